@@ -1,0 +1,80 @@
+"""tfft: transfer learning for TensorFlow and Keras 3.
+
+    backbone = tfft.load_backbone("efficientnet-lite0")
+    model = tfft.build(backbone, tfft.heads.classification(["cat", "dog"]))
+    tfft.unfreeze(model, 3)
+    model.compile("adam", **tfft.heads.of(model).compile_args())
+    model.fit(...)
+    tfft.export(model, "served/1")
+
+Importing tfft costs nothing: names are looked up on first use, and TensorFlow is imported then. What
+``.keras`` files need from tfft is registered with Keras as soon as Keras itself is imported.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+import wrapt
+
+__version__ = "0.1.0"
+
+_NAMES = {
+    "load_backbone": "tfft.backbones",
+    "list_backbones": "tfft.backbones",
+    "resolve": "tfft.backbones",
+    "build": "tfft.models",
+    "unfreeze": "tfft.slicing",
+    "freeze": "tfft.slicing",
+    "describe": "tfft.slicing",
+    "audit": "tfft.slicing",
+    "evaluate": "tfft.evaluation",
+    "export": "tfft.export.savedmodel",
+    "finetune": "tfft.recipes",
+    "load_run": "tfft.recipes",
+    "InputSpec": "tfft.specs",
+    "Phase": "tfft.specs",
+    "Plan": "tfft.specs",
+    "TfftError": "tfft.errors",
+}
+_MODULES = ("backbones", "data", "errors", "heads", "models", "recipes", "slicing", "specs", "testing")
+# Modules with classes that a `.keras` file may name.
+_REGISTERED = ("tfft.backbones.savedmodel.layer", "tfft.backbones.native", "tfft.data.images", "tfft.heads")
+
+__all__ = sorted([*_NAMES, *_MODULES, "__version__"])
+
+
+def __getattr__(name: str) -> Any:
+    if name in _NAMES:
+        value = getattr(importlib.import_module(_NAMES[name]), name)
+        globals()[name] = value
+        return value
+    if name in _MODULES:
+        return importlib.import_module(f"tfft.{name}")
+    raise AttributeError(f"module 'tfft' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+def _register(keras: Any) -> None:
+    """Makes tfft's layers known to ``keras.saving.load_model``; called when Keras has been imported."""
+    if keras.config.backend() == "tensorflow":  # under another backend tfft cannot run, but must not disturb
+        for module in _REGISTERED:
+            importlib.import_module(module)
+
+
+wrapt.register_post_import_hook(_register, "keras")
+
+if TYPE_CHECKING:
+    from tfft import backbones, data, errors, heads, models, recipes, slicing, specs, testing
+    from tfft.backbones import list_backbones, load_backbone, resolve
+    from tfft.errors import TfftError
+    from tfft.evaluation import evaluate
+    from tfft.export.savedmodel import export
+    from tfft.models import build
+    from tfft.recipes import finetune, load_run
+    from tfft.slicing import audit, describe, freeze, unfreeze
+    from tfft.specs import InputSpec, Phase, Plan

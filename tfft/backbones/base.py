@@ -1,0 +1,171 @@
+"""What a backbone is, whatever it came from: a Keras model, its input contract and its blocks.
+
+The rest of tfft sees only :class:`Backbone` and :func:`blocks_of`; whether a block is one layer over
+a piece of a SavedModel's graph or a handful of Keras layers is hidden here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import keras
+
+from tfft.backbones import cutting
+from tfft.specs import InputSpec
+
+BACKBONE_LAYER = "backbone"  # the name under which `tfft.build` puts the backbone into a model
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Block:
+    """A part of a backbone that is frozen or trained as one.
+
+    Attributes:
+        name: unique within the backbone, in the order of computation.
+        layers: the Keras layers it consists of, in order.
+        note: why it is not cut further, where that was tried; otherwise empty.
+    """
+
+    name: str
+    layers: tuple[keras.layers.Layer, ...]
+    note: str = ""
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """All variables of the block, without the state of random generators."""
+        return [v for layer in self.layers for v in layer.weights]
+
+    @property
+    def parameters(self) -> int:
+        """Number of values in the block's variables."""
+        return sum(int(v.size) if hasattr(v, "size") else _size(v) for v in self.variables)
+
+    @property
+    def trainable_parameters(self) -> int:
+        """Number of values that training would change now."""
+        return sum(_size(v) for layer in self.layers for v in layer.trainable_weights)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Backbone:
+    """A pretrained network without a task: pixels or ids in, features out.
+
+    Attributes:
+        name: short name.
+        model: functional Keras model; images enter it scaled as ``input_spec`` says.
+        origin: the handle it was made from.
+        input_spec: the pixels it expects; None where the input is not one image.
+        notes: what was assumed or left out when it was opened, one sentence each.
+    """
+
+    name: str
+    model: keras.Model
+    origin: str
+    input_spec: InputSpec | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def blocks(self) -> list[Block]:
+        """The blocks in the order of computation."""
+        return blocks_of(self.model)
+
+
+def _size(variable: keras.Variable) -> int:
+    size = 1
+    for n in variable.shape:
+        size *= int(n)
+    return size
+
+
+def find_backbone(model: keras.Model) -> keras.Model:
+    """Returns the model inside ``model`` that is sliced: its layer ``"backbone"``, or the one nested
+    model it has, or the model itself."""
+    nested = [layer for layer in model.layers if isinstance(layer, keras.Model)]
+    named = [layer for layer in nested if layer.name == BACKBONE_LAYER]
+    if named:
+        return find_backbone(named[0])
+    return find_backbone(nested[0]) if len(nested) == 1 and nested[0].weights else model
+
+
+def head_layers(model: keras.Model) -> list[keras.layers.Layer]:
+    """Returns the layers outside of the backbone that have variables."""
+    backbone = find_backbone(model)
+    if backbone is model:
+        return []
+
+    def outside(parent: keras.Model) -> list[keras.layers.Layer]:
+        found: list[keras.layers.Layer] = []
+        for layer in parent.layers:
+            if layer is backbone:
+                continue
+            found += outside(layer) if isinstance(layer, keras.Model) else [layer] if layer.weights else []
+        return found
+
+    return outside(model)
+
+
+def blocks_of(model: keras.Model) -> list[Block]:
+    """Returns the blocks of any Keras model, in the order of computation.
+
+    A layer that tfft made from a piece of a SavedModel is a block. The layers of other functional
+    models are grouped: cut where the whole computation passes through one layer, and named by the
+    layers' common prefix. A model that Keras cannot look into is one block.
+
+    Args:
+        model: any built Keras model; the backbone inside it is found by :func:`find_backbone`.
+    """
+    backbone = find_backbone(model)
+    if not backbone.built:
+        backbone.build(None) if hasattr(backbone, "input_shape") else None
+    opened = [layer for layer in backbone.layers if getattr(layer, "is_tfft_block", False)]
+    if opened:
+        return [Block(layer.name, (layer,), layer.note) for layer in opened]
+    if not isinstance(backbone, (keras.Sequential, keras.src.models.functional.Functional)):
+        return [Block(backbone.name, tuple(backbone.layers), "not cut: a subclassed model has no graph to look into")]
+    return _group_layers(backbone)
+
+
+def _group_layers(model: keras.Model) -> list[Block]:
+    layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
+    by_name = {layer.name: layer for layer in layers}
+    order = [layer.name for layer in layers]
+    reads = {name: _inputs_of(layer, by_name) for name, layer in by_name.items()}
+    if isinstance(model, keras.Sequential):
+        reads = {name: [order[i - 1]] if i else [] for i, name in enumerate(order)}
+    tainted: dict[str, bool] = {}
+    for name in order:
+        tainted[name] = bool(by_name[name].weights) or any(tainted.get(p) for p in reads[name])
+    heavy = [name for name in order if tainted[name]]
+    if not heavy:
+        return [Block(model.name, tuple(layers), "")] if layers else []
+    outputs = {t._keras_history.operation.name for t in keras.tree.flatten(model.outputs)}
+    sinks = [name for name in heavy if name in outputs] or [heavy[-1]]
+    if len(sinks) > 1:
+        note = "not cut: the model has several outputs"
+        return [Block(model.name, tuple(layers), note)]
+    cuts = cutting.dominator_chain(heavy, reads, sinks[0])
+    level = cutting.segment_levels(heavy, reads, cuts)
+    paths: list[list[str]] = [[] for _ in cuts]
+    members: list[list[keras.layers.Layer]] = [[] for _ in cuts]
+    for name in order:
+        at = min(level.get(name, 0), len(cuts) - 1)
+        members[at].append(by_name[name])
+        paths[at] += [f"{name}/{v.path.split('/')[-1]}" for v in by_name[name].weights]
+    groups = cutting.group_segments(paths)
+    return [Block(g.name, tuple(la for m in members[g.start : g.stop] for la in m), g.note) for g in groups]
+
+
+def _inputs_of(layer: keras.layers.Layer, known: dict[str, keras.layers.Layer]) -> list[str]:
+    found: dict[str, None] = {}
+    for node in layer._inbound_nodes:  # Keras offers no public way to walk a functional graph
+        for tensor in node.input_tensors:
+            source = tensor._keras_history.operation.name
+            if source in known and source != layer.name:
+                found[source] = None
+    return list(found)
+
+
+def names_of(blocks: Sequence[Block]) -> list[str]:
+    """Returns the names of blocks, in order."""
+    return [block.name for block in blocks]

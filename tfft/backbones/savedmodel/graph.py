@@ -1,0 +1,351 @@
+"""A traced function as one flat graph: every nested call inlined, every capture explained.
+
+TensorFlow saves a model as functions that call functions; nothing can be cut there. :func:`flatten`
+expands all calls into a single GraphDef in topological order, turns captured constants into Const
+nodes, TF1 reference variables into resource variables, and says which placeholder stands for which
+variable or lookup table. The rest of the package works on the resulting :class:`FlatGraph` only.
+
+Inlining is done here rather than by TensorFlow's optimizer because names, control outputs and custom
+gradients must survive it in a known way.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.python.framework import op_def_registry  # the only way to the argument names of an op
+
+from tfft.errors import SavedModelError
+
+_CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
+_UPDATES = ("Assign", "ResourceScatter", "ResourceApply")
+_LOOKUPS = ("LookupTable",)
+
+
+def split_ref(ref: str) -> tuple[str, int | None]:
+    """Splits ``"node:1"`` into node and output index; a control input ``"^node"`` has index None."""
+    if ref.startswith("^"):
+        return ref[1:], None
+    name, _, index = ref.partition(":")
+    return name, int(index or 0)
+
+
+def node_of(ref: str) -> str:
+    """Returns the node a reference points to."""
+    return split_ref(ref)[0]
+
+
+def data_inputs(node: Any) -> list[str]:
+    """Returns the references a node reads, without control inputs."""
+    return [ref for ref in node.input if not ref.startswith("^")]
+
+
+@dataclasses.dataclass(eq=False)
+class FlatGraph:
+    """A function without nested calls.
+
+    Attributes:
+        graph_def: nodes in topological order; its library holds only bodies of loops and branches.
+        inputs: placeholder names of the function's arguments, in flattened order.
+        input_specs: their shapes and types.
+        outputs: references of the flattened results.
+        structure: nest of the results, as the function returns it.
+        variables: placeholder name -> the variable whose handle it stands for.
+        tables: placeholder name -> handle of a lookup table.
+        updates: names of the ops that change variables when the function runs.
+    """
+
+    graph_def: Any
+    inputs: list[str]
+    input_specs: list[tf.TensorSpec]
+    outputs: list[str]
+    structure: Any
+    variables: dict[str, tf.Variable]
+    tables: dict[str, tf.Tensor]
+    updates: list[str]
+
+    def __post_init__(self) -> None:
+        self.nodes = {node.name: node for node in self.graph_def.node}
+        self.consumers: dict[str, list[str]] = collections.defaultdict(list)
+        for node in self.graph_def.node:
+            for ref in node.input:
+                self.consumers[node_of(ref)].append(node.name)
+
+    @property
+    def captures(self) -> set[str]:
+        """Placeholders that stand for resources."""
+        return set(self.variables) | set(self.tables)
+
+    def ancestors(self, refs: Sequence[str], stop: frozenset[str] = frozenset()) -> set[str]:
+        """Returns the nodes that the references are computed from, not going beyond ``stop``."""
+        seen: set[str] = set()
+        todo = [node_of(ref) for ref in refs]
+        while todo:
+            name = todo.pop()
+            if name in seen or name in stop:
+                continue
+            seen.add(name)
+            todo += [node_of(ref) for ref in data_inputs(self.nodes[name])]
+        return seen
+
+
+def flatten(function: Callable[..., Any], specs: Sequence[tf.TensorSpec], variables: Sequence[tf.Variable]) -> FlatGraph:
+    """Traces a function of flat tensors and inlines everything it calls.
+
+    Args:
+        function: takes one tensor for each spec and returns a nest of tensors.
+        specs: shapes and types of the arguments.
+        variables: further variables the function may capture (those it watches are found anyway).
+
+    Returns:
+        The flat graph.
+
+    Raises:
+        SavedModelError: when the function captures a resource that is neither a variable nor a
+            lookup table.
+    """
+    traced = tf.function(function, autograph=False).get_concrete_function(*specs)
+    graph = traced.graph
+    flat, renamed, outputs, controls = _Inliner(graph.as_graph_def()).run(
+        [t.name for t in graph.outputs], [op.name for op in graph.control_outputs]
+    )
+    by_handle = {id(v.handle): v for v in [*traced.variables, *variables]}
+    captured_variables, tables = {}, {}
+    nodes = {node.name: node for node in flat.node}
+    for external, placeholder in graph.captures:
+        name = renamed[placeholder.op.name]
+        if external.dtype != tf.resource:
+            _make_const(nodes[name], external)
+        elif id(external) in by_handle:
+            captured_variables[name] = by_handle[id(external)]
+        else:
+            tables[name] = external
+    count = len(graph.inputs) - len(graph.captures)
+    result = FlatGraph(
+        graph_def=flat,
+        inputs=[renamed[t.op.name] for t in graph.inputs[:count]],
+        input_specs=[tf.TensorSpec(t.shape, t.dtype) for t in graph.inputs[:count]],
+        outputs=outputs,
+        structure=traced.structured_outputs,
+        variables=captured_variables,
+        tables=tables,
+        updates=_reachable_updates(nodes, outputs, controls),
+    )
+    _check_tables(result)
+    return result
+
+
+def consumers_through_identity(flat: FlatGraph, name: str) -> Iterator[Any]:
+    """Yields the nodes that use a resource handle, looking through Identity nodes."""
+    for consumer in flat.consumers[name]:
+        node = flat.nodes[consumer]
+        if node.op == "Identity" and node.attr["T"].type == tf.resource.as_datatype_enum:
+            yield from consumers_through_identity(flat, consumer)
+        else:
+            yield node
+
+
+def _check_tables(flat: FlatGraph) -> None:
+    for name in flat.tables:
+        users = sorted({node.op for node in consumers_through_identity(flat, name)})
+        if users and not all(op.startswith(_LOOKUPS) for op in users):
+            raise SavedModelError(
+                f"The model captures a resource ({name}) that is neither a variable nor a lookup table; it is used by "
+                f"{', '.join(users)}. Such a model cannot be rebuilt without its original object."
+            )
+
+
+def _make_const(node: Any, value: tf.Tensor) -> None:
+    name, dtype = node.name, node.attr["dtype"].type
+    node.Clear()
+    node.name, node.op = name, "Const"
+    node.attr["dtype"].type = dtype
+    node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value.numpy(), dtype=dtype, shape=value.shape))
+
+
+def _reachable_updates(nodes: dict[str, Any], outputs: Sequence[str], controls: Sequence[str]) -> list[str]:
+    # The function's control outputs alone are not enough: wrapped TF1 graphs tie their updates to the
+    # outputs by control edges. Whatever the function would run is reachable from either.
+    seen: set[str] = set()
+    todo = [node_of(ref) for ref in outputs] + list(controls)
+    while todo:
+        name = todo.pop()
+        if name not in seen:
+            seen.add(name)
+            todo += [node_of(ref) for ref in nodes[name].input]
+    return [name for name, node in nodes.items() if name in seen and node.op.startswith(_UPDATES)]
+
+
+class _Inliner:
+    """Expands every function call of a graph, one call at a time, in topological order."""
+
+    def __init__(self, graph_def: Any) -> None:
+        self._source = graph_def
+        self._library = {f.signature.name: f for f in graph_def.library.function}
+        self._flat = tf.compat.v1.GraphDef(versions=graph_def.versions)
+        self._used: set[str] = set()
+        self._effects: dict[str, list[str]] = {}  # call -> nodes that must run when it runs
+
+    def run(self, outputs: Sequence[str], controls: Sequence[str]) -> tuple[Any, dict[str, str], list[str], list[str]]:
+        """Returns the flat graph, its names for the top-level nodes, the outputs, and the nodes that must run."""
+        scope = _Scope(self, list(self._source.node), "", {}, {}, [])
+        scope.expand()
+        refs = [scope.tensors[split_ref(o)] for o in outputs]  # type: ignore[index]
+        run = [name for c in controls for name in self._effects.get(c, scope.controls[c])]
+        self._keep_bodies()
+        renamed = {name: ref for (name, index), ref in scope.tensors.items() if index == 0}
+        return self._flat, renamed, refs, list(dict.fromkeys(run))
+
+    def _keep_bodies(self) -> None:
+        """Copies the functions that loops and branches still refer to."""
+        todo = [name for node in self._flat.node for name in function_names(node)]
+        kept: set[str] = set()
+        while todo:
+            name = todo.pop()
+            if name in kept or name not in self._library:
+                continue
+            kept.add(name)
+            body = self._library[name]
+            self._flat.library.function.add().CopyFrom(body)
+            todo += [n for node in body.node_def for n in [*function_names(node), node.op]]
+
+    def unique(self, name: str) -> str:
+        candidate, n = name, 0
+        while candidate in self._used:
+            n += 1
+            candidate = f"{name}_{n}"
+        self._used.add(candidate)
+        return candidate
+
+    def called(self, node: Any) -> Any | None:
+        if node.op in _CALLS:
+            return self._library.get(node.attr["f"].func.name)
+        return self._library.get(node.op)
+
+    def output_offsets(self, node: Any) -> dict[str, int]:
+        """Names of a node's outputs -> position of the first tensor of each."""
+        known = self._library.get(node.op)
+        definition = known.signature if known is not None else op_def_registry.get(node.op)
+        if definition is None:
+            raise SavedModelError(
+                f"The graph uses the operation {node.op!r}, which this TensorFlow does not know. If it comes from a "
+                "package (tensorflow_text, for instance), import that package first."
+            )
+        offsets, position = {}, 0
+        for argument in definition.output_arg:
+            offsets[argument.name] = position
+            if argument.number_attr:
+                position += node.attr[argument.number_attr].i
+            elif argument.type_list_attr:
+                position += len(node.attr[argument.type_list_attr].list.type)
+            else:
+                position += 1
+        return offsets
+
+    def emit(self, node: Any, scope: str, inputs: list[str]) -> str:
+        copy = self._flat.node.add()
+        copy.CopyFrom(node)
+        copy.name = self.unique(scope + node.name)
+        del copy.input[:]
+        copy.input.extend(inputs)
+        for stale in ("_class", "_XlaMustCompile"):  # colocation names no longer exist; compiled calls are opened
+            if stale in copy.attr:
+                del copy.attr[stale]
+        return copy.name
+
+
+class _Scope:
+    """One level of the expansion: the main graph or the body of one call."""
+
+    def __init__(
+        self,
+        inliner: _Inliner,
+        nodes: list[Any],
+        prefix: str,
+        tensors: dict[tuple[str, int], str],
+        controls: dict[str, list[str]],
+        run_after: list[str],
+    ) -> None:
+        self._inliner, self._prefix, self._run_after = inliner, prefix, run_after
+        self._nodes = {node.name: node for node in nodes}
+        self.tensors = tensors  # (local node, output index) -> flat reference
+        self.controls = controls  # local node -> flat nodes that stand for it in control inputs
+
+    def expand(self) -> None:
+        done = set(self.controls)
+        for root in self._nodes:
+            stack = [root]
+            while stack:
+                name = stack[-1]
+                if name in done:
+                    stack.pop()
+                    continue
+                needed = (self._local(ref) for ref in self._nodes[name].input)
+                missing = [n for n in needed if n not in done and n in self._nodes]
+                if missing:
+                    stack.extend(missing)
+                    continue
+                stack.pop()
+                self._place(self._nodes[name])
+                done.add(name)
+
+    @staticmethod
+    def _local(ref: str) -> str:
+        return ref[1:] if ref.startswith("^") else ref.split(":")[0]
+
+    def resolve(self, ref: str) -> list[str]:
+        """A local reference as flat ones (``node``, ``node:1``, ``node:output:0`` or ``^node``)."""
+        if ref.startswith("^"):
+            return ["^" + name for name in self.controls[ref[1:]]]
+        parts = ref.split(":")
+        index = int(parts[1]) if len(parts) == 2 else 0
+        if len(parts) == 3:
+            index = self._inliner.output_offsets(self._nodes[parts[0]])[parts[1]] + int(parts[2])
+        found = self.tensors.get((parts[0], index))
+        if found is None:  # a plain node: its outputs are numbered
+            base = self.tensors[(parts[0], 0)]
+            found = base if index == 0 else f"{base}:{index}"
+        return [found]
+
+    def _place(self, node: Any) -> None:
+        inputs = [flat for ref in node.input for flat in self.resolve(ref)]
+        data = [ref for ref in inputs if not ref.startswith("^")]
+        control = sorted({ref for ref in inputs if ref.startswith("^")})
+        body = self._inliner.called(node)
+        if body is None:
+            if not inputs:
+                control = sorted(self._run_after)
+            name = self._inliner.emit(node, self._prefix, data + control)
+            self.tensors[(node.name, 0)] = name
+            self.controls[node.name] = [name]
+            return
+        arguments = [a.name for a in body.signature.input_arg]
+        inner = _Scope(
+            self._inliner,
+            list(body.node_def),
+            f"{self._prefix}{node.name}/",
+            {(a, 0): ref for a, ref in zip(arguments, data, strict=True)},
+            {a: [node_of(ref)] for a, ref in zip(arguments, data, strict=True)},
+            control or self._run_after,
+        )
+        inner.expand()
+        results = [inner.resolve(body.ret[a.name])[0] for a in body.signature.output_arg]
+        effects = self._inliner._effects
+        run = [n for c in body.control_ret.values() for n in effects.get(inner._prefix + c, inner.controls[c])]
+        for index, ref in enumerate(results):
+            self.tensors[(node.name, index)] = ref
+        self.controls[node.name] = run + sorted({node_of(ref) for ref in results})
+        effects[self._prefix + node.name] = run
+
+
+def function_names(node: Any) -> Iterator[str]:
+    """Yields the names of the functions a node refers to through its attributes."""
+    for value in node.attr.values():
+        if value.HasField("func"):
+            yield value.func.name
+        for function in value.list.func:
+            yield function.name

@@ -1,0 +1,398 @@
+"""A Keras layer over one piece of a SavedModel's graph.
+
+The layer owns its weights as Keras variables and carries its graph, compressed, in its config. So a
+model made of such layers is an ordinary Keras model: it trains with any optimizer, freezes by
+``layer.trainable``, clones, and a ``.keras`` file of it needs neither the original SavedModel nor the
+network. Hidden here: how a GraphDef is imported so that gradients reach the variables, how loops
+survive it, and that a graph from a file is scanned before it can run.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import re
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras.src.saving import serialization_lib  # in_safe_mode() has no public name
+
+from tfft.backbones.savedmodel.scan import check_graph
+from tfft.errors import BlockError, SavedModelError, listed
+
+START = "tfft_start"  # placeholder of the tensor that a piece continues from
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class BlockGraph:
+    """A piece of a graph in a form that can be written into a config.
+
+    Attributes:
+        graph_def: the piece, with placeholders for everything that enters.
+        feeds: placeholder -> position among the layer's inputs.
+        variables: placeholder -> position among the layer's variables.
+        tables: placeholder -> position among the layer's lookup tables.
+        end: reference of the result; empty for graphs that give none.
+        updates: ops that must run with it.
+    """
+
+    graph_def: Any
+    feeds: Mapping[str, int]
+    variables: Mapping[str, int]
+    tables: Mapping[str, int]
+    end: str
+    updates: tuple[str, ...] = ()
+
+    def to_config(self) -> dict[str, Any]:
+        """Returns JSON values; the graph is compressed and base64-encoded."""
+        packed = zlib.compress(self.graph_def.SerializeToString(deterministic=True), 9)
+        return {
+            "graph": base64.b64encode(packed).decode("ascii"),
+            "feeds": dict(self.feeds),
+            "variables": dict(self.variables),
+            "tables": dict(self.tables),
+            "end": self.end,
+            "updates": list(self.updates),
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> BlockGraph:
+        """Builds the graph from :meth:`to_config`'s result, without running anything of it."""
+        graph_def = tf.compat.v1.GraphDef()
+        try:
+            graph_def.ParseFromString(zlib.decompress(base64.b64decode(config["graph"])))
+        except Exception as error:  # zlib, base64 and protobuf each have their own class
+            raise SavedModelError(f"The graph inside the file is damaged: {error}") from error
+        rest = {k: v for k, v in config.items() if k not in ("graph", "updates")}
+        return cls(graph_def, updates=tuple(config["updates"]), **rest)
+
+
+@dataclasses.dataclass(frozen=True)
+class VariableSpec:
+    """One variable of a block.
+
+    Attributes:
+        name: its name in the SavedModel.
+        shape: its shape.
+        dtype: name of its type.
+        trainable: False where the publisher keeps it fixed (statistics, tables, counters).
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    trainable: bool
+
+    @property
+    def kind(self) -> str:
+        """``"norm"`` for scale and shift of a normalisation, ``"bias"``, or ``"other"``."""
+        scope, _, leaf = self.name.rpartition("/")
+        layer = scope.rpartition("/")[2]
+        if leaf in {"gamma", "beta"} or re.search(r"(norm|bn)(_?\d+)?$|(^|_)bn", layer, re.I):
+            return "norm"
+        return "bias" if re.fullmatch(r"bias(es)?(_\d+)?|b", leaf) else "other"
+
+
+class _Runtime:
+    """Functions and handles of a layer; a plain object, so that neither Keras nor TensorFlow tracks them."""
+
+    slots: list[keras.Variable]
+    tables: list[Any]
+    inference: Callable[..., Any]
+    training: Callable[..., Any] | None
+    regularizers: list[Callable[[], tf.Tensor]]
+    traced: Any = None
+
+
+@keras.saving.register_keras_serializable(package="tfft")
+class SavedModelBlock(keras.layers.Layer):
+    """One block of an opened SavedModel.
+
+    Made by :func:`tfft.load_backbone`; there is no reason to construct one by hand.
+
+    Args:
+        inference: graph that runs in inference, and in training too unless ``training`` is given.
+        variables: the block's variables, in order of first use.
+        training: graph that runs in training while the layer is trainable, or None.
+        regularizers: graphs that give the publisher's regularization losses of these variables.
+        tables: contents of lookup tables (serialized keys and values).
+        selected: which variables may train: ``"all"``, ``"none"``, ``"norm"``, ``"bias"``, or names.
+        batch_norm: ``"train"`` where ``training`` moves statistics, else ``"fixed"``.
+        note: why the block is not cut further.
+        trusted: True where the graph was let through in spite of what the scan found.
+        name: of the block.
+
+    Call arguments:
+        inputs: the tensor the previous block gave, followed by the model inputs that this block
+            reads itself; one tensor, or a list of them.
+        training: True inside ``fit``.
+
+    Output shape:
+        That of the tensor at the end of the piece.
+    """
+
+    is_tfft_block = True
+
+    def __init__(
+        self,
+        inference: BlockGraph,
+        variables: Sequence[VariableSpec],
+        *,
+        training: BlockGraph | None = None,
+        regularizers: Sequence[BlockGraph] = (),
+        tables: Sequence[Mapping[str, str]] = (),
+        selected: str | Sequence[str] = "all",
+        batch_norm: str = "fixed",
+        note: str = "",
+        trusted: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        trainable = kwargs.pop("trainable", True)
+        kwargs["dtype"] = "float32"  # the graph's types are what the publisher saved
+        super().__init__(autocast=False, **kwargs)
+        self.batch_norm, self.note, self.trusted = batch_norm, note, trusted
+        self._graphs = _Frozen((inference, training, tuple(regularizers)))
+        self._specs = _Frozen(tuple(variables))
+        self._table_contents = _Frozen(tuple(dict(t) for t in tables))
+        self._selected = selected if isinstance(selected, str) else tuple(selected)
+        self.supports_jit = not (tables or inference.graph_def.library.function)
+        self._runtime = _Runtime()
+        self._runtime.slots = [self._add_variable(spec) for spec in variables]
+        self._runtime.tables = [self._add_table(i, table) for i, table in enumerate(tables)]
+        self._runtime.inference = self._function(inference)
+        self._runtime.training = None if training is None else self._function(training)
+        self._runtime.regularizers = [self._function(graph) for graph in regularizers]
+        self.built = True
+        self.trainable = trainable
+
+    # ------------------------------------------------------------------ variables
+
+    def _add_variable(self, spec: VariableSpec) -> keras.Variable:
+        return self.add_weight(
+            shape=spec.shape,
+            dtype=spec.dtype,
+            initializer="zeros",
+            trainable=spec.trainable,
+            autocast=False,
+            name=spec.name.replace("/", "."),
+        )
+
+    def _add_table(self, index: int, table: Mapping[str, str]) -> Any:
+        keys, values = (
+            tf.io.parse_tensor(base64.b64decode(table[part]), tf.as_dtype(table[f"{part}_dtype"]))
+            for part in ("keys", "values")
+        )
+        default = "" if values.dtype == tf.string else tf.zeros([], values.dtype)
+        made = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(keys, values), default)
+        setattr(self, f"_table_{index}", made)  # tracked, so that an export takes it along
+        return made
+
+    @property
+    def variable_names(self) -> tuple[str, ...]:
+        """Names of the variables in the SavedModel, in the order of ``weights``."""
+        names = {id(v): spec.name for v, spec in zip(self._runtime.slots, self._specs.value, strict=True)}
+        return tuple(names[id(v)] for v in self.weights)
+
+    @property
+    def selected(self) -> str | tuple[str, ...]:
+        """Which variables train while the layer is trainable."""
+        return self._selected
+
+    def set_trainable_variables(self, selected: str | Sequence[str]) -> None:
+        """Chooses which of the block's variables train; kept in ``.keras`` files.
+
+        Args:
+            selected: ``"all"``, ``"none"``, ``"norm"``, ``"bias"``, or names as in
+                :attr:`variable_names`. What the publisher keeps fixed stays fixed.
+
+        Raises:
+            BlockError: for a name the block has no variable of.
+        """
+        if not isinstance(selected, str):
+            selected = tuple(selected)
+            unknown = [name for name in selected if name not in self.variable_names]
+            if unknown:
+                raise BlockError(
+                    f"Block {self.name!r} has no variable {listed(unknown)}. It has: {listed(self.variable_names)}."
+                )
+        elif selected not in ("all", "none", "norm", "bias"):
+            raise BlockError(f"Expected 'all', 'none', 'norm', 'bias' or a list of names. Received: {selected!r}.")
+        self._selected = selected
+        self.trainable = self.trainable
+
+    @property
+    def trainable(self) -> bool:
+        """Whether the block trains; setting it never unfreezes what the slice or the publisher keeps fixed."""
+        return self._trainable
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        keras.layers.Layer.trainable.fset(self, value)
+        for variable, spec in zip(self._runtime.slots, self._specs.value, strict=True):
+            variable.trainable = bool(value) and spec.trainable and self._is_selected(spec)
+
+    def _is_selected(self, spec: VariableSpec) -> bool:
+        if isinstance(self._selected, tuple):
+            return spec.name in self._selected
+        return self._selected == "all" or self._selected == spec.kind
+
+    def assign_values(self, values: Sequence[Any]) -> None:
+        """Sets the variables, in the order the layer was made with."""
+        for variable, value in zip(self._runtime.slots, values, strict=True):
+            variable.assign(value)
+
+    # ---------------------------------------------------------------- computation
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        tensors = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
+        tensors = [self._cast(i, t) for i, t in enumerate(tensors)]
+        train = bool(training) and self.trainable and self._runtime.training is not None
+        function = self._runtime.training if train else self._runtime.inference
+        if self.trainable:
+            for regularizer in self._runtime.regularizers:
+                self.add_loss(regularizer())
+        return function(*tensors)
+
+    def _cast(self, position: int, tensor: Any) -> Any:
+        wanted = self._input_dtypes.get(position)
+        return tensor if wanted is None or tensor.dtype == wanted else tf.cast(tensor, wanted)
+
+    @property
+    def _input_dtypes(self) -> dict[int, tf.DType]:
+        inference = self._graphs.value[0]
+        nodes = {node.name: node for node in inference.graph_def.node if node.name in inference.feeds}
+        return {p: tf.as_dtype(nodes[n].attr["dtype"].type) for n, p in inference.feeds.items() if n in nodes}
+
+    def compute_output_spec(self, inputs: Any, training: bool | None = None) -> keras.KerasTensor:
+        tensors = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
+        dtypes = self._input_dtypes
+        specs = [tf.TensorSpec(t.shape, dtypes.get(i, tf.as_dtype(t.dtype))) for i, t in enumerate(tensors)]
+        traced = self._runtime.inference.get_concrete_function(*specs)
+        self._runtime.traced = traced
+        out = traced.structured_outputs
+        shape = tuple(out.shape.as_list()) if out.shape.rank is not None else (None,)
+        return keras.KerasTensor(shape, out.dtype.name)
+
+    @property
+    def flops(self) -> int | None:
+        """Multiply-adds of the matrix products and convolutions for one example, at the shape last built for."""
+        return None if self._runtime.traced is None else count_multiply_adds(self._runtime.traced.graph)
+
+    def _function(self, graph: BlockGraph) -> Callable[..., Any]:
+        runtime, result = self._runtime, graph.end
+
+        def run(*tensors: tf.Tensor) -> tf.Tensor:
+            target = tf.compat.v1.get_default_graph()
+            feeds = {f"{name}:0": tensors[i] for name, i in graph.feeds.items()}
+            for name, i in graph.variables.items():
+                variable = _component(runtime.slots[i].value)
+                target.watch_variable(variable)  # else the gradient tape never hears of it
+                feeds[f"{name}:0"] = target.capture(variable.handle)
+            for name, i in graph.tables.items():
+                feeds[f"{name}:0"] = target.capture(runtime.tables[i].resource_handle)
+            fetches = [result if ":" in result else f"{result}:0", *graph.updates]
+            fetched = tf.graph_util.import_graph_def(
+                graph.graph_def, input_map=feeds, return_elements=fetches, name=""
+            )
+            if not graph.updates:
+                return fetched[0]
+            with tf.control_dependencies(fetched[1:]):
+                return tf.identity(fetched[0])
+
+        if graph.graph_def.library.function:
+            return tf.function(_keeping_loops(run), autograph=False)
+        return tf.function(run, autograph=False)
+
+    # -------------------------------------------------------------- serialization
+
+    def get_config(self) -> dict[str, Any]:
+        inference, training, regularizers = self._graphs.value
+        config = super().get_config()
+        config.pop("dtype", None)
+        return {
+            **config,
+            "inference": inference.to_config(),
+            "training": None if training is None else training.to_config(),
+            "regularizers": [graph.to_config() for graph in regularizers],
+            "variables": [dataclasses.asdict(spec) for spec in self._specs.value],
+            "tables": [dict(t) for t in self._table_contents.value],
+            "selected": self._selected if isinstance(self._selected, str) else list(self._selected),
+            "batch_norm": self.batch_norm,
+            "note": self.note,
+            "trusted": self.trusted,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> SavedModelBlock:
+        config = dict(config)
+        graphs = {
+            "inference": BlockGraph.from_config(config.pop("inference")),
+            "training": config.pop("training"),
+            "regularizers": [BlockGraph.from_config(g) for g in config.pop("regularizers")],
+        }
+        if graphs["training"] is not None:
+            graphs["training"] = BlockGraph.from_config(graphs["training"])
+        specs = [VariableSpec(**{**v, "shape": tuple(v["shape"])}) for v in config.pop("variables")]
+        # The config's own word that it is trusted counts for nothing: only the user can switch safe mode off.
+        if serialization_lib.in_safe_mode() is not False:
+            for graph in [graphs["inference"], graphs["training"], *graphs["regularizers"]]:
+                if graph is not None:
+                    check_graph(graph.graph_def, f"block {config.get('name')!r}", "safe_mode=False")
+        return cls(variables=specs, **graphs, **config)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Frozen:
+    """Keeps Keras from wrapping and tracking what a layer merely remembers."""
+
+    value: Any
+
+
+def _component(variable: Any) -> Any:
+    # Keras builds models symbolically outside of replicas; there, one replica's component stands for all.
+    if isinstance(variable, tf.distribute.DistributedValues) and tf.distribute.in_cross_replica_context():
+        return variable.values[0]
+    return variable
+
+
+def _keeping_loops(run: Callable[..., Any]) -> Callable[..., Any]:
+    # The gradient of a loop looks its body up in the graph it was imported into. Only wrap_function
+    # registers the imported bodies where that search finds them; a plain tf.function does not.
+    def wrapped(*tensors: tf.Tensor) -> tf.Tensor:
+        specs = [tf.TensorSpec(t.shape, t.dtype) for t in tensors]
+        return tf.compat.v1.wrap_function(run, specs)(*tensors)
+
+    return wrapped
+
+
+def count_multiply_adds(graph: tf.Graph) -> int:
+    """Returns the multiply-adds of a graph's matrix products and convolutions for one example.
+
+    Unknown dimensions count as one, so the result is per example and a lower bound where shapes are
+    not known.
+    """
+    total = 0
+    for op in graph.get_operations():
+        if op.type in {"Conv2D", "DepthwiseConv2dNative", "Conv3D"}:
+            filters, out = op.inputs[1].shape, op.outputs[0].shape
+            if filters.rank is None or out.rank is None:
+                continue
+            area = _product(out[1:-1]) if op.get_attr("data_format") != b"NCHW" else _product(out[2:])
+            total += area * _product(filters)
+        elif op.type in {"MatMul", "BatchMatMulV2", "BatchMatMulV3"}:
+            left, out = op.inputs[0].shape, op.outputs[0].shape
+            if left.rank is None or out.rank is None:
+                continue
+            transposed = op.get_attr("transpose_a" if op.type == "MatMul" else "adj_x")
+            total += _product(out) * int(left[-2 if transposed else -1] or 1)
+    return total
+
+
+def _product(dimensions: Any) -> int:
+    out = 1
+    for n in dimensions:
+        out *= int(n or 1)
+    return out

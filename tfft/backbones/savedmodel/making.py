@@ -1,0 +1,185 @@
+"""Makes the Keras layers from the pieces of a graph: variables, tables, both graphs, regularizers."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfft.backbones.savedmodel.graph import FlatGraph, consumers_through_identity, flatten, node_of
+from tfft.backbones.savedmodel.layer import START, BlockGraph, SavedModelBlock, VariableSpec
+from tfft.backbones.savedmodel.pieces import Analysis, Piece, piece_graph, variable_paths
+from tfft.backbones.savedmodel.scan import check_graph
+
+
+class Maker:
+    """Builds the layers of one opened model.
+
+    Args:
+        loaded: the restored SavedModel, for its lists of variables and its regularization losses.
+        inference: its graph for inference.
+        training: its graph for training, or None.
+        trusted: whether graphs that fail the scan are used all the same.
+    """
+
+    def __init__(self, loaded: Any, inference: Analysis, training: Analysis | None, trusted: bool) -> None:
+        self._inference, self._training, self._trusted = inference, training, trusted
+        listed = getattr(loaded, "trainable_variables", None)
+        self._trainable = None if listed is None else {id(v) for v in listed}
+        self._regularizers = self._flat_regularizers(loaded)
+        self._sources: dict[str, list[Any]] = {}
+        self._wiring: list[tuple[bool, list[int]]] = []
+
+    @staticmethod
+    def raw_inputs(
+        pieces: Sequence[Piece], matched: Sequence[Piece] | None, index: int, inference: Analysis, placeholders: list[str]
+    ) -> list[str]:
+        """Returns the model inputs (placeholders of the inference graph) that a block reads, in order."""
+        used = set(pieces[index].inputs)
+        if matched is not None:
+            used |= set(matched[index].inputs)
+        if index == 0:  # Keras wants every input connected, also one that nothing reads
+            everywhere = {p for piece in [*pieces, *(matched or ())] for p in piece.inputs}
+            used |= set(placeholders) - everywhere
+        return [p for p in placeholders if p in used]
+
+    def layers(self, pieces: Sequence[Piece], matched: Sequence[Piece] | None, batch_norm: str) -> list[SavedModelBlock]:
+        """Returns one layer for each piece, holding the values of the SavedModel's variables."""
+        placeholders = self._inference.flat.inputs
+        if matched is not None:  # both graphs were traced from one function: inputs correspond by position
+            rename = dict(zip(self._training.flat.inputs, placeholders, strict=True))  # type: ignore[union-attr]
+            matched = [_with_inputs(piece, rename) for piece in matched]
+        made = []
+        for index, piece in enumerate(pieces):
+            raw = self.raw_inputs(pieces, matched, index, self._inference, placeholders)
+            self._wiring.append((piece.start is not None, [placeholders.index(p) for p in raw]))
+            made.append(self._layer(piece, None if matched is None else matched[index], raw, batch_norm))
+        return made
+
+    def _layer(self, piece: Piece, training: Piece | None, raw: list[str], batch_norm: str) -> SavedModelBlock:
+        flat = self._inference.flat
+        sources: list[Any] = []
+        tables: list[dict[str, str]] = []
+        inference = self._block_graph(flat, piece, raw, sources, tables)
+        second = None
+        if training is not None:
+            assert self._training is not None
+            second = self._block_graph(self._training.flat, training, raw, sources, tables)
+        here = {id(v) for v in sources}
+        regularizers = [
+            self._regularizer_graph(r, sources)
+            for r in self._regularizers
+            if r.variables and {id(v) for v in r.variables.values()} <= here
+        ]
+        layer = SavedModelBlock(
+            inference,
+            [self._spec(v) for v in sources],
+            training=second,
+            regularizers=regularizers,
+            tables=tables,
+            batch_norm=batch_norm if second is not None and second.updates else "fixed",
+            note=piece.note,
+            trusted=self._trusted,
+            name=piece.name,
+        )
+        layer.assign_values([v.numpy() if hasattr(v, "numpy") else v.value for v in sources])
+        self._sources[layer.name] = sources
+        return layer
+
+    def _block_graph(
+        self, flat: FlatGraph, piece: Piece, raw: list[str], sources: list[Any], tables: list[dict[str, str]]
+    ) -> BlockGraph:
+        graph = piece_graph(flat, piece, START)
+        if not self._trusted:
+            check_graph(graph, f"block {piece.name!r}", "trust=True (on the command line: --trust)")
+        offset = 0 if piece.start is None else 1
+        feeds = {START: 0} if piece.start is not None else {}
+        original = dict(zip(flat.inputs, self._inference.flat.inputs, strict=True))
+        names = {node.name for node in graph.node}
+        feeds |= {p: offset + raw.index(original[p]) for p in flat.inputs if p in names}
+        variables, table_places = {}, {}
+        for capture in piece.captures:
+            if capture in flat.variables:
+                variables[capture] = _place(sources, flat.variables[capture])
+            else:
+                tables.append(_table_contents(flat, capture))
+                table_places[capture] = len(tables) - 1
+        end = START if piece.start is not None and piece.end == piece.start else piece.end
+        return BlockGraph(graph, feeds, variables, table_places, end, piece.updates)
+
+    def _spec(self, variable: Any) -> VariableSpec:
+        paths = {id(v): path for flat in self._graphs() for path, v in _named(flat)}
+        trainable = variable.trainable if self._trainable is None else id(variable) in self._trainable
+        return VariableSpec(
+            paths.get(id(variable), variable.name.split(":")[0]),
+            tuple(variable.shape.as_list()),
+            variable.dtype.name,
+            bool(trainable and variable.dtype.is_floating),
+        )
+
+    def _graphs(self) -> list[FlatGraph]:
+        return [a.flat for a in (self._training, self._inference) if a is not None]
+
+    @staticmethod
+    def _flat_regularizers(loaded: Any) -> list[FlatGraph]:
+        losses = getattr(loaded, "regularization_losses", None) or []
+        known = list(getattr(loaded, "variables", None) or [])
+        return [flatten(lambda loss=loss: loss(), [], known) for loss in losses if callable(loss)]
+
+    @staticmethod
+    def _regularizer_graph(flat: FlatGraph, sources: list[Any]) -> BlockGraph:
+        piece = Piece("", None, flat.outputs[0], (), tuple(flat.variables))
+        graph = piece_graph(flat, piece, START)
+        present = {node.name for node in graph.node}
+        places = {p: _place(sources, v) for p, v in flat.variables.items() if p in present}
+        return BlockGraph(graph, {}, places, {}, flat.outputs[0])
+
+    def pairs(self, layer: SavedModelBlock) -> list[tuple[Any, keras.Variable]]:
+        """Returns (variable of the SavedModel, variable of the layer) for all of a layer's variables."""
+        return list(zip(self._sources[layer.name], layer._runtime.slots, strict=True))
+
+    def run(self, layers: Sequence[SavedModelBlock], tensors: Sequence[tf.Tensor]) -> tf.Tensor:
+        """Runs the layers one after the other on the model's flat inputs."""
+        value: Any = None
+        for layer, (continues, positions) in zip(layers, self._wiring, strict=True):
+            entering = [*([value] if continues else []), *(tensors[i] for i in positions)]
+            value = layer(entering if len(entering) > 1 else entering[0])
+        return value
+
+
+def _with_inputs(piece: Piece, rename: dict[str, str]) -> Piece:
+    import dataclasses
+
+    return dataclasses.replace(piece, inputs=tuple(rename[p] for p in piece.inputs))
+
+
+def _place(sources: list[Any], variable: Any) -> int:
+    for i, known in enumerate(sources):
+        if known is variable:
+            return i
+    sources.append(variable)
+    return len(sources) - 1
+
+
+def _named(flat: FlatGraph) -> list[tuple[str, Any]]:
+    return [(path, flat.variables[placeholder]) for placeholder, path in variable_paths(flat).items()]
+
+
+def _table_contents(flat: FlatGraph, capture: str) -> dict[str, str]:
+    """Reads a lookup table, so that the layer can carry its contents instead of the model's assets."""
+    finder = next(n for n in consumers_through_identity(flat, capture) if "Tin" in n.attr and "Tout" in n.attr)
+    keys_dtype, values_dtype = finder.attr["Tin"].type, finder.attr["Tout"].type
+    keys, values = tf.raw_ops.LookupTableExportV2(
+        table_handle=flat.tables[capture], Tkeys=tf.as_dtype(keys_dtype), Tvalues=tf.as_dtype(values_dtype)
+    )
+    contents = {}
+    for part, tensor in (("keys", keys), ("values", values)):
+        contents[part] = base64.b64encode(tf.io.serialize_tensor(tensor).numpy()).decode("ascii")
+        contents[f"{part}_dtype"] = tensor.dtype.name
+    return contents
+
+
+__all__ = ["Maker", "node_of"]

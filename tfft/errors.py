@@ -1,0 +1,145 @@
+"""Errors that say what happened, what was expected, what was received and how to fix it.
+
+Every error that tfft raises on purpose derives from :class:`TfftError`, so a program can catch one
+type; each class also derives from the built-in exception a caller would expect. The helpers here
+keep the sentences alike: :func:`did_you_mean` suggests the nearest valid name and
+:func:`raise_problems` reports everything that is wrong at once instead of one thing per run.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from importlib import metadata
+from typing import NoReturn
+
+
+class TfftError(Exception):
+    """Base class of every error that tfft raises on purpose."""
+
+
+class HandleError(TfftError, ValueError):
+    """A backbone handle names nothing that can be found; the message tells the nearest name."""
+
+
+class SavedModelError(TfftError, ValueError):
+    """A folder is not a SavedModel, or its graph cannot be opened; the message says which part."""
+
+
+class UnsafeModelError(SavedModelError):
+    """A graph holds operations that reach outside of it; look at them, then pass ``trust=True``."""
+
+
+class BackboneError(TfftError, ValueError):
+    """A backbone cannot be used the way it was asked to (mode, output, image size)."""
+
+
+class BlockError(TfftError, ValueError):
+    """A selection of blocks matches nothing; the message lists the blocks there are."""
+
+
+class DataError(TfftError, ValueError):
+    """The examples cannot be used; the message names every file or class at fault."""
+
+
+class PlanError(TfftError, ValueError):
+    """Settings contradict each other or are out of range; all of them are listed together."""
+
+
+class AuditError(TfftError, RuntimeError):
+    """A frozen variable moved, or a trainable one did not."""
+
+
+class ExportError(TfftError, RuntimeError):
+    """The export could not be written or did not compute the same; nothing was left behind."""
+
+
+class DependencyError(TfftError, ImportError):
+    """A package is missing or too old; the message gives the command that installs it."""
+
+
+def did_you_mean(word: str, choices: Iterable[str], *, limit: int = 3) -> str:
+    """Returns ``" Did you mean 'x'?"`` for the choices nearest to a word, or an empty string.
+
+    Args:
+        word: what the user wrote.
+        choices: the valid names.
+        limit: how many suggestions at most.
+
+    Returns:
+        A sentence that starts with a space, ready to be appended to a message; empty when no
+        choice is near.
+
+    Example:
+        >>> did_you_mean("blok3", ["block3", "head"])
+        " Did you mean 'block3'?"
+    """
+    by_lower = {choice.lower(): choice for choice in choices}
+    near = difflib.get_close_matches(str(word).lower(), by_lower, n=limit, cutoff=0.6)
+    if not near:
+        return ""
+    return " Did you mean " + " or ".join(repr(by_lower[name]) for name in near) + "?"
+
+
+def listed(names: Iterable[object], *, limit: int = 20) -> str:
+    """Returns names joined by commas, cut after ``limit`` with the number of those left out."""
+    names = [str(name) for name in names]
+    shown = ", ".join(names[:limit])
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
+
+
+def raise_problems(error: type[TfftError], title: str, problems: Sequence[str]) -> None:
+    """Raises one error that lists every problem, or returns when there is none.
+
+    Args:
+        error: class of the error.
+        title: first line of the message.
+        problems: one sentence each.
+
+    Raises:
+        TfftError: of the class given, when ``problems`` is not empty.
+    """
+    if len(problems) == 1:
+        raise error(f"{title}: {problems[0]}")
+    if problems:
+        raise error(f"{title} ({len(problems)} problems):\n" + "\n".join(f"  - {p}" for p in problems))
+
+
+def missing_package(package: str, purpose: str, install: str) -> NoReturn:
+    """Raises :class:`DependencyError` with the command that installs what is missing."""
+    raise DependencyError(f"{purpose} needs the package {package!r}, which is not installed. Install it with: {install}")
+
+
+_MINIMUM = {"tensorflow": (2, 20), "keras": (3, 15)}
+
+
+def require_platform() -> None:
+    """Checks the installed TensorFlow and Keras without importing them.
+
+    Called at the import of every part of tfft that needs them.
+
+    Raises:
+        DependencyError: when one is missing or older than tfft works with.
+    """
+    problems = []
+    for package, minimum in _MINIMUM.items():
+        wanted = ".".join(map(str, minimum))
+        found = _installed_version(package)
+        if found is None:
+            problems.append(f"{package} is not installed, tfft needs {package}>={wanted}")
+        elif tuple(int(part) for part in found.split(".")[:2]) < minimum:
+            problems.append(f"{package} {found} is too old, tfft needs {package}>={wanted}")
+    if problems:
+        fix = " ".join(f'"{name}>={".".join(map(str, low))}"' for name, low in _MINIMUM.items())
+        raise_problems(DependencyError, f"The installed packages do not fit (fix: pip install -U {fix})", problems)
+
+
+def _installed_version(package: str) -> str | None:
+    # tensorflow-cpu and nightly builds install the same module under another distribution name.
+    names = [package, "tensorflow-cpu", "tf-nightly"] if package == "tensorflow" else [package, f"{package}-nightly"]
+    for name in names:
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return None

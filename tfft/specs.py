@@ -1,0 +1,197 @@
+"""Plain descriptions that travel between the parts of tfft. This module never imports TensorFlow.
+
+:class:`InputSpec` says what pixels a backbone expects and travels with it into data, model and
+export, so that preprocessing cannot disagree between training and serving. :class:`Preset` is one
+row of the catalog. :class:`Phase` and :class:`Plan` hold every setting of a run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from tfft.errors import PlanError, did_you_mean, listed
+
+ResizeMode = Literal["stretch", "crop", "pad"]
+
+
+@dataclasses.dataclass(frozen=True)
+class InputSpec:
+    """What a backbone expects of one image; pixels arrive as uint8 in 0 to 255 and are mapped to it.
+
+    A pixel ``p`` becomes ``low + p / 255 * (high - low)`` with ``value_range = (low, high)``, then
+    ``(value - mean) / std`` where those are given.
+
+    Attributes:
+        height: rows in pixels.
+        width: columns in pixels.
+        channels: 3 for colour, 1 for grey.
+        value_range: what black and white become.
+        mean: per-channel mean that is subtracted after the range is mapped, or None.
+        std: per-channel divisor after that, or None.
+        interpolation: ``"bilinear"``, ``"bicubic"``, ``"nearest"`` or ``"area"``.
+        resize: what to do with another aspect ratio: ``"stretch"`` the whole picture, centre
+            ``"crop"``, or ``"pad"`` with black.
+        flexible: True when the backbone accepts other sizes than ``height`` x ``width``.
+        source: where the numbers come from, in words: shown to the user.
+    """
+
+    height: int = 224
+    width: int = 224
+    channels: int = 3
+    value_range: tuple[float, float] = (0.0, 1.0)
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    interpolation: str = "bilinear"
+    resize: ResizeMode = "stretch"
+    flexible: bool = False
+    source: str = "assumed: the TF Hub convention for images, [0, 1]"
+
+    def __post_init__(self) -> None:
+        for field in ("value_range", "mean", "std"):  # YAML and JSON give lists
+            value = getattr(self, field)
+            if value is not None:
+                object.__setattr__(self, field, tuple(float(v) for v in value))
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.height, self.width
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain values, fit for YAML and JSON."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> InputSpec:
+        """Builds a spec from :meth:`to_dict`'s result."""
+        return cls(**values)
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """One row of the catalog: a pretrained model under a short name, as data only.
+
+    Attributes:
+        name: the short name, as in ``tfft.load_backbone(name)``.
+        handle: pinned address: a TF Hub or Kaggle handle with its version, or ``"pip:<package>"``.
+        kind: ``"image"`` or ``"text"``.
+        description: one line.
+        parameters: number of parameters in millions.
+        licence: SPDX name of the weights' licence.
+        paper: authors, title, year.
+        input: pixels it expects; None for text.
+        dimension: width of its feature vector.
+        preprocessor: handle of the matching text preprocessor, or None.
+    """
+
+    name: str
+    handle: str
+    kind: Literal["image", "text"]
+    description: str
+    parameters: float
+    licence: str
+    paper: str
+    input: InputSpec | None = None
+    dimension: int | None = None
+    preprocessor: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """One stretch of training with a fixed trainable set.
+
+    Attributes:
+        name: ``"frozen"``, ``"fine-tune"``, ... unique within a plan.
+        unfreeze: which backbone blocks train, as :func:`tfft.unfreeze` takes it.
+        epochs: passes over the training data.
+        learning_rate: peak rate of Adam.
+        warmup: share of the steps in which the rate rises linearly from 0; then it falls as a cosine.
+        patience: epochs without a better validation loss before the phase ends early; None: never.
+    """
+
+    name: str
+    unfreeze: int | float | str | list[str]
+    epochs: int
+    learning_rate: float
+    warmup: float = 0.1
+    patience: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Every setting of a run, as used: written to ``plan.yaml``, and enough to repeat it.
+
+    Attributes:
+        backbone: the handle, as given.
+        data: folder of the examples.
+        task: ``"classification"`` (the only one a folder of classes can mean), or another head's name.
+        image_size: height and width in pixels.
+        batch_size: examples per step.
+        seed: of the split, the order, the new weights and dropout.
+        validation: share of each class that is held out where the data has no ``val`` folder.
+        dropout: share of features dropped before the head.
+        l2: weight decay of the head's kernel.
+        label_smoothing: share of the target spread over all classes.
+        batch_norm: ``"fixed"`` (statistics stay) or ``"train"`` (they follow the new data).
+        input_range: overrides the pixel range of the backbone, or None.
+        output: which output of a backbone with several is used, or None.
+        strict: True makes an unreadable file an error.
+        phases: in order.
+        reasons: why each value that was left to tfft was chosen, by name.
+        versions: of tfft, TensorFlow and Keras at the time of the run.
+    """
+
+    backbone: str
+    data: str
+    task: str = "classification"
+    image_size: tuple[int, int] = (224, 224)
+    batch_size: int = 32
+    seed: int = 0
+    validation: float = 0.2
+    dropout: float = 0.2
+    l2: float = 0.0
+    label_smoothing: float = 0.0
+    batch_norm: str = "fixed"
+    input_range: tuple[float, float] | None = None
+    output: str | None = None
+    strict: bool = False
+    phases: tuple[Phase, ...] = ()
+    reasons: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain values, fit for YAML and JSON."""
+        values = dataclasses.asdict(self)
+        values["image_size"] = list(self.image_size)
+        values["input_range"] = None if self.input_range is None else list(self.input_range)
+        values["phases"] = [dataclasses.asdict(phase) for phase in self.phases]
+        values["reasons"], values["versions"] = dict(self.reasons), dict(self.versions)
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Plan:
+        """Builds a plan from :meth:`to_dict`'s result.
+
+        Raises:
+            PlanError: for a name that no setting has, with the nearest one.
+        """
+        values = dict(values)
+        _check_names(cls, values, "plan")
+        phases = []
+        for phase in values.pop("phases", ()):
+            _check_names(Phase, phase, f"phase {phase.get('name', '')!r}")
+            phases.append(Phase(**phase))
+        for field in ("image_size", "input_range"):
+            if values.get(field) is not None:
+                values[field] = tuple(values[field])
+        return cls(phases=tuple(phases), **values)
+
+
+def _check_names(cls: type, values: Mapping[str, Any], where: str) -> None:
+    names = [field.name for field in dataclasses.fields(cls)]
+    unknown = [name for name in values if name not in names]
+    if unknown:
+        hints = "".join(did_you_mean(name, names) for name in unknown)
+        raise PlanError(f"Unknown setting {listed(unknown)} in the {where}.{hints} Valid: {listed(names, limit=40)}.")
