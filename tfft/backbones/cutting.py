@@ -78,7 +78,7 @@ def segment_levels(
 _SPLIT = re.compile(r"[/_.]")
 _NUMBERED = re.compile(r"^[A-Za-z]+\d+[a-z]?$")
 _NUMBER = re.compile(r"^\d+[a-z]?$")
-_CONV = re.compile(r"^(depthwise)?conv[123]d$", re.I)  # the digit is not a count
+_CONV = re.compile(r"^((depthwise)?conv[123]d|v\d)$", re.I)  # kinds and versions: the digit is not a count
 _UNIT = re.compile(r"^(block|unit|layer|stage|cell|stack|group|bottleneck)s?$", re.I)
 _NORM_LEAVES = {"gamma", "beta", "moving_mean", "moving_variance", "moving_var"}
 
@@ -150,6 +150,8 @@ def group_segments(segments: Sequence[Sequence[str]]) -> list[Group]:
     groups, used = [], set()
     for number, piece in enumerate(merged):
         name = piece.key or f"block{number}"
+        if len(merged) == 1 and piece.note:
+            name = "model"  # nothing could be cut: a part's name would mislead
         unique, n = name, 2
         while unique in used:
             unique, n = f"{name}_{n}", n + 1
@@ -200,7 +202,7 @@ def _common_tokens(keys: Sequence[str]) -> str:
 
 
 def _only_norm(paths: Sequence[str]) -> bool:
-    return bool(paths) and all(p.split("/")[-1] in _NORM_LEAVES for p in paths)
+    return bool(paths) and all(re.sub(r"_\d+$", "", p.split("/")[-1]) in _NORM_LEAVES for p in paths)
 
 
 def _tie_shared(pieces: list[_Piece], segments: Sequence[Sequence[str]]) -> list[_Piece]:
@@ -214,10 +216,10 @@ def _tie_shared(pieces: list[_Piece], segments: Sequence[Sequence[str]]) -> list
     for piece in pieces:
         tie = next((s for s in spans if s[0] < piece.start <= s[1]), None)
         if tie and out:
-            name = strip_common_scope([tie[2]])[0]
+            if piece.paths and piece.key != out[-1].key:
+                out[-1].note = f"not cut inside: {tie[2]} is used in more than one place"
             out[-1].paths += [p for p in piece.paths if p not in out[-1].paths]
             out[-1].stop = piece.stop
-            out[-1].note = f"not cut inside: {name} is used in more than one place"
         else:
             out.append(piece)
     return out

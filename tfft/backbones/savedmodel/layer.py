@@ -104,7 +104,8 @@ class _Runtime:
     inference: Callable[..., Any]
     training: Callable[..., Any] | None
     regularizers: list[Callable[[], tf.Tensor]]
-    traced: Any = None
+    symbolic: dict[Any, Any]
+    flops: int | None = None
 
 
 @keras.saving.register_keras_serializable(package="tfft")
@@ -122,6 +123,7 @@ class SavedModelBlock(keras.layers.Layer):
         selected: which variables may train: ``"all"``, ``"none"``, ``"norm"``, ``"bias"``, or names.
         batch_norm: ``"train"`` where ``training`` moves statistics, else ``"fixed"``.
         note: why the block is not cut further.
+        output_shape: shape of the result where the graph alone does not tell it, or None.
         trusted: True where the graph was let through in spite of what the scan found.
         name: of the block.
 
@@ -147,6 +149,7 @@ class SavedModelBlock(keras.layers.Layer):
         selected: str | Sequence[str] = "all",
         batch_norm: str = "fixed",
         note: str = "",
+        output_shape: Sequence[int | None] | None = None,
         trusted: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -154,16 +157,18 @@ class SavedModelBlock(keras.layers.Layer):
         kwargs["dtype"] = "float32"  # the graph's types are what the publisher saved
         super().__init__(autocast=False, **kwargs)
         self.batch_norm, self.note, self.trusted = batch_norm, note, trusted
+        self._known_shape = _Frozen(None if output_shape is None else tuple(output_shape))
         self._graphs = _Frozen((inference, training, tuple(regularizers)))
         self._specs = _Frozen(tuple(variables))
         self._table_contents = _Frozen(tuple(dict(t) for t in tables))
         self._selected = selected if isinstance(selected, str) else tuple(selected)
         self.supports_jit = not (tables or inference.graph_def.library.function)
         self._runtime = _Runtime()
+        self._runtime.symbolic = {}
         self._runtime.slots = [self._add_variable(spec) for spec in variables]
         self._runtime.tables = [self._add_table(i, table) for i, table in enumerate(tables)]
-        self._runtime.inference = self._function(inference)
-        self._runtime.training = None if training is None else self._function(training)
+        self._runtime.inference = self._function(inference, output_shape)
+        self._runtime.training = None if training is None else self._function(training, output_shape)
         self._runtime.regularizers = [self._function(graph) for graph in regularizers]
         self.built = True
         self.trainable = trainable
@@ -268,20 +273,38 @@ class SavedModelBlock(keras.layers.Layer):
 
     def compute_output_spec(self, inputs: Any, training: bool | None = None) -> keras.KerasTensor:
         tensors = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
+        key = tuple((t.shape, t.dtype) for t in tensors)
+        if key not in self._runtime.symbolic:
+            self._runtime.symbolic[key] = self._infer(tensors)
+        out, self._runtime.flops = self._runtime.symbolic[key]
+        return keras.KerasTensor(tuple(out.shape.as_list()), out.dtype.name)
+
+    def _infer(self, tensors: Sequence[Any]) -> tuple[tf.TensorSpec, int]:
+        """Shape of the result and multiply-adds, from importing the graph once for these input shapes."""
+        graph: BlockGraph = self._graphs.value[0]
         dtypes = self._input_dtypes
-        specs = [tf.TensorSpec(t.shape, dtypes.get(i, tf.as_dtype(t.dtype))) for i, t in enumerate(tensors)]
-        traced = self._runtime.inference.get_concrete_function(*specs)
-        self._runtime.traced = traced
-        out = traced.structured_outputs
-        shape = tuple(out.shape.as_list()) if out.shape.rank is not None else (None,)
-        return keras.KerasTensor(shape, out.dtype.name)
+        with tf.Graph().as_default() as scratch:
+            entering = [
+                tf.compat.v1.placeholder(dtypes.get(i, tf.as_dtype(t.dtype)), t.shape) for i, t in enumerate(tensors)
+            ]
+            feeds = {f"{name}:0": entering[i] for name, i in graph.feeds.items()}
+            for name, i in graph.variables.items():
+                spec = self._specs.value[i]
+                feeds[f"{name}:0"] = tf.raw_ops.VarHandleOp(dtype=tf.as_dtype(spec.dtype), shape=spec.shape)
+            end = graph.end if ":" in graph.end else f"{graph.end}:0"
+            (out,) = tf.graph_util.import_graph_def(
+                graph.graph_def, input_map=feeds, return_elements=[end], name=""
+            )
+            if self._known_shape.value is not None:
+                out.set_shape(self._known_shape.value)
+            return tf.TensorSpec(out.shape, out.dtype), count_multiply_adds(scratch)
 
     @property
     def flops(self) -> int | None:
         """Multiply-adds of the matrix products and convolutions for one example, at the shape last built for."""
-        return None if self._runtime.traced is None else count_multiply_adds(self._runtime.traced.graph)
+        return self._runtime.flops
 
-    def _function(self, graph: BlockGraph) -> Callable[..., Any]:
+    def _function(self, graph: BlockGraph, shape: Sequence[int | None] | None = None) -> Callable[..., Any]:
         runtime, result = self._runtime, graph.end
 
         def run(*tensors: tf.Tensor) -> tf.Tensor:
@@ -297,14 +320,16 @@ class SavedModelBlock(keras.layers.Layer):
             fetched = tf.graph_util.import_graph_def(
                 graph.graph_def, input_map=feeds, return_elements=fetches, name=""
             )
+            if shape is not None:
+                fetched[0].set_shape(shape)  # lookups and splits lose it
             if not graph.updates:
                 return fetched[0]
             with tf.control_dependencies(fetched[1:]):
                 return tf.identity(fetched[0])
 
         if graph.graph_def.library.function:
-            return tf.function(_keeping_loops(run), autograph=False)
-        return tf.function(run, autograph=False)
+            run = _keeping_loops(run)
+        return tf.function(run, autograph=False, reduce_retracing=True)
 
     # -------------------------------------------------------------- serialization
 
@@ -322,6 +347,7 @@ class SavedModelBlock(keras.layers.Layer):
             "selected": self._selected if isinstance(self._selected, str) else list(self._selected),
             "batch_norm": self.batch_norm,
             "note": self.note,
+            "output_shape": self._known_shape.value,
             "trusted": self.trusted,
         }
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tfft.backbones.savedmodel.graph import FlatGraph, consumers_through_identity, flatten, node_of
+from tfft.backbones.savedmodel.graph import FlatGraph, consumers_through_identity, flatten
 from tfft.backbones.savedmodel.layer import START, BlockGraph, SavedModelBlock, VariableSpec
 from tfft.backbones.savedmodel.pieces import Analysis, Piece, piece_graph, variable_paths
 from tfft.backbones.savedmodel.scan import check_graph
@@ -23,9 +24,18 @@ class Maker:
         inference: its graph for inference.
         training: its graph for training, or None.
         trusted: whether graphs that fail the scan are used all the same.
+        output_shape: shape of the model's output as the publisher declared it; None if unknown.
     """
 
-    def __init__(self, loaded: Any, inference: Analysis, training: Analysis | None, trusted: bool) -> None:
+    def __init__(
+        self,
+        loaded: Any,
+        inference: Analysis,
+        training: Analysis | None,
+        trusted: bool,
+        output_shape: tuple[int | None, ...] | None,
+    ) -> None:
+        self._output_shape = output_shape
         self._inference, self._training, self._trusted = inference, training, trusted
         listed = getattr(loaded, "trainable_variables", None)
         self._trainable = None if listed is None else {id(v) for v in listed}
@@ -82,6 +92,7 @@ class Maker:
             tables=tables,
             batch_norm=batch_norm if second is not None and second.updates else "fixed",
             note=piece.note,
+            output_shape=self._output_shape if piece.end == self._inference.output else None,
             trusted=self._trusted,
             name=piece.name,
         )
@@ -151,8 +162,6 @@ class Maker:
 
 
 def _with_inputs(piece: Piece, rename: dict[str, str]) -> Piece:
-    import dataclasses
-
     return dataclasses.replace(piece, inputs=tuple(rename[p] for p in piece.inputs))
 
 
@@ -181,5 +190,3 @@ def _table_contents(flat: FlatGraph, capture: str) -> dict[str, str]:
         contents[f"{part}_dtype"] = tensor.dtype.name
     return contents
 
-
-__all__ = ["Maker", "node_of"]

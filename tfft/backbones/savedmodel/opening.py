@@ -109,11 +109,16 @@ def load(folder: pathlib.Path, tags: Sequence[str] | None, trust: bool) -> Any:
         tags = known[0]
     if tags is not None and sorted(tags) not in known:
         raise SavedModelError(f"{str(folder)!r} has no meta graph with tags {list(tags)}. It has: {known}.")
+    quiet = tf.get_logger()  # it warns twice of every reference variable, which are dealt with in tf1.py
+    level = quiet.level
+    quiet.setLevel("ERROR")
     try:
         # The strategy stack is per thread: what is created here must be plain, also inside a strategy scope.
         return _outside_strategy(lambda: tf.saved_model.load(str(folder), tags=tags))
     except Exception as error:  # TensorFlow raises a dozen classes for a damaged model
         raise SavedModelError(f"TensorFlow cannot load {str(folder)!r}: {_first_line(error)}") from error
+    finally:
+        quiet.setLevel(level)
 
 
 def _outside_strategy(function: Any) -> Any:
@@ -143,6 +148,8 @@ class _Opener:
         probe = self._flat(False)
         position, self.output = choose_output(probe.structure, output)
         self.position = position
+        declared = tf.nest.flatten(probe.structure)[position].shape
+        self.output_shape = None if declared.rank is None else tuple(declared.as_list())
         self.inference = Analysis(tf1.with_resource_variables(probe, loaded), probe.outputs[position])
 
     def _flat(self, training: bool) -> FlatGraph:
@@ -199,7 +206,7 @@ class _Opener:
         limit = self._limit
         if difference > limit and len(pieces) > 1:
             note = f"not cut: cut into {len(pieces)} blocks, its output differed by {difference:.1g}"
-            one = [whole(self.inference.flat, self.inference.output, name, note)]
+            one = [whole(self.inference, "model", note)]
             model, difference = self._build_and_check(name, one, None, None, "fixed")
             self.notes.append(f"The model stays one block ({note}).")
         if difference > limit:
@@ -213,13 +220,14 @@ class _Opener:
     def _build_and_check(
         self, name: str, pieces: Any, training: Analysis | None, matched: Any, batch_norm: str
     ) -> tuple[keras.Model, float]:
-        maker = Maker(self.loaded, self.inference, training, self.trust)
+        maker = Maker(self.loaded, self.inference, training, self.trust, self.output_shape)
         layers = maker.layers(pieces, matched, batch_norm)
         model = self._connect(name, pieces, matched, layers)
         sample = self._sample()
         reference = self._reference(sample)
-        ours = model([tf.constant(s) for s in sample] if len(sample) > 1 else tf.constant(sample[0]), training=False)
-        ours = keras.ops.convert_to_numpy(ours)
+        tensors = [tf.constant(s) for s in sample]
+        entering = tensors[0] if self.endpoint.single else dict(zip(self.endpoint.input_keys, tensors, strict=True))
+        ours = keras.ops.convert_to_numpy(model(entering, training=False))
         self._limit = 1e-5 * max(1.0, float(np.max(np.abs(reference), initial=0.0)))
         difference = float(np.max(np.abs(ours - reference), initial=0.0))
         if not np.all(np.isfinite(ours) == np.isfinite(reference)) or not np.isfinite(difference):

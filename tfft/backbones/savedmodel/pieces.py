@@ -28,6 +28,7 @@ class Piece:
     Attributes:
         name: of the block it becomes.
         start: reference of the tensor it continues from; None for the first piece.
+        start_dtype: type of that tensor.
         end: reference of the tensor it produces.
         inputs: placeholders of the model's own inputs that it reads besides.
         captures: placeholders of the variables and tables it uses.
@@ -42,6 +43,7 @@ class Piece:
     captures: tuple[str, ...]
     updates: tuple[str, ...] = ()
     note: str = ""
+    start_dtype: tf.DType = tf.float32
 
 
 class Analysis:
@@ -71,7 +73,12 @@ class Analysis:
         """The graph imported once, for the shapes and types of its tensors."""
         graph = tf.Graph()
         with graph.as_default():
-            tf.graph_util.import_graph_def(importable(self.flat.graph_def), name="")
+            # A bare placeholder for a variable's handle would hide the variable's shape from all that follows.
+            handles = {
+                f"{name}:0": tf.raw_ops.VarHandleOp(dtype=v.dtype, shape=v.shape)
+                for name, v in self.flat.variables.items()
+            }
+            tf.graph_util.import_graph_def(importable(self.flat.graph_def), input_map=handles, name="")
         return graph
 
     def tensor(self, ref: str) -> tf.Tensor:
@@ -104,7 +111,8 @@ class Analysis:
         ref = name if index == 0 else f"{name}:{index}"
         tensor = self.tensor(ref)
         # Scalars and shapes are no activations; TensorList variants and integers cannot be layer outputs.
-        return ref if tensor.dtype.is_floating and tensor.shape.rank != 0 else None
+        # Keras needs to know the rank of what passes between layers.
+        return ref if tensor.dtype.is_floating and tensor.shape.rank else None
 
     def segments(self) -> list[list[str]]:
         """For each cut the variables (placeholders) that join on the way to it, in order of first use."""
@@ -146,24 +154,26 @@ def find_pieces(analysis: Analysis) -> list[Piece]:
     start = None
     for group in groups:
         end = cuts[group.stop - 1]
-        pieces.append(_piece(flat, group.name, start, end, note=group.note))
+        pieces.append(_piece(analysis, group.name, start, end, note=group.note))
         start = end
     return pieces
 
 
-def whole(flat: FlatGraph, output: str, name: str, note: str, updates: Sequence[str] = ()) -> Piece:
+def whole(analysis: Analysis, name: str, note: str) -> Piece:
     """The graph as one piece."""
-    return _piece(flat, name, None, output, updates, note)
+    return _piece(analysis, name, None, analysis.output, (), note)
 
 
 def _piece(
-    flat: FlatGraph, name: str, start: str | None, end: str, updates: Sequence[str] = (), note: str = ""
+    analysis: Analysis, name: str, start: str | None, end: str, updates: Sequence[str] = (), note: str = ""
 ) -> Piece:
+    flat = analysis.flat
     stop = frozenset() if start is None else frozenset({node_of(start)})
     nodes = flat.ancestors([end, *updates], stop)
     inputs = tuple(n for n in flat.inputs if n in nodes)
     captures = tuple(n.name for n in flat.graph_def.node if n.name in nodes and n.name in flat.captures)
-    return Piece(name, start, end, inputs, captures, tuple(updates), note)
+    dtype = tf.float32 if start is None else analysis.tensor(start).dtype
+    return Piece(name, start, end, inputs, captures, tuple(updates), note, dtype)
 
 
 def piece_graph(flat: FlatGraph, piece: Piece, start_name: str) -> Any:
@@ -173,7 +183,7 @@ def piece_graph(flat: FlatGraph, piece: Piece, start_name: str) -> Any:
     out = tf.compat.v1.GraphDef(versions=flat.graph_def.versions)
     if start:
         node = out.node.add(name=start_name, op=_PLACEHOLDER)
-        node.attr["dtype"].type = _dtype_of(flat, piece.start)
+        node.attr["dtype"].type = piece.start_dtype.as_datatype_enum
     for source in flat.graph_def.node:
         if source.name not in nodes:
             continue
@@ -188,14 +198,6 @@ def piece_graph(flat: FlatGraph, piece: Piece, start_name: str) -> Any:
 
 def _same(a: str, b: str) -> bool:
     return split_ref(a) == split_ref(b)
-
-
-def _dtype_of(flat: FlatGraph, ref: str | None) -> int:
-    attributes = flat.nodes[node_of(ref or "")].attr
-    for key in ("T", "dtype", "DstT", "out_type", "output_type"):
-        if key in attributes:
-            return attributes[key].type
-    return tf.float32.as_datatype_enum
 
 
 def importable(graph_def: Any) -> Any:
@@ -253,7 +255,7 @@ def match_pieces(inference: Analysis, pieces: Sequence[Piece], training: Analysi
             raise NoMatch(f"after {piece.name!r} the training graph has shape {theirs}, the inference graph {ours}")
         updates = [u for u in training.flat.updates if owner.get(_updated(training.flat, u)) == piece.name]
         updates += [u for u in training.flat.updates if _first_reader(training, u, start, end) and u not in updates]
-        found = _piece(training.flat, piece.name, start, end, updates)
+        found = _piece(training, piece.name, start, end, updates)
         _check_owner(training.flat, found, owner)
         matched.append(found)
         start = end
@@ -295,9 +297,14 @@ def variable_paths(flat: FlatGraph) -> dict[str, str]:
     save bare names (``kernel``), then the scope of the op that reads the variable is put in front.
     """
     paths: dict[str, str] = {}
+    owner: dict[str, Any] = {}
     for placeholder, variable in flat.variables.items():
         name = variable.name.split(":")[0]
-        paths[placeholder] = name if "/" in name else _reader_scope(flat, placeholder) + name
+        path = name if "/" in name else _reader_scope(flat, placeholder) + name
+        unique, n = path, 1
+        while owner.setdefault(unique, variable) is not variable:
+            unique, n = f"{path}_{n}", n + 1
+        paths[placeholder] = unique
     return paths
 
 

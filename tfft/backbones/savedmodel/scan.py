@@ -176,8 +176,11 @@ def _meta_graph_findings(meta: Any, folder: pathlib.Path) -> Iterator[str]:
     saver_nodes = _upstream(nodes, [meta.saver_def.save_tensor_name, meta.saver_def.restore_op_name])
     saver = _closure(library, (f for n in saver_nodes for f in _called(nodes[n])))
     others = _closure(library, _entry_points(meta, saver_nodes, nodes))
+    run = _upstream(nodes, _signature_tensors(meta))
     for node in graph.node:
-        yield from _finding(node, "graph", node.name in saver_nodes, library, _constants(graph.node))
+        # TF1 graphs may hold the savers of several meta graphs; what no signature reaches is not run.
+        in_saver = node.name in saver_nodes or (node.op in _SAVER and node.name not in run)
+        yield from _finding(node, "graph", in_saver, library, _constants(graph.node))
     for name, function in library.items():
         in_saver = name in saver and name not in others
         for node in function.node_def:
@@ -225,6 +228,13 @@ def _upstream(nodes: Any, names: Iterable[str]) -> set[str]:
             seen.add(name)
             todo += list(nodes[name].input)
     return seen
+
+
+def _signature_tensors(meta: Any) -> Iterator[str]:
+    for signature in meta.signature_def.values():
+        yield from (info.name for info in signature.outputs.values())
+    for key in ("saved_model_main_op", "legacy_init_op"):
+        yield from meta.collection_def[key].node_list.value if key in meta.collection_def else ()
 
 
 def _entry_points(meta: Any, saver_nodes: set[str], nodes: Any) -> Iterator[str]:

@@ -48,8 +48,9 @@ def _own_name(node: str) -> str:
 
 
 def _read(loaded: Any, flat: FlatGraph, names: list[str]) -> dict[str, Any]:
+    # A function cannot return a reference, so the values are taken behind the ops that read them.
     found = {}
     for name in names:
-        own = _own_name(name)
-        found[name] = loaded.prune([], f"{own}:0")().numpy()
+        reader = next(n for n in flat.consumers[name] if flat.nodes[n].op in ("Identity", "RefIdentity"))
+        found[name] = loaded.prune([], f"{_own_name(reader)}:0")().numpy()
     return found
