@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 
@@ -39,7 +40,7 @@ class Block:
     @property
     def parameters(self) -> int:
         """Number of values in the block's variables."""
-        return sum(int(v.size) if hasattr(v, "size") else _size(v) for v in self.variables)
+        return sum(_size(v) for v in self.variables)
 
     @property
     def trainable_parameters(self) -> int:
@@ -116,18 +117,18 @@ def blocks_of(model: keras.Model) -> list[Block]:
         model: any built Keras model; the backbone inside it is found by :func:`find_backbone`.
     """
     backbone = find_backbone(model)
-    if not backbone.built:
-        backbone.build(None) if hasattr(backbone, "input_shape") else None
     opened = [layer for layer in backbone.layers if getattr(layer, "is_tfft_block", False)]
     if opened:
         return [Block(layer.name, (layer,), layer.note) for layer in opened]
-    if not isinstance(backbone, (keras.Sequential, keras.src.models.functional.Functional)):
+    if not isinstance(backbone, keras.Sequential) and not hasattr(backbone, "operations"):
         return [Block(backbone.name, tuple(backbone.layers), "not cut: a subclassed model has no graph to look into")]
     return _group_layers(backbone)
 
 
 def _group_layers(model: keras.Model) -> list[Block]:
-    layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
+    # Operations, not layers: `x + y` on Keras tensors is a node of the graph but no layer.
+    every = model.layers if isinstance(model, keras.Sequential) else model.operations
+    layers = [layer for layer in every if not isinstance(layer, keras.layers.InputLayer)]
     by_name = {layer.name: layer for layer in layers}
     order = [layer.name for layer in layers]
     reads = {name: _inputs_of(layer, by_name) for name, layer in by_name.items()}
@@ -135,28 +136,33 @@ def _group_layers(model: keras.Model) -> list[Block]:
         reads = {name: [order[i - 1]] if i else [] for i, name in enumerate(order)}
     tainted: dict[str, bool] = {}
     for name in order:
-        tainted[name] = bool(by_name[name].weights) or any(tainted.get(p) for p in reads[name])
+        tainted[name] = bool(_weights(by_name[name])) or any(tainted.get(p) for p in reads[name])
     heavy = [name for name in order if tainted[name]]
     if not heavy:
-        return [Block(model.name, tuple(layers), "")] if layers else []
+        return [Block(model.name, tuple(model.layers), "")] if layers else []
     outputs = {t._keras_history.operation.name for t in keras.tree.flatten(model.outputs)}
     sinks = [name for name in heavy if name in outputs] or [heavy[-1]]
     if len(sinks) > 1:
         note = "not cut: the model has several outputs"
-        return [Block(model.name, tuple(layers), note)]
+        return [Block(model.name, tuple(model.layers), note)]
     cuts = cutting.dominator_chain(heavy, reads, sinks[0])
     level = cutting.segment_levels(heavy, reads, cuts)
     paths: list[list[str]] = [[] for _ in cuts]
     members: list[list[keras.layers.Layer]] = [[] for _ in cuts]
     for name in order:
         at = min(level.get(name, 0), len(cuts) - 1)
-        members[at].append(by_name[name])
-        paths[at] += [f"{name}/{v.path.split('/')[-1]}" for v in by_name[name].weights]
-    groups = cutting.group_segments(paths)
+        if isinstance(by_name[name], keras.layers.Layer):
+            members[at].append(by_name[name])
+        paths[at] += [f"{name}/{v.path.split('/')[-1]}" for v in _weights(by_name[name])]
+    groups = cutting.group_segments(paths, cuts)
     return [Block(g.name, tuple(la for m in members[g.start : g.stop] for la in m), g.note) for g in groups]
 
 
-def _inputs_of(layer: keras.layers.Layer, known: dict[str, keras.layers.Layer]) -> list[str]:
+def _weights(operation: Any) -> list[keras.Variable]:
+    return operation.weights if isinstance(operation, keras.layers.Layer) else []
+
+
+def _inputs_of(layer: Any, known: dict[str, Any]) -> list[str]:
     found: dict[str, None] = {}
     for node in layer._inbound_nodes:  # Keras offers no public way to walk a functional graph
         for tensor in node.input_tensors:

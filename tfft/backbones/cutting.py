@@ -8,6 +8,7 @@ carry the same unit name (``block3_expand_conv``, ``block3_dw_bn`` -> ``block3``
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -79,6 +80,7 @@ _SPLIT = re.compile(r"[/_.]")
 _NUMBERED = re.compile(r"^[A-Za-z]+\d+[a-z]?$")
 _NUMBER = re.compile(r"^\d+[a-z]?$")
 _CONV = re.compile(r"^((depthwise)?conv[123]d|v\d)$", re.I)  # kinds and versions: the digit is not a count
+_AUTOMATIC = re.compile(r"^(add|concatenate|activation|re_lu|relu|conv2d|batch_normalization|multiply)_?\d*$", re.I)
 _UNIT = re.compile(r"^(block|unit|layer|stage|cell|stack|group|bottleneck)s?$", re.I)
 _NORM_LEAVES = {"gamma", "beta", "moving_mean", "moving_variance", "moving_var"}
 
@@ -124,12 +126,13 @@ def strip_common_scope(paths: Sequence[str]) -> list[str]:
     return ["/".join(s) for s in split]
 
 
-def group_segments(segments: Sequence[Sequence[str]]) -> list[Group]:
+def group_segments(segments: Sequence[Sequence[str]], ends: Sequence[str]) -> list[Group]:
     """Names segments by their variables and merges neighbours of one unit.
 
     Args:
         segments: for each segment, in order, the paths of the variables first used in it. A
             variable that occurs in two segments ties them and everything between into one block.
+        ends: path of the node each segment ends at; its name counts where the variables' do not agree.
 
     Returns:
         Groups that cover all segments, in order, with unique names.
@@ -137,11 +140,14 @@ def group_segments(segments: Sequence[Sequence[str]]) -> list[Group]:
     count = len(segments)
     flat = [path for paths in segments for path in paths]
     short = dict(zip(flat, strip_common_scope(flat), strict=True))
-    pieces = [_Piece(i, i + 1, [short[p] for p in paths]) for i, paths in enumerate(segments)]
+    pieces = [
+        _Piece(i, i + 1, [short[p] for p in paths], end)
+        for i, (paths, end) in enumerate(zip(segments, ends, strict=True))
+    ]
     pieces = _tie_shared(pieces, segments)
     merged: list[_Piece] = []
     for piece in pieces:
-        if merged and (not piece.paths or piece.key == merged[-1].key or _only_norm(piece.paths)):
+        if merged and (not piece.paths or (piece.key and piece.key == merged[-1].key) or _only_norm(piece.paths)):
             merged[-1].absorb(piece)
         elif merged and not any(p.paths for p in merged):
             merged[-1].absorb(piece)  # what comes before the first variable belongs to it
@@ -166,19 +172,26 @@ class _Piece:
     start: int
     stop: int
     paths: list[str]
+    end: str = ""
     note: str = ""
 
     @property
     def key(self) -> str:
-        keys = list(dict.fromkeys(unit_key(p) for p in self.paths))
-        if len(keys) <= 1:
-            return keys[0] if keys else ""
-        common = _common_tokens(keys)
+        counted = collections.Counter(unit_key(p) for p in self.paths)
+        if len(counted) <= 1:
+            return next(iter(counted), "")
+        common = _common_tokens(list(counted))
         if common and re.search(r"\d", common) and not _CONV.match(common):
             return common
         if any("embed" in p.lower() for p in self.paths):
             return "embeddings"
-        return common if _named_unit(common) else ""
+        most, count = counted.most_common(1)[0]
+        if 2 * count >= len(self.paths) and re.search(r"\d", most):
+            return most
+        if _named_unit(common):
+            return common
+        end = unit_key(f"{self.end}/-") if self.end else ""
+        return end if re.search(r"\d", end) and not _AUTOMATIC.match(end) else ""
 
     def absorb(self, other: _Piece) -> None:
         if not self.paths or self.key == other.key or not other.paths or _only_norm(other.paths):

@@ -172,6 +172,7 @@ class SavedModelBlock(keras.layers.Layer):
         self._runtime.regularizers = [self._function(graph) for graph in regularizers]
         self.built = True
         self.trainable = trainable
+        self._apply_selection()  # Keras skips a setter that would not change the value
 
     # ------------------------------------------------------------------ variables
 
@@ -226,7 +227,7 @@ class SavedModelBlock(keras.layers.Layer):
         elif selected not in ("all", "none", "norm", "bias"):
             raise BlockError(f"Expected 'all', 'none', 'norm', 'bias' or a list of names. Received: {selected!r}.")
         self._selected = selected
-        self.trainable = self.trainable
+        self._apply_selection()
 
     @property
     def trainable(self) -> bool:
@@ -236,8 +237,11 @@ class SavedModelBlock(keras.layers.Layer):
     @trainable.setter
     def trainable(self, value: bool) -> None:
         keras.layers.Layer.trainable.fset(self, value)
+        self._apply_selection()
+
+    def _apply_selection(self) -> None:
         for variable, spec in zip(self._runtime.slots, self._specs.value, strict=True):
-            variable.trainable = bool(value) and spec.trainable and self._is_selected(spec)
+            variable.trainable = self._trainable and spec.trainable and self._is_selected(spec)
 
     def _is_selected(self, spec: VariableSpec) -> bool:
         if isinstance(self._selected, tuple):
@@ -291,9 +295,8 @@ class SavedModelBlock(keras.layers.Layer):
             for name, i in graph.variables.items():
                 spec = self._specs.value[i]
                 feeds[f"{name}:0"] = tf.raw_ops.VarHandleOp(dtype=tf.as_dtype(spec.dtype), shape=spec.shape)
-            end = graph.end if ":" in graph.end else f"{graph.end}:0"
             (out,) = tf.graph_util.import_graph_def(
-                graph.graph_def, input_map=feeds, return_elements=[end], name=""
+                graph.graph_def, input_map=feeds, return_elements=[_tensor_name(graph.end)], name=""
             )
             if self._known_shape.value is not None:
                 out.set_shape(self._known_shape.value)
@@ -305,31 +308,7 @@ class SavedModelBlock(keras.layers.Layer):
         return self._runtime.flops
 
     def _function(self, graph: BlockGraph, shape: Sequence[int | None] | None = None) -> Callable[..., Any]:
-        runtime, result = self._runtime, graph.end
-
-        def run(*tensors: tf.Tensor) -> tf.Tensor:
-            target = tf.compat.v1.get_default_graph()
-            feeds = {f"{name}:0": tensors[i] for name, i in graph.feeds.items()}
-            for name, i in graph.variables.items():
-                variable = _component(runtime.slots[i].value)
-                target.watch_variable(variable)  # else the gradient tape never hears of it
-                feeds[f"{name}:0"] = target.capture(variable.handle)
-            for name, i in graph.tables.items():
-                feeds[f"{name}:0"] = target.capture(runtime.tables[i].resource_handle)
-            fetches = [result if ":" in result else f"{result}:0", *graph.updates]
-            fetched = tf.graph_util.import_graph_def(
-                graph.graph_def, input_map=feeds, return_elements=fetches, name=""
-            )
-            if shape is not None:
-                fetched[0].set_shape(shape)  # lookups and splits lose it
-            if not graph.updates:
-                return fetched[0]
-            with tf.control_dependencies(fetched[1:]):
-                return tf.identity(fetched[0])
-
-        if graph.graph_def.library.function:
-            run = _keeping_loops(run)
-        return tf.function(run, autograph=False, reduce_retracing=True)
+        return tf.function(_Imported(graph, self._runtime, shape), autograph=False, reduce_retracing=True)
 
     # -------------------------------------------------------------- serialization
 
@@ -377,21 +356,53 @@ class _Frozen:
     value: Any
 
 
+class _Imported:
+    """A piece of a graph as a Python function of tensors, to be traced by ``tf.function``.
+
+    An object rather than a closure: TensorFlow counts retracings by code object, and closures of all
+    blocks would share one, so that building a model of many blocks would warn of retracing.
+    """
+
+    def __init__(self, graph: BlockGraph, runtime: _Runtime, shape: Sequence[int | None] | None) -> None:
+        self._graph, self._runtime, self._shape = graph, runtime, shape
+
+    def __call__(self, *tensors: tf.Tensor) -> tf.Tensor:
+        if not self._graph.graph_def.library.function:
+            return self._run(*tensors)
+        # The gradient of a loop looks its body up in the graph it was imported into. Only wrap_function
+        # registers the imported bodies where that search finds them; a plain tf.function does not.
+        return tf.compat.v1.wrap_function(self._run, [tf.TensorSpec(t.shape, t.dtype) for t in tensors])(*tensors)
+
+    def _run(self, *tensors: tf.Tensor) -> tf.Tensor:
+        graph, target = self._graph, tf.compat.v1.get_default_graph()
+        feeds = {f"{name}:0": tensors[i] for name, i in graph.feeds.items()}
+        for name, i in graph.variables.items():
+            variable = _component(self._runtime.slots[i].value)
+            target.watch_variable(variable)  # else the gradient tape never hears of it
+            feeds[f"{name}:0"] = target.capture(variable.handle)
+        for name, i in graph.tables.items():
+            feeds[f"{name}:0"] = target.capture(self._runtime.tables[i].resource_handle)
+        fetches = [_tensor_name(graph.end), *graph.updates]
+        result, *updates = tf.graph_util.import_graph_def(
+            graph.graph_def, input_map=feeds, return_elements=fetches, name=""
+        )
+        if self._shape is not None:
+            result.set_shape(self._shape)  # lookups and splits lose it
+        if not updates:
+            return result
+        with tf.control_dependencies(updates):
+            return tf.identity(result)
+
+
+def _tensor_name(ref: str) -> str:
+    return ref if ":" in ref else f"{ref}:0"
+
+
 def _component(variable: Any) -> Any:
     # Keras builds models symbolically outside of replicas; there, one replica's component stands for all.
     if isinstance(variable, tf.distribute.DistributedValues) and tf.distribute.in_cross_replica_context():
         return variable.values[0]
     return variable
-
-
-def _keeping_loops(run: Callable[..., Any]) -> Callable[..., Any]:
-    # The gradient of a loop looks its body up in the graph it was imported into. Only wrap_function
-    # registers the imported bodies where that search finds them; a plain tf.function does not.
-    def wrapped(*tensors: tf.Tensor) -> tf.Tensor:
-        specs = [tf.TensorSpec(t.shape, t.dtype) for t in tensors]
-        return tf.compat.v1.wrap_function(run, specs)(*tensors)
-
-    return wrapped
 
 
 def count_multiply_adds(graph: tf.Graph) -> int:

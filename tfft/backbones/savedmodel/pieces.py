@@ -149,7 +149,9 @@ def find_pieces(analysis: Analysis) -> list[Piece]:
     paths = variable_paths(flat)
     variable_of = {p: id(v) for p, v in flat.variables.items()}
     path_of = {variable_of[p]: path for p, path in paths.items()}
-    groups = cutting.group_segments([[path_of[variable_of[p]] for p in segment] for segment in segments])
+    groups = cutting.group_segments(
+        [[path_of[variable_of[p]] for p in segment] for segment in segments], [_scope_of(node_of(cut)) for cut in cuts]
+    )
     pieces: list[Piece] = []
     start = None
     for group in groups:
@@ -310,10 +312,16 @@ def variable_paths(flat: FlatGraph) -> dict[str, str]:
 
 def _reader_scope(flat: FlatGraph, placeholder: str) -> str:
     for node in consumers_through_identity(flat, placeholder):
-        scope = [part for part in node.name.split("/")[:-1] if not _CALL_SCOPE.match(part)]
+        scope = _scope_of(node.name)
         if scope:
-            return "/".join(scope[:-1] if len(scope) > 2 else scope) + "/"
+            return scope + "/"
     return ""
+
+
+def _scope_of(name: str) -> str:
+    """The scopes of a node, without the calls it was inlined from and the op itself."""
+    scope = [part for part in name.split("/")[:-1] if not _CALL_SCOPE.match(part)]
+    return "/".join(scope[:-1] if len(scope) > 2 else scope)
 
 
 def random_ops(flat: FlatGraph, names: Collection[str] | None = None) -> list[str]:

@@ -1,0 +1,227 @@
+"""Pretrained networks without a task: from a handle to a Keras model made of named blocks.
+
+What is offered here resolves names, downloads, opens and describes; where a model came from and in
+which format is hidden behind :class:`~tfft.backbones.base.Backbone`. Importing this package does not
+import TensorFlow: :func:`resolve` and :func:`list_backbones` work without it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tfft.backbones.catalog import PRESETS, find_application, find_preset, plain
+from tfft.backbones.sources import KERAS_HUB_PREFIX, KERAS_PREFIX, resolve
+from tfft.errors import BackboneError, did_you_mean, raise_problems, require_platform
+from tfft.specs import InputSpec, Preset
+
+if TYPE_CHECKING:
+    import keras
+
+    from tfft.backbones.base import Backbone, Block, blocks_of
+
+__all__ = ["Backbone", "Block", "blocks_of", "list_backbones", "load_backbone", "resolve"]
+
+
+def load_backbone(
+    handle: str | os.PathLike[str] | keras.Model,
+    *,
+    output: str | None = None,
+    signature: str | None = None,
+    tags: Sequence[str] | None = None,
+    input_range: tuple[float, float] | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    batch_norm: Literal["fixed", "train"] = "fixed",
+    backbone_dropout: bool = False,
+    trust: bool = False,
+    name: str | None = None,
+) -> Backbone:
+    """Opens a pretrained model as a backbone: a Keras model of named blocks, with its input contract.
+
+    The start of every transfer: the backbone goes into :func:`tfft.build` with a head, and its
+    blocks can be frozen and trained one by one.
+
+    Args:
+        handle: a short name of :func:`list_backbones` (``"efficientnet-lite0"`` needs no network),
+            a name of ``keras.applications`` (``"MobileNetV2"``, ``"keras:mobilenet_v2:random"``), a
+            SavedModel folder or its ``.tar.gz``, a ``.keras`` file, ``https://tfhub.dev/...``,
+            ``https://www.kaggle.com/models/...``, ``owner/model/framework/variation/version``,
+            ``"keras_hub:<preset>"``, or a built Keras model.
+        output: which output to use, for a model with several.
+        signature: which signature of a SavedModel to call; its ``__call__`` by default.
+        tags: of the meta graph, for a SavedModel with several.
+        input_range: what black and white become, as ``(0, 1)`` or ``(-1, 1)``; known or assumed by default.
+        image_size: in pixels, one number or ``(height, width)``, where the backbone takes any size.
+        batch_norm: ``"fixed"`` keeps BatchNorm statistics in trained blocks, right for small data;
+            ``"train"`` lets them follow the new data.
+        backbone_dropout: True runs the backbone's own dropout in training.
+        trust: True opens a SavedModel although the scan found operations that reach outside of it.
+        name: of the backbone.
+
+    Returns:
+        The backbone. ``notes`` say what was assumed or left out; ``input_spec`` is None where the
+        input is not one image.
+
+    Raises:
+        HandleError: nothing is known under this handle, or it is out of reach.
+        SavedModelError: it is no SavedModel, or cannot be opened.
+        UnsafeModelError: the SavedModel could reach outside of itself.
+        BackboneError: an argument does not fit this backbone.
+
+    Example:
+        >>> backbone = tfft.load_backbone("efficientnet-lite0")
+        >>> [block.name for block in backbone.blocks][:3]
+        ['stem', 'block0', 'block1']
+    """
+    require_platform()
+    _check_arguments(input_range, image_size, batch_norm)
+    native = importlib.import_module("tfft.backbones.native")
+    text = os.fspath(handle).strip() if isinstance(handle, (str, os.PathLike)) else None
+    graph_only = {"signature": signature, "tags": tags, "trust": trust or None}
+    if text is None:
+        backbone = native.from_keras_model(handle, output=output, name=name)
+    elif text.startswith(KERAS_HUB_PREFIX):
+        backbone = native.from_keras_hub(text.removeprefix(KERAS_HUB_PREFIX), name=name)
+    elif _is_application(text):
+        backbone = native.from_applications(text, backbone_name=name)
+    elif text.endswith(".keras") and Path(text).expanduser().is_file():
+        backbone = native.from_keras_file(Path(text).expanduser(), output=output, name=name)
+    else:
+        backbone = _open(text, name, output, signature, tags, batch_norm, backbone_dropout, trust)
+        graph_only = {}
+    given = [key for key, value in graph_only.items() if value is not None]
+    if given:
+        raise BackboneError(f"{given[0]}= is for SavedModels; {backbone.origin} is a Keras model.")
+    if input_range is None and image_size is None:
+        return backbone
+    return dataclasses.replace(backbone, **_override(backbone, input_range, image_size))
+
+
+def _is_application(text: str) -> bool:
+    if find_preset(text) or Path(text).expanduser().is_dir():
+        return False
+    return text.startswith(KERAS_PREFIX) or find_application(text.split(":")[0]) is not None
+
+
+def _open(text: str, name: str | None, output: str | None, signature: str | None, *rest: Any) -> Backbone:
+    from tfft.backbones.base import Backbone
+    from tfft.backbones.native import image_spec
+    from tfft.backbones.savedmodel import open_savedmodel
+
+    tags, batch_norm, backbone_dropout, trust = rest
+    path = resolve(text)
+    preset = find_preset(text)
+    name = name or (preset.name if preset else _short_name(text))
+    opened = open_savedmodel(
+        path,
+        name=name,
+        output=output,
+        signature=signature,
+        tags=tags,
+        batch_norm=batch_norm,
+        backbone_dropout=backbone_dropout,
+        trust=trust,
+    )
+    spec, notes = image_spec(opened.model), tuple(opened.notes)
+    if spec is not None and preset is not None and preset.input is not None:
+        spec = _as_catalogued(spec, preset.input)
+    elif spec is not None:
+        notes += (f"The pixel range is {spec.source}. input_range= sets another.",)
+    return Backbone(name, opened.model, text, spec, notes)
+
+
+def _short_name(handle: str) -> str:
+    """The telling part of a folder's or an address's name: without suffix, version and "feature_vector"."""
+    words = [
+        word
+        for word in re.split(r"[/\\\\]", re.sub(r"(\.tar)?(\.gz)?$|\.tgz$", "", handle))
+        if word not in ("", ".", "..")
+    ]
+    telling = [word for word in words if not word.isdigit() and not re.fullmatch(r"feature[-_]vector", word)]
+    return (telling or words or ["backbone"])[-1]
+
+
+def _as_catalogued(found: InputSpec, known: InputSpec) -> InputSpec:
+    """The catalog's contract, with the size that the graph insists on where it does."""
+    if found.flexible:
+        return known
+    return dataclasses.replace(known, height=found.height, width=found.width, flexible=False)
+
+
+def _check_arguments(input_range: Any, image_size: Any, batch_norm: Any) -> None:
+    problems = []
+    if input_range is not None:
+        numbers = isinstance(input_range, (tuple, list)) and len(input_range) == 2
+        numbers = numbers and all(isinstance(n, (int, float)) and not isinstance(n, bool) for n in input_range)
+        if not numbers or not input_range[0] < input_range[1]:
+            problems.append(f"input_range: expected two numbers, low < high, such as (-1, 1); received {input_range!r}")
+    if image_size is not None:
+        sizes = image_size if isinstance(image_size, (tuple, list)) else (image_size, image_size)
+        if len(sizes) != 2 or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in sizes):
+            problems.append(f"image_size: expected pixels as 224 or (height, width); received {image_size!r}")
+    if batch_norm not in ("fixed", "train"):
+        problems.append(f"batch_norm: expected 'fixed' or 'train'; received {batch_norm!r}")
+    raise_problems(BackboneError, "load_backbone", problems)
+
+
+def _override(backbone: Backbone, input_range: Any, image_size: Any) -> dict[str, Any]:
+    spec = backbone.input_spec
+    if spec is None:
+        inputs = ", ".join(f"{t.name} {tuple(t.shape)} {t.dtype}" for t in backbone.model.inputs)
+        raise BackboneError(
+            f"input_range= and image_size= are for backbones that take one image; {backbone.name!r} takes {inputs}."
+        )
+    notes = backbone.notes
+    if image_size is not None:
+        height, width = image_size if isinstance(image_size, (tuple, list)) else (image_size, image_size)
+        if (height, width) != spec.image_size and not spec.flexible:
+            raise BackboneError(
+                f"{backbone.name!r} takes images of {spec.height} x {spec.width} pixels only; received "
+                f"image_size={image_size!r}. Leave image_size= out: images of any size are resized to what it takes."
+            )
+        spec = dataclasses.replace(spec, height=height, width=width)
+    if input_range is not None:
+        low, high = float(input_range[0]), float(input_range[1])
+        spec = dataclasses.replace(
+            spec, value_range=(low, high), mean=None, std=None, source=f"given: input_range=({low:g}, {high:g})"
+        )
+        notes = tuple(note for note in notes if "The pixel range is assumed" not in note)
+    return {"input_spec": spec, "notes": notes}
+
+
+def list_backbones(pattern: str | None = None, kind: Literal["image", "text"] | None = None) -> list[Preset]:
+    """Lists the pretrained models that are known by a short name.
+
+    Beside these, every name of ``keras.applications``, every SavedModel folder and every TF Hub or
+    Kaggle address is a handle.
+
+    Args:
+        pattern: part of a name, without regard to case, ``-`` and ``_``; None for all.
+        kind: ``"image"`` or ``"text"``; None for both.
+
+    Returns:
+        The presets, the default first.
+
+    Raises:
+        BackboneError: ``kind`` is something else.
+
+    Example:
+        >>> [preset.name for preset in list_backbones("mobilenet-v3")]
+        ['mobilenet-v3-small-100-224', 'mobilenet-v3-large-100-224']
+    """
+    if kind not in (None, "image", "text"):
+        hint = did_you_mean(str(kind), ["image", "text"])
+        raise BackboneError(f"kind: expected 'image', 'text' or None; received {kind!r}.{hint}")
+    wanted = plain(pattern or "")
+    return [p for p in PRESETS if wanted in plain(p.name) and kind in (None, p.kind)]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("Backbone", "Block", "blocks_of"):
+        return getattr(importlib.import_module("tfft.backbones.base"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
