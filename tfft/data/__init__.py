@@ -1,0 +1,28 @@
+"""Examples: from a folder or from arrays to a ``tf.data.Dataset`` of pixels that fits a backbone.
+
+What is hidden here: which files can be used and why the others cannot, how they are split, in which
+order they come, and the one way in which encoded bytes become pixels: training, evaluation,
+prediction and the exported model all use it, so they cannot disagree.
+"""
+
+from tfft.errors import require_platform
+
+require_platform()
+
+from tfft.data.folders import Examples, Skipped, Splits, list_images, load  # noqa: E402
+from tfft.data.images import Preprocess, decode_image, resize_pixels, scale_pixels  # noqa: E402
+from tfft.data.pipeline import from_arrays, to_dataset  # noqa: E402
+
+__all__ = [
+    "Examples",
+    "Preprocess",
+    "Skipped",
+    "Splits",
+    "decode_image",
+    "from_arrays",
+    "list_images",
+    "load",
+    "resize_pixels",
+    "scale_pixels",
+    "to_dataset",
+]

@@ -1,0 +1,114 @@
+"""Why a file cannot be used as an image, in words that tell what to do about it.
+
+Hides how files fail: on disk (missing, empty, not readable), by content (another format under an
+image's name) and in the decoder. The decoder is the one that training uses, so what passes here
+does not fail there.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import tensorflow as tf
+
+from tfft.data.images import FORMATS, decode_pixels
+
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp")
+
+_FOREIGN = (
+    (rb"(II\*\x00|MM\x00\*)", "a TIFF image"),
+    (rb"....ftyp(heic|heix|hevc|mif1|msf1)", "a HEIC photo"),
+    (rb"....ftypavi[fs]", "an AVIF image"),
+    (rb"(\xff\x0a|\x00\x00\x00\x0cJXL )", "a JPEG XL image"),
+    (rb"\s*(<!doctype html|<html)", "a web page (a failed download?)"),
+    (rb"\s*(<\?xml|<svg)", "an XML or SVG file"),
+    (rb"%PDF", "a PDF document"),
+    (rb"PK\x03\x04", "a zip archive"),
+    (rb"version https://git-lfs", "a Git LFS pointer; fetch the real file with `git lfs pull`"),
+)
+
+
+def why_unreadable(path: str) -> str | None:
+    """Tells why a file is no image that can be decoded.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The reason as a part of a sentence, or None when the whole file was decoded.
+    """
+    reason = _why_not_on_disk(path)
+    if reason:
+        return reason
+    try:
+        with open(path, "rb") as file:
+            encoded = file.read()
+    except OSError as error:
+        return f"cannot be read: {error.strerror or error}"
+    if not encoded:
+        return "is empty (0 bytes)"
+    for pattern, what in _FOREIGN:
+        if re.match(pattern, encoded[:64], re.IGNORECASE | re.DOTALL):
+            return f"is {what}; expected {FORMATS}"
+    try:
+        _decoder(tf.constant(encoded))
+    except tf.errors.OpError as error:
+        return _in_words(error, encoded)
+    return None
+
+
+def check_all(
+    paths: Sequence[str], progress: Callable[[int, int], None] | None = None, threads: int | None = None
+) -> list[str | None]:
+    """Decodes every file once, in parallel threads.
+
+    Args:
+        paths: the files.
+        progress: called with (files done, files in all) after each file.
+        threads: how many at once; as many as processors unless given.
+
+    Returns:
+        For each file the reason why it cannot be used, or None.
+    """
+    reasons: list[str | None] = []
+    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+        for reason in pool.map(why_unreadable, paths):
+            reasons.append(reason)
+            if progress is not None:
+                progress(len(reasons), len(paths))
+    return reasons
+
+
+def _decode(encoded: tf.Tensor) -> tf.Tensor:
+    with tf.device("CPU:0"):
+        return tf.shape(decode_pixels(encoded))
+
+
+_decoder = tf.function(_decode, input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
+
+
+def _why_not_on_disk(path: str) -> str | None:
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return f"is a link to {os.readlink(path)!r}, which is missing" if os.path.islink(path) else "is missing"
+    except OSError as error:  # a link that leads to itself, a folder without permission
+        return f"cannot be read: {error.strerror or error}"
+    return None if stat.S_ISREG(mode) else "is not a regular file"
+
+
+def _in_words(error: tf.errors.OpError, encoded: bytes) -> str:
+    own = re.search(r"assertion failed: \[(.*?)\](.*)", error.message)
+    if own and "bytes are not" not in own[1]:
+        numbers = re.findall(r"\d+", own[2])[:2] if own[1].endswith(":") else []
+        sentence = re.sub(r"^The image ", "", own[1]).rstrip(".:")
+        return f"{sentence} {' x '.join(numbers)}".strip()
+    if own:
+        is_text = encoded[:256].isascii() and b"\x00" not in encoded[:256]
+        return f"is {'text' if is_text else 'of an unknown format'}, not an image; expected {FORMATS}"
+    detail = re.sub(r"\{\{.*?\}\}|\[Op:.*?\]", "", error.message.split("\n")[0]).strip()
+    return f"is damaged or cut off: {detail}"

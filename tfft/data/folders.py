@@ -1,0 +1,346 @@
+"""A folder of labelled images: one folder per class, with or without ``train/`` and ``val/``.
+
+Hides the state that real folders are in. Each file is decoded once before training starts, so that a
+bad one is named with its reason instead of stopping an epoch; the order of files on disk, the
+operating system and later additions do not change which side of the split a file is on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import os
+import unicodedata
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from tfft.data.checking import SUFFIXES, check_all
+from tfft.errors import DataError, did_you_mean, listed, raise_problems
+
+_TRAIN, _VALIDATION, _TEST = ("train", "training"), ("val", "valid", "validation"), ("test", "testing")
+_SYSTEM_FILES = ("thumbs.db", "desktop.ini", "__macosx", "icon\r")
+_LAYOUT = """Expected one folder per class:
+  {root}/
+    cat/  a.jpg  b.jpg ...
+    dog/  c.jpg  d.jpg ...
+or the same inside of {root}/train/ and {root}/val/."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Skipped:
+    """A file that is not used.
+
+    Attributes:
+        path: where it is; bytes that are no text are written as ``\\xNN``.
+        reason: why, as the rest of a sentence that starts with the path.
+    """
+
+    path: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.path} {self.reason}"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Examples:
+    """Image files with their classes.
+
+    Attributes:
+        paths: files, sorted by class and path.
+        labels: int32 [N], index into ``class_names`` for each path.
+        class_names: the classes in the order of their folders' names, sorted by code point.
+        skipped: files that were found and are not used.
+    """
+
+    paths: tuple[str, ...]
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    skipped: tuple[Skipped, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of files of each class."""
+        totals = np.bincount(self.labels, minlength=len(self.class_names))
+        return dict(zip(self.class_names, totals.tolist(), strict=True))
+
+    def take(self, positions: np.ndarray) -> Examples:
+        """Returns the examples at some positions, with the same classes."""
+        paths = tuple(self.paths[i] for i in positions)
+        return dataclasses.replace(self, paths=paths, labels=self.labels[positions])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Splits:
+    """Examples to learn from and examples to judge by; no file is in both.
+
+    Attributes:
+        train: to learn from.
+        validation: held out.
+        class_names: the same classes for both.
+        skipped: files of either that are not used.
+        split_from: in words, how the two came about.
+        test_folder: a ``test/`` folder that was left alone, or None.
+    """
+
+    train: Examples
+    validation: Examples
+    class_names: tuple[str, ...]
+    skipped: tuple[Skipped, ...]
+    split_from: str
+    test_folder: str | None = None
+
+
+def list_images(
+    folder: str | os.PathLike[str],
+    strict: bool = False,
+    check: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> Examples:
+    """Lists the images of a folder that has one folder per class.
+
+    Use it to look at a data set before training, or for data that is split already. Sub-folders
+    of a class folder are part of the class. Hidden files are ignored.
+
+    Args:
+        folder: the folder that holds the class folders.
+        strict: True makes every file that cannot be used an error, all of them named.
+        check: False skips decoding; a damaged file then fails later.
+        progress: called with (files checked, files in all) while files are decoded.
+
+    Returns:
+        :class:`Examples`; what was left out is in ``skipped``.
+
+    Raises:
+        DataError: when the folder is missing, holds fewer than two classes or an empty one; or
+            ``strict`` and a file cannot be used.
+
+    Example:
+        >>> list_images("photos/").counts
+        {'ants': 123, 'bees': 121}
+    """
+    root = _existing(folder)
+    parts = _split_folders(root)
+    if parts:
+        raise DataError(
+            f"{root} is split into {listed(p.name for p in parts.values())}; list {parts['train']} or use load."
+        )
+    skipped: list[Skipped] = []
+    classes = _class_folders(root, skipped)
+    found = [(path, label) for label, name in enumerate(classes) for path in _files_of(root / name, skipped)]
+    reasons = check_all([path for path, _ in found], progress) if check else [None] * len(found)
+    skipped += [Skipped(path, reason) for (path, _), reason in zip(found, reasons, strict=True) if reason]
+    used = [pair for pair, reason in zip(found, reasons, strict=True) if reason is None]
+    if strict:
+        raise_problems(DataError, f"Files in {root} that cannot be used", [str(item) for item in skipped])
+    labels = np.array([label for _, label in used], np.int32)
+    examples = Examples(tuple(path for path, _ in used), labels, classes, tuple(skipped))
+    _check_classes(root, examples)
+    return examples
+
+
+def load(
+    folder: str | os.PathLike[str],
+    *,
+    validation: float = 0.2,
+    seed: int = 0,
+    strict: bool = False,
+    check: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> Splits:
+    """Lists a folder of images and decides which are held out for validation.
+
+    Where the folder has ``train/`` and ``val/`` (or ``valid/``, ``validation/``), these are used.
+    Otherwise a share of each class is drawn by a hash of seed and file name: the choice is the
+    same on every machine, and a file keeps its side when others are added, but for the few at the
+    border. A ``test/`` folder is left alone.
+
+    Args:
+        folder: class folders, or the split folders that hold them.
+        validation: share of each class to hold out, above 0 and below 1; at least one file of each
+            class is on either side. Ignored where the folder is split already.
+        seed: picks another draw.
+        strict: True makes every file that cannot be used an error, all of them named.
+        check: False skips decoding every file once.
+        progress: called with (files checked, files in all), once per folder that is listed.
+
+    Returns:
+        :class:`Splits`.
+
+    Raises:
+        DataError: when there is no usable data; the message names every class or file at fault.
+
+    Example:
+        >>> splits = load("photos/", validation=0.25)
+        >>> len(splits.train), len(splits.validation), splits.split_from
+        (184, 60, '25 % of each class in photos, drawn with seed 0')
+    """
+    root = _existing(folder)
+    parts = _split_folders(root)
+    test = str(parts["test"]) if "test" in parts else None
+    listed_as = functools.partial(list_images, strict=strict, check=check, progress=progress)
+    if "validation" in parts:
+        train, held_out = listed_as(parts["train"]), listed_as(parts["validation"])
+        _check_same_classes(parts, train, held_out)
+        skipped = train.skipped + held_out.skipped
+        words = f"the folders {parts['train']} and {parts['validation']}"
+        return Splits(train, held_out, train.class_names, skipped, words, test)
+    if not 0 < validation < 1:
+        raise DataError(f"validation is a share of the data above 0 and below 1, received {validation!r}. Usual: 0.2.")
+    examples = listed_as(parts.get("train", root))
+    _check_divisible(examples)
+    held = _held_out(examples, parts.get("train", root), validation, seed)
+    train, held_out = examples.take(np.flatnonzero(~held)), examples.take(np.flatnonzero(held))
+    words = f"{validation * 100:g} % of each class in {parts.get('train', root)}, drawn with seed {seed}"
+    return Splits(train, held_out, examples.class_names, examples.skipped, words, test)
+
+
+def _existing(folder: str | os.PathLike[str]) -> Path:
+    root = Path(folder).expanduser()
+    if root.is_dir():
+        return root
+    if root.exists():
+        raise DataError(f"{root} is a file, expected a folder. If it is an archive, unpack it first.")
+    parent = next((p for p in root.parents if p.is_dir()), Path("."))
+    missing = root.relative_to(parent).parts[0] if parent in root.parents else str(root)
+    siblings = [entry.name for entry in _entries(parent) if entry.is_dir()]
+    there = f" Folders in {parent.resolve()}: {listed(siblings)}." if siblings else ""
+    raise DataError(f"The data folder {str(root)!r} does not exist.{did_you_mean(missing, siblings)}{there}")
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        return sorted((e for e in entries if not _is_hidden(e.name)), key=lambda e: e.name)
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _SYSTEM_FILES
+
+
+def _printable(path: str | Path) -> str:
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
+
+
+def _class_folders(root: Path, skipped: list[Skipped]) -> tuple[str, ...]:
+    names = []
+    for entry in _entries(root):
+        if not _is_text(entry.name):
+            skipped.append(Skipped(_printable(entry.path), "has a name that is not UTF-8; rename it"))
+        elif _is_folder(entry):
+            names.append(entry.name)
+        else:
+            skipped.append(Skipped(entry.path, "is not inside of a class folder"))
+    if len(names) >= 2:
+        return tuple(names)
+    images = sum(Path(item.path).suffix.lower() in SUFFIXES for item in skipped)
+    beside = f" and {images} images that are in no class folder" if images else ""
+    received = f"one class folder, {names[0]!r}" if names else "no class folders"
+    fewer = " A classifier needs at least two classes." if names else ""
+    raise DataError(f"{root} has {received}{beside}.{fewer}\n{_LAYOUT.format(root=root.name)}")
+
+
+def _files_of(folder: Path, skipped: list[Skipped], above: tuple[str, ...] = ()) -> Iterator[str]:
+    real = os.path.realpath(folder)
+    if real in above:
+        skipped.append(Skipped(str(folder), "is a link back to a folder above it"))
+        return
+    try:
+        entries = _entries(folder)
+    except OSError as error:
+        skipped.append(Skipped(str(folder), f"cannot be read: {error.strerror or error}"))
+        return
+    for entry in entries:
+        suffix = os.path.splitext(entry.name)[1].lower()
+        if not _is_text(entry.name):
+            skipped.append(Skipped(_printable(entry.path), "has a name that is not UTF-8; rename it"))
+        elif _is_folder(entry):
+            yield from _files_of(Path(entry.path), skipped, (*above, real))
+        elif suffix not in SUFFIXES:
+            what = f"the extension {suffix}" if suffix else "no extension"
+            skipped.append(Skipped(entry.path, f"has {what}; expected {', '.join(SUFFIXES)}"))
+        else:
+            yield entry.path
+
+
+def _check_classes(root: Path, examples: Examples) -> None:
+    problems = []
+    for name, count in examples.counts.items():
+        if count:
+            continue
+        inside = [item for item in examples.skipped if (root / name) in Path(item.path).parents]
+        why = f"; {len(inside)} files were skipped, the first: {inside[0]}" if inside else ""
+        problems.append(f"the class folder {name!r} has no image that can be used{why}")
+    fix = "add images to the class or remove its folder"
+    raise_problems(DataError, f"{root} cannot be used as it is ({fix})", problems)
+
+
+def _split_folders(root: Path) -> dict[str, Path]:
+    by_name = {e.name.lower(): Path(e.path) for e in _entries(root) if _is_folder(e)}
+    roles = (("train", _TRAIN), ("validation", _VALIDATION), ("test", _TEST))
+    parts = {role: by_name[name] for role, names in roles for name in names if name in by_name}
+    # "train" may be the name of a class; as a part of a split it has folders of its own.
+    nested = {role: path for role, path in parts.items() if any(_is_folder(e) for e in _entries(path))}
+    if "train" in nested:
+        return nested
+    if "validation" in nested:
+        raise DataError(
+            f"{root} has {nested['validation'].name}/ but no train/ folder.\n{_LAYOUT.format(root=root.name)}"
+        )
+    return {}
+
+
+def _check_same_classes(parts: dict[str, Path], train: Examples, held_out: Examples) -> None:
+    problems = []
+    for here, there, examples, others in (
+        (parts["train"], parts["validation"], train, held_out),
+        (parts["validation"], parts["train"], held_out, train),
+    ):
+        for name in sorted(set(examples.class_names) - set(others.class_names)):
+            hint = did_you_mean(name, set(others.class_names) - set(examples.class_names))
+            problems.append(f"class {name!r} is in {here} but not in {there}.{hint}")
+    raise_problems(DataError, "Training and validation data must have the same classes", problems)
+
+
+def _check_divisible(examples: Examples) -> None:
+    problems = [
+        f"class {name!r} has one image, which cannot be both learned from and held out: "
+        "add images, remove the class, or make your own train/ and val/ folders"
+        for name, count in examples.counts.items()
+        if count == 1
+    ]
+    raise_problems(DataError, "The data cannot be split", problems)
+
+
+def _held_out(examples: Examples, root: Path, share: float, seed: int) -> np.ndarray:
+    def rank(path: str) -> str:
+        relative = unicodedata.normalize("NFC", Path(path).relative_to(root).as_posix())
+        return hashlib.sha256(f"{seed}/{relative}".encode()).hexdigest()
+
+    ranks = np.array([rank(path) for path in examples.paths])
+    held = np.zeros(len(examples), bool)
+    for label in range(len(examples.class_names)):
+        members = np.flatnonzero(examples.labels == label)
+        count = min(len(members) - 1, max(1, round(len(members) * share)))
+        held[members[np.argsort(ranks[members])[:count]]] = True
+    return held

@@ -1,0 +1,252 @@
+"""Examples to a ``tf.data.Dataset``: decoded in parallel, batched, in an order that can be repeated.
+
+Hides when files are decoded and how the order comes about. The order is a pure function of seed and
+epoch: another one in each epoch, the same one in each run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+import tensorflow as tf
+
+from tfft.data.checking import why_unreadable
+from tfft.data.folders import Examples
+from tfft.data.images import check_spec, decode_image, resize_pixels
+from tfft.errors import DataError, PlanError, raise_problems
+from tfft.specs import InputSpec
+
+CACHE_LIMIT = 512 * 2**20  # bytes of decoded pixels that cache="auto" keeps in memory
+
+_Fetch = Callable[[tf.Tensor], tf.Tensor]  # int64 [b] positions -> uint8 [b, H, W, C]
+
+
+def to_dataset(
+    examples: Examples,
+    spec: InputSpec,
+    *,
+    batch_size: int = 32,
+    shuffle: bool = False,
+    seed: int = 0,
+    cache: bool | Literal["auto"] = "auto",
+    epoch: tf.Variable | None = None,
+) -> tf.data.Dataset:
+    """Makes a dataset of pixels and labels that fits a backbone, for ``model.fit`` and ``evaluate``.
+
+    Args:
+        examples: from :func:`tfft.data.load` or :func:`tfft.data.list_images`.
+        spec: the backbone's ``input_spec``.
+        batch_size: examples per batch; the last one of a pass may be smaller.
+        shuffle: True gives another order in each pass, a pure function of seed and epoch.
+        seed: picks another series of orders.
+        cache: True decodes every file once, now, and keeps the pixels in memory; False decodes in
+            each pass; ``"auto"`` is True where the pixels take less than 512 MB.
+        epoch: an int64 variable on the CPU that tells the epoch at the start of each pass, for
+            programs that resume. Unless given, the dataset counts its passes from 0; every start
+            of a pass counts, also one that is not finished.
+
+    Returns:
+        Dataset of (uint8 [B, H, W, C], int32 [B]), its length known.
+
+    Raises:
+        DataError: when there are no examples, or a file cannot be decoded; the file is named.
+        PlanError: when arguments are out of range.
+
+    Example:
+        >>> train = to_dataset(splits.train, backbone.input_spec, shuffle=True)
+        >>> model.fit(train, epochs=3, shuffle=False)  # the dataset has shuffled; Keras would warn
+    """
+    _check_arguments(batch_size, cache, epoch)
+    check_spec(spec)
+    if not len(examples):
+        raise DataError("There are no examples to make a dataset of.")
+    paths = _on_cpu(np.array([path.encode() for path in examples.paths]))
+
+    def decode(position: tf.Tensor) -> tf.Tensor:
+        return decode_image(tf.io.read_file(paths[position]), spec)
+
+    if _is_cached(cache, len(examples), spec):
+        pixels = _decoded(examples, decode)
+        return _assemble(_gather(pixels), examples.labels, batch_size, shuffle, seed, epoch)
+    labels = _on_cpu(examples.labels.astype(np.int32))
+    dataset = _positions(len(examples), shuffle, seed, epoch)
+    dataset = dataset.map(lambda i: (decode(i), labels[i]), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return _finished(dataset.batch(batch_size), len(examples), batch_size)
+
+
+def from_arrays(
+    images: np.ndarray | tf.Tensor,
+    labels: np.ndarray | tf.Tensor,
+    spec: InputSpec | None = None,
+    *,
+    batch_size: int = 32,
+    shuffle: bool = False,
+    seed: int = 0,
+    cache: bool | Literal["auto"] = "auto",
+    epoch: tf.Variable | None = None,
+) -> tf.data.Dataset:
+    """Makes the same kind of dataset as :func:`to_dataset` from images that are in memory.
+
+    Args:
+        images: [N, H, W] grey or [N, H, W, C] with C 1 or 3; uint8, or numbers in 0 to 255, which
+            are rounded to whole grey levels.
+        labels: whole numbers [N] for one class each, 0 or 1 [N, n] for several labels, float [N] or
+            [N, k] for regression.
+        spec: brings the images to its size and channels; None leaves them as they are.
+        batch_size: examples per batch.
+        shuffle: True gives another order in each pass.
+        seed: picks another series of orders.
+        cache: whether resized images are kept, as in :func:`to_dataset`.
+        epoch: as in :func:`to_dataset`.
+
+    Returns:
+        Dataset of (uint8 [B, H, W, C], int32 [B] or float32 labels).
+
+    Raises:
+        DataError: when images and labels cannot belong together or are no pixels; all problems at once.
+        PlanError: when arguments are out of range.
+
+    Example:
+        >>> digits = sklearn.datasets.load_digits()
+        >>> from_arrays(digits.images * (255 / 16), digits.target, backbone.input_spec, shuffle=True)
+    """
+    _check_arguments(batch_size, cache, epoch)
+    pixels, targets = _checked_arrays(np.asarray(images), np.asarray(labels))
+    fetch = _gather(_on_cpu(pixels))
+    if spec is not None:
+        check_spec(spec)
+        fetch = _resizing(fetch, spec)
+        if _is_cached(cache, len(pixels), spec):
+            starts = range(0, len(pixels), 256)
+            parts = [fetch(tf.range(s, min(s + 256, len(pixels)), dtype=tf.int64)) for s in starts]
+            with tf.device("CPU:0"):
+                fetch = _gather(tf.concat(parts, axis=0))
+    return _assemble(fetch, targets, batch_size, shuffle, seed, epoch)
+
+
+def _check_arguments(batch_size: int, cache: object, epoch: object) -> None:
+    problems = []
+    if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
+        problems.append(f"batch_size must be a whole number of at least 1, received {batch_size!r}")
+    if cache not in (True, False, "auto"):
+        problems.append(f"cache must be True, False or 'auto', received {cache!r}")
+    if epoch is not None and not isinstance(epoch, tf.Variable):
+        problems.append(f"epoch must be a tf.Variable of dtype int64 or None, received {type(epoch).__name__}")
+    raise_problems(PlanError, "The dataset cannot be made", problems)
+
+
+def _on_cpu(values: np.ndarray) -> tf.Tensor:
+    with tf.device("CPU:0"):  # tf.data runs there; a captured tensor elsewhere would be copied in each call
+        return tf.constant(values)
+
+
+def _is_cached(cache: bool | str, count: int, spec: InputSpec) -> bool:
+    if cache == "auto":
+        return count * spec.height * spec.width * spec.channels < CACHE_LIMIT
+    return bool(cache)
+
+
+def _decoded(examples: Examples, decode: _Fetch) -> tf.Tensor:
+    dataset = tf.data.Dataset.range(len(examples)).map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    try:
+        with tf.device("CPU:0"):
+            return dataset.batch(len(examples)).get_single_element()
+    except tf.errors.OpError as error:  # TensorFlow does not say which file it was
+        reasons = ((path, why_unreadable(path)) for path in examples.paths)
+        problems = [f"{path} {reason}" for path, reason in reasons if reason]
+        raise_problems(DataError, "Files that cannot be used (list the folder again to leave them out)", problems)
+        raise error
+
+
+def _gather(pixels: tf.Tensor) -> _Fetch:
+    return lambda positions: tf.gather(pixels, positions)
+
+
+def _resizing(fetch: _Fetch, spec: InputSpec) -> _Fetch:
+    return lambda positions: tf.cast(resize_pixels(fetch(positions), spec), tf.uint8)
+
+
+def _assemble(
+    fetch: _Fetch, labels: np.ndarray, batch_size: int, shuffle: bool, seed: int, epoch: tf.Variable | None
+) -> tf.data.Dataset:
+    targets = _on_cpu(labels)
+    dataset = _positions(len(labels), shuffle, seed, epoch).batch(batch_size)
+    dataset = dataset.map(
+        lambda positions: (fetch(positions), tf.gather(targets, positions)),
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
+    )
+    return _finished(dataset, len(labels), batch_size)
+
+
+def _finished(dataset: tf.data.Dataset, count: int, batch_size: int) -> tf.data.Dataset:
+    # Behind flat_map the length is lost, and Keras needs it to know where an epoch ends.
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(math.ceil(count / batch_size)))
+    return dataset.prefetch(tf.data.AUTOTUNE)
+
+
+def _positions(count: int, shuffle: bool, seed: int, epoch: tf.Variable | None) -> tf.data.Dataset:
+    if not shuffle:
+        return tf.data.Dataset.range(count)
+    with tf.device("CPU:0"):
+        passes = tf.Variable(0, dtype=tf.int64, trainable=False, name="passes") if epoch is None else epoch
+
+    def one_pass(_: tf.Tensor) -> tf.data.Dataset:
+        now = tf.cast(passes.read_value(), tf.int64)
+        if epoch is None:
+            with tf.control_dependencies([now]):
+                passes.assign_add(1)
+        order = tf.random.experimental.stateless_shuffle(
+            tf.range(count, dtype=tf.int64), seed=tf.stack([tf.constant(seed, tf.int64), now])
+        )
+        return tf.data.Dataset.from_tensor_slices(order)
+
+    return tf.data.Dataset.from_tensors(0).flat_map(one_pass)
+
+
+def _checked_arrays(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    problems = []
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4 or images.shape[-1] not in (1, 3) or 0 in images.shape:
+        problems.append(
+            "images must be [N, H, W] or [N, H, W, C] with C 1 or 3 and nothing empty, "
+            f"received shape {images.shape}; channels first: transpose"
+        )
+    elif len(images) != len(labels) if labels.ndim else True:
+        problems.append(f"there must be one label for each image, received {len(images)} images, labels {labels.shape}")
+    problems += _pixel_problems(images) + _label_problems(labels)
+    raise_problems(DataError, "The arrays cannot be used", problems)
+    whole = images if images.dtype == np.uint8 else np.rint(images).astype(np.uint8)
+    one_class = labels.ndim == 1 and labels.dtype.kind in "iub"
+    return whole, labels.astype(np.int32 if one_class else np.float32)
+
+
+def _pixel_problems(images: np.ndarray) -> list[str]:
+    if images.dtype == np.uint8 or images.size == 0:
+        return []
+    if images.dtype.kind not in "iuf":
+        return [f"images must be numbers, received dtype {images.dtype}"]
+    if not np.isfinite(images).all():
+        return ["images must be finite, received NaN or infinity"]
+    low, high = float(images.min()), float(images.max())
+    if low < 0 or high > 255:
+        return [f"pixels must be in 0 to 255, received {low:g} to {high:g}"]
+    if images.dtype.kind == "f" and 0 < high <= 1:
+        return [f"pixels must be in 0 to 255, received {low:g} to {high:g}: multiply by 255"]
+    return []
+
+
+def _label_problems(labels: np.ndarray) -> list[str]:
+    if labels.dtype.kind not in "iubf":
+        return [
+            f"labels must be numbers, received dtype {labels.dtype}: np.unique(labels, return_inverse=True) counts them"
+        ]
+    if labels.dtype.kind == "f" and not np.isfinite(labels).all():
+        return ["labels must be finite, received NaN or infinity"]
+    if labels.dtype.kind == "i" and labels.ndim == 1 and labels.size and labels.min() < 0:
+        return [f"labels must be counted from 0, received {labels.min()}"]
+    return []

@@ -1,0 +1,340 @@
+"""The task part of a model: layers, loss, metrics and what a server answers, kept in one place.
+
+Hides how the four fit together, because they fail silently when they do not: a metric that expects
+probabilities and gets logits reports nonsense. The model ends in logits; the loss, the metrics and
+:meth:`Head.postprocess` all start from them. The head is stored in the config of its last layer, so
+a saved model knows its own classes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from tfft.errors import PlanError, listed, raise_problems, require_platform
+
+require_platform()
+
+import keras  # noqa: E402
+import tensorflow as tf  # noqa: E402
+
+LOGITS_LAYER, DROPOUT_LAYER = "logits", "dropout"
+
+_KINDS = ("classification", "binary", "multilabel", "regression")
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """What a model is trained to tell; make one with :func:`classification`, :func:`binary`,
+    :func:`multilabel` or :func:`regression`.
+
+    Labels are whole numbers [B] for classification and binary (the index into ``class_names``),
+    float [B, n] of 0 and 1 for multilabel, float [B] or [B, units] for regression.
+
+    Attributes:
+        kind: ``"classification"``, ``"binary"``, ``"multilabel"`` or ``"regression"``.
+        class_names: names in the order of the labels; for regression the names of the values, or None.
+        units: width of the last layer; 1 for binary.
+        dropout: share of features dropped while training.
+        l2: weight decay of the last layer's kernel.
+        label_smoothing: share of the target that is spread over all classes.
+    """
+
+    kind: Literal["classification", "binary", "multilabel", "regression"]
+    class_names: tuple[str, ...] | None
+    units: int
+    dropout: float = 0.2
+    l2: float = 0.0
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.class_names is not None:
+            object.__setattr__(self, "class_names", tuple(str(name) for name in self.class_names))
+        raise_problems(PlanError, f"The {self.kind} head cannot be made", _problems(self))
+
+    def loss(self) -> keras.losses.Loss:
+        """Returns the loss that takes this head's labels and logits."""
+        if self.kind == "classification":
+            return SparseCrossentropy(label_smoothing=self.label_smoothing, name="crossentropy")
+        if self.kind == "regression":
+            return keras.losses.MeanSquaredError(name="squared_error")
+        return keras.losses.BinaryCrossentropy(
+            from_logits=True, label_smoothing=self.label_smoothing, name="crossentropy"
+        )
+
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """Returns new metrics that take this head's labels and logits: ``accuracy``, for regression ``error``.
+
+        For multilabel, accuracy is the share of single labels that are right.
+        """
+        if self.kind == "classification":
+            return [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
+        if self.kind == "regression":
+            return [keras.metrics.MeanAbsoluteError(name="error")]
+        return [keras.metrics.BinaryAccuracy(threshold=0.0, name="accuracy")]  # logit 0 is probability 1/2
+
+    def compile_args(self) -> dict[str, Any]:
+        """Returns ``loss`` and ``metrics`` for ``model.compile``.
+
+        Example:
+            >>> model.compile(optimizer="adam", **head.compile_args())
+        """
+        return {"loss": self.loss(), "metrics": self.metrics()}
+
+    def attach(self, features: keras.KerasTensor) -> keras.KerasTensor:
+        """Puts the layers ``dropout`` and ``logits`` behind features.
+
+        Args:
+            features: [B, width], width known.
+
+        Returns:
+            float32 logits [B, units].
+        """
+        dropped = keras.layers.Dropout(self.dropout, name=DROPOUT_LAYER)(features)
+        return Logits(self, name=LOGITS_LAYER)(dropped)
+
+    def postprocess(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Turns logits into what a server answers. TensorFlow ops only, row i depends on row i only.
+
+        Args:
+            logits: [B, units], what the model predicts.
+
+        Returns:
+            For classification and binary: ``probabilities`` float32 [B, classes], ``label``
+            tf.string [B], ``logits``. For multilabel: ``probabilities`` [B, n],
+            ``labels_above_half`` bool [B, n], ``logits``. For regression: ``value`` [B, units].
+
+        Example:
+            >>> head.postprocess(model.predict(photos))["label"].numpy()
+            array([b'bees', b'ants'], dtype=object)
+        """
+        logits = tf.cast(logits, tf.float32)
+        if self.kind == "regression":
+            return {"value": logits}
+        if self.kind == "multilabel":
+            probabilities = tf.sigmoid(logits)
+            return {"probabilities": probabilities, "labels_above_half": logits > 0.0, "logits": logits}
+        if self.kind == "binary":
+            probabilities = tf.concat([tf.sigmoid(-logits), tf.sigmoid(logits)], axis=-1)
+            best = tf.cast(logits[:, 0] > 0.0, tf.int64)
+        else:
+            probabilities = tf.nn.softmax(logits)
+            best = tf.argmax(logits, axis=-1)
+        label = tf.gather(tf.constant(self.class_names, tf.string), best)
+        return {"probabilities": probabilities, "label": label, "logits": logits}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain values, fit for YAML and JSON."""
+        names = None if self.class_names is None else list(self.class_names)
+        return {**dataclasses.asdict(self), "class_names": names}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Head:
+        """Builds a head from :meth:`to_dict`'s result."""
+        return cls(**values)
+
+
+def classification(
+    class_names: Sequence[str], *, dropout: float = 0.2, l2: float = 0.0, label_smoothing: float = 0.0
+) -> Head:
+    """One of several classes for each example; the labels are whole numbers.
+
+    Args:
+        class_names: at least two, in the order of the labels; ``splits.class_names`` of loaded data.
+        dropout: share of features dropped while training, 0 or more and below 1.
+        l2: weight decay of the kernel, 0 or more.
+        label_smoothing: share of the target spread over all classes, 0 or more and below 1.
+
+    Returns:
+        A :class:`Head` with one logit per class.
+
+    Raises:
+        PlanError: listing everything that is wrong.
+
+    Example:
+        >>> head = classification(["ants", "bees"], l2=1e-4)
+    """
+    names = _as_names(class_names)
+    return Head("classification", names, len(names), dropout, l2, label_smoothing)
+
+
+def binary(
+    class_names: Sequence[str] | str, *, dropout: float = 0.2, l2: float = 0.0, label_smoothing: float = 0.0
+) -> Head:
+    """Yes or no for each example, with a single logit; the labels are 0 and 1.
+
+    Args:
+        class_names: the names of 0 and 1; or the name of 1 alone, ``"bee"`` giving ``"not bee"``, ``"bee"``.
+        dropout: as in :func:`classification`.
+        l2: as in :func:`classification`.
+        label_smoothing: share of the target moved towards 1/2.
+
+    Returns:
+        A :class:`Head` with one logit.
+    """
+    names = (f"not {class_names}", class_names) if isinstance(class_names, str) else tuple(class_names)
+    return Head("binary", names, 1, dropout, l2, label_smoothing)
+
+
+def multilabel(
+    class_names: Sequence[str], *, dropout: float = 0.2, l2: float = 0.0, label_smoothing: float = 0.0
+) -> Head:
+    """Any number of labels for each example; the targets are rows of 0 and 1.
+
+    Args:
+        class_names: in the order of the columns.
+        dropout: as in :func:`classification`.
+        l2: as in :func:`classification`.
+        label_smoothing: share of each target moved towards 1/2.
+
+    Returns:
+        A :class:`Head` with one logit per label.
+    """
+    names = _as_names(class_names)
+    return Head("multilabel", names, len(names), dropout, l2, label_smoothing)
+
+
+def regression(names: Sequence[str] | int = 1, *, dropout: float = 0.2, l2: float = 0.0) -> Head:
+    """One or more numbers for each example, learned by squared error.
+
+    Args:
+        names: how many values, or their names.
+        dropout: as in :func:`classification`.
+        l2: as in :func:`classification`.
+
+    Returns:
+        A :class:`Head` with one unit per value.
+    """
+    if isinstance(names, int):
+        return Head("regression", None, names, dropout, l2)
+    named = _as_names(names)
+    return Head("regression", named, len(named), dropout, l2)
+
+
+def of(model: keras.Model) -> Head:
+    """Finds the head of a model that :func:`tfft.build` made, also after saving and loading.
+
+    Args:
+        model: any Keras model that holds a ``Logits`` layer, also inside of another model.
+
+    Returns:
+        Its :class:`Head`.
+
+    Raises:
+        PlanError: when there is none.
+    """
+    found = _logits_layers(model)
+    if not found:
+        names = listed([layer.name for layer in model.layers], limit=10)
+        raise PlanError(
+            f"The model {model.name!r} has no tfft head, so its classes are not known. Expected a last layer "
+            f"{LOGITS_LAYER!r} as tfft.build makes it; received the layers {names}. "
+            "Make the model with tfft.build(backbone, tfft.heads.classification(class_names))."
+        )
+    return found[-1].head
+
+
+@keras.saving.register_keras_serializable(package="tfft")
+class Logits(keras.layers.Dense):
+    """The last layer: a Dense layer in float32 that carries the :class:`Head` in its config.
+
+    Args:
+        head: a head, or its ``to_dict()``.
+        **kwargs: as for ``keras.layers.Dense``; units and regularizer come from the head.
+    """
+
+    def __init__(self, head: Head | Mapping[str, Any], **kwargs: Any) -> None:
+        self_head = head if isinstance(head, Head) else Head.from_dict(head)
+        kwargs["units"] = self_head.units
+        kwargs["dtype"] = kwargs.get("dtype") or "float32"  # logits in half precision spoil the loss
+        if self_head.l2 and kwargs.get("kernel_regularizer") is None:
+            kwargs["kernel_regularizer"] = keras.regularizers.L2(self_head.l2)
+        super().__init__(**kwargs)
+        self.head = self_head
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor as plain values."""
+        return {**super().get_config(), "head": self.head.to_dict()}
+
+
+@keras.saving.register_keras_serializable(package="tfft")
+class SparseCrossentropy(keras.losses.Loss):
+    """Cross-entropy of whole-number labels and logits, with label smoothing, which Keras has for one-hot only.
+
+    With smoothing s and C classes the target is ``1 - s + s / C`` for the label and ``s / C`` elsewhere.
+
+    Args:
+        label_smoothing: s, 0 or more and below 1.
+        **kwargs: ``name``, ``reduction``, ``dtype``.
+
+    Example:
+        >>> SparseCrossentropy(label_smoothing=0.1)(labels, logits)
+    """
+
+    def __init__(self, label_smoothing: float = 0.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.label_smoothing = float(label_smoothing)
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Returns the loss of each example, [B]; labels are [B] or [B, 1], logits [B, C]."""
+        labels = keras.ops.cast(keras.ops.reshape(y_true, (-1,)), "int32")
+        loss = keras.ops.sparse_categorical_crossentropy(labels, y_pred, from_logits=True)
+        if not self.label_smoothing:
+            return loss
+        spread = -keras.ops.mean(keras.ops.log_softmax(y_pred), axis=-1)
+        return (1.0 - self.label_smoothing) * loss + self.label_smoothing * spread
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor as plain values."""
+        return {**super().get_config(), "label_smoothing": self.label_smoothing}
+
+
+def _as_names(names: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(names, str):
+        raise PlanError(f"Expected a list of names, received the text {names!r}. Write [{names!r}, ...].")
+    return tuple(names)
+
+
+def _problems(head: Head) -> list[str]:
+    problems = []
+    if head.kind not in _KINDS:
+        problems.append(f"kind must be one of {listed(_KINDS)}, received {head.kind!r}")
+    names = head.class_names
+    if names is None and head.kind != "regression":
+        problems.append("class_names is missing")
+    if names is not None:
+        problems += _name_problems(head.kind, names)
+    if head.units < 1 or (names is not None and head.kind != "binary" and head.units != len(names)):
+        problems.append(f"units must be at least 1 and as many as names, received {head.units}")
+    for field in ("dropout", "label_smoothing"):
+        if not 0 <= getattr(head, field) < 1:
+            problems.append(f"{field} must be 0 or more and below 1, received {getattr(head, field)!r}")
+    if not 0 <= head.l2 < float("inf"):
+        problems.append(f"l2 must be 0 or more, received {head.l2!r}")
+    return problems
+
+
+def _name_problems(kind: str, names: tuple[str, ...]) -> list[str]:
+    problems = []
+    least = 2 if kind == "classification" else 1
+    if kind == "binary" and len(names) != 2:
+        problems.append(f"binary needs two class names, those of 0 and 1, or the name of 1; received {listed(names)}")
+    elif len(names) < least:
+        problems.append(f"{kind} needs at least {least} names, received {len(names)}")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        problems.append(f"names must differ, received more than once: {listed(twice)}")
+    if any(not name for name in names):
+        problems.append("names must not be empty")
+    return problems
+
+
+def _logits_layers(model: keras.Model) -> list[Logits]:
+    found: list[Logits] = []
+    for layer in model.layers:
+        if isinstance(layer, Logits):
+            found.append(layer)
+        elif isinstance(layer, keras.Model):
+            found += _logits_layers(layer)
+    return found

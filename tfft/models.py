@@ -1,0 +1,158 @@
+"""Backbone and head become one Keras model that takes raw pixels and gives logits.
+
+Hides how the parts are joined: preprocessing inside the model, pooling by the rank of the features,
+fixed layer names that the other modules rely on, and a backbone that starts frozen.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Any
+
+from tfft.errors import BackboneError, require_platform
+
+require_platform()
+
+import keras  # noqa: E402
+
+from tfft.backbones.base import BACKBONE_LAYER, Backbone, blocks_of  # noqa: E402
+from tfft.data.images import Preprocess, check_spec  # noqa: E402
+from tfft.heads import Head  # noqa: E402
+from tfft.specs import InputSpec  # noqa: E402
+
+IMAGE_INPUT, PREPROCESS_LAYER, POOL_LAYER = "image", "preprocess", "pool"
+
+
+def build(
+    backbone: Backbone,
+    head: Head,
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    name: str | None = None,
+) -> keras.Model:
+    """Joins a backbone and a head; the backbone starts frozen, the head trainable.
+
+    The layers are ``image``, ``preprocess``, ``backbone``, ``pool`` (where features have more than
+    one position), ``dropout`` and ``logits``. The backbone's layers are shared, not copied: training
+    the model trains them. A backbone that does not take images keeps its own inputs, with their names.
+
+    Args:
+        backbone: from :func:`tfft.load_backbone`.
+        head: from :mod:`tfft.heads`.
+        image_size: rows and columns, or one number for both, in place of the backbone's usual size;
+            only for backbones that are flexible.
+        name: name of the model; the backbone's unless given.
+
+    Returns:
+        A functional ``keras.Model`` from uint8 pixels in 0 to 255, [B, any, any, channels], to
+        float32 logits [B, units]. Keras casts float pixels to uint8, so they must be in 0 to 255 too.
+
+    Raises:
+        BackboneError: when the size does not fit, or the features are not one tensor of known width.
+
+    Example:
+        >>> model = build(load_backbone("efficientnet-lite0"), classification(splits.class_names))
+        >>> model.compile("adam", **tfft.heads.of(model).compile_args())
+    """
+    spec = _spec(backbone, image_size)
+    nested = _nested(backbone)
+    if spec is None:
+        inputs = keras.tree.map_structure(
+            lambda t: keras.Input(batch_shape=t.shape, dtype=t.dtype, name=t.name), nested.input
+        )
+        features = nested(inputs)
+    else:
+        inputs = keras.Input((None, None, spec.channels), dtype="uint8", name=IMAGE_INPUT)
+        pixels = Preprocess(spec, name=PREPROCESS_LAYER)(inputs)
+        features = _features(backbone, nested, pixels, spec)
+    logits = head.attach(_pooled(backbone, features))
+    model = keras.Model(inputs, logits, name=name or re.sub(r"[^\w.-]+", "_", backbone.name))
+    _freeze(backbone, nested)
+    return model
+
+
+def _spec(backbone: Backbone, image_size: int | tuple[int, int] | None) -> InputSpec | None:
+    spec = backbone.input_spec
+    if spec is None:
+        if image_size is not None:
+            raise BackboneError(f"{backbone.name} does not take images, so image_size={image_size!r} has no meaning.")
+        return None
+    if image_size is not None:
+        size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+        if len(size) != 2:
+            raise BackboneError(f"image_size must be one number or (rows, columns), received {image_size!r}.")
+        if size != spec.image_size and not spec.flexible:
+            raise BackboneError(
+                f"{backbone.name} takes images of {spec.height} x {spec.width} pixels only, received "
+                f"image_size={image_size!r}. Leave image_size out: images of any size are resized to that."
+            )
+        spec = dataclasses.replace(spec, height=size[0], width=size[1])
+    check_spec(spec)
+    return spec
+
+
+def _nested(backbone: Backbone) -> keras.Model:
+    model = backbone.model
+    try:
+        inputs, outputs = (model.input, model.output) if model.built else (None, None)
+    except (AttributeError, ValueError):
+        inputs = outputs = None
+    if inputs is None:
+        if backbone.input_spec is None:
+            raise BackboneError(
+                f"The model of {backbone.name} has no fixed inputs (a subclass of keras.Model). "
+                "Wrap it: keras.Model(inputs, model(inputs))."
+            )
+        spec = backbone.input_spec
+        sides = (None, None) if spec.flexible else spec.image_size
+        inputs = keras.Input((*sides, spec.channels))
+        outputs = model(inputs)
+    if len(keras.tree.flatten(outputs)) != 1:
+        found = keras.tree.map_structure(lambda t: tuple(t.shape), outputs)
+        raise BackboneError(
+            f"{backbone.name} gives several outputs, expected one: {found}. "
+            "Choose one when it is opened: tfft.load_backbone(handle, output=...)."
+        )
+    return keras.Model(inputs, keras.tree.flatten(outputs)[0], name=BACKBONE_LAYER)
+
+
+def _features(backbone: Backbone, nested: keras.Model, pixels: keras.KerasTensor, spec: InputSpec) -> keras.KerasTensor:
+    inputs = keras.tree.flatten(nested.input)
+    if len(inputs) != 1:
+        raise BackboneError(f"{backbone.name} has {len(inputs)} inputs, expected one for images. Set input_spec=None.")
+    wanted = tuple(inputs[0].shape[1:])
+    received = tuple(pixels.shape[1:])
+    if len(wanted) != 3 or any(w is not None and w != r for w, r in zip(wanted, received, strict=True)):
+        raise BackboneError(
+            f"The input of {backbone.name} has the shape {wanted} (rows, columns, channels), but images are made "
+            f"{received}: {spec.source}. Pass the size that it takes as image_size to tfft.load_backbone."
+        )
+    try:
+        return nested(keras.tree.pack_sequence_as(nested.input, [pixels]))
+    except (ValueError, TypeError) as error:
+        raise BackboneError(
+            f"{backbone.name} cannot take images of {spec.height} x {spec.width} x {spec.channels}: {error}"
+        ) from error
+
+
+def _pooled(backbone: Backbone, features: Any) -> keras.KerasTensor:
+    pools = {3: keras.layers.GlobalAveragePooling1D, 4: keras.layers.GlobalAveragePooling2D}
+    rank = len(features.shape)
+    if rank not in (2, 3, 4) or features.shape[-1] is None:
+        raise BackboneError(
+            f"The features of {backbone.name} have the shape {tuple(features.shape)}, expected [batch, width], "
+            "[batch, time, width] or [batch, rows, columns, width] with the width known."
+        )
+    if rank == 2:
+        return features
+    return pools[rank](data_format="channels_last", name=POOL_LAYER)(features)
+
+
+def _freeze(backbone: Backbone, nested: keras.Model) -> None:
+    for block in blocks_of(nested):
+        for layer in block.layers:
+            layer.trainable = False
+    left = [variable.path for variable in nested.trainable_variables]
+    if left:  # layers outside of all blocks would be trained without anyone having asked for it
+        raise BackboneError(f"{backbone.name} could not be frozen, still trainable: {', '.join(left[:5])}.")
