@@ -1,0 +1,264 @@
+"""Whole runs on small random networks and coloured squares: what is learned, written, refused and repeated."""
+
+import csv
+import dataclasses
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import yaml
+
+from tfft.backbones.base import Backbone
+from tfft.errors import BlockError, DataError, ExportError, PlanError, TfftError
+from tfft.evaluation import evaluate
+from tfft.recipes import Facts, Wishes, finetune, load_run, plan_from_yaml, recommend, repeat
+from tfft.recipes.recommending import show
+from tfft.specs import InputSpec, Phase, Plan
+
+FAST = {"frozen_epochs": 12, "epochs": 2, "batch_size": 8, "learning_rate": (0.2, 0.01), "verbose": False}
+
+
+def backbone(seed=3):
+    keras.utils.set_random_seed(seed)
+    x = inputs = keras.Input((16, 16, 3))
+    for k in range(3):
+        x = keras.layers.Conv2D(8, 3, strides=2, padding="same", use_bias=False, name=f"block{k}_conv")(x)
+        x = keras.layers.BatchNormalization(name=f"block{k}_bn")(x)
+        x = keras.layers.Activation("swish", name=f"block{k}_swish")(x)
+    return Backbone("tiny", keras.Model(inputs, x, name="tiny"), "test", InputSpec(16, 16, source="the test"))
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """One run with everything: a folder with a damaged file, a run folder, an export."""
+    root = tmp_path_factory.mktemp("recipe")
+    random = np.random.default_rng(0)
+    for name, colour in {"blue": (30, 60, 200), "green": (40, 180, 60), "red": (210, 40, 40)}.items():
+        (root / "photos" / name).mkdir(parents=True)
+        for i in range(12):
+            pixels = np.clip(random.normal(0, 20, (18, 24, 3)) + colour, 0, 255).astype(np.uint8)
+            (root / "photos" / name / f"{i}.png").write_bytes(tf.io.encode_png(pixels).numpy())
+    (root / "photos" / "red" / "broken.png").write_bytes(b"\x89PNG, but no more")
+    model = backbone().model
+    before = [v.numpy() for v in model.weights]
+    tiny = Backbone("tiny", model, "test", InputSpec(16, 16))
+    run = finetune(tiny, root / "photos", unfreeze=1, out=root / "run", l2=1e-4, **FAST)
+    return root, run, model, before
+
+
+def test_it_learns_and_only_the_last_block_moved(done):
+    _, run, model, before = done
+    moved = [v.path for v, old in zip(model.weights, before, strict=True) if not np.array_equal(v.numpy(), old)]
+    assert moved == ["block2_conv/kernel"]
+    assert run.final.accuracy > 0.8
+    assert run.final.majority == pytest.approx(1 / 3, abs=0.1)
+    assert [row["phase"] for row in run.history.rows] == ["frozen"] * 12 + ["fine-tune"] * 2
+    assert run.history.audits["fine-tune"].trainable == 3
+
+
+def test_the_folder_holds_the_run(done):
+    root, run, _, _ = done
+    names = {path.name for path in (root / "run").iterdir()}
+    assert names == {
+        "plan.yaml", "metrics.json", "history.csv", "labels.txt", "skipped.csv", "model.keras", "export",
+    }  # fmt: skip
+    metrics = json.loads((root / "run" / "metrics.json").read_text())
+    for name, scores in (("frozen", run.frozen), ("final", run.final)):
+        assert metrics[name]["accuracy"] == scores.accuracy
+        assert metrics[name]["interval"] == list(scores.interval)
+        assert {"loss", "examples"} <= set(metrics[name])
+    assert metrics["majority"] == run.final.majority
+    assert (root / "run" / "labels.txt").read_text() == "blue\ngreen\nred\n"
+    with open(root / "run" / "history.csv", newline="") as file:
+        assert len(list(csv.DictReader(file))) == 14
+    with open(root / "run" / "skipped.csv", newline="") as file:
+        [row] = csv.DictReader(file)
+    assert row["path"].endswith("broken.png")
+    assert row["reason"]
+
+
+def test_the_plan_holds_every_setting_and_reads_back(done):
+    root, run, _, _ = done
+    values = yaml.safe_load((root / "run" / "plan.yaml").read_text())
+    assert set(values) == {field.name for field in dataclasses.fields(Plan)}
+    assert values["l2"] == 1e-4
+    assert values["phases"][1] == {
+        "name": "fine-tune", "unfreeze": 1, "epochs": 2, "learning_rate": 0.01, "warmup": 0.1, "patience": None,
+    }  # fmt: skip
+    assert values["versions"]["keras"] == keras.__version__
+    assert plan_from_yaml(root / "run" / "plan.yaml") == run.plan
+
+
+def test_the_reported_score_is_that_of_the_written_model(done):
+    root, run, _, _ = done
+    loaded = load_run(root / "run")
+    photos = np.random.default_rng(1).integers(0, 256, (4, 20, 30, 3)).astype("uint8")
+    assert np.array_equal(loaded.model.predict(photos, verbose=0), run.model.predict(photos, verbose=0))
+    assert loaded.plan == run.plan
+    assert loaded.final.to_dict() == run.final.to_dict()
+    assert loaded.class_names == ("blue", "green", "red")
+    assert loaded.skipped == run.skipped
+    assert [row["epoch"] for row in loaded.history.rows] == [*range(1, 13), 1, 2]
+    trained = {v.path.split("/")[0] for v in loaded.model.trainable_weights}
+    assert trained == {"block2_conv", "logits"}  # frozen as it was
+
+
+def test_the_export_answers_with_names(done):
+    root, run, _, _ = done
+    assert run.export.path == root / "run" / "export" / "1"
+    assert run.export.largest_difference < 1e-4
+    served = tf.saved_model.load(run.export.path).signatures["serving_default"]
+    red = np.full((1, 30, 30, 3), (210, 40, 40), np.uint8)
+    assert served(images=tf.constant(red))["label"].numpy().tolist() == [b"red"]
+
+
+def test_a_plan_is_repeated_to_the_bit(done):
+    root, run, _, _ = done
+    again = repeat(root / "run" / "plan.yaml", backbone=backbone(), verbose=False)
+    assert again.plan == run.plan
+    first, second = (one.model.get_weights() for one in (run, again))
+    assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+    other = repeat(dataclasses.replace(run.plan, seed=1), backbone=backbone(), verbose=False)
+    assert not np.array_equal(other.model.get_weights()[-2], first[-2])
+
+
+def test_arrays_and_names_as_labels(capsys):
+    random = np.random.default_rng(0)
+    labels = np.array(["dark", "light"])[random.integers(0, 2, 60)]
+    images = np.where(labels == "light", 200, 40)[:, None, None] + random.integers(-20, 20, (60, 8, 8))
+    run = finetune(backbone(), (images.astype("uint8"), labels), **{**FAST, "verbose": True, "unfreeze": "none"})
+    assert run.class_names == ("dark", "light")
+    assert run.folder is None
+    assert run.export is None
+    assert run.final is run.frozen  # one phase only
+    assert run.final.accuracy > 0.9
+    text = capsys.readouterr().out
+    for told in (
+        "48 examples to learn from, 12 held out",
+        "plan for test",
+        "frozen  1/12",
+        "frozen variables unchanged",
+    ):
+        assert told in text
+
+
+def test_ready_datasets_with_vectors(image_folder):
+    inputs = keras.Input((4,), name="features")
+    hidden = keras.layers.Dense(8, activation="relu", name="layer1_dense")(inputs)
+    vectors = Backbone("vectors", keras.Model(inputs, hidden), "test", None)
+    x = np.random.default_rng(0).normal(size=(80, 4)).astype("float32")
+    data = tf.data.Dataset.from_tensor_slices((x, (x[:, 0] > 0).astype("int32"))).batch(16)
+    run = finetune(vectors, (data.take(4), data.skip(4), ["low", "high"]), unfreeze="all", **FAST)
+    assert run.frozen.examples == 16
+    assert evaluate(run.model, data.skip(4)).accuracy == run.final.accuracy
+    with pytest.raises(DataError, match="backbone that takes images"):
+        finetune(vectors, image_folder(per_class=2), **FAST)
+
+
+def test_nothing_is_touched_when_out_is_not_empty(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    with pytest.raises(PlanError, match=r"is not empty \(notes.txt\)"):
+        finetune("no-such-backbone", "no-such-folder", out=tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["notes.txt"]
+    with pytest.raises(PlanError, match="is a file"):
+        finetune("no-such-backbone", "no-such-folder", out=tmp_path / "run" / "notes.txt")
+    (tmp_path / "served" / "1").mkdir(parents=True)
+    with pytest.raises(ExportError, match="exist"):
+        finetune("no-such-backbone", "no-such-folder", export_to=tmp_path / "served" / "1")
+
+
+def test_all_wrong_settings_are_told_at_once_before_anything_is_loaded():
+    with pytest.raises(PlanError, match=r"(?s)13 problems.*epochs.*batch_size.*unfreeze"):
+        finetune(
+            "no-such-backbone", "no-such-folder", unfreeze=None, epochs=-1, frozen_epochs=0, batch_size=0,
+            learning_rate=-1, seed=-1,
+            image_size="big", validation=1.5, dropout=1.0, l2=-1, label_smoothing=-0.1, batch_norm="no",
+            input_range=(1, 0),
+        )  # fmt: skip
+    with pytest.raises(PlanError, match="callbacks must be"):
+        finetune("no-such-backbone", "no-such-folder", callbacks=[print])
+
+
+def test_bad_data_stops_before_the_backbone_is_opened():
+    with pytest.raises(DataError, match="no-such-folder"):
+        finetune("no-such-backbone", "no-such-folder")
+    with pytest.raises(DataError, match="got a dict"):
+        finetune("no-such-backbone", {})
+    with pytest.raises(DataError, match="at least two classes, got 1"):
+        finetune("no-such-backbone", (np.zeros((4, 8, 8)), np.zeros(4, int)))
+    with pytest.raises(DataError, match="too few: 1"):
+        finetune("no-such-backbone", (np.zeros((3, 8, 8)), np.array([0, 0, 1])))
+
+
+def test_blocks_that_do_not_exist_stop_before_training(tmp_path):
+    images = (np.zeros((8, 8, 8), "uint8"), np.arange(8) % 2)
+    with pytest.raises(BlockError, match="the backbone has 3"):
+        finetune(backbone(), images, unfreeze=9, out=tmp_path / "run", **FAST)
+    assert not (tmp_path / "run").exists()
+
+
+def test_settings_beside_a_plan_are_refused(tmp_path):
+    plan = recommend(Facts(100, 2, 3, (16, 16)))
+    with pytest.raises(PlanError, match="batch_size, seed given beside plan="):
+        finetune("b", "d", plan=plan, batch_size=4, seed=5)
+    with pytest.raises(PlanError, match="task must be 'classification'"):
+        finetune("b", "d", plan=dataclasses.replace(plan, task="detection"))
+    with pytest.raises(PlanError, match="epochs must be an int of at least 1"):
+        finetune("b", "d", plan=dataclasses.replace(plan, phases=(Phase("x", 1, 0, 1e-3),)))
+    path = tmp_path / "plan.yaml"
+    with pytest.raises(PlanError, match="does not exist"):
+        plan_from_yaml(path)
+    for text, message in (
+        ("- a", "must be a YAML mapping"),
+        ("{", "cannot be read"),
+        ("backbon: x", "Did you mean 'backbone'"),
+    ):
+        path.write_text(text)
+        with pytest.raises(PlanError, match=message):
+            plan_from_yaml(path)
+
+
+def test_a_folder_that_is_no_run_says_so(tmp_path, done):
+    with pytest.raises(TfftError, match="does not exist"):
+        load_run(tmp_path / "nope")
+    with pytest.raises(TfftError, match="has no plan.yaml, metrics.json, history.csv, model.keras"):
+        load_run(tmp_path)
+
+
+def test_recommendations_follow_the_data_and_say_why():
+    plan = recommend(Facts(1437, 10, 18, (224, 224), True, 8.0), backbone="b", data="d")
+    assert plan.image_size == (64, 64)
+    assert [phase.name for phase in plan.phases] == ["frozen", "fine-tune"]
+    assert plan.phases[1].unfreeze == 6
+    assert plan.phases[1].learning_rate < plan.phases[0].learning_rate
+    assert set(plan.reasons) == {
+        "image_size", "unfreeze", "frozen_epochs", "epochs", "frozen_learning_rate", "learning_rate",
+    }  # fmt: skip
+    assert "median side 8 px" in plan.reasons["image_size"]
+    text = show(plan)
+    assert "64x64" in text
+    assert "8 px" in text
+
+
+def test_more_examples_train_more_blocks_and_fewer_epochs():
+    plans = [recommend(Facts(n, 5, 18, (224, 224))) for n in (100, 1_000, 10_000, 100_000)]
+    assert [plan.phases[1].unfreeze for plan in plans] == [3, 6, 9, "all"]
+    assert [plan.phases[1].learning_rate for plan in plans] == [1e-4, 3e-4, 3e-4, 3e-4]
+    epochs = [plan.phases[1].epochs for plan in plans]
+    assert epochs == sorted(epochs, reverse=True)
+    assert epochs[-1] == 2
+    assert all(plan.image_size == (224, 224) for plan in plans)  # not flexible
+
+
+def test_what_the_user_sets_is_kept_and_needs_no_reason():
+    wishes = Wishes("block1", 4, 2, 8, 1e-5, 7, 96, batch_norm="train", dropout=0.0)
+    plan = recommend(Facts(1437, 10, 18, (224, 224), True, 8.0), wishes)
+    assert plan.image_size == (96, 96)
+    assert plan.seed == 7
+    assert plan.batch_norm == "train"
+    assert (plan.phases[1].unfreeze, plan.phases[1].epochs, plan.phases[1].learning_rate) == ("block1", 4, 1e-5)
+    assert set(plan.reasons) == {"frozen_learning_rate"}
+    assert len(recommend(Facts(10, 2, 3), Wishes(epochs=0)).phases) == 1

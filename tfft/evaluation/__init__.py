@@ -1,0 +1,12 @@
+"""How good a model is, with an interval: :func:`evaluate`. Hides the measures that belong to each kind of head."""
+
+from __future__ import annotations
+
+from tfft.errors import require_platform
+
+require_platform()
+
+from tfft.evaluation.evaluating import evaluate  # noqa: E402
+from tfft.evaluation.scores import ClassScore, Scores, wilson_interval  # noqa: E402
+
+__all__ = ["ClassScore", "Scores", "evaluate", "wilson_interval"]

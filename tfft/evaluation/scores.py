@@ -1,0 +1,182 @@
+"""The result of an evaluation: numbers with intervals, as a table or as plain values. Needs no TensorFlow."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from tfft.slicing.tables import render
+
+_Z95 = 1.959963984540054  # the 97.5 % point of the normal distribution
+_ROWS_SHOWN = 25
+_DENSE_CONFUSION = 200
+
+
+def wilson_interval(right: float, total: int, z: float = _Z95) -> tuple[float, float]:
+    """Returns the interval in which the true share lies, by Wilson's score method (1927).
+
+    Stays within 0 and 1 and is honest for few examples and for shares near 1, where the usual
+    "plus or minus 1.96 standard errors" is not.
+
+    Args:
+        right: number of successes.
+        total: number of trials, over 0.
+        z: normal quantile; the default gives 95 %.
+
+    Returns:
+        Lower and upper end.
+
+    Example:
+        >>> low, high = wilson_interval(9, 10)
+        >>> round(low, 3), round(high, 3)
+        (0.596, 0.982)
+    """
+    share, spread = right / total, z * z / total
+    centre = share + spread / 2
+    half = z * math.sqrt(share * (1 - share) / total + spread / (4 * total))
+    # At a share of 0 or 1 the end is exactly that; rounding must not push it past.
+    return max(0.0, (centre - half) / (1 + spread)), min(1.0, (centre + half) / (1 + spread))
+
+
+def mean_interval(total: float, squares: float, count: int) -> tuple[float, float]:
+    """Returns the normal 95 % interval of a mean, from the sum and the sum of squares."""
+    mean = total / count
+    variance = max(0.0, squares / count - mean * mean) * count / max(1, count - 1)
+    half = _Z95 * math.sqrt(variance / count)
+    return mean - half, mean + half
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassScore:
+    """How one class fares.
+
+    Attributes:
+        name: the class.
+        examples: how many examples are of it.
+        predicted: how many the model takes for it.
+        precision: share of those predicted that are right; None when none is predicted.
+        recall: share of its examples that are found; None when it has none.
+        f1: harmonic mean of both; None when either is.
+    """
+
+    name: str
+    examples: int
+    predicted: int
+    precision: float | None
+    recall: float | None
+    f1: float | None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scores:
+    """What :func:`tfft.evaluation.evaluate` returns; ``print`` shows it as a table.
+
+    Attributes:
+        kind: of the head: ``"classification"``, ``"binary"``, ``"multilabel"`` or ``"regression"``.
+        examples: number of examples.
+        loss: mean loss per example, without weight decay.
+        accuracy: share of right answers; for several labels, of right decisions; None for regression.
+        interval: 95 % interval of :attr:`metric` (Wilson's for classes, normal otherwise).
+        metric: what the interval is of: ``"accuracy"`` or ``"mean_absolute_error"``.
+        majority: accuracy of always answering the commonest class of these examples; None for regression.
+        per_class: one row per class; empty for regression.
+        confusion: examples by true class (row) and predicted class (column); None where there is no such thing.
+        measures: further numbers by name.
+    """
+
+    kind: str
+    examples: int
+    loss: float
+    accuracy: float | None
+    interval: tuple[float, float]
+    metric: str = "accuracy"
+    majority: float | None = None
+    per_class: tuple[ClassScore, ...] = ()
+    confusion: np.ndarray | None = None
+    measures: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    @property
+    def value(self) -> float:
+        """The number that :attr:`interval` belongs to."""
+        return self.measures[self.metric] if self.accuracy is None else self.accuracy
+
+    @property
+    def most_confused(self) -> list[tuple[str, str, int]]:
+        """Up to ten pairs of classes that are mixed up most: true class, predicted class, how often."""
+        if self.confusion is None:
+            return []
+        off = np.array(self.confusion)
+        np.fill_diagonal(off, 0)
+        names = [row.name for row in self.per_class]
+        order = np.argsort(off, axis=None, kind="stable")[::-1][:10]
+        pairs = [tuple(int(i) for i in np.unravel_index(at, off.shape)) for at in order]
+        return [(names[i], names[j], int(off[i, j])) for i, j in pairs if off[i, j]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain values, fit for JSON; the confusion matrix only up to 200 classes."""
+        counts = self.confusion
+        dense = None if counts is None or len(counts) > _DENSE_CONFUSION else counts.tolist()
+        return {
+            "accuracy": self.accuracy,
+            "loss": self.loss,
+            "interval": list(self.interval),
+            "examples": self.examples,
+            "kind": self.kind,
+            "metric": self.metric,
+            "majority": self.majority,
+            "measures": dict(self.measures),
+            "per_class": [dataclasses.asdict(row) for row in self.per_class],
+            "confusion": dense,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Scores:
+        """Builds scores from :meth:`to_dict`'s result."""
+        values = dict(values)
+        values["interval"] = tuple(values["interval"])
+        values["per_class"] = tuple(ClassScore(**row) for row in values["per_class"])
+        if values["confusion"] is not None:
+            values["confusion"] = np.array(values["confusion"])
+        return cls(**values)
+
+    @property
+    def line(self) -> str:
+        """The result in one line."""
+        low, high = self.interval
+        name = self.metric.replace("_", " ")
+        text = f"{name} {self.value:.4f} (95 % interval {low:.4f} to {high:.4f}, {self.examples} examples)"
+        return text if self.majority is None else f"{text}, commonest class {self.majority:.4f}"
+
+    def __str__(self) -> str:
+        lines = [self.line, f"loss {self.loss:.4f}" + "".join(f", {k} {v:.4f}" for k, v in self.measures.items())]
+        if not self.per_class:
+            return "\n".join(lines)
+        rows = list(self.per_class)
+        title = "per class"
+        if len(rows) > _ROWS_SHOWN:
+            rows = sorted(rows, key=lambda row: 1.0 if row.recall is None else row.recall)[:_ROWS_SHOWN]
+            title = f"the {_ROWS_SHOWN} classes of {len(self.per_class)} with the lowest recall"
+        table = Table(title=title, title_justify="left")
+        table.add_column("class")
+        for name in ("examples", "predicted", "precision", "recall", "f1"):
+            table.add_column(name, justify="right")
+        for row in rows:
+            shares = ["-" if x is None else f"{x:.3f}" for x in (row.precision, row.recall, row.f1)]
+            table.add_row(row.name, str(row.examples), str(row.predicted), *shares)
+        lines.append(render(table))
+        if self.most_confused:
+            lines.append("most confused: " + "; ".join(f"{a} taken for {b} {n}x" for a, b, n in self.most_confused[:5]))
+        return "\n".join(lines)
+
+
+def class_score(name: str, right: int, examples: int, predicted: int) -> ClassScore:
+    """Returns the row of one class from its counts."""
+    precision = right / predicted if predicted else None
+    recall = right / examples if examples else None
+    f1 = None if precision is None or recall is None else 2 * right / (examples + predicted)
+    return ClassScore(name, int(examples), int(predicted), precision, recall, f1)

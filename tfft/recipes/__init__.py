@@ -1,0 +1,16 @@
+"""Whole runs, from a folder to a served model: :func:`finetune`. The only place where the other parts meet.
+
+Hides the order of the steps, the choice of every setting that was left open, and the files of a run.
+"""
+
+from __future__ import annotations
+
+from tfft.errors import require_platform
+
+require_platform()
+
+from tfft.recipes.finetuning import finetune, repeat  # noqa: E402
+from tfft.recipes.recommending import Facts, Wishes, recommend  # noqa: E402
+from tfft.recipes.runs import Run, load_run, plan_from_yaml  # noqa: E402
+
+__all__ = ["Facts", "Run", "Wishes", "finetune", "load_run", "plan_from_yaml", "recommend", "repeat"]

@@ -1,0 +1,310 @@
+"""From a folder of labelled images to a trained, measured and exported model: :func:`finetune`."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from typing import Any, Literal
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfft import heads
+from tfft.backbones import load_backbone
+from tfft.backbones.base import Backbone
+from tfft.errors import PlanError, did_you_mean, listed, raise_problems
+from tfft.evaluation import Scores, evaluate
+from tfft.export.savedmodel import Exported, export, version_folder
+from tfft.models import build
+from tfft.recipes.gathering import Gathered, gather
+from tfft.recipes.recommending import FROZEN, Facts, Wishes, recommend, show, wishes_of
+from tfft.recipes.runs import EXPORT, Run, check_out, metrics_of, plan_from_yaml, write_run
+from tfft.slicing import describe, select
+from tfft.specs import InputSpec, Phase, Plan
+from tfft.training import History, train
+from tfft.training.engine import check_phases
+
+
+def finetune(
+    backbone: str | os.PathLike[str] | Backbone | keras.Model,
+    data: Any,
+    *,
+    unfreeze: int | float | str | list[str] = "auto",
+    epochs: int | Literal["auto"] = "auto",
+    frozen_epochs: int | Literal["auto"] = "auto",
+    batch_size: int = 32,
+    learning_rate: float | tuple[float, float] | Literal["auto"] = "auto",
+    seed: int = 0,
+    image_size: int | tuple[int, int] | Literal["auto"] = "auto",
+    validation: float = 0.2,
+    dropout: float = 0.2,
+    l2: float = 0.0,
+    label_smoothing: float = 0.0,
+    batch_norm: Literal["fixed", "train"] = "fixed",
+    input_range: tuple[float, float] | None = None,
+    output: str | None = None,
+    strict: bool = False,
+    out: str | os.PathLike[str] | None = None,
+    export_to: str | os.PathLike[str] | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    verbose: bool = True,
+    plan: Plan | str | os.PathLike[str] | None = None,
+) -> Run:
+    """Makes a classifier out of a pretrained backbone and labelled images, in two phases.
+
+    First the backbone is frozen and a new head is trained; then the last blocks are trained too, at a
+    lower rate. Both are measured on held-out examples, and frozen weights are proven not to have moved.
+    Each phase gives back the weights of its best epoch on those examples, so the scores are a little
+    too good; where it matters, measure with :func:`tfft.evaluate` on examples kept out of the run.
+
+    Args:
+        backbone: a handle as :func:`tfft.load_backbone` takes it, an opened backbone, or a Keras model.
+        data: a folder with one folder per class (or ``train/`` and ``val/`` with those inside),
+            ``(images, labels)`` arrays, or ``(train, validation, class_names)`` with two datasets of
+            batches of inputs and int labels.
+        unfreeze: blocks that the second phase trains, as :func:`tfft.unfreeze` takes it; ``"none"``
+            leaves that phase out.
+        epochs: of the second phase; 0 leaves it out.
+        frozen_epochs: of the first phase, at least 1.
+        batch_size: examples per step; of no effect on ready datasets.
+        learning_rate: peak rate of the second phase, or a pair for (first, second).
+        seed: of split, order, new weights and dropout; the same seed on the same machine repeats a run.
+        image_size: pixels, one number or (height, width).
+        validation: share of each class to hold out, where the data is not split yet.
+        dropout: share of features dropped before the head.
+        l2: weight decay of the head's kernel.
+        label_smoothing: share of the target spread over all classes.
+        batch_norm: ``"fixed"`` keeps BatchNorm statistics, ``"train"`` lets them follow the data.
+        input_range: overrides the pixel range of the backbone.
+        output: which output, for a backbone with several.
+        strict: True makes an unreadable file an error instead of skipping it.
+        out: new or empty folder for plan, metrics, history, labels, model and export; None writes nothing.
+        export_to: version folder for the export, such as ``"served/1"``; by default ``export/1`` in ``out``.
+        callbacks: of Keras, for both phases.
+        verbose: print plan, progress and results.
+        plan: a plan, or the file of one, that gives all settings above from ``unfreeze`` to ``strict``.
+
+    Returns:
+        A :class:`~tfft.recipes.Run` with the model, the scores of both phases and the export.
+
+    Raises:
+        PlanError: for settings that cannot be used, all at once, before anything is loaded; ``out`` not
+            empty; a loss that is not a number.
+        TfftError: for data, a backbone or an export that does not work out, each with its own class.
+
+    Example:
+        >>> run = tfft.finetune("efficientnet-lite0", "photos/", out="runs/photos")
+        >>> run.final.accuracy, run.final.interval
+        (0.9542, (0.9085, 0.9776))
+    """
+    arguments = locals()
+    settings = {field.name: arguments[field.name] for field in dataclasses.fields(Wishes)}
+    given = _plan_of(plan, settings)
+    wishes = Wishes(**(wishes_of(given) if given else settings))
+    _check(wishes, given, callbacks)
+    folder, target = check_out(out), None if export_to is None else version_folder(export_to)
+    say = _printer(verbose)
+
+    gathered = gather(data, validation=wishes.validation, seed=wishes.seed, strict=wishes.strict)
+    say(_data_line(gathered))
+    keras.utils.set_random_seed(wishes.seed)
+    opened = _open(backbone, wishes)
+    for note in opened.notes:
+        say(f"backbone: {note}")
+    plan = given or recommend(_facts(opened, gathered), wishes, backbone=opened.origin, data=gathered.name)
+    plan = dataclasses.replace(plan, versions=_versions())
+    for phase in plan.phases:
+        select(opened.model, phase.unfreeze)  # a block that does not exist is an error before training
+    say(show(plan))
+
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)  # a folder that cannot be made is told before training, not after
+    run, held_out = _train(opened, gathered, plan, callbacks, verbose)
+    run = dataclasses.replace(run, folder=folder)
+    if folder is not None:
+        write_run(run, folder)
+        target = target or folder / EXPORT / "1"
+    if target is not None:
+        exported = _export(run, target, gathered, held_out)
+        run = dataclasses.replace(run, export=exported)
+        say(f"exported to {exported.path}, largest difference {exported.largest_difference:.1e}")
+    say(run.summary)
+    return run
+
+
+def repeat(
+    plan: Plan | str | os.PathLike[str],
+    *,
+    backbone: str | os.PathLike[str] | Backbone | keras.Model | None = None,
+    data: Any = None,
+    out: str | os.PathLike[str] | None = None,
+    export_to: str | os.PathLike[str] | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    verbose: bool = True,
+) -> Run:
+    """Does again what a plan says.
+
+    Use it with the ``plan.yaml`` of a run: the same data, versions, machine and number of threads give
+    the same weights.
+
+    Args:
+        plan: a plan, or the file of one.
+        backbone: in place of the plan's; needed where that was given in memory.
+        data: in place of the plan's; needed where that was given in memory.
+        out: as in :func:`finetune`.
+        export_to: as in :func:`finetune`.
+        callbacks: as in :func:`finetune`.
+        verbose: as in :func:`finetune`.
+
+    Returns:
+        A new run.
+
+    Raises:
+        TfftError: as :func:`finetune`.
+
+    Example:
+        >>> tfft.recipes.repeat("runs/photos/plan.yaml", out="runs/photos-again")
+    """
+    plan = plan if isinstance(plan, Plan) else plan_from_yaml(plan)
+    return finetune(
+        plan.backbone if backbone is None else backbone,
+        plan.data if data is None else data,
+        plan=plan,
+        out=out,
+        export_to=export_to,
+        callbacks=callbacks,
+        verbose=verbose,
+    )
+
+
+def _plan_of(plan: Plan | str | os.PathLike[str] | None, settings: dict[str, Any]) -> Plan | None:
+    if plan is None:
+        return None
+    defaults = {field.name: field.default for field in dataclasses.fields(Wishes)}
+    twice = [name for name, value in settings.items() if value != defaults[name]]
+    if twice:
+        raise PlanError(f"{listed(twice)} given beside plan=, which sets them all. Change the plan, or leave it out.")
+    return plan if isinstance(plan, Plan) else plan_from_yaml(plan)
+
+
+def _check(wishes: Wishes, plan: Plan | None, callbacks: Sequence[Any]) -> None:
+    wishes.check()
+    problems = [
+        f"callbacks must be keras.callbacks.Callback objects, got {callback!r}"
+        for callback in callbacks
+        if not isinstance(callback, keras.callbacks.Callback)
+    ]
+    if plan is not None and plan.task != "classification":
+        hint = did_you_mean(plan.task, ["classification"])
+        problems.append(f"task must be 'classification', got {plan.task!r}.{hint}")
+    raise_problems(PlanError, "These settings cannot be used", problems)
+    if plan is not None:
+        check_phases(plan.phases)
+
+
+def _printer(verbose: bool) -> Callable[[object], None]:
+    return (lambda text: print(text, flush=True)) if verbose else (lambda text: None)
+
+
+def _data_line(data: Gathered) -> str:
+    text = f"data: {data.examples} examples to learn from, {data.held_out} held out ({data.origin}); "
+    text += f"{len(data.class_names)} classes: {listed(data.class_names, limit=12)}"
+    if data.skipped:
+        text += f"\n{len(data.skipped)} files skipped: " + "; ".join(map(str, data.skipped[:3]))
+        text += "; ..." if len(data.skipped) > 3 else ""
+    return text
+
+
+def _open(backbone: Any, wishes: Wishes) -> Backbone:
+    if isinstance(backbone, Backbone):
+        beside = [name for name in ("input_range", "output") if getattr(wishes, name) is not None]
+        if beside:
+            raise PlanError(
+                f"{listed(beside)} say how to open a backbone, and this one is open: pass them to load_backbone."
+            )
+        return backbone
+    asked = {"input_range": wishes.input_range, "output": wishes.output}
+    options = {name: value for name, value in asked.items() if value is not None}
+    if wishes.batch_norm == "train" and not isinstance(backbone, keras.Model):
+        options["batch_norm"] = "train"
+    return load_backbone(backbone, **options)
+
+
+def _facts(backbone: Backbone, data: Gathered) -> Facts:
+    spec = backbone.input_spec
+    return Facts(
+        examples=data.examples,
+        classes=len(data.class_names),
+        blocks=len(backbone.blocks),
+        image_size=None if spec is None else spec.image_size,
+        flexible=spec is not None and spec.flexible,
+        image_side=data.image_side,
+    )
+
+
+def _build(backbone: Backbone, data: Gathered, plan: Plan) -> keras.Model:
+    head = heads.classification(
+        data.class_names, dropout=plan.dropout, l2=plan.l2, label_smoothing=plan.label_smoothing
+    )
+    return build(backbone, head, image_size=None if backbone.input_spec is None else plan.image_size)
+
+
+def _train(
+    backbone: Backbone, data: Gathered, plan: Plan, callbacks: Sequence[keras.callbacks.Callback], verbose: bool
+) -> tuple[Run, tf.data.Dataset]:
+    keras.utils.set_random_seed(plan.seed)  # again: opening may or may not have drawn numbers
+    model = _build(backbone, data, plan)
+    training, held_out = data.datasets(_spec(backbone, plan), plan.batch_size, plan.seed)
+    scores: list[Scores] = []
+    say = _printer(verbose)
+
+    def measure(phase: Phase, history: History) -> None:
+        scores.append(evaluate(model, held_out))
+        say(f"{phase.name}: {scores[-1].line}\n{history.audits[phase.name].summary}")
+        for note in history.notes:
+            say(note)
+
+    history = train(
+        model,
+        training,
+        held_out,
+        plan.phases,
+        batch_norm=plan.batch_norm,
+        callbacks=callbacks,
+        verbose=verbose,
+        after_phase=measure,
+    )
+    say(describe(model))
+    return Run(model, plan, history, scores[0], scores[-1], data.class_names, data.skipped), held_out
+
+
+def _spec(backbone: Backbone, plan: Plan) -> InputSpec | None:
+    if backbone.input_spec is None:
+        return None
+    return dataclasses.replace(backbone.input_spec, height=plan.image_size[0], width=plan.image_size[1])
+
+
+def _export(run: Run, target: pathlib.Path, data: Gathered, held_out: tf.data.Dataset) -> Exported:
+    examples: Any = list(data.probe)
+    if not examples:
+        inputs = next(iter(held_out))[0]
+        examples = {k: np.asarray(v)[:8] for k, v in inputs.items()} if isinstance(inputs, dict) else None
+        if isinstance(inputs, tf.Tensor):
+            examples = np.asarray(inputs)[:8]
+    scores = metrics_of(run.frozen, run.final)
+    card = {name: {k: scores[name][k] for k in ("accuracy", "interval", "examples")} for name in (FROZEN, "final")}
+    return export(run.model, target, examples=examples, card={"backbone": run.plan.backbone, "scores": card})
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in ("tfft", "tensorflow", "keras", "numpy"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:  # tensorflow-cpu, or tfft from a checkout
+            found[package] = {"tensorflow": tf.__version__}.get(package, "unknown")
+    return found

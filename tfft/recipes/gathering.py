@@ -1,0 +1,185 @@
+"""Data in any of the forms that a recipe takes, made into one: :func:`gather`.
+
+Hides the differences between a folder, arrays and ready datasets from the recipe.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfft.data import Examples, Skipped, from_arrays, load, to_dataset
+from tfft.data.headers import read_header
+from tfft.errors import DataError, listed
+from tfft.specs import InputSpec
+
+Datasets = tuple[tf.data.Dataset, tf.data.Dataset]
+_SIZES_READ = 64
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Gathered:
+    """Labelled examples, split, before it is known which size and batches they are needed in.
+
+    Attributes:
+        class_names: in the order of the labels.
+        examples: number of training examples.
+        held_out: number of validation examples.
+        origin: how train and validation came about, in words.
+        skipped: files that are not used.
+        image_side: median of the shorter side in pixels; None when not known.
+        datasets: makes the training and the validation dataset for a spec, a batch size and a seed.
+        probe: image files to check an export with; empty: take them from the validation dataset.
+        name: what is written into the plan.
+    """
+
+    class_names: tuple[str, ...]
+    examples: int
+    held_out: int
+    origin: str
+    skipped: tuple[Skipped, ...]
+    image_side: float | None
+    datasets: Callable[[InputSpec | None, int, int], Datasets]
+    probe: tuple[str, ...]
+    name: str
+
+
+def gather(data: Any, *, validation: float, seed: int, strict: bool) -> Gathered:
+    """Reads data in any accepted form.
+
+    Args:
+        data: a folder; ``(images, labels)`` arrays; or ``(train, validation, class_names)`` with two
+            datasets of batches.
+        validation: share held out where the data is not split yet.
+        seed: of the split.
+        strict: True makes an unreadable file an error.
+
+    Returns:
+        What the recipe needs to know, and the datasets on demand.
+
+    Raises:
+        DataError: when the form is unknown or the data cannot be used.
+    """
+    if isinstance(data, (str, os.PathLike)):
+        return _folder(data, validation, seed, strict)
+    if isinstance(data, (tuple, list)) and len(data) == 3 and isinstance(data[0], tf.data.Dataset):
+        return _ready(*data)
+    if isinstance(data, (tuple, list)) and len(data) == 2 and not isinstance(data[0], (str, tf.data.Dataset)):
+        return _arrays(np.asarray(data[0]), np.asarray(data[1]), validation, seed)
+    got = f"a {type(data).__name__}" + (f" of {len(data)}" if isinstance(data, (tuple, list)) else "")
+    raise DataError(
+        "Data must be a folder with one folder per class, (images, labels) arrays, or (train, validation, class_names) "
+        f"with two tf.data.Dataset of batches; got {got}."
+    )
+
+
+def _folder(folder: str | os.PathLike[str], validation: float, seed: int, strict: bool) -> Gathered:
+    splits = load(folder, validation=validation, seed=seed, strict=strict)
+
+    def datasets(spec: InputSpec | None, batch_size: int, seed: int) -> Datasets:
+        if spec is None:
+            raise DataError("A folder of images needs a backbone that takes images, and this one takes something else.")
+        train = to_dataset(splits.train, spec, batch_size=batch_size, shuffle=True, seed=seed)
+        return train, to_dataset(splits.validation, spec, batch_size=batch_size)
+
+    return Gathered(
+        class_names=tuple(splits.class_names),
+        examples=len(splits.train),
+        held_out=len(splits.validation),
+        origin=splits.split_from,
+        skipped=tuple(splits.skipped),
+        image_side=_median_side(splits.train),
+        datasets=datasets,
+        probe=tuple(splits.validation.paths[:4]),
+        name=os.fspath(folder),
+    )
+
+
+def _median_side(examples: Examples) -> float | None:
+    step = max(1, len(examples) // _SIZES_READ)
+    sides = []
+    for path in examples.paths[::step]:
+        header = read_header(tf.io.read_file(path))
+        sides.append(min(int(header.height), int(header.width)))
+    sides = [side for side in sides if side]
+    return float(np.median(sides)) if sides else None
+
+
+def _arrays(images: np.ndarray, labels: np.ndarray, validation: float, seed: int) -> Gathered:
+    if labels.ndim != 1 or len(labels) != len(images):
+        raise DataError(f"Expected one label per image, got images {images.shape} and labels {labels.shape}.")
+    if labels.dtype.kind not in "iubUSO":
+        raise DataError(f"Labels must be whole numbers or names, one class each; got {labels.dtype}.")
+    if images.ndim not in (3, 4):
+        raise DataError(f"Expected images [N, H, W] or [N, H, W, C], got {images.shape}.")
+    values, numbers = np.unique(labels, return_inverse=True)
+    counts = np.bincount(numbers)
+    if len(values) < 2:
+        raise DataError(f"Expected at least two classes, got {len(values)}: {listed(values)}.")
+    single = [str(value) for value, count in zip(values, counts, strict=True) if count < 2]
+    if single:
+        raise DataError(
+            f"Each class needs at least 2 images, one to learn from and one to hold out; too few: {listed(single)}."
+        )
+    held = _held_out(numbers, counts, validation, seed)
+
+    def datasets(spec: InputSpec | None, batch_size: int, seed: int) -> Datasets:
+        train = from_arrays(images[~held], numbers[~held], spec, batch_size=batch_size, shuffle=True, seed=seed)
+        return train, from_arrays(images[held], numbers[held], spec, batch_size=batch_size)
+
+    return Gathered(
+        class_names=tuple(str(v.decode() if isinstance(v, bytes) else v) for v in values.tolist()),
+        examples=int((~held).sum()),
+        held_out=int(held.sum()),
+        origin=f"{validation * 100:g} % of each class, drawn with seed {seed}",
+        skipped=(),
+        image_side=float(min(images.shape[1:3])),
+        datasets=datasets,
+        probe=(),
+        name=f"arrays {images.shape}",
+    )
+
+
+def _held_out(numbers: np.ndarray, counts: np.ndarray, share: float, seed: int) -> np.ndarray:
+    random = np.random.default_rng(seed)
+    held = np.zeros(len(numbers), bool)
+    for label, count in enumerate(counts):
+        members = random.permutation(np.flatnonzero(numbers == label))
+        held[members[: min(count - 1, max(1, round(count * share)))]] = True
+    return held
+
+
+def _ready(train: tf.data.Dataset, validation: tf.data.Dataset, class_names: Sequence[str]) -> Gathered:
+    if not isinstance(validation, tf.data.Dataset):
+        raise DataError(
+            f"The second of (train, validation, class_names) must be a dataset, got {type(validation).__name__}."
+        )
+    sizes = [_count(part, name) for part, name in ((train, "training"), (validation, "validation"))]
+    inputs = train.element_spec[0]
+    shape = inputs.shape if isinstance(inputs, tf.TensorSpec) and inputs.shape.rank == 4 else None
+    known = shape is not None and None not in tuple(shape[1:3])
+    return Gathered(
+        class_names=tuple(str(name) for name in class_names),
+        examples=sizes[0],
+        held_out=sizes[1],
+        origin="the two datasets given",
+        skipped=(),
+        image_side=float(min(shape[1:3])) if known else None,
+        datasets=lambda spec, batch_size, seed: (train, validation),
+        probe=(),
+        name="datasets given in memory",
+    )
+
+
+def _count(dataset: tf.data.Dataset, name: str) -> int:
+    spec = dataset.element_spec
+    if not isinstance(spec, tuple) or len(spec) < 2:
+        raise DataError(f"The {name} dataset must give batches of (inputs, labels), got {spec}.")
+    if int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY:
+        raise DataError(f"The {name} dataset never ends (it repeats); an epoch needs an end.")
+    return int(dataset.reduce(np.int64(0), lambda n, batch: n + tf.shape(batch[1], tf.int64)[0]))

@@ -1,0 +1,205 @@
+"""What a run leaves behind: :class:`Run`, its folder, and how to read it again.
+
+Hides the files. Each is written under another name and renamed, ``metrics.json`` last of the small
+ones, so a folder holds whole files only.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import yaml
+
+from tfft import heads
+from tfft.data import Skipped
+from tfft.errors import PlanError, TfftError, listed
+from tfft.evaluation import Scores
+from tfft.export.savedmodel import Exported
+from tfft.specs import Plan
+from tfft.training import History
+from tfft.training.history import write_whole
+
+PLAN, METRICS, HISTORY, LABELS, SKIPPED, MODEL, EXPORT = (
+    "plan.yaml",
+    "metrics.json",
+    "history.csv",
+    "labels.txt",
+    "skipped.csv",
+    "model.keras",
+    "export",
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """The result of :func:`tfft.finetune`.
+
+    Attributes:
+        model: the trained model: an ordinary compiled Keras model from raw pixels to logits.
+        plan: every setting as used, and the reasons.
+        history: one row per epoch.
+        frozen: scores on the held-out examples before any block was unfrozen.
+        final: scores at the end.
+        class_names: in the order of the logits.
+        skipped: files that were not used.
+        folder: where it was written; None where nowhere.
+        export: what was exported; None where nothing was, or the run was read from its folder.
+    """
+
+    model: keras.Model
+    plan: Plan
+    history: History
+    frozen: Scores
+    final: Scores
+    class_names: tuple[str, ...]
+    skipped: tuple[Skipped, ...] = ()
+    folder: pathlib.Path | None = None
+    export: Exported | None = None
+
+    @property
+    def summary(self) -> str:
+        """What came of it in a few lines: frozen, final and what fine-tuning changed."""
+        lines = [f"frozen backbone  {self.frozen.line}", f"at the end       {self.final.line}"]
+        if len(self.plan.phases) > 1:
+            lines.append(compare(self.frozen, self.final))
+        return "\n".join(lines)
+
+
+def compare(frozen: Scores, final: Scores) -> str:
+    """Says in one sentence what fine-tuning changed, and whether the intervals overlap."""
+    gain = final.value - frozen.value
+    text = f"fine-tuning changed {final.metric.replace('_', ' ')} by {gain:+.4f}"
+    apart = frozen.interval[1] < final.interval[0] or final.interval[1] < frozen.interval[0]
+    if gain < 0:
+        text += ": it did not help; the frozen backbone (unfreeze='none') is the better model here"
+    return text if apart else text + "; the two 95 % intervals overlap"
+
+
+def metrics_of(frozen: Scores, final: Scores) -> dict[str, Any]:
+    """Returns the content of ``metrics.json``."""
+    return {"frozen": frozen.to_dict(), "final": final.to_dict(), "majority": final.majority}
+
+
+def check_out(out: str | os.PathLike[str] | None) -> pathlib.Path | None:
+    """Returns the folder of a run to be, and refuses one that holds anything; creates nothing.
+
+    Raises:
+        PlanError: when it is a file or is not empty.
+    """
+    if out is None:
+        return None
+    folder = pathlib.Path(out).expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise PlanError(f"out={str(out)!r} is a file, expected a new or empty folder.")
+    if folder.is_dir() and any(folder.iterdir()):
+        inside = sorted(path.name for path in folder.iterdir())
+        raise PlanError(
+            f"The folder out={str(out)!r} is not empty ({listed(inside, limit=5)}), and a run overwrites nothing. "
+            "Give another folder or empty this one."
+        )
+    return folder
+
+
+def write_run(run: Run, folder: pathlib.Path) -> None:
+    """Writes all files of a run but the export into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    aside = folder / f".{os.getpid()}.{MODEL}"
+    try:
+        run.model.save(aside)
+        os.replace(aside, folder / MODEL)
+    finally:
+        aside.unlink(missing_ok=True)
+    write_whole(folder / PLAN, plan_to_yaml(run.plan))
+    run.history.to_csv(folder / HISTORY)
+    write_whole(folder / LABELS, "".join(f"{name}\n" for name in run.class_names))
+    if run.skipped:
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["path", "reason"])
+        writer.writerows([item.path, item.reason] for item in run.skipped)
+        write_whole(folder / SKIPPED, text.getvalue())
+    write_whole(folder / METRICS, json.dumps(metrics_of(run.frozen, run.final), indent=2) + "\n")
+
+
+def load_run(folder: str | os.PathLike[str]) -> Run:
+    """Reads a run from the folder that :func:`tfft.finetune` wrote, with its model.
+
+    Use it to go on with a model, or to look at what was done.
+
+    Args:
+        folder: the run's folder.
+
+    Returns:
+        The run; ``export`` is None also where the folder holds an export.
+
+    Raises:
+        TfftError: when a file of the run is missing or cannot be read; the message names it.
+
+    Example:
+        >>> run = tfft.load_run("runs/ants")
+        >>> run.model.predict(photos)
+    """
+    folder = pathlib.Path(folder).expanduser()
+    missing = [name for name in (PLAN, METRICS, HISTORY, MODEL) if not (folder / name).is_file()]
+    if missing:
+        what = "does not exist" if not folder.is_dir() else f"has no {listed(missing)}"
+        raise TfftError(
+            f"{folder} is not the folder of a finished run: it {what}. tfft.finetune(..., out=folder) writes one."
+        )
+    try:
+        metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
+        history = History.from_csv(folder / HISTORY)
+        frozen, final = Scores.from_dict(metrics["frozen"]), Scores.from_dict(metrics["final"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise TfftError(f"A file in {folder} is damaged or was changed ({METRICS} or {HISTORY}): {error}") from error
+    model = keras.saving.load_model(folder / MODEL)
+    skipped = []
+    if (folder / SKIPPED).is_file():
+        with open(folder / SKIPPED, encoding="utf-8", newline="") as file:
+            skipped = [Skipped(row["path"], row["reason"]) for row in csv.DictReader(file)]
+    names = heads.of(model).class_names or ()
+    return Run(model, plan_from_yaml(folder / PLAN), history, frozen, final, names, tuple(skipped), folder)
+
+
+def plan_to_yaml(plan: Plan) -> str:
+    """Returns a plan as YAML text, in the order of its fields."""
+    return yaml.safe_dump(plan.to_dict(), sort_keys=False, allow_unicode=True, width=120)
+
+
+def plan_from_yaml(path: str | os.PathLike[str]) -> Plan:
+    """Reads a plan, as written into a run's folder or by hand.
+
+    Args:
+        path: of the YAML file.
+
+    Returns:
+        The plan, for :func:`repeat` or ``finetune(plan=...)``.
+
+    Raises:
+        PlanError: when the file is no YAML mapping, or names a setting that does not exist.
+
+    Example:
+        >>> plan_from_yaml("runs/ants/plan.yaml").phases
+    """
+    try:
+        values = yaml.safe_load(pathlib.Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise PlanError(f"The plan {os.fspath(path)!r} does not exist.") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise PlanError(f"The plan {os.fspath(path)!r} cannot be read: {error}") from error
+    if not isinstance(values, Mapping):
+        raise PlanError(
+            f"The plan {os.fspath(path)!r} must be a YAML mapping of settings, got {type(values).__name__}."
+        )
+    try:
+        return Plan.from_dict(values)
+    except TypeError as error:
+        raise PlanError(f"The plan {os.fspath(path)!r} lacks a setting: {error}") from error

@@ -1,0 +1,17 @@
+"""Choose which parts of a pretrained network train, see the choice, and prove that it held.
+
+Hides how a choice of blocks becomes ``trainable`` flags that Keras obeys, keeps in a ``.keras`` file
+and does not silently ignore after a ``fit``. Works on any Keras model, built by tfft or not.
+"""
+
+from __future__ import annotations
+
+from tfft.errors import require_platform
+
+require_platform()
+
+from tfft.slicing.auditing import Audit, AuditReport, audit  # noqa: E402
+from tfft.slicing.choosing import freeze, select, unfreeze  # noqa: E402
+from tfft.slicing.describing import Description, describe  # noqa: E402
+
+__all__ = ["Audit", "AuditReport", "Description", "audit", "describe", "freeze", "select", "unfreeze"]

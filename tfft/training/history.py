@@ -1,0 +1,92 @@
+"""What happened in each epoch: :class:`History`."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from tfft.slicing import AuditReport
+
+_FIRST = ("phase", "epoch", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "seconds")
+
+
+@dataclasses.dataclass(frozen=True)
+class History:
+    """The course of a training.
+
+    Attributes:
+        rows: one mapping per epoch, in order: ``phase``, ``epoch`` (from 1 within its phase), ``loss``
+            and the head's metrics, the same with ``val_``, ``learning_rate`` at its end, ``seconds``.
+        best: for each phase the epoch whose weights the model was given back at its end.
+        audits: for each phase what the audit found.
+        notes: what the engine saw and let pass, one sentence each.
+    """
+
+    rows: tuple[Mapping[str, Any], ...] = ()
+    best: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    audits: Mapping[str, AuditReport] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of all columns that occur, the usual ones first."""
+        names = dict.fromkeys(name for row in self.rows for name in row)
+        return [n for n in _FIRST if n in names] + [n for n in names if n not in _FIRST]
+
+    def of(self, phase: str) -> list[Mapping[str, Any]]:
+        """Returns the rows of one phase."""
+        return [row for row in self.rows if row["phase"] == phase]
+
+    def __add__(self, other: History) -> History:
+        """Joins the histories of two phases."""
+        return History(
+            self.rows + other.rows,
+            {**self.best, **other.best},
+            {**self.audits, **other.audits},
+            self.notes + other.notes,
+        )
+
+    def to_csv(self, path: str | os.PathLike[str]) -> pathlib.Path:
+        """Writes one line per epoch; the file is whole or not there.
+
+        Args:
+            path: file to write; its folder must exist.
+
+        Returns:
+            The path.
+        """
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self.columns or _FIRST, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({k: round(v, 8) if isinstance(v, float) else v for k, v in row.items()} for row in self.rows)
+        return write_whole(path, text.getvalue())
+
+    @classmethod
+    def from_csv(cls, path: str | os.PathLike[str]) -> History:
+        """Reads the rows that :meth:`to_csv` wrote; what the audits found is not in the file."""
+        with open(path, encoding="utf-8", newline="") as file:
+            rows = [{k: _value(k, v) for k, v in row.items() if v != ""} for row in csv.DictReader(file)]
+        return cls(tuple(rows))
+
+
+def write_whole(path: str | os.PathLike[str], text: str) -> pathlib.Path:
+    """Writes a text file under a temporary name beside it and renames it, so that it is never half there."""
+    path = pathlib.Path(path)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        aside.write_text(text, encoding="utf-8", newline="")
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+    return path
+
+
+def _value(name: str, text: str) -> Any:
+    if name == "phase":
+        return text
+    return int(text) if name == "epoch" else float(text)

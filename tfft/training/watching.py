@@ -1,0 +1,116 @@
+"""Callbacks that watch one phase: rows of the history, the best weights, a loss that is not a number."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfft.errors import AuditError, PlanError, listed
+from tfft.specs import Phase
+
+
+class PhaseWatch(keras.callbacks.Callback):
+    """Records each epoch, keeps the best weights in memory and stops at the first loss that is not finite.
+
+    Only variables that may change in the phase are copied, once per better epoch, over the last copy.
+
+    Args:
+        phase: the phase.
+        steps: steps per epoch.
+        why: says what is wrong with the data or the settings when the loss is not finite.
+        verbose: print one line per epoch.
+    """
+
+    def __init__(self, phase: Phase, steps: int, why: Callable[[], str], verbose: bool) -> None:
+        super().__init__()
+        self.phase, self.steps, self.verbose = phase, steps, verbose
+        self.rows: list[dict[str, Any]] = []
+        self.best_epoch = 0
+        self._why = why
+        self._best: tuple[float, float] | None = None
+        self._kept: list[np.ndarray] = []
+        self._began = 0.0
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Checks that what the optimizer will train is what the phase names, and keeps the first weights."""
+        optimizer = {id(v): v.path for v in self.model.optimizer._trainable_variables}  # not public in Keras
+        flags = {id(v): v.path for v in self.model.trainable_variables}
+        if set(optimizer) != set(flags):
+            extra = [path for key, path in flags.items() if key not in optimizer]
+            missing = [path for key, path in optimizer.items() if key not in flags]
+            raise AuditError(
+                f"Phase {self.phase.name!r} was compiled for other variables than are trainable now; trainable but not "
+                f"compiled: {listed(extra) or 'none'}; compiled but frozen: {listed(missing) or 'none'}. A callback "
+                f"must not change `trainable`: give the blocks as the phase's `unfreeze`."
+            )
+        trains = set(flags)
+        # Statistics of trainable layers belong to the weights that make an epoch the best one.
+        self._movable = [v for v in self.model.weights if id(v) in trains]
+        self._movable += [
+            v for layer in self.model._flatten_layers() if layer.trainable for v in layer._non_trainable_variables
+        ]
+        self._keep()
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Starts the clock."""
+        self._epoch, self._began = epoch, time.perf_counter()
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Stops at the first step whose loss is not a finite number."""
+        loss = (logs or {}).get("loss")
+        if loss is not None and not math.isfinite(float(loss)):
+            self._give_up(
+                float(loss), self._epoch, f"step {self._epoch * self.steps + batch + 1} (epoch {self._epoch + 1})"
+            )
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Writes the row and keeps the weights if they are the best so far."""
+        logs = {name: float(value) for name, value in (logs or {}).items()}
+        if not math.isfinite(logs.get("val_loss", 0.0)):
+            self._give_up(logs["val_loss"], epoch, f"the end of epoch {epoch + 1}, on the validation examples")
+        row: dict[str, Any] = {"phase": self.phase.name, "epoch": epoch + 1, **logs}
+        row["learning_rate"] = float(self.model.optimizer.learning_rate)
+        row["seconds"] = time.perf_counter() - self._began
+        self.rows.append(row)
+        rank = _rank(logs)
+        if rank is None or self._best is None or rank > self._best:
+            self._best, self.best_epoch = rank, epoch + 1
+            self._keep()
+        if self.verbose:
+            print(_line(row, self.phase.epochs), flush=True)
+
+    def restore_best(self) -> None:
+        """Gives the model the weights of its best epoch."""
+        for variable, value in zip(self._movable, self._kept, strict=True):
+            variable.assign(value)
+
+    def _keep(self) -> None:
+        self._kept = [keras.ops.convert_to_numpy(v).copy() for v in self._movable]
+
+    def _give_up(self, loss: float, epoch: int, where: str) -> None:
+        self.restore_best()
+        back = f"of its epoch {self.best_epoch}" if self.best_epoch else "from before it"
+        raise PlanError(
+            f"Phase {self.phase.name!r}: the loss became {loss} at {where}, at a learning rate of up to "
+            f"{self.phase.learning_rate:g}. {self._why()} The model has been given back the weights {back}."
+        )
+
+
+def _rank(logs: dict[str, float]) -> tuple[float, float] | None:
+    """Higher is better: validation accuracy where the head has one, then lower loss; None without validation."""
+    if "val_loss" not in logs:
+        return None
+    accuracy = next((v for k, v in logs.items() if k.startswith("val_") and "accuracy" in k), 0.0)
+    return accuracy, -logs["val_loss"]
+
+
+def _line(row: dict[str, Any], epochs: int) -> str:
+    width = len(str(epochs))
+    shown = {k: v for k, v in row.items() if k not in ("phase", "epoch", "seconds", "learning_rate")}
+    numbers = "  ".join(f"{name} {value:.4f}" for name, value in shown.items())
+    return f"{row['phase']} {row['epoch']:>{width}}/{epochs}  {numbers}  {row['seconds']:.1f} s"
