@@ -104,10 +104,14 @@ def check_backbone(
     Example:
         >>> check_backbone(tfft.load_backbone("my_savedmodel/"))
     """
+    return _report(backbone.name, _checks(backbone, reference, tolerance))
+
+
+def _report(what: str, checks: Iterator[tuple[str, Callable[[], str | None]]]) -> Contract:
     passed: list[str] = []
     failed: list[str] = []
     refused: dict[str, str] = {}
-    for name, check in _checks(backbone, reference, tolerance):
+    for name, check in checks:
         try:
             reason = check()
         except Exception as error:  # a contract runner reports whatever goes wrong
@@ -116,8 +120,120 @@ def check_backbone(
             refused.update({name: reason} if reason else {})
             passed += [] if reason else [name]
     if failed:
-        raise ContractError(f"{backbone.name} breaks {len(failed)} promises:\n  - " + "\n  - ".join(failed))
+        raise ContractError(f"{what} breaks {len(failed)} promises:\n  - " + "\n  - ".join(failed))
     return Contract(tuple(passed), refused)
+
+
+def check_head(head: heads.Head, *, width: int = 8) -> Contract:
+    """Checks that a head's loss, metrics, logits and serving outputs agree with each other.
+
+    Args:
+        head: from :mod:`tfft.heads`, or one of your own.
+        width: of the features it is put behind.
+
+    Returns:
+        What passed.
+
+    Raises:
+        ContractError: with every check that failed.
+
+    Example:
+        >>> print(check_head(heads.binary("spam")))
+        5 checks passed: ...
+    """
+    random = np.random.default_rng(0)
+    features = random.normal(size=(64, width)).astype("float32")
+    labels = _separable_labels(head, features)
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((width,))
+    model = keras.Model(inputs, head.attach(inputs))
+    model.compile(keras.optimizers.Adam(0.05), **head.compile_args())
+    losses = model.fit(features, labels, epochs=40, batch_size=64, verbose=0).history["loss"]
+    logits = model.predict(features, verbose=0)
+    served = {name: np.asarray(value) for name, value in head.postprocess(logits).items()}
+    measured = model.evaluate(features, labels, verbose=0, return_dict=True)
+
+    def learns() -> None:
+        _expect(bool(np.isfinite(losses).all()) and losses[-1] < 0.7 * losses[0], f"the loss went {losses[0]} -> {losses[-1]}")
+
+    def agrees() -> None:
+        if head.kind == "regression":
+            error = float(np.mean(np.abs(served["value"] - labels.reshape(served["value"].shape))))
+            _expect(abs(error - measured["error"]) < 1e-4, f"served error {error}, metric {measured['error']}")
+            return
+        if head.kind == "multilabel":
+            right = float(np.mean(served["labels_above_half"] == (labels > 0.5)))
+        else:
+            right = float(np.mean(served["label"] == np.array(head.class_names, dtype=bytes)[labels]))
+        _expect(abs(right - measured["accuracy"]) < 1e-4, f"served accuracy {right}, metric {measured['accuracy']}")
+
+    def probabilities() -> str | None:
+        if "probabilities" not in served:
+            return "a regression has none"
+        p = served["probabilities"]
+        _expect(bool(((p >= 0) & (p <= 1)).all()), "outside of 0 to 1")
+        _expect(head.kind == "multilabel" or np.allclose(p.sum(-1), 1, atol=1e-5), "rows do not sum to 1")
+        return None
+
+    def independent() -> None:
+        for name, value in head.postprocess(logits[::-1].copy()).items():
+            _expect(np.array_equal(np.asarray(value)[::-1], served[name]), f"{name} depends on other rows")
+
+    def remembered() -> None:
+        again = keras.Model.from_config(model.get_config())
+        _expect(heads.of(again) == head, "the model's config forgets the head")
+
+    checks = {
+        "loss falls": learns,
+        "serving agrees with the metric": agrees,
+        "probabilities": probabilities,
+        "rows are independent": independent,
+        "config keeps the head": remembered,
+    }
+    return _report(f"The {head.kind} head", iter(checks.items()))
+
+
+def _separable_labels(head: heads.Head, features: np.ndarray) -> np.ndarray:
+    scores = features @ np.random.default_rng(1).normal(size=(features.shape[1], max(head.units, 2)))
+    if head.kind == "regression":
+        return scores[:, : head.units].astype("float32")
+    if head.kind == "multilabel":
+        return (scores[:, : head.units] > 0).astype("float32")
+    return scores.argmax(-1).astype("int32")
+
+
+def check_export(path: str | pathlib.Path, model: keras.Model, *, examples: Any = None, tolerance: float = 1e-5) -> Contract:
+    """Checks an export that is already in place: layout, signatures, and answers equal to the model's.
+
+    :func:`tfft.export` makes the same comparison before it puts a version in place; this one can be
+    run again after copying it to a server.
+
+    Args:
+        path: the version folder.
+        model: the Keras model it was made from.
+        examples: what to compare on, as :func:`tfft.export` takes them; random inputs by default.
+        tolerance: largest allowed ``|served - expected| / (1 + |expected|)``.
+
+    Returns:
+        What passed.
+
+    Raises:
+        ContractError: with every check that failed.
+    """
+    from tfft.export.checking import check
+    from tfft.export.signatures import serving_functions
+
+    folder = pathlib.Path(path)
+
+    def layout() -> None:
+        _expect(folder.name.isdecimal(), f"a server reads folders named by a number, this is {folder.name!r}")
+        for name in ("saved_model.pb", "variables/variables.index", "assets/model_card.md"):
+            _expect((folder / name).is_file(), f"{name} is missing")
+
+    def same() -> None:
+        check(folder, serving_functions(model), examples, tolerance)
+
+    return _report(str(folder), iter({"layout": layout, "answers equal the model's": same}.items()))
 
 
 def _checks(backbone: Backbone, reference: Any, tolerance: float) -> Iterator[tuple[str, Callable[[], str | None]]]:
