@@ -31,8 +31,8 @@ class InputSpec:
         mean: per-channel mean that is subtracted after the range is mapped, or None.
         std: per-channel divisor after that, or None.
         interpolation: ``"bilinear"``, ``"bicubic"``, ``"nearest"`` or ``"area"``.
-        resize: what to do with another aspect ratio: ``"stretch"`` the whole picture, centre
-            ``"crop"``, or ``"pad"`` with black.
+        resize: what to do with another aspect ratio: cut to it around the centre (``"crop"``, as most
+            networks were evaluated), ``"stretch"`` the whole picture, or ``"pad"`` it with black.
         flexible: True when the backbone accepts other sizes than ``height`` x ``width``.
         source: where the numbers come from, in words: shown to the user.
     """
@@ -44,7 +44,7 @@ class InputSpec:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     interpolation: str = "bilinear"
-    resize: ResizeMode = "stretch"
+    resize: ResizeMode = "crop"
     flexible: bool = False
     source: str = "assumed: the TF Hub convention for images, [0, 1]"
 

@@ -19,13 +19,10 @@ from tfft.specs import Phase, Plan
 
 FROZEN, FINE_TUNE = "frozen", "fine-tune"
 
-_FROZEN_STEPS, _FINE_TUNE_STEPS = (
-    240,
-    280,
-)  # steps each phase should get at least, if that takes no more than _MOST epochs
+_FROZEN_STEPS, _FINE_TUNE_STEPS = 240, 280  # each phase should get these, if that takes no more than _MOST epochs
 _LEAST_EPOCHS, _MOST_EPOCHS = 2, 10
-_FROZEN_RATE, _FINE_TUNE_RATE, _CAREFUL_RATE = 5e-3, 3e-4, 1e-4  # at a batch of 32
-_FEW = 500  # examples, below which the careful rate is used
+_FROZEN_RATE, _FINE_TUNE_RATE, _FAR_RATE = 5e-3, 3e-4, 1e-3  # at a batch of 32
+_FEW = 500  # examples, below which tiny images are treated as any other
 _TINY_SIDE, _TINY_SIZE = 32, 64  # pixels
 _SMALL_SIDE, _SMALL_SIZE = 64, 128
 _SHARES = ((500, 6), (5_000, 3), (50_000, 2))  # below so many examples, one block in so many
@@ -84,7 +81,9 @@ def recommend(facts: Facts, wishes: Wishes | None = None, *, backbone: str = "",
 
     Epochs follow from steps: the head gets at least 240 steps, fine-tuning 280, in 2 to 10 epochs. The
     fewer the examples, the fewer last blocks train: a sixth of them below 500, a third below 5,000,
-    half below 50,000, else all. Rates are for Adam and grow with the square root of the batch size.
+    half below 50,000, else all. Tiny images look like nothing the backbone was trained on; with 500 of
+    them and more, at least half of the blocks train, at a higher rate. Rates are for Adam and grow with
+    the square root of the batch size.
 
     Args:
         facts: about data and backbone.
@@ -179,6 +178,12 @@ def _times(size: tuple[int, int], chosen: int) -> int:
 def _unfreeze(facts: Facts, wishes: Wishes, reasons: dict[str, str]) -> int | float | str | list[str]:
     if wishes.unfreeze != "auto":
         return wishes.unfreeze if isinstance(wishes.unfreeze, (int, float, str)) else list(wishes.unfreeze)
+    if _far(facts) and facts.examples < _SHARES[-1][0]:
+        count = math.ceil(facts.blocks / 2)
+        reasons["unfreeze"] = (
+            f"the last {count} of {facts.blocks} blocks: such small images look like nothing the backbone was trained on"
+        )
+        return count
     for limit, parts in _SHARES:
         if facts.examples < limit:
             count = math.ceil(facts.blocks / parts)
@@ -189,6 +194,11 @@ def _unfreeze(facts: Facts, wishes: Wishes, reasons: dict[str, str]) -> int | fl
             return count
     reasons["unfreeze"] = f"{facts.examples:,} examples are enough to train all {facts.blocks} blocks"
     return "all"
+
+
+def _far(facts: Facts) -> bool:
+    """Tells whether the images are so small that the pretrained features fit them badly, and are enough to say so."""
+    return facts.image_side is not None and facts.image_side <= _TINY_SIDE and facts.examples >= _FEW
 
 
 def _epochs(name: str, wish: int | str, steps: int, facts: Facts, wishes: Wishes, reasons: dict[str, str]) -> int:
@@ -206,8 +216,8 @@ def _epochs(name: str, wish: int | str, steps: int, facts: Facts, wishes: Wishes
 
 def _rates(facts: Facts, wishes: Wishes, reasons: dict[str, str]) -> tuple[float, float]:
     scale = math.sqrt(wishes.batch_size / 32)
-    careful = _CAREFUL_RATE if facts.examples < _FEW else _FINE_TUNE_RATE
-    frozen, fine = float(f"{_FROZEN_RATE * scale:.2g}"), float(f"{careful * scale:.2g}")
+    peak = _FAR_RATE if _far(facts) else _FINE_TUNE_RATE
+    frozen, fine = float(f"{_FROZEN_RATE * scale:.2g}"), float(f"{peak * scale:.2g}")
     rate = wishes.learning_rate
     if isinstance(rate, (tuple, list)):
         return float(rate[0]), float(rate[1])

@@ -1,0 +1,61 @@
+"""The notebooks run from top to bottom, as a reader would run them, without a network."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import warnings
+
+import pytest
+
+NOTEBOOKS = sorted((pathlib.Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _kernel_of_this_environment(tmp_path_factory):
+    """A kernel that runs this very Python, whatever kernels are installed for the user."""
+    import json
+    import sys
+
+    base = tmp_path_factory.mktemp("jupyter")
+    folder = base / "kernels" / "tfft-tests"
+    folder.mkdir(parents=True)
+    command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    (folder / "kernel.json").write_text(json.dumps({"argv": command, "display_name": "tests", "language": "python"}))
+    before = os.environ.get("JUPYTER_PATH")
+    os.environ["JUPYTER_PATH"] = str(base)
+    yield
+    if before is None:
+        del os.environ["JUPYTER_PATH"]
+    else:
+        os.environ["JUPYTER_PATH"] = before
+
+
+def test_there_is_a_notebook():
+    assert NOTEBOOKS
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_outputs_are_cleared(path):
+    import nbformat
+
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "code":
+            assert cell.outputs == []
+            assert cell.execution_count is None
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_runs_top_to_bottom(path, tmp_path):
+    import nbformat
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the Jupyter packages; the notebook's own go to its cells
+        from nbclient import NotebookClient
+
+        notebook = nbformat.read(path, as_version=4)
+        NotebookClient(
+            notebook, timeout=500, kernel_name="tfft-tests", resources={"metadata": {"path": str(tmp_path)}}
+        ).execute()
+    printed = "".join(o.get("text", "") for cell in notebook.cells for o in cell.get("outputs", []))
+    assert "fine-tuned" in printed

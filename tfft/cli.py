@@ -1,0 +1,215 @@
+"""The command ``tfft``: arguments in, recipes called, results and errors printed.
+
+Hidden here: what a shell needs and a script does not. TensorFlow is imported only once the arguments
+are known to be right; ``--json`` puts one JSON object on standard output and nothing else; an error
+is one sentence on standard error and an exit code (2: wrong input, 1: anything else, 130: Ctrl-C).
+Set ``TFFT_DEBUG=1`` to see the traceback and TensorFlow's own messages.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
+
+from tfft import __version__, commands
+from tfft.errors import TfftError, did_you_mean, listed
+
+_WRONG_INPUT, _INTERRUPTED = 2, 130
+_DESCRIPTION = "Transfer learning with TensorFlow and Keras: from a folder of photos to a served model."
+_EPILOG = "Start with: tfft demo"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line.
+
+    Args:
+        arguments: without the program's name; those of the process by default.
+
+    Returns:
+        The exit code.
+    """
+    options = parser().parse_args(arguments)
+    if options.command is None:
+        parser().print_help()
+        return commands.SUCCESS
+    try:
+        with _results_only(options) as print_result:
+            return options.run(options, print_result)
+    except TfftError as error:
+        if commands.debugging():
+            raise
+        commands.say(f"tfft: error: {error}")
+        return _WRONG_INPUT if isinstance(error, ValueError) else commands.FAILED
+    except KeyboardInterrupt:
+        commands.say("tfft: interrupted")
+        return _INTERRUPTED
+    except BrokenPipeError:  # the reader of a pipe has left, as in `tfft list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return commands.SUCCESS
+    except OSError as error:
+        if commands.debugging():
+            raise
+        commands.say(f"tfft: error: {error}")
+        return commands.FAILED
+
+
+# --- arguments ---------------------------------------------------------------------------------------------------
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        if "invalid choice" in message:
+            word = message.split("invalid choice: ")[1].split(" ")[0].strip("'")
+            message = f"unknown command {word!r}.{did_you_mean(word, _COMMANDS)} Commands: {listed(_COMMANDS)}."
+        self.print_usage(sys.stderr)
+        self.exit(_WRONG_INPUT, f"tfft: error: {message}\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Returns the parser of all commands."""
+    top = _Parser(prog="tfft", description=_DESCRIPTION, epilog=_EPILOG)
+    top.add_argument("--version", action="version", version=f"tfft {__version__}")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    for name, (run, add_arguments, summary) in _COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        command.set_defaults(run=run, json=False)
+        add_arguments(command)
+    return top
+
+
+def _demo_arguments(add: argparse.ArgumentParser) -> None:
+    add.add_argument("--out", default="tfft-demo", metavar="DIR", help="new folder for everything it makes (tfft-demo)")
+
+
+def _train_arguments(add: argparse.ArgumentParser) -> None:
+    add.add_argument(
+        "data", nargs="?", metavar="DATA", help="folder with one folder per class, or with train/ and val/"
+    )
+    add.add_argument("--backbone", metavar="HANDLE", help="what to start from: see `tfft list` (efficientnet-lite0)")
+    add.add_argument("--out", required=True, metavar="RUN", help="new folder for the model and its records")
+    add.add_argument("--config", metavar="PLAN", help="plan.yaml of an earlier run, to repeat it")
+    training = add.add_argument_group("training")
+    training.add_argument(
+        "--unfreeze", type=_blocks, metavar="N", help="last N blocks, a name, regex, share, norm, bias, all or none"
+    )
+    training.add_argument("--epochs", type=_count, metavar="N", help="passes with unfrozen blocks")
+    training.add_argument("--frozen-epochs", type=_whole, metavar="N", help="passes with the head alone before that")
+    training.add_argument("--batch-size", type=_whole, metavar="N", help="examples per step")
+    training.add_argument(
+        "--learning-rate", type=float, metavar="RATE", help="peak rate of the passes with unfrozen blocks"
+    )
+    training.add_argument("--seed", type=int, metavar="S", help="of split, order and new weights (0)")
+    training.add_argument("--dropout", type=float, metavar="SHARE", help="of the features, before the head (0.2)")
+    training.add_argument("--l2", type=float, metavar="WEIGHT", help="weight decay of the head (0)")
+    training.add_argument("--label-smoothing", type=float, metavar="SHARE", help="of the target, over all classes (0)")
+    training.add_argument("--batch-norm", choices=["fixed", "train"], help="statistics in unfrozen blocks (fixed)")
+    data = add.add_argument_group("data and model")
+    data.add_argument("--image-size", type=_whole, nargs="+", metavar="PIXELS", help="one number, or height and width")
+    data.add_argument("--validation", type=float, metavar="SHARE", help="held out of each class, without a val/ (0.2)")
+    data.add_argument("--strict", action="store_true", default=None, help="an unreadable file is an error")
+    data.add_argument("--no-export", action="store_true", help="do not write the SavedModel into RUN/export")
+    _opening_arguments(data)
+
+
+def _opening_arguments(add: Any) -> None:
+    add.add_argument("--input-range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="what black and white become")
+    add.add_argument("--output", metavar="KEY", help="which output of a backbone with several")
+    add.add_argument(
+        "--trust", action="store_true", help="open a SavedModel although the scan found unusual operations"
+    )
+
+
+def _inspect_arguments(add: argparse.ArgumentParser) -> None:
+    add.add_argument("handle", metavar="HANDLE", help="short name, folder, file or address of a model")
+    add.add_argument("--image-size", type=_whole, nargs="+", metavar="PIXELS", help="one number, or height and width")
+    _opening_arguments(add)
+    _json_argument(add)
+
+
+def _predict_arguments(add: argparse.ArgumentParser) -> None:
+    add.add_argument("model", metavar="RUN_OR_EXPORT", help="run folder, exported model or .keras file")
+    add.add_argument("files", nargs="+", metavar="FILE", help="image files")
+    add.add_argument("--top", type=_whole, default=3, metavar="K", help="classes to list for each file (3)")
+    _json_argument(add)
+
+
+def _evaluate_arguments(add: argparse.ArgumentParser) -> None:
+    add.add_argument("run_folder", metavar="RUN", help="run folder")
+    add.add_argument("data", metavar="DATA", help="folder with one folder per class; of a split one, val/ is used")
+    add.add_argument("--batch-size", type=_whole, default=32, metavar="N", help="examples per step (32)")
+    _json_argument(add)
+
+
+def _export_arguments(add: argparse.ArgumentParser) -> None:
+    add.add_argument("run_folder", metavar="RUN", help="run folder")
+    add.add_argument("out", metavar="OUT", help="version folder such as served/1, or served for the next version")
+    _json_argument(add)
+
+
+def _list_arguments(add: argparse.ArgumentParser) -> None:
+    add.add_argument("pattern", nargs="?", metavar="PATTERN", help="part of the name")
+    _json_argument(add)
+
+
+def _json_argument(add: argparse.ArgumentParser) -> None:
+    add.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+
+
+def _whole(text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, received {text!r}")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    return 0 if text == "0" else _whole(text)
+
+
+def _blocks(text: str) -> int | float | str:
+    """A number is a count of blocks, a fraction a share of the parameters, anything else a name or pattern."""
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text
+
+
+# --- output ------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _results_only(options: argparse.Namespace) -> Iterator[commands.PrintResult]:
+    """Gives a function that prints the result as JSON or text; with --json all else goes to standard error."""
+    out = sys.stdout
+
+    def print_result(values: dict[str, Any], text: Any) -> None:
+        if options.json:
+            print(json.dumps(values, ensure_ascii=False), file=out)
+        else:
+            from rich.console import Console
+
+            wide = None if out.isatty() else 160
+            Console(file=out, width=wide, soft_wrap=isinstance(text, str), highlight=False, markup=False).print(text)
+
+    with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
+        yield print_result
+    out.flush()
+
+
+_COMMANDS = {
+    "demo": (
+        commands.demo,
+        _demo_arguments,
+        "train on handwritten digits, export, predict: a few minutes, nothing to download",
+    ),
+    "train": (commands.train, _train_arguments, "train a model on a folder of labelled images"),
+    "inspect": (commands.inspect, _inspect_arguments, "show the blocks and the input of a backbone"),
+    "predict": (commands.predict, _predict_arguments, "say what image files show"),
+    "evaluate": (commands.evaluate, _evaluate_arguments, "measure a run on labelled images"),
+    "export": (commands.export, _export_arguments, "write the model of a run as a SavedModel for serving"),
+    "list": (commands.list_presets, _list_arguments, "list the pretrained backbones known by a short name"),
+}

@@ -1,0 +1,277 @@
+"""What each command of ``tfft`` does, once its arguments are known to be right.
+
+Every command takes the parsed options and a function that prints its result (as JSON, as text), and
+returns the exit code. TensorFlow is imported inside of them, so that ``tfft --help`` is quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tfft.errors import DataError, did_you_mean, listed
+
+SUCCESS, FAILED = 0, 1
+
+PrintResult = Callable[[dict[str, Any], Any], None]
+
+
+def demo(options: argparse.Namespace, print_result: PrintResult) -> int:
+    """Runs the demo into ``options.out``."""
+    start_tensorflow()
+    from tfft import demo as showing
+
+    return SUCCESS if showing.demo(options.out).as_expected else FAILED
+
+
+def train(options: argparse.Namespace, print_result: PrintResult) -> int:
+    """Fine-tunes a backbone on a folder and writes a run."""
+    if options.data is None and options.config is None:
+        raise DataError(
+            "Give the folder with the examples, tfft train DATA --out RUN, or the plan of a run with --config."
+        )
+    size = _size(options.image_size)
+    start_tensorflow()
+    from tfft import recipes
+    from tfft.recipes.runs import check_out, write_run
+
+    plan = None if options.config is None else recipes.plan_from_yaml(options.config)
+    settings = {name: getattr(options, name) for name in _SETTINGS} | {"image_size": size}
+    settings = {name: value for name, value in settings.items() if value is not None}
+    handle = options.backbone or (plan.backbone if plan else "efficientnet-lite0")
+    if options.trust:
+        handle = _trusted(handle, settings)
+    folder = check_out(options.out)
+    data = options.data or plan.data
+    run = recipes.finetune(handle, data, plan=plan, out=None if options.no_export else folder, **settings)
+    if options.no_export:
+        write_run(run, folder)
+    print(f"Everything lies in {folder}. Try: tfft predict {folder} IMAGE...")
+    return SUCCESS
+
+
+_SETTINGS = (
+    "unfreeze epochs frozen_epochs batch_size learning_rate seed validation dropout l2 label_smoothing batch_norm "
+    "input_range output strict"
+).split()
+
+
+def _trusted(handle: str, settings: dict[str, Any]) -> Any:
+    """Opens a backbone on the user's word; what concerns the opening leaves the settings."""
+    from tfft.backbones import load_backbone
+
+    opening = {name: settings.pop(name) for name in ("input_range", "output") if name in settings}
+    return load_backbone(handle, trust=True, batch_norm=settings.get("batch_norm", "fixed"), **opening)
+
+
+def inspect(options: argparse.Namespace, print_result: PrintResult) -> int:
+    """Opens a backbone and prints its blocks and its input contract."""
+    start_tensorflow()
+    from tfft.backbones import load_backbone
+    from tfft.slicing import describe
+
+    backbone = load_backbone(
+        options.handle,
+        output=options.output,
+        input_range=options.input_range and tuple(options.input_range),
+        image_size=_size(options.image_size),
+        trust=options.trust,
+    )
+    table, spec = describe(backbone.model), backbone.input_spec
+    values = {"name": backbone.name, "origin": backbone.origin, "input": spec and spec.to_dict()}
+    lines = [str(table), _input_sentence(spec), *backbone.notes]
+    print_result({**values, "notes": backbone.notes, **table.to_dict()}, "\n".join(lines))
+    return SUCCESS
+
+
+def _input_sentence(spec: Any) -> str:
+    if spec is None:
+        return "Input: not one image"
+    low, high = spec.value_range
+    size = f"{spec.height} x {spec.width} x {spec.channels} pixels{', or other sizes' if spec.flexible else ''}"
+    return f"Input: {size}; 0 to 255 becomes {low:g} to {high:g} ({spec.source})"
+
+
+def predict(options: argparse.Namespace, print_result: PrintResult) -> int:
+    """Predicts for image files; a bad file is reported and does not stop the others."""
+    answer, class_names = _answering(pathlib.Path(options.model))
+    from tfft.export import predict_files
+
+    rows = []
+    for row in predict_files(answer, options.files, class_names=class_names, top=options.top):
+        rows.append(row)
+        if row.error is not None:
+            say(f"tfft: {row.file}: {row.error}")
+        elif not options.json:
+            print(_prediction_line(row))
+    if options.json:
+        print_result({"model": options.model, "predictions": [row.to_dict() for row in rows]}, "")
+    return FAILED if any(row.error for row in rows) else SUCCESS
+
+
+def _prediction_line(row: Any) -> str:
+    if row.label is None:
+        return f"{row.file}: {json.dumps(row.outputs)}"
+    others = ", ".join(f"{label} {probability:.3f}" for label, probability in row.top[1:])
+    return f"{row.file}: {row.label} {row.probability:.3f}" + (f"  ({others})" if others else "")
+
+
+def _answering(path: pathlib.Path) -> tuple[Callable, Sequence[str]]:
+    """Returns what answers for encoded images, and the class names: from a run, a .keras file or an export."""
+    if not path.exists():
+        raise DataError(f"{path} does not exist. Expected a run folder, an exported model or a .keras file.")
+    start_tensorflow()
+    if not path.is_file() and not (path / "model.keras").exists():
+        from tfft.export import open_export
+
+        served = open_export(path)
+        return served.predict_bytes, served.class_names
+    import keras
+    import tensorflow as tf
+
+    from tfft.export import serving_functions
+
+    if path.is_file() and path.suffix != ".keras":
+        raise DataError(f"{path} is not a model. Expected a run folder, an exported model or a .keras file.")
+    file = path if path.is_file() else path / "model.keras"
+    serving = serving_functions(keras.saving.load_model(file, compile=False))
+    if serving.decode is None:
+        raise DataError(f"The model in {path} cannot read image files. {' '.join(serving.notes)}")
+    function = serving.functions["serve_bytes"]
+
+    def answer(encoded: Sequence[bytes]) -> dict[str, Any]:
+        outputs = function(image_bytes=tf.constant(list(encoded), tf.string))
+        return {name: value.numpy() for name, value in outputs.items()}
+
+    return answer, serving.class_names
+
+
+def evaluate(options: argparse.Namespace, print_result: PrintResult) -> int:
+    """Measures the model of a run on labelled images that it has not learned from."""
+    start_tensorflow()
+    from tfft import recipes
+    from tfft.data import to_dataset
+    from tfft.evaluation import evaluate as measure
+
+    run = recipes.load_run(options.run_folder)
+    examples, words = _labelled(run, options.data)
+    dataset = to_dataset(examples, _input_spec(run), batch_size=options.batch_size, cache=False)
+    scores = measure(run.model, dataset)
+    values = {"run": options.run_folder, "data": words, "skipped": [str(item) for item in examples.skipped]}
+    print_result({**values, **scores.to_dict()}, f"{words}\n{scores}")
+    return SUCCESS
+
+
+def _input_spec(run: Any) -> Any:
+    from tfft.data import Preprocess
+
+    found = [layer.spec for layer in run.model.layers if isinstance(layer, Preprocess)]
+    if not found:
+        raise DataError(f"The model in {run.folder} does not take image files. Use tfft.evaluate(model, dataset).")
+    return found[0]
+
+
+def _labelled(run: Any, data: str) -> tuple[Any, str]:
+    """Returns examples with the labels of the run's classes, and in words which they are."""
+    from tfft.data import list_images, load
+
+    folder, plan = pathlib.Path(data), run.plan
+    split = folder.is_dir() and {"train"} < {p.name.lower() for p in folder.iterdir() if p.is_dir()}
+    own = folder.exists() and pathlib.Path(plan.data).exists() and folder.samefile(plan.data)
+    if split or own:  # never on what the run has learned from
+        splits = load(folder, validation=plan.validation, seed=plan.seed)
+        examples, words = splits.validation, f"held-out examples: {splits.split_from}"
+    else:
+        examples, words = list_images(folder), f"all examples in {folder}"
+    unknown = [name for name in examples.class_names if name not in run.class_names]
+    if unknown:
+        hint = "".join(did_you_mean(name, run.class_names) for name in unknown[:3])
+        raise DataError(
+            f"{folder} has classes that the model does not know: {listed(unknown)}.{hint} "
+            f"It knows: {listed(run.class_names)}."
+        )
+    import numpy as np
+
+    numbers = np.array([run.class_names.index(name) for name in examples.class_names], np.int32)
+    return dataclasses.replace(examples, labels=numbers[examples.labels], class_names=run.class_names), words
+
+
+def export(options: argparse.Namespace, print_result: PrintResult) -> int:
+    """Writes the model of a run as a SavedModel."""
+    start_tensorflow()
+    from tfft import recipes
+    from tfft.export import savedmodel
+
+    savedmodel.version_folder(options.out)  # a wrong place is told before the model is loaded
+    run = recipes.load_run(options.run_folder)
+    exported = savedmodel.export(run.model, options.out, card=_card(run))
+    lines = [f"Exported to {exported.path}; largest difference to the Keras model {exported.largest_difference:.1e}"]
+    lines += [f"  {name}: {text}" for name, text in exported.signatures.items()]
+    values = dataclasses.asdict(exported) | {"path": str(exported.path)}
+    print_result(values, "\n".join([*lines, *exported.notes]))
+    return SUCCESS
+
+
+def _card(run: Any) -> dict[str, Any]:
+    scores = {"frozen": run.frozen, "final": run.final}
+    shown = {name: {s.metric: s.value, "interval": s.interval, "examples": s.examples} for name, s in scores.items()}
+    return {"backbone": run.plan.backbone, "scores": shown}
+
+
+def list_presets(options: argparse.Namespace, print_result: PrintResult) -> int:
+    """Prints the catalog."""
+    from rich.table import Table
+
+    from tfft.backbones import list_backbones
+
+    presets = list_backbones(options.pattern)
+    if not presets and not options.json:
+        hint = did_you_mean(options.pattern, [preset.name for preset in list_backbones()])
+        raise DataError(f"No backbone has {options.pattern!r} in its name.{hint} See all: tfft list.")
+    table = Table("name", "kind", "size", "parameters", "licence", "description", title_justify="left")
+    for preset in presets:
+        size = f"{preset.input.height}x{preset.input.width}" if preset.input else ""
+        table.add_row(preset.name, preset.kind, size, f"{preset.parameters:g} M", preset.licence, preset.description)
+    print_result({"backbones": [dataclasses.asdict(preset) for preset in presets]}, table)
+    return SUCCESS
+
+
+def _size(values: list[int] | None) -> int | tuple[int, int] | None:
+    if values is not None and len(values) > 2:
+        raise DataError(f"--image-size takes one number, or height and width; received {len(values)}: {values}.")
+    return values if values is None else (values[0], values[-1])
+
+
+def say(text: str) -> None:
+    """Prints a message for a person, on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def debugging() -> bool:
+    """Tells whether the user asked for tracebacks and all messages, with ``TFFT_DEBUG=1``."""
+    return os.environ.get("TFFT_DEBUG", "") not in ("", "0")
+
+
+def start_tensorflow() -> None:
+    """Imports TensorFlow; holds back the notes its C++ side prints then, unless someone asked to see them."""
+    if debugging() or "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+        import tensorflow
+
+        return
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # what fails is raised in Python too; 2 would show oneDNN's notes
+    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        import tensorflow
+
+        tensorflow.config.list_physical_devices()  # looks for a GPU, and prints when there is none
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(nowhere)

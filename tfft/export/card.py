@@ -1,0 +1,91 @@
+"""The model card that lies beside the weights: what the model takes, answers and was made of."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from importlib import metadata
+
+import keras
+import tensorflow as tf
+
+from tfft.backbones.base import blocks_of, find_backbone
+from tfft.export.signatures import Serving
+
+
+def model_card(model: keras.Model, serving: Serving, extra: Mapping[str, object] | None = None) -> str:
+    """Writes the card of a model as Markdown.
+
+    Args:
+        model: the Keras model.
+        serving: its functions.
+        extra: further facts, such as scores; nested mappings become nested lists.
+
+    Returns:
+        The text.
+    """
+    backbone = find_backbone(model)
+    facts: dict[str, object] = {
+        "Task": serving.task,
+        "Backbone": backbone.name,
+        "Blocks": len(blocks_of(model)),
+        "Parameters": f"{model.count_params():,}",
+        "Made on": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "Versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
+        **{name[:1].upper() + name[1:]: value for name, value in (extra or {}).items()},
+    }
+    parts = [f"# Model card: {model.name}", "\n".join(_bullets(facts)), "## Inputs and outputs"]
+    parts.append("\n".join(f"- `{name}`: {text}" for name, text in describe_functions(serving).items()))
+    if serving.input_spec is not None:
+        parts += ["## Images", _image_sentence(serving)]
+    if serving.class_names:
+        parts += ["## Classes", "\n".join(f"{i}. {name}" for i, name in enumerate(serving.class_names))]
+    parts += [f"Note: {note}" for note in serving.notes]
+    return "\n\n".join(parts) + "\n"
+
+
+def describe_functions(serving: Serving) -> dict[str, str]:
+    """Returns one line for each signature: inputs and outputs with type and shape."""
+    return {
+        name: f"{_tensors(function.structured_input_signature[1])} -> {_tensors(function.structured_outputs)}"
+        for name, function in serving.functions.items()
+    }
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of tfft, TensorFlow and Keras that run now."""
+    try:
+        own = metadata.version("tfft")
+    except metadata.PackageNotFoundError:  # run from a checkout that is not installed
+        own = "unknown"
+    return {"tfft": own, "TensorFlow": tf.__version__, "Keras": keras.__version__}
+
+
+def _tensors(tensors: Mapping[str, tf.Tensor]) -> str:
+    return ", ".join(f"{name} {tensor.dtype.name} {_shape(tensor.shape)}" for name, tensor in sorted(tensors.items()))
+
+
+def _shape(shape: tf.TensorShape) -> str:
+    return "any shape" if shape.rank is None else "[" + ", ".join("?" if n is None else str(n) for n in shape) + "]"
+
+
+def _image_sentence(serving: Serving) -> str:
+    spec = serving.input_spec
+    low, high = spec.value_range
+    normalised = "" if spec.mean is None else f", then mean {spec.mean} and deviation {spec.std} are taken out"
+    return (
+        f"Pixels are 0 to 255. Inside the model every image becomes {spec.height} x {spec.width} x {spec.channels} "
+        f"({spec.interpolation}, {spec.resize}); 0 to 255 is mapped to {low:g} to {high:g}{normalised} ({spec.source})."
+    )
+
+
+def _bullets(facts: Mapping[str, object], indent: str = "") -> list[str]:
+    lines = []
+    for name, value in facts.items():
+        if isinstance(value, Mapping):
+            lines += [f"{indent}- {name}:", *_bullets(value, indent + "  ")]
+        else:
+            values = value if isinstance(value, (list, tuple)) else [value]
+            shown = [f"{one:.4f}" if isinstance(one, float) else str(one) for one in values]
+            lines.append(f"{indent}- {name}: {', '.join(shown)}")
+    return lines

@@ -1,0 +1,136 @@
+"""Predicts for image files with any function from encoded images to outputs; hides what a bad file does.
+
+One file that cannot be decoded fails its whole batch: here it is found, named with its reason, and the
+others are answered all the same. TensorFlow alone is enough.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+Answer = Callable[[Sequence[bytes]], dict[str, np.ndarray]]
+
+_BATCH = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class FilePrediction:
+    """What a model says of one file.
+
+    Attributes:
+        file: path as given.
+        label: name of the most probable class; None where the task has none, or on an error.
+        probability: of that class.
+        top: the most probable classes with their probabilities, falling.
+        outputs: the model's outputs for this file, as plain values, where it is not a classifier.
+        error: why there is no prediction, or None.
+    """
+
+    file: str
+    label: str | None = None
+    probability: float | None = None
+    top: tuple[tuple[str, float], ...] = ()
+    outputs: dict[str, Any] = dataclasses.field(default_factory=dict)
+    error: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain values, fit for JSON: the error alone, or the prediction without it."""
+        if self.error is not None:
+            return {"file": self.file, "error": self.error}
+        if self.label is None:
+            return {"file": self.file, **self.outputs}
+        top = [{"label": label, "probability": probability} for label, probability in self.top]
+        return {"file": self.file, "label": self.label, "probability": self.probability, "top": top}
+
+
+def predict_files(
+    answer: Answer, files: Sequence[str | os.PathLike[str]], *, class_names: Sequence[str] = (), top: int = 3
+) -> Iterator[FilePrediction]:
+    """Predicts for image files, in order; a file that cannot be used gets its reason instead.
+
+    Args:
+        answer: encoded images to outputs by name, such as :meth:`OpenExport.predict_bytes`.
+        files: paths.
+        class_names: in the order of the probabilities; unnamed classes get their number.
+        top: how many classes to list for each file.
+
+    Yields:
+        One prediction per file, as batches are finished.
+
+    Example:
+        >>> served = open_export("served")                                   # doctest: +SKIP
+        >>> for p in predict_files(served.predict_bytes, ["cat.jpg"], class_names=served.class_names):
+        ...     print(p.file, p.label)                                       # doctest: +SKIP
+    """
+    for start in range(0, len(files), _BATCH):
+        batch = [os.fspath(file) for file in files[start : start + _BATCH]]
+        contents = {file: _read(file) for file in batch}
+        readable = [file for file in batch if isinstance(contents[file], bytes)]
+        rows = _answer_each(answer, [contents[file] for file in readable])
+        answered = dict(zip(readable, rows, strict=True))
+        for file in batch:
+            row = answered.get(file, contents[file])
+            if isinstance(row, str):
+                yield FilePrediction(file, error=row)
+            else:
+                yield _prediction(file, row, class_names, top)
+
+
+def _read(file: str) -> bytes | str:
+    try:
+        return pathlib.Path(file).read_bytes()
+    except OSError as error:
+        return error.strerror or str(error)
+
+
+def _answer_each(answer: Answer, encoded: Sequence[bytes]) -> list[dict[str, np.ndarray] | str]:
+    """Returns a row of outputs, or the reason that there is none, for each image."""
+    if not encoded:
+        return []
+    try:
+        outputs = answer(encoded)
+    except tf.errors.OpError as error:
+        if len(encoded) == 1:
+            return [_reason(error)]
+        return [row for one in encoded for row in _answer_each(answer, [one])]
+    return [{name: values[i] for name, values in outputs.items()} for i in range(len(encoded))]
+
+
+def _reason(error: tf.errors.OpError) -> str:
+    message = error.message
+    said = re.search(r"assertion failed: \[(.*?)\]", message, re.DOTALL)  # the checks of the decoding graph
+    if said:
+        return " ".join(said.group(1).split())
+    lines = [
+        line.strip() for line in message.splitlines() if line.strip() and not line.lstrip().startswith(("File", "<"))
+    ]
+    detail = next((line for line in lines if "node" not in line.lower() and "error" not in line.lower()), lines[-1])
+    return f"cannot be decoded: {detail}"
+
+
+def _prediction(file: str, row: dict[str, np.ndarray], class_names: Sequence[str], top: int) -> FilePrediction:
+    probabilities = row.get("probabilities")
+    if probabilities is None or "label" not in row:
+        outputs = {name: _plain(value) for name, value in row.items()}
+        if probabilities is not None and len(class_names) == len(probabilities):
+            outputs["probabilities"] = dict(zip(class_names, outputs["probabilities"], strict=True))
+        return FilePrediction(file, outputs=outputs)
+    best = np.argsort(-probabilities, kind="stable")[:top]
+    named = len(class_names) == len(probabilities)
+    listed = tuple((class_names[i] if named else str(i), float(probabilities[i])) for i in best)
+    return FilePrediction(file, row["label"].decode(), float(probabilities.max()), listed)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    value = np.asarray(value)
+    return [_plain(item) for item in value] if value.dtype == object and value.ndim else value.tolist()

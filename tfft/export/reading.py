@@ -1,0 +1,102 @@
+"""Opens an exported SavedModel with TensorFlow alone; hides versions, signatures and assets.
+
+Neither Keras nor the rest of tfft is loaded: what this module can do with an export, any server can.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from tfft.errors import ExportError, SavedModelError, listed
+
+BYTES_SIGNATURE = "serve_bytes"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class OpenExport:
+    """An exported model, ready to run.
+
+    Attributes:
+        path: the version folder that was loaded.
+        signatures: callables by name; each takes named tensors and returns named tensors.
+        class_names: from ``assets/labels.txt``; empty where there is none.
+        loaded: what TensorFlow loaded; it owns the variables, so it must live as long as the signatures.
+    """
+
+    path: pathlib.Path
+    signatures: Mapping[str, Callable]
+    class_names: tuple[str, ...]
+    loaded: object = dataclasses.field(repr=False)
+
+    def predict_bytes(self, encoded: Sequence[bytes]) -> dict[str, np.ndarray]:
+        """Predicts for encoded images (JPEG, PNG, GIF, BMP or WebP files as they are on disk).
+
+        Args:
+            encoded: contents of one file each.
+
+        Returns:
+            Outputs by name, one row per file: ``probabilities``, ``label`` (bytes), ``logits``.
+
+        Raises:
+            ExportError: when the model has no signature for image bytes.
+        """
+        if BYTES_SIGNATURE not in self.signatures:
+            raise ExportError(
+                f"{self.path} has no signature {BYTES_SIGNATURE!r}, so it cannot read image files. "
+                f"It has: {listed(self.signatures)}. Its inputs have to be passed as arrays."
+            )
+        outputs = self.signatures[BYTES_SIGNATURE](image_bytes=tf.constant(list(encoded), tf.string))
+        return {name: value.numpy() for name, value in outputs.items()}
+
+
+def open_export(path: str | os.PathLike[str]) -> OpenExport:
+    """Loads an exported model to predict with it, without Keras.
+
+    Args:
+        path: a version folder (``served/1``), or the folder above it: then the highest version is
+            taken, as TensorFlow Serving does.
+
+    Returns:
+        The loaded model.
+
+    Raises:
+        SavedModelError: when there is no SavedModel.
+
+    Example:
+        >>> served = tfft.export.open_export("served")            # doctest: +SKIP
+        >>> served.predict_bytes([open("cat.jpg", "rb").read()])["label"]    # doctest: +SKIP
+    """
+    base = pathlib.Path(path)
+    folder = base
+    if not is_savedmodel(folder):
+        versions = versions_in(base)
+        if not versions:
+            raise SavedModelError(
+                f"{base} is not an exported model: expected saved_model.pb in it, or in a folder 1, 2, ... inside it."
+            )
+        folder = base / versions[max(versions)]
+        if not is_savedmodel(folder):
+            raise SavedModelError(f"{folder} is the highest version in {base}, but it holds no saved_model.pb.")
+    loaded = tf.saved_model.load(str(folder))
+    labels = folder / "assets" / "labels.txt"
+    names = tuple(labels.read_text(encoding="utf-8").split("\n")[:-1]) if labels.is_file() else ()
+    return OpenExport(folder, dict(loaded.signatures), names, loaded)
+
+
+def is_savedmodel(folder: pathlib.Path) -> bool:
+    """Tells whether a folder holds a SavedModel itself (not one folder further down)."""
+    return (folder / "saved_model.pb").is_file()
+
+
+def versions_in(base: pathlib.Path) -> dict[int, str]:
+    """Returns the version folders in a folder, as ``{number: folder name}``; empty when it does not exist."""
+    if not base.is_dir():
+        return {}
+    names = [entry.name for entry in base.iterdir() if entry.is_dir()]
+    return {int(name): name for name in names if name.isascii() and name.isdecimal()}

@@ -1,0 +1,191 @@
+"""Writes a Keras model as a versioned SavedModel and puts it in place only once it is proven.
+
+Hidden here: the order of things. Build aside, check in a fresh process, rename; and when any of it
+fails, leave the disk as it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+
+import keras
+import tensorflow as tf
+
+from tfft.errors import ExportError
+from tfft.export.card import describe_functions, model_card
+from tfft.export.checking import Examples, check, quiet_tensorflow
+from tfft.export.reading import versions_in
+from tfft.export.signatures import Serving, serving_functions
+from tfft.specs import InputSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class Exported:
+    """What :func:`export` wrote.
+
+    Attributes:
+        path: the version folder, as in ``served/1``.
+        largest_difference: largest ``|served - expected| / (1 + |expected|)`` that the check found.
+        signatures: one line for each signature, by name: its inputs and outputs.
+        class_names: in the order of the logits; empty where there are none.
+        notes: what was left out and why.
+    """
+
+    path: pathlib.Path
+    largest_difference: float
+    signatures: Mapping[str, str]
+    class_names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+def export(
+    model: keras.Model,
+    path: str | os.PathLike[str],
+    *,
+    class_names: Sequence[str] | None = None,
+    examples: Examples | None = None,
+    card: Mapping[str, object] | None = None,
+    input_spec: InputSpec | None = None,
+    tolerance: float = 1e-5,
+) -> Exported:
+    """Writes a model as one SavedModel for serving, checked before it is put in place.
+
+    Use it when training is done. The SavedModel holds everything: decoding, resizing, scaling, the
+    network, probabilities and label names. It has the signatures ``serving_default`` (``images``: uint8
+    ``[batch, height, width, channels]`` of any size) and ``serve_bytes`` (``image_bytes``: encoded image
+    files, ``[batch]``), both with the outputs ``probabilities``, ``label`` and ``logits``. A model with
+    other inputs has ``serving_default`` with its own input names.
+
+    The check runs the SavedModel in a fresh process, with TensorFlow alone, on the CPU: its answers must
+    equal ``model.predict`` and each row must be independent of the others in the batch.
+
+    Args:
+        model: a built functional or Sequential Keras model, from ``tfft.build`` or made otherwise.
+        path: a version folder as TensorFlow Serving reads it, ``served/1``. Where the last part is not a
+            number, the next free version inside of that folder is used.
+        class_names: names of the classes. A model from ``tfft.build`` knows them. For another model they
+            make a classifier of it: softmax is applied unless its last layer has an activation of its own.
+        examples: what the check runs on: images ``[n, height, width, channels]``, arrays by input name,
+            or image files (paths or contents); at most 16 are used. Default: random inputs.
+        card: facts for the model card, such as scores; nested mappings are allowed.
+        input_spec: for a model that tfft did not build: the pixels that it expects.
+        tolerance: largest allowed ``|served - expected| / (1 + |expected|)``.
+
+    Returns:
+        Path, largest difference and signatures.
+
+    Raises:
+        ExportError: when the version exists already, the model cannot be served or the check fails;
+            nothing is left behind and nothing existing is touched.
+
+    Example:
+        >>> exported = tfft.export(model, "served/1")              # doctest: +SKIP
+        >>> exported.largest_difference                            # doctest: +SKIP
+        2.4e-07
+    """
+    target = version_folder(path)
+    serving = serving_functions(model, class_names=class_names, input_spec=input_spec)
+    with _aside(target) as folder:
+        _write(model, serving, folder, card)
+        difference = check(folder, serving, examples, tolerance)
+        if target.exists():
+            raise ExportError(f"{target} appeared while the model was being exported; it was left alone.")
+        os.rename(folder, target)
+    return Exported(target, difference, describe_functions(serving), serving.class_names, serving.notes)
+
+
+def version_folder(path: str | os.PathLike[str]) -> pathlib.Path:
+    """Returns the folder an export to ``path`` goes to, and refuses one that exists.
+
+    Args:
+        path: as :func:`export` takes it.
+
+    Returns:
+        ``path`` itself when its last part is a number, else the next version inside of it.
+
+    Raises:
+        ExportError: when that version exists, or something on the way is not a folder.
+    """
+    target = pathlib.Path(path).expanduser()
+    for parent in (target, *target.parents):
+        if parent.exists() and not parent.is_dir():
+            raise ExportError(f"Cannot export to {path}: {parent} is a file. Give a folder, such as 'served/1'.")
+    versions = versions_in(target if not _is_version(target.name) else target.parent)
+    following = max(versions, default=0) + 1
+    if not _is_version(target.name):
+        if (target / "saved_model.pb").exists():
+            raise ExportError(f"{target} is a SavedModel itself. Give another folder; versions are made inside of it.")
+        return target / str(following)
+    if target.exists() or int(target.name) in versions:
+        raise ExportError(
+            f"Version {target.name} exists already in {target.parent}, and an export never changes one. "
+            f"Fix: export to {target.parent / str(following)}, or to {target.parent} for the next free version."
+        )
+    return target
+
+
+def _is_version(name: str) -> bool:
+    return name.isascii() and name.isdecimal()
+
+
+@contextlib.contextmanager
+def _aside(target: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Gives a folder beside the target to write in; removes it, and parents it made, on any failure."""
+    made = [parent for parent in target.parents if not parent.exists()]
+    # A server polls for folders whose names are numbers: it does not see this one. Not mkdtemp, whose
+    # folders only the owner can read; the server may run as another user.
+    folder = target.parent / f".tmp-{target.name}-{secrets.token_hex(4)}"
+    try:
+        folder.mkdir(parents=True)
+        yield folder
+    except OSError as error:
+        raise ExportError(f"The export to {target} failed: {error}") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        for parent in made:
+            with contextlib.suppress(OSError):  # not empty: the export is in it
+                parent.rmdir()
+
+
+def _write(model: keras.Model, serving: Serving, folder: pathlib.Path, card: Mapping[str, object] | None) -> None:
+    module = tf.Module()
+    module.owned = _captured(model, serving)
+    with tempfile.TemporaryDirectory(prefix="tfft-assets-") as scratch:
+        texts = {"model_card.md": model_card(model, serving, card)}
+        if serving.class_names:
+            texts["labels.txt"] = "".join(f"{name}\n" for name in serving.class_names)
+        module.documents = []
+        for name, text in texts.items():
+            source = pathlib.Path(scratch, name)
+            source.write_text(text, encoding="utf-8")
+            module.documents.append(tf.saved_model.Asset(str(source)))
+        try:
+            with quiet_tensorflow():  # "Assets written to" would name the temporary folder
+                tf.saved_model.save(module, str(folder), signatures=dict(serving.functions))
+        except (AssertionError, ValueError, TypeError, tf.errors.OpError) as error:
+            raise ExportError(f"TensorFlow could not write the model {model.name!r}: {error}") from error
+
+
+def _captured(model: keras.Model, serving: Serving) -> list[object]:
+    """Returns the variables and tables that the functions read: the optimizer's slots stay out."""
+    handles = {id(handle) for function in serving.functions.values() for handle in function.captured_inputs}
+    tracked = [variable.value for variable in model.variables]
+    tracked += list(tf.train.TrackableView(model).descendants())
+    owned: dict[int, object] = {}
+    for candidate in tracked:
+        if isinstance(candidate, tf.Variable):
+            handle = candidate.handle
+        elif isinstance(candidate, tf.saved_model.experimental.TrackableResource):
+            handle = candidate.resource_handle
+        else:
+            continue
+        if id(handle) in handles:
+            owned.setdefault(id(handle), candidate)
+    return list(owned.values())
