@@ -139,14 +139,16 @@ class _Transformer(tf.Module):
         self.table = weight("embeddings/word_embeddings", 50, width)
         self.positions = weight("embeddings/position_embedding", 16, width)
         self.layers = [
-            {part: weight(f"transformer/layer_{i}/{part}/kernel", width, width) for part in ("query", "key", "value", "out")}
+            {
+                part: weight(f"transformer/layer_{i}/{part}/kernel", width, width)
+                for part in ("query", "key", "value", "out")
+            }
             | {"bias": tf.Variable(tf.zeros([width]), name=f"transformer/layer_{i}/out/bias")}
             for i in range(layers)
         ]
         self.pooler = weight("pooler_transform/kernel", width, width)
-        self.all = [
-            self.table, self.positions, *(v for la in self.layers for v in la.values()), *([] if tied else [self.pooler]),
-        ]  # fmt: skip
+        inner = [v for layer in self.layers for v in layer.values()]
+        self.all = [self.table, self.positions, *inner, *([] if tied else [self.pooler])]
         self.trainable = list(self.all)
 
     @tf.function
@@ -284,7 +286,9 @@ def _slim_graph(resource: bool) -> tuple[tf.Graph, object, object]:
             for block in (1, 2):
                 for unit in (1, 2):
                     with v1.variable_scope(f"block{block}/unit_{unit}/bottleneck_v2/conv1"):
-                        w = v1.get_variable("weights", [3, 3, y.shape[-1], 6], initializer=v1.glorot_uniform_initializer())
+                        w = v1.get_variable(
+                            "weights", [3, 3, y.shape[-1], 6], initializer=v1.glorot_uniform_initializer()
+                        )
                         b = v1.get_variable("biases", [6], initializer=v1.constant_initializer(0.1))
                         y = tf.nn.relu(tf.nn.conv2d(y, w, 2 if unit == 1 else 1, "SAME") + b)
         out = tf.reduce_mean(y, [1, 2], name="features")
@@ -319,7 +323,7 @@ def slim_tf1_reference(path: pathlib.Path) -> None:
 MAKERS: dict[str, Callable[[pathlib.Path], None]] = {
     f.__name__: f
     for f in (
-        plain_convnet, residual, depthwise, branches, swish, dropout_and_batchnorm, transformer, tied_weights, weight_norm,
-        lstm, lookup, keras3_export, signature_only, slim_tf1, slim_tf1_reference,
+        plain_convnet, residual, depthwise, branches, swish, dropout_and_batchnorm, transformer, tied_weights,
+        weight_norm, lstm, lookup, keras3_export, signature_only, slim_tf1, slim_tf1_reference,
     )
 }  # fmt: skip

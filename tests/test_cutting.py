@@ -42,7 +42,13 @@ def test_a_second_source_removes_what_it_bypasses():
 
 
 def test_neighbours_of_one_unit_merge_and_norms_follow():
-    segments = [["stem_conv/kernel"], ["stem_bn/gamma"], ["conv2d_1/kernel"], ["batch_normalization_1/beta"], ["dense/kernel"]]
+    segments = [
+        ["stem_conv/kernel"],
+        ["stem_bn/gamma"],
+        ["conv2d_1/kernel"],
+        ["batch_normalization_1/beta"],
+        ["dense/kernel"],
+    ]
     groups = cutting.group_segments(segments, [""] * 5)
     assert [(g.name, g.start, g.stop) for g in groups] == [("stem", 0, 2), ("conv2d_1", 2, 4), ("dense", 4, 5)]
 

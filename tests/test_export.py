@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from tfft import heads
 from tfft.errors import ExportError, SavedModelError
-from tfft.export import Exported, export, open_export
+from tfft.exporting import Exported, export, open_export
 from tfft.specs import InputSpec
 
 SIZES = ((20, 33), (32, 32), (75, 40))
@@ -311,7 +311,7 @@ def test_interrupt_leaves_nothing(tiny, tmp_path, monkeypatch):
         assert [p.name.startswith(".tmp-1-") for p in (tmp_path / "served").iterdir()] == [True]
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tfft.export.savedmodel.check", interrupted)
+    monkeypatch.setattr("tfft.exporting.savedmodel.check", interrupted)
     with pytest.raises(KeyboardInterrupt):
         export(tiny, tmp_path / "served" / "1")
     assert not list(tmp_path.iterdir())
@@ -356,12 +356,8 @@ def test_wrong_class_names_and_models(tiny, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_package_can_be_called_like_its_function(tiny, tmp_path):
+def test_the_function_is_not_hidden_by_its_package():
     import tfft
-    import tfft.export as package
+    import tfft.exporting.savedmodel
 
-    assert callable(package)
-    assert package(tiny, tmp_path / "a" / "1").largest_difference <= 1e-5
-    assert tfft.export(tiny, tmp_path / "b" / "1").path.is_dir()
-    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
-        _ = package.nothing
+    assert tfft.export is tfft.exporting.savedmodel.export

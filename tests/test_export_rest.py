@@ -16,7 +16,7 @@ import pytest
 import tensorflow as tf
 
 from tfft import heads
-from tfft.export import export
+from tfft.exporting import export
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 

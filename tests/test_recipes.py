@@ -232,8 +232,11 @@ def test_recommendations_follow_the_data_and_say_why():
     plan = recommend(Facts(1437, 10, 18, (224, 224), True, 8.0), backbone="b", data="d")
     assert plan.image_size == (64, 64)
     assert [phase.name for phase in plan.phases] == ["frozen", "fine-tune"]
-    assert plan.phases[1].unfreeze == 6
+    assert plan.phases[1].unfreeze == 9
     assert plan.phases[1].learning_rate < plan.phases[0].learning_rate
+    assert "such small images look like nothing the backbone was trained on" in plan.reasons["unfreeze"]
+    few = recommend(Facts(300, 10, 18, (224, 224), True, 8.0))
+    assert (few.phases[1].unfreeze, few.phases[1].learning_rate) == (3, 3e-4)
     assert set(plan.reasons) == {
         "image_size", "unfreeze", "frozen_epochs", "epochs", "frozen_learning_rate", "learning_rate",
     }  # fmt: skip
@@ -246,7 +249,7 @@ def test_recommendations_follow_the_data_and_say_why():
 def test_more_examples_train_more_blocks_and_fewer_epochs():
     plans = [recommend(Facts(n, 5, 18, (224, 224))) for n in (100, 1_000, 10_000, 100_000)]
     assert [plan.phases[1].unfreeze for plan in plans] == [3, 6, 9, "all"]
-    assert [plan.phases[1].learning_rate for plan in plans] == [1e-4, 3e-4, 3e-4, 3e-4]
+    assert [plan.phases[1].learning_rate for plan in plans] == [3e-4] * 4
     epochs = [plan.phases[1].epochs for plan in plans]
     assert epochs == sorted(epochs, reverse=True)
     assert epochs[-1] == 2

@@ -99,9 +99,7 @@ def test_contract_notices_a_wrong_backbone(made):
     opened = open_one(made("residual"))
     wrong = original(made("plain_convnet"), "plain_convnet")
     with pytest.raises(testing.ContractError, match="output equals the original"):
-        testing.check_backbone(
-            Backbone("mixed up", opened.model, ""), reference=lambda x: wrong(tf.constant(x))[:, :8]
-        )
+        testing.check_backbone(Backbone("mixed up", opened.model, ""), reference=lambda x: wrong(tf.constant(x))[:, :8])
 
 
 def test_publisher_keeps_variables_fixed(made):
@@ -208,7 +206,9 @@ def test_outputs_are_chosen_by_name(made):
     assert "1 variables do not contribute to output 'sequence_output'" in sequence.notes[0]
     first = open_savedmodel(path, output="encoder_outputs/0")
     assert [layer.name for layer in blocks_of(first.model)] == ["embeddings", "transformer_layer_0"]
-    with pytest.raises(BackboneError, match=r"no output 'pooled_outptu'. Did you mean 'pooled_output'\? It has: .*\(None, 8\)"):
+    with pytest.raises(
+        BackboneError, match=r"no output 'pooled_outptu'. Did you mean 'pooled_output'\? It has: .*\(None, 8\)"
+    ):
         open_savedmodel(path, output="pooled_outptu")
     with pytest.raises(BackboneError, match=r"several outputs; choose one with output=. It has: features \(None, 12\)"):
         open_savedmodel(made("signature_only"))
@@ -270,13 +270,17 @@ class _StraightThrough(tf.Module):
 
 def test_gradients_that_differ_on_purpose_freeze_the_model(tmp_path):
     tf.saved_model.save(
-        _StraightThrough(), str(tmp_path / "rounding"), options=tf.saved_model.SaveOptions(experimental_custom_gradients=True)
+        _StraightThrough(),
+        str(tmp_path / "rounding"),
+        options=tf.saved_model.SaveOptions(experimental_custom_gradients=True),
     )
     opened = open_savedmodel(tmp_path / "rounding")
     assert "custom gradients that differ" in opened.notes[-1]
     (block,) = blocks_of(opened.model)
     block.trainable = True
     assert block.trainable_weights == []
+    tfft.unfreeze(opened.model, "all")
+    assert opened.model.trainable_weights == []
 
 
 class _Writer(tf.Module):

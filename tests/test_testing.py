@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from tfft import heads, testing
-from tfft.export import export
+from tfft.exporting import export
 
 
 @pytest.mark.parametrize(

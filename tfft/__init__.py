@@ -30,7 +30,7 @@ _NAMES = {
     "describe": "tfft.slicing",
     "audit": "tfft.slicing",
     "evaluate": "tfft.evaluation",
-    "export": "tfft.export.savedmodel",
+    "export": "tfft.exporting.savedmodel",
     "finetune": "tfft.recipes",
     "load_run": "tfft.recipes",
     "InputSpec": "tfft.specs",
@@ -73,7 +73,7 @@ if TYPE_CHECKING:
     from tfft.backbones import list_backbones, load_backbone, resolve
     from tfft.errors import TfftError
     from tfft.evaluation import evaluate
-    from tfft.export.savedmodel import export
+    from tfft.exporting.savedmodel import export
     from tfft.models import build
     from tfft.recipes import finetune, load_run
     from tfft.slicing import audit, describe, freeze, unfreeze

@@ -110,6 +110,7 @@ def _train_arguments(add: argparse.ArgumentParser) -> None:
     training.add_argument("--batch-norm", choices=["fixed", "train"], help="statistics in unfrozen blocks (fixed)")
     data = add.add_argument_group("data and model")
     data.add_argument("--image-size", type=_whole, nargs="+", metavar="PIXELS", help="one number, or height and width")
+    data.add_argument("--resize", choices=["crop", "stretch", "pad"], help="for another aspect ratio (crop)")
     data.add_argument("--validation", type=float, metavar="SHARE", help="held out of each class, without a val/ (0.2)")
     data.add_argument("--strict", action="store_true", default=None, help="an unreadable file is an error")
     data.add_argument("--no-export", action="store_true", help="do not write the SavedModel into RUN/export")
@@ -120,7 +121,10 @@ def _opening_arguments(add: Any) -> None:
     add.add_argument("--input-range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="what black and white become")
     add.add_argument("--output", metavar="KEY", help="which output of a backbone with several")
     add.add_argument(
-        "--trust", action="store_true", help="open a SavedModel although the scan found unusual operations"
+        "--trust",
+        action="store_true",
+        default=None,
+        help="open a SavedModel although the scan found unusual operations",
     )
 
 

@@ -39,35 +39,21 @@ def train(options: argparse.Namespace, print_result: PrintResult) -> int:
     size = _size(options.image_size)
     start_tensorflow()
     from tfft import recipes
-    from tfft.recipes.runs import check_out, write_run
 
     plan = None if options.config is None else recipes.plan_from_yaml(options.config)
     settings = {name: getattr(options, name) for name in _SETTINGS} | {"image_size": size}
     settings = {name: value for name, value in settings.items() if value is not None}
     handle = options.backbone or (plan.backbone if plan else "efficientnet-lite0")
-    if options.trust:
-        handle = _trusted(handle, settings)
-    folder = check_out(options.out)
-    data = options.data or plan.data
-    run = recipes.finetune(handle, data, plan=plan, out=None if options.no_export else folder, **settings)
-    if options.no_export:
-        write_run(run, folder)
-    print(f"Everything lies in {folder}. Try: tfft predict {folder} IMAGE...")
+    export_to = False if options.no_export else None
+    recipes.finetune(handle, options.data or plan.data, plan=plan, out=options.out, export_to=export_to, **settings)
+    print(f"Everything lies in {options.out}. Try: tfft predict {options.out} IMAGE...")
     return SUCCESS
 
 
 _SETTINGS = (
     "unfreeze epochs frozen_epochs batch_size learning_rate seed validation dropout l2 label_smoothing batch_norm "
-    "input_range output strict"
+    "input_range output resize trust strict"
 ).split()
-
-
-def _trusted(handle: str, settings: dict[str, Any]) -> Any:
-    """Opens a backbone on the user's word; what concerns the opening leaves the settings."""
-    from tfft.backbones import load_backbone
-
-    opening = {name: settings.pop(name) for name in ("input_range", "output") if name in settings}
-    return load_backbone(handle, trust=True, batch_norm=settings.get("batch_norm", "fixed"), **opening)
 
 
 def inspect(options: argparse.Namespace, print_result: PrintResult) -> int:
@@ -81,7 +67,7 @@ def inspect(options: argparse.Namespace, print_result: PrintResult) -> int:
         output=options.output,
         input_range=options.input_range and tuple(options.input_range),
         image_size=_size(options.image_size),
-        trust=options.trust,
+        trust=bool(options.trust),
     )
     table, spec = describe(backbone.model), backbone.input_spec
     values = {"name": backbone.name, "origin": backbone.origin, "input": spec and spec.to_dict()}
@@ -101,7 +87,7 @@ def _input_sentence(spec: Any) -> str:
 def predict(options: argparse.Namespace, print_result: PrintResult) -> int:
     """Predicts for image files; a bad file is reported and does not stop the others."""
     answer, class_names = _answering(pathlib.Path(options.model))
-    from tfft.export import predict_files
+    from tfft.exporting import predict_files
 
     rows = []
     for row in predict_files(answer, options.files, class_names=class_names, top=options.top):
@@ -128,14 +114,14 @@ def _answering(path: pathlib.Path) -> tuple[Callable, Sequence[str]]:
         raise DataError(f"{path} does not exist. Expected a run folder, an exported model or a .keras file.")
     start_tensorflow()
     if not path.is_file() and not (path / "model.keras").exists():
-        from tfft.export import open_export
+        from tfft.exporting import open_export
 
         served = open_export(path)
         return served.predict_bytes, served.class_names
     import keras
     import tensorflow as tf
 
-    from tfft.export import serving_functions
+    from tfft.exporting import serving_functions
 
     if path.is_file() and path.suffix != ".keras":
         raise DataError(f"{path} is not a model. Expected a run folder, an exported model or a .keras file.")
@@ -206,7 +192,7 @@ def export(options: argparse.Namespace, print_result: PrintResult) -> int:
     """Writes the model of a run as a SavedModel."""
     start_tensorflow()
     from tfft import recipes
-    from tfft.export import savedmodel
+    from tfft.exporting import savedmodel
 
     savedmodel.version_folder(options.out)  # a wrong place is told before the model is loaded
     run = recipes.load_run(options.run_folder)

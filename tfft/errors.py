@@ -107,7 +107,9 @@ def raise_problems(error: type[TfftError], title: str, problems: Sequence[str]) 
 
 def missing_package(package: str, purpose: str, install: str) -> NoReturn:
     """Raises :class:`DependencyError` with the command that installs what is missing."""
-    raise DependencyError(f"{purpose} needs the package {package!r}, which is not installed. Install it with: {install}")
+    raise DependencyError(
+        f"{purpose} needs the package {package!r}, which is not installed. Install it with: {install}"
+    )
 
 
 _MINIMUM = {"tensorflow": (2, 20), "keras": (3, 15)}

@@ -137,6 +137,8 @@ class Plan:
         batch_norm: ``"fixed"`` (statistics stay) or ``"train"`` (they follow the new data).
         input_range: overrides the pixel range of the backbone, or None.
         output: which output of a backbone with several is used, or None.
+        resize: overrides how images of another aspect ratio are fitted, or None.
+        trust: True opens a SavedModel although the scan found unusual operations.
         strict: True makes an unreadable file an error.
         phases: in order.
         reasons: why each value that was left to tfft was chosen, by name.
@@ -156,6 +158,8 @@ class Plan:
     batch_norm: str = "fixed"
     input_range: tuple[float, float] | None = None
     output: str | None = None
+    resize: ResizeMode | None = None
+    trust: bool = False
     strict: bool = False
     phases: tuple[Phase, ...] = ()
     reasons: Mapping[str, str] = dataclasses.field(default_factory=dict)

@@ -154,7 +154,10 @@ def check_head(head: heads.Head, *, width: int = 8) -> Contract:
     measured = model.evaluate(features, labels, verbose=0, return_dict=True)
 
     def learns() -> None:
-        _expect(bool(np.isfinite(losses).all()) and losses[-1] < 0.7 * losses[0], f"the loss went {losses[0]} -> {losses[-1]}")
+        _expect(
+            bool(np.isfinite(losses).all()) and losses[-1] < 0.7 * losses[0],
+            f"the loss went {losses[0]} -> {losses[-1]}",
+        )
 
     def agrees() -> None:
         if head.kind == "regression":
@@ -202,7 +205,9 @@ def _separable_labels(head: heads.Head, features: np.ndarray) -> np.ndarray:
     return scores.argmax(-1).astype("int32")
 
 
-def check_export(path: str | pathlib.Path, model: keras.Model, *, examples: Any = None, tolerance: float = 1e-5) -> Contract:
+def check_export(
+    path: str | pathlib.Path, model: keras.Model, *, examples: Any = None, tolerance: float = 1e-5
+) -> Contract:
     """Checks an export that is already in place: layout, signatures, and answers equal to the model's.
 
     :func:`tfft.export` makes the same comparison before it puts a version in place; this one can be
@@ -220,8 +225,8 @@ def check_export(path: str | pathlib.Path, model: keras.Model, *, examples: Any 
     Raises:
         ContractError: with every check that failed.
     """
-    from tfft.export.checking import check
-    from tfft.export.signatures import serving_functions
+    from tfft.exporting.checking import check
+    from tfft.exporting.signatures import serving_functions
 
     folder = pathlib.Path(path)
 

@@ -18,7 +18,7 @@ from tfft.backbones import load_backbone
 from tfft.backbones.base import Backbone
 from tfft.errors import PlanError, did_you_mean, listed, raise_problems
 from tfft.evaluation import Scores, evaluate
-from tfft.export.savedmodel import Exported, export, version_folder
+from tfft.exporting.savedmodel import Exported, export, version_folder
 from tfft.models import build
 from tfft.recipes.gathering import Gathered, gather
 from tfft.recipes.recommending import FROZEN, Facts, Wishes, recommend, show, wishes_of
@@ -47,9 +47,11 @@ def finetune(
     batch_norm: Literal["fixed", "train"] = "fixed",
     input_range: tuple[float, float] | None = None,
     output: str | None = None,
+    resize: Literal["crop", "stretch", "pad"] | None = None,
+    trust: bool = False,
     strict: bool = False,
     out: str | os.PathLike[str] | None = None,
-    export_to: str | os.PathLike[str] | None = None,
+    export_to: str | os.PathLike[str] | bool | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: bool = True,
     plan: Plan | str | os.PathLike[str] | None = None,
@@ -81,9 +83,13 @@ def finetune(
         batch_norm: ``"fixed"`` keeps BatchNorm statistics, ``"train"`` lets them follow the data.
         input_range: overrides the pixel range of the backbone.
         output: which output, for a backbone with several.
+        resize: how images of another aspect ratio are fitted: ``"crop"`` (the default), ``"stretch"``
+            or ``"pad"``.
+        trust: True opens a SavedModel although the scan found operations that reach outside of it.
         strict: True makes an unreadable file an error instead of skipping it.
         out: new or empty folder for plan, metrics, history, labels, model and export; None writes nothing.
-        export_to: version folder for the export, such as ``"served/1"``; by default ``export/1`` in ``out``.
+        export_to: version folder for the export, such as ``"served/1"``; by default ``export/1`` in
+            ``out``; False exports nothing.
         callbacks: of Keras, for both phases.
         verbose: print plan, progress and results.
         plan: a plan, or the file of one, that gives all settings above from ``unfreeze`` to ``strict``.
@@ -106,7 +112,8 @@ def finetune(
     given = _plan_of(plan, settings)
     wishes = Wishes(**(wishes_of(given) if given else settings))
     _check(wishes, given, callbacks)
-    folder, target = check_out(out), None if export_to is None else version_folder(export_to)
+    folder = check_out(out)
+    target = None if export_to is None or isinstance(export_to, bool) else version_folder(export_to)
     say = _printer(verbose)
 
     gathered = gather(data, validation=wishes.validation, seed=wishes.seed, strict=wishes.strict)
@@ -127,7 +134,7 @@ def finetune(
     run = dataclasses.replace(run, folder=folder)
     if folder is not None:
         write_run(run, folder)
-        target = target or folder / EXPORT / "1"
+        target = target or (None if export_to is False else folder / EXPORT / "1")
     if target is not None:
         exported = _export(run, target, gathered, held_out)
         run = dataclasses.replace(run, export=exported)
@@ -221,17 +228,23 @@ def _data_line(data: Gathered) -> str:
 
 def _open(backbone: Any, wishes: Wishes) -> Backbone:
     if isinstance(backbone, Backbone):
-        beside = [name for name in ("input_range", "output") if getattr(wishes, name) is not None]
+        beside = [name for name in ("input_range", "output", "trust") if getattr(wishes, name)]
         if beside:
             raise PlanError(
                 f"{listed(beside)} say how to open a backbone, and this one is open: pass them to load_backbone."
             )
-        return backbone
-    asked = {"input_range": wishes.input_range, "output": wishes.output}
+        return _fitted(backbone, wishes)
+    asked = {"input_range": wishes.input_range, "output": wishes.output, "trust": wishes.trust or None}
     options = {name: value for name, value in asked.items() if value is not None}
     if wishes.batch_norm == "train" and not isinstance(backbone, keras.Model):
         options["batch_norm"] = "train"
-    return load_backbone(backbone, **options)
+    return _fitted(load_backbone(backbone, **options), wishes)
+
+
+def _fitted(backbone: Backbone, wishes: Wishes) -> Backbone:
+    if wishes.resize is None or backbone.input_spec is None:
+        return backbone
+    return dataclasses.replace(backbone, input_spec=dataclasses.replace(backbone.input_spec, resize=wishes.resize))
 
 
 def _facts(backbone: Backbone, data: Gathered) -> Facts:

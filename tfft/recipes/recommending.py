@@ -67,6 +67,8 @@ class Wishes:
     batch_norm: str = "fixed"
     input_range: tuple[float, float] | None = None
     output: str | None = None
+    resize: Literal["crop", "stretch", "pad"] | None = None
+    trust: bool = False
     strict: bool = False
 
     def check(self) -> None:
@@ -113,7 +115,8 @@ def recommend(facts: Facts, wishes: Wishes | None = None, *, backbone: str = "",
     phases = [Phase(FROZEN, "none", frozen_epochs, rates[0])]
     if epochs and unfreeze not in (0, "none"):
         phases.append(Phase(FINE_TUNE, unfreeze, epochs, rates[1]))
-    kept = ("batch_size", "seed", "validation", "dropout", "l2", "label_smoothing", "batch_norm", "output", "strict")
+    kept = ("batch_size", "seed", "validation", "dropout", "l2", "label_smoothing", "batch_norm", "output")
+    kept += ("resize", "trust", "strict")
     return Plan(
         backbone=backbone,
         data=data,
@@ -181,7 +184,8 @@ def _unfreeze(facts: Facts, wishes: Wishes, reasons: dict[str, str]) -> int | fl
     if _far(facts) and facts.examples < _SHARES[-1][0]:
         count = math.ceil(facts.blocks / 2)
         reasons["unfreeze"] = (
-            f"the last {count} of {facts.blocks} blocks: such small images look like nothing the backbone was trained on"
+            f"the last {count} of {facts.blocks} blocks: such small images look like nothing the backbone was "
+            "trained on"
         )
         return count
     for limit, parts in _SHARES:
@@ -252,6 +256,8 @@ def _problems(wishes: Wishes) -> list[str]:
         problems.append(f"l2 must be 0 or more, got {wishes.l2!r}")
     if wishes.batch_norm not in ("fixed", "train"):
         problems.append(f"batch_norm must be 'fixed' or 'train', got {wishes.batch_norm!r}")
+    if wishes.resize not in (None, "crop", "stretch", "pad"):
+        problems.append(f"resize must be 'crop', 'stretch' or 'pad', got {wishes.resize!r}")
     return problems + _size_problems(wishes)
 
 

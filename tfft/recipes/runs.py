@@ -22,7 +22,7 @@ from tfft import heads
 from tfft.data import Skipped
 from tfft.errors import PlanError, TfftError, listed
 from tfft.evaluation import Scores
-from tfft.export.savedmodel import Exported
+from tfft.exporting.savedmodel import Exported
 from tfft.specs import Plan
 from tfft.training import History
 from tfft.training.history import write_whole

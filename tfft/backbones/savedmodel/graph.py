@@ -93,7 +93,9 @@ class FlatGraph:
         return seen
 
 
-def flatten(function: Callable[..., Any], specs: Sequence[tf.TensorSpec], variables: Sequence[tf.Variable]) -> FlatGraph:
+def flatten(
+    function: Callable[..., Any], specs: Sequence[tf.TensorSpec], variables: Sequence[tf.Variable]
+) -> FlatGraph:
     """Traces a function of flat tensors and inlines everything it calls.
 
     Args:

@@ -10,8 +10,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfft.backbones.savedmodel.blockgraph import START, BlockGraph
 from tfft.backbones.savedmodel.graph import FlatGraph, consumers_through_identity, flatten
-from tfft.backbones.savedmodel.layer import START, BlockGraph, SavedModelBlock, VariableSpec
+from tfft.backbones.savedmodel.layer import SavedModelBlock, VariableSpec
 from tfft.backbones.savedmodel.pieces import Analysis, Piece, piece_graph, variable_paths
 from tfft.backbones.savedmodel.scan import check_graph
 
@@ -25,6 +26,7 @@ class Maker:
         training: its graph for training, or None.
         trusted: whether graphs that fail the scan are used all the same.
         output_shape: shape of the model's output as the publisher declared it; None if unknown.
+        trainable: False keeps every variable fixed for good.
     """
 
     def __init__(
@@ -34,8 +36,9 @@ class Maker:
         training: Analysis | None,
         trusted: bool,
         output_shape: tuple[int | None, ...] | None,
+        trainable: bool = True,
     ) -> None:
-        self._output_shape = output_shape
+        self._output_shape, self._may_train = output_shape, trainable
         self._inference, self._training, self._trusted = inference, training, trusted
         listed = getattr(loaded, "trainable_variables", None)
         self._trainable = None if listed is None else {id(v) for v in listed}
@@ -45,7 +48,11 @@ class Maker:
 
     @staticmethod
     def raw_inputs(
-        pieces: Sequence[Piece], matched: Sequence[Piece] | None, index: int, inference: Analysis, placeholders: list[str]
+        pieces: Sequence[Piece],
+        matched: Sequence[Piece] | None,
+        index: int,
+        inference: Analysis,
+        placeholders: list[str],
     ) -> list[str]:
         """Returns the model inputs (placeholders of the inference graph) that a block reads, in order."""
         used = set(pieces[index].inputs)
@@ -56,7 +63,9 @@ class Maker:
             used |= set(placeholders) - everywhere
         return [p for p in placeholders if p in used]
 
-    def layers(self, pieces: Sequence[Piece], matched: Sequence[Piece] | None, batch_norm: str) -> list[SavedModelBlock]:
+    def layers(
+        self, pieces: Sequence[Piece], matched: Sequence[Piece] | None, batch_norm: str
+    ) -> list[SavedModelBlock]:
         """Returns one layer for each piece, holding the values of the SavedModel's variables."""
         placeholders = self._inference.flat.inputs
         if matched is not None:  # both graphs were traced from one function: inputs correspond by position
@@ -75,8 +84,7 @@ class Maker:
         tables: list[dict[str, str]] = []
         inference = self._block_graph(flat, piece, raw, sources, tables)
         second = None
-        if training is not None:
-            assert self._training is not None
+        if training is not None and self._training is not None:
             second = self._block_graph(self._training.flat, training, raw, sources, tables)
         here = {id(v) for v in sources}
         regularizers = [
@@ -128,7 +136,7 @@ class Maker:
             paths.get(id(variable), variable.name.split(":")[0]),
             tuple(variable.shape.as_list()),
             variable.dtype.name,
-            bool(trainable and variable.dtype.is_floating),
+            bool(trainable and self._may_train and variable.dtype.is_floating),
         )
 
     def _graphs(self) -> list[FlatGraph]:
@@ -189,4 +197,3 @@ def _table_contents(flat: FlatGraph, capture: str) -> dict[str, str]:
         contents[part] = base64.b64encode(tf.io.serialize_tensor(tensor).numpy()).decode("ascii")
         contents[f"{part}_dtype"] = tensor.dtype.name
     return contents
-

@@ -14,16 +14,24 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from tfft.backbones.savedmodel import tf1
+from tfft.backbones.savedmodel import selfcheck, tf1
 from tfft.backbones.savedmodel.endpoint import Endpoint, choose_output, find_endpoint
 from tfft.backbones.savedmodel.graph import FlatGraph, flatten
 from tfft.backbones.savedmodel.layer import SavedModelBlock
 from tfft.backbones.savedmodel.making import Maker
-from tfft.backbones.savedmodel.pieces import Analysis, NoMatch, find_pieces, match_pieces, random_ops, whole
-from tfft.backbones.savedmodel.scan import check_savedmodel
+from tfft.backbones.savedmodel.pieces import (
+    Analysis,
+    NoMatch,
+    Piece,
+    find_pieces,
+    match_pieces,
+    random_ops,
+    updated_variable,
+    whole,
+)
+from tfft.backbones.savedmodel.scan import check_savedmodel, read_meta_graphs
 from tfft.errors import BackboneError, SavedModelError
 
 BatchNorm = Literal["fixed", "train"]
@@ -96,12 +104,7 @@ def open_savedmodel(
 
 def load(folder: pathlib.Path, tags: Sequence[str] | None, trust: bool) -> Any:
     """Scans and loads a SavedModel."""
-    if trust:
-        from tfft.backbones.savedmodel.scan import read_meta_graphs
-
-        meta_graphs = read_meta_graphs(folder)
-    else:
-        meta_graphs = check_savedmodel(folder)
+    meta_graphs = read_meta_graphs(folder) if trust else check_savedmodel(folder)
     known = [sorted(meta.meta_info_def.tags) for meta in meta_graphs]
     if tags is None and len(known) > 1:
         tags = [] if [] in known else next((t for t in known if t == ["serve"]), known[0])
@@ -167,7 +170,9 @@ class _Opener:
         if batch_norm == "fixed" and not dropout:
             return None
         asked = " and ".join(
-            what for what, on in (("batch_norm='train'", batch_norm == "train"), ("backbone_dropout=True", dropout)) if on
+            what
+            for what, on in (("batch_norm='train'", batch_norm == "train"), ("backbone_dropout=True", dropout))
+            if on
         )
         if not self.endpoint.has_training:
             raise BackboneError(
@@ -189,12 +194,15 @@ class _Opener:
                 "numbers (dropout). Add backbone_dropout=True, or keep the statistics fixed."
             )
         if batch_norm == "train" and not statistics:
-            self.notes.append("The training graph moves no BatchNorm statistics, so batch_norm='train' changes nothing.")
+            self.notes.append(
+                "The training graph moves no BatchNorm statistics, so batch_norm='train' changes nothing."
+            )
         return analysis
 
     # ------------------------------------------------------------------------ assembly
 
     def open(self, name: str, training: Analysis | None, batch_norm: BatchNorm) -> Opened:
+        """Builds the model, checks it, and falls back to one block where cutting changed the numbers."""
         pieces = find_pieces(self.inference)
         matched = None
         if training is not None:
@@ -202,12 +210,11 @@ class _Opener:
                 matched = match_pieces(self.inference, pieces, training)
             except NoMatch as error:
                 raise BackboneError(f"The training graph cannot be used block by block: {error}.") from error
-        model, difference = self._build_and_check(name, pieces, training, matched, batch_norm)
-        limit = self._limit
+        model, difference, limit = self._build(name, pieces, training, matched, batch_norm)
         if difference > limit and len(pieces) > 1:
             note = f"not cut: cut into {len(pieces)} blocks, its output differed by {difference:.1g}"
             one = [whole(self.inference, "model", note)]
-            model, difference = self._build_and_check(name, one, None, None, "fixed")
+            model, difference, limit = self._build(name, one, None, None, "fixed")
             self.notes.append(f"The model stays one block ({note}).")
         if difference > limit:
             raise SavedModelError(
@@ -217,23 +224,49 @@ class _Opener:
         self._note_unused(model)
         return Opened(model, tuple(self.notes), self.endpoint.label, self.output, difference)
 
-    def _build_and_check(
-        self, name: str, pieces: Any, training: Analysis | None, matched: Any, batch_norm: str
-    ) -> tuple[keras.Model, float]:
-        maker = Maker(self.loaded, self.inference, training, self.trust, self.output_shape)
+    def _build(
+        self,
+        name: str,
+        pieces: Sequence[Piece],
+        training: Analysis | None,
+        matched: Sequence[Piece] | None,
+        batch_norm: str,
+        trainable: bool = True,
+    ) -> tuple[keras.Model, float, float]:
+        maker = Maker(self.loaded, self.inference, training, self.trust, self.output_shape, trainable)
         layers = maker.layers(pieces, matched, batch_norm)
+        sample = selfcheck.sample_batch(self.endpoint.specs)
+        if trainable and not self._gradients_agree(maker, layers, sample):
+            return self._build(name, pieces, training, matched, batch_norm, trainable=False)
         model = self._connect(name, pieces, matched, layers)
-        sample = self._sample()
-        reference = self._reference(sample)
-        tensors = [tf.constant(s) for s in sample]
-        entering = tensors[0] if self.endpoint.single else dict(zip(self.endpoint.input_keys, tensors, strict=True))
-        ours = keras.ops.convert_to_numpy(model(entering, training=False))
-        self._limit = 1e-5 * max(1.0, float(np.max(np.abs(reference), initial=0.0)))
-        difference = float(np.max(np.abs(ours - reference), initial=0.0))
-        if not np.all(np.isfinite(ours) == np.isfinite(reference)) or not np.isfinite(difference):
-            difference = float("inf")
-        self._check_gradients(maker, layers, sample)
-        return model, difference
+        entering = sample[0] if self.endpoint.single else dict(zip(self.endpoint.input_keys, sample, strict=True))
+        difference, limit = selfcheck.largest_difference(model(entering, training=False), self._original(sample))
+        return model, difference, limit
+
+    def _original(self, sample: Sequence[tf.Tensor]) -> tf.Tensor:
+        return tf.nest.flatten(self.endpoint.call(sample, False))[self.position]
+
+    def _gradients_agree(self, maker: Maker, layers: Sequence[SavedModelBlock], sample: Sequence[tf.Tensor]) -> bool:
+        """Tells whether dropping the custom gradients did no harm.
+
+        A gradient that differs on purpose (straight-through, reversal) would be wrong without its
+        Python function; such a model is frozen for good rather than trained wrongly.
+        """
+        pairs = [(v, k.value) for layer in layers for v, k in maker.pairs(layer) if k.trainable]
+        if not pairs or not any("_gradient_op_type" in node.attr for node in self.inference.flat.graph_def.node):
+            return True
+        theirs, ours = zip(*pairs, strict=True)
+        difference = selfcheck.gradient_difference(
+            lambda: self._original(sample), theirs, lambda: maker.run(layers, sample), ours
+        )
+        if difference is None:
+            self.notes.append("Saved without its custom gradients; the plain derivatives are used.")
+        elif not selfcheck.gradients_agree(difference):
+            self.notes.append(
+                f"The model has custom gradients that differ from the plain ones (by {difference:.0%}), and a "
+                "SavedModel does not carry them in a usable form: it can be used frozen only."
+            )
+        return selfcheck.gradients_agree(difference)
 
     def _connect(self, name: str, pieces: Any, matched: Any, layers: list[SavedModelBlock]) -> keras.Model:
         inputs = {}
@@ -251,74 +284,6 @@ class _Opener:
         keys = dict(zip(self.endpoint.input_keys, inputs.values(), strict=True))
         return keras.Model(keys, tensor, name=name)
 
-    # ---------------------------------------------------------------------- self-check
-
-    def _sample(self) -> list[np.ndarray]:
-        random = np.random.default_rng(0)
-        sizes = (64, 32)
-        out = []
-        for spec in self.endpoint.specs:
-            rank = spec.shape.rank
-            if rank is None:
-                raise SavedModelError("An input of the model has no rank, so it cannot become a Keras input.")
-            unknown = 2 if rank == 0 or spec.shape[0] is None else int(spec.shape[0])
-            shape = [unknown, *(n if n is not None else sizes[0] if rank == 4 else 8 for n in spec.shape[1:])][:rank]
-            if spec.dtype == tf.string:
-                out.append(np.resize(np.array([b"a", b"two words"], dtype=object), shape))
-            elif spec.dtype.is_floating:
-                out.append(random.random(shape).astype(spec.dtype.as_numpy_dtype))
-            else:
-                out.append(random.integers(0, 2, shape).astype(spec.dtype.as_numpy_dtype))
-        return out
-
-    def _reference(self, sample: Sequence[np.ndarray]) -> np.ndarray:
-        result = self.endpoint.call([tf.constant(s) for s in sample], False)
-        return tf.nest.flatten(result)[self.position].numpy()
-
-    def _check_gradients(self, maker: Maker, layers: list[SavedModelBlock], sample: Sequence[np.ndarray]) -> None:
-        """Compares the last block's gradients with the uncut model's where custom gradients were dropped.
-
-        A gradient that differs on purpose (straight-through, reversal) would be wrong without its
-        Python function; then the model is frozen for good rather than trained wrongly.
-        """
-        if not any("_gradient_op_type" in n.attr for n in self.inference.flat.graph_def.node):
-            return
-        pairs = [(v, k) for layer in layers for v, k in maker.pairs(layer) if k.trainable]
-        if not pairs:
-            return
-        tensors = [tf.constant(s) for s in sample]
-
-        def gradients(run: Any, variables: list[Any]) -> list[Any]:
-            with tf.GradientTape() as tape:
-                tape.watch(variables)
-                value = tf.reduce_sum(tf.math.square(tf.cast(run(), tf.float32)) + tf.cast(run(), tf.float32))
-            return tape.gradient(value, variables)
-
-        try:
-            theirs = gradients(
-                lambda: tf.nest.flatten(self.endpoint.call(tensors, False))[self.position], [v for v, _ in pairs]
-            )
-        except (LookupError, ValueError, tf.errors.OpError):
-            self.notes.append("Saved without its custom gradients; the plain derivatives are used.")
-            return
-
-        def chained() -> Any:
-            return maker.run(layers, tensors)
-
-        ours = gradients(chained, [k.value for _, k in pairs])
-        worst = max(
-            (float(tf.norm(_dense(a) - _dense(b)) / (tf.norm(_dense(a)) + 1e-6)) for a, b in zip(theirs, ours, strict=True)
-             if a is not None and b is not None),
-            default=0.0,
-        )  # fmt: skip
-        if worst > 1e-2:
-            for layer in layers:
-                layer.set_trainable_variables("none")
-            self.notes.append(
-                f"The model has custom gradients that differ from the plain ones (by {worst:.0%}), and a SavedModel does "
-                "not carry them in a usable form: it can be used frozen only."
-            )
-
     def _note_unused(self, model: keras.Model) -> None:
         used = {n for layer in model.layers if isinstance(layer, SavedModelBlock) for n in layer.variable_names}
         unused = [v.name.split(":")[0] for v in self.variables if v.name.split(":")[0] not in used]
@@ -328,14 +293,8 @@ class _Opener:
             self.notes.append(f"{len(unused)} variables do not contribute to {where} and are left out ({shown}).")
 
 
-def _dense(gradient: Any) -> tf.Tensor:
-    return tf.cast(tf.convert_to_tensor(gradient), tf.float32)
-
-
 def _updates_statistics(flat: FlatGraph, update: str) -> bool:
-    from tfft.backbones.savedmodel.pieces import _updated
-
-    changed = _updated(flat, update)
+    changed = updated_variable(flat, update)
     return any(id(v) == changed and v.dtype.is_floating for v in flat.variables.values())
 
 

@@ -246,7 +246,9 @@ def match_pieces(inference: Analysis, pieces: Sequence[Piece], training: Analysi
         ends[training.upstream(ref) & shared] = ref
     matched: list[Piece] = []
     start = None
-    owner = {id(inference.flat.variables[c]): p.name for p in pieces for c in p.captures if c in inference.flat.variables}
+    owner = {
+        id(inference.flat.variables[c]): p.name for p in pieces for c in p.captures if c in inference.flat.variables
+    }
     for piece in pieces:
         last = piece is pieces[-1]
         end = training.output if last else ends.get(inference.upstream(piece.end) & shared)
@@ -255,7 +257,7 @@ def match_pieces(inference: Analysis, pieces: Sequence[Piece], training: Analysi
         ours, theirs = inference.tensor(piece.end).shape, training.tensor(end).shape
         if not ours.is_compatible_with(theirs):
             raise NoMatch(f"after {piece.name!r} the training graph has shape {theirs}, the inference graph {ours}")
-        updates = [u for u in training.flat.updates if owner.get(_updated(training.flat, u)) == piece.name]
+        updates = [u for u in training.flat.updates if owner.get(updated_variable(training.flat, u)) == piece.name]
         updates += [u for u in training.flat.updates if _first_reader(training, u, start, end) and u not in updates]
         found = _piece(training, piece.name, start, end, updates)
         _check_owner(training.flat, found, owner)
@@ -264,7 +266,7 @@ def match_pieces(inference: Analysis, pieces: Sequence[Piece], training: Analysi
     return matched
 
 
-def _updated(flat: FlatGraph, update: str) -> int | None:
+def updated_variable(flat: FlatGraph, update: str) -> int | None:
     """Identity of the variable that an op changes."""
     name = node_of(data_inputs(flat.nodes[update])[0])
     while flat.nodes[name].op == "Identity":
@@ -276,7 +278,7 @@ def _updated(flat: FlatGraph, update: str) -> int | None:
 def _first_reader(training: Analysis, update: str, start: str | None, end: str) -> bool:
     """True when an op changes a variable that only this piece of the training graph reads (a random generator)."""
     flat = training.flat
-    changed = _updated(flat, update)
+    changed = updated_variable(flat, update)
     stop = frozenset() if start is None else frozenset({node_of(start)})
     here = flat.ancestors([end], stop)
     return any(id(flat.variables[n]) == changed for n in here if n in flat.variables)
@@ -286,7 +288,9 @@ def _check_owner(flat: FlatGraph, piece: Piece, owner: dict[int, str]) -> None:
     for capture in piece.captures:
         variable = flat.variables.get(capture)
         if variable is not None and owner.setdefault(id(variable), piece.name) != piece.name:
-            raise NoMatch(f"in the training graph {piece.name!r} also uses {variable.name}, which belongs to another block")
+            raise NoMatch(
+                f"in the training graph {piece.name!r} also uses {variable.name}, which belongs to another block"
+            )
 
 
 _CALL_SCOPE = re.compile(r"^(Stateful)?PartitionedCall(_\d+)?$")

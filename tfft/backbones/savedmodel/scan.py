@@ -17,43 +17,46 @@ from tfft.errors import SavedModelError, UnsafeModelError, listed
 
 _ALLOWED = frozenset(
     """
-    Abs Acos Acosh Add AddN AddV2 All Any ArgMax ArgMin AsString Asin Asinh Assert Assign AssignAdd AssignAddVariableOp
-    AssignSub AssignSubVariableOp AssignVariableOp Atan Atan2 Atanh AudioSpectrogram AvgPool AvgPool3D AvgPoolGrad
-    BatchMatMul BatchMatMulV2 BatchMatMulV3 BatchNormWithGlobalNormalization BatchToSpaceND Betainc BiasAdd BiasAddGrad
-    Bincount Bitcast BitwiseAnd BitwiseOr BitwiseXor BroadcastArgs BroadcastGradientArgs BroadcastTo Bucketize Case Cast
-    Ceil CheckNumerics Cholesky ClipByValue Complex ComplexAbs Concat ConcatOffset ConcatV2 Conj Const Conv2D
-    Conv2DBackpropFilter Conv2DBackpropInput Conv3D Conv3DBackpropInputV2 Cos Cosh CropAndResize Cross Cumprod Cumsum
-    CumulativeLogsumexp DataFormatDimMap DataFormatVecPermute DecodeAndCropJpeg DecodeBase64 DecodeBmp DecodeGif
-    DecodeImage DecodeJpeg DecodePng DecodeRaw DecodeWav DecodeWebP DenseBincount DepthToSpace DepthwiseConv2dNative
-    DepthwiseConv2dNativeBackpropFilter DepthwiseConv2dNativeBackpropInput Dequantize Diag DiagPart Digamma Dilation2D
-    DisableCopyOnRead Div DivNoNan DynamicPartition DynamicStitch EditDistance Einsum Elu EluGrad Empty EmptyTensorList
-    EmptyTensorMap EncodeBase64 EncodeJpeg EncodePng EnsureShape Enter Equal Erf Erfc Erfinv Exit Exp ExpandDims Expm1
-    ExtractGlimpse ExtractImagePatches ExtractJpegShape FFT FFT2D FakeQuantWithMinMaxArgs FakeQuantWithMinMaxVars
-    FakeQuantWithMinMaxVarsPerChannel FakeParam Fill Floor FloorDiv FloorMod FusedBatchNorm FusedBatchNormV2
-    FusedBatchNormV3 FusedBatchNormGradV3 Gather GatherNd GatherV2 Greater GreaterEqual HSVToRGB HashTable HashTableV2
-    IFFT IRFFT Identity IdentityN If Igamma Imag ImageProjectiveTransformV3 InTopK InTopKV2 InitializeTable
-    InitializeTableFromTextFile InitializeTableFromTextFileV2 InitializeTableV2 InplaceAdd InplaceUpdate Inv
-    InvertPermutation IsFinite IsInf IsNan IsVariableInitialized L2Loss LRN LeakyRelu LeftShift Less LessEqual Lgamma
-    LinSpace Log Log1p LogMatrixDeterminant LogSoftmax LogicalAnd LogicalNot LogicalOr LookupTableExportV2
-    LookupTableFind LookupTableFindV2 LookupTableImportV2 LookupTableInsertV2 LookupTableSizeV2 LoopCond
-    MatMul MatrixBandPart MatrixDiag MatrixDiagPart MatrixDiagPartV3 MatrixDiagV3 MatrixInverse MatrixSetDiagV3
-    MatrixTranspose Max MaxPool MaxPool3D MaxPoolGrad MaxPoolV2 MaxPoolWithArgmax Maximum Mean Merge Mfcc Min Minimum
-    MirrorPad Mod Mul MulNoNan Multinomial MutableHashTable MutableHashTableV2 Neg NextIteration NoOp
-    NonMaxSuppressionV2 NonMaxSuppressionV3 NonMaxSuppressionV4 NonMaxSuppressionV5 NotEqual OneHot OnesLike Pack Pad
-    PadV2 ParallelConcat ParallelDynamicStitch ParseExampleV2 ParseTensor PartitionedCall Placeholder
-    PlaceholderWithDefault Polygamma Pow PreventGradient Prod Qr QuantizeAndDequantizeV2 QuantizeAndDequantizeV3
-    QuantizeAndDequantizeV4 RFFT RFFT2D RGBToHSV RaggedBincount RaggedCross RaggedGather RaggedRange RaggedTensorFromVariant
-    RaggedTensorToSparse RaggedTensorToTensor RaggedTensorToVariant RandomGamma RandomShuffle RandomStandardNormal
-    RandomUniform RandomUniformInt Range Rank ReadVariableOp Real RealDiv Reciprocal ReciprocalGrad RefEnter RefExit
-    RefIdentity RefMerge RefNextIteration RefSwitch RegexFullMatch RegexReplace Relu Relu6 Relu6Grad ReluGrad Reshape
-    ResizeArea ResizeBicubic ResizeBilinear ResizeNearestNeighbor ResourceGather ResourceGatherNd ResourceScatterAdd
-    ResourceScatterUpdate Reverse ReverseSequence ReverseV2 RightShift Rint Roll Round Rsqrt RsqrtGrad
-    SampleDistortedBoundingBoxV2 ScaleAndTranslate ScatterNd ScatterNdUpdate SegmentMax SegmentMean SegmentMin
-    SegmentProd SegmentSum Select SelectV2 Selu Shape ShapeN Sigmoid SigmoidGrad Sign Sin Sinh Size Slice Snapshot Softmax
-    Softplus Softsign SpaceToBatchND SpaceToDepth SparseConcat SparseFillEmptyRows SparseReduceSum SparseReorder
-    SparseReshape SparseSegmentMean SparseSegmentSqrtN SparseSegmentSum SparseSlice SparseSoftmax
-    SparseSoftmaxCrossEntropyWithLogits SparseTensorDenseMatMul SparseToDense Split SplitV Sqrt SqrtGrad Square
-    SquaredDifference Squeeze StackPopV2 StackPushV2 StackV2 StatefulPartitionedCall StatefulStandardNormalV2
+    Abs Acos Acosh Add AddN AddV2 All AnonymousHashTable AnonymousMutableHashTable Any ArgMax ArgMin AsString Asin
+    Asinh Assert Assign AssignAdd AssignAddVariableOp AssignSub AssignSubVariableOp AssignVariableOp Atan Atan2
+    Atanh AudioSpectrogram AvgPool AvgPool3D AvgPoolGrad BatchMatMul BatchMatMulV2 BatchMatMulV3
+    BatchNormWithGlobalNormalization BatchToSpaceND BesselI0e BesselI1e Betainc BiasAdd BiasAddGrad Bincount Bitcast
+    BitwiseAnd BitwiseOr BitwiseXor BroadcastArgs BroadcastGradientArgs BroadcastTo Bucketize Case Cast Ceil
+    CheckNumerics Cholesky ClipByValue Complex ComplexAbs Concat ConcatOffset ConcatV2 Conj Const Conv2D
+    Conv2DBackpropFilter Conv2DBackpropInput Conv3D Conv3DBackpropInputV2 Cos Cosh CropAndResize Cross Cumprod
+    Cumsum CumulativeLogsumexp DataFormatDimMap DataFormatVecPermute DecodeAndCropJpeg DecodeBase64 DecodeBmp
+    DecodeGif DecodeImage DecodeJpeg DecodePng DecodeRaw DecodeWav DecodeWebP DenseBincount DepthToSpace
+    DepthwiseConv2dNative DepthwiseConv2dNativeBackpropFilter DepthwiseConv2dNativeBackpropInput Dequantize Diag
+    DiagPart Digamma Dilation2D DisableCopyOnRead Div DivNoNan DynamicPartition DynamicStitch EditDistance Einsum
+    Elu EluGrad Empty EmptyTensorList EmptyTensorMap EncodeBase64 EncodeJpeg EncodePng EnsureShape Enter Equal Erf
+    Erfc Erfinv Exit Exp ExpandDims Expm1 ExtractGlimpse ExtractImagePatches ExtractJpegShape FFT FFT2D FakeParam
+    FakeQuantWithMinMaxArgs FakeQuantWithMinMaxVars FakeQuantWithMinMaxVarsPerChannel Fill Floor FloorDiv FloorMod
+    FusedBatchNorm FusedBatchNormGradV3 FusedBatchNormV2 FusedBatchNormV3 Gather GatherNd GatherV2 Greater
+    GreaterEqual HSVToRGB HashTable HashTableV2 IFFT IRFFT Identity IdentityN If Igamma Imag
+    ImageProjectiveTransformV3 InTopK InTopKV2 InitializeTable InitializeTableFromTextFile
+    InitializeTableFromTextFileV2 InitializeTableV2 InplaceAdd InplaceUpdate Inv InvertPermutation IsFinite IsInf
+    IsNan IsVariableInitialized L2Loss LRN LeakyRelu LeftShift Less LessEqual Lgamma LinSpace Log Log1p
+    LogMatrixDeterminant LogSoftmax LogicalAnd LogicalNot LogicalOr LookupTableExportV2 LookupTableFind
+    LookupTableFindV2 LookupTableImportV2 LookupTableInsertV2 LookupTableSizeV2 LoopCond LowerBound MatMul
+    MatrixBandPart MatrixDiag MatrixDiagPart MatrixDiagPartV3 MatrixDiagV3 MatrixInverse MatrixSetDiagV3
+    MatrixTranspose Max MaxPool MaxPool3D MaxPoolGrad MaxPoolV2 MaxPoolWithArgmax Maximum Mean Merge Mfcc Min
+    Minimum MirrorPad Mod Mul MulNoNan Multinomial MutableHashTable MutableHashTableV2 Neg NextIteration NoOp
+    NonMaxSuppressionV2 NonMaxSuppressionV3 NonMaxSuppressionV4 NonMaxSuppressionV5 NotEqual NthElement OneHot
+    OnesLike Pack Pad PadV2 ParallelConcat ParallelDynamicStitch ParseExampleV2 ParseTensor PartitionedCall
+    Placeholder PlaceholderWithDefault Polygamma Pow PreventGradient Prod Qr QuantizeAndDequantizeV2
+    QuantizeAndDequantizeV3 QuantizeAndDequantizeV4 RFFT RFFT2D RGBToHSV RaggedBincount RaggedCross RaggedGather
+    RaggedRange RaggedTensorFromVariant RaggedTensorToSparse RaggedTensorToTensor RaggedTensorToVariant RandomGamma
+    RandomShuffle RandomStandardNormal RandomUniform RandomUniformInt Range Rank ReadVariableOp Real RealDiv
+    Reciprocal ReciprocalGrad RefEnter RefExit RefIdentity RefMerge RefNextIteration RefSwitch RegexFullMatch
+    RegexReplace Relu Relu6 Relu6Grad ReluGrad Reshape ResizeArea ResizeBicubic ResizeBilinear ResizeNearestNeighbor
+    ResourceGather ResourceGatherNd ResourceScatterAdd ResourceScatterUpdate Reverse ReverseSequence ReverseV2
+    RightShift Rint Roll Round Rsqrt RsqrtGrad SampleDistortedBoundingBoxV2 ScaleAndTranslate ScatterNd
+    ScatterNdUpdate SegmentMax SegmentMean SegmentMin SegmentProd SegmentSum Select SelectV2 Selu Shape ShapeN
+    Sigmoid SigmoidGrad Sign Sin Sinh Size Slice Snapshot Softmax Softplus Softsign SpaceToBatchND SpaceToDepth
+    SparseConcat SparseFillEmptyRows SparseReduceSum SparseReorder SparseReshape SparseSegmentMean
+    SparseSegmentSqrtN SparseSegmentSum SparseSlice SparseSoftmax SparseSoftmaxCrossEntropyWithLogits
+    SparseTensorDenseMatMul SparseToDense Split SplitV Sqrt SqrtGrad Square SquaredDifference Squeeze StackPopV2
+    StackPushV2 StackV2 StatefulPartitionedCall StatefulRandomBinomial StatefulStandardNormalV2
     StatefulTruncatedNormal StatefulUniform StatefulUniformFullInt StatefulUniformInt StatelessCase StatelessIf
     StatelessMultinomial StatelessRandomBinomial StatelessRandomGetAlg StatelessRandomGetCounter
     StatelessRandomGetKeyCounter StatelessRandomGetKeyCounterAlg StatelessRandomNormal StatelessRandomNormalV2
@@ -61,24 +64,24 @@ _ALLOWED = frozenset(
     StatelessRandomUniformIntV2 StatelessRandomUniformV2 StatelessTruncatedNormal StatelessTruncatedNormalV2
     StatelessWhile StaticRegexFullMatch StaticRegexReplace StopGradient StridedSlice StridedSliceGrad StringFormat
     StringJoin StringLength StringLower StringNGrams StringSplit StringSplitV2 StringStrip StringToHashBucket
-    StringToHashBucketFast StringToHashBucketStrong StringToNumber StringUpper Sub Substr Sum Svd Switch
-    TableExport Tan Tanh TanhGrad TensorArrayConcatV3 TensorArrayGatherV3 TensorArrayReadV3 TensorArrayScatterV3
-    TensorArraySizeV3 TensorArrayV3 TensorArrayWriteV3 TensorListConcatV2 TensorListElementShape TensorListFromTensor
-    TensorListGather TensorListGetItem TensorListLength TensorListPopBack TensorListPushBack TensorListReserve
-    TensorListResize TensorListScatterIntoExistingList TensorListScatterV2 TensorListSetItem TensorListSplit
-    TensorListStack TensorScatterAdd TensorScatterMax TensorScatterMin TensorScatterSub TensorScatterUpdate
-    TensorStridedSliceUpdate Tile TopK TopKV2 Transpose TridiagonalSolve TruncateDiv TruncateMod TruncatedNormal
-    UnicodeDecode UnicodeDecodeWithOffsets UnicodeEncode UnicodeScript UnicodeTranscode Unique UniqueV2
-    UniqueWithCountsV2 Unpack UnravelIndex UnsortedSegmentMax UnsortedSegmentMin UnsortedSegmentProd UnsortedSegmentSum
-    UpperBound LowerBound VarHandleOp VarIsInitializedOp Variable VariableShape VariableV2 Where
-    While Xdivy Xlog1py Xlogy ZerosLike Zeta AnonymousHashTable AnonymousMutableHashTable StatefulRandomBinomial
-    BesselI0e BesselI1e NthElement _Arg _Retval
+    StringToHashBucketFast StringToHashBucketStrong StringToNumber StringUpper Sub Substr Sum Svd Switch TableExport
+    Tan Tanh TanhGrad TensorArrayConcatV3 TensorArrayGatherV3 TensorArrayReadV3 TensorArrayScatterV3
+    TensorArraySizeV3 TensorArrayV3 TensorArrayWriteV3 TensorListConcatV2 TensorListElementShape
+    TensorListFromTensor TensorListGather TensorListGetItem TensorListLength TensorListPopBack TensorListPushBack
+    TensorListReserve TensorListResize TensorListScatterIntoExistingList TensorListScatterV2 TensorListSetItem
+    TensorListSplit TensorListStack TensorScatterAdd TensorScatterMax TensorScatterMin TensorScatterSub
+    TensorScatterUpdate TensorStridedSliceUpdate Tile TopK TopKV2 Transpose TridiagonalSolve TruncateDiv TruncateMod
+    TruncatedNormal UnicodeDecode UnicodeDecodeWithOffsets UnicodeEncode UnicodeScript UnicodeTranscode Unique
+    UniqueV2 UniqueWithCountsV2 Unpack UnravelIndex UnsortedSegmentMax UnsortedSegmentMin UnsortedSegmentProd
+    UnsortedSegmentSum UpperBound VarHandleOp VarIsInitializedOp Variable VariableShape VariableV2 Where While Xdivy
+    Xlog1py Xlogy ZerosLike Zeta _Arg _Retval
     """.split()
 )
 _SAVER = frozenset({"SaveV2", "RestoreV2", "MergeV2Checkpoints", "ShardedFilename", "Save", "Restore", "RestoreSlice"})
 _TEXT_OPS = (  # kernels of tensorflow_text, present only where the user imported that package
     "WordpieceTokenize", "Sentencepiece", "WhitespaceTokenize", "UnicodeScriptTokenize", "BertNormalize",
-    "CaseFold", "NormalizeUTF8", "RegexSplit", "SplitMerge", "FastWordpiece", "FastBert", "TFText>", "ConstrainedSequence",
+    "CaseFold", "NormalizeUTF8", "RegexSplit", "SplitMerge", "FastWordpiece", "FastBert", "TFText>",
+    "ConstrainedSequence",
 )  # fmt: skip
 _FILE_INITIALIZERS = frozenset({"InitializeTableFromTextFile", "InitializeTableFromTextFileV2"})
 

@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from tfft.backbones.base import blocks_of, find_backbone
-from tfft.export.signatures import Serving
+from tfft.exporting.signatures import Serving
 
 
 def model_card(model: keras.Model, serving: Serving, extra: Mapping[str, object] | None = None) -> str:

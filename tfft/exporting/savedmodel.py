@@ -19,10 +19,10 @@ import keras
 import tensorflow as tf
 
 from tfft.errors import ExportError
-from tfft.export.card import describe_functions, model_card
-from tfft.export.checking import Examples, check, quiet_tensorflow
-from tfft.export.reading import versions_in
-from tfft.export.signatures import Serving, serving_functions
+from tfft.exporting.card import describe_functions, model_card
+from tfft.exporting.checking import Examples, check, quiet_tensorflow
+from tfft.exporting.reading import versions_in
+from tfft.exporting.signatures import Serving, serving_functions
 from tfft.specs import InputSpec
 
 

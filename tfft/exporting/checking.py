@@ -22,8 +22,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfft.errors import ExportError, raise_problems
-from tfft.export.reading import BYTES_SIGNATURE
-from tfft.export.signatures import ARRAY_SIGNATURE, Serving
+from tfft.exporting.reading import BYTES_SIGNATURE
+from tfft.exporting.signatures import ARRAY_SIGNATURE, Serving
 from tfft.specs import InputSpec
 
 Examples = np.ndarray | Mapping[str, np.ndarray] | Sequence[bytes | str | os.PathLike]

@@ -69,7 +69,7 @@ def open_export(path: str | os.PathLike[str]) -> OpenExport:
         SavedModelError: when there is no SavedModel.
 
     Example:
-        >>> served = tfft.export.open_export("served")            # doctest: +SKIP
+        >>> served = tfft.exporting.open_export("served")            # doctest: +SKIP
         >>> served.predict_bytes([open("cat.jpg", "rb").read()])["label"]    # doctest: +SKIP
     """
     base = pathlib.Path(path)

@@ -1,6 +1,6 @@
 """Runs a SavedModel's signatures in a process of its own, with TensorFlow and nothing else.
 
-This file is a script, started by :mod:`tfft.export.checking`: ``fresh_process.py MODEL CALLS RESULTS``.
+This file is a script, started by :mod:`tfft.exporting.checking`: ``fresh_process.py MODEL CALLS RESULTS``.
 It imports nothing of tfft, and makes an import of tfft or Keras impossible before TensorFlow starts, so
 a SavedModel that runs here needs neither. ``CALLS`` is a pickled list of (signature, inputs by name);
 ``RESULTS`` receives the pickled list of outputs by name.

@@ -18,7 +18,7 @@ import tensorflow as tf
 from tfft import heads
 from tfft.data.images import Preprocess, decode_image, scale_pixels
 from tfft.errors import ExportError, TfftError
-from tfft.export.reading import BYTES_SIGNATURE
+from tfft.exporting.reading import BYTES_SIGNATURE
 from tfft.specs import InputSpec
 
 ARRAY_SIGNATURE = "serving_default"
