@@ -81,6 +81,7 @@ class ImportedGraph:
         self._graph, self._variables, self._tables, self._shape = graph, variables, tables, shape
 
     def __call__(self, *tensors: tf.Tensor) -> tf.Tensor:
+        """Imports the piece into the graph being traced, on the tensors of that graph."""
         if not self._graph.graph_def.library.function:
             return self._run(*tensors)
         # The gradient of a loop looks its body up in the graph it was imported into. Only wrap_function
@@ -109,6 +110,7 @@ class ImportedGraph:
 
 
 def tensor_name(ref: str) -> str:
+    """Returns ``"node:0"`` for ``"node"``."""
     return ref if ":" in ref else f"{ref}:0"
 
 

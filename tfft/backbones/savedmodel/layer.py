@@ -3,8 +3,7 @@
 The layer owns its weights as Keras variables and carries its graph, compressed, in its config. So a
 model made of such layers is an ordinary Keras model: it trains with any optimizer, freezes by
 ``layer.trainable``, clones, and a ``.keras`` file of it needs neither the original SavedModel nor the
-network. Hidden here: how a GraphDef is imported so that gradients reach the variables, how loops
-survive it, and that a graph from a file is scanned before it can run.
+network. Hidden here: which variables may train, and that a graph from a file is scanned before it runs.
 """
 
 from __future__ import annotations
