@@ -97,6 +97,21 @@ def test_the_best_epoch_is_given_back():
     assert model.evaluate(stripes(seed=9), verbose=0)[1] == pytest.approx(history.rows[1]["val_accuracy"])
 
 
+def test_a_phase_that_only_does_harm_gives_back_the_weights_from_before_it():
+    model, kept = network(), {}
+
+    def keep(phase, done):
+        if phase.name == "frozen":
+            kept.update({v.path: v.numpy() for v in model.weights})
+
+    phases = [Phase("frozen", "none", 6, 3e-2), Phase("fine-tune", 2, 1, 30.0, warmup=0.0)]
+    history = train(model, stripes(512), stripes(seed=9), phases, verbose=False, after_phase=keep)
+    assert history.best["fine-tune"] == 0
+    assert all(np.array_equal(v, kept[v.path]) for v in model.weights)
+    assert history.audits["fine-tune"].ok  # it did train, it only did not help
+    assert "no epoch was better on the validation examples than the weights from before it" in history.notes[-1]
+
+
 def test_statistics_come_back_with_the_best_epoch():
     model = network()
     history = train(model, stripes(), stripes(seed=9), [Phase("p", "all", 4, 5e-2)], batch_norm="train", verbose=False)

@@ -60,7 +60,8 @@ def finetune(
 
     First the backbone is frozen and a new head is trained; then the last blocks are trained too, at a
     lower rate. Both are measured on held-out examples, and frozen weights are proven not to have moved.
-    Each phase gives back the weights of its best epoch on those examples, so the scores are a little
+    Each phase gives back the weights of its best epoch on those examples (the second phase the frozen
+    backbone's, where no epoch of its own was better, and says so), so the scores are a little
     too good; where it matters, measure with :func:`tfft.evaluate` on examples kept out of the run.
 
     Args:

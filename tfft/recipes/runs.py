@@ -75,6 +75,8 @@ class Run:
 
 def compare(frozen: Scores, final: Scores) -> str:
     """Says in one sentence what fine-tuning changed, and whether the intervals overlap."""
+    if final.to_dict() == frozen.to_dict():
+        return "fine-tuning did not help: its best epoch was no better, so the frozen backbone's weights were kept"
     gain = final.value - frozen.value
     text = f"fine-tuning changed {final.metric.replace('_', ' ')} by {gain:+.4f}"
     apart = frozen.interval[1] < final.interval[0] or final.interval[1] < frozen.interval[0]

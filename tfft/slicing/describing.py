@@ -9,7 +9,7 @@ from typing import Any
 import keras
 from rich.table import Table
 
-from tfft.backbones.base import Block, blocks_of, find_backbone, head_layers
+from tfft.backbones.base import BACKBONE_LAYER, Block, blocks_of, find_backbone, head_layers
 from tfft.errors import BlockError
 from tfft.slicing.tables import render
 from tfft.slicing.walking import batch_norms, count, flatten, has_statistics, is_opened
@@ -127,7 +127,7 @@ def describe(model: keras.Model) -> Description:
 
 def _title(model: keras.Model) -> str:
     inner = find_backbone(model)
-    return model.name if inner is model else f"{model.name} on {inner.name}"
+    return model.name if inner is model or inner.name == BACKBONE_LAYER else f"{model.name} on {inner.name}"
 
 
 def _row(block: Block, part: str, shapes: Shapes, cost: int | None, total: int | None) -> Row:

@@ -18,7 +18,7 @@ from tfft.errors import AuditError, DataError, PlanError, listed, raise_problems
 from tfft.slicing import Audit, audit, unfreeze
 from tfft.specs import Phase
 from tfft.training.history import History
-from tfft.training.watching import PhaseWatch
+from tfft.training.watching import PhaseWatch, Rank
 
 _NO_GRADIENT = 1e-7  # Adam's epsilon: below it a step is smaller than float32 can show
 
@@ -39,7 +39,8 @@ def train(
     """Trains a model through phases, each with its own trainable blocks, rate and schedule.
 
     Use it when a plan has more than one phase. After it the model is an ordinary compiled Keras model
-    with the best weights of the last phase.
+    with the best weights by validation accuracy: a phase none of whose epochs beats the weights it
+    started from hands those back, and its history says so.
 
     Args:
         model: with a head of tfft, or pass ``loss``; changed in place.
@@ -69,8 +70,11 @@ def train(
     check_phases(phases)
     dataset, steps = _counted(dataset)
     history = History()
+    best: Rank | None = None
     for phase in phases:
-        done = _run(model, dataset, validation, phase, steps, batch_norm, callbacks, verbose, loss, metrics)
+        done, best = _run(
+            model, dataset, validation, phase, steps, best, batch_norm, callbacks, verbose, loss, metrics
+        )
         history += done
         if after_phase is not None:
             after_phase(phase, done)
@@ -154,12 +158,13 @@ def _run(
     validation: tf.data.Dataset | None,
     phase: Phase,
     steps: int,
+    start: Rank | None,
     batch_norm: Literal["fixed", "train"] | None,
     callbacks: Sequence[keras.callbacks.Callback],
     verbose: bool,
     loss: Any,
     metrics: Sequence[Any] | None,
-) -> History:
+) -> tuple[History, Rank | None]:
     arguments = {"loss": loss, "metrics": metrics} if loss is not None else heads.of(model).compile_args()
     if metrics is not None:
         arguments["metrics"] = metrics
@@ -172,7 +177,7 @@ def _run(
     optimizer = keras.optimizers.Adam(learning_rate_schedule(phase, steps * phase.epochs))
     model.compile(optimizer=optimizer, **arguments)
     optimizer.build(model.trainable_variables)
-    watch = PhaseWatch(phase, steps, lambda: _likely_cause(dataset, phase), verbose)
+    watch = PhaseWatch(phase, steps, lambda: _likely_cause(dataset, phase), verbose, start)
     own: list[keras.callbacks.Callback] = [watch]
     if phase.patience is not None:
         monitor = "loss" if validation is None else "val_loss"
@@ -180,9 +185,15 @@ def _run(
     check = audit(model)
     fit = {"epochs": phase.epochs, "callbacks": [*callbacks, *own], "verbose": 0}
     model.fit(dataset, validation_data=validation, shuffle=False, **fit)  # the order is the dataset's own
+    notes = _settle(check, model, dataset, phase)  # before the best weights come back: those may be the first ones
     watch.restore_best()
-    notes = _settle(check, model, dataset, phase)
-    return History(tuple(watch.rows), {phase.name: watch.best_epoch}, {phase.name: check.report}, tuple(notes))
+    if not watch.best_epoch:
+        notes.append(
+            f"phase {phase.name!r}: no epoch was better on the validation examples than the weights from before it, "
+            "so those were kept"
+        )
+    history = History(tuple(watch.rows), {phase.name: watch.best_epoch}, {phase.name: check.report}, tuple(notes))
+    return history, watch.best
 
 
 def _counted(dataset: tf.data.Dataset) -> tuple[tf.data.Dataset, int]:

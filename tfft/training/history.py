@@ -22,7 +22,8 @@ class History:
     Attributes:
         rows: one mapping per epoch, in order: ``phase``, ``epoch`` (from 1 within its phase), ``loss``
             and the head's metrics, the same with ``val_``, ``learning_rate`` at its end, ``seconds``.
-        best: for each phase the epoch whose weights the model was given back at its end.
+        best: for each phase the epoch whose weights the model was given back at its end; 0 for those
+            from before it.
         audits: for each phase what the audit found.
         notes: what the engine saw and let pass, one sentence each.
     """

@@ -13,6 +13,8 @@ import numpy as np
 from tfft.errors import AuditError, PlanError, listed
 from tfft.specs import Phase
 
+Rank = tuple[float, float]  # validation accuracy, then negative loss: higher is better
+
 
 class PhaseWatch(keras.callbacks.Callback):
     """Records each epoch, keeps the best weights in memory and stops at the first loss that is not finite.
@@ -24,15 +26,18 @@ class PhaseWatch(keras.callbacks.Callback):
         steps: steps per epoch.
         why: says what is wrong with the data or the settings when the loss is not finite.
         verbose: print one line per epoch.
+        start: rank of the weights the phase starts from, which an epoch has to beat; None: any epoch does.
     """
 
-    def __init__(self, phase: Phase, steps: int, why: Callable[[], str], verbose: bool) -> None:
+    def __init__(
+        self, phase: Phase, steps: int, why: Callable[[], str], verbose: bool, start: Rank | None = None
+    ) -> None:
         super().__init__()
         self.phase, self.steps, self.verbose = phase, steps, verbose
         self.rows: list[dict[str, Any]] = []
         self.best_epoch = 0
         self._why = why
-        self._best: tuple[float, float] | None = None
+        self.best: Rank | None = start
         self._kept: list[np.ndarray] = []
         self._began = 0.0
 
@@ -78,14 +83,14 @@ class PhaseWatch(keras.callbacks.Callback):
         row["seconds"] = time.perf_counter() - self._began
         self.rows.append(row)
         rank = _rank(logs)
-        if rank is None or self._best is None or rank > self._best:
-            self._best, self.best_epoch = rank, epoch + 1
+        if rank is None or self.best is None or rank > self.best:
+            self.best, self.best_epoch = rank, epoch + 1
             self._keep()
         if self.verbose:
             print(_line(row, self.phase.epochs), flush=True)
 
     def restore_best(self) -> None:
-        """Gives the model the weights of its best epoch."""
+        """Gives the model the weights of its best epoch, or those from before the phase where none was better."""
         for variable, value in zip(self._movable, self._kept, strict=True):
             variable.assign(value)
 
@@ -101,7 +106,7 @@ class PhaseWatch(keras.callbacks.Callback):
         )
 
 
-def _rank(logs: dict[str, float]) -> tuple[float, float] | None:
+def _rank(logs: dict[str, float]) -> Rank | None:
     """Higher is better: validation accuracy where the head has one, then lower loss; None without validation."""
     if "val_loss" not in logs:
         return None
