@@ -43,18 +43,14 @@ class Maker:
         listed = getattr(loaded, "trainable_variables", None)
         self._trainable = None if listed is None else {id(v) for v in listed}
         self._regularizers = self._flat_regularizers(loaded)
+        graphs = [a.flat for a in (training, inference) if a is not None]  # the inference graph's names win
+        self._paths = {id(g.variables[p]): path for g in graphs for p, path in variable_paths(g).items()}
         self._sources: dict[str, list[Any]] = {}
         self._wiring: list[tuple[bool, list[int]]] = []
 
-    @staticmethod
-    def raw_inputs(
-        pieces: Sequence[Piece],
-        matched: Sequence[Piece] | None,
-        index: int,
-        inference: Analysis,
-        placeholders: list[str],
-    ) -> list[str]:
+    def _raw_inputs(self, pieces: Sequence[Piece], matched: Sequence[Piece] | None, index: int) -> list[str]:
         """Returns the model inputs (placeholders of the inference graph) that a block reads, in order."""
+        placeholders = self._inference.flat.inputs
         used = set(pieces[index].inputs)
         if matched is not None:
             used |= set(matched[index].inputs)
@@ -73,7 +69,7 @@ class Maker:
             matched = [_with_inputs(piece, rename) for piece in matched]
         made = []
         for index, piece in enumerate(pieces):
-            raw = self.raw_inputs(pieces, matched, index, self._inference, placeholders)
+            raw = self._raw_inputs(pieces, matched, index)
             self._wiring.append((piece.start is not None, [placeholders.index(p) for p in raw]))
             made.append(self._layer(piece, None if matched is None else matched[index], raw, batch_norm))
         return made
@@ -104,7 +100,7 @@ class Maker:
             trusted=self._trusted,
             name=piece.name,
         )
-        layer.assign_values([v.numpy() if hasattr(v, "numpy") else v.value for v in sources])
+        layer.assign_values([v.numpy() for v in sources])
         self._sources[layer.name] = sources
         return layer
 
@@ -130,17 +126,13 @@ class Maker:
         return BlockGraph(graph, feeds, variables, table_places, end, piece.updates)
 
     def _spec(self, variable: Any) -> VariableSpec:
-        paths = {id(v): path for flat in self._graphs() for path, v in _named(flat)}
         trainable = variable.trainable if self._trainable is None else id(variable) in self._trainable
         return VariableSpec(
-            paths.get(id(variable), variable.name.split(":")[0]),
+            self._paths.get(id(variable), variable.name.split(":")[0]),
             tuple(variable.shape.as_list()),
             variable.dtype.name,
             bool(trainable and self._may_train and variable.dtype.is_floating),
         )
-
-    def _graphs(self) -> list[FlatGraph]:
-        return [a.flat for a in (self._training, self._inference) if a is not None]
 
     @staticmethod
     def _flat_regularizers(loaded: Any) -> list[FlatGraph]:
@@ -160,11 +152,11 @@ class Maker:
         """Returns (variable of the SavedModel, variable of the layer) for all of a layer's variables."""
         return list(zip(self._sources[layer.name], layer._runtime.slots, strict=True))
 
-    def run(self, layers: Sequence[SavedModelBlock], tensors: Sequence[tf.Tensor]) -> tf.Tensor:
-        """Runs the layers one after the other on the model's flat inputs."""
+    def chain(self, layers: Sequence[SavedModelBlock], inputs: Sequence[Any]) -> Any:
+        """Calls the layers one after the other on the model's flat inputs, tensors or Keras tensors."""
         value: Any = None
         for layer, (continues, positions) in zip(layers, self._wiring, strict=True):
-            entering = [*([value] if continues else []), *(tensors[i] for i in positions)]
+            entering = [*([value] if continues else []), *(inputs[i] for i in positions)]
             value = layer(entering if len(entering) > 1 else entering[0])
         return value
 
@@ -179,10 +171,6 @@ def _place(sources: list[Any], variable: Any) -> int:
             return i
     sources.append(variable)
     return len(sources) - 1
-
-
-def _named(flat: FlatGraph) -> list[tuple[str, Any]]:
-    return [(path, flat.variables[placeholder]) for placeholder, path in variable_paths(flat).items()]
 
 
 def _table_contents(flat: FlatGraph, capture: str) -> dict[str, str]:

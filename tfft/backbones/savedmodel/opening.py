@@ -238,7 +238,7 @@ class _Opener:
         sample = selfcheck.sample_batch(self.endpoint.specs)
         if trainable and not self._gradients_agree(maker, layers, sample):
             return self._build(name, pieces, training, matched, batch_norm, trainable=False)
-        model = self._connect(name, pieces, matched, layers)
+        model = self._connect(name, maker, layers)
         entering = sample[0] if self.endpoint.single else dict(zip(self.endpoint.input_keys, sample, strict=True))
         difference, limit = selfcheck.largest_difference(model(entering, training=False), self._original(sample))
         return model, difference, limit
@@ -257,7 +257,7 @@ class _Opener:
             return True
         theirs, ours = zip(*pairs, strict=True)
         difference = selfcheck.gradient_difference(
-            lambda: self._original(sample), theirs, lambda: maker.run(layers, sample), ours
+            lambda: self._original(sample), theirs, lambda: maker.chain(layers, sample), ours
         )
         if difference is None:
             self.notes.append("Saved without its custom gradients; the plain derivatives are used.")
@@ -268,21 +268,15 @@ class _Opener:
             )
         return selfcheck.gradients_agree(difference)
 
-    def _connect(self, name: str, pieces: Any, matched: Any, layers: list[SavedModelBlock]) -> keras.Model:
-        inputs = {}
-        for placeholder, key, spec in zip(
-            self.inference.flat.inputs, self.endpoint.input_keys, self.endpoint.specs, strict=True
-        ):
-            inputs[placeholder] = _keras_input(spec, _keras_name(key), layers)
-        tensor = None
-        for index, layer in enumerate(layers):
-            wanted = Maker.raw_inputs(pieces, matched, index, self.inference, list(inputs))
-            tensors = [*([] if tensor is None else [tensor]), *(inputs[p] for p in wanted)]
-            tensor = layer(tensors if len(tensors) > 1 else tensors[0])
+    def _connect(self, name: str, maker: Maker, layers: list[SavedModelBlock]) -> keras.Model:
+        inputs = [
+            _keras_input(spec, _keras_name(key), layers)
+            for key, spec in zip(self.endpoint.input_keys, self.endpoint.specs, strict=True)
+        ]
+        output = maker.chain(layers, inputs)
         if self.endpoint.single:
-            return keras.Model(next(iter(inputs.values())), tensor, name=name)
-        keys = dict(zip(self.endpoint.input_keys, inputs.values(), strict=True))
-        return keras.Model(keys, tensor, name=name)
+            return keras.Model(inputs[0], output, name=name)
+        return keras.Model(dict(zip(self.endpoint.input_keys, inputs, strict=True)), output, name=name)
 
     def _note_unused(self, model: keras.Model) -> None:
         used = {n for layer in model.layers if isinstance(layer, SavedModelBlock) for n in layer.variable_names}
