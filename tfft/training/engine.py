@@ -72,9 +72,7 @@ def train(
     history = History()
     best: Rank | None = None
     for phase in phases:
-        done, best = _run(
-            model, dataset, validation, phase, steps, best, batch_norm, callbacks, verbose, loss, metrics
-        )
+        done, best = _run(model, dataset, validation, phase, steps, best, batch_norm, callbacks, verbose, loss, metrics)
         history += done
         if after_phase is not None:
             after_phase(phase, done)
