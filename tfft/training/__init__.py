@@ -10,7 +10,7 @@ from tfft.errors import require_platform
 
 require_platform()
 
-from tfft.training.engine import learning_rate_schedule, train, train_phase  # noqa: E402
+from tfft.training.engine import Reduced, learning_rate_schedule, train, train_phase  # noqa: E402
 from tfft.training.history import History  # noqa: E402
 
-__all__ = ["History", "learning_rate_schedule", "train", "train_phase"]
+__all__ = ["History", "Reduced", "learning_rate_schedule", "train", "train_phase"]

@@ -5,8 +5,9 @@ Hides the order of freezing, compiling and checking that Keras needs for a phase
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import keras
@@ -23,6 +24,21 @@ from tfft.training.watching import PhaseWatch, Rank
 _NO_GRADIENT = 1e-7  # Adam's epsilon: below it a step is smaller than float32 can show
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Reduced:
+    """What a phase is fitted on: the whole model, or the part of it that is left to train.
+
+    Attributes:
+        model: shares its variables with the whole model and has all that train.
+        dataset: what it takes, with as many batches as the whole model's.
+        validation: the same, held out; None for none.
+    """
+
+    model: keras.Model
+    dataset: tf.data.Dataset
+    validation: tf.data.Dataset | None
+
+
 def train(
     model: keras.Model,
     dataset: tf.data.Dataset,
@@ -34,6 +50,7 @@ def train(
     verbose: bool = True,
     loss: Any = None,
     metrics: Sequence[Any] | None = None,
+    reduce: Callable[[keras.Model, Phase], Reduced | None] | None = None,
     after_phase: Callable[[Phase, History], None] | None = None,
 ) -> History:
     """Trains a model through phases, each with its own trainable blocks, rate and schedule.
@@ -52,6 +69,8 @@ def train(
         verbose: print one line per epoch.
         loss: overrides the head's.
         metrics: override the head's.
+        reduce: called in every phase once its blocks are unfrozen; gives the part of the model that is left
+            to train, on inputs computed beforehand, or None to fit the whole model.
         after_phase: called with the phase and its history when its best weights are back in the model.
 
     Returns:
@@ -70,9 +89,13 @@ def train(
     check_phases(phases)
     dataset, steps = _counted(dataset)
     history = History()
+    arguments = {"loss": loss, "metrics": metrics} if loss is not None else heads.of(model).compile_args()
+    if metrics is not None:
+        arguments["metrics"] = metrics
+    job = _Job(model, dataset, validation, steps, arguments, batch_norm, tuple(callbacks), verbose, reduce)
     best: Rank | None = None
     for phase in phases:
-        done, best = _run(model, dataset, validation, phase, steps, best, batch_norm, callbacks, verbose, loss, metrics)
+        done, best = _run(job, phase, best)
         history += done
         if after_phase is not None:
             after_phase(phase, done)
@@ -150,41 +173,45 @@ def _number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _run(
-    model: keras.Model,
-    dataset: tf.data.Dataset,
-    validation: tf.data.Dataset | None,
-    phase: Phase,
-    steps: int,
-    start: Rank | None,
-    batch_norm: Literal["fixed", "train"] | None,
-    callbacks: Sequence[keras.callbacks.Callback],
-    verbose: bool,
-    loss: Any,
-    metrics: Sequence[Any] | None,
-) -> tuple[History, Rank | None]:
-    arguments = {"loss": loss, "metrics": metrics} if loss is not None else heads.of(model).compile_args()
-    if metrics is not None:
-        arguments["metrics"] = metrics
-    model.compiled = False  # it is compiled just below; unfreeze need not do it too
-    unfreeze(model, phase.unfreeze, batch_norm=batch_norm)
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Job:
+    """What stays the same over the phases."""
+
+    model: keras.Model
+    dataset: tf.data.Dataset
+    validation: tf.data.Dataset | None
+    steps: int
+    compile_arguments: Mapping[str, Any]
+    batch_norm: Literal["fixed", "train"] | None
+    callbacks: tuple[keras.callbacks.Callback, ...]
+    verbose: bool
+    reduce: Callable[[keras.Model, Phase], Reduced | None] | None
+
+
+def _run(job: _Job, phase: Phase, start: Rank | None) -> tuple[History, Rank | None]:
+    model = job.model
+    model.compiled = False  # it is compiled below; unfreeze need not do it too
+    unfreeze(model, phase.unfreeze, batch_norm=job.batch_norm)
     if not model.trainable_weights:
         raise PlanError(
             f"In phase {phase.name!r} nothing trains: unfreeze={phase.unfreeze!r} and the model has no head."
         )
-    optimizer = keras.optimizers.Adam(learning_rate_schedule(phase, steps * phase.epochs))
-    model.compile(optimizer=optimizer, **arguments)
-    optimizer.build(model.trainable_variables)
-    watch = PhaseWatch(phase, steps, lambda: _likely_cause(dataset, phase), verbose, start)
+    part = job.reduce(model, phase) if job.reduce is not None else None
+    part = part or Reduced(model, job.dataset, job.validation)
+    _compile(part.model, phase, job)
+    part.model.optimizer.build(part.model.trainable_variables)
+    watch = PhaseWatch(phase, job.steps, lambda: _likely_cause(job.dataset, phase), job.verbose, start)
     own: list[keras.callbacks.Callback] = [watch]
     if phase.patience is not None:
-        monitor = "loss" if validation is None else "val_loss"
+        monitor = "loss" if part.validation is None else "val_loss"
         own.append(keras.callbacks.EarlyStopping(monitor, patience=phase.patience, mode="min"))
-    check = audit(model)
-    fit = {"epochs": phase.epochs, "callbacks": [*callbacks, *own], "verbose": 0}
-    model.fit(dataset, validation_data=validation, shuffle=False, **fit)  # the order is the dataset's own
-    notes = _settle(check, model, dataset, phase)  # before the best weights come back: those may be the first ones
+    check = audit(model)  # of the whole model, also where a part of it is fitted
+    fit = {"epochs": phase.epochs, "callbacks": [*job.callbacks, *own], "verbose": 0}
+    part.model.fit(part.dataset, validation_data=part.validation, shuffle=False, **fit)  # the dataset orders itself
+    notes = _settle(check, part, phase)  # before the best weights come back: those may be the first ones
     watch.restore_best()
+    if part.model is not model:
+        _compile(model, phase, job)  # what the user is given back is whole and compiled
     if not watch.best_epoch:
         notes.append(
             f"phase {phase.name!r}: no epoch was better on the validation examples than the weights from before it, "
@@ -192,6 +219,11 @@ def _run(
         )
     history = History(tuple(watch.rows), {phase.name: watch.best_epoch}, {phase.name: check.report}, tuple(notes))
     return history, watch.best
+
+
+def _compile(model: keras.Model, phase: Phase, job: _Job) -> None:
+    schedule = learning_rate_schedule(phase, job.steps * phase.epochs)
+    model.compile(optimizer=keras.optimizers.Adam(schedule), **job.compile_arguments)
 
 
 def _counted(dataset: tf.data.Dataset) -> tuple[tf.data.Dataset, int]:
@@ -225,16 +257,15 @@ def _likely_cause(dataset: tf.data.Dataset, phase: Phase) -> str:
     return f"The data is finite, so most likely the rate is too high: try {phase.learning_rate / 10:g}."
 
 
-def _settle(check: Audit, model: keras.Model, dataset: tf.data.Dataset, phase: Phase) -> list[str]:
+def _settle(check: Audit, part: Reduced, phase: Phase) -> list[str]:
     """Audits a phase; lets a variable stand still only if it is shown to have no gradient."""
     report = check.compare()
     if report.ok:
         return []
     if report.frozen_moved:
         check.check()
-    still = [
-        v for v, g in zip(check.unchanged, _gradients(model, dataset, check.unchanged), strict=True) if g > _NO_GRADIENT
-    ]
+    found = _gradients(part.model, part.dataset, check.unchanged)
+    still = [v for v, g in zip(check.unchanged, found, strict=True) if g > _NO_GRADIENT]
     if still:
         raise AuditError(
             f"In phase {phase.name!r} {len(still)} trainable variables have a gradient but did not change: "
