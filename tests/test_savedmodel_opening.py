@@ -279,7 +279,8 @@ def test_gradients_that_differ_on_purpose_freeze_the_model(tmp_path):
     (block,) = blocks_of(opened.model)
     block.trainable = True
     assert block.trainable_weights == []
-    tfft.unfreeze(opened.model, "all")
+    with pytest.raises(BlockError, match="Nothing in the chosen blocks can train"):
+        tfft.unfreeze(opened.model, "all")
     assert opened.model.trainable_weights == []
 
 
@@ -331,6 +332,16 @@ def test_what_is_no_savedmodel_says_so(tmp_path):
     (tmp_path / "saved_model.pb").write_bytes(b"\xff\xfe not a protobuf")
     with pytest.raises(SavedModelError, match="cannot be parsed|holds no model"):
         open_savedmodel(tmp_path)
+
+
+def test_an_export_of_a_frozen_model_cannot_be_unfrozen_in_silence(tmp_path):
+    model = savedmodels.convnet()
+    model.trainable = False
+    model.export(tmp_path / "frozen", verbose=False)
+    opened = open_savedmodel(tmp_path / "frozen")
+    assert [layer.name for layer in blocks_of(opened.model)] == BLOCKS["plain_convnet"]
+    with pytest.raises(BlockError, match=r"Nothing in the chosen blocks can train \(block2, head\)"):
+        tfft.unfreeze(opened.model, 2)
 
 
 def test_damaged_weights_are_reported(made, tmp_path):

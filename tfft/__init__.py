@@ -13,6 +13,7 @@ Importing tfft costs nothing: names are looked up on first use, and TensorFlow i
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,10 @@ _NAMES = {
     "Plan": "tfft.specs",
     "TfftError": "tfft.errors",
 }
-_MODULES = ("backbones", "data", "errors", "heads", "models", "recipes", "slicing", "specs", "testing")
+_MODULES = (
+    "backbones", "data", "errors", "evaluation", "exporting", "heads", "models", "recipes", "slicing", "specs",
+    "testing", "training",
+)  # fmt: skip
 # Modules with classes that a `.keras` file may name.
 _REGISTERED = ("tfft.backbones.savedmodel.layer", "tfft.backbones.native", "tfft.data.images", "tfft.heads")
 
@@ -61,7 +65,11 @@ def __dir__() -> list[str]:
 
 def _register(keras: Any) -> None:
     """Makes tfft's layers known to ``keras.saving.load_model``; called when Keras has been imported."""
-    if keras.config.backend() == "tensorflow":  # under another backend tfft cannot run, but must not disturb
+    if keras.config.backend() != "tensorflow":
+        return  # tfft cannot run, but must not disturb; it says so when it is used
+    from tfft.errors import DependencyError
+
+    with contextlib.suppress(DependencyError):  # the same for versions that are too old
         for module in _REGISTERED:
             importlib.import_module(module)
 
@@ -69,7 +77,8 @@ def _register(keras: Any) -> None:
 wrapt.register_post_import_hook(_register, "keras")
 
 if TYPE_CHECKING:
-    from tfft import backbones, data, errors, heads, models, recipes, slicing, specs, testing
+    from tfft import backbones, data, errors, evaluation, exporting, heads, models  # noqa: I001
+    from tfft import recipes, slicing, specs, testing, training
     from tfft.backbones import list_backbones, load_backbone, resolve
     from tfft.errors import TfftError
     from tfft.evaluation import evaluate

@@ -11,6 +11,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -46,7 +47,7 @@ def train(options: argparse.Namespace, print_result: PrintResult) -> int:
     handle = options.backbone or (plan.backbone if plan else "efficientnet-lite0")
     export_to = False if options.no_export else None
     recipes.finetune(handle, options.data or plan.data, plan=plan, out=options.out, export_to=export_to, **settings)
-    print(f"Everything lies in {options.out}. Try: tfft predict {options.out} IMAGE...")
+    print(f"Everything lies in {options.out}. Try: tfft predict {shlex.quote(options.out)} IMAGE...")
     return SUCCESS
 
 

@@ -9,6 +9,7 @@ keep the sentences alike: :func:`did_you_mean` suggests the nearest valid name a
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Sequence
 from importlib import metadata
 from typing import NoReturn
@@ -121,8 +122,14 @@ def require_platform() -> None:
     Called at the import of every part of tfft that needs them.
 
     Raises:
-        DependencyError: when one is missing or older than tfft works with.
+        DependencyError: when one is missing or older than tfft works with, or Keras is set to another
+            backend.
     """
+    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    if backend != "tensorflow":
+        raise DependencyError(
+            f"tfft runs Keras on TensorFlow, but KERAS_BACKEND={backend!r} is set. Unset it, or set it to 'tensorflow'."
+        )
     problems = []
     for package, minimum in _MINIMUM.items():
         wanted = ".".join(map(str, minimum))

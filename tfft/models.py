@@ -35,7 +35,8 @@ def build(
 
     The layers are ``image``, ``preprocess``, ``backbone``, ``pool`` (where features have more than
     one position), ``dropout`` and ``logits``. The backbone's layers are shared, not copied: training
-    the model trains them. A backbone that does not take images keeps its own inputs, with their names.
+    the model trains them, and building freezes them in every model made from this backbone. A backbone
+    that does not take images keeps its own inputs, with their names.
 
     Args:
         backbone: from :func:`tfft.load_backbone`.

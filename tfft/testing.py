@@ -20,7 +20,7 @@ import keras  # noqa: E402
 import numpy as np  # noqa: E402
 
 from tfft import heads  # noqa: E402
-from tfft.backbones.base import Backbone, blocks_of, find_backbone  # noqa: E402
+from tfft.backbones.base import Backbone, Block, blocks_of, find_backbone  # noqa: E402
 from tfft.models import build  # noqa: E402
 from tfft.slicing import unfreeze  # noqa: E402
 
@@ -316,10 +316,9 @@ def _values(model: keras.Model) -> dict[int, bytes]:
 def _freezing(backbone: Backbone, optimizer: str) -> None:
     start = backbone.model.get_weights()
     model, x, y = _task(backbone)
-    blocks = blocks_of(model)
-    trainable_blocks = [b for b in blocks if any(_publisher_trains(layer) for layer in b.layers)]
-    unfreeze(model, [b.name for b in trainable_blocks[-1:]] or "none")
-    chosen = {id(v) for b in trainable_blocks[-1:] for v in b.variables}
+    last = _trainable_blocks(model)[-1:]
+    unfreeze(model, [block.name for block in last] or "none")
+    chosen = {id(v) for block in last for v in block.variables}
     keras.utils.set_random_seed(0)
     model.compile(keras.optimizers.get({"class_name": optimizer, "config": {"learning_rate": 0.01}}), "mse")
     expected = {id(v) for v in model.trainable_weights}
@@ -336,6 +335,10 @@ def _freezing(backbone: Backbone, optimizer: str) -> None:
     backbone.model.set_weights(start)
 
 
+def _trainable_blocks(model: keras.Model) -> list[Block]:
+    return [block for block in blocks_of(model) if any(_publisher_trains(layer) for layer in block.layers)]
+
+
 def _publisher_trains(layer: Any) -> bool:
     was, layer.trainable = layer.trainable, True
     found = bool(layer.trainable_weights)
@@ -346,9 +349,9 @@ def _publisher_trains(layer: Any) -> bool:
 def _learns(backbone: Backbone) -> str | None:
     start = backbone.model.get_weights()
     model, x, y = _task(backbone)
-    unfreeze(model, "all")
-    if not find_backbone(model).trainable_weights:
+    if not _trainable_blocks(model):
         return "nothing in it can be trained"
+    unfreeze(model, "all")
     model.compile(keras.optimizers.Adam(3e-3), "mse")
     losses = model.fit(x, y, epochs=12, batch_size=8, verbose=0).history["loss"]
     backbone.model.set_weights(start)
@@ -359,7 +362,7 @@ def _learns(backbone: Backbone) -> str | None:
 
 def _keras_file(backbone: Backbone) -> None:
     model, x, _ = _task(backbone)
-    unfreeze(model, 1)
+    unfreeze(model, [block.name for block in _trainable_blocks(model)[-1:]] or "none")
     flags = [v.trainable for v in model.weights]
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, "model.keras")

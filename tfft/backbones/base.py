@@ -68,8 +68,8 @@ class Backbone:
 
     @property
     def blocks(self) -> list[Block]:
-        """The blocks in the order of computation."""
-        return blocks_of(self.model)
+        """The blocks in the order of computation; they hold every variable of the model."""
+        return _blocks_within(self.model)
 
 
 def _size(variable: keras.Variable) -> int:
@@ -80,12 +80,17 @@ def _size(variable: keras.Variable) -> int:
 
 
 def find_backbone(model: keras.Model) -> keras.Model:
-    """Returns the model inside ``model`` that is sliced: its layer ``"backbone"``, or the one nested
-    model it has, or the model itself."""
+    """Returns the part of a model that is sliced.
+
+    That is its layer ``"backbone"`` (what :func:`tfft.build` makes), or the one nested model it has
+    (how Keras users put a network under a head), or the model itself.
+    """
+    if model.name == BACKBONE_LAYER:
+        return model
     nested = [layer for layer in model.layers if isinstance(layer, keras.Model)]
     named = [layer for layer in nested if layer.name == BACKBONE_LAYER]
     if named:
-        return find_backbone(named[0])
+        return named[0]
     return find_backbone(nested[0]) if len(nested) == 1 and nested[0].weights else model
 
 
@@ -116,13 +121,39 @@ def blocks_of(model: keras.Model) -> list[Block]:
     Args:
         model: any built Keras model; the backbone inside it is found by :func:`find_backbone`.
     """
-    backbone = find_backbone(model)
-    opened = [layer for layer in backbone.layers if getattr(layer, "is_tfft_block", False)]
-    if opened:
-        return [Block(layer.name, (layer,), layer.note) for layer in opened]
-    if not isinstance(backbone, keras.Sequential) and not hasattr(backbone, "operations"):
-        return [Block(backbone.name, tuple(backbone.layers), "not cut: a subclassed model has no graph to look into")]
-    return _group_layers(backbone)
+    return _blocks_within(find_backbone(model))
+
+
+def _blocks_within(network: keras.Model) -> list[Block]:
+    """The blocks of a network taken whole: every layer with variables is in exactly one."""
+    if not isinstance(network, keras.Sequential) and not hasattr(network, "operations"):
+        return [Block(network.name, tuple(network.layers), "not cut: a subclassed model has no graph to look into")]
+    weighted = [layer for layer in network.layers if layer.weights]
+    if not any(isinstance(layer, keras.Model) or _is_opened(layer) for layer in weighted):
+        return _group_layers(network)
+    blocks: list[Block] = []
+    for layer in weighted:
+        if isinstance(layer, keras.Model):
+            blocks += _blocks_within(layer)
+        else:
+            blocks.append(Block(layer.name, (layer,), getattr(layer, "note", "")))
+    return _uniquely_named(blocks)
+
+
+def _is_opened(layer: keras.layers.Layer) -> bool:
+    return bool(getattr(layer, "is_tfft_block", False))
+
+
+def _uniquely_named(blocks: list[Block]) -> list[Block]:
+    used: set[str] = set()
+    out = []
+    for block in blocks:
+        name, n = block.name, 2
+        while name in used:
+            name, n = f"{block.name}_{n}", n + 1
+        used.add(name)
+        out.append(dataclasses.replace(block, name=name))
+    return out
 
 
 def _group_layers(model: keras.Model) -> list[Block]:

@@ -21,7 +21,7 @@ from tfft.specs import InputSpec
 require_platform()
 import keras  # noqa: E402  (the check above gives a better message than the import)
 
-from tfft.backbones.base import Backbone  # noqa: E402
+from tfft.backbones.base import BACKBONE_LAYER, Backbone  # noqa: E402
 from tfft.backbones.remote import impatient  # noqa: E402
 
 RANDOM = ":random"
@@ -171,15 +171,20 @@ def from_keras_model(
     """
     if not isinstance(model, keras.Model):
         raise BackboneError(
-            f"Expected a keras.Model of Keras {keras.__version__}, received {type(model).__module__}."
-            f"{type(model).__name__}.{_legacy_hint(model)}"
+            f"Expected a handle (a name, folder or address) or a keras.Model of Keras {keras.__version__}, received "
+            f"{type(model).__module__}.{type(model).__name__}.{_legacy_hint(model)}"
+        )
+    if output is None and _built_by_tfft(model):
+        inner, spec = model.get_layer(BACKBONE_LAYER), model.get_layer("preprocess").spec
+        return Backbone(
+            name or model.name, inner, origin, spec, ("The backbone of a tfft model; its head is left out.",)
         )
     functional = _choose_output(_as_functional(model), output)
     if not functional.weights:
         raise BackboneError(f"The model {model.name!r} has no weights: there is nothing in it to transfer.")
     notes: list[str] = []
     spec = image_spec(functional)
-    if spec is not None:
+    if spec is not None and spec.value_range == (0, 1):
         inside = _rescaling_inside(functional)
         if inside:
             spec = dataclasses.replace(spec, value_range=(0, 255))
@@ -192,6 +197,11 @@ def from_keras_model(
     if softmax:
         notes.append(f"The model ends in the classifier {softmax!r}: features are usually taken before it.")
     return Backbone(name or model.name, functional, origin, spec, tuple(notes))
+
+
+def _built_by_tfft(model: keras.Model) -> bool:
+    names = [layer.name for layer in model.layers]
+    return BACKBONE_LAYER in names and hasattr(next((x for x in model.layers if x.name == "preprocess"), None), "spec")
 
 
 def _legacy_hint(model: object) -> str:
@@ -254,14 +264,18 @@ def image_spec(model: keras.Model) -> InputSpec | None:
     if len(model.inputs) != 1:
         return None
     shape, dtype = tuple(model.inputs[0].shape), keras.backend.standardize_dtype(model.inputs[0].dtype)
-    if len(shape) != 4 or shape[3] not in (1, 3, 4) or not (dtype.startswith("float") or dtype == "bfloat16"):
+    floating = dtype.startswith("float") or dtype == "bfloat16"
+    if len(shape) != 4 or shape[3] not in (1, 3, 4) or not (floating or dtype == "uint8"):
         return None
-    return InputSpec(
+    spec = InputSpec(
         height=shape[1] or 224,
         width=shape[2] or 224,
         channels=shape[3],
         flexible=shape[1] is None and shape[2] is None,
     )
+    if floating:
+        return spec
+    return dataclasses.replace(spec, value_range=(0, 255), source="[0, 255], since the model takes uint8 pixels")
 
 
 def _rescaling_inside(model: keras.Model) -> str:

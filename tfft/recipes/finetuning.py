@@ -16,13 +16,22 @@ import tensorflow as tf
 from tfft import heads
 from tfft.backbones import load_backbone
 from tfft.backbones.base import Backbone
-from tfft.errors import PlanError, did_you_mean, listed, raise_problems
+from tfft.errors import PlanError, TfftError, did_you_mean, listed, raise_problems
 from tfft.evaluation import Scores, evaluate
 from tfft.exporting.savedmodel import Exported, export, version_folder
 from tfft.models import build
 from tfft.recipes.gathering import Gathered, gather
 from tfft.recipes.recommending import FROZEN, Facts, Wishes, recommend, show, wishes_of
-from tfft.recipes.runs import EXPORT, Run, check_out, metrics_of, plan_from_yaml, write_run
+from tfft.recipes.runs import (
+    EXPORT,
+    Run,
+    check_out,
+    check_writable,
+    metrics_of,
+    plan_from_yaml,
+    write_model,
+    write_run,
+)
 from tfft.slicing import describe, select
 from tfft.specs import InputSpec, Phase, Plan
 from tfft.training import History, train
@@ -123,21 +132,29 @@ def finetune(
     opened = _open(backbone, wishes)
     for note in opened.notes:
         say(f"backbone: {note}")
-    plan = given or recommend(_facts(opened, gathered), wishes, backbone=opened.origin, data=gathered.name)
+    plan = given or recommend(
+        _facts(opened, gathered), wishes, backbone=_absolute(opened.origin), data=_absolute(gathered.name)
+    )
     plan = dataclasses.replace(plan, versions=_versions())
     for phase in plan.phases:
-        select(opened.model, phase.unfreeze)  # a block that does not exist is an error before training
+        select(opened, phase.unfreeze)  # a block that does not exist is an error before training
     say(show(plan))
 
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)  # a folder that cannot be made is told before training, not after
-    run, held_out = _train(opened, gathered, plan, callbacks, verbose)
+    for place in (folder, None if target is None else target.parent):
+        if place is not None:
+            check_writable(place)  # told before training, not after
+    run, held_out = _train(opened, gathered, plan, callbacks, verbose, folder)
     run = dataclasses.replace(run, folder=folder)
     if folder is not None:
         write_run(run, folder)
         target = target or (None if export_to is False else folder / EXPORT / "1")
     if target is not None:
-        exported = _export(run, target, gathered, held_out)
+        try:
+            exported = _export(run, target, gathered, held_out)
+        except TfftError as error:
+            error.run = run  # what was trained is not lost with what was not exported
+            error.add_note("The trained model is the attribute `run` of this error.")
+            raise
         run = dataclasses.replace(run, export=exported)
         say(f"exported to {exported.path}, largest difference {exported.largest_difference:.1e}")
     say(run.summary)
@@ -187,6 +204,11 @@ def repeat(
         callbacks=callbacks,
         verbose=verbose,
     )
+
+
+def _absolute(name: str) -> str:
+    """A local folder by its whole path, so that a plan can be repeated from anywhere."""
+    return os.path.abspath(name) if os.path.isdir(name) else name
 
 
 def _plan_of(plan: Plan | str | os.PathLike[str] | None, settings: dict[str, Any]) -> Plan | None:
@@ -268,7 +290,12 @@ def _build(backbone: Backbone, data: Gathered, plan: Plan) -> keras.Model:
 
 
 def _train(
-    backbone: Backbone, data: Gathered, plan: Plan, callbacks: Sequence[keras.callbacks.Callback], verbose: bool
+    backbone: Backbone,
+    data: Gathered,
+    plan: Plan,
+    callbacks: Sequence[keras.callbacks.Callback],
+    verbose: bool,
+    folder: pathlib.Path | None,
 ) -> tuple[Run, tf.data.Dataset]:
     keras.utils.set_random_seed(plan.seed)  # again: opening may or may not have drawn numbers
     model = _build(backbone, data, plan)
@@ -281,6 +308,8 @@ def _train(
         say(f"{phase.name}: {scores[-1].line}\n{history.audits[phase.name].summary}")
         for note in history.notes:
             say(note)
+        if folder is not None and phase is not plan.phases[-1]:
+            write_model(model, folder)  # so that a later phase that fails or is stopped loses only itself
 
     history = train(
         model,

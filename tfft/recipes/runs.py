@@ -12,6 +12,7 @@ import io
 import json
 import os
 import pathlib
+import tempfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -110,15 +111,36 @@ def check_out(out: str | os.PathLike[str] | None) -> pathlib.Path | None:
     return folder
 
 
-def write_run(run: Run, folder: pathlib.Path) -> None:
-    """Writes all files of a run but the export into a folder."""
+def check_writable(folder: pathlib.Path) -> None:
+    """Makes sure that files can be made in a folder, or where it is to be made, before anything is trained.
+
+    Raises:
+        PlanError: when not, with what the system says.
+    """
+    place = next(path for path in (folder, *folder.parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise PlanError(f"Nothing can be written to {folder}: {error.strerror or error} ({place}).") from error
+
+
+def write_model(model: keras.Model, folder: pathlib.Path) -> None:
+    """Writes a model into a run's folder, in place of an earlier one; the file is whole or not there."""
     folder.mkdir(parents=True, exist_ok=True)
     aside = folder / f".{os.getpid()}.{MODEL}"
     try:
-        run.model.save(aside)
+        model.save(aside)
         os.replace(aside, folder / MODEL)
+    except OSError as error:
+        raise TfftError(f"The model could not be written to {folder / MODEL}: {error.strerror or error}.") from error
     finally:
         aside.unlink(missing_ok=True)
+
+
+def write_run(run: Run, folder: pathlib.Path) -> None:
+    """Writes all files of a run but the export into a folder."""
+    write_model(run.model, folder)
     write_whole(folder / PLAN, plan_to_yaml(run.plan))
     run.history.to_csv(folder / HISTORY)
     write_whole(folder / LABELS, "".join(f"{name}\n" for name in run.class_names))

@@ -121,8 +121,9 @@ def unfreeze(model: keras.Model, blocks: Blocks, *, batch_norm: BatchNorm | None
     network = model.model if isinstance(model, Backbone) else model
     if batch_norm not in ("fixed", "train", None):
         raise BlockError(f"batch_norm must be 'fixed' or 'train', got {batch_norm!r}.")
-    every = _blocks(network)
-    chosen = {id(layer) for block in select(network, blocks) for layer in block.layers}
+    every = _blocks(model)
+    wanted = select(model, blocks)
+    chosen = {id(layer) for block in wanted for layer in block.layers}
     kind = blocks if isinstance(blocks, str) and blocks in _KINDS else "all"
     _check_modes(every, chosen, batch_norm)
     set_trainable(network, True)  # also opens the containers around the blocks; their flag is saved too
@@ -135,6 +136,7 @@ def unfreeze(model: keras.Model, blocks: Blocks, *, batch_norm: BatchNorm | None
                 set_trainable(layer, False)
             else:
                 _free_native(layer, kind, batch_norm == "train", lost)
+    _check_effect(wanted)
     if lost:
         warnings.warn(
             f"Parts of {listed(dict.fromkeys(lost))} are frozen inside one layer. Keras does not store this in a "
@@ -162,7 +164,9 @@ def freeze(model: keras.Model) -> keras.Model:
 
 
 def _blocks(model: keras.Model | Backbone) -> list[Block]:
-    network = model.model if isinstance(model, Backbone) else model
+    if isinstance(model, Backbone):
+        return model.blocks
+    network = model
     if not isinstance(network, keras.Model):
         raise BlockError(f"Blocks are those of a keras.Model or a tfft backbone, got {type(model).__name__}.")
     if not network.built:
@@ -272,6 +276,14 @@ def _check_modes(every: Sequence[Block], chosen: set[int], batch_norm: str | Non
             f"Open the backbone with load_backbone(..., batch_norm={batch_norm!r}): the graph that runs depends on it."
         )
         raise_problems(BlockError, f"batch_norm={batch_norm!r} does not fit the SavedModel's blocks. {fix}", problems)
+
+
+def _check_effect(wanted: Sequence[Block]) -> None:
+    if wanted and not any(layer.trainable_weights for block in wanted for layer in block.layers):
+        raise BlockError(
+            f"Nothing in the chosen blocks can train ({listed(names_of(wanted))}): all of their variables are kept "
+            "fixed, by whoever saved the model or by batch_norm='fixed'. Choose other blocks, or 'none'."
+        )
 
 
 def _set_opened(layer: keras.layers.Layer, kind: str | None) -> None:

@@ -19,7 +19,7 @@ Rank = tuple[float, float]  # validation accuracy, then negative loss: higher is
 class PhaseWatch(keras.callbacks.Callback):
     """Records each epoch, keeps the best weights in memory and stops at the first loss that is not finite.
 
-    Only variables that may change in the phase are copied, once per better epoch, over the last copy.
+    Only variables that may change in the phase are copied, once per better epoch.
 
     Args:
         phase: the phase.
@@ -43,7 +43,9 @@ class PhaseWatch(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Checks that what the optimizer will train is what the phase names, and keeps the first weights."""
-        optimizer = {id(v): v.path for v in self.model.optimizer._trainable_variables}  # not public in Keras
+        # Mixed precision wraps the optimizer for loss scaling; its variables are not public in Keras.
+        inner = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
+        optimizer = {id(v): v.path for v in inner._trainable_variables}
         flags = {id(v): v.path for v in self.model.trainable_variables}
         if set(optimizer) != set(flags):
             extra = [path for key, path in flags.items() if key not in optimizer]

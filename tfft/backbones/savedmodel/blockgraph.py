@@ -40,6 +40,12 @@ class BlockGraph:
     end: str
     updates: tuple[str, ...] = ()
 
+    @property
+    def input_dtypes(self) -> dict[int, tf.DType]:
+        """Types that the layer's inputs must have, by position."""
+        nodes = {node.name: node for node in self.graph_def.node if node.name in self.feeds}
+        return {p: tf.as_dtype(nodes[n].attr["dtype"].type) for n, p in self.feeds.items() if n in nodes}
+
     def to_config(self) -> dict[str, Any]:
         """Returns JSON values; the graph is compressed and base64-encoded."""
         packed = zlib.compress(self.graph_def.SerializeToString(deterministic=True), 9)

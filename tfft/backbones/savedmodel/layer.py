@@ -42,8 +42,7 @@ class VariableSpec:
     @property
     def kind(self) -> str:
         """``"norm"`` for scale and shift of a normalisation, ``"bias"``, or ``"other"``."""
-        scope, _, leaf = self.name.rpartition("/")
-        layer = scope.rpartition("/")[2]
+        *_, layer, leaf = ["", *re.split(r"[/.]", self.name)]  # Keras writes exported names with dots
         if leaf in {"gamma", "beta"} or re.search(r"(norm|bn)(_?\d+)?$|(^|_)bn", layer, re.I):
             return "norm"
         return "bias" if re.fullmatch(r"bias(es)?(_\d+)?|b", leaf) else "other"
@@ -57,6 +56,7 @@ class _Runtime:
     inference: Callable[..., Any]
     training: Callable[..., Any] | None
     regularizers: list[Callable[[], tf.Tensor]]
+    input_dtypes: dict[int, tf.DType]
     symbolic: dict[Any, Any]
     flops: int | None = None
 
@@ -118,6 +118,7 @@ class SavedModelBlock(keras.layers.Layer):
         self.supports_jit = not (tables or inference.graph_def.library.function)
         self._runtime = _Runtime()
         self._runtime.symbolic = {}
+        self._runtime.input_dtypes = inference.input_dtypes
         self._runtime.slots = [self._add_variable(spec) for spec in variables]
         self._runtime.tables = [self._add_table(i, table) for i, table in enumerate(tables)]
         self._runtime.inference = self._function(inference, output_shape)
@@ -220,14 +221,8 @@ class SavedModelBlock(keras.layers.Layer):
         return function(*tensors)
 
     def _cast(self, position: int, tensor: Any) -> Any:
-        wanted = self._input_dtypes.get(position)
+        wanted = self._runtime.input_dtypes.get(position)
         return tensor if wanted is None or tensor.dtype == wanted else tf.cast(tensor, wanted)
-
-    @property
-    def _input_dtypes(self) -> dict[int, tf.DType]:
-        inference = self._graphs.value[0]
-        nodes = {node.name: node for node in inference.graph_def.node if node.name in inference.feeds}
-        return {p: tf.as_dtype(nodes[n].attr["dtype"].type) for n, p in inference.feeds.items() if n in nodes}
 
     def compute_output_spec(self, inputs: Any, training: bool | None = None) -> keras.KerasTensor:
         """Shape and type of the result for symbolic inputs."""
@@ -241,7 +236,7 @@ class SavedModelBlock(keras.layers.Layer):
     def _infer(self, tensors: Sequence[Any]) -> tuple[tf.TensorSpec, int]:
         """Shape of the result and multiply-adds, from importing the graph once for these input shapes."""
         graph: BlockGraph = self._graphs.value[0]
-        dtypes = self._input_dtypes
+        dtypes = self._runtime.input_dtypes
         with tf.Graph().as_default() as scratch:
             entering = [
                 tf.compat.v1.placeholder(dtypes.get(i, tf.as_dtype(t.dtype)), t.shape) for i, t in enumerate(tensors)
