@@ -321,6 +321,34 @@ def test_grey_and_colour_convert_to_the_channels_of_the_spec():
         Preprocess(SPEC)(keras.Input((28, 28)))
 
 
+def test_a_shape_that_tracing_does_not_know_is_checked_when_the_pixels_come():
+    inputs = keras.Input((None, None, 3), dtype="uint8")
+    model = keras.Model(inputs, Preprocess(InputSpec(16, 12))(inputs))
+    colour = COLOUR[None].astype(np.uint8)
+    grey = colour[..., :1]
+    expected = model.predict(colour, verbose=0)
+    for wrong in (np.concatenate([colour, grey], -1), np.moveaxis(colour, -1, 1)):  # Keras traces with [..., None]
+        with pytest.raises(tf.errors.InvalidArgumentError, match="with 1 or 3 channels last, received shape"):
+            model.predict(wrong, verbose=0)
+    np.testing.assert_array_equal(model.predict(colour, verbose=0), expected)
+    np.testing.assert_array_equal(model.predict(grey, verbose=0), model.predict(np.repeat(grey, 3, -1), verbose=0))
+
+
+@pytest.mark.parametrize("shape", [None, [None] * 4, [None] * 3])
+def test_relaxed_shapes_let_images_pass_and_nothing_else(shape):
+    @tf.function(input_signature=[tf.TensorSpec(shape, tf.float32)], autograph=False)
+    def resized(images):
+        return resize_pixels(images, SPEC)
+
+    images = (COLOUR if shape and len(shape) == 3 else COLOUR[None]).astype(np.float32)
+    np.testing.assert_array_equal(resized(images), resize_pixels(images, SPEC))
+    np.testing.assert_array_equal(resized(images[..., :1]), resize_pixels(images[..., :1], SPEC))
+    wrong = [np.concatenate([images, images], -1), images[..., :2]]
+    for other in [*wrong, images[0], images[0, 0]] if shape is None else wrong:
+        with pytest.raises(tf.errors.InvalidArgumentError, match="received shape"):
+            resized(other)
+
+
 def test_a_wrong_spec_is_refused_with_all_its_problems():
     spec = InputSpec(0, 12, channels=4, interpolation="bilinar", resize="fit", mean=(1, 2))
     with pytest.raises(PlanError, match="5 problems") as caught:

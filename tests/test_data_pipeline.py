@@ -135,7 +135,7 @@ def test_kept_pixels_do_not_need_the_files_any_more(examples):
     assert sum(len(y) for _, y in dataset) == 23
     with pytest.raises(DataError, match=f"{examples.paths[3]} is text"):
         to_dataset(examples, SPEC, cache=True)
-    with pytest.raises(tf.errors.InvalidArgumentError, match="not an image"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=f"(?s)not an image.*{examples.paths[3]}"):
         list(to_dataset(examples, SPEC, cache=False))
 
 
@@ -200,3 +200,14 @@ def test_wrong_arguments_are_all_named(examples):
         assert word in str(caught.value)
     with pytest.raises(DataError, match="no examples"):
         to_dataset(examples.take(np.array([], int)), SPEC)
+
+
+def test_floating_pixels_that_are_scaled_already_are_refused():
+    scaled = RNG.uniform(0, 1, (2, 4, 4, 3)).astype(np.float32)
+    for given in (scaled, tf.constant(scaled), tf.constant(scaled, tf.bfloat16)):
+        with pytest.raises(DataError, match="images of the dataset.*multiply by 255"):
+            pipeline_module.check_pixels(given, "the dataset")
+    with pytest.raises(DataError, match="received -1 to"):
+        pipeline_module.check_pixels(scaled * 2 - 1 - (scaled == scaled.min()) * (1 + scaled * 2 - 1), "the dataset")
+    for good in (scaled * 255, scaled * 0, np.ones((2, 4, 4, 3), np.uint8), tf.ones([2, 4], tf.int64)):
+        pipeline_module.check_pixels(good, "the dataset")

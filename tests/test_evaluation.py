@@ -148,3 +148,13 @@ def test_any_keras_model_is_measured_with_a_head_given(three):
     head, logits, labels, scores = three
     plain = keras.Sequential([keras.Input((3,)), keras.layers.Identity()])
     assert evaluate(plain, dataset(logits, labels), head=head).accuracy == scores.accuracy
+
+
+def test_scaled_images_are_refused_by_a_model_that_takes_pixels(build_tiny_model):
+    model = build_tiny_model()
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3)).astype("float32")
+    labels = np.array([0, 1, 2, 0], "int32")
+    with pytest.raises(DataError, match=r"0 to 255, received .* to 1: multiply by 255"):
+        evaluate(model, dataset(pixels / pixels.max(), labels))
+    whole = tf.data.Dataset.from_tensor_slices((pixels.astype("uint8"), labels)).batch(4)
+    assert evaluate(model, dataset(pixels, labels)).loss == evaluate(model, whole).loss

@@ -265,3 +265,36 @@ def test_what_the_user_sets_is_kept_and_needs_no_reason():
     assert (plan.phases[1].unfreeze, plan.phases[1].epochs, plan.phases[1].learning_rate) == ("block1", 4, 1e-5)
     assert set(plan.reasons) == {"frozen_learning_rate"}
     assert len(recommend(Facts(10, 2, 3), Wishes(epochs=0)).phases) == 1
+
+
+def ready(images=None, labels=(0, 1, 2, 1), names=("a", "b", "c"), change=lambda data: data):
+    """(train, validation, class_names) with a validation dataset that is `change`d."""
+    images = np.full((len(labels), 16, 16, 3), 9, np.uint8) if images is None else images
+    good = tf.data.Dataset.from_tensor_slices((np.full((4, 16, 16, 3), 9, np.uint8), np.arange(4) % 3)).batch(2)
+    return good, change(tf.data.Dataset.from_tensor_slices((images, np.array(labels))).batch(2)), names
+
+
+@pytest.mark.parametrize(
+    ("data", "match"),
+    [
+        (
+            ready(labels=(0, 1, 3, 1)),
+            "must be 0 to 2, one for each of the 3 class names, got 0 to 3",
+        ),
+        (ready(labels=(0, -1, 2, 1)), "got -1 to 2"),
+        (ready(labels=np.eye(3)), r"whole numbers \[B\], got .*shape=\(None, 3\)"),
+        (ready(labels=(0.0, 1.0)), "whole numbers.*float64"),
+        (ready(change=lambda data: data.unbatch()), r"batched\? dataset.batch\(32\)"),
+        (ready(change=lambda data: data.take(0)), "validation dataset holds no examples"),
+        (ready(change=lambda data: data.repeat()), "never ends"),
+        (ready(np.full((4, 16, 16, 4), 9, np.uint8)), r"1 or 3 channels last, got \(None, 16, 16, 4\)"),
+        (ready(np.full((4, 16, 16), 9, np.uint8)), r"images \[B, rows, columns, channels\].*got \(None, 16, 16\)"),
+        (ready(np.full((4, 16, 16, 3), 0.5)), "validation dataset cannot be used: pixels must be in 0 to 255.*by 255"),
+    ],
+)
+def test_ready_datasets_are_checked_before_anything_is_trained(data, match):
+    kernel = (opened := backbone()).model.weights[0]
+    before = kernel.numpy()
+    with pytest.raises(DataError, match=match):
+        finetune(opened, data, unfreeze="all", **FAST)
+    assert np.array_equal(kernel.numpy(), before)

@@ -223,6 +223,12 @@ def test_data_without_an_end_or_a_batch_is_refused():
         train(network(), stripes().repeat(), None, PHASES)
     with pytest.raises(DataError, match="no batch"):
         train(network(), stripes().take(0), None, PHASES)
+    with pytest.raises(DataError, match="no batch"):
+        train(network(), stripes().filter(lambda x, y: False), None, PHASES)
+    with pytest.raises(DataError, match="validation data never ends"):
+        train(network(), stripes(), stripes().repeat(), PHASES)
+    with pytest.raises(DataError, match="validation data holds no batch"):
+        train(network(), stripes(), stripes().take(0), PHASES)
     filtered = stripes().filter(lambda x, y: True)  # a length that tf.data does not know
     assert train(network(), filtered, None, PHASES[:1], verbose=False).rows[-1]["epoch"] == 3
 

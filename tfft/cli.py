@@ -112,7 +112,7 @@ def _train_arguments(add: argparse.ArgumentParser) -> None:
     data.add_argument("--image-size", type=_whole, nargs="+", metavar="PIXELS", help="one number, or height and width")
     data.add_argument("--resize", choices=["crop", "stretch", "pad"], help="for another aspect ratio (crop)")
     data.add_argument("--validation", type=float, metavar="SHARE", help="held out of each class, without a val/ (0.2)")
-    data.add_argument("--strict", action="store_true", default=None, help="an unreadable file is an error")
+    data.add_argument("--strict", action="store_true", default=None, help="an image that cannot be used is an error")
     data.add_argument("--no-export", action="store_true", help="do not write the SavedModel into RUN/export")
     _opening_arguments(data)
 

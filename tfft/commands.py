@@ -175,7 +175,7 @@ def _labelled(run: Any, data: str) -> tuple[Any, str]:
         splits = load(folder, validation=plan.validation, seed=plan.seed)
         examples, words = splits.validation, f"held-out examples: {splits.split_from}"
     else:
-        examples, words = list_images(folder), f"all examples in {folder}"
+        examples, words = list_images(folder, least_classes=1), f"all examples in {folder}"
     unknown = [name for name in examples.class_names if name not in run.class_names]
     if unknown:
         hint = "".join(did_you_mean(name, run.class_names) for name in unknown[:3])

@@ -18,6 +18,7 @@ import tensorflow as tf
 from tfft.data.images import FORMATS, decode_pixels
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp")
+FOREIGN_SUFFIXES = (".tif", ".tiff", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".ico", ".psd", ".dng")
 
 _FOREIGN = (
     (rb"(II\*\x00|MM\x00\*)", "a TIFF image"),
@@ -30,6 +31,7 @@ _FOREIGN = (
     (rb"PK\x03\x04", "a zip archive"),
     (rb"version https://git-lfs", "a Git LFS pointer; fetch the real file with `git lfs pull`"),
 )
+_FRAME = ("Graph execution error", "Detected at node", "File ", "[[")  # where in the graph, not what
 
 
 def why_unreadable(path: str) -> str | None:
@@ -110,5 +112,6 @@ def _in_words(error: tf.errors.OpError, encoded: bytes) -> str:
     if own:
         is_text = encoded[:256].isascii() and b"\x00" not in encoded[:256]
         return f"is {'text' if is_text else 'of an unknown format'}, not an image; expected {FORMATS}"
-    detail = re.sub(r"\{\{.*?\}\}|\[Op:.*?\]", "", error.message.split("\n")[0]).strip()
-    return f"is damaged or cut off: {detail}"
+    lines = (re.sub(r"\{\{.*?\}\}|\[Op:.*?\]", "", line).strip() for line in error.message.split("\n"))
+    details = [line for line in lines if line and not line.startswith(_FRAME)]  # the decoder's own words come last
+    return "is damaged or cut off" + (f": {details[-1].rstrip('.')}" if details else "")

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tfft.data.checking import SUFFIXES, check_all
+from tfft.data.checking import FOREIGN_SUFFIXES, SUFFIXES, check_all
 from tfft.errors import DataError, did_you_mean, listed, raise_problems
 
 _TRAIN, _VALIDATION, _TEST = ("train", "training"), ("val", "valid", "validation"), ("test", "testing")
@@ -102,6 +102,8 @@ def list_images(
     strict: bool = False,
     check: bool = True,
     progress: Callable[[int, int], None] | None = None,
+    *,
+    least_classes: int = 2,
 ) -> Examples:
     """Lists the images of a folder that has one folder per class.
 
@@ -110,16 +112,18 @@ def list_images(
 
     Args:
         folder: the folder that holds the class folders.
-        strict: True makes every file that cannot be used an error, all of them named.
+        strict: True makes every image that cannot be used an error, all of them named; files that are no
+            images by their extension (``notes.txt``, ``README``) are only listed in ``skipped``.
         check: False skips decoding; a damaged file then fails later.
         progress: called with (files checked, files in all) while files are decoded.
+        least_classes: how many class folders there must be; 1 for data to measure a model on.
 
     Returns:
         :class:`Examples`; what was left out is in ``skipped``.
 
     Raises:
-        DataError: when the folder is missing, holds fewer than two classes or an empty one; or
-            ``strict`` and a file cannot be used.
+        DataError: when the folder is missing, holds fewer than ``least_classes`` or an empty
+            class; or ``strict`` and an image cannot be used.
 
     Example:
         >>> list_images("photos/").counts
@@ -132,13 +136,15 @@ def list_images(
             f"{root} is split into {listed(p.name for p in parts.values())}; list {parts['train']} or use load."
         )
     skipped: list[Skipped] = []
-    classes = _class_folders(root, skipped)
+    classes = _class_folders(root, skipped, least_classes)
     found = [(path, label) for label, name in enumerate(classes) for path in _files_of(root / name, skipped)]
     reasons = check_all([path for path, _ in found], progress) if check else [None] * len(found)
     skipped += [Skipped(path, reason) for (path, _), reason in zip(found, reasons, strict=True) if reason]
     used = [pair for pair, reason in zip(found, reasons, strict=True) if reason is None]
     if strict:
-        raise_problems(DataError, f"Files in {root} that cannot be used", [str(item) for item in skipped])
+        raise_problems(
+            DataError, f"Files in {root} that cannot be used", [str(item) for item in skipped if not _is_stray(item)]
+        )
     labels = np.array([label for _, label in used], np.int32)
     examples = Examples(tuple(path for path, _ in used), labels, classes, tuple(skipped))
     _check_classes(root, examples)
@@ -166,7 +172,8 @@ def load(
         validation: share of each class to hold out, above 0 and below 1; at least one file of each
             class is on either side. Ignored where the folder is split already.
         seed: picks another draw.
-        strict: True makes every file that cannot be used an error, all of them named.
+        strict: True makes every image that cannot be used an error, all of them named, as in
+            :func:`list_images`.
         check: False skips decoding every file once.
         progress: called with (files checked, files in all), once per folder that is listed.
 
@@ -242,7 +249,12 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _class_folders(root: Path, skipped: list[Skipped]) -> tuple[str, ...]:
+def _is_stray(item: Skipped) -> bool:
+    """Tells whether a file is no image by its name; what may hide images, such as an unreadable folder, is not."""
+    return os.path.isfile(item.path) and Path(item.path).suffix.lower() not in SUFFIXES + FOREIGN_SUFFIXES
+
+
+def _class_folders(root: Path, skipped: list[Skipped], least: int) -> tuple[str, ...]:
     names = []
     for entry in _entries(root):
         if not _is_text(entry.name):
@@ -251,12 +263,12 @@ def _class_folders(root: Path, skipped: list[Skipped]) -> tuple[str, ...]:
             names.append(entry.name)
         else:
             skipped.append(Skipped(entry.path, "is not inside of a class folder"))
-    if len(names) >= 2:
+    if len(names) >= max(least, 1):
         return tuple(names)
     images = sum(Path(item.path).suffix.lower() in SUFFIXES for item in skipped)
     beside = f" and {images} images that are in no class folder" if images else ""
-    received = f"one class folder, {names[0]!r}" if names else "no class folders"
-    fewer = " A classifier needs at least two classes." if names else ""
+    received = f"one class folder, {names[0]!r}" if len(names) == 1 else f"{len(names) or 'no'} class folders"
+    fewer = f" A classifier needs at least {'two' if least == 2 else least} classes." if names else ""
     raise DataError(f"{root} has {received}{beside}.{fewer}\n{_LAYOUT.format(root=root.name)}")
 
 

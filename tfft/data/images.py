@@ -25,10 +25,18 @@ _INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "area")
 _MODES = ("stretch", "crop", "pad")
 _GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601, as JPEG defines brightness
 _WHITE = 255
+_SHAPES = (
+    "Expected images of shape [batch, rows, columns, channels] or [rows, columns, channels] with 1 or 3 channels last, "
+    "received shape"
+)
+_SHAPE_HINTS = (
+    "Grey images without a channel axis: add one with images[..., None]; channels first: transpose; four channels: "
+    "drop or blend the transparency."
+)
 
 
 @tf.autograph.experimental.do_not_convert
-def decode_image(encoded: tf.Tensor, spec: InputSpec) -> tf.Tensor:
+def decode_image(encoded: tf.Tensor, spec: InputSpec, *, path: tf.Tensor | None = None) -> tf.Tensor:
     """Turns one encoded image into pixels of the size that a backbone expects.
 
     Use it wherever bytes come in: in ``Dataset.map``, eagerly, or in an exported signature. Reads
@@ -40,6 +48,7 @@ def decode_image(encoded: tf.Tensor, spec: InputSpec) -> tf.Tensor:
     Args:
         encoded: tf.string scalar, the bytes of a file.
         spec: size, channels, interpolation and resize mode.
+        path: tf.string scalar that the errors below name as the file; None for none.
 
     Returns:
         uint8 [spec.height, spec.width, spec.channels].
@@ -51,25 +60,27 @@ def decode_image(encoded: tf.Tensor, spec: InputSpec) -> tf.Tensor:
     Example:
         >>> pixels = decode_image(tf.io.read_file("cat.jpg"), backbone.input_spec)
     """
-    return tf.cast(resize_pixels(decode_pixels(encoded), spec), tf.uint8)
+    return tf.cast(resize_pixels(decode_pixels(encoded, path), spec), tf.uint8)
 
 
 @tf.autograph.experimental.do_not_convert
-def decode_pixels(encoded: tf.Tensor) -> tf.Tensor:
+def decode_pixels(encoded: tf.Tensor, path: tf.Tensor | None = None) -> tf.Tensor:
     """Decodes like :func:`decode_image`, without resizing.
 
     Args:
         encoded: tf.string scalar.
+        path: tf.string scalar, the file to name in errors.
 
     Returns:
         uint8 [rows, columns, 3], upright.
     """
     encoded = tf.convert_to_tensor(encoded)
-    not_empty = tf.debugging.Assert(tf.strings.length(encoded) > 0, ["The image is empty (0 bytes)."])
+    file = [] if path is None else ["File:", path]
+    not_empty = tf.debugging.Assert(tf.strings.length(encoded) > 0, ["The image is empty (0 bytes).", *file])
     with tf.control_dependencies(_operations(not_empty)):
         encoded = tf.identity(encoded)
     header = headers.read_header(encoded)
-    with tf.control_dependencies(_guards(header)):
+    with tf.control_dependencies(_guards(header, file)):
         # Both wait for the guards: the choice of the decoder, and what it reads.
         encoded, kind = tf.identity(encoded), tf.identity(header.kind)
     pixels = tf.switch_case(kind, [lambda read=read: read(encoded) for read in _DECODERS])
@@ -94,11 +105,11 @@ def resize_pixels(images: tf.Tensor, spec: InputSpec) -> tf.Tensor:
 
     Raises:
         DataError: when the shape cannot be images.
+        tf.errors.InvalidArgumentError: the same, where the shape is known only when the pixels come.
         PlanError: when the spec names an unknown interpolation or resize mode.
     """
     check_spec(spec)
-    images = tf.convert_to_tensor(images)
-    _check_shape(images)
+    images = _checked(tf.convert_to_tensor(images))
     pixels = _with_channels(tf.cast(images, tf.float32), spec.channels)
     size = list(spec.image_size)
     static = pixels.shape[-3:-1].as_list()
@@ -204,13 +215,13 @@ def _operations(assertion: tf.Operation | None) -> list[tf.Operation]:
     return [] if assertion is None else [assertion]  # eager asserts have run already and give None
 
 
-def _guards(header: headers.Header) -> list[tf.Operation]:
+def _guards(header: headers.Header, file: list[Any]) -> list[tf.Operation]:
     known = tf.debugging.Assert(
-        header.kind != headers.UNKNOWN, [f"The bytes are not an image that can be read; expected {FORMATS}."]
+        header.kind != headers.UNKNOWN, [f"The bytes are not an image that can be read; expected {FORMATS}.", *file]
     )
     sized = tf.debugging.Assert(
         (header.kind == headers.UNKNOWN) | (header.height * header.width > 0),
-        ["The image is damaged or packed in an unusual way: its header tells no usable size."],
+        ["The image is damaged or packed in an unusual way: its header tells no usable size.", *file],
     )
     small = tf.debugging.Assert(
         header.height * header.width <= PIXELS_LIMIT,
@@ -218,10 +229,13 @@ def _guards(header: headers.Header) -> list[tf.Operation]:
             f"The image is larger than {PIXELS_LIMIT / 10**6:g} megapixels, the limit; shrink it first. Rows, columns:",
             header.height,
             header.width,
+            *file,
         ],
     )
     # TensorFlow 2.21 writes past its buffer when it decodes an animated WebP without transparency.
-    still = tf.debugging.Assert(~header.animated, ["The image is an animated WebP; save one frame of it as a still."])
+    still = tf.debugging.Assert(
+        ~header.animated, ["The image is an animated WebP; save one frame of it as a still.", *file]
+    )
     return [op for assertion in (known, sized, small, still) for op in _operations(assertion)]
 
 
@@ -285,11 +299,23 @@ def _upright(pixels: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
 def _check_shape(images: tf.Tensor | keras.KerasTensor) -> None:
     rank = len(images.shape)
     if rank not in (3, 4) or images.shape[-1] not in (1, 3, None):
-        raise DataError(
-            f"Expected images of shape [batch, rows, columns, channels] or [rows, columns, channels] with 1 or 3 "
-            f"channels last, received shape {tuple(images.shape)}. Grey images without a channel axis: add one with "
-            "images[..., None]; channels first: transpose; four channels: drop or blend the transparency."
-        )
+        raise DataError(f"{_SHAPES} {tuple(images.shape)}. {_SHAPE_HINTS}")
+
+
+def _checked(images: tf.Tensor) -> tf.Tensor:
+    """Checks the shape, when the pixels come where tracing does not know it: Keras relaxes it after two shapes."""
+    if images.shape.rank is None:
+        is_batch = tf.debugging.Assert(tf.rank(images) == 4, [_SHAPES, tf.shape(images), _SHAPE_HINTS])
+        with tf.control_dependencies(_operations(is_batch)):
+            images = tf.identity(images)
+        images.set_shape([None] * 4)
+    _check_shape(images)
+    if images.shape[-1] is not None:
+        return images
+    channels = tf.shape(images)[-1]
+    fits = tf.debugging.Assert((channels == 1) | (channels == 3), [_SHAPES, tf.shape(images), _SHAPE_HINTS])
+    with tf.control_dependencies(_operations(fits)):  # all that follows waits for the check
+        return tf.identity(images)
 
 
 def _with_channels(pixels: tf.Tensor, channels: int) -> tf.Tensor:

@@ -52,7 +52,10 @@ def to_dataset(
         Dataset of (uint8 [B, H, W, C], int32 [B]), its length known.
 
     Raises:
-        DataError: when there are no examples, or a file cannot be decoded; the file is named.
+        DataError: when there are no examples, or a file cannot be decoded while the pixels are cached; the
+            file is named. Where they are not, a file that broke after it was listed stops the pass that
+            reads it with a ``tf.errors.OpError``, which names the file when it is missing, empty or no
+            image; damage inside of a picture is told without its name: list the folder again to find it.
         PlanError: when arguments are out of range.
 
     Example:
@@ -66,7 +69,7 @@ def to_dataset(
     paths = _on_cpu(np.array([path.encode() for path in examples.paths]))
 
     def decode(position: tf.Tensor) -> tf.Tensor:
-        return decode_image(tf.io.read_file(paths[position]), spec)
+        return decode_image(tf.io.read_file(paths[position]), spec, path=paths[position])
 
     if _is_cached(cache, len(examples), spec):
         pixels = _decoded(examples, decode)
@@ -125,6 +128,24 @@ def from_arrays(
             with tf.device("CPU:0"):
                 fetch = _gather(tf.concat(parts, axis=0))
     return _assemble(fetch, targets, batch_size, shuffle, seed, epoch)
+
+
+def check_pixels(images: tf.Tensor | np.ndarray, name: str) -> None:
+    """Refuses floating images that are scaled already, where raw pixels are expected.
+
+    Models of tfft take uint8, and Keras casts to it: without this check, pixels from 0 to 1 would
+    all be black and nothing would say so.
+
+    Args:
+        images: one batch, or all images; integers pass.
+        name: what they are, for the message, for example "the training dataset".
+
+    Raises:
+        DataError: when floating pixels are not in 0 to 255, or all in 0 to 1 (but not all 0).
+    """
+    if tf.as_dtype(images.dtype).is_floating:
+        pixels = tf.cast(images, tf.float32).numpy()
+        raise_problems(DataError, f"The images of {name} cannot be used", _pixel_problems(pixels))
 
 
 def _check_arguments(batch_size: int, cache: object, epoch: object) -> None:

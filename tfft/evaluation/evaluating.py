@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfft import heads
+from tfft.data.pipeline import check_pixels
 from tfft.errors import DataError, TfftError, listed
 from tfft.evaluation.scores import ClassScore, Scores, class_score, mean_interval, wilson_interval
 
@@ -33,7 +34,8 @@ def evaluate(model: keras.Model, dataset: tf.data.Dataset, *, head: heads.Head |
         answering the commonest class.
 
     Raises:
-        DataError: when the dataset is empty, infinite or has labels that the head has no class for.
+        DataError: when the dataset is empty, infinite, has labels that the head has no class for, or gives
+            floating images in 0 to 1 to a model that takes pixels in 0 to 255.
         TfftError: when the model has no head of tfft and none is given, or gives NaN.
 
     Example:
@@ -56,7 +58,11 @@ def evaluate(model: keras.Model, dataset: tf.data.Dataset, *, head: heads.Head |
 
     tally = _TALLIES[head.kind](head)
     count, loss, bad = 0, 0.0, 0
+    takes_pixels = _takes_pixels(model)
     for batch in dataset:
+        if takes_pixels and not count:
+            for images in keras.tree.flatten(batch[0]):
+                check_pixels(images, "the dataset")
         labels = np.asarray(batch[1])
         tally.check(labels)
         logits, batch_loss = (np.asarray(t) for t in forward(batch[0], batch[1]))
@@ -205,6 +211,11 @@ _TALLIES: dict[str, Callable[[heads.Head], Any]] = {
     "multilabel": _Labels,
     "regression": _Values,
 }
+
+
+def _takes_pixels(model: keras.Model) -> bool:
+    inputs = getattr(model, "inputs", None) or []  # a subclassed model has none
+    return len(inputs) == 1 and inputs[0].dtype == "uint8"
 
 
 def _rows(names: list[str], right: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> list[ClassScore]:

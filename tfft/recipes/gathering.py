@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from tfft.data import Examples, Skipped, from_arrays, load, to_dataset
 from tfft.data.headers import read_header
+from tfft.data.pipeline import check_pixels
 from tfft.errors import DataError, listed
 from tfft.specs import InputSpec
 
@@ -159,7 +160,15 @@ def _ready(train: tf.data.Dataset, validation: tf.data.Dataset, class_names: Seq
         raise DataError(
             f"The second of (train, validation, class_names) must be a dataset, got {type(validation).__name__}."
         )
-    sizes = [_count(part, name) for part, name in ((train, "training"), (validation, "validation"))]
+    parts = ((train, "training"), (validation, "validation"))
+    sizes = [_count(part, name, len(class_names)) for part, name in parts]
+
+    def datasets(spec: InputSpec | None, batch_size: int, seed: int) -> Datasets:
+        if spec is not None:
+            for part, name in parts:
+                _check_images(part, name)
+        return train, validation
+
     inputs = train.element_spec[0]
     shape = inputs.shape if isinstance(inputs, tf.TensorSpec) and inputs.shape.rank == 4 else None
     known = shape is not None and None not in tuple(shape[1:3])
@@ -170,16 +179,51 @@ def _ready(train: tf.data.Dataset, validation: tf.data.Dataset, class_names: Seq
         origin="the two datasets given",
         skipped=(),
         image_side=float(min(shape[1:3])) if known else None,
-        datasets=lambda spec, batch_size, seed: (train, validation),
+        datasets=datasets,
         probe=(),
         name="datasets given in memory",
     )
 
 
-def _count(dataset: tf.data.Dataset, name: str) -> int:
+def _count(dataset: tf.data.Dataset, name: str, classes: int) -> int:
+    """Counts the examples of a ready dataset, and checks on the way that their labels are of the classes."""
     spec = dataset.element_spec
     if not isinstance(spec, tuple) or len(spec) < 2:
         raise DataError(f"The {name} dataset must give batches of (inputs, labels), got {spec}.")
+    labels = spec[1]
+    if not isinstance(labels, tf.TensorSpec) or labels.shape.rank not in (1, None) or not labels.dtype.is_integer:
+        hint = " Is it batched? dataset.batch(32)" if getattr(labels, "shape", None) == () else ""
+        raise DataError(f"The labels of the {name} dataset must be batches of whole numbers [B], got {labels}.{hint}")
     if int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY:
         raise DataError(f"The {name} dataset never ends (it repeats); an epoch needs an end.")
-    return int(dataset.reduce(np.int64(0), lambda n, batch: n + tf.shape(batch[1], tf.int64)[0]))
+
+    def add(state: tuple[tf.Tensor, ...], batch: Any) -> tuple[tf.Tensor, ...]:
+        numbers = tf.cast(batch[1], tf.int64)
+        low, high = tf.reduce_min(numbers), tf.reduce_max(numbers)
+        return state[0] + tf.size(numbers, tf.int64), tf.minimum(state[1], low), tf.maximum(state[2], high)
+
+    start = (np.int64(0), np.int64(tf.int64.max), np.int64(tf.int64.min))
+    count, low, high = (int(value) for value in dataset.reduce(start, add))
+    if not count:
+        raise DataError(f"The {name} dataset holds no examples, expected at least one batch.")
+    if low < 0 or high >= classes:
+        raise DataError(
+            f"The labels of the {name} dataset must be 0 to {classes - 1}, one for each of the {classes} class names, "
+            f"got {low} to {high}."
+        )
+    return count
+
+
+def _check_images(dataset: tf.data.Dataset, name: str) -> None:
+    given = tf.nest.flatten(dataset.element_spec[0])
+    shape = given[0].shape
+    known = shape.rank is not None and (shape.rank == 0 or shape[-1] is not None)
+    if len(given) == 1 and (given[0].dtype.is_floating or not known):
+        [first] = tf.nest.flatten(next(iter(dataset))[0])
+        shape = first.shape
+        check_pixels(first, f"the {name} dataset")
+    if len(given) != 1 or shape.rank != 4 or shape[-1] not in (1, 3):
+        got = shape if len(given) == 1 else f"{len(given)} inputs"
+        raise DataError(
+            f"The {name} dataset must give images [B, rows, columns, channels] with 1 or 3 channels last, got {got}."
+        )

@@ -78,7 +78,7 @@ def train(
 
     Raises:
         PlanError: when settings are out of range (all listed) or the loss is not a finite number.
-        DataError: when the dataset is empty or never ends.
+        DataError: when the dataset or the validation dataset is empty or never ends.
         AuditError: when a frozen variable moved or a trainable one did not though it has a gradient.
 
     Example:
@@ -88,6 +88,8 @@ def train(
     """
     check_phases(phases)
     dataset, steps = _counted(dataset)
+    if validation is not None:
+        _length(validation, "validation")
     history = History()
     arguments = {"loss": loss, "metrics": metrics} if loss is not None else heads.of(model).compile_args()
     if metrics is not None:
@@ -227,19 +229,26 @@ def _compile(model: keras.Model, phase: Phase, job: _Job) -> None:
 
 
 def _counted(dataset: tf.data.Dataset) -> tuple[tf.data.Dataset, int]:
-    count = int(dataset.cardinality())
-    if count == tf.data.INFINITE_CARDINALITY:
-        raise DataError(
-            "The training data never ends (it repeats): an epoch needs an end, for example dataset.take(steps)."
-        )
+    count = _length(dataset, "training")
     if count == tf.data.UNKNOWN_CARDINALITY:
         count = int(dataset.reduce(np.int64(0), lambda n, *_: n + 1))
         dataset = dataset.apply(tf.data.experimental.assert_cardinality(count))  # else Keras warns of running out
-    if count < 1:
-        raise DataError(
-            "The training data holds no batch. With drop_remainder, a batch larger than the data gives none."
-        )
+        _length(dataset, "training")
     return dataset, count
+
+
+def _length(dataset: tf.data.Dataset, name: str) -> int:
+    """Returns the number of batches, or that it is not known; refuses none and no end."""
+    count = int(dataset.cardinality())
+    if count == tf.data.INFINITE_CARDINALITY:
+        raise DataError(
+            f"The {name} data never ends (it repeats): an epoch needs an end, for example dataset.take(steps)."
+        )
+    if count == 0:
+        raise DataError(
+            f"The {name} data holds no batch. With drop_remainder, a batch larger than the data gives none."
+        )
+    return count
 
 
 def _likely_cause(dataset: tf.data.Dataset, phase: Phase) -> str:
