@@ -174,7 +174,9 @@ def test_sequential_and_subclassed_models():
 
 
 def test_what_is_no_backbone_is_refused():
-    with pytest.raises(BackboneError, match=r"Expected a handle .*or a keras\.Model of Keras 3.*received builtins\.int"):
+    with pytest.raises(
+        BackboneError, match=r"Expected a handle .*or a keras\.Model of Keras 3.*received builtins\.int"
+    ):
         load_backbone(3)
     with pytest.raises(BackboneError, match="no weights"):
         load_backbone(keras.Sequential([keras.Input((4, 4, 3)), keras.layers.Flatten()]))
