@@ -120,7 +120,6 @@ def _answering(path: pathlib.Path) -> tuple[Callable, Sequence[str]]:
         served = open_export(path)
         return served.predict_bytes, served.class_names
     import keras
-    import tensorflow as tf
 
     from tfft.exporting import serving_functions
 
@@ -130,13 +129,7 @@ def _answering(path: pathlib.Path) -> tuple[Callable, Sequence[str]]:
     serving = serving_functions(keras.saving.load_model(file, compile=False))
     if serving.decode is None:
         raise DataError(f"The model in {path} cannot read image files. {' '.join(serving.notes)}")
-    function = serving.functions["serve_bytes"]
-
-    def answer(encoded: Sequence[bytes]) -> dict[str, Any]:
-        outputs = function(image_bytes=tf.constant(list(encoded), tf.string))
-        return {name: value.numpy() for name, value in outputs.items()}
-
-    return answer, serving.class_names
+    return serving.predict_bytes, serving.class_names
 
 
 def evaluate(options: argparse.Namespace, print_result: PrintResult) -> int:
@@ -156,12 +149,12 @@ def evaluate(options: argparse.Namespace, print_result: PrintResult) -> int:
 
 
 def _input_spec(run: Any) -> Any:
-    from tfft.data import Preprocess
+    from tfft.data.images import preprocess_of
 
-    found = [layer.spec for layer in run.model.layers if isinstance(layer, Preprocess)]
-    if not found:
+    preprocess = preprocess_of(run.model)
+    if preprocess is None:
         raise DataError(f"The model in {run.folder} does not take image files. Use tfft.evaluate(model, dataset).")
-    return found[0]
+    return preprocess.spec
 
 
 def _labelled(run: Any, data: str) -> tuple[Any, str]:
@@ -197,18 +190,12 @@ def export(options: argparse.Namespace, print_result: PrintResult) -> int:
 
     savedmodel.version_folder(options.out)  # a wrong place is told before the model is loaded
     run = recipes.load_run(options.run_folder)
-    exported = savedmodel.export(run.model, options.out, card=_card(run))
+    exported = savedmodel.export(run.model, options.out, card=run.card)
     lines = [f"Exported to {exported.path}; largest difference to the Keras model {exported.largest_difference:.1e}"]
     lines += [f"  {name}: {text}" for name, text in exported.signatures.items()]
     values = dataclasses.asdict(exported) | {"path": str(exported.path)}
     print_result(values, "\n".join([*lines, *exported.notes]))
     return SUCCESS
-
-
-def _card(run: Any) -> dict[str, Any]:
-    scores = {"frozen": run.frozen, "final": run.final}
-    shown = {name: {s.metric: s.value, "interval": s.interval, "examples": s.examples} for name, s in scores.items()}
-    return {"backbone": run.plan.backbone, "scores": shown}
 
 
 def list_presets(options: argparse.Namespace, print_result: PrintResult) -> int:

@@ -16,12 +16,12 @@ require_platform()
 
 import keras  # noqa: E402
 
-from tfft.backbones.base import BACKBONE_LAYER, Backbone, blocks_of  # noqa: E402
+from tfft.backbones.base import BACKBONE_LAYER, PREPROCESS_LAYER, Backbone, blocks_of  # noqa: E402
 from tfft.data.images import Preprocess, check_spec  # noqa: E402
 from tfft.heads import Head  # noqa: E402
 from tfft.specs import InputSpec  # noqa: E402
 
-IMAGE_INPUT, PREPROCESS_LAYER, POOL_LAYER = "image", "preprocess", "pool"
+IMAGE_INPUT, POOL_LAYER = "image", "pool"
 
 
 def build(

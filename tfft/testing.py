@@ -18,6 +18,7 @@ require_platform()
 
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
 
 from tfft import heads  # noqa: E402
 from tfft.backbones.base import Backbone, Block, blocks_of, find_backbone  # noqa: E402
@@ -257,13 +258,7 @@ def _checks(backbone: Backbone, reference: Any, tolerance: float) -> Iterator[tu
 
 
 def _run(model: keras.Model, x: Any) -> np.ndarray:
-    return keras.ops.convert_to_numpy(model(keras.tree.map_structure(_tensor, x), training=False))
-
-
-def _tensor(array: np.ndarray) -> Any:
-    import tensorflow as tf
-
-    return tf.constant(array)
+    return keras.ops.convert_to_numpy(model(keras.tree.map_structure(tf.constant, x), training=False))
 
 
 def _same(ours: Any, theirs: Any, tolerance: float) -> None:
@@ -375,12 +370,10 @@ def _keras_file(backbone: Backbone) -> None:
 
 
 def _exported(backbone: Backbone, x: Any, tolerance: float) -> None:
-    import tensorflow as tf
-
     with tempfile.TemporaryDirectory() as folder:
         backbone.model.export(folder, verbose=False)
         loaded = tf.saved_model.load(folder)
-        _same(loaded.serve(keras.tree.map_structure(_tensor, x)), _run(backbone.model, x), tolerance)
+        _same(loaded.serve(keras.tree.map_structure(tf.constant, x)), _run(backbone.model, x), tolerance)
 
 
 def _mixed(backbone: Backbone, x: Any) -> str | None:

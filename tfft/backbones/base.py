@@ -7,6 +7,7 @@ a piece of a SavedModel's graph or a handful of Keras layers is hidden here.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,8 @@ import keras
 from tfft.backbones import cutting
 from tfft.specs import InputSpec
 
-BACKBONE_LAYER = "backbone"  # the name under which `tfft.build` puts the backbone into a model
+# The names under which `tfft.build` puts these layers into a model.
+BACKBONE_LAYER, PREPROCESS_LAYER = "backbone", "preprocess"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -40,12 +42,12 @@ class Block:
     @property
     def parameters(self) -> int:
         """Number of values in the block's variables."""
-        return sum(_size(v) for v in self.variables)
+        return count_values(self.variables)
 
     @property
     def trainable_parameters(self) -> int:
         """Number of values that training would change now."""
-        return sum(_size(v) for layer in self.layers for v in layer.trainable_weights)
+        return count_values([v for layer in self.layers for v in layer.trainable_weights])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -72,11 +74,9 @@ class Backbone:
         return _blocks_within(self.model)
 
 
-def _size(variable: keras.Variable) -> int:
-    size = 1
-    for n in variable.shape:
-        size *= int(n)
-    return size
+def count_values(variables: Sequence[keras.Variable]) -> int:
+    """Returns the number of values in variables, each variable counted once."""
+    return sum(math.prod(variable.shape) for variable in {id(v): v for v in variables}.values())
 
 
 def find_backbone(model: keras.Model) -> keras.Model:
@@ -129,7 +129,7 @@ def _blocks_within(network: keras.Model) -> list[Block]:
     if not isinstance(network, keras.Sequential) and not hasattr(network, "operations"):
         return [Block(network.name, tuple(network.layers), "not cut: a subclassed model has no graph to look into")]
     weighted = [layer for layer in network.layers if layer.weights]
-    if not any(isinstance(layer, keras.Model) or _is_opened(layer) for layer in weighted):
+    if not any(isinstance(layer, keras.Model) or is_opened(layer) for layer in weighted):
         return _group_layers(network)
     blocks: list[Block] = []
     for layer in weighted:
@@ -140,7 +140,8 @@ def _blocks_within(network: keras.Model) -> list[Block]:
     return _uniquely_named(blocks)
 
 
-def _is_opened(layer: keras.layers.Layer) -> bool:
+def is_opened(layer: keras.layers.Layer) -> bool:
+    """Tells whether a layer is a block that tfft cut out of a SavedModel."""
     return bool(getattr(layer, "is_tfft_block", False))
 
 

@@ -21,7 +21,7 @@ from tfft.specs import InputSpec
 require_platform()
 import keras  # noqa: E402  (the check above gives a better message than the import)
 
-from tfft.backbones.base import BACKBONE_LAYER, Backbone  # noqa: E402
+from tfft.backbones.base import BACKBONE_LAYER, PREPROCESS_LAYER, Backbone  # noqa: E402
 from tfft.backbones.remote import impatient  # noqa: E402
 
 RANDOM = ":random"
@@ -175,7 +175,7 @@ def from_keras_model(
             f"{type(model).__module__}.{type(model).__name__}.{_legacy_hint(model)}"
         )
     if output is None and _built_by_tfft(model):
-        inner, spec = model.get_layer(BACKBONE_LAYER), model.get_layer("preprocess").spec
+        inner, spec = model.get_layer(BACKBONE_LAYER), model.get_layer(PREPROCESS_LAYER).spec
         return Backbone(
             name or model.name, inner, origin, spec, ("The backbone of a tfft model; its head is left out.",)
         )
@@ -200,8 +200,8 @@ def from_keras_model(
 
 
 def _built_by_tfft(model: keras.Model) -> bool:
-    names = [layer.name for layer in model.layers]
-    return BACKBONE_LAYER in names and hasattr(next((x for x in model.layers if x.name == "preprocess"), None), "spec")
+    layers = {layer.name: layer for layer in model.layers}
+    return BACKBONE_LAYER in layers and hasattr(layers.get(PREPROCESS_LAYER), "spec")
 
 
 def _legacy_hint(model: object) -> str:

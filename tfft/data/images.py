@@ -191,6 +191,11 @@ class Preprocess(keras.layers.Layer):
         return {**super().get_config(), "spec": self.spec.to_dict()}
 
 
+def preprocess_of(model: keras.Model) -> Preprocess | None:
+    """Returns the layer that prepares the images of a model, or None where the model has none."""
+    return next((layer for layer in model.layers if isinstance(layer, Preprocess)), None)
+
+
 def check_spec(spec: InputSpec) -> None:
     """Raises PlanError with everything in a spec that no image can have, or returns."""
     problems = []

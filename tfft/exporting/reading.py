@@ -51,8 +51,13 @@ class OpenExport:
                 f"{self.path} has no signature {BYTES_SIGNATURE!r}, so it cannot read image files. "
                 f"It has: {listed(self.signatures)}. Its inputs have to be passed as arrays."
             )
-        outputs = self.signatures[BYTES_SIGNATURE](image_bytes=tf.constant(list(encoded), tf.string))
-        return {name: value.numpy() for name, value in outputs.items()}
+        return answer_bytes(self.signatures[BYTES_SIGNATURE], encoded)
+
+
+def answer_bytes(signature: Callable, encoded: Sequence[bytes]) -> dict[str, np.ndarray]:
+    """Returns what the signature for encoded images says to some, by output name, one row per image."""
+    outputs = signature(image_bytes=tf.constant(list(encoded), tf.string))
+    return {name: value.numpy() for name, value in outputs.items()}
 
 
 def open_export(path: str | os.PathLike[str]) -> OpenExport:

@@ -16,9 +16,9 @@ import numpy as np
 import tensorflow as tf
 
 from tfft import heads
-from tfft.data.images import Preprocess, decode_image, scale_pixels
+from tfft.data.images import decode_image, preprocess_of, scale_pixels
 from tfft.errors import ExportError, TfftError
-from tfft.exporting.reading import BYTES_SIGNATURE
+from tfft.exporting.reading import BYTES_SIGNATURE, answer_bytes
 from tfft.specs import InputSpec
 
 ARRAY_SIGNATURE = "serving_default"
@@ -45,6 +45,10 @@ class Serving:
     task: str
     input_spec: InputSpec | None
     notes: tuple[str, ...] = ()
+
+    def predict_bytes(self, encoded: Sequence[bytes]) -> dict[str, np.ndarray]:
+        """Answers for encoded images as the exported model would; only where there is a ``decode``."""
+        return answer_bytes(self.functions[BYTES_SIGNATURE], encoded)
 
 
 def serving_functions(
@@ -133,7 +137,7 @@ def _flat_inputs(model: keras.Model) -> list[keras.KerasTensor]:
 
 
 def _input_names(model: keras.Model) -> list[str]:
-    if _preprocess(model) is not None and len(model.inputs) == 1:
+    if preprocess_of(model) is not None and len(model.inputs) == 1:
         return ["images"]
     structure = _structure(model, "input")
     names = list(structure) if isinstance(structure, dict) else [tensor.name for tensor in model.inputs]
@@ -166,15 +170,11 @@ def _check_batch_dimension(name: str, function: tf.types.experimental.ConcreteFu
             )
 
 
-def _preprocess(model: keras.Model) -> Preprocess | None:
-    return next((layer for layer in model.layers if isinstance(layer, Preprocess)), None)
-
-
 def _image_contract(
     model: keras.Model, inputs: Mapping[str, tf.TensorSpec], given: InputSpec | None
 ) -> tuple[InputSpec | None, Callable | None, str]:
     """Returns the images the model takes, what turns decoded pixels into its input, and a note."""
-    preprocess = _preprocess(model)
+    preprocess = preprocess_of(model)
     if preprocess is not None:
         return preprocess.spec, lambda pixels: pixels, ""
     spec = next(iter(inputs.values()))

@@ -21,13 +21,12 @@ from tfft.evaluation import Scores, evaluate
 from tfft.exporting.savedmodel import Exported, export, version_folder
 from tfft.models import build
 from tfft.recipes.gathering import Gathered, gather
-from tfft.recipes.recommending import FROZEN, Facts, Wishes, recommend, show, wishes_of
+from tfft.recipes.recommending import Facts, Wishes, recommend, show, wishes_of
 from tfft.recipes.runs import (
     EXPORT,
     Run,
     check_out,
     check_writable,
-    metrics_of,
     plan_from_yaml,
     write_model,
     write_run,
@@ -338,9 +337,7 @@ def _export(run: Run, target: pathlib.Path, data: Gathered, held_out: tf.data.Da
         examples = {k: np.asarray(v)[:8] for k, v in inputs.items()} if isinstance(inputs, dict) else None
         if isinstance(inputs, tf.Tensor):
             examples = np.asarray(inputs)[:8]
-    scores = metrics_of(run.frozen, run.final)
-    card = {name: {k: scores[name][k] for k in ("accuracy", "interval", "examples")} for name in (FROZEN, "final")}
-    return export(run.model, target, examples=examples, card={"backbone": run.plan.backbone, "scores": card})
+    return export(run.model, target, examples=examples, card=run.card)
 
 
 def _versions() -> dict[str, str]:

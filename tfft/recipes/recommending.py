@@ -115,8 +115,7 @@ def recommend(facts: Facts, wishes: Wishes | None = None, *, backbone: str = "",
     phases = [Phase(FROZEN, "none", frozen_epochs, rates[0])]
     if epochs and unfreeze not in (0, "none"):
         phases.append(Phase(FINE_TUNE, unfreeze, epochs, rates[1]))
-    kept = ("batch_size", "seed", "validation", "dropout", "l2", "label_smoothing", "batch_norm", "output")
-    kept += ("resize", "trust", "strict")
+    kept = _shared_names() - {"image_size", "input_range"}  # those two change their form below
     return Plan(
         backbone=backbone,
         data=data,
@@ -286,10 +285,14 @@ def _whole(value: Any, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
+def _shared_names() -> set[str]:
+    """Names of the settings that a wish and a plan both have."""
+    return {field.name for field in dataclasses.fields(Wishes)} & {field.name for field in dataclasses.fields(Plan)}
+
+
 def wishes_of(plan: Plan) -> Mapping[str, Any]:
     """Returns the settings of a plan that are not phases, by the names that :class:`Wishes` has."""
-    names = {field.name for field in dataclasses.fields(Wishes)} & {field.name for field in dataclasses.fields(Plan)}
-    values = {name: getattr(plan, name) for name in names}
+    values = {name: getattr(plan, name) for name in _shared_names()}
     if not any(plan.image_size):
         values["image_size"] = "auto"
     return values

@@ -73,6 +73,17 @@ class Run:
             lines.append(compare(self.frozen, self.final))
         return "\n".join(lines)
 
+    @property
+    def card(self) -> dict[str, Any]:
+        """What the model card of an export says of the run: the backbone and both scores."""
+        scores = {"frozen": self.frozen, "final": self.final}
+        return {
+            "backbone": self.plan.backbone,
+            "scores": {
+                name: {s.metric: s.value, "interval": s.interval, "examples": s.examples} for name, s in scores.items()
+            },
+        }
+
 
 def compare(frozen: Scores, final: Scores) -> str:
     """Says in one sentence what fine-tuning changed, and whether the intervals overlap."""

@@ -15,8 +15,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfft.backbones.base import is_opened
 from tfft.errors import AuditError, listed
-from tfft.slicing.walking import flatten, is_opened, own_weights
+from tfft.slicing.walking import flatten, own_weights
 
 
 @dataclasses.dataclass(frozen=True)

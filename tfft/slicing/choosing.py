@@ -13,7 +13,7 @@ from typing import Literal
 
 import keras
 
-from tfft.backbones.base import Backbone, Block, blocks_of, names_of
+from tfft.backbones.base import Backbone, Block, blocks_of, is_opened, names_of
 from tfft.backbones.savedmodel.layer import VariableSpec
 from tfft.errors import BlockError, did_you_mean, listed, raise_problems
 from tfft.slicing.walking import (
@@ -22,7 +22,6 @@ from tfft.slicing.walking import (
     flatten,
     has_statistics,
     is_norm,
-    is_opened,
     own_weights,
     set_trainable,
 )

@@ -9,10 +9,18 @@ from typing import Any
 import keras
 from rich.table import Table
 
-from tfft.backbones.base import BACKBONE_LAYER, Block, blocks_of, find_backbone, head_layers
+from tfft.backbones.base import (
+    BACKBONE_LAYER,
+    Block,
+    blocks_of,
+    count_values,
+    find_backbone,
+    head_layers,
+    is_opened,
+)
 from tfft.errors import BlockError
 from tfft.slicing.tables import render
-from tfft.slicing.walking import batch_norms, count, flatten, has_statistics, is_opened
+from tfft.slicing.walking import batch_norms, flatten, has_statistics
 
 _CONV = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 _DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
@@ -122,7 +130,7 @@ def describe(model: keras.Model) -> Description:
     total = None if any(cost is None for cost in costs) else sum(costs)
     rows = [_row(block, part, shapes, cost, total) for (block, part), cost in zip(blocks, costs, strict=True)]
     trainable = model.trainable_weights
-    return Description(_title(model), tuple(rows), count(model.weights), count(trainable), total)
+    return Description(_title(model), tuple(rows), count_values(model.weights), count_values(trainable), total)
 
 
 def _title(model: keras.Model) -> str:
@@ -131,12 +139,12 @@ def _title(model: keras.Model) -> str:
 
 
 def _row(block: Block, part: str, shapes: Shapes, cost: int | None, total: int | None) -> Row:
-    trainable = count([v for layer in block.layers for v in layer.trainable_weights])
+    trainable = block.trainable_parameters
     return Row(
         block=block.name,
         part=part,
         output=shapes.get(id(block.layers[-1])),
-        parameters=count(block.variables),
+        parameters=block.parameters,
         trainable_parameters=trainable,
         flops=cost,
         flops_share=cost / total if total and cost is not None else None,

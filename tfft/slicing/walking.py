@@ -12,11 +12,6 @@ _NOT_NORM = (keras.layers.Normalization, keras.layers.SpectralNormalization)
 STATISTIC = re.compile(r"(moving|running)_(mean|var)", re.I)
 
 
-def is_opened(layer: keras.layers.Layer) -> bool:
-    """Tells whether a layer is a block that tfft cut out of a SavedModel."""
-    return bool(getattr(layer, "is_tfft_block", False))
-
-
 def flatten(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     """Returns a layer and all layers inside it, each once."""
     return list(layer._flatten_layers())  # Keras lists a layer's own sublayers only here
@@ -64,14 +59,3 @@ def configured(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
     if isinstance(layer, keras.Model):
         for sub in layer.layers:
             yield from configured(sub)
-
-
-def count(variables: list[keras.Variable]) -> int:
-    """Returns the number of values in variables, each variable counted once."""
-    total = 0
-    for variable in {id(v): v for v in variables}.values():
-        size = 1
-        for n in variable.shape:
-            size *= int(n)
-        total += size
-    return total

@@ -15,6 +15,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfft.backbones.savedmodel.graph import tensor_name
 from tfft.errors import SavedModelError
 
 START = "tfft_start"  # placeholder of the tensor that a piece continues from
@@ -113,11 +114,6 @@ class ImportedGraph:
             return result
         with tf.control_dependencies(updates):
             return tf.identity(result)
-
-
-def tensor_name(ref: str) -> str:
-    """Returns ``"node:0"`` for ``"node"``."""
-    return ref if ":" in ref else f"{ref}:0"
 
 
 def _component(variable: Any) -> Any:

@@ -2,8 +2,8 @@
 
 TensorFlow saves a model as functions that call functions; nothing can be cut there. :func:`flatten`
 expands all calls into a single GraphDef in topological order, turns captured constants into Const
-nodes, TF1 reference variables into resource variables, and says which placeholder stands for which
-variable or lookup table. The rest of the package works on the resulting :class:`FlatGraph` only.
+nodes, and says which placeholder stands for which variable or lookup table. The rest of the package
+works on the resulting :class:`FlatGraph` only.
 
 Inlining is done here rather than by TensorFlow's optimizer because names, control outputs and custom
 gradients must survive it in a known way.
@@ -19,6 +19,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.python.framework import op_def_registry  # the only way to the argument names of an op
 
+from tfft.backbones.savedmodel.scan import function_names
 from tfft.errors import SavedModelError
 
 _CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
@@ -39,6 +40,11 @@ def node_of(ref: str) -> str:
     return split_ref(ref)[0]
 
 
+def tensor_name(ref: str) -> str:
+    """Returns ``"node:0"`` for ``"node"``."""
+    return ref if ":" in ref else f"{ref}:0"
+
+
 def data_inputs(node: Any) -> list[str]:
     """Returns the references a node reads, without control inputs."""
     return [ref for ref in node.input if not ref.startswith("^")]
@@ -51,7 +57,6 @@ class FlatGraph:
     Attributes:
         graph_def: nodes in topological order; its library holds only bodies of loops and branches.
         inputs: placeholder names of the function's arguments, in flattened order.
-        input_specs: their shapes and types.
         outputs: references of the flattened results.
         structure: nest of the results, as the function returns it.
         variables: placeholder name -> the variable whose handle it stands for.
@@ -61,7 +66,6 @@ class FlatGraph:
 
     graph_def: Any
     inputs: list[str]
-    input_specs: list[tf.TensorSpec]
     outputs: list[str]
     structure: Any
     variables: dict[str, tf.Variable]
@@ -130,7 +134,6 @@ def flatten(
     result = FlatGraph(
         graph_def=flat,
         inputs=[renamed[t.op.name] for t in graph.inputs[:count]],
-        input_specs=[tf.TensorSpec(t.shape, t.dtype) for t in graph.inputs[:count]],
         outputs=outputs,
         structure=traced.structured_outputs,
         variables=captured_variables,
@@ -342,12 +345,3 @@ class _Scope:
             self.tensors[(node.name, index)] = ref
         self.controls[node.name] = run + sorted({node_of(ref) for ref in results})
         effects[self._prefix + node.name] = run
-
-
-def function_names(node: Any) -> Iterator[str]:
-    """Yields the names of the functions a node refers to through its attributes."""
-    for value in node.attr.values():
-        if value.HasField("func"):
-            yield value.func.name
-        for function in value.list.func:
-            yield function.name

@@ -18,7 +18,8 @@ import keras
 import tensorflow as tf
 from keras.src.saving import serialization_lib  # in_safe_mode() has no public name
 
-from tfft.backbones.savedmodel.blockgraph import BlockGraph, ImportedGraph, count_multiply_adds, tensor_name
+from tfft.backbones.savedmodel.blockgraph import BlockGraph, ImportedGraph, count_multiply_adds
+from tfft.backbones.savedmodel.graph import tensor_name
 from tfft.backbones.savedmodel.scan import check_graph
 from tfft.errors import BlockError, listed
 

@@ -16,7 +16,15 @@ from typing import Any
 import tensorflow as tf
 
 from tfft.backbones import cutting
-from tfft.backbones.savedmodel.graph import FlatGraph, consumers_through_identity, data_inputs, node_of, split_ref
+from tfft.backbones.savedmodel.graph import (
+    FlatGraph,
+    consumers_through_identity,
+    data_inputs,
+    node_of,
+    split_ref,
+    tensor_name,
+)
+from tfft.backbones.savedmodel.scan import function_names
 
 _PLACEHOLDER = "Placeholder"
 
@@ -83,7 +91,7 @@ class Analysis:
 
     def tensor(self, ref: str) -> tf.Tensor:
         """The symbolic tensor of a reference."""
-        return self.symbolic.get_tensor_by_name(ref if ":" in ref else f"{ref}:0")
+        return self.symbolic.get_tensor_by_name(tensor_name(ref))
 
     @functools.cached_property
     def cuts(self) -> list[str]:
@@ -147,10 +155,8 @@ def find_pieces(analysis: Analysis) -> list[Piece]:
     flat, cuts = analysis.flat, analysis.cuts
     segments = analysis.segments()
     paths = variable_paths(flat)
-    variable_of = {p: id(v) for p, v in flat.variables.items()}
-    path_of = {variable_of[p]: path for p, path in paths.items()}
     groups = cutting.group_segments(
-        [[path_of[variable_of[p]] for p in segment] for segment in segments], [_scope_of(node_of(cut)) for cut in cuts]
+        [[paths[p] for p in segment] for segment in segments], [_scope_of(node_of(cut)) for cut in cuts]
     )
     pieces: list[Piece] = []
     start = None
@@ -215,15 +221,9 @@ def importable(graph_def: Any) -> Any:
         for node in nodes:
             if "_gradient_op_type" in node.attr:
                 del node.attr["_gradient_op_type"]
-    used = {name for node in out.node for value in node.attr.values() for name in _functions_in(value)}
-    if not used:
+    if not any(True for node in out.node for _ in function_names(node)):
         del out.library.function[:]
     return out
-
-
-def _functions_in(value: Any) -> list[str]:
-    names = [value.func.name] if value.HasField("func") else []
-    return names + [f.name for f in value.list.func]
 
 
 class NoMatch(Exception):
@@ -249,6 +249,7 @@ def match_pieces(inference: Analysis, pieces: Sequence[Piece], training: Analysi
     owner = {
         id(inference.flat.variables[c]): p.name for p in pieces for c in p.captures if c in inference.flat.variables
     }
+    changed = {update: updated_variable(training.flat, update) for update in training.flat.updates}
     for piece in pieces:
         last = piece is pieces[-1]
         end = training.output if last else ends.get(inference.upstream(piece.end) & shared)
@@ -257,8 +258,8 @@ def match_pieces(inference: Analysis, pieces: Sequence[Piece], training: Analysi
         ours, theirs = inference.tensor(piece.end).shape, training.tensor(end).shape
         if not ours.is_compatible_with(theirs):
             raise NoMatch(f"after {piece.name!r} the training graph has shape {theirs}, the inference graph {ours}")
-        updates = [u for u in training.flat.updates if owner.get(updated_variable(training.flat, u)) == piece.name]
-        updates += [u for u in training.flat.updates if _first_reader(training, u, start, end) and u not in updates]
+        here = _read_between(training.flat, start, end)
+        updates = [u for u, v in changed.items() if v is not None and (owner.get(v) == piece.name or v in here)]
         found = _piece(training, piece.name, start, end, updates)
         _check_owner(training.flat, found, owner)
         matched.append(found)
@@ -275,13 +276,10 @@ def updated_variable(flat: FlatGraph, update: str) -> int | None:
     return None if variable is None else id(variable)
 
 
-def _first_reader(training: Analysis, update: str, start: str | None, end: str) -> bool:
-    """True when an op changes a variable that only this piece of the training graph reads (a random generator)."""
-    flat = training.flat
-    changed = updated_variable(flat, update)
+def _read_between(flat: FlatGraph, start: str | None, end: str) -> set[int]:
+    """Identities of the variables that are read on the way from one cut to the next, random generators too."""
     stop = frozenset() if start is None else frozenset({node_of(start)})
-    here = flat.ancestors([end], stop)
-    return any(id(flat.variables[n]) == changed for n in here if n in flat.variables)
+    return {id(flat.variables[n]) for n in flat.ancestors([end], stop) if n in flat.variables}
 
 
 def _check_owner(flat: FlatGraph, piece: Piece, owner: dict[int, str]) -> None:
@@ -328,7 +326,7 @@ def _scope_of(name: str) -> str:
     return "/".join(scope[:-1] if len(scope) > 2 else scope)
 
 
-def random_ops(flat: FlatGraph, names: Collection[str] | None = None) -> list[str]:
-    """Returns the ops of a graph that draw random numbers, as in dropout."""
-    chosen = flat.nodes.values() if names is None else (flat.nodes[n] for n in names)
-    return [n.name for n in chosen if "Random" in n.op or n.op in {"StatefulUniform", "TruncatedNormal", "Multinomial"}]
+def random_ops(flat: FlatGraph, names: Collection[str]) -> list[str]:
+    """Returns those of some nodes that draw random numbers, as in dropout."""
+    plain = {"StatefulUniform", "TruncatedNormal", "Multinomial"}
+    return [name for name in names if "Random" in flat.nodes[name].op or flat.nodes[name].op in plain]

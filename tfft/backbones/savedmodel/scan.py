@@ -177,17 +177,19 @@ def _meta_graph_findings(meta: Any, folder: pathlib.Path) -> Iterator[str]:
         if not inside or not (folder / "assets" / asset.filename).is_file():
             yield f"asset {asset.filename!r} leaves the folder assets/ or is missing"
     saver_nodes = _upstream(nodes, [meta.saver_def.save_tensor_name, meta.saver_def.restore_op_name])
-    saver = _closure(library, (f for n in saver_nodes for f in _called(nodes[n])))
+    saver = _closure(library, (f for n in saver_nodes for f in function_names(nodes[n])))
     others = _closure(library, _entry_points(meta, saver_nodes, nodes))
     run = _upstream(nodes, _signature_tensors(meta))
+    constants = _constants(graph.node)
     for node in graph.node:
         # TF1 graphs may hold the savers of several meta graphs; what no signature reaches is not run.
         in_saver = node.name in saver_nodes or (node.op in _SAVER and node.name not in run)
-        yield from _finding(node, "graph", in_saver, library, _constants(graph.node))
+        yield from _finding(node, "graph", in_saver, library, constants)
     for name, function in library.items():
         in_saver = name in saver and name not in others
+        local = {node.name for node in function.node_def}
         for node in function.node_def:
-            yield from _finding(node, name, in_saver, library, {n.name for n in function.node_def})
+            yield from _finding(node, name, in_saver, library, local)
 
 
 def _finding(node: Any, place: str, in_saver: bool, library: Any, local: set[str]) -> Iterator[str]:
@@ -204,7 +206,8 @@ def _constants(nodes: Iterable[Any]) -> set[str]:
     return {n.name for n in nodes if n.op == "Const" and "asset" not in n.name}
 
 
-def _called(node: Any) -> Iterator[str]:
+def function_names(node: Any) -> Iterator[str]:
+    """Yields the names of the functions a node refers to through its attributes: calls, branches, loop bodies."""
     for value in node.attr.values():
         if value.HasField("func"):
             yield value.func.name
@@ -218,7 +221,7 @@ def _closure(library: Any, start: Iterable[str]) -> set[str]:
         name = todo.pop()
         if name in library and name not in seen:
             seen.add(name)
-            todo += [f for node in library[name].node_def for f in [*_called(node), node.op]]
+            todo += [f for node in library[name].node_def for f in [*function_names(node), node.op]]
     return seen
 
 
@@ -243,7 +246,7 @@ def _signature_tensors(meta: Any) -> Iterator[str]:
 def _entry_points(meta: Any, saver_nodes: set[str], nodes: Any) -> Iterator[str]:
     for node in nodes.values():
         if node.name not in saver_nodes:
-            yield from _called(node)
+            yield from function_names(node)
     for node in meta.object_graph_def.nodes:
         kind = node.WhichOneof("kind")
         if kind == "function":
