@@ -133,7 +133,7 @@ def require_platform() -> None:
     problems = []
     for package, minimum in _MINIMUM.items():
         wanted = ".".join(map(str, minimum))
-        found = _installed_version(package)
+        found = installed_version(package)
         if found is None:
             problems.append(f"{package} is not installed, tfft needs {package}>={wanted}")
         elif tuple(int(part) for part in found.split(".")[:2]) < minimum:
@@ -143,7 +143,8 @@ def require_platform() -> None:
         raise_problems(DependencyError, f"The installed packages do not fit (fix: pip install -U {fix})", problems)
 
 
-def _installed_version(package: str) -> str | None:
+def installed_version(package: str) -> str | None:
+    """Returns the version of an installed package, or None; without importing it."""
     # tensorflow-cpu and nightly builds install the same module under another distribution name.
     names = [package, "tensorflow-cpu", "tf-nightly"] if package == "tensorflow" else [package, f"{package}-nightly"]
     for name in names:

@@ -21,7 +21,7 @@ from tfft.specs import InputSpec
 
 CACHE_LIMIT = 512 * 2**20  # bytes of decoded pixels that cache="auto" keeps in memory
 
-_Fetch = Callable[[tf.Tensor], tf.Tensor]  # int64 [b] positions -> uint8 [b, H, W, C]
+Fetch = Callable[[tf.Tensor], tf.Tensor]  # int64 [b] positions -> uint8 [b, H, W, C]
 
 
 def to_dataset(
@@ -73,7 +73,7 @@ def to_dataset(
 
     if _is_cached(cache, len(examples), spec):
         pixels = _decoded(examples, decode)
-        return _assemble(_gather(pixels), examples.labels, batch_size, shuffle, seed, epoch)
+        return assemble(_gather(pixels), examples.labels, batch_size, shuffle, seed, epoch)
     labels = _on_cpu(examples.labels.astype(np.int32))
     dataset = _positions(len(examples), shuffle, seed, epoch)
     dataset = dataset.map(lambda i: (decode(i), labels[i]), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
@@ -127,7 +127,33 @@ def from_arrays(
             parts = [fetch(tf.range(s, min(s + 256, len(pixels)), dtype=tf.int64)) for s in starts]
             with tf.device("CPU:0"):
                 fetch = _gather(tf.concat(parts, axis=0))
-    return _assemble(fetch, targets, batch_size, shuffle, seed, epoch)
+    return assemble(fetch, targets, batch_size, shuffle, seed, epoch)
+
+
+def assemble(
+    fetch: Fetch, labels: np.ndarray, batch_size: int, shuffle: bool, seed: int, epoch: tf.Variable | None
+) -> tf.data.Dataset:
+    """Makes a dataset of anything that is fetched by position: the one place where an order comes about.
+
+    Args:
+        fetch: from int64 positions [b] to what the model takes, runs as TensorFlow ops.
+        labels: of all examples, by position.
+        batch_size: as in :func:`to_dataset`, like ``shuffle``, ``seed`` and ``epoch``.
+        shuffle: True gives another order in each pass.
+        seed: picks another series of orders.
+        epoch: None counts the passes.
+
+    Returns:
+        Dataset of (what is fetched, labels), its length known.
+    """
+    targets = _on_cpu(labels)
+    dataset = _positions(len(labels), shuffle, seed, epoch).batch(batch_size)
+    dataset = dataset.map(
+        lambda positions: (fetch(positions), tf.gather(targets, positions)),
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
+    )
+    return _finished(dataset, len(labels), batch_size)
 
 
 def check_pixels(images: tf.Tensor | np.ndarray, name: str) -> None:
@@ -170,7 +196,7 @@ def _is_cached(cache: bool | str, count: int, spec: InputSpec) -> bool:
     return bool(cache)
 
 
-def _decoded(examples: Examples, decode: _Fetch) -> tf.Tensor:
+def _decoded(examples: Examples, decode: Fetch) -> tf.Tensor:
     dataset = tf.data.Dataset.range(len(examples)).map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     try:
         with tf.device("CPU:0"):
@@ -182,25 +208,12 @@ def _decoded(examples: Examples, decode: _Fetch) -> tf.Tensor:
         raise error
 
 
-def _gather(pixels: tf.Tensor) -> _Fetch:
+def _gather(pixels: tf.Tensor) -> Fetch:
     return lambda positions: tf.gather(pixels, positions)
 
 
-def _resizing(fetch: _Fetch, spec: InputSpec) -> _Fetch:
+def _resizing(fetch: Fetch, spec: InputSpec) -> Fetch:
     return lambda positions: tf.cast(resize_pixels(fetch(positions), spec), tf.uint8)
-
-
-def _assemble(
-    fetch: _Fetch, labels: np.ndarray, batch_size: int, shuffle: bool, seed: int, epoch: tf.Variable | None
-) -> tf.data.Dataset:
-    targets = _on_cpu(labels)
-    dataset = _positions(len(labels), shuffle, seed, epoch).batch(batch_size)
-    dataset = dataset.map(
-        lambda positions: (fetch(positions), tf.gather(targets, positions)),
-        num_parallel_calls=tf.data.AUTOTUNE,
-        deterministic=True,
-    )
-    return _finished(dataset, len(labels), batch_size)
 
 
 def _finished(dataset: tf.data.Dataset, count: int, batch_size: int) -> tf.data.Dataset:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping
-from importlib import metadata
 
 import keras
 import tensorflow as tf
 
 from tfft.backbones.base import blocks_of, find_backbone
+from tfft.errors import installed_version
 from tfft.exporting.signatures import Serving
 
 
@@ -54,10 +54,7 @@ def describe_functions(serving: Serving) -> dict[str, str]:
 
 def versions() -> dict[str, str]:
     """Returns the versions of tfft, TensorFlow and Keras that run now."""
-    try:
-        own = metadata.version("tfft")
-    except metadata.PackageNotFoundError:  # run from a checkout that is not installed
-        own = "unknown"
+    own = installed_version("tfft") or "unknown"  # run from a checkout that is not installed
     return {"tfft": own, "TensorFlow": tf.__version__, "Keras": keras.__version__}
 
 

@@ -6,7 +6,6 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Callable, Sequence
-from importlib import metadata
 from typing import Any, Literal
 
 import keras
@@ -16,7 +15,7 @@ import tensorflow as tf
 from tfft import heads
 from tfft.backbones import load_backbone
 from tfft.backbones.base import Backbone
-from tfft.errors import PlanError, TfftError, did_you_mean, listed, raise_problems
+from tfft.errors import PlanError, TfftError, did_you_mean, installed_version, listed, raise_problems
 from tfft.evaluation import Scores, evaluate
 from tfft.exporting.savedmodel import Exported, export, version_folder
 from tfft.models import build
@@ -341,10 +340,4 @@ def _export(run: Run, target: pathlib.Path, data: Gathered, held_out: tf.data.Da
 
 
 def _versions() -> dict[str, str]:
-    found = {}
-    for package in ("tfft", "tensorflow", "keras", "numpy"):
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:  # tensorflow-cpu, or tfft from a checkout
-            found[package] = {"tensorflow": tf.__version__}.get(package, "unknown")
-    return found
+    return {package: installed_version(package) or "unknown" for package in ("tfft", "tensorflow", "keras", "numpy")}

@@ -210,11 +210,16 @@ class SavedModelBlock(keras.layers.Layer):
 
     # ---------------------------------------------------------------- computation
 
+    @property
+    def runs_training_graph(self) -> bool:
+        """Whether training computes something else than inference: the publisher's training graph."""
+        return bool(self.trainable and self._runtime.training is not None)
+
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Runs the piece on the previous block's tensor and the model inputs it reads itself."""
         tensors = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
         tensors = [self._cast(i, t) for i, t in enumerate(tensors)]
-        train = bool(training) and self.trainable and self._runtime.training is not None
+        train = bool(training) and self.runs_training_graph
         function = self._runtime.training if train else self._runtime.inference
         if self.trainable:
             for regularizer in self._runtime.regularizers:

@@ -1,0 +1,296 @@
+"""The solved head: its gradient, its optimum against scikit-learn and Keras, its choice of l2, its transplant."""
+
+import dataclasses
+import tracemalloc
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from sklearn.linear_model import LogisticRegression, Ridge
+
+from tfft import heads
+from tfft.errors import DataError, PlanError
+from tfft.features import lbfgs, optimum, solving
+from tfft.features.optimum import Problem, find_basis
+from tfft.features.solving import solve_head, transplant
+
+NAMES = ("ant", "bee", "Käfer", "fly")
+HEADS = {
+    "classification": heads.classification(NAMES),
+    "smoothed": heads.classification(NAMES, label_smoothing=0.1),
+    "binary": heads.binary(["ant", "bee"]),
+    "multilabel": heads.multilabel(NAMES, label_smoothing=0.05),
+    "regression": heads.regression(["x", "y"]),
+}
+each_head = pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
+
+
+def mixture(count, wide, *, informative=8, distance=1.2, classes=4, seed=0):
+    """Gaussian clouds in a few of many columns, of unequal spread and far from 0."""
+    rng = np.random.default_rng(seed)
+    plan = np.random.default_rng(99)
+    informative = min(informative, wide)
+    centres = np.zeros((classes, wide))
+    centres[:, :informative] = plan.normal(size=(classes, informative)) * distance
+    spread, shift = np.exp(plan.normal(size=wide) * 0.5), plan.normal(size=wide) * 3
+    labels = rng.integers(0, classes, count)
+    return ((centres[labels] + rng.normal(size=(count, wide))) * spread + shift).astype(np.float32), labels
+
+
+def example(head, count=80, wide=12):
+    features, classes = mixture(count, wide)
+    if head.kind == "classification":
+        return features, classes
+    if head.kind == "binary":
+        return features, classes % 2
+    if head.kind == "multilabel":
+        return features, np.stack([classes > 1, classes == 2, classes != 0, features[:, 0] > 0], 1).astype(np.float32)
+    return features, features[:, :2] * 2 + features[:, 2:4] ** 2 / 9
+
+
+def targets_of(head, labels):
+    return labels if head.kind == "classification" else labels.reshape(len(labels), -1).astype(float)
+
+
+def objective(features, labels, solved, l2):
+    logits = features.astype(float) @ solved.kernel + solved.bias
+    logits -= logits.max(1, keepdims=True)
+    log = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    return -log[np.arange(len(labels)), labels].mean() + l2 * np.sum(solved.kernel**2)
+
+
+def test_lbfgs_minimises_functions_of_different_shape_side_by_side():
+    rng = np.random.default_rng(0)
+    curvatures, lowest = np.exp(rng.normal(size=(3, 30)) * [[0.1], [1], [2]]), rng.normal(size=(3, 30))
+
+    def bowls(points, which):
+        away = points - lowest[which]
+        return 1 + np.sum(curvatures[which] * away**2, 1), 2 * curvatures[which] * away
+
+    found = lbfgs.minimise(bowls, np.zeros((3, 30)), tolerance=1e-14, steps=300)
+    assert found.converged
+    np.testing.assert_allclose(found.values, lowest, atol=1e-5)
+    assert not lbfgs.minimise(bowls, np.zeros((3, 30)), tolerance=1e-12, steps=3).converged
+
+
+@each_head
+@pytest.mark.parametrize("raw", [False, True], ids=["in-basis", "raw-rows"])
+def test_gradient_is_that_of_finite_differences(head, raw):
+    features, labels = example(head, count=30, wide=5)
+    basis = find_basis(features, np.arange(30))
+    rows = features if raw else basis.project(features, None, np.float64)
+    rng = np.random.default_rng(0)
+    weights = rng.random((2, 30)) / 15
+    problem = Problem(rows, targets_of(head, labels), weights, head, basis if raw else None)
+    values = rng.normal(size=(2, head.units, 6))
+    losses, gradient = problem.value_and_gradient(values, 0.1)
+    step = 1e-5 * rng.normal(size=values.shape)
+    change = problem.value_and_gradient(values + step, 0.1)[0] - problem.value_and_gradient(values - step, 0.1)[0]
+    np.testing.assert_allclose((2 * gradient * step).sum((1, 2)), change, rtol=1e-6)
+    alone, _ = problem.value_and_gradient(values[1:], 0.1, np.array([1]))
+    np.testing.assert_allclose(alone, losses[1:])
+
+
+@pytest.mark.parametrize(("count", "wide"), [(300, 20), (60, 150)], ids=["long", "wide"])
+@pytest.mark.parametrize("l2", [1.0, 1e-2, 1e-4])
+def test_optimum_is_that_of_scikit_learn(count, wide, l2):
+    features, labels = mixture(count, wide)
+    solved = solve_head(features, labels, HEADS["classification"], l2=l2)
+    other = LogisticRegression(C=1 / (2 * count * l2), tol=1e-10, max_iter=10_000)
+    other.fit((features - features.mean(0)).astype(float), labels)
+    shift = features.mean(0).astype(float)
+    theirs = dataclasses.replace(solved, kernel=other.coef_.T, bias=other.intercept_ - other.coef_ @ shift)
+    least = objective(features, labels, theirs, l2)
+    assert solved.converged
+    assert objective(features, labels, solved, l2) == pytest.approx(least, rel=1e-6)
+    assert solved.loss == pytest.approx(objective(features, labels, solved, 0), abs=1e-9)
+    np.testing.assert_allclose(solved.kernel, theirs.kernel, atol=2e-3 * np.abs(theirs.kernel).max())
+
+
+def test_each_label_of_multilabel_is_a_logistic_regression():
+    head = heads.multilabel(NAMES)
+    features, labels = example(head, count=200)
+    solved = solve_head(features, labels, head, l2=1e-3)
+    for label in range(4):
+        other = LogisticRegression(C=1 / (2 * 200 * 1e-3 * 4), tol=1e-10, max_iter=10_000)
+        other.fit(features.astype(float), labels[:, label])
+        np.testing.assert_allclose(solved.kernel[:, label], other.coef_[0], atol=2e-3)
+
+
+@pytest.mark.parametrize(("count", "wide"), [(200, 12), (40, 90)], ids=["long", "wide"])
+def test_regression_is_ridge(count, wide):
+    head = HEADS["regression"]
+    features, labels = example(head, count, wide)
+    solved = solve_head(features, labels, head, l2=0.01)
+    other = Ridge(alpha=count * 0.01 * 2).fit(features.astype(float), labels)
+    np.testing.assert_allclose(solved.kernel, other.coef_.T, atol=1e-5)
+    np.testing.assert_allclose(solved.bias, other.intercept_, atol=1e-4)
+
+
+def test_regression_without_penalty_interpolates_and_its_sweep_prefers_some():
+    head = heads.regression(1)
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(50, 80)).astype(np.float32)
+    labels = features[:, 0] + rng.normal(size=50)
+    assert solve_head(features, labels, head, l2=0).loss < 1e-12
+    solved = solve_head(features, labels, head)
+    assert solved.best.accuracy is None
+    assert solved.best.loss < min(solved.table[0].loss, solved.table[-1].loss, np.var(labels))
+
+
+@each_head
+def test_transplanted_loss_is_the_probes_and_keras_finds_no_slope_there(head):
+    head = dataclasses.replace(head, l2=1e-3)
+    features, labels = example(head)
+    inputs = keras.Input((12,))
+    model = keras.Model(inputs, head.attach(inputs))
+    model.compile("sgd", **dataclasses.replace(head, l2=0.0).compile_args())
+    solved = solve_head(features, labels, head, l2=head.l2)
+    before = model.evaluate(features, labels, batch_size=80, verbose=0)[0]
+    transplant(model, solved)
+    after = model.evaluate(features, labels, batch_size=80, verbose=0)[0]
+    penalty = float(sum(model.losses))
+    assert after - penalty == pytest.approx(solved.loss, abs=1e-5)
+    assert after < before
+    with tf.GradientTape() as tape:  # the penalty of Keras is the same one, so its optimum is here too
+        loss = tf.reduce_mean(head.loss()(labels, model(features))) + sum(model.losses)
+    for gradient in tape.gradient(loss, model.trainable_variables):
+        assert np.abs(gradient).max() < 2e-3 * max(1.0, penalty)
+
+
+def test_sweep_chooses_what_is_best_on_new_examples():
+    head = HEADS["classification"]
+    features, labels = mixture(150, 200, informative=8)
+    fresh, truth = mixture(4000, 200, informative=8, seed=1)
+    solved = solve_head(features, labels, head)
+    losses = {t.l2: objective(fresh, truth, solve_head(features, labels, head, l2=t.l2), 0) for t in solved.table}
+    assert list(losses) == sorted(losses, reverse=True)
+    best = min(losses, key=losses.get)
+    strengths = sorted(losses)
+    assert abs(strengths.index(solved.l2) - strengths.index(best)) <= 1
+    assert objective(fresh, truth, solved, 0) < 1.05 * losses[best]
+    assert losses[best] < 0.8 * min(losses[strengths[0]], losses[strengths[-1]])  # a choice that matters
+    assert abs(solved.best.accuracy - np.mean((fresh @ solved.kernel + solved.bias).argmax(1) == truth)) < 0.1
+    assert "<- chosen" in str(solved)
+
+
+def test_shuffled_labels_give_chance_and_a_strong_penalty():
+    head = HEADS["classification"]
+    features, labels = mixture(400, 100)
+    planted = solve_head(features, labels, head)
+    shuffled = solve_head(features, np.random.default_rng(0).permutation(labels), head)
+    assert planted.best.accuracy > 0.7
+    assert shuffled.best.accuracy < 0.35
+    assert shuffled.best.loss > 0.98 * np.log(4)
+    assert shuffled.l2 > 100 * planted.l2
+
+
+def test_validation_examples_choose_and_are_not_trained_on():
+    head = HEADS["classification"]
+    features, labels = mixture(100, 60)
+    held = mixture(300, 60, seed=1)
+    solved = solve_head(features, labels, head, validation=held)
+    np.testing.assert_array_equal(solved.sweep_examples, 100)
+    again = solve_head(features, labels, head, l2=solved.l2)
+    assert objective(features, labels, solved, solved.l2) == pytest.approx(
+        objective(features, labels, again, solved.l2), rel=1e-6
+    )
+    assert solved.best.loss == pytest.approx(objective(*held, again, 0), rel=0.01)
+    wrong = solve_head(features, labels, head, validation=(held[0], np.random.default_rng(0).permutation(held[1])))
+    assert wrong.l2 > 10 * solved.l2
+
+
+def test_same_seed_same_numbers():
+    head = HEADS["classification"]
+    features, labels = mixture(90, 30)
+    first, second, other = (solve_head(features, labels, head, seed=seed) for seed in (3, 3, 4))
+    np.testing.assert_array_equal(first.kernel, second.kernel)
+    assert first.table == second.table
+    assert first.table != other.table
+
+
+def test_large_features_are_swept_on_a_sample_and_solved_from_where_they_are(tmp_path, monkeypatch):
+    head = HEADS["classification"]
+    features, labels = mixture(3000, 24)
+    stored = np.memmap(tmp_path / "features", np.float16, "w+", shape=features.shape)
+    stored[:] = features
+    monkeypatch.setattr(solving, "SWEEP_EXAMPLES", 400)
+    solved = solve_head(stored, labels, head)
+    assert solved.sweep_examples == 400
+    assert solved.l2 == pytest.approx(solved.best.l2 * 400 / 3000)
+    monkeypatch.undo()
+    again = solve_head(np.asarray(stored), labels, head, l2=solved.l2)
+    reached, least = (objective(stored, labels, found, solved.l2) for found in (solved, again))
+    assert reached == pytest.approx(least, rel=1e-7)
+    np.testing.assert_allclose(solved.kernel, again.kernel, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["classification", "regression"])
+def test_memory_does_not_grow_with_the_features(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(solving, "SWEEP_EXAMPLES", 300)
+    monkeypatch.setattr(optimum, "_BLOCK_FEATURES", 2**14)
+    head = HEADS[name]
+    features, labels = example(head, 2000, 64)
+    peaks = []
+    for times in (1, 8):
+        stored = np.memmap(tmp_path / f"{times}", np.float16, "w+", shape=(2000 * times, 64))
+        stored[:] = np.tile(features, (times, 1))
+        many = np.concatenate([labels] * times)
+        tracemalloc.start()
+        solve_head(stored, many, head)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] - peaks[0] < 14_000 * 64 * 2  # less than the added features themselves, in float16
+    assert peaks[1] < 3 * peaks[0]
+
+
+def test_rare_and_absent_classes_leave_finite_numbers():
+    head = heads.classification([*NAMES, "once", "never"])
+    features, labels = mixture(60, 30)
+    labels[0], labels[1:3] = 4, 3
+    solved = solve_head(features, labels, head, folds=10)
+    assert np.all(np.isfinite(solved.kernel))
+    assert all(np.isfinite([t.loss, t.loss_error]).all() and t.loss < 5 for t in solved.table)
+    assert not np.any((features @ solved.kernel + solved.bias).argmax(1) == 5)
+
+
+def test_constant_and_far_away_columns_do_no_harm():
+    head = HEADS["classification"]
+    features, labels = mixture(200, 10)
+    plain = solve_head(features, labels, head, l2=0.01)
+    more = solve_head(np.append(features + 1000, np.ones((200, 2)), 1).astype(np.float32), labels, head, l2=0.01)
+    np.testing.assert_allclose(more.kernel[:-2], plain.kernel, atol=5e-3)
+    np.testing.assert_allclose(more.kernel[-2:], 0, atol=1e-6)
+    nothing = solve_head(np.ones((200, 3), np.float32), labels, head)
+    shares = np.bincount(labels) / 200
+    assert nothing.loss == pytest.approx(-np.sum(shares * np.log(shares)), rel=1e-4)
+
+
+def test_everything_wrong_with_the_data_is_said_at_once():
+    head = HEADS["classification"]
+    features, labels = mixture(20, 5)
+    features[3, 2] = np.nan
+    labels[5] = 4
+    with pytest.raises(DataError, match=r"(?s)in the rows 3.*from 0 to 3, received 4"):
+        solve_head(features, labels, head)
+    with pytest.raises(DataError, match=r"shape \(20,\), received \(19,\)"):
+        solve_head(mixture(20, 5)[0], labels[:19], head)
+    with pytest.raises(DataError, match=r"array of floats \[N, D\], received list"):
+        solve_head([[1.0]], labels[:1], head)
+    with pytest.raises(DataError, match="no two of one class"):
+        solve_head(mixture(4, 5)[0], np.arange(4), head)
+    with pytest.raises(DataError, match=r"validation features must be \[N, 5\]"):
+        solve_head(*mixture(20, 5), head, validation=mixture(20, 6))
+    with pytest.raises(PlanError, match=r"(?s)l2 must be 'auto'.*received -1.*folds must be .* received 1"):
+        solve_head(*mixture(20, 5), head, l2=-1, folds=1)
+
+
+def test_transplant_refuses_what_does_not_fit():
+    head = HEADS["classification"]
+    solved = solve_head(*mixture(40, 7), head, l2=0.1)
+    inputs = keras.Input((12,))
+    with pytest.raises(PlanError, match=r"kernel \(features, units\) of \(12, 4\).* received \(7, 4\)"):
+        transplant(keras.Model(inputs, head.attach(inputs), name="ants"), solved)
+    with pytest.raises(PlanError, match="has 0 tfft heads"):
+        transplant(keras.Sequential([inputs, keras.layers.Dense(4)]), solved)

@@ -1,0 +1,41 @@
+"""The frozen part of a model, run once: :func:`split`, :func:`extract`, and a head solved on the result.
+
+What is offered here takes a model apart, computes what its frozen part gives with the fastest engine there
+is, and keeps it. Importing this package does not import TensorFlow: :func:`list_caches` and
+:func:`clear_caches` work without it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from tfft.features.cache import CacheEntry, clear_caches, list_caches
+
+if TYPE_CHECKING:
+    from tfft.features.extracting import Features, extract
+    from tfft.features.solving import solve_head, transplant
+    from tfft.features.splitting import split
+
+__all__ = [
+    "CacheEntry", "Features", "clear_caches", "extract", "list_caches", "solve_head", "split", "transplant",
+]  # fmt: skip
+
+_MODULES = {
+    "Features": "extracting",
+    "extract": "extracting",
+    "solve_head": "solving",
+    "split": "splitting",
+    "transplant": "solving",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from tfft.errors import require_platform
+
+    require_platform()
+    value = getattr(importlib.import_module(f"tfft.features.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,391 @@
+"""Features on disk: written aside and renamed when whole, checked before they are used.
+
+Hides the layout of an entry, how a writer that was killed is told from one that is at work, and every
+way in which an entry can be unusable. Entries are never changed: a process that has one mapped keeps it
+when another removes or replaces it. Knows nothing of TensorFlow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from tfft.backbones.cache import cache_dir
+from tfft.errors import DataError
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
+
+HELD: dict[str, tuple[tuple[np.ndarray, ...], dict[str, Any]]] = {}  # what cache="memory" keeps, by key
+
+MANIFEST, LOCK = "manifest.json", "writing"
+_KEY = re.compile(r"[0-9a-f]{64}")
+_ASIDE = re.compile(r"\.[0-9a-f]{64}\..+\.(tmp|old)")
+_SPARE = 64 * 2**20  # bytes that are left free on a disk
+_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+_YOUNG, _OLD = 60.0, 86400.0  # seconds in which a writer has surely taken its lock, and after which it is given up
+
+
+class CacheFullError(DataError):
+    """The disk has no room for the features; nothing was left behind."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CacheEntry:
+    """One set of features on disk.
+
+    Attributes:
+        key: hash of everything that the features depend on.
+        folder: where it is.
+        bytes: size on disk.
+        examples: number of examples.
+        shapes: of the arrays, the examples first.
+        dtypes: of the arrays.
+        model: name of the model that gave them.
+        engine: what computed them.
+        version: of tfft that wrote it.
+        written: seconds since 1970.
+    """
+
+    key: str
+    folder: Path
+    bytes: int
+    examples: int
+    shapes: tuple[tuple[int, ...], ...]
+    dtypes: tuple[str, ...]
+    model: str
+    engine: str
+    version: str
+    written: float
+
+
+def default_folder() -> Path:
+    """Returns where features are kept unless told otherwise: ``features`` in :func:`tfft.backbones.cache.cache_dir`."""
+    return cache_dir() / "features"
+
+
+def list_caches(folder: str | os.PathLike[str] | None = None) -> list[CacheEntry]:
+    """Lists the features on disk, newest first, without checking their content.
+
+    Args:
+        folder: that was given as ``cache=``; tfft's own by default.
+
+    Returns:
+        One :class:`CacheEntry` for each; entries with a damaged manifest are left out.
+
+    Example:
+        >>> sum(entry.bytes for entry in tfft.features.list_caches())
+        51200000
+    """
+    root = default_folder() if folder is None else Path(folder).expanduser()
+    found = []
+    for path in _entries(root):
+        manifest = _read_manifest(path)
+        if manifest is not None:
+            found.append(_entry(path, manifest))
+    return sorted(found, key=lambda entry: -entry.written)
+
+
+def clear_caches(folder: str | os.PathLike[str] | None = None) -> int:
+    """Removes all features on disk, damaged and abandoned ones too; nothing else in the folder is touched.
+
+    Without a folder, those that ``cache="memory"`` keeps in this process are forgotten as well.
+    Processes that are reading or writing some go on unharmed.
+
+    Args:
+        folder: that was given as ``cache=``; tfft's own by default.
+
+    Returns:
+        How many bytes were freed.
+
+    Example:
+        >>> tfft.features.clear_caches()
+        51200000
+    """
+    root = default_folder() if folder is None else Path(folder).expanduser()
+    if folder is None:
+        HELD.clear()
+    freed = 0
+    for path in [*_entries(root), *(p for p in _unfinished(root) if not _is_written(p))]:
+        freed += _size(path)
+        shutil.rmtree(path, ignore_errors=True)
+    return freed
+
+
+def read_entry(root: Path, key: str) -> tuple[tuple[np.ndarray, ...], Mapping[str, Any]] | str:
+    """Opens an entry, if it is exactly what was written.
+
+    Args:
+        root: folder of the cache.
+        key: of the entry.
+
+    Returns:
+        The arrays, mapped to memory read-only, and what the writer noted; or why there are none, in
+        words, empty where there is no entry.
+    """
+    folder = root / key
+    if not folder.is_dir():
+        return ""
+    manifest = _read_manifest(folder)
+    if manifest is None or manifest["key"] != key:
+        return "its manifest is missing, damaged or another entry's"
+    arrays = []
+    for name, about in manifest["arrays"].items():
+        shape, dtype = tuple(about["shape"]), np.dtype(about["dtype"])
+        try:
+            with (folder / name).open("rb") as file:
+                if os.fstat(file.fileno()).st_size != int(np.prod(shape)) * dtype.itemsize:
+                    return f"{name} has another size than was written"
+                if hashlib.file_digest(file, "sha256").hexdigest() != about["sha256"]:
+                    return f"{name} has another content than was written"
+                arrays.append(map_file(file, shape, dtype))
+        except OSError as error:
+            return f"{name} cannot be read: {error.strerror}"
+    return tuple(arrays), manifest["about"]
+
+
+def map_file(file: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Maps a file to memory, read-only; the file may be closed or unlinked afterwards."""
+    if 0 in shape:
+        return np.empty(shape, dtype)  # nothing can be mapped
+    return np.memmap(file, dtype, "r", 0, shape)
+
+
+class ArrayFile:
+    """An array that is written example by example to a file.
+
+    Writes by calls, never through a mapping: on a full disk a write fails, a mapping kills the process.
+
+    Args:
+        descriptor: of a file open for writing; stays open.
+        shape: of one example.
+        dtype: of the file.
+    """
+
+    def __init__(self, descriptor: int, shape: Sequence[int], dtype: np.dtype) -> None:
+        self._descriptor, self._digest = descriptor, hashlib.sha256()
+        self.item, self.dtype, self.count = tuple(shape), np.dtype(dtype), 0
+
+    def append(self, array: np.ndarray) -> None:
+        """Adds examples."""
+        data = np.ascontiguousarray(array, self.dtype).reshape(-1).view(np.uint8).data
+        self._digest.update(data)
+        while len(data):
+            data = data[os.write(self._descriptor, data) :]
+        self.count += len(array)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """Shape, type and hash of what was written."""
+        return {
+            "shape": [self.count, *self.item],
+            "dtype": self.dtype.name,
+            "sha256": self._digest.hexdigest(),
+        }
+
+
+class EntryWriter:
+    """Writes one entry aside and puts it in place when whole. A context: left before :meth:`commit`, all is removed.
+
+    Args:
+        root: folder of the cache; made if needed.
+        key: of the entry.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+
+    def __init__(self, root: Path, key: str) -> None:
+        root.mkdir(parents=True, exist_ok=True)
+        sweep(root)
+        self._root, self._key = root, key
+        self._aside = Path(tempfile.mkdtemp(prefix=f".{key}.", suffix=".tmp", dir=root))
+        self._open = [os.open(self._aside / LOCK, os.O_CREAT | os.O_RDWR)]
+        if fcntl is not None:
+            with contextlib.suppress(OSError):  # some network folders know no locks
+                fcntl.flock(self._open[0], fcntl.LOCK_EX)  # the system lets go of it when the process dies
+        self._files: dict[str, ArrayFile] = {}
+
+    def __enter__(self) -> EntryWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for descriptor in self._open:
+            os.close(descriptor)
+        shutil.rmtree(self._aside, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno in _FULL:
+            raise CacheFullError(no_room(self._root)) from error
+
+    def start(self, count: int, items: Sequence[tuple[Sequence[int], np.dtype]]) -> None:
+        """Opens one file for each array.
+
+        Args:
+            count: number of examples.
+            items: shape of one example, and type, of each array.
+
+        Raises:
+            CacheFullError: the disk has less room than that takes.
+        """
+        wanted = count * sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in items)
+        free = shutil.disk_usage(self._root).free
+        if wanted + _SPARE > free:
+            raise CacheFullError(no_room(self._root, wanted, free))
+        for number, (shape, dtype) in enumerate(items):
+            name = f"features_{number}.bin"
+            self._open.append(os.open(self._aside / name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+            self._files[name] = ArrayFile(self._open[-1], shape, dtype)
+
+    def append(self, arrays: Sequence[np.ndarray]) -> None:
+        """Adds examples to each array."""
+        for file, array in zip(self._files.values(), arrays, strict=True):
+            file.append(array)
+
+    def commit(self, about: Mapping[str, Any]) -> None:
+        """Puts the entry in place, unless another process has done so in the meantime.
+
+        Args:
+            about: JSON values to keep with it.
+        """
+        arrays = {name: file.about for name, file in self._files.items()}
+        content = {"key": self._key, "written": time.time(), "arrays": arrays, "about": dict(about)}
+        manifest = {"content": content, "sha256": _hash(content)}
+        for descriptor in self._open[1:]:
+            os.fsync(descriptor)
+        descriptor = os.open(self._aside / MANIFEST, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        self._open.append(descriptor)
+        ArrayFile(descriptor, (), np.dtype(np.uint8)).append(np.frombuffer(json.dumps(manifest).encode(), np.uint8))
+        os.fsync(descriptor)
+        (self._aside / LOCK).unlink()
+        self._aside.chmod(0o755)  # mkdtemp makes it private
+        self._put_in_place()
+
+    def _put_in_place(self) -> None:
+        target = self._root / self._key
+        for _ in range(3):
+            try:
+                self._aside.rename(target)
+                return
+            except OSError:  # there is one already
+                if not isinstance(read_entry(self._root, self._key), str):
+                    return
+                _move_away(target)
+        raise DataError(f"{target} cannot be replaced. Delete it and try again.")
+
+
+def no_room(root: Path, wanted: int | None = None, free: int | None = None) -> str:
+    """Says that the disk is full and what can be done."""
+    numbers = "" if wanted is None else f": they take {megabytes(wanted)}, and {megabytes(free or 0)} are free"
+    return (
+        f"The disk of {root} has no room for the features{numbers}. Free some (tfft.features.clear_caches() removes "
+        "older features), choose another folder with cache=, halve them with dtype='float16', or pass cache=None."
+    )
+
+
+def megabytes(count: int) -> str:
+    """Returns a number of bytes in words."""
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
+
+
+def sweep(root: Path) -> None:
+    """Removes what writers that were killed have left behind."""
+    for path in _unfinished(root):
+        try:
+            if path.suffix == ".old" or (_age(path) > _YOUNG and not _is_written(path)):
+                shutil.rmtree(path, ignore_errors=True)
+        except OSError:  # another process was faster
+            continue
+
+
+def _age(path: Path) -> float:
+    return time.time() - path.stat().st_mtime
+
+
+def _is_written(path: Path) -> bool:
+    """Tells whether a process is at work on an unfinished entry."""
+    try:
+        if fcntl is None:
+            return _age(path) < _OLD
+        descriptor = os.open(path / LOCK, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _move_away(target: Path) -> None:
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.parent))
+    try:
+        target.rename(aside / "entry")
+    except FileNotFoundError:
+        pass  # another process moved it
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _entries(root: Path) -> list[Path]:
+    return [path for path in _folders(root) if _KEY.fullmatch(path.name)]
+
+
+def _unfinished(root: Path) -> list[Path]:
+    return [path for path in _folders(root) if _ASIDE.fullmatch(path.name)]
+
+
+def _folders(root: Path) -> list[Path]:
+    try:
+        return sorted(path for path in root.iterdir() if path.is_dir() and not path.is_symlink())
+    except OSError:
+        return []
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _hash(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _read_manifest(folder: Path) -> dict[str, Any] | None:
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        content = manifest["content"]
+        return dict(content) if manifest["sha256"] == _hash(content) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _entry(folder: Path, manifest: Mapping[str, Any]) -> CacheEntry:
+    arrays, about = manifest["arrays"].values(), manifest["about"]
+    shapes = tuple(tuple(a["shape"]) for a in arrays)
+    return CacheEntry(
+        key=str(manifest["key"]),
+        folder=folder,
+        bytes=_size(folder),
+        examples=shapes[0][0],
+        shapes=shapes,
+        dtypes=tuple(a["dtype"] for a in arrays),
+        model=str(about.get("model", "")),
+        engine=str(about.get("engine", "")),
+        version=str(about.get("version", "")),
+        written=float(manifest["written"]),
+    )

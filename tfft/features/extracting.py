@@ -1,0 +1,349 @@
+"""Frozen features of a data set, computed once: :func:`extract` and what it gives, :class:`Features`.
+
+Hides the cache's key, which engine runs, and that reading, computing and writing go on at the same time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import logging
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfft.backbones.base import Backbone
+from tfft.data.images import Preprocess
+from tfft.data.pipeline import assemble
+from tfft.errors import DataError, PlanError, installed_version, raise_problems
+from tfft.features.cache import HELD, CacheFullError, EntryWriter, default_folder, megabytes, read_entry
+from tfft.features.engine import ENGINES, EngineName, Staged, choose, open_engine, run, stage
+from tfft.features.holding import Holder
+from tfft.features.keys import NoKey, cache_key
+from tfft.features.reading import Source, open_source
+
+DTYPES = ("float32", "float16")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Features:
+    """What a frozen prefix gives for every example of a data set, in order.
+
+    Attributes:
+        arrays: [N, ...], float32 or float16; a tuple where the prefix gives several tensors. Read-only
+            and mapped from a file where they are kept on disk.
+        labels: of the examples, or None.
+        engine: ``"litert"`` or ``"tensorflow"``, whichever computed them.
+        seconds: that reading and computing took; 0 where they were found in a cache.
+        notes: what was decided and why, one sentence each.
+        cached: whether they were found, not computed.
+        folder: where they are kept on disk, or None.
+    """
+
+    arrays: np.ndarray | tuple[np.ndarray, ...]
+    labels: np.ndarray | None
+    engine: str
+    seconds: float
+    notes: tuple[str, ...] = ()
+    cached: bool = False
+    folder: Path | None = None
+
+    def __len__(self) -> int:
+        return len(self._list[0])
+
+    def __repr__(self) -> str:
+        arrays = ", ".join(f"{a.shape} {a.dtype}" for a in self._list)
+        return f"Features({arrays}, engine={self.engine!r}, cached={self.cached})"
+
+    @property
+    def bytes(self) -> int:
+        """Size of the arrays."""
+        return sum(a.nbytes for a in self._list)
+
+    @property
+    def _list(self) -> tuple[np.ndarray, ...]:
+        return self.arrays if isinstance(self.arrays, tuple) else (self.arrays,)
+
+    def dataset(
+        self, batch_size: int = 32, *, shuffle: bool = False, seed: int = 0, epoch: tf.Variable | None = None
+    ) -> tf.data.Dataset:
+        """Makes a dataset for the suffix, in the order that :func:`tfft.data.to_dataset` has for the same arguments.
+
+        Args:
+            batch_size: examples per batch; the last one of a pass may be smaller.
+            shuffle: True gives another order in each pass, a pure function of seed and epoch.
+            seed: picks another series of orders.
+            epoch: as in :func:`tfft.data.to_dataset`.
+
+        Returns:
+            Dataset of (float32 features, labels), its length known. Several tensors come as a tuple.
+
+        Raises:
+            DataError: when there are no labels.
+
+        Example:
+            >>> suffix.fit(features.dataset(shuffle=True), epochs=20, shuffle=False)
+        """
+        if self.labels is None:
+            raise DataError("These features have no labels. Extract them from (images, labels).")
+        if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
+            raise PlanError(f"batch_size must be a whole number of at least 1, received {batch_size!r}")
+        return assemble(self._fetch, self.labels, batch_size, shuffle, seed, epoch)
+
+    @tf.autograph.experimental.do_not_convert
+    def _fetch(self, positions: tf.Tensor) -> Any:
+        arrays = self._list
+
+        def rows(at: np.ndarray) -> list[np.ndarray]:
+            return [np.asarray(a[at]) for a in arrays]
+
+        found = tf.numpy_function(rows, [positions], [tf.as_dtype(a.dtype) for a in arrays])
+        for tensor, array in zip(found, arrays, strict=True):
+            tensor.set_shape([None, *array.shape[1:]])
+        found = [tf.cast(t, tf.float32) if t.dtype == tf.float16 else t for t in found]
+        return tuple(found) if isinstance(self.arrays, tuple) else found[0]
+
+
+def extract(
+    prefix: keras.Model | Backbone,
+    dataset: Any,
+    *,
+    cache: str | os.PathLike[str] | bool | None = "auto",
+    dtype: Literal["float32", "float16"] = "float32",
+    engine: EngineName = "auto",
+    batch_size: int = 32,
+    verbose: bool = True,
+) -> Features:
+    """Runs a frozen model over a data set once, and keeps what it gives for the next time.
+
+    Use it with the prefix that :func:`tfft.features.split` gives, and train the suffix on the result;
+    or with a backbone, for features to do something else with. The model runs as in inference.
+
+    Args:
+        prefix: functional model, or a backbone, which then takes raw pixels.
+        dataset: ``tf.data.Dataset`` of (inputs, labels) batches, or of inputs alone, in the same order
+            each time; :class:`tfft.data.Examples`, decoded as the prefix' Preprocess layer says; an
+            array; or a pair (array, labels). Images are uint8 where the prefix begins with Preprocess.
+        cache: ``"auto"`` keeps features in the user's cache folder, and in memory with a note where that is
+            impossible; a path keeps them there; ``"memory"`` until the process ends; None or False not at
+            all. What is found in a cache was made by the same weights, graph, preprocessing, examples,
+            order, type, engine and versions, and is checked against its hash.
+        dtype: ``"float16"`` halves the size and rounds features to 11 significant bits, which moves them
+            by up to 0.05 %.
+        engine: ``"auto"`` uses LiteRT on a processor and TensorFlow on a GPU or where LiteRT cannot run
+            the model; ``"litert"`` and ``"tensorflow"`` insist.
+        batch_size: examples at a time, for files and arrays.
+        verbose: print the size before computing, and the time after.
+
+    Returns:
+        :class:`Features`.
+
+    Raises:
+        DataError: the examples do not fit or cannot be read, or the disk is full.
+        PlanError: arguments are out of range.
+        BackboneError: Keras knows no graph of the model, or LiteRT was insisted on and cannot run it.
+        DependencyError: LiteRT was insisted on and is not installed.
+
+    Example:
+        >>> prefix, suffix = tfft.features.split(model)
+        >>> features = tfft.features.extract(prefix, tfft.data.load("photos/").train)
+        >>> features.arrays.shape, features.engine
+        ((184, 1280), 'litert')
+    """
+    _check_arguments(cache, dtype, engine, batch_size)
+    model = _as_model(prefix)
+    staged = stage(model)
+    work = _Work(staged, open_source(dataset, staged, batch_size), model.name, dtype, engine, verbose)
+    if cache is None or cache is False:
+        return work.hold()
+    try:
+        key = cache_key(model, work.source.identity(), dtype=dtype, engine=choose(engine)[0])
+    except NoKey as why:
+        work.note(f"The features cannot be kept in a cache: {why}.")
+        return work.hold()
+    if cache == "memory":
+        return _from_memory(work, key)
+    automatic = cache in ("auto", True)
+    return _from_disk(work, key, default_folder() if automatic else Path(os.fspath(cache)).expanduser(), automatic)
+
+
+@dataclasses.dataclass(eq=False)
+class _Work:
+    """One extraction: what is computed from what, and what there is to say about it."""
+
+    staged: Staged
+    source: Source
+    name: str
+    dtype: str
+    engine: str
+    verbose: bool
+    notes: list[str] = dataclasses.field(default_factory=list)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+        _log.warning(text)
+
+    def say(self, text: str) -> None:
+        _log.info(text)
+        if self.verbose:
+            print(text, flush=True)
+
+    def hold(self) -> Features:
+        """Computes features without a cache."""
+        holder = Holder()
+        try:
+            about = self.compute(holder, "in memory")
+            return self.features(holder.finish(), about)
+        finally:
+            holder.close()
+
+    def compute(self, target: Any, where: str) -> dict[str, Any]:
+        """Runs the network over all examples into a target, and tells what is to be noted with the features."""
+        start = time.perf_counter()
+        batches = self.source.batches(self.staged)
+        first = next(batches)
+        opened, note = open_engine(self.staged.net, self.engine, first)
+        done, items = 0, None
+        try:
+            for arrays, _ in run(opened, ((b, None) for b in itertools.chain([first], batches))):
+                arrays = [_narrowed(a, self.dtype) for a in arrays]
+                if items is None:
+                    items = self._begin(target, arrays, where)
+                _check_items(items, arrays, done)
+                target.append(arrays)
+                done += len(arrays[0])
+        finally:
+            opened.close()
+        seconds = time.perf_counter() - start
+        self.say(f"Features of {done} examples: {seconds:.1f} s, {done / seconds:,.0f} a second, {opened.name}.")
+        notes = [note] if note else []
+        return {
+            "model": self.name, "engine": opened.name, "version": installed_version("tfft"), "seconds": seconds,
+            "notes": notes,
+        }  # fmt: skip
+
+    def features(
+        self, arrays: Sequence[np.ndarray], about: dict[str, Any], *, cached: bool = False, folder: Path | None = None
+    ) -> Features:
+        return Features(
+            arrays=arrays[0] if len(arrays) == 1 else tuple(arrays),
+            labels=self.source.labels,
+            engine=about["engine"],
+            seconds=0.0 if cached else about["seconds"],
+            notes=(*self.notes, *about["notes"]),
+            cached=cached,
+            folder=folder,
+        )
+
+    def _begin(self, target: Any, arrays: Sequence[np.ndarray], where: str) -> list[tuple[tuple[int, ...], np.dtype]]:
+        items = [(a.shape[1:], a.dtype) for a in arrays]
+        each = sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in items)
+        words = " and ".join(f"{' x '.join(map(str, shape)) or '1'} {dtype.name}" for shape, dtype in items)
+        count = self.source.count
+        size = f"{megabytes(1000 * each)} per 1,000 examples"
+        if count is not None:
+            size = f"{megabytes(count * each)} for {count:,} examples"
+        self.say(f"Features of {self.name}: {words} each, {size}, kept {where}.")
+        if isinstance(target, EntryWriter):
+            target.start(count or 0, items)
+        return items
+
+
+def _from_memory(work: _Work, key: str) -> Features:
+    if key in HELD:
+        arrays, about = HELD[key]
+        return work.features(arrays, about, cached=True)
+    made = work.hold()
+    about = {"engine": made.engine, "seconds": made.seconds, "notes": list(made.notes)}
+    HELD[key] = (made._list, about)
+    return made
+
+
+def _from_disk(work: _Work, key: str, root: Path, automatic: bool) -> Features:
+    found = read_entry(root, key)
+    if not isinstance(found, str):
+        arrays, about = found
+        work.say(f"Features of {work.name}: {len(arrays[0])} examples, read from {root / key}.")
+        return work.features(arrays, dict(about), cached=True, folder=root / key)
+    if found:
+        work.note(f"The features in {root / key} were not used but made again: {found}.")
+    try:
+        writer = EntryWriter(root, key)
+    except OSError as error:
+        why = f"{root} cannot be written ({error.strerror or error})"
+        if not automatic:
+            raise DataError(f"The features cannot be kept: {why}. Choose another folder with cache=.") from error
+        work.note(f"The features are not kept on disk: {why}.")
+        return work.hold()
+    try:
+        return _write(work, writer, key, root)
+    except CacheFullError as error:
+        if not automatic:
+            raise
+        work.note(f"The features are not kept on disk. {error}")
+        return work.hold()
+
+
+def _write(work: _Work, writer: EntryWriter, key: str, root: Path) -> Features:
+    with writer:
+        about = work.compute(writer, f"in {root}")
+        writer.commit(about)
+    made = read_entry(root, key)
+    if isinstance(made, str):
+        raise DataError(f"The features were written to {root / key}, but {made or 'they are gone'}. Start again.")
+    return work.features(made[0], about, folder=root / key)
+
+
+def _narrowed(array: np.ndarray, dtype: str) -> np.ndarray:
+    if array.dtype != np.float32 or dtype == "float32":
+        return array
+    with np.errstate(over="ignore"):
+        narrow = array.astype(np.float16)
+    if not np.array_equal(np.isfinite(narrow), np.isfinite(array)):
+        raise DataError(
+            f"Features reach up to {np.nanmax(np.abs(array)):.3g}, beyond what float16 can hold (65,504). "
+            "Use dtype='float32'."
+        )
+    return narrow
+
+
+def _check_items(items: Sequence[tuple[tuple[int, ...], np.dtype]], arrays: Sequence[np.ndarray], done: int) -> None:
+    for (shape, _), array in zip(items, arrays, strict=True):
+        if array.shape[1:] != shape:
+            raise DataError(
+                f"All examples must have features of one shape. The first ones have {shape}, example {done} has "
+                f"{array.shape[1:]}. Bring the examples to one size: resize images, pad texts."
+            )
+
+
+def _as_model(prefix: Any) -> keras.Model:
+    if isinstance(prefix, keras.Model):
+        return prefix
+    if not isinstance(prefix, Backbone):
+        raise DataError(f"Expected a keras.Model or a tfft backbone, received {type(prefix).__name__}.")
+    spec = prefix.input_spec
+    if spec is None:
+        return prefix.model
+    inputs = keras.Input((None, None, spec.channels), dtype="uint8", name="image")
+    return keras.Model(inputs, prefix.model(Preprocess(spec, name="preprocess")(inputs)), name=prefix.model.name)
+
+
+def _check_arguments(cache: Any, dtype: str, engine: str, batch_size: Any) -> None:
+    problems = []
+    if not (cache is None or isinstance(cache, (bool, str, os.PathLike))):
+        problems.append(f"cache must be 'auto', 'memory', a folder, or None, received {cache!r}")
+    if dtype not in DTYPES:
+        problems.append(f"dtype must be one of {', '.join(DTYPES)}, received {dtype!r}")
+    if engine not in ENGINES:
+        problems.append(f"engine must be one of {', '.join(ENGINES)}, received {engine!r}")
+    if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
+        problems.append(f"batch_size must be a whole number of at least 1, received {batch_size!r}")
+    raise_problems(PlanError, "Features cannot be extracted", problems)
