@@ -86,6 +86,7 @@ def test_the_plan_holds_every_setting_and_reads_back(done):
     assert values["l2"] == 1e-4
     assert values["phases"][1] == {
         "name": "fine-tune", "unfreeze": 1, "epochs": 2, "learning_rate": 0.01, "warmup": 0.1, "patience": None,
+        "solve": False,
     }  # fmt: skip
     assert values["versions"]["keras"] == keras.__version__
     assert plan_from_yaml(root / "run" / "plan.yaml") == run.plan
@@ -233,12 +234,12 @@ def test_recommendations_follow_the_data_and_say_why():
     assert plan.image_size == (64, 64)
     assert [phase.name for phase in plan.phases] == ["frozen", "fine-tune"]
     assert plan.phases[1].unfreeze == 9
-    assert plan.phases[1].learning_rate < plan.phases[0].learning_rate
+    assert plan.phases[0].solve
     assert "such small images look like nothing the backbone was trained on" in plan.reasons["unfreeze"]
     few = recommend(Facts(300, 10, 18, (224, 224), True, 8.0))
     assert (few.phases[1].unfreeze, few.phases[1].learning_rate) == (3, 3e-4)
     assert set(plan.reasons) == {
-        "image_size", "unfreeze", "frozen_epochs", "epochs", "frozen_learning_rate", "learning_rate",
+        "image_size", "unfreeze", "head", "l2", "epochs", "learning_rate",
     }  # fmt: skip
     assert "median side 8 px" in plan.reasons["image_size"]
     text = show(plan)
@@ -263,7 +264,7 @@ def test_what_the_user_sets_is_kept_and_needs_no_reason():
     assert plan.seed == 7
     assert plan.batch_norm == "train"
     assert (plan.phases[1].unfreeze, plan.phases[1].epochs, plan.phases[1].learning_rate) == ("block1", 4, 1e-5)
-    assert set(plan.reasons) == {"frozen_learning_rate"}
+    assert set(plan.reasons) == {"frozen_learning_rate", "l2"}
     assert len(recommend(Facts(10, 2, 3), Wishes(epochs=0)).phases) == 1
 
 

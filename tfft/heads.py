@@ -235,6 +235,27 @@ def of(model: keras.Model) -> Head:
     return found[-1].head
 
 
+def set_l2(model: keras.Model, l2: float) -> None:
+    """Gives the head of a model another weight decay; a compiled model follows with its next ``compile``.
+
+    Args:
+        model: with one head of tfft; changed in place.
+        l2: weight decay of the last layer's kernel, 0 or more.
+
+    Raises:
+        PlanError: when the model has no head, or ``l2`` is out of range.
+
+    Example:
+        >>> set_l2(model, 1e-3)
+    """
+    of(model)
+    layer = _logits_layers(model)[-1]
+    layer.head = dataclasses.replace(layer.head, l2=float(l2))
+    regularizer = keras.regularizers.L2(l2) if l2 else None
+    layer.kernel_regularizer = regularizer  # what is saved
+    layer.kernel.regularizer = regularizer  # what is trained with
+
+
 @keras.saving.register_keras_serializable(package="tfft")
 class Logits(keras.layers.Dense):
     """The last layer: a Dense layer in float32 that carries the :class:`Head` in its config.

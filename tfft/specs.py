@@ -109,6 +109,8 @@ class Phase:
         learning_rate: peak rate of Adam.
         warmup: share of the steps in which the rate rises linearly from 0; then it falls as a cosine.
         patience: epochs without a better validation loss before the phase ends early; None: never.
+        solve: True puts the best linear head for the frozen backbone in place instead of training one: the
+            linear probe. ``unfreeze`` is ``"none"`` then, and ``epochs`` and ``learning_rate`` are not used.
     """
 
     name: str
@@ -117,6 +119,7 @@ class Phase:
     learning_rate: float
     warmup: float = 0.1
     patience: int | None = None
+    solve: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +135,8 @@ class Plan:
         seed: of the split, the order, the new weights and dropout.
         validation: share of each class that is held out where the data has no ``val`` folder.
         dropout: share of features dropped before the head.
-        l2: weight decay of the head's kernel.
+        l2: weight decay of the head's kernel; ``"auto"``: what cross-validation finds where a phase solves the
+            head, else 0.
         label_smoothing: share of the target spread over all classes.
         batch_norm: ``"fixed"`` (statistics stay) or ``"train"`` (they follow the new data).
         input_range: overrides the pixel range of the backbone, or None.
@@ -153,7 +157,7 @@ class Plan:
     seed: int = 0
     validation: float = 0.2
     dropout: float = 0.2
-    l2: float = 0.0
+    l2: float | Literal["auto"] = "auto"
     label_smoothing: float = 0.0
     batch_norm: str = "fixed"
     input_range: tuple[float, float] | None = None

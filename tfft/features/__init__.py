@@ -15,10 +15,11 @@ from tfft.features.cache import CacheEntry, clear_caches, list_caches
 if TYPE_CHECKING:
     from tfft.features.extracting import Features, extract
     from tfft.features.solving import solve_head, transplant
-    from tfft.features.splitting import split
+    from tfft.features.splitting import split, split_head
 
 __all__ = [
-    "CacheEntry", "Features", "clear_caches", "extract", "list_caches", "solve_head", "split", "transplant",
+    "CacheEntry", "Features", "clear_caches", "extract", "list_caches", "solve_head", "split", "split_head",
+    "transplant",
 ]  # fmt: skip
 
 _MODULES = {
@@ -26,6 +27,7 @@ _MODULES = {
     "extract": "extracting",
     "solve_head": "solving",
     "split": "splitting",
+    "split_head": "splitting",
     "transplant": "solving",
 }
 

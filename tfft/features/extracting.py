@@ -10,7 +10,7 @@ import itertools
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +28,7 @@ from tfft.features.holding import Holder
 from tfft.features.keys import NoKey, cache_key
 from tfft.features.reading import Source, open_source
 
+_IN_MEMORY = 512 * 2**20  # bytes that a dataset holds as tensors; more is read from the file batch by batch
 DTYPES = ("float32", "float16")
 
 _log = logging.getLogger(__name__)
@@ -96,10 +97,20 @@ class Features:
             raise DataError("These features have no labels. Extract them from (images, labels).")
         if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
             raise PlanError(f"batch_size must be a whole number of at least 1, received {batch_size!r}")
-        return assemble(self._fetch, self.labels, batch_size, shuffle, seed, epoch)
+        fetch = self._from_memory() if self.bytes <= _IN_MEMORY else self._from_arrays
+        return assemble(fetch, self.labels, batch_size, shuffle, seed, epoch)
+
+    def _from_memory(self) -> Callable[[tf.Tensor], Any]:
+        with tf.device("CPU:0"):
+            kept = [tf.constant(a) for a in self._list]
+
+        def fetch(positions: tf.Tensor) -> Any:
+            return self._packed([tf.gather(a, positions) for a in kept])
+
+        return tf.autograph.experimental.do_not_convert(fetch)
 
     @tf.autograph.experimental.do_not_convert
-    def _fetch(self, positions: tf.Tensor) -> Any:
+    def _from_arrays(self, positions: tf.Tensor) -> Any:
         arrays = self._list
 
         def rows(at: np.ndarray) -> list[np.ndarray]:
@@ -108,6 +119,9 @@ class Features:
         found = tf.numpy_function(rows, [positions], [tf.as_dtype(a.dtype) for a in arrays])
         for tensor, array in zip(found, arrays, strict=True):
             tensor.set_shape([None, *array.shape[1:]])
+        return self._packed(found)
+
+    def _packed(self, found: Sequence[tf.Tensor]) -> Any:
         found = [tf.cast(t, tf.float32) if t.dtype == tf.float16 else t for t in found]
         return tuple(found) if isinstance(self.arrays, tuple) else found[0]
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
+from tfft import heads
 from tfft.backbones.base import blocks_of, find_backbone, names_of
 from tfft.errors import BackboneError, did_you_mean, listed
 from tfft.features.graph import Step, ancestors, descendants, divide, flatten, steps_of
@@ -71,6 +72,35 @@ def split(
         )
     _leave_growth_to_suffix(flat, steps, inside)
     return divide(flat, inside, (f"{model.name}_prefix", f"{model.name}_suffix"))
+
+
+def split_head(model: keras.Model) -> tuple[keras.Model, keras.Model]:
+    """Divides a model in front of its head, whatever trains.
+
+    Use it for a linear probe: the features of the backbone as it is in inference, and the head alone.
+
+    Args:
+        model: with one head of tfft.
+
+    Returns:
+        ``(prefix, suffix)``: from the model's inputs to features [B, width], and from there to logits.
+
+    Raises:
+        PlanError: when the model has no head of tfft.
+        BackboneError: when Keras does not know the model's graph.
+
+    Example:
+        >>> prefix, suffix = split_head(model)
+        >>> solved = tfft.features.solve_head(extract(prefix, train).arrays, labels, tfft.heads.of(model))
+    """
+    heads.of(model)
+    flat = flatten(model)
+    steps = steps_of(flat)
+    last = next(s for s in reversed(steps) if isinstance(s.operation, heads.Logits))
+    before = next((s for s in steps if any(t is last.inputs[0] for t in s.outputs)), None)
+    start = before if before is not None and isinstance(before.operation, keras.layers.Dropout) else last
+    inside = ancestors(steps, [s for s in steps if any(t is start.inputs[0] for t in s.outputs)])
+    return divide(flat, inside, (f"{model.name}_features", f"{model.name}_head"))
 
 
 def _backbone_dropout(model: keras.Model, early: Sequence[Step]) -> set[int]:

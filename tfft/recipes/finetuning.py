@@ -32,7 +32,7 @@ from tfft.recipes.runs import (
 )
 from tfft.slicing import describe, select
 from tfft.specs import InputSpec, Phase, Plan
-from tfft.training import History, train
+from tfft.training import FeatureSource, History, train
 from tfft.training.engine import check_phases
 
 
@@ -49,7 +49,7 @@ def finetune(
     image_size: int | tuple[int, int] | Literal["auto"] = "auto",
     validation: float = 0.2,
     dropout: float = 0.2,
-    l2: float = 0.0,
+    l2: float | Literal["auto"] = "auto",
     label_smoothing: float = 0.0,
     batch_norm: Literal["fixed", "train"] = "fixed",
     input_range: tuple[float, float] | None = None,
@@ -59,14 +59,18 @@ def finetune(
     strict: bool = False,
     out: str | os.PathLike[str] | None = None,
     export_to: str | os.PathLike[str] | bool | None = None,
+    cache: str | os.PathLike[str] | bool | None = "auto",
     callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: bool = True,
     plan: Plan | str | os.PathLike[str] | None = None,
 ) -> Run:
     """Makes a classifier out of a pretrained backbone and labelled images, in two phases.
 
-    First the backbone is frozen and a new head is trained; then the last blocks are trained too, at a
-    lower rate. Both are measured on held-out examples, and frozen weights are proven not to have moved.
+    First the backbone is frozen and the best linear head on its features is computed (the linear probe);
+    then the last blocks are trained too, starting from that head (Kumar et al., "Fine-tuning can distort
+    pretrained features and underperform out-of-distribution", 2022). What is frozen runs once, through the
+    fastest engine there is; later epochs read its result from a cache. Both phases are measured on held-out
+    examples, and frozen weights are proven not to have moved.
     Each phase gives back the weights of its best epoch on those examples (the second phase the frozen
     backbone's, where no epoch of its own was better, and says so), so the scores are a little
     too good; where it matters, measure with :func:`tfft.evaluate` on examples kept out of the run.
@@ -79,14 +83,15 @@ def finetune(
         unfreeze: blocks that the second phase trains, as :func:`tfft.unfreeze` takes it; ``"none"``
             leaves that phase out.
         epochs: of the second phase; 0 leaves it out.
-        frozen_epochs: of the first phase, at least 1.
+        frozen_epochs: ``"auto"`` solves the head; a number of at least 1 trains it for as many epochs.
         batch_size: examples per step; of no effect on ready datasets.
-        learning_rate: peak rate of the second phase, or a pair for (first, second).
+        learning_rate: peak rate of the second phase, or a pair for (first, second), which trains the head too.
         seed: of split, order, new weights and dropout; the same seed on the same machine repeats a run.
         image_size: pixels, one number or (height, width).
         validation: share of each class to hold out, where the data is not split yet.
         dropout: share of features dropped before the head.
-        l2: weight decay of the head's kernel.
+        l2: weight decay of the head's kernel; ``"auto"`` is what cross-validation finds when the head is
+            solved, else 0.
         label_smoothing: share of the target spread over all classes.
         batch_norm: ``"fixed"`` keeps BatchNorm statistics, ``"train"`` lets them follow the data.
         input_range: overrides the pixel range of the backbone.
@@ -98,7 +103,11 @@ def finetune(
         out: new or empty folder for plan, metrics, history, labels, model and export; None writes nothing.
         export_to: version folder for the export, such as ``"served/1"``; by default ``export/1`` in
             ``out``; False exports nothing.
-        callbacks: of Keras, for both phases.
+        cache: where the result of what is frozen is kept: ``"auto"`` in the user's cache folder (a second run
+            finds it there), a folder, ``"memory"`` until the process ends, or None to run everything in
+            every epoch. Of ready datasets nobody knows whether they give the same in each pass: they are
+            cached if this is not "auto", and refused if they do not.
+        callbacks: of Keras, for all epochs. Their ``model`` is the whole model.
         verbose: print plan, progress and results.
         plan: a plan, or the file of one, that gives all settings above from ``unfreeze`` to ``strict``.
 
@@ -141,7 +150,7 @@ def finetune(
     for place in (folder, None if target is None else target.parent):
         if place is not None:
             check_writable(place)  # told before training, not after
-    run, held_out = _train(opened, gathered, plan, callbacks, verbose, folder)
+    run, held_out = _train(opened, gathered, plan, cache, callbacks, verbose, folder)
     run = dataclasses.replace(run, folder=folder)
     if folder is not None:
         write_run(run, folder)
@@ -166,6 +175,7 @@ def repeat(
     data: Any = None,
     out: str | os.PathLike[str] | None = None,
     export_to: str | os.PathLike[str] | None = None,
+    cache: str | os.PathLike[str] | bool | None = "auto",
     callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: bool = True,
 ) -> Run:
@@ -180,6 +190,7 @@ def repeat(
         data: in place of the plan's; needed where that was given in memory.
         out: as in :func:`finetune`.
         export_to: as in :func:`finetune`.
+        cache: as in :func:`finetune`.
         callbacks: as in :func:`finetune`.
         verbose: as in :func:`finetune`.
 
@@ -199,6 +210,7 @@ def repeat(
         plan=plan,
         out=out,
         export_to=export_to,
+        cache=cache,
         callbacks=callbacks,
         verbose=verbose,
     )
@@ -281,9 +293,8 @@ def _facts(backbone: Backbone, data: Gathered) -> Facts:
 
 
 def _build(backbone: Backbone, data: Gathered, plan: Plan) -> keras.Model:
-    head = heads.classification(
-        data.class_names, dropout=plan.dropout, l2=plan.l2, label_smoothing=plan.label_smoothing
-    )
+    l2 = 0.0 if plan.l2 == "auto" else plan.l2
+    head = heads.classification(data.class_names, dropout=plan.dropout, l2=l2, label_smoothing=plan.label_smoothing)
     return build(backbone, head, image_size=None if backbone.input_spec is None else plan.image_size)
 
 
@@ -291,13 +302,17 @@ def _train(
     backbone: Backbone,
     data: Gathered,
     plan: Plan,
+    cache: str | os.PathLike[str] | bool | None,
     callbacks: Sequence[keras.callbacks.Callback],
     verbose: bool,
     folder: pathlib.Path | None,
 ) -> tuple[Run, tf.data.Dataset]:
     keras.utils.set_random_seed(plan.seed)  # again: opening may or may not have drawn numbers
     model = _build(backbone, data, plan)
-    training, held_out = data.datasets(_spec(backbone, plan), plan.batch_size, plan.seed)
+    spec = _spec(backbone, plan)
+    held_out = data.validation(spec, plan.batch_size)
+    with tf.device("CPU:0"):
+        epoch = tf.Variable(0, dtype=tf.int64, trainable=False, name="epoch")
     scores: list[Scores] = []
     say = _printer(verbose)
 
@@ -311,9 +326,13 @@ def _train(
 
     history = train(
         model,
-        training,
+        lambda: data.training(spec, plan.batch_size, plan.seed, epoch),
         held_out,
         plan.phases,
+        source=_source(data, spec, plan, cache),
+        epoch=epoch,
+        l2=plan.l2,
+        seed=plan.seed,
         batch_norm=plan.batch_norm,
         callbacks=callbacks,
         verbose=verbose,
@@ -321,6 +340,16 @@ def _train(
     )
     say(describe(model))
     return Run(model, plan, history, scores[0], scores[-1], data.class_names, data.skipped), held_out
+
+
+def _source(
+    data: Gathered, spec: InputSpec | None, plan: Plan, cache: str | os.PathLike[str] | bool | None
+) -> FeatureSource | None:
+    if cache is None or cache is False or (data.is_ready and cache == "auto"):
+        return None
+    batch_size = data.batch_size or plan.batch_size
+    shuffle = not data.is_ready
+    return FeatureSource(*data.ordered(spec), batch_size=batch_size, shuffle=shuffle, seed=plan.seed, cache=cache)
 
 
 def _spec(backbone: Backbone, plan: Plan) -> InputSpec | None:

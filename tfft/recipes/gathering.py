@@ -19,7 +19,6 @@ from tfft.data.pipeline import check_pixels
 from tfft.errors import DataError, listed
 from tfft.specs import InputSpec
 
-Datasets = tuple[tf.data.Dataset, tf.data.Dataset]
 _SIZES_READ = 64
 
 
@@ -34,7 +33,11 @@ class Gathered:
         origin: how train and validation came about, in words.
         skipped: files that are not used.
         image_side: median of the shorter side in pixels; None when not known.
-        datasets: makes the training and the validation dataset for a spec, a batch size and a seed.
+        training: makes the training dataset for a spec, a batch size, a seed and a variable with the epoch.
+        validation: makes the validation dataset for a spec and a batch size.
+        ordered: gives the training and the validation examples for a spec, the same ones in the same order each
+            time, as :func:`tfft.features.extract` takes them; of ready datasets nobody knows whether they do.
+        batch_size: of ready datasets; None where it can be chosen.
         probe: image files to check an export with; empty: take them from the validation dataset.
         name: what is written into the plan.
     """
@@ -45,9 +48,17 @@ class Gathered:
     origin: str
     skipped: tuple[Skipped, ...]
     image_side: float | None
-    datasets: Callable[[InputSpec | None, int, int], Datasets]
+    training: Callable[[InputSpec | None, int, int, tf.Variable], tf.data.Dataset]
+    validation: Callable[[InputSpec | None, int], tf.data.Dataset]
+    ordered: Callable[[InputSpec | None], tuple[Any, Any]]
     probe: tuple[str, ...]
     name: str
+    batch_size: int | None = None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the batches were given, and may be shuffled or augmented."""
+        return self.batch_size is not None
 
 
 def gather(data: Any, *, validation: float, seed: int, strict: bool) -> Gathered:
@@ -82,11 +93,13 @@ def gather(data: Any, *, validation: float, seed: int, strict: bool) -> Gathered
 def _folder(folder: str | os.PathLike[str], validation: float, seed: int, strict: bool) -> Gathered:
     splits = load(folder, validation=validation, seed=seed, strict=strict)
 
-    def datasets(spec: InputSpec | None, batch_size: int, seed: int) -> Datasets:
+    def checked(spec: InputSpec | None) -> InputSpec:
         if spec is None:
             raise DataError("A folder of images needs a backbone that takes images, and this one takes something else.")
-        train = to_dataset(splits.train, spec, batch_size=batch_size, shuffle=True, seed=seed)
-        return train, to_dataset(splits.validation, spec, batch_size=batch_size)
+        return spec
+
+    def training(spec: InputSpec | None, batch_size: int, seed: int, epoch: tf.Variable) -> tf.data.Dataset:
+        return to_dataset(splits.train, checked(spec), batch_size=batch_size, shuffle=True, seed=seed, epoch=epoch)
 
     return Gathered(
         class_names=tuple(splits.class_names),
@@ -95,7 +108,9 @@ def _folder(folder: str | os.PathLike[str], validation: float, seed: int, strict
         origin=splits.split_from,
         skipped=tuple(splits.skipped),
         image_side=_median_side(splits.train),
-        datasets=datasets,
+        training=training,
+        validation=lambda spec, batch_size: to_dataset(splits.validation, checked(spec), batch_size=batch_size),
+        ordered=lambda spec: (splits.train, splits.validation),
         probe=tuple(splits.validation.paths[:4]),
         name=os.fspath(folder),
     )
@@ -129,9 +144,12 @@ def _arrays(images: np.ndarray, labels: np.ndarray, validation: float, seed: int
         )
     held = _held_out(numbers, counts, validation, seed)
 
-    def datasets(spec: InputSpec | None, batch_size: int, seed: int) -> Datasets:
-        train = from_arrays(images[~held], numbers[~held], spec, batch_size=batch_size, shuffle=True, seed=seed)
-        return train, from_arrays(images[held], numbers[held], spec, batch_size=batch_size)
+    def training(spec: InputSpec | None, batch_size: int, seed: int, epoch: tf.Variable) -> tf.data.Dataset:
+        settings = {"batch_size": batch_size, "shuffle": True, "seed": seed, "epoch": epoch}
+        return from_arrays(images[~held], numbers[~held], spec, **settings)
+
+    def plain(spec: InputSpec | None, which: np.ndarray, batch_size: int = 32) -> tf.data.Dataset:
+        return from_arrays(images[which], numbers[which], spec, batch_size=batch_size)
 
     return Gathered(
         class_names=tuple(str(v.decode() if isinstance(v, bytes) else v) for v in values.tolist()),
@@ -140,7 +158,9 @@ def _arrays(images: np.ndarray, labels: np.ndarray, validation: float, seed: int
         origin=f"{validation * 100:g} % of each class, drawn with seed {seed}",
         skipped=(),
         image_side=float(min(images.shape[1:3])),
-        datasets=datasets,
+        training=training,
+        validation=lambda spec, batch_size: plain(spec, held, batch_size),
+        ordered=lambda spec: (plain(spec, ~held), plain(spec, held)),
         probe=(),
         name=f"arrays {images.shape}",
     )
@@ -163,11 +183,10 @@ def _ready(train: tf.data.Dataset, validation: tf.data.Dataset, class_names: Seq
     parts = ((train, "training"), (validation, "validation"))
     sizes = [_count(part, name, len(class_names)) for part, name in parts]
 
-    def datasets(spec: InputSpec | None, batch_size: int, seed: int) -> Datasets:
+    def checked(spec: InputSpec | None, number: int) -> tf.data.Dataset:
         if spec is not None:
-            for part, name in parts:
-                _check_images(part, name)
-        return train, validation
+            _check_images(*parts[number])
+        return parts[number][0]
 
     inputs = train.element_spec[0]
     shape = inputs.shape if isinstance(inputs, tf.TensorSpec) and inputs.shape.rank == 4 else None
@@ -179,9 +198,12 @@ def _ready(train: tf.data.Dataset, validation: tf.data.Dataset, class_names: Seq
         origin="the two datasets given",
         skipped=(),
         image_side=float(min(shape[1:3])) if known else None,
-        datasets=datasets,
+        training=lambda spec, *_: checked(spec, 0),
+        validation=lambda spec, _: checked(spec, 1),
+        ordered=lambda spec: (checked(spec, 0), checked(spec, 1)),
         probe=(),
         name="datasets given in memory",
+        batch_size=int(tf.shape(next(iter(train))[1])[0]),
     )
 
 

@@ -62,7 +62,7 @@ class Wishes:
     image_size: int | tuple[int, int] | Literal["auto"] = "auto"
     validation: float = 0.2
     dropout: float = 0.2
-    l2: float = 0.0
+    l2: float | Literal["auto"] = "auto"
     label_smoothing: float = 0.0
     batch_norm: str = "fixed"
     input_range: tuple[float, float] | None = None
@@ -81,7 +81,8 @@ def recommend(facts: Facts, wishes: Wishes | None = None, *, backbone: str = "",
 
     Use it to see what :func:`tfft.finetune` would do, or to change a plan before running it.
 
-    Epochs follow from steps: the head gets at least 240 steps, fine-tuning 280, in 2 to 10 epochs. The
+    The head is solved, unless ``frozen_epochs`` or a pair of rates says how to train it. Epochs follow from
+    steps: fine-tuning gets at least 280, a trained head 240, in 2 to 10 epochs. The
     fewer the examples, the fewer last blocks train: a sixth of them below 500, a third below 5,000,
     half below 50,000, else all. Tiny images look like nothing the backbone was trained on; with 500 of
     them and more, at least half of the blocks train, at a higher rate. Rates are for Adam and grow with
@@ -109,10 +110,9 @@ def recommend(facts: Facts, wishes: Wishes | None = None, *, backbone: str = "",
     reasons: dict[str, str] = {}
     size = _image_size(facts, wishes, reasons)
     unfreeze = _unfreeze(facts, wishes, reasons)
-    frozen_epochs = _epochs("frozen_epochs", wishes.frozen_epochs, _FROZEN_STEPS, facts, wishes, reasons)
     epochs = _epochs("epochs", wishes.epochs, _FINE_TUNE_STEPS, facts, wishes, reasons)
     rates = _rates(facts, wishes, reasons)
-    phases = [Phase(FROZEN, "none", frozen_epochs, rates[0])]
+    phases = [_first(facts, wishes, rates[0], reasons)]
     if epochs and unfreeze not in (0, "none"):
         phases.append(Phase(FINE_TUNE, unfreeze, epochs, rates[1]))
     kept = _shared_names() - {"image_size", "input_range"}  # those two change their form below
@@ -142,6 +142,9 @@ def show(plan: Plan) -> str:
         prefix = "frozen_" if phase.name == FROZEN else "" if phase.name == FINE_TUNE else f"{phase.name} "
         if phase.name != FROZEN:
             rows[f"{prefix}unfreeze"] = phase.unfreeze
+        if phase.solve:
+            rows["head"] = "solved"
+            continue
         rows[f"{prefix}epochs"] = phase.epochs
         rows[f"{prefix}learning_rate"] = f"{phase.learning_rate:g}"
     for name in ("batch_size", "dropout", "l2", "label_smoothing", "batch_norm", "seed"):
@@ -204,6 +207,22 @@ def _far(facts: Facts) -> bool:
     return facts.image_side is not None and facts.image_side <= _TINY_SIDE and facts.examples >= _FEW
 
 
+def _first(facts: Facts, wishes: Wishes, rate: float, reasons: dict[str, str]) -> Phase:
+    """The head: solved, unless something was said that only training has a use for."""
+    pair = isinstance(wishes.learning_rate, (tuple, list))
+    if wishes.frozen_epochs == "auto" and not pair:
+        reasons["head"] = "on a frozen backbone the best linear head can be computed, without steps and rates"
+        if wishes.l2 == "auto":
+            reasons["l2"] = "by cross-validation on the features of the frozen backbone"
+        return Phase(FROZEN, "none", 0, 0.0, solve=True)
+    if not pair:
+        reasons["frozen_learning_rate"] = f"the new head starts from nothing; Adam, batch {wishes.batch_size}"
+    if wishes.l2 == "auto":
+        reasons["l2"] = "0: only for a solved head it is chosen"
+    epochs = _epochs("frozen_epochs", wishes.frozen_epochs, _FROZEN_STEPS, facts, wishes, reasons)
+    return Phase(FROZEN, "none", epochs, rate)
+
+
 def _epochs(name: str, wish: int | str, steps: int, facts: Facts, wishes: Wishes, reasons: dict[str, str]) -> int:
     if wish != "auto":
         return int(wish)
@@ -224,7 +243,6 @@ def _rates(facts: Facts, wishes: Wishes, reasons: dict[str, str]) -> tuple[float
     rate = wishes.learning_rate
     if isinstance(rate, (tuple, list)):
         return float(rate[0]), float(rate[1])
-    reasons["frozen_learning_rate"] = f"the new head starts from nothing; Adam, batch {wishes.batch_size}"
     if rate != "auto":
         return frozen, float(rate)
     reasons["learning_rate"] = "far lower, so as to change the pretrained blocks and not to erase them"
@@ -251,8 +269,8 @@ def _problems(wishes: Wishes) -> list[str]:
         value = getattr(wishes, name)
         if not (_number(value) and 0 <= value < 1):
             problems.append(f"{name} must be 0 or more and below 1, got {value!r}")
-    if not (_number(wishes.l2) and 0 <= wishes.l2 < math.inf):
-        problems.append(f"l2 must be 0 or more, got {wishes.l2!r}")
+    if not (wishes.l2 == "auto" or (_number(wishes.l2) and 0 <= wishes.l2 < math.inf)):
+        problems.append(f"l2 must be 'auto' or 0 or more, got {wishes.l2!r}")
     if wishes.batch_norm not in ("fixed", "train"):
         problems.append(f"batch_norm must be 'fixed' or 'train', got {wishes.batch_norm!r}")
     if wishes.resize not in (None, "crop", "stretch", "pad"):

@@ -10,7 +10,8 @@ from tfft.errors import require_platform
 
 require_platform()
 
-from tfft.training.engine import Reduced, learning_rate_schedule, train, train_phase  # noqa: E402
+from tfft.training.engine import learning_rate_schedule, train, train_phase  # noqa: E402
+from tfft.training.frozen import FeatureSource  # noqa: E402
 from tfft.training.history import History  # noqa: E402
 
-__all__ = ["History", "Reduced", "learning_rate_schedule", "train", "train_phase"]
+__all__ = ["FeatureSource", "History", "learning_rate_schedule", "train", "train_phase"]

@@ -6,7 +6,9 @@ Hides the order of freezing, compiling and checking that Keras needs for a phase
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -18,30 +20,16 @@ from tfft import heads
 from tfft.errors import AuditError, DataError, PlanError, listed, raise_problems
 from tfft.slicing import Audit, audit, unfreeze
 from tfft.specs import Phase
+from tfft.training.frozen import FeatureSource, Reduced, reduce, solve
 from tfft.training.history import History
-from tfft.training.watching import PhaseWatch, Rank
+from tfft.training.watching import EpochCount, OnWhole, PhaseWatch, Rank, line, rank_of
 
 _NO_GRADIENT = 1e-7  # Adam's epsilon: below it a step is smaller than float32 can show
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Reduced:
-    """What a phase is fitted on: the whole model, or the part of it that is left to train.
-
-    Attributes:
-        model: shares its variables with the whole model and has all that train.
-        dataset: what it takes, with as many batches as the whole model's.
-        validation: the same, held out; None for none.
-    """
-
-    model: keras.Model
-    dataset: tf.data.Dataset
-    validation: tf.data.Dataset | None
-
-
 def train(
     model: keras.Model,
-    dataset: tf.data.Dataset,
+    dataset: tf.data.Dataset | Callable[[], tf.data.Dataset],
     validation: tf.data.Dataset | None,
     phases: Sequence[Phase],
     *,
@@ -50,7 +38,10 @@ def train(
     verbose: bool = True,
     loss: Any = None,
     metrics: Sequence[Any] | None = None,
-    reduce: Callable[[keras.Model, Phase], Reduced | None] | None = None,
+    source: FeatureSource | None = None,
+    epoch: tf.Variable | None = None,
+    l2: float | Literal["auto"] = "auto",
+    seed: int = 0,
     after_phase: Callable[[Phase, History], None] | None = None,
 ) -> History:
     """Trains a model through phases, each with its own trainable blocks, rate and schedule.
@@ -59,18 +50,27 @@ def train(
     with the best weights by validation accuracy: a phase none of whose epochs beats the weights it
     started from hands those back, and its history says so.
 
+    With a ``source``, what is frozen is computed once and kept, and only what trains is fitted, on the
+    result; the numbers are the same. Where that cannot be, the phase fits the whole model on ``dataset``,
+    and the history says why.
+
     Args:
         model: with a head of tfft, or pass ``loss``; changed in place.
-        dataset: finite, batches of (inputs, labels).
+        dataset: finite, batches of (inputs, labels); or a function that makes it, called when it is needed.
         validation: the same, held out; None keeps the last weights instead of the best.
         phases: in order.
         batch_norm: as :func:`tfft.unfreeze` takes it.
-        callbacks: of Keras; used in every phase, before tfft's own.
+        callbacks: of Keras; used in every phase that has epochs, before tfft's own. Their ``model`` is the
+            whole one, also where a part of it is fitted.
         verbose: print one line per epoch.
         loss: overrides the head's.
         metrics: override the head's.
-        reduce: called in every phase once its blocks are unfrozen; gives the part of the model that is left
-            to train, on inputs computed beforehand, or None to fit the whole model.
+        source: the examples behind both datasets. A phase that solves the head takes ``dataset`` without one.
+        epoch: int64 variable on the CPU that is set to the number of the epoch, counted through all phases,
+            before each one: give it to :func:`tfft.data.to_dataset` too, and the order of the examples does
+            not depend on how often the dataset was read.
+        l2: penalty of a solved head, or ``"auto"`` to choose it by cross-validation.
+        seed: of that choice.
         after_phase: called with the phase and its history when its best weights are back in the model.
 
     Returns:
@@ -87,17 +87,21 @@ def train(
         >>> history.to_csv("history.csv")
     """
     check_phases(phases)
-    dataset, steps = _counted(dataset)
+    if isinstance(dataset, tf.data.Dataset):
+        _length(dataset, "training")
     if validation is not None:
         _length(validation, "validation")
     history = History()
     arguments = {"loss": loss, "metrics": metrics} if loss is not None else heads.of(model).compile_args()
     if metrics is not None:
         arguments["metrics"] = metrics
-    job = _Job(model, dataset, validation, steps, arguments, batch_norm, tuple(callbacks), verbose, reduce)
+    job = _Job(
+        model, dataset, validation, arguments, batch_norm, tuple(callbacks), verbose, source, epoch, l2, seed
+    )  # fmt: skip
     best: Rank | None = None
     for phase in phases:
-        done, best = _run(job, phase, best)
+        done, best = (_solve if phase.solve else _run)(job, phase, best)
+        job.epochs_before += len(done.rows)
         history += done
         if after_phase is not None:
             after_phase(phase, done)
@@ -160,6 +164,10 @@ def check_phases(phases: Sequence[Phase]) -> None:
     problems += [f"two phases are called {name!r}" for name in sorted(set(names)) if names.count(name) > 1]
     for phase in phases:
         where = f"in phase {phase.name!r} "
+        if phase.solve:
+            if phase.unfreeze not in ("none", 0):
+                problems.append(f"{where}the head is solved, so unfreeze must be 'none', got {phase.unfreeze!r}")
+            continue
         if isinstance(phase.epochs, bool) or not isinstance(phase.epochs, int) or phase.epochs < 1:
             problems.append(f"{where}epochs must be an int of at least 1, got {phase.epochs!r}")
         if not _number(phase.learning_rate) or not 0 < phase.learning_rate < math.inf:
@@ -175,57 +183,109 @@ def _number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(eq=False)
 class _Job:
-    """What stays the same over the phases."""
+    """What stays the same over the phases, and the number of epochs so far."""
 
     model: keras.Model
-    dataset: tf.data.Dataset
+    given: tf.data.Dataset | Callable[[], tf.data.Dataset]
     validation: tf.data.Dataset | None
-    steps: int
     compile_arguments: Mapping[str, Any]
     batch_norm: Literal["fixed", "train"] | None
     callbacks: tuple[keras.callbacks.Callback, ...]
     verbose: bool
-    reduce: Callable[[keras.Model, Phase], Reduced | None] | None
+    source: FeatureSource | None
+    epoch: tf.Variable | None
+    l2: float | Literal["auto"]
+    seed: int
+    epochs_before: int = 0
+
+    @functools.cached_property
+    def dataset(self) -> tf.data.Dataset:
+        """Batches for the whole model."""
+        return self.given if isinstance(self.given, tf.data.Dataset) else self.given()
+
+    def part(self, notes: list[str], phase: Phase) -> Reduced:
+        """Returns what is to be fitted in a phase whose blocks are unfrozen."""
+        if self.source is not None:
+            part = reduce(self.model, self.source, self.epoch, verbose=self.verbose)
+            if isinstance(part, Reduced):
+                return part
+            notes.append(f"phase {phase.name!r}: every epoch runs the whole model. {part}")
+        return Reduced(self.model, self.dataset, self.validation)
 
 
-def _run(job: _Job, phase: Phase, start: Rank | None) -> tuple[History, Rank | None]:
-    model = job.model
-    model.compiled = False  # it is compiled below; unfreeze need not do it too
-    unfreeze(model, phase.unfreeze, batch_norm=job.batch_norm)
-    if not model.trainable_weights:
+def _slice(job: _Job, phase: Phase) -> None:
+    job.model.compiled = False  # it is compiled later; unfreeze need not do it too
+    unfreeze(job.model, phase.unfreeze, batch_norm=job.batch_norm)
+    if not job.model.trainable_weights:
         raise PlanError(
             f"In phase {phase.name!r} nothing trains: unfreeze={phase.unfreeze!r} and the model has no head."
         )
-    part = job.reduce(model, phase) if job.reduce is not None else None
-    part = part or Reduced(model, job.dataset, job.validation)
-    _compile(part.model, phase, job)
+
+
+def _run(job: _Job, phase: Phase, start: Rank | None) -> tuple[History, Rank | None]:
+    model, notes = job.model, []
+    _slice(job, phase)
+    part = job.part(notes, phase)
+    dataset, steps = _counted(part.dataset)
+    schedule = learning_rate_schedule(phase, steps * phase.epochs)
+    optimizer = keras.optimizers.Adam(schedule)
+    model.compile(optimizer=optimizer, **job.compile_arguments)  # what callbacks see, and the user is given back
+    if part.model is not model:
+        part.model.compile(optimizer=optimizer, **job.compile_arguments)
     part.model.optimizer.build(part.model.trainable_variables)
-    watch = PhaseWatch(phase, job.steps, lambda: _likely_cause(job.dataset, phase), job.verbose, start)
+    watch = PhaseWatch(phase, steps, lambda: _likely_cause(job.dataset, phase), job.verbose, start)
     own: list[keras.callbacks.Callback] = [watch]
+    if job.epoch is not None:
+        own.append(EpochCount(job.epoch, job.epochs_before))
     if phase.patience is not None:
         monitor = "loss" if part.validation is None else "val_loss"
         own.append(keras.callbacks.EarlyStopping(monitor, patience=phase.patience, mode="min"))
+    theirs = job.callbacks if part.model is model else [OnWhole(c, model) for c in job.callbacks]
     check = audit(model)  # of the whole model, also where a part of it is fitted
-    fit = {"epochs": phase.epochs, "callbacks": [*job.callbacks, *own], "verbose": 0}
-    part.model.fit(part.dataset, validation_data=part.validation, shuffle=False, **fit)  # the dataset orders itself
-    notes = _settle(check, part, phase)  # before the best weights come back: those may be the first ones
+    fit = {"epochs": phase.epochs, "callbacks": [*theirs, *own], "verbose": 0}
+    part.model.fit(dataset, validation_data=part.validation, shuffle=False, **fit)  # the dataset orders itself
+    notes += _settle(check, dataclasses.replace(part, dataset=dataset), phase)  # before the best weights come back
     watch.restore_best()
-    if part.model is not model:
-        _compile(model, phase, job)  # what the user is given back is whole and compiled
     if not watch.best_epoch:
-        notes.append(
-            f"phase {phase.name!r}: no epoch was better on the validation examples than the weights from before it, "
-            "so those were kept"
-        )
+        notes.append(_kept(phase, "epoch"))
     history = History(tuple(watch.rows), {phase.name: watch.best_epoch}, {phase.name: check.report}, tuple(notes))
     return history, watch.best
 
 
-def _compile(model: keras.Model, phase: Phase, job: _Job) -> None:
-    schedule = learning_rate_schedule(phase, job.steps * phase.epochs)
-    model.compile(optimizer=keras.optimizers.Adam(schedule), **job.compile_arguments)
+def _solve(job: _Job, phase: Phase, start: Rank | None) -> tuple[History, Rank | None]:
+    began, model = time.perf_counter(), job.model
+    _slice(job, phase)
+    source = job.source or FeatureSource(job.dataset, job.validation, cache=None)
+    check = audit(model)
+    before = [(v, keras.ops.convert_to_numpy(v)) for v in model.trainable_variables]
+    probe = solve(model, source, l2=job.l2, seed=job.seed, verbose=job.verbose)
+    model.compile(optimizer="adam", **job.compile_arguments)
+    probe.part.model.compile(optimizer="adam", **job.compile_arguments)
+    row: dict[str, Any] = {"phase": phase.name, "epoch": 1}
+    row |= probe.part.model.evaluate(probe.part.dataset, verbose=0, return_dict=True)
+    if probe.part.validation is not None:
+        held_out = probe.part.model.evaluate(probe.part.validation, verbose=0, return_dict=True)
+        row |= {f"val_{name}": value for name, value in held_out.items()}
+    row |= {"learning_rate": 0.0, "seconds": time.perf_counter() - began}
+    notes = [f"phase {phase.name!r}: {probe.note}", *_settle(check, probe.part, phase)]
+    if job.verbose:
+        print(line(row, 1), flush=True)
+    rank, best = rank_of(row), 1
+    if rank is not None and start is not None and rank <= start:
+        for variable, value in before:
+            variable.assign(value)
+        notes.append(_kept(phase, "solution"))
+        rank, best = start, 0
+    return History((row,), {phase.name: best}, {phase.name: check.report}, tuple(notes)), rank
+
+
+def _kept(phase: Phase, what: str) -> str:
+    return (
+        f"phase {phase.name!r}: no {what} was better on the validation examples than the weights from before it, "
+        "so those were kept"
+    )
 
 
 def _counted(dataset: tf.data.Dataset) -> tuple[tf.data.Dataset, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from tfft.errors import AuditError, PlanError, listed
 from tfft.specs import Phase
@@ -84,12 +86,12 @@ class PhaseWatch(keras.callbacks.Callback):
         row["learning_rate"] = float(self.model.optimizer.learning_rate)
         row["seconds"] = time.perf_counter() - self._began
         self.rows.append(row)
-        rank = _rank(logs)
+        rank = rank_of(logs)
         if rank is None or self.best is None or rank > self.best:
             self.best, self.best_epoch = rank, epoch + 1
             self._keep()
         if self.verbose:
-            print(_line(row, self.phase.epochs), flush=True)
+            print(line(row, self.phase.epochs), flush=True)
 
     def restore_best(self) -> None:
         """Gives the model the weights of its best epoch, or those from before the phase where none was better."""
@@ -108,7 +110,57 @@ class PhaseWatch(keras.callbacks.Callback):
         )
 
 
-def _rank(logs: dict[str, float]) -> Rank | None:
+class EpochCount(keras.callbacks.Callback):
+    """Sets a variable to the number of the epoch before it begins.
+
+    Args:
+        variable: that datasets read at the start of a pass.
+        before: epochs of earlier phases.
+    """
+
+    def __init__(self, variable: tf.Variable, before: int) -> None:
+        super().__init__()
+        self._variable, self._before = variable, before
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Sets it."""
+        self._variable.assign(self._before + epoch)
+
+
+class OnWhole(keras.callbacks.Callback):
+    """Lets a callback see the whole model while a part of it is fitted: it may save, evaluate or stop that.
+
+    Args:
+        callback: of the user.
+        whole: shares its variables and its optimizer with the fitted part.
+    """
+
+    def __init__(self, callback: keras.callbacks.Callback, whole: keras.Model) -> None:
+        super().__init__()
+        self._callback, self._whole = callback, whole
+        for hook in _HOOKS:
+            setattr(self, hook, functools.partial(self._call, hook))
+
+    def set_params(self, params: dict[str, Any]) -> None:
+        """Hands them on."""
+        self._callback.set_params(params)
+
+    def set_model(self, model: keras.Model) -> None:
+        """Gives the callback the whole model."""
+        self._model = model
+        self._whole.stop_training = False
+        self._callback.set_model(self._whole)
+
+    def _call(self, hook: str, *arguments: Any, **named: Any) -> None:
+        getattr(self._callback, hook)(*arguments, **named)
+        if self._whole.stop_training:
+            self._model.stop_training = True
+
+
+_HOOKS = [name for name in dir(keras.callbacks.Callback) if name.startswith("on_")]
+
+
+def rank_of(logs: dict[str, float]) -> Rank | None:
     """Higher is better: validation accuracy where the head has one, then lower loss; None without validation."""
     if "val_loss" not in logs:
         return None
@@ -116,7 +168,8 @@ def _rank(logs: dict[str, float]) -> Rank | None:
     return accuracy, -logs["val_loss"]
 
 
-def _line(row: dict[str, Any], epochs: int) -> str:
+def line(row: dict[str, Any], epochs: int) -> str:
+    """Returns what is printed of one row of the history."""
     width = len(str(epochs))
     shown = {k: v for k, v in row.items() if k not in ("phase", "epoch", "seconds", "learning_rate")}
     numbers = "  ".join(f"{name} {value:.4f}" for name, value in shown.items())

@@ -1,0 +1,163 @@
+"""The frozen part of a model, computed once in place of once per epoch, and the head solved on what it gives.
+
+Hides which part of a phase is constant, and what is fitted instead of the whole model: a part that shares
+its variables, on features that :mod:`tfft.features` computes and keeps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import shutil
+import tempfile
+from typing import Any, Literal
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfft import heads
+from tfft.errors import BackboneError
+from tfft.features import Features, extract, solve_head, split, split_head, transplant
+from tfft.features.cache import megabytes
+
+_SHARE_OF_DISK = 0.5  # of what is free; features that need more are computed again in every epoch
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FeatureSource:
+    """The examples behind a training dataset, as they are before they are shuffled and batched.
+
+    Attributes:
+        train: what :func:`tfft.features.extract` takes: ``tfft.data.Examples``, arrays with labels, or a
+            dataset that gives the same examples in the same order each time.
+        validation: the same, held out; None for none.
+        batch_size: examples per step.
+        shuffle: True trains in another order in each epoch, the one that :func:`tfft.data.to_dataset` has
+            for the same seed.
+        seed: of the order.
+        cache: where features are kept, as :func:`tfft.features.extract` takes it.
+        dtype: that features are kept in.
+    """
+
+    train: Any
+    validation: Any | None = None
+    batch_size: int = 32
+    shuffle: bool = True
+    seed: int = 0
+    cache: str | os.PathLike[str] | bool | None = "auto"
+    dtype: Literal["float32", "float16"] = "float32"
+
+    def extract(self, prefix: keras.Model, verbose: bool) -> tuple[Features, Features | None]:
+        """Returns the features of the training and of the validation examples."""
+        settings = {"cache": self.cache, "dtype": self.dtype, "batch_size": self.batch_size, "verbose": verbose}
+        train = extract(prefix, self.train, **settings)
+        return train, None if self.validation is None else extract(prefix, self.validation, **settings)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Reduced:
+    """What a phase is fitted on: the whole model, or the part of it that is left to train.
+
+    Attributes:
+        model: shares its variables with the whole model and has all that train.
+        dataset: what it takes, with as many batches as the whole model's.
+        validation: the same, held out; None for none.
+    """
+
+    model: keras.Model
+    dataset: tf.data.Dataset
+    validation: tf.data.Dataset | None
+
+
+def reduce(
+    model: keras.Model, source: FeatureSource, epoch: tf.Variable | None, *, verbose: bool = True
+) -> Reduced | str:
+    """Computes what is frozen in a model, and returns what is left to train on the result.
+
+    Args:
+        model: sliced for the phase.
+        source: the examples.
+        epoch: as in :func:`tfft.data.to_dataset`.
+        verbose: print what is computed.
+
+    Returns:
+        The part that trains and its datasets; or why there is none, in words.
+    """
+    try:
+        prefix, suffix = split(model)
+    except BackboneError as why:
+        return str(why)
+    needed = _bytes(prefix, source.train)
+    free = shutil.disk_usage(tempfile.gettempdir()).free if source.cache is None else _free(source.cache)
+    if needed is not None and needed > _SHARE_OF_DISK * free:
+        return (
+            f"The features in front of the first layer that trains take {megabytes(needed)}, and {megabytes(free)} are "
+            "free. Freeze more blocks, use smaller images, or choose another folder with cache=."
+        )
+    train, held_out = source.extract(prefix, verbose)
+    dataset = train.dataset(source.batch_size, shuffle=source.shuffle, seed=source.seed, epoch=epoch)
+    return Reduced(suffix, dataset, None if held_out is None else held_out.dataset(source.batch_size))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Probe:
+    """A head solved on the features of the frozen backbone.
+
+    Attributes:
+        part: the head alone, on features.
+        note: what was found, in one sentence.
+    """
+
+    part: Reduced
+    note: str
+
+
+def solve(model: keras.Model, source: FeatureSource, *, l2: float | Literal["auto"], seed: int, verbose: bool) -> Probe:
+    """Puts the best linear head for the frozen backbone into a model: the linear probe.
+
+    Args:
+        model: with a head of tfft; changed in place: kernel, bias and the head's ``l2``.
+        source: the examples.
+        l2: strength of the penalty, or ``"auto"`` to choose it by cross-validation.
+        seed: of the folds.
+        verbose: print what is computed.
+
+    Returns:
+        What was solved, for measuring and for the record.
+    """
+    prefix, suffix = split_head(model)
+    train, held_out = source.extract(prefix, verbose)
+    solved = solve_head(np.asarray(train.arrays), train.labels, heads.of(model), l2=l2, seed=seed)
+    transplant(model, solved)
+    heads.set_l2(model, solved.l2)
+    note = f"head solved in {solved.seconds:.1f} s with l2={solved.l2:.3g}"
+    if solved.best is not None:
+        note += f", the best of {len(solved.table)} tried (held-out loss {solved.best.loss:.4f})"
+    if not solved.converged:
+        note += "; it stopped before it met its tolerance"
+    batch = source.batch_size
+    part = Reduced(suffix, train.dataset(batch), None if held_out is None else held_out.dataset(batch))
+    return Probe(part, note)
+
+
+def _bytes(prefix: keras.Model, examples: Any) -> int | None:
+    """Returns what the features will take, or None where that is not known."""
+    shapes = [tuple(t.shape[1:]) for t in prefix.outputs]
+    known = isinstance(examples, tuple) or hasattr(examples, "__len__")
+    if not known or any(None in shape for shape in shapes):
+        return None
+    count = len(examples[1]) if isinstance(examples, tuple) else len(examples)
+    sizes = [math.prod(s) * tf.as_dtype(t.dtype).size for s, t in zip(shapes, prefix.outputs, strict=True)]
+    return count * sum(sizes)
+
+
+def _free(cache: Any) -> int:
+    from tfft.features.cache import default_folder
+
+    folder = default_folder() if cache in ("auto", True, "memory") else cache
+    place = os.path.abspath(os.path.expanduser(os.fspath(folder)))
+    while not os.path.exists(place):
+        place = os.path.dirname(place)
+    return shutil.disk_usage(place).free
