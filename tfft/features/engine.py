@@ -206,6 +206,32 @@ def open_engine(net: keras.Model, engine: str, first: Arrays) -> tuple[TensorFlo
     )
 
 
+class Opener:
+    """Opens an engine for a network when the first batch is there, and keeps it for the next data set. A context.
+
+    Args:
+        net: from :func:`stage`.
+        engine: ``"auto"``, ``"litert"`` or ``"tensorflow"``.
+    """
+
+    def __init__(self, net: keras.Model, engine: str) -> None:
+        self.net, self.engine = net, engine
+        self._opened: tuple[TensorFlowEngine | LiteRTEngine, str] | None = None
+
+    def open(self, first: Arrays) -> tuple[TensorFlowEngine | LiteRTEngine, str]:
+        """Returns what :func:`open_engine` gave for the first batch of all."""
+        if self._opened is None:
+            self._opened = open_engine(self.net, self.engine, first)
+        return self._opened
+
+    def __enter__(self) -> Opener:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._opened is not None:
+            self._opened[0].close()
+
+
 def _compare(plain: TensorFlowEngine, fast: LiteRTEngine, first: Arrays) -> float:
     try:
         got = fast.submit(first)()

@@ -23,7 +23,7 @@ from tfft.data.images import Preprocess
 from tfft.data.pipeline import assemble
 from tfft.errors import DataError, PlanError, installed_version, raise_problems
 from tfft.features.cache import HELD, CacheFullError, EntryWriter, default_folder, megabytes, read_entry
-from tfft.features.engine import ENGINES, EngineName, Staged, choose, open_engine, run, stage
+from tfft.features.engine import ENGINES, EngineName, Opener, Staged, choose, run, stage
 from tfft.features.holding import Holder
 from tfft.features.keys import NoKey, cache_key
 from tfft.features.reading import Source, open_source
@@ -172,14 +172,59 @@ def extract(
         >>> features.arrays.shape, features.engine
         ((184, 1280), 'litert')
     """
+    [found] = extract_each(
+        prefix, [dataset], cache=cache, dtype=dtype, engine=engine, batch_size=batch_size, verbose=verbose
+    )
+    return found
+
+
+def extract_each(
+    prefix: keras.Model | Backbone,
+    datasets: Sequence[Any],
+    *,
+    cache: str | os.PathLike[str] | bool | None = "auto",
+    dtype: Literal["float32", "float16"] = "float32",
+    engine: EngineName = "auto",
+    batch_size: int = 32,
+    verbose: bool = True,
+) -> list[Features]:
+    """Does what :func:`extract` does for several data sets; the model is converted once.
+
+    Args:
+        prefix: as in :func:`extract`, like all that is not named here.
+        datasets: for example the training and the validation examples.
+        cache: as in :func:`extract`.
+        dtype: as in :func:`extract`.
+        engine: as in :func:`extract`.
+        batch_size: as in :func:`extract`.
+        verbose: as in :func:`extract`.
+
+    Returns:
+        :class:`Features` of each data set.
+
+    Raises:
+        TfftError: as :func:`extract`.
+
+    Example:
+        >>> train, validation = extract_each(prefix, [splits.train, splits.validation])
+    """
     _check_arguments(cache, dtype, engine, batch_size)
     model = _as_model(prefix)
     staged = stage(model)
-    work = _Work(staged, open_source(dataset, staged, batch_size), model.name, dtype, engine, verbose)
+    with Opener(staged.net, engine) as opener:
+        return [
+            _extract(
+                model, _Work(staged, open_source(d, staged, batch_size), opener, model.name, dtype, verbose), cache
+            )
+            for d in datasets
+        ]
+
+
+def _extract(model: keras.Model, work: _Work, cache: Any) -> Features:
     if cache is None or cache is False:
         return work.hold()
     try:
-        key = cache_key(model, work.source.identity(), dtype=dtype, engine=choose(engine)[0])
+        key = cache_key(model, work.source.identity(), dtype=work.dtype, engine=choose(work.opener.engine)[0])
     except NoKey as why:
         work.note(f"The features cannot be kept in a cache: {why}.")
         return work.hold()
@@ -195,9 +240,9 @@ class _Work:
 
     staged: Staged
     source: Source
+    opener: Opener
     name: str
     dtype: str
-    engine: str
     verbose: bool
     notes: list[str] = dataclasses.field(default_factory=list)
 
@@ -224,18 +269,15 @@ class _Work:
         start = time.perf_counter()
         batches = self.source.batches(self.staged)
         first = next(batches)
-        opened, note = open_engine(self.staged.net, self.engine, first)
+        opened, note = self.opener.open(first)
         done, items = 0, None
-        try:
-            for arrays, _ in run(opened, ((b, None) for b in itertools.chain([first], batches))):
-                arrays = [_narrowed(a, self.dtype) for a in arrays]
-                if items is None:
-                    items = self._begin(target, arrays, where)
-                _check_items(items, arrays, done)
-                target.append(arrays)
-                done += len(arrays[0])
-        finally:
-            opened.close()
+        for arrays, _ in run(opened, ((b, None) for b in itertools.chain([first], batches))):
+            arrays = [_narrowed(a, self.dtype) for a in arrays]
+            if items is None:
+                items = self._begin(target, arrays, where)
+            _check_items(items, arrays, done)
+            target.append(arrays)
+            done += len(arrays[0])
         seconds = time.perf_counter() - start
         self.say(f"Features of {done} examples: {seconds:.1f} s, {done / seconds:,.0f} a second, {opened.name}.")
         notes = [note] if note else []

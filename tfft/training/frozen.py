@@ -19,8 +19,9 @@ import tensorflow as tf
 
 from tfft import heads
 from tfft.errors import BackboneError
-from tfft.features import Features, extract, solve_head, split, split_head, transplant
-from tfft.features.cache import megabytes
+from tfft.features import Features, solve_head, split, split_head, transplant
+from tfft.features.cache import default_folder, megabytes
+from tfft.features.extracting import extract_each
 
 _SHARE_OF_DISK = 0.5  # of what is free; features that need more are computed again in every epoch
 
@@ -52,8 +53,8 @@ class FeatureSource:
     def extract(self, prefix: keras.Model, verbose: bool) -> tuple[Features, Features | None]:
         """Returns the features of the training and of the validation examples."""
         settings = {"cache": self.cache, "dtype": self.dtype, "batch_size": self.batch_size, "verbose": verbose}
-        train = extract(prefix, self.train, **settings)
-        return train, None if self.validation is None else extract(prefix, self.validation, **settings)
+        found = extract_each(prefix, [d for d in (self.train, self.validation) if d is not None], **settings)
+        return found[0], None if self.validation is None else found[1]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -154,8 +155,6 @@ def _bytes(prefix: keras.Model, examples: Any) -> int | None:
 
 
 def _free(cache: Any) -> int:
-    from tfft.features.cache import default_folder
-
     folder = default_folder() if cache in ("auto", True, "memory") else cache
     place = os.path.abspath(os.path.expanduser(os.fspath(folder)))
     while not os.path.exists(place):
