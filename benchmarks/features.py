@@ -27,7 +27,7 @@ import tensorflow as tf
 import tfft
 from tfft import data, features, heads
 from tfft.features import cache, engine, litert
-from tfft.features.extracting import Features
+from tfft.features.found import Features
 from tfft.features.reading import open_source
 
 BATCH = 32

@@ -70,6 +70,24 @@ class InputSpec:
 
 
 @dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """How pictures are varied while training.
+
+    Attributes:
+        flip: True mirrors half of them, left and right. Not for digits, letters and other things that mean
+            something else in a mirror.
+        crop: least share of the area that a random crop keeps; 1 for no crops.
+    """
+
+    flip: bool = False
+    crop: float = 1.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain values, fit for YAML and JSON."""
+        return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True)
 class Preset:
     """One row of the catalog: a pretrained model under a short name, as data only.
 
@@ -142,6 +160,8 @@ class Plan:
         input_range: overrides the pixel range of the backbone, or None.
         output: which output of a backbone with several is used, or None.
         resize: overrides how images of another aspect ratio are fitted, or None.
+        augment: how pictures are varied while blocks train, or None.
+        views: variations of each picture, itself included; they are used in turn, one in each epoch.
         trust: True opens a SavedModel although the scan found unusual operations.
         strict: True makes an unreadable file an error.
         phases: in order.
@@ -163,6 +183,8 @@ class Plan:
     input_range: tuple[float, float] | None = None
     output: str | None = None
     resize: ResizeMode | None = None
+    augment: Augmentation | None = None
+    views: int = 1
     trust: bool = False
     strict: bool = False
     phases: tuple[Phase, ...] = ()
@@ -173,6 +195,7 @@ class Plan:
         """Returns plain values, fit for YAML and JSON."""
         values = dataclasses.asdict(self)
         values["image_size"] = list(self.image_size)
+        values["augment"] = None if self.augment is None else self.augment.to_dict()
         values["input_range"] = None if self.input_range is None else list(self.input_range)
         values["phases"] = [dataclasses.asdict(phase) for phase in self.phases]
         values["reasons"], values["versions"] = dict(self.reasons), dict(self.versions)
@@ -194,6 +217,9 @@ class Plan:
         for field in ("image_size", "input_range"):
             if values.get(field) is not None:
                 values[field] = tuple(values[field])
+        if isinstance(values.get("augment"), Mapping):
+            _check_names(Augmentation, values["augment"], "plan's augment")
+            values["augment"] = Augmentation(**values["augment"])
         return cls(phases=tuple(phases), **values)
 
 

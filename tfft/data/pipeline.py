@@ -7,17 +7,18 @@ epoch: another one in each epoch, the same one in each run.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
 import tensorflow as tf
 
+from tfft.data.augmenting import augmentation, view_of
 from tfft.data.checking import why_unreadable
 from tfft.data.folders import Examples
-from tfft.data.images import check_spec, decode_image, resize_pixels
+from tfft.data.images import check_spec, decode_image, decode_pixels, resize_pixels
 from tfft.errors import DataError, PlanError, raise_problems
-from tfft.specs import InputSpec
+from tfft.specs import Augmentation, InputSpec
 
 CACHE_LIMIT = 512 * 2**20  # bytes of decoded pixels that cache="auto" keeps in memory
 
@@ -33,6 +34,8 @@ def to_dataset(
     seed: int = 0,
     cache: bool | Literal["auto"] = "auto",
     epoch: tf.Variable | None = None,
+    augment: Augmentation | str | Sequence[str] | None = None,
+    views: int | None = None,
 ) -> tf.data.Dataset:
     """Makes a dataset of pixels and labels that fits a backbone, for ``model.fit`` and ``evaluate``.
 
@@ -47,6 +50,11 @@ def to_dataset(
         epoch: an int64 variable on the CPU that tells the epoch at the start of each pass, for
             programs that resume. Unless given, the dataset counts its passes from 0; every start
             of a pass counts, also one that is not finished.
+        augment: ``"flip"``, ``"crop"``, both in a list, or an :class:`~tfft.specs.Augmentation`: each pass
+            shows another view of every picture, a pure function of seed, position and epoch; the first pass
+            shows the pictures as they are. Files are then decoded in each pass.
+        views: how many views there are, used in turn; None for another one in every epoch. Of no effect
+            without ``augment``.
 
     Returns:
         Dataset of (uint8 [B, H, W, C], int32 [B]), its length known.
@@ -62,11 +70,15 @@ def to_dataset(
         >>> train = to_dataset(splits.train, backbone.input_spec, shuffle=True)
         >>> model.fit(train, epochs=3, shuffle=False)  # the dataset has shuffled; Keras would warn
     """
-    _check_arguments(batch_size, cache, epoch)
+    _check_arguments(batch_size, cache, epoch, views)
     check_spec(spec)
     if not len(examples):
         raise DataError("There are no examples to make a dataset of.")
     paths = _on_cpu(np.array([path.encode() for path in examples.paths]))
+    if (changes := augmentation(augment)) is not None:
+        order = _rows(len(examples), shuffle, seed, epoch, views)
+        dataset = _varied(order, _decoding(paths), spec, changes, seed, examples.labels.astype(np.int32))
+        return _finished(dataset.batch(batch_size), len(examples), batch_size)
 
     def decode(position: tf.Tensor) -> tf.Tensor:
         return decode_image(tf.io.read_file(paths[position]), spec, path=paths[position])
@@ -75,7 +87,7 @@ def to_dataset(
         pixels = _decoded(examples, decode)
         return assemble(_gather(pixels), examples.labels, batch_size, shuffle, seed, epoch)
     labels = _on_cpu(examples.labels.astype(np.int32))
-    dataset = _positions(len(examples), shuffle, seed, epoch)
+    dataset = _rows(len(examples), shuffle, seed, epoch)
     dataset = dataset.map(lambda i: (decode(i), labels[i]), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return _finished(dataset.batch(batch_size), len(examples), batch_size)
 
@@ -90,6 +102,8 @@ def from_arrays(
     seed: int = 0,
     cache: bool | Literal["auto"] = "auto",
     epoch: tf.Variable | None = None,
+    augment: Augmentation | str | Sequence[str] | None = None,
+    views: int | None = None,
 ) -> tf.data.Dataset:
     """Makes the same kind of dataset as :func:`to_dataset` from images that are in memory.
 
@@ -104,6 +118,8 @@ def from_arrays(
         seed: picks another series of orders.
         cache: whether resized images are kept, as in :func:`to_dataset`.
         epoch: as in :func:`to_dataset`.
+        augment: as in :func:`to_dataset`.
+        views: as in :func:`to_dataset`.
 
     Returns:
         Dataset of (uint8 [B, H, W, C], int32 [B] or float32 labels).
@@ -116,11 +132,16 @@ def from_arrays(
         >>> digits = sklearn.datasets.load_digits()
         >>> from_arrays(digits.images * (255 / 16), digits.target, backbone.input_spec, shuffle=True)
     """
-    _check_arguments(batch_size, cache, epoch)
-    pixels, targets = _checked_arrays(np.asarray(images), np.asarray(labels))
+    _check_arguments(batch_size, cache, epoch, views)
+    pixels, targets = checked_arrays(np.asarray(images), np.asarray(labels))
     fetch = _gather(_on_cpu(pixels))
     if spec is not None:
         check_spec(spec)
+    if (changes := augmentation(augment)) is not None:
+        order = _rows(len(pixels), shuffle, seed, epoch, views)
+        dataset = _varied(order, fetch, spec or _same_size(pixels), changes, seed, targets)
+        return _finished(dataset.batch(batch_size), len(pixels), batch_size)
+    if spec is not None:
         fetch = _resizing(fetch, spec)
         if _is_cached(cache, len(pixels), spec):
             starts = range(0, len(pixels), 256)
@@ -131,29 +152,70 @@ def from_arrays(
 
 
 def assemble(
-    fetch: Fetch, labels: np.ndarray, batch_size: int, shuffle: bool, seed: int, epoch: tf.Variable | None
+    fetch: Fetch,
+    labels: np.ndarray,
+    batch_size: int,
+    shuffle: bool,
+    seed: int,
+    epoch: tf.Variable | None,
+    views: int = 1,
 ) -> tf.data.Dataset:
     """Makes a dataset of anything that is fetched by position: the one place where an order comes about.
 
     Args:
-        fetch: from int64 positions [b] to what the model takes, runs as TensorFlow ops.
+        fetch: from int64 rows [b] to what the model takes, runs as TensorFlow ops. The row of a view of an
+            example is its position plus ``view * len(labels)``.
         labels: of all examples, by position.
         batch_size: as in :func:`to_dataset`, like ``shuffle``, ``seed`` and ``epoch``.
         shuffle: True gives another order in each pass.
         seed: picks another series of orders.
         epoch: None counts the passes.
+        views: of each example; one in each pass, in turn.
 
     Returns:
         Dataset of (what is fetched, labels), its length known.
     """
     targets = _on_cpu(labels)
-    dataset = _positions(len(labels), shuffle, seed, epoch).batch(batch_size)
+    dataset = _rows(len(labels), shuffle, seed, epoch, views).batch(batch_size)
     dataset = dataset.map(
-        lambda positions: (fetch(positions), tf.gather(targets, positions)),
+        lambda rows: (fetch(rows), tf.gather(targets, rows % len(labels))),
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
     )
     return _finished(dataset, len(labels), batch_size)
+
+
+def views_of(
+    examples: Examples | tuple[np.ndarray, np.ndarray],
+    spec: InputSpec,
+    changes: Augmentation,
+    views: int,
+    *,
+    batch_size: int = 32,
+    seed: int = 0,
+) -> tf.data.Dataset:
+    """Makes one pass over all views of all examples: view 0 of each, then view 1 of each, and so on.
+
+    Use it to compute something of every view once; :func:`to_dataset` shows the same ones in turn.
+
+    Args:
+        examples: files, or (images, labels) as :func:`checked_arrays` returns them.
+        spec: as in :func:`to_dataset`.
+        changes: what varies.
+        views: how many.
+        batch_size: as in :func:`to_dataset`.
+        seed: as in :func:`to_dataset`.
+
+    Returns:
+        Dataset of (uint8 [B, H, W, C], labels [B]) with ``views * len(examples)`` examples.
+    """
+    if isinstance(examples, Examples):
+        labels, fetch = examples.labels, _decoding(_on_cpu(np.array([path.encode() for path in examples.paths])))
+    else:
+        labels, fetch = examples[1], _gather(_on_cpu(examples[0]))
+    count = views * len(labels)
+    dataset = _varied(tf.data.Dataset.range(count), fetch, spec, changes, seed, labels)
+    return _finished(dataset.batch(batch_size), count, batch_size)
 
 
 def check_pixels(images: tf.Tensor | np.ndarray, name: str) -> None:
@@ -174,8 +236,10 @@ def check_pixels(images: tf.Tensor | np.ndarray, name: str) -> None:
         raise_problems(DataError, f"The images of {name} cannot be used", _pixel_problems(pixels))
 
 
-def _check_arguments(batch_size: int, cache: object, epoch: object) -> None:
+def _check_arguments(batch_size: int, cache: object, epoch: object, views: object) -> None:
     problems = []
+    if views is not None and (isinstance(views, bool) or not isinstance(views, (int, np.integer)) or views < 1):
+        problems.append(f"views must be a whole number of at least 1 or None, received {views!r}")
     if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
         problems.append(f"batch_size must be a whole number of at least 1, received {batch_size!r}")
     if cache not in (True, False, "auto"):
@@ -222,8 +286,31 @@ def _finished(dataset: tf.data.Dataset, count: int, batch_size: int) -> tf.data.
     return dataset.prefetch(tf.data.AUTOTUNE)
 
 
-def _positions(count: int, shuffle: bool, seed: int, epoch: tf.Variable | None) -> tf.data.Dataset:
-    if not shuffle:
+def _decoding(paths: tf.Tensor) -> Fetch:
+    return lambda position: decode_pixels(tf.io.read_file(paths[position]), paths[position])
+
+
+def _varied(
+    rows: tf.data.Dataset, fetch: Fetch, spec: InputSpec, changes: Augmentation, seed: int, labels: np.ndarray
+) -> tf.data.Dataset:
+    targets, count = _on_cpu(labels), len(labels)
+
+    def one(row: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        position, view = row % count, row // count
+        own = tf.random.fold_in(tf.constant([seed, count], tf.int64), position)
+        return view_of(fetch(position), spec, changes, own, view), targets[position]
+
+    return rows.map(one, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+
+
+def _same_size(pixels: np.ndarray) -> InputSpec:
+    _, height, width, channels = pixels.shape
+    return InputSpec(height, width, channels)
+
+
+def _rows(count: int, shuffle: bool, seed: int, epoch: tf.Variable | None, views: int | None = 1) -> tf.data.Dataset:
+    """The rows of one epoch: positions, shuffled or not, plus ``view * count``."""
+    if not shuffle and views == 1:
         return tf.data.Dataset.range(count)
     with tf.device("CPU:0"):
         passes = tf.Variable(0, dtype=tf.int64, trainable=False, name="passes") if epoch is None else epoch
@@ -233,15 +320,25 @@ def _positions(count: int, shuffle: bool, seed: int, epoch: tf.Variable | None) 
         if epoch is None:
             with tf.control_dependencies([now]):
                 passes.assign_add(1)
-        order = tf.random.experimental.stateless_shuffle(
-            tf.range(count, dtype=tf.int64), seed=tf.stack([tf.constant(seed, tf.int64), now])
-        )
-        return tf.data.Dataset.from_tensor_slices(order)
+        order = tf.range(count, dtype=tf.int64)
+        if shuffle:
+            order = tf.random.experimental.stateless_shuffle(order, seed=tf.stack([tf.constant(seed, tf.int64), now]))
+        view = now if views is None else now % views
+        return tf.data.Dataset.from_tensor_slices(order + count * view)
 
     return tf.data.Dataset.from_tensors(0).flat_map(one_pass)
 
 
-def _checked_arrays(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def checked_arrays(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns images as uint8 [N, H, W, C] and labels as int32 or float32, as :func:`from_arrays` takes them.
+
+    Args:
+        images: as in :func:`from_arrays`.
+        labels: as in :func:`from_arrays`.
+
+    Raises:
+        DataError: when they cannot belong together or are no pixels; all problems at once.
+    """
     problems = []
     if images.ndim == 3:
         images = images[..., None]

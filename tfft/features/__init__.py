@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from tfft.features.cache import CacheEntry, clear_caches, list_caches
 
 if TYPE_CHECKING:
-    from tfft.features.extracting import Features, extract
+    from tfft.features.extracting import extract
+    from tfft.features.found import Features
     from tfft.features.solving import solve_head, transplant
     from tfft.features.splitting import split, split_head
 
@@ -23,7 +24,7 @@ __all__ = [
 ]  # fmt: skip
 
 _MODULES = {
-    "Features": "extracting",
+    "Features": "found",
     "extract": "extracting",
     "solve_head": "solving",
     "split": "splitting",

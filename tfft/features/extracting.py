@@ -10,120 +10,28 @@ import itertools
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from tfft.backbones.base import Backbone
+from tfft.data.augmenting import augmentation
 from tfft.data.images import Preprocess
-from tfft.data.pipeline import assemble
 from tfft.errors import DataError, PlanError, installed_version, raise_problems
 from tfft.features.cache import HELD, CacheFullError, EntryWriter, default_folder, megabytes, read_entry
 from tfft.features.engine import ENGINES, EngineName, Opener, Staged, choose, run, stage
+from tfft.features.found import Features
 from tfft.features.holding import Holder
 from tfft.features.keys import NoKey, cache_key
-from tfft.features.reading import Source, open_source
+from tfft.features.reading import Source, Views, open_source
+from tfft.specs import Augmentation
 
-_IN_MEMORY = 512 * 2**20  # bytes that a dataset holds as tensors; more is read from the file batch by batch
 DTYPES = ("float32", "float16")
 
 _log = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Features:
-    """What a frozen prefix gives for every example of a data set, in order.
-
-    Attributes:
-        arrays: [N, ...], float32 or float16; a tuple where the prefix gives several tensors. Read-only
-            and mapped from a file where they are kept on disk.
-        labels: of the examples, or None.
-        engine: ``"litert"`` or ``"tensorflow"``, whichever computed them.
-        seconds: that reading and computing took; 0 where they were found in a cache.
-        notes: what was decided and why, one sentence each.
-        cached: whether they were found, not computed.
-        folder: where they are kept on disk, or None.
-    """
-
-    arrays: np.ndarray | tuple[np.ndarray, ...]
-    labels: np.ndarray | None
-    engine: str
-    seconds: float
-    notes: tuple[str, ...] = ()
-    cached: bool = False
-    folder: Path | None = None
-
-    def __len__(self) -> int:
-        return len(self._list[0])
-
-    def __repr__(self) -> str:
-        arrays = ", ".join(f"{a.shape} {a.dtype}" for a in self._list)
-        return f"Features({arrays}, engine={self.engine!r}, cached={self.cached})"
-
-    @property
-    def bytes(self) -> int:
-        """Size of the arrays."""
-        return sum(a.nbytes for a in self._list)
-
-    @property
-    def _list(self) -> tuple[np.ndarray, ...]:
-        return self.arrays if isinstance(self.arrays, tuple) else (self.arrays,)
-
-    def dataset(
-        self, batch_size: int = 32, *, shuffle: bool = False, seed: int = 0, epoch: tf.Variable | None = None
-    ) -> tf.data.Dataset:
-        """Makes a dataset for the suffix, in the order that :func:`tfft.data.to_dataset` has for the same arguments.
-
-        Args:
-            batch_size: examples per batch; the last one of a pass may be smaller.
-            shuffle: True gives another order in each pass, a pure function of seed and epoch.
-            seed: picks another series of orders.
-            epoch: as in :func:`tfft.data.to_dataset`.
-
-        Returns:
-            Dataset of (float32 features, labels), its length known. Several tensors come as a tuple.
-
-        Raises:
-            DataError: when there are no labels.
-
-        Example:
-            >>> suffix.fit(features.dataset(shuffle=True), epochs=20, shuffle=False)
-        """
-        if self.labels is None:
-            raise DataError("These features have no labels. Extract them from (images, labels).")
-        if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
-            raise PlanError(f"batch_size must be a whole number of at least 1, received {batch_size!r}")
-        fetch = self._from_memory() if self.bytes <= _IN_MEMORY else self._from_arrays
-        return assemble(fetch, self.labels, batch_size, shuffle, seed, epoch)
-
-    def _from_memory(self) -> Callable[[tf.Tensor], Any]:
-        with tf.device("CPU:0"):
-            kept = [tf.constant(a) for a in self._list]
-
-        def fetch(positions: tf.Tensor) -> Any:
-            return self._packed([tf.gather(a, positions) for a in kept])
-
-        return tf.autograph.experimental.do_not_convert(fetch)
-
-    @tf.autograph.experimental.do_not_convert
-    def _from_arrays(self, positions: tf.Tensor) -> Any:
-        arrays = self._list
-
-        def rows(at: np.ndarray) -> list[np.ndarray]:
-            return [np.asarray(a[at]) for a in arrays]
-
-        found = tf.numpy_function(rows, [positions], [tf.as_dtype(a.dtype) for a in arrays])
-        for tensor, array in zip(found, arrays, strict=True):
-            tensor.set_shape([None, *array.shape[1:]])
-        return self._packed(found)
-
-    def _packed(self, found: Sequence[tf.Tensor]) -> Any:
-        found = [tf.cast(t, tf.float32) if t.dtype == tf.float16 else t for t in found]
-        return tuple(found) if isinstance(self.arrays, tuple) else found[0]
 
 
 def extract(
@@ -134,6 +42,9 @@ def extract(
     dtype: Literal["float32", "float16"] = "float32",
     engine: EngineName = "auto",
     batch_size: int = 32,
+    augment: Augmentation | str | Sequence[str] | None = None,
+    views: int = 4,
+    seed: int = 0,
     verbose: bool = True,
 ) -> Features:
     """Runs a frozen model over a data set once, and keeps what it gives for the next time.
@@ -155,6 +66,10 @@ def extract(
         engine: ``"auto"`` uses LiteRT on a processor and TensorFlow on a GPU or where LiteRT cannot run
             the model; ``"litert"`` and ``"tensorflow"`` insist.
         batch_size: examples at a time, for files and arrays.
+        augment: vary pictures, as :func:`tfft.data.to_dataset` takes it: of each the features of ``views`` views
+            are computed. Training on them equals training on ``to_dataset(..., augment=, views=, seed=)``.
+        views: how many, the picture as it is included. More epochs than views see some of them again.
+        seed: of the variations.
         verbose: print the size before computing, and the time after.
 
     Returns:
@@ -173,8 +88,9 @@ def extract(
         ((184, 1280), 'litert')
     """
     [found] = extract_each(
-        prefix, [dataset], cache=cache, dtype=dtype, engine=engine, batch_size=batch_size, verbose=verbose
-    )
+        prefix, [dataset], cache=cache, dtype=dtype, engine=engine, batch_size=batch_size, verbose=verbose,
+        views=_views(augment, views, seed),
+    )  # fmt: skip
     return found
 
 
@@ -187,6 +103,7 @@ def extract_each(
     engine: EngineName = "auto",
     batch_size: int = 32,
     verbose: bool = True,
+    views: Views | None = None,
 ) -> list[Features]:
     """Does what :func:`extract` does for several data sets; the model is converted once.
 
@@ -198,6 +115,7 @@ def extract_each(
         engine: as in :func:`extract`.
         batch_size: as in :func:`extract`.
         verbose: as in :func:`extract`.
+        views: variations of the first data set's pictures.
 
     Returns:
         :class:`Features` of each data set.
@@ -211,13 +129,18 @@ def extract_each(
     _check_arguments(cache, dtype, engine, batch_size)
     model = _as_model(prefix)
     staged = stage(model)
+    sources = [open_source(d, staged, batch_size, None if i else views) for i, d in enumerate(datasets)]
     with Opener(staged.net, engine) as opener:
-        return [
-            _extract(
-                model, _Work(staged, open_source(d, staged, batch_size), opener, model.name, dtype, verbose), cache
-            )
-            for d in datasets
-        ]
+        return [_extract(model, _Work(staged, s, opener, model.name, dtype, verbose), cache) for s in sources]
+
+
+def _views(augment: Augmentation | str | Sequence[str] | None, views: int, seed: int) -> Views | None:
+    changes = augmentation(augment)
+    if changes is None:
+        return None
+    if isinstance(views, bool) or not isinstance(views, (int, np.integer)) or views < 1:
+        raise PlanError(f"views must be a whole number of at least 1, received {views!r}")
+    return Views(changes, int(views), seed)
 
 
 def _extract(model: keras.Model, work: _Work, cache: Any) -> Features:
@@ -297,6 +220,7 @@ class _Work:
             notes=(*self.notes, *about["notes"]),
             cached=cached,
             folder=folder,
+            views=self.source.views,
         )
 
     def _begin(self, target: Any, arrays: Sequence[np.ndarray], where: str) -> list[tuple[tuple[int, ...], np.dtype]]:
@@ -319,7 +243,7 @@ def _from_memory(work: _Work, key: str) -> Features:
         return work.features(arrays, about, cached=True)
     made = work.hold()
     about = {"engine": made.engine, "seconds": made.seconds, "notes": list(made.notes)}
-    HELD[key] = (made._list, about)
+    HELD[key] = (made.parts, about)
     return made
 
 

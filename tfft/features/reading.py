@@ -7,6 +7,7 @@ and that what was read while computing is what the key says.
 from __future__ import annotations
 
 import abc
+import dataclasses
 import hashlib
 import json
 import os
@@ -20,9 +21,10 @@ import tensorflow as tf
 
 from tfft.data.checking import why_unreadable
 from tfft.data.folders import Examples
-from tfft.data.pipeline import to_dataset
+from tfft.data.pipeline import checked_arrays, to_dataset, views_of
 from tfft.errors import DataError, raise_problems
 from tfft.features.engine import Staged
+from tfft.specs import Augmentation, InputSpec
 
 _ROWS = 1024  # of an array that are hashed at a time
 
@@ -31,12 +33,14 @@ class Source(abc.ABC):
     """Examples in a fixed order.
 
     Attributes:
-        count: how many, or None while that is not known.
-        labels: of all of them, or None where there are none or they are not known yet.
+        count: how many, each view counted, or None while that is not known.
+        labels: of all examples, or None where there are none or they are not known yet.
+        views: of each example.
     """
 
     count: int | None = None
     labels: np.ndarray | None = None
+    views: int = 1
 
     @abc.abstractmethod
     def identity(self) -> str:
@@ -51,18 +55,32 @@ class Source(abc.ABC):
         """
 
 
-def open_source(dataset: Any, staged: Staged, batch_size: int) -> Source:
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """Variations of pictures, see :func:`tfft.data.pipeline.views_of`."""
+
+    changes: Augmentation
+    count: int
+    seed: int
+
+
+def open_source(dataset: Any, staged: Staged, batch_size: int, views: Views | None = None) -> Source:
     """Makes a source of whatever :func:`tfft.features.extract` takes.
 
     Raises:
         DataError: when it is none of that, or does not fit the prefix.
     """
     if isinstance(dataset, Examples):
-        return FileSource(dataset, staged, batch_size)
+        return FileSource(dataset, staged, batch_size, views)
+    if views is not None and (staged.preprocess is None or not isinstance(dataset, tuple)):
+        raise DataError(
+            "Only pictures can be varied: pass tfft.data.Examples or a pair (images, labels) of arrays, and a model "
+            f"with a Preprocess layer. Received {type(dataset).__name__}."
+        )
     if isinstance(dataset, tf.data.Dataset):
         return DatasetSource(dataset, staged)
     if isinstance(dataset, tuple) and len(dataset) == 2:
-        return ArraySource(*dataset, staged, batch_size)
+        return ArraySource(*dataset, staged, batch_size, views)
     if isinstance(dataset, (np.ndarray, dict)):
         return ArraySource(dataset, None, staged, batch_size)
     raise DataError(
@@ -74,7 +92,7 @@ def open_source(dataset: Any, staged: Staged, batch_size: int) -> Source:
 class FileSource(Source):
     """Image files."""
 
-    def __init__(self, examples: Examples, staged: Staged, batch_size: int) -> None:
+    def __init__(self, examples: Examples, staged: Staged, batch_size: int, views: Views | None = None) -> None:
         if not len(examples):
             raise DataError("There are no examples to make features of.")
         if staged.preprocess is None:
@@ -83,7 +101,9 @@ class FileSource(Source):
                 "tfft.data.to_dataset(examples, spec)."
             )
         self._examples, self._spec, self._batch_size = examples, staged.preprocess.spec, batch_size
-        self.count, self.labels = len(examples), np.asarray(examples.labels)
+        self._views, self.views = views, 1 if views is None else views.count
+        self.count = len(examples) * self.views
+        self.labels = np.asarray(examples.labels, np.int32)
         self._seen: list[tuple[int, int]] = []
 
     def identity(self) -> str:
@@ -94,11 +114,14 @@ class FileSource(Source):
         with ThreadPoolExecutor() as pool:
             digests = pool.map(_file_digest, self._examples.paths)
         files = [[n, size, d] for n, (size, _), d in zip(names, self._seen, digests, strict=True)]
-        return hashlib.sha256(json.dumps([self._spec.to_dict(), files]).encode()).hexdigest()
+        return _with_views(json.dumps([self._spec.to_dict(), files]), self._views)
 
     def batches(self, staged: Staged) -> Iterator[list[np.ndarray]]:
         """Decodes the files."""
-        dataset = to_dataset(self._examples, self._spec, batch_size=self._batch_size, cache=False)
+        if self._views is None:
+            dataset = to_dataset(self._examples, self._spec, batch_size=self._batch_size, cache=False)
+        else:
+            dataset = _every_view(self._examples, self._spec, self._views, self._batch_size)
         enter = tf.autograph.experimental.do_not_convert(lambda x, _: tuple(staged.enter(x)))
         dataset = dataset.map(enter, tf.data.AUTOTUNE, deterministic=True)
         try:
@@ -127,7 +150,7 @@ class FileSource(Source):
 class ArraySource(Source):
     """Arrays in memory, or mapped to it."""
 
-    def __init__(self, values: Any, labels: Any, staged: Staged, batch_size: int) -> None:
+    def __init__(self, values: Any, labels: Any, staged: Staged, batch_size: int, views: Views | None = None) -> None:
         self._values = keras.tree.map_structure(np.asarray, values)
         self._leaves = [np.asarray(v) for v in staged.takes(self._values)]
         self.labels = None if labels is None else np.asarray(labels)
@@ -139,19 +162,27 @@ class ArraySource(Source):
                 f"Arrays must hold the same number of examples along their first axis, at least one. Received shapes "
                 f"{shapes}, labels {None if self.labels is None else self.labels.shape}."
             )
-        self.count = counts.pop()
+        self._views, self.views = views, 1 if views is None else views.count
+        self.count = counts.pop() * self.views
         _check(staged, [tf.TensorSpec([None, *a.shape[1:]], a.dtype) for a in self._leaves])
 
     def identity(self) -> str:
         """Hashes the values."""
         hashes = [_RowHash() for _ in self._leaves]
-        for start in range(0, self.count or 0, _ROWS):
+        for start in range(0, len(self._leaves[0]), _ROWS):
             for each, leaf in zip(hashes, self._leaves, strict=True):
                 each.add(leaf[start : start + _ROWS])
-        return _joined(hashes)
+        return _joined(hashes) if self._views is None else _with_views(_joined(hashes), self._views)
 
     def batches(self, staged: Staged) -> Iterator[list[np.ndarray]]:
         """Slices the arrays."""
+        if self._views is not None:
+            pixels = checked_arrays(self._leaves[0], self.labels)
+            dataset = _every_view(pixels, staged.preprocess.spec, self._views, self._batch_size)
+            enter = tf.autograph.experimental.do_not_convert(lambda x, _: tuple(staged.enter(x)))
+            for tensors in dataset.map(enter, tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE):
+                yield [t.numpy() for t in tensors]
+            return
         count, size, leaves = self.count or 0, self._batch_size, self._leaves
 
         def read(start: np.ndarray) -> list[np.ndarray]:
@@ -279,6 +310,15 @@ class _RowHash:
 
 def _joined(hashes: Sequence[_RowHash]) -> str:
     return hashlib.sha256(" ".join(each.hexdigest() for each in hashes).encode()).hexdigest()
+
+
+def _with_views(identity: str, views: Views | None) -> str:
+    settings = None if views is None else [views.changes.to_dict(), views.count, views.seed]
+    return hashlib.sha256(json.dumps([identity, settings]).encode()).hexdigest()
+
+
+def _every_view(examples: Any, spec: InputSpec, views: Views, batch_size: int) -> tf.data.Dataset:
+    return views_of(examples, spec, views.changes, views.count, batch_size=batch_size, seed=views.seed)
 
 
 def _file_digest(path: str) -> str:

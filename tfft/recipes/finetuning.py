@@ -31,7 +31,7 @@ from tfft.recipes.runs import (
     write_run,
 )
 from tfft.slicing import describe, select
-from tfft.specs import InputSpec, Phase, Plan
+from tfft.specs import Augmentation, InputSpec, Phase, Plan
 from tfft.training import FeatureSource, History, train
 from tfft.training.engine import check_phases
 
@@ -55,6 +55,8 @@ def finetune(
     input_range: tuple[float, float] | None = None,
     output: str | None = None,
     resize: Literal["crop", "stretch", "pad"] | None = None,
+    augment: Augmentation | str | Sequence[str] | None = None,
+    views: int | Literal["auto"] = "auto",
     trust: bool = False,
     strict: bool = False,
     out: str | os.PathLike[str] | None = None,
@@ -98,6 +100,10 @@ def finetune(
         output: which output, for a backbone with several.
         resize: how images of another aspect ratio are fitted: ``"crop"`` (the default), ``"stretch"``
             or ``"pad"``.
+        augment: how pictures are varied in the second phase: ``"flip"`` (not for digits or letters),
+            ``"crop"``, both in a list, or an :class:`~tfft.specs.Augmentation`; None not at all.
+        views: variations of each picture, itself included, that are used in turn; with a cache the frozen
+            part runs on each of them once. ``"auto"`` follows from the epochs.
         trust: True opens a SavedModel although the scan found operations that reach outside of it.
         strict: True makes an unreadable file an error instead of skipping it.
         out: new or empty folder for plan, metrics, history, labels, model and export; None writes nothing.
@@ -134,13 +140,17 @@ def finetune(
     say = _printer(verbose)
 
     gathered = gather(data, validation=wishes.validation, seed=wishes.seed, strict=wishes.strict)
+    if gathered.is_ready and wishes.augment:
+        raise PlanError(
+            "augment varies pictures of a folder or of arrays. A ready dataset is varied with its own map()."
+        )
     say(_data_line(gathered))
     keras.utils.set_random_seed(wishes.seed)
     opened = _open(backbone, wishes)
     for note in opened.notes:
         say(f"backbone: {note}")
     plan = given or recommend(
-        _facts(opened, gathered), wishes, backbone=_absolute(opened.origin), data=_absolute(gathered.name)
+        _facts(opened, gathered, cache), wishes, backbone=_absolute(opened.origin), data=_absolute(gathered.name)
     )
     plan = dataclasses.replace(plan, versions=_versions())
     for phase in plan.phases:
@@ -280,7 +290,7 @@ def _fitted(backbone: Backbone, wishes: Wishes) -> Backbone:
     return dataclasses.replace(backbone, input_spec=dataclasses.replace(backbone.input_spec, resize=wishes.resize))
 
 
-def _facts(backbone: Backbone, data: Gathered) -> Facts:
+def _facts(backbone: Backbone, data: Gathered, cache: object) -> Facts:
     spec = backbone.input_spec
     return Facts(
         examples=data.examples,
@@ -289,6 +299,7 @@ def _facts(backbone: Backbone, data: Gathered) -> Facts:
         image_size=None if spec is None else spec.image_size,
         flexible=spec is not None and spec.flexible,
         image_side=data.image_side,
+        cached=_is_cached(data, cache),
     )
 
 
@@ -326,7 +337,7 @@ def _train(
 
     history = train(
         model,
-        lambda: data.training(spec, plan.batch_size, plan.seed, epoch),
+        lambda: data.training(spec, plan, epoch),
         held_out,
         plan.phases,
         source=_source(data, spec, plan, cache),
@@ -345,11 +356,18 @@ def _train(
 def _source(
     data: Gathered, spec: InputSpec | None, plan: Plan, cache: str | os.PathLike[str] | bool | None
 ) -> FeatureSource | None:
-    if cache is None or cache is False or (data.is_ready and cache == "auto"):
+    if not _is_cached(data, cache):
         return None
     batch_size = data.batch_size or plan.batch_size
     shuffle = not data.is_ready
-    return FeatureSource(*data.ordered(spec), batch_size=batch_size, shuffle=shuffle, seed=plan.seed, cache=cache)
+    varied = {"augment": plan.augment, "views": plan.views}
+    return FeatureSource(
+        *data.ordered(spec), batch_size=batch_size, shuffle=shuffle, seed=plan.seed, cache=cache, **varied
+    )
+
+
+def _is_cached(data: Gathered, cache: object) -> bool:
+    return not (cache is None or cache is False or (data.is_ready and cache == "auto"))
 
 
 def _spec(backbone: Backbone, plan: Plan) -> InputSpec | None:

@@ -15,9 +15,9 @@ import tensorflow as tf
 
 from tfft.data import Examples, Skipped, from_arrays, load, to_dataset
 from tfft.data.headers import read_header
-from tfft.data.pipeline import check_pixels
+from tfft.data.pipeline import check_pixels, checked_arrays
 from tfft.errors import DataError, listed
-from tfft.specs import InputSpec
+from tfft.specs import InputSpec, Plan
 
 _SIZES_READ = 64
 
@@ -33,7 +33,7 @@ class Gathered:
         origin: how train and validation came about, in words.
         skipped: files that are not used.
         image_side: median of the shorter side in pixels; None when not known.
-        training: makes the training dataset for a spec, a batch size, a seed and a variable with the epoch.
+        training: makes the training dataset for a spec and a plan; its order follows a variable with the epoch.
         validation: makes the validation dataset for a spec and a batch size.
         ordered: gives the training and the validation examples for a spec, the same ones in the same order each
             time, as :func:`tfft.features.extract` takes them; of ready datasets nobody knows whether they do.
@@ -48,7 +48,7 @@ class Gathered:
     origin: str
     skipped: tuple[Skipped, ...]
     image_side: float | None
-    training: Callable[[InputSpec | None, int, int, tf.Variable], tf.data.Dataset]
+    training: Callable[[InputSpec | None, Plan, tf.Variable], tf.data.Dataset]
     validation: Callable[[InputSpec | None, int], tf.data.Dataset]
     ordered: Callable[[InputSpec | None], tuple[Any, Any]]
     probe: tuple[str, ...]
@@ -98,8 +98,8 @@ def _folder(folder: str | os.PathLike[str], validation: float, seed: int, strict
             raise DataError("A folder of images needs a backbone that takes images, and this one takes something else.")
         return spec
 
-    def training(spec: InputSpec | None, batch_size: int, seed: int, epoch: tf.Variable) -> tf.data.Dataset:
-        return to_dataset(splits.train, checked(spec), batch_size=batch_size, shuffle=True, seed=seed, epoch=epoch)
+    def training(spec: InputSpec | None, plan: Plan, epoch: tf.Variable) -> tf.data.Dataset:
+        return to_dataset(splits.train, checked(spec), **_settings(plan, epoch))
 
     return Gathered(
         class_names=tuple(splits.class_names),
@@ -114,6 +114,11 @@ def _folder(folder: str | os.PathLike[str], validation: float, seed: int, strict
         probe=tuple(splits.validation.paths[:4]),
         name=os.fspath(folder),
     )
+
+
+def _settings(plan: Plan, epoch: tf.Variable) -> dict[str, Any]:
+    varied = {"augment": plan.augment, "views": plan.views}
+    return {"batch_size": plan.batch_size, "shuffle": True, "seed": plan.seed, "epoch": epoch, **varied}
 
 
 def _median_side(examples: Examples) -> float | None:
@@ -144,9 +149,14 @@ def _arrays(images: np.ndarray, labels: np.ndarray, validation: float, seed: int
         )
     held = _held_out(numbers, counts, validation, seed)
 
-    def training(spec: InputSpec | None, batch_size: int, seed: int, epoch: tf.Variable) -> tf.data.Dataset:
-        settings = {"batch_size": batch_size, "shuffle": True, "seed": seed, "epoch": epoch}
-        return from_arrays(images[~held], numbers[~held], spec, **settings)
+    def training(spec: InputSpec | None, plan: Plan, epoch: tf.Variable) -> tf.data.Dataset:
+        return from_arrays(images[~held], numbers[~held], spec, **_settings(plan, epoch))
+
+    def ordered(spec: InputSpec | None) -> tuple[Any, Any]:
+        if spec is None:
+            return plain(spec, ~held), plain(spec, held)
+        pairs = [checked_arrays(images[part], numbers[part]) for part in (~held, held)]
+        return tuple((np.repeat(x, 3, -1) if x.shape[-1] < spec.channels else x, y) for x, y in pairs)
 
     def plain(spec: InputSpec | None, which: np.ndarray, batch_size: int = 32) -> tf.data.Dataset:
         return from_arrays(images[which], numbers[which], spec, batch_size=batch_size)
@@ -160,7 +170,7 @@ def _arrays(images: np.ndarray, labels: np.ndarray, validation: float, seed: int
         image_side=float(min(images.shape[1:3])),
         training=training,
         validation=lambda spec, batch_size: plain(spec, held, batch_size),
-        ordered=lambda spec: (plain(spec, ~held), plain(spec, held)),
+        ordered=ordered,
         probe=(),
         name=f"arrays {images.shape}",
     )

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from rich.table import Table
 
+from tfft.data.augmenting import augmentation
 from tfft.errors import PlanError, raise_problems
 from tfft.slicing.tables import render
-from tfft.specs import Phase, Plan
+from tfft.specs import Augmentation, Phase, Plan
 
 FROZEN, FINE_TUNE = "frozen", "fine-tune"
 
 _FROZEN_STEPS, _FINE_TUNE_STEPS = 240, 280  # each phase should get these, if that takes no more than _MOST epochs
 _LEAST_EPOCHS, _MOST_EPOCHS = 2, 10
 _FROZEN_RATE, _FINE_TUNE_RATE, _FAR_RATE = 5e-3, 3e-4, 1e-3  # at a batch of 32
+_LEAST_VIEWS, _MOST_VIEWS = 4, 8
 _FEW = 500  # examples, below which tiny images are treated as any other
 _TINY_SIDE, _TINY_SIZE = 32, 64  # pixels
 _SMALL_SIDE, _SMALL_SIZE = 64, 128
@@ -39,6 +41,7 @@ class Facts:
         image_size: what the backbone was made for, height and width; None where it takes no images.
         flexible: True when it accepts other sizes.
         image_side: median over the examples of the shorter side in pixels; None when not known.
+        cached: whether what is frozen runs once for each view of a picture, not in every epoch.
     """
 
     examples: int
@@ -47,6 +50,7 @@ class Facts:
     image_size: tuple[int, int] | None = None
     flexible: bool = False
     image_side: float | None = None
+    cached: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +72,8 @@ class Wishes:
     input_range: tuple[float, float] | None = None
     output: str | None = None
     resize: Literal["crop", "stretch", "pad"] | None = None
+    augment: Augmentation | str | Sequence[str] | None = None
+    views: int | Literal["auto"] = "auto"
     trust: bool = False
     strict: bool = False
 
@@ -115,7 +121,8 @@ def recommend(facts: Facts, wishes: Wishes | None = None, *, backbone: str = "",
     phases = [_first(facts, wishes, rates[0], reasons)]
     if epochs and unfreeze not in (0, "none"):
         phases.append(Phase(FINE_TUNE, unfreeze, epochs, rates[1]))
-    kept = _shared_names() - {"image_size", "input_range"}  # those two change their form below
+    changed = {"image_size", "input_range", "augment", "views"}  # their form changes below
+    changes = augmentation(wishes.augment)
     return Plan(
         backbone=backbone,
         data=data,
@@ -123,9 +130,11 @@ def recommend(facts: Facts, wishes: Wishes | None = None, *, backbone: str = "",
         input_range=None
         if wishes.input_range is None
         else (float(wishes.input_range[0]), float(wishes.input_range[1])),
+        augment=changes,
+        views=_views(facts, wishes, phases[-1], reasons) if changes else 1,
         phases=tuple(phases),
         reasons=reasons,
-        **{name: getattr(wishes, name) for name in kept},
+        **{name: getattr(wishes, name) for name in _shared_names() - changed},
     )
 
 
@@ -147,6 +156,9 @@ def show(plan: Plan) -> str:
             continue
         rows[f"{prefix}epochs"] = phase.epochs
         rows[f"{prefix}learning_rate"] = f"{phase.learning_rate:g}"
+    if plan.augment is not None:
+        rows["augment"] = ", ".join(f"{name} {value}" for name, value in plan.augment.to_dict().items())
+        rows["views"] = plan.views
     for name in ("batch_size", "dropout", "l2", "label_smoothing", "batch_norm", "seed"):
         rows[name] = getattr(plan, name)
     for name, value in rows.items():
@@ -223,6 +235,21 @@ def _first(facts: Facts, wishes: Wishes, rate: float, reasons: dict[str, str]) -
     return Phase(FROZEN, "none", epochs, rate)
 
 
+def _views(facts: Facts, wishes: Wishes, last: Phase, reasons: dict[str, str]) -> int:
+    """Half as many views as epochs, 4 to 8: the frozen part runs so much less, and each view is seen about twice."""
+    if wishes.views != "auto":
+        return int(wishes.views)
+    if not facts.cached:
+        reasons["views"] = "a new one in every epoch: nothing is cached"
+        return max(1, last.epochs)
+    views = max(1, min(last.epochs, max(_LEAST_VIEWS, min(_MOST_VIEWS, math.ceil(last.epochs / 2)))))
+    reasons["views"] = (
+        f"what is frozen runs {views} x {facts.examples:,} = {views * facts.examples:,} times, in place of "
+        f"{last.epochs} epochs x {facts.examples:,} = {last.epochs * facts.examples:,}"
+    )
+    return views
+
+
 def _epochs(name: str, wish: int | str, steps: int, facts: Facts, wishes: Wishes, reasons: dict[str, str]) -> int:
     if wish != "auto":
         return int(wish)
@@ -273,6 +300,12 @@ def _problems(wishes: Wishes) -> list[str]:
         problems.append(f"l2 must be 'auto' or 0 or more, got {wishes.l2!r}")
     if wishes.batch_norm not in ("fixed", "train"):
         problems.append(f"batch_norm must be 'fixed' or 'train', got {wishes.batch_norm!r}")
+    if not (wishes.views == "auto" or _whole(wishes.views, 1)):
+        problems.append(f"views must be 'auto' or a whole number of at least 1, got {wishes.views!r}")
+    try:
+        augmentation(wishes.augment)
+    except PlanError as error:
+        problems.append(str(error))
     if wishes.resize not in (None, "crop", "stretch", "pad"):
         problems.append(f"resize must be 'crop', 'stretch' or 'pad', got {wishes.resize!r}")
     return problems + _size_problems(wishes)

@@ -11,6 +11,7 @@ import math
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import keras
@@ -18,10 +19,13 @@ import numpy as np
 import tensorflow as tf
 
 from tfft import heads
+from tfft.data.augmenting import augmentation
 from tfft.errors import BackboneError
 from tfft.features import Features, solve_head, split, split_head, transplant
 from tfft.features.cache import default_folder, megabytes
 from tfft.features.extracting import extract_each
+from tfft.features.reading import Views
+from tfft.specs import Augmentation
 
 _SHARE_OF_DISK = 0.5  # of what is free; features that need more are computed again in every epoch
 
@@ -40,6 +44,9 @@ class FeatureSource:
         seed: of the order.
         cache: where features are kept, as :func:`tfft.features.extract` takes it.
         dtype: that features are kept in.
+        augment: how training pictures are varied while blocks train, as :func:`tfft.data.to_dataset` takes it;
+            a head is solved on the pictures as they are.
+        views: of each picture, used in turn, one in each epoch.
     """
 
     train: Any
@@ -49,10 +56,14 @@ class FeatureSource:
     seed: int = 0
     cache: str | os.PathLike[str] | bool | None = "auto"
     dtype: Literal["float32", "float16"] = "float32"
+    augment: Augmentation | str | Sequence[str] | None = None
+    views: int = 1
 
-    def extract(self, prefix: keras.Model, verbose: bool) -> tuple[Features, Features | None]:
-        """Returns the features of the training and of the validation examples."""
+    def extract(self, prefix: keras.Model, verbose: bool, *, varied: bool) -> tuple[Features, Features | None]:
+        """Returns the features of the training examples, varied or as they are, and of the validation examples."""
         settings = {"cache": self.cache, "dtype": self.dtype, "batch_size": self.batch_size, "verbose": verbose}
+        changes = augmentation(self.augment) if varied else None
+        settings["views"] = None if changes is None else Views(changes, self.views, self.seed)
         found = extract_each(prefix, [d for d in (self.train, self.validation) if d is not None], **settings)
         return found[0], None if self.validation is None else found[1]
 
@@ -90,14 +101,14 @@ def reduce(
         prefix, suffix = split(model)
     except BackboneError as why:
         return str(why)
-    needed = _bytes(prefix, source.train)
+    needed = _bytes(prefix, source.train, source.views)
     free = shutil.disk_usage(tempfile.gettempdir()).free if source.cache is None else _free(source.cache)
     if needed is not None and needed > _SHARE_OF_DISK * free:
         return (
             f"The features in front of the first layer that trains take {megabytes(needed)}, and {megabytes(free)} are "
             "free. Freeze more blocks, use smaller images, or choose another folder with cache=."
         )
-    train, held_out = source.extract(prefix, verbose)
+    train, held_out = source.extract(prefix, verbose, varied=True)
     dataset = train.dataset(source.batch_size, shuffle=source.shuffle, seed=source.seed, epoch=epoch)
     return Reduced(suffix, dataset, None if held_out is None else held_out.dataset(source.batch_size))
 
@@ -129,7 +140,7 @@ def solve(model: keras.Model, source: FeatureSource, *, l2: float | Literal["aut
         What was solved, for measuring and for the record.
     """
     prefix, suffix = split_head(model)
-    train, held_out = source.extract(prefix, verbose)
+    train, held_out = source.extract(prefix, verbose, varied=False)
     solved = solve_head(np.asarray(train.arrays), train.labels, heads.of(model), l2=l2, seed=seed)
     transplant(model, solved)
     heads.set_l2(model, solved.l2)
@@ -143,7 +154,7 @@ def solve(model: keras.Model, source: FeatureSource, *, l2: float | Literal["aut
     return Probe(part, note)
 
 
-def _bytes(prefix: keras.Model, examples: Any) -> int | None:
+def _bytes(prefix: keras.Model, examples: Any, views: int) -> int | None:
     """Returns what the features will take, or None where that is not known."""
     shapes = [tuple(t.shape[1:]) for t in prefix.outputs]
     known = isinstance(examples, tuple) or hasattr(examples, "__len__")
@@ -151,7 +162,7 @@ def _bytes(prefix: keras.Model, examples: Any) -> int | None:
         return None
     count = len(examples[1]) if isinstance(examples, tuple) else len(examples)
     sizes = [math.prod(s) * tf.as_dtype(t.dtype).size for s, t in zip(shapes, prefix.outputs, strict=True)]
-    return count * sum(sizes)
+    return count * views * sum(sizes)
 
 
 def _free(cache: Any) -> int:

@@ -1,0 +1,136 @@
+"""Views of pictures: what stays, what changes, and that a cache of views shows what the pipeline shows."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfft import data, features
+from tfft.data.augmenting import augmentation
+from tfft.data.pipeline import views_of
+from tfft.errors import DataError, PlanError
+from tfft.specs import Augmentation, InputSpec
+
+SPEC = InputSpec(16, 16)
+BOTH = Augmentation(flip=True, crop=0.3)
+
+
+def pictures(count=6, size=(20, 26)):
+    """Pictures whose every pixel tells its place and its picture."""
+    rows, columns = np.meshgrid(np.arange(size[0]) * 8, np.arange(size[1]) * 8, indexing="ij")
+    return np.stack([np.stack([rows, columns, np.full(size, 20 * i)], -1) for i in range(count)]).astype(np.uint8)
+
+
+def passes(dataset, count):
+    """All images of some passes, each in the order of the labels."""
+    found = []
+    for _ in range(count):
+        images, labels = (np.concatenate(part) for part in zip(*dataset.as_numpy_iterator(), strict=True))
+        found.append(images[np.argsort(labels)])
+    return found
+
+
+def test_the_first_view_is_the_picture_and_others_differ():
+    images, labels = pictures(), np.arange(6)
+    plain = passes(data.from_arrays(images, labels, SPEC), 1)[0]
+    first, second, third = passes(data.from_arrays(images, labels, SPEC, augment=BOTH), 3)
+    assert np.array_equal(first, plain)
+    assert not np.array_equal(second, plain)
+    assert not np.array_equal(second, third)
+    assert np.array_equal(second[..., 2], plain[..., 2])  # each is still of its own picture
+
+
+def test_views_repeat_by_seed_and_come_in_turn():
+    images, labels = pictures(), np.arange(6)
+    one, again, other = (
+        passes(data.from_arrays(images, labels, SPEC, augment="crop", views=3, shuffle=True, seed=seed), 6)
+        for seed in (1, 1, 2)
+    )
+    assert all(np.array_equal(a, b) for a, b in zip(one, again, strict=True))
+    assert not np.array_equal(one[1], other[1])
+    for k in range(3):
+        assert np.array_equal(one[k], one[k + 3])  # three views, whatever the order of the pictures
+    assert not np.array_equal(one[1], one[2])
+
+
+def test_a_flip_mirrors_about_half_and_changes_nothing_else():
+    images, labels = pictures(64), np.arange(64)
+    plain, varied = passes(data.from_arrays(images, labels, SPEC, augment="flip"), 2)
+    mirrored = [np.array_equal(v, p[:, ::-1]) for v, p in zip(varied, plain, strict=True)]
+    same = [np.array_equal(v, p) for v, p in zip(varied, plain, strict=True)]
+    assert all(m != s for m, s in zip(mirrored, same, strict=True))
+    assert 16 < sum(mirrored) < 48
+
+
+def test_a_crop_keeps_at_least_its_share():
+    images, labels = pictures(40, (32, 32)), np.arange(40)
+    spec = InputSpec(32, 32)
+    _, varied = passes(data.from_arrays(images, labels, spec, augment=Augmentation(crop=0.5)), 2)
+    height = np.ptp(varied[..., 0].astype(int), axis=(1, 2)) / (8 * 31)
+    width = np.ptp(varied[..., 1].astype(int), axis=(1, 2)) / (8 * 31)
+    assert (height * width > 0.4).all()
+    assert (height * width < 0.99).mean() > 0.8
+    assert len(np.unique(varied[:, 0, 0, 0])) > 5  # from many places
+
+
+def test_files_and_arrays_show_the_same_views(image_folder):
+    examples = data.list_images(image_folder(per_class=2))
+    spec = InputSpec(12, 12)
+    by_row = np.concatenate([x for x, _ in views_of(examples, spec, BOTH, 3, batch_size=4, seed=5)])
+    labels = np.concatenate([y for _, y in views_of(examples, spec, BOTH, 3, batch_size=4, seed=5)])
+    assert by_row.shape == (18, 12, 12, 3)
+    assert np.array_equal(labels, np.tile(examples.labels, 3))
+    dataset = data.to_dataset(examples, spec, batch_size=6, augment=BOTH, views=3, seed=5)
+    assert np.array_equal(np.concatenate([next(iter(dataset))[0] for _ in range(3)]), by_row)
+
+
+def test_features_of_views_are_those_of_the_views(image_folder, tiny_model, tmp_path):
+    splits = data.load(image_folder())
+    prefix, _ = features.split(tiny_model)
+    settings = {"cache": tmp_path, "verbose": False, "augment": BOTH, "views": 3, "seed": 4}
+    found = features.extract(prefix, splits.train, **settings)
+    assert (len(found), found.views) == (len(splits.train), 3)
+    assert features.extract(prefix, splits.train, **settings).cached
+    assert not features.extract(prefix, splits.train, **{**settings, "seed": 5}).cached
+    assert not features.extract(prefix, splits.train, **{**settings, "augment": "flip"}).cached
+    order = {"batch_size": 5, "shuffle": True, "seed": 4}
+    kept = found.dataset(**order)
+    spec = InputSpec(32, 32, value_range=(-1.0, 1.0), source="the test")
+    anew = data.to_dataset(splits.train, spec, augment=BOTH, views=3, **order)
+    for _ in range(4):  # more passes than views
+        for (a, labels), (images, expected) in zip(kept, anew, strict=True):
+            assert np.array_equal(labels, expected)
+            np.testing.assert_allclose(a, prefix(images, training=False), atol=1e-5)
+
+
+def test_what_cannot_be_varied_is_refused(tiny_model):
+    prefix, _ = features.split(tiny_model)
+    dataset = data.from_arrays(pictures(), np.arange(6), SPEC)
+    with pytest.raises(DataError, match="Only pictures can be varied.*Received _"):
+        features.extract(prefix, dataset, augment="flip", verbose=False)
+    with pytest.raises(PlanError, match="views must be a whole number"):
+        features.extract(prefix, (pictures(), np.arange(6)), augment="flip", views=0, verbose=False)
+    with pytest.raises(PlanError, match="views must be a whole number"):
+        data.from_arrays(pictures(), np.arange(6), SPEC, augment="flip", views=0)
+
+
+def test_names_and_what_they_mean():
+    assert augmentation(["flip", "crop"]) == Augmentation(flip=True, crop=0.5)
+    assert augmentation("crop") == Augmentation(crop=0.5)
+    assert augmentation({"flip": True, "crop": 1.0}) == Augmentation(flip=True)
+    assert augmentation(None) is augmentation([]) is augmentation(Augmentation()) is None
+    with pytest.raises(PlanError, match="'flop' is not known. Did you mean 'flip'"):
+        augmentation("flop")
+    with pytest.raises(PlanError, match="over 0 and at most 1, got 0"):
+        augmentation(Augmentation(crop=0))
+
+
+def test_a_view_does_not_depend_on_who_reads_beside_it():
+    images, labels = pictures(), np.arange(6)
+    alone = next(iter(data.from_arrays(images, labels, SPEC, augment=BOTH, epoch=_at(2)).take(1)))[0]
+    batched = next(iter(data.from_arrays(images, labels, SPEC, augment=BOTH, epoch=_at(2), batch_size=2)))[0]
+    assert np.array_equal(alone[:2], batched)
+
+
+def _at(epoch):
+    with tf.device("CPU:0"):
+        return tf.Variable(epoch, dtype=tf.int64)

@@ -1,0 +1,97 @@
+"""Views of a picture: itself, and random variations of it that can be made again.
+
+Hides the random numbers. A view is a pure function of seed, position and number, so a cache of views and
+a pipeline that makes them anew in every epoch show the same pictures.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from tfft.data.images import resize_pixels
+from tfft.errors import PlanError, did_you_mean, listed, raise_problems
+from tfft.specs import Augmentation, InputSpec
+
+CHANGES = ("flip", "crop")
+_ASPECT = math.log(4 / 3)  # a crop is at most so much wider or taller than the picture it becomes
+_LEAST = 0.5  # of the area, unless told otherwise: fine-tuning needs less than the 0.08 of training from nothing
+
+
+def augmentation(wish: Augmentation | str | Sequence[str] | None) -> Augmentation | None:
+    """Returns what names stand for.
+
+    Args:
+        wish: ``"flip"`` (left and right change places), ``"crop"`` (a part of at least half of the picture),
+            both in a list, an :class:`~tfft.specs.Augmentation` or its ``to_dict()``; None for none.
+
+    Returns:
+        The augmentation, or None where nothing changes.
+
+    Raises:
+        PlanError: for an unknown name, with the nearest one, or a share out of range.
+
+    Example:
+        >>> augmentation(["flip", "crop"])
+        Augmentation(flip=True, crop=0.5)
+    """
+    if wish is None or isinstance(wish, Augmentation):
+        found = wish or Augmentation()
+    elif isinstance(wish, dict):
+        found = Augmentation(**wish)
+    else:
+        names = [wish] if isinstance(wish, str) else list(wish)
+        problems = [
+            f"{name!r} is not known.{did_you_mean(str(name), CHANGES)}" for name in names if name not in CHANGES
+        ]
+        raise_problems(PlanError, f"augment takes {listed(CHANGES)}", problems)
+        found = Augmentation(flip="flip" in names, crop=_LEAST if "crop" in names else 1.0)
+    if not (isinstance(found.crop, (int, float)) and 0 < found.crop <= 1):
+        raise PlanError(f"crop is the least share of the picture that stays, over 0 and at most 1, got {found.crop!r}")
+    return found if found.flip or found.crop < 1 else None
+
+
+@tf.autograph.experimental.do_not_convert
+def view_of(pixels: tf.Tensor, spec: InputSpec, changes: Augmentation, seed: tf.Tensor, view: tf.Tensor) -> tf.Tensor:
+    """Makes one view of one picture, in the size that a backbone expects.
+
+    View 0 is the picture as it is. The others are cut out of the picture before it is resized: a part of
+    random area, shape and place (Szegedy et al., "Going deeper with convolutions", 2015), and mirrored in
+    half of the cases.
+
+    Args:
+        pixels: uint8 [h, w, C], decoded, of any size.
+        spec: the wanted size and channels.
+        changes: what may vary.
+        seed: int [2], of this picture.
+        view: int scalar, from 0.
+
+    Returns:
+        uint8 [spec.height, spec.width, spec.channels].
+    """
+
+    def varied() -> tf.Tensor:
+        numbers = tf.random.stateless_uniform([5], tf.random.fold_in(seed, view))
+        if changes.crop < 1:
+            part = _part(pixels, spec, changes.crop, numbers)
+            small = resize_pixels(part, dataclasses.replace(spec, resize="stretch"))
+        else:
+            small = resize_pixels(pixels, spec)
+        return tf.cond(numbers[4] < 0.5, lambda: tf.reverse(small, [1]), lambda: small) if changes.flip else small
+
+    return tf.cast(tf.cond(view > 0, varied, lambda: resize_pixels(pixels, spec)), tf.uint8)
+
+
+def _part(pixels: tf.Tensor, spec: InputSpec, least: float, numbers: tf.Tensor) -> tf.Tensor:
+    size = tf.cast(tf.shape(pixels)[:2], tf.float32)
+    area = size[0] * size[1] * (least + (1 - least) * numbers[0])
+    aspect = tf.exp((2 * numbers[1] - 1) * _ASPECT) * (spec.width / spec.height)
+    wanted = tf.stack([tf.sqrt(area / aspect), tf.sqrt(area * aspect)])
+    inner = tf.clip_by_value(tf.round(wanted), 1.0, size)
+    start = tf.cast(tf.floor(numbers[2:4] * (size - inner + 1)), tf.int32)
+    top, left = tf.unstack(tf.clip_by_value(start, 0, tf.cast(size - inner, tf.int32)))
+    rows, columns = tf.unstack(tf.cast(inner, tf.int32))
+    return pixels[top : top + rows, left : left + columns]

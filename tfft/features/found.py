@@ -1,0 +1,114 @@
+"""What :func:`tfft.features.extract` gives: :class:`Features`, arrays that are a dataset for the suffix.
+
+Hides whether they are in memory or in a file, and which view of an example an epoch shows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfft.data.pipeline import assemble
+from tfft.errors import DataError, PlanError
+
+_IN_MEMORY = 512 * 2**20  # bytes that a dataset holds as tensors; more is read from the file batch by batch
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Features:
+    """What a frozen prefix gives for every example of a data set, in order.
+
+    Attributes:
+        arrays: [N, ...], float32 or float16; a tuple where the prefix gives several tensors. Read-only
+            and mapped from a file where they are kept on disk.
+        labels: of the examples, or None.
+        engine: ``"litert"`` or ``"tensorflow"``, whichever computed them.
+        seconds: that reading and computing took; 0 where they were found in a cache.
+        notes: what was decided and why, one sentence each.
+        cached: whether they were found, not computed.
+        folder: where they are kept on disk, or None.
+        views: of each example; the rows of all first views come first, then those of the second.
+    """
+
+    arrays: np.ndarray | tuple[np.ndarray, ...]
+    labels: np.ndarray | None
+    engine: str
+    seconds: float
+    notes: tuple[str, ...] = ()
+    cached: bool = False
+    folder: Path | None = None
+    views: int = 1
+
+    def __len__(self) -> int:
+        return len(self.parts[0]) // self.views
+
+    def __repr__(self) -> str:
+        arrays = ", ".join(f"{a.shape} {a.dtype}" for a in self.parts)
+        return f"Features({arrays}, engine={self.engine!r}, cached={self.cached})"
+
+    @property
+    def bytes(self) -> int:
+        """Size of the arrays."""
+        return sum(a.nbytes for a in self.parts)
+
+    @property
+    def parts(self) -> tuple[np.ndarray, ...]:
+        """The arrays as a tuple."""
+        return self.arrays if isinstance(self.arrays, tuple) else (self.arrays,)
+
+    def dataset(
+        self, batch_size: int = 32, *, shuffle: bool = False, seed: int = 0, epoch: tf.Variable | None = None
+    ) -> tf.data.Dataset:
+        """Makes a dataset for the suffix, in the order that :func:`tfft.data.to_dataset` has for the same arguments.
+
+        Args:
+            batch_size: examples per batch; the last one of a pass may be smaller.
+            shuffle: True gives another order in each pass, a pure function of seed and epoch.
+            seed: picks another series of orders.
+            epoch: as in :func:`tfft.data.to_dataset`.
+
+        Returns:
+            Dataset of (float32 features, labels), its length known. Several tensors come as a tuple.
+
+        Raises:
+            DataError: when there are no labels.
+
+        Example:
+            >>> suffix.fit(features.dataset(shuffle=True), epochs=20, shuffle=False)
+        """
+        if self.labels is None:
+            raise DataError("These features have no labels. Extract them from (images, labels).")
+        if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
+            raise PlanError(f"batch_size must be a whole number of at least 1, received {batch_size!r}")
+        fetch = self._from_memory() if self.bytes <= _IN_MEMORY else self._from_arrays
+        return assemble(fetch, self.labels, batch_size, shuffle, seed, epoch, self.views)
+
+    def _from_memory(self) -> Callable[[tf.Tensor], Any]:
+        with tf.device("CPU:0"):
+            kept = [tf.constant(a) for a in self.parts]
+
+        def fetch(positions: tf.Tensor) -> Any:
+            return self._packed([tf.gather(a, positions) for a in kept])
+
+        return tf.autograph.experimental.do_not_convert(fetch)
+
+    @tf.autograph.experimental.do_not_convert
+    def _from_arrays(self, positions: tf.Tensor) -> Any:
+        arrays = self.parts
+
+        def rows(at: np.ndarray) -> list[np.ndarray]:
+            return [np.asarray(a[at]) for a in arrays]
+
+        found = tf.numpy_function(rows, [positions], [tf.as_dtype(a.dtype) for a in arrays])
+        for tensor, array in zip(found, arrays, strict=True):
+            tensor.set_shape([None, *array.shape[1:]])
+        return self._packed(found)
+
+    def _packed(self, found: Sequence[tf.Tensor]) -> Any:
+        found = [tf.cast(t, tf.float32) if t.dtype == tf.float16 else t for t in found]
+        return tuple(found) if isinstance(self.arrays, tuple) else found[0]
