@@ -91,10 +91,15 @@ def test_nothing_heavy_is_imported_before_it_is_needed(code):
     assert min(best) < 0.5
 
 
+def test_the_cache_is_listed_without_tensorflow():
+    done = python("-c", LIGHT.format(code="import tfft.cli\ntfft.cli.main(['cache', 'list'])"))
+    assert done.stdout.splitlines()[-1] == "['numpy']", done.stderr
+
+
 def test_help_lists_every_command_and_no_command_is_help(capsys):
     assert main([]) == 0
     text = capsys.readouterr().out
-    for name in ("demo", "train", "inspect", "predict", "evaluate", "export", "list"):
+    for name in ("demo", "train", "inspect", "predict", "evaluate", "export", "cache", "list"):
         assert f"\n    {name} " in text
     with pytest.raises(SystemExit, match="0"):
         main(["--version"])
@@ -119,6 +124,28 @@ def test_train_leaves_a_whole_run(run, backbone):
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["final"]["accuracy"] > 0.5
     assert len(metrics["final"]["interval"]) == 2
+
+
+def test_defaults_solve_the_head_and_keep_the_features(backbone, photos, tmp_path, capsys):
+    kept, out = tmp_path / "kept", tmp_path / "run"
+    arguments = ["train", str(photos), "--backbone", backbone, "--out", str(out), "--unfreeze", "1", "--epochs", "2"]
+    arguments += ["--batch-size", "8", "--cache", str(kept), "--augment", "crop", "--views", "2", "--no-export"]
+    assert main(arguments) == 0
+    plan = tfft.recipes.plan_from_yaml(out / "plan.yaml")
+    assert (plan.phases[0].solve, plan.l2, plan.views) == (True, "auto", 2)
+    assert plan.augment == tfft.specs.Augmentation(crop=0.5)
+    assert "head solved in" in capsys.readouterr().out
+    assert main(["cache", "list", "--folder", str(kept), "--json"]) == 0
+    entries = json.loads(capsys.readouterr().out)["entries"]
+    counts = sorted(entry["examples"] for entry in entries)
+    train, held_out = counts[2], counts[0]
+    assert counts == [held_out, held_out, train, 2 * train]  # head and suffix; two views of what blocks train on
+    assert main(["cache", "list", "--folder", str(kept)]) == 0
+    assert "float32" in capsys.readouterr().out
+    assert main(["cache", "clear", "--folder", str(kept)]) == 0
+    assert capsys.readouterr().out.endswith("MB freed\n")
+    assert main(["cache", "list", "--folder", str(kept)]) == 0
+    assert capsys.readouterr().out == "Nothing is kept.\n"
 
 
 def test_config_repeats_a_run_and_no_export_leaves_it_out(run, tmp_path, capsys):

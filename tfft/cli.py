@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        if "invalid choice" in message:
+        if "invalid choice" in message and "list|clear" not in message:
             word = message.split("invalid choice: ")[1].split(" ")[0].strip("'")
             message = f"unknown command {word!r}.{did_you_mean(word, _COMMANDS)} Commands: {listed(_COMMANDS)}."
         self.print_usage(sys.stderr)
@@ -98,16 +98,25 @@ def _train_arguments(add: argparse.ArgumentParser) -> None:
         "--unfreeze", type=_blocks, metavar="N", help="last N blocks, a name, regex, share, norm, bias, all or none"
     )
     training.add_argument("--epochs", type=_count, metavar="N", help="passes with unfrozen blocks")
-    training.add_argument("--frozen-epochs", type=_whole, metavar="N", help="passes with the head alone before that")
+    training.add_argument(
+        "--frozen-epochs", type=_whole, metavar="N", help="train the head alone for N passes before that (it is solved)"
+    )
     training.add_argument("--batch-size", type=_whole, metavar="N", help="examples per step")
     training.add_argument(
         "--learning-rate", type=float, metavar="RATE", help="peak rate of the passes with unfrozen blocks"
     )
     training.add_argument("--seed", type=int, metavar="S", help="of split, order and new weights (0)")
     training.add_argument("--dropout", type=float, metavar="SHARE", help="of the features, before the head (0.2)")
-    training.add_argument("--l2", type=float, metavar="WEIGHT", help="weight decay of the head (0)")
+    training.add_argument("--l2", type=float, metavar="WEIGHT", help="weight decay of the head (cross-validated)")
     training.add_argument("--label-smoothing", type=float, metavar="SHARE", help="of the target, over all classes (0)")
     training.add_argument("--batch-norm", choices=["fixed", "train"], help="statistics in unfrozen blocks (fixed)")
+    training.add_argument("--augment", nargs="+", metavar="CHANGE", help="vary the pictures: flip, crop (none)")
+    training.add_argument("--views", type=_whole, metavar="K", help="variations of each picture, used in turn")
+    training.add_argument(
+        "--cache",
+        metavar="PLACE",
+        help="keep what is frozen in this folder, in memory, or off (the user's cache folder)",
+    )
     data = add.add_argument_group("data and model")
     data.add_argument("--image-size", type=_whole, nargs="+", metavar="PIXELS", help="one number, or height and width")
     data.add_argument("--resize", choices=["crop", "stretch", "pad"], help="for another aspect ratio (crop)")
@@ -152,6 +161,12 @@ def _evaluate_arguments(add: argparse.ArgumentParser) -> None:
 def _export_arguments(add: argparse.ArgumentParser) -> None:
     add.add_argument("run_folder", metavar="RUN", help="run folder")
     add.add_argument("out", metavar="OUT", help="version folder such as served/1, or served for the next version")
+    _json_argument(add)
+
+
+def _cache_arguments(add: argparse.ArgumentParser) -> None:
+    add.add_argument("action", choices=["list", "clear"], metavar="list|clear", help="show the entries, or remove all")
+    add.add_argument("--folder", metavar="DIR", help="given to train as --cache (the user's cache folder)")
     _json_argument(add)
 
 
@@ -215,5 +230,6 @@ _COMMANDS = {
     "predict": (commands.predict, _predict_arguments, "say what image files show"),
     "evaluate": (commands.evaluate, _evaluate_arguments, "measure a run on labelled images"),
     "export": (commands.export, _export_arguments, "write the model of a run as a SavedModel for serving"),
+    "cache": (commands.cache, _cache_arguments, "list or remove the features that were kept"),
     "list": (commands.list_presets, _list_arguments, "list the pretrained backbones known by a short name"),
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import datetime
 import json
 import os
 import pathlib
@@ -46,14 +47,17 @@ def train(options: argparse.Namespace, print_result: PrintResult) -> int:
     settings = {name: value for name, value in settings.items() if value is not None}
     handle = options.backbone or (plan.backbone if plan else "efficientnet-lite0")
     export_to = False if options.no_export else None
-    recipes.finetune(handle, options.data or plan.data, plan=plan, out=options.out, export_to=export_to, **settings)
+    place = {None: "auto", "off": None}.get(options.cache, options.cache)
+    recipes.finetune(
+        handle, options.data or plan.data, plan=plan, out=options.out, export_to=export_to, cache=place, **settings
+    )
     print(f"Everything lies in {options.out}. Try: tfft predict {shlex.quote(options.out)} IMAGE...")
     return SUCCESS
 
 
 _SETTINGS = (
     "unfreeze epochs frozen_epochs batch_size learning_rate seed validation dropout l2 label_smoothing batch_norm "
-    "input_range output resize trust strict"
+    "input_range output resize augment views trust strict"
 ).split()
 
 
@@ -195,6 +199,29 @@ def export(options: argparse.Namespace, print_result: PrintResult) -> int:
     lines += [f"  {name}: {text}" for name, text in exported.signatures.items()]
     values = dataclasses.asdict(exported) | {"path": str(exported.path)}
     print_result(values, "\n".join([*lines, *exported.notes]))
+    return SUCCESS
+
+
+def cache(options: argparse.Namespace, print_result: PrintResult) -> int:
+    """Lists the features that were kept, or removes them; TensorFlow is not needed."""
+    from rich.table import Table
+
+    from tfft import features
+
+    if options.action == "clear":
+        freed = features.clear_caches(options.folder)
+        print_result({"freed": freed}, f"{freed / 1e6:,.1f} MB freed")
+        return SUCCESS
+    entries = features.list_caches(options.folder)
+    table = Table("written", "model", "examples", "features", "size", "engine", title_justify="left")
+    for entry in entries:
+        when = datetime.datetime.fromtimestamp(entry.written).strftime("%Y-%m-%d %H:%M")
+        shapes = " and ".join(
+            f"{' x '.join(map(str, s[1:])) or '1'} {t}" for s, t in zip(entry.shapes, entry.dtypes, strict=True)
+        )
+        table.add_row(when, entry.model, f"{entry.examples:,}", shapes, f"{entry.bytes / 1e6:,.1f} MB", entry.engine)
+    values = [dataclasses.asdict(entry) | {"folder": str(entry.folder)} for entry in entries]
+    print_result({"entries": values}, table if entries else "Nothing is kept.")
     return SUCCESS
 
 

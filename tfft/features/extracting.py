@@ -251,7 +251,7 @@ def _from_disk(work: _Work, key: str, root: Path, automatic: bool) -> Features:
     found = read_entry(root, key)
     if not isinstance(found, str):
         arrays, about = found
-        work.say(f"Features of {work.name}: {len(arrays[0])} examples, read from {root / key}.")
+        work.say(f"Features of {work.name}: {len(arrays[0])} examples, read from {root}.")
         return work.features(arrays, dict(about), cached=True, folder=root / key)
     if found:
         work.note(f"The features in {root / key} were not used but made again: {found}.")
