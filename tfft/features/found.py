@@ -16,7 +16,7 @@ import tensorflow as tf
 from tfft.data.pipeline import assemble
 from tfft.errors import DataError, PlanError
 
-_IN_MEMORY = 512 * 2**20  # bytes that a dataset holds as tensors; more is read from the file batch by batch
+IN_MEMORY = 512 * 2**20  # bytes
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -62,7 +62,13 @@ class Features:
         return self.arrays if isinstance(self.arrays, tuple) else (self.arrays,)
 
     def dataset(
-        self, batch_size: int = 32, *, shuffle: bool = False, seed: int = 0, epoch: tf.Variable | None = None
+        self,
+        batch_size: int = 32,
+        *,
+        shuffle: bool = False,
+        seed: int = 0,
+        epoch: tf.Variable | None = None,
+        in_memory: int = IN_MEMORY,
     ) -> tf.data.Dataset:
         """Makes a dataset for the suffix, in the order that :func:`tfft.data.to_dataset` has for the same arguments.
 
@@ -71,6 +77,7 @@ class Features:
             shuffle: True gives another order in each pass, a pure function of seed and epoch.
             seed: picks another series of orders.
             epoch: as in :func:`tfft.data.to_dataset`.
+            in_memory: features of up to so many bytes are read once, now; more are read batch by batch.
 
         Returns:
             Dataset of (float32 features, labels), its length known. Several tensors come as a tuple.
@@ -85,7 +92,7 @@ class Features:
             raise DataError("These features have no labels. Extract them from (images, labels).")
         if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
             raise PlanError(f"batch_size must be a whole number of at least 1, received {batch_size!r}")
-        fetch = self._from_memory() if self.bytes <= _IN_MEMORY else self._from_arrays
+        fetch = self._from_memory() if self.bytes <= in_memory else self._from_arrays
         return assemble(fetch, self.labels, batch_size, shuffle, seed, epoch, self.views)
 
     def _from_memory(self) -> Callable[[tf.Tensor], Any]:

