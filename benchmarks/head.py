@@ -103,9 +103,8 @@ def compare(features: np.ndarray, labels: np.ndarray, rounds: int) -> None:
             if turn:  # the first round warms up
                 seconds[name].append(time.perf_counter() - started)
             quality[name] = judged(*found, features[test], labels[test])
-    print(
-        f"\nSolving a head with its sweep: {len(train)} x {features.shape[1]} features, {rounds} rounds; load {os.getloadavg()[0]:.1f}"
-    )
+    print("\nSolving a head with its sweep")
+    print(f"{len(train)} x {features.shape[1]} features, {rounds} rounds; load {os.getloadavg()[0]:.1f}")
     for name, times in seconds.items():
         loss, right = quality[name]
         print(
