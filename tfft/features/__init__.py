@@ -14,16 +14,21 @@ from tfft.features.cache import CacheEntry, clear_caches, list_caches
 
 if TYPE_CHECKING:
     from tfft.features.extracting import Features, extract
+    from tfft.features.planning import Cut, CutPlan, plan
     from tfft.features.solving import solve_head, transplant
     from tfft.features.splitting import split
 
 __all__ = [
-    "CacheEntry", "Features", "clear_caches", "extract", "list_caches", "solve_head", "split", "transplant",
+    "CacheEntry", "Cut", "CutPlan", "Features", "clear_caches", "extract", "list_caches", "plan", "solve_head",
+    "split", "transplant",
 ]  # fmt: skip
 
 _MODULES = {
+    "Cut": "planning",
+    "CutPlan": "planning",
     "Features": "extracting",
     "extract": "extracting",
+    "plan": "planning",
     "solve_head": "solving",
     "split": "splitting",
     "transplant": "solving",
