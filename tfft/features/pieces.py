@@ -17,12 +17,13 @@ from tensorflow.python.framework import convert_to_constants  # no public name
 from tfft.backbones.base import Block, blocks_of
 from tfft.backbones.savedmodel.blockgraph import count_multiply_adds
 from tfft.data.images import Preprocess
-from tfft.errors import BackboneError, listed
+from tfft.errors import BackboneError
 from tfft.features import litert, splitting
 from tfft.features.graph import Step, ancestors, descendants, divide, flatten, steps_of
 
 FRONT = "(pixels)"  # the cut in front of the first block; no block has such a name
-_LOOPS = {"While", "StatelessWhile", "LoopCond"}
+# What stays in a graph that was made flat where there are loops.
+_LOOPS = {"While", "StatelessWhile", "LoopCond", "PartitionedCall", "StatefulPartitionedCall"}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -129,7 +130,8 @@ def _in_front(
     splitting._leave_growth_to_suffix(flat, steps, inside)
     unsteady = [s for s in random if s.key in needed]
     if training:
-        return inside, f"{listed(training, limit=2)} {'trains' if len(training) == 1 else 'train'}"
+        others = f" and {len(training) - 1} more train" if len(training) > 1 else " trains"
+        return inside, f"{training[0]}{others}"
     if moving:
         return inside, f"the statistics of {moving[0].name} move"
     if unsteady:
@@ -217,13 +219,11 @@ def walk(
 
 
 def _flops(net: keras.Model, function: tf.types.experimental.ConcreteFunction) -> tuple[int, bool]:
+    own = sum(getattr(layer, "flops", None) or 0 for layer in net.layers)
     try:
         with litert.quiet():  # calls are inlined, and so the sizes inside of them are known
             graph = convert_to_constants.convert_variables_to_constants_v2(function).graph
     except Exception:  # what cannot be a constant, a lookup table for one; then blocks count for themselves
-        graph = function.graph
-        own = sum(getattr(layer, "flops", None) or 0 for layer in net.layers)
-    else:
-        own = 0
-    looping = any(op.type in _LOOPS for op in graph.get_operations())
-    return 2 * (own + count_multiply_adds(graph)), looping
+        return 2 * (own + count_multiply_adds(function.graph)), False
+    kinds = {op.type for op in graph.get_operations()}
+    return 2 * (count_multiply_adds(graph) or own), bool(kinds & _LOOPS)

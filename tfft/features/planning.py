@@ -148,20 +148,20 @@ class CutPlan:
 
     def __str__(self) -> str:
         title = f"{self.model}: {self.examples:,} examples, {_epochs(self.epochs)}; seconds {self.basis}"
-        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         table.add_column("cut after", no_wrap=True)
-        table.add_column("crosses")
+        table.add_column("crosses", overflow="fold")
         for name in ("each", "all", "MFLOP before", "MFLOP behind", "cached", "uncached", "gain", "now"):
             table.add_column(name, justify="right", no_wrap=not name.startswith("MFLOP"))
         table.add_column("", min_width=14, overflow="fold")
         for cut in self.cuts:
             kinds = [f"{'x'.join(map(str, s)) or '1'}{'' if d == self.dtype else f' {d}'}" for s, d in cut.crossing]
-            flops = [f"{n / 1e6:,.{0 if n >= 1e8 else 2}f}" for n in (cut.flops_before, cut.flops_behind)]
+            flops = [f"{n / 1e6:,.0f}" if n >= 1e7 else f"{n / 1e6:.2g}" for n in (cut.flops_before, cut.flops_behind)]
             gain = "" if cut.gain is None else f"{cut.gain:.1f}x"
             times = [_time(cut.seconds_cached), _time(cut.seconds_uncached), gain, _time(cut.seconds_now)]
             sizes = [_size(cut.example_bytes), _size(cut.bytes)]
             table.add_row(cut.block, " + ".join(kinds), *sizes, *flops, *times, self._mark(cut))
-        return "\n".join([render(table), _LEGEND, *self.notes, self.sentence])
+        return "\n".join([render(table, least=120), _LEGEND, *self.notes, self.sentence])
 
     def _mark(self, cut: Cut) -> str:
         marks = ["CHOICE"] if cut.block == self.choice else []
