@@ -1,8 +1,8 @@
 """The frozen part of a model, run once: :func:`split`, :func:`extract`, and a head solved on the result.
 
 What is offered here takes a model apart, computes what its frozen part gives with the fastest engine there
-is, and keeps it. Importing this package does not import TensorFlow: :func:`list_caches` and
-:func:`clear_caches` work without it.
+is, keeps it, and tells beforehand what that costs. Importing this package does not import TensorFlow:
+:func:`list_caches` and :func:`clear_caches` work without it.
 """
 
 from __future__ import annotations
@@ -14,18 +14,24 @@ from tfft.features.cache import CacheEntry, clear_caches, list_caches
 
 if TYPE_CHECKING:
     from tfft.features.extracting import extract
+    from tfft.features.flipping import flip_difference
     from tfft.features.found import Features
+    from tfft.features.planning import Cut, CutPlan, plan
     from tfft.features.solving import solve_head, transplant
     from tfft.features.splitting import split, split_head
 
 __all__ = [
-    "CacheEntry", "Features", "clear_caches", "extract", "list_caches", "solve_head", "split", "split_head",
-    "transplant",
+    "CacheEntry", "Cut", "CutPlan", "Features", "clear_caches", "extract", "flip_difference", "list_caches", "plan",
+    "solve_head", "split", "split_head", "transplant",
 ]  # fmt: skip
 
 _MODULES = {
+    "Cut": "planning",
+    "CutPlan": "planning",
     "Features": "found",
     "extract": "extracting",
+    "flip_difference": "flipping",
+    "plan": "planning",
     "solve_head": "solving",
     "split": "splitting",
     "split_head": "splitting",

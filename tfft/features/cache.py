@@ -37,7 +37,7 @@ HELD: dict[str, tuple[tuple[np.ndarray, ...], dict[str, Any]]] = {}  # what cach
 MANIFEST, LOCK = "manifest.json", "writing"
 _KEY = re.compile(r"[0-9a-f]{64}")
 _ASIDE = re.compile(r"\.[0-9a-f]{64}\..+\.(tmp|old)")
-_SPARE = 64 * 2**20  # bytes that are left free on a disk
+SPARE = 64 * 2**20  # bytes that are left free on a disk
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 _YOUNG, _OLD = 60.0, 86400.0  # seconds in which a writer has surely taken its lock, and after which it is given up
 
@@ -244,7 +244,7 @@ class EntryWriter:
         """
         wanted = count * sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in items)
         free = shutil.disk_usage(self._root).free
-        if wanted + _SPARE > free:
+        if wanted + SPARE > free:
             raise CacheFullError(no_room(self._root, wanted, free))
         for number, (shape, dtype) in enumerate(items):
             name = f"features_{number}.bin"

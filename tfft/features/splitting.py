@@ -55,9 +55,9 @@ def split(
     steps = steps_of(flat)
     late = descendants(steps, _trainable(model, steps) if cut is None else _after_block(model, steps, cut))
     early = [s for s in steps if s.key not in late]
-    unsteady = [s for s in early if _is_random(s) or _moves(s)]
+    unsteady = [s for s in early if is_random(s) or moves(s)]
     if ignore_dropout:
-        ignored = _backbone_dropout(model, early)
+        ignored = backbone_dropout(model, early)
         unsteady = [s for s in unsteady if s.key not in ignored]
     changing = descendants(steps, unsteady)
     lost = [s for s in early if s.variables and s.key in changing]
@@ -70,7 +70,7 @@ def split(
             f"{model.name!r} has no frozen part to run ahead: its first layer with variables, {first!r}, trains. "
             "Freeze the first blocks: tfft.unfreeze(model, n) trains the last n only."
         )
-    _leave_growth_to_suffix(flat, steps, inside)
+    leave_growth_to_suffix(flat, steps, inside)
     return divide(flat, inside, (f"{model.name}_prefix", f"{model.name}_suffix"))
 
 
@@ -103,12 +103,12 @@ def split_head(model: keras.Model) -> tuple[keras.Model, keras.Model]:
     return divide(flat, inside, (f"{model.name}_features", f"{model.name}_head"))
 
 
-def _backbone_dropout(model: keras.Model, early: Sequence[Step]) -> set[int]:
+def backbone_dropout(model: keras.Model, early: Sequence[Step]) -> set[int]:
     """Returns the keys of the random calls that are the backbone's; the head's dropout is to stay."""
     needed = ancestors(early, [s for s in early if s.variables])
     backbone = find_backbone(model)
     own = set() if backbone is model else {id(part) for part in backbone._flatten_layers()}
-    return {s.key for s in early if not _moves(s) and (s.key in needed or id(s.operation) in own)}
+    return {s.key for s in early if not moves(s) and (s.key in needed or id(s.operation) in own)}
 
 
 def _trainable(model: keras.Model, steps: Sequence[Step]) -> list[Step]:
@@ -151,7 +151,7 @@ def _frozen_names(model: keras.Model) -> list[str]:
     return names
 
 
-def _is_random(step: Step) -> bool:
+def is_random(step: Step) -> bool:
     """Tells whether a call draws random numbers in training, dropout for one."""
     if not isinstance(step.operation, keras.layers.Layer):
         return False
@@ -166,7 +166,7 @@ def _draws(layer: keras.layers.Layer) -> bool:
     return not rates or any(rates)  # recurrent layers keep a generator that a rate of 0 never asks
 
 
-def _moves(step: Step) -> bool:
+def moves(step: Step) -> bool:
     """Tells whether a call changes variables by itself in training, statistics for one, though no gradient does."""
     layer = step.operation
     if not isinstance(layer, keras.layers.Layer):
@@ -183,7 +183,7 @@ def _moves(step: Step) -> bool:
 
 def _not_constant(model: keras.Model, unsteady: Sequence[Step], lost: Sequence[Step]) -> str:
     first = unsteady[0]
-    if _moves(first):
+    if moves(first):
         why = f"{first.name!r} is not frozen and follows the data in training (its statistics move)"
         fix = "Freeze it: tfft.unfreeze(model, ..., batch_norm='fixed')."
     else:
@@ -199,7 +199,7 @@ def _not_constant(model: keras.Model, unsteady: Sequence[Step], lost: Sequence[S
     )
 
 
-def _leave_growth_to_suffix(flat: keras.Model, steps: Sequence[Step], inside: set[int]) -> None:
+def leave_growth_to_suffix(flat: keras.Model, steps: Sequence[Step], inside: set[int]) -> None:
     """Moves calls at the end of the prefix that only make data larger, such as padding, into the suffix."""
     ends = {id(t) for t in flat.outputs}
     for step in reversed(steps):

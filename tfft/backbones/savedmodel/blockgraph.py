@@ -143,7 +143,25 @@ def count_multiply_adds(graph: tf.Graph) -> int:
                 continue
             transposed = op.get_attr("transpose_a" if op.type == "MatMul" else "adj_x")
             total += _product(out) * int(left[-2 if transposed else -1] or 1)
+        elif op.type == "Einsum" and len(op.inputs) == 2:
+            total += _einsum_multiply_adds(op)
     return total
+
+
+def _einsum_multiply_adds(op: tf.Operation) -> int:
+    """One multiply-add for each combination of the equation's letters; the attention of most transformers."""
+    letters, rest = {}, 1
+    for term, tensor in zip(op.get_attr("equation").decode().split("->")[0].split(","), op.inputs, strict=True):
+        if tensor.shape.rank is None:
+            return 0
+        sizes, start = list(tensor.shape), term.find("...")
+        if start >= 0:
+            stop = start + len(sizes) - (len(term) - 3)
+            rest = max(rest, _product(sizes[start:stop]))
+            del sizes[start:stop]
+        for letter, size in zip(term.replace("...", ""), sizes, strict=True):
+            letters[letter] = size or letters.get(letter)
+    return rest * _product(letters.values())
 
 
 def _product(dimensions: Any) -> int:
