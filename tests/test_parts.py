@@ -15,8 +15,7 @@ from tfft.errors import PlanError
 from tfft.models import build
 from tfft.slicing import unfreeze
 from tfft.specs import InputSpec, Phase
-from tfft.training import Reduced, train
-from tfft.training.parts import in_parts
+from tfft.training import Reduced, in_parts, train
 
 L = keras.layers
 CROSSENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

@@ -228,17 +228,23 @@ class _Search:
         following = min(_power_of_two(start), self._highest)
         idle = 0
         while idle < 2:
-            while following > self.trials[-1].size and not self._fits(following):
+            done = self._ran[-1].size
+            while following > done and not self._fits(following):
                 following //= 2
-            if following <= self.trials[-1].size or self.trials[-1].seconds is None:
+            if following <= done:
                 return
-            before = min(t.seconds for t in self.trials if t.seconds is not None)
+            before = min(t.seconds for t in self._ran)
             self._try(following)
             last = self.trials[-1].seconds
             if last is None:
-                return
-            idle = 0 if last < 0.95 * before else idle + 1
+                self._highest = following // 2
+            else:
+                idle = 0 if last < 0.95 * before else idle + 1
             following = min(2 * following, self._highest)
+
+    @property
+    def _ran(self) -> list[Trial]:
+        return [t for t in self.trials if t.seconds is not None]
 
     def _try(self, size: int) -> None:
         count = len(keras.tree.flatten(self._rows)[0])
@@ -263,7 +269,7 @@ class _Search:
 
     def _expected(self, size: int) -> float | None:
         """Megabytes of a size that was not tried, on a straight line."""
-        tried = [t for t in self.trials if t.megabytes is not None]
+        tried = [t for t in self._ran if t.megabytes is not None]
         if not tried:
             return None
         first, last = (Trial(0, None, self._base), tried[0]) if len(tried) == 1 else tried[-2:]
@@ -276,27 +282,27 @@ class _Search:
 
     def result(self, known: int | None) -> BatchSize:
         """Chooses."""
-        ran = [t for t in self.trials if t.seconds is not None]
-        ran = ran[1:] or ran  # one example is tried for its memory
+        failed = [t.size for t in self.trials if t.seconds is None]
+        ran = self._ran[1:] or self._ran  # one example is tried for its memory
         fastest, chosen = min(ran, key=lambda t: t.seconds), choose(ran)
         largest = ran[-1].size
-        if self._meter.allowed is not None and self._base is not None and ran[-1] is self.trials[-1]:
+        if self._meter.allowed is not None and self._base is not None:
             while 2 * largest <= self._highest and self._fits(2 * largest):
                 largest *= 2
         reason = f"{chosen.size} is the smallest size within {CLOSE - 1:.0%} of the fastest, {fastest.size}"
         reason += f" ({chosen.seconds * 1e3:.3g} and {fastest.seconds * 1e3:.3g} ms per example)"
         reason = f"{chosen.size} is the fastest size" if chosen is fastest else reason
         reason += f". The largest that fits is {largest}: "
-        if ran[-1] is not self.trials[-1]:
-            reason += f"{self.trials[-1].size} did not."
+        if failed:
+            reason += f"{min(failed)} did not."
         elif largest == self._highest:
-            reason += "more was not looked at" + (f", there are {known} examples." if known else ".")
+            reason += "more was not looked at" + (f", there are {known} examples." if known and known < 2 * largest else ".")
         elif self._meter.allowed is None or self._base is None:
             reason += "more was not tried, as it would not be faster; memory was not measured."
         else:
             expected = self._expected(2 * largest)
             reason += f"{2 * largest} would take about {expected:,.0f} MB of the {self._meter.allowed:,.0f} allowed."
-        return BatchSize(chosen.size, largest, tuple(self.trials), reason)
+        return BatchSize(chosen.size, largest, tuple(sorted(self.trials, key=lambda t: t.size)), reason)
 
 
 # --------------------------------------------------------------------- the memory
