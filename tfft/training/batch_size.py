@@ -296,7 +296,8 @@ class _Search:
         if failed:
             reason += f"{min(failed)} did not."
         elif largest == self._highest:
-            reason += "more was not looked at" + (f", there are {known} examples." if known and known < 2 * largest else ".")
+            reason += "more was not looked at"
+            reason += f", there are {known} examples." if known and known < 2 * largest else "."
         elif self._meter.allowed is None or self._base is None:
             reason += "more was not tried, as it would not be faster; memory was not measured."
         else:
