@@ -1,7 +1,8 @@
 """Trains a model phase by phase, and checks that each phase trained what it should: :func:`train`.
 
-Hides the schedule, the bookkeeping of epochs, how the best weights are kept, and what is looked for
-when a loss becomes NaN. What happens in between is ``model.compile`` and ``model.fit``.
+Hides the schedule, the bookkeeping of epochs, how the best weights are kept, what is computed once, and what
+is looked for when a loss becomes NaN. What happens in between is ``model.compile`` and ``model.fit``. What a machine
+can bear is beside it: :func:`find_batch_size`, :func:`in_parts` for batches that do not fit, :func:`choose_precision`.
 """
 
 from __future__ import annotations
@@ -10,8 +11,14 @@ from tfft.errors import require_platform
 
 require_platform()
 
+from tfft.training.batch_size import BatchSize, find_batch_size  # noqa: E402
 from tfft.training.engine import learning_rate_schedule, train, train_phase  # noqa: E402
 from tfft.training.frozen import FeatureSource  # noqa: E402
 from tfft.training.history import History  # noqa: E402
+from tfft.training.parts import in_parts  # noqa: E402
+from tfft.training.precision import Precision, choose_precision, precision_gain  # noqa: E402
 
-__all__ = ["FeatureSource", "History", "learning_rate_schedule", "train", "train_phase"]
+__all__ = [
+    "BatchSize", "FeatureSource", "History", "Precision", "choose_precision", "find_batch_size", "in_parts",
+    "learning_rate_schedule", "precision_gain", "train", "train_phase",
+]  # fmt: skip

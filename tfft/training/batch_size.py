@@ -1,0 +1,363 @@
+"""How many examples a step should take on this machine: :func:`find_batch_size`.
+
+Hides how memory and time of a training step are measured, and that the model is as before afterwards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import gc
+import math
+import pathlib
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from rich.table import Table
+
+from tfft.errors import DataError, PlanError, raise_problems
+from tfft.slicing.tables import render
+from tfft.training.parts import check_plain
+
+MARGIN = 0.8  # of the memory that is available: the input pipeline, the evaluation and other programs need some too
+CLOSE = 1.1  # a batch is as good as the fastest if an example takes at most this much longer
+_CAP, _BLIND_CAP = 1024, 32  # no batch beyond this is looked at unless asked for; where memory cannot be measured
+_STEPS, _SECONDS = 4, 2.0  # steps per trial, the first of which is not timed, and when a trial ends before that
+_MB = 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """One batch size, tried.
+
+    Attributes:
+        size: examples per step.
+        seconds: per example, the best of the timed steps; None where the step did not fit.
+        megabytes: that tensors took on the device at most during the steps; None where it is not known.
+    """
+
+    size: int
+    seconds: float | None
+    megabytes: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchSize:
+    """What :func:`find_batch_size` returns; ``print`` shows the trials and the choice.
+
+    Attributes:
+        size: the choice.
+        largest: the largest power of two that fits: tried, or, on a CPU, following from the trials.
+        trials: in the order of size.
+        reason: why this size, in words.
+    """
+
+    size: int
+    largest: int
+    trials: tuple[Trial, ...]
+    reason: str
+
+    def __str__(self) -> str:
+        table = Table(title=f"batch size {self.size}", title_justify="left")
+        for name in ("batch size", "ms per example", "MB at most"):
+            table.add_column(name, justify="right")
+        for trial in self.trials:
+            speed = "does not fit" if trial.seconds is None else f"{trial.seconds * 1e3:.2f}"
+            memory = "?" if trial.megabytes is None else f"{trial.megabytes:,.0f}"
+            table.add_row(str(trial.size), speed, memory, style="bold" if trial.size == self.size else None)
+        return render(table, self.reason)
+
+
+def find_batch_size(
+    model: keras.Model, examples: Any, *, start: int = 8, limit: int | None = None, memory: float | None = None
+) -> BatchSize:
+    """Returns a batch size for training a model on this machine, from real training steps of growing size.
+
+    Use it before training, when the size is open. The largest batch that fits is what is often asked for,
+    but it is not what is chosen: from some size on a bigger batch only makes fewer steps of the same
+    examples, and needs more memory for it. The choice is the smallest power of two that takes at most 10 %
+    longer per example than the fastest. The largest that fits is in the result, for recipes that need a
+    certain big batch; for one that does not fit there is :func:`tfft.training.in_parts`.
+
+    The first trial is one example. Then sizes double until doubling has not made an example 5 % faster twice
+    in a row, or, on a GPU, until a step does not fit. On a CPU a process that takes too much is ended by the
+    system, so a size is only tried if a straight line through the last two trials says that it stays within
+    ``memory``.
+
+    Afterwards the weights, the statistics of BatchNormalization, the seeds of the layers, the optimizer and
+    the metrics are as before, bit by bit: the steps are made by a copy of the optimizer, and what they change
+    in the model is put back, after an error too.
+
+    Args:
+        model: functional or sequential, compiled, frozen and unfrozen as it will be trained.
+        examples: a dataset of batches, of which the first is used, or a batch: (inputs, labels) or (inputs,
+            labels, sample weights). They are repeated to make bigger batches.
+        start: first size that is looked at after one example.
+        limit: largest size that is looked at; by default 1024, or 32 on a CPU where memory cannot be
+            measured (TensorFlow without oneDNN, or not on Linux and no ``memory`` given). Never more than
+            the dataset has examples, where that is known.
+        memory: megabytes that tensors may take; by default all of a GPU, and on a CPU what they take now
+            and 80 % of what is available.
+
+    Returns:
+        The size, the trials and the reason.
+
+    Raises:
+        PlanError: when the model is not compiled or has a training step of its own, a setting is not
+            positive, or not even one example fits.
+        DataError: when there is no example.
+
+    Example:
+        >>> model.compile("adam", **tfft.heads.of(model).compile_args())
+        >>> found = tfft.training.find_batch_size(model, training)
+        >>> print(found)
+        >>> training = training.unbatch().batch(found.size)
+    """
+    _check(model, start, limit, memory)
+    rows, known = _rows(examples)
+    meter = _Meter(memory)
+    highest = limit or (max(_BLIND_CAP, start) if meter.blind else _CAP)
+    highest = min(highest, known or highest)
+    with _restored(model):
+        search = _Search(_copy(model), rows, meter, _power_of_two(highest))
+        search.run(start)
+    return search.result(known)
+
+
+def choose(trials: Sequence[Trial]) -> Trial:
+    """Returns the smallest trial that takes at most 10 % longer per example than the fastest.
+
+    Args:
+        trials: in the order of size; those that did not fit are passed over.
+    """
+    ran = [t for t in trials if t.seconds is not None]
+    return next(t for t in ran if t.seconds <= CLOSE * min(t.seconds for t in ran))
+
+
+def _check(model: keras.Model, start: int, limit: int | None, memory: float | None) -> None:
+    check_plain(model, "tried at several batch sizes")
+    problems = []
+    if not model.compiled:
+        problems.append("the model is not compiled: time and memory depend on the loss and the optimizer")
+    elif not model.trainable_weights:
+        problems.append("nothing in the model trains")
+    for name, value in (("start", start), ("limit", limit)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            problems.append(f"{name} must be an int of at least 1, got {value!r}")
+    if memory is not None and not memory > 0:
+        problems.append(f"memory is a number of megabytes over 0, got {memory!r}")
+    raise_problems(PlanError, "No batch size can be found", problems)
+
+
+def _rows(examples: Any) -> tuple[Any, int | None]:
+    """Returns some examples, and how many there are in all where that is known."""
+    known = None
+    if isinstance(examples, tf.data.Dataset):
+        batches = int(examples.cardinality())
+        examples = next(iter(examples.take(1)), None)
+        if examples is not None and batches > 0:
+            known = batches * len(keras.tree.flatten(examples)[0])
+    elif not isinstance(examples, tuple) or len(examples) not in (2, 3):
+        raise DataError(f"Expected a dataset of batches, or (inputs, labels). Received: {type(examples).__name__}.")
+    flat = [] if examples is None else keras.tree.flatten(examples)
+    if not flat or not len(flat[0]):
+        raise DataError("There is no example to try a batch with. With drop_remainder, small data gives no batch.")
+    return keras.tree.map_structure(tf.convert_to_tensor, examples), known
+
+
+def _power_of_two(number: int) -> int:
+    return 2 ** int(math.log2(number))
+
+
+# ---------------------------------------------------------------------- the model
+
+
+@contextlib.contextmanager
+def _restored(model: keras.Model) -> Iterator[None]:
+    """Gives all variables of a model the values back that they had."""
+    variables = {id(v): v for v in [*model.variables, *model.metrics_variables]}.values()
+    kept = [(v, keras.ops.convert_to_numpy(v).copy()) for v in variables]
+    try:
+        yield
+    finally:
+        for variable, value in kept:
+            variable.assign(value)
+
+
+def _copy(model: keras.Model) -> keras.Model:
+    """Returns a model of the same layers, compiled with an optimizer of its own, so that the model's stays as it is."""
+    twin = keras.Model(model.input, model.output, name=model.name)
+    twin.dtype_policy = model.dtype_policy
+    optimizer = type(model.optimizer).from_config(model.optimizer.get_config())
+    twin.compile(optimizer, model.loss, jit_compile=model.jit_compile, run_eagerly=model.run_eagerly)
+    return twin
+
+
+class _Clock(keras.callbacks.Callback):
+    """Times steps but for the first, which traces and compiles."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.times: list[float] = []
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self._began = time.perf_counter()
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        float(logs["loss"])  # waits for a GPU
+        if batch:
+            self.times.append(time.perf_counter() - self._began)
+        self.model.stop_training = sum(self.times) > _SECONDS
+
+
+class _Search:
+    """The trials, and what follows from them."""
+
+    def __init__(self, twin: keras.Model, rows: Any, meter: _Meter, highest: int) -> None:
+        self._twin, self._rows, self._meter, self._highest = twin, rows, meter, highest
+        self._base = meter.start()
+        self.trials: list[Trial] = []
+
+    def run(self, start: int) -> None:
+        """Tries one example, then powers of two from ``start`` on."""
+        self._try(1)
+        following = min(_power_of_two(start), self._highest)
+        idle = 0
+        while idle < 2:
+            done = self._ran[-1].size
+            while following > done and not self._fits(following):
+                following //= 2
+            if following <= done:
+                return
+            before = min(t.seconds for t in self._ran)
+            self._try(following)
+            last = self.trials[-1].seconds
+            if last is None:
+                self._highest = following // 2
+            else:
+                idle = 0 if last < 0.95 * before else idle + 1
+            following = min(2 * following, self._highest)
+
+    @property
+    def _ran(self) -> list[Trial]:
+        return [t for t in self.trials if t.seconds is not None]
+
+    def _try(self, size: int) -> None:
+        count = len(keras.tree.flatten(self._rows)[0])
+
+        def take(positions: tf.Tensor) -> Any:
+            return keras.tree.map_structure(lambda t: tf.gather(t, positions % count), self._rows)
+
+        # Batched by tf.data, so that the number of examples is open and the step is traced once for all sizes.
+        data = tf.data.Dataset.range(size * _STEPS).batch(size).map(take)
+        clock = _Clock()
+        self._meter.start()
+        try:
+            self._twin.fit(data, verbose=0, shuffle=False, callbacks=[clock])
+        except tf.errors.ResourceExhaustedError as error:
+            if size == 1:
+                raise PlanError(
+                    "Not even a batch of one example fits into memory. Freeze more blocks, or use smaller inputs."
+                ) from error
+            self.trials.append(Trial(size, None, None))
+            return
+        self.trials.append(Trial(size, min(clock.times) / size, self._meter.peak()))
+
+    def _expected(self, size: int) -> float | None:
+        """Megabytes of a size that was not tried, on a straight line."""
+        tried = [t for t in self._ran if t.megabytes is not None]
+        if not tried:
+            return None
+        first, last = (Trial(0, None, self._base), tried[0]) if len(tried) == 1 else tried[-2:]
+        slope = max((last.megabytes - first.megabytes) / (last.size - first.size), 0.0)
+        return last.megabytes + slope * (size - last.size)
+
+    def _fits(self, size: int) -> bool:
+        expected, allowed = self._expected(size), self._meter.allowed
+        return expected is None or allowed is None or expected <= allowed
+
+    def result(self, known: int | None) -> BatchSize:
+        """Chooses."""
+        failed = [t.size for t in self.trials if t.seconds is None]
+        ran = self._ran[1:] or self._ran  # one example is tried for its memory
+        fastest, chosen = min(ran, key=lambda t: t.seconds), choose(ran)
+        largest = ran[-1].size
+        if self._meter.allowed is not None and self._base is not None:
+            while 2 * largest <= self._highest and self._fits(2 * largest):
+                largest *= 2
+        reason = f"{chosen.size} is the smallest size within {CLOSE - 1:.0%} of the fastest, {fastest.size}"
+        reason += f" ({chosen.seconds * 1e3:.3g} and {fastest.seconds * 1e3:.3g} ms per example)"
+        reason = f"{chosen.size} is the fastest size" if chosen is fastest else reason
+        reason += f". The largest that fits is {largest}: "
+        if failed:
+            reason += f"{min(failed)} did not."
+        elif largest == self._highest:
+            reason += "more was not looked at"
+            reason += f", there are {known} examples." if known and known < 2 * largest else "."
+        elif self._meter.allowed is None or self._base is None:
+            reason += "more was not tried, as it would not be faster; memory was not measured."
+        else:
+            expected = self._expected(2 * largest)
+            reason += f"{2 * largest} would take about {expected:,.0f} MB of the {self._meter.allowed:,.0f} allowed."
+        return BatchSize(chosen.size, largest, tuple(sorted(self.trials, key=lambda t: t.size)), reason)
+
+
+# --------------------------------------------------------------------- the memory
+
+
+class _Meter:
+    """What TensorFlow's allocator says of the device that trains.
+
+    The process' own size would not do: TensorFlow keeps what it once took, so a second model in the same
+    process would seem to take nothing.
+    """
+
+    def __init__(self, memory: float | None) -> None:
+        self.on_gpu = bool(tf.config.get_visible_devices("GPU"))
+        self._device = "GPU:0" if self.on_gpu else "CPU:0"
+        current = self.start()
+        self.allowed = memory
+        if not self.on_gpu and memory is None and current is not None:
+            with contextlib.suppress(OSError):  # systems that do not tell
+                self.allowed = current + MARGIN * available_memory()
+
+    @property
+    def blind(self) -> bool:
+        """Whether a step that does not fit would end the process without a warning."""
+        return not self.on_gpu and (self.allowed is None or self.peak() is None)
+
+    def start(self) -> float | None:
+        """Starts a new peak, and returns the megabytes in use."""
+        gc.collect()
+        with contextlib.suppress(ValueError):  # TensorFlow without oneDNN does not count what it takes on a CPU
+            tf.config.experimental.reset_memory_stats(self._device)
+            return tf.config.experimental.get_memory_info(self._device)["current"] / _MB
+        return None
+
+    def peak(self) -> float | None:
+        """Returns the highest use since the start, in megabytes."""
+        with contextlib.suppress(ValueError):
+            return tf.config.experimental.get_memory_info(self._device)["peak"] / _MB
+        return None
+
+
+def available_memory() -> float:
+    """Returns the megabytes that a process on Linux can still take: of the machine, or of its container.
+
+    Raises:
+        OSError: where the system does not tell.
+    """
+    lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
+    found = [next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) / 1024]
+    for folder, top, used in (
+        ("/sys/fs/cgroup", "memory.max", "memory.current"),
+        ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+    ):
+        with contextlib.suppress(OSError, ValueError):  # no such container, or "max": no limit
+            numbers = [int((pathlib.Path(folder) / name).read_text()) for name in (top, used)]
+            found.append((numbers[0] - numbers[1]) / _MB)
+    return max(float(np.min(found)), 0.0)
