@@ -15,7 +15,7 @@ from tfft.errors import PlanError
 from tfft.models import build
 from tfft.slicing import unfreeze
 from tfft.specs import InputSpec, Phase
-from tfft.training import Reduced, in_parts, train
+from tfft.training import in_parts, train
 
 L = keras.layers
 CROSSENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -199,12 +199,8 @@ def test_phases_can_be_trained_in_parts():
         for k in range(2):
             x = L.ReLU(name=f"block{k}_relu")(L.Conv2D(4, 3, 2, name=f"block{k}_conv")(x))
         model = build(Backbone("tiny", keras.Model(inputs, x), "test", InputSpec(32, 32, source="the test")), HEAD)
-
-        def reduce(model, phase, size=size):
-            return None if size is None else Reduced(in_parts(model, size), data, data)
-
         phases = [Phase("frozen", "none", 2, 1e-2), Phase("fine-tune", 1, 2, 1e-3)]
-        histories.append(train(model, data, data, phases, reduce=reduce, verbose=False))
+        histories.append(train(model, data, data, phases, part_size=size, verbose=False))
         weights.append({v.path: v.numpy() for v in model.weights})
         assert type(model).__name__ == "Functional"
     assert difference(*weights) < 1e-4

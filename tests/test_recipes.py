@@ -299,3 +299,51 @@ def test_ready_datasets_are_checked_before_anything_is_trained(data, match):
     with pytest.raises(DataError, match=match):
         finetune(opened, data, unfreeze="all", **FAST)
     assert np.array_equal(kernel.numpy(), before)
+
+
+def test_a_batch_size_is_tried_and_parts_of_it_are_no_other_training():
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 2, 60)
+    images = np.clip(labels[:, None, None] * 160 + random.integers(0, 80, (60, 8, 8)), 0, 255).astype("uint8")
+    settings = {"unfreeze": 1, "epochs": 2, "verbose": False, "dropout": 0.0, "cache": "memory"}
+    run = finetune(backbone(), (images, labels), batch_size="auto", **settings)
+    size = run.plan.batch_size
+    assert 1 <= size <= 48
+    assert "per example" in run.plan.reasons["batch_size"]
+    whole = finetune(backbone(), (images, labels), batch_size=size, **settings)
+    parts = finetune(backbone(), (images, labels), batch_size=size, part_size=3, **settings)
+    for one, other, third in zip(*(r.model.get_weights() for r in (run, whole, parts)), strict=True):
+        assert np.array_equal(one, other)  # the trials left nothing behind
+        np.testing.assert_allclose(other, third, atol=1e-4)
+    assert parts.plan.part_size == 3
+
+
+def test_augmented_runs_repeat_and_ready_datasets_are_not_augmented():
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 2, 40)
+    images = np.clip(labels[:, None, None] * 120 + random.integers(0, 120, (40, 20, 24)), 0, 255).astype("uint8")
+    settings = {"unfreeze": 1, "epochs": 3, "batch_size": 8, "verbose": False, "augment": ["flip", "crop"]}
+    run = finetune(backbone(), (images, labels), cache="memory", **settings)
+    assert run.plan.views == 3
+    again = repeat(run.plan, backbone=backbone(), data=(images, labels), cache=None, verbose=False)
+    for one, other in zip(run.model.get_weights(), again.model.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)  # cached and not
+    dataset = tf.data.Dataset.from_tensor_slices((np.repeat(images[..., None], 3, -1), labels)).batch(8)
+    with pytest.raises(PlanError, match="A ready dataset is varied with its own map"):
+        finetune(backbone(), (dataset, dataset, ["a", "b"]), **settings)
+
+
+def test_ready_datasets_are_cached_when_asked_and_only_if_they_repeat():
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 2, 40)
+    images = np.clip(labels[:, None, None, None] * 120 + random.integers(0, 120, (40, 16, 16, 3)), 0, 255)
+    dataset = tf.data.Dataset.from_tensor_slices((images.astype("uint8"), labels))
+    settings = {"unfreeze": 1, "epochs": 2, "verbose": False, "dropout": 0.0}
+    steady = (dataset.batch(10), dataset.batch(10), ["a", "b"])
+    weights = [finetune(backbone(), steady, cache=c, **settings).model.get_weights() for c in ("auto", "memory")]
+    for one, other in zip(*weights, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
+    shuffled = (dataset.shuffle(40).batch(10), dataset.batch(10), ["a", "b"])
+    finetune(backbone(), shuffled, **settings)
+    with pytest.raises(DataError, match="gave other examples, or another order"):
+        finetune(backbone(), shuffled, cache="memory", **settings)

@@ -101,7 +101,8 @@ def _train_arguments(add: argparse.ArgumentParser) -> None:
     training.add_argument(
         "--frozen-epochs", type=_whole, metavar="N", help="train the head alone for N passes before that (it is solved)"
     )
-    training.add_argument("--batch-size", type=_whole, metavar="N", help="examples per step")
+    training.add_argument("--batch-size", type=_size, metavar="N", help="examples per step, or auto to try sizes (32)")
+    training.add_argument("--part-size", type=_whole, metavar="N", help="examples at a time, if steps need less memory")
     training.add_argument(
         "--learning-rate", type=float, metavar="RATE", help="peak rate of the passes with unfrozen blocks"
     )
@@ -183,6 +184,10 @@ def _whole(text: str) -> int:
     if not text.isascii() or not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, received {text!r}")
     return int(text)
+
+
+def _size(text: str) -> int | str:
+    return text if text == "auto" else _whole(text)
 
 
 def _count(text: str) -> int:

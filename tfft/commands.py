@@ -56,8 +56,8 @@ def train(options: argparse.Namespace, print_result: PrintResult) -> int:
 
 
 _SETTINGS = (
-    "unfreeze epochs frozen_epochs batch_size learning_rate seed validation dropout l2 label_smoothing batch_norm "
-    "input_range output resize augment views trust strict"
+    "unfreeze epochs frozen_epochs batch_size part_size learning_rate seed validation dropout l2 label_smoothing "
+    "batch_norm input_range output resize augment views trust strict"
 ).split()
 
 

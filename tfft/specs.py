@@ -150,6 +150,7 @@ class Plan:
         task: ``"classification"`` (the only one a folder of classes can mean), or another head's name.
         image_size: height and width in pixels.
         batch_size: examples per step.
+        part_size: examples that are computed at a time, where whole batches do not fit into memory; None for all.
         seed: of the split, the order, the new weights and dropout.
         validation: share of each class that is held out where the data has no ``val`` folder.
         dropout: share of features dropped before the head.
@@ -174,6 +175,7 @@ class Plan:
     task: str = "classification"
     image_size: tuple[int, int] = (224, 224)
     batch_size: int = 32
+    part_size: int | None = None
     seed: int = 0
     validation: float = 0.2
     dropout: float = 0.2

@@ -30,6 +30,7 @@ from tfft.recipes.runs import (
     write_model,
     write_run,
 )
+from tfft.recipes.sizing import fitting_batch_size
 from tfft.slicing import describe, select
 from tfft.specs import Augmentation, InputSpec, Phase, Plan
 from tfft.training import FeatureSource, History, train
@@ -43,7 +44,8 @@ def finetune(
     unfreeze: int | float | str | list[str] = "auto",
     epochs: int | Literal["auto"] = "auto",
     frozen_epochs: int | Literal["auto"] = "auto",
-    batch_size: int = 32,
+    batch_size: int | Literal["auto"] = 32,
+    part_size: int | None = None,
     learning_rate: float | tuple[float, float] | Literal["auto"] = "auto",
     seed: int = 0,
     image_size: int | tuple[int, int] | Literal["auto"] = "auto",
@@ -86,7 +88,10 @@ def finetune(
             leaves that phase out.
         epochs: of the second phase; 0 leaves it out.
         frozen_epochs: ``"auto"`` solves the head; a number of at least 1 trains it for as many epochs.
-        batch_size: examples per step; of no effect on ready datasets.
+        batch_size: examples per step; of no effect on ready datasets. ``"auto"`` tries sizes, see
+            :func:`tfft.training.find_batch_size`.
+        part_size: examples that are computed at a time, where batches of that size do not fit into memory,
+            see :func:`tfft.training.in_parts`; None for whole batches.
         learning_rate: peak rate of the second phase, or a pair for (first, second), which trains the head too.
         seed: of split, order, new weights and dropout; the same seed on the same machine repeats a run.
         image_size: pixels, one number or (height, width).
@@ -149,9 +154,7 @@ def finetune(
     opened = _open(backbone, wishes)
     for note in opened.notes:
         say(f"backbone: {note}")
-    plan = given or recommend(
-        _facts(opened, gathered, cache), wishes, backbone=_absolute(opened.origin), data=_absolute(gathered.name)
-    )
+    plan = given or _recommend(opened, gathered, wishes, cache)
     plan = dataclasses.replace(plan, versions=_versions())
     for phase in plan.phases:
         select(opened, phase.unfreeze)  # a block that does not exist is an error before training
@@ -290,6 +293,19 @@ def _fitted(backbone: Backbone, wishes: Wishes) -> Backbone:
     return dataclasses.replace(backbone, input_spec=dataclasses.replace(backbone.input_spec, resize=wishes.resize))
 
 
+def _recommend(backbone: Backbone, data: Gathered, wishes: Wishes, cache: object) -> Plan:
+    facts = _facts(backbone, data, cache)
+    names = {"backbone": _absolute(backbone.origin), "data": _absolute(data.name)}
+    if wishes.batch_size != "auto":
+        return recommend(facts, wishes, **names)
+    first = recommend(facts, dataclasses.replace(wishes, batch_size=32), **names)
+    batch = next(iter(data.validation(_spec(backbone, first), 32)))
+    found = fitting_batch_size(_build(backbone, data, first), batch[:2], first.phases[-1], cached=facts.cached)
+    size = min(found.size, data.examples)
+    plan = recommend(facts, dataclasses.replace(wishes, batch_size=size), **names)
+    return dataclasses.replace(plan, reasons={**plan.reasons, "batch_size": found.reason})
+
+
 def _facts(backbone: Backbone, data: Gathered, cache: object) -> Facts:
     spec = backbone.input_spec
     return Facts(
@@ -344,6 +360,7 @@ def _train(
         epoch=epoch,
         l2=plan.l2,
         seed=plan.seed,
+        part_size=plan.part_size,
         batch_norm=plan.batch_norm,
         callbacks=callbacks,
         verbose=verbose,

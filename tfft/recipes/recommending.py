@@ -60,7 +60,7 @@ class Wishes:
     unfreeze: int | float | str | list[str] = "auto"
     epochs: int | Literal["auto"] = "auto"
     frozen_epochs: int | Literal["auto"] = "auto"
-    batch_size: int = 32
+    batch_size: int | Literal["auto"] = 32
     learning_rate: float | tuple[float, float] | Literal["auto"] = "auto"
     seed: int = 0
     image_size: int | tuple[int, int] | Literal["auto"] = "auto"
@@ -76,6 +76,7 @@ class Wishes:
     views: int | Literal["auto"] = "auto"
     trust: bool = False
     strict: bool = False
+    part_size: int | None = None
 
     def check(self) -> None:
         """Raises one :class:`PlanError` with everything that is out of range."""
@@ -282,8 +283,10 @@ def _problems(wishes: Wishes) -> list[str]:
         problems.append(f"epochs must be 'auto' or a whole number of at least 0, got {wishes.epochs!r}")
     if not (wishes.frozen_epochs == "auto" or _whole(wishes.frozen_epochs, 1)):
         problems.append(f"frozen_epochs must be 'auto' or a whole number of at least 1, got {wishes.frozen_epochs!r}")
-    if not _whole(wishes.batch_size, 1):
-        problems.append(f"batch_size must be a whole number of at least 1, got {wishes.batch_size!r}")
+    if not (wishes.batch_size == "auto" or _whole(wishes.batch_size, 1)):
+        problems.append(f"batch_size must be 'auto' or a whole number of at least 1, got {wishes.batch_size!r}")
+    if not (wishes.part_size is None or _whole(wishes.part_size, 1)):
+        problems.append(f"part_size must be None or a whole number of at least 1, got {wishes.part_size!r}")
     if not _whole(wishes.seed, 0):
         problems.append(f"seed must be a whole number of at least 0, got {wishes.seed!r}")
     rate = wishes.learning_rate

@@ -22,6 +22,7 @@ from tfft.slicing import Audit, audit, unfreeze
 from tfft.specs import Phase
 from tfft.training.frozen import FeatureSource, Reduced, reduce, solve
 from tfft.training.history import History
+from tfft.training.parts import in_parts
 from tfft.training.watching import EpochCount, OnWhole, PhaseWatch, Rank, line, rank_of
 
 _NO_GRADIENT = 1e-7  # Adam's epsilon: below it a step is smaller than float32 can show
@@ -42,6 +43,7 @@ def train(
     epoch: tf.Variable | None = None,
     l2: float | Literal["auto"] = "auto",
     seed: int = 0,
+    part_size: int | None = None,
     after_phase: Callable[[Phase, History], None] | None = None,
 ) -> History:
     """Trains a model through phases, each with its own trainable blocks, rate and schedule.
@@ -71,6 +73,8 @@ def train(
             not depend on how often the dataset was read.
         l2: penalty of a solved head, or ``"auto"`` to choose it by cross-validation.
         seed: of that choice.
+        part_size: examples that are computed at a time, for batches that do not fit into memory; see
+            :func:`in_parts`. None for whole batches.
         after_phase: called with the phase and its history when its best weights are back in the model.
 
     Returns:
@@ -96,7 +100,8 @@ def train(
     if metrics is not None:
         arguments["metrics"] = metrics
     job = _Job(
-        model, dataset, validation, arguments, batch_norm, tuple(callbacks), verbose, source, epoch, l2, seed
+        model, dataset, validation, arguments, batch_norm, tuple(callbacks), verbose, source, epoch, l2, seed,
+        part_size,
     )  # fmt: skip
     best: Rank | None = None
     for phase in phases:
@@ -198,6 +203,7 @@ class _Job:
     epoch: tf.Variable | None
     l2: float | Literal["auto"]
     seed: int
+    part_size: int | None
     epochs_before: int = 0
 
     @functools.cached_property
@@ -207,12 +213,17 @@ class _Job:
 
     def part(self, notes: list[str], phase: Phase) -> Reduced:
         """Returns what is to be fitted in a phase whose blocks are unfrozen."""
-        if self.source is not None:
-            part = reduce(self.model, self.source, self.epoch, verbose=self.verbose)
-            if isinstance(part, Reduced):
-                return part
-            notes.append(f"phase {phase.name!r}: every epoch runs the whole model. {part}")
-        return Reduced(self.model, self.dataset, self.validation)
+        part: Reduced | str = (
+            "" if self.source is None else reduce(self.model, self.source, self.epoch, verbose=self.verbose)
+        )
+        if isinstance(part, str):
+            if part:
+                notes.append(f"phase {phase.name!r}: every epoch runs the whole model. {part}")
+            part = Reduced(self.model, self.dataset, self.validation)
+        if self.part_size is None:
+            return part
+        statistics = "parts" if self.batch_norm == "train" else "refuse"
+        return dataclasses.replace(part, model=in_parts(part.model, self.part_size, batch_norm=statistics))
 
 
 def _slice(job: _Job, phase: Phase) -> None:

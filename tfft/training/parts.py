@@ -60,7 +60,7 @@ def in_parts(model: keras.Model, part_size: int, *, batch_norm: Literal["refuse"
         >>> parts = tfft.training.in_parts(model, 16)
         >>> parts.compile("adam", **tfft.heads.of(model).compile_args())
         >>> parts.fit(images.batch(256), epochs=5)
-        >>> tfft.training.train(model, d, v, phases, reduce=lambda m, phase: Reduced(in_parts(m, 16), d, v))
+        >>> tfft.training.train(model, train, validation, phases, part_size=16)  # the same in phases
     """
     problems = []
     if isinstance(part_size, bool) or not isinstance(part_size, int) or part_size < 1:
