@@ -32,7 +32,7 @@ from tfft.recipes.runs import (
 )
 from tfft.slicing import describe, select
 from tfft.specs import InputSpec, Phase, Plan
-from tfft.training import History, train
+from tfft.training import History, is_chief, on_chief, train
 from tfft.training.engine import check_phases
 
 
@@ -122,6 +122,7 @@ def finetune(
     _check(wishes, given, callbacks)
     folder = check_out(out)
     target = None if export_to is None or isinstance(export_to, bool) else version_folder(export_to)
+    verbose = verbose and is_chief()
     say = _printer(verbose)
 
     gathered = gather(data, validation=wishes.validation, seed=wishes.seed, strict=wishes.strict)
@@ -144,17 +145,18 @@ def finetune(
     run, held_out = _train(opened, gathered, plan, callbacks, verbose, folder)
     run = dataclasses.replace(run, folder=folder)
     if folder is not None:
-        write_run(run, folder)
+        on_chief(run.model, lambda: write_run(run, folder))
         target = target or (None if export_to is False else folder / EXPORT / "1")
     if target is not None:
         try:
-            exported = _export(run, target, gathered, held_out)
+            exported = on_chief(run.model, lambda: _export(run, target, gathered, held_out))
         except TfftError as error:
             error.run = run  # what was trained is not lost with what was not exported
             error.add_note("The trained model is the attribute `run` of this error.")
             raise
         run = dataclasses.replace(run, export=exported)
-        say(f"exported to {exported.path}, largest difference {exported.largest_difference:.1e}")
+    if run.export is not None:
+        say(f"exported to {run.export.path}, largest difference {run.export.largest_difference:.1e}")
     say(run.summary)
     return run
 
@@ -306,8 +308,8 @@ def _train(
         say(f"{phase.name}: {scores[-1].line}\n{history.audits[phase.name].summary}")
         for note in history.notes:
             say(note)
-        if folder is not None and phase is not plan.phases[-1]:
-            write_model(model, folder)  # so that a later phase that fails or is stopped loses only itself
+        if folder is not None and phase is not plan.phases[-1]:  # a later phase that fails loses only itself
+            on_chief(model, lambda: write_model(model, folder))
 
     history = train(
         model,

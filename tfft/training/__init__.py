@@ -10,7 +10,8 @@ from tfft.errors import require_platform
 
 require_platform()
 
+from tfft.training.distributing import fit, is_chief, on_chief  # noqa: E402
 from tfft.training.engine import Reduced, learning_rate_schedule, train, train_phase  # noqa: E402
 from tfft.training.history import History  # noqa: E402
 
-__all__ = ["History", "Reduced", "learning_rate_schedule", "train", "train_phase"]
+__all__ = ["History", "Reduced", "fit", "is_chief", "learning_rate_schedule", "on_chief", "train", "train_phase"]

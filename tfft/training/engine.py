@@ -18,6 +18,7 @@ from tfft import heads
 from tfft.errors import AuditError, DataError, PlanError, listed, raise_problems
 from tfft.slicing import Audit, audit, unfreeze
 from tfft.specs import Phase
+from tfft.training import distributing
 from tfft.training.history import History
 from tfft.training.watching import PhaseWatch, Rank
 
@@ -91,13 +92,15 @@ def train(
     if validation is not None:
         _length(validation, "validation")
     history = History()
-    arguments = {"loss": loss, "metrics": metrics} if loss is not None else heads.of(model).compile_args()
+    with distributing.scope_of(model):  # metrics have variables, which belong to the model's strategy
+        arguments = {"loss": loss, "metrics": metrics} if loss is not None else heads.of(model).compile_args()
     if metrics is not None:
         arguments["metrics"] = metrics
     job = _Job(model, dataset, validation, steps, arguments, batch_norm, tuple(callbacks), verbose, reduce)
     best: Rank | None = None
     for phase in phases:
-        done, best = _run(job, phase, best)
+        with distributing.scope_of(model):
+            done, best = _run(job, phase, best)
         history += done
         if after_phase is not None:
             after_phase(phase, done)
@@ -209,7 +212,7 @@ def _run(job: _Job, phase: Phase, start: Rank | None) -> tuple[History, Rank | N
         own.append(keras.callbacks.EarlyStopping(monitor, patience=phase.patience, mode="min"))
     check = audit(model)  # of the whole model, also where a part of it is fitted
     fit = {"epochs": phase.epochs, "callbacks": [*job.callbacks, *own], "verbose": 0}
-    part.model.fit(part.dataset, validation_data=part.validation, shuffle=False, **fit)  # the dataset orders itself
+    distributing.fit(part.model, part.dataset, part.validation, **fit)  # the dataset orders itself
     notes = _settle(check, part, phase)  # before the best weights come back: those may be the first ones
     watch.restore_best()
     if part.model is not model:
