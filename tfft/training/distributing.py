@@ -50,7 +50,7 @@ def on_chief(model: keras.Model, write: Callable[[], Result]) -> Result | None:
 
     Use it inside ``strategy.scope()`` for everything that writes. An ``if is_chief():`` around
     ``model.save`` is not enough: saving makes variables, which inside the scope every worker would have to
-    make at the same moment; an export cannot be written inside a scope at all, and ``model.predict``
+    make at the same moment; TensorFlow cannot export a trained model inside a scope, and ``model.predict``
     would wait for the other workers.
 
     Args:
@@ -162,6 +162,12 @@ def statistics_of(model: keras.Model) -> list[keras.Variable]:
     return [v for layer in model._flatten_layers() if layer.trainable for v in layer._non_trainable_variables]
 
 
+def one_copy(variable: keras.Variable) -> Any:
+    """Returns what a gradient tape knows a variable as outside of replicas: its first copy, if there are several."""
+    held = variable.value
+    return held.values[0] if isinstance(held, tf.distribute.DistributedValues) else variable
+
+
 def _home(variable: keras.Variable) -> tf.distribute.Strategy | None:
     held = variable.value
     return held.distribute_strategy if isinstance(held, tf.distribute.DistributedValues) else None
@@ -179,10 +185,11 @@ def _has_workers(strategy: tf.distribute.Strategy) -> bool:
 def _working(model: keras.Model, dataset: tf.data.Dataset, strategy: tf.distribute.Strategy) -> Iterator[None]:
     """Makes ``model.fit`` work under a strategy, by going round two faults of Keras 3."""
     with strategy.scope():
+        _check_made_inside(model, strategy)  # before an optimizer from outside fails to make its slots
         # Keras would build from the mean of a first batch over the replicas. That fails with several workers and for
         # texts, and takes a pass over the data, so that the order of the next epoch is another one.
         model._symbolic_build(data_batch=dataset.element_spec)
-        _check_made_inside(model, strategy)
+        _check_made_inside(model, strategy)  # and the metrics, which Keras lists once they are built
         with _detached(model), _vector_results(model) if _has_workers(strategy) else contextlib.nullcontext():
             yield
 

@@ -290,5 +290,5 @@ def _gradients(model: keras.Model, dataset: tf.data.Dataset, variables: Sequence
     inputs, labels = next(iter(dataset))[:2]
     with tf.GradientTape() as tape:
         loss = model.compute_loss(x=inputs, y=labels, y_pred=model(inputs, training=False))
-    found = tape.gradient(loss, list(variables))
+    found = tape.gradient(loss, [distributing.one_copy(v) for v in variables])
     return [0.0 if g is None else float(tf.reduce_max(tf.abs(tf.convert_to_tensor(g)))) for g in found]
