@@ -308,13 +308,13 @@ def test_a_batch_size_is_tried_and_parts_of_it_are_no_other_training():
     settings = {"unfreeze": 1, "epochs": 2, "verbose": False, "dropout": 0.0, "cache": "memory"}
     run = finetune(backbone(), (images, labels), batch_size="auto", **settings)
     size = run.plan.batch_size
-    assert 1 <= size <= 48
-    assert "per example" in run.plan.reasons["batch_size"]
+    assert 1 <= size <= 4  # ten steps in an epoch of 48
+    assert "the fastest" in run.plan.reasons["batch_size"]
     whole = finetune(backbone(), (images, labels), batch_size=size, **settings)
     parts = finetune(backbone(), (images, labels), batch_size=size, part_size=3, **settings)
     for one, other, third in zip(*(r.model.get_weights() for r in (run, whole, parts)), strict=True):
         assert np.array_equal(one, other)  # the trials left nothing behind
-        np.testing.assert_allclose(other, third, atol=1e-4)
+        np.testing.assert_allclose(other, third, rtol=1e-3, atol=1e-4)
     assert parts.plan.part_size == 3
 
 
@@ -327,7 +327,7 @@ def test_augmented_runs_repeat_and_ready_datasets_are_not_augmented():
     assert run.plan.views == 3
     again = repeat(run.plan, backbone=backbone(), data=(images, labels), cache=None, verbose=False)
     for one, other in zip(run.model.get_weights(), again.model.get_weights(), strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-4)  # cached and not
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)  # cached and not
     dataset = tf.data.Dataset.from_tensor_slices((np.repeat(images[..., None], 3, -1), labels)).batch(8)
     with pytest.raises(PlanError, match="A ready dataset is varied with its own map"):
         finetune(backbone(), (dataset, dataset, ["a", "b"]), **settings)
@@ -342,7 +342,7 @@ def test_ready_datasets_are_cached_when_asked_and_only_if_they_repeat():
     steady = (dataset.batch(10), dataset.batch(10), ["a", "b"])
     weights = [finetune(backbone(), steady, cache=c, **settings).model.get_weights() for c in ("auto", "memory")]
     for one, other in zip(*weights, strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-4)
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
     shuffled = (dataset.shuffle(40).batch(10), dataset.batch(10), ["a", "b"])
     finetune(backbone(), shuffled, **settings)
     with pytest.raises(DataError, match="gave other examples, or another order"):

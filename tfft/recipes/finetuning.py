@@ -33,7 +33,7 @@ from tfft.recipes.runs import (
 from tfft.recipes.sizing import fitting_batch_size
 from tfft.slicing import describe, select
 from tfft.specs import Augmentation, InputSpec, Phase, Plan
-from tfft.training import FeatureSource, History, train
+from tfft.training import FeatureSource, History, is_chief, on_chief, train
 from tfft.training.engine import check_phases
 
 
@@ -142,6 +142,7 @@ def finetune(
     _check(wishes, given, callbacks)
     folder = check_out(out)
     target = None if export_to is None or isinstance(export_to, bool) else version_folder(export_to)
+    verbose = verbose and is_chief()
     say = _printer(verbose)
 
     gathered = gather(data, validation=wishes.validation, seed=wishes.seed, strict=wishes.strict)
@@ -166,17 +167,18 @@ def finetune(
     run, held_out = _train(opened, gathered, plan, cache, callbacks, verbose, folder)
     run = dataclasses.replace(run, folder=folder)
     if folder is not None:
-        write_run(run, folder)
+        on_chief(run.model, lambda: write_run(run, folder))
         target = target or (None if export_to is False else folder / EXPORT / "1")
     if target is not None:
         try:
-            exported = _export(run, target, gathered, held_out)
+            exported = on_chief(run.model, lambda: _export(run, target, gathered, held_out))
         except TfftError as error:
             error.run = run  # what was trained is not lost with what was not exported
             error.add_note("The trained model is the attribute `run` of this error.")
             raise
         run = dataclasses.replace(run, export=exported)
-        say(f"exported to {exported.path}, largest difference {exported.largest_difference:.1e}")
+    if run.export is not None:
+        say(f"exported to {run.export.path}, largest difference {run.export.largest_difference:.1e}")
     say(run.summary)
     return run
 
@@ -300,9 +302,9 @@ def _recommend(backbone: Backbone, data: Gathered, wishes: Wishes, cache: object
         return recommend(facts, wishes, **names)
     first = recommend(facts, dataclasses.replace(wishes, batch_size=32), **names)
     batch = next(iter(data.validation(_spec(backbone, first), 32)))
-    found = fitting_batch_size(_build(backbone, data, first), batch[:2], first.phases[-1], cached=facts.cached)
-    size = min(found.size, data.examples)
-    plan = recommend(facts, dataclasses.replace(wishes, batch_size=size), **names)
+    trial = {"examples": data.examples, "cached": facts.cached}
+    found = fitting_batch_size(_build(backbone, data, first), batch[:2], first.phases[-1], **trial)
+    plan = recommend(facts, dataclasses.replace(wishes, batch_size=found.size), **names)
     return dataclasses.replace(plan, reasons={**plan.reasons, "batch_size": found.reason})
 
 
@@ -348,8 +350,8 @@ def _train(
         say(f"{phase.name}: {scores[-1].line}\n{history.audits[phase.name].summary}")
         for note in history.notes:
             say(note)
-        if folder is not None and phase is not plan.phases[-1]:
-            write_model(model, folder)  # so that a later phase that fails or is stopped loses only itself
+        if folder is not None and phase is not plan.phases[-1]:  # a later phase that fails loses only itself
+            on_chief(model, lambda: write_model(model, folder))
 
     history = train(
         model,

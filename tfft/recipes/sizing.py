@@ -15,9 +15,11 @@ from tfft.slicing import unfreeze
 from tfft.specs import Phase
 from tfft.training import BatchSize, find_batch_size
 
+_LEAST_STEPS = 10  # in an epoch: fewer would leave nothing of a schedule
+
 
 def fitting_batch_size(
-    model: keras.Model, batch: tuple[tf.Tensor, tf.Tensor], phase: Phase, *, cached: bool
+    model: keras.Model, batch: tuple[tf.Tensor, tf.Tensor], phase: Phase, *, examples: int, cached: bool
 ) -> BatchSize:
     """Finds a batch size for a phase by trial.
 
@@ -25,6 +27,7 @@ def fitting_batch_size(
         model: as it will be trained; its slicing is changed.
         batch: some (inputs, labels).
         phase: with the blocks that train.
+        examples: that an epoch has; it gets at least 10 steps.
         cached: whether what is frozen runs beforehand.
 
     Returns:
@@ -39,4 +42,4 @@ def fitting_batch_size(
         except BackboneError:  # nothing is frozen, or it is not constant: the whole model is fitted
             pass
     model.compile("adam", **heads.of(model).compile_args())
-    return find_batch_size(model, (inputs, labels))
+    return find_batch_size(model, (inputs, labels), limit=max(1, examples // _LEAST_STEPS))

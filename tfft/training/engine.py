@@ -20,6 +20,7 @@ from tfft import heads
 from tfft.errors import AuditError, DataError, PlanError, listed, raise_problems
 from tfft.slicing import Audit, audit, unfreeze
 from tfft.specs import Phase
+from tfft.training import distributing
 from tfft.training.frozen import FeatureSource, Reduced, reduce, solve
 from tfft.training.history import History
 from tfft.training.parts import in_parts
@@ -96,7 +97,8 @@ def train(
     if validation is not None:
         _length(validation, "validation")
     history = History()
-    arguments = {"loss": loss, "metrics": metrics} if loss is not None else heads.of(model).compile_args()
+    with distributing.scope_of(model):  # metrics have variables, which belong to the model's strategy
+        arguments = {"loss": loss, "metrics": metrics} if loss is not None else heads.of(model).compile_args()
     if metrics is not None:
         arguments["metrics"] = metrics
     job = _Job(
@@ -105,7 +107,8 @@ def train(
     )  # fmt: skip
     best: Rank | None = None
     for phase in phases:
-        done, best = (_solve if phase.solve else _run)(job, phase, best)
+        with distributing.scope_of(model):
+            done, best = (_solve if phase.solve else _run)(job, phase, best)
         job.epochs_before += len(done.rows)
         history += done
         if after_phase is not None:
@@ -256,7 +259,7 @@ def _run(job: _Job, phase: Phase, start: Rank | None) -> tuple[History, Rank | N
     theirs = job.callbacks if part.model is model else [OnWhole(c, model) for c in job.callbacks]
     check = audit(model)  # of the whole model, also where a part of it is fitted
     fit = {"epochs": phase.epochs, "callbacks": [*theirs, *own], "verbose": 0}
-    part.model.fit(dataset, validation_data=part.validation, shuffle=False, **fit)  # the dataset orders itself
+    distributing.fit(part.model, dataset, part.validation, **fit)  # the dataset orders itself
     notes += _settle(check, dataclasses.replace(part, dataset=dataset), phase)  # before the best weights come back
     watch.restore_best()
     if not watch.best_epoch:
@@ -362,5 +365,5 @@ def _gradients(model: keras.Model, dataset: tf.data.Dataset, variables: Sequence
     inputs, labels = next(iter(dataset))[:2]
     with tf.GradientTape() as tape:
         loss = model.compute_loss(x=inputs, y=labels, y_pred=model(inputs, training=False))
-    found = tape.gradient(loss, list(variables))
+    found = tape.gradient(loss, [distributing.one_copy(v) for v in variables])
     return [0.0 if g is None else float(tf.reduce_max(tf.abs(tf.convert_to_tensor(g)))) for g in found]

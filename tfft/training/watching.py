@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from tfft.errors import AuditError, PlanError, listed
 from tfft.specs import Phase
+from tfft.training.distributing import is_chief, statistics_of
 
 Rank = tuple[float, float]  # validation accuracy, then negative loss: higher is better
 
@@ -60,9 +61,7 @@ class PhaseWatch(keras.callbacks.Callback):
         trains = set(flags)
         # Statistics of trainable layers belong to the weights that make an epoch the best one.
         self._movable = [v for v in self.model.weights if id(v) in trains]
-        self._movable += [
-            v for layer in self.model._flatten_layers() if layer.trainable for v in layer._non_trainable_variables
-        ]
+        self._movable += statistics_of(self.model)
         self._keep()
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -90,7 +89,7 @@ class PhaseWatch(keras.callbacks.Callback):
         if rank is None or self.best is None or rank > self.best:
             self.best, self.best_epoch = rank, epoch + 1
             self._keep()
-        if self.verbose:
+        if self.verbose and is_chief():
             print(line(row, self.phase.epochs), flush=True)
 
     def restore_best(self) -> None:
