@@ -151,7 +151,6 @@ class Checks:
                 input_range=(0, 1),
                 batch_size=8,
                 epochs=1,
-                frozen_epochs=1,
                 unfreeze=1,
                 out=out,
             )
