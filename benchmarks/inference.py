@@ -68,21 +68,21 @@ def profile(repeats: int, count: int = 32) -> None:
     rate = common.matrix_rate()
     print(f"\nWhere the time goes: each block alone through LiteRT; a matrix product does {rate / 1e9:.0f} GMAC/s")
     total = 0.0
+    values = np.random.default_rng(0).random((count, 224, 224, 3), np.float32)
     for block in blocks_of(model):
         [layer] = [layer for layer in block.layers if getattr(layer, "is_tfft_block", False)]
-        inputs = keras.Input(layer.input.shape[1:])
+        inputs = keras.Input(values.shape[1:])
         net = keras.Model(inputs, layer(inputs))
-        values = np.random.default_rng(0).random((count, *inputs.shape[1:]), np.float32)
         fast, _ = engine.open_engine(net, "litert", [values])
         best = float("inf")
         for _ in range(repeats + 1):
             start = time.perf_counter()
-            list(engine.run(fast, [([values], None)]))
+            [([result], _)] = engine.run(fast, [([values], None)])
             best = min(best, time.perf_counter() - start)
         fast.close()
         total += best
         share = layer.flops * count / best / rate
-        shape = "x".join(map(str, net.outputs[0].shape[1:]))
+        values, shape = result, "x".join(map(str, result.shape[1:]))
         print(
             f"  {block.name:10s} {shape:>12s} {layer.flops / 1e6:7.1f} MMAC {best / count * 1e3:7.3f} ms {share:6.0%}"
         )

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfft.data import headers
@@ -22,6 +23,7 @@ PIXELS_LIMIT = 100_000_000
 FORMATS = "JPEG, PNG, GIF, BMP or WebP"
 
 _INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "area")
+_FROM_BYTES = ("bilinear", "bicubic")  # TensorFlow's antialiased resize takes bytes for these and gives floats
 _MODES = ("stretch", "crop", "pad")
 _GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601, as JPEG defines brightness
 _WHITE = 255
@@ -110,16 +112,19 @@ def resize_pixels(images: tf.Tensor, spec: InputSpec) -> tf.Tensor:
     """
     check_spec(spec)
     images = _checked(tf.convert_to_tensor(images))
-    pixels = _with_channels(tf.cast(images, tf.float32), spec.channels)
+    # Pixels stay uint8 as long as they can: they are a quarter as large, and whole already.
+    keep = images.dtype == tf.uint8 and images.shape[-1] == spec.channels and spec.interpolation in _FROM_BYTES
+    pixels = images if keep else _with_channels(tf.cast(images, tf.float32), spec.channels)
     size = list(spec.image_size)
     static = pixels.shape[-3:-1].as_list()
+    unchanged = _as_float if keep else _whole
     if static == size:
-        pixels = _whole(pixels)
+        pixels = unchanged(pixels)
     elif None not in static:
         pixels = _whole(_resized(pixels, spec))
     else:
         same = tf.reduce_all(tf.shape(pixels)[-3:-1] == size)
-        pixels = tf.cond(same, lambda: _whole(pixels), lambda: _whole(_resized(pixels, spec)))
+        pixels = tf.cond(same, lambda: unchanged(pixels), lambda: _whole(_resized(pixels, spec)))
     pixels.set_shape([*pixels.shape[:-3], *size, spec.channels])
     return pixels
 
@@ -136,12 +141,11 @@ def scale_pixels(images: tf.Tensor, spec: InputSpec) -> tf.Tensor:
         float32 of the same shape: ``(low + p / 255 * (high - low) - mean) / std``.
     """
     low, high = spec.value_range
-    scaled = tf.cast(images, tf.float32) * ((high - low) / 255.0) + low
-    if spec.mean is not None:
-        scaled = scaled - tf.constant(spec.mean, tf.float32)
-    if spec.std is not None:
-        scaled = scaled / tf.constant(spec.std, tf.float32)
-    return scaled
+    mean = np.array(0.0 if spec.mean is None else spec.mean)
+    std = np.array(1.0 if spec.std is None else spec.std)
+    # Two passes over the pixels in place of four: this is a good part of the time of reading a data set.
+    factor, offset = (high - low) / 255.0 / std, (low - mean) / std
+    return tf.cast(images, tf.float32) * factor.astype(np.float32) + offset.astype(np.float32)
 
 
 @keras.saving.register_keras_serializable(package="tfft")
@@ -333,6 +337,10 @@ def _converted(pixels: tf.Tensor, channels: int) -> tf.Tensor:
     if channels == 3:
         return tf.repeat(pixels[..., :1], 3, axis=-1)
     return tf.round(tf.reduce_sum(pixels * tf.constant(_GREY), axis=-1, keepdims=True))
+
+
+def _as_float(pixels: tf.Tensor) -> tf.Tensor:
+    return tf.cast(pixels, tf.float32)
 
 
 def _whole(pixels: tf.Tensor) -> tf.Tensor:
