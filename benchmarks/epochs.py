@@ -90,12 +90,10 @@ def cached_epoch(repeats: int, folder: pathlib.Path) -> None:
             tf.data.Dataset.from_tensor_slices((values, labels)).shuffle(count, seed=1).batch(common.BATCH).prefetch(2)
         )
         kept = found.dataset(common.BATCH, shuffle=True)
-        mapped = found.dataset(common.BATCH, shuffle=True, in_memory=0)
         suffix.compile("adam", **heads.of(model).compile_args())
         ways = {
             "suffix on tensors in memory": lambda s=suffix, d=memory: s.fit(d, verbose=0, shuffle=False),
             "suffix on the cache": lambda s=suffix, d=kept: s.fit(d, verbose=0, shuffle=False),
-            "suffix on the cache, not held in memory": lambda s=suffix, d=mapped: s.fit(d, verbose=0, shuffle=False),
         }
         seconds = common.in_turn(ways, repeats)
         size = " x ".join(map(str, shape))

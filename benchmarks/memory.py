@@ -27,7 +27,7 @@ print(found.bytes / 1e6, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 10
 """
 
 
-def memory(folder: object, counts: tuple[int, ...] = (1_000, 10_000, 50_000)) -> None:
+def memory(folder: object, counts: tuple[int, ...] = (1_000, 50_000)) -> None:
     print("\nPeak memory: features in front of the last block, one epoch behind it, 64 px images")
     first = None
     for count in counts:

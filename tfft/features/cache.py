@@ -12,6 +12,7 @@ import dataclasses
 import errno
 import hashlib
 import json
+import mmap
 import os
 import re
 import shutil
@@ -165,6 +166,13 @@ def map_file(file: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     if 0 in shape:
         return np.empty(shape, dtype)  # nothing can be mapped
     return np.memmap(file, dtype, "r", 0, shape)
+
+
+def give_back(array: np.ndarray) -> None:
+    """Lets the system forget the pages of a mapped file that this process has looked at; its disk cache keeps them."""
+    mapped = getattr(array, "_mmap", None)
+    if mapped is not None and hasattr(mapped, "madvise"):  # not on Windows
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 class ArrayFile:

@@ -6,7 +6,7 @@ Hides whether they are in memory or in a file, and which view of an example an e
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ import tensorflow as tf
 
 from tfft.data.pipeline import assemble
 from tfft.errors import DataError, PlanError
+from tfft.features.cache import give_back
 
-IN_MEMORY = 512 * 2**20  # bytes
+_HELD = 64 * 2**20  # bytes of a mapped file that are looked at before its pages are given back
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -68,7 +69,6 @@ class Features:
         shuffle: bool = False,
         seed: int = 0,
         epoch: tf.Variable | None = None,
-        in_memory: int = IN_MEMORY,
     ) -> tf.data.Dataset:
         """Makes a dataset for the suffix, in the order that :func:`tfft.data.to_dataset` has for the same arguments.
 
@@ -77,7 +77,6 @@ class Features:
             shuffle: True gives another order in each pass, a pure function of seed and epoch.
             seed: picks another series of orders.
             epoch: as in :func:`tfft.data.to_dataset`.
-            in_memory: features of up to so many bytes are read once, now; more are read batch by batch.
 
         Returns:
             Dataset of (float32 features, labels), its length known. Several tensors come as a tuple.
@@ -92,24 +91,21 @@ class Features:
             raise DataError("These features have no labels. Extract them from (images, labels).")
         if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
             raise PlanError(f"batch_size must be a whole number of at least 1, received {batch_size!r}")
-        fetch = self._from_memory() if self.bytes <= in_memory else self._from_arrays
-        return assemble(fetch, self.labels, batch_size, shuffle, seed, epoch, self.views)
-
-    def _from_memory(self) -> Callable[[tf.Tensor], Any]:
-        with tf.device("CPU:0"):
-            kept = [tf.constant(a) for a in self.parts]
-
-        def fetch(positions: tf.Tensor) -> Any:
-            return self._packed([tf.gather(a, positions) for a in kept])
-
-        return tf.autograph.experimental.do_not_convert(fetch)
+        return assemble(self._fetch, self.labels, batch_size, shuffle, seed, epoch, self.views)
 
     @tf.autograph.experimental.do_not_convert
-    def _from_arrays(self, positions: tf.Tensor) -> Any:
-        arrays = self.parts
+    def _fetch(self, positions: tf.Tensor) -> Any:
+        arrays, seen = self.parts, 0
 
         def rows(at: np.ndarray) -> list[np.ndarray]:
-            return [np.asarray(a[at]) for a in arrays]
+            nonlocal seen
+            found = [np.asarray(a[at]) for a in arrays]
+            seen += sum(a.nbytes for a in found)
+            if seen > _HELD:  # else the process would seem to hold the whole file
+                seen = 0
+                for array in arrays:
+                    give_back(array)
+            return found
 
         found = tf.numpy_function(rows, [positions], [tf.as_dtype(a.dtype) for a in arrays])
         for tensor, array in zip(found, arrays, strict=True):
