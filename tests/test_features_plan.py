@@ -169,7 +169,7 @@ def test_cuts_are_those_of_split(made, name, last):
             assert cut.seconds_now is None
         else:
             found = features.extract(features.split(model, cut=block.name)[0], data, cache=None, verbose=False)
-            assert tuple((a.shape[1:], a.dtype.name) for a in found._list) == cut.crossing
+            assert tuple((a.shape[1:], a.dtype.name) for a in found.parts) == cut.crossing
             assert found.bytes == cut.bytes
     assert (plan.choice is None) == (plan.latest is None) == (last == "all")
     if plan.choice:

@@ -3,9 +3,9 @@
 import keras
 import numpy as np
 import pytest
+import savedmodels
 import tensorflow as tf
 
-from tests import savedmodels
 from tfft import data, heads, models
 from tfft.backbones import load_backbone
 from tfft.errors import PlanError

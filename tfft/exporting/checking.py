@@ -57,7 +57,7 @@ def check(folder: pathlib.Path, serving: Serving, examples: Examples | None, tol
         folder: of the SavedModel.
         serving: its functions and their reference.
         examples: what to run it on: image arrays, arrays by input name, or image files (paths or contents).
-        tolerance: largest allowed ``|served - expected| / (1 + |expected|)``.
+        tolerance: largest allowed ``|served - expected| / (1 + the largest |expected|)``.
 
     Returns:
         The largest difference that was found, in the same measure.
@@ -210,7 +210,9 @@ def _compare(trial: Trial, outputs: Mapping[str, np.ndarray], tolerance: float) 
                 problems.append(f"{trial.what}: output {name!r} is not finite")
                 continue
             wanted = expected.astype(np.float64)
-            difference = float(np.max(np.abs(served - wanted) / (1 + np.abs(wanted)), initial=0.0))
+            # A small number beside large ones was summed from large terms and is rounded like those.
+            scale = 1 + np.max(np.abs(wanted), initial=0.0)
+            difference = float(np.max(np.abs(served - wanted), initial=0.0) / scale)
             largest = max(largest, difference)
             if not difference <= tolerance:
                 problems.append(f"{trial.what}: output {name!r} differs by {difference:.3g}")

@@ -76,7 +76,7 @@ def export(
             or image files (paths or contents); at most 16 are used. Default: random inputs.
         card: facts for the model card, such as scores; nested mappings are allowed.
         input_spec: for a model that tfft did not build: the pixels that it expects.
-        tolerance: largest allowed ``|served - expected| / (1 + |expected|)``.
+        tolerance: largest allowed ``|served - expected| / (1 + the largest |expected|)`` of each output.
 
     Returns:
         Path, largest difference and signatures.

@@ -65,13 +65,24 @@ def on_chief(model: keras.Model, write: Callable[[], Result]) -> Result | None:
         >>> with strategy.scope():
         ...     tfft.training.on_chief(model, lambda: model.save("model.keras"))
     """
-    if not is_chief(model):
-        return None
+    return alone(model, write) if is_chief(model) else None
+
+
+def alone(model: keras.Model, work: Callable[[], Result]) -> Result:
+    """Runs a function as if there were no strategy, in each worker that calls this.
+
+    Args:
+        model: evaluates and predicts in this process alone while the function runs.
+        work: must not train.
+
+    Returns:
+        What the function returns.
+    """
     with _detached(model):
         if not tf.distribute.has_strategy():
-            return write()
+            return work()
         with ThreadPoolExecutor(1) as pool:  # the stack of scopes is per thread
-            return pool.submit(write).result()
+            return pool.submit(work).result()
 
 
 def strategy_of(model: keras.Model) -> tf.distribute.Strategy | None:

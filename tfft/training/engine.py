@@ -276,16 +276,10 @@ def _solve(job: _Job, phase: Phase, start: Rank | None) -> tuple[History, Rank |
     before = [(v, keras.ops.convert_to_numpy(v)) for v in model.trainable_variables]
     probe = solve(model, source, l2=job.l2, seed=job.seed, verbose=job.verbose)
     model.compile(optimizer="adam", **job.compile_arguments)
-    probe.part.model.compile(optimizer="adam", **job.compile_arguments)
     row: dict[str, Any] = {"phase": phase.name, "epoch": 1}
-    row |= probe.part.model.evaluate(probe.part.dataset, verbose=0, return_dict=True)
-    if probe.part.validation is not None:
-        held_out = probe.part.model.evaluate(probe.part.validation, verbose=0, return_dict=True)
-        row |= {f"val_{name}": value for name, value in held_out.items()}
+    row |= distributing.alone(probe.part.model, lambda: _measured(probe.part, heads.of(model).compile_args))
     row |= {"learning_rate": 0.0, "seconds": time.perf_counter() - began}
-    notes = [
-        f"phase {phase.name!r}: {probe.note}",
-    ]
+    notes = [f"phase {phase.name!r}: {probe.note}"]
     if check.compare().frozen_moved:
         check.check()
     if job.verbose:
@@ -297,6 +291,15 @@ def _solve(job: _Job, phase: Phase, start: Rank | None) -> tuple[History, Rank |
         notes.append(_kept(phase, "solution"))
         rank, best = start, 0
     return History((row,), {phase.name: best}, {phase.name: check.report}, tuple(notes)), rank
+
+
+def _measured(part: Reduced, arguments: Callable[[], Mapping[str, Any]]) -> dict[str, float]:
+    part.model.compile("adam", **arguments())
+    found = dict(part.model.evaluate(part.dataset, verbose=0, return_dict=True))
+    if part.validation is not None:
+        held_out = part.model.evaluate(part.validation, verbose=0, return_dict=True)
+        found |= {f"val_{name}": value for name, value in held_out.items()}
+    return found
 
 
 def _kept(phase: Phase, what: str) -> str:
