@@ -12,7 +12,7 @@ import tempfile
 
 import common
 
-NAMES = ("inference", "profile", "files", "phase1", "phase2", "epoch", "head", "memory")
+NAMES = ("inference", "profile", "files", "phase1", "phase2", "epoch", "suffix", "head", "memory")
 
 
 def main() -> None:
@@ -29,6 +29,7 @@ def main() -> None:
     import head
     import inference
     import memory
+    import suffix
 
     with tempfile.TemporaryDirectory(prefix="tfft-benchmark-") as name:
         made = pathlib.Path(name)
@@ -41,6 +42,7 @@ def main() -> None:
             "phase1": lambda: epochs.phase_1(options.repeats, few),
             "phase2": lambda: epochs.phase_2(options.repeats, few),
             "epoch": lambda: epochs.cached_epoch(options.repeats, made / "cache"),
+            "suffix": lambda: suffix.suffix(options.repeats),
             "head": lambda: head.compare(*head.digits(), options.repeats),
             "memory": lambda: memory.memory(made / "memory"),
         }
