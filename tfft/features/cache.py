@@ -161,6 +161,11 @@ def read_entry(root: Path, key: str) -> tuple[tuple[np.ndarray, ...], Mapping[st
     return tuple(arrays), manifest["about"]
 
 
+def free_space(folder: Path) -> int:
+    """Returns the bytes that are free on the disk of a folder, which need not exist yet."""
+    return shutil.disk_usage(next(path for path in (folder, *folder.absolute().parents) if path.is_dir())).free
+
+
 def map_file(file: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """Maps a file to memory, read-only; the file may be closed or unlinked afterwards."""
     if 0 in shape:

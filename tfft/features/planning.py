@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import shutil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +18,7 @@ from rich.table import Table
 from tfft.data.folders import Examples
 from tfft.data.pipeline import CACHE_LIMIT
 from tfft.errors import BackboneError, PlanError, listed, raise_problems
-from tfft.features.cache import SPARE, default_folder, megabytes
+from tfft.features.cache import SPARE, default_folder, free_space, megabytes
 from tfft.features.engine import Staged, stage
 from tfft.features.extracting import DTYPES
 from tfft.features.pieces import Look, Pieces, look_at, take_apart
@@ -287,7 +286,7 @@ def _decide(
     name: str, pieces: Pieces, look: Look, work: _Work, dtype: str, notes: tuple[str, ...], free: int | None = None
 ) -> CutPlan:
     folder = default_folder()
-    free = _free(folder) if free is None else free
+    free = max(0, free_space(folder) - SPARE) if free is None else free
     times, latest = work.times, pieces.latest
     cuts = []
     for at, block in enumerate(pieces.cuts):
@@ -374,12 +373,6 @@ def _kept(examples: Examples, staged: Staged) -> bool:
         return False
     spec = staged.preprocess.spec
     return len(examples) * spec.height * spec.width * spec.channels < CACHE_LIMIT
-
-
-def _free(folder: Path) -> int:
-    """Bytes that may be written to a folder that need not exist yet."""
-    there = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
-    return max(0, shutil.disk_usage(there).free - SPARE)
 
 
 def _size(count: int) -> str:

@@ -208,12 +208,12 @@ def leave_growth_to_suffix(flat: keras.Model, steps: Sequence[Step], inside: set
             continue
         if any(s.key in inside and any(id(t) in given for t in s.inputs) for s in steps):
             continue
-        before, after = _bytes(step.inputs), _bytes(step.outputs)
+        before, after = example_bytes(step.inputs), example_bytes(step.outputs)
         if before is not None and after is not None and after > before:
             inside.discard(step.key)
 
 
-def _bytes(tensors: Sequence[keras.KerasTensor]) -> int | None:
+def example_bytes(tensors: Sequence[keras.KerasTensor]) -> int | None:
     """Bytes of one example; None where a size is not known."""
     total = 0
     for tensor in {id(t): t for t in tensors}.values():

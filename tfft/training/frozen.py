@@ -7,11 +7,10 @@ its variables, on features that :mod:`tfft.features` computes and keeps.
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
-import shutil
 import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import keras
@@ -22,9 +21,10 @@ from tfft import heads
 from tfft.data.augmenting import augmentation
 from tfft.errors import BackboneError
 from tfft.features import Features, solve_head, split, split_head, transplant
-from tfft.features.cache import default_folder, megabytes
+from tfft.features.cache import default_folder, free_space, megabytes
 from tfft.features.extracting import extract_each
 from tfft.features.reading import Views
+from tfft.features.splitting import example_bytes
 from tfft.specs import Augmentation
 
 _SHARE_OF_DISK = 0.5  # of what is free; features that need more are computed again in every epoch
@@ -102,7 +102,7 @@ def reduce(
     except BackboneError as why:
         return str(why)
     needed = _bytes(prefix, source.train, source.views)
-    free = shutil.disk_usage(tempfile.gettempdir()).free if source.cache is None else _free(source.cache)
+    free = free_space(Path(tempfile.gettempdir())) if source.cache is None else _free(source.cache)
     if needed is not None and needed > _SHARE_OF_DISK * free:
         return (
             f"The features in front of the first layer that trains take {megabytes(needed)}, and {megabytes(free)} are "
@@ -156,18 +156,11 @@ def solve(model: keras.Model, source: FeatureSource, *, l2: float | Literal["aut
 
 def _bytes(prefix: keras.Model, examples: Any, views: int) -> int | None:
     """Returns what the features will take, or None where that is not known."""
-    shapes = [tuple(t.shape[1:]) for t in prefix.outputs]
-    known = isinstance(examples, tuple) or hasattr(examples, "__len__")
-    if not known or any(None in shape for shape in shapes):
+    each = example_bytes(prefix.outputs)
+    if each is None or isinstance(examples, tf.data.Dataset):  # whose length is in batches, if it is known
         return None
-    count = len(examples[1]) if isinstance(examples, tuple) else len(examples)
-    sizes = [math.prod(s) * tf.as_dtype(t.dtype).size for s, t in zip(shapes, prefix.outputs, strict=True)]
-    return count * views * sum(sizes)
+    return each * views * (len(examples[1]) if isinstance(examples, tuple) else len(examples))
 
 
 def _free(cache: Any) -> int:
-    folder = default_folder() if cache in ("auto", True, "memory") else cache
-    place = os.path.abspath(os.path.expanduser(os.fspath(folder)))
-    while not os.path.exists(place):
-        place = os.path.dirname(place)
-    return shutil.disk_usage(place).free
+    return free_space(default_folder() if cache in ("auto", True, "memory") else Path(cache).expanduser())
