@@ -13,8 +13,8 @@ import yaml
 from tfft.backbones.base import Backbone
 from tfft.errors import BlockError, DataError, ExportError, PlanError, TfftError
 from tfft.evaluation import evaluate
+from tfft.plans import show
 from tfft.recipes import Facts, Wishes, finetune, load_run, plan_from_yaml, recommend, repeat
-from tfft.recipes.recommending import show
 from tfft.specs import InputSpec, Phase, Plan
 
 FAST = {"frozen_epochs": 12, "epochs": 2, "batch_size": 8, "learning_rate": (0.2, 0.01), "verbose": False}
@@ -86,7 +86,7 @@ def test_the_plan_holds_every_setting_and_reads_back(done):
     assert values["l2"] == 1e-4
     assert values["phases"][1] == {
         "name": "fine-tune", "unfreeze": 1, "epochs": 2, "learning_rate": 0.01, "warmup": 0.1, "patience": None,
-        "solve": False,
+        "solve": False, "schedule": "cosine", "optimizer": "adam",
     }  # fmt: skip
     assert values["versions"]["keras"] == keras.__version__
     assert plan_from_yaml(root / "run" / "plan.yaml") == run.plan

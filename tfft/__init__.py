@@ -40,8 +40,8 @@ _NAMES = {
     "TfftError": "tfft.errors",
 }
 _MODULES = (
-    "backbones", "data", "errors", "evaluation", "exporting", "features", "heads", "models", "recipes", "slicing",
-    "specs", "testing", "training",
+    "backbones", "data", "errors", "evaluation", "exporting", "features", "heads", "models", "optimizers", "plans",
+    "recipes", "regularizers", "slicing", "specs", "testing", "training",
 )  # fmt: skip
 # Modules with classes that a `.keras` file may name.
 _REGISTERED = ("tfft.backbones.savedmodel.layer", "tfft.backbones.native", "tfft.data.images", "tfft.heads")
@@ -78,7 +78,7 @@ wrapt.register_post_import_hook(_register, "keras")
 
 if TYPE_CHECKING:
     from tfft import backbones, data, errors, evaluation, exporting, features, heads, models  # noqa: I001
-    from tfft import recipes, slicing, specs, testing, training
+    from tfft import optimizers, plans, recipes, regularizers, slicing, specs, testing, training
     from tfft.backbones import list_backbones, load_backbone, resolve
     from tfft.errors import TfftError
     from tfft.evaluation import evaluate

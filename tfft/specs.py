@@ -77,10 +77,12 @@ class Augmentation:
         flip: True mirrors half of them, left and right. Not for digits, letters and other things that mean
             something else in a mirror.
         crop: least share of the area that a random crop keeps; 1 for no crops.
+        rand: strength of RandAugment, 0 to 1; 0 for none.
     """
 
     flip: bool = False
     crop: float = 1.0
+    rand: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain values, fit for YAML and JSON."""
@@ -124,11 +126,29 @@ class Phase:
         name: ``"frozen"``, ``"fine-tune"``, ... unique within a plan.
         unfreeze: which backbone blocks train, as :func:`tfft.unfreeze` takes it.
         epochs: passes over the training data.
-        learning_rate: peak rate of Adam.
-        warmup: share of the steps in which the rate rises linearly from 0; then it falls as a cosine.
+        learning_rate: peak rate.
+        warmup: share of the steps in which the rate rises, where the schedule has a rise.
         patience: epochs without a better validation loss before the phase ends early; None: never.
-        solve: True puts the best linear head for the frozen backbone in place instead of training one: the
-            linear probe. ``unfreeze`` is ``"none"`` then, and ``epochs`` and ``learning_rate`` are not used.
+        solve: True puts the best linear head for the frozen backbone in place instead of training one (the
+            linear probe); ``"prototypes"`` puts the nearest-class-mean head there. ``unfreeze`` is ``"none"``
+            then, and ``epochs`` and ``learning_rate`` are not used.
+        schedule: how the rate goes over the steps of the phase: ``"cosine"`` (linear rise, then a cosine to
+            nearly 0), ``"linear"``, ``"constant"``, ``"one_cycle"``, ``"slanted"`` (triangular), ``"steps"`` (a
+            tenth at 2/5, 3/5 and 4/5) or ``"plateau"`` (a tenth whenever the validation loss stands still).
+        optimizer: name of a Keras optimizer.
+        weight_decay: decoupled, as AdamW has it; biases and normalisation are spared.
+        layer_decay: factor of the rate from each block to the one below it; 1 for one rate.
+        rates: factors of the rate for single blocks, by name or pattern, on top of ``layer_decay``.
+        l2_sp: strength of the pull of backbone weights towards the pretrained ones; not with ``weight_decay``.
+        mixup: alpha of the Beta distribution that pairs of examples are mixed with; 0 for no mixing.
+        cutmix: the same, of patches.
+        ema: decay of an exponential moving average of the weights, which is what the phase gives; 0 for none.
+        swa: share of the phase, at its end, whose weights are averaged; 0 for none.
+        interpolate: True looks for the best point between the first and the last weights of the phase
+            (WiSE-FT) on the validation examples.
+        reinitialize: number of last blocks that start from new weights.
+        lora: rank of the low-rank updates that train in place of the kernels of the blocks; 0 for the kernels.
+        clip_norm: largest norm of all gradients together; None for no limit.
     """
 
     name: str
@@ -137,7 +157,33 @@ class Phase:
     learning_rate: float
     warmup: float = 0.1
     patience: int | None = None
-    solve: bool = False
+    solve: bool | Literal["prototypes"] = False
+    schedule: str = "cosine"
+    optimizer: str = "adam"
+    weight_decay: float = 0.0
+    layer_decay: float = 1.0
+    rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    l2_sp: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    ema: float = 0.0
+    swa: float = 0.0
+    interpolate: bool = False
+    reinitialize: int = 0
+    lora: int = 0
+    clip_norm: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain values, fit for YAML and JSON; what is switched off is left out."""
+        needed = list(self.__dataclass_fields__)[: list(self.__dataclass_fields__).index("weight_decay")]
+        values = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            value = dict(value) if isinstance(value, Mapping) else value
+            default = {} if field.name == "rates" else field.default
+            if field.name in needed or value != default:
+                values[field.name] = value
+        return values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,6 +193,7 @@ class Plan:
     Attributes:
         backbone: the handle, as given.
         data: folder of the examples.
+        name: of the plan, such as ``"lp_ft"``; see :mod:`tfft.plans`.
         task: ``"classification"`` (the only one a folder of classes can mean), or another head's name.
         image_size: height and width in pixels.
         batch_size: examples per step.
@@ -157,6 +204,9 @@ class Plan:
         l2: weight decay of the head's kernel; ``"auto"``: what cross-validation finds where a phase solves the
             head, else 0.
         label_smoothing: share of the target spread over all classes.
+        loss: ``"cross_entropy"``, or ``"focal"`` (which gives less weight to examples that are right already).
+        class_weight: ``"balanced"``, weights by class name, or None for all the same.
+        sampling: ``"balanced"`` draws all classes equally often, None each example once in an epoch.
         batch_norm: ``"fixed"`` (statistics stay) or ``"train"`` (they follow the new data).
         input_range: overrides the pixel range of the backbone, or None.
         output: which output of a backbone with several is used, or None.
@@ -172,6 +222,7 @@ class Plan:
 
     backbone: str
     data: str
+    name: str = ""
     task: str = "classification"
     image_size: tuple[int, int] = (224, 224)
     batch_size: int = 32
@@ -181,6 +232,9 @@ class Plan:
     dropout: float = 0.2
     l2: float | Literal["auto"] = "auto"
     label_smoothing: float = 0.0
+    loss: str = "cross_entropy"
+    class_weight: str | Mapping[str, float] | None = None
+    sampling: str | None = None
     batch_norm: str = "fixed"
     input_range: tuple[float, float] | None = None
     output: str | None = None
@@ -196,10 +250,13 @@ class Plan:
     def to_dict(self) -> dict[str, Any]:
         """Returns plain values, fit for YAML and JSON."""
         values = dataclasses.asdict(self)
+        values["class_weight"] = (
+            dict(self.class_weight) if isinstance(self.class_weight, Mapping) else self.class_weight
+        )
         values["image_size"] = list(self.image_size)
         values["augment"] = None if self.augment is None else self.augment.to_dict()
         values["input_range"] = None if self.input_range is None else list(self.input_range)
-        values["phases"] = [dataclasses.asdict(phase) for phase in self.phases]
+        values["phases"] = [phase.to_dict() for phase in self.phases]
         values["reasons"], values["versions"] = dict(self.reasons), dict(self.versions)
         return values
 

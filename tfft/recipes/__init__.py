@@ -9,8 +9,8 @@ from tfft.errors import require_platform
 
 require_platform()
 
+from tfft.plans import Facts, Wishes, recommend  # noqa: E402
 from tfft.recipes.finetuning import finetune, repeat  # noqa: E402
-from tfft.recipes.recommending import Facts, Wishes, recommend  # noqa: E402
 from tfft.recipes.runs import Run, load_run, plan_from_yaml  # noqa: E402
 
 __all__ = ["Facts", "Run", "Wishes", "finetune", "load_run", "plan_from_yaml", "recommend", "repeat"]

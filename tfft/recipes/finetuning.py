@@ -19,8 +19,8 @@ from tfft.errors import PlanError, TfftError, did_you_mean, installed_version, l
 from tfft.evaluation import Scores, evaluate
 from tfft.exporting.savedmodel import Exported, export, version_folder
 from tfft.models import build
+from tfft.plans import Facts, Wishes, recommend, show, wishes_of
 from tfft.recipes.gathering import Gathered, gather
-from tfft.recipes.recommending import Facts, Wishes, recommend, show, wishes_of
 from tfft.recipes.runs import (
     EXPORT,
     Run,
