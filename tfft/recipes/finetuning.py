@@ -31,7 +31,7 @@ from tfft.recipes.runs import (
 from tfft.slicing import describe, select
 from tfft.specs import Augmentation, InputSpec, Phase, Plan
 from tfft.training import FeatureSource, History, is_chief, on_chief, train
-from tfft.training.engine import check_phases
+from tfft.training.phases import check_phases
 
 
 def finetune(

@@ -264,7 +264,7 @@ def _count(dataset: tf.data.Dataset, name: str, classes: int) -> np.ndarray:
         raise DataError(f"The {name} dataset holds no examples, expected at least one batch.")
     if low < 0 or high >= classes:
         raise DataError(
-            f"The labels of the {name} dataset must be 0 to {classes - 1}, one for each of the {classes} names, "
+            f"The labels of the {name} dataset must be 0 to {classes - 1}, one for each of the {classes} class names, "
             f"got {int(low)} to {int(high)}."
         )
     return np.asarray(counts)
