@@ -21,6 +21,7 @@ import numpy as np
 from tfft.data.balancing import class_weights
 from tfft.errors import DataError, PlanError, listed, raise_problems
 from tfft.features.optimum import Basis, Fitted, Problem, Ridge, blocks, find_basis, fit
+from tfft.features.prototypes import Prototypes
 from tfft.heads import Head, Logits
 
 SWEEP_EXAMPLES = 20_000  # the sweep looks at no more: they tell a strength within the half power of ten that is tried
@@ -180,14 +181,14 @@ def solve_head(
     )
 
 
-def transplant(model: keras.Model, solved: Solved) -> None:
+def transplant(model: keras.Model, solved: Solved | Prototypes) -> None:
     """Puts a solved kernel and bias into the layer ``logits`` of a model; its loss is then that of the probe.
 
     Use it before fine-tuning, so that the first steps do not spoil the backbone for a random head (Kumar et al. 2022).
 
     Args:
         model: made by :func:`tfft.build`; the features are what its layer ``dropout`` receives. Changed in place.
-        solved: from :func:`solve_head`.
+        solved: from :func:`solve_head`, or prototypes from :func:`tfft.features.nearest_mean_head`.
 
     Raises:
         PlanError: when the model has no such layer, several, or one of another shape.
