@@ -74,8 +74,8 @@ def nearest_mean_head(
     """Makes the head that tells the class whose mean is nearest; nothing is trained or tuned on held-out data.
 
     Use it with one to five examples of a class, where a solved head has little to go by, or to add a class at once:
-    with a given ``centre`` and ``scale`` (any, for Euclidean distance) the columns of the other classes stay what
-    they are.
+    the means of the others stay (for the cosine with the ``centre`` given), and so do their columns at a given
+    ``scale``. With more examples a solved head is better where classes are many or near each other.
 
     Labels do not depend on the scale; probabilities do. Unless given, it is the one with the least cross-entropy of
     each example under the means of all others (left out in closed form), with one imagined example of each class
@@ -86,7 +86,8 @@ def nearest_mean_head(
         labels: [N] whole numbers; of every class at least one.
         head: of classification or binary, from :mod:`tfft.heads`.
         distance: ``"cosine"``: features are centred and brought to length 1, then averaged, and the direction
-            counts; better for features of deep networks, whose length tells little of the class (Wang et al. 2019).
+            counts; better for features of deep networks, whose length tells little of the class (Wang et al. 2019;
+            on EfficientNet-Lite0 with 1 to 60 examples of a class never less accurate in twelve cases).
             ``"euclidean"``: plain means and distances; linear discriminant analysis with the same round spread
             for all classes.
         centre: [D], what the cosine subtracts; the mean of ``features`` unless given. Not for Euclidean distance,
