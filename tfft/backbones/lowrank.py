@@ -140,23 +140,21 @@ class _Updated:
 
     Args:
         low_rank: settings of the update.
-        separate: False where a ``.keras`` file cannot hold the update apart, since the layer around this one
-            makes it anew as a plain layer: the kernel is then written with its update.
     """
 
     _pair: Pair | None = None
 
-    def __init__(self, *args: Any, low_rank: Mapping[str, Any], separate: bool = True, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, low_rank: Mapping[str, Any], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._settings, self._separate = LowRank.from_config(low_rank), separate
+        self._settings = LowRank.from_config(low_rank)
 
     def build(self, input_shape: Any) -> None:
         """Makes the layer's variables, then those of the update."""
         super().build(input_shape)  # type: ignore[misc]
-        self._attach(self._settings, self._separate)
+        self._attach(self._settings)
 
-    def _attach(self, settings: LowRank, separate: bool) -> None:
-        self._settings, self._separate = settings, separate
+    def _attach(self, settings: LowRank) -> None:
+        self._settings = settings
         self._pair = Pair.on(self, super().kernel, settings)  # type: ignore[arg-type, misc]
         self._hold_base()
 
@@ -191,11 +189,8 @@ class _Updated:
             variable.trainable = False
 
     def save_own_variables(self, store: Any) -> None:
-        """Writes base and update apart, or the plain layer's variables with the update in the kernel."""
-        if self._separate:
-            keras.layers.Layer.save_own_variables(self, store)
-        else:
-            super().save_own_variables(store)  # type: ignore[misc]
+        """Writes the layer's variables, then those of the update."""
+        keras.layers.Layer.save_own_variables(self, store)  # that of the Keras class writes the sum
 
     def load_own_variables(self, store: Any) -> None:
         """Reads what this class wrote, or what the plain layer wrote; the update then starts anew."""
@@ -209,7 +204,28 @@ class _Updated:
 
     def get_config(self) -> dict[str, Any]:
         """Settings of the plain layer and of the update."""
-        return {**super().get_config(), "low_rank": self._settings.to_config(), "separate": self._separate}  # type: ignore[misc]
+        return {**super().get_config(), "low_rank": self._settings.to_config()}  # type: ignore[misc]
+
+
+class _Inside:
+    """In files, a layer of the plain class with the update in its kernel.
+
+    For layers that another layer makes anew when it is loaded: it makes plain ones. Keras finds variables in a
+    file by the names of classes, so a class of these has the name of the plain one.
+    """
+
+    def save_own_variables(self, store: Any) -> None:
+        """Writes the variables of the plain layer, with the update in the kernel."""
+        super(_Updated, self).save_own_variables(store)  # type: ignore[misc]
+
+    def get_config(self) -> dict[str, Any]:
+        """Settings of the plain layer."""
+        return super(_Updated, self).get_config()  # type: ignore[misc]
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> keras.layers.Layer:
+        """Makes a plain layer."""
+        return cls.__mro__[4].from_config(config)
 
 
 @keras.saving.register_keras_serializable(package="tfft")
@@ -237,9 +253,14 @@ class LowRankConv3D(_Updated, keras.layers.Conv3D):
     """A Conv3D layer whose kernel has a low-rank update."""
 
 
-_CLASSES: dict[type, type] = {
+_OWN: dict[type, type] = {
     cls.__mro__[2]: cls for cls in (LowRankDense, LowRankEinsumDense, LowRankConv1D, LowRankConv2D, LowRankConv3D)
 }
+_INSIDE = {
+    plain: type(plain.__name__, (_Inside, cls), {"__module__": plain.__module__, "__doc__": _Inside.__doc__})
+    for plain, cls in _OWN.items()
+}
+_PLAIN = {cls: plain for classes in (_OWN, _INSIDE) for plain, cls in classes.items()}
 
 
 def split_of(layer: keras.layers.Layer) -> int | str:
@@ -247,7 +268,7 @@ def split_of(layer: keras.layers.Layer) -> int | str:
 
     Only the classes of Keras itself are taken: a subclass may do anything with its kernel.
     """
-    if type(layer) not in _CLASSES:
+    if type(layer) not in _OWN:
         return f"{type(layer).__name__}"
     if layer.kernel_constraint is not None:
         return f"{type(layer).__name__} with a kernel constraint"
@@ -260,19 +281,26 @@ def split_of(layer: keras.layers.Layer) -> int | str:
     return split or rank - 1
 
 
-def update_layer(layer: keras.layers.Layer, settings: LowRank, separate: bool) -> None:
-    """Gives a Keras layer that is part of a model an update; the layer object and its variables stay the same."""
-    layer.__class__ = _CLASSES[type(layer)]
-    layer._attach(settings, separate)
+def update_layer(layer: keras.layers.Layer, settings: LowRank, *, inside: bool) -> None:
+    """Gives a Keras layer that is part of a model an update; the layer object and its variables stay the same.
+
+    Args:
+        layer: built, one that :func:`split_of` gives a number for.
+        settings: of the update.
+        inside: True where another layer makes this one anew when a file is loaded, as a plain layer: files then hold
+            the kernel with its update.
+    """
+    layer.__class__ = (_INSIDE if inside else _OWN)[type(layer)]
+    layer._attach(settings)
 
 
 def merge_layer(layer: keras.layers.Layer) -> None:
     """Adds the update to the kernel and makes the layer what it was."""
     (pair,) = pairs_of(layer)
     pair.merge_from(layer)
-    for name in ("_pair", "_settings", "_separate"):
+    for name in ("_pair", "_settings"):
         layer.__dict__.pop(name, None)
-    layer.__class__ = type(layer).__mro__[2]
+    layer.__class__ = _PLAIN[type(layer)]
 
 
 def updated_layers(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:

@@ -88,7 +88,7 @@ class Description:
         share = self.trainable_parameters / self.parameters if self.parameters else 0.0
         title = f"{self.model}: {self.trainable_parameters:,} of {self.parameters:,} parameters train ({share:.1%})"
         low_rank = sum(row.lora_parameters for row in self.rows)
-        title += f", {low_rank:,} are of low-rank updates" if low_rank else ""
+        title += f", {low_rank:,} in low-rank updates" if low_rank else ""
         table = Table(title=title, title_justify="left")
         table.add_column("block", no_wrap=True)
         table.add_column("output")

@@ -95,7 +95,8 @@ def add_lora(
     if inside:
         warnings.warn(
             f"The low-rank updates in {listed(dict.fromkeys(inside))} are inside of a layer that a .keras file does "
-            "not describe: it holds them added to the kernels, and after loading the layers have none.",
+            "not describe: it holds them added to the kernels, and after loading the layers have none. A file of a "
+            "model that was compiled has to be loaded with compile=False: its optimizer knows the updates.",
             UserWarning,
             stacklevel=2,
         )
@@ -235,4 +236,4 @@ def _add(kernels: Sequence[tuple[_Kernel, LowRank]], written: set[int], inside: 
             continue
         (settings,) = mine.values()
         inside += [] if id(layer) in written else [layer.name]
-        update_layer(layer, settings, separate=id(layer) in written)
+        update_layer(layer, settings, inside=id(layer) not in written)
