@@ -60,7 +60,7 @@ class L2SP(keras.regularizers.Regularizer):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor."""
-        return {"anchor": self.anchor.numpy(), "strength": self.strength}
+        return {"anchor": self.anchor.numpy().tolist(), "strength": self.strength}
 
 
 class _Pull(L2SP):
