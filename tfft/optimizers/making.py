@@ -25,9 +25,7 @@ _SPARED = ("bias", "gamma", "beta", "scale", "offset")
 MOMENTUM = 0.9  # of SGD: Keras' own default is none, which nobody fine-tunes with
 
 
-def optimizer_of(
-    phase: Phase, model: keras.Model, steps: int, *, wrapped: bool = False
-) -> keras.optimizers.Optimizer:
+def optimizer_of(phase: Phase, model: keras.Model, steps: int, *, wrapped: bool = False) -> keras.optimizers.Optimizer:
     """Returns the optimizer of a phase, built for what trains in the model now.
 
     Use it with your own ``compile``, after :func:`tfft.unfreeze`. Settings are Keras' defaults, but SGD has a

@@ -165,7 +165,10 @@ class ScaledOptimizer(keras.optimizers.Optimizer):
         self._by_index = [self.factors.get(v.path, 1.0) for v in variables]
         self._trainable_variables = variables
         self._frozen_averages = (
-            [None if factor else keras.Variable(v, trainable=False) for v, factor in zip(variables, self._by_index)]
+            [
+                None if factor else keras.Variable(v, trainable=False)
+                for v, factor in zip(variables, self._by_index, strict=True)
+            ]
             if self.use_ema
             else []
         )
@@ -300,9 +303,13 @@ def is_one_of(optimizer: keras.optimizers.Optimizer, names: Sequence[str]) -> bo
 
 def _check(optimizer: Any, factors: Mapping[str, float], ages: Mapping[str, int]) -> None:
     if not isinstance(optimizer, keras.optimizers.Optimizer):
-        raise PlanError(f"Expected an optimizer of Keras, such as keras.optimizers.Adam(1e-3). Received: {optimizer!r}.")
+        raise PlanError(
+            f"Expected an optimizer of Keras, such as keras.optimizers.Adam(1e-3). Received: {optimizer!r}."
+        )
     problems, kind = [], type(optimizer).__name__
-    reason = next((why for name, why in _NOT_LINEAR.items() if name in [c.__name__ for c in type(optimizer).__mro__]), "")
+    reason = next(
+        (why for name, why in _NOT_LINEAR.items() if name in [c.__name__ for c in type(optimizer).__mro__]), ""
+    )
     if reason:
         problems.append(f"{kind} cannot be scaled: {reason}")
     elif not is_one_of(optimizer, LINEAR):

@@ -5,13 +5,14 @@ Hides what goes from one phase to the next: the best rank so far, the count of e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import keras
 import tensorflow as tf
 
 from tfft import heads
+from tfft.errors import PlanError
 from tfft.specs import Phase
 from tfft.training import distributing
 from tfft.training.fitting import fit_phase, solve_phase
@@ -38,6 +39,7 @@ def train(
     l2: float | Literal["auto"] = "auto",
     seed: int = 0,
     part_size: int | None = None,
+    class_weight: Mapping[int, float] | None = None,
     after_phase: Callable[[Phase, History], None] | None = None,
 ) -> History:
     """Trains a model through phases, each with its own trainable blocks, rate and schedule.
@@ -69,6 +71,7 @@ def train(
         seed: of that choice.
         part_size: examples that are computed at a time, for batches that do not fit into memory; see
             :func:`in_parts`. None for whole batches.
+        class_weight: of the examples of each class, by its number; see :func:`tfft.data.class_weights`.
         after_phase: called with the phase and its history when its best weights are back in the model.
 
     Returns:
@@ -84,7 +87,9 @@ def train(
         >>> history = tfft.training.train(model, train, validation, phases)
         >>> history.to_csv("history.csv")
     """
-    check_phases(phases)
+    check_phases(phases, validation=validation is not None)
+    if loss is not None and any(phase.mixup or phase.cutmix for phase in phases):
+        raise PlanError("mixup and cutmix need labels that are shares, which only the losses of tfft's heads take.")
     if isinstance(dataset, tf.data.Dataset):
         length(dataset, "training")
     if validation is not None:
@@ -94,9 +99,12 @@ def train(
         arguments = {"loss": loss, "metrics": metrics} if loss is not None else heads.of(model).compile_args()
     if metrics is not None:
         arguments["metrics"] = metrics
+    pretrained = None
+    if any(phase.l2_sp for phase in phases):
+        pretrained = {v.path: keras.ops.convert_to_numpy(v).copy() for v in model.weights}
     job = Job(
         model, dataset, validation, arguments, batch_norm, tuple(callbacks), verbose, source, epoch, l2, seed,
-        part_size,
+        part_size, class_weight, pretrained,
     )  # fmt: skip
     best: Rank | None = None
     for phase in phases:
