@@ -49,7 +49,7 @@ def _fit(
 ) -> tuple[History, Rank | None]:
     model = job.model
     part, steps, arguments = job.batches(job.part(notes, phase), phase, notes)
-    optimizer = _optimizer(job, phase, steps * phase.epochs, {variable.path for variable, _ in before}, notes)
+    optimizer = _optimizer(job, phase, steps * phase.epochs, {variable.path for variable, _ in before})
     model.compile(optimizer=optimizer, **arguments)  # what callbacks see, and the user is given back
     if part.model is not model:
         part.model.compile(optimizer=optimizer, **arguments)
@@ -82,12 +82,10 @@ def _reinitialized(job: Job, phase: Phase) -> list[tuple[Any, np.ndarray]]:
     return [(v, value) for v, value in before if not np.array_equal(value, keras.ops.convert_to_numpy(v))]
 
 
-def _optimizer(job: Job, phase: Phase, steps: int, fresh: set[str], notes: list[str]) -> keras.optimizers.Optimizer:
+def _optimizer(job: Job, phase: Phase, steps: int, fresh: set[str]) -> keras.optimizers.Optimizer:
     optimizer = optimizer_of(phase, job.model, steps, wrapped=job.optimizer is not None)
     if job.optimizer is not None:
-        carried = carry_slots(job.optimizer, optimizer, fresh=fresh)
-        if carried.ages:
-            notes.append(f"phase {phase.name!r}: {carried.note}")
+        carry_slots(job.optimizer, optimizer, fresh=fresh)
     return optimizer
 
 

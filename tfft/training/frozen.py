@@ -158,18 +158,18 @@ def solve(
     train, held_out = source.extract(prefix, verbose, varied=False)
     features, head = np.asarray(train.arrays), heads.of(model)
     if prototypes:
-        solved = nearest_mean_head(features, train.labels, head)
+        means = nearest_mean_head(features, train.labels, head)
+        transplant(model, means)
+        note = f"the head is the mean of each class ({means.distance} distance)"
     else:
         solved = solve_head(features, train.labels, head, l2=l2, seed=seed, class_weight=class_weight)
-    transplant(model, solved)
-    heads.set_l2(model, solved.l2)
-    note = f"head solved in {solved.seconds:.1f} s with l2={solved.l2:.3g}"
-    if prototypes:
-        note = f"head made of the mean of each class in {solved.seconds:.1f} s"
-    if solved.best is not None:
-        note += f", the best of {len(solved.table)} tried (held-out loss {solved.best.loss:.4f})"
-    if not solved.converged:
-        note += "; it stopped before it met its tolerance"
+        transplant(model, solved)
+        heads.set_l2(model, solved.l2)
+        note = f"head solved in {solved.seconds:.1f} s with l2={solved.l2:.3g}"
+        if solved.best is not None:
+            note += f", the best of {len(solved.table)} tried (held-out loss {solved.best.loss:.4f})"
+        if not solved.converged:
+            note += "; it stopped before it met its tolerance"
     batch = source.batch_size
     part = Reduced(suffix, train.dataset(batch), None if held_out is None else held_out.dataset(batch))
     return Probe(part, note)
