@@ -48,13 +48,9 @@ _MODULES = (
 )  # fmt: skip
 # Modules with classes that a `.keras` file may name.
 _REGISTERED = (
-    "tfft.backbones.savedmodel.layer",
-    "tfft.backbones.native",
-    "tfft.data.images",
-    "tfft.heads",
-    "tfft.optimizers",
-    "tfft.regularizers",
-)
+    "tfft.backbones.savedmodel.layer", "tfft.backbones.native", "tfft.data.images", "tfft.heads",
+    "tfft.optimizers.scaling", "tfft.optimizers.schedules",
+)  # fmt: skip
 
 __all__ = sorted([*_NAMES, *_MODULES, "__version__"])
 
