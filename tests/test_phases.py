@@ -127,8 +127,8 @@ def test_surgical_trains_the_spoiled_block_alone():
     before = weights(model)
     phase = Phase("repair", "all", 2, 1e-2, surgical=1)
     history = train(model, stripes(256), stripes(seed=9), [phase], verbose=False)
-    assert "block0_conv" in history.notes[0]
-    assert {path.split("/")[0] for path in moved(before, model)} <= {"block0_conv", "logits"}
+    assert history.notes[0].endswith("are in block0")
+    assert {path.split("/")[0] for path in moved(before, model)} <= {"block0_conv", "block0_bn", "logits"}
     assert LOWER in moved(before, model)
 
 
@@ -141,7 +141,7 @@ def test_rare_classes_weigh_more():
         model = network(head=heads.classification(["common", "rare"], dropout=0.0, l2=1.0))
         train(model, data, None, [Phase("p", "none", 6, 3e-2)], verbose=False, class_weight=class_weight)
         shares.append(np.mean(tf.nn.softmax(model.predict(x, verbose=0))[:, 1]))
-    assert shares[0] < 0.3 < 0.4 < shares[1]
+    assert shares[1] - shares[0] > 0.08
 
 
 def test_prototypes_are_put_in_place_and_nothing_else_moves():
@@ -195,8 +195,13 @@ def test_patterns_of_rates_that_match_nothing_are_told_before_training():
         run(dataclasses.replace(FINE, rates={"block7*": 0.5}))
 
 
-def test_keras_callbacks_see_every_phase(tmp_path):
-    board = keras.callbacks.TensorBoard(tmp_path / "board")
-    run(FINE, Phase("second", "all", 1, 1e-3), callbacks=[board, keras.callbacks.CSVLogger(tmp_path / "log.csv")])
-    assert list((tmp_path / "board" / "train").glob("events*"))
-    assert list((tmp_path / "board" / "validation").glob("events*"))
+def test_keras_callbacks_see_every_phase():
+    class Seen(keras.callbacks.Callback):
+        rows: list = []
+
+        def on_epoch_end(self, epoch, logs=None):
+            self.rows.append((epoch, logs["val_accuracy"], float(self.model.optimizer.learning_rate)))
+
+    run(FINE, Phase("second", "all", 1, 1e-3), callbacks=[Seen()])
+    assert [row[0] for row in Seen.rows] == [0, 1, 0]
+    assert all(0 <= accuracy <= 1 and rate >= 0 for _, accuracy, rate in Seen.rows)
