@@ -31,7 +31,7 @@ def test_cosine_rises_in_a_line_and_falls_as_a_cosine(steps, warmup):
     rise = min(int(warmup * steps), steps - 1)
     wanted = [PEAK * (k + 1) / (rise + 1) for k in range(rise)]
     wanted += [PEAK * (1 + np.cos(np.pi * k / (steps - rise))) / 2 for k in range(steps - rise)]
-    np.testing.assert_allclose(rates("cosine", steps, warmup), wanted, rtol=1e-5)
+    np.testing.assert_allclose(rates("cosine", steps, warmup), wanted, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", SCHEDULED)
