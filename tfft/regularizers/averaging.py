@@ -117,14 +117,12 @@ class _Average(keras.callbacks.Callback):
         self._set_own_state(state)
         if not any(key.startswith("average/") for key in state):  # taken before anything was trained
             return
-        problems = []
         keys = [f"{i:05d}" for i in range(len(self._variables))]
         held = sum(key.startswith("average/") for key in state)
-        if held != len(keys):
-            problems.append(f"it holds {held} variables, here {len(keys)} may move")
+        problems = [] if held == len(keys) else [f"it holds {held} variables, here {len(keys)} may move"]
         for key, variable in zip(keys, self._variables, strict=True):
-            shape = np.shape(state.get(f"average/{key}", np.zeros(variable.shape)))
-            if shape != tuple(variable.shape):
+            shape = np.shape(state.get(f"average/{key}"))
+            if held == len(keys) and shape != tuple(variable.shape):
                 problems.append(f"{variable.path!r} has the shape {tuple(variable.shape)}, the state holds {shape}")
         raise_problems(PlanError, "The state of the average is that of another model", problems)
         put(self._variables, [state[f"raw/{key}"] for key in keys])
@@ -145,6 +143,9 @@ class _Average(keras.callbacks.Callback):
 
     def _add(self, share: float) -> None:
         """Moves the average towards the weights by a share of the way."""
+        if share == 1.0:  # bit by bit: adding the difference would round
+            self._average = [tf.cast(v, a.dtype) for v, a in zip(self._read(), self._average, strict=True)]
+            return
         self._average = self._towards(self._average, self._read(), tf.constant(share, tf.float64))
 
     def _settle_epoch(self) -> None:
