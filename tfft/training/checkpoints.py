@@ -148,6 +148,8 @@ class CheckpointStore:
         except NotPlainError as error:
             raise CheckpointError(str(error)) from error
         except OSError as error:
+            if aside is not None:
+                shutil.rmtree(aside, ignore_errors=True)  # now: the message tells what is free
             raise CheckpointError(self._refusal(error, arrays)) from error
         finally:
             if aside is not None:
