@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image, ImageEnhance, ImageOps
 
 from tfft import data, features
 from tfft.data.augmenting import augmentation
 from tfft.data.pipeline import views_of
+from tfft.data.randaugment import CHANGES, rand_augment
 from tfft.errors import DataError, PlanError
 from tfft.specs import Augmentation, InputSpec
 
@@ -92,6 +94,9 @@ def test_features_of_views_are_those_of_the_views(image_folder, tiny_model, tmp_
     assert features.extract(prefix, splits.train, **settings).cached
     assert not features.extract(prefix, splits.train, **{**settings, "seed": 5}).cached
     assert not features.extract(prefix, splits.train, **{**settings, "augment": "flip"}).cached
+    for rand in (0.3, 0.4):
+        other = Augmentation(flip=True, crop=0.3, rand=rand)
+        assert not features.extract(prefix, splits.train, **{**settings, "augment": other}).cached
     order = {"batch_size": 5, "shuffle": True, "seed": 4}
     kept = found.dataset(**order)
     spec = InputSpec(32, 32, value_range=(-1.0, 1.0), source="the test")
@@ -116,12 +121,16 @@ def test_what_cannot_be_varied_is_refused(tiny_model):
 def test_names_and_what_they_mean():
     assert augmentation(["flip", "crop"]) == Augmentation(flip=True, crop=0.5)
     assert augmentation("crop") == Augmentation(crop=0.5)
+    assert augmentation(["rand", "flip"]) == Augmentation(flip=True, rand=0.5)
+    assert augmentation(Augmentation(rand=0.2)) == Augmentation(rand=0.2)
     assert augmentation({"flip": True, "crop": 1.0}) == Augmentation(flip=True)
     assert augmentation(None) is augmentation([]) is augmentation(Augmentation()) is None
     with pytest.raises(PlanError, match="'flop' is not known. Did you mean 'flip'"):
         augmentation("flop")
     with pytest.raises(PlanError, match="over 0 and at most 1, got 0"):
         augmentation(Augmentation(crop=0))
+    with pytest.raises(PlanError, match="(?s)2 problems.*strength of RandAugment, 0 to 1, got 1.5"):
+        augmentation(Augmentation(crop=0, rand=1.5))
 
 
 def test_a_view_does_not_depend_on_who_reads_beside_it():
@@ -134,3 +143,106 @@ def test_a_view_does_not_depend_on_who_reads_beside_it():
 def _at(epoch):
     with tf.device("CPU:0"):
         return tf.Variable(epoch, dtype=tf.int64)
+
+
+def photo(channels=3, size=(24, 30)):
+    rng = np.random.default_rng(0)
+    smooth = np.cumsum(np.cumsum(rng.normal(size=(*size, channels)), 0), 1)
+    scaled = 20 + 200 * (smooth - smooth.min((0, 1))) / np.ptp(smooth, axis=(0, 1))
+    return np.clip(scaled + rng.normal(0, 4, scaled.shape), 0, 255).astype(np.uint8)
+
+
+def changed(name, pixels, sign, strength):
+    found = CHANGES[name](tf.constant(pixels, tf.float32), tf.constant(float(sign)), strength)
+    return np.clip(np.rint(found.numpy()), 0, 255)
+
+
+PILLOW = {
+    "brightness": lambda image, sign: ImageEnhance.Brightness(image).enhance(1 + sign * 0.45),
+    "contrast": lambda image, sign: ImageEnhance.Contrast(image).enhance(1 + sign * 0.45),
+    "colour": lambda image, sign: ImageEnhance.Color(image).enhance(1 + sign * 0.45),
+    "sharpness": lambda image, sign: ImageEnhance.Sharpness(image).enhance(1 + sign * 0.45),
+    "posterize": lambda image, sign: ImageOps.posterize(image, 6),
+    "solarize": lambda image, sign: ImageOps.solarize(image, 128),
+    "autocontrast": lambda image, sign: ImageOps.autocontrast(image),
+    "equalize": lambda image, sign: ImageOps.equalize(image),
+    "rotate": lambda image, sign: image.rotate(sign * 15, Image.Resampling.BILINEAR, fillcolor=(128,) * 3),
+    "identity": lambda image, sign: image,
+}
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+@pytest.mark.parametrize("name", PILLOW)
+def test_changes_of_pictures_are_those_of_pillow(name, sign):
+    pixels = photo()
+    expected = np.asarray(PILLOW[name](Image.fromarray(pixels), sign)).astype(float)
+    found = changed(name, pixels, sign, 0.5)
+    if name == "rotate":  # Pillow has no half pixels at the edge of the picture
+        assert np.mean(np.abs(found - expected)[4:-4, 4:-4] <= 2) > 0.98
+    else:
+        assert np.abs(found - expected).max() <= 1
+    assert name == "identity" or np.abs(found - pixels).max() > 2
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_shifts_and_shears_move_the_picture_over_grey(sign):
+    pixels = photo(size=(20, 20))
+    right = changed("translate_x", pixels, sign, 1.0)  # by 9 of 20 pixels
+    kept, new = (slice(9, None), slice(None, 9)) if sign < 0 else (slice(None, -9), slice(-9, None))
+    back = slice(None, -9) if sign < 0 else slice(9, None)
+    np.testing.assert_array_equal(right[:, kept], pixels[:, back])
+    assert (right[:, new] == 128).all()
+    np.testing.assert_array_equal(
+        changed("translate_y", pixels.transpose(1, 0, 2), sign, 1.0), right.transpose(1, 0, 2)
+    )
+    sheared = changed("shear_x", pixels, sign, 1.0)
+    turned = changed("shear_y", pixels.transpose(1, 0, 2), sign, 1.0).transpose(1, 0, 2)
+    np.testing.assert_allclose(turned, sheared, atol=1)  # the same, rounded
+    top, bottom = (np.flatnonzero((sheared[row] == 128).all(-1)) for row in (0, -1))
+    assert len(top) == len(bottom) == 2  # of 2.85, the third is a blend
+    assert (top.max() < 10) != (bottom.max() < 10)  # out to the left above, to the right below, or the reverse
+
+
+def test_plain_pictures_stay_and_grey_and_tiny_ones_pass():
+    plain = np.full((6, 7, 3), 90, np.uint8)
+    for name in ("autocontrast", "equalize", "sharpness", "contrast", "colour"):
+        np.testing.assert_array_equal(changed(name, plain, 1, 0.5), plain)
+    for shape in ((9, 8, 1), (2, 2, 3), (1, 1, 1)):
+        pixels = np.random.default_rng(0).integers(0, 255, shape, np.uint8)
+        for seed in range(30):
+            found = rand_augment(tf.constant(pixels), 0.7, tf.constant([seed, 0]))
+            assert found.shape == shape
+            assert found.dtype == tf.uint8
+
+
+def test_rand_draws_every_change_and_repeats_by_seed():
+    pixels = tf.constant(photo())
+    draw = tf.function(lambda seed: rand_augment(pixels, 0.5, seed))
+    made = [draw(tf.constant([seed, 1])).numpy() for seed in range(300)]
+    assert np.array_equal(made[7], draw(tf.constant([7, 1])))
+    assert len({picture.tobytes() for picture in made}) > 100
+    assert any(np.array_equal(picture, pixels) for picture in made)
+    numbers = np.array([tf.random.stateless_uniform([2, 2], [seed, 1]) for seed in range(300)])
+    seen = np.bincount((numbers[..., 0] * len(CHANGES)).astype(int).ravel(), minlength=len(CHANGES))
+    assert len(CHANGES) == 14
+    assert seen.min() > 20
+    weak, strong = (
+        np.mean([np.abs(rand_augment(pixels, m, [s, 1]).numpy() - photo().astype(int)).mean() for s in range(40)])
+        for m in (0.1, 0.9)
+    )
+    assert strong > 2 * weak
+
+
+def test_rand_views_are_views():
+    images, labels = np.stack([photo(size=(16, 16))] * 6), np.arange(6)
+    wish = Augmentation(rand=0.5)
+    plain = passes(data.from_arrays(images, labels, SPEC), 1)[0]
+    first, second, third = passes(data.from_arrays(images, labels, SPEC, augment=wish, seed=3), 3)
+    again = passes(data.from_arrays(images, labels, SPEC, augment=wish, seed=3, batch_size=4, shuffle=True), 3)
+    assert np.array_equal(first, plain)
+    assert second.dtype == np.uint8
+    assert len({picture.tobytes() for picture in [*second, *third]}) > 8
+    assert np.array_equal(second, again[1])
+    assert np.array_equal(third, again[2])
+    both = passes(data.from_arrays(images, labels, SPEC, augment=Augmentation(flip=True, rand=0.5), seed=3), 2)[1]
+    assert not np.array_equal(both, second)

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from tfft import heads
+from tfft import data, heads
 from tfft.errors import DataError, PlanError
 from tfft.features import lbfgs, optimum, solving
 from tfft.features.optimum import Problem, find_basis
@@ -294,3 +294,106 @@ def test_transplant_refuses_what_does_not_fit():
         transplant(keras.Model(inputs, head.attach(inputs), name="ants"), solved)
     with pytest.raises(PlanError, match="has 0 tfft heads"):
         transplant(keras.Sequential([inputs, keras.layers.Dense(4)]), solved)
+
+
+def unequal(count=240, wide=12, seed=0):
+    features, labels = mixture(count, wide, distance=0.6, seed=seed)
+    kept = np.random.default_rng(seed).random(count) < np.array([1.0, 0.5, 0.2, 0.15])[labels]
+    return features[kept], labels[kept]
+
+
+def weighted_objective(features, labels, kernel, bias, l2, weights):
+    logits = features.astype(float) @ kernel + bias
+    log = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+    return np.mean(weights[labels] * -log[np.arange(len(labels)), labels]) + l2 * np.sum(kernel**2)
+
+
+@pytest.mark.parametrize("how", ["balanced", {"ant": 0.2, "fly": 7.0}], ids=["balanced", "by-name"])
+def test_weighted_optimum_is_that_of_scikit_learn(how):
+    head, l2 = HEADS["classification"], 3e-3
+    features, labels = unequal()
+    solved = solve_head(features, labels, head, l2=l2, class_weight=how)
+    theirs = how if how == "balanced" else {0: 0.2, 1: 1.0, 2: 1.0, 3: 7.0}
+    other = LogisticRegression(C=1 / (2 * len(labels) * l2), tol=1e-11, max_iter=20_000, class_weight=theirs)
+    other.fit(features.astype(float), labels)
+    found = data.class_weights(labels, NAMES, how)
+    weights = np.array([found[k] for k in range(4)])
+    least = weighted_objective(features, labels, other.coef_.T, other.intercept_, l2, weights)
+    reached = weighted_objective(features, labels, solved.kernel, solved.bias, l2, weights)
+    assert reached == pytest.approx(least, rel=1e-6)
+    np.testing.assert_allclose(solved.kernel, other.coef_.T, atol=5e-3 * np.abs(other.coef_).max())
+    assert solved.loss == pytest.approx(
+        weighted_objective(features, labels, solved.kernel, solved.bias, 0, weights), rel=1e-6
+    )
+    plain = solve_head(features, labels, head, l2=l2)
+    assert weighted_objective(features, labels, plain.kernel, plain.bias, l2, weights) > 1.02 * least
+
+
+@pytest.mark.parametrize("name", ["classification", "binary"])
+def test_fit_with_the_same_class_weight_has_no_slope_at_the_solution(name):
+    head = dataclasses.replace(HEADS[name], l2=1e-3, dropout=0.0)
+    features, labels = unequal()
+    labels = labels if name == "classification" else np.minimum(labels, 1)
+    how = {"ant": 3.0, "bee": 0.5}  # a mean weight far from 1
+    inputs = keras.Input((12,))
+    model = keras.Model(inputs, head.attach(inputs))
+    transplant(model, solve_head(features, labels, head, l2=head.l2, class_weight=how))
+    before = [v.numpy() for v in model.trainable_variables]
+    model.compile(keras.optimizers.SGD(1.0), **head.compile_args())
+    weights = data.class_weights(labels, head.class_names, how)
+    model.fit(features, labels, batch_size=len(labels), epochs=1, verbose=0, class_weight=weights)
+    moved = max(np.abs(v - b).max() for v, b in zip(model.trainable_variables, before, strict=True))
+    transplant(model, solve_head(features, labels, head, l2=head.l2))
+    before = [v.numpy() for v in model.trainable_variables]
+    model.fit(features, labels, batch_size=len(labels), epochs=1, verbose=0, class_weight=weights)
+    without = max(np.abs(v - b).max() for v, b in zip(model.trainable_variables, before, strict=True))
+    assert moved < 2e-3
+    assert without > 50 * moved
+
+
+def test_weights_of_one_change_nothing_and_twice_the_weights_want_twice_the_penalty():
+    head = HEADS["classification"]
+    features, labels = unequal()
+    plain, ones, twos = (
+        solve_head(features, labels, head, class_weight=how) for how in (None, {"ant": 1.0}, dict.fromkeys(NAMES, 2.0))
+    )
+    np.testing.assert_array_equal(plain.kernel, ones.kernel)
+    assert plain.table == ones.table
+    assert twos.l2 == pytest.approx(2 * plain.l2)
+    assert twos.loss == pytest.approx(2 * plain.loss, rel=1e-6)
+    assert twos.best.loss == pytest.approx(2 * plain.best.loss, rel=1e-4)
+    np.testing.assert_allclose(twos.kernel, plain.kernel, atol=1e-6)
+
+
+def test_balanced_weights_find_the_small_class_in_the_sweep_too():
+    head = HEADS["classification"]
+    features, labels = unequal(600)
+    fresh, truth = mixture(2000, 12, distance=0.6, seed=1)
+    plain, balanced = (solve_head(features, labels, head, class_weight=how) for how in (None, "balanced"))
+    said = [(fresh @ s.kernel + s.bias).argmax(1) for s in (plain, balanced)]
+    recalls = [[np.mean(s[truth == k] == k) for k in range(4)] for s in said]
+    assert np.mean(recalls[1]) > np.mean(recalls[0]) + 0.05
+    assert recalls[1][3] > recalls[0][3] + 0.1
+    held = solve_head(features, labels, head, class_weight="balanced", validation=(fresh, truth))
+    found = data.class_weights(labels, NAMES)
+    weights = np.array([found[k] for k in range(4)])
+    trial = held.best
+    again = solve_head(features, labels, head, l2=trial.l2, class_weight="balanced")
+    expected = weighted_objective(fresh, truth, again.kernel, again.bias, 0, weights)
+    assert trial.loss == pytest.approx(expected, rel=0.01)
+
+
+def test_weights_where_there_are_no_classes_are_refused():
+    features, labels = example(HEADS["multilabel"])
+    with pytest.raises(PlanError, match="the head is multilabel"):
+        solve_head(features, labels, HEADS["multilabel"], class_weight="balanced")
+    features, labels = mixture(60, 10)
+    with pytest.raises(DataError, match="No example has the class never"):
+        solve_head(features, labels, heads.classification([*NAMES, "never"]), class_weight="balanced")
+
+
+def test_a_focal_head_gets_the_optimum_of_cross_entropy():
+    features, labels = mixture(80, 12)
+    plain, focal = (solve_head(features, labels, dataclasses.replace(HEADS["classification"], loss_name=n), l2=0.01)
+                    for n in heads.LOSSES)  # fmt: skip
+    np.testing.assert_array_equal(plain.kernel, focal.kernel)

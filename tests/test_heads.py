@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from tfft import heads
 from tfft.errors import PlanError
-from tfft.heads import Head, Logits, SparseCrossentropy
+from tfft.heads import FocalCrossentropy, Head, Logits, SparseCrossentropy
 
 RNG = np.random.default_rng(1)
 NAMES = ("ant", "bee", "Käfer")
@@ -208,3 +208,107 @@ def test_everything_wrong_is_reported_together():
 def test_wrong_arguments_are_refused(make, match):
     with pytest.raises(PlanError, match=match):
         make()
+
+
+def soft_of(head, labels):
+    if head.kind == "classification":
+        return np.eye(head.units, dtype=np.float32)[labels]
+    return labels.reshape(len(labels), head.units).astype(np.float32)
+
+
+@pytest.mark.parametrize("loss", heads.LOSSES)
+@pytest.mark.parametrize("smoothing", [0.0, 0.15])
+@pytest.mark.parametrize("kind", ["classification", "binary", "multilabel"])
+def test_soft_labels_of_one_class_have_the_loss_and_accuracy_of_whole_ones(kind, smoothing, loss):
+    head = getattr(heads, kind)(NAMES[:2] if kind == "binary" else NAMES, label_smoothing=smoothing, loss=loss)
+    logits, labels = 3 * RNG.normal(size=(9, head.units)).astype(np.float32), labels_for(head, 9)
+    soft = soft_of(head, labels)
+    assert float(head.loss(soft=True)(soft, logits)) == pytest.approx(float(head.loss()(labels, logits)), abs=1e-6)
+    [plain], [shared] = head.metrics(), head.metrics(soft=True)
+    plain.update_state(labels, logits)
+    shared.update_state(soft, logits)
+    assert float(plain.result()) == pytest.approx(float(shared.result()))
+    assert shared.name == "accuracy"
+    between = 0.3 * soft + 0.7 * np.roll(soft, 1, axis=0)
+    expected = 0.3 * head.loss(soft=True)(soft, logits) + 0.7 * head.loss(soft=True)(np.roll(soft, 1, axis=0), logits)
+    assert float(head.loss(soft=True)(between, logits)) == pytest.approx(float(expected), abs=1e-5)
+
+
+def test_the_larger_share_is_the_label_that_accuracy_asks_for():
+    [metric] = heads.binary("bee").metrics(soft=True)
+    metric.update_state(np.array([[0.3], [0.8], [0.6]], np.float32), np.array([[-1.0], [1.0], [-1.0]], np.float32))
+    assert float(metric.result()) == pytest.approx(2 / 3)
+    [metric] = heads.classification(NAMES).metrics(soft=True)
+    metric.update_state(np.array([[0.3, 0.7, 0.0], [0.6, 0.0, 0.4]], np.float32), np.eye(3, dtype=np.float32)[[1, 1]])
+    assert float(metric.result()) == pytest.approx(1 / 2)
+
+
+@pytest.mark.parametrize("kind", ["classification", "binary", "multilabel"])
+def test_a_model_compiled_for_soft_labels_trains_and_survives_saving(kind, tmp_path):
+    head = HEADS[kind]
+    keras.utils.set_random_seed(0)
+    labels = labels_for(head, 64)
+    soft = soft_of(head, labels)
+    features = np.pad(soft, ((0, 0), (0, 5 - head.units)))
+    model = model_of(head)
+    model.compile(keras.optimizers.Adam(0.1), **head.compile_args(soft=True))
+    model.fit(features, soft, epochs=25, verbose=0)
+    after = model.evaluate(features, soft, verbose=0, return_dict=True)
+    assert after["accuracy"] == 1.0
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras").evaluate(features, soft, verbose=0, return_dict=True)
+    assert again == pytest.approx(after)
+
+
+@pytest.mark.parametrize("kind", ["classification", "binary", "multilabel"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_focal_loss_without_gamma_is_cross_entropy_and_with_it_the_closed_form(kind, smoothing):
+    head = getattr(heads, kind)(NAMES[:2] if kind == "binary" else NAMES, label_smoothing=smoothing, loss="focal")
+    plain = Head.from_dict({**head.to_dict(), "loss_name": "cross_entropy"})
+    independent = kind != "classification"
+    logits, labels = 2 * RNG.normal(size=(11, head.units)).astype(np.float32), labels_for(head, 11)
+    none = FocalCrossentropy(0.0, smoothing, independent)
+    assert float(none(labels, logits)) == pytest.approx(float(plain.loss()(labels, logits)), abs=1e-6)
+    target = soft_of(head, labels)
+    if independent:
+        p, target = 1 / (1 + np.exp(-logits)), target * (1 - smoothing) + smoothing / 2
+        each = (target * (1 - p) ** 2 * np.log(p) + (1 - target) * p**2 * np.log(1 - p)).mean(-1)
+    else:
+        p, target = softmax(logits), target * (1 - smoothing) + smoothing / head.units
+        each = (target * (1 - p) ** 2 * np.log(p)).sum(-1)
+    assert float(head.loss()(labels, logits)) == pytest.approx(-each.mean(), abs=1e-6)
+    assert float(head.loss()(labels, logits)) < 0.9 * float(plain.loss()(labels, logits))
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+@pytest.mark.parametrize("independent", [False, True])
+def test_focal_loss_keeps_a_finite_gradient_at_any_logit(gamma, independent):
+    logits = tf.constant([[1e4, -1e4], [-1e4, 1e4], [0.0, 0.0], [80.0, -80.0], [-80.0, 80.0]])
+    labels = tf.constant([[1.0, 0.0]] * 5)
+    with tf.GradientTape() as tape:
+        tape.watch(logits)
+        loss = FocalCrossentropy(gamma, independent=independent)(labels, logits)
+    gradient = tape.gradient(loss, logits).numpy()
+    assert np.isfinite(float(loss))
+    assert np.isfinite(gradient).all()
+    np.testing.assert_array_equal(np.sign(gradient[[1, 4]]), [[-1, 1], [-1, 1]])  # what is very wrong still learns
+    assert np.abs(gradient[[0, 3]]).max() < 1e-6
+
+
+def test_focal_loss_refuses_labels_outside_and_round_trips():
+    with pytest.raises(tf.errors.InvalidArgumentError, match="label"):
+        heads.classification(NAMES, loss="focal").loss()(np.array([3]), np.zeros((1, 3), np.float32))
+    loss = FocalCrossentropy.from_config(FocalCrossentropy(1.5, 0.1, True, name="x").get_config())
+    assert (loss.gamma, loss.label_smoothing, loss.independent, loss.name) == (1.5, 0.1, True, "x")
+    with pytest.raises(PlanError, match="gamma.*received -1"):
+        FocalCrossentropy(-1)
+
+
+def test_the_loss_is_part_of_the_head_and_old_heads_have_none():
+    head = heads.classification(NAMES, loss="focal")
+    assert Head.from_dict(head.to_dict()) == head
+    assert isinstance(heads.of(model_of(head)).loss(), FocalCrossentropy)
+    old = {name: value for name, value in head.to_dict().items() if name != "loss_name"}
+    assert Head.from_dict(old) == heads.classification(NAMES)
+    with pytest.raises(PlanError, match="loss must be one of cross_entropy, focal, received 'fokal'. Did you mean"):
+        heads.binary("bee", loss="fokal")

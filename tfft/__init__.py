@@ -34,6 +34,7 @@ _NAMES = {
     "export": "tfft.exporting.savedmodel",
     "finetune": "tfft.recipes",
     "load_run": "tfft.recipes",
+    "recommend_plan": "tfft.recipes",
     "InputSpec": "tfft.specs",
     "Phase": "tfft.specs",
     "Plan": "tfft.specs",
@@ -84,6 +85,6 @@ if TYPE_CHECKING:
     from tfft.evaluation import evaluate
     from tfft.exporting.savedmodel import export
     from tfft.models import build
-    from tfft.recipes import finetune, load_run
+    from tfft.recipes import finetune, load_run, recommend_plan
     from tfft.slicing import audit, describe, freeze, unfreeze
     from tfft.specs import InputSpec, Phase, Plan

@@ -106,10 +106,22 @@ def _train_arguments(add: argparse.ArgumentParser) -> None:
     training.add_argument(
         "--learning-rate", type=float, metavar="RATE", help="peak rate of the passes with unfrozen blocks"
     )
+    training.add_argument(
+        "--plan", metavar="NAME", help="lp_ft, linear_probe, gradual, full, bit, fastai, surgical, ..."
+    )
+    training.add_argument(
+        "--set", type=_setting, nargs="+", metavar="KEY=VALUE", help="of the plan's phases, such as layer_decay=0.8"
+    )
     training.add_argument("--seed", type=int, metavar="S", help="of split, order and new weights (0)")
     training.add_argument("--dropout", type=float, metavar="SHARE", help="of the features, before the head (0.2)")
     training.add_argument("--l2", type=float, metavar="WEIGHT", help="weight decay of the head (cross-validated)")
     training.add_argument("--label-smoothing", type=float, metavar="SHARE", help="of the target, over all classes (0)")
+    training.add_argument("--loss", choices=["cross_entropy", "focal"], help="what is made small (cross_entropy)")
+    training.add_argument("--class-weight", choices=["balanced"], help="weigh rare classes up")
+    training.add_argument("--sampling", choices=["balanced"], help="draw all classes equally often")
+    training.add_argument(
+        "--deterministic", action="store_true", default=None, help="only operations that repeat bit for bit"
+    )
     training.add_argument("--batch-norm", choices=["fixed", "train"], help="statistics in unfrozen blocks (fixed)")
     training.add_argument("--augment", nargs="+", metavar="CHANGE", help="vary the pictures: flip, crop (none)")
     training.add_argument("--views", type=_whole, metavar="K", help="variations of each picture, used in turn")
@@ -184,6 +196,19 @@ def _whole(text: str) -> int:
     if not text.isascii() or not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, received {text!r}")
     return int(text)
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """A setting of a phase: numbers, true and false as such, anything else as text."""
+    name, equals, value = text.partition("=")
+    if not (name.isidentifier() and equals and value):
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, such as layer_decay=0.8, received {text!r}")
+    if value.lower() in ("true", "false"):
+        return name, value.lower() == "true"
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return name, kind(value)
+    return name, value
 
 
 def _size(text: str) -> int | str:

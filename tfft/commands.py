@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tfft.errors import DataError, did_you_mean, listed
+from tfft.errors import DataError, PlanError, did_you_mean, listed
 
 SUCCESS, FAILED = 0, 1
 
@@ -40,24 +40,27 @@ def train(options: argparse.Namespace, print_result: PrintResult) -> int:
         )
     size = _size(options.image_size)
     start_tensorflow()
-    from tfft import recipes
+    from tfft import plans, recipes
 
     plan = None if options.config is None else recipes.plan_from_yaml(options.config)
     settings = {name: getattr(options, name) for name in _SETTINGS} | {"image_size": size}
     settings = {name: value for name, value in settings.items() if value is not None}
     handle = options.backbone or (plan.backbone if plan else "efficientnet-lite0")
+    data = options.data or plan.data
+    if options.plan is not None or options.set:
+        if plan is not None:
+            raise PlanError("--config holds the phases; --plan and --set make others. Give one of them.")
+        plan = plans.named(options.plan or "lp_ft", **dict(options.set or ()))
     export_to = False if options.no_export else None
     place = {None: "auto", "off": None}.get(options.cache, options.cache)
-    recipes.finetune(
-        handle, options.data or plan.data, plan=plan, out=options.out, export_to=export_to, cache=place, **settings
-    )
+    recipes.finetune(handle, data, plan=plan, out=options.out, export_to=export_to, cache=place, **settings)
     print(f"Everything lies in {options.out}. Try: tfft predict {shlex.quote(options.out)} IMAGE...")
     return SUCCESS
 
 
 _SETTINGS = (
     "unfreeze epochs frozen_epochs batch_size part_size learning_rate seed validation dropout l2 label_smoothing "
-    "batch_norm input_range output resize augment views trust strict"
+    "loss class_weight sampling deterministic batch_norm input_range output resize augment views trust strict"
 ).split()
 
 

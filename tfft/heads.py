@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from tfft.errors import PlanError, listed, raise_problems, require_platform
+from tfft.errors import PlanError, did_you_mean, listed, raise_problems, require_platform
 
 require_platform()
 
@@ -20,6 +20,8 @@ import keras  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
 LOGITS_LAYER, DROPOUT_LAYER = "logits", "dropout"
+
+LOSSES = ("cross_entropy", "focal")
 
 _KINDS = ("classification", "binary", "multilabel", "regression")
 
@@ -39,6 +41,7 @@ class Head:
         dropout: share of features dropped while training.
         l2: weight decay of the last layer's kernel.
         label_smoothing: share of the target that is spread over all classes.
+        loss_name: ``"cross_entropy"`` or ``"focal"``; regression takes squared error whatever it says.
     """
 
     kind: Literal["classification", "binary", "multilabel", "regression"]
@@ -47,40 +50,61 @@ class Head:
     dropout: float = 0.2
     l2: float = 0.0
     label_smoothing: float = 0.0
+    loss_name: str = "cross_entropy"
 
     def __post_init__(self) -> None:
         if self.class_names is not None:
             object.__setattr__(self, "class_names", tuple(str(name) for name in self.class_names))
         raise_problems(PlanError, f"The {self.kind} head cannot be made", _problems(self))
 
-    def loss(self) -> keras.losses.Loss:
-        """Returns the loss that takes this head's labels and logits."""
-        if self.kind == "classification":
-            return SparseCrossentropy(label_smoothing=self.label_smoothing, name="crossentropy")
+    def loss(self, *, soft: bool = False) -> keras.losses.Loss:
+        """Returns the loss that takes this head's labels and logits.
+
+        Args:
+            soft: True for labels that are shares, float [B, units], as :func:`tfft.data.mixed` and
+                :func:`tfft.data.one_hot` give them. For labels of one class it has the same value either way.
+        """
         if self.kind == "regression":
             return keras.losses.MeanSquaredError(name="squared_error")
-        return keras.losses.BinaryCrossentropy(
-            from_logits=True, label_smoothing=self.label_smoothing, name="crossentropy"
-        )
+        if self.loss_name == "focal":
+            return FocalCrossentropy(
+                label_smoothing=self.label_smoothing, independent=self.kind != "classification", name="focal"
+            )
+        if self.kind == "classification" and not soft:
+            return SparseCrossentropy(label_smoothing=self.label_smoothing, name="crossentropy")
+        kind = keras.losses.BinaryCrossentropy
+        if self.kind == "classification":
+            kind = keras.losses.CategoricalCrossentropy
+        return kind(from_logits=True, label_smoothing=self.label_smoothing, name="crossentropy")
 
-    def metrics(self) -> list[keras.metrics.Metric]:
+    def metrics(self, *, soft: bool = False) -> list[keras.metrics.Metric]:
         """Returns new metrics that take this head's labels and logits: ``accuracy``, for regression ``error``.
 
-        For multilabel, accuracy is the share of single labels that are right.
+        For multilabel, accuracy is the share of single labels that are right. Of soft labels the class with the
+        largest share counts as the right one.
+
+        Args:
+            soft: as in :meth:`loss`.
         """
-        if self.kind == "classification":
-            return [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
         if self.kind == "regression":
             return [keras.metrics.MeanAbsoluteError(name="error")]
+        if self.kind == "classification":
+            kind = keras.metrics.CategoricalAccuracy if soft else keras.metrics.SparseCategoricalAccuracy
+            return [kind(name="accuracy")]
+        if soft:  # Keras would ask for a label that is exactly 0 or 1
+            return [keras.metrics.MeanMetricWrapper(soft_binary_accuracy, name="accuracy")]
         return [keras.metrics.BinaryAccuracy(threshold=0.0, name="accuracy")]  # logit 0 is probability 1/2
 
-    def compile_args(self) -> dict[str, Any]:
+    def compile_args(self, *, soft: bool = False) -> dict[str, Any]:
         """Returns ``loss`` and ``metrics`` for ``model.compile``.
+
+        Args:
+            soft: True for labels that are shares, as in :meth:`loss`; of the validation examples too.
 
         Example:
             >>> model.compile(optimizer="adam", **head.compile_args())
         """
-        return {"loss": self.loss(), "metrics": self.metrics()}
+        return {"loss": self.loss(soft=soft), "metrics": self.metrics(soft=soft)}
 
     def attach(self, features: keras.KerasTensor) -> keras.KerasTensor:
         """Puts the layers ``dropout`` and ``logits`` behind features.
@@ -136,7 +160,12 @@ class Head:
 
 
 def classification(
-    class_names: Sequence[str], *, dropout: float = 0.2, l2: float = 0.0, label_smoothing: float = 0.0
+    class_names: Sequence[str],
+    *,
+    dropout: float = 0.2,
+    l2: float = 0.0,
+    label_smoothing: float = 0.0,
+    loss: str = "cross_entropy",
 ) -> Head:
     """One of several classes for each example; the labels are whole numbers.
 
@@ -145,6 +174,8 @@ def classification(
         dropout: share of features dropped while training, 0 or more and below 1.
         l2: weight decay of the kernel, 0 or more.
         label_smoothing: share of the target spread over all classes, 0 or more and below 1.
+        loss: ``"cross_entropy"``, or ``"focal"``, which gives examples that are right already less weight; for
+            classes of very different size, see :class:`FocalCrossentropy`.
 
     Returns:
         A :class:`Head` with one logit per class.
@@ -156,11 +187,16 @@ def classification(
         >>> head = classification(["ants", "bees"], l2=1e-4)
     """
     names = _as_names(class_names)
-    return Head("classification", names, len(names), dropout, l2, label_smoothing)
+    return Head("classification", names, len(names), dropout, l2, label_smoothing, loss)
 
 
 def binary(
-    class_names: Sequence[str] | str, *, dropout: float = 0.2, l2: float = 0.0, label_smoothing: float = 0.0
+    class_names: Sequence[str] | str,
+    *,
+    dropout: float = 0.2,
+    l2: float = 0.0,
+    label_smoothing: float = 0.0,
+    loss: str = "cross_entropy",
 ) -> Head:
     """Yes or no for each example, with a single logit; the labels are 0 and 1.
 
@@ -169,16 +205,22 @@ def binary(
         dropout: as in :func:`classification`.
         l2: as in :func:`classification`.
         label_smoothing: share of the target moved towards 1/2.
+        loss: as in :func:`classification`.
 
     Returns:
         A :class:`Head` with one logit.
     """
     names = (f"not {class_names}", class_names) if isinstance(class_names, str) else tuple(class_names)
-    return Head("binary", names, 1, dropout, l2, label_smoothing)
+    return Head("binary", names, 1, dropout, l2, label_smoothing, loss)
 
 
 def multilabel(
-    class_names: Sequence[str], *, dropout: float = 0.2, l2: float = 0.0, label_smoothing: float = 0.0
+    class_names: Sequence[str],
+    *,
+    dropout: float = 0.2,
+    l2: float = 0.0,
+    label_smoothing: float = 0.0,
+    loss: str = "cross_entropy",
 ) -> Head:
     """Any number of labels for each example; the targets are rows of 0 and 1.
 
@@ -187,12 +229,13 @@ def multilabel(
         dropout: as in :func:`classification`.
         l2: as in :func:`classification`.
         label_smoothing: share of each target moved towards 1/2.
+        loss: as in :func:`classification`.
 
     Returns:
         A :class:`Head` with one logit per label.
     """
     names = _as_names(class_names)
-    return Head("multilabel", names, len(names), dropout, l2, label_smoothing)
+    return Head("multilabel", names, len(names), dropout, l2, label_smoothing, loss)
 
 
 def regression(names: Sequence[str] | int = 1, *, dropout: float = 0.2, l2: float = 0.0) -> Head:
@@ -311,6 +354,67 @@ class SparseCrossentropy(keras.losses.Loss):
         return {**super().get_config(), "label_smoothing": self.label_smoothing}
 
 
+@keras.saving.register_keras_serializable(package="tfft")
+class FocalCrossentropy(keras.losses.Loss):
+    """Focal loss of logits: cross-entropy in which an example counts the less the better it is known.
+
+    The term of a class with probability p is ``-(1 - p) ** gamma * log(p)`` in place of ``-log(p)`` (Lin et al.,
+    "Focal loss for dense object detection", 2017). It is computed from logits without clipping, so an example
+    that is very wrong keeps its gradient, which the losses of Keras of that name cut off.
+
+    Args:
+        gamma: how fast the weight falls; 0 is plain cross-entropy.
+        label_smoothing: as in :class:`SparseCrossentropy`, or towards 1/2 where labels are independent.
+        independent: False for one class of several, True for labels that are each 0 or 1.
+        **kwargs: ``name``, ``reduction``, ``dtype``.
+
+    Example:
+        >>> FocalCrossentropy(gamma=2.0)(labels, logits)
+    """
+
+    def __init__(
+        self, gamma: float = 2.0, label_smoothing: float = 0.0, independent: bool = False, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        if not 0 <= gamma < float("inf"):
+            raise PlanError(f"gamma of the focal loss must be 0 or more, received {gamma!r}")
+        self.gamma, self.label_smoothing, self.independent = float(gamma), float(label_smoothing), bool(independent)
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Returns the loss of each example, [B]; logits are [B, C], labels whole [B] or shares [B, C]."""
+        ops, smoothing = keras.ops, self.label_smoothing
+        if self.independent:
+            target = ops.reshape(y_true, ops.shape(y_pred)) * (1.0 - smoothing) + smoothing / 2.0
+            yes, no = self._terms(ops.log_sigmoid(y_pred)), self._terms(ops.log_sigmoid(-y_pred))
+            return ops.mean(target * yes + (1.0 - target) * no, axis=-1)
+        each = self._terms(ops.log_softmax(y_pred))
+        if len(y_true.shape) > 1 and y_true.shape[-1] != 1:
+            loss = ops.sum(y_true * each, axis=-1)
+        else:  # this operation refuses labels that no class has
+            labels = ops.cast(ops.reshape(y_true, (-1,)), "int32")
+            loss = self._terms(-ops.sparse_categorical_crossentropy(labels, y_pred, from_logits=True))
+        return (1.0 - smoothing) * loss + smoothing * ops.mean(each, axis=-1) if smoothing else loss
+
+    def _terms(self, log_p: Any) -> Any:
+        if not self.gamma:
+            return -log_p
+        # At p = 1 a power below 1 has no finite slope, and 0 * infinity is NaN.
+        rest = keras.ops.maximum(-keras.ops.expm1(log_p), keras.config.epsilon())
+        return -(rest**self.gamma) * log_p
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor as plain values."""
+        own = {"gamma": self.gamma, "label_smoothing": self.label_smoothing, "independent": self.independent}
+        return {**super().get_config(), **own}
+
+
+@keras.saving.register_keras_serializable(package="tfft")
+def soft_binary_accuracy(y_true: Any, y_pred: Any) -> Any:
+    """Returns for each example the share of labels [B, n] on the same side of 1/2 as the logits' probability."""
+    same = keras.ops.equal(y_true > 0.5, y_pred > 0.0)
+    return keras.ops.mean(keras.ops.cast(same, "float32"), axis=-1)
+
+
 def _as_names(names: Sequence[str]) -> tuple[str, ...]:
     if isinstance(names, str):
         raise PlanError(f"Expected a list of names, received the text {names!r}. Write [{names!r}, ...].")
@@ -321,6 +425,9 @@ def _problems(head: Head) -> list[str]:
     problems = []
     if head.kind not in _KINDS:
         problems.append(f"kind must be one of {listed(_KINDS)}, received {head.kind!r}")
+    if head.loss_name not in LOSSES:
+        hint = did_you_mean(head.loss_name, LOSSES)
+        problems.append(f"loss must be one of {listed(LOSSES)}, received {head.loss_name!r}.{hint}")
     names = head.class_names
     if names is None and head.kind != "regression":
         problems.append("class_names is missing")

@@ -146,6 +146,8 @@ class Phase:
         swa: share of the phase, at its end, whose weights are averaged; 0 for none.
         interpolate: True looks for the best point between the first and the last weights of the phase
             (WiSE-FT) on the validation examples.
+        surgical: of the blocks that ``unfreeze`` names, train only so many: those whose gradients are largest
+            for the size of their weights when the phase begins; 0 for all.
         reinitialize: number of last blocks that start from new weights.
         lora: rank of the low-rank updates that train in place of the kernels of the blocks; 0 for the kernels.
         clip_norm: largest norm of all gradients together; None for no limit.
@@ -169,6 +171,7 @@ class Phase:
     ema: float = 0.0
     swa: float = 0.0
     interpolate: bool = False
+    surgical: int = 0
     reinitialize: int = 0
     lora: int = 0
     clip_norm: float | None = None
@@ -199,6 +202,7 @@ class Plan:
         batch_size: examples per step.
         part_size: examples that are computed at a time, where whole batches do not fit into memory; None for all.
         seed: of the split, the order, the new weights and dropout.
+        deterministic: True makes TensorFlow use only operations that repeat bit for bit.
         validation: share of each class that is held out where the data has no ``val`` folder.
         dropout: share of features dropped before the head.
         l2: weight decay of the head's kernel; ``"auto"``: what cross-validation finds where a phase solves the
@@ -228,6 +232,7 @@ class Plan:
     batch_size: int = 32
     part_size: int | None = None
     seed: int = 0
+    deterministic: bool = False
     validation: float = 0.2
     dropout: float = 0.2
     l2: float | Literal["auto"] = "auto"

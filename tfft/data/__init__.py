@@ -9,8 +9,11 @@ from tfft.errors import require_platform
 
 require_platform()
 
+from tfft.data.balancing import class_weights, weighted  # noqa: E402
 from tfft.data.folders import Examples, Skipped, Splits, list_images, load  # noqa: E402
 from tfft.data.images import Preprocess, decode_image, resize_pixels, scale_pixels  # noqa: E402
+from tfft.data.labels import check_labels  # noqa: E402
+from tfft.data.mixing import mixed, one_hot  # noqa: E402
 from tfft.data.pipeline import from_arrays, to_dataset  # noqa: E402
 
 __all__ = [
@@ -18,11 +21,16 @@ __all__ = [
     "Preprocess",
     "Skipped",
     "Splits",
+    "check_labels",
+    "class_weights",
     "decode_image",
     "from_arrays",
     "list_images",
     "load",
+    "mixed",
+    "one_hot",
     "resize_pixels",
     "scale_pixels",
     "to_dataset",
+    "weighted",
 ]

@@ -13,11 +13,14 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from tfft.data.images import resize_pixels
+from tfft.data.randaugment import rand_augment
 from tfft.errors import PlanError, did_you_mean, listed, raise_problems
 from tfft.specs import Augmentation, InputSpec
 
-CHANGES = ("flip", "crop")
+CHANGES = ("flip", "crop", "rand")
 _ASPECT = math.log(4 / 3)  # a crop is at most so much wider or taller than the picture it becomes
+_RAND = 1  # keeps the numbers of "rand" apart from the others of a view
+_STRENGTH = 0.5  # of "rand", unless told otherwise
 _LEAST = 0.5  # of the area, unless told otherwise: fine-tuning needs less than the 0.08 of training from nothing
 
 
@@ -25,8 +28,9 @@ def augmentation(wish: Augmentation | str | Sequence[str] | None) -> Augmentatio
     """Returns what names stand for.
 
     Args:
-        wish: ``"flip"`` (left and right change places), ``"crop"`` (a part of at least half of the picture),
-            both in a list, an :class:`~tfft.specs.Augmentation` or its ``to_dict()``; None for none.
+        wish: ``"flip"`` (left and right change places), ``"crop"`` (a part of at least half of the picture), ``"rand"``
+            (RandAugment at strength 0.5), several in a list, an :class:`~tfft.specs.Augmentation` or its
+            ``to_dict()``; None for none.
 
     Returns:
         The augmentation, or None where nothing changes.
@@ -48,10 +52,18 @@ def augmentation(wish: Augmentation | str | Sequence[str] | None) -> Augmentatio
             f"{name!r} is not known.{did_you_mean(str(name), CHANGES)}" for name in names if name not in CHANGES
         ]
         raise_problems(PlanError, f"augment takes {listed(CHANGES)}", problems)
-        found = Augmentation(flip="flip" in names, crop=_LEAST if "crop" in names else 1.0)
+        found = Augmentation(
+            flip="flip" in names,
+            crop=_LEAST if "crop" in names else 1.0,
+            rand=_STRENGTH if "rand" in names else 0.0,
+        )
+    problems = []
     if not (isinstance(found.crop, (int, float)) and 0 < found.crop <= 1):
-        raise PlanError(f"crop is the least share of the picture that stays, over 0 and at most 1, got {found.crop!r}")
-    return found if found.flip or found.crop < 1 else None
+        problems.append(f"crop is the least share of the picture that stays, over 0 and at most 1, got {found.crop!r}")
+    if not (isinstance(found.rand, (int, float)) and 0 <= found.rand <= 1):
+        problems.append(f"rand is the strength of RandAugment, 0 to 1, got {found.rand!r}")
+    raise_problems(PlanError, "The pictures cannot be varied", problems)
+    return found if found.flip or found.crop < 1 or found.rand else None
 
 
 @tf.autograph.experimental.do_not_convert
@@ -59,8 +71,8 @@ def view_of(pixels: tf.Tensor, spec: InputSpec, changes: Augmentation, seed: tf.
     """Makes one view of one picture, in the size that a backbone expects.
 
     View 0 is the picture as it is. The others are cut out of the picture before it is resized: a part of
-    random area, shape and place (Szegedy et al., "Going deeper with convolutions", 2015), and mirrored in
-    half of the cases.
+    random area, shape and place (Szegedy et al., "Going deeper with convolutions", 2015), mirrored in half of the
+    cases, and changed in colour and shape (:func:`~tfft.data.randaugment.rand_augment`).
 
     Args:
         pixels: uint8 [h, w, C], decoded, of any size.
@@ -74,13 +86,19 @@ def view_of(pixels: tf.Tensor, spec: InputSpec, changes: Augmentation, seed: tf.
     """
 
     def varied() -> tf.Tensor:
-        numbers = tf.random.stateless_uniform([5], tf.random.fold_in(seed, view))
+        own = tf.random.fold_in(seed, view)
+        numbers = tf.random.stateless_uniform([5], own)
         if changes.crop < 1:
             part = _part(pixels, spec, changes.crop, numbers)
             small = resize_pixels(part, dataclasses.replace(spec, resize="stretch"))
         else:
             small = resize_pixels(pixels, spec)
-        return tf.cond(numbers[4] < 0.5, lambda: tf.reverse(small, [1]), lambda: small) if changes.flip else small
+        if changes.flip:
+            small = tf.reverse(small, tf.boolean_mask([1], numbers[4:5] < 0.5))
+        if changes.rand:
+            whole = rand_augment(tf.cast(small, tf.uint8), changes.rand, tf.random.fold_in(own, _RAND))
+            small = tf.cast(whole, tf.float32)
+        return small
 
     return tf.cast(tf.cond(view > 0, varied, lambda: resize_pixels(pixels, spec)), tf.uint8)
 

@@ -1,7 +1,6 @@
 """Examples to a ``tf.data.Dataset``: decoded in parallel, batched, in an order that can be repeated.
 
-Hides when files are decoded and how the order comes about. The order is a pure function of seed and
-epoch: another one in each epoch, the same one in each run.
+Hides when files are decoded and what is kept in memory. The order is that of :mod:`tfft.data.ordering`.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from tfft.data.augmenting import augmentation, view_of
 from tfft.data.checking import why_unreadable
 from tfft.data.folders import Examples
 from tfft.data.images import check_spec, decode_image, decode_pixels, resize_pixels
+from tfft.data.ordering import classes_to_balance, rows
 from tfft.errors import DataError, PlanError, raise_problems
 from tfft.specs import Augmentation, InputSpec
 
@@ -36,6 +36,7 @@ def to_dataset(
     epoch: tf.Variable | None = None,
     augment: Augmentation | str | Sequence[str] | None = None,
     views: int | None = None,
+    sampling: str | None = None,
 ) -> tf.data.Dataset:
     """Makes a dataset of pixels and labels that fits a backbone, for ``model.fit`` and ``evaluate``.
 
@@ -50,11 +51,14 @@ def to_dataset(
         epoch: an int64 variable on the CPU that tells the epoch at the start of each pass, for
             programs that resume. Unless given, the dataset counts its passes from 0; every start
             of a pass counts, also one that is not finished.
-        augment: ``"flip"``, ``"crop"``, both in a list, or an :class:`~tfft.specs.Augmentation`: each pass
-            shows another view of every picture, a pure function of seed, position and epoch; the first pass
-            shows the pictures as they are. Files are then decoded in each pass.
-        views: how many views there are, used in turn; None for another one in every epoch. Of no effect
+        augment: ``"flip"``, ``"crop"``, ``"rand"``, several in a list, or an :class:`~tfft.specs.Augmentation`:
+            each showing of a picture is another view of it, a pure function of seed, position and number; the
+            first one is the picture as it is. Files are then decoded in each pass.
+        views: how many views there are, used in turn; None for another one each time. Of no effect
             without ``augment``.
+        sampling: ``"balanced"`` draws every class equally often, in passes of unchanged length: examples of
+            small classes come several times, those of large ones in some of the passes. None shows each
+            example once in a pass.
 
     Returns:
         Dataset of (uint8 [B, H, W, C], int32 [B]), its length known.
@@ -74,9 +78,10 @@ def to_dataset(
     check_spec(spec)
     if not len(examples):
         raise DataError("There are no examples to make a dataset of.")
+    classes = classes_to_balance(sampling, examples.labels)
     paths = _on_cpu(np.array([path.encode() for path in examples.paths]))
     if (changes := augmentation(augment)) is not None:
-        order = _rows(len(examples), shuffle, seed, epoch, views)
+        order = rows(len(examples), shuffle, seed, epoch, views, classes)
         dataset = _varied(order, _decoding(paths), spec, changes, seed, examples.labels.astype(np.int32))
         return _finished(dataset.batch(batch_size), len(examples), batch_size)
 
@@ -85,9 +90,9 @@ def to_dataset(
 
     if _is_cached(cache, len(examples), spec):
         pixels = _decoded(examples, decode)
-        return assemble(_gather(pixels), examples.labels, batch_size, shuffle, seed, epoch)
+        return assemble(_gather(pixels), examples.labels, batch_size, shuffle, seed, epoch, sampling=sampling)
     labels = _on_cpu(examples.labels.astype(np.int32))
-    dataset = _rows(len(examples), shuffle, seed, epoch)
+    dataset = rows(len(examples), shuffle, seed, epoch, classes=classes)
     dataset = dataset.map(lambda i: (decode(i), labels[i]), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return _finished(dataset.batch(batch_size), len(examples), batch_size)
 
@@ -104,6 +109,7 @@ def from_arrays(
     epoch: tf.Variable | None = None,
     augment: Augmentation | str | Sequence[str] | None = None,
     views: int | None = None,
+    sampling: str | None = None,
 ) -> tf.data.Dataset:
     """Makes the same kind of dataset as :func:`to_dataset` from images that are in memory.
 
@@ -120,6 +126,7 @@ def from_arrays(
         epoch: as in :func:`to_dataset`.
         augment: as in :func:`to_dataset`.
         views: as in :func:`to_dataset`.
+        sampling: as in :func:`to_dataset`; for labels of one class each.
 
     Returns:
         Dataset of (uint8 [B, H, W, C], int32 [B] or float32 labels).
@@ -138,7 +145,8 @@ def from_arrays(
     if spec is not None:
         check_spec(spec)
     if (changes := augmentation(augment)) is not None:
-        order = _rows(len(pixels), shuffle, seed, epoch, views)
+        classes = classes_to_balance(sampling, targets)
+        order = rows(len(pixels), shuffle, seed, epoch, views, classes)
         dataset = _varied(order, fetch, spec or _same_size(pixels), changes, seed, targets)
         return _finished(dataset.batch(batch_size), len(pixels), batch_size)
     if spec is not None:
@@ -148,7 +156,7 @@ def from_arrays(
             parts = [fetch(tf.range(s, min(s + 256, len(pixels)), dtype=tf.int64)) for s in starts]
             with tf.device("CPU:0"):
                 fetch = _gather(tf.concat(parts, axis=0))
-    return assemble(fetch, targets, batch_size, shuffle, seed, epoch)
+    return assemble(fetch, targets, batch_size, shuffle, seed, epoch, sampling=sampling)
 
 
 def assemble(
@@ -159,8 +167,9 @@ def assemble(
     seed: int,
     epoch: tf.Variable | None,
     views: int = 1,
+    sampling: str | None = None,
 ) -> tf.data.Dataset:
-    """Makes a dataset of anything that is fetched by position: the one place where an order comes about.
+    """Makes a dataset of anything that is fetched by position, in the order of :func:`to_dataset`.
 
     Args:
         fetch: from int64 rows [b] to what the model takes, runs as TensorFlow ops. The row of a view of an
@@ -171,14 +180,15 @@ def assemble(
         seed: picks another series of orders.
         epoch: None counts the passes.
         views: of each example; one in each pass, in turn.
+        sampling: as in :func:`to_dataset`.
 
     Returns:
         Dataset of (what is fetched, labels), its length known.
     """
     targets = _on_cpu(labels)
-    dataset = _rows(len(labels), shuffle, seed, epoch, views).batch(batch_size)
-    dataset = dataset.map(
-        lambda rows: (fetch(rows), tf.gather(targets, rows % len(labels))),
+    order = rows(len(labels), shuffle, seed, epoch, views, classes_to_balance(sampling, labels))
+    dataset = order.batch(batch_size).map(
+        lambda batch: (fetch(batch), tf.gather(targets, batch % len(labels))),
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
     )
@@ -291,7 +301,7 @@ def _decoding(paths: tf.Tensor) -> Fetch:
 
 
 def _varied(
-    rows: tf.data.Dataset, fetch: Fetch, spec: InputSpec, changes: Augmentation, seed: int, labels: np.ndarray
+    order: tf.data.Dataset, fetch: Fetch, spec: InputSpec, changes: Augmentation, seed: int, labels: np.ndarray
 ) -> tf.data.Dataset:
     targets, count = _on_cpu(labels), len(labels)
 
@@ -300,33 +310,12 @@ def _varied(
         own = tf.random.fold_in(tf.constant([seed, count], tf.int64), position)
         return view_of(fetch(position), spec, changes, own, view), targets[position]
 
-    return rows.map(one, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return order.map(one, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
 
 def _same_size(pixels: np.ndarray) -> InputSpec:
     _, height, width, channels = pixels.shape
     return InputSpec(height, width, channels)
-
-
-def _rows(count: int, shuffle: bool, seed: int, epoch: tf.Variable | None, views: int | None = 1) -> tf.data.Dataset:
-    """The rows of one epoch: positions, shuffled or not, plus ``view * count``."""
-    if not shuffle and views == 1:
-        return tf.data.Dataset.range(count)
-    with tf.device("CPU:0"):
-        passes = tf.Variable(0, dtype=tf.int64, trainable=False, name="passes") if epoch is None else epoch
-
-    def one_pass(_: tf.Tensor) -> tf.data.Dataset:
-        now = tf.cast(passes.read_value(), tf.int64)
-        if epoch is None:
-            with tf.control_dependencies([now]):
-                passes.assign_add(1)
-        order = tf.range(count, dtype=tf.int64)
-        if shuffle:
-            order = tf.random.experimental.stateless_shuffle(order, seed=tf.stack([tf.constant(seed, tf.int64), now]))
-        view = now if views is None else now % views
-        return tf.data.Dataset.from_tensor_slices(order + count * view)
-
-    return tf.data.Dataset.from_tensors(0).flat_map(one_pass)
 
 
 def checked_arrays(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -17,20 +17,23 @@ if TYPE_CHECKING:
     from tfft.features.flipping import flip_difference
     from tfft.features.found import Features
     from tfft.features.planning import Cut, CutPlan, plan
+    from tfft.features.prototypes import Prototypes, nearest_mean_head
     from tfft.features.solving import solve_head, transplant
     from tfft.features.splitting import split, split_head
 
 __all__ = [
-    "CacheEntry", "Cut", "CutPlan", "Features", "clear_caches", "extract", "flip_difference", "list_caches", "plan",
-    "solve_head", "split", "split_head", "transplant",
+    "CacheEntry", "Cut", "CutPlan", "Features", "Prototypes", "clear_caches", "extract", "flip_difference",
+    "list_caches", "nearest_mean_head", "plan", "solve_head", "split", "split_head", "transplant",
 ]  # fmt: skip
 
 _MODULES = {
     "Cut": "planning",
     "CutPlan": "planning",
     "Features": "found",
+    "Prototypes": "prototypes",
     "extract": "extracting",
     "flip_difference": "flipping",
+    "nearest_mean_head": "prototypes",
     "plan": "planning",
     "solve_head": "solving",
     "split": "splitting",

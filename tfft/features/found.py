@@ -69,6 +69,7 @@ class Features:
         shuffle: bool = False,
         seed: int = 0,
         epoch: tf.Variable | None = None,
+        sampling: str | None = None,
     ) -> tf.data.Dataset:
         """Makes a dataset for the suffix, in the order that :func:`tfft.data.to_dataset` has for the same arguments.
 
@@ -77,6 +78,7 @@ class Features:
             shuffle: True gives another order in each pass, a pure function of seed and epoch.
             seed: picks another series of orders.
             epoch: as in :func:`tfft.data.to_dataset`.
+            sampling: as in :func:`tfft.data.to_dataset`: ``"balanced"`` draws all classes equally often.
 
         Returns:
             Dataset of (float32 features, labels), its length known. Several tensors come as a tuple.
@@ -91,7 +93,7 @@ class Features:
             raise DataError("These features have no labels. Extract them from (images, labels).")
         if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
             raise PlanError(f"batch_size must be a whole number of at least 1, received {batch_size!r}")
-        return assemble(self._fetch, self.labels, batch_size, shuffle, seed, epoch, self.views)
+        return assemble(self._fetch, self.labels, batch_size, shuffle, seed, epoch, self.views, sampling)
 
     @tf.autograph.experimental.do_not_convert
     def _fetch(self, positions: tf.Tensor) -> Any:

@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Literal
 
 import keras
 import numpy as np
 
+from tfft.data.balancing import class_weights
 from tfft.errors import DataError, PlanError, listed, raise_problems
 from tfft.features.optimum import Basis, Fitted, Problem, Ridge, blocks, find_basis, fit
+from tfft.features.prototypes import Prototypes
 from tfft.heads import Head, Logits
 
 SWEEP_EXAMPLES = 20_000  # the sweep looks at no more: they tell a strength within the half power of ten that is tried
@@ -63,7 +65,7 @@ class Solved:
         table: what the sweep tried, strong to weak; empty when ``l2`` was given.
         iterations: L-BFGS steps, those of the sweep included; 0 for regression.
         seconds: wall time of everything.
-        loss: the head's loss on all training features, without the penalty.
+        loss: the head's loss on all training features, weighted where classes are, without the penalty.
         converged: whether the final solution met its tolerance.
         sweep_examples: how many training examples the sweep looked at; 0 without a sweep.
     """
@@ -99,6 +101,7 @@ def solve_head(
     folds: int = 5,
     seed: int = 0,
     validation: tuple[np.ndarray, np.ndarray] | None = None,
+    class_weight: str | Mapping[str | int, float] | None = None,
     verbose: bool = False,
 ) -> Solved:
     """Finds the kernel and bias that minimise the head's loss plus an L2 penalty: the linear probe.
@@ -111,7 +114,8 @@ def solve_head(
     ``l2 * units`` for ``l2`` where the loss is a mean over units. The head's own ``l2`` and ``dropout`` are not used.
     Features are not standardised by column, as in the protocols above: the spread of a channel tells how much it
     matters (on EfficientNet-Lite0, standardising gave a higher loss on new examples in eleven cases of thirteen); the
-    principal axes see to the conditioning.
+    principal axes see to the conditioning. Focal loss has no single optimum: a head with it gets that of
+    cross-entropy, a good start for training with either.
 
     The sweep goes from strong to weak in powers of ten until the held-out loss has risen twice, then tries half a
     power on both sides of the best. The least loss wins. The rule of one standard error (Breiman et al. 1984) would
@@ -130,6 +134,9 @@ def solve_head(
             one of its class is never held out.
         seed: draws folds and sample; the same seed gives the same numbers on the same machine.
         validation: (features, labels) to choose ``l2`` on, in place of folds; never trained on.
+        class_weight: ``"balanced"`` or weights by class name, as :func:`tfft.data.class_weights` takes them. What is
+            minimised is then what ``fit(class_weight=)`` minimises, ``mean(weight * loss)`` plus the penalty; ``l2``
+            is chosen by the weighted loss of held-out examples, their accuracy stays the plain share.
         verbose: print the table as it grows.
 
     Returns:
@@ -137,7 +144,7 @@ def solve_head(
 
     Raises:
         DataError: when features and labels do not fit together or the head, listing everything.
-        PlanError: when ``l2`` or ``folds`` is out of range.
+        PlanError: when ``l2``, ``folds`` or a weight is out of range, or a head without classes gets weights.
 
     Example:
         >>> solved = solve_head(features, labels, tfft.heads.of(model))
@@ -147,17 +154,19 @@ def solve_head(
     started = time.perf_counter()
     _check_plan(l2, folds)
     targets = _targets(features, labels, head, "features")
+    weigh = _weighing(targets, head, class_weight)
     generator = np.random.default_rng(seed)
     sample = _sample(targets, features.shape[1], head, generator)
     basis = find_basis(features, sample)
     sweep = None
     if l2 == "auto":
-        held = _hold_out(features, targets, sample, validation, basis, head, folds, generator)
+        held = _hold_out(features, targets, sample, validation, basis, head, folds, weigh, generator)
         sweep = _Sweep(*held, basis.variances, verbose)
         sweep.run()
         l2 = sweep.best.l2 * len(sample) / len(targets)
-    problem = _whole(features, targets, sample, head, basis)
-    fitted = _solve(problem, float(l2), basis.variances, None if sweep is None else sweep.start)
+    weights = weigh(targets)
+    problem, mean = _whole(features, targets, sample, head, basis, weights), float(weights.mean())
+    fitted = _solve(problem, float(l2) / mean, basis.variances, None if sweep is None else sweep.start)
     kernel, bias = basis.to_raw(fitted.values)
     return Solved(
         kernel=kernel[0].T.copy(),
@@ -166,20 +175,20 @@ def solve_head(
         table=() if sweep is None else sweep.table,
         iterations=fitted.steps + (0 if sweep is None else sweep.steps),
         seconds=time.perf_counter() - started,
-        loss=float(problem.value_and_gradient(fitted.values)[0][0]),
+        loss=mean * float(problem.value_and_gradient(fitted.values)[0][0]),
         converged=fitted.converged,
         sweep_examples=0 if sweep is None else len(sample),
     )
 
 
-def transplant(model: keras.Model, solved: Solved) -> None:
+def transplant(model: keras.Model, solved: Solved | Prototypes) -> None:
     """Puts a solved kernel and bias into the layer ``logits`` of a model; its loss is then that of the probe.
 
     Use it before fine-tuning, so that the first steps do not spoil the backbone for a random head (Kumar et al. 2022).
 
     Args:
         model: made by :func:`tfft.build`; the features are what its layer ``dropout`` receives. Changed in place.
-        solved: from :func:`solve_head`.
+        solved: from :func:`solve_head`, or prototypes from :func:`tfft.features.nearest_mean_head`.
 
     Raises:
         PlanError: when the model has no such layer, several, or one of another shape.
@@ -207,10 +216,16 @@ def transplant(model: keras.Model, solved: Solved) -> None:
 
 
 class _Sweep:
-    """Tries strengths on held-out rows; knows the best and where a fit on all rows would start."""
+    """Tries strengths on held-out rows; knows the best and where a fit on all rows would start.
 
-    def __init__(self, problem: Problem, fold: np.ndarray, variances: np.ndarray, verbose: bool) -> None:
+    The weights of a problem have the sum 1, so its strengths are those of the caller by the mean weight of a row.
+    """
+
+    def __init__(
+        self, problem: Problem, fold: np.ndarray, weights: np.ndarray, variances: np.ndarray, verbose: bool
+    ) -> None:
         self._problem, self._fold, self._variances, self._verbose = problem, fold, variances, verbose
+        self._weights, self._mean = weights, float(weights.mean())
         self._ridge = Ridge(problem) if problem.head.kind == "regression" else None
         self._done: dict[float, tuple[Trial, np.ndarray]] = {}
         self.steps = 0
@@ -233,7 +248,7 @@ class _Sweep:
     def run(self) -> None:
         """Goes down the path until it has risen twice, then looks around its lowest point."""
         total = max(float(self._variances.sum()), 1e-12) / self._problem.gain
-        for strength in _STRENGTHS * total:
+        for strength in _STRENGTHS * (total * self._mean):
             self._try(strength)
             if self.best.l2 > 50 * strength:  # two powers past it
                 break
@@ -243,12 +258,12 @@ class _Sweep:
 
     def _try(self, l2: float) -> None:
         if self._ridge is None:
-            fitted = fit(self._problem, l2, self._variances, self._guess(l2))
+            fitted = fit(self._problem, l2 / self._mean, self._variances, self._guess(l2))
         else:
             fitted = self._ridge.fit(l2)
         losses, hits, _ = self._problem.score(fitted.values)
         regression = self._problem.head.kind == "regression"
-        trial = Trial(l2, *self._judge(losses), *((None, None) if regression else self._judge(hits)))
+        trial = Trial(l2, *self._judge(losses * self._weights), *((None, None) if regression else self._judge(hits)))
         self._done[l2] = (trial, fitted.values)
         self.steps += fitted.steps
         if self._verbose:
@@ -275,11 +290,26 @@ def _solve(problem: Problem, l2: float, variances: np.ndarray, start: np.ndarray
     return fit(problem, l2, variances, start, final=True)
 
 
-def _whole(features: np.ndarray, targets: np.ndarray, sample: np.ndarray, head: Head, basis: Basis) -> Problem:
-    weights = np.full((1, len(targets)), 1 / len(targets))
+def _weighing(
+    targets: np.ndarray, head: Head, class_weight: str | Mapping[str | int, float] | None
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns what tells the weights [n] of targets."""
+    if class_weight is None:
+        return lambda some: np.ones(len(some))
+    if head.kind not in ("classification", "binary"):
+        raise PlanError(f"class_weight weights examples of one class each; the head is {head.kind}. Leave it out.")
+    found = class_weights(_classes(targets, head), head.class_names, class_weight)
+    by_class = np.array([found[k] for k in range(len(found))])
+    return lambda some: by_class[_classes(some, head)]
+
+
+def _whole(
+    features: np.ndarray, targets: np.ndarray, sample: np.ndarray, head: Head, basis: Basis, weights: np.ndarray
+) -> Problem:
+    shares = (weights / weights.sum())[None]
     if len(sample) < len(targets):
-        return Problem(features, targets, weights, head, basis)  # read from where they are in every step
-    return Problem(basis.project(features, None, np.float64), targets, weights, head)
+        return Problem(features, targets, shares, head, basis)  # read from where they are in every step
+    return Problem(basis.project(features, None, np.float64), targets, shares, head)
 
 
 def _hold_out(
@@ -290,9 +320,10 @@ def _hold_out(
     basis: Basis,
     head: Head,
     folds: int,
+    weigh: Callable[[np.ndarray], np.ndarray],
     generator: np.random.Generator,
-) -> tuple[Problem, np.ndarray]:
-    """Returns the rows of the sweep in float32 and the fold that each is held out of; -1 trains always."""
+) -> tuple[Problem, np.ndarray, np.ndarray]:
+    """Returns the rows of the sweep in float32, the fold that each is held out of (-1 trains always), its weight."""
     rows, swept = basis.project(features, sample, np.float32), targets[sample]
     if validation is None:
         fold = _folds(swept, head, folds, generator)
@@ -303,7 +334,9 @@ def _hold_out(
         swept = np.concatenate([swept, other[chosen]])
         fold = np.repeat([-1, 0], [len(sample), len(chosen)])
     trains = fold != np.arange(fold.max() + 1)[:, None]
-    return Problem(rows, swept, trains / trains.sum(1, keepdims=True), head), fold
+    weights = weigh(swept)
+    shares = trains * weights
+    return Problem(rows, swept, shares / shares.sum(1, keepdims=True), head), fold, weights
 
 
 def _folds(targets: np.ndarray, head: Head, folds: int, generator: np.random.Generator) -> np.ndarray:

@@ -1,11 +1,30 @@
 """Plans: which phases a training has, and every number in them, with the reason for each.
 
-A plan is data (:class:`tfft.Plan`, :class:`tfft.Phase`). Hidden here: how it follows from a few facts about the
-examples and the backbone.
+A plan is data (:class:`tfft.Plan`, :class:`tfft.Phase`). ``tfft.finetune(..., plan=tfft.plans.gradual())`` uses a named
+one, :func:`tfft.recommend_plan` chooses. Hidden here: how the numbers follow from a few facts about the examples and
+the backbone.
 """
 
 from __future__ import annotations
 
-from tfft.plans.recommending import Facts, Wishes, recommend, show, wishes_of
+from tfft.plans.facts import Facts, Wishes, wishes_of
+from tfft.plans.named import (
+    NAMES,
+    NamedPlan,
+    bit,
+    fastai,
+    few_shot,
+    full,
+    gradual,
+    linear_probe,
+    lp_ft,
+    named,
+    surgical,
+)
+from tfft.plans.recommending import recommend
+from tfft.plans.showing import show
 
-__all__ = ["Facts", "Wishes", "recommend", "show", "wishes_of"]
+__all__ = [
+    "NAMES", "Facts", "NamedPlan", "Wishes", "bit", "fastai", "few_shot", "full", "gradual", "linear_probe", "lp_ft",
+    "named", "recommend", "show", "surgical", "wishes_of",
+]  # fmt: skip

@@ -11,6 +11,7 @@ require_platform()
 
 from tfft.plans import Facts, Wishes, recommend  # noqa: E402
 from tfft.recipes.finetuning import finetune, repeat  # noqa: E402
+from tfft.recipes.preparing import recommend_plan  # noqa: E402
 from tfft.recipes.runs import Run, load_run, plan_from_yaml  # noqa: E402
 
-__all__ = ["Facts", "Run", "Wishes", "finetune", "load_run", "plan_from_yaml", "recommend", "repeat"]
+__all__ = ["Facts", "Run", "Wishes", "finetune", "load_run", "plan_from_yaml", "recommend", "recommend_plan", "repeat"]

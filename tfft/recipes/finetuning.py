@@ -5,22 +5,20 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tfft import heads
-from tfft.backbones import load_backbone
 from tfft.backbones.base import Backbone
 from tfft.errors import PlanError, TfftError, did_you_mean, installed_version, listed, raise_problems
 from tfft.evaluation import Scores, evaluate
 from tfft.exporting.savedmodel import Exported, export, version_folder
-from tfft.models import build
-from tfft.plans import Facts, Wishes, recommend, show, wishes_of
+from tfft.plans import NamedPlan, Wishes, named, show, wishes_of
 from tfft.recipes.gathering import Gathered, gather
+from tfft.recipes.preparing import build_model, data_line, is_cached, open_backbone, plan_for, spec_of
 from tfft.recipes.runs import (
     EXPORT,
     Run,
@@ -30,11 +28,10 @@ from tfft.recipes.runs import (
     write_model,
     write_run,
 )
-from tfft.recipes.sizing import fitting_batch_size
 from tfft.slicing import describe, select
 from tfft.specs import Augmentation, InputSpec, Phase, Plan
 from tfft.training import FeatureSource, History, is_chief, on_chief, train
-from tfft.training.engine import check_phases
+from tfft.training.phases import check_phases
 
 
 def finetune(
@@ -53,7 +50,11 @@ def finetune(
     dropout: float = 0.2,
     l2: float | Literal["auto"] = "auto",
     label_smoothing: float = 0.0,
+    loss: Literal["cross_entropy", "focal"] = "cross_entropy",
+    class_weight: Literal["balanced"] | Mapping[str, float] | None = None,
+    sampling: Literal["balanced"] | None = None,
     batch_norm: Literal["fixed", "train"] = "fixed",
+    deterministic: bool = False,
     input_range: tuple[float, float] | None = None,
     output: str | None = None,
     resize: Literal["crop", "stretch", "pad"] | None = None,
@@ -66,11 +67,11 @@ def finetune(
     cache: str | os.PathLike[str] | bool | None = "auto",
     callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: bool = True,
-    plan: Plan | str | os.PathLike[str] | None = None,
+    plan: Plan | NamedPlan | str | os.PathLike[str] | None = None,
 ) -> Run:
-    """Makes a classifier out of a pretrained backbone and labelled images, in two phases.
+    """Makes a classifier out of a pretrained backbone and labelled images, phase by phase.
 
-    First the backbone is frozen and the best linear head on its features is computed (the linear probe);
+    By default the backbone is frozen first and the best linear head on its features is computed (the linear probe);
     then the last blocks are trained too, starting from that head (Kumar et al., "Fine-tuning can distort
     pretrained features and underperform out-of-distribution", 2022). What is frozen runs once, through the
     fastest engine there is; later epochs read its result from a cache. Both phases are measured on held-out
@@ -100,7 +101,12 @@ def finetune(
         l2: weight decay of the head's kernel; ``"auto"`` is what cross-validation finds when the head is
             solved, else 0.
         label_smoothing: share of the target spread over all classes.
+        loss: ``"cross_entropy"``, or ``"focal"``, which gives less weight to examples that are right already.
+        class_weight: ``"balanced"`` weighs each class by the inverse of its share, a mapping of class names gives
+            the weights; None weighs all examples the same.
+        sampling: ``"balanced"`` draws all classes equally often; None takes each example once in an epoch.
         batch_norm: ``"fixed"`` keeps BatchNorm statistics, ``"train"`` lets them follow the data.
+        deterministic: True lets TensorFlow use only operations that repeat bit for bit, for the rest of the process.
         input_range: overrides the pixel range of the backbone.
         output: which output, for a backbone with several.
         resize: how images of another aspect ratio are fitted: ``"crop"`` (the default), ``"stretch"``
@@ -120,7 +126,9 @@ def finetune(
             cached if this is not "auto", and refused if they do not.
         callbacks: of Keras, for all epochs. Their ``model`` is the whole model.
         verbose: print plan, progress and results.
-        plan: a plan, or the file of one, that gives all settings above from ``unfreeze`` to ``strict``.
+        plan: a named plan such as ``"gradual"`` or ``tfft.plans.lp_ft(layer_decay=0.8)``, which gives the phases; or a
+            :class:`tfft.Plan` or the file of one, which gives all settings above from ``unfreeze`` to ``strict``.
+            None chooses: see :func:`tfft.plans.recommend`.
 
     Returns:
         A :class:`~tfft.recipes.Run` with the model, the scores of both phases and the export.
@@ -138,7 +146,7 @@ def finetune(
     arguments = locals()
     settings = {field.name: arguments[field.name] for field in dataclasses.fields(Wishes)}
     given = _plan_of(plan, settings)
-    wishes = Wishes(**(wishes_of(given) if given else settings))
+    wishes = Wishes(**(wishes_of(given) if isinstance(given, Plan) else settings))
     _check(wishes, given, callbacks)
     folder = check_out(out)
     target = None if export_to is None or isinstance(export_to, bool) else version_folder(export_to)
@@ -150,12 +158,12 @@ def finetune(
         raise PlanError(
             "augment varies pictures of a folder or of arrays. A ready dataset is varied with its own map()."
         )
-    say(_data_line(gathered))
+    say(data_line(gathered))
     keras.utils.set_random_seed(wishes.seed)
-    opened = _open(backbone, wishes)
+    opened = open_backbone(backbone, wishes)
     for note in opened.notes:
         say(f"backbone: {note}")
-    plan = given or _recommend(opened, gathered, wishes, cache)
+    plan = given if isinstance(given, Plan) else plan_for(opened, gathered, wishes, cache, given)
     plan = dataclasses.replace(plan, versions=_versions())
     for phase in plan.phases:
         select(opened, phase.unfreeze)  # a block that does not exist is an error before training
@@ -231,14 +239,13 @@ def repeat(
     )
 
 
-def _absolute(name: str) -> str:
-    """A local folder by its whole path, so that a plan can be repeated from anywhere."""
-    return os.path.abspath(name) if os.path.isdir(name) else name
-
-
-def _plan_of(plan: Plan | str | os.PathLike[str] | None, settings: dict[str, Any]) -> Plan | None:
-    if plan is None:
-        return None
+def _plan_of(
+    plan: Plan | NamedPlan | str | os.PathLike[str] | None, settings: dict[str, Any]
+) -> Plan | NamedPlan | None:
+    if plan is None or isinstance(plan, NamedPlan):
+        return plan
+    if isinstance(plan, str) and plan.isidentifier() and not os.path.exists(plan):
+        return named(plan)
     defaults = {field.name: field.default for field in dataclasses.fields(Wishes)}
     twice = [name for name, value in settings.items() if value != defaults[name]]
     if twice:
@@ -246,85 +253,23 @@ def _plan_of(plan: Plan | str | os.PathLike[str] | None, settings: dict[str, Any
     return plan if isinstance(plan, Plan) else plan_from_yaml(plan)
 
 
-def _check(wishes: Wishes, plan: Plan | None, callbacks: Sequence[Any]) -> None:
+def _check(wishes: Wishes, plan: Plan | NamedPlan | None, callbacks: Sequence[Any]) -> None:
     wishes.check()
     problems = [
         f"callbacks must be keras.callbacks.Callback objects, got {callback!r}"
         for callback in callbacks
         if not isinstance(callback, keras.callbacks.Callback)
     ]
-    if plan is not None and plan.task != "classification":
+    if isinstance(plan, Plan) and plan.task != "classification":
         hint = did_you_mean(plan.task, ["classification"])
         problems.append(f"task must be 'classification', got {plan.task!r}.{hint}")
     raise_problems(PlanError, "These settings cannot be used", problems)
-    if plan is not None:
+    if isinstance(plan, Plan):
         check_phases(plan.phases)
 
 
 def _printer(verbose: bool) -> Callable[[object], None]:
     return (lambda text: print(text, flush=True)) if verbose else (lambda text: None)
-
-
-def _data_line(data: Gathered) -> str:
-    text = f"data: {data.examples} examples to learn from, {data.held_out} held out ({data.origin}); "
-    text += f"{len(data.class_names)} classes: {listed(data.class_names, limit=12)}"
-    if data.skipped:
-        text += f"\n{len(data.skipped)} files skipped: " + "; ".join(map(str, data.skipped[:3]))
-        text += "; ..." if len(data.skipped) > 3 else ""
-    return text
-
-
-def _open(backbone: Any, wishes: Wishes) -> Backbone:
-    if isinstance(backbone, Backbone):
-        beside = [name for name in ("input_range", "output", "trust") if getattr(wishes, name)]
-        if beside:
-            raise PlanError(
-                f"{listed(beside)} say how to open a backbone, and this one is open: pass them to load_backbone."
-            )
-        return _fitted(backbone, wishes)
-    asked = {"input_range": wishes.input_range, "output": wishes.output, "trust": wishes.trust or None}
-    options = {name: value for name, value in asked.items() if value is not None}
-    if wishes.batch_norm == "train" and not isinstance(backbone, keras.Model):
-        options["batch_norm"] = "train"
-    return _fitted(load_backbone(backbone, **options), wishes)
-
-
-def _fitted(backbone: Backbone, wishes: Wishes) -> Backbone:
-    if wishes.resize is None or backbone.input_spec is None:
-        return backbone
-    return dataclasses.replace(backbone, input_spec=dataclasses.replace(backbone.input_spec, resize=wishes.resize))
-
-
-def _recommend(backbone: Backbone, data: Gathered, wishes: Wishes, cache: object) -> Plan:
-    facts = _facts(backbone, data, cache)
-    names = {"backbone": _absolute(backbone.origin), "data": _absolute(data.name)}
-    if wishes.batch_size != "auto":
-        return recommend(facts, wishes, **names)
-    first = recommend(facts, dataclasses.replace(wishes, batch_size=32), **names)
-    batch = next(iter(data.validation(_spec(backbone, first), 32)))
-    trial = {"examples": data.examples, "cached": facts.cached}
-    found = fitting_batch_size(_build(backbone, data, first), batch[:2], first.phases[-1], **trial)
-    plan = recommend(facts, dataclasses.replace(wishes, batch_size=found.size), **names)
-    return dataclasses.replace(plan, reasons={**plan.reasons, "batch_size": found.reason})
-
-
-def _facts(backbone: Backbone, data: Gathered, cache: object) -> Facts:
-    spec = backbone.input_spec
-    return Facts(
-        examples=data.examples,
-        classes=len(data.class_names),
-        blocks=len(backbone.blocks),
-        image_size=None if spec is None else spec.image_size,
-        flexible=spec is not None and spec.flexible,
-        image_side=data.image_side,
-        cached=_is_cached(data, cache),
-    )
-
-
-def _build(backbone: Backbone, data: Gathered, plan: Plan) -> keras.Model:
-    l2 = 0.0 if plan.l2 == "auto" else plan.l2
-    head = heads.classification(data.class_names, dropout=plan.dropout, l2=l2, label_smoothing=plan.label_smoothing)
-    return build(backbone, head, image_size=None if backbone.input_spec is None else plan.image_size)
 
 
 def _train(
@@ -337,8 +282,8 @@ def _train(
     folder: pathlib.Path | None,
 ) -> tuple[Run, tf.data.Dataset]:
     keras.utils.set_random_seed(plan.seed)  # again: opening may or may not have drawn numbers
-    model = _build(backbone, data, plan)
-    spec = _spec(backbone, plan)
+    model = build_model(backbone, data, plan)
+    spec = spec_of(backbone, plan)
     held_out = data.validation(spec, plan.batch_size)
     with tf.device("CPU:0"):
         epoch = tf.Variable(0, dtype=tf.int64, trainable=False, name="epoch")
@@ -375,7 +320,7 @@ def _train(
 def _source(
     data: Gathered, spec: InputSpec | None, plan: Plan, cache: str | os.PathLike[str] | bool | None
 ) -> FeatureSource | None:
-    if not _is_cached(data, cache):
+    if not is_cached(data, cache):
         return None
     batch_size = data.batch_size or plan.batch_size
     shuffle = not data.is_ready
@@ -383,16 +328,6 @@ def _source(
     return FeatureSource(
         *data.ordered(spec), batch_size=batch_size, shuffle=shuffle, seed=plan.seed, cache=cache, **varied
     )
-
-
-def _is_cached(data: Gathered, cache: object) -> bool:
-    return not (cache is None or cache is False or (data.is_ready and cache == "auto"))
-
-
-def _spec(backbone: Backbone, plan: Plan) -> InputSpec | None:
-    if backbone.input_spec is None:
-        return None
-    return dataclasses.replace(backbone.input_spec, height=plan.image_size[0], width=plan.image_size[1])
 
 
 def _export(run: Run, target: pathlib.Path, data: Gathered, held_out: tf.data.Dataset) -> Exported:

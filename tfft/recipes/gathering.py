@@ -30,6 +30,8 @@ class Gathered:
         class_names: in the order of the labels.
         examples: number of training examples.
         held_out: number of validation examples.
+        counts: of training examples in each class.
+        unseen: classes that no validation example has.
         origin: how train and validation came about, in words.
         skipped: files that are not used.
         image_side: median of the shorter side in pixels; None when not known.
@@ -45,6 +47,8 @@ class Gathered:
     class_names: tuple[str, ...]
     examples: int
     held_out: int
+    counts: tuple[int, ...]
+    unseen: tuple[str, ...]
     origin: str
     skipped: tuple[Skipped, ...]
     image_side: float | None
@@ -105,6 +109,13 @@ def _folder(folder: str | os.PathLike[str], validation: float, seed: int, strict
         class_names=tuple(splits.class_names),
         examples=len(splits.train),
         held_out=len(splits.validation),
+        **_classes(
+            splits.class_names,
+            *(
+                np.bincount(part.labels, minlength=len(splits.class_names))
+                for part in (splits.train, splits.validation)
+            ),
+        ),
         origin=splits.split_from,
         skipped=tuple(splits.skipped),
         image_side=_median_side(splits.train),
@@ -119,6 +130,12 @@ def _folder(folder: str | os.PathLike[str], validation: float, seed: int, strict
 def _settings(plan: Plan, epoch: tf.Variable) -> dict[str, Any]:
     varied = {"augment": plan.augment, "views": plan.views}
     return {"batch_size": plan.batch_size, "shuffle": True, "seed": plan.seed, "epoch": epoch, **varied}
+
+
+def _classes(names: Sequence[str], train: np.ndarray, held_out: np.ndarray) -> dict[str, Any]:
+    """Counts by class, and the classes that nothing is measured on."""
+    unseen = tuple(name for name, count in zip(names, held_out, strict=True) if not count)
+    return {"counts": tuple(int(n) for n in train), "unseen": unseen}
 
 
 def _median_side(examples: Examples) -> float | None:
@@ -161,10 +178,12 @@ def _arrays(images: np.ndarray, labels: np.ndarray, validation: float, seed: int
     def plain(spec: InputSpec | None, which: np.ndarray, batch_size: int = 32) -> tf.data.Dataset:
         return from_arrays(images[which], numbers[which], spec, batch_size=batch_size)
 
+    names = tuple(str(v.decode() if isinstance(v, bytes) else v) for v in values.tolist())
     return Gathered(
-        class_names=tuple(str(v.decode() if isinstance(v, bytes) else v) for v in values.tolist()),
+        class_names=names,
         examples=int((~held).sum()),
         held_out=int(held.sum()),
+        **_classes(names, *(np.bincount(numbers[part], minlength=len(names)) for part in (~held, held))),
         origin=f"{validation * 100:g} % of each class, drawn with seed {seed}",
         skipped=(),
         image_side=float(min(images.shape[1:3])),
@@ -191,7 +210,8 @@ def _ready(train: tf.data.Dataset, validation: tf.data.Dataset, class_names: Seq
             f"The second of (train, validation, class_names) must be a dataset, got {type(validation).__name__}."
         )
     parts = ((train, "training"), (validation, "validation"))
-    sizes = [_count(part, name, len(class_names)) for part, name in parts]
+    names = tuple(str(name) for name in class_names)
+    counts = [_count(part, name, len(names)) for part, name in parts]
 
     def checked(spec: InputSpec | None, number: int) -> tf.data.Dataset:
         if spec is not None:
@@ -202,9 +222,10 @@ def _ready(train: tf.data.Dataset, validation: tf.data.Dataset, class_names: Seq
     shape = inputs.shape if isinstance(inputs, tf.TensorSpec) and inputs.shape.rank == 4 else None
     known = shape is not None and None not in tuple(shape[1:3])
     return Gathered(
-        class_names=tuple(str(name) for name in class_names),
-        examples=sizes[0],
-        held_out=sizes[1],
+        class_names=names,
+        examples=int(counts[0].sum()),
+        held_out=int(counts[1].sum()),
+        **_classes(names, *counts),
         origin="the two datasets given",
         skipped=(),
         image_side=float(min(shape[1:3])) if known else None,
@@ -217,8 +238,8 @@ def _ready(train: tf.data.Dataset, validation: tf.data.Dataset, class_names: Seq
     )
 
 
-def _count(dataset: tf.data.Dataset, name: str, classes: int) -> int:
-    """Counts the examples of a ready dataset, and checks on the way that their labels are of the classes."""
+def _count(dataset: tf.data.Dataset, name: str, classes: int) -> np.ndarray:
+    """Counts the examples of each class of a ready dataset, and checks on the way that no label is of another."""
     spec = dataset.element_spec
     if not isinstance(spec, tuple) or len(spec) < 2:
         raise DataError(f"The {name} dataset must give batches of (inputs, labels), got {spec}.")
@@ -232,18 +253,21 @@ def _count(dataset: tf.data.Dataset, name: str, classes: int) -> int:
     def add(state: tuple[tf.Tensor, ...], batch: Any) -> tuple[tf.Tensor, ...]:
         numbers = tf.cast(batch[1], tf.int64)
         low, high = tf.reduce_min(numbers), tf.reduce_max(numbers)
-        return state[0] + tf.size(numbers, tf.int64), tf.minimum(state[1], low), tf.maximum(state[2], high)
+        inside = tf.boolean_mask(numbers, (numbers >= 0) & (numbers < classes))
+        counted = tf.math.bincount(tf.cast(inside, tf.int32), minlength=classes, maxlength=classes, dtype=tf.int64)
+        counted = tf.ensure_shape(counted, [classes])
+        return state[0] + counted, tf.minimum(state[1], low), tf.maximum(state[2], high)
 
-    start = (np.int64(0), np.int64(tf.int64.max), np.int64(tf.int64.min))
-    count, low, high = (int(value) for value in dataset.reduce(start, add))
-    if not count:
+    start = (np.zeros(classes, np.int64), np.int64(tf.int64.max), np.int64(tf.int64.min))
+    counts, low, high = dataset.reduce(start, add)
+    if int(high) < int(low):
         raise DataError(f"The {name} dataset holds no examples, expected at least one batch.")
     if low < 0 or high >= classes:
         raise DataError(
             f"The labels of the {name} dataset must be 0 to {classes - 1}, one for each of the {classes} class names, "
-            f"got {low} to {high}."
+            f"got {int(low)} to {int(high)}."
         )
-    return count
+    return np.asarray(counts)
 
 
 def _check_images(dataset: tf.data.Dataset, name: str) -> None:

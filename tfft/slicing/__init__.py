@@ -13,5 +13,10 @@ require_platform()
 from tfft.slicing.auditing import Audit, AuditReport, audit  # noqa: E402
 from tfft.slicing.choosing import freeze, select, unfreeze  # noqa: E402
 from tfft.slicing.describing import Description, describe  # noqa: E402
+from tfft.slicing.gradients import RelativeGradients, relative_gradients, surgical_blocks  # noqa: E402
+from tfft.slicing.lora import add_lora, merge_lora  # noqa: E402
 
-__all__ = ["Audit", "AuditReport", "Description", "audit", "describe", "freeze", "select", "unfreeze"]
+__all__ = [
+    "Audit", "AuditReport", "Description", "RelativeGradients", "add_lora", "audit", "describe", "freeze", "merge_lora",
+    "relative_gradients", "select", "surgical_blocks", "unfreeze",
+]  # fmt: skip

@@ -5,7 +5,6 @@ Hides the rules of selection and what Keras needs so that a changed flag takes e
 
 from __future__ import annotations
 
-import logging
 import re
 import warnings
 from collections.abc import Sequence
@@ -14,8 +13,10 @@ from typing import Literal
 import keras
 
 from tfft.backbones.base import Backbone, Block, blocks_of, is_opened, names_of
+from tfft.backbones.lowrank import pairs_of, updated_layers
 from tfft.backbones.savedmodel.layer import VariableSpec
 from tfft.errors import BlockError, did_you_mean, listed, raise_problems
+from tfft.slicing.compiling import compile_again
 from tfft.slicing.walking import (
     batch_norms,
     configured,
@@ -29,8 +30,9 @@ from tfft.slicing.walking import (
 Blocks = int | float | str | slice | Sequence[str] | Sequence[Block]
 BatchNorm = Literal["fixed", "train"]
 
-_KINDS = ("norm", "bias")
-_LOG = logging.getLogger("tfft")
+Kind = Literal["norm", "bias"]
+
+KINDS = ("norm", "bias")
 
 
 def select(model: keras.Model | Backbone, blocks: Blocks) -> list[Block]:
@@ -83,7 +85,9 @@ def select(model: keras.Model | Backbone, blocks: Blocks) -> list[Block]:
     )
 
 
-def unfreeze(model: keras.Model, blocks: Blocks, *, batch_norm: BatchNorm | None = None) -> keras.Model:
+def unfreeze(
+    model: keras.Model, blocks: Blocks, *, only: Kind | None = None, batch_norm: BatchNorm | None = None
+) -> keras.Model:
     """Makes the chosen blocks of the backbone trainable, freezes the others and keeps the head trainable.
 
     Use it between two calls of ``fit``, on any Keras model. Everything outside of the backbone is
@@ -98,7 +102,9 @@ def unfreeze(model: keras.Model, blocks: Blocks, *, batch_norm: BatchNorm | None
     Args:
         model: the model; changed in place.
         blocks: which blocks train, as :func:`select` takes it. ``"norm"`` and ``"bias"`` train only
-            the normalization layers or the bias variables, in all blocks.
+            the normalization layers or the bias variables, in all blocks. Of a block with low-rank updates
+            (:func:`tfft.slicing.add_lora`) only these train.
+        only: ``"norm"`` or ``"bias"``: train no more than that of the chosen blocks.
         batch_norm: ``"fixed"``: BatchNormalization keeps its statistics, scale and offset also in the
             blocks that train (right for small data); ``"train"``: they follow the new data. None:
             fixed in Keras layers; blocks of a SavedModel stay as ``load_backbone`` opened them, where
@@ -109,10 +115,11 @@ def unfreeze(model: keras.Model, blocks: Blocks, *, batch_norm: BatchNorm | None
         The same model.
 
     Raises:
-        BlockError: when the selection means no block, or a block of a SavedModel was opened for the
-            other BatchNorm mode.
+        BlockError: when the selection means no block, nothing in it can train, or a block of a SavedModel
+            was opened for the other BatchNorm mode.
 
     Example:
+        >>> tfft.unfreeze(model, 3, only="bias")    # the biases of the last three blocks
         >>> tfft.unfreeze(model, 3)
         >>> model.compile(keras.optimizers.Adam(1e-4), loss=..., metrics=["accuracy"])
         >>> model.fit(train)
@@ -120,31 +127,66 @@ def unfreeze(model: keras.Model, blocks: Blocks, *, batch_norm: BatchNorm | None
     network = model.model if isinstance(model, Backbone) else model
     if batch_norm not in ("fixed", "train", None):
         raise BlockError(f"batch_norm must be 'fixed' or 'train', got {batch_norm!r}.")
-    every = _blocks(model)
+    kind = _kind(blocks, only)
     wanted = select(model, blocks)
+    lost = set_flags(model, wanted, kind, batch_norm)
+    if lost:
+        again = f"{blocks!r}" if only is None else f"{blocks!r}, only={only!r}"
+        warnings.warn(
+            f"Parts of {listed(dict.fromkeys(lost))} are frozen inside one layer. Keras does not store this in a "
+            f".keras file: after loading, call tfft.unfreeze(model, {again}) again before training.",
+            UserWarning,
+            stacklevel=2,
+        )
+    compile_again(network)
+    return model
+
+
+def set_flags(
+    model: keras.Model | Backbone, wanted: Sequence[Block], kind: str = "all", batch_norm: str | None = None
+) -> list[str]:
+    """Sets every flag as :func:`unfreeze` does, without compiling again.
+
+    Args:
+        model: changed in place.
+        wanted: the blocks that train.
+        kind: ``"norm"`` or ``"bias"`` for no more than that of them.
+        batch_norm: as for :func:`unfreeze`.
+
+    Returns:
+        Names of layers whose flags a ``.keras`` file cannot hold.
+
+    Raises:
+        BlockError: as :func:`unfreeze`.
+    """
+    every = _blocks(model)
     chosen = {id(layer) for block in wanted for layer in block.layers}
-    kind = blocks if isinstance(blocks, str) and blocks in _KINDS else "all"
+    updated = [block.name for block in every if has_updates(block)]
+    both = [block.name for block in wanted if block.name in updated]
+    if kind in KINDS and both:
+        raise BlockError(
+            f"{listed(both)} have low-rank updates, and of such blocks nothing else trains; only={kind!r} was asked "
+            "for. Call tfft.slicing.merge_lora(model) first."
+        )
     _check_modes(every, chosen, batch_norm)
-    set_trainable(network, True)  # also opens the containers around the blocks; their flag is saved too
+    set_trainable(model.model if isinstance(model, Backbone) else model, True)  # opens the containers around the blocks
     lost: list[str] = []
     for block in every:
+        of_native = "lora" if block.name in updated else kind
         for layer in block.layers:
             if is_opened(layer):
                 _set_opened(layer, kind if id(layer) in chosen else None)
             elif id(layer) not in chosen:
                 set_trainable(layer, False)
             else:
-                _free_native(layer, kind, batch_norm == "train", lost)
-    _check_effect(wanted)
-    if lost:
-        warnings.warn(
-            f"Parts of {listed(dict.fromkeys(lost))} are frozen inside one layer. Keras does not store this in a "
-            f".keras file: after loading, call tfft.unfreeze(model, {blocks!r}) again before training.",
-            UserWarning,
-            stacklevel=2,
-        )
-    _compile_again(network)
-    return model
+                _free_native(layer, of_native, batch_norm == "train", lost)
+    _check_effect(wanted, kind)
+    return lost
+
+
+def has_updates(block: Block) -> bool:
+    """Tells whether a block has low-rank updates."""
+    return any(True for layer in block.layers for _ in updated_layers(layer))
 
 
 def freeze(model: keras.Model) -> keras.Model:
@@ -171,6 +213,15 @@ def _blocks(model: keras.Model | Backbone) -> list[Block]:
     if not network.built:
         raise BlockError(f"The model {network.name!r} has no variables yet: call it once, or model.build(input_shape).")
     return blocks_of(network)
+
+
+def _kind(blocks: Blocks, only: str | None) -> str:
+    named = blocks if isinstance(blocks, str) and blocks in KINDS else None
+    if only not in (*KINDS, None):
+        raise BlockError(f"only must be 'norm', 'bias' or None, got {only!r}.")
+    if named and only and only != named:
+        raise BlockError(f"blocks={blocks!r} and only={only!r} contradict each other; with only=, blocks are counted.")
+    return named or only or "all"
 
 
 def _last(every: list[Block], n: int) -> list[Block]:
@@ -200,7 +251,7 @@ def _named(every: list[Block], text: str) -> list[Block]:
         return every
     if text == "none":
         return []
-    if text in _KINDS:
+    if text in KINDS:
         holding = [block for block in every if any(_holds(layer, text) for layer in block.layers)]
         if not holding:
             raise BlockError(f"No block holds {text} variables. Blocks: {listed(names_of(every), limit=60)}.")
@@ -257,6 +308,8 @@ def _holds(layer: keras.layers.Layer, kind: str) -> bool:
 
 def _keeps(layer: keras.layers.Layer, variable: keras.Variable, kind: str, batch_norm: bool) -> bool:
     """Tells whether a variable of a Keras layer belongs to a kind of variables."""
+    if kind == "lora":
+        return any(variable is v for pair in pairs_of(layer) for v in (pair.first, pair.second))
     if kind == "norm":
         return is_norm(layer)
     fixed = isinstance(layer, keras.layers.BatchNormalization) and not batch_norm
@@ -277,8 +330,13 @@ def _check_modes(every: Sequence[Block], chosen: set[int], batch_norm: str | Non
         raise_problems(BlockError, f"batch_norm={batch_norm!r} does not fit the SavedModel's blocks. {fix}", problems)
 
 
-def _check_effect(wanted: Sequence[Block]) -> None:
+def _check_effect(wanted: Sequence[Block], kind: str) -> None:
     if wanted and not any(layer.trainable_weights for block in wanted for layer in block.layers):
+        if kind in KINDS:
+            raise BlockError(
+                f"The chosen blocks ({listed(names_of(wanted))}) hold no {kind} variables that can train. Choose other "
+                "blocks, or leave out only=."
+            )
         raise BlockError(
             f"Nothing in the chosen blocks can train ({listed(names_of(wanted))}): all of their variables are kept "
             "fixed, by whoever saved the model or by batch_norm='fixed'. Choose other blocks, or 'none'."
@@ -316,22 +374,3 @@ def _free_native(layer: keras.layers.Layer, kind: str, batch_norm: bool, lost: l
         set_trainable(layer, False)
     elif partly:
         lost.append(layer.name)
-
-
-def _compile_again(model: keras.Model) -> None:
-    if not model.compiled:
-        return
-    optimizer = model.optimizer
-    settings = dict(getattr(getattr(model, "_compile_config", None), "config", None) or {})
-    own_compile = type(model).compile is not keras.Model.compile
-    try:
-        if own_compile or not settings:
-            raise TypeError("its compile is its own")
-        settings["optimizer"] = type(optimizer).from_config(optimizer.get_config())
-        model.compile(**settings)
-    except Exception as error:  # whatever it is: an uncompiled model makes fit ask for compile, never a silent no-op
-        model.compiled = False
-        model.train_function = None
-        _LOG.info("tfft: %s has to be compiled again before training: %s", model.name, error)
-    else:
-        _LOG.info("tfft: compiled %s again: its trainable variables changed, the optimizer starts afresh", model.name)

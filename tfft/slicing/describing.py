@@ -18,6 +18,7 @@ from tfft.backbones.base import (
     head_layers,
     is_opened,
 )
+from tfft.backbones.lowrank import pairs_of, updated_layers
 from tfft.errors import BlockError
 from tfft.slicing.tables import render
 from tfft.slicing.walking import batch_norms, flatten, has_statistics
@@ -39,9 +40,11 @@ class Row:
         trainable_parameters: number of those that training changes.
         flops: multiply-adds per example; None where unknown.
         flops_share: share of the whole model's multiply-adds; None where those are unknown.
-        trainable: ``"yes"``, ``"no"`` or ``"partly"``; empty without variables that could train.
+        trainable: ``"yes"``, ``"no"``, ``"partly"``, or ``"lora"`` where low-rank updates train and nothing else;
+            empty without variables that could train.
         batch_norm: ``"fixed"``, ``"train"``, or empty where there is none.
         note: why it is not cut further, where that was tried.
+        lora_parameters: number of those that belong to low-rank updates.
     """
 
     block: str
@@ -54,6 +57,7 @@ class Row:
     trainable: str
     batch_norm: str
     note: str = ""
+    lora_parameters: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +87,8 @@ class Description:
     def __str__(self) -> str:
         share = self.trainable_parameters / self.parameters if self.parameters else 0.0
         title = f"{self.model}: {self.trainable_parameters:,} of {self.parameters:,} parameters train ({share:.1%})"
+        low_rank = sum(row.lora_parameters for row in self.rows)
+        title += f", {low_rank:,} in low-rank updates" if low_rank else ""
         table = Table(title=title, title_justify="left")
         table.add_column("block", no_wrap=True)
         table.add_column("output")
@@ -151,6 +157,7 @@ def _row(block: Block, part: str, shapes: Shapes, cost: int | None, total: int |
         trainable=_trains(block, trainable),
         batch_norm=_batch_norm(block),
         note=block.note,
+        lora_parameters=count_values(_updates(block)),
     )
 
 
@@ -160,6 +167,8 @@ def _trains(block: Block, trainable: int) -> str:
         return ""
     if not trainable:
         return "no"
+    if trainable == count_values(_updates(block)):
+        return "lora"
     for layer in block.layers:
         fixed = {id(v) for v in layer.non_trainable_weights}
         for sub in flatten(layer):
@@ -167,6 +176,12 @@ def _trains(block: Block, trainable: int) -> str:
             if any(id(v) in fixed for v in sub._trainable_variables):
                 return "partly"
     return "yes"
+
+
+def _updates(block: Block) -> list[keras.Variable]:
+    """The variables of a block's low-rank updates."""
+    layers = [sub for layer in block.layers for sub in updated_layers(layer)]
+    return [v for layer in layers for pair in pairs_of(layer) for v in (pair.first, pair.second)]
 
 
 def _batch_norm(block: Block) -> str:
@@ -248,5 +263,6 @@ def _layer_flops(layer: keras.layers.Layer, shapes: Shapes) -> int | None:
         return 0 if all(len(v.shape) <= 1 for v in layer.weights) and len(flatten(layer)) == 1 else None
     if any(n is None for n in places):
         return None
-    kernels = sum(math.prod(v.shape) for v in layer.weights if len(v.shape) > 1)
+    updates = {id(v) for pair in pairs_of(layer) for v in (pair.first, pair.second)}
+    kernels = sum(math.prod(v.shape) for v in layer.weights if len(v.shape) > 1 and id(v) not in updates)
     return kernels * math.prod(places)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 import keras
+from keras.src.models.functional import Functional, functional_like_constructor  # no public names
 
 _NORM_CLASS = re.compile(r"norm", re.I)
 _NOT_NORM = (keras.layers.Normalization, keras.layers.SpectralNormalization)
@@ -59,3 +60,17 @@ def configured(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
     if isinstance(layer, keras.Model):
         for sub in layer.layers:
             yield from configured(sub)
+
+
+def written_layers(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
+    """Yields a model and the layers in it whose class and settings a ``.keras`` file of the model holds.
+
+    Those are the layers of graphs of layers. A model with a constructor of its own, and any other composite
+    layer, makes its parts anew when it is loaded, whatever became of them.
+    """
+    yield layer
+    cls = type(layer)
+    graph = cls.get_config is Functional.get_config and functional_like_constructor(cls)
+    if graph or cls.get_config is keras.Sequential.get_config:
+        for sub in layer.layers:
+            yield from written_layers(sub)

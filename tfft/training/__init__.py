@@ -14,7 +14,8 @@ require_platform()
 from tfft.training.batch_size import BatchSize, find_batch_size  # noqa: E402
 from tfft.training.checkpoints import CheckpointError, CheckpointStore  # noqa: E402
 from tfft.training.distributing import fit, is_chief, on_chief  # noqa: E402
-from tfft.training.engine import learning_rate_schedule, train, train_phase  # noqa: E402
+from tfft.training.engine import train, train_phase  # noqa: E402
+from tfft.training.fitting import learning_rate_schedule  # noqa: E402
 from tfft.training.frozen import FeatureSource  # noqa: E402
 from tfft.training.history import History  # noqa: E402
 from tfft.training.parts import in_parts  # noqa: E402

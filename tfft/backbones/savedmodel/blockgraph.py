@@ -15,7 +15,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfft.backbones.lowrank import Pair
 from tfft.backbones.savedmodel.graph import tensor_name
+from tfft.backbones.savedmodel.kernels import Uses
 from tfft.errors import SavedModelError
 
 START = "tfft_start"  # placeholder of the tensor that a piece continues from
@@ -76,6 +78,13 @@ class ImportedGraph:
 
     An object rather than a closure: TensorFlow counts retracings by code object, and closures of all
     blocks would share one, so that building a model of many blocks would warn of retracing.
+
+    Args:
+        graph: the piece.
+        variables: the layer's variables, in order.
+        tables: the layer's lookup tables, in order.
+        shape: of the result where the graph alone does not tell it, or None.
+        updates: low-rank updates of kernels, by position among the variables.
     """
 
     def __init__(
@@ -84,8 +93,10 @@ class ImportedGraph:
         variables: Sequence[keras.Variable],
         tables: Sequence[Any],
         shape: Sequence[int | None] | None,
+        updates: Mapping[int, Pair] | None = None,
     ) -> None:
         self._graph, self._variables, self._tables, self._shape = graph, variables, tables, shape
+        self._updates = dict(updates or {})
 
     def __call__(self, *tensors: tf.Tensor) -> tf.Tensor:
         """Imports the piece into the graph being traced, on the tensors of that graph."""
@@ -104,6 +115,7 @@ class ImportedGraph:
             feeds[f"{name}:0"] = target.capture(variable.handle)
         for name, i in graph.tables.items():
             feeds[f"{name}:0"] = target.capture(self._tables[i].resource_handle)
+        feeds |= self._updated_reads()
         fetches = [tensor_name(graph.end), *graph.updates]
         result, *updates = tf.graph_util.import_graph_def(
             graph.graph_def, input_map=feeds, return_elements=fetches, name=""
@@ -114,6 +126,19 @@ class ImportedGraph:
             return result
         with tf.control_dependencies(updates):
             return tf.identity(result)
+
+    def _updated_reads(self) -> dict[str, tf.Tensor]:
+        """What the readings of kernels with a low-rank update give in place of the variable's value."""
+        placeholders = {n: i for n, i in self._graph.variables.items() if i in self._updates}
+        uses = Uses(self._graph.graph_def) if placeholders else None
+        feeds = {}
+        for name, i in placeholders.items():
+            pair = self._updates[i]
+            kernel = tf.convert_to_tensor(_component(self._variables[i].value))
+            update = pair.update(*(tf.convert_to_tensor(_component(v.value)) for v in (pair.first, pair.second)))
+            updated = kernel + tf.cast(update, kernel.dtype)
+            feeds |= {f"{read}:0": updated for read in uses.reads(name) or ()}  # type: ignore[union-attr]
+        return feeds
 
 
 def _component(variable: Any) -> Any:

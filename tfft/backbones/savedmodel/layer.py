@@ -18,8 +18,10 @@ import keras
 import tensorflow as tf
 from keras.src.saving import serialization_lib  # in_safe_mode() has no public name
 
+from tfft.backbones.lowrank import LowRank, Pair
 from tfft.backbones.savedmodel.blockgraph import BlockGraph, ImportedGraph, count_multiply_adds
 from tfft.backbones.savedmodel.graph import tensor_name
+from tfft.backbones.savedmodel.kernels import Uses
 from tfft.backbones.savedmodel.scan import check_graph
 from tfft.errors import BlockError, listed
 
@@ -59,6 +61,7 @@ class _Runtime:
     regularizers: list[Callable[[], tf.Tensor]]
     input_dtypes: dict[int, tf.DType]
     symbolic: dict[Any, Any]
+    pairs: dict[int, Pair]
     flops: int | None = None
 
 
@@ -79,6 +82,7 @@ class SavedModelBlock(keras.layers.Layer):
         note: why the block is not cut further.
         output_shape: shape of the result where the graph alone does not tell it, or None.
         trusted: True where the graph was let through in spite of what the scan found.
+        low_rank: settings of the low-rank updates, by name of the kernel; see :meth:`add_low_rank`.
         name: of the block.
 
     Call arguments:
@@ -105,6 +109,7 @@ class SavedModelBlock(keras.layers.Layer):
         note: str = "",
         output_shape: Sequence[int | None] | None = None,
         trusted: bool = False,
+        low_rank: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         trainable = kwargs.pop("trainable", True)
@@ -122,10 +127,9 @@ class SavedModelBlock(keras.layers.Layer):
         self._runtime.input_dtypes = inference.input_dtypes
         self._runtime.slots = [self._add_variable(spec) for spec in variables]
         self._runtime.tables = [self._add_table(i, table) for i, table in enumerate(tables)]
-        self._runtime.inference = self._function(inference, output_shape)
-        self._runtime.training = None if training is None else self._function(training, output_shape)
-        self._runtime.regularizers = [self._function(graph) for graph in regularizers]
+        self._runtime.pairs = {}
         self.built = True
+        self.add_low_rank(low_rank or {})
         self.trainable = trainable
         self._apply_selection()  # Keras skips a setter that would not change the value
 
@@ -155,6 +159,9 @@ class SavedModelBlock(keras.layers.Layer):
     def variable_names(self) -> tuple[str, ...]:
         """Names of the variables in the SavedModel, in the order of ``weights``."""
         names = {id(v): spec.name for v, spec in zip(self._runtime.slots, self._specs.value, strict=True)}
+        for i, pair in self._runtime.pairs.items():
+            name = self._specs.value[i].name
+            names |= {id(pair.first): f"{name}/lora_a", id(pair.second): f"{name}/lora_b"}
         return tuple(names[id(v)] for v in self.weights)
 
     @property
@@ -170,8 +177,14 @@ class SavedModelBlock(keras.layers.Layer):
                 :attr:`variable_names`. What the publisher keeps fixed stays fixed.
 
         Raises:
-            BlockError: for a name the block has no variable of.
+            BlockError: for a name the block has no variable of, or when the block has low-rank updates, which
+                are then all that trains.
         """
+        if self._runtime.pairs and selected not in ("all", "none"):
+            raise BlockError(
+                f"Block {self.name!r} has low-rank updates, of which all or none train. Received: {selected!r}. "
+                "Call tfft.slicing.merge_lora(model) first."
+            )
         if not isinstance(selected, str):
             selected = tuple(selected)
             unknown = [name for name in selected if name not in self.variable_names]
@@ -195,13 +208,62 @@ class SavedModelBlock(keras.layers.Layer):
         self._apply_selection()
 
     def _apply_selection(self) -> None:
+        pairs = self._runtime.pairs.values()
         for variable, spec in zip(self._runtime.slots, self._specs.value, strict=True):
-            variable.trainable = self._trainable and spec.trainable and self._is_selected(spec)
+            variable.trainable = self._trainable and spec.trainable and not pairs and self._is_selected(spec)
+        for pair in pairs:
+            pair.first.trainable = pair.second.trainable = self._trainable and self._selected == "all"
 
     def _is_selected(self, spec: VariableSpec) -> bool:
         if isinstance(self._selected, tuple):
             return spec.name in self._selected
         return self._selected == "all" or self._selected == spec.kind
+
+    # ----------------------------------------------------------- low-rank updates
+
+    @property
+    def low_rank_pairs(self) -> tuple[Pair, ...]:
+        """The low-rank updates that the block has."""
+        return tuple(self._runtime.pairs.values())
+
+    def kernels(self) -> dict[str, int]:
+        """Returns the kernels that a low-rank update fits, with the number of their axes that are rows.
+
+        A kernel is a variable that the publisher trains, that is only ever read as a whole, and that enters a
+        matrix product or a convolution (not a depthwise one).
+        """
+        inference, training, regularizers = self._graphs.value
+        rest = [(graph, Uses(graph.graph_def)) for graph in (training, *regularizers) if graph is not None]
+        uses, found = Uses(inference.graph_def), {}
+        for handle, i in inference.variables.items():
+            spec = self._specs.value[i]
+            split = uses.split(handle, spec.shape) if spec.trainable else None
+            others = [u.reads(h) for graph, u in rest for h, j in graph.variables.items() if j == i]
+            if split is not None and None not in others:
+                found[spec.name] = split
+        return found
+
+    def add_low_rank(self, settings: Mapping[str, Any]) -> None:
+        """Adds low-rank updates to kernels; as long as there are any, they are all that trains in the block.
+
+        Args:
+            settings: by name of the kernel; names and splits as :meth:`kernels` gives them.
+        """
+        positions = {spec.name: i for i, spec in enumerate(self._specs.value)}
+        for name, one in settings.items():
+            i = positions[name]
+            pair = Pair.on(self, self._runtime.slots[i], LowRank.from_config(one), f"{name.replace('/', '.')}.")
+            self._runtime.pairs[i] = pair
+        self._make_functions()
+        self._apply_selection()
+
+    def merge_low_rank(self) -> None:
+        """Adds the updates to their kernels and takes them away."""
+        for pair in self._runtime.pairs.values():
+            pair.merge_from(self)
+        self._runtime.pairs = {}
+        self._make_functions()
+        self._apply_selection()
 
     def assign_values(self, values: Sequence[Any]) -> None:
         """Sets the variables, in the order the layer was made with."""
@@ -263,8 +325,14 @@ class SavedModelBlock(keras.layers.Layer):
         """Multiply-adds of the matrix products and convolutions for one example, at the shape last built for."""
         return self._runtime.flops
 
+    def _make_functions(self) -> None:
+        (inference, training, regularizers), shape = self._graphs.value, self._known_shape.value
+        self._runtime.inference = self._function(inference, shape)
+        self._runtime.training = None if training is None else self._function(training, shape)
+        self._runtime.regularizers = [self._function(graph) for graph in regularizers]
+
     def _function(self, graph: BlockGraph, shape: Sequence[int | None] | None = None) -> Callable[..., Any]:
-        imported = ImportedGraph(graph, self._runtime.slots, self._runtime.tables, shape)
+        imported = ImportedGraph(graph, self._runtime.slots, self._runtime.tables, shape, self._runtime.pairs)
         return tf.function(imported, autograph=False, reduce_retracing=True)
 
     # -------------------------------------------------------------- serialization
@@ -274,6 +342,9 @@ class SavedModelBlock(keras.layers.Layer):
         inference, training, regularizers = self._graphs.value
         config = super().get_config()
         config.pop("dtype", None)
+        if self._runtime.pairs:  # absent otherwise: the config of a plain block is what it always was
+            names = [spec.name for spec in self._specs.value]
+            config["low_rank"] = {names[i]: pair.settings.to_config() for i, pair in self._runtime.pairs.items()}
         return {
             **config,
             "inference": inference.to_config(),

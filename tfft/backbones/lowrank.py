@@ -1,0 +1,308 @@
+"""Low-rank updates of kernels (LoRA): the pair of small matrices, and Keras layers that carry one.
+
+Hides how a kernel of any rank is seen as a matrix, where the small matrices start, and how a layer of
+Keras that is part of a model gets an update and loses it again without leaving that model.
+
+Keras' own ``enable_lora`` is not used. In Keras 3.15.1 a saved layer comes back with both matrices zero, where
+their gradients are zero too, so that it never trains again; ``Dense`` forgets ``lora_alpha``; the bias trains; setting
+``trainable`` frees the kernel as well; and nothing removes it. (tests/test_lora.py notices when this changes.)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras.src.backend import AutocastScope  # has no public name; without it a kernel is rounded before it is updated
+
+
+@dataclasses.dataclass(frozen=True)
+class LowRank:
+    """Settings of one update.
+
+    Attributes:
+        rank: columns of the first matrix and rows of the second.
+        alpha: the product counts ``alpha / rank`` times.
+        seed: numbers that together choose the first matrix.
+        split: number of the kernel's axes that become the rows of the matrix it is seen as.
+    """
+
+    rank: int
+    alpha: float
+    seed: tuple[int, ...]
+    split: int
+
+    def to_config(self) -> dict[str, Any]:
+        """Returns JSON values."""
+        return {**dataclasses.asdict(self), "seed": list(self.seed)}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any] | LowRank) -> LowRank:
+        """Makes the settings from :meth:`to_config`'s result."""
+        return config if isinstance(config, LowRank) else cls(**{**config, "seed": tuple(config["seed"])})
+
+    def shapes(self, kernel: Sequence[int]) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Returns the shapes of both matrices for a kernel of this shape."""
+        return (math.prod(kernel[: self.split]), self.rank), (self.rank, math.prod(kernel[self.split :]))
+
+    def start(self, kernel: Sequence[int]) -> np.ndarray:
+        """Returns the first matrix as it starts: uniform within ``1 / sqrt(rows)``, as the paper's code has it."""
+        rows, rank = self.shapes(kernel)[0]
+        random = np.random.default_rng(self.seed)
+        return random.uniform(-1, 1, (rows, rank)).astype(np.float32) / np.float32(math.sqrt(rows))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pair:
+    """Both matrices of one kernel; the second starts as zeros, so that nothing changes at first.
+
+    A plain object, so that Keras does not track its variables a second time.
+
+    Attributes:
+        settings: rank, scale and view.
+        kernel: the variable that is updated and does not train itself.
+        first: [rows, rank].
+        second: [rank, columns].
+    """
+
+    settings: LowRank
+    kernel: keras.Variable
+    first: keras.Variable
+    second: keras.Variable
+
+    @classmethod
+    def on(cls, layer: keras.layers.Layer, kernel: keras.Variable, settings: LowRank, prefix: str = "") -> Pair:
+        """Adds both variables to a layer that may be built already."""
+        names = (f"{prefix}lora_a", f"{prefix}lora_b")
+        locked = layer._tracker.locked
+        layer._tracker.unlock()  # as Keras' own enable_lora does: a built layer takes no variables otherwise
+        first, second = (
+            # Without autocast: small updates must not be rounded to half precision before they are added.
+            layer.add_weight(shape=shape, initializer="zeros", dtype="float32", autocast=False, name=name)
+            for name, shape in zip(names, settings.shapes(kernel.shape), strict=True)
+        )
+        if locked:
+            layer._tracker.lock()
+        pair = cls(settings, kernel, first, second)
+        pair.restart()
+        return pair
+
+    def restart(self) -> None:
+        """Puts both matrices back to where they start."""
+        self.first.assign(self.settings.start(self.kernel.shape))
+        self.second.assign(np.zeros(self.second.shape, np.float32))
+
+    def update(self, first: Any, second: Any) -> Any:
+        """Returns what is added to the kernel, for the values of both matrices."""
+        product = keras.ops.matmul(first, second) * (self.settings.alpha / self.settings.rank)
+        return keras.ops.reshape(product, self.kernel.shape)
+
+    def updated(self) -> Any:
+        """Returns the kernel with its update, in float32 or the kernel's own type."""
+        with AutocastScope(None):
+            kernel = keras.ops.convert_to_tensor(self.kernel)
+            update = self.update(keras.ops.convert_to_tensor(self.first), keras.ops.convert_to_tensor(self.second))
+            return kernel + keras.ops.cast(update, kernel.dtype)
+
+    def merge_from(self, layer: keras.layers.Layer) -> None:
+        """Adds the update to the kernel and takes both variables from the layer."""
+        self.kernel.assign(self.updated())
+        self.second.assign(np.zeros(self.second.shape, np.float32))  # functions traced before add nothing twice
+        for variable in (self.first, self.second):
+            layer._untrack_variable(variable)  # what `del layer.x` does for an attribute
+
+
+def pairs_of(layer: keras.layers.Layer) -> tuple[Pair, ...]:
+    """Returns the low-rank updates of a layer itself; empty for a layer that has none."""
+    return tuple(getattr(layer, "low_rank_pairs", ()))
+
+
+def einsum_split(equation: str, position: int) -> int | None:
+    """Returns how many leading axes of an operand are summed over, or are not; None where they are mixed.
+
+    Args:
+        equation: as ``"abc,cde->abde"``.
+        position: of the operand; for the kernel of the example 1, and the result is 1.
+    """
+    terms, _, out = equation.replace(" ", "").replace("...", "").partition("->")
+    kernel = terms.split(",")[position]
+    kinds = [letter in out for letter in kernel]
+    change = next((i for i, kind in enumerate(kinds) if kind != kinds[0]), 0)
+    return change if change and all(kind == kinds[-1] for kind in kinds[change:]) else None
+
+
+class _Updated:
+    """What layers with an update have in common; stands in front of the Keras class.
+
+    Args:
+        low_rank: settings of the update.
+    """
+
+    _pair: Pair | None = None
+
+    def __init__(self, *args: Any, low_rank: Mapping[str, Any], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._settings = LowRank.from_config(low_rank)
+
+    def build(self, input_shape: Any) -> None:
+        """Makes the layer's variables, then those of the update."""
+        super().build(input_shape)  # type: ignore[misc]
+        self._attach(self._settings)
+
+    def _attach(self, settings: LowRank) -> None:
+        self._settings = settings
+        self._pair = Pair.on(self, super().kernel, settings)  # type: ignore[arg-type, misc]
+        self._hold_base()
+
+    @property
+    def low_rank_pairs(self) -> tuple[Pair, ...]:
+        """The update; none before the layer is built."""
+        return () if self._pair is None else (self._pair,)
+
+    @property
+    def kernel(self) -> Any:
+        """The kernel with its update, which is what ``call`` of the Keras class multiplies with."""
+        if self._pair is None:
+            return super().kernel  # type: ignore[misc]
+        return keras.ops.cast(self._pair.updated(), self.compute_dtype)  # type: ignore[attr-defined]
+
+    @property
+    def trainable(self) -> bool:
+        """Whether the update trains; kernel and bias stay fixed as long as there is one."""
+        return self._trainable
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        keras.layers.Layer.trainable.fset(self, value)
+        self._hold_base()
+
+    def _base(self) -> list[keras.Variable]:
+        mine = {id(v) for pair in self.low_rank_pairs for v in (pair.first, pair.second)}
+        return [v for v in self._trainable_variables + self._non_trainable_variables if id(v) not in mine]
+
+    def _hold_base(self) -> None:
+        for variable in self._base() if self._pair is not None else ():
+            variable.trainable = False
+
+    def save_own_variables(self, store: Any) -> None:
+        """Writes the layer's variables, then those of the update."""
+        keras.layers.Layer.save_own_variables(self, store)  # that of the Keras class writes the sum
+
+    def load_own_variables(self, store: Any) -> None:
+        """Reads what this class wrote, or what the plain layer wrote; the update then starts anew."""
+        base = self._base()
+        if self._pair is None or len(store.keys()) != len(base):
+            keras.layers.Layer.load_own_variables(self, store)
+            return
+        for i, variable in enumerate(base):
+            variable.assign(store[str(i)])
+        self._pair.restart()
+
+    def get_config(self) -> dict[str, Any]:
+        """Settings of the plain layer and of the update."""
+        return {**super().get_config(), "low_rank": self._settings.to_config()}  # type: ignore[misc]
+
+
+class _Inside:
+    """In files, a layer of the plain class with the update in its kernel.
+
+    For layers that another layer makes anew when it is loaded: it makes plain ones. Keras finds variables in a
+    file by the names of classes, so a class of these has the name of the plain one.
+    """
+
+    def save_own_variables(self, store: Any) -> None:
+        """Writes the variables of the plain layer, with the update in the kernel."""
+        super(_Updated, self).save_own_variables(store)  # type: ignore[misc]
+
+    def get_config(self) -> dict[str, Any]:
+        """Settings of the plain layer."""
+        return super(_Updated, self).get_config()  # type: ignore[misc]
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> keras.layers.Layer:
+        """Makes a plain layer."""
+        return cls.__mro__[4].from_config(config)
+
+
+@keras.saving.register_keras_serializable(package="tfft")
+class LowRankDense(_Updated, keras.layers.Dense):
+    """A Dense layer whose kernel has a low-rank update."""
+
+
+@keras.saving.register_keras_serializable(package="tfft")
+class LowRankEinsumDense(_Updated, keras.layers.EinsumDense):
+    """An EinsumDense layer whose kernel has a low-rank update."""
+
+
+@keras.saving.register_keras_serializable(package="tfft")
+class LowRankConv1D(_Updated, keras.layers.Conv1D):
+    """A Conv1D layer whose kernel has a low-rank update."""
+
+
+@keras.saving.register_keras_serializable(package="tfft")
+class LowRankConv2D(_Updated, keras.layers.Conv2D):
+    """A Conv2D layer whose kernel has a low-rank update."""
+
+
+@keras.saving.register_keras_serializable(package="tfft")
+class LowRankConv3D(_Updated, keras.layers.Conv3D):
+    """A Conv3D layer whose kernel has a low-rank update."""
+
+
+_OWN: dict[type, type] = {
+    cls.__mro__[2]: cls for cls in (LowRankDense, LowRankEinsumDense, LowRankConv1D, LowRankConv2D, LowRankConv3D)
+}
+_INSIDE = {
+    plain: type(plain.__name__, (_Inside, cls), {"__module__": plain.__module__, "__doc__": _Inside.__doc__})
+    for plain, cls in _OWN.items()
+}
+_PLAIN = {cls: plain for classes in (_OWN, _INSIDE) for plain, cls in classes.items()}
+
+
+def split_of(layer: keras.layers.Layer) -> int | str:
+    """Returns how a Keras layer's kernel is seen as a matrix, or why the layer takes no low-rank update.
+
+    Only the classes of Keras itself are taken: a subclass may do anything with its kernel.
+    """
+    if type(layer) not in _OWN:
+        return f"{type(layer).__name__}"
+    if layer.kernel_constraint is not None:
+        return f"{type(layer).__name__} with a kernel constraint"
+    if layer.lora_enabled:
+        return f"{type(layer).__name__} with Keras' own LoRA"
+    if getattr(layer, "quantization_mode", None) is not None:
+        return f"{type(layer).__name__}, quantized"
+    rank = len(layer.kernel.shape)
+    split = einsum_split(layer.equation, 1) if isinstance(layer, keras.layers.EinsumDense) else None
+    return split or rank - 1
+
+
+def update_layer(layer: keras.layers.Layer, settings: LowRank, *, inside: bool) -> None:
+    """Gives a Keras layer that is part of a model an update; the layer object and its variables stay the same.
+
+    Args:
+        layer: built, one that :func:`split_of` gives a number for.
+        settings: of the update.
+        inside: True where another layer makes this one anew when a file is loaded, as a plain layer: files then hold
+            the kernel with its update.
+    """
+    layer.__class__ = (_INSIDE if inside else _OWN)[type(layer)]
+    layer._attach(settings)
+
+
+def merge_layer(layer: keras.layers.Layer) -> None:
+    """Adds the update to the kernel and makes the layer what it was."""
+    (pair,) = pairs_of(layer)
+    pair.merge_from(layer)
+    for name in ("_pair", "_settings"):
+        layer.__dict__.pop(name, None)
+    layer.__class__ = _PLAIN[type(layer)]
+
+
+def updated_layers(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
+    """Yields a layer and the layers inside it that have low-rank updates."""
+    return (sub for sub in layer._flatten_layers() if pairs_of(sub))

@@ -1,0 +1,133 @@
+"""Classes of unequal size: weights for the loss, :func:`class_weights`, and for datasets, :func:`weighted`.
+
+Hides how a weight reaches the loss: Keras multiplies the loss of each example by its weight and divides by the
+number of examples, not by the sum of the weights. The other answer to unequal classes, to draw them equally often,
+is ``sampling="balanced"`` of :func:`tfft.data.to_dataset`; use one of the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfft.data.labels import label_problems, labels_of, names_of
+from tfft.errors import DataError, PlanError, did_you_mean, listed, raise_problems
+
+
+def class_weights(
+    examples: Any, class_names: Sequence[str] | int, how: str | Mapping[str | int, float] = "balanced"
+) -> dict[int, float]:
+    """Finds the weight of each class, for ``model.fit(class_weight=)``, :func:`weighted` or ``solve_head``.
+
+    Args:
+        examples: labels [N], whole numbers; or what has them: :class:`tfft.data.Examples`, features, a
+            ``tf.data.Dataset`` of (inputs, labels) batches, which is read once.
+        class_names: in the order of the labels, or how many classes there are.
+        how: ``"balanced"``: ``N / (classes * examples of the class)``, so that every class has the same say and
+            the mean weight of an example is 1; or weights by name (or number) of the class, 1 for the others.
+
+    Returns:
+        A weight over 0 for each class, by its number.
+
+    Raises:
+        DataError: when labels are outside of the classes or, for ``"balanced"``, a class has no example.
+        PlanError: for names that no class has, with the nearest, and weights that are not over 0.
+
+    Example:
+        >>> weights = class_weights(splits.train, splits.class_names)
+        >>> model.fit(train, class_weight=weights)
+    """
+    names, labels = names_of(class_names), labels_of(examples)
+    raise_problems(DataError, "Classes cannot be weighted", label_problems(labels, len(names), "labels"))
+    if isinstance(how, Mapping):
+        return _given(names, how)
+    if how != "balanced":
+        raise PlanError(
+            f"class_weight must be 'balanced' or weights by class name, received {how!r}."
+            f"{did_you_mean(str(how), ['balanced'])}"
+        )
+    counts = np.bincount(labels.astype(np.int64), minlength=len(names))
+    if missing := [name for name, count in zip(names, counts, strict=True) if not count]:
+        raise DataError(
+            f"No example has the class {listed(missing)}, so there is no balanced weight for it. Add examples, "
+            "leave the class out, or give weights by class name."
+        )
+    return {k: len(labels) / (len(names) * int(count)) for k, count in enumerate(counts)}
+
+
+def weighted(dataset: tf.data.Dataset, weights: Mapping[int, float]) -> tf.data.Dataset:
+    """Adds the weight of each example to the batches of a dataset: (inputs, labels, weight [B]).
+
+    Use it where ``fit(class_weight=)`` does not do: for labels that are shares, as :func:`tfft.data.mixed` gives
+    them, Keras takes the weight of the largest share only. Here it is the sum of share times weight.
+
+    Args:
+        dataset: of (inputs, labels) batches; labels are whole numbers [B] or [B, 1], or shares [B, classes]; for
+            two classes also the share of the second, [B] or [B, 1]. Weights that are there are multiplied.
+        weights: of every class from 0 on, as :func:`class_weights` returns them.
+
+    Returns:
+        Dataset of (inputs, labels, float32 weights), for ``model.fit``.
+
+    Raises:
+        PlanError: when classes are left out, or a weight is not over 0.
+        DataError: when the dataset has no labels of such a kind.
+
+    Example:
+        >>> train = weighted(mixed(train, 3, mixup=0.2), class_weights(splits.train, splits.class_names))
+    """
+    if sorted(weights) != list(range(len(weights))) or not weights:
+        raise PlanError(f"weights must be those of the classes 0, 1, 2 ..., all of them; received {listed(weights)}.")
+    table = _given(names_of(len(weights)), weights)
+    with tf.device("CPU:0"):
+        values = tf.constant([table[k] for k in range(len(table))], tf.float32)
+    spec = dataset.element_spec
+    if not isinstance(spec, tuple) or len(spec) < 2 or not isinstance(spec[1], tf.TensorSpec):
+        raise DataError(f"Expected a dataset of (inputs, labels) batches, received one of {spec}.")
+    _check_labels(spec[1], len(table))
+
+    def add(inputs: Any, labels: tf.Tensor, *given: tf.Tensor) -> tuple[Any, tf.Tensor, tf.Tensor]:
+        own = _weights(labels, values)
+        return inputs, labels, own * tf.cast(given[0], tf.float32) if given else own
+
+    return dataset.map(add, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+
+
+def _given(names: tuple[str, ...], how: Mapping[str | int, float]) -> dict[int, float]:
+    weights = dict.fromkeys(range(len(names)), 1.0)
+    problems = []
+    for key, value in how.items():
+        known = key in weights if isinstance(key, (int, np.integer)) else key in names
+        if not known:
+            problems.append(f"no class is called {key!r}, there are {listed(names)}.{did_you_mean(str(key), names)}")
+        number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+        if not (number and 0 < value < float("inf")):
+            problems.append(f"the weight of {key!r} must be a number over 0, received {value!r}")
+        elif known:
+            weights[key if isinstance(key, (int, np.integer)) else names.index(key)] = float(value)
+    raise_problems(PlanError, "Classes cannot be weighted", problems)
+    return weights
+
+
+def _check_labels(spec: tf.TensorSpec, count: int) -> None:
+    shares = spec.dtype.is_floating
+    wide = spec.shape[-1] if spec.shape.rank == 2 else 1 if spec.shape.rank == 1 else None
+    fits = wide == count or (wide == 1 and (count == 2 or not shares))
+    if spec.shape.rank not in (1, 2) or not (spec.dtype.is_integer or shares) or not fits:
+        raise DataError(
+            f"Labels must be whole numbers [B] or shares [B, {count}] to weight {count} classes; received "
+            f"{spec.dtype.name} {spec.shape}."
+        )
+
+
+def _weights(labels: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+    if labels.shape.rank == 2 and labels.shape[-1] != 1:
+        return tf.linalg.matvec(tf.cast(labels, tf.float32), values)
+    labels = tf.reshape(labels, [-1])
+    if labels.dtype.is_floating:
+        share = tf.cast(labels, tf.float32)
+        return (1.0 - share) * values[0] + share * values[1]
+    return tf.gather(values, labels)

@@ -1,0 +1,131 @@
+"""The labels of examples, looked at before training: :func:`check_labels`, :func:`labels_of`.
+
+Hides where labels come from (arrays, examples, features, datasets). A label that no class has fails late: in the
+middle of an epoch, or, one-hot, not at all: it becomes a row of zeros, which teaches nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfft.errors import DataError, listed, raise_problems
+
+_SHOWN = 5  # labels at fault in one message
+
+
+def check_labels(train: Any, validation: Any, class_names: Sequence[str] | int) -> tuple[str, ...]:
+    """Checks that labels are whole numbers of classes, and that there is every class to learn from.
+
+    Use it before the first long run on data that another program made.
+
+    Args:
+        train: labels [N] or [N, 1], whole numbers; or what has them: :class:`tfft.data.Examples`, features, a
+            ``tf.data.Dataset`` of (inputs, labels) batches, which is read once.
+        validation: the same of the held-out examples, or None.
+        class_names: in the order of the labels, or how many classes there are.
+
+    Returns:
+        What is worth knowing and no error, one sentence each: classes that no validation example has.
+
+    Raises:
+        DataError: listing labels that are no whole number or outside of the classes, with their positions, and
+            classes without a training example.
+
+    Example:
+        >>> check_labels(splits.train, splits.validation, splits.class_names)
+        ()
+    """
+    names = names_of(class_names)
+    problems, counts = [], {}
+    for what, given in (("training", train), ("validation", validation)):
+        if given is None:
+            continue
+        labels = labels_of(given)
+        wrong = label_problems(labels, len(names), f"{what} labels")
+        problems += wrong
+        if labels.ndim == 1:
+            good = labels[np.isin(labels, np.arange(len(names)))].astype(np.int64)
+            counts[what] = np.bincount(good, minlength=len(names))
+    missing = _without(counts.get("training"), names)
+    if missing:
+        problems.append(f"no training example has the class {listed(missing)}: add some, or leave the class out")
+    raise_problems(DataError, "The labels cannot be used", problems)
+    unseen = _without(counts.get("validation"), names)
+    if not unseen:
+        return ()
+    return (f"No validation example has the class {listed(unseen)}, so nothing is known about how well it is told.",)
+
+
+def labels_of(given: Any) -> np.ndarray:
+    """Returns the labels of anything that has some, [N] where they came as [N, 1].
+
+    Args:
+        given: labels; or :class:`tfft.data.Examples`, features or whatever else has ``labels``; or a
+            ``tf.data.Dataset`` of batches (inputs, labels, ...), which is read once.
+
+    Raises:
+        DataError: when there are none.
+    """
+    if isinstance(given, tf.data.Dataset):
+        labels = _labels_of_dataset(given)
+    else:
+        labels = np.asarray(getattr(given, "labels", given))
+    if not labels.size or not labels.ndim or labels.dtype.kind not in "iubf":
+        raise DataError(
+            "Expected labels, whole numbers [N], or examples, features or a dataset that hold them; received "
+            f"{type(given).__name__} with labels of {labels.dtype} {labels.shape}."
+        )
+    return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+
+
+def label_problems(labels: np.ndarray, count: int, what: str) -> list[str]:
+    """Returns what is wrong with the labels of ``count`` classes, sentences without a full stop.
+
+    Args:
+        labels: as :func:`labels_of` returns them.
+        count: of classes.
+        what: what they are, for the sentence.
+    """
+    if labels.ndim != 1:
+        return [f"{what} must be whole numbers [N], one class for each example, received shape {labels.shape}"]
+    broken = np.flatnonzero(~(labels == np.floor(labels)))  # NaN too
+    whole = np.setdiff1d(np.arange(len(labels)), broken)
+    outside = whole[(labels[whole] < 0) | (labels[whole] >= count)]
+    problems = []
+    if len(broken):
+        problems.append(f"{what} must be whole numbers, received {_places(labels, broken)}")
+    if len(outside):
+        problems.append(f"{what} must be from 0 to {count - 1}, received {_places(labels, outside)}")
+    return problems
+
+
+def names_of(class_names: Sequence[str] | int) -> tuple[str, ...]:
+    """Returns the names of classes; numbers where only their number is given."""
+    if isinstance(class_names, (int, np.integer)):
+        return tuple(str(number) for number in range(int(class_names)))
+    return tuple(class_names)
+
+
+def _labels_of_dataset(dataset: tf.data.Dataset) -> np.ndarray:
+    spec = dataset.element_spec
+    if not isinstance(spec, tuple) or len(spec) < 2 or not isinstance(spec[1], tf.TensorSpec):
+        raise DataError(f"Expected a dataset of (inputs, labels) batches, received one of {spec}.")
+    if int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY:
+        raise DataError("The dataset never ends (it repeats): pass one pass over it, for example dataset.take(steps).")
+    found = [np.atleast_1d(labels) for labels in dataset.map(lambda *batch: batch[1]).as_numpy_iterator()]
+    if not found:
+        raise DataError("The dataset holds no examples.")
+    return np.concatenate(found)
+
+
+def _places(labels: np.ndarray, at: np.ndarray) -> str:
+    shown = [f"{labels[i].item()!r} at position {i}" for i in at[:_SHOWN]]
+    return ", ".join(shown) + (f" and {len(at) - _SHOWN} more" if len(at) > _SHOWN else "")
+
+
+def _without(counts: np.ndarray | None, names: tuple[str, ...]) -> list[str]:
+    return [] if counts is None else [name for name, count in zip(names, counts, strict=True) if not count]

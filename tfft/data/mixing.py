@@ -1,0 +1,248 @@
+"""Examples mixed with one another: :func:`mixed`, and the labels that fit them, :func:`one_hot`.
+
+Hides the random numbers, which are a pure function of seed, epoch and the number of the batch, and how labels become
+shares. The layers MixUp and CutMix of Keras are not used: they take their numbers from a state of their own (a seed
+in a tensor is refused), so a run that resumes in the middle of an epoch would go on with others; MixUp takes
+pictures only; and the share that CutMix writes into the label is not the share of the pixels.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfft.errors import DataError, PlanError, raise_problems
+
+_DOMAIN = 0x6D6978  # keeps these numbers apart from others that are made of the same seed
+
+
+def mixed(
+    dataset: tf.data.Dataset,
+    classes: int,
+    *,
+    mixup: float = 0.0,
+    cutmix: float = 0.0,
+    seed: int = 0,
+    epoch: tf.Variable | None = None,
+) -> tf.data.Dataset:
+    """Mixes the examples of each batch in pairs, inputs and labels by the same share.
+
+    With mixup both examples of a pair become sums: ``share * a + (1 - share) * b`` and the other way round
+    (Zhang et al., "mixup: Beyond empirical risk minimization", 2018). With cutmix they exchange a rectangle
+    (Yun et al., "CutMix: Regularization strategy to train strong classifiers with localizable features", 2019), and
+    the share is exactly that of the values that stay. The share is drawn anew for each pair, from Beta(a, a). What
+    one example gives the other gets, so inputs and labels of a batch keep their mean. With an odd number one
+    example of the batch stays as it is. Features of a frozen network can be mixed like pictures (Verma et al.,
+    "Manifold mixup", 2019), so this also works with a cache of features.
+
+    Mixing helps long training on much data; on little data and with few epochs it often does not.
+
+    Args:
+        dataset: of (inputs, labels) batches, as :func:`tfft.data.to_dataset` and ``Features.dataset`` give them.
+            Inputs are uint8 or floating, one tensor or several; labels are whole numbers [B], or rows [B, classes].
+        classes: width of the head, ``head.units``: the number of classes, or 1 for a binary head.
+        mixup: a of Beta(a, a), the larger the more is mixed: 0.1 to 0.4 is usual; 0 for none.
+        cutmix: the same for rectangles, 1 is usual; 0 for none. Where both are given, half of the batches are
+            mixed in each way.
+        seed: picks another series.
+        epoch: an int variable that tells the epoch at the start of each pass, the one of
+            :func:`tfft.data.to_dataset`. Unless given, the dataset counts its passes from 0.
+
+    Returns:
+        Dataset of (inputs of the same types and shapes, float32 shares [B, classes]), of the same length. uint8
+        pixels are rounded to whole grey levels. Compile with ``head.compile_args(soft=True)``. A program that
+        resumes within an epoch skips batches of what is returned, not of ``dataset``.
+
+    Raises:
+        PlanError: when a value is out of range.
+        DataError: when inputs or labels are of another kind.
+
+    Example:
+        >>> train = mixed(splits_train, head.units, mixup=0.2, seed=1)
+        >>> model.compile("adam", **head.compile_args(soft=True))
+        >>> model.fit(train, validation_data=one_hot(validation, head.units))
+    """
+    _check_arguments(classes, mixup, cutmix, epoch)
+    _check_elements(dataset, classes, cutmix)
+    if not mixup and not cutmix:
+        return one_hot(dataset, classes)
+    with tf.device("CPU:0"):
+        passes = tf.Variable(0, dtype=tf.int64, trainable=False, name="passes") if epoch is None else epoch
+
+    def one_pass(_: tf.Tensor) -> tf.data.Dataset:
+        now = tf.cast(passes.read_value(), tf.int64)
+        if epoch is None:
+            with tf.control_dependencies([now]):
+                passes.assign_add(1)
+        own = tf.random.fold_in(tf.constant([seed, _DOMAIN], tf.int64), now)
+        return tf.data.Dataset.counter().map(lambda number: tf.random.fold_in(own, number))
+
+    def mix(batch: tuple[Any, tf.Tensor], number: tf.Tensor) -> tuple[Any, tf.Tensor]:
+        return _mix(batch[0], _shares(batch[1], classes), mixup, cutmix, number)
+
+    numbers = tf.data.Dataset.from_tensors(0).flat_map(one_pass)
+    found = tf.data.Dataset.zip((dataset, numbers)).map(mix, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    length = dataset.cardinality()
+    if length >= 0:  # flat_map has none, and Keras needs it to know where an epoch ends
+        found = found.apply(tf.data.experimental.assert_cardinality(length))
+    return found.prefetch(tf.data.AUTOTUNE)
+
+
+def one_hot(dataset: tf.data.Dataset, classes: int) -> tf.data.Dataset:
+    """Turns the labels of a dataset into shares, for validation of a model that is compiled for mixed labels.
+
+    Args:
+        dataset: of (inputs, labels) batches; labels as in :func:`mixed`.
+        classes: width of the head, ``head.units``.
+
+    Returns:
+        Dataset of (inputs, float32 shares [B, classes]): one-hot rows for whole numbers; for ``classes=1`` the
+        label as a number.
+
+    Raises:
+        DataError: when labels are of another kind. A label that no class has stops the pass that reads it.
+
+    Example:
+        >>> model.evaluate(one_hot(validation, head.units))
+    """
+    _check_labels(dataset.element_spec, classes)
+    return dataset.map(
+        lambda inputs, labels: (inputs, _shares(labels, classes)),
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
+    )
+
+
+@tf.autograph.experimental.do_not_convert
+def _mix(inputs: Any, labels: tf.Tensor, mixup: float, cutmix: float, seed: tf.Tensor) -> tuple[Any, tf.Tensor]:
+    """Mixes one batch by the numbers of one seed."""
+    which, order, shares, places = tf.unstack(tf.random.split(seed, 4))
+    count = tf.shape(labels)[0]
+    pairs = count // 2
+    # The first half of a shuffled order meets the second; with an odd number the last one meets itself.
+    order = tf.random.experimental.stateless_shuffle(tf.range(count), seed=order)
+    paired = order[: 2 * pairs]
+    swapped = tf.concat([order[pairs : 2 * pairs], order[:pairs]], 0)
+    partner = tf.tensor_scatter_nd_update(tf.range(count), paired[:, None], swapped)
+
+    def of_each(values: tf.Tensor) -> tf.Tensor:
+        """From a value of each pair to one of each example, 0 for the one without a partner."""
+        shape = tf.concat([[count], tf.shape(values)[1:]], 0)
+        return tf.scatter_nd(paired[:, None], tf.concat([values, values], 0), shape)
+
+    def summed() -> list[tf.Tensor]:
+        share = of_each(_beta(mixup, pairs, shares))
+        return [_blend(t, tf.gather(t, partner), share) for t in [*tf.nest.flatten(inputs), labels]]
+
+    def cut() -> list[tf.Tensor]:
+        [images] = tf.nest.flatten(inputs)
+        middle = tf.random.stateless_uniform([pairs, 2], places)
+        inside, kept = _rectangle(tf.shape(images), _beta(cutmix, pairs, shares), middle)
+        inside = of_each(tf.cast(inside, tf.int32)) > 0
+        exchanged = tf.where(inside[..., None], tf.gather(images, partner), images)
+        return [exchanged, _blend(labels, tf.gather(labels, partner), of_each(kept))]
+
+    if mixup and cutmix:
+        found = tf.cond(tf.random.stateless_uniform([], which) < 0.5, summed, cut)
+    else:
+        found = summed() if mixup else cut()
+    for before, after in zip([*tf.nest.flatten(inputs), labels], found, strict=True):
+        after.set_shape(before.shape)
+    return tf.nest.pack_sequence_as(inputs, found[:-1]), found[-1]
+
+
+def _beta(a: float, count: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Draws from Beta(a, a). A gamma number of a small a rounds to 0, its logarithm does not: it is that of a
+    number of a + 1, plus log(u) / a (Marsaglia and Tsang, "A simple method for generating gamma variables", 2000).
+    """
+    seeds = tf.unstack(tf.random.split(seed, 4))
+    gammas = [tf.math.log(tf.random.stateless_gamma([count], s, alpha=a + 1.0)) for s in seeds[:2]]
+    least = np.finfo(np.float32).tiny
+    uniforms = [tf.math.log(tf.random.stateless_uniform([count], s, minval=least)) for s in seeds[2:]]
+    return tf.sigmoid(gammas[0] + uniforms[0] / a - gammas[1] - uniforms[1] / a)
+
+
+def _blend(one: tf.Tensor, other: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
+    kind = tf.float64 if one.dtype == tf.float64 else tf.float32
+    share = tf.cast(tf.reshape(share, [-1, *[1] * (one.shape.rank - 1)]), kind)
+    start = tf.cast(other, kind)
+    sums = start + share * (tf.cast(one, kind) - start)  # exact where both are the same
+    return tf.cast(tf.round(sums) if one.dtype.is_integer else sums, one.dtype)
+
+
+def _rectangle(shape: tf.Tensor, share: tf.Tensor, middle: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns where pairs exchange values, bool [P, H, W], and the exact share that stays, [P].
+
+    As in the paper the middle is anywhere, so a rectangle may reach over the edge, and is cut off there.
+    """
+    size = tf.cast(shape[1:3], tf.float32)
+    half = tf.sqrt(1.0 - share)[:, None] / 2
+    low = tf.round(tf.maximum(middle - half, 0.0) * size)
+    high = tf.round(tf.minimum(middle + half, 1.0) * size)
+    rows, columns = (
+        (tf.range(size[axis]) >= low[:, axis, None]) & (tf.range(size[axis]) < high[:, axis, None]) for axis in (0, 1)
+    )
+    area = tf.reduce_prod(high - low, 1) / tf.reduce_prod(size)
+    return rows[:, :, None] & columns[:, None, :], 1.0 - area
+
+
+def _shares(labels: tf.Tensor, classes: int) -> tf.Tensor:
+    if classes == 1:
+        return tf.cast(tf.reshape(labels, [-1, 1]), tf.float32)
+    if labels.shape.rank == 2 and labels.shape[1] == classes:
+        return tf.cast(labels, tf.float32)
+    labels = tf.cast(tf.reshape(labels, [-1]), tf.int64)
+    known = tf.debugging.Assert(  # one_hot would make a row of zeros of it
+        tf.reduce_all((labels >= 0) & (labels < classes)),
+        [f"Labels must be from 0 to {classes - 1}. Received:", labels],
+        summarize=20,
+    )
+    with tf.control_dependencies([] if known is None else [known]):
+        return tf.one_hot(tf.identity(labels), classes)
+
+
+def _check_arguments(classes: Any, mixup: Any, cutmix: Any, epoch: Any) -> None:
+    problems = []
+    if isinstance(classes, bool) or not isinstance(classes, (int, np.integer)) or classes < 1:
+        problems.append(f"classes must be a whole number of at least 1, received {classes!r}")
+    for name, value in (("mixup", mixup), ("cutmix", cutmix)):
+        number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+        if not (number and 0 <= value < float("inf")):
+            problems.append(f"{name} must be a number of at least 0, received {value!r}")
+    if epoch is not None and not isinstance(epoch, tf.Variable):
+        problems.append(f"epoch must be a tf.Variable of dtype int64 or None, received {type(epoch).__name__}")
+    raise_problems(PlanError, "Examples cannot be mixed", problems)
+
+
+def _check_elements(dataset: tf.data.Dataset, classes: int, cutmix: float) -> None:
+    spec = dataset.element_spec
+    _check_labels(spec, classes)
+    problems, tensors = [], tf.nest.flatten(spec[0])
+    if cutmix and len(tensors) != 1:
+        problems.append(f"cutmix needs one input, received {len(tensors)}; mixup takes any number")
+    for tensor in tensors:
+        if not isinstance(tensor, tf.TensorSpec) or not (tensor.dtype.is_floating or tensor.dtype == tf.uint8):
+            problems.append(f"inputs must be uint8 pixels or floating, received {tensor}")
+        elif cutmix and tensor.shape.rank != 4:
+            problems.append(f"cutmix needs inputs [B, H, W, C], received {tensor.shape}; mixup takes any")
+        elif tensor.shape.rank is None:
+            problems.append(f"the rank of inputs must be known, received {tensor.shape}")
+    raise_problems(DataError, "Examples cannot be mixed", problems)
+
+
+def _check_labels(spec: Any, classes: int) -> None:
+    if isinstance(spec, tuple) and len(spec) > 2:
+        raise DataError("Examples that have weights cannot be mixed: mix first, then add weights with weighted().")
+    if not isinstance(spec, tuple) or len(spec) != 2 or not isinstance(spec[1], tf.TensorSpec):
+        raise DataError(f"Expected a dataset of (inputs, labels) batches, received one of {spec}.")
+    labels = spec[1]
+    whole = labels.dtype.is_integer or labels.dtype == tf.bool
+    one = labels.shape.rank == 1 or (labels.shape.rank == 2 and labels.shape[1] == 1)
+    rows = labels.shape.rank == 2 and labels.shape[1] == classes
+    if not (rows or (one and (whole or classes == 1))):
+        raise DataError(
+            f"Labels must be whole numbers [B] or rows [B, {classes}] for a head of {classes} units; received "
+            f"{labels.dtype.name} {labels.shape}."
+        )

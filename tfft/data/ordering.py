@@ -1,0 +1,110 @@
+"""The order in which examples come: a pure function of seed and epoch, for files, arrays and features alike.
+
+Hides how an order is drawn, also the one in which all classes come equally often, and which view of an example
+an epoch shows. Nothing is remembered from one epoch to the next, so a program that resumes in the middle of a run
+sees the examples that it would have seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from tfft.errors import PlanError, did_you_mean, listed
+
+SAMPLINGS = ("balanced",)
+
+_ROUNDS = 4  # of the cipher that shuffles the examples of a class; what TensorFlow's index_shuffle uses
+
+
+def rows(
+    count: int,
+    shuffle: bool,
+    seed: int,
+    epoch: tf.Variable | None,
+    views: int | None = 1,
+    classes: np.ndarray | None = None,
+) -> tf.data.Dataset:
+    """Makes a dataset of the rows of one epoch: positions of examples, plus ``view * count``.
+
+    Args:
+        count: of examples.
+        shuffle: True gives another order in each pass.
+        seed: picks another series of orders.
+        epoch: an int variable that tells the epoch at the start of each pass; None counts the passes.
+        views: of each example. The n-th showing of an example shows view n, or ``n % views``; None has no end.
+        classes: whole numbers [count] to draw all classes equally often; None shows each example once.
+
+    Returns:
+        Dataset of int64 scalars, ``count`` of them.
+    """
+    if not shuffle and views == 1 and classes is None:
+        return tf.data.Dataset.range(count)
+    with tf.device("CPU:0"):
+        passes = tf.Variable(0, dtype=tf.int64, trainable=False, name="passes") if epoch is None else epoch
+    draw = _each_once(count) if classes is None else _balanced(np.asarray(classes), seed)
+
+    def one_pass(_: tf.Tensor) -> tf.data.Dataset:
+        now = tf.cast(passes.read_value(), tf.int64)
+        if epoch is None:
+            with tf.control_dependencies([now]):
+                passes.assign_add(1)
+        positions, showing = draw(now)
+        order = positions + count * (showing if views is None else showing % views)
+        if shuffle:
+            order = tf.random.experimental.stateless_shuffle(order, seed=tf.stack([tf.constant(seed, tf.int64), now]))
+        return tf.data.Dataset.from_tensor_slices(order)
+
+    return tf.data.Dataset.from_tensors(0).flat_map(one_pass)
+
+
+def classes_to_balance(sampling: str | None, labels: np.ndarray) -> np.ndarray | None:
+    """Returns the labels where classes are to be balanced, None where each example comes once.
+
+    Args:
+        sampling: ``"balanced"`` or None.
+        labels: of all examples.
+
+    Raises:
+        PlanError: for another word, with the nearest one, or where labels are not one class of each example.
+    """
+    if sampling is None:
+        return None
+    if sampling not in SAMPLINGS:
+        hint = did_you_mean(str(sampling), SAMPLINGS)
+        raise PlanError(f"sampling must be {listed(SAMPLINGS)} or None, received {sampling!r}.{hint}")
+    labels = np.asarray(labels)
+    if labels.ndim != 1 or labels.dtype.kind not in "iub":
+        raise PlanError(
+            "sampling='balanced' draws classes, so labels must be whole numbers [N], one class for each example; "
+            f"received {labels.dtype} {labels.shape}. Use sampling=None."
+        )
+    return labels
+
+
+def _each_once(count: int) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
+    return lambda now: (tf.range(count, dtype=tf.int64), now)
+
+
+def _balanced(classes: np.ndarray, seed: int) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
+    """Draws the classes in turn, over the end of epochs too, and the examples of each class one permutation
+    after the other: so every example of a class is shown as often as any other, once more at most.
+    """
+    _, own, sizes = np.unique(classes, return_inverse=True, return_counts=True)
+    count, kinds = len(classes), len(sizes)
+    with tf.device("CPU:0"):
+        by_class = tf.constant(np.argsort(own, kind="stable"), tf.int64)
+        starts, sizes = (tf.constant(a, tf.int64) for a in (np.cumsum(sizes) - sizes, sizes))
+
+    def draw(now: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        drawn = now * count + tf.range(count, dtype=tf.int64)  # since the first epoch
+        kind, turn = drawn % kinds, drawn // kinds
+        size = tf.gather(sizes, kind)
+        showing, place = turn // size, turn % size
+        keys = tf.stack([tf.fill([count], tf.constant(seed, tf.int64)), kind, showing], axis=1)
+        place = tf.raw_ops.RandomIndexShuffle(index=place, seed=keys, max_index=size - 1, rounds=_ROUNDS)
+        return tf.gather(by_class, tf.gather(starts, kind) + place), showing
+
+    return draw

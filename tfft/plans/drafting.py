@@ -1,0 +1,156 @@
+"""The numbers of a plan: :class:`Draft` derives each from the facts, unless the user gave it, and keeps the reason.
+
+The numbers are rules of thumb, not the result of a search.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from tfft.plans.facts import Facts, Wishes
+from tfft.specs import Phase
+
+FROZEN, FINE_TUNE = "frozen", "fine-tune"
+
+HEAD_STEPS, FINE_TUNE_STEPS = 240, 280  # each phase should get these, if that takes no more than _MOST_EPOCHS
+_LEAST_EPOCHS, _MOST_EPOCHS = 2, 10
+_FROZEN_RATE, _FINE_TUNE_RATE, _FAR_RATE = 5e-3, 3e-4, 1e-3  # at a batch of 32
+_LEAST_VIEWS, _MOST_VIEWS = 4, 8
+_FEW = 500  # examples, below which tiny images are treated as any other
+_TINY_SIDE, _TINY_SIZE = 32, 64  # pixels
+_SMALL_SIDE, _SMALL_SIZE = 64, 128
+_SHARES = ((500, 6), (5_000, 3), (50_000, 2))  # below so many examples, one block in so many
+
+
+@dataclasses.dataclass(eq=False)
+class Draft:
+    """A plan in the making.
+
+    Attributes:
+        facts: about the examples and the backbone.
+        wishes: what the user gave.
+        reasons: why each open value became what it is, by the name of the setting.
+    """
+
+    facts: Facts
+    wishes: Wishes
+    reasons: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def steps(self) -> int:
+        """Steps of an epoch."""
+        size = 32 if self.wishes.batch_size == "auto" else self.wishes.batch_size
+        return math.ceil(self.facts.examples / size)
+
+    @property
+    def is_far(self) -> bool:
+        """Whether the images are so small that the pretrained features fit them badly, and are enough to say so."""
+        side = self.facts.image_side
+        return side is not None and side <= _TINY_SIDE and self.facts.examples >= _FEW
+
+    def image_size(self) -> tuple[int, int] | None:
+        """Height and width in pixels; None for a backbone that takes no images."""
+        facts, wish = self.facts, self.wishes.image_size
+        if facts.image_size is None:
+            return None
+        if wish != "auto":
+            return (wish, wish) if isinstance(wish, int) else (int(wish[0]), int(wish[1]))
+        if not facts.flexible:
+            self.reasons["image_size"] = "the only size this backbone takes"
+            return facts.image_size
+        usual = "x".join(map(str, facts.image_size))
+        for limit, chosen in ((_TINY_SIDE, _TINY_SIZE), (_SMALL_SIDE, _SMALL_SIZE)):
+            if facts.image_side is not None and facts.image_side <= limit and chosen < min(facts.image_size):
+                times = round(facts.image_size[0] * facts.image_size[1] / chosen**2)
+                self.reasons["image_size"] = (
+                    f"the images are small (median side {facts.image_side:g} px): {usual} would cost {times} times "
+                    "as much and show no more"
+                )
+                return chosen, chosen
+        self.reasons["image_size"] = "what the backbone was trained at"
+        return facts.image_size
+
+    def unfreeze(self) -> int | float | str | list[str]:
+        """The blocks to train: fewer for fewer examples."""
+        facts, wish = self.facts, self.wishes.unfreeze
+        if wish != "auto":
+            return wish if isinstance(wish, (int, float, str)) else list(wish)
+        if self.is_far and facts.examples < _SHARES[-1][0]:
+            count = math.ceil(facts.blocks / 2)
+            self.reasons["unfreeze"] = (
+                f"the last {count} of {facts.blocks} blocks: such small images look like nothing the backbone was "
+                "trained on"
+            )
+            return count
+        for limit, parts in _SHARES:
+            if facts.examples < limit:
+                count = math.ceil(facts.blocks / parts)
+                self.reasons["unfreeze"] = (
+                    f"the last {count} of {facts.blocks} blocks: {facts.examples:,} examples are too few to train more "
+                    "without forgetting"
+                )
+                return count
+        self.reasons["unfreeze"] = f"{facts.examples:,} examples are enough to train all {facts.blocks} blocks"
+        return "all"
+
+    def epochs(self, name: str = "epochs", steps: int = FINE_TUNE_STEPS) -> int:
+        """Epochs of a phase that should get so many steps."""
+        wish = getattr(self.wishes, name)
+        if wish != "auto":
+            return int(wish)
+        epochs = min(_MOST_EPOCHS, max(_LEAST_EPOCHS, math.ceil(steps / self.steps)))
+        self.reasons[name] = f"{epochs * self.steps} steps; an epoch has {self.steps}, and about {steps} are enough"
+        if epochs == _MOST_EPOCHS:
+            self.reasons[name] = (
+                f"{epochs * self.steps} steps; an epoch has only {self.steps}, and more epochs would learn by heart"
+            )
+        return epochs
+
+    def rates(self) -> tuple[float, float]:
+        """Rates of a head that is trained and of blocks that are fine-tuned."""
+        rate = self.wishes.learning_rate
+        size = 32 if self.wishes.batch_size == "auto" else self.wishes.batch_size
+        scale = math.sqrt(size / 32)
+        peak = _FAR_RATE if self.is_far else _FINE_TUNE_RATE
+        frozen, fine = float(f"{_FROZEN_RATE * scale:.2g}"), float(f"{peak * scale:.2g}")
+        if isinstance(rate, (tuple, list)):
+            return float(rate[0]), float(rate[1])
+        if rate != "auto":
+            return frozen, float(rate)
+        self.reasons["learning_rate"] = "far lower, so as to change the pretrained blocks and not to erase them"
+        return frozen, fine
+
+    def head(self) -> Phase:
+        """The head alone: solved, unless something was said that only training has a use for."""
+        wishes = self.wishes
+        pair = isinstance(wishes.learning_rate, (tuple, list))
+        if wishes.frozen_epochs == "auto" and not pair:
+            self.reasons["head"] = "on a frozen backbone the best linear head can be computed, without steps and rates"
+            if wishes.l2 == "auto":
+                self.reasons["l2"] = "by cross-validation on the features of the frozen backbone"
+            return Phase(FROZEN, "none", 0, 0.0, solve=True)
+        if not pair:
+            self.reasons["frozen_learning_rate"] = f"the new head starts from nothing; Adam, batch {wishes.batch_size}"
+        self.no_l2()
+        return Phase(FROZEN, "none", self.epochs("frozen_epochs", HEAD_STEPS), self.rates()[0])
+
+    def no_l2(self) -> None:
+        """Says what an open ``l2`` is where no head is solved."""
+        if self.wishes.l2 == "auto":
+            self.reasons["l2"] = "0: only for a solved head it is chosen"
+
+    def views(self, epochs: int) -> int:
+        """Half as many views as epochs, 4 to 8: the frozen part runs so much less, and each is seen about twice."""
+        facts = self.facts
+        if self.wishes.views != "auto":
+            return int(self.wishes.views)
+        if not facts.cached:
+            self.reasons["views"] = "a new one in every epoch: nothing is cached"
+            return max(1, epochs)
+        views = max(1, min(epochs, max(_LEAST_VIEWS, min(_MOST_VIEWS, math.ceil(epochs / 2)))))
+        self.reasons["views"] = (
+            f"what is frozen runs {views} x {facts.examples:,} = {views * facts.examples:,} times, in place of "
+            f"{epochs} epochs x {facts.examples:,} = {epochs * facts.examples:,}"
+        )
+        return views

@@ -1,0 +1,145 @@
+"""What is known before a training begins: the opened backbone, the data and the plan: :func:`recommend_plan`.
+
+Hides the order in which they depend on each other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Any
+
+import keras
+
+from tfft import heads
+from tfft.backbones import load_backbone
+from tfft.backbones.base import Backbone
+from tfft.errors import PlanError, listed
+from tfft.models import build
+from tfft.plans import Facts, NamedPlan, Wishes, recommend
+from tfft.recipes.gathering import Gathered, gather
+from tfft.recipes.sizing import fitting_batch_size
+from tfft.specs import InputSpec, Plan
+
+
+def recommend_plan(
+    data: Any,
+    backbone: str | os.PathLike[str] | Backbone | keras.Model,
+    *,
+    plan: NamedPlan | None = None,
+    cache: object = "auto",
+    **wishes: Any,
+) -> Plan:
+    """Says what :func:`tfft.finetune` would do with some data and a backbone, and why; trains nothing.
+
+    Use it to see and change a plan before it costs anything: the result is data, and ``finetune(plan=...)`` takes it.
+
+    Args:
+        data: as :func:`tfft.finetune` takes it.
+        backbone: as :func:`tfft.finetune` takes it.
+        plan: a named plan whose phases are wanted; None chooses one.
+        cache: as :func:`tfft.finetune` takes it.
+        **wishes: settings of :func:`tfft.finetune` that are not to be chosen.
+
+    Returns:
+        A plan with its ``reasons``; ``print(tfft.plans.show(plan))`` shows it as tables.
+
+    Raises:
+        TfftError: for settings, data or a backbone that cannot be used.
+
+    Example:
+        >>> plan = tfft.recommend_plan("photos/", "efficientnet-lite0", seed=1)
+        >>> print(tfft.plans.show(plan))
+        >>> tfft.finetune("efficientnet-lite0", "photos/", plan=plan)
+    """
+    wanted = Wishes(**wishes)
+    wanted.check()
+    gathered = gather(data, validation=wanted.validation, seed=wanted.seed, strict=wanted.strict)
+    return plan_for(open_backbone(backbone, wanted), gathered, wanted, cache, plan)
+
+
+def open_backbone(backbone: Any, wishes: Wishes) -> Backbone:
+    """Opens a backbone as the user wants it, unless it is open."""
+    if isinstance(backbone, Backbone):
+        beside = [name for name in ("input_range", "output", "trust") if getattr(wishes, name)]
+        if beside:
+            raise PlanError(
+                f"{listed(beside)} say how to open a backbone, and this one is open: pass them to load_backbone."
+            )
+        return _fitted(backbone, wishes)
+    asked = {"input_range": wishes.input_range, "output": wishes.output, "trust": wishes.trust or None}
+    options = {name: value for name, value in asked.items() if value is not None}
+    if wishes.batch_norm == "train" and not isinstance(backbone, keras.Model):
+        options["batch_norm"] = "train"
+    return _fitted(load_backbone(backbone, **options), wishes)
+
+
+def _fitted(backbone: Backbone, wishes: Wishes) -> Backbone:
+    if wishes.resize is None or backbone.input_spec is None:
+        return backbone
+    return dataclasses.replace(backbone, input_spec=dataclasses.replace(backbone.input_spec, resize=wishes.resize))
+
+
+def plan_for(backbone: Backbone, data: Gathered, wishes: Wishes, cache: object, plan: NamedPlan | None) -> Plan:
+    """Fills every setting that was left open."""
+    facts = _facts(backbone, data, cache)
+    names: dict[str, Any] = {"plan": plan, "backbone": _absolute(backbone.origin), "data": _absolute(data.name)}
+    if wishes.batch_size != "auto":
+        return recommend(facts, wishes, **names)
+    first = recommend(facts, dataclasses.replace(wishes, batch_size=32), **names)
+    batch = next(iter(data.validation(spec_of(backbone, first), 32)))
+    trial = {"examples": data.examples, "cached": facts.cached}
+    found = fitting_batch_size(build_model(backbone, data, first), batch[:2], first.phases[-1], **trial)
+    final = recommend(facts, dataclasses.replace(wishes, batch_size=found.size), **names)
+    return dataclasses.replace(final, reasons={**final.reasons, "batch_size": found.reason})
+
+
+def _facts(backbone: Backbone, data: Gathered, cache: object) -> Facts:
+    spec = backbone.input_spec
+    return Facts(
+        examples=data.examples,
+        classes=len(data.class_names),
+        blocks=len(backbone.blocks),
+        image_size=None if spec is None else spec.image_size,
+        flexible=spec is not None and spec.flexible,
+        image_side=data.image_side,
+        cached=is_cached(data, cache),
+        smallest=min(data.counts, default=None),
+        largest=max(data.counts, default=None),
+    )
+
+
+def build_model(backbone: Backbone, data: Gathered, plan: Plan) -> keras.Model:
+    """Puts the head on a backbone."""
+    l2 = 0.0 if plan.l2 == "auto" else plan.l2
+    head = heads.classification(data.class_names, dropout=plan.dropout, l2=l2, label_smoothing=plan.label_smoothing)
+    return build(backbone, head, image_size=None if backbone.input_spec is None else plan.image_size)
+
+
+def is_cached(data: Gathered, cache: object) -> bool:
+    """Whether what is frozen runs once."""
+    return not (cache is None or cache is False or (data.is_ready and cache == "auto"))
+
+
+def spec_of(backbone: Backbone, plan: Plan) -> InputSpec | None:
+    """What the backbone expects, in the size of the plan."""
+    if backbone.input_spec is None:
+        return None
+    return dataclasses.replace(backbone.input_spec, height=plan.image_size[0], width=plan.image_size[1])
+
+
+def data_line(data: Gathered) -> str:
+    """Says in a few lines what the data is."""
+    text = f"data: {data.examples} examples to learn from, {data.held_out} held out ({data.origin}); "
+    text += f"{len(data.class_names)} classes: {listed(data.class_names, limit=12)}"
+    if data.skipped:
+        text += f"\n{len(data.skipped)} files skipped: " + "; ".join(map(str, data.skipped[:3]))
+        text += "; ..." if len(data.skipped) > 3 else ""
+    if data.unseen:
+        text += f"\nno held-out example of {listed(data.unseen, limit=5)}: the scores say nothing about it"
+    return text
+
+
+def _absolute(name: str) -> str:
+    """A local folder by its whole path, so that a plan can be repeated from anywhere."""
+    return os.path.abspath(name) if os.path.isdir(name) else name

@@ -1,0 +1,106 @@
+"""The values of a model's variables, taken out and put back bit by bit, and matched with those of another model.
+
+Hides which variables training may move, and how a mapping or a list of arrays is held against a model.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfft.errors import PlanError, did_you_mean, listed, raise_problems
+
+Values = Mapping[str, Any] | Sequence[Any]
+
+
+def movable(model: keras.Model) -> list[keras.Variable]:
+    """Returns what training may change: the trainable variables, then the statistics of trainable layers."""
+    return [*model.trainable_variables, *statistics(model)]
+
+
+def statistics(model: keras.Model) -> list[keras.Variable]:
+    """Returns the floating variables that layers which train may move by themselves (BatchNormalization)."""
+    found = {
+        id(v): v
+        for layer in model._flatten_layers()
+        if layer.trainable
+        for v in layer._non_trainable_variables  # Keras' public list also has trainable ones that were frozen
+        if is_floating(v)
+    }
+    return list(found.values())
+
+
+def is_floating(variable: keras.Variable) -> bool:
+    """Tells whether a variable holds numbers that can be averaged."""
+    return tf.as_dtype(variable.dtype).is_floating
+
+
+def take(variables: Sequence[keras.Variable]) -> list[np.ndarray]:
+    """Returns copies of the values."""
+    return [np.array(keras.ops.convert_to_numpy(v)) for v in variables]
+
+
+def put(variables: Sequence[keras.Variable], values: Sequence[Any]) -> None:
+    """Gives variables their values."""
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+
+
+def matched(model: keras.Model, given: Values, what: str) -> dict[int, np.ndarray]:
+    """Holds given values against the variables of a model.
+
+    Args:
+        model: built.
+        given: arrays in the order of ``model.weights``, or by path; a mapping may leave variables out.
+        what: what the values are, for messages.
+
+    Returns:
+        The arrays by their position in ``model.weights``.
+
+    Raises:
+        PlanError: lists every name that the model has no variable of and every shape that differs.
+    """
+    weights = model.weights
+    pairs: list[tuple[int, Any]] = []
+    problems: list[str] = []
+    if isinstance(given, Mapping):
+        places = _places(weights, given, problems)
+        pairs = [(places[path], value) for path, value in given.items() if path in places]
+    elif len(given) != len(weights):
+        problems.append(f"{what} holds {len(given)} arrays, {model.name!r} has {len(weights)} variables")
+        problems += _first_mismatch(weights, given)
+    else:
+        pairs = list(enumerate(given))
+    found = {}
+    for place, value in pairs:
+        array = np.asarray(value)
+        if array.shape != tuple(weights[place].shape):
+            shape = tuple(weights[place].shape)
+            problems.append(f"{weights[place].path!r} has the shape {shape}, {what} holds {array.shape}")
+        found[place] = array
+    raise_problems(PlanError, f"The weights do not fit {model.name!r}", problems)
+    return found
+
+
+def _places(weights: Sequence[keras.Variable], given: Mapping[str, Any], problems: list[str]) -> dict[str, int]:
+    counts = Counter(v.path for v in weights)
+    places = {v.path: i for i, v in enumerate(weights) if counts[v.path] == 1}
+    twice = [path for path in given if counts[path] > 1]
+    if twice:
+        problems.append(f"several variables are called {listed(twice)}: give a list in the order of model.weights")
+    unknown = [path for path in given if path not in counts]
+    problems += [f"the model has no variable {path!r}.{did_you_mean(path, places)}" for path in unknown[:20]]
+    return places
+
+
+def _first_mismatch(weights: Sequence[keras.Variable], given: Sequence[Any]) -> list[str]:
+    for variable, value in zip(weights, given, strict=False):
+        shape = np.shape(value)
+        if tuple(variable.shape) != shape:
+            return [f"the first that differs is {variable.path!r}: {tuple(variable.shape)} here, {shape} there"]
+    return []

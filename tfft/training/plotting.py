@@ -1,0 +1,73 @@
+"""The course of a training as a picture: :func:`plot_history`."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from typing import Any
+
+from tfft.errors import DataError, missing_package
+from tfft.training.history import History
+
+
+def plot_history(history: History | Any, path: str | os.PathLike[str] | None = None) -> Any:
+    """Draws loss, accuracy and rate over the epochs of all phases, which are shaded in turn.
+
+    Args:
+        history: a :class:`~tfft.training.History`, something that has one as ``history`` (a run), or the path of a
+            ``history.csv``.
+        path: file to draw into, by its ending (``.png``, ``.svg``, ``.pdf``); None only returns the figure.
+
+    Returns:
+        The ``matplotlib`` figure; a notebook shows it.
+
+    Raises:
+        DependencyError: when matplotlib is not installed.
+        DataError: when the history has no epoch.
+
+    Example:
+        >>> tfft.plot_history(run, "history.png")
+        >>> tfft.plot_history("runs/photos/history.csv")
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        missing_package("matplotlib", "Drawing the history", "pip install matplotlib")
+    if isinstance(history, (str, os.PathLike)):
+        history = History.from_csv(history)
+    if not isinstance(history, History):
+        history = history.history
+    rows = history.rows
+    if not rows:
+        raise DataError("The history has no epoch, so there is nothing to draw.")
+    panels = [names for names in _PANELS if any(name in row for row in rows for name in names)]
+    figure = Figure(figsize=(8, 2.4 * len(panels)), layout="constrained")
+    axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    epochs = range(1, len(rows) + 1)
+    for axis, names in zip(axes, panels, strict=True):
+        for name in names:
+            known = [(epoch, row[name]) for epoch, row in zip(epochs, rows, strict=True) if name in row]
+            if known:
+                axis.plot(*zip(*known, strict=True), marker="o", markersize=3, label=name)
+        _shade(axis, history)
+        axis.legend(loc="best", fontsize="small")
+        axis.grid(alpha=0.3)
+    axes[-1].set_xlabel("epoch, over all phases")
+    if path is not None:
+        figure.savefig(pathlib.Path(path).expanduser(), dpi=120)
+    return figure
+
+
+_PANELS = (("loss", "val_loss"), ("accuracy", "val_accuracy"), ("error", "val_error"), ("learning_rate",))
+
+
+def _shade(axis: Any, history: History) -> None:
+    """Marks where phases begin, and the epoch whose weights each gave back."""
+    names = [row["phase"] for row in history.rows]
+    for number, phase in enumerate(dict.fromkeys(names)):
+        first, count = names.index(phase) + 0.5, names.count(phase)
+        axis.axvspan(first, first + count, alpha=0.08 if number % 2 else 0.0, color="black", linewidth=0)
+        axis.annotate(phase, (first, 1), xycoords=("data", "axes fraction"), fontsize="x-small", va="top")
+        best = history.best.get(phase)
+        if best:
+            axis.axvline(first - 0.5 + best, color="black", linestyle=":", linewidth=1)

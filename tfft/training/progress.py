@@ -1,0 +1,62 @@
+"""A bar that moves while a phase is trained, where someone can see it: :class:`Progress`."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import keras
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+_PAUSE = 0.2  # seconds between two looks at the rate, which costs a copy from the device
+
+
+class Progress(keras.callbacks.Callback):
+    """Shows phase, step, loss, rate and the time that is left, in a terminal or a notebook.
+
+    Where the output goes to a file nothing is shown: the lines that are printed for each epoch say it all.
+
+    Args:
+        title: name of the phase.
+        steps: of the whole phase.
+        console: where to; the standard output by default.
+    """
+
+    def __init__(self, title: str, steps: int, console: Console | None = None) -> None:
+        super().__init__()
+        self._title, self._steps = title, steps
+        self._console = console or Console()
+        self._bar: Bar | None = None
+        self._done, self._looked = 0, 0.0
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Shows the bar."""
+        if self._bar is not None or not (self._console.is_terminal or self._console.is_jupyter):
+            return
+        columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+        self._bar = Bar(*columns, TextColumn("{task.fields[now]}"), console=self._console, transient=True)
+        self._task = self._bar.add_task(self._title, total=self._steps, completed=self._done, now="")
+        self._bar.start()
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Moves it."""
+        self._done += 1
+        if self._bar is None or time.perf_counter() - self._looked < _PAUSE:
+            return
+        self._looked = time.perf_counter()
+        loss = (logs or {}).get("loss")
+        now = f"rate {float(self.model.optimizer.learning_rate):.2g}"
+        now = now if loss is None else f"loss {float(loss):.4f}  {now}"
+        self._bar.update(self._task, completed=self._done, now=now)
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Takes the bar away."""
+        self.close()
+
+    def close(self) -> None:
+        """Takes the bar away, also after an error, when Keras calls no hook."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
