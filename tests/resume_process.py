@@ -16,7 +16,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfft import data, heads
+from tfft import data, heads, training
+from tfft.specs import Phase
 from tfft.training import Checkpoints, Resume
 
 CLASSES, SIDE = 3, 6
@@ -61,7 +62,9 @@ class Average(keras.callbacks.Callback):
         self.average = [v.numpy() for v in self.model.trainable_variables]
 
     def on_train_batch_end(self, batch, logs=None):
-        self.average = [a + (v.numpy() - a) / 8 for a, v in zip(self.average, self.model.trainable_variables, strict=True)]
+        self.average = [
+            a + (v.numpy() - a) / 8 for a, v in zip(self.average, self.model.trainable_variables, strict=True)
+        ]
 
     def get_state(self):
         return {"average": self.average}
@@ -139,6 +142,48 @@ def fit(folder):
     return parts
 
 
+def train(folder):
+    model, _ = network()
+    epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
+    pixels, labels = examples(150, 1)
+    dataset = data.from_arrays(pixels, labels, batch_size=10, shuffle=True, seed=5, epoch=epoch)
+    held_out = data.from_arrays(*examples(40, 2), batch_size=10)
+    counter, average, memory = Counter(), Average(), {"ranks": []}
+    every = os.environ.get("TFFT_EVERY")
+    rate = float(os.environ.get("TFFT_RATE", "1e-2"))
+    phases = [
+        Phase("frozen", "none", 3, rate),
+        Phase("top", 1, 4, 3e-2, patience=1),
+        Phase("all", "all", 3, 3e-3),
+    ]
+    history = training.train(
+        model,
+        dataset,
+        held_out,
+        phases,
+        batch_norm="train",
+        callbacks=[counter, average, Killer()],
+        epoch=epoch,
+        verbose=False,
+        after_phase=lambda phase, done: memory["ranks"].append(done.rows[-1]["val_loss"]),
+        checkpoints=Checkpoints(folder, every=0.3, every_steps=None if every is None else int(every)),
+        memory=memory,
+    )
+    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in history.rows]
+    return {
+        "weights": digest(v.numpy() for v in model.weights),
+        "optimizer": digest(v.numpy() for v in model.optimizer.variables),
+        "seeds": digest(v.numpy() for v in seeds(model)),
+        "rows": str([row["val_loss"] for row in rows]),
+        "history": hashlib.sha256(repr((rows, history.best, history.audits)).encode()).hexdigest()[:16],
+        "notes": str(history.notes),
+        "counter": f"{counter.steps} {len(counter.losses)} {counter.mean}",
+        "memory": str(memory),
+        "trainable": str([v.path for v in model.trainable_variables]),
+        "python": str(np.random.random()),
+    }
+
+
 def main():
     keras.utils.set_random_seed(7)
     tf.config.experimental.enable_op_determinism()
@@ -150,7 +195,7 @@ def main():
         sync(descriptor)
 
     os.fsync = watched
-    parts = {"fit": fit}[mode](folder)
+    parts = {"fit": fit, "train": train}[mode](folder)
     for name, value in parts.items():
         print("RESULT", name, value)
 

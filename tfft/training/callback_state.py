@@ -26,7 +26,8 @@ class CallbackStates:
     """Takes down and brings back what callbacks have come to remember since training began.
 
     A callback with ``get_state()`` and ``set_state(value)`` is asked; the value may be made of None, numbers, strings,
-    arrays, lists, tuples and dicts. Of any other one, Keras' own among them, every attribute that holds such values,
+    arrays, lists, tuples and dicts, and is given back inside of ``fit``, after ``on_train_begin``, when the weights are
+    those of that moment. Of any other one, Keras' own among them, every attribute that holds such values,
     or a variable, and that changed since :meth:`begin`, is kept. So the settings that a program gives a callback when
     it is run again are those that hold.
 
@@ -50,19 +51,26 @@ class CallbackStates:
         self._before: list[dict[str, str]] = [{} for _ in self._callbacks]
         self.notes: list[str] = []
 
-    def prepare(self, states: Sequence[Mapping[str, Any]]) -> None:
-        """Lets files that callbacks write go on where they were; called before ``on_train_begin``."""
+    def prepare(self, states: Sequence[Mapping[str, Any]], *, inside: bool) -> None:
+        """Lets files that callbacks write go on where they were; called before ``on_train_begin``.
+
+        Args:
+            states: from :meth:`collect`.
+            inside: of a ``fit`` that goes on; False for one that begins.
+        """
         for callback, state in zip(self._callbacks, states, strict=False):
-            if isinstance(callback, keras.callbacks.CSVLogger) and state.get("bytes") is not None:
-                if os.path.exists(callback.filename) and os.path.getsize(callback.filename) > state["bytes"]:
-                    os.truncate(callback.filename, state["bytes"])  # rows of epochs that are run again
-                callback.append = True  # else Keras would start the file anew
+            if not isinstance(callback, keras.callbacks.CSVLogger) or state.get("bytes") is None:
+                continue
+            callback.append = callback.append or inside  # else Keras starts the file anew
+            exists = callback.append and os.path.exists(callback.filename)
+            if exists and os.path.getsize(callback.filename) > state["bytes"]:
+                os.truncate(callback.filename, state["bytes"])  # rows of epochs that are run again
 
     def begin(self) -> None:
-        """Notes how the callbacks are after ``on_train_begin``."""
-        self._before = [{} if _has_state(c) else _digests(c) for c in self._callbacks]
+        """Notes how the callbacks are now: after ``on_train_begin``, or before anything."""
+        self._before = [{} if has_state(c) else _digests(c) for c in self._callbacks]
         for callback in self._callbacks:
-            if _has_state(callback) or type(callback).__module__.startswith("keras."):
+            if has_state(callback) or type(callback).__module__.startswith(("keras.", "tfft.")):
                 continue
             lost = [f"{name} ({type(value).__name__})" for name, value in _opaque(callback)]
             if lost:
@@ -99,7 +107,7 @@ class CallbackStates:
 
     def _state(self, i: int, callback: Any, arrays: MutableMapping[str, np.ndarray]) -> dict[str, Any]:
         name = type(callback).__name__
-        if _has_state(callback):
+        if has_state(callback):
             try:
                 return {"class": name, "own": True, "value": pack(callback.get_state(), arrays, f"callbacks/{i}")}
             except UnpackableError as error:
@@ -115,7 +123,8 @@ class CallbackStates:
         return state
 
 
-def _has_state(callback: Any) -> bool:
+def has_state(callback: Any) -> bool:
+    """Tells whether a callback decides itself what is kept."""
     return callable(getattr(callback, "get_state", None)) and callable(getattr(callback, "set_state", None))
 
 

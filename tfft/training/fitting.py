@@ -67,7 +67,7 @@ def fit_phase(job: Job, phase: Phase, start: Rank | None) -> tuple[History, Rank
         own.append(keras.callbacks.EarlyStopping(monitor, patience=phase.patience, mode="min"))
     theirs = job.callbacks if part.model is model else [OnWhole(c, model) for c in job.callbacks]
     check = audit(model)  # of the whole model, also where a part of it is fitted
-    fit = {"epochs": phase.epochs, "callbacks": [*theirs, *own], "verbose": 0}
+    fit = {"epochs": phase.epochs, "callbacks": job.course([*theirs, *own]), "verbose": 0}
     distributing.fit(part.model, dataset, part.validation, **fit)  # the dataset orders itself
     notes += settle(check, dataclasses.replace(part, dataset=dataset), phase)  # before the best weights come back
     watch.restore_best()

@@ -74,6 +74,11 @@ class Checkpoints:
         """A store in the folder."""
         return CheckpointStore(self.folder, self.keep)
 
+    def clear(self) -> None:
+        """Removes everything that was written about a training that has ended."""
+        (Path(self.folder).expanduser() / identity.IDENTITY).unlink(missing_ok=True)
+        self.store.clear()
+
 
 class Course(keras.callbacks.Callback):
     """Runs callbacks, and saves and brings back the state of one ``fit``. What :class:`Resume` and phases share.
@@ -132,7 +137,7 @@ class Course(keras.callbacks.Callback):
         self._states = CallbackStates(self.callbacks)
         self._strategy = strategy_of(self._whole or self._model)
         if self._found is not None:
-            self._states.prepare(self._found.state["callbacks"])
+            self._states.prepare(self._found.state["callbacks"], inside=True)
         self._call("on_train_begin", logs)
         self._states.begin()
         self.notes += self._states.notes
@@ -390,7 +395,7 @@ class Resume(Course):
         """Removes the checkpoints."""
         super().on_train_end(logs)
         if self._settings.remove:
-            clear(self._store)
+            self._settings.clear()
         else:
             self._store.release()
 
@@ -434,9 +439,3 @@ def open_store(
     notes += store.notes
     notes += identity.hold(store.folder, what, going_on=found is not None, machine=settings.machine)
     return found
-
-
-def clear(store: CheckpointStore) -> None:
-    """Removes everything that was written about a training that has ended."""
-    (Path(store.folder) / identity.IDENTITY).unlink(missing_ok=True)
-    store.clear()

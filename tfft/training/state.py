@@ -9,7 +9,7 @@ whose order is a function of the epoch.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import keras
@@ -35,6 +35,7 @@ def collect(
     fitted: keras.Model | None = None,
     callbacks: CallbackStates | None = None,
     everything: bool = False,
+    optimizer: bool = True,
 ) -> tuple[Arrays, dict[str, Any]]:
     """Takes down the state of a training between two steps.
 
@@ -43,6 +44,7 @@ def collect(
         fitted: the part of it that is fitted, which holds the optimizer; None for the model.
         callbacks: whose state belongs to it.
         everything: True takes all weights, False those that training may change as the flags stand.
+        optimizer: False leaves the optimizer out.
 
     Returns:
         Arrays and plain values, fit for a :class:`~tfft.training.checkpoints.CheckpointStore`.
@@ -58,9 +60,9 @@ def collect(
     state: dict[str, Any] = {
         "weights": {"count": len(weights), "held": [[i, weights[i].path] for i in held]},
         "seeds": _take(_random_variables(model, fitted), "seeds", arrays),
-        "optimizer": _take_optimizer(fitted, arrays),
+        "optimizer": _take_optimizer(fitted, arrays) if optimizer else None,
         "global": _take_global(arrays),
-        "stop": bool(fitted.stop_training),
+        "stop": bool(getattr(fitted, "stop_training", False)),
     }
     for i in held:
         arrays[f"weights/{i}"] = _value(weights[i])
@@ -216,8 +218,74 @@ def _optimizer_variables(fitted: keras.Model) -> list[Any]:
         return []
     if not optimizer.built:  # Keras would do it in the first step
         optimizer.build(fitted.trainable_variables)
-    inner = getattr(optimizer, "inner_optimizer", None)
-    return _unique([*optimizer.variables, *(() if inner is None else inner.variables)])
+    return variables_of(optimizer, {id(v) for v in fitted.weights})
+
+
+def variables_of(optimizer: keras.optimizers.Optimizer, others: Container[int]) -> list[keras.Variable]:
+    """Returns the variables of an optimizer and of those inside of it.
+
+    Args:
+        optimizer: built.
+        others: ids of variables that it holds but does not own: those that it trains.
+    """
+    found = list(optimizer.variables)
+    for value in vars(optimizer).values():
+        for part in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(part, keras.optimizers.Optimizer):
+                found += variables_of(part, others)
+            elif isinstance(part, keras.Variable):
+                found.append(part)
+    return [v for v in _unique(found) if id(v) not in others]
+
+
+def take_optimizer(
+    model: keras.Model, optimizer: keras.optimizers.Optimizer, arrays: MutableMapping[str, np.ndarray]
+) -> dict[str, Any]:
+    """Takes down an optimizer that is not the model's any more, but whose slots are wanted later.
+
+    Args:
+        model: that it trained.
+        optimizer: built.
+        arrays: gets its variables.
+
+    Returns:
+        Plain values for :func:`optimizer_from`.
+    """
+    trained = _trained(optimizer)
+    positions = {id(v): i for i, v in enumerate(model.weights)}
+    for i, value in enumerate(variables_of(optimizer, {id(v) for v in trained})):
+        arrays[f"carried/{i}"] = _value(value)
+    return {
+        "config": keras.optimizers.serialize(optimizer),
+        # None: variables that were in the model during that phase only
+        "trained": [[positions.get(id(v)), list(v.shape), str(v.dtype), v.name] for v in trained],
+    }
+
+
+def optimizer_from(
+    model: keras.Model, taken: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+) -> keras.optimizers.Optimizer:
+    """Makes the optimizer again that :func:`take_optimizer` took down.
+
+    Args:
+        model: the same.
+        taken: plain values.
+        arrays: with its variables.
+    """
+    optimizer = keras.optimizers.deserialize(taken["config"])
+    weights = model.weights
+    trained = [
+        keras.Variable(np.zeros(shape), dtype=dtype, name=name) if at is None else weights[at]
+        for at, shape, dtype, name in taken["trained"]
+    ]
+    optimizer.build(trained)
+    for i, variable in enumerate(variables_of(optimizer, {id(v) for v in trained})):
+        variable.assign(arrays[f"carried/{i}"])
+    return optimizer
+
+
+def _trained(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
+    return list(getattr(optimizer, "inner_optimizer", optimizer)._trainable_variables)
 
 
 def _take_optimizer(fitted: keras.Model, arrays: Arrays) -> dict[str, Any]:
