@@ -322,6 +322,7 @@ def _take_global(arrays: Arrays) -> dict[str, Any]:
         "python": pack(_python_state(random.getstate()), arrays, "global"),
         "numpy": pack(np.random.get_state(legacy=False), arrays, "global"),
         "keras": pack(None if generator is None else generator.state, arrays, "global"),
+        "tensorflow seed": getattr(context.context(), "_seed", None),
         "tensorflow seeds": pack(None if drawn is None else _python_state(drawn.getstate()), arrays, "global"),
         "tensorflow": pack(None if numbers is None else numbers.state, arrays, "global"),
     }
@@ -329,15 +330,16 @@ def _take_global(arrays: Arrays) -> dict[str, Any]:
 
 def _restore_global(state: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
     values = {name: unpack(packed, arrays) for name, packed in state.items()}
-    random.setstate(_as_python_state(values["python"]))
-    np.random.set_state(values["numpy"])
     if values["keras"] is not None:
         seed_generator.global_seed_generator().state.assign(values["keras"])
-    drawn = getattr(context.context(), "_rng", None)
-    if values["tensorflow seeds"] is not None and drawn is not None:
-        drawn.setstate(_as_python_state(values["tensorflow seeds"]))
+    if values["tensorflow seeds"] is not None:
+        if values["tensorflow seed"] != getattr(context.context(), "_seed", None):
+            tf.random.set_seed(values["tensorflow seed"])
+        context.context()._rng.setstate(_as_python_state(values["tensorflow seeds"]))
     if values["tensorflow"] is not None:
         tf.random.get_global_generator().state.assign(values["tensorflow"])
+    random.setstate(_as_python_state(values["python"]))  # last: to make one of the others draws from it
+    np.random.set_state(values["numpy"])
 
 
 def _python_state(state: tuple[Any, ...]) -> list[Any]:
