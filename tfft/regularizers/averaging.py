@@ -104,13 +104,19 @@ class _Average(keras.callbacks.Callback):
     def set_state(self, state: Mapping[str, np.ndarray | float | int]) -> None:
         """Goes on from a state in the next ``fit``, which starts by giving the model the weights that trained.
 
+        Inside of ``fit``, after ``on_train_begin``, it does so at once.
+
         Args:
             state: what :meth:`get_state` gave, for a model of the same trainable variables in the same order.
 
         Raises:
             PlanError: at the start of ``fit``, when it is the state of another model.
         """
-        self._given = dict(state)
+        if self._fitting:
+            self._raw = None
+            self._take_state(dict(state))
+        else:
+            self._given = dict(state)
 
     def _take_state(self, state: State) -> None:
         self.updates = int(state.get("updates", 0))

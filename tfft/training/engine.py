@@ -5,7 +5,8 @@ Hides what goes from one phase to the next: the best rank so far, the count of e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any, Literal
 
 import keras
@@ -19,7 +20,9 @@ from tfft.training.fitting import fit_phase, solve_phase
 from tfft.training.frozen import FeatureSource
 from tfft.training.history import History
 from tfft.training.job import Job, length
+from tfft.training.keeping import Keeper
 from tfft.training.phases import check_phases
+from tfft.training.resuming import Checkpoints
 from tfft.training.watching import Rank
 
 
@@ -41,6 +44,8 @@ def train(
     part_size: int | None = None,
     class_weight: Mapping[int, float] | None = None,
     after_phase: Callable[[Phase, History], None] | None = None,
+    checkpoints: str | os.PathLike[str] | Checkpoints | None = None,
+    memory: MutableMapping[str, Any] | None = None,
 ) -> History:
     """Trains a model through phases, each with its own trainable blocks, rate and schedule.
 
@@ -51,6 +56,10 @@ def train(
     With a ``source``, what is frozen is computed once and kept, and only what trains is fitted, on the
     result; the numbers are the same. Where that cannot be, the phase fits the whole model on ``dataset``,
     and the history says why.
+
+    With ``checkpoints`` the same program goes on where it was stopped, at any step of any phase: what is done is not
+    done again, and the final weights are those of a run that was never stopped, to the last bit on a CPU with
+    ``tf.config.experimental.enable_op_determinism()``. That takes an ``epoch``, or a dataset that is not shuffled.
 
     Args:
         model: with a head of tfft, or pass ``loss``; changed in place.
@@ -72,13 +81,20 @@ def train(
         part_size: examples that are computed at a time, for batches that do not fit into memory; see
             :func:`in_parts`. None for whole batches.
         class_weight: of the examples of each class, by its number; see :func:`tfft.data.class_weights`.
-        after_phase: called with the phase and its history when its best weights are back in the model.
+        after_phase: called with the phase and its history when its best weights are back in the model; not for
+            phases that were done before the program was stopped.
+        checkpoints: a folder, or :class:`Checkpoints`, where the training is saved while it runs. None saves
+            nothing.
+        memory: values of yours that belong to the training: numbers, strings, arrays, lists and dicts of those. They
+            are saved with the end of each phase, after ``after_phase``, and put back when the training goes on.
 
     Returns:
         The history of all phases.
 
     Raises:
-        PlanError: when settings are out of range (all listed) or the loss is not a finite number.
+        PlanError: when settings are out of range (all listed), the loss is not a finite number, or the checkpoints
+            are of a training with other settings (all differences are listed).
+        CheckpointError: when checkpoints cannot be written, or another process is writing to their folder.
         DataError: when the dataset or the validation dataset is empty or never ends.
         AuditError: when a frozen variable moved or a trainable one did not though it has a gradient.
 
@@ -107,14 +123,22 @@ def train(
         part_size, class_weight, pretrained,
     )  # fmt: skip
     best: Rank | None = None
-    for phase in phases:
+    if checkpoints is not None:
+        settings = checkpoints if isinstance(checkpoints, Checkpoints) else Checkpoints(checkpoints)
+        weights = None if class_weight is None else {str(k): v for k, v in class_weight.items()}
+        about = {"batch_norm": batch_norm, "l2": l2, "seed": seed, "part_size": part_size, "class_weight": weights}
+        job.keeper = Keeper(settings, model, phases, about, memory, verbose)
+        history, best = job.keeper.enter(job)
+    for phase in phases[len(history.audits) :]:
         with distributing.scope_of(model):
             done, best = (solve_phase if phase.solve else fit_phase)(job, phase, best)
         job.epochs_before += len(done.rows)
         history += done
         if after_phase is not None:
             after_phase(phase, done)
-    return history
+        if job.keeper is not None:
+            job.keeper.finish(job, done, best)
+    return history if job.keeper is None else job.keeper.close(job)
 
 
 def train_phase(

@@ -56,7 +56,7 @@ def _fit(
     watch = PhaseWatch(phase, steps, lambda: likely_cause(job.dataset, phase), job.verbose, start, before)
     bar = Progress(phase.name, steps * phase.epochs)
     check = audit(model)  # of the whole model, also where a part of it is fitted
-    fit = {"epochs": phase.epochs, "callbacks": _callbacks(job, phase, part, watch, bar), "verbose": 0}
+    fit = {"epochs": phase.epochs, "callbacks": job.course(_callbacks(job, phase, part, watch, bar)), "verbose": 0}
     try:
         distributing.fit(part.model, part.dataset, part.validation, **fit)  # the dataset orders itself
     finally:

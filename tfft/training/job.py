@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import keras
@@ -17,6 +17,7 @@ from tfft.errors import DataError, PlanError, listed
 from tfft.slicing import add_lora, relative_gradients, select, unfreeze
 from tfft.specs import Phase
 from tfft.training.frozen import FeatureSource, Reduced, reduce
+from tfft.training.keeping import Keeper
 from tfft.training.parts import in_parts
 
 
@@ -40,6 +41,11 @@ class Job:
     pretrained: Mapping[str, np.ndarray] | None
     epochs_before: int = 0
     optimizer: keras.optimizers.Optimizer | None = None
+    keeper: Keeper | None = None
+
+    def course(self, callbacks: Sequence[keras.callbacks.Callback]) -> list[keras.callbacks.Callback]:
+        """Returns callbacks as ``fit`` is to have them: alone, or inside of one that saves what they know too."""
+        return list(callbacks) if self.keeper is None else self.keeper.course(callbacks, self.model)
 
     @functools.cached_property
     def dataset(self) -> tf.data.Dataset:

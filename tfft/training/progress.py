@@ -55,6 +55,14 @@ class Progress(keras.callbacks.Callback):
         """Takes the bar away."""
         self.close()
 
+    def get_state(self) -> int:
+        """Returns the number of steps that were done."""
+        return self._done
+
+    def set_state(self, state: int) -> None:
+        """Goes on from a number of steps."""
+        self._done = state
+
     def close(self) -> None:
         """Takes the bar away, also after an error, when Keras calls no hook."""
         if self._bar is not None:

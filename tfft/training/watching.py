@@ -49,7 +49,7 @@ class PhaseWatch(keras.callbacks.Callback):
         self._why, self._before = why, before
         self.best: Rank | None = start
         self._kept: list[np.ndarray] = []
-        self._began = 0.0
+        self._epoch, self._began = 0, 0.0
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Checks that what the optimizer will train is what the phase names, and keeps the first weights."""
@@ -107,6 +107,18 @@ class PhaseWatch(keras.callbacks.Callback):
         for variable, value in self._before if not self.best_epoch else ():
             variable.assign(value)
 
+    def get_state(self) -> dict[str, Any]:
+        """Returns what a training that goes on needs to know."""
+        elapsed = time.perf_counter() - self._began
+        return {"rows": self.rows, "best": self.best, "best_epoch": self.best_epoch, "kept": self._kept,
+                "epoch": self._epoch, "elapsed": elapsed}  # fmt: skip
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Takes it back, after ``on_train_begin``."""
+        self.rows, self.best, self.best_epoch = list(state["rows"]), state["best"], state["best_epoch"]
+        self._kept, self._epoch = list(state["kept"]), state["epoch"]
+        self._began = time.perf_counter() - state["elapsed"]
+
     def _keep(self) -> None:
         self._kept = [keras.ops.convert_to_numpy(v).copy() for v in self._movable]
 
@@ -140,28 +152,28 @@ class OnWhole(keras.callbacks.Callback):
     """Lets a callback see the whole model while a part of it is fitted: it may save, evaluate or stop that.
 
     Args:
-        callback: of the user.
+        callback: of the user; kept as an attribute.
         whole: shares its variables and its optimizer with the fitted part.
     """
 
     def __init__(self, callback: keras.callbacks.Callback, whole: keras.Model) -> None:
         super().__init__()
-        self._callback, self._whole = callback, whole
+        self.callback, self._whole = callback, whole
         for hook in _HOOKS:
             setattr(self, hook, functools.partial(self._call, hook))
 
     def set_params(self, params: dict[str, Any]) -> None:
         """Hands them on."""
-        self._callback.set_params(params)
+        self.callback.set_params(params)
 
     def set_model(self, model: keras.Model) -> None:
         """Gives the callback the whole model."""
         self._model = model
         self._whole.stop_training = False
-        self._callback.set_model(self._whole)
+        self.callback.set_model(self._whole)
 
     def _call(self, hook: str, *arguments: Any, **named: Any) -> None:
-        getattr(self._callback, hook)(*arguments, **named)
+        getattr(self.callback, hook)(*arguments, **named)
         if self._whole.stop_training:
             self._model.stop_training = True
 
