@@ -90,3 +90,35 @@ def test_classes_that_nothing_is_measured_on_are_named(capsys):
     held_out = tf.data.Dataset.from_tensor_slices((images[:5], labels[:5])).batch(8)
     finetune(backbone(), (train, held_out, ["dark", "light"]), plan="linear_probe")
     assert "no held-out example of light: the scores say nothing about it" in capsys.readouterr().out
+
+
+class Stop(keras.callbacks.Callback):
+    """Ends the program's training in an epoch of the second phase, once."""
+
+    def __init__(self, stops):
+        super().__init__()
+        self.stops, self.epochs = stops, 0
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch == 1 and self.stops:
+            raise KeyboardInterrupt
+
+
+def test_the_same_call_goes_on_in_the_phase_where_it_was_stopped(tmp_path, capsys):
+    settings = {"epochs": 3, "export_to": False, "cache": "memory", "batch_size": 8, "seed": 3}
+    whole = finetune(backbone(), squares(), out=tmp_path / "whole", **settings)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(backbone(), squares(), out=tmp_path / "run", callbacks=[Stop(True)], **settings)
+    assert not (tmp_path / "run" / "metrics.json").exists()
+    capsys.readouterr()
+    with pytest.raises(PlanError, match="seed was 3 and is 4"):
+        finetune(backbone(), squares(), out=tmp_path / "run", callbacks=[Stop(False)], **{**settings, "seed": 4})
+    run = finetune(backbone(), squares(), out=tmp_path / "run", callbacks=[Stop(False)], **settings)
+    assert "done are the phases frozen" in capsys.readouterr().out
+    assert run.frozen.to_dict() == whole.frozen.to_dict()
+    assert run.final.to_dict() == whole.final.to_dict()
+    for ours, theirs in zip(run.model.weights, whole.model.weights, strict=True):
+        np.testing.assert_allclose(ours.numpy(), theirs.numpy(), atol=1e-6)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    with pytest.raises(PlanError, match="is not empty"):  # it is finished now
+        finetune(backbone(), squares(), out=tmp_path / "run", **settings)

@@ -127,6 +127,7 @@ def solve_phase(job: Job, phase: Phase, start: Rank | None) -> tuple[History, Ra
     how = {"class_weight": job.class_weight, "prototypes": phase.solve == "prototypes"}
     probe = solve(model, source, l2=job.l2, seed=job.seed, verbose=job.verbose, **how)
     model.compile(optimizer="adam", **job.compile_arguments)
+    model.optimizer.build(model.trainable_variables)  # a .keras file of an optimizer without slots loads with a warning
     row: dict[str, Any] = {"phase": phase.name, "epoch": 1}
     row |= distributing.alone(probe.part.model, lambda: _measured(probe.part, heads.of(model).compile_args))
     row |= {"learning_rate": 0.0, "seconds": time.perf_counter() - began}
