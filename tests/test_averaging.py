@@ -150,6 +150,23 @@ def test_weights_that_another_callback_brings_back_stay():
     assert same(take(movable(model)), watch.epochs[at])
 
 
+def test_a_look_at_the_average_in_the_middle_of_an_epoch_does_not_disturb_training():
+    class Look(Watch):
+        def on_train_batch_end(self, batch, logs=None):
+            super().on_train_batch_end(batch, logs)
+            if batch == 1 and average is not None:
+                self.model.evaluate(dataset(seed=9), verbose=0, callbacks=[average])
+                self.epochs.append(take(movable(self.model)))
+
+    seen = []
+    for average in (None, ExponentialAverage(0.8)):
+        look = Look()
+        fit(network(), *([] if average is None else [average]), look)
+        seen.append(look)
+    assert all(same(a, b) for a, b in zip(seen[0].steps, seen[1].steps, strict=True))
+    assert not same(seen[1].epochs[0], seen[1].steps[1])
+
+
 def test_a_part_of_the_model_is_averaged_like_the_whole():
     x, y = examples()
     results = []

@@ -96,7 +96,7 @@ class _Average(keras.callbacks.Callback):
         if not self._variables:
             return dict(self._given or {"updates": self.updates})
         raw = self._read() if self._raw is None else self._raw
-        state: State = {"updates": self.updates, **self._own_state()}
+        state: State = {"updates": self.updates}
         for kind, values in (("average", self._average), ("raw", raw)):
             state |= {f"{kind}/{i:05d}": np.array(value) for i, value in enumerate(values)}
         return state
@@ -120,7 +120,6 @@ class _Average(keras.callbacks.Callback):
 
     def _take_state(self, state: State) -> None:
         self.updates = int(state.get("updates", 0))
-        self._set_own_state(state)
         if not any(key.startswith("average/") for key in state):  # taken before anything was trained
             return
         keys = [f"{i:05d}" for i in range(len(self._variables))]
@@ -135,12 +134,6 @@ class _Average(keras.callbacks.Callback):
         self._average = [
             tf.constant(state[f"average/{key}"], _wide(value)) for key, value in zip(keys, self._read(), strict=True)
         ]
-
-    def _own_state(self) -> State:
-        return {}
-
-    def _set_own_state(self, state: State) -> None:
-        pass
 
     # ------------------------------------------------------------------ the average
 
@@ -289,12 +282,6 @@ class WeightAverage(_Average):
             self._last_taken = index
             self.updates += 1
             self._add(1.0 / self.updates)
-
-    def _own_state(self) -> State:
-        return {"last_taken": self._last_taken}
-
-    def _set_own_state(self, state: State) -> None:
-        self._last_taken = int(state.get("last_taken", -1))
 
 
 def _towards(average: Sequence[tf.Tensor], values: Sequence[tf.Tensor], share: tf.Tensor) -> list[tf.Tensor]:
