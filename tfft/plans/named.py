@@ -152,7 +152,7 @@ def fastai(**phase: Any) -> NamedPlan:
     Howard & Gugger, "fastai: a layered API for deep learning", 2020, and ``callback/schedule.py`` of fastai: the head
     at 2e-3, then all blocks at 1e-3, falling geometrically to a hundredth of it for the lowest block. Where we differ:
     every block has its own rate, not every third of them; cycles start at 1/25 of their peak and rise for a quarter of
-    the steps, as its ``fit_one_cycle`` does and its ``fine_tune`` does not; and Adam has no weight decay unless you ask.
+    the steps, as its ``fit_one_cycle`` does and its ``fine_tune`` does not; Adam has no weight decay unless you ask.
 
     Args:
         **phase: settings of the second phase.
