@@ -122,3 +122,27 @@ def test_the_same_call_goes_on_in_the_phase_where_it_was_stopped(tmp_path, capsy
     assert not (tmp_path / "run" / "checkpoints").exists()
     with pytest.raises(PlanError, match="is not empty"):  # it is finished now
         finetune(backbone(), squares(), out=tmp_path / "run", **settings)
+
+
+def test_the_cost_is_told_beforehand_and_follows_what_trains(capsys):
+    from tfft.plans import Facts, recommend
+    from tfft.recipes.costing import cost
+    from tfft.specs import Phase
+
+    opened = backbone()
+    model = tfft.build(opened, heads.classification(["a", "b"]))
+    plan = recommend(Facts(100, 2, 3))
+    rows = [row.flops for row in tfft.describe(model).rows if row.part == "backbone"]
+    assert sum(rows) > 0
+    import dataclasses
+
+    last, every = Phase("last", 1, 4, 1e-3), Phase("all", "all", 4, 1e-3)
+    plan = dataclasses.replace(plan, phases=(last, every))
+    text = cost(model, plan, 100, cached=True)
+    work = sum(rows[:-1]) * 100 + 3 * rows[-1] * 100 * 4
+    shares = f"{work / (3 * sum(rows) * 100 * 4):.0%} of what 4 epochs of everything take"
+    assert shares in text.splitlines()[0]
+    assert "cost of all" in text
+    assert "100% of what 4 epochs" in text
+    finetune(backbone(), squares(), epochs=1, batch_size=8, cache="memory")
+    assert "cost of fine-tune: " in capsys.readouterr().out

@@ -99,6 +99,21 @@ def test_slots_go_on_into_the_next_phase():
     assert np.abs(weights(alone)[UPPER] - weights(once)[UPPER]).max() > 1e-5
 
 
+@pytest.mark.parametrize("setting", [{"mixup": 0.3}, {"l2_sp": 100.0}])
+def test_afterwards_the_model_is_compiled_as_any_other(setting):
+    model, _, _ = run(dataclasses.replace(FINE, **setting))
+    before = weights(model)
+    found = model.evaluate(stripes(seed=9), verbose=0, return_dict=True)  # labels are whole numbers
+    assert set(found) == {"loss", "accuracy"}
+    plain = network()
+    plain.set_weights(model.get_weights())
+    plain.compile("adam", **heads.of(plain).compile_args())
+    model.compile(keras.optimizers.SGD(0.1), **heads.of(model).compile_args())
+    assert found["loss"] == pytest.approx(plain.evaluate(stripes(seed=9), verbose=0)[0], rel=1e-5)  # no penalty
+    model.fit(stripes(16), epochs=1, verbose=0, shuffle=False)
+    assert UPPER in moved(before, model)
+
+
 def test_interpolation_never_ends_worse_than_either_end():
     model, _, history = run(dataclasses.replace(FINE, learning_rate=0.05, interpolate=True, epochs=3))
     best = max((row["val_accuracy"], -row["val_loss"]) for row in history.rows)

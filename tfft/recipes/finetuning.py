@@ -20,6 +20,7 @@ from tfft.errors import PlanError, TfftError, did_you_mean, installed_version, l
 from tfft.evaluation import Scores, evaluate
 from tfft.exporting.savedmodel import Exported, export, version_folder
 from tfft.plans import NamedPlan, Wishes, named, show, wishes_of
+from tfft.recipes.costing import cost
 from tfft.recipes.gathering import Gathered, gather
 from tfft.recipes.preparing import build_model, data_line, is_cached, open_backbone, plan_for, spec_of
 from tfft.recipes.runs import (
@@ -302,6 +303,9 @@ def _train(
     keras.utils.set_random_seed(plan.seed)  # again: opening may or may not have drawn numbers
     model = build_model(backbone, data, plan)
     spec = spec_of(backbone, plan)
+    estimate = cost(model, plan, data.examples, cached=is_cached(data, cache))
+    if verbose and estimate:
+        print(estimate, flush=True)
     held_out = data.validation(spec, plan.batch_size)
     with tf.device("CPU:0"):
         epoch = tf.Variable(0, dtype=tf.int64, trainable=False, name="epoch")

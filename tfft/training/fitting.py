@@ -42,6 +42,9 @@ def fit_phase(job: Job, phase: Phase, start: Rank | None) -> tuple[History, Rank
             release(job.model)
         if phase.lora:
             merge_lora(job.model)
+            job.optimizer = None  # it knew of nothing but the updates
+        if phase.l2_sp or phase.mixup or phase.cutmix:  # else `fit` and `evaluate` of the user would go on with that
+            job.model.compile(optimizer=job.model.optimizer, **job.compile_arguments)
 
 
 def _fit(
