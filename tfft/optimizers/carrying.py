@@ -82,11 +82,11 @@ def carry_slots(
         why = "" if pairs else "no variable is trained by both"
     if pairs:
         _check_ages(new)
-    steps = int(old.iterations)
+    steps = _count(old.iterations)
     ages = {}
     for before, after in pairs:
         for source, target in zip(_slots(old, before), _slots(new, after), strict=True):
-            target.assign(source)
+            target.assign(keras.ops.convert_to_numpy(source))  # one copy of several, under a strategy
         ages[after.path] = steps + _age(old, before)
     if ages and isinstance(new, ScaledOptimizer):
         new._ages.assign(np.array([ages.get(v.path, 0) for v in new._trainable_variables], "int64"))
@@ -109,9 +109,9 @@ def _inside(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer
 def _check(new: keras.optimizers.Optimizer) -> None:
     if not new.built:
         raise PlanError("Slots can be carried into an optimizer that has some: call new.build(variables) before.")
-    if int(new.iterations):
+    if _count(new.iterations):
         raise PlanError(
-            f"The new optimizer has made {int(new.iterations)} steps already; carry slots before the first."
+            f"The new optimizer has made {_count(new.iterations)} steps already; carry slots before the first."
         )
 
 
@@ -129,7 +129,7 @@ def _why_not(old: keras.optimizers.Optimizer, new: keras.optimizers.Optimizer) -
         return f"the phase before was trained by {type(old).__name__}"
     if not is_one_of(new, AGEING):
         return f"what it keeps is not of single variables; slots are carried for {listed(AGEING)}"
-    if not old.built or not int(old.iterations):
+    if not old.built or not _count(old.iterations):
         return "the phase before has made no step"
     before, after = ({k: v for k, v in o.get_config().items() if k not in _FREE} for o in (old, new))
     differ = [name for name in after if before[name] != after[name]]
@@ -160,4 +160,8 @@ def _slots(optimizer: Any, variable: keras.Variable) -> list[keras.Variable]:
 def _age(optimizer: Any, variable: keras.Variable) -> int:
     if not isinstance(optimizer, ScaledOptimizer):
         return 0
-    return int(optimizer._ages.numpy()[optimizer._get_variable_index(variable)])
+    return int(keras.ops.convert_to_numpy(optimizer._ages)[optimizer._get_variable_index(variable)])
+
+
+def _count(variable: keras.Variable) -> int:
+    return int(keras.ops.convert_to_numpy(variable))  # int() does not take the copies of a strategy

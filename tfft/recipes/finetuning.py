@@ -37,7 +37,7 @@ from tfft.recipes.runs import (
 from tfft.slicing import describe, select
 from tfft.specs import Augmentation, InputSpec, Phase, Plan
 from tfft.training import Checkpoints, FeatureSource, History, is_chief, on_chief, train
-from tfft.training.distributing import strategy_of
+from tfft.training.distributing import has_workers
 from tfft.training.phases import check_phases
 
 
@@ -346,18 +346,11 @@ def _train(
 
 def _checkpoints(model: keras.Model, plan: Plan, data: Gathered, folder: pathlib.Path | None) -> Checkpoints | None:
     """Where a run is saved while it trains; several workers cannot be."""
-    if folder is None or len({device.task for device in _devices(model)}) > 1:
+    if folder is None or has_workers(model):
         return None
     settings = {name: value for name, value in plan.to_dict().items() if name not in ("reasons", "versions", "phases")}
     identity = {"plan": settings, "data": data.fingerprint}
     return Checkpoints(folder / CHECKPOINTS, identity=identity, remove=False)
-
-
-def _devices(model: keras.Model) -> list[tf.DeviceSpec]:
-    strategy = strategy_of(model)
-    if strategy is None:
-        return []
-    return [tf.DeviceSpec.from_string(name) for name in strategy.extended.worker_devices]
 
 
 def _class_weight(data: Gathered, plan: Plan) -> Mapping[int, float] | None:

@@ -118,6 +118,12 @@ def strategy_of(model: keras.Model) -> tf.distribute.Strategy | None:
     return home if _several(home) else None
 
 
+def has_workers(model: keras.Model) -> bool:
+    """Tells whether a model is trained by several programs that run at the same time."""
+    strategy = strategy_of(model)
+    return strategy is not None and _has_workers(strategy)
+
+
 def scope_of(model: keras.Model) -> contextlib.AbstractContextManager[Any]:
     """Returns the scope to compile a model in: its strategy's, or one that does nothing."""
     strategy = strategy_of(model)
