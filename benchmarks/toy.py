@@ -50,7 +50,7 @@ def errors(seed: int) -> dict[str, tuple[float, float]]:
         layers = [keras.Input((INPUTS,)), keras.layers.Dense(FEATURES, use_bias=False, name="features")]
         backbone = keras.Sequential(layers)
         backbone.layers[0].kernel.assign(pretrained.T)
-        model = tfft.build(backbone, tfft.heads.regression(1, dropout=0.0))
+        model = tfft.build(tfft.load_backbone(backbone), tfft.heads.regression(1, dropout=0.0))
         train(model, batches, None, phases, l2=0.0, verbose=False)
         parts = (inside, outside)
         found[name] = tuple(

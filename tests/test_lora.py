@@ -276,6 +276,24 @@ def test_what_was_traced_before_stays_right(make):
     np.testing.assert_allclose(suffix.predict(x, verbose=0), trained, atol=1e-5)  # the old trace adds nothing twice
 
 
+def test_predictions_that_were_traced_before_see_the_updates(make):
+    for kind in KINDS:
+        model = make(kind)
+        start = predict(model)
+        slicing.add_lora(model, chosen(kind), rank=2)
+        for v in updates(model):
+            v.assign(v + 0.1)
+        assert np.abs(predict(model) - start).max() > 1e-3
+
+
+def test_multiply_adds_stay_those_of_the_kernels(make):
+    model = make("native")
+    rows = {row.block: row.flops for row in slicing.describe(model).rows}
+    slicing.add_lora(model, "block2", rank=2)
+    assert {row.block: row.flops for row in slicing.describe(model).rows} == rows
+    assert rows["block2"] == 6 * 10
+
+
 def test_the_seed_decides_where_the_updates_start(make):
     def start(seed):
         model = slicing.add_lora(make("transformer"), 2, rank=2, seed=seed)
@@ -592,6 +610,41 @@ def test_which_kernels_of_a_savedmodel_fit(opened, name, expected):
         assert np.abs(updated - start).max() > 1e-3
         slicing.merge_lora(backbone)
         np.testing.assert_allclose(backbone.model(x), updated, atol=1e-5)
+
+
+class Looped(tf.Module):
+    """One kernel in front of a loop and behind it, another inside."""
+
+    def __init__(self):
+        super().__init__()
+        make = tf.random.Generator.from_seed(1)
+        self.outer = tf.Variable(make.normal([4, 4]) * 0.3, name="block0/outer/kernel")
+        self.inner = tf.Variable(make.normal([4, 4]) * 0.3, name="block0/inner/kernel")
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 4], tf.float32)])
+    def __call__(self, x):
+        y = tf.matmul(x, self.outer)
+        for _ in tf.range(3):
+            y = tf.tanh(tf.matmul(y, self.inner) + x)
+        return tf.matmul(y, self.outer)
+
+
+def test_a_kernel_beside_a_loop(tmp_path):
+    tf.saved_model.save(Looped(), str(tmp_path / "saved"))
+    backbone = load_backbone(str(tmp_path / "saved"))
+    (block,) = backbone.blocks
+    assert block.layers[0].kernels() == {"block0/outer/kernel": 1}
+    x = np.random.default_rng(0).normal(size=(4, 4)).astype("float32")
+    start = backbone.model(x)
+    slicing.add_lora(backbone, "all", rank=2)
+    np.testing.assert_array_equal(backbone.model(x), start)
+    model = backbone.model
+    model.compile(keras.optimizers.Adam(0.05), "mse")
+    with slicing.audit(model):
+        model.fit(x, np.ones((4, 4)), epochs=4, verbose=0)
+    trained = model.predict(x, verbose=0)
+    slicing.merge_lora(backbone)
+    np.testing.assert_allclose(model.predict(x, verbose=0), trained, atol=1e-5)
 
 
 # --- only= -------------------------------------------------------------------------------------------------------

@@ -77,7 +77,7 @@ def test_few_examples_are_never_given_to_a_random_head():
 def test_unequal_classes_are_pointed_out():
     plan = recommend(dataclasses.replace(FACTS, smallest=20, largest=300))
     assert "the largest class has 300 examples, the smallest 20" in plan.reasons["class_weight"]
-    assert "try class_weight='balanced'" in show(plan)
+    assert "class_weight='balanced'" in show(plan)
     weighed = recommend(dataclasses.replace(FACTS, smallest=20, largest=300), Wishes(class_weight="balanced"))
     assert "class_weight" not in weighed.reasons
     assert "class_weight" not in recommend(dataclasses.replace(FACTS, smallest=100, largest=300)).reasons

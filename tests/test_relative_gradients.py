@@ -116,6 +116,28 @@ def test_nothing_of_the_model_changes(few):
     assert slicing.relative_gradients(model, few).to_dict() == frozen.to_dict()  # flags do not count
 
 
+def test_losses_that_count_themselves_are_put_back():
+    inputs = keras.Input((3,))
+    outputs = {name: keras.layers.Dense(2, name=name)(inputs) for name in ("a", "b")}
+    model = keras.Model(inputs, outputs)
+    model.compile("sgd", {"a": "mse", "b": "mse"})
+    data = [(np.ones((4, 3), "float32"), {name: np.ones((4, 2), "float32") for name in outputs})]
+    model.fit(*data[0], verbose=0)
+    before = [v.numpy() for v in model.metrics_variables]
+    slicing.relative_gradients(model, data)
+    for old, new in zip(before, model.metrics_variables, strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_no_losses_of_a_graph_stay_behind(tmp_path):
+    savedmodels.MAKERS["plain_convnet"](tmp_path / "saved")  # with regularizers of its own
+    model = build(load_backbone(str(tmp_path / "saved")), heads.classification(("a", "b")))
+    slicing.unfreeze(model, "all")
+    data = [(np.zeros((2, 32, 32, 3), "uint8"), np.array([0, 1]))]
+    slicing.relative_gradients(model, data, loss=heads.of(model).loss())
+    assert model.losses == []
+
+
 def test_the_numbers_are_those_of_the_formula():
     inputs = keras.Input((3,))
     hidden = keras.layers.Dense(4, use_bias=False, name="first")(inputs)

@@ -9,9 +9,10 @@ import tensorflow as tf
 
 from tfft import heads
 from tfft.errors import AuditError, BlockError, DataError, PlanError
+from tfft.optimizers import schedule_of
 from tfft.slicing import audit
 from tfft.specs import Phase
-from tfft.training import History, learning_rate_schedule, train, train_phase
+from tfft.training import History, train, train_phase
 
 
 def network(seed=1, head=None):
@@ -211,7 +212,7 @@ def test_a_loss_that_is_no_number_stops_with_its_cause():
 def test_everything_wrong_with_the_phases_is_told_at_once():
     phases = [Phase("a", "none", 0, -1.0), Phase("a", "none", 1, float("inf"), warmup=1.0, patience=0)]
     with pytest.raises(
-        PlanError, match=r"(?s)6 problems.*two phases.*epochs.*got 0.*got -1.0.*got inf.*warmup.*patience"
+        PlanError, match=r"(?s)6 problems.*two phases.*epochs.*got 0.*got -1.0.*got inf.*patience.*warmup"
     ):
         train(network(), stripes(), None, phases)
     with pytest.raises(PlanError, match="no phase"):
@@ -250,7 +251,7 @@ def test_a_plain_keras_model_is_trained_with_a_loss_given():
 
 @pytest.mark.parametrize(("warmup", "steps"), [(0.1, 100), (0.0, 10), (0.9, 2), (0.5, 1)])
 def test_the_rate_rises_to_its_peak_and_falls_and_is_never_zero(warmup, steps):
-    schedule = learning_rate_schedule(Phase("p", 1, 1, 0.5, warmup=warmup), steps)
+    schedule = schedule_of(Phase("p", 1, 1, 0.5, warmup=warmup), steps)
     rates = np.array([float(schedule(step)) for step in range(steps)])
     peak = int(rates.argmax())
     assert (rates > 0).all()

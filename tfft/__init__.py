@@ -34,7 +34,9 @@ _NAMES = {
     "export": "tfft.exporting.savedmodel",
     "finetune": "tfft.recipes",
     "load_run": "tfft.recipes",
+    "finetune_seeds": "tfft.recipes",
     "recommend_plan": "tfft.recipes",
+    "plot_history": "tfft.training",
     "InputSpec": "tfft.specs",
     "Phase": "tfft.specs",
     "Plan": "tfft.specs",
@@ -45,7 +47,10 @@ _MODULES = (
     "recipes", "regularizers", "slicing", "specs", "testing", "training",
 )  # fmt: skip
 # Modules with classes that a `.keras` file may name.
-_REGISTERED = ("tfft.backbones.savedmodel.layer", "tfft.backbones.native", "tfft.data.images", "tfft.heads")
+_REGISTERED = (
+    "tfft.backbones.savedmodel.layer", "tfft.backbones.native", "tfft.data.images", "tfft.heads",
+    "tfft.optimizers.scaling", "tfft.optimizers.schedules",
+)  # fmt: skip
 
 __all__ = sorted([*_NAMES, *_MODULES, "__version__"])
 
@@ -85,6 +90,7 @@ if TYPE_CHECKING:
     from tfft.evaluation import evaluate
     from tfft.exporting.savedmodel import export
     from tfft.models import build
-    from tfft.recipes import finetune, load_run, recommend_plan
+    from tfft.recipes import finetune, finetune_seeds, load_run, recommend_plan
     from tfft.slicing import audit, describe, freeze, unfreeze
     from tfft.specs import InputSpec, Phase, Plan
+    from tfft.training import plot_history

@@ -110,7 +110,9 @@ def _check(new: keras.optimizers.Optimizer) -> None:
     if not new.built:
         raise PlanError("Slots can be carried into an optimizer that has some: call new.build(variables) before.")
     if int(new.iterations):
-        raise PlanError(f"The new optimizer has made {int(new.iterations)} steps already; carry slots before the first.")
+        raise PlanError(
+            f"The new optimizer has made {int(new.iterations)} steps already; carry slots before the first."
+        )
 
 
 def _check_ages(new: keras.optimizers.Optimizer) -> None:

@@ -25,9 +25,7 @@ _SPARED = ("bias", "gamma", "beta", "scale", "offset")
 MOMENTUM = 0.9  # of SGD: Keras' own default is none, which nobody fine-tunes with
 
 
-def optimizer_of(
-    phase: Phase, model: keras.Model, steps: int, *, wrapped: bool = False
-) -> keras.optimizers.Optimizer:
+def optimizer_of(phase: Phase, model: keras.Model, steps: int, *, wrapped: bool = False) -> keras.optimizers.Optimizer:
     """Returns the optimizer of a phase, built for what trains in the model now.
 
     Use it with your own ``compile``, after :func:`tfft.unfreeze`. Settings are Keras' defaults, but SGD has a
@@ -113,11 +111,9 @@ def _strength(kind: type[keras.optimizers.Optimizer], phase: Phase) -> float | N
 
 def _spared(model: keras.Model) -> list[keras.Variable]:
     """Returns the trainable variables that weight decay must not touch."""
-    spared: dict[int, keras.Variable] = {}
+    spared = set()
     for layer in flatten(model):
         norm = is_norm(layer) and not is_opened(layer)
-        for variable in own_weights(layer):
-            leaf = re.split(r"[/.]", variable.path)[-1]
-            if norm or len(variable.shape) < 2 or leaf in _SPARED:
-                spared[id(variable)] = variable
+        leaves = {id(v): re.split(r"[/.]", v.path)[-1] for v in own_weights(layer)}
+        spared |= {key for key, leaf in leaves.items() if norm or leaf in _SPARED}
     return [v for v in model.trainable_variables if id(v) in spared or len(v.shape) < 2]

@@ -136,7 +136,6 @@ class ScaledOptimizer(keras.optimizers.Optimizer):
 
     # --------------------------------------------------------------------------------------- the work
 
-    @tracking.no_automatic_dependency_tracking
     def build(self, variables: Sequence[keras.Variable]) -> None:
         """Makes the slots of all variables that move, and the ages.
 
@@ -153,7 +152,13 @@ class ScaledOptimizer(keras.optimizers.Optimizer):
             raise PlanError("All factors are 0, so nothing would be trained.")
         if self._spared is not None:
             self.optimizer.exclude_from_weight_decay([v for v in live if v.path in self._spared])
-        self.optimizer.build(live)
+        self.optimizer.build(live)  # tracked: Nadam needs it for a variable of its own
+        self._keep(variables)
+        self._spared = [v.path for v in live if not self.optimizer._use_weight_decay(v.value)]
+        self.built = True
+
+    @tracking.no_automatic_dependency_tracking
+    def _keep(self, variables: list[keras.Variable]) -> None:
         self._ages = keras.Variable(
             np.array([self._first_ages.get(v.path, 0) for v in variables], "int64"),
             dtype="int64",
@@ -164,13 +169,9 @@ class ScaledOptimizer(keras.optimizers.Optimizer):
         self._trainable_variables_indices = {self._var_key(v): i for i, v in enumerate(variables)}
         self._by_index = [self.factors.get(v.path, 1.0) for v in variables]
         self._trainable_variables = variables
-        self._frozen_averages = (
-            [None if factor else keras.Variable(v, trainable=False) for v, factor in zip(variables, self._by_index)]
-            if self.use_ema
-            else []
-        )
-        self._spared = [v.path for v in live if not self.optimizer._use_weight_decay(v.value)]
-        self.built = True
+        self._frozen_averages = [
+            None if self._factor(v) or not self.use_ema else keras.Variable(v, trainable=False) for v in variables
+        ]
 
     def apply(self, grads: Sequence[Any], trainable_variables: Sequence[keras.Variable] | None = None) -> None:
         """Makes one step.
@@ -300,9 +301,13 @@ def is_one_of(optimizer: keras.optimizers.Optimizer, names: Sequence[str]) -> bo
 
 def _check(optimizer: Any, factors: Mapping[str, float], ages: Mapping[str, int]) -> None:
     if not isinstance(optimizer, keras.optimizers.Optimizer):
-        raise PlanError(f"Expected an optimizer of Keras, such as keras.optimizers.Adam(1e-3). Received: {optimizer!r}.")
+        raise PlanError(
+            f"Expected an optimizer of Keras, such as keras.optimizers.Adam(1e-3). Received: {optimizer!r}."
+        )
     problems, kind = [], type(optimizer).__name__
-    reason = next((why for name, why in _NOT_LINEAR.items() if name in [c.__name__ for c in type(optimizer).__mro__]), "")
+    reason = next(
+        (why for name, why in _NOT_LINEAR.items() if name in [c.__name__ for c in type(optimizer).__mro__]), ""
+    )
     if reason:
         problems.append(f"{kind} cannot be scaled: {reason}")
     elif not is_one_of(optimizer, LINEAR):

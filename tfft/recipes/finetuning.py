@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfft.backbones.base import Backbone
+from tfft.data import class_weights
 from tfft.errors import PlanError, TfftError, did_you_mean, installed_version, listed, raise_problems
 from tfft.evaluation import Scores, evaluate
 from tfft.exporting.savedmodel import Exported, export, version_folder
@@ -159,7 +160,11 @@ def finetune(
             "augment varies pictures of a folder or of arrays. A ready dataset is varied with its own map()."
         )
     say(data_line(gathered))
+    if gathered.is_ready and wishes.sampling:
+        raise PlanError("sampling draws from a folder or from arrays; a ready dataset has its order already.")
     keras.utils.set_random_seed(wishes.seed)
+    if wishes.deterministic:
+        tf.config.experimental.enable_op_determinism()
     opened = open_backbone(backbone, wishes)
     for note in opened.notes:
         say(f"backbone: {note}")
@@ -308,6 +313,7 @@ def _train(
         l2=plan.l2,
         seed=plan.seed,
         part_size=plan.part_size,
+        class_weight=_class_weight(data, plan),
         batch_norm=plan.batch_norm,
         callbacks=callbacks,
         verbose=verbose,
@@ -317,6 +323,12 @@ def _train(
     return Run(model, plan, history, scores[0], scores[-1], data.class_names, data.skipped), held_out
 
 
+def _class_weight(data: Gathered, plan: Plan) -> Mapping[int, float] | None:
+    if plan.class_weight is None:
+        return None
+    return class_weights(np.repeat(np.arange(len(data.counts)), data.counts), data.class_names, plan.class_weight)
+
+
 def _source(
     data: Gathered, spec: InputSpec | None, plan: Plan, cache: str | os.PathLike[str] | bool | None
 ) -> FeatureSource | None:
@@ -324,7 +336,7 @@ def _source(
         return None
     batch_size = data.batch_size or plan.batch_size
     shuffle = not data.is_ready
-    varied = {"augment": plan.augment, "views": plan.views}
+    varied = {"augment": plan.augment, "views": plan.views, "sampling": plan.sampling}
     return FeatureSource(
         *data.ordered(spec), batch_size=batch_size, shuffle=shuffle, seed=plan.seed, cache=cache, **varied
     )

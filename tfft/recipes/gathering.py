@@ -128,7 +128,7 @@ def _folder(folder: str | os.PathLike[str], validation: float, seed: int, strict
 
 
 def _settings(plan: Plan, epoch: tf.Variable) -> dict[str, Any]:
-    varied = {"augment": plan.augment, "views": plan.views}
+    varied = {"augment": plan.augment, "views": plan.views, "sampling": plan.sampling}
     return {"batch_size": plan.batch_size, "shuffle": True, "seed": plan.seed, "epoch": epoch, **varied}
 
 

@@ -112,7 +112,9 @@ def _facts(backbone: Backbone, data: Gathered, cache: object) -> Facts:
 def build_model(backbone: Backbone, data: Gathered, plan: Plan) -> keras.Model:
     """Puts the head on a backbone."""
     l2 = 0.0 if plan.l2 == "auto" else plan.l2
-    head = heads.classification(data.class_names, dropout=plan.dropout, l2=l2, label_smoothing=plan.label_smoothing)
+    head = heads.classification(
+        data.class_names, dropout=plan.dropout, l2=l2, label_smoothing=plan.label_smoothing, loss=plan.loss
+    )
     return build(backbone, head, image_size=None if backbone.input_spec is None else plan.image_size)
 
 

@@ -68,7 +68,9 @@ class Run:
     @property
     def summary(self) -> str:
         """What came of it in a few lines: frozen, final and what fine-tuning changed."""
-        lines = [f"frozen backbone  {self.frozen.line}", f"at the end       {self.final.line}"]
+        first = self.plan.phases[0]
+        name = "frozen backbone" if first.unfreeze in ("none", 0) else first.name
+        lines = [f"{name:15}  {self.frozen.line}", f"at the end       {self.final.line}"]
         if len(self.plan.phases) > 1:
             lines.append(compare(self.frozen, self.final))
         return "\n".join(lines)

@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from tfft.errors import PlanError
 from tfft.training.packing import UnpackableError, pack, unpack
+from tfft.training.progress import Progress
 from tfft.training.watching import OnWhole
 
 _KERAS_OWN = ("_model", "params", "_params", "validation_data")  # what every callback has and fit sets anew
@@ -42,7 +43,8 @@ class CallbackStates:
     """
 
     def __init__(self, callbacks: Sequence[keras.callbacks.Callback]) -> None:
-        self._callbacks = [c.callback if isinstance(c, OnWhole) else c for c in callbacks]
+        found = [c.callback if isinstance(c, OnWhole) else c for c in callbacks]
+        self._callbacks = [c for c in found if not isinstance(c, Progress)]  # which depends on who is watching
         if any(isinstance(c, keras.callbacks.BackupAndRestore) for c in self._callbacks):
             raise PlanError(
                 "keras.callbacks.BackupAndRestore would bring back an older state than the checkpoints do: remove it "

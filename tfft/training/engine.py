@@ -6,13 +6,14 @@ Hides what goes from one phase to the next: the best rank so far, the count of e
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any, Literal
 
 import keras
 import tensorflow as tf
 
 from tfft import heads
+from tfft.errors import PlanError
 from tfft.specs import Phase
 from tfft.training import distributing
 from tfft.training.fitting import fit_phase, solve_phase
@@ -41,6 +42,7 @@ def train(
     l2: float | Literal["auto"] = "auto",
     seed: int = 0,
     part_size: int | None = None,
+    class_weight: Mapping[int, float] | None = None,
     after_phase: Callable[[Phase, History], None] | None = None,
     checkpoints: str | os.PathLike[str] | Checkpoints | None = None,
     memory: MutableMapping[str, Any] | None = None,
@@ -78,6 +80,7 @@ def train(
         seed: of that choice.
         part_size: examples that are computed at a time, for batches that do not fit into memory; see
             :func:`in_parts`. None for whole batches.
+        class_weight: of the examples of each class, by its number; see :func:`tfft.data.class_weights`.
         after_phase: called with the phase and its history when its best weights are back in the model; not for
             phases that were done before the program was stopped.
         checkpoints: a folder, or :class:`Checkpoints`, where the training is saved while it runs. None saves
@@ -100,7 +103,9 @@ def train(
         >>> history = tfft.training.train(model, train, validation, phases)
         >>> history.to_csv("history.csv")
     """
-    check_phases(phases)
+    check_phases(phases, validation=validation is not None)
+    if loss is not None and any(phase.mixup or phase.cutmix for phase in phases):
+        raise PlanError("mixup and cutmix need labels that are shares, which only the losses of tfft's heads take.")
     if isinstance(dataset, tf.data.Dataset):
         length(dataset, "training")
     if validation is not None:
@@ -110,14 +115,18 @@ def train(
         arguments = {"loss": loss, "metrics": metrics} if loss is not None else heads.of(model).compile_args()
     if metrics is not None:
         arguments["metrics"] = metrics
+    pretrained = None
+    if any(phase.l2_sp for phase in phases):
+        pretrained = {v.path: keras.ops.convert_to_numpy(v).copy() for v in model.weights}
     job = Job(
         model, dataset, validation, arguments, batch_norm, tuple(callbacks), verbose, source, epoch, l2, seed,
-        part_size,
+        part_size, class_weight, pretrained,
     )  # fmt: skip
     best: Rank | None = None
     if checkpoints is not None:
         settings = checkpoints if isinstance(checkpoints, Checkpoints) else Checkpoints(checkpoints)
-        about = {"batch_norm": batch_norm, "l2": l2, "seed": seed, "part_size": part_size}
+        weights = None if class_weight is None else {str(k): float(v) for k, v in class_weight.items()}
+        about = {"batch_norm": batch_norm, "l2": l2, "seed": seed, "part_size": part_size, "class_weight": weights}
         job.keeper = Keeper(settings, model, phases, about, memory, verbose)
         history, best = job.keeper.enter(job)
     for phase in phases[len(history.audits) :]:

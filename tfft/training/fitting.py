@@ -5,86 +5,127 @@ Hides the order of freezing, compiling and checking that Keras needs for a phase
 
 from __future__ import annotations
 
-import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from tfft import heads
-from tfft.slicing import audit
+from tfft.optimizers import carry_slots, optimizer_of
+from tfft.regularizers import ExponentialAverage, WeightAverage, anchor, interpolate, reinitialize, release
+from tfft.slicing import audit, merge_lora
 from tfft.specs import Phase
 from tfft.training import distributing
 from tfft.training.frozen import FeatureSource, Reduced, solve
 from tfft.training.history import History
-from tfft.training.job import Job, counted, slice_for
+from tfft.training.job import Job, slice_for
+from tfft.training.progress import Progress
 from tfft.training.settling import likely_cause, settle
 from tfft.training.watching import EpochCount, OnWhole, PhaseWatch, Rank, line, rank_of
 
-
-def learning_rate_schedule(phase: Phase, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
-    """Returns the rate of a phase as a function of the step: a linear rise, then a cosine down to nearly 0.
-
-    Use it with your own ``compile``.
-
-    Args:
-        phase: gives the peak and the share of the steps that the rise takes.
-        steps: number of steps of the whole phase.
-
-    Returns:
-        A schedule whose first step is never 0, so that even one step trains.
-
-    Example:
-        >>> schedule = learning_rate_schedule(Phase("fine-tune", 3, 5, 3e-4), steps=5 * 45)
-    """
-    rise = min(int(phase.warmup * steps), steps - 1)
-    if not rise:
-        return keras.optimizers.schedules.CosineDecay(phase.learning_rate, steps)
-    return keras.optimizers.schedules.CosineDecay(
-        phase.learning_rate / (rise + 1), steps - rise, warmup_target=phase.learning_rate, warmup_steps=rise
-    )
+_PLATEAU = 2  # epochs without a better validation loss before the rate falls
 
 
 def fit_phase(job: Job, phase: Phase, start: Rank | None) -> tuple[History, Rank | None]:
     """Trains one phase; returns its history and the rank of the weights it leaves."""
-    model, notes = job.model, []
-    slice_for(job, phase)
-    part = job.part(notes, phase)
-    dataset, steps = counted(part.dataset)
-    schedule = learning_rate_schedule(phase, steps * phase.epochs)
-    optimizer = keras.optimizers.Adam(schedule)
-    model.compile(optimizer=optimizer, **job.compile_arguments)  # what callbacks see, and the user is given back
+    notes: list[str] = []
+    slice_for(job, phase, notes)
+    before = _reinitialized(job, phase)
+    try:
+        if phase.l2_sp:
+            anchor(job.model, phase.l2_sp, start=job.pretrained)
+        return _fit(job, phase, start, before, notes)
+    finally:
+        if phase.l2_sp:
+            release(job.model)
+        if phase.lora:
+            merge_lora(job.model)
+
+
+def _fit(
+    job: Job, phase: Phase, start: Rank | None, before: Sequence[tuple[Any, np.ndarray]], notes: list[str]
+) -> tuple[History, Rank | None]:
+    model = job.model
+    part, steps, arguments = job.batches(job.part(notes, phase), phase, notes)
+    optimizer = _optimizer(job, phase, steps * phase.epochs, {variable.path for variable, _ in before})
+    model.compile(optimizer=optimizer, **arguments)  # what callbacks see, and the user is given back
     if part.model is not model:
-        part.model.compile(optimizer=optimizer, **job.compile_arguments)
-    part.model.optimizer.build(part.model.trainable_variables)
-    watch = PhaseWatch(phase, steps, lambda: likely_cause(job.dataset, phase), job.verbose, start)
+        part.model.compile(optimizer=optimizer, **arguments)
+    watch = PhaseWatch(phase, steps, lambda: likely_cause(job.dataset, phase), job.verbose, start, before)
+    bar = Progress(phase.name, steps * phase.epochs)
+    check = audit(model)  # of the whole model, also where a part of it is fitted
+    fit = {"epochs": phase.epochs, "callbacks": _callbacks(job, phase, part, watch, bar), "verbose": 0}
+    try:
+        distributing.fit(part.model, part.dataset, part.validation, **fit)  # the dataset orders itself
+    finally:
+        bar.close()
+    notes += settle(check, part, phase)  # before the best weights come back
+    watch.restore_best()
+    best = watch.best
+    if not watch.best_epoch:
+        notes.append(_kept(phase, "epoch"))
+    elif phase.interpolate:
+        best = _interpolated(phase, part, watch, notes)
+    job.optimizer = optimizer if watch.best_epoch else None
+    history = History(tuple(watch.rows), {phase.name: watch.best_epoch}, {phase.name: check.report}, tuple(notes))
+    return history, best
+
+
+def _reinitialized(job: Job, phase: Phase) -> list[tuple[Any, np.ndarray]]:
+    """Gives the last blocks new weights, and returns the old ones of all that may change."""
+    if not phase.reinitialize:
+        return []
+    before = [(v, keras.ops.convert_to_numpy(v).copy()) for v in job.model.weights]
+    reinitialize(job.model, phase.reinitialize, seed=job.seed, dataset=job.dataset)
+    return [(v, value) for v, value in before if not np.array_equal(value, keras.ops.convert_to_numpy(v))]
+
+
+def _optimizer(job: Job, phase: Phase, steps: int, fresh: set[str]) -> keras.optimizers.Optimizer:
+    optimizer = optimizer_of(phase, job.model, steps, wrapped=job.optimizer is not None)
+    if job.optimizer is not None:
+        carry_slots(job.optimizer, optimizer, fresh=fresh)
+    return optimizer
+
+
+def _interpolated(phase: Phase, part: Reduced, watch: PhaseWatch, notes: list[str]) -> Rank:
+    found = interpolate(part.model, watch.first, part.validation)
+    notes.append(f"phase {phase.name!r}: the best point between its start (0) and its end (1) is {found.alpha:g}")
+    return found.best.accuracy or 0.0, -found.best.loss
+
+
+def _callbacks(
+    job: Job, phase: Phase, part: Reduced, watch: PhaseWatch, bar: Progress
+) -> list[keras.callbacks.Callback]:
     own: list[keras.callbacks.Callback] = [watch]
     if job.epoch is not None:
         own.append(EpochCount(job.epoch, job.epochs_before))
+    monitor = "loss" if part.validation is None else "val_loss"
     if phase.patience is not None:
-        monitor = "loss" if part.validation is None else "val_loss"
         own.append(keras.callbacks.EarlyStopping(monitor, patience=phase.patience, mode="min"))
-    theirs = job.callbacks if part.model is model else [OnWhole(c, model) for c in job.callbacks]
-    check = audit(model)  # of the whole model, also where a part of it is fitted
-    fit = {"epochs": phase.epochs, "callbacks": job.course([*theirs, *own]), "verbose": 0}
-    distributing.fit(part.model, dataset, part.validation, **fit)  # the dataset orders itself
-    notes += settle(check, dataclasses.replace(part, dataset=dataset), phase)  # before the best weights come back
-    watch.restore_best()
-    if not watch.best_epoch:
-        notes.append(_kept(phase, "epoch"))
-    history = History(tuple(watch.rows), {phase.name: watch.best_epoch}, {phase.name: check.report}, tuple(notes))
-    return history, watch.best
+    if phase.schedule == "plateau":
+        own.append(keras.callbacks.ReduceLROnPlateau(monitor, factor=0.1, patience=_PLATEAU, mode="min"))
+    if job.verbose and distributing.is_chief():
+        own.append(bar)
+    averages = []  # in front of all others, which see the averaged weights
+    if phase.ema:
+        averages.append(ExponentialAverage(phase.ema))
+    if phase.swa:
+        averages.append(WeightAverage(phase.swa, refresh=part.dataset))
+    theirs = job.callbacks if part.model is job.model else [OnWhole(c, job.model) for c in job.callbacks]
+    return job.course([*averages, *theirs, *own])
 
 
 def solve_phase(job: Job, phase: Phase, start: Rank | None) -> tuple[History, Rank | None]:
     """Computes the head; returns the history with one row, and the rank of the weights it leaves."""
     began, model = time.perf_counter(), job.model
-    slice_for(job, phase)
+    slice_for(job, phase, [])
     source = job.source or FeatureSource(job.dataset, job.validation, cache=None)
     check = audit(model)
     before = [(v, keras.ops.convert_to_numpy(v)) for v in model.trainable_variables]
-    probe = solve(model, source, l2=job.l2, seed=job.seed, verbose=job.verbose)
+    how = {"class_weight": job.class_weight, "prototypes": phase.solve == "prototypes"}
+    probe = solve(model, source, l2=job.l2, seed=job.seed, verbose=job.verbose, **how)
     model.compile(optimizer="adam", **job.compile_arguments)
     row: dict[str, Any] = {"phase": phase.name, "epoch": 1}
     row |= distributing.alone(probe.part.model, lambda: _measured(probe.part, heads.of(model).compile_args))

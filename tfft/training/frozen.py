@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ from tfft.errors import BackboneError
 from tfft.features import Features, solve_head, split, split_head, transplant
 from tfft.features.cache import default_folder, free_space, megabytes
 from tfft.features.extracting import extract_each
+from tfft.features.prototypes import nearest_mean_head
 from tfft.features.reading import Views
 from tfft.features.splitting import example_bytes
 from tfft.specs import Augmentation
@@ -47,6 +48,7 @@ class FeatureSource:
         augment: how training pictures are varied while blocks train, as :func:`tfft.data.to_dataset` takes it;
             a head is solved on the pictures as they are.
         views: of each picture, used in turn, one in each epoch.
+        sampling: ``"balanced"`` draws all classes equally often, as :func:`tfft.data.to_dataset` does.
     """
 
     train: Any
@@ -58,6 +60,7 @@ class FeatureSource:
     dtype: Literal["float32", "float16"] = "float32"
     augment: Augmentation | str | Sequence[str] | None = None
     views: int = 1
+    sampling: str | None = None
 
     def extract(self, prefix: keras.Model, verbose: bool, *, varied: bool) -> tuple[Features, Features | None]:
         """Returns the features of the training examples, varied or as they are, and of the validation examples."""
@@ -109,7 +112,8 @@ def reduce(
             "free. Freeze more blocks, use smaller images, or choose another folder with cache=."
         )
     train, held_out = source.extract(prefix, verbose, varied=True)
-    dataset = train.dataset(source.batch_size, shuffle=source.shuffle, seed=source.seed, epoch=epoch)
+    order = {"shuffle": source.shuffle, "seed": source.seed, "epoch": epoch, "sampling": source.sampling}
+    dataset = train.dataset(source.batch_size, **order)
     return Reduced(suffix, dataset, None if held_out is None else held_out.dataset(source.batch_size))
 
 
@@ -126,8 +130,17 @@ class Probe:
     note: str
 
 
-def solve(model: keras.Model, source: FeatureSource, *, l2: float | Literal["auto"], seed: int, verbose: bool) -> Probe:
-    """Puts the best linear head for the frozen backbone into a model: the linear probe.
+def solve(
+    model: keras.Model,
+    source: FeatureSource,
+    *,
+    l2: float | Literal["auto"],
+    seed: int,
+    verbose: bool,
+    class_weight: Mapping[int, float] | None = None,
+    prototypes: bool = False,
+) -> Probe:
+    """Puts the best linear head for the frozen backbone into a model (the linear probe), or the nearest class mean.
 
     Args:
         model: with a head of tfft; changed in place: kernel, bias and the head's ``l2``.
@@ -135,20 +148,28 @@ def solve(model: keras.Model, source: FeatureSource, *, l2: float | Literal["aut
         l2: strength of the penalty, or ``"auto"`` to choose it by cross-validation.
         seed: of the folds.
         verbose: print what is computed.
+        class_weight: of the examples of each class, for a linear probe.
+        prototypes: True takes the mean of each class in place of the best head.
 
     Returns:
         What was solved, for measuring and for the record.
     """
     prefix, suffix = split_head(model)
     train, held_out = source.extract(prefix, verbose, varied=False)
-    solved = solve_head(np.asarray(train.arrays), train.labels, heads.of(model), l2=l2, seed=seed)
-    transplant(model, solved)
-    heads.set_l2(model, solved.l2)
-    note = f"head solved in {solved.seconds:.1f} s with l2={solved.l2:.3g}"
-    if solved.best is not None:
-        note += f", the best of {len(solved.table)} tried (held-out loss {solved.best.loss:.4f})"
-    if not solved.converged:
-        note += "; it stopped before it met its tolerance"
+    features, head = np.asarray(train.arrays), heads.of(model)
+    if prototypes:
+        means = nearest_mean_head(features, train.labels, head)
+        transplant(model, means)
+        note = f"the head is the mean of each class ({means.distance} distance)"
+    else:
+        solved = solve_head(features, train.labels, head, l2=l2, seed=seed, class_weight=class_weight)
+        transplant(model, solved)
+        heads.set_l2(model, solved.l2)
+        note = f"head solved in {solved.seconds:.1f} s with l2={solved.l2:.3g}"
+        if solved.best is not None:
+            note += f", the best of {len(solved.table)} tried (held-out loss {solved.best.loss:.4f})"
+        if not solved.converged:
+            note += "; it stopped before it met its tolerance"
     batch = source.batch_size
     part = Reduced(suffix, train.dataset(batch), None if held_out is None else held_out.dataset(batch))
     return Probe(part, note)

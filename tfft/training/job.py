@@ -11,8 +11,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfft.errors import DataError, PlanError
-from tfft.slicing import unfreeze
+from tfft import heads
+from tfft.data import mixed, one_hot, weighted
+from tfft.errors import DataError, PlanError, listed
+from tfft.slicing import add_lora, relative_gradients, select, unfreeze
 from tfft.specs import Phase
 from tfft.training.frozen import FeatureSource, Reduced, reduce
 from tfft.training.keeping import Keeper
@@ -21,7 +23,7 @@ from tfft.training.parts import in_parts
 
 @dataclasses.dataclass(eq=False)
 class Job:
-    """What stays the same over the phases, and the number of epochs so far."""
+    """What stays the same over the phases, the number of epochs so far, and the optimizer of the phase before."""
 
     model: keras.Model
     given: tf.data.Dataset | Callable[[], tf.data.Dataset]
@@ -35,7 +37,10 @@ class Job:
     l2: float | Literal["auto"]
     seed: int
     part_size: int | None
+    class_weight: Mapping[int, float] | None
+    pretrained: Mapping[str, np.ndarray] | None
     epochs_before: int = 0
+    optimizer: keras.optimizers.Optimizer | None = None
     keeper: Keeper | None = None
 
     def course(self, callbacks: Sequence[keras.callbacks.Callback]) -> list[keras.callbacks.Callback]:
@@ -61,11 +66,38 @@ class Job:
         statistics = "parts" if self.batch_norm == "train" else "refuse"
         return dataclasses.replace(part, model=in_parts(part.model, self.part_size, batch_norm=statistics))
 
+    def batches(self, part: Reduced, phase: Phase, notes: list[str]) -> tuple[Reduced, int, dict[str, Any]]:
+        """Returns a part with its examples mixed and weighted, its steps per epoch, and what it is compiled with."""
+        dataset, steps = counted(part.dataset)
+        part, arguments = dataclasses.replace(part, dataset=dataset), dict(self.compile_arguments)
+        if phase.mixup or phase.cutmix:
+            head = heads.of(self.model)
+            arguments = head.compile_args(soft=True)
+            how = {"mixup": phase.mixup, "cutmix": phase.cutmix, "seed": self.seed, "epoch": self.epoch}
+            held_out = None if part.validation is None else one_hot(part.validation, head.units)
+            part = dataclasses.replace(part, dataset=mixed(part.dataset, head.units, **how), validation=held_out)
+            if self.source is not None and part.model.inputs[0].shape != self.model.inputs[0].shape:
+                notes.append(
+                    f"phase {phase.name!r}: what is frozen runs once, so its results are mixed, not the inputs"
+                )
+        if self.class_weight is not None:
+            part = dataclasses.replace(part, dataset=weighted(part.dataset, self.class_weight))
+        return part, steps, arguments
 
-def slice_for(job: Job, phase: Phase) -> None:
+
+def slice_for(job: Job, phase: Phase, notes: list[str]) -> None:
     """Makes the blocks of a phase trainable, and no others."""
-    job.model.compiled = False  # it is compiled later; unfreeze need not do it too
-    unfreeze(job.model, phase.unfreeze, batch_norm=job.batch_norm)
+    model = job.model
+    model.compiled = False  # it is compiled later; unfreeze need not do it too
+    unfreeze(model, phase.unfreeze, batch_norm=job.batch_norm)
+    if phase.surgical:
+        found = relative_gradients(model, job.dataset, loss=job.compile_arguments["loss"])
+        among = {block.name for block in select(model, phase.unfreeze)}
+        chosen = [name for name in found.best(len(found.rows)) if name in among][: phase.surgical]
+        notes.append(f"phase {phase.name!r}: the largest gradients for the size of the weights are in {listed(chosen)}")
+        unfreeze(model, chosen, batch_norm=job.batch_norm)
+    if phase.lora:
+        add_lora(model, phase.unfreeze, phase.lora, seed=job.seed)
     if not job.model.trainable_weights:
         raise PlanError(
             f"In phase {phase.name!r} nothing trains: unfreeze={phase.unfreeze!r} and the model has no head."

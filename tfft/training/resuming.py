@@ -25,8 +25,10 @@ from tfft.training import identity
 from tfft.training.callback_state import CallbackStates
 from tfft.training.checkpoints import Checkpoint, CheckpointError, CheckpointStore
 from tfft.training.distributing import is_chief, strategy_of
+from tfft.training.progress import Progress
 from tfft.training.signals import StopRequests
 from tfft.training.state import broken, collect, metrics_of, restore, restore_metrics
+from tfft.training.watching import OnWhole
 
 _PAUSE = 20  # times as long as a checkpoint took until the next one: saving takes at most 5 % of the time
 
@@ -143,6 +145,7 @@ class Course(keras.callbacks.Callback):
         self.notes += self._states.notes
         self._epoch = self._done = self._since = self._skip = 0
         self._training_metrics: list[np.ndarray] | None = None
+        self._before_test: tuple[dict[str, np.ndarray], dict[str, Any]] | None = None
         if self._found is not None:
             self._go_on(self._found.state)
         self._wait, self._saved_at = self._settings.every, time.monotonic()
@@ -189,8 +192,10 @@ class Course(keras.callbacks.Callback):
             self._leave()
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Keeps the metrics of the training, which Keras resets now."""
+        """Keeps the metrics of the training, which Keras resets now, and all else where a callback may change it."""
         self._training_metrics = metrics_of(self._model)
+        if self._strategy is None and any(map(_takes_part_in_tests, self.callbacks)):
+            self._before_test = self._take()  # averages of weights are put into the model now
         self._call("on_test_begin", logs)
 
     def on_test_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
@@ -203,7 +208,7 @@ class Course(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Saves, where it is time."""
-        self._training_metrics, self._skip = None, 0
+        self._training_metrics, self._before_test, self._skip = None, None, 0
         self._call("on_epoch_end", epoch, logs)
         if self._stops.received or self._is_time():
             self._save(epoch + 1, 0, {k: float(v) for k, v in (logs or {}).items()})
@@ -221,7 +226,7 @@ class Course(keras.callbacks.Callback):
 
     def _save(self, epoch: int, step: int, logs: Mapping[str, float] | None = None) -> None:
         began = time.monotonic()
-        arrays, state = collect(self._whole or self._model, fitted=self._model, callbacks=self._states)
+        arrays, state = self._before_test or self._take()
         if step:
             metrics = metrics_of(self._model) if self._training_metrics is None else self._training_metrics
             arrays |= {f"metrics/{i}": value for i, value in enumerate(metrics)}
@@ -237,6 +242,9 @@ class Course(keras.callbacks.Callback):
             self._note(f"{error} The training goes on, and the next checkpoint will be tried.")
         self._since, self._saved_at = 0, time.monotonic()
         self._wait = max(self._settings.every, _PAUSE * (self._saved_at - began))
+
+    def _take(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        return collect(self._whole or self._model, fitted=self._model, callbacks=self._states)
 
     def _note(self, text: str) -> None:
         if text not in self.notes:
@@ -259,6 +267,9 @@ class Course(keras.callbacks.Callback):
         self._model.history.history = {k: list(v) for k, v in state["history"]["history"].items()}
         if state["stop"]:
             epoch, self._model.stop_training = self.params["epochs"], True
+        for callback in self.callbacks:
+            if isinstance(callback, Progress):
+                callback.go_on(state["epoch"] * (self.params["steps"] or 0) + self._skip)
         self._model._initial_epoch = epoch  # as keras.callbacks.BackupAndRestore does
         if self._verbose and is_chief():
             where = f"epoch {epoch + 1}, step {self._skip + 1}"
@@ -303,6 +314,14 @@ class Course(keras.callbacks.Callback):
                 return True
             frame = frame.f_back
         return False
+
+
+def _takes_part_in_tests(callback: keras.callbacks.Callback) -> bool:
+    callback = callback.callback if isinstance(callback, OnWhole) else callback
+    hooks = [name for name in dir(keras.callbacks.Callback) if name.startswith("on_test_")]
+    return any(
+        getattr(getattr(callback, n), "__func__", None) is not getattr(keras.callbacks.Callback, n) for n in hooks
+    )
 
 
 def _history(history: keras.callbacks.History, epoch: int, logs: Mapping[str, float] | None) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -30,16 +30,23 @@ class PhaseWatch(keras.callbacks.Callback):
         why: says what is wrong with the data or the settings when the loss is not finite.
         verbose: print one line per epoch.
         start: rank of the weights the phase starts from, which an epoch has to beat; None: any epoch does.
+        before: values that variables had when ``start`` was measured, where they differ from those of the first step.
     """
 
     def __init__(
-        self, phase: Phase, steps: int, why: Callable[[], str], verbose: bool, start: Rank | None = None
+        self,
+        phase: Phase,
+        steps: int,
+        why: Callable[[], str],
+        verbose: bool,
+        start: Rank | None = None,
+        before: Sequence[tuple[keras.Variable, np.ndarray]] = (),
     ) -> None:
         super().__init__()
         self.phase, self.steps, self.verbose = phase, steps, verbose
         self.rows: list[dict[str, Any]] = []
         self.best_epoch = 0
-        self._why = why
+        self._why, self._before = why, before
         self.best: Rank | None = start
         self._kept: list[np.ndarray] = []
         self._epoch, self._began = 0, 0.0
@@ -63,6 +70,7 @@ class PhaseWatch(keras.callbacks.Callback):
         self._movable = [v for v in self.model.weights if id(v) in trains]
         self._movable += statistics_of(self.model)
         self._keep()
+        self.first = {v.path: value for v, value in zip(self._movable, self._kept, strict=True)}
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Starts the clock."""
@@ -95,6 +103,8 @@ class PhaseWatch(keras.callbacks.Callback):
     def restore_best(self) -> None:
         """Gives the model the weights of its best epoch, or those from before the phase where none was better."""
         for variable, value in zip(self._movable, self._kept, strict=True):
+            variable.assign(value)
+        for variable, value in self._before if not self.best_epoch else ():
             variable.assign(value)
 
     def get_state(self) -> dict[str, Any]:
@@ -180,8 +190,13 @@ def rank_of(logs: dict[str, float]) -> Rank | None:
 
 
 def line(row: dict[str, Any], epochs: int) -> str:
-    """Returns what is printed of one row of the history."""
+    """Returns what is printed of one row of the history, with the rate at its end and the time that is left."""
     width = len(str(epochs))
     shown = {k: v for k, v in row.items() if k not in ("phase", "epoch", "seconds", "learning_rate")}
     numbers = "  ".join(f"{name} {value:.4f}" for name, value in shown.items())
-    return f"{row['phase']} {row['epoch']:>{width}}/{epochs}  {numbers}  {row['seconds']:.1f} s"
+    text = f"{row['phase']} {row['epoch']:>{width}}/{epochs}  {numbers}"
+    if row["learning_rate"]:
+        text += f"  rate {row['learning_rate']:.2g}"
+    text += f"  {row['seconds']:.1f} s"
+    left = (epochs - row["epoch"]) * row["seconds"]
+    return text + (f", {left:.0f} s left" if left >= 1 else "")
