@@ -16,13 +16,13 @@ from tfft import heads
 from tfft.errors import PlanError
 from tfft.specs import Phase
 from tfft.training import distributing
+from tfft.training.course import Checkpoints
 from tfft.training.fitting import fit_phase, solve_phase
 from tfft.training.frozen import FeatureSource
 from tfft.training.history import History
 from tfft.training.job import Job, length
 from tfft.training.keeping import Keeper
 from tfft.training.phases import check_phases
-from tfft.training.resuming import Checkpoints
 from tfft.training.watching import Rank
 
 
