@@ -308,8 +308,8 @@ class Course(keras.callbacks.Callback):
         if self._left > self._model.steps_per_execution - 1:
             self._model.train_function = self._train
             raise PlanError(
-                f"The dataset gave {self._skip - self._left} batches, and the training was stopped after {self._skip} of "
-                "this epoch: it is not the dataset that it was started with."
+                f"The dataset gave {self._skip - self._left} batches, and the training was stopped after {self._skip} "
+                "of this epoch: it is not the dataset that it was started with."
             )
         self._left = 0
 
