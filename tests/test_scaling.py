@@ -615,6 +615,20 @@ def test_a_bias_of_two_dimensions_is_spared_too():
     assert max(len(v.shape) for v in spared) == 2
 
 
+def test_a_gain_of_one_dimension_is_spared_whatever_it_is_called():
+    class Gain(keras.layers.Layer):
+        def build(self, shape):
+            self.gain = self.add_weight(shape=(shape[-1],), initializer="ones", name="how_much")
+
+        def call(self, x):
+            return x * self.gain
+
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, Gain()(keras.layers.Dense(2)(inputs)))
+    optimizer = optimizer_of(phase(optimizer="sgd", weight_decay=0.5), model, 10)
+    assert [optimizer._use_weight_decay(v.value) for v in model.trainable_variables] == [True, False, False]
+
+
 def test_it_is_wrapped_where_it_has_to_be():
     assert isinstance(optimizer_of(phase(layer_decay=0.9), make_model(), 9), ScaledOptimizer)
     assert isinstance(optimizer_of(phase(), make_model(), 9, wrapped=True), ScaledOptimizer)

@@ -37,6 +37,7 @@ _NAMES = {
     "finetune_seeds": "tfft.recipes",
     "recommend_plan": "tfft.recipes",
     "plot_history": "tfft.training",
+    "lr_find": "tfft.optimizers",
     "InputSpec": "tfft.specs",
     "Phase": "tfft.specs",
     "Plan": "tfft.specs",
@@ -49,7 +50,7 @@ _MODULES = (
 # Modules with classes that a `.keras` file may name.
 _REGISTERED = (
     "tfft.backbones.savedmodel.layer", "tfft.backbones.native", "tfft.data.images", "tfft.heads",
-    "tfft.optimizers.scaling", "tfft.optimizers.schedules",
+    "tfft.optimizers.scaling", "tfft.optimizers.schedules", "tfft.regularizers.anchoring",
 )  # fmt: skip
 
 __all__ = sorted([*_NAMES, *_MODULES, "__version__"])
@@ -90,6 +91,7 @@ if TYPE_CHECKING:
     from tfft.evaluation import evaluate
     from tfft.exporting.savedmodel import export
     from tfft.models import build
+    from tfft.optimizers import lr_find
     from tfft.recipes import finetune, finetune_seeds, load_run, recommend_plan
     from tfft.slicing import audit, describe, freeze, unfreeze
     from tfft.specs import InputSpec, Phase, Plan

@@ -10,12 +10,13 @@ from tfft.errors import require_platform
 require_platform()
 
 from tfft.optimizers.carrying import Carried, carry_slots  # noqa: E402
+from tfft.optimizers.finding import LearningRates, lr_find  # noqa: E402
 from tfft.optimizers.making import optimizer_names, optimizer_of  # noqa: E402
 from tfft.optimizers.rates import block_factors  # noqa: E402
 from tfft.optimizers.scaling import ScaledOptimizer  # noqa: E402
 from tfft.optimizers.schedules import SCHEDULES, Piece, PiecewiseSchedule, schedule_of  # noqa: E402
 
 __all__ = [
-    "SCHEDULES", "Carried", "Piece", "PiecewiseSchedule", "ScaledOptimizer", "block_factors", "carry_slots",
-    "optimizer_names", "optimizer_of", "schedule_of",
+    "SCHEDULES", "Carried", "LearningRates", "Piece", "PiecewiseSchedule", "ScaledOptimizer", "block_factors",
+    "carry_slots", "lr_find", "optimizer_names", "optimizer_of", "schedule_of",
 ]  # fmt: skip

@@ -151,8 +151,8 @@ def fastai(**phase: Any) -> NamedPlan:
 
     Howard & Gugger, "fastai: a layered API for deep learning", 2020, and ``callback/schedule.py`` of fastai: the head
     at 2e-3, then all blocks at 1e-3, falling geometrically to a hundredth of it for the lowest block. Where we differ:
-    every block has its own rate, not every third of them, the cycle starts at 1/25 of its peak, not 1/5, and Adam
-    without weight decay is used unless you ask for it.
+    every block has its own rate, not every third of them; cycles start at 1/25 of their peak and rise for a quarter of
+    the steps, as its ``fit_one_cycle`` does and its ``fine_tune`` does not; Adam has no weight decay unless you ask.
 
     Args:
         **phase: settings of the second phase.
@@ -240,8 +240,8 @@ def _fastai(draft: Draft) -> list[Phase]:
     draft.no_l2()
     decay = round(100 ** (-1 / max(1, draft.facts.blocks)), 4)
     return [
-        Phase(FROZEN, "none", 1, base, warmup=0.99, schedule="one_cycle"),
-        Phase(FINE_TUNE, "all", draft.epochs(), base / 2, warmup=0.3, schedule="one_cycle", layer_decay=decay),
+        Phase(FROZEN, "none", 1, base, schedule="one_cycle"),
+        Phase(FINE_TUNE, "all", draft.epochs(), base / 2, schedule="one_cycle", layer_decay=decay),
     ]
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import pathlib
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -18,20 +20,24 @@ from tfft.errors import PlanError, TfftError, did_you_mean, installed_version, l
 from tfft.evaluation import Scores, evaluate
 from tfft.exporting.savedmodel import Exported, export, version_folder
 from tfft.plans import NamedPlan, Wishes, named, show, wishes_of
+from tfft.recipes.costing import cost
 from tfft.recipes.gathering import Gathered, gather
 from tfft.recipes.preparing import build_model, data_line, is_cached, open_backbone, plan_for, spec_of
 from tfft.recipes.runs import (
+    CHECKPOINTS,
     EXPORT,
     Run,
     check_out,
     check_writable,
+    is_unfinished,
     plan_from_yaml,
     write_model,
     write_run,
 )
 from tfft.slicing import describe, select
 from tfft.specs import Augmentation, InputSpec, Phase, Plan
-from tfft.training import FeatureSource, History, is_chief, on_chief, train
+from tfft.training import Checkpoints, FeatureSource, History, is_chief, on_chief, train
+from tfft.training.distributing import strategy_of
 from tfft.training.phases import check_phases
 
 
@@ -118,7 +124,9 @@ def finetune(
             part runs on each of them once. ``"auto"`` follows from the epochs.
         trust: True opens a SavedModel although the scan found operations that reach outside of it.
         strict: True makes an unreadable file an error instead of skipping it.
-        out: new or empty folder for plan, metrics, history, labels, model and export; None writes nothing.
+        out: new or empty folder for plan, metrics, history, labels, model and export; None writes nothing. While
+            it trains, the run is saved there: the same call goes on after a kill at any moment, to the same weights
+            (to the last bit on a CPU with ``deterministic=True``). Another plan or other data is refused.
         export_to: version folder for the export, such as ``"served/1"``; by default ``export/1`` in
             ``out``; False exports nothing.
         cache: where the result of what is frozen is kept: ``"auto"`` in the user's cache folder (a second run
@@ -177,11 +185,15 @@ def finetune(
     for place in (folder, None if target is None else target.parent):
         if place is not None:
             check_writable(place)  # told before training, not after
+    going_on = folder is not None and is_unfinished(folder)
     run, held_out = _train(opened, gathered, plan, cache, callbacks, verbose, folder)
     run = dataclasses.replace(run, folder=folder)
     if folder is not None:
         on_chief(run.model, lambda: write_run(run, folder))
         target = target or (None if export_to is False else folder / EXPORT / "1")
+    if target is not None and going_on and target.is_dir() and target.parent.parent == folder:
+        say(f"{target} was exported before the run was stopped")  # exports are whole or not there
+        target = None
     if target is not None:
         try:
             exported = on_chief(run.model, lambda: _export(run, target, gathered, held_out))
@@ -190,6 +202,8 @@ def finetune(
             error.add_note("The trained model is the attribute `run` of this error.")
             raise
         run = dataclasses.replace(run, export=exported)
+    if folder is not None and (folder / CHECKPOINTS).is_dir():
+        on_chief(run.model, lambda: shutil.rmtree(folder / CHECKPOINTS))  # from here on nothing is left to do
     if run.export is not None:
         say(f"exported to {run.export.path}, largest difference {run.export.largest_difference:.1e}")
     say(run.summary)
@@ -289,15 +303,19 @@ def _train(
     keras.utils.set_random_seed(plan.seed)  # again: opening may or may not have drawn numbers
     model = build_model(backbone, data, plan)
     spec = spec_of(backbone, plan)
+    estimate = cost(model, plan, data.examples, cached=is_cached(data, cache))
+    if verbose and estimate:
+        print(estimate, flush=True)
     held_out = data.validation(spec, plan.batch_size)
     with tf.device("CPU:0"):
         epoch = tf.Variable(0, dtype=tf.int64, trainable=False, name="epoch")
-    scores: list[Scores] = []
+    memory: dict[str, Any] = {"scores": []}  # of the phases that are done, also before the run was stopped
     say = _printer(verbose)
 
     def measure(phase: Phase, history: History) -> None:
-        scores.append(evaluate(model, held_out))
-        say(f"{phase.name}: {scores[-1].line}\n{history.audits[phase.name].summary}")
+        scores = evaluate(model, held_out)
+        memory["scores"].append(json.dumps(scores.to_dict()))
+        say(f"{phase.name}: {scores.line}\n{history.audits[phase.name].summary}")
         for note in history.notes:
             say(note)
         if folder is not None and phase is not plan.phases[-1]:  # a later phase that fails loses only itself
@@ -318,9 +336,28 @@ def _train(
         callbacks=callbacks,
         verbose=verbose,
         after_phase=measure,
+        checkpoints=_checkpoints(model, plan, data, folder),
+        memory=memory,
     )
     say(describe(model))
+    scores = [Scores.from_dict(json.loads(text)) for text in memory["scores"]]
     return Run(model, plan, history, scores[0], scores[-1], data.class_names, data.skipped), held_out
+
+
+def _checkpoints(model: keras.Model, plan: Plan, data: Gathered, folder: pathlib.Path | None) -> Checkpoints | None:
+    """Where a run is saved while it trains; several workers cannot be."""
+    if folder is None or len({device.task for device in _devices(model)}) > 1:
+        return None
+    settings = {name: value for name, value in plan.to_dict().items() if name not in ("reasons", "versions", "phases")}
+    identity = {"plan": settings, "data": data.fingerprint}
+    return Checkpoints(folder / CHECKPOINTS, identity=identity, remove=False)
+
+
+def _devices(model: keras.Model) -> list[tf.DeviceSpec]:
+    strategy = strategy_of(model)
+    if strategy is None:
+        return []
+    return [tf.DeviceSpec.from_string(name) for name in strategy.extended.worker_devices]
 
 
 def _class_weight(data: Gathered, plan: Plan) -> Mapping[int, float] | None:

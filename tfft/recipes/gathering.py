@@ -6,6 +6,7 @@ Hides the differences between a folder, arrays and ready datasets from the recip
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -42,6 +43,7 @@ class Gathered:
         batch_size: of ready datasets; None where it can be chosen.
         probe: image files to check an export with; empty: take them from the validation dataset.
         name: what is written into the plan.
+        fingerprint: another one for other data; a run that was stopped goes on with the same only.
     """
 
     class_names: tuple[str, ...]
@@ -57,6 +59,7 @@ class Gathered:
     ordered: Callable[[InputSpec | None], tuple[Any, Any]]
     probe: tuple[str, ...]
     name: str
+    fingerprint: str
     batch_size: int | None = None
 
     @property
@@ -124,12 +127,22 @@ def _folder(folder: str | os.PathLike[str], validation: float, seed: int, strict
         ordered=lambda spec: (splits.train, splits.validation),
         probe=tuple(splits.validation.paths[:4]),
         name=os.fspath(folder),
+        fingerprint=_fingerprint(splits.train, splits.validation),
     )
 
 
 def _settings(plan: Plan, epoch: tf.Variable) -> dict[str, Any]:
     varied = {"augment": plan.augment, "views": plan.views, "sampling": plan.sampling}
     return {"batch_size": plan.batch_size, "shuffle": True, "seed": plan.seed, "epoch": epoch, **varied}
+
+
+def _fingerprint(*parts: Examples) -> str:
+    """Names, sizes and labels: reading every byte would take as long as training on few of them."""
+    found = hashlib.sha256()
+    for part in parts:
+        for path, label in zip(part.paths, part.labels, strict=True):
+            found.update(f"{path}\0{os.path.getsize(path)}\0{int(label)}\n".encode("utf-8", "surrogateescape"))
+    return found.hexdigest()
 
 
 def _classes(names: Sequence[str], train: np.ndarray, held_out: np.ndarray) -> dict[str, Any]:
@@ -192,6 +205,7 @@ def _arrays(images: np.ndarray, labels: np.ndarray, validation: float, seed: int
         ordered=ordered,
         probe=(),
         name=f"arrays {images.shape}",
+        fingerprint=hashlib.sha256(np.ascontiguousarray(images).tobytes() + repr(labels.tolist()).encode()).hexdigest(),
     )
 
 
@@ -234,6 +248,7 @@ def _ready(train: tf.data.Dataset, validation: tf.data.Dataset, class_names: Seq
         ordered=lambda spec: (checked(spec, 0), checked(spec, 1)),
         probe=(),
         name="datasets given in memory",
+        fingerprint=f"{[count.tolist() for count in counts]}",  # what more they hold would take a pass to see
         batch_size=int(tf.shape(next(iter(train))[1])[0]),
     )
 

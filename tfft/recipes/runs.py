@@ -28,7 +28,7 @@ from tfft.specs import Plan
 from tfft.training import History
 from tfft.training.history import write_whole
 
-PLAN, METRICS, HISTORY, LABELS, SKIPPED, MODEL, EXPORT = (
+PLAN, METRICS, HISTORY, LABELS, SKIPPED, MODEL, EXPORT, CHECKPOINTS = (
     "plan.yaml",
     "metrics.json",
     "history.csv",
@@ -36,6 +36,7 @@ PLAN, METRICS, HISTORY, LABELS, SKIPPED, MODEL, EXPORT = (
     "skipped.csv",
     "model.keras",
     "export",
+    "checkpoints",
 )
 
 
@@ -107,21 +108,28 @@ def metrics_of(frozen: Scores, final: Scores) -> dict[str, Any]:
 def check_out(out: str | os.PathLike[str] | None) -> pathlib.Path | None:
     """Returns the folder of a run to be, and refuses one that holds anything; creates nothing.
 
+    A folder with checkpoints is that of a run that was stopped: it may go on.
+
     Raises:
-        PlanError: when it is a file or is not empty.
+        PlanError: when it is a file, or holds something else.
     """
     if out is None:
         return None
     folder = pathlib.Path(out).expanduser()
     if folder.exists() and not folder.is_dir():
         raise PlanError(f"out={str(out)!r} is a file, expected a new or empty folder.")
-    if folder.is_dir() and any(folder.iterdir()):
+    if folder.is_dir() and any(folder.iterdir()) and not is_unfinished(folder):
         inside = sorted(path.name for path in folder.iterdir())
         raise PlanError(
             f"The folder out={str(out)!r} is not empty ({listed(inside, limit=5)}), and a run overwrites nothing. "
             "Give another folder or empty this one."
         )
     return folder
+
+
+def is_unfinished(folder: pathlib.Path) -> bool:
+    """Tells whether a folder is that of a run that was stopped, and can go on."""
+    return (folder / CHECKPOINTS).is_dir()
 
 
 def check_writable(folder: pathlib.Path) -> None:

@@ -39,7 +39,7 @@ class _Average(keras.callbacks.Callback):
         self.updates = 0
         self._refresh = refresh
         self._variables: list[keras.Variable] = []
-        self._average: list[tf.Tensor] = []
+        self._average: _Flat | None = None
         self._raw: list[tf.Tensor] | None = None  # what trains, while the average is in the model
         self._given: State | None = None
         self._fitting = False
@@ -55,8 +55,7 @@ class _Average(keras.callbacks.Callback):
             )
         self._variables = movable(self.model)
         self._raw, self.updates, self._fitting = None, 0, True
-        self._average = [tf.cast(v, _wide(v)) for v in self._read()]
-        self._towards = tf.function(_towards, autograph=False)
+        self._average = _Flat(self._variables)
         if self._given is not None:
             self._take_state(self._given)
             self._given = None
@@ -96,8 +95,8 @@ class _Average(keras.callbacks.Callback):
         if not self._variables:
             return dict(self._given or {"updates": self.updates})
         raw = self._read() if self._raw is None else self._raw
-        state: State = {"updates": self.updates, **self._own_state()}
-        for kind, values in (("average", self._average), ("raw", raw)):
+        state: State = {"updates": self.updates}
+        for kind, values in (("average", self._average.parts()), ("raw", raw)):
             state |= {f"{kind}/{i:05d}": np.array(value) for i, value in enumerate(values)}
         return state
 
@@ -120,29 +119,18 @@ class _Average(keras.callbacks.Callback):
 
     def _take_state(self, state: State) -> None:
         self.updates = int(state.get("updates", 0))
-        self._set_own_state(state)
         if not any(key.startswith("average/") for key in state):  # taken before anything was trained
             return
-        problems = []
         keys = [f"{i:05d}" for i in range(len(self._variables))]
         held = sum(key.startswith("average/") for key in state)
-        if held != len(keys):
-            problems.append(f"it holds {held} variables, here {len(keys)} may move")
+        problems = [] if held == len(keys) else [f"it holds {held} variables, here {len(keys)} may move"]
         for key, variable in zip(keys, self._variables, strict=True):
-            shape = np.shape(state.get(f"average/{key}", np.zeros(variable.shape)))
-            if shape != tuple(variable.shape):
+            shape = np.shape(state.get(f"average/{key}"))
+            if held == len(keys) and shape != tuple(variable.shape):
                 problems.append(f"{variable.path!r} has the shape {tuple(variable.shape)}, the state holds {shape}")
         raise_problems(PlanError, "The state of the average is that of another model", problems)
         put(self._variables, [state[f"raw/{key}"] for key in keys])
-        self._average = [
-            tf.constant(state[f"average/{key}"], _wide(value)) for key, value in zip(keys, self._read(), strict=True)
-        ]
-
-    def _own_state(self) -> State:
-        return {}
-
-    def _set_own_state(self, state: State) -> None:
-        pass
+        self._average.set([state[f"average/{key}"] for key in keys])
 
     # ------------------------------------------------------------------ the average
 
@@ -151,7 +139,7 @@ class _Average(keras.callbacks.Callback):
 
     def _add(self, share: float) -> None:
         """Moves the average towards the weights by a share of the way."""
-        self._average = self._towards(self._average, self._read(), tf.constant(share, tf.float64))
+        self._average.move(share)
 
     def _settle_epoch(self) -> None:
         """Takes in the end of an epoch, once."""
@@ -160,7 +148,7 @@ class _Average(keras.callbacks.Callback):
         if self._raw is not None or not self.updates:
             return
         self._raw = self._read()
-        put(self._variables, [tf.cast(a, v.dtype) for a, v in zip(self._average, self._variables, strict=True)])
+        put(self._variables, [tf.cast(a, v.dtype) for a, v in zip(self._average.parts(), self._variables, strict=True)])
         if self._refresh is not None:
             recompute(self.model, self._refresh, *training_norms(self.model))
 
@@ -289,20 +277,40 @@ class WeightAverage(_Average):
             self.updates += 1
             self._add(1.0 / self.updates)
 
-    def _own_state(self) -> State:
-        return {"last_taken": self._last_taken}
 
-    def _set_own_state(self, state: State) -> None:
-        self._last_taken = int(state.get("last_taken", -1))
+class _Flat:
+    """An average of variables as one long row of numbers: a step is one pass over memory, not a call for each variable.
 
+    Averages of half precision are kept in float32, as small steps would be lost.
+    """
 
-def _towards(average: Sequence[tf.Tensor], values: Sequence[tf.Tensor], share: tf.Tensor) -> list[tf.Tensor]:
-    return [a + tf.cast(share, a.dtype) * (tf.cast(v, a.dtype) - a) for a, v in zip(average, values, strict=True)]
+    def __init__(self, variables: Sequence[keras.Variable]) -> None:
+        self._variables = list(variables)
+        doubles = any(tf.as_dtype(v.dtype) == tf.float64 for v in variables)
+        self._dtype = tf.float64 if doubles else tf.float32
+        self._move = tf.function(self._moved, autograph=False)
+        self._row = self._now()
 
+    def parts(self) -> list[tf.Tensor]:
+        """Returns the average of each variable."""
+        sizes = [math.prod(v.shape) for v in self._variables]
+        parts = tf.split(self._row, sizes) if sizes else []
+        return [tf.reshape(part, v.shape) for part, v in zip(parts, self._variables, strict=True)]
 
-def _wide(value: tf.Tensor) -> tf.DType:
-    """Averages of half precision are kept in float32: small steps would be lost."""
-    return tf.float32 if value.dtype in (tf.float16, tf.bfloat16) else value.dtype
+    def set(self, parts: Sequence[np.ndarray]) -> None:
+        """Sets the average of each variable."""
+        self._row = tf.concat([tf.reshape(tf.cast(part, self._dtype), [-1]) for part in parts], axis=0)
+
+    def move(self, share: float) -> None:
+        """Moves it towards the variables by a share of the way; 1 copies them bit by bit."""
+        self._row = self._now() if share == 1.0 else self._move(self._row, tf.constant(share, self._dtype))
+
+    def _now(self) -> tf.Tensor:
+        values = [tf.reshape(tf.cast(tf.convert_to_tensor(v), self._dtype), [-1]) for v in self._variables]
+        return tf.concat(values, axis=0) if values else tf.zeros([0], self._dtype)
+
+    def _moved(self, row: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
+        return row + share * (self._now() - row)
 
 
 def _is_number(value: Any) -> bool:

@@ -218,7 +218,9 @@ def _named(model: keras.Model, checkpoints: Sequence[Checkpoint]) -> list[tuple[
         try:
             _read(model, checkpoint, name)
         except PlanError as error:
-            problems.append(f"{name}: {error}")
+            problems.append(
+                f"{name}: " + str(error).replace(":\n  - ", ": ").replace("\n  - ", "; ")
+            )  # one line each, in a list of its own
     raise_problems(PlanError, "The checkpoints do not make a soup", problems)
     return named
 
@@ -246,5 +248,6 @@ def _from_file(model: keras.Model, path: Path) -> list[np.ndarray]:
             return take(keras.models.load_model(path, compile=False, safe_mode=True).weights)
         model.load_weights(path)
     except Exception as error:  # whatever a file that is no such file makes Keras and h5py raise
-        raise PlanError(f"It cannot be read into {model.name!r}: {error}") from error
+        why = str(error).split("\n")[0]  # Keras goes on with lists of layers
+        raise PlanError(f"It cannot be read into {model.name!r}: {why}") from error
     return take(model.weights)

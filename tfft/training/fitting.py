@@ -42,6 +42,9 @@ def fit_phase(job: Job, phase: Phase, start: Rank | None) -> tuple[History, Rank
             release(job.model)
         if phase.lora:
             merge_lora(job.model)
+            job.optimizer = None  # it knew of nothing but the updates
+        if phase.l2_sp or phase.mixup or phase.cutmix:  # else `fit` and `evaluate` of the user would go on with that
+            job.model.compile(optimizer=job.model.optimizer, **job.compile_arguments)
 
 
 def _fit(
@@ -56,7 +59,7 @@ def _fit(
     watch = PhaseWatch(phase, steps, lambda: likely_cause(job.dataset, phase), job.verbose, start, before)
     bar = Progress(phase.name, steps * phase.epochs)
     check = audit(model)  # of the whole model, also where a part of it is fitted
-    fit = {"epochs": phase.epochs, "callbacks": _callbacks(job, phase, part, watch, bar), "verbose": 0}
+    fit = {"epochs": phase.epochs, "callbacks": job.course(_callbacks(job, phase, part, watch, bar)), "verbose": 0}
     try:
         distributing.fit(part.model, part.dataset, part.validation, **fit)  # the dataset orders itself
     finally:
@@ -114,7 +117,7 @@ def _callbacks(
     if phase.swa:
         averages.append(WeightAverage(phase.swa, refresh=part.dataset))
     theirs = job.callbacks if part.model is job.model else [OnWhole(c, job.model) for c in job.callbacks]
-    return job.course([*averages, *theirs, *own])
+    return [*averages, *theirs, *own]
 
 
 def solve_phase(job: Job, phase: Phase, start: Rank | None) -> tuple[History, Rank | None]:
@@ -127,6 +130,7 @@ def solve_phase(job: Job, phase: Phase, start: Rank | None) -> tuple[History, Ra
     how = {"class_weight": job.class_weight, "prototypes": phase.solve == "prototypes"}
     probe = solve(model, source, l2=job.l2, seed=job.seed, verbose=job.verbose, **how)
     model.compile(optimizer="adam", **job.compile_arguments)
+    model.optimizer.build(model.trainable_variables)  # a .keras file of an optimizer without slots loads with a warning
     row: dict[str, Any] = {"phase": phase.name, "epoch": 1}
     row |= distributing.alone(probe.part.model, lambda: _measured(probe.part, heads.of(model).compile_args))
     row |= {"learning_rate": 0.0, "seconds": time.perf_counter() - began}

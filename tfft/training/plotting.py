@@ -32,7 +32,7 @@ def plot_history(history: History | Any, path: str | os.PathLike[str] | None = N
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        missing_package("matplotlib", "Drawing the history", "pip install matplotlib")
+        missing_package("matplotlib", "Drawing the history", "pip install 'tfft[plot]'")
     if isinstance(history, (str, os.PathLike)):
         history = History.from_csv(history)
     if not isinstance(history, History):

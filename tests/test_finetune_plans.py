@@ -1,0 +1,148 @@
+"""Plans by name through the whole recipe: frozen blocks to the bit, settings that reach the training, wrong input."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from test_recipes import backbone
+
+import tfft
+from tfft import heads, plans
+from tfft.errors import PlanError
+from tfft.recipes import finetune, plan_from_yaml
+
+
+def squares(counts=(24, 24), seed=0):
+    random = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(len(counts)), counts)
+    images = np.where(labels == 1, 150, 100)[:, None, None, None] + random.integers(-60, 60, (len(labels), 16, 16, 3))
+    return images.astype("uint8"), labels
+
+
+QUICK = {"verbose": False, "cache": "memory", "batch_size": 8}
+EXTRA = {"gradual": {"stages": 1}, "bit": {"steps": 6}, "surgical": {"blocks": 1}}
+
+
+@pytest.mark.parametrize("name", plans.NAMES)
+def test_every_plan_trains_what_it_says_and_nothing_else(name, tmp_path):
+    opened = backbone()
+    wishes = {} if name in ("linear_probe", "few_shot", "bit") else {"epochs": 2}
+    plan = plans.named(name, **EXTRA.get(name, {}))
+    run = finetune(opened, squares(), plan=plan, out=tmp_path / "run", export_to=False, **QUICK, **wishes)
+    assert run.plan.name == name
+    for phase in run.plan.phases:
+        report = run.history.audits[phase.name]
+        assert not report.frozen_moved
+        assert report.trainable > len(report.trainable_unchanged) or phase.solve
+    assert plan_from_yaml(tmp_path / "run" / "plan.yaml") == run.plan
+    if len(run.plan.phases) == 1 and run.plan.phases[0].unfreeze == "none":
+        assert all(row["phase"] == "frozen" for row in run.history.rows)
+    loaded = keras.saving.load_model(tmp_path / "run" / "model.keras")  # with its optimizer
+    images = squares()[0][:4]
+    np.testing.assert_allclose(loaded.predict(images, verbose=0), run.model.predict(images, verbose=0), atol=1e-5)
+
+
+def test_a_plan_can_be_named_and_its_phases_set():
+    run = finetune(backbone(), squares(), plan="lp_ft", epochs=1, **QUICK)
+    assert [phase.name for phase in run.plan.phases] == ["frozen", "fine-tune"]
+    run = finetune(backbone(), squares(), plan=plans.lp_ft(optimizer="sgd", ema=0.5), epochs=1, **QUICK)
+    assert run.plan.phases[1].optimizer == "sgd"
+    with pytest.raises(PlanError, match="Did you mean 'gradual'"):
+        finetune(backbone(), squares(), plan="graduall")
+
+
+def test_recommended_plans_are_those_that_are_used():
+    plan = tfft.recommend_plan(squares((30, 4)), backbone(), batch_size=8)
+    assert plan.name == "few_shot"
+    assert "3 examples in the smallest class" in plan.reasons["plan"]  # the fourth is held out
+    run = finetune(backbone(), squares((30, 4)), verbose=False, batch_size=8, cache="memory")
+    assert run.plan.phases == plan.phases
+
+
+def test_class_weights_reach_the_solved_head_and_the_training():
+    data = squares((60, 12))
+    recalls = []
+    for weight in (None, "balanced", {"1": 50.0}):
+        run = finetune(backbone(), data, plan="linear_probe", class_weight=weight, l2=0.5, **QUICK)
+        recalls.append(run.model.predict(data[0], verbose=0))
+    rare = [float(np.mean(tf.nn.softmax(logits)[:, 1])) for logits in recalls]
+    assert rare[0] < rare[1] < rare[2]
+    with pytest.raises(PlanError, match="'2'|2"):
+        finetune(backbone(), data, class_weight={"2": 1.0}, **QUICK)
+
+
+def test_balanced_sampling_and_focal_loss_are_used_and_written(tmp_path):
+    settings = {"sampling": "balanced", "loss": "focal", "frozen_epochs": 2, "epochs": 1}
+    run = finetune(backbone(), squares((40, 10)), out=tmp_path / "run", export_to=False, **settings, **QUICK)
+    assert heads.of(run.model).loss_name == "focal"
+    plan = plan_from_yaml(tmp_path / "run" / "plan.yaml")
+    assert (plan.sampling, plan.loss) == ("balanced", "focal")
+    plain = finetune(backbone(), squares((40, 10)), **{**settings, "sampling": None}, **QUICK)
+    assert plain.history.rows[0]["loss"] != run.history.rows[0]["loss"]
+    ready = tf.data.Dataset.from_tensor_slices(squares()).batch(8)
+    with pytest.raises(PlanError, match="a ready dataset has its order already"):
+        finetune(backbone(), (ready, ready, ["a", "b"]), sampling="balanced", verbose=False)
+
+
+def test_classes_that_nothing_is_measured_on_are_named(capsys):
+    images, labels = squares((10, 10))
+    train = tf.data.Dataset.from_tensor_slices((images, labels)).batch(8)
+    held_out = tf.data.Dataset.from_tensor_slices((images[:5], labels[:5])).batch(8)
+    finetune(backbone(), (train, held_out, ["dark", "light"]), plan="linear_probe")
+    assert "no held-out example of light: the scores say nothing about it" in capsys.readouterr().out
+
+
+class Stop(keras.callbacks.Callback):
+    """Ends the program's training in an epoch of the second phase, once."""
+
+    def __init__(self, stops):
+        super().__init__()
+        self.stops, self.epochs = stops, 0
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch == 1 and self.stops:
+            raise KeyboardInterrupt
+
+
+def test_the_same_call_goes_on_in_the_phase_where_it_was_stopped(tmp_path, capsys):
+    settings = {"epochs": 3, "export_to": False, "cache": "memory", "batch_size": 8, "seed": 3}
+    whole = finetune(backbone(), squares(), out=tmp_path / "whole", **settings)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(backbone(), squares(), out=tmp_path / "run", callbacks=[Stop(True)], **settings)
+    assert not (tmp_path / "run" / "metrics.json").exists()
+    capsys.readouterr()
+    with pytest.raises(PlanError, match="seed was 3 and is 4"):
+        finetune(backbone(), squares(), out=tmp_path / "run", callbacks=[Stop(False)], **{**settings, "seed": 4})
+    run = finetune(backbone(), squares(), out=tmp_path / "run", callbacks=[Stop(False)], **settings)
+    assert "done are the phases frozen" in capsys.readouterr().out
+    assert run.frozen.to_dict() == whole.frozen.to_dict()
+    assert run.final.to_dict() == whole.final.to_dict()
+    for ours, theirs in zip(run.model.weights, whole.model.weights, strict=True):
+        np.testing.assert_allclose(ours.numpy(), theirs.numpy(), atol=1e-6)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    with pytest.raises(PlanError, match="is not empty"):  # it is finished now
+        finetune(backbone(), squares(), out=tmp_path / "run", **settings)
+
+
+def test_the_cost_is_told_beforehand_and_follows_what_trains(capsys):
+    from tfft.plans import Facts, recommend
+    from tfft.recipes.costing import cost
+    from tfft.specs import Phase
+
+    opened = backbone()
+    model = tfft.build(opened, heads.classification(["a", "b"]))
+    plan = recommend(Facts(100, 2, 3))
+    rows = [row.flops for row in tfft.describe(model).rows if row.part == "backbone"]
+    assert sum(rows) > 0
+    import dataclasses
+
+    last, every = Phase("last", 1, 4, 1e-3), Phase("all", "all", 4, 1e-3)
+    plan = dataclasses.replace(plan, phases=(last, every))
+    text = cost(model, plan, 100, cached=True)
+    work = sum(rows[:-1]) * 100 + 3 * rows[-1] * 100 * 4
+    shares = f"{work / (3 * sum(rows) * 100 * 4):.0%} of what 4 epochs of everything take"
+    assert shares in text.splitlines()[0]
+    assert "cost of all" in text
+    assert "100% of what 4 epochs" in text
+    finetune(backbone(), squares(), epochs=1, batch_size=8, cache="memory")
+    assert "cost of fine-tune: " in capsys.readouterr().out

@@ -1,0 +1,60 @@
+"""What a plan will cost, before it is trained: :func:`cost`.
+
+Hides what runs once and what runs in every epoch. The unit is the multiply-add, as :func:`tfft.describe` counts them;
+how many a machine does in a second is seen in the first epoch.
+"""
+
+from __future__ import annotations
+
+import keras
+
+from tfft.slicing import describe, select
+from tfft.specs import Phase, Plan
+
+_BACKWARD = 2  # times the forward pass: gradients of the inputs and of the weights
+
+
+def cost(model: keras.Model, plan: Plan, examples: int, *, cached: bool) -> str:
+    """Says for each phase how many multiply-adds it takes, and how many with everything unfrozen.
+
+    Args:
+        model: as it will be trained.
+        plan: whose phases are to be trained.
+        examples: that an epoch has.
+        cached: whether what is frozen runs once for each view of an example, not in every epoch.
+
+    Returns:
+        One line for each phase; empty where the multiply-adds of a block are not known.
+    """
+    rows = describe(model).rows
+    each = [row.flops for row in rows if row.part == "backbone"]
+    if None in each or not sum(each):
+        return ""
+    lines, whole = [], sum(each) * (1 + _BACKWARD) * examples
+    for phase in plan.phases:
+        below = sum(each[: _first(model, phase, len(each))])
+        above = sum(each) - below
+        once = below * examples * (plan.views if cached else max(1, phase.epochs))
+        work = once + above * (1 + _BACKWARD) * examples * phase.epochs
+        line = f"cost of {phase.name}: {_amount(work)} multiply-adds"
+        if phase.epochs:
+            share = work / (whole * phase.epochs)
+            line += f", {share:.0%} of what {phase.epochs} epochs of everything take"
+        lines.append(line + (", less what is in the cache" if cached else ""))
+    return "\n".join(lines)
+
+
+def _first(model: keras.Model, phase: Phase, count: int) -> int:
+    """Position of the first block that trains."""
+    if phase.unfreeze in ("none", 0):
+        return count
+    names = [row.block for row in describe(model).rows]
+    chosen = select(model, phase.unfreeze)
+    return min((names.index(block.name) for block in chosen), default=count)
+
+
+def _amount(count: float) -> str:
+    for size, unit in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count:.0f}"
