@@ -5,8 +5,6 @@ Hides how state is taken out of callbacks that were not made for it, Keras' own 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
@@ -17,9 +15,13 @@ import tensorflow as tf
 
 from tfft.errors import PlanError
 from tfft.training.packing import UnpackableError, pack, unpack
+from tfft.training.progress import Progress
 from tfft.training.watching import OnWhole
 
 _KERAS_OWN = ("_model", "params", "_params", "validation_data")  # what every callback has and fit sets anew
+_SET_AGAIN = ("min_delta",)  # Keras turns its sign in the first epoch of each process, with ``monitor_op``
+
+Packed = tuple[Any, dict[str, np.ndarray]]  # a value, and the arrays in it
 
 
 class CallbackStates:
@@ -42,13 +44,14 @@ class CallbackStates:
     """
 
     def __init__(self, callbacks: Sequence[keras.callbacks.Callback]) -> None:
-        self._callbacks = [c.callback if isinstance(c, OnWhole) else c for c in callbacks]
+        found = [c.callback if isinstance(c, OnWhole) else c for c in callbacks]
+        self._callbacks = [c for c in found if not isinstance(c, Progress)]  # which depends on who is watching
         if any(isinstance(c, keras.callbacks.BackupAndRestore) for c in self._callbacks):
             raise PlanError(
                 "keras.callbacks.BackupAndRestore would bring back an older state than the checkpoints do: remove it "
                 "from the callbacks."
             )
-        self._before: list[dict[str, str]] = [{} for _ in self._callbacks]
+        self._before: list[dict[str, Packed]] = [{} for _ in self._callbacks]
         self.notes: list[str] = []
 
     def prepare(self, states: Sequence[Mapping[str, Any]], *, inside: bool) -> None:
@@ -68,7 +71,7 @@ class CallbackStates:
 
     def begin(self) -> None:
         """Notes how the callbacks are now: after ``on_train_begin``, or before anything."""
-        self._before = [{} if has_state(c) else _digests(c) for c in self._callbacks]
+        self._before = [{} if has_state(c) else _values(c) for c in self._callbacks]
         for callback in self._callbacks:
             if has_state(callback) or type(callback).__module__.startswith(("keras.", "tfft.")):
                 continue
@@ -92,14 +95,16 @@ class CallbackStates:
 
     def restore(self, states: Sequence[Mapping[str, Any]], arrays: Mapping[str, np.ndarray]) -> None:
         """Gives each callback its state."""
-        for callback, state in zip(self._callbacks, states, strict=True):
+        for callback, state, before in zip(self._callbacks, states, self._before, strict=True):
             value = unpack(state["value"], arrays)
             if state["own"]:
                 callback.set_state(value)
                 continue
+            for name, packed in before.items():
+                if name not in value and not _same(packed, _values(callback).get(name)):
+                    value[name] = unpack(*packed)  # it has changed since, by a hook that is called once more
             for name, content in value.items():
-                held = vars(callback).get(name)
-                variable = _variable(held)
+                variable = _variable(vars(callback).get(name))
                 if variable is not None:
                     variable.assign(content)
                 else:
@@ -115,8 +120,8 @@ class CallbackStates:
                     f"{name}.get_state() returned {error}; it may return None, numbers, strings, arrays, and lists, "
                     "tuples and dicts of those."
                 ) from error
-        now = _digests(callback)
-        changed = {k: _plain(v) for k, v in vars(callback).items() if k in now and now[k] != self._before[i].get(k)}
+        before = self._before[i]
+        changed = {k: unpack(*v) for k, v in _values(callback).items() if not _same(v, before.get(k))}
         state = {"class": name, "own": False, "value": pack(changed, arrays, f"callbacks/{i}")}
         if isinstance(callback, keras.callbacks.CSVLogger) and callback.csv_file is not None:
             state["bytes"] = os.path.getsize(callback.filename)
@@ -135,32 +140,31 @@ def _variable(value: Any) -> Any:
     return value if isinstance(value, (keras.Variable, tf.Variable)) else None
 
 
-def _plain(value: Any) -> Any:
-    variable = _variable(value)
-    return value if variable is None else variable
-
-
-def _digests(callback: Any) -> dict[str, str]:
-    """Returns a hash of each attribute that can be kept."""
-    found = {}
+def _values(callback: Any) -> dict[str, Packed]:
+    """Returns all attributes that can be kept, as they are at this moment."""
+    found: dict[str, Packed] = {}
     for name, value in vars(callback).items():
-        arrays: dict[str, np.ndarray] = {}
+        variable, arrays = _variable(value), {}
+        if name in _KERAS_OWN or (name in _SET_AGAIN and hasattr(callback, "monitor_op")):
+            continue
         try:
-            packed = pack(_plain(value), arrays, "a")
+            packed = pack(value if variable is None else variable, arrays, "in")
         except UnpackableError:
             continue
-        if name in _KERAS_OWN:
-            continue
-        digest = hashlib.sha256(json.dumps(packed).encode())
-        for array in arrays.values():
-            digest.update(f"{array.dtype}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
-        found[name] = digest.hexdigest()
+        found[name] = packed, {key: np.array(array) for key, array in arrays.items()}
     return found
+
+
+def _same(one: Packed, other: Packed | None) -> bool:
+    if other is None or repr(one[0]) != repr(other[0]):  # which tells types, and that NaN is NaN
+        return False
+    pairs = zip(one[1].values(), other[1].values(), strict=True)
+    return all(a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes() for a, b in pairs)
 
 
 def _opaque(callback: Any) -> list[tuple[str, Any]]:
     """Returns attributes that cannot be kept and may hold state: not functions, and not what describes something."""
-    kept = _digests(callback)
+    kept = _values(callback)
     return [
         (name, value)
         for name, value in vars(callback).items()

@@ -16,13 +16,13 @@ from tfft import heads
 from tfft.errors import PlanError
 from tfft.specs import Phase
 from tfft.training import distributing
+from tfft.training.course import Checkpoints
 from tfft.training.fitting import fit_phase, solve_phase
 from tfft.training.frozen import FeatureSource
 from tfft.training.history import History
 from tfft.training.job import Job, length
 from tfft.training.keeping import Keeper
 from tfft.training.phases import check_phases
-from tfft.training.resuming import Checkpoints
 from tfft.training.watching import Rank
 
 
@@ -125,7 +125,7 @@ def train(
     best: Rank | None = None
     if checkpoints is not None:
         settings = checkpoints if isinstance(checkpoints, Checkpoints) else Checkpoints(checkpoints)
-        weights = None if class_weight is None else {str(k): v for k, v in class_weight.items()}
+        weights = None if class_weight is None else {str(k): float(v) for k, v in class_weight.items()}
         about = {"batch_norm": batch_norm, "l2": l2, "seed": seed, "part_size": part_size, "class_weight": weights}
         job.keeper = Keeper(settings, model, phases, about, memory, verbose)
         history, best = job.keeper.enter(job)

@@ -69,6 +69,9 @@ class Job:
     def batches(self, part: Reduced, phase: Phase, notes: list[str]) -> tuple[Reduced, int, dict[str, Any]]:
         """Returns a part with its examples mixed and weighted, its steps per epoch, and what it is compiled with."""
         dataset, steps = counted(part.dataset)
+        for metric in keras.tree.flatten(self.compile_arguments.get("metrics")):
+            if isinstance(metric, keras.metrics.Metric):
+                metric.reset_state()  # of the phase before; Keras does not know a metric before the first step
         part, arguments = dataclasses.replace(part, dataset=dataset), dict(self.compile_arguments)
         if phase.mixup or phase.cutmix:
             head = heads.of(self.model)

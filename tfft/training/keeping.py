@@ -13,14 +13,16 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfft import heads
 from tfft.slicing import AuditReport, unfreeze
 from tfft.specs import Phase
 from tfft.training.callback_state import CallbackStates, has_state
 from tfft.training.checkpoints import Checkpoint
+from tfft.training.course import Checkpoints, Course
 from tfft.training.distributing import is_chief
 from tfft.training.history import History
 from tfft.training.packing import pack, unpack
-from tfft.training.resuming import Checkpoints, Course, open_store, refuse_workers
+from tfft.training.resuming import open_store, refuse_workers
 from tfft.training.state import collect, optimizer_from, restore, take_optimizer
 from tfft.training.watching import Rank
 
@@ -66,7 +68,7 @@ class Keeper:
         self._base: Checkpoint | None = None if found is None else found.base or found
         inside = found is not None and found is not self._base and found.state.get("phase") == self._base.state["phase"]
         self._found = found if inside else None
-        self._last = phases[-1]
+        self._last, self._solves = phases[-1], any(phase.solve for phase in phases)
 
     def enter(self, job: Any) -> tuple[History, Rank | None]:
         """Puts the model back to the start of the phase that was stopped, or saves that of the first one.
@@ -93,6 +95,8 @@ class Keeper:
         if self._verbose and is_chief() and self.done:
             names = ", ".join(self.history.audits)
             print(f"Going on from {self._store.folder / self._base.name}: done are the phases {names}", flush=True)
+        if state["l2"] is not None:  # which a phase that solves the head has found
+            heads.set_l2(self._model, state["l2"])
         job.epochs_before = len(self.history.rows)
         if state["carried"] is not None:
             job.optimizer = optimizer_from(self._model, state["carried"], arrays)
@@ -148,6 +152,7 @@ class Keeper:
         arrays, state = collect(self._model, callbacks=self._states, everything=True, optimizer=False)
         state |= {
             "phase": self.done,
+            "l2": heads.of(self._model).l2 if self._solves else None,
             "best": pack(self.best, arrays, "best"),
             "phases": pack(_plain(self.history), arrays, "phases"),
             "memory": pack(dict(self._memory), arrays, "memory"),

@@ -55,13 +55,11 @@ class Progress(keras.callbacks.Callback):
         """Takes the bar away."""
         self.close()
 
-    def get_state(self) -> int:
-        """Returns the number of steps that were done."""
-        return self._done
-
-    def set_state(self, state: int) -> None:
-        """Goes on from a number of steps."""
-        self._done = state
+    def go_on(self, done: int) -> None:
+        """Shows steps that were done before the program was stopped; called after ``on_train_begin``."""
+        self._done = done
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done)
 
     def close(self) -> None:
         """Takes the bar away, also after an error, when Keras calls no hook."""
