@@ -41,11 +41,14 @@ def kills(folder: pathlib.Path, count: int, seed: int = 0) -> None:
         ended += 1
         same += _results(out) == undisturbed
     print(f"\nThree phases, {span:.0f} s with the import of TensorFlow, killed at random moments of the last 80 %")
-    print(f"  {killed} kills over {ended} runs: {same} of {ended} ended with the same weights, optimizer, history", flush=True)
+    print(
+        f"  {killed} kills over {ended} runs: {same} of {ended} ended with the same weights, optimizer, history",
+        flush=True,
+    )
 
 
 def each(folder: pathlib.Path, count: int, seed: int = 0) -> None:
-    """Kills a process once, at a random step, validation or sync of a file, and lets one go on: for every kill a run."""
+    """Kills a process once, at a random step, validation or sync, and lets one go on: a run for every kill."""
     environment = os.environ | {"TFFT_EVERY": "1", "PYTHONPATH": str(PROCESS.parents[1])}
     counted = _run(folder / "undisturbed", environment | {"TFFT_COUNT": "1"}).communicate()[0]
     undisturbed = _results(counted)

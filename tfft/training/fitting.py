@@ -43,7 +43,8 @@ def fit_phase(job: Job, phase: Phase, start: Rank | None) -> tuple[History, Rank
         if phase.lora:
             merge_lora(job.model)
             job.optimizer = None  # it knew of nothing but the updates
-        if phase.l2_sp or phase.mixup or phase.cutmix:  # else `fit` and `evaluate` of the user would go on with that
+        changed = phase.l2_sp or phase.mixup or phase.cutmix  # what `fit` and `evaluate` of the user would go on with
+        if changed and getattr(job.model, "optimizer", None) is not None:
             job.model.compile(optimizer=job.model.optimizer, **job.compile_arguments)
 
 
