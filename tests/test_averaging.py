@@ -274,6 +274,10 @@ def test_the_state_of_another_model_is_refused():
         PlanError, match=r"state of the average is that of another model.*holds \d+ variables, here \d+"
     ):
         fit(compiled(tfft.unfreeze(of_keras(), 1)), other, epochs=1)
+    state["average/00000"] = np.zeros((2, 2), "float32")
+    other.set_state(state)
+    with pytest.raises(PlanError, match=r"has the shape .* the state holds \(2, 2\)"):
+        fit(network(), other, epochs=1)
 
 
 def test_settings_out_of_range_are_refused():
