@@ -12,7 +12,7 @@ import tempfile
 
 import common
 
-NAMES = ("inference", "profile", "files", "phase1", "phase2", "epoch", "suffix", "head", "memory")
+NAMES = ("inference", "profile", "files", "phase1", "phase2", "epoch", "suffix", "head", "memory", "kills")
 
 
 def main() -> None:
@@ -28,6 +28,7 @@ def main() -> None:
     import epochs
     import head
     import inference
+    import kills
     import memory
     import suffix
 
@@ -45,6 +46,7 @@ def main() -> None:
             "suffix": lambda: suffix.suffix(options.repeats),
             "head": lambda: head.compare(*head.digits(), options.repeats),
             "memory": lambda: memory.memory(made / "memory"),
+            "kills": lambda: kills.kills(made / "kills"),
         }
         for each in NAMES:
             if each in wanted:

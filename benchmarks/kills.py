@@ -13,66 +13,34 @@ import time
 PROCESS = pathlib.Path(__file__).parents[1] / "tests" / "resume_process.py"
 
 
-def kills(folder: pathlib.Path, count: int, seed: int = 0) -> None:
-    """Kills one process after the other at a random moment of its life, and lets the next one go on.
+def kills(folder: pathlib.Path, count: int = 50, seed: int = 0) -> None:
+    """Kills each of many runs once, without a warning, lets the same command go on, and compares the ends.
 
-    A run that has come to its end before its moment is compared with one that was never killed; the next kill then
-    meets a new run. The moments go over the import of TensorFlow, the set-up, every phase and every save.
+    The moments are drawn among all steps, batches of validation and syncs of files; checkpoints are written after every
+    second step. What is compared is all of: weights, optimizer, random state, history, the state of callbacks.
     """
-    environment = os.environ | {"TFFT_EVERY": "1", "PYTHONPATH": str(PROCESS.parents[1])}
-    started = time.monotonic()
-    undisturbed = _results(_run(folder / "undisturbed", environment).communicate()[0])
-    span = time.monotonic() - started
-    moments, killed, ended, same = random.Random(seed), 0, 0, 0
-    while killed < count:
-        one = folder / f"run-{ended}"
-        while True:
-            child = _run(one, environment)
-            try:
-                out = child.communicate(timeout=moments.uniform(0.2, 1.0) * span if killed < count else None)[0]
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.communicate()
-                killed += 1
-                continue
-            break
-        if child.returncode:
-            raise RuntimeError(f"A run that went on failed with {child.returncode}:\n{out}")
-        ended += 1
-        same += _results(out) == undisturbed
-    print(f"\nThree phases, {span:.0f} s with the import of TensorFlow, killed at random moments of the last 80 %")
-    print(
-        f"  {killed} kills over {ended} runs: {same} of {ended} ended with the same weights, optimizer, history",
-        flush=True,
-    )
-
-
-def each(folder: pathlib.Path, count: int, seed: int = 0) -> None:
-    """Kills a process once, at a random step, validation or sync, and lets one go on: a run for every kill."""
-    environment = os.environ | {"TFFT_EVERY": "1", "PYTHONPATH": str(PROCESS.parents[1])}
-    counted = _run(folder / "undisturbed", environment | {"TFFT_COUNT": "1"}).communicate()[0]
-    undisturbed = _results(counted)
-    numbers = {name: int(n) for name, n in re.findall(r"^COUNT (\w+) (\d+)", counted, re.M)}
-    moments, same = random.Random(seed), 0
-    for i in range(count):
-        where = moments.choice(sorted(numbers))
-        at = f"{where}:{moments.randint(1, numbers[where])}"
-        _run(folder / str(i), environment | {"TFFT_KILL": at}).communicate()
-        equal = _results(_run(folder / str(i), environment).communicate()[0]) == undisturbed
+    environment = os.environ | {"TFFT_EVERY": "2", "PYTHONPATH": str(PROCESS.parents[1])}
+    undisturbed = _run(folder / "undisturbed", environment)
+    wanted = _results(undisturbed)
+    numbers = {name: int(n) for name, n in re.findall(r"^COUNT (\w+) (\d+)", undisturbed.stdout, re.M)}
+    moments = [f"{name}:{i + 1}" for name, n in sorted(numbers.items()) for i in range(n)]
+    began, same = time.perf_counter(), 0
+    for number, at in enumerate(random.Random(seed).sample(moments, min(count, len(moments)))):
+        killed = _run(folder / str(number), environment | {"TFFT_KILL": at})
+        went_on = _run(folder / str(number), environment)
+        equal = killed.returncode == -9 and went_on.returncode == 0 and _results(went_on) == wanted
         same += equal
         if not equal:
-            print(f"  killed at {at}: other results", flush=True)
-    print(f"\nA run of three phases killed once, at a random step, validation or sync of a file ({numbers})")
-    print(f"  {same} of {count} ended with the same weights, optimizer, history, to the last bit", flush=True)
+            print(f"  killed at {at}: {killed.returncode}, then {went_on.returncode}, other results", flush=True)
+    print(f"\nA run of three phases, killed at one of {len(moments)} moments ({numbers})")
+    print(f"  {same} of {number + 1} ended with the same bits; {time.perf_counter() - began:.0f} s", flush=True)
 
 
-def _run(folder: pathlib.Path, environment: dict[str, str]) -> subprocess.Popen[str]:
+def _run(folder: pathlib.Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-W", "ignore", str(PROCESS), "train", str(folder / "checkpoints")]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-    return subprocess.Popen(command, env=environment, **pipes)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
-def _results(text: str) -> list[str]:
-    found = [line for line in text.splitlines() if line.startswith("RESULT")]
-    return found or ["nothing"]
+def _results(process: subprocess.CompletedProcess[str]) -> list[str]:
+    return [line for line in process.stdout.splitlines() if line.startswith("RESULT")] or ["nothing"]

@@ -198,6 +198,8 @@ def main():
     parts = {"fit": fit, "train": train}[mode](folder)
     for name, value in parts.items():
         print("RESULT", name, value)
+    for where, number in count.items():
+        print("COUNT", where, number)
 
 
 if __name__ == "__main__":

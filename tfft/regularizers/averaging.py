@@ -56,9 +56,7 @@ class _Average(keras.callbacks.Callback):
         self._variables = movable(self.model)
         self._raw, self.updates, self._fitting = None, 0, True
         self._average = _Flat(self._variables)
-        if self._given is not None:
-            self._take_state(self._given)
-            self._given = None
+        self._take_given()
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Gives the model the weights that train."""
@@ -72,16 +70,19 @@ class _Average(keras.callbacks.Callback):
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Gives the model the average, inside of ``fit``."""
         if self._fitting:
+            self._take_given()
             self._settle_epoch()
             self._show()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Gives the model the average, for all callbacks behind this one."""
+        self._take_given()
         self._settle_epoch()
         self._show()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Leaves the average in the model."""
+        self._take_given()
         self._show()
         self._raw, self._fitting = None, False
 
@@ -103,19 +104,20 @@ class _Average(keras.callbacks.Callback):
     def set_state(self, state: Mapping[str, np.ndarray | float | int]) -> None:
         """Goes on from a state in the next ``fit``, which starts by giving the model the weights that trained.
 
-        Inside of ``fit``, after ``on_train_begin``, it does so at once.
+        Inside of ``fit``, after ``on_train_begin``, it does so before the next step.
 
         Args:
             state: what :meth:`get_state` gave, for a model of the same trainable variables in the same order.
 
         Raises:
-            PlanError: at the start of ``fit``, when it is the state of another model.
+            PlanError: from ``fit``, when it is the state of another model.
         """
-        if self._fitting:
-            self._raw = None
-            self._take_state(dict(state))
-        else:
-            self._given = dict(state)
+        self._given = dict(state)
+
+    def _take_given(self) -> None:
+        if self._given is not None:
+            state, self._given, self._raw = self._given, None, None
+            self._take_state(state)
 
     def _take_state(self, state: State) -> None:
         self.updates = int(state.get("updates", 0))
@@ -153,6 +155,7 @@ class _Average(keras.callbacks.Callback):
             recompute(self.model, self._refresh, *training_norms(self.model))
 
     def _hide(self) -> None:
+        self._take_given()
         if self._raw is not None:
             put(self._variables, self._raw)
             self._raw = None

@@ -6,12 +6,12 @@ to be put back for the rest of the training to be the same to the last bit.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import os
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
@@ -77,8 +77,11 @@ class Checkpoints:
 
     def clear(self) -> None:
         """Removes everything that was written about a training that has ended."""
-        (Path(self.folder).expanduser() / identity.IDENTITY).unlink(missing_ok=True)
-        self.store.clear()
+        store = self.store
+        store.clear()  # first: checkpoints without an identity would be refused
+        (store.folder / identity.IDENTITY).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # there are other files in it
+            store.folder.rmdir()
 
 
 class Course(keras.callbacks.Callback):

@@ -68,7 +68,7 @@ class Keeper:
         self._base: Checkpoint | None = None if found is None else found.base or found
         inside = found is not None and found is not self._base and found.state.get("phase") == self._base.state["phase"]
         self._found = found if inside else None
-        self._last, self._solves = phases[-1], any(phase.solve for phase in phases)
+        self._phases, self._solves = tuple(phases), any(phase.solve for phase in phases)
 
     def enter(self, job: Any) -> tuple[History, Rank | None]:
         """Puts the model back to the start of the phase that was stopped, or saves that of the first one.
@@ -143,12 +143,12 @@ class Keeper:
             self._store.release()
         if not self._entered:  # all phases were done before
             self._model.compiled = False
-            unfreeze(self._model, self._last.unfreeze, batch_norm=job.batch_norm)
-            self._model.compile("adam", **job.compile_arguments)
+            unfreeze(self._model, self._phases[-1].unfreeze, batch_norm=job.batch_norm)
+            self._model.compile(job.optimizer or "adam", **job.compile_arguments)
         return self.history + History(notes=tuple(dict.fromkeys(self._notes)))
 
     def _save(self, job: Any) -> None:
-        optimizer = getattr(job, "optimizer", None)
+        optimizer = self._model.optimizer if self.done == len(self._phases) else job.optimizer
         arrays, state = collect(self._model, callbacks=self._states, everything=True, optimizer=False)
         state |= {
             "phase": self.done,
