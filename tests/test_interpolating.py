@@ -55,12 +55,18 @@ def test_the_ends_come_back_bit_by_bit(model):
     assert same(model.get_weights(), good)
 
 
-def test_the_middle_is_found_where_it_is_better_than_both_ends():
+def times_three():
+    """A model of one weight, and data for which 3 is the right one."""
     inputs = keras.Input((1,))
     model = keras.Model(inputs, keras.layers.Dense(1, use_bias=False)(inputs))
     model.compile("sgd", "mse")
     x = np.linspace(-1, 1, 8, dtype="float32")[:, None]
     data = tf.data.Dataset.from_tensor_slices((x, 3 * x)).batch(4)
+    return model, x, data
+
+
+def test_the_middle_is_found_where_it_is_better_than_both_ends():
+    model, x, data = times_three()
     model.set_weights([np.array([[5.0]], "float32")])
     found = interpolate(model, {"dense/kernel" if "dense/kernel" in paths(model) else paths(model)[0]: [[0.0]]}, data)
     assert found.alpha == pytest.approx(0.6)
@@ -218,11 +224,7 @@ def test_a_soup_is_at_least_as_good_as_its_best_ingredient(runs):
 
 
 def test_two_halves_of_a_planted_solution_are_both_taken():
-    inputs = keras.Input((1,))
-    model = keras.Model(inputs, keras.layers.Dense(1, use_bias=False)(inputs))
-    model.compile("sgd", "mse")
-    x = np.linspace(-1, 1, 8, dtype="float32")[:, None]
-    data = tf.data.Dataset.from_tensor_slices((x, 3 * x)).batch(4)
+    model, _, data = times_three()
     soup = greedy_soup(model, [[[[9.0]]], [[[2.0]]], [[[3.9]]]], data)
     assert soup.taken == ("number 3", "number 2")
     assert model.get_weights()[0] == pytest.approx(2.95)

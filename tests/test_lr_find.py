@@ -270,7 +270,7 @@ def test_the_test_itself_moves_weights_statistics_and_seeds(monkeypatch):
 
     from tfft.optimizers import finding
 
-    monkeypatch.setattr(finding, "_restored", lambda model: contextlib.nullcontext())
+    monkeypatch.setattr(finding, "restored", lambda model: contextlib.nullcontext())
     model = trained(True)
     before = {v.path: v.numpy().copy() for v in model.variables}
     lr_find(model, (X, Y), batch_size=8)

@@ -26,6 +26,7 @@ from tfft import heads
 from tfft.errors import DataError, PlanError, missing_package, raise_problems
 from tfft.optimizers import reading
 from tfft.optimizers.scaling import ScaledOptimizer
+from tfft.slicing.restoring import restored
 from tfft.slicing.tables import render
 
 if TYPE_CHECKING:
@@ -176,7 +177,7 @@ def lr_find(
     """
     _check(model, start, end, steps, stop, beta)
     rates = np.geomspace(start, end, steps)
-    with _same_random_state(), _restored(model):
+    with _same_random_state(), restored(model):
         losses = _losses(_around(model, optimizer, start), _batches(data, batch_size, seed), rates, stop, beta)
     return _read(rates, losses, beta)
 
@@ -319,18 +320,6 @@ def _losses(around: keras.Model, batches: Iterator[Any], rates: np.ndarray, stop
 
 
 # ------------------------------------------------------------------ putting everything back
-
-
-@contextlib.contextmanager
-def _restored(model: keras.Model) -> Iterator[None]:
-    """Gives all variables of a model the values back that they had."""
-    variables = {id(v): v for v in [*model.variables, *model.metrics_variables]}.values()
-    kept = [(v, keras.ops.convert_to_numpy(v).copy()) for v in variables]
-    try:
-        yield
-    finally:
-        for variable, value in kept:
-            variable.assign(value)
 
 
 @contextlib.contextmanager

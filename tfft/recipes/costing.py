@@ -6,6 +6,8 @@ how many a machine does in a second is seen in the first epoch.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import keras
 
 from tfft.slicing import describe, select
@@ -27,12 +29,13 @@ def cost(model: keras.Model, plan: Plan, examples: int, *, cached: bool) -> str:
         One line for each phase; empty where the multiply-adds of a block are not known.
     """
     rows = describe(model).rows
+    names = [row.block for row in rows if row.part == "backbone"]
     each = [row.flops for row in rows if row.part == "backbone"]
     if None in each or not sum(each):
         return ""
     lines, whole = [], sum(each) * (1 + _BACKWARD) * examples
     for phase in plan.phases:
-        below = sum(each[: _first(model, phase, len(each))])
+        below = sum(each[: _first(model, phase, names)])
         above = sum(each) - below
         once = below * examples * (plan.views if cached else max(1, phase.epochs))
         work = once + above * (1 + _BACKWARD) * examples * phase.epochs
@@ -44,13 +47,11 @@ def cost(model: keras.Model, plan: Plan, examples: int, *, cached: bool) -> str:
     return "\n".join(lines)
 
 
-def _first(model: keras.Model, phase: Phase, count: int) -> int:
-    """Position of the first block that trains."""
+def _first(model: keras.Model, phase: Phase, names: Sequence[str]) -> int:
+    """Position of the first block that trains; behind the last where none does."""
     if phase.unfreeze in ("none", 0):
-        return count
-    names = [row.block for row in describe(model).rows]
-    chosen = select(model, phase.unfreeze)
-    return min((names.index(block.name) for block in chosen), default=count)
+        return len(names)
+    return min((names.index(block.name) for block in select(model, phase.unfreeze)), default=len(names))
 
 
 def _amount(count: float) -> str:

@@ -11,7 +11,7 @@ import gc
 import math
 import pathlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -20,6 +20,7 @@ import tensorflow as tf
 from rich.table import Table
 
 from tfft.errors import DataError, PlanError, raise_problems
+from tfft.slicing.restoring import restored
 from tfft.slicing.tables import render
 from tfft.training.parts import check_plain
 
@@ -122,7 +123,7 @@ def find_batch_size(
     meter = _Meter(memory)
     highest = limit or (max(_BLIND_CAP, start) if meter.blind else _CAP)
     highest = min(highest, known or highest)
-    with _restored(model):
+    with restored(model):
         search = _Search(_copy(model), rows, meter, _power_of_two(highest))
         search.run(start)
     return search.result(known)
@@ -174,18 +175,6 @@ def _power_of_two(number: int) -> int:
 
 
 # ---------------------------------------------------------------------- the model
-
-
-@contextlib.contextmanager
-def _restored(model: keras.Model) -> Iterator[None]:
-    """Gives all variables of a model the values back that they had."""
-    variables = {id(v): v for v in [*model.variables, *model.metrics_variables]}.values()
-    kept = [(v, keras.ops.convert_to_numpy(v).copy()) for v in variables]
-    try:
-        yield
-    finally:
-        for variable, value in kept:
-            variable.assign(value)
 
 
 def _copy(model: keras.Model) -> keras.Model:

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from tfft import heads
 from tfft.errors import PlanError
+from tfft.regularizers.ranking import Rank
 from tfft.specs import Phase
 from tfft.training import distributing
 from tfft.training.course import Checkpoints
@@ -23,7 +24,6 @@ from tfft.training.history import History
 from tfft.training.job import Job, length
 from tfft.training.keeping import Keeper
 from tfft.training.phases import check_phases
-from tfft.training.watching import Rank
 
 
 def train(

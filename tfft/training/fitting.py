@@ -15,6 +15,7 @@ import numpy as np
 from tfft import heads
 from tfft.optimizers import carry_slots, optimizer_of
 from tfft.regularizers import ExponentialAverage, WeightAverage, anchor, interpolate, reinitialize, release
+from tfft.regularizers.ranking import Rank, rank_of
 from tfft.slicing import audit, merge_lora
 from tfft.specs import Phase
 from tfft.training import distributing
@@ -23,7 +24,7 @@ from tfft.training.history import History
 from tfft.training.job import Job, slice_for
 from tfft.training.progress import Progress
 from tfft.training.settling import likely_cause, settle
-from tfft.training.watching import EpochCount, OnWhole, PhaseWatch, Rank, line, rank_of
+from tfft.training.watching import EpochCount, OnWhole, PhaseWatch, line
 
 _PLATEAU = 2  # epochs without a better validation loss before the rate falls
 
@@ -96,7 +97,7 @@ def _optimizer(job: Job, phase: Phase, steps: int, fresh: set[str]) -> keras.opt
 def _interpolated(phase: Phase, part: Reduced, watch: PhaseWatch, notes: list[str]) -> Rank:
     found = interpolate(part.model, watch.first, part.validation)
     notes.append(f"phase {phase.name!r}: the best point between its start (0) and its end (1) is {found.alpha:g}")
-    return found.best.accuracy or 0.0, -found.best.loss
+    return rank_of(found.best.results)
 
 
 def _callbacks(
@@ -140,7 +141,7 @@ def solve_phase(job: Job, phase: Phase, start: Rank | None) -> tuple[History, Ra
         check.check()
     if job.verbose:
         print(line(row, 1), flush=True)
-    rank, best = rank_of(row), 1
+    rank, best = rank_of(row, "val_"), 1
     if rank is not None and start is not None and rank <= start:
         for variable, value in before:
             variable.assign(value)

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 
 from tfft import heads
+from tfft.regularizers.ranking import Rank
 from tfft.slicing import AuditReport, unfreeze
 from tfft.specs import Phase
 from tfft.training.callback_state import CallbackStates, has_state
@@ -24,7 +25,6 @@ from tfft.training.history import History
 from tfft.training.packing import pack, unpack
 from tfft.training.resuming import open_store, refuse_workers
 from tfft.training.state import collect, optimizer_from, restore, take_optimizer
-from tfft.training.watching import Rank
 
 
 class Keeper:

@@ -17,7 +17,7 @@ from tfft.errors import PlanError
 from tfft.training import identity
 from tfft.training.checkpoints import Checkpoint, CheckpointStore
 from tfft.training.course import Checkpoints, Course
-from tfft.training.distributing import strategy_of
+from tfft.training.distributing import has_workers
 from tfft.training.state import collect, restore
 
 
@@ -114,7 +114,7 @@ class Resume(Course):
 
 def refuse_workers(model: keras.Model) -> None:
     """Raises :class:`PlanError` under a strategy with several processes."""
-    if isinstance(strategy_of(model), tf.distribute.MultiWorkerMirroredStrategy):
+    if has_workers(model):
         raise PlanError(
             "Checkpoints under a strategy with several workers are not supported: each of them would have to go on "
             "from the same one. Train without checkpoints, or on one machine."

@@ -13,10 +13,9 @@ import numpy as np
 import tensorflow as tf
 
 from tfft.errors import AuditError, PlanError, listed
+from tfft.regularizers.ranking import Rank, rank_of
 from tfft.specs import Phase
 from tfft.training.distributing import is_chief, statistics_of
-
-Rank = tuple[float, float]  # validation accuracy, then negative loss: higher is better
 
 
 class PhaseWatch(keras.callbacks.Callback):
@@ -93,7 +92,7 @@ class PhaseWatch(keras.callbacks.Callback):
         row["learning_rate"] = float(self.model.optimizer.learning_rate)
         row["seconds"] = time.perf_counter() - self._began
         self.rows.append(row)
-        rank = rank_of(logs)
+        rank = rank_of(logs, "val_")
         if rank is None or self.best is None or rank > self.best:
             self.best, self.best_epoch = rank, epoch + 1
             self._keep()
@@ -179,14 +178,6 @@ class OnWhole(keras.callbacks.Callback):
 
 
 _HOOKS = [name for name in dir(keras.callbacks.Callback) if name.startswith("on_")]
-
-
-def rank_of(logs: dict[str, float]) -> Rank | None:
-    """Higher is better: validation accuracy where the head has one, then lower loss; None without validation."""
-    if "val_loss" not in logs:
-        return None
-    accuracy = next((v for k, v in logs.items() if k.startswith("val_") and "accuracy" in k), 0.0)
-    return accuracy, -logs["val_loss"]
 
 
 def line(row: dict[str, Any], epochs: int) -> str:
