@@ -349,7 +349,7 @@ def _checkpoints(model: keras.Model, plan: Plan, data: Gathered, folder: pathlib
     if folder is None or has_workers(model):
         return None
     settings = {name: value for name, value in plan.to_dict().items() if name not in ("reasons", "versions", "phases")}
-    identity = {"plan": settings, "data": data.fingerprint}
+    identity = {"plan": settings, "data": data.fingerprint()}
     return Checkpoints(folder / CHECKPOINTS, identity=identity, remove=False)
 
 

@@ -43,7 +43,7 @@ class Gathered:
         batch_size: of ready datasets; None where it can be chosen.
         probe: image files to check an export with; empty: take them from the validation dataset.
         name: what is written into the plan.
-        fingerprint: another one for other data; a run that was stopped goes on with the same only.
+        fingerprint: gives another one for other data; a run that was stopped goes on with the same only.
     """
 
     class_names: tuple[str, ...]
@@ -59,7 +59,7 @@ class Gathered:
     ordered: Callable[[InputSpec | None], tuple[Any, Any]]
     probe: tuple[str, ...]
     name: str
-    fingerprint: str
+    fingerprint: Callable[[], str]
     batch_size: int | None = None
 
     @property
@@ -127,7 +127,7 @@ def _folder(folder: str | os.PathLike[str], validation: float, seed: int, strict
         ordered=lambda spec: (splits.train, splits.validation),
         probe=tuple(splits.validation.paths[:4]),
         name=os.fspath(folder),
-        fingerprint=_fingerprint(splits.train, splits.validation),
+        fingerprint=lambda: _fingerprint(splits.train, splits.validation),
     )
 
 
@@ -142,6 +142,14 @@ def _fingerprint(*parts: Examples) -> str:
     for part in parts:
         for path, label in zip(part.paths, part.labels, strict=True):
             found.update(f"{path}\0{os.path.getsize(path)}\0{int(label)}\n".encode("utf-8", "surrogateescape"))
+    return found.hexdigest()
+
+
+def _fingerprint_of(names: Sequence[str], *arrays: np.ndarray) -> str:
+    found = hashlib.sha256(repr(names).encode())
+    for array in arrays:
+        found.update(f"{array.shape} {array.dtype}".encode())
+        found.update(np.ascontiguousarray(array))  # read in place: the images may fill half of the memory
     return found.hexdigest()
 
 
@@ -205,7 +213,7 @@ def _arrays(images: np.ndarray, labels: np.ndarray, validation: float, seed: int
         ordered=ordered,
         probe=(),
         name=f"arrays {images.shape}",
-        fingerprint=hashlib.sha256(np.ascontiguousarray(images).tobytes() + repr(labels.tolist()).encode()).hexdigest(),
+        fingerprint=lambda: _fingerprint_of(names, images, numbers),
     )
 
 
@@ -248,7 +256,7 @@ def _ready(train: tf.data.Dataset, validation: tf.data.Dataset, class_names: Seq
         ordered=lambda spec: (checked(spec, 0), checked(spec, 1)),
         probe=(),
         name="datasets given in memory",
-        fingerprint=f"{[count.tolist() for count in counts]}",  # what more they hold would take a pass to see
+        fingerprint=lambda: f"{[count.tolist() for count in counts]}",  # what more they hold would take a pass to see
         batch_size=int(tf.shape(next(iter(train))[1])[0]),
     )
 
