@@ -49,7 +49,8 @@ _MODULES = (
 )  # fmt: skip
 # Modules with classes that a `.keras` file may name.
 _REGISTERED = (
-    "tfft.backbones.savedmodel.layer", "tfft.backbones.native", "tfft.data.images", "tfft.heads",
+    "tfft.backbones.pooling", "tfft.backbones.savedmodel.layer", "tfft.backbones.native", "tfft.backbones.tokenizing",
+    "tfft.data.images", "tfft.heads",
     "tfft.optimizers.scaling", "tfft.optimizers.schedules", "tfft.regularizers.anchoring",
 )  # fmt: skip
 

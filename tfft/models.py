@@ -16,12 +16,13 @@ require_platform()
 
 import keras  # noqa: E402
 
-from tfft.backbones.base import BACKBONE_LAYER, PREPROCESS_LAYER, Backbone, blocks_of  # noqa: E402
+from tfft.backbones.base import BACKBONE_LAYER, PREPROCESS_LAYER, TOKENS_LAYER, Backbone, blocks_of  # noqa: E402
+from tfft.backbones.pooling import PoolPieces  # noqa: E402
 from tfft.data.images import Preprocess, check_spec  # noqa: E402
 from tfft.heads import Head  # noqa: E402
 from tfft.specs import InputSpec  # noqa: E402
 
-IMAGE_INPUT, POOL_LAYER = "image", "pool"
+IMAGE_INPUT, TEXT_INPUT, PAIR_INPUT, POOL_LAYER = "image", "text", "text_pair", "pool"
 
 
 def build(
@@ -29,6 +30,7 @@ def build(
     head: Head,
     *,
     image_size: int | tuple[int, int] | None = None,
+    pair: bool = False,
     name: str | None = None,
 ) -> keras.Model:
     """Joins a backbone and a head; the backbone starts frozen, the head trainable.
@@ -43,6 +45,7 @@ def build(
         head: from :mod:`tfft.heads`.
         image_size: rows and columns, or one number for both, in place of the backbone's usual size;
             only for backbones that are flexible.
+        pair: True for a model that takes pairs of texts, ``{"text": ..., "text_pair": ...}``.
         name: name of the model; the backbone's unless given.
 
     Returns:
@@ -58,7 +61,9 @@ def build(
     """
     spec = _spec(backbone, image_size)
     nested = _nested(backbone)
-    if spec is None:
+    if backbone.tokenizer is not None:
+        inputs, features = _texts(backbone, nested, pair)
+    elif spec is None:
         inputs = keras.tree.map_structure(
             lambda t: keras.Input(batch_shape=t.shape, dtype=t.dtype, name=t.name), nested.input
         )
@@ -116,6 +121,21 @@ def _nested(backbone: Backbone) -> keras.Model:
             "Choose one when it is opened: tfft.load_backbone(handle, output=...)."
         )
     return keras.Model(inputs, keras.tree.flatten(outputs)[0], name=BACKBONE_LAYER)
+
+
+def _texts(backbone: Backbone, nested: keras.Model, pair: bool) -> tuple[Any, keras.KerasTensor]:
+    """Returns the inputs for texts and the features, of one piece each or pooled."""
+    inputs: Any = keras.Input((), dtype="string", name=TEXT_INPUT)
+    if pair:
+        inputs = {TEXT_INPUT: inputs, PAIR_INPUT: keras.Input((), dtype="string", name=PAIR_INPUT)}
+    config = backbone.tokenizer.get_config()
+    # The same packer, with its vocabulary, in a layer of the fixed name.
+    tokenize = type(backbone.tokenizer)(**{**config, "packer": backbone.tokenizer.packer, "name": TOKENS_LAYER})
+    pieces = tokenize(list(inputs.values()) if pair else inputs)
+    features = nested(pieces)
+    if len(features.shape) == 3:
+        features = PoolPieces(backbone.text_spec.pooling, name=POOL_LAYER)(features, pieces[tokenize.mask])
+    return inputs, features
 
 
 def _features(backbone: Backbone, nested: keras.Model, pixels: keras.KerasTensor, spec: InputSpec) -> keras.KerasTensor:

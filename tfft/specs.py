@@ -69,6 +69,34 @@ class InputSpec:
         return cls(**values)
 
 
+Pooling = Literal["cls", "mean", "last", "none"]
+
+
+@dataclasses.dataclass(frozen=True)
+class TextSpec:
+    """What a backbone does with text, besides its tokenizer.
+
+    Attributes:
+        max_length: most pieces of one example that the backbone can take, those that mark its ends included.
+        pooling: how the features of all pieces become one: that of the first piece (``"cls"``), their ``"mean"``,
+            that of the ``"last"`` piece (for decoders), or ``"none"`` where the backbone gives one already.
+        source: where this comes from, in words: shown to the user.
+    """
+
+    max_length: int = 512
+    pooling: Pooling = "mean"
+    source: str = "assumed"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain values, fit for YAML and JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TextSpec:
+        """Builds a spec from :meth:`to_dict`'s result."""
+        return cls(**values)
+
+
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
     """How pictures are varied while training.

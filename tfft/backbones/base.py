@@ -14,10 +14,11 @@ from typing import Any
 import keras
 
 from tfft.backbones import cutting
-from tfft.specs import InputSpec
+from tfft.backbones.tokenizing import Tokenize
+from tfft.specs import InputSpec, TextSpec
 
 # The names under which `tfft.build` puts these layers into a model.
-BACKBONE_LAYER, PREPROCESS_LAYER = "backbone", "preprocess"
+BACKBONE_LAYER, PREPROCESS_LAYER, TOKENS_LAYER = "backbone", "preprocess", "tokens"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -52,7 +53,7 @@ class Block:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Backbone:
-    """A pretrained network without a task: pixels or ids in, features out.
+    """A pretrained network without a task: pixels, texts or the ids of their pieces in, features out.
 
     Attributes:
         name: short name.
@@ -60,6 +61,8 @@ class Backbone:
         origin: the handle it was made from.
         input_spec: the pixels it expects; None where the input is not one image.
         notes: what was assumed or left out when it was opened, one sentence each.
+        tokenizer: makes the model's inputs of texts; None where the model takes no text, or takes it as it is.
+        text_spec: what it does with text; None where the input is not text.
     """
 
     name: str
@@ -67,6 +70,8 @@ class Backbone:
     origin: str
     input_spec: InputSpec | None = None
     notes: tuple[str, ...] = ()
+    tokenizer: Tokenize | None = None
+    text_spec: TextSpec | None = None
 
     @property
     def blocks(self) -> list[Block]:

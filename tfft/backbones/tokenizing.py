@@ -1,0 +1,63 @@
+"""From texts to the inputs of an encoder, as one Keras layer: :class:`Tokenize`.
+
+Hides that tokenizers pad every text to one length: what comes out is as long as the longest text of the batch, so
+short texts do not pay for long ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+
+@keras.saving.register_keras_serializable(package="tfft")
+class Tokenize(keras.layers.Layer):
+    """Cuts texts into pieces and numbers them, inside of the model: training, serving and tests see the same pieces.
+
+    Args:
+        packer: layer that makes of texts [B], or of a list of two such tensors for pairs, a dict of int or bool
+            tensors [B, length] with one length for all; pieces that do not fit are cut off. A KerasHub preprocessor
+            is one.
+        names: of the backbone's inputs, and under which name the packer gives each.
+        mask: name of the backbone's input that is 1 for pieces and 0 for padding.
+        max_length: most pieces of one example, what marks its ends included.
+        **kwargs: as for any Keras layer.
+
+    Returns:
+        From string [B]: a dict of int32 [B, L] by the names of the backbone's inputs; L is the number of pieces of the
+        longest text of the batch.
+    """
+
+    def __init__(
+        self,
+        packer: keras.layers.Layer | Mapping[str, Any],
+        names: Mapping[str, str],
+        mask: str,
+        max_length: int,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        packer = packer if isinstance(packer, keras.layers.Layer) else keras.saving.deserialize_keras_object(packer)
+        self.packer, self.names, self.mask, self.max_length = packer, dict(names), mask, int(max_length)
+        if getattr(packer, "sequence_length", max_length) != max_length:
+            packer.sequence_length = self.max_length
+
+    def call(self, texts: tf.Tensor | Sequence[tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Returns the backbone's inputs for texts."""
+        packed = self.packer(tuple(texts) if isinstance(texts, (list, tuple)) else texts)
+        found = {name: tf.cast(packed[key], tf.int32) for name, key in self.names.items()}
+        longest = tf.reduce_max(tf.reduce_sum(found[self.mask], axis=-1))
+        return {name: value[:, :longest] for name, value in found.items()}
+
+    def compute_output_spec(self, texts: Any) -> dict[str, keras.KerasTensor]:
+        """Returns shapes and types without reading a text."""
+        batch = keras.tree.flatten(texts)[0].shape[0]
+        return {name: keras.KerasTensor((batch, None), "int32", name=name) for name in self.names}
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor as plain values; the vocabulary is stored beside, as an asset."""
+        own = {"packer": keras.saving.serialize_keras_object(self.packer), "names": self.names}
+        return {**super().get_config(), **own, "mask": self.mask, "max_length": self.max_length}
