@@ -22,7 +22,15 @@ from tfft.exporting.savedmodel import Exported, export, version_folder
 from tfft.plans import NamedPlan, Wishes, named, show, wishes_of
 from tfft.recipes.costing import cost
 from tfft.recipes.gathering import Gathered, gather
-from tfft.recipes.preparing import build_model, data_line, is_cached, open_backbone, plan_for, spec_of
+from tfft.recipes.preparing import (
+    build_model,
+    data_line,
+    is_cached,
+    open_backbone,
+    plan_for,
+    spec_of,
+    with_new_statistics,
+)
 from tfft.recipes.runs import (
     CHECKPOINTS,
     EXPORT,
@@ -156,6 +164,7 @@ def finetune(
     settings = {field.name: arguments[field.name] for field in dataclasses.fields(Wishes)}
     given = _plan_of(plan, settings)
     wishes = Wishes(**(wishes_of(given) if isinstance(given, Plan) else settings))
+    wishes, given = with_new_statistics(wishes, given)
     _check(wishes, given, callbacks)
     folder = check_out(out)
     target = None if export_to is None or isinstance(export_to, bool) else version_folder(export_to)

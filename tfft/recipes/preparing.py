@@ -52,10 +52,20 @@ def recommend_plan(
         >>> print(tfft.plans.show(plan))
         >>> tfft.finetune("efficientnet-lite0", "photos/", plan=plan)
     """
-    wanted = Wishes(**wishes)
+    wanted, plan = with_new_statistics(Wishes(**wishes), plan)
     wanted.check()
     gathered = gather(data, validation=wanted.validation, seed=wanted.seed, strict=wanted.strict)
     return plan_for(open_backbone(backbone, wanted), gathered, wanted, cache, plan)
+
+
+def with_new_statistics(wishes: Wishes, plan: Plan | NamedPlan | None) -> tuple[Wishes, Plan | NamedPlan | None]:
+    """Lets BatchNorm statistics follow where a phase starts blocks anew: those of the old weights would be wrong."""
+    if isinstance(plan, Plan):
+        anew = any(phase.reinitialize for phase in plan.phases)
+        plan = dataclasses.replace(plan, batch_norm="train") if anew else plan
+    else:
+        anew = plan is not None and bool(plan.settings.get("reinitialize"))
+    return (dataclasses.replace(wishes, batch_norm="train") if anew else wishes), plan
 
 
 def open_backbone(backbone: Any, wishes: Wishes) -> Backbone:
