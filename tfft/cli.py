@@ -88,8 +88,9 @@ def _demo_arguments(add: argparse.ArgumentParser) -> None:
 
 def _train_arguments(add: argparse.ArgumentParser) -> None:
     add.add_argument(
-        "data", nargs="?", metavar="DATA", help="folder with one folder per class, or with train/ and val/"
-    )
+        "data", nargs="?", metavar="DATA",
+        help="folder with one folder per class, or with train/ and val/; or a table of texts: .csv, .tsv, .jsonl",
+    )  # fmt: skip
     add.add_argument("--backbone", metavar="HANDLE", help="what to start from: see `tfft list` (efficientnet-lite0)")
     add.add_argument("--out", required=True, metavar="RUN", help="new folder for the model and its records")
     add.add_argument("--config", metavar="PLAN", help="plan.yaml of an earlier run, to repeat it")
@@ -135,6 +136,16 @@ def _train_arguments(add: argparse.ArgumentParser) -> None:
     data.add_argument("--resize", choices=["crop", "stretch", "pad"], help="for another aspect ratio (crop)")
     data.add_argument("--validation", type=float, metavar="SHARE", help="held out of each class, without a val/ (0.2)")
     data.add_argument("--strict", action="store_true", default=None, help="an image that cannot be used is an error")
+    text = add.add_argument_group("texts")
+    text.add_argument("--text", type=_column, nargs="+", metavar="COLUMN", help="column of the texts; two for pairs")
+    text.add_argument("--label", type=_column, metavar="COLUMN", help="column of the labels")
+    text.add_argument(
+        "--task", choices=["classification", "multilabel", "regression", "tokens"], help="(from the labels)"
+    )
+    text.add_argument("--separator", metavar="TEXT", help="between the labels of one text, where it has several")
+    text.add_argument("--max-length", type=_whole, metavar="N", help="pieces of a text that are read (128 at most)")
+    text.add_argument("--pooling", choices=["cls", "mean", "last", "pooled_output"], help="(the backbone's own)")
+    text.add_argument("--preprocessor", metavar="HANDLE", help="makes the inputs of a text backbone from TF Hub")
     data.add_argument("--no-export", action="store_true", help="do not write the SavedModel into RUN/export")
     _opening_arguments(data)
 
@@ -211,6 +222,10 @@ def _setting(text: str) -> tuple[str, Any]:
     return name, value
 
 
+def _column(text: str) -> int | str:
+    return int(text) if text.isascii() and text.isdecimal() else text
+
+
 def _size(text: str) -> int | str:
     return text if text == "auto" else _whole(text)
 
@@ -255,7 +270,7 @@ _COMMANDS = {
         _demo_arguments,
         "train on handwritten digits, export, predict: a few minutes, nothing to download",
     ),
-    "train": (commands.train, _train_arguments, "train a model on a folder of labelled images"),
+    "train": (commands.train, _train_arguments, "train a model on labelled images or texts"),
     "inspect": (commands.inspect, _inspect_arguments, "show the blocks and the input of a backbone"),
     "predict": (commands.predict, _predict_arguments, "say what image files show"),
     "evaluate": (commands.evaluate, _evaluate_arguments, "measure a run on labelled images"),

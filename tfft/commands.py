@@ -44,6 +44,8 @@ def train(options: argparse.Namespace, print_result: PrintResult) -> int:
 
     plan = None if options.config is None else recipes.plan_from_yaml(options.config)
     settings = {name: getattr(options, name) for name in _SETTINGS} | {"image_size": size}
+    if options.text is not None:
+        settings["text"] = options.text[0] if len(options.text) == 1 else tuple(options.text)
     settings = {name: value for name, value in settings.items() if value is not None}
     handle = options.backbone or (plan.backbone if plan else "efficientnet-lite0")
     data = options.data or plan.data
@@ -60,7 +62,8 @@ def train(options: argparse.Namespace, print_result: PrintResult) -> int:
 
 _SETTINGS = (
     "unfreeze epochs frozen_epochs batch_size part_size learning_rate seed validation dropout l2 label_smoothing "
-    "loss class_weight sampling deterministic batch_norm input_range output resize augment views trust strict"
+    "loss class_weight sampling deterministic batch_norm input_range output resize augment views trust strict "
+    "label task separator max_length pooling preprocessor"
 ).split()
 
 

@@ -227,7 +227,14 @@ class Plan:
         backbone: the handle, as given.
         data: folder of the examples.
         name: of the plan, such as ``"lp_ft"``; see :mod:`tfft.plans`.
-        task: ``"classification"`` (the only one a folder of classes can mean), or another head's name.
+        task: name of the head: ``"classification"`` (the only one a folder of classes can mean), ``"multilabel"``,
+            ``"regression"`` or ``"tokens"``.
+        text: column of a table that holds the texts, or two for pairs; None for data without columns.
+        label: column that holds the labels.
+        separator: between the labels of one example, where it has several.
+        max_length: most pieces of a text that are read; None for the backbone's own choice.
+        pooling: how the features of all pieces become one; None for the backbone's own choice.
+        preprocessor: handle of the model that makes a backbone's inputs of texts, where that is one of its own.
         image_size: height and width in pixels.
         batch_size: examples per step.
         part_size: examples that are computed at a time, where whole batches do not fit into memory; None for all.
@@ -258,6 +265,12 @@ class Plan:
     data: str
     name: str = ""
     task: str = "classification"
+    text: str | int | tuple[str | int, ...] | None = None
+    label: str | int | None = None
+    separator: str | None = None
+    max_length: int | None = None
+    pooling: str | None = None
+    preprocessor: str | None = None
     image_size: tuple[int, int] = (224, 224)
     batch_size: int = 32
     part_size: int | None = None
@@ -289,6 +302,7 @@ class Plan:
             dict(self.class_weight) if isinstance(self.class_weight, Mapping) else self.class_weight
         )
         values["image_size"] = list(self.image_size)
+        values["text"] = list(self.text) if isinstance(self.text, tuple) else self.text
         values["augment"] = None if self.augment is None else self.augment.to_dict()
         values["input_range"] = None if self.input_range is None else list(self.input_range)
         values["phases"] = [phase.to_dict() for phase in self.phases]
@@ -308,8 +322,8 @@ class Plan:
         for phase in values.pop("phases", ()):
             _check_names(Phase, phase, f"phase {phase.get('name', '')!r}")
             phases.append(Phase(**phase))
-        for field in ("image_size", "input_range"):
-            if values.get(field) is not None:
+        for field in ("image_size", "input_range", "text"):
+            if isinstance(values.get(field), (list, tuple)):
                 values[field] = tuple(values[field])
         if isinstance(values.get("augment"), Mapping):
             _check_names(Augmentation, values["augment"], "plan's augment")

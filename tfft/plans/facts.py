@@ -15,6 +15,8 @@ from tfft.errors import PlanError, did_you_mean, listed, raise_problems
 from tfft.specs import Augmentation, Plan
 
 _LOSSES = ("cross_entropy", "focal")
+TASKS = ("auto", "classification", "multilabel", "regression", "tokens")
+_POOLINGS = ("cls", "mean", "last", "pooled_output")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Facts:
         cached: whether what is frozen runs once for each view of a picture, not in every epoch.
         smallest: number of training examples of the smallest class; None when not known.
         largest: the same of the largest class.
+        is_text: whether the examples are texts.
     """
 
     examples: int
@@ -42,6 +45,7 @@ class Facts:
     cached: bool = True
     smallest: int | None = None
     largest: int | None = None
+    is_text: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +76,13 @@ class Wishes:
     strict: bool = False
     part_size: int | None = None
     deterministic: bool = False
+    task: str = "auto"
+    text: str | int | tuple[str | int, ...] | None = None
+    label: str | int | None = None
+    separator: str | None = None
+    max_length: int | None = None
+    pooling: str | None = None
+    preprocessor: str | None = None
 
     def check(self) -> None:
         """Raises one :class:`PlanError` with everything that is out of range."""
@@ -121,7 +132,33 @@ def _problems(wishes: Wishes) -> list[str]:
         problems.append(str(error))
     if wishes.resize not in (None, "crop", "stretch", "pad"):
         problems.append(f"resize must be 'crop', 'stretch' or 'pad', got {wishes.resize!r}")
-    return problems + _size_problems(wishes)
+    return problems + _size_problems(wishes) + _text_problems(wishes)
+
+
+def _text_problems(wishes: Wishes) -> list[str]:
+    problems = []
+    if wishes.task not in TASKS:
+        hint = did_you_mean(str(wishes.task), TASKS)
+        problems.append(f"task must be one of {listed(TASKS)}, got {wishes.task!r}.{hint}")
+    columns = wishes.text if isinstance(wishes.text, (tuple, list)) else (wishes.text,)
+    if len(columns) not in (1, 2) or not all(_column(c) or c is None for c in columns):
+        problems.append(f"text must be the name or number of a column, or two of them for pairs, got {wishes.text!r}")
+    if not (wishes.label is None or _column(wishes.label)):
+        problems.append(f"label must be the name or number of a column, got {wishes.label!r}")
+    elif wishes.label is not None and wishes.label in columns:
+        problems.append(f"text and label must be different columns, got {wishes.label!r} for both")
+    if not (wishes.separator is None or (isinstance(wishes.separator, str) and wishes.separator)):
+        problems.append(f"separator must be the text between two labels, such as '|', got {wishes.separator!r}")
+    if not (wishes.max_length is None or _whole(wishes.max_length, 3)):
+        problems.append(f"max_length must be a whole number of at least 3, got {wishes.max_length!r}")
+    if wishes.pooling not in (None, *_POOLINGS):
+        hint = did_you_mean(str(wishes.pooling), _POOLINGS)
+        problems.append(f"pooling must be one of {listed(_POOLINGS)}, got {wishes.pooling!r}.{hint}")
+    return problems
+
+
+def _column(value: Any) -> bool:
+    return (isinstance(value, str) and bool(value)) or _whole(value, 0)
 
 
 def _size_problems(wishes: Wishes) -> list[str]:

@@ -16,12 +16,13 @@ import tensorflow as tf
 
 from tfft.backbones.base import Backbone
 from tfft.data import class_weights
-from tfft.errors import PlanError, TfftError, did_you_mean, installed_version, listed, raise_problems
+from tfft.errors import PlanError, TfftError, installed_version, listed, raise_problems
 from tfft.evaluation import Scores, evaluate
 from tfft.exporting.savedmodel import Exported, export, version_folder
 from tfft.plans import NamedPlan, Wishes, named, show, wishes_of
 from tfft.recipes.costing import cost
-from tfft.recipes.gathering import Gathered, gather
+from tfft.recipes.gathered import Gathered
+from tfft.recipes.gathering import gather
 from tfft.recipes.preparing import (
     build_model,
     data_line,
@@ -42,6 +43,7 @@ from tfft.recipes.runs import (
     write_model,
     write_run,
 )
+from tfft.recipes.texts import check_takes_texts, truncation_note
 from tfft.slicing import describe, select
 from tfft.specs import Augmentation, InputSpec, Phase, Plan
 from tfft.training import Checkpoints, FeatureSource, History, is_chief, on_chief, train
@@ -61,6 +63,13 @@ def finetune(
     learning_rate: float | tuple[float, float] | Literal["auto"] = "auto",
     seed: int = 0,
     image_size: int | tuple[int, int] | Literal["auto"] = "auto",
+    text: str | int | tuple[str | int, str | int] | None = None,
+    label: str | int | None = None,
+    task: Literal["auto", "classification", "multilabel", "regression", "tokens"] = "auto",
+    separator: str | None = None,
+    max_length: int | None = None,
+    pooling: Literal["cls", "mean", "last", "pooled_output"] | None = None,
+    preprocessor: str | None = None,
     validation: float = 0.2,
     dropout: float = 0.2,
     l2: float | Literal["auto"] = "auto",
@@ -84,7 +93,7 @@ def finetune(
     verbose: bool = True,
     plan: Plan | NamedPlan | str | os.PathLike[str] | None = None,
 ) -> Run:
-    """Makes a classifier out of a pretrained backbone and labelled images, phase by phase.
+    """Makes a classifier out of a pretrained backbone and labelled images or texts, phase by phase.
 
     By default the backbone is frozen first and the best linear head on its features is computed (the linear probe);
     then the last blocks are trained too, starting from that head (Kumar et al., "Fine-tuning can distort
@@ -97,9 +106,10 @@ def finetune(
 
     Args:
         backbone: a handle as :func:`tfft.load_backbone` takes it, an opened backbone, or a Keras model.
-        data: a folder with one folder per class (or ``train/`` and ``val/`` with those inside),
-            ``(images, labels)`` arrays, or ``(train, validation, class_names)`` with two datasets of
-            batches of inputs and int labels.
+        data: a folder with one folder per class (or ``train/`` and ``val/`` with those inside), of images or of
+            ``.txt`` files; ``(images, labels)`` arrays; texts as :func:`tfft.data.load_texts` takes them (a ``.csv``,
+            ``.tsv`` or ``.jsonl`` file, a DataFrame, ``(texts, labels)``); or ``(train, validation, class_names)``
+            with two datasets of batches of inputs and int labels.
         unfreeze: blocks that the second phase trains, as :func:`tfft.unfreeze` takes it; ``"none"``
             leaves that phase out.
         epochs: of the second phase; 0 leaves it out.
@@ -111,6 +121,14 @@ def finetune(
         learning_rate: peak rate of the second phase, or a pair for (first, second), which trains the head too.
         seed: of split, order, new weights and dropout; the same seed on the same machine repeats a run.
         image_size: pixels, one number or (height, width).
+        text: column of a table that holds the texts, by name, or by number where it has no header; two for pairs.
+        label: column that holds the labels.
+        task: what the labels of texts are: ``"classification"``, ``"multilabel"``, ``"regression"`` (numbers) or
+            ``"tokens"`` (a tag for each word); ``"auto"`` looks at them.
+        separator: between the labels of one text, where it has several.
+        max_length: most pieces of a text that are read; by default the backbone's own choice, which is printed.
+        pooling: how the features of all pieces of a text become one; by default the backbone's own choice.
+        preprocessor: handle of the model that makes the inputs of a text backbone from TF Hub.
         validation: share of each class to hold out, where the data is not split yet.
         dropout: share of features dropped before the head.
         l2: weight decay of the head's kernel; ``"auto"`` is what cross-validation finds when the head is
@@ -171,7 +189,7 @@ def finetune(
     verbose = verbose and is_chief()
     say = _printer(verbose)
 
-    gathered = gather(data, validation=wishes.validation, seed=wishes.seed, strict=wishes.strict)
+    gathered = gather(data, wishes)
     if gathered.is_ready and wishes.augment:
         raise PlanError(
             "augment varies pictures of a folder or of arrays. A ready dataset is varied with its own map()."
@@ -183,8 +201,11 @@ def finetune(
     if wishes.deterministic:
         tf.config.experimental.enable_op_determinism()
     opened = open_backbone(backbone, wishes)
+    check_takes_texts(opened, gathered)
     for note in opened.notes:
         say(f"backbone: {note}")
+    if cut := truncation_note(opened, gathered):
+        say(cut)
     plan = given if isinstance(given, Plan) else plan_for(opened, gathered, wishes, cache, given)
     plan = dataclasses.replace(plan, versions=_versions())
     for phase in plan.phases:
@@ -288,9 +309,6 @@ def _check(wishes: Wishes, plan: Plan | NamedPlan | None, callbacks: Sequence[An
         for callback in callbacks
         if not isinstance(callback, keras.callbacks.Callback)
     ]
-    if isinstance(plan, Plan) and plan.task != "classification":
-        hint = did_you_mean(plan.task, ["classification"])
-        problems.append(f"task must be 'classification', got {plan.task!r}.{hint}")
     raise_problems(PlanError, "These settings cannot be used", problems)
     if isinstance(plan, Plan):
         check_phases(plan.phases)
@@ -377,8 +395,9 @@ def _source(
     shuffle = not data.is_ready
     varied = {"augment": plan.augment, "views": plan.views, "sampling": plan.sampling}
     return FeatureSource(
-        *data.ordered(spec), batch_size=batch_size, shuffle=shuffle, seed=plan.seed, cache=cache, **varied
-    )
+        *data.ordered(spec), batch_size=batch_size, shuffle=shuffle, seed=plan.seed, cache=cache,
+        lengths=data.lengths, **varied,
+    )  # fmt: skip
 
 
 def _export(run: Run, target: pathlib.Path, data: Gathered, held_out: tf.data.Dataset) -> Exported:

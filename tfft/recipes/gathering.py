@@ -5,78 +5,33 @@ Hides the differences between a folder, arrays and ready datasets from the recip
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from tfft.data import Examples, Skipped, from_arrays, load, to_dataset
+from tfft.data import Examples, from_arrays, load, to_dataset
 from tfft.data.headers import read_header
 from tfft.data.pipeline import check_pixels, checked_arrays
 from tfft.errors import DataError, listed
+from tfft.plans import Wishes
+from tfft.recipes.gathered import Gathered, by_class, classes
+from tfft.recipes.texts import gather_texts, is_text_data
 from tfft.specs import InputSpec, Plan
 
 _SIZES_READ = 64
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Gathered:
-    """Labelled examples, split, before it is known which size and batches they are needed in.
-
-    Attributes:
-        class_names: in the order of the labels.
-        examples: number of training examples.
-        held_out: number of validation examples.
-        counts: of training examples in each class.
-        unseen: classes that no validation example has.
-        origin: how train and validation came about, in words.
-        skipped: files that are not used.
-        image_side: median of the shorter side in pixels; None when not known.
-        training: makes the training dataset for a spec and a plan; its order follows a variable with the epoch.
-        validation: makes the validation dataset for a spec and a batch size.
-        ordered: gives the training and the validation examples for a spec, the same ones in the same order each
-            time, as :func:`tfft.features.extract` takes them; of ready datasets nobody knows whether they do.
-        batch_size: of ready datasets; None where it can be chosen.
-        probe: image files to check an export with; empty: take them from the validation dataset.
-        name: what is written into the plan.
-        fingerprint: gives another one for other data; a run that was stopped goes on with the same only.
-    """
-
-    class_names: tuple[str, ...]
-    examples: int
-    held_out: int
-    counts: tuple[int, ...]
-    unseen: tuple[str, ...]
-    origin: str
-    skipped: tuple[Skipped, ...]
-    image_side: float | None
-    training: Callable[[InputSpec | None, Plan, tf.Variable], tf.data.Dataset]
-    validation: Callable[[InputSpec | None, int], tf.data.Dataset]
-    ordered: Callable[[InputSpec | None], tuple[Any, Any]]
-    probe: tuple[str, ...]
-    name: str
-    fingerprint: Callable[[], str]
-    batch_size: int | None = None
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether the batches were given, and may be shuffled or augmented."""
-        return self.batch_size is not None
-
-
-def gather(data: Any, *, validation: float, seed: int, strict: bool) -> Gathered:
+def gather(data: Any, wishes: Wishes) -> Gathered:
     """Reads data in any accepted form.
 
     Args:
-        data: a folder; ``(images, labels)`` arrays; or ``(train, validation, class_names)`` with two
-            datasets of batches.
-        validation: share held out where the data is not split yet.
-        seed: of the split.
-        strict: True makes an unreadable file an error.
+        data: a folder of images or texts; a table of texts; ``(images, labels)`` or ``(texts, labels)``; or
+            ``(train, validation, class_names)`` with two datasets of batches.
+        wishes: share held out where the data is not split yet, seed of the split, columns of a table.
 
     Returns:
         What the recipe needs to know, and the datasets on demand.
@@ -84,16 +39,25 @@ def gather(data: Any, *, validation: float, seed: int, strict: bool) -> Gathered
     Raises:
         DataError: when the form is unknown or the data cannot be used.
     """
+    if is_text_data(data, wishes):
+        return gather_texts(data, wishes)
+    if wishes.task not in ("auto", "classification"):
+        raise DataError(
+            f"task={wishes.task!r} is for texts; images are read for classification. For other tasks build the model "
+            "with tfft.build(backbone, tfft.heads....) and train it with fit."
+        )
+    validation, seed = wishes.validation, wishes.seed
     if isinstance(data, (str, os.PathLike)):
-        return _folder(data, validation, seed, strict)
+        return _folder(data, validation, seed, wishes.strict)
     if isinstance(data, (tuple, list)) and len(data) == 3 and isinstance(data[0], tf.data.Dataset):
         return _ready(*data)
     if isinstance(data, (tuple, list)) and len(data) == 2 and not isinstance(data[0], (str, tf.data.Dataset)):
         return _arrays(np.asarray(data[0]), np.asarray(data[1]), validation, seed)
     got = f"a {type(data).__name__}" + (f" of {len(data)}" if isinstance(data, (tuple, list)) else "")
     raise DataError(
-        "Data must be a folder with one folder per class, (images, labels) arrays, or (train, validation, class_names) "
-        f"with two tf.data.Dataset of batches; got {got}."
+        "Data must be a folder with one folder per class, a table of texts (.csv, .tsv, .jsonl, or a DataFrame), "
+        "(images, labels) or (texts, labels), or (train, validation, class_names) with two tf.data.Dataset of batches; "
+        f"got {got}."
     )
 
 
@@ -112,13 +76,7 @@ def _folder(folder: str | os.PathLike[str], validation: float, seed: int, strict
         class_names=tuple(splits.class_names),
         examples=len(splits.train),
         held_out=len(splits.validation),
-        **_classes(
-            splits.class_names,
-            *(
-                np.bincount(part.labels, minlength=len(splits.class_names))
-                for part in (splits.train, splits.validation)
-            ),
-        ),
+        **by_class(splits.class_names, splits.train.labels, splits.validation.labels),
         origin=splits.split_from,
         skipped=tuple(splits.skipped),
         image_side=_median_side(splits.train),
@@ -151,12 +109,6 @@ def _fingerprint_of(names: Sequence[str], *arrays: np.ndarray) -> str:
         found.update(f"{array.shape} {array.dtype}".encode())
         found.update(np.ascontiguousarray(array))  # read in place: the images may fill half of the memory
     return found.hexdigest()
-
-
-def _classes(names: Sequence[str], train: np.ndarray, held_out: np.ndarray) -> dict[str, Any]:
-    """Counts by class, and the classes that nothing is measured on."""
-    unseen = tuple(name for name, count in zip(names, held_out, strict=True) if not count)
-    return {"counts": tuple(int(n) for n in train), "unseen": unseen}
 
 
 def _median_side(examples: Examples) -> float | None:
@@ -204,7 +156,7 @@ def _arrays(images: np.ndarray, labels: np.ndarray, validation: float, seed: int
         class_names=names,
         examples=int((~held).sum()),
         held_out=int(held.sum()),
-        **_classes(names, *(np.bincount(numbers[part], minlength=len(names)) for part in (~held, held))),
+        **by_class(names, numbers[~held], numbers[held]),
         origin=f"{validation * 100:g} % of each class, drawn with seed {seed}",
         skipped=(),
         image_side=float(min(images.shape[1:3])),
@@ -247,7 +199,7 @@ def _ready(train: tf.data.Dataset, validation: tf.data.Dataset, class_names: Seq
         class_names=names,
         examples=int(counts[0].sum()),
         held_out=int(counts[1].sum()),
-        **_classes(names, *counts),
+        **classes(names, *counts),
         origin="the two datasets given",
         skipped=(),
         image_side=float(min(shape[1:3])) if known else None,

@@ -17,8 +17,10 @@ from tfft.backbones.base import Backbone
 from tfft.errors import PlanError, listed
 from tfft.models import build
 from tfft.plans import Facts, NamedPlan, Wishes, recommend
-from tfft.recipes.gathering import Gathered, gather
+from tfft.recipes.gathered import Gathered
+from tfft.recipes.gathering import gather
 from tfft.recipes.sizing import fitting_batch_size
+from tfft.recipes.texts import check_takes_texts
 from tfft.specs import InputSpec, Plan
 
 
@@ -54,8 +56,13 @@ def recommend_plan(
     """
     wanted, plan = with_new_statistics(Wishes(**wishes), plan)
     wanted.check()
-    gathered = gather(data, validation=wanted.validation, seed=wanted.seed, strict=wanted.strict)
-    return plan_for(open_backbone(backbone, wanted), gathered, wanted, cache, plan)
+    gathered = gather(data, wanted)
+    opened = open_backbone(backbone, wanted)
+    check_takes_texts(opened, gathered)
+    return plan_for(opened, gathered, wanted, cache, plan)
+
+
+_OPENING = ("input_range", "output", "max_length", "pooling", "preprocessor")
 
 
 def with_new_statistics(wishes: Wishes, plan: Plan | NamedPlan | None) -> tuple[Wishes, Plan | NamedPlan | None]:
@@ -71,13 +78,13 @@ def with_new_statistics(wishes: Wishes, plan: Plan | NamedPlan | None) -> tuple[
 def open_backbone(backbone: Any, wishes: Wishes) -> Backbone:
     """Opens a backbone as the user wants it, unless it is open."""
     if isinstance(backbone, Backbone):
-        beside = [name for name in ("input_range", "output", "trust") if getattr(wishes, name)]
+        beside = [name for name in (*_OPENING, "trust") if getattr(wishes, name)]
         if beside:
             raise PlanError(
                 f"{listed(beside)} say how to open a backbone, and this one is open: pass them to load_backbone."
             )
         return _fitted(backbone, wishes)
-    asked = {"input_range": wishes.input_range, "output": wishes.output, "trust": wishes.trust or None}
+    asked = {name: getattr(wishes, name) for name in _OPENING} | {"trust": wishes.trust or None}
     options = {name: value for name, value in asked.items() if value is not None}
     if wishes.batch_norm == "train" and not isinstance(backbone, keras.Model):
         options["batch_norm"] = "train"
@@ -92,7 +99,7 @@ def _fitted(backbone: Backbone, wishes: Wishes) -> Backbone:
 
 def plan_for(backbone: Backbone, data: Gathered, wishes: Wishes, cache: object, plan: NamedPlan | None) -> Plan:
     """Fills every setting that was left open."""
-    facts = _facts(backbone, data, cache)
+    facts, wishes = _facts(backbone, data, cache), dataclasses.replace(wishes, task=data.task)
     names: dict[str, Any] = {"plan": plan, "backbone": _absolute(backbone.origin), "data": _absolute(data.name)}
     if wishes.batch_size != "auto":
         return recommend(facts, wishes, **names)
@@ -116,16 +123,21 @@ def _facts(backbone: Backbone, data: Gathered, cache: object) -> Facts:
         cached=is_cached(data, cache),
         smallest=min(data.counts, default=None),
         largest=max(data.counts, default=None),
+        is_text=data.texts is not None,
     )
 
 
 def build_model(backbone: Backbone, data: Gathered, plan: Plan) -> keras.Model:
     """Puts the head on a backbone."""
     l2 = 0.0 if plan.l2 == "auto" else plan.l2
-    head = heads.classification(
-        data.class_names, dropout=plan.dropout, l2=l2, label_smoothing=plan.label_smoothing, loss=plan.loss
-    )
-    return build(backbone, head, image_size=None if backbone.input_spec is None else plan.image_size)
+    layers: dict[str, Any] = {"dropout": plan.dropout, "l2": l2}
+    if plan.task == "regression":
+        head = heads.regression(1, **layers)
+    else:
+        make = {"classification": heads.classification, "multilabel": heads.multilabel}[plan.task]
+        head = make(data.class_names, **layers, label_smoothing=plan.label_smoothing, loss=plan.loss)
+    size = None if backbone.input_spec is None else plan.image_size
+    return build(backbone, head, image_size=size, pair=data.texts is not None and data.texts.pairs is not None)
 
 
 def is_cached(data: Gathered, cache: object) -> bool:
@@ -143,7 +155,11 @@ def spec_of(backbone: Backbone, plan: Plan) -> InputSpec | None:
 def data_line(data: Gathered) -> str:
     """Says in a few lines what the data is."""
     text = f"data: {data.examples} examples to learn from, {data.held_out} held out ({data.origin}); "
-    text += f"{len(data.class_names)} classes: {listed(data.class_names, limit=12)}"
+    if data.class_names:
+        text += f"{len(data.class_names)} classes: {listed(data.class_names, limit=12)}"
+    else:
+        text += "a number to be told of each"
+    text += f"\n{data.report}" if data.report else ""
     if data.skipped:
         text += f"\n{len(data.skipped)} files skipped: " + "; ".join(map(str, data.skipped[:3]))
         text += "; ..." if len(data.skipped) > 3 else ""
@@ -153,5 +169,5 @@ def data_line(data: Gathered) -> str:
 
 
 def _absolute(name: str) -> str:
-    """A local folder by its whole path, so that a plan can be repeated from anywhere."""
-    return os.path.abspath(name) if os.path.isdir(name) else name
+    """A local folder or file by its whole path, so that a plan can be repeated from anywhere."""
+    return os.path.abspath(name) if os.path.exists(name) else name
