@@ -159,3 +159,15 @@ def test_blocks_of_a_savedmodel_that_start_anew_take_statistics_of_their_own(tmp
     assert not report.frozen_moved
     again = tfft.recommend_plan((images, squares()[1]), tmp_path / "net", plan=plans.lp_ft(reinitialize=1))
     assert again.batch_norm == "train"
+
+
+def test_how_well_a_linear_head_does_decides_how_many_blocks_train():
+    images, labels = squares((60, 60))
+    noise = np.random.default_rng(0).permutation(labels)
+    known = tfft.recommend_plan((images, labels), backbone(), cache="memory")
+    unknown = tfft.recommend_plan((images, noise), backbone(), cache="memory")
+    assert "too few to train more" in known.reasons["unfreeze"]
+    assert "a linear head on the pretrained features closes only" in unknown.reasons["unfreeze"]
+    assert unknown.phases[1].unfreeze == "all"
+    blind = tfft.recommend_plan((images, noise), backbone(), cache=None)  # nothing is kept, so nothing is computed
+    assert "too few to train more" in blind.reasons["unfreeze"]

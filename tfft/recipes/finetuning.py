@@ -26,6 +26,7 @@ from tfft.recipes.gathering import gather
 from tfft.recipes.preparing import (
     build_model,
     data_line,
+    feature_source,
     is_cached,
     open_backbone,
     plan_for,
@@ -45,8 +46,8 @@ from tfft.recipes.runs import (
 )
 from tfft.recipes.texts import check_takes_texts, truncation_note
 from tfft.slicing import describe, select
-from tfft.specs import Augmentation, InputSpec, Phase, Plan
-from tfft.training import Checkpoints, FeatureSource, History, is_chief, on_chief, train
+from tfft.specs import Augmentation, Phase, Plan
+from tfft.training import Checkpoints, History, is_chief, on_chief, train
 from tfft.training.distributing import has_workers
 from tfft.training.phases import check_phases
 
@@ -206,7 +207,7 @@ def finetune(
         say(f"backbone: {note}")
     if cut := truncation_note(opened, gathered):
         say(cut)
-    plan = given if isinstance(given, Plan) else plan_for(opened, gathered, wishes, cache, given)
+    plan = given if isinstance(given, Plan) else plan_for(opened, gathered, wishes, cache, given, verbose)
     plan = dataclasses.replace(plan, versions=_versions())
     for phase in plan.phases:
         select(opened, phase.unfreeze)  # a block that does not exist is an error before training
@@ -353,7 +354,7 @@ def _train(
         lambda: data.training(spec, plan, epoch),
         held_out,
         plan.phases,
-        source=_source(data, spec, plan, cache),
+        source=feature_source(data, spec, plan, cache),
         epoch=epoch,
         l2=plan.l2,
         seed=plan.seed,
@@ -384,20 +385,6 @@ def _class_weight(data: Gathered, plan: Plan) -> Mapping[int, float] | None:
     if plan.class_weight is None:
         return None
     return class_weights(np.repeat(np.arange(len(data.counts)), data.counts), data.class_names, plan.class_weight)
-
-
-def _source(
-    data: Gathered, spec: InputSpec | None, plan: Plan, cache: str | os.PathLike[str] | bool | None
-) -> FeatureSource | None:
-    if not is_cached(data, cache):
-        return None
-    batch_size = data.batch_size or plan.batch_size
-    shuffle = not data.is_ready
-    varied = {"augment": plan.augment, "views": plan.views, "sampling": plan.sampling}
-    return FeatureSource(
-        *data.ordered(spec), batch_size=batch_size, shuffle=shuffle, seed=plan.seed, cache=cache,
-        lengths=data.lengths, **varied,
-    )  # fmt: skip
 
 
 def _export(run: Run, target: pathlib.Path, data: Gathered, held_out: tf.data.Dataset) -> Exported:
