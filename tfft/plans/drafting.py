@@ -11,7 +11,7 @@ import math
 from tfft.plans.facts import Facts, Wishes
 from tfft.specs import Phase
 
-FROZEN, FINE_TUNE = "frozen", "fine-tune"
+FROZEN, FINE_TUNE, CONTRASTIVE, HEAD = "frozen", "fine-tune", "contrastive", "head"
 
 HEAD_STEPS, FINE_TUNE_STEPS = 240, 280  # each phase should get these, if that takes no more than _MOST_EPOCHS
 _LEAST_EPOCHS, _MOST_EPOCHS = 2, 10
@@ -20,6 +20,8 @@ _LEAST_VIEWS, _MOST_VIEWS = 4, 8
 _FEW = 500  # examples, below which tiny images are treated as any other
 _TINY_SIDE, _TINY_SIZE = 32, 64  # pixels
 _SMALL_SIDE, _SMALL_SIZE = 64, 128
+_PAIRS, _PAIRS_OF_BATCH, _PAIR_STEPS = 40, 16, 400  # of an example in an epoch; the most steps that make sense
+PAIRED = 64  # examples of each class at most, of which pairs are made
 _SHARES = ((500, 6), (5_000, 3), (50_000, 2))  # below so many examples, one block in so many
 
 
@@ -134,6 +136,22 @@ class Draft:
             self.reasons["frozen_learning_rate"] = f"the new head starts from nothing; Adam, batch {wishes.batch_size}"
         self.no_l2()
         return Phase(FROZEN, "none", self.epochs("frozen_epochs", HEAD_STEPS), self.rates()[0])
+
+    def pairs(self, wish: int | None) -> int:
+        """Pairs of each example in an epoch: fewer where there are many examples."""
+        if wish is not None:
+            return wish
+        facts = self.facts
+        paired = min(facts.examples, PAIRED * facts.classes)
+        found = max(2, min(_PAIRS, 2 * (_PAIR_STEPS * _PAIRS_OF_BATCH // (2 * paired))))
+        steps = math.ceil(paired * found / _PAIRS_OF_BATCH)
+        self.reasons["pairs"] = f"{steps} steps of {_PAIRS_OF_BATCH} pairs in an epoch over {paired:,} examples"
+        if facts.examples > PAIRED * facts.classes:
+            self.reasons["pairs"] += (
+                f"; at most {PAIRED} of each class are paired, though there are {facts.examples:,}: with so many, "
+                "'lp_ft' is most likely better"
+            )
+        return found
 
     def no_l2(self) -> None:
         """Says what an open ``l2`` is where no head is solved."""

@@ -31,6 +31,7 @@ class Facts:
         cached: whether what is frozen runs once for each view of a picture, not in every epoch.
         smallest: number of training examples of the smallest class; None when not known.
         largest: the same of the largest class.
+        texts: whether the examples are texts.
     """
 
     examples: int
@@ -42,6 +43,7 @@ class Facts:
     cached: bool = True
     smallest: int | None = None
     largest: int | None = None
+    texts: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
