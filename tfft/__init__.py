@@ -44,13 +44,13 @@ _NAMES = {
     "TfftError": "tfft.errors",
 }
 _MODULES = (
-    "backbones", "data", "errors", "evaluation", "exporting", "features", "heads", "models", "optimizers", "plans",
-    "recipes", "regularizers", "slicing", "specs", "testing", "training",
+    "backbones", "contrastive", "data", "errors", "evaluation", "exporting", "features", "heads", "models",
+    "optimizers", "plans", "recipes", "regularizers", "slicing", "specs", "testing", "training",
 )  # fmt: skip
 # Modules with classes that a `.keras` file may name.
 _REGISTERED = (
     "tfft.backbones.pooling", "tfft.backbones.savedmodel.layer", "tfft.backbones.native", "tfft.backbones.tokenizing",
-    "tfft.data.images", "tfft.heads",
+    "tfft.contrastive", "tfft.data.images", "tfft.heads",
     "tfft.optimizers.scaling", "tfft.optimizers.schedules", "tfft.regularizers.anchoring",
 )  # fmt: skip
 
@@ -85,7 +85,7 @@ def _register(keras: Any) -> None:
 wrapt.register_post_import_hook(_register, "keras")
 
 if TYPE_CHECKING:
-    from tfft import backbones, data, errors, evaluation, exporting, features, heads, models  # noqa: I001
+    from tfft import backbones, contrastive, data, errors, evaluation, exporting, features, heads, models  # noqa: I001
     from tfft import optimizers, plans, recipes, regularizers, slicing, specs, testing, training
     from tfft.backbones import list_backbones, load_backbone, resolve
     from tfft.errors import TfftError

@@ -181,6 +181,9 @@ class Phase:
             statistics follow the data then (``batch_norm="train"``), since those of the old weights would be wrong.
         lora: rank of the low-rank updates that train in place of the kernels of the blocks; 0 for the kernels.
         clip_norm: largest norm of all gradients together; None for no limit.
+        contrastive: tunes the features instead of the predictions, for few examples: so many pairs of examples for
+            each example and epoch, an even number, half of them of one class; their cosines are to be 1, the others'
+            0 (SetFit). The head is left as it is, so a phase that solves it has to follow. 0 for no pairs.
     """
 
     name: str
@@ -205,6 +208,7 @@ class Phase:
     reinitialize: int = 0
     lora: int = 0
     clip_norm: float | None = None
+    contrastive: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain values, fit for YAML and JSON; what is switched off is left out."""

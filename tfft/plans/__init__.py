@@ -19,6 +19,7 @@ from tfft.plans.named import (
     linear_probe,
     lp_ft,
     named,
+    setfit,
     surgical,
 )
 from tfft.plans.recommending import recommend
@@ -26,5 +27,5 @@ from tfft.plans.showing import show
 
 __all__ = [
     "NAMES", "Facts", "NamedPlan", "Wishes", "bit", "fastai", "few_shot", "full", "gradual", "linear_probe", "lp_ft",
-    "named", "recommend", "show", "surgical", "wishes_of",
+    "named", "recommend", "setfit", "show", "surgical", "wishes_of",
 ]  # fmt: skip

@@ -7,20 +7,25 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 from tfft.plans.facts import Facts, Wishes
 from tfft.specs import Phase
 
-FROZEN, FINE_TUNE = "frozen", "fine-tune"
+FROZEN, FINE_TUNE, CONTRASTIVE, HEAD = "frozen", "fine-tune", "contrastive", "head"
 
 HEAD_STEPS, FINE_TUNE_STEPS = 240, 280  # each phase should get these, if that takes no more than _MOST_EPOCHS
 _LEAST_EPOCHS, _MOST_EPOCHS = 2, 10
 _FROZEN_RATE, _FINE_TUNE_RATE, _FAR_RATE = 5e-3, 3e-4, 1e-3  # at a batch of 32
+_TEXT_RATE = 5e-5  # of transformers (Devlin et al. 2019 tried 2e-5 to 5e-5)
+_TRANSFORMER = {"optimizer": "adamw", "weight_decay": 0.01, "schedule": "linear", "clip_norm": 1.0}
 _LEAST_VIEWS, _MOST_VIEWS = 4, 8
 _FEW = 500  # examples, below which tiny images are treated as any other
 _TINY_SIDE, _TINY_SIZE = 32, 64  # pixels
 _SMALL_SIDE, _SMALL_SIZE = 64, 128
 _FITS = 0.78  # below it, all blocks train; docs/plans.md tells on which data that was seen to be right
+_PAIRS, _PAIRS_OF_BATCH, _PAIR_STEPS = 40, 16, 400  # of an example in an epoch; the most steps that make sense
+PAIRED = 64  # examples of each class at most, of which pairs are made
 _SHARES = ((500, 6), (5_000, 3), (50_000, 2))  # below so many examples, one block in so many
 
 
@@ -124,7 +129,7 @@ class Draft:
         rate = self.wishes.learning_rate
         size = 32 if self.wishes.batch_size == "auto" else self.wishes.batch_size
         scale = math.sqrt(size / 32)
-        peak = _FAR_RATE if self.is_tiny or self.is_far else _FINE_TUNE_RATE
+        peak = _TEXT_RATE if self.facts.texts else _FAR_RATE if self.is_tiny or self.is_far else _FINE_TUNE_RATE
         frozen, fine = float(f"{_FROZEN_RATE * scale:.2g}"), float(f"{peak * scale:.2g}")
         if isinstance(rate, (tuple, list)):
             return float(rate[0]), float(rate[1])
@@ -132,6 +137,10 @@ class Draft:
             return frozen, float(rate)
         self.reasons["learning_rate"] = "far lower, so as to change the pretrained blocks and not to erase them"
         return frozen, fine
+
+    def how(self) -> dict[str, Any]:
+        """Settings of a phase that fine-tunes: for texts those that transformers are trained with."""
+        return dict(_TRANSFORMER) if self.facts.texts else {}
 
     def head(self) -> Phase:
         """The head alone: solved, unless something was said that only training has a use for."""
@@ -146,6 +155,22 @@ class Draft:
             self.reasons["frozen_learning_rate"] = f"the new head starts from nothing; Adam, batch {wishes.batch_size}"
         self.no_l2()
         return Phase(FROZEN, "none", self.epochs("frozen_epochs", HEAD_STEPS), self.rates()[0])
+
+    def pairs(self, wish: int | None) -> int:
+        """Pairs of each example in an epoch: fewer where there are many examples."""
+        if wish is not None:
+            return wish
+        facts = self.facts
+        paired = min(facts.examples, PAIRED * facts.classes)
+        found = max(2, min(_PAIRS, 2 * (_PAIR_STEPS * _PAIRS_OF_BATCH // (2 * paired))))
+        steps = math.ceil(paired * found / _PAIRS_OF_BATCH)
+        self.reasons["pairs"] = f"{steps} steps of {_PAIRS_OF_BATCH} pairs in an epoch over {paired:,} examples"
+        if facts.examples > PAIRED * facts.classes:
+            self.reasons["pairs"] += (
+                f"; at most {PAIRED} of each class are paired, though there are {facts.examples:,}: with so many, "
+                "'lp_ft' is most likely better"
+            )
+        return found
 
     def no_l2(self) -> None:
         """Says what an open ``l2`` is where no head is solved."""

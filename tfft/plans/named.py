@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tfft.errors import PlanError, did_you_mean, listed, raise_problems
-from tfft.plans.drafting import FINE_TUNE, FINE_TUNE_STEPS, FROZEN, HEAD_STEPS, Draft
+from tfft.plans.drafting import CONTRASTIVE, FINE_TUNE, FINE_TUNE_STEPS, FROZEN, HEAD, HEAD_STEPS, Draft
 from tfft.specs import Phase
 
 _OPEN = ("unfreeze", "epochs", "frozen_epochs", "learning_rate")  # wishes that not every plan has a use for
@@ -22,6 +22,7 @@ _ULMFIT = 2.6  # from one group of blocks to the one below it (Howard & Ruder 20
 _FEW_PER_CLASS = 3  # below it cross-validation of a linear head has nothing to hold out
 _BIT_STEPS = ((20_000, 500), (500_000, 10_000), (None, 20_000))  # by number of examples
 _BIT_RATE, _BIT_BATCH = 0.003, 512
+_SETFIT_RATE = 2e-5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +62,7 @@ class NamedPlan:
         return tuple(dataclasses.replace(p, **shared) if p.unfreeze != "none" else p for p in made)
 
 
-_FIXED = ("name", "unfreeze", "epochs", "learning_rate", "solve")
+_FIXED = ("name", "unfreeze", "epochs", "learning_rate", "solve", "contrastive")
 
 
 def named(name: str, **settings: Any) -> NamedPlan:
@@ -105,7 +106,7 @@ def lp_ft(**phase: Any) -> NamedPlan:
     return NamedPlan("lp_ft", phase)
 
 
-def gradual(*, stages: int = 3, **phase: Any) -> NamedPlan:
+def gradual(*, stages: int | None = None, **phase: Any) -> NamedPlan:
     """Solves the head, then trains one more group of blocks in each phase, from the top down.
 
     Gradual unfreezing with discriminative rates: Howard & Ruder, "Universal language model fine-tuning for text
@@ -113,10 +114,10 @@ def gradual(*, stages: int = 3, **phase: Any) -> NamedPlan:
     They unfreeze one layer per epoch; here the epochs of the fine-tuning are shared out over the stages.
 
     Args:
-        stages: phases after the head.
+        stages: phases after the head; by default 3, or as many as there are blocks.
         **phase: settings of these phases.
     """
-    return NamedPlan("gradual", {"stages": stages, **phase})
+    return NamedPlan("gradual", phase if stages is None else {"stages": stages, **phase})
 
 
 def full(**phase: Any) -> NamedPlan:
@@ -170,6 +171,30 @@ def few_shot() -> NamedPlan:
     return NamedPlan("few_shot")
 
 
+def setfit(*, pairs: int | None = None, **phase: Any) -> NamedPlan:
+    """Solves the head, tunes the features on pairs of examples, and solves the head on the tuned ones.
+
+    For 2 to 64 examples per class, of texts above all (Tunstall et al., "Efficient few-shot learning without prompts",
+    2022). From few examples come many pairs; the cosine of the features of two examples is to be 1 within a class and 0
+    between classes. The numbers are those of SetFit: AdamW at 2e-5, 16 pairs in a step, a tenth of the steps for the
+    rise, one epoch of 40 pairs of each example; of more than 160 examples fewer pairs each, so that an epoch has about
+    400 steps. Where we differ: all blocks train unless ``unfreeze`` says otherwise, half of each batch are pairs of one
+    class, and the others of an example come in turn and are not drawn anew.
+
+    The first phase is the linear probe, to compare with. Where the tuned model is worse than it on the validation
+    examples the history says so, and the tuned one is kept: of so few examples hardly any are held out, and they cannot
+    tell.
+
+    Args:
+        pairs: of each example in an epoch, an even number; None follows from the number of examples.
+        **phase: settings of the phase with the pairs, see :class:`tfft.Phase`.
+
+    Example:
+        >>> tfft.finetune("minilm", "reviews.csv", plan=setfit(), text="review", label="stars")
+    """
+    return NamedPlan("setfit", {"pairs": pairs, **phase})
+
+
 def surgical(*, blocks: int = 2, **phase: Any) -> NamedPlan:
     """Solves the head, then trains the few blocks whose gradients are largest for the size of their weights.
 
@@ -191,15 +216,16 @@ def _lp_ft(draft: Draft) -> list[Phase]:
     unfreeze, epochs, rate = draft.unfreeze(), draft.epochs(), draft.rates()[1]
     phases = [draft.head()]
     if epochs and unfreeze not in (0, "none"):
-        phases.append(Phase(FINE_TUNE, unfreeze, epochs, rate))
+        phases.append(Phase(FINE_TUNE, unfreeze, epochs, rate, **draft.how()))
     return phases
 
 
-def _gradual(draft: Draft, stages: int = 3) -> list[Phase]:
+def _gradual(draft: Draft, stages: int | None = None) -> list[Phase]:
     most = draft.unfreeze()
     count = draft.facts.blocks if most == "all" else most
     if not isinstance(count, int) or isinstance(count, bool):
         raise PlanError(f"The plan 'gradual' goes up from the last block, so unfreeze is a number, got {most!r}.")
+    stages = min(3, max(1, count)) if stages is None else stages
     if not isinstance(stages, int) or not 1 <= stages <= max(1, count):
         raise PlanError(f"The plan 'gradual' takes 1 to {max(1, count)} stages for {count} blocks, got {stages!r}.")
     epochs, rate = draft.epochs(), draft.rates()[1]
@@ -209,7 +235,7 @@ def _gradual(draft: Draft, stages: int = 3) -> list[Phase]:
     return [draft.head()] + [
         Phase(
             f"last {math.ceil(count * stage / stages)}", math.ceil(count * stage / stages), each, rate,
-            schedule="slanted", layer_decay=decay,
+            **draft.how() | {"schedule": "slanted", "layer_decay": decay},
         )
         for stage in range(1, stages + 1)
     ]  # fmt: skip
@@ -217,7 +243,7 @@ def _gradual(draft: Draft, stages: int = 3) -> list[Phase]:
 
 def _full(draft: Draft) -> list[Phase]:
     draft.no_l2()
-    return [Phase(FINE_TUNE, "all", draft.epochs(steps=HEAD_STEPS + FINE_TUNE_STEPS), draft.rates()[1])]
+    return [Phase(FINE_TUNE, "all", draft.epochs(steps=HEAD_STEPS + FINE_TUNE_STEPS), draft.rates()[1], **draft.how())]
 
 
 def _bit(draft: Draft, steps: int | None = None) -> list[Phase]:
@@ -253,10 +279,34 @@ def _few_shot(draft: Draft) -> list[Phase]:
     return [draft.head()]
 
 
+def _setfit(draft: Draft, pairs: int | None = None) -> list[Phase]:
+    wishes = draft.wishes
+    if isinstance(wishes.learning_rate, (tuple, list)):
+        raise PlanError(
+            f"The plan 'setfit' trains one phase, so learning_rate is one number, got {wishes.learning_rate!r}."
+        )
+    if wishes.unfreeze in (0, "none"):
+        raise PlanError("The plan 'setfit' tunes features, so blocks have to train; got unfreeze='none'.")
+    unfreeze, epochs, rate = wishes.unfreeze, wishes.epochs, wishes.learning_rate
+    if unfreeze == "auto":
+        unfreeze = "all"
+        draft.reasons["unfreeze"] = "all blocks: pairs are many also of few examples, and the rate is low"
+    if epochs == "auto":
+        draft.reasons["epochs"] = "one pass over the pairs, each example being in many of them"
+    if rate == "auto":
+        draft.reasons["learning_rate"] = "so low because all blocks train, on few examples"
+    epochs, rate = 1 if epochs == "auto" else max(1, int(epochs)), _SETFIT_RATE if rate == "auto" else float(rate)
+    each = draft.pairs(pairs)
+    [probe] = _few_shot(draft)
+    settings = {"schedule": "linear", "optimizer": "adamw", "weight_decay": 0.01, "clip_norm": 1.0}
+    tune = Phase(CONTRASTIVE, unfreeze, epochs, rate, contrastive=each, **settings)
+    return [probe, tune, dataclasses.replace(probe, name=HEAD)]
+
+
 def _surgical(draft: Draft, blocks: int = 2) -> list[Phase]:
     epochs, rate = draft.epochs(), draft.rates()[1]
     draft.reasons["surgical"] = f"the {blocks} blocks with the largest gradients for the size of their weights"
-    return [draft.head(), Phase(FINE_TUNE, "all", max(1, epochs), rate, surgical=blocks)]
+    return [draft.head(), Phase(FINE_TUNE, "all", max(1, epochs), rate, surgical=blocks, **draft.how())]
 
 
 _Builder = Callable[..., list[Phase]]
@@ -268,6 +318,7 @@ _BUILDERS: Mapping[str, tuple[_Builder, tuple[str, ...], tuple[str, ...]]] = {
     "bit": (_bit, ("epochs", "learning_rate"), ("steps",)),
     "fastai": (_fastai, ("epochs", "learning_rate"), ()),
     "few_shot": (_few_shot, (), ()),
+    "setfit": (_setfit, ("unfreeze", "epochs", "learning_rate"), ("pairs",)),
     "surgical": (_surgical, ("epochs", "frozen_epochs", "learning_rate"), ("blocks",)),
 }
 NAMES = tuple(_BUILDERS)

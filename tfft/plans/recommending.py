@@ -6,7 +6,7 @@ A pure function of a few facts, so that the same data gets the same plan and eve
 from __future__ import annotations
 
 from tfft.data.augmenting import augmentation
-from tfft.plans.drafting import Draft
+from tfft.plans.drafting import PAIRED, Draft
 from tfft.plans.facts import Facts, Wishes, shared_names
 from tfft.plans.named import NamedPlan
 from tfft.specs import Plan
@@ -32,7 +32,8 @@ def recommend(
     examples, the fewer last blocks train: a sixth of them below 500, a third below 5,000, half below 50,000, else
     all. Tiny images look like nothing the backbone was trained on; with 500 of them and more, at least half of the
     blocks train, at a higher rate. Where a linear head on the pretrained features does badly, all blocks train, at that
-    rate. Rates are for Adam and grow with the square root of the batch size.
+    rate. Rates are for Adam and grow with the square root of the batch size. Texts get AdamW at lower rates, and with
+    at most 64 examples in the smallest class the reasons name ``setfit`` as an alternative; it is never chosen.
 
     Args:
         facts: about data and backbone.
@@ -58,6 +59,7 @@ def recommend(
     size = draft.image_size()
     if plan is None:
         plan = _choose(draft)
+        _note_pairs(draft)
     phases = plan.phases(draft)
     _note_imbalance(draft)
     changed = {"image_size", "input_range", "augment", "views"}  # their form changes below
@@ -86,6 +88,15 @@ def _choose(draft: Draft) -> NamedPlan:
         )
         return NamedPlan("few_shot")
     return NamedPlan("lp_ft")
+
+
+def _note_pairs(draft: Draft) -> None:
+    facts = draft.facts
+    if facts.texts and facts.smallest is not None and 2 <= facts.smallest <= PAIRED:
+        draft.reasons["alternative"] = (
+            f"for {facts.smallest} examples in the smallest class, texts can also be tuned on pairs (plan='setfit'): "
+            "often better where the encoder fits badly, and many times slower; compare the two on examples held out"
+        )
 
 
 def _note_imbalance(draft: Draft) -> None:

@@ -43,6 +43,8 @@ def _phase_row(phase: Phase) -> tuple[str, ...]:
         return phase.name, "head: computed, not trained", "", "", how
     blocks = phase.unfreeze
     what = "head" if blocks in (0, "none") else f"head, {_blocks(blocks)}"
+    if phase.contrastive:
+        what = f"{_blocks(blocks)}, on pairs"
     if phase.surgical:
         what += f": the {phase.surgical} with the largest gradients"
     rate = f"{phase.learning_rate:.3g}"
@@ -78,8 +80,11 @@ def _rows(plan: Plan) -> dict[str, Any]:
             rows["head"] = phase.solve if isinstance(phase.solve, str) else "solved"
         elif phase.name == FROZEN:
             rows |= {"frozen_epochs": phase.epochs, "frozen_learning_rate": f"{phase.learning_rate:g}"}
-        elif phase.name == FINE_TUNE:
+        elif phase.name == FINE_TUNE or phase.contrastive:
             rows |= {"unfreeze": phase.unfreeze, "epochs": phase.epochs, "learning_rate": f"{phase.learning_rate:g}"}
+            rows |= {"pairs": phase.contrastive} if phase.contrastive else {}
+    if "alternative" in plan.reasons:
+        rows["alternative"] = "setfit"
     for name in ("stages", "surgical", "class_weight"):
         if name in plan.reasons:
             rows[name] = getattr(plan, name, "")

@@ -17,6 +17,7 @@ from tfft.errors import PlanError
 from tfft.regularizers.ranking import Rank
 from tfft.specs import Phase
 from tfft.training import distributing
+from tfft.training.contrasting import check_contrast
 from tfft.training.course import Checkpoints
 from tfft.training.fitting import fit_phase, solve_phase
 from tfft.training.frozen import FeatureSource
@@ -51,7 +52,8 @@ def train(
 
     Use it when a plan has more than one phase. After it the model is an ordinary compiled Keras model
     with the best weights by validation accuracy: a phase none of whose epochs beats the weights it
-    started from hands those back, and its history says so.
+    started from hands those back, and its history says so. A contrastive phase cannot tell: it leaves a head that
+    no longer fits the features, so it keeps its last weights, and what follows begins without a score to beat.
 
     With a ``source``, what is frozen is computed once and kept, and only what trains is fitted, on the
     result; the numbers are the same. Where that cannot be, the phase fits the whole model on ``dataset``,
@@ -106,6 +108,7 @@ def train(
     check_phases(phases, validation=validation is not None)
     if loss is not None and any(phase.mixup or phase.cutmix for phase in phases):
         raise PlanError("mixup and cutmix need labels that are shares, which only the losses of tfft's heads take.")
+    check_contrast(model, phases)
     if isinstance(dataset, tf.data.Dataset):
         length(dataset, "training")
     if validation is not None:
@@ -130,6 +133,7 @@ def train(
         job.keeper = Keeper(settings, model, phases, about, memory, verbose)
         history, best = job.keeper.enter(job)
     for phase in phases[len(history.audits) :]:
+        job.done = history
         with distributing.scope_of(model):
             done, best = (solve_phase if phase.solve else fit_phase)(job, phase, best)
         job.epochs_before += len(done.rows)

@@ -19,6 +19,7 @@ from tfft.regularizers.ranking import Rank, rank_of
 from tfft.slicing import audit, merge_lora
 from tfft.specs import Phase
 from tfft.training import distributing
+from tfft.training.contrasting import contrast, freeze_head
 from tfft.training.frozen import FeatureSource, Reduced, solve
 from tfft.training.history import History
 from tfft.training.job import Job, slice_for
@@ -33,6 +34,8 @@ def fit_phase(job: Job, phase: Phase, start: Rank | None) -> tuple[History, Rank
     """Trains one phase; returns its history and the rank of the weights it leaves."""
     notes: list[str] = []
     slice_for(job, phase, notes)
+    if phase.contrastive:
+        freeze_head(job.model)
     before = _reinitialized(job, phase)
     try:
         if phase.l2_sp:
@@ -53,9 +56,14 @@ def _fit(
     job: Job, phase: Phase, start: Rank | None, before: Sequence[tuple[Any, np.ndarray]], notes: list[str]
 ) -> tuple[History, Rank | None]:
     model = job.model
-    part, steps, arguments = job.batches(job.part(notes, phase), phase, notes)
+    if phase.contrastive:
+        part, steps, arguments = contrast(job, phase, notes)
+        job.optimizer = None  # it knew another loss
+    else:
+        part, steps, arguments = job.batches(job.part(notes, phase), phase, notes)
     optimizer = _optimizer(job, phase, steps * phase.epochs, {variable.path for variable, _ in before})
-    model.compile(optimizer=optimizer, **arguments)  # what callbacks see, and the user is given back
+    whole = job.compile_arguments if phase.contrastive else arguments
+    model.compile(optimizer=optimizer, **whole)  # what callbacks see, and the user is given back
     if part.model is not model:
         part.model.compile(optimizer=optimizer, **arguments)
     watch = PhaseWatch(phase, steps, lambda: likely_cause(job.dataset, phase), job.verbose, start, before)
@@ -73,7 +81,7 @@ def _fit(
         notes.append(_kept(phase, "epoch"))
     elif phase.interpolate:
         best = _interpolated(phase, part, watch, notes)
-    job.optimizer = optimizer if watch.best_epoch else None
+    job.optimizer = optimizer if watch.best_epoch and not phase.contrastive else None
     history = History(tuple(watch.rows), {phase.name: watch.best_epoch}, {phase.name: check.report}, tuple(notes))
     return history, best
 
@@ -147,7 +155,22 @@ def solve_phase(job: Job, phase: Phase, start: Rank | None) -> tuple[History, Ra
             variable.assign(value)
         notes.append(_kept(phase, "solution"))
         rank, best = start, 0
+    if start is None:
+        notes += _worse_than_before(job, phase, rank)
     return History((row,), {phase.name: best}, {phase.name: check.report}, tuple(notes)), rank
+
+
+def _worse_than_before(job: Job, phase: Phase, rank: Rank | None) -> list[str]:
+    """Says where a head on tuned features is worse than one of before: the features are not given back for that."""
+    earlier = [(found, row["phase"]) for row in job.done.rows if (found := rank_of(row, "val_")) is not None]
+    if rank is None or not earlier or rank >= max(earlier)[0]:
+        return []
+    best, name = max(earlier)
+    return [
+        f"phase {phase.name!r}: with the tuned features the model is worse on the validation examples (accuracy "
+        f"{rank[0]:.4f}, loss {-rank[1]:.4f}) than it was in phase {name!r} (accuracy {best[0]:.4f}, loss "
+        f"{-best[1]:.4f}). They are kept all the same: as few examples as pairs are for cannot tell which is better"
+    ]
 
 
 def _measured(part: Reduced, arguments: Callable[[], Mapping[str, Any]]) -> dict[str, float]:

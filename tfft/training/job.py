@@ -17,13 +17,14 @@ from tfft.errors import DataError, PlanError, listed
 from tfft.slicing import add_lora, relative_gradients, select, unfreeze
 from tfft.specs import Phase
 from tfft.training.frozen import FeatureSource, Reduced, reduce
+from tfft.training.history import History
 from tfft.training.keeping import Keeper
 from tfft.training.parts import in_parts
 
 
 @dataclasses.dataclass(eq=False)
 class Job:
-    """What stays the same over the phases, the number of epochs so far, and the optimizer of the phase before."""
+    """What stays the same over the phases, the history so far, and the optimizer of the phase before."""
 
     model: keras.Model
     given: tf.data.Dataset | Callable[[], tf.data.Dataset]
@@ -42,6 +43,7 @@ class Job:
     epochs_before: int = 0
     optimizer: keras.optimizers.Optimizer | None = None
     keeper: Keeper | None = None
+    done: History = dataclasses.field(default_factory=History)
 
     def course(self, callbacks: Sequence[keras.callbacks.Callback]) -> list[keras.callbacks.Callback]:
         """Returns callbacks as ``fit`` is to have them: alone, or inside of one that saves what they know too."""

@@ -12,7 +12,7 @@ from tfft.specs import Phase
 
 _SHARES = ("warmup", "ema", "swa")  # 0 <= value < 1
 _AMOUNTS = ("weight_decay", "l2_sp", "mixup", "cutmix")  # 0 <= value
-_COUNTS = ("surgical", "reinitialize", "lora")  # whole, 0 <= value
+_COUNTS = ("surgical", "reinitialize", "lora", "contrastive")  # whole, 0 <= value
 
 
 def check_phases(phases: Sequence[Phase], *, validation: bool = True) -> None:
@@ -39,6 +39,8 @@ def _solved(phase: Phase) -> Iterator[str]:
         yield f"solve must be False, True or 'prototypes', got {phase.solve!r}"
     if phase.unfreeze not in ("none", 0):
         yield f"the head is solved, so unfreeze must be 'none', got {phase.unfreeze!r}"
+    if phase.contrastive:
+        yield "contrastive tunes the features and solve computes the head: make two phases of them, one after the other"
 
 
 def _ranges(phase: Phase) -> Iterator[str]:
@@ -99,18 +101,36 @@ def _together(phase: Phase, validation: bool) -> Iterator[str]:
     if phase.unfreeze in ("none", 0):
         asked = [
             name
-            for name in ("l2_sp", "surgical", "reinitialize", "lora")
+            for name in ("l2_sp", "surgical", "reinitialize", "lora", "contrastive")
             if _number(getattr(phase, name)) and getattr(phase, name)
         ]
         if phase.layer_decay != 1 or phase.rates:
             asked.append("layer_decay or rates")
         if asked:
             yield f"no block trains, so {listed(asked)} would do nothing"
+    if phase.contrastive:
+        yield from _contrastive(phase)
     if not validation:
         if phase.interpolate:
             yield "interpolate chooses by the validation examples, and there are none"
         if phase.schedule == "plateau":
             yield "the schedule 'plateau' waits for the validation loss, and there are no validation examples"
+
+
+def _contrastive(phase: Phase) -> Iterator[str]:
+    if _whole(phase.contrastive, 1) and phase.contrastive % 2:
+        yield f"contrastive must be an even number, half of the pairs are of one class; got {phase.contrastive!r}"
+    if phase.mixup or phase.cutmix:
+        yield "contrastive pairs examples of one class or of two, and mixup and cutmix make examples of both"
+    if phase.surgical:
+        yield "surgical chooses blocks by the loss of the head, which a contrastive phase does not train"
+    if phase.reinitialize:
+        yield "contrastive is for few examples, which cannot teach the new weights of reinitialize anything"
+    if phase.interpolate or phase.schedule == "plateau":
+        waits = [
+            n for n, asked in (("interpolate", phase.interpolate), ("plateau", phase.schedule == "plateau")) if asked
+        ]
+        yield f"contrastive leaves the head as it was, so there is no validation loss for {listed(waits)}"
 
 
 def _number(value: Any) -> bool:

@@ -1,0 +1,481 @@
+"""Features tuned on pairs: the loss against NumPy, which examples meet, and phases and plans on small nets for real."""
+
+import collections
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from test_resume import Fail, Power
+from test_training import network, stripes
+
+import tfft
+from tfft import heads, plans
+from tfft.backbones.base import Backbone
+from tfft.backbones.tokenizing import Tokenize
+from tfft.contrastive import PairCosine, pairs
+from tfft.errors import DataError, PlanError
+from tfft.plans import Facts, Wishes, drafting, recommend, show
+from tfft.specs import Phase, Plan, TextSpec
+from tfft.training import Checkpoints, FeatureSource, train
+from tfft.training.phases import check_phases
+
+TUNE = Phase("contrastive", "all", 1, 1e-2, contrastive=8)
+SOLVED = Phase("frozen", "none", 0, 0.0, solve=True)
+HEAD = dataclasses.replace(SOLVED, name="head")
+
+
+def oracle(labels, features):
+    unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    errors = [(unit[i] @ unit[i + 1] - (labels[i] == labels[i + 1])) ** 2 for i in range(0, len(labels), 2)]
+    return np.array(errors)
+
+
+def test_the_loss_is_the_squared_error_of_the_cosine():
+    random = np.random.default_rng(0)
+    labels, features = random.integers(0, 3, 12), random.normal(size=(12, 5))
+    expected = oracle(labels, features)
+    assert 0 < (labels[0::2] == labels[1::2]).sum() < 6
+    loss = PairCosine()
+    np.testing.assert_allclose(loss(labels, features.astype("float32")), expected.mean(), rtol=1e-5)
+    each = PairCosine(reduction=None)(labels[:, None], features.astype("float32") * 1e3)  # of any length
+    np.testing.assert_allclose(each, expected, rtol=1e-4)
+    assert isinstance(keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(loss)), PairCosine)
+
+
+def test_gradients_pull_likes_together_and_others_to_a_right_angle_and_are_numbers_at_zero():
+    features = tf.Variable([[1.0, 0.2], [0.3, 1.0], [1.0, 0.2], [0.3, 1.0], [0.0, 0.0], [1.0, 1.0]])
+    labels = [1, 1, 0, 2, 1, 1]
+    cosine = lambda rows: oracle(np.zeros(2), rows)[0]  # noqa: E731
+    with tf.GradientTape() as tape:
+        loss = PairCosine()(labels, features)
+    before = features.numpy()
+    gradient = tape.gradient(loss, features).numpy()
+    assert np.isfinite(gradient).all()
+    after = before - 0.3 * gradient
+    assert cosine(after[:2]) < cosine(before[:2])  # nearer to 1
+    assert cosine(after[2:4]) > cosine(before[2:4])
+
+
+def drawn(dataset):
+    """Pairs of an epoch, [n, 2], of a dataset whose inputs are the numbers of the examples."""
+    return np.concatenate([np.asarray(rows).reshape(-1, 2) for rows, _ in dataset])
+
+
+def test_pairs_are_balanced_never_of_an_example_with_itself_and_meet_all_others_in_turn():
+    labels = np.array([0, 1, 0, 0, 2, 1, 1, 2, 0])  # 4, 3 and 2 of them
+    dataset = pairs(np.arange(9), labels, each=12, size=4, seed=3)
+    assert int(dataset.cardinality()) == 9 * 12 // 4
+    found = drawn(dataset)
+    assert found.shape == (9 * 12, 2)
+    assert (found[:, 0] != found[:, 1]).all()
+    same = labels[found[:, 0]] == labels[found[:, 1]]
+    assert same[0::2].all()
+    assert not same[1::2].any()
+    for kind in (True, False):
+        met = collections.Counter(map(tuple, found[same == kind]))
+        assert set(collections.Counter(found[same == kind][:, 0]).values()) == {6}
+        likes = labels[:, None] == labels[None, :]
+        others = [(i, j) for i in range(9) for j in range(9) if i != j and likes[i, j] == kind]
+        assert set(met) <= set(others)
+        counts = {i: [met[p] for p in others if p[0] == i] for i in range(9)}
+        assert all(max(c) - min(c) <= 1 for c in counts.values())  # nobody again before everybody else
+    for rows, classes in dataset:
+        np.testing.assert_array_equal(labels[rows.numpy()], classes)
+
+
+def test_pairs_follow_from_seed_and_epoch_alone_and_go_on_over_epochs():
+    labels = np.repeat([0, 1], 9)
+    epoch = tf.Variable(0, dtype=tf.int64)
+    first, again, other = (pairs(np.arange(18), labels, each=4, size=4, seed=seed, epoch=epoch) for seed in (1, 1, 2))
+    zero = drawn(first)
+    np.testing.assert_array_equal(zero, drawn(first))
+    np.testing.assert_array_equal(zero, drawn(again))
+    assert (zero != drawn(other)).any()
+    epoch.assign(3)
+    three = drawn(first)
+    assert (zero != three).any()
+    epoch.assign(0)
+    np.testing.assert_array_equal(zero, drawn(first))
+    counted = pairs(np.arange(18), labels, each=4, size=4, seed=1)
+    np.testing.assert_array_equal(zero, drawn(counted))
+    met = [p for _ in range(3) for p in map(tuple, drawn(counted))]  # with epoch 0: 4 x 2 = all 8 likes, once
+    likes = collections.Counter(p for p in [*map(tuple, zero), *met] if labels[p[0]] == labels[p[1]])
+    assert set(likes.values()) == {1}
+    assert len(likes) == 18 * 8
+
+
+def test_an_example_alone_in_its_class_meets_others_only_and_many_are_capped():
+    labels = np.array([0, 0, 0, 1])
+    found = drawn(pairs(np.arange(4), labels, each=4, size=2))
+    alone = found[(found == 3).any(axis=1)]
+    assert len(alone)
+    assert (alone[:, 0] != alone[:, 1]).all()
+    assert (labels[found[:, 0]] == labels[found[:, 1]]).mean() == 0.5
+    many = np.repeat([5, 7], [100, 30])
+    used = np.unique(drawn(pairs(np.arange(130), many, most=20, seed=1)))
+    assert collections.Counter(many[used]) == {5: 20, 7: 20}
+    assert used.max() > 120 > 20 > used.min()  # drawn, not the first ones
+    assert len(np.unique(drawn(pairs(np.arange(130), many, most=None)))) == 130
+    texts = {"text": np.array(["a\0", "b", "c", "d"], object), "n": np.eye(4)}
+    inputs, classes = next(iter(pairs(texts, labels, size=1000)))
+    assert inputs["text"].shape == classes.shape == (240,)  # 3 of 4 have likes, 20 pairs each and as many others
+    assert inputs["n"].shape == (240, 4)
+    assert b"a\0" in inputs["text"].numpy().tolist()
+
+
+@pytest.mark.parametrize(
+    ("labels", "settings", "error", "says"),
+    [
+        ([0, 0, 1, 1], {"each": 3}, PlanError, "each must be an even number of at least 2"),
+        ([0, 0, 1, 1], {"each": 0, "size": 0, "most": 1}, PlanError, r"(?s)each must.*size must.*most must"),
+        ([0, 0, 0, 0], {}, DataError, "at least two classes, received 4 examples of 0"),
+        ([0, 1, 2, 3], {}, DataError, "each of the 4 classes has one"),
+        ([0, 1, 1], {}, DataError, "one label for each example"),
+        ([0.5, 0.1, 1.0, 1.0], {}, DataError, "labels must be whole numbers"),
+        (np.eye(4, dtype=int), {}, DataError, "labels must be whole numbers"),
+    ],
+)
+def test_pairs_that_cannot_be_made(labels, settings, error, says):
+    with pytest.raises(error, match=says):
+        pairs(np.arange(4), np.array(labels), **settings)
+
+
+def clouds(n=12, seed=0, shuffled=False):
+    """Two classes that differ in 2 of 24 numbers, under a lot of noise in the others; or labels by chance."""
+    random = np.random.default_rng(seed)
+    labels = np.tile([0, 1], n // 2)
+    x = random.normal(size=(n, 24)) * np.r_[np.full(2, 0.4), np.full(22, 1.5)]
+    x[:, :2] += np.where(labels[:, None] == 1, 1.0, -1.0)
+    return x.astype("float32"), random.permutation(labels) if shuffled else labels
+
+
+def embedding(seed=1):
+    keras.utils.set_random_seed(seed)
+    return keras.Sequential([keras.Input((24,)), keras.layers.Dense(8, name="block0_dense")])
+
+
+def separation(encoder):
+    """How far the class means of 400 others are apart, in units of the spread within classes; and who is nearest."""
+    x, y = clouds(400, seed=77)
+    z = encoder.predict(x, verbose=0)
+    means = np.stack([z[y == c].mean(0) for c in (0, 1)])
+    spread = np.sqrt(np.mean([z[y == c].var(0).sum() for c in (0, 1)]))
+    return np.linalg.norm(means[0] - means[1]) / spread
+
+
+def test_plain_keras_tunes_an_embedding_on_pairs_and_labels_by_chance_do_not_help():
+    results = {}
+    for shuffled in (False, True):
+        encoder = embedding()
+        before = separation(encoder)
+        encoder.compile(keras.optimizers.Adam(0.01), loss=PairCosine())
+        history = encoder.fit(pairs(*clouds(48, shuffled=shuffled)), epochs=4, verbose=0, shuffle=False)
+        assert history.history["loss"][-1] < history.history["loss"][0]  # learnt by heart all the same
+        results[shuffled] = separation(encoder) / before
+    assert results[False] > 2
+    assert results[True] < 1.3
+
+
+def of_arrays(x, y, batch=8):
+    return tf.data.Dataset.from_tensor_slices((x, y)).batch(batch)
+
+
+def weights(model):
+    return {v.path: v.numpy().copy() for v in model.weights}
+
+
+def test_a_phase_on_pairs_changes_the_features_alone_and_then_the_head_is_solved_on_them(tmp_path):
+    model, held_out, seen = network(), stripes(seed=9), []
+    before, after = weights(model), {}
+
+    def note(phase, done):
+        after[phase.name] = weights(model)
+        seen.append((phase.name, done))
+
+    source = FeatureSource(stripes(64), held_out, batch_size=16, cache=tmp_path)
+    callback = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append((model.compiled, logs)))
+    history = train(
+        model, stripes(64), held_out, [SOLVED, TUNE, HEAD], verbose=False, source=source, after_phase=note,
+        callbacks=[callback],
+    )  # fmt: skip
+    moved = {
+        n: {p for p in before if (after[n][p] != b[p]).any()}
+        for n, b in zip(after, [before, *after.values()], strict=False)
+    }
+    head = {"logits/kernel", "logits/bias"}
+    assert moved["frozen"] == moved["head"] == head
+    assert moved["contrastive"] >= {"block0_conv/kernel", "block1_conv/kernel"}
+    assert not moved["contrastive"] & head
+    assert not any("moving" in path for path in moved["contrastive"])
+    [row] = history.of("contrastive")
+    assert set(row) == {"phase", "epoch", "loss", "learning_rate", "seconds"}  # no accuracy of a head that fits no more
+    assert history.best == {"frozen": 1, "contrastive": 1, "head": 1}
+    assert all(report.ok for report in history.audits.values())
+    # Solved on the features as they are now, not on those in the cache from before.
+    expected = train(network_with(after["contrastive"]), stripes(64), held_out, [HEAD], verbose=False)
+    for name in ("loss", "val_loss"):
+        assert history.of("head")[0][name] == pytest.approx(expected.rows[0][name], rel=1e-3)
+    assert history.of("head")[0]["loss"] != pytest.approx(history.of("frozen")[0]["loss"], rel=1e-2)
+    assert model.get_layer("logits").trainable
+    again = model.evaluate(held_out, verbose=0, return_dict=True)
+    assert again["accuracy"] == pytest.approx(history.rows[-1]["val_accuracy"])
+
+
+def network_with(values):
+    model = network(seed=5)
+    for variable in model.weights:
+        variable.assign(values[variable.path])
+    return model
+
+
+def test_pairs_help_where_the_classes_are_hidden_and_labels_by_chance_do_not():
+    scores = {}
+    for shuffled in (False, True):
+        keras.utils.set_random_seed(4)
+        inner = keras.Input((24,))
+        x = keras.layers.Dense(2, name="block0_dense")(inner)  # so narrow that the classes are lost in noise
+        inputs = keras.Input((24,))
+        features = keras.Model(inner, x, name="backbone")(inputs)
+        model = keras.Model(inputs, heads.classification(["a", "b"], dropout=0.0).attach(features))
+        data = of_arrays(*clouds(32, shuffled=shuffled))
+        history = train(
+            model, data, of_arrays(*clouds(400, seed=77)), [SOLVED, dataclasses.replace(TUNE, epochs=8), HEAD],
+            verbose=False, l2=1e-3,
+        )  # fmt: skip
+        scores[shuffled] = [history.of(name)[0]["val_accuracy"] for name in ("frozen", "head")]
+        notes = " ".join(history.notes)
+        assert ("They are kept all the same" in notes) == (scores[shuffled][1] < scores[shuffled][0])
+    assert scores[False][1] > scores[False][0] + 0.15
+    assert scores[True][1] < 0.6
+
+
+def test_what_is_frozen_runs_once_and_gives_what_the_whole_model_gives(tmp_path):
+    found = []
+    for cache in (None, tmp_path):
+        model = network()
+        source = cache and FeatureSource(stripes(32), batch_size=16, cache=cache)
+        phase = dataclasses.replace(TUNE, unfreeze=1)
+        history = train(model, stripes(32), None, [phase, HEAD], verbose=False, source=source)
+        found.append((weights(model), history))
+    (plain, _), (cached, history) = found
+    assert not any("whole model" in note for note in history.notes)
+    for path, value in plain.items():
+        np.testing.assert_allclose(cached[path], value, rtol=1e-3, atol=1e-2, err_msg=path)
+    start = weights(network())
+    changed = {path for path in plain if (plain[path] != start[path]).any()}
+    assert changed >= {"block1_conv/kernel", "block1_conv/bias", "logits/kernel"}
+    assert not any(path.startswith("block0") for path in changed)
+
+
+def test_batches_in_parts_do_not_cut_pairs_and_train_the_same():
+    found = []
+    for part_size in (None, 1, 7, 100):
+        model = network()
+        sgd = dataclasses.replace(TUNE, optimizer="sgd", learning_rate=0.1, unfreeze=1)
+        train(model, stripes(32), None, [sgd], verbose=False, part_size=part_size)
+        found.append(weights(model))
+    assert (found[0]["block1_conv/kernel"] != weights(network())["block1_conv/kernel"]).any()
+    for other in found[1:]:
+        for path, value in found[0].items():
+            np.testing.assert_allclose(other[path], value, rtol=1e-3, atol=1e-5, err_msg=path)
+
+
+def test_a_stopped_phase_goes_on_to_the_same_weights(tmp_path):
+    [(x, y)] = stripes(24, batch=24).as_numpy_iterator()
+    x = np.clip(2 * x + 6, 0, 12)  # pixels, as the pipeline that shuffles by the epoch wants them
+
+    def trained(folder, fail=None):
+        model = network()
+        with tf.device("CPU:0"):
+            epoch = tf.Variable(0, dtype=tf.int64)
+        data = tfft.data.from_arrays(x, y, None, batch_size=8, shuffle=True, epoch=epoch)
+        tune = dataclasses.replace(TUNE, epochs=2, contrastive=4)
+        history = train(
+            model, data, stripes(seed=9), [Phase("first", 1, 2, 1e-2), tune, HEAD, Phase("last", 1, 1, 1e-2)],
+            verbose=False, epoch=epoch, callbacks=[Fail(fail)],
+            checkpoints=folder and Checkpoints(folder, every_steps=2),
+        )  # fmt: skip
+        return weights(model), history
+
+    whole, history = trained(None)
+    assert len(history.of("contrastive")) == 2
+    for at in (15, 20):  # of 6 + 12 + 3: in the second epoch on pairs, and in the phase after the head
+        with pytest.raises(Power):
+            trained(tmp_path / "state", at)
+        again, resumed = trained(tmp_path / "state")
+        assert all((again[path] == value).all() for path, value in whole.items())
+        assert [row["loss"] for row in resumed.rows] == [row["loss"] for row in history.rows]
+        assert resumed.best == history.best
+
+
+@keras.saving.register_keras_serializable(package="test_contrastive")
+class Words(keras.layers.Layer):
+    """A packer: the words of texts by their hash."""
+
+    def call(self, texts):
+        words = tf.strings.split(texts)
+        numbers = tf.strings.to_hash_bucket_fast(words.flat_values, 60)
+        ids = words.with_flat_values(numbers + 1).to_tensor(shape=[None, 12])
+        return {"ids": ids, "mask": ids > 0}
+
+
+def text_model(names=("bad", "good")):
+    keras.utils.set_random_seed(3)
+    ids, mask = (keras.Input((None,), dtype="int32", name=name) for name in ("ids", "mask"))
+    x = keras.layers.Embedding(61, 16, name="block0_embedding")(ids)
+    x = keras.layers.Dense(16, activation="gelu", name="block1_dense")(x * keras.ops.cast(mask, "float32")[..., None])
+    tokenize = Tokenize(Words(), {"ids": "ids", "mask": "mask"}, "mask", 12)
+    inner = keras.Model({"ids": ids, "mask": mask}, x)
+    backbone = Backbone("tiny", inner, "test", None, (), tokenize, TextSpec(12, "mean", "the test"))
+    return tfft.build(backbone, heads.classification(names, dropout=0.0))
+
+
+def sentences(n=16, seed=0):
+    random = np.random.default_rng(seed)
+    labels = np.tile([0, 1], n // 2)
+    words = [["gloomy", "dull", "weak"], ["bright", "witty", "warm"]]
+    noise = [f"word{i}" for i in range(12)]
+    texts = [" ".join([*random.choice(noise, random.integers(2, 9)), random.choice(words[y])]) for y in labels]
+    return np.array(texts, object), labels
+
+
+@pytest.mark.parametrize("unfreeze", ["all", 1])
+def test_texts_of_any_length_are_paired(unfreeze):
+    model = text_model()
+    data, held_out = of_arrays(*sentences()), of_arrays(*sentences(200, seed=5))
+    source = FeatureSource(data, held_out, batch_size=8, cache=None)
+    tune = dataclasses.replace(TUNE, unfreeze=unfreeze, epochs=6, learning_rate=3e-3)
+    before = weights(model)
+    history = train(model, data, held_out, [SOLVED, tune, HEAD], verbose=False, l2=1e-3, source=source)
+    frozen, tuned = (history.of(name)[0]["val_accuracy"] for name in ("frozen", "head"))
+    assert tuned > (max(0.8, frozen) if unfreeze == "all" else frozen)
+    moved = {path for path, value in weights(model).items() if (before[path] != value).any()}
+    assert any("embedding" in path for path in moved) == (unfreeze == "all")
+    losses = [row["loss"] for row in history.of("contrastive")]
+    assert losses[-1] < losses[0]
+    why = "no frozen part to run ahead" if unfreeze == "all" else "of another length in each batch"
+    assert any("every epoch runs the whole model" in note and why in note for note in history.notes)
+
+
+def test_examples_are_taken_once_and_at_most_64_of_a_class():
+    x, y = clouds(24)
+    x, y = np.concatenate([x, x[:8], clouds(300, seed=2)[0]]), np.concatenate([y, y[:8], np.ones(300, int)])
+    keras.utils.set_random_seed(4)
+    inputs = keras.Input((24,))
+    inner = keras.Sequential([keras.Input((24,)), keras.layers.Dense(4, name="block0_dense")], name="backbone")
+    head = heads.classification(["a", "b", "c"], dropout=0.0)
+    model = keras.Model(inputs, head.attach(inner(inputs)))
+    steps = []
+    count = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: steps.append(batch))
+    y[-1] = 2
+    history = train(model, of_arrays(x, y), None, [TUNE], verbose=False, callbacks=[count], class_weight={0: 2.0})
+    assert len(steps) == (12 + 64) * 8 // 16  # those of class 2 have no like
+    notes = "\n".join(history.notes)
+    assert "at most 64 examples of each class" in notes
+    assert "1 classes have one example" in notes
+    assert "weights of classes are not used for pairs" in notes
+
+
+def test_low_rank_updates_can_be_tuned_on_pairs():
+    model, held_out = network(), stripes(seed=9)
+    before = weights(model)
+    tune = dataclasses.replace(TUNE, lora=2, ema=0.5, epochs=2)
+    history = train(model, stripes(32), held_out, [SOLVED, tune, HEAD], verbose=False)
+    moved = {path for path, value in weights(model).items() if (before[path] != value).any()}
+    assert moved == {"block0_conv/kernel", "block1_conv/kernel", "logits/kernel", "logits/bias"}
+    assert history.of("contrastive")[-1]["loss"] < history.of("contrastive")[0]["loss"]
+
+
+def test_everything_that_does_not_go_with_pairs_is_refused_at_once():
+    wrong = {
+        "mixup": 0.2, "surgical": 1, "reinitialize": 1, "interpolate": True, "schedule": "plateau", "contrastive": 7,
+    }  # fmt: skip
+    with pytest.raises(PlanError) as caught:
+        check_phases([dataclasses.replace(TUNE, **wrong)])
+    message = str(caught.value)
+    for part in (
+        "an even number",
+        "mixup and cutmix",
+        "surgical chooses",
+        "reinitialize",
+        "loss for interpolate, plateau",
+    ):
+        assert part in message, part
+    for setting, says in (
+        ({"unfreeze": "none"}, "no block trains, so contrastive would do nothing"),
+        ({"contrastive": -2}, "whole number of at least 0"),
+        ({"contrastive": True}, "whole number of at least 0"),
+        ({"solve": True, "unfreeze": "none"}, "make two phases of them"),
+    ):
+        with pytest.raises(PlanError, match=says):
+            check_phases([dataclasses.replace(TUNE, **setting)])
+    good = dataclasses.replace(TUNE, l2_sp=0.1, ema=0.9, layer_decay=0.9, lora=0, clip_norm=1.0, optimizer="adamw")
+    check_phases([SOLVED, good, HEAD], validation=False)
+
+
+def test_models_and_data_without_classes_are_refused_before_training():
+    model = network(head=heads.regression(1))
+    with pytest.raises(PlanError, match="binary, and the model's is for regression"):
+        train(model, stripes(16), None, [TUNE], verbose=False)
+    soft = stripes(16).map(lambda x, y: (x, tf.one_hot(y, 2)))
+    with pytest.raises(DataError, match="labels must be whole numbers"):
+        train(network(), soft, None, [TUNE], verbose=False)
+    one = stripes(16).map(lambda x, y: (x, tf.zeros_like(y)))
+    with pytest.raises(DataError, match="at least two classes, received 16 examples of plain"):
+        train(network(), one, None, [TUNE], verbose=False)
+
+
+FEW = Facts(16, 2, 8, smallest=8, largest=8, texts=True)
+
+
+def test_the_plan_probes_tunes_and_solves_again():
+    plan = recommend(FEW, plan=plans.setfit())
+    probe, tune, head = plan.phases
+    assert probe == SOLVED
+    assert head == HEAD
+    assert (tune.unfreeze, tune.epochs, tune.learning_rate, tune.contrastive) == ("all", 1, 2e-5, 40)
+    assert (tune.warmup, tune.schedule, tune.optimizer) == (0.1, "linear", "adamw")
+    assert "40 steps of 16 pairs" in plan.reasons["pairs"]
+    text = show(plan)
+    assert "all blocks, on pairs" in text
+    assert "contrastive=40" in text
+    assert Plan.from_dict(plan.to_dict()) == plan
+    check_phases(plan.phases)
+
+
+def test_numbers_of_the_plan_follow_from_the_examples_and_the_wishes():
+    def tuned(facts, plan=None, **wishes):
+        return recommend(facts, Wishes(**wishes), plan=plan or plans.setfit())
+
+    assert drafting.PAIRED == tfft.contrastive.MOST
+    many = tuned(dataclasses.replace(FEW, examples=5000, classes=10, smallest=400, largest=600))
+    assert many.phases[1].contrastive == 10
+    assert "400 steps" in many.reasons["pairs"]
+    assert "'lp_ft' is most likely better" in many.reasons["pairs"]
+    assert tuned(dataclasses.replace(FEW, examples=90_000, classes=1000)).phases[1].contrastive == 2
+    two = tuned(dataclasses.replace(FEW, examples=4, smallest=2, largest=2))
+    assert [phase.solve for phase in two.phases] == ["prototypes", False, "prototypes"]
+    own = tuned(FEW, plans.setfit(pairs=6, lora=4), unfreeze=2, epochs=3, learning_rate=1e-3).phases[1]
+    assert (own.contrastive, own.lora, own.unfreeze, own.epochs, own.learning_rate) == (6, 4, 2, 3, 1e-3)
+    for wish, says in (
+        ({"frozen_epochs": 2}, "frozen_epochs= has no meaning"),
+        ({"learning_rate": (1e-2, 1e-3)}, "learning_rate is one number"),
+        ({"unfreeze": "none"}, "blocks have to train"),
+    ):
+        with pytest.raises(PlanError, match=says):
+            tuned(FEW, **wish)
+    with pytest.raises(PlanError, match="'contrastive' is no setting of a phase"):
+        recommend(FEW, plan=plans.lp_ft(contrastive=4))
+
+
+def test_it_is_named_for_few_texts_only_and_never_chosen():
+    few = recommend(FEW)
+    assert few.name == "few_shot"
+    assert "plan='setfit'" in few.reasons["alternative"]
+    assert "setfit" in show(few)
+    assert recommend(dataclasses.replace(FEW, examples=128, smallest=64)).name == "lp_ft"
+    for other in ({"smallest": 65}, {"smallest": 1}, {"texts": False}):
+        assert "alternative" not in recommend(dataclasses.replace(FEW, examples=130, **other)).reasons
+    assert "alternative" not in recommend(FEW, plan=plans.setfit()).reasons

@@ -1,0 +1,172 @@
+"""What a phase that tunes features on pairs of examples is fitted on: :func:`contrast`.
+
+Hides how the few examples that are paired come out of a dataset of any kind, and which part of the model gives their
+features.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfft import heads
+from tfft.contrastive import MOST, SIZE, PairCosine, check_classes, pairs
+from tfft.errors import BackboneError, DataError, PlanError
+from tfft.features import split
+from tfft.features.splitting import example_bytes, split_head
+from tfft.specs import Phase
+from tfft.training import distributing
+from tfft.training.frozen import Reduced, reduce
+from tfft.training.job import Job
+from tfft.training.parts import in_parts
+
+_Paired = tuple[Any, np.ndarray[Any, Any]]  # inputs, of any structure, and classes
+
+
+def check_contrast(model: keras.Model, phases: Sequence[Phase]) -> None:
+    """Refuses phases on pairs for a model whose examples have no class, before anything is trained."""
+    names = [phase.name for phase in phases if phase.contrastive]
+    if not names:
+        return
+    head = heads.of(model)
+    if head.kind not in ("classification", "binary"):
+        raise PlanError(
+            f"Phase {names[0]!r} is contrastive: two examples are of one class or of two. So it takes a head for "
+            f"classification or binary, and the model's is for {head.kind}."
+        )
+    strategy = distributing.strategy_of(model)
+    replicas = 1 if strategy is None else strategy.num_replicas_in_sync
+    if SIZE % replicas:
+        raise PlanError(
+            f"Phase {names[0]!r} is contrastive, and {SIZE} pairs cannot be shared out evenly over {replicas} replicas."
+        )
+
+
+def freeze_head(model: keras.Model) -> None:
+    """Keeps everything behind the features as it is, which pairs say nothing about."""
+    for layer in split_head(model)[1].layers:
+        layer.trainable = False
+
+
+def contrast(job: Job, phase: Phase, notes: list[str]) -> tuple[Reduced, int, dict[str, Any]]:
+    """Returns the part of the model up to its features with its pairs, steps per epoch, and what it is compiled with.
+
+    Args:
+        job: whose model is sliced for the phase.
+        phase: with the number of pairs.
+        notes: one sentence is added for everything that is not as in other phases.
+
+    Raises:
+        DataError: when no pairs can be made of the examples.
+    """
+    model, (inputs, labels) = _examples(job, phase, notes)
+    names = heads.of(job.model).class_names
+    counts = np.bincount(labels, minlength=len(names))
+    check_classes(counts, names)
+    if counts.max() >= MOST:
+        notes.append(f"phase {phase.name!r}: pairs are made of at most {MOST} examples of each class")
+    alone = int((counts == 1).sum())
+    if alone:
+        notes.append(
+            f"phase {phase.name!r}: {alone} classes have one example, which is paired with those of other classes only"
+        )
+    if job.class_weight is not None:
+        notes.append(f"phase {phase.name!r}: the weights of classes are not used for pairs")
+    dataset = pairs(inputs, labels, each=phase.contrastive, most=None, seed=job.seed, epoch=job.epoch)
+    encoder = split_head(model)[0]
+    if job.part_size is not None:
+        statistics = "parts" if job.batch_norm == "train" else "refuse"
+        encoder = in_parts(encoder, _whole_pairs(dataset, job.part_size), batch_norm=statistics)
+    return Reduced(encoder, dataset, None), int(dataset.cardinality()), {"loss": PairCosine(), "metrics": None}
+
+
+def _examples(job: Job, phase: Phase, notes: list[str]) -> tuple[keras.Model, _Paired]:
+    """Returns the model to fit, the whole one or what is behind its frozen part, and the examples that it takes."""
+    why = "" if job.source is None else _in_the_way(job)
+    if job.source is not None and not why:
+        # Each example once and as it is: what is drawn twice, or varied, would be paired with itself.
+        plain = {"shuffle": False, "sampling": None, "augment": None, "views": 1, "validation": None}
+        part = reduce(job.model, dataclasses.replace(job.source, **plain), job.epoch, verbose=job.verbose)
+        if isinstance(part, Reduced):
+            found = _collect(part.dataset)
+            if found is not None:
+                return part.model, found
+        else:
+            why = part
+    if why:
+        notes.append(f"phase {phase.name!r}: every epoch runs the whole model. {why}")
+    if job.epoch is not None:
+        job.epoch.assign(job.epochs_before)  # the order in which examples come, and so which of many are taken
+    found = _collect(job.dataset)
+    if found is None:
+        raise DataError(
+            f"Phase {phase.name!r} is contrastive: it puts examples of several batches together, so all must have one "
+            "shape, and these have several. Resize the pictures to one size."
+        )
+    return job.model, found
+
+
+def _in_the_way(job: Job) -> str:
+    """Says why the frozen part is not computed once; empty where it may be."""
+    try:
+        prefix, _ = split(job.model)
+    except BackboneError as error:
+        return str(error)
+    if example_bytes(prefix.outputs) is None:
+        return "What the frozen part gives is of another length in each batch, and pairs are made over batches."
+    return ""
+
+
+def _collect(dataset: tf.data.Dataset) -> _Paired | None:
+    """Reads at most :data:`MOST` examples of each class; None where they are not of one shape."""
+    taken: dict[int, set[bytes]] = {}
+    rows: list[list[Any]] = []
+    classes: list[int] = []
+    for batch in dataset:
+        leaves = [np.asarray(leaf) for leaf in keras.tree.flatten(batch[0])]
+        for i, label in enumerate(_whole_numbers(batch[1])):
+            seen = taken.setdefault(label, set())
+            row = [leaf[i] for leaf in leaves]
+            if len(seen) >= MOST or (digest := _digest(row)) in seen:
+                continue
+            seen.add(digest)
+            if rows and [np.shape(leaf) for leaf in row] != [np.shape(leaf) for leaf in rows[0]]:
+                return None
+            rows.append([value.copy() if isinstance(value, np.ndarray) else value for value in row])
+            classes.append(label)
+    if not rows:
+        raise DataError("The training data holds no example, so there are no pairs.")
+    # A list of texts as it is: an array of bytes would lose zeros at their ends.
+    stacked = [c if isinstance(c[0], bytes) else np.stack(c) for c in map(list, zip(*rows, strict=True))]
+    inputs = [tf.convert_to_tensor(column) for column in stacked]
+    return keras.tree.pack_sequence_as(dataset.element_spec[0], inputs), np.asarray(classes)
+
+
+def _whole_numbers(labels: tf.Tensor) -> list[int]:
+    found = np.asarray(labels)
+    if found.ndim != 1 or found.dtype.kind not in "iub":
+        raise DataError(
+            "Pairs are of one class or of two, so labels must be whole numbers [B], one class for each example; "
+            f"received {found.dtype} {found.shape}."
+        )
+    return found.tolist()
+
+
+def _digest(row: Sequence[Any]) -> bytes:
+    found = hashlib.sha256()
+    for value in row:
+        content = value if isinstance(value, bytes) else np.ascontiguousarray(value).tobytes()
+        found.update(len(content).to_bytes(8, "little") + content)
+    return found.digest()
+
+
+def _whole_pairs(dataset: tf.data.Dataset, part_size: int) -> int:
+    """Returns the largest part of a batch, up to the one asked for, that does not cut a pair in two."""
+    rows = int(dataset.element_spec[1].shape[0])
+    return max(size for size in range(2, rows + 1, 2) if rows % size == 0 and (size <= part_size or size == 2))
