@@ -1,4 +1,4 @@
-"""Examples: from a folder or from arrays to a ``tf.data.Dataset`` of pixels that fits a backbone.
+"""Examples: from folders, tables or arrays to a ``tf.data.Dataset`` of pixels or texts that fits a backbone.
 
 What is hidden here: which files can be used and why the others cannot, how they are split, in which
 order they come, and the one way in which encoded bytes become pixels: training, evaluation,
@@ -15,22 +15,30 @@ from tfft.data.images import Preprocess, decode_image, resize_pixels, scale_pixe
 from tfft.data.labels import check_labels  # noqa: E402
 from tfft.data.mixing import mixed, one_hot  # noqa: E402
 from tfft.data.pipeline import from_arrays, to_dataset  # noqa: E402
+from tfft.data.text_report import TextReport  # noqa: E402
+from tfft.data.texts import TextExamples, TextSplits, from_texts, load_texts, text_lengths  # noqa: E402
 
 __all__ = [
     "Examples",
     "Preprocess",
     "Skipped",
     "Splits",
+    "TextExamples",
+    "TextReport",
+    "TextSplits",
     "check_labels",
     "class_weights",
     "decode_image",
     "from_arrays",
+    "from_texts",
     "list_images",
     "load",
+    "load_texts",
     "mixed",
     "one_hot",
     "resize_pixels",
     "scale_pixels",
+    "text_lengths",
     "to_dataset",
     "weighted",
 ]

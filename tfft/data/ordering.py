@@ -16,6 +16,7 @@ from tfft.errors import PlanError, did_you_mean, listed
 
 SAMPLINGS = ("balanced",)
 
+_STRETCH = 50  # batches that are sorted by length among themselves
 _ROUNDS = 4  # of the cipher that shuffles the examples of a class; what TensorFlow's index_shuffle uses
 
 
@@ -26,6 +27,8 @@ def rows(
     epoch: tf.Variable | None,
     views: int | None = 1,
     classes: np.ndarray | None = None,
+    lengths: np.ndarray | None = None,
+    batch_size: int = 1,
 ) -> tf.data.Dataset:
     """Makes a dataset of the rows of one epoch: positions of examples, plus ``view * count``.
 
@@ -36,14 +39,21 @@ def rows(
         epoch: an int variable that tells the epoch at the start of each pass; None counts the passes.
         views: of each example. The n-th showing of an example shows view n, or ``n % views``; None has no end.
         classes: whole numbers [count] to draw all classes equally often; None shows each example once.
+        lengths: of the examples, [count], whole numbers. Examples of similar length follow each other, so that batches
+            of them need little padding: with ``shuffle`` within stretches of 50 batches, which then come in another
+            order; without it from the shortest to the longest of all. None does not look at the length.
+        batch_size: that the rows are made for, where there are lengths.
 
     Returns:
         Dataset of int64 scalars, ``count`` of them.
     """
     if not shuffle and views == 1 and classes is None:
-        return tf.data.Dataset.range(count)
+        if lengths is None:
+            return tf.data.Dataset.range(count)
+        return tf.data.Dataset.from_tensor_slices(np.argsort(lengths, kind="stable"))
     with tf.device("CPU:0"):
         passes = tf.Variable(0, dtype=tf.int64, trainable=False, name="passes") if epoch is None else epoch
+        sizes = None if lengths is None else tf.constant(lengths, tf.int64)
     draw = _each_once(count) if classes is None else _balanced(np.asarray(classes), seed)
 
     def one_pass(_: tf.Tensor) -> tf.data.Dataset:
@@ -54,7 +64,12 @@ def rows(
         positions, showing = draw(now)
         order = positions + count * (showing if views is None else showing % views)
         if shuffle:
-            order = tf.random.experimental.stateless_shuffle(order, seed=tf.stack([tf.constant(seed, tf.int64), now]))
+            key = tf.stack([tf.constant(seed, tf.int64), now])
+            order = tf.random.experimental.stateless_shuffle(order, seed=key)
+            if sizes is not None:
+                order = _by_length(order, tf.gather(sizes, order % count), batch_size, key)
+        elif sizes is not None:
+            order = tf.gather(order, tf.argsort(tf.gather(sizes, order % count), stable=True))
         return tf.data.Dataset.from_tensor_slices(order)
 
     return tf.data.Dataset.from_tensors(0).flat_map(one_pass)
@@ -86,6 +101,18 @@ def classes_to_balance(sampling: str | None, labels: np.ndarray) -> np.ndarray |
 
 def _each_once(count: int) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
     return lambda now: (tf.range(count, dtype=tf.int64), now)
+
+
+def _by_length(order: tf.Tensor, sizes: tf.Tensor, batch_size: int, key: tf.Tensor) -> tf.Tensor:
+    """Sorts stretches of a shuffled order by length, and shuffles the batches, a smaller last one staying last."""
+    count = tf.size(order, tf.int64)
+    stretch = tf.range(count) // (_STRETCH * batch_size)
+    longest = tf.reduce_max(sizes) + 1
+    order = tf.gather(order, tf.argsort(stretch * longest + sizes, stable=True))
+    whole = count // batch_size
+    batches = tf.random.experimental.stateless_shuffle(tf.range(whole), seed=key + [0, 1 << 40])
+    places = tf.reshape(batches[:, None] * batch_size + tf.range(batch_size, dtype=tf.int64), [-1])
+    return tf.gather(order, tf.concat([places, tf.range(whole * batch_size, count)], axis=0))
 
 
 def _balanced(classes: np.ndarray, seed: int) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:

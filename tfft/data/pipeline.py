@@ -168,6 +168,7 @@ def assemble(
     epoch: tf.Variable | None,
     views: int = 1,
     sampling: str | None = None,
+    lengths: np.ndarray | None = None,
 ) -> tf.data.Dataset:
     """Makes a dataset of anything that is fetched by position, in the order of :func:`to_dataset`.
 
@@ -181,12 +182,15 @@ def assemble(
         epoch: None counts the passes.
         views: of each example; one in each pass, in turn.
         sampling: as in :func:`to_dataset`.
+        lengths: of the examples, [N], so that batches hold examples of similar length; see
+            :func:`tfft.data.ordering.rows`.
 
     Returns:
         Dataset of (what is fetched, labels), its length known.
     """
     targets = _on_cpu(labels)
-    order = rows(len(labels), shuffle, seed, epoch, views, classes_to_balance(sampling, labels))
+    classes = classes_to_balance(sampling, labels)
+    order = rows(len(labels), shuffle, seed, epoch, views, classes, lengths, batch_size)
     dataset = order.batch(batch_size).map(
         lambda batch: (fetch(batch), tf.gather(targets, batch % len(labels))),
         num_parallel_calls=tf.data.AUTOTUNE,
