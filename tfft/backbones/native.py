@@ -318,13 +318,15 @@ def from_keras_file(path: Path, *, output: str | None = None, name: str | None =
     return from_keras_model(model, output=output, name=name or path.stem, origin=str(path))
 
 
-def from_keras_hub(preset: str, *, name: str | None = None) -> Backbone:
+def from_keras_hub(preset: str, *, name: str | None = None, dropout: bool = False, **text: Any) -> Backbone:
     """Makes a KerasHub preset a backbone.
 
     Args:
         preset: as ``keras_hub.models.Backbone.from_preset`` takes it: ``"resnet_50_imagenet"``, a
             folder, ``"kaggle://..."`` or ``"hf://..."``.
         name: of the backbone; made from the preset by default.
+        dropout: True keeps the dropout of a text model in training.
+        **text: ``max_length`` and ``pooling`` of a text model.
 
     Returns:
         The backbone. For image presets the pixels are scaled as the preset's own converter does it.
@@ -337,6 +339,13 @@ def from_keras_hub(preset: str, *, name: str | None = None) -> Backbone:
         keras_hub = importlib.import_module("keras_hub")
     except ImportError:
         missing_package("keras-hub", f"The KerasHub preset {preset!r}", "pip install keras-hub")
+    if _has_tokenizer(keras_hub, preset):
+        from tfft.backbones import hubtext
+
+        return hubtext.from_preset(preset, name=name, dropout=dropout, **text)
+    given = [key for key, value in text.items() if value is not None]
+    if given:
+        raise BackboneError(f"{given[0]}= is for models with a tokenizer, and the preset {preset!r} has none.")
     try:
         model = keras_hub.models.Backbone.from_preset(preset)
     except Exception as error:  # kagglehub, huggingface_hub and Keras each raise their own
@@ -350,6 +359,13 @@ def from_keras_hub(preset: str, *, name: str | None = None) -> Backbone:
     except ValueError:  # a preset without one
         return backbone
     return Backbone(short, backbone.model, backbone.origin, _converted(backbone.input_spec, converter))
+
+
+def _has_tokenizer(keras_hub: Any, preset: str) -> bool:
+    try:
+        return keras_hub.tokenizers.Tokenizer.from_preset(preset) is not None
+    except Exception:  # each of its loaders raises its own; what is wrong with the preset is told when it is opened
+        return False
 
 
 def _converted(spec: InputSpec, converter: Any) -> InputSpec:
