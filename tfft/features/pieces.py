@@ -16,6 +16,7 @@ from tensorflow.python.framework import convert_to_constants  # no public name
 
 from tfft.backbones.base import Block, blocks_of
 from tfft.backbones.savedmodel.blockgraph import count_multiply_adds
+from tfft.backbones.tokenizing import Tokenize
 from tfft.data.images import Preprocess
 from tfft.errors import BackboneError
 from tfft.features import litert, splitting
@@ -97,8 +98,8 @@ def take_apart(model: keras.Model, *, ignore_dropout: bool = False) -> Pieces:
             "backbone, such as tfft.build gives."
         )
     steps = steps_of(flat)
-    pixels = [s for s in steps if isinstance(s.operation, Preprocess)]
-    inside, refused = [ancestors(steps, pixels)], ["only pixels"]
+    raw = [s for s in steps if isinstance(s.operation, (Preprocess, Tokenize))]
+    inside, refused = [ancestors(steps, raw)], ["nothing is computed in front of it"]
     for end in range(1, len(blocks) + 1):
         keys, why = _in_front(model, flat, steps, blocks[:end], ignore_dropout)
         inside.append(keys | inside[0])
