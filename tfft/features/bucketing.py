@@ -18,7 +18,8 @@ from tfft.features.files import Item, item_bytes
 from tfft.features.ragged import Ragged, Rows, offsets_of
 
 WINDOW = 64  # batches whose examples are sorted together
-PIECES = 2048  # of texts that are computed at a time; larger batches are no faster on a processor
+PIECES = 1024  # of texts that are computed at a time: more leave the caches of a processor, fewer leave it waiting
+_ON_GPU = 16  # times as many
 _LIMIT = 128 * 2**20  # bytes of results after which a window ends before it is full
 
 
@@ -31,7 +32,7 @@ def compute(
         staged: the network is its ``net``.
         opener: of the network; opened with the first batch that is computed.
         batches: the network's inputs, from :meth:`tfft.features.reading.Source.batches`.
-        batch_size: examples at a time; of texts at least as many as :data:`PIECES` allows.
+        batch_size: examples of each batch that comes; texts are computed :data:`PIECES` pieces at a time.
 
     Yields:
         The network's outputs for some examples, in the order of the examples. What has an axis of pieces comes
@@ -80,10 +81,10 @@ def _sorted_batches(
         rows += len(arrays[0])
         pieces += int(arrays[staged.mask].sum())
         if rows >= WINDOW * batch_size or pieces * each > _LIMIT:
-            yield from _Window(staged, held, fills).batches(batch_size)
+            yield from _Window(staged, held, fills).batches()
             held, rows, pieces = [], 0, 0
     if held:
-        yield from _Window(staged, held, fills).batches(batch_size)
+        yield from _Window(staged, held, fills).batches()
 
 
 def paddings(staged: Staged) -> list[int]:
@@ -114,12 +115,12 @@ class _Window:
         self._found: list[np.ndarray] | None = None
         self._left = len(self._lengths)
 
-    def batches(self, batch_size: int) -> Iterator[tuple[list[np.ndarray], tuple[_Window, np.ndarray]]]:
+    def batches(self) -> Iterator[tuple[list[np.ndarray], tuple[_Window, np.ndarray]]]:
         """Yields inputs of examples of similar length, the longest first, and where they belong."""
         order = np.argsort(-self._lengths, kind="stable")
-        start = 0
+        start, pieces = 0, PIECES * (_ON_GPU if tf.config.get_visible_devices("GPU") else 1)
         while start < len(order):
-            count = max(batch_size, PIECES // max(1, int(self._lengths[order[start]])))
+            count = max(1, pieces // max(1, int(self._lengths[order[start]])))
             at = order[start : start + count]
             yield [a.rows(at) if isinstance(a, Ragged) else a[at] for a in self._inputs], (self, at)
             start += count

@@ -68,8 +68,8 @@ def extract(
             by up to 0.05 %.
         engine: ``"auto"`` uses LiteRT on a processor and TensorFlow on a GPU or where LiteRT cannot run
             the model; ``"litert"`` and ``"tensorflow"`` insist.
-        batch_size: examples at a time, for files and arrays; texts of similar length go together, and of short
-            ones more at a time.
+        batch_size: examples at a time, for files and arrays. Texts are computed by length, of short ones more at a
+            time than of long ones.
         augment: vary pictures, as :func:`tfft.data.to_dataset` takes it: of each the features of ``views`` views
             are computed. Training on them equals training on ``to_dataset(..., augment=, views=, seed=)``.
         views: how many, the picture as it is included. More epochs than views see some of them again.
