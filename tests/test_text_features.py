@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import keras
 import numpy as np
 import pytest
@@ -60,7 +62,7 @@ def backbone(dropout=0.0, norm=None, see_padding=False, salt=0, seed=4):
     ids = keras.Input((None,), dtype="int32", name="ids")
     mask = keras.Input((None,), dtype="int32", name="mask")
     x = L.Embedding(40, WIDTH, name="embedding")(ids)
-    seen = keras.ops.cast(mask[:, None, :], "bool")
+    seen = keras.ops.cast(keras.ops.expand_dims(mask, 1), "bool")
     for k in range(2):
         if dropout:
             x = L.Dropout(dropout, name=f"layer_{k}_dropout")(x)
@@ -148,7 +150,7 @@ def test_the_suffix_goes_on_where_the_prefix_ends(last, pair):
 
 def test_masks_are_made_again_behind_the_cut(parts):
     prefix, suffix = parts
-    assert [t.dtype for t in prefix.outputs].count("int32") == 1  # not [B, 1, L] beside it
+    assert sorted(t.dtype for t in prefix.outputs) == ["float32", "int32"]  # no bool [B, 1, L] beside them
     assert any(len(t.shape) == 3 and t.dtype == "bool" for op in suffix.operations for t in _given(op))
 
 
@@ -217,6 +219,22 @@ def test_pairs_of_texts(narrow):
     np.testing.assert_allclose(suffix(x), model(inputs), atol=1e-6)
     other = get(prefix, ({"text": TEXTS[::-1], "text_pair": TEXTS}, LABELS))
     assert not np.array_equal(found.parts[1].values, other.parts[1].values)
+
+
+def test_litert_gives_the_same(parts, narrow):
+    pytest.importorskip("ai_edge_litert")
+    found = get(parts[0], engine="litert", batch_size=2)
+    assert found.engine == "litert"
+    check_rows(found, parts[0])
+    assert get(parts[0]).notes == ("TensorFlow computed the features: encoders of texts are no faster with LiteRT.",)
+
+
+def test_a_plan_is_for_texts_of_mean_length(model):
+    plan = features.plan(model, (TEXTS, LABELS), 3, batch_size=8, measure=1e9)
+    assert (plan.choice, plan.cuts[0].block, plan.cuts[0].refused) == ("layer_0", "(pieces)", "only pieces")
+    mean = round(LENGTHS[:8].mean())
+    assert ((mean, WIDTH), "float32") in plan.cuts[2].crossing
+    assert f"texts of {mean} pieces, the mean of the first 8" in plan.notes[0]
 
 
 def test_half_precision(parts):
@@ -364,6 +382,22 @@ def test_cached_and_uncached_training_give_the_same_weights(uncached, narrow):
     for a, b in zip(first.rows, second.rows, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], abs=1e-5)
         assert a["val_loss"] == pytest.approx(b["val_loss"], abs=1e-5)
+
+
+def test_batches_of_texts_of_similar_length_are_the_same_ones(parts):
+    if "lengths" not in inspect.signature(assemble).parameters:
+        pytest.skip("the order by length is not there")
+    found, lengths = get(parts[0]), np.array([len(t.encode()) for t in TEXTS])
+    texts = tf.constant(TEXTS)
+    of_texts = assemble(lambda at: tf.gather(texts, at), LABELS, 4, True, 3, None, lengths=lengths)
+    for _ in range(2):
+        for (x, y), (some, labels) in zip(
+            found.dataset(4, shuffle=True, seed=3, lengths=lengths), of_texts, strict=True
+        ):
+            np.testing.assert_array_equal(y, labels)
+            for a, b in zip(x, parts[0](some), strict=True):
+                here = a.numpy() != 0
+                np.testing.assert_allclose(a.numpy()[here], b.numpy()[here], atol=2e-6)
 
 
 def test_the_comparison_can_fail(uncached):

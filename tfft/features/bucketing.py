@@ -96,6 +96,21 @@ def paddings(staged: Staged) -> list[int]:
     return [int(t[behind][-1]) if t.shape == behind.shape and behind.any() else 0 for t in tensors]
 
 
+def typical(staged: Staged, arrays: Arrays) -> tuple[list[np.ndarray], int]:
+    """Cuts a batch of texts to their mean length: for measuring what texts take in batches of similar length.
+
+    Args:
+        staged: for texts.
+        arrays: the network's inputs.
+
+    Returns:
+        The inputs, and the mean number of pieces.
+    """
+    length = round(float(arrays[staged.mask].sum(axis=1).mean()))
+    inputs = zip(staged.net.inputs, arrays, strict=True)
+    return [np.ascontiguousarray(a[:, :length]) if _is_ragged(t.shape) else a for t, a in inputs], length
+
+
 class _Window:
     """Examples that are computed in another order than they came in."""
 
