@@ -12,7 +12,7 @@ import dataclasses
 import errno
 import hashlib
 import json
-import mmap
+import math
 import os
 import re
 import shutil
@@ -27,13 +27,15 @@ import numpy as np
 
 from tfft.backbones.cache import cache_dir
 from tfft.errors import DataError
+from tfft.features.files import LENGTHS, ArrayFile, ArrayFiles, Item, item_bytes, map_file, put_together
+from tfft.features.ragged import Rows
 
 try:
     import fcntl
 except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
-HELD: dict[str, tuple[tuple[np.ndarray, ...], dict[str, Any]]] = {}  # what cache="memory" keeps, by key
+HELD: dict[str, tuple[tuple[Rows, ...], dict[str, Any]]] = {}  # what cache="memory" keeps, by key
 
 MANIFEST, LOCK = "manifest.json", "writing"
 _KEY = re.compile(r"[0-9a-f]{64}")
@@ -56,7 +58,7 @@ class CacheEntry:
         folder: where it is.
         bytes: size on disk.
         examples: number of examples.
-        shapes: of the arrays, the examples first.
+        shapes: of the arrays, the examples first; or, where they differ in length, the items of all examples.
         dtypes: of the arrays.
         model: name of the model that gave them.
         engine: what computed them.
@@ -129,7 +131,7 @@ def clear_caches(folder: str | os.PathLike[str] | None = None) -> int:
     return freed
 
 
-def read_entry(root: Path, key: str) -> tuple[tuple[np.ndarray, ...], Mapping[str, Any]] | str:
+def read_entry(root: Path, key: str) -> tuple[tuple[Rows, ...], Mapping[str, Any]] | str:
     """Opens an entry, if it is exactly what was written.
 
     Args:
@@ -146,7 +148,7 @@ def read_entry(root: Path, key: str) -> tuple[tuple[np.ndarray, ...], Mapping[st
     manifest = _read_manifest(folder)
     if manifest is None or manifest["key"] != key:
         return "its manifest is missing, damaged or another entry's"
-    arrays = []
+    files = {}
     for name, about in manifest["arrays"].items():
         shape, dtype = tuple(about["shape"]), np.dtype(about["dtype"])
         try:
@@ -155,62 +157,15 @@ def read_entry(root: Path, key: str) -> tuple[tuple[np.ndarray, ...], Mapping[st
                     return f"{name} has another size than was written"
                 if hashlib.file_digest(file, "sha256").hexdigest() != about["sha256"]:
                     return f"{name} has another content than was written"
-                arrays.append(map_file(file, shape, dtype))
+                files[name] = map_file(file, shape, dtype)
         except OSError as error:
             return f"{name} cannot be read: {error.strerror}"
-    return tuple(arrays), manifest["about"]
+    return put_together(files, manifest["arrays"]), manifest["about"]
 
 
 def free_space(folder: Path) -> int:
     """Returns the bytes that are free on the disk of a folder, which need not exist yet."""
     return shutil.disk_usage(next(path for path in (folder, *folder.absolute().parents) if path.is_dir())).free
-
-
-def map_file(file: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Maps a file to memory, read-only; the file may be closed or unlinked afterwards."""
-    if 0 in shape:
-        return np.empty(shape, dtype)  # nothing can be mapped
-    return np.memmap(file, dtype, "r", 0, shape)
-
-
-def give_back(array: np.ndarray) -> None:
-    """Lets the system forget the pages of a mapped file that this process has looked at; its disk cache keeps them."""
-    mapped = getattr(array, "_mmap", None)
-    if mapped is not None and hasattr(mapped, "madvise"):  # not on Windows
-        mapped.madvise(mmap.MADV_DONTNEED)
-
-
-class ArrayFile:
-    """An array that is written example by example to a file.
-
-    Writes by calls, never through a mapping: on a full disk a write fails, a mapping kills the process.
-
-    Args:
-        descriptor: of a file open for writing; stays open.
-        shape: of one example.
-        dtype: of the file.
-    """
-
-    def __init__(self, descriptor: int, shape: Sequence[int], dtype: np.dtype) -> None:
-        self._descriptor, self._digest = descriptor, hashlib.sha256()
-        self.item, self.dtype, self.count = tuple(shape), np.dtype(dtype), 0
-
-    def append(self, array: np.ndarray) -> None:
-        """Adds examples."""
-        data = np.ascontiguousarray(array, self.dtype).reshape(-1).view(np.uint8).data
-        self._digest.update(data)
-        while len(data):
-            data = data[os.write(self._descriptor, data) :]
-        self.count += len(array)
-
-    @property
-    def about(self) -> dict[str, Any]:
-        """Shape, type and hash of what was written."""
-        return {
-            "shape": [self.count, *self.item],
-            "dtype": self.dtype.name,
-            "sha256": self._digest.hexdigest(),
-        }
 
 
 class EntryWriter:
@@ -233,7 +188,7 @@ class EntryWriter:
         if fcntl is not None:
             with contextlib.suppress(OSError):  # some network folders know no locks
                 fcntl.flock(self._open[0], fcntl.LOCK_EX)  # the system lets go of it when the process dies
-        self._files: dict[str, ArrayFile] = {}
+        self._files = ArrayFiles([], self._make)
 
     def __enter__(self) -> EntryWriter:
         return self
@@ -245,29 +200,26 @@ class EntryWriter:
         if isinstance(error, OSError) and error.errno in _FULL:
             raise CacheFullError(no_room(self._root)) from error
 
-    def start(self, count: int, items: Sequence[tuple[Sequence[int], np.dtype]]) -> None:
+    def start(self, count: int, items: Sequence[Item], length: float = 1.0) -> None:
         """Opens one file for each array.
 
         Args:
             count: number of examples.
-            items: shape of one example, and type, of each array.
+            items: shape of one example, with None first where examples differ in length, and type, of each array.
+            length: expected, of those.
 
         Raises:
             CacheFullError: the disk has less room than that takes.
         """
-        wanted = count * sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in items)
+        wanted = math.ceil(count * item_bytes(items, length))
         free = shutil.disk_usage(self._root).free
         if wanted + SPARE > free:
             raise CacheFullError(no_room(self._root, wanted, free))
-        for number, (shape, dtype) in enumerate(items):
-            name = f"features_{number}.bin"
-            self._open.append(os.open(self._aside / name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
-            self._files[name] = ArrayFile(self._open[-1], shape, dtype)
+        self._files = ArrayFiles(items, self._make)
 
-    def append(self, arrays: Sequence[np.ndarray]) -> None:
+    def append(self, arrays: Sequence[Rows]) -> None:
         """Adds examples to each array."""
-        for file, array in zip(self._files.values(), arrays, strict=True):
-            file.append(array)
+        self._files.append(arrays)
 
     def commit(self, about: Mapping[str, Any]) -> None:
         """Puts the entry in place, unless another process has done so in the meantime.
@@ -275,8 +227,7 @@ class EntryWriter:
         Args:
             about: JSON values to keep with it.
         """
-        arrays = {name: file.about for name, file in self._files.items()}
-        content = {"key": self._key, "written": time.time(), "arrays": arrays, "about": dict(about)}
+        content = {"key": self._key, "written": time.time(), "arrays": self._files.about, "about": dict(about)}
         manifest = {"content": content, "sha256": _hash(content)}
         for descriptor in self._open[1:]:
             os.fsync(descriptor)
@@ -287,6 +238,10 @@ class EntryWriter:
         (self._aside / LOCK).unlink()
         self._aside.chmod(0o755)  # mkdtemp makes it private
         self._put_in_place()
+
+    def _make(self, name: str) -> int:
+        self._open.append(os.open(self._aside / name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+        return self._open[-1]
 
     def _put_in_place(self) -> None:
         target = self._root / self._key
@@ -388,13 +343,14 @@ def _read_manifest(folder: Path) -> dict[str, Any] | None:
 
 
 def _entry(folder: Path, manifest: Mapping[str, Any]) -> CacheEntry:
-    arrays, about = manifest["arrays"].values(), manifest["about"]
+    named, about = manifest["arrays"], manifest["about"]
+    arrays = [a for name, a in named.items() if name != LENGTHS]
     shapes = tuple(tuple(a["shape"]) for a in arrays)
     return CacheEntry(
         key=str(manifest["key"]),
         folder=folder,
         bytes=_size(folder),
-        examples=shapes[0][0],
+        examples=named.get(LENGTHS, arrays[0])["shape"][0],
         shapes=shapes,
         dtypes=tuple(a["dtype"] for a in arrays),
         model=str(about.get("model", "")),

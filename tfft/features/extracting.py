@@ -6,7 +6,6 @@ Hides the cache's key, which engine runs, and that reading, computing and writin
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import logging
 import os
 import time
@@ -21,11 +20,14 @@ from tfft.backbones.base import Backbone
 from tfft.data.augmenting import augmentation
 from tfft.data.images import Preprocess
 from tfft.errors import DataError, PlanError, installed_version, raise_problems
+from tfft.features.bucketing import compute
 from tfft.features.cache import HELD, CacheFullError, EntryWriter, default_folder, megabytes, read_entry
-from tfft.features.engine import ENGINES, EngineName, Opener, Staged, choose, run, stage
+from tfft.features.engine import ENGINES, EngineName, Opener, Staged, choose, stage
+from tfft.features.files import Item, item_bytes
 from tfft.features.found import Features
 from tfft.features.holding import Holder
 from tfft.features.keys import NoKey, cache_key
+from tfft.features.ragged import Ragged, Rows
 from tfft.features.reading import Source, Views, open_source
 from tfft.specs import Augmentation
 
@@ -56,7 +58,8 @@ def extract(
         prefix: functional model, or a backbone, which then takes raw pixels.
         dataset: ``tf.data.Dataset`` of (inputs, labels) batches, or of inputs alone, in the same order
             each time; :class:`tfft.data.Examples`, decoded as the prefix' Preprocess layer says; an
-            array; or a pair (array, labels). Images are uint8 where the prefix begins with Preprocess.
+            array; or a pair (array, labels). Images are uint8 where the prefix begins with Preprocess; texts are
+            arrays or lists of strings, pairs of texts a dict of two.
         cache: ``"auto"`` keeps features in the user's cache folder, and in memory with a note where that is
             impossible; a path keeps them there; ``"memory"`` until the process ends; None or False not at
             all. What is found in a cache was made by the same weights, graph, preprocessing, examples,
@@ -65,7 +68,8 @@ def extract(
             by up to 0.05 %.
         engine: ``"auto"`` uses LiteRT on a processor and TensorFlow on a GPU or where LiteRT cannot run
             the model; ``"litert"`` and ``"tensorflow"`` insist.
-        batch_size: examples at a time, for files and arrays.
+        batch_size: examples at a time, for files and arrays. Texts are computed by length, of short ones more at a
+            time than of long ones.
         augment: vary pictures, as :func:`tfft.data.to_dataset` takes it: of each the features of ``views`` views
             are computed. Training on them equals training on ``to_dataset(..., augment=, views=, seed=)``.
         views: how many, the picture as it is included. More epochs than views see some of them again.
@@ -130,8 +134,9 @@ def extract_each(
     model = _as_model(prefix)
     staged = stage(model)
     sources = [open_source(d, staged, batch_size, None if i else views) for i, d in enumerate(datasets)]
-    with Opener(staged.net, engine) as opener:
-        return [_extract(model, _Work(staged, s, opener, model.name, dtype, verbose), cache) for s in sources]
+    with Opener(staged.net, engine, staged.mask is not None) as opener:
+        work = [_Work(staged, s, opener, model.name, dtype, batch_size, verbose) for s in sources]
+        return [_extract(model, each, cache) for each in work]
 
 
 def _views(augment: Augmentation | str | Sequence[str] | None, views: int, seed: int) -> Views | None:
@@ -147,7 +152,8 @@ def _extract(model: keras.Model, work: _Work, cache: Any) -> Features:
     if cache is None or cache is False:
         return work.hold()
     try:
-        key = cache_key(model, work.source.identity(), dtype=work.dtype, engine=choose(work.opener.engine)[0])
+        chosen, _ = choose(work.opener.engine, work.opener.texts)
+        key = cache_key(model, work.source.identity(), dtype=work.dtype, engine=chosen)
     except NoKey as why:
         work.note(f"The features cannot be kept in a cache: {why}.")
         return work.hold()
@@ -166,6 +172,7 @@ class _Work:
     opener: Opener
     name: str
     dtype: str
+    batch_size: int
     verbose: bool
     notes: list[str] = dataclasses.field(default_factory=list)
 
@@ -190,11 +197,8 @@ class _Work:
     def compute(self, target: Any, where: str) -> dict[str, Any]:
         """Runs the network over all examples into a target, and tells what is to be noted with the features."""
         start = time.perf_counter()
-        batches = self.source.batches(self.staged)
-        first = next(batches)
-        opened, note = self.opener.open(first)
         done, items = 0, None
-        for arrays, _ in run(opened, ((b, None) for b in itertools.chain([first], batches))):
+        for arrays in compute(self.staged, self.opener, self.source.batches(self.staged), self.batch_size):
             arrays = [_narrowed(a, self.dtype) for a in arrays]
             if items is None:
                 items = self._begin(target, arrays, where)
@@ -202,6 +206,7 @@ class _Work:
             target.append(arrays)
             done += len(arrays[0])
         seconds = time.perf_counter() - start
+        opened, note = self.opener.opened
         self.say(f"Features of {done} examples: {seconds:.1f} s, {done / seconds:,.0f} a second, {opened.name}.")
         notes = [note] if note else []
         return {
@@ -210,7 +215,7 @@ class _Work:
         }  # fmt: skip
 
     def features(
-        self, arrays: Sequence[np.ndarray], about: dict[str, Any], *, cached: bool = False, folder: Path | None = None
+        self, arrays: Sequence[Rows], about: dict[str, Any], *, cached: bool = False, folder: Path | None = None
     ) -> Features:
         return Features(
             arrays=arrays[0] if len(arrays) == 1 else tuple(arrays),
@@ -223,17 +228,19 @@ class _Work:
             views=self.source.views,
         )
 
-    def _begin(self, target: Any, arrays: Sequence[np.ndarray], where: str) -> list[tuple[tuple[int, ...], np.dtype]]:
+    def _begin(self, target: Any, arrays: Sequence[Rows], where: str) -> list[Item]:
         items = [(a.shape[1:], a.dtype) for a in arrays]
-        each = sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in items)
-        words = " and ".join(f"{' x '.join(map(str, shape)) or '1'} {dtype.name}" for shape, dtype in items)
-        count = self.source.count
-        size = f"{megabytes(1000 * each)} per 1,000 examples"
+        lengths = next((a.lengths for a in arrays if isinstance(a, Ragged)), np.ones(1))
+        length = float(lengths.mean())
+        each = item_bytes(items, length)
+        count, about = self.source.count, "about " if None in (n for shape, _ in items for n in shape) else ""
+        size = f"{about}{megabytes(round(1000 * each))} per 1,000 examples"
         if count is not None:
-            size = f"{megabytes(count * each)} for {count:,} examples"
+            size = f"{about}{megabytes(round(count * each))} for {count:,} examples"
+        words = " and ".join(f"{_words(shape)} {dtype.name}" for shape, dtype in items)
         self.say(f"Features of {self.name}: {words} each, {size}, kept {where}.")
         if isinstance(target, EntryWriter):
-            target.start(count or 0, items)
+            target.start(count or 0, items, length)
         return items
 
 
@@ -282,7 +289,13 @@ def _write(work: _Work, writer: EntryWriter, key: str, root: Path) -> Features:
     return work.features(made[0], about, folder=root / key)
 
 
-def _narrowed(array: np.ndarray, dtype: str) -> np.ndarray:
+def _words(shape: Sequence[int | None]) -> str:
+    return " x ".join("length" if n is None else str(n) for n in shape) or "1"
+
+
+def _narrowed(array: Rows, dtype: str) -> Rows:
+    if isinstance(array, Ragged):
+        return array.map(_narrowed(array.values, dtype))
     if array.dtype != np.float32 or dtype == "float32":
         return array
     with np.errstate(over="ignore"):
@@ -295,7 +308,7 @@ def _narrowed(array: np.ndarray, dtype: str) -> np.ndarray:
     return narrow
 
 
-def _check_items(items: Sequence[tuple[tuple[int, ...], np.dtype]], arrays: Sequence[np.ndarray], done: int) -> None:
+def _check_items(items: Sequence[Item], arrays: Sequence[Rows], done: int) -> None:
     for (shape, _), array in zip(items, arrays, strict=True):
         if array.shape[1:] != shape:
             raise DataError(

@@ -15,7 +15,8 @@ import tensorflow as tf
 
 from tfft.data.pipeline import assemble
 from tfft.errors import DataError, PlanError
-from tfft.features.cache import give_back
+from tfft.features.files import give_back
+from tfft.features.ragged import Ragged, Rows
 
 _HELD = 64 * 2**20  # bytes of a mapped file that are looked at before its pages are given back
 
@@ -26,7 +27,8 @@ class Features:
 
     Attributes:
         arrays: [N, ...], float32 or float16; a tuple where the prefix gives several tensors. Read-only
-            and mapped from a file where they are kept on disk.
+            and mapped from a file where they are kept on disk. What differs in length, such as the features of
+            the pieces of texts, is a :class:`~tfft.features.ragged.Ragged` in place of an array.
         labels: of the examples, or None.
         engine: ``"litert"`` or ``"tensorflow"``, whichever computed them.
         seconds: that reading and computing took; 0 where they were found in a cache.
@@ -36,7 +38,7 @@ class Features:
         views: of each example; the rows of all first views come first, then those of the second.
     """
 
-    arrays: np.ndarray | tuple[np.ndarray, ...]
+    arrays: Rows | tuple[Rows, ...]
     labels: np.ndarray | None
     engine: str
     seconds: float
@@ -58,7 +60,7 @@ class Features:
         return sum(a.nbytes for a in self.parts)
 
     @property
-    def parts(self) -> tuple[np.ndarray, ...]:
+    def parts(self) -> tuple[Rows, ...]:
         """The arrays as a tuple."""
         return self.arrays if isinstance(self.arrays, tuple) else (self.arrays,)
 
@@ -70,6 +72,7 @@ class Features:
         seed: int = 0,
         epoch: tf.Variable | None = None,
         sampling: str | None = None,
+        lengths: np.ndarray | None = None,
     ) -> tf.data.Dataset:
         """Makes a dataset for the suffix, in the order that :func:`tfft.data.to_dataset` has for the same arguments.
 
@@ -79,6 +82,9 @@ class Features:
             seed: picks another series of orders.
             epoch: as in :func:`tfft.data.to_dataset`.
             sampling: as in :func:`tfft.data.to_dataset`: ``"balanced"`` draws all classes equally often.
+            lengths: of the texts behind the features, [N], see :func:`tfft.data.text_lengths`: texts of similar
+                length then share batches, the same ones as without features. Each batch is as long as its longest
+                example, either way.
 
         Returns:
             Dataset of (float32 features, labels), its length known. Several tensors come as a tuple.
@@ -93,7 +99,20 @@ class Features:
             raise DataError("These features have no labels. Extract them from (images, labels).")
         if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
             raise PlanError(f"batch_size must be a whole number of at least 1, received {batch_size!r}")
-        return assemble(self._fetch, self.labels, batch_size, shuffle, seed, epoch, self.views, sampling)
+        return assemble(
+            self._fetch, self.labels, batch_size, shuffle, seed, epoch, self.views, sampling, **_given(lengths=lengths)
+        )
+
+    def take(self, at: np.ndarray) -> Any:
+        """Returns the features of some examples as one batch for the suffix, padded where they differ in length.
+
+        Args:
+            at: positions [b].
+        """
+        return self._packed([tf.constant(array) for array in self._rows(at)])
+
+    def _rows(self, at: np.ndarray) -> list[np.ndarray]:
+        return [a.rows(at) if isinstance(a, Ragged) else np.asarray(a[at]) for a in self.parts]
 
     @tf.autograph.experimental.do_not_convert
     def _fetch(self, positions: tf.Tensor) -> Any:
@@ -101,7 +120,7 @@ class Features:
 
         def rows(at: np.ndarray) -> list[np.ndarray]:
             nonlocal seen
-            found = [np.asarray(a[at]) for a in arrays]
+            found = self._rows(at)
             seen += sum(a.nbytes for a in found)
             if seen > _HELD:  # else the process would seem to hold the whole file
                 seen = 0
@@ -117,3 +136,7 @@ class Features:
     def _packed(self, found: Sequence[tf.Tensor]) -> Any:
         found = [tf.cast(t, tf.float32) if t.dtype == tf.float16 else t for t in found]
         return tuple(found) if isinstance(self.arrays, tuple) else found[0]
+
+
+def _given(**settings: Any) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if value is not None}

@@ -114,22 +114,26 @@ def steps_of(model: keras.Model) -> list[Step]:
     return order
 
 
-def divide(flat: keras.Model, inside: Set[int], names: tuple[str, str]) -> tuple[keras.Model, keras.Model]:
+def divide(
+    flat: keras.Model, inside: Set[int], names: tuple[str, str], again: Set[int] = frozenset()
+) -> tuple[keras.Model, keras.Model]:
     """Divides a flat model into two, the second of which continues from the first.
 
     Args:
         flat: from :func:`flatten`.
         inside: keys of the calls that belong to the first model, and of all that those need.
         names: of the two models.
+        again: keys of calls of the first model that the second makes again for itself.
 
     Returns:
         Both models. The first gives one tensor, or a list: what it computes and the second needs, then
         the inputs that the second reads itself.
     """
     steps = steps_of(flat)
-    rest = [step for step in steps if step.key not in inside]
+    rest = [step for step in steps if step.key not in inside or step.key in again]
     wanted = {id(t) for step in rest for t in step.inputs} | {id(t) for t in flat.outputs}
-    crossing = [t for step in steps if step.key in inside for t in step.outputs if id(t) in wanted]
+    first_only = [step for step in steps if step.key in inside and step.key not in again]
+    crossing = [t for step in first_only for t in step.outputs if id(t) in wanted]
     crossing += [t for t in flat.inputs if id(t) in wanted]
     first = keras.Model(flat.input, _alone(crossing), name=names[0])
     used: set[str] = set()

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from tfft.features.cache import ArrayFile, map_file
+from tfft.features.files import ArrayFiles, map_file, put_together
+from tfft.features.ragged import Ragged, Rows, offsets_of
 
 LIMIT = 256 * 2**20  # bytes that are held in memory
 
@@ -20,29 +21,29 @@ class Holder:
     """Collects features batch by batch."""
 
     def __init__(self) -> None:
-        self._parts: list[Sequence[np.ndarray]] = []
+        self._parts: list[Sequence[Rows]] = []
         self._bytes = 0
-        self._files: list[tuple[Any, ArrayFile]] = []
+        self._open: dict[str, Any] = {}
+        self._files: ArrayFiles | None = None
 
-    def append(self, arrays: Sequence[np.ndarray]) -> None:
+    def append(self, arrays: Sequence[Rows]) -> None:
         """Adds examples to each array."""
-        if self._files:
-            for (_, target), array in zip(self._files, arrays, strict=True):
-                target.append(array)
+        if self._files is not None:
+            self._files.append(arrays)
             return
         self._parts.append(arrays)
         self._bytes += sum(a.nbytes for a in arrays)
         if self._bytes > LIMIT:
             self._spill()
 
-    def finish(self) -> tuple[np.ndarray, ...]:
+    def finish(self) -> tuple[Rows, ...]:
         """Returns the arrays; the holder is empty then."""
-        if self._files:
-            made = []
-            for file, target in self._files:
-                made.append(map_file(file, (target.count, *target.item), target.dtype))
+        if self._files is not None:
+            about, made = self._files.about, {}
+            for name, file in self._open.items():
+                made[name] = map_file(file, tuple(about[name]["shape"]), np.dtype(about[name]["dtype"]))
                 file.close()
-            return tuple(made)
+            return put_together(made, about)
         columns = [list(column) for column in zip(*self._parts, strict=True)]
         self._parts = []
         return tuple(_joined(parts) for parts in columns)
@@ -50,20 +51,27 @@ class Holder:
     def close(self) -> None:
         """Lets go of everything, after a failure."""
         self._parts = []
-        for file, _ in self._files:
+        for file in self._open.values():
             file.close()
 
+    def _make(self, name: str) -> int:
+        self._open[name] = tempfile.TemporaryFile(prefix="tfft-features-")
+        return self._open[name].fileno()
+
     def _spill(self) -> None:
-        for array in self._parts[0]:
-            file = tempfile.TemporaryFile(prefix="tfft-features-")
-            self._files.append((file, ArrayFile(file.fileno(), array.shape[1:], array.dtype)))
+        self._files = ArrayFiles([(a.shape[1:], a.dtype) for a in self._parts[0]], self._make)
         parts, self._parts = self._parts, []
         for arrays in parts:
             self.append(arrays)
 
 
-def _joined(parts: list[np.ndarray]) -> np.ndarray:
+def _joined(parts: list[Rows]) -> Rows:
     """Concatenates parts, letting go of each when it is copied, so that not all of it is there twice."""
+    if isinstance(parts[0], Ragged):
+        offsets, fill = offsets_of(np.concatenate([part.lengths for part in parts])), parts[0].fill
+        values: list[Rows] = [part.values for part in parts]
+        parts.clear()
+        return Ragged(_joined(values), offsets, fill)
     whole = np.empty((sum(len(part) for part in parts), *parts[0].shape[1:]), parts[0].dtype)
     end = len(whole)
     while parts:

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
 from tfft.backbones.savedmodel.blockgraph import BlockGraph
+from tfft.backbones.tokenizing import Tokenize
 from tfft.errors import installed_version
 from tfft.features import litert
 from tfft.features.graph import Step, flatten, steps_of
 
 FORMAT = 1  # of the entries; another number makes all of them be made again
+_TOKENIZING = ("keras-hub", "tensorflow-text")
 _TRAINING_ONLY = ("training", "regularizers", "selected", "batch_norm", "note", "trusted")  # of a SavedModel's block
 
 
@@ -47,6 +51,8 @@ def cache_key(prefix: keras.Model, items: str, *, dtype: str, engine: str) -> st
         "engine": engine,
         "versions": versions(engine),
     }
+    if _tokenizers(prefix):
+        parts["tokenizing"] = {name: installed_version(name) for name in _TOKENIZING}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -67,6 +73,8 @@ def model_digest(model: keras.Model) -> str:
         _add(digest, keras.tree.map_structure(lambda a: known.get(id(a)) or _plain(a), _call(step)))
         for variable in _ordered_variables(step):
             add_array(digest, np.asarray(variable))
+        for name, content in _assets(step.operation):
+            _add(digest, [name, content])
         known.update((id(t), f"{number}:{i}") for i, t in enumerate(step.outputs))
     _add(digest, [known[id(t)] for t in flat.outputs])
     return digest.hexdigest()
@@ -142,11 +150,40 @@ def _settings(step: Step) -> list[Any]:
         raise NoKey(f"{step.name!r} ({type(operation).__name__}) does not tell its settings: {error}") from error
     for name in ("name", "trainable"):
         config.pop(name, None)
+    if isinstance(operation, Tokenize):
+        config["packer"] = _nameless(config["packer"])
     if getattr(operation, "is_tfft_block", False):
         config = {k: v for k, v in config.items() if k not in _TRAINING_ONLY}
         config["inference"] = _same_graph(BlockGraph.from_config(config["inference"]))
         config["variables"] = [(v["name"], v["shape"], v["dtype"]) for v in config["variables"]]
     return [type(operation).__module__, type(operation).__qualname__, config]
+
+
+def _nameless(config: Any) -> Any:
+    """Leaves out of nested settings what differs each time a layer is made, or once it was called."""
+    if isinstance(config, Mapping):
+        own = ("name", "trainable") if {"name", "trainable"} <= config.keys() else ()
+        return {k: _nameless(v) for k, v in config.items() if k not in (*own, "build_config")}
+    return [_nameless(v) for v in config] if isinstance(config, list) else config
+
+
+def _tokenizers(model: keras.Model) -> bool:
+    return any(isinstance(step.operation, Tokenize) for step in steps_of(flatten(model)))
+
+
+def _assets(operation: Any) -> list[tuple[str, str]]:
+    """Returns a name and a hash for each file that a layer keeps beside its settings: vocabularies."""
+    parts = operation._flatten_layers() if isinstance(operation, keras.layers.Layer) else []
+    found = []
+    for number, part in enumerate(parts):
+        if not hasattr(part, "save_assets"):
+            continue
+        with tempfile.TemporaryDirectory(prefix="tfft-assets-") as folder:
+            part.save_assets(folder)
+            for path in sorted(p for p in Path(folder).rglob("*") if p.is_file()):
+                name = f"{number}/{path.relative_to(folder).as_posix()}"
+                found.append((name, hashlib.sha256(path.read_bytes()).hexdigest()))
+    return found
 
 
 def _add(digest: Any, value: Any) -> None:

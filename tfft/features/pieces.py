@@ -16,12 +16,13 @@ from tensorflow.python.framework import convert_to_constants  # no public name
 
 from tfft.backbones.base import Block, blocks_of
 from tfft.backbones.savedmodel.blockgraph import count_multiply_adds
+from tfft.backbones.tokenizing import Tokenize
 from tfft.data.images import Preprocess
 from tfft.errors import BackboneError
 from tfft.features import litert, splitting
 from tfft.features.graph import Step, ancestors, descendants, divide, flatten, steps_of
 
-FRONT = "(pixels)"  # the cut in front of the first block; no block has such a name
+FRONT, PIECES = "(pixels)", "(pieces)"  # the cut in front of the first block; no block has such a name
 # What stays in a graph that was made flat where there are loops.
 _LOOPS = {"While", "StatelessWhile", "LoopCond", "PartitionedCall", "StatefulPartitionedCall"}
 
@@ -47,7 +48,7 @@ class Pieces:
 
     Attributes:
         flat: the whole model, from :func:`tfft.features.graph.flatten`.
-        cuts: names: :data:`FRONT`, then the blocks, each of which ends a prefix.
+        cuts: names: :data:`FRONT`, or :data:`PIECES` of texts, then the blocks, each of which ends a prefix.
         refused: for each cut why :func:`tfft.features.split` would not make it, or an empty string.
         crossing: for each cut the tensors of the flat model that a suffix starts from.
         pieces: from each cut to the next, the last one from the last cut to the end.
@@ -97,8 +98,9 @@ def take_apart(model: keras.Model, *, ignore_dropout: bool = False) -> Pieces:
             "backbone, such as tfft.build gives."
         )
     steps = steps_of(flat)
-    pixels = [s for s in steps if isinstance(s.operation, Preprocess)]
-    inside, refused = [ancestors(steps, pixels)], ["only pixels"]
+    raw = [s for s in steps if isinstance(s.operation, (Preprocess, Tokenize))]
+    texts = any(isinstance(s.operation, Tokenize) for s in raw)
+    inside, refused = [ancestors(steps, raw)], ["only pieces" if texts else "only pixels"]
     for end in range(1, len(blocks) + 1):
         keys, why = _in_front(model, flat, steps, blocks[:end], ignore_dropout)
         inside.append(keys | inside[0])
@@ -106,7 +108,7 @@ def take_apart(model: keras.Model, *, ignore_dropout: bool = False) -> Pieces:
     crossing = [_crossing(flat, steps, keys) for keys in inside]
     ends = [*crossing[1:], tuple(flat.outputs)]
     pieces = [_piece(flat, ends[k], keys) for k, keys in enumerate(inside)]
-    names = (FRONT, *(block.name for block in blocks))
+    names = (PIECES if texts else FRONT, *(block.name for block in blocks))
     return Pieces(flat, names, tuple(refused), tuple(crossing), tuple(pieces), tuple(inside))
 
 

@@ -18,6 +18,7 @@ from rich.table import Table
 from tfft.data.folders import Examples
 from tfft.data.pipeline import CACHE_LIMIT
 from tfft.errors import BackboneError, PlanError, listed, raise_problems
+from tfft.features.bucketing import typical
 from tfft.features.cache import SPARE, default_folder, free_space, megabytes
 from tfft.features.engine import Staged, stage
 from tfft.features.extracting import DTYPES
@@ -32,7 +33,8 @@ class Cut:
     """One place to cut a model: in front of it the frozen prefix, behind it what trains.
 
     Attributes:
-        block: that ends the prefix; ``"(pixels)"`` in front of the first one, where nothing is frozen.
+        block: that ends the prefix; ``"(pixels)"`` or ``"(pieces)"`` in front of the first one, where nothing is
+            frozen.
         crossing: shape of one example and type of each tensor that crosses the cut.
         example_bytes: size of that.
         bytes: size for all examples.
@@ -235,6 +237,9 @@ def plan(
     notes: list[str] = []
     count = int(dataset) if source is None else _count(source, dataset, notes)
     arrays = _random(staged, min(batch_size, count)) if source is None else next(source.batches(staged))
+    if staged.mask is not None:
+        arrays, length = typical(staged, [a[:batch_size] for a in arrays])
+        notes.append(f"Sizes and seconds are for texts of {length} pieces, the mean of the first {len(arrays[0])}.")
     look = look_at(pieces, _for_first_cut(pieces, staged, arrays))
     if look.loops:
         notes.append(f"There are loops behind {listed(look.loops)}; one round of each is in the FLOP at most.")

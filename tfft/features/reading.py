@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -27,6 +26,7 @@ from tfft.features.engine import Staged
 from tfft.specs import Augmentation, InputSpec
 
 _ROWS = 1024  # of an array that are hashed at a time
+_TEXTS = 128  # that are cut into pieces at a time
 
 
 class Source(abc.ABC):
@@ -79,14 +79,32 @@ def open_source(dataset: Any, staged: Staged, batch_size: int, views: Views | No
         )
     if isinstance(dataset, tf.data.Dataset):
         return DatasetSource(dataset, staged)
+    size = batch_size if staged.mask is None else max(batch_size, _TEXTS)
     if isinstance(dataset, tuple) and len(dataset) == 2:
-        return ArraySource(*dataset, staged, batch_size, views)
-    if isinstance(dataset, (np.ndarray, dict)):
-        return ArraySource(dataset, None, staged, batch_size)
+        return ArraySource(*dataset, staged, size, views)
+    if isinstance(dataset, (np.ndarray, dict)) or _is_texts(dataset):
+        return ArraySource(dataset, None, staged, size)
     raise DataError(
-        f"Features are made of a tf.data.Dataset of (images, labels) batches, of tfft.data.Examples, of an array, or "
-        f"of a pair (array, labels). Received {type(dataset).__name__}."
+        f"Features are made of a tf.data.Dataset of (inputs, labels) batches, of tfft.data.Examples, of an array or a "
+        f"list of texts, or of a pair (array, labels). Received {type(dataset).__name__}."
     )
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(v, (str, bytes)) for v in value)
+
+
+def _as_array(value: Any) -> np.ndarray:
+    """Returns an array; texts as Python strings, whatever their kind, so that equal texts have equal hashes."""
+    array = np.asarray(value, object) if _is_texts(value) else np.asarray(value)
+    if array.dtype.kind in "US":
+        array = array.astype(object)
+    if array.dtype == object:
+        wrong = [(i, v) for i, v in enumerate(array.reshape(-1)) if not isinstance(v, (str, bytes))]
+        problems = [f"example {i} is {v!r} ({type(v).__name__})" for i, v in wrong[:5]]
+        problems += [f"and {len(wrong) - 5} more"] if len(wrong) > 5 else []
+        raise_problems(DataError, "Texts must be strings", problems)
+    return array
 
 
 class FileSource(Source):
@@ -151,8 +169,11 @@ class ArraySource(Source):
     """Arrays in memory, or mapped to it."""
 
     def __init__(self, values: Any, labels: Any, staged: Staged, batch_size: int, views: Views | None = None) -> None:
-        self._values = keras.tree.map_structure(np.asarray, values)
-        self._leaves = [np.asarray(v) for v in staged.takes(self._values)]
+        if _is_texts(values):
+            values = _as_array(values)
+        elif isinstance(values, dict):
+            values = {name: _as_array(value) if _is_texts(value) else value for name, value in values.items()}
+        self._leaves = [_as_array(v) for v in staged.takes(values)]
         self.labels = None if labels is None else np.asarray(labels)
         self._batch_size = batch_size
         counts = {len(a) if a.ndim else -1 for a in [*self._leaves, *([] if labels is None else [self.labels])]}
@@ -334,7 +355,9 @@ def _check(staged: Staged, specs: Sequence[Any]) -> None:
     problems = []
     for tensor, spec in zip(staged.inputs, specs, strict=True):
         wanted, given = tf.as_dtype(tensor.dtype), tf.as_dtype(spec.dtype)
-        if wanted.is_integer and not given.is_integer:
+        if (wanted == tf.string) != (given == tf.string):
+            problems.append(f"{tensor.name} must be {wanted.name}, received {given.name}")
+        elif wanted.is_integer and not given.is_integer:
             hint = "; tfft.data.from_arrays makes uint8 pixels" if wanted == tf.uint8 else ""
             problems.append(f"{tensor.name} must be {wanted.name}, received {given.name}{hint}")
         if not tf.TensorShape(tensor.shape).is_compatible_with(spec.shape):

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from tfft import heads
 from tfft.backbones.base import blocks_of, find_backbone, names_of
+from tfft.backbones.tokenizing import Tokenize
 from tfft.errors import BackboneError, did_you_mean, listed
 from tfft.features.graph import Step, ancestors, descendants, divide, flatten, steps_of
 
@@ -71,7 +72,7 @@ def split(
             "Freeze the first blocks: tfft.unfreeze(model, n) trains the last n only."
         )
     leave_growth_to_suffix(flat, steps, inside)
-    return divide(flat, inside, (f"{model.name}_prefix", f"{model.name}_suffix"))
+    return divide(flat, inside, (f"{model.name}_prefix", f"{model.name}_suffix"), _masks(steps, inside))
 
 
 def split_head(model: keras.Model) -> tuple[keras.Model, keras.Model]:
@@ -109,6 +110,23 @@ def backbone_dropout(model: keras.Model, early: Sequence[Step]) -> set[int]:
     backbone = find_backbone(model)
     own = set() if backbone is model else {id(part) for part in backbone._flatten_layers()}
     return {s.key for s in early if not moves(s) and (s.key in needed or id(s.operation) in own)}
+
+
+def split_steady(model: keras.Model) -> tuple[keras.Model, keras.Model, str]:
+    """Does what :func:`split` does; dropout inside of what is frozen is left out, and a note says so.
+
+    Returns:
+        Prefix, suffix, and the note; empty where there is no dropout in the prefix.
+
+    Raises:
+        BackboneError: as :func:`split`, for statistics that move for one.
+    """
+    try:
+        return *split(model), ""
+    except BackboneError:
+        prefix, suffix = split(model, ignore_dropout=True)
+    names = [s.name for s in steps_of(prefix) if is_random(s)]
+    return prefix, suffix, f"what is frozen runs as in inference, without its dropout ({listed(names, limit=3)})"
 
 
 def _trainable(model: keras.Model, steps: Sequence[Step]) -> list[Step]:
@@ -211,6 +229,20 @@ def leave_growth_to_suffix(flat: keras.Model, steps: Sequence[Step], inside: set
         before, after = example_bytes(step.inputs), example_bytes(step.outputs)
         if before is not None and after is not None and after > before:
             inside.discard(step.key)
+
+
+def _masks(steps: Sequence[Step], inside: set[int]) -> set[int]:
+    """Returns the calls behind the tokenizer whose result the suffix needs and that read no variable.
+
+    The suffix makes what comes from the pieces alone, such as masks, again: it would take room, and behind the end of
+    a text it is not always 0.
+    """
+    tokens = [s for s in steps if isinstance(s.operation, Tokenize)]
+    bound = descendants(steps, [s for s in steps if s.variables])
+    free = descendants(steps, tokens) - bound - {s.key for s in tokens}
+    wanted = {id(t) for s in steps if s.key not in inside for t in s.inputs}
+    ends = [s for s in steps if s.key in free & inside and any(id(t) in wanted for t in s.outputs)]
+    return ancestors(steps, ends) & free
 
 
 def example_bytes(tensors: Sequence[keras.KerasTensor]) -> int | None:

@@ -19,16 +19,22 @@ import tensorflow as tf
 
 from tfft import heads
 from tfft.data.augmenting import augmentation
-from tfft.errors import BackboneError
-from tfft.features import Features, solve_head, split, split_head, transplant
+from tfft.errors import BackboneError, DataError, PlanError
+from tfft.features import Features, solve_head, split_head, transplant
+from tfft.features.bucketing import check_axes
 from tfft.features.cache import default_folder, free_space, megabytes
+from tfft.features.engine import Staged, largest_difference, stage
 from tfft.features.extracting import extract_each
+from tfft.features.files import item_bytes
 from tfft.features.prototypes import nearest_mean_head
-from tfft.features.reading import Views
-from tfft.features.splitting import example_bytes
+from tfft.features.ragged import Ragged
+from tfft.features.reading import Views, open_source
+from tfft.features.splitting import example_bytes, split_steady
 from tfft.specs import Augmentation
 
 _SHARE_OF_DISK = 0.5  # of what is free; features that need more are computed again in every epoch
+_SAMPLE = 256  # texts whose length tells how much the features of all will take
+_GAPS = {"float32": 1e-3, "float16": 1e-2}  # largest difference of a result, relative to the largest result
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -49,6 +55,8 @@ class FeatureSource:
             a head is solved on the pictures as they are.
         views: of each picture, used in turn, one in each epoch.
         sampling: ``"balanced"`` draws all classes equally often, as :func:`tfft.data.to_dataset` does.
+        lengths: of the training texts, [N], see :func:`tfft.data.text_lengths`: texts of similar length share
+            batches, as they do without features. None for an order that does not look at the length.
     """
 
     train: Any
@@ -61,6 +69,7 @@ class FeatureSource:
     augment: Augmentation | str | Sequence[str] | None = None
     views: int = 1
     sampling: str | None = None
+    lengths: np.ndarray | None = None
 
     def extract(self, prefix: keras.Model, verbose: bool, *, varied: bool) -> tuple[Features, Features | None]:
         """Returns the features of the training examples, varied or as they are, and of the validation examples."""
@@ -79,11 +88,13 @@ class Reduced:
         model: shares its variables with the whole model and has all that train.
         dataset: what it takes, with as many batches as the whole model's.
         validation: the same, held out; None for none.
+        notes: on how the part differs from the whole model.
     """
 
     model: keras.Model
     dataset: tf.data.Dataset
     validation: tf.data.Dataset | None
+    notes: tuple[str, ...] = ()
 
 
 def reduce(
@@ -101,20 +112,25 @@ def reduce(
         The part that trains and its datasets; or why there is none, in words.
     """
     try:
-        prefix, suffix = split(model)
-    except BackboneError as why:
+        prefix, suffix, note = split_steady(model)
+        staged = stage(prefix)
+        check_axes(staged)
+    except (BackboneError, DataError) as why:
         return str(why)
-    needed = _bytes(prefix, source.train, source.views)
+    needed = _bytes(prefix, staged, source)
     free = free_space(Path(tempfile.gettempdir())) if source.cache is None else _free(source.cache)
     if needed is not None and needed > _SHARE_OF_DISK * free:
         return (
             f"The features in front of the first layer that trains take {megabytes(needed)}, and {megabytes(free)} are "
-            "free. Freeze more blocks, use smaller images, or choose another folder with cache=."
+            "free. Freeze more blocks, use smaller images or shorter texts, or choose another folder with cache=."
         )
     train, held_out = source.extract(prefix, verbose, varied=True)
+    if staged.mask is not None and (why := _gap(model, suffix, train, source)):
+        return why
     order = {"shuffle": source.shuffle, "seed": source.seed, "epoch": epoch, "sampling": source.sampling}
-    dataset = train.dataset(source.batch_size, **order)
-    return Reduced(suffix, dataset, None if held_out is None else held_out.dataset(source.batch_size))
+    dataset = train.dataset(source.batch_size, lengths=source.lengths, **order)
+    validation = None if held_out is None else held_out.dataset(source.batch_size)
+    return Reduced(suffix, dataset, validation, (note,) if note else ())
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -156,6 +172,11 @@ def solve(
     """
     prefix, suffix = split_head(model)
     train, held_out = source.extract(prefix, verbose, varied=False)
+    if any(isinstance(part, Ragged) for part in train.parts):
+        raise PlanError(
+            f"The head of {model.name!r} answers for every piece of a text, so it cannot be solved on one row of "
+            "features for each text. Train it: a phase with epochs and a rate, solve=False."
+        )
     features, head = np.asarray(train.arrays), heads.of(model)
     if prototypes:
         means = nearest_mean_head(features, train.labels, head)
@@ -175,12 +196,55 @@ def solve(
     return Probe(part, note)
 
 
-def _bytes(prefix: keras.Model, examples: Any, views: int) -> int | None:
+def _bytes(prefix: keras.Model, staged: Staged, source: FeatureSource) -> int | None:
     """Returns what the features will take, or None where that is not known."""
-    each = example_bytes(prefix.outputs)
-    if each is None or isinstance(examples, tf.data.Dataset):  # whose length is in batches, if it is known
+    examples = source.train
+    if isinstance(examples, tf.data.Dataset):  # whose length is in batches, if it is known
         return None
-    return each * views * (len(examples[1]) if isinstance(examples, tuple) else len(examples))
+    if staged.mask is None:
+        each: float | None = example_bytes(prefix.outputs)
+    else:
+        items = [(t.shape[1:], tf.as_dtype(t.dtype).as_numpy_dtype) for t in prefix.outputs]
+        some = _some(examples[0], np.linspace(0, len(examples[1]) - 1, _SAMPLE).astype(np.int64))
+        pieces = next(open_source(some, staged, _SAMPLE).batches(staged))[staged.mask]
+        each = item_bytes(items, float(pieces.sum(axis=1).mean()))
+    if each is None:
+        return None
+    return round(each * source.views * (len(examples[1]) if isinstance(examples, tuple) else len(examples)))
+
+
+def _some(values: Any, at: np.ndarray) -> Any:
+    """Returns some of the texts, or pairs of texts, that a source is made of."""
+    if isinstance(values, Mapping):
+        return {name: _some(value, at) for name, value in values.items()}
+    return np.asarray(values, object)[at]
+
+
+def _gap(model: keras.Model, suffix: keras.Model, train: Features, source: FeatureSource) -> str:
+    """Says how features of texts fail to give what the model gives, or nothing.
+
+    They do where a layer looks at what is behind the end of a text: a convolution, a mean over padding.
+    """
+    ragged = next((part for part in train.parts if isinstance(part, Ragged)), None)
+    if ragged is None or not isinstance(source.train, tuple):
+        return ""
+    order = np.argsort(ragged.lengths, kind="stable")
+    at = np.unique(np.concatenate([order[:4], order[-4:]]))  # short and long ones in a batch
+    inputs = keras.tree.map_structure(tf.constant, _some(source.train[0], at))
+    wanted = keras.tree.flatten(model(inputs, training=False))
+    got = keras.tree.flatten(suffix(train.take(at), training=False))
+    shown = np.arange(ragged.lengths[at].max()) < ragged.lengths[at][:, None]
+    worst = 0.0
+    for a, b in zip(map(np.asarray, wanted), map(np.asarray, got), strict=True):
+        if a.ndim > 2 and a.shape[:2] == shown.shape:  # one result for each piece
+            a, b = a[shown], b[shown]
+        worst = max(worst, largest_difference([a], [b]))
+    if worst <= _GAPS[source.dtype]:
+        return ""
+    return (
+        f"With features kept without padding the model's results differ by {worst:.2g} of the largest: a layer of "
+        f"{model.name!r} looks at the padding behind the end of a text. Let it use the mask."
+    )
 
 
 def _free(cache: Any) -> int:

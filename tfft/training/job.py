@@ -63,6 +63,7 @@ class Job:
             if part:
                 notes.append(f"phase {phase.name!r}: every epoch runs the whole model. {part}")
             part = Reduced(self.model, self.dataset, self.validation)
+        notes += [f"phase {phase.name!r}: {note}" for note in part.notes]
         if self.part_size is None:
             return part
         statistics = "parts" if self.batch_norm == "train" else "refuse"

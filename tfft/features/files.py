@@ -1,0 +1,134 @@
+"""Arrays as files: written example by example, mapped when they are read.
+
+Hides how rows of differing length lie in files: their values one after the other, and one more file with the number
+of items of each row. Knows nothing of TensorFlow.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tfft.features.ragged import Ragged, Rows, offsets_of
+
+LENGTHS = "lengths.bin"  # beside the files of rows that differ in length
+
+Item = tuple[Sequence[int | None], np.dtype]  # shape of one example, None first where it differs, and type
+
+
+def map_file(file: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Maps a file to memory, read-only; the file may be closed or unlinked afterwards."""
+    if 0 in shape:
+        return np.empty(shape, dtype)  # nothing can be mapped
+    return np.memmap(file, dtype, "r", 0, shape)
+
+
+def give_back(array: Rows) -> None:
+    """Lets the system forget the pages of a mapped file that this process has looked at; its disk cache keeps them."""
+    mapped = getattr(array.values if isinstance(array, Ragged) else array, "_mmap", None)
+    if mapped is not None and hasattr(mapped, "madvise"):  # not on Windows
+        mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def item_bytes(items: Sequence[Item], length: float = 1.0) -> float:
+    """Returns the size of one example.
+
+    Args:
+        items: shape and type of each of its arrays.
+        length: of rows that differ in length.
+    """
+    sizes = [np.prod([length if n is None else n for n in shape]) * np.dtype(dtype).itemsize for shape, dtype in items]
+    return float(sum(sizes))
+
+
+class ArrayFile:
+    """An array that is written example by example to a file.
+
+    Writes by calls, never through a mapping: on a full disk a write fails, a mapping kills the process.
+
+    Args:
+        descriptor: of a file open for writing; stays open.
+        shape: of one example.
+        dtype: of the file.
+    """
+
+    def __init__(self, descriptor: int, shape: Sequence[int], dtype: np.dtype) -> None:
+        self._descriptor, self._digest = descriptor, hashlib.sha256()
+        self.item, self.dtype, self.count = tuple(shape), np.dtype(dtype), 0
+
+    def append(self, array: np.ndarray) -> None:
+        """Adds examples."""
+        data = np.ascontiguousarray(array, self.dtype).reshape(-1).view(np.uint8).data
+        self._digest.update(data)
+        while len(data):
+            data = data[os.write(self._descriptor, data) :]
+        self.count += len(array)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """Shape, type and hash of what was written."""
+        return {
+            "shape": [self.count, *self.item],
+            "dtype": self.dtype.name,
+            "sha256": self._digest.hexdigest(),
+        }
+
+
+class ArrayFiles:
+    """Several arrays of the same examples, each written to a file of its own.
+
+    Args:
+        items: of the arrays.
+        make: opens a new file by its name and returns its descriptor.
+    """
+
+    def __init__(self, items: Sequence[Item], make: Callable[[str], int]) -> None:
+        self._files: dict[str, ArrayFile] = {}
+        self._fills: dict[str, int | float] = {}
+        self._names = [f"features_{number}.bin" for number in range(len(items))]
+        for name, (shape, dtype) in zip(self._names, items, strict=True):
+            ragged = len(shape) > 0 and shape[0] is None
+            self._files[name] = ArrayFile(make(name), shape[1:] if ragged else shape, dtype)
+            if ragged:
+                self._fills[name] = 0
+        if self._fills:
+            self._files[LENGTHS] = ArrayFile(make(LENGTHS), (), np.dtype(np.int32))
+
+    def append(self, arrays: Sequence[Rows]) -> None:
+        """Adds examples to each array."""
+        for name, array in zip(self._names, arrays, strict=True):
+            if isinstance(array, Ragged):
+                self._files[name].append(array.values)
+                self._fills[name] = array.fill
+            else:
+                self._files[name].append(array)
+        if self._fills:
+            self._files[LENGTHS].append(next(a for a in arrays if isinstance(a, Ragged)).lengths)
+
+    @property
+    def about(self) -> dict[str, dict[str, Any]]:
+        """What was written, by file name: shape, type, hash, and for rows that differ in length their padding."""
+        return {
+            name: file.about | ({"fill": self._fills[name]} if name in self._fills else {})
+            for name, file in self._files.items()
+        }
+
+
+def put_together(files: Mapping[str, np.ndarray], about: Mapping[str, Mapping[str, Any]]) -> tuple[Rows, ...]:
+    """Makes arrays of what was read from files.
+
+    Args:
+        files: content of each, by name, in order.
+        about: from :attr:`ArrayFiles.about`.
+    """
+    offsets = offsets_of(files[LENGTHS]) if LENGTHS in files else None
+    return tuple(
+        Ragged(array, offsets, about[name]["fill"]) if "fill" in about[name] and offsets is not None else array
+        for name, array in files.items()
+        if name != LENGTHS
+    )
