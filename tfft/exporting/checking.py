@@ -24,6 +24,7 @@ import tensorflow as tf
 from tfft.errors import ExportError, raise_problems
 from tfft.exporting.reading import BYTES_SIGNATURE
 from tfft.exporting.signatures import ARRAY_SIGNATURE, Serving
+from tfft.exporting.text_ops import ops_of, text_libraries
 from tfft.specs import InputSpec
 
 Examples = np.ndarray | Mapping[str, np.ndarray] | Sequence[bytes | str | os.PathLike]
@@ -31,6 +32,10 @@ Examples = np.ndarray | Mapping[str, np.ndarray] | Sequence[bytes | str | os.Pat
 _TIME_LIMIT = 600  # seconds; loading takes a few, a large model on a busy machine a minute
 _MAX_EXAMPLES = 16
 _MAX_PROBLEMS = 6
+_TEXTS = (
+    "A short sentence.", "Été à Zürich, naïve café", "你好，世界", "مرحبا بالعالم", "emoji 😀👍🏽 and 12,345.67",
+    "", "many words " * 500,
+)  # fmt: skip
 _RANDOM_SIZES = ((40, 56), (96, 64))  # taller, wider, smaller and larger than what models take
 
 
@@ -67,7 +72,8 @@ def check(folder: pathlib.Path, serving: Serving, examples: Examples | None, tol
     """
     with quiet_tensorflow():  # several batch shapes in a row: Keras would advise against the retracing
         trials = _with_other_orders(_trials(serving, examples))
-    results = _run_fresh(folder, [(trial.signature, dict(trial.inputs)) for trial in trials])
+    libraries = text_libraries(ops_of(serving.functions), "The exported model")
+    results = _run_fresh(folder, libraries, [(trial.signature, dict(trial.inputs)) for trial in trials])
     problems, largest = [], 0.0
     for trial, outputs in zip(trials, results, strict=True):
         found, difference = _compare(trial, outputs, tolerance)
@@ -95,7 +101,13 @@ def _trials(serving: Serving, examples: Examples | None) -> list[Trial]:
     specs = serving.functions[ARRAY_SIGNATURE].structured_input_signature[1]
     first = next(iter(specs))
     files = _files(serving, examples)
-    if examples is None or files:
+    texts = all(spec.dtype == tf.string and spec.shape.rank == 1 for spec in specs.values())
+    if texts:
+        arrays = [("texts in several scripts", {name: np.array(_TEXTS, object) for name in specs})]
+        if examples is not None:
+            given = examples if isinstance(examples, Mapping) else {first: examples}
+            arrays.append(("the examples", {name: _array(given[name], spec) for name, spec in specs.items()}))
+    elif examples is None or files:
         arrays = _random_arrays(specs)
     elif isinstance(examples, Mapping):
         arrays = [("the examples", {name: _array(examples[name], spec) for name, spec in specs.items()})]
@@ -175,7 +187,9 @@ def _random_array(spec: tf.TensorSpec, rows: int, size: tuple[int, int], generat
     return generator.random(shape).astype(spec.dtype.as_numpy_dtype)
 
 
-def _run_fresh(folder: pathlib.Path, calls: list[tuple[str, dict[str, np.ndarray]]]) -> list[dict[str, np.ndarray]]:
+def _run_fresh(
+    folder: pathlib.Path, libraries: Sequence[str], calls: list[tuple[str, dict[str, np.ndarray]]]
+) -> list[dict[str, np.ndarray]]:
     script = pathlib.Path(__file__).with_name("fresh_process.py")
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"}
     environment.pop("PYTHONWARNINGS", None)
@@ -183,6 +197,7 @@ def _run_fresh(folder: pathlib.Path, calls: list[tuple[str, dict[str, np.ndarray
         calls_path, results_path = pathlib.Path(scratch, "calls"), pathlib.Path(scratch, "results")
         calls_path.write_bytes(pickle.dumps(calls))
         command = [sys.executable, "-P", str(script), os.path.abspath(folder), str(calls_path), str(results_path)]
+        command += libraries
         try:
             done = subprocess.run(
                 command, env=environment, cwd=scratch, capture_output=True, text=True, timeout=_TIME_LIMIT, check=False

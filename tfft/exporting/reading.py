@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfft.errors import ExportError, SavedModelError, listed
+from tfft.exporting.text_ops import load_text_ops, ops_in
 
 BYTES_SIGNATURE = "serve_bytes"
 
@@ -72,6 +73,7 @@ def open_export(path: str | os.PathLike[str]) -> OpenExport:
 
     Raises:
         SavedModelError: when there is no SavedModel.
+        DependencyError: when it needs tensorflow-text, and that is missing.
 
     Example:
         >>> served = tfft.exporting.open_export("served")            # doctest: +SKIP
@@ -88,6 +90,7 @@ def open_export(path: str | os.PathLike[str]) -> OpenExport:
         folder = base / versions[max(versions)]
         if not is_savedmodel(folder):
             raise SavedModelError(f"{folder} is the highest version in {base}, but it holds no saved_model.pb.")
+    load_text_ops(ops_in(folder), f"The model in {folder}")
     loaded = tf.saved_model.load(str(folder))
     labels = folder / "assets" / "labels.txt"
     names = tuple(labels.read_text(encoding="utf-8").split("\n")[:-1]) if labels.is_file() else ()

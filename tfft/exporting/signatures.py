@@ -19,6 +19,7 @@ from tfft import heads
 from tfft.data.images import decode_image, preprocess_of, scale_pixels
 from tfft.errors import ExportError, TfftError
 from tfft.exporting.reading import BYTES_SIGNATURE, answer_bytes
+from tfft.exporting.text_ops import note_on, ops_of
 from tfft.specs import InputSpec
 
 ARRAY_SIGNATURE = "serving_default"
@@ -92,7 +93,10 @@ def serving_functions(
         decode = lambda encoded: prepare(decode_image(tf.constant(encoded), spec)).numpy()  # noqa: E731
     for name, function in functions.items():
         _check_batch_dimension(name, function)
-    return Serving(functions, reference, decode, names, task, spec, (note,) if note else ())
+    if all(tensor.dtype == tf.string and tensor.shape.rank == 1 for tensor in inputs.values()):
+        note = ""  # it takes texts: nobody expects image files
+    notes = tuple(text for text in (note, note_on(ops_of(functions))) if text)
+    return Serving(functions, reference, decode, names, task, spec, notes)
 
 
 def _rows(values: Mapping[str, np.ndarray]) -> int:

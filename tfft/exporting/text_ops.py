@@ -1,0 +1,99 @@
+"""Operations of tensorflow-text in exported models: which ones there are, and how they become known to TensorFlow.
+
+Hides that importing the package needs Keras, and its operations do not: only their libraries are loaded.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import pathlib
+from collections.abc import Iterable, Mapping
+
+import tensorflow as tf
+
+from tfft.errors import DependencyError, listed
+
+_loaded: set[str] = set()
+
+
+def ops_of(functions: Mapping[str, tf.types.experimental.ConcreteFunction]) -> set[str]:
+    """Returns the names of all operations in functions, and in the functions that they call."""
+    found: set[str] = set()
+    for function in functions.values():
+        graph = function.graph.as_graph_def()
+        found |= {node.op for node in graph.node}
+        found |= {node.op for inner in graph.library.function for node in inner.node_def}
+    return found
+
+
+def ops_in(folder: pathlib.Path) -> set[str]:
+    """Returns the names of all operations in a SavedModel that is not loaded yet."""
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    model = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
+    found: set[str] = set()
+    for meta in model.meta_graphs:
+        found |= {node.op for node in meta.graph_def.node}
+        found |= {node.op for inner in meta.graph_def.library.function for node in inner.node_def}
+    return found
+
+
+def foreign(ops: Iterable[str]) -> list[str]:
+    """Returns the operations that TensorFlow alone does not have, sorted."""
+    return sorted(op for op in set(ops) if not op.startswith("_") and not hasattr(tf.raw_ops, op))
+
+
+def note_on(ops: Iterable[str]) -> str:
+    """Says what a server needs for operations; empty where TensorFlow is enough."""
+    needed = foreign(ops)
+    if not needed:
+        return ""
+    return (
+        f"The tokenizer uses operations of tensorflow-text ({listed(needed, limit=4)}). TensorFlow Serving has them; "
+        f"in Python install {_requirement()} and import tensorflow_text before the model is loaded."
+    )
+
+
+def text_libraries(ops: Iterable[str], what: str) -> list[str]:
+    """Returns the files of tensorflow-text that define operations; none where TensorFlow is enough.
+
+    Raises:
+        DependencyError: when they are needed and the package is not installed.
+    """
+    needed = foreign(ops)
+    if not needed:
+        return []
+    spec = importlib.util.find_spec("tensorflow_text")
+    if spec is None:
+        raise DependencyError(
+            f"{what} uses the operations {listed(needed, limit=4)} of tensorflow-text, which is not installed. "
+            f"Install it with: pip install '{_requirement()}'"
+        )
+    root = pathlib.Path(spec.submodule_search_locations[0])
+    return sorted(str(path) for path in (root / "python" / "ops").glob("*.so"))
+
+
+def load_text_ops(ops: Iterable[str], what: str) -> None:
+    """Makes the operations of tensorflow-text known to this process, where some are needed.
+
+    Raises:
+        DependencyError: when the package is missing or does not fit TensorFlow.
+    """
+    for path in text_libraries(ops, what):
+        if path in _loaded:
+            continue
+        try:
+            tf.load_op_library(path)
+        except tf.errors.AlreadyExistsError:  # the package itself was imported
+            pass
+        except tf.errors.OpError as error:
+            raise DependencyError(
+                f"{what} needs tensorflow-text, and the one that is installed does not fit TensorFlow "
+                f"{tf.__version__}: {str(error).splitlines()[0]}. Install it with: pip install '{_requirement()}'"
+            ) from error
+        _loaded.add(path)
+
+
+def _requirement() -> str:
+    major, minor, *_ = tf.__version__.split(".")
+    return f"tensorflow-text=={major}.{minor}.*"
