@@ -170,14 +170,19 @@ def _inspect_arguments(add: argparse.ArgumentParser) -> None:
 
 def _predict_arguments(add: argparse.ArgumentParser) -> None:
     add.add_argument("model", metavar="RUN_OR_EXPORT", help="run folder, exported model or .keras file")
-    add.add_argument("files", nargs="+", metavar="FILE", help="image files")
+    add.add_argument(
+        "files", nargs="*", metavar="FILE", help="image files; for texts .txt files, a text in each line, or -"
+    )
+    add.add_argument("--text", action="append", metavar="TEXT", help="a text; may be given several times")
     add.add_argument("--top", type=_whole, default=3, metavar="K", help="classes to list for each file (3)")
     _json_argument(add)
 
 
 def _evaluate_arguments(add: argparse.ArgumentParser) -> None:
     add.add_argument("run_folder", metavar="RUN", help="run folder")
-    add.add_argument("data", metavar="DATA", help="folder with one folder per class; of a split one, val/ is used")
+    add.add_argument(
+        "data", metavar="DATA", help="folder with one folder per class; of a split one, val/ is used; table"
+    )
     add.add_argument("--batch-size", type=_whole, default=32, metavar="N", help="examples per step (32)")
     _json_argument(add)
 
@@ -272,8 +277,8 @@ _COMMANDS = {
     ),
     "train": (commands.train, _train_arguments, "train a model on labelled images or texts"),
     "inspect": (commands.inspect, _inspect_arguments, "show the blocks and the input of a backbone"),
-    "predict": (commands.predict, _predict_arguments, "say what image files show"),
-    "evaluate": (commands.evaluate, _evaluate_arguments, "measure a run on labelled images"),
+    "predict": (commands.predict, _predict_arguments, "say what image files show, or what texts are"),
+    "evaluate": (commands.evaluate, _evaluate_arguments, "measure a run on labelled images or texts"),
     "export": (commands.export, _export_arguments, "write the model of a run as a SavedModel for serving"),
     "cache": (commands.cache, _cache_arguments, "list or remove the features that were kept"),
     "list": (commands.list_presets, _list_arguments, "list the pretrained backbones known by a short name"),

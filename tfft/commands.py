@@ -96,20 +96,50 @@ def _input_sentence(spec: Any) -> str:
 
 
 def predict(options: argparse.Namespace, print_result: PrintResult) -> int:
-    """Predicts for image files; a bad file is reported and does not stop the others."""
-    answer, class_names = _answering(pathlib.Path(options.model))
-    from tfft.exporting import predict_files
+    """Predicts for image files or texts; a bad file is reported and does not stop the others."""
+    if not options.files and not options.text:
+        raise DataError("Nothing to predict for: give image FILEs, or texts with --text.")
+    answer, class_names, of_texts = _answering(pathlib.Path(options.model))
+    from tfft.exporting import predict_files, predict_texts
 
+    settings = {"class_names": class_names, "top": options.top}
+    if of_texts:
+        found = predict_texts(answer, [*(options.text or ()), *_lines(options.files)], **settings)
+    elif options.text:
+        raise DataError(f"The model in {options.model} takes image files, not --text.")
+    else:
+        found = predict_files(answer, options.files, **settings)
     rows = []
-    for row in predict_files(answer, options.files, class_names=class_names, top=options.top):
+    for row in found:
         rows.append(row)
         if row.error is not None:
             say(f"tfft: {row.file}: {row.error}")
         elif not options.json:
             print(_prediction_line(row))
     if options.json:
-        print_result({"model": options.model, "predictions": [row.to_dict() for row in rows]}, "")
+        name = "text" if of_texts else "file"
+        print_result({"model": options.model, "predictions": [row.to_dict(name) for row in rows]}, "")
     return FAILED if any(row.error for row in rows) else SUCCESS
+
+
+def _lines(files: Sequence[str]) -> list[str]:
+    """The texts in files, one in each line; ``-`` is the standard input."""
+    texts: list[str] = []
+    for file in files:
+        if file != "-" and not file.lower().endswith(".txt"):
+            raise DataError(
+                f"This model takes texts: give them with --text, in a .txt file with one in each line, or - for the "
+                f"standard input; got {file!r}."
+            )
+        data = sys.stdin.buffer.read() if file == "-" else pathlib.Path(file).read_bytes()
+        for number, line in enumerate(data.splitlines(), 1):
+            try:
+                texts.append(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+            except UnicodeDecodeError as error:
+                raise DataError(
+                    f"{file}:{number} is not UTF-8: byte {error.start} of the line is 0x{line[error.start]:02x}."
+                ) from error
+    return texts
 
 
 def _prediction_line(row: Any) -> str:
@@ -119,8 +149,8 @@ def _prediction_line(row: Any) -> str:
     return f"{row.file}: {row.label} {row.probability:.3f}" + (f"  ({others})" if others else "")
 
 
-def _answering(path: pathlib.Path) -> tuple[Callable, Sequence[str]]:
-    """Returns what answers for encoded images, and the class names: from a run, a .keras file or an export."""
+def _answering(path: pathlib.Path) -> tuple[Callable, Sequence[str], bool]:
+    """Returns what answers, the class names, and whether it is asked about texts: from a run, a file or an export."""
     if not path.exists():
         raise DataError(f"{path} does not exist. Expected a run folder, an exported model or a .keras file.")
     start_tensorflow()
@@ -128,7 +158,11 @@ def _answering(path: pathlib.Path) -> tuple[Callable, Sequence[str]]:
         from tfft.exporting import open_export
 
         served = open_export(path)
-        return served.predict_bytes, served.class_names
+        return (
+            (served.predict_texts if served.takes_texts else served.predict_bytes),
+            served.class_names,
+            served.takes_texts,
+        )
     import keras
 
     from tfft.exporting import serving_functions
@@ -137,9 +171,11 @@ def _answering(path: pathlib.Path) -> tuple[Callable, Sequence[str]]:
         raise DataError(f"{path} is not a model. Expected a run folder, an exported model or a .keras file.")
     file = path if path.is_file() else path / "model.keras"
     serving = serving_functions(keras.saving.load_model(file, compile=False))
+    if serving.takes_texts:
+        return serving.predict_texts, serving.class_names, True
     if serving.decode is None:
         raise DataError(f"The model in {path} cannot read image files. {' '.join(serving.notes)}")
-    return serving.predict_bytes, serving.class_names
+    return serving.predict_bytes, serving.class_names, False
 
 
 def evaluate(options: argparse.Namespace, print_result: PrintResult) -> int:
@@ -150,12 +186,37 @@ def evaluate(options: argparse.Namespace, print_result: PrintResult) -> int:
     from tfft.evaluation import evaluate as measure
 
     run = recipes.load_run(options.run_folder)
-    examples, words = _labelled(run, options.data)
-    dataset = to_dataset(examples, _input_spec(run), batch_size=options.batch_size, cache=False)
+    if run.plan.text is not None or run.plan.task != "classification" or _takes_strings(run.model):
+        dataset, words = _labelled_texts(run, options)
+        skipped: list[str] = []
+    else:
+        examples, words = _labelled(run, options.data)
+        dataset = to_dataset(examples, _input_spec(run), batch_size=options.batch_size, cache=False)
+        skipped = [str(item) for item in examples.skipped]
     scores = measure(run.model, dataset)
-    values = {"run": options.run_folder, "data": words, "skipped": [str(item) for item in examples.skipped]}
+    values = {"run": options.run_folder, "data": words, "skipped": skipped}
     print_result({**values, **scores.to_dict()}, f"{words}\n{scores}")
     return SUCCESS
+
+
+def _takes_strings(model: Any) -> bool:
+    return all(tensor.dtype == "string" for tensor in model.inputs)
+
+
+def _labelled_texts(run: Any, options: argparse.Namespace) -> tuple[Any, str]:
+    """Returns batches of texts with the labels of the run's classes, and in words which they are."""
+    from tfft.data import from_texts, load_texts, read_texts
+
+    plan, data = run.plan, pathlib.Path(options.data)
+    columns = {name: getattr(plan, name) for name in ("text", "label") if getattr(plan, name) is not None}
+    how = {"task": plan.task, "separator": plan.separator, **columns}
+    own = data.exists() and pathlib.Path(plan.data).exists() and data.samefile(plan.data)
+    if own or data.is_dir():  # never on what the run has learned from
+        splits = load_texts(data, validation=plan.validation, seed=plan.seed, **how)
+        examples, words = splits.validation, f"held-out examples: {splits.split_from}"
+    else:
+        examples, words = read_texts(data, run.class_names, **how), f"all examples in {data}"
+    return from_texts(examples, batch_size=options.batch_size), words
 
 
 def _input_spec(run: Any) -> Any:

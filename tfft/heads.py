@@ -317,9 +317,36 @@ class Logits(keras.layers.Dense):
         super().__init__(**kwargs)
         self.head = self_head
 
+    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Puts the layer behind others, and makes sure that those which are frozen are so inside too."""
+        if isinstance(inputs, keras.KerasTensor):
+            _freeze_inside(inputs)
+        return super().__call__(inputs, *args, **kwargs)
+
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor as plain values."""
         return {**super().get_config(), "head": self.head.to_dict()}
+
+
+def _freeze_inside(tensor: keras.KerasTensor) -> None:
+    """Freezes the layers inside of frozen layers, in everything that a tensor was computed by.
+
+    A layer that is made of layers, as those of transformers are, forgets in a file that it is frozen: Keras loads it
+    as such, but builds what is inside as trainable, and the model counts and trains that. The head is called when all
+    in front of it has been built, also when a file is loaded.
+    """
+    waiting, seen = [tensor], set()
+    while waiting:
+        operation = waiting.pop()._keras_history.operation
+        if id(operation) in seen:
+            continue
+        seen.add(id(operation))
+        for layer in operation._flatten_layers() if isinstance(operation, keras.layers.Layer) else ():
+            if not layer.trainable and not isinstance(layer, keras.Model):
+                for inner in layer._flatten_layers(include_self=False):
+                    inner.trainable = False
+        for node in operation._inbound_nodes:  # Keras offers no public way to walk a functional graph
+            waiting += node.input_tensors
 
 
 @keras.saving.register_keras_serializable(package="tfft")

@@ -42,12 +42,22 @@ class Tokenize(keras.layers.Layer):
         super().__init__(**kwargs)
         packer = packer if isinstance(packer, keras.layers.Layer) else keras.saving.deserialize_keras_object(packer)
         self.packer, self.names, self.mask, self.max_length = packer, dict(names), mask, int(max_length)
+        self._pieces = tf.function(self._cut, autograph=False, reduce_retracing=True)
         if getattr(packer, "sequence_length", max_length) != max_length:
             packer.sequence_length = self.max_length
 
+    def build(self, input_shape: Any) -> None:
+        """Has nothing to build: the packer builds itself at its first call, when its vocabulary has been loaded."""
+
     def call(self, texts: tf.Tensor | Sequence[tf.Tensor]) -> dict[str, tf.Tensor]:
         """Returns the backbone's inputs for texts."""
-        packed = self.packer(tuple(texts) if isinstance(texts, (list, tuple)) else texts)
+        texts = tuple(texts) if isinstance(texts, (list, tuple)) else (texts,)
+        # In a graph also when called directly: outside of one KerasHub takes another way, which knows no pairs.
+        return self._pieces(*texts) if tf.executing_eagerly() else self._cut(*texts)
+
+    def _cut(self, *texts: tf.Tensor) -> dict[str, tf.Tensor]:
+        # KerasHub takes a lone pair for inputs and labels, so the labels are said to be none.
+        packed = self.packer(texts, None) if len(texts) > 1 else self.packer(texts[0])
         found = {name: tf.cast(packed[key], tf.int32) for name, key in self.names.items()}
         longest = tf.reduce_max(tf.reduce_sum(found[self.mask], axis=-1))
         return {name: value[:, :longest] for name, value in found.items()}

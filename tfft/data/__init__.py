@@ -16,7 +16,7 @@ from tfft.data.labels import check_labels  # noqa: E402
 from tfft.data.mixing import mixed, one_hot  # noqa: E402
 from tfft.data.pipeline import from_arrays, to_dataset  # noqa: E402
 from tfft.data.text_report import TextReport  # noqa: E402
-from tfft.data.texts import TextExamples, TextSplits, from_texts, load_texts, text_lengths  # noqa: E402
+from tfft.data.texts import TextExamples, TextSplits, from_texts, load_texts, read_texts, text_lengths  # noqa: E402
 
 __all__ = [
     "Examples",
@@ -36,6 +36,7 @@ __all__ = [
     "load_texts",
     "mixed",
     "one_hot",
+    "read_texts",
     "resize_pixels",
     "scale_pixels",
     "text_lengths",

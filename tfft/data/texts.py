@@ -159,22 +159,48 @@ def load_texts(
     names = () if task == "regression" else _class_names(values[0], task)
     problems = _class_problems(values, names, task, cleaned)
     raise_problems(DataError, "The labels cannot be used", problems)
-    examples = [
-        TextExamples(
-            np.array(part.texts, object),
-            None if part.pairs is None else np.array(part.pairs, object),
-            _numbers(own, names, task),
-            names,
-            part.places,
-        )
-        for part, own in zip(cleaned, values, strict=True)
-    ]
+    examples = [_examples(part, own, names, task) for part, own in zip(cleaned, values, strict=True)]
     report = report_on([(e.texts, e.labels, e.places) for e in examples], names)
     if len(examples) == 1:
         held = _held_out(examples[0], task, validation, seed)
         examples = [examples[0].take(np.flatnonzero(~held)), examples[0].take(np.flatnonzero(held))]
         origin = f"{validation * 100:g} % {'of each class, ' if task == 'classification' else ''}drawn with seed {seed}"
     return TextSplits(examples[0], examples[1], names, task, tuple(skipped), origin, report)
+
+
+def read_texts(
+    source: Any,
+    class_names: Sequence[str],
+    *,
+    text: str | int | Sequence[str | int] = "text",
+    label: str | int = "label",
+    task: Task = "classification",
+    separator: str | None = None,
+    encoding: str = "utf-8",
+) -> TextExamples:
+    """Reads labelled texts without splitting them, for a model that knows its classes.
+
+    Args:
+        source: as :func:`load_texts` takes it, in one part.
+        class_names: of the model; empty for numbers.
+        text: as in :func:`load_texts`, like all that follows.
+        label: column of the labels.
+        task: what the labels are.
+        separator: between the labels of one text.
+        encoding: of files.
+
+    Raises:
+        DataError: as :func:`load_texts`, and for labels that are not among the classes.
+    """
+    columns = (text,) if isinstance(text, (str, int)) else tuple(text)
+    parts, _ = _parts(source, columns, label, encoding)
+    if len(parts) > 1:
+        raise DataError("Expected texts in one part, got two. Give the file or folder that is meant.")
+    raw = _cleaned(parts[0], False, [])
+    values, names = _values(raw.labels, separator), tuple(class_names)
+    unknown = list(_number_problems([values], [raw])) if task == "regression" else _unknown(values, names, raw.places)
+    raise_problems(DataError, "The labels cannot be used", unknown[:_SHOWN])
+    return _examples(raw, values, names, task)
 
 
 def from_texts(
@@ -407,10 +433,7 @@ def _class_problems(
         return [f"{len(names)} of {count} labels are different, such as {names[0]!r}: is that column an id or a text?"]
     problems = []
     if len(values) > 1:
-        for place, value in zip(parts[1].places, values[1], strict=True):
-            unknown = [one for one in (value if isinstance(value, list) else [value]) if one not in names]
-            problems += [f"{place} has the label {one!r}, which no training example has.{did_you_mean(one, names)}"
-                         for one in unknown]  # fmt: skip
+        problems += _unknown(values[1], names, parts[1].places)
     elif task == "classification":
         counts = dict.fromkeys(names, 0)
         for value in values[0]:
@@ -422,6 +445,20 @@ def _class_problems(
                 f"{listed(single)}"
             )
     return problems[:_SHOWN]
+
+
+def _unknown(values: Sequence[Any], names: tuple[str, ...], places: Sequence[str]) -> list[str]:
+    return [
+        f"{place} has the label {one!r}, which no training example has.{did_you_mean(one, names)}"
+        for place, value in zip(places, values, strict=True)
+        for one in (value if isinstance(value, list) else [value])
+        if one not in names
+    ]
+
+
+def _examples(raw: _Raw, values: Sequence[Any], names: tuple[str, ...], task: str) -> TextExamples:
+    texts, pairs = (None if column is None else np.array(column, object) for column in (raw.texts, raw.pairs))
+    return TextExamples(texts, pairs, _numbers(values, names, task), names, raw.places)
 
 
 def _number_problems(values: Sequence[Sequence[Any]], parts: Sequence[_Raw]) -> Iterator[str]:

@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 Answer = Callable[[Sequence[bytes]], dict[str, np.ndarray]]
+TextAnswer = Callable[[Sequence[str]], dict[str, np.ndarray]]
 
 _BATCH = 32
 
@@ -26,7 +27,7 @@ class FilePrediction:
     """What a model says of one file.
 
     Attributes:
-        file: path as given.
+        file: path as given; for texts the text.
         label: name of the most probable class; None where the task has none, or on an error.
         probability: of that class.
         top: the most probable classes with their probabilities, falling.
@@ -41,14 +42,18 @@ class FilePrediction:
     outputs: dict[str, Any] = dataclasses.field(default_factory=dict)
     error: str | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Returns plain values, fit for JSON: the error alone, or the prediction without it."""
+    def to_dict(self, name: str = "file") -> dict[str, Any]:
+        """Returns plain values, fit for JSON: the error alone, or the prediction without it.
+
+        Args:
+            name: of the entry that says what was asked about.
+        """
         if self.error is not None:
-            return {"file": self.file, "error": self.error}
+            return {name: self.file, "error": self.error}
         if self.label is None:
-            return {"file": self.file, **self.outputs}
+            return {name: self.file, **self.outputs}
         top = [{"label": label, "probability": probability} for label, probability in self.top]
-        return {"file": self.file, "label": self.label, "probability": self.probability, "top": top}
+        return {name: self.file, "label": self.label, "probability": self.probability, "top": top}
 
 
 def predict_files(
@@ -82,6 +87,27 @@ def predict_files(
                 yield FilePrediction(file, error=row)
             else:
                 yield _prediction(file, row, class_names, top)
+
+
+def predict_texts(
+    answer: TextAnswer, texts: Sequence[str], *, class_names: Sequence[str] = (), top: int = 3
+) -> Iterator[FilePrediction]:
+    """Predicts for texts, in order.
+
+    Args:
+        answer: texts to outputs by name, such as :meth:`OpenExport.predict_texts`.
+        texts: any strings.
+        class_names: as in :func:`predict_files`.
+        top: as in :func:`predict_files`.
+
+    Yields:
+        One prediction per text, whose ``file`` is the text.
+    """
+    for start in range(0, len(texts), _BATCH):
+        batch = list(texts[start : start + _BATCH])
+        outputs = answer(batch)
+        for i, text in enumerate(batch):
+            yield _prediction(text, {name: values[i] for name, values in outputs.items()}, class_names, top)
 
 
 def _read(file: str) -> bytes | str:

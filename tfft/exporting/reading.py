@@ -54,6 +54,40 @@ class OpenExport:
             )
         return answer_bytes(self.signatures[BYTES_SIGNATURE], encoded)
 
+    @property
+    def takes_texts(self) -> bool:
+        """Whether it takes one text at a time."""
+        signature = self.signatures.get("serving_default")
+        return signature is not None and takes_texts(signature)
+
+    def predict_texts(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
+        """Predicts for texts.
+
+        Args:
+            texts: any strings.
+
+        Returns:
+            Outputs by name, one row per text.
+
+        Raises:
+            ExportError: when the model takes something else.
+        """
+        if not self.takes_texts:
+            raise ExportError(f"{self.path} does not take texts one by one.")
+        return answer_texts(self.signatures["serving_default"], texts)
+
+
+def takes_texts(signature: Callable) -> bool:
+    """Tells whether a signature takes one text for each row, and nothing else."""
+    specs = list(signature.structured_input_signature[1].values())
+    return len(specs) == 1 and specs[0].dtype == tf.string and specs[0].shape.rank == 1
+
+
+def answer_texts(signature: Callable, texts: Sequence[str]) -> dict[str, np.ndarray]:
+    """Returns what a signature says to texts, by output name, one row per text."""
+    [name] = signature.structured_input_signature[1]
+    return {key: value.numpy() for key, value in signature(**{name: tf.constant(list(texts), tf.string)}).items()}
+
 
 def answer_bytes(signature: Callable, encoded: Sequence[bytes]) -> dict[str, np.ndarray]:
     """Returns what the signature for encoded images says to some, by output name, one row per image."""

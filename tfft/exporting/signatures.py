@@ -18,7 +18,7 @@ import tensorflow as tf
 from tfft import heads
 from tfft.data.images import decode_image, preprocess_of, scale_pixels
 from tfft.errors import ExportError, TfftError
-from tfft.exporting.reading import BYTES_SIGNATURE, answer_bytes
+from tfft.exporting.reading import BYTES_SIGNATURE, answer_bytes, answer_texts, takes_texts
 from tfft.exporting.text_ops import note_on, ops_of
 from tfft.specs import InputSpec
 
@@ -46,6 +46,15 @@ class Serving:
     task: str
     input_spec: InputSpec | None
     notes: tuple[str, ...] = ()
+
+    @property
+    def takes_texts(self) -> bool:
+        """Whether the model takes one text at a time."""
+        return takes_texts(self.functions[ARRAY_SIGNATURE])
+
+    def predict_texts(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
+        """Answers for texts as the exported model would; only where it takes them one by one."""
+        return answer_texts(self.functions[ARRAY_SIGNATURE], texts)
 
     def predict_bytes(self, encoded: Sequence[bytes]) -> dict[str, np.ndarray]:
         """Answers for encoded images as the exported model would; only where there is a ``decode``."""
