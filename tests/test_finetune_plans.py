@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import savedmodels
 import tensorflow as tf
 from test_recipes import backbone
 
@@ -146,3 +147,27 @@ def test_the_cost_is_told_beforehand_and_follows_what_trains(capsys):
     assert "100% of what 4 epochs" in text
     finetune(backbone(), squares(), epochs=1, batch_size=8, cache="memory")
     assert "cost of fine-tune: " in capsys.readouterr().out
+
+
+def test_blocks_of_a_savedmodel_that_start_anew_take_statistics_of_their_own(tmp_path):
+    savedmodels.plain_convnet(tmp_path / "net")
+    images = np.repeat(np.repeat(squares()[0], 2, axis=1), 2, axis=2)
+    run = finetune(tmp_path / "net", (images, squares()[1]), plan=plans.lp_ft(reinitialize=1), epochs=1, **QUICK)
+    assert run.plan.batch_norm == "train"
+    assert np.isfinite(run.final.loss)
+    report = run.history.audits["fine-tune"]
+    assert not report.frozen_moved
+    again = tfft.recommend_plan((images, squares()[1]), tmp_path / "net", plan=plans.lp_ft(reinitialize=1))
+    assert again.batch_norm == "train"
+
+
+def test_how_well_a_linear_head_does_decides_how_many_blocks_train():
+    images, labels = squares((60, 60))
+    noise = np.random.default_rng(0).permutation(labels)
+    known = tfft.recommend_plan((images, labels), backbone(), cache="memory")
+    unknown = tfft.recommend_plan((images, noise), backbone(), cache="memory")
+    assert "too few to train more" in known.reasons["unfreeze"]
+    assert "a linear head on the pretrained features closes only" in unknown.reasons["unfreeze"]
+    assert unknown.phases[1].unfreeze == "all"
+    blind = tfft.recommend_plan((images, noise), backbone(), cache=None)  # nothing is kept, so nothing is computed
+    assert "too few to train more" in blind.reasons["unfreeze"]

@@ -125,3 +125,16 @@ def test_what_is_switched_off_is_not_in_the_yaml():
     assert values["mixup"] == 0.2
     assert values["schedule"] == "cosine"  # what is on is written, also where it is the default
     assert not {"ema", "lora", "rates", "clip_norm"} & set(values)
+
+
+def test_data_that_a_linear_head_does_badly_on_trains_all_blocks():
+    usual = recommend(FACTS)
+    for fit in (None, 0.95):
+        known = recommend(dataclasses.replace(FACTS, fit=fit))
+        assert (known.phases, known.reasons) == (usual.phases, usual.reasons)
+    assert usual.phases[1].unfreeze == 6
+    far = recommend(dataclasses.replace(FACTS, fit=0.4))
+    assert far.phases[1].unfreeze == "all"
+    assert far.phases[1].learning_rate > 3 * usual.phases[1].learning_rate
+    assert "closes only 40% of the gap" in far.reasons["unfreeze"]
+    assert recommend(dataclasses.replace(FACTS, fit=0.4), Wishes(unfreeze=2)).phases[1].unfreeze == 2

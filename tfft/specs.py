@@ -171,12 +171,14 @@ class Phase:
         mixup: alpha of the Beta distribution that pairs of examples are mixed with; 0 for no mixing.
         cutmix: the same, of patches.
         ema: decay of an exponential moving average of the weights, which is what the phase gives; 0 for none.
-        swa: share of the phase, at its end, whose weights are averaged; 0 for none.
+        swa: share of the phase, at its end, whose weights are averaged; 0 for none. It is made for a rate that
+            stays up there, as with ``schedule="constant"``: where the rate falls to 0, there is little to average.
         interpolate: True looks for the best point between the first and the last weights of the phase
             (WiSE-FT) on the validation examples.
         surgical: of the blocks that ``unfreeze`` names, train only so many: those whose gradients are largest
             for the size of their weights when the phase begins; 0 for all.
-        reinitialize: number of last blocks that start from new weights.
+        reinitialize: number of last blocks that start from new weights; :func:`tfft.finetune` lets BatchNorm
+            statistics follow the data then (``batch_norm="train"``), since those of the old weights would be wrong.
         lora: rank of the low-rank updates that train in place of the kernels of the blocks; 0 for the kernels.
         clip_norm: largest norm of all gradients together; None for no limit.
         contrastive: tunes the features instead of the predictions, for few examples: so many pairs of examples for

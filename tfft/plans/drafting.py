@@ -22,6 +22,7 @@ _TINY_SIDE, _TINY_SIZE = 32, 64  # pixels
 _SMALL_SIDE, _SMALL_SIZE = 64, 128
 _PAIRS, _PAIRS_OF_BATCH, _PAIR_STEPS = 40, 16, 400  # of an example in an epoch; the most steps that make sense
 PAIRED = 64  # examples of each class at most, of which pairs are made
+_FITS = 0.78  # below it, all blocks train; docs/plans.md tells on which data that was seen to be right
 _SHARES = ((500, 6), (5_000, 3), (50_000, 2))  # below so many examples, one block in so many
 
 
@@ -46,10 +47,15 @@ class Draft:
         return math.ceil(self.facts.examples / size)
 
     @property
-    def is_far(self) -> bool:
+    def is_tiny(self) -> bool:
         """Whether the images are so small that the pretrained features fit them badly, and are enough to say so."""
         side = self.facts.image_side
         return side is not None and side <= _TINY_SIDE and self.facts.examples >= _FEW
+
+    @property
+    def is_far(self) -> bool:
+        """Whether a linear head on the pretrained features does badly: the data is unlike what they are made for."""
+        return self.facts.fit is not None and self.facts.fit < _FITS
 
     def image_size(self) -> tuple[int, int] | None:
         """Height and width in pixels; None for a backbone that takes no images."""
@@ -78,7 +84,13 @@ class Draft:
         facts, wish = self.facts, self.wishes.unfreeze
         if wish != "auto":
             return wish if isinstance(wish, (int, float, str)) else list(wish)
-        if self.is_far and facts.examples < _SHARES[-1][0]:
+        if self.is_far:
+            self.reasons["unfreeze"] = (
+                f"all {facts.blocks} blocks: a linear head on the pretrained features closes only {facts.fit:.0%} of "
+                "the gap between the commonest class and all right, so the data is unlike what they were made for"
+            )
+            return "all"
+        if self.is_tiny and facts.examples < _SHARES[-1][0]:
             count = math.ceil(facts.blocks / 2)
             self.reasons["unfreeze"] = (
                 f"the last {count} of {facts.blocks} blocks: such small images look like nothing the backbone was "
@@ -114,7 +126,7 @@ class Draft:
         rate = self.wishes.learning_rate
         size = 32 if self.wishes.batch_size == "auto" else self.wishes.batch_size
         scale = math.sqrt(size / 32)
-        peak = _FAR_RATE if self.is_far else _FINE_TUNE_RATE
+        peak = _FAR_RATE if self.is_tiny or self.is_far else _FINE_TUNE_RATE
         frozen, fine = float(f"{_FROZEN_RATE * scale:.2g}"), float(f"{peak * scale:.2g}")
         if isinstance(rate, (tuple, list)):
             return float(rate[0]), float(rate[1])

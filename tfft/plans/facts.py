@@ -32,6 +32,8 @@ class Facts:
         smallest: number of training examples of the smallest class; None when not known.
         largest: the same of the largest class.
         texts: whether the examples are texts.
+        fit: how well the backbone's features fit the classes: accuracy of a linear head on them, cross-validated,
+            between that of the commonest class (0) and all right (1); None when not known.
     """
 
     examples: int
@@ -44,6 +46,7 @@ class Facts:
     smallest: int | None = None
     largest: int | None = None
     texts: bool = False
+    fit: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)

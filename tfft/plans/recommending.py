@@ -31,8 +31,9 @@ def recommend(
     Epochs follow from steps: fine-tuning gets at least 280, a trained head 240, in 2 to 10 epochs. The fewer the
     examples, the fewer last blocks train: a sixth of them below 500, a third below 5,000, half below 50,000, else
     all. Tiny images look like nothing the backbone was trained on; with 500 of them and more, at least half of the
-    blocks train, at a higher rate. Rates are for Adam and grow with the square root of the batch size. For texts with
-    at most 64 examples in the smallest class the reasons name ``setfit`` as an alternative; it is never chosen.
+    blocks train, at a higher rate. Where a linear head on the pretrained features does badly, all blocks train, at that
+    rate. Rates are for Adam and grow with the square root of the batch size. For texts with at most 64 examples in the
+    smallest class the reasons name ``setfit`` as an alternative; it is never chosen.
 
     Args:
         facts: about data and backbone.

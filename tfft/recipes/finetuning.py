@@ -22,7 +22,16 @@ from tfft.exporting.savedmodel import Exported, export, version_folder
 from tfft.plans import NamedPlan, Wishes, named, show, wishes_of
 from tfft.recipes.costing import cost
 from tfft.recipes.gathering import Gathered, gather
-from tfft.recipes.preparing import build_model, data_line, is_cached, open_backbone, plan_for, spec_of
+from tfft.recipes.preparing import (
+    build_model,
+    data_line,
+    feature_source,
+    is_cached,
+    open_backbone,
+    plan_for,
+    spec_of,
+    with_new_statistics,
+)
 from tfft.recipes.runs import (
     CHECKPOINTS,
     EXPORT,
@@ -35,8 +44,8 @@ from tfft.recipes.runs import (
     write_run,
 )
 from tfft.slicing import describe, select
-from tfft.specs import Augmentation, InputSpec, Phase, Plan
-from tfft.training import Checkpoints, FeatureSource, History, is_chief, on_chief, train
+from tfft.specs import Augmentation, Phase, Plan
+from tfft.training import Checkpoints, History, is_chief, on_chief, train
 from tfft.training.distributing import has_workers
 from tfft.training.phases import check_phases
 
@@ -156,6 +165,7 @@ def finetune(
     settings = {field.name: arguments[field.name] for field in dataclasses.fields(Wishes)}
     given = _plan_of(plan, settings)
     wishes = Wishes(**(wishes_of(given) if isinstance(given, Plan) else settings))
+    wishes, given = with_new_statistics(wishes, given)
     _check(wishes, given, callbacks)
     folder = check_out(out)
     target = None if export_to is None or isinstance(export_to, bool) else version_folder(export_to)
@@ -176,7 +186,7 @@ def finetune(
     opened = open_backbone(backbone, wishes)
     for note in opened.notes:
         say(f"backbone: {note}")
-    plan = given if isinstance(given, Plan) else plan_for(opened, gathered, wishes, cache, given)
+    plan = given if isinstance(given, Plan) else plan_for(opened, gathered, wishes, cache, given, verbose)
     plan = dataclasses.replace(plan, versions=_versions())
     for phase in plan.phases:
         select(opened, phase.unfreeze)  # a block that does not exist is an error before training
@@ -326,7 +336,7 @@ def _train(
         lambda: data.training(spec, plan, epoch),
         held_out,
         plan.phases,
-        source=_source(data, spec, plan, cache),
+        source=feature_source(data, spec, plan, cache),
         epoch=epoch,
         l2=plan.l2,
         seed=plan.seed,
@@ -357,19 +367,6 @@ def _class_weight(data: Gathered, plan: Plan) -> Mapping[int, float] | None:
     if plan.class_weight is None:
         return None
     return class_weights(np.repeat(np.arange(len(data.counts)), data.counts), data.class_names, plan.class_weight)
-
-
-def _source(
-    data: Gathered, spec: InputSpec | None, plan: Plan, cache: str | os.PathLike[str] | bool | None
-) -> FeatureSource | None:
-    if not is_cached(data, cache):
-        return None
-    batch_size = data.batch_size or plan.batch_size
-    shuffle = not data.is_ready
-    varied = {"augment": plan.augment, "views": plan.views, "sampling": plan.sampling}
-    return FeatureSource(
-        *data.ordered(spec), batch_size=batch_size, shuffle=shuffle, seed=plan.seed, cache=cache, **varied
-    )
 
 
 def _export(run: Run, target: pathlib.Path, data: Gathered, held_out: tf.data.Dataset) -> Exported:

@@ -18,8 +18,10 @@ from tfft.errors import PlanError, listed
 from tfft.models import build
 from tfft.plans import Facts, NamedPlan, Wishes, recommend
 from tfft.recipes.gathering import Gathered, gather
+from tfft.recipes.probing import fit_of
 from tfft.recipes.sizing import fitting_batch_size
 from tfft.specs import InputSpec, Plan
+from tfft.training import FeatureSource
 
 
 def recommend_plan(
@@ -27,10 +29,13 @@ def recommend_plan(
     backbone: str | os.PathLike[str] | Backbone | keras.Model,
     *,
     plan: NamedPlan | None = None,
-    cache: object = "auto",
+    cache: str | os.PathLike[str] | bool | None = "auto",
     **wishes: Any,
 ) -> Plan:
     """Says what :func:`tfft.finetune` would do with some data and a backbone, and why; trains nothing.
+
+    Where it decides how many blocks train, it first runs the frozen backbone over the examples, and keeps the result
+    for the training: how well a linear head does on it tells whether the backbone knows such data.
 
     Use it to see and change a plan before it costs anything: the result is data, and ``finetune(plan=...)`` takes it.
 
@@ -52,10 +57,20 @@ def recommend_plan(
         >>> print(tfft.plans.show(plan))
         >>> tfft.finetune("efficientnet-lite0", "photos/", plan=plan)
     """
-    wanted = Wishes(**wishes)
+    wanted, plan = with_new_statistics(Wishes(**wishes), plan)
     wanted.check()
     gathered = gather(data, validation=wanted.validation, seed=wanted.seed, strict=wanted.strict)
     return plan_for(open_backbone(backbone, wanted), gathered, wanted, cache, plan)
+
+
+def with_new_statistics(wishes: Wishes, plan: Plan | NamedPlan | None) -> tuple[Wishes, Plan | NamedPlan | None]:
+    """Lets BatchNorm statistics follow where a phase starts blocks anew: those of the old weights would be wrong."""
+    if isinstance(plan, Plan):
+        anew = any(phase.reinitialize for phase in plan.phases)
+        plan = dataclasses.replace(plan, batch_norm="train") if anew else plan
+    else:
+        anew = plan is not None and bool(plan.settings.get("reinitialize"))
+    return (dataclasses.replace(wishes, batch_norm="train") if anew else wishes), plan
 
 
 def open_backbone(backbone: Any, wishes: Wishes) -> Backbone:
@@ -80,18 +95,42 @@ def _fitted(backbone: Backbone, wishes: Wishes) -> Backbone:
     return dataclasses.replace(backbone, input_spec=dataclasses.replace(backbone.input_spec, resize=wishes.resize))
 
 
-def plan_for(backbone: Backbone, data: Gathered, wishes: Wishes, cache: object, plan: NamedPlan | None) -> Plan:
+def plan_for(
+    backbone: Backbone,
+    data: Gathered,
+    wishes: Wishes,
+    cache: str | os.PathLike[str] | bool | None,
+    plan: NamedPlan | None,
+    verbose: bool = False,
+) -> Plan:
     """Fills every setting that was left open."""
     facts = _facts(backbone, data, cache)
     names: dict[str, Any] = {"plan": plan, "backbone": _absolute(backbone.origin), "data": _absolute(data.name)}
+    known = dataclasses.replace(wishes, batch_size=32) if wishes.batch_size == "auto" else wishes
+    first = recommend(facts, known, **names)
+    if facts.cached and first.name == "lp_ft" and wishes.unfreeze == "auto" and first.phases[0].solve is True:
+        model, source = build_model(backbone, data, first), feature_source(data, spec_of(backbone, first), first, cache)
+        facts = dataclasses.replace(facts, fit=fit_of(model, data, source, seed=first.seed, verbose=verbose))
+        first = recommend(facts, known, **names)
     if wishes.batch_size != "auto":
-        return recommend(facts, wishes, **names)
-    first = recommend(facts, dataclasses.replace(wishes, batch_size=32), **names)
+        return first
     batch = next(iter(data.validation(spec_of(backbone, first), 32)))
     trial = {"examples": data.examples, "cached": facts.cached}
     found = fitting_batch_size(build_model(backbone, data, first), batch[:2], first.phases[-1], **trial)
     final = recommend(facts, dataclasses.replace(wishes, batch_size=found.size), **names)
     return dataclasses.replace(final, reasons={**final.reasons, "batch_size": found.reason})
+
+
+def feature_source(
+    data: Gathered, spec: InputSpec | None, plan: Plan, cache: str | os.PathLike[str] | bool | None
+) -> FeatureSource | None:
+    """The examples as what is frozen sees them once; None where nothing is kept."""
+    if not is_cached(data, cache):
+        return None
+    return FeatureSource(
+        *data.ordered(spec), batch_size=data.batch_size or plan.batch_size, shuffle=not data.is_ready, seed=plan.seed,
+        cache=cache, augment=plan.augment, views=plan.views, sampling=plan.sampling,
+    )  # fmt: skip
 
 
 def _facts(backbone: Backbone, data: Gathered, cache: object) -> Facts:

@@ -1,0 +1,37 @@
+"""How well a frozen backbone fits some data, before a plan is made: :func:`fit_of`.
+
+Hides that nothing is computed twice: the features are those that the first phase solves its head on, from the cache.
+"""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+
+from tfft import heads
+from tfft.features import solve_head, split_head
+from tfft.recipes.gathering import Gathered
+from tfft.training import FeatureSource
+
+
+def fit_of(model: keras.Model, data: Gathered, source: FeatureSource, *, seed: int, verbose: bool) -> float | None:
+    """Measures a linear head on the features of a frozen backbone, by cross-validation on the training examples.
+
+    Args:
+        model: the backbone with a head for the classes; not changed.
+        data: that the counts of the classes are of.
+        source: the same examples.
+        seed: of the folds.
+        verbose: print what is computed.
+
+    Returns:
+        Where the accuracy lies between that of naming the commonest class (0) and all right (1); None where no
+        examples can be held out.
+    """
+    prefix, _ = split_head(model)
+    train, _ = source.extract(prefix, verbose, varied=False)
+    solved = solve_head(np.asarray(train.arrays), train.labels, heads.of(model), seed=seed)
+    if solved.best is None or solved.best.accuracy is None:
+        return None
+    commonest = max(data.counts) / sum(data.counts)
+    return (solved.best.accuracy - commonest) / (1 - commonest)
