@@ -121,6 +121,7 @@ def test_many_classes_come_in_turn_and_a_batch_has_two_of_each():
         assert len(counts) >= 7
         assert min(counts.values()) >= 2
         seen.update(counts)
+    assert set(seen) == set(range(20))
     assert max(seen.values()) - min(seen.values()) <= 2  # of 10 or 11
 
 

@@ -63,6 +63,7 @@ def contrast(job: Job, phase: Phase, notes: list[str]) -> tuple[Reduced, int, di
     names = heads.of(job.model).class_names
     counts = np.bincount(labels, minlength=len(names))
     check_classes(counts, names)
+    notes.append(f"phase {phase.name!r}: its scores are of the head from before, which these features do not fit")
     if counts.max() >= MOST:
         notes.append(f"phase {phase.name!r}: at most {MOST} examples of each class are compared")
     alone = int((counts == 1).sum())
