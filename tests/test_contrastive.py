@@ -27,109 +27,125 @@ HEAD = dataclasses.replace(SOLVED, name="head")
 
 
 def oracle(labels, features):
+    """The loss of each example, pair by pair."""
     unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
-    errors = [(unit[i] @ unit[i + 1] - (labels[i] == labels[i + 1])) ** 2 for i in range(0, len(labels), 2)]
-    return np.array(errors)
+    found = []
+    for i in range(len(labels)):
+        errors = {True: [], False: []}
+        for j in range(len(labels)):
+            if i != j:
+                alike = bool(labels[i] == labels[j])
+                errors[alike].append((unit[i] @ unit[j] - alike) ** 2)
+        found.append(sum(np.mean(e) / 2 for e in errors.values() if e))
+    return np.array(found)
 
 
-def test_the_loss_is_the_squared_error_of_the_cosine():
+def test_the_loss_is_the_mean_squared_error_of_the_cosine_with_all_others_half_of_them_alike():
     random = np.random.default_rng(0)
-    labels, features = random.integers(0, 3, 12), random.normal(size=(12, 5))
+    labels, features = np.array([0, 1, 2, 0, 1, 1, 0, 3, 1]), random.normal(size=(9, 5))  # 2 and 3 are alone
     expected = oracle(labels, features)
-    assert 0 < (labels[0::2] == labels[1::2]).sum() < 6
     loss = PairCosine()
     np.testing.assert_allclose(loss(labels, features.astype("float32")), expected.mean(), rtol=1e-5)
     each = PairCosine(reduction=None)(labels[:, None], features.astype("float32") * 1e3)  # of any length
     np.testing.assert_allclose(each, expected, rtol=1e-4)
+    perfect = np.eye(4)[labels].astype("float32")
+    assert float(loss(labels, perfect)) == 0
     assert isinstance(keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(loss)), PairCosine)
 
 
 def test_gradients_pull_likes_together_and_others_to_a_right_angle_and_are_numbers_at_zero():
-    features = tf.Variable([[1.0, 0.2], [0.3, 1.0], [1.0, 0.2], [0.3, 1.0], [0.0, 0.0], [1.0, 1.0]])
-    labels = [1, 1, 0, 2, 1, 1]
-    cosine = lambda rows: oracle(np.zeros(2), rows)[0]  # noqa: E731
+    before = np.array([[1.0, 0.2, 0.0], [0.3, 1.0, 0.0], [0.4, 0.4, 1.0], [0.0, 0.0, 0.0]], np.float32)
+    features = tf.Variable(before)
     with tf.GradientTape() as tape:
-        loss = PairCosine()(labels, features)
-    before = features.numpy()
+        loss = PairCosine()([1, 1, 0, 0], features)
     gradient = tape.gradient(loss, features).numpy()
     assert np.isfinite(gradient).all()
-    after = before - 0.3 * gradient
-    assert cosine(after[:2]) < cosine(before[:2])  # nearer to 1
-    assert cosine(after[2:4]) > cosine(before[2:4])
+    unit = [z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-9) for z in (before, before - 0.3 * gradient)]
+    first, second = (u @ u.T for u in unit)
+    assert second[0, 1] > first[0, 1] + 0.01
+    assert abs(second[0, 2]) < abs(first[0, 2]) - 0.01
+    assert abs(second[1, 2]) < abs(first[1, 2]) - 0.01
 
 
-def drawn(dataset):
-    """Pairs of an epoch, [n, 2], of a dataset whose inputs are the numbers of the examples."""
-    return np.concatenate([np.asarray(rows).reshape(-1, 2) for rows, _ in dataset])
+def batches(dataset):
+    """The numbers of the examples in each batch, of a dataset whose inputs they are."""
+    return [rows.numpy().tolist() for rows, _ in dataset]
 
 
-def test_pairs_are_balanced_never_of_an_example_with_itself_and_meet_all_others_in_turn():
-    labels = np.array([0, 1, 0, 0, 2, 1, 1, 2, 0])  # 4, 3 and 2 of them
-    dataset = pairs(np.arange(9), labels, each=12, size=4, seed=3)
-    assert int(dataset.cardinality()) == 9 * 12 // 4
-    found = drawn(dataset)
-    assert found.shape == (9 * 12, 2)
-    assert (found[:, 0] != found[:, 1]).all()
-    same = labels[found[:, 0]] == labels[found[:, 1]]
-    assert same[0::2].all()
-    assert not same[1::2].any()
-    for kind in (True, False):
-        met = collections.Counter(map(tuple, found[same == kind]))
-        assert set(collections.Counter(found[same == kind][:, 0]).values()) == {6}
-        likes = labels[:, None] == labels[None, :]
-        others = [(i, j) for i in range(9) for j in range(9) if i != j and likes[i, j] == kind]
-        assert set(met) <= set(others)
-        counts = {i: [met[p] for p in others if p[0] == i] for i in range(9)}
-        assert all(max(c) - min(c) <= 1 for c in counts.values())  # nobody again before everybody else
-    for rows, classes in dataset:
-        np.testing.assert_array_equal(labels[rows.numpy()], classes)
+def test_batches_have_as_many_of_each_class_none_twice_and_all_of_a_class_in_turn():
+    labels = np.random.default_rng(0).permutation(np.repeat([3, 5, 9], [12, 14, 15]))
+    dataset = pairs(np.arange(41), labels, shown=5, size=13, seed=3)
+    found = batches(dataset)
+    assert len(dataset) == len(found) == 18  # 41 x 5 / 12, rounded up
+    for rows, (_, classes) in zip(found, dataset, strict=True):
+        np.testing.assert_array_equal(labels[rows], classes)
+        assert len(set(rows)) == len(rows)
+        assert collections.Counter(labels[rows]) == {3: 4, 5: 4, 9: 4}
+    for first in range(0, 18, 3):  # 12 of a class make three parts of 4, then they are shuffled anew
+        turn = [i for rows in found[first : first + 3] for i in rows]
+        assert len(turn) == len(set(turn)) == 36
+        assert {i for i in turn if labels[i] == 3} == set(np.flatnonzero(labels == 3))
+    assert found[:3] != found[3:6]
+    whole = batches(pairs(np.arange(16), np.tile([0, 1], 8), shown=3))
+    assert [sorted(rows) for rows in whole] == [list(range(16))] * 3  # few examples: all of them, in each step
 
 
-def test_pairs_follow_from_seed_and_epoch_alone_and_go_on_over_epochs():
-    labels = np.repeat([0, 1], 9)
+def test_batches_follow_from_seed_and_epoch_alone_and_go_on_over_epochs():
+    labels = np.repeat([0, 1], 24)
     epoch = tf.Variable(0, dtype=tf.int64)
-    first, again, other = (pairs(np.arange(18), labels, each=4, size=4, seed=seed, epoch=epoch) for seed in (1, 1, 2))
-    zero = drawn(first)
-    np.testing.assert_array_equal(zero, drawn(first))
-    np.testing.assert_array_equal(zero, drawn(again))
-    assert (zero != drawn(other)).any()
+    first, again, other = (pairs(np.arange(48), labels, shown=1, size=12, seed=seed, epoch=epoch) for seed in (1, 1, 2))
+    zero = batches(first)
+    assert zero == batches(first) == batches(again)
+    assert zero != batches(other)
+    assert sorted(np.concatenate(zero)) == list(range(48))  # each once
     epoch.assign(3)
-    three = drawn(first)
-    assert (zero != three).any()
+    three = batches(first)
+    assert zero != three
     epoch.assign(0)
-    np.testing.assert_array_equal(zero, drawn(first))
-    counted = pairs(np.arange(18), labels, each=4, size=4, seed=1)
-    np.testing.assert_array_equal(zero, drawn(counted))
-    met = [p for _ in range(3) for p in map(tuple, drawn(counted))]  # with epoch 0: 4 x 2 = all 8 likes, once
-    likes = collections.Counter(p for p in [*map(tuple, zero), *met] if labels[p[0]] == labels[p[1]])
-    assert set(likes.values()) == {1}
-    assert len(likes) == 18 * 8
+    assert zero == batches(first)
+    counted = pairs(np.arange(48), labels, shown=1, size=12, seed=1)
+    assert [batches(counted) for _ in range(4)][::3] == [zero, three]
+    steps = pairs(np.arange(48), labels, shown=1, size=20, seed=1)  # 3 in an epoch; two of them are a turn
+    turns = [rows for _ in range(2) for rows in batches(steps)]
+    assert [len(set(turns[i]) & set(turns[i + 1])) for i in (0, 2, 4)] == [0, 0, 0]  # the second one over the end
+    assert set(turns[1]) & set(turns[2])
 
 
-def test_an_example_alone_in_its_class_meets_others_only_and_many_are_capped():
+def test_many_classes_come_in_turn_and_a_batch_has_two_of_each():
+    labels = np.repeat(np.arange(20), 5)
+    found = batches(pairs(np.arange(100), labels, shown=2, size=16))
+    assert len(found) == 100 * 2 // 16 + 1
+    seen = collections.Counter()
+    for rows in found:
+        counts = collections.Counter(labels[rows])
+        assert len(counts) >= 7
+        assert min(counts.values()) >= 2
+        seen.update(counts)
+    assert set(seen) == set(range(20))
+    assert max(seen.values()) - min(seen.values()) <= 2  # of 10 or 11
+
+
+def test_an_example_alone_in_its_class_is_shown_once_in_a_batch_and_many_are_capped():
     labels = np.array([0, 0, 0, 1])
-    found = drawn(pairs(np.arange(4), labels, each=4, size=2))
-    alone = found[(found == 3).any(axis=1)]
-    assert len(alone)
-    assert (alone[:, 0] != alone[:, 1]).all()
-    assert (labels[found[:, 0]] == labels[found[:, 1]]).mean() == 0.5
+    found = batches(pairs(np.arange(4), labels, shown=4))
+    assert all(sorted(rows) == [0, 1, 2, 3] for rows in found)
     many = np.repeat([5, 7], [100, 30])
-    used = np.unique(drawn(pairs(np.arange(130), many, most=20, seed=1)))
+    used = np.unique(np.concatenate(batches(pairs(np.arange(130), many, most=20, seed=1, shown=2))))
     assert collections.Counter(many[used]) == {5: 20, 7: 20}
     assert used.max() > 120 > 20 > used.min()  # drawn, not the first ones
-    assert len(np.unique(drawn(pairs(np.arange(130), many, most=None)))) == 130
+    assert len(np.unique(np.concatenate(batches(pairs(np.arange(130), many, most=None, shown=4))))) == 130
     texts = {"text": np.array(["a\0", "b", "c", "d"], object), "n": np.eye(4)}
     inputs, classes = next(iter(pairs(texts, labels, size=1000)))
-    assert inputs["text"].shape == classes.shape == (240,)  # 3 of 4 have likes, 20 pairs each and as many others
-    assert inputs["n"].shape == (240, 4)
+    assert inputs["text"].shape == classes.shape == (4,)
+    assert inputs["n"].shape == (4, 4)
     assert b"a\0" in inputs["text"].numpy().tolist()
 
 
 @pytest.mark.parametrize(
     ("labels", "settings", "error", "says"),
     [
-        ([0, 0, 1, 1], {"each": 3}, PlanError, "each must be an even number of at least 2"),
-        ([0, 0, 1, 1], {"each": 0, "size": 0, "most": 1}, PlanError, r"(?s)each must.*size must.*most must"),
+        ([0, 0, 1, 1], {"shown": 0}, PlanError, "shown must be a whole number of at least 1, got 0"),
+        ([0, 0, 1, 1], {"shown": 0, "size": 3, "most": 1}, PlanError, r"(?s)shown must.*size must.*most must"),
         ([0, 0, 0, 0], {}, DataError, "at least two classes, received 4 examples of 0"),
         ([0, 1, 2, 3], {}, DataError, "each of the 4 classes has one"),
         ([0, 1, 1], {}, DataError, "one label for each example"),
@@ -269,29 +285,31 @@ def test_what_is_frozen_runs_once_and_gives_what_the_whole_model_gives(tmp_path)
     assert not any(path.startswith("block0") for path in changed)
 
 
-def test_batches_in_parts_do_not_cut_pairs_and_train_the_same():
-    found = []
-    for part_size in (None, 1, 7, 100):
-        model = network()
-        sgd = dataclasses.replace(TUNE, optimizer="sgd", learning_rate=0.1, unfreeze=1)
-        train(model, stripes(32), None, [sgd], verbose=False, part_size=part_size)
-        found.append(weights(model))
-    assert (found[0]["block1_conv/kernel"] != weights(network())["block1_conv/kernel"]).any()
-    for other in found[1:]:
-        for path, value in found[0].items():
-            np.testing.assert_allclose(other[path], value, rtol=1e-3, atol=1e-5, err_msg=path)
+def test_all_of_a_batch_are_compared_so_parts_make_smaller_batches():
+    steps = {}
+    for part_size in (None, 100, 8, 1):
+        count = keras.callbacks.LambdaCallback(
+            on_train_batch_end=lambda batch, logs, size=part_size: steps[size].append(1)
+        )
+        steps[part_size] = []
+        history = train(
+            network(), stripes(64), None, [TUNE], verbose=False, part_size=part_size, callbacks=[count]
+        )  # fmt: skip
+        told = [note for note in history.notes if "are compared at once" in note]
+        assert len(told) == (part_size in (8, 1))
+    assert {size: len(found) for size, found in steps.items()} == {None: 16, 100: 16, 8: 64, 1: 128}
 
 
 def test_a_stopped_phase_goes_on_to_the_same_weights(tmp_path):
-    [(x, y)] = stripes(24, batch=24).as_numpy_iterator()
+    [(x, y)] = stripes(96, batch=96).as_numpy_iterator()
     x = np.clip(2 * x + 6, 0, 12)  # pixels, as the pipeline that shuffles by the epoch wants them
 
     def trained(folder, fail=None):
         model = network()
         with tf.device("CPU:0"):
             epoch = tf.Variable(0, dtype=tf.int64)
-        data = tfft.data.from_arrays(x, y, None, batch_size=8, shuffle=True, epoch=epoch)
-        tune = dataclasses.replace(TUNE, epochs=2, contrastive=4)
+        data = tfft.data.from_arrays(x, y, None, batch_size=32, shuffle=True, epoch=epoch)
+        tune = dataclasses.replace(TUNE, epochs=2, contrastive=2)
         history = train(
             model, data, stripes(seed=9), [Phase("first", 1, 2, 1e-2), tune, HEAD, Phase("last", 1, 1, 1e-2)],
             verbose=False, epoch=epoch, callbacks=[Fail(fail)],
@@ -371,9 +389,9 @@ def test_examples_are_taken_once_and_at_most_64_of_a_class():
     count = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: steps.append(batch))
     y[-1] = 2
     history = train(model, of_arrays(x, y), None, [TUNE], verbose=False, callbacks=[count], class_weight={0: 2.0})
-    assert len(steps) == (12 + 64) * 8 // 16  # those of class 2 have no like
+    assert len(steps) == -(-(12 + 64 + 1) * 8 // 30)  # 10 of each class at a time
     notes = "\n".join(history.notes)
-    assert "at most 64 examples of each class" in notes
+    assert "at most 64 examples of each class are compared" in notes
     assert "1 classes have one example" in notes
     assert "weights of classes are not used for pairs" in notes
 
@@ -390,13 +408,12 @@ def test_low_rank_updates_can_be_tuned_on_pairs():
 
 def test_everything_that_does_not_go_with_pairs_is_refused_at_once():
     wrong = {
-        "mixup": 0.2, "surgical": 1, "reinitialize": 1, "interpolate": True, "schedule": "plateau", "contrastive": 7,
+        "mixup": 0.2, "surgical": 1, "reinitialize": 1, "interpolate": True, "schedule": "plateau",
     }  # fmt: skip
     with pytest.raises(PlanError) as caught:
         check_phases([dataclasses.replace(TUNE, **wrong)])
     message = str(caught.value)
     for part in (
-        "an even number",
         "mixup and cutmix",
         "surgical chooses",
         "reinitialize",
@@ -437,7 +454,7 @@ def test_the_plan_probes_tunes_and_solves_again():
     assert head == HEAD
     assert (tune.unfreeze, tune.epochs, tune.learning_rate, tune.contrastive) == ("all", 1, 2e-5, 40)
     assert (tune.warmup, tune.schedule, tune.optimizer) == (0.1, "linear", "adamw")
-    assert "40 steps of 16 pairs" in plan.reasons["pairs"]
+    assert plan.reasons["shown"] == "40 steps of 16 examples, all compared in pairs"
     text = show(plan)
     assert "all blocks, on pairs" in text
     assert "contrastive=40" in text
@@ -452,12 +469,13 @@ def test_numbers_of_the_plan_follow_from_the_examples_and_the_wishes():
     assert drafting.PAIRED == tfft.contrastive.MOST
     many = tuned(dataclasses.replace(FEW, examples=5000, classes=10, smallest=400, largest=600))
     assert many.phases[1].contrastive == 10
-    assert "400 steps" in many.reasons["pairs"]
-    assert "'lp_ft' is most likely better" in many.reasons["pairs"]
-    assert tuned(dataclasses.replace(FEW, examples=90_000, classes=1000)).phases[1].contrastive == 2
+    assert "200 steps of 32" in many.reasons["shown"]
+    assert "'lp_ft' is most likely better" in many.reasons["shown"]
+    assert tuned(dataclasses.replace(FEW, examples=128, smallest=64)).phases[1].contrastive == 40
+    assert tuned(dataclasses.replace(FEW, examples=90_000, classes=1000)).phases[1].contrastive == 1
     two = tuned(dataclasses.replace(FEW, examples=4, smallest=2, largest=2))
     assert [phase.solve for phase in two.phases] == ["prototypes", False, "prototypes"]
-    own = tuned(FEW, plans.setfit(pairs=6, lora=4), unfreeze=2, epochs=3, learning_rate=1e-3).phases[1]
+    own = tuned(FEW, plans.setfit(shown=6, lora=4), unfreeze=2, epochs=3, learning_rate=1e-3).phases[1]
     assert (own.contrastive, own.lora, own.unfreeze, own.epochs, own.learning_rate) == (6, 4, 2, 3, 1e-3)
     for wish, says in (
         ({"frozen_epochs": 2}, "frozen_epochs= has no meaning"),

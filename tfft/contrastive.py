@@ -1,17 +1,19 @@
-"""Features tuned on pairs of examples: the pairs, :func:`pairs`, and what is asked of them, :class:`PairCosine`.
+"""Features tuned on pairs of examples: batches to take pairs of, :func:`pairs`, and what is asked of them,
+:class:`PairCosine`.
 
 For few labelled examples (Tunstall et al., "Efficient few-shot learning without prompts", 2022: SetFit). From a handful
 of examples come hundreds of pairs, and a network that is to tell of each pair whether it is of one class gets features
 that a linear head separates. Plain Keras is enough: a network from inputs to features, compiled with the loss and
-fitted on the pairs. As a phase of a training it is ``Phase(contrastive=40)``, as a plan :func:`tfft.plans.setfit`.
+fitted on the batches. As a phase of a training it is ``Phase(contrastive=40)``, as a plan :func:`tfft.plans.setfit`.
 
-Hidden here: which examples meet, which is a pure function of seed and epoch, and that no network of two branches is
-needed: the two of a pair are neighbours in one batch.
+Hidden here: which examples meet in a batch, which is a pure function of seed and epoch, and that no network of two
+branches is needed: every example of a batch is computed once, and compared with all others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tfft.errors import DataError, PlanError, listed, raise_problems, require_platform
@@ -23,10 +25,10 @@ import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 from keras import ops  # noqa: E402
 
-EACH, SIZE, MOST = 40, 16, 64  # pairs of each example, pairs of a batch, examples of a class that are paired
+SHOWN, SIZE, MOST = 40, 32, 64  # times that an example is shown, examples of a batch, and of a class that are used
 
+_ROUNDS = 4  # of the cipher that shuffles the examples of a class; what TensorFlow's index_shuffle uses
 _DOMAIN = 0x70616972  # keeps these numbers apart from others that are made of the same seed
-_ROUNDS = 4  # of the cipher that shuffles an example's partners; what TensorFlow's index_shuffle uses
 _LEAST = 1e-24  # squared length of features that are taken as zero
 
 
@@ -35,15 +37,17 @@ class PairCosine(keras.losses.Loss):
     """Asks for a cosine of 1 of two examples of one class, and of 0 of two examples of different classes.
 
     The squared error of the cosine, as ``CosineSimilarityLoss`` of Sentence Transformers has it, which SetFit tunes
-    with. Rows 2k and 2k + 1 of a batch are a pair. Labels are whole numbers [2 * pairs], one class for each row;
-    features are [2 * pairs, width]. Features that are all zero have the cosine 0 and no gradient.
+    with. Every example of a batch is paired with all others of it, never with itself: its loss is the mean over those
+    of its class and the mean over those of other classes, half of each. So both kinds of pairs count the same, however
+    many there are. Labels are whole numbers [B], features [B, width]. Features that are all zero have the cosine 0 and
+    no gradient.
 
     Args:
         name: of the loss.
         **kwargs: as for any loss of Keras.
 
     Example:
-        >>> encoder, _ = tfft.features.splitting.split_head(model)
+        >>> encoder, _ = tfft.features.split_head(model)
         >>> encoder.compile("adam", loss=PairCosine())
         >>> encoder.fit(pairs(texts, labels))
     """
@@ -52,44 +56,45 @@ class PairCosine(keras.losses.Loss):
         super().__init__(name=name, **kwargs)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Returns the squared errors, [pairs]."""
-        y_true = ops.reshape(y_true, (-1,))
+        """Returns the loss of each example, [B]."""
+        classes = ops.reshape(y_true, (-1,))
         # Not ops.normalize, whose gradient at zero is not a number.
         unit = y_pred * ops.rsqrt(ops.maximum(ops.sum(ops.square(y_pred), axis=-1, keepdims=True), _LEAST))
-        cosine = ops.sum(unit[0::2] * unit[1::2], axis=-1)
-        return ops.square(cosine - ops.cast(ops.equal(y_true[0::2], y_true[1::2]), cosine.dtype))
+        alike = ops.cast(ops.equal(classes[:, None], classes[None, :]), unit.dtype)
+        errors = ops.square(ops.matmul(unit, ops.transpose(unit)) - alike)
+        kinds = (alike - ops.eye(ops.shape(unit)[0], dtype=unit.dtype), 1 - alike)
+        means = [ops.sum(errors * kind, axis=1) / ops.maximum(ops.sum(kind, axis=1), 1) for kind in kinds]
+        return (means[0] + means[1]) / 2
 
 
 def pairs(
     inputs: Any,
     labels: Any,
     *,
-    each: int = EACH,
+    shown: int = SHOWN,
     size: int = SIZE,
     most: int | None = MOST,
     seed: int = 0,
     epoch: tf.Variable | None = None,
 ) -> tf.data.Dataset:
-    """Makes batches of pairs: in each batch every other pair is of one class, the others of two.
+    """Makes batches whose examples :class:`PairCosine` compares: the same number of each class, none of them twice.
 
-    In an epoch each example meets ``each / 2`` others of its class and as many of other classes (SetFit with
-    ``num_iterations = each / 2``), never itself. The others come in turn, over the end of epochs too, so that none of
-    them comes again before all have come. Examples that are alone in their class meet those of other classes only.
-    Which examples meet, and in which order, depends on seed and epoch alone.
+    The examples of a class are shuffled and come in turn, over the end of epochs too; what is left at the end of a
+    shuffle and is too few for a batch waits for the next one. A batch has at least two of each of its classes; where
+    there are more classes than that leaves room for, they come in turn as well. A class with fewer examples than its
+    share of a batch is in it with those. Which examples meet depends on seed and epoch alone.
 
     Args:
         inputs: array or tensor [N, ...], or a dict, list or tuple of those; texts are strings [N].
         labels: whole numbers [N], the class of each.
-        each: pairs of each example in an epoch, an even number; 40 is SetFit's.
-        size: pairs of a batch, which has twice as many rows; 16 is SetFit's. All batches are full: fewer than ``size``
-            pairs at the end of an epoch are left out.
-        most: examples of a class that are paired, drawn by the seed; None for all of them.
-        seed: picks other pairs.
+        shown: times that an example is shown in an epoch, in the mean over all. 40 makes 40 steps of 16 examples.
+        size: examples of a batch, at most; of B examples come B * (B - 1) / 2 pairs.
+        most: examples of a class that are used, drawn by the seed; None for all of them.
+        seed: picks other batches.
         epoch: an int variable that tells the epoch at the start of each pass; None counts the passes.
 
     Returns:
-        Dataset of (inputs [2 * size, ...], labels [2 * size]), whose rows 2k and 2k + 1 are a pair; as
-        :class:`PairCosine` takes it.
+        Dataset of (inputs [B, ...], labels [B]).
 
     Raises:
         PlanError: when a number is out of range.
@@ -97,16 +102,14 @@ def pairs(
 
     Example:
         >>> train = tfft.contrastive.pairs(np.array(["good", "great", "bad", "poor"], object), [1, 1, 0, 0])
-        >>> texts, classes = next(iter(train))
-        >>> texts.shape, classes[:2].numpy()
-        (TensorShape([32]), array([1, 1]))
+        >>> len(train), next(iter(train))[1].numpy()
+        (40, array([0, 1, 0, 1]))
     """
-    leaves, labels = _checked(inputs, labels, each, size, most)
+    leaves, labels = _checked(inputs, labels, shown, size, most)
     if most is not None:
-        kept = _first_of_each(labels, most, seed)
+        kept = _some_of_each(labels, most, seed)
         leaves, labels = [tf.gather(leaf, kept) for leaf in leaves], labels[kept]
-    draw, count = _drawing(labels, each // 2, seed)
-    size = min(size, count)
+    draw, steps = _drawing(labels, shown, size, seed)
     with tf.device("CPU:0"):
         passes = tf.Variable(0, dtype=tf.int64, trainable=False, name="passes") if epoch is None else epoch
 
@@ -115,16 +118,16 @@ def pairs(
         if epoch is None:
             with tf.control_dependencies([now]):
                 passes.assign_add(1)
-        whole = draw(now)[: count // size * size]
-        return tf.data.Dataset.from_tensor_slices(tf.reshape(whole, [count // size, 2 * size]))
+        return tf.data.Dataset.from_tensor_slices(draw(now))
 
     def take(rows: tf.Tensor) -> tuple[Any, tf.Tensor]:
+        rows = tf.unique(rows).y  # all of a small class were drawn, more than once
         return tf.nest.pack_sequence_as(inputs, [tf.gather(leaf, rows) for leaf in leaves]), tf.gather(labels, rows)
 
     found = tf.data.Dataset.from_tensors(0).flat_map(one_pass)
     found = found.map(take, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     # flat_map has no length, and Keras needs it to know where an epoch ends
-    return found.apply(tf.data.experimental.assert_cardinality(count // size)).prefetch(tf.data.AUTOTUNE)
+    return found.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(tf.data.AUTOTUNE)
 
 
 def check_classes(counts: Any, names: Any = None) -> None:
@@ -153,15 +156,12 @@ def check_classes(counts: Any, names: Any = None) -> None:
 
 
 def _checked(
-    inputs: Any, labels: Any, each: int, size: int, most: int | None
+    inputs: Any, labels: Any, shown: int, size: int, most: int | None
 ) -> tuple[list[tf.Tensor], np.ndarray[Any, Any]]:
     problems = []
-    if not _whole(each, 2) or each % 2:
-        problems.append(f"each must be an even number of at least 2, half of the pairs are of one class; got {each!r}")
-    if not _whole(size, 1):
-        problems.append(f"size must be a whole number of at least 1, got {size!r}")
-    if most is not None and not _whole(most, 2):
-        problems.append(f"most must be None or a whole number of at least 2, got {most!r}")
+    for name, value, least in (("shown", shown, 1), ("size", size, 4), ("most", most, 2)):
+        if not (_whole(value, least) or (value is None and name == "most")):
+            problems.append(f"{name} must be a whole number of at least {least}, got {value!r}")
     raise_problems(PlanError, "These pairs cannot be made", problems)
     labels = np.asarray(labels)
     if labels.ndim != 1 or labels.dtype.kind not in "iub":
@@ -183,55 +183,50 @@ def _counts(labels: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], list[st
     return counts, [str(value) for value in values]
 
 
-def _first_of_each(labels: np.ndarray[Any, Any], most: int, seed: int) -> np.ndarray[Any, Any]:
+def _some_of_each(labels: np.ndarray[Any, Any], most: int, seed: int) -> np.ndarray[Any, Any]:
     """Returns the positions of so many examples of each class, drawn by the seed, in their order."""
     order = np.random.default_rng([_DOMAIN, seed]).permutation(len(labels))
     return np.sort(np.concatenate([order[labels[order] == value][:most] for value in np.unique(labels)]))
 
 
-def _drawing(labels: np.ndarray[Any, Any], half: int, seed: int) -> tuple[Callable[[tf.Tensor], tf.Tensor], int]:
-    """Returns a function from the epoch to its pairs, int64 [count, 2], and their count.
-
-    Examples stand in a circle, class by class: those behind an example within its class are its likes, those behind
-    its class all others. So a partner is a number of places to go.
-    """
+def _drawing(
+    labels: np.ndarray[Any, Any], shown: int, size: int, seed: int
+) -> tuple[Callable[[tf.Tensor], tf.Tensor], int]:
+    """Returns a function from the epoch to the rows of its batches, int64 [steps, width], and the steps."""
     _, own, sizes = np.unique(labels, return_inverse=True, return_counts=True)
-    total = len(labels)
-    circle = np.argsort(own, kind="stable")
-    size = sizes[own[circle]]
-    start = (np.cumsum(sizes) - sizes)[own[circle]]
-    place = np.arange(total) - start
-    with_likes = np.flatnonzero(size > 1)
-    count = 2 * half * len(with_likes)  # as many of two classes as of one
+    classes = len(sizes)
+    at_once = min(classes, size // 2)  # classes of a batch
+    each = min(size // at_once, int(sizes.max()))  # examples of each
+    steps = math.ceil(len(labels) * shown / (at_once * each))
     with tf.device("CPU:0"):
-        circle, size, start, place = (tf.constant(a, tf.int64) for a in (circle, size, start, place))
-
-    def partners(now: tf.Tensor, of: np.ndarray[Any, Any], kind: int) -> tf.Tensor:
-        """Pairs [len(of) * half, 2] of places in the circle; kind 1: of one class, 0: of two."""
-        one = tf.repeat(tf.constant(of, tf.int64), half)
-        turn = tf.tile(now * half + tf.range(half, dtype=tf.int64), [len(of)])  # since the first epoch
-        own_size, own_start = tf.gather(size, one), tf.gather(start, one)
-        others = own_size - 1 if kind else total - own_size
-        seeds = [tf.fill(tf.shape(one), tf.constant(seed, tf.int64)), one * 2 + kind, turn // others]
-        shuffled = tf.raw_ops.RandomIndexShuffle(
-            index=turn % others, seed=tf.stack(seeds, axis=1), max_index=others - 1, rounds=_ROUNDS
-        )
-        if kind:
-            other = own_start + (tf.gather(place, one) + 1 + shuffled) % own_size
-        else:
-            other = (own_start + own_size + shuffled) % total
-        return tf.stack([one, other], axis=1)
+        by_class = tf.constant(np.argsort(own, kind="stable"), tf.int64)
+        starts, sizes = (tf.constant(a, tf.int64) for a in (np.cumsum(sizes) - sizes, sizes))
 
     def draw(now: tf.Tensor) -> tf.Tensor:
-        seeds = tf.random.split(tf.random.fold_in(tf.constant([seed, _DOMAIN], tf.int64), now), 2)
-        kinds = ((1, with_likes), (0, np.arange(total)))
-        drawn = [
-            tf.random.experimental.stateless_shuffle(partners(now, of, kind), seed=own)[: count // 2]
-            for (kind, of), own in zip(kinds, tf.unstack(seeds), strict=True)
-        ]
-        return tf.gather(circle, tf.reshape(tf.stack(drawn, axis=1), [count, 2]))
+        step = now * steps + tf.range(steps, dtype=tf.int64)  # since the first epoch
+        turn = step[:, None] * at_once + tf.range(at_once, dtype=tf.int64)  # of classes
+        visit, place = turn // classes, turn % classes
+        kind = place if at_once == classes else _shuffled(place, tf.fill([], classes), [seed, classes, visit])
+        # Examples [steps, each, at_once]: parts of one shuffle after the other, none of which goes over its end.
+        visit, kind = (tf.repeat(part[:, None], each, axis=1) for part in (visit, kind))
+        count = tf.gather(sizes, kind)
+        parts = tf.maximum(count // each, 1)
+        drawn = visit % parts * each + tf.range(each, dtype=tf.int64)[:, None]
+        # Neighbours are of different classes, so that also a half of the batch has some of each.
+        position = _shuffled(drawn % count, count, [seed, kind, visit // parts])
+        return tf.reshape(tf.gather(by_class, tf.gather(starts, kind) + position), [steps, each * at_once])
 
-    return draw, count
+    return draw, steps
+
+
+def _shuffled(place: tf.Tensor, count: tf.Tensor, key: Sequence[Any]) -> tf.Tensor:
+    """Where each place goes in a shuffle of so many, another one for each key of three numbers."""
+    seeds = [tf.reshape(tf.broadcast_to(tf.cast(part, tf.int64), tf.shape(place)), [-1]) for part in key]
+    last = tf.reshape(tf.broadcast_to(tf.cast(count, tf.int64) - 1, tf.shape(place)), [-1])
+    found = tf.raw_ops.RandomIndexShuffle(
+        index=tf.reshape(place, [-1]), seed=tf.stack(seeds, axis=1), max_index=last, rounds=_ROUNDS
+    )
+    return tf.reshape(found, tf.shape(place))
 
 
 def _whole(value: Any, least: int) -> bool:

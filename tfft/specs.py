@@ -181,9 +181,10 @@ class Phase:
             statistics follow the data then (``batch_norm="train"``), since those of the old weights would be wrong.
         lora: rank of the low-rank updates that train in place of the kernels of the blocks; 0 for the kernels.
         clip_norm: largest norm of all gradients together; None for no limit.
-        contrastive: tunes the features instead of the predictions, for few examples: so many pairs of examples for
-            each example and epoch, an even number, half of them of one class; their cosines are to be 1, the others'
-            0 (SetFit). The head is left as it is, so a phase that solves it has to follow. 0 for no pairs.
+        contrastive: tunes the features instead of the predictions, for few examples: all examples of a batch are
+            compared with each other, and the cosine of their features is to be 1 within a class and 0 between classes
+            (SetFit). The number is how often an example is shown in an epoch; 0 for labels as usual. The head stays
+            as it is, so a phase that solves it has to follow.
     """
 
     name: str

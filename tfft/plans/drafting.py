@@ -23,9 +23,9 @@ _LEAST_VIEWS, _MOST_VIEWS = 4, 8
 _FEW = 500  # examples, below which tiny images are treated as any other
 _TINY_SIDE, _TINY_SIZE = 32, 64  # pixels
 _SMALL_SIDE, _SMALL_SIZE = 64, 128
+_SHOWN, _COMPARED, _PAIR_STEPS = 40, 32, 200  # times an example is shown on pairs, examples of a batch, most steps
+PAIRED = 64  # examples of each class at most, which are compared in pairs
 _FITS = 0.78  # below it, all blocks train; docs/plans.md tells on which data that was seen to be right
-_PAIRS, _PAIRS_OF_BATCH, _PAIR_STEPS = 40, 16, 400  # of an example in an epoch; the most steps that make sense
-PAIRED = 64  # examples of each class at most, of which pairs are made
 _SHARES = ((500, 6), (5_000, 3), (50_000, 2))  # below so many examples, one block in so many
 
 
@@ -156,18 +156,16 @@ class Draft:
         self.no_l2()
         return Phase(FROZEN, "none", self.epochs("frozen_epochs", HEAD_STEPS), self.rates()[0])
 
-    def pairs(self, wish: int | None) -> int:
-        """Pairs of each example in an epoch: fewer where there are many examples."""
-        if wish is not None:
-            return wish
+    def shown(self, wish: int | None) -> int:
+        """How often each example is shown in an epoch on pairs: less often where there are many."""
         facts = self.facts
         paired = min(facts.examples, PAIRED * facts.classes)
-        found = max(2, min(_PAIRS, 2 * (_PAIR_STEPS * _PAIRS_OF_BATCH // (2 * paired))))
-        steps = math.ceil(paired * found / _PAIRS_OF_BATCH)
-        self.reasons["pairs"] = f"{steps} steps of {_PAIRS_OF_BATCH} pairs in an epoch over {paired:,} examples"
-        if facts.examples > PAIRED * facts.classes:
-            self.reasons["pairs"] += (
-                f"; at most {PAIRED} of each class are paired, though there are {facts.examples:,}: with so many, "
+        size = min(paired, _COMPARED)
+        found = max(1, min(_SHOWN, _PAIR_STEPS * size // paired)) if wish is None else wish
+        self.reasons["shown"] = f"{math.ceil(paired * found / size)} steps of {size} examples, all compared in pairs"
+        if facts.examples > paired:
+            self.reasons["shown"] += (
+                f"; at most {PAIRED} of each class are used, though there are {facts.examples:,}: with so many, "
                 "'lp_ft' is most likely better"
             )
         return found

@@ -33,9 +33,9 @@ class Facts:
         cached: whether what is frozen runs once for each view of a picture, not in every epoch.
         smallest: number of training examples of the smallest class; None when not known.
         largest: the same of the largest class.
+        texts: whether the examples are texts.
         fit: how well the backbone's features fit the classes: accuracy of a linear head on them, cross-validated,
             between that of the commonest class (0) and all right (1); None when not known.
-        texts: whether the examples are texts.
     """
 
     examples: int
@@ -47,8 +47,8 @@ class Facts:
     cached: bool = True
     smallest: int | None = None
     largest: int | None = None
-    fit: float | None = None
     texts: bool = False
+    fit: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -171,28 +171,27 @@ def few_shot() -> NamedPlan:
     return NamedPlan("few_shot")
 
 
-def setfit(*, pairs: int | None = None, **phase: Any) -> NamedPlan:
+def setfit(*, shown: int | None = None, **phase: Any) -> NamedPlan:
     """Solves the head, tunes the features on pairs of examples, and solves the head on the tuned ones.
 
-    For 2 to 64 examples per class, of texts above all (Tunstall et al., "Efficient few-shot learning without prompts",
-    2022). From few examples come many pairs; the cosine of the features of two examples is to be 1 within a class and 0
-    between classes. The numbers are those of SetFit: AdamW at 2e-5, 16 pairs in a step, a tenth of the steps for the
-    rise, one epoch of 40 pairs of each example; of more than 160 examples fewer pairs each, so that an epoch has about
-    400 steps. Where we differ: all blocks train unless ``unfreeze`` says otherwise, half of each batch are pairs of one
-    class, and the others of an example come in turn and are not drawn anew.
+    For 2 to 64 examples per class, of texts above all: the contrastive tuning of SetFit (Tunstall et al., "Efficient
+    few-shot learning without prompts", 2022). From few examples come many pairs; the cosine of the features of two
+    examples is to be 1 within a class and 0 between classes. As there, AdamW at 2e-5 with a tenth of the steps for the
+    rise, in steps of 32 examples. Where we differ: theirs are 16 pairs, ours all that 32 different examples make, so
+    fewer steps do; an epoch has at most about 200.
 
     The first phase is the linear probe, to compare with. Where the tuned model is worse than it on the validation
     examples the history says so, and the tuned one is kept: of so few examples hardly any are held out, and they cannot
     tell.
 
     Args:
-        pairs: of each example in an epoch, an even number; None follows from the number of examples.
+        shown: how often each example is shown in an epoch; None follows from the number of examples, 40 at most.
         **phase: settings of the phase with the pairs, see :class:`tfft.Phase`.
 
     Example:
         >>> tfft.finetune("minilm", "reviews.csv", plan=setfit(), text="review", label="stars")
     """
-    return NamedPlan("setfit", {"pairs": pairs, **phase})
+    return NamedPlan("setfit", {"shown": shown, **phase})
 
 
 def surgical(*, blocks: int = 2, **phase: Any) -> NamedPlan:
@@ -279,7 +278,7 @@ def _few_shot(draft: Draft) -> list[Phase]:
     return [draft.head()]
 
 
-def _setfit(draft: Draft, pairs: int | None = None) -> list[Phase]:
+def _setfit(draft: Draft, shown: int | None = None) -> list[Phase]:
     wishes = draft.wishes
     if isinstance(wishes.learning_rate, (tuple, list)):
         raise PlanError(
@@ -296,10 +295,9 @@ def _setfit(draft: Draft, pairs: int | None = None) -> list[Phase]:
     if rate == "auto":
         draft.reasons["learning_rate"] = "so low because all blocks train, on few examples"
     epochs, rate = 1 if epochs == "auto" else max(1, int(epochs)), _SETFIT_RATE if rate == "auto" else float(rate)
-    each = draft.pairs(pairs)
     [probe] = _few_shot(draft)
     settings = {"schedule": "linear", "optimizer": "adamw", "weight_decay": 0.01, "clip_norm": 1.0}
-    tune = Phase(CONTRASTIVE, unfreeze, epochs, rate, contrastive=each, **settings)
+    tune = Phase(CONTRASTIVE, unfreeze, epochs, rate, contrastive=draft.shown(shown), **settings)
     return [probe, tune, dataclasses.replace(probe, name=HEAD)]
 
 
@@ -318,7 +316,7 @@ _BUILDERS: Mapping[str, tuple[_Builder, tuple[str, ...], tuple[str, ...]]] = {
     "bit": (_bit, ("epochs", "learning_rate"), ("steps",)),
     "fastai": (_fastai, ("epochs", "learning_rate"), ()),
     "few_shot": (_few_shot, (), ()),
-    "setfit": (_setfit, ("unfreeze", "epochs", "learning_rate"), ("pairs",)),
+    "setfit": (_setfit, ("unfreeze", "epochs", "learning_rate"), ("shown",)),
     "surgical": (_surgical, ("epochs", "frozen_epochs", "learning_rate"), ("blocks",)),
 }
 NAMES = tuple(_BUILDERS)

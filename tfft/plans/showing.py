@@ -82,7 +82,7 @@ def _rows(plan: Plan) -> dict[str, Any]:
             rows |= {"frozen_epochs": phase.epochs, "frozen_learning_rate": f"{phase.learning_rate:g}"}
         elif phase.name == FINE_TUNE or phase.contrastive:
             rows |= {"unfreeze": phase.unfreeze, "epochs": phase.epochs, "learning_rate": f"{phase.learning_rate:g}"}
-            rows |= {"pairs": phase.contrastive} if phase.contrastive else {}
+            rows |= {"shown": phase.contrastive} if phase.contrastive else {}
     if "alternative" in plan.reasons:
         rows["alternative"] = "setfit"
     for name in ("stages", "surgical", "class_weight"):

@@ -18,13 +18,13 @@ import tensorflow as tf
 from tfft import heads
 from tfft.contrastive import MOST, SIZE, PairCosine, check_classes, pairs
 from tfft.errors import BackboneError, DataError, PlanError
-from tfft.features import split
-from tfft.features.splitting import example_bytes, split_head
+from tfft.features import split, split_head
+from tfft.features.splitting import example_bytes
 from tfft.specs import Phase
-from tfft.training import distributing
 from tfft.training.frozen import Reduced, reduce
 from tfft.training.job import Job
-from tfft.training.parts import in_parts
+
+_LEAST = 4  # examples of a batch that can be compared: two of two classes
 
 _Paired = tuple[Any, np.ndarray[Any, Any]]  # inputs, of any structure, and classes
 
@@ -39,12 +39,6 @@ def check_contrast(model: keras.Model, phases: Sequence[Phase]) -> None:
         raise PlanError(
             f"Phase {names[0]!r} is contrastive: two examples are of one class or of two. So it takes a head for "
             f"classification or binary, and the model's is for {head.kind}."
-        )
-    strategy = distributing.strategy_of(model)
-    replicas = 1 if strategy is None else strategy.num_replicas_in_sync
-    if SIZE % replicas:
-        raise PlanError(
-            f"Phase {names[0]!r} is contrastive, and {SIZE} pairs cannot be shared out evenly over {replicas} replicas."
         )
 
 
@@ -69,8 +63,9 @@ def contrast(job: Job, phase: Phase, notes: list[str]) -> tuple[Reduced, int, di
     names = heads.of(job.model).class_names
     counts = np.bincount(labels, minlength=len(names))
     check_classes(counts, names)
+    notes.append(f"phase {phase.name!r}: its scores are of the head from before, which these features do not fit")
     if counts.max() >= MOST:
-        notes.append(f"phase {phase.name!r}: pairs are made of at most {MOST} examples of each class")
+        notes.append(f"phase {phase.name!r}: at most {MOST} examples of each class are compared")
     alone = int((counts == 1).sum())
     if alone:
         notes.append(
@@ -78,19 +73,19 @@ def contrast(job: Job, phase: Phase, notes: list[str]) -> tuple[Reduced, int, di
         )
     if job.class_weight is not None:
         notes.append(f"phase {phase.name!r}: the weights of classes are not used for pairs")
-    dataset = pairs(inputs, labels, each=phase.contrastive, most=None, seed=job.seed, epoch=job.epoch)
-    encoder = split_head(model)[0]
-    if job.part_size is not None:
-        statistics = "parts" if job.batch_norm == "train" else "refuse"
-        encoder = in_parts(encoder, _whole_pairs(dataset, job.part_size), batch_norm=statistics)
-    return Reduced(encoder, dataset, None), int(dataset.cardinality()), {"loss": PairCosine(), "metrics": None}
+    size = SIZE
+    if job.part_size is not None and job.part_size < SIZE:
+        size = max(_LEAST, job.part_size)
+        notes.append(f"phase {phase.name!r}: batches have {size} examples, because all of a batch are compared at once")
+    dataset = pairs(inputs, labels, shown=phase.contrastive, size=size, most=None, seed=job.seed, epoch=job.epoch)
+    return Reduced(split_head(model)[0], dataset, None), len(dataset), {"loss": PairCosine(), "metrics": None}
 
 
 def _examples(job: Job, phase: Phase, notes: list[str]) -> tuple[keras.Model, _Paired]:
     """Returns the model to fit, the whole one or what is behind its frozen part, and the examples that it takes."""
     why = "" if job.source is None else _in_the_way(job)
     if job.source is not None and not why:
-        # Each example once and as it is: what is drawn twice, or varied, would be paired with itself.
+        # Each example once and as it is: what is drawn twice, or varied, would be compared with itself.
         plain = {"shuffle": False, "sampling": None, "augment": None, "views": 1, "validation": None}
         part = reduce(job.model, dataclasses.replace(job.source, **plain), job.epoch, verbose=job.verbose)
         if isinstance(part, Reduced):
@@ -164,9 +159,3 @@ def _digest(row: Sequence[Any]) -> bytes:
         content = value if isinstance(value, bytes) else np.ascontiguousarray(value).tobytes()
         found.update(len(content).to_bytes(8, "little") + content)
     return found.digest()
-
-
-def _whole_pairs(dataset: tf.data.Dataset, part_size: int) -> int:
-    """Returns the largest part of a batch, up to the one asked for, that does not cut a pair in two."""
-    rows = int(dataset.element_spec[1].shape[0])
-    return max(size for size in range(2, rows + 1, 2) if rows % size == 0 and (size <= part_size or size == 2))

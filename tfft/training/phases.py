@@ -118,10 +118,8 @@ def _together(phase: Phase, validation: bool) -> Iterator[str]:
 
 
 def _contrastive(phase: Phase) -> Iterator[str]:
-    if _whole(phase.contrastive, 1) and phase.contrastive % 2:
-        yield f"contrastive must be an even number, half of the pairs are of one class; got {phase.contrastive!r}"
     if phase.mixup or phase.cutmix:
-        yield "contrastive pairs examples of one class or of two, and mixup and cutmix make examples of both"
+        yield "contrastive compares examples of one class or of two, and mixup and cutmix make examples of both"
     if phase.surgical:
         yield "surgical chooses blocks by the loss of the head, which a contrastive phase does not train"
     if phase.reinitialize:
