@@ -180,7 +180,7 @@ class StartEndPieces(keras.layers.Layer):
         self.tokenizer = tokenizer if layer else keras.saving.deserialize_keras_object(tokenizer)
         self.sequence_length = int(sequence_length)
 
-    def call(self, texts: Any, _: None = None) -> dict[str, Any]:
+    def call(self, texts: Any) -> dict[str, Any]:
         """Returns ``token_ids`` and ``padding_mask``, [B, sequence_length]."""
         import tensorflow as tf
 

@@ -56,8 +56,10 @@ class Tokenize(keras.layers.Layer):
         return self._pieces(*texts) if tf.executing_eagerly() else self._cut(*texts)
 
     def _cut(self, *texts: tf.Tensor) -> dict[str, tf.Tensor]:
-        # KerasHub takes a lone pair for inputs and labels, so the labels are said to be none.
-        packed = self.packer(texts, None) if len(texts) > 1 else self.packer(texts[0])
+        given = (texts if len(texts) > 1 else texts[0],)
+        if getattr(self.packer, "_call_accepts_labels", False):
+            given += (None,)  # KerasHub takes a lone pair of texts for inputs and labels
+        packed = self.packer(*given)
         found = {name: tf.cast(packed[key], tf.int32) for name, key in self.names.items()}
         longest = tf.reduce_max(tf.reduce_sum(found[self.mask], axis=-1))
         return {name: value[:, :longest] for name, value in found.items()}
