@@ -83,7 +83,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _demo_arguments(add: argparse.ArgumentParser) -> None:
-    add.add_argument("--out", default="tfft-demo", metavar="DIR", help="new folder for everything it makes (tfft-demo)")
+    add.add_argument(
+        "what",
+        nargs="?",
+        choices=["digits", "text"],
+        default="digits",
+        help="handwritten digits, or messages to a shop",
+    )
+    add.add_argument("--out", metavar="DIR", help="new folder for everything it makes (tfft-demo, tfft-demo-text)")
 
 
 def _train_arguments(add: argparse.ArgumentParser) -> None:

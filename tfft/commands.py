@@ -29,7 +29,11 @@ def demo(options: argparse.Namespace, print_result: PrintResult) -> int:
     start_tensorflow()
     from tfft import demo as showing
 
-    return SUCCESS if showing.demo(options.out).as_expected else FAILED
+    if options.what == "text":
+        shown = showing.demo_text(options.out or "tfft-demo-text")
+    else:
+        shown = showing.demo(options.out or "tfft-demo")
+    return SUCCESS if shown.as_expected else FAILED
 
 
 def train(options: argparse.Namespace, print_result: PrintResult) -> int:
