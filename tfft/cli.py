@@ -115,7 +115,7 @@ def _train_arguments(add: argparse.ArgumentParser) -> None:
         "--learning-rate", type=float, metavar="RATE", help="peak rate of the passes with unfrozen blocks"
     )
     training.add_argument(
-        "--plan", metavar="NAME", help="lp_ft, linear_probe, gradual, full, bit, fastai, surgical, ..."
+        "--plan", metavar="NAME", help="lp_ft, linear_probe, gradual, full, bit, fastai, surgical, setfit, ..."
     )
     training.add_argument(
         "--set", type=_setting, nargs="+", metavar="KEY=VALUE", help="of the plan's phases, such as layer_decay=0.8"
