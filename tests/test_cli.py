@@ -191,7 +191,6 @@ def test_wrong_settings_exit_2_with_a_sentence_and_write_nothing(
         (["train", "data"], "--out"),
         (["train", "data", "--out", "x", "--epochs", "-3"], "expected a whole number"),
         (["train", "data", "--out", "x", "--batch-size", "0"], "expected a whole number"),
-        (["predict", "run"], "FILE"),
     ],
 )
 def test_wrong_arguments_exit_2(arguments, said, capsys):
@@ -205,6 +204,11 @@ def test_an_existing_run_is_not_touched(run, photos, backbone, capsys):
     assert main(["train", str(photos), "--backbone", backbone, "--out", str(run)]) == 2
     assert "is not empty" in capsys.readouterr().err
     assert {p: p.stat().st_mtime_ns for p in run.rglob("*")} == before
+
+
+def test_predict_needs_something_to_predict_for(capsys):
+    assert main(["predict", "run"]) == 2
+    assert "give image FILEs, or texts with --text" in capsys.readouterr().err
 
 
 def test_train_needs_data_or_a_plan(tmp_path, capsys):
