@@ -68,11 +68,12 @@ def test_a_caffe_network_takes_rgb_and_survives_saving(tmp_path):
     np.testing.assert_array_equal(again(np.ones((1, 8, 8, 3)))[0, 0, 0], [0, -1, -2])
 
 
-def test_unknown_networks_and_misplaced_arguments():
+def test_unknown_networks_and_misplaced_arguments(monkeypatch):
     with pytest.raises(HandleError, match="Did you mean 'MobileNetV2'|Did you mean 'MobileNet'"):
         load_backbone("keras:MobilNet")
     with pytest.raises(BackboneError, match="signature= is for SavedModels"):
         load_backbone("mobilenet_v2:random", signature="serving_default")
+    monkeypatch.setitem(sys.modules, "keras_hub", None)  # an import of it now fails
     with pytest.raises(DependencyError, match="pip install keras-hub"):
         load_backbone("keras_hub:resnet_50_imagenet")
 

@@ -205,7 +205,7 @@ def test_settings_beside_a_plan_are_refused(tmp_path):
     plan = recommend(Facts(100, 2, 3, (16, 16)))
     with pytest.raises(PlanError, match="batch_size, seed given beside plan="):
         finetune("b", "d", plan=plan, batch_size=4, seed=5)
-    with pytest.raises(PlanError, match="task must be 'classification'"):
+    with pytest.raises(PlanError, match="task must be one of auto, classification.*, got 'detection'"):
         finetune("b", "d", plan=dataclasses.replace(plan, task="detection"))
     with pytest.raises(PlanError, match="epochs must be an int of at least 1"):
         finetune("b", "d", plan=dataclasses.replace(plan, phases=(Phase("x", 1, 0, 1e-3),)))

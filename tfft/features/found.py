@@ -99,9 +99,8 @@ class Features:
             raise DataError("These features have no labels. Extract them from (images, labels).")
         if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
             raise PlanError(f"batch_size must be a whole number of at least 1, received {batch_size!r}")
-        return assemble(
-            self._fetch, self.labels, batch_size, shuffle, seed, epoch, self.views, sampling, **_given(lengths=lengths)
-        )
+        how = (shuffle, seed, epoch, self.views, sampling, lengths)
+        return assemble(self._fetch, self.labels, batch_size, *how)
 
     def take(self, at: np.ndarray) -> Any:
         """Returns the features of some examples as one batch for the suffix, padded where they differ in length.
@@ -136,7 +135,3 @@ class Features:
     def _packed(self, found: Sequence[tf.Tensor]) -> Any:
         found = [tf.cast(t, tf.float32) if t.dtype == tf.float16 else t for t in found]
         return tuple(found) if isinstance(self.arrays, tuple) else found[0]
-
-
-def _given(**settings: Any) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if value is not None}
