@@ -15,18 +15,23 @@ from tfft.data.images import Preprocess, decode_image, resize_pixels, scale_pixe
 from tfft.data.labels import check_labels  # noqa: E402
 from tfft.data.mixing import mixed, one_hot  # noqa: E402
 from tfft.data.pipeline import from_arrays, to_dataset  # noqa: E402
+from tfft.data.tagged import TaggedSentences, TaggedSplits, from_tagged, load_tagged  # noqa: E402
 
 __all__ = [
     "Examples",
     "Preprocess",
     "Skipped",
     "Splits",
+    "TaggedSentences",
+    "TaggedSplits",
     "check_labels",
     "class_weights",
     "decode_image",
     "from_arrays",
+    "from_tagged",
     "list_images",
     "load",
+    "load_tagged",
     "mixed",
     "one_hot",
     "resize_pixels",

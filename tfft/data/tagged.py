@@ -25,6 +25,7 @@ from tfft.errors import DataError, PlanError, did_you_mean, listed, raise_proble
 OUTSIDE, PADDING = "O", -1
 
 _BLANK = re.compile("[ \t\n\r\f\v]+")  # what the model cuts sentences at; other white space is part of a word
+_PREFIX = re.compile(r"[BIESLU](-.*)?", re.DOTALL)
 _INSIDE = re.compile(r"([BI])-(.*)", re.DOTALL)
 _SHOWN = 10  # problems in one message
 _JSON = (".jsonl", ".json", ".ndjson")
@@ -105,7 +106,8 @@ def load_tagged(
         words: name of the list of words in JSON lines.
         tags: name of the list of tags in JSON lines.
         validation: share of the sentences to hold out, above 0 and below 1. The choice is by a hash of the words, so
-            a sentence that comes twice is not on both sides. Of no effect where there are two files.
+            a sentence that comes twice is not on both sides; sentences with a tag that no other has are not held
+            out. Of no effect where there are two files.
         seed: picks another draw.
 
     Returns:
@@ -286,14 +288,27 @@ def _faults(words: Any, tags: Any) -> list[str]:
 
 
 def _divided(sentences: list[_Sentence], share: float, seed: int) -> tuple[list[_Sentence], list[_Sentence]]:
-    """Holds out whole groups of equal sentences, in the order of their hashes, until the share is reached."""
+    """Holds out equal sentences together, in the order of their hashes, but none that alone has a tag."""
     if len(sentences) < 2:
         raise DataError(f"Expected at least 2 sentences to hold some out, received {len(sentences)}.")
-    ranks = [hashlib.sha256(f"{seed}/{' '.join(one.words)}".encode()).hexdigest() for one in sentences]
-    wanted = min(len(sentences) - 1, max(1, round(len(sentences) * share)))
-    limit = sorted(ranks)[wanted - 1]
-    held = [one for one, rank in zip(sentences, ranks, strict=True) if rank <= limit]
-    return [one for one, rank in zip(sentences, ranks, strict=True) if rank > limit], held
+    groups: dict[str, list[_Sentence]] = {}
+    for one in sentences:
+        rank = hashlib.sha256(f"{seed}/{' '.join(one.words)}".encode()).hexdigest()
+        groups.setdefault(rank, []).append(one)
+    left = collections.Counter(tag for group in groups.values() for tag in _tags(group))  # groups that have it
+    wanted, count = max(1, round(len(sentences) * share)), 0
+    held = set()
+    for rank in sorted(groups)[:-1]:
+        own = _tags(groups[rank])
+        if count < wanted and all(left[tag] > 1 for tag in own):
+            held.update(map(id, groups[rank]))
+            left.subtract(own)
+            count += len(groups[rank])
+    return [one for one in sentences if id(one) not in held], [one for one in sentences if id(one) in held]
+
+
+def _tags(group: list[_Sentence]) -> set[str]:
+    return {tag for one in group for tag in one.tags}
 
 
 def _unknown(sentences: list[_Sentence], known: set[str]) -> list[str]:
@@ -329,10 +344,10 @@ def _loose(sentence: _Sentence) -> Iterable[str]:
 
 def _mixed(names: tuple[str, ...]) -> list[str]:
     inside = [name for name in names if name != OUTSIDE]
-    plain = [name for name in inside if not _INSIDE.fullmatch(name)]
+    plain = [name for name in inside if not _PREFIX.fullmatch(name)]
     if not plain or len(plain) == len(inside):
         return []
-    return [f"Some tags have no B- or I- before their type ({listed(plain)}), others do: is that meant?"]
+    return [f"Some tags have no prefix such as B- and I- ({listed(plain)}), others do: is that meant?"]
 
 
 def _packed(sentences: list[_Sentence], names: tuple[str, ...]) -> TaggedSentences:
