@@ -50,7 +50,7 @@ _MODULES = (
 # Modules with classes that a `.keras` file may name.
 _REGISTERED = (
     "tfft.backbones.pooling", "tfft.backbones.savedmodel.layer", "tfft.backbones.native", "tfft.backbones.tokenizing",
-    "tfft.contrastive", "tfft.data.images", "tfft.heads",
+    "tfft.backbones.words", "tfft.contrastive", "tfft.data.images", "tfft.heads",
     "tfft.optimizers.scaling", "tfft.optimizers.schedules", "tfft.regularizers.anchoring",
 )  # fmt: skip
 

@@ -19,23 +19,36 @@ require_platform()
 import keras  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
+from tfft.losses import (  # noqa: E402
+    ABSENT,
+    FocalCrossentropy,
+    SparseCrossentropy,
+    TagAccuracy,
+    TagCrossentropy,
+    soft_binary_accuracy,
+)
+
 LOGITS_LAYER, DROPOUT_LAYER = "logits", "dropout"
 
 LOSSES = ("cross_entropy", "focal")
 
-_KINDS = ("classification", "binary", "multilabel", "regression")
+OUTSIDE = "O"  # the tag of a word that belongs to no entity
+
+_KINDS = ("classification", "binary", "multilabel", "regression", "tokens")
+_FOCUS = 2.0  # gamma of the focal loss
 
 
 @dataclasses.dataclass(frozen=True)
 class Head:
     """What a model is trained to tell; make one with :func:`classification`, :func:`binary`,
-    :func:`multilabel` or :func:`regression`.
+    :func:`multilabel`, :func:`regression` or :func:`tokens`.
 
     Labels are whole numbers [B] for classification and binary (the index into ``class_names``),
-    float [B, n] of 0 and 1 for multilabel, float [B] or [B, units] for regression.
+    float [B, n] of 0 and 1 for multilabel, float [B] or [B, units] for regression, whole numbers [B, W] for tokens:
+    one for each word, -1 for padding.
 
     Attributes:
-        kind: ``"classification"``, ``"binary"``, ``"multilabel"`` or ``"regression"``.
+        kind: ``"classification"``, ``"binary"``, ``"multilabel"``, ``"regression"`` or ``"tokens"``.
         class_names: names in the order of the labels; for regression the names of the values, or None.
         units: width of the last layer; 1 for binary.
         dropout: share of features dropped while training.
@@ -44,7 +57,7 @@ class Head:
         loss_name: ``"cross_entropy"`` or ``"focal"``; regression takes squared error whatever it says.
     """
 
-    kind: Literal["classification", "binary", "multilabel", "regression"]
+    kind: Literal["classification", "binary", "multilabel", "regression", "tokens"]
     class_names: tuple[str, ...] | None
     units: int
     dropout: float = 0.2
@@ -66,10 +79,12 @@ class Head:
         """
         if self.kind == "regression":
             return keras.losses.MeanSquaredError(name="squared_error")
+        if self.kind == "tokens":
+            self._refuse(soft)
+            gamma = _FOCUS if self.loss_name == "focal" else 0.0
+            return TagCrossentropy(gamma, self.label_smoothing, name="focal" if gamma else "crossentropy")
         if self.loss_name == "focal":
-            return FocalCrossentropy(
-                label_smoothing=self.label_smoothing, independent=self.kind != "classification", name="focal"
-            )
+            return FocalCrossentropy(_FOCUS, self.label_smoothing, self.kind != "classification", name="focal")
         if self.kind == "classification" and not soft:
             return SparseCrossentropy(label_smoothing=self.label_smoothing, name="crossentropy")
         kind = keras.losses.BinaryCrossentropy
@@ -80,14 +95,17 @@ class Head:
     def metrics(self, *, soft: bool = False) -> list[keras.metrics.Metric]:
         """Returns new metrics that take this head's labels and logits: ``accuracy``, for regression ``error``.
 
-        For multilabel, accuracy is the share of single labels that are right. Of soft labels the class with the
-        largest share counts as the right one.
+        For multilabel, accuracy is the share of single labels that are right, for tokens that of labelled words. Of
+        soft labels the class with the largest share counts as the right one.
 
         Args:
             soft: as in :meth:`loss`.
         """
         if self.kind == "regression":
             return [keras.metrics.MeanAbsoluteError(name="error")]
+        if self.kind == "tokens":
+            self._refuse(soft)
+            return [TagAccuracy(name="accuracy")]
         if self.kind == "classification":
             kind = keras.metrics.CategoricalAccuracy if soft else keras.metrics.SparseCategoricalAccuracy
             return [kind(name="accuracy")]
@@ -106,17 +124,25 @@ class Head:
         """
         return {"loss": self.loss(soft=soft), "metrics": self.metrics(soft=soft)}
 
-    def attach(self, features: keras.KerasTensor) -> keras.KerasTensor:
+    def attach(self, features: keras.KerasTensor, word_starts: keras.KerasTensor | None = None) -> keras.KerasTensor:
         """Puts the layers ``dropout`` and ``logits`` behind features.
 
         Args:
-            features: [B, width], width known.
+            features: [B, width], width known; for tokens [B, W, width], of words.
+            word_starts: for tokens, int [B, W]: -1 where there is no word, -2 where it could not be seen, else 0 or
+                more, as :class:`tfft.backbones.words.TokenizeWords` gives them. None: all words are there.
 
         Returns:
-            float32 logits [B, units].
+            float32 logits [B, units], for tokens [B, W, units].
         """
         dropped = keras.layers.Dropout(self.dropout, name=DROPOUT_LAYER)(features)
+        if word_starts is not None:
+            return WordLogits(self, name=LOGITS_LAYER)(dropped, word_starts)
         return Logits(self, name=LOGITS_LAYER)(dropped)
+
+    def _refuse(self, soft: bool) -> None:
+        if soft:
+            raise PlanError("The tags of words are whole numbers, so soft=True has no meaning for them. Leave it out.")
 
     def postprocess(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:
         """Turns logits into what a server answers. TensorFlow ops only, row i depends on row i only.
@@ -127,7 +153,8 @@ class Head:
         Returns:
             For classification and binary: ``probabilities`` float32 [B, classes], ``label``
             tf.string [B], ``logits``. For multilabel: ``probabilities`` [B, n],
-            ``labels_above_half`` bool [B, n], ``logits``. For regression: ``value`` [B, units].
+            ``labels_above_half`` bool [B, n], ``logits``. For regression: ``value`` [B, units]. For tokens as for
+            classification, but [B, W, classes] and [B, W]; where there is no word, ``""`` and zeros.
 
         Example:
             >>> head.postprocess(model.predict(photos))["label"].numpy()
@@ -146,6 +173,10 @@ class Head:
             probabilities = tf.nn.softmax(logits)
             best = tf.argmax(logits, axis=-1)
         label = tf.gather(tf.constant(self.class_names, tf.string), best)
+        if self.kind == "tokens":
+            there = tf.reduce_max(logits, axis=-1) > ABSENT / 2
+            label = tf.where(there, label, "")
+            probabilities = tf.where(there[..., None], probabilities, 0.0)
         return {"probabilities": probabilities, "label": label, "logits": logits}
 
     def to_dict(self) -> dict[str, Any]:
@@ -255,6 +286,37 @@ def regression(names: Sequence[str] | int = 1, *, dropout: float = 0.2, l2: floa
     return Head("regression", named, len(named), dropout, l2)
 
 
+def tokens(
+    tag_names: Sequence[str],
+    *,
+    dropout: float = 0.2,
+    l2: float = 0.0,
+    label_smoothing: float = 0.0,
+    loss: str = "cross_entropy",
+) -> Head:
+    """One of several tags for each word of a sentence: names of people and places, parts of speech.
+
+    The model takes sentences whose words are separated by blanks. A word that is cut into pieces is judged by its
+    first one. Words behind the end of what the backbone can take are not seen: they are left out of training and
+    answered with ``"O"`` where there is such a tag, and ``""`` where there is none.
+
+    Args:
+        tag_names: in the order of the labels, such as ``["O", "B-PER", "I-PER"]``; ``tagged.tag_names`` of loaded data.
+        dropout: as in :func:`classification`.
+        l2: as in :func:`classification`.
+        label_smoothing: as in :func:`classification`.
+        loss: as in :func:`classification`.
+
+    Returns:
+        A :class:`Head` with one logit per tag and word.
+
+    Example:
+        >>> head = tokens(["O", "B-PER", "I-PER", "B-LOC", "I-LOC"])
+    """
+    names = _as_names(tag_names)
+    return Head("tokens", names, len(names), dropout, l2, label_smoothing, loss)
+
+
 def of(model: keras.Model) -> Head:
     """Finds the head of a model that :func:`tfft.build` made, also after saving and loading.
 
@@ -350,96 +412,34 @@ def _freeze_inside(tensor: keras.KerasTensor) -> None:
 
 
 @keras.saving.register_keras_serializable(package="tfft")
-class SparseCrossentropy(keras.losses.Loss):
-    """Cross-entropy of whole-number labels and logits, with label smoothing, which Keras has for one-hot only.
+class WordLogits(Logits):
+    """The last layer of a model that tags words: it also says which words it could not see.
 
-    With smoothing s and C classes the target is ``1 - s + s / C`` for the label and ``s / C`` elsewhere.
-
-    Args:
-        label_smoothing: s, 0 or more and below 1.
-        **kwargs: ``name``, ``reduction``, ``dtype``.
-
-    Example:
-        >>> SparseCrossentropy(label_smoothing=0.1)(labels, logits)
-    """
-
-    def __init__(self, label_smoothing: float = 0.0, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.label_smoothing = float(label_smoothing)
-
-    def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Returns the loss of each example, [B]; labels are [B] or [B, 1], logits [B, C]."""
-        labels = keras.ops.cast(keras.ops.reshape(y_true, (-1,)), "int32")
-        loss = keras.ops.sparse_categorical_crossentropy(labels, y_pred, from_logits=True)
-        if not self.label_smoothing:
-            return loss
-        spread = -keras.ops.mean(keras.ops.log_softmax(y_pred), axis=-1)
-        return (1.0 - self.label_smoothing) * loss + self.label_smoothing * spread
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor as plain values."""
-        return {**super().get_config(), "label_smoothing": self.label_smoothing}
-
-
-@keras.saving.register_keras_serializable(package="tfft")
-class FocalCrossentropy(keras.losses.Loss):
-    """Focal loss of logits: cross-entropy in which an example counts the less the better it is known.
-
-    The term of a class with probability p is ``-(1 - p) ** gamma * log(p)`` in place of ``-log(p)`` (Lin et al.,
-    "Focal loss for dense object detection", 2017). It is computed from logits without clipping, so an example
-    that is very wrong keeps its gradient, which the losses of Keras of that name cut off.
+    Where there is no word, all logits are :data:`tfft.losses.ABSENT`. Where a word could not be seen, the tag ``"O"``
+    has the logit 0 and all others that number, so that it is answered with ``"O"``; without that tag it is as if
+    there were no word. Loss, metrics and :meth:`Head.postprocess` go by that, also behind an export.
 
     Args:
-        gamma: how fast the weight falls; 0 is plain cross-entropy.
-        label_smoothing: as in :class:`SparseCrossentropy`, or towards 1/2 where labels are independent.
-        independent: False for one class of several, True for labels that are each 0 or 1.
-        **kwargs: ``name``, ``reduction``, ``dtype``.
-
-    Example:
-        >>> FocalCrossentropy(gamma=2.0)(labels, logits)
+        head: as for :class:`Logits`.
+        **kwargs: as for :class:`Logits`.
     """
 
-    def __init__(
-        self, gamma: float = 2.0, label_smoothing: float = 0.0, independent: bool = False, **kwargs: Any
-    ) -> None:
-        super().__init__(**kwargs)
-        if not 0 <= gamma < float("inf"):
-            raise PlanError(f"gamma of the focal loss must be 0 or more, received {gamma!r}")
-        self.gamma, self.label_smoothing, self.independent = float(gamma), float(label_smoothing), bool(independent)
+    def build(self, features_shape: Any, word_starts_shape: Any = None) -> None:
+        """Makes the kernel for features of a known width."""
+        super().build(features_shape)
 
-    def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Returns the loss of each example, [B]; logits are [B, C], labels whole [B] or shares [B, C]."""
-        ops, smoothing = keras.ops, self.label_smoothing
-        if self.independent:
-            target = ops.reshape(y_true, ops.shape(y_pred)) * (1.0 - smoothing) + smoothing / 2.0
-            yes, no = self._terms(ops.log_sigmoid(y_pred)), self._terms(ops.log_sigmoid(-y_pred))
-            return ops.mean(target * yes + (1.0 - target) * no, axis=-1)
-        each = self._terms(ops.log_softmax(y_pred))
-        if len(y_true.shape) > 1 and y_true.shape[-1] != 1:
-            loss = ops.sum(y_true * each, axis=-1)
-        else:  # this operation refuses labels that no class has
-            labels = ops.cast(ops.reshape(y_true, (-1,)), "int32")
-            loss = self._terms(-ops.sparse_categorical_crossentropy(labels, y_pred, from_logits=True))
-        return (1.0 - smoothing) * loss + smoothing * ops.mean(each, axis=-1) if smoothing else loss
+    def call(self, features: Any, word_starts: Any) -> Any:
+        """Returns logits [B, W, units] from features [B, W, D] and the starts of words [B, W]."""
+        ops = keras.ops
+        names = self.head.class_names
+        unseen = [0.0 if name == OUTSIDE else ABSENT for name in names]
+        starts = ops.convert_to_tensor(word_starts)[..., None]
+        other = ops.where(starts == -2, ops.convert_to_tensor(unseen, self.compute_dtype), ABSENT)
+        return ops.where(starts >= 0, super().call(features), other)
 
-    def _terms(self, log_p: Any) -> Any:
-        if not self.gamma:
-            return -log_p
-        # At p = 1 a power below 1 has no finite slope, and 0 * infinity is NaN.
-        rest = keras.ops.maximum(-keras.ops.expm1(log_p), keras.config.epsilon())
-        return -(rest**self.gamma) * log_p
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor as plain values."""
-        own = {"gamma": self.gamma, "label_smoothing": self.label_smoothing, "independent": self.independent}
-        return {**super().get_config(), **own}
-
-
-@keras.saving.register_keras_serializable(package="tfft")
-def soft_binary_accuracy(y_true: Any, y_pred: Any) -> Any:
-    """Returns for each example the share of labels [B, n] on the same side of 1/2 as the logits' probability."""
-    same = keras.ops.equal(y_true > 0.5, y_pred > 0.0)
-    return keras.ops.mean(keras.ops.cast(same, "float32"), axis=-1)
+    def compute_output_shape(self, features_shape: Any, word_starts_shape: Any = None) -> Any:
+        """Returns the shape of the features with the tags in place of their width."""
+        return super().compute_output_shape(features_shape)
 
 
 def _as_names(names: Sequence[str]) -> tuple[str, ...]:
@@ -472,7 +472,7 @@ def _problems(head: Head) -> list[str]:
 
 def _name_problems(kind: str, names: tuple[str, ...]) -> list[str]:
     problems = []
-    least = 2 if kind == "classification" else 1
+    least = 2 if kind in ("classification", "tokens") else 1
     if kind == "binary" and len(names) != 2:
         problems.append(f"binary needs two class names, those of 0 and 1, or the name of 1; received {listed(names)}")
     elif len(names) < least:

@@ -18,11 +18,13 @@ import keras  # noqa: E402
 
 from tfft.backbones.base import BACKBONE_LAYER, PREPROCESS_LAYER, TOKENS_LAYER, Backbone, blocks_of  # noqa: E402
 from tfft.backbones.pooling import PoolPieces  # noqa: E402
+from tfft.backbones.words import WORD_STARTS, GatherWords, TokenizeWords  # noqa: E402
 from tfft.data.images import Preprocess, check_spec  # noqa: E402
 from tfft.heads import Head  # noqa: E402
 from tfft.specs import InputSpec  # noqa: E402
 
 IMAGE_INPUT, TEXT_INPUT, PAIR_INPUT, POOL_LAYER = "image", "text", "text_pair", "pool"
+WORDS_LAYER = "words"  # in the place of pooling, where words are tagged
 
 
 def build(
@@ -45,7 +47,7 @@ def build(
         head: from :mod:`tfft.heads`.
         image_size: rows and columns, or one number for both, in place of the backbone's usual size;
             only for backbones that are flexible.
-        pair: True for a model that takes pairs of texts, ``{"text": ..., "text_pair": ...}``.
+        pair: True for a model that takes pairs of texts, ``{"text": ..., "text_pair": ...}``; not for words.
         name: name of the model; the backbone's unless given.
 
     Returns:
@@ -61,7 +63,10 @@ def build(
     """
     spec = _spec(backbone, image_size)
     nested = _nested(backbone)
-    if backbone.tokenizer is not None:
+    starts = None
+    if head.kind == "tokens":
+        inputs, features, starts = _words(backbone, nested, pair)
+    elif backbone.tokenizer is not None:
         inputs, features = _texts(backbone, nested, pair)
     elif spec is None:
         inputs = keras.tree.map_structure(
@@ -72,7 +77,7 @@ def build(
         inputs = keras.Input((None, None, spec.channels), dtype="uint8", name=IMAGE_INPUT)
         pixels = Preprocess(spec, name=PREPROCESS_LAYER)(inputs)
         features = _features(backbone, nested, pixels, spec)
-    logits = head.attach(_pooled(backbone, features))
+    logits = head.attach(_pooled(backbone, features) if starts is None else features, starts)
     model = keras.Model(inputs, logits, name=name or re.sub(r"[^\w.-]+", "_", backbone.name))
     _freeze(backbone, nested)
     return model
@@ -136,6 +141,25 @@ def _texts(backbone: Backbone, nested: keras.Model, pair: bool) -> tuple[Any, ke
     if len(features.shape) == 3:
         features = PoolPieces(backbone.text_spec.pooling, name=POOL_LAYER)(features, pieces[tokenize.mask])
     return inputs, features
+
+
+def _words(
+    backbone: Backbone, nested: keras.Model, pair: bool
+) -> tuple[keras.KerasTensor, keras.KerasTensor, keras.KerasTensor]:
+    """Returns the input for sentences, the features of each word and where the words start."""
+    problem = None
+    if backbone.tokenizer is None:
+        problem = "it does not take texts that are cut into pieces"
+    elif pair:
+        problem = "its sentences are tagged one by one: leave pair=True out"
+    elif len(nested.output.shape) != 3:
+        problem = f"its features have the shape {tuple(nested.output.shape)}, expected [batch, pieces, width]"
+    if problem:
+        raise BackboneError(f"{backbone.name} cannot tag words: {problem}.")
+    inputs = keras.Input((), dtype="string", name=TEXT_INPUT)
+    pieces = TokenizeWords.of(backbone.tokenizer, name=TOKENS_LAYER)(inputs)
+    starts = pieces.pop(WORD_STARTS)
+    return inputs, GatherWords(name=WORDS_LAYER)(nested(pieces), starts), starts
 
 
 def _features(backbone: Backbone, nested: keras.Model, pixels: keras.KerasTensor, spec: InputSpec) -> keras.KerasTensor:

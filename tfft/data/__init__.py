@@ -15,6 +15,7 @@ from tfft.data.images import Preprocess, decode_image, resize_pixels, scale_pixe
 from tfft.data.labels import check_labels  # noqa: E402
 from tfft.data.mixing import mixed, one_hot  # noqa: E402
 from tfft.data.pipeline import from_arrays, to_dataset  # noqa: E402
+from tfft.data.tagged import TaggedSentences, TaggedSplits, from_tagged, load_tagged  # noqa: E402
 from tfft.data.text_report import TextReport  # noqa: E402
 from tfft.data.texts import TextExamples, TextSplits, from_texts, load_texts, read_texts, text_lengths  # noqa: E402
 
@@ -23,6 +24,8 @@ __all__ = [
     "Preprocess",
     "Skipped",
     "Splits",
+    "TaggedSentences",
+    "TaggedSplits",
     "TextExamples",
     "TextReport",
     "TextSplits",
@@ -30,9 +33,11 @@ __all__ = [
     "class_weights",
     "decode_image",
     "from_arrays",
+    "from_tagged",
     "from_texts",
     "list_images",
     "load",
+    "load_tagged",
     "load_texts",
     "mixed",
     "one_hot",

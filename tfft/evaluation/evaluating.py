@@ -1,6 +1,7 @@
 """Runs a model over a dataset and counts: :func:`evaluate`.
 
 Hides that only counts and sums are kept, so that memory does not grow with the dataset.
+What is counted where words are tagged is in :mod:`tfft.evaluation.tagging`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from tfft import heads
 from tfft.data.pipeline import check_pixels
 from tfft.errors import DataError, TfftError, listed
 from tfft.evaluation.scores import ClassScore, Scores, class_score, mean_interval, wilson_interval
+from tfft.evaluation.tagging import Tags
 
 
 def evaluate(model: keras.Model, dataset: tf.data.Dataset, *, head: heads.Head | None = None) -> Scores:
@@ -26,12 +28,15 @@ def evaluate(model: keras.Model, dataset: tf.data.Dataset, *, head: heads.Head |
     Args:
         model: gives logits (values for regression), as models of :func:`tfft.build` do.
         dataset: finite, batches of (inputs, labels): int labels [B] for classes, 0 or 1 for a binary
-            head, floats [B, classes] of 0 and 1 for several labels, floats [B] or [B, n] for regression.
+            head, floats [B, classes] of 0 and 1 for several labels, floats [B] or [B, n] for regression, ints
+            [B, W] for the tags of words, below 0 for padding.
         head: what the outputs mean; None finds the model's own.
 
     Returns:
         Scores with a 95 % interval, precision and recall per class, and the baseline of always
-        answering the commonest class.
+        answering the commonest class. Where words are tagged with ``B-`` and ``I-``, precision, recall and F1 are of
+        whole entities, as :func:`tfft.evaluation.entities` finds them; words that the model could not see count with
+        the tag that is answered for them, ``"O"``, and ``measures["words_not_seen"]`` tells how many there are.
 
     Raises:
         DataError: when the dataset is empty, infinite, has labels that the head has no class for, or gives
@@ -57,7 +62,7 @@ def evaluate(model: keras.Model, dataset: tf.data.Dataset, *, head: heads.Head |
         return logits, loss_of(labels, logits)
 
     tally = _TALLIES[head.kind](head)
-    count, loss, bad = 0, 0.0, 0
+    count, weighed, loss, bad = 0, 0, 0.0, 0
     takes_pixels = _takes_pixels(model)
     for batch in dataset:
         if takes_pixels and not count:
@@ -67,7 +72,9 @@ def evaluate(model: keras.Model, dataset: tf.data.Dataset, *, head: heads.Head |
         tally.check(labels)
         logits, batch_loss = (np.asarray(t) for t in forward(batch[0], batch[1]))
         count += len(labels)
-        loss += float(batch_loss) * len(labels)
+        weight = tally.weight(labels, logits) if isinstance(tally, Tags) else len(labels)
+        weighed += weight
+        loss += float(batch_loss) * weight
         bad += int((~np.isfinite(logits)).reshape(len(labels), -1).any(axis=-1).sum())
         tally.add(labels, logits)
     if not count:
@@ -76,7 +83,7 @@ def evaluate(model: keras.Model, dataset: tf.data.Dataset, *, head: heads.Head |
         raise TfftError(
             f"The model gives NaN or infinity for {bad} of {count} examples: its weights or the inputs hold some."
         )
-    return tally.scores(count, loss / count)
+    return tally.scores(count, loss / max(weighed, 1))
 
 
 class _Classes:
@@ -210,6 +217,7 @@ _TALLIES: dict[str, Callable[[heads.Head], Any]] = {
     "binary": _Classes,
     "multilabel": _Labels,
     "regression": _Values,
+    "tokens": Tags,
 }
 
 

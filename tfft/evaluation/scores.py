@@ -51,6 +51,34 @@ def mean_interval(total: float, squares: float, count: int) -> tuple[float, floa
     return mean - half, mean + half
 
 
+def f1_interval(counts: np.ndarray, *, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
+    """Returns a 95 % interval of the F1 of entities, from how many there are in each sentence.
+
+    It is drawn by a bootstrap over sentences, because the entities of one sentence are right or wrong together. A
+    bootstrap knows nothing of mistakes that are not among these sentences: without any it would say that F1 is 1 for
+    certain. So the interval is never narrower than the one from Wilson's score method for as many independent
+    entities: F1 is 2 j / (1 + j) of the share j of entities, true or predicted, that are both.
+
+    Args:
+        counts: whole numbers [S, 3]: entities that are right, that are true, that are predicted, of each sentence.
+        draws: of the bootstrap.
+        seed: of its random numbers.
+
+    Returns:
+        Lower and upper end; 0 and 1 where there is no entity.
+    """
+    right, true, predicted = np.asarray(counts, np.int64).reshape(-1, 3).sum(axis=0).tolist()
+    if not true + predicted:
+        return 0.0, 1.0
+    independent = [2 * j / (1 + j) for j in wilson_interval(right, true + predicted - right)]
+    kinds, often = np.unique(counts, axis=0, return_counts=True)  # as good as all sentences, and few
+    drawn = np.random.default_rng(seed).multinomial(often.sum(), often / often.sum(), size=draws) @ kinds
+    entities = drawn[:, 1] + drawn[:, 2]
+    values = 2 * drawn[:, 0][entities > 0] / entities[entities > 0]
+    low, high = np.quantile(values, (0.025, 0.975)).tolist() if len(values) else (0.0, 1.0)
+    return min(low, independent[0]), max(high, independent[1])
+
+
 @dataclasses.dataclass(frozen=True)
 class ClassScore:
     """How one class fares.
@@ -77,14 +105,17 @@ class Scores:
     """What :func:`tfft.evaluation.evaluate` returns; ``print`` shows it as a table.
 
     Attributes:
-        kind: of the head: ``"classification"``, ``"binary"``, ``"multilabel"`` or ``"regression"``.
-        examples: number of examples.
-        loss: mean loss per example, without weight decay.
-        accuracy: share of right answers; for several labels, of right decisions; None for regression.
-        interval: 95 % interval of :attr:`metric` (Wilson's for classes, normal otherwise).
-        metric: what the interval is of: ``"accuracy"`` or ``"mean_absolute_error"``.
-        majority: accuracy of always answering the commonest class of these examples; None for regression.
-        per_class: one row per class; empty for regression.
+        kind: of the head: ``"classification"``, ``"binary"``, ``"multilabel"``, ``"regression"`` or ``"tokens"``.
+        examples: number of examples; of sentences where words are tagged.
+        loss: mean loss per example, without weight decay; per word where words are tagged.
+        accuracy: share of right answers; for several labels, of right decisions; for words, of those with the right
+            tag; None for regression.
+        interval: 95 % interval of :attr:`metric` (Wilson's for classes, normal otherwise; for f1 see
+            :func:`f1_interval`).
+        metric: what the interval is of: ``"accuracy"``, ``"mean_absolute_error"``, or ``"f1"`` of the entities in
+            sentences.
+        majority: accuracy of always answering the commonest class of these examples; None for regression and f1.
+        per_class: one row per class, or per type of entity where the metric is f1; empty for regression.
         confusion: examples by true class (row) and predicted class (column); None where there is no such thing.
         measures: further numbers by name.
     """
@@ -103,7 +134,7 @@ class Scores:
     @property
     def value(self) -> float:
         """The number that :attr:`interval` belongs to."""
-        return self.measures[self.metric] if self.accuracy is None else self.accuracy
+        return float(self.accuracy if self.metric == "accuracy" else self.measures[self.metric])
 
     @property
     def most_confused(self) -> list[tuple[str, str, int]]:
@@ -149,20 +180,24 @@ class Scores:
         """The result in one line."""
         low, high = self.interval
         name = self.metric.replace("_", " ")
-        text = f"{name} {self.value:.4f} (95 % interval {low:.4f} to {high:.4f}, {self.examples} examples)"
+        kind = "sentences" if self.kind == "tokens" else "examples"
+        text = f"{name} {self.value:.4f} (95 % interval {low:.4f} to {high:.4f}, {self.examples} {kind})"
+        if self.metric == "f1":
+            return f"entity {text}, accuracy of words {self.accuracy:.4f}"
         return text if self.majority is None else f"{text}, commonest class {self.majority:.4f}"
 
     def __str__(self) -> str:
-        lines = [self.line, f"loss {self.loss:.4f}" + "".join(f", {k} {v:.4f}" for k, v in self.measures.items())]
+        measures = "".join(f", {k} {v if isinstance(v, int) else f'{v:.4f}'}" for k, v in self.measures.items())
+        lines = [self.line, f"loss {self.loss:.4f}{measures}"]
         if not self.per_class:
             return "\n".join(lines)
         rows = list(self.per_class)
-        title = "per class"
+        title = "per type of entity" if self.metric == "f1" else "per class"
         if len(rows) > _ROWS_SHOWN:
             rows = sorted(rows, key=lambda row: 1.0 if row.recall is None else row.recall)[:_ROWS_SHOWN]
-            title = f"the {_ROWS_SHOWN} classes of {len(self.per_class)} with the lowest recall"
+            title = f"the {_ROWS_SHOWN} rows of {len(self.per_class)} with the lowest recall"
         table = Table(title=title, title_justify="left")
-        table.add_column("class")
+        table.add_column("type" if self.metric == "f1" else "class")
         for name in ("examples", "predicted", "precision", "recall", "f1"):
             table.add_column(name, justify="right")
         for row in rows:

@@ -116,13 +116,10 @@ def piece_lengths(backbone: Backbone, texts: TextExamples, batch: int = 1024) ->
     columns: Sequence[np.ndarray] = [texts.texts[::step]]
     if texts.pairs is not None:
         columns = [*columns, texts.pairs[::step]]
-    count = tf.function(
-        lambda *parts: tf.reduce_sum(tokenizer(list(parts) if len(parts) > 1 else parts[0])[tokenizer.mask], -1)
-    )
-    found = [
-        count(*(tf.constant(column[at : at + batch]) for column in columns)).numpy()
-        for at in range(0, len(columns[0]), batch)
-    ]
+    found = []
+    for at in range(0, len(columns[0]), batch):
+        parts = [tf.constant(column[at : at + batch]) for column in columns]
+        found.append(tokenizer(parts if len(parts) > 1 else parts[0])[tokenizer.mask].numpy().sum(axis=-1))
     return np.concatenate(found)
 
 

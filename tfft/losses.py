@@ -1,0 +1,192 @@
+"""Losses and metrics that Keras lacks, or has with a fault: all of them take logits.
+
+Hides how a loss stays finite and keeps its gradient where the model is very wrong, how smoothing is spread over
+classes that are given by number, and which words of a padded batch count.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tfft.errors import PlanError, require_platform
+
+require_platform()
+
+import keras  # noqa: E402
+
+# The logits that say "there is no word here" are all this; those of a word that the model could not see are this but
+# for one. A layer that computes logits never comes near it, and a softmax of it is finite.
+ABSENT = -1e9
+
+
+@keras.saving.register_keras_serializable(package="tfft")
+class SparseCrossentropy(keras.losses.Loss):
+    """Cross-entropy of whole-number labels and logits, with label smoothing, which Keras has for one-hot only.
+
+    With smoothing s and C classes the target is ``1 - s + s / C`` for the label and ``s / C`` elsewhere.
+
+    Args:
+        label_smoothing: s, 0 or more and below 1.
+        **kwargs: ``name``, ``reduction``, ``dtype``.
+
+    Example:
+        >>> SparseCrossentropy(label_smoothing=0.1)(labels, logits)
+    """
+
+    def __init__(self, label_smoothing: float = 0.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.label_smoothing = float(label_smoothing)
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Returns the loss of each example, [B]; labels are [B] or [B, 1], logits [B, C]."""
+        labels = keras.ops.cast(keras.ops.reshape(y_true, (-1,)), "int32")
+        loss = keras.ops.sparse_categorical_crossentropy(labels, y_pred, from_logits=True)
+        if not self.label_smoothing:
+            return loss
+        spread = -keras.ops.mean(keras.ops.log_softmax(y_pred), axis=-1)
+        return (1.0 - self.label_smoothing) * loss + self.label_smoothing * spread
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor as plain values."""
+        return {**super().get_config(), "label_smoothing": self.label_smoothing}
+
+
+@keras.saving.register_keras_serializable(package="tfft")
+class FocalCrossentropy(keras.losses.Loss):
+    """Focal loss of logits: cross-entropy in which an example counts the less the better it is known.
+
+    The term of a class with probability p is ``-(1 - p) ** gamma * log(p)`` in place of ``-log(p)`` (Lin et al.,
+    "Focal loss for dense object detection", 2017). It is computed from logits without clipping, so an example
+    that is very wrong keeps its gradient, which the losses of Keras of that name cut off.
+
+    Args:
+        gamma: how fast the weight falls; 0 is plain cross-entropy.
+        label_smoothing: as in :class:`SparseCrossentropy`, or towards 1/2 where labels are independent.
+        independent: False for one class of several, True for labels that are each 0 or 1.
+        **kwargs: ``name``, ``reduction``, ``dtype``.
+
+    Example:
+        >>> FocalCrossentropy(gamma=2.0)(labels, logits)
+    """
+
+    def __init__(
+        self, gamma: float = 2.0, label_smoothing: float = 0.0, independent: bool = False, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        if not 0 <= gamma < float("inf"):
+            raise PlanError(f"gamma of the focal loss must be 0 or more, received {gamma!r}")
+        self.gamma, self.label_smoothing, self.independent = float(gamma), float(label_smoothing), bool(independent)
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Returns the loss of each example, [B]; logits are [B, C], labels whole [B] or shares [B, C]."""
+        ops, smoothing = keras.ops, self.label_smoothing
+        if self.independent:
+            target = ops.reshape(y_true, ops.shape(y_pred)) * (1.0 - smoothing) + smoothing / 2.0
+            yes, no = self._terms(ops.log_sigmoid(y_pred)), self._terms(ops.log_sigmoid(-y_pred))
+            return ops.mean(target * yes + (1.0 - target) * no, axis=-1)
+        each = self._terms(ops.log_softmax(y_pred))
+        if len(y_true.shape) > 1 and y_true.shape[-1] != 1:
+            loss = ops.sum(y_true * each, axis=-1)
+        else:  # this operation refuses labels that no class has
+            labels = ops.cast(ops.reshape(y_true, (-1,)), "int32")
+            loss = self._terms(-ops.sparse_categorical_crossentropy(labels, y_pred, from_logits=True))
+        return (1.0 - smoothing) * loss + smoothing * ops.mean(each, axis=-1) if smoothing else loss
+
+    def _terms(self, log_p: Any) -> Any:
+        if not self.gamma:
+            return -log_p
+        # At p = 1 a power below 1 has no finite slope, and 0 * infinity is NaN.
+        rest = keras.ops.maximum(-keras.ops.expm1(log_p), keras.config.epsilon())
+        return -(rest**self.gamma) * log_p
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor as plain values."""
+        own = {"gamma": self.gamma, "label_smoothing": self.label_smoothing, "independent": self.independent}
+        return {**super().get_config(), **own}
+
+
+@keras.saving.register_keras_serializable(package="tfft")
+class TagCrossentropy(keras.losses.Loss):
+    """Cross-entropy of the tags of words, a mean over the labelled words of a batch; for :func:`tfft.heads.tokens`.
+
+    Padding does not count, whatever its share of the batch: labels below 0 are left out, and so are words that the
+    model could not see (see :class:`tfft.heads.WordLogits`). Labels may be padded further than the logits.
+
+    Args:
+        gamma: 0 for cross-entropy, above for the focal loss, as in :class:`FocalCrossentropy`.
+        label_smoothing: as in :class:`SparseCrossentropy`.
+        **kwargs: ``name``, ``reduction``, ``dtype``.
+
+    Example:
+        >>> TagCrossentropy()(labels, logits)  # int [B, W], float [B, W, C]
+    """
+
+    def __init__(self, gamma: float = 0.0, label_smoothing: float = 0.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._of_words = FocalCrossentropy(gamma, label_smoothing)
+        self.gamma, self.label_smoothing = self._of_words.gamma, self._of_words.label_smoothing
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Returns the loss of each sentence [B]: the sum over its words, scaled so that the mean of all sentences
+        is the mean of all words.
+        """
+        ops = keras.ops
+        labels, logits, counts = aligned_tags(y_true, y_pred)
+        safe = ops.where(counts[..., None], logits, 0.0)
+        classes = ops.shape(logits)[-1]
+        each = self._of_words.call(ops.reshape(ops.maximum(labels, 0), (-1,)), ops.reshape(safe, (-1, classes)))
+        weights = ops.cast(counts, each.dtype)
+        sums = ops.sum(ops.reshape(each, ops.shape(labels)) * weights, axis=-1)
+        sentences = ops.cast(ops.shape(labels)[0], each.dtype)
+        return sums * sentences / ops.maximum(ops.sum(weights), 1.0)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor as plain values."""
+        return {**super().get_config(), "gamma": self.gamma, "label_smoothing": self.label_smoothing}
+
+
+@keras.saving.register_keras_serializable(package="tfft")
+class TagAccuracy(keras.metrics.Mean):
+    """Share of labelled words whose tag is right; a word that the model could not see counts as it is answered.
+
+    Args:
+        **kwargs: ``name``, ``dtype``.
+    """
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        """Adds a batch: labels [B, W], below 0 for padding, and logits [B, W, C]."""
+        ops = keras.ops
+        labels, logits, _ = aligned_tags(y_true, y_pred)
+        answered = ops.logical_and(
+            ops.equal(ops.argmax(logits, axis=-1), labels), ops.any(logits > ABSENT / 2, axis=-1)
+        )
+        weights = ops.cast(labels >= 0, self.dtype)
+        if sample_weight is not None:
+            weights *= ops.reshape(ops.cast(sample_weight, self.dtype), (-1, 1))
+        super().update_state(ops.cast(answered, self.dtype), sample_weight=weights)
+
+
+def aligned_tags(y_true: Any, y_pred: Any) -> tuple[Any, Any, Any]:
+    """Brings labels and logits of words to one width.
+
+    Args:
+        y_true: whole numbers [B, V], below 0 for padding.
+        y_pred: logits [B, W, C].
+
+    Returns:
+        Labels int32 and logits, both padded to the larger of V and W, and bool of the same width: True for words that
+        are labelled and that the model saw.
+    """
+    ops = keras.ops
+    labels, logits = ops.cast(y_true, "int32"), ops.convert_to_tensor(y_pred)
+    given, made = ops.shape(labels)[1], ops.shape(logits)[1]
+    labels = ops.pad(labels, ((0, 0), (0, ops.maximum(made - given, 0))), constant_values=-1)
+    logits = ops.pad(logits, ((0, 0), (0, ops.maximum(given - made, 0)), (0, 0)), constant_values=ABSENT)
+    return labels, logits, ops.logical_and(labels >= 0, ops.all(logits > ABSENT / 2, axis=-1))
+
+
+@keras.saving.register_keras_serializable(package="tfft")
+def soft_binary_accuracy(y_true: Any, y_pred: Any) -> Any:
+    """Returns for each example the share of labels [B, n] on the same side of 1/2 as the logits' probability."""
+    same = keras.ops.equal(y_true > 0.5, y_pred > 0.0)
+    return keras.ops.mean(keras.ops.cast(same, "float32"), axis=-1)
