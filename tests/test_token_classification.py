@@ -13,6 +13,7 @@ import tensorflow as tf
 
 import tfft
 from tfft import heads
+from tfft.__main__ import main
 from tfft.backbones.words import GatherWords, TokenizeWords
 from tfft.data import from_tagged, load_tagged
 from tfft.errors import BackboneError, DataError, PlanError
@@ -303,6 +304,66 @@ def test_a_tagger_is_sliced_and_described_like_any_model_and_learns_what_was_lef
 
 def _by_path(model):
     return {variable.path: variable.numpy() for variable in model.variables}
+
+
+def test_a_file_becomes_a_run_that_tags_words_on_the_command_line(tmp_path, capsys):
+    sentences, tags = tagging_models.planted(600)
+    file = tmp_path / "names.jsonl"
+    rows = [{"words": words, "ner": own} for words, own in zip(sentences, tags, strict=True)]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    folder = tmp_path / "run"
+    done = tfft.finetune(
+        tagging_models.bert(), file, task="tokens", text="words", label="ner", unfreeze="all", epochs=9,
+        frozen_epochs=1, learning_rate=3e-3, dropout=0.0, out=folder, verbose=False,
+    )  # fmt: skip
+    assert done.final.metric == "f1"
+    assert done.final.value >= 0.95 > 0.6 > done.frozen.value
+    assert [phase.solve for phase in done.plan.phases] == [False, False]
+    assert done.export.largest_difference < 1e-5
+    capsys.readouterr()
+    assert main(["predict", str(folder / "export" / "1"), "--text", "mr  kana saw lodo in mina"]) == 0
+    assert capsys.readouterr().out == "mr kana/B-PER saw lodo in mina/B-LOC\n"
+    assert main(["predict", str(folder), "--json", "--text", "mr kana"]) == 0
+    assert json.loads(capsys.readouterr().out)["predictions"][0]["tags"] == [["mr", "O"], ["kana", "B-PER"]]
+    other = tmp_path / "other.jsonl"
+    other.write_text(json.dumps({"words": ["in", "kana"], "ner": ["O", "B-LOC"]}))
+    for data, said in ((file, "120 sentences"), (other, "1 sentences")):
+        assert main(["evaluate", str(folder), str(data)]) == 0
+        assert said in capsys.readouterr().out
+
+
+def test_a_recipe_says_what_means_nothing_for_tags():
+    data = tagging_models.planted(20)
+    with pytest.raises(PlanError, match=r"class_weight.*mean nothing where each word has a tag"):
+        tfft.finetune(tagging_models.bert(8), data, task="tokens", class_weight="balanced", verbose=False)
+    with pytest.raises(PlanError, match="The plan 'setfit' computes a head from one row"):
+        tfft.finetune(tagging_models.bert(8), data, task="tokens", plan="setfit", verbose=False)
+    plan = tfft.recommend_plan(data, tagging_models.bert(8), task="tokens")
+    assert "each word has one" in plan.reasons["head"]
+
+
+# --- pairs
+
+
+def test_whether_two_texts_belong_together_is_learned():
+    generator = np.random.default_rng(0)
+    first, second = (np.array([*"abcdefgh"], object)[generator.integers(0, 8, 800)] for _ in range(2))
+    second = np.where(generator.random(800) < 0.5, first, second)
+    texts = (["mr " + a for a in first], [b + " saw" for b in second])
+    labels = np.where(first == second, "same", "other").tolist()
+    held = slice(0, 160)
+    control = tfft.heads.classification(["other", "same"], dropout=0.0)
+    keras.utils.set_random_seed(0)
+    model = tfft.build(tagging_models.bert(), control, pair=True)
+    tfft.unfreeze(model, "all")
+    model.compile(keras.optimizers.Adam(2e-3), **control.compile_args())
+    inputs = {"text": np.array(texts[0], object), "text_pair": np.array(texts[1], object)}
+    known = np.array([label == "same" for label in labels], np.int32)
+    model.fit({k: v[160:] for k, v in inputs.items()}, known[160:], epochs=25, batch_size=32, verbose=0)
+    right = model.predict({k: v[held] for k, v in inputs.items()}, verbose=0).argmax(-1) == known[held]
+    swapped = model.predict({k: np.roll(v[held], n) for n, (k, v) in enumerate(inputs.items())}, verbose=0).argmax(-1)
+    assert right.mean() >= 0.9
+    assert (swapped == known[held]).mean() < 0.75  # the label is in neither text alone
 
 
 # --- entities

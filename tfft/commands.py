@@ -67,7 +67,7 @@ def train(options: argparse.Namespace, print_result: PrintResult) -> int:
 _SETTINGS = (
     "unfreeze epochs frozen_epochs batch_size part_size learning_rate seed validation dropout l2 label_smoothing "
     "loss class_weight sampling deterministic batch_norm input_range output resize augment views trust strict "
-    "label task separator max_length pooling preprocessor"
+    "label task separator max_length pooling"
 ).split()
 
 
@@ -147,6 +147,8 @@ def _lines(files: Sequence[str]) -> list[str]:
 
 
 def _prediction_line(row: Any) -> str:
+    if set(row.outputs) == {"tags"}:
+        return " ".join(f"{word}/{tag}" if tag != "O" else word for word, tag in row.outputs["tags"])
     if row.label is None:
         return f"{row.file}: {json.dumps(row.outputs)}"
     others = ", ".join(f"{label} {probability:.3f}" for label, probability in row.top[1:])
@@ -209,12 +211,18 @@ def _takes_strings(model: Any) -> bool:
 
 def _labelled_texts(run: Any, options: argparse.Namespace) -> tuple[Any, str]:
     """Returns batches of texts with the labels of the run's classes, and in words which they are."""
-    from tfft.data import from_texts, load_texts, read_texts
+    from tfft.data import from_tagged, from_texts, load_tagged, load_texts, read_texts
 
     plan, data = run.plan, pathlib.Path(options.data)
     columns = {name: getattr(plan, name) for name in ("text", "label") if getattr(plan, name) is not None}
     how = {"task": plan.task, "separator": plan.separator, **columns}
     own = data.exists() and pathlib.Path(plan.data).exists() and data.samefile(plan.data)
+    if plan.task == "tokens":
+        lists = {name: value for name, value in (("words", plan.text), ("tags", plan.label)) if value is not None}
+        source = data if own else {"train": plan.data, "validation": data}  # tags have the order of the training file
+        tagged = load_tagged(source, validation=plan.validation, seed=plan.seed, **lists)
+        words = f"held-out sentences: {tagged.split_from}" if own else f"all sentences in {data}"
+        return from_tagged(tagged.validation, batch_size=options.batch_size), words
     if own or data.is_dir():  # never on what the run has learned from
         splits = load_texts(data, validation=plan.validation, seed=plan.seed, **how)
         examples, words = splits.validation, f"held-out examples: {splits.split_from}"

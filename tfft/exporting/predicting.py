@@ -101,13 +101,23 @@ def predict_texts(
         top: as in :func:`predict_files`.
 
     Yields:
-        One prediction per text, whose ``file`` is the text.
+        One prediction per text, whose ``file`` is the text. Where words are tagged, ``outputs["tags"]`` holds each word
+        and its tag.
     """
     for start in range(0, len(texts), _BATCH):
         batch = list(texts[start : start + _BATCH])
         outputs = answer(batch)
         for i, text in enumerate(batch):
-            yield _prediction(text, {name: values[i] for name, values in outputs.items()}, class_names, top)
+            row = {name: values[i] for name, values in outputs.items()}
+            words = np.ndim(row.get("label")) == 1
+            yield _tagged(text, row["label"]) if words else _prediction(text, row, class_names, top)
+
+
+def _tagged(text: str, tags: np.ndarray) -> FilePrediction:
+    """Puts each word of a text beside its tag, which is empty where the model could not see the word."""
+    words = tf.strings.split(text).numpy().tolist()  # as the model parts them
+    pairs = [[word.decode(), tag.decode()] for word, tag in zip(words, tags, strict=False)]  # padding has no word
+    return FilePrediction(text, outputs={"tags": pairs})
 
 
 def _read(file: str) -> bytes | str:

@@ -146,7 +146,10 @@ class Draft:
         """The head alone: solved, unless something was said that only training has a use for."""
         wishes = self.wishes
         pair = isinstance(wishes.learning_rate, (tuple, list))
-        if wishes.frozen_epochs == "auto" and not pair:
+        words = wishes.task == "tokens"
+        if words:
+            self.reasons["head"] = "trained: it can be computed where a text has one answer, and here each word has one"
+        if wishes.frozen_epochs == "auto" and not pair and not words:
             self.reasons["head"] = "on a frozen backbone the best linear head can be computed, without steps and rates"
             if wishes.l2 == "auto":
                 self.reasons["l2"] = "by cross-validation on the features of the frozen backbone"

@@ -70,7 +70,6 @@ def finetune(
     separator: str | None = None,
     max_length: int | None = None,
     pooling: Literal["cls", "mean", "last", "pooled_output"] | None = None,
-    preprocessor: str | None = None,
     validation: float = 0.2,
     dropout: float = 0.2,
     l2: float | Literal["auto"] = "auto",
@@ -125,11 +124,11 @@ def finetune(
         text: column of a table that holds the texts, by name, or by number where it has no header; two for pairs.
         label: column that holds the labels.
         task: what the labels of texts are: ``"classification"``, ``"multilabel"``, ``"regression"`` (numbers) or
-            ``"tokens"`` (a tag for each word); ``"auto"`` looks at them.
+            ``"tokens"`` (a tag for each word; data as :func:`tfft.data.load_tagged` takes it, ``text`` and ``label``
+            name the lists in JSON lines); ``"auto"`` looks at them.
         separator: between the labels of one text, where it has several.
         max_length: most pieces of a text that are read; by default the backbone's own choice, which is printed.
         pooling: how the features of all pieces of a text become one; by default the backbone's own choice.
-        preprocessor: handle of the model that makes the inputs of a text backbone from TF Hub.
         validation: share of each class to hold out, where the data is not split yet.
         dropout: share of features dropped before the head.
         l2: weight decay of the head's kernel; ``"auto"`` is what cross-validation finds when the head is

@@ -19,7 +19,7 @@ from tfft.data.pipeline import check_pixels, checked_arrays
 from tfft.errors import DataError, listed
 from tfft.plans import Wishes
 from tfft.recipes.gathered import Gathered, by_class, classes
-from tfft.recipes.texts import gather_texts, is_text_data
+from tfft.recipes.texts import gather_tagged, gather_texts, is_text_data
 from tfft.specs import InputSpec, Plan
 
 _SIZES_READ = 64
@@ -39,6 +39,8 @@ def gather(data: Any, wishes: Wishes) -> Gathered:
     Raises:
         DataError: when the form is unknown or the data cannot be used.
     """
+    if wishes.task == "tokens":
+        return gather_tagged(data, wishes)
     if is_text_data(data, wishes):
         return gather_texts(data, wishes)
     if wishes.task not in ("auto", "classification"):

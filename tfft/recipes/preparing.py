@@ -67,7 +67,8 @@ def recommend_plan(
     return plan_for(opened, gathered, wanted, cache, plan)
 
 
-_OPENING = ("input_range", "output", "max_length", "pooling", "preprocessor")
+_WITHOUT_WORDS = ("few_shot", "setfit")
+_OPENING = ("input_range", "output", "max_length", "pooling")
 
 
 def with_new_statistics(wishes: Wishes, plan: Plan | NamedPlan | None) -> tuple[Wishes, Plan | NamedPlan | None]:
@@ -111,6 +112,11 @@ def plan_for(
     verbose: bool = False,
 ) -> Plan:
     """Fills every setting that was left open."""
+    if data.task == "tokens" and plan is not None and plan.name in _WITHOUT_WORDS:
+        raise PlanError(
+            f"The plan {plan.name!r} computes a head from one row of features for each text, and here each word has "
+            "a tag. Take 'lp_ft', 'full' or 'gradual', or leave plan= out."
+        )
     facts, wishes = _facts(backbone, data, cache), dataclasses.replace(wishes, task=data.task)
     names: dict[str, Any] = {"plan": plan, "backbone": _absolute(backbone.origin), "data": _absolute(data.name)}
     known = dataclasses.replace(wishes, batch_size=32) if wishes.batch_size == "auto" else wishes
@@ -170,15 +176,15 @@ def build_model(backbone: Backbone, data: Gathered, plan: Plan) -> keras.Model:
     if plan.task == "regression":
         head = heads.regression(1, **layers)
     else:
-        make = {"classification": heads.classification, "multilabel": heads.multilabel}[plan.task]
+        make = getattr(heads, plan.task)  # classification, multilabel or tokens
         head = make(data.class_names, **layers, label_smoothing=plan.label_smoothing, loss=plan.loss)
     size = None if backbone.input_spec is None else plan.image_size
     return build(backbone, head, image_size=size, pair=data.texts is not None and data.texts.pairs is not None)
 
 
 def is_cached(data: Gathered, cache: object) -> bool:
-    """Whether what is frozen runs once."""
-    return not (cache is None or cache is False or (data.is_ready and cache == "auto"))
+    """Whether what is frozen runs once; of words it would be kept for every piece, and no head is solved on it."""
+    return data.task != "tokens" and not (cache is None or cache is False or (data.is_ready and cache == "auto"))
 
 
 def spec_of(backbone: Backbone, plan: Plan) -> InputSpec | None:

@@ -1,4 +1,4 @@
-"""Labelled texts as a recipe takes them: :func:`is_text_data`, :func:`gather_texts`, :func:`truncation_note`.
+"""Labelled texts as a recipe takes them: :func:`gather_texts`, :func:`gather_tagged` and what is asked of both.
 
 Hides which forms of data hold texts, and how a table becomes what the rest of a recipe asks for.
 """
@@ -14,8 +14,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfft.backbones.base import Backbone
-from tfft.data import TextExamples, from_texts, load_texts, text_lengths
-from tfft.errors import PlanError
+from tfft.data import TextExamples, from_tagged, from_texts, load_tagged, load_texts, text_lengths
+from tfft.errors import PlanError, listed
 from tfft.plans import Wishes
 from tfft.recipes.gathered import Gathered, by_class
 from tfft.specs import Plan
@@ -80,6 +80,57 @@ def gather_texts(data: Any, wishes: Wishes) -> Gathered:
         texts=train,
         lengths=text_lengths(train),
         report=str(splits.report),
+    )
+
+
+def gather_tagged(data: Any, wishes: Wishes) -> Gathered:
+    """Reads sentences whose words are tagged, splits them and makes them what a recipe takes.
+
+    Args:
+        data: as :func:`tfft.data.load_tagged` takes it, or two files in a pair.
+        wishes: names of the lists in JSON lines, share to hold out, seed.
+
+    Raises:
+        DataError: listing everything that is wrong with the data.
+        PlanError: for settings that mean nothing for tags.
+    """
+    unusable = [name for name in ("class_weight", "sampling", "separator") if getattr(wishes, name)]
+    if unusable:
+        raise PlanError(f"{listed(unusable)} mean nothing where each word has a tag. Leave them out.")
+    files = isinstance(data, (tuple, list)) and all(isinstance(part, (str, os.PathLike)) for part in data)
+    if files and len(data) == 2:
+        data = {"train": data[0], "validation": data[1]}
+    named = {"words": wishes.text, "tags": wishes.label}
+    splits = load_tagged(
+        data, **{name: value for name, value in named.items() if value is not None},
+        validation=wishes.validation, seed=wishes.seed,
+    )  # fmt: skip
+    train, held_out = (
+        TextExamples(part.inputs, None, part.labels, splits.tag_names, ()) for part in (splits.train, splits.validation)
+    )
+    counts = ", ".join(f"{name} {count:,}" for name, count in splits.train.counts.items())
+
+    def training(_: Any, plan: Plan, epoch: tf.Variable) -> tf.data.Dataset:
+        return from_tagged(splits.train, batch_size=plan.batch_size, shuffle=True, seed=plan.seed, epoch=epoch)
+
+    return Gathered(
+        class_names=splits.tag_names,
+        examples=len(train),
+        held_out=len(held_out),
+        counts=(),
+        unseen=(),
+        origin=splits.split_from,
+        skipped=(),
+        image_side=None,
+        training=training,
+        validation=lambda _, batch_size: from_tagged(splits.validation, batch_size=batch_size),
+        ordered=lambda _: ((train.inputs, train.labels), (held_out.inputs, held_out.labels)),
+        probe=(),
+        name=os.fspath(data) if isinstance(data, (str, os.PathLike)) else "texts given in memory",
+        fingerprint=lambda: f"{train.fingerprint()} {held_out.fingerprint()}",
+        task="tokens",
+        texts=train,
+        report="\n".join((f"words: {splits.train.words:,} ({counts})", *splits.notes)),
     )
 
 
