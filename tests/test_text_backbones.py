@@ -50,6 +50,10 @@ def test_padding_changes_nothing(model):
     np.testing.assert_allclose(together, alone, atol=1e-5)
 
 
+def test_a_gpu_is_not_asked_to_compile_strings(model):
+    assert not model.get_layer("tokens").supports_jit  # what Keras goes by where jit_compile="auto"
+
+
 def test_only_unfrozen_blocks_train_and_there_is_no_dropout_unless_asked_for(folder, model):
     names = [block.name for block in tfft.load_backbone(folder).blocks]
     assert names == ["embeddings", "transformer_layer_0", "transformer_layer_1"]

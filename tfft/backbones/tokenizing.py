@@ -42,6 +42,7 @@ class Tokenize(keras.layers.Layer):
         super().__init__(**kwargs)
         packer = packer if isinstance(packer, keras.layers.Layer) else keras.saving.deserialize_keras_object(packer)
         self.packer, self.names, self.mask, self.max_length = packer, dict(names), mask, int(max_length)
+        self.supports_jit = False  # strings: XLA has no operations for them, and Keras turns it on by itself on GPUs
         self._pieces = tf.function(self._cut, autograph=False, reduce_retracing=True)
         if getattr(packer, "sequence_length", max_length) != max_length:
             packer.sequence_length = self.max_length

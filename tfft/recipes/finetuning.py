@@ -340,9 +340,13 @@ def _train(
     say = _printer(verbose)
 
     def measure(phase: Phase, history: History) -> None:
-        scores = evaluate(model, held_out)
-        memory["scores"].append(json.dumps(scores.to_dict()))
-        say(f"{phase.name}: {scores.line}\n{history.audits[phase.name].summary}")
+        if phase.contrastive and memory["scores"] and phase is not plan.phases[-1]:
+            line = "features changed; the head will follow them"  # a score of both together would say nothing
+        else:
+            scores = evaluate(model, held_out)
+            memory["scores"].append(json.dumps(scores.to_dict()))
+            line = scores.line
+        say(f"{phase.name}: {line}\n{history.audits[phase.name].summary}")
         for note in history.notes:
             say(note)
         if folder is not None and phase is not plan.phases[-1]:  # a later phase that fails loses only itself
