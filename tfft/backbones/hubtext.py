@@ -180,6 +180,9 @@ class StartEndPieces(keras.layers.Layer):
         self.tokenizer = tokenizer if layer else keras.saving.deserialize_keras_object(tokenizer)
         self.sequence_length = int(sequence_length)
 
+    def build(self, texts_shape: Any) -> None:
+        """Has nothing to build: the tokenizer is ready when its vocabulary has been loaded."""
+
     def call(self, texts: Any) -> dict[str, Any]:
         """Returns ``token_ids`` and ``padding_mask``, [B, sequence_length]."""
         import tensorflow as tf
