@@ -330,6 +330,9 @@ def test_a_file_becomes_a_run_that_tags_words_on_the_command_line(tmp_path, caps
     for data, said in ((file, "120 sentences"), (other, "1 sentences")):
         assert main(["evaluate", str(folder), str(data)]) == 0
         assert said in capsys.readouterr().out
+    file.unlink()
+    assert main(["evaluate", str(folder), str(other)]) == 1
+    assert "has learned from" in capsys.readouterr().err
 
 
 def test_a_recipe_says_what_means_nothing_for_tags():

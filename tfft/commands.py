@@ -219,6 +219,11 @@ def _labelled_texts(run: Any, options: argparse.Namespace) -> tuple[Any, str]:
     own = data.exists() and pathlib.Path(plan.data).exists() and data.samefile(plan.data)
     if plan.task == "tokens":
         lists = {name: value for name, value in (("words", plan.text), ("tags", plan.label)) if value is not None}
+        if not own and not pathlib.Path(plan.data).exists():
+            raise DataError(
+                f"The run has learned from {plan.data}, which is not there, and without it the numbers of the tags "
+                "are not known. Use tfft.evaluate(run.model, dataset)."
+            )
         source = data if own else {"train": plan.data, "validation": data}  # tags have the order of the training file
         tagged = load_tagged(source, validation=plan.validation, seed=plan.seed, **lists)
         words = f"held-out sentences: {tagged.split_from}" if own else f"all sentences in {data}"
