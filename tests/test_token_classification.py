@@ -331,7 +331,7 @@ def test_a_file_becomes_a_run_that_tags_words_on_the_command_line(tmp_path, caps
         assert main(["evaluate", str(folder), str(data)]) == 0
         assert said in capsys.readouterr().out
     file.unlink()
-    assert main(["evaluate", str(folder), str(other)]) == 1
+    assert main(["evaluate", str(folder), str(other)]) == 2
     assert "has learned from" in capsys.readouterr().err
 
 
