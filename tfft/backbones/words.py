@@ -112,9 +112,6 @@ class TokenizeWords(Tokenize):
         starts = keras.KerasTensor((batch, None), "int32", name=WORD_STARTS)
         return {**super().compute_output_spec(texts), WORD_STARTS: starts}
 
-    def build(self, texts_shape: Any) -> None:
-        """Makes nothing: the packer builds itself when it is first called, after its vocabulary has been loaded."""
-
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor as plain values; the vocabulary is stored beside, as an asset."""
         return {**super().get_config(), "ids": self.ids, "marks": self.marks, "blank": self.blank}
