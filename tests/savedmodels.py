@@ -253,6 +253,56 @@ def lookup(path: pathlib.Path) -> None:
     vocabulary.unlink()
 
 
+class _Preprocessor(tf.Module):
+    """Cuts at blanks and packs, in two steps, as the preprocessors of TF Hub do; without tensorflow-text."""
+
+    def __init__(self, vocabulary: str) -> None:
+        super().__init__()
+        self.table = tf.lookup.StaticHashTable(
+            tf.lookup.TextFileInitializer(
+                vocabulary, tf.string, tf.lookup.TextFileIndex.WHOLE_LINE, tf.int64, tf.lookup.TextFileIndex.LINE_NUMBER
+            ),
+            1,
+        )
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+    def tokenize(self, sentences: tf.Tensor) -> tf.RaggedTensor:
+        words = tf.strings.split(tf.strings.lower(sentences))
+        return tf.cast(words.with_flat_values(self.table.lookup(words.flat_values)), tf.int32)
+
+    @tf.function
+    def bert_pack_inputs(self, inputs: list[tf.RaggedTensor], seq_length: tf.Tensor) -> dict[str, tf.Tensor]:
+        rows = inputs[0].nrows()
+        start, end = tf.fill([rows, 1], 2), tf.fill([rows, 1], 3)
+        room = (seq_length - 1 - len(inputs)) // len(inputs)
+        parts = tf.concat([start] + [part for one in inputs for part in (one[:, :room], end)], axis=1)
+        shape = tf.stack([tf.cast(rows, tf.int32), seq_length])
+
+        def padded(values: tf.RaggedTensor) -> tf.Tensor:
+            return tf.ensure_shape(values.to_tensor(0, shape=[None, None])[:, :seq_length], [None, None])
+
+        def full(values: tf.RaggedTensor) -> tf.Tensor:
+            short = padded(values)
+            return tf.pad(short, [[0, 0], [0, shape[1] - tf.shape(short)[1]]])
+
+        return {"input_word_ids": full(parts), "input_mask": full(tf.ones_like(parts))}
+
+
+TOKENS = "[PAD] [UNK] [CLS] [SEP] the film is a story very plot was good fine great bad poor awful . ! ,".split()
+
+
+def preprocessor(path: pathlib.Path) -> None:
+    """Strings to ids and mask, with a vocabulary file, for `transformer`."""
+    vocabulary = path.parent / f"{path.name}_vocabulary.txt"
+    vocabulary.write_text("\n".join(TOKENS) + "\n")
+    root = _Preprocessor(str(vocabulary))
+    pieces = tf.RaggedTensorSpec([None, None], tf.int32)
+    for count in (1, 2):
+        root.bert_pack_inputs.get_concrete_function([pieces] * count, seq_length=tf.TensorSpec([], tf.int32))
+    tf.saved_model.save(root, str(path))
+    vocabulary.unlink()
+
+
 def keras3_export(path: pathlib.Path) -> None:
     """What `model.export` writes: a `serve` function and signatures."""
     model = convnet()

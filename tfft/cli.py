@@ -152,6 +152,7 @@ def _train_arguments(add: argparse.ArgumentParser) -> None:
     text.add_argument("--separator", metavar="TEXT", help="between the labels of one text, where it has several")
     text.add_argument("--max-length", type=_whole, metavar="N", help="pieces of a text that are read (128 at most)")
     text.add_argument("--pooling", choices=["cls", "mean", "last", "pooled_output"], help="(the backbone's own)")
+    text.add_argument("--preprocessor", metavar="HANDLE", help="makes the inputs of a text encoder of TF Hub")
     data.add_argument("--no-export", action="store_true", help="do not write the SavedModel into RUN/export")
     _opening_arguments(data)
 

@@ -67,7 +67,7 @@ def train(options: argparse.Namespace, print_result: PrintResult) -> int:
 _SETTINGS = (
     "unfreeze epochs frozen_epochs batch_size part_size learning_rate seed validation dropout l2 label_smoothing "
     "loss class_weight sampling deterministic batch_norm input_range output resize augment views trust strict "
-    "label task separator max_length pooling"
+    "label task separator max_length pooling preprocessor"
 ).split()
 
 

@@ -66,7 +66,7 @@ def build(
     starts = None
     if head.kind == "tokens":
         inputs, features, starts = _words(backbone, nested, pair)
-    elif backbone.tokenizer is not None:
+    elif backbone.text_spec is not None:
         inputs, features = _texts(backbone, nested, pair)
     elif spec is None:
         inputs = keras.tree.map_structure(
@@ -131,6 +131,10 @@ def _nested(backbone: Backbone) -> keras.Model:
 def _texts(backbone: Backbone, nested: keras.Model, pair: bool) -> tuple[Any, keras.KerasTensor]:
     """Returns the inputs for texts and the features, of one piece each or pooled."""
     inputs: Any = keras.Input((), dtype="string", name=TEXT_INPUT)
+    if backbone.tokenizer is None:
+        if pair:
+            raise BackboneError(f"{backbone.name} takes one text, not pairs. Join the two into one.")
+        return inputs, nested(keras.tree.pack_sequence_as(nested.input, [inputs]))
     if pair:
         inputs = {TEXT_INPUT: inputs, PAIR_INPUT: keras.Input((), dtype="string", name=PAIR_INPUT)}
     config = backbone.tokenizer.get_config()

@@ -239,6 +239,7 @@ class Plan:
         separator: between the labels of one example, where it has several.
         max_length: most pieces of a text that are read; None for the backbone's own choice.
         pooling: how the features of all pieces become one; None for the backbone's own choice.
+        preprocessor: handle of what makes an encoder's inputs of texts, or None.
         image_size: height and width in pixels.
         batch_size: examples per step.
         part_size: examples that are computed at a time, where whole batches do not fit into memory; None for all.
@@ -274,6 +275,7 @@ class Plan:
     separator: str | None = None
     max_length: int | None = None
     pooling: str | None = None
+    preprocessor: str | None = None
     image_size: tuple[int, int] = (224, 224)
     batch_size: int = 32
     part_size: int | None = None

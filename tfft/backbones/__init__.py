@@ -40,6 +40,7 @@ def load_backbone(
     backbone_dropout: bool = False,
     max_length: int | None = None,
     pooling: Literal["cls", "mean", "last", "pooled_output"] | None = None,
+    preprocessor: str | os.PathLike[str] | None = None,
     trust: bool = False,
     name: str | None = None,
 ) -> Backbone:
@@ -65,6 +66,8 @@ def load_backbone(
         backbone_dropout: True runs the backbone's own dropout in training.
         max_length: most pieces of a text that are read, for text models; 128 by default.
         pooling: how the features of all pieces of a text become one; what suits the model by default.
+        preprocessor: handle of the SavedModel that makes an encoder's inputs of texts, for encoders of TF Hub; the one
+            that belongs to it for those of :func:`list_backbones`.
         trust: True opens a SavedModel although the scan found operations that reach outside of it.
         name: of the backbone.
 
@@ -87,7 +90,7 @@ def load_backbone(
     _check_arguments(input_range, image_size, batch_norm)
     native = importlib.import_module("tfft.backbones.native")
     text = os.fspath(handle).strip() if isinstance(handle, (str, os.PathLike)) else None
-    graph_only = {"signature": signature, "tags": tags, "trust": trust or None}
+    graph_only = {"signature": signature, "tags": tags, "preprocessor": preprocessor, "trust": trust or None}
     text_only = {"max_length": max_length, "pooling": pooling}
     if text is None:
         backbone = native.from_keras_model(handle, output=output, name=name)
@@ -107,8 +110,19 @@ def load_backbone(
         if find_preset(text):
             backbone = dataclasses.replace(backbone, name=name or find_preset(text).name, origin=text)
     else:
-        backbone = _open(text, name, output, signature, tags, batch_norm, backbone_dropout, trust)
-        graph_only = {}
+        backbone = _open(
+            text,
+            name,
+            output=output,
+            signature=signature,
+            tags=tags,
+            batch_norm=batch_norm,
+            backbone_dropout=backbone_dropout,
+            trust=trust,
+            preprocessor=preprocessor,
+            **text_only,
+        )
+        graph_only, text_only = {}, {} if backbone.tokenizer is not None else text_only
     given = [key for key, value in text_only.items() if value is not None]
     if given:
         raise BackboneError(
@@ -140,31 +154,36 @@ def _is_application(text: str) -> bool:
     return text.startswith(KERAS_PREFIX) or find_application(text.split(":")[0]) is not None
 
 
-def _open(text: str, name: str | None, output: str | None, signature: str | None, *rest: Any) -> Backbone:
+def _open(
+    text: str,
+    name: str | None,
+    *,
+    preprocessor: str | os.PathLike[str] | None,
+    max_length: int | None,
+    pooling: str | None,
+    **opening: Any,
+) -> Backbone:
+    from tfft.backbones import savedtext
     from tfft.backbones.base import Backbone
     from tfft.backbones.native import image_spec
     from tfft.backbones.savedmodel import open_savedmodel
 
-    tags, batch_norm, backbone_dropout, trust = rest
-    path = resolve(text)
     preset = find_preset(text)
+    preprocessor = preprocessor or (preset.preprocessor if preset else None)
+    path, before = resolve(text), None if preprocessor is None else resolve(os.fspath(preprocessor))
     name = name or (preset.name if preset else _short_name(text))
-    opened = open_savedmodel(
-        path,
-        name=name,
-        output=output,
-        signature=signature,
-        tags=tags,
-        batch_norm=batch_norm,
-        backbone_dropout=backbone_dropout,
-        trust=trust,
-    )
+    prefer = savedtext.preferred_outputs(pooling) if before else ()
+    opened = open_savedmodel(path, name=name, prefer=prefer, **opening)
     spec, notes = image_spec(opened.model), tuple(opened.notes)
     if spec is not None and preset is not None and preset.input is not None:
         spec = _as_catalogued(spec, preset.input)
     elif spec is not None:
         notes += (f"The pixel range is {spec.source}. input_range= sets another.",)
-    return Backbone(name, opened.model, text, spec, notes)
+    backbone = Backbone(name, opened.model, text, spec, notes)
+    if before is not None:
+        settings = {"max_length": max_length, "pooling": pooling, "trust": opening["trust"]}
+        return savedtext.with_preprocessor(backbone, before, **settings)
+    return savedtext.with_strings(backbone) if savedtext.takes_strings(backbone) else backbone
 
 
 def _short_name(handle: str) -> str:

@@ -6,6 +6,7 @@ short texts do not pay for long ones.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,6 +25,7 @@ class Tokenize(keras.layers.Layer):
         names: of the backbone's inputs, and under which name the packer gives each.
         mask: name of the backbone's input that is 1 for pieces and 0 for padding.
         max_length: most pieces of one example, what marks its ends included.
+        fixed: True for a backbone that takes texts of exactly that length.
         **kwargs: as for any Keras layer.
 
     Returns:
@@ -37,13 +39,20 @@ class Tokenize(keras.layers.Layer):
         names: Mapping[str, str],
         mask: str,
         max_length: int,
+        *,
+        fixed: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         packer = packer if isinstance(packer, keras.layers.Layer) else keras.saving.deserialize_keras_object(packer)
         self.packer, self.names, self.mask, self.max_length = packer, dict(names), mask, int(max_length)
+        self.fixed = bool(fixed)
         self.supports_jit = False  # strings: XLA has no operations for them, and Keras turns it on by itself on GPUs
-        self._pieces = tf.function(self._cut, autograph=False, reduce_retracing=True)
+        # One for texts and one for pairs: TensorFlow finds no common form for calls with one argument and with two.
+        # A partial, since TensorFlow counts the tracings of a method over all layers, and would warn of too many.
+        self._one, self._two = (
+            tf.function(functools.partial(self._cut), autograph=False, reduce_retracing=True) for _ in range(2)
+        )
         if getattr(packer, "sequence_length", max_length) != max_length:
             packer.sequence_length = self.max_length
 
@@ -54,7 +63,9 @@ class Tokenize(keras.layers.Layer):
         """Returns the backbone's inputs for texts."""
         texts = tuple(texts) if isinstance(texts, (list, tuple)) else (texts,)
         # In a graph also when called directly: outside of one KerasHub takes another way, which knows no pairs.
-        return self._pieces(*texts) if tf.executing_eagerly() else self._cut(*texts)
+        if not tf.executing_eagerly():
+            return self._cut(*texts)
+        return (self._one if len(texts) == 1 else self._two)(*texts)
 
     def _cut(self, *texts: tf.Tensor) -> dict[str, tf.Tensor]:
         given = (texts if len(texts) > 1 else texts[0],)
@@ -62,15 +73,19 @@ class Tokenize(keras.layers.Layer):
             given += (None,)  # KerasHub takes a lone pair of texts for inputs and labels
         packed = self.packer(*given)
         found = {name: tf.cast(packed[key], tf.int32) for name, key in self.names.items()}
+        if self.fixed:
+            return found
         longest = tf.reduce_max(tf.reduce_sum(found[self.mask], axis=-1))
         return {name: value[:, :longest] for name, value in found.items()}
 
     def compute_output_spec(self, texts: Any) -> dict[str, keras.KerasTensor]:
         """Returns shapes and types without reading a text."""
         batch = keras.tree.flatten(texts)[0].shape[0]
-        return {name: keras.KerasTensor((batch, None), "int32", name=name) for name in self.names}
+        shape = (batch, self.max_length if self.fixed else None)
+        return {name: keras.KerasTensor(shape, "int32", name=name) for name in self.names}
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor as plain values; the vocabulary is stored beside, as an asset."""
         own = {"packer": keras.saving.serialize_keras_object(self.packer), "names": self.names}
+        own |= {"fixed": True} if self.fixed else {}
         return {**super().get_config(), **own, "mask": self.mask, "max_length": self.max_length}

@@ -24,8 +24,8 @@ import tensorflow as tf
 from tfft.errors import ExportError, raise_problems
 from tfft.exporting.reading import BYTES_SIGNATURE
 from tfft.exporting.signatures import ARRAY_SIGNATURE, Serving
-from tfft.exporting.text_ops import ops_of, text_libraries
 from tfft.specs import InputSpec
+from tfft.text_ops import ops_of, text_libraries
 
 Examples = np.ndarray | Mapping[str, np.ndarray] | Sequence[bytes | str | os.PathLike]
 

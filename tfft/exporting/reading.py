@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfft.errors import ExportError, SavedModelError, listed
-from tfft.exporting.text_ops import load_text_ops, ops_in
+from tfft.text_ops import load_text_ops, ops_in
 
 BYTES_SIGNATURE = "serve_bytes"
 

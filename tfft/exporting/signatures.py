@@ -19,8 +19,8 @@ from tfft import heads
 from tfft.data.images import decode_image, preprocess_of, scale_pixels
 from tfft.errors import ExportError, TfftError
 from tfft.exporting.reading import BYTES_SIGNATURE, answer_bytes, answer_texts, takes_texts
-from tfft.exporting.text_ops import note_on, ops_of
 from tfft.specs import InputSpec
+from tfft.text_ops import note_on, ops_of
 
 ARRAY_SIGNATURE = "serving_default"
 

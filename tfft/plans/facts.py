@@ -85,6 +85,7 @@ class Wishes:
     separator: str | None = None
     max_length: int | None = None
     pooling: str | None = None
+    preprocessor: str | None = None
 
     def check(self) -> None:
         """Raises one :class:`PlanError` with everything that is out of range."""

@@ -70,6 +70,7 @@ def finetune(
     separator: str | None = None,
     max_length: int | None = None,
     pooling: Literal["cls", "mean", "last", "pooled_output"] | None = None,
+    preprocessor: str | None = None,
     validation: float = 0.2,
     dropout: float = 0.2,
     l2: float | Literal["auto"] = "auto",
@@ -129,6 +130,7 @@ def finetune(
         separator: between the labels of one text, where it has several.
         max_length: most pieces of a text that are read; by default the backbone's own choice, which is printed.
         pooling: how the features of all pieces of a text become one; by default the backbone's own choice.
+        preprocessor: handle of the SavedModel that makes the inputs of an encoder of TF Hub, where it is not known.
         validation: share of each class to hold out, where the data is not split yet.
         dropout: share of features dropped before the head.
         l2: weight decay of the head's kernel; ``"auto"`` is what cross-validation finds when the head is

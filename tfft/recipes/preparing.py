@@ -68,7 +68,7 @@ def recommend_plan(
 
 
 _WITHOUT_WORDS = ("few_shot", "setfit")
-_OPENING = ("input_range", "output", "max_length", "pooling")
+_OPENING = ("input_range", "output", "max_length", "pooling", "preprocessor")
 
 
 def with_new_statistics(wishes: Wishes, plan: Plan | NamedPlan | None) -> tuple[Wishes, Plan | NamedPlan | None]:
@@ -117,7 +117,8 @@ def plan_for(
             f"The plan {plan.name!r} computes a head from one row of features for each text, and here each word has "
             "a tag. Take 'lp_ft', 'full' or 'gradual', or leave plan= out."
         )
-    facts, wishes = _facts(backbone, data, cache), dataclasses.replace(wishes, task=data.task)
+    before = None if wishes.preprocessor is None else _absolute(os.fspath(wishes.preprocessor))
+    facts, wishes = _facts(backbone, data, cache), dataclasses.replace(wishes, task=data.task, preprocessor=before)
     names: dict[str, Any] = {"plan": plan, "backbone": _absolute(backbone.origin), "data": _absolute(data.name)}
     known = dataclasses.replace(wishes, batch_size=32) if wishes.batch_size == "auto" else wishes
     first = recommend(facts, known, **names)

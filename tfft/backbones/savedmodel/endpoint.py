@@ -186,13 +186,14 @@ def _flatten_with_paths(nest: Any) -> list[tuple[tuple[str, ...], Any]]:
     return [((), nest)]
 
 
-def choose_output(structure: Any, output: str | None) -> tuple[int, str]:
+def choose_output(structure: Any, output: str | None, prefer: Sequence[str] = ()) -> tuple[int, str]:
     """Returns position and key of the output to use among a function's flattened results.
 
     Args:
         structure: nest of tensors (or TensorSpecs) as the function returns it.
         output: key (``"pooled_output"``, ``"encoder_outputs/3"``), or None for the only one or the
             one called ``default``.
+        prefer: keys that come before ``default``.
 
     Raises:
         BackboneError: when there are several and none is chosen, or the chosen one does not exist;
@@ -205,7 +206,7 @@ def choose_output(structure: Any, output: str | None) -> tuple[int, str]:
         if output in keys:
             return keys.index(output), output
         raise BackboneError(f"The model has no output {output!r}.{did_you_mean(output, keys)} It has: {table}.")
-    for key in ("", "default"):
+    for key in (*prefer, "", "default"):
         if key in keys:
             return keys.index(key), key
     if len(leaves) == 1:

@@ -24,7 +24,8 @@ from tfft.errors import SavedModelError
 
 _CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
 _UPDATES = ("Assign", "ResourceScatter", "ResourceApply")
-_LOOKUPS = ("LookupTable",)
+_LOOKUPS = ("LookupTable", "WordpieceTokenizeWithOffsets")
+_SENTENCEPIECE = "Sentencepiece"
 
 
 def split_ref(ref: str) -> tuple[str, int | None]:
@@ -157,7 +158,7 @@ def consumers_through_identity(flat: FlatGraph, name: str) -> Iterator[Any]:
 def _check_tables(flat: FlatGraph) -> None:
     for name in flat.tables:
         users = sorted({node.op for node in consumers_through_identity(flat, name)})
-        if users and not all(op.startswith(_LOOKUPS) for op in users):
+        if users and not all(op.startswith((*_LOOKUPS, _SENTENCEPIECE)) for op in users):
             raise SavedModelError(
                 f"The model captures a resource ({name}) that is neither a variable nor a lookup table; it is used by "
                 f"{', '.join(users)}. Such a model cannot be rebuilt without its original object."

@@ -8,7 +8,6 @@ network. Hidden here: which variables may train, and that a graph from a file is
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -22,8 +21,10 @@ from tfft.backbones.lowrank import LowRank, Pair
 from tfft.backbones.savedmodel.blockgraph import BlockGraph, ImportedGraph, count_multiply_adds
 from tfft.backbones.savedmodel.graph import tensor_name
 from tfft.backbones.savedmodel.kernels import Uses
+from tfft.backbones.savedmodel.resources import make_resource
 from tfft.backbones.savedmodel.scan import check_graph
 from tfft.errors import BlockError, listed
+from tfft.text_ops import load_text_ops, ops_of_graph
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +77,7 @@ class SavedModelBlock(keras.layers.Layer):
         variables: the block's variables, in order of first use.
         training: graph that runs in training while the layer is trainable, or None.
         regularizers: graphs that give the publisher's regularization losses of these variables.
-        tables: contents of lookup tables (serialized keys and values).
+        tables: contents of lookup tables and SentencePiece models.
         selected: which variables may train: ``"all"``, ``"none"``, ``"norm"``, ``"bias"``, or names.
         batch_norm: ``"train"`` where ``training`` moves statistics, else ``"fixed"``.
         note: why the block is not cut further.
@@ -121,6 +122,7 @@ class SavedModelBlock(keras.layers.Layer):
         self._specs = _Frozen(tuple(variables))
         self._table_contents = _Frozen(tuple(dict(t) for t in tables))
         self._selected = selected if isinstance(selected, str) else tuple(selected)
+        load_text_ops(ops_of_graph(inference.graph_def), f"The block {kwargs.get('name')!r}")
         self.supports_jit = not (tables or inference.graph_def.library.function)
         self._runtime = _Runtime()
         self._runtime.symbolic = {}
@@ -146,12 +148,7 @@ class SavedModelBlock(keras.layers.Layer):
         )
 
     def _add_table(self, index: int, table: Mapping[str, str]) -> Any:
-        keys, values = (
-            tf.io.parse_tensor(base64.b64decode(table[part]), tf.as_dtype(table[f"{part}_dtype"]))
-            for part in ("keys", "values")
-        )
-        default = "" if values.dtype == tf.string else tf.zeros([], values.dtype)
-        made = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(keys, values), default)
+        made = make_resource(table)
         setattr(self, f"_table_{index}", made)  # tracked, so that an export takes it along
         return made
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import keras
-import tensorflow as tf
 
 from tfft.backbones.savedmodel.blockgraph import START, BlockGraph
-from tfft.backbones.savedmodel.graph import FlatGraph, consumers_through_identity, flatten
+from tfft.backbones.savedmodel.graph import FlatGraph, flatten
 from tfft.backbones.savedmodel.layer import SavedModelBlock, VariableSpec
 from tfft.backbones.savedmodel.pieces import Analysis, Piece, piece_graph, variable_paths
+from tfft.backbones.savedmodel.resources import resource_contents
 from tfft.backbones.savedmodel.scan import check_graph
 
 
@@ -39,7 +38,7 @@ class Maker:
         trainable: bool = True,
     ) -> None:
         self._output_shape, self._may_train = output_shape, trainable
-        self._inference, self._training, self._trusted = inference, training, trusted
+        self._loaded, self._inference, self._training, self._trusted = loaded, inference, training, trusted
         listed = getattr(loaded, "trainable_variables", None)
         self._trainable = None if listed is None else {id(v) for v in listed}
         self._regularizers = self._flat_regularizers(loaded)
@@ -120,7 +119,7 @@ class Maker:
             if capture in flat.variables:
                 variables[capture] = _place(sources, flat.variables[capture])
             else:
-                tables.append(_table_contents(flat, capture))
+                tables.append(resource_contents(self._loaded, flat, capture))
                 table_places[capture] = len(tables) - 1
         end = START if piece.start is not None and piece.end == piece.start else piece.end
         return BlockGraph(graph, feeds, variables, table_places, end, piece.updates)
@@ -171,17 +170,3 @@ def _place(sources: list[Any], variable: Any) -> int:
             return i
     sources.append(variable)
     return len(sources) - 1
-
-
-def _table_contents(flat: FlatGraph, capture: str) -> dict[str, str]:
-    """Reads a lookup table, so that the layer can carry its contents instead of the model's assets."""
-    finder = next(n for n in consumers_through_identity(flat, capture) if "Tin" in n.attr and "Tout" in n.attr)
-    keys_dtype, values_dtype = finder.attr["Tin"].type, finder.attr["Tout"].type
-    keys, values = tf.raw_ops.LookupTableExportV2(
-        table_handle=flat.tables[capture], Tkeys=tf.as_dtype(keys_dtype), Tvalues=tf.as_dtype(values_dtype)
-    )
-    contents = {}
-    for part, tensor in (("keys", keys), ("values", values)):
-        contents[part] = base64.b64encode(tf.io.serialize_tensor(tensor).numpy()).decode("ascii")
-        contents[f"{part}_dtype"] = tensor.dtype.name
-    return contents

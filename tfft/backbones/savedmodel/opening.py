@@ -33,6 +33,7 @@ from tfft.backbones.savedmodel.pieces import (
 )
 from tfft.backbones.savedmodel.scan import check_savedmodel, read_meta_graphs
 from tfft.errors import BackboneError, SavedModelError
+from tfft.text_ops import load_text_ops, ops_in
 
 BatchNorm = Literal["fixed", "train"]
 
@@ -61,6 +62,7 @@ def open_savedmodel(
     *,
     name: str | None = None,
     output: str | None = None,
+    prefer: Sequence[str] = (),
     signature: str | None = None,
     tags: Sequence[str] | None = None,
     batch_norm: BatchNorm = "fixed",
@@ -73,6 +75,7 @@ def open_savedmodel(
         path: the folder.
         name: of the Keras model; the folder's name by default.
         output: which output to use where there are several.
+        prefer: outputs that are taken, where there are, before the one that the publisher calls default.
         signature: which signature or saved function to call; chosen automatically by default.
         tags: of the meta graph, for SavedModels with several.
         batch_norm: ``"fixed"`` keeps BatchNorm statistics in training; ``"train"`` runs the
@@ -97,7 +100,7 @@ def open_savedmodel(
     name = _keras_name(name or folder.name)
     loaded = load(folder, tags, trust)
     endpoint = find_endpoint(loaded, signature)
-    opener = _Opener(loaded, endpoint, output, trust)
+    opener = _Opener(loaded, endpoint, output, prefer, trust)
     training = opener.training_graph(batch_norm, backbone_dropout)
     return opener.open(name, training, batch_norm)
 
@@ -110,6 +113,7 @@ def load(folder: pathlib.Path, tags: Sequence[str] | None, trust: bool) -> Any:
         tags = [] if [] in known else next((t for t in known if t == ["serve"]), known[0])
     elif tags is None and known[0] != ["serve"]:
         tags = known[0]
+    load_text_ops(ops_in(folder), f"The SavedModel {str(folder)!r}")
     if tags is not None and sorted(tags) not in known:
         raise SavedModelError(f"{str(folder)!r} has no meta graph with tags {list(tags)}. It has: {known}.")
     quiet = tf.get_logger()  # it warns twice of every reference variable, which are dealt with in tf1.py
@@ -144,12 +148,12 @@ def _keras_name(name: str) -> str:
 class _Opener:
     """Carries what the steps of one opening share."""
 
-    def __init__(self, loaded: Any, endpoint: Endpoint, output: str | None, trust: bool) -> None:
+    def __init__(self, loaded: Any, endpoint: Endpoint, output: str | None, prefer: Sequence[str], trust: bool) -> None:
         self.loaded, self.endpoint, self.trust = loaded, endpoint, trust
         self.notes: list[str] = []
         self.variables = list(getattr(loaded, "variables", None) or [])
         probe = self._flat(False)
-        position, self.output = choose_output(probe.structure, output)
+        position, self.output = choose_output(probe.structure, output, prefer)
         self.position = position
         declared = tf.nest.flatten(probe.structure)[position].shape
         self.output_shape = None if declared.rank is None else tuple(declared.as_list())

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from tfft.errors import SavedModelError, UnsafeModelError, listed
+from tfft.text_ops import is_text_op
 
 _ALLOWED = frozenset(
     """
@@ -78,17 +79,12 @@ _ALLOWED = frozenset(
     """.split()
 )
 _SAVER = frozenset({"SaveV2", "RestoreV2", "MergeV2Checkpoints", "ShardedFilename", "Save", "Restore", "RestoreSlice"})
-_TEXT_OPS = (  # kernels of tensorflow_text, present only where the user imported that package
-    "WordpieceTokenize", "Sentencepiece", "WhitespaceTokenize", "UnicodeScriptTokenize", "BertNormalize",
-    "CaseFold", "NormalizeUTF8", "RegexSplit", "SplitMerge", "FastWordpiece", "FastBert", "TFText>",
-    "ConstrainedSequence",
-)  # fmt: skip
 _FILE_INITIALIZERS = frozenset({"InitializeTableFromTextFile", "InitializeTableFromTextFileV2"})
 
 
 def allowed(op: str) -> bool:
     """Returns whether an operation only computes."""
-    return op in _ALLOWED or op.startswith(_TEXT_OPS)
+    return op in _ALLOWED or is_text_op(op)
 
 
 def check_graph(graph_def: Any, where: str, remedy: str) -> None:

@@ -8,22 +8,35 @@ from __future__ import annotations
 import importlib.util
 import pathlib
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import tensorflow as tf
 
 from tfft.errors import DependencyError, listed
 
+_TEXT_OPS = (  # how the names of those that only compute begin
+    "WordpieceTokenize", "Sentencepiece", "WhitespaceTokenize", "UnicodeScriptTokenize", "BertNormalize",
+    "CaseFold", "NormalizeUTF8", "RegexSplit", "SplitMerge", "FastWordpiece", "FastBert", "TFText>",
+    "ConstrainedSequence",
+)  # fmt: skip
 _loaded: set[str] = set()
+
+
+def is_text_op(op: str) -> bool:
+    """Tells whether an operation is one of tensorflow-text; all of them only compute."""
+    return op.startswith(_TEXT_OPS)
 
 
 def ops_of(functions: Mapping[str, tf.types.experimental.ConcreteFunction]) -> set[str]:
     """Returns the names of all operations in functions, and in the functions that they call."""
-    found: set[str] = set()
-    for function in functions.values():
-        graph = function.graph.as_graph_def()
-        found |= {node.op for node in graph.node}
-        found |= {node.op for inner in graph.library.function for node in inner.node_def}
-    return found
+    return {op for function in functions.values() for op in ops_of_graph(function.graph.as_graph_def())}
+
+
+def ops_of_graph(graph: Any) -> set[str]:
+    """Returns the names of all operations in a GraphDef and its functions, without the names of those functions."""
+    found = {node.op for node in graph.node}
+    found |= {node.op for inner in graph.library.function for node in inner.node_def}
+    return found - {inner.signature.name for inner in graph.library.function}
 
 
 def ops_in(folder: pathlib.Path) -> set[str]:
@@ -31,16 +44,12 @@ def ops_in(folder: pathlib.Path) -> set[str]:
     from tensorflow.core.protobuf import saved_model_pb2
 
     model = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
-    found: set[str] = set()
-    for meta in model.meta_graphs:
-        found |= {node.op for node in meta.graph_def.node}
-        found |= {node.op for inner in meta.graph_def.library.function for node in inner.node_def}
-    return found
+    return {op for meta in model.meta_graphs for op in ops_of_graph(meta.graph_def)}
 
 
 def foreign(ops: Iterable[str]) -> list[str]:
-    """Returns the operations that TensorFlow alone does not have, sorted."""
-    return sorted(op for op in set(ops) if not op.startswith("_") and not hasattr(tf.raw_ops, op))
+    """Returns the operations that belong to tensorflow-text, sorted."""
+    return sorted(op for op in set(ops) if is_text_op(op))
 
 
 def note_on(ops: Iterable[str]) -> str:

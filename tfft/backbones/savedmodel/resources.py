@@ -1,0 +1,101 @@
+"""What a graph looks things up in: lookup tables and SentencePiece models, as plain contents and back.
+
+Hides that both live outside of the graph, made by code of the SavedModel and from its assets. Their contents travel in
+the config of a layer instead.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.python.checkpoint import graph_view  # the only way to all objects of a restored SavedModel
+
+from tfft.backbones.savedmodel.graph import FlatGraph, consumers_through_identity
+from tfft.errors import SavedModelError
+from tfft.text_ops import load_text_ops
+
+_SENTENCEPIECE = "sentencepiece"
+_CREATES = "SentencepieceOp"
+
+
+def resource_contents(loaded: Any, flat: FlatGraph, capture: str) -> dict[str, str]:
+    """Returns what a captured resource holds, as JSON values.
+
+    Args:
+        loaded: the restored SavedModel.
+        flat: its graph.
+        capture: the placeholder that stands for the resource.
+    """
+    users = list(consumers_through_identity(flat, capture))
+    if any(node.op.startswith("Sentencepiece") for node in users):
+        return {_SENTENCEPIECE: _text(_sentencepiece_model(loaded, flat.tables[capture]))}
+    finder = next((n for n in users if "Tin" in n.attr and "Tout" in n.attr), None)
+    keys_dtype, values_dtype = tf.string, tf.int64  # what the operations of tensorflow-text look up
+    if finder is not None:
+        keys_dtype, values_dtype = (tf.as_dtype(finder.attr[name].type) for name in ("Tin", "Tout"))
+    keys, values = tf.raw_ops.LookupTableExportV2(
+        table_handle=flat.tables[capture], Tkeys=keys_dtype, Tvalues=values_dtype
+    )
+    contents = {}
+    for part, tensor in (("keys", keys), ("values", values)):
+        contents[part] = _text(tf.io.serialize_tensor(tensor).numpy())
+        contents[f"{part}_dtype"] = tensor.dtype.name
+    return contents
+
+
+def make_resource(contents: Mapping[str, str]) -> Any:
+    """Makes a resource again from :func:`resource_contents`' result; it has a ``resource_handle``."""
+    if _SENTENCEPIECE in contents:
+        return SentencePieceModel(base64.b64decode(contents[_SENTENCEPIECE]))
+    keys, values = (
+        tf.io.parse_tensor(base64.b64decode(contents[part]), tf.as_dtype(contents[f"{part}_dtype"]))
+        for part in ("keys", "values")
+    )
+    default = "" if values.dtype == tf.string else tf.zeros([], values.dtype)
+    return tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(keys, values), default)
+
+
+class SentencePieceModel(tf.saved_model.experimental.TrackableResource):
+    """The model of a SentencePiece tokenizer, for the operations of tensorflow-text.
+
+    Args:
+        model: the serialized ``ModelProto``.
+    """
+
+    def __init__(self, model: bytes) -> None:
+        super().__init__()
+        load_text_ops([_CREATES], "A SentencePiece tokenizer")
+        self._graph = tf.compat.v1.GraphDef()
+        node = self._graph.node.add(name="sentencepiece", op=_CREATES)
+        node.attr["model"].s = model
+        # Two models of one name would share one resource.
+        node.attr["shared_name"].s = f"sentencepiece_{hashlib.sha256(model).hexdigest()}".encode()
+        _ = self.resource_handle  # makes it
+
+    def _create_resource(self) -> tf.Tensor:
+        def create() -> tf.Tensor:
+            # Through a graph: the function that TensorFlow makes of an operation belongs to the package, which may
+            # not be importable where its operations are.
+            return tf.graph_util.import_graph_def(self._graph, return_elements=["sentencepiece:0"], name="")[0]
+
+        return tf.function(create, autograph=False)() if tf.executing_eagerly() else create()
+
+
+def _sentencepiece_model(loaded: Any, handle: tf.Tensor) -> bytes:
+    """The model behind a handle, from the function that makes it when the SavedModel is loaded."""
+    for part in graph_view.ObjectGraphView(loaded).breadth_first_traversal()[0]:
+        if getattr(part, "resource_handle", None) is not handle:
+            continue
+        for function in getattr(part._create_resource, "concrete_functions", ()):
+            for node in function.graph.as_graph_def().node:
+                if node.op == _CREATES and node.attr["model"].s:
+                    return node.attr["model"].s
+    raise SavedModelError("The model uses a SentencePiece tokenizer that is not stored with it.")
+
+
+def _text(value: bytes) -> str:
+    return base64.b64encode(value).decode("ascii")
