@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tfft.data import list_images, load
-from tfft.data.checking import check_all, why_unreadable
+from tfft.data.facts import examine_all, why_unreadable
 from tfft.errors import DataError
 
 RNG = np.random.default_rng(3)
@@ -278,4 +278,4 @@ def test_a_share_out_of_range_is_refused(photos, share):
 def test_a_file_that_vanished_is_missing(tmp_path):
     assert why_unreadable(str(tmp_path / "gone.jpg")) == "is missing"
     assert "not a regular file" in why_unreadable(str(tmp_path))
-    assert check_all([]) == []
+    assert examine_all([]) == []

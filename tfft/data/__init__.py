@@ -10,16 +10,29 @@ from tfft.errors import require_platform
 require_platform()
 
 from tfft.data.balancing import class_weights, weighted  # noqa: E402
+from tfft.data.copies import Copies, Copy, find_copies  # noqa: E402
+from tfft.data.facts import FileFacts, examine  # noqa: E402
 from tfft.data.folders import Examples, Skipped, Splits, list_images, load  # noqa: E402
 from tfft.data.images import Preprocess, decode_image, resize_pixels, scale_pixels  # noqa: E402
 from tfft.data.labels import check_labels  # noqa: E402
 from tfft.data.mixing import mixed, one_hot  # noqa: E402
 from tfft.data.pipeline import from_arrays, to_dataset  # noqa: E402
+from tfft.data.splitting import folds, groups_by, hold_out, read_split, write_split  # noqa: E402
 from tfft.data.tagged import TaggedSentences, TaggedSplits, from_tagged, load_tagged  # noqa: E402
 from tfft.data.text_report import TextReport  # noqa: E402
 from tfft.data.texts import TextExamples, TextSplits, from_texts, load_texts, read_texts, text_lengths  # noqa: E402
 
 __all__ = [
+    "Copies",
+    "Copy",
+    "FileFacts",
+    "examine",
+    "find_copies",
+    "folds",
+    "groups_by",
+    "hold_out",
+    "read_split",
+    "write_split",
     "Examples",
     "Preprocess",
     "Skipped",

@@ -10,14 +10,20 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 
 import tensorflow as tf
 
-from tfft.data.images import FORMATS, decode_pixels
+from tfft.data.images import FORMATS
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp")
+KIND_SUFFIXES = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "PNG": (".png",),
+    "GIF": (".gif",),
+    "BMP": (".bmp",),
+    "WebP": (".webp",),
+}
 FOREIGN_SUFFIXES = (".tif", ".tiff", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".ico", ".psd", ".dng")
 
 _FOREIGN = (
@@ -34,63 +40,46 @@ _FOREIGN = (
 _FRAME = ("Graph execution error", "Detected at node", "File ", "[[")  # where in the graph, not what
 
 
-def why_unreadable(path: str) -> str | None:
-    """Tells why a file is no image that can be decoded.
+def read_bytes(path: str) -> tuple[bytes | None, str | None]:
+    """Reads a file that should be an image.
 
     Args:
         path: the file.
 
     Returns:
-        The reason as a part of a sentence, or None when the whole file was decoded.
+        Its bytes, or None; and the reason why they are no image, as a part of a sentence, or None where they may be.
     """
     reason = _why_not_on_disk(path)
     if reason:
-        return reason
+        return None, reason
     try:
         with open(path, "rb") as file:
             encoded = file.read()
     except OSError as error:
-        return f"cannot be read: {error.strerror or error}"
+        return None, f"cannot be read: {error.strerror or error}"
     if not encoded:
-        return "is empty (0 bytes)"
+        return encoded, "is empty (0 bytes)"
     for pattern, what in _FOREIGN:
         if re.match(pattern, encoded[:64], re.IGNORECASE | re.DOTALL):
-            return f"is {what}; expected {FORMATS}"
+            return encoded, f"is {what}; expected {FORMATS}"
+    return encoded, None
+
+
+def why_undecodable(decode: Callable[[], object], encoded: bytes) -> str | None:
+    """Tells why the decoder of training refuses bytes.
+
+    Args:
+        decode: runs it on them.
+        encoded: the bytes.
+
+    Returns:
+        The reason as a part of a sentence, or None when all was decoded.
+    """
     try:
-        _decoder(tf.constant(encoded))
+        decode()
     except tf.errors.OpError as error:
         return _in_words(error, encoded)
     return None
-
-
-def check_all(
-    paths: Sequence[str], progress: Callable[[int, int], None] | None = None, threads: int | None = None
-) -> list[str | None]:
-    """Decodes every file once, in parallel threads.
-
-    Args:
-        paths: the files.
-        progress: called with (files done, files in all) after each file.
-        threads: how many at once; as many as processors unless given.
-
-    Returns:
-        For each file the reason why it cannot be used, or None.
-    """
-    reasons: list[str | None] = []
-    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
-        for reason in pool.map(why_unreadable, paths):
-            reasons.append(reason)
-            if progress is not None:
-                progress(len(reasons), len(paths))
-    return reasons
-
-
-def _decode(encoded: tf.Tensor) -> tf.Tensor:
-    with tf.device("CPU:0"):
-        return tf.shape(decode_pixels(encoded))
-
-
-_decoder = tf.function(_decode, input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
 
 
 def _why_not_on_disk(path: str) -> str | None:

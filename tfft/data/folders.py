@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import os
-import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from tfft.data.checking import FOREIGN_SUFFIXES, SUFFIXES, check_all
+from tfft.data.checking import FOREIGN_SUFFIXES, SUFFIXES
+from tfft.data.copies import Copies, Copy, find_copies
+from tfft.data.fact_store import facts_of
+from tfft.data.facts import FileFacts
+from tfft.data.splitting import TRAIN, VALIDATION, groups_by, hold_out, joined, key_of, read_split
 from tfft.errors import DataError, did_you_mean, listed, raise_problems
 
 _TRAIN, _VALIDATION, _TEST = ("train", "training"), ("val", "valid", "validation"), ("test", "testing")
@@ -54,12 +56,14 @@ class Examples:
         labels: int32 [N], index into ``class_names`` for each path.
         class_names: the classes in the order of their folders' names, sorted by code point.
         skipped: files that were found and are not used.
+        facts: what reading each file told, in the order of ``paths``; empty where they were not read.
     """
 
     paths: tuple[str, ...]
     labels: np.ndarray
     class_names: tuple[str, ...]
     skipped: tuple[Skipped, ...] = ()
+    facts: tuple[FileFacts, ...] = ()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -73,7 +77,8 @@ class Examples:
     def take(self, positions: np.ndarray) -> Examples:
         """Returns the examples at some positions, with the same classes."""
         paths = tuple(self.paths[i] for i in positions)
-        return dataclasses.replace(self, paths=paths, labels=self.labels[positions])
+        facts = tuple(self.facts[i] for i in positions) if self.facts else ()
+        return dataclasses.replace(self, paths=paths, labels=self.labels[positions], facts=facts)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -87,6 +92,9 @@ class Splits:
         skipped: files of either that are not used.
         split_from: in words, how the two came about.
         test_folder: a ``test/`` folder that was left alone, or None.
+        root: folder that the names of files are told from.
+        copies: pictures that are there twice; positions count the training examples first.
+        copies_note: why copies were not looked for, or only some.
     """
 
     train: Examples
@@ -95,6 +103,21 @@ class Splits:
     skipped: tuple[Skipped, ...]
     split_from: str
     test_folder: str | None = None
+    root: str = ""
+    copies: tuple[Copy, ...] = ()
+    copies_note: str = ""
+
+    @property
+    def items(self) -> dict[str, list[str]]:
+        """The names of the examples by part, as :func:`tfft.data.write_split` takes them."""
+        parts = {TRAIN: self.train, VALIDATION: self.validation}
+        return {part: [key_of(path, self.root) for path in examples.paths] for part, examples in parts.items()}
+
+    @property
+    def leaked(self) -> np.ndarray:
+        """Positions of validation examples of which a copy is among the training examples."""
+        border = len(self.train)
+        return np.unique([c.second - border for c in self.copies if c.first < border <= c.second]).astype(np.int64)
 
 
 def list_images(
@@ -104,6 +127,7 @@ def list_images(
     progress: Callable[[int, int], None] | None = None,
     *,
     least_classes: int = 2,
+    store: str | os.PathLike[str] | None = None,
 ) -> Examples:
     """Lists the images of a folder that has one folder per class.
 
@@ -117,6 +141,7 @@ def list_images(
         check: False skips decoding; a damaged file then fails later.
         progress: called with (files checked, files in all) while files are decoded.
         least_classes: how many class folders there must be; 1 for data to measure a model on.
+        store: file in which is kept what reading the files told, so that only new ones are read the next time.
 
     Returns:
         :class:`Examples`; what was left out is in ``skipped``.
@@ -138,15 +163,17 @@ def list_images(
     skipped: list[Skipped] = []
     classes = _class_folders(root, skipped, least_classes)
     found = [(path, label) for label, name in enumerate(classes) for path in _files_of(root / name, skipped)]
-    reasons = check_all([path for path, _ in found], progress) if check else [None] * len(found)
-    skipped += [Skipped(path, reason) for (path, _), reason in zip(found, reasons, strict=True) if reason]
-    used = [pair for pair, reason in zip(found, reasons, strict=True) if reason is None]
+    facts = facts_of([path for path, _ in found], progress, store) if check else []
+    skipped += [Skipped(one.path, one.reason) for one in facts if one.reason]
+    good = [one.reason is None for one in facts] if check else [True] * len(found)
+    used = [pair for pair, fine in zip(found, good, strict=True) if fine]
+    facts = [one for one in facts if one.reason is None]
     if strict:
         raise_problems(
             DataError, f"Files in {root} that cannot be used", [str(item) for item in skipped if not _is_stray(item)]
         )
     labels = np.array([label for _, label in used], np.int32)
-    examples = Examples(tuple(path for path, _ in used), labels, classes, tuple(skipped))
+    examples = Examples(tuple(path for path, _ in used), labels, classes, tuple(skipped), tuple(facts))
     _check_classes(root, examples)
     return examples
 
@@ -154,28 +181,34 @@ def list_images(
 def load(
     folder: str | os.PathLike[str],
     *,
-    validation: float = 0.2,
+    validation: float | str | os.PathLike[str] = 0.2,
     seed: int = 0,
     strict: bool = False,
     check: bool = True,
     progress: Callable[[int, int], None] | None = None,
+    group: str | None = None,
+    store: str | os.PathLike[str] | None = None,
 ) -> Splits:
     """Lists a folder of images and decides which are held out for validation.
 
     Where the folder has ``train/`` and ``val/`` (or ``valid/``, ``validation/``), these are used.
     Otherwise a share of each class is drawn by a hash of seed and file name: the choice is the
     same on every machine, and a file keeps its side when others are added, but for the few at the
-    border. A ``test/`` folder is left alone.
+    border. Copies of one picture stay on one side. A ``test/`` folder is left alone.
 
     Args:
         folder: class folders, or the split folders that hold them.
         validation: share of each class to hold out, above 0 and below 1; at least one file of each
-            class is on either side. Ignored where the folder is split already.
+            class is on either side. Or the file of an earlier split, such as ``split.csv`` of a run. Ignored where
+            the folder is split already.
         seed: picks another draw.
         strict: True makes every image that cannot be used an error, all of them named, as in
             :func:`list_images`.
         check: False skips decoding every file once.
         progress: called with (files checked, files in all), once per folder that is listed.
+        group: what must not be on both sides, such as the pictures of one person: ``"folder"``, or a regular
+            expression on the path of a file below ``folder``, with the telling part in parentheses.
+        store: as in :func:`list_images`.
 
     Returns:
         :class:`Splits`.
@@ -191,21 +224,26 @@ def load(
     root = _existing(folder)
     parts = _split_folders(root)
     test = str(parts["test"]) if "test" in parts else None
-    listed_as = functools.partial(list_images, strict=strict, check=check, progress=progress)
+    listed_as = functools.partial(list_images, strict=strict, check=check, progress=progress, store=store)
     if "validation" in parts:
         train, held_out = listed_as(parts["train"]), listed_as(parts["validation"])
         _check_same_classes(parts, train, held_out)
         skipped = train.skipped + held_out.skipped
         words = f"the folders {parts['train']} and {parts['validation']}"
-        return Splits(train, held_out, train.class_names, skipped, words, test)
-    if not 0 < validation < 1:
-        raise DataError(f"validation is a share of the data above 0 and below 1, received {validation!r}. Usual: 0.2.")
-    examples = listed_as(parts.get("train", root))
+        if group is not None:
+            raise DataError(f"{root} is split into folders already, so group={group!r} has nothing to decide.")
+        copies = find_copies(train.facts + held_out.facts)
+        found = (str(root), copies.pairs, copies.note)
+        return Splits(train, held_out, train.class_names, skipped, words, test, *found)
+    source = parts.get("train", root)
+    examples = listed_as(source)
     _check_divisible(examples)
-    held = _held_out(examples, parts.get("train", root), validation, seed)
+    copies = find_copies(examples.facts)
+    held, words = _held_out(examples, source, validation, seed, group, copies)
+    places = np.concatenate([np.flatnonzero(~held), np.flatnonzero(held)])
     train, held_out = examples.take(np.flatnonzero(~held)), examples.take(np.flatnonzero(held))
-    words = f"{validation * 100:g} % of each class in {parts.get('train', root)}, drawn with seed {seed}"
-    return Splits(train, held_out, examples.class_names, examples.skipped, words, test)
+    found = (str(source), _moved(copies.pairs, places), copies.note)
+    return Splits(train, held_out, examples.class_names, examples.skipped, words, test, *found)
 
 
 def _existing(folder: str | os.PathLike[str]) -> Path:
@@ -344,15 +382,35 @@ def _check_divisible(examples: Examples) -> None:
     raise_problems(DataError, "The data cannot be split", problems)
 
 
-def _held_out(examples: Examples, root: Path, share: float, seed: int) -> np.ndarray:
-    def rank(path: str) -> str:
-        relative = unicodedata.normalize("NFC", Path(path).relative_to(root).as_posix())
-        return hashlib.sha256(f"{seed}/{relative}".encode()).hexdigest()
+def _held_out(
+    examples: Examples,
+    root: Path,
+    validation: float | str | os.PathLike[str],
+    seed: int,
+    group: str | None,
+    copies: Copies,
+) -> tuple[np.ndarray, str]:
+    """What is held out, bool [N], and in words how that came about."""
+    keys = [key_of(path, root) for path in examples.paths]
+    if isinstance(validation, (str, os.PathLike)):
+        return read_split(validation, keys), f"the split in {validation}"
+    groups = joined(None if group is None else groups_by(keys, group), copies.positions, len(keys))
+    try:
+        held = hold_out(keys, validation, seed, labels=examples.labels, groups=groups)
+    except DataError:
+        if group is not None or groups is None:
+            raise
+        held = hold_out(keys, validation, seed, labels=examples.labels)  # a class of copies only: told as leaks
+    words = f"{validation * 100:g} % of each class in {root}, drawn with seed {seed}"
+    return held, words + (f", groups by {group!r}" if group is not None else "")
 
-    ranks = np.array([rank(path) for path in examples.paths])
-    held = np.zeros(len(examples), bool)
-    for label in range(len(examples.class_names)):
-        members = np.flatnonzero(examples.labels == label)
-        count = min(len(members) - 1, max(1, round(len(members) * share)))
-        held[members[np.argsort(ranks[members])[:count]]] = True
-    return held
+
+def _moved(copies: Sequence[Copy], places: np.ndarray) -> tuple[Copy, ...]:
+    """Copies by the positions that their examples have in a split."""
+    now = np.empty(len(places), int)
+    now[places] = np.arange(len(places))
+    moved = []
+    for copy in copies:
+        first, second = sorted((int(now[copy.first]), int(now[copy.second])))
+        moved.append(dataclasses.replace(copy, first=first, second=second))
+    return tuple(sorted(moved, key=lambda copy: (copy.first, copy.second)))
