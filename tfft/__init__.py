@@ -32,6 +32,7 @@ _NAMES = {
     "audit": "tfft.slicing",
     "evaluate": "tfft.evaluation",
     "export": "tfft.exporting.savedmodel",
+    "check": "tfft.inspection",
     "finetune": "tfft.recipes",
     "load_run": "tfft.recipes",
     "finetune_seeds": "tfft.recipes",
@@ -44,8 +45,8 @@ _NAMES = {
     "TfftError": "tfft.errors",
 }
 _MODULES = (
-    "backbones", "contrastive", "data", "errors", "evaluation", "exporting", "features", "heads", "models",
-    "optimizers", "plans", "recipes", "regularizers", "slicing", "specs", "testing", "training",
+    "backbones", "contrastive", "data", "errors", "evaluation", "exporting", "features", "heads", "inspection",
+    "models", "optimizers", "plans", "recipes", "regularizers", "slicing", "specs", "testing", "training",
 )  # fmt: skip
 # Modules with classes that a `.keras` file may name.
 _REGISTERED = (
@@ -85,12 +86,13 @@ def _register(keras: Any) -> None:
 wrapt.register_post_import_hook(_register, "keras")
 
 if TYPE_CHECKING:
-    from tfft import backbones, contrastive, data, errors, evaluation, exporting, features, heads, models  # noqa: I001
-    from tfft import optimizers, plans, recipes, regularizers, slicing, specs, testing, training
+    from tfft import backbones, contrastive, data, errors, evaluation, exporting, features, heads, inspection  # noqa: I001
+    from tfft import models, optimizers, plans, recipes, regularizers, slicing, specs, testing, training
     from tfft.backbones import list_backbones, load_backbone, resolve
     from tfft.errors import TfftError
     from tfft.evaluation import evaluate
     from tfft.exporting.savedmodel import export
+    from tfft.inspection import check
     from tfft.models import build
     from tfft.optimizers import lr_find
     from tfft.recipes import finetune, finetune_seeds, load_run, recommend_plan

@@ -141,7 +141,12 @@ def _train_arguments(add: argparse.ArgumentParser) -> None:
     data = add.add_argument_group("data and model")
     data.add_argument("--image-size", type=_whole, nargs="+", metavar="PIXELS", help="one number, or height and width")
     data.add_argument("--resize", choices=["crop", "stretch", "pad"], help="for another aspect ratio (crop)")
-    data.add_argument("--validation", type=float, metavar="SHARE", help="held out of each class, without a val/ (0.2)")
+    data.add_argument(
+        "--validation", type=_share, metavar="SHARE", help="held out of each class, or split.csv of a run (0.2)"
+    )
+    data.add_argument(
+        "--group", metavar="REGEX", help="what must not be on both sides: folder, or a part of the file's name"
+    )
     data.add_argument("--strict", action="store_true", default=None, help="an image that cannot be used is an error")
     text = add.add_argument_group("texts")
     text.add_argument("--text", type=_column, nargs="+", metavar="COLUMN", help="column of the texts; two for pairs")
@@ -166,6 +171,16 @@ def _opening_arguments(add: Any) -> None:
         default=None,
         help="open a SavedModel although the scan found unusual operations",
     )
+
+
+def _check_arguments(add: argparse.ArgumentParser) -> None:
+    add.add_argument("data", metavar="DATA", help="folder with one folder per class, also split; or a table of texts")
+    add.add_argument("--backbone", metavar="HANDLE", help="check labels too, by a probe on its features")
+    add.add_argument("--html", metavar="FILE", help="write a page with small pictures of what was found")
+    add.add_argument("--text", type=_column, nargs="+", metavar="COLUMN", help="column of the texts; two for pairs")
+    add.add_argument("--label", type=_column, metavar="COLUMN", help="column of the labels")
+    add.add_argument("--seed", type=int, default=0, metavar="S", help="of the split of texts, and of the probe (0)")
+    _json_argument(add)
 
 
 def _inspect_arguments(add: argparse.ArgumentParser) -> None:
@@ -238,6 +253,12 @@ def _column(text: str) -> int | str:
     return int(text) if text.isascii() and text.isdecimal() else text
 
 
+def _share(text: str) -> float | str:
+    with contextlib.suppress(ValueError):
+        return float(text)
+    return text
+
+
 def _size(text: str) -> int | str:
     return text if text == "auto" else _whole(text)
 
@@ -283,6 +304,7 @@ _COMMANDS = {
         "train on handwritten digits, export, predict: a few minutes, nothing to download",
     ),
     "train": (commands.train, _train_arguments, "train a model on labelled images or texts"),
+    "check": (commands.check, _check_arguments, "look for faults in a data set before training on it"),
     "inspect": (commands.inspect, _inspect_arguments, "show the blocks and the input of a backbone"),
     "predict": (commands.predict, _predict_arguments, "say what image files show, or what texts are"),
     "evaluate": (commands.evaluate, _evaluate_arguments, "measure a run on labelled images or texts"),

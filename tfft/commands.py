@@ -67,8 +67,33 @@ def train(options: argparse.Namespace, print_result: PrintResult) -> int:
 _SETTINGS = (
     "unfreeze epochs frozen_epochs batch_size part_size learning_rate seed validation dropout l2 label_smoothing "
     "loss class_weight sampling deterministic batch_norm input_range output resize augment views trust strict "
-    "label task separator max_length pooling preprocessor"
+    "label task separator max_length pooling preprocessor group"
 ).split()
+
+
+def check(options: argparse.Namespace, print_result: PrintResult) -> int:
+    """Looks for faults in a data set; the exit code is 1 where there are some."""
+    start_tensorflow()
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from tfft import inspection
+
+    text = None if options.text is None else tuple(options.text)
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("reading", total=None, visible=False)
+        report = inspection.check(
+            options.data,
+            backbone=options.backbone,
+            text=text,
+            label=options.label,
+            seed=options.seed,
+            progress=lambda done, count: bar.update(task, completed=done, total=count, visible=True),
+        )
+    if options.html:
+        report.write_html(options.html)
+    print_result(report.to_dict(), str(report))
+    return FAILED if any(finding.level == "fault" for finding in report.findings) else SUCCESS
 
 
 def inspect(options: argparse.Namespace, print_result: PrintResult) -> int:
@@ -253,7 +278,9 @@ def _labelled(run: Any, data: str) -> tuple[Any, str]:
     split = folder.is_dir() and {"train"} < {p.name.lower() for p in folder.iterdir() if p.is_dir()}
     own = folder.exists() and pathlib.Path(plan.data).exists() and folder.samefile(plan.data)
     if split or own:  # never on what the run has learned from
-        splits = load(folder, validation=plan.validation, seed=plan.seed)
+        drawn = run.folder / "split.csv"  # as it was when the run learned: files may have come since
+        share = drawn if own and not split and drawn.is_file() else plan.validation
+        splits = load(folder, validation=share, seed=plan.seed, group=None if share is drawn else plan.group)
         examples, words = splits.validation, f"held-out examples: {splits.split_from}"
     else:
         examples, words = list_images(folder, least_classes=1), f"all examples in {folder}"

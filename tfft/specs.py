@@ -245,7 +245,8 @@ class Plan:
         part_size: examples that are computed at a time, where whole batches do not fit into memory; None for all.
         seed: of the split, the order, the new weights and dropout.
         deterministic: True makes TensorFlow use only operations that repeat bit for bit.
-        validation: share of each class that is held out where the data has no ``val`` folder.
+        validation: share of each class that is held out where the data has no ``val`` folder, or the file of a split.
+        group: what must not be on both sides of the split, or None; see :func:`tfft.data.load`.
         dropout: share of features dropped before the head.
         l2: weight decay of the head's kernel; ``"auto"``: what cross-validation finds where a phase solves the
             head, else 0.
@@ -281,7 +282,8 @@ class Plan:
     part_size: int | None = None
     seed: int = 0
     deterministic: bool = False
-    validation: float = 0.2
+    validation: float | str = 0.2
+    group: str | None = None
     dropout: float = 0.2
     l2: float | Literal["auto"] = "auto"
     label_smoothing: float = 0.0

@@ -154,15 +154,15 @@ def list_images(
         >>> list_images("photos/").counts
         {'ants': 123, 'bees': 121}
     """
-    root = _existing(folder)
-    parts = _split_folders(root)
+    root = existing(folder)
+    parts = split_folders(root)
     if parts:
         raise DataError(
             f"{root} is split into {listed(p.name for p in parts.values())}; list {parts['train']} or use load."
         )
     skipped: list[Skipped] = []
-    classes = _class_folders(root, skipped, least_classes)
-    found = [(path, label) for label, name in enumerate(classes) for path in _files_of(root / name, skipped)]
+    classes = class_folders(root, skipped, least_classes)
+    found = [(path, label) for label, name in enumerate(classes) for path in files_of(root / name, skipped)]
     facts = facts_of([path for path, _ in found], progress, store) if check else []
     skipped += [Skipped(one.path, one.reason) for one in facts if one.reason]
     good = [one.reason is None for one in facts] if check else [True] * len(found)
@@ -170,7 +170,7 @@ def list_images(
     facts = [one for one in facts if one.reason is None]
     if strict:
         raise_problems(
-            DataError, f"Files in {root} that cannot be used", [str(item) for item in skipped if not _is_stray(item)]
+            DataError, f"Files in {root} that cannot be used", [str(item) for item in skipped if not is_stray(item)]
         )
     labels = np.array([label for _, label in used], np.int32)
     examples = Examples(tuple(path for path, _ in used), labels, classes, tuple(skipped), tuple(facts))
@@ -221,8 +221,8 @@ def load(
         >>> len(splits.train), len(splits.validation), splits.split_from
         (184, 60, '25 % of each class in photos, drawn with seed 0')
     """
-    root = _existing(folder)
-    parts = _split_folders(root)
+    root = existing(folder)
+    parts = split_folders(root)
     test = str(parts["test"]) if "test" in parts else None
     listed_as = functools.partial(list_images, strict=strict, check=check, progress=progress, store=store)
     if "validation" in parts:
@@ -246,7 +246,8 @@ def load(
     return Splits(train, held_out, examples.class_names, examples.skipped, words, test, *found)
 
 
-def _existing(folder: str | os.PathLike[str]) -> Path:
+def existing(folder: str | os.PathLike[str]) -> Path:
+    """Returns a folder that is there; refuses others with the nearest name."""
     root = Path(folder).expanduser()
     if root.is_dir():
         return root
@@ -287,12 +288,13 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _is_stray(item: Skipped) -> bool:
+def is_stray(item: Skipped) -> bool:
     """Tells whether a file is no image by its name; what may hide images, such as an unreadable folder, is not."""
     return os.path.isfile(item.path) and Path(item.path).suffix.lower() not in SUFFIXES + FOREIGN_SUFFIXES
 
 
-def _class_folders(root: Path, skipped: list[Skipped], least: int) -> tuple[str, ...]:
+def class_folders(root: Path, skipped: list[Skipped], least: int) -> tuple[str, ...]:
+    """Returns the names of the class folders, sorted; what is beside them is added to ``skipped``."""
     names = []
     for entry in _entries(root):
         if not _is_text(entry.name):
@@ -310,7 +312,8 @@ def _class_folders(root: Path, skipped: list[Skipped], least: int) -> tuple[str,
     raise DataError(f"{root} has {received}{beside}.{fewer}\n{_LAYOUT.format(root=root.name)}")
 
 
-def _files_of(folder: Path, skipped: list[Skipped], above: tuple[str, ...] = ()) -> Iterator[str]:
+def files_of(folder: Path, skipped: list[Skipped], above: tuple[str, ...] = ()) -> Iterator[str]:
+    """Yields the image files of a class folder, by their names; what else there is is added to ``skipped``."""
     real = os.path.realpath(folder)
     if real in above:
         skipped.append(Skipped(str(folder), "is a link back to a folder above it"))
@@ -325,7 +328,7 @@ def _files_of(folder: Path, skipped: list[Skipped], above: tuple[str, ...] = ())
         if not _is_text(entry.name):
             skipped.append(Skipped(_printable(entry.path), "has a name that is not UTF-8; rename it"))
         elif _is_folder(entry):
-            yield from _files_of(Path(entry.path), skipped, (*above, real))
+            yield from files_of(Path(entry.path), skipped, (*above, real))
         elif suffix not in SUFFIXES:
             what = f"the extension {suffix}" if suffix else "no extension"
             skipped.append(Skipped(entry.path, f"has {what}; expected {', '.join(SUFFIXES)}"))
@@ -345,7 +348,8 @@ def _check_classes(root: Path, examples: Examples) -> None:
     raise_problems(DataError, f"{root} cannot be used as it is ({fix})", problems)
 
 
-def _split_folders(root: Path) -> dict[str, Path]:
+def split_folders(root: Path) -> dict[str, Path]:
+    """Returns the folders ``"train"``, ``"validation"`` and ``"test"`` of data that is split, else none."""
     by_name = {e.name.lower(): Path(e.path) for e in _entries(root) if _is_folder(e)}
     roles = (("train", _TRAIN), ("validation", _VALIDATION), ("test", _TEST))
     parts = {role: by_name[name] for role, names in roles for name in names if name in by_name}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -62,7 +63,7 @@ class Wishes:
     learning_rate: float | tuple[float, float] | Literal["auto"] = "auto"
     seed: int = 0
     image_size: int | tuple[int, int] | Literal["auto"] = "auto"
-    validation: float = 0.2
+    validation: float | str = 0.2
     dropout: float = 0.2
     l2: float | Literal["auto"] = "auto"
     label_smoothing: float = 0.0
@@ -86,6 +87,7 @@ class Wishes:
     max_length: int | None = None
     pooling: str | None = None
     preprocessor: str | None = None
+    group: str | None = None
 
     def check(self) -> None:
         """Raises one :class:`PlanError` with everything that is out of range."""
@@ -108,7 +110,10 @@ def _problems(wishes: Wishes) -> list[str]:
     given = list(rate) if isinstance(rate, (tuple, list)) else [] if rate == "auto" else [rate]
     if not all(_number(r) and 0 < r < math.inf for r in given) or (isinstance(rate, (tuple, list)) and len(given) != 2):
         problems.append(f"learning_rate must be 'auto', a number over 0, or a pair (frozen, fine-tune), got {rate!r}")
-    if not (_number(wishes.validation) and 0 < wishes.validation < 1):
+    if isinstance(wishes.validation, (str, os.PathLike)):
+        if not os.path.isfile(wishes.validation):
+            problems.append(f"validation is a share, or the file of a split that is there; got {wishes.validation!r}")
+    elif not (_number(wishes.validation) and 0 < wishes.validation < 1):
         problems.append(f"validation is a share over 0 and below 1, got {wishes.validation!r}")
     for name in ("dropout", "label_smoothing"):
         value = getattr(wishes, name)

@@ -71,7 +71,8 @@ def finetune(
     max_length: int | None = None,
     pooling: Literal["cls", "mean", "last", "pooled_output"] | None = None,
     preprocessor: str | None = None,
-    validation: float = 0.2,
+    validation: float | str = 0.2,
+    group: str | None = None,
     dropout: float = 0.2,
     l2: float | Literal["auto"] = "auto",
     label_smoothing: float = 0.0,
@@ -131,7 +132,10 @@ def finetune(
         max_length: most pieces of a text that are read; by default the backbone's own choice, which is printed.
         pooling: how the features of all pieces of a text become one; by default the backbone's own choice.
         preprocessor: handle of the SavedModel that makes the inputs of an encoder of TF Hub, where it is not known.
-        validation: share of each class to hold out, where the data is not split yet.
+        validation: share of each class to hold out, where the data is not split yet; or the file of an earlier split,
+            such as ``split.csv`` in the folder of a run.
+        group: what must not be on both sides of the split, such as the pictures of one person: ``"folder"``, or a
+            regular expression on the paths of image files, with the telling part in parentheses.
         dropout: share of features dropped before the head.
         l2: weight decay of the head's kernel; ``"auto"`` is what cross-validation finds when the head is
             solved, else 0.
@@ -374,7 +378,9 @@ def _train(
     )
     say(describe(model))
     scores = [Scores.from_dict(json.loads(text)) for text in memory["scores"]]
-    return Run(model, plan, history, scores[0], scores[-1], data.class_names, data.skipped), held_out
+    unleaked = None if data.unleaked is None else evaluate(model, data.unleaked(spec, plan.batch_size))
+    known = {"checked": data.checked, "items": data.items, "unleaked": unleaked}
+    return Run(model, plan, history, scores[0], scores[-1], data.class_names, data.skipped, **known), held_out
 
 
 def _checkpoints(model: keras.Model, plan: Plan, data: Gathered, folder: pathlib.Path | None) -> Checkpoints | None:

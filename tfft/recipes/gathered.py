@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from tfft.data import Skipped, TextExamples
+from tfft.inspection import DataReport
 from tfft.specs import InputSpec, Plan
 
 
@@ -38,6 +39,9 @@ class Gathered:
         probe: image files to check an export with; empty: take them from the validation dataset.
         name: what is written into the plan.
         fingerprint: gives another one for other data; a run that was stopped goes on with the same only.
+        checked: what a look at the data found; None where it was not looked at.
+        items: names of the examples by part, which are written into the run folder; None where they have none.
+        unleaked: makes the validation dataset without copies of training examples; None where there are none.
     """
 
     class_names: tuple[str, ...]
@@ -59,6 +63,9 @@ class Gathered:
     texts: TextExamples | None = None
     lengths: np.ndarray | None = None
     report: str = ""
+    checked: DataReport | None = None
+    items: Mapping[str, Sequence[str]] | None = None
+    unleaked: Callable[[InputSpec | None, int], tf.data.Dataset] | None = None
 
     @property
     def is_ready(self) -> bool:

@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfft.backbones.cache import cache_dir
 from tfft.data import Examples, from_arrays, load, to_dataset
 from tfft.data.headers import read_header
 from tfft.data.pipeline import check_pixels, checked_arrays
 from tfft.errors import DataError, listed
+from tfft.inspection import check_splits
 from tfft.plans import Wishes
 from tfft.recipes.gathered import Gathered, by_class, classes
 from tfft.recipes.texts import gather_tagged, gather_texts, is_text_data
@@ -39,6 +41,10 @@ def gather(data: Any, wishes: Wishes) -> Gathered:
     Raises:
         DataError: when the form is unknown or the data cannot be used.
     """
+    if not isinstance(data, (str, os.PathLike)) or wishes.task == "tokens" or is_text_data(data, wishes):
+        drawn = {"group": wishes.group, "validation": wishes.validation if isinstance(wishes.validation, str) else None}
+        if given := [name for name, value in drawn.items() if value is not None]:
+            raise DataError(f"{given[0]}={drawn[given[0]]!r} is for folders of files, which have names.")
     if wishes.task == "tokens":
         return gather_tagged(data, wishes)
     if is_text_data(data, wishes):
@@ -50,7 +56,7 @@ def gather(data: Any, wishes: Wishes) -> Gathered:
         )
     validation, seed = wishes.validation, wishes.seed
     if isinstance(data, (str, os.PathLike)):
-        return _folder(data, validation, seed, wishes.strict)
+        return _folder(data, wishes)
     if isinstance(data, (tuple, list)) and len(data) == 3 and isinstance(data[0], tf.data.Dataset):
         return _ready(*data)
     if isinstance(data, (tuple, list)) and len(data) == 2 and not isinstance(data[0], (str, tf.data.Dataset)):
@@ -63,8 +69,15 @@ def gather(data: Any, wishes: Wishes) -> Gathered:
     )
 
 
-def _folder(folder: str | os.PathLike[str], validation: float, seed: int, strict: bool) -> Gathered:
-    splits = load(folder, validation=validation, seed=seed, strict=strict)
+def _folder(folder: str | os.PathLike[str], wishes: Wishes) -> Gathered:
+    splits = load(
+        folder, validation=wishes.validation, seed=wishes.seed, strict=wishes.strict, group=wishes.group,
+        store=cache_dir() / "files.sqlite",
+    )  # fmt: skip
+    report, clean = check_splits(splits), np.setdiff1d(np.arange(len(splits.validation)), splits.leaked)
+
+    def unleaked(spec: InputSpec | None, batch_size: int) -> tf.data.Dataset:
+        return to_dataset(splits.validation.take(clean), checked(spec), batch_size=batch_size)
 
     def checked(spec: InputSpec | None) -> InputSpec:
         if spec is None:
@@ -88,6 +101,10 @@ def _folder(folder: str | os.PathLike[str], validation: float, seed: int, strict
         probe=tuple(splits.validation.paths[:4]),
         name=os.fspath(folder),
         fingerprint=lambda: _fingerprint(splits.train, splits.validation),
+        report="\n".join(str(finding) for finding in report.findings if finding.level != "note"),
+        checked=report,
+        items=splits.items,
+        unleaked=unleaked if 0 < len(clean) < len(splits.validation) else None,
     )
 
 

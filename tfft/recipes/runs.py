@@ -13,27 +13,30 @@ import json
 import os
 import pathlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 import yaml
 
 from tfft import heads
-from tfft.data import Skipped
+from tfft.data import Skipped, write_split
 from tfft.errors import PlanError, TfftError, listed
 from tfft.evaluation import Scores
 from tfft.exporting.savedmodel import Exported
+from tfft.inspection import DataReport
 from tfft.specs import Plan
 from tfft.training import History
 from tfft.training.history import write_whole
 
-PLAN, METRICS, HISTORY, LABELS, SKIPPED, MODEL, EXPORT, CHECKPOINTS = (
+PLAN, METRICS, HISTORY, LABELS, SKIPPED, CHECK, SPLIT, MODEL, EXPORT, CHECKPOINTS = (
     "plan.yaml",
     "metrics.json",
     "history.csv",
     "labels.txt",
     "skipped.csv",
+    "check.json",
+    "split.csv",
     "model.keras",
     "export",
     "checkpoints",
@@ -54,6 +57,9 @@ class Run:
         skipped: files that were not used.
         folder: where it was written; None where nowhere.
         export: what was exported; None where nothing was, or the run was read from its folder.
+        checked: what a look at the data found; None where it was not looked at, or the run was read from its folder.
+        items: names of the examples by part; None where they have none, or the run was read from its folder.
+        unleaked: final scores without the held-out examples of which a copy was learned from; None where there is none.
     """
 
     model: keras.Model
@@ -65,6 +71,9 @@ class Run:
     skipped: tuple[Skipped, ...] = ()
     folder: pathlib.Path | None = None
     export: Exported | None = None
+    checked: DataReport | None = None
+    items: Mapping[str, Sequence[str]] | None = None
+    unleaked: Scores | None = None
 
     @property
     def summary(self) -> str:
@@ -74,6 +83,8 @@ class Run:
         lines = [f"{name:15}  {self.frozen.line}", f"at the end       {self.final.line}"]
         if len(self.plan.phases) > 1:
             lines.append(compare(self.frozen, self.final))
+        if self.unleaked is not None:
+            lines.append(f"without copies   {self.unleaked.line} (held-out examples that are not in the training data)")
         return "\n".join(lines)
 
     @property
@@ -100,9 +111,10 @@ def compare(frozen: Scores, final: Scores) -> str:
     return text if apart else text + "; the two 95 % intervals overlap"
 
 
-def metrics_of(frozen: Scores, final: Scores) -> dict[str, Any]:
+def metrics_of(frozen: Scores, final: Scores, unleaked: Scores | None = None) -> dict[str, Any]:
     """Returns the content of ``metrics.json``."""
-    return {"frozen": frozen.to_dict(), "final": final.to_dict(), "majority": final.majority}
+    found = {"frozen": frozen.to_dict(), "final": final.to_dict(), "majority": final.majority}
+    return found if unleaked is None else {**found, "unleaked": unleaked.to_dict()}
 
 
 def check_out(out: str | os.PathLike[str] | None) -> pathlib.Path | None:
@@ -171,7 +183,11 @@ def write_run(run: Run, folder: pathlib.Path) -> None:
         writer.writerow(["path", "reason"])
         writer.writerows([item.path, item.reason] for item in run.skipped)
         write_whole(folder / SKIPPED, text.getvalue())
-    write_whole(folder / METRICS, json.dumps(metrics_of(run.frozen, run.final), indent=2) + "\n")
+    if run.checked is not None:
+        run.checked.write_json(folder / CHECK)
+    if run.items is not None:
+        write_split(folder / SPLIT, run.items)
+    write_whole(folder / METRICS, json.dumps(metrics_of(run.frozen, run.final, run.unleaked), indent=2) + "\n")
 
 
 def load_run(folder: str | os.PathLike[str]) -> Run:
@@ -203,6 +219,7 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
         metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
         history = History.from_csv(folder / HISTORY)
         frozen, final = Scores.from_dict(metrics["frozen"]), Scores.from_dict(metrics["final"])
+        unleaked = Scores.from_dict(metrics["unleaked"]) if "unleaked" in metrics else None
     except (ValueError, KeyError, TypeError) as error:
         raise TfftError(f"A file in {folder} is damaged or was changed ({METRICS} or {HISTORY}): {error}") from error
     model = keras.saving.load_model(folder / MODEL)
@@ -211,7 +228,8 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
         with open(folder / SKIPPED, encoding="utf-8", newline="") as file:
             skipped = [Skipped(row["path"], row["reason"]) for row in csv.DictReader(file)]
     names = heads.of(model).class_names or ()
-    return Run(model, plan_from_yaml(folder / PLAN), history, frozen, final, names, tuple(skipped), folder)
+    plan = plan_from_yaml(folder / PLAN)
+    return Run(model, plan, history, frozen, final, names, tuple(skipped), folder, unleaked=unleaked)
 
 
 def plan_to_yaml(plan: Plan) -> str:

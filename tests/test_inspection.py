@@ -1,0 +1,160 @@
+"""Planted faults are named, and clean data gives no finding."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from faulty_data import CLASSES, EACH, PICTURES, SPLIT, TABLES, clean_pictures, clean_rows, encoded, picture, write_rows
+
+import tfft
+from tfft import cli
+from tfft.data import facts as facts_module
+from tfft.data.fact_store import facts_of
+from tfft.inspection import check, label_candidates
+from tfft.inspection.drift import ks_chance, ks_distance
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory):
+    return clean_pictures(tmp_path_factory.mktemp("clean"))
+
+
+def planted(report, kind, places):
+    finding = report.of_kind(kind)
+    assert finding is not None, f"no {kind!r} in {[f.kind for f in report.findings]}"
+    assert finding.remedy
+    text = " ".join([finding.message, *map(str, finding.items)])
+    assert places in text, text
+    return finding
+
+
+def test_there_are_enough_faults():
+    assert len(PICTURES) + len(SPLIT) + len(TABLES) >= 60
+
+
+def test_clean_pictures_give_no_finding(clean, tmp_path):
+    assert check(clean).findings == ()
+    split = clean_pictures(tmp_path / "split", ("train", "val"))
+    report = check(split)
+    assert report.findings == ()
+    assert report.counts == {part: dict.fromkeys(CLASSES, EACH) for part in ("train", "validation")}
+
+
+@pytest.mark.parametrize("fault", PICTURES)
+def test_each_fault_of_pictures_is_named(fault, tmp_path):
+    put, kind, places = PICTURES[fault]
+    root = clean_pictures(tmp_path / "photos")
+    put(root)
+    report = check(root)
+    planted(report, kind, places)
+    others = {finding.kind for finding in report.findings} - {kind}
+    assert others <= {"few", "telling-format", "grey"}, others  # nothing is named that was not planted
+    json.dumps(report.to_dict())
+
+
+@pytest.mark.parametrize("fault", SPLIT)
+def test_each_fault_of_a_split_is_named(fault, tmp_path):
+    put, kind, places = SPLIT[fault]
+    root = clean_pictures(tmp_path / "photos", ("train", "val"))
+    put(root)
+    planted(check(root), kind, places)
+
+
+@pytest.mark.parametrize("fault", TABLES)
+def test_each_fault_of_a_table_is_named(fault, tmp_path):
+    put, kind, places = TABLES[fault]
+    path = tmp_path / "texts.csv"
+    put(path)
+    planted(check(path), kind, places)
+
+
+def test_a_clean_table_gives_no_finding(tmp_path):
+    write_rows(tmp_path / "texts.csv", clean_rows())
+    assert check(tmp_path / "texts.csv").findings == ()
+
+
+def test_only_new_files_are_read_again(clean, tmp_path, monkeypatch):
+    paths = sorted(map(str, clean.rglob("*.jpg")))
+    store = tmp_path / "facts.sqlite"
+    first = facts_of(paths, store=store)
+    read = []
+    plain = facts_module.examine
+    monkeypatch.setattr(facts_module, "examine", lambda path: read.append(path) or plain(path))
+    second = facts_of(paths, store=store)
+    assert read == []
+    assert second == first
+    assert all((a.thumb == b.thumb).all() for a, b in zip(first, second, strict=True))
+    changed = tmp_path / "new.jpg"
+    changed.write_bytes(encoded(picture(1)))
+    facts_of([*paths, str(changed)], store=store)
+    changed.write_bytes(encoded(picture(2)))
+    [fact] = facts_of([str(changed)], store=store)
+    assert read == [str(changed)] * 2
+    assert fact == plain(str(changed))
+    store.write_bytes(b"no data base at all" * 100)
+    assert facts_of(paths, store=store) == first
+
+
+def test_wrong_labels_are_listed_first(tmp_path):
+    random = np.random.default_rng(0)
+    labels = np.repeat(np.arange(3), 60)
+    features = random.normal(0, 1, (180, 8)) + 2.5 * np.eye(3, 8)[labels]
+    wrong = random.choice(180, 9, replace=False)
+    given = labels.copy()
+    given[wrong] = (labels[wrong] + 1) % 3
+    found = label_candidates(features.astype(np.float32), given, CLASSES)
+    first = [one.position for one in found[:9]]
+    assert len(set(first) & set(wrong)) >= 7
+    assert label_candidates(features.astype(np.float32)[:12], labels[:12], CLASSES) == []
+    assert all(one.suggested == CLASSES[labels[one.position]] for one in found if one.position in wrong)
+
+
+def test_the_test_of_kolmogorov_and_smirnov():
+    random = np.random.default_rng(1)
+    one, other = random.normal(size=200), random.normal(size=150)
+    distance = ks_distance(one, other)
+    brute = max(abs((one <= x).mean() - (other <= x).mean()) for x in [*one, *other])
+    assert distance == pytest.approx(brute)
+    assert ks_chance(distance, 200, 150) > 0.05
+    assert ks_chance(ks_distance(one, other + 1), 200, 150) < 1e-6
+    # The value that tables give for 5 % in large samples is 1.358.
+    assert ks_chance(1.358 / np.sqrt(500), 1000, 1000) == pytest.approx(0.05, abs=1e-3)
+
+
+def test_the_command_writes_json_and_a_page(tmp_path, capsys):
+    root = clean_pictures(tmp_path / "photos")
+    (root / "bee" / "<b>x.jpg").write_bytes(b"")
+    (root / "bee" / "y.jpg").write_bytes((root / "bee" / "01.jpg").read_bytes())
+    page = tmp_path / "report.html"
+    assert cli.main(["check", str(root), "--json", "--html", str(page)]) == 1
+    values = json.loads(capsys.readouterr().out)
+    assert values["ok"] is False
+    assert {finding["kind"] for finding in values["findings"]} == {"unusable", "copy"}
+    text = page.read_text()
+    assert "&lt;b&gt;x.jpg" in text
+    assert "<b>x.jpg" not in text
+    assert text.count("data:image/jpeg;base64,") == 2
+    (root / "bee" / "<b>x.jpg").unlink()
+    assert cli.main(["check", str(root)]) == 0
+    assert "is the same file as" in capsys.readouterr().out
+
+
+def test_training_goes_on_and_tells_what_it_left_out(tmp_path):
+    root = clean_pictures(tmp_path / "photos", ("train", "val"))
+    (root / "train" / "bee" / "x.jpg").write_bytes(b"")
+    for i in range(4):
+        data = (root / "train" / "bee" / f"{i:02d}.jpg").read_bytes()
+        (root / "val" / "bee" / f"copy{i}.jpg").write_bytes(data)
+    run = tfft.finetune(
+        "keras:MobileNetV2:random", root, plan="linear_probe", out=tmp_path / "run", export_to=False, image_size=32,
+        cache="memory", verbose=False,
+    )  # fmt: skip
+    assert [pathlib.Path(item.path).name for item in run.skipped] == ["x.jpg"]
+    assert run.checked.of_kind("leak").level == "warning"
+    assert run.final.examples == 3 * EACH + 4
+    assert run.unleaked.examples == 3 * EACH
+    assert "without copies" in run.summary
+    written = json.loads((tmp_path / "run" / "check.json").read_text())
+    assert [finding["kind"] for finding in written["findings"]] == ["unusable", "leak"]
+    assert tfft.load_run(tmp_path / "run").unleaked.to_dict() == run.unleaked.to_dict()

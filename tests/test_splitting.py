@@ -1,0 +1,120 @@
+"""What is held out: shares of classes, groups kept whole, folds, files of splits."""
+
+import numpy as np
+import pytest
+from faulty_data import CLASSES, EACH, clean_pictures, encoded, picture
+
+import tfft
+from tfft.data import folds, groups_by, hold_out, load, read_split, write_split
+from tfft.errors import DataError
+
+KEYS = [f"{i}.jpg" for i in range(100)]
+LABELS = np.repeat([0, 1, 2], [50, 30, 20])
+
+
+def test_shares_of_classes_are_exact_without_groups():
+    held = hold_out(KEYS, 0.2, 0, labels=LABELS)
+    assert np.bincount(LABELS[held]).tolist() == [10, 6, 4]
+    assert (hold_out(KEYS, 0.2, 1, labels=LABELS) != held).any()
+    order = np.random.default_rng(0).permutation(100)
+    shuffled = hold_out([KEYS[i] for i in order], 0.2, 0, labels=LABELS[order])
+    np.testing.assert_array_equal(shuffled, held[order])
+
+
+def test_groups_stay_whole_and_shares_are_near():
+    random = np.random.default_rng(3)
+    groups = [f"person {n}" for n in random.integers(0, 25, 100)]
+    held = hold_out(KEYS, 0.2, 0, labels=LABELS, groups=groups)
+    sides = {}
+    for group, side in zip(groups, held, strict=True):
+        assert sides.setdefault(group, side) == side
+    counts = np.bincount(LABELS[held], minlength=3)
+    assert (counts > 0).all()
+    assert abs(held.mean() - 0.2) < 0.06
+
+
+def test_a_class_in_one_group_cannot_be_split():
+    groups = ["a" if label == 2 else f"{i % 9}" for i, label in enumerate(LABELS)]
+    with pytest.raises(DataError, match=r"class 2 would be on one side only \(all of it is in one group\)"):
+        hold_out(KEYS, 0.2, 0, labels=LABELS, groups=groups)
+
+
+@pytest.mark.parametrize("groups", [None, [f"{i // 3}" for i in range(100)]])
+def test_folds_cover_everything_once(groups):
+    part = folds(KEYS, 5, 0, labels=LABELS, groups=groups)
+    assert set(part) == set(range(5))
+    counts = np.array([np.bincount(LABELS[part == fold], minlength=3) for fold in range(5)])
+    assert (np.abs(counts - [10, 6, 4]) <= (0 if groups is None else 3)).all()
+    if groups is not None:
+        assert len({(g, f) for g, f in zip(groups, part, strict=True)}) == len(set(groups))
+
+
+def test_more_folds_than_examples_are_refused():
+    with pytest.raises(DataError, match="Cannot deal 21 folds of 20 examples in the smallest class"):
+        folds(KEYS, 21, 0, labels=LABELS)
+
+
+def test_groups_are_read_from_names():
+    names = ["7_theo_3.wav", "7_lucas_0.wav"]
+    assert groups_by(names, r"_(\w+)_") == ("theo", "lucas")
+    assert groups_by(["a/b.jpg", "c.jpg"], "folder") == ("a", ".")
+    with pytest.raises(DataError, match="not found in 1 of 3 names: x.wav"):
+        groups_by([*names, "x.wav"], r"_(\w+)_")
+    with pytest.raises(DataError, match="has 0 groups in parentheses, expected one"):
+        groups_by(names, "theo")
+    with pytest.raises(DataError, match="is no regular expression"):
+        groups_by(names, "(")
+
+
+def test_a_split_is_written_and_read_again(tmp_path):
+    held = hold_out(KEYS, 0.2, 0, labels=LABELS)
+    parts = {"train": [k for k, h in zip(KEYS, held, strict=True) if not h], "validation": list(np.array(KEYS)[held])}
+    write_split(tmp_path / "split.csv", parts)
+    np.testing.assert_array_equal(read_split(tmp_path / "split.csv", KEYS), held)
+    with pytest.raises(DataError, match="does not say where 1 of 101 examples belong: new.jpg"):
+        read_split(tmp_path / "split.csv", [*KEYS, "new.jpg"])
+    with pytest.raises(DataError, match="names 1 examples that are not there"):
+        read_split(tmp_path / "split.csv", KEYS[1:])
+    (tmp_path / "bad.csv").write_text("item,part\n0.jpg,somewhere\n")
+    with pytest.raises(DataError, match="line 2: '0.jpg', 'somewhere'"):
+        read_split(tmp_path / "bad.csv", KEYS)
+    (tmp_path / "other.csv").write_text("a,b\n")
+    with pytest.raises(DataError, match="is no split, expected a table with the columns item and part"):
+        read_split(tmp_path / "other.csv", KEYS)
+
+
+def test_copies_stay_on_one_side(tmp_path):
+    root = clean_pictures(tmp_path / "photos")
+    for i in range(EACH):  # each bee twice, the second time compressed
+        from PIL import Image
+
+        made = Image.open(root / "bee" / f"{i:02d}.jpg")
+        (root / "bee" / f"again{i:02d}.jpg").write_bytes(encoded(made, quality=50))
+    for seed in range(4):
+        splits = load(root, validation=0.3, seed=seed)
+        assert len(splits.copies) == EACH
+        assert len(splits.leaked) == 0
+        assert splits.validation.counts["bee"] % 2 == 0
+        names = splits.items["train"] + splits.items["validation"]
+        for copy in splits.copies:
+            assert names[copy.first].replace("again", "") == names[copy.second].replace("again", "")
+
+
+def test_a_run_writes_its_split_and_another_takes_it(tmp_path):
+    root = clean_pictures(tmp_path / "photos")
+    common = {"plan": "linear_probe", "export_to": False, "image_size": 32, "cache": "memory", "verbose": False}
+    first = tfft.finetune("keras:MobileNetV2:random", root, seed=3, out=tmp_path / "one", **common)
+    (root / "bee" / "new.jpg").write_bytes(encoded(picture(5000)))
+    with pytest.raises(DataError, match="does not say where 1 of 37 examples belong: bee/new.jpg"):
+        load(root, validation=tmp_path / "one" / "split.csv")
+    (root / "bee" / "new.jpg").unlink()
+    split = str(tmp_path / "one" / "split.csv")
+    second = tfft.finetune("keras:MobileNetV2:random", root, validation=split, out=tmp_path / "two", **common)
+    assert second.items == first.items
+    assert second.plan.validation == split
+    group = tfft.finetune("keras:MobileNetV2:random", root, group=r"(\d)\.jpg", **common)
+    ends = [{name[-5] for name in names} for names in group.items.values()]
+    assert not ends[0] & ends[1]
+    with pytest.raises(DataError, match="is for folders of files"):
+        tfft.finetune("keras:MobileNetV2:random", (np.zeros((8, 32, 32, 3)), [0, 1] * 4), group="folder", verbose=False)
+    assert CLASSES == first.class_names

@@ -1,0 +1,16 @@
+"""What is wrong, odd or worth knowing in a data set, before a model learns it: :func:`check`.
+
+Hides where each finding comes from: files, classes, copies, the two sides of a split, or a probe on features.
+"""
+
+from tfft.errors import require_platform
+
+require_platform()
+
+import keras  # noqa: E402, F401  before tfft.backbones: tfft registers its layers when Keras is imported
+
+from tfft.inspection.checking import check, check_splits  # noqa: E402
+from tfft.inspection.findings import DataReport, Finding, Item  # noqa: E402
+from tfft.inspection.label_noise import LabelCandidate, label_candidates  # noqa: E402
+
+__all__ = ["DataReport", "Finding", "Item", "LabelCandidate", "check", "check_splits", "label_candidates"]

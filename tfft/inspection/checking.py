@@ -1,0 +1,202 @@
+"""The check of a whole data set: :func:`check`, and of one that is listed already: :func:`check_splits`."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfft.backbones import Backbone, load_backbone
+from tfft.backbones.cache import cache_dir
+from tfft.data import Examples, FileFacts, Skipped, Splits, find_copies
+from tfft.data.fact_store import facts_of
+from tfft.data.folders import class_folders, existing, files_of, split_folders
+from tfft.errors import DataError
+from tfft.features import extract
+from tfft.inspection.classes import class_findings
+from tfft.inspection.drift import drift_findings
+from tfft.inspection.files import file_findings
+from tfft.inspection.findings import DataReport, Finding, Item, in_order
+from tfft.inspection.label_noise import label_candidates
+from tfft.inspection.repeats import copy_findings
+from tfft.inspection.texts import text_findings
+
+_TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
+
+
+def check(
+    data: Any,
+    *,
+    backbone: str | os.PathLike[str] | Backbone | None = None,
+    text: str | int | Sequence[str | int] | None = None,
+    label: str | int | None = None,
+    seed: int = 0,
+    store: str | os.PathLike[str] | None = "auto",
+    progress: Callable[[int, int], None] | None = None,
+) -> DataReport:
+    """Looks for everything in a data set that spoils a model and is easily overlooked.
+
+    Use it before the first training on new data. Nothing is changed or removed. :func:`tfft.finetune` does the same,
+    without labels, before every training.
+
+    Args:
+        data: folder with one folder of images per class, also within ``train/``, ``val/`` and ``test/``; or a table of
+            texts, as :func:`tfft.data.load_texts` takes it.
+        backbone: with it the labels are checked as well: examples that a probe on its frozen features takes for another
+            class are listed. For images.
+        text: column of a table that holds the texts.
+        label: column that holds the labels.
+        seed: of the split of texts, and of the probe.
+        store: file in which is kept what reading the image files told, so that a second check reads new ones only;
+            ``"auto"`` has its place in the user's cache folder, None keeps nothing.
+        progress: called with (files read, files in all).
+
+    Returns:
+        A :class:`DataReport`: print it, or write it with ``write_json`` and ``write_html``.
+
+    Raises:
+        DataError: when there is no such data.
+
+    Example:
+        >>> report = tfft.check("photos/", backbone="efficientnet-lite0")
+        >>> print(report)
+        >>> report.write_html("report.html")
+    """
+    start = time.perf_counter()
+    columns = {name: value for name, value in (("text", text), ("label", label)) if value is not None}
+    if columns or not isinstance(data, (str, os.PathLike)) or _is_table(data):
+        counts, findings = text_findings(data, columns, seed)
+        name = os.fspath(data) if isinstance(data, (str, os.PathLike)) else "texts given in memory"
+        return DataReport(name, counts, in_order(findings), (), time.perf_counter() - start)
+    place = cache_dir() / "files.sqlite" if store == "auto" else store
+    survey = _surveyed(Path(data), place, progress)
+    notes: list[str] = []
+    findings = list(_findings(survey, notes))
+    if backbone is not None:
+        findings += _doubted(survey, backbone, seed, notes)
+    else:
+        notes.append("Labels were not checked: give a backbone for that.")
+    report = in_order(iter(findings))
+    return DataReport(os.fspath(data), _counts(survey), report, tuple(notes), time.perf_counter() - start)
+
+
+def check_splits(splits: Splits, name: str = "") -> DataReport:
+    """Looks at a data set that was listed by :func:`tfft.data.load`; no file is read again.
+
+    Args:
+        splits: the examples, with what reading them told.
+        name: of the data, for the report.
+    """
+    parts = {"train": splits.train, "validation": splits.validation}
+    made_here = not splits.split_from.startswith("the folders")
+    survey = {part: (own.class_names, own, ()) for part, own in parts.items()}
+    notes = [splits.copies_note] if splits.copies_note else []
+    findings = list(_of_files(survey, splits.skipped))
+    findings += class_findings(_counts(survey))
+    findings += copy_findings(splits.copies, *_described(survey))
+    if not made_here:
+        findings += drift_findings({part: own.facts for part, own in parts.items()}, _counts(survey))
+    return DataReport(name or splits.root, _counts(survey), in_order(iter(findings)), tuple(notes))
+
+
+# Class names, usable examples, and what was left out, by part.
+_Survey = Mapping[str, tuple[Sequence[str], Examples, Sequence[Skipped]]]
+
+
+def _is_table(data: str | os.PathLike[str]) -> bool:
+    path = Path(data).expanduser()
+    if path.suffix.lower() in _TABLES:
+        return True
+    if not path.is_dir():
+        return False
+    inside = [p.suffix.lower() for p in path.iterdir()]
+    inner = [p.suffix.lower() for folder in path.iterdir() if folder.is_dir() for p in folder.iterdir()]
+    return any(suffix in _TABLES for suffix in inside) or bool(inner and set(inner) == {".txt"})
+
+
+def _surveyed(
+    folder: Path, store: str | os.PathLike[str] | None, progress: Callable[[int, int], None] | None
+) -> _Survey:
+    """Lists a folder in whatever state it is: what stops :func:`tfft.data.load` is a finding here."""
+    root = existing(folder)
+    try:
+        parts = split_folders(root) or {"": root}
+    except DataError:  # val/ without train/
+        parts = {"": root}
+    survey = {}
+    for part, place in parts.items():
+        skipped: list[Skipped] = []
+        names = class_folders(place, skipped, least=0)
+        found = [(path, number) for number, name in enumerate(names) for path in files_of(place / name, skipped)]
+        facts = facts_of([path for path, _ in found], progress, store)
+        skipped += [Skipped(one.path, one.reason) for one in facts if one.reason]
+        used = [(one, number) for one, (_, number) in zip(facts, found, strict=True) if one.reason is None]
+        labels = np.array([number for _, number in used], np.int32)
+        good = tuple(one for one, _ in used)
+        survey[part] = (names, Examples(tuple(one.path for one in good), labels, names, (), good), skipped)
+    return survey
+
+
+def _counts(survey: _Survey) -> dict[str, dict[str, int]]:
+    return {part: own.counts for part, (_, own, _) in survey.items()}
+
+
+def _described(survey: _Survey) -> tuple[list[str], list[str], list[str]]:
+    """Paths, class names and parts of all examples, in the order that copies are counted in."""
+    paths = [path for _, own, _ in survey.values() for path in own.paths]
+    labels = [names[number] for names, own, _ in survey.values() for number in own.labels]
+    parts = [part for part, (_, own, _) in survey.items() for _ in own.paths]
+    return paths, labels, parts
+
+
+def _of_files(survey: _Survey, skipped: Sequence[Skipped]) -> Iterator[Finding]:
+    facts: list[FileFacts] = [one for _, own, _ in survey.values() for one in own.facts]
+    yield from file_findings(facts, _described(survey)[1] if facts else [], skipped)
+
+
+def _findings(survey: _Survey, notes: list[str]) -> Iterator[Finding]:
+    yield from _of_files(survey, [item for _, _, skipped in survey.values() for item in skipped])
+    yield from class_findings(_counts(survey))
+    facts = [one for _, own, _ in survey.values() for one in own.facts]
+    copies = find_copies(facts)
+    if copies.note:
+        notes.append(f"{copies.note[:1].upper()}{copies.note[1:]}.")
+    yield from copy_findings(copies.pairs, *_described(survey))
+    yield from drift_findings({part: own.facts for part, (_, own, _) in survey.items()}, _counts(survey))
+
+
+def _doubted(
+    survey: _Survey, backbone: str | os.PathLike[str] | Backbone, seed: int, notes: list[str]
+) -> Iterator[Finding]:
+    opened = backbone if isinstance(backbone, Backbone) else load_backbone(backbone)
+    first = next(iter(survey.values()))[1]
+    if opened.input_spec is None:
+        raise DataError(f"The labels of images cannot be checked with {opened.name!r}, which takes no images.")
+    examples = _together(first, [own for _, own, _ in survey.values() if own.class_names == first.class_names])
+    if not len(examples) or len(examples.class_names) < 2:
+        return
+    features = np.asarray(extract(opened, examples, verbose=False).arrays)
+    features = features.mean(axis=tuple(range(1, features.ndim - 1))) if features.ndim > 2 else features
+    found = label_candidates(features, examples.labels, examples.class_names, seed=seed)
+    if found:
+        items = tuple(
+            Item(
+                examples.paths[one.position],
+                f"is labelled {one.label!r}; the probe says {one.suggested!r} ({one.probability:.0%})",
+            )
+            for one in found
+        )
+        message = f"{len(found)} labels may be wrong, by a probe on features of {opened.name}"
+        remedy = "look at them, the most doubtful first; many will be right"
+        yield Finding("label", "note", message, remedy, items)
+    elif min(examples.counts.values()) < 5:
+        notes.append("Labels were not checked: a class has fewer than 5 examples.")
+
+
+def _together(first: Examples, parts: Sequence[Examples]) -> Examples:
+    paths = tuple(path for own in parts for path in own.paths)
+    return Examples(paths, np.concatenate([own.labels for own in parts]), first.class_names)

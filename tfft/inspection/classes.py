@@ -1,0 +1,85 @@
+"""Findings about classes: names that are nearly the same, too few examples, imbalance, two sides that do not fit."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+
+from tfft.errors import did_you_mean, listed
+from tfft.inspection.findings import Finding, Item
+
+_FEW = 10
+_UNEVEN, _VERY_UNEVEN = 5, 50  # times as many examples in the largest class as in the smallest
+
+
+def class_findings(counts: Mapping[str, Mapping[str, int]]) -> Iterator[Finding]:
+    """Yields findings about the classes of a data set.
+
+    Args:
+        counts: number of usable examples of each class, by part; the part that is learned from comes first.
+    """
+    train = next(iter(counts.values()))
+    yield from twins(list(dict.fromkeys(name for part in counts.values() for name in part)))
+    for part, own in counts.items():
+        where = f" in {part}" if part else ""
+        empty = [name for name, count in own.items() if not count]
+        if empty:
+            remedy = "add examples or remove its folder"
+            items = tuple(Item(name, f"has no example that can be used{where}") for name in empty)
+            yield Finding("empty-class", "fault", f"{len(empty)} classes are empty{where}", remedy, items)
+    if len(train) < 2:
+        remedy = "a classifier needs two classes or more; expected one folder for each"
+        yield Finding("one-class", "fault", f"there are {len(train) or 'no'} classes", remedy, _all(train))
+    few = {name: count for name, count in train.items() if 0 < count < _FEW}
+    if few:
+        remedy = "add examples, or take plan='few_shot', which is made for few"
+        yield Finding("few", "warning", f"{len(few)} classes have fewer than {_FEW} examples", remedy, _all(few))
+    yield from _unmatched(counts)
+    yield from uneven(train)
+
+
+def uneven(counts: Mapping[str, int]) -> Iterator[Finding]:
+    """Yields what is to be said where classes are of very different sizes."""
+    full = {name: count for name, count in counts.items() if count}
+    if len(full) < 2 or max(full.values()) < _UNEVEN * min(full.values()):
+        return
+    most, least = max(full, key=full.get), min(full, key=full.get)
+    share = full[most] / sum(full.values())
+    message = (
+        f"{most!r} has {full[most] / full[least]:.0f} times as many examples as {least!r}; answering {most!r} always "
+        f"would be right in {share:.0%}"
+    )
+    remedy = "look at balanced accuracy and F1, and try class_weight='balanced' or sampling='balanced'"
+    level = "warning" if full[most] >= _VERY_UNEVEN * full[least] or share > 0.9 else "note"
+    yield Finding("imbalance", level, message, remedy, _all(full))
+
+
+def twins(names: Sequence[str]) -> Iterator[Finding]:
+    """Yields class names that differ only by case, blanks or the way their letters are stored."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        plain = unicodedata.normalize("NFKC", name).casefold()
+        alike["".join(c for c in plain if c.isalnum()) or plain.strip()].append(name)
+    same = [group for group in alike.values() if len(group) > 1]
+    if same:
+        items = tuple(Item(listed(map(repr, group))) for group in same)
+        message = f"{len(same)} classes have names that differ only by case, blanks or marks"
+        yield Finding("class-twins", "warning", message, "give them one name if they are one class", items)
+
+
+def _unmatched(counts: Mapping[str, Mapping[str, int]]) -> Iterator[Finding]:
+    (first, train), *rest = counts.items()
+    items = []
+    for part, own in rest:
+        for name in sorted(set(own) - set(train)):
+            hint = did_you_mean(name, set(train) - set(own))
+            items.append(Item(name, f"is in {part} but not in {first}.{hint}".rstrip(".")))
+        items += [Item(name, f"is in {first} but not in {part}") for name in sorted(set(train) - set(own))]
+    if items:
+        remedy = "give all parts the same classes"
+        yield Finding("unmatched-class", "fault", "the parts do not have the same classes", remedy, tuple(items))
+
+
+def _all(counts: Mapping[str, int]) -> tuple[Item, ...]:
+    return tuple(Item(name, f"has {count:,}") for name, count in sorted(counts.items(), key=lambda pair: pair[1]))

@@ -1,0 +1,46 @@
+"""Findings about copies: within a class, in two classes, and on both sides of a split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from tfft.data import Copy
+from tfft.inspection.findings import Finding, Item
+
+_WORDS = {"file": "is the same file as", "pixels": "has the same pixels as", "near": "is {:.0%} similar to"}
+
+
+def copy_findings(
+    copies: Sequence[Copy], names: Sequence[str], labels: Sequence[str], parts: Sequence[str]
+) -> Iterator[Finding]:
+    """Yields findings about copies.
+
+    Args:
+        copies: pairs of positions.
+        names: of the examples, by position.
+        labels: class of each.
+        parts: part of the data that each is in.
+    """
+    leaks, conflicts, within, alike = [], [], [], []
+    for copy in copies:
+        item = Item(names[copy.second], _WORDS[copy.kind].format(copy.similarity), names[copy.first])
+        if labels[copy.first] != labels[copy.second]:
+            conflicts.append(item)
+        if parts[copy.first] != parts[copy.second]:
+            leaks.append(item)
+        elif labels[copy.first] == labels[copy.second]:
+            (alike if copy.kind == "near" else within).append(item)
+    if leaks:
+        message = f"{len(leaks)} copies are on both sides of the split: what was learned by heart counts as right"
+        remedy = "remove them on one side; scores are given with and without them"
+        yield Finding("leak", "warning", message, remedy, tuple(leaks))
+    if conflicts:
+        message = f"{len(conflicts)} copies have different classes"
+        yield Finding("conflict", "warning", message, "decide on one class and remove the other", tuple(conflicts))
+    if within:
+        message = f"{len(within)} pictures are there more than once in their class"
+        yield Finding("copy", "warning", message, "remove all but one; they are kept on one side", tuple(within))
+    if alike:
+        message = f"{len(alike)} pictures look like copies of another of their class"
+        remedy = "look at them; they are kept on one side of a split that tfft makes"
+        yield Finding("near-copy", "note", message, remedy, tuple(alike))

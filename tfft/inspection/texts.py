@@ -1,0 +1,129 @@
+"""Findings about tables of labelled texts."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tfft.data import TextExamples, TextSplits, load_texts
+from tfft.errors import DataError
+from tfft.inspection.classes import twins, uneven
+from tfft.inspection.findings import Finding, Item
+
+_LONG = 20_000  # characters; no encoder reads so much
+_FEW = 10
+# UTF-8 that was read as Latin-1 and saved again: "Ã©" in place of "é".
+_MOJIBAKE = re.compile("Ã[\x80-\xbf©¨¼¶¤±§]|â€[™œ\x9d“”¦]|Â[ ©®°]")
+_MARKUP = re.compile(r"</?(p|br|div|span|a|b|i|td|tr|li)\b[^>]*>|&(amp|lt|gt|quot|nbsp|#\d+);", re.IGNORECASE)
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+
+
+def text_findings(
+    data: Any, columns: Mapping[str, Any], seed: int
+) -> tuple[dict[str, dict[str, int]], Iterator[Finding]]:
+    """Reads a table of texts and looks at it.
+
+    Args:
+        data: as :func:`tfft.data.load_texts` takes it.
+        columns: its further arguments.
+        seed: of the split.
+
+    Returns:
+        Counts of classes by part, and the findings. What stops a training is a finding too, in place of an error.
+    """
+    try:
+        splits = load_texts(data, seed=seed, **columns)
+    except DataError as error:
+        first, *lines = str(error).splitlines()
+        items = tuple(Item(line.strip(" -")) for line in lines if line.strip())
+        remedy = "see the message"
+        return {}, iter([Finding("unreadable", "fault", first.rstrip(".:"), remedy, items)])
+    parts = {"train": splits.train, "validation": splits.validation}
+    counts = {part: _counts(own, splits) for part, own in parts.items()}
+    return counts, _findings(splits, parts, counts)
+
+
+def _counts(part: TextExamples, splits: TextSplits) -> dict[str, int]:
+    if splits.task != "classification":
+        return {"texts": len(part)}
+    totals = np.bincount(part.labels, minlength=len(splits.class_names))
+    return dict(zip(splits.class_names, totals.tolist(), strict=True))
+
+
+def _findings(
+    splits: TextSplits, parts: Mapping[str, TextExamples], counts: Mapping[str, Mapping[str, int]]
+) -> Iterator[Finding]:
+    if splits.skipped:
+        items = tuple(Item(one.path, one.reason) for one in splits.skipped)
+        remedy = "fill the fields or remove the rows; training goes on without them"
+        yield Finding("unusable", "fault", f"{len(items)} rows cannot be used", remedy, items)
+    rows = [
+        (part, place, text, label.tobytes() if isinstance(label, np.ndarray) else label)
+        for part, own in parts.items()
+        for place, text, label in zip(own.places, _whole(own), own.labels, strict=True)
+    ]
+    yield from _repeats(rows)
+    yield from _spelling(rows)
+    yield from twins(splits.class_names)
+    if splits.task == "classification":
+        total = Counter(counts["train"]) + Counter(counts["validation"])
+        few = {name: total[name] for name in splits.class_names if total[name] < _FEW}
+        if few:
+            items = tuple(Item(name, f"has {count}") for name, count in few.items())
+            message = f"{len(few)} classes have fewer than {_FEW} examples"
+            yield Finding("few", "warning", message, "add examples, or take plan='setfit'", items)
+        yield from uneven(total)
+
+
+def _whole(part: TextExamples) -> Sequence[str]:
+    if part.pairs is None:
+        return list(part.texts)
+    return [f"{one}\0{other}" for one, other in zip(part.texts, part.pairs, strict=True)]
+
+
+def _repeats(rows: Sequence[tuple[str, str, str, Any]]) -> Iterator[Finding]:
+    seen: dict[str, list[int]] = defaultdict(list)
+    for at, (_, _, text, _) in enumerate(rows):
+        seen[" ".join(text.casefold().split())].append(at)
+    several = [group for group in seen.values() if len(group) > 1]
+    conflicts, leaks, same = [], [], []
+    for first, *others in several:
+        for at in others:
+            item = Item(rows[at][1], "has the text of", rows[first][1])
+            if rows[at][3] != rows[first][3]:
+                conflicts.append(item)
+            elif rows[at][0] == rows[first][0]:
+                same.append(item)
+            if rows[at][0] != rows[first][0]:
+                leaks.append(item)
+    if leaks:
+        message = f"{len(leaks)} texts are on both sides of the split: what was learned by heart counts as right"
+        yield Finding("leak", "warning", message, "remove them on one side", tuple(leaks))
+    if conflicts:
+        message = f"{len(conflicts)} equal texts have different labels"
+        yield Finding("conflict", "warning", message, "decide on one label and remove the other", tuple(conflicts))
+    if same:
+        message = f"{len(same)} texts are there more than once"
+        yield Finding("copy", "note", message, "remove all but one; they are kept on one side", tuple(same))
+
+
+def _spelling(rows: Sequence[tuple[str, str, str, Any]]) -> Iterator[Finding]:
+    looks = (
+        ("empty-text", "warning", "texts have no character that shows", "remove them", lambda t: not t.strip()),
+        ("long-text", "warning", f"texts are longer than {_LONG:,} characters",
+         "only the beginning is read; cut them up", lambda t: len(t) > _LONG),
+        ("mojibake", "warning", "texts look like UTF-8 that was read as another encoding (Ã© for é)",
+         "read the source again with encoding='utf-8'", _MOJIBAKE.search),
+        ("replaced", "warning", "texts have � where a character was lost", "read the source in its own encoding",
+         lambda t: "\ufffd" in t),
+        ("markup", "warning", "texts have HTML in them", "take it out, unless requests have it too", _MARKUP.search),
+        ("control", "warning", "texts have control characters", "take them out", _CONTROL.search),
+    )  # fmt: skip
+    for kind, level, words, remedy, odd in looks:
+        places = tuple(Item(place) for _, place, text, _ in rows if odd(text.replace("\0", " ")))
+        if places:
+            yield Finding(kind, level, f"{len(places)} {words}", remedy, places)
