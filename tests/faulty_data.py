@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable
 
 import numpy as np
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageEnhance, ImageOps
 
 CLASSES = ("ant", "bee", "wasp")
 EACH = 12
@@ -147,7 +147,7 @@ PICTURES: dict[str, tuple[Callable[[pathlib.Path], None], str, str]] = {
     "TIFF": (_file("x.jpg", lambda: encoded(picture(900), "TIFF")), "unusable", "is a TIFF"),
     "HEIC": (_file("x.jpg", b"\x00\x00\x00\x18ftypheic" + bytes(40)), "unusable", "is a HEIC photo"),
     "LFS pointer": (_file("x.jpg", b"version https://git-lfs.github.com/spec/v1\n"), "unusable", "git lfs pull"),
-    "bomb": (_file("x.png", _bomb), "unusable", "x.png has more than 100 megapixels"),
+    "bomb": (_file("x.png", _bomb), "unusable", "x.png is larger than 100 megapixels"),
     "animated WebP": (_file("x.webp", lambda: _moving("WEBP")), "unusable", "x.webp"),
     "broken link": (_link("x.jpg", "nowhere.jpg"), "unusable", "is a link to 'nowhere.jpg', which is missing"),
     "link to itself": (_link("x.jpg", "x.jpg"), "unusable", "cannot be read"),
@@ -177,7 +177,7 @@ PICTURES: dict[str, tuple[Callable[[pathlib.Path], None], str, str]] = {
                   "x.jpg is the same file as"),
     "same pixels": (_change(lambda image: image, "x.png"), "copy", "has the same pixels as"),
     "compressed": (_change(lambda image: image, "x.jpg"), "near-copy", "03.jpg"),
-    "mirrored": (_change(lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), "x.jpg"), "near-copy", "x.jpg"),
+    "mirrored": (_change(ImageOps.mirror, "x.jpg"), "near-copy", "x.jpg"),
     "cropped": (_change(_crop, "x.jpg"), "near-copy", "x.jpg"),
     "brighter": (_change(lambda image: ImageEnhance.Brightness(image).enhance(1.1), "x.jpg"), "near-copy", "x.jpg"),
     "two classes": (_change(lambda image: image, "x.jpg", "ant"), "conflict", "x.jpg"),
@@ -239,18 +239,18 @@ def _bytes(change: Callable[[bytes], bytes]) -> Callable[[pathlib.Path], None]:
 
 # name -> (writes the table, kind of the finding, what it must name)
 TABLES: dict[str, tuple[Callable[[pathlib.Path], None], str, str]] = {
-    "empty text": (_set(3, 0, ""), "unusable", ":5"),
+    "empty text": (_set(3, 0, ""), "empty-text", ":5"),
     "no label": (_set(3, 1, ""), "unusable", ":5"),
     "repeated": (_rows(lambda rows: rows.append(rows[4])), "copy", ":62"),
     "repeated otherwise": (_rows(lambda rows: rows.append([rows[4][0].upper() + " ", rows[4][1]])), "copy", ":62"),
     "two labels": (_rows(lambda rows: rows.append([rows[4][0], rows[5][1]])), "conflict", ":62"),
-    "label with a blank": (_rows(lambda rows: rows.extend([["a b c", "Good"], ["c d e", "Good"]])), "class-twins", "Good"),
+    "label in capitals": (_rows(lambda rows: rows.extend([["a b c", "Good"], ["c d", "Good"]])), "class-twins", "Good"),
     "wrong encoding": (_bytes(lambda data: data.replace(b"film", b"caf\xe9", 1)), "unreadable", "is not utf-8"),
     "open quote": (_bytes(lambda data: data + b'"never closed,good\n'), "unreadable", "quote"),
     "too many fields": (_bytes(lambda data: data + b"a,b,good\n"), "unreadable", "has 3 fields, expected 2"),
-    "no such column": (_bytes(lambda data: data.replace(b"text,label", b"txt,label")), "unreadable", "no column 'text'"),
+    "no such column": (_bytes(lambda data: data.replace(b"text,", b"txt,", 1)), "unreadable", "no column 'text'"),
     "one class": (_rows(lambda rows: [[t, "good"] for t, _ in rows]), "unreadable", "nothing to tell apart"),
-    "ids as labels": (_rows(lambda rows: [[t, f"row {i}"] for i, (t, _) in enumerate(rows)]), "unreadable", "an id"),
+    "ids as labels": (_rows(lambda rows: [[t, f"row {i}"] for i, (t, _) in enumerate(rows)]), "unreadable", "too few: row 0"),
     "twice a column": (_bytes(lambda data: data.replace(b"text,label", b"text,text")), "unreadable", "more than once"),
     "nothing": (lambda path: path.write_bytes(b""), "unreadable", "is empty"),
     "mojibake": (_set(6, 0, "a cafÃ© in the rain"), "mojibake", ":8"),
@@ -258,6 +258,6 @@ TABLES: dict[str, tuple[Callable[[pathlib.Path], None], str, str]] = {
     "markup": (_set(6, 0, "fine<br />but &amp; long"), "markup", ":8"),
     "control characters": (_set(6, 0, "a bell \x07 rings"), "control", ":8"),
     "very long": (_set(6, 0, "word " * 5000), "long-text", ":8"),
-    "few of a class": (_rows(lambda rows: rows.extend([["odd one", "unsure"], ["odd two", "unsure"]])), "few", "unsure"),
-    "uneven": (_rows(lambda rows: [row for i, row in enumerate(rows) if row[1] == "good" or i < 9]), "imbalance", "bad"),
+    "few of a class": (_rows(lambda rows: rows.extend([["odd one", "none"], ["odd two", "none"]])), "few", "none"),
+    "uneven": (_rows(lambda rows: [r for i, r in enumerate(rows) if r[1] == "good" or i < 9]), "imbalance", "bad"),
 }  # fmt: skip
