@@ -62,7 +62,8 @@ def test_the_folder_holds_the_run(done):
     root, run, _, _ = done
     names = {path.name for path in (root / "run").iterdir()}
     assert names == {
-        "plan.yaml", "metrics.json", "history.csv", "labels.txt", "skipped.csv", "model.keras", "export",
+        "plan.yaml", "metrics.json", "history.csv", "labels.txt", "skipped.csv", "model.keras", "export", "check.json",
+        "split.csv",
     }  # fmt: skip
     metrics = json.loads((root / "run" / "metrics.json").read_text())
     for name, scores in (("frozen", run.frozen), ("final", run.final)):

@@ -148,6 +148,7 @@ def _train_arguments(add: argparse.ArgumentParser) -> None:
         "--group", metavar="REGEX", help="what must not be on both sides: folder, or a part of the file's name"
     )
     data.add_argument("--strict", action="store_true", default=None, help="an image that cannot be used is an error")
+    data.add_argument("--image", type=_column, metavar="COLUMN", help="column of a table with the paths of images")
     text = add.add_argument_group("texts")
     text.add_argument("--text", type=_column, nargs="+", metavar="COLUMN", help="column of the texts; two for pairs")
     text.add_argument("--label", type=_column, metavar="COLUMN", help="column of the labels")
@@ -178,8 +179,21 @@ def _check_arguments(add: argparse.ArgumentParser) -> None:
     add.add_argument("--backbone", metavar="HANDLE", help="check labels too, by a probe on its features")
     add.add_argument("--html", metavar="FILE", help="write a page with small pictures of what was found")
     add.add_argument("--text", type=_column, nargs="+", metavar="COLUMN", help="column of the texts; two for pairs")
+    add.add_argument("--image", type=_column, metavar="COLUMN", help="column of a table with the paths of images")
     add.add_argument("--label", type=_column, metavar="COLUMN", help="column of the labels")
     add.add_argument("--seed", type=int, default=0, metavar="S", help="of the split of texts, and of the probe (0)")
+    _json_argument(add)
+
+
+def _preview_arguments(add: argparse.ArgumentParser) -> None:
+    add.add_argument("data", metavar="DATA", help="folder with one folder per class, also split")
+    add.add_argument("--out", metavar="FILE", default="preview.png", help="picture to write (preview.png)")
+    add.add_argument("--augment", nargs="+", metavar="CHANGE", help="flip, crop, rand, or with a number: crop=0.7")
+    add.add_argument("--resize", choices=["crop", "stretch", "pad"], default="crop", help="(crop)")
+    add.add_argument("--image-size", type=_whole, nargs="+", metavar="PIXELS", default=[160], help="(160)")
+    add.add_argument("--rows", type=_whole, default=6, metavar="N", help="of the grid (6)")
+    add.add_argument("--columns", type=_whole, default=6, metavar="N", help="of the grid (6)")
+    add.add_argument("--seed", type=int, default=0, metavar="S", help="of the choice and the changes (0)")
     _json_argument(add)
 
 
@@ -305,6 +319,7 @@ _COMMANDS = {
     ),
     "train": (commands.train, _train_arguments, "train a model on labelled images or texts"),
     "check": (commands.check, _check_arguments, "look for faults in a data set before training on it"),
+    "preview": (commands.preview, _preview_arguments, "draw pictures as training will see them"),
     "inspect": (commands.inspect, _inspect_arguments, "show the blocks and the input of a backbone"),
     "predict": (commands.predict, _predict_arguments, "say what image files show, or what texts are"),
     "evaluate": (commands.evaluate, _evaluate_arguments, "measure a run on labelled images or texts"),

@@ -67,7 +67,7 @@ def train(options: argparse.Namespace, print_result: PrintResult) -> int:
 _SETTINGS = (
     "unfreeze epochs frozen_epochs batch_size part_size learning_rate seed validation dropout l2 label_smoothing "
     "loss class_weight sampling deterministic batch_norm input_range output resize augment views trust strict "
-    "label task separator max_length pooling preprocessor group"
+    "label task separator max_length pooling preprocessor group image"
 ).split()
 
 
@@ -86,6 +86,7 @@ def check(options: argparse.Namespace, print_result: PrintResult) -> int:
             options.data,
             backbone=options.backbone,
             text=text,
+            image=options.image,
             label=options.label,
             seed=options.seed,
             progress=lambda done, count: bar.update(task, completed=done, total=count, visible=True),
@@ -94,6 +95,28 @@ def check(options: argparse.Namespace, print_result: PrintResult) -> int:
         report.write_html(options.html)
     print_result(report.to_dict(), str(report))
     return FAILED if any(finding.level == "fault" for finding in report.findings) else SUCCESS
+
+
+def preview(options: argparse.Namespace, print_result: PrintResult) -> int:
+    """Draws a grid of training pictures, and of views of them."""
+    start_tensorflow()
+    from tfft.data import load, preview
+    from tfft.data.previewing import as_png
+    from tfft.specs import InputSpec
+
+    height, width = _size([options.image_size[0], options.image_size[-1]])
+    spec = InputSpec(height=height, width=width, resize=options.resize)
+    examples = load(options.data).train
+    grid = preview(
+        examples, spec, augment=options.augment, rows=options.rows, columns=options.columns, seed=options.seed
+    )
+    target = pathlib.Path(options.out)
+    temporary = target.with_name(f".{target.name}.tmp")
+    temporary.write_bytes(as_png(grid))
+    temporary.replace(target)
+    values = {"file": str(target), "height": grid.shape[0], "width": grid.shape[1]}
+    print_result(values, f"{target}: {grid.shape[1]} x {grid.shape[0]} pixels, of {len(examples)} training pictures")
+    return SUCCESS
 
 
 def inspect(options: argparse.Namespace, print_result: PrintResult) -> int:
@@ -217,9 +240,13 @@ def evaluate(options: argparse.Namespace, print_result: PrintResult) -> int:
     from tfft.evaluation import evaluate as measure
 
     run = recipes.load_run(options.run_folder)
-    if run.plan.text is not None or run.plan.task != "classification" or _takes_strings(run.model):
+    if run.plan.image is not None:
+        examples, words = _labelled_files(run, options.data)
+        dataset = to_dataset(examples, _input_spec(run), batch_size=options.batch_size, cache=False)
+        skipped = [str(item) for item in examples.skipped]
+    elif run.plan.text is not None or run.plan.task != "classification" or _takes_strings(run.model):
         dataset, words = _labelled_texts(run, options)
-        skipped: list[str] = []
+        skipped = []
     else:
         examples, words = _labelled(run, options.data)
         dataset = to_dataset(examples, _input_spec(run), batch_size=options.batch_size, cache=False)
@@ -228,6 +255,19 @@ def evaluate(options: argparse.Namespace, print_result: PrintResult) -> int:
     values = {"run": options.run_folder, "data": words, "skipped": skipped}
     print_result({**values, **scores.to_dict()}, f"{words}\n{scores}")
     return SUCCESS
+
+
+def _labelled_files(run: Any, data: str) -> tuple[Any, str]:
+    """Returns the rows of a table of images that the run has not learned from, and in words which they are."""
+    from tfft.data import load_image_table, read_image_table
+
+    plan, path = run.plan, pathlib.Path(data)
+    how = {"task": plan.task, "separator": plan.separator, "image": plan.image}
+    how |= {} if plan.label is None else {"label": plan.label}
+    if path.exists() and pathlib.Path(plan.data).exists() and path.samefile(plan.data):
+        splits, _ = load_image_table(data, **how, validation=run.folder / "split.csv")
+        return splits.validation, f"held-out examples: {splits.split_from}"
+    return read_image_table(data, run.class_names, **how), f"all examples in {data}"
 
 
 def _takes_strings(model: Any) -> bool:

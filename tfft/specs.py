@@ -235,6 +235,7 @@ class Plan:
         task: name of the head: ``"classification"`` (the only one a folder of classes can mean), ``"multilabel"``,
             ``"regression"`` or ``"tokens"``.
         text: column of a table that holds the texts, or two for pairs; None for data without columns.
+        image: column of a table that holds the paths of images; None for data without.
         label: column that holds the labels.
         separator: between the labels of one example, where it has several.
         max_length: most pieces of a text that are read; None for the backbone's own choice.
@@ -272,6 +273,7 @@ class Plan:
     name: str = ""
     task: str = "classification"
     text: str | int | tuple[str | int, ...] | None = None
+    image: str | int | None = None
     label: str | int | None = None
     separator: str | None = None
     max_length: int | None = None
@@ -283,7 +285,7 @@ class Plan:
     seed: int = 0
     deterministic: bool = False
     validation: float | str = 0.2
-    group: str | None = None
+    group: str | int | None = None
     dropout: float = 0.2
     l2: float | Literal["auto"] = "auto"
     label_smoothing: float = 0.0

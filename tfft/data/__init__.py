@@ -13,10 +13,12 @@ from tfft.data.balancing import class_weights, weighted  # noqa: E402
 from tfft.data.copies import Copies, Copy, find_copies  # noqa: E402
 from tfft.data.facts import FileFacts, examine  # noqa: E402
 from tfft.data.folders import Examples, Skipped, Splits, list_images, load  # noqa: E402
+from tfft.data.image_tables import load_image_table, read_image_table  # noqa: E402
 from tfft.data.images import Preprocess, decode_image, resize_pixels, scale_pixels  # noqa: E402
 from tfft.data.labels import check_labels  # noqa: E402
 from tfft.data.mixing import mixed, one_hot  # noqa: E402
 from tfft.data.pipeline import from_arrays, to_dataset  # noqa: E402
+from tfft.data.previewing import preview  # noqa: E402
 from tfft.data.splitting import folds, groups_by, hold_out, read_split, write_split  # noqa: E402
 from tfft.data.tagged import TaggedSentences, TaggedSplits, from_tagged, load_tagged  # noqa: E402
 from tfft.data.text_report import TextReport  # noqa: E402
@@ -31,6 +33,7 @@ __all__ = [
     "folds",
     "groups_by",
     "hold_out",
+    "read_image_table",
     "read_split",
     "write_split",
     "Examples",
@@ -50,10 +53,12 @@ __all__ = [
     "from_texts",
     "list_images",
     "load",
+    "load_image_table",
     "load_tagged",
     "load_texts",
     "mixed",
     "one_hot",
+    "preview",
     "read_texts",
     "resize_pixels",
     "scale_pixels",

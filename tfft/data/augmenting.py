@@ -29,7 +29,8 @@ def augmentation(wish: Augmentation | str | Sequence[str] | None) -> Augmentatio
 
     Args:
         wish: ``"flip"`` (left and right change places), ``"crop"`` (a part of at least half of the picture), ``"rand"``
-            (RandAugment at strength 0.5), several in a list, an :class:`~tfft.specs.Augmentation` or its
+            (RandAugment at strength 0.5), ``"crop=0.7"`` or ``"rand=0.3"`` for another least share or strength, several
+            in a list, an :class:`~tfft.specs.Augmentation` or its
             ``to_dict()``; None for none.
 
     Returns:
@@ -47,16 +48,13 @@ def augmentation(wish: Augmentation | str | Sequence[str] | None) -> Augmentatio
     elif isinstance(wish, dict):
         found = Augmentation(**wish)
     else:
-        names = [wish] if isinstance(wish, str) else list(wish)
+        given = dict(_named(name) for name in ([wish] if isinstance(wish, str) else wish))
         problems = [
-            f"{name!r} is not known.{did_you_mean(str(name), CHANGES)}" for name in names if name not in CHANGES
+            f"{name!r} is not known.{did_you_mean(str(name), CHANGES)}" for name in given if name not in CHANGES
         ]
         raise_problems(PlanError, f"augment takes {listed(CHANGES)}", problems)
-        found = Augmentation(
-            flip="flip" in names,
-            crop=_LEAST if "crop" in names else 1.0,
-            rand=_STRENGTH if "rand" in names else 0.0,
-        )
+        usual = {"flip": True, "crop": _LEAST, "rand": _STRENGTH}
+        found = Augmentation(**{name: usual[name] if value is None else value for name, value in given.items()})
     problems = []
     if not (isinstance(found.crop, (int, float)) and 0 < found.crop <= 1):
         problems.append(f"crop is the least share of the picture that stays, over 0 and at most 1, got {found.crop!r}")
@@ -64,6 +62,17 @@ def augmentation(wish: Augmentation | str | Sequence[str] | None) -> Augmentatio
         problems.append(f"rand is the strength of RandAugment, 0 to 1, got {found.rand!r}")
     raise_problems(PlanError, "The pictures cannot be varied", problems)
     return found if found.flip or found.crop < 1 or found.rand else None
+
+
+def _named(wish: str) -> tuple[str, float | None]:
+    """``"crop=0.7"`` as name and number."""
+    name, equals, value = str(wish).partition("=")
+    if not equals:
+        return name, None
+    try:
+        return name, float(value)
+    except ValueError as error:
+        raise PlanError(f"augment takes numbers, such as crop=0.7, got {wish!r}.") from error
 
 
 @tf.autograph.experimental.do_not_convert

@@ -53,8 +53,9 @@ class Examples:
 
     Attributes:
         paths: files, sorted by class and path.
-        labels: int32 [N], index into ``class_names`` for each path.
-        class_names: the classes in the order of their folders' names, sorted by code point.
+        labels: int32 [N], index into ``class_names`` for each path; from tables also float32 [N, K], 0 or 1 for each of
+            several classes, or float32 [N], numbers.
+        class_names: the classes in the order of their folders' names, sorted by code point; empty for numbers.
         skipped: files that were found and are not used.
         facts: what reading each file told, in the order of ``paths``; empty where they were not read.
     """
@@ -71,6 +72,9 @@ class Examples:
     @property
     def counts(self) -> dict[str, int]:
         """Number of files of each class."""
+        if self.labels.dtype.kind == "f":
+            each = self.labels.sum(axis=0).astype(int).tolist() if self.labels.ndim > 1 else []
+            return dict(zip(self.class_names, each, strict=True))
         totals = np.bincount(self.labels, minlength=len(self.class_names))
         return dict(zip(self.class_names, totals.tolist(), strict=True))
 
@@ -95,6 +99,7 @@ class Splits:
         root: folder that the names of files are told from.
         copies: pictures that are there twice; positions count the training examples first.
         copies_note: why copies were not looked for, or only some.
+        names: of the training and of the held-out examples, where they are not the paths below ``root``.
     """
 
     train: Examples
@@ -106,10 +111,13 @@ class Splits:
     root: str = ""
     copies: tuple[Copy, ...] = ()
     copies_note: str = ""
+    names: tuple[tuple[str, ...], tuple[str, ...]] | None = None
 
     @property
     def items(self) -> dict[str, list[str]]:
         """The names of the examples by part, as :func:`tfft.data.write_split` takes them."""
+        if self.names is not None:
+            return {TRAIN: list(self.names[0]), VALIDATION: list(self.names[1])}
         parts = {TRAIN: self.train, VALIDATION: self.validation}
         return {part: [key_of(path, self.root) for path in examples.paths] for part, examples in parts.items()}
 
@@ -242,7 +250,7 @@ def load(
     held, words = _held_out(examples, source, validation, seed, group, copies)
     places = np.concatenate([np.flatnonzero(~held), np.flatnonzero(held)])
     train, held_out = examples.take(np.flatnonzero(~held)), examples.take(np.flatnonzero(held))
-    found = (str(source), _moved(copies.pairs, places), copies.note)
+    found = (str(source), moved(copies.pairs, places), copies.note)
     return Splits(train, held_out, examples.class_names, examples.skipped, words, test, *found)
 
 
@@ -409,8 +417,8 @@ def _held_out(
     return held, words + (f", groups by {group!r}" if group is not None else "")
 
 
-def _moved(copies: Sequence[Copy], places: np.ndarray) -> tuple[Copy, ...]:
-    """Copies by the positions that their examples have in a split."""
+def moved(copies: Sequence[Copy], places: np.ndarray) -> tuple[Copy, ...]:
+    """Returns copies by the positions that their examples have in a split."""
     now = np.empty(len(places), int)
     now[places] = np.arange(len(places))
     moved = []

@@ -82,7 +82,7 @@ def to_dataset(
     paths = _on_cpu(np.array([path.encode() for path in examples.paths]))
     if (changes := augmentation(augment)) is not None:
         order = rows(len(examples), shuffle, seed, epoch, views, classes)
-        dataset = _varied(order, _decoding(paths), spec, changes, seed, examples.labels.astype(np.int32))
+        dataset = _varied(order, _decoding(paths), spec, changes, seed, _targets(examples.labels))
         return _finished(dataset.batch(batch_size), len(examples), batch_size)
 
     def decode(position: tf.Tensor) -> tf.Tensor:
@@ -91,7 +91,7 @@ def to_dataset(
     if _is_cached(cache, len(examples), spec):
         pixels = _decoded(examples, decode)
         return assemble(_gather(pixels), examples.labels, batch_size, shuffle, seed, epoch, sampling=sampling)
-    labels = _on_cpu(examples.labels.astype(np.int32))
+    labels = _on_cpu(_targets(examples.labels))
     dataset = rows(len(examples), shuffle, seed, epoch, classes=classes)
     dataset = dataset.map(lambda i: (decode(i), labels[i]), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return _finished(dataset.batch(batch_size), len(examples), batch_size)
@@ -315,6 +315,10 @@ def _varied(
         return view_of(fetch(position), spec, changes, own, view), targets[position]
 
     return order.map(one, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+
+
+def _targets(labels: np.ndarray) -> np.ndarray:
+    return labels.astype(np.float32 if labels.dtype.kind == "f" else np.int32)
 
 
 def _same_size(pixels: np.ndarray) -> InputSpec:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,15 +18,24 @@ import tensorflow as tf
 
 from tfft.data.folders import Skipped
 from tfft.data.pipeline import assemble
+from tfft.data.table_labels import (
+    class_problems,
+    has_value,
+    names_among,
+    number_problems,
+    numbers_of,
+    task_of,
+    unknown_labels,
+    values_of,
+)
 from tfft.data.tables import SUFFIXES, Table, read_table
 from tfft.data.text_report import TextReport, report_on
-from tfft.errors import DataError, did_you_mean, listed, raise_problems
+from tfft.errors import DataError, listed, raise_problems
 
 Task = Literal["auto", "classification", "multilabel", "regression"]
 
 _HELD = ("val", "valid", "validation", "dev")
 _SHOWN = 10
-_IDS = 100  # distinct labels from which a column of hardly repeated values is taken for an id
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -154,10 +162,10 @@ def load_texts(
     parts, origin = _parts(source, columns, label, encoding)
     skipped: list[Skipped] = []
     cleaned = [_cleaned(part, strict, skipped) for part in parts]
-    values = [_values(part.labels, separator) for part in cleaned]
-    task = _task_of(values, separator) if task == "auto" else task
-    names = () if task == "regression" else _class_names(values[0], task)
-    problems = _class_problems(values, names, task, cleaned)
+    values = [values_of(part.labels, separator) for part in cleaned]
+    task = task_of(values, separator) if task == "auto" else task
+    names = () if task == "regression" else names_among(values[0], task)
+    problems = class_problems(values, names, task, [part.places for part in cleaned])
     raise_problems(DataError, "The labels cannot be used", problems)
     examples = [_examples(part, own, names, task) for part, own in zip(cleaned, values, strict=True)]
     report = report_on([(e.texts, e.labels, e.places) for e in examples], names)
@@ -197,8 +205,11 @@ def read_texts(
     if len(parts) > 1:
         raise DataError("Expected texts in one part, got two. Give the file or folder that is meant.")
     raw = _cleaned(parts[0], False, [])
-    values, names = _values(raw.labels, separator), tuple(class_names)
-    unknown = list(_number_problems([values], [raw])) if task == "regression" else _unknown(values, names, raw.places)
+    values, names = values_of(raw.labels, separator), tuple(class_names)
+    if task == "regression":
+        unknown = list(number_problems([values], [raw.places]))
+    else:
+        unknown = unknown_labels(values, names, raw.places)
     raise_problems(DataError, "The labels cannot be used", unknown[:_SHOWN])
     return _examples(raw, values, names, task)
 
@@ -347,7 +358,9 @@ def _cleaned(raw: _Raw, strict: bool, skipped: list[Skipped]) -> _Raw:
     keep, faults = [], []
     columns = [raw.texts] if raw.pairs is None else [raw.texts, raw.pairs]
     for i, (place, label) in enumerate(zip(raw.places, raw.labels, strict=True)):
-        why = next((w for column in columns if (w := _no_text(column[i]))), "") or ("" if _has(label) else "no label")
+        why = next((w for column in columns if (w := _no_text(column[i]))), "") or (
+            "" if has_value(label) else "no label"
+        )
         if why:
             faults.append(Skipped(place, f"has {why}"))
         else:
@@ -371,118 +384,12 @@ def _no_text(value: Any) -> str:
         except UnicodeEncodeError as error:
             return f"half a character (a lone surrogate) at position {error.start} of its text"
         return ""
-    return "no text" if not _has(value) else f"the {type(value).__name__} {value!r} in place of a text"
-
-
-def _has(value: Any) -> bool:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return False
-    return not (isinstance(value, str) and not value.strip()) and type(value).__name__ != "NAType"
-
-
-def _values(labels: Sequence[Any], separator: str | None) -> list[Any]:
-    """Returns labels as text, or as lists of text where there may be several."""
-
-    def plain(label: Any) -> str:
-        if isinstance(label, float) and label.is_integer():
-            return str(int(label))
-        return str(label.item() if hasattr(label, "item") else label).strip()
-
-    found: list[Any] = []
-    for label in labels:
-        if isinstance(label, (list, tuple, set, np.ndarray)) and np.ndim(label):
-            found.append([plain(one) for one in label])
-        elif separator is not None:
-            found.append([one.strip() for one in str(label).split(separator) if one.strip()])
-        else:
-            found.append(plain(label))
-    return found
-
-
-def _task_of(values: Sequence[Sequence[Any]], separator: str | None) -> str:
-    every = [value for part in values for value in part]
-    if separator is not None or any(isinstance(value, list) for value in every):
-        return "multilabel"
-    try:
-        numbers = [float(value) for value in every]
-    except ValueError:
-        return "classification"
-    return "classification" if all(number.is_integer() for number in numbers) else "regression"
-
-
-def _class_names(values: Sequence[Any], task: str) -> tuple[str, ...]:
-    single = [one for value in values for one in (value if isinstance(value, list) else [value])]
-    names = set(single)
-    try:
-        return tuple(sorted(names, key=lambda name: (float(name), name)))
-    except ValueError:
-        return tuple(sorted(names))
-
-
-def _class_problems(
-    values: Sequence[Sequence[Any]], names: tuple[str, ...], task: str, parts: Sequence[_Raw]
-) -> list[str]:
-    if task == "regression":
-        return list(_number_problems(values, parts))
-    count = len(values[0])
-    if task == "classification" and any(isinstance(v, list) for part in values for v in part):
-        return ["some examples have several labels: task='multilabel' takes them"]
-    if task == "classification" and len(names) < 2:
-        return [f"all {count} examples have the label {names[0]!r}: there is nothing to tell apart"]
-    if task == "classification" and len(names) > _IDS and count / len(names) < 2:
-        return [f"{len(names)} of {count} labels are different, such as {names[0]!r}: is that column an id or a text?"]
-    problems = []
-    if len(values) > 1:
-        problems += _unknown(values[1], names, parts[1].places)
-    elif task == "classification":
-        counts = dict.fromkeys(names, 0)
-        for value in values[0]:
-            counts[value] += 1
-        single = [name for name in names if counts[name] < 2]
-        if single:
-            problems.append(
-                "each class needs at least 2 examples, one to learn from and one to hold out; too few: "
-                f"{listed(single)}"
-            )
-    return problems[:_SHOWN]
-
-
-def _unknown(values: Sequence[Any], names: tuple[str, ...], places: Sequence[str]) -> list[str]:
-    return [
-        f"{place} has the label {one!r}, which no training example has.{did_you_mean(one, names)}"
-        for place, value in zip(places, values, strict=True)
-        for one in (value if isinstance(value, list) else [value])
-        if one not in names
-    ]
+    return "no text" if not has_value(value) else f"the {type(value).__name__} {value!r} in place of a text"
 
 
 def _examples(raw: _Raw, values: Sequence[Any], names: tuple[str, ...], task: str) -> TextExamples:
     texts, pairs = (None if column is None else np.array(column, object) for column in (raw.texts, raw.pairs))
-    return TextExamples(texts, pairs, _numbers(values, names, task), names, raw.places)
-
-
-def _number_problems(values: Sequence[Sequence[Any]], parts: Sequence[_Raw]) -> Iterator[str]:
-    for part, own in zip(parts, values, strict=True):
-        for place, value in zip(part.places, own, strict=True):
-            try:
-                fine = math.isfinite(float(value))
-            except (TypeError, ValueError):
-                fine = False
-            if not fine:
-                yield f"{place} has the label {value!r}, expected a number"
-
-
-def _numbers(values: Sequence[Any], names: tuple[str, ...], task: str) -> np.ndarray:
-    if task == "regression":
-        return np.array([float(value) for value in values], np.float32)
-    position: Mapping[str, int] = {name: i for i, name in enumerate(names)}
-    if task == "classification":
-        return np.array([position[value] for value in values], np.int32)
-    found = np.zeros((len(values), len(names)), np.float32)
-    for row, value in enumerate(values):
-        for one in value if isinstance(value, list) else [value]:
-            found[row, position[one]] = 1.0
-    return found
+    return TextExamples(texts, pairs, numbers_of(values, names, task), names, raw.places)
 
 
 def _held_out(examples: TextExamples, task: str, share: float, seed: int) -> np.ndarray:

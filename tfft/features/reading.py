@@ -121,7 +121,8 @@ class FileSource(Source):
         self._examples, self._spec, self._batch_size = examples, staged.preprocess.spec, batch_size
         self._views, self.views = views, 1 if views is None else views.count
         self.count = len(examples) * self.views
-        self.labels = np.asarray(examples.labels, np.int32)
+        labels = np.asarray(examples.labels)
+        self.labels = labels.astype(np.float32 if labels.dtype.kind == "f" else np.int32)
         self._seen: list[tuple[int, int]] = []
 
     def identity(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,7 +13,7 @@ import numpy as np
 
 from tfft.backbones import Backbone, load_backbone
 from tfft.backbones.cache import cache_dir
-from tfft.data import Examples, FileFacts, Skipped, Splits, find_copies
+from tfft.data import Examples, FileFacts, Skipped, Splits, find_copies, load_image_table
 from tfft.data.fact_store import facts_of
 from tfft.data.folders import class_folders, existing, files_of, split_folders
 from tfft.errors import DataError
@@ -33,6 +34,7 @@ def check(
     *,
     backbone: str | os.PathLike[str] | Backbone | None = None,
     text: str | int | Sequence[str | int] | None = None,
+    image: str | int | None = None,
     label: str | int | None = None,
     seed: int = 0,
     store: str | os.PathLike[str] | None = "auto",
@@ -49,6 +51,7 @@ def check(
         backbone: with it the labels are checked as well: examples that a probe on its frozen features takes for another
             class are listed. For images.
         text: column of a table that holds the texts.
+        image: column of a table that holds the paths of image files.
         label: column that holds the labels.
         seed: of the split of texts, and of the probe.
         store: file in which is kept what reading the image files told, so that a second check reads new ones only;
@@ -68,11 +71,13 @@ def check(
     """
     start = time.perf_counter()
     columns = {name: value for name, value in (("text", text), ("label", label)) if value is not None}
+    place = cache_dir() / "files.sqlite" if store == "auto" else store
+    if image is not None:
+        return _image_table(data, {"image": image, **columns}, seed, place, progress, start)
     if columns or not isinstance(data, (str, os.PathLike)) or _is_table(data):
         counts, findings = text_findings(data, columns, seed)
         name = os.fspath(data) if isinstance(data, (str, os.PathLike)) else "texts given in memory"
         return DataReport(name, counts, in_order(findings), (), time.perf_counter() - start)
-    place = cache_dir() / "files.sqlite" if store == "auto" else store
     survey = _surveyed(Path(data), place, progress)
     notes: list[str] = []
     findings = list(_findings(survey, notes))
@@ -96,11 +101,31 @@ def check_splits(splits: Splits, name: str = "") -> DataReport:
     survey = {part: (own.class_names, own, ()) for part, own in parts.items()}
     notes = [splits.copies_note] if splits.copies_note else []
     findings = list(_of_files(survey, splits.skipped))
-    findings += class_findings(_counts(survey))
+    if splits.train.labels.dtype.kind != "f":
+        findings += class_findings(_counts(survey))
     findings += copy_findings(splits.copies, *_described(survey))
     if not made_here:
         findings += drift_findings({part: own.facts for part, own in parts.items()}, _counts(survey))
     return DataReport(name or splits.root, _counts(survey), in_order(iter(findings)), tuple(notes))
+
+
+def _image_table(
+    data: Any,
+    columns: Mapping[str, Any],
+    seed: int,
+    store: str | os.PathLike[str] | None,
+    progress: Callable[[int, int], None] | None,
+    start: float,
+) -> DataReport:
+    name = os.fspath(data) if isinstance(data, (str, os.PathLike)) else "a table in memory"
+    try:
+        splits, _ = load_image_table(data, **columns, seed=seed, store=store, progress=progress)
+    except DataError as error:
+        first, *lines = str(error).splitlines()
+        items = tuple(Item(line.strip(" -")) for line in lines if line.strip())
+        findings = (Finding("unreadable", "fault", first.rstrip(".:"), "see the message", items),)
+        return DataReport(name, {}, findings, (), time.perf_counter() - start)
+    return dataclasses.replace(check_splits(splits, name), seconds=time.perf_counter() - start)
 
 
 # Class names, usable examples, and what was left out, by part.
@@ -148,9 +173,16 @@ def _counts(survey: _Survey) -> dict[str, dict[str, int]]:
 def _described(survey: _Survey) -> tuple[list[str], list[str], list[str]]:
     """Paths, class names and parts of all examples, in the order that copies are counted in."""
     paths = [path for _, own, _ in survey.values() for path in own.paths]
-    labels = [names[number] for names, own, _ in survey.values() for number in own.labels]
+    labels = [_named(names, label) for names, own, _ in survey.values() for label in own.labels]
     parts = [part for part, (_, own, _) in survey.items() for _ in own.paths]
     return paths, labels, parts
+
+
+def _named(names: Sequence[str], label: Any) -> str:
+    """The class of an example, all of them where it has several, or its number."""
+    if np.ndim(label):
+        return ", ".join(name for name, on in zip(names, label, strict=True) if on)
+    return names[label] if np.asarray(label).dtype.kind != "f" else f"{label:g}"
 
 
 def _of_files(survey: _Survey, skipped: Sequence[Skipped]) -> Iterator[Finding]:

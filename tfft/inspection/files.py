@@ -72,7 +72,7 @@ def _item(one: FileFacts, oddity: str) -> Item:
 
 def _unusable(skipped: Sequence[Skipped]) -> Iterator[Finding]:
     bad, stray = [], []
-    for item in skipped:
+    for item in skipped:  # rows of a table have no file of their own
         (stray if is_stray(item) else bad).append(Item(item.path, item.reason))
     if bad:
         message = f"{len(bad)} files or folders cannot be used"

@@ -87,7 +87,8 @@ class Wishes:
     max_length: int | None = None
     pooling: str | None = None
     preprocessor: str | None = None
-    group: str | None = None
+    group: str | int | None = None
+    image: str | int | None = None
 
     def check(self) -> None:
         """Raises one :class:`PlanError` with everything that is out of range."""

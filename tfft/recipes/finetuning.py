@@ -72,7 +72,8 @@ def finetune(
     pooling: Literal["cls", "mean", "last", "pooled_output"] | None = None,
     preprocessor: str | None = None,
     validation: float | str = 0.2,
-    group: str | None = None,
+    group: str | int | None = None,
+    image: str | int | None = None,
     dropout: float = 0.2,
     l2: float | Literal["auto"] = "auto",
     label_smoothing: float = 0.0,
@@ -135,7 +136,9 @@ def finetune(
         validation: share of each class to hold out, where the data is not split yet; or the file of an earlier split,
             such as ``split.csv`` in the folder of a run.
         group: what must not be on both sides of the split, such as the pictures of one person: ``"folder"``, or a
-            regular expression on the paths of image files, with the telling part in parentheses.
+            regular expression on the paths of image files, with the telling part in parentheses; for a table its
+            column.
+        image: column of a table that holds the paths of image files, absolute or beside the table.
         dropout: share of features dropped before the head.
         l2: weight decay of the head's kernel; ``"auto"`` is what cross-validation finds when the head is
             solved, else 0.

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfft.backbones.cache import cache_dir
-from tfft.data import Examples, from_arrays, load, to_dataset
+from tfft.data import Examples, Splits, from_arrays, load, load_image_table, to_dataset
 from tfft.data.headers import read_header
 from tfft.data.pipeline import check_pixels, checked_arrays
 from tfft.errors import DataError, listed
@@ -41,6 +41,8 @@ def gather(data: Any, wishes: Wishes) -> Gathered:
     Raises:
         DataError: when the form is unknown or the data cannot be used.
     """
+    if wishes.image is not None:
+        return _image_table(data, wishes)
     if not isinstance(data, (str, os.PathLike)) or wishes.task == "tokens" or is_text_data(data, wishes):
         drawn = {"group": wishes.group, "validation": wishes.validation if isinstance(wishes.validation, str) else None}
         if given := [name for name, value in drawn.items() if value is not None]:
@@ -51,8 +53,8 @@ def gather(data: Any, wishes: Wishes) -> Gathered:
         return gather_texts(data, wishes)
     if wishes.task not in ("auto", "classification"):
         raise DataError(
-            f"task={wishes.task!r} is for texts; images are read for classification. For other tasks build the model "
-            "with tfft.build(backbone, tfft.heads....) and train it with fit."
+            f"task={wishes.task!r} is for tables; folders and arrays of images are read for classification. Give a "
+            "table with a column of files (image=), or build the model with tfft.build(backbone, tfft.heads....)."
         )
     validation, seed = wishes.validation, wishes.seed
     if isinstance(data, (str, os.PathLike)):
@@ -63,35 +65,50 @@ def gather(data: Any, wishes: Wishes) -> Gathered:
         return _arrays(np.asarray(data[0]), np.asarray(data[1]), validation, seed)
     got = f"a {type(data).__name__}" + (f" of {len(data)}" if isinstance(data, (tuple, list)) else "")
     raise DataError(
-        "Data must be a folder with one folder per class, a table of texts (.csv, .tsv, .jsonl, or a DataFrame), "
+        "Data must be a folder with one folder per class, a table of texts or of image files (.csv, .tsv, .jsonl, or a "
+        "DataFrame; image= names the column of files), "
         "(images, labels) or (texts, labels), or (train, validation, class_names) with two tf.data.Dataset of batches; "
         f"got {got}."
     )
 
 
 def _folder(folder: str | os.PathLike[str], wishes: Wishes) -> Gathered:
-    splits = load(
-        folder, validation=wishes.validation, seed=wishes.seed, strict=wishes.strict, group=wishes.group,
-        store=cache_dir() / "files.sqlite",
-    )  # fmt: skip
-    report, clean = check_splits(splits), np.setdiff1d(np.arange(len(splits.validation)), splits.leaked)
+    settings = {"validation": wishes.validation, "seed": wishes.seed, "strict": wishes.strict, "group": wishes.group}
+    splits = load(folder, **settings, store=cache_dir() / "files.sqlite")
+    return _files(splits, "classification", os.fspath(folder))
 
-    def unleaked(spec: InputSpec | None, batch_size: int) -> tf.data.Dataset:
-        return to_dataset(splits.validation.take(clean), checked(spec), batch_size=batch_size)
+
+def _image_table(source: Any, wishes: Wishes) -> Gathered:
+    named = {name: getattr(wishes, name) for name in ("image", "label") if getattr(wishes, name) is not None}
+    settings = {"validation": wishes.validation, "seed": wishes.seed, "strict": wishes.strict, "group": wishes.group}
+    splits, task = load_image_table(
+        source, **named, **settings, task=wishes.task, separator=wishes.separator, store=cache_dir() / "files.sqlite"
+    )
+    return _files(splits, task, os.fspath(source) if isinstance(source, (str, os.PathLike)) else "a table in memory")
+
+
+def _files(splits: Splits, task: str, name: str) -> Gathered:
+    report, clean = check_splits(splits, name), np.setdiff1d(np.arange(len(splits.validation)), splits.leaked)
 
     def checked(spec: InputSpec | None) -> InputSpec:
         if spec is None:
-            raise DataError("A folder of images needs a backbone that takes images, and this one takes something else.")
+            raise DataError("Files of images need a backbone that takes images, and this one takes something else.")
         return spec
 
     def training(spec: InputSpec | None, plan: Plan, epoch: tf.Variable) -> tf.data.Dataset:
         return to_dataset(splits.train, checked(spec), **_settings(plan, epoch))
 
+    def unleaked(spec: InputSpec | None, batch_size: int) -> tf.data.Dataset:
+        return to_dataset(splits.validation.take(clean), checked(spec), batch_size=batch_size)
+
+    counted: dict[str, Any] = {"counts": (), "unseen": ()}
+    if task == "classification":
+        counted = by_class(splits.class_names, splits.train.labels, splits.validation.labels)
     return Gathered(
         class_names=tuple(splits.class_names),
         examples=len(splits.train),
         held_out=len(splits.validation),
-        **by_class(splits.class_names, splits.train.labels, splits.validation.labels),
+        **counted,
         origin=splits.split_from,
         skipped=tuple(splits.skipped),
         image_side=_median_side(splits.train),
@@ -99,8 +116,9 @@ def _folder(folder: str | os.PathLike[str], wishes: Wishes) -> Gathered:
         validation=lambda spec, batch_size: to_dataset(splits.validation, checked(spec), batch_size=batch_size),
         ordered=lambda spec: (splits.train, splits.validation),
         probe=tuple(splits.validation.paths[:4]),
-        name=os.fspath(folder),
+        name=name,
         fingerprint=lambda: _fingerprint(splits.train, splits.validation),
+        task=task,
         report="\n".join(str(finding) for finding in report.findings if finding.level != "note"),
         checked=report,
         items=splits.items,
@@ -118,7 +136,9 @@ def _fingerprint(*parts: Examples) -> str:
     found = hashlib.sha256()
     for part in parts:
         for path, label in zip(part.paths, part.labels, strict=True):
-            found.update(f"{path}\0{os.path.getsize(path)}\0{int(label)}\n".encode("utf-8", "surrogateescape"))
+            found.update(
+                f"{path}\0{os.path.getsize(path)}\0{np.asarray(label).tolist()}\n".encode("utf-8", "surrogateescape")
+            )
     return found.hexdigest()
 
 
