@@ -46,24 +46,24 @@ def place(tmp_path_factory):
 
 
 def test_a_table_is_read_and_split(place):
-    splits, task = load_image_table(place / "pictures.csv", image="file", label="colour", validation=0.25)
-    assert task == "classification"
+    splits = load_image_table(place / "pictures.csv", image="file", label="colour", validation=0.25)
+    assert splits.task == "classification"
     assert splits.class_names == ("blue", "red")
     assert splits.validation.counts == {"blue": 6, "red": 6}
     assert splits.items["train"][0].startswith("files/")
     frame = pandas.read_csv(place / "pictures.csv")
-    same, _ = load_image_table(frame, image="file", label="colour", validation=0.25, root=place)
+    same = load_image_table(frame, image="file", label="colour", validation=0.25, root=place)
     assert [tfft.data.splitting.key_of(p, place) for p in same.train.paths] == splits.items["train"]
-    lines, _ = load_image_table(place / "pictures.jsonl", image="file", label="colour", validation=0.25)
+    lines = load_image_table(place / "pictures.jsonl", image="file", label="colour", validation=0.25)
     assert lines.items == splits.items
-    grouped, _ = load_image_table(place / "pictures.csv", image="file", label="colour", group="person")
+    grouped = load_image_table(place / "pictures.csv", image="file", label="colour", group="person")
     people = [{int(name.split("/")[1][:-4]) // 8 for name in names} for names in grouped.items.values()]
     assert not people[0] & people[1]
-    tags, task = load_image_table(place / "pictures.csv", image="file", label="tags", separator="|")
-    assert task == "multilabel"
+    tags = load_image_table(place / "pictures.csv", image="file", label="tags", separator="|")
+    assert tags.task == "multilabel"
     assert tags.train.labels.shape[1] == 3
-    level, task = load_image_table(place / "pictures.csv", image="file", label="level")
-    assert task == "regression"
+    level = load_image_table(place / "pictures.csv", image="file", label="level")
+    assert level.task == "regression"
     assert level.train.labels.dtype == np.float32
 
 
@@ -73,7 +73,7 @@ def test_every_row_that_cannot_be_used_is_named(place, tmp_path):
     rows += [f"{place}/files/3.png,b", "gone.png,a", "bad.png,b", ",a", f"{place}/files/4.png,"]
     path = tmp_path / "t.csv"
     path.write_text("\n".join(rows))
-    splits, _ = load_image_table(path)
+    splits = load_image_table(path)
     told = {item.path.rpartition(":")[2]: item.reason for item in splits.skipped}
     assert set(told) == {"6", "7", "8", "9"}
     assert "gone.png, which is missing" in told["6"]

@@ -6,7 +6,7 @@ from faulty_data import CLASSES, EACH, clean_pictures, encoded, picture
 
 import tfft
 from tfft.data import folds, groups_by, hold_out, load, read_split, write_split
-from tfft.errors import DataError
+from tfft.errors import DataError, PlanError
 
 KEYS = [f"{i}.jpg" for i in range(100)]
 LABELS = np.repeat([0, 1, 2], [50, 30, 20])
@@ -118,3 +118,26 @@ def test_a_run_writes_its_split_and_another_takes_it(tmp_path):
     with pytest.raises(DataError, match="is for folders of files"):
         tfft.finetune("keras:MobileNetV2:random", (np.zeros((8, 32, 32, 3)), [0, 1] * 4), group="folder", verbose=False)
     assert CLASSES == first.class_names
+
+
+def test_cross_validation_holds_each_example_out_once(tmp_path):
+    root = clean_pictures(tmp_path / "photos")
+    data = (root / "bee" / "03.jpg").read_bytes()
+    (root / "bee" / "again.jpg").write_bytes(data)
+    whole = load(root)
+    seen = []
+    for splits in tfft.data.fold_splits(whole, 3, seed=1):
+        held = splits.items["validation"]
+        assert not set(held) & set(splits.items["train"])
+        assert len(splits.leaked) == 0
+        assert {"bee/03.jpg", "bee/again.jpg"} <= set(held) or not {"bee/03.jpg", "bee/again.jpg"} & set(held)
+        seen += held
+    assert sorted(seen) == sorted(whole.items["train"] + whole.items["validation"])
+    common = {"plan": "linear_probe", "image_size": 32, "cache": "memory", "verbose": False}
+    found = tfft.cross_validate("keras:MobileNetV2:random", root, folds=3, out=tmp_path / "out", **common)
+    assert [row.seed for row in found.rows] == [1, 2, 3]
+    assert sum(row.final.examples for row in found.rows) == len(seen)
+    assert "over 3 folds" in str(found)
+    assert (tmp_path / "out" / "fold-3" / "split.csv").is_file()
+    with pytest.raises(PlanError, match="validation belong to a single run"):
+        tfft.cross_validate("keras:MobileNetV2:random", root, validation=0.3)

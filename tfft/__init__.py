@@ -36,6 +36,7 @@ _NAMES = {
     "finetune": "tfft.recipes",
     "load_run": "tfft.recipes",
     "finetune_seeds": "tfft.recipes",
+    "cross_validate": "tfft.recipes",
     "recommend_plan": "tfft.recipes",
     "plot_history": "tfft.training",
     "lr_find": "tfft.optimizers",
@@ -95,7 +96,7 @@ if TYPE_CHECKING:
     from tfft.inspection import check
     from tfft.models import build
     from tfft.optimizers import lr_find
-    from tfft.recipes import finetune, finetune_seeds, load_run, recommend_plan
+    from tfft.recipes import cross_validate, finetune, finetune_seeds, load_run, recommend_plan
     from tfft.slicing import audit, describe, freeze, unfreeze
     from tfft.specs import InputSpec, Phase, Plan
     from tfft.training import plot_history

@@ -265,7 +265,7 @@ def _labelled_files(run: Any, data: str) -> tuple[Any, str]:
     how = {"task": plan.task, "separator": plan.separator, "image": plan.image}
     how |= {} if plan.label is None else {"label": plan.label}
     if path.exists() and pathlib.Path(plan.data).exists() and path.samefile(plan.data):
-        splits, _ = load_image_table(data, **how, validation=run.folder / "split.csv")
+        splits = load_image_table(data, **how, validation=run.folder / "split.csv")
         return splits.validation, f"held-out examples: {splits.split_from}"
     return read_image_table(data, run.class_names, **how), f"all examples in {data}"
 

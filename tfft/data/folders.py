@@ -12,6 +12,7 @@ import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from tfft.data.checking import FOREIGN_SUFFIXES, SUFFIXES
 from tfft.data.copies import Copies, Copy, find_copies
 from tfft.data.fact_store import facts_of
 from tfft.data.facts import FileFacts
-from tfft.data.splitting import TRAIN, VALIDATION, groups_by, hold_out, joined, key_of, read_split
+from tfft.data.splitting import TRAIN, VALIDATION, folds, groups_by, hold_out, joined, key_of, read_split
 from tfft.errors import DataError, did_you_mean, listed, raise_problems
 
 _TRAIN, _VALIDATION, _TEST = ("train", "training"), ("val", "valid", "validation"), ("test", "testing")
@@ -100,6 +101,8 @@ class Splits:
         copies: pictures that are there twice; positions count the training examples first.
         copies_note: why copies were not looked for, or only some.
         names: of the training and of the held-out examples, where they are not the paths below ``root``.
+        task: what the labels are: ``"classification"``, from tables also ``"multilabel"`` or ``"regression"``.
+        groups: of the examples, those of training first; None where each stands alone.
     """
 
     train: Examples
@@ -112,6 +115,8 @@ class Splits:
     copies: tuple[Copy, ...] = ()
     copies_note: str = ""
     names: tuple[tuple[str, ...], tuple[str, ...]] | None = None
+    task: str = "classification"
+    groups: tuple[str, ...] | None = None
 
     @property
     def items(self) -> dict[str, list[str]]:
@@ -247,11 +252,12 @@ def load(
     examples = listed_as(source)
     _check_divisible(examples)
     copies = find_copies(examples.facts)
-    held, words = _held_out(examples, source, validation, seed, group, copies)
-    places = np.concatenate([np.flatnonzero(~held), np.flatnonzero(held)])
-    train, held_out = examples.take(np.flatnonzero(~held)), examples.take(np.flatnonzero(held))
-    found = (str(source), moved(copies.pairs, places), copies.note)
-    return Splits(train, held_out, examples.class_names, examples.skipped, words, test, *found)
+    keys = [key_of(path, source) for path in examples.paths]
+    groups = None if group is None else groups_by(keys, group)
+    held, words = _held_out(examples, keys, validation, seed, groups, copies)
+    words = words.replace("each class", f"each class in {source}") + (f", groups by {group!r}" if group else "")
+    splits = divided(examples, held, groups, copies, words, str(source))
+    return dataclasses.replace(splits, test_folder=test)
 
 
 def existing(folder: str | os.PathLike[str]) -> Path:
@@ -394,35 +400,98 @@ def _check_divisible(examples: Examples) -> None:
     raise_problems(DataError, "The data cannot be split", problems)
 
 
+def divided(
+    examples: Examples,
+    held: np.ndarray,
+    groups: Sequence[str] | None,
+    copies: Copies,
+    words: str,
+    root: str,
+    **settings: Any,
+) -> Splits:
+    """Returns examples as two parts, with groups and copies counted as the parts are.
+
+    Args:
+        examples: all of them.
+        held: bool [N], True for what is held out.
+        groups: of the examples, or None.
+        copies: among the examples.
+        words: how the two came about.
+        root: folder that the names of files are told from.
+        **settings: further fields of :class:`Splits`.
+    """
+    parts = np.flatnonzero(~held), np.flatnonzero(held)
+    order = np.concatenate(parts)
+    now = np.empty(len(order), int)
+    now[order] = np.arange(len(order))
+    moved = []
+    for copy in copies.pairs:
+        first, second = sorted((int(now[copy.first]), int(now[copy.second])))
+        moved.append(dataclasses.replace(copy, first=first, second=second))
+    train, held_out = (examples.take(part) for part in parts)
+    return Splits(
+        train,
+        held_out,
+        examples.class_names,
+        examples.skipped,
+        words,
+        root=root,
+        copies=tuple(sorted(moved, key=lambda copy: (copy.first, copy.second))),
+        copies_note=copies.note,
+        groups=None if groups is None else tuple(groups[i] for i in order),
+        **settings,
+    )
+
+
+def fold_splits(splits: Splits, count: int = 5, *, seed: int = 0) -> Iterator[Splits]:
+    """Deals the examples of a split anew, so that each is held out once.
+
+    Use it to measure on small data: :func:`tfft.cross_validate` trains one model for each.
+
+    Args:
+        splits: from :func:`load` or :func:`tfft.data.load_image_table`; its own two parts are put together.
+        count: of folds.
+        seed: picks another deal.
+
+    Yields:
+        ``count`` splits. Groups and copies stay in one fold.
+
+    Raises:
+        DataError: when there are fewer examples of a class, or fewer groups, than folds.
+    """
+    parts = splits.train, splits.validation
+    labels = np.concatenate([part.labels for part in parts])
+    facts = tuple(fact for part in parts for fact in part.facts)
+    paths = tuple(path for part in parts for path in part.paths)
+    examples = Examples(paths, labels, splits.class_names, splits.skipped, facts)
+    names = [name for part in splits.items.values() for name in part]
+    copies = Copies(splits.copies, splits.copies_note)
+    groups = joined(splits.groups, copies.positions, len(paths))
+    strata = labels if splits.task == "classification" else None
+    dealt = folds(names, count, seed, labels=strata, groups=groups)
+    for fold in range(count):
+        held = dealt == fold
+        own = tuple(tuple(names[i] for i in np.flatnonzero(part)) for part in (~held, held))
+        words = f"fold {fold + 1} of {count}, dealt with seed {seed}"
+        yield divided(examples, held, splits.groups, copies, words, splits.root, names=own, task=splits.task)
+
+
 def _held_out(
     examples: Examples,
-    root: Path,
+    keys: Sequence[str],
     validation: float | str | os.PathLike[str],
     seed: int,
-    group: str | None,
+    groups: Sequence[str] | None,
     copies: Copies,
 ) -> tuple[np.ndarray, str]:
     """What is held out, bool [N], and in words how that came about."""
-    keys = [key_of(path, root) for path in examples.paths]
     if isinstance(validation, (str, os.PathLike)):
         return read_split(validation, keys), f"the split in {validation}"
-    groups = joined(None if group is None else groups_by(keys, group), copies.positions, len(keys))
+    together = joined(groups, copies.positions, len(keys))
     try:
-        held = hold_out(keys, validation, seed, labels=examples.labels, groups=groups)
+        held = hold_out(keys, validation, seed, labels=examples.labels, groups=together)
     except DataError:
-        if group is not None or groups is None:
+        if groups is not None or together is None:
             raise
         held = hold_out(keys, validation, seed, labels=examples.labels)  # a class of copies only: told as leaks
-    words = f"{validation * 100:g} % of each class in {root}, drawn with seed {seed}"
-    return held, words + (f", groups by {group!r}" if group is not None else "")
-
-
-def moved(copies: Sequence[Copy], places: np.ndarray) -> tuple[Copy, ...]:
-    """Returns copies by the positions that their examples have in a split."""
-    now = np.empty(len(places), int)
-    now[places] = np.arange(len(places))
-    moved = []
-    for copy in copies:
-        first, second = sorted((int(now[copy.first]), int(now[copy.second])))
-        moved.append(dataclasses.replace(copy, first=first, second=second))
-    return tuple(sorted(moved, key=lambda copy: (copy.first, copy.second)))
+    return held, f"{validation * 100:g} % of each class, drawn with seed {seed}"

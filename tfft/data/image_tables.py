@@ -14,7 +14,7 @@ import numpy as np
 
 from tfft.data.copies import find_copies
 from tfft.data.fact_store import facts_of
-from tfft.data.folders import Examples, Skipped, Splits, moved
+from tfft.data.folders import Examples, Skipped, Splits, divided
 from tfft.data.splitting import hold_out, joined, read_split
 from tfft.data.table_labels import (
     class_problems,
@@ -46,7 +46,7 @@ def load_image_table(
     encoding: str = "utf-8",
     store: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[Splits, str]:
+) -> Splits:
     """Reads a table with a file and a label in each row, and splits it.
 
     Use it for pictures that are not sorted into folders, that have several labels each, or numbers. Copies of one
@@ -69,14 +69,14 @@ def load_image_table(
         progress: called with (files checked, files in all).
 
     Returns:
-        The examples and the task. Labels are int32 [N] for one class each, float32 [N, K] of 0 and 1 for several, or
-        float32 [N].
+        The examples; ``task`` says what the labels are: int32 [N] for one class each, float32 [N, K] of 0 and 1 for
+        several, or float32 [N] for numbers.
 
     Raises:
         DataError: listing everything that is wrong, with file and line.
 
     Example:
-        >>> splits, task = load_image_table("flowers.csv", image="file", label="species")
+        >>> splits = load_image_table("flowers.csv", image="file", label="species")
         >>> splits.train.counts
         {'daisy': 40, 'rose': 38}
     """
@@ -112,7 +112,7 @@ def load_image_table(
     paths = tuple(fact.path for fact in kept)
     examples = Examples(paths, numbers_of(values, names, task), names, tuple(skipped), kept)
     groups = None if group is None else [str(found["group"][at]) for at, _ in used]
-    return _split(examples, _common(paths, place), groups, task, validation, seed, table.name), task
+    return _split(examples, _common(paths, place), groups, task, validation, seed, table.name)
 
 
 def read_image_table(source: Any, class_names: Sequence[str], task: str, **settings: Any) -> Examples:
@@ -190,10 +190,5 @@ def _split(
         labels = examples.labels if task == "classification" else None
         held = hold_out(keys, validation, seed, labels=labels, groups=together)
         words = f"{validation * 100:g} % of {name}, drawn with seed {seed}"
-    order = [np.flatnonzero(~held), np.flatnonzero(held)]
-    train, held_out = (examples.take(part) for part in order)
-    parts = tuple(tuple(keys[i] for i in part) for part in order)
-    pairs = moved(copies.pairs, np.concatenate(order))
-    return Splits(
-        train, held_out, examples.class_names, examples.skipped, words, None, root, pairs, copies.note, names=parts
-    )
+    parts = tuple(tuple(keys[i] for i in np.flatnonzero(part)) for part in (~held, held))
+    return divided(examples, held, groups, copies, words, root, names=parts, task=task)

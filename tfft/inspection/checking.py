@@ -119,7 +119,7 @@ def _image_table(
 ) -> DataReport:
     name = os.fspath(data) if isinstance(data, (str, os.PathLike)) else "a table in memory"
     try:
-        splits, _ = load_image_table(data, **columns, seed=seed, store=store, progress=progress)
+        splits = load_image_table(data, **columns, seed=seed, store=store, progress=progress)
     except DataError as error:
         first, *lines = str(error).splitlines()
         items = tuple(Item(line.strip(" -")) for line in lines if line.strip())

@@ -13,13 +13,14 @@ from tfft.plans import Facts, Wishes, recommend  # noqa: E402
 from tfft.recipes.finetuning import finetune, repeat  # noqa: E402
 from tfft.recipes.preparing import recommend_plan  # noqa: E402
 from tfft.recipes.runs import Run, load_run, plan_from_yaml  # noqa: E402
-from tfft.recipes.seeding import SeedRuns, finetune_seeds  # noqa: E402
+from tfft.recipes.seeding import SeedRuns, cross_validate, finetune_seeds  # noqa: E402
 
 __all__ = [
     "Facts",
     "Run",
     "Wishes",
     "SeedRuns",
+    "cross_validate",
     "finetune",
     "finetune_seeds",
     "load_run",

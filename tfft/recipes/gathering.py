@@ -31,8 +31,8 @@ def gather(data: Any, wishes: Wishes) -> Gathered:
     """Reads data in any accepted form.
 
     Args:
-        data: a folder of images or texts; a table of texts; ``(images, labels)`` or ``(texts, labels)``; or
-            ``(train, validation, class_names)`` with two datasets of batches.
+        data: a folder of images or texts; a table of texts or image files; :class:`tfft.data.Splits`;
+            ``(images, labels)`` or ``(texts, labels)``; or ``(train, validation, class_names)`` with two datasets of batches.
         wishes: share held out where the data is not split yet, seed of the split, columns of a table.
 
     Returns:
@@ -41,6 +41,8 @@ def gather(data: Any, wishes: Wishes) -> Gathered:
     Raises:
         DataError: when the form is unknown or the data cannot be used.
     """
+    if isinstance(data, Splits):
+        return _files(data, data.root)
     if wishes.image is not None:
         return _image_table(data, wishes)
     if not isinstance(data, (str, os.PathLike)) or wishes.task == "tokens" or is_text_data(data, wishes):
@@ -75,19 +77,19 @@ def gather(data: Any, wishes: Wishes) -> Gathered:
 def _folder(folder: str | os.PathLike[str], wishes: Wishes) -> Gathered:
     settings = {"validation": wishes.validation, "seed": wishes.seed, "strict": wishes.strict, "group": wishes.group}
     splits = load(folder, **settings, store=cache_dir() / "files.sqlite")
-    return _files(splits, "classification", os.fspath(folder))
+    return _files(splits, os.fspath(folder))
 
 
 def _image_table(source: Any, wishes: Wishes) -> Gathered:
     named = {name: getattr(wishes, name) for name in ("image", "label") if getattr(wishes, name) is not None}
     settings = {"validation": wishes.validation, "seed": wishes.seed, "strict": wishes.strict, "group": wishes.group}
-    splits, task = load_image_table(
+    splits = load_image_table(
         source, **named, **settings, task=wishes.task, separator=wishes.separator, store=cache_dir() / "files.sqlite"
     )
-    return _files(splits, task, os.fspath(source) if isinstance(source, (str, os.PathLike)) else "a table in memory")
+    return _files(splits, os.fspath(source) if isinstance(source, (str, os.PathLike)) else "a table in memory")
 
 
-def _files(splits: Splits, task: str, name: str) -> Gathered:
+def _files(splits: Splits, name: str) -> Gathered:
     report, clean = check_splits(splits, name), np.setdiff1d(np.arange(len(splits.validation)), splits.leaked)
 
     def checked(spec: InputSpec | None) -> InputSpec:
@@ -102,7 +104,7 @@ def _files(splits: Splits, task: str, name: str) -> Gathered:
         return to_dataset(splits.validation.take(clean), checked(spec), batch_size=batch_size)
 
     counted: dict[str, Any] = {"counts": (), "unseen": ()}
-    if task == "classification":
+    if splits.task == "classification":
         counted = by_class(splits.class_names, splits.train.labels, splits.validation.labels)
     return Gathered(
         class_names=tuple(splits.class_names),
@@ -118,7 +120,7 @@ def _files(splits: Splits, task: str, name: str) -> Gathered:
         probe=tuple(splits.validation.paths[:4]),
         name=name,
         fingerprint=lambda: _fingerprint(splits.train, splits.validation),
-        task=task,
+        task=splits.task,
         report="\n".join(str(finding) for finding in report.findings if finding.level != "note"),
         checked=report,
         items=splits.items,

@@ -1,4 +1,4 @@
-"""The same run with several seeds, and what they have in common: :func:`finetune_seeds`.
+"""The same run with several seeds, or on several folds: :func:`finetune_seeds`, :func:`cross_validate`.
 
 One run says little: another seed draws another split, order and dropout, and the scores differ by that alone.
 """
@@ -19,6 +19,8 @@ from typing import Any
 import keras
 from rich.table import Table
 
+from tfft.backbones.cache import cache_dir
+from tfft.data import Splits, fold_splits, load, load_image_table
 from tfft.errors import PlanError
 from tfft.evaluation import Scores
 from tfft.recipes.finetuning import finetune
@@ -34,7 +36,7 @@ class SeedRow:
     """One run of several.
 
     Attributes:
-        seed: its seed.
+        seed: its seed, or the number of its fold.
         frozen: scores after the first phase.
         final: scores at the end.
         seconds: that the run took, everything counted.
@@ -59,9 +61,11 @@ class SeedRuns:
 
     Attributes:
         rows: one for each seed, failed ones too.
+        unit: what they differ in, ``"seed"`` or ``"fold"``.
     """
 
     rows: tuple[SeedRow, ...]
+    unit: str = "seed"
 
     @property
     def mean(self) -> float:
@@ -76,7 +80,7 @@ class SeedRuns:
     def __str__(self) -> str:
         """A table, and mean and spread under it."""
         table = Table(title_justify="left")
-        for name in ("seed", "after the first phase", "at the end", "seconds", ""):
+        for name in (self.unit, "after the first phase", "at the end", "seconds", ""):
             table.add_column(name, justify="right" if name else "left")
         for row in self.rows:
             note = "learned nothing" if row.failed else ""
@@ -84,7 +88,7 @@ class SeedRuns:
             table.add_row(str(row.seed), *values, note)
         scores = [row.final.value for row in self.rows]
         text = f"{self.rows[0].final.metric.replace('_', ' ')} {self.mean:.4f} ± {self.spread:.4f} (standard deviation "
-        text += f"over {len(scores)} seeds), {min(scores):.4f} to {max(scores):.4f}"
+        text += f"over {len(scores)} {self.unit}s), {min(scores):.4f} to {max(scores):.4f}"
         failed = sum(row.failed for row in self.rows)
         if failed:
             text += f"\n{failed} of {len(scores)} runs learned nothing; they are in the mean"
@@ -140,6 +144,72 @@ def finetune_seeds(
         if folder is not None:
             _write(rows, folder)
     return SeedRuns(tuple(rows))
+
+
+def cross_validate(
+    backbone: Any,
+    data: Any,
+    *,
+    folds: int = 5,
+    seed: int = 0,
+    out: str | os.PathLike[str] | None = None,
+    **settings: Any,
+) -> SeedRuns:
+    """Calls :func:`tfft.finetune` once for each fold of some data, and reports mean and spread.
+
+    Use it on small data, where one held-out part is too small to tell two settings apart: every example is held out
+    once. Copies of one picture, and groups, stay in one fold.
+
+    Args:
+        backbone: as :func:`tfft.finetune` takes it.
+        data: a folder of images, with ``image=`` a table of image files, or :class:`tfft.data.Splits`; what is split
+            already is put together.
+        folds: how many.
+        seed: of the folds and of every run.
+        out: new or empty folder, with a folder ``fold-1``, ... for each run and a table ``seeds.csv``.
+        **settings: of :func:`tfft.finetune`, but ``validation`` and ``export_to``.
+
+    Returns:
+        One row for each fold, mean and spread; ``print`` it.
+
+    Raises:
+        PlanError: when the settings cannot be used.
+        DataError: when there are fewer examples of a class, or fewer groups, than folds.
+
+    Example:
+        >>> print(tfft.cross_validate("efficientnet-lite0", "photos/", folds=5, plan="linear_probe"))
+    """
+    taken = [name for name in ("validation", "export_to") if name in settings]
+    if taken:
+        raise PlanError(f"{' and '.join(taken)} belong to a single run: here there are {folds}.")
+    folder = check_out(out)
+    whole = _listed(data, settings)
+    rows = []
+    for number, splits in enumerate(fold_splits(whole, folds, seed=seed), 1):
+        place = None if folder is None else folder / f"fold-{number}"
+        began = time.perf_counter()
+        run = finetune(backbone, splits, seed=seed, out=place, export_to=False, **settings)
+        rows.append(SeedRow(number, run.frozen, run.final, time.perf_counter() - began, place))
+        del run
+        keras.backend.clear_session(free_memory=False)
+        gc.collect()
+        if folder is not None:
+            _write(rows, folder)
+    return SeedRuns(tuple(rows), "fold")
+
+
+def _listed(data: Any, settings: dict[str, Any]) -> Splits:
+    """Lists the data of :func:`cross_validate`; what says how it is read is taken out of the settings."""
+    if isinstance(data, Splits):
+        return data
+    reading = {name: settings.pop(name) for name in ("group", "strict") if name in settings}
+    reading["store"] = cache_dir() / "files.sqlite"
+    if settings.get("image") is not None:
+        names = ("image", "label", "separator", "task")
+        return load_image_table(data, **{n: settings.pop(n) for n in names if n in settings}, **reading)
+    if not isinstance(data, (str, os.PathLike)) or not os.path.isdir(data):
+        raise PlanError("cross_validate takes a folder of images, a table of image files with image=, or Splits.")
+    return load(data, **reading)
 
 
 def _write(rows: Sequence[SeedRow], folder: pathlib.Path) -> None:
