@@ -32,7 +32,8 @@ def gather(data: Any, wishes: Wishes) -> Gathered:
 
     Args:
         data: a folder of images or texts; a table of texts or image files; :class:`tfft.data.Splits`;
-            ``(images, labels)`` or ``(texts, labels)``; or ``(train, validation, class_names)`` with two datasets of batches.
+            ``(images, labels)`` or ``(texts, labels)``; or ``(train, validation, class_names)`` with two datasets of
+            batches.
         wishes: share held out where the data is not split yet, seed of the split, columns of a table.
 
     Returns:
