@@ -220,3 +220,20 @@ def test_a_very_long_text_and_strange_characters_survive(tmp_path):
     table(tmp_path / "r.csv", texts, ["a", "b"] * 3)
     splits = load_texts(tmp_path / "r.csv", text="review", label="stars")
     assert sorted([*splits.train.texts, *splits.validation.texts]) == sorted(texts)
+
+
+def test_rows_of_one_group_and_equal_texts_stay_on_one_side(tmp_path):
+    lines = ["text,label,author"]
+    lines += [f"text {i // 2 if i % 7 == 0 else i},{'ab'[i % 2]},writer {i % 11}" for i in range(110)]
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    splits = load_texts(tmp_path / "t.csv", group="author")
+    authors = {f"{tmp_path}/t.csv:{n}": line.split(",")[2] for n, line in enumerate(lines[1:], 2)}
+    sides = [{authors[place] for place in part.places} for part in (splits.train, splits.validation)]
+    assert sides[0]
+    assert sides[1]
+    assert not sides[0] & sides[1]
+    assert not set(splits.train.texts) & set(splits.validation.texts)
+    with pytest.raises(DataError, match=r"no column 'writer' \(group=\)"):
+        load_texts(tmp_path / "t.csv", group="writer")
+    with pytest.raises(DataError, match="is a column of one table that is split here"):
+        load_texts((["a", "b"], [0, 1]), group="author")

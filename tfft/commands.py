@@ -281,6 +281,7 @@ def _labelled_texts(run: Any, options: argparse.Namespace) -> tuple[Any, str]:
     plan, data = run.plan, pathlib.Path(options.data)
     columns = {name: getattr(plan, name) for name in ("text", "label") if getattr(plan, name) is not None}
     how = {"task": plan.task, "separator": plan.separator, **columns}
+    grouped = {} if plan.group is None else {"group": plan.group}
     own = data.exists() and pathlib.Path(plan.data).exists() and data.samefile(plan.data)
     if plan.task == "tokens":
         lists = {name: value for name, value in (("words", plan.text), ("tags", plan.label)) if value is not None}
@@ -294,7 +295,7 @@ def _labelled_texts(run: Any, options: argparse.Namespace) -> tuple[Any, str]:
         words = f"held-out sentences: {tagged.split_from}" if own else f"all sentences in {data}"
         return from_tagged(tagged.validation, batch_size=options.batch_size), words
     if own or data.is_dir():  # never on what the run has learned from
-        splits = load_texts(data, validation=plan.validation, seed=plan.seed, **how)
+        splits = load_texts(data, validation=plan.validation, seed=plan.seed, **how, **grouped)
         examples, words = splits.validation, f"held-out examples: {splits.split_from}"
     else:
         examples, words = read_texts(data, run.class_names, **how), f"all examples in {data}"

@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from tfft.data.folders import Skipped
 from tfft.data.pipeline import assemble
+from tfft.data.splitting import hold_out, joined
 from tfft.data.table_labels import (
     class_problems,
     has_value,
@@ -114,6 +115,7 @@ class _Raw:
     pairs: list[Any] | None
     labels: list[Any]
     places: tuple[str, ...]
+    groups: list[Any] | None = None
 
 
 def load_texts(
@@ -123,6 +125,7 @@ def load_texts(
     label: str | int = "label",
     task: Task = "auto",
     separator: str | None = None,
+    group: str | int | None = None,
     validation: float = 0.2,
     seed: int = 0,
     strict: bool = False,
@@ -142,6 +145,7 @@ def load_texts(
         task: what the labels are: one class, ``"multilabel"`` (several, in a list or with a ``separator``) or
             ``"regression"`` (numbers); ``"auto"`` looks at them.
         separator: between the labels of one text.
+        group: column of a table with what must not be on both sides, such as the author; shares are then met roughly.
         validation: share to hold out of each class, over 0 and below 1.
         seed: of the split.
         strict: True makes a row without a text or a label an error; else it is skipped and listed.
@@ -159,7 +163,9 @@ def load_texts(
         >>> model.fit(from_texts(splits.train, shuffle=True), validation_data=from_texts(splits.validation))
     """
     columns = (text,) if isinstance(text, (str, int)) else tuple(text)
-    parts, origin = _parts(source, columns, label, encoding)
+    parts, origin = _parts(source, columns, label, encoding, group)
+    if group is not None and (len(parts) > 1 or parts[0].groups is None):
+        raise DataError(f"group={group!r} is a column of one table that is split here; this data has none.")
     skipped: list[Skipped] = []
     cleaned = [_cleaned(part, strict, skipped) for part in parts]
     values = [values_of(part.labels, separator) for part in cleaned]
@@ -170,7 +176,7 @@ def load_texts(
     examples = [_examples(part, own, names, task) for part, own in zip(cleaned, values, strict=True)]
     report = report_on([(e.texts, e.labels, e.places) for e in examples], names)
     if len(examples) == 1:
-        held = _held_out(examples[0], task, validation, seed)
+        held = _held_out(examples[0], task, validation, seed, cleaned[0].groups)
         examples = [examples[0].take(np.flatnonzero(~held)), examples[0].take(np.flatnonzero(held))]
         origin = f"{validation * 100:g} % {'of each class, ' if task == 'classification' else ''}drawn with seed {seed}"
     return TextSplits(examples[0], examples[1], names, task, tuple(skipped), origin, report)
@@ -265,7 +271,9 @@ def _columns(examples: TextExamples) -> dict[str, np.ndarray]:
 # --- sources -----------------------------------------------------------------------------------------------------
 
 
-def _parts(source: Any, columns: tuple[str | int, ...], label: str | int, encoding: str) -> tuple[list[_Raw], str]:
+def _parts(
+    source: Any, columns: tuple[str | int, ...], label: str | int, encoding: str, group: str | int | None = None
+) -> tuple[list[_Raw], str]:
     """Returns one part that is to be split, or two, and how they came about."""
     if isinstance(source, (str, os.PathLike)):
         path = Path(source).expanduser()
@@ -273,9 +281,9 @@ def _parts(source: Any, columns: tuple[str | int, ...], label: str | int, encodi
             raise DataError(f"{path} does not exist. Expected a table ({listed(SUFFIXES)}) or a folder of texts.")
         if path.is_dir():
             return _folder(path, columns, label, encoding)
-        return [_of_table(path, columns, label, encoding)], ""
+        return [_of_table(path, columns, label, encoding, group)], ""
     if hasattr(source, "columns") and hasattr(source, "iloc"):
-        return [_raw(read_table(source), columns, label)], ""
+        return [_raw(read_table(source), columns, label, group)], ""
     if isinstance(source, (tuple, list)) and len(source) == 2:
         if all(isinstance(part, (str, os.PathLike)) for part in source):
             return [_of_table(Path(p).expanduser(), columns, label, encoding) for p in source], "the two files given"
@@ -289,27 +297,30 @@ def _parts(source: Any, columns: tuple[str | int, ...], label: str | int, encodi
     )
 
 
-def _of_table(path: Path, columns: tuple[str | int, ...], label: str | int, encoding: str) -> _Raw:
+def _of_table(
+    path: Path, columns: tuple[str | int, ...], label: str | int, encoding: str, group: str | int | None = None
+) -> _Raw:
     numbered = [isinstance(column, int) for column in (*columns, label)]
     if any(numbered) and not all(numbered) and path.suffix.lower() in (".csv", ".tsv"):
         raise DataError(
             f"text={columns!r} and label={label!r}: give names for a file with a header, numbers for one without."
         )
-    return _raw(read_table(path, header=not any(numbered), encoding=encoding), columns, label)
+    return _raw(read_table(path, header=not any(numbered), encoding=encoding), columns, label, group)
 
 
-def _raw(table: Table, columns: tuple[str | int, ...], label: str | int) -> _Raw:
+def _raw(table: Table, columns: tuple[str | int, ...], label: str | int, group: str | int | None = None) -> _Raw:
     if label in columns:
         raise DataError(f"text and label must be different columns of {table.name}, got {label!r} for both.")
     problems, found = [], {}
-    for role, which in (*(("text", column) for column in columns), ("label", label)):
+    grouped = () if group is None else (("group", group),)
+    for role, which in (*(("text", column) for column in columns), ("label", label), *grouped):
         try:
             found[which] = table.column(which, role)
         except DataError as error:
             problems.append(str(error))
     raise_problems(DataError, "The table cannot be used", problems)
     pairs = found[columns[1]] if len(columns) > 1 else None
-    return _Raw(found[columns[0]], pairs, found[label], table.places)
+    return _Raw(found[columns[0]], pairs, found[label], table.places, None if group is None else found[group])
 
 
 def _folder(path: Path, columns: tuple[str | int, ...], label: str | int, encoding: str) -> tuple[list[_Raw], str]:
@@ -374,7 +385,8 @@ def _cleaned(raw: _Raw, strict: bool, skipped: list[Skipped]) -> _Raw:
     skipped += faults
     pairs = None if raw.pairs is None else [raw.pairs[i] for i in keep]
     places = tuple(raw.places[i] for i in keep)
-    return _Raw([raw.texts[i] for i in keep], pairs, [raw.labels[i] for i in keep], places)
+    groups = None if raw.groups is None else [str(raw.groups[i]) for i in keep]
+    return _Raw([raw.texts[i] for i in keep], pairs, [raw.labels[i] for i in keep], places, groups)
 
 
 def _no_text(value: Any) -> str:
@@ -392,13 +404,19 @@ def _examples(raw: _Raw, values: Sequence[Any], names: tuple[str, ...], task: st
     return TextExamples(texts, pairs, numbers_of(values, names, task), names, raw.places)
 
 
-def _held_out(examples: TextExamples, task: str, share: float, seed: int) -> np.ndarray:
+def _held_out(
+    examples: TextExamples, task: str, share: float, seed: int, groups: Sequence[str] | None = None
+) -> np.ndarray:
     """Draws groups of equal texts, from each class alike, until the share is reached."""
     columns = [examples.texts] if examples.pairs is None else [examples.texts, examples.pairs]
     keys = ["\0".join(t.strip().casefold() for t in row) for row in zip(*columns, strict=True)]
     _, first, group, sizes = np.unique(
         np.array(keys, object), return_index=True, return_inverse=True, return_counts=True
     )
+    if groups is not None:
+        labels = examples.labels if task == "classification" else None
+        together = joined(groups, list(zip(first[group].tolist(), range(len(keys)), strict=True)), len(keys))
+        return hold_out(examples.places, share, seed, labels=labels, groups=together)
     strata = examples.labels[first] if task == "classification" else np.zeros(len(first), np.int64)
     random, held = np.random.default_rng(seed), np.zeros(len(first), bool)
     for stratum in np.unique(strata):

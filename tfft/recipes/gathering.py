@@ -46,13 +46,15 @@ def gather(data: Any, wishes: Wishes) -> Gathered:
         return _files(data, data.root)
     if wishes.image is not None:
         return _image_table(data, wishes)
-    if not isinstance(data, (str, os.PathLike)) or wishes.task == "tokens" or is_text_data(data, wishes):
-        drawn = {"group": wishes.group, "validation": wishes.validation if isinstance(wishes.validation, str) else None}
-        if given := [name for name, value in drawn.items() if value is not None]:
-            raise DataError(f"{given[0]}={drawn[given[0]]!r} is for folders of files, which have names.")
+    of_texts = wishes.task != "tokens" and is_text_data(data, wishes)
+    if of_texts or wishes.task == "tokens" or not isinstance(data, (str, os.PathLike)):
+        if isinstance(wishes.validation, str):
+            raise DataError(f"validation={wishes.validation!r} is for files of images, which have names.")
+        if wishes.group is not None and not of_texts:
+            raise DataError(f"group={wishes.group!r} is for folders of files, which have names, and for tables.")
     if wishes.task == "tokens":
         return gather_tagged(data, wishes)
-    if is_text_data(data, wishes):
+    if of_texts:
         return gather_texts(data, wishes)
     if wishes.task not in ("auto", "classification"):
         raise DataError(

@@ -50,7 +50,8 @@ def gather_texts(data: Any, wishes: Wishes) -> Gathered:
     """
     named = {name: getattr(wishes, name) for name in ("text", "label") if getattr(wishes, name) is not None}
     splits = load_texts(
-        data, **named, task=wishes.task, separator=wishes.separator, validation=wishes.validation, seed=wishes.seed,
+        data, **named, task=wishes.task, separator=wishes.separator, group=wishes.group,
+        validation=wishes.validation, seed=wishes.seed,
         strict=wishes.strict,
     )  # fmt: skip
     train, held_out = splits.train, splits.validation
