@@ -59,8 +59,9 @@ def train(options: argparse.Namespace, print_result: PrintResult) -> int:
         plan = plans.named(options.plan or "lp_ft", **dict(options.set or ()))
     export_to = False if options.no_export else None
     place = {None: "auto", "off": None}.get(options.cache, options.cache)
-    recipes.finetune(handle, data, plan=plan, out=options.out, export_to=export_to, cache=place, **settings)
-    print(f"Everything lies in {options.out}. Try: tfft predict {shlex.quote(options.out)} IMAGE...")
+    run = recipes.finetune(handle, data, plan=plan, out=options.out, export_to=export_to, cache=place, **settings)
+    what = '--text "..."' if _takes_strings(run.model) else "IMAGE..."
+    print(f"Everything lies in {options.out}. Try: tfft predict {shlex.quote(options.out)} {what}")
     return SUCCESS
 
 
