@@ -135,12 +135,7 @@ def finetune_seeds(
     rows = []
     for seed in chosen:
         place = None if folder is None else folder / f"seed-{seed}"
-        began = time.perf_counter()
-        run = finetune(backbone, data, seed=seed, out=place, export_to=False, **settings)
-        rows.append(SeedRow(seed, run.frozen, run.final, time.perf_counter() - began, place))
-        del run
-        keras.backend.clear_session(free_memory=False)
-        gc.collect()
+        rows.append(_row(backbone, data, seed, seed, place, settings))
         if folder is not None:
             _write(rows, folder)
     return SeedRuns(tuple(rows))
@@ -187,15 +182,23 @@ def cross_validate(
     rows = []
     for number, splits in enumerate(fold_splits(whole, folds, seed=seed), 1):
         place = None if folder is None else folder / f"fold-{number}"
-        began = time.perf_counter()
-        run = finetune(backbone, splits, seed=seed, out=place, export_to=False, **settings)
-        rows.append(SeedRow(number, run.frozen, run.final, time.perf_counter() - began, place))
-        del run
-        keras.backend.clear_session(free_memory=False)
-        gc.collect()
+        rows.append(_row(backbone, splits, number, seed, place, settings))
         if folder is not None:
             _write(rows, folder)
     return SeedRuns(tuple(rows), "fold")
+
+
+def _row(
+    backbone: Any, data: Any, number: int, seed: int, place: pathlib.Path | None, settings: dict[str, Any]
+) -> SeedRow:
+    """One run; its model is let go, so memory does not grow with the runs."""
+    began = time.perf_counter()
+    run = finetune(backbone, data, seed=seed, out=place, export_to=False, **settings)
+    row = SeedRow(number, run.frozen, run.final, time.perf_counter() - began, place)
+    del run
+    keras.backend.clear_session(free_memory=False)
+    gc.collect()
+    return row
 
 
 def _listed(data: Any, settings: dict[str, Any]) -> Splits:
