@@ -40,6 +40,7 @@ _NAMES = {
     "recommend_plan": "tfft.recipes",
     "plot_history": "tfft.training",
     "lr_find": "tfft.optimizers",
+    "AudioSpec": "tfft.specs",
     "InputSpec": "tfft.specs",
     "Phase": "tfft.specs",
     "Plan": "tfft.specs",
@@ -52,7 +53,7 @@ _MODULES = (
 # Modules with classes that a `.keras` file may name.
 _REGISTERED = (
     "tfft.backbones.pooling", "tfft.backbones.savedmodel.layer", "tfft.backbones.native", "tfft.backbones.tokenizing",
-    "tfft.backbones.words", "tfft.contrastive", "tfft.data.images", "tfft.heads",
+    "tfft.backbones.words", "tfft.contrastive", "tfft.data.images", "tfft.data.sounds", "tfft.heads",
     "tfft.optimizers.scaling", "tfft.optimizers.schedules", "tfft.regularizers.anchoring",
 )  # fmt: skip
 
@@ -98,5 +99,5 @@ if TYPE_CHECKING:
     from tfft.optimizers import lr_find
     from tfft.recipes import cross_validate, finetune, finetune_seeds, load_run, recommend_plan
     from tfft.slicing import audit, describe, freeze, unfreeze
-    from tfft.specs import InputSpec, Phase, Plan
+    from tfft.specs import AudioSpec, InputSpec, Phase, Plan
     from tfft.training import plot_history

@@ -149,6 +149,8 @@ def _train_arguments(add: argparse.ArgumentParser) -> None:
     )
     data.add_argument("--strict", action="store_true", default=None, help="an image that cannot be used is an error")
     data.add_argument("--image", type=_column, metavar="COLUMN", help="column of a table with the paths of images")
+    data.add_argument("--sample-rate", type=_whole, metavar="HZ", help="of recordings (that of most of them)")
+    data.add_argument("--seconds", type=float, metavar="S", help="of recordings that are heard (what most need)")
     text = add.add_argument_group("texts")
     text.add_argument("--text", type=_column, nargs="+", metavar="COLUMN", help="column of the texts; two for pairs")
     text.add_argument("--label", type=_column, metavar="COLUMN", help="column of the labels")

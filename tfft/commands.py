@@ -60,7 +60,7 @@ def train(options: argparse.Namespace, print_result: PrintResult) -> int:
     export_to = False if options.no_export else None
     place = {None: "auto", "off": None}.get(options.cache, options.cache)
     run = recipes.finetune(handle, data, plan=plan, out=options.out, export_to=export_to, cache=place, **settings)
-    what = '--text "..."' if _takes_strings(run.model) else "IMAGE..."
+    what = '--text "..."' if _takes_strings(run.model) else "WAV..." if _listens(run.model) else "IMAGE..."
     print(f"Everything lies in {options.out}. Try: tfft predict {shlex.quote(options.out)} {what}")
     return SUCCESS
 
@@ -68,7 +68,7 @@ def train(options: argparse.Namespace, print_result: PrintResult) -> int:
 _SETTINGS = (
     "unfreeze epochs frozen_epochs batch_size part_size learning_rate seed validation dropout l2 label_smoothing "
     "loss class_weight sampling deterministic batch_norm input_range output resize augment views trust strict "
-    "label task separator max_length pooling preprocessor group image"
+    "label task separator max_length pooling preprocessor group image sample_rate seconds"
 ).split()
 
 
@@ -241,7 +241,9 @@ def evaluate(options: argparse.Namespace, print_result: PrintResult) -> int:
     from tfft.evaluation import evaluate as measure
 
     run = recipes.load_run(options.run_folder)
-    if run.plan.image is not None:
+    if _listens(run.model) is not None:
+        dataset, skipped, words = _labelled_recordings(run, options)
+    elif run.plan.image is not None:
         examples, words = _labelled_files(run, options.data)
         dataset = to_dataset(examples, _input_spec(run), batch_size=options.batch_size, cache=False)
         skipped = [str(item) for item in examples.skipped]
@@ -269,6 +271,45 @@ def _labelled_files(run: Any, data: str) -> tuple[Any, str]:
         splits = load_image_table(data, **how, validation=run.folder / "split.csv")
         return splits.validation, f"held-out examples: {splits.split_from}"
     return read_image_table(data, run.class_names, **how), f"all examples in {data}"
+
+
+def _labelled_recordings(run: Any, options: argparse.Namespace) -> tuple[Any, list[str], str]:
+    """Returns batches of recordings as the run hears them, what was left out, and in words which they are."""
+    import numpy as np
+    import tensorflow as tf
+
+    from tfft.data import load_recordings
+    from tfft.data.recordings import holds_recordings
+
+    plan, spec, path = run.plan, _listens(run.model).audio, pathlib.Path(options.data)
+    if not path.is_dir() or not holds_recordings(path):
+        raise DataError(f"{path} holds no recordings, and the model in {options.run_folder} listens to them.")
+    own = path.exists() and pathlib.Path(plan.data).exists() and path.samefile(plan.data)
+    heard = {"sample_rate": spec.sample_rate, "seconds": spec.seconds}
+    drawn = run.folder / "split.csv"
+    ready = any(p.name.lower() in ("val", "valid", "validation") for p in path.iterdir())
+    share = drawn if own and not ready and drawn.is_file() else 0.5
+    splits = load_recordings(path, **heard, validation=share)
+    if list(splits.train.class_names) != list(run.class_names):
+        raise DataError(
+            f"{path} has the classes {listed(splits.train.class_names)}, the model {listed(run.class_names)}."
+        )
+    waves, labels = splits.waves[1], splits.validation.labels
+    words = f"held-out recordings: {splits.split_from}"
+    if not own and not ready:
+        waves = np.concatenate([splits.waves[0], waves])
+        labels, words = np.concatenate([splits.train.labels, labels]), f"all recordings in {path}"
+    return (
+        tf.data.Dataset.from_tensor_slices((waves, labels)).batch(options.batch_size),
+        list(map(str, splits.skipped)),
+        words,
+    )
+
+
+def _listens(model: Any) -> Any:
+    from tfft.data.sounds import log_mel_of
+
+    return log_mel_of(model)
 
 
 def _takes_strings(model: Any) -> bool:

@@ -20,10 +20,12 @@ from tfft.backbones.base import BACKBONE_LAYER, PREPROCESS_LAYER, TOKENS_LAYER, 
 from tfft.backbones.pooling import PoolPieces  # noqa: E402
 from tfft.backbones.words import WORD_STARTS, GatherWords, TokenizeWords  # noqa: E402
 from tfft.data.images import Preprocess, check_spec  # noqa: E402
+from tfft.data.sounds import LogMel  # noqa: E402
 from tfft.heads import Head  # noqa: E402
-from tfft.specs import InputSpec  # noqa: E402
+from tfft.specs import AudioSpec, InputSpec  # noqa: E402
 
 IMAGE_INPUT, TEXT_INPUT, PAIR_INPUT, POOL_LAYER = "image", "text", "text_pair", "pool"
+AUDIO_INPUT, AUDIO_LAYER = "audio", "log_mel"
 WORDS_LAYER = "words"  # in the place of pooling, where words are tagged
 
 
@@ -33,6 +35,7 @@ def build(
     *,
     image_size: int | tuple[int, int] | None = None,
     pair: bool = False,
+    audio: AudioSpec | None = None,
     name: str | None = None,
 ) -> keras.Model:
     """Joins a backbone and a head; the backbone starts frozen, the head trainable.
@@ -47,6 +50,8 @@ def build(
         head: from :mod:`tfft.heads`.
         image_size: rows and columns, or one number for both, in place of the backbone's usual size;
             only for backbones that are flexible.
+        audio: for a model that takes sound waves, float32 [B, samples]: an image backbone is shown their spectrum
+            (:class:`tfft.data.LogMel`), one that takes waves itself is given them.
         pair: True for a model that takes pairs of texts, ``{"text": ..., "text_pair": ...}``; not for words.
         name: name of the model; the backbone's unless given.
 
@@ -66,6 +71,8 @@ def build(
     starts = None
     if head.kind == "tokens":
         inputs, features, starts = _words(backbone, nested, pair)
+    elif audio is not None:
+        inputs, features = _sounds(backbone, nested, audio, spec)
     elif backbone.text_spec is not None:
         inputs, features = _texts(backbone, nested, pair)
     elif spec is None:
@@ -145,6 +152,22 @@ def _texts(backbone: Backbone, nested: keras.Model, pair: bool) -> tuple[Any, ke
     if len(features.shape) == 3:
         features = PoolPieces(backbone.text_spec.pooling, name=POOL_LAYER)(features, pieces[tokenize.mask])
     return inputs, features
+
+
+def _sounds(
+    backbone: Backbone, nested: keras.Model, audio: AudioSpec, spec: InputSpec | None
+) -> tuple[keras.KerasTensor, keras.KerasTensor]:
+    """Returns the input for waves and the features."""
+    inputs = keras.Input((None,), dtype="float32", name=AUDIO_INPUT)
+    if spec is not None:
+        return inputs, nested(
+            keras.tree.pack_sequence_as(nested.input, [LogMel(audio, spec, name=AUDIO_LAYER)(inputs)])
+        )
+    takes = keras.tree.flatten(nested.input)
+    if len(takes) != 1 or len(takes[0].shape) != 2 or takes[0].dtype != "float32":
+        found = [(tuple(t.shape), t.dtype) for t in takes]
+        raise BackboneError(f"{backbone.name} takes neither images nor waves [batch, samples] in float32, but {found}.")
+    return inputs, nested(keras.tree.pack_sequence_as(nested.input, [inputs]))
 
 
 def _words(

@@ -69,6 +69,45 @@ class InputSpec:
         return cls(**values)
 
 
+@dataclasses.dataclass(frozen=True)
+class AudioSpec:
+    """How a model listens: what a wave is, and how its spectrum is drawn for an image backbone.
+
+    Attributes:
+        sample_rate: samples a second.
+        seconds: length of a clip; longer ones are cut off, shorter ones followed by silence.
+        window: length of the pieces whose spectrum is taken, in seconds.
+        step: from one piece to the next, in seconds.
+        bands: of the mel scale.
+        lowest: frequency in Hz.
+        highest: frequency in Hz; None for half of the sample rate.
+        range: decibels below the loudest place of a clip that are shown.
+    """
+
+    sample_rate: int = 16000
+    seconds: float = 1.0
+    window: float = 0.025
+    step: float = 0.01
+    bands: int = 64
+    lowest: float = 50.0
+    highest: float | None = None
+    range: float = 80.0
+
+    @property
+    def samples(self) -> int:
+        """Length of a clip in samples."""
+        return round(self.seconds * self.sample_rate)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain values, fit for YAML and JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> AudioSpec:
+        """Builds a spec from :meth:`to_dict`'s result."""
+        return cls(**values)
+
+
 Pooling = Literal["cls", "mean", "last", "none"]
 
 
@@ -237,6 +276,8 @@ class Plan:
         text: column of a table that holds the texts, or two for pairs; None for data without columns.
         image: column of a table that holds the paths of images; None for data without.
         label: column that holds the labels.
+        sample_rate: of recordings, in samples a second; None for that of the files.
+        seconds: of recordings that are heard; None for what most of them need.
         separator: between the labels of one example, where it has several.
         max_length: most pieces of a text that are read; None for the backbone's own choice.
         pooling: how the features of all pieces become one; None for the backbone's own choice.
@@ -275,6 +316,8 @@ class Plan:
     text: str | int | tuple[str | int, ...] | None = None
     image: str | int | None = None
     label: str | int | None = None
+    sample_rate: int | None = None
+    seconds: float | None = None
     separator: str | None = None
     max_length: int | None = None
     pooling: str | None = None

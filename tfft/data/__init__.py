@@ -19,6 +19,8 @@ from tfft.data.labels import check_labels  # noqa: E402
 from tfft.data.mixing import mixed, one_hot  # noqa: E402
 from tfft.data.pipeline import from_arrays, to_dataset  # noqa: E402
 from tfft.data.previewing import preview  # noqa: E402
+from tfft.data.recordings import RecordingSplits, load_recordings, read_recording  # noqa: E402
+from tfft.data.sounds import LogMel  # noqa: E402
 from tfft.data.splitting import folds, groups_by, hold_out, read_split, write_split  # noqa: E402
 from tfft.data.tagged import TaggedSentences, TaggedSplits, from_tagged, load_tagged  # noqa: E402
 from tfft.data.text_report import TextReport  # noqa: E402
@@ -35,9 +37,12 @@ __all__ = [
     "groups_by",
     "hold_out",
     "read_image_table",
+    "read_recording",
     "read_split",
     "write_split",
     "Examples",
+    "LogMel",
+    "RecordingSplits",
     "Preprocess",
     "Skipped",
     "Splits",
@@ -55,6 +60,7 @@ __all__ = [
     "list_images",
     "load",
     "load_image_table",
+    "load_recordings",
     "load_tagged",
     "load_texts",
     "mixed",

@@ -302,9 +302,9 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def is_stray(item: Skipped) -> bool:
+def is_stray(item: Skipped, suffixes: tuple[str, ...] = SUFFIXES + FOREIGN_SUFFIXES) -> bool:
     """Tells whether a file is no image by its name; what may hide images, such as an unreadable folder, is not."""
-    return os.path.isfile(item.path) and Path(item.path).suffix.lower() not in SUFFIXES + FOREIGN_SUFFIXES
+    return os.path.isfile(item.path) and Path(item.path).suffix.lower() not in suffixes
 
 
 def class_folders(root: Path, skipped: list[Skipped], least: int) -> tuple[str, ...]:
@@ -326,8 +326,10 @@ def class_folders(root: Path, skipped: list[Skipped], least: int) -> tuple[str, 
     raise DataError(f"{root} has {received}{beside}.{fewer}\n{_LAYOUT.format(root=root.name)}")
 
 
-def files_of(folder: Path, skipped: list[Skipped], above: tuple[str, ...] = ()) -> Iterator[str]:
-    """Yields the image files of a class folder, by their names; what else there is is added to ``skipped``."""
+def files_of(
+    folder: Path, skipped: list[Skipped], above: tuple[str, ...] = (), suffixes: tuple[str, ...] = SUFFIXES
+) -> Iterator[str]:
+    """Yields the files of a class folder that end as images do; what else there is is added to ``skipped``."""
     real = os.path.realpath(folder)
     if real in above:
         skipped.append(Skipped(str(folder), "is a link back to a folder above it"))
@@ -342,10 +344,10 @@ def files_of(folder: Path, skipped: list[Skipped], above: tuple[str, ...] = ()) 
         if not _is_text(entry.name):
             skipped.append(Skipped(_printable(entry.path), "has a name that is not UTF-8; rename it"))
         elif _is_folder(entry):
-            yield from files_of(Path(entry.path), skipped, (*above, real))
-        elif suffix not in SUFFIXES:
+            yield from files_of(Path(entry.path), skipped, (*above, real), suffixes)
+        elif suffix not in suffixes:
             what = f"the extension {suffix}" if suffix else "no extension"
-            skipped.append(Skipped(entry.path, f"has {what}; expected {', '.join(SUFFIXES)}"))
+            skipped.append(Skipped(entry.path, f"has {what}; expected {', '.join(suffixes)}"))
         else:
             yield entry.path
 

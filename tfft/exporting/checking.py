@@ -24,7 +24,6 @@ import tensorflow as tf
 from tfft.errors import ExportError, raise_problems
 from tfft.exporting.reading import BYTES_SIGNATURE
 from tfft.exporting.signatures import ARRAY_SIGNATURE, Serving
-from tfft.specs import InputSpec
 from tfft.text_ops import ops_of, text_libraries
 
 Examples = np.ndarray | Mapping[str, np.ndarray] | Sequence[bytes | str | os.PathLike]
@@ -115,12 +114,13 @@ def _trials(serving: Serving, examples: Examples | None) -> list[Trial]:
         arrays = [("the examples", {first: _array(examples, specs[first])})]
     trials = []
     if serving.decode is not None:
-        files = files or _encoded(arrays, serving.input_spec)
+        files = files or _encoded(arrays, serving)
         decoded = {first: np.stack([serving.decode(encoded) for encoded in files])}
-        arrays.append((f"{len(files)} decoded image files", decoded))
+        arrays.append((f"{len(files)} decoded files", decoded))
         expected, encoded = serving.reference(decoded), np.array(files, dtype=object)
-        what = f"{BYTES_SIGNATURE} on {len(files)} image files"
-        trials.append(Trial(what, BYTES_SIGNATURE, {"image_bytes": encoded}, expected))
+        what = f"{BYTES_SIGNATURE} on {len(files)} files"
+        [name] = serving.functions[BYTES_SIGNATURE].structured_input_signature[1]
+        trials.append(Trial(what, BYTES_SIGNATURE, {name: encoded}, expected))
     for what, values in arrays:
         trials.append(Trial(f"{ARRAY_SIGNATURE} on {what}", ARRAY_SIGNATURE, values, serving.reference(values)))
     return trials
@@ -157,8 +157,11 @@ def _array(values: object, spec: tf.TensorSpec) -> np.ndarray:
     return np.asarray(values[:_MAX_EXAMPLES]).astype(kind)
 
 
-def _encoded(arrays: Sequence[tuple[str, dict[str, np.ndarray]]], spec: InputSpec) -> list[bytes]:
+def _encoded(arrays: Sequence[tuple[str, dict[str, np.ndarray]]], serving: Serving) -> list[bytes]:
     images = [image for _, values in arrays for image in next(iter(values.values()))]
+    if serving.audio is not None:
+        return [tf.audio.encode_wav(wave[:, None], serving.audio.sample_rate).numpy() for wave in images]
+    spec = serving.input_spec
     if any(image.dtype != np.uint8 for image in images):  # scaled already: no file can hold them
         shape = (3, spec.height, spec.width, spec.channels)
         images = list(np.random.default_rng(0).integers(0, 256, shape, np.uint8))

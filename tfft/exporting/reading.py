@@ -90,8 +90,9 @@ def answer_texts(signature: Callable, texts: Sequence[str]) -> dict[str, np.ndar
 
 
 def answer_bytes(signature: Callable, encoded: Sequence[bytes]) -> dict[str, np.ndarray]:
-    """Returns what the signature for encoded images says to some, by output name, one row per image."""
-    outputs = signature(image_bytes=tf.constant(list(encoded), tf.string))
+    """Returns what the signature for encoded files says to some, by output name, one row per file."""
+    [name] = signature.structured_input_signature[1]
+    outputs = signature(**{name: tf.constant(list(encoded), tf.string)})
     return {name: value.numpy() for name, value in outputs.items()}
 
 

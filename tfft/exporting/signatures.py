@@ -17,9 +17,10 @@ import tensorflow as tf
 
 from tfft import heads
 from tfft.data.images import decode_image, preprocess_of, scale_pixels
+from tfft.data.sounds import decode_wav, log_mel_of
 from tfft.errors import ExportError, TfftError
 from tfft.exporting.reading import BYTES_SIGNATURE, answer_bytes, answer_texts, takes_texts
-from tfft.specs import InputSpec
+from tfft.specs import AudioSpec, InputSpec
 from tfft.text_ops import note_on, ops_of
 
 ARRAY_SIGNATURE = "serving_default"
@@ -37,6 +38,7 @@ class Serving:
         task: the kind of head, or ``"outputs"`` where the model's outputs are passed on as they are.
         input_spec: size and pixel range of the images; None where the input is not an image.
         notes: what was left out and why, one sentence each.
+        audio: rate and length of the recordings; None where the input is none.
     """
 
     functions: Mapping[str, tf.types.experimental.ConcreteFunction]
@@ -46,6 +48,7 @@ class Serving:
     task: str
     input_spec: InputSpec | None
     notes: tuple[str, ...] = ()
+    audio: AudioSpec | None = None
 
     @property
     def takes_texts(self) -> bool:
@@ -57,7 +60,7 @@ class Serving:
         return answer_texts(self.functions[ARRAY_SIGNATURE], texts)
 
     def predict_bytes(self, encoded: Sequence[bytes]) -> dict[str, np.ndarray]:
-        """Answers for encoded images as the exported model would; only where there is a ``decode``."""
+        """Answers for encoded images or recordings as the exported model would; only where there is a ``decode``."""
         return answer_bytes(self.functions[BYTES_SIGNATURE], encoded)
 
 
@@ -96,7 +99,11 @@ def serving_functions(
 
     functions = {ARRAY_SIGNATURE: _trace(lambda **values: answer(values), inputs)}
     spec, prepare, note = _image_contract(model, inputs, input_spec)
-    decode = None
+    decode, audio = None, None
+    if (listens := log_mel_of(model)) is not None:
+        audio, [name] = listens.audio, inputs
+        functions[BYTES_SIGNATURE] = _trace(_audio_function(answer, name, audio), _AUDIO_INPUT)
+        decode, note = (lambda encoded: decode_wav(tf.constant(encoded), audio).numpy()), ""
     if prepare is not None:
         functions[BYTES_SIGNATURE] = _trace(_bytes_function(answer, next(iter(inputs)), spec, prepare), _BYTES_INPUT)
         decode = lambda encoded: prepare(decode_image(tf.constant(encoded), spec)).numpy()  # noqa: E731
@@ -105,7 +112,7 @@ def serving_functions(
     if all(tensor.dtype == tf.string and tensor.shape.rank == 1 for tensor in inputs.values()):
         note = ""  # it takes texts: nobody expects image files
     notes = tuple(text for text in (note, note_on(ops_of(functions))) if text)
-    return Serving(functions, reference, decode, names, task, spec, notes)
+    return Serving(functions, reference, decode, names, task, spec, notes, audio)
 
 
 def _rows(values: Mapping[str, np.ndarray]) -> int:
@@ -121,6 +128,19 @@ def _bytes_function(answer: Callable, input_name: str, spec: InputSpec, prepare:
     def serve_bytes(**values: tf.Tensor) -> dict[str, tf.Tensor]:
         images = tf.map_fn(lambda one: decode_image(one, spec), values["image_bytes"], fn_output_signature=pixels)
         return answer({input_name: prepare(images)})
+
+    return serve_bytes
+
+
+_AUDIO_INPUT = {"audio_bytes": tf.TensorSpec([None], tf.string, name="audio_bytes")}
+
+
+def _audio_function(answer: Callable, input_name: str, spec: AudioSpec) -> Callable:
+    clip = tf.TensorSpec([spec.samples], tf.float32)
+
+    def serve_bytes(**values: tf.Tensor) -> dict[str, tf.Tensor]:
+        waves = tf.map_fn(lambda one: decode_wav(one, spec), values["audio_bytes"], fn_output_signature=clip)
+        return answer({input_name: waves})
 
     return serve_bytes
 

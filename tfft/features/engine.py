@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from tfft.backbones.tokenizing import Tokenize
 from tfft.data.images import Preprocess
+from tfft.data.sounds import LogMel
 from tfft.errors import BackboneError, PlanError, did_you_mean, missing_package
 from tfft.features import litert
 from tfft.features.graph import Step, ancestors, divide, flat_inputs, flatten, steps_of
@@ -74,7 +75,7 @@ def stage(prefix: keras.Model) -> Staged:
     """
     flat = flatten(prefix)
     steps = steps_of(flat)
-    raw = [s for s in steps if isinstance(s.operation, (Preprocess, Tokenize))]
+    raw = [s for s in steps if isinstance(s.operation, (Preprocess, Tokenize, LogMel))]
 
     def takes(value: Any) -> list[Any]:
         return flat_inputs(flat, value)

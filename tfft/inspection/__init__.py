@@ -12,5 +12,15 @@ import keras  # noqa: E402, F401  before tfft.backbones: tfft registers its laye
 from tfft.inspection.checking import check, check_splits  # noqa: E402
 from tfft.inspection.findings import DataReport, Finding, Item  # noqa: E402
 from tfft.inspection.label_noise import LabelCandidate, label_candidates  # noqa: E402
+from tfft.inspection.sounds import check_recordings  # noqa: E402
 
-__all__ = ["DataReport", "Finding", "Item", "LabelCandidate", "check", "check_splits", "label_candidates"]
+__all__ = [
+    "DataReport",
+    "Finding",
+    "Item",
+    "LabelCandidate",
+    "check",
+    "check_recordings",
+    "check_splits",
+    "label_candidates",
+]

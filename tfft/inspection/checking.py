@@ -16,6 +16,7 @@ from tfft.backbones.cache import cache_dir
 from tfft.data import Examples, FileFacts, Skipped, Splits, find_copies, load_image_table
 from tfft.data.fact_store import facts_of
 from tfft.data.folders import class_folders, existing, files_of, split_folders
+from tfft.data.recordings import holds_recordings, load_recordings
 from tfft.errors import DataError
 from tfft.features import extract
 from tfft.inspection.classes import class_findings
@@ -24,6 +25,7 @@ from tfft.inspection.files import file_findings
 from tfft.inspection.findings import DataReport, Finding, Item, in_order
 from tfft.inspection.label_noise import label_candidates
 from tfft.inspection.repeats import copy_findings
+from tfft.inspection.sounds import check_recordings
 from tfft.inspection.texts import text_findings
 
 _TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
@@ -78,6 +80,8 @@ def check(
         counts, findings = text_findings(data, columns, seed)
         name = os.fspath(data) if isinstance(data, (str, os.PathLike)) else "texts given in memory"
         return DataReport(name, counts, in_order(findings), (), time.perf_counter() - start)
+    if os.path.isdir(data) and holds_recordings(data):
+        return _recordings(data, seed, progress, start)
     survey = _surveyed(Path(data), place, progress)
     notes: list[str] = []
     findings = list(_findings(survey, notes))
@@ -121,11 +125,23 @@ def _image_table(
     try:
         splits = load_image_table(data, **columns, seed=seed, store=store, progress=progress)
     except DataError as error:
-        first, *lines = str(error).splitlines()
-        items = tuple(Item(line.strip(" -")) for line in lines if line.strip())
-        findings = (Finding("unreadable", "fault", first.rstrip(".:"), "see the message", items),)
-        return DataReport(name, {}, findings, (), time.perf_counter() - start)
+        return DataReport(name, {}, (_stopped(error),), (), time.perf_counter() - start)
     return dataclasses.replace(check_splits(splits, name), seconds=time.perf_counter() - start)
+
+
+def _recordings(data: Any, seed: int, progress: Callable[[int, int], None] | None, start: float) -> DataReport:
+    try:
+        splits = load_recordings(data, seed=seed, progress=progress)
+    except DataError as error:
+        return DataReport(os.fspath(data), {}, (_stopped(error),), (), time.perf_counter() - start)
+    return dataclasses.replace(check_recordings(splits), data=os.fspath(data), seconds=time.perf_counter() - start)
+
+
+def _stopped(error: DataError) -> Finding:
+    """What stops a training, as a finding."""
+    first, *lines = str(error).splitlines()
+    items = tuple(Item(line.strip(" -")) for line in lines if line.strip())
+    return Finding("unreadable", "fault", first.rstrip(".:"), "see the message", items)
 
 
 # Class names, usable examples, and what was left out, by part.

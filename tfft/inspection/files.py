@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tfft.data import FileFacts, Skipped
 from tfft.data import facts as known
+from tfft.data.checking import FOREIGN_SUFFIXES, SUFFIXES
 from tfft.data.folders import is_stray
 from tfft.inspection.findings import Finding, Item, Level
 
@@ -47,7 +48,7 @@ def file_findings(facts: Sequence[FileFacts], labels: Sequence[str], skipped: Se
         labels: the class of each.
         skipped: what cannot be used.
     """
-    yield from _unusable(skipped)
+    yield from unusable(skipped)
     for oddity, (level, message, remedy) in _ODDITIES.items():
         odd = [one for one in facts if oddity in one.oddities]
         if not odd or (oddity in (known.GREY, known.PALETTE) and len(odd) > _FEW * len(facts)):
@@ -70,17 +71,20 @@ def _item(one: FileFacts, oddity: str) -> Item:
     return Item(one.path, f"is a {one.kind}" if oddity == known.MISNAMED else "")
 
 
-def _unusable(skipped: Sequence[Skipped]) -> Iterator[Finding]:
+def unusable(
+    skipped: Sequence[Skipped], what: str = "images", suffixes: tuple[str, ...] = SUFFIXES + FOREIGN_SUFFIXES
+) -> Iterator[Finding]:
+    """Yields what is to be said of files that are not used; ``what`` names those that are, by how they end."""
     bad, stray = [], []
     for item in skipped:  # rows of a table have no file of their own
-        (stray if is_stray(item) else bad).append(Item(item.path, item.reason))
+        (stray if is_stray(item, suffixes) else bad).append(Item(item.path, item.reason))
     if bad:
         message = f"{len(bad)} files or folders cannot be used"
         remedy = "repair, replace or remove them; training goes on without them"
         yield Finding("unusable", "fault", message, remedy, tuple(bad))
     if stray:
         yield Finding(
-            "stray", "note", f"{len(stray)} files are no images by their names", "they are left alone", tuple(stray)
+            "stray", "note", f"{len(stray)} files are no {what} by their names", "they are left alone", tuple(stray)
         )
 
 

@@ -89,6 +89,8 @@ class Wishes:
     preprocessor: str | None = None
     group: str | int | None = None
     image: str | int | None = None
+    sample_rate: int | None = None
+    seconds: float | None = None
 
     def check(self) -> None:
         """Raises one :class:`PlanError` with everything that is out of range."""

@@ -74,6 +74,8 @@ def finetune(
     validation: float | str = 0.2,
     group: str | int | None = None,
     image: str | int | None = None,
+    sample_rate: int | None = None,
+    seconds: float | None = None,
     dropout: float = 0.2,
     l2: float | Literal["auto"] = "auto",
     label_smoothing: float = 0.0,
@@ -139,6 +141,8 @@ def finetune(
             regular expression on the paths of image files, with the telling part in parentheses; for a table its
             column.
         image: column of a table that holds the paths of image files, absolute or beside the table.
+        sample_rate: that recordings are brought to; the commonest among them by default.
+        seconds: of each recording that are heard; by default what 95 % of them fit into, at most 10.
         dropout: share of features dropped before the head.
         l2: weight decay of the head's kernel; ``"auto"`` is what cross-validation finds when the head is
             solved, else 0.

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tfft.data import Skipped, TextExamples
 from tfft.inspection import DataReport
-from tfft.specs import InputSpec, Plan
+from tfft.specs import AudioSpec, InputSpec, Plan
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -35,6 +35,7 @@ class Gathered:
         task: name of the head that the labels are for.
         texts: the training examples where they are texts, else None.
         lengths: of the training texts, that batches of similar length are made by; None for what has one size.
+        audio: how the examples are listened to; None where they are no sounds.
         report: what is worth knowing of the data, to be printed.
         probe: image files to check an export with; empty: take them from the validation dataset.
         name: what is written into the plan.
@@ -63,6 +64,7 @@ class Gathered:
     texts: TextExamples | None = None
     lengths: np.ndarray | None = None
     report: str = ""
+    audio: AudioSpec | None = None
     checked: DataReport | None = None
     items: Mapping[str, Sequence[str]] | None = None
     unleaked: Callable[[InputSpec | None, int], tf.data.Dataset] | None = None

@@ -16,9 +16,10 @@ import tensorflow as tf
 from tfft.backbones.cache import cache_dir
 from tfft.data import Examples, Splits, from_arrays, load, load_image_table, to_dataset
 from tfft.data.headers import read_header
-from tfft.data.pipeline import check_pixels, checked_arrays
+from tfft.data.pipeline import assemble, check_pixels, checked_arrays
+from tfft.data.recordings import holds_recordings, load_recordings
 from tfft.errors import DataError, listed
-from tfft.inspection import check_splits
+from tfft.inspection import check_recordings, check_splits
 from tfft.plans import Wishes
 from tfft.recipes.gathered import Gathered, by_class, classes
 from tfft.recipes.texts import gather_tagged, gather_texts, is_text_data
@@ -63,7 +64,7 @@ def gather(data: Any, wishes: Wishes) -> Gathered:
         )
     validation, seed = wishes.validation, wishes.seed
     if isinstance(data, (str, os.PathLike)):
-        return _folder(data, wishes)
+        return (_recordings if os.path.isdir(data) and holds_recordings(data) else _folder)(data, wishes)
     if isinstance(data, (tuple, list)) and len(data) == 3 and isinstance(data[0], tf.data.Dataset):
         return _ready(*data)
     if isinstance(data, (tuple, list)) and len(data) == 2 and not isinstance(data[0], (str, tf.data.Dataset)):
@@ -90,6 +91,47 @@ def _image_table(source: Any, wishes: Wishes) -> Gathered:
         source, **named, **settings, task=wishes.task, separator=wishes.separator, store=cache_dir() / "files.sqlite"
     )
     return _files(splits, os.fspath(source) if isinstance(source, (str, os.PathLike)) else "a table in memory")
+
+
+def _recordings(folder: str | os.PathLike[str], wishes: Wishes) -> Gathered:
+    splits = load_recordings(
+        folder, sample_rate=wishes.sample_rate, seconds=wishes.seconds, validation=wishes.validation, seed=wishes.seed,
+        group=wishes.group, strict=wishes.strict,
+    )  # fmt: skip
+    report = check_recordings(splits)
+    pairs = tuple(zip(splits.waves, (splits.train.labels, splits.validation.labels), strict=True))
+    names, spec = splits.train.class_names, splits.spec
+
+    def batches(part: int, batch_size: int, **settings: Any) -> tf.data.Dataset:
+        waves, labels = pairs[part]
+        with tf.device("CPU:0"):
+            held = tf.constant(waves)
+        return assemble(lambda rows: tf.gather(held, rows % len(labels)), labels, batch_size, **settings)
+
+    def training(_: InputSpec | None, plan: Plan, epoch: tf.Variable) -> tf.data.Dataset:
+        return batches(0, plan.batch_size, shuffle=True, seed=plan.seed, epoch=epoch, sampling=plan.sampling)
+
+    heard = f"recordings: {spec.sample_rate} samples a second, {spec.seconds:g} s of each are heard"
+    findings = [str(finding) for finding in report.findings if finding.level != "note"]
+    return Gathered(
+        class_names=names,
+        examples=len(splits.train),
+        held_out=len(splits.validation),
+        **by_class(names, splits.train.labels, splits.validation.labels),
+        origin=splits.split_from,
+        skipped=splits.skipped,
+        image_side=None,
+        training=training,
+        validation=lambda _, batch_size: batches(1, batch_size, shuffle=False, seed=0, epoch=None),
+        ordered=lambda _: pairs,
+        probe=tuple(path for path in splits.validation.paths if path.lower().endswith(".wav"))[:4],
+        name=os.fspath(folder),
+        fingerprint=lambda: _fingerprint(splits.train, splits.validation),
+        audio=spec,
+        report="\n".join([heard, *findings]),
+        checked=report,
+        items=splits.items,
+    )
 
 
 def _files(splits: Splits, name: str) -> Gathered:

@@ -180,6 +180,8 @@ def build_model(backbone: Backbone, data: Gathered, plan: Plan) -> keras.Model:
         make = getattr(heads, plan.task)  # classification, multilabel or tokens
         head = make(data.class_names, **layers, label_smoothing=plan.label_smoothing, loss=plan.loss)
     size = None if backbone.input_spec is None else plan.image_size
+    if data.audio is not None:
+        return build(backbone, head, image_size=size, audio=data.audio)
     return build(backbone, head, image_size=size, pair=data.texts is not None and data.texts.pairs is not None)
 
 

@@ -43,6 +43,8 @@ def sample_batch(specs: Sequence[tf.TensorSpec]) -> list[tf.Tensor]:
 
 def _unknown(spec: tf.TensorSpec, axis: int) -> int:
     rank = spec.shape.rank
+    if rank == 2 and axis == 1 and spec.dtype.is_floating:
+        return _SAMPLES  # features have a known width; what is open is time
     if axis == 0:
         return _SAMPLES if rank == 1 and spec.dtype.is_floating else 2
     return _SIDE if rank == 4 or (rank == 5 and axis > 1) else _LENGTH

@@ -1,0 +1,140 @@
+"""From sound waves to what an image backbone expects: :class:`LogMel`, and :func:`decode_wav` for encoded files.
+
+Both are TensorFlow ops only, so training, prediction and the exported model hear the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfft.data.images import check_spec, resize_pixels, scale_pixels
+from tfft.errors import PlanError, raise_problems
+from tfft.specs import AudioSpec, InputSpec
+
+_QUIETEST = 1e-10  # of the power; below it there is only rounding
+
+
+@keras.saving.register_keras_serializable(package="tfft")
+class LogMel(keras.layers.Layer):
+    """Sound waves in, pictures of their spectrum out: time from left to right, low sounds at the bottom.
+
+    The power of short Hann windows is summed in bands that are equally wide on the mel scale (Stevens, Volkmann and
+    Newman, 1937; here in the form of HTK), put on the scale of decibels below the loudest place of the clip, and drawn
+    in grey. So loudness as a whole makes no difference. It has no variables and computes in float32.
+
+    Args:
+        audio: how a wave is looked at, or its ``to_dict()``.
+        image: what the backbone expects of a picture, or its ``to_dict()``; ``resize`` is of no effect, the whole
+            picture is stretched to the size.
+        **kwargs: as for any Keras layer.
+
+    Call arguments:
+        inputs: float32 [B, samples] in -1 to 1 at ``audio.sample_rate``, of any length: longer clips are cut off,
+            shorter ones followed by silence.
+
+    Output shape:
+        [B, image.height, image.width, image.channels].
+
+    Example:
+        >>> LogMel(AudioSpec(16000, 1.0), InputSpec(224, 224))(waves).shape
+        TensorShape([8, 224, 224, 3])
+    """
+
+    def __init__(
+        self, audio: AudioSpec | Mapping[str, Any], image: InputSpec | Mapping[str, Any], **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.audio = AudioSpec.from_dict(audio) if isinstance(audio, Mapping) else audio
+        self.image = InputSpec.from_dict(image) if isinstance(image, Mapping) else image
+        check_spec(self.image)
+        check_audio(self.audio)
+        self.supports_jit = False  # the Fourier transform is not there on every device
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Returns pictures, scaled as the backbone expects them."""
+        spectrum = log_mel(tf.cast(inputs, tf.float32), self.audio)
+        pixels = tf.reverse(tf.transpose(spectrum, [0, 2, 1]), axis=[1])[..., None] * 255.0
+        pixels = tf.repeat(pixels, self.image.channels, axis=-1)
+        whole = InputSpec.from_dict({**self.image.to_dict(), "resize": "stretch"})
+        return scale_pixels(resize_pixels(pixels, whole), self.image)
+
+    def compute_output_spec(self, inputs: Any) -> keras.KerasTensor:
+        """Returns shape and type."""
+        shape = (inputs.shape[0], *self.image.image_size, self.image.channels)
+        return keras.KerasTensor(shape, "float32")
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor as plain values."""
+        return {**super().get_config(), "audio": self.audio.to_dict(), "image": self.image.to_dict()}
+
+
+def log_mel(waves: tf.Tensor, spec: AudioSpec) -> tf.Tensor:
+    """Returns the loudness in each band at each time, 0 to 1, float32 [B, frames, bands].
+
+    Args:
+        waves: float32 [B, samples].
+        spec: how they are looked at.
+    """
+    fitted = waves[:, : spec.samples]
+    fitted = tf.pad(fitted, [[0, 0], [0, spec.samples - tf.shape(fitted)[1]]])
+    fitted = tf.ensure_shape(fitted, [None, spec.samples])
+    window, step = round(spec.window * spec.sample_rate), round(spec.step * spec.sample_rate)
+    power = tf.abs(tf.signal.stft(fitted, window, step, pad_end=False)) ** 2
+    bins = power.shape[-1]
+    to_mel = tf.signal.linear_to_mel_weight_matrix(
+        spec.bands, bins, spec.sample_rate, spec.lowest, spec.highest or spec.sample_rate / 2
+    )
+    decibels = tf.math.log(tf.maximum(tf.matmul(power, to_mel), _QUIETEST)) * (10.0 / tf.math.log(10.0))
+    below = decibels - tf.reduce_max(decibels, axis=[1, 2], keepdims=True)
+    return tf.maximum(below / spec.range + 1.0, 0.0)
+
+
+def decode_wav(encoded: tf.Tensor, spec: AudioSpec) -> tf.Tensor:
+    """Turns a WAV file of 16 bits into a wave as :class:`LogMel` takes it.
+
+    Args:
+        encoded: tf.string scalar, the bytes of the file.
+        spec: the rate that it must have, and the length.
+
+    Returns:
+        float32 [spec.samples], the mean of all channels.
+
+    Raises:
+        tf.errors.InvalidArgumentError: when it is no such file, or has another rate.
+    """
+    wave, rate = tf.audio.decode_wav(encoded)
+    said = f"The recording must have {spec.sample_rate} samples a second; resample it. It has:"
+    same = tf.debugging.Assert(tf.equal(rate, spec.sample_rate), [said, rate])
+    with tf.control_dependencies([] if same is None else [same]):
+        mono = tf.reduce_mean(wave, axis=1)[: spec.samples]
+    return tf.ensure_shape(tf.pad(mono, [[0, spec.samples - tf.shape(mono)[0]]]), [spec.samples])
+
+
+def log_mel_of(model: keras.Model) -> LogMel | None:
+    """Returns the layer that listens in a model, or None where it has none."""
+    return next((layer for layer in model.layers if isinstance(layer, LogMel)), None)
+
+
+def check_audio(spec: AudioSpec) -> None:
+    """Raises PlanError with everything in a spec that no recording can have, or returns."""
+    problems = []
+    if spec.sample_rate < 1000:
+        problems.append(f"sample_rate is in samples a second, at least 1000, got {spec.sample_rate!r}")
+    if not 0 < spec.step <= spec.window <= spec.seconds:
+        problems.append(
+            "step, window and seconds are in seconds, each at most the next, "
+            f"got {spec.step!r}, {spec.window!r} and {spec.seconds!r}"
+        )
+    high = spec.highest or spec.sample_rate / 2
+    if not 0 <= spec.lowest < high <= spec.sample_rate / 2:
+        problems.append(
+            f"lowest and highest are in Hz, up to half of the sample rate ({spec.sample_rate / 2:g}), got "
+            f"{spec.lowest!r} and {spec.highest!r}"
+        )
+    if spec.bands < 8 or spec.range <= 0:
+        problems.append(f"bands must be 8 or more and range over 0, got {spec.bands!r} and {spec.range!r}")
+    raise_problems(PlanError, "The audio settings cannot be used", problems)
