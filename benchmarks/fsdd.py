@@ -22,8 +22,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("--backbone", default=common.BACKBONE)
-    parser.add_argument("--unfreeze", type=int, default=4, help="last blocks")
-    parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--image-size", type=int, nargs=2, default=[96, 96])
     parser.add_argument("--speakers", type=int, default=6, help="how many are held out, one after the other")
     parser.add_argument("--seed", type=int, default=0)
@@ -43,8 +41,8 @@ def main() -> None:
                 (place / file.name).symlink_to(file.resolve())
             start = time.perf_counter()
             run = tfft.finetune(
-                options.backbone, name, unfreeze=options.unfreeze, epochs=options.epochs, seed=options.seed,
-                image_size=tuple(options.image_size), cache="memory", export_to=False, verbose=False,
+                options.backbone, name, seed=options.seed, image_size=tuple(options.image_size), cache="memory",
+                export_to=False, verbose=False,
             )  # fmt: skip
             seconds = time.perf_counter() - start
         pair = run.frozen.accuracy, run.final.accuracy
