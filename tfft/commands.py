@@ -85,8 +85,14 @@ def inspect(options: argparse.Namespace, print_result: PrintResult) -> int:
         trust=bool(options.trust),
     )
     table, spec = describe(backbone.model), backbone.input_spec
-    values = {"name": backbone.name, "origin": backbone.origin, "input": spec and spec.to_dict()}
+    values = {
+        "name": backbone.name,
+        "origin": backbone.origin,
+        "digest": backbone.digest,
+        "input": spec and spec.to_dict(),
+    }
     lines = [str(table), _input_sentence(spec), *backbone.notes]
+    lines += [f"Digest: sha256:{backbone.digest}"] if backbone.digest else []
     print_result({**values, "notes": backbone.notes, **table.to_dict()}, "\n".join(lines))
     return SUCCESS
 

@@ -82,6 +82,7 @@ class Run:
         scores = {"frozen": self.frozen, "final": self.final}
         return {
             "backbone": self.plan.backbone,
+            "backbone_digest": self.plan.backbone_digest,
             "scores": {
                 name: {s.metric: s.value, "interval": s.interval, "examples": s.examples} for name, s in scores.items()
             },
