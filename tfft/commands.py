@@ -175,14 +175,13 @@ def _answering(path: pathlib.Path) -> tuple[Callable, Sequence[str], bool]:
             served.class_names,
             served.takes_texts,
         )
-    import keras
-
+    from tfft.backbones.kerasfiles import load_keras_file
     from tfft.exporting import serving_functions
 
     if path.is_file() and path.suffix != ".keras":
         raise DataError(f"{path} is not a model. Expected a run folder, an exported model or a .keras file.")
     file = path if path.is_file() else path / "model.keras"
-    serving = serving_functions(keras.saving.load_model(file, compile=False))
+    serving = serving_functions(load_keras_file(file))
     if serving.takes_texts:
         return serving.predict_texts, serving.class_names, True
     if serving.decode is None:

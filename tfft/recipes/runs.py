@@ -20,6 +20,7 @@ import keras
 import yaml
 
 from tfft import heads
+from tfft.backbones.kerasfiles import load_keras_file
 from tfft.data import Skipped
 from tfft.errors import PlanError, TfftError, listed
 from tfft.evaluation import Scores
@@ -206,7 +207,7 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
         frozen, final = Scores.from_dict(metrics["frozen"]), Scores.from_dict(metrics["final"])
     except (ValueError, KeyError, TypeError) as error:
         raise TfftError(f"A file in {folder} is damaged or was changed ({METRICS} or {HISTORY}): {error}") from error
-    model = keras.saving.load_model(folder / MODEL)
+    model = load_keras_file(folder / MODEL, compile=True)
     skipped = []
     if (folder / SKIPPED).is_file():
         with open(folder / SKIPPED, encoding="utf-8", newline="") as file:
