@@ -189,6 +189,16 @@ def _archive(folder: pathlib.Path) -> pathlib.Path:
     return path
 
 
+def _change_tar(data: bytes, draw: random.Random) -> bytes:
+    """Changes headers and contents, and makes the checksums of the headers right again."""
+    changed = bytearray(mutate(data, draw))
+    for start in range(0, len(changed) - 511, 512):
+        if changed[start + 257 : start + 262] == b"ustar":
+            changed[start + 148 : start + 156] = b" " * 8
+            changed[start + 148 : start + 156] = b"%06o\0 " % sum(changed[start : start + 512])
+    return bytes(changed)
+
+
 def _packed(folder: pathlib.Path) -> pathlib.Path:
     import gzip
 
@@ -354,7 +364,7 @@ READERS = {
     "graph of tf1": Reader(_savedmodel("slim_tf1"), _open, _change_graph),
     "scan": Reader(_savedmodel("lookup"), _scan),
     "index": Reader(_index, _open),
-    "tar": Reader(_archive, _unpack),
+    "tar": Reader(_archive, _unpack, _change_tar),
     "tar.gz": Reader(_packed, _unpack),
     "pth": Reader(lambda folder: _pth(folder, False), _read_pth),
     "pth entries": Reader(lambda folder: _pth(folder, False), _read_pth, _change_inside),

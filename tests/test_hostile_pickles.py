@@ -162,9 +162,7 @@ def test_deflate_bombs(tmp_path, entry):
             bomb = key == entry
             how = zipfile.ZIP_DEFLATED if bomb else zipfile.ZIP_STORED
             archive.writestr(f"w/{key}", bytes(2**26) if bomb else content, how)
-    with pytest.raises(
-        SavedModelError, match=f"its w/{entry} is compressed, which torch.save never does|its storages overlap"
-    ):
+    with pytest.raises(SavedModelError, match=f"its w/{entry} is compressed|its storages overlap"):
         read_pth(path)
 
 
