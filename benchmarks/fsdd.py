@@ -1,8 +1,8 @@
 """Spoken digits, split by speaker: an image backbone on pictures of the sound, frozen and fine-tuned.
 
 ``python benchmarks/fsdd.py FOLDER``: the Free Spoken Digit Dataset, files called ``digit_speaker_number.wav``. Each
-speaker is held out once, so no voice is learned from and measured; the epoch is chosen on the held-out voice, though, which
-makes the second number too good.
+speaker is held out once, so no voice is learned from and measured. The epoch is chosen on the held-out voice, though,
+which makes the second number too good.
 """
 
 from __future__ import annotations
