@@ -209,7 +209,10 @@ def _inspect_arguments(add: argparse.ArgumentParser) -> None:
 def _predict_arguments(add: argparse.ArgumentParser) -> None:
     add.add_argument("model", metavar="RUN_OR_EXPORT", help="run folder, exported model or .keras file")
     add.add_argument(
-        "files", nargs="*", metavar="FILE", help="image files; for texts .txt files, a text in each line, or -"
+        "files",
+        nargs="*",
+        metavar="FILE",
+        help="images or recordings; for texts .txt files, a text in each line, or -",
     )
     add.add_argument("--text", action="append", metavar="TEXT", help="a text; may be given several times")
     add.add_argument("--top", type=_whole, default=3, metavar="K", help="classes to list for each file (3)")

@@ -23,6 +23,7 @@ from tfft.plans import NamedPlan, Wishes, named, show, wishes_of
 from tfft.recipes.costing import cost
 from tfft.recipes.gathered import Gathered
 from tfft.recipes.gathering import gather
+from tfft.recipes.listening import heard_by
 from tfft.recipes.preparing import (
     build_model,
     data_line,
@@ -215,6 +216,7 @@ def finetune(
         tf.config.experimental.enable_op_determinism()
     opened = open_backbone(backbone, wishes)
     check_takes_texts(opened, gathered)
+    gathered, wishes = heard_by(opened, gathered, data, wishes, say)
     for note in opened.notes:
         say(f"backbone: {note}")
     if cut := truncation_note(opened, gathered):

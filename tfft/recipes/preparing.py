@@ -19,6 +19,7 @@ from tfft.models import build
 from tfft.plans import Facts, NamedPlan, Wishes, recommend
 from tfft.recipes.gathered import Gathered
 from tfft.recipes.gathering import gather
+from tfft.recipes.listening import heard_by
 from tfft.recipes.probing import fit_of
 from tfft.recipes.sizing import fitting_batch_size
 from tfft.recipes.texts import check_takes_texts
@@ -64,6 +65,7 @@ def recommend_plan(
     gathered = gather(data, wanted)
     opened = open_backbone(backbone, wanted)
     check_takes_texts(opened, gathered)
+    gathered, wanted = heard_by(opened, gathered, data, wanted, lambda _: None)
     return plan_for(opened, gathered, wanted, cache, plan)
 
 
