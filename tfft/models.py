@@ -195,7 +195,7 @@ def _batched(nested: keras.Model) -> tuple[keras.KerasTensor, keras.KerasTensor]
     """Returns an input [batch, samples] for a network that takes [samples] or [batch, samples, 1], and the features."""
     [takes] = keras.tree.flatten(nested.input)
     length = takes.shape[0] if len(takes.shape) == 1 else takes.shape[1]
-    inputs = keras.Input((length,), dtype="float32", name=AUDIO_INPUT)
+    inputs = keras.Input((length,), dtype="float32", name="waves")
     if len(takes.shape) == 1:
         return inputs, EachWave(nested, name="each_wave")(inputs)
     waves = keras.layers.Reshape((length or -1, 1))(inputs)
