@@ -6,6 +6,7 @@ import pathlib
 import numpy as np
 import pytest
 from faulty_data import CLASSES, EACH, PICTURES, SPLIT, TABLES, clean_pictures, clean_rows, encoded, picture, write_rows
+from test_recipes import backbone
 
 import tfft
 from tfft import cli
@@ -147,7 +148,7 @@ def test_training_goes_on_and_tells_what_it_left_out(tmp_path):
         data = (root / "train" / "bee" / f"{i:02d}.jpg").read_bytes()
         (root / "val" / "bee" / f"copy{i}.jpg").write_bytes(data)
     run = tfft.finetune(
-        "keras:MobileNetV2:random", root, plan="linear_probe", out=tmp_path / "run", export_to=False, image_size=32,
+        backbone(), root, plan="linear_probe", out=tmp_path / "run", export_to=False,
         cache="memory", verbose=False,
     )  # fmt: skip
     assert [pathlib.Path(item.path).name for item in run.skipped] == ["x.jpg"]

@@ -59,7 +59,7 @@ def place(tmp_path_factory):
         for i in range(16):
             seconds = 0.35 + 0.01 * i
             samples = tone(frequency * (1 + 0.02 * (i % 5)), seconds, seed=i)
-            write(root / name / f"{i}_speaker{i % 4}.wav", samples)
+            write(root / name / f"{i}_speaker{i % 4}.wav", samples, width=3 if i == 5 else 2)
     return root
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from faulty_data import CLASSES, EACH, clean_pictures, encoded, picture
+from test_recipes import backbone
 
 import tfft
 from tfft.data import folds, groups_by, hold_out, load, read_split, write_split
@@ -102,21 +103,21 @@ def test_copies_stay_on_one_side(tmp_path):
 
 def test_a_run_writes_its_split_and_another_takes_it(tmp_path):
     root = clean_pictures(tmp_path / "photos")
-    common = {"plan": "linear_probe", "export_to": False, "image_size": 32, "cache": "memory", "verbose": False}
-    first = tfft.finetune("keras:MobileNetV2:random", root, seed=3, out=tmp_path / "one", **common)
+    common = {"plan": "linear_probe", "export_to": False, "cache": "memory", "verbose": False}
+    first = tfft.finetune(backbone(), root, seed=3, out=tmp_path / "one", **common)
     (root / "bee" / "new.jpg").write_bytes(encoded(picture(5000)))
     with pytest.raises(DataError, match="does not say where 1 of 37 examples belong: bee/new.jpg"):
         load(root, validation=tmp_path / "one" / "split.csv")
     (root / "bee" / "new.jpg").unlink()
     split = str(tmp_path / "one" / "split.csv")
-    second = tfft.finetune("keras:MobileNetV2:random", root, validation=split, out=tmp_path / "two", **common)
+    second = tfft.finetune(backbone(), root, validation=split, out=tmp_path / "two", **common)
     assert second.items == first.items
     assert second.plan.validation == split
-    group = tfft.finetune("keras:MobileNetV2:random", root, group=r"(\d)\.jpg", **common)
+    group = tfft.finetune(backbone(), root, group=r"(\d)\.jpg", **common)
     ends = [{name[-5] for name in names} for names in group.items.values()]
     assert not ends[0] & ends[1]
     with pytest.raises(DataError, match="is for folders of files"):
-        tfft.finetune("keras:MobileNetV2:random", (np.zeros((8, 32, 32, 3)), [0, 1] * 4), group="folder", verbose=False)
+        tfft.finetune(backbone(), (np.zeros((8, 32, 32, 3)), [0, 1] * 4), group="folder", verbose=False)
     assert CLASSES == first.class_names
 
 
@@ -133,11 +134,11 @@ def test_cross_validation_holds_each_example_out_once(tmp_path):
         assert {"bee/03.jpg", "bee/again.jpg"} <= set(held) or not {"bee/03.jpg", "bee/again.jpg"} & set(held)
         seen += held
     assert sorted(seen) == sorted(whole.items["train"] + whole.items["validation"])
-    common = {"plan": "linear_probe", "image_size": 32, "cache": "memory", "verbose": False}
-    found = tfft.cross_validate("keras:MobileNetV2:random", root, folds=3, out=tmp_path / "out", **common)
+    common = {"plan": "linear_probe", "cache": "memory", "verbose": False}
+    found = tfft.cross_validate(backbone(), root, folds=3, out=tmp_path / "out", **common)
     assert [row.seed for row in found.rows] == [1, 2, 3]
     assert sum(row.final.examples for row in found.rows) == len(seen)
     assert "over 3 folds" in str(found)
     assert (tmp_path / "out" / "fold-3" / "split.csv").is_file()
     with pytest.raises(PlanError, match="validation belong to a single run"):
-        tfft.cross_validate("keras:MobileNetV2:random", root, validation=0.3)
+        tfft.cross_validate(backbone(), root, validation=0.3)

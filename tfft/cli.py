@@ -96,7 +96,8 @@ def _demo_arguments(add: argparse.ArgumentParser) -> None:
 def _train_arguments(add: argparse.ArgumentParser) -> None:
     add.add_argument(
         "data", nargs="?", metavar="DATA",
-        help="folder with one folder per class, or with train/ and val/; or a table of texts: .csv, .tsv, .jsonl",
+        help="folder with one folder per class, of images or recordings, or with train/ and val/; or a table of texts "
+        "or of image files: .csv, .tsv, .jsonl",
     )  # fmt: skip
     add.add_argument("--backbone", metavar="HANDLE", help="what to start from: see `tfft list` (efficientnet-lite0)")
     add.add_argument("--out", required=True, metavar="RUN", help="new folder for the model and its records")

@@ -134,8 +134,14 @@ def inspect(options: argparse.Namespace, print_result: PrintResult) -> int:
         trust=bool(options.trust),
     )
     table, spec = describe(backbone.model), backbone.input_spec
-    values = {"name": backbone.name, "origin": backbone.origin, "input": spec and spec.to_dict()}
+    values = {
+        "name": backbone.name,
+        "origin": backbone.origin,
+        "digest": backbone.digest,
+        "input": spec and spec.to_dict(),
+    }
     lines = [str(table), _input_sentence(spec), *backbone.notes]
+    lines += [f"Digest: sha256:{backbone.digest}"] if backbone.digest else []
     print_result({**values, "notes": backbone.notes, **table.to_dict()}, "\n".join(lines))
     return SUCCESS
 
@@ -216,14 +222,13 @@ def _answering(path: pathlib.Path) -> Any:
         from tfft.exporting import open_export
 
         return open_export(path)
-    import keras
-
+    from tfft.backbones.kerasfiles import load_keras_file
     from tfft.exporting import serving_functions
 
     if path.is_file() and path.suffix != ".keras":
         raise DataError(f"{path} is not a model. Expected a run folder, an exported model or a .keras file.")
     file = path if path.is_file() else path / "model.keras"
-    serving = serving_functions(keras.saving.load_model(file, compile=False))
+    serving = serving_functions(load_keras_file(file))
     if not serving.takes_texts and serving.decode is None:
         raise DataError(f"The model in {path} cannot read image files. {' '.join(serving.notes)}")
     return serving

@@ -275,6 +275,8 @@ class Plan:
     Attributes:
         backbone: the handle, as given.
         data: folder of the examples.
+        backbone_digest: of the files that the backbone was opened from, see :func:`tfft.backbones.digest`; a run
+            that repeats the plan with the same handle needs the same. None where it has no files.
         name: of the plan, such as ``"lp_ft"``; see :mod:`tfft.plans`.
         task: name of the head: ``"classification"`` (the only one a folder of classes can mean), ``"multilabel"``,
             ``"regression"`` or ``"tokens"``.
@@ -316,6 +318,7 @@ class Plan:
 
     backbone: str
     data: str
+    backbone_digest: str | None = None
     name: str = ""
     task: str = "classification"
     text: str | int | tuple[str | int, ...] | None = None

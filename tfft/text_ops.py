@@ -14,17 +14,25 @@ import tensorflow as tf
 
 from tfft.errors import DependencyError, listed
 
-_TEXT_OPS = (  # how the names of those that only compute begin
-    "WordpieceTokenize", "Sentencepiece", "WhitespaceTokenize", "UnicodeScriptTokenize", "BertNormalize",
-    "CaseFold", "NormalizeUTF8", "RegexSplit", "SplitMerge", "FastWordpiece", "FastBert", "TFText>",
-    "ConstrainedSequence",
-)  # fmt: skip
+_TEXT_OPS = frozenset(  # by name, not by how a name begins: an operation that nobody knows is not one of them
+    """
+    BertNormalize CaseFoldUTF8 ConstrainedSequence FastBertNormalize FastWordpieceTokenizeWithOffsets FindSourceOffsets
+    MaxSpanningTree NormalizeUTF8 NormalizeUTF8WithOffsetsMap PhraseTokenize RegexSplitWithOffsets SentenceFragments
+    SentenceFragmentsV2 SentencepieceDetokenizeOp SentencepieceIdToStringOp SentencepieceOp SentencepieceStringToIdOp
+    SentencepieceTokenizeOp SentencepieceTokenizeWithOffsetsOp SentencepieceVocabSizeOp SplitMergeTokenizeWithOffsets
+    TFText>BoiseTagsToOffsets TFText>ByteSplitByOffsets TFText>ByteSplitWithOffsets TFText>FastSentencepieceDetokenize
+    TFText>FastSentencepieceTokenize TFText>FastWordpieceDetokenize TFText>FastWordpieceTokenizeWithOffsets
+    TFText>NgramsStringJoin TFText>OffsetsToBoiseTags TFText>PhraseDetokenize TFText>RoundRobinGenerateMasks
+    TFText>RoundRobinTrim TFText>Utf8Binarize TFText>WhitespaceTokenizeWithOffsetsV2 TokenizerFromLogits
+    UnicodeScriptTokenizeWithOffsets WhitespaceTokenizeWithOffsets WordpieceTokenizeWithOffsets
+    """.split()
+)
 _loaded: set[str] = set()
 
 
 def is_text_op(op: str) -> bool:
     """Tells whether an operation is one of tensorflow-text; all of them only compute."""
-    return op.startswith(_TEXT_OPS)
+    return op in _TEXT_OPS
 
 
 def ops_of(functions: Mapping[str, tf.types.experimental.ConcreteFunction]) -> set[str]:

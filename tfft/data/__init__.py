@@ -11,8 +11,9 @@ require_platform()
 
 from tfft.data.balancing import class_weights, weighted  # noqa: E402
 from tfft.data.copies import Copies, Copy, find_copies  # noqa: E402
+from tfft.data.examples import Examples, Skipped, Splits, fold_splits  # noqa: E402
 from tfft.data.facts import FileFacts, examine  # noqa: E402
-from tfft.data.folders import Examples, Skipped, Splits, fold_splits, list_images, load  # noqa: E402
+from tfft.data.folders import list_images, load  # noqa: E402
 from tfft.data.image_tables import load_image_table, read_image_table  # noqa: E402
 from tfft.data.images import Preprocess, decode_image, resize_pixels, scale_pixels  # noqa: E402
 from tfft.data.labels import check_labels  # noqa: E402

@@ -20,7 +20,9 @@ _CANDIDATES = 18  # of the 64 bits of the hash that may differ
 _GLANCE = 0.5  # correlation without shifting that a candidate needs; true copies have more
 _TOO_ALIKE = 0.8  # correlation that 1 of 100 unrelated pictures may have, where copies can still be told
 _SAMPLE = 2000
+_UNRELATED = 0.8  # share of the pairs that are no copies in any data set of use
 _BLOCK, _PAIRS = 512, 128
+_MOST = 60_000  # pictures; the comparison of all with all takes about a minute then, and grows with the square
 _FLATTEST = 4.0  # grey levels of deviation; what has less has no picture to compare
 
 
@@ -72,7 +74,7 @@ def find_copies(facts: Sequence[FileFacts], near: bool = True) -> Copies:
 
     Returns:
         :class:`Copies`. Near copies are not looked for where unrelated pictures are about as similar as copies are,
-        such as drawings of one digit.
+        such as drawings of one digit, nor among more than 60,000 pictures.
     """
     pairs = list(_same(facts))
     if not near:
@@ -81,6 +83,9 @@ def find_copies(facts: Sequence[FileFacts], near: bool = True) -> Copies:
     alone = [at for at, f in enumerate(facts) if at not in later and f.thumb is not None and f.thumb.std() > _FLATTEST]
     if len(alone) < 2:
         return Copies(tuple(pairs))
+    if len(alone) > _MOST:
+        note = f"near copies are not looked for among more than {_MOST:,} pictures, only equal files and pixels"
+        return Copies(tuple(pairs), note)
     thumbs = np.stack([facts[at].thumb for at in alone])
     usual = _usual_similarity(thumbs)
     if usual > _TOO_ALIKE:
@@ -157,13 +162,16 @@ def _same(facts: Sequence[FileFacts]) -> Iterator[Copy]:
 
 
 def _usual_similarity(thumbs: np.ndarray) -> float:
-    """What 99 of 100 pairs of pictures stay below."""
+    """What 99 of 100 pairs of pictures stay below, true copies left out; 1 where too many would be copies."""
     random = np.random.default_rng(0)
     left = random.integers(0, len(thumbs), _SAMPLE)
     right = (left + random.integers(1, len(thumbs), _SAMPLE)) % len(thumbs)
     if len(thumbs) < 40:  # few pairs, of which true copies would be a good part
         return 0.0
-    return float(np.quantile(similarity(thumbs, left, right), 0.99))
+    found = similarity(thumbs, left, right)
+    # Copies are far above other pairs. What is merely alike has all similarities up to that of copies, and beyond.
+    unrelated = found[found < SIMILAR]
+    return float(np.quantile(unrelated, 0.99)) if len(unrelated) > _UNRELATED * _SAMPLE else 1.0
 
 
 def _hashes(thumbs: np.ndarray) -> np.ndarray:

@@ -13,8 +13,8 @@ from typing import Any, Literal
 import numpy as np
 
 from tfft.data.copies import find_copies
+from tfft.data.examples import Examples, Skipped, Splits, divided
 from tfft.data.fact_store import facts_of
-from tfft.data.folders import Examples, Skipped, Splits, divided
 from tfft.data.splitting import hold_out, joined, read_split
 from tfft.data.table_labels import (
     class_problems,

@@ -13,8 +13,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfft.data.augmenting import augmentation, check_kind, view_of
+from tfft.data.examples import Examples
 from tfft.data.facts import why_unreadable
-from tfft.data.folders import Examples
 from tfft.data.images import check_spec, decode_image, decode_pixels, resize_pixels
 from tfft.data.ordering import classes_to_balance, rows
 from tfft.errors import DataError, PlanError, raise_problems

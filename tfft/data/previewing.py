@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfft.data.augmenting import augmentation
-from tfft.data.folders import Examples
+from tfft.data.examples import Examples
 from tfft.data.images import check_spec
 from tfft.data.pipeline import views_of
 from tfft.errors import DataError

@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from tfft.data.copies import Copies, Copy
-from tfft.data.folders import Examples, Skipped, class_folders, existing, files_of, split_folders
+from tfft.data.examples import Examples, Skipped
+from tfft.data.folders import class_folders, existing, files_of, split_folders
 from tfft.data.splitting import groups_by, hold_out, joined, key_of, read_split
 from tfft.errors import DataError, missing_package, raise_problems
 from tfft.specs import AudioSpec

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import tensorflow as tf
 
-from tfft.data.folders import Skipped
+from tfft.data.examples import Skipped
 from tfft.data.pipeline import assemble
 from tfft.data.splitting import hold_out, joined
 from tfft.data.table_labels import (

@@ -24,7 +24,7 @@ from tfft.features.graph import Step, flatten, steps_of
 
 FORMAT = 1  # of the entries; another number makes all of them be made again
 _TOKENIZING = ("keras-hub", "tensorflow-text")
-_TRAINING_ONLY = ("training", "regularizers", "selected", "batch_norm", "note", "trusted")  # of a SavedModel's block
+_TRAINING_ONLY = ("training", "regularizers", "selected", "batch_norm", "note", "trusted", "source_digest")
 
 
 class NoKey(Exception):

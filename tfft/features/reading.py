@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfft.data.examples import Examples
 from tfft.data.facts import why_unreadable
-from tfft.data.folders import Examples
 from tfft.data.pipeline import checked_arrays, to_dataset, views_of
 from tfft.data.waves import wave_views
 from tfft.errors import DataError, raise_problems

@@ -26,6 +26,7 @@ from tfft.recipes.gathering import gather
 from tfft.recipes.listening import heard_by
 from tfft.recipes.preparing import (
     build_model,
+    check_same_backbone,
     data_line,
     feature_source,
     is_cached,
@@ -221,8 +222,10 @@ def finetune(
         say(f"backbone: {note}")
     if cut := truncation_note(opened, gathered):
         say(cut)
+    if isinstance(given, Plan):
+        check_same_backbone(opened, given)
     plan = given if isinstance(given, Plan) else plan_for(opened, gathered, wishes, cache, given, verbose)
-    plan = dataclasses.replace(plan, versions=_versions())
+    plan = dataclasses.replace(plan, versions=_versions(), backbone_digest=opened.digest)
     for phase in plan.phases:
         select(opened, phase.unfreeze)  # a block that does not exist is an error before training
     say(show(plan))

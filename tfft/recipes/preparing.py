@@ -14,6 +14,7 @@ import keras
 from tfft import heads
 from tfft.backbones import load_backbone
 from tfft.backbones.base import Backbone
+from tfft.backbones.pins import pinned, split_pin
 from tfft.errors import PlanError, listed
 from tfft.models import build
 from tfft.plans import Facts, NamedPlan, Wishes, recommend
@@ -132,7 +133,9 @@ def plan_for(
         and first.phases[0].solve is True
     ):
         model, source = build_model(backbone, data, first), feature_source(data, spec_of(backbone, first), first, cache)
-        facts = dataclasses.replace(facts, fit=fit_of(model, data, source, seed=first.seed, verbose=verbose))
+        facts = dataclasses.replace(
+            facts, fit=fit_of(model, data, source, seed=first.seed, verbose=verbose, apart=data.audio is not None)
+        )
         first = recommend(facts, known, **names)
     if wishes.batch_size != "auto":
         return first
@@ -216,5 +219,21 @@ def data_line(data: Gathered) -> str:
 
 
 def _absolute(name: str) -> str:
-    """A local folder or file by its whole path, so that a plan can be repeated from anywhere."""
-    return os.path.abspath(name) if os.path.exists(name) else name
+    """A local folder or file by its whole path, so that a plan can be repeated from anywhere; its pin is kept."""
+    plain, pin = split_pin(name)
+    return pinned(os.path.abspath(plain), pin) if os.path.exists(plain) else name
+
+
+def check_same_backbone(backbone: Backbone, plan: Plan) -> None:
+    """Refuses to repeat a plan with a backbone of the same handle and another content.
+
+    Raises:
+        PlanError: with both digests.
+    """
+    differ = plan.backbone_digest and backbone.digest and backbone.digest != plan.backbone_digest
+    if differ and _absolute(backbone.origin) == plan.backbone:
+        raise PlanError(
+            f"The backbone {plan.backbone!r} is not what it was when the plan was made: its digest is "
+            f"{backbone.digest}, the plan says backbone_digest: {plan.backbone_digest}. Take the files of that time, "
+            "or set backbone_digest to null in the plan to train on the new ones."
+        )

@@ -20,6 +20,7 @@ import keras
 import yaml
 
 from tfft import heads
+from tfft.backbones.kerasfiles import load_keras_file
 from tfft.data import Skipped, write_split
 from tfft.errors import PlanError, TfftError, listed
 from tfft.evaluation import Scores
@@ -93,6 +94,7 @@ class Run:
         scores = {"frozen": self.frozen, "final": self.final}
         return {
             "backbone": self.plan.backbone,
+            "backbone_digest": self.plan.backbone_digest,
             "scores": {
                 name: {s.metric: s.value, "interval": s.interval, "examples": s.examples} for name, s in scores.items()
             },
@@ -222,7 +224,7 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
         unleaked = Scores.from_dict(metrics["unleaked"]) if "unleaked" in metrics else None
     except (ValueError, KeyError, TypeError) as error:
         raise TfftError(f"A file in {folder} is damaged or was changed ({METRICS} or {HISTORY}): {error}") from error
-    model = keras.saving.load_model(folder / MODEL)
+    model = load_keras_file(folder / MODEL, compile=True)
     skipped = []
     if (folder / SKIPPED).is_file():
         with open(folder / SKIPPED, encoding="utf-8", newline="") as file:

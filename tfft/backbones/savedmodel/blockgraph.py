@@ -18,8 +18,9 @@ import tensorflow as tf
 from tfft.backbones.lowrank import Pair
 from tfft.backbones.savedmodel.graph import tensor_name
 from tfft.backbones.savedmodel.kernels import Uses
-from tfft.errors import SavedModelError
+from tfft.errors import SavedModelError, UnsafeModelError
 
+_MOST_BYTES, _SMALL, _MOST_RATIO = 2**31 - 1, 2**26, 200  # of an unpacked graph: protobuf's limit, any, to packed
 START = "tfft_start"  # placeholder of the tensor that a piece continues from
 
 
@@ -66,11 +67,27 @@ class BlockGraph:
         """Builds the graph from :meth:`to_config`'s result, without running anything of it."""
         graph_def = tf.compat.v1.GraphDef()
         try:
-            graph_def.ParseFromString(zlib.decompress(base64.b64decode(config["graph"])))
+            graph_def.ParseFromString(_unpacked(base64.b64decode(config["graph"])))
+        except SavedModelError:
+            raise
         except Exception as error:  # zlib, base64 and protobuf each have their own class
             raise SavedModelError(f"The graph inside the file is damaged: {error}") from error
         rest = {k: v for k, v in config.items() if k not in ("graph", "updates")}
         return cls(graph_def, updates=tuple(config["updates"]), **rest)
+
+
+def _unpacked(packed: bytes) -> bytes:
+    """Unpacks a graph, up to what an honest one unpacks to: a megabyte of zlib can hold a gigabyte of zeros."""
+    most = min(_MOST_BYTES, max(_SMALL, _MOST_RATIO * len(packed)))
+    stream = zlib.decompressobj()
+    data = stream.decompress(packed, most)
+    if not stream.eof:
+        if stream.unconsumed_tail:
+            raise UnsafeModelError(
+                f"The graph inside the file ({len(packed):,} bytes) unpacks to more than {most:,} bytes; refused."
+            )
+        raise EOFError("its end is missing")
+    return data
 
 
 class ImportedGraph:

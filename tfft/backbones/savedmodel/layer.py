@@ -9,6 +9,7 @@ network. Hidden here: which variables may train, and that a graph from a file is
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -23,8 +24,10 @@ from tfft.backbones.savedmodel.graph import tensor_name
 from tfft.backbones.savedmodel.kernels import Uses
 from tfft.backbones.savedmodel.resources import make_resource
 from tfft.backbones.savedmodel.scan import check_graph
-from tfft.errors import BlockError, listed
+from tfft.errors import BlockError, SavedModelError, TfftError, UnsafeModelError, listed
 from tfft.text_ops import load_text_ops, ops_of_graph
+
+_MOST_BYTES = 2**36  # of the variables of one block in a file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +87,7 @@ class SavedModelBlock(keras.layers.Layer):
         output_shape: shape of the result where the graph alone does not tell it, or None.
         trusted: True where the graph was let through in spite of what the scan found.
         low_rank: settings of the low-rank updates, by name of the kernel; see :meth:`add_low_rank`.
+        source_digest: of the files that the block came from, see :func:`tfft.backbones.digest`; None if unknown.
         name: of the block.
 
     Call arguments:
@@ -111,12 +115,14 @@ class SavedModelBlock(keras.layers.Layer):
         output_shape: Sequence[int | None] | None = None,
         trusted: bool = False,
         low_rank: Mapping[str, Any] | None = None,
+        source_digest: str | None = None,
         **kwargs: Any,
     ) -> None:
         trainable = kwargs.pop("trainable", True)
         kwargs["dtype"] = "float32"  # the graph's types are what the publisher saved
         super().__init__(autocast=False, **kwargs)
         self.batch_norm, self.note, self.trusted = batch_norm, note, trusted
+        self.source_digest = source_digest
         self._known_shape = _Frozen(None if output_shape is None else tuple(output_shape))
         self._graphs = _Frozen((inference, training, tuple(regularizers)))
         self._specs = _Frozen(tuple(variables))
@@ -342,6 +348,8 @@ class SavedModelBlock(keras.layers.Layer):
         if self._runtime.pairs:  # absent otherwise: the config of a plain block is what it always was
             names = [spec.name for spec in self._specs.value]
             config["low_rank"] = {names[i]: pair.settings.to_config() for i, pair in self._runtime.pairs.items()}
+        if self.source_digest:
+            config["source_digest"] = self.source_digest
         return {
             **config,
             "inference": inference.to_config(),
@@ -359,7 +367,18 @@ class SavedModelBlock(keras.layers.Layer):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> SavedModelBlock:
         """Makes a layer from :meth:`get_config`'s result; refuses graphs that fail the scan unless safe mode is off."""
-        config = dict(config)
+        try:
+            return cls._from_config(dict(config))
+        except TfftError:
+            raise
+        except Exception as error:  # a config from a stranger can hold anything
+            said = (str(error).strip().splitlines() or [""])[0]
+            raise SavedModelError(
+                f"The block {config.get('name')!r} in the file is damaged: {type(error).__name__}: {said[:200]}"
+            ) from error
+
+    @classmethod
+    def _from_config(cls, config: dict[str, Any]) -> SavedModelBlock:
         graphs = {
             "inference": BlockGraph.from_config(config.pop("inference")),
             "training": config.pop("training"),
@@ -370,10 +389,19 @@ class SavedModelBlock(keras.layers.Layer):
         specs = [VariableSpec(**{**v, "shape": tuple(v["shape"])}) for v in config.pop("variables")]
         # The config's own word that it is trusted counts for nothing: only the user can switch safe mode off.
         if serialization_lib.in_safe_mode() is not False:
+            name = f"block {config.get('name')!r}"
             for graph in [graphs["inference"], graphs["training"], *graphs["regularizers"]]:
                 if graph is not None:
-                    check_graph(graph.graph_def, f"block {config.get('name')!r}", "safe_mode=False")
+                    check_graph(graph.graph_def, name, "safe_mode=False")
+            _check_size(specs, name)
         return cls(variables=specs, **graphs, **config)
+
+
+def _check_size(specs: Sequence[VariableSpec], where: str) -> None:
+    """Refuses variables that no machine holds, before memory is set aside for them."""
+    size = sum(math.prod(spec.shape) * tf.as_dtype(spec.dtype).size for spec in specs)
+    if size > _MOST_BYTES or any(n < 0 for spec in specs for n in spec.shape):
+        raise UnsafeModelError(f"The {where} declares variables of {size:,} bytes; at most {_MOST_BYTES:,} are made.")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

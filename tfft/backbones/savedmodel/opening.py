@@ -32,7 +32,7 @@ from tfft.backbones.savedmodel.pieces import (
     whole,
 )
 from tfft.backbones.savedmodel.scan import check_savedmodel, read_meta_graphs
-from tfft.errors import BackboneError, SavedModelError
+from tfft.errors import BackboneError, SavedModelError, TfftError
 from tfft.text_ops import load_text_ops, ops_in
 
 BatchNorm = Literal["fixed", "train"]
@@ -99,10 +99,17 @@ def open_savedmodel(
     folder = pathlib.Path(path)
     name = _keras_name(name or folder.name)
     loaded = load(folder, tags, trust)
-    endpoint = find_endpoint(loaded, signature)
-    opener = _Opener(loaded, endpoint, output, prefer, trust)
-    training = opener.training_graph(batch_norm, backbone_dropout)
-    return opener.open(name, training, batch_norm)
+    try:
+        endpoint = find_endpoint(loaded, signature)
+        opener = _Opener(loaded, endpoint, output, prefer, trust)
+        training = opener.training_graph(batch_norm, backbone_dropout)
+        return opener.open(name, training, batch_norm)
+    except TfftError:
+        raise
+    except Exception as error:  # a damaged graph fails wherever TensorFlow comes to need what is missing
+        raise SavedModelError(
+            f"{str(folder)!r} was loaded and cannot be opened: {type(error).__name__}: {_first_line(error)[:500]}"
+        ) from error
 
 
 def load(folder: pathlib.Path, tags: Sequence[str] | None, trust: bool) -> Any:

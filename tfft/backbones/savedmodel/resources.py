@@ -15,7 +15,7 @@ import tensorflow as tf
 from tensorflow.python.checkpoint import graph_view  # the only way to all objects of a restored SavedModel
 
 from tfft.backbones.savedmodel.graph import FlatGraph, consumers_through_identity
-from tfft.errors import SavedModelError
+from tfft.errors import SavedModelError, UnsafeModelError
 from tfft.text_ops import load_text_ops
 
 _SENTENCEPIECE = "sentencepiece"
@@ -51,6 +51,9 @@ def make_resource(contents: Mapping[str, str]) -> Any:
     """Makes a resource again from :func:`resource_contents`' result; it has a ``resource_handle``."""
     if _SENTENCEPIECE in contents:
         return SentencePieceModel(base64.b64decode(contents[_SENTENCEPIECE]))
+    handles = {"variant", "resource"} & {contents["keys_dtype"], contents["values_dtype"]}
+    if handles:
+        raise UnsafeModelError("A table in the file holds handles instead of keys and values; refused.")
     keys, values = (
         tf.io.parse_tensor(base64.b64decode(contents[part]), tf.as_dtype(contents[f"{part}_dtype"]))
         for part in ("keys", "values")

@@ -4,87 +4,37 @@ A SavedModel is a program; one can write files already while it is being loaded.
 computes is allowed; operations that read or write files, open sockets, call Python, or carry a whole
 program as bytes are refused, and so is every operation the list does not know. A model that passes
 is *scanned*, not safe: kernels have faults of their own.
+
+Two kinds of operations belong to every SavedModel and still touch files. Those of the saver are let through where
+nothing but the saver runs them; what runs at load may only read, and only the path that the loader gives. Those that
+read a vocabulary are let through where their path can be followed back to an asset, through every call.
 """
 
 from __future__ import annotations
 
+import collections
+import math
 import os
 import pathlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from tfft.errors import SavedModelError, UnsafeModelError, listed
-from tfft.text_ops import is_text_op
-
-_ALLOWED = frozenset(
-    """
-    Abs Acos Acosh Add AddN AddV2 All AnonymousHashTable AnonymousMutableHashTable Any ArgMax ArgMin AsString Asin
-    Asinh Assert Assign AssignAdd AssignAddVariableOp AssignSub AssignSubVariableOp AssignVariableOp Atan Atan2
-    Atanh AudioSpectrogram AvgPool AvgPool3D AvgPoolGrad BatchMatMul BatchMatMulV2 BatchMatMulV3
-    BatchNormWithGlobalNormalization BatchToSpaceND BesselI0e BesselI1e Betainc BiasAdd BiasAddGrad Bincount Bitcast
-    BitwiseAnd BitwiseOr BitwiseXor BroadcastArgs BroadcastGradientArgs BroadcastTo Bucketize Case Cast Ceil
-    CheckNumerics Cholesky ClipByValue Complex ComplexAbs Concat ConcatOffset ConcatV2 Conj Const Conv2D
-    Conv2DBackpropFilter Conv2DBackpropInput Conv3D Conv3DBackpropInputV2 Cos Cosh CropAndResize Cross Cumprod
-    Cumsum CumulativeLogsumexp DataFormatDimMap DataFormatVecPermute DecodeAndCropJpeg DecodeBase64 DecodeBmp
-    DecodeGif DecodeImage DecodeJpeg DecodePng DecodeRaw DecodeWav DecodeWebP DenseBincount DepthToSpace
-    DepthwiseConv2dNative DepthwiseConv2dNativeBackpropFilter DepthwiseConv2dNativeBackpropInput Dequantize Diag
-    DiagPart Digamma Dilation2D DisableCopyOnRead Div DivNoNan DynamicPartition DynamicStitch EditDistance Einsum
-    Elu EluGrad Empty EmptyTensorList EmptyTensorMap EncodeBase64 EncodeJpeg EncodePng EnsureShape Enter Equal Erf
-    Erfc Erfinv Exit Exp ExpandDims Expm1 ExtractGlimpse ExtractImagePatches ExtractJpegShape FFT FFT2D FakeParam
-    FakeQuantWithMinMaxArgs FakeQuantWithMinMaxVars FakeQuantWithMinMaxVarsPerChannel Fill Floor FloorDiv FloorMod
-    FusedBatchNorm FusedBatchNormGradV3 FusedBatchNormV2 FusedBatchNormV3 Gather GatherNd GatherV2 Greater
-    GreaterEqual HSVToRGB HashTable HashTableV2 IFFT IRFFT Identity IdentityN If Igamma Imag
-    ImageProjectiveTransformV3 InTopK InTopKV2 InitializeTable InitializeTableFromTextFile
-    InitializeTableFromTextFileV2 InitializeTableV2 InplaceAdd InplaceUpdate Inv InvertPermutation IsFinite IsInf
-    IsNan IsVariableInitialized L2Loss LRN LeakyRelu LeftShift Less LessEqual Lgamma LinSpace Log Log1p
-    LogMatrixDeterminant LogSoftmax LogicalAnd LogicalNot LogicalOr LookupTableExportV2 LookupTableFind
-    LookupTableFindV2 LookupTableImportV2 LookupTableInsertV2 LookupTableSizeV2 LoopCond LowerBound MatMul
-    MatrixBandPart MatrixDiag MatrixDiagPart MatrixDiagPartV3 MatrixDiagV3 MatrixInverse MatrixSetDiagV3
-    MatrixTranspose Max MaxPool MaxPool3D MaxPoolGrad MaxPoolV2 MaxPoolWithArgmax Maximum Mean Merge Mfcc Min
-    Minimum MirrorPad Mod Mul MulNoNan Multinomial MutableHashTable MutableHashTableV2 Neg NextIteration NoOp
-    NonMaxSuppressionV2 NonMaxSuppressionV3 NonMaxSuppressionV4 NonMaxSuppressionV5 NotEqual NthElement OneHot
-    OnesLike Pack Pad PadV2 ParallelConcat ParallelDynamicStitch ParseExampleV2 ParseTensor PartitionedCall
-    Placeholder PlaceholderWithDefault Polygamma Pow PreventGradient Prod Qr QuantizeAndDequantizeV2
-    QuantizeAndDequantizeV3 QuantizeAndDequantizeV4 RFFT RFFT2D RGBToHSV RaggedBincount RaggedCross RaggedGather
-    RaggedRange RaggedTensorFromVariant RaggedTensorToSparse RaggedTensorToTensor RaggedTensorToVariant RandomGamma
-    RandomShuffle RandomStandardNormal RandomUniform RandomUniformInt Range Rank ReadVariableOp Real RealDiv
-    Reciprocal ReciprocalGrad RefEnter RefExit RefIdentity RefMerge RefNextIteration RefSwitch RegexFullMatch
-    RegexReplace Relu Relu6 Relu6Grad ReluGrad Reshape ResizeArea ResizeBicubic ResizeBilinear ResizeNearestNeighbor
-    ResourceGather ResourceGatherNd ResourceScatterAdd ResourceScatterUpdate Reverse ReverseSequence ReverseV2
-    RightShift Rint Roll Round Rsqrt RsqrtGrad SampleDistortedBoundingBoxV2 ScaleAndTranslate ScatterNd
-    ScatterNdUpdate SegmentMax SegmentMean SegmentMin SegmentProd SegmentSum Select SelectV2 Selu Shape ShapeN
-    Sigmoid SigmoidGrad Sign Sin Sinh Size Slice Snapshot Softmax Softplus Softsign SpaceToBatchND SpaceToDepth
-    SparseConcat SparseFillEmptyRows SparseReduceSum SparseReorder SparseReshape SparseSegmentMean
-    SparseSegmentSqrtN SparseSegmentSum SparseSlice SparseSoftmax SparseSoftmaxCrossEntropyWithLogits
-    SparseTensorDenseMatMul SparseToDense Split SplitV Sqrt SqrtGrad Square SquaredDifference Squeeze StackPopV2
-    StackPushV2 StackV2 StatefulPartitionedCall StatefulRandomBinomial StatefulStandardNormalV2
-    StatefulTruncatedNormal StatefulUniform StatefulUniformFullInt StatefulUniformInt StatelessCase StatelessIf
-    StatelessMultinomial StatelessRandomBinomial StatelessRandomGetAlg StatelessRandomGetCounter
-    StatelessRandomGetKeyCounter StatelessRandomGetKeyCounterAlg StatelessRandomNormal StatelessRandomNormalV2
-    StatelessRandomUniform StatelessRandomUniformFullInt StatelessRandomUniformFullIntV2 StatelessRandomUniformInt
-    StatelessRandomUniformIntV2 StatelessRandomUniformV2 StatelessTruncatedNormal StatelessTruncatedNormalV2
-    StatelessWhile StaticRegexFullMatch StaticRegexReplace StopGradient StridedSlice StridedSliceGrad StringFormat
-    StringJoin StringLength StringLower StringNGrams StringSplit StringSplitV2 StringStrip StringToHashBucket
-    StringToHashBucketFast StringToHashBucketStrong StringToNumber StringUpper Sub Substr Sum Svd Switch TableExport
-    Tan Tanh TanhGrad TensorArrayConcatV3 TensorArrayGatherV3 TensorArrayReadV3 TensorArrayScatterV3
-    TensorArraySizeV3 TensorArrayV3 TensorArrayWriteV3 TensorListConcatV2 TensorListElementShape
-    TensorListFromTensor TensorListGather TensorListGetItem TensorListLength TensorListPopBack TensorListPushBack
-    TensorListReserve TensorListResize TensorListScatterIntoExistingList TensorListScatterV2 TensorListSetItem
-    TensorListSplit TensorListStack TensorScatterAdd TensorScatterMax TensorScatterMin TensorScatterSub
-    TensorScatterUpdate TensorStridedSliceUpdate Tile TopK TopKV2 Transpose TridiagonalSolve TruncateDiv TruncateMod
-    TruncatedNormal UnicodeDecode UnicodeDecodeWithOffsets UnicodeEncode UnicodeScript UnicodeTranscode Unique
-    UniqueV2 UniqueWithCountsV2 Unpack UnravelIndex UnsortedSegmentMax UnsortedSegmentMin UnsortedSegmentProd
-    UnsortedSegmentSum UpperBound VarHandleOp VarIsInitializedOp Variable VariableShape VariableV2 Where While Xdivy
-    Xlog1py Xlogy ZerosLike Zeta _Arg _Retval
-    """.split()
+from tfft.backbones.savedmodel import container
+from tfft.backbones.savedmodel.allowlist import (
+    READS_CHECKPOINT,
+    READS_VOCABULARY,
+    WRITES_CHECKPOINT,
+    allowed,
+    reason_against,
 )
-_SAVER = frozenset({"SaveV2", "RestoreV2", "MergeV2Checkpoints", "ShardedFilename", "Save", "Restore", "RestoreSlice"})
-_FILE_INITIALIZERS = frozenset({"InitializeTableFromTextFile", "InitializeTableFromTextFileV2"})
+from tfft.backbones.savedmodel.callgraph import CallGraph, base_of, data_inputs, function_names
+from tfft.errors import SavedModelError, UnsafeModelError, listed
 
+__all__ = ["check_graph", "check_savedmodel", "function_names", "read_meta_graphs"]
 
-def allowed(op: str) -> bool:
-    """Returns whether an operation only computes."""
-    return op in _ALLOWED or is_text_op(op)
+_SAVER = WRITES_CHECKPOINT | READS_CHECKPOINT
+_MOST_PADDING = 2**30  # bytes that constants may claim beyond those that are stored
+_INITIALIZER = "__saved_model_init_op"
 
 
 def check_graph(graph_def: Any, where: str, remedy: str) -> None:
@@ -98,12 +48,10 @@ def check_graph(graph_def: Any, where: str, remedy: str) -> None:
     Raises:
         UnsafeModelError: with every such operation and its place.
     """
-    library = {f.signature.name for f in graph_def.library.function}
-    found = []
-    for place, nodes in [("", graph_def.node), *((f.signature.name, f.node_def) for f in graph_def.library.function)]:
-        for node in nodes:
-            if node.op in _FILE_INITIALIZERS or not (allowed(node.op) or node.op in library):
-                found.append(f"{node.op} ({'/'.join(filter(None, [place, node.name]))})")
+    calls = CallGraph(graph_def)
+    found = list(_form_findings(calls))
+    for place, node in calls.every_node():
+        found += [] if _computes(node, calls) else [_told(node, place)]
     if found:
         raise UnsafeModelError(
             f"The graph of {where} holds operations that may reach outside of it: {listed(found)}. "
@@ -121,18 +69,23 @@ def check_savedmodel(path: str | os.PathLike[str]) -> list[Any]:
         Its meta graphs.
 
     Raises:
-        SavedModelError: when the folder holds no readable ``saved_model.pb``.
+        SavedModelError: when the folder holds no readable ``saved_model.pb``, or less than its checkpoint declares.
         UnsafeModelError: with everything that was found.
     """
     folder = pathlib.Path(path)
+    found = list(container.findings(folder))
     meta_graphs = read_meta_graphs(folder)
-    found = list(_container_findings(folder))
     for meta in meta_graphs:
-        found += list(_meta_graph_findings(meta, folder))
-    if found:
+        found += container.asset_findings(meta, folder)
+        found += _MetaGraph(meta).findings()
+    if not found:
+        container.check_checkpoint(folder)
+    else:
         raise UnsafeModelError(
-            f"The SavedModel {str(folder)!r} may reach outside of itself, so it was not loaded: {listed(found)}. "
-            "If you trust where it comes from, pass trust=True (on the command line: --trust)."
+            f"The SavedModel {str(folder)!r} may reach outside of itself, so it was not loaded: "
+            f"{listed(dict.fromkeys(found))}. "
+            "If you trust where it comes from, pass trust=True (on the command line: --trust), or pin exactly this "
+            "one by its digest: tfft.backbones.digest(folder)."
         )
     return meta_graphs
 
@@ -142,10 +95,9 @@ def read_meta_graphs(folder: pathlib.Path) -> list[Any]:
     from tensorflow.core.protobuf import saved_model_pb2
 
     proto = saved_model_pb2.SavedModel()
+    data = container.read_proto(folder)
     try:
-        proto.ParseFromString((folder / "saved_model.pb").read_bytes())
-    except FileNotFoundError:
-        raise SavedModelError(f"{str(folder)!r} holds no saved_model.pb, so it is not a SavedModel.") from None
+        proto.ParseFromString(data)
     except Exception as error:
         raise SavedModelError(f"{str(folder / 'saved_model.pb')!r} cannot be parsed: {error}") from error
     if not proto.meta_graphs:
@@ -153,99 +105,161 @@ def read_meta_graphs(folder: pathlib.Path) -> list[Any]:
     return list(proto.meta_graphs)
 
 
-def _container_findings(folder: pathlib.Path) -> Iterator[str]:
-    for root, _, files in os.walk(folder, followlinks=False):
-        for name in files:
-            path = pathlib.Path(root, name)
-            if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
-                yield f"{path.relative_to(folder)} links to a file outside of the folder"
-    for other in ("saved_model.pbtxt", "saved_model.cpb"):
-        if (folder / other).exists():
-            yield f"{other} beside saved_model.pb (a loader may take either)"
+def _told(node: Any, place: str, what: str = "") -> str:
+    return f"{node.op} ({'/'.join(filter(None, [place, node.name]))}: {what or reason_against(node.op)})"
 
 
-def _meta_graph_findings(meta: Any, folder: pathlib.Path) -> Iterator[str]:
-    graph = meta.graph_def
-    library = {f.signature.name: f for f in graph.library.function}
-    nodes = {n.name: n for n in graph.node}
-    for asset in meta.asset_file_def:
-        inside = not os.path.isabs(asset.filename) and ".." not in pathlib.PurePath(asset.filename).parts
-        if not inside or not (folder / "assets" / asset.filename).is_file():
-            yield f"asset {asset.filename!r} leaves the folder assets/ or is missing"
-    saver_nodes = _upstream(nodes, [meta.saver_def.save_tensor_name, meta.saver_def.restore_op_name])
-    saver = _closure(library, (f for n in saver_nodes for f in function_names(nodes[n])))
-    others = _closure(library, _entry_points(meta, saver_nodes, nodes))
-    run = _upstream(nodes, _signature_tensors(meta))
-    constants = _constants(graph.node)
-    for node in graph.node:
-        # TF1 graphs may hold the savers of several meta graphs; what no signature reaches is not run.
-        in_saver = node.name in saver_nodes or (node.op in _SAVER and node.name not in run)
-        yield from _finding(node, "graph", in_saver, library, constants)
-    for name, function in library.items():
-        in_saver = name in saver and name not in others
-        local = {node.name for node in function.node_def}
-        for node in function.node_def:
-            yield from _finding(node, name, in_saver, library, local)
+def _computes(node: Any, calls: CallGraph) -> bool:
+    return allowed(node.op) or node.op in calls.library
 
 
-def _finding(node: Any, place: str, in_saver: bool, library: Any, local: set[str]) -> Iterator[str]:
-    if node.op in _SAVER and in_saver:
-        return
-    if node.op in _FILE_INITIALIZERS and len(node.input) > 1 and node.input[1].split(":")[0].lstrip("^") in local:
-        yield f"{node.op} ({place}/{node.name}) reads a path that is not an asset"
-    elif not (allowed(node.op) or node.op in library):
-        yield f"{node.op} ({place}/{node.name})"
+def _form_findings(calls: CallGraph) -> Iterator[str]:
+    """What is wrong with the form of a graph, whatever its operations do."""
+    from tensorflow.python.framework import op_def_registry
+
+    graph = calls.graph_def
+    yield from _twice([n.name for n in graph.node], "nodes of the graph")
+    yield from _twice([f.signature.name for f in graph.library.function], "functions")
+    for function in graph.library.function:
+        names = [a.name for a in function.signature.input_arg] + [n.name for n in function.node_def]
+        yield from _twice(names, f"nodes of {function.signature.name}")
+        if op_def_registry.get(function.signature.name) is not None:
+            yield f"the function {function.signature.name} has the name of an operation"
+    yield from calls.endless()
+    padding = 0
+    for place, node in calls.every_node():
+        for name in function_names(node):
+            if name not in calls.library:
+                yield _told(node, place, f"calls {name}, which the graph does not hold")
+        if node.op == "Const":
+            tensor = node.attr["value"].tensor
+            if tensor.resource_handle_val or tensor.variant_val:
+                yield _told(node, place, "a constant that is no value but a handle")
+            padding += _padding(tensor)
+    if padding > _MOST_PADDING:
+        yield f"constants that claim {padding:,} bytes more than are stored for them"
 
 
-def _constants(nodes: Iterable[Any]) -> set[str]:
-    # A vocabulary's path is an asset: a Const that the loader overwrites, called asset_path...
-    return {n.name for n in nodes if n.op == "Const" and "asset" not in n.name}
+def _twice(names: Iterable[str], what: str) -> Iterator[str]:
+    twice = [name for name, count in collections.Counter(names).items() if count > 1]
+    if twice:
+        yield f"{what} with one name: {listed(twice, limit=3)}"
 
 
-def function_names(node: Any) -> Iterator[str]:
-    """Yields the names of the functions a node refers to through its attributes: calls, branches, loop bodies."""
-    for value in node.attr.values():
-        if value.HasField("func"):
-            yield value.func.name
-        yield from (f.name for f in value.list.func)
+def _padding(tensor: Any) -> int:
+    """Bytes that a constant claims beyond those that it brings: one stored number stands for any number of them."""
+    import tensorflow as tf
+
+    count = math.prod(max(d.size, 0) for d in tensor.tensor_shape.dim)
+    if count < 2**18:
+        return 0
+    try:
+        size = tf.as_dtype(tensor.dtype).size or 24  # a string in memory
+    except (TypeError, KeyError):
+        size = 24
+    return max(0, count * size - tensor.ByteSize())
 
 
-def _closure(library: Any, start: Iterable[str]) -> set[str]:
-    seen: set[str] = set()
-    todo = list(start)
-    while todo:
-        name = todo.pop()
-        if name in library and name not in seen:
-            seen.add(name)
-            todo += [f for node in library[name].node_def for f in [*function_names(node), node.op]]
-    return seen
+class _MetaGraph:
+    """What is found in one meta graph.
 
+    Args:
+        meta: its proto.
+    """
 
-def _upstream(nodes: Any, names: Iterable[str]) -> set[str]:
-    seen: set[str] = set()
-    todo = [n.split(":")[0] for n in names if n]
-    while todo:
-        name = todo.pop().lstrip("^").split(":")[0]
-        if name in nodes and name not in seen:
-            seen.add(name)
-            todo += list(nodes[name].input)
-    return seen
+    def __init__(self, meta: Any) -> None:
+        self._meta = meta
+        self._calls = calls = CallGraph(meta.graph_def)
+        saver = meta.saver_def
+        self._filename = base_of(saver.filename_tensor_name)
+        self._restoring = calls.upstream([saver.restore_op_name])
+        self._saving = calls.upstream([saver.save_tensor_name]) - self._restoring
+        self._served = calls.upstream(self._outputs(lambda key: key != _INITIALIZER))
+        # Whatever may run, at load or when the model is used. The saver of another meta graph is in none of these.
+        self._running = calls.upstream([*self._outputs(lambda key: True), *self._collected()])
+        self._assets = {base_of(asset.tensor_info.name) for asset in container.assets_of(meta)}
+        self._bound = self._captures()
 
+    def findings(self) -> Iterator[str]:
+        """Yields everything that reaches, or may reach, outside of the model."""
+        calls = self._calls
+        yield from _form_findings(calls)
+        outside = [n for n in calls.nodes if n not in self._saving and n not in self._restoring]
+        others = calls.closure([*self._bound, *calls.named_otherwise()]) | calls.functions_of(outside)
+        restoring = calls.functions_of(self._restoring)
+        saving = calls.functions_of(self._saving) - restoring - others
+        for place, node in calls.every_node():
+            if node.op in _SAVER:
+                if place:
+                    saves, restores = place in saving, place in restoring and place not in others
+                else:
+                    saves = node.name not in self._running and node.name not in self._restoring
+                    restores = node.name in self._restoring and node.name not in self._running
+                yield from self._saver_finding(node, place, saves, restores)
+            elif node.op in READS_VOCABULARY:
+                yield from self._vocabulary_finding(node, place)
+            elif not _computes(node, calls):
+                yield _told(node, place)
 
-def _signature_tensors(meta: Any) -> Iterator[str]:
-    for signature in meta.signature_def.values():
-        yield from (info.name for info in signature.outputs.values())
-    for key in ("saved_model_main_op", "legacy_init_op"):
-        yield from meta.collection_def[key].node_list.value if key in meta.collection_def else ()
+    def _saver_finding(self, node: Any, place: str, saves: bool, restores: bool) -> Iterator[str]:
+        if saves:  # runs only where somebody asks the model to be saved
+            return
+        if not restores or node.op not in READS_CHECKPOINT or not node.input:
+            yield _told(node, place)
+            return
+        wrong = self._calls.origins(place, node.input[0], lambda name, _: name == self._filename, {})
+        if wrong:
+            yield _told(node, place, f"reads a path that is not the checkpoint: {listed(wrong, limit=3)}")
 
+    def _vocabulary_finding(self, node: Any, place: str) -> Iterator[str]:
+        inputs, position = data_inputs(node), READS_VOCABULARY[node.op]
+        wrong = ["nothing"]
+        if position < len(inputs):
+            entered = "" if place else node.name
+            wrong = self._calls.origins(place, inputs[position], self._is_asset, self._bound, entered)
+        if wrong:
+            yield _told(node, place, f"reads a path that is not an asset: {listed(wrong, limit=3)}")
 
-def _entry_points(meta: Any, saver_nodes: set[str], nodes: Any) -> Iterator[str]:
-    for node in nodes.values():
-        if node.name not in saver_nodes:
-            yield from function_names(node)
-    for node in meta.object_graph_def.nodes:
-        kind = node.WhichOneof("kind")
-        if kind == "function":
-            yield from node.function.concrete_functions
-        elif kind == "bare_concrete_function":
-            yield node.bare_concrete_function.concrete_function_name
+    def _is_asset(self, name: str, entered: str) -> bool:
+        # Assets are put in where the model is initialized. A signature would read what the constant says.
+        return name in self._assets and entered not in self._served
+
+    def _captures(self) -> dict[str, list[list[bool]]]:
+        """For each function that the loaded object has: which of its captured arguments are assets."""
+        objects = self._meta.object_graph_def
+        kinds = [node.WhichOneof("kind") for node in objects.nodes]
+        found: dict[str, list[list[bool]]] = {}
+        for name, function in objects.concrete_functions.items():
+            captured = [0 <= i < len(kinds) and kinds[i] == "asset" for i in function.bound_inputs]
+            found.setdefault(name, []).append(captured)
+        for node in objects.nodes:
+            kind = node.WhichOneof("kind")
+            names = list(node.function.concrete_functions) if kind == "function" else []
+            if kind == "bare_concrete_function":
+                names.append(node.bare_concrete_function.concrete_function_name)
+            for name in names:
+                found.setdefault(name, [[]])
+        return found
+
+    def _outputs(self, wanted: Any) -> Iterator[str]:
+        for key, signature in self._meta.signature_def.items():
+            if wanted(key):
+                for info in signature.outputs.values():
+                    yield info.name
+                    yield from (info.coo_sparse.values_tensor_name, info.coo_sparse.indices_tensor_name)
+                    yield info.coo_sparse.dense_shape_tensor_name
+                    yield from (part.name for part in info.composite_tensor.components)
+
+    def _collected(self) -> Iterator[str]:
+        """Nodes that TF1 collections name: initializers of tables, local variables and the model run at load."""
+        from tensorflow.core.framework import variable_pb2
+
+        for collection in self._meta.collection_def.values():
+            yield from collection.node_list.value
+            for value in collection.bytes_list.value:
+                variable = variable_pb2.VariableDef()
+                try:
+                    variable.ParseFromString(value)
+                except Exception:  # some other proto
+                    continue
+                yield from (variable.initializer_name, variable.snapshot_name, variable.initial_value_name)

@@ -1,0 +1,228 @@
+"""Who calls what inside a GraphDef that is not loaded: :class:`CallGraph`.
+
+Hides the many ways in which a graph names a function (calls, branches, loop bodies, gradients, plain texts), and where
+a value that enters a function came from.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
+_MOST_NODES = 50_000_000  # after every call was put in place of what it calls
+_PASSES_ON = frozenset({"Identity", "StopGradient", "DisableCopyOnRead"})
+
+
+def function_names(node: Any) -> Iterator[str]:
+    """Yields the names of the functions a node refers to through its attributes: calls, branches, loop bodies."""
+    for value in node.attr.values():
+        yield from _names_in(value)
+
+
+def _names_in(value: Any) -> Iterator[str]:
+    functions = [value.func] if value.HasField("func") else value.list.func
+    for function in functions:
+        if function.name:
+            yield function.name
+        for inner in function.attr.values():  # a function's own attributes may name functions again
+            yield from _names_in(inner)
+
+
+def base_of(ref: str) -> str:
+    """Returns the node (or argument) that a reference points to, of any form: ``n``, ``n:1``, ``n:out:0``, ``^n``."""
+    return ref.lstrip("^").split(":")[0]
+
+
+def data_inputs(node: Any) -> list[str]:
+    """Returns what a node reads, without what it only waits for."""
+    return [ref for ref in node.input if not ref.startswith("^")]
+
+
+class CallGraph:
+    """The functions of a graph and their callers.
+
+    Args:
+        graph_def: the graph, with its library.
+    """
+
+    def __init__(self, graph_def: Any) -> None:
+        self.graph_def = graph_def
+        self.nodes = {node.name: node for node in graph_def.node}
+        self.library = {f.signature.name: f for f in graph_def.library.function}
+        self._bodies = {name: {n.name: n for n in f.node_def} for name, f in self.library.items()}
+        self._callers: dict[str, list[tuple[str, Any]]] = collections.defaultdict(list)
+        self._calls: dict[str, list[str]] = {}
+        self._otherwise: set[str] = set()  # referred to, but not by a plain call
+        for place, node in self.every_node():
+            for name in self.called_by(node):
+                if node.op in CALLS or node.op == name:
+                    self._callers[name].append((place, node))
+                else:
+                    self._otherwise.add(name)
+
+    def every_node(self) -> Iterator[tuple[str, Any]]:
+        """Yields (function, node) for all nodes; the function is empty for those of the graph itself."""
+        for node in self.graph_def.node:
+            yield "", node
+        for function in self.graph_def.library.function:
+            for node in function.node_def:
+                yield function.signature.name, node
+
+    def called_by(self, node: Any) -> list[str]:
+        """Returns the functions that a node refers to, also those that are missing in the library."""
+        return [*function_names(node), *([node.op] if node.op in self.library else [])]
+
+    def upstream(self, names: Iterable[str]) -> set[str]:
+        """Returns the nodes of the graph that must run for others, themselves included."""
+        seen: set[str] = set()
+        todo = [base_of(name) for name in names if name]
+        while todo:
+            name = todo.pop()
+            if name in self.nodes and name not in seen:
+                seen.add(name)
+                todo += [base_of(ref) for ref in self.nodes[name].input]
+        return seen
+
+    def functions_of(self, nodes: Iterable[str]) -> set[str]:
+        """Returns all functions that some nodes of the graph reach."""
+        return self.closure(f for name in nodes for f in self.called_by(self.nodes[name]))
+
+    def closure(self, start: Iterable[str]) -> set[str]:
+        """Returns functions and all that they reach."""
+        seen: set[str] = set()
+        todo = list(start)
+        while todo:
+            name = todo.pop()
+            if name in self.library and name not in seen:
+                seen.add(name)
+                todo += [f for node in self.library[name].node_def for f in self.called_by(node)]
+        return seen
+
+    def named_otherwise(self) -> set[str]:
+        """Returns functions that are reached by other means than a node: as gradients, or by their name as a text."""
+        library = self.graph_def.library
+        found = {g.gradient_func for g in library.gradient} | {g.gradient_func for g in library.registered_gradients}
+        texts: set[bytes] = set()
+        for _, node in self.every_node():
+            texts |= {value.s for value in node.attr.values() if value.WhichOneof("value") == "s"}
+        for function in library.function:
+            texts |= {value.s for value in function.attr.values() if value.WhichOneof("value") == "s"}
+            if "api_implements" in function.attr:  # one of several that TensorFlow may put in place of another
+                found.add(function.signature.name)
+        return found | {name for name in self.library if name.encode() in texts}
+
+    # ------------------------------------------------------------------------- size
+
+    def endless(self) -> list[str]:
+        """Says which functions call themselves, or grow beyond all measure when their calls are opened."""
+        size: dict[str, int] = {}
+        for root in self.library:
+            stack = [(root, iter(self._calls_of(root)))]
+            inside = {root}
+            while stack:
+                name, rest = stack[-1]
+                below = next((f for f in rest if f not in size), None)
+                if below is None:
+                    stack.pop()
+                    inside.discard(name)
+                    calls = self._calls_of(name)
+                    size[name] = min(len(self._bodies[name]) + sum(size.get(f, 0) for f in calls), _MOST_NODES)
+                elif below in inside:
+                    return [f"the function {below} calls itself"]
+                else:
+                    inside.add(below)
+                    stack.append((below, iter(self._calls_of(below))))
+        total = sum(size.get(f, 0) for node in self.graph_def.node for f in self.called_by(node))
+        largest = max(size, key=size.__getitem__, default="")
+        if total >= _MOST_NODES or (largest and size[largest] >= _MOST_NODES):
+            return [f"functions that call functions, {_MOST_NODES:,} operations and more when opened ({largest})"]
+        return []
+
+    def _calls_of(self, name: str) -> list[str]:
+        if name not in self._calls:
+            nodes = self.library[name].node_def
+            self._calls[name] = [f for node in nodes for f in self.called_by(node) if f in self.library]
+        return self._calls[name]
+
+    # ----------------------------------------------------------------------- origin
+
+    def origins(
+        self,
+        place: str,
+        ref: str,
+        accepts: Callable[[str, str], bool],
+        bound: Mapping[str, list[list[bool]]],
+        entered: str = "",
+    ) -> list[str]:
+        """Returns where a value comes from that should come from nowhere else; empty where all is well.
+
+        Args:
+            place: function in which it is read, empty for the graph itself.
+            ref: reference to it.
+            accepts: tells of a node of the graph, and of the node that the value enters by, whether it is right.
+            bound: for functions that are called from outside of the graph, whether each captured argument is right.
+            entered: the node of the graph that reads it, where it is read there.
+        """
+        wrong: list[str] = []
+        seen: set[tuple[str, str]] = set()
+        todo = [(place, ref, entered)]
+        while todo:
+            where, what, entry = todo.pop()
+            name = base_of(what)
+            if (where, f"{name} {entry}") in seen:
+                continue
+            seen.add((where, f"{name} {entry}"))
+            node = self._bodies[where].get(name) if where else self.nodes.get(name)
+            if not where and accepts(name, entry):
+                continue
+            if node is not None and node.op in _PASSES_ON and data_inputs(node):
+                todo.append((where, data_inputs(node)[0], entry))
+            elif node is not None and not where and node.op == "ReadVariableOp":
+                found = self._assigned(node)
+                todo += [("", assigned, entry) for assigned in found or ()]
+                wrong += [] if found else [f"{name} ({node.op})"]
+            elif node is not None or not where:
+                wrong.append(f"{'/'.join(filter(None, [where, name]))} ({node.op if node is not None else 'missing'})")
+            else:
+                entering, trouble = self._entering(where, name, bound)
+                todo += [(caller, given, entry or by) for caller, given, by in entering]
+                wrong += trouble
+        return wrong
+
+    def _entering(
+        self, function: str, argument: str, bound: Mapping[str, list[list[bool]]]
+    ) -> tuple[list[tuple[str, str, str]], list[str]]:
+        """What an argument is given: (caller, reference, node of the graph it enters by); and what is wrong."""
+        arguments = self.library[function].signature.input_arg
+        names = [a.name for a in arguments]
+        if argument not in names:
+            return [], [f"{function}/{argument} (missing)"]
+        position, given, wrong = names.index(argument), [], []
+        if function in self._otherwise or any(a.number_attr or a.type_list_attr for a in arguments):
+            wrong.append(f"{function}/{argument} (an argument of a branch or a loop)")
+        for place, node in self._callers[function]:
+            inputs = data_inputs(node)
+            if position < len(inputs):
+                given.append((place, inputs[position], "" if place else node.name))
+            else:
+                wrong.append(f"{node.name} (calls {function} without it)")
+        for captured in bound.get(function, ()):
+            at = position - (len(names) - len(captured))
+            if at < 0 or not captured[at]:
+                wrong.append(f"{function}/{argument} (an argument)")
+        return given, wrong
+
+    def _assigned(self, read: Any) -> list[str]:
+        """What a variable of the graph is set to, where nothing else can set it."""
+        handle = self.nodes.get(base_of(read.input[0])) if read.input else None
+        if handle is None or handle.op != "VarHandleOp":
+            return []
+        shared = handle.attr["shared_name"].s
+        alike = [n for _, n in self.every_node() if n.op == "VarHandleOp" and n.attr["shared_name"].s == shared]
+        users = [n for n in self.graph_def.node if handle.name in [base_of(ref) for ref in data_inputs(n)]]
+        expected = {"ReadVariableOp", "AssignVariableOp", "VarIsInitializedOp", "DisableCopyOnRead"}
+        if (shared and len(alike) > 1) or {n.op for n in users} - expected:
+            return []
+        return [data_inputs(n)[1] for n in users if n.op == "AssignVariableOp" and len(data_inputs(n)) > 1]
