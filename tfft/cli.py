@@ -132,7 +132,9 @@ def _train_arguments(add: argparse.ArgumentParser) -> None:
         "--deterministic", action="store_true", default=None, help="only operations that repeat bit for bit"
     )
     training.add_argument("--batch-norm", choices=["fixed", "train"], help="statistics in unfrozen blocks (fixed)")
-    training.add_argument("--augment", nargs="+", metavar="CHANGE", help="vary the pictures: flip, crop, rand (none)")
+    training.add_argument(
+        "--augment", nargs="+", metavar="CHANGE", help="vary pictures: flip, crop, rand; or recordings: shift, mask"
+    )
     training.add_argument("--views", type=_whole, metavar="K", help="variations of each picture, used in turn")
     training.add_argument(
         "--cache",
