@@ -406,3 +406,15 @@ def test_missing_packages_are_named_with_their_command(place, tmp_path, monkeypa
     with pytest.raises(DependencyError, match=r'soxr.*pip install "tfft\[audio\]"'):
         load_recordings(place, sample_rate=16000)
     assert load_recordings(place).spec.sample_rate == RATE  # WAV files of one rate need neither
+
+
+def test_a_plan_is_made_by_voices_that_were_not_heard(place):
+    """A head that does well in cross-validation and badly on the held-out voices says that the features do not fit."""
+    splits = load_recordings(place)
+    other = dataclasses.replace(splits.validation, labels=1 - splits.validation.labels)
+    fits, fails = (
+        tfft.recommend_plan(each, backbone(), cache="memory").phases[1].unfreeze
+        for each in (splits, dataclasses.replace(splits, validation=other))
+    )
+    assert fits != "all"
+    assert fails == "all"
