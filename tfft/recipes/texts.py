@@ -140,7 +140,8 @@ def check_takes_texts(backbone: Backbone, data: Gathered) -> None:
     takes_text = backbone.text_spec is not None
     if takes_text == (data.texts is not None) or data.is_ready:
         return
-    has, wants = ("texts", "something else") if data.texts is not None else ("images", "texts")
+    others = "images" if data.audio is None else "recordings"
+    has, wants = ("texts", "something else") if data.texts is not None else (others, "texts")
     fix = "tfft.list_backbones(kind='text') shows some that take texts" if data.texts is not None else "give texts"
     raise PlanError(f"The data holds {has}, and the backbone {backbone.name!r} takes {wants}: {fix}.")
 
