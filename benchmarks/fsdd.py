@@ -1,20 +1,25 @@
 """Spoken digits, split by speaker: an image backbone on pictures of the sound, frozen and fine-tuned.
 
 ``python benchmarks/fsdd.py FOLDER``: the Free Spoken Digit Dataset, files called ``digit_speaker_number.wav``. Each
-speaker is held out once, so every score is of a voice that was never heard in training.
+speaker in turn is measured on, the next one chooses the best epoch, and the others are learned from: nothing is chosen
+by the voice that a score is of.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import os
 import pathlib
 import statistics
 import tempfile
 import time
 
 import common
+import numpy as np
 
 import tfft
+from tfft.data import RecordingSplits, from_waves, load_recordings
 from tfft.evaluation import wilson_interval
 
 
@@ -22,40 +27,94 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("--backbone", default=common.BACKBONE)
-    parser.add_argument("--image-size", type=int, nargs=2, default=[96, 96])
-    parser.add_argument("--speakers", type=int, default=6, help="how many are held out, one after the other")
+    parser.add_argument("--image-size", type=int, nargs=2, metavar="PIXELS", help="(what the backbone was made for)")
+    parser.add_argument("--range", type=float, metavar="DECIBELS", help="that the pictures show (the default of tfft)")
+    parser.add_argument("--unfreeze", metavar="BLOCKS", help="last so many blocks, or all (what the plan chooses)")
+    parser.add_argument("--augment", nargs="+", metavar="CHANGE", help="shift, mask (none)")
+    parser.add_argument("--frozen-only", action="store_true", help="measure the solved head alone")
+    parser.add_argument("--speakers", type=int, default=6, help="how many are measured on, one after the other")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     common.machine()
-    files = sorted(options.folder.glob("*_*_*.wav"))
-    speakers = sorted({file.stem.split("_")[1] for file in files})
-    print(f"\n{len(files)} recordings of {len(speakers)} speakers; {options.backbone}")
-    print(f"{'speaker':10s} {'frozen':>8s} {'fine-tuned':>11s} {'seconds':>8s}")
-    right, count, scores = [0, 0], 0, []
-    for speaker in speakers[: options.speakers]:
-        with tempfile.TemporaryDirectory() as name:
-            for file in files:
-                digit, who, _ = file.stem.split("_")
-                place = pathlib.Path(name, "val" if who == speaker else "train", digit)
-                place.mkdir(parents=True, exist_ok=True)
-                (place / file.name).symlink_to(file.resolve())
+    everything = read(options.folder)
+    if options.range:
+        everything = dataclasses.replace(everything, spec=dataclasses.replace(everything.spec, range=options.range))
+    who = np.array([pathlib.Path(fact.path).stem.split("_")[1] for fact in everything.facts])
+    speakers = sorted(set(who))
+    print(f"\n{len(who)} recordings of {len(speakers)} speakers; {options.backbone}; {everything.spec}")
+    settings = {"seed": options.seed, "cache": "memory", "export_to": False, "verbose": False}
+    if options.image_size:
+        settings["image_size"] = tuple(options.image_size)
+    tuned = {"unfreeze": blocks(options.unfreeze), "augment": options.augment}
+    ways = {"frozen": {"plan": "linear_probe"}, "fine-tuned": tuned}
+    if options.frozen_only:
+        del ways["fine-tuned"]
+    print(f"{'speaker':10s} " + " ".join(f"{name:>11s} {'seconds':>8s}" for name in ways))
+    right: dict[str, list[int]] = {name: [] for name in ways}
+    counts = []
+    for i, speaker in enumerate(speakers[: options.speakers]):
+        chooser = speakers[(i + 1) % len(speakers)]
+        splits, test = parted(everything, who, chooser, speaker)
+        line = f"{speaker:10s} "
+        for name, way in ways.items():
             start = time.perf_counter()
-            run = tfft.finetune(
-                options.backbone, name, seed=options.seed, image_size=tuple(options.image_size), cache="memory",
-                export_to=False, verbose=False,
-            )  # fmt: skip
+            run = tfft.finetune(options.backbone, splits, **settings, **way)
             seconds = time.perf_counter() - start
-        pair = run.frozen.accuracy, run.final.accuracy
-        scores.append(pair)
-        count += run.final.examples
-        right = [total + round(one * run.final.examples) for total, one in zip(right, pair, strict=True)]
-        print(f"{speaker:10s} {pair[0]:8.4f} {pair[1]:11.4f} {seconds:8.0f}", flush=True)
-    for name, values, total in zip(("frozen", "fine-tuned"), zip(*scores, strict=True), right, strict=True):
-        low, high = wilson_interval(total, count)
-        print(
-            f"{name}: {total / count:.4f} of {count} (95 % interval {low:.4f} to {high:.4f}); "
-            f"by speaker {min(values):.4f} to {max(values):.4f}, standard deviation {statistics.stdev(values):.4f}"
-        )
+            scores = tfft.evaluate(run.model, from_waves(*test, everything.spec))
+            right[name].append(round(scores.accuracy * scores.examples))
+            line += f"{scores.accuracy:11.4f} {seconds:8.0f} "
+        counts.append(scores.examples)
+        print(line, flush=True)
+    for name, values in right.items():
+        report(name, values, counts)
+    if len(ways) == 2:
+        gains = [(b - a) / n for a, b, n in zip(*right.values(), counts, strict=True)]
+        middle, spread = statistics.mean(gains), statistics.stdev(gains) if len(gains) > 1 else float("nan")
+        print(f"fine-tuning changed it by {middle:+.4f}; by speaker {min(gains):+.4f} to {max(gains):+.4f}, "
+              f"standard deviation {spread:.4f}")  # fmt: skip
+
+
+def read(folder: pathlib.Path) -> RecordingSplits:
+    """Reads all recordings, by way of one folder for each digit."""
+    with tempfile.TemporaryDirectory() as name:
+        for file in sorted(folder.glob("*_*_*.wav")):
+            place = pathlib.Path(name, file.stem.split("_")[0])
+            place.mkdir(exist_ok=True)
+            os.symlink(file.resolve(), place / file.name)
+        return load_recordings(name)
+
+
+def parted(
+    everything: RecordingSplits, who: np.ndarray, chooser: str, measured: str
+) -> tuple[RecordingSplits, tuple[np.ndarray, np.ndarray]]:
+    """Returns recordings to learn from and to choose by, and waves and labels of the speaker that is measured on."""
+    waves = np.concatenate(everything.waves)
+    labels = np.concatenate([everything.train.labels, everything.validation.labels])
+    parts = [np.flatnonzero((who != chooser) & (who != measured)), np.flatnonzero(who == chooser)]
+    examples = [
+        dataclasses.replace(everything.train, paths=tuple(everything.facts[i].path for i in part), labels=labels[part])
+        for part in parts
+    ]
+    splits = dataclasses.replace(
+        everything, train=examples[0], validation=examples[1], waves=(waves[parts[0]], waves[parts[1]]),
+        facts=tuple(everything.facts[i] for part in parts for i in part), copies=(),
+        split_from=f"{chooser} chooses, {measured} is left out",
+    )  # fmt: skip
+    return splits, (waves[who == measured], labels[who == measured])
+
+
+def blocks(text: str | None) -> int | str:
+    return "auto" if text is None else int(text) if text.isdecimal() else text
+
+
+def report(name: str, right: list[int], counts: list[int]) -> None:
+    low, high = wilson_interval(sum(right), sum(counts))
+    each = [r / n for r, n in zip(right, counts, strict=True)]
+    spread = statistics.stdev(each) if len(each) > 1 else float("nan")
+    print(
+        f"{name}: {sum(right) / sum(counts):.4f} of {sum(counts)} (95 % interval {low:.4f} to {high:.4f}); "
+        f"by speaker {min(each):.4f} to {max(each):.4f}, standard deviation {spread:.4f}"
+    )
 
 
 if __name__ == "__main__":

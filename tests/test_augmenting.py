@@ -110,7 +110,7 @@ def test_features_of_views_are_those_of_the_views(image_folder, tiny_model, tmp_
 def test_what_cannot_be_varied_is_refused(tiny_model):
     prefix, _ = features.split(tiny_model)
     dataset = data.from_arrays(pictures(), np.arange(6), SPEC)
-    with pytest.raises(DataError, match="Only pictures can be varied.*Received _"):
+    with pytest.raises(DataError, match="Only pictures and recordings can be varied.*Received _"):
         features.extract(prefix, dataset, augment="flip", verbose=False)
     with pytest.raises(PlanError, match="views must be a whole number"):
         features.extract(prefix, (pictures(), np.arange(6)), augment="flip", views=0, verbose=False)

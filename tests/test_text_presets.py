@@ -57,6 +57,21 @@ def albert():
     return network, tokenizer
 
 
+def test_deberta_is_opened_trained_and_exported_but_its_file_is_not_loaded(tmp_path):
+    marks = {"pad_id": 0, "bos_id": 1, "eos_id": 2, "unk_id": 3}
+    names = {"pad_piece": "[PAD]", "bos_piece": "[CLS]", "eos_piece": "[SEP]", "unk_piece": "[UNK]"}
+    tokenizer = keras_hub.models.DebertaV3Tokenizer(sentence_pieces(**marks, **names, user_defined_symbols="[MASK]"))
+    network = keras_hub.models.DebertaV3Backbone(tokenizer.vocabulary_size(), **SIZES, bucket_size=8)
+    for part in (network, tokenizer):
+        part.save_to_preset(str(tmp_path / "preset"))
+    backbone = tfft.load_backbone(tmp_path / "preset", max_length=16)
+    assert any("a .keras file of the model cannot be loaded" in note for note in backbone.notes)
+    model = tfft.unfreeze(tfft.build(backbone, heads.classification(["a", "b"], dropout=0.0)), 1)
+    model.compile("adam", **heads.of(model).compile_args())
+    model.fit(TEXTS, np.array([0, 1, 0, 1]), verbose=0)
+    tfft.export(model, tmp_path / "served")  # compares both in a process of its own
+
+
 @pytest.mark.parametrize(
     ("make", "pooling"), [(roberta, "mean"), (distilbert, "mean"), (albert, "mean"), (gpt2, "last")]
 )

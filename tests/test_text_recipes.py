@@ -11,6 +11,8 @@ from text_models import reviews, tiny_bert_folder
 import tfft
 from tfft import cli
 from tfft.errors import PlanError
+from tfft.plans import Wishes
+from tfft.recipes.texts import is_text_data
 
 QUICK = {"verbose": False, "cache": "memory", "batch_size": 8}
 
@@ -31,6 +33,18 @@ def run(place):
         place / "bert", place / "reviews.jsonl", text="review", label="stars", out=place / "run", epochs=8,
         learning_rate=1e-2, unfreeze="all", **QUICK,
     )  # fmt: skip
+
+
+def test_a_note_among_photos_makes_no_texts_of_them(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(3):
+            (tmp_path / "photos" / name / f"{i}.jpg").write_bytes(b"")
+            (tmp_path / "texts" / name).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "texts" / name / f"{i}.txt").write_text("some text")
+    (tmp_path / "photos" / "cat" / "about.txt").write_text("taken in spring")
+    assert not is_text_data(tmp_path / "photos", Wishes())
+    assert is_text_data(tmp_path / "texts", Wishes())
 
 
 def test_it_learns_is_audited_and_says_what_it_did(run, place):

@@ -52,8 +52,9 @@ def run(
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("augment", [None, Augmentation(flip=True, crop=0.4)])
-@pytest.mark.parametrize("name", ["plain_convnet", "residual"])
+@pytest.mark.parametrize(
+    ("name", "augment"), [("plain_convnet", None), ("residual", Augmentation(flip=True, crop=0.4))]
+)
 def test_cached_and_uncached_phases_give_the_same_weights(name, augment, splits, tmp_path):
     weights, histories = [], []
     for cached in (True, False):

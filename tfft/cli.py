@@ -96,7 +96,8 @@ def _demo_arguments(add: argparse.ArgumentParser) -> None:
 def _train_arguments(add: argparse.ArgumentParser) -> None:
     add.add_argument(
         "data", nargs="?", metavar="DATA",
-        help="folder with one folder per class, or with train/ and val/; or a table of texts: .csv, .tsv, .jsonl",
+        help="folder with one folder per class, of images or recordings, or with train/ and val/; or a table of texts "
+        "or of image files: .csv, .tsv, .jsonl",
     )  # fmt: skip
     add.add_argument("--backbone", metavar="HANDLE", help="what to start from: see `tfft list` (efficientnet-lite0)")
     add.add_argument("--out", required=True, metavar="RUN", help="new folder for the model and its records")
@@ -131,7 +132,9 @@ def _train_arguments(add: argparse.ArgumentParser) -> None:
         "--deterministic", action="store_true", default=None, help="only operations that repeat bit for bit"
     )
     training.add_argument("--batch-norm", choices=["fixed", "train"], help="statistics in unfrozen blocks (fixed)")
-    training.add_argument("--augment", nargs="+", metavar="CHANGE", help="vary the pictures: flip, crop, rand (none)")
+    training.add_argument(
+        "--augment", nargs="+", metavar="CHANGE", help="vary pictures: flip, crop, rand; or recordings: shift, mask"
+    )
     training.add_argument("--views", type=_whole, metavar="K", help="variations of each picture, used in turn")
     training.add_argument(
         "--cache",
@@ -209,7 +212,10 @@ def _inspect_arguments(add: argparse.ArgumentParser) -> None:
 def _predict_arguments(add: argparse.ArgumentParser) -> None:
     add.add_argument("model", metavar="RUN_OR_EXPORT", help="run folder, exported model or .keras file")
     add.add_argument(
-        "files", nargs="*", metavar="FILE", help="image files; for texts .txt files, a text in each line, or -"
+        "files",
+        nargs="*",
+        metavar="FILE",
+        help="images or recordings; for texts .txt files, a text in each line, or -",
     )
     add.add_argument("--text", action="append", metavar="TEXT", help="a text; may be given several times")
     add.add_argument("--top", type=_whole, default=3, metavar="K", help="classes to list for each file (3)")

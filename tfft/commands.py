@@ -158,16 +158,19 @@ def predict(options: argparse.Namespace, print_result: PrintResult) -> int:
     """Predicts for image files or texts; a bad file is reported and does not stop the others."""
     if not options.files and not options.text:
         raise DataError("Nothing to predict for: give image FILEs, or texts with --text.")
-    answer, class_names, of_texts = _answering(pathlib.Path(options.model))
-    from tfft.exporting import predict_files, predict_texts
+    served = _answering(pathlib.Path(options.model))
+    from tfft.exporting import predict_files, predict_recordings, predict_texts
 
-    settings = {"class_names": class_names, "top": options.top}
-    if of_texts:
-        found = predict_texts(answer, [*(options.text or ()), *_lines(options.files)], **settings)
+    settings = {"class_names": served.class_names, "top": options.top}
+    if of_texts := served.takes_texts:
+        found = predict_texts(served.predict_texts, [*(options.text or ()), *_lines(options.files)], **settings)
     elif options.text:
-        raise DataError(f"The model in {options.model} takes image files, not --text.")
+        what = "image files" if served.audio is None else "recordings"
+        raise DataError(f"The model in {options.model} takes {what}, not --text.")
+    elif served.audio is not None:
+        found = predict_recordings(served.predict_waves, options.files, served.audio, **settings)
     else:
-        found = predict_files(answer, options.files, **settings)
+        found = predict_files(served.predict_bytes, options.files, **settings)
     rows = []
     for row in found:
         rows.append(row)
@@ -210,20 +213,15 @@ def _prediction_line(row: Any) -> str:
     return f"{row.file}: {row.label} {row.probability:.3f}" + (f"  ({others})" if others else "")
 
 
-def _answering(path: pathlib.Path) -> tuple[Callable, Sequence[str], bool]:
-    """Returns what answers, the class names, and whether it is asked about texts: from a run, a file or an export."""
+def _answering(path: pathlib.Path) -> Any:
+    """Opens what answers: ``Serving`` of a run or a .keras file, or an ``OpenExport``; both are asked alike."""
     if not path.exists():
         raise DataError(f"{path} does not exist. Expected a run folder, an exported model or a .keras file.")
     start_tensorflow()
     if not path.is_file() and not (path / "model.keras").exists():
         from tfft.exporting import open_export
 
-        served = open_export(path)
-        return (
-            (served.predict_texts if served.takes_texts else served.predict_bytes),
-            served.class_names,
-            served.takes_texts,
-        )
+        return open_export(path)
     from tfft.backbones.kerasfiles import load_keras_file
     from tfft.exporting import serving_functions
 
@@ -231,11 +229,9 @@ def _answering(path: pathlib.Path) -> tuple[Callable, Sequence[str], bool]:
         raise DataError(f"{path} is not a model. Expected a run folder, an exported model or a .keras file.")
     file = path if path.is_file() else path / "model.keras"
     serving = serving_functions(load_keras_file(file))
-    if serving.takes_texts:
-        return serving.predict_texts, serving.class_names, True
-    if serving.decode is None:
+    if not serving.takes_texts and serving.decode is None:
         raise DataError(f"The model in {path} cannot read image files. {' '.join(serving.notes)}")
-    return serving.predict_bytes, serving.class_names, False
+    return serving
 
 
 def evaluate(options: argparse.Namespace, print_result: PrintResult) -> int:
@@ -286,7 +282,7 @@ def _labelled_recordings(run: Any, options: argparse.Namespace) -> tuple[Any, li
     from tfft.data import load_recordings
     from tfft.data.recordings import holds_recordings
 
-    plan, spec, path = run.plan, _listens(run.model).audio, pathlib.Path(options.data)
+    plan, spec, path = run.plan, _listens(run.model), pathlib.Path(options.data)
     if not path.is_dir() or not holds_recordings(path):
         raise DataError(f"{path} holds no recordings, and the model in {options.run_folder} listens to them.")
     own = path.exists() and pathlib.Path(plan.data).exists() and path.samefile(plan.data)
@@ -312,9 +308,9 @@ def _labelled_recordings(run: Any, options: argparse.Namespace) -> tuple[Any, li
 
 
 def _listens(model: Any) -> Any:
-    from tfft.data.sounds import log_mel_of
+    from tfft.data.sounds import audio_of
 
-    return log_mel_of(model)
+    return audio_of(model)
 
 
 def _takes_strings(model: Any) -> bool:

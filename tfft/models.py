@@ -18,14 +18,15 @@ import keras  # noqa: E402
 
 from tfft.backbones.base import BACKBONE_LAYER, PREPROCESS_LAYER, TOKENS_LAYER, Backbone, blocks_of  # noqa: E402
 from tfft.backbones.pooling import PoolPieces  # noqa: E402
+from tfft.backbones.waves import EachWave  # noqa: E402
 from tfft.backbones.words import WORD_STARTS, GatherWords, TokenizeWords  # noqa: E402
 from tfft.data.images import Preprocess, check_spec  # noqa: E402
-from tfft.data.sounds import LogMel  # noqa: E402
+from tfft.data.sounds import Clip, LogMel  # noqa: E402
 from tfft.heads import Head  # noqa: E402
 from tfft.specs import AudioSpec, InputSpec  # noqa: E402
 
 IMAGE_INPUT, TEXT_INPUT, PAIR_INPUT, POOL_LAYER = "image", "text", "text_pair", "pool"
-AUDIO_INPUT, AUDIO_LAYER = "audio", "log_mel"
+AUDIO_INPUT, AUDIO_LAYER, CLIP_LAYER = "audio", "log_mel", "clip"
 WORDS_LAYER = "words"  # in the place of pooling, where words are tagged
 
 
@@ -51,7 +52,7 @@ def build(
         image_size: rows and columns, or one number for both, in place of the backbone's usual size;
             only for backbones that are flexible.
         audio: for a model that takes sound waves, float32 [B, samples]: an image backbone is shown their spectrum
-            (:class:`tfft.data.LogMel`), one that takes waves itself is given them.
+            (:class:`tfft.data.LogMel`), one that takes waves itself, a batch or one at a time, is given them.
         pair: True for a model that takes pairs of texts, ``{"text": ..., "text_pair": ...}``; not for words.
         name: name of the model; the backbone's unless given.
 
@@ -160,14 +161,45 @@ def _sounds(
     """Returns the input for waves and the features."""
     inputs = keras.Input((None,), dtype="float32", name=AUDIO_INPUT)
     if spec is not None:
-        return inputs, nested(
-            keras.tree.pack_sequence_as(nested.input, [LogMel(audio, spec, name=AUDIO_LAYER)(inputs)])
+        return inputs, _features(backbone, nested, LogMel(audio, spec, name=AUDIO_LAYER)(inputs), spec)
+    length = wave_length(nested, backbone.name)
+    if length not in (None, audio.samples):
+        raise BackboneError(
+            f"{backbone.name} takes waves of {length} samples only, and {audio.seconds:g} s at {audio.sample_rate} "
+            f"samples a second are {audio.samples}. Fix: seconds={length / audio.sample_rate:g}."
         )
-    takes = keras.tree.flatten(nested.input)
-    if len(takes) != 1 or len(takes[0].shape) != 2 or takes[0].dtype != "float32":
+    waves = Clip(audio, name=CLIP_LAYER)(inputs)
+    if len(keras.tree.flatten(nested.input)[0].shape) == 2:
+        return inputs, nested(keras.tree.pack_sequence_as(nested.input, [waves]))
+    return inputs, keras.Model(*_batched(nested), name=BACKBONE_LAYER)(waves)
+
+
+def wave_length(network: keras.Model, name: str) -> int | None:
+    """Returns how many samples a network that takes waves wants; None for any number.
+
+    Raises:
+        BackboneError: when it takes something else.
+    """
+    takes = keras.tree.flatten(network.input)
+    shape = tuple(takes[0].shape)
+    if len(takes) != 1 or takes[0].dtype != "float32" or len(shape) not in (1, 2, 3) or (shape[2:] not in ((), (1,))):
         found = [(tuple(t.shape), t.dtype) for t in takes]
-        raise BackboneError(f"{backbone.name} takes neither images nor waves [batch, samples] in float32, but {found}.")
-    return inputs, nested(keras.tree.pack_sequence_as(nested.input, [inputs]))
+        raise BackboneError(
+            f"{name} takes neither images nor waves in float32, [batch, samples], [batch, samples, 1] or [samples], "
+            f"but {found}."
+        )
+    return shape[0] if len(shape) == 1 else shape[1]
+
+
+def _batched(nested: keras.Model) -> tuple[keras.KerasTensor, keras.KerasTensor]:
+    """Returns an input [batch, samples] for a network that takes [samples] or [batch, samples, 1], and the features."""
+    [takes] = keras.tree.flatten(nested.input)
+    length = takes.shape[0] if len(takes.shape) == 1 else takes.shape[1]
+    inputs = keras.Input((length,), dtype="float32", name="waves")
+    if len(takes.shape) == 1:
+        return inputs, EachWave(nested, name="each_wave")(inputs)
+    waves = keras.layers.Reshape((length or -1, 1))(inputs)
+    return inputs, nested(keras.tree.pack_sequence_as(nested.input, [waves]))
 
 
 def _words(

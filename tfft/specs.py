@@ -81,7 +81,8 @@ class AudioSpec:
         bands: of the mel scale.
         lowest: frequency in Hz.
         highest: frequency in Hz; None for half of the sample rate.
-        range: decibels below the loudest place of a clip that are shown.
+        range: decibels below the loudest place of a clip that are shown; what is quieter is black. docs/audio.md tells
+            how the default was chosen.
     """
 
     sample_rate: int = 16000
@@ -91,7 +92,7 @@ class AudioSpec:
     bands: int = 64
     lowest: float = 50.0
     highest: float | None = None
-    range: float = 80.0
+    range: float = 40.0
 
     @property
     def samples(self) -> int:
@@ -138,18 +139,22 @@ class TextSpec:
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """How pictures are varied while training.
+    """How pictures or recordings are varied while training.
 
     Attributes:
         flip: True mirrors half of them, left and right. Not for digits, letters and other things that mean
             something else in a mirror.
         crop: least share of the area that a random crop keeps; 1 for no crops.
         rand: strength of RandAugment, 0 to 1; 0 for none.
+        shift: of recordings: share of the clip that one begins earlier or later at most; 0 for none.
+        mask: of recordings: share of the time, and of the mel scale, that is silenced at most; 0 for none.
     """
 
     flip: bool = False
     crop: float = 1.0
     rand: float = 0.0
+    shift: float = 0.0
+    mask: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain values, fit for YAML and JSON."""

@@ -15,6 +15,7 @@ import keras
 
 from tfft.backbones import cutting
 from tfft.backbones.tokenizing import Tokenize
+from tfft.backbones.waves import EachWave
 from tfft.specs import InputSpec, TextSpec
 
 # The names under which `tfft.build` puts these layers into a model.
@@ -136,12 +137,13 @@ def _blocks_within(network: keras.Model) -> list[Block]:
     if not isinstance(network, keras.Sequential) and not hasattr(network, "operations"):
         return [Block(network.name, tuple(network.layers), "not cut: a subclassed model has no graph to look into")]
     weighted = [layer for layer in network.layers if layer.weights]
-    if not any(isinstance(layer, keras.Model) or is_opened(layer) for layer in weighted):
+    if not any(isinstance(layer, (keras.Model, EachWave)) or is_opened(layer) for layer in weighted):
         return _group_layers(network)
     blocks: list[Block] = []
     for layer in weighted:
-        if isinstance(layer, keras.Model):
-            blocks += _blocks_within(layer)
+        inner = layer.network if isinstance(layer, EachWave) else layer
+        if isinstance(inner, keras.Model):
+            blocks += _blocks_within(inner)
         else:
             blocks.append(Block(layer.name, (layer,), getattr(layer, "note", "")))
     return _uniquely_named(blocks)

@@ -21,30 +21,21 @@ from tfft.data.mixing import mixed, one_hot  # noqa: E402
 from tfft.data.pipeline import from_arrays, to_dataset  # noqa: E402
 from tfft.data.previewing import preview  # noqa: E402
 from tfft.data.recordings import RecordingSplits, load_recordings, read_recording  # noqa: E402
-from tfft.data.sounds import LogMel  # noqa: E402
+from tfft.data.sounds import LogMel, audio_of, log_mel  # noqa: E402
 from tfft.data.splitting import folds, groups_by, hold_out, read_split, write_split  # noqa: E402
 from tfft.data.tagged import TaggedSentences, TaggedSplits, from_tagged, load_tagged  # noqa: E402
 from tfft.data.text_report import TextReport  # noqa: E402
 from tfft.data.texts import TextExamples, TextSplits, from_texts, load_texts, read_texts, text_lengths  # noqa: E402
+from tfft.data.waves import from_waves  # noqa: E402
 
 __all__ = [
     "Copies",
     "Copy",
-    "FileFacts",
-    "examine",
-    "find_copies",
-    "fold_splits",
-    "folds",
-    "groups_by",
-    "hold_out",
-    "read_image_table",
-    "read_recording",
-    "read_split",
-    "write_split",
     "Examples",
+    "FileFacts",
     "LogMel",
-    "RecordingSplits",
     "Preprocess",
+    "RecordingSplits",
     "Skipped",
     "Splits",
     "TaggedSentences",
@@ -52,25 +43,38 @@ __all__ = [
     "TextExamples",
     "TextReport",
     "TextSplits",
+    "audio_of",
     "check_labels",
     "class_weights",
     "decode_image",
+    "examine",
+    "find_copies",
+    "fold_splits",
+    "folds",
     "from_arrays",
     "from_tagged",
     "from_texts",
+    "from_waves",
+    "groups_by",
+    "hold_out",
     "list_images",
     "load",
     "load_image_table",
     "load_recordings",
     "load_tagged",
     "load_texts",
+    "log_mel",
     "mixed",
     "one_hot",
     "preview",
+    "read_image_table",
+    "read_recording",
+    "read_split",
     "read_texts",
     "resize_pixels",
     "scale_pixels",
     "text_lengths",
     "to_dataset",
     "weighted",
+    "write_split",
 ]

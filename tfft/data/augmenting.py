@@ -1,4 +1,4 @@
-"""Views of a picture: itself, and random variations of it that can be made again.
+"""Views of a picture: itself, and random variations of it that can be made again. Those of sounds are in ``waves``.
 
 Hides the random numbers. A view is a pure function of seed, position and number, so a cache of views and
 a pipeline that makes them anew in every epoch show the same pictures.
@@ -17,10 +17,12 @@ from tfft.data.randaugment import rand_augment
 from tfft.errors import PlanError, did_you_mean, listed, raise_problems
 from tfft.specs import Augmentation, InputSpec
 
-CHANGES = ("flip", "crop", "rand")
+OF_PICTURES, OF_SOUNDS = ("flip", "crop", "rand"), ("shift", "mask")
+CHANGES = OF_PICTURES + OF_SOUNDS
 _ASPECT = math.log(4 / 3)  # a crop is at most so much wider or taller than the picture it becomes
 _RAND = 1  # keeps the numbers of "rand" apart from the others of a view
 _STRENGTH = 0.5  # of "rand", unless told otherwise
+_SHIFT, _MASK = 0.1, 0.2  # of the clip, and of the clip and the mel scale, unless told otherwise
 _LEAST = 0.5  # of the area, unless told otherwise: fine-tuning needs less than the 0.08 of training from nothing
 
 
@@ -29,8 +31,9 @@ def augmentation(wish: Augmentation | str | Sequence[str] | None) -> Augmentatio
 
     Args:
         wish: ``"flip"`` (left and right change places), ``"crop"`` (a part of at least half of the picture), ``"rand"``
-            (RandAugment at strength 0.5), ``"crop=0.7"`` or ``"rand=0.3"`` for another least share or strength, several
-            in a list, an :class:`~tfft.specs.Augmentation` or its
+            (RandAugment at strength 0.5); of recordings ``"shift"`` (by up to a tenth of the clip) and ``"mask"`` (up
+            to a fifth of the time and of the mel scale is silenced); ``"crop=0.7"`` or ``"rand=0.3"`` for another least
+            share or strength, several in a list, an :class:`~tfft.specs.Augmentation` or its
             ``to_dict()``; None for none.
 
     Returns:
@@ -53,15 +56,37 @@ def augmentation(wish: Augmentation | str | Sequence[str] | None) -> Augmentatio
             f"{name!r} is not known.{did_you_mean(str(name), CHANGES)}" for name in given if name not in CHANGES
         ]
         raise_problems(PlanError, f"augment takes {listed(CHANGES)}", problems)
-        usual = {"flip": True, "crop": _LEAST, "rand": _STRENGTH}
+        usual = {"flip": True, "crop": _LEAST, "rand": _STRENGTH, "shift": _SHIFT, "mask": _MASK}
         found = Augmentation(**{name: usual[name] if value is None else value for name, value in given.items()})
     problems = []
     if not (isinstance(found.crop, (int, float)) and 0 < found.crop <= 1):
         problems.append(f"crop is the least share of the picture that stays, over 0 and at most 1, got {found.crop!r}")
     if not (isinstance(found.rand, (int, float)) and 0 <= found.rand <= 1):
         problems.append(f"rand is the strength of RandAugment, 0 to 1, got {found.rand!r}")
-    raise_problems(PlanError, "The pictures cannot be varied", problems)
-    return found if found.flip or found.crop < 1 or found.rand else None
+    for name in OF_SOUNDS:
+        value = getattr(found, name)
+        if not (isinstance(value, (int, float)) and 0 <= value < 1):
+            problems.append(f"{name} is a share of the clip, 0 or more and below 1, got {value!r}")
+    raise_problems(PlanError, "The examples cannot be varied", problems)
+    return found if changes_of(found) else None
+
+
+def changes_of(found: Augmentation) -> list[str]:
+    """Returns the names of what an augmentation changes."""
+    return [name for name in CHANGES if getattr(found, name) != getattr(Augmentation, name)]
+
+
+def check_kind(found: Augmentation, *, sounds: bool) -> None:
+    """Raises PlanError where an augmentation holds a change that means nothing for pictures, or for sounds.
+
+    Args:
+        found: from :func:`augmentation`.
+        sounds: True for recordings, False for pictures.
+    """
+    valid, what = (OF_SOUNDS, "recordings") if sounds else (OF_PICTURES, "pictures")
+    wrong = [name for name in changes_of(found) if name not in valid]
+    if wrong:
+        raise PlanError(f"augment={listed(wrong)} cannot vary {what}. For {what} there is {listed(valid)}.")
 
 
 def _named(wish: str) -> tuple[str, float | None]:

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 import tensorflow as tf
 
-from tfft.data.augmenting import augmentation, view_of
+from tfft.data.augmenting import augmentation, check_kind, view_of
 from tfft.data.examples import Examples
 from tfft.data.facts import why_unreadable
 from tfft.data.images import check_spec, decode_image, decode_pixels, resize_pixels
@@ -307,6 +307,7 @@ def _decoding(paths: tf.Tensor) -> Fetch:
 def _varied(
     order: tf.data.Dataset, fetch: Fetch, spec: InputSpec, changes: Augmentation, seed: int, labels: np.ndarray
 ) -> tf.data.Dataset:
+    check_kind(changes, sounds=False)
     targets, count = _on_cpu(labels), len(labels)
 
     def one(row: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -154,7 +154,7 @@ def load_recordings(
     _check_classes(root, names, labels if not ready else labels[part == 0], 1 if ready else 2)
     facts = [read[i][0] for i in good]
     spec = _spec(facts, sample_rate, seconds)
-    waves = np.stack([_fitted(read[i][1], read[i][0].rate, spec) for i in good])
+    waves = np.stack([fitted(read[i][1], read[i][0].rate, spec) for i in good])
     paths, copies = [one.path for one in facts], _copies(facts)
     if ready:
         held, words = part == 1, f"the folders {places[0]} and {places[1]}"
@@ -321,16 +321,31 @@ def _spec(facts: Sequence[RecordingFacts], sample_rate: int | None, seconds: flo
     return AudioSpec(rate, float(seconds))
 
 
-def _fitted(samples: np.ndarray, rate: int, spec: AudioSpec) -> np.ndarray:
+def fitted(samples: np.ndarray, rate: int, spec: AudioSpec) -> np.ndarray:
+    """Brings samples to the rate and the length of a spec.
+
+    The package soxr resamples: it filters what the new rate cannot hold, and takes any two rates.
+
+    Args:
+        samples: float32 [n].
+        rate: samples a second.
+        spec: what is wanted.
+
+    Returns:
+        float32 [spec.samples].
+
+    Raises:
+        DependencyError: when the rate differs and soxr is not installed.
+    """
     if rate != spec.sample_rate:
         try:
             soxr = importlib.import_module("soxr")
         except ImportError:
             missing_package("soxr", f"Recordings of {rate} and {spec.sample_rate} samples a second", INSTALL)
         samples = soxr.resample(samples, rate, spec.sample_rate)
-    fitted = np.zeros(spec.samples, np.float32)
-    fitted[: min(len(samples), spec.samples)] = samples[: spec.samples]
-    return fitted
+    found = np.zeros(spec.samples, np.float32)
+    found[: min(len(samples), spec.samples)] = samples[: spec.samples]
+    return found
 
 
 def _copies(facts: Sequence[RecordingFacts]) -> Copies:

@@ -1,6 +1,6 @@
-"""From sound waves to what an image backbone expects: :class:`LogMel`, and :func:`decode_wav` for encoded files.
+"""From sound waves to what a backbone expects: :class:`LogMel`, :class:`Clip`, and :func:`decode_wav` for files.
 
-Both are TensorFlow ops only, so training, prediction and the exported model hear the same.
+All are TensorFlow ops only, so training, prediction and the exported model hear the same.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfft.data.images import check_spec, resize_pixels, scale_pixels
-from tfft.errors import PlanError, raise_problems
+from tfft.data.images import check_spec, scale_pixels
+from tfft.errors import DataError, PlanError, raise_problems
 from tfft.specs import AudioSpec, InputSpec
 
 _QUIETEST = 1e-10  # of the power; below it there is only rounding
@@ -47,7 +47,7 @@ class LogMel(keras.layers.Layer):
     def __init__(
         self, audio: AudioSpec | Mapping[str, Any], image: InputSpec | Mapping[str, Any], **kwargs: Any
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **{**kwargs, "dtype": kwargs.get("dtype") or "float32"})
         self.audio = AudioSpec.from_dict(audio) if isinstance(audio, Mapping) else audio
         self.image = InputSpec.from_dict(image) if isinstance(image, Mapping) else image
         check_spec(self.image)
@@ -58,14 +58,16 @@ class LogMel(keras.layers.Layer):
         """Returns pictures, scaled as the backbone expects them."""
         spectrum = log_mel(tf.cast(inputs, tf.float32), self.audio)
         pixels = tf.reverse(tf.transpose(spectrum, [0, 2, 1]), axis=[1])[..., None] * 255.0
-        pixels = tf.repeat(pixels, self.image.channels, axis=-1)
-        whole = InputSpec.from_dict({**self.image.to_dict(), "resize": "stretch"})
-        return scale_pixels(resize_pixels(pixels, whole), self.image)
+        # Not rounded to grey levels, as photos are: a difference in the last bit would be one of a whole level.
+        pixels = tf.image.resize(pixels, self.image.image_size, self.image.interpolation, antialias=True)
+        pixels = tf.repeat(tf.clip_by_value(pixels, 0.0, 255.0), self.image.channels, axis=-1)
+        return tf.cast(scale_pixels(pixels, self.image), self.compute_dtype)
 
     def compute_output_spec(self, inputs: Any) -> keras.KerasTensor:
         """Returns shape and type."""
+        _check_waves(inputs)
         shape = (inputs.shape[0], *self.image.image_size, self.image.channels)
-        return keras.KerasTensor(shape, "float32")
+        return keras.KerasTensor(shape, self.compute_dtype)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor as plain values."""
@@ -79,9 +81,7 @@ def log_mel(waves: tf.Tensor, spec: AudioSpec) -> tf.Tensor:
         waves: float32 [B, samples].
         spec: how they are looked at.
     """
-    fitted = waves[:, : spec.samples]
-    fitted = tf.pad(fitted, [[0, 0], [0, spec.samples - tf.shape(fitted)[1]]])
-    fitted = tf.ensure_shape(fitted, [None, spec.samples])
+    fitted = fit(waves, spec)
     window, step = round(spec.window * spec.sample_rate), round(spec.step * spec.sample_rate)
     power = tf.abs(tf.signal.stft(fitted, window, step, pad_end=False)) ** 2
     bins = power.shape[-1]
@@ -91,6 +91,47 @@ def log_mel(waves: tf.Tensor, spec: AudioSpec) -> tf.Tensor:
     decibels = tf.math.log(tf.maximum(tf.matmul(power, to_mel), _QUIETEST)) * (10.0 / tf.math.log(10.0))
     below = decibels - tf.reduce_max(decibels, axis=[1, 2], keepdims=True)
     return tf.maximum(below / spec.range + 1.0, 0.0)
+
+
+@keras.saving.register_keras_serializable(package="tfft")
+class Clip(keras.layers.Layer):
+    """Sound waves of any length in, of one length out, for backbones that take waves themselves; see :func:`fit`.
+
+    Args:
+        audio: rate and length, or its ``to_dict()``; the rest of it is of no effect.
+        **kwargs: as for any Keras layer.
+
+    Call arguments:
+        inputs: float32 [B, samples].
+
+    Output shape:
+        [B, audio.samples].
+    """
+
+    def __init__(self, audio: AudioSpec | Mapping[str, Any], **kwargs: Any) -> None:
+        super().__init__(autocast=False, **{**kwargs, "dtype": kwargs.get("dtype") or "float32"})
+        self.audio = AudioSpec.from_dict(audio) if isinstance(audio, Mapping) else audio
+        check_audio(self.audio)
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Cuts off or adds silence."""
+        return fit(tf.cast(inputs, self.compute_dtype), self.audio)
+
+    def compute_output_spec(self, inputs: Any) -> keras.KerasTensor:
+        """Returns shape and type."""
+        _check_waves(inputs)
+        return keras.KerasTensor((inputs.shape[0], self.audio.samples), self.compute_dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor as plain values."""
+        return {**super().get_config(), "audio": self.audio.to_dict()}
+
+
+def fit(waves: tf.Tensor, spec: AudioSpec) -> tf.Tensor:
+    """Cuts waves [B, any] off at the end, or lets silence follow them: [B, spec.samples]."""
+    fitted = waves[:, : spec.samples]
+    fitted = tf.pad(fitted, [[0, 0], [0, spec.samples - tf.shape(fitted)[1]]])
+    return tf.ensure_shape(fitted, [None, spec.samples])
 
 
 def decode_wav(encoded: tf.Tensor, spec: AudioSpec) -> tf.Tensor:
@@ -106,17 +147,27 @@ def decode_wav(encoded: tf.Tensor, spec: AudioSpec) -> tf.Tensor:
     Raises:
         tf.errors.InvalidArgumentError: when it is no such file, or has another rate.
     """
-    wave, rate = tf.audio.decode_wav(encoded)
+    full = tf.debugging.Assert(tf.strings.length(encoded) > 0, ["The recording is empty (0 bytes)."])
+    with tf.control_dependencies([] if full is None else [full]):
+        wave, rate = tf.audio.decode_wav(encoded)
     said = f"The recording must have {spec.sample_rate} samples a second; resample it. It has:"
     same = tf.debugging.Assert(tf.equal(rate, spec.sample_rate), [said, rate])
-    with tf.control_dependencies([] if same is None else [same]):
-        mono = tf.reduce_mean(wave, axis=1)[: spec.samples]
-    return tf.ensure_shape(tf.pad(mono, [[0, spec.samples - tf.shape(mono)[0]]]), [spec.samples])
+    some = tf.debugging.Assert(tf.size(wave) > 0, ["The recording has no samples."])
+    with tf.control_dependencies([op for op in (same, some) if op is not None]):
+        return fit(tf.reduce_mean(wave, axis=1)[None], spec)[0]
 
 
-def log_mel_of(model: keras.Model) -> LogMel | None:
-    """Returns the layer that listens in a model, or None where it has none."""
-    return next((layer for layer in model.layers if isinstance(layer, LogMel)), None)
+def audio_of(model: keras.Model) -> AudioSpec | None:
+    """Returns how a model listens, or None where it takes no sound waves."""
+    return next((layer.audio for layer in model.layers if isinstance(layer, (LogMel, Clip))), None)
+
+
+def _check_waves(inputs: Any) -> None:
+    if len(inputs.shape) != 2:
+        raise DataError(
+            f"Expected waves [batch, samples], the mean of all channels, received the shape {tuple(inputs.shape)}. "
+            "One wave alone becomes a batch with wave[None]."
+        )
 
 
 def check_audio(spec: AudioSpec) -> None:

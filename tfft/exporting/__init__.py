@@ -1,8 +1,8 @@
 """A trained model as one SavedModel that serves; hides how it is built, checked and put in place.
 
 ``tfft.export(model, "served/1")`` writes; :func:`open_export` reads one back with TensorFlow alone, and
-:func:`predict_files, predict_texts` asks it about image files. The package is not called ``export``: importing it would
-then hide the function of that name.
+:func:`predict_files`, :func:`predict_recordings` and :func:`predict_texts` ask it. The package is not called
+``export``: importing it would then hide the function of that name.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from tfft.errors import require_platform
 
 require_platform()
 
-from tfft.exporting.predicting import FilePrediction, predict_files, predict_texts  # noqa: E402
+from tfft.exporting.predicting import FilePrediction, predict_files, predict_recordings, predict_texts  # noqa: E402
 from tfft.exporting.reading import OpenExport, open_export  # noqa: E402
 from tfft.exporting.savedmodel import Exported, export  # noqa: E402
 from tfft.exporting.signatures import serving_functions  # noqa: E402
@@ -23,6 +23,7 @@ __all__ = [
     "export",
     "open_export",
     "predict_files",
+    "predict_recordings",
     "predict_texts",
     "serving_functions",
 ]

@@ -11,6 +11,7 @@ import tensorflow as tf
 from tfft.backbones.base import blocks_of, find_backbone
 from tfft.errors import installed_version
 from tfft.exporting.signatures import Serving
+from tfft.specs import AudioSpec
 
 
 def model_card(model: keras.Model, serving: Serving, extra: Mapping[str, object] | None = None) -> str:
@@ -38,6 +39,8 @@ def model_card(model: keras.Model, serving: Serving, extra: Mapping[str, object]
     parts.append("\n".join(f"- `{name}`: {text}" for name, text in describe_functions(serving).items()))
     if serving.input_spec is not None:
         parts += ["## Images", _image_sentence(serving)]
+    if serving.audio is not None:
+        parts += ["## Sounds", _audio_sentence(serving.audio)]
     if serving.class_names:
         parts += ["## Classes", "\n".join(f"{i}. {name}" for i, name in enumerate(serving.class_names))]
     parts += [f"Note: {note}" for note in serving.notes]
@@ -73,6 +76,14 @@ def _image_sentence(serving: Serving) -> str:
     return (
         f"Pixels are 0 to 255. Inside the model every image becomes {spec.height} x {spec.width} x {spec.channels} "
         f"({spec.interpolation}, {spec.resize}); 0 to 255 is mapped to {low:g} to {high:g}{normalised} ({spec.source})."
+    )
+
+
+def _audio_sentence(spec: AudioSpec) -> str:
+    return (
+        f"Waves are float32 from -1 to 1, the mean of all channels, at {spec.sample_rate} samples a second; "
+        f"{spec.seconds:g} s ({spec.samples} samples) are heard: longer ones are cut off, silence follows "
+        "shorter ones. WAV files must have 16 bits and this rate."
     )
 
 

@@ -1,4 +1,4 @@
-"""Predicts for image files with any function from encoded images to outputs; hides what a bad file does.
+"""Predicts for files with any function from their contents to outputs; hides what a bad file does.
 
 One file that cannot be decoded fails its whole batch: here it is found, named with its reason, and the
 others are answered all the same. TensorFlow alone is enough.
@@ -16,7 +16,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfft.data.recordings import fitted, read_recording
+from tfft.specs import AudioSpec
+
 Answer = Callable[[Sequence[bytes]], dict[str, np.ndarray]]
+WaveAnswer = Callable[[np.ndarray], dict[str, np.ndarray]]
 TextAnswer = Callable[[Sequence[str]], dict[str, np.ndarray]]
 
 _BATCH = 32
@@ -87,6 +91,45 @@ def predict_files(
                 yield FilePrediction(file, error=row)
             else:
                 yield _prediction(file, row, class_names, top)
+
+
+def predict_recordings(
+    answer: WaveAnswer,
+    files: Sequence[str | os.PathLike[str]],
+    spec: AudioSpec,
+    *,
+    class_names: Sequence[str] = (),
+    top: int = 3,
+) -> Iterator[FilePrediction]:
+    """Predicts for recordings in any format and at any rate that training could read, in order.
+
+    Args:
+        answer: waves [n, samples] to outputs by name, such as :meth:`OpenExport.predict_waves`.
+        files: paths.
+        spec: rate and length of the waves that the model takes.
+        class_names: as in :func:`predict_files`.
+        top: as in :func:`predict_files`.
+
+    Yields:
+        One prediction per file; a file that cannot be used gets its reason instead.
+
+    Raises:
+        DependencyError: when reading or resampling needs a package that is missing.
+    """
+    for start in range(0, len(files), _BATCH):
+        batch = [os.fspath(file) for file in files[start : start + _BATCH]]
+        read = {file: read_recording(file) for file in batch}
+        heard = [file for file in batch if read[file][0].reason is None]
+        rows: dict[str, dict[str, np.ndarray]] = {}
+        if heard:
+            waves = np.stack([fitted(read[file][1], read[file][0].rate, spec) for file in heard])
+            outputs = answer(waves)
+            rows = {file: {name: values[i] for name, values in outputs.items()} for i, file in enumerate(heard)}
+        for file in batch:
+            if file in rows:
+                yield _prediction(file, rows[file], class_names, top)
+            else:
+                yield FilePrediction(file, error=read[file][0].reason)
 
 
 def predict_texts(

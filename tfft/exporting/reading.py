@@ -6,6 +6,7 @@ Neither Keras nor the rest of tfft is loaded: what this module can do with an ex
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -14,9 +15,11 @@ import numpy as np
 import tensorflow as tf
 
 from tfft.errors import ExportError, SavedModelError, listed
+from tfft.specs import AudioSpec
 from tfft.text_ops import load_text_ops, ops_in
 
 BYTES_SIGNATURE = "serve_bytes"
+AUDIO_FILE = "audio.json"  # among the assets: rate and length of the waves that a model takes
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -27,6 +30,7 @@ class OpenExport:
         path: the version folder that was loaded.
         signatures: callables by name; each takes named tensors and returns named tensors.
         class_names: from ``assets/labels.txt``; empty where there is none.
+        audio: rate and length of the waves that it takes; None where it takes something else.
         loaded: what TensorFlow loaded; it owns the variables, so it must live as long as the signatures.
     """
 
@@ -34,9 +38,12 @@ class OpenExport:
     signatures: Mapping[str, Callable]
     class_names: tuple[str, ...]
     loaded: object = dataclasses.field(repr=False)
+    audio: AudioSpec | None = None
 
     def predict_bytes(self, encoded: Sequence[bytes]) -> dict[str, np.ndarray]:
-        """Predicts for encoded images (JPEG, PNG, GIF, BMP or WebP files as they are on disk).
+        """Predicts for encoded images (JPEG, PNG, GIF, BMP or WebP files as they are on disk), or for WAV files.
+
+        WAV files must have 16 bits and the rate of ``audio``.
 
         Args:
             encoded: contents of one file each.
@@ -76,6 +83,22 @@ class OpenExport:
             raise ExportError(f"{self.path} does not take texts one by one.")
         return answer_texts(self.signatures["serving_default"], texts)
 
+    def predict_waves(self, waves: np.ndarray) -> dict[str, np.ndarray]:
+        """Predicts for sound waves.
+
+        Args:
+            waves: float32 [n, samples], at ``audio.sample_rate``.
+
+        Returns:
+            Outputs by name, one row per wave.
+
+        Raises:
+            ExportError: when the model takes something else.
+        """
+        if self.audio is None:
+            raise ExportError(f"{self.path} does not take sound waves.")
+        return answer_waves(self.signatures["serving_default"], waves)
+
 
 def takes_texts(signature: Callable) -> bool:
     """Tells whether a signature takes one text for each row, and nothing else."""
@@ -87,6 +110,12 @@ def answer_texts(signature: Callable, texts: Sequence[str]) -> dict[str, np.ndar
     """Returns what a signature says to texts, by output name, one row per text."""
     [name] = signature.structured_input_signature[1]
     return {key: value.numpy() for key, value in signature(**{name: tf.constant(list(texts), tf.string)}).items()}
+
+
+def answer_waves(signature: Callable, waves: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns what a signature says to waves [n, samples], by output name, one row per wave."""
+    [name] = signature.structured_input_signature[1]
+    return {key: value.numpy() for key, value in signature(**{name: tf.constant(waves, tf.float32)}).items()}
 
 
 def answer_bytes(signature: Callable, encoded: Sequence[bytes]) -> dict[str, np.ndarray]:
@@ -129,7 +158,9 @@ def open_export(path: str | os.PathLike[str]) -> OpenExport:
     loaded = tf.saved_model.load(str(folder))
     labels = folder / "assets" / "labels.txt"
     names = tuple(labels.read_text(encoding="utf-8").split("\n")[:-1]) if labels.is_file() else ()
-    return OpenExport(folder, dict(loaded.signatures), names, loaded)
+    heard = folder / "assets" / AUDIO_FILE
+    audio = AudioSpec.from_dict(json.loads(heard.read_text(encoding="utf-8"))) if heard.is_file() else None
+    return OpenExport(folder, dict(loaded.signatures), names, loaded, audio)
 
 
 def is_savedmodel(folder: pathlib.Path) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 import pathlib
 import secrets
@@ -21,7 +22,7 @@ import tensorflow as tf
 from tfft.errors import ExportError
 from tfft.exporting.card import describe_functions, model_card
 from tfft.exporting.checking import Examples, check, quiet_tensorflow
-from tfft.exporting.reading import versions_in
+from tfft.exporting.reading import AUDIO_FILE, versions_in
 from tfft.exporting.signatures import Serving, serving_functions
 from tfft.specs import InputSpec
 
@@ -60,7 +61,8 @@ def export(
     Use it when training is done. The SavedModel holds everything: decoding, resizing, scaling, the
     network, probabilities and label names. It has the signatures ``serving_default`` (``images``: uint8
     ``[batch, height, width, channels]`` of any size) and ``serve_bytes`` (``image_bytes``: encoded image
-    files, ``[batch]``), both with the outputs ``probabilities``, ``label`` and ``logits``. A model with
+    files, ``[batch]``), both with the outputs ``probabilities``, ``label`` and ``logits``. A model of
+    recordings takes ``audio``: float32 ``[batch, samples]``, and ``audio_bytes``: WAV files of 16 bits. A model with
     other inputs has ``serving_default`` with its own input names.
 
     The check runs the SavedModel in a fresh process, with TensorFlow alone, on the CPU: its answers must
@@ -161,6 +163,8 @@ def _write(model: keras.Model, serving: Serving, folder: pathlib.Path, card: Map
         texts = {"model_card.md": model_card(model, serving, card)}
         if serving.class_names:
             texts["labels.txt"] = "".join(f"{name}\n" for name in serving.class_names)
+        if serving.audio is not None:
+            texts[AUDIO_FILE] = json.dumps(serving.audio.to_dict()) + "\n"
         module.documents = []
         for name, text in texts.items():
             source = pathlib.Path(scratch, name)

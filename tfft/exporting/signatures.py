@@ -17,9 +17,9 @@ import tensorflow as tf
 
 from tfft import heads
 from tfft.data.images import decode_image, preprocess_of, scale_pixels
-from tfft.data.sounds import decode_wav, log_mel_of
+from tfft.data.sounds import audio_of, decode_wav
 from tfft.errors import ExportError, TfftError
-from tfft.exporting.reading import BYTES_SIGNATURE, answer_bytes, answer_texts, takes_texts
+from tfft.exporting.reading import BYTES_SIGNATURE, answer_bytes, answer_texts, answer_waves, takes_texts
 from tfft.specs import AudioSpec, InputSpec
 from tfft.text_ops import note_on, ops_of
 
@@ -63,6 +63,10 @@ class Serving:
         """Answers for encoded images or recordings as the exported model would; only where there is a ``decode``."""
         return answer_bytes(self.functions[BYTES_SIGNATURE], encoded)
 
+    def predict_waves(self, waves: np.ndarray) -> dict[str, np.ndarray]:
+        """Answers for waves [n, samples] as the exported model would; only where there is ``audio``."""
+        return answer_waves(self.functions[ARRAY_SIGNATURE], waves)
+
 
 def serving_functions(
     model: keras.Model,
@@ -99,9 +103,9 @@ def serving_functions(
 
     functions = {ARRAY_SIGNATURE: _trace(lambda **values: answer(values), inputs)}
     spec, prepare, note = _image_contract(model, inputs, input_spec)
-    decode, audio = None, None
-    if (listens := log_mel_of(model)) is not None:
-        audio, [name] = listens.audio, inputs
+    decode, audio = None, audio_of(model)
+    if audio is not None:
+        [name] = inputs
         functions[BYTES_SIGNATURE] = _trace(_audio_function(answer, name, audio), _AUDIO_INPUT)
         decode, note = (lambda encoded: decode_wav(tf.constant(encoded), audio).numpy()), ""
     if prepare is not None:

@@ -18,10 +18,11 @@ import tensorflow as tf
 
 from tfft.backbones.tokenizing import Tokenize
 from tfft.data.images import Preprocess
-from tfft.data.sounds import LogMel
+from tfft.data.sounds import Clip, LogMel
 from tfft.errors import BackboneError, PlanError, did_you_mean, missing_package
 from tfft.features import litert
 from tfft.features.graph import Step, ancestors, divide, flat_inputs, flatten, steps_of
+from tfft.specs import AudioSpec
 
 TOLERANCE = 1e-4  # largest difference of LiteRT to TensorFlow that is accepted, relative to the largest feature
 ENGINES = ("auto", "litert", "tensorflow")
@@ -46,6 +47,7 @@ class Staged:
             where the network takes the prefix' inputs as they are.
         net: the network.
         preprocess: the layer in front that knows the size of the images, or None.
+        audio: rate and length of the sound waves that the prefix takes, or None.
         mask: position of the network's input that tells the pieces of texts from padding, or None.
         inputs: of the prefix, in order.
         takes: maps what is passed to the prefix to a list in the order of ``inputs``.
@@ -57,6 +59,7 @@ class Staged:
     inputs: tuple[keras.KerasTensor, ...]
     takes: Callable[[Any], list[Any]]
     mask: int | None = None
+    audio: AudioSpec | None = None
 
     def enter(self, value: Any) -> list[tf.Tensor]:
         """Runs the front on what is passed to the prefix, and returns the network's inputs; fit for tf.data."""
@@ -75,7 +78,7 @@ def stage(prefix: keras.Model) -> Staged:
     """
     flat = flatten(prefix)
     steps = steps_of(flat)
-    raw = [s for s in steps if isinstance(s.operation, (Preprocess, Tokenize, LogMel))]
+    raw = [s for s in steps if isinstance(s.operation, (Preprocess, Tokenize, LogMel, Clip))]
 
     def takes(value: Any) -> list[Any]:
         return flat_inputs(flat, value)
@@ -86,7 +89,8 @@ def stage(prefix: keras.Model) -> Staged:
     masks = {id(mask_of(s)) for s in raw if isinstance(s.operation, Tokenize)}
     mask = next((i for i, t in enumerate(front.outputs) if id(t) in masks), None)
     preprocess = next((s.operation for s in raw if isinstance(s.operation, Preprocess)), None)
-    return Staged(front, net, preprocess, tuple(flat.inputs), takes, mask)
+    audio = next((s.operation.audio for s in raw if isinstance(s.operation, (LogMel, Clip))), None)
+    return Staged(front, net, preprocess, tuple(flat.inputs), takes, mask, audio)
 
 
 def mask_of(step: Step) -> keras.KerasTensor:

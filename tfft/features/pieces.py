@@ -18,6 +18,7 @@ from tfft.backbones.base import Block, blocks_of
 from tfft.backbones.savedmodel.blockgraph import count_multiply_adds
 from tfft.backbones.tokenizing import Tokenize
 from tfft.data.images import Preprocess
+from tfft.data.sounds import Clip, LogMel
 from tfft.errors import BackboneError
 from tfft.features import litert, splitting
 from tfft.features.graph import Step, ancestors, descendants, divide, flatten, steps_of
@@ -98,7 +99,7 @@ def take_apart(model: keras.Model, *, ignore_dropout: bool = False) -> Pieces:
             "backbone, such as tfft.build gives."
         )
     steps = steps_of(flat)
-    raw = [s for s in steps if isinstance(s.operation, (Preprocess, Tokenize))]
+    raw = [s for s in steps if isinstance(s.operation, (Preprocess, Tokenize, LogMel, Clip))]
     texts = any(isinstance(s.operation, Tokenize) for s in raw)
     inside, refused = [ancestors(steps, raw)], ["only pieces" if texts else "only pixels"]
     for end in range(1, len(blocks) + 1):

@@ -21,6 +21,7 @@ import tensorflow as tf
 from tfft.data.examples import Examples
 from tfft.data.facts import why_unreadable
 from tfft.data.pipeline import checked_arrays, to_dataset, views_of
+from tfft.data.waves import wave_views
 from tfft.errors import DataError, raise_problems
 from tfft.features.engine import Staged
 from tfft.specs import Augmentation, InputSpec
@@ -72,10 +73,11 @@ def open_source(dataset: Any, staged: Staged, batch_size: int, views: Views | No
     """
     if isinstance(dataset, Examples):
         return FileSource(dataset, staged, batch_size, views)
-    if views is not None and (staged.preprocess is None or not isinstance(dataset, tuple)):
+    varied = staged.preprocess is not None or staged.audio is not None
+    if views is not None and not (varied and isinstance(dataset, tuple)):
         raise DataError(
-            "Only pictures can be varied: pass tfft.data.Examples or a pair (images, labels) of arrays, and a model "
-            f"with a Preprocess layer. Received {type(dataset).__name__}."
+            "Only pictures and recordings can be varied: pass tfft.data.Examples or a pair of arrays, (images, labels) "
+            f"or (waves, labels), and a model of tfft.build. Received {type(dataset).__name__}."
         )
     if isinstance(dataset, tf.data.Dataset):
         return DatasetSource(dataset, staged)
@@ -199,8 +201,13 @@ class ArraySource(Source):
     def batches(self, staged: Staged) -> Iterator[list[np.ndarray]]:
         """Slices the arrays."""
         if self._views is not None:
-            pixels = checked_arrays(self._leaves[0], self.labels)
-            dataset = _every_view(pixels, staged.preprocess.spec, self._views, self._batch_size)
+            if staged.audio is not None:
+                views, settings = self._views, {"batch_size": self._batch_size, "seed": self._views.seed}
+                pair = self._leaves[0], self.labels
+                dataset = wave_views(*pair, staged.audio, views.changes, views.count, **settings)
+            else:
+                pixels = checked_arrays(self._leaves[0], self.labels)
+                dataset = _every_view(pixels, staged.preprocess.spec, self._views, self._batch_size)
             enter = tf.autograph.experimental.do_not_convert(lambda x, _: tuple(staged.enter(x)))
             for tensors in dataset.map(enter, tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE):
                 yield [t.numpy() for t in tensors]

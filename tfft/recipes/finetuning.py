@@ -23,6 +23,7 @@ from tfft.plans import NamedPlan, Wishes, named, show, wishes_of
 from tfft.recipes.costing import cost
 from tfft.recipes.gathered import Gathered
 from tfft.recipes.gathering import gather
+from tfft.recipes.listening import heard_by
 from tfft.recipes.preparing import (
     build_model,
     check_same_backbone,
@@ -112,10 +113,11 @@ def finetune(
 
     Args:
         backbone: a handle as :func:`tfft.load_backbone` takes it, an opened backbone, or a Keras model.
-        data: a folder with one folder per class (or ``train/`` and ``val/`` with those inside), of images or of
-            ``.txt`` files; ``(images, labels)`` arrays; texts as :func:`tfft.data.load_texts` takes them (a ``.csv``,
-            ``.tsv`` or ``.jsonl`` file, a DataFrame, ``(texts, labels)``); or ``(train, validation, class_names)``
-            with two datasets of batches of inputs and int labels.
+        data: a folder with one folder per class (or ``train/`` and ``val/`` with those inside), of images, of
+            recordings or of ``.txt`` files; :class:`tfft.data.RecordingSplits`; ``(images, labels)`` arrays;
+            texts as :func:`tfft.data.load_texts` takes them (a ``.csv``, ``.tsv`` or ``.jsonl`` file, a DataFrame,
+            ``(texts, labels)``); or ``(train, validation, class_names)`` with two datasets of batches of inputs and
+            int labels.
         unfreeze: blocks that the second phase trains, as :func:`tfft.unfreeze` takes it; ``"none"``
             leaves that phase out.
         epochs: of the second phase; 0 leaves it out.
@@ -159,7 +161,8 @@ def finetune(
         resize: how images of another aspect ratio are fitted: ``"crop"`` (the default), ``"stretch"``
             or ``"pad"``.
         augment: how pictures are varied in the second phase: ``"flip"`` (not for digits or letters),
-            ``"crop"``, both in a list, or an :class:`~tfft.specs.Augmentation`; None not at all.
+            ``"crop"``, both in a list, or an :class:`~tfft.specs.Augmentation`; recordings by ``"shift"`` and
+            ``"mask"``; None not at all.
         views: variations of each picture, itself included, that are used in turn; with a cache the frozen
             part runs on each of them once. ``"auto"`` follows from the epochs.
         trust: True opens a SavedModel although the scan found operations that reach outside of it.
@@ -216,6 +219,7 @@ def finetune(
         tf.config.experimental.enable_op_determinism()
     opened = open_backbone(backbone, wishes)
     check_takes_texts(opened, gathered)
+    gathered, wishes = heard_by(opened, gathered, data, wishes, say)
     for note in opened.notes:
         say(f"backbone: {note}")
     if cut := truncation_note(opened, gathered):

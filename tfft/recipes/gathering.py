@@ -14,9 +14,10 @@ import numpy as np
 import tensorflow as tf
 
 from tfft.backbones.cache import cache_dir
-from tfft.data import Examples, Splits, from_arrays, load, load_image_table, to_dataset
+from tfft.data import Examples, RecordingSplits, Splits, from_arrays, from_waves, load, load_image_table, to_dataset
+from tfft.data.augmenting import augmentation, check_kind
 from tfft.data.headers import read_header
-from tfft.data.pipeline import assemble, check_pixels, checked_arrays
+from tfft.data.pipeline import check_pixels, checked_arrays
 from tfft.data.recordings import holds_recordings, load_recordings
 from tfft.errors import DataError, listed
 from tfft.inspection import check_recordings, check_splits
@@ -62,6 +63,8 @@ def gather(data: Any, wishes: Wishes) -> Gathered:
             f"task={wishes.task!r} is for tables; folders and arrays of images are read for classification. Give a "
             "table with a column of files (image=), or build the model with tfft.build(backbone, tfft.heads....)."
         )
+    if isinstance(data, RecordingSplits):
+        return _heard(data, "recordings given in memory", wishes)
     validation, seed = wishes.validation, wishes.seed
     if isinstance(data, (str, os.PathLike)):
         return (_recordings if os.path.isdir(data) and holds_recordings(data) else _folder)(data, wishes)
@@ -98,18 +101,19 @@ def _recordings(folder: str | os.PathLike[str], wishes: Wishes) -> Gathered:
         folder, sample_rate=wishes.sample_rate, seconds=wishes.seconds, validation=wishes.validation, seed=wishes.seed,
         group=wishes.group, strict=wishes.strict,
     )  # fmt: skip
+    return _heard(splits, os.fspath(folder), wishes)
+
+
+def _heard(splits: RecordingSplits, name: str, wishes: Wishes) -> Gathered:
     report = check_recordings(splits)
     pairs = tuple(zip(splits.waves, (splits.train.labels, splits.validation.labels), strict=True))
     names, spec = splits.train.class_names, splits.spec
 
-    def batches(part: int, batch_size: int, **settings: Any) -> tf.data.Dataset:
-        waves, labels = pairs[part]
-        with tf.device("CPU:0"):
-            held = tf.constant(waves)
-        return assemble(lambda rows: tf.gather(held, rows % len(labels)), labels, batch_size, **settings)
+    if (changes := augmentation(wishes.augment)) is not None:
+        check_kind(changes, sounds=True)
 
     def training(_: InputSpec | None, plan: Plan, epoch: tf.Variable) -> tf.data.Dataset:
-        return batches(0, plan.batch_size, shuffle=True, seed=plan.seed, epoch=epoch, sampling=plan.sampling)
+        return from_waves(*pairs[0], spec, **_settings(plan, epoch))
 
     heard = f"recordings: {spec.sample_rate} samples a second, {spec.seconds:g} s of each are heard"
     findings = [str(finding) for finding in report.findings if finding.level != "note"]
@@ -122,10 +126,10 @@ def _recordings(folder: str | os.PathLike[str], wishes: Wishes) -> Gathered:
         skipped=splits.skipped,
         image_side=None,
         training=training,
-        validation=lambda _, batch_size: batches(1, batch_size, shuffle=False, seed=0, epoch=None),
+        validation=lambda _, batch_size: from_waves(*pairs[1], spec, batch_size=batch_size),
         ordered=lambda _: pairs,
-        probe=tuple(path for path in splits.validation.paths if path.lower().endswith(".wav"))[:4],
-        name=os.fspath(folder),
+        probe=(),  # files may have any format; the export is checked with their waves
+        name=name,
         fingerprint=lambda: _fingerprint(splits.train, splits.validation),
         audio=spec,
         report="\n".join([heard, *findings]),

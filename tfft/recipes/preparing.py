@@ -20,6 +20,7 @@ from tfft.models import build
 from tfft.plans import Facts, NamedPlan, Wishes, recommend
 from tfft.recipes.gathered import Gathered
 from tfft.recipes.gathering import gather
+from tfft.recipes.listening import heard_by
 from tfft.recipes.probing import fit_of
 from tfft.recipes.sizing import fitting_batch_size
 from tfft.recipes.texts import check_takes_texts
@@ -65,6 +66,7 @@ def recommend_plan(
     gathered = gather(data, wanted)
     opened = open_backbone(backbone, wanted)
     check_takes_texts(opened, gathered)
+    gathered, wanted = heard_by(opened, gathered, data, wanted, lambda _: None)
     return plan_for(opened, gathered, wanted, cache, plan)
 
 
@@ -131,7 +133,9 @@ def plan_for(
         and first.phases[0].solve is True
     ):
         model, source = build_model(backbone, data, first), feature_source(data, spec_of(backbone, first), first, cache)
-        facts = dataclasses.replace(facts, fit=fit_of(model, data, source, seed=first.seed, verbose=verbose))
+        facts = dataclasses.replace(
+            facts, fit=fit_of(model, data, source, seed=first.seed, verbose=verbose, apart=data.audio is not None)
+        )
         first = recommend(facts, known, **names)
     if wishes.batch_size != "auto":
         return first

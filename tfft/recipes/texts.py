@@ -140,7 +140,8 @@ def check_takes_texts(backbone: Backbone, data: Gathered) -> None:
     takes_text = backbone.text_spec is not None
     if takes_text == (data.texts is not None) or data.is_ready:
         return
-    has, wants = ("texts", "something else") if data.texts is not None else ("images", "texts")
+    others = "images" if data.audio is None else "recordings"
+    has, wants = ("texts", "something else") if data.texts is not None else (others, "texts")
     fix = "tfft.list_backbones(kind='text') shows some that take texts" if data.texts is not None else "give texts"
     raise PlanError(f"The data holds {has}, and the backbone {backbone.name!r} takes {wants}: {fix}.")
 
@@ -185,14 +186,19 @@ def _are_texts(values: Any) -> bool:
 
 
 def _holds_texts(folder: Path) -> bool:
-    """Whether a folder has tables, or folders with .txt files in them."""
+    """Whether a folder has tables, or folders of mostly .txt files: a note among photos makes no texts of them."""
     for entry in sorted(folder.iterdir()):
         if entry.suffix.lower() in TABLES:
             return True
         if entry.is_dir() and not entry.name.startswith("."):
-            for inner in sorted(entry.iterdir())[:50]:
-                if inner.suffix.lower() == ".txt":
-                    return True
-                if inner.is_dir() and any(p.suffix.lower() == ".txt" for p in list(inner.iterdir())[:50]):
-                    return True
+            inside = sorted(entry.iterdir())[:50]
+            if _mostly_texts(inside):
+                return True
+            if any(inner.is_dir() and _mostly_texts(list(inner.iterdir())[:50]) for inner in inside):
+                return True
     return False
+
+
+def _mostly_texts(paths: Sequence[Path]) -> bool:
+    files = [path.suffix.lower() for path in paths if path.is_file() and not path.name.startswith(".")]
+    return 2 * files.count(".txt") > len(files)

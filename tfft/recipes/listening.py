@@ -1,0 +1,55 @@
+"""Rate and length of recordings for backbones that take waves themselves: :func:`heard_by`.
+
+Hides that such a backbone was made for one rate, which nothing in it tells, while an image backbone takes any.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from tfft.backbones.base import Backbone
+from tfft.data import RecordingSplits
+from tfft.models import wave_length
+from tfft.plans import Wishes
+from tfft.recipes.gathered import Gathered
+from tfft.recipes.gathering import gather
+
+USUAL_RATE = 16_000  # of models that take waves: YAMNet, VGGish, TRILL, wav2vec 2.0
+
+
+def heard_by(
+    backbone: Backbone, data: Gathered, source: Any, wishes: Wishes, say: Callable[[object], None]
+) -> tuple[Gathered, Wishes]:
+    """Reads recordings again where a backbone takes waves of another rate or length than the files have.
+
+    Args:
+        backbone: any; only one that takes waves changes anything.
+        data: gathered for the wishes.
+        source: that it was gathered from.
+        wishes: of the user.
+        say: prints what was chosen.
+
+    Returns:
+        The data as the backbone takes it, and the wishes with rate and length.
+
+    Raises:
+        BackboneError: when the backbone takes neither images nor waves.
+    """
+    open_ = not isinstance(source, RecordingSplits)  # these have been read as someone wanted them
+    if data.audio is None or backbone.input_spec is not None or backbone.text_spec is not None or not open_:
+        return data, wishes
+    rate, seconds = wishes.sample_rate, wishes.seconds
+    if rate is None:
+        rate = USUAL_RATE
+        say(f"backbone: assumed to take {rate:,} samples a second, as most that take waves do; else say sample_rate=")
+    length = wave_length(backbone.model, backbone.name)
+    if length is not None and seconds is None:
+        seconds = length / rate
+    chosen = dataclasses.replace(wishes, sample_rate=rate, seconds=seconds)
+    if (rate, seconds or data.audio.seconds) == (data.audio.sample_rate, data.audio.seconds):
+        return data, chosen
+    read = gather(source, chosen)
+    say(read.report.splitlines()[0])
+    return read, chosen
