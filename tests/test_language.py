@@ -9,12 +9,13 @@ import keras
 import keras_hub
 import numpy as np
 import pytest
+import tensorflow as tf
 from test_text_presets import byte_pairs, gpt2
 
 import tfft
 from tfft import language
 from tfft.backbones.lowrank import pairs_of
-from tfft.errors import BackboneError, DataError, PlanError
+from tfft.errors import BackboneError, DataError, ExportError, PlanError
 
 
 def pattern(count=40, seed=0):
@@ -26,6 +27,7 @@ def pattern(count=40, seed=0):
 
 @pytest.fixture(scope="module")
 def preset(tmp_path_factory):
+    """A tiny GPT-2 that has learned to count downwards: low-rank updates need something to update."""
     keras.utils.set_random_seed(0)
     folder = tmp_path_factory.mktemp("gpt2") / "preset"
     tokenizer = keras_hub.models.GPT2Tokenizer(**byte_pairs("<|endoftext|>"))
@@ -33,7 +35,13 @@ def preset(tmp_path_factory):
         tokenizer.vocabulary_size(), num_layers=2, num_heads=2, hidden_dim=32, intermediate_dim=64,
         max_sequence_length=32, dropout=0.0,
     )  # fmt: skip
+    untrained, counting = folder.with_name("untrained"), [text[::-1] for text in pattern(60, seed=1)]
     for part in (backbone, tokenizer):
+        part.save_to_preset(str(untrained))
+    learned = language.finetune(
+        untrained, counting, lora=0, epochs=30, learning_rate=1e-2, max_length=24, verbose=False
+    ).model  # fmt: skip
+    for part in (learned.backbone, tokenizer):
         part.save_to_preset(str(folder))
     return folder
 
@@ -78,7 +86,7 @@ def test_perplexity_is_that_of_the_logits(preset):
         for start in range(0, len(cut) - 1, 16):
             part = cut[start : start + 17]
             ids = part[None, :-1]
-            logits = np.asarray(model({"token_ids": ids, "padding_mask": np.ones_like(ids)}))[0]
+            logits = np.array(model({"token_ids": ids, "padding_mask": np.ones_like(ids)}))[0]
             logits -= np.log(np.exp(logits).sum(-1, keepdims=True))
             losses.append(-logits[np.arange(len(part) - 1), part[1:]].sum())
             count += len(part) - 1
@@ -126,6 +134,23 @@ print(model.generate("abcde", max_length=16))
     value, *text = done.stdout.splitlines()
     assert float(value) == pytest.approx(language.perplexity(run.model, texts).value, rel=1e-5)
     assert "\n".join(text) == run.model.generate("abcde", max_length=16)
+
+
+def test_an_export_writes_as_the_model_does(run, tmp_path):
+    before = run.model.sampler
+    exported = language.export(run.model, tmp_path / "served", max_length=16, examples=["abc", "ghijkl"])
+    assert exported.path == tmp_path / "served" / "1"
+    assert run.model.sampler is before
+    served = tfft.exporting.open_export(exported.path)
+    found = served.signatures["serving_default"](text=tf.constant(["abcde", "b", ""]))["generated_text"].numpy()
+    assert found[0].decode().startswith("abcdefgh")
+    run.model.compile(sampler="greedy")
+    assert [one.decode() for one in found] == run.model.generate(["abcde", "b", ""], max_length=16)
+    assert "causal language model" in (exported.path / "assets" / "model_card.md").read_text()
+    with pytest.raises(ExportError, match="Version 1 exists already"):
+        language.export(run.model, exported.path)
+    with pytest.raises(ExportError, match="max_length must be 2 to 24"):
+        language.export(run.model, tmp_path / "other", max_length=400)
 
 
 def test_documents_come_from_files_folders_and_lists(tmp_path):
