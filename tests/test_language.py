@@ -10,12 +10,13 @@ import keras_hub
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_text_presets import byte_pairs, gpt2
+from test_text_presets import byte_pairs
 
 import tfft
-from tfft import language
+from tfft import cli, language
 from tfft.backbones.lowrank import pairs_of
 from tfft.errors import BackboneError, DataError, ExportError, PlanError
+from tfft.language.documents import pieces_of
 
 
 def pattern(count=40, seed=0):
@@ -25,12 +26,19 @@ def pattern(count=40, seed=0):
     return ["".join(chr(97 + (s * 6 + i) % 24) for i in range(int(random.integers(8, 20)))) for s in starts]
 
 
+def byte_tokenizer():
+    """As GPT-2's: the mark of start and end is the last piece, not the first, which fills what is empty."""
+    parts = byte_pairs()
+    parts["vocabulary"]["<|endoftext|>"] = len(parts["vocabulary"])
+    return keras_hub.models.GPT2Tokenizer(**parts)
+
+
 @pytest.fixture(scope="module")
 def preset(tmp_path_factory):
     """A tiny GPT-2 that has learned to count downwards: low-rank updates need something to update."""
     keras.utils.set_random_seed(0)
     folder = tmp_path_factory.mktemp("gpt2") / "preset"
-    tokenizer = keras_hub.models.GPT2Tokenizer(**byte_pairs("<|endoftext|>"))
+    tokenizer = byte_tokenizer()
     backbone = keras_hub.models.GPT2Backbone(
         tokenizer.vocabulary_size(), num_layers=2, num_heads=2, hidden_dim=32, intermediate_dim=64,
         max_sequence_length=32, dropout=0.0,
@@ -55,9 +63,9 @@ def run(preset, tmp_path_factory):
 
 
 def test_windows_hold_everything_once_and_nothing_is_predicted_across_documents():
-    tokenizer = gpt2()[1]
+    tokenizer = byte_tokenizer()
     texts = ["the quick", "a", "", "brown fox"]
-    pieces = [language.pieces_of(text, tokenizer) for text in texts]
+    pieces = [pieces_of(text, tokenizer) for text in texts]
     stream = np.concatenate(pieces)
     batches = list(language.windows(texts, tokenizer, 8, batch_size=2).as_numpy_iterator())
     inputs, following, weights = (np.concatenate([b[i] if i else b[0]["token_ids"] for b in batches]) for i in range(3))
@@ -82,7 +90,7 @@ def test_perplexity_is_that_of_the_logits(preset):
     found = language.perplexity(model, texts, batch_size=2)
     losses, count = [], 0
     for text in texts:
-        cut = language.pieces_of(text, model.preprocessor.tokenizer)
+        cut = pieces_of(text, model.preprocessor.tokenizer)
         for start in range(0, len(cut) - 1, 16):
             part = cut[start : start + 17]
             ids = part[None, :-1]
@@ -108,6 +116,7 @@ def test_the_pattern_is_learned_by_the_updates_alone(run, preset):
     assert all("kernel" in path for path in changed)
     assert not [path for path in changed if "embedding" in path]
     assert not [pair for layer in tfft.slicing.auditing.flatten(run.model) for pair in pairs_of(layer)]
+    run.model.compile(sampler="greedy")
     assert run.model.generate("abcde", max_length=12).startswith("abcdefgh")
 
 
@@ -124,10 +133,12 @@ def test_a_run_is_read_again_in_another_process(run):
 import sys, keras_hub
 from tfft import language
 model = language.load(sys.argv[1])
+model.compile(sampler="greedy")
 print(language.perplexity(model, sys.argv[2:]).value)
 print(model.generate("abcde", max_length=16))
 """
     texts = pattern(4, seed=3)
+    run.model.compile(sampler="greedy")
     done = subprocess.run(
         [sys.executable, "-c", script, str(folder), *texts], check=True, capture_output=True, text=True
     )
@@ -151,6 +162,22 @@ def test_an_export_writes_as_the_model_does(run, tmp_path):
         language.export(run.model, exported.path)
     with pytest.raises(ExportError, match="max_length must be 2 to 24"):
         language.export(run.model, tmp_path / "other", max_length=400)
+
+
+def test_the_command_line_trains_writes_and_exports(preset, tmp_path, capsys):
+    (tmp_path / "lines.txt").write_text("\n\n".join(pattern(12)))
+    out, served = str(tmp_path / "run"), str(tmp_path / "served")
+    command = ["language", str(tmp_path / "lines.txt"), "--backbone", str(preset), "--out", out, "--epochs", "1"]
+    assert cli.main([*command, "--max-length", "16", "--export", served]) == 0
+    shown = capsys.readouterr().out
+    assert "held-out perplexity" in shown
+    assert f"Exported to {served}/1" in shown
+    assert cli.main(["predict", out, "--text", "abc", "--text", "xyz", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["predictions"]
+    assert [row["text"] for row in rows] == ["abc", "xyz"]
+    assert all(row["generated_text"].startswith(row["text"]) for row in rows)
+    assert cli.main(command) == 2
+    assert "is there and not empty" in capsys.readouterr().err
 
 
 def test_documents_come_from_files_folders_and_lists(tmp_path):

@@ -61,12 +61,15 @@ def export(
     greedy = _Greedy(model)
 
     @tf.function
-    def write(text: tf.Tensor) -> dict[str, tf.Tensor]:
+    def write(**values: tf.Tensor) -> dict[str, tf.Tensor]:  # by name only: so a signature takes it
+        text = values["text"]
         found = greedy.step(model.preprocessor.generate_preprocess(text, sequence_length=length), ends)
         ids, present = found["token_ids"], tf.cast(found["padding_mask"], tf.bool)
         for mark in tokenizer.special_token_ids:
             present &= ids != mark
-        return {_ANSWER: tokenizer.detokenize(tf.ragged.boolean_mask(ids, present))}
+        written = tokenizer.detokenize(tf.ragged.boolean_mask(ids, present))
+        # A piece may be a part of a character: what is not whole is left out, as `generate` does.
+        return {_ANSWER: tf.strings.unicode_transcode(written, "UTF-8", "UTF-8", errors="ignore")}
 
     def reference(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         [texts] = values.values()
