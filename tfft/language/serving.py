@@ -19,6 +19,7 @@ from tfft.exporting.signatures import ARRAY_SIGNATURE, Serving
 from tfft.text_ops import note_on, ops_of
 
 _ANSWER = "generated_text"
+_BROKEN = "\ufffd"  # what tokenizers put in place of a part of a character
 
 
 def export(
@@ -68,14 +69,17 @@ def export(
         for mark in tokenizer.special_token_ids:
             present &= ids != mark
         written = tokenizer.detokenize(tf.ragged.boolean_mask(ids, present))
-        # A piece may be a part of a character: what is not whole is left out, as `generate` does.
-        return {_ANSWER: tf.strings.unicode_transcode(written, "UTF-8", "UTF-8", errors="ignore")}
+        # A piece may be a part of a character: what is not whole is left out.
+        whole = tf.strings.unicode_transcode(written, "UTF-8", "UTF-8", errors="ignore")
+        return {_ANSWER: tf.strings.regex_replace(whole, _BROKEN, "")}
 
     def reference(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         [texts] = values.values()
         with tf.device("/CPU:0"):
             asked = [one.decode() if isinstance(one, bytes) else one for one in texts]
-            return {_ANSWER: np.array([one.encode() for one in greedy.generate(asked, length)], object)}
+            return {
+                _ANSWER: np.array([one.replace(_BROKEN, "").encode() for one in greedy.generate(asked, length)], object)
+            }
 
     function = write.get_concrete_function(text=tf.TensorSpec([None], tf.string, name="text"))
     note = note_on(ops_of({ARRAY_SIGNATURE: function}))
