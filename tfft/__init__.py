@@ -48,7 +48,7 @@ _NAMES = {
 }
 _MODULES = (
     "backbones", "contrastive", "data", "errors", "evaluation", "exporting", "features", "heads", "inspection",
-    "models", "optimizers", "plans", "recipes", "regularizers", "slicing", "specs", "testing", "training",
+    "language", "models", "optimizers", "plans", "recipes", "regularizers", "slicing", "specs", "testing", "training",
 )  # fmt: skip
 # Modules with classes that a `.keras` file may name.
 _REGISTERED = (
@@ -89,7 +89,7 @@ wrapt.register_post_import_hook(_register, "keras")
 
 if TYPE_CHECKING:
     from tfft import backbones, contrastive, data, errors, evaluation, exporting, features, heads, inspection  # noqa: I001
-    from tfft import models, optimizers, plans, recipes, regularizers, slicing, specs, testing, training
+    from tfft import language, models, optimizers, plans, recipes, regularizers, slicing, specs, testing, training
     from tfft.backbones import list_backbones, load_backbone, resolve
     from tfft.errors import TfftError
     from tfft.evaluation import evaluate

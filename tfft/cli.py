@@ -168,6 +168,20 @@ def _train_arguments(add: argparse.ArgumentParser) -> None:
     _opening_arguments(data)
 
 
+def _language_arguments(add: argparse.ArgumentParser) -> None:
+    add.add_argument("data", metavar="DATA", help=".txt file, documents parted by empty lines; or a folder of them")
+    add.add_argument("--backbone", required=True, metavar="PRESET", help="decoder of KerasHub, such as gpt2_base_en")
+    add.add_argument("--out", required=True, metavar="RUN", help="new folder for the model and its records")
+    add.add_argument("--lora", type=int, metavar="RANK", help="of the updates that train; 0 trains everything (8)")
+    add.add_argument("--epochs", type=_whole, metavar="N", help="at most (10)")
+    add.add_argument("--learning-rate", type=float, metavar="RATE", help="at the peak (1e-3)")
+    add.add_argument("--batch-size", type=_whole, metavar="N", help="windows per step (8)")
+    add.add_argument("--max-length", type=_whole, metavar="N", help="pieces in a window (128 at most)")
+    add.add_argument("--validation", type=float, metavar="SHARE", help="of the documents, held out (0.1)")
+    add.add_argument("--seed", type=int, metavar="S", help="of split, order and new weights (0)")
+    add.add_argument("--export", metavar="OUT", help="write a SavedModel from texts to texts, such as served/1")
+
+
 def _opening_arguments(add: Any) -> None:
     add.add_argument("--input-range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="what black and white become")
     add.add_argument("--output", metavar="KEY", help="which output of a backbone with several")
@@ -326,6 +340,7 @@ _COMMANDS = {
         "train on handwritten digits, export, predict: a few minutes, nothing to download",
     ),
     "train": (commands.train, _train_arguments, "train a model on labelled images or texts"),
+    "language": (commands.language, _language_arguments, "teach a language model how some texts are written"),
     "check": (commands.check, _check_arguments, "look for faults in a data set before training on it"),
     "preview": (commands.preview, _preview_arguments, "draw pictures as training will see them"),
     "inspect": (commands.inspect, _inspect_arguments, "show the blocks and the input of a backbone"),

@@ -72,6 +72,32 @@ _SETTINGS = (
 ).split()
 
 
+def language(options: argparse.Namespace, print_result: PrintResult) -> int:
+    """Fine-tunes a causal language model on texts and writes a run."""
+    start_tensorflow()
+    from tfft import language as models
+
+    names = ("lora", "epochs", "learning_rate", "batch_size", "max_length", "validation", "seed")
+    settings = {name: value for name in names if (value := getattr(options, name)) is not None}
+    run = models.finetune(options.backbone, options.data, out=options.out, **settings)
+    if options.export:
+        print(f"Exported to {models.export(run.model, options.export).path}")
+    print(f'Everything lies in {options.out}. Try: tfft predict {shlex.quote(options.out)} --text "Once upon"')
+    return SUCCESS
+
+
+def _write(options: argparse.Namespace, print_result: PrintResult) -> int:
+    """Lets a language model go on with texts."""
+    start_tensorflow()
+    from tfft import language as models
+
+    texts = [*(options.text or ()), *_lines(options.files)]
+    written = models.load(options.model).generate(texts)
+    rows = [{"text": text, "generated_text": found} for text, found in zip(texts, written, strict=True)]
+    print_result({"model": options.model, "predictions": rows}, "\n\n".join(written))
+    return SUCCESS
+
+
 def check(options: argparse.Namespace, print_result: PrintResult) -> int:
     """Looks for faults in a data set; the exit code is 1 where there are some."""
     start_tensorflow()
@@ -158,6 +184,8 @@ def predict(options: argparse.Namespace, print_result: PrintResult) -> int:
     """Predicts for image files or texts; a bad file is reported and does not stop the others."""
     if not options.files and not options.text:
         raise DataError("Nothing to predict for: give image FILEs, or texts with --text.")
+    if all((pathlib.Path(options.model) / name).is_file() for name in ("model.keras", "settings.json")):
+        return _write(options, print_result)  # a language model: it has no classes to choose from
     served = _answering(pathlib.Path(options.model))
     from tfft.exporting import predict_files, predict_recordings, predict_texts
 

@@ -108,6 +108,38 @@ def from_preset(
     return Backbone(short, model, origin, None, (note, *notes), tokenizer, spec)
 
 
+def read_preset(preset: str, what: str, kind: str) -> Any:
+    """Reads a preset as a KerasHub task with its preprocessor.
+
+    Args:
+        preset: folder or name.
+        what: it is, for messages.
+        kind: name of the task's class in ``keras_hub.models``, such as ``"CausalLM"``.
+
+    Raises:
+        DependencyError: when KerasHub or what it needs is not installed.
+        BackboneError: when the preset is of a family without such a task.
+        HandleError: when KerasHub cannot read it.
+    """
+    hub = _keras_hub(preset)
+    task = getattr(hub.models, kind)
+    try:
+        return task.from_preset(preset)
+    except Exception as error:  # KerasHub, safetensors and Keras each raise their own
+        network = _read(preset, "weights", hub.models.Backbone.from_preset)
+        fitting = [
+            name for name, one in vars(hub.models).items()
+            if isinstance(one, type) and issubclass(one, task) and one.backbone_cls is type(network)
+        ]  # fmt: skip
+        said = (str(error).strip() or repr(error)).splitlines()[0]
+        if not fitting:
+            raise BackboneError(
+                f"{preset} is a {type(network).__name__}, which cannot be used as a {what}: expected a decoder, such "
+                "as GPT-2, OPT, Gemma or Llama."
+            ) from error
+        raise HandleError(f"KerasHub cannot read {preset} as a {what}: {said}") from error
+
+
 def _keras_hub(preset: str) -> Any:
     try:
         import safetensors  # noqa: F401  KerasHub reads it but does not install it

@@ -92,8 +92,34 @@ def export(
         >>> exported.largest_difference                            # doctest: +SKIP
         2.4e-07
     """
-    target = version_folder(path)
+    version_folder(path)  # a wrong place is told before anything is built
     serving = serving_functions(model, class_names=class_names, input_spec=input_spec)
+    return write_checked(model, serving, path, examples=examples, card=card, tolerance=tolerance)
+
+
+def write_checked(
+    model: keras.Model,
+    serving: Serving,
+    path: str | os.PathLike[str],
+    *,
+    examples: Examples | None = None,
+    card: Mapping[str, object] | None = None,
+    tolerance: float = 1e-5,
+) -> Exported:
+    """Writes the functions of a model aside, checks them in a fresh process and puts them in place.
+
+    Args:
+        model: that owns the variables and tables.
+        serving: its functions.
+        path: as for :func:`export`, like the rest.
+        examples: as for :func:`export`.
+        card: as for :func:`export`.
+        tolerance: as for :func:`export`.
+
+    Raises:
+        ExportError: as :func:`export`.
+    """
+    target = version_folder(path)
     with _aside(target) as folder:
         _write(model, serving, folder, card)
         difference = check(folder, serving, examples, tolerance)
