@@ -75,14 +75,11 @@ _SETTINGS = (
 def check(options: argparse.Namespace, print_result: PrintResult) -> int:
     """Looks for faults in a data set; the exit code is 1 where there are some."""
     start_tensorflow()
-    from rich.console import Console
-    from rich.progress import Progress
-
     from tfft import inspection
+    from tfft.recipes.watching import reading_bar
 
     text = None if options.text is None else tuple(options.text)
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("reading", total=None, visible=False)
+    with reading_bar() as progress:
         report = inspection.check(
             options.data,
             backbone=options.backbone,
@@ -90,7 +87,7 @@ def check(options: argparse.Namespace, print_result: PrintResult) -> int:
             image=options.image,
             label=options.label,
             seed=options.seed,
-            progress=lambda done, count: bar.update(task, completed=done, total=count, visible=True),
+            progress=progress,
         )
     if options.html:
         report.write_html(options.html)

@@ -47,6 +47,7 @@ from tfft.recipes.runs import (
     write_run,
 )
 from tfft.recipes.texts import check_takes_texts, truncation_note
+from tfft.recipes.watching import reading_bar
 from tfft.slicing import describe, select
 from tfft.specs import Augmentation, Phase, Plan
 from tfft.training import Checkpoints, History, is_chief, on_chief, train
@@ -206,7 +207,8 @@ def finetune(
     verbose = verbose and is_chief()
     say = _printer(verbose)
 
-    gathered = gather(data, wishes)
+    with reading_bar(verbose) as progress:
+        gathered = gather(data, wishes, progress)
     if gathered.is_ready and wishes.augment:
         raise PlanError(
             "augment varies pictures of a folder or of arrays. A ready dataset is varied with its own map()."
@@ -219,7 +221,7 @@ def finetune(
         tf.config.experimental.enable_op_determinism()
     opened = open_backbone(backbone, wishes)
     check_takes_texts(opened, gathered)
-    gathered, wishes = heard_by(opened, gathered, data, wishes, say)
+    gathered, wishes = heard_by(opened, gathered, data, wishes, verbose)
     for note in opened.notes:
         say(f"backbone: {note}")
     if cut := truncation_note(opened, gathered):

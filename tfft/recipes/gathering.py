@@ -24,12 +24,13 @@ from tfft.inspection import check_recordings, check_splits
 from tfft.plans import Wishes
 from tfft.recipes.gathered import Gathered, by_class, classes
 from tfft.recipes.texts import gather_tagged, gather_texts, is_text_data
+from tfft.recipes.watching import ReadingProgress
 from tfft.specs import InputSpec, Plan
 
 _SIZES_READ = 64
 
 
-def gather(data: Any, wishes: Wishes) -> Gathered:
+def gather(data: Any, wishes: Wishes, progress: ReadingProgress | None = None) -> Gathered:
     """Reads data in any accepted form.
 
     Args:
@@ -37,6 +38,7 @@ def gather(data: Any, wishes: Wishes) -> Gathered:
             ``(images, labels)`` or ``(texts, labels)``; or ``(train, validation, class_names)`` with two datasets of
             batches.
         wishes: share held out where the data is not split yet, seed of the split, columns of a table.
+        progress: called with (files read, files in all) while files of images or recordings are read.
 
     Returns:
         What the recipe needs to know, and the datasets on demand.
@@ -47,7 +49,7 @@ def gather(data: Any, wishes: Wishes) -> Gathered:
     if isinstance(data, Splits):
         return _files(data, data.root)
     if wishes.image is not None:
-        return _image_table(data, wishes)
+        return _image_table(data, wishes, progress)
     of_texts = wishes.task != "tokens" and is_text_data(data, wishes)
     if of_texts or wishes.task == "tokens" or not isinstance(data, (str, os.PathLike)):
         if isinstance(wishes.validation, str):
@@ -67,7 +69,7 @@ def gather(data: Any, wishes: Wishes) -> Gathered:
         return _heard(data, "recordings given in memory", wishes)
     validation, seed = wishes.validation, wishes.seed
     if isinstance(data, (str, os.PathLike)):
-        return (_recordings if os.path.isdir(data) and holds_recordings(data) else _folder)(data, wishes)
+        return (_recordings if os.path.isdir(data) and holds_recordings(data) else _folder)(data, wishes, progress)
     if isinstance(data, (tuple, list)) and len(data) == 3 and isinstance(data[0], tf.data.Dataset):
         return _ready(*data)
     if isinstance(data, (tuple, list)) and len(data) == 2 and not isinstance(data[0], (str, tf.data.Dataset)):
@@ -81,25 +83,26 @@ def gather(data: Any, wishes: Wishes) -> Gathered:
     )
 
 
-def _folder(folder: str | os.PathLike[str], wishes: Wishes) -> Gathered:
+def _folder(folder: str | os.PathLike[str], wishes: Wishes, progress: ReadingProgress | None) -> Gathered:
     settings = {"validation": wishes.validation, "seed": wishes.seed, "strict": wishes.strict, "group": wishes.group}
-    splits = load(folder, **settings, store=cache_dir() / "files.sqlite")
+    splits = load(folder, **settings, store=cache_dir() / "files.sqlite", progress=progress)
     return _files(splits, os.fspath(folder))
 
 
-def _image_table(source: Any, wishes: Wishes) -> Gathered:
+def _image_table(source: Any, wishes: Wishes, progress: ReadingProgress | None) -> Gathered:
     named = {name: getattr(wishes, name) for name in ("image", "label") if getattr(wishes, name) is not None}
     settings = {"validation": wishes.validation, "seed": wishes.seed, "strict": wishes.strict, "group": wishes.group}
     splits = load_image_table(
-        source, **named, **settings, task=wishes.task, separator=wishes.separator, store=cache_dir() / "files.sqlite"
-    )
+        source, **named, **settings, task=wishes.task, separator=wishes.separator, store=cache_dir() / "files.sqlite",
+        progress=progress,
+    )  # fmt: skip
     return _files(splits, os.fspath(source) if isinstance(source, (str, os.PathLike)) else "a table in memory")
 
 
-def _recordings(folder: str | os.PathLike[str], wishes: Wishes) -> Gathered:
+def _recordings(folder: str | os.PathLike[str], wishes: Wishes, progress: ReadingProgress | None) -> Gathered:
     splits = load_recordings(
         folder, sample_rate=wishes.sample_rate, seconds=wishes.seconds, validation=wishes.validation, seed=wishes.seed,
-        group=wishes.group, strict=wishes.strict,
+        group=wishes.group, strict=wishes.strict, progress=progress,
     )  # fmt: skip
     return _heard(splits, os.fspath(folder), wishes)
 

@@ -66,7 +66,7 @@ def recommend_plan(
     gathered = gather(data, wanted)
     opened = open_backbone(backbone, wanted)
     check_takes_texts(opened, gathered)
-    gathered, wanted = heard_by(opened, gathered, data, wanted, lambda _: None)
+    gathered, wanted = heard_by(opened, gathered, data, wanted, verbose=False)
     return plan_for(opened, gathered, wanted, cache, plan)
 
 

@@ -25,6 +25,7 @@ from tfft.errors import PlanError
 from tfft.evaluation import Scores
 from tfft.recipes.finetuning import finetune
 from tfft.recipes.runs import check_out
+from tfft.recipes.watching import ReadingProgress, reading_bar
 from tfft.slicing.tables import render
 from tfft.training.history import write_whole
 
@@ -178,7 +179,8 @@ def cross_validate(
     if taken:
         raise PlanError(f"{' and '.join(taken)} belong to a single run: here there are {folds}.")
     folder = check_out(out)
-    whole = _listed(data, settings)
+    with reading_bar(settings.get("verbose", True)) as progress:
+        whole = _listed(data, settings, progress)
     rows = []
     for number, splits in enumerate(fold_splits(whole, folds, seed=seed), 1):
         place = None if folder is None else folder / f"fold-{number}"
@@ -201,12 +203,12 @@ def _row(
     return row
 
 
-def _listed(data: Any, settings: dict[str, Any]) -> Splits:
+def _listed(data: Any, settings: dict[str, Any], progress: ReadingProgress | None) -> Splits:
     """Lists the data of :func:`cross_validate`; what says how it is read is taken out of the settings."""
     if isinstance(data, Splits):
         return data
     reading = {name: settings.pop(name) for name in ("group", "strict") if name in settings}
-    reading["store"] = cache_dir() / "files.sqlite"
+    reading |= {"store": cache_dir() / "files.sqlite", "progress": progress}
     if settings.get("image") is not None:
         names = ("image", "label", "separator", "task")
         return load_image_table(data, **{n: settings.pop(n) for n in names if n in settings}, **reading)
