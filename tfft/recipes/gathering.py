@@ -138,6 +138,7 @@ def _heard(splits: RecordingSplits, name: str, wishes: Wishes) -> Gathered:
         report="\n".join([heard, *findings]),
         checked=report,
         items=splits.items,
+        apart=True,
     )
 
 
@@ -176,6 +177,7 @@ def _files(splits: Splits, name: str) -> Gathered:
         report="\n".join(str(finding) for finding in report.findings if finding.level != "note"),
         checked=report,
         items=splits.items,
+        apart=splits.groups is not None,
         unleaked=unleaked if 0 < len(clean) < len(splits.validation) else None,
     )
 

@@ -134,7 +134,7 @@ def plan_for(
     ):
         model, source = build_model(backbone, data, first), feature_source(data, spec_of(backbone, first), first, cache)
         facts = dataclasses.replace(
-            facts, fit=fit_of(model, data, source, seed=first.seed, verbose=verbose, apart=data.audio is not None)
+            facts, fit=fit_of(model, data, source, seed=first.seed, verbose=verbose, apart=data.apart)
         )
         first = recommend(facts, known, **names)
     if wishes.batch_size != "auto":
