@@ -77,6 +77,7 @@ def finetune(
     validation: float | str = 0.2,
     group: str | int | None = None,
     image: str | int | None = None,
+    audio: str | int | None = None,
     sample_rate: int | None = None,
     seconds: float | None = None,
     dropout: float = 0.2,
@@ -145,6 +146,7 @@ def finetune(
             regular expression on the paths of image files, with the telling part in parentheses; for a table its
             column.
         image: column of a table that holds the paths of image files, absolute or beside the table.
+        audio: column of a table that holds the paths of recordings, absolute or beside the table.
         sample_rate: that recordings are brought to; the commonest among them by default.
         seconds: of each recording that are heard; by default what 95 % of them fit into, at most 10.
         dropout: share of features dropped before the head.

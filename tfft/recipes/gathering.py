@@ -14,7 +14,17 @@ import numpy as np
 import tensorflow as tf
 
 from tfft.backbones.cache import cache_dir
-from tfft.data import Examples, RecordingSplits, Splits, from_arrays, from_waves, load, load_image_table, to_dataset
+from tfft.data import (
+    Examples,
+    RecordingSplits,
+    Splits,
+    from_arrays,
+    from_waves,
+    load,
+    load_image_table,
+    load_recording_table,
+    to_dataset,
+)
 from tfft.data.augmenting import augmentation, check_kind
 from tfft.data.headers import read_header
 from tfft.data.pipeline import check_pixels, checked_arrays
@@ -46,10 +56,14 @@ def gather(data: Any, wishes: Wishes, progress: ReadingProgress | None = None) -
     Raises:
         DataError: when the form is unknown or the data cannot be used.
     """
+    if isinstance(data, RecordingSplits):
+        return _heard(data, "recordings given in memory", wishes)
     if isinstance(data, Splits):
         return _files(data, data.root)
     if wishes.image is not None:
         return _image_table(data, wishes, progress)
+    if wishes.audio is not None:
+        return _recording_table(data, wishes, progress)
     of_texts = wishes.task != "tokens" and is_text_data(data, wishes)
     if of_texts or wishes.task == "tokens" or not isinstance(data, (str, os.PathLike)):
         if isinstance(wishes.validation, str):
@@ -62,11 +76,9 @@ def gather(data: Any, wishes: Wishes, progress: ReadingProgress | None = None) -
         return gather_texts(data, wishes)
     if wishes.task not in ("auto", "classification"):
         raise DataError(
-            f"task={wishes.task!r} is for tables; folders and arrays of images are read for classification. Give a "
-            "table with a column of files (image=), or build the model with tfft.build(backbone, tfft.heads....)."
+            f"task={wishes.task!r} is for tables; folders and arrays are read for classification. Give a table with a "
+            "column of files (image= or audio=), or build the model with tfft.build(backbone, tfft.heads....)."
         )
-    if isinstance(data, RecordingSplits):
-        return _heard(data, "recordings given in memory", wishes)
     validation, seed = wishes.validation, wishes.seed
     if isinstance(data, (str, os.PathLike)):
         return (_recordings if os.path.isdir(data) and holds_recordings(data) else _folder)(data, wishes, progress)
@@ -76,8 +88,8 @@ def gather(data: Any, wishes: Wishes, progress: ReadingProgress | None = None) -
         return _arrays(np.asarray(data[0]), np.asarray(data[1]), validation, seed)
     got = f"a {type(data).__name__}" + (f" of {len(data)}" if isinstance(data, (tuple, list)) else "")
     raise DataError(
-        "Data must be a folder with one folder per class, a table of texts or of image files (.csv, .tsv, .jsonl, or a "
-        "DataFrame; image= names the column of files), "
+        "Data must be a folder with one folder per class, a table of texts or of files (.csv, .tsv, .jsonl, or a "
+        "DataFrame; image= or audio= names the column of files), "
         "(images, labels) or (texts, labels), or (train, validation, class_names) with two tf.data.Dataset of batches; "
         f"got {got}."
     )
@@ -90,13 +102,26 @@ def _folder(folder: str | os.PathLike[str], wishes: Wishes, progress: ReadingPro
 
 
 def _image_table(source: Any, wishes: Wishes, progress: ReadingProgress | None) -> Gathered:
-    named = {name: getattr(wishes, name) for name in ("image", "label") if getattr(wishes, name) is not None}
-    settings = {"validation": wishes.validation, "seed": wishes.seed, "strict": wishes.strict, "group": wishes.group}
-    splits = load_image_table(
-        source, **named, **settings, task=wishes.task, separator=wishes.separator, store=cache_dir() / "files.sqlite",
-        progress=progress,
-    )  # fmt: skip
-    return _files(splits, os.fspath(source) if isinstance(source, (str, os.PathLike)) else "a table in memory")
+    store = cache_dir() / "files.sqlite"
+    splits = load_image_table(source, **_table_settings(wishes, "image"), store=store, progress=progress)
+    return _files(splits, _table_name(source))
+
+
+def _recording_table(source: Any, wishes: Wishes, progress: ReadingProgress | None) -> Gathered:
+    heard = {"sample_rate": wishes.sample_rate, "seconds": wishes.seconds}
+    splits = load_recording_table(source, **_table_settings(wishes, "audio"), **heard, progress=progress)
+    return _heard(splits, _table_name(source), wishes)
+
+
+def _table_settings(wishes: Wishes, files: str) -> dict[str, Any]:
+    """What is wished of a table whose paths are named by the setting ``files``."""
+    named = {name: getattr(wishes, name) for name in (files, "label") if getattr(wishes, name) is not None}
+    always = ("validation", "seed", "strict", "group", "task", "separator")
+    return named | {name: getattr(wishes, name) for name in always}
+
+
+def _table_name(source: Any) -> str:
+    return os.fspath(source) if isinstance(source, (str, os.PathLike)) else "a table in memory"
 
 
 def _recordings(folder: str | os.PathLike[str], wishes: Wishes, progress: ReadingProgress | None) -> Gathered:
@@ -118,13 +143,16 @@ def _heard(splits: RecordingSplits, name: str, wishes: Wishes) -> Gathered:
     def training(_: InputSpec | None, plan: Plan, epoch: tf.Variable) -> tf.data.Dataset:
         return from_waves(*pairs[0], spec, **_settings(plan, epoch))
 
+    counted: dict[str, Any] = {"counts": (), "unseen": ()}
+    if splits.task == "classification":
+        counted = by_class(names, splits.train.labels, splits.validation.labels)
     heard = f"recordings: {spec.sample_rate} samples a second, {spec.seconds:g} s of each are heard"
     findings = [str(finding) for finding in report.findings if finding.level != "note"]
     return Gathered(
         class_names=names,
         examples=len(splits.train),
         held_out=len(splits.validation),
-        **by_class(names, splits.train.labels, splits.validation.labels),
+        **counted,
         origin=splits.split_from,
         skipped=splits.skipped,
         image_side=None,
@@ -134,6 +162,7 @@ def _heard(splits: RecordingSplits, name: str, wishes: Wishes) -> Gathered:
         probe=(),  # files may have any format; the export is checked with their waves
         name=name,
         fingerprint=lambda: _fingerprint(splits.train, splits.validation),
+        task=splits.task,
         audio=spec,
         report="\n".join([heard, *findings]),
         checked=report,

@@ -36,7 +36,15 @@ def heard_by(backbone: Backbone, data: Gathered, source: Any, wishes: Wishes, ve
         BackboneError: when the backbone takes neither images nor waves.
     """
     open_ = not isinstance(source, RecordingSplits)  # these have been read as someone wanted them
-    if data.audio is None or backbone.input_spec is not None or backbone.text_spec is not None or not open_:
+    if data.audio is None or backbone.input_spec is not None or backbone.text_spec is not None:
+        return data, wishes
+    if not open_:
+        if verbose and data.audio.sample_rate != USUAL_RATE:
+            print(
+                f"backbone: it takes waves, and is given {data.audio.sample_rate:,} samples a second, as these were "
+                f"read; most such backbones take {USUAL_RATE:,}",
+                flush=True,
+            )
         return data, wishes
     rate, seconds = wishes.sample_rate, wishes.seconds
     if rate is None:
