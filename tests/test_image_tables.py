@@ -1,6 +1,7 @@
 """Tables of image files: classes, several labels, numbers; groups; the recipe and the command line; previews."""
 
 import csv
+import dataclasses
 import json
 
 import keras
@@ -105,6 +106,20 @@ def test_classes_several_labels_and_numbers_are_learned(place, tmp_path):
     plan = tmp_path / "run" / "plan.yaml"
     again = tfft.recipes.repeat(plan, backbone=backbone(), verbose=False, export_to=False, cache="memory")
     assert again.final.to_dict() == run.final.to_dict()
+
+
+def test_groups_that_were_not_seen_decide_how_much_trains(place):
+    """The folds of the probe know all people of the training examples; only the held-out ones are new."""
+    splits = load_image_table(place / "pictures.csv", image="file", label="colour", group="person")
+    strange = dataclasses.replace(splits.validation, labels=1 - splits.validation.labels)
+    grouped, alone = (
+        dataclasses.replace(splits, validation=strange, groups=groups) for groups in (splits.groups, None)
+    )
+    chosen = [
+        tfft.recommend_plan(each, backbone(), cache="memory").phases[1].unfreeze for each in (splits, alone, grouped)
+    ]
+    assert chosen[0] == chosen[1] != "all"
+    assert chosen[2] == "all"
 
 
 def test_the_command_line(place, tmp_path, capsys):

@@ -159,3 +159,17 @@ def test_training_goes_on_and_tells_what_it_left_out(tmp_path):
     written = json.loads((tmp_path / "run" / "check.json").read_text())
     assert [finding["kind"] for finding in written["findings"]] == ["unusable", "leak"]
     assert tfft.load_run(tmp_path / "run").unleaked.to_dict() == run.unleaked.to_dict()
+
+
+def test_a_bar_moves_while_a_training_reads_files_and_only_where_it_is_seen(tmp_path, capfd, monkeypatch):
+    root = clean_pictures(tmp_path / "photos")
+    quick = {"export_to": False, "cache": "memory", "plan": "linear_probe"}
+    tfft.finetune(backbone(), root, **quick)
+    assert capfd.readouterr().err == ""  # no terminal
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes anything for a terminal
+    tfft.finetune(backbone(), root, **quick, verbose=False)
+    assert capfd.readouterr().err == ""
+    tfft.finetune(backbone(), root, **quick)
+    assert "reading" in capfd.readouterr().err
+    tfft.cross_validate(backbone(), root, folds=2, cache="memory", plan="linear_probe")
+    assert "reading" in capfd.readouterr().err

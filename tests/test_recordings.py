@@ -19,7 +19,7 @@ from test_recipes import backbone
 import tfft
 from tfft import cli
 from tfft.data import LogMel, load_recordings, read_recording
-from tfft.data.recordings import fitted
+from tfft.data.sound_files import fitted
 from tfft.data.sounds import log_mel
 from tfft.data.waves import vary_wave
 from tfft.errors import BackboneError, DataError, DependencyError, PlanError

@@ -12,6 +12,7 @@ import tfft
 from tfft import cli
 from tfft.errors import PlanError
 from tfft.plans import Wishes
+from tfft.recipes.gathering import gather
 from tfft.recipes.texts import is_text_data
 
 QUICK = {"verbose": False, "cache": "memory", "batch_size": 8}
@@ -45,6 +46,13 @@ def test_a_note_among_photos_makes_no_texts_of_them(tmp_path):
     (tmp_path / "photos" / "cat" / "about.txt").write_text("taken in spring")
     assert not is_text_data(tmp_path / "photos", Wishes())
     assert is_text_data(tmp_path / "texts", Wishes())
+
+
+def test_texts_of_new_authors_decide_how_much_trains(tmp_path):
+    lines = [json.dumps({"text": f"good {i}", "label": f"{i % 2}", "author": f"a{i // 4}"}) for i in range(40)]
+    (tmp_path / "t.jsonl").write_text("\n".join(lines))
+    assert gather(tmp_path / "t.jsonl", Wishes(group="author")).apart
+    assert not gather(tmp_path / "t.jsonl", Wishes()).apart
 
 
 def test_it_learns_is_audited_and_says_what_it_did(run, place):

@@ -97,7 +97,7 @@ def _train_arguments(add: argparse.ArgumentParser) -> None:
     add.add_argument(
         "data", nargs="?", metavar="DATA",
         help="folder with one folder per class, of images or recordings, or with train/ and val/; or a table of texts "
-        "or of image files: .csv, .tsv, .jsonl",
+        "or of files: .csv, .tsv, .jsonl",
     )  # fmt: skip
     add.add_argument("--backbone", metavar="HANDLE", help="what to start from: see `tfft list` (efficientnet-lite0)")
     add.add_argument("--out", required=True, metavar="RUN", help="new folder for the model and its records")
@@ -152,6 +152,7 @@ def _train_arguments(add: argparse.ArgumentParser) -> None:
     )
     data.add_argument("--strict", action="store_true", default=None, help="an image that cannot be used is an error")
     data.add_argument("--image", type=_column, metavar="COLUMN", help="column of a table with the paths of images")
+    data.add_argument("--audio", type=_column, metavar="COLUMN", help="column of a table with the paths of recordings")
     data.add_argument("--sample-rate", type=_whole, metavar="HZ", help="of recordings (that of most of them)")
     data.add_argument("--seconds", type=float, metavar="S", help="of recordings that are heard (what most need)")
     text = add.add_argument_group("texts")
@@ -194,11 +195,14 @@ def _opening_arguments(add: Any) -> None:
 
 
 def _check_arguments(add: argparse.ArgumentParser) -> None:
-    add.add_argument("data", metavar="DATA", help="folder with one folder per class, also split; or a table of texts")
+    add.add_argument(
+        "data", metavar="DATA", help="folder with one folder per class, also split; or a table of texts or files"
+    )
     add.add_argument("--backbone", metavar="HANDLE", help="check labels too, by a probe on its features")
     add.add_argument("--html", metavar="FILE", help="write a page with small pictures of what was found")
     add.add_argument("--text", type=_column, nargs="+", metavar="COLUMN", help="column of the texts; two for pairs")
     add.add_argument("--image", type=_column, metavar="COLUMN", help="column of a table with the paths of images")
+    add.add_argument("--audio", type=_column, metavar="COLUMN", help="column of a table with the paths of recordings")
     add.add_argument("--label", type=_column, metavar="COLUMN", help="column of the labels")
     add.add_argument("--seed", type=int, default=0, metavar="S", help="of the split of texts, and of the probe (0)")
     _json_argument(add)

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tfft.errors import DataError, PlanError, did_you_mean, listed
+from tfft.errors import DataError, PlanError, did_you_mean
 
 SUCCESS, FAILED = 0, 1
 
@@ -68,7 +68,7 @@ def train(options: argparse.Namespace, print_result: PrintResult) -> int:
 _SETTINGS = (
     "unfreeze epochs frozen_epochs batch_size part_size learning_rate seed validation dropout l2 label_smoothing "
     "loss class_weight sampling deterministic batch_norm input_range output resize augment views trust strict "
-    "label task separator max_length pooling preprocessor group image sample_rate seconds"
+    "label task separator max_length pooling preprocessor group image audio sample_rate seconds"
 ).split()
 
 
@@ -101,22 +101,20 @@ def _write(options: argparse.Namespace, print_result: PrintResult) -> int:
 def check(options: argparse.Namespace, print_result: PrintResult) -> int:
     """Looks for faults in a data set; the exit code is 1 where there are some."""
     start_tensorflow()
-    from rich.console import Console
-    from rich.progress import Progress
-
     from tfft import inspection
+    from tfft.recipes.watching import reading_bar
 
     text = None if options.text is None else tuple(options.text)
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("reading", total=None, visible=False)
+    with reading_bar() as progress:
         report = inspection.check(
             options.data,
             backbone=options.backbone,
             text=text,
             image=options.image,
+            audio=options.audio,
             label=options.label,
             seed=options.seed,
-            progress=lambda done, count: bar.update(task, completed=done, total=count, visible=True),
+            progress=progress,
         )
     if options.html:
         report.write_html(options.html)
@@ -266,73 +264,15 @@ def evaluate(options: argparse.Namespace, print_result: PrintResult) -> int:
     """Measures the model of a run on labelled images that it has not learned from."""
     start_tensorflow()
     from tfft import recipes
-    from tfft.data import to_dataset
     from tfft.evaluation import evaluate as measure
+    from tfft.recipes.measuring import labelled_data
 
     run = recipes.load_run(options.run_folder)
-    if _listens(run.model) is not None:
-        dataset, skipped, words = _labelled_recordings(run, options)
-    elif run.plan.image is not None:
-        examples, words = _labelled_files(run, options.data)
-        dataset = to_dataset(examples, _input_spec(run), batch_size=options.batch_size, cache=False)
-        skipped = [str(item) for item in examples.skipped]
-    elif run.plan.text is not None or run.plan.task != "classification" or _takes_strings(run.model):
-        dataset, words = _labelled_texts(run, options)
-        skipped = []
-    else:
-        examples, words = _labelled(run, options.data)
-        dataset = to_dataset(examples, _input_spec(run), batch_size=options.batch_size, cache=False)
-        skipped = [str(item) for item in examples.skipped]
+    dataset, skipped, words = labelled_data(run, options.data, options.batch_size)
     scores = measure(run.model, dataset)
     values = {"run": options.run_folder, "data": words, "skipped": skipped}
     print_result({**values, **scores.to_dict()}, f"{words}\n{scores}")
     return SUCCESS
-
-
-def _labelled_files(run: Any, data: str) -> tuple[Any, str]:
-    """Returns the rows of a table of images that the run has not learned from, and in words which they are."""
-    from tfft.data import load_image_table, read_image_table
-
-    plan, path = run.plan, pathlib.Path(data)
-    how = {"task": plan.task, "separator": plan.separator, "image": plan.image}
-    how |= {} if plan.label is None else {"label": plan.label}
-    if path.exists() and pathlib.Path(plan.data).exists() and path.samefile(plan.data):
-        splits = load_image_table(data, **how, validation=run.folder / "split.csv")
-        return splits.validation, f"held-out examples: {splits.split_from}"
-    return read_image_table(data, run.class_names, **how), f"all examples in {data}"
-
-
-def _labelled_recordings(run: Any, options: argparse.Namespace) -> tuple[Any, list[str], str]:
-    """Returns batches of recordings as the run hears them, what was left out, and in words which they are."""
-    import numpy as np
-    import tensorflow as tf
-
-    from tfft.data import load_recordings
-    from tfft.data.recordings import holds_recordings
-
-    plan, spec, path = run.plan, _listens(run.model), pathlib.Path(options.data)
-    if not path.is_dir() or not holds_recordings(path):
-        raise DataError(f"{path} holds no recordings, and the model in {options.run_folder} listens to them.")
-    own = path.exists() and pathlib.Path(plan.data).exists() and path.samefile(plan.data)
-    heard = {"sample_rate": spec.sample_rate, "seconds": spec.seconds}
-    drawn = run.folder / "split.csv"
-    ready = any(p.name.lower() in ("val", "valid", "validation") for p in path.iterdir())
-    share = drawn if own and not ready and drawn.is_file() else 0.5
-    splits = load_recordings(path, **heard, validation=share)
-    if list(splits.train.class_names) != list(run.class_names):
-        raise DataError(
-            f"{path} has the classes {listed(splits.train.class_names)}, the model {listed(run.class_names)}."
-        )
-    waves, labels = splits.waves[1], splits.validation.labels
-    words = f"held-out recordings: {splits.split_from}"
-    if not own and not ready:
-        waves = np.concatenate([splits.waves[0], waves])
-        labels, words = np.concatenate([splits.train.labels, labels]), f"all recordings in {path}"
-    return (
-        tf.data.Dataset.from_tensor_slices((waves, labels)).batch(options.batch_size),
-        list(map(str, splits.skipped)),
-        words,
-    )
 
 
 def _listens(model: Any) -> Any:
@@ -343,70 +283,6 @@ def _listens(model: Any) -> Any:
 
 def _takes_strings(model: Any) -> bool:
     return all(tensor.dtype == "string" for tensor in model.inputs)
-
-
-def _labelled_texts(run: Any, options: argparse.Namespace) -> tuple[Any, str]:
-    """Returns batches of texts with the labels of the run's classes, and in words which they are."""
-    from tfft.data import from_tagged, from_texts, load_tagged, load_texts, read_texts
-
-    plan, data = run.plan, pathlib.Path(options.data)
-    columns = {name: getattr(plan, name) for name in ("text", "label") if getattr(plan, name) is not None}
-    how = {"task": plan.task, "separator": plan.separator, **columns}
-    grouped = {} if plan.group is None else {"group": plan.group}
-    own = data.exists() and pathlib.Path(plan.data).exists() and data.samefile(plan.data)
-    if plan.task == "tokens":
-        lists = {name: value for name, value in (("words", plan.text), ("tags", plan.label)) if value is not None}
-        if not own and not pathlib.Path(plan.data).exists():
-            raise DataError(
-                f"The run has learned from {plan.data}, which is not there, and without it the numbers of the tags "
-                "are not known. Use tfft.evaluate(run.model, dataset)."
-            )
-        source = data if own else {"train": plan.data, "validation": data}  # tags have the order of the training file
-        tagged = load_tagged(source, validation=plan.validation, seed=plan.seed, **lists)
-        words = f"held-out sentences: {tagged.split_from}" if own else f"all sentences in {data}"
-        return from_tagged(tagged.validation, batch_size=options.batch_size), words
-    if own or data.is_dir():  # never on what the run has learned from
-        splits = load_texts(data, validation=plan.validation, seed=plan.seed, **how, **grouped)
-        examples, words = splits.validation, f"held-out examples: {splits.split_from}"
-    else:
-        examples, words = read_texts(data, run.class_names, **how), f"all examples in {data}"
-    return from_texts(examples, batch_size=options.batch_size), words
-
-
-def _input_spec(run: Any) -> Any:
-    from tfft.data.images import preprocess_of
-
-    preprocess = preprocess_of(run.model)
-    if preprocess is None:
-        raise DataError(f"The model in {run.folder} does not take image files. Use tfft.evaluate(model, dataset).")
-    return preprocess.spec
-
-
-def _labelled(run: Any, data: str) -> tuple[Any, str]:
-    """Returns examples with the labels of the run's classes, and in words which they are."""
-    from tfft.data import list_images, load
-
-    folder, plan = pathlib.Path(data), run.plan
-    split = folder.is_dir() and {"train"} < {p.name.lower() for p in folder.iterdir() if p.is_dir()}
-    own = folder.exists() and pathlib.Path(plan.data).exists() and folder.samefile(plan.data)
-    if split or own:  # never on what the run has learned from
-        drawn = run.folder / "split.csv"  # as it was when the run learned: files may have come since
-        share = drawn if own and not split and drawn.is_file() else plan.validation
-        splits = load(folder, validation=share, seed=plan.seed, group=None if share is drawn else plan.group)
-        examples, words = splits.validation, f"held-out examples: {splits.split_from}"
-    else:
-        examples, words = list_images(folder, least_classes=1), f"all examples in {folder}"
-    unknown = [name for name in examples.class_names if name not in run.class_names]
-    if unknown:
-        hint = "".join(did_you_mean(name, run.class_names) for name in unknown[:3])
-        raise DataError(
-            f"{folder} has classes that the model does not know: {listed(unknown)}.{hint} "
-            f"It knows: {listed(run.class_names)}."
-        )
-    import numpy as np
-
-    numbers = np.array([run.class_names.index(name) for name in examples.class_names], np.int32)
-    return dataclasses.replace(examples, labels=numbers[examples.labels], class_names=run.class_names), words
 
 
 def export(options: argparse.Namespace, print_result: PrintResult) -> int:

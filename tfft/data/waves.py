@@ -35,7 +35,7 @@ def from_waves(
 
     Args:
         waves: float32 [N, samples] in -1 to 1, such as one of :attr:`RecordingSplits.waves`.
-        labels: whole numbers [N], one class each.
+        labels: whole numbers [N], one class each; float [N, K] of 0 and 1 for several labels, float [N] for numbers.
         spec: with the rate of the waves.
         batch_size: as in :func:`tfft.data.to_dataset`, like all that is not named here.
         shuffle: as in :func:`tfft.data.to_dataset`.
@@ -47,7 +47,7 @@ def from_waves(
         sampling: as in :func:`tfft.data.to_dataset`.
 
     Returns:
-        Dataset of (float32 [B, samples], int32 [B]), its length known.
+        Dataset of (float32 [B, samples], int32 [B] or float32), its length known.
 
     Raises:
         DataError: when waves and labels cannot belong together.
@@ -57,9 +57,10 @@ def from_waves(
         >>> splits = tfft.data.load_recordings("digits/")
         >>> train = from_waves(splits.waves[0], splits.train.labels, splits.spec, shuffle=True)
     """
-    if waves.ndim != 2 or not len(waves) or np.shape(labels) != (len(waves),):
+    if waves.ndim != 2 or not len(waves) or len(labels) != len(waves):
         raise DataError(f"Expected waves [N, samples] and labels [N], received {waves.shape} and {np.shape(labels)}.")
-    labels = np.asarray(labels, np.int32)
+    labels = np.asarray(labels)
+    labels = labels.astype(np.float32 if labels.dtype.kind == "f" else np.int32)
     with tf.device("CPU:0"):
         held = tf.constant(waves, tf.float32)
     changes = augmentation(augment)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfft.data.recordings import fitted, read_recording
+from tfft.data.sound_files import fitted, read_recording
 from tfft.specs import AudioSpec
 
 Answer = Callable[[Sequence[bytes]], dict[str, np.ndarray]]

@@ -13,13 +13,23 @@ import numpy as np
 
 from tfft.backbones import Backbone, load_backbone
 from tfft.backbones.cache import cache_dir
-from tfft.data import Examples, FileFacts, Skipped, Splits, find_copies, load_image_table
+from tfft.data import (
+    Examples,
+    FileFacts,
+    RecordingSplits,
+    Skipped,
+    Splits,
+    find_copies,
+    load_image_table,
+    load_recording_table,
+    load_recordings,
+)
 from tfft.data.fact_store import facts_of
 from tfft.data.folders import class_folders, existing, files_of, split_folders
-from tfft.data.recordings import holds_recordings, load_recordings
+from tfft.data.recordings import holds_recordings
 from tfft.errors import DataError
 from tfft.features import extract
-from tfft.inspection.classes import class_findings
+from tfft.inspection.classes import class_findings, label_text
 from tfft.inspection.drift import drift_findings
 from tfft.inspection.files import file_findings
 from tfft.inspection.findings import DataReport, Finding, Item, in_order
@@ -37,6 +47,7 @@ def check(
     backbone: str | os.PathLike[str] | Backbone | None = None,
     text: str | int | Sequence[str | int] | None = None,
     image: str | int | None = None,
+    audio: str | int | None = None,
     label: str | int | None = None,
     seed: int = 0,
     store: str | os.PathLike[str] | None = "auto",
@@ -48,12 +59,13 @@ def check(
     without labels, before every training.
 
     Args:
-        data: folder with one folder of images per class, also within ``train/``, ``val/`` and ``test/``; or a table of
-            texts, as :func:`tfft.data.load_texts` takes it.
+        data: folder with one folder of images or recordings per class, also within ``train/``, ``val/`` and ``test/``;
+            a table of files; or a table of texts, as :func:`tfft.data.load_texts` takes it.
         backbone: with it the labels are checked as well: examples that a probe on its frozen features takes for another
             class are listed. For images.
         text: column of a table that holds the texts.
         image: column of a table that holds the paths of image files.
+        audio: column of a table that holds the paths of recordings.
         label: column that holds the labels.
         seed: of the split of texts, and of the probe.
         store: file in which is kept what reading the image files told, so that a second check reads new ones only;
@@ -74,14 +86,21 @@ def check(
     start = time.perf_counter()
     columns = {name: value for name, value in (("text", text), ("label", label)) if value is not None}
     place = cache_dir() / "files.sqlite" if store == "auto" else store
+    given = [name for name, value in (("text", text), ("image", image), ("audio", audio)) if value is not None]
+    if len(given) > 1:
+        raise DataError(f"{' and '.join(given)} each say what is to be looked at: give one of them.")
     if image is not None:
         return _image_table(data, {"image": image, **columns}, seed, place, progress, start)
+    if audio is not None:
+        name = os.fspath(data) if isinstance(data, (str, os.PathLike)) else "a table in memory"
+        settings = {"audio": audio, **columns, "seed": seed, "progress": progress}
+        return _recordings(name, lambda: load_recording_table(data, **settings))
     if columns or not isinstance(data, (str, os.PathLike)) or _is_table(data):
         counts, findings = text_findings(data, columns, seed)
         name = os.fspath(data) if isinstance(data, (str, os.PathLike)) else "texts given in memory"
         return DataReport(name, counts, in_order(findings), (), time.perf_counter() - start)
     if os.path.isdir(data) and holds_recordings(data):
-        return _recordings(data, seed, progress, start)
+        return _recordings(os.fspath(data), lambda: load_recordings(data, seed=seed, progress=progress))
     survey = _surveyed(Path(data), place, progress)
     notes: list[str] = []
     findings = list(_findings(survey, notes))
@@ -129,12 +148,13 @@ def _image_table(
     return dataclasses.replace(check_splits(splits, name), seconds=time.perf_counter() - start)
 
 
-def _recordings(data: Any, seed: int, progress: Callable[[int, int], None] | None, start: float) -> DataReport:
+def _recordings(name: str, read: Callable[[], RecordingSplits]) -> DataReport:
+    start = time.perf_counter()
     try:
-        splits = load_recordings(data, seed=seed, progress=progress)
+        splits = read()
     except DataError as error:
-        return DataReport(os.fspath(data), {}, (_stopped(error),), (), time.perf_counter() - start)
-    return dataclasses.replace(check_recordings(splits), data=os.fspath(data), seconds=time.perf_counter() - start)
+        return DataReport(name, {}, (_stopped(error),), (), time.perf_counter() - start)
+    return dataclasses.replace(check_recordings(splits), data=name, seconds=time.perf_counter() - start)
 
 
 def _stopped(error: DataError) -> Finding:
@@ -189,16 +209,9 @@ def _counts(survey: _Survey) -> dict[str, dict[str, int]]:
 def _described(survey: _Survey) -> tuple[list[str], list[str], list[str]]:
     """Paths, class names and parts of all examples, in the order that copies are counted in."""
     paths = [path for _, own, _ in survey.values() for path in own.paths]
-    labels = [_named(names, label) for names, own, _ in survey.values() for label in own.labels]
+    labels = [label_text(names, label) for names, own, _ in survey.values() for label in own.labels]
     parts = [part for part, (_, own, _) in survey.items() for _ in own.paths]
     return paths, labels, parts
-
-
-def _named(names: Sequence[str], label: Any) -> str:
-    """The class of an example, all of them where it has several, or its number."""
-    if np.ndim(label):
-        return ", ".join(name for name, on in zip(names, label, strict=True) if on)
-    return names[label] if np.asarray(label).dtype.kind != "f" else f"{label:g}"
 
 
 def _of_files(survey: _Survey, skipped: Sequence[Skipped]) -> Iterator[Finding]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
 
 from tfft.errors import did_you_mean, listed
 from tfft.inspection.findings import Finding, Item
@@ -83,3 +86,10 @@ def _unmatched(counts: Mapping[str, Mapping[str, int]]) -> Iterator[Finding]:
 
 def _all(counts: Mapping[str, int]) -> tuple[Item, ...]:
     return tuple(Item(name, f"has {count:,}") for name, count in sorted(counts.items(), key=lambda pair: pair[1]))
+
+
+def label_text(names: Sequence[str], label: Any) -> str:
+    """Returns the class of an example in words, all of them where it has several, or its number."""
+    if np.ndim(label):
+        return ", ".join(name for name, on in zip(names, label, strict=True) if on)
+    return names[label] if np.asarray(label).dtype.kind != "f" else f"{label:g}"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from tfft.data import RecordingSplits
-from tfft.data.recordings import SUFFIXES, RecordingFacts
-from tfft.inspection.classes import class_findings
+from tfft.data.sound_files import SUFFIXES, RecordingFacts
+from tfft.inspection.classes import class_findings, label_text
 from tfft.inspection.files import unusable
 from tfft.inspection.findings import DataReport, Finding, Item, in_order
 from tfft.inspection.repeats import copy_findings
@@ -25,10 +25,11 @@ def check_recordings(splits: RecordingSplits) -> DataReport:
     """
     parts = {"train": splits.train, "validation": splits.validation}
     counts = {part: own.counts for part, own in parts.items()}
-    labels = [own.class_names[label] for own in parts.values() for label in own.labels]
+    labels = [label_text(own.class_names, label) for own in parts.values() for label in own.labels]
     where = [part for part, own in parts.items() for _ in own.paths]
     findings = [*unusable(splits.skipped, "recordings", SUFFIXES), *_findings(splits.facts, splits)]
-    findings += class_findings(counts)
+    if splits.task == "classification":
+        findings += class_findings(counts)
     findings += copy_findings(splits.copies, [one.path for one in splits.facts], labels, where)
     return DataReport(splits.root, counts, in_order(iter(findings)))
 

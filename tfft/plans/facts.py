@@ -89,6 +89,7 @@ class Wishes:
     preprocessor: str | None = None
     group: str | int | None = None
     image: str | int | None = None
+    audio: str | int | None = None
     sample_rate: int | None = None
     seconds: float | None = None
 
@@ -158,6 +159,15 @@ def _text_problems(wishes: Wishes) -> list[str]:
         problems.append(f"label must be the name or number of a column, got {wishes.label!r}")
     elif wishes.label is not None and wishes.label in columns:
         problems.append(f"text and label must be different columns, got {wishes.label!r} for both")
+    for name in ("image", "audio"):
+        column = getattr(wishes, name)
+        if not (column is None or _column(column)):
+            problems.append(f"{name} must be the name or number of a column, got {column!r}")
+        elif column is not None and column == wishes.label:
+            problems.append(f"{name} and label must be different columns, got {column!r} for both")
+    several = [name for name in ("text", "image", "audio") if getattr(wishes, name) is not None]
+    if len(several) > 1:
+        problems.append(f"{' and '.join(several)} each say what is learned from: give one of them")
     if not (wishes.separator is None or (isinstance(wishes.separator, str) and wishes.separator)):
         problems.append(f"separator must be the text between two labels, such as '|', got {wishes.separator!r}")
     if not (wishes.max_length is None or _whole(wishes.max_length, 3)):

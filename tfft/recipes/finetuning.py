@@ -47,6 +47,7 @@ from tfft.recipes.runs import (
     write_run,
 )
 from tfft.recipes.texts import check_takes_texts, truncation_note
+from tfft.recipes.watching import reading_bar
 from tfft.slicing import describe, select
 from tfft.specs import Augmentation, Phase, Plan
 from tfft.training import Checkpoints, History, is_chief, on_chief, train
@@ -76,6 +77,7 @@ def finetune(
     validation: float | str = 0.2,
     group: str | int | None = None,
     image: str | int | None = None,
+    audio: str | int | None = None,
     sample_rate: int | None = None,
     seconds: float | None = None,
     dropout: float = 0.2,
@@ -144,6 +146,7 @@ def finetune(
             regular expression on the paths of image files, with the telling part in parentheses; for a table its
             column.
         image: column of a table that holds the paths of image files, absolute or beside the table.
+        audio: column of a table that holds the paths of recordings, absolute or beside the table.
         sample_rate: that recordings are brought to; the commonest among them by default.
         seconds: of each recording that are heard; by default what 95 % of them fit into, at most 10.
         dropout: share of features dropped before the head.
@@ -206,7 +209,8 @@ def finetune(
     verbose = verbose and is_chief()
     say = _printer(verbose)
 
-    gathered = gather(data, wishes)
+    with reading_bar(verbose) as progress:
+        gathered = gather(data, wishes, progress)
     if gathered.is_ready and wishes.augment:
         raise PlanError(
             "augment varies pictures of a folder or of arrays. A ready dataset is varied with its own map()."
@@ -219,7 +223,7 @@ def finetune(
         tf.config.experimental.enable_op_determinism()
     opened = open_backbone(backbone, wishes)
     check_takes_texts(opened, gathered)
-    gathered, wishes = heard_by(opened, gathered, data, wishes, say)
+    gathered, wishes = heard_by(opened, gathered, data, wishes, verbose)
     for note in opened.notes:
         say(f"backbone: {note}")
     if cut := truncation_note(opened, gathered):

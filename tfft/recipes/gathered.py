@@ -42,6 +42,7 @@ class Gathered:
         fingerprint: gives another one for other data; a run that was stopped goes on with the same only.
         checked: what a look at the data found; None where it was not looked at.
         items: names of the examples by part, which are written into the run folder; None where they have none.
+        apart: whether the held-out examples are of other groups than those that are learned from, or may be, as voices.
         unleaked: makes the validation dataset without copies of training examples; None where there are none.
     """
 
@@ -67,6 +68,7 @@ class Gathered:
     audio: AudioSpec | None = None
     checked: DataReport | None = None
     items: Mapping[str, Sequence[str]] | None = None
+    apart: bool = False
     unleaked: Callable[[InputSpec | None, int], tf.data.Dataset] | None = None
 
     @property

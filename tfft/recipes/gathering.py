@@ -14,7 +14,17 @@ import numpy as np
 import tensorflow as tf
 
 from tfft.backbones.cache import cache_dir
-from tfft.data import Examples, RecordingSplits, Splits, from_arrays, from_waves, load, load_image_table, to_dataset
+from tfft.data import (
+    Examples,
+    RecordingSplits,
+    Splits,
+    from_arrays,
+    from_waves,
+    load,
+    load_image_table,
+    load_recording_table,
+    to_dataset,
+)
 from tfft.data.augmenting import augmentation, check_kind
 from tfft.data.headers import read_header
 from tfft.data.pipeline import check_pixels, checked_arrays
@@ -24,12 +34,13 @@ from tfft.inspection import check_recordings, check_splits
 from tfft.plans import Wishes
 from tfft.recipes.gathered import Gathered, by_class, classes
 from tfft.recipes.texts import gather_tagged, gather_texts, is_text_data
+from tfft.recipes.watching import ReadingProgress
 from tfft.specs import InputSpec, Plan
 
 _SIZES_READ = 64
 
 
-def gather(data: Any, wishes: Wishes) -> Gathered:
+def gather(data: Any, wishes: Wishes, progress: ReadingProgress | None = None) -> Gathered:
     """Reads data in any accepted form.
 
     Args:
@@ -37,6 +48,7 @@ def gather(data: Any, wishes: Wishes) -> Gathered:
             ``(images, labels)`` or ``(texts, labels)``; or ``(train, validation, class_names)`` with two datasets of
             batches.
         wishes: share held out where the data is not split yet, seed of the split, columns of a table.
+        progress: called with (files read, files in all) while files of images or recordings are read.
 
     Returns:
         What the recipe needs to know, and the datasets on demand.
@@ -44,10 +56,14 @@ def gather(data: Any, wishes: Wishes) -> Gathered:
     Raises:
         DataError: when the form is unknown or the data cannot be used.
     """
+    if isinstance(data, RecordingSplits):
+        return _heard(data, "recordings given in memory", wishes)
     if isinstance(data, Splits):
         return _files(data, data.root)
     if wishes.image is not None:
-        return _image_table(data, wishes)
+        return _image_table(data, wishes, progress)
+    if wishes.audio is not None:
+        return _recording_table(data, wishes, progress)
     of_texts = wishes.task != "tokens" and is_text_data(data, wishes)
     if of_texts or wishes.task == "tokens" or not isinstance(data, (str, os.PathLike)):
         if isinstance(wishes.validation, str):
@@ -60,46 +76,58 @@ def gather(data: Any, wishes: Wishes) -> Gathered:
         return gather_texts(data, wishes)
     if wishes.task not in ("auto", "classification"):
         raise DataError(
-            f"task={wishes.task!r} is for tables; folders and arrays of images are read for classification. Give a "
-            "table with a column of files (image=), or build the model with tfft.build(backbone, tfft.heads....)."
+            f"task={wishes.task!r} is for tables; folders and arrays are read for classification. Give a table with a "
+            "column of files (image= or audio=), or build the model with tfft.build(backbone, tfft.heads....)."
         )
-    if isinstance(data, RecordingSplits):
-        return _heard(data, "recordings given in memory", wishes)
     validation, seed = wishes.validation, wishes.seed
     if isinstance(data, (str, os.PathLike)):
-        return (_recordings if os.path.isdir(data) and holds_recordings(data) else _folder)(data, wishes)
+        return (_recordings if os.path.isdir(data) and holds_recordings(data) else _folder)(data, wishes, progress)
     if isinstance(data, (tuple, list)) and len(data) == 3 and isinstance(data[0], tf.data.Dataset):
         return _ready(*data)
     if isinstance(data, (tuple, list)) and len(data) == 2 and not isinstance(data[0], (str, tf.data.Dataset)):
         return _arrays(np.asarray(data[0]), np.asarray(data[1]), validation, seed)
     got = f"a {type(data).__name__}" + (f" of {len(data)}" if isinstance(data, (tuple, list)) else "")
     raise DataError(
-        "Data must be a folder with one folder per class, a table of texts or of image files (.csv, .tsv, .jsonl, or a "
-        "DataFrame; image= names the column of files), "
+        "Data must be a folder with one folder per class, a table of texts or of files (.csv, .tsv, .jsonl, or a "
+        "DataFrame; image= or audio= names the column of files), "
         "(images, labels) or (texts, labels), or (train, validation, class_names) with two tf.data.Dataset of batches; "
         f"got {got}."
     )
 
 
-def _folder(folder: str | os.PathLike[str], wishes: Wishes) -> Gathered:
+def _folder(folder: str | os.PathLike[str], wishes: Wishes, progress: ReadingProgress | None) -> Gathered:
     settings = {"validation": wishes.validation, "seed": wishes.seed, "strict": wishes.strict, "group": wishes.group}
-    splits = load(folder, **settings, store=cache_dir() / "files.sqlite")
+    splits = load(folder, **settings, store=cache_dir() / "files.sqlite", progress=progress)
     return _files(splits, os.fspath(folder))
 
 
-def _image_table(source: Any, wishes: Wishes) -> Gathered:
-    named = {name: getattr(wishes, name) for name in ("image", "label") if getattr(wishes, name) is not None}
-    settings = {"validation": wishes.validation, "seed": wishes.seed, "strict": wishes.strict, "group": wishes.group}
-    splits = load_image_table(
-        source, **named, **settings, task=wishes.task, separator=wishes.separator, store=cache_dir() / "files.sqlite"
-    )
-    return _files(splits, os.fspath(source) if isinstance(source, (str, os.PathLike)) else "a table in memory")
+def _image_table(source: Any, wishes: Wishes, progress: ReadingProgress | None) -> Gathered:
+    store = cache_dir() / "files.sqlite"
+    splits = load_image_table(source, **_table_settings(wishes, "image"), store=store, progress=progress)
+    return _files(splits, _table_name(source))
 
 
-def _recordings(folder: str | os.PathLike[str], wishes: Wishes) -> Gathered:
+def _recording_table(source: Any, wishes: Wishes, progress: ReadingProgress | None) -> Gathered:
+    heard = {"sample_rate": wishes.sample_rate, "seconds": wishes.seconds}
+    splits = load_recording_table(source, **_table_settings(wishes, "audio"), **heard, progress=progress)
+    return _heard(splits, _table_name(source), wishes)
+
+
+def _table_settings(wishes: Wishes, files: str) -> dict[str, Any]:
+    """What is wished of a table whose paths are named by the setting ``files``."""
+    named = {name: getattr(wishes, name) for name in (files, "label") if getattr(wishes, name) is not None}
+    always = ("validation", "seed", "strict", "group", "task", "separator")
+    return named | {name: getattr(wishes, name) for name in always}
+
+
+def _table_name(source: Any) -> str:
+    return os.fspath(source) if isinstance(source, (str, os.PathLike)) else "a table in memory"
+
+
+def _recordings(folder: str | os.PathLike[str], wishes: Wishes, progress: ReadingProgress | None) -> Gathered:
     splits = load_recordings(
         folder, sample_rate=wishes.sample_rate, seconds=wishes.seconds, validation=wishes.validation, seed=wishes.seed,
-        group=wishes.group, strict=wishes.strict,
+        group=wishes.group, strict=wishes.strict, progress=progress,
     )  # fmt: skip
     return _heard(splits, os.fspath(folder), wishes)
 
@@ -115,13 +143,16 @@ def _heard(splits: RecordingSplits, name: str, wishes: Wishes) -> Gathered:
     def training(_: InputSpec | None, plan: Plan, epoch: tf.Variable) -> tf.data.Dataset:
         return from_waves(*pairs[0], spec, **_settings(plan, epoch))
 
+    counted: dict[str, Any] = {"counts": (), "unseen": ()}
+    if splits.task == "classification":
+        counted = by_class(names, splits.train.labels, splits.validation.labels)
     heard = f"recordings: {spec.sample_rate} samples a second, {spec.seconds:g} s of each are heard"
     findings = [str(finding) for finding in report.findings if finding.level != "note"]
     return Gathered(
         class_names=names,
         examples=len(splits.train),
         held_out=len(splits.validation),
-        **by_class(names, splits.train.labels, splits.validation.labels),
+        **counted,
         origin=splits.split_from,
         skipped=splits.skipped,
         image_side=None,
@@ -131,10 +162,12 @@ def _heard(splits: RecordingSplits, name: str, wishes: Wishes) -> Gathered:
         probe=(),  # files may have any format; the export is checked with their waves
         name=name,
         fingerprint=lambda: _fingerprint(splits.train, splits.validation),
+        task=splits.task,
         audio=spec,
         report="\n".join([heard, *findings]),
         checked=report,
         items=splits.items,
+        apart=True,
     )
 
 
@@ -173,6 +206,7 @@ def _files(splits: Splits, name: str) -> Gathered:
         report="\n".join(str(finding) for finding in report.findings if finding.level != "note"),
         checked=report,
         items=splits.items,
+        apart=splits.groups is not None,
         unleaked=unleaked if 0 < len(clean) < len(splits.validation) else None,
     )
 

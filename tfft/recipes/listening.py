@@ -6,7 +6,6 @@ Hides that such a backbone was made for one rate, which nothing in it tells, whi
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 from tfft.backbones.base import Backbone
@@ -15,13 +14,12 @@ from tfft.models import wave_length
 from tfft.plans import Wishes
 from tfft.recipes.gathered import Gathered
 from tfft.recipes.gathering import gather
+from tfft.recipes.watching import reading_bar
 
 USUAL_RATE = 16_000  # of models that take waves: YAMNet, VGGish, TRILL, wav2vec 2.0
 
 
-def heard_by(
-    backbone: Backbone, data: Gathered, source: Any, wishes: Wishes, say: Callable[[object], None]
-) -> tuple[Gathered, Wishes]:
+def heard_by(backbone: Backbone, data: Gathered, source: Any, wishes: Wishes, verbose: bool) -> tuple[Gathered, Wishes]:
     """Reads recordings again where a backbone takes waves of another rate or length than the files have.
 
     Args:
@@ -29,7 +27,7 @@ def heard_by(
         data: gathered for the wishes.
         source: that it was gathered from.
         wishes: of the user.
-        say: prints what was chosen.
+        verbose: print what was chosen, and show a bar while files are read.
 
     Returns:
         The data as the backbone takes it, and the wishes with rate and length.
@@ -38,18 +36,30 @@ def heard_by(
         BackboneError: when the backbone takes neither images nor waves.
     """
     open_ = not isinstance(source, RecordingSplits)  # these have been read as someone wanted them
-    if data.audio is None or backbone.input_spec is not None or backbone.text_spec is not None or not open_:
+    if data.audio is None or backbone.input_spec is not None or backbone.text_spec is not None:
+        return data, wishes
+    if not open_:
+        if verbose and data.audio.sample_rate != USUAL_RATE:
+            print(
+                f"backbone: it takes waves, and is given {data.audio.sample_rate:,} samples a second, as these were "
+                f"read; most such backbones take {USUAL_RATE:,}",
+                flush=True,
+            )
         return data, wishes
     rate, seconds = wishes.sample_rate, wishes.seconds
     if rate is None:
         rate = USUAL_RATE
-        say(f"backbone: assumed to take {rate:,} samples a second, as most that take waves do; else say sample_rate=")
+        if verbose:
+            words = "samples a second, as most that take waves do; else say sample_rate="
+            print(f"backbone: assumed to take {rate:,} {words}", flush=True)
     length = wave_length(backbone.model, backbone.name)
     if length is not None and seconds is None:
         seconds = length / rate
     chosen = dataclasses.replace(wishes, sample_rate=rate, seconds=seconds)
     if (rate, seconds or data.audio.seconds) == (data.audio.sample_rate, data.audio.seconds):
         return data, chosen
-    read = gather(source, chosen)
-    say(read.report.splitlines()[0])
+    with reading_bar(verbose) as progress:
+        read = gather(source, chosen, progress)
+    if verbose:
+        print(read.report.splitlines()[0], flush=True)
     return read, chosen

@@ -66,7 +66,7 @@ def recommend_plan(
     gathered = gather(data, wanted)
     opened = open_backbone(backbone, wanted)
     check_takes_texts(opened, gathered)
-    gathered, wanted = heard_by(opened, gathered, data, wanted, lambda _: None)
+    gathered, wanted = heard_by(opened, gathered, data, wanted, verbose=False)
     return plan_for(opened, gathered, wanted, cache, plan)
 
 
@@ -134,7 +134,7 @@ def plan_for(
     ):
         model, source = build_model(backbone, data, first), feature_source(data, spec_of(backbone, first), first, cache)
         facts = dataclasses.replace(
-            facts, fit=fit_of(model, data, source, seed=first.seed, verbose=verbose, apart=data.audio is not None)
+            facts, fit=fit_of(model, data, source, seed=first.seed, verbose=verbose, apart=data.apart)
         )
         first = recommend(facts, known, **names)
     if wishes.batch_size != "auto":

@@ -25,8 +25,8 @@ def fit_of(
         source: the same examples.
         seed: of the folds.
         verbose: print what is computed.
-        apart: True where examples come in groups that are told apart easily, such as speakers: the folds do not know
-            the groups, and a head that knows the voices looks better than it is. Then the held-out examples, which are
+        apart: True where the held-out examples are of other groups, such as speakers: the folds do not know the
+            groups, and a head that knows the voices looks better than it is. Then the held-out examples, which are
             of other groups, are looked at too, and the lower of the two counts.
 
     Returns:

@@ -20,11 +20,13 @@ import keras
 from rich.table import Table
 
 from tfft.backbones.cache import cache_dir
-from tfft.data import Splits, fold_splits, load, load_image_table
+from tfft.data import Splits, fold_splits, load, load_image_table, load_recording_table, load_recordings
+from tfft.data.recordings import holds_recordings
 from tfft.errors import PlanError
 from tfft.evaluation import Scores
 from tfft.recipes.finetuning import finetune
 from tfft.recipes.runs import check_out
+from tfft.recipes.watching import ReadingProgress, reading_bar
 from tfft.slicing.tables import render
 from tfft.training.history import write_whole
 
@@ -157,8 +159,9 @@ def cross_validate(
 
     Args:
         backbone: as :func:`tfft.finetune` takes it.
-        data: a folder of images, with ``image=`` a table of image files, or :class:`tfft.data.Splits`; what is split
-            already is put together.
+        data: a folder of images or recordings, a table of files with ``image=`` or ``audio=``, or
+            :class:`tfft.data.Splits`; what is split already is put together. A backbone that takes waves needs
+            ``sample_rate=``.
         folds: how many.
         seed: of the folds and of every run.
         out: new or empty folder, with a folder ``fold-1``, ... for each run and a table ``seeds.csv``.
@@ -178,7 +181,8 @@ def cross_validate(
     if taken:
         raise PlanError(f"{' and '.join(taken)} belong to a single run: here there are {folds}.")
     folder = check_out(out)
-    whole = _listed(data, settings)
+    with reading_bar(settings.get("verbose", True)) as progress:
+        whole = _listed(data, settings, progress)
     rows = []
     for number, splits in enumerate(fold_splits(whole, folds, seed=seed), 1):
         place = None if folder is None else folder / f"fold-{number}"
@@ -201,18 +205,22 @@ def _row(
     return row
 
 
-def _listed(data: Any, settings: dict[str, Any]) -> Splits:
+def _listed(data: Any, settings: dict[str, Any], progress: ReadingProgress | None) -> Splits:
     """Lists the data of :func:`cross_validate`; what says how it is read is taken out of the settings."""
     if isinstance(data, Splits):
         return data
     reading = {name: settings.pop(name) for name in ("group", "strict") if name in settings}
-    reading["store"] = cache_dir() / "files.sqlite"
-    if settings.get("image") is not None:
-        names = ("image", "label", "separator", "task")
-        return load_image_table(data, **{n: settings.pop(n) for n in names if n in settings}, **reading)
+    reading["progress"], store = progress, cache_dir() / "files.sqlite"
+    heard = {name: settings.pop(name) for name in ("sample_rate", "seconds") if name in settings}
+    for files, read in (("image", load_image_table), ("audio", load_recording_table)):
+        if settings.get(files) is not None:
+            columns = {n: settings.pop(n) for n in (files, "label", "separator", "task") if n in settings}
+            return read(data, **columns, **reading, **(heard if files == "audio" else {"store": store}))
     if not isinstance(data, (str, os.PathLike)) or not os.path.isdir(data):
-        raise PlanError("cross_validate takes a folder of images, a table of image files with image=, or Splits.")
-    return load(data, **reading)
+        raise PlanError(
+            "cross_validate takes a folder of images or recordings, a table of files with image= or audio=, or Splits."
+        )
+    return load_recordings(data, **reading, **heard) if holds_recordings(data) else load(data, **reading, store=store)
 
 
 def _write(rows: Sequence[SeedRow], folder: pathlib.Path) -> None:

@@ -81,6 +81,7 @@ def gather_texts(data: Any, wishes: Wishes) -> Gathered:
         texts=train,
         lengths=text_lengths(train),
         report=str(splits.report),
+        apart=wishes.group is not None,
     )
 
 

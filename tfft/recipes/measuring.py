@@ -1,0 +1,179 @@
+"""Labelled data for the model of a run, without what the run has learned from: :func:`labelled_data`.
+
+Hides how the run read its own data, and which part of it was held out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfft.data import (
+    Examples,
+    from_tagged,
+    from_texts,
+    list_images,
+    load,
+    load_image_table,
+    load_recording_table,
+    load_recordings,
+    load_tagged,
+    load_texts,
+    read_image_table,
+    read_recording_table,
+    read_texts,
+    to_dataset,
+)
+from tfft.data.images import preprocess_of
+from tfft.data.recordings import holds_recordings
+from tfft.data.sounds import audio_of
+from tfft.errors import DataError, did_you_mean, listed
+from tfft.recipes.runs import Run
+from tfft.specs import AudioSpec
+
+_HELD = ("val", "valid", "validation")
+
+# Batches, what was left out, and in words which examples they are.
+Labelled = tuple[tf.data.Dataset, list[str], str]
+
+
+def labelled_data(run: Run, data: str | os.PathLike[str], batch_size: int = 32) -> Labelled:
+    """Reads labelled data as the model of a run takes it; of the data of the run itself, what was held out.
+
+    Args:
+        run: read with :func:`tfft.load_run`.
+        data: folder or table of the kind that the run has learned from.
+        batch_size: examples in a batch.
+
+    Returns:
+        Batches of inputs and labels, what was left out, and in words which examples they are.
+
+    Raises:
+        DataError: when the data cannot be used for this model.
+
+    Example:
+        >>> dataset, skipped, words = labelled_data(tfft.load_run("runs/photos"), "more-photos/")
+        >>> tfft.evaluate(run.model, dataset)
+    """
+    plan, path, spec = run.plan, pathlib.Path(data), audio_of(run.model)
+    if spec is not None:
+        return (_recording_rows if plan.audio is not None else _recordings)(run, path, spec, batch_size)
+    takes_strings = all(tensor.dtype == "string" for tensor in run.model.inputs)
+    if plan.image is None and (plan.text is not None or plan.task != "classification" or takes_strings):
+        dataset, words = _texts(run, path, batch_size)
+        return dataset, [], words
+    examples, words = (_image_rows if plan.image is not None else _images)(run, path)
+    dataset = to_dataset(examples, _input_spec(run), batch_size=batch_size, cache=False)
+    return dataset, list(map(str, examples.skipped)), words
+
+
+def _is_own(run: Run, path: pathlib.Path) -> bool:
+    """Whether this is the data that the run has learned from."""
+    return path.exists() and pathlib.Path(run.plan.data).exists() and path.samefile(run.plan.data)
+
+
+def _input_spec(run: Run) -> Any:
+    preprocess = preprocess_of(run.model)
+    if preprocess is None:
+        raise DataError(f"The model in {run.folder} does not take image files. Use tfft.evaluate(model, dataset).")
+    return preprocess.spec
+
+
+def _table_settings(run: Run, files: str) -> dict[str, Any]:
+    named = {name: getattr(run.plan, name) for name in (files, "label") if getattr(run.plan, name) is not None}
+    return named | {"task": run.plan.task, "separator": run.plan.separator}
+
+
+def _image_rows(run: Run, path: pathlib.Path) -> tuple[Examples, str]:
+    how = _table_settings(run, "image")
+    if _is_own(run, path):
+        splits = load_image_table(path, **how, validation=run.folder / "split.csv")
+        return splits.validation, f"held-out examples: {splits.split_from}"
+    return read_image_table(path, run.class_names, **how), f"all examples in {path}"
+
+
+def _images(run: Run, folder: pathlib.Path) -> tuple[Examples, str]:
+    """Returns examples with the labels of the run's classes."""
+    plan, own = run.plan, _is_own(run, folder)
+    split = folder.is_dir() and {"train"} < {p.name.lower() for p in folder.iterdir() if p.is_dir()}
+    if split or own:  # never on what the run has learned from
+        drawn = run.folder / "split.csv"  # as it was when the run learned: files may have come since
+        share = drawn if own and not split and drawn.is_file() else plan.validation
+        splits = load(folder, validation=share, seed=plan.seed, group=None if share is drawn else plan.group)
+        examples, words = splits.validation, f"held-out examples: {splits.split_from}"
+    else:
+        examples, words = list_images(folder, least_classes=1), f"all examples in {folder}"
+    unknown = [name for name in examples.class_names if name not in run.class_names]
+    if unknown:
+        hint = "".join(did_you_mean(name, run.class_names) for name in unknown[:3])
+        raise DataError(
+            f"{folder} has classes that the model does not know: {listed(unknown)}.{hint} "
+            f"It knows: {listed(run.class_names)}."
+        )
+    numbers = np.array([run.class_names.index(name) for name in examples.class_names], np.int32)
+    return dataclasses.replace(examples, labels=numbers[examples.labels], class_names=run.class_names), words
+
+
+def _recording_rows(run: Run, path: pathlib.Path, spec: AudioSpec, batch_size: int) -> Labelled:
+    how = _table_settings(run, "audio")
+    if _is_own(run, path):
+        heard = {"sample_rate": spec.sample_rate, "seconds": spec.seconds}
+        splits = load_recording_table(path, **how, **heard, validation=run.folder / "split.csv")
+        waves, labels, skipped = splits.waves[1], splits.validation.labels, splits.skipped
+        words = f"held-out recordings: {splits.split_from}"
+    else:
+        waves, labels, skipped = read_recording_table(path, run.class_names, spec=spec, **how)
+        words = f"all recordings in {path}"
+    return tf.data.Dataset.from_tensor_slices((waves, labels)).batch(batch_size), list(map(str, skipped)), words
+
+
+def _recordings(run: Run, path: pathlib.Path, spec: AudioSpec, batch_size: int) -> Labelled:
+    if not path.is_dir() or not holds_recordings(path):
+        raise DataError(f"{path} holds no recordings, and the model in {run.folder} listens to them.")
+    own, drawn = _is_own(run, path), run.folder / "split.csv"
+    ready = any(p.name.lower() in _HELD for p in path.iterdir())
+    share = drawn if own and not ready and drawn.is_file() else 0.5
+    splits = load_recordings(path, sample_rate=spec.sample_rate, seconds=spec.seconds, validation=share)
+    if list(splits.class_names) != list(run.class_names):
+        raise DataError(f"{path} has the classes {listed(splits.class_names)}, the model {listed(run.class_names)}.")
+    waves, labels = splits.waves[1], splits.validation.labels
+    words = f"held-out recordings: {splits.split_from}"
+    if not own and not ready:
+        waves = np.concatenate([splits.waves[0], waves])
+        labels, words = np.concatenate([splits.train.labels, labels]), f"all recordings in {path}"
+    dataset = tf.data.Dataset.from_tensor_slices((waves, labels)).batch(batch_size)
+    return dataset, list(map(str, splits.skipped)), words
+
+
+def _texts(run: Run, data: pathlib.Path, batch_size: int) -> tuple[tf.data.Dataset, str]:
+    plan, own = run.plan, _is_own(run, data)
+    columns = {name: getattr(plan, name) for name in ("text", "label") if getattr(plan, name) is not None}
+    how = {"task": plan.task, "separator": plan.separator, **columns}
+    grouped = {} if plan.group is None else {"group": plan.group}
+    if plan.task == "tokens":
+        return _tagged(run, data, own, batch_size)
+    if own or data.is_dir():  # never on what the run has learned from
+        splits = load_texts(data, validation=plan.validation, seed=plan.seed, **how, **grouped)
+        examples, words = splits.validation, f"held-out examples: {splits.split_from}"
+    else:
+        examples, words = read_texts(data, run.class_names, **how), f"all examples in {data}"
+    return from_texts(examples, batch_size=batch_size), words
+
+
+def _tagged(run: Run, data: pathlib.Path, own: bool, batch_size: int) -> tuple[tf.data.Dataset, str]:
+    plan = run.plan
+    lists = {name: value for name, value in (("words", plan.text), ("tags", plan.label)) if value is not None}
+    if not own and not pathlib.Path(plan.data).exists():
+        raise DataError(
+            f"The run has learned from {plan.data}, which is not there, and without it the numbers of the tags "
+            "are not known. Use tfft.evaluate(run.model, dataset)."
+        )
+    source = data if own else {"train": plan.data, "validation": data}  # tags have the order of the training file
+    tagged = load_tagged(source, validation=plan.validation, seed=plan.seed, **lists)
+    words = f"held-out sentences: {tagged.split_from}" if own else f"all sentences in {data}"
+    return from_tagged(tagged.validation, batch_size=batch_size), words
