@@ -373,8 +373,26 @@ def test_texts_of_any_length_are_paired(unfreeze):
     assert any("embedding" in path for path in moved) == (unfreeze == "all")
     losses = [row["loss"] for row in history.of("contrastive")]
     assert losses[-1] < losses[0]
-    why = "no frozen part to run ahead" if unfreeze == "all" else "of another length in each batch"
-    assert any("every epoch runs the whole model" in note and why in note for note in history.notes)
+    whole = [note for note in history.notes if "every epoch runs the whole model" in note]
+    assert len(whole) == (unfreeze == "all")
+    assert all("no frozen part to run ahead" in note for note in whole)
+
+
+def test_what_is_frozen_of_texts_runs_once_and_gives_what_the_whole_model_gives():
+    found = []
+    for cached in (False, True):
+        model, data = text_model(), of_arrays(*sentences(24, seed=2))
+        source = FeatureSource(data, batch_size=8, cache=None) if cached else None
+        tune = dataclasses.replace(TUNE, unfreeze=1, epochs=2, learning_rate=3e-3)
+        history = train(model, data, None, [tune], verbose=False, source=source)
+        found.append((weights(model), [row["loss"] for row in history.rows], history.notes))
+    (plain, losses, _), (quick, others, notes) = found
+    assert not any("whole model" in note for note in notes)
+    np.testing.assert_allclose(others, losses, rtol=1e-4)
+    start = weights(text_model())
+    for path, value in plain.items():
+        np.testing.assert_allclose(quick[path], value, atol=2e-3, err_msg=path)
+        assert np.array_equal(quick[path], start[path]) == ("block1_dense" not in path), path
 
 
 def test_examples_are_taken_once_and_at_most_64_of_a_class():

@@ -58,8 +58,8 @@ class PairCosine(keras.losses.Loss):
     def call(self, y_true: Any, y_pred: Any) -> Any:
         """Returns the loss of each example, [B]."""
         classes = ops.reshape(y_true, (-1,))
-        # Not ops.normalize, whose gradient at zero is not a number.
-        unit = y_pred * ops.rsqrt(ops.maximum(ops.sum(ops.square(y_pred), axis=-1, keepdims=True), _LEAST))
+        # Not ops.normalize, whose gradient at zero is not a number; not rsqrt, which some processors only estimate.
+        unit = y_pred / ops.sqrt(ops.maximum(ops.sum(ops.square(y_pred), axis=-1, keepdims=True), _LEAST))
         alike = ops.cast(ops.equal(classes[:, None], classes[None, :]), unit.dtype)
         errors = ops.square(ops.matmul(unit, ops.transpose(unit)) - alike)
         kinds = (alike - ops.eye(ops.shape(unit)[0], dtype=unit.dtype), 1 - alike)
@@ -109,9 +109,36 @@ def pairs(
     if most is not None:
         kept = _some_of_each(labels, most, seed)
         leaves, labels = [tf.gather(leaf, kept) for leaf in leaves], labels[kept]
+
+    def fetch(rows: tf.Tensor) -> Any:
+        return tf.nest.pack_sequence_as(inputs, [tf.gather(leaf, rows) for leaf in leaves])
+
+    return fetched_pairs(fetch, labels, shown=shown, size=size, seed=seed, epoch=epoch)
+
+
+def fetched_pairs(
+    fetch: Callable[[tf.Tensor], Any],
+    labels: np.ndarray[Any, Any],
+    *,
+    shown: int,
+    size: int,
+    seed: int,
+    epoch: tf.Variable | None,
+) -> tf.data.Dataset:
+    """Does what :func:`pairs` does with all examples, of anything that is fetched by position.
+
+    Args:
+        fetch: from int64 rows [b] to what the network takes, runs as TensorFlow operations.
+        labels: whole numbers [N], of the rows.
+        shown: as in :func:`pairs`, like all that follows.
+        size: examples of a batch, at most.
+        seed: picks other batches.
+        epoch: None counts the passes.
+    """
     draw, steps = _drawing(labels, shown, size, seed)
     with tf.device("CPU:0"):
         passes = tf.Variable(0, dtype=tf.int64, trainable=False, name="passes") if epoch is None else epoch
+        targets = tf.constant(labels)
 
     def one_pass(_: tf.Tensor) -> tf.data.Dataset:
         now = tf.cast(passes.read_value(), tf.int64)
@@ -122,7 +149,7 @@ def pairs(
 
     def take(rows: tf.Tensor) -> tuple[Any, tf.Tensor]:
         rows = tf.unique(rows).y  # all of a small class were drawn, more than once
-        return tf.nest.pack_sequence_as(inputs, [tf.gather(leaf, rows) for leaf in leaves]), tf.gather(labels, rows)
+        return fetch(rows), tf.gather(targets, rows)
 
     found = tf.data.Dataset.from_tensors(0).flat_map(one_pass)
     found = found.map(take, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)

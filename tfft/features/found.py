@@ -100,7 +100,7 @@ class Features:
         if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
             raise PlanError(f"batch_size must be a whole number of at least 1, received {batch_size!r}")
         how = (shuffle, seed, epoch, self.views, sampling, lengths)
-        return assemble(self._fetch, self.labels, batch_size, *how)
+        return assemble(self.fetch, self.labels, batch_size, *how)
 
     def take(self, at: np.ndarray) -> Any:
         """Returns the features of some examples as one batch for the suffix, padded where they differ in length.
@@ -108,18 +108,24 @@ class Features:
         Args:
             at: positions [b].
         """
-        return self._packed([tf.constant(array) for array in self._rows(at)])
+        return self._packed([tf.constant(array) for array in self.rows(at)])
 
-    def _rows(self, at: np.ndarray) -> list[np.ndarray]:
+    def rows(self, at: np.ndarray) -> list[np.ndarray]:
+        """Returns some examples of each array, padded where they differ in length.
+
+        Args:
+            at: positions [b].
+        """
         return [a.rows(at) if isinstance(a, Ragged) else np.asarray(a[at]) for a in self.parts]
 
     @tf.autograph.experimental.do_not_convert
-    def _fetch(self, positions: tf.Tensor) -> Any:
+    def fetch(self, positions: tf.Tensor) -> Any:
+        """Does what :meth:`take` does, as operations of TensorFlow in a dataset."""
         arrays, seen = self.parts, 0
 
         def rows(at: np.ndarray) -> list[np.ndarray]:
             nonlocal seen
-            found = self._rows(at)
+            found = self.rows(at)
             seen += sum(a.nbytes for a in found)
             if seen > _HELD:  # else the process would seem to hold the whole file
                 seen = 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -16,17 +16,17 @@ import numpy as np
 import tensorflow as tf
 
 from tfft import heads
-from tfft.contrastive import MOST, SIZE, PairCosine, check_classes, pairs
-from tfft.errors import BackboneError, DataError, PlanError
-from tfft.features import split, split_head
-from tfft.features.splitting import example_bytes
+from tfft.contrastive import MOST, SIZE, PairCosine, check_classes, fetched_pairs
+from tfft.errors import DataError, PlanError
+from tfft.features import Features, split_head
 from tfft.specs import Phase
 from tfft.training.frozen import Reduced, reduce
 from tfft.training.job import Job
 
 _LEAST = 4  # examples of a batch that can be compared: two of two classes
 
-_Paired = tuple[Any, np.ndarray[Any, Any]]  # inputs, of any structure, and classes
+# From positions to inputs of any structure, and the classes of all positions.
+_Paired = tuple[Callable[[tf.Tensor], Any], np.ndarray[Any, Any]]
 
 
 def check_contrast(model: keras.Model, phases: Sequence[Phase]) -> None:
@@ -59,7 +59,7 @@ def contrast(job: Job, phase: Phase, notes: list[str]) -> tuple[Reduced, int, di
     Raises:
         DataError: when no pairs can be made of the examples.
     """
-    model, (inputs, labels) = _examples(job, phase, notes)
+    model, fetch, labels = _examples(job, phase, notes)
     names = heads.of(job.model).class_names
     counts = np.bincount(labels, minlength=len(names))
     check_classes(counts, names)
@@ -77,25 +77,22 @@ def contrast(job: Job, phase: Phase, notes: list[str]) -> tuple[Reduced, int, di
     if job.part_size is not None and job.part_size < SIZE:
         size = max(_LEAST, job.part_size)
         notes.append(f"phase {phase.name!r}: batches have {size} examples, because all of a batch are compared at once")
-    dataset = pairs(inputs, labels, shown=phase.contrastive, size=size, most=None, seed=job.seed, epoch=job.epoch)
+    how = {"shown": phase.contrastive, "size": size, "seed": job.seed, "epoch": job.epoch}
+    dataset = fetched_pairs(fetch, labels, **how)
     return Reduced(split_head(model)[0], dataset, None), len(dataset), {"loss": PairCosine(), "metrics": None}
 
 
-def _examples(job: Job, phase: Phase, notes: list[str]) -> tuple[keras.Model, _Paired]:
+def _examples(
+    job: Job, phase: Phase, notes: list[str]
+) -> tuple[keras.Model, Callable[[tf.Tensor], Any], np.ndarray[Any, Any]]:
     """Returns the model to fit, the whole one or what is behind its frozen part, and the examples that it takes."""
-    why = "" if job.source is None else _in_the_way(job)
-    if job.source is not None and not why:
+    if job.source is not None:
         # Each example once and as it is: what is drawn twice, or varied, would be compared with itself.
         plain = {"shuffle": False, "sampling": None, "augment": None, "views": 1, "validation": None}
         part = reduce(job.model, dataclasses.replace(job.source, **plain), job.epoch, verbose=job.verbose)
-        if isinstance(part, Reduced):
-            found = _collect(part.dataset)
-            if found is not None:
-                return part.model, found
-        else:
-            why = part
-    if why:
-        notes.append(f"phase {phase.name!r}: every epoch runs the whole model. {why}")
+        if isinstance(part, Reduced) and part.features is not None:
+            return part.model, *_of_features(part.features, job.seed)
+        notes.append(f"phase {phase.name!r}: every epoch runs the whole model. {part}")
     if job.epoch is not None:
         job.epoch.assign(job.epochs_before)  # the order in which examples come, and so which of many are taken
     found = _collect(job.dataset)
@@ -104,18 +101,23 @@ def _examples(job: Job, phase: Phase, notes: list[str]) -> tuple[keras.Model, _P
             f"Phase {phase.name!r} is contrastive: it puts examples of several batches together, so all must have one "
             "shape, and these have several. Resize the pictures to one size."
         )
-    return job.model, found
+    return job.model, *found
 
 
-def _in_the_way(job: Job) -> str:
-    """Says why the frozen part is not computed once; empty where it may be."""
-    try:
-        prefix, _ = split(job.model)
-    except BackboneError as error:
-        return str(error)
-    if example_bytes(prefix.outputs) is None:
-        return "What the frozen part gives is of another length in each batch, and pairs are made over batches."
-    return ""
+def _of_features(features: Features, seed: int) -> _Paired:
+    """Takes at most :data:`MOST` examples of each class, drawn by the seed, none of them twice."""
+    labels = np.asarray(_whole_numbers(features.labels))
+    taken: dict[int, set[bytes]] = {}
+    kept = []
+    for at in np.random.default_rng(seed).permutation(len(labels)).tolist():
+        seen = taken.setdefault(int(labels[at]), set())
+        if len(seen) < MOST and (digest := _digest(features.rows(np.array([at])))) not in seen:
+            seen.add(digest)
+            kept.append(at)
+    rows = np.sort(kept)
+    with tf.device("CPU:0"):
+        positions = tf.constant(rows, tf.int64)
+    return lambda drawn: features.fetch(tf.gather(positions, drawn)), labels[rows]
 
 
 def _collect(dataset: tf.data.Dataset) -> _Paired | None:
@@ -139,11 +141,16 @@ def _collect(dataset: tf.data.Dataset) -> _Paired | None:
         raise DataError("The training data holds no example, so there are no pairs.")
     # A list of texts as it is: an array of bytes would lose zeros at their ends.
     stacked = [c if isinstance(c[0], bytes) else np.stack(c) for c in map(list, zip(*rows, strict=True))]
-    inputs = [tf.convert_to_tensor(column) for column in stacked]
-    return keras.tree.pack_sequence_as(dataset.element_spec[0], inputs), np.asarray(classes)
+    with tf.device("CPU:0"):
+        inputs = [tf.convert_to_tensor(column) for column in stacked]
+
+    def fetch(drawn: tf.Tensor) -> Any:
+        return keras.tree.pack_sequence_as(dataset.element_spec[0], [tf.gather(column, drawn) for column in inputs])
+
+    return fetch, np.asarray(classes)
 
 
-def _whole_numbers(labels: tf.Tensor) -> list[int]:
+def _whole_numbers(labels: Any) -> list[int]:
     found = np.asarray(labels)
     if found.ndim != 1 or found.dtype.kind not in "iub":
         raise DataError(

@@ -89,12 +89,14 @@ class Reduced:
         dataset: what it takes, with as many batches as the whole model's.
         validation: the same, held out; None for none.
         notes: on how the part differs from the whole model.
+        features: what the training dataset is made of; None where the model is the whole one.
     """
 
     model: keras.Model
     dataset: tf.data.Dataset
     validation: tf.data.Dataset | None
     notes: tuple[str, ...] = ()
+    features: Features | None = None
 
 
 def reduce(
@@ -130,7 +132,7 @@ def reduce(
     order = {"shuffle": source.shuffle, "seed": source.seed, "epoch": epoch, "sampling": source.sampling}
     dataset = train.dataset(source.batch_size, lengths=source.lengths, **order)
     validation = None if held_out is None else held_out.dataset(source.batch_size)
-    return Reduced(suffix, dataset, validation, (note,) if note else ())
+    return Reduced(suffix, dataset, validation, (note,) if note else (), train)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
