@@ -52,9 +52,10 @@ _MODULES = (
 )  # fmt: skip
 # Modules with classes that a `.keras` file may name.
 _REGISTERED = (
-    "tfft.backbones.pooling", "tfft.backbones.savedmodel.layer", "tfft.backbones.native", "tfft.backbones.tokenizing",
-    "tfft.backbones.waves", "tfft.backbones.words", "tfft.contrastive", "tfft.data.images", "tfft.data.sounds",
-    "tfft.heads", "tfft.optimizers.scaling", "tfft.optimizers.schedules", "tfft.regularizers.anchoring",
+    "tfft.backbones.pooling", "tfft.backbones.savedmodel.layer", "tfft.backbones.native", "tfft.backbones.relative",
+    "tfft.backbones.tokenizing", "tfft.backbones.waves", "tfft.backbones.words", "tfft.contrastive",
+    "tfft.data.images", "tfft.data.sounds", "tfft.heads", "tfft.optimizers.scaling", "tfft.optimizers.schedules",
+    "tfft.regularizers.anchoring",
 )  # fmt: skip
 
 __all__ = sorted([*_NAMES, *_MODULES, "__version__"])

@@ -233,9 +233,15 @@ def _predict_arguments(add: argparse.ArgumentParser) -> None:
         "files",
         nargs="*",
         metavar="FILE",
-        help="images or recordings; for texts .txt files, a text in each line, or -",
+        help="images or recordings; for texts .txt files, a text in each line, or -; or one table (.csv, .tsv, .jsonl)",
     )
     add.add_argument("--text", action="append", metavar="TEXT", help="a text; may be given several times")
+    add.add_argument("--text-pair", action="append", metavar="TEXT", help="the second text, for a model of pairs")
+    add.add_argument(
+        "--column", type=_column, nargs="+", metavar="COLUMN",
+        help="of a table, with its texts or files (as the run has learned from); two for pairs",
+    )  # fmt: skip
+    add.add_argument("--out", metavar="FILE", help="new table: the rows of the given one, and what the model says")
     add.add_argument("--top", type=_whole, default=3, metavar="K", help="classes to list for each file (3)")
     _json_argument(add)
 

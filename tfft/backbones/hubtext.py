@@ -15,6 +15,7 @@ import keras
 import numpy as np
 
 from tfft.backbones.base import Backbone
+from tfft.backbones.relative import rebuildable
 from tfft.backbones.tokenizing import Tokenize
 from tfft.errors import BackboneError, HandleError, listed, missing_package, raise_problems
 from tfft.specs import TextSpec
@@ -93,11 +94,7 @@ def from_preset(
     raise_problems(BackboneError, f"{preset} cannot be opened", problems)
     packer = _packer(hub, preset, length)
     notes = _fit_of_vocabulary(preset, network, packer)
-    if any(type(layer).__name__ == "RelativeEmbedding" for layer in network.layers):
-        notes.append(
-            "KerasHub's DeBERTa has a layer that Keras cannot build again: a .keras file of the model cannot be "
-            "loaded. It trains and is exported as any other."
-        )
+    rebuildable(network)
     names = {t.name: t.name for t in network.inputs}
     tokenizer = Tokenize(packer, names, "padding_mask", length, name="tokens")
     model = keras.Model(network.input, _output(network, pooling), name=network.name)

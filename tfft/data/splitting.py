@@ -18,6 +18,7 @@ from pathlib import Path, PurePath
 import numpy as np
 
 from tfft.errors import DataError, did_you_mean, listed, raise_problems
+from tfft.writing import write_whole
 
 TRAIN, VALIDATION = "train", "validation"
 _SHOWN = 10
@@ -175,10 +176,7 @@ def write_split(path: str | os.PathLike[str], parts: Mapping[str, Sequence[str]]
     writer.writerow(["item", "part"])
     for part, names in parts.items():
         writer.writerows([name, part] for name in names)
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.tmp")
-    temporary.write_text(text.getvalue(), encoding="utf-8")
-    temporary.replace(target)
+    write_whole(path, text.getvalue())
 
 
 def read_split(path: str | os.PathLike[str], keys: Sequence[str]) -> np.ndarray:

@@ -1,8 +1,8 @@
 """A trained model as one SavedModel that serves; hides how it is built, checked and put in place.
 
 ``tfft.export(model, "served/1")`` writes; :func:`open_export` reads one back with TensorFlow alone, and
-:func:`predict_files`, :func:`predict_recordings` and :func:`predict_texts` ask it. The package is not called
-``export``: importing it would then hide the function of that name.
+:func:`predict_files`, :func:`predict_recordings`, :func:`predict_texts` and :func:`predict_table` ask it. The package
+is not called ``export``: importing it would then hide the function of that name.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from tfft.exporting.predicting import FilePrediction, predict_files, predict_rec
 from tfft.exporting.reading import OpenExport, open_export  # noqa: E402
 from tfft.exporting.savedmodel import Exported, export  # noqa: E402
 from tfft.exporting.signatures import serving_functions  # noqa: E402
+from tfft.exporting.tables import predict_each, predict_table, write_predictions  # noqa: E402
 
 __all__ = [
     "Exported",
@@ -22,8 +23,11 @@ __all__ = [
     "OpenExport",
     "export",
     "open_export",
+    "predict_each",
     "predict_files",
     "predict_recordings",
+    "predict_table",
     "predict_texts",
     "serving_functions",
+    "write_predictions",
 ]

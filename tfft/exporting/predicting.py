@@ -1,7 +1,7 @@
-"""Predicts for files with any function from their contents to outputs; hides what a bad file does.
+"""Predicts for files and texts with any function from their contents to outputs; hides what a bad file does.
 
 One file that cannot be decoded fails its whole batch: here it is found, named with its reason, and the
-others are answered all the same. TensorFlow alone is enough.
+others are answered all the same. Texts of similar length are answered together. TensorFlow alone is enough.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from tfft.specs import AudioSpec
 
 Answer = Callable[[Sequence[bytes]], dict[str, np.ndarray]]
 WaveAnswer = Callable[[np.ndarray], dict[str, np.ndarray]]
-TextAnswer = Callable[[Sequence[str]], dict[str, np.ndarray]]
+TextAnswer = Callable[..., dict[str, np.ndarray]]  # of texts, or of texts and the second texts of pairs
 
 _BATCH = 32
+_WINDOW = 64  # batches of texts that are sorted by length together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +38,7 @@ class FilePrediction:
         top: the most probable classes with their probabilities, falling.
         outputs: the model's outputs for this file, as plain values, where it is not a classifier.
         error: why there is no prediction, or None.
+        pair: the second text of a pair, or None.
     """
 
     file: str
@@ -45,6 +47,7 @@ class FilePrediction:
     top: tuple[tuple[str, float], ...] = ()
     outputs: dict[str, Any] = dataclasses.field(default_factory=dict)
     error: str | None = None
+    pair: str | None = None
 
     def to_dict(self, name: str = "file") -> dict[str, Any]:
         """Returns plain values, fit for JSON: the error alone, or the prediction without it.
@@ -52,12 +55,13 @@ class FilePrediction:
         Args:
             name: of the entry that says what was asked about.
         """
+        asked = {name: self.file} | ({} if self.pair is None else {f"{name}_pair": self.pair})
         if self.error is not None:
-            return {name: self.file, "error": self.error}
+            return {**asked, "error": self.error}
         if self.label is None:
-            return {name: self.file, **self.outputs}
+            return {**asked, **self.outputs}
         top = [{"label": label, "probability": probability} for label, probability in self.top]
-        return {name: self.file, "label": self.label, "probability": self.probability, "top": top}
+        return {**asked, "label": self.label, "probability": self.probability, "top": top}
 
 
 def predict_files(
@@ -133,13 +137,19 @@ def predict_recordings(
 
 
 def predict_texts(
-    answer: TextAnswer, texts: Sequence[str], *, class_names: Sequence[str] = (), top: int = 3
+    answer: TextAnswer,
+    texts: Sequence[str],
+    pairs: Sequence[str] | None = None,
+    *,
+    class_names: Sequence[str] = (),
+    top: int = 3,
 ) -> Iterator[FilePrediction]:
-    """Predicts for texts, in order.
+    """Predicts for texts or for pairs of texts, in order.
 
     Args:
-        answer: texts to outputs by name, such as :meth:`OpenExport.predict_texts`.
+        answer: texts, and the second texts of pairs, to outputs by name, such as :meth:`OpenExport.predict_texts`.
         texts: any strings.
+        pairs: the second text of each pair; None where there are no pairs.
         class_names: as in :func:`predict_files`.
         top: as in :func:`predict_files`.
 
@@ -147,13 +157,18 @@ def predict_texts(
         One prediction per text, whose ``file`` is the text. Where words are tagged, ``outputs["tags"]`` holds each word
         and its tag.
     """
-    for start in range(0, len(texts), _BATCH):
-        batch = list(texts[start : start + _BATCH])
-        outputs = answer(batch)
-        for i, text in enumerate(batch):
-            row = {name: values[i] for name, values in outputs.items()}
-            words = np.ndim(row.get("label")) == 1
-            yield _tagged(text, row["label"]) if words else _prediction(text, row, class_names, top)
+    columns = [list(texts)] if pairs is None else [list(texts), list(pairs)]
+    for start in range(0, len(columns[0]), _WINDOW * _BATCH):
+        window = [column[start : start + _WINDOW * _BATCH] for column in columns]
+        order = np.argsort([sum(map(len, row)) for row in zip(*window, strict=True)], kind="stable")
+        found: dict[int, dict[str, np.ndarray]] = {}
+        for at in (order[i : i + _BATCH] for i in range(0, len(order), _BATCH)):
+            outputs = answer(*([column[i] for i in at] for column in window))
+            found |= {int(i): {name: values[row] for name, values in outputs.items()} for row, i in enumerate(at)}
+        for i, text in enumerate(window[0]):
+            words = np.ndim(found[i].get("label")) == 1
+            row = _tagged(text, found[i]["label"]) if words else _prediction(text, found[i], class_names, top)
+            yield row if pairs is None else dataclasses.replace(row, pair=window[1][i])
 
 
 def _tagged(text: str, tags: np.ndarray) -> FilePrediction:

@@ -19,6 +19,7 @@ from tfft.specs import AudioSpec
 from tfft.text_ops import load_text_ops, ops_in
 
 BYTES_SIGNATURE = "serve_bytes"
+PAIR = ("text", "text_pair")  # inputs of a model of pairs
 AUDIO_FILE = "audio.json"  # among the assets: rate and length of the waves that a model takes
 
 
@@ -62,16 +63,17 @@ class OpenExport:
         return answer_bytes(self.signatures[BYTES_SIGNATURE], encoded)
 
     @property
-    def takes_texts(self) -> bool:
-        """Whether it takes one text at a time."""
+    def text_inputs(self) -> tuple[str, ...]:
+        """Names of its inputs where it takes texts: one, or two for pairs; empty where it takes something else."""
         signature = self.signatures.get("serving_default")
-        return signature is not None and takes_texts(signature)
+        return () if signature is None else text_inputs(signature)
 
-    def predict_texts(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
-        """Predicts for texts.
+    def predict_texts(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        """Predicts for texts, or for pairs of texts.
 
         Args:
             texts: any strings.
+            pairs: the second text of each pair, for a model of pairs.
 
         Returns:
             Outputs by name, one row per text.
@@ -79,9 +81,9 @@ class OpenExport:
         Raises:
             ExportError: when the model takes something else.
         """
-        if not self.takes_texts:
-            raise ExportError(f"{self.path} does not take texts one by one.")
-        return answer_texts(self.signatures["serving_default"], texts)
+        if len(self.text_inputs) != (1 if pairs is None else 2):
+            raise ExportError(f"{self.path} does not take {'texts one by one' if pairs is None else 'pairs of texts'}.")
+        return answer_texts(self.signatures["serving_default"], texts, pairs)
 
     def predict_waves(self, waves: np.ndarray) -> dict[str, np.ndarray]:
         """Predicts for sound waves.
@@ -100,16 +102,22 @@ class OpenExport:
         return answer_waves(self.signatures["serving_default"], waves)
 
 
-def takes_texts(signature: Callable) -> bool:
-    """Tells whether a signature takes one text for each row, and nothing else."""
-    specs = list(signature.structured_input_signature[1].values())
-    return len(specs) == 1 and specs[0].dtype == tf.string and specs[0].shape.rank == 1
+def text_inputs(signature: Callable) -> tuple[str, ...]:
+    """Returns the names of the inputs of a signature that takes a text, or a pair, for each row; else nothing."""
+    specs = signature.structured_input_signature[1]
+    if any(spec.dtype != tf.string or spec.shape.rank != 1 for spec in specs.values()):
+        return ()
+    return tuple(specs) if len(specs) == 1 else PAIR if set(specs) == set(PAIR) else ()
 
 
-def answer_texts(signature: Callable, texts: Sequence[str]) -> dict[str, np.ndarray]:
-    """Returns what a signature says to texts, by output name, one row per text."""
-    [name] = signature.structured_input_signature[1]
-    return {key: value.numpy() for key, value in signature(**{name: tf.constant(list(texts), tf.string)}).items()}
+def answer_texts(
+    signature: Callable, texts: Sequence[str], pairs: Sequence[str] | None = None
+) -> dict[str, np.ndarray]:
+    """Returns what a signature says to texts or to pairs of them, by output name, one row per text."""
+    columns = (texts,) if pairs is None else (texts, pairs)
+    names = text_inputs(signature)
+    values = {name: tf.constant(list(column), tf.string) for name, column in zip(names, columns, strict=True)}
+    return {key: value.numpy() for key, value in signature(**values).items()}
 
 
 def answer_waves(signature: Callable, waves: np.ndarray) -> dict[str, np.ndarray]:

@@ -19,7 +19,7 @@ from tfft import heads
 from tfft.data.images import decode_image, preprocess_of, scale_pixels
 from tfft.data.sounds import audio_of, decode_wav
 from tfft.errors import ExportError, TfftError
-from tfft.exporting.reading import BYTES_SIGNATURE, answer_bytes, answer_texts, answer_waves, takes_texts
+from tfft.exporting.reading import BYTES_SIGNATURE, answer_bytes, answer_texts, answer_waves, text_inputs
 from tfft.specs import AudioSpec, InputSpec
 from tfft.text_ops import note_on, ops_of
 
@@ -51,13 +51,13 @@ class Serving:
     audio: AudioSpec | None = None
 
     @property
-    def takes_texts(self) -> bool:
-        """Whether the model takes one text at a time."""
-        return takes_texts(self.functions[ARRAY_SIGNATURE])
+    def text_inputs(self) -> tuple[str, ...]:
+        """Names of its inputs where the model takes texts: one, or two for pairs; else nothing."""
+        return text_inputs(self.functions[ARRAY_SIGNATURE])
 
-    def predict_texts(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
-        """Answers for texts as the exported model would; only where it takes them one by one."""
-        return answer_texts(self.functions[ARRAY_SIGNATURE], texts)
+    def predict_texts(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        """Answers for texts, or for pairs, as the exported model would; only where there are ``text_inputs``."""
+        return answer_texts(self.functions[ARRAY_SIGNATURE], texts, pairs)
 
     def predict_bytes(self, encoded: Sequence[bytes]) -> dict[str, np.ndarray]:
         """Answers for encoded images or recordings as the exported model would; only where there is a ``decode``."""

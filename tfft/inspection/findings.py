@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tfft.errors import listed
+from tfft.writing import write_whole
 
 Level = Literal["fault", "warning", "note"]
 LEVELS: tuple[Level, ...] = ("fault", "warning", "note")
@@ -136,6 +137,4 @@ def in_order(findings: Iterator[Finding]) -> tuple[Finding, ...]:
 
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
-    temporary.replace(path)
+    write_whole(path, text)

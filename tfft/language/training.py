@@ -24,7 +24,7 @@ from tfft.errors import BackboneError, DataError, PlanError, raise_problems
 from tfft.language.documents import read_documents, split_documents, windows
 from tfft.language.measuring import Perplexity, perplexity, unigram
 from tfft.slicing import add_lora, audit, merge_lora
-from tfft.training.history import write_whole
+from tfft.writing import whole, write_whole
 
 MODEL, METRICS, SETTINGS, HISTORY = "model.keras", "metrics.json", "settings.json", "history.csv"
 _USUAL = 128
@@ -243,12 +243,8 @@ def _new_folder(out: str | os.PathLike[str] | None) -> Path | None:
 
 def _write(run: LanguageRun, folder: Path, settings: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    aside = folder / f".{os.getpid()}.{MODEL}"
-    try:
+    with whole(folder / MODEL) as aside:
         run.model.save(aside)
-        os.replace(aside, folder / MODEL)
-    finally:
-        aside.unlink(missing_ok=True)
     text = io.StringIO()
     writer = csv.DictWriter(text, ["epoch", "loss", "val_perplexity"], lineterminator="\n")
     writer.writeheader()

@@ -28,7 +28,7 @@ from tfft.exporting.savedmodel import Exported
 from tfft.inspection import DataReport
 from tfft.specs import Plan
 from tfft.training import History
-from tfft.training.history import write_whole
+from tfft.writing import whole, write_whole
 
 PLAN, METRICS, HISTORY, LABELS, SKIPPED, CHECK, SPLIT, MODEL, EXPORT, CHECKPOINTS = (
     "plan.yaml",
@@ -163,14 +163,11 @@ def check_writable(folder: pathlib.Path) -> None:
 def write_model(model: keras.Model, folder: pathlib.Path) -> None:
     """Writes a model into a run's folder, in place of an earlier one; the file is whole or not there."""
     folder.mkdir(parents=True, exist_ok=True)
-    aside = folder / f".{os.getpid()}.{MODEL}"
     try:
-        model.save(aside)
-        os.replace(aside, folder / MODEL)
+        with whole(folder / MODEL) as aside:
+            model.save(aside)
     except OSError as error:
         raise TfftError(f"The model could not be written to {folder / MODEL}: {error.strerror or error}.") from error
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def write_run(run: Run, folder: pathlib.Path) -> None:

@@ -28,7 +28,7 @@ from tfft.recipes.finetuning import finetune
 from tfft.recipes.runs import check_out
 from tfft.recipes.watching import ReadingProgress, reading_bar
 from tfft.slicing.tables import render
-from tfft.training.history import write_whole
+from tfft.writing import write_whole
 
 SEEDS = "seeds.csv"
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tfft.slicing import AuditReport
+from tfft.writing import write_whole
 
 _FIRST = ("phase", "epoch", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "seconds")
 
@@ -73,18 +74,6 @@ class History:
         with open(path, encoding="utf-8", newline="") as file:
             rows = [{k: _value(k, v) for k, v in row.items() if v != ""} for row in csv.DictReader(file)]
         return cls(tuple(rows))
-
-
-def write_whole(path: str | os.PathLike[str], text: str) -> pathlib.Path:
-    """Writes a text file under a temporary name beside it and renames it, so that it is never half there."""
-    path = pathlib.Path(path)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        aside.write_text(text, encoding="utf-8", newline="")
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
-    return path
 
 
 def _value(name: str, text: str) -> Any:

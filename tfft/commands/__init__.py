@@ -9,19 +9,17 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import datetime
-import json
-import os
-import pathlib
 import shlex
-import sys
-from collections.abc import Callable, Sequence
 from typing import Any
 
+from tfft.commands.predicting import predict
+from tfft.commands.shell import FAILED, SUCCESS, PrintResult, debugging, say, start_tensorflow
 from tfft.errors import DataError, PlanError, did_you_mean
 
-SUCCESS, FAILED = 0, 1
-
-PrintResult = Callable[[dict[str, Any], Any], None]
+__all__ = [
+    "FAILED", "SUCCESS", "PrintResult", "cache", "check", "debugging", "demo", "evaluate", "export", "inspect",
+    "language", "list_presets", "predict", "preview", "say", "start_tensorflow", "train",
+]  # fmt: skip
 
 
 def demo(options: argparse.Namespace, print_result: PrintResult) -> int:
@@ -60,7 +58,9 @@ def train(options: argparse.Namespace, print_result: PrintResult) -> int:
     export_to = False if options.no_export else None
     place = {None: "auto", "off": None}.get(options.cache, options.cache)
     run = recipes.finetune(handle, data, plan=plan, out=options.out, export_to=export_to, cache=place, **settings)
-    what = '--text "..."' if _takes_strings(run.model) else "WAV..." if _listens(run.model) else "IMAGE..."
+    what = "WAV..." if _listens(run.model) else "IMAGE..."
+    if _takes_strings(run.model):
+        what = " ".join(f'--{name.replace("_", "-")} "..."' for name in sorted(t.name for t in run.model.inputs))
     print(f"Everything lies in {options.out}. Try: tfft predict {shlex.quote(options.out)} {what}")
     return SUCCESS
 
@@ -83,18 +83,6 @@ def language(options: argparse.Namespace, print_result: PrintResult) -> int:
     if options.export:
         print(f"Exported to {models.export(run.model, options.export).path}")
     print(f'Everything lies in {options.out}. Try: tfft predict {shlex.quote(options.out)} --text "Once upon"')
-    return SUCCESS
-
-
-def _write(options: argparse.Namespace, print_result: PrintResult) -> int:
-    """Lets a language model go on with texts."""
-    start_tensorflow()
-    from tfft import language as models
-
-    texts = [*(options.text or ()), *_lines(options.files)]
-    written = models.load(options.model).generate(texts)
-    rows = [{"text": text, "generated_text": found} for text, found in zip(texts, written, strict=True)]
-    print_result({"model": options.model, "predictions": rows}, "\n\n".join(written))
     return SUCCESS
 
 
@@ -128,6 +116,7 @@ def preview(options: argparse.Namespace, print_result: PrintResult) -> int:
     from tfft.data import load, preview
     from tfft.data.previewing import as_png
     from tfft.specs import InputSpec
+    from tfft.writing import write_whole
 
     height, width = _size([options.image_size[0], options.image_size[-1]])
     spec = InputSpec(height=height, width=width, resize=options.resize)
@@ -135,10 +124,7 @@ def preview(options: argparse.Namespace, print_result: PrintResult) -> int:
     grid = preview(
         examples, spec, augment=options.augment, rows=options.rows, columns=options.columns, seed=options.seed
     )
-    target = pathlib.Path(options.out)
-    temporary = target.with_name(f".{target.name}.tmp")
-    temporary.write_bytes(as_png(grid))
-    temporary.replace(target)
+    target = write_whole(options.out, as_png(grid))
     values = {"file": str(target), "height": grid.shape[0], "width": grid.shape[1]}
     print_result(values, f"{target}: {grid.shape[1]} x {grid.shape[0]} pixels, of {len(examples)} training pictures")
     return SUCCESS
@@ -176,88 +162,6 @@ def _input_sentence(spec: Any) -> str:
     low, high = spec.value_range
     size = f"{spec.height} x {spec.width} x {spec.channels} pixels{', or other sizes' if spec.flexible else ''}"
     return f"Input: {size}; 0 to 255 becomes {low:g} to {high:g} ({spec.source})"
-
-
-def predict(options: argparse.Namespace, print_result: PrintResult) -> int:
-    """Predicts for image files or texts; a bad file is reported and does not stop the others."""
-    if not options.files and not options.text:
-        raise DataError("Nothing to predict for: give image FILEs, or texts with --text.")
-    if all((pathlib.Path(options.model) / name).is_file() for name in ("model.keras", "settings.json")):
-        return _write(options, print_result)  # a language model: it has no classes to choose from
-    served = _answering(pathlib.Path(options.model))
-    from tfft.exporting import predict_files, predict_recordings, predict_texts
-
-    settings = {"class_names": served.class_names, "top": options.top}
-    if of_texts := served.takes_texts:
-        found = predict_texts(served.predict_texts, [*(options.text or ()), *_lines(options.files)], **settings)
-    elif options.text:
-        what = "image files" if served.audio is None else "recordings"
-        raise DataError(f"The model in {options.model} takes {what}, not --text.")
-    elif served.audio is not None:
-        found = predict_recordings(served.predict_waves, options.files, served.audio, **settings)
-    else:
-        found = predict_files(served.predict_bytes, options.files, **settings)
-    rows = []
-    for row in found:
-        rows.append(row)
-        if row.error is not None:
-            say(f"tfft: {row.file}: {row.error}")
-        elif not options.json:
-            print(_prediction_line(row))
-    if options.json:
-        name = "text" if of_texts else "file"
-        print_result({"model": options.model, "predictions": [row.to_dict(name) for row in rows]}, "")
-    return FAILED if any(row.error for row in rows) else SUCCESS
-
-
-def _lines(files: Sequence[str]) -> list[str]:
-    """The texts in files, one in each line; ``-`` is the standard input."""
-    texts: list[str] = []
-    for file in files:
-        if file != "-" and not file.lower().endswith(".txt"):
-            raise DataError(
-                f"This model takes texts: give them with --text, in a .txt file with one in each line, or - for the "
-                f"standard input; got {file!r}."
-            )
-        data = sys.stdin.buffer.read() if file == "-" else pathlib.Path(file).read_bytes()
-        for number, line in enumerate(data.splitlines(), 1):
-            try:
-                texts.append(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-            except UnicodeDecodeError as error:
-                raise DataError(
-                    f"{file}:{number} is not UTF-8: byte {error.start} of the line is 0x{line[error.start]:02x}."
-                ) from error
-    return texts
-
-
-def _prediction_line(row: Any) -> str:
-    if set(row.outputs) == {"tags"}:
-        return " ".join(f"{word}/{tag}" if tag != "O" else word for word, tag in row.outputs["tags"])
-    if row.label is None:
-        return f"{row.file}: {json.dumps(row.outputs)}"
-    others = ", ".join(f"{label} {probability:.3f}" for label, probability in row.top[1:])
-    return f"{row.file}: {row.label} {row.probability:.3f}" + (f"  ({others})" if others else "")
-
-
-def _answering(path: pathlib.Path) -> Any:
-    """Opens what answers: ``Serving`` of a run or a .keras file, or an ``OpenExport``; both are asked alike."""
-    if not path.exists():
-        raise DataError(f"{path} does not exist. Expected a run folder, an exported model or a .keras file.")
-    start_tensorflow()
-    if not path.is_file() and not (path / "model.keras").exists():
-        from tfft.exporting import open_export
-
-        return open_export(path)
-    from tfft.backbones.kerasfiles import load_keras_file
-    from tfft.exporting import serving_functions
-
-    if path.is_file() and path.suffix != ".keras":
-        raise DataError(f"{path} is not a model. Expected a run folder, an exported model or a .keras file.")
-    file = path if path.is_file() else path / "model.keras"
-    serving = serving_functions(load_keras_file(file))
-    if not serving.takes_texts and serving.decode is None:
-        raise DataError(f"The model in {path} cannot read image files. {' '.join(serving.notes)}")
-    return serving
 
 
 def evaluate(options: argparse.Namespace, print_result: PrintResult) -> int:
@@ -346,32 +250,3 @@ def _size(values: list[int] | None) -> int | tuple[int, int] | None:
     if values is not None and len(values) > 2:
         raise DataError(f"--image-size takes one number, or height and width; received {len(values)}: {values}.")
     return values if values is None else (values[0], values[-1])
-
-
-def say(text: str) -> None:
-    """Prints a message for a person, on standard error."""
-    print(text, file=sys.stderr, flush=True)
-
-
-def debugging() -> bool:
-    """Tells whether the user asked for tracebacks and all messages, with ``TFFT_DEBUG=1``."""
-    return os.environ.get("TFFT_DEBUG", "") not in ("", "0")
-
-
-def start_tensorflow() -> None:
-    """Imports TensorFlow; holds back the notes its C++ side prints then, unless someone asked to see them."""
-    if debugging() or "TF_CPP_MIN_LOG_LEVEL" in os.environ:
-        import tensorflow
-
-        return
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # what fails is raised in Python too; 2 would show oneDNN's notes
-    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        import tensorflow
-
-        tensorflow.config.list_physical_devices()  # looks for a GPU, and prints when there is none
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
-        os.close(nowhere)
