@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy as np
 from tfft.backbones.base import Backbone
 from tfft.backbones.relative import rebuildable
 from tfft.backbones.tokenizing import Tokenize
+from tfft.backbones.vocabulary import read_json, with_vocabulary
 from tfft.errors import BackboneError, HandleError, listed, missing_package, raise_problems
 from tfft.specs import TextSpec
 
@@ -30,6 +30,8 @@ _USUAL = (
     128  # pieces that are read unless max_length says otherwise: most sentences, at a quarter of BERT's cost for 512
 )
 _LEAST = 3
+_TYPES = (".token_type_embeddings.weight",)
+_POSITIONS = (".position_embeddings.weight",)
 # What a sentence-transformers folder says, and how tfft calls it.
 _SAID = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean", "pooling_mode_lasttoken": "last"}
 
@@ -38,7 +40,7 @@ def is_text_folder(path: Path) -> bool:
     """Tells whether a folder is a Hugging Face model with a vocabulary, or a KerasHub preset with a tokenizer."""
     if not (path / "config.json").is_file() or (path / "saved_model.pb").exists():
         return False
-    config = _json(path / "config.json")
+    config = read_json(path / "config.json")
     return "model_type" in config or (path / "tokenizer.json").is_file()
 
 
@@ -83,7 +85,9 @@ def from_preset(
         BackboneError: when the vocabulary does not fit, or an argument is out of range.
     """
     hub = _keras_hub(preset)
-    network = _read(preset, "weights", hub.models.Backbone.from_preset, **({} if dropout else {"dropout": 0.0}))
+    how = {} if dropout else {"dropout": 0.0}
+    network = _read(preset, "weights", hub.models.Backbone.from_preset, preset, **how)
+    _add_token_types(Path(preset), network)
     limit = int(getattr(network, "max_sequence_length", None) or 512)
     decoder = not any("segment" in t.name for t in network.inputs) and _is_causal(network)
     spec = _spec(Path(preset), limit, pooling, decoder)
@@ -92,7 +96,8 @@ def from_preset(
     if isinstance(length, bool) or not isinstance(length, int) or not _LEAST <= length <= limit:
         problems.append(f"max_length must be {_LEAST} to {limit}, which is what the model takes; got {max_length!r}")
     raise_problems(BackboneError, f"{preset} cannot be opened", problems)
-    packer = _packer(hub, preset, length)
+    with with_vocabulary(preset) as place:
+        packer = _packer(hub, preset, place, length)
     notes = _fit_of_vocabulary(preset, network, packer)
     rebuildable(network)
     names = {t.name: t.name for t in network.inputs}
@@ -121,9 +126,10 @@ def read_preset(preset: str, what: str, kind: str) -> Any:
     hub = _keras_hub(preset)
     task = getattr(hub.models, kind)
     try:
-        return task.from_preset(preset)
+        with with_vocabulary(preset) as place:
+            return task.from_preset(place)
     except Exception as error:  # KerasHub, safetensors and Keras each raise their own
-        network = _read(preset, "weights", hub.models.Backbone.from_preset)
+        network = _read(preset, "weights", hub.models.Backbone.from_preset, preset)
         fitting = [
             name for name, one in vars(hub.models).items()
             if isinstance(one, type) and issubclass(one, task) and one.backbone_cls is type(network)
@@ -158,13 +164,13 @@ def _keras_hub(preset: str) -> Any:
         ) from error
 
 
-def _read(preset: str, what: str, read: Any, **settings: Any) -> Any:
+def _read(preset: str, what: str, read: Any, place: str, **settings: Any) -> Any:
     try:
-        return read(preset, **settings)
+        return read(place, **settings)
     except TypeError:
         if not settings:
             raise
-        return _read(preset, what, read)  # a family without such a setting
+        return _read(preset, what, read, place)  # a family without such a setting
     except Exception as error:  # KerasHub, safetensors and Keras each raise their own
         said = (str(error).strip() or repr(error)).splitlines()[0]
         held = ""
@@ -174,17 +180,39 @@ def _read(preset: str, what: str, read: Any, **settings: Any) -> Any:
         raise HandleError(f"KerasHub cannot read the {what} of {preset}: {said}.{held}") from error
 
 
-def _packer(hub: Any, preset: str, length: int) -> keras.layers.Layer:
+def _add_token_types(folder: Path, network: keras.Model) -> None:
+    """Adds the embedding of the one token type that RoBERTa has to those of its positions.
+
+    KerasHub leaves it out (for XLM-RoBERTa it does not). It is zero as Facebook published the models, and is not in
+    what others trained from them.
+    """
+    if read_json(folder / "config.json").get("model_type") != "roberta":
+        return
+    held: dict[str, np.ndarray] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with importlib.import_module("safetensors").safe_open(file, framework="numpy") as tensors:
+            for name in tensors.keys():
+                if name.endswith(_TYPES + _POSITIONS):
+                    held[name.rsplit(".", 2)[1]] = np.asarray(tensors.get_tensor(name), np.float32)
+    if len(held) < 2:
+        return
+    types, known = held["token_type_embeddings"], held["position_embeddings"][2:]
+    positions = network.embeddings.position_embedding.position_embeddings
+    if len(types) == 1 and np.array_equal(known, positions):  # else somebody has added it already
+        positions.assign_add(types[0])
+
+
+def _packer(hub: Any, preset: str, place: str, length: int) -> keras.layers.Layer:
     settings = {}
-    folder = Path(preset)
+    folder = Path(place)
     if (folder / "vocab.txt").is_file():
-        config = _json(folder / "tokenizer_config.json")
+        config = read_json(folder / "tokenizer_config.json")
         strip = config.get("strip_accents")
         # Hugging Face strips accents from lower-case models unless told otherwise; KerasHub does not read that.
         settings["strip_accents"] = bool(config.get("do_lower_case", True)) if strip is None else bool(strip)
         if config.get("tokenize_chinese_chars") is False:
             settings["split_on_cjk"] = False
-    tokenizer = _read(preset, "vocabulary", hub.tokenizers.Tokenizer.from_preset, **settings)
+    tokenizer = _read(preset, "vocabulary", hub.tokenizers.Tokenizer.from_preset, place, **settings)
     made = next(
         (
             kind
@@ -268,7 +296,7 @@ def _spec(folder: Path, limit: int, pooling: str | None, decoder: bool) -> TextS
         return TextSpec(limit, "none" if pooling == "pooled_output" else pooling, "as asked for")
     said = folder / "1_Pooling" / "config.json"
     if said.is_file():
-        config = _json(said)
+        config = read_json(said)
         found = next((how for key, how in _SAID.items() if config.get(key)), None)
         if found is not None:
             return TextSpec(limit, found, "as the folder says")
@@ -287,15 +315,3 @@ def _is_causal(network: keras.Model) -> bool:
 
 def _features(outputs: Any) -> Any:
     return outputs["sequence_output"] if isinstance(outputs, dict) else outputs
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise HandleError(f"{path} cannot be read: {error}.") from error
-    if not isinstance(found, dict):
-        raise HandleError(f"{path} holds no settings, expected a JSON object.")
-    return found

@@ -21,7 +21,7 @@ _TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
 def predict(options: argparse.Namespace, print_result: PrintResult) -> int:
     """Predicts for files, texts or a table; what cannot be used is reported and does not stop the others."""
     if not options.files and not options.text:
-        raise DataError("Nothing to predict for: give image FILEs, texts with --text, or a table.")
+        raise DataError("Nothing to predict for: give image FILEs, or texts with --text; or a table of either.")
     tables = [file for file in options.files if file.lower().endswith(_TABLES)]
     if options.out is not None and not tables:
         raise DataError("--out writes the rows of a table with what the model says of them; no table is given.")

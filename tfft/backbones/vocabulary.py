@@ -1,0 +1,111 @@
+"""The vocabulary of a Hugging Face folder in the files that KerasHub reads: :func:`with_vocabulary`.
+
+Hides that newer folders have it in ``tokenizer.json`` alone: it is written out as ``vocab.txt``, or as ``vocab.json``
+and ``merges.txt``, into a folder beside links to all other files, which is gone afterwards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tfft.errors import HandleError
+
+_FILES = ("vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
+_WHOLE, _SETTINGS = "tokenizer.json", "tokenizer_config.json"
+
+
+@contextlib.contextmanager
+def with_vocabulary(preset: str) -> Iterator[str]:
+    """Gives a folder whose vocabulary KerasHub can read.
+
+    Args:
+        preset: folder of Hugging Face or of KerasHub, or a name.
+
+    Yields:
+        What was given; or, where the vocabulary is in ``tokenizer.json`` alone, a folder that has it in files.
+
+    Raises:
+        HandleError: when the file cannot be read, or holds a vocabulary of another kind.
+    """
+    folder = Path(preset)
+    said = read_json(folder / "config.json")
+    if "model_type" not in said or not (folder / _WHOLE).is_file() or any((folder / name).exists() for name in _FILES):
+        yield preset
+        return
+    found = read_json(folder / _WHOLE)
+    with tempfile.TemporaryDirectory(prefix="tfft-vocabulary-") as name:
+        place = Path(name)
+        for path in folder.iterdir():
+            if path.is_file() and path.name not in (_WHOLE, _SETTINGS):
+                _link(path.resolve(), place / path.name)
+        for file, content in _written(found, folder).items():
+            (place / file).write_text(content, encoding="utf-8")
+        settings = {**_lowercase(found), **read_json(folder / _SETTINGS)}
+        (place / _SETTINGS).write_text(json.dumps(settings), encoding="utf-8")
+        yield str(place)
+
+
+def _written(found: Mapping[str, Any], folder: Path) -> dict[str, str]:
+    """The contents of the files, by name."""
+    model = found.get("model")
+    kind = model.get("type") if isinstance(model, dict) else None
+    if kind not in ("WordPiece", "BPE"):
+        raise HandleError(
+            f"{folder / _WHOLE} holds a vocabulary of the kind {kind!r}, expected 'WordPiece' or 'BPE'. Put the file "
+            f"that it was made from beside it (one of {', '.join(_FILES)}): it is in the folder that was published."
+        )
+    try:
+        numbers = {str(piece): int(number) for piece, number in model["vocab"].items()}
+        numbers |= {str(one["content"]): int(one["id"]) for one in found.get("added_tokens") or ()}
+        if kind == "BPE":
+            merges = [one if isinstance(one, str) else " ".join(one) for one in model["merges"]]
+            lines = "".join(f"{line}\n" for line in ("#version: 0.2", *merges))
+            return {"vocab.json": json.dumps(numbers, ensure_ascii=False), "merges.txt": lines}
+        pieces = sorted(numbers, key=numbers.__getitem__)
+        if sorted(numbers.values()) != list(range(len(pieces))):
+            raise ValueError("its pieces are not numbered from 0 without gaps")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise HandleError(f"The vocabulary in {folder / _WHOLE} cannot be read: {error}.") from error
+    return {"vocab.txt": "".join(f"{piece}\n" for piece in pieces)}
+
+
+def _lowercase(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What the normaliser of WordPiece does, where the settings beside it do not say so."""
+    normal = found.get("normalizer")
+    if not isinstance(normal, dict) or normal.get("type") != "BertNormalizer":
+        return {}
+    return {
+        "do_lower_case": bool(normal.get("lowercase", True)),
+        "strip_accents": normal.get("strip_accents"),
+        "tokenize_chinese_chars": bool(normal.get("handle_chinese_chars", True)),
+    }
+
+
+def _link(path: Path, place: Path) -> None:
+    try:
+        place.symlink_to(path)
+    except OSError:  # a system without links, or without the right to make them
+        shutil.copyfile(path, place)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Returns the settings in a file; none where it is not there.
+
+    Raises:
+        HandleError: when it cannot be read, or holds something else.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, ValueError) as error:
+        raise HandleError(f"{path} cannot be read: {error}.") from error
+    if not isinstance(found, dict):
+        raise HandleError(f"{path} holds no settings, expected a JSON object.")
+    return found
