@@ -1,9 +1,9 @@
 """Peak memory of reading recordings and of one pass over them, for few and for many generated WAV files.
 
-``python benchmarks/recordings_memory.py --count 1000`` makes 1,000 and 10,000 files of 10 s, which take 3.5 GB, and keeps
-7 GB of waves beside them until it ends. Each number of files has fresh processes: one that reads everything, and one that
-finds what the first one kept. All waves of the smaller number must be over the limit of what is held in memory
-(512 MB), or what is compared is memory with a file.
+``python benchmarks/recordings_memory.py --count 1000`` makes 1,000 and 10,000 files of 10 s, which take 3.2 GB, and
+keeps 7 GB of waves beside them until it ends. Each number of files has fresh processes: one that reads all, and one
+that finds what the first one kept. Let the waves of the smaller number be over the limit of what is held in memory
+(512 MB), or memory is compared with a file.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ def memory(folder: pathlib.Path, counts: tuple[int, ...], seconds: float) -> Non
             size, bare, listed, peak, *times = (float(part) for part in done.stdout.split())
             base = first.setdefault(run, peak)
             print(
-                f"  {count:7,d} files {size:8,.0f} MB of waves, {run:10s} {bare:6,.0f} MB imported {listed:6,.0f} listed "
-                f"{peak:6,.0f} peak {peak / base:6.2f} x; read {times[0]:6.1f} s, kept {times[1]:6.1f} s, "
-                f"pass {times[2]:6.1f} s",
+                f"  {count:7,d} files {size:8,.0f} MB of waves, {run:10s} {bare:6,.0f} MB imported "
+                f"{listed:6,.0f} listed {peak:6,.0f} peak {peak / base:6.2f} x; read {times[0]:6.1f} s, "
+                f"kept {times[1]:6.1f} s, pass {times[2]:6.1f} s",
                 flush=True,
             )
 

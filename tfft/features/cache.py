@@ -84,8 +84,8 @@ def list_caches(folder: str | os.PathLike[str] | None = None) -> list[CacheEntry
 def clear_caches(folder: str | os.PathLike[str] | None = None) -> int:
     """Removes all features on disk, damaged and abandoned ones too; nothing else in the folder is touched.
 
-    Without a folder, those that ``cache="memory"`` keeps in this process are forgotten as well.
-    Processes that are reading or writing some go on unharmed.
+    Without a folder, kept waves of recordings are removed as well, and those features that ``cache="memory"`` keeps in
+    this process are forgotten. Processes that are reading or writing some go on unharmed.
 
     Args:
         folder: that was given as ``cache=``; tfft's own by default.
