@@ -36,8 +36,8 @@ def from_waves(
     """Makes a dataset of waves and labels, for ``model.fit`` and ``evaluate``.
 
     Args:
-        waves: float32 [N, samples] in -1 to 1, such as one of :attr:`RecordingSplits.waves`; :class:`Waves` and a
-            ``np.memmap`` are read batch by batch.
+        waves: float32 [N, samples] in -1 to 1, such as one of :attr:`RecordingSplits.waves`; :class:`tfft.data.Waves`
+            and a ``np.memmap`` are read batch by batch.
         labels: whole numbers [N], one class each; float [N, K] of 0 and 1 for several labels, float [N] for numbers.
         spec: with the rate of the waves.
         batch_size: as in :func:`tfft.data.to_dataset`, like all that is not named here.
