@@ -107,7 +107,7 @@ def test_a_file_gives_the_floats_and_the_order_that_memory_gives(kept, place, tm
             assert passes[0].cardinality() == passes[1].cardinality()
             assert passes[0].element_spec == passes[1].element_spec
             assert_same(*map(batches, passes))
-            assert_same(batches(passes[0])[2:], batches(passes[1].skip(2)) if how else batches(passes[1])[2:])
+            assert_same(batches(passes[0])[2:], batches(passes[1].skip(2)))  # as a run that resumes
     changes = Augmentation(shift=0.1, mask=0.2)
     views = [wave_views(s.waves[1], s.validation.labels, s.spec, changes, 2, batch_size=4) for s in (held, filed)]
     assert_same(*map(batches, views))
