@@ -13,7 +13,7 @@ import tensorflow as tf
 
 import tfft
 from tfft import data, features, heads
-from tfft.features import cache
+from tfft.arrays import entries as cache
 from tfft.features.found import Features
 
 

@@ -81,26 +81,27 @@ def read(folder: pathlib.Path) -> RecordingSplits:
             place = pathlib.Path(name, file.stem.split("_")[0])
             place.mkdir(exist_ok=True)
             os.symlink(file.resolve(), place / file.name)
-        return load_recordings(name)
+        everything = load_recordings(name)
+        everything.source.read(None)  # while the links are there
+        return everything
 
 
 def parted(
     everything: RecordingSplits, who: np.ndarray, chooser: str, measured: str
 ) -> tuple[RecordingSplits, tuple[np.ndarray, np.ndarray]]:
     """Returns recordings to learn from and to choose by, and waves and labels of the speaker that is measured on."""
-    waves = np.concatenate(everything.waves)
     labels = np.concatenate([everything.train.labels, everything.validation.labels])
     parts = [np.flatnonzero((who != chooser) & (who != measured)), np.flatnonzero(who == chooser)]
     examples = [
         dataclasses.replace(everything.train, paths=tuple(everything.facts[i].path for i in part), labels=labels[part])
         for part in parts
     ]
-    splits = dataclasses.replace(
-        everything, train=examples[0], validation=examples[1], waves=(waves[parts[0]], waves[parts[1]]),
-        facts=tuple(everything.facts[i] for part in parts for i in part), copies=(),
+    found = dataclasses.replace(
+        everything, train=examples[0], validation=examples[1], copies=(),
         split_from=f"{chooser} chooses, {measured} is left out",
     )  # fmt: skip
-    return splits, (waves[who == measured], labels[who == measured])
+    splits = everything.parted(found, np.concatenate(parts))
+    return splits, (everything.every_wave[who == measured], labels[who == measured])
 
 
 def blocks(text: str | None) -> int | str:

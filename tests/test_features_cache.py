@@ -15,10 +15,10 @@ import tensorflow as tf
 from PIL import Image
 
 from tfft import features
+from tfft.arrays import entries as caches
 from tfft.data import from_arrays, list_images, to_dataset
 from tfft.data.images import Preprocess
 from tfft.errors import DataError
-from tfft.features import cache as caches
 from tfft.features import extract
 from tfft.specs import InputSpec
 

@@ -16,8 +16,8 @@ import pytest
 from test_features_cache import IMAGES, LABELS, entry_of, get, network
 
 from tfft import features
+from tfft.arrays import entries as caches
 from tfft.errors import DataError
-from tfft.features import cache as caches
 
 
 @pytest.fixture(scope="module")

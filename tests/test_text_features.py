@@ -9,13 +9,15 @@ import tensorflow as tf
 
 import tfft
 from tfft import features, heads
+from tfft.arrays import entries as cache
+from tfft.arrays import holding
+from tfft.arrays.ragged import Ragged
 from tfft.backbones.base import Backbone
 from tfft.backbones.tokenizing import Tokenize
 from tfft.data.pipeline import assemble
 from tfft.errors import BackboneError, DataError, PlanError
-from tfft.features import bucketing, cache, holding
+from tfft.features import bucketing
 from tfft.features.engine import stage
-from tfft.features.ragged import Ragged
 from tfft.slicing import unfreeze
 from tfft.specs import Phase, TextSpec
 from tfft.training import FeatureSource, train

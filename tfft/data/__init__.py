@@ -16,6 +16,7 @@ from tfft.data.facts import FileFacts, examine  # noqa: E402
 from tfft.data.folders import list_images, load  # noqa: E402
 from tfft.data.image_tables import load_image_table, read_image_table  # noqa: E402
 from tfft.data.images import Preprocess, decode_image, resize_pixels, scale_pixels  # noqa: E402
+from tfft.data.kept_waves import Waves  # noqa: E402
 from tfft.data.labels import check_labels  # noqa: E402
 from tfft.data.mixing import mixed, one_hot  # noqa: E402
 from tfft.data.pipeline import from_arrays, to_dataset  # noqa: E402
@@ -45,6 +46,7 @@ __all__ = [
     "TextExamples",
     "TextReport",
     "TextSplits",
+    "Waves",
     "audio_of",
     "check_labels",
     "class_weights",

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from tfft.data.examples import Examples, Skipped
+from tfft.data.fact_store import recording_facts
 from tfft.data.file_tables import Task, read_rows, split_rows
-from tfft.data.recordings import RecordingSplits, heard, spec_of, waves_of
-from tfft.data.sound_files import read_recordings, same_recordings
+from tfft.data.kept_waves import Waves, WaveSource
+from tfft.data.recordings import RecordingSplits, heard, spec_of
+from tfft.data.sound_files import same_recordings
 from tfft.specs import AudioSpec
 
 
@@ -30,6 +32,7 @@ def load_recording_table(
     seed: int = 0,
     strict: bool = False,
     encoding: str = "utf-8",
+    store: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> RecordingSplits:
     """Reads a table with a recording and a label in each row, and splits it.
@@ -51,6 +54,7 @@ def load_recording_table(
         seed: of the split.
         strict: True makes a row that cannot be used an error; else it is skipped and listed.
         encoding: of the table.
+        store: as in :func:`tfft.data.load_recordings`.
         progress: called with (files read, files in all).
 
     Returns:
@@ -66,19 +70,18 @@ def load_recording_table(
         {'no': 40, 'yes': 38}
     """
     rows = read_rows(source, "audio", audio, label, group=group, root=root, encoding=encoding)
-    read = read_recordings(rows.paths, progress)
-    rows = rows.usable([facts for facts, _ in read], strict)
-    read = [one for one in read if one[0].reason is None]
+    facts = recording_facts(rows.paths, progress, store)
+    rows = rows.usable(facts, strict)
+    facts = [one for one in facts if one.reason is None]
     labels, names, found = rows.numbers(task, separator)
-    facts = [one for one, _ in read]
     examples = Examples(rows.paths, labels, names, rows.skipped)
     splits, order = split_rows(rows, examples, found, same_recordings(facts), validation, seed)
-    return heard(splits, [read[i] for i in order], spec_of(facts, sample_rate, seconds))
+    return heard(splits, [facts[i] for i in order], spec_of(facts, sample_rate, seconds), store)
 
 
 def read_recording_table(
     source: Any, class_names: Sequence[str], task: str, spec: AudioSpec, **settings: Any
-) -> tuple[np.ndarray, np.ndarray, tuple[Skipped, ...]]:
+) -> tuple[np.ndarray | Waves, np.ndarray, tuple[Skipped, ...]]:
     """Reads a whole table for a model that knows its classes.
 
     Args:
@@ -86,17 +89,19 @@ def read_recording_table(
         class_names: of the model; empty for numbers.
         task: of the model.
         spec: rate and length of the waves that it takes.
-        **settings: ``audio``, ``label``, ``separator`` and ``root``, as for :func:`load_recording_table`.
+        **settings: ``audio``, ``label``, ``separator``, ``root`` and ``store``, as for :func:`load_recording_table`.
 
     Returns:
-        Waves float32 [N, samples], their labels as the model has them, and rows that are not used.
+        Waves [N, samples] as :attr:`RecordingSplits.waves` has them, their labels as the model has them, and rows that
+        are not used.
 
     Raises:
         DataError: as :func:`load_recording_table`, and for labels that are not among the classes.
     """
     columns = settings.get("audio", "audio"), settings.get("label", "label")
     rows = read_rows(source, "audio", *columns, root=settings.get("root"))
-    read = read_recordings(rows.paths)
-    rows = rows.usable([facts for facts, _ in read])
+    facts = recording_facts(rows.paths, store=settings.get("store"))
+    rows = rows.usable(facts)
     labels = rows.known_numbers(class_names, task, settings.get("separator"))
-    return waves_of([one for one in read if one[0].reason is None], spec), labels, rows.skipped
+    source = WaveSource([one for one in facts if one.reason is None], spec, settings.get("store"))
+    return source.part(np.arange(len(labels))), labels, rows.skipped

@@ -1,11 +1,12 @@
 """A folder of labelled recordings, one folder per class: :func:`load_recordings`.
 
-Hides that recordings of any rate and length become waves of one, and in which order waves and files are kept.
+Hides that recordings of any rate and length become waves of one, and where the wave of each file is.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,8 +15,10 @@ import numpy as np
 
 from tfft.data.copies import Copies
 from tfft.data.examples import Examples, Skipped, Splits, divided
+from tfft.data.fact_store import recording_facts
 from tfft.data.folders import class_folders, existing, files_of, split_folders
-from tfft.data.sound_files import SUFFIXES, RecordingFacts, fitted, read_recordings, same_recordings
+from tfft.data.kept_waves import Waves, WaveSource
+from tfft.data.sound_files import SUFFIXES, RecordingFacts, check_rates, same_recordings
 from tfft.data.splitting import groups_by, hold_out, joined, key_of, read_split
 from tfft.errors import DataError, raise_problems
 from tfft.specs import AudioSpec
@@ -28,21 +31,35 @@ _LONGEST = 10.0  # seconds, unless asked for more
 class RecordingSplits(Splits):
     """Recordings to learn from and recordings to judge by; no file is in both.
 
+    The waves are read when they are first asked for, once for all parts that are made of them.
+
     Attributes:
-        waves: of both parts, float32 [N, samples] each.
         facts: what reading the files told, those of ``train`` first.
         spec: rate and length of the waves, and how they are looked at.
+        source: of the waves.
+        order: positions in ``source`` of the recordings, those of ``train`` first, int [N].
     """
 
-    waves: tuple[np.ndarray, ...] = ()
     facts: tuple[RecordingFacts, ...] = ()
     spec: AudioSpec = AudioSpec()
+    source: WaveSource = WaveSource((), AudioSpec())
+    order: np.ndarray = dataclasses.field(default_factory=lambda: np.arange(0))
+
+    @functools.cached_property
+    def waves(self) -> tuple[np.ndarray | Waves, ...]:
+        """Of both parts, [N, samples] each: float32 arrays, or :class:`Waves` where all take more than 512 MB."""
+        border = len(self.train)
+        return self.source.part(self.order[:border]), self.source.part(self.order[border:])
+
+    @property
+    def every_wave(self) -> np.ndarray | Waves:
+        """Of all recordings, those of ``train`` first."""
+        return self.source.part(self.order)
 
     def parted(self, found: Splits, order: np.ndarray) -> RecordingSplits:
-        """Returns other parts of these recordings, with their waves."""
-        waves, border = np.concatenate(self.waves), len(found.train)
+        """Returns other parts of these recordings, with their waves, which are not copied where they are in a file."""
         facts = tuple(self.facts[i] for i in order)
-        return with_waves(found, (waves[order[:border]], waves[order[border:]]), facts, self.spec)
+        return _with_waves(found, facts, self.spec, self.source, self.order[order])
 
 
 def load_recordings(
@@ -54,13 +71,15 @@ def load_recordings(
     seed: int = 0,
     group: str | None = None,
     strict: bool = False,
+    store: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> RecordingSplits:
     """Reads a folder of recordings and decides which are held out for validation.
 
     Use it for spoken words, calls of animals, noises of machines: anything that a short clip tells. WAV files with 8 to
     32 bits are read as they are, other formats (FLAC, Ogg, MP3, WAV with floats) with the package soundfile. Channels
-    are averaged. All waves are held in memory.
+    are averaged. Each file is read now, so that what cannot be used is known, and once more when waves are first asked
+    for; where all of them take more than 512 MB they are kept in a file, so memory does not grow with the data.
 
     Args:
         folder: one folder per class, or ``train/`` and ``val/`` that hold them.
@@ -71,6 +90,8 @@ def load_recordings(
         seed: of the split.
         group: what must not be on both sides, such as the recordings of one speaker; see :func:`tfft.data.load`.
         strict: True makes a recording that cannot be used an error.
+        store: file in which is kept what reading the files told, so that only new ones are read the next time; waves
+            that are too many for memory are kept in the folder ``waves`` beside it. None keeps nothing for long.
         progress: called with (files read, files in all).
 
     Returns:
@@ -97,15 +118,14 @@ def load_recordings(
     if ready and listed[1][0] != names:
         raise DataError(f"{places[0]} has the classes {list(names)}, {places[1]} has {list(listed[1][0])}.")
     found = [(path, label, part) for part, (_, pairs) in enumerate(listed) for path, label in pairs]
-    read = read_recordings([path for path, *_ in found], progress)
-    skipped += [Skipped(facts.path, facts.reason) for facts, _ in read if facts.reason]
+    read = recording_facts([path for path, *_ in found], progress, store)
+    skipped += [Skipped(facts.path, facts.reason) for facts in read if facts.reason]
     if strict:
         raise_problems(DataError, f"Recordings in {root} that cannot be used", list(map(str, skipped)))
-    good = [i for i, (facts, _) in enumerate(read) if facts.reason is None]
+    good = [i for i, facts in enumerate(read) if facts.reason is None]
     labels, part = (np.array([found[i][k] for i in good], np.int32) for k in (1, 2))
     _check_classes(root, names, labels if not ready else labels[part == 0], 1 if ready else 2)
-    facts = [read[i][0] for i in good]
-    spec = spec_of(facts, sample_rate, seconds)
+    facts = [read[i] for i in good]
     place = root if ready else places[0]
     paths, copies = tuple(one.path for one in facts), same_recordings(facts)
     keys = [key_of(path, place) for path in paths]
@@ -118,33 +138,32 @@ def load_recordings(
     examples = Examples(paths, labels, names, tuple(skipped))
     splits = divided(examples, held, groups, copies, words, str(place))
     order = np.concatenate([np.flatnonzero(~held), np.flatnonzero(held)])
-    return heard(splits, [read[good[i]] for i in order], spec)
+    return heard(splits, [facts[i] for i in order], spec_of(facts, sample_rate, seconds), store)
 
 
-def heard(splits: Splits, read: Sequence[tuple[RecordingFacts, np.ndarray]], spec: AudioSpec) -> RecordingSplits:
+def heard(
+    splits: Splits, facts: Sequence[RecordingFacts], spec: AudioSpec, store: str | os.PathLike[str] | None
+) -> RecordingSplits:
     """Puts waves to recordings that are divided.
 
     Args:
         splits: the files and their labels.
-        read: what reading each file gave, those of ``splits.train`` first.
+        facts: of the files, those of ``splits.train`` first.
         spec: rate and length of the waves.
+        store: as in :func:`load_recordings`.
+
+    Raises:
+        DependencyError: when files have another rate, and the package that resamples is missing.
     """
-    border = len(splits.train)
-    waves = tuple(waves_of(part, spec) for part in (read[:border], read[border:]))
-    return with_waves(splits, waves, tuple(facts for facts, _ in read), spec)
+    check_rates(facts, spec)
+    return _with_waves(splits, tuple(facts), spec, WaveSource(facts, spec, store), np.arange(len(facts)))
 
 
-def waves_of(read: Sequence[tuple[RecordingFacts, np.ndarray]], spec: AudioSpec) -> np.ndarray:
-    """Returns recordings as waves of one rate and length, float32 [N, samples]."""
-    return np.stack([fitted(samples, facts.rate, spec) for facts, samples in read])
-
-
-def with_waves(
-    splits: Splits, waves: tuple[np.ndarray, ...], facts: tuple[RecordingFacts, ...], spec: AudioSpec
+def _with_waves(
+    splits: Splits, facts: tuple[RecordingFacts, ...], spec: AudioSpec, source: WaveSource, order: np.ndarray
 ) -> RecordingSplits:
-    """Makes :class:`RecordingSplits` of splits and what belongs to their recordings."""
     known = {field.name: getattr(splits, field.name) for field in dataclasses.fields(Splits)}
-    return RecordingSplits(**known, waves=waves, facts=facts, spec=spec)
+    return RecordingSplits(**known, facts=facts, spec=spec, source=source, order=order)
 
 
 def holds_recordings(folder: str | os.PathLike[str]) -> bool:

@@ -10,19 +10,22 @@ import hashlib
 import importlib
 import os
 import wave
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
 
 import numpy as np
 
 from tfft.data.copies import Copies, Copy
-from tfft.errors import missing_package
+from tfft.errors import DataError, missing_package
 from tfft.specs import AudioSpec
 
 INSTALL = 'pip install "tfft[audio]"'
 WAV = (".wav",)
 SUFFIXES = (*WAV, ".flac", ".ogg", ".oga", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf", ".w64")
 _LOUDEST = 0.999
+_WINDOW = 256  # files that are read ahead of the one that is waited for
+_AHEAD = 64 * 2**20  # bytes of waves that are
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,25 +146,65 @@ def _by_package(path: str) -> tuple[np.ndarray, int]:
         raise ValueError(str(error)) from error
 
 
-def read_recordings(
+def examine_recordings(
     paths: Sequence[str], progress: Callable[[int, int], None] | None = None
-) -> list[tuple[RecordingFacts, np.ndarray]]:
-    """Reads recordings, several at a time.
+) -> list[RecordingFacts]:
+    """Reads recordings, several at a time, and keeps what is known of them; their samples are let go.
 
     Args:
         paths: the files.
         progress: called with (files read, files in all).
 
     Returns:
-        What :func:`read_recording` gives of each, in their order.
+        The facts, in the order of the files.
     """
-    read = []
+    found = []
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        for one in pool.map(read_recording, paths):
-            read.append(one)
-            if progress is not None:
-                progress(len(read), len(paths))
-    return read
+        for start in range(0, len(paths), _WINDOW):
+            for facts in pool.map(lambda path: read_recording(path)[0], paths[start : start + _WINDOW]):
+                found.append(facts)
+                if progress is not None:
+                    progress(len(found), len(paths))
+    return found
+
+
+def read_waves(
+    facts: Sequence[RecordingFacts], spec: AudioSpec, progress: Callable[[int, int], None] | None = None
+) -> Iterator[np.ndarray]:
+    """Reads recordings, several at a time, and brings them to one rate and length.
+
+    Args:
+        facts: what the files are known to be.
+        spec: rate and length.
+        progress: called with (files read, files in all).
+
+    Yields:
+        float32 [spec.samples] of each, in their order.
+
+    Raises:
+        DataError: when a file is not what it was any more.
+        DependencyError: when a package is needed, with the command that installs it.
+    """
+    cores, done = os.cpu_count() or 1, 0
+    window = max(cores, min(_WINDOW, _AHEAD // (4 * spec.samples)))
+    with ThreadPoolExecutor(cores) as pool:
+        for start in range(0, len(facts), window):
+            for wave_ in pool.map(lambda one: _wave(one, spec), facts[start : start + window]):
+                yield wave_
+                done += 1
+                if progress is not None:
+                    progress(done, len(facts))
+
+
+def _wave(known: RecordingFacts, spec: AudioSpec) -> np.ndarray:
+    facts, samples = read_recording(known.path)
+    if (facts.reason, facts.samples, facts.rate) != (None, known.samples, known.rate):
+        now = facts.reason or "has other samples"
+        raise DataError(
+            f"{known.path} was changed after it was first read: expected the same recording, it {now}. Read the data "
+            "again when nothing writes to it."
+        )
+    return fitted(samples, facts.rate, spec)
 
 
 def fitted(samples: np.ndarray, rate: int, spec: AudioSpec) -> np.ndarray:
@@ -181,14 +224,24 @@ def fitted(samples: np.ndarray, rate: int, spec: AudioSpec) -> np.ndarray:
         DependencyError: when the rate differs and soxr is not installed.
     """
     if rate != spec.sample_rate:
-        try:
-            soxr = importlib.import_module("soxr")
-        except ImportError:
-            missing_package("soxr", f"Recordings of {rate} and {spec.sample_rate} samples a second", INSTALL)
-        samples = soxr.resample(samples, rate, spec.sample_rate)
+        samples = _resampler(rate, spec).resample(samples, rate, spec.sample_rate)
     found = np.zeros(spec.samples, np.float32)
     found[: min(len(samples), spec.samples)] = samples[: spec.samples]
     return found
+
+
+def check_rates(facts: Sequence[RecordingFacts], spec: AudioSpec) -> None:
+    """Raises DependencyError where recordings need the package that resamples and it is missing, or returns."""
+    other = next((one.rate for one in facts if one.rate != spec.sample_rate), None)
+    if other is not None:
+        _resampler(other, spec)
+
+
+def _resampler(rate: int, spec: AudioSpec) -> ModuleType:
+    try:
+        return importlib.import_module("soxr")
+    except ImportError:
+        missing_package("soxr", f"Recordings of {rate} and {spec.sample_rate} samples a second", INSTALL)
 
 
 def same_recordings(facts: Sequence[RecordingFacts]) -> Copies:

@@ -1,6 +1,7 @@
-"""Sound waves in memory to a ``tf.data.Dataset``, as they are or varied: :func:`from_waves`.
+"""Sound waves to a ``tf.data.Dataset``, as they are or varied: :func:`from_waves`.
 
-Hides how a wave is shifted and masked. A view is a pure function of seed, position and number, as those of pictures.
+Hides whether they are in memory or in a file, and how a wave is shifted and masked. A view is a pure function of seed,
+position and number, as those of pictures.
 """
 
 from __future__ import annotations
@@ -12,14 +13,15 @@ import numpy as np
 import tensorflow as tf
 
 from tfft.data.augmenting import augmentation, check_kind
+from tfft.data.kept_waves import Waves
 from tfft.data.ordering import classes_to_balance, rows
-from tfft.data.pipeline import assemble
+from tfft.data.pipeline import Fetch, assemble
 from tfft.errors import DataError
 from tfft.specs import AudioSpec, Augmentation
 
 
 def from_waves(
-    waves: np.ndarray,
+    waves: np.ndarray | Waves,
     labels: np.ndarray,
     spec: AudioSpec,
     *,
@@ -34,7 +36,8 @@ def from_waves(
     """Makes a dataset of waves and labels, for ``model.fit`` and ``evaluate``.
 
     Args:
-        waves: float32 [N, samples] in -1 to 1, such as one of :attr:`RecordingSplits.waves`.
+        waves: float32 [N, samples] in -1 to 1, such as one of :attr:`RecordingSplits.waves`; :class:`tfft.data.Waves`
+            and a ``np.memmap`` are read batch by batch.
         labels: whole numbers [N], one class each; float [N, K] of 0 and 1 for several labels, float [N] for numbers.
         spec: with the rate of the waves.
         batch_size: as in :func:`tfft.data.to_dataset`, like all that is not named here.
@@ -61,20 +64,16 @@ def from_waves(
         raise DataError(f"Expected waves [N, samples] and labels [N], received {waves.shape} and {np.shape(labels)}.")
     labels = np.asarray(labels)
     labels = labels.astype(np.float32 if labels.dtype.kind == "f" else np.int32)
-    with tf.device("CPU:0"):
-        held = tf.constant(waves, tf.float32)
+    fetch, count = _fetching(waves), len(labels)
     changes = augmentation(augment)
     if changes is None:
-        count = len(labels)
-        return assemble(
-            lambda at: tf.gather(held, at % count), labels, batch_size, shuffle, seed, epoch, sampling=sampling
-        )
-    order = rows(len(labels), shuffle, seed, epoch, views, classes_to_balance(sampling, labels))
-    return _varied(order, len(labels), held, labels, spec, changes, seed, batch_size)
+        return assemble(lambda at: fetch(at % count), labels, batch_size, shuffle, seed, epoch, sampling=sampling)
+    order = rows(count, shuffle, seed, epoch, views, classes_to_balance(sampling, labels))
+    return _varied(order, count, fetch, labels, spec, changes, seed, batch_size)
 
 
 def wave_views(
-    waves: np.ndarray,
+    waves: np.ndarray | Waves,
     labels: np.ndarray,
     spec: AudioSpec,
     changes: Augmentation,
@@ -86,7 +85,7 @@ def wave_views(
     """Makes one pass over all views of all waves: view 0 of each, then view 1 of each, and so on.
 
     Args:
-        waves: float32 [N, samples].
+        waves: float32 [N, samples], as :func:`from_waves` takes them.
         labels: [N].
         spec: with the rate of the waves.
         changes: what varies.
@@ -97,10 +96,8 @@ def wave_views(
     Returns:
         Dataset of (float32 [B, samples], labels [B]) with ``views * N`` examples.
     """
-    with tf.device("CPU:0"):
-        held = tf.constant(waves, tf.float32)
     count = views * len(labels)
-    return _varied(tf.data.Dataset.range(count), count, held, labels, spec, changes, seed, batch_size)
+    return _varied(tf.data.Dataset.range(count), count, _fetching(waves), labels, spec, changes, seed, batch_size)
 
 
 @tf.autograph.experimental.do_not_convert
@@ -138,6 +135,22 @@ def vary_wave(wave: tf.Tensor, spec: AudioSpec, changes: Augmentation, seed: tf.
     return tf.ensure_shape(tf.cond(view > 0, varied, lambda: wave), wave.shape)
 
 
+def _fetching(waves: np.ndarray | Waves) -> Fetch:
+    """Returns what gives float32 [b, samples] for int64 positions [b]."""
+    if isinstance(waves, np.memmap) and waves.dtype == np.float32:
+        waves = Waves(waves, np.arange(len(waves)))
+    if not isinstance(waves, Waves):
+        with tf.device("CPU:0"):
+            held = tf.constant(waves, tf.float32)
+        return lambda at: tf.gather(held, at)
+
+    @tf.autograph.experimental.do_not_convert
+    def read(at: tf.Tensor) -> tf.Tensor:
+        return tf.ensure_shape(tf.numpy_function(lambda at: waves[at], [at], tf.float32), [None, waves.shape[1]])
+
+    return read
+
+
 def _shifted(wave: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
     count = tf.shape(wave)[0]
     by = tf.cast(tf.round(share * tf.cast(count, tf.float32)), tf.int32)
@@ -157,7 +170,7 @@ def _without_band(wave: tf.Tensor, spec: AudioSpec, share: tf.Tensor, place: tf.
 def _varied(
     order: tf.data.Dataset,
     length: int,
-    held: tf.Tensor,
+    fetch: Fetch,
     labels: np.ndarray,
     spec: AudioSpec,
     changes: Augmentation,
@@ -172,7 +185,7 @@ def _varied(
     def one(row: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         position, view = row % count, row // count
         own = tf.random.fold_in(tf.constant([seed, count], tf.int64), position)
-        return vary_wave(held[position], spec, changes, own, view), targets[position]
+        return vary_wave(fetch(position[None])[0], spec, changes, own, view), targets[position]
 
     dataset = order.map(one, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).batch(batch_size)
     # Behind flat_map the length is lost, and Keras needs it to know where an epoch ends.

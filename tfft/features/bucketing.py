@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import tensorflow as tf
 
+from tfft.arrays.files import Item, item_bytes
+from tfft.arrays.ragged import Ragged, Rows, offsets_of
 from tfft.errors import DataError
 from tfft.features.engine import Arrays, Opener, Staged, run
-from tfft.features.files import Item, item_bytes
-from tfft.features.ragged import Ragged, Rows, offsets_of
 
 WINDOW = 64  # batches whose examples are sorted together
 PIECES = 1024  # of texts that are computed at a time: more leave the caches of a processor, fewer leave it waiting

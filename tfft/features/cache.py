@@ -1,52 +1,29 @@
-"""Features on disk: written aside and renamed when whole, checked before they are used.
+"""What is kept in tfft's folders of arrays: :func:`list_caches` and :func:`clear_caches`; see :mod:`tfft.arrays`.
 
-Hides the layout of an entry, how a writer that was killed is told from one that is at work, and every
-way in which an entry can be unusable. Entries are never changed: a process that has one mapped keeps it
-when another removes or replaces it. Knows nothing of TensorFlow.
+Hides which folders there are: one for features, one for waves of recordings. Knows nothing of TensorFlow.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import errno
-import hashlib
-import json
-import math
 import os
-import re
 import shutil
-import tempfile
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-import numpy as np
-
+from tfft.arrays.entries import WAVES, entries, is_written, read_manifest, size_of, unfinished
+from tfft.arrays.files import LENGTHS
+from tfft.arrays.ragged import Rows
 from tfft.backbones.cache import cache_dir
-from tfft.errors import DataError
-from tfft.features.files import LENGTHS, ArrayFile, ArrayFiles, Item, item_bytes, map_file, put_together
-from tfft.features.ragged import Rows
-
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]
 
 HELD: dict[str, tuple[tuple[Rows, ...], dict[str, Any]]] = {}  # what cache="memory" keeps, by key
 
-MANIFEST, LOCK = "manifest.json", "writing"
-_KEY = re.compile(r"[0-9a-f]{64}")
-_ASIDE = re.compile(r"\.[0-9a-f]{64}\..+\.(tmp|old)")
-SPARE = 64 * 2**20  # bytes that are left free on a disk
-_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
-_YOUNG, _OLD = 60.0, 86400.0  # seconds in which a writer has surely taken its lock, and after which it is given up
-
-
-class CacheFullError(DataError):
-    """The disk has no room for the features; nothing was left behind."""
+WHAT = "features"
+REMEDY = (
+    "Free some (tfft.features.clear_caches() removes older features), choose another folder with cache=, halve them "
+    "with dtype='float16', or pass cache=None."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +64,7 @@ def list_caches(folder: str | os.PathLike[str] | None = None) -> list[CacheEntry
     """Lists the features on disk, newest first, without checking their content.
 
     Args:
-        folder: that was given as ``cache=``; tfft's own by default.
+        folder: that was given as ``cache=``; by default tfft's own, in which waves of recordings are kept as well.
 
     Returns:
         One :class:`CacheEntry` for each; entries with a damaged manifest are left out.
@@ -96,10 +73,9 @@ def list_caches(folder: str | os.PathLike[str] | None = None) -> list[CacheEntry
         >>> sum(entry.bytes for entry in tfft.features.list_caches())
         51200000
     """
-    root = default_folder() if folder is None else Path(folder).expanduser()
     found = []
-    for path in _entries(root):
-        manifest = _read_manifest(path)
+    for path in (path for root in _roots(folder) for path in entries(root)):
+        manifest = read_manifest(path)
         if manifest is not None:
             found.append(_entry(path, manifest))
     return sorted(found, key=lambda entry: -entry.written)
@@ -108,8 +84,8 @@ def list_caches(folder: str | os.PathLike[str] | None = None) -> list[CacheEntry
 def clear_caches(folder: str | os.PathLike[str] | None = None) -> int:
     """Removes all features on disk, damaged and abandoned ones too; nothing else in the folder is touched.
 
-    Without a folder, those that ``cache="memory"`` keeps in this process are forgotten as well.
-    Processes that are reading or writing some go on unharmed.
+    Without a folder, kept waves of recordings are removed as well, and those features that ``cache="memory"`` keeps in
+    this process are forgotten. Processes that are reading or writing some go on unharmed.
 
     Args:
         folder: that was given as ``cache=``; tfft's own by default.
@@ -121,225 +97,18 @@ def clear_caches(folder: str | os.PathLike[str] | None = None) -> int:
         >>> tfft.features.clear_caches()
         51200000
     """
-    root = default_folder() if folder is None else Path(folder).expanduser()
     if folder is None:
         HELD.clear()
     freed = 0
-    for path in [*_entries(root), *(p for p in _unfinished(root) if not _is_written(p))]:
-        freed += _size(path)
-        shutil.rmtree(path, ignore_errors=True)
+    for root in _roots(folder):
+        for path in [*entries(root), *(p for p in unfinished(root) if not is_written(p))]:
+            freed += size_of(path)
+            shutil.rmtree(path, ignore_errors=True)
     return freed
 
 
-def read_entry(root: Path, key: str) -> tuple[tuple[Rows, ...], Mapping[str, Any]] | str:
-    """Opens an entry, if it is exactly what was written.
-
-    Args:
-        root: folder of the cache.
-        key: of the entry.
-
-    Returns:
-        The arrays, mapped to memory read-only, and what the writer noted; or why there are none, in
-        words, empty where there is no entry.
-    """
-    folder = root / key
-    if not folder.is_dir():
-        return ""
-    manifest = _read_manifest(folder)
-    if manifest is None or manifest["key"] != key:
-        return "its manifest is missing, damaged or another entry's"
-    files = {}
-    for name, about in manifest["arrays"].items():
-        shape, dtype = tuple(about["shape"]), np.dtype(about["dtype"])
-        try:
-            with (folder / name).open("rb") as file:
-                if os.fstat(file.fileno()).st_size != int(np.prod(shape)) * dtype.itemsize:
-                    return f"{name} has another size than was written"
-                if hashlib.file_digest(file, "sha256").hexdigest() != about["sha256"]:
-                    return f"{name} has another content than was written"
-                files[name] = map_file(file, shape, dtype)
-        except OSError as error:
-            return f"{name} cannot be read: {error.strerror}"
-    return put_together(files, manifest["arrays"]), manifest["about"]
-
-
-def free_space(folder: Path) -> int:
-    """Returns the bytes that are free on the disk of a folder, which need not exist yet."""
-    return shutil.disk_usage(next(path for path in (folder, *folder.absolute().parents) if path.is_dir())).free
-
-
-class EntryWriter:
-    """Writes one entry aside and puts it in place when whole. A context: left before :meth:`commit`, all is removed.
-
-    Args:
-        root: folder of the cache; made if needed.
-        key: of the entry.
-
-    Raises:
-        OSError: the folder cannot be written.
-    """
-
-    def __init__(self, root: Path, key: str) -> None:
-        root.mkdir(parents=True, exist_ok=True)
-        sweep(root)
-        self._root, self._key = root, key
-        self._aside = Path(tempfile.mkdtemp(prefix=f".{key}.", suffix=".tmp", dir=root))
-        self._open = [os.open(self._aside / LOCK, os.O_CREAT | os.O_RDWR)]
-        if fcntl is not None:
-            with contextlib.suppress(OSError):  # some network folders know no locks
-                fcntl.flock(self._open[0], fcntl.LOCK_EX)  # the system lets go of it when the process dies
-        self._files = ArrayFiles([], self._make)
-
-    def __enter__(self) -> EntryWriter:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        for descriptor in self._open:
-            os.close(descriptor)
-        shutil.rmtree(self._aside, ignore_errors=True)
-        if isinstance(error, OSError) and error.errno in _FULL:
-            raise CacheFullError(no_room(self._root)) from error
-
-    def start(self, count: int, items: Sequence[Item], length: float = 1.0) -> None:
-        """Opens one file for each array.
-
-        Args:
-            count: number of examples.
-            items: shape of one example, with None first where examples differ in length, and type, of each array.
-            length: expected, of those.
-
-        Raises:
-            CacheFullError: the disk has less room than that takes.
-        """
-        wanted = math.ceil(count * item_bytes(items, length))
-        free = shutil.disk_usage(self._root).free
-        if wanted + SPARE > free:
-            raise CacheFullError(no_room(self._root, wanted, free))
-        self._files = ArrayFiles(items, self._make)
-
-    def append(self, arrays: Sequence[Rows]) -> None:
-        """Adds examples to each array."""
-        self._files.append(arrays)
-
-    def commit(self, about: Mapping[str, Any]) -> None:
-        """Puts the entry in place, unless another process has done so in the meantime.
-
-        Args:
-            about: JSON values to keep with it.
-        """
-        content = {"key": self._key, "written": time.time(), "arrays": self._files.about, "about": dict(about)}
-        manifest = {"content": content, "sha256": _hash(content)}
-        for descriptor in self._open[1:]:
-            os.fsync(descriptor)
-        descriptor = os.open(self._aside / MANIFEST, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-        self._open.append(descriptor)
-        ArrayFile(descriptor, (), np.dtype(np.uint8)).append(np.frombuffer(json.dumps(manifest).encode(), np.uint8))
-        os.fsync(descriptor)
-        (self._aside / LOCK).unlink()
-        self._aside.chmod(0o755)  # mkdtemp makes it private
-        self._put_in_place()
-
-    def _make(self, name: str) -> int:
-        self._open.append(os.open(self._aside / name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
-        return self._open[-1]
-
-    def _put_in_place(self) -> None:
-        target = self._root / self._key
-        for _ in range(3):
-            try:
-                self._aside.rename(target)
-                return
-            except OSError:  # there is one already
-                if not isinstance(read_entry(self._root, self._key), str):
-                    return
-                _move_away(target)
-        raise DataError(f"{target} cannot be replaced. Delete it and try again.")
-
-
-def no_room(root: Path, wanted: int | None = None, free: int | None = None) -> str:
-    """Says that the disk is full and what can be done."""
-    numbers = "" if wanted is None else f": they take {megabytes(wanted)}, and {megabytes(free or 0)} are free"
-    return (
-        f"The disk of {root} has no room for the features{numbers}. Free some (tfft.features.clear_caches() removes "
-        "older features), choose another folder with cache=, halve them with dtype='float16', or pass cache=None."
-    )
-
-
-def megabytes(count: int) -> str:
-    """Returns a number of bytes in words."""
-    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
-
-
-def sweep(root: Path) -> None:
-    """Removes what writers that were killed have left behind."""
-    for path in _unfinished(root):
-        try:
-            if path.suffix == ".old" or (_age(path) > _YOUNG and not _is_written(path)):
-                shutil.rmtree(path, ignore_errors=True)
-        except OSError:  # another process was faster
-            continue
-
-
-def _age(path: Path) -> float:
-    return time.time() - path.stat().st_mtime
-
-
-def _is_written(path: Path) -> bool:
-    """Tells whether a process is at work on an unfinished entry."""
-    try:
-        if fcntl is None:
-            return _age(path) < _OLD
-        descriptor = os.open(path / LOCK, os.O_RDWR)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
-
-
-def _move_away(target: Path) -> None:
-    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.parent))
-    try:
-        target.rename(aside / "entry")
-    except FileNotFoundError:
-        pass  # another process moved it
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def _entries(root: Path) -> list[Path]:
-    return [path for path in _folders(root) if _KEY.fullmatch(path.name)]
-
-
-def _unfinished(root: Path) -> list[Path]:
-    return [path for path in _folders(root) if _ASIDE.fullmatch(path.name)]
-
-
-def _folders(root: Path) -> list[Path]:
-    try:
-        return sorted(path for path in root.iterdir() if path.is_dir() and not path.is_symlink())
-    except OSError:
-        return []
-
-
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def _hash(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _read_manifest(folder: Path) -> dict[str, Any] | None:
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        content = manifest["content"]
-        return dict(content) if manifest["sha256"] == _hash(content) else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+def _roots(folder: str | os.PathLike[str] | None) -> list[Path]:
+    return [default_folder(), cache_dir() / WAVES] if folder is None else [Path(folder).expanduser()]
 
 
 def _entry(folder: Path, manifest: Mapping[str, Any]) -> CacheEntry:
@@ -349,7 +118,7 @@ def _entry(folder: Path, manifest: Mapping[str, Any]) -> CacheEntry:
     return CacheEntry(
         key=str(manifest["key"]),
         folder=folder,
-        bytes=_size(folder),
+        bytes=size_of(folder),
         examples=named.get(LENGTHS, arrays[0])["shape"][0],
         shapes=shapes,
         dtypes=tuple(a["dtype"] for a in arrays),

@@ -16,18 +16,19 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
+from tfft.arrays.entries import CacheFullError, EntryWriter, megabytes, read_entry
+from tfft.arrays.files import Item, item_bytes
+from tfft.arrays.holding import Holder
+from tfft.arrays.ragged import Ragged, Rows
 from tfft.backbones.base import Backbone
 from tfft.data.augmenting import augmentation
 from tfft.data.images import Preprocess
 from tfft.errors import DataError, PlanError, installed_version, raise_problems
 from tfft.features.bucketing import compute
-from tfft.features.cache import HELD, CacheFullError, EntryWriter, default_folder, megabytes, read_entry
+from tfft.features.cache import HELD, REMEDY, WHAT, default_folder
 from tfft.features.engine import ENGINES, EngineName, Opener, Staged, choose, stage
-from tfft.features.files import Item, item_bytes
 from tfft.features.found import Features
-from tfft.features.holding import Holder
 from tfft.features.keys import NoKey, cache_key
-from tfft.features.ragged import Ragged, Rows
 from tfft.features.reading import Source, Views, open_source
 from tfft.specs import Augmentation
 
@@ -263,7 +264,7 @@ def _from_disk(work: _Work, key: str, root: Path, automatic: bool) -> Features:
     if found:
         work.note(f"The features in {root / key} were not used but made again: {found}.")
     try:
-        writer = EntryWriter(root, key)
+        writer = EntryWriter(root, key, WHAT, REMEDY)
     except OSError as error:
         why = f"{root} cannot be written ({error.strerror or error})"
         if not automatic:

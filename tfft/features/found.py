@@ -13,12 +13,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfft.arrays.files import by_position
+from tfft.arrays.ragged import Rows
 from tfft.data.pipeline import assemble
 from tfft.errors import DataError, PlanError
-from tfft.features.files import give_back
-from tfft.features.ragged import Ragged, Rows
-
-_HELD = 64 * 2**20  # bytes of a mapped file that are looked at before its pages are given back
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -28,7 +26,7 @@ class Features:
     Attributes:
         arrays: [N, ...], float32 or float16; a tuple where the prefix gives several tensors. Read-only
             and mapped from a file where they are kept on disk. What differs in length, such as the features of
-            the pieces of texts, is a :class:`~tfft.features.ragged.Ragged` in place of an array.
+            the pieces of texts, is a :class:`~tfft.arrays.ragged.Ragged` in place of an array.
         labels: of the examples, or None.
         engine: ``"litert"`` or ``"tensorflow"``, whichever computed them.
         seconds: that reading and computing took; 0 where they were found in a cache.
@@ -116,25 +114,13 @@ class Features:
         Args:
             at: positions [b].
         """
-        return [a.rows(at) if isinstance(a, Ragged) else np.asarray(a[at]) for a in self.parts]
+        return by_position(*self.parts)(at)
 
     @tf.autograph.experimental.do_not_convert
     def fetch(self, positions: tf.Tensor) -> Any:
         """Does what :meth:`take` does, as operations of TensorFlow in a dataset."""
-        arrays, seen = self.parts, 0
-
-        def rows(at: np.ndarray) -> list[np.ndarray]:
-            nonlocal seen
-            found = self.rows(at)
-            seen += sum(a.nbytes for a in found)
-            if seen > _HELD:  # else the process would seem to hold the whole file
-                seen = 0
-                for array in arrays:
-                    give_back(array)
-            return found
-
-        found = tf.numpy_function(rows, [positions], [tf.as_dtype(a.dtype) for a in arrays])
-        for tensor, array in zip(found, arrays, strict=True):
+        found = tf.numpy_function(by_position(*self.parts), [positions], [tf.as_dtype(a.dtype) for a in self.parts])
+        for tensor, array in zip(found, self.parts, strict=True):
             tensor.set_shape([None, *array.shape[1:]])
         return self._packed(found)
 

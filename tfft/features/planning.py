@@ -15,11 +15,12 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
+from tfft.arrays.entries import SPARE, free_space, megabytes
 from tfft.data.examples import Examples
 from tfft.data.pipeline import CACHE_LIMIT
 from tfft.errors import BackboneError, PlanError, listed, raise_problems
 from tfft.features.bucketing import typical
-from tfft.features.cache import SPARE, default_folder, free_space, megabytes
+from tfft.features.cache import default_folder
 from tfft.features.engine import Staged, stage
 from tfft.features.extracting import DTYPES
 from tfft.features.pieces import Look, Pieces, look_at, take_apart

@@ -20,13 +20,15 @@ import tensorflow as tf
 
 from tfft.data.examples import Examples
 from tfft.data.facts import why_unreadable
+from tfft.data.kept_waves import Waves
 from tfft.data.pipeline import checked_arrays, to_dataset, views_of
 from tfft.data.waves import wave_views
 from tfft.errors import DataError, raise_problems
 from tfft.features.engine import Staged
 from tfft.specs import Augmentation, InputSpec
 
-_ROWS = 1024  # of an array that are hashed at a time
+_ROWS = 1024  # of an array that are hashed at a time, at most
+_BYTES = 64 * 2**20
 _TEXTS = 128  # that are cut into pieces at a time
 
 
@@ -84,7 +86,7 @@ def open_source(dataset: Any, staged: Staged, batch_size: int, views: Views | No
     size = batch_size if staged.mask is None else max(batch_size, _TEXTS)
     if isinstance(dataset, tuple) and len(dataset) == 2:
         return ArraySource(*dataset, staged, size, views)
-    if isinstance(dataset, (np.ndarray, dict)) or _is_texts(dataset):
+    if isinstance(dataset, (np.ndarray, Waves, dict)) or _is_texts(dataset):
         return ArraySource(dataset, None, staged, size)
     raise DataError(
         f"Features are made of a tf.data.Dataset of (inputs, labels) batches, of tfft.data.Examples, of an array or a "
@@ -96,8 +98,13 @@ def _is_texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(v, (str, bytes)) for v in value)
 
 
-def _as_array(value: Any) -> np.ndarray:
-    """Returns an array; texts as Python strings, whatever their kind, so that equal texts have equal hashes."""
+def _as_array(value: Any) -> np.ndarray | Waves:
+    """Returns an array, or waves that are read by position.
+
+    Texts become Python strings, whatever their kind, so that equal texts have equal hashes.
+    """
+    if isinstance(value, Waves):
+        return value
     array = np.asarray(value, object) if _is_texts(value) else np.asarray(value)
     if array.dtype.kind in "US":
         array = array.astype(object)
@@ -169,7 +176,7 @@ class FileSource(Source):
 
 
 class ArraySource(Source):
-    """Arrays in memory, or mapped to it."""
+    """Arrays in memory, or mapped to it, or read by position."""
 
     def __init__(self, values: Any, labels: Any, staged: Staged, batch_size: int, views: Views | None = None) -> None:
         if _is_texts(values):
@@ -193,9 +200,11 @@ class ArraySource(Source):
     def identity(self) -> str:
         """Hashes the values."""
         hashes = [_RowHash() for _ in self._leaves]
-        for start in range(0, len(self._leaves[0]), _ROWS):
+        count = len(self._leaves[0])
+        step = max(1, min(_ROWS, _BYTES * count // max(1, *(leaf.nbytes for leaf in self._leaves))))
+        for start in range(0, count, step):
             for each, leaf in zip(hashes, self._leaves, strict=True):
-                each.add(leaf[start : start + _ROWS])
+                each.add(leaf[start : start + step])
         return _joined(hashes) if self._views is None else _with_views(_joined(hashes), self._views)
 
     def batches(self, staged: Staged) -> Iterator[list[np.ndarray]]:

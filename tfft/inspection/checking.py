@@ -68,8 +68,8 @@ def check(
         audio: column of a table that holds the paths of recordings.
         label: column that holds the labels.
         seed: of the split of texts, and of the probe.
-        store: file in which is kept what reading the image files told, so that a second check reads new ones only;
-            ``"auto"`` has its place in the user's cache folder, None keeps nothing.
+        store: file in which is kept what reading images and recordings told, so that a second check reads new
+            ones only; ``"auto"`` has its place in the user's cache folder, None keeps nothing.
         progress: called with (files read, files in all).
 
     Returns:
@@ -93,14 +93,14 @@ def check(
         return _image_table(data, {"image": image, **columns}, seed, place, progress, start)
     if audio is not None:
         name = os.fspath(data) if isinstance(data, (str, os.PathLike)) else "a table in memory"
-        settings = {"audio": audio, **columns, "seed": seed, "progress": progress}
+        settings = {"audio": audio, **columns, "seed": seed, "store": place, "progress": progress}
         return _recordings(name, lambda: load_recording_table(data, **settings))
     if columns or not isinstance(data, (str, os.PathLike)) or _is_table(data):
         counts, findings = text_findings(data, columns, seed)
         name = os.fspath(data) if isinstance(data, (str, os.PathLike)) else "texts given in memory"
         return DataReport(name, counts, in_order(findings), (), time.perf_counter() - start)
     if os.path.isdir(data) and holds_recordings(data):
-        return _recordings(os.fspath(data), lambda: load_recordings(data, seed=seed, progress=progress))
+        return _recordings(os.fspath(data), lambda: load_recordings(data, seed=seed, store=place, progress=progress))
     survey = _surveyed(Path(data), place, progress)
     notes: list[str] = []
     findings = list(_findings(survey, notes))

@@ -43,6 +43,7 @@ class Gathered:
         checked: what a look at the data found; None where it was not looked at.
         items: names of the examples by part, which are written into the run folder; None where they have none.
         apart: whether the held-out examples are of other groups than those that are learned from, or may be, as voices.
+        listen: reads the waves of recordings, telling (files read, files in all); None for other data.
         unleaked: makes the validation dataset without copies of training examples; None where there are none.
     """
 
@@ -69,6 +70,7 @@ class Gathered:
     checked: DataReport | None = None
     items: Mapping[str, Sequence[str]] | None = None
     apart: bool = False
+    listen: Callable[[Callable[[int, int], None] | None], None] | None = None
     unleaked: Callable[[InputSpec | None, int], tf.data.Dataset] | None = None
 
     @property

@@ -27,6 +27,7 @@ from tfft.data import (
 )
 from tfft.data.augmenting import augmentation, check_kind
 from tfft.data.headers import read_header
+from tfft.data.kept_waves import Waves
 from tfft.data.pipeline import check_pixels, checked_arrays
 from tfft.data.recordings import holds_recordings, load_recordings
 from tfft.errors import DataError, listed
@@ -109,7 +110,8 @@ def _image_table(source: Any, wishes: Wishes, progress: ReadingProgress | None) 
 
 def _recording_table(source: Any, wishes: Wishes, progress: ReadingProgress | None) -> Gathered:
     heard = {"sample_rate": wishes.sample_rate, "seconds": wishes.seconds}
-    splits = load_recording_table(source, **_table_settings(wishes, "audio"), **heard, progress=progress)
+    heard |= {"store": cache_dir() / "files.sqlite", "progress": progress}
+    splits = load_recording_table(source, **_table_settings(wishes, "audio"), **heard)
     return _heard(splits, _table_name(source), wishes)
 
 
@@ -127,21 +129,23 @@ def _table_name(source: Any) -> str:
 def _recordings(folder: str | os.PathLike[str], wishes: Wishes, progress: ReadingProgress | None) -> Gathered:
     splits = load_recordings(
         folder, sample_rate=wishes.sample_rate, seconds=wishes.seconds, validation=wishes.validation, seed=wishes.seed,
-        group=wishes.group, strict=wishes.strict, progress=progress,
+        group=wishes.group, strict=wishes.strict, store=cache_dir() / "files.sqlite", progress=progress,
     )  # fmt: skip
     return _heard(splits, os.fspath(folder), wishes)
 
 
 def _heard(splits: RecordingSplits, name: str, wishes: Wishes) -> Gathered:
     report = check_recordings(splits)
-    pairs = tuple(zip(splits.waves, (splits.train.labels, splits.validation.labels), strict=True))
-    names, spec = splits.train.class_names, splits.spec
+    names, spec, parts = splits.train.class_names, splits.spec, (splits.train, splits.validation)
 
     if (changes := augmentation(wishes.augment)) is not None:
         check_kind(changes, sounds=True)
 
+    def pair(number: int) -> tuple[np.ndarray | Waves, np.ndarray]:
+        return splits.waves[number], parts[number].labels
+
     def training(_: InputSpec | None, plan: Plan, epoch: tf.Variable) -> tf.data.Dataset:
-        return from_waves(*pairs[0], spec, **_settings(plan, epoch))
+        return from_waves(*pair(0), spec, **_settings(plan, epoch))
 
     counted: dict[str, Any] = {"counts": (), "unseen": ()}
     if splits.task == "classification":
@@ -157,8 +161,8 @@ def _heard(splits: RecordingSplits, name: str, wishes: Wishes) -> Gathered:
         skipped=splits.skipped,
         image_side=None,
         training=training,
-        validation=lambda _, batch_size: from_waves(*pairs[1], spec, batch_size=batch_size),
-        ordered=lambda _: pairs,
+        validation=lambda _, batch_size: from_waves(*pair(1), spec, batch_size=batch_size),
+        ordered=lambda _: (pair(0), pair(1)),
         probe=(),  # files may have any format; the export is checked with their waves
         name=name,
         fingerprint=lambda: _fingerprint(splits.train, splits.validation),
@@ -168,6 +172,7 @@ def _heard(splits: RecordingSplits, name: str, wishes: Wishes) -> Gathered:
         checked=report,
         items=splits.items,
         apart=True,
+        listen=splits.source.read,
     )
 
 

@@ -20,10 +20,10 @@ USUAL_RATE = 16_000  # of models that take waves: YAMNet, VGGish, TRILL, wav2vec
 
 
 def heard_by(backbone: Backbone, data: Gathered, source: Any, wishes: Wishes, verbose: bool) -> tuple[Gathered, Wishes]:
-    """Reads recordings again where a backbone takes waves of another rate or length than the files have.
+    """Reads recordings as a backbone takes them: at another rate or length than the files have where it takes waves.
 
     Args:
-        backbone: any; only one that takes waves changes anything.
+        backbone: any; only one that takes waves changes rate and length.
         data: gathered for the wishes.
         source: that it was gathered from.
         wishes: of the user.
@@ -35,6 +35,16 @@ def heard_by(backbone: Backbone, data: Gathered, source: Any, wishes: Wishes, ve
     Raises:
         BackboneError: when the backbone takes neither images nor waves.
     """
+    data, wishes = _as_heard(backbone, data, source, wishes, verbose)
+    if data.listen is not None:
+        with reading_bar(verbose) as progress:
+            data.listen(progress)
+    return data, wishes
+
+
+def _as_heard(
+    backbone: Backbone, data: Gathered, source: Any, wishes: Wishes, verbose: bool
+) -> tuple[Gathered, Wishes]:
     open_ = not isinstance(source, RecordingSplits)  # these have been read as someone wanted them
     if data.audio is None or backbone.input_spec is not None or backbone.text_spec is not None:
         return data, wishes

@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfft.backbones.cache import cache_dir
 from tfft.data import (
     Examples,
     from_tagged,
     from_texts,
+    from_waves,
     list_images,
     load,
     load_image_table,
@@ -120,16 +122,16 @@ def _images(run: Run, folder: pathlib.Path) -> tuple[Examples, str]:
 
 
 def _recording_rows(run: Run, path: pathlib.Path, spec: AudioSpec, batch_size: int) -> Labelled:
-    how = _table_settings(run, "audio")
+    how, store = _table_settings(run, "audio"), cache_dir() / "files.sqlite"
     if _is_own(run, path):
-        heard = {"sample_rate": spec.sample_rate, "seconds": spec.seconds}
+        heard = {"sample_rate": spec.sample_rate, "seconds": spec.seconds, "store": store}
         splits = load_recording_table(path, **how, **heard, validation=run.folder / "split.csv")
         waves, labels, skipped = splits.waves[1], splits.validation.labels, splits.skipped
         words = f"held-out recordings: {splits.split_from}"
     else:
-        waves, labels, skipped = read_recording_table(path, run.class_names, spec=spec, **how)
+        waves, labels, skipped = read_recording_table(path, run.class_names, spec=spec, **how, store=store)
         words = f"all recordings in {path}"
-    return tf.data.Dataset.from_tensor_slices((waves, labels)).batch(batch_size), list(map(str, skipped)), words
+    return from_waves(waves, labels, spec, batch_size=batch_size), list(map(str, skipped)), words
 
 
 def _recordings(run: Run, path: pathlib.Path, spec: AudioSpec, batch_size: int) -> Labelled:
@@ -138,16 +140,18 @@ def _recordings(run: Run, path: pathlib.Path, spec: AudioSpec, batch_size: int) 
     own, drawn = _is_own(run, path), run.folder / "split.csv"
     ready = any(p.name.lower() in _HELD for p in path.iterdir())
     share = drawn if own and not ready and drawn.is_file() else 0.5
-    splits = load_recordings(path, sample_rate=spec.sample_rate, seconds=spec.seconds, validation=share)
+    splits = load_recordings(
+        path, sample_rate=spec.sample_rate, seconds=spec.seconds, validation=share, store=cache_dir() / "files.sqlite"
+    )
     if list(splits.class_names) != list(run.class_names):
         raise DataError(f"{path} has the classes {listed(splits.class_names)}, the model {listed(run.class_names)}.")
-    waves, labels = splits.waves[1], splits.validation.labels
-    words = f"held-out recordings: {splits.split_from}"
-    if not own and not ready:
-        waves = np.concatenate([splits.waves[0], waves])
-        labels, words = np.concatenate([splits.train.labels, labels]), f"all recordings in {path}"
-    dataset = tf.data.Dataset.from_tensor_slices((waves, labels)).batch(batch_size)
-    return dataset, list(map(str, splits.skipped)), words
+    if own or ready:
+        waves, labels = splits.waves[1], splits.validation.labels
+        words = f"held-out recordings: {splits.split_from}"
+    else:
+        waves, labels = splits.every_wave, np.concatenate([splits.train.labels, splits.validation.labels])
+        words = f"all recordings in {path}"
+    return from_waves(waves, labels, spec, batch_size=batch_size), list(map(str, splits.skipped)), words
 
 
 def _texts(run: Run, data: pathlib.Path, batch_size: int) -> tuple[tf.data.Dataset, str]:

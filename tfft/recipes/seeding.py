@@ -210,17 +210,17 @@ def _listed(data: Any, settings: dict[str, Any], progress: ReadingProgress | Non
     if isinstance(data, Splits):
         return data
     reading = {name: settings.pop(name) for name in ("group", "strict") if name in settings}
-    reading["progress"], store = progress, cache_dir() / "files.sqlite"
+    reading |= {"progress": progress, "store": cache_dir() / "files.sqlite"}
     heard = {name: settings.pop(name) for name in ("sample_rate", "seconds") if name in settings}
     for files, read in (("image", load_image_table), ("audio", load_recording_table)):
         if settings.get(files) is not None:
             columns = {n: settings.pop(n) for n in (files, "label", "separator", "task") if n in settings}
-            return read(data, **columns, **reading, **(heard if files == "audio" else {"store": store}))
+            return read(data, **columns, **reading, **(heard if files == "audio" else {}))
     if not isinstance(data, (str, os.PathLike)) or not os.path.isdir(data):
         raise PlanError(
             "cross_validate takes a folder of images or recordings, a table of files with image= or audio=, or Splits."
         )
-    return load_recordings(data, **reading, **heard) if holds_recordings(data) else load(data, **reading, store=store)
+    return load_recordings(data, **reading, **heard) if holds_recordings(data) else load(data, **reading)
 
 
 def _write(rows: Sequence[SeedRow], folder: pathlib.Path) -> None:

@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from tfft.arrays.entries import megabytes
 from tfft.errors import TfftError
-from tfft.features.cache import megabytes
 from tfft.training.checkpoint_files import NotPlainError, UnusableError, read, sync, write
 
 try:

@@ -18,16 +18,17 @@ import numpy as np
 import tensorflow as tf
 
 from tfft import heads
+from tfft.arrays.entries import free_space, megabytes
+from tfft.arrays.files import item_bytes
+from tfft.arrays.ragged import Ragged
 from tfft.data.augmenting import augmentation
 from tfft.errors import BackboneError, DataError, PlanError
 from tfft.features import Features, solve_head, split_head, transplant
 from tfft.features.bucketing import check_axes
-from tfft.features.cache import default_folder, free_space, megabytes
+from tfft.features.cache import default_folder
 from tfft.features.engine import Staged, largest_difference, stage
 from tfft.features.extracting import extract_each
-from tfft.features.files import item_bytes
 from tfft.features.prototypes import nearest_mean_head
-from tfft.features.ragged import Ragged
 from tfft.features.reading import Views, open_source
 from tfft.features.splitting import example_bytes, split_steady
 from tfft.specs import Augmentation

@@ -1,7 +1,7 @@
 """Arrays as files: written example by example, mapped when they are read.
 
 Hides how rows of differing length lie in files: their values one after the other, and one more file with the number
-of items of each row. Knows nothing of TensorFlow.
+of items of each row; and that a process counts what it has seen of a mapped file. Knows nothing of TensorFlow.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from tfft.features.ragged import Ragged, Rows, offsets_of
+from tfft.arrays.ragged import Ragged, Rows, offsets_of
 
 LENGTHS = "lengths.bin"  # beside the files of rows that differ in length
+
+_HELD = 64 * 2**20  # bytes of mapped files that are looked at before their pages are given back
 
 Item = tuple[Sequence[int | None], np.dtype]  # shape of one example, None first where it differs, and type
 
@@ -44,6 +46,27 @@ def item_bytes(items: Sequence[Item], length: float = 1.0) -> float:
     """
     sizes = [np.prod([length if n is None else n for n in shape]) * np.dtype(dtype).itemsize for shape, dtype in items]
     return float(sum(sizes))
+
+
+def by_position(*arrays: Rows) -> Callable[[np.ndarray], list[np.ndarray]]:
+    """Returns a function that reads some rows of each array, however many all of them are.
+
+    Args:
+        arrays: with one row for each example, in memory or mapped.
+    """
+    seen = 0
+
+    def read(at: np.ndarray) -> list[np.ndarray]:
+        nonlocal seen
+        found = [a.rows(at) if isinstance(a, Ragged) else np.asarray(a[at]) for a in arrays]
+        seen += sum(a.nbytes for a in found)
+        if seen > _HELD:  # else the process would seem to hold the whole file
+            seen = 0
+            for array in arrays:
+                give_back(array)
+        return found
+
+    return read
 
 
 class ArrayFile:

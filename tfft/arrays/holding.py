@@ -1,4 +1,4 @@
-"""Features that are not kept on disk: in memory while they are few, in a nameless temporary file beyond.
+"""Arrays that are not kept: in memory while they are few, in a nameless temporary file beyond.
 
 Hides where they are: either way they are arrays, and the file is gone when nobody uses them any more.
 """
@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from tfft.features.files import ArrayFiles, map_file, put_together
-from tfft.features.ragged import Ragged, Rows, offsets_of
+from tfft.arrays.files import ArrayFiles, map_file, put_together
+from tfft.arrays.ragged import Ragged, Rows, offsets_of
 
 LIMIT = 256 * 2**20  # bytes that are held in memory
 
 
 class Holder:
-    """Collects features batch by batch."""
+    """Collects examples batch by batch."""
 
     def __init__(self) -> None:
         self._parts: list[Sequence[Rows]] = []
@@ -55,7 +55,7 @@ class Holder:
             file.close()
 
     def _make(self, name: str) -> int:
-        self._open[name] = tempfile.TemporaryFile(prefix="tfft-features-")
+        self._open[name] = tempfile.TemporaryFile(prefix="tfft-arrays-")
         return self._open[name].fileno()
 
     def _spill(self) -> None:
