@@ -25,10 +25,10 @@ from typing import Any
 
 import numpy as np
 
-from tfft.backbones.cache import cache_dir
 from tfft.errors import DataError
 from tfft.features.files import LENGTHS, ArrayFile, ArrayFiles, Item, item_bytes, map_file, put_together
 from tfft.features.ragged import Rows
+from tfft.storage import SPARE, cache_dir
 
 try:
     import fcntl
@@ -40,7 +40,6 @@ HELD: dict[str, tuple[tuple[Rows, ...], dict[str, Any]]] = {}  # what cache="mem
 MANIFEST, LOCK = "manifest.json", "writing"
 _KEY = re.compile(r"[0-9a-f]{64}")
 _ASIDE = re.compile(r"\.[0-9a-f]{64}\..+\.(tmp|old)")
-SPARE = 64 * 2**20  # bytes that are left free on a disk
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 _YOUNG, _OLD = 60.0, 86400.0  # seconds in which a writer has surely taken its lock, and after which it is given up
 
@@ -79,7 +78,7 @@ class CacheEntry:
 
 
 def default_folder() -> Path:
-    """Returns where features are kept unless told otherwise: ``features`` in :func:`tfft.backbones.cache.cache_dir`."""
+    """Returns where features are kept unless told otherwise: ``features`` in :func:`tfft.storage.cache_dir`."""
     return cache_dir() / "features"
 
 
@@ -161,11 +160,6 @@ def read_entry(root: Path, key: str) -> tuple[tuple[Rows, ...], Mapping[str, Any
         except OSError as error:
             return f"{name} cannot be read: {error.strerror}"
     return put_together(files, manifest["arrays"]), manifest["about"]
-
-
-def free_space(folder: Path) -> int:
-    """Returns the bytes that are free on the disk of a folder, which need not exist yet."""
-    return shutil.disk_usage(next(path for path in (folder, *folder.absolute().parents) if path.is_dir())).free
 
 
 class EntryWriter:

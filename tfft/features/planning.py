@@ -19,13 +19,14 @@ from tfft.data.examples import Examples
 from tfft.data.pipeline import CACHE_LIMIT
 from tfft.errors import BackboneError, PlanError, listed, raise_problems
 from tfft.features.bucketing import typical
-from tfft.features.cache import SPARE, default_folder, free_space, megabytes
+from tfft.features.cache import default_folder, megabytes
 from tfft.features.engine import Staged, stage
 from tfft.features.extracting import DTYPES
 from tfft.features.pieces import Look, Pieces, look_at, take_apart
 from tfft.features.reading import DatasetSource, Source, open_source
 from tfft.features.timing import Times, measured, product_rate, stated
 from tfft.slicing.tables import render
+from tfft.storage import SPARE, free_space
 
 
 @dataclasses.dataclass(frozen=True)

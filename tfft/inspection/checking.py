@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from tfft.backbones import Backbone, load_backbone
-from tfft.backbones.cache import cache_dir
 from tfft.data import (
     Examples,
     FileFacts,
@@ -37,6 +36,7 @@ from tfft.inspection.label_noise import label_candidates
 from tfft.inspection.repeats import copy_findings
 from tfft.inspection.sounds import check_recordings
 from tfft.inspection.texts import text_findings
+from tfft.storage import cache_dir
 
 _TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
 

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfft.backbones.cache import cache_dir
 from tfft.data import (
     Examples,
     RecordingSplits,
@@ -36,6 +35,7 @@ from tfft.recipes.gathered import Gathered, by_class, classes
 from tfft.recipes.texts import gather_tagged, gather_texts, is_text_data
 from tfft.recipes.watching import ReadingProgress
 from tfft.specs import InputSpec, Plan
+from tfft.storage import cache_dir
 
 _SIZES_READ = 64
 

@@ -19,7 +19,6 @@ from typing import Any
 import keras
 from rich.table import Table
 
-from tfft.backbones.cache import cache_dir
 from tfft.data import Splits, fold_splits, load, load_image_table, load_recording_table, load_recordings
 from tfft.data.recordings import holds_recordings
 from tfft.errors import PlanError
@@ -28,6 +27,7 @@ from tfft.recipes.finetuning import finetune
 from tfft.recipes.runs import check_out
 from tfft.recipes.watching import ReadingProgress, reading_bar
 from tfft.slicing.tables import render
+from tfft.storage import cache_dir
 from tfft.training.history import write_whole
 
 SEEDS = "seeds.csv"

@@ -22,7 +22,7 @@ from tfft.data.augmenting import augmentation
 from tfft.errors import BackboneError, DataError, PlanError
 from tfft.features import Features, solve_head, split_head, transplant
 from tfft.features.bucketing import check_axes
-from tfft.features.cache import default_folder, free_space, megabytes
+from tfft.features.cache import default_folder, megabytes
 from tfft.features.engine import Staged, largest_difference, stage
 from tfft.features.extracting import extract_each
 from tfft.features.files import item_bytes
@@ -31,6 +31,7 @@ from tfft.features.ragged import Ragged
 from tfft.features.reading import Views, open_source
 from tfft.features.splitting import example_bytes, split_steady
 from tfft.specs import Augmentation
+from tfft.storage import free_space
 
 _SHARE_OF_DISK = 0.5  # of what is free; features that need more are computed again in every epoch
 _SAMPLE = 256  # texts whose length tells how much the features of all will take
