@@ -26,6 +26,7 @@ from tfft.data import (
 from tfft.data.fact_store import facts_of
 from tfft.data.folders import class_folders, existing, files_of, split_folders
 from tfft.data.recordings import holds_recordings
+from tfft.data.tfds_sources import LocalCopy, is_tfds, local_copy
 from tfft.errors import DataError
 from tfft.features import extract
 from tfft.inspection.classes import class_findings, label_text
@@ -60,10 +61,10 @@ def check(
 
     Args:
         data: folder with one folder of images or recordings per class, also within ``train/``, ``val/`` and ``test/``;
-            a table of files; or a table of texts, as :func:`tfft.data.load_texts` takes it.
+            a table of files; a table of texts, as :func:`tfft.data.load_texts` takes it; or ``"tfds:NAME"``.
         backbone: with it the labels are checked as well: examples that a probe on its frozen features takes for another
             class are listed. For images.
-        text: column of a table that holds the texts.
+        text: column of a table that holds the texts; of TensorFlow Datasets the feature, as with the other columns.
         image: column of a table that holds the paths of image files.
         audio: column of a table that holds the paths of recordings.
         label: column that holds the labels.
@@ -85,6 +86,12 @@ def check(
     """
     start = time.perf_counter()
     columns = {name: value for name, value in (("text", text), ("label", label)) if value is not None}
+    if is_tfds(data):
+        copy = local_copy(data, image=image, audio=audio, text=text, label=label, progress=progress)
+        settings = {name: copy.settings[name] for name in ("image", "audio", "text", "label")}
+        report = check(copy.source, backbone=backbone, **settings, seed=seed, store=store, progress=progress)
+        findings = in_order(iter([*report.findings, *_without_label(copy)]))
+        return dataclasses.replace(report, data=copy.name, findings=findings, seconds=time.perf_counter() - start)
     place = cache_dir() / "files.sqlite" if store == "auto" else store
     given = [name for name, value in (("text", text), ("image", image), ("audio", audio)) if value is not None]
     if len(given) > 1:
@@ -155,6 +162,12 @@ def _recordings(name: str, read: Callable[[], RecordingSplits]) -> DataReport:
     except DataError as error:
         return DataReport(name, {}, (_stopped(error),), (), time.perf_counter() - start)
     return dataclasses.replace(check_recordings(splits), data=name, seconds=time.perf_counter() - start)
+
+
+def _without_label(copy: LocalCopy) -> Iterator[Finding]:
+    if copy.skipped:
+        items = tuple(Item(one.path, one.reason) for one in copy.skipped)
+        yield Finding("unlabelled", "note", f"{len(items)} examples have no label", "they are left out", items)
 
 
 def _stopped(error: DataError) -> Finding:

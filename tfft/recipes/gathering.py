@@ -5,6 +5,7 @@ Hides the differences between a folder, arrays and ready datasets from the recip
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ from tfft.data.augmenting import augmentation, check_kind
 from tfft.data.headers import read_header
 from tfft.data.pipeline import check_pixels, checked_arrays
 from tfft.data.recordings import holds_recordings, load_recordings
+from tfft.data.tfds_sources import is_tfds, local_copy
 from tfft.errors import DataError, listed
 from tfft.inspection import check_recordings, check_splits
 from tfft.plans import Wishes
@@ -44,7 +46,7 @@ def gather(data: Any, wishes: Wishes, progress: ReadingProgress | None = None) -
     """Reads data in any accepted form.
 
     Args:
-        data: a folder of images or texts; a table of texts or image files; :class:`tfft.data.Splits`;
+        data: a folder of images or texts; a table of texts or image files; ``"tfds:NAME"``; :class:`tfft.data.Splits`;
             ``(images, labels)`` or ``(texts, labels)``; or ``(train, validation, class_names)`` with two datasets of
             batches.
         wishes: share held out where the data is not split yet, seed of the split, columns of a table.
@@ -60,6 +62,8 @@ def gather(data: Any, wishes: Wishes, progress: ReadingProgress | None = None) -
         return _heard(data, "recordings given in memory", wishes)
     if isinstance(data, Splits):
         return _files(data, data.root)
+    if is_tfds(data):
+        return _of_tfds(data, wishes, progress)
     if wishes.image is not None:
         return _image_table(data, wishes, progress)
     if wishes.audio is not None:
@@ -93,6 +97,13 @@ def gather(data: Any, wishes: Wishes, progress: ReadingProgress | None = None) -
         "(images, labels) or (texts, labels), or (train, validation, class_names) with two tf.data.Dataset of batches; "
         f"got {got}."
     )
+
+
+def _of_tfds(source: str | os.PathLike[str], wishes: Wishes, progress: ReadingProgress | None) -> Gathered:
+    asked = {name: getattr(wishes, name) for name in ("image", "audio", "text", "label", "task", "sample_rate")}
+    copy = local_copy(source, **asked, progress=progress)
+    found = gather(copy.source, dataclasses.replace(wishes, **copy.settings), progress)
+    return dataclasses.replace(found, name=copy.name, skipped=(*found.skipped, *copy.skipped))
 
 
 def _folder(folder: str | os.PathLike[str], wishes: Wishes, progress: ReadingProgress | None) -> Gathered:

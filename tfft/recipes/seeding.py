@@ -21,6 +21,7 @@ from rich.table import Table
 
 from tfft.data import Splits, fold_splits, load, load_image_table, load_recording_table, load_recordings
 from tfft.data.recordings import holds_recordings
+from tfft.data.tfds_sources import is_tfds, local_copy
 from tfft.errors import PlanError
 from tfft.evaluation import Scores
 from tfft.recipes.finetuning import finetune
@@ -209,6 +210,14 @@ def _listed(data: Any, settings: dict[str, Any], progress: ReadingProgress | Non
     """Lists the data of :func:`cross_validate`; what says how it is read is taken out of the settings."""
     if isinstance(data, Splits):
         return data
+    if is_tfds(data):
+        asked = ("image", "audio", "text", "label")
+        given = {name: settings.pop(name) for name in asked if name in settings}
+        copy = local_copy(
+            data, **given, task=settings.get("task", "auto"), sample_rate=settings.get("sample_rate"), progress=progress
+        )
+        data = copy.source
+        settings.update({name: value for name, value in copy.settings.items() if name != "validation"})
     reading = {name: settings.pop(name) for name in ("group", "strict") if name in settings}
     reading["progress"], store = progress, cache_dir() / "files.sqlite"
     heard = {name: settings.pop(name) for name in ("sample_rate", "seconds") if name in settings}
