@@ -19,8 +19,8 @@ from tfft.data import (
     from_tagged,
     from_texts,
     list_images,
-    load,
     load_image_table,
+    load_images,
     load_recording_table,
     load_recordings,
     load_tagged,
@@ -125,7 +125,7 @@ def _images(run: Run, folder: pathlib.Path) -> tuple[Examples, str]:
     if split or own:  # never on what the run has learned from
         drawn = run.folder / "split.csv"  # as it was when the run learned: files may have come since
         share = drawn if own and drawn.is_file() else plan.validation
-        splits = load(folder, validation=share, seed=plan.seed, group=None if share is drawn else plan.group)
+        splits = load_images(folder, validation=share, seed=plan.seed, group=None if share is drawn else plan.group)
         examples, words = splits.validation, f"held-out examples: {splits.split_from}"
     else:
         place = split_folders(folder).get("train", folder) if folder.is_dir() else folder
