@@ -21,6 +21,7 @@ from tfft.data.tfds_sources import is_tfds, local_copy
 from tfft.errors import DataError, DependencyError
 from tfft.plans import Wishes
 from tfft.recipes.gathering import gather
+from tfft.recipes.measuring import labelled_data
 
 tfds = pytest.importorskip("tensorflow_datasets")
 
@@ -119,7 +120,7 @@ def test_what_fails_half_way_leaves_nothing(monkeypatch):
     assert list((storage.cache_dir() / "tfds").iterdir()) == []
 
 
-HOSTILE = ["../../evil", "..", ".", "/tmp/evil", "a/b", "con", ".hidden", "x" * 300, "Ab", "aB", "tail. ", "Thumbs.db"]
+HOSTILE = ["../../evil", "..", ".", "/tmp/evil", "a/b", "con", ".hidden", "x" * 300, "Ab", "aB", "tail.", "Thumbs.db"]
 
 
 def test_hostile_names_stay_inside(tmp_path):
@@ -130,11 +131,14 @@ def test_hostile_names_stay_inside(tmp_path):
     assert {path.name for path in storage.cache_dir().iterdir()} == {"tfds"}
     examples = list_images(copy.source / "train")
     assert set(examples.counts.values()) == {2}
+    splits = tfft.data.load("tfds:tiny", validation=0.5)  # the classes keep their own names
+    assert set(splits.class_names) == set(splits.train.class_names) == set(HOSTILE)
+    assert splits.class_names[examples.class_names.index("a%2Fb")] == "a/b"
     assert {"a%2Fb", "%2E%2E", "%2F..%2Fevil".replace("%2F..", "%2E.%2F..", 1)} <= set(examples.class_names)
-    found = class_folder_names(["n\u00e9", "\ud800", "", "a\0b", "C:\\x", "100%", "a b"])
+    found = class_folder_names(["n\u00e9", "\ud800", "", "a\0b", "C:\\x", "100%", "a b", "tail "])
     assert found == {
         "n\u00e9": "n\u00e9", "\ud800": "%ED%A0%80", "": "%", "a\0b": "a%00b", "C:\\x": "C%3A%5Cx", "100%": "100%25",
-        "a b": "a b",
+        "a b": "a b", "tail ": "tail%20",
     }  # fmt: skip
     assert len(safe_name("\u00e9" * 200).encode()) < 200
     assert safe_name("\u00e9" * 200) != safe_name("\u00e9" * 201)
@@ -324,6 +328,18 @@ def test_a_run_by_name(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["examples"] == 6
     again = tfft.recipes.repeat(tmp_path / "run" / "plan.yaml", backbone=backbone(), cache="memory", verbose=False)
     assert again.final.to_dict() == run.final.to_dict()
+
+
+def test_classes_with_slashes_are_learned_and_measured(tmp_path):
+    names = ["sky/blue", "leaf/green", "red"]
+    store(squares(names), train=pictures(18, names), validation=pictures(9, names, start=40))
+    run = tfft.finetune(backbone(), "tfds:tiny", out=tmp_path / "run", export_to=False, unfreeze=1, **QUICK)
+    assert set(run.class_names) == set(names)
+    for source in ("tfds:tiny", "tfds:again"):
+        if source == "tfds:again":
+            store(squares(names), "again", train=pictures(9, names, start=40))
+        dataset, _, _ = labelled_data(tfft.load_run(tmp_path / "run"), source)
+        assert tfft.evaluate(run.model, dataset).accuracy == run.final.accuracy
 
 
 def test_check_by_name(capsys):

@@ -23,10 +23,11 @@ from tfft.data.folders import load_images
 from tfft.data.image_tables import load_image_table
 from tfft.data.recording_tables import load_recording_table
 from tfft.data.recordings import RecordingSplits, holds_recordings, load_recordings
+from tfft.data.splitting import TRAIN, VALIDATION
 from tfft.data.tables import SUFFIXES
 from tfft.data.tagged import TaggedSplits, load_tagged
 from tfft.data.texts import TextSplits, load_texts
-from tfft.data.tfds_sources import is_tfds, local_copy
+from tfft.data.tfds_sources import LocalCopy, is_tfds, local_copy
 from tfft.errors import DataError
 
 IMAGES, RECORDINGS = "a folder of images", "a folder of recordings"
@@ -123,9 +124,7 @@ def load(
     given = {name: value for name, value in locals().items() if name != "source"}
     if is_tfds(source):
         names = ("image", "audio", "text", "label", "task", "sample_rate", "progress")
-        copy = local_copy(source, **{name: given[name] for name in names})
-        splits = load(copy.source, **given | copy.settings)
-        return dataclasses.replace(splits, skipped=(*splits.skipped, *copy.skipped))
+        return load_copy(local_copy(source, **{name: given[name] for name in names}), **given)
     kind = kind_of(source, image=image, audio=audio, text=text, label=label, separator=separator, task=task)
     check_settings(kind, {name: value for name, value in given.items() if value != _DEFAULTS[name]})
     taken = inspect.signature(_LOADERS[kind]).parameters
@@ -139,6 +138,22 @@ def load(
 _DEFAULTS = {
     name: parameter.default for name, parameter in inspect.signature(load).parameters.items() if name != "source"
 }
+
+
+def load_copy(copy: LocalCopy, **settings: Any) -> Any:
+    """Reads a dataset of tfds that is there as files, with the names of classes that it has itself.
+
+    Args:
+        copy: from :func:`tfft.data.tfds_sources.local_copy`.
+        **settings: of :func:`load`; those that name features are replaced by what the files have.
+    """
+    splits = load(copy.source, **settings | copy.settings)
+    splits = dataclasses.replace(splits, skipped=(*splits.skipped, *copy.skipped))
+    if not copy.class_names:
+        return splits
+    names = tuple(copy.class_names.get(name, name) for name in splits.class_names)
+    parts = {part: dataclasses.replace(getattr(splits, part), class_names=names) for part in (TRAIN, VALIDATION)}
+    return dataclasses.replace(splits, **parts, class_names=names)
 
 
 def kind_of(

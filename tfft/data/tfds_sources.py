@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tfft.data.examples import Skipped
-from tfft.data.safe_names import safe_name
+from tfft.data.safe_names import class_folder_names, safe_name
 from tfft.data.splitting import TRAIN, VALIDATION
 from tfft.data.tfds_features import NUMBER, SEVERAL, Chosen, chosen_features, rate_of
 from tfft.data.tfds_writing import SPLIT, TABLE, TEST, is_table, write_examples
@@ -39,12 +39,14 @@ class LocalCopy:
             What is None is not to be given, whatever names the user gave to features.
         name: the dataset, as it can be asked for again.
         skipped: examples that are not among the files.
+        class_names: of the classes by the names of their folders, where these could not be the same.
     """
 
     source: Path
     settings: Mapping[str, Any]
     name: str
     skipped: tuple[Skipped, ...]
+    class_names: Mapping[str, str]
 
 
 def is_tfds(source: Any) -> bool:
@@ -114,7 +116,13 @@ def local_copy(
     folder = cached_folder(f"tfds/{entry}", write, by_size=True, error=DataError)
     about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
     skipped = tuple(Skipped(item, reason) for item, reason in about["skipped"])
-    return LocalCopy(_place(folder, chosen, parts), _settings(folder, chosen, task), name, skipped)
+    return LocalCopy(_place(folder, chosen, parts), _settings(folder, chosen, task), name, skipped, _renamed(chosen))
+
+
+def _renamed(chosen: Chosen) -> dict[str, str]:
+    if chosen.kind == "text" or is_table(chosen):
+        return {}
+    return {inner: name for name, inner in class_folder_names(chosen.classes).items() if inner != name}
 
 
 def _place(folder: Path, chosen: Chosen, parts: Mapping[str, str]) -> Path:

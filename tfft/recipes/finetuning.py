@@ -115,10 +115,10 @@ def finetune(
 
     Args:
         backbone: a handle as :func:`tfft.load_backbone` takes it, an opened backbone, or a Keras model.
-        data: a folder with one folder per class (or ``train/`` and ``val/`` with those inside), of images, of
-            recordings or of ``.txt`` files; :class:`tfft.data.RecordingSplits`; ``(images, labels)`` arrays;
-            texts as :func:`tfft.data.load_texts` takes them (a ``.csv``, ``.tsv`` or ``.jsonl`` file, a DataFrame,
-            ``(texts, labels)``); ``"tfds:NAME"`` or a folder that tensorflow-datasets prepared; or
+        data: what :func:`tfft.data.load` takes: a folder with one folder per class (or ``train/`` and ``val/`` with
+            those inside) of images, of recordings or of ``.txt`` files; a table of any of these; ``(images, labels)``
+            arrays; texts as :func:`tfft.data.load_texts` takes them (a DataFrame, ``(texts, labels)``);
+            ``"tfds:NAME"`` or a folder that tensorflow-datasets prepared. Or what it gives; or
             ``(train, validation, class_names)`` with two datasets of batches of inputs and int labels.
         unfreeze: blocks that the second phase trains, as :func:`tfft.unfreeze` takes it; ``"none"``
             leaves that phase out.

@@ -27,7 +27,7 @@ from tfft.data import (
 )
 from tfft.data.augmenting import augmentation, check_kind
 from tfft.data.headers import read_header
-from tfft.data.loading import READY, AnySplits, check_settings
+from tfft.data.loading import READY, AnySplits, check_settings, load_copy
 from tfft.data.pipeline import check_pixels, checked_arrays
 from tfft.data.tfds_sources import is_tfds, local_copy
 from tfft.errors import DataError
@@ -66,14 +66,14 @@ def gather(data: Any, wishes: Wishes, progress: ReadingProgress | None = None) -
     if isinstance(data, (tuple, list)) and len(data) == 3 and isinstance(data[0], tf.data.Dataset):
         check_settings(READY, _asked(wishes))
         return _ready(*data)
+    reading: dict[str, Any] = {"store": cache_dir() / "files.sqlite", "progress": progress}
     if is_tfds(data):
         asked = {name: getattr(wishes, name) for name in ("image", "audio", "text", "label", "task", "sample_rate")}
         copy = local_copy(data, **asked, progress=progress)
-        found = gather(copy.source, dataclasses.replace(wishes, **copy.settings), progress)
-        return dataclasses.replace(found, name=copy.name, skipped=(*found.skipped, *copy.skipped))
+        return _of_splits(load_copy(copy, **_asked(wishes), **reading), copy.name, wishes)
     if wishes.task == "tokens":
         check_tagged(wishes)
-    splits = load(data, **_asked(wishes), store=cache_dir() / "files.sqlite", progress=progress)
+    splits = load(data, **_asked(wishes), **reading)
     name = "" if wishes.image is None and wishes.audio is None else "a table in memory"
     return _of_splits(splits, os.fspath(data) if isinstance(data, (str, os.PathLike)) else name, wishes)
 

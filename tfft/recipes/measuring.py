@@ -90,7 +90,10 @@ def _as_files(run: Run, data: str | os.PathLike[str]) -> tuple[Run, pathlib.Path
     if own:
         with contextlib.suppress(DataError):  # where it is not there any more, this is other data
             learned = local_copy(plan.data, **columns, **rate, task=plan.task).source
-    return dataclasses.replace(run, plan=dataclasses.replace(plan, data=str(learned), **copy.settings)), copy.source
+    inner = {name: folder for folder, name in copy.class_names.items()}
+    names = tuple(inner.get(name, name) for name in run.class_names)  # the files have those of folders
+    plan = dataclasses.replace(plan, data=str(learned), **copy.settings)
+    return dataclasses.replace(run, plan=plan, class_names=names), copy.source
 
 
 def _is_own(run: Run, path: pathlib.Path) -> bool:
