@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfft.backbones import cache, lite0, load_backbone, remote, resolve
-from tfft.backbones.cache import cached_folder, is_whole
+from tfft import storage
+from tfft.backbones import lite0, load_backbone, remote, resolve
 from tfft.backbones.remote import HubAddress, hub_cache_entry
 from tfft.errors import BackboneError, DependencyError, HandleError, SavedModelError
+from tfft.storage import cached_folder, is_whole
 
 ADDRESS = "https://tfft-no-such-host.invalid/publisher/model/1"
 
@@ -101,7 +102,7 @@ def test_an_incomplete_savedmodel_is_refused(tmp_path):
 def test_an_archive_is_unpacked_once(tiny, tmp_path, inside):
     path = pack(tiny, tmp_path / "tiny.tar.gz", inside)
     folder = resolve(path)
-    assert folder.is_relative_to(cache.cache_dir())
+    assert folder.is_relative_to(storage.cache_dir())
     assert (folder / "saved_model.pb").read_bytes() == (tiny / "saved_model.pb").read_bytes()
     before = (folder / "saved_model.pb").stat().st_ino
     assert resolve(str(path)) == folder
@@ -128,7 +129,7 @@ def test_an_archive_cannot_write_outside(tmp_path, name):
     with pytest.raises(SavedModelError, match="outside of its folder"):
         resolve(path)
     assert not [p for p in tmp_path.rglob("*") if p.name == "outside.txt" or p.is_symlink()]
-    assert not list((cache.cache_dir() / "archives").iterdir())
+    assert not list((storage.cache_dir() / "archives").iterdir())
 
 
 def test_an_archive_cut_off_leaves_nothing_behind(tiny, tmp_path):
@@ -145,7 +146,7 @@ def test_an_archive_cut_off_leaves_nothing_behind(tiny, tmp_path):
     between.write_bytes(between.read_bytes()[:end])
     with pytest.raises(SavedModelError, match="its end is missing"):
         resolve(between)
-    left = list(cache.cache_dir().rglob("saved_model.pb"))
+    left = list(storage.cache_dir().rglob("saved_model.pb"))
     assert not left
 
 
@@ -180,7 +181,7 @@ def test_a_failed_write_leaves_nothing():
 
     with pytest.raises(SavedModelError, match="no"):
         cached_folder("backbones/x", write)
-    assert not list((cache.cache_dir() / "backbones").iterdir())
+    assert not list((storage.cache_dir() / "backbones").iterdir())
 
 
 def test_many_writers_at_once_agree():
@@ -198,7 +199,7 @@ def test_many_writers_at_once_agree():
         thread.join()
     assert len(results) == 4
     assert is_whole(results[0])
-    assert [p.name for p in cache.cache_dir().iterdir()] == ["x"]
+    assert [p.name for p in storage.cache_dir().iterdir()] == ["x"]
 
 
 def test_a_cache_that_cannot_be_written_says_so(tmp_path, monkeypatch):

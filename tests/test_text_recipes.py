@@ -10,10 +10,10 @@ from text_models import reviews, tiny_bert_folder
 
 import tfft
 from tfft import cli
+from tfft.data.loading import IMAGES, TEXTS, kind_of
 from tfft.errors import PlanError
 from tfft.plans import Wishes
 from tfft.recipes.gathering import gather
-from tfft.recipes.texts import is_text_data
 
 QUICK = {"verbose": False, "cache": "memory", "batch_size": 8}
 
@@ -44,8 +44,8 @@ def test_a_note_among_photos_makes_no_texts_of_them(tmp_path):
             (tmp_path / "texts" / name).mkdir(parents=True, exist_ok=True)
             (tmp_path / "texts" / name / f"{i}.txt").write_text("some text")
     (tmp_path / "photos" / "cat" / "about.txt").write_text("taken in spring")
-    assert not is_text_data(tmp_path / "photos", Wishes())
-    assert is_text_data(tmp_path / "texts", Wishes())
+    assert kind_of(tmp_path / "photos") == IMAGES
+    assert kind_of(tmp_path / "texts") == TEXTS
 
 
 def test_texts_of_new_authors_decide_how_much_trains(tmp_path):

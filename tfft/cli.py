@@ -97,7 +97,7 @@ def _train_arguments(add: argparse.ArgumentParser) -> None:
     add.add_argument(
         "data", nargs="?", metavar="DATA",
         help="folder with one folder per class, of images or recordings, or with train/ and val/; or a table of texts "
-        "or of files: .csv, .tsv, .jsonl",
+        "or of files: .csv, .tsv, .jsonl; or tfds:NAME, of TensorFlow Datasets",
     )  # fmt: skip
     add.add_argument("--backbone", metavar="HANDLE", help="what to start from: see `tfft list` (efficientnet-lite0)")
     add.add_argument("--out", required=True, metavar="RUN", help="new folder for the model and its records")
@@ -151,8 +151,8 @@ def _train_arguments(add: argparse.ArgumentParser) -> None:
         "--group", metavar="REGEX", help="what must not be on both sides: folder, or a part of the file's name"
     )
     data.add_argument("--strict", action="store_true", default=None, help="an image that cannot be used is an error")
-    data.add_argument("--image", type=_column, metavar="COLUMN", help="column of a table with the paths of images")
-    data.add_argument("--audio", type=_column, metavar="COLUMN", help="column of a table with the paths of recordings")
+    data.add_argument("--image", type=_column, metavar="COLUMN", help="column or feature with images or paths")
+    data.add_argument("--audio", type=_column, metavar="COLUMN", help="column or feature with recordings or paths")
     data.add_argument("--sample-rate", type=_whole, metavar="HZ", help="of recordings (that of most of them)")
     data.add_argument("--seconds", type=float, metavar="S", help="of recordings that are heard (what most need)")
     text = add.add_argument_group("texts")
@@ -196,13 +196,13 @@ def _opening_arguments(add: Any) -> None:
 
 def _check_arguments(add: argparse.ArgumentParser) -> None:
     add.add_argument(
-        "data", metavar="DATA", help="folder with one folder per class, also split; or a table of texts or files"
+        "data", metavar="DATA", help="folder with one folder per class, also split; table of texts or files; tfds:NAME"
     )
     add.add_argument("--backbone", metavar="HANDLE", help="check labels too, by a probe on its features")
     add.add_argument("--html", metavar="FILE", help="write a page with small pictures of what was found")
     add.add_argument("--text", type=_column, nargs="+", metavar="COLUMN", help="column of the texts; two for pairs")
-    add.add_argument("--image", type=_column, metavar="COLUMN", help="column of a table with the paths of images")
-    add.add_argument("--audio", type=_column, metavar="COLUMN", help="column of a table with the paths of recordings")
+    add.add_argument("--image", type=_column, metavar="COLUMN", help="column or feature with images or paths")
+    add.add_argument("--audio", type=_column, metavar="COLUMN", help="column or feature with recordings or paths")
     add.add_argument("--label", type=_column, metavar="COLUMN", help="column of the labels")
     add.add_argument("--seed", type=int, default=0, metavar="S", help="of the split of texts, and of the probe (0)")
     _json_argument(add)
@@ -249,7 +249,7 @@ def _predict_arguments(add: argparse.ArgumentParser) -> None:
 def _evaluate_arguments(add: argparse.ArgumentParser) -> None:
     add.add_argument("run_folder", metavar="RUN", help="run folder")
     add.add_argument(
-        "data", metavar="DATA", help="folder with one folder per class; of a split one, val/ is used; table"
+        "data", metavar="DATA", help="folder with one folder per class; of a split one, val/ is used; table; tfds:NAME"
     )
     add.add_argument("--batch-size", type=_whole, default=32, metavar="N", help="examples per step (32)")
     _json_argument(add)

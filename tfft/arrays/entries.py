@@ -27,6 +27,7 @@ import numpy as np
 from tfft.arrays.files import ArrayFile, ArrayFiles, Item, item_bytes, map_file, put_together
 from tfft.arrays.ragged import Rows
 from tfft.errors import DataError
+from tfft.storage import SPARE
 
 try:
     import fcntl
@@ -37,7 +38,6 @@ WAVES = "waves"  # folder in tfft's cache for what recordings are brought to
 MANIFEST, LOCK = "manifest.json", "writing"
 _KEY = re.compile(r"[0-9a-f]{64}")
 _ASIDE = re.compile(r"\.[0-9a-f]{64}\..+\.(tmp|old)")
-SPARE = 64 * 2**20  # bytes that are left free on a disk
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 _YOUNG, _OLD = 60.0, 86400.0  # seconds in which a writer has surely taken its lock, and after which it is given up
 
@@ -76,11 +76,6 @@ def read_entry(root: Path, key: str) -> tuple[tuple[Rows, ...], Mapping[str, Any
         except OSError as error:
             return f"{name} cannot be read: {error.strerror}"
     return put_together(files, manifest["arrays"]), manifest["about"]
-
-
-def free_space(folder: Path) -> int:
-    """Returns the bytes that are free on the disk of a folder, which need not exist yet."""
-    return shutil.disk_usage(next(path for path in (folder, *folder.absolute().parents) if path.is_dir())).free
 
 
 class EntryWriter:

@@ -11,8 +11,8 @@ import os
 import re
 from pathlib import Path
 
-from tfft.backbones.cache import MANIFEST
 from tfft.errors import HandleError, SavedModelError
+from tfft.storage import MANIFEST
 
 _MARK = "@sha256:"
 

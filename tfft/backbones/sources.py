@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import NoReturn, Protocol
 
 from tfft.backbones.archives import SUFFIXES, unpack
-from tfft.backbones.cache import MANIFEST, cached_folder
 from tfft.backbones.catalog import APPLICATIONS, PRESETS, find_application, find_preset
 from tfft.backbones.pins import check_pin, digest, split_pin
 from tfft.backbones.remote import HubAddress, KaggleName
 from tfft.errors import HandleError, SavedModelError, did_you_mean, listed
+from tfft.storage import MANIFEST, cached_folder
 
 KERAS_PREFIX = "keras:"
 KERAS_HUB_PREFIX = "keras_hub:"

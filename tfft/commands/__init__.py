@@ -113,14 +113,17 @@ def check(options: argparse.Namespace, print_result: PrintResult) -> int:
 def preview(options: argparse.Namespace, print_result: PrintResult) -> int:
     """Draws a grid of training pictures, and of views of them."""
     start_tensorflow()
-    from tfft.data import load, preview
+    from tfft.data import RecordingSplits, Splits, load, preview
     from tfft.data.previewing import as_png
     from tfft.specs import InputSpec
     from tfft.writing import write_whole
 
     height, width = _size([options.image_size[0], options.image_size[-1]])
     spec = InputSpec(height=height, width=width, resize=options.resize)
-    examples = load(options.data).train
+    splits = load(options.data)
+    if not isinstance(splits, Splits) or isinstance(splits, RecordingSplits):
+        raise DataError(f"{options.data} holds no images, and preview draws images.")
+    examples = splits.train
     grid = preview(
         examples, spec, augment=options.augment, rows=options.rows, columns=options.columns, seed=options.seed
     )

@@ -9,17 +9,21 @@ from tfft.errors import require_platform
 
 require_platform()
 
+from tfft.data.array_splits import ArrayExamples, ArraySplits, load_arrays  # noqa: E402
 from tfft.data.balancing import class_weights, weighted  # noqa: E402
 from tfft.data.copies import Copies, Copy, find_copies  # noqa: E402
+from tfft.data.datasets import to_dataset  # noqa: E402
 from tfft.data.examples import Examples, Skipped, Splits, fold_splits  # noqa: E402
 from tfft.data.facts import FileFacts, examine  # noqa: E402
-from tfft.data.folders import list_images, load  # noqa: E402
+from tfft.data.folders import list_images, load_images  # noqa: E402
+from tfft.data.heard import Recordings  # noqa: E402
 from tfft.data.image_tables import load_image_table, read_image_table  # noqa: E402
 from tfft.data.images import Preprocess, decode_image, resize_pixels, scale_pixels  # noqa: E402
 from tfft.data.kept_waves import Waves  # noqa: E402
 from tfft.data.labels import check_labels  # noqa: E402
+from tfft.data.loading import load  # noqa: E402
 from tfft.data.mixing import mixed, one_hot  # noqa: E402
-from tfft.data.pipeline import from_arrays, to_dataset  # noqa: E402
+from tfft.data.pipeline import from_arrays, from_files  # noqa: E402
 from tfft.data.previewing import preview  # noqa: E402
 from tfft.data.recording_tables import load_recording_table, read_recording_table  # noqa: E402
 from tfft.data.recordings import RecordingSplits, load_recordings  # noqa: E402
@@ -32,6 +36,8 @@ from tfft.data.texts import TextExamples, TextSplits, from_texts, load_texts, re
 from tfft.data.waves import from_waves  # noqa: E402
 
 __all__ = [
+    "ArrayExamples",
+    "ArraySplits",
     "Copies",
     "Copy",
     "Examples",
@@ -39,6 +45,7 @@ __all__ = [
     "LogMel",
     "Preprocess",
     "RecordingSplits",
+    "Recordings",
     "Skipped",
     "Splits",
     "TaggedSentences",
@@ -56,6 +63,7 @@ __all__ = [
     "fold_splits",
     "folds",
     "from_arrays",
+    "from_files",
     "from_tagged",
     "from_texts",
     "from_waves",
@@ -63,7 +71,9 @@ __all__ = [
     "hold_out",
     "list_images",
     "load",
+    "load_arrays",
     "load_image_table",
+    "load_images",
     "load_recording_table",
     "load_recordings",
     "load_tagged",

@@ -89,7 +89,7 @@ def list_images(
     return examples
 
 
-def load(
+def load_images(
     folder: str | os.PathLike[str],
     *,
     validation: float | str | os.PathLike[str] = 0.2,
@@ -128,7 +128,7 @@ def load(
         DataError: when there is no usable data; the message names every class or file at fault.
 
     Example:
-        >>> splits = load("photos/", validation=0.25)
+        >>> splits = load_images("photos/", validation=0.25)
         >>> len(splits.train), len(splits.validation), splits.split_from
         (184, 60, '25 % of each class in photos, drawn with seed 0')
     """

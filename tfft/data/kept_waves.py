@@ -18,12 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from tfft.arrays.entries import SPARE, WAVES, CacheFullError, EntryWriter, free_space, no_room, read_entry
+from tfft.arrays.entries import WAVES, CacheFullError, EntryWriter, no_room, read_entry
 from tfft.arrays.files import by_position
 from tfft.arrays.holding import Holder
 from tfft.data.sound_files import RecordingFacts, read_waves
 from tfft.errors import installed_version
 from tfft.specs import AudioSpec
+from tfft.storage import SPARE, free_space
 
 LIMIT = 512 * 2**20  # bytes of waves that are held in memory
 
@@ -56,7 +57,7 @@ class Waves:
     dtype = np.dtype(np.float32)
 
     def __init__(self, held: np.ndarray, at: np.ndarray) -> None:
-        self._at, self._read = at, by_position(held)
+        self._held, self._at, self._read = held, at, by_position(held)
         self.shape = (len(at), held.shape[1])
 
     def __len__(self) -> int:
@@ -72,6 +73,10 @@ class Waves:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return self[:].astype(dtype or self.dtype, copy=False)
+
+    def take(self, at: np.ndarray) -> Waves:
+        """Returns the waves at some positions, without reading them."""
+        return Waves(self._held, self._at[at])
 
     @property
     def nbytes(self) -> int:

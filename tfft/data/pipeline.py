@@ -25,7 +25,7 @@ CACHE_LIMIT = 512 * 2**20  # bytes of decoded pixels that cache="auto" keeps in 
 Fetch = Callable[[tf.Tensor], tf.Tensor]  # int64 [b] positions -> uint8 [b, H, W, C]
 
 
-def to_dataset(
+def from_files(
     examples: Examples,
     spec: InputSpec,
     *,
@@ -38,41 +38,26 @@ def to_dataset(
     views: int | None = None,
     sampling: str | None = None,
 ) -> tf.data.Dataset:
-    """Makes a dataset of pixels and labels that fits a backbone, for ``model.fit`` and ``evaluate``.
+    """Makes a dataset of pixels and labels of files; everything is as in :func:`tfft.data.to_dataset`.
 
     Args:
-        examples: from :func:`tfft.data.load` or :func:`tfft.data.list_images`.
+        examples: from :func:`tfft.data.load_images` or :func:`tfft.data.list_images`.
         spec: the backbone's ``input_spec``.
-        batch_size: examples per batch; the last one of a pass may be smaller.
-        shuffle: True gives another order in each pass, a pure function of seed and epoch.
+        batch_size: examples per batch.
+        shuffle: True gives another order in each pass.
         seed: picks another series of orders.
-        cache: True decodes every file once, now, and keeps the pixels in memory; False decodes in
-            each pass; ``"auto"`` is True where the pixels take less than 512 MB.
-        epoch: an int64 variable on the CPU that tells the epoch at the start of each pass, for
-            programs that resume. Unless given, the dataset counts its passes from 0; every start
-            of a pass counts, also one that is not finished.
-        augment: ``"flip"``, ``"crop"``, ``"rand"``, several in a list, or an :class:`~tfft.specs.Augmentation`:
-            each showing of a picture is another view of it, a pure function of seed, position and number; the
-            first one is the picture as it is. Files are then decoded in each pass.
-        views: how many views there are, used in turn; None for another one each time. Of no effect
-            without ``augment``.
-        sampling: ``"balanced"`` draws every class equally often, in passes of unchanged length: examples of
-            small classes come several times, those of large ones in some of the passes. None shows each
-            example once in a pass.
+        cache: whether decoded pixels are kept in memory.
+        epoch: tells the epoch at the start of each pass; None counts the passes.
+        augment: how pictures vary.
+        views: how many views there are.
+        sampling: ``"balanced"``, or None.
 
     Returns:
         Dataset of (uint8 [B, H, W, C], int32 [B]), its length known.
 
     Raises:
-        DataError: when there are no examples, or a file cannot be decoded while the pixels are cached; the
-            file is named. Where they are not, a file that broke after it was listed stops the pass that
-            reads it with a ``tf.errors.OpError``, which names the file when it is missing, empty or no
-            image; damage inside of a picture is told without its name: list the folder again to find it.
+        DataError: when there are no examples, or a file cannot be decoded while the pixels are cached.
         PlanError: when arguments are out of range.
-
-    Example:
-        >>> train = to_dataset(splits.train, backbone.input_spec, shuffle=True)
-        >>> model.fit(train, epochs=3, shuffle=False)  # the dataset has shuffled; Keras would warn
     """
     _check_arguments(batch_size, cache, epoch, views)
     check_spec(spec)
@@ -111,7 +96,7 @@ def from_arrays(
     views: int | None = None,
     sampling: str | None = None,
 ) -> tf.data.Dataset:
-    """Makes the same kind of dataset as :func:`to_dataset` from images that are in memory.
+    """Makes the same kind of dataset as :func:`tfft.data.to_dataset` from images that are in memory.
 
     Args:
         images: [N, H, W] grey or [N, H, W, C] with C 1 or 3; uint8, or numbers in 0 to 255, which
@@ -122,11 +107,11 @@ def from_arrays(
         batch_size: examples per batch.
         shuffle: True gives another order in each pass.
         seed: picks another series of orders.
-        cache: whether resized images are kept, as in :func:`to_dataset`.
-        epoch: as in :func:`to_dataset`.
-        augment: as in :func:`to_dataset`.
-        views: as in :func:`to_dataset`.
-        sampling: as in :func:`to_dataset`; for labels of one class each.
+        cache: whether resized images are kept, as in :func:`tfft.data.to_dataset`.
+        epoch: as in :func:`tfft.data.to_dataset`.
+        augment: as in :func:`tfft.data.to_dataset`.
+        views: as in :func:`tfft.data.to_dataset`.
+        sampling: as in :func:`tfft.data.to_dataset`; for labels of one class each.
 
     Returns:
         Dataset of (uint8 [B, H, W, C], int32 [B] or float32 labels).
@@ -170,18 +155,18 @@ def assemble(
     sampling: str | None = None,
     lengths: np.ndarray | None = None,
 ) -> tf.data.Dataset:
-    """Makes a dataset of anything that is fetched by position, in the order of :func:`to_dataset`.
+    """Makes a dataset of anything that is fetched by position, in the order of :func:`tfft.data.to_dataset`.
 
     Args:
         fetch: from int64 rows [b] to what the model takes, runs as TensorFlow ops. The row of a view of an
             example is its position plus ``view * len(labels)``.
         labels: of all examples, by position.
-        batch_size: as in :func:`to_dataset`, like ``shuffle``, ``seed`` and ``epoch``.
+        batch_size: as in :func:`tfft.data.to_dataset`, like ``shuffle``, ``seed`` and ``epoch``.
         shuffle: True gives another order in each pass.
         seed: picks another series of orders.
         epoch: None counts the passes.
         views: of each example; one in each pass, in turn.
-        sampling: as in :func:`to_dataset`.
+        sampling: as in :func:`tfft.data.to_dataset`.
         lengths: of the examples, [N], so that batches hold examples of similar length; see
             :func:`tfft.data.ordering.rows`.
 
@@ -210,15 +195,15 @@ def views_of(
 ) -> tf.data.Dataset:
     """Makes one pass over all views of all examples: view 0 of each, then view 1 of each, and so on.
 
-    Use it to compute something of every view once; :func:`to_dataset` shows the same ones in turn.
+    Use it to compute something of every view once; :func:`tfft.data.to_dataset` shows the same ones in turn.
 
     Args:
         examples: files, or (images, labels) as :func:`checked_arrays` returns them.
-        spec: as in :func:`to_dataset`.
+        spec: as in :func:`tfft.data.to_dataset`.
         changes: what varies.
         views: how many.
-        batch_size: as in :func:`to_dataset`.
-        seed: as in :func:`to_dataset`.
+        batch_size: as in :func:`tfft.data.to_dataset`.
+        seed: as in :func:`tfft.data.to_dataset`.
 
     Returns:
         Dataset of (uint8 [B, H, W, C], labels [B]) with ``views * len(examples)`` examples.

@@ -17,9 +17,10 @@ from tfft.data.copies import Copies
 from tfft.data.examples import Examples, Skipped, Splits, divided
 from tfft.data.fact_store import recording_facts
 from tfft.data.folders import class_folders, existing, files_of, split_folders
+from tfft.data.heard import Recordings
 from tfft.data.kept_waves import Waves, WaveSource
 from tfft.data.sound_files import SUFFIXES, RecordingFacts, check_rates, same_recordings
-from tfft.data.splitting import groups_by, hold_out, joined, key_of, read_split
+from tfft.data.splitting import TRAIN, VALIDATION, groups_by, hold_out, joined, key_of, read_split
 from tfft.errors import DataError, raise_problems
 from tfft.specs import AudioSpec
 
@@ -55,6 +56,11 @@ class RecordingSplits(Splits):
     def every_wave(self) -> np.ndarray | Waves:
         """Of all recordings, those of ``train`` first."""
         return self.source.part(self.order)
+
+    def __post_init__(self) -> None:
+        for at, name in enumerate((TRAIN, VALIDATION)):  # so that each part can be made a dataset of
+            part = Recordings.of(getattr(self, name), self.spec, lambda at=at: self.waves[at])
+            object.__setattr__(self, name, part)
 
     def parted(self, found: Splits, order: np.ndarray) -> RecordingSplits:
         """Returns other parts of these recordings, with their waves, which are not copied where they are in a file."""

@@ -15,7 +15,7 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from tfft.arrays.entries import SPARE, free_space, megabytes
+from tfft.arrays.entries import megabytes
 from tfft.data.examples import Examples
 from tfft.data.pipeline import CACHE_LIMIT
 from tfft.errors import BackboneError, PlanError, listed, raise_problems
@@ -27,6 +27,7 @@ from tfft.features.pieces import Look, Pieces, look_at, take_apart
 from tfft.features.reading import DatasetSource, Source, open_source
 from tfft.features.timing import Times, measured, product_rate, stated
 from tfft.slicing.tables import render
+from tfft.storage import SPARE, free_space
 
 
 @dataclasses.dataclass(frozen=True)

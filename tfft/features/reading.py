@@ -18,10 +18,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfft.data.array_splits import ArrayExamples
 from tfft.data.examples import Examples
 from tfft.data.facts import why_unreadable
+from tfft.data.heard import Recordings
 from tfft.data.kept_waves import Waves
-from tfft.data.pipeline import checked_arrays, to_dataset, views_of
+from tfft.data.pipeline import checked_arrays, from_files, views_of
+from tfft.data.tagged import TaggedSentences
+from tfft.data.texts import TextExamples
 from tfft.data.waves import wave_views
 from tfft.errors import DataError, raise_problems
 from tfft.features.engine import Staged
@@ -73,6 +77,12 @@ def open_source(dataset: Any, staged: Staged, batch_size: int, views: Views | No
     Raises:
         DataError: when it is none of that, or does not fit the prefix.
     """
+    if isinstance(dataset, Recordings):
+        dataset = dataset.waves, dataset.labels
+    elif isinstance(dataset, ArrayExamples):
+        dataset = dataset.images, dataset.labels
+    elif isinstance(dataset, (TextExamples, TaggedSentences)):
+        dataset = dataset.inputs, dataset.labels
     if isinstance(dataset, Examples):
         return FileSource(dataset, staged, batch_size, views)
     varied = staged.preprocess is not None or staged.audio is not None
@@ -125,7 +135,7 @@ class FileSource(Source):
         if staged.preprocess is None:
             raise DataError(
                 "The model has no Preprocess layer that tells the size of the images. Pass a dataset: "
-                "tfft.data.to_dataset(examples, spec)."
+                "tfft.data.from_files(examples, spec)."
             )
         self._examples, self._spec, self._batch_size = examples, staged.preprocess.spec, batch_size
         self._views, self.views = views, 1 if views is None else views.count
@@ -147,7 +157,7 @@ class FileSource(Source):
     def batches(self, staged: Staged) -> Iterator[list[np.ndarray]]:
         """Decodes the files."""
         if self._views is None:
-            dataset = to_dataset(self._examples, self._spec, batch_size=self._batch_size, cache=False)
+            dataset = from_files(self._examples, self._spec, batch_size=self._batch_size, cache=False)
         else:
             dataset = _every_view(self._examples, self._spec, self._views, self._batch_size)
         enter = tf.autograph.experimental.do_not_convert(lambda x, _: tuple(staged.enter(x)))

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from tfft.backbones import Backbone, load_backbone
-from tfft.backbones.cache import cache_dir
 from tfft.data import (
     Examples,
     FileFacts,
@@ -26,7 +25,8 @@ from tfft.data import (
 )
 from tfft.data.fact_store import facts_of
 from tfft.data.folders import class_folders, existing, files_of, split_folders
-from tfft.data.recordings import holds_recordings
+from tfft.data.loading import IMAGE_TABLE, IMAGES, RECORDING_TABLE, RECORDINGS, check_settings, kind_of
+from tfft.data.tfds_sources import LocalCopy, is_tfds, local_copy
 from tfft.errors import DataError
 from tfft.features import extract
 from tfft.inspection.classes import class_findings, label_text
@@ -37,8 +37,7 @@ from tfft.inspection.label_noise import label_candidates
 from tfft.inspection.repeats import copy_findings
 from tfft.inspection.sounds import check_recordings
 from tfft.inspection.texts import text_findings
-
-_TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
+from tfft.storage import cache_dir
 
 
 def check(
@@ -60,10 +59,10 @@ def check(
 
     Args:
         data: folder with one folder of images or recordings per class, also within ``train/``, ``val/`` and ``test/``;
-            a table of files; or a table of texts, as :func:`tfft.data.load_texts` takes it.
+            a table of files; a table of texts, as :func:`tfft.data.load_texts` takes it; or ``"tfds:NAME"``.
         backbone: with it the labels are checked as well: examples that a probe on its frozen features takes for another
             class are listed. For images.
-        text: column of a table that holds the texts.
+        text: column of a table that holds the texts; of TensorFlow Datasets the feature, as with the other columns.
         image: column of a table that holds the paths of image files.
         audio: column of a table that holds the paths of recordings.
         label: column that holds the labels.
@@ -85,21 +84,26 @@ def check(
     """
     start = time.perf_counter()
     columns = {name: value for name, value in (("text", text), ("label", label)) if value is not None}
+    if is_tfds(data):
+        copy = local_copy(data, image=image, audio=audio, text=text, label=label, progress=progress)
+        settings = {name: copy.settings[name] for name in ("image", "audio", "text", "label")}
+        report = check(copy.source, backbone=backbone, **settings, seed=seed, store=store, progress=progress)
+        findings = in_order(iter([*report.findings, *_without_label(copy)]))
+        return dataclasses.replace(report, data=copy.name, findings=findings, seconds=time.perf_counter() - start)
     place = cache_dir() / "files.sqlite" if store == "auto" else store
-    given = [name for name, value in (("text", text), ("image", image), ("audio", audio)) if value is not None]
-    if len(given) > 1:
-        raise DataError(f"{' and '.join(given)} each say what is to be looked at: give one of them.")
-    if image is not None:
+    kind = kind_of(data, image=image, audio=audio, text=text, label=label)
+    check_settings(kind, columns)
+    if kind == IMAGE_TABLE:
         return _image_table(data, {"image": image, **columns}, seed, place, progress, start)
-    if audio is not None:
+    if kind == RECORDING_TABLE:
         name = os.fspath(data) if isinstance(data, (str, os.PathLike)) else "a table in memory"
         settings = {"audio": audio, **columns, "seed": seed, "store": place, "progress": progress}
         return _recordings(name, lambda: load_recording_table(data, **settings))
-    if columns or not isinstance(data, (str, os.PathLike)) or _is_table(data):
+    if kind not in (IMAGES, RECORDINGS):
         counts, findings = text_findings(data, columns, seed)
         name = os.fspath(data) if isinstance(data, (str, os.PathLike)) else "texts given in memory"
         return DataReport(name, counts, in_order(findings), (), time.perf_counter() - start)
-    if os.path.isdir(data) and holds_recordings(data):
+    if kind == RECORDINGS:
         return _recordings(os.fspath(data), lambda: load_recordings(data, seed=seed, store=place, progress=progress))
     survey = _surveyed(Path(data), place, progress)
     notes: list[str] = []
@@ -157,6 +161,12 @@ def _recordings(name: str, read: Callable[[], RecordingSplits]) -> DataReport:
     return dataclasses.replace(check_recordings(splits), data=name, seconds=time.perf_counter() - start)
 
 
+def _without_label(copy: LocalCopy) -> Iterator[Finding]:
+    if copy.skipped:
+        items = tuple(Item(one.path, one.reason) for one in copy.skipped)
+        yield Finding("unlabelled", "note", f"{len(items)} examples have no label", "they are left out", items)
+
+
 def _stopped(error: DataError) -> Finding:
     """What stops a training, as a finding."""
     first, *lines = str(error).splitlines()
@@ -166,17 +176,6 @@ def _stopped(error: DataError) -> Finding:
 
 # Class names, usable examples, and what was left out, by part.
 _Survey = Mapping[str, tuple[Sequence[str], Examples, Sequence[Skipped]]]
-
-
-def _is_table(data: str | os.PathLike[str]) -> bool:
-    path = Path(data).expanduser()
-    if path.suffix.lower() in _TABLES:
-        return True
-    if not path.is_dir():
-        return False
-    inside = [p.suffix.lower() for p in path.iterdir()]
-    inner = [p.suffix.lower() for folder in path.iterdir() if folder.is_dir() for p in folder.iterdir()]
-    return any(suffix in _TABLES for suffix in inside) or bool(inner and set(inner) == {".txt"})
 
 
 def _surveyed(

@@ -115,11 +115,11 @@ def finetune(
 
     Args:
         backbone: a handle as :func:`tfft.load_backbone` takes it, an opened backbone, or a Keras model.
-        data: a folder with one folder per class (or ``train/`` and ``val/`` with those inside), of images, of
-            recordings or of ``.txt`` files; :class:`tfft.data.RecordingSplits`; ``(images, labels)`` arrays;
-            texts as :func:`tfft.data.load_texts` takes them (a ``.csv``, ``.tsv`` or ``.jsonl`` file, a DataFrame,
-            ``(texts, labels)``); or ``(train, validation, class_names)`` with two datasets of batches of inputs and
-            int labels.
+        data: what :func:`tfft.data.load` takes: a folder with one folder per class (or ``train/`` and ``val/`` with
+            those inside) of images, of recordings or of ``.txt`` files; a table of any of these; ``(images, labels)``
+            arrays; texts as :func:`tfft.data.load_texts` takes them (a DataFrame, ``(texts, labels)``);
+            ``"tfds:NAME"`` or a folder that tensorflow-datasets prepared. Or what it gives; or
+            ``(train, validation, class_names)`` with two datasets of batches of inputs and int labels.
         unfreeze: blocks that the second phase trains, as :func:`tfft.unfreeze` takes it; ``"none"``
             leaves that phase out.
         epochs: of the second phase; 0 leaves it out.
@@ -132,7 +132,8 @@ def finetune(
         seed: of split, order, new weights and dropout; the same seed on the same machine repeats a run.
         image_size: pixels, one number or (height, width).
         text: column of a table that holds the texts, by name, or by number where it has no header; two for pairs.
-        label: column that holds the labels.
+        label: column that holds the labels. Of TensorFlow Datasets ``image``, ``audio``, ``text`` and ``label`` name
+            features, where it is not clear which are meant.
         task: what the labels of texts are: ``"classification"``, ``"multilabel"``, ``"regression"`` (numbers) or
             ``"tokens"`` (a tag for each word; data as :func:`tfft.data.load_tagged` takes it, ``text`` and ``label``
             name the lists in JSON lines); ``"auto"`` looks at them.

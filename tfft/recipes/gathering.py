@@ -5,6 +5,7 @@ Hides the differences between a folder, arrays and ready datasets from the recip
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 from collections.abc import Sequence
@@ -13,41 +14,45 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfft.backbones.cache import cache_dir
 from tfft.data import (
+    ArraySplits,
     Examples,
     RecordingSplits,
     Splits,
-    from_arrays,
+    TaggedSplits,
+    TextSplits,
     from_waves,
     load,
-    load_image_table,
-    load_recording_table,
     to_dataset,
 )
 from tfft.data.augmenting import augmentation, check_kind
 from tfft.data.headers import read_header
 from tfft.data.kept_waves import Waves
+from tfft.data.loading import READY, AnySplits, check_settings, load_copy
 from tfft.data.pipeline import check_pixels, checked_arrays
-from tfft.data.recordings import holds_recordings, load_recordings
-from tfft.errors import DataError, listed
+from tfft.data.tfds_sources import is_tfds, local_copy
+from tfft.errors import DataError
 from tfft.inspection import check_recordings, check_splits
 from tfft.plans import Wishes
 from tfft.recipes.gathered import Gathered, by_class, classes
-from tfft.recipes.texts import gather_tagged, gather_texts, is_text_data
+from tfft.recipes.texts import check_tagged, gather_tagged, gather_texts
 from tfft.recipes.watching import ReadingProgress
 from tfft.specs import InputSpec, Plan
+from tfft.storage import cache_dir
 
 _SIZES_READ = 64
+_READING = (
+    "validation", "seed", "strict", "group", "image", "audio", "text", "label", "task", "separator", "sample_rate",
+    "seconds",
+)  # fmt: skip
 
 
 def gather(data: Any, wishes: Wishes, progress: ReadingProgress | None = None) -> Gathered:
     """Reads data in any accepted form.
 
     Args:
-        data: a folder of images or texts; a table of texts or image files; :class:`tfft.data.Splits`;
-            ``(images, labels)`` or ``(texts, labels)``; or ``(train, validation, class_names)`` with two datasets of
-            batches.
+        data: as :func:`tfft.data.load` takes it, or what it gives; or ``(train, validation, class_names)`` with two
+            datasets of batches.
         wishes: share held out where the data is not split yet, seed of the split, columns of a table.
         progress: called with (files read, files in all) while files of images or recordings are read.
 
@@ -57,81 +62,40 @@ def gather(data: Any, wishes: Wishes, progress: ReadingProgress | None = None) -
     Raises:
         DataError: when the form is unknown or the data cannot be used.
     """
-    if isinstance(data, RecordingSplits):
-        return _heard(data, "recordings given in memory", wishes)
-    if isinstance(data, Splits):
-        return _files(data, data.root)
-    if wishes.image is not None:
-        return _image_table(data, wishes, progress)
-    if wishes.audio is not None:
-        return _recording_table(data, wishes, progress)
-    of_texts = wishes.task != "tokens" and is_text_data(data, wishes)
-    if of_texts or wishes.task == "tokens" or not isinstance(data, (str, os.PathLike)):
-        if isinstance(wishes.validation, str):
-            raise DataError(f"validation={wishes.validation!r} is for files of images, which have names.")
-        if wishes.group is not None and not of_texts:
-            raise DataError(f"group={wishes.group!r} is for folders of files, which have names, and for tables.")
-    if wishes.task == "tokens":
-        return gather_tagged(data, wishes)
-    if of_texts:
-        return gather_texts(data, wishes)
-    if wishes.task not in ("auto", "classification"):
-        raise DataError(
-            f"task={wishes.task!r} is for tables; folders and arrays are read for classification. Give a table with a "
-            "column of files (image= or audio=), or build the model with tfft.build(backbone, tfft.heads....)."
-        )
-    validation, seed = wishes.validation, wishes.seed
-    if isinstance(data, (str, os.PathLike)):
-        return (_recordings if os.path.isdir(data) and holds_recordings(data) else _folder)(data, wishes, progress)
+    if isinstance(data, (Splits, TextSplits, TaggedSplits, ArraySplits)):
+        return _of_splits(data, "", wishes)
     if isinstance(data, (tuple, list)) and len(data) == 3 and isinstance(data[0], tf.data.Dataset):
+        check_settings(READY, _asked(wishes))
         return _ready(*data)
-    if isinstance(data, (tuple, list)) and len(data) == 2 and not isinstance(data[0], (str, tf.data.Dataset)):
-        return _arrays(np.asarray(data[0]), np.asarray(data[1]), validation, seed)
-    got = f"a {type(data).__name__}" + (f" of {len(data)}" if isinstance(data, (tuple, list)) else "")
-    raise DataError(
-        "Data must be a folder with one folder per class, a table of texts or of files (.csv, .tsv, .jsonl, or a "
-        "DataFrame; image= or audio= names the column of files), "
-        "(images, labels) or (texts, labels), or (train, validation, class_names) with two tf.data.Dataset of batches; "
-        f"got {got}."
-    )
+    reading: dict[str, Any] = {"store": cache_dir() / "files.sqlite", "progress": progress}
+    if is_tfds(data):
+        asked = {name: getattr(wishes, name) for name in ("image", "audio", "text", "label", "task", "sample_rate")}
+        copy = local_copy(data, **asked, progress=progress)
+        return _of_splits(load_copy(copy, **_asked(wishes), **reading), copy.name, wishes)
+    if wishes.task == "tokens":
+        check_tagged(wishes)
+    splits = load(data, **_asked(wishes), **reading)
+    name = "" if wishes.image is None and wishes.audio is None else "a table in memory"
+    return _of_splits(splits, os.fspath(data) if isinstance(data, (str, os.PathLike)) else name, wishes)
 
 
-def _folder(folder: str | os.PathLike[str], wishes: Wishes, progress: ReadingProgress | None) -> Gathered:
-    settings = {"validation": wishes.validation, "seed": wishes.seed, "strict": wishes.strict, "group": wishes.group}
-    splits = load(folder, **settings, store=cache_dir() / "files.sqlite", progress=progress)
-    return _files(splits, os.fspath(folder))
+def _asked(wishes: Wishes) -> dict[str, Any]:
+    """What is wished of reading, as far as it is not left open."""
+    defaults = {field.name: field.default for field in dataclasses.fields(Wishes)}
+    return {name: getattr(wishes, name) for name in _READING if getattr(wishes, name) != defaults[name]}
 
 
-def _image_table(source: Any, wishes: Wishes, progress: ReadingProgress | None) -> Gathered:
-    store = cache_dir() / "files.sqlite"
-    splits = load_image_table(source, **_table_settings(wishes, "image"), store=store, progress=progress)
-    return _files(splits, _table_name(source))
-
-
-def _recording_table(source: Any, wishes: Wishes, progress: ReadingProgress | None) -> Gathered:
-    heard = {"sample_rate": wishes.sample_rate, "seconds": wishes.seconds}
-    heard |= {"store": cache_dir() / "files.sqlite", "progress": progress}
-    splits = load_recording_table(source, **_table_settings(wishes, "audio"), **heard)
-    return _heard(splits, _table_name(source), wishes)
-
-
-def _table_settings(wishes: Wishes, files: str) -> dict[str, Any]:
-    """What is wished of a table whose paths are named by the setting ``files``."""
-    named = {name: getattr(wishes, name) for name in (files, "label") if getattr(wishes, name) is not None}
-    always = ("validation", "seed", "strict", "group", "task", "separator")
-    return named | {name: getattr(wishes, name) for name in always}
-
-
-def _table_name(source: Any) -> str:
-    return os.fspath(source) if isinstance(source, (str, os.PathLike)) else "a table in memory"
-
-
-def _recordings(folder: str | os.PathLike[str], wishes: Wishes, progress: ReadingProgress | None) -> Gathered:
-    splits = load_recordings(
-        folder, sample_rate=wishes.sample_rate, seconds=wishes.seconds, validation=wishes.validation, seed=wishes.seed,
-        group=wishes.group, strict=wishes.strict, store=cache_dir() / "files.sqlite", progress=progress,
-    )  # fmt: skip
-    return _heard(splits, os.fspath(folder), wishes)
+def _of_splits(splits: AnySplits, name: str, wishes: Wishes) -> Gathered:
+    """Makes one form of all kinds of splits; ``name`` is empty where they were not read from a place."""
+    if isinstance(splits, RecordingSplits):
+        return _heard(splits, name or "recordings given in memory", wishes)
+    if isinstance(splits, Splits):
+        return _files(splits, name or splits.root)
+    if isinstance(splits, TextSplits):
+        return gather_texts(splits, name or "texts given in memory", wishes)
+    if isinstance(splits, TaggedSplits):
+        return gather_tagged(splits, name or "texts given in memory")
+    return _arrays(splits)
 
 
 def _heard(splits: RecordingSplits, name: str, wishes: Wishes) -> Gathered:
@@ -250,61 +214,34 @@ def _median_side(examples: Examples) -> float | None:
     return float(np.median(sides)) if sides else None
 
 
-def _arrays(images: np.ndarray, labels: np.ndarray, validation: float, seed: int) -> Gathered:
-    if labels.ndim != 1 or len(labels) != len(images):
-        raise DataError(f"Expected one label per image, got images {images.shape} and labels {labels.shape}.")
-    if labels.dtype.kind not in "iubUSO":
-        raise DataError(f"Labels must be whole numbers or names, one class each; got {labels.dtype}.")
-    if images.ndim not in (3, 4):
-        raise DataError(f"Expected images [N, H, W] or [N, H, W, C], got {images.shape}.")
-    values, numbers = np.unique(labels, return_inverse=True)
-    counts = np.bincount(numbers)
-    if len(values) < 2:
-        raise DataError(f"Expected at least two classes, got {len(values)}: {listed(values)}.")
-    single = [str(value) for value, count in zip(values, counts, strict=True) if count < 2]
-    if single:
-        raise DataError(
-            f"Each class needs at least 2 images, one to learn from and one to hold out; too few: {listed(single)}."
-        )
-    held = _held_out(numbers, counts, validation, seed)
+def _arrays(splits: ArraySplits) -> Gathered:
+    parts = splits.train, splits.validation
+    images = splits.train.source
 
     def training(spec: InputSpec | None, plan: Plan, epoch: tf.Variable) -> tf.data.Dataset:
-        return from_arrays(images[~held], numbers[~held], spec, **_settings(plan, epoch))
+        return to_dataset(splits.train, spec, **_settings(plan, epoch))
 
     def ordered(spec: InputSpec | None) -> tuple[Any, Any]:
         if spec is None:
-            return plain(spec, ~held), plain(spec, held)
-        pairs = [checked_arrays(images[part], numbers[part]) for part in (~held, held)]
+            return tuple(to_dataset(part) for part in parts)
+        pairs = [checked_arrays(part.images, part.labels) for part in parts]
         return tuple((np.repeat(x, 3, -1) if x.shape[-1] < spec.channels else x, y) for x, y in pairs)
 
-    def plain(spec: InputSpec | None, which: np.ndarray, batch_size: int = 32) -> tf.data.Dataset:
-        return from_arrays(images[which], numbers[which], spec, batch_size=batch_size)
-
-    names = tuple(str(v.decode() if isinstance(v, bytes) else v) for v in values.tolist())
     return Gathered(
-        class_names=names,
-        examples=int((~held).sum()),
-        held_out=int(held.sum()),
-        **by_class(names, numbers[~held], numbers[held]),
-        origin=f"{validation * 100:g} % of each class, drawn with seed {seed}",
+        class_names=splits.class_names,
+        examples=len(splits.train),
+        held_out=len(splits.validation),
+        **by_class(splits.class_names, splits.train.labels, splits.validation.labels),
+        origin=splits.split_from,
         skipped=(),
         image_side=float(min(images.shape[1:3])),
         training=training,
-        validation=lambda spec, batch_size: plain(spec, held, batch_size),
+        validation=lambda spec, batch_size: to_dataset(splits.validation, spec, batch_size=batch_size),
         ordered=ordered,
         probe=(),
         name=f"arrays {images.shape}",
-        fingerprint=lambda: _fingerprint_of(names, images, numbers),
+        fingerprint=lambda: _fingerprint_of(splits.class_names, images, splits.labels),
     )
-
-
-def _held_out(numbers: np.ndarray, counts: np.ndarray, share: float, seed: int) -> np.ndarray:
-    random = np.random.default_rng(seed)
-    held = np.zeros(len(numbers), bool)
-    for label, count in enumerate(counts):
-        members = random.permutation(np.flatnonzero(numbers == label))
-        held[members[: min(count - 1, max(1, round(count * share)))]] = True
-    return held
 
 
 def _ready(train: tf.data.Dataset, validation: tf.data.Dataset, class_names: Sequence[str]) -> Gathered:

@@ -5,6 +5,7 @@ Hides how the run read its own data, and which part of it was held out.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -13,15 +14,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfft.backbones.cache import cache_dir
 from tfft.data import (
     Examples,
     from_tagged,
     from_texts,
     from_waves,
     list_images,
-    load,
     load_image_table,
+    load_images,
     load_recording_table,
     load_recordings,
     load_tagged,
@@ -31,12 +31,15 @@ from tfft.data import (
     read_texts,
     to_dataset,
 )
+from tfft.data.folders import split_folders
 from tfft.data.images import preprocess_of
 from tfft.data.recordings import holds_recordings
 from tfft.data.sounds import audio_of
+from tfft.data.tfds_sources import is_tfds, local_copy
 from tfft.errors import DataError, did_you_mean, listed
 from tfft.recipes.runs import Run
 from tfft.specs import AudioSpec
+from tfft.storage import cache_dir
 
 _HELD = ("val", "valid", "validation")
 
@@ -49,7 +52,7 @@ def labelled_data(run: Run, data: str | os.PathLike[str], batch_size: int = 32) 
 
     Args:
         run: read with :func:`tfft.load_run`.
-        data: folder or table of the kind that the run has learned from.
+        data: folder or table of the kind that the run has learned from, or ``"tfds:NAME"``.
         batch_size: examples in a batch.
 
     Returns:
@@ -62,7 +65,8 @@ def labelled_data(run: Run, data: str | os.PathLike[str], batch_size: int = 32) 
         >>> dataset, skipped, words = labelled_data(tfft.load_run("runs/photos"), "more-photos/")
         >>> tfft.evaluate(run.model, dataset)
     """
-    plan, path, spec = run.plan, pathlib.Path(data), audio_of(run.model)
+    run, path = _as_files(run, data)
+    plan, spec = run.plan, audio_of(run.model)
     if spec is not None:
         return (_recording_rows if plan.audio is not None else _recordings)(run, path, spec, batch_size)
     takes_strings = all(tensor.dtype == "string" for tensor in run.model.inputs)
@@ -72,6 +76,26 @@ def labelled_data(run: Run, data: str | os.PathLike[str], batch_size: int = 32) 
     examples, words = (_image_rows if plan.image is not None else _images)(run, path)
     dataset = to_dataset(examples, _input_spec(run), batch_size=batch_size, cache=False)
     return dataset, list(map(str, examples.skipped)), words
+
+
+def _as_files(run: Run, data: str | os.PathLike[str]) -> tuple[Run, pathlib.Path]:
+    """Puts files in place of datasets of TensorFlow Datasets, in the plan of the run and as data."""
+    plan, own = run.plan, is_tfds(run.plan.data)
+    columns = {name: getattr(plan, name) for name in ("image", "audio", "text", "label")} if own else {}
+    rate = {"sample_rate": plan.sample_rate}
+    if not is_tfds(data):
+        if own and pathlib.Path(data).is_dir():  # the names of features say nothing about a folder
+            run = dataclasses.replace(run, plan=dataclasses.replace(plan, **dict.fromkeys(columns)))
+        return run, pathlib.Path(data)
+    copy = local_copy(data, **columns, **rate, task=plan.task)
+    learned = plan.data
+    if own:
+        with contextlib.suppress(DataError):  # where it is not there any more, this is other data
+            learned = local_copy(plan.data, **columns, **rate, task=plan.task).source
+    inner = {name: folder for folder, name in copy.class_names.items()}
+    names = tuple(inner.get(name, name) for name in run.class_names)  # the files have those of folders
+    plan = dataclasses.replace(plan, data=str(learned), **copy.settings)
+    return dataclasses.replace(run, plan=plan, class_names=names), copy.source
 
 
 def _is_own(run: Run, path: pathlib.Path) -> bool:
@@ -105,11 +129,12 @@ def _images(run: Run, folder: pathlib.Path) -> tuple[Examples, str]:
     split = folder.is_dir() and {"train"} < {p.name.lower() for p in folder.iterdir() if p.is_dir()}
     if split or own:  # never on what the run has learned from
         drawn = run.folder / "split.csv"  # as it was when the run learned: files may have come since
-        share = drawn if own and not split and drawn.is_file() else plan.validation
-        splits = load(folder, validation=share, seed=plan.seed, group=None if share is drawn else plan.group)
+        share = drawn if own and drawn.is_file() else plan.validation
+        splits = load_images(folder, validation=share, seed=plan.seed, group=None if share is drawn else plan.group)
         examples, words = splits.validation, f"held-out examples: {splits.split_from}"
     else:
-        examples, words = list_images(folder, least_classes=1), f"all examples in {folder}"
+        place = split_folders(folder).get("train", folder) if folder.is_dir() else folder
+        examples, words = list_images(place, least_classes=1), f"all examples in {place}"
     unknown = [name for name in examples.class_names if name not in run.class_names]
     if unknown:
         hint = "".join(did_you_mean(name, run.class_names) for name in unknown[:3])

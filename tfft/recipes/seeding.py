@@ -19,18 +19,24 @@ from typing import Any
 import keras
 from rich.table import Table
 
-from tfft.backbones.cache import cache_dir
-from tfft.data import Splits, fold_splits, load, load_image_table, load_recording_table, load_recordings
-from tfft.data.recordings import holds_recordings
+from tfft.data import Splits, fold_splits, load
+from tfft.data.loading import IMAGE_TABLE, IMAGES, RECORDING_TABLE, RECORDINGS, kind_of
+from tfft.data.tfds_sources import is_tfds
 from tfft.errors import PlanError
 from tfft.evaluation import Scores
 from tfft.recipes.finetuning import finetune
 from tfft.recipes.runs import check_out
 from tfft.recipes.watching import ReadingProgress, reading_bar
 from tfft.slicing.tables import render
+from tfft.storage import cache_dir
 from tfft.writing import write_whole
 
 SEEDS = "seeds.csv"
+_OF_FILES = (IMAGES, RECORDINGS, IMAGE_TABLE, RECORDING_TABLE)
+_EXPECTED = (
+    "cross_validate takes a folder of images or recordings, a table of files with image= or audio=, a dataset of tfds "
+    "with one of these, or Splits."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,18 +215,16 @@ def _listed(data: Any, settings: dict[str, Any], progress: ReadingProgress | Non
     """Lists the data of :func:`cross_validate`; what says how it is read is taken out of the settings."""
     if isinstance(data, Splits):
         return data
-    reading = {name: settings.pop(name) for name in ("group", "strict") if name in settings}
-    reading |= {"progress": progress, "store": cache_dir() / "files.sqlite"}
-    heard = {name: settings.pop(name) for name in ("sample_rate", "seconds") if name in settings}
-    for files, read in (("image", load_image_table), ("audio", load_recording_table)):
-        if settings.get(files) is not None:
-            columns = {n: settings.pop(n) for n in (files, "label", "separator", "task") if n in settings}
-            return read(data, **columns, **reading, **(heard if files == "audio" else {}))
-    if not isinstance(data, (str, os.PathLike)) or not os.path.isdir(data):
-        raise PlanError(
-            "cross_validate takes a folder of images or recordings, a table of files with image= or audio=, or Splits."
-        )
-    return load_recordings(data, **reading, **heard) if holds_recordings(data) else load(data, **reading)
+    columns = ("image", "audio", "text", "label", "task", "separator")
+    named = {name: settings[name] for name in columns if settings.get(name) is not None}
+    if not is_tfds(data) and kind_of(data, **named) not in _OF_FILES:
+        raise PlanError(_EXPECTED)
+    asked = (*columns, "group", "strict", "sample_rate", "seconds")
+    reading = {name: settings.pop(name) for name in asked if settings.get(name) is not None}
+    splits = load(data, **reading, store=cache_dir() / "files.sqlite", progress=progress)
+    if not isinstance(splits, Splits):  # such as texts of tfds
+        raise PlanError(_EXPECTED)
+    return splits
 
 
 def _write(rows: Sequence[SeedRow], folder: pathlib.Path) -> None:

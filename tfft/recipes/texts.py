@@ -1,59 +1,34 @@
 """Labelled texts as a recipe takes them: :func:`gather_texts`, :func:`gather_tagged` and what is asked of both.
 
-Hides which forms of data hold texts, and how a table becomes what the rest of a recipe asks for.
+Hides how texts become what the rest of a recipe asks for, and how many of them are longer than a backbone reads.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from tfft.backbones.base import Backbone
-from tfft.data import TextExamples, from_tagged, from_texts, load_tagged, load_texts, text_lengths
+from tfft.data import TaggedSplits, TextExamples, TextSplits, from_tagged, from_texts, text_lengths
 from tfft.errors import PlanError, listed
 from tfft.plans import Wishes
 from tfft.recipes.gathered import Gathered, by_class
 from tfft.specs import Plan
 
-TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
 _COUNTED = 20_000  # texts that are cut into pieces to see how many are too long
 
 
-def is_text_data(data: Any, wishes: Wishes) -> bool:
-    """Tells whether data holds texts: a table, lists of strings, a folder of text files, or columns were named."""
-    if any(getattr(wishes, name) is not None for name in ("text", "label", "separator")):
-        return True
-    if isinstance(data, (str, os.PathLike)):
-        path = Path(data).expanduser()
-        return path.suffix.lower() in TABLES or (path.is_dir() and _holds_texts(path))
-    if isinstance(data, (tuple, list)) and len(data) == 2 and not isinstance(data[0], tf.data.Dataset):
-        if all(isinstance(part, (str, os.PathLike)) for part in data):
-            return Path(data[0]).suffix.lower() in TABLES
-        return _are_texts(data[0])
-    return hasattr(data, "columns") and hasattr(data, "iloc")  # a DataFrame, without importing pandas
-
-
-def gather_texts(data: Any, wishes: Wishes) -> Gathered:
-    """Reads labelled texts, splits them and makes them what a recipe takes.
+def gather_texts(splits: TextSplits, name: str, wishes: Wishes) -> Gathered:
+    """Makes labelled texts what a recipe takes.
 
     Args:
-        data: as :func:`tfft.data.load_texts` takes it.
-        wishes: columns, task, share to hold out, seed.
-
-    Raises:
-        DataError: listing everything that is wrong with the data.
+        splits: the texts.
+        name: of the data, for the plan.
+        wishes: of the user.
     """
-    named = {name: getattr(wishes, name) for name in ("text", "label") if getattr(wishes, name) is not None}
-    splits = load_texts(
-        data, **named, task=wishes.task, separator=wishes.separator, group=wishes.group,
-        validation=wishes.validation, seed=wishes.seed,
-        strict=wishes.strict,
-    )  # fmt: skip
     train, held_out = splits.train, splits.validation
 
     def training(_: Any, plan: Plan, epoch: tf.Variable) -> tf.data.Dataset:
@@ -75,7 +50,7 @@ def gather_texts(data: Any, wishes: Wishes) -> Gathered:
         validation=lambda _, batch_size: from_texts(held_out, batch_size=batch_size),
         ordered=lambda _: ((train.inputs, train.labels), (held_out.inputs, held_out.labels)),
         probe=(),
-        name=os.fspath(data) if isinstance(data, (str, os.PathLike)) else "texts given in memory",
+        name=name,
         fingerprint=lambda: f"{train.fingerprint()} {held_out.fingerprint()}",
         task=splits.task,
         texts=train,
@@ -85,28 +60,24 @@ def gather_texts(data: Any, wishes: Wishes) -> Gathered:
     )
 
 
-def gather_tagged(data: Any, wishes: Wishes) -> Gathered:
-    """Reads sentences whose words are tagged, splits them and makes them what a recipe takes.
-
-    Args:
-        data: as :func:`tfft.data.load_tagged` takes it, or two files in a pair.
-        wishes: names of the lists in JSON lines, share to hold out, seed.
+def check_tagged(wishes: Wishes) -> None:
+    """Refuses settings of a training that mean nothing for tags.
 
     Raises:
-        DataError: listing everything that is wrong with the data.
-        PlanError: for settings that mean nothing for tags.
+        PlanError: naming them.
     """
     unusable = [name for name in ("class_weight", "sampling", "separator") if getattr(wishes, name)]
     if unusable:
         raise PlanError(f"{listed(unusable)} mean nothing where each word has a tag. Leave them out.")
-    files = isinstance(data, (tuple, list)) and all(isinstance(part, (str, os.PathLike)) for part in data)
-    if files and len(data) == 2:
-        data = {"train": data[0], "validation": data[1]}
-    named = {"words": wishes.text, "tags": wishes.label}
-    splits = load_tagged(
-        data, **{name: value for name, value in named.items() if value is not None},
-        validation=wishes.validation, seed=wishes.seed,
-    )  # fmt: skip
+
+
+def gather_tagged(splits: TaggedSplits, name: str) -> Gathered:
+    """Makes sentences whose words are tagged what a recipe takes.
+
+    Args:
+        splits: the sentences.
+        name: of the data, for the plan.
+    """
     train, held_out = (
         TextExamples(part.inputs, None, part.labels, splits.tag_names, ()) for part in (splits.train, splits.validation)
     )
@@ -128,7 +99,7 @@ def gather_tagged(data: Any, wishes: Wishes) -> Gathered:
         validation=lambda _, batch_size: from_tagged(splits.validation, batch_size=batch_size),
         ordered=lambda _: ((train.inputs, train.labels), (held_out.inputs, held_out.labels)),
         probe=(),
-        name=os.fspath(data) if isinstance(data, (str, os.PathLike)) else "texts given in memory",
+        name=name,
         fingerprint=lambda: f"{train.fingerprint()} {held_out.fingerprint()}",
         task="tokens",
         texts=train,
@@ -175,31 +146,3 @@ def piece_lengths(backbone: Backbone, texts: TextExamples, batch: int = 1024) ->
         parts = [tf.constant(column[at : at + batch]) for column in columns]
         found.append(tokenizer(parts if len(parts) > 1 else parts[0])[tokenizer.mask].numpy().sum(axis=-1))
     return np.concatenate(found)
-
-
-def _are_texts(values: Any) -> bool:
-    """Whether values are strings, looking at the first few; pairs of texts are a pair of lists."""
-    if isinstance(values, (str, bytes)) or not hasattr(values, "__len__") or not len(values):
-        return False
-    if isinstance(values, np.ndarray) and values.ndim != 1:
-        return False
-    return all(isinstance(value, str) for value in list(values[:5]))
-
-
-def _holds_texts(folder: Path) -> bool:
-    """Whether a folder has tables, or folders of mostly .txt files: a note among photos makes no texts of them."""
-    for entry in sorted(folder.iterdir()):
-        if entry.suffix.lower() in TABLES:
-            return True
-        if entry.is_dir() and not entry.name.startswith("."):
-            inside = sorted(entry.iterdir())[:50]
-            if _mostly_texts(inside):
-                return True
-            if any(inner.is_dir() and _mostly_texts(list(inner.iterdir())[:50]) for inner in inside):
-                return True
-    return False
-
-
-def _mostly_texts(paths: Sequence[Path]) -> bool:
-    files = [path.suffix.lower() for path in paths if path.is_file() and not path.name.startswith(".")]
-    return 2 * files.count(".txt") > len(files)

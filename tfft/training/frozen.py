@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfft import heads
-from tfft.arrays.entries import free_space, megabytes
+from tfft.arrays.entries import megabytes
 from tfft.arrays.files import item_bytes
 from tfft.arrays.ragged import Ragged
 from tfft.data.augmenting import augmentation
@@ -32,6 +32,7 @@ from tfft.features.prototypes import nearest_mean_head
 from tfft.features.reading import Views, open_source
 from tfft.features.splitting import example_bytes, split_steady
 from tfft.specs import Augmentation
+from tfft.storage import free_space
 
 _SHARE_OF_DISK = 0.5  # of what is free; features that need more are computed again in every epoch
 _SAMPLE = 256  # texts whose length tells how much the features of all will take

@@ -1,7 +1,7 @@
 """tfft's own cache on disk: where it is, and how a folder gets into it whole or not at all.
 
 Hides the temporary name, the rename, what happens when two processes make the same entry, and the
-manifest by which a damaged entry is noticed and made anew instead of being used for ever.
+manifest by which a damaged entry is noticed and made anew instead of being used for ever. Knows nothing of TensorFlow.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tfft.errors import SavedModelError
+from tfft.errors import SavedModelError, TfftError
 
 MANIFEST = "tfft_manifest.json"
+SPARE = 64 * 2**20  # bytes that are left free on a disk
 
 
 def cache_dir() -> Path:
@@ -28,7 +29,14 @@ def cache_dir() -> Path:
     return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "tfft"
 
 
-def cached_folder(name: str, write: Callable[[Path], None]) -> Path:
+def free_space(folder: Path) -> int:
+    """Returns the bytes that are free on the disk of a folder, which need not exist yet."""
+    return shutil.disk_usage(next(path for path in (folder, *folder.absolute().parents) if path.is_dir())).free
+
+
+def cached_folder(
+    name: str, write: Callable[[Path], None], *, by_size: bool = False, error: type[TfftError] = SavedModelError
+) -> Path:
     """Returns a folder of the cache, made by ``write`` unless it is there and whole.
 
     Any number of processes may ask for the same entry at once: each that finds it missing makes its
@@ -37,70 +45,76 @@ def cached_folder(name: str, write: Callable[[Path], None]) -> Path:
     Args:
         name: path of the entry below :func:`cache_dir`; it must change when the content would.
         write: fills an empty folder.
+        by_size: True compares the sizes of files in place of their contents, for folders that take long to read.
+        error: what is raised.
 
     Returns:
         The folder, which is complete and equal to its manifest.
 
     Raises:
-        SavedModelError: the cache cannot be written.
+        TfftError: of the class given: the cache cannot be written.
     """
     target = cache_dir() / name
-    if is_whole(target):
+    if is_whole(target, by_size):
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
-    except OSError as error:
-        raise SavedModelError(
-            f"tfft's cache {target.parent} cannot be written ({error}). Choose another folder with the environment "
+    except OSError as failure:
+        raise error(
+            f"tfft's cache {target.parent} cannot be written ({failure}). Choose another folder with the environment "
             "variable TFFT_CACHE_DIR."
-        ) from error
+        ) from failure
     try:
         write(aside)
-        _write_manifest(aside)
+        _write_manifest(aside, by_size)
         aside.chmod(0o755)  # mkdtemp makes it private
-        _put_in_place(aside, target)
+        _put_in_place(aside, target, by_size, error)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return target
 
 
-def is_whole(folder: Path) -> bool:
-    """Tells whether a folder of the cache holds exactly what its manifest says."""
+def is_whole(folder: Path, by_size: bool = False) -> bool:
+    """Tells whether a folder of the cache holds exactly what its manifest says; ``by_size`` as it was written."""
     try:
         wanted = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return isinstance(wanted, dict) and wanted == _digests(folder)
+    return isinstance(wanted, dict) and wanted == _digests(folder, by_size)
 
 
-def _digests(folder: Path) -> dict[str, str]:
+def _digests(folder: Path, by_size: bool) -> dict[str, str]:
     found = {}
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name != MANIFEST:
+        if not path.is_file() or path.name == MANIFEST:
+            continue
+        if by_size:
+            found[path.relative_to(folder).as_posix()] = f"{path.stat().st_size} bytes"
+        else:
             with path.open("rb") as file:
                 found[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
     return found
 
 
-def _write_manifest(folder: Path) -> None:
-    text = json.dumps(_digests(folder), indent=1)
+def _write_manifest(folder: Path, by_size: bool) -> None:
+    text = json.dumps(_digests(folder, by_size), indent=1)
     with (folder / MANIFEST).open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
 
 
-def _put_in_place(aside: Path, target: Path) -> None:
+def _put_in_place(aside: Path, target: Path, by_size: bool, error: type[TfftError]) -> None:
     for _ in range(3):
         try:
             aside.rename(target)
             return
         except OSError:  # there is one already: another process was faster, or it is damaged
-            if is_whole(target):
+            if is_whole(target, by_size):
                 return
             _move_away(target)
-    raise SavedModelError(f"{target} cannot be replaced. Delete it and try again.")
+    raise error(f"{target} cannot be replaced. Delete it and try again.")
 
 
 def _move_away(target: Path) -> None:

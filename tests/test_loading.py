@@ -1,0 +1,243 @@
+"""One way in for every source, and one way from parts of it to batches."""
+
+import inspect
+import json
+
+import keras
+import numpy as np
+import pandas
+import pytest
+import tensorflow as tf
+from test_recipes import backbone
+from test_recordings import TONES, tone, write
+
+import tfft
+from tfft import data as td
+from tfft.data import load, to_dataset
+from tfft.data.loading import (
+    _LOADERS,
+    ARRAYS,
+    IMAGE_TABLE,
+    IMAGES,
+    RECORDING_TABLE,
+    RECORDINGS,
+    TAGGED,
+    TEXTS,
+    check_settings,
+    kind_of,
+)
+from tfft.errors import DataError, PlanError
+from tfft.plans import Wishes
+from tfft.recipes.gathering import gather
+
+SENTENCES = ([["a", "b"], ["c"], ["a", "c"], ["b"], ["c", "b"]], [["O", "X"], ["X"], ["O", "X"], ["O"], ["X", "O"]])
+TEXT_PAIR = ([f"text {i}" for i in range(10)], [i % 2 for i in range(10)])
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """One small source of every kind."""
+    root = tmp_path_factory.mktemp("sources")
+    random, rows = np.random.default_rng(0), []
+    for number, (name, colour) in enumerate({"blue": (30, 60, 200), "red": (210, 40, 40)}.items()):
+        (root / "photos" / name).mkdir(parents=True)
+        for i in range(6):
+            pixels = np.clip(random.normal(0, 20, (18, 24, 3)) + colour, 0, 255).astype(np.uint8)
+            path = root / "photos" / name / f"{i}.png"
+            path.write_bytes(tf.io.encode_png(pixels).numpy())
+            rows.append({"file": str(path), "label": name, "level": number + i / 7})
+    (root / "photos" / "red" / "about.txt").write_text("taken in spring")
+    (root / "photos.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    rows = []
+    for name, frequency in TONES.items():
+        for i in range(6):
+            path = root / "sounds" / name / f"{i}.wav"
+            write(path, tone(frequency, 0.1, seed=i))
+            rows.append({"clip": str(path), "label": name})
+            (root / "texts" / name).mkdir(parents=True, exist_ok=True)
+            (root / "texts" / name / f"{i}.txt").write_text(f"{name} {i}")
+    (root / "sounds.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (root / "texts.csv").write_text("text,label\n" + "".join(f"t{i},{'ab'[i % 2]}\n" for i in range(10)))
+    (root / "train.conll").write_text("".join(f"w{i} O\nx B-A\n\n" for i in range(6)))
+    return root
+
+
+def arrays(count=12):
+    labels = np.arange(count) % 3
+    return (40 + 80 * labels[:, None, None, None] * np.ones((1, 12, 10, 3))).astype(np.uint8), labels
+
+
+def sources(place):
+    """Source, settings, kind, and what the parts are."""
+    frame = pandas.DataFrame({"text": TEXT_PAIR[0], "label": TEXT_PAIR[1]})
+    return [
+        (place / "photos", {}, IMAGES, td.Examples),
+        (place / "photos.jsonl", {"image": "file"}, IMAGE_TABLE, td.Examples),
+        (place / "photos.jsonl", {"image": "file", "label": "level"}, IMAGE_TABLE, td.Examples),
+        (place / "sounds", {"seconds": 0.1}, RECORDINGS, td.Recordings),
+        (place / "sounds.jsonl", {"audio": "clip"}, RECORDING_TABLE, td.Recordings),
+        (place / "texts", {}, TEXTS, td.TextExamples),
+        (place / "texts.csv", {"task": "classification"}, TEXTS, td.TextExamples),
+        (frame, {"text": "text"}, TEXTS, td.TextExamples),
+        (TEXT_PAIR, {}, TEXTS, td.TextExamples),
+        (SENTENCES, {"task": "tokens"}, TAGGED, td.TaggedSentences),
+        (place / "train.conll", {"task": "tokens"}, TAGGED, td.TaggedSentences),
+        (arrays(), {}, ARRAYS, td.ArrayExamples),
+    ]
+
+
+def test_each_source_is_known_read_and_made_batches_of(place):
+    spec = backbone().input_spec
+    for source, settings, kind, part in sources(place):
+        told = {k: v for k, v in settings.items() if k != "seconds"}
+        assert kind_of(source, **told) == kind
+        splits = load(source, **settings, validation=0.4, seed=1)
+        assert type(splits.train) is type(splits.validation) is part
+        assert splits.split_from
+        for examples in (splits.train, splits.validation):
+            batches = list(to_dataset(examples, spec, batch_size=4))
+            assert sum(len(labels) for _, labels in batches) == len(examples) > 0
+        first = next(iter(to_dataset(splits.train, spec, batch_size=2, shuffle=True, seed=3)))[0]
+        wanted = {IMAGES: tf.uint8, IMAGE_TABLE: tf.uint8, ARRAYS: tf.uint8, TEXTS: tf.string, TAGGED: tf.string}
+        assert first.dtype == wanted.get(kind, tf.float32)
+
+
+def test_it_gives_what_the_loaders_give(place):
+    one, other = load(place / "photos", seed=2), td.load_images(place / "photos", seed=2)
+    assert (one.train.paths, one.split_from) == (other.train.paths, other.split_from)
+    one, other = load(place / "texts.csv", seed=2), td.load_texts(place / "texts.csv", seed=2)
+    assert one.train.fingerprint() == other.train.fingerprint()
+    one, other = load(place / "sounds", group=r"(\d)"), td.load_recordings(place / "sounds", group=r"(\d)")
+    assert np.array_equal(one.waves[0], other.waves[0])
+    pair = {"train": place / "train.conll", "validation": place / "train.conll"}
+    assert load(list(pair.values()), task="tokens").split_from == load(pair, task="tokens").split_from
+    written = place / "other.jsonl"
+    written.write_text("".join(json.dumps({"w": ["a", f"b{i}"], "t": ["O", "X"]}) + "\n" for i in range(5)))
+    assert load(written, task="tokens", text="w", label="t").tag_names == ("O", "X")
+
+
+def test_every_setting_of_a_loader_can_be_given():
+    known = set(inspect.signature(load).parameters) | {"words", "tags"}
+    for loader in _LOADERS.values():
+        assert set(inspect.signature(loader).parameters) - {"folder"} <= known
+
+
+@pytest.mark.parametrize(
+    ("source", "settings", "sentence"),
+    [
+        ("photos", {"label": "x"}, "label='x' means nothing for a folder of images"),
+        ("photos", {"separator": "|", "seconds": 1.0}, "separator='|', seconds=1.0 mean nothing for a folder"),
+        ("photos", {"task": "regression"}, "task='regression' is for tables; folders and arrays are read for class"),
+        ("photos", {"root": "/x"}, "root='/x' means nothing for a folder of images. Leave it out"),
+        ("sounds", {"label": "x"}, "label='x' means nothing for a folder of recordings"),
+        ("sounds.jsonl", {"audio": "clip", "text": "t"}, "text and audio each say what is to be looked at"),
+        ("photos.jsonl", {"image": "file", "sample_rate": 8000}, "sample_rate=8000 means nothing for a table"),
+        ("texts.csv", {"root": "/x", "sample_rate": 8000}, "root='/x', sample_rate=8000 mean nothing for texts"),
+        ("texts.csv", {"validation": "split.csv"}, "validation='split.csv' is for files"),
+        ("train.conll", {"task": "tokens", "group": "x"}, "group='x' is for folders of files"),
+        ("train.conll", {"task": "tokens", "encoding": "latin-1"}, "encoding='latin-1' means nothing for tagged words"),
+        ("nothing", {}, "The data folder .*nothing' does not exist"),
+        ("nothing", {"text": "t"}, "nothing does not exist. Expected a table"),
+    ],
+)  # fmt: skip
+def test_what_means_nothing_is_refused(place, source, settings, sentence):
+    escaped = sentence.replace("|", r"\|").replace("(", r"\(")
+    with pytest.raises(DataError, match=escaped):
+        load(place / source, **settings)
+
+
+def test_forms_that_are_none():
+    with pytest.raises(DataError, match="Data must be a folder .* 'tfds:NAME'.*; got a int"):
+        load(3)
+    with pytest.raises(DataError, match="got a tuple of 1"):
+        load((np.zeros(3),))
+    with pytest.raises(DataError, match="group=1 is for folders of files"):
+        load(arrays(), group=1)
+    with pytest.raises(DataError, match="label='y' means nothing for ready datasets"):
+        check_settings("ready datasets", {"label": "y"})
+    ready = to_dataset(load(arrays()).train)
+    with pytest.raises(DataError, match="task='regression' is for tables"):
+        gather((ready, ready, ["a", "b", "c"]), Wishes(task="regression"))
+
+
+def test_arrays_are_divided_without_copies():
+    images, labels = arrays(30)
+    names = np.array(["c", "a", "b"])[labels]
+    splits = load((images, names), validation=0.2, seed=5)
+    assert splits.class_names == ("a", "b", "c")
+    assert splits.train.source is images
+    assert splits.train.counts == {"a": 8, "b": 8, "c": 8}
+    assert splits.split_from == "20 % of each class, drawn with seed 5"
+    both = np.concatenate([splits.train.positions, splits.validation.positions])
+    assert sorted(both) == list(range(30))
+    for part in (splits.train, splits.validation, splits.train.take(np.array([4, 1]))):
+        assert np.array_equal(part.images, images[part.positions])
+        assert [splits.class_names[i] for i in part.labels] == names[part.positions].tolist()
+    with pytest.raises(DataError, match="Each class needs at least 2 images"):
+        load((images[:4], [0, 0, 0, 1]))
+
+
+def test_parts_of_recordings_know_their_waves(place):
+    splits = load(place / "sounds", validation=0.4)
+    assert np.array_equal(splits.train.waves, splits.waves[0])
+    some = splits.validation.take(np.array([2, 0])).take(np.array([1]))
+    assert np.array_equal(some.waves, splits.waves[1][:1])
+    assert some.paths == splits.validation.paths[:1]
+    for fold in td.fold_splits(splits, 2):
+        assert np.array_equal(fold.train.waves, fold.waves[0])
+    shifted = to_dataset(splits.train, augment="shift", views=2, batch_size=2)
+    assert next(iter(shifted))[0].shape == (2, splits.waves[0].shape[1])
+
+
+def test_batches_of_what_they_cannot_be_made_of(place):
+    texts, tagged = load(TEXT_PAIR).train, load(SENTENCES, task="tokens").train
+    with pytest.raises(PlanError, match="mean nothing for texts; leave them out: augment='flip'"):
+        to_dataset(texts, augment="flip")
+    with pytest.raises(PlanError, match="mean nothing for tagged words; leave them out: sampling='balanced'"):
+        to_dataset(tagged, sampling="balanced")
+    photos = load(place / "photos")
+    with pytest.raises(DataError, match=r"got a Splits\. Give one of its parts, such as splits\.train"):
+        to_dataset(photos, backbone().input_spec)
+    with pytest.raises(DataError, match="brought to one size: give the backbone's input_spec"):
+        to_dataset(photos.train)
+    with pytest.raises(DataError, match="an AudioSpec is for recordings"):
+        to_dataset(load(arrays()).train, tfft.AudioSpec())
+    with pytest.raises(DataError, match=r"for arrays there is from_arrays, .* got a tuple\."):
+        to_dataset(arrays())
+
+
+def test_the_recipe_takes_what_load_gives(place):
+    for source, settings, kind, _ in sources(place):
+        read = load(source, **settings)
+        task = {"task": "tokens"} if kind == TAGGED else {}
+        given, own = gather(read, Wishes(**task)), gather(source, Wishes(**settings))
+        assert (given.examples, given.task, given.class_names) == (own.examples, own.task, own.class_names)
+        assert given.fingerprint() == own.fingerprint()
+        assert given.origin == own.origin
+
+
+def test_step_by_step_is_the_same_for_every_kind(place):
+    tiny = backbone()
+    for source in (place / "photos", arrays()):
+        splits = load(source)
+        model = tfft.build(tiny, tfft.heads.classification(splits.class_names))
+        train = to_dataset(splits.train, tiny.input_spec, shuffle=True, batch_size=4)
+        model.compile(keras.optimizers.Adam(1e-2), **tfft.heads.of(model).compile_args())
+        model.fit(train, epochs=1, shuffle=False, verbose=0)
+        assert tfft.evaluate(model, to_dataset(splits.validation, tiny.input_spec)).examples == len(splits.validation)
+        prefix, _ = tfft.features.split(model)
+        assert len(tfft.features.extract(prefix, splits.train, cache="memory", verbose=False)) == len(splits.train)
+    splits = load(place / "sounds")
+    model = tfft.build(tiny, tfft.heads.classification(splits.class_names), audio=splits.spec)
+    model.compile("adam", **tfft.heads.of(model).compile_args())
+    model.fit(to_dataset(splits.train, shuffle=True, batch_size=4), epochs=1, shuffle=False, verbose=0)
+    prefix, _ = tfft.features.split(model)
+    assert len(tfft.features.extract(prefix, splits.train, cache="memory", verbose=False)) == len(splits.train)
+
+
+def test_check_asks_the_same_place(place, tmp_path):
+    for source, settings, _, _ in sources(place)[:9]:
+        told = {k: v for k, v in settings.items() if k in ("image", "audio", "text", "label")}
+        assert tfft.check(source, **told, store=tmp_path / "facts").of_kind("unreadable") is None
+    with pytest.raises(DataError, match="label='x' means nothing for a folder of images"):
+        tfft.check(place / "photos", label="x")

@@ -1,0 +1,190 @@
+"""Which features of a dataset of TensorFlow Datasets are meant: :func:`chosen_features`.
+
+Hides that features lie in each other, and which kinds of them can be inputs or labels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from tfft.errors import DataError, did_you_mean, listed
+
+KINDS = {"image": "images", "audio": "recordings", "text": "texts"}
+
+# One of several classes, several of them, numbers, or any value, which the loader of tables looks at.
+ONE, SEVERAL, NUMBER, VALUE = "classification", "multilabel", "regression", "value"
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """What is read of each example.
+
+    Attributes:
+        kind: ``"image"``, ``"audio"`` or ``"text"``.
+        inputs: names of the features that a model takes, with ``/`` between the levels; two for pairs of texts.
+        label: name of the feature with the labels.
+        labels: what they are: ``ONE``, ``SEVERAL``, ``NUMBER`` or ``VALUE``.
+        classes: names of the classes, by number; empty where the dataset gives none.
+    """
+
+    kind: str
+    inputs: tuple[str, ...]
+    label: str
+    labels: str
+    classes: tuple[str, ...]
+
+
+def leaves(features: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yields the features of a dataset that hold no named ones, with the names on the way to them."""
+    import tensorflow_datasets as tfds
+
+    if isinstance(features, tfds.features.FeaturesDict):
+        for name, inner in features.items():
+            yield from leaves(inner, (*above, name))
+    else:
+        yield above, features
+
+
+def chosen_features(info: Any, *, image: Any = None, audio: Any = None, text: Any = None, label: Any = None) -> Chosen:
+    """Finds the inputs and the labels of a dataset.
+
+    Args:
+        info: ``builder.info``.
+        image: name of the feature with the images, where there are several.
+        audio: of that with the recordings.
+        text: of that with the texts; two for pairs.
+        label: of that with the labels.
+
+    Raises:
+        DataError: when it is not clear what is meant; the message lists the candidates.
+    """
+    # Sorted: read from a file, features come in no order.
+    found = sorted(leaves(info.features), key=lambda leaf: leaf[0])
+    known = {"/".join(path): feature for path, feature in found}
+    roles = {"image": image, "audio": audio, "text": text}
+    given = {role: wanted for role, wanted in roles.items() if wanted is not None}
+    if len(given) > 1:
+        raise DataError(f"{' and '.join(given)} each say what is to be looked at: give one of them.")
+    if given:
+        [(kind, wanted)] = given.items()
+        inputs = tuple(wanted) if isinstance(wanted, (tuple, list)) else (wanted,)
+        for name in inputs:
+            _check_input(info, known, kind, name)
+    else:
+        kind, inputs = _only_input(info, known)
+    for name in inputs:
+        if kind == "image" and np.dtype(known[name].np_dtype) != np.uint8:
+            raise DataError(
+                f"The images in {name!r} of {info.full_name} are {known[name].np_dtype}, expected uint8: other pixels "
+                "are no pictures that a file of tfft can hold. Read them with tfds, and give arrays."
+            )
+    label = _only_label(info, known, inputs) if label is None else _named(info, known, "label", label)
+    return Chosen(kind, inputs, label, *_labels_of(info, label, known[label]))
+
+
+def rate_of(info: Any, chosen: Chosen) -> int | None:
+    """Returns the samples a second of recordings, where the dataset tells them."""
+    known = {"/".join(path): feature for path, feature in leaves(info.features)}
+    return getattr(known[chosen.inputs[0]], "sample_rate", None) or None  # read from a file, it is 0
+
+
+def _named(info: Any, known: dict[str, Any], role: str, name: Any) -> str:
+    if name in known:
+        return name
+    hint = did_you_mean(str(name), known)
+    raise DataError(f"{info.full_name} has no feature {name!r} ({role}=).{hint} It has: {_described(known)}.")
+
+
+def _described(known: dict[str, Any]) -> str:
+    return listed(f"{name} ({type(feature).__name__})" for name, feature in known.items())
+
+
+def _is(kind: str, feature: Any) -> bool:
+    import tensorflow_datasets as tfds
+
+    own = {"image": tfds.features.Image, "audio": tfds.features.Audio, "text": tfds.features.Text}[kind]
+    return isinstance(feature, own) and not isinstance(feature, tfds.features.LabeledImage)  # of a mask
+
+
+def _check_input(info: Any, known: dict[str, Any], kind: str, name: Any) -> None:
+    feature = known[_named(info, known, kind, name)]
+    if not _is(kind, feature) and not (kind == "text" and _is_scalar(feature, "OSU")):
+        raise DataError(
+            f"The feature {name!r} of {info.full_name} ({type(feature).__name__}) holds no {KINDS[kind]} ({kind}=). "
+            f"It has: {_described(known)}."
+        )
+
+
+def _only_input(info: Any, known: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
+    """Images come before recordings, and both before texts, which beside them are names of files and notes."""
+    for kind in KINDS:
+        candidates = [name for name, feature in known.items() if _is(kind, feature)]
+        if len(candidates) > 1:
+            _refuse(info, candidates, kind, f"features with {KINDS[kind]}", 0)
+        if candidates:
+            return kind, (candidates[0],)
+    raise DataError(
+        f"{info.full_name} has no feature with images, recordings or texts; it has: {_described(known)}. Where one of "
+        "them holds texts, name it with text=."
+    )
+
+
+def _only_label(info: Any, known: dict[str, Any], inputs: Sequence[str]) -> str:
+    looks = (_is_class, _is_classes, lambda feature: _is_scalar(feature, "f"))
+    for look in looks:
+        candidates = [name for name, feature in known.items() if name not in inputs and look(feature)]
+        if len(candidates) > 1:
+            _refuse(info, candidates, "label", "features with labels", 1)
+        if candidates:
+            return candidates[0]
+    raise DataError(
+        f"{info.full_name} has no labels: expected one ClassLabel, a Sequence of them, or a number with a fraction; it "
+        f"has: {_described(known)}. Name another one with label=."
+    )
+
+
+def _refuse(info: Any, candidates: Sequence[str], role: str, what: str, at: int) -> None:
+    keys = info.supervised_keys
+    own = keys[at] if keys and isinstance(keys[at], str) else None
+    usual = f" Its authors mean {own!r}." if own in candidates else ""
+    raise DataError(
+        f"{info.full_name} has {len(candidates)} {what}: {listed(candidates)}. Say which is meant, such as "
+        f"{role}={(own if own in candidates else candidates[0])!r}.{usual}"
+    )
+
+
+def _is_class(feature: Any) -> bool:
+    import tensorflow_datasets as tfds
+
+    return isinstance(feature, tfds.features.ClassLabel)
+
+
+def _is_classes(feature: Any) -> bool:
+    return _is_class(getattr(feature, "feature", None))  # of a Sequence
+
+
+def _is_scalar(feature: Any, kinds: str) -> bool:
+    return getattr(feature, "shape", None) == () and np.dtype(feature.np_dtype).kind in kinds
+
+
+def _labels_of(info: Any, name: str, feature: Any) -> tuple[str, tuple[str, ...]]:
+    if _is_class(feature):
+        return ONE, _names_of(feature)
+    if _is_classes(feature):
+        return SEVERAL, _names_of(feature.feature)
+    if _is_scalar(feature, "f"):
+        return NUMBER, ()
+    if _is_scalar(feature, "iubOSU"):
+        return VALUE, ()
+    raise DataError(
+        f"The feature {name!r} of {info.full_name} ({type(feature).__name__}) holds no labels (label=): expected a "
+        "ClassLabel, a Sequence of them, or a single number or text."
+    )
+
+
+def _names_of(label: Any) -> tuple[str, ...]:
+    return () if label.num_classes is None else tuple(label.names)
