@@ -352,6 +352,52 @@ def _read_images(path: pathlib.Path) -> object:
     return list_images(path.parents[1])
 
 
+def _wav(folder: pathlib.Path) -> pathlib.Path:
+    import wave
+
+    import numpy as np
+
+    for number, name in enumerate(("a/0", "a/1", "b/0", "b/1")):
+        path = folder / "sounds" / f"{name}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with wave.open(str(path), "wb") as file:
+            file.setparams((1, 2, 8000, 0, "NONE", ""))
+            file.writeframes((3000 * np.sin(np.arange(800) * (0.1 + number))).astype("<i2").tobytes())
+    return folder / "sounds" / "a" / "0.wav"
+
+
+def _read_sounds(path: pathlib.Path) -> object:
+    from tfft.data import load_recordings
+
+    return load_recordings(path.parents[1]).waves
+
+
+def _text_folder(name: str) -> Callable[[pathlib.Path], pathlib.Path]:
+    def make(folder: pathlib.Path) -> pathlib.Path:
+        import text_models
+
+        place = text_models.tiny_bert_folder(folder / "bert")
+        model = {"type": "WordPiece", "vocab": {word: i for i, word in enumerate(text_models.WORDS)}}
+        normal = {"type": "BertNormalizer", "lowercase": True, "strip_accents": None}
+        (place / "tokenizer.json").write_text(json.dumps({"model": model, "normalizer": normal, "added_tokens": []}))
+        (place / "vocab.txt").unlink()
+        return place / name
+
+    return make
+
+
+def _change_settings(data: bytes, draw: random.Random) -> bytes:
+    if draw.random() < 0.3:
+        return mutate(data, draw)
+    return json.dumps(_change_json(json.loads(data), draw)).encode()
+
+
+def _read_text_folder(path: pathlib.Path) -> object:
+    from tfft.backbones import load_backbone
+
+    return load_backbone(path.parent)
+
+
 _ROWS = '{"text": "a \\u00fc good film", "label": "x"}\n{"text": "bad", "label": "y"}\n'
 READERS = {
     "savedmodel": Reader(_savedmodel("weight_norm"), _open),
@@ -374,6 +420,9 @@ READERS = {
     "keras entries": Reader(_keras, _read_keras, _change_inside),
     "csv": Reader(_table("t.csv", 'text,label\n"a good, film",x\n"bad ""one""",y\n'), _read_table),
     "jsonl": Reader(_table("t.jsonl", _ROWS), _read_table),
+    "wav": Reader(_wav, _read_sounds),
+    "vocabulary": Reader(_text_folder("tokenizer.json"), _read_text_folder, _change_settings),
+    "text settings": Reader(_text_folder("config.json"), _read_text_folder, _change_settings),
     "png": Reader(_image("png"), _read_images),
     "jpeg": Reader(_image("jpg"), _read_images),
 }

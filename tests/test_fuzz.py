@@ -15,7 +15,8 @@ import pytest
 pytest.importorskip("safetensors")
 
 SCRIPT = pathlib.Path(__file__).parents[1] / "benchmarks" / "fuzz.py"
-CASES = {"savedmodel": 4, "graph": 4, "graph of tables": 4, "graph of tf1": 4, "keras": 8, "keras entries": 8}
+CASES = {"savedmodel": 4, "graph": 4, "graph of tables": 4, "graph of tf1": 4, "keras": 8, "keras entries": 8,
+         "vocabulary": 8, "text settings": 8}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,8 @@ def originals(fuzz, tmp_path_factory):
 
 NAMES = [
     "savedmodel", "graph", "graph of tables", "graph of tf1", "scan", "index", "tar", "tar.gz", "pth", "pth entries",
-    "pth row", "safetensors", "keras", "keras entries", "csv", "jsonl", "png", "jpeg",
+    "pth row", "safetensors", "keras", "keras entries", "csv", "jsonl", "png", "jpeg", "wav", "vocabulary",
+    "text settings",
 ]  # fmt: skip
 
 

@@ -15,8 +15,8 @@ import numpy as np
 
 from tfft.backbones.base import Backbone
 from tfft.backbones.relative import rebuildable
+from tfft.backbones.textfolders import check_sizes, read_json, with_vocabulary
 from tfft.backbones.tokenizing import Tokenize
-from tfft.backbones.vocabulary import read_json, with_vocabulary
 from tfft.errors import BackboneError, HandleError, listed, missing_package, raise_problems
 from tfft.specs import TextSpec
 
@@ -86,6 +86,7 @@ def from_preset(
     """
     hub = _keras_hub(preset)
     how = {} if dropout else {"dropout": 0.0}
+    check_sizes(Path(preset))
     network = _read(preset, "weights", hub.models.Backbone.from_preset, preset, **how)
     _add_token_types(Path(preset), network)
     limit = int(getattr(network, "max_sequence_length", None) or 512)
@@ -167,11 +168,9 @@ def _keras_hub(preset: str) -> Any:
 def _read(preset: str, what: str, read: Any, place: str, **settings: Any) -> Any:
     try:
         return read(place, **settings)
-    except TypeError:
-        if not settings:
-            raise
-        return _read(preset, what, read, place)  # a family without such a setting
     except Exception as error:  # KerasHub, safetensors and Keras each raise their own
+        if settings and isinstance(error, TypeError):
+            return _read(preset, what, read, place)  # a family without such a setting
         said = (str(error).strip() or repr(error)).splitlines()[0]
         held = ""
         if Path(preset).is_dir():

@@ -80,7 +80,7 @@ def read_recording(path: str) -> tuple[RecordingFacts, np.ndarray]:
         return RecordingFacts(path, "is empty (0 bytes)"), nothing
     try:
         samples, rate = _pcm(path) if data[:4] == b"RIFF" else _by_package(path)
-    except (ValueError, EOFError, wave.Error) as error:
+    except (ValueError, EOFError, RuntimeError, OverflowError, wave.Error) as error:
         return RecordingFacts(path, f"is no recording that can be read: {error}", digest=digest), nothing
     reason = None
     if not len(samples):

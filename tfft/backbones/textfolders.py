@@ -1,12 +1,14 @@
-"""The vocabulary of a Hugging Face folder in the files that KerasHub reads: :func:`with_vocabulary`.
+"""Folders of text models as Hugging Face has them: :func:`with_vocabulary`, :func:`check_sizes`.
 
-Hides that newer folders have it in ``tokenizer.json`` alone: it is written out as ``vocab.txt``, or as ``vocab.json``
-and ``merges.txt``, into a folder beside links to all other files, which is gone afterwards.
+Hides that newer folders have the vocabulary in ``tokenizer.json`` alone: it is written out as ``vocab.txt``, or as
+``vocab.json`` and ``merges.txt``, into a folder beside links to all other files, which is gone afterwards. And that
+settings may claim any size: KerasHub would build what they say.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import shutil
 import tempfile
@@ -14,10 +16,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tfft.errors import HandleError
+from tfft.errors import HandleError, raise_problems
 
 _FILES = ("vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
 _WHOLE, _SETTINGS = "tokenizer.json", "tokenizer_config.json"
+_LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_hidden_groups", "inner_group_num")
+_WIDTHS = (
+    "vocab_size", "hidden_size", "intermediate_size", "max_position_embeddings", "type_vocab_size", "embedding_size",
+    "num_attention_heads", "dim", "hidden_dim", "n_heads", "n_embd", "n_head", "n_positions",
+)  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -49,6 +56,36 @@ def with_vocabulary(preset: str) -> Iterator[str]:
         settings = {**_lowercase(found), **read_json(folder / _SETTINGS)}
         (place / _SETTINGS).write_text(json.dumps(settings), encoding="utf-8")
         yield str(place)
+
+
+def check_sizes(folder: Path) -> None:
+    """Refuses settings that claim a network larger than its weights are; of them only the headers are read.
+
+    Args:
+        folder: with ``config.json`` and ``.safetensors`` files; others are not looked at.
+
+    Raises:
+        HandleError: naming all settings at fault.
+    """
+    config, files = read_json(folder / "config.json"), sorted(folder.glob("*.safetensors"))
+    if "model_type" not in config or not files:
+        return
+    shapes = []
+    for file in files:
+        try:
+            with importlib.import_module("safetensors").safe_open(file, framework="numpy") as tensors:
+                shapes += [tensors.get_slice(name).get_shape() for name in tensors.keys()]
+        except Exception as error:  # its own classes, OSError, ValueError
+            raise HandleError(f"{file} cannot be read: {error}.") from error
+    most = {name: len(shapes) for name in _LAYERS} | dict.fromkeys(
+        _WIDTHS, max((max(s, default=0) for s in shapes), default=0)
+    )
+    problems = [
+        f"{name} is {config[name]!r}, expected a whole number of at most {limit:,}, as its weights have it"
+        for name, limit in most.items()
+        if name in config and not (isinstance(config[name], int) and 0 <= config[name] <= limit)
+    ]
+    raise_problems(HandleError, f"{folder / 'config.json'} does not fit the weights beside it", problems)
 
 
 def _written(found: Mapping[str, Any], folder: Path) -> dict[str, str]:
