@@ -18,6 +18,7 @@ from tfft.data.image_tables import load_image_table, read_image_table  # noqa: E
 from tfft.data.images import Preprocess, decode_image, resize_pixels, scale_pixels  # noqa: E402
 from tfft.data.labels import check_labels  # noqa: E402
 from tfft.data.mixing import mixed, one_hot  # noqa: E402
+from tfft.data.parts import find_parts  # noqa: E402
 from tfft.data.pipeline import from_arrays, to_dataset  # noqa: E402
 from tfft.data.previewing import preview  # noqa: E402
 from tfft.data.recording_tables import load_recording_table, read_recording_table  # noqa: E402
@@ -51,6 +52,7 @@ __all__ = [
     "decode_image",
     "examine",
     "find_copies",
+    "find_parts",
     "fold_splits",
     "folds",
     "from_arrays",
