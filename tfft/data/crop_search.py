@@ -18,10 +18,13 @@ from tfft.data.facts import THUMB
 from tfft.data.thumb_search import EVERY_WAY, normal, turn
 
 LARGE = 96  # pixels of a side of the pictures that decide
-_SIDES = (19, 22, 25, 28, 32)  # of 32 that a part may have: 0.6 of a side and more
+_SIDES = (19, 22, 25, 28, 30, 32)  # of 32 that a part may have: 0.6 of a side and more
 _STEPS = (2.0, 1.0, 0.5)  # pixels of the large picture
 _SHOWN = 48  # pixels of a side of what is compared in the end: the smallest part of a large picture has more
-_MOVES = tuple(np.array(move, np.float32) * sign for move in np.eye(4) for sign in (1, -1))
+# Changes of top, left, height and width: shifted, one edge moved, stretched from the middle one way and both ways.
+_CHANGES = ((1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1), (-1, 0, 1, 0), (0, -1, 0, 1),
+            (-0.5, 0, 1, 0), (0, -0.5, 0, 1), (-0.5, -0.5, 1, 1))  # fmt: skip
+_MOVES = tuple(np.array(change, np.float32) * sign for change in _CHANGES for sign in (1, -1))
 
 
 def best_parts(whole: np.ndarray, parts: np.ndarray, ways: Sequence[int] = EVERY_WAY) -> tuple[np.ndarray, np.ndarray]:
