@@ -22,7 +22,7 @@ import tfft
 from tfft.data import Examples, FileFacts, find_copies, find_parts
 from tfft.data.copies import SIMILAR
 from tfft.data.facts import examine_all
-from tfft.data.parts import decider, neighbours
+from tfft.data.parts import SIMILAR_PART, decider, neighbours
 from tfft.data.thumb_search import EVERY_WAY, candidates, similarity
 from tfft.features import extract
 
@@ -122,7 +122,7 @@ def main() -> None:
     features = features_of(backbone, facts)
     nearest = among_different(facts, features)
     random = np.random.default_rng(options.seed)
-    print(f"\nsimilarity at least {SIMILAR}; cosine alone: more than {nearest:.3f}")
+    print(f"\nsimilarity at least {SIMILAR}, of parts {SIMILAR_PART}; cosine alone: more than {nearest:.3f}")
     print(f"{'change':44s} without backbone   with {common.BACKBONE}   cosine alone")
     with tempfile.TemporaryDirectory() as name:
         for change, make in CHANGES.items():

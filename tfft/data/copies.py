@@ -128,7 +128,10 @@ def drawings(thumbs: np.ndarray) -> np.ndarray:
 
 
 def usual_similarity(
-    count: int, similar: Callable[[np.ndarray, np.ndarray], np.ndarray], sample: int = _SAMPLE
+    count: int,
+    similar: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    sample: int = _SAMPLE,
+    limit: float = SIMILAR,
 ) -> float:
     """What 99 of 100 pairs of pictures stay below, true copies left out; 1 where too many would be copies.
 
@@ -136,6 +139,7 @@ def usual_similarity(
         count: of the pictures.
         similar: the search that decides what is a copy, from two arrays of positions.
         sample: pairs to look at.
+        limit: similarity of copies.
     """
     if count < 40:  # few pairs, of which true copies would be a good part
         return 0.0
@@ -143,13 +147,13 @@ def usual_similarity(
     left = random.integers(0, count, sample)
     found = similar(left, (left + random.integers(1, count, sample)) % count)
     # Copies are far above other pairs. What is merely alike has all similarities up to that of copies, and beyond.
-    unrelated = found[found < SIMILAR]
+    unrelated = found[found < limit]
     return float(np.quantile(unrelated, 0.99)) if len(unrelated) > _UNRELATED * sample else 1.0
 
 
-def in_doubt(what: str, usual: float) -> str:
+def in_doubt(what: str, usual: float, limit: float = SIMILAR) -> str:
     """Says why something is not looked for."""
-    alike = f"1 of 100 unrelated pictures is {usual:.2f} similar to another, and copies are {SIMILAR:.2f} and more"
+    alike = f"1 of 100 unrelated pictures is {usual:.2f} similar to another, and copies are {limit:.2f} and more"
     return f"{what} are not looked for: {alike}"
 
 

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from tfft.data.copies import (
-    SIMILAR,
     Copies,
     Copy,
     comparable,
@@ -25,8 +24,9 @@ from tfft.data.crop_search import LARGE, best_parts, part_similarity
 from tfft.data.facts import FileFacts, grey_picture
 from tfft.data.thumb_search import turned_words
 
+SIMILAR_PART = 0.95  # correlation from which on; of many places that are tried one fits better than for whole pictures
 _NEAREST = 3  # pictures to which each is compared; measured in benchmarks/copies.py
-_ROUGH = 0.7  # correlation at 32 x 32 pixels from which on files are read again; true copies have more
+_ROUGH = 0.7  # correlation at 32 x 32 pixels from which on files are read again; all but a few true copies have more
 _TOO_ALIKE = 0.86  # as for near copies, and more: of so many parts one is more alike; 0.73 to 0.80 among photos
 _SAMPLE = 200
 _BLOCK = 256
@@ -38,8 +38,8 @@ _Decided = tuple[float, int]  # similarity and orientation
 def find_parts(facts: Sequence[FileFacts], features: np.ndarray, found: Copies) -> Copies:
     """Finds pictures that are crops of others, of 60 % of a side and more, which features tell are alike.
 
-    That features of a network find copies that were changed a lot, and are no proof of one, is known from Douze et al.
-    (The 2021 image similarity dataset and challenge, 2021).
+    Features of a network choose candidates, as for the copies of Douze et al. (The 2021 image similarity dataset and
+    challenge, 2021); they do not decide, since different pictures of one thing have features nearly as near.
 
     Args:
         facts: as :func:`tfft.data.find_copies` takes them.
@@ -55,9 +55,13 @@ def find_parts(facts: Sequence[FileFacts], features: np.ndarray, found: Copies) 
     if not found.ways or len(alone) < 2:
         return Copies(())
     decide = decider([facts[at] for at in alone], found.ways)
-    usual = usual_similarity(len(alone), lambda *pairs: np.array([value for value, _ in decide(*pairs)]), _SAMPLE)
+
+    def similar(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        return np.array([value for value, _ in decide(left, right)])
+
+    usual = usual_similarity(len(alone), similar, _SAMPLE, SIMILAR_PART)
     if usual > _TOO_ALIKE:
-        return Copies((), in_doubt("parts of pictures", usual))
+        return Copies((), in_doubt("parts of pictures", usual, SIMILAR_PART))
     known = set(found.positions)
     pairs = [pair for pair in neighbours(features[alone]) if (alone[pair[0]], alone[pair[1]]) not in known]
     left, right = np.array(pairs, np.int64).reshape(-1, 2).T
@@ -65,7 +69,7 @@ def find_parts(facts: Sequence[FileFacts], features: np.ndarray, found: Copies) 
         tuple(
             Copy(alone[one], alone[other], "part", round(value, 4), turned_words(way))
             for one, other, (value, way) in zip(left, right, decide(left, right), strict=True)
-            if value >= SIMILAR
+            if value >= SIMILAR_PART
         ),
         ways=found.ways,
     )
