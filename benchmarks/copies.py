@@ -1,6 +1,8 @@
 """How well copies of photos are found: recall by what was done to them, and what is found among other photos.
 
-``python benchmarks/copies.py FOLDER``: every picture below the folder is changed in each way and looked for among all.
+``python benchmarks/copies.py FOLDER``: every picture below the folder is changed in each way and looked for among all,
+without a backbone and with features of EfficientNet-Lite0. "cosine alone" is the share of copies whose features are
+nearer to those of the picture than those of any two different pictures are.
 """
 
 from __future__ import annotations
@@ -16,8 +18,13 @@ import common
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from tfft.data.copies import SIMILAR, candidates, find_copies, similarity
+import tfft
+from tfft.data import Examples, FileFacts, find_copies, find_parts
+from tfft.data.copies import SIMILAR
 from tfft.data.facts import examine_all
+from tfft.data.parts import SIMILAR_PART, decider, neighbours
+from tfft.data.thumb_search import EVERY_WAY, candidates, similarity
+from tfft.features import extract
 
 Change = Callable[[Image.Image, np.random.Generator], Image.Image]
 
@@ -49,7 +56,57 @@ CHANGES: dict[str, Change] = {
     "darker by 10 %": lambda p, _: ImageEnhance.Brightness(p).enhance(0.9),
     "half the size": lambda p, _: p.resize((p.width // 2, p.height // 2)),
     "cropped 5 %, quality 50, mirrored, darker": both,
+    "rotated by 90 degrees": lambda p, _: p.transpose(Image.Transpose.ROTATE_90),
+    "rotated by 180 degrees": lambda p, _: p.transpose(Image.Transpose.ROTATE_180),
+    "cropped to 80 % of both sides": lambda p, random: crop(p, 0.8, random),
+    "cropped to 70 % of both sides": lambda p, random: crop(p, 0.7, random),
 }
+
+
+def features_of(backbone: tfft.Backbone, facts: list[FileFacts]) -> np.ndarray:
+    """Features of length 1."""
+    examples = Examples(tuple(one.path for one in facts), np.zeros(len(facts), np.int32), ("photo",))
+    found = np.asarray(extract(backbone, examples, cache=None, verbose=False).arrays)
+    found = found.reshape(len(found), -1, found.shape[-1]).mean(axis=1)
+    return found / np.linalg.norm(found, axis=1, keepdims=True)
+
+
+def speed(count: int = 10_000) -> None:
+    """Time for pictures of clouds, none of which is a copy."""
+    import tensorflow as tf
+
+    random = np.random.default_rng(0)
+    clouds = tf.image.resize(random.uniform(0, 255, (count, 7, 7, 1)), [32, 32], "bicubic").numpy()[..., 0]
+    thumbs = np.clip(clouds + random.normal(0, 6, clouds.shape), 0, 255).astype(np.uint8)
+    start = time.perf_counter()
+    left, right = candidates(thumbs)
+    middle = time.perf_counter()
+    similarity(thumbs, left, right)
+    seconds = middle - start, time.perf_counter() - middle
+    print(f"{count:,} clouds: {seconds[0]:.1f} s to choose {len(left):,} pairs, {seconds[1]:.1f} s to compare them")
+
+
+def among_different(facts: list[FileFacts], features: np.ndarray) -> float:
+    """Prints how similar different photos are, and returns the largest cosine of their features."""
+    found = find_copies(facts)
+    parts = find_parts(facts, features, found)
+    count = len(facts) * (len(facts) - 1) // 2
+    print(f"\n{len(facts)} photos, {count:,} pairs; copies among them: {len(found.pairs)} {found.note}")
+    print(f"parts among them: {len(parts.pairs)} {parts.note}")
+    for copy in (*found.pairs, *parts.pairs):
+        print(f"  {copy.kind} {copy.similarity:.3f} {facts[copy.first].path} {facts[copy.second].path}")
+    left, right = np.triu_indices(len(facts), 1)
+    start = time.perf_counter()
+    highest = np.sort(similarity(np.stack([one.thumb for one in facts]), left, right)[0])[::-1]
+    seconds = time.perf_counter() - start
+    print(f"most similar pairs: {', '.join(f'{value:.3f}' for value in highest[:8])} ({seconds:.0f} s for all pairs)")
+    nearest = np.array(neighbours(features))
+    start = time.perf_counter()
+    highest = sorted((value for value, _ in decider(facts, EVERY_WAY)(*nearest.T)), reverse=True)
+    seconds = time.perf_counter() - start
+    print(f"most similar parts: {', '.join(f'{value:.3f}' for value in highest[:8])} "
+          f"({seconds:.0f} s for {len(nearest):,} pairs)")  # fmt: skip
+    return float((features @ features.T)[left, right].max())
 
 
 def main() -> None:
@@ -58,21 +115,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     common.machine()
+    speed()
     files = sorted(str(path) for path in options.folder.rglob("*") if path.suffix.lower() in (".jpg", ".png"))
     facts = [one for one in examine_all(files) if one.reason is None]
-    found = find_copies(facts)
-    count = len(facts) * (len(facts) - 1) // 2
-    print(f"\n{len(facts)} photos, {count:,} pairs; copies among them: {len(found.pairs)} {found.note}")
-    for copy in found.pairs:
-        print(f"  {copy.kind} {copy.similarity:.3f} {facts[copy.first].path} {facts[copy.second].path}")
-    thumbs = np.stack([one.thumb for one in facts])
-    left, right = np.triu_indices(len(facts), 1)
-    start = time.perf_counter()
-    highest = np.sort(similarity(thumbs, left, right))[::-1]
-    seconds = time.perf_counter() - start
-    print(f"most similar pairs: {', '.join(f'{value:.3f}' for value in highest[:8])} ({seconds:.0f} s for all pairs)")
+    backbone = tfft.load_backbone(common.BACKBONE)
+    features = features_of(backbone, facts)
+    nearest = among_different(facts, features)
     random = np.random.default_rng(options.seed)
-    print(f"\n{'change':44s} recall  (similarity at least {SIMILAR})")
+    print(f"\nsimilarity at least {SIMILAR}, of parts {SIMILAR_PART}; cosine alone: more than {nearest:.3f}")
+    print(f"{'change':44s} without backbone   with {common.BACKBONE}   cosine alone")
     with tempfile.TemporaryDirectory() as name:
         for change, make in CHANGES.items():
             changed = []
@@ -80,13 +131,16 @@ def main() -> None:
                 path = pathlib.Path(name, f"{number}.png")
                 make(Image.open(one.path).convert("RGB"), random).save(path)
                 changed.append(str(path))
-            both_thumbs = np.concatenate([thumbs, np.stack([one.thumb for one in examine_all(changed)])])
-            one, other = candidates(both_thumbs)
-            close = similarity(both_thumbs, one, other) >= SIMILAR
-            right_pairs = int((close & (other - one == len(facts))).sum())
-            wrong = int((close & ((other - one) % len(facts) != 0)).sum())
-            share = right_pairs / len(facts)
-            print(f"{change:44s} {share:.3f}   {len(one):,} pairs compared, {wrong} wrong", flush=True)
+            everything = [*facts, *examine_all(changed)]
+            own = features_of(backbone, everything[len(facts) :])
+            found = find_copies(everything)
+            parts = find_parts(everything, np.concatenate([features, own]), found)
+            apart = np.array([copy.second - copy.first for copy in (*found.pairs, *parts.pairs)])
+            right, wrong = apart == len(facts), int((apart % len(facts) != 0).sum())
+            without, together = right[: len(found.pairs)].sum() / len(facts), right.sum() / len(facts)
+            alone = ((features * own).sum(axis=1) > nearest).mean()
+            print(f"{change:44s} {without:.3f}              {together:.3f}                     {alone:.3f}   "
+                  f"{wrong} wrong {found.note}{parts.note}", flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 from faulty_data import encoded, picture
-from PIL import Image, ImageEnhance, ImageOps
+from PIL import Image, ImageDraw, ImageEnhance, ImageFont, ImageOps
 
 from tfft.data import copies as module
-from tfft.data import examine, find_copies
+from tfft.data import examine, find_copies, find_parts
 
 
 def facts_of(tmp_path, images):
@@ -65,3 +65,101 @@ def test_one_colour_and_very_many_pictures_are_not_compared(tmp_path, monkeypatc
     found = find_copies(facts)
     assert found.pairs == ()
     assert "among more than 1 pictures" in found.note
+
+
+TURNS = {
+    Image.Transpose.ROTATE_90: "rotated by a quarter turn",
+    Image.Transpose.ROTATE_180: "rotated by a half turn",
+    Image.Transpose.ROTATE_270: "rotated by a quarter turn",
+    Image.Transpose.TRANSPOSE: "mirrored and rotated by a quarter turn",
+    Image.Transpose.TRANSVERSE: "mirrored and rotated by a quarter turn",
+    Image.Transpose.FLIP_TOP_BOTTOM: "mirrored and rotated by a half turn",
+    Image.Transpose.FLIP_LEFT_RIGHT: "mirrored",
+}
+
+
+@pytest.mark.parametrize("way", TURNS)
+def test_a_rotated_picture_is_found_among_others(way, tmp_path):
+    images = [picture(seed, (90, 70)) for seed in range(30)]
+    found = find_copies(facts_of(tmp_path, [*images, *(crop(image.transpose(way)) for image in images[:10])]))
+    assert [(copy.first, copy.second, copy.kind) for copy in found.pairs] == [(i, 30 + i, "near") for i in range(10)]
+    assert {copy.turned for copy in found.pairs} == {TURNS[way]}
+    assert found.note == ""
+
+
+def test_unrelated_pictures_give_nothing(tmp_path):
+    images = [picture(seed, (90, 70)) for seed in range(60)]
+    facts = facts_of(tmp_path, images)
+    found = find_copies(facts)
+    assert (found.pairs, found.note) == ((), "")
+    parts = find_parts(facts, colours(images), found)
+    assert (parts.pairs, parts.note) == ((), "")
+
+
+def test_rotated_copies_are_not_looked_for_where_unrelated_pictures_are_alike_when_rotated(tmp_path):
+    images = [picture(seed, (64, 64)) for seed in range(30)]
+    turned = [image.transpose(Image.Transpose.ROTATE_180) for image in images]
+    alike = [Image.blend(picture(500 + i, (64, 64)), image, 0.62) for i, image in enumerate(turned)]
+    facts = facts_of(tmp_path, [*images, *alike, crop(images[0]), turned[1]])
+    found = find_copies(facts)
+    assert [(copy.first, copy.second) for copy in found.pairs] == [(0, 60)]
+    assert "rotated copies are not looked for: 1 of 100 unrelated pictures is" in found.note
+    without = find_copies([*facts[:30], *facts[60:]])  # where nothing else is alike, both are found
+    assert [(copy.first, copy.second) for copy in without.pairs] == [(0, 30), (1, 31)]
+
+
+def symbol(text, at=(8, 2), size=36):
+    canvas = Image.new("RGB", (40, 48), "white")
+    ImageDraw.Draw(canvas).text(at, text, "black", font=ImageFont.load_default(size))
+    return canvas
+
+
+def test_symbols_are_not_copies_of_others_because_they_are_rotated(tmp_path):
+    six, nine = symbol("6"), symbol("6").transpose(Image.Transpose.ROTATE_180)  # a 9 of many fonts
+    others = [symbol(text) for text in "ABCEFGJKLPQR"]
+    found = find_copies(facts_of(tmp_path, [six, nine, symbol("6", (9, 3)), *others]))
+    assert (0, 1) not in found.positions
+    assert (1, 2) not in found.positions
+    assert (0, 2) in found.positions  # moved a little: looked for as before
+    assert {copy.turned for copy in found.pairs} <= {"", "mirrored"}
+
+
+def test_sixes_and_nines_by_many_hands_are_not_copies(tmp_path):
+    random = np.random.default_rng(0)
+    drawn = [symbol("69"[i % 2], tuple(random.integers(5, 11, 2)), int(random.integers(30, 38))) for i in range(60)]
+    found = find_copies(facts_of(tmp_path, drawn))
+    assert {copy.kind for copy in found.pairs} <= {"pixels", "file"}
+    assert "near copies are not looked for" in found.note
+
+
+def colours(images):
+    """Histograms: features that know nothing of places, so that a crop has nearly the same."""
+    values = [np.asarray(image).reshape(-1, 3) // 64 @ [16, 4, 1] for image in images]
+    return np.stack([np.bincount(value, minlength=64) / len(value) for value in values])
+
+
+@pytest.mark.parametrize("way", [None, Image.Transpose.ROTATE_90])
+def test_a_larger_crop_is_found_by_features_and_only_by_them(way, tmp_path):
+    images = [picture(seed, (180, 140)) for seed in range(40)]
+    crops = [image.crop((10 + i, 5 + i, 10 + i + 135, 5 + i + 105)) for i, image in enumerate(images[:10])]
+    crops = crops if way is None else [image.transpose(way) for image in crops]
+    facts = facts_of(tmp_path, [*images, *crops])
+    found = find_copies(facts)
+    assert found.pairs == ()
+    features = colours([*images, *crops])
+    parts = find_parts(facts, features, found)
+    assert [(copy.first, copy.second, copy.kind) for copy in parts.pairs] == [(i, 40 + i, "part") for i in range(10)]
+    assert {copy.turned for copy in parts.pairs} == {"" if way is None else TURNS[way]}
+    # Features that are far apart choose no such pair, so what was found came from them.
+    apart = np.eye(50)[:, :25] + np.eye(50)[:, 25:]
+    assert len(find_parts(facts, apart, found).pairs) < 5
+    assert find_parts(facts, features, find_copies(facts, near=False)).pairs == ()
+
+
+def test_what_is_found_already_is_not_found_as_a_part(tmp_path):
+    images = [picture(seed, (90, 70)) for seed in range(4)]
+    images += [crop(images[0]), images[1]]
+    facts = facts_of(tmp_path, images)
+    found = find_copies(facts)
+    assert found.positions == [(0, 4), (1, 5)]
+    assert find_parts(facts, colours(images), found).pairs == ()

@@ -3,17 +3,21 @@
 import json
 import pathlib
 
+import keras
 import numpy as np
 import pytest
 from faulty_data import CLASSES, EACH, PICTURES, SPLIT, TABLES, clean_pictures, clean_rows, encoded, picture, write_rows
+from PIL import Image
 from test_recipes import backbone
 
 import tfft
 from tfft import cli
+from tfft.backbones import Backbone
 from tfft.data import facts as facts_module
 from tfft.data.fact_store import facts_of
 from tfft.inspection import check, label_candidates
 from tfft.inspection.drift import ks_chance, ks_distance
+from tfft.specs import InputSpec
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +64,44 @@ def test_each_fault_of_a_split_is_named(fault, tmp_path):
     root = clean_pictures(tmp_path / "photos", ("train", "val"))
     put(root)
     planted(check(root), kind, places)
+
+
+def test_a_rotated_copy_across_a_split_is_told(tmp_path):
+    root = clean_pictures(tmp_path / "photos", ("train", "val"))
+    turned = Image.open(root / "train" / "bee" / "03.jpg").transpose(Image.Transpose.ROTATE_90)
+    (root / "val" / "bee" / "x.jpg").write_bytes(encoded(turned, quality=80))
+    [item] = planted(check(root), "leak", "x.jpg").items
+    assert item.detail.startswith("is, rotated by a quarter turn, ")
+    assert item.other.endswith("03.jpg")
+
+
+def colours():
+    """A backbone whose features are a histogram, which is nearly the same for a crop."""
+    centres = np.stack(np.meshgrid(*[np.arange(0.125, 1, 0.25)] * 3), axis=-1).reshape(-1, 3)
+    nearest = keras.layers.Conv2D(64, 1, activation="softmax")
+    inputs = keras.Input((32, 32, 3))
+    model = keras.Model(inputs, nearest(inputs))
+    nearest.set_weights([200 * centres.T[None, None], -100 * np.square(centres).sum(axis=1)])
+    return Backbone("colours", model, "test", InputSpec(32, 32, source="the test"))
+
+
+def test_larger_crops_are_told_with_a_backbone(tmp_path):
+    """Of pictures in one class, in two, and on both sides of the split."""
+    root = clean_pictures(tmp_path / "photos", ("train", "val"))
+    for source, place in {
+        "bee/03": "train/bee/x.jpg",
+        "ant/04": "train/wasp/y.jpg",
+        "wasp/05": "val/wasp/z.jpg",
+    }.items():
+        image = Image.open(root / "train" / f"{source}.jpg")
+        (root / place).write_bytes(encoded(image.crop((6, 5, 60, 47)), quality=90))
+    assert check(root).findings == ()
+    report = check(root, backbone=colours())
+    for kind, place in {"near-copy": "x.jpg", "conflict": "y.jpg", "leak": "z.jpg"}.items():
+        [item] = planted(report, kind, place).items
+        assert item.name.endswith(place) or item.other.endswith(place)
+        assert "a part in common" in item.detail
+    assert not any("not looked for" in note for note in report.notes)
 
 
 @pytest.mark.parametrize("fault", TABLES)

@@ -198,7 +198,9 @@ def _check_arguments(add: argparse.ArgumentParser) -> None:
     add.add_argument(
         "data", metavar="DATA", help="folder with one folder per class, also split; table of texts or files; tfds:NAME"
     )
-    add.add_argument("--backbone", metavar="HANDLE", help="check labels too, by a probe on its features")
+    add.add_argument(
+        "--backbone", metavar="HANDLE", help="check labels too, by a probe on its features, and find larger crops"
+    )
     add.add_argument("--html", metavar="FILE", help="write a page with small pictures of what was found")
     add.add_argument("--text", type=_column, nargs="+", metavar="COLUMN", help="column of the texts; two for pairs")
     add.add_argument("--image", type=_column, metavar="COLUMN", help="column or feature with images or paths")

@@ -23,6 +23,7 @@ from tfft.data.kept_waves import Waves  # noqa: E402
 from tfft.data.labels import check_labels  # noqa: E402
 from tfft.data.loading import load  # noqa: E402
 from tfft.data.mixing import mixed, one_hot  # noqa: E402
+from tfft.data.parts import find_parts  # noqa: E402
 from tfft.data.pipeline import from_arrays, from_files  # noqa: E402
 from tfft.data.previewing import preview  # noqa: E402
 from tfft.data.recording_tables import load_recording_table, read_recording_table  # noqa: E402
@@ -60,6 +61,7 @@ __all__ = [
     "decode_image",
     "examine",
     "find_copies",
+    "find_parts",
     "fold_splits",
     "folds",
     "from_arrays",

@@ -1,28 +1,28 @@
 """Pictures that are there more than once: :func:`find_copies`.
 
 Hides how a copy is told from a picture that is merely alike. The same bytes and the same pixels are certain. Beyond
-those, small grey copies of the pictures are laid over each other, also mirrored and a little cropped, which finds a
-photo again that was compressed, cropped by a few per cent, mirrored, brightened or made smaller.
+those, small grey copies of the pictures are laid over each other, also mirrored, rotated by quarter turns and a little
+cropped, which finds a photo again that was compressed, cropped by a few per cent, mirrored, rotated, brightened or made
+smaller. Larger crops are found by :func:`tfft.data.parts.find_parts`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
 
-from tfft.data.facts import THUMB, FileFacts
+from tfft.data.facts import FileFacts
+from tfft.data.thumb_search import EVERY_WAY, UPRIGHT, candidates, similarity, turned_words
 
 SIMILAR = 0.90  # correlation at which two pictures are taken for copies; measured in benchmarks/copies.py
-_CANDIDATES = 18  # of the 64 bits of the hash that may differ
-_GLANCE = 0.5  # correlation without shifting that a candidate needs; true copies have more
 _TOO_ALIKE = 0.8  # correlation that 1 of 100 unrelated pictures may have, where copies can still be told
 _SAMPLE = 2000
 _UNRELATED = 0.8  # share of the pairs that are no copies in any data set of use
-_BLOCK, _PAIRS = 512, 128
 _MOST = 60_000  # pictures; the comparison of all with all takes about a minute then, and grows with the square
+_PAPER = 2  # grey levels between which paper is one grey
 _FLATTEST = 4.0  # grey levels of deviation; what has less has no picture to compare
 
 
@@ -33,14 +33,17 @@ class Copy:
     Attributes:
         first: position of one.
         second: position of the other, larger.
-        kind: ``"file"`` (the same bytes), ``"pixels"`` (the same pixels, stored in another way) or ``"near"``.
+        kind: ``"file"`` (the same bytes), ``"pixels"`` (the same pixels, stored in another way), ``"near"``, or
+            ``"part"`` (one is a part of the other, found by features).
         similarity: correlation of the two, 1 for the same pixels.
+        turned: ``"mirrored"``, ``"rotated by a half turn"`` and the like, where the two are not the same way round.
     """
 
     first: int
     second: int
-    kind: Literal["file", "pixels", "near"]
+    kind: Literal["file", "pixels", "near", "part"]
     similarity: float = 1.0
+    turned: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,11 +52,13 @@ class Copies:
 
     Attributes:
         pairs: each picture with an earlier one that it is a copy of; of many copies each is named at least once.
-        note: why near copies were not looked for; empty where they were.
+        note: why near copies were not looked for, or not rotated ones; empty where they were.
+        ways: the orientations in which near copies were looked for, as :func:`tfft.data.thumb_search.turn` takes them.
     """
 
     pairs: tuple[Copy, ...]
     note: str = ""
+    ways: tuple[int, ...] = ()
 
     @property
     def positions(self) -> list[tuple[int, int]]:
@@ -74,77 +79,91 @@ def find_copies(facts: Sequence[FileFacts], near: bool = True) -> Copies:
 
     Returns:
         :class:`Copies`. Near copies are not looked for where unrelated pictures are about as similar as copies are,
-        such as drawings of one digit, nor among more than 60,000 pictures.
+        such as drawings of one digit, nor among more than 60,000 pictures; rotated ones not where that is so of
+        rotated pictures, and never among drawings, such as 6 and 9.
     """
     pairs = list(_same(facts))
     if not near:
         return Copies(tuple(pairs))
-    later = {copy.second for copy in pairs}
-    alone = [at for at, f in enumerate(facts) if at not in later and f.thumb is not None and f.thumb.std() > _FLATTEST]
+    alone = comparable(facts, Copies(tuple(pairs)))
     if len(alone) < 2:
         return Copies(tuple(pairs))
     if len(alone) > _MOST:
         note = f"near copies are not looked for among more than {_MOST:,} pictures, only equal files and pixels"
         return Copies(tuple(pairs), note)
     thumbs = np.stack([facts[at].thumb for at in alone])
-    usual = _usual_similarity(thumbs)
-    if usual > _TOO_ALIKE:
-        note = f"near copies are not looked for: 1 of 100 unrelated pictures is {usual:.2f} similar to another"
-        return Copies(tuple(pairs), f"{note}, and copies are {SIMILAR:.2f} and more")
-    left, right = candidates(thumbs)
-    found = similarity(thumbs, left, right)
+    ways, note = _ways(thumbs)
+    if not ways:
+        return Copies(tuple(pairs), note)
+    left, right = candidates(thumbs, ways)
+    found, way = similarity(thumbs, left, right, ways)
+    # A symbol may be another one when it is rotated, as 6 is, even where no other pair of a data set is alike.
+    drawn = drawings(thumbs)
+    symbols = np.flatnonzero((drawn[left] | drawn[right]) & ~np.isin(way, UPRIGHT))
+    found[symbols], way[symbols] = similarity(thumbs, left[symbols], right[symbols], UPRIGHT)
     for i in np.flatnonzero(found >= SIMILAR):
-        pairs.append(Copy(alone[left[i]], alone[right[i]], "near", round(float(found[i]), 4)))
-    return Copies(tuple(sorted(pairs, key=lambda copy: (copy.first, copy.second))))
+        one, other, alike = alone[left[i]], alone[right[i]], round(float(found[i]), 4)
+        pairs.append(Copy(one, other, "near", alike, turned_words(way[i])))
+    return Copies(tuple(sorted(pairs, key=lambda copy: (copy.first, copy.second))), note, ways)
 
 
-def candidates(thumbs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the positions of pairs that may be copies, from small grey pictures uint8 [N, 32, 32]."""
-    plain, mirrored = _hashes(thumbs), _hashes(thumbs[:, :, ::-1])
-    base, turned = _normal(thumbs), _normal(thumbs[:, :, ::-1])
-    lefts, rights = [], []
-    for start in range(0, len(thumbs), _BLOCK):
-        rows = slice(start, start + _BLOCK)
-        differ = np.minimum(
-            np.bitwise_count(plain[rows, None] ^ plain[None, :]),
-            np.bitwise_count(plain[rows, None] ^ mirrored[None, :]),
-        )
-        left, right = np.nonzero(differ <= _CANDIDATES)
-        left = left + start
-        later = right > left
-        left, right = left[later], right[later]
-        for at in range(0, len(left), 65536):
-            one, other = left[at : at + 65536], right[at : at + 65536]
-            glance = np.maximum(
-                np.einsum("nd,nd->n", base[one], base[other]), np.einsum("nd,nd->n", turned[one], base[other])
-            )
-            lefts.append(one[glance > _GLANCE])
-            rights.append(other[glance > _GLANCE])
-    empty = np.zeros(0, np.int64)
-    return np.concatenate([empty, *lefts]), np.concatenate([empty, *rights])
+def comparable(facts: Sequence[FileFacts], found: Copies) -> list[int]:
+    """Positions of the pictures that can be laid over others; of equal ones the first only."""
+    later = {copy.second for copy in found.pairs if copy.kind in ("file", "pixels")}
+    return [at for at, f in enumerate(facts) if at not in later and f.thumb is not None and f.thumb.std() > _FLATTEST]
 
 
-def similarity(thumbs: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Returns the largest correlation of pairs of pictures over small crops of either and both ways round.
+def drawings(thumbs: np.ndarray) -> np.ndarray:
+    """Tells which pictures are mostly of one grey, as symbols on paper are and photos seldom.
 
     Args:
         thumbs: uint8 [N, 32, 32].
-        left: positions [P].
-        right: positions [P].
 
     Returns:
-        float32 [P], at most 1.
+        bool [N].
     """
-    found = np.zeros(len(left), np.float32)
-    for start in range(0, len(left), _PAIRS):
-        part = slice(start, start + _PAIRS)
-        one, other = (thumbs[at[part]].astype(np.float32) for at in (left, right))
-        for cropped, whole in ((one, other), (other, one)):
-            crops = _normal(_crops(cropped))
-            for turned in (whole, whole[:, :, ::-1]):
-                now = np.matmul(crops, _normal(turned)[:, :, None])[:, :, 0].max(axis=1)
-                found[part] = np.maximum(found[part], now)
-    return found
+    flat = thumbs.reshape(len(thumbs), -1).astype(np.int16)
+    paper = np.median(flat, axis=1, keepdims=True)
+    return (np.abs(flat - paper) <= _PAPER).mean(axis=1) > 0.5
+
+
+def usual_similarity(
+    count: int,
+    similar: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    sample: int = _SAMPLE,
+    limit: float = SIMILAR,
+) -> float:
+    """What 99 of 100 pairs of pictures stay below, true copies left out; 1 where too many would be copies.
+
+    Args:
+        count: of the pictures.
+        similar: the search that decides what is a copy, from two arrays of positions.
+        sample: pairs to look at.
+        limit: similarity of copies.
+    """
+    if count < 40:  # few pairs, of which true copies would be a good part
+        return 0.0
+    random = np.random.default_rng(0)
+    left = random.integers(0, count, sample)
+    found = similar(left, (left + random.integers(1, count, sample)) % count)
+    # Copies are far above other pairs. What is merely alike has all similarities up to that of copies, and beyond.
+    unrelated = found[found < limit]
+    return float(np.quantile(unrelated, 0.99)) if len(unrelated) > _UNRELATED * sample else 1.0
+
+
+def in_doubt(what: str, usual: float, limit: float = SIMILAR) -> str:
+    """Says why something is not looked for."""
+    alike = f"1 of 100 unrelated pictures is {usual:.2f} similar to another, and copies are {limit:.2f} and more"
+    return f"{what} are not looked for: {alike}"
+
+
+def _ways(thumbs: np.ndarray) -> tuple[tuple[int, ...], str]:
+    """In which orientations copies can be told from other pictures, and a note where not in all."""
+    for ways, rest, what in ((UPRIGHT, (), "near copies"), (EVERY_WAY, UPRIGHT, "rotated copies")):
+        usual = usual_similarity(len(thumbs), lambda one, other, ways=ways: similarity(thumbs, one, other, ways)[0])
+        if usual > _TOO_ALIKE:
+            return rest, in_doubt(what, usual)
+    return EVERY_WAY, ""
 
 
 def _same(facts: Sequence[FileFacts]) -> Iterator[Copy]:
@@ -159,55 +178,3 @@ def _same(facts: Sequence[FileFacts]) -> Iterator[Copy]:
             yield Copy(pixels[one.pixels], at, "pixels")
         files.setdefault(one.digest, at)
         pixels.setdefault(one.pixels, at)
-
-
-def _usual_similarity(thumbs: np.ndarray) -> float:
-    """What 99 of 100 pairs of pictures stay below, true copies left out; 1 where too many would be copies."""
-    random = np.random.default_rng(0)
-    left = random.integers(0, len(thumbs), _SAMPLE)
-    right = (left + random.integers(1, len(thumbs), _SAMPLE)) % len(thumbs)
-    if len(thumbs) < 40:  # few pairs, of which true copies would be a good part
-        return 0.0
-    found = similarity(thumbs, left, right)
-    # Copies are far above other pairs. What is merely alike has all similarities up to that of copies, and beyond.
-    unrelated = found[found < SIMILAR]
-    return float(np.quantile(unrelated, 0.99)) if len(unrelated) > _UNRELATED * _SAMPLE else 1.0
-
-
-def _hashes(thumbs: np.ndarray) -> np.ndarray:
-    """DCT hashes, uint64 [N]: which of the 64 slowest waves are stronger than the median of them."""
-    n = np.arange(THUMB)
-    waves = np.cos(np.pi * (2 * n[None] + 1) * n[:8, None] / (2 * THUMB)).astype(np.float32)
-    strengths = (waves @ thumbs.astype(np.float32) @ waves.T).reshape(len(thumbs), 64)
-    bits = strengths > np.median(strengths[:, 1:], axis=1, keepdims=True)
-    return np.packbits(bits, axis=1).view(np.uint64)[:, 0]
-
-
-def _normal(pictures: np.ndarray) -> np.ndarray:
-    """Pictures [..., 32, 32] as vectors [..., 1024] of mean 0 and length 1."""
-    flat = pictures.reshape(*pictures.shape[:-2], -1).astype(np.float32)
-    flat = flat - flat.mean(axis=-1, keepdims=True)
-    return flat / np.maximum(np.linalg.norm(flat, axis=-1, keepdims=True), 1e-3)
-
-
-def _crops(pictures: np.ndarray) -> np.ndarray:
-    """Pictures [N, 32, 32] whole and cropped by up to 10 % of a side at nine places, [N, 28, 32, 32]."""
-    return np.stack([down @ pictures @ across.T for down, across in _windows()], axis=1)
-
-
-def _windows() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    for share in (1.0, 0.975, 0.95, 0.9):
-        places = (0.0,) if share == 1.0 else (0.0, 0.5, 1.0)
-        for top in places:
-            for left in places:
-                yield _window(share, top), _window(share, left)
-
-
-def _window(share: float, place: float) -> np.ndarray:
-    """Linear interpolation from 32 pixels to 32 within a part of them."""
-    at = np.clip(((np.arange(THUMB) + 0.5) * share + (1 - share) * place * THUMB) - 0.5, 0, THUMB - 1)
-    low = np.minimum(np.floor(at).astype(int), THUMB - 2)
-    weights = np.zeros((THUMB, THUMB), np.float32)
-    weights[np.arange(THUMB), low] = 1 - (at - low)
-    weights[np.arange(THUMB), low + 1] = at - low
-    return weights

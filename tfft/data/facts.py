@@ -108,6 +108,23 @@ def why_unreadable(path: str) -> str | None:
     return examine(path).reason
 
 
+def grey_picture(path: str, side: int) -> np.ndarray | None:
+    """Reads an image again, upright, in grey and stretched to a square.
+
+    Args:
+        path: the file.
+        side: pixels of a side.
+
+    Returns:
+        uint8 [side, side]; None where it can no longer be read or decoded.
+    """
+    encoded, _ = read_bytes(path)
+    found: list[tf.Tensor] = []
+    if encoded is None or why_undecodable(lambda: found.append(_grey_decoder(tf.constant(encoded), side)), encoded):
+        return None
+    return found[0].numpy()
+
+
 def examine_all(
     paths: Sequence[str], progress: Callable[[int, int], None] | None = None, threads: int | None = None
 ) -> list[FileFacts]:
@@ -132,13 +149,25 @@ def _decode(encoded: tf.Tensor) -> tuple[tf.Tensor, ...]:
     with tf.device("CPU:0"):
         pixels = decode_pixels(encoded)
         header = read_header(encoded)
-        grey = tf.image.rgb_to_grayscale(pixels)
-        thumb = tf.image.resize(grey, [THUMB, THUMB], "area")[:, :, 0]
-        thumb = tf.cast(tf.round(thumb), tf.uint8)
-        return pixels, thumb, header.kind, header.height, header.width, header.orientation
+        return pixels, _stretched(pixels, THUMB), header.kind, header.height, header.width, header.orientation
+
+
+def _stretched(pixels: tf.Tensor, side: int | tf.Tensor) -> tf.Tensor:
+    grey = tf.image.resize(tf.image.rgb_to_grayscale(pixels), [side, side], "area")[:, :, 0]
+    return tf.cast(tf.round(grey), tf.uint8)
+
+
+def _decode_grey(encoded: tf.Tensor, side: tf.Tensor) -> tf.Tensor:
+    with tf.device("CPU:0"):
+        return _stretched(decode_pixels(encoded), side)
 
 
 _decoder = tf.function(_decode, input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
+_grey_decoder = tf.function(
+    _decode_grey,
+    input_signature=[tf.TensorSpec([], tf.string), tf.TensorSpec([], tf.int32)],
+    autograph=False,
+)
 
 
 def _oddities(kind: int, data: bytes, path: str, pixels: np.ndarray) -> Sequence[str]:

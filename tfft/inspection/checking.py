@@ -13,12 +13,14 @@ import numpy as np
 
 from tfft.backbones import Backbone, load_backbone
 from tfft.data import (
+    Copy,
     Examples,
     FileFacts,
     RecordingSplits,
     Skipped,
     Splits,
     find_copies,
+    find_parts,
     load_image_table,
     load_recording_table,
     load_recordings,
@@ -61,7 +63,7 @@ def check(
         data: folder with one folder of images or recordings per class, also within ``train/``, ``val/`` and ``test/``;
             a table of files; a table of texts, as :func:`tfft.data.load_texts` takes it; or ``"tfds:NAME"``.
         backbone: with it the labels are checked as well: examples that a probe on its frozen features takes for another
-            class are listed. For images.
+            class are listed; and pictures that are larger crops of others are found. For images.
         text: column of a table that holds the texts; of TensorFlow Datasets the feature, as with the other columns.
         image: column of a table that holds the paths of image files.
         audio: column of a table that holds the paths of recordings.
@@ -107,10 +109,11 @@ def check(
         return _recordings(os.fspath(data), lambda: load_recordings(data, seed=seed, store=place, progress=progress))
     survey = _surveyed(Path(data), place, progress)
     notes: list[str] = []
-    findings = list(_findings(survey, notes))
-    if backbone is not None:
-        findings += _doubted(survey, backbone, seed, notes)
-    else:
+    seen = None if backbone is None else _seen(survey, backbone)
+    findings = list(_findings(survey, seen, notes))
+    if seen is not None:
+        findings += _doubted(seen, seed, notes)
+    elif backbone is None:
         notes.append("Labels were not checked: give a backbone for that.")
     report = in_order(iter(findings))
     return DataReport(os.fspath(data), _counts(survey), report, tuple(notes), time.perf_counter() - start)
@@ -218,30 +221,58 @@ def _of_files(survey: _Survey, skipped: Sequence[Skipped]) -> Iterator[Finding]:
     yield from file_findings(facts, _described(survey)[1] if facts else [], skipped)
 
 
-def _findings(survey: _Survey, notes: list[str]) -> Iterator[Finding]:
+def _findings(survey: _Survey, seen: _Seen | None, notes: list[str]) -> Iterator[Finding]:
     yield from _of_files(survey, [item for _, _, skipped in survey.values() for item in skipped])
     yield from class_findings(_counts(survey))
     facts = [one for _, own, _ in survey.values() for one in own.facts]
-    copies = find_copies(facts)
-    if copies.note:
-        notes.append(f"{copies.note[:1].upper()}{copies.note[1:]}.")
-    yield from copy_findings(copies.pairs, *_described(survey))
+    yield from copy_findings(_copies(facts, seen, notes), *_described(survey))
     yield from drift_findings({part: own.facts for part, (_, own, _) in survey.items()}, _counts(survey))
 
 
-def _doubted(
-    survey: _Survey, backbone: str | os.PathLike[str] | Backbone, seed: int, notes: list[str]
-) -> Iterator[Finding]:
+def _copies(facts: Sequence[FileFacts], seen: _Seen | None, notes: list[str]) -> list[Copy]:
+    """Copies among all, with features also those that are larger crops."""
+    found = find_copies(facts)
+    pairs, said = list(found.pairs), [found.note]
+    if seen is not None:
+        now = {at: i for i, at in enumerate(seen.positions)}
+        known = [copy for copy in pairs if copy.first in now and copy.second in now]
+        known = [dataclasses.replace(copy, first=now[copy.first], second=now[copy.second]) for copy in known]
+        own = dataclasses.replace(found, pairs=tuple(known))
+        parts = find_parts([facts[at] for at in seen.positions], seen.features, own)
+        said.append(parts.note)
+        at = seen.positions
+        pairs += [dataclasses.replace(copy, first=at[copy.first], second=at[copy.second]) for copy in parts.pairs]
+    notes += [f"{note[:1].upper()}{note[1:]}." for note in said if note]
+    return sorted(pairs, key=lambda copy: (copy.first, copy.second))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Seen:
+    """What a backbone saw: features [N, D] of the examples of all parts that have the classes of the first."""
+
+    examples: Examples
+    positions: list[int]  # of the examples among all of the survey
+    features: np.ndarray
+    backbone: str
+
+
+def _seen(survey: _Survey, backbone: str | os.PathLike[str] | Backbone) -> _Seen | None:
     opened = backbone if isinstance(backbone, Backbone) else load_backbone(backbone)
     first = next(iter(survey.values()))[1]
     if opened.input_spec is None:
         raise DataError(f"The labels of images cannot be checked with {opened.name!r}, which takes no images.")
     examples = _together(first, [own for _, own, _ in survey.values() if own.class_names == first.class_names])
     if not len(examples) or len(examples.class_names) < 2:
-        return
+        return None
+    taken = [own.class_names == first.class_names for _, own, _ in survey.values() for _ in own.paths]
     features = np.asarray(extract(opened, examples, verbose=False).arrays)
     features = features.mean(axis=tuple(range(1, features.ndim - 1))) if features.ndim > 2 else features
-    found = label_candidates(features, examples.labels, examples.class_names, seed=seed)
+    return _Seen(examples, np.flatnonzero(taken).tolist(), features, opened.name)
+
+
+def _doubted(seen: _Seen, seed: int, notes: list[str]) -> Iterator[Finding]:
+    examples = seen.examples
+    found = label_candidates(seen.features, examples.labels, examples.class_names, seed=seed)
     if found:
         items = tuple(
             Item(
@@ -250,7 +281,7 @@ def _doubted(
             )
             for one in found
         )
-        message = f"{len(found)} labels may be wrong, by a probe on features of {opened.name}"
+        message = f"{len(found)} labels may be wrong, by a probe on features of {seen.backbone}"
         remedy = "look at them, the most doubtful first; many will be right"
         yield Finding("label", "note", message, remedy, items)
     elif min(examples.counts.values()) < 5:

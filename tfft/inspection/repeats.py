@@ -7,7 +7,12 @@ from collections.abc import Iterator, Sequence
 from tfft.data import Copy
 from tfft.inspection.findings import Finding, Item
 
-_WORDS = {"file": "is the same file as", "pixels": "has the same pixels as", "near": "is {:.0%} similar to"}
+_WORDS = {
+    "file": "is the same file as",
+    "pixels": "has the same pixels as",
+    "near": "is{turned} {similarity:.0%} similar to",
+    "part": "has{turned} a part in common ({similarity:.0%} similar, found by features) with",
+}
 
 
 def copy_findings(
@@ -23,13 +28,13 @@ def copy_findings(
     """
     leaks, conflicts, within, alike = [], [], [], []
     for copy in copies:
-        item = Item(names[copy.second], _WORDS[copy.kind].format(copy.similarity), names[copy.first])
+        item = Item(names[copy.second], _words(copy), names[copy.first])
         if labels[copy.first] != labels[copy.second]:
             conflicts.append(item)
         if parts[copy.first] != parts[copy.second]:
             leaks.append(item)
         elif labels[copy.first] == labels[copy.second]:
-            (alike if copy.kind == "near" else within).append(item)
+            (alike if copy.kind in ("near", "part") else within).append(item)
     if leaks:
         message = f"{len(leaks)} copies are on both sides of the split: what was learned by heart counts as right"
         remedy = "remove them on one side; scores are given with and without them"
@@ -44,3 +49,8 @@ def copy_findings(
         message = f"{len(alike)} pictures look like copies of another of their class"
         remedy = "look at them; they are kept on one side of a split that tfft makes"
         yield Finding("near-copy", "note", message, remedy, tuple(alike))
+
+
+def _words(copy: Copy) -> str:
+    turned = f", {copy.turned}," if copy.turned else ""
+    return _WORDS[copy.kind].format(turned=turned, similarity=copy.similarity)
