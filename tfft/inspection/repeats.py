@@ -27,6 +27,8 @@ def copy_findings(
         parts: part of the data that each is in.
     """
     leaks, conflicts, within, alike = [], [], [], []
+    # Parts are found with features, which training does not look for.
+    but = ", but for those with a part in common" if any(copy.kind == "part" for copy in copies) else ""
     for copy in copies:
         item = Item(names[copy.second], _words(copy), names[copy.first])
         if labels[copy.first] != labels[copy.second]:
@@ -37,7 +39,7 @@ def copy_findings(
             (alike if copy.kind in ("near", "part") else within).append(item)
     if leaks:
         message = f"{len(leaks)} copies are on both sides of the split: what was learned by heart counts as right"
-        remedy = "remove them on one side; scores are given with and without them"
+        remedy = f"remove them on one side; scores are given with and without them{but}"
         yield Finding("leak", "warning", message, remedy, tuple(leaks))
     if conflicts:
         message = f"{len(conflicts)} copies have different classes"
@@ -47,7 +49,7 @@ def copy_findings(
         yield Finding("copy", "warning", message, "remove all but one; they are kept on one side", tuple(within))
     if alike:
         message = f"{len(alike)} pictures look like copies of another of their class"
-        remedy = "look at them; they are kept on one side of a split that tfft makes"
+        remedy = f"look at them; they are kept on one side of a split that tfft makes{but}"
         yield Finding("near-copy", "note", message, remedy, tuple(alike))
 
 
