@@ -11,9 +11,10 @@ from text_models import reviews, tiny_bert_folder
 import tfft
 from tfft import cli
 from tfft.data.loading import IMAGES, TEXTS, kind_of
-from tfft.errors import PlanError
+from tfft.errors import DataError, PlanError
 from tfft.plans import Wishes
 from tfft.recipes.gathering import gather
+from tfft.recipes.measuring import labelled_data
 
 QUICK = {"verbose": False, "cache": "memory", "batch_size": 8}
 
@@ -165,3 +166,29 @@ def test_the_command_line_trains_predicts_and_measures(place, tmp_path, capsys):
     assert cli.main(["evaluate", str(out), str(place / "reviews.jsonl"), "--json"]) == 0
     measured = json.loads(capsys.readouterr().out)
     assert measured["examples"] == 24  # the held-out fifth: never what it has learned from
+
+
+def test_other_folders_are_measured_whole_and_by_the_names_of_their_classes(place, tmp_path):
+    texts, labels = reviews(60)
+    labels = ["ugly" if i % 3 == 0 else y for i, y in enumerate(labels)]  # bad, good, ugly
+    run = tfft.finetune(place / "bert", (texts, labels), plan="linear_probe", out=tmp_path / "run", export_to=False,
+                        **QUICK)  # fmt: skip
+    for name in ("good", "ugly"):
+        (tmp_path / "other" / name).mkdir(parents=True)
+        for i in range(5):
+            (tmp_path / "other" / name / f"{i}.txt").write_text(f"{name} film {i}")
+    dataset, _, words = labelled_data(run, tmp_path / "other")
+    assert words.startswith("all examples in")
+    assert sorted(np.concatenate([y for _, y in dataset])) == [1] * 5 + [2] * 5
+    split = tmp_path / "split"
+    split.mkdir()
+    for name, count in (("train", 6), ("val", 4)):
+        rows = [json.dumps({"text": f"film {i}", "label": ("good", "ugly")[i % 2]}) for i in range(count)]
+        (split / f"{name}.jsonl").write_text("\n".join(rows))
+    dataset, _, words = labelled_data(run, split)
+    assert words.startswith("held-out examples")
+    assert sorted(np.concatenate([y for _, y in dataset])) == [1, 1, 2, 2]  # not 0 and 1, as in their own order
+    (split / "train.jsonl").write_text('{"text": "a", "label": "goood"}\n{"text": "b", "label": "ugly"}')
+    (split / "val.jsonl").write_text('{"text": "a", "label": "goood"}')
+    with pytest.raises(DataError, match="classes that the model does not know: goood.*Did you mean 'good'"):
+        labelled_data(run, split)

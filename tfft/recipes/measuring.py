@@ -9,13 +9,14 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import tensorflow as tf
 
 from tfft.data import (
     Examples,
+    TextExamples,
     from_tagged,
     from_texts,
     from_waves,
@@ -42,6 +43,8 @@ from tfft.specs import AudioSpec
 from tfft.storage import cache_dir
 
 _HELD = ("val", "valid", "validation")
+
+_Examples = TypeVar("_Examples", Examples, TextExamples)
 
 # Batches, what was left out, and in words which examples they are.
 Labelled = tuple[tf.data.Dataset, list[str], str]
@@ -135,15 +138,25 @@ def _images(run: Run, folder: pathlib.Path) -> tuple[Examples, str]:
     else:
         place = split_folders(folder).get("train", folder) if folder.is_dir() else folder
         examples, words = list_images(place, least_classes=1), f"all examples in {place}"
-    unknown = [name for name in examples.class_names if name not in run.class_names]
+    return _renumbered(examples, run, folder), words
+
+
+def _renumbered(examples: _Examples, run: Run, place: pathlib.Path) -> _Examples:
+    """Returns examples that have names of classes of their own with the numbers that the model has for these."""
+    known, own = run.class_names, examples.class_names
+    unknown = [name for name in own if name not in known]
     if unknown:
-        hint = "".join(did_you_mean(name, run.class_names) for name in unknown[:3])
+        hint = "".join(did_you_mean(name, known) for name in unknown[:3])
         raise DataError(
-            f"{folder} has classes that the model does not know: {listed(unknown)}.{hint} "
-            f"It knows: {listed(run.class_names)}."
+            f"{place} has classes that the model does not know: {listed(unknown)}.{hint} It knows: {listed(known)}."
         )
-    numbers = np.array([run.class_names.index(name) for name in examples.class_names], np.int32)
-    return dataclasses.replace(examples, labels=numbers[examples.labels], class_names=run.class_names), words
+    numbers = np.array([known.index(name) for name in own], np.int32)
+    if examples.labels.ndim > 1:  # several labels: a column for each class
+        labels = np.zeros((len(examples), len(known)), examples.labels.dtype)
+        labels[:, numbers] = examples.labels
+    else:
+        labels = numbers[examples.labels] if own else examples.labels  # numbers have no classes
+    return dataclasses.replace(examples, labels=labels, class_names=known)
 
 
 def _recording_rows(run: Run, path: pathlib.Path, spec: AudioSpec, batch_size: int) -> Labelled:
@@ -186,12 +199,18 @@ def _texts(run: Run, data: pathlib.Path, batch_size: int) -> tuple[tf.data.Datas
     grouped = {} if plan.group is None else {"group": plan.group}
     if plan.task == "tokens":
         return _tagged(run, data, own, batch_size)
-    if own or data.is_dir():  # never on what the run has learned from
+    if own or (data.is_dir() and _is_split(data)):  # never on what the run has learned from
         splits = load_texts(data, validation=plan.validation, seed=plan.seed, **how, **grouped)
-        examples, words = splits.validation, f"held-out examples: {splits.split_from}"
+        examples = _renumbered(splits.validation, run, data)
+        words = f"held-out examples: {splits.split_from}"
     else:
         examples, words = read_texts(data, run.class_names, **how), f"all examples in {data}"
     return from_texts(examples, batch_size=batch_size), words
+
+
+def _is_split(folder: pathlib.Path) -> bool:
+    names = {path.stem.lower() for path in folder.iterdir()}
+    return "train" in names and not names.isdisjoint((*_HELD, "dev"))
 
 
 def _tagged(run: Run, data: pathlib.Path, own: bool, batch_size: int) -> tuple[tf.data.Dataset, str]:
