@@ -9,12 +9,15 @@ import pytest
 from faulty_data import CLASSES, EACH, PICTURES, SPLIT, TABLES, clean_pictures, clean_rows, encoded, picture, write_rows
 from PIL import Image
 from test_recipes import backbone
+from test_recordings import TONES, tone, write
+from text_models import tiny_bert_folder
 
 import tfft
 from tfft import cli
 from tfft.backbones import Backbone
 from tfft.data import facts as facts_module
 from tfft.data.fact_store import facts_of
+from tfft.errors import DataError
 from tfft.inspection import check, label_candidates
 from tfft.inspection.drift import ks_chance, ks_distance
 from tfft.specs import InputSpec
@@ -215,3 +218,55 @@ def test_a_bar_moves_while_a_training_reads_files_and_only_where_it_is_seen(tmp_
     assert "reading" in capfd.readouterr().err
     tfft.cross_validate(backbone(), root, folds=2, cache="memory", plan="linear_probe")
     assert "reading" in capfd.readouterr().err
+
+
+def test_wrong_labels_are_listed_in_tables_of_images_too(tmp_path):
+    names = ("red", "green")
+    tones = {"red": (200, 40, 40), "green": (40, 180, 60)}
+    rows, random = ["file,colour"], np.random.default_rng(0)
+    for i in range(40):
+        name = names[i % 2]
+        pixels = np.clip(random.normal(0, 25, (40, 40, 3)) + tones[name], 0, 255).astype(np.uint8)
+        (tmp_path / f"{i}.png").write_bytes(encoded(Image.fromarray(pixels), "PNG"))
+        rows.append(f"{i}.png,{names[1 - i % 2] if i == 7 else name}")
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    settings = {"image": "file", "label": "colour"}
+    report = check(tmp_path / "t.csv", **settings, backbone=colours())
+    [found] = [finding for finding in report.findings if finding.kind == "label"]
+    assert [item.name for item in found.items] == [str(tmp_path / "7.png")]
+    assert "is labelled 'red'; the probe says 'green'" in found.items[0].detail
+    plain = check(tmp_path / "t.csv", **settings)
+    assert not [finding for finding in plain.findings if finding.kind == "label"]
+    assert "Labels were not checked: give a backbone for that." in plain.notes
+
+
+def test_wrong_labels_of_texts_and_recordings_are_listed(tmp_path):
+    words = {"good": ["good", "fine", "great"], "bad": ["bad", "poor", "awful"]}
+    begins = ["", "the", "a", "is", "film", "story", "plot", "very", "was", "one", "two"]
+    pairs = [(f"{begin} {word} {word}".strip(), y) for begin in begins for y in words for word in words[y]]
+    texts, labels = map(list, zip(*pairs, strict=True))
+    wrong = labels.index("good")
+    labels[wrong] = "bad"
+    lines = [json.dumps({"text": t, "label": y}) for t, y in zip(texts, labels, strict=True)]
+    (tmp_path / "t.jsonl").write_text("\n".join(lines))
+    report = check(tmp_path / "t.jsonl", backbone=tiny_bert_folder(tmp_path / "bert", width=32))
+    [found] = [finding for finding in report.findings if finding.kind == "label"]
+    assert f"{tmp_path / 't.jsonl'}:{wrong + 1}" in [item.name for item in found.items]
+    assert len(found.items) <= 3
+    for name, hertz in TONES.items():
+        for i in range(10):
+            write(tmp_path / "sounds" / name / f"{i}.wav", tone(hertz * (1 + 0.01 * i), seed=i))
+    write(tmp_path / "sounds" / "low" / "x.wav", tone(TONES["high"] * 1.05, seed=99))
+    report = check(tmp_path / "sounds", backbone=backbone())
+    [found] = [finding for finding in report.findings if finding.kind == "label"]
+    assert [item.name for item in found.items] == [str(tmp_path / "sounds" / "low" / "x.wav")]
+    with pytest.raises(DataError, match="labels of texts cannot be checked with .*, which takes something else"):
+        check(tmp_path / "t.jsonl", backbone=backbone())
+    (tmp_path / "n.jsonl").write_text("\n".join(json.dumps({"text": t, "label": i + 0.5}) for i, t in enumerate(texts)))
+    report = check(tmp_path / "n.jsonl", backbone=tmp_path / "bert")
+    assert any("a probe tells classes" in note for note in report.notes)
+
+
+def test_arrays_are_not_checked():
+    with pytest.raises(DataError, match="check looks at files and texts, and these are arrays"):
+        check((np.zeros((4, 8, 8, 3), np.uint8), [0, 1, 0, 1]))

@@ -24,21 +24,22 @@ from tfft.data import (
     load_image_table,
     load_recording_table,
     load_recordings,
+    load_texts,
 )
 from tfft.data.fact_store import facts_of
 from tfft.data.folders import class_folders, existing, files_of, split_folders
-from tfft.data.loading import IMAGE_TABLE, IMAGES, RECORDING_TABLE, RECORDINGS, check_settings, kind_of
+from tfft.data.loading import IMAGE_TABLE, IMAGES, RECORDING_TABLE, RECORDINGS, TEXTS, check_settings, kind_of
 from tfft.data.tfds_sources import LocalCopy, is_tfds, local_copy
 from tfft.errors import DataError
 from tfft.features import extract
 from tfft.inspection.classes import class_findings, label_text
+from tfft.inspection.doubts import doubted, label_findings
 from tfft.inspection.drift import drift_findings
 from tfft.inspection.files import file_findings
 from tfft.inspection.findings import DataReport, Finding, Item, in_order
-from tfft.inspection.label_noise import label_candidates
 from tfft.inspection.repeats import copy_findings
 from tfft.inspection.sounds import check_recordings
-from tfft.inspection.texts import text_findings
+from tfft.inspection.texts import text_report
 from tfft.storage import cache_dir
 
 
@@ -63,7 +64,7 @@ def check(
         data: folder with one folder of images or recordings per class, also within ``train/``, ``val/`` and ``test/``;
             a table of files; a table of texts, as :func:`tfft.data.load_texts` takes it; or ``"tfds:NAME"``.
         backbone: with it the labels are checked as well: examples that a probe on its frozen features takes for another
-            class are listed; and pictures that are larger crops of others are found. For images.
+            class are listed; and in folders of images those that are larger crops of others are found.
         text: column of a table that holds the texts; of TensorFlow Datasets the feature, as with the other columns.
         image: column of a table that holds the paths of image files.
         audio: column of a table that holds the paths of recordings.
@@ -95,26 +96,20 @@ def check(
     place = cache_dir() / "files.sqlite" if store == "auto" else store
     kind = kind_of(data, image=image, audio=audio, text=text, label=label)
     check_settings(kind, columns)
-    if kind == IMAGE_TABLE:
-        return _image_table(data, {"image": image, **columns}, seed, place, progress, start)
-    if kind == RECORDING_TABLE:
-        name = os.fspath(data) if isinstance(data, (str, os.PathLike)) else "a table in memory"
-        settings = {"audio": audio, **columns, "seed": seed, "store": place, "progress": progress}
-        return _recordings(name, lambda: load_recording_table(data, **settings))
-    if kind not in (IMAGES, RECORDINGS):
-        counts, findings = text_findings(data, columns, seed)
-        name = os.fspath(data) if isinstance(data, (str, os.PathLike)) else "texts given in memory"
-        return DataReport(name, counts, in_order(findings), (), time.perf_counter() - start)
-    if kind == RECORDINGS:
-        return _recordings(os.fspath(data), lambda: load_recordings(data, seed=seed, store=place, progress=progress))
+    if kind != IMAGES:
+        columns |= {name: value for name, value in (("image", image), ("audio", audio)) if value is not None}
+        settings = {**columns, "seed": seed} | ({} if kind == TEXTS else {"store": place, "progress": progress})
+        report = _of_splits(data, kind, settings, backbone)
+        return dataclasses.replace(report, seconds=time.perf_counter() - start)
     survey = _surveyed(Path(data), place, progress)
     notes: list[str] = []
     seen = None if backbone is None else _seen(survey, backbone)
     findings = list(_findings(survey, seen, notes))
     if seen is not None:
-        findings += _doubted(seen, seed, notes)
+        own = seen.examples
+        findings += label_findings(seen.features, own.labels, own.class_names, own.paths, seen.backbone, seed, notes)
     elif backbone is None:
-        notes.append("Labels were not checked: give a backbone for that.")
+        notes.append(_NOT_CHECKED)
     report = in_order(iter(findings))
     return DataReport(os.fspath(data), _counts(survey), report, tuple(notes), time.perf_counter() - start)
 
@@ -139,29 +134,24 @@ def check_splits(splits: Splits, name: str = "") -> DataReport:
     return DataReport(name or splits.root, _counts(survey), in_order(iter(findings)), tuple(notes))
 
 
-def _image_table(
-    data: Any,
-    columns: Mapping[str, Any],
-    seed: int,
-    store: str | os.PathLike[str] | None,
-    progress: Callable[[int, int], None] | None,
-    start: float,
+def _of_splits(
+    data: Any, kind: str, settings: Mapping[str, Any], backbone: str | os.PathLike[str] | Backbone | None
 ) -> DataReport:
-    name = os.fspath(data) if isinstance(data, (str, os.PathLike)) else "a table in memory"
+    """Looks at what a loader gives; what stops it is a finding, in place of an error."""
+    name = os.fspath(data) if isinstance(data, (str, os.PathLike)) else f"{kind} in memory"
+    if kind not in _LOADERS:
+        raise DataError(f"check looks at files and texts, and these are {kind}.")
     try:
-        splits = load_image_table(data, **columns, seed=seed, store=store, progress=progress)
+        splits = _LOADERS[kind](data, **settings)
     except DataError as error:
-        return DataReport(name, {}, (_stopped(error),), (), time.perf_counter() - start)
-    return dataclasses.replace(check_splits(splits, name), seconds=time.perf_counter() - start)
-
-
-def _recordings(name: str, read: Callable[[], RecordingSplits]) -> DataReport:
-    start = time.perf_counter()
-    try:
-        splits = read()
-    except DataError as error:
-        return DataReport(name, {}, (_stopped(error),), (), time.perf_counter() - start)
-    return dataclasses.replace(check_recordings(splits), data=name, seconds=time.perf_counter() - start)
+        return DataReport(name, {}, (_stopped(error),))
+    look = text_report if kind == TEXTS else check_recordings if isinstance(splits, RecordingSplits) else check_splits
+    report, notes = dataclasses.replace(look(splits), data=name), []
+    if backbone is None:
+        notes.append(_NOT_CHECKED)
+    doubts = [] if backbone is None else list(doubted(splits, backbone, settings["seed"], notes))
+    findings = in_order(iter([*report.findings, *doubts]))
+    return dataclasses.replace(report, findings=findings, notes=(*report.notes, *notes))
 
 
 def _without_label(copy: LocalCopy) -> Iterator[Finding]:
@@ -176,6 +166,14 @@ def _stopped(error: DataError) -> Finding:
     items = tuple(Item(line.strip(" -")) for line in lines if line.strip())
     return Finding("unreadable", "fault", first.rstrip(".:"), "see the message", items)
 
+
+_NOT_CHECKED = "Labels were not checked: give a backbone for that."
+_LOADERS: dict[str, Callable[..., Any]] = {
+    IMAGE_TABLE: load_image_table,
+    RECORDING_TABLE: load_recording_table,
+    RECORDINGS: load_recordings,
+    TEXTS: load_texts,
+}
 
 # Class names, usable examples, and what was left out, by part.
 _Survey = Mapping[str, tuple[Sequence[str], Examples, Sequence[Skipped]]]
@@ -268,24 +266,6 @@ def _seen(survey: _Survey, backbone: str | os.PathLike[str] | Backbone) -> _Seen
     features = np.asarray(extract(opened, examples, verbose=False).arrays)
     features = features.mean(axis=tuple(range(1, features.ndim - 1))) if features.ndim > 2 else features
     return _Seen(examples, np.flatnonzero(taken).tolist(), features, opened.name)
-
-
-def _doubted(seen: _Seen, seed: int, notes: list[str]) -> Iterator[Finding]:
-    examples = seen.examples
-    found = label_candidates(seen.features, examples.labels, examples.class_names, seed=seed)
-    if found:
-        items = tuple(
-            Item(
-                examples.paths[one.position],
-                f"is labelled {one.label!r}; the probe says {one.suggested!r} ({one.probability:.0%})",
-            )
-            for one in found
-        )
-        message = f"{len(found)} labels may be wrong, by a probe on features of {seen.backbone}"
-        remedy = "look at them, the most doubtful first; many will be right"
-        yield Finding("label", "note", message, remedy, items)
-    elif min(examples.counts.values()) < 5:
-        notes.append("Labels were not checked: a class has fewer than 5 examples.")
 
 
 def _together(first: Examples, parts: Sequence[Examples]) -> Examples:

@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from tfft.data import TextExamples, TextSplits, load_texts
-from tfft.errors import DataError
+from tfft.data import TextExamples, TextSplits
 from tfft.inspection.classes import twins, uneven
-from tfft.inspection.findings import Finding, Item
+from tfft.inspection.findings import DataReport, Finding, Item, in_order
 
 _LONG = 20_000  # characters; no encoder reads so much
 _FEW = 10
@@ -22,29 +21,15 @@ _MARKUP = re.compile(r"</?(p|br|div|span|a|b|i|td|tr|li)\b[^>]*>|&(amp|lt|gt|quo
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
-def text_findings(
-    data: Any, columns: Mapping[str, Any], seed: int
-) -> tuple[dict[str, dict[str, int]], Iterator[Finding]]:
-    """Reads a table of texts and looks at it.
+def text_report(splits: TextSplits) -> DataReport:
+    """Looks at texts that were read by :func:`tfft.data.load_texts`.
 
     Args:
-        data: as :func:`tfft.data.load_texts` takes it.
-        columns: its further arguments.
-        seed: of the split.
-
-    Returns:
-        Counts of classes by part, and the findings. What stops a training is a finding too, in place of an error.
+        splits: both parts.
     """
-    try:
-        splits = load_texts(data, seed=seed, **columns)
-    except DataError as error:
-        first, *lines = str(error).splitlines()
-        items = tuple(Item(line.strip(" -")) for line in lines if line.strip())
-        remedy = "see the message"
-        return {}, iter([Finding("unreadable", "fault", first.rstrip(".:"), remedy, items)])
     parts = {"train": splits.train, "validation": splits.validation}
     counts = {part: _counts(own, splits) for part, own in parts.items()}
-    return counts, _findings(splits, parts, counts)
+    return DataReport("texts", counts, in_order(_findings(splits, parts, counts)))
 
 
 def _counts(part: TextExamples, splits: TextSplits) -> dict[str, int]:

@@ -1,0 +1,96 @@
+"""Findings about labels that a probe on frozen features doubts: :func:`label_findings`, :func:`doubted`.
+
+Hides how examples of any kind become features: the same model that a training would start from, up to its head.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from tfft import heads
+from tfft.backbones import Backbone, load_backbone
+from tfft.data import RecordingSplits, Splits, TextSplits
+from tfft.errors import DataError
+from tfft.features import extract, split_head
+from tfft.inspection.findings import Finding, Item
+from tfft.inspection.label_noise import label_candidates
+from tfft.models import build
+
+
+def doubted(
+    splits: Splits | TextSplits, backbone: str | os.PathLike[str] | Backbone, seed: int, notes: list[str]
+) -> Iterator[Finding]:
+    """Yields findings about the labels of both parts of a data set.
+
+    Args:
+        splits: texts, recordings, or image files of a table.
+        backbone: whose features the probe is solved on.
+        seed: of the folds.
+        notes: one sentence is added where labels were not looked at.
+
+    Raises:
+        DataError: when the backbone takes something else.
+        TfftError: when it cannot be opened.
+    """
+    if splits.task != "classification":
+        notes.append("Labels were not checked: a probe tells classes, and these are several labels or numbers.")
+        return
+    opened = backbone if isinstance(backbone, Backbone) else load_backbone(backbone)
+    parts: tuple[Any, ...] = (splits.train, splits.validation)
+    settings: dict[str, Any] = {}
+    if isinstance(splits, TextSplits):
+        names = [place for part in parts for place in part.places]
+        what, fits = "texts", opened.text_spec is not None
+        settings["pair"] = parts[0].pairs is not None
+    else:
+        names = [path for part in parts for path in part.paths]
+        listens = isinstance(splits, RecordingSplits)
+        what, fits = ("recordings", opened.text_spec is None) if listens else ("images", opened.input_spec is not None)
+        settings |= {"audio": splits.spec} if listens else {}
+    if not fits:
+        raise DataError(f"The labels of {what} cannot be checked with {opened.name!r}, which takes something else.")
+    model = build(opened, heads.classification(list(splits.class_names)), **settings)
+    prefix, _ = split_head(model)
+    features = np.concatenate([np.asarray(extract(prefix, part, verbose=False).arrays) for part in parts])
+    labels = np.concatenate([part.labels for part in parts])
+    yield from label_findings(features, labels, splits.class_names, names, opened.name, seed, notes)
+
+
+def label_findings(
+    features: np.ndarray,
+    labels: np.ndarray,
+    class_names: Sequence[str],
+    names: Sequence[str],
+    backbone: str,
+    seed: int,
+    notes: list[str],
+) -> Iterator[Finding]:
+    """Yields a finding about labels that a probe doubts, if there are any.
+
+    Args:
+        features: of the examples, [N, D].
+        labels: whole numbers [N].
+        class_names: in the order of the labels.
+        names: of the examples.
+        backbone: name of what gave the features.
+        seed: of the folds.
+        notes: one sentence is added where there are too few examples.
+    """
+    found = label_candidates(features, labels, class_names, seed=seed)
+    if found:
+        items = tuple(
+            Item(
+                names[one.position],
+                f"is labelled {one.label!r}; the probe says {one.suggested!r} ({one.probability:.0%})",
+            )
+            for one in found
+        )
+        message = f"{len(found)} labels may be wrong, by a probe on features of {backbone}"
+        remedy = "look at them, the most doubtful first; many will be right"
+        yield Finding("label", "note", message, remedy, items)
+    elif np.bincount(labels, minlength=len(class_names)).min() < 5:
+        notes.append("Labels were not checked: a class has fewer than 5 examples.")
