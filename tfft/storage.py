@@ -113,12 +113,18 @@ def _put_in_place(aside: Path, target: Path, by_size: bool, error: type[TfftErro
         except OSError:  # there is one already: another process was faster, or it is damaged
             if is_whole(target, by_size):
                 return
-            _move_away(target)
+            move_away(target)
     raise error(f"{target} cannot be replaced. Delete it and try again.")
 
 
-def _move_away(target: Path) -> None:
-    broken = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".damaged", dir=target.parent))
+def move_away(target: Path, suffix: str = ".damaged") -> None:
+    """Removes a folder, which is renamed first, so that nobody sees a part of it.
+
+    Args:
+        target: the folder; that it is gone already is no error.
+        suffix: of the name that it has until it is removed.
+    """
+    broken = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=suffix, dir=target.parent))
     try:
         target.rename(broken / "entry")
     except FileNotFoundError:

@@ -27,7 +27,7 @@ import numpy as np
 from tfft.arrays.files import ArrayFile, ArrayFiles, Item, item_bytes, map_file, put_together
 from tfft.arrays.ragged import Rows
 from tfft.errors import DataError
-from tfft.storage import SPARE
+from tfft.storage import SPARE, move_away
 
 try:
     import fcntl
@@ -164,7 +164,7 @@ class EntryWriter:
             except OSError:  # there is one already
                 if not isinstance(read_entry(self._root, self._key), str):
                     return
-                _move_away(target)
+                move_away(target, ".old")
         raise DataError(f"{target} cannot be replaced. Delete it and try again.")
 
 
@@ -208,15 +208,6 @@ def is_written(path: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
-
-
-def _move_away(target: Path) -> None:
-    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.parent))
-    try:
-        target.rename(aside / "entry")
-    except FileNotFoundError:
-        pass  # another process moved it
-    shutil.rmtree(aside, ignore_errors=True)
 
 
 def entries(root: Path) -> list[Path]:
