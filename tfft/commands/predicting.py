@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tfft.commands.shell import FAILED, SUCCESS, PrintResult, say, start_tensorflow
-from tfft.errors import DataError
+from tfft.errors import DataError, listed
 
 _TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
 
@@ -68,7 +68,13 @@ def _predict_table(options: argparse.Namespace, served: Any, print_result: Print
         raise DataError(f"A table is predicted for alone; got {len(options.files)} files, and --text or not.")
     if options.out is not None:
         check_target(options.out)  # told before anything is computed
-    table, found = predict_table(served, options.files[0], _columns(options, served), top=options.top)
+    columns = _columns(options, served)
+    try:
+        table, found = predict_table(served, options.files[0], columns, top=options.top)
+    except DataError as error:
+        if options.column is not None:
+            raise
+        raise DataError(f"{error} Unless --column says otherwise, it is {listed(map(repr, columns))}.") from error
     if options.out is not None:
         rows = write_predictions(table, found, options.out)
         bad = [f"{place} {row.error}" for place, row in zip(table.places, rows, strict=True) if row.error]
