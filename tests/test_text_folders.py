@@ -11,6 +11,7 @@ from test_text_presets import byte_pairs
 from text_models import WORDS, tiny_bert_folder
 
 import tfft
+from tfft.backbones.textfolders import check_sizes
 from tfft.errors import HandleError
 
 TEXTS = tf.constant(["the film is good", "Café, ZÜRICH!", "", "你好 xs", "nothing known"])
@@ -131,3 +132,23 @@ def test_links_in_a_folder_are_followed(bert, tmp_path):
     for path in (tmp_path / "blobs").iterdir():
         (held / path.name).symlink_to(path)
     same(said(held), known)
+
+
+def test_settings_may_not_claim_more_than_the_weights_have(bert, tmp_path):
+    config = json.loads((bert / "config.json").read_text())
+    (bert / "config.json").write_text(
+        json.dumps(config | {"num_hidden_layers": 10**6, "max_position_embeddings": 10**6})
+    )
+    with pytest.raises(
+        HandleError, match=r"(?s)2 problems.*num_hidden_layers is 1000000.*max_position_embeddings is 1"
+    ):
+        tfft.load_backbone(bert)
+    rotary = tmp_path / "rotary"  # as Mistral's: more positions than any of its weights has rows
+    rotary.mkdir()
+    save_file({"model.embed_tokens.weight": np.zeros((100, 8), np.float32)}, rotary / "model.safetensors")
+    settings = {"model_type": "mistral", "vocab_size": 100, "hidden_size": 8, "max_position_embeddings": 32768}
+    (rotary / "config.json").write_text(json.dumps(settings))
+    check_sizes(rotary)
+    (rotary / "config.json").write_text(json.dumps(settings | {"hidden_size": 101}))
+    with pytest.raises(HandleError, match="hidden_size is 101, expected a whole number of at most 100"):
+        check_sizes(rotary)

@@ -30,8 +30,7 @@ _USUAL = (
     128  # pieces that are read unless max_length says otherwise: most sentences, at a quarter of BERT's cost for 512
 )
 _LEAST = 3
-_TYPES = (".token_type_embeddings.weight",)
-_POSITIONS = (".position_embeddings.weight",)
+_ADDED = (".token_type_embeddings.weight", ".position_embeddings.weight")
 # What a sentence-transformers folder says, and how tfft calls it.
 _SAID = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean", "pooling_mode_lasttoken": "last"}
 
@@ -191,7 +190,7 @@ def _add_token_types(folder: Path, network: keras.Model) -> None:
     for file in sorted(folder.glob("*.safetensors")):
         with importlib.import_module("safetensors").safe_open(file, framework="numpy") as tensors:
             for name in tensors.keys():
-                if name.endswith(_TYPES + _POSITIONS):
+                if name.endswith(_ADDED):
                     held[name.rsplit(".", 2)[1]] = np.asarray(tensors.get_tensor(name), np.float32)
     if len(held) < 2:
         return

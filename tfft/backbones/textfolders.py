@@ -22,9 +22,10 @@ _FILES = ("vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model", 
 _WHOLE, _SETTINGS = "tokenizer.json", "tokenizer_config.json"
 _LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_hidden_groups", "inner_group_num")
 _WIDTHS = (
-    "vocab_size", "hidden_size", "intermediate_size", "max_position_embeddings", "type_vocab_size", "embedding_size",
-    "num_attention_heads", "dim", "hidden_dim", "n_heads", "n_embd", "n_head", "n_positions",
+    "vocab_size", "hidden_size", "intermediate_size", "type_vocab_size", "embedding_size", "num_attention_heads", "dim",
+    "hidden_dim", "n_heads", "n_embd", "n_head",
 )  # fmt: skip
+_POSITIONS, _TABLES = ("max_position_embeddings", "n_positions"), ("position_embeddings.weight", "wpe.weight")
 
 
 @contextlib.contextmanager
@@ -70,16 +71,17 @@ def check_sizes(folder: Path) -> None:
     config, files = read_json(folder / "config.json"), sorted(folder.glob("*.safetensors"))
     if "model_type" not in config or not files:
         return
-    shapes = []
+    shapes: dict[str, list[int]] = {}
     for file in files:
         try:
             with importlib.import_module("safetensors").safe_open(file, framework="numpy") as tensors:
-                shapes += [tensors.get_slice(name).get_shape() for name in tensors.keys()]
+                shapes |= {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}
         except Exception as error:  # its own classes, OSError, ValueError
             raise HandleError(f"{file} cannot be read: {error}.") from error
-    most = {name: len(shapes) for name in _LAYERS} | dict.fromkeys(
-        _WIDTHS, max((max(s, default=0) for s in shapes), default=0)
-    )
+    widest = max((max(shape, default=0) for shape in shapes.values()), default=0)
+    most = dict.fromkeys(_LAYERS, len(shapes)) | dict.fromkeys(_WIDTHS, widest)
+    if any(name.endswith(_TABLES) for name in shapes):  # rotary positions are computed: there any number is right
+        most |= dict.fromkeys(_POSITIONS, widest)
     problems = [
         f"{name} is {config[name]!r}, expected a whole number of at most {limit:,}, as its weights have it"
         for name, limit in most.items()
