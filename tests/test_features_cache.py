@@ -19,7 +19,7 @@ from tfft.arrays import entries as caches
 from tfft.data import from_arrays, list_images, to_dataset
 from tfft.data.images import Preprocess
 from tfft.errors import DataError
-from tfft.features import extract
+from tfft.features import extract, keys
 from tfft.specs import InputSpec
 
 RNG = np.random.default_rng(8)
@@ -344,3 +344,9 @@ def test_the_manifest_is_plain(model, tmp_path):
     content = json.loads((entry_of(tmp_path) / caches.MANIFEST).read_text())["content"]
     assert content["arrays"]["features_0.bin"]["shape"] == [12, 12]
     assert content["written"] <= time.time()
+
+
+def test_the_key_names_classes_as_keras_saves_them_so_a_moved_module_keeps_its_entries():
+    assert keys._class_name(Preprocess) == "tfft>Preprocess"
+    assert keys._class_name(keras.layers.Dense).endswith("Dense")
+    assert keys._class_name(type("Preprocess", (keras.layers.Layer,), {})) != "tfft>Preprocess"

@@ -22,7 +22,7 @@ from tfft.errors import installed_version
 from tfft.features import litert
 from tfft.features.graph import Step, flatten, steps_of
 
-FORMAT = 1  # of the entries; another number makes all of them be made again
+FORMAT = 2  # of the entries; another number makes all of them be made again
 _TOKENIZING = ("keras-hub", "tensorflow-text")
 _TRAINING_ONLY = ("training", "regularizers", "selected", "batch_norm", "note", "trusted", "source_digest")
 
@@ -156,7 +156,13 @@ def _settings(step: Step) -> list[Any]:
         config = {k: v for k, v in config.items() if k not in _TRAINING_ONLY}
         config["inference"] = _same_graph(BlockGraph.from_config(config["inference"]))
         config["variables"] = [(v["name"], v["shape"], v["dtype"]) for v in config["variables"]]
-    return [type(operation).__module__, type(operation).__qualname__, config]
+    return [_class_name(type(operation)), config]
+
+
+def _class_name(kind: type) -> str:
+    """Returns the name that Keras saves for a class, which stays where its module moves; else module and name."""
+    name = keras.saving.get_registered_name(kind)
+    return name if keras.saving.get_registered_object(name) is kind else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _nameless(config: Any) -> Any:
