@@ -20,11 +20,11 @@ from PIL import Image, ImageEnhance
 
 import tfft
 from tfft.data import Examples, FileFacts, find_copies, find_parts
-from tfft.data.copies import SIMILAR
-from tfft.data.facts import examine_all
-from tfft.data.parts import SIMILAR_PART, decider, neighbours
-from tfft.data.thumb_search import EVERY_WAY, candidates, similarity
 from tfft.features import extract
+from tfft.modalities.image.crops import SIMILAR_PART, decider, neighbours
+from tfft.modalities.image.duplicates import SIMILAR
+from tfft.modalities.image.file_info import examine_all
+from tfft.modalities.image.thumbnails import EVERY_WAY, candidates, similarity
 
 Change = Callable[[Image.Image, np.random.Generator], Image.Image]
 

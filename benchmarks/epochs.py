@@ -13,8 +13,8 @@ import tensorflow as tf
 
 import tfft
 from tfft import data, features, heads
-from tfft.arrays import entries as cache
-from tfft.features.found import Features
+from tfft.arrays import store as cache
+from tfft.features.feature_set import Features
 
 
 def fit(model: keras.Model, dataset: tf.data.Dataset, epochs: int) -> float:

@@ -210,7 +210,7 @@ def _packed(folder: pathlib.Path) -> pathlib.Path:
 
 
 def _unpack(path: pathlib.Path) -> object:
-    from tfft.backbones.archives import unpack
+    from tfft.backbones.fetch.archives import unpack
 
     out = path.parent / "out"
     out.mkdir()
@@ -238,7 +238,7 @@ def _pth(folder: pathlib.Path, old: bool) -> pathlib.Path:
 
 
 def _read_pth(path: pathlib.Path) -> object:
-    from tfft.backbones.checkpoints import read_pth
+    from tfft.backbones.formats.checkpoints import read_pth
 
     return read_pth(path)
 
@@ -253,7 +253,7 @@ def _safetensors(folder: pathlib.Path) -> pathlib.Path:
 
 
 def _read_safetensors(path: pathlib.Path) -> object:
-    from tfft.backbones.checkpoints import read_safetensors
+    from tfft.backbones.formats.checkpoints import read_safetensors
 
     return read_safetensors(path)
 

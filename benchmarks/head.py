@@ -1,4 +1,4 @@
-"""Fitting a head with its L2 sweep: tfft.features.solving against scikit-learn's LogisticRegressionCV.
+"""Fitting a head with its L2 sweep: tfft.features.linear_probe.solver against scikit-learn's LogisticRegressionCV.
 
 Run ``python benchmarks/head.py`` (digits of scikit-learn through EfficientNet-Lite0 at 64 px; needs the extra
 ``demo``), or with ``--synthetic`` for clouds of random numbers. The two run in turn on the same float32 features with
@@ -29,7 +29,7 @@ from sklearn.metrics import log_loss
 from threadpoolctl import threadpool_limits
 
 import tfft
-from tfft.features.solving import solve_head
+from tfft.features.linear_probe.solver import solve_head
 
 Fit = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 

@@ -14,8 +14,8 @@ import tensorflow as tf
 
 from tfft import data, features
 from tfft.backbones.base import blocks_of
-from tfft.features import engine, litert
-from tfft.features.reading import open_source
+from tfft.features import engines, litert
+from tfft.features.sources import open_source
 
 
 def torch_way(images: np.ndarray) -> common.Way | None:
@@ -39,15 +39,15 @@ def torch_way(images: np.ndarray) -> common.Way | None:
 
 def inference(repeats: int, count: int = 96) -> None:
     prefix, _ = features.split(common.model_of())
-    net = engine.stage(prefix).net
+    net = engines.stage(prefix).net
     images = np.random.default_rng(1).random((count, *net.inputs[0].shape[1:]), np.float32)
     parts = [images[i : i + common.BATCH] for i in range(0, count, common.BATCH)]
     tensors = [tf.constant(p) for p in parts]
-    fast, note = engine.open_engine(net, "litert", [parts[0]])
+    fast, note = engines.open_engine(net, "litert", [parts[0]])
     graph = tf.function(functools.partial(net, training=False))
     ways: dict[str, common.Way] = {
         "TensorFlow graph": lambda: [graph(t).numpy() for t in tensors],
-        "LiteRT": lambda: list(engine.run(fast, (([p], None) for p in parts))),
+        "LiteRT": lambda: list(engines.run(fast, (([p], None) for p in parts))),
     }
     if (torch := torch_way(images)) is not None:
         ways["PyTorch, channels last"] = torch
@@ -73,11 +73,11 @@ def profile(repeats: int, count: int = 32) -> None:
         [layer] = [layer for layer in block.layers if getattr(layer, "is_tfft_block", False)]
         inputs = keras.Input(values.shape[1:])
         net = keras.Model(inputs, layer(inputs))
-        fast, _ = engine.open_engine(net, "litert", [values])
+        fast, _ = engines.open_engine(net, "litert", [values])
         best = float("inf")
         for _ in range(repeats + 1):
             start = time.perf_counter()
-            [([result], _)] = engine.run(fast, [([values], None)])
+            [([result], _)] = engines.run(fast, [([values], None)])
             best = min(best, time.perf_counter() - start)
         fast.close()
         total += best
@@ -92,7 +92,7 @@ def profile(repeats: int, count: int = 32) -> None:
 def files(repeats: int, folder: pathlib.Path, count: int = 1000) -> None:
     prefix, _ = features.split(common.model_of())
     photos = data.list_images(folder, check=False)
-    staged = engine.stage(prefix)
+    staged = engines.stage(prefix)
     spec = staged.preprocess.spec
     graph = tf.function(functools.partial(prefix, training=False), reduce_retracing=True)
 

@@ -78,7 +78,7 @@ def run(name: str, data: Arrays, test: Arrays, seed: int, settings: dict[str, ob
     quiet, began = io.StringIO(), time.perf_counter()
     with tempfile.TemporaryDirectory() as cache, contextlib.redirect_stdout(quiet):
         done = tfft.finetune(
-            common.BACKBONE, data, plan=tfft.plans.named(name, **special), seed=seed, image_size=settings["side"],
+            common.BACKBONE, data, plan=tfft.plans.strategies(name, **special), seed=seed, image_size=settings["side"],
             cache=cache, verbose=False,
         )  # fmt: skip
     seconds = time.perf_counter() - began

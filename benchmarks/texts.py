@@ -19,7 +19,7 @@ import tensorflow as tf
 import tfft
 from tfft import features, heads
 from tfft.backbones.base import Backbone
-from tfft.backbones.tokenizing import Tokenize
+from tfft.layers.tokenize import Tokenize
 from tfft.specs import TextSpec
 
 FIXED = 128  # pieces that a fixed padding has

@@ -21,7 +21,7 @@ import tensorflow as tf
 
 import tfft
 from tfft import heads
-from tfft.data.pipeline import from_arrays
+from tfft.data.batches import from_arrays
 from tfft.errors import PlanError
 from tfft.specs import Phase
 from tfft.training import fit, on_chief, train

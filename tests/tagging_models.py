@@ -7,7 +7,7 @@ import keras_hub
 import numpy as np
 
 from tfft.backbones.base import Backbone
-from tfft.backbones.tokenizing import Tokenize
+from tfft.layers.tokenize import Tokenize
 from tfft.specs import TextSpec
 
 WORDS = ["mr", "in", "saw", "ka", "lo", "mi", "ru", "te", "##do", "##na", *"abcdefgh", ".", ",", "-"]

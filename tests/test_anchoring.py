@@ -10,8 +10,8 @@ import tfft
 from tfft import heads
 from tfft.errors import BlockError, PlanError
 from tfft.features import split
+from tfft.freezing.weight_values import take
 from tfft.regularizers import L2SP, anchor, release
-from tfft.regularizers.values import take
 
 RNG = np.random.default_rng(4)
 
@@ -187,7 +187,7 @@ def test_the_regularizer_alone_goes_through_a_file(tmp_path):
 
 
 def test_single_blocks(model):
-    last = tfft.slicing.select(model, 1)[0]
+    last = tfft.freezing.select(model, 1)[0]
     pulled = anchor(model, 0.1, blocks=1)
     assert {v.path for v in pulled.variables} == {v.path for v in last.layers[0].trainable_weights}
 

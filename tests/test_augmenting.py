@@ -6,10 +6,10 @@ import tensorflow as tf
 from PIL import Image, ImageEnhance, ImageOps
 
 from tfft import data, features
-from tfft.data.augmenting import augmentation
-from tfft.data.pipeline import views_of
-from tfft.data.randaugment import CHANGES, rand_augment
+from tfft.data.batches import views_of
 from tfft.errors import DataError, PlanError
+from tfft.modalities.image.augment import augmentation
+from tfft.modalities.image.randaugment import CHANGES, rand_augment
 from tfft.specs import Augmentation, InputSpec
 
 SPEC = InputSpec(16, 16)

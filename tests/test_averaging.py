@@ -10,8 +10,9 @@ import tfft
 from tfft import heads
 from tfft.errors import DataError, PlanError
 from tfft.features import split
-from tfft.regularizers import ExponentialAverage, WeightAverage, refresh_batch_norm
-from tfft.regularizers.values import movable, take
+from tfft.freezing import refresh_batch_norm
+from tfft.freezing.weight_values import movable, take
+from tfft.weight_averaging import ExponentialAverage, WeightAverage
 
 MAKERS = {
     "ema": lambda **more: ExponentialAverage(0.8, **more),

@@ -6,9 +6,9 @@ import pytest
 import tensorflow as tf
 
 from tfft import data, features, heads
-from tfft.data.balancing import class_weights, weighted
+from tfft.data.class_balance import class_weights, weighted
 from tfft.data.labels import check_labels
-from tfft.data.mixing import mixed, one_hot
+from tfft.data.mixup import mixed, one_hot
 from tfft.errors import DataError, PlanError
 from tfft.specs import Augmentation, InputSpec
 

@@ -11,8 +11,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from tfft.backbones.checkpoints import read_pth, read_safetensors
-from tfft.backbones.lite0 import weights_path
+from tfft.backbones.formats.checkpoints import read_pth, read_safetensors
+from tfft.backbones.formats.efficientnet_lite0 import weights_path
 from tfft.errors import DependencyError, SavedModelError, UnsafeModelError
 
 

@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from tfft.training.checkpoints import CheckpointError, CheckpointStore
+from tfft.training.checkpoint.store import CheckpointError, CheckpointStore
 
 ARRAYS = {
     "kernel": np.arange(12, dtype=np.float32).reshape(3, 4),
@@ -288,9 +288,9 @@ def test_two_processes_do_not_write_to_one_folder(tmp_path):
     CheckpointStore(tmp_path).save({}, {"n": 1})
 
     def work():
-        from tfft.training import checkpoints
+        from tfft.training.checkpoint import store
 
-        checkpoints._claimed.clear()  # as in a process that is not forked
+        store._claimed.clear()  # as in a process that is not forked
         try:
             CheckpointStore(tmp_path).save({}, {"n": 2})
         except CheckpointError as error:

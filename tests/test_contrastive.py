@@ -13,13 +13,13 @@ from test_training import network, stripes
 import tfft
 from tfft import heads, plans
 from tfft.backbones.base import Backbone
-from tfft.backbones.tokenizing import Tokenize
 from tfft.contrastive import PairCosine, pairs
 from tfft.errors import DataError, PlanError
-from tfft.plans import Facts, Wishes, drafting, recommend, show
+from tfft.layers.tokenize import Tokenize
+from tfft.plans import Facts, Wishes, defaults, recommend, show
 from tfft.specs import Phase, Plan, TextSpec
 from tfft.training import Checkpoints, FeatureSource, train
-from tfft.training.phases import check_phases
+from tfft.training.phase_checks import check_phases
 
 TUNE = Phase("contrastive", "all", 1, 1e-2, contrastive=8)
 SOLVED = Phase("frozen", "none", 0, 0.0, solve=True)
@@ -484,7 +484,7 @@ def test_numbers_of_the_plan_follow_from_the_examples_and_the_wishes():
     def tuned(facts, plan=None, **wishes):
         return recommend(facts, Wishes(**wishes), plan=plan or plans.setfit())
 
-    assert drafting.PAIRED == tfft.contrastive.MOST
+    assert defaults.PAIRED == tfft.contrastive.MOST
     many = tuned(dataclasses.replace(FEW, examples=5000, classes=10, smallest=400, largest=600))
     assert many.phases[1].contrastive == 10
     assert "200 steps of 32" in many.reasons["shown"]

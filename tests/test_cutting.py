@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tfft.backbones import cutting
+from tfft.backbones import blocks
 
 
 @pytest.mark.parametrize(
@@ -26,19 +26,19 @@ from tfft.backbones import cutting
     ],
 )
 def test_unit_key(path, key):
-    assert cutting.unit_key(path) == key
+    assert blocks.unit_key(path) == key
 
 
 def test_dominators_of_a_diamond():
     order = ["a", "b", "left", "right", "join", "end"]
     reads = {"b": ["a"], "left": ["b"], "right": ["b"], "join": ["left", "right"], "end": ["join"]}
-    assert cutting.dominator_chain(order, reads, "end") == ["a", "b", "join", "end"]
+    assert blocks.dominator_chain(order, reads, "end") == ["a", "b", "join", "end"]
 
 
 def test_a_second_source_removes_what_it_bypasses():
     order = ["a", "b", "other", "join", "end"]
     reads = {"b": ["a"], "join": ["b", "other"], "end": ["join"]}
-    assert cutting.dominator_chain(order, reads, "end") == ["join", "end"]
+    assert blocks.dominator_chain(order, reads, "end") == ["join", "end"]
 
 
 def test_neighbours_of_one_unit_merge_and_norms_follow():
@@ -49,22 +49,22 @@ def test_neighbours_of_one_unit_merge_and_norms_follow():
         ["batch_normalization_1/beta"],
         ["dense/kernel"],
     ]
-    groups = cutting.group_segments(segments, [""] * 5)
+    groups = blocks.group_segments(segments, [""] * 5)
     assert [(g.name, g.start, g.stop) for g in groups] == [("stem", 0, 2), ("conv2d_1", 2, 4), ("dense", 4, 5)]
 
 
 def test_layers_are_ordered_by_use_not_by_name():
     segments = [[f"m/layer_{i}/kernel"] for i in range(12)]
-    assert [g.name for g in cutting.group_segments(segments, [""] * 12)] == [f"layer_{i}" for i in range(12)]
+    assert [g.name for g in blocks.group_segments(segments, [""] * 12)] == [f"layer_{i}" for i in range(12)]
 
 
 def test_a_shared_variable_ties_everything_between():
     segments = [["embeddings/table"], ["layer_0/kernel"], ["out/kernel", "embeddings/table"], ["head/kernel"]]
-    groups = cutting.group_segments(segments, [""] * 4)
+    groups = blocks.group_segments(segments, [""] * 4)
     assert [(g.start, g.stop) for g in groups] == [(0, 3), (3, 4)]
     assert "embeddings/table is used in more than one place" in groups[0].note
 
 
 def test_names_are_unique():
     segments = [["block1/kernel"], ["block2/kernel"], ["block1/other"]]
-    assert [g.name for g in cutting.group_segments(segments, [""] * 3)] == ["block1", "block2", "block1_2"]
+    assert [g.name for g in blocks.group_segments(segments, [""] * 3)] == ["block1", "block2", "block1_2"]

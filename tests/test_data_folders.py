@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from tfft.data import list_images, load
-from tfft.data.facts import examine_all, why_unreadable
 from tfft.errors import DataError
+from tfft.modalities.image.file_info import examine_all, why_unreadable
 
 RNG = np.random.default_rng(3)
 

@@ -8,10 +8,10 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from tfft.data import batches as pipeline_module
 from tfft.data import from_arrays, list_images, to_dataset
-from tfft.data import pipeline as pipeline_module
-from tfft.data.images import decode_image, resize_pixels
 from tfft.errors import DataError, PlanError
+from tfft.layers.preprocess import decode_image, resize_pixels
 from tfft.specs import InputSpec
 
 RNG = np.random.default_rng(5)

@@ -15,11 +15,11 @@ import tensorflow as tf
 from PIL import Image
 
 from tfft import features
-from tfft.arrays import entries as caches
+from tfft.arrays import store as caches
 from tfft.data import from_arrays, list_images, to_dataset
-from tfft.data.images import Preprocess
 from tfft.errors import DataError
-from tfft.features import extract, keys
+from tfft.features import cache_key, extract
+from tfft.layers.preprocess import Preprocess
 from tfft.specs import InputSpec
 
 RNG = np.random.default_rng(8)
@@ -233,7 +233,7 @@ def test_another_type_engine_or_version_is_another_key(model, tmp_path, monkeypa
     get(model, cache=tmp_path)
     assert not get(model, cache=tmp_path, dtype="float16").cached
     assert not get(model, cache=tmp_path, engine="litert").cached
-    monkeypatch.setattr("tfft.features.keys.installed_version", lambda package: "0.0.0")
+    monkeypatch.setattr("tfft.features.cache_key.installed_version", lambda package: "0.0.0")
     assert not get(model, cache=tmp_path).cached
 
 
@@ -275,20 +275,20 @@ def test_a_dataset_that_shuffles_is_refused(model, tmp_path):
 
 
 def test_files_that_change_or_break_meanwhile(model, tmp_path, monkeypatch):
-    from tfft.features import reading
+    from tfft.features import sources
 
     for name in ("a", "b"):
         (tmp_path / "p" / name).mkdir(parents=True)
         Image.fromarray(IMAGES[0]).save(tmp_path / "p" / name / "x.png")
     examples = list_images(tmp_path / "p")
-    whole = reading.FileSource.identity
+    whole = sources.FileSource.identity
 
     def then_touched(self):
         found = whole(self)
         os.utime(examples.paths[1], (1, 1))
         return found
 
-    monkeypatch.setattr(reading.FileSource, "identity", then_touched)
+    monkeypatch.setattr(sources.FileSource, "identity", then_touched)
     with pytest.raises(DataError, match="changed while"):
         get(model, examples, cache=tmp_path / "c")
     monkeypatch.undo()
@@ -347,6 +347,6 @@ def test_the_manifest_is_plain(model, tmp_path):
 
 
 def test_the_key_names_classes_as_keras_saves_them_so_a_moved_module_keeps_its_entries():
-    assert keys._class_name(Preprocess) == "tfft>Preprocess"
-    assert keys._class_name(keras.layers.Dense).endswith("Dense")
-    assert keys._class_name(type("Preprocess", (keras.layers.Layer,), {})) != "tfft>Preprocess"
+    assert cache_key._class_name(Preprocess) == "tfft>Preprocess"
+    assert cache_key._class_name(keras.layers.Dense).endswith("Dense")
+    assert cache_key._class_name(type("Preprocess", (keras.layers.Layer,), {})) != "tfft>Preprocess"

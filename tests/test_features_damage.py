@@ -16,7 +16,7 @@ import pytest
 from test_features_cache import IMAGES, LABELS, entry_of, get, network
 
 from tfft import features
-from tfft.arrays import entries as caches
+from tfft.arrays import store as caches
 from tfft.errors import DataError
 
 

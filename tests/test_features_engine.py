@@ -11,10 +11,10 @@ import pytest
 import savedmodels
 import tensorflow as tf
 
-from tfft.arrays import holding as holding_module
+from tfft.arrays import spill as holding_module
 from tfft.backbones.savedmodel import open_savedmodel
 from tfft.errors import BackboneError, DataError, DependencyError, PlanError
-from tfft.features import engine as engines
+from tfft.features import engines as engines
 from tfft.features import extract, litert
 
 RNG = np.random.default_rng(3)

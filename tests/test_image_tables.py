@@ -53,7 +53,7 @@ def test_a_table_is_read_and_split(place):
     assert splits.items["train"][0].startswith("files/")
     frame = pandas.read_csv(place / "pictures.csv")
     same = load_image_table(frame, image="file", label="colour", validation=0.25, root=place)
-    assert [tfft.data.splitting.key_of(p, place) for p in same.train.paths] == splits.items["train"]
+    assert [tfft.data.split.key_of(p, place) for p in same.train.paths] == splits.items["train"]
     lines = load_image_table(place / "pictures.jsonl", image="file", label="colour", validation=0.25)
     assert lines.items == splits.items
     grouped = load_image_table(place / "pictures.csv", image="file", label="colour", group="person")

@@ -8,9 +8,10 @@ from weight_models import compiled, dataset, of_keras, of_savedmodel, same
 
 import tfft
 from tfft.errors import DataError, PlanError
-from tfft.regularizers import greedy_soup, interpolate, refresh_batch_norm
-from tfft.regularizers.ranking import rank_of
-from tfft.regularizers.values import movable
+from tfft.freezing import refresh_batch_norm
+from tfft.freezing.weight_values import movable
+from tfft.weight_averaging import greedy_soup, interpolate
+from tfft.weight_averaging.selection import rank_of
 
 HELD_OUT = dataset(60, seed=9, batch=32)
 

@@ -14,12 +14,13 @@ from test_recordings import RATE, TONES, tone, write
 
 import tfft
 from tfft import cli
-from tfft.arrays import entries
-from tfft.data import fold_splits, from_waves, kept_waves, load_recording_table, load_recordings
-from tfft.data.fact_store import recording_facts
-from tfft.data.kept_waves import Waves
-from tfft.data.waves import wave_views
+from tfft.arrays import store
+from tfft.data import fold_splits, from_waves, load_recording_table, load_recordings
+from tfft.data.file_index import recording_facts
 from tfft.errors import DataError
+from tfft.modalities.audio import waveform_store
+from tfft.modalities.audio.batches import wave_views
+from tfft.modalities.audio.waveform_store import Waves
 from tfft.specs import Augmentation
 
 QUICK = {"export_to": False, "verbose": False, "unfreeze": 1, "epochs": 2, "learning_rate": 1e-2}
@@ -51,7 +52,7 @@ def place(tmp_path_factory):
 @pytest.fixture
 def on_disk(monkeypatch, tmp_path):
     """No wave stays in memory; tfft's cache is a folder of this test."""
-    monkeypatch.setattr(kept_waves, "LIMIT", 0)
+    monkeypatch.setattr(waveform_store, "LIMIT", 0)
     monkeypatch.setenv("TFFT_CACHE_DIR", str(tmp_path / "cache"))
 
 
@@ -82,8 +83,8 @@ def assert_same(first, second):
 @pytest.mark.parametrize("kept", [True, False])
 def test_a_file_gives_the_floats_and_the_order_that_memory_gives(kept, place, tmp_path, monkeypatch):
     held = load_recordings(place)
-    monkeypatch.setattr(kept_waves, "LIMIT", 0)
-    monkeypatch.setattr("tfft.arrays.holding.LIMIT", 0)
+    monkeypatch.setattr(waveform_store, "LIMIT", 0)
+    monkeypatch.setattr("tfft.arrays.spill.LIMIT", 0)
     filed = load_recordings(place, store=tmp_path / "files.sqlite" if kept else None)
     for array, waves in zip(arrays_of(held), filed.waves, strict=True):
         assert isinstance(waves, Waves)
@@ -114,7 +115,7 @@ def test_a_file_gives_the_floats_and_the_order_that_memory_gives(kept, place, tm
 
 
 def test_what_was_read_is_known_to_the_next_run(place, tmp_path, monkeypatch):
-    monkeypatch.setattr(kept_waves, "LIMIT", 0)
+    monkeypatch.setattr(waveform_store, "LIMIT", 0)
     how = {"store": tmp_path / "files.sqlite", "seconds": 0.4}
     first, seen = load_recordings(place, **how), opened(monkeypatch)
     wanted = arrays_of(first)
@@ -145,7 +146,7 @@ def test_what_was_read_is_known_to_the_next_run(place, tmp_path, monkeypatch):
 
 def test_bytes_behind_the_same_path_size_and_time_are_not_looked_at_again(place, tmp_path, monkeypatch):
     """A second run takes the file's word that nothing changed, so what is behind it does not matter."""
-    monkeypatch.setattr(kept_waves, "LIMIT", 0)
+    monkeypatch.setattr(waveform_store, "LIMIT", 0)
     root = tmp_path / "data"
     for name in TONES:
         for i in range(3):
@@ -182,7 +183,7 @@ DAMAGE = {
     "cut short": lambda e: os.truncate(e / "features_0.bin", 1000),
     "a bit": lambda e: flip(e / "features_0.bin"),
     "gone": lambda e: (e / "features_0.bin").unlink(),
-    "manifest": lambda e: (e / entries.MANIFEST).write_text("{"),
+    "manifest": lambda e: (e / store.MANIFEST).write_text("{"),
 }
 
 
@@ -195,7 +196,7 @@ def flip(path):
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_damaged_waves_are_made_again(damage, place, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(kept_waves, "LIMIT", 0)
+    monkeypatch.setattr(waveform_store, "LIMIT", 0)
     store = tmp_path / "files.sqlite"
     wanted = arrays_of(load_recordings(place, store=store))
     [entry] = (tmp_path / "waves").iterdir()
@@ -210,23 +211,23 @@ def test_damaged_waves_are_made_again(damage, place, tmp_path, monkeypatch, capl
 
 
 def test_a_disk_without_room_or_rights_is_told(place, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(kept_waves, "LIMIT", 0)
+    monkeypatch.setattr(waveform_store, "LIMIT", 0)
     (tmp_path / "waves").write_text("no folder")
     splits = load_recordings(place, store=tmp_path / "files.sqlite")
     assert len(splits.waves[0][:3]) == 3
     assert "Waves are not kept, since" in caplog.text
-    monkeypatch.setattr(entries, "SPARE", 2**60)
+    monkeypatch.setattr(store, "SPARE", 2**60)
     with pytest.raises(DataError, match=r"no room for the waves of the recordings: they take .* TFFT_CACHE_DIR"):
         _ = load_recordings(place, store=tmp_path / "other" / "files.sqlite").waves
     assert list((tmp_path / "other" / "waves").iterdir()) == []
-    monkeypatch.setattr(kept_waves, "SPARE", 2**60)
+    monkeypatch.setattr(waveform_store, "SPARE", 2**60)
     with pytest.raises(DataError, match="no room for the waves of the recordings"):
         _ = load_recordings(place).waves
 
 
 @pytest.mark.parametrize("limit", [0, 2**29])
 def test_a_file_that_changes_after_it_was_read_is_named(limit, tmp_path, monkeypatch):
-    monkeypatch.setattr(kept_waves, "LIMIT", limit)
+    monkeypatch.setattr(waveform_store, "LIMIT", limit)
     for name in TONES:
         for i in range(3):
             write(tmp_path / "data" / name / f"{i}.wav", tone(TONES[name], seed=i))
@@ -242,7 +243,7 @@ def test_a_file_that_changes_after_it_was_read_is_named(limit, tmp_path, monkeyp
 def test_folds_share_one_file(place, tmp_path, monkeypatch):
     held = load_recordings(place)
     own = dict(zip((f.path for f in held.facts), np.concatenate(held.waves), strict=True))
-    monkeypatch.setattr(kept_waves, "LIMIT", 0)
+    monkeypatch.setattr(waveform_store, "LIMIT", 0)
     splits, seen = load_recordings(place, store=tmp_path / "files.sqlite"), opened(monkeypatch)
     for fold in fold_splits(splits, 3):
         for part, waves in zip((fold.train, fold.validation), fold.waves, strict=True):
@@ -254,7 +255,7 @@ def test_folds_share_one_file(place, tmp_path, monkeypatch):
 
 def test_features_are_the_same_from_a_file(place, tmp_path, monkeypatch):
     held = load_recordings(place)
-    monkeypatch.setattr(kept_waves, "LIMIT", 0)
+    monkeypatch.setattr(waveform_store, "LIMIT", 0)
     filed = load_recordings(place)
     model = tfft.build(backbone(), tfft.heads.classification(held.class_names), audio=held.spec)
     prefix, _ = tfft.features.split(model)
@@ -279,12 +280,12 @@ def test_training_from_a_file_is_training_from_memory(place, on_disk, tmp_path, 
         24,
         tmp_path / "cache/waves",
     )
-    monkeypatch.setattr(kept_waves, "LIMIT", 2**29)
+    monkeypatch.setattr(waveform_store, "LIMIT", 2**29)
     plain = tfft.finetune(backbone(), place, **how)
     losses = [[row["loss"] for row in each.history.rows] for each in (run, plain)]
     assert len(losses[0]) > 1
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
-    monkeypatch.setattr(kept_waves, "LIMIT", 0)
+    monkeypatch.setattr(waveform_store, "LIMIT", 0)
     seen = opened(monkeypatch)
     assert cli.main(["evaluate", str(tmp_path / "run"), str(place)]) == 0
     assert f"{run.final.accuracy:.4f}" in capsys.readouterr().out

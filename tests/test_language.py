@@ -13,10 +13,11 @@ import tensorflow as tf
 from test_text_presets import byte_pairs
 
 import tfft
-from tfft import cli, language
-from tfft.backbones.lowrank import pairs_of
+from tfft import cli
 from tfft.errors import BackboneError, DataError, ExportError, PlanError
-from tfft.language.documents import pieces_of
+from tfft.layers.lora import pairs_of
+from tfft.tasks import causal_lm
+from tfft.tasks.causal_lm.data import pieces_of
 
 
 def pattern(count=40, seed=0):
@@ -48,7 +49,7 @@ def preset(tmp_path_factory):
     untrained, counting = folder.with_name("untrained"), [text[::-1] for text in pattern(60, seed=1)]
     for part in (backbone, tokenizer):
         part.save_to_preset(str(untrained))
-    learned = language.finetune(
+    learned = causal_lm.finetune(
         untrained, counting, lora=0, epochs=30, learning_rate=1e-2, max_length=24, verbose=False
     ).model  # fmt: skip
     for part in (learned.backbone, tokenizer):
@@ -59,7 +60,7 @@ def preset(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(preset, tmp_path_factory):
     out = tmp_path_factory.mktemp("language") / "run"
-    return language.finetune(
+    return causal_lm.finetune(
         preset, pattern(), out=out, lora=8, epochs=30, learning_rate=1e-2, max_length=24, verbose=False
     )
 
@@ -69,7 +70,7 @@ def test_windows_hold_everything_once_and_nothing_is_predicted_across_documents(
     texts = ["the quick", "a", "", "brown fox"]
     pieces = [pieces_of(text, tokenizer) for text in texts]
     stream = np.concatenate(pieces)
-    batches = list(language.windows(texts, tokenizer, 8, batch_size=2).as_numpy_iterator())
+    batches = list(causal_lm.windows(texts, tokenizer, 8, batch_size=2).as_numpy_iterator())
     inputs, following, weights = (np.concatenate([b[i] if i else b[0]["token_ids"] for b in batches]) for i in range(3))
     present = np.concatenate([b[0]["padding_mask"] for b in batches]).astype(bool)
     np.testing.assert_array_equal(inputs[present], stream[:-1])
@@ -79,17 +80,17 @@ def test_windows_hold_everything_once_and_nothing_is_predicted_across_documents(
     starts = np.cumsum([len(one) for one in pieces])[:-1]
     np.testing.assert_array_equal(np.flatnonzero(weights[present] == 0), starts - 1)
     assert weights.sum() == sum(len(one) - 1 for one in pieces)
-    shuffled = language.windows(texts, tokenizer, 8, shuffle=True, seed=1)
+    shuffled = causal_lm.windows(texts, tokenizer, 8, shuffle=True, seed=1)
     first, second = ([b[0]["token_ids"].tolist() for b in shuffled.as_numpy_iterator()] for _ in range(2))
     assert first != second
-    again = language.windows(texts, tokenizer, 8, shuffle=True, seed=1)
+    again = causal_lm.windows(texts, tokenizer, 8, shuffle=True, seed=1)
     assert [b[0]["token_ids"].tolist() for b in again.as_numpy_iterator()] == first
 
 
 def test_perplexity_is_that_of_the_logits(preset):
-    model = language.causal_lm(preset, max_length=16)
+    model = causal_lm.causal_lm(preset, max_length=16)
     texts = ["abc", "the quick brown fox and then some more of the same kind", ""]
-    found = language.perplexity(model, texts, batch_size=2)
+    found = causal_lm.perplexity(model, texts, batch_size=2)
     losses, count = [], 0
     for text in texts:
         cut = pieces_of(text, model.preprocessor.tokenizer)
@@ -108,7 +109,7 @@ def test_perplexity_is_that_of_the_logits(preset):
 def test_the_pattern_is_learned_by_the_updates_alone(run, preset):
     assert run.after.value < 0.5 * run.unigram.value
     assert run.after.value < run.before.value
-    original = language.causal_lm(preset, lora=0)
+    original = causal_lm.causal_lm(preset, lora=0)
     changed = {
         new.path
         for old, new in zip(original.variables, run.model.variables, strict=True)
@@ -117,13 +118,13 @@ def test_the_pattern_is_learned_by_the_updates_alone(run, preset):
     assert changed
     assert all("kernel" in path for path in changed)
     assert not [path for path in changed if "embedding" in path]
-    assert not [pair for layer in tfft.slicing.auditing.flatten(run.model) for pair in pairs_of(layer)]
+    assert not [pair for layer in tfft.freezing.weight_audit.flatten(run.model) for pair in pairs_of(layer)]
     run.model.compile(sampler="greedy")
     assert run.model.generate("abcde", max_length=12).startswith("abcdefgh")
 
 
 def test_only_updates_train(preset):
-    model = language.causal_lm(preset, lora=4)
+    model = causal_lm.causal_lm(preset, lora=4)
     assert {v.path.rsplit("lora_", 1)[-1] for v in model.trainable_variables} == {"a", "b"}
 
 
@@ -134,9 +135,9 @@ def test_a_run_is_read_again_in_another_process(run):
     script = """
 import sys, keras_hub
 from tfft import language
-model = language.load(sys.argv[1])
+model = causal_lm.load(sys.argv[1])
 model.compile(sampler="greedy")
-print(language.perplexity(model, sys.argv[2:]).value)
+print(causal_lm.perplexity(model, sys.argv[2:]).value)
 print(model.generate("abcde", max_length=16))
 """
     texts = pattern(4, seed=3)
@@ -145,13 +146,13 @@ print(model.generate("abcde", max_length=16))
         [sys.executable, "-c", script, str(folder), *texts], check=True, capture_output=True, text=True
     )
     value, *text = done.stdout.splitlines()
-    assert float(value) == pytest.approx(language.perplexity(run.model, texts).value, rel=1e-5)
+    assert float(value) == pytest.approx(causal_lm.perplexity(run.model, texts).value, rel=1e-5)
     assert "\n".join(text) == run.model.generate("abcde", max_length=16)
 
 
 def test_an_export_writes_as_the_model_does(run, tmp_path):
     before = run.model.sampler
-    exported = language.export(run.model, tmp_path / "served", max_length=16, examples=["abc", "ghijkl"])
+    exported = causal_lm.export(run.model, tmp_path / "served", max_length=16, examples=["abc", "ghijkl"])
     assert exported.path == tmp_path / "served" / "1"
     assert run.model.sampler is before
     served = tfft.exporting.open_export(exported.path)
@@ -161,9 +162,9 @@ def test_an_export_writes_as_the_model_does(run, tmp_path):
     assert [one.decode() for one in found] == run.model.generate(["abcde", "b", ""], max_length=16)
     assert "causal language model" in (exported.path / "assets" / "model_card.md").read_text()
     with pytest.raises(ExportError, match="Version 1 exists already"):
-        language.export(run.model, exported.path)
+        causal_lm.export(run.model, exported.path)
     with pytest.raises(ExportError, match="max_length must be 2 to 24"):
-        language.export(run.model, tmp_path / "other", max_length=400)
+        causal_lm.export(run.model, tmp_path / "other", max_length=400)
 
 
 def test_the_command_line_trains_writes_and_exports(preset, tmp_path, capsys):
@@ -184,39 +185,39 @@ def test_the_command_line_trains_writes_and_exports(preset, tmp_path, capsys):
 
 def test_documents_come_from_files_folders_and_lists(tmp_path):
     (tmp_path / "poems.txt").write_text("one\nline two\n\n\nthree \n  \nfour")
-    assert language.read_documents(tmp_path / "poems.txt") == ["one\nline two", "three ", "four"]
+    assert causal_lm.read_documents(tmp_path / "poems.txt") == ["one\nline two", "three ", "four"]
     (tmp_path / "many").mkdir()
     for name in ("b", "a"):
         (tmp_path / "many" / f"{name}.txt").write_text(f"{name}\n\nstill {name}\n")
-    assert language.read_documents(tmp_path / "many") == ["a\n\nstill a", "b\n\nstill b"]
+    assert causal_lm.read_documents(tmp_path / "many") == ["a\n\nstill a", "b\n\nstill b"]
     (tmp_path / "bad.txt").write_bytes(b"fine\nnot caf\xe9\n")
     with pytest.raises(DataError, match=r"bad.txt:2 is not UTF-8: byte 7 of the line is 0xe9"):
-        language.read_documents(tmp_path / "bad.txt")
+        causal_lm.read_documents(tmp_path / "bad.txt")
     (tmp_path / "empty.txt").write_text("\n\n")
     with pytest.raises(DataError, match="Found 0 documents, expected two or more"):
-        language.read_documents(tmp_path / "empty.txt")
+        causal_lm.read_documents(tmp_path / "empty.txt")
     with pytest.raises(DataError, match="does not exist"):
-        language.read_documents(tmp_path / "gone.txt")
+        causal_lm.read_documents(tmp_path / "gone.txt")
     with pytest.raises(DataError, match="Documents must be texts, got 3"):
-        language.read_documents(["a", 3])
+        causal_lm.read_documents(["a", 3])
 
 
 def test_what_cannot_be_used_is_said(preset, tmp_path):
     with pytest.raises(BackboneError, match="max_length must be 4 to 32"):
-        language.causal_lm(preset, max_length=33)
+        causal_lm.causal_lm(preset, max_length=33)
     tokenizer = keras_hub.models.BertTokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"], lowercase=True)
     encoder = keras_hub.models.BertBackbone(6, 1, 1, 4, 8, max_sequence_length=8)
     for part in (encoder, tokenizer):
         part.save_to_preset(str(tmp_path / "bert"))
     with pytest.raises(BackboneError, match="is a BertBackbone, which cannot be used as a language model"):
-        language.causal_lm(tmp_path / "bert")
+        causal_lm.causal_lm(tmp_path / "bert")
     with pytest.raises(PlanError, match=r"(?s)epochs must be a whole number.*learning_rate.*validation is a share"):
-        language.finetune(preset, ["a", "b"], epochs=0, learning_rate=-1.0, validation=2.0)
+        causal_lm.finetune(preset, ["a", "b"], epochs=0, learning_rate=-1.0, validation=2.0)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("")
     with pytest.raises(PlanError, match="is there and not empty"):
-        language.finetune(preset, ["a", "b"], out=tmp_path / "full")
+        causal_lm.finetune(preset, ["a", "b"], out=tmp_path / "full")
     with pytest.raises(DataError, match="All documents are equal"):
-        language.finetune(preset, ["a", "a"], verbose=False)
+        causal_lm.finetune(preset, ["a", "a"], verbose=False)
     with pytest.raises(DataError, match=r"holds no model.keras"):
-        language.load(tmp_path)
+        causal_lm.load(tmp_path)

@@ -14,7 +14,7 @@ from test_recordings import TONES, tone, write
 import tfft
 from tfft import data as td
 from tfft.data import load, to_dataset
-from tfft.data.loading import (
+from tfft.data.loader import (
     _LOADERS,
     ARRAYS,
     IMAGE_TABLE,

@@ -9,11 +9,11 @@ import savedmodels
 import tensorflow as tf
 
 import tfft
-from tfft import features, heads, slicing, testing
+from tfft import features, freezing, heads, testing
 from tfft.backbones import load_backbone
-from tfft.backbones.lowrank import einsum_split, pairs_of
-from tfft.backbones.savedmodel.kernels import Uses
+from tfft.backbones.savedmodel.lora_targets import Uses
 from tfft.errors import BlockError
+from tfft.layers.lora import einsum_split, pairs_of
 from tfft.models import build
 
 KINDS = ["convnet", "transformer", "native"]
@@ -65,7 +65,7 @@ def make(opened):
         else:
             name = {"convnet": "plain_convnet"}.get(kind, kind)
             model = build(opened(name, **settings), heads.classification(("a", "b", "c"), dropout=0.0))
-        slicing.unfreeze(model, "none")
+        freezing.unfreeze(model, "none")
         return model
 
     return make
@@ -98,7 +98,7 @@ def chosen(kind):
 
 
 def updates(model):
-    return [v for layer in slicing.auditing.flatten(model) for p in pairs_of(layer) for v in (p.first, p.second)]
+    return [v for layer in freezing.auditing.flatten(model) for p in pairs_of(layer) for v in (p.first, p.second)]
 
 
 def values(model):
@@ -112,11 +112,11 @@ def values(model):
 def test_nothing_changes_at_first_and_then_only_the_updates_train(make, kind):
     model = make(kind)
     before, start = values(model), predict(model)
-    assert slicing.add_lora(model, chosen(kind), rank=2) is model
+    assert freezing.add_lora(model, chosen(kind), rank=2) is model
     np.testing.assert_array_equal(predict(model), start)
     head = {v.path for v in model.get_layer("logits").weights}
     assert {v.path for v in model.trainable_weights} == {v.path for v in updates(model)} | head
-    with slicing.audit(model):
+    with freezing.audit(model):
         fit(model)
     after = values(model)
     assert {path for path in before if not np.array_equal(before[path], after[path])} == head
@@ -127,14 +127,14 @@ def test_nothing_changes_at_first_and_then_only_the_updates_train(make, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_parameters_are_rank_times_rows_plus_columns(make, kind):
     model = make(kind)
-    plain = slicing.describe(model)
-    slicing.add_lora(model, chosen(kind), rank=3)
-    rows = {row.block: row for row in slicing.describe(model).rows if row.part == "backbone"}
+    plain = freezing.describe(model)
+    freezing.add_lora(model, chosen(kind), rank=3)
+    rows = {row.block: row for row in freezing.describe(model).rows if row.part == "backbone"}
     for block, row in rows.items():
         expected = sum(3 * (a + b) for a, b in UPDATED[kind].get(block, []))
         assert (row.lora_parameters, row.trainable_parameters) == (expected, expected)
         assert row.trainable == ("lora" if expected else "no")
-    described = slicing.describe(model)
+    described = freezing.describe(model)
     added = sum(row.lora_parameters for row in rows.values())
     assert described.parameters == plain.parameters + added
     assert described.flops == plain.flops
@@ -146,29 +146,29 @@ def test_parameters_are_rank_times_rows_plus_columns(make, kind):
 def test_merging_keeps_the_predictions_and_gives_the_structure_back(make, kind, tmp_path):
     model = make(kind)
     config, names = model.get_config(), [v.path for v in model.weights]
-    classes = [type(layer) for layer in slicing.auditing.flatten(model)]
-    slicing.add_lora(model, chosen(kind), rank=2, alpha=5)
+    classes = [type(layer) for layer in freezing.auditing.flatten(model)]
+    freezing.add_lora(model, chosen(kind), rank=2, alpha=5)
     fit(model)
     trained, kernels = predict(model), values(model)
-    assert slicing.merge_lora(model) is model
+    assert freezing.merge_lora(model) is model
     np.testing.assert_allclose(predict(model), trained, atol=1e-5)
     assert [v.path for v in model.weights] == names
-    assert [type(layer) for layer in slicing.auditing.flatten(model)] == classes
+    assert [type(layer) for layer in freezing.auditing.flatten(model)] == classes
     assert model.get_config() == config
     assert not updates(model)
     moved = {v.path for v in model.weights if not np.array_equal(v.numpy(), kernels[v.path])}
     assert len(moved) == sum(map(len, UPDATED[kind].values()))
     model.save(tmp_path / "m.keras")
     np.testing.assert_array_equal(predict(keras.models.load_model(tmp_path / "m.keras", compile=False)), predict(model))
-    slicing.unfreeze(model, chosen(kind))  # whole kernels train again
-    with slicing.audit(model, allow_unchanged="conv/bias|block1_conv/bias"):
+    freezing.unfreeze(model, chosen(kind))  # whole kernels train again
+    with freezing.audit(model, allow_unchanged="conv/bias|block1_conv/bias"):
         fit(model)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_keras_file_holds_the_updates_and_they_go_on_training(make, kind, tmp_path):
     model = make(kind)
-    slicing.add_lora(model, chosen(kind), rank=2, alpha=3)
+    freezing.add_lora(model, chosen(kind), rank=2, alpha=3)
     fit(model)
     model.save(tmp_path / "m.keras")
     again = keras.models.load_model(tmp_path / "m.keras")
@@ -176,16 +176,16 @@ def test_a_keras_file_holds_the_updates_and_they_go_on_training(make, kind, tmp_
     assert [v.shape for v in again.trainable_weights] == [v.shape for v in model.trainable_weights]
     for mine, theirs in zip(updates(model), updates(again), strict=True):
         np.testing.assert_array_equal(mine, theirs)
-    with slicing.audit(again):
+    with freezing.audit(again):
         fit(again)
     trained = predict(again)
-    np.testing.assert_allclose(predict(slicing.merge_lora(again)), trained, atol=1e-5)
+    np.testing.assert_allclose(predict(freezing.merge_lora(again)), trained, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_clone_has_updates_of_its_own(make, kind):
     model = make(kind)
-    slicing.add_lora(model, chosen(kind), rank=2)
+    freezing.add_lora(model, chosen(kind), rank=2)
     fit(model)
     clone = keras.models.clone_model(model)
     clone.set_weights(model.get_weights())
@@ -199,12 +199,12 @@ def test_a_clone_has_updates_of_its_own(make, kind):
 @pytest.mark.parametrize("kind", ["transformer", "native"])
 def test_exports_compute_the_same_with_and_without_updates(make, kind, tmp_path):
     model = make(kind)
-    slicing.add_lora(model, chosen(kind), rank=2)
+    freezing.add_lora(model, chosen(kind), rank=2)
     fit(model)
     trained = predict(model)
     names = {} if kind == "transformer" else {"class_names": ["a", "b", "c"]}
     assert tfft.export(model, tmp_path / "served" / "1", **names).largest_difference < 1e-5
-    slicing.merge_lora(model)
+    freezing.merge_lora(model)
     assert tfft.export(model, tmp_path / "served" / "2", **names).largest_difference < 1e-5
     if kind == "transformer":
         x = {name: tf.constant(value) for name, value in inputs_of(model).items()}
@@ -216,11 +216,11 @@ def test_exports_compute_the_same_with_and_without_updates(make, kind, tmp_path)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_frozen_prefix_ends_in_front_of_the_first_update(make, kind):
     model = make(kind)
-    slicing.add_lora(model, chosen(kind), rank=2)
+    freezing.add_lora(model, chosen(kind), rank=2)
     prefix, suffix = features.split(model)
     assert not prefix.trainable_weights
     assert {id(v) for v in suffix.trainable_weights} == {id(v) for v in model.trainable_weights}
-    frozen = [b for b in slicing.select(model, "all") if b.name not in UPDATED[kind]]
+    frozen = [b for b in freezing.select(model, "all") if b.name not in UPDATED[kind]]
     assert {id(v) for b in frozen for v in b.variables} <= {id(v) for v in prefix.weights}
     fit(model)
     np.testing.assert_allclose(suffix(prefix(inputs_of(model))), predict(model), atol=1e-5)
@@ -232,11 +232,11 @@ def test_the_frozen_prefix_ends_in_front_of_the_first_update(make, kind):
 )
 def test_updates_also_count_in_the_publishers_training_graph(make, kind, settings):
     model = make(kind, **settings)
-    slicing.add_lora(model, chosen(kind), rank=2)
-    block = next(b.layers[0] for b in slicing.select(model, chosen(kind)))
+    freezing.add_lora(model, chosen(kind), rank=2)
+    block = next(b.layers[0] for b in freezing.select(model, chosen(kind)))
     assert block.runs_training_graph
     kernels = [pair.kernel.numpy() for pair in block.low_rank_pairs]
-    with slicing.audit(model):
+    with freezing.audit(model):
         fit(model)
     for pair, kernel in zip(block.low_rank_pairs, kernels, strict=True):
         np.testing.assert_array_equal(pair.kernel, kernel)
@@ -247,14 +247,14 @@ def test_updates_also_count_in_the_publishers_training_graph(make, kind, setting
 
     if kind == "convnet":  # statistics of the batch, not random
         updated = trained_output()
-        slicing.merge_lora(model)
-        slicing.unfreeze(model, chosen(kind))
+        freezing.merge_lora(model)
+        freezing.unfreeze(model, chosen(kind))
         np.testing.assert_allclose(trained_output(), updated, atol=1e-4)
 
 
 def test_the_publishers_regularizers_see_the_updated_kernel(make):
     model = make("convnet")
-    slicing.add_lora(model, "head", rank=2)
+    freezing.add_lora(model, "head", rank=2)
     (pair,) = model.get_layer("backbone").get_layer("head").low_rank_pairs
     pair.second.assign(np.ones(pair.second.shape))
     model(inputs_of(model, 2))
@@ -267,12 +267,12 @@ def test_what_was_traced_before_stays_right(make):
     model = make("native")
     prefix, suffix = features.split(model, cut="block0")
     suffix.predict(np.zeros((2, 8, 8, 4), "float32"), verbose=0)
-    slicing.add_lora(model, "block2", rank=2)
+    freezing.add_lora(model, "block2", rank=2)
     compiled(suffix).fit(np.random.default_rng(0).normal(size=(12, 8, 8, 4)), np.arange(12) % 3, verbose=0)
     x = np.random.default_rng(1).normal(size=(4, 8, 8, 4)).astype("float32")
     suffix.predict_function = None
     trained = suffix.predict(x, verbose=0)  # traces the update
-    slicing.merge_lora(model)
+    freezing.merge_lora(model)
     np.testing.assert_allclose(suffix.predict(x, verbose=0), trained, atol=1e-5)  # the old trace adds nothing twice
 
 
@@ -280,7 +280,7 @@ def test_predictions_that_were_traced_before_see_the_updates(make):
     for kind in KINDS:
         model = make(kind)
         start = predict(model)
-        slicing.add_lora(model, chosen(kind), rank=2)
+        freezing.add_lora(model, chosen(kind), rank=2)
         for v in updates(model):
             v.assign(v + 0.1)
         assert np.abs(predict(model) - start).max() > 1e-3
@@ -288,15 +288,15 @@ def test_predictions_that_were_traced_before_see_the_updates(make):
 
 def test_multiply_adds_stay_those_of_the_kernels(make):
     model = make("native")
-    rows = {row.block: row.flops for row in slicing.describe(model).rows}
-    slicing.add_lora(model, "block2", rank=2)
-    assert {row.block: row.flops for row in slicing.describe(model).rows} == rows
+    rows = {row.block: row.flops for row in freezing.describe(model).rows}
+    freezing.add_lora(model, "block2", rank=2)
+    assert {row.block: row.flops for row in freezing.describe(model).rows} == rows
     assert rows["block2"] == 6 * 10
 
 
 def test_the_seed_decides_where_the_updates_start(make):
     def start(seed):
-        model = slicing.add_lora(make("transformer"), 2, rank=2, seed=seed)
+        model = freezing.add_lora(make("transformer"), 2, rank=2, seed=seed)
         return [v.numpy() for v in updates(model)]
 
     first, same, other = start(1), start(1), start(2)
@@ -309,13 +309,13 @@ def test_the_seed_decides_where_the_updates_start(make):
 
 
 def test_part_of_the_kernels_by_name(make):
-    model = slicing.add_lora(make("transformer"), "transformer_layer_0", rank=1, variables="query|value")
+    model = freezing.add_lora(make("transformer"), "transformer_layer_0", rank=1, variables="query|value")
     block = model.get_layer("backbone").get_layer("transformer_layer_0")
     assert [n for n in block.variable_names if "lora_a" in n] == [
         f"transformer/layer_0/{part}/kernel/lora_a" for part in ("query", "value")
     ]
-    model = slicing.add_lora(make("native"), "all", rank=1, variables="conv|dense")
-    assert {layer.name for layer in slicing.auditing.flatten(model) if pairs_of(layer)} == {
+    model = freezing.add_lora(make("native"), "all", rank=1, variables="conv|dense")
+    assert {layer.name for layer in freezing.auditing.flatten(model) if pairs_of(layer)} == {
         "block0_conv", "block1_conv", "block2_dense",
     }  # fmt: skip
 
@@ -327,41 +327,41 @@ def test_full_rank_reaches_what_training_the_kernel_reaches(rank, reaches):
     model = keras.Model(inputs, keras.layers.Dense(3, use_bias=False, name="linear")(inputs))
     x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
     wanted = np.random.default_rng(1).normal(size=(4, 3)).astype("float32")
-    slicing.add_lora(model, "linear", rank=rank)
+    freezing.add_lora(model, "linear", rank=rank)
     model.compile(keras.optimizers.Adam(0.05), "mse")
     steps = np.tile(x, (300, 1))  # one epoch of many steps: the start of an epoch costs more than a step
     model.fit(steps, steps @ wanted, batch_size=64, shuffle=False, verbose=0)
-    slicing.merge_lora(model)
+    freezing.merge_lora(model)
     distance = np.abs(model.get_layer("linear").kernel.numpy() - wanted).max()
     assert (distance < 1e-2) == reaches, distance
 
 
 def test_unfreezing_later_frees_the_updates_only(make):
     for kind in KINDS:
-        model = slicing.add_lora(make(kind), chosen(kind), rank=2)
+        model = freezing.add_lora(make(kind), chosen(kind), rank=2)
         wanted = {v.path for v in model.trainable_weights}
         model.trainable = False
         model.trainable = True
-        held = {v.path for block in slicing.select(model, chosen(kind)) for layer in block.layers
-                for sub in slicing.auditing.flatten(layer) for p in pairs_of(sub) for v in [p.kernel]}  # fmt: skip
+        held = {v.path for block in freezing.select(model, chosen(kind)) for layer in block.layers
+                for sub in freezing.auditing.flatten(layer) for p in pairs_of(sub) for v in [p.kernel]}  # fmt: skip
         assert not held & {v.path for v in model.trainable_weights}
-        slicing.unfreeze(model, chosen(kind))
+        freezing.unfreeze(model, chosen(kind))
         assert {v.path for v in model.trainable_weights} == wanted
-        slicing.unfreeze(model, "none")
+        freezing.unfreeze(model, "none")
         assert not any(v.trainable for v in updates(model))
         with pytest.raises(BlockError, match=r"have low-rank updates.*merge_lora\(model\) first"):
-            slicing.unfreeze(model, chosen(kind), only="bias")
+            freezing.unfreeze(model, chosen(kind), only="bias")
 
 
 def test_a_block_with_updates_trains_all_of_them_or_none(make):
-    block = slicing.add_lora(make("convnet"), "head").get_layer("backbone").get_layer("head")
+    block = freezing.add_lora(make("convnet"), "head").get_layer("backbone").get_layer("head")
     with pytest.raises(BlockError, match="of which all or none train. Received: 'bias'"):
         block.set_trainable_variables("bias")
 
 
 def test_blocks_that_only_a_number_means_may_have_no_kernel(make):
-    model = slicing.add_lora(make("transformer"), "all", rank=2)  # the embeddings have none
-    described = {row.block: row.trainable for row in slicing.describe(model).rows if row.part == "backbone"}
+    model = freezing.add_lora(make("transformer"), "all", rank=2)  # the embeddings have none
+    described = {row.block: row.trainable for row in freezing.describe(model).rows if row.part == "backbone"}
     assert described == {
         "embeddings": "no", "transformer_layer_0": "lora", "transformer_layer_1": "lora", "pooler": "lora",
     }  # fmt: skip
@@ -371,14 +371,14 @@ def test_compiled_models_are_compiled_again(make):
     model = compiled(make("native"))
     fit(model)
     predict(model)
-    slicing.add_lora(model, 1, rank=2)
+    freezing.add_lora(model, 1, rank=2)
     assert model.compiled
-    with slicing.audit(model):
+    with freezing.audit(model):
         model.fit(
             inputs_of(model), np.arange(12) % 3, epochs=2, verbose=0
         )  # in the first step B is 0: A has no gradient
     trained = predict(model)
-    slicing.merge_lora(model)
+    freezing.merge_lora(model)
     assert model.compiled
     np.testing.assert_allclose(predict(model), trained, atol=1e-5)
 
@@ -390,7 +390,7 @@ def test_all_problems_are_reported_together(make):
     model = make("native")
     with pytest.raises(BlockError, match=r"(?s)5 problems.*rank.*got 0.*alpha.*got -1.*seed.*got 0.5.*variables='\('"
                        r".*'blokc1' matches no block.*'nope' matches") as error:  # fmt: skip
-        slicing.add_lora(model, ["blokc1", "nope"], rank=0, alpha=-1, seed=0.5, variables="(")
+        freezing.add_lora(model, ["blokc1", "nope"], rank=0, alpha=-1, seed=0.5, variables="(")
     assert "Did you mean 'block1'" in str(error.value)
     assert not updates(model)
 
@@ -411,17 +411,17 @@ def test_what_cannot_be_is_refused(make, kind, blocks, settings, message):
     model = make(kind)
     before = [v.path for v in model.weights]
     with pytest.raises(BlockError, match=f"(?s){message}"):
-        slicing.add_lora(model, blocks, **settings)
+        freezing.add_lora(model, blocks, **settings)
     assert [v.path for v in model.weights] == before
 
 
 def test_updates_on_updates_and_merging_nothing_are_refused(make):
     model = make("native")
     with pytest.raises(BlockError, match="has no low-rank updates to merge"):
-        slicing.merge_lora(model)
-    slicing.add_lora(model, 1)
-    with pytest.raises(BlockError, match=r"updates already, in block2: call tfft.slicing.merge_lora\(model\) first"):
-        slicing.add_lora(model, 2)
+        freezing.merge_lora(model)
+    freezing.add_lora(model, 1)
+    with pytest.raises(BlockError, match=r"updates already, in block2: call tfft.freezing.merge_lora\(model\) first"):
+        freezing.add_lora(model, 2)
 
 
 def test_layers_that_do_more_with_their_kernel_are_left_alone():
@@ -436,7 +436,7 @@ def test_layers_that_do_more_with_their_kernel_are_left_alone():
     model = keras.Model(inputs, old(x))
     old.enable_lora(2)
     with pytest.raises(BlockError, match=r"(?s)a_dense \(Dense with a kernel constraint\), a_own \(Own\).*Keras' own"):
-        slicing.add_lora(model, ".*")
+        freezing.add_lora(model, ".*")
 
 
 # --- layers of Keras ---------------------------------------------------------------------------------------------
@@ -450,13 +450,13 @@ def test_updates_inside_of_a_composite_layer_are_saved_merged(tmp_path):
     x = np.random.default_rng(0).normal(size=(4, 5, 8)).astype("float32")
     start = model.predict(x, verbose=0)
     with pytest.warns(UserWarning, match="in query, key, value, output are inside of a layer|in query, key, value"):
-        slicing.add_lora(model, "attention", rank=2)
+        freezing.add_lora(model, "attention", rank=2)
     assert {v.path.split("/")[-1] for v in model.trainable_weights} == {"lora_a", "lora_b"}
     assert pairs_of(attention._query_dense)[0].first.shape == (8, 2)  # not [8 * heads, 2]
     assert pairs_of(attention._output_dense)[0].first.shape == (2 * 4, 2)  # heads * width, rank
     np.testing.assert_array_equal(model.predict(x, verbose=0), start)
     model.compile(keras.optimizers.Adam(0.02), "mse")
-    with slicing.audit(model):
+    with freezing.audit(model):
         model.fit(x, np.ones((4, 5, 2)), epochs=3, verbose=0)
     trained = model.predict(x, verbose=0)
     model.save(tmp_path / "m.keras")
@@ -466,13 +466,13 @@ def test_updates_inside_of_a_composite_layer_are_saved_merged(tmp_path):
     model.load_weights(tmp_path / "w.weights.h5")  # kernels that hold the update already, so it starts anew
     np.testing.assert_allclose(model.predict(x, verbose=0), trained, atol=1e-5)
     assert pairs_of(attention._query_dense)[0].first.numpy().any()
-    slicing.merge_lora(model)
+    freezing.merge_lora(model)
     assert [v.path for v in model.weights] == [v.path for v in again.weights]
 
 
 def test_weight_files_hold_base_and_updates_apart(make, tmp_path):
     model = make("native")
-    slicing.add_lora(model, 2, rank=2)
+    freezing.add_lora(model, 2, rank=2)
     fit(model)
     before, trained = values(model), predict(model)
     model.save_weights(tmp_path / "w.weights.h5")
@@ -490,12 +490,12 @@ def test_half_precision_starts_equal_and_merges_to_the_same(make):
     model = keras.Model(inputs, layer(inputs))
     x = np.random.default_rng(0).normal(size=(4, 16)).astype("float32")
     start = model.predict(x, verbose=0)
-    slicing.add_lora(model, "linear", rank=2)
+    freezing.add_lora(model, "linear", rank=2)
     np.testing.assert_array_equal(model.predict(x, verbose=0), start)
     (pair,) = pairs_of(layer)
     pair.second.assign(np.full(pair.second.shape, 1e-3))
     updated = model.predict(x, verbose=0)
-    slicing.merge_lora(model)
+    freezing.merge_lora(model)
     np.testing.assert_array_equal(model.predict(x, verbose=0), updated)
 
 
@@ -515,7 +515,7 @@ def test_models_with_a_constructor_of_their_own(tmp_path):
 
     model = Network(3)
     with pytest.warns(UserWarning, match="in a_dense, b_dense are inside of a layer"):
-        slicing.add_lora(model, "all", rank=2)
+        freezing.add_lora(model, "all", rank=2)
     model.compile("adam", "mse")
     x = np.random.default_rng(0).normal(size=(8, 4)).astype("float32")
     model.fit(x, x[:, :3], epochs=3, verbose=0)
@@ -525,7 +525,7 @@ def test_models_with_a_constructor_of_their_own(tmp_path):
 
 
 def test_why_keras_own_lora_is_not_used(tmp_path):
-    """Each of these is a reason; where one falls, tfft/backbones/lowrank.py should be looked at again."""
+    """Each of these is a reason; where one falls, tfft/layers/lora.py should be looked at again."""
     inputs = keras.Input((4,))
     model = keras.Model(inputs, keras.layers.Dense(3, name="linear")(inputs))
     layer = model.get_layer("linear")
@@ -603,13 +603,13 @@ def test_which_kernels_of_a_savedmodel_fit(opened, name, expected):
         x = testing.sample_inputs(backbone.model, 4)
         x = keras.tree.map_structure(tf.constant, x)
         start = backbone.model(x).numpy()
-        slicing.add_lora(backbone, fitting, rank=1)
+        freezing.add_lora(backbone, fitting, rank=1)
         np.testing.assert_array_equal(backbone.model(x), start)
         for v in updates(backbone.model):
             v.assign(v + 0.1)
         updated = backbone.model(x).numpy()
         assert np.abs(updated - start).max() > 1e-3
-        slicing.merge_lora(backbone)
+        freezing.merge_lora(backbone)
         np.testing.assert_allclose(backbone.model(x), updated, atol=1e-5)
 
 
@@ -637,14 +637,14 @@ def test_a_kernel_beside_a_loop(tmp_path):
     assert block.layers[0].kernels() == {"block0/outer/kernel": 1}
     x = np.random.default_rng(0).normal(size=(4, 4)).astype("float32")
     start = backbone.model(x)
-    slicing.add_lora(backbone, "all", rank=2)
+    freezing.add_lora(backbone, "all", rank=2)
     np.testing.assert_array_equal(backbone.model(x), start)
     model = backbone.model
     model.compile(keras.optimizers.Adam(0.05), "mse")
-    with slicing.audit(model):
+    with freezing.audit(model):
         model.fit(x, np.ones((4, 4)), epochs=4, verbose=0)
     trained = model.predict(x, verbose=0)
-    slicing.merge_lora(backbone)
+    freezing.merge_lora(backbone)
     np.testing.assert_allclose(model.predict(x, verbose=0), trained, atol=1e-5)
 
 
@@ -658,27 +658,27 @@ def test_norm_or_bias_of_some_blocks(make, kind):
     only, leaves = ("norm", {"gamma", "beta"}) if kind == "convnet" else ("bias", {"bias"})
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="(?s).*frozen inside one layer.*", category=UserWarning)
-        slicing.unfreeze(model, blocks, only=only)
+        freezing.unfreeze(model, blocks, only=only)
     head = {id(v) for v in model.get_layer("logits").weights}
-    inside = {id(v) for block in slicing.select(model, blocks) for v in block.variables}
+    inside = {id(v) for block in freezing.select(model, blocks) for v in block.variables}
     trained = [v for v in model.trainable_weights if id(v) not in head]
     assert {v.path.replace(".", "/").split("/")[-1] for v in trained} == leaves
     assert {id(v) for v in trained} <= inside
-    with slicing.audit(model, allow_unchanged="block1_(conv|dw)/bias"):
+    with freezing.audit(model, allow_unchanged="block1_(conv|dw)/bias"):
         fit(model)
 
 
 def test_only_is_checked(make):
     model = make("transformer")
     with pytest.raises(BlockError, match="only must be 'norm', 'bias' or None, got 'kernel'"):
-        slicing.unfreeze(model, 1, only="kernel")
+        freezing.unfreeze(model, 1, only="kernel")
     with pytest.raises(BlockError, match=r"'pooler'?.*hold no bias variables|\(pooler\) hold no bias variables"):
-        slicing.unfreeze(model, 1, only="bias")
+        freezing.unfreeze(model, 1, only="bias")
     with pytest.raises(BlockError, match="contradict each other"):
-        slicing.unfreeze(model, "norm", only="bias")
+        freezing.unfreeze(model, "norm", only="bias")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        slicing.unfreeze(model, "all", only="bias")
+        freezing.unfreeze(model, "all", only="bias")
     assert {v.name for v in model.trainable_weights if "out" in v.name} == {
         f"transformer.layer_{i}.out.bias" for i in (0, 1)
     }

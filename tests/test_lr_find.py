@@ -13,10 +13,10 @@ import tensorflow as tf
 from keras.src.random import seed_generator
 from tensorflow.python.eager import context
 
-from tfft import slicing
+from tfft import freezing
 from tfft.errors import DataError, DependencyError, PlanError
 from tfft.optimizers import ScaledOptimizer, lr_find
-from tfft.optimizers.reading import RULES, rules, smooth
+from tfft.optimizers.lr_curve import RULES, rules, smooth
 
 ZEROS = np.zeros((4, 1), "float32")
 
@@ -104,7 +104,7 @@ def test_the_suggestion_trains(name):
 
 
 def test_a_model_with_a_head_of_tfft_need_not_be_compiled(tiny_model):
-    slicing.unfreeze(tiny_model, 1)
+    freezing.unfreeze(tiny_model, 1)
     images = np.random.default_rng(0).integers(0, 255, (12, 32, 32, 3)).astype("uint8")
     labels = np.arange(12) % 3
     before = [w.copy() for w in tiny_model.get_weights()]
@@ -268,9 +268,9 @@ def test_the_test_itself_moves_weights_statistics_and_seeds(monkeypatch):
     """The control of the tests above: without putting back, they would see a difference."""
     import contextlib
 
-    from tfft.optimizers import finding
+    from tfft.optimizers import lr_finder
 
-    monkeypatch.setattr(finding, "restored", lambda model: contextlib.nullcontext())
+    monkeypatch.setattr(lr_finder, "restored", lambda model: contextlib.nullcontext())
     model = trained(True)
     before = {v.path: v.numpy().copy() for v in model.variables}
     lr_find(model, (X, Y), batch_size=8)

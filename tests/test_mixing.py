@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tfft import data, heads
-from tfft.data.mixing import _beta, mixed, one_hot
+from tfft.data.mixup import _beta, mixed, one_hot
 from tfft.errors import DataError, PlanError
 
 RNG = np.random.default_rng(3)

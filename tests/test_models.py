@@ -9,8 +9,8 @@ import pytest
 
 from tfft import heads
 from tfft.backbones.base import Backbone, blocks_of, find_backbone, head_layers
-from tfft.data.images import resize_pixels, scale_pixels
 from tfft.errors import BackboneError
+from tfft.layers.preprocess import resize_pixels, scale_pixels
 from tfft.models import build
 from tfft.specs import InputSpec
 
@@ -88,7 +88,7 @@ def test_single_blocks_can_be_unfrozen_and_then_train():
 
 RELOAD = """
 import sys, numpy as np
-import tfft.heads, tfft.data.images, keras
+import tfft.heads, tfft.layers.preprocess, keras
 model = keras.saving.load_model(sys.argv[1])
 np.savez(sys.argv[3], logits=model.predict(np.load(sys.argv[2]), verbose=0),
          trainable=[w.path for w in model.trainable_weights], names=list(tfft.heads.of(model).class_names))

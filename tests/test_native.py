@@ -11,10 +11,11 @@ import pytest
 import tensorflow as tf
 from sklearn.datasets import load_sample_image
 
-from tfft.backbones import lite0, load_backbone, native, resolve
+from tfft.backbones import keras_models, load_backbone, resolve
 from tfft.backbones.catalog import APPLICATIONS
-from tfft.backbones.checkpoints import read_pth
-from tfft.backbones.native import CaffePixels, from_applications, from_keras_model
+from tfft.backbones.formats import efficientnet_lite0
+from tfft.backbones.formats.checkpoints import read_pth
+from tfft.backbones.keras_models import CaffePixels, from_applications, from_keras_model
 from tfft.errors import BackboneError, DependencyError, HandleError, SavedModelError
 from tfft.specs import InputSpec
 
@@ -36,7 +37,7 @@ def test_pixels_are_scaled_as_each_family_does_it(app):
     pixels = np.random.default_rng(0).integers(0, 256, (1, 5, 4, 3)).astype(np.float32)
     module = importlib.import_module(getattr(keras.applications, app.name).__module__)
     theirs = module.preprocess_input(pixels.copy())
-    ours = scaled(pixels, native._spec(app))
+    ours = scaled(pixels, keras_models._spec(app))
     if app.scaling == "means":
         ours = np.asarray(CaffePixels()(ours))
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
@@ -83,10 +84,10 @@ def test_imagenet_weights_out_of_reach_fail_at_once(tmp_path):
     code = """
 import time
 from tfft.backbones import native
-native._WEIGHTS_HOST = "tfft-no-such-host.invalid"
+keras_models._WEIGHTS_HOST = "tfft-no-such-host.invalid"
 start = time.monotonic()
 try:
-    native.from_applications("MobileNetV2")
+    keras_models.from_applications("MobileNetV2")
 except Exception as error:
     print(type(error).__name__, time.monotonic() - start < 15, str(error))
 """
@@ -211,11 +212,11 @@ def test_the_scaling_of_a_keras_hub_converter():
     class Converter:
         image_size, scale, offset = (96, 64), 1 / 127.5, -1.0
 
-    spec = native._converted(InputSpec(flexible=True), Converter)
+    spec = keras_models._converted(InputSpec(flexible=True), Converter)
     assert (spec.image_size, spec.value_range) == ((96, 64), (-1.0, 1.0))
     pixels = np.random.default_rng(0).integers(0, 256, (2, 2, 3)).astype(np.float32)
     Converter.scale, Converter.offset = [0.01, 0.02, 0.03], [-1, 0.5, 2]
-    spec = native._converted(InputSpec(), Converter)
+    spec = keras_models._converted(InputSpec(), Converter)
     np.testing.assert_allclose(scaled(pixels, spec), pixels * Converter.scale + Converter.offset, rtol=1e-5, atol=1e-5)
 
 
@@ -248,7 +249,7 @@ def test_lite0_is_a_reusable_savedmodel(loaded):
 
 
 def test_lite0_holds_the_published_weights(loaded):
-    state = read_pth(lite0.weights_path())
+    state = read_pth(efficientnet_lite0.weights_path())
     ours = {variable.name.removesuffix(":0"): variable.numpy() for variable in loaded.variables}
     kernel = state["_blocks.3._expand_conv.weight"]
     np.testing.assert_array_equal(ours["block3_expand_conv/kernel"], kernel.transpose(2, 3, 1, 0))
@@ -262,7 +263,7 @@ def test_lite0_holds_the_published_weights(loaded):
 
 def test_lite0_tells_a_palace_from_a_daisy(loaded):
     """The classifier that comes with the weights, put on top, names scikit-learn's two photographs."""
-    state = read_pth(lite0.weights_path())
+    state = read_pth(efficientnet_lite0.weights_path())
     photos = [load_sample_image(name)[:, 107:534] for name in ("china.jpg", "flower.jpg")]
     batch = tf.stack([tf.image.resize(photo, (224, 224), antialias=True) for photo in photos]) / 255
     logits = loaded(batch).numpy() @ state["_fc.weight"].T + state["_fc.bias"]
@@ -294,4 +295,4 @@ def test_lite0_opens_into_its_blocks(folder, loaded):
 
 def test_another_network_is_no_lite0(tmp_path):
     with pytest.raises(SavedModelError, match=r"does not hold EfficientNet-Lite0: 245 of its 245 tensors are missing"):
-        lite0._named_weights({"conv1.weight": np.zeros(1)}, tmp_path / "resnet.pth")
+        efficientnet_lite0._named_weights({"conv1.weight": np.zeros(1)}, tmp_path / "resnet.pth")

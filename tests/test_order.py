@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tfft import data
-from tfft.data.mixing import mixed
+from tfft.data.mixup import mixed
 from tfft.specs import InputSpec
 
 COUNT, EPOCHS = 12, 3

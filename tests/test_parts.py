@@ -12,8 +12,8 @@ from tfft import heads
 from tfft.backbones.base import Backbone
 from tfft.backbones.savedmodel import open_savedmodel
 from tfft.errors import PlanError
+from tfft.freezing import unfreeze
 from tfft.models import build
-from tfft.slicing import unfreeze
 from tfft.specs import InputSpec, Phase
 from tfft.training import in_parts, train
 

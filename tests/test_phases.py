@@ -11,11 +11,11 @@ from test_training import network, stripes
 
 from tfft import heads
 from tfft.errors import PlanError
+from tfft.freezing import audit
 from tfft.optimizers import ScaledOptimizer
-from tfft.slicing import audit
 from tfft.specs import Phase
 from tfft.training import FeatureSource, train
-from tfft.training.phases import check_phases
+from tfft.training.phase_checks import check_phases
 
 FINE = Phase("fine-tune", 1, 2, 1e-2)
 LOWER, UPPER = "block0_conv/kernel", "block1_conv/kernel"

@@ -16,8 +16,8 @@ import savedmodels
 
 import tfft
 from tfft.backbones import digest, load_backbone, resolve
-from tfft.backbones.lite0 import weights_path
-from tfft.backbones.pins import split_pin
+from tfft.backbones.fetch.digests import split_pin
+from tfft.backbones.formats.efficientnet_lite0 import weights_path
 from tfft.backbones.savedmodel.layer import SavedModelBlock
 from tfft.errors import HandleError, PlanError, SavedModelError, UnsafeModelError
 from tfft.recipes import plan_from_yaml, repeat

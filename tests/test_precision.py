@@ -14,7 +14,7 @@ from tfft.errors import PlanError
 from tfft.models import build
 from tfft.specs import InputSpec
 from tfft.training import choose_precision, precision_gain
-from tfft.training.precision import WORTH, find_device, made_with, step_seconds, suited_policies
+from tfft.training.mixed_precision import WORTH, find_device, made_with, step_seconds, suited_policies
 
 L = keras.layers
 HEAD = heads.classification(["dark", "bright"])

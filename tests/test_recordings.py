@@ -19,10 +19,10 @@ from test_recipes import backbone
 import tfft
 from tfft import cli
 from tfft.data import LogMel, load_recordings, read_recording
-from tfft.data.sound_files import fitted
-from tfft.data.sounds import log_mel
-from tfft.data.waves import vary_wave
 from tfft.errors import BackboneError, DataError, DependencyError, PlanError
+from tfft.layers.log_mel import log_mel
+from tfft.modalities.audio.batches import vary_wave
+from tfft.modalities.audio.decode import fitted
 from tfft.specs import AudioSpec, Augmentation, InputSpec
 
 RATE = 8000

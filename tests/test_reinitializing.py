@@ -12,9 +12,8 @@ from weight_models import compiled, dataset, examples, of_keras, of_savedmodel, 
 import tfft
 from tfft import heads
 from tfft.errors import BlockError, PlanError
-from tfft.regularizers import reinitialize
-from tfft.regularizers.values import take
-from tfft.slicing import select
+from tfft.freezing import reinitialize, select
+from tfft.freezing.weight_values import take
 
 
 def values(model):

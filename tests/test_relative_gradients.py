@@ -8,7 +8,7 @@ import pytest
 import savedmodels
 import tensorflow as tf
 
-from tfft import heads, slicing
+from tfft import freezing, heads
 from tfft.backbones import load_backbone
 from tfft.errors import BlockError, DataError
 from tfft.models import build
@@ -65,13 +65,13 @@ def kernel_of(model, block):
 
 @pytest.mark.parametrize("block", range(4))
 def test_a_block_whose_weights_have_a_wrong_scale_is_first(trained, few, block):
-    sound = slicing.relative_gradients(trained, few)
+    sound = freezing.relative_gradients(trained, few)
     kernel = kernel_of(trained, block)
     kept = kernel.numpy()
     try:
         kernel.assign(kept * 0.2)
-        spoiled = slicing.relative_gradients(trained, few)
-        assert slicing.surgical_blocks(trained, few, loss=LOSS) == [f"block{block}"]
+        spoiled = freezing.relative_gradients(trained, few)
+        assert freezing.surgical_blocks(trained, few, loss=LOSS) == [f"block{block}"]
     finally:
         kernel.assign(kept)
     assert spoiled.rows[0].block == f"block{block}"
@@ -87,14 +87,14 @@ def test_a_block_whose_weights_are_mixed_up_is_first(trained, few, block):
     kept = kernel.numpy()
     try:
         kernel.assign(np.random.default_rng(block).permutation(kept.reshape(-1)).reshape(kept.shape))
-        assert slicing.surgical_blocks(trained, few) == [f"block{block}"]
+        assert freezing.surgical_blocks(trained, few) == [f"block{block}"]
     finally:
         kernel.assign(kept)
 
 
 def state(model):
     weights = [v.numpy() for v in model.variables]  # with optimizer, metrics and random state
-    layers = slicing.auditing.flatten(model)
+    layers = freezing.auditing.flatten(model)
     return weights + [v.numpy() for v in model.optimizer.variables], [
         (layer.trainable, [v.trainable for v in layer.weights]) for layer in layers
     ]
@@ -102,18 +102,18 @@ def state(model):
 
 def test_nothing_of_the_model_changes(few):
     model = compiled(network())
-    slicing.unfreeze(model, 2)
+    freezing.unfreeze(model, 2)
     model.fit(*waves(64, 5), verbose=0)
     model.evaluate(few, verbose=0)
     weights, flags = state(model)
-    frozen = slicing.relative_gradients(model, few)
+    frozen = freezing.relative_gradients(model, few)
     after, flags_after = state(model)
     assert flags == flags_after
     for old, new in zip(weights, after, strict=True):
         np.testing.assert_array_equal(old, new)
     assert model.losses == []
-    slicing.unfreeze(model, "all")
-    assert slicing.relative_gradients(model, few).to_dict() == frozen.to_dict()  # flags do not count
+    freezing.unfreeze(model, "all")
+    assert freezing.relative_gradients(model, few).to_dict() == frozen.to_dict()  # flags do not count
 
 
 def test_losses_that_count_themselves_are_put_back():
@@ -124,7 +124,7 @@ def test_losses_that_count_themselves_are_put_back():
     data = [(np.ones((4, 3), "float32"), {name: np.ones((4, 2), "float32") for name in outputs})]
     model.fit(*data[0], verbose=0)
     before = [v.numpy() for v in model.metrics_variables]
-    slicing.relative_gradients(model, data)
+    freezing.relative_gradients(model, data)
     for old, new in zip(before, model.metrics_variables, strict=True):
         np.testing.assert_array_equal(old, new)
 
@@ -132,9 +132,9 @@ def test_losses_that_count_themselves_are_put_back():
 def test_no_losses_of_a_graph_stay_behind(tmp_path):
     savedmodels.MAKERS["plain_convnet"](tmp_path / "saved")  # with regularizers of its own
     model = build(load_backbone(str(tmp_path / "saved")), heads.classification(("a", "b")))
-    slicing.unfreeze(model, "all")
+    freezing.unfreeze(model, "all")
     data = [(np.zeros((2, 32, 32, 3), "uint8"), np.array([0, 1]))]
-    slicing.relative_gradients(model, data, loss=heads.of(model).loss())
+    freezing.relative_gradients(model, data, loss=heads.of(model).loss())
     assert model.losses == []
 
 
@@ -152,12 +152,12 @@ def test_the_numbers_are_those_of_the_formula():
         slope = 2 * (x @ a @ b - y) / y.size
         norms.append([np.linalg.norm(x.T @ slope @ b.T), np.linalg.norm((x @ a).T @ slope)])
     expected = np.mean(norms, 0) / [np.linalg.norm(a), np.linalg.norm(b)]
-    found = slicing.relative_gradients(model, batches, batches=2, loss=keras.losses.MeanSquaredError())
+    found = freezing.relative_gradients(model, batches, batches=2, loss=keras.losses.MeanSquaredError())
     relative = {row.block: row.relative for row in found.rows}
     np.testing.assert_allclose([relative["first"], relative["second"]], expected, rtol=1e-5)
     assert [row.relative for row in found.rows] == sorted(relative.values(), reverse=True)
     assert (found.batches, found.examples) == (2, 12)
-    plain = slicing.relative_gradients(model, batches, batches=2, loss=lambda y, p: tf.reduce_mean((y - p) ** 2, -1))
+    plain = freezing.relative_gradients(model, batches, batches=2, loss=lambda y, p: tf.reduce_mean((y - p) ** 2, -1))
     np.testing.assert_allclose([r.relative for r in plain.rows], [r.relative for r in found.rows], rtol=1e-5)
 
 
@@ -165,8 +165,8 @@ def test_sample_weights_count(trained, few):
     x, y = waves(32, 3)
     half = np.repeat([1.0, 0.0], 16).astype("float32")
     for loss in (LOSS, None):
-        weighted = slicing.relative_gradients(trained, [(x, y, half)], loss=loss)
-        first = slicing.relative_gradients(trained, [(x[:16], y[:16])], loss=loss)
+        weighted = freezing.relative_gradients(trained, [(x, y, half)], loss=loss)
+        first = freezing.relative_gradients(trained, [(x[:16], y[:16])], loss=loss)
         doubled = [(r.block, pytest.approx(2 * r.relative, rel=1e-3)) for r in weighted.rows]  # mean over 32, not 16
         assert [(r.block, r.relative) for r in first.rows] == doubled
 
@@ -175,7 +175,7 @@ def test_regularizers_of_a_compiled_model_do_not_count(few):
     keras.utils.set_random_seed(1)
     plain, penalized = compiled(network()), compiled(network(l2=10.0))
     penalized.set_weights(plain.get_weights())
-    want, found = (slicing.relative_gradients(model, few) for model in (plain, penalized))
+    want, found = (freezing.relative_gradients(model, few) for model in (plain, penalized))
     assert found.loss == pytest.approx(want.loss, rel=1e-3)
     for a, b in zip(want.rows, found.rows, strict=True):
         assert (a.block, b.relative) == (b.block, pytest.approx(a.relative, rel=1e-3))
@@ -187,29 +187,29 @@ def test_blocks_of_a_savedmodel(tmp_path):
     random = np.random.default_rng(0)
     ids = random.integers(0, 5, (8, 6)).astype("int32")  # few ids, so that rows of the table are looked up often
     data = [({"input_word_ids": ids, "input_mask": np.ones_like(ids)}, random.integers(0, 2, 8))]
-    found = slicing.relative_gradients(model, data, loss=heads.of(model).loss())
+    found = freezing.relative_gradients(model, data, loss=heads.of(model).loss())
     assert {r.block for r in found.rows} == {"embeddings", "transformer_layer_0", "transformer_layer_1", "pooler"}
     row = next(row for row in found.rows if row.block == "embeddings")
-    slicing.unfreeze(model, "embeddings")
+    freezing.unfreeze(model, "embeddings")
     with tf.GradientTape() as tape:
         loss = heads.of(model).loss()(data[0][1], model(data[0][0]))
-    (block,) = slicing.select(model, "embeddings")
+    (block,) = freezing.select(model, "embeddings")
     gradients = [tf.convert_to_tensor(g) for g in tape.gradient(loss, [v.value for v in block.variables])]
     assert row.gradient_norm == pytest.approx(float(tf.linalg.global_norm(gradients)), rel=1e-5)
-    slicing.add_lora(model, "pooler", rank=2)  # updates are no weights of the block
-    again = slicing.relative_gradients(model, data, loss=heads.of(model).loss())
+    freezing.add_lora(model, "pooler", rank=2)  # updates are no weights of the block
+    again = freezing.relative_gradients(model, data, loss=heads.of(model).loss())
     assert [(r.block, r.parameters) for r in again.rows] == [(r.block, r.parameters) for r in found.rows]
     np.testing.assert_allclose([r.relative for r in again.rows], [r.relative for r in found.rows], rtol=1e-5)
 
 
 def test_normalization_is_left_out(trained, few):
-    rows = {row.block: row for row in slicing.relative_gradients(trained, few).rows}
+    rows = {row.block: row for row in freezing.relative_gradients(trained, few).rows}
     assert rows["block0"].parameters == 9 * 8 + 8  # kernel and bias of the convolution
     assert set(rows) == {f"block{k}" for k in range(4)}
 
 
 def test_the_table_can_be_read(trained, few):
-    found = slicing.relative_gradients(trained, few)
+    found = freezing.relative_gradients(trained, few)
     text = str(found)
     assert "64 examples in 2 batches" in text
     assert text.index(found.rows[0].block) < text.index(found.rows[-1].block)
@@ -223,14 +223,14 @@ def test_the_table_can_be_read(trained, few):
 def test_what_cannot_be_is_refused(few):
     model = network()
     with pytest.raises(BlockError, match=r"(?s)2 problems.*batches must.*got 0.*not compiled and no loss"):
-        slicing.relative_gradients(model, few, batches=0)
+        freezing.relative_gradients(model, few, batches=0)
     with pytest.raises(DataError, match="dataset is empty"):
-        slicing.relative_gradients(model, [], loss=LOSS)
+        freezing.relative_gradients(model, [], loss=LOSS)
     with pytest.raises(DataError, match="gives no labels"):
-        slicing.relative_gradients(model, [(np.zeros((2, 12, 12, 1)),)], loss=LOSS)
+        freezing.relative_gradients(model, [(np.zeros((2, 12, 12, 1)),)], loss=LOSS)
     with pytest.raises(DataError, match="not finite"):
-        slicing.relative_gradients(model, [(np.full((2, 12, 12, 1), np.nan), np.zeros(2))], loss=LOSS)
+        freezing.relative_gradients(model, [(np.full((2, 12, 12, 1), np.nan), np.zeros(2))], loss=LOSS)
     inputs = keras.Input((3,))
     fixed = keras.Model(inputs, keras.layers.BatchNormalization()(inputs))
     with pytest.raises(BlockError, match="No block of .* beside normalization"):
-        slicing.relative_gradients(fixed, few, loss=LOSS)
+        freezing.relative_gradients(fixed, few, loss=LOSS)

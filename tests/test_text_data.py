@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from tfft.data import from_texts, load_texts, text_lengths
-from tfft.data.ordering import rows
+from tfft.data.sampling import rows
 from tfft.errors import DataError
 
 WORDS = ["good film", "bad film", "fine 你好 😀", "wörse", 'a "quoted", one', "two\nlines"]

@@ -8,20 +8,20 @@ import pytest
 import tensorflow as tf
 
 import tfft
-from tfft import features, heads
-from tfft.arrays import entries as cache
-from tfft.arrays import holding
+from tfft import features, heads, tools
+from tfft.arrays import spill
+from tfft.arrays import store as cache
 from tfft.arrays.ragged import Ragged
 from tfft.backbones.base import Backbone
-from tfft.backbones.tokenizing import Tokenize
-from tfft.data.pipeline import assemble
+from tfft.data.batches import assemble
 from tfft.errors import BackboneError, DataError, PlanError
-from tfft.features import bucketing
-from tfft.features.engine import stage
-from tfft.slicing import unfreeze
+from tfft.features import batching
+from tfft.features.engines import stage
+from tfft.freezing import unfreeze
+from tfft.layers.tokenize import Tokenize
 from tfft.specs import Phase, TextSpec
 from tfft.training import FeatureSource, train
-from tfft.training.frozen import reduce, solve
+from tfft.training.suffix import reduce, solve
 
 L = keras.layers
 WIDTH, PAD = 8, 1
@@ -101,9 +101,9 @@ def parts(model):
 @pytest.fixture
 def narrow(monkeypatch):
     """Windows of 8 texts, computed 16 pieces at a time, read three at a time."""
-    monkeypatch.setattr(bucketing, "WINDOW", 4)
-    monkeypatch.setattr(bucketing, "PIECES", 16)
-    monkeypatch.setattr("tfft.features.reading._TEXTS", 3)
+    monkeypatch.setattr(batching, "WINDOW", 4)
+    monkeypatch.setattr(batching, "PIECES", 16)
+    monkeypatch.setattr("tfft.features.sources._TEXTS", 3)
 
 
 def check_rows(found, prefix, texts=TEXTS):
@@ -163,7 +163,7 @@ def test_texts_are_cut_in_the_input_pipeline(parts):
     assert any(isinstance(layer, Tokenize) for layer in staged.front.layers)
     assert not any(isinstance(layer, Tokenize) for layer in staged.net.layers)
     assert staged.net.inputs[staged.mask].dtype == "int32"
-    assert sorted(bucketing.paddings(staged)) == [0, PAD]
+    assert sorted(batching.paddings(staged)) == [0, PAD]
 
 
 def test_dropout_in_what_is_frozen_is_refused_by_split(model):
@@ -200,7 +200,7 @@ def test_texts_of_similar_length_are_computed_together(parts, narrow):
 
     ids = staged.enter(TEXTS)
     batches = [[t.numpy()[i : i + 6] for t in ids] for i in range(0, 24, 6)]
-    done = [a for a, _ in zip(bucketing.compute(staged, Opener(), batches, 2), range(9), strict=False)]
+    done = [a for a, _ in zip(batching.compute(staged, Opener(), batches, 2), range(9), strict=False)]
     assert len(done) == 2  # windows of at least 8, whole batches
     assert sum(rows for rows, _ in shapes) == 24
     computed = sum(rows * length for rows, length in shapes)
@@ -230,7 +230,7 @@ def test_litert_gives_the_same(parts, narrow):
 
 
 def test_a_plan_is_for_texts_of_mean_length(model):
-    plan = features.plan(model, (TEXTS, LABELS), 3, batch_size=8, measure=1e9)
+    plan = tools.plan_cut(model, (TEXTS, LABELS), 3, batch_size=8, measure=1e9)
     assert (plan.choice, plan.cuts[0].block, plan.cuts[0].refused) == ("layer_0", "(pieces)", "only pieces")
     mean = round(LENGTHS[:8].mean())
     assert ((mean, WIDTH), "float32") in plan.cuts[2].crossing
@@ -247,7 +247,7 @@ def test_half_precision(parts):
 
 
 def test_beyond_memory_they_are_in_a_file(parts, narrow, monkeypatch):
-    monkeypatch.setattr(holding, "LIMIT", 500)
+    monkeypatch.setattr(spill, "LIMIT", 500)
     found = get(parts[0], batch_size=2)
     assert all(isinstance(a.values, np.memmap) for a in found.parts)
     check_rows(found, parts[0])
@@ -427,7 +427,7 @@ def test_a_model_that_looks_at_padding_is_trained_whole():
 
 
 def test_features_that_would_fill_the_disk_are_not_kept(monkeypatch, tmp_path):
-    monkeypatch.setattr("tfft.training.frozen._SHARE_OF_DISK", 1e-12)
+    monkeypatch.setattr("tfft.training.suffix._SHARE_OF_DISK", 1e-12)
     why = reduce(made(), FeatureSource((TEXTS, LABELS), cache=tmp_path), None, verbose=False)
     assert "shorter texts" in why
     assert list(tmp_path.iterdir()) == []

@@ -11,7 +11,7 @@ from test_text_presets import byte_pairs
 from text_models import WORDS, tiny_bert_folder
 
 import tfft
-from tfft.backbones.textfolders import check_sizes
+from tfft.backbones.huggingface import check_sizes
 from tfft.errors import HandleError
 
 TEXTS = tf.constant(["the film is good", "Café, ZÜRICH!", "", "你好 xs", "nothing known"])

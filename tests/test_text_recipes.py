@@ -10,7 +10,7 @@ from text_models import reviews, tiny_bert_folder
 
 import tfft
 from tfft import cli
-from tfft.data.loading import IMAGES, TEXTS, kind_of
+from tfft.data.loader import IMAGES, TEXTS, kind_of
 from tfft.errors import DataError, PlanError
 from tfft.plans import Wishes
 from tfft.recipes.gathering import gather

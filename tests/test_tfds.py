@@ -13,12 +13,14 @@ import tensorflow as tf
 from test_recipes import backbone
 
 import tfft
-from tfft import cli, storage
-from tfft.data import load_texts, tfds_sources
-from tfft.data.folders import list_images
-from tfft.data.safe_names import class_folder_names, safe_name
-from tfft.data.tfds_sources import is_tfds, local_copy
+from tfft import cli
+from tfft.data import load_texts
+from tfft.data.tfds import source as tfds_source
+from tfft.data.tfds.file_names import class_folder_names, safe_name
+from tfft.data.tfds.source import is_tfds, local_copy
 from tfft.errors import DataError, DependencyError
+from tfft.io import cache_dir
+from tfft.modalities.image.folder import list_images
 from tfft.plans import Wishes
 from tfft.recipes.gathering import gather
 from tfft.recipes.measuring import labelled_data
@@ -79,7 +81,7 @@ def test_pictures_are_written_as_they_are_stored(monkeypatch):
     assert len(calls) == 12
     assert {path.parent.name for path in copy.source.glob("train/*/*")} == set(COLOURS)
     assert all("tiny-train.tfrecord-00000-of-00001__" in path for path in paths(copy.source, "train/*/*"))
-    monkeypatch.setattr(tfds_sources, "write_examples", lambda *a: pytest.fail("it was there"))
+    monkeypatch.setattr(tfds_source, "write_examples", lambda *a: pytest.fail("it was there"))
     again = local_copy(place)  # the folder itself is the same data
     assert again.source == copy.source
     assert again.name == str(place)
@@ -106,7 +108,7 @@ def test_a_copy_that_is_damaged_or_of_other_data_is_made_anew():
 
 def test_what_fails_half_way_leaves_nothing(monkeypatch):
     place = store(squares(), train=pictures(6))
-    monkeypatch.setattr(tfds_sources, "free_space", lambda folder: 10)
+    monkeypatch.setattr(tfds_source, "free_space", lambda folder: 10)
     with pytest.raises(DataError, match=r"Writing tiny/1\.0\.0 takes about 0 MB, and 0 MB are free .*TFFT_CACHE_DIR"):
         local_copy(place)
     monkeypatch.undo()
@@ -117,7 +119,7 @@ def test_what_fails_half_way_leaves_nothing(monkeypatch):
     monkeypatch.setattr(pathlib.Path, "write_bytes", full)
     with pytest.raises(DataError, match=r"cannot be written into .*: No space left on device"):
         local_copy(place)
-    assert list((storage.cache_dir() / "tfds").iterdir()) == []
+    assert list((cache_dir.cache_dir() / "tfds").iterdir()) == []
 
 
 HOSTILE = ["../../evil", "..", ".", "/tmp/evil", "a/b", "con", ".hidden", "x" * 300, "Ab", "aB", "tail.", "Thumbs.db"]
@@ -128,7 +130,7 @@ def test_hostile_names_stay_inside(tmp_path):
     copy = local_copy(store(squares(HOSTILE), train=rows))
     folders = [path.name for path in (copy.source / "train").iterdir()]
     assert len(folders) == len({name.casefold() for name in folders}) == len(HOSTILE)
-    assert {path.name for path in storage.cache_dir().iterdir()} == {"tfds"}
+    assert {path.name for path in cache_dir.cache_dir().iterdir()} == {"tfds"}
     examples = list_images(copy.source / "train")
     assert set(examples.counts.values()) == {2}
     splits = tfft.data.load("tfds:tiny", validation=0.5)  # the classes keep their own names

@@ -14,12 +14,13 @@ import tensorflow as tf
 import tfft
 from tfft import heads
 from tfft.__main__ import main
-from tfft.backbones.words import GatherWords, TokenizeWords
 from tfft.data import from_tagged, load_tagged
 from tfft.errors import BackboneError, DataError, PlanError
-from tfft.evaluation import Scores, entities, evaluate
+from tfft.evaluation import Scores, evaluate
 from tfft.evaluation.scores import f1_interval, wilson_interval
+from tfft.layers.word_alignment import GatherWords, TokenizeWords
 from tfft.losses import ABSENT, TagAccuracy, TagCrossentropy
+from tfft.tasks.token_classification import entities
 
 TAGS = ("O", "B-LOC", "B-PER")
 RNG = np.random.default_rng(2)

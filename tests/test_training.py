@@ -9,8 +9,8 @@ import tensorflow as tf
 
 from tfft import heads
 from tfft.errors import AuditError, BlockError, DataError, PlanError
+from tfft.freezing import audit
 from tfft.optimizers import schedule_of
-from tfft.slicing import audit
 from tfft.specs import Phase
 from tfft.training import History, train, train_phase
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 from tfft import data, heads, models
 from tfft.backbones import load_backbone
 from tfft.errors import PlanError
-from tfft.slicing import unfreeze
+from tfft.freezing import unfreeze
 from tfft.specs import Augmentation, InputSpec, Phase
 from tfft.training import FeatureSource, train
 
@@ -169,7 +169,7 @@ def test_a_solved_phase_has_a_frozen_backbone(splits, tiny_model):
 
 
 def test_features_that_would_fill_the_disk_are_not_kept(splits, tiny_model, monkeypatch, tmp_path):
-    monkeypatch.setattr("tfft.training.frozen._SHARE_OF_DISK", 1e-12)
+    monkeypatch.setattr("tfft.training.suffix._SHARE_OF_DISK", 1e-12)
     history = run(tiny_model, splits, PHASES[:1], cached=True, cache=tmp_path)
     assert "The features in front of the first layer that trains take" in history.notes[0]
     assert list(tmp_path.iterdir()) == []

@@ -26,10 +26,10 @@ _NAMES = {
     "list_backbones": "tfft.backbones",
     "resolve": "tfft.backbones",
     "build": "tfft.models",
-    "unfreeze": "tfft.slicing",
-    "freeze": "tfft.slicing",
-    "describe": "tfft.slicing",
-    "audit": "tfft.slicing",
+    "unfreeze": "tfft.freezing",
+    "freeze": "tfft.freezing",
+    "describe": "tfft.freezing",
+    "audit": "tfft.freezing",
     "evaluate": "tfft.evaluation",
     "export": "tfft.exporting.savedmodel",
     "check": "tfft.inspection",
@@ -47,15 +47,16 @@ _NAMES = {
     "TfftError": "tfft.errors",
 }
 _MODULES = (
-    "backbones", "contrastive", "data", "errors", "evaluation", "exporting", "features", "heads", "inspection",
-    "language", "models", "optimizers", "plans", "recipes", "regularizers", "slicing", "specs", "testing", "training",
+    "backbones", "contrastive", "data", "errors", "evaluation", "exporting", "features", "freezing", "heads",
+    "inspection", "modalities", "models", "optimizers", "plans", "recipes", "regularizers", "specs", "tasks", "testing",
+    "tools", "training", "weight_averaging",
 )  # fmt: skip
 # Modules with classes that a `.keras` file may name.
 _REGISTERED = (
-    "tfft.backbones.pooling", "tfft.backbones.savedmodel.layer", "tfft.backbones.native", "tfft.backbones.relative",
-    "tfft.backbones.tokenizing", "tfft.backbones.waves", "tfft.backbones.words", "tfft.contrastive",
-    "tfft.data.images", "tfft.data.sounds", "tfft.heads", "tfft.optimizers.scaling", "tfft.optimizers.schedules",
-    "tfft.regularizers.anchoring",
+    "tfft.layers.pooling", "tfft.layers.preprocess", "tfft.layers.log_mel", "tfft.layers.tokenize",
+    "tfft.layers.word_alignment", "tfft.layers.waveform", "tfft.layers.relative_positions",
+    "tfft.backbones.savedmodel.layer", "tfft.backbones.keras_models", "tfft.contrastive", "tfft.heads",
+    "tfft.optimizers.per_variable_lr", "tfft.optimizers.schedules", "tfft.regularizers.l2_sp",
 )  # fmt: skip
 
 __all__ = sorted([*_NAMES, *_MODULES, "__version__"])
@@ -89,8 +90,9 @@ def _register(keras: Any) -> None:
 wrapt.register_post_import_hook(_register, "keras")
 
 if TYPE_CHECKING:
-    from tfft import backbones, contrastive, data, errors, evaluation, exporting, features, heads, inspection  # noqa: I001
-    from tfft import language, models, optimizers, plans, recipes, regularizers, slicing, specs, testing, training
+    from tfft import backbones, contrastive, data, errors, evaluation, exporting, features, freezing, heads  # noqa: I001
+    from tfft import inspection, modalities, models, optimizers, plans, recipes, regularizers, specs, tasks, testing
+    from tfft import tools, training, weight_averaging
     from tfft.backbones import list_backbones, load_backbone, resolve
     from tfft.errors import TfftError
     from tfft.evaluation import evaluate
@@ -99,6 +101,6 @@ if TYPE_CHECKING:
     from tfft.models import build
     from tfft.optimizers import lr_find
     from tfft.recipes import cross_validate, finetune, finetune_seeds, load_run, recommend_plan
-    from tfft.slicing import audit, describe, freeze, unfreeze
+    from tfft.freezing import audit, describe, freeze, unfreeze
     from tfft.specs import AudioSpec, InputSpec, Phase, Plan
     from tfft.training import plot_history

@@ -24,8 +24,8 @@ import tensorflow as tf
 from tfft.backbones import load_backbone
 from tfft.data import load_images
 from tfft.errors import ExportError, PlanError, listed, missing_package
+from tfft.freezing import describe
 from tfft.recipes import Run, finetune
-from tfft.slicing import describe
 
 BACKBONE = "efficientnet-lite0"
 TEXT_BACKBONE = "minilm"

@@ -130,7 +130,7 @@ class Head:
         Args:
             features: [B, width], width known; for tokens [B, W, width], of words.
             word_starts: for tokens, int [B, W]: -1 where there is no word, -2 where it could not be seen, else 0 or
-                more, as :class:`tfft.backbones.words.TokenizeWords` gives them. None: all words are there.
+                more, as :class:`tfft.layers.word_alignment.TokenizeWords` gives them. None: all words are there.
 
         Returns:
             float32 logits [B, units], for tokens [B, W, units].

@@ -17,12 +17,12 @@ require_platform()
 import keras  # noqa: E402
 
 from tfft.backbones.base import BACKBONE_LAYER, PREPROCESS_LAYER, TOKENS_LAYER, Backbone, blocks_of  # noqa: E402
-from tfft.backbones.pooling import PoolPieces  # noqa: E402
-from tfft.backbones.waves import EachWave  # noqa: E402
-from tfft.backbones.words import WORD_STARTS, GatherWords, TokenizeWords  # noqa: E402
-from tfft.data.images import Preprocess, check_spec  # noqa: E402
-from tfft.data.sounds import Clip, LogMel  # noqa: E402
 from tfft.heads import Head  # noqa: E402
+from tfft.layers.log_mel import Clip, LogMel  # noqa: E402
+from tfft.layers.pooling import PoolPieces  # noqa: E402
+from tfft.layers.preprocess import Preprocess, check_spec  # noqa: E402
+from tfft.layers.waveform import EachWave  # noqa: E402
+from tfft.layers.word_alignment import WORD_STARTS, GatherWords, TokenizeWords  # noqa: E402
 from tfft.specs import AudioSpec, InputSpec  # noqa: E402
 
 IMAGE_INPUT, TEXT_INPUT, PAIR_INPUT, POOL_LAYER = "image", "text", "text_pair", "pool"

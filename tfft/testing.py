@@ -22,8 +22,8 @@ import tensorflow as tf  # noqa: E402
 
 from tfft import heads  # noqa: E402
 from tfft.backbones.base import Backbone, Block, blocks_of, find_backbone  # noqa: E402
+from tfft.freezing import unfreeze  # noqa: E402
 from tfft.models import build  # noqa: E402
-from tfft.slicing import unfreeze  # noqa: E402
 
 
 class ContractError(TfftError, AssertionError):
@@ -226,7 +226,7 @@ def check_export(
     Raises:
         ContractError: with every check that failed.
     """
-    from tfft.exporting.checking import check
+    from tfft.exporting.parity import check
     from tfft.exporting.signatures import serving_functions
 
     folder = pathlib.Path(path)

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tfft.backbones.catalog import PRESETS, find_application, find_preset, plain
-from tfft.backbones.pins import check_pin, digest, pinned, split_pin
-from tfft.backbones.sources import KERAS_HUB_PREFIX, KERAS_PREFIX, digest_of, resolve
+from tfft.backbones.fetch.digests import check_pin, digest, pinned, split_pin
+from tfft.backbones.fetch.resolver import KERAS_HUB_PREFIX, KERAS_PREFIX, digest_of, resolve
 from tfft.errors import BackboneError, HandleError, did_you_mean, raise_problems, require_platform
 from tfft.specs import InputSpec, Preset
 
@@ -90,7 +90,7 @@ def load_backbone(
     """
     require_platform()
     _check_arguments(input_range, image_size, batch_norm)
-    native = importlib.import_module("tfft.backbones.native")
+    native = importlib.import_module("tfft.backbones.keras_models")
     text, pin = split_pin(os.fspath(handle).strip()) if isinstance(handle, (str, os.PathLike)) else (None, None)
     graph_only = {"signature": signature, "tags": tags, "preprocessor": preprocessor, "trust": trust or None}
     text_only = {"max_length": max_length, "pooling": pooling}
@@ -107,7 +107,7 @@ def load_backbone(
     elif _is_keras_file(text):
         backbone = native.from_keras_file(Path(text).expanduser(), output=output, name=name)
     elif (folder := _text_folder(text)) is not None:
-        hubtext = importlib.import_module("tfft.backbones.hubtext")
+        hubtext = importlib.import_module("tfft.backbones.keras_hub_text")
         backbone = hubtext.from_preset(str(folder), dropout=backbone_dropout, name=name, **text_only)
         text_only = {}
         if find_preset(text):
@@ -165,7 +165,7 @@ def _digest_before(text: str, pin: str | None) -> str | None:
 
 def _text_folder(text: str) -> Path | None:
     """The folder of a text model behind a handle, also one that came with a package."""
-    from tfft.backbones.hubtext import PACKAGES, is_text_folder, packaged_folder
+    from tfft.backbones.keras_hub_text import PACKAGES, is_text_folder, packaged_folder
 
     preset = find_preset(text)
     package = (preset.handle if preset else text).removeprefix("pip:")
@@ -192,16 +192,16 @@ def _open(
     trust: bool,
     **opening: Any,
 ) -> Backbone:
-    from tfft.backbones import savedtext
     from tfft.backbones.base import Backbone
-    from tfft.backbones.native import image_spec
+    from tfft.backbones.keras_models import image_spec
     from tfft.backbones.savedmodel import open_savedmodel
+    from tfft.backbones.savedmodel import text as saved_text
 
     preset = find_preset(text)
     preprocessor = preprocessor or (preset.preprocessor if preset else None)
     path, before = resolve(pinned(text, pin)), None if preprocessor is None else resolve(os.fspath(preprocessor))
     name = name or (preset.name if preset else _short_name(text))
-    prefer = savedtext.preferred_outputs(pooling) if before else ()
+    prefer = saved_text.preferred_outputs(pooling) if before else ()
     opened = open_savedmodel(path, name=name, prefer=prefer, trust=trust or pin is not None, **opening)
     spec, notes = image_spec(opened.model), tuple(opened.notes)
     if spec is not None and preset is not None and preset.input is not None:
@@ -216,8 +216,8 @@ def _open(
     if before is not None:
         trust = trust or split_pin(os.fspath(preprocessor))[1] is not None  # a pin speaks for what it pins only
         settings = {"max_length": max_length, "pooling": pooling, "trust": trust}
-        return savedtext.with_preprocessor(backbone, before, **settings)
-    return savedtext.with_strings(backbone) if savedtext.takes_strings(backbone) else backbone
+        return saved_text.with_preprocessor(backbone, before, **settings)
+    return saved_text.with_strings(backbone) if saved_text.takes_strings(backbone) else backbone
 
 
 def _short_name(handle: str) -> str:

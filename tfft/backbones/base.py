@@ -13,9 +13,9 @@ from typing import Any
 
 import keras
 
-from tfft.backbones import cutting
-from tfft.backbones.tokenizing import Tokenize
-from tfft.backbones.waves import EachWave
+from tfft.backbones import blocks as block_cuts
+from tfft.layers.tokenize import Tokenize
+from tfft.layers.waveform import EachWave
 from tfft.specs import InputSpec, TextSpec
 
 # The names under which `tfft.build` puts these layers into a model.
@@ -186,8 +186,8 @@ def _group_layers(model: keras.Model) -> list[Block]:
     if len(sinks) > 1:
         note = "not cut: the model has several outputs"
         return [Block(model.name, tuple(model.layers), note)]
-    cuts = cutting.dominator_chain(heavy, reads, sinks[0])
-    level = cutting.segment_levels(heavy, reads, cuts)
+    cuts = block_cuts.dominator_chain(heavy, reads, sinks[0])
+    level = block_cuts.segment_levels(heavy, reads, cuts)
     paths: list[list[str]] = [[] for _ in cuts]
     members: list[list[keras.layers.Layer]] = [[] for _ in cuts]
     for name in order:
@@ -195,7 +195,7 @@ def _group_layers(model: keras.Model) -> list[Block]:
         if isinstance(by_name[name], keras.layers.Layer):
             members[at].append(by_name[name])
         paths[at] += [f"{name}/{v.path.split('/')[-1]}" for v in _weights(by_name[name])]
-    groups = cutting.group_segments(paths, cuts)
+    groups = block_cuts.group_segments(paths, cuts)
     return [Block(g.name, tuple(la for m in members[g.start : g.stop] for la in m), g.note) for g in groups]
 
 

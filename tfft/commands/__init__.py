@@ -12,8 +12,8 @@ import datetime
 import shlex
 from typing import Any
 
-from tfft.commands.predicting import predict
-from tfft.commands.shell import FAILED, SUCCESS, PrintResult, debugging, say, start_tensorflow
+from tfft.commands.prediction import predict
+from tfft.console.output import FAILED, SUCCESS, PrintResult, debugging, say, start_tensorflow
 from tfft.errors import DataError, PlanError, did_you_mean
 
 __all__ = [
@@ -75,7 +75,7 @@ _SETTINGS = (
 def language(options: argparse.Namespace, print_result: PrintResult) -> int:
     """Fine-tunes a causal language model on texts and writes a run."""
     start_tensorflow()
-    from tfft import language as models
+    from tfft.tasks import causal_lm as models
 
     names = ("lora", "epochs", "learning_rate", "batch_size", "max_length", "validation", "seed")
     settings = {name: value for name in names if (value := getattr(options, name)) is not None}
@@ -90,7 +90,7 @@ def check(options: argparse.Namespace, print_result: PrintResult) -> int:
     """Looks for faults in a data set; the exit code is 1 where there are some."""
     start_tensorflow()
     from tfft import inspection
-    from tfft.recipes.watching import reading_bar
+    from tfft.console.progress import reading_bar
 
     text = None if options.text is None else tuple(options.text)
     with reading_bar() as progress:
@@ -114,9 +114,9 @@ def preview(options: argparse.Namespace, print_result: PrintResult) -> int:
     """Draws a grid of training pictures, and of views of them."""
     start_tensorflow()
     from tfft.data import RecordingSplits, Splits, load, preview
-    from tfft.data.previewing import as_png
+    from tfft.io.atomic import write_whole
+    from tfft.modalities.image.preview import as_png
     from tfft.specs import InputSpec
-    from tfft.writing import write_whole
 
     height, width = _size([options.image_size[0], options.image_size[-1]])
     spec = InputSpec(height=height, width=width, resize=options.resize)
@@ -137,7 +137,7 @@ def inspect(options: argparse.Namespace, print_result: PrintResult) -> int:
     """Opens a backbone and prints its blocks and its input contract."""
     start_tensorflow()
     from tfft.backbones import load_backbone
-    from tfft.slicing import describe
+    from tfft.freezing import describe
 
     backbone = load_backbone(
         options.handle,
@@ -183,7 +183,7 @@ def evaluate(options: argparse.Namespace, print_result: PrintResult) -> int:
 
 
 def _listens(model: Any) -> Any:
-    from tfft.data.sounds import audio_of
+    from tfft.layers.log_mel import audio_of
 
     return audio_of(model)
 

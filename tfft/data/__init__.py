@@ -9,32 +9,32 @@ from tfft.errors import require_platform
 
 require_platform()
 
-from tfft.data.array_splits import ArrayExamples, ArraySplits, load_arrays  # noqa: E402
-from tfft.data.balancing import class_weights, weighted  # noqa: E402
-from tfft.data.copies import Copies, Copy, find_copies  # noqa: E402
+from tfft.data.batches import from_arrays, from_files  # noqa: E402
+from tfft.data.class_balance import class_weights, weighted  # noqa: E402
 from tfft.data.datasets import to_dataset  # noqa: E402
 from tfft.data.examples import Examples, Skipped, Splits, fold_splits  # noqa: E402
-from tfft.data.facts import FileFacts, examine  # noqa: E402
-from tfft.data.folders import list_images, load_images  # noqa: E402
-from tfft.data.heard import Recordings  # noqa: E402
-from tfft.data.image_tables import load_image_table, read_image_table  # noqa: E402
-from tfft.data.images import Preprocess, decode_image, resize_pixels, scale_pixels  # noqa: E402
-from tfft.data.kept_waves import Waves  # noqa: E402
 from tfft.data.labels import check_labels  # noqa: E402
-from tfft.data.loading import load  # noqa: E402
-from tfft.data.mixing import mixed, one_hot  # noqa: E402
-from tfft.data.parts import find_parts  # noqa: E402
-from tfft.data.pipeline import from_arrays, from_files  # noqa: E402
-from tfft.data.previewing import preview  # noqa: E402
-from tfft.data.recording_tables import load_recording_table, read_recording_table  # noqa: E402
-from tfft.data.recordings import RecordingSplits, load_recordings  # noqa: E402
-from tfft.data.sound_files import read_recording  # noqa: E402
-from tfft.data.sounds import LogMel, audio_of, log_mel  # noqa: E402
-from tfft.data.splitting import folds, groups_by, hold_out, read_split, write_split  # noqa: E402
-from tfft.data.tagged import TaggedSentences, TaggedSplits, from_tagged, load_tagged  # noqa: E402
-from tfft.data.text_report import TextReport  # noqa: E402
-from tfft.data.texts import TextExamples, TextSplits, from_texts, load_texts, read_texts, text_lengths  # noqa: E402
-from tfft.data.waves import from_waves  # noqa: E402
+from tfft.data.loader import load  # noqa: E402
+from tfft.data.mixup import mixed, one_hot  # noqa: E402
+from tfft.data.split import folds, groups_by, hold_out, read_split, write_split  # noqa: E402
+from tfft.layers.log_mel import LogMel, audio_of, log_mel  # noqa: E402
+from tfft.layers.preprocess import Preprocess, decode_image, resize_pixels, scale_pixels  # noqa: E402
+from tfft.modalities.audio.batches import from_waves  # noqa: E402
+from tfft.modalities.audio.decode import read_recording  # noqa: E402
+from tfft.modalities.audio.examples import Recordings  # noqa: E402
+from tfft.modalities.audio.folder import RecordingSplits, load_recordings  # noqa: E402
+from tfft.modalities.audio.table import load_recording_table, read_recording_table  # noqa: E402
+from tfft.modalities.audio.waveform_store import Waves  # noqa: E402
+from tfft.modalities.image.arrays import ArrayExamples, ArraySplits, load_arrays  # noqa: E402
+from tfft.modalities.image.crops import find_parts  # noqa: E402
+from tfft.modalities.image.duplicates import Copies, Copy, find_copies  # noqa: E402
+from tfft.modalities.image.file_info import FileFacts, examine  # noqa: E402
+from tfft.modalities.image.folder import list_images, load_images  # noqa: E402
+from tfft.modalities.image.preview import preview  # noqa: E402
+from tfft.modalities.image.table import load_image_table, read_image_table  # noqa: E402
+from tfft.modalities.text.examples import TextExamples, TextSplits, from_texts, load_texts, read_texts, text_lengths  # noqa: E402
+from tfft.modalities.text.report import TextReport  # noqa: E402
+from tfft.tasks.token_classification.data import TaggedSentences, TaggedSplits, from_tagged, load_tagged  # noqa: E402
 
 __all__ = [
     "ArrayExamples",

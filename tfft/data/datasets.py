@@ -7,15 +7,15 @@ from typing import Any, Literal
 
 import tensorflow as tf
 
-from tfft.data.array_splits import ArrayExamples
+from tfft.data.batches import from_arrays, from_files
 from tfft.data.examples import Examples
-from tfft.data.heard import Recordings
-from tfft.data.pipeline import from_arrays, from_files
-from tfft.data.tagged import TaggedSentences, from_tagged
-from tfft.data.texts import TextExamples, from_texts
-from tfft.data.waves import from_waves
 from tfft.errors import DataError, PlanError, raise_problems
+from tfft.modalities.audio.batches import from_waves
+from tfft.modalities.audio.examples import Recordings
+from tfft.modalities.image.arrays import ArrayExamples
+from tfft.modalities.text.examples import TextExamples, from_texts
 from tfft.specs import AudioSpec, Augmentation, InputSpec
+from tfft.tasks.token_classification.data import TaggedSentences, from_tagged
 
 
 def to_dataset(

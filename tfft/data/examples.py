@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from tfft.data.copies import Copies, Copy
-from tfft.data.facts import FileFacts
-from tfft.data.splitting import TRAIN, VALIDATION, folds, joined, key_of
+from tfft.data.split import TRAIN, VALIDATION, folds, joined, key_of
+from tfft.modalities.image.duplicates import Copies, Copy
+from tfft.modalities.image.file_info import FileFacts
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,8 +6,8 @@ from tfft.errors import require_platform
 
 require_platform()
 
-from tfft.evaluation.entities import Entity, entities  # noqa: E402
-from tfft.evaluation.evaluating import evaluate  # noqa: E402
+from tfft.evaluation.loop import evaluate  # noqa: E402
 from tfft.evaluation.scores import ClassScore, Scores, wilson_interval  # noqa: E402
+from tfft.tasks.token_classification.entities import Entity, entities  # noqa: E402
 
 __all__ = ["ClassScore", "Entity", "Scores", "entities", "evaluate", "wilson_interval"]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from tfft.slicing.tables import render
+from tfft.console.tables import render
 
 _Z95 = 1.959963984540054  # the 97.5 % point of the normal distribution
 _ROWS_SHOWN = 25

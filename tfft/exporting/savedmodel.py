@@ -20,9 +20,9 @@ import keras
 import tensorflow as tf
 
 from tfft.errors import ExportError
-from tfft.exporting.card import describe_functions, model_card
-from tfft.exporting.checking import Examples, check, quiet_tensorflow
-from tfft.exporting.reading import AUDIO_FILE, versions_in
+from tfft.exporting.loader import AUDIO_FILE, versions_in
+from tfft.exporting.model_card import describe_functions, model_card
+from tfft.exporting.parity import Examples, check, quiet_tensorflow
 from tfft.exporting.signatures import Serving, serving_functions
 from tfft.specs import InputSpec
 

@@ -16,12 +16,12 @@ import numpy as np
 import tensorflow as tf
 
 from tfft import heads
-from tfft.data.images import decode_image, preprocess_of, scale_pixels
-from tfft.data.sounds import audio_of, decode_wav
+from tfft.backbones.text_ops import note_on, ops_of
 from tfft.errors import ExportError, TfftError
-from tfft.exporting.reading import BYTES_SIGNATURE, answer_bytes, answer_texts, answer_waves, text_inputs
+from tfft.exporting.loader import BYTES_SIGNATURE, answer_bytes, answer_texts, answer_waves, text_inputs
+from tfft.layers.log_mel import audio_of, decode_wav
+from tfft.layers.preprocess import decode_image, preprocess_of, scale_pixels
 from tfft.specs import AudioSpec, InputSpec
-from tfft.text_ops import note_on, ops_of
 
 ARRAY_SIGNATURE = "serving_default"
 

@@ -13,32 +13,26 @@ from typing import TYPE_CHECKING, Any
 from tfft.features.cache import CacheEntry, clear_caches, list_caches
 
 if TYPE_CHECKING:
-    from tfft.features.extracting import extract
-    from tfft.features.flipping import flip_difference
-    from tfft.features.found import Features
-    from tfft.features.planning import Cut, CutPlan, plan
-    from tfft.features.prototypes import Prototypes, nearest_mean_head
-    from tfft.features.solving import solve_head, transplant
-    from tfft.features.splitting import split, split_head
+    from tfft.features.extraction import extract
+    from tfft.features.feature_set import Features
+    from tfft.features.linear_probe.nearest_mean import Prototypes, nearest_mean_head
+    from tfft.features.linear_probe.solver import solve_head, transplant
+    from tfft.features.split_model import split, split_head
 
 __all__ = [
-    "CacheEntry", "Cut", "CutPlan", "Features", "Prototypes", "clear_caches", "extract", "flip_difference",
-    "list_caches", "nearest_mean_head", "plan", "solve_head", "split", "split_head", "transplant",
+    "CacheEntry", "Features", "Prototypes", "clear_caches", "extract",
+    "list_caches", "nearest_mean_head", "solve_head", "split", "split_head", "transplant",
 ]  # fmt: skip
 
 _MODULES = {
-    "Cut": "planning",
-    "CutPlan": "planning",
-    "Features": "found",
-    "Prototypes": "prototypes",
-    "extract": "extracting",
-    "flip_difference": "flipping",
-    "nearest_mean_head": "prototypes",
-    "plan": "planning",
-    "solve_head": "solving",
-    "split": "splitting",
-    "split_head": "splitting",
-    "transplant": "solving",
+    "Features": "feature_set",
+    "Prototypes": "linear_probe.nearest_mean",
+    "extract": "extraction",
+    "nearest_mean_head": "linear_probe.nearest_mean",
+    "solve_head": "linear_probe.solver",
+    "split": "split_model",
+    "split_head": "split_model",
+    "transplant": "linear_probe.solver",
 }
 
 

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tfft.arrays.entries import WAVES, entries, is_written, read_manifest, size_of, unfinished
-from tfft.arrays.files import LENGTHS
+from tfft.arrays.npy_files import LENGTHS
 from tfft.arrays.ragged import Rows
-from tfft.storage import cache_dir
+from tfft.arrays.store import WAVES, entries, is_written, read_manifest, size_of, unfinished
+from tfft.io.cache_dir import cache_dir
 
 HELD: dict[str, tuple[tuple[Rows, ...], dict[str, Any]]] = {}  # what cache="memory" keeps, by key
 
@@ -56,7 +56,7 @@ class CacheEntry:
 
 
 def default_folder() -> Path:
-    """Returns where features are kept unless told otherwise: ``features`` in :func:`tfft.storage.cache_dir`."""
+    """Returns where features are kept unless told otherwise: ``features`` in :func:`tfft.io.cache_dir.cache_dir`."""
     return cache_dir() / "features"
 
 

@@ -9,10 +9,10 @@ require_platform()
 
 import keras  # noqa: E402, F401  before tfft.backbones: tfft registers its layers when Keras is imported
 
-from tfft.inspection.checking import check, check_splits  # noqa: E402
+from tfft.inspection.dataset_check import check, check_splits  # noqa: E402
 from tfft.inspection.findings import DataReport, Finding, Item  # noqa: E402
 from tfft.inspection.label_noise import LabelCandidate, label_candidates  # noqa: E402
-from tfft.inspection.sounds import check_recordings  # noqa: E402
+from tfft.modalities.audio.checks import check_recordings  # noqa: E402
 
 __all__ = [
     "DataReport",

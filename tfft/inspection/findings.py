@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tfft.errors import listed
-from tfft.writing import write_whole
+from tfft.io.atomic import write_whole
 
 Level = Literal["fault", "warning", "note"]
 LEVELS: tuple[Level, ...] = ("fault", "warning", "note")
@@ -112,7 +112,7 @@ class DataReport:
 
     def write_html(self, path: str | os.PathLike[str]) -> None:
         """Writes a page with the findings and small pictures of their files; it needs nothing beside it."""
-        from tfft.inspection.page import page
+        from tfft.inspection.html_report import page
 
         _write(Path(path), page(self))
 

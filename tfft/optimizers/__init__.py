@@ -9,12 +9,12 @@ from tfft.errors import require_platform
 
 require_platform()
 
-from tfft.optimizers.carrying import Carried, carry_slots  # noqa: E402
-from tfft.optimizers.finding import LearningRates, lr_find  # noqa: E402
-from tfft.optimizers.making import optimizer_names, optimizer_of  # noqa: E402
-from tfft.optimizers.rates import block_factors  # noqa: E402
-from tfft.optimizers.scaling import ScaledOptimizer  # noqa: E402
+from tfft.optimizers.factory import optimizer_names, optimizer_of  # noqa: E402
+from tfft.optimizers.layerwise_lr import block_factors  # noqa: E402
+from tfft.optimizers.lr_finder import LearningRates, lr_find  # noqa: E402
+from tfft.optimizers.per_variable_lr import ScaledOptimizer  # noqa: E402
 from tfft.optimizers.schedules import SCHEDULES, Piece, PiecewiseSchedule, schedule_of  # noqa: E402
+from tfft.optimizers.slot_transfer import Carried, carry_slots  # noqa: E402
 
 __all__ = [
     "SCHEDULES", "Carried", "LearningRates", "Piece", "PiecewiseSchedule", "ScaledOptimizer", "block_factors",

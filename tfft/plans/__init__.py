@@ -8,7 +8,9 @@ the backbone.
 from __future__ import annotations
 
 from tfft.plans.facts import Facts, Wishes, wishes_of
-from tfft.plans.named import (
+from tfft.plans.format import show
+from tfft.plans.recommendation import recommend
+from tfft.plans.strategies import (
     NAMES,
     NamedPlan,
     bit,
@@ -22,8 +24,6 @@ from tfft.plans.named import (
     setfit,
     surgical,
 )
-from tfft.plans.recommending import recommend
-from tfft.plans.showing import show
 
 __all__ = [
     "NAMES", "Facts", "NamedPlan", "Wishes", "bit", "fastai", "few_shot", "full", "gradual", "linear_probe", "lp_ft",

@@ -11,8 +11,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from tfft.data.augmenting import augmentation
 from tfft.errors import PlanError, did_you_mean, listed, raise_problems
+from tfft.modalities.image.augment import augmentation
 from tfft.specs import Augmentation, Plan
 
 _LOSSES = ("cross_entropy", "focal")

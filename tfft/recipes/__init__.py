@@ -10,10 +10,10 @@ from tfft.errors import require_platform
 require_platform()
 
 from tfft.plans import Facts, Wishes, recommend  # noqa: E402
-from tfft.recipes.finetuning import finetune, repeat  # noqa: E402
+from tfft.recipes.cross_validation import SeedRuns, cross_validate, finetune_seeds  # noqa: E402
+from tfft.recipes.fine_tuning import finetune, repeat  # noqa: E402
 from tfft.recipes.preparing import recommend_plan  # noqa: E402
-from tfft.recipes.runs import Run, load_run, plan_from_yaml  # noqa: E402
-from tfft.recipes.seeding import SeedRuns, cross_validate, finetune_seeds  # noqa: E402
+from tfft.recipes.run import Run, load_run, plan_from_yaml  # noqa: E402
 
 __all__ = [
     "Facts",

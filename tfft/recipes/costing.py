@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import keras
 
-from tfft.slicing import describe, select
+from tfft.freezing import describe, select
 from tfft.specs import Phase, Plan
 
 _BACKWARD = 2  # times the forward pass: gradients of the inputs and of the weights

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfft.console.progress import ReadingProgress
 from tfft.data import (
     ArraySplits,
     Examples,
@@ -25,20 +26,19 @@ from tfft.data import (
     load,
     to_dataset,
 )
-from tfft.data.augmenting import augmentation, check_kind
-from tfft.data.headers import read_header
-from tfft.data.kept_waves import Waves
-from tfft.data.loading import READY, AnySplits, check_settings, load_copy
-from tfft.data.pipeline import check_pixels, checked_arrays
-from tfft.data.tfds_sources import is_tfds, local_copy
+from tfft.data.batches import check_pixels, checked_arrays
+from tfft.data.loader import READY, AnySplits, check_settings, load_copy
+from tfft.data.tfds.source import is_tfds, local_copy
 from tfft.errors import DataError
 from tfft.inspection import check_recordings, check_splits
+from tfft.io.cache_dir import cache_dir
+from tfft.layers.image_headers import read_header
+from tfft.modalities.audio.waveform_store import Waves
+from tfft.modalities.image.augment import augmentation, check_kind
 from tfft.plans import Wishes
 from tfft.recipes.gathered import Gathered, by_class, classes
 from tfft.recipes.texts import check_tagged, gather_tagged, gather_texts
-from tfft.recipes.watching import ReadingProgress
 from tfft.specs import InputSpec, Plan
-from tfft.storage import cache_dir
 
 _SIZES_READ = 64
 _READING = (

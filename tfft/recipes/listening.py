@@ -9,12 +9,12 @@ import dataclasses
 from typing import Any
 
 from tfft.backbones.base import Backbone
+from tfft.console.progress import reading_bar
 from tfft.data import RecordingSplits
 from tfft.models import wave_length
 from tfft.plans import Wishes
 from tfft.recipes.gathered import Gathered
 from tfft.recipes.gathering import gather
-from tfft.recipes.watching import reading_bar
 
 USUAL_RATE = 16_000  # of models that take waves: YAMNet, VGGish, TRILL, wav2vec 2.0
 

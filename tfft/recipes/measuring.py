@@ -32,15 +32,15 @@ from tfft.data import (
     read_texts,
     to_dataset,
 )
-from tfft.data.folders import split_folders
-from tfft.data.images import preprocess_of
-from tfft.data.recordings import holds_recordings
-from tfft.data.sounds import audio_of
-from tfft.data.tfds_sources import is_tfds, local_copy
+from tfft.data.tfds.source import is_tfds, local_copy
 from tfft.errors import DataError, did_you_mean, listed
-from tfft.recipes.runs import Run
+from tfft.io.cache_dir import cache_dir
+from tfft.layers.log_mel import audio_of
+from tfft.layers.preprocess import preprocess_of
+from tfft.modalities.audio.folder import holds_recordings
+from tfft.modalities.image.folder import split_folders
+from tfft.recipes.run import Run
 from tfft.specs import AudioSpec
-from tfft.storage import cache_dir
 
 _HELD = ("val", "valid", "validation")
 

@@ -14,7 +14,7 @@ import keras
 from tfft import heads
 from tfft.backbones import load_backbone
 from tfft.backbones.base import Backbone
-from tfft.backbones.pins import pinned, split_pin
+from tfft.backbones.fetch.digests import pinned, split_pin
 from tfft.errors import PlanError, listed
 from tfft.models import build
 from tfft.plans import Facts, NamedPlan, Wishes, recommend

@@ -11,7 +11,7 @@ import tensorflow as tf
 from tfft import heads
 from tfft.errors import BackboneError
 from tfft.features import split
-from tfft.slicing import unfreeze
+from tfft.freezing import unfreeze
 from tfft.specs import Phase
 from tfft.training import BatchSize, find_batch_size
 

@@ -12,16 +12,16 @@ from tfft.errors import require_platform
 require_platform()
 
 from tfft.training.batch_size import BatchSize, find_batch_size  # noqa: E402
-from tfft.training.checkpoints import CheckpointError, CheckpointStore  # noqa: E402
-from tfft.training.course import Checkpoints  # noqa: E402
-from tfft.training.distributing import fit, is_chief, on_chief  # noqa: E402
-from tfft.training.engine import train, train_phase  # noqa: E402
-from tfft.training.frozen import FeatureSource  # noqa: E402
+from tfft.training.checkpoint.callback import Checkpoints  # noqa: E402
+from tfft.training.checkpoint.resume import Resume  # noqa: E402
+from tfft.training.checkpoint.store import CheckpointError, CheckpointStore  # noqa: E402
+from tfft.training.distribute import fit, is_chief, on_chief  # noqa: E402
 from tfft.training.history import History  # noqa: E402
-from tfft.training.parts import in_parts  # noqa: E402
+from tfft.training.loop import train, train_phase  # noqa: E402
+from tfft.training.microbatch import in_parts  # noqa: E402
+from tfft.training.mixed_precision import Precision, choose_precision, precision_gain  # noqa: E402
 from tfft.training.plotting import plot_history  # noqa: E402
-from tfft.training.precision import Precision, choose_precision, precision_gain  # noqa: E402
-from tfft.training.resuming import Resume  # noqa: E402
+from tfft.training.suffix import FeatureSource  # noqa: E402
 
 __all__ = [
     "BatchSize", "CheckpointError", "CheckpointStore", "Checkpoints", "FeatureSource", "History", "Precision", "Resume",

@@ -19,10 +19,10 @@ import numpy as np
 import tensorflow as tf
 from rich.table import Table
 
+from tfft.console.tables import render
 from tfft.errors import DataError, PlanError, raise_problems
-from tfft.slicing.restoring import restored
-from tfft.slicing.tables import render
-from tfft.training.parts import check_plain
+from tfft.freezing.restore_state import restored
+from tfft.training.microbatch import check_plain
 
 MARGIN = 0.8  # of the memory that is available: the input pipeline, the evaluation and other programs need some too
 CLOSE = 1.1  # a batch is as good as the fastest if an example takes at most this much longer

@@ -10,8 +10,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from tfft.slicing import AuditReport
-from tfft.writing import write_whole
+from tfft.freezing import AuditReport
+from tfft.io.atomic import write_whole
 
 _FIRST = ("phase", "epoch", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "seconds")
 

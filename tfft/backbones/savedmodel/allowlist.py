@@ -8,7 +8,7 @@ whole program as bytes (``DatasetFromGraph``, ``XlaCallModule``), into which no 
 
 from __future__ import annotations
 
-from tfft.text_ops import is_text_op
+from tfft.backbones.text_ops import is_text_op
 
 _ALLOWED = frozenset(
     """

@@ -18,14 +18,14 @@ import keras
 import tensorflow as tf
 from keras.src.saving import serialization_lib  # in_safe_mode() has no public name
 
-from tfft.backbones.lowrank import LowRank, Pair
-from tfft.backbones.savedmodel.blockgraph import BlockGraph, ImportedGraph, count_multiply_adds
+from tfft.backbones.savedmodel.block_graph import BlockGraph, ImportedGraph, count_multiply_adds
 from tfft.backbones.savedmodel.graph import tensor_name
-from tfft.backbones.savedmodel.kernels import Uses
+from tfft.backbones.savedmodel.lora_targets import Uses
 from tfft.backbones.savedmodel.resources import make_resource
 from tfft.backbones.savedmodel.scan import check_graph
+from tfft.backbones.text_ops import load_text_ops, ops_of_graph
 from tfft.errors import BlockError, SavedModelError, TfftError, UnsafeModelError, listed
-from tfft.text_ops import load_text_ops, ops_of_graph
+from tfft.layers.lora import LowRank, Pair
 
 _MOST_BYTES = 2**36  # of the variables of one block in a file
 
@@ -186,7 +186,7 @@ class SavedModelBlock(keras.layers.Layer):
         if self._runtime.pairs and selected not in ("all", "none"):
             raise BlockError(
                 f"Block {self.name!r} has low-rank updates, of which all or none train. Received: {selected!r}. "
-                "Call tfft.slicing.merge_lora(model) first."
+                "Call tfft.freezing.merge_lora(model) first."
             )
         if not isinstance(selected, str):
             selected = tuple(selected)

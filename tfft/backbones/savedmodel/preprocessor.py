@@ -16,9 +16,9 @@ import tensorflow as tf
 
 from tfft.backbones.savedmodel.graph import flatten
 from tfft.backbones.savedmodel.layer import SavedModelBlock
-from tfft.backbones.savedmodel.making import Maker
-from tfft.backbones.savedmodel.opening import load
-from tfft.backbones.savedmodel.pieces import Analysis, whole
+from tfft.backbones.savedmodel.layer_builder import Maker
+from tfft.backbones.savedmodel.opener import load
+from tfft.backbones.savedmodel.partition import Analysis, whole
 from tfft.errors import BackboneError, SavedModelError, listed
 
 LENGTH = 128  # pieces that a preprocessor of TF Hub gives unless it is told otherwise

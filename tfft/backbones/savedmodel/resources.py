@@ -15,8 +15,8 @@ import tensorflow as tf
 from tensorflow.python.checkpoint import graph_view  # the only way to all objects of a restored SavedModel
 
 from tfft.backbones.savedmodel.graph import FlatGraph, consumers_through_identity
+from tfft.backbones.text_ops import load_text_ops
 from tfft.errors import SavedModelError, UnsafeModelError
-from tfft.text_ops import load_text_ops
 
 _SENTENCEPIECE = "sentencepiece"
 _CREATES = "SentencepieceOp"

@@ -19,7 +19,7 @@ import pathlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from tfft.backbones.savedmodel import container
+from tfft.backbones.savedmodel import folder_scan
 from tfft.backbones.savedmodel.allowlist import (
     READS_CHECKPOINT,
     READS_VOCABULARY,
@@ -27,7 +27,7 @@ from tfft.backbones.savedmodel.allowlist import (
     allowed,
     reason_against,
 )
-from tfft.backbones.savedmodel.callgraph import CallGraph, base_of, data_inputs, function_names
+from tfft.backbones.savedmodel.call_graph import CallGraph, base_of, data_inputs, function_names
 from tfft.errors import SavedModelError, UnsafeModelError, listed
 
 __all__ = ["check_graph", "check_savedmodel", "function_names", "read_meta_graphs"]
@@ -73,13 +73,13 @@ def check_savedmodel(path: str | os.PathLike[str]) -> list[Any]:
         UnsafeModelError: with everything that was found.
     """
     folder = pathlib.Path(path)
-    found = list(container.findings(folder))
+    found = list(folder_scan.findings(folder))
     meta_graphs = read_meta_graphs(folder)
     for meta in meta_graphs:
-        found += container.asset_findings(meta, folder)
+        found += folder_scan.asset_findings(meta, folder)
         found += _MetaGraph(meta).findings()
     if not found:
-        container.check_checkpoint(folder)
+        folder_scan.check_checkpoint(folder)
     else:
         raise UnsafeModelError(
             f"The SavedModel {str(folder)!r} may reach outside of itself, so it was not loaded: "
@@ -95,7 +95,7 @@ def read_meta_graphs(folder: pathlib.Path) -> list[Any]:
     from tensorflow.core.protobuf import saved_model_pb2
 
     proto = saved_model_pb2.SavedModel()
-    data = container.read_proto(folder)
+    data = folder_scan.read_proto(folder)
     try:
         proto.ParseFromString(data)
     except Exception as error:
@@ -177,7 +177,7 @@ class _MetaGraph:
         self._served = calls.upstream(self._outputs(lambda key: key != _INITIALIZER))
         # Whatever may run, at load or when the model is used. The saver of another meta graph is in none of these.
         self._running = calls.upstream([*self._outputs(lambda key: True), *self._collected()])
-        self._assets = {base_of(asset.tensor_info.name) for asset in container.assets_of(meta)}
+        self._assets = {base_of(asset.tensor_info.name) for asset in folder_scan.assets_of(meta)}
         self._bound = self._captures()
 
     def findings(self) -> Iterator[str]:

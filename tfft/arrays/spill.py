@@ -1,0 +1,81 @@
+"""Arrays that are not kept: in memory while they are few, in a nameless temporary file beyond.
+
+Hides where they are: either way they are arrays, and the file is gone when nobody uses them any more.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tfft.arrays.npy_files import ArrayFiles, map_file, put_together
+from tfft.arrays.ragged import Ragged, Rows, offsets_of
+
+LIMIT = 256 * 2**20  # bytes that are held in memory
+
+
+class Holder:
+    """Collects examples batch by batch."""
+
+    def __init__(self) -> None:
+        self._parts: list[Sequence[Rows]] = []
+        self._bytes = 0
+        self._open: dict[str, Any] = {}
+        self._files: ArrayFiles | None = None
+
+    def append(self, arrays: Sequence[Rows]) -> None:
+        """Adds examples to each array."""
+        if self._files is not None:
+            self._files.append(arrays)
+            return
+        self._parts.append(arrays)
+        self._bytes += sum(a.nbytes for a in arrays)
+        if self._bytes > LIMIT:
+            self._spill()
+
+    def finish(self) -> tuple[Rows, ...]:
+        """Returns the arrays; the holder is empty then."""
+        if self._files is not None:
+            about, made = self._files.about, {}
+            for name, file in self._open.items():
+                made[name] = map_file(file, tuple(about[name]["shape"]), np.dtype(about[name]["dtype"]))
+                file.close()
+            return put_together(made, about)
+        columns = [list(column) for column in zip(*self._parts, strict=True)]
+        self._parts = []
+        return tuple(_joined(parts) for parts in columns)
+
+    def close(self) -> None:
+        """Lets go of everything, after a failure."""
+        self._parts = []
+        for file in self._open.values():
+            file.close()
+
+    def _make(self, name: str) -> int:
+        self._open[name] = tempfile.TemporaryFile(prefix="tfft-arrays-")
+        return self._open[name].fileno()
+
+    def _spill(self) -> None:
+        self._files = ArrayFiles([(a.shape[1:], a.dtype) for a in self._parts[0]], self._make)
+        parts, self._parts = self._parts, []
+        for arrays in parts:
+            self.append(arrays)
+
+
+def _joined(parts: list[Rows]) -> Rows:
+    """Concatenates parts, letting go of each when it is copied, so that not all of it is there twice."""
+    if isinstance(parts[0], Ragged):
+        offsets, fill = offsets_of(np.concatenate([part.lengths for part in parts])), parts[0].fill
+        values: list[Rows] = [part.values for part in parts]
+        parts.clear()
+        return Ragged(_joined(values), offsets, fill)
+    whole = np.empty((sum(len(part) for part in parts), *parts[0].shape[1:]), parts[0].dtype)
+    end = len(whole)
+    while parts:
+        part = parts.pop()
+        whole[end - len(part) : end] = part
+        end -= len(part)
+    return whole

@@ -1,0 +1,246 @@
+"""Arrays kept on disk by a key: written aside and renamed when whole, checked before they are used.
+
+Hides the layout of an entry, how a writer that was killed is told from one that is at work, and every
+way in which an entry can be unusable. Entries are never changed: a process that has one mapped keeps it
+when another removes or replaces it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from tfft.arrays.npy_files import ArrayFile, ArrayFiles, Item, item_bytes, map_file, put_together
+from tfft.arrays.ragged import Rows
+from tfft.errors import DataError
+from tfft.io.cache_dir import SPARE, move_away
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
+
+WAVES = "waves"  # folder in tfft's cache for what recordings are brought to
+MANIFEST, LOCK = "manifest.json", "writing"
+_KEY = re.compile(r"[0-9a-f]{64}")
+_ASIDE = re.compile(r"\.[0-9a-f]{64}\..+\.(tmp|old)")
+_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+_YOUNG, _OLD = 60.0, 86400.0  # seconds in which a writer has surely taken its lock, and after which it is given up
+
+
+class CacheFullError(DataError):
+    """The disk has no room for the arrays; nothing was left behind."""
+
+
+def read_entry(root: Path, key: str) -> tuple[tuple[Rows, ...], Mapping[str, Any]] | str:
+    """Opens an entry, if it is exactly what was written.
+
+    Args:
+        root: folder of the cache.
+        key: of the entry.
+
+    Returns:
+        The arrays, mapped to memory read-only, and what the writer noted; or why there are none, in
+        words, empty where there is no entry.
+    """
+    folder = root / key
+    if not folder.is_dir():
+        return ""
+    manifest = read_manifest(folder)
+    if manifest is None or manifest["key"] != key:
+        return "its manifest is missing, damaged or another entry's"
+    files = {}
+    for name, about in manifest["arrays"].items():
+        shape, dtype = tuple(about["shape"]), np.dtype(about["dtype"])
+        try:
+            with (folder / name).open("rb") as file:
+                if os.fstat(file.fileno()).st_size != int(np.prod(shape)) * dtype.itemsize:
+                    return f"{name} has another size than was written"
+                if hashlib.file_digest(file, "sha256").hexdigest() != about["sha256"]:
+                    return f"{name} has another content than was written"
+                files[name] = map_file(file, shape, dtype)
+        except OSError as error:
+            return f"{name} cannot be read: {error.strerror}"
+    return put_together(files, manifest["arrays"]), manifest["about"]
+
+
+class EntryWriter:
+    """Writes one entry aside and puts it in place when whole. A context: left before :meth:`commit`, all is removed.
+
+    Args:
+        root: folder of the cache; made if needed.
+        key: of the entry.
+        what: is kept, for messages.
+        remedy: sentences that tell what can be done where the disk is full.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+
+    def __init__(self, root: Path, key: str, what: str = "arrays", remedy: str = "Free some.") -> None:
+        root.mkdir(parents=True, exist_ok=True)
+        sweep(root)
+        self._root, self._key, self._words = root, key, (what, remedy)
+        self._aside = Path(tempfile.mkdtemp(prefix=f".{key}.", suffix=".tmp", dir=root))
+        self._open = [os.open(self._aside / LOCK, os.O_CREAT | os.O_RDWR)]
+        if fcntl is not None:
+            with contextlib.suppress(OSError):  # some network folders know no locks
+                fcntl.flock(self._open[0], fcntl.LOCK_EX)  # the system lets go of it when the process dies
+        self._files = ArrayFiles([], self._make)
+
+    def __enter__(self) -> EntryWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for descriptor in self._open:
+            os.close(descriptor)
+        shutil.rmtree(self._aside, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno in _FULL:
+            raise CacheFullError(no_room(self._root, *self._words)) from error
+
+    def start(self, count: int, items: Sequence[Item], length: float = 1.0) -> None:
+        """Opens one file for each array.
+
+        Args:
+            count: number of examples.
+            items: shape of one example, with None first where examples differ in length, and type, of each array.
+            length: expected, of those.
+
+        Raises:
+            CacheFullError: the disk has less room than that takes.
+        """
+        wanted = math.ceil(count * item_bytes(items, length))
+        free = shutil.disk_usage(self._root).free
+        if wanted + SPARE > free:
+            raise CacheFullError(no_room(self._root, *self._words, wanted, free))
+        self._files = ArrayFiles(items, self._make)
+
+    def append(self, arrays: Sequence[Rows]) -> None:
+        """Adds examples to each array."""
+        self._files.append(arrays)
+
+    def commit(self, about: Mapping[str, Any]) -> None:
+        """Puts the entry in place, unless another process has done so in the meantime.
+
+        Args:
+            about: JSON values to keep with it.
+        """
+        content = {"key": self._key, "written": time.time(), "arrays": self._files.about, "about": dict(about)}
+        manifest = {"content": content, "sha256": _hash(content)}
+        for descriptor in self._open[1:]:
+            os.fsync(descriptor)
+        descriptor = os.open(self._aside / MANIFEST, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        self._open.append(descriptor)
+        ArrayFile(descriptor, (), np.dtype(np.uint8)).append(np.frombuffer(json.dumps(manifest).encode(), np.uint8))
+        os.fsync(descriptor)
+        (self._aside / LOCK).unlink()
+        self._aside.chmod(0o755)  # mkdtemp makes it private
+        self._put_in_place()
+
+    def _make(self, name: str) -> int:
+        self._open.append(os.open(self._aside / name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+        return self._open[-1]
+
+    def _put_in_place(self) -> None:
+        target = self._root / self._key
+        for _ in range(3):
+            try:
+                self._aside.rename(target)
+                return
+            except OSError:  # there is one already
+                if not isinstance(read_entry(self._root, self._key), str):
+                    return
+                move_away(target, ".old")
+        raise DataError(f"{target} cannot be replaced. Delete it and try again.")
+
+
+def no_room(root: Path, what: str, remedy: str, wanted: int | None = None, free: int | None = None) -> str:
+    """Says that the disk is full and what can be done."""
+    numbers = "" if wanted is None else f": they take {megabytes(wanted)}, and {megabytes(free or 0)} are free"
+    return f"The disk of {root} has no room for the {what}{numbers}. {remedy}"
+
+
+def megabytes(count: int) -> str:
+    """Returns a number of bytes in words."""
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
+
+
+def sweep(root: Path) -> None:
+    """Removes what writers that were killed have left behind."""
+    for path in unfinished(root):
+        try:
+            if path.suffix == ".old" or (_age(path) > _YOUNG and not is_written(path)):
+                shutil.rmtree(path, ignore_errors=True)
+        except OSError:  # another process was faster
+            continue
+
+
+def _age(path: Path) -> float:
+    return time.time() - path.stat().st_mtime
+
+
+def is_written(path: Path) -> bool:
+    """Tells whether a process is at work on an unfinished entry."""
+    try:
+        if fcntl is None:
+            return _age(path) < _OLD
+        descriptor = os.open(path / LOCK, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def entries(root: Path) -> list[Path]:
+    """Returns the folders of all entries, good or damaged."""
+    return [path for path in _folders(root) if _KEY.fullmatch(path.name)]
+
+
+def unfinished(root: Path) -> list[Path]:
+    """Returns the folders that writers are at work on, or have left behind."""
+    return [path for path in _folders(root) if _ASIDE.fullmatch(path.name)]
+
+
+def _folders(root: Path) -> list[Path]:
+    try:
+        return sorted(path for path in root.iterdir() if path.is_dir() and not path.is_symlink())
+    except OSError:
+        return []
+
+
+def size_of(folder: Path) -> int:
+    """Returns the bytes of all files in a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _hash(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """Returns what the writer of an entry noted, or None where that is damaged."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        content = manifest["content"]
+        return dict(content) if manifest["sha256"] == _hash(content) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,1 @@
+"""From a handle to local files: names, downloads, archives and digests."""

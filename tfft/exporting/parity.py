@@ -1,0 +1,257 @@
+"""Proof that a written SavedModel computes what the Keras model computes; hides the second process.
+
+The SavedModel runs in a fresh Python process where neither Keras nor tfft can be imported, on the
+examples given or on random ones, whole, with its rows in another order, and one row alone. A server
+batches requests of different callers together, so a row must not depend on its neighbours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import pathlib
+import pickle
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from tfft.backbones.text_ops import ops_of, text_libraries
+from tfft.errors import ExportError, raise_problems
+from tfft.exporting.loader import BYTES_SIGNATURE
+from tfft.exporting.signatures import ARRAY_SIGNATURE, Serving
+
+Examples = np.ndarray | Mapping[str, np.ndarray] | Sequence[bytes | str | os.PathLike]
+
+_TIME_LIMIT = 600  # seconds; loading takes a few, a large model on a busy machine a minute
+_MAX_EXAMPLES = 16
+_MAX_PROBLEMS = 6
+_TEXTS = (
+    "A short sentence.", "Été à Zürich, naïve café", "你好，世界", "مرحبا بالعالم", "emoji 😀👍🏽 and 12,345.67",
+    "", "many words " * 500,
+)  # fmt: skip
+_RANDOM_SIZES = ((40, 56), (96, 64))  # taller, wider, smaller and larger than what models take
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """One call of a signature and what it has to answer."""
+
+    what: str
+    signature: str
+    inputs: Mapping[str, np.ndarray]
+    expected: Mapping[str, np.ndarray]
+
+    def rows(self, order: Sequence[int], what: str) -> Trial:
+        """Returns the trial with some of its rows, in another order."""
+        pick = list(order)
+        inputs = {name: value[pick] for name, value in self.inputs.items()}
+        return Trial(what, self.signature, inputs, {name: value[pick] for name, value in self.expected.items()})
+
+
+def check(folder: pathlib.Path, serving: Serving, examples: Examples | None, tolerance: float) -> float:
+    """Runs a SavedModel in a fresh process and compares it with the Keras model.
+
+    Args:
+        folder: of the SavedModel.
+        serving: its functions and their reference.
+        examples: what to run it on: image arrays, arrays by input name, or image files (paths or contents).
+        tolerance: largest allowed ``|served - expected| / (1 + the largest |expected|)``.
+
+    Returns:
+        The largest difference that was found, in the same measure.
+
+    Raises:
+        ExportError: when an output differs or is not finite, or when the process fails.
+    """
+    with quiet_tensorflow():  # several batch shapes in a row: Keras would advise against the retracing
+        trials = _with_other_orders(_trials(serving, examples), serving)
+    libraries = text_libraries(ops_of(serving.functions), "The exported model")
+    results = _run_fresh(folder, libraries, [(trial.signature, dict(trial.inputs)) for trial in trials])
+    problems, largest = [], 0.0
+    for trial, outputs in zip(trials, results, strict=True):
+        found, difference = _compare(trial, outputs, tolerance)
+        problems += found
+        largest = max(largest, difference)
+    shown = problems[:_MAX_PROBLEMS] + [f"{len(problems) - _MAX_PROBLEMS} more"] * (len(problems) > _MAX_PROBLEMS)
+    title = f"The exported model does not compute what model.predict computes (tolerance {tolerance:g})"
+    raise_problems(ExportError, title, shown)
+    return largest
+
+
+@contextlib.contextmanager
+def quiet_tensorflow() -> Iterator[None]:
+    """Holds back what TensorFlow's Python logger says below the level of an error."""
+    logger = logging.getLogger("tensorflow")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _trials(serving: Serving, examples: Examples | None) -> list[Trial]:
+    specs = serving.functions[ARRAY_SIGNATURE].structured_input_signature[1]
+    first = next(iter(specs))
+    files = _files(serving, examples)
+    texts = all(spec.dtype == tf.string and spec.shape.rank == 1 for spec in specs.values())
+    if texts:
+        arrays = [("texts in several scripts", {name: np.array(_TEXTS, object) for name in specs})]
+        if examples is not None:
+            given = examples if isinstance(examples, Mapping) else {first: examples}
+            arrays.append(("the examples", {name: _array(given[name], spec) for name, spec in specs.items()}))
+    elif examples is None or files:
+        arrays = _random_arrays(specs)
+    elif isinstance(examples, Mapping):
+        arrays = [("the examples", {name: _array(examples[name], spec) for name, spec in specs.items()})]
+    else:
+        arrays = [("the examples", {first: _array(examples, specs[first])})]
+    trials = []
+    if serving.decode is not None:
+        files = files or _encoded(arrays, serving)
+        decoded = {first: np.stack([serving.decode(encoded) for encoded in files])}
+        arrays.append((f"{len(files)} decoded files", decoded))
+        expected, encoded = serving.reference(decoded), np.array(files, dtype=object)
+        what = f"{BYTES_SIGNATURE} on {len(files)} files"
+        [name] = serving.functions[BYTES_SIGNATURE].structured_input_signature[1]
+        trials.append(Trial(what, BYTES_SIGNATURE, {name: encoded}, expected))
+    for what, values in arrays:
+        trials.append(Trial(f"{ARRAY_SIGNATURE} on {what}", ARRAY_SIGNATURE, values, serving.reference(values)))
+    return trials
+
+
+def _with_other_orders(trials: Sequence[Trial], serving: Serving) -> list[Trial]:
+    every = list(trials)
+    for trial in trials:
+        count = len(next(iter(trial.inputs.values())))
+        if count > 1:
+            every.append(trial.rows(range(count)[::-1], f"{trial.what}, rows in reverse order"))
+            alone = trial.rows([count - 1], f"{trial.what}, the last row alone")
+            if np.ndim(trial.expected.get("label")) > 1:  # of words: alone, a row is as wide as its own
+                alone = dataclasses.replace(alone, expected=serving.reference(alone.inputs))
+            every.append(alone)
+    return every
+
+
+def _files(serving: Serving, examples: Examples | None) -> list[bytes]:
+    """Returns the contents of the examples where they are image files; none where they are arrays."""
+    if serving.decode is None or examples is None or isinstance(examples, (Mapping, np.ndarray)):
+        return []
+    chosen = list(examples)[:_MAX_EXAMPLES]
+    if not all(isinstance(one, (bytes, str, os.PathLike)) for one in chosen):
+        return []
+    try:
+        return [one if isinstance(one, bytes) else pathlib.Path(one).read_bytes() for one in chosen]
+    except OSError as error:
+        raise ExportError(f"An example for the check cannot be read: {error}") from error
+
+
+def _array(values: object, spec: tf.TensorSpec) -> np.ndarray:
+    kind = object if spec.dtype == tf.string else spec.dtype.as_numpy_dtype
+    return np.asarray(values[:_MAX_EXAMPLES]).astype(kind)
+
+
+def _encoded(arrays: Sequence[tuple[str, dict[str, np.ndarray]]], serving: Serving) -> list[bytes]:
+    images = [image for _, values in arrays for image in next(iter(values.values()))]
+    if serving.audio is not None:
+        return [tf.audio.encode_wav(wave[:, None], serving.audio.sample_rate).numpy() for wave in images]
+    spec = serving.input_spec
+    if any(image.dtype != np.uint8 for image in images):  # scaled already: no file can hold them
+        shape = (3, spec.height, spec.width, spec.channels)
+        images = list(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
+    return [tf.io.encode_png(image).numpy() for image in images]
+
+
+def _random_arrays(specs: Mapping[str, tf.TensorSpec]) -> list[tuple[str, dict[str, np.ndarray]]]:
+    generator = np.random.default_rng(0)
+    open_sizes = any(spec.shape.rank == 4 and None in spec.shape[1:3] for spec in specs.values())
+    batches = []
+    for rows, size in zip((3, 2), _RANDOM_SIZES, strict=True):
+        values = {name: _random_array(spec, rows, size, generator) for name, spec in specs.items()}
+        batches.append((f"random inputs {', '.join(str(list(value.shape)) for value in values.values())}", values))
+    return batches if open_sizes else batches[:1]
+
+
+def _random_array(spec: tf.TensorSpec, rows: int, size: tuple[int, int], generator: np.random.Generator) -> np.ndarray:
+    free = iter(size if spec.shape.rank == 4 else (16,) * 8)  # other open dimensions are lengths: alike in every input
+    shape = (rows, *(next(free) if n is None else n for n in spec.shape[1:]))
+    if spec.dtype == tf.string:
+        words = np.array([b"a short example", b"another one, longer than the first", b"three"], dtype=object)
+        return generator.choice(words, shape)
+    if spec.dtype == tf.uint8:
+        return generator.integers(0, 256, shape, np.uint8)
+    if spec.dtype.is_integer or spec.dtype.is_bool:  # ids and masks: 0 and 1 are valid in both
+        values = generator.integers(0, 2, shape)
+        values[..., :1] = 1  # a mask must not hide everything
+        return values.astype(spec.dtype.as_numpy_dtype)
+    return generator.random(shape).astype(spec.dtype.as_numpy_dtype)
+
+
+def _run_fresh(
+    folder: pathlib.Path, libraries: Sequence[str], calls: list[tuple[str, dict[str, np.ndarray]]]
+) -> list[dict[str, np.ndarray]]:
+    script = pathlib.Path(__file__).with_name("parity_worker.py")
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"}
+    environment.pop("PYTHONWARNINGS", None)
+    with tempfile.TemporaryDirectory(prefix="tfft-check-") as scratch:
+        calls_path, results_path = pathlib.Path(scratch, "calls"), pathlib.Path(scratch, "results")
+        calls_path.write_bytes(pickle.dumps(calls))
+        command = [sys.executable, "-P", str(script), os.path.abspath(folder), str(calls_path), str(results_path)]
+        command += libraries
+        try:
+            done = subprocess.run(
+                command, env=environment, cwd=scratch, capture_output=True, text=True, timeout=_TIME_LIMIT, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise ExportError(f"The exported model could not be checked in a fresh process: {error}") from error
+        if done.returncode != 0:
+            last = "\n".join(done.stderr.strip().splitlines()[-5:])
+            raise ExportError(
+                f"The exported model does not run in a fresh process with TensorFlow alone "
+                f"(exit code {done.returncode}). It said:\n{last}"
+            )
+        return pickle.loads(results_path.read_bytes())
+
+
+def _compare(trial: Trial, outputs: Mapping[str, np.ndarray], tolerance: float) -> tuple[list[str], float]:
+    problems, largest = [], 0.0
+    for name, expected in trial.expected.items():
+        served = outputs.get(name)
+        if served is None or served.shape != expected.shape:
+            shape = "nothing" if served is None else list(served.shape)
+            problems.append(f"{trial.what}: output {name!r} has the shape {shape}, expected {list(expected.shape)}")
+        elif expected.dtype.kind in "fc":
+            if not (np.isfinite(expected).all() and np.isfinite(served).all()):
+                problems.append(f"{trial.what}: output {name!r} is not finite")
+                continue
+            wanted = expected.astype(np.float64)
+            # A small number beside large ones was summed from large terms and is rounded like those.
+            scale = 1 + np.max(np.abs(wanted), initial=0.0)
+            difference = float(np.max(np.abs(served - wanted), initial=0.0) / scale)
+            largest = max(largest, difference)
+            if not difference <= tolerance:
+                problems.append(f"{trial.what}: output {name!r} differs by {difference:.3g}")
+        else:
+            wrong = (served != expected) & ~_near_ties(trial.expected, served, tolerance)
+            if wrong.any():
+                problems.append(f"{trial.what}: output {name!r} differs in {int(wrong.sum())} of {wrong.size} places")
+    return problems, largest
+
+
+def _near_ties(expected: Mapping[str, np.ndarray], served: np.ndarray, tolerance: float) -> np.ndarray:
+    """Returns where the probabilities are so near to a tie that either label is right within the tolerance."""
+    probabilities = expected.get("probabilities")
+    if probabilities is None or probabilities.ndim != 2 or probabilities.shape[1] < 1:
+        return np.zeros(served.shape, bool)
+    if served.shape == probabilities.shape:  # one yes or no for each label
+        return np.abs(probabilities - 0.5) <= tolerance
+    if served.ndim == 1 and probabilities.shape[1] > 1:
+        top = np.sort(probabilities, axis=1)[:, -2:]
+        return top[:, 1] - top[:, 0] <= 2 * tolerance
+    return np.zeros(served.shape, bool)

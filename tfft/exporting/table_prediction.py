@@ -1,0 +1,194 @@
+"""Predictions for the rows of a table, written beside its columns: :func:`predict_table`, :func:`write_predictions`.
+
+Hides what the rows name, texts or files, and that a row that names nothing does not stop the others.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from tfft.data.label_parsing import has_value
+from tfft.data.table import SUFFIXES, Table, read_table
+from tfft.errors import DataError, listed, raise_problems
+from tfft.exporting.prediction import FilePrediction, predict_files, predict_recordings, predict_texts
+from tfft.io.atomic import write_whole
+from tfft.specs import AudioSpec
+
+_PREFIX = "predicted_"  # of the columns that are added, so that those of the table stay
+
+
+class Answering(Protocol):
+    """A model that is asked: :class:`~tfft.exporting.OpenExport`, or the functions of a model before it is exported."""
+
+    class_names: tuple[str, ...]
+    audio: AudioSpec | None
+    text_inputs: tuple[str, ...]
+
+    def predict_bytes(self, encoded: Sequence[bytes]) -> dict[str, np.ndarray]: ...  # noqa: D102
+    def predict_texts(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> dict[str, np.ndarray]: ...  # noqa: D102
+    def predict_waves(self, waves: np.ndarray) -> dict[str, np.ndarray]: ...  # noqa: D102
+
+
+def predict_each(
+    model: Answering, items: Sequence[str], pairs: Sequence[str] | None = None, *, top: int = 3
+) -> Iterator[FilePrediction]:
+    """Predicts for whatever a model takes, in order.
+
+    Args:
+        model: such as :func:`tfft.exporting.open_export` gives.
+        items: texts for a model of texts, else paths of images or recordings.
+        pairs: the second text of each pair.
+        top: classes to list for each.
+
+    Yields:
+        One prediction for each item; what cannot be used gets its reason instead.
+    """
+    settings: dict[str, Any] = {"class_names": model.class_names, "top": top}
+    if model.text_inputs:
+        return predict_texts(model.predict_texts, items, pairs, **settings)
+    if model.audio is not None:
+        return predict_recordings(model.predict_waves, items, model.audio, **settings)
+    return predict_files(model.predict_bytes, items, **settings)
+
+
+def predict_table(
+    model: Answering,
+    source: Any,
+    columns: Sequence[str | int],
+    *,
+    root: str | os.PathLike[str] | None = None,
+    encoding: str = "utf-8",
+    top: int = 3,
+) -> tuple[Table, Iterator[FilePrediction]]:
+    """Reads a table and predicts for each of its rows.
+
+    Use it for texts in a column (or pairs in two), or for files that a column names. Other columns are left alone, so a
+    table with labels may be given as it is.
+
+    Args:
+        model: such as :func:`tfft.exporting.open_export` gives.
+        source: a ``.csv``, ``.tsv``, ``.jsonl`` or ``.ndjson`` file, or a pandas DataFrame.
+        columns: of the texts, or of the paths: absolute, or below ``root``. Numbers for a file without a header.
+        root: folder of the files; that of the table by default.
+        encoding: of the table.
+        top: classes to list for each row.
+
+    Returns:
+        The table, and one prediction for each of its rows, as they are made.
+
+    Raises:
+        DataError: when the table cannot be read, has no such column, or the model takes more or fewer columns.
+
+    Example:
+        >>> table, found = predict_table(tfft.exporting.open_export("served"), "new.csv", ["review"])
+        >>> write_predictions(table, found, "answers.csv")
+    """
+    wanted = len(model.text_inputs) or 1
+    if len(columns) != wanted:
+        raise DataError(
+            f"The model takes {'pairs of texts' if wanted == 2 else 'one column'}, so name {wanted} "
+            f"column{'s' if wanted > 1 else ''}; received {len(columns)}: {listed(map(repr, columns))}."
+        )
+    table = read_table(source, header=not any(isinstance(column, int) for column in columns), encoding=encoding)
+    problems, values = [], []
+    for column in columns:
+        try:
+            values.append(table.column(column, "column"))
+        except DataError as error:
+            problems.append(str(error))
+    raise_problems(DataError, "The table cannot be used", problems)
+    if not model.text_inputs:
+        is_file = isinstance(source, (str, os.PathLike))
+        place = Path(root if root is not None else Path(source).parent if is_file else "").expanduser()
+        values = [[str(place / v.strip()) if isinstance(v, str) and v.strip() else None for v in values[0]]]
+    return table, _rows(model, values, listed(map(repr, columns)), top)
+
+
+def _rows(model: Answering, values: Sequence[Sequence[Any]], names: str, top: int) -> Iterator[FilePrediction]:
+    """Predictions for the rows that hold something, and reasons for the others, in order."""
+    good = [all(map(has_value, row)) for row in zip(*values, strict=True)]
+    columns = [[_text(v) for v, fine in zip(column, good, strict=True) if fine] for column in values]
+    found = predict_each(model, *columns, top=top)
+    for fine, *row in zip(good, *values, strict=True):
+        if fine:
+            yield next(found)
+        else:
+            yield FilePrediction(_text(row[0]) if has_value(row[0]) else "", error=f"has nothing in {names}")
+
+
+def _text(value: Any) -> str:
+    """A field as a text: a list of words, as sentences with tags have it, with blanks between them."""
+    return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def check_target(out: str | os.PathLike[str]) -> Path:
+    """Returns the file that predictions are to be written to; refuses one that is there or has another form.
+
+    Raises:
+        DataError: when it exists, its folder does not, or it is no table by its name.
+    """
+    target = Path(out).expanduser()
+    if target.suffix.lower() not in SUFFIXES:
+        raise DataError(f"{target} is no table by its name, expected {listed(SUFFIXES)}.")
+    if target.exists():
+        raise DataError(f"{target} is there already, and nothing is overwritten. Give another name or remove it.")
+    if not target.parent.is_dir():
+        raise DataError(f"The folder {target.parent} of {target.name} does not exist. Make it first.")
+    return target
+
+
+def write_predictions(
+    table: Table, predictions: Iterable[FilePrediction], out: str | os.PathLike[str]
+) -> list[FilePrediction]:
+    """Writes a table with what a model says of each row in further columns.
+
+    They are ``predicted_label`` and ``predicted_probability`` for classes, one for each output else, and
+    ``predicted_error`` where a row could not be used. The file is written under another name and renamed when whole.
+
+    Args:
+        table: that was predicted for.
+        predictions: one for each row.
+        out: a new ``.csv``, ``.tsv``, ``.jsonl`` or ``.ndjson`` file.
+
+    Returns:
+        The predictions.
+
+    Raises:
+        DataError: when the file is there already, or is no table by its name.
+    """
+    target, found = check_target(out), list(predictions)
+    names = table.columns or tuple(f"column_{i}" for i in range(max(map(len, table.rows), default=0)))
+    own = [{k: v for k, v in zip(names, row, strict=False) if not k.startswith(_PREFIX)} for row in table.rows]
+    rows = [{**given, **_columns_of(said)} for given, said in zip(own, found, strict=True)]
+    header = list(dict.fromkeys(key for row in rows for key in row))
+    text = io.StringIO()
+    if target.suffix.lower() in (".jsonl", ".ndjson"):
+        text.writelines(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+    else:
+        form = "excel-tab" if target.suffix.lower() == ".tsv" else "excel"
+        writer = csv.DictWriter(text, header, dialect=form, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({key: _field(value) for key, value in row.items()} for row in rows)
+    write_whole(target, text.getvalue())
+    return found
+
+
+def _columns_of(said: FilePrediction) -> dict[str, Any]:
+    if said.error is not None:
+        return {f"{_PREFIX}error": said.error}
+    if said.label is not None:
+        return {f"{_PREFIX}label": said.label, f"{_PREFIX}probability": said.probability}
+    return {f"{_PREFIX}{name}": value for name, value in said.outputs.items()}
+
+
+def _field(value: Any) -> Any:
+    """A value as a field of a .csv file: lists and mappings as JSON."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, (list, dict, tuple)) else value

@@ -1,0 +1,1 @@
+"""The linear probe: the best linear head on frozen features, as a convex problem."""

@@ -1,0 +1,351 @@
+"""Where a head's loss is least, on rows of features: :class:`Problem`, :func:`fit`, in the view of a :class:`Basis`.
+
+Hides what makes this fast. All folds are solved at once, so that one matrix product serves them. The unknowns belong
+to the principal axes of the features and are scaled by the curvature there, so that L-BFGS (Liu and Nocedal, "On the
+limited memory BFGS method for large scale optimization", 1989) needs few steps at any strength of the penalty: the
+Hessian of the multinomial loss is close to the covariance of the features times a curvature p (1 - p) of each class
+(Böhning, "Multinomial logistic regression algorithm", 1992, bounds it by 1/2), which is measured where a fit starts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from tfft.features.linear_probe.lbfgs import Minimum, minimise
+from tfft.heads import Head
+
+_WIDEST_ROTATION = 4096  # beyond it finding the axes costs more than it saves
+_NO_VARIANCE = 1e-12  # of the largest: what rounding leaves along axes that the rows do not span
+_BLOCK_LOGITS, _BLOCK_FEATURES = 2**19, 2**21
+_JOINT_COLUMNS = 256  # enough for full speed of the matrix product; more only takes memory
+_THREADED_WORK = 2e9  # additions and products in one step: some 30 ms on one core
+_SWEEP_STOP = {"tolerance": 1e-4, "steps": 200}  # a hundredth of it moves held-out losses by a percent or less
+_FINAL_STOP = {"tolerance": 1e-8, "steps": 1000}
+
+
+@dataclasses.dataclass(frozen=True)
+class Basis:
+    """Centred features seen along their principal axes; made by :func:`find_basis`.
+
+    Attributes:
+        mean: [D], subtracted.
+        vectors: the axes, [D, r], orthonormal, so that an L2 penalty is the same in both views; None for the columns.
+        variances: [r], along the axes.
+    """
+
+    mean: np.ndarray
+    vectors: np.ndarray | None
+    variances: np.ndarray
+
+    def project(self, features: np.ndarray, rows: np.ndarray | None, dtype: Any) -> np.ndarray:
+        """Returns rows (None: all) of features [N, D] in this view, [n, r]."""
+        count = len(features) if rows is None else len(rows)
+        out = np.empty((count, len(self.variances)), dtype)
+        vectors = None if self.vectors is None else self.vectors.astype(dtype)
+        for part in blocks(count, features.shape[1]):
+            block = np.asarray(features[part if rows is None else rows[part]], np.float64)
+            block = (block - self.mean).astype(dtype)
+            out[part] = block if vectors is None else block @ vectors
+        return out
+
+    def to_raw(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Turns [F, U, r + 1] into kernels [F, U, D] and biases [F, U] for features as they come."""
+        kernel = values[..., :-1] if self.vectors is None else values[..., :-1] @ self.vectors.T
+        return kernel, values[..., -1] - kernel @ self.mean
+
+    def pull(self, gradient: np.ndarray, total: np.ndarray) -> np.ndarray:
+        """Turns the gradient for a raw kernel, [F, U, D], and its bias, [F, U], into that of the values."""
+        along = gradient - total[..., None] * self.mean
+        return along if self.vectors is None else along @ self.vectors
+
+
+def find_basis(features: np.ndarray, rows: np.ndarray) -> Basis:
+    """Centres by all of the features, read in blocks, and finds the axes from some rows.
+
+    Args:
+        features: [N, D], finite.
+        rows: sorted numbers of rows, [n].
+
+    Returns:
+        A basis of all D axes or, where ``rows`` is every row, of the axes that these span; of the columns as they
+        are where finding axes would take too long.
+    """
+    mean, variances = _moments(features)
+    plain = Basis(mean, None, variances)
+    count, wide = len(rows), features.shape[1]
+    whole = count == len(features)
+    if min(count, wide) > _WIDEST_ROTATION or (count < wide and not whole):
+        return plain
+    with _few_threads(10 * min(count, wide) ** 3):
+        if count < wide:  # the axes of few rows come from their products with one another
+            block = plain.project(features, rows, np.float64)
+            gram = block @ block.T
+        else:
+            gram = np.zeros((wide, wide))
+            for part in blocks(count, wide):
+                block = plain.project(features, rows[part], np.float64)
+                gram += block.T @ block
+        variances, own = np.linalg.eigh(gram / count)
+    spanned = variances >= _NO_VARIANCE * max(variances[-1], 0) if whole else np.full(len(variances), True)
+    variances, own = np.maximum(variances[spanned], 1e-300), own[:, spanned]
+    vectors = block.T @ own / np.sqrt(count * variances) if count < wide else own
+    return Basis(mean, vectors, variances)
+
+
+@dataclasses.dataclass
+class Problem:
+    """The loss of several heads (folds) on the same rows, each with its own weights of the rows.
+
+    Attributes:
+        rows: [N, d]; float32 rows in a basis are computed with in float32, all else in float64.
+        targets: int [N] for classification, float [N, U] for the others.
+        weights: [F, N], each row of them with the sum 1.
+        head: says which loss.
+        basis: where rows are raw features, the view that the values are in; None when rows are in it already.
+    """
+
+    rows: np.ndarray
+    targets: np.ndarray
+    weights: np.ndarray
+    head: Head
+    basis: Basis | None = None
+
+    def __post_init__(self) -> None:
+        self.dtype = np.float32 if self.basis is None and self.rows.dtype == np.float32 else np.float64
+        self.gain = 1 if self.head.kind == "classification" else self.head.units  # the others' loss is a mean of units
+
+    def value_and_gradient(
+        self, values: np.ndarray, l2: float = 0.0, folds: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns weighted loss plus penalty of each fold, [F], and the gradients; values are [F, U, r + 1]."""
+        every = self.weights if folds is None or len(folds) == len(self.weights) else self.weights[folds]
+        gradient = np.zeros((values.shape[0] * values.shape[1], self.rows.shape[1]), self.dtype)
+        total, loss = np.zeros(values.shape[:2], self.dtype), np.zeros(len(values))
+        for part, block, logits in self._forward(values):
+            losses, slopes = self._terms(logits, part)
+            weights = every[:, part]
+            loss += np.sum(losses * weights, 1)
+            slopes *= weights.astype(self.dtype)[:, None]
+            total += slopes.sum(-1)
+            gradient += slopes.reshape(-1, len(block)) @ block
+        gradient = gradient.reshape(*values.shape[:2], -1)
+        if self.basis is not None:
+            gradient = self.basis.pull(gradient, total)
+        kernel = values[..., :-1]
+        gradient = np.concatenate([gradient + 2 * l2 * kernel, total[..., None]], -1)
+        return loss + l2 * np.einsum("fud,fud->f", kernel, kernel, dtype=np.float64), gradient
+
+    def score(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns loss and hits of each head on each row, [F, N], and the mean curvature for each unit, [U]."""
+        losses, hits = np.empty(self.weights.shape), np.zeros(self.weights.shape)
+        curvature = np.zeros(values.shape[1])
+        for part, _, logits in self._forward(values):
+            hits[:, part] = self._hits(logits, part)
+            losses[:, part], slopes = self._terms(logits, part)
+            slopes = np.minimum(np.abs(slopes) * self.gain, 1)
+            slopes *= 1 - slopes  # p (1 - p), whether the target is 0 or 1
+            weights = self.weights[:, part].astype(self.dtype)
+            curvature += np.einsum("fun,fn->u", slopes, weights) / (self.gain * len(self.weights))
+        return losses, hits, curvature
+
+    def _forward(self, values: np.ndarray) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+        kernel, bias = (values[..., :-1], values[..., -1]) if self.basis is None else self.basis.to_raw(values)
+        kernel = kernel.reshape(-1, kernel.shape[-1]).astype(self.dtype)
+        bias = bias.reshape(-1, 1).astype(self.dtype)
+        for part in _parts(len(self.rows), min(_BLOCK_LOGITS // len(kernel), _BLOCK_FEATURES // kernel.shape[1])):
+            block = np.asarray(self.rows[part], self.dtype)
+            logits = kernel @ block.T  # classes first: sums over them then run along memory
+            logits += bias
+            yield part, block, logits.reshape(*values.shape[:2], len(block))
+
+    def _terms(self, logits: np.ndarray, part: slice) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the losses [F, n] and their slopes by the logits [F, U, n]; may overwrite the logits."""
+        if self.head.kind == "classification":
+            return _softmax_terms(logits, self.targets[part], self.head.label_smoothing)
+        target = self.targets[part].T.astype(self.dtype)
+        if self.head.kind == "regression":
+            logits -= target
+            return np.mean(logits**2, 1), logits * (2 / self.head.units)
+        return _sigmoid_terms(logits, target, self.head.label_smoothing)
+
+    def _hits(self, logits: np.ndarray, part: slice) -> np.ndarray:
+        if self.head.kind == "classification":
+            return logits.argmax(1) == self.targets[part]
+        return np.mean((logits > 0) == (self.targets[part].T > 0.5), 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """Values [F, U, r + 1] at the optimum, the steps it took, and whether the tolerance was met."""
+
+    values: np.ndarray
+    steps: int
+    converged: bool
+
+
+def fit(
+    problem: Problem,
+    l2: float,
+    variances: np.ndarray,
+    start: np.ndarray | None = None,
+    *,
+    final: bool = False,
+) -> Fitted:
+    """Minimises a problem plus ``l2`` times the squared kernel by L-BFGS; biases are free.
+
+    Args:
+        problem: of any kind but regression, see :class:`Ridge`.
+        l2: 0 or more.
+        variances: of the basis, [r].
+        start: [F, U, r + 1]; None for no kernel and biases at the frequencies of the classes.
+        final: to a tight tolerance instead of one that is enough to compare strengths.
+
+    Returns:
+        The values at the optimum.
+    """
+    if start is None:
+        start = _without_features(problem, len(variances))
+    curvature = problem.score(start)[2]
+    curvature = np.maximum(curvature, 1e-3 * max(curvature.max(), 1e-6))[:, None]  # a class that never occurs has none
+    sizes = 1 / np.sqrt(np.append(curvature * variances + 2 * l2 + 1e-12, curvature, axis=1))
+    with _few_threads(4 * problem.rows.size * start.shape[0] * start.shape[1]):
+        found = [
+            _minimise(dataclasses.replace(problem, weights=problem.weights[group]), start[group], l2, sizes, final)
+            for group in _parts(len(start), _JOINT_COLUMNS // start.shape[1])
+        ]
+    values = np.concatenate([part.values for part in found]).reshape(start.shape) * sizes
+    if problem.head.kind == "classification":  # what all classes share changes the penalty only: less is exactly best
+        values -= values.mean(1, keepdims=True)
+    return Fitted(values, max(part.steps for part in found), all(part.converged for part in found))
+
+
+class Ridge:
+    """Least squares in closed form: made once for a problem, solved for any strength.
+
+    Args:
+        problem: of regression.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        units = problem.head.units
+        project = (lambda block: block) if problem.basis is None else lambda b: problem.basis.project(b, None, float)
+        wide = problem.rows.shape[1] if problem.basis is None else len(problem.basis.variances)
+        patterns, pattern = np.unique(problem.weights, axis=1, return_inverse=True)  # few: rows of a fold share one
+        sums = np.zeros((patterns.shape[1], wide + units + 1, wide + units + 1))
+        for part in blocks(len(problem.rows), problem.rows.shape[1]):
+            block = np.asarray(project(problem.rows[part]), np.float64)
+            block = np.concatenate([block, problem.targets[part], np.ones((len(block), 1))], 1)
+            for number in range(len(sums)):
+                own = block[pattern[part] == number]
+                sums[number] += own.T @ own
+        moments = np.einsum("fp,pij->fij", patterns, sums)
+        means = moments[:, -1:, :-1]
+        moments = moments[:, :-1, :-1] - means.transpose(0, 2, 1) * means
+        self._gram, self._cross = moments[:, :wide, :wide], moments[:, :wide, wide:]
+        self._means, self._units = means[:, 0], units
+
+    def fit(self, l2: float) -> Fitted:
+        """Returns the values at the optimum of mean squared error plus ``l2`` times the squared kernel."""
+        wide = self._gram.shape[1]
+        least = 1e-12 * max(float(np.trace(self._gram[0])) / wide, 1e-12)
+        found = []
+        for gram, cross, mean in zip(self._gram, self._cross, self._means, strict=True):
+            kernel = np.linalg.solve(gram + max(l2 * self._units, least) * np.eye(wide), cross)
+            found.append(np.append(kernel.T, (mean[wide:] - mean[:wide] @ kernel)[:, None], 1))
+        return Fitted(np.stack(found), 0, True)
+
+
+def blocks(count: int, wide: int) -> Iterator[slice]:
+    """Cuts the rows of features [count, wide] into slices that take little memory."""
+    return _parts(count, _BLOCK_FEATURES // wide)
+
+
+def _parts(count: int, size: int) -> Iterator[slice]:
+    size = max(size, 1)
+    return (slice(low, min(low + size, count)) for low in range(0, count, size))
+
+
+def _few_threads(work: int) -> contextlib.AbstractContextManager:
+    """One BLAS thread for little work: several gain nothing there, and lose much where other work wants the cores."""
+    if work > _THREADED_WORK or (controller := _blas()) is None:
+        return contextlib.nullcontext()
+    return controller.limit(limits=1, user_api="blas")
+
+
+@functools.cache
+def _blas() -> Any:
+    try:
+        from threadpoolctl import ThreadpoolController
+    except ModuleNotFoundError:  # comes with scikit-learn; without it BLAS decides
+        return None
+    return ThreadpoolController()
+
+
+def _minimise(problem: Problem, start: np.ndarray, l2: float, sizes: np.ndarray, final: bool) -> Minimum:
+    shape = (-1, *start.shape[1:])
+    sizes = sizes.astype(problem.dtype)
+
+    def objective(points: np.ndarray, folds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        values, gradients = problem.value_and_gradient(points.reshape(shape) * sizes, l2, folds)
+        return values, (gradients * sizes).reshape(points.shape)
+
+    scaled = (start / sizes).astype(problem.dtype).reshape(len(start), -1)
+    return minimise(objective, scaled, **(_FINAL_STOP if final else _SWEEP_STOP))
+
+
+def _without_features(problem: Problem, wide: int) -> np.ndarray:
+    """Returns no kernel and the biases that are best then; half an example more of each keeps them finite."""
+    folds, units, smoothing = len(problem.weights), problem.head.units, problem.head.label_smoothing
+    half = 0.5 / len(problem.targets)
+    values = np.zeros((folds, units, wide + 1))
+    if problem.head.kind == "classification":
+        shares = np.stack([np.bincount(problem.targets, weights, units) for weights in problem.weights])
+        values[..., -1] = np.log((1 - smoothing) * shares + smoothing / units + half)
+    else:
+        shares = (1 - smoothing) * (problem.weights @ problem.targets) + smoothing / 2
+        values[..., -1] = np.log(shares + half) - np.log(1 - shares + half)
+    return values
+
+
+def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    count, wide = features.shape
+    shift = np.asarray(features[next(blocks(count, wide))], np.float64).mean(
+        0
+    )  # near the mean, so that squares keep their digits
+    first, second = np.zeros(wide), np.zeros(wide)
+    for part in blocks(count, wide):
+        block = np.asarray(features[part], np.float64) - shift
+        first += block.sum(0)
+        second += np.einsum("nd,nd->d", block, block)
+    return shift + first / count, np.maximum(second / count - (first / count) ** 2, 0)
+
+
+def _softmax_terms(logits: np.ndarray, labels: np.ndarray, smoothing: float) -> tuple[np.ndarray, np.ndarray]:
+    own = (slice(None), labels, np.arange(len(labels)))
+    losses = -(1 - smoothing) * logits[own]
+    if smoothing:
+        losses -= smoothing * logits.mean(1)
+    peak = logits.max(1)
+    logits -= peak[:, None]
+    np.exp(logits, out=logits)
+    total = logits.sum(1)
+    losses += np.log(total) + peak
+    logits /= total[:, None]
+    logits[own] -= 1 - smoothing
+    if smoothing:
+        logits -= smoothing / logits.shape[1]
+    return losses, logits
+
+
+def _sigmoid_terms(logits: np.ndarray, target: np.ndarray, smoothing: float) -> tuple[np.ndarray, np.ndarray]:
+    target = target * (1 - smoothing) + smoothing / 2
+    soft = np.logaddexp(0, logits)
+    slopes = np.exp(logits - soft)
+    slopes -= target
+    return np.mean(soft - logits * target, 1), slopes / logits.shape[1]

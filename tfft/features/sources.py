@@ -1,0 +1,392 @@
+"""The examples that features are made of: image files, arrays or a dataset, and what tells them apart.
+
+Hides how examples are identified: files by relative name, size and content, anything else by its values;
+and that what was read while computing is what the key says.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfft.data.batches import checked_arrays, from_files, views_of
+from tfft.data.examples import Examples
+from tfft.errors import DataError, raise_problems
+from tfft.features.engines import Staged
+from tfft.modalities.audio.batches import wave_views
+from tfft.modalities.audio.examples import Recordings
+from tfft.modalities.audio.waveform_store import Waves
+from tfft.modalities.image.arrays import ArrayExamples
+from tfft.modalities.image.file_info import why_unreadable
+from tfft.modalities.text.examples import TextExamples
+from tfft.specs import Augmentation, InputSpec
+from tfft.tasks.token_classification.data import TaggedSentences
+
+_ROWS = 1024  # of an array that are hashed at a time, at most
+_BYTES = 64 * 2**20
+_TEXTS = 128  # that are cut into pieces at a time
+
+
+class Source(abc.ABC):
+    """Examples in a fixed order.
+
+    Attributes:
+        count: how many, each view counted, or None while that is not known.
+        labels: of all examples, or None where there are none or they are not known yet.
+        views: of each example.
+    """
+
+    count: int | None = None
+    labels: np.ndarray | None = None
+    views: int = 1
+
+    @abc.abstractmethod
+    def identity(self) -> str:
+        """Returns a hash of all examples in their order; afterwards ``count`` and ``labels`` are known."""
+
+    @abc.abstractmethod
+    def batches(self, staged: Staged) -> Iterator[list[np.ndarray]]:
+        """Yields the network's inputs, batch by batch, while the next batches are being read.
+
+        Raises:
+            DataError: when something cannot be read, or is not what :meth:`identity` saw.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """Variations of pictures, see :func:`tfft.data.batches.views_of`."""
+
+    changes: Augmentation
+    count: int
+    seed: int
+
+
+def open_source(dataset: Any, staged: Staged, batch_size: int, views: Views | None = None) -> Source:
+    """Makes a source of whatever :func:`tfft.features.extract` takes.
+
+    Raises:
+        DataError: when it is none of that, or does not fit the prefix.
+    """
+    if isinstance(dataset, Recordings):
+        dataset = dataset.waves, dataset.labels
+    elif isinstance(dataset, ArrayExamples):
+        dataset = dataset.images, dataset.labels
+    elif isinstance(dataset, (TextExamples, TaggedSentences)):
+        dataset = dataset.inputs, dataset.labels
+    if isinstance(dataset, Examples):
+        return FileSource(dataset, staged, batch_size, views)
+    varied = staged.preprocess is not None or staged.audio is not None
+    if views is not None and not (varied and isinstance(dataset, tuple)):
+        raise DataError(
+            "Only pictures and recordings can be varied: pass tfft.data.Examples or a pair of arrays, (images, labels) "
+            f"or (waves, labels), and a model of tfft.build. Received {type(dataset).__name__}."
+        )
+    if isinstance(dataset, tf.data.Dataset):
+        return DatasetSource(dataset, staged)
+    size = batch_size if staged.mask is None else max(batch_size, _TEXTS)
+    if isinstance(dataset, tuple) and len(dataset) == 2:
+        return ArraySource(*dataset, staged, size, views)
+    if isinstance(dataset, (np.ndarray, Waves, dict)) or _is_texts(dataset):
+        return ArraySource(dataset, None, staged, size)
+    raise DataError(
+        f"Features are made of a tf.data.Dataset of (inputs, labels) batches, of tfft.data.Examples, of an array or a "
+        f"list of texts, or of a pair (array, labels). Received {type(dataset).__name__}."
+    )
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(v, (str, bytes)) for v in value)
+
+
+def _as_array(value: Any) -> np.ndarray | Waves:
+    """Returns an array, or waves that are read by position.
+
+    Texts become Python strings, whatever their kind, so that equal texts have equal hashes.
+    """
+    if isinstance(value, Waves):
+        return value
+    array = np.asarray(value, object) if _is_texts(value) else np.asarray(value)
+    if array.dtype.kind in "US":
+        array = array.astype(object)
+    if array.dtype == object:
+        wrong = [(i, v) for i, v in enumerate(array.reshape(-1)) if not isinstance(v, (str, bytes))]
+        problems = [f"example {i} is {v!r} ({type(v).__name__})" for i, v in wrong[:5]]
+        problems += [f"and {len(wrong) - 5} more"] if len(wrong) > 5 else []
+        raise_problems(DataError, "Texts must be strings", problems)
+    return array
+
+
+class FileSource(Source):
+    """Image files."""
+
+    def __init__(self, examples: Examples, staged: Staged, batch_size: int, views: Views | None = None) -> None:
+        if not len(examples):
+            raise DataError("There are no examples to make features of.")
+        if staged.preprocess is None:
+            raise DataError(
+                "The model has no Preprocess layer that tells the size of the images. Pass a dataset: "
+                "tfft.data.from_files(examples, spec)."
+            )
+        self._examples, self._spec, self._batch_size = examples, staged.preprocess.spec, batch_size
+        self._views, self.views = views, 1 if views is None else views.count
+        self.count = len(examples) * self.views
+        labels = np.asarray(examples.labels)
+        self.labels = labels.astype(np.float32 if labels.dtype.kind == "f" else np.int32)
+        self._seen: list[tuple[int, int]] = []
+
+    def identity(self) -> str:
+        """Hashes every file."""
+        self._seen = self._stamps()
+        top = os.path.commonpath([os.path.dirname(os.path.abspath(p)) for p in self._examples.paths])
+        names = [os.path.relpath(os.path.abspath(p), top).replace(os.sep, "/") for p in self._examples.paths]
+        with ThreadPoolExecutor() as pool:
+            digests = pool.map(_file_digest, self._examples.paths)
+        files = [[n, size, d] for n, (size, _), d in zip(names, self._seen, digests, strict=True)]
+        return _with_views(json.dumps([self._spec.to_dict(), files]), self._views)
+
+    def batches(self, staged: Staged) -> Iterator[list[np.ndarray]]:
+        """Decodes the files."""
+        if self._views is None:
+            dataset = from_files(self._examples, self._spec, batch_size=self._batch_size, cache=False)
+        else:
+            dataset = _every_view(self._examples, self._spec, self._views, self._batch_size)
+        enter = tf.autograph.experimental.do_not_convert(lambda x, _: tuple(staged.enter(x)))
+        dataset = dataset.map(enter, tf.data.AUTOTUNE, deterministic=True)
+        try:
+            for tensors in dataset.prefetch(tf.data.AUTOTUNE):
+                yield [t.numpy() for t in tensors]
+        except tf.errors.OpError as error:  # TensorFlow does not say which file it was
+            reasons = ((path, why_unreadable(path)) for path in self._examples.paths)
+            problems = [f"{path} {reason}" for path, reason in reasons if reason]
+            raise_problems(DataError, "Files that cannot be used (list the folder again to leave them out)", problems)
+            raise error
+        if self._seen and self._stamps() != self._seen:
+            raise DataError("Files were changed while their features were computed. Start again.")
+
+    def _stamps(self) -> list[tuple[int, int]]:
+        found, problems = [], []
+        for path in self._examples.paths:
+            try:
+                about = os.stat(path)
+                found.append((about.st_size, about.st_mtime_ns))
+            except OSError as error:
+                problems.append(f"{path}: {error.strerror}")
+        raise_problems(DataError, "Files cannot be read", problems)
+        return found
+
+
+class ArraySource(Source):
+    """Arrays in memory, or mapped to it, or read by position."""
+
+    def __init__(self, values: Any, labels: Any, staged: Staged, batch_size: int, views: Views | None = None) -> None:
+        if _is_texts(values):
+            values = _as_array(values)
+        elif isinstance(values, dict):
+            values = {name: _as_array(value) if _is_texts(value) else value for name, value in values.items()}
+        self._leaves = [_as_array(v) for v in staged.takes(values)]
+        self.labels = None if labels is None else np.asarray(labels)
+        self._batch_size = batch_size
+        counts = {len(a) if a.ndim else -1 for a in [*self._leaves, *([] if labels is None else [self.labels])]}
+        if len(counts) != 1 or min(counts) < 1:
+            shapes = [a.shape for a in self._leaves]
+            raise DataError(
+                f"Arrays must hold the same number of examples along their first axis, at least one. Received shapes "
+                f"{shapes}, labels {None if self.labels is None else self.labels.shape}."
+            )
+        self._views, self.views = views, 1 if views is None else views.count
+        self.count = counts.pop() * self.views
+        _check(staged, [tf.TensorSpec([None, *a.shape[1:]], a.dtype) for a in self._leaves])
+
+    def identity(self) -> str:
+        """Hashes the values."""
+        hashes = [_RowHash() for _ in self._leaves]
+        count = len(self._leaves[0])
+        step = max(1, min(_ROWS, _BYTES * count // max(1, *(leaf.nbytes for leaf in self._leaves))))
+        for start in range(0, count, step):
+            for each, leaf in zip(hashes, self._leaves, strict=True):
+                each.add(leaf[start : start + step])
+        return _joined(hashes) if self._views is None else _with_views(_joined(hashes), self._views)
+
+    def batches(self, staged: Staged) -> Iterator[list[np.ndarray]]:
+        """Slices the arrays."""
+        if self._views is not None:
+            if staged.audio is not None:
+                views, settings = self._views, {"batch_size": self._batch_size, "seed": self._views.seed}
+                pair = self._leaves[0], self.labels
+                dataset = wave_views(*pair, staged.audio, views.changes, views.count, **settings)
+            else:
+                pixels = checked_arrays(self._leaves[0], self.labels)
+                dataset = _every_view(pixels, staged.preprocess.spec, self._views, self._batch_size)
+            enter = tf.autograph.experimental.do_not_convert(lambda x, _: tuple(staged.enter(x)))
+            for tensors in dataset.map(enter, tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE):
+                yield [t.numpy() for t in tensors]
+            return
+        count, size, leaves = self.count or 0, self._batch_size, self._leaves
+
+        def read(start: np.ndarray) -> list[np.ndarray]:
+            return [np.ascontiguousarray(a[int(start) : int(start) + size]) for a in leaves]
+
+        @tf.autograph.experimental.do_not_convert
+        def enter(start: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            tensors = tf.numpy_function(read, [start], [tf.as_dtype(a.dtype) for a in leaves])
+            for tensor, leaf in zip(tensors, leaves, strict=True):
+                tensor.set_shape([None, *leaf.shape[1:]])
+            return tuple(staged.enter(tensors))
+
+        dataset = tf.data.Dataset.range(0, count, size).map(enter, tf.data.AUTOTUNE, deterministic=True)
+        for tensors in dataset.prefetch(tf.data.AUTOTUNE):
+            yield [t.numpy() for t in tensors]
+
+
+class DatasetSource(Source):
+    """Batches of a ``tf.data.Dataset``."""
+
+    def __init__(self, dataset: tf.data.Dataset, staged: Staged) -> None:
+        spec = dataset.element_spec
+        self._has_labels = isinstance(spec, tuple) and len(spec) == 2
+        if isinstance(spec, tuple) and len(spec) > 2:
+            raise DataError(
+                f"The dataset must give (images, labels), received {len(spec)} parts; weights have no place."
+            )
+        if self._has_labels and not isinstance(spec[1], tf.TensorSpec):
+            raise DataError(f"Labels must be one tensor, received {spec[1]}.")
+        if int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY:
+            raise DataError(
+                "The dataset never ends (it repeats); pass one pass over it, for example dataset.take(steps)."
+            )
+        self._dataset, self._takes, self._identity = dataset, staged.takes, ""
+        _check(staged, staged.takes(self._inputs(spec)))
+
+    def identity(self) -> str:
+        """Reads the dataset once."""
+        digest = _Digest(self)
+        for element in self._dataset:
+            digest.add(element)
+        self._identity = digest.finish()
+        return self._identity
+
+    def batches(self, staged: Staged) -> Iterator[list[np.ndarray]]:
+        """Reads the dataset."""
+
+        @tf.autograph.experimental.do_not_convert
+        def enter(*element: Any) -> tuple[Any, ...]:
+            given = element if len(element) > 1 else element[0]
+            return given, tuple(staged.enter(self._inputs(given)))
+
+        digest = _Digest(self, labels_only=not self._identity)
+        dataset = self._dataset.map(enter, tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
+        for given, tensors in dataset:
+            digest.add(given)
+            yield [t.numpy() for t in tensors]
+        if digest.finish() != self._identity:
+            raise DataError(
+                "The dataset gave other examples, or another order, when it was read again, so its features cannot be "
+                "matched with its labels. Build it without shuffling and without random augmentation, or pass "
+                "cache=None, which reads it only once."
+            )
+
+    def _inputs(self, element: Any) -> Any:
+        return element[0] if self._has_labels or (isinstance(element, tuple) and len(element) == 1) else element
+
+
+class _Digest:
+    """Hashes the batches of a dataset and collects count and labels in passing."""
+
+    def __init__(self, source: DatasetSource, labels_only: bool = False) -> None:
+        self._source, self._labels_only = source, labels_only
+        self._hashes: list[_RowHash] = []
+        self._labels: list[np.ndarray] = []
+        self._count = 0
+
+    def add(self, element: Any) -> None:
+        leaves = [np.asarray(t) for t in self._source._takes(self._source._inputs(element))]
+        if not self._labels_only:
+            self._hashes = self._hashes or [_RowHash() for _ in leaves]
+            for each, leaf in zip(self._hashes, leaves, strict=True):
+                each.add(leaf)
+        self._count += len(leaves[0])
+        if self._source._has_labels:
+            self._labels.append(np.asarray(element[1]))
+
+    def finish(self) -> str:
+        if not self._count:
+            raise DataError("The dataset gives no examples.")
+        self._source.count = self._count
+        labels = np.concatenate(self._labels) if self._labels else None
+        self._source.labels = labels
+        if self._labels_only:
+            return ""
+        hashes = self._hashes
+        if labels is not None:  # a dataset that shuffles equal images must be noticed as well
+            hashes = [*hashes, _RowHash()]
+            hashes[-1].add(labels)
+        return _joined(hashes)
+
+
+class _RowHash:
+    """Hash of an array that comes in parts, however it is divided."""
+
+    def __init__(self) -> None:
+        self._digest, self._count, self._item = hashlib.sha256(), 0, None
+
+    def add(self, rows: np.ndarray) -> None:
+        item = (rows.dtype.str, rows.shape[1:])
+        if item != self._item:  # sizes may change between batches
+            self._item = item
+            self._digest.update(f"{self._count}{item}".encode())
+        self._count += len(rows)
+        if rows.dtype == object:  # texts
+            for value in rows.reshape(-1):
+                data = value if isinstance(value, bytes) else str(value).encode()
+                self._digest.update(len(data).to_bytes(8, "little") + data)
+        else:
+            self._digest.update(np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data)
+
+    def hexdigest(self) -> str:
+        return f"{self._count}:{self._digest.hexdigest()}"
+
+
+def _joined(hashes: Sequence[_RowHash]) -> str:
+    return hashlib.sha256(" ".join(each.hexdigest() for each in hashes).encode()).hexdigest()
+
+
+def _with_views(identity: str, views: Views | None) -> str:
+    settings = None if views is None else [views.changes.to_dict(), views.count, views.seed]
+    return hashlib.sha256(json.dumps([identity, settings]).encode()).hexdigest()
+
+
+def _every_view(examples: Any, spec: InputSpec, views: Views, batch_size: int) -> tf.data.Dataset:
+    return views_of(examples, spec, views.changes, views.count, batch_size=batch_size, seed=views.seed)
+
+
+def _file_digest(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check(staged: Staged, specs: Sequence[Any]) -> None:
+    """Raises DataError with everything in which examples do not fit the prefix' inputs."""
+    if len(specs) != len(staged.inputs):
+        names = [t.name for t in staged.inputs]
+        raise DataError(f"The model takes {len(names)} inputs ({', '.join(names)}), received {len(specs)}.")
+    problems = []
+    for tensor, spec in zip(staged.inputs, specs, strict=True):
+        wanted, given = tf.as_dtype(tensor.dtype), tf.as_dtype(spec.dtype)
+        if (wanted == tf.string) != (given == tf.string):
+            problems.append(f"{tensor.name} must be {wanted.name}, received {given.name}")
+        elif wanted.is_integer and not given.is_integer:
+            hint = "; tfft.data.from_arrays makes uint8 pixels" if wanted == tf.uint8 else ""
+            problems.append(f"{tensor.name} must be {wanted.name}, received {given.name}{hint}")
+        if not tf.TensorShape(tensor.shape).is_compatible_with(spec.shape):
+            problems.append(f"{tensor.name} has the shape {tuple(tensor.shape)}, received {tuple(spec.shape)}")
+    raise_problems(DataError, "The examples do not fit the model", problems)

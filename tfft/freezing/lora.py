@@ -1,0 +1,239 @@
+"""Low-rank updates in place of whole kernels: :func:`add_lora` and :func:`merge_lora`.
+
+Hides which kernels of a block take an update, and that blocks of SavedModels and layers of Keras do it differently.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import warnings
+from collections.abc import Sequence
+
+import keras
+
+from tfft.backbones.base import Backbone, Block, blocks_of, is_opened
+from tfft.errors import BlockError, listed, raise_problems
+from tfft.freezing.layer_tree import flatten, set_trainable, written_layers
+from tfft.freezing.recompile import compile_again, forget_traces
+from tfft.freezing.selection import Blocks, has_updates, select, set_flags
+from tfft.layers.lora import LowRank, merge_layer, split_of, update_layer, updated_layers
+
+_KINDS = ("norm", "bias", "none")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Kernel:
+    """A kernel that takes an update."""
+
+    name: str
+    layer: keras.layers.Layer
+    split: int
+
+
+def add_lora(
+    model: keras.Model,
+    blocks: Blocks,
+    rank: int = 8,
+    *,
+    alpha: float | None = None,
+    seed: int = 0,
+    variables: str | None = None,
+) -> keras.Model:
+    """Gives the kernels of some blocks a low-rank update (LoRA) that trains in place of the kernels.
+
+    Use it where few examples must not change much of a backbone, or where training all of it takes too much
+    memory: the optimizer keeps its state for ``rank * (rows + columns)`` values per kernel, not for all of it. The
+    kernel counts as ``W + alpha / rank * A B``. B starts as zeros, so the model computes what it did before.
+    A convolution's kernel is seen as a matrix of [height * width * channels, filters]; depthwise ones take none.
+
+    Of the chosen blocks only these updates train, biases and normalization stay fixed; the other blocks are
+    frozen, and the head trains. :func:`tfft.unfreeze` may be called later: of a block with updates it frees these
+    only. A ``.keras`` file holds the updates; :func:`merge_lora` ends it. The model is compiled again as
+    ``unfreeze`` does it. Models that were made of the same layers before, such as those of
+    ``tfft.features.split``, have to be made again.
+
+    The method: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021.
+
+    Args:
+        model: any built Keras model; changed in place.
+        blocks: which blocks, as :func:`tfft.freezing.select` takes them. Blocks that are chosen by name must each
+            have a fitting kernel; those that a number, a share, a slice or ``"all"`` means are frozen without one.
+        rank: columns of A and rows of B, at least 1. From ``min(rows, columns)`` on, any change can be made.
+        alpha: scale of the update, over 0; ``rank`` by default, so that A B is added as it is.
+        seed: chooses the values that A starts from.
+        variables: regular expression, searched in the names of kernels, for a part of them: ``"query|value"``.
+
+    Returns:
+        The same model.
+
+    Raises:
+        BlockError: lists all that is wrong: rank, alpha, seed, unknown blocks, blocks without a fitting kernel (and
+            what they have instead), a model that has low-rank updates already.
+
+    Example:
+        >>> tfft.freezing.add_lora(model, 3, rank=8)
+        >>> model.compile(keras.optimizers.Adam(1e-3), **tfft.heads.of(model).compile_args())
+        >>> model.fit(train)
+        >>> tfft.freezing.merge_lora(model)
+    """
+    network = model.model if isinstance(model, Backbone) else model
+    problems = _number_problems(rank, alpha, seed)
+    wanted, kernels = _targets(model, blocks, variables, problems)
+    raise_problems(BlockError, "Low-rank updates cannot be added", problems)
+    order = [id(block.layers[0]) for block in blocks_of(network)]
+    written = {id(layer) for layer in written_layers(network)}
+    inside: list[str] = []
+    for block in wanted:
+        place = order.index(id(block.layers[0]))
+        numbered = [
+            (kernel, LowRank(rank, float(alpha or rank), (seed, place, number), kernel.split))
+            for number, kernel in enumerate(kernels[block.name])
+        ]
+        _add(numbered, written, inside)
+    if inside:
+        warnings.warn(
+            f"The low-rank updates in {listed(dict.fromkeys(inside))} are inside of a layer that a .keras file does "
+            "not describe: it holds them added to the kernels, and after loading the layers have none. A file of a "
+            "model that was compiled has to be loaded with compile=False: its optimizer knows the updates.",
+            UserWarning,
+            stacklevel=2,
+        )
+    set_flags(model, wanted)
+    compile_again(network)
+    forget_traces(network)
+    return model
+
+
+def merge_lora(model: keras.Model) -> keras.Model:
+    """Adds the low-rank updates of a model to its kernels, which ends :func:`add_lora`.
+
+    Use it when training is done: the model then has the layers and variables that it had before, with other
+    values, and costs in inference what it did. The blocks that had updates are frozen afterwards; to train on,
+    call :func:`tfft.unfreeze` or :func:`add_lora` again.
+
+    Args:
+        model: a model with low-rank updates; changed in place, compiled again as ``unfreeze`` does it.
+
+    Returns:
+        The same model.
+
+    Raises:
+        BlockError: when the model has no low-rank updates.
+
+    Example:
+        >>> tfft.freezing.merge_lora(model)
+        >>> tfft.export(model, "served/1")
+    """
+    network = model.model if isinstance(model, Backbone) else model
+    blocks = [block for block in blocks_of(network) if has_updates(block)]
+    if not blocks:
+        raise BlockError(
+            f"{network.name!r} has no low-rank updates to merge: tfft.freezing.add_lora(model, blocks) adds them."
+        )
+    for block in blocks:
+        for layer in block.layers:
+            for sub in list(updated_layers(layer)):
+                if is_opened(sub):
+                    sub.merge_low_rank()
+                else:
+                    merge_layer(sub)
+            set_trainable(layer, False)
+    compile_again(network)
+    forget_traces(network)
+    return model
+
+
+def _number_problems(rank: int, alpha: float | None, seed: int) -> list[str]:
+    problems = []
+    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
+        problems.append(f"rank must be a whole number of at least 1, got {rank!r}.")
+    number = isinstance(alpha, (int, float)) and not isinstance(alpha, bool)
+    if alpha is not None and not (number and math.isfinite(alpha) and alpha > 0):
+        problems.append(f"alpha must be a number over 0, or None for the rank, got {alpha!r}.")
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        problems.append(f"seed must be a whole number of at least 0, got {seed!r}.")
+    return problems
+
+
+def _targets(
+    model: keras.Model | Backbone, blocks: Blocks, variables: str | None, problems: list[str]
+) -> tuple[list[Block], dict[str, list[_Kernel]]]:
+    """Returns the blocks that take updates and their kernels; appends what is wrong to ``problems``."""
+    try:
+        pattern = re.compile(variables or "")
+    except re.error as error:
+        problems.append(f"variables={variables!r} is no regular expression ({error}).")
+        pattern = re.compile("")
+    if isinstance(blocks, str) and blocks in _KINDS:
+        problems.append(f"blocks={blocks!r} means no whole blocks; give a count, a share, names or 'all'.")
+        return [], {}
+    try:
+        chosen = select(model, blocks)
+    except BlockError as error:
+        problems.append(str(error))
+        return [], {}
+    network = model.model if isinstance(model, Backbone) else model
+    updated = [block.name for block in blocks_of(network) if has_updates(block)]
+    if updated:
+        problems.append(
+            f"there are low-rank updates already, in {listed(updated)}: call tfft.freezing.merge_lora(model) first."
+        )
+    found = {block.name: [k for k in _kernels(block) if pattern.search(k.name)] for block in chosen}
+    empty = [block for block in chosen if not found[block.name]]
+    named = isinstance(blocks, (str, Sequence)) and blocks != "all"
+    if not updated and (not chosen or (empty and (named or len(empty) == len(chosen)))):
+        problems += [_without_kernel(block, variables) for block in empty] or [f"{blocks!r} means no block."]
+    return [block for block in chosen if found[block.name]], found
+
+
+def _kernels(block: Block) -> list[_Kernel]:
+    found: dict[tuple[int, str], _Kernel] = {}
+    for layer in block.layers:
+        if is_opened(layer):
+            every = [_Kernel(name, layer, split) for name, split in layer.kernels().items()]
+        else:
+            splits = [(sub, split_of(sub)) for sub in _open_parts(layer)]
+            every = [_Kernel(f"{sub.name}/kernel", sub, split) for sub, split in splits if isinstance(split, int)]
+        found |= {(id(kernel.layer), kernel.name): kernel for kernel in every}
+    return list(found.values())
+
+
+def _open_parts(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """The layers inside one, but for those whose kernel another layer rewrites at each step."""
+    rewritten = {
+        id(part)
+        for sub in flatten(layer)
+        if isinstance(sub, keras.layers.SpectralNormalization)
+        for part in sub._flatten_layers(include_self=False)
+    }
+    return [sub for sub in flatten(layer) if id(sub) not in rewritten]
+
+
+def _without_kernel(block: Block, variables: str | None) -> str:
+    held = [kernel.name for kernel in _kernels(block)]
+    if held:
+        return f"variables={variables!r} matches no kernel of {block.name!r}. It has: {listed(held)}."
+    parts: list[str] = []
+    for layer in block.layers:
+        if is_opened(layer):
+            shapes = zip(layer.variable_names, layer.weights, strict=True)
+            parts += [f"{name} {tuple(v.shape)}" for name, v in shapes]
+        else:
+            parts += [f"{sub.name} ({split_of(sub)})" for sub in flatten(layer) if sub.weights]
+    return (
+        f"{block.name!r} has no kernel that a low-rank update fits: those that train and feed a matrix product or a "
+        f"convolution that is not depthwise. It has: {listed(parts)}."
+    )
+
+
+def _add(kernels: Sequence[tuple[_Kernel, LowRank]], written: set[int], inside: list[str]) -> None:
+    for layer in {id(kernel.layer): kernel.layer for kernel, _ in kernels}.values():
+        mine = {kernel.name: settings for kernel, settings in kernels if kernel.layer is layer}
+        if is_opened(layer):
+            layer.add_low_rank(mine)
+            continue
+        (settings,) = mine.values()
+        inside += [] if id(layer) in written else [layer.name]
+        update_layer(layer, settings, inside=id(layer) not in written)

@@ -1,0 +1,198 @@
+"""Proves that training changed what it should and nothing else: :func:`audit`.
+
+Hides how variables are sorted into frozen, trainable and free to move, and the digests that are kept
+instead of copies, so that an audit of a large model needs no memory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+from types import TracebackType
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfft.backbones.base import is_opened
+from tfft.errors import AuditError, listed
+from tfft.freezing.layer_tree import flatten, own_weights
+
+
+@dataclasses.dataclass(frozen=True)
+class AuditReport:
+    """What became of a model's variables since the snapshot.
+
+    Attributes:
+        frozen: number of variables that were frozen.
+        trainable: number of variables that were trainable.
+        free: number of variables that may move or not: statistics of trainable layers.
+        frozen_moved: paths of frozen variables that changed: a fault.
+        trainable_unchanged: paths of trainable variables that did not change: a fault.
+        allowed_unchanged: paths of those that did not, and were allowed to.
+        free_moved: number of free variables that changed.
+    """
+
+    frozen: int
+    trainable: int
+    free: int
+    frozen_moved: tuple[str, ...]
+    trainable_unchanged: tuple[str, ...]
+    allowed_unchanged: tuple[str, ...]
+    free_moved: int
+
+    @property
+    def ok(self) -> bool:
+        """True when nothing is wrong."""
+        return not self.frozen_moved and not self.trainable_unchanged
+
+    @property
+    def summary(self) -> str:
+        """One line with the counts."""
+        line = (
+            f"{self.frozen - len(self.frozen_moved)} of {self.frozen} frozen variables unchanged, "
+            f"{self.trainable - len(self.trainable_unchanged) - len(self.allowed_unchanged)} of {self.trainable} "
+            f"trainable ones changed"
+        )
+        return line + (f", {self.free_moved} of {self.free} statistics moved" if self.free else "")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain values, fit for JSON."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+
+    def __str__(self) -> str:
+        return self.summary
+
+
+class Audit:
+    """A snapshot of a model's variables, to be compared with the model later. Made by :func:`audit`.
+
+    Attributes:
+        report: the result of the last :meth:`check` or :meth:`compare`; None before it.
+        unchanged: the trainable variables that the last comparison found unchanged.
+    """
+
+    def __init__(self, model: keras.Model, allow_unchanged: str | None) -> None:
+        self._model = model
+        self._allow = re.compile(allow_unchanged) if allow_unchanged else None
+        self._kinds = _kinds(model)
+        self._digests = [_digest(variable) for variable, _ in self._kinds]
+        self.report: AuditReport | None = None
+        self.unchanged: list[keras.Variable] = []
+
+    def compare(self) -> AuditReport:
+        """Compares and returns what it finds, without raising."""
+        found: dict[str, list[str]] = {"frozen": [], "trainable": [], "free": []}
+        self.unchanged = []
+        for (variable, kind), digest in zip(self._kinds, self._digests, strict=True):
+            moved = _digest(variable) != digest
+            if moved == (kind != "trainable"):
+                found[kind].append(variable.path)
+                self.unchanged += [variable] if kind == "trainable" else []
+        unchanged = found["trainable"]
+        allowed = [path for path in unchanged if self._allow and self._allow.search(path)]
+        kinds = [kind for _, kind in self._kinds]
+        self.report = AuditReport(
+            frozen=kinds.count("frozen"),
+            trainable=kinds.count("trainable"),
+            free=kinds.count("free"),
+            frozen_moved=tuple(found["frozen"]),
+            trainable_unchanged=tuple(path for path in unchanged if path not in allowed),
+            allowed_unchanged=tuple(allowed),
+            free_moved=len(found["free"]),
+        )
+        return self.report
+
+    def check(self) -> AuditReport:
+        """Compares, and raises when a frozen variable moved or a trainable one did not.
+
+        Returns:
+            The report, when all is well.
+
+        Raises:
+            AuditError: lists every variable at fault.
+        """
+        report = self.compare()
+        if report.ok:
+            return report
+        lines = ["The audit found training that did not do what the flags say:"]
+        if report.frozen_moved:
+            lines.append(
+                f"  {len(report.frozen_moved)} of {report.frozen} frozen variables changed: "
+                f"{listed(report.frozen_moved)}."
+            )
+        if report.trainable_unchanged:
+            lines.append(
+                f"  {len(report.trainable_unchanged)} of {report.trainable} trainable variables did not change: "
+                f"{listed(report.trainable_unchanged)}."
+            )
+        lines.append(
+            "  Keras ignores a `trainable` that was set after a fit without a new compile: use tfft.unfreeze, or call "
+            "model.compile after setting it. A variable without a gradient can be let pass with allow_unchanged=."
+        )
+        raise AuditError("\n".join(lines))
+
+    def __enter__(self) -> Audit:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.check()
+
+
+def audit(model: keras.Model, *, allow_unchanged: str | None = None) -> Audit:
+    """Takes a snapshot of a model, to check after training that exactly the trainable variables changed.
+
+    Use it around ``fit``. What is frozen is decided now, by the flags as they stand. Statistics of
+    trainable layers (BatchNormalization) may move or not; optimizer and random state are not looked at.
+
+    Args:
+        model: any built Keras model.
+        allow_unchanged: regular expression, searched in the paths of trainable variables that did
+            not change, for variables that truly have no gradient; None allows none.
+
+    Returns:
+        An audit; ``.check()`` compares, and so does leaving its ``with`` block.
+
+    Raises:
+        AuditError: from ``.check()``: lists every frozen variable that moved and every trainable one
+            that did not.
+
+    Example:
+        >>> with tfft.audit(model):
+        ...     model.fit(train)
+    """
+    return Audit(getattr(model, "model", model), allow_unchanged)
+
+
+def _digest(variable: keras.Variable) -> bytes:
+    value = np.ascontiguousarray(keras.ops.convert_to_numpy(variable))
+    return hashlib.sha256(value.reshape(-1).view(np.uint8).data).digest()
+
+
+def _kinds(model: keras.Model) -> list[tuple[keras.Variable, str]]:
+    trains = {id(v) for v in model.trainable_weights}
+    kinds: dict[int, tuple[keras.Variable, str]] = {}
+    for layer in flatten(model):
+        could_train = {id(v) for v in getattr(layer, "_trainable_variables", ())}
+        for variable in own_weights(layer):
+            if id(variable) in kinds:
+                continue
+            if id(variable) in trains:
+                kind = "trainable"
+            elif id(variable) in could_train or not _updates_itself(layer):
+                kind = "frozen"
+            else:
+                kind = "free"
+            kinds[id(variable)] = (variable, kind)
+    return list(kinds.values())
+
+
+def _updates_itself(layer: keras.layers.Layer) -> bool:
+    """Tells whether a layer may change its non-trainable variables in training: only when it trains."""
+    if is_opened(layer):
+        return bool(layer.trainable_weights) and getattr(layer, "batch_norm", "fixed") == "train"
+    return bool(layer.trainable)

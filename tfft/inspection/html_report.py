@@ -1,0 +1,80 @@
+"""A report as one HTML page with small pictures: :func:`page`."""
+
+from __future__ import annotations
+
+import base64
+import html
+import os
+
+import tensorflow as tf
+
+from tfft.inspection.findings import DataReport, Finding, Item
+from tfft.layers.preprocess import decode_image
+from tfft.specs import InputSpec
+
+_PICTURES = 24  # of one finding
+_SIDE = InputSpec(height=96, width=96, resize="pad")
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 62rem; padding: 0 1rem; color: #222 }
+h2 { font-size: 1.05rem; margin: 2rem 0 .2rem; border-left: .5rem solid #bbb; padding-left: .6rem }
+h2.fault { border-color: #c0392b } h2.warning { border-color: #e0a030 } h2.note { border-color: #6b9bd1 }
+.remedy { color: #555; margin: 0 0 .6rem 1.1rem }
+.items { display: flex; flex-wrap: wrap; gap: .8rem; margin-left: 1.1rem }
+figure { margin: 0; width: 13rem; font-size: .8rem; overflow-wrap: anywhere }
+img { height: 96px; width: 96px; background: #eee }
+table { border-collapse: collapse } td, th { padding: .1rem .8rem .1rem 0; text-align: left }
+@media (prefers-color-scheme: dark) { body { background: #1b1b1b; color: #ddd } .remedy { color: #aaa } }
+"""
+
+
+def page(report: DataReport) -> str:
+    """Returns a page that needs nothing beside it; names of files are escaped, pictures are decoded and made anew."""
+    parts = [
+        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>",
+        f"<title>{_escaped(report.data)}</title><style>{_STYLE}</style><h1>{_escaped(report.data)}</h1>",
+        _counts(report),
+    ]
+    parts += [_finding(finding) for finding in report.findings] or ["<p>Nothing was found.</p>"]
+    parts += [f"<p>{_escaped(note)}</p>" for note in report.notes]
+    return "\n".join(parts)
+
+
+def _counts(report: DataReport) -> str:
+    rows = [
+        f"<tr><td>{_escaped(part)}<td>{_escaped(name)}<td>{count:,}"
+        for part, counts in report.counts.items()
+        for name, count in counts.items()
+    ]
+    return f"<p>{report.examples:,} examples that can be used</p><table>{''.join(rows)}</table>"
+
+
+def _finding(finding: Finding) -> str:
+    shown = "".join(_figure(item) for item in finding.items[:_PICTURES])
+    more = len(finding.items) - _PICTURES
+    rest = f"<p class=remedy>and {more:,} more, in the JSON report</p>" if more > 0 else ""
+    return (
+        f"<h2 class={finding.level}>{_escaped(finding.message)}</h2>"
+        f"<p class=remedy>{_escaped(finding.level)}: {_escaped(finding.remedy)}.</p>"
+        f"<div class=items>{shown}</div>{rest}"
+    )
+
+
+def _figure(item: Item) -> str:
+    pictures = "".join(_picture(path) for path in (item.name, item.other) if path)
+    return f"<figure>{pictures}<figcaption>{_escaped(str(item))}</figcaption></figure>"
+
+
+def _picture(path: str) -> str:
+    if not os.path.isfile(path):
+        return ""
+    try:
+        with tf.device("CPU:0"):
+            pixels = decode_image(tf.io.read_file(path), _SIDE)
+        data = base64.b64encode(tf.io.encode_jpeg(pixels, quality=80).numpy()).decode("ascii")
+    except tf.errors.OpError:
+        return ""
+    return f"<img alt='' src='data:image/jpeg;base64,{data}'>"
+
+
+def _escaped(text: str) -> str:
+    return html.escape(text.encode("utf-8", "backslashreplace").decode())

@@ -1,0 +1,1 @@
+"""Files on disk: atomic writes and the cache folder. Knows nothing of TensorFlow."""

@@ -1,0 +1,191 @@
+"""From sound waves to what a backbone expects: :class:`LogMel`, :class:`Clip`, and :func:`decode_wav` for files.
+
+All are TensorFlow ops only, so training, prediction and the exported model hear the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfft.errors import DataError, PlanError, raise_problems
+from tfft.layers.preprocess import check_spec, scale_pixels
+from tfft.specs import AudioSpec, InputSpec
+
+_QUIETEST = 1e-10  # of the power; below it there is only rounding
+
+
+@keras.saving.register_keras_serializable(package="tfft")
+class LogMel(keras.layers.Layer):
+    """Sound waves in, pictures of their spectrum out: time from left to right, low sounds at the bottom.
+
+    The power of short Hann windows is summed in bands that are equally wide on the mel scale (Stevens, Volkmann and
+    Newman, 1937; here in the form of HTK), put on the scale of decibels below the loudest place of the clip, and drawn
+    in grey. So loudness as a whole makes no difference. It has no variables and computes in float32.
+
+    Args:
+        audio: how a wave is looked at, or its ``to_dict()``.
+        image: what the backbone expects of a picture, or its ``to_dict()``; ``resize`` is of no effect, the whole
+            picture is stretched to the size.
+        **kwargs: as for any Keras layer.
+
+    Call arguments:
+        inputs: float32 [B, samples] in -1 to 1 at ``audio.sample_rate``, of any length: longer clips are cut off,
+            shorter ones followed by silence.
+
+    Output shape:
+        [B, image.height, image.width, image.channels].
+
+    Example:
+        >>> LogMel(AudioSpec(16000, 1.0), InputSpec(224, 224))(waves).shape
+        TensorShape([8, 224, 224, 3])
+    """
+
+    def __init__(
+        self, audio: AudioSpec | Mapping[str, Any], image: InputSpec | Mapping[str, Any], **kwargs: Any
+    ) -> None:
+        super().__init__(autocast=False, **{**kwargs, "dtype": kwargs.get("dtype") or "float32"})
+        self.audio = AudioSpec.from_dict(audio) if isinstance(audio, Mapping) else audio
+        self.image = InputSpec.from_dict(image) if isinstance(image, Mapping) else image
+        check_spec(self.image)
+        check_audio(self.audio)
+        self.supports_jit = False  # the Fourier transform is not there on every device
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Returns pictures, scaled as the backbone expects them."""
+        spectrum = log_mel(tf.cast(inputs, tf.float32), self.audio)
+        pixels = tf.reverse(tf.transpose(spectrum, [0, 2, 1]), axis=[1])[..., None] * 255.0
+        # Not rounded to grey levels, as photos are: a difference in the last bit would be one of a whole level.
+        pixels = tf.image.resize(pixels, self.image.image_size, self.image.interpolation, antialias=True)
+        pixels = tf.repeat(tf.clip_by_value(pixels, 0.0, 255.0), self.image.channels, axis=-1)
+        return tf.cast(scale_pixels(pixels, self.image), self.compute_dtype)
+
+    def compute_output_spec(self, inputs: Any) -> keras.KerasTensor:
+        """Returns shape and type."""
+        _check_waves(inputs)
+        shape = (inputs.shape[0], *self.image.image_size, self.image.channels)
+        return keras.KerasTensor(shape, self.compute_dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor as plain values."""
+        return {**super().get_config(), "audio": self.audio.to_dict(), "image": self.image.to_dict()}
+
+
+def log_mel(waves: tf.Tensor, spec: AudioSpec) -> tf.Tensor:
+    """Returns the loudness in each band at each time, 0 to 1, float32 [B, frames, bands].
+
+    Args:
+        waves: float32 [B, samples].
+        spec: how they are looked at.
+    """
+    fitted = fit(waves, spec)
+    window, step = round(spec.window * spec.sample_rate), round(spec.step * spec.sample_rate)
+    power = tf.abs(tf.signal.stft(fitted, window, step, pad_end=False)) ** 2
+    bins = power.shape[-1]
+    to_mel = tf.signal.linear_to_mel_weight_matrix(
+        spec.bands, bins, spec.sample_rate, spec.lowest, spec.highest or spec.sample_rate / 2
+    )
+    decibels = tf.math.log(tf.maximum(tf.matmul(power, to_mel), _QUIETEST)) * (10.0 / tf.math.log(10.0))
+    below = decibels - tf.reduce_max(decibels, axis=[1, 2], keepdims=True)
+    return tf.maximum(below / spec.range + 1.0, 0.0)
+
+
+@keras.saving.register_keras_serializable(package="tfft")
+class Clip(keras.layers.Layer):
+    """Sound waves of any length in, of one length out, for backbones that take waves themselves; see :func:`fit`.
+
+    Args:
+        audio: rate and length, or its ``to_dict()``; the rest of it is of no effect.
+        **kwargs: as for any Keras layer.
+
+    Call arguments:
+        inputs: float32 [B, samples].
+
+    Output shape:
+        [B, audio.samples].
+    """
+
+    def __init__(self, audio: AudioSpec | Mapping[str, Any], **kwargs: Any) -> None:
+        super().__init__(autocast=False, **{**kwargs, "dtype": kwargs.get("dtype") or "float32"})
+        self.audio = AudioSpec.from_dict(audio) if isinstance(audio, Mapping) else audio
+        check_audio(self.audio)
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Cuts off or adds silence."""
+        return fit(tf.cast(inputs, self.compute_dtype), self.audio)
+
+    def compute_output_spec(self, inputs: Any) -> keras.KerasTensor:
+        """Returns shape and type."""
+        _check_waves(inputs)
+        return keras.KerasTensor((inputs.shape[0], self.audio.samples), self.compute_dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor as plain values."""
+        return {**super().get_config(), "audio": self.audio.to_dict()}
+
+
+def fit(waves: tf.Tensor, spec: AudioSpec) -> tf.Tensor:
+    """Cuts waves [B, any] off at the end, or lets silence follow them: [B, spec.samples]."""
+    fitted = waves[:, : spec.samples]
+    fitted = tf.pad(fitted, [[0, 0], [0, spec.samples - tf.shape(fitted)[1]]])
+    return tf.ensure_shape(fitted, [None, spec.samples])
+
+
+def decode_wav(encoded: tf.Tensor, spec: AudioSpec) -> tf.Tensor:
+    """Turns a WAV file of 16 bits into a wave as :class:`LogMel` takes it.
+
+    Args:
+        encoded: tf.string scalar, the bytes of the file.
+        spec: the rate that it must have, and the length.
+
+    Returns:
+        float32 [spec.samples], the mean of all channels.
+
+    Raises:
+        tf.errors.InvalidArgumentError: when it is no such file, or has another rate.
+    """
+    full = tf.debugging.Assert(tf.strings.length(encoded) > 0, ["The recording is empty (0 bytes)."])
+    with tf.control_dependencies([] if full is None else [full]):
+        wave, rate = tf.audio.decode_wav(encoded)
+    said = f"The recording must have {spec.sample_rate} samples a second; resample it. It has:"
+    same = tf.debugging.Assert(tf.equal(rate, spec.sample_rate), [said, rate])
+    some = tf.debugging.Assert(tf.size(wave) > 0, ["The recording has no samples."])
+    with tf.control_dependencies([op for op in (same, some) if op is not None]):
+        return fit(tf.reduce_mean(wave, axis=1)[None], spec)[0]
+
+
+def audio_of(model: keras.Model) -> AudioSpec | None:
+    """Returns how a model listens, or None where it takes no sound waves."""
+    return next((layer.audio for layer in model.layers if isinstance(layer, (LogMel, Clip))), None)
+
+
+def _check_waves(inputs: Any) -> None:
+    if len(inputs.shape) != 2:
+        raise DataError(
+            f"Expected waves [batch, samples], the mean of all channels, received the shape {tuple(inputs.shape)}. "
+            "One wave alone becomes a batch with wave[None]."
+        )
+
+
+def check_audio(spec: AudioSpec) -> None:
+    """Raises PlanError with everything in a spec that no recording can have, or returns."""
+    problems = []
+    if spec.sample_rate < 1000:
+        problems.append(f"sample_rate is in samples a second, at least 1000, got {spec.sample_rate!r}")
+    if not 0 < spec.step <= spec.window <= spec.seconds:
+        problems.append(
+            "step, window and seconds are in seconds, each at most the next, "
+            f"got {spec.step!r}, {spec.window!r} and {spec.seconds!r}"
+        )
+    high = spec.highest or spec.sample_rate / 2
+    if not 0 <= spec.lowest < high <= spec.sample_rate / 2:
+        problems.append(
+            f"lowest and highest are in Hz, up to half of the sample rate ({spec.sample_rate / 2:g}), got "
+            f"{spec.lowest!r} and {spec.highest!r}"
+        )
+    if spec.bands < 8 or spec.range <= 0:
+        problems.append(f"bands must be 8 or more and range over 0, got {spec.bands!r} and {spec.range!r}")
+    raise_problems(PlanError, "The audio settings cannot be used", problems)

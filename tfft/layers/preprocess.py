@@ -1,0 +1,365 @@
+"""From encoded bytes or raw pixels to what a backbone expects: the one way, in TensorFlow ops only.
+
+Training, evaluation, prediction and the exported model call these same functions, so preprocessing
+cannot differ between them. After resizing, pixels are rounded to whole grey levels: a picture
+resized by the input pipeline and stored as uint8 is bit-equal to one resized inside the model.
+Control flow is written in ops and kept from AutoGraph, which would take most of the time of tracing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfft.errors import DataError, PlanError, did_you_mean, listed, raise_problems
+from tfft.layers import image_headers
+from tfft.specs import InputSpec
+
+PIXELS_LIMIT = 100_000_000
+FORMATS = "JPEG, PNG, GIF, BMP or WebP"
+
+_INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "area")
+_FROM_BYTES = ("bilinear", "bicubic")  # TensorFlow's antialiased resize takes bytes for these and gives floats
+_MODES = ("stretch", "crop", "pad")
+_GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601, as JPEG defines brightness
+_WHITE = 255
+_SHAPES = (
+    "Expected images of shape [batch, rows, columns, channels] or [rows, columns, channels] with 1 or 3 channels last, "
+    "received shape"
+)
+_SHAPE_HINTS = (
+    "Grey images without a channel axis: add one with images[..., None]; channels first: transpose; four channels: "
+    "drop or blend the transparency."
+)
+
+
+@tf.autograph.experimental.do_not_convert
+def decode_image(encoded: tf.Tensor, spec: InputSpec, *, path: tf.Tensor | None = None) -> tf.Tensor:
+    """Turns one encoded image into pixels of the size that a backbone expects.
+
+    Use it wherever bytes come in: in ``Dataset.map``, eagerly, or in an exported signature. Reads
+    JPEG (also CMYK), PNG (16 bit is scaled to 8, palettes and grey are expanded), BMP, still WebP,
+    and the first frame of a GIF. EXIF orientation is applied. Transparent PNG and WebP pixels are
+    laid over white, as a viewer shows them; a BMP's fourth channel is dropped, since most writers
+    leave it undefined.
+
+    Args:
+        encoded: tf.string scalar, the bytes of a file.
+        spec: size, channels, interpolation and resize mode.
+        path: tf.string scalar that the errors below name as the file; None for none.
+
+    Returns:
+        uint8 [spec.height, spec.width, spec.channels].
+
+    Raises:
+        tf.errors.InvalidArgumentError: when the bytes are empty, of another format, damaged, an
+            animated WebP, or a picture of more than 100 megapixels; checked before decoding.
+
+    Example:
+        >>> pixels = decode_image(tf.io.read_file("cat.jpg"), backbone.input_spec)
+    """
+    return tf.cast(resize_pixels(decode_pixels(encoded, path), spec), tf.uint8)
+
+
+@tf.autograph.experimental.do_not_convert
+def decode_pixels(encoded: tf.Tensor, path: tf.Tensor | None = None) -> tf.Tensor:
+    """Decodes like :func:`decode_image`, without resizing.
+
+    Args:
+        encoded: tf.string scalar.
+        path: tf.string scalar, the file to name in errors.
+
+    Returns:
+        uint8 [rows, columns, 3], upright.
+    """
+    encoded = tf.convert_to_tensor(encoded)
+    file = [] if path is None else ["File:", path]
+    not_empty = tf.debugging.Assert(tf.strings.length(encoded) > 0, ["The image is empty (0 bytes).", *file])
+    with tf.control_dependencies(_operations(not_empty)):
+        encoded = tf.identity(encoded)
+    header = image_headers.read_header(encoded)
+    with tf.control_dependencies(_guards(header, file)):
+        # Both wait for the guards: the choice of the decoder, and what it reads.
+        encoded, kind = tf.identity(encoded), tf.identity(header.kind)
+    pixels = tf.switch_case(kind, [lambda read=read: read(encoded) for read in _DECODERS])
+    pixels.set_shape([None, None, 3])
+    return tf.cond(header.orientation > 1, lambda: _upright(pixels, header.orientation), lambda: pixels)
+
+
+@tf.autograph.experimental.do_not_convert
+def resize_pixels(images: tf.Tensor, spec: InputSpec) -> tf.Tensor:
+    """Brings pixels to the size and the number of channels of a spec: the only resize in tfft.
+
+    Shrinking averages over the pixels that are left out (antialias). Colour becomes grey by
+    brightness, grey becomes colour by repetition. Images of the right size pass unchanged, apart
+    from rounding.
+
+    Args:
+        images: uint8 or float in 0 to 255, [B, h, w, C] or [h, w, C], C 1 or 3; sizes may be dynamic.
+        spec: the wanted size, channels, interpolation and resize mode.
+
+    Returns:
+        float32 [..., spec.height, spec.width, spec.channels] with whole values in 0 to 255.
+
+    Raises:
+        DataError: when the shape cannot be images.
+        tf.errors.InvalidArgumentError: the same, where the shape is known only when the pixels come.
+        PlanError: when the spec names an unknown interpolation or resize mode.
+    """
+    check_spec(spec)
+    images = _checked(tf.convert_to_tensor(images))
+    # Pixels stay uint8 as long as they can: they are a quarter as large, and whole already.
+    keep = images.dtype == tf.uint8 and images.shape[-1] == spec.channels and spec.interpolation in _FROM_BYTES
+    pixels = images if keep else _with_channels(tf.cast(images, tf.float32), spec.channels)
+    size = list(spec.image_size)
+    static = pixels.shape[-3:-1].as_list()
+    unchanged = _as_float if keep else _whole
+    if static == size:
+        pixels = unchanged(pixels)
+    elif None not in static:
+        pixels = _whole(_resized(pixels, spec))
+    else:
+        same = tf.reduce_all(tf.shape(pixels)[-3:-1] == size)
+        pixels = tf.cond(same, lambda: unchanged(pixels), lambda: _whole(_resized(pixels, spec)))
+    pixels.set_shape([*pixels.shape[:-3], *size, spec.channels])
+    return pixels
+
+
+@tf.autograph.experimental.do_not_convert
+def scale_pixels(images: tf.Tensor, spec: InputSpec) -> tf.Tensor:
+    """Maps pixels from 0 to 255 to the range that a backbone was trained on.
+
+    Args:
+        images: uint8 or float in 0 to 255, [..., C].
+        spec: ``value_range``, ``mean`` and ``std``.
+
+    Returns:
+        float32 of the same shape: ``(low + p / 255 * (high - low) - mean) / std``.
+    """
+    low, high = spec.value_range
+    mean = np.array(0.0 if spec.mean is None else spec.mean)
+    std = np.array(1.0 if spec.std is None else spec.std)
+    # Two passes over the pixels in place of four: this is a good part of the time of reading a data set.
+    factor, offset = (high - low) / 255.0 / std, (low - mean) / std
+    return tf.cast(images, tf.float32) * factor.astype(np.float32) + offset.astype(np.float32)
+
+
+@keras.saving.register_keras_serializable(package="tfft")
+class Preprocess(keras.layers.Layer):
+    """Raw pixels of any size in, what the backbone expects out: :func:`resize_pixels`, :func:`scale_pixels`.
+
+    The first layer of every model that :func:`tfft.build` makes, so ``model.predict`` takes raw
+    pixels. It has no variables and always computes in float32, also under a mixed precision policy.
+
+    Args:
+        spec: the contract, or its ``to_dict()``.
+        **kwargs: ``name``, ``dtype`` of the output (float32 unless given).
+
+    Call arguments:
+        inputs: uint8 or float in 0 to 255, [B, h, w, C], sizes may be dynamic.
+
+    Output shape:
+        [B, spec.height, spec.width, spec.channels].
+
+    Example:
+        >>> Preprocess(InputSpec(height=32, width=32))(photos).shape
+        TensorShape([8, 32, 32, 3])
+    """
+
+    def __init__(self, spec: InputSpec | Mapping[str, Any], **kwargs: Any) -> None:
+        kwargs["dtype"] = kwargs.get("dtype") or "float32"
+        super().__init__(autocast=False, **kwargs)
+        self.spec = spec if isinstance(spec, InputSpec) else InputSpec.from_dict(spec)
+        self.supports_jit = False  # XLA has no antialiased resize; Keras' "auto" reads this
+        check_spec(self.spec)
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Resizes and scales."""
+        return tf.cast(scale_pixels(resize_pixels(inputs, self.spec), self.spec), self.compute_dtype)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """Returns the input's leading dimensions and the size of the spec."""
+        return (*input_shape[:-3], self.spec.height, self.spec.width, self.spec.channels)
+
+    def compute_output_spec(self, inputs: keras.KerasTensor) -> keras.KerasTensor:
+        """Returns shape and dtype without tracing the resize."""
+        _check_shape(inputs)
+        return keras.KerasTensor(self.compute_output_shape(inputs.shape), dtype=self.compute_dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor as plain values."""
+        return {**super().get_config(), "spec": self.spec.to_dict()}
+
+
+def preprocess_of(model: keras.Model) -> Preprocess | None:
+    """Returns the layer that prepares the images of a model, or None where the model has none."""
+    return next((layer for layer in model.layers if isinstance(layer, Preprocess)), None)
+
+
+def check_spec(spec: InputSpec) -> None:
+    """Raises PlanError with everything in a spec that no image can have, or returns."""
+    problems = []
+    if min(spec.height, spec.width) < 1:
+        problems.append(f"height and width must be at least 1 pixel, received {spec.height} x {spec.width}")
+    if spec.channels not in (1, 3):
+        problems.append(f"channels must be 1 (grey) or 3 (colour), received {spec.channels}")
+    for field, valid in (("interpolation", _INTERPOLATIONS), ("resize", _MODES)):
+        value = getattr(spec, field)
+        if value not in valid:
+            problems.append(f"{field} must be one of {listed(valid)}, received {value!r}.{did_you_mean(value, valid)}")
+    for field in ("mean", "std"):
+        value = getattr(spec, field)
+        if value is not None and len(value) not in (1, spec.channels):
+            problems.append(f"{field} must have one value for each of {spec.channels} channels, received {value}")
+    if spec.std is not None and 0.0 in spec.std:
+        problems.append(f"std must not be 0, received {spec.std}")
+    raise_problems(PlanError, "The InputSpec cannot be used", problems)
+
+
+def _operations(assertion: tf.Operation | None) -> list[tf.Operation]:
+    return [] if assertion is None else [assertion]  # eager asserts have run already and give None
+
+
+def _guards(header: image_headers.Header, file: list[Any]) -> list[tf.Operation]:
+    known = tf.debugging.Assert(
+        header.kind != image_headers.UNKNOWN,
+        [f"The bytes are not an image that can be read; expected {FORMATS}.", *file],
+    )
+    sized = tf.debugging.Assert(
+        (header.kind == image_headers.UNKNOWN) | (header.height * header.width > 0),
+        ["The image is damaged or packed in an unusual way: its header tells no usable size.", *file],
+    )
+    small = tf.debugging.Assert(
+        header.height * header.width <= PIXELS_LIMIT,
+        [
+            f"The image is larger than {PIXELS_LIMIT / 10**6:g} megapixels, the limit; shrink it first. Rows, columns:",
+            header.height,
+            header.width,
+            *file,
+        ],
+    )
+    # TensorFlow 2.21 writes past its buffer when it decodes an animated WebP without transparency.
+    still = tf.debugging.Assert(
+        ~header.animated, ["The image is an animated WebP; save one frame of it as a still.", *file]
+    )
+    return [op for assertion in (known, sized, small, still) for op in _operations(assertion)]
+
+
+def _no_image(encoded: tf.Tensor) -> tf.Tensor:
+    return tf.zeros([0, 0, 3], tf.uint8)  # never used: the guard has stopped by then
+
+
+def _decode_jpeg(encoded: tf.Tensor) -> tf.Tensor:
+    # The accurate transform equals other decoders bit for bit; TensorFlow's default is off by up to 5 levels.
+    return tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE")
+
+
+def _decode_png(encoded: tf.Tensor) -> tf.Tensor:
+    # Without transparency TensorFlow fills the fourth channel with the largest number of the file's bit depth.
+    depth = tf.minimum(tf.io.decode_raw(tf.strings.substr(encoded, 24, 1), tf.uint8)[0], 8)
+    opaque = tf.bitwise.left_shift(tf.constant(1, tf.int32), tf.cast(depth, tf.int32)) - 1
+    return _over_white(tf.io.decode_png(encoded, channels=4), tf.cast(opaque, tf.uint8))
+
+
+def _decode_gif(encoded: tf.Tensor) -> tf.Tensor:
+    return tf.io.decode_image(encoded, channels=3, expand_animations=False)
+
+
+def _decode_bmp(encoded: tf.Tensor) -> tf.Tensor:
+    pixels = tf.io.decode_bmp(encoded)
+
+    def coloured() -> tf.Tensor:
+        return tf.gather(image_headers.bmp_palette(encoded), tf.cast(pixels[..., 0], tf.int32))
+
+    return tf.cond(tf.shape(pixels)[-1] == 1, coloured, lambda: pixels[..., :3])
+
+
+def _decode_webp(encoded: tf.Tensor) -> tf.Tensor:
+    pixels = tf.io.decode_webp(encoded)[0]  # a still has one frame; 3 or 4 channels as stored
+    return tf.cond(tf.shape(pixels)[-1] == 4, lambda: _over_white(pixels, 255), lambda: pixels[..., :3])
+
+
+_DECODERS = (_no_image, _decode_jpeg, _decode_png, _decode_gif, _decode_bmp, _decode_webp)
+
+
+def _over_white(pixels: tf.Tensor, opaque: tf.Tensor | int) -> tf.Tensor:
+    colour, alpha = pixels[..., :3], pixels[..., 3:4]
+
+    def blend() -> tf.Tensor:
+        share = tf.cast(alpha, tf.int32)
+        mixed = tf.cast(colour, tf.int32) * share + _WHITE * (255 - share)
+        return tf.cast((mixed + 127) // 255, tf.uint8)
+
+    return tf.cond(tf.reduce_all(alpha == opaque), lambda: colour, blend)
+
+
+def _upright(pixels: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
+    def one_of(*values: int) -> tf.Tensor:
+        return tf.reduce_any(orientation == tf.constant(values, tf.int64))
+
+    pixels = tf.cond(orientation >= 5, lambda: tf.transpose(pixels, [1, 0, 2]), lambda: pixels)
+    pixels = tf.cond(one_of(2, 3, 6, 7), lambda: tf.reverse(pixels, [1]), lambda: pixels)
+    return tf.cond(one_of(3, 4, 7, 8), lambda: tf.reverse(pixels, [0]), lambda: pixels)
+
+
+def _check_shape(images: tf.Tensor | keras.KerasTensor) -> None:
+    rank = len(images.shape)
+    if rank not in (3, 4) or images.shape[-1] not in (1, 3, None):
+        raise DataError(f"{_SHAPES} {tuple(images.shape)}. {_SHAPE_HINTS}")
+
+
+def _checked(images: tf.Tensor) -> tf.Tensor:
+    """Checks the shape, when the pixels come where tracing does not know it: Keras relaxes it after two shapes."""
+    if images.shape.rank is None:
+        is_batch = tf.debugging.Assert(tf.rank(images) == 4, [_SHAPES, tf.shape(images), _SHAPE_HINTS])
+        with tf.control_dependencies(_operations(is_batch)):
+            images = tf.identity(images)
+        images.set_shape([None] * 4)
+    _check_shape(images)
+    if images.shape[-1] is not None:
+        return images
+    channels = tf.shape(images)[-1]
+    fits = tf.debugging.Assert((channels == 1) | (channels == 3), [_SHAPES, tf.shape(images), _SHAPE_HINTS])
+    with tf.control_dependencies(_operations(fits)):  # all that follows waits for the check
+        return tf.identity(images)
+
+
+def _with_channels(pixels: tf.Tensor, channels: int) -> tf.Tensor:
+    if pixels.shape[-1] is None:
+        return tf.cond(tf.shape(pixels)[-1] == channels, lambda: pixels, lambda: _converted(pixels, channels))
+    return pixels if pixels.shape[-1] == channels else _converted(pixels, channels)
+
+
+def _converted(pixels: tf.Tensor, channels: int) -> tf.Tensor:
+    if channels == 3:
+        return tf.repeat(pixels[..., :1], 3, axis=-1)
+    return tf.round(tf.reduce_sum(pixels * tf.constant(_GREY), axis=-1, keepdims=True))
+
+
+def _as_float(pixels: tf.Tensor) -> tf.Tensor:
+    return tf.cast(pixels, tf.float32)
+
+
+def _whole(pixels: tf.Tensor) -> tf.Tensor:
+    return tf.clip_by_value(tf.round(pixels), 0.0, 255.0)
+
+
+def _resized(pixels: tf.Tensor, spec: InputSpec) -> tf.Tensor:
+    wanted = tf.constant(spec.image_size, tf.float32)
+    given = tf.cast(tf.shape(pixels)[-3:-1], tf.float32)
+    if spec.resize == "crop":
+        part = tf.clip_by_value(tf.round(wanted * tf.reduce_min(given / wanted)), 1.0, given)
+        top, left = tf.unstack(tf.cast((given - part) // 2, tf.int32))
+        rows, columns = tf.unstack(tf.cast(part, tf.int32))
+        pixels = pixels[..., top : top + rows, left : left + columns, :]
+    if spec.resize != "pad":
+        return tf.image.resize(pixels, spec.image_size, spec.interpolation, antialias=True)
+    inner = tf.cast(tf.clip_by_value(tf.round(given * tf.reduce_min(wanted / given)), 1.0, wanted), tf.int32)
+    rows, columns = tf.unstack(inner)
+    small = tf.image.resize(pixels, inner, spec.interpolation, antialias=True)
+    top, left = (spec.height - rows) // 2, (spec.width - columns) // 2
+    return tf.image.pad_to_bounding_box(small, top, left, spec.height, spec.width)

@@ -1,0 +1,196 @@
+"""Where the words of a sentence are among its pieces: :class:`TokenizeWords`, :class:`GatherWords`.
+
+Hides that tokenizers know no words: some mark where one begins, some glue the blank before it to it, all may cut it
+into several pieces, and the end of a long sentence is cut off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import keras
+import tensorflow as tf
+
+from tfft.errors import BackboneError
+from tfft.layers.tokenize import Tokenize
+
+WORD_STARTS = "word_starts"  # beside the backbone's inputs
+NO_WORD, NOT_SEEN = -1, -2
+
+_MOST_MARKS = 3  # pieces that a tokenizer may put before a text
+_PROBES = (
+    "a", "the end", "Hello, world!", "It's 3.50 (or more)", "we'll e-mail U.S. folks", "naïve Größe", "你好 世界",
+    "🙂 ok 🙂", "नमस्ते दुनिया", "don't x 7",
+)  # fmt: skip
+
+
+@keras.saving.register_keras_serializable(package="tfft")
+class TokenizeWords(Tokenize):
+    """Cuts sentences into the pieces that :class:`Tokenize` cuts them into, and tells where their words start.
+
+    Words are what blanks (space, tab, line ends) separate; several blanks count as one. Make one with :meth:`of`,
+    which finds out how the tokenizer treats the blank before a word.
+
+    Args:
+        packer: as for :class:`Tokenize`, with an attribute ``tokenizer`` that gives the pieces of texts [N] without
+            marks and padding, [N, any].
+        names: as for :class:`Tokenize`.
+        mask: as for :class:`Tokenize`.
+        max_length: as for :class:`Tokenize`.
+        ids: name of the backbone's input that holds the numbers of the pieces.
+        marks: pieces before the first word.
+        blank: ``"apart"`` where a word has the same pieces alone and behind a blank, ``"glued"`` where the blank
+            before it belongs to it.
+        **kwargs: as for any Keras layer.
+
+    Returns:
+        From string [B]: a dict as of :class:`Tokenize` with ``word_starts`` int32 [B, W] beside it, W the words of the
+        longest sentence before anything is cut off: the position of the first piece of each word, -1 where there is
+        no word, -2 where there is one that cannot be seen. That is a word behind the longest length, and one that
+        leaves no piece, such as a control character.
+    """
+
+    def __init__(
+        self,
+        packer: keras.layers.Layer | Mapping[str, Any],
+        names: Mapping[str, str],
+        mask: str,
+        max_length: int,
+        ids: str,
+        marks: int,
+        blank: Literal["apart", "glued"],
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(packer, names, mask, max_length, **kwargs)
+        self.ids, self.marks, self.blank = ids, int(marks), blank
+
+    @classmethod
+    def of(cls, tokenize: Tokenize, name: str | None = None) -> TokenizeWords:
+        """Makes one from a backbone's tokenizer.
+
+        Args:
+            tokenize: as in ``backbone.tokenizer``.
+            name: of the layer.
+
+        Raises:
+            BackboneError: where the words of a sentence cannot be found among its pieces.
+        """
+        if not callable(getattr(tokenize.packer, "tokenizer", None)):
+            raise BackboneError(
+                f"The tokenizer of this backbone ({type(tokenize.packer).__name__}) does not give the pieces of single "
+                "words, so words cannot be tagged with it. Expected a packer with an attribute 'tokenizer', as "
+                "KerasHub preprocessors have it. Take a backbone from KerasHub or from a Hugging Face folder."
+            )
+        config = {**tokenize.get_config(), "packer": tokenize.packer, "name": name}
+        return cls(**config, **_learned(tokenize))
+
+    def call(self, texts: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Returns the backbone's inputs and the starts of the words."""
+        words = tf.strings.split(texts)
+        found = super().call(tf.strings.reduce_join(words, axis=-1, separator=" "))
+        return {**found, WORD_STARTS: self._starts(words, found[self.ids])}
+
+    def _starts(self, words: tf.RaggedTensor, packed: tf.Tensor) -> tf.Tensor:
+        pieces = pieces_of_words(self.packer.tokenizer, words, self.blank)
+        first_word = tf.gather(pieces.row_splits, words.row_splits)  # piece with which each sentence begins
+        sentences = tf.RaggedTensor.from_row_splits(pieces.flat_values, first_word)
+        # A word is where it is expected only if everything before it is, too: what was cut off is not.
+        expected = sentences.to_tensor(-1)
+        width = tf.maximum(tf.shape(expected)[1], tf.shape(packed)[1])
+        same = _widened(expected, width, -1) == _widened(packed[:, self.marks :], width, -2)
+        agreeing = tf.reduce_sum(tf.math.cumprod(tf.cast(same, tf.int64), axis=1), axis=1)
+        row = words.value_rowids()
+        place = pieces.row_splits[:-1] - tf.gather(first_word, row)
+        seen = (pieces.row_lengths() > 0) & (place < tf.gather(agreeing, row))
+        starts = tf.where(seen, place + self.marks, NOT_SEEN)
+        return tf.cast(words.with_flat_values(starts).to_tensor(NO_WORD), tf.int32)
+
+    def compute_output_spec(self, texts: Any) -> dict[str, keras.KerasTensor]:
+        """Returns shapes and types without reading a text."""
+        batch = keras.tree.flatten(texts)[0].shape[0]
+        starts = keras.KerasTensor((batch, None), "int32", name=WORD_STARTS)
+        return {**super().compute_output_spec(texts), WORD_STARTS: starts}
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor as plain values; the vocabulary is stored beside, as an asset."""
+        return {**super().get_config(), "ids": self.ids, "marks": self.marks, "blank": self.blank}
+
+
+@keras.saving.register_keras_serializable(package="tfft")
+class GatherWords(keras.layers.Layer):
+    """Takes the features of the first piece of each word (Devlin et al., "BERT", 2019, section 5.3)."""
+
+    def call(self, features: Any, word_starts: Any) -> Any:
+        """Returns [B, W, D] from features [B, L, D] and starts [B, W]; zeros where a start is below 0."""
+        ops = keras.ops
+        padded = ops.pad(features, ((0, 0), (0, 1), (0, 0)))
+        at = ops.where(word_starts >= 0, word_starts, ops.shape(features)[1])
+        return ops.take_along_axis(padded, at[..., None], axis=1)
+
+    def compute_output_shape(self, features_shape: Any, word_starts_shape: Any) -> Any:
+        """Returns the shape with words in place of pieces."""
+        return (*word_starts_shape, features_shape[-1])
+
+
+def pieces_of_words(tokenizer: Any, words: tf.RaggedTensor, blank: str) -> tf.RaggedTensor:
+    """Returns the numbers of the pieces of each word, int32 [words, any].
+
+    Args:
+        tokenizer: gives the pieces of texts [N].
+        words: [B, any].
+        blank: as for :class:`TokenizeWords`.
+    """
+    flat = words.flat_values
+    if blank == "glued":
+        inside = tf.range(tf.size(flat, tf.int64)) > tf.gather(words.row_starts(), words.value_rowids())
+        flat = tf.where(inside, tf.strings.join([" ", flat]), flat)
+    return _as_ragged(tokenizer(flat))
+
+
+def _as_ragged(pieces: Any) -> tf.RaggedTensor:
+    if not isinstance(pieces, tf.RaggedTensor):  # outside of graphs KerasHub gives lists
+        pieces = tf.ragged.constant([list(row) for row in pieces], tf.int32, ragged_rank=1)
+    return tf.cast(pieces, tf.int32)
+
+
+def _widened(values: tf.Tensor, width: tf.Tensor, with_: int) -> tf.Tensor:
+    return tf.pad(values, [[0, 0], [0, width - tf.shape(values)[1]]], constant_values=with_)
+
+
+def _learned(tokenize: Tokenize) -> dict[str, Any]:
+    """Finds out by a few texts which arguments of :class:`TokenizeWords` give the pieces of whole texts."""
+    plain, packed, ways = _tried(tokenize)
+    fitting = [blank for blank, pieces in ways.items() if pieces == plain]
+    if not fitting:
+        raise BackboneError(
+            f"The tokenizer of this backbone ({type(tokenize.packer.tokenizer).__name__}) cuts words differently "
+            "within a sentence than by themselves, so they cannot be found again. Take another backbone to tag words."
+        )
+    for name, rows in packed.items():
+        for marks in range(_MOST_MARKS + 1):
+            room = tokenize.max_length - marks - _MOST_MARKS  # what is cut off has other pieces at its end
+            pairs = [(row[marks:][:room], pieces[:room]) for row, pieces in zip(rows, plain, strict=True)]
+            if room > 0 and all(row[: len(pieces)] == pieces for row, pieces in pairs):
+                return {"ids": name, "marks": marks, "blank": fitting[0]}
+    raise BackboneError(
+        f"None of the inputs {', '.join(packed)} holds the pieces of a text in order within its first "
+        f"{tokenize.max_length} pieces, so words cannot be tagged with this backbone."
+    )
+
+
+def _tried(tokenize: Tokenize) -> tuple[list[Any], dict[str, list[Any]], dict[str, list[Any]]]:
+    # In a graph, as models run: outside of one KerasHub runs other code, which gives other pieces for what is unknown.
+    @tf.function(autograph=False)
+    def tokenizer(texts: tf.Tensor) -> tf.RaggedTensor:
+        return _as_ragged(tokenize.packer.tokenizer(texts))
+
+    texts = tf.constant(_PROBES)
+    words = tf.strings.split(texts)
+    ways = {}
+    for blank in ("apart", "glued"):
+        pieces = pieces_of_words(tokenizer, words, blank)
+        splits = tf.gather(pieces.row_splits, words.row_splits)
+        ways[blank] = tf.RaggedTensor.from_row_splits(pieces.flat_values, splits).to_list()
+    packed = {name: value.numpy().tolist() for name, value in Tokenize.call(tokenize, texts).items()}
+    return tokenizer(texts).to_list(), packed, ways

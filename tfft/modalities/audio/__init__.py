@@ -1,0 +1,1 @@
+"""Recordings: files and tables, decoding, resampling, waveform storage and checks."""

@@ -1,0 +1,59 @@
+"""Findings about recordings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from tfft.data import RecordingSplits
+from tfft.inspection.classes import class_findings, label_text
+from tfft.inspection.duplicates import copy_findings
+from tfft.inspection.findings import DataReport, Finding, Item, in_order
+from tfft.modalities.audio.decode import SUFFIXES, RecordingFacts
+from tfft.modalities.image.checks import unusable
+
+_CLIPPED = 0.01  # of the samples
+_OFFSET = 0.02  # of the loudest that a file can hold
+_QUIET = 0.01
+_SHORT = 0.1  # seconds
+
+
+def check_recordings(splits: RecordingSplits) -> DataReport:
+    """Looks at recordings that were read by :func:`tfft.data.load_recordings`; no file is read again.
+
+    Args:
+        splits: the recordings, with what reading them told.
+    """
+    parts = {"train": splits.train, "validation": splits.validation}
+    counts = {part: own.counts for part, own in parts.items()}
+    labels = [label_text(own.class_names, label) for own in parts.values() for label in own.labels]
+    where = [part for part, own in parts.items() for _ in own.paths]
+    findings = [*unusable(splits.skipped, "recordings", SUFFIXES), *_findings(splits.facts, splits)]
+    if splits.task == "classification":
+        findings += class_findings(counts)
+    findings += copy_findings(splits.copies, [one.path for one in splits.facts], labels, where)
+    return DataReport(splits.root, counts, in_order(iter(findings)))
+
+
+def _findings(facts: Sequence[RecordingFacts], splits: RecordingSplits) -> Iterator[Finding]:
+    spec = splits.spec
+    looks = (
+        ("clipped", "warning", "are clipped: too loud for their files", "record them again, less loud",
+         lambda f: f.clipped > _CLIPPED, lambda f: f"has {f.clipped:.0%} of its samples at the limit"),
+        ("quiet", "warning", "are very quiet", "look whether anything can be heard",
+         lambda f: f.peak < _QUIET, lambda f: f"reaches {f.peak:.4f} of 1"),
+        ("offset", "warning", "do not swing around zero", "look at the recording device",
+         lambda f: abs(f.offset) > _OFFSET, lambda f: f"has a mean of {f.offset:+.3f}"),
+        ("short", "warning", f"are shorter than {_SHORT} s", "listen to them",
+         lambda f: f.seconds < _SHORT, lambda f: f"lasts {f.seconds:.3f} s"),
+        ("cut", "note", f"are longer than the {spec.seconds:g} s that are heard", "seconds= hears more",
+         lambda f: f.seconds > spec.seconds + 1e-3, lambda f: f"lasts {f.seconds:.2f} s"),
+        ("stereo", "note", "have several channels", "their mean is heard",
+         lambda f: f.channels > 1, lambda f: f"has {f.channels}"),
+        ("rate", "warning", f"do not have {spec.sample_rate} samples a second, as most do", "they are resampled; make "
+         "sure that the rate does not tell the class", lambda f: f.rate != spec.sample_rate, lambda f: f"has {f.rate}"),
+    )  # fmt: skip
+    for kind, level, words, remedy, odd, said in looks:
+        found = [one for one in facts if odd(one)]
+        if found:
+            items = tuple(Item(one.path, said(one)) for one in found)
+            yield Finding(kind, level, f"{len(found)} recordings {words}", remedy, items)

@@ -1,0 +1,263 @@
+"""One recording in one file: :func:`read_recording`.
+
+Hides formats of files, what can be wrong with a recording, and how it gets another rate and length.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib
+import os
+import wave
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
+
+import numpy as np
+
+from tfft.errors import DataError, missing_package
+from tfft.modalities.image.duplicates import Copies, Copy
+from tfft.specs import AudioSpec
+
+INSTALL = 'pip install "tfft[audio]"'
+WAV = (".wav",)
+SUFFIXES = (*WAV, ".flac", ".ogg", ".oga", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf", ".w64")
+_LOUDEST = 0.999
+_WINDOW = 256  # files that are read ahead of the one that is waited for
+_AHEAD = 64 * 2**20  # bytes of waves that are
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordingFacts:
+    """What is known of one recording.
+
+    Attributes:
+        path: of the file.
+        reason: why it cannot be used, as a part of a sentence; None where it can.
+        seconds: its length.
+        rate: samples a second.
+        channels: that it has.
+        peak: largest absolute value, 1 for the loudest that the file can hold.
+        clipped: share of the samples that are as loud as the file can hold.
+        offset: mean of all samples, 0 for a wave that swings evenly.
+        digest: hash of the file's bytes.
+        samples: hash of the decoded samples.
+    """
+
+    path: str
+    reason: str | None
+    seconds: float = 0.0
+    rate: int = 0
+    channels: int = 0
+    peak: float = 0.0
+    clipped: float = 0.0
+    offset: float = 0.0
+    digest: str = ""
+    samples: str = ""
+
+
+def read_recording(path: str) -> tuple[RecordingFacts, np.ndarray]:
+    """Reads one recording.
+
+    Args:
+        path: the file.
+
+    Returns:
+        What is known of it, and its samples, float32 [n] in -1 to 1, the mean of its channels; empty where it cannot
+        be used.
+    """
+    nothing = np.zeros(0, np.float32)
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except OSError as error:
+        gone = os.path.islink(path) and not os.path.exists(path)
+        why = f"is a link to {os.readlink(path)!r}, which is missing" if gone else f"cannot be read: {error.strerror}"
+        return RecordingFacts(path, why), nothing
+    digest = hashlib.blake2b(data, digest_size=16).hexdigest()
+    if not data:
+        return RecordingFacts(path, "is empty (0 bytes)"), nothing
+    try:
+        samples, rate = _pcm(path) if data[:4] == b"RIFF" else _by_package(path)
+    except (ValueError, EOFError, RuntimeError, OverflowError, wave.Error) as error:
+        return RecordingFacts(path, f"is no recording that can be read: {error}", digest=digest), nothing
+    reason = None
+    if not len(samples):
+        reason = "has no samples"
+    elif not np.isfinite(samples).all():
+        reason = "has samples that are no numbers"
+    elif not np.abs(samples).max():
+        reason = "is silent from start to end"
+    mono = samples.mean(axis=1, dtype=np.float32) if len(samples) else nothing
+    if reason:
+        return RecordingFacts(path, reason, digest=digest), nothing
+    return RecordingFacts(
+        path,
+        None,
+        seconds=len(samples) / rate,
+        rate=rate,
+        channels=samples.shape[1],
+        peak=float(np.abs(samples).max()),
+        clipped=float((np.abs(samples) >= _LOUDEST).mean()),
+        offset=float(mono.mean()),
+        digest=digest,
+        samples=hashlib.blake2b(np.ascontiguousarray(samples), digest_size=16).hexdigest(),
+    ), mono
+
+
+def _pcm(path: str) -> tuple[np.ndarray, int]:
+    """Samples float32 [n, channels] of a WAV file with whole numbers; with floats, by soundfile."""
+    try:
+        with wave.open(path) as file:
+            rate, channels, width, count = (
+                file.getframerate(),
+                file.getnchannels(),
+                file.getsampwidth(),
+                file.getnframes(),
+            )
+            data = file.readframes(count)
+    except wave.Error as error:
+        if "unknown format" in str(error):
+            return _by_package(path)
+        raise
+    if len(data) < count * channels * width:
+        raise ValueError(f"it is cut off: {len(data):,} of {count * channels * width:,} bytes are there")
+    if not rate or not channels or width not in (1, 2, 3, 4):
+        raise ValueError(f"it says {channels} channels of {8 * width} bits at {rate} samples a second")
+    if width == 1:
+        whole = (np.frombuffer(data, np.uint8).astype(np.float32) - 128) / 128
+    elif width == 3:
+        bytes_ = np.frombuffer(data, np.uint8).reshape(-1, 3).astype(np.int32)
+        whole = ((bytes_[:, 0] << 8 | bytes_[:, 1] << 16 | bytes_[:, 2] << 24) / 2**31).astype(np.float32)
+    else:
+        whole = (np.frombuffer(data, f"<i{width}") / 2.0 ** (8 * width - 1)).astype(np.float32)
+    return whole.reshape(-1, channels), rate
+
+
+def _by_package(path: str) -> tuple[np.ndarray, int]:
+    try:
+        soundfile = importlib.import_module("soundfile")
+    except ImportError:
+        missing_package("soundfile", f"The recording {path}", INSTALL)
+    try:
+        return soundfile.read(path, dtype="float32", always_2d=True)
+    except soundfile.SoundFileError as error:
+        raise ValueError(str(error)) from error
+
+
+def examine_recordings(
+    paths: Sequence[str], progress: Callable[[int, int], None] | None = None
+) -> list[RecordingFacts]:
+    """Reads recordings, several at a time, and keeps what is known of them; their samples are let go.
+
+    Args:
+        paths: the files.
+        progress: called with (files read, files in all).
+
+    Returns:
+        The facts, in the order of the files.
+    """
+    found = []
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        for start in range(0, len(paths), _WINDOW):
+            for facts in pool.map(lambda path: read_recording(path)[0], paths[start : start + _WINDOW]):
+                found.append(facts)
+                if progress is not None:
+                    progress(len(found), len(paths))
+    return found
+
+
+def read_waves(
+    facts: Sequence[RecordingFacts], spec: AudioSpec, progress: Callable[[int, int], None] | None = None
+) -> Iterator[np.ndarray]:
+    """Reads recordings, several at a time, and brings them to one rate and length.
+
+    Args:
+        facts: what the files are known to be.
+        spec: rate and length.
+        progress: called with (files read, files in all).
+
+    Yields:
+        float32 [spec.samples] of each, in their order.
+
+    Raises:
+        DataError: when a file is not what it was any more.
+        DependencyError: when a package is needed, with the command that installs it.
+    """
+    cores, done = os.cpu_count() or 1, 0
+    window = max(cores, min(_WINDOW, _AHEAD // (4 * spec.samples)))
+    with ThreadPoolExecutor(cores) as pool:
+        for start in range(0, len(facts), window):
+            for wave_ in pool.map(lambda one: _wave(one, spec), facts[start : start + window]):
+                yield wave_
+                done += 1
+                if progress is not None:
+                    progress(done, len(facts))
+
+
+def _wave(known: RecordingFacts, spec: AudioSpec) -> np.ndarray:
+    facts, samples = read_recording(known.path)
+    if (facts.reason, facts.samples, facts.rate) != (None, known.samples, known.rate):
+        now = facts.reason or "has other samples"
+        raise DataError(
+            f"{known.path} was changed after it was first read: expected the same recording, it {now}. Read the data "
+            "again when nothing writes to it."
+        )
+    return fitted(samples, facts.rate, spec)
+
+
+def fitted(samples: np.ndarray, rate: int, spec: AudioSpec) -> np.ndarray:
+    """Brings samples to the rate and the length of a spec.
+
+    The package soxr resamples: it filters what the new rate cannot hold, and takes any two rates.
+
+    Args:
+        samples: float32 [n].
+        rate: samples a second.
+        spec: what is wanted.
+
+    Returns:
+        float32 [spec.samples].
+
+    Raises:
+        DependencyError: when the rate differs and soxr is not installed.
+    """
+    if rate != spec.sample_rate:
+        samples = _resampler(rate, spec).resample(samples, rate, spec.sample_rate)
+    found = np.zeros(spec.samples, np.float32)
+    found[: min(len(samples), spec.samples)] = samples[: spec.samples]
+    return found
+
+
+def check_rates(facts: Sequence[RecordingFacts], spec: AudioSpec) -> None:
+    """Raises DependencyError where recordings need the package that resamples and it is missing, or returns."""
+    other = next((one.rate for one in facts if one.rate != spec.sample_rate), None)
+    if other is not None:
+        _resampler(other, spec)
+
+
+def _resampler(rate: int, spec: AudioSpec) -> ModuleType:
+    try:
+        return importlib.import_module("soxr")
+    except ImportError:
+        missing_package("soxr", f"Recordings of {rate} and {spec.sample_rate} samples a second", INSTALL)
+
+
+def same_recordings(facts: Sequence[RecordingFacts]) -> Copies:
+    """Returns which recordings are there twice: the same file, or the same samples in another.
+
+    Args:
+        facts: of the recordings.
+    """
+    files: dict[str, int] = {}
+    samples: dict[str, int] = {}
+    pairs = []
+    for at, one in enumerate(facts):
+        if one.digest in files:
+            pairs.append(Copy(files[one.digest], at, "file"))
+        elif one.samples in samples:
+            pairs.append(Copy(samples[one.samples], at, "pixels"))
+        files.setdefault(one.digest, at)
+        samples.setdefault(one.samples, at)
+    return Copies(tuple(pairs))

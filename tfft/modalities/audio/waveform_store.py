@@ -1,0 +1,194 @@
+"""Waves of many recordings, read by position: :class:`Waves`, and where they come from, :class:`WaveSource`.
+
+Hides when recordings are read, and where their waves are: in memory while they are few, beyond that in a mapped file
+that another run finds again.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfft.arrays.npy_files import by_position
+from tfft.arrays.spill import Holder
+from tfft.arrays.store import WAVES, CacheFullError, EntryWriter, no_room, read_entry
+from tfft.errors import installed_version
+from tfft.io.cache_dir import SPARE, free_space
+from tfft.modalities.audio.decode import RecordingFacts, read_waves
+from tfft.specs import AudioSpec
+
+LIMIT = 512 * 2**20  # bytes of waves that are held in memory
+
+_FORMAT = 1  # of what is kept; another number makes all of it be made again
+_WHAT = "waves of the recordings"
+_REMEDY = (
+    "Free some (tfft.features.clear_caches() removes older ones), choose another disk with the environment variables "
+    "TFFT_CACHE_DIR and TMPDIR, or hear less: seconds=, sample_rate=."
+)
+
+_log = logging.getLogger(__name__)
+
+
+class Waves:
+    """Waves that are read from a file when they are asked for; ``waves[at]`` gives an array, however many there are.
+
+    Slices and arrays of positions give float32 [b, samples], a number gives [samples]. ``np.asarray(waves)`` reads all.
+
+    Args:
+        held: float32 [M, samples], mapped.
+        at: which of them these are, int [N].
+
+    Example:
+        >>> splits = tfft.data.load_recordings("birds/")
+        >>> splits.waves[0].shape, splits.waves[0][:8].shape
+        ((40000, 160000), (8, 160000))
+    """
+
+    ndim = 2
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, held: np.ndarray, at: np.ndarray) -> None:
+        self._held, self._at, self._read = held, at, by_position(held)
+        self.shape = (len(at), held.shape[1])
+
+    def __len__(self) -> int:
+        return len(self._at)
+
+    def __repr__(self) -> str:
+        return f"Waves{self.shape}"
+
+    def __getitem__(self, at: Any) -> np.ndarray:
+        places = self._at[at]
+        [found] = self._read(np.atleast_1d(places))
+        return found if np.ndim(places) else found[0]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self[:].astype(dtype or self.dtype, copy=False)
+
+    def take(self, at: np.ndarray) -> Waves:
+        """Returns the waves at some positions, without reading them."""
+        return Waves(self._held, self._at[at])
+
+    @property
+    def nbytes(self) -> int:
+        """Size of all of them."""
+        return self.shape[0] * self.shape[1] * self.dtype.itemsize
+
+
+class WaveSource:
+    """The waves of recordings, which are read once, when some of them are first asked for.
+
+    Args:
+        facts: what the files are known to be.
+        spec: rate and length that they are brought to.
+        store: a file; what is too large for memory is kept in the folder ``waves`` beside it. None keeps it in a
+            nameless temporary file, until nobody uses it any more.
+    """
+
+    def __init__(
+        self, facts: Sequence[RecordingFacts], spec: AudioSpec, store: str | os.PathLike[str] | None = None
+    ) -> None:
+        self._facts, self._spec = tuple(facts), spec
+        self._root = None if store is None else Path(store).expanduser().parent / WAVES
+        self._progress: Callable[[int, int], None] | None = None
+
+    def part(self, at: np.ndarray) -> np.ndarray | Waves:
+        """Returns the waves of some recordings.
+
+        Args:
+            at: their positions, int [N].
+
+        Returns:
+            An array, float32 [N, samples], while all are few; :class:`Waves` beyond.
+
+        Raises:
+            DataError: when a file is not what it was any more, or the disk is full.
+            DependencyError: when a package is needed, with the command that installs it.
+        """
+        if len(self._facts) * self._spec.samples * 4 > LIMIT:
+            held, places = self._mapped
+            return Waves(held, places[at])
+        start, end = (int(at[0]), int(at[-1]) + 1) if len(at) else (0, 0)
+        in_a_row = np.array_equal(at, np.arange(start, end))  # then nothing need be copied
+        return self._in_memory[start:end] if in_a_row else self._in_memory[at]
+
+    def read(self, progress: Callable[[int, int], None] | None) -> None:
+        """Reads the recordings now.
+
+        Args:
+            progress: called with (files read, files in all); not at all where they have been read before.
+        """
+        self._progress = progress
+        try:
+            self.part(np.arange(0))
+        finally:
+            self._progress = None
+
+    @functools.cached_property
+    def _in_memory(self) -> np.ndarray:
+        held = np.empty((len(self._facts), self._spec.samples), np.float32)
+        for row, wave in zip(held, read_waves(self._facts, self._spec, self._progress), strict=True):
+            row[:] = wave
+        return held
+
+    @functools.cached_property
+    def _mapped(self) -> tuple[np.ndarray, np.ndarray]:
+        """The waves of all files by their paths, whatever the split, so that another one finds them too."""
+        by_path = {one.path: one for one in self._facts}  # a table may name a file in several rows
+        rows = {path: row for row, path in enumerate(sorted(by_path))}
+        places = np.array([rows[one.path] for one in self._facts], np.int64)
+        files = [by_path[path] for path in rows]
+        held = None if self._root is None else self._kept(files, self._root)
+        return self._unkept(files) if held is None else held, places
+
+    def _kept(self, files: Sequence[RecordingFacts], root: Path) -> np.ndarray | None:
+        """The waves in a folder, written unless they are there and whole; None where they cannot be kept."""
+        key = _key(files, self._spec)
+        found = read_entry(root, key)
+        if isinstance(found, str):
+            if found:
+                _log.warning("The waves in %s were not used but made again: %s.", root / key, found)
+            try:
+                writer = EntryWriter(root, key, _WHAT, _REMEDY)
+            except OSError as error:
+                _log.warning("Waves are not kept, since %s cannot be written: %s.", root, error.strerror or error)
+                return None
+            with writer:
+                writer.start(len(files), [((self._spec.samples,), np.dtype(np.float32))])
+                for wave in read_waves(files, self._spec, self._progress):
+                    writer.append([wave[None]])
+                writer.commit({"model": _WHAT, "engine": "", "version": installed_version("tfft")})
+            found = read_entry(root, key)
+        return None if isinstance(found, str) else found[0][0]
+
+    def _unkept(self, files: Sequence[RecordingFacts]) -> np.ndarray:
+        place = Path(tempfile.gettempdir())
+        wanted, free = len(files) * self._spec.samples * 4, free_space(place)
+        if wanted + SPARE > free:
+            raise CacheFullError(no_room(place, _WHAT, _REMEDY, wanted, free))
+        holder = Holder()
+        try:
+            for wave in read_waves(files, self._spec, self._progress):
+                holder.append([wave[None]])
+            return holder.finish()[0]
+        finally:
+            holder.close()
+
+
+def _key(files: Sequence[RecordingFacts], spec: AudioSpec) -> str:
+    """A hash of all that waves depend on: not of the files' names, which may change."""
+    resampled = any(one.rate != spec.sample_rate for one in files)
+    parts = [_FORMAT, spec.sample_rate, spec.samples, installed_version("soxr") if resampled else None]
+    found = hashlib.sha256(json.dumps(parts).encode())
+    for one in files:
+        found.update(f"{one.samples} {one.channels} {one.rate}\n".encode())
+    return found.hexdigest()

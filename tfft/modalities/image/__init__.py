@@ -1,0 +1,1 @@
+"""Images: files, tables and arrays, decoding, augmentation and checks."""

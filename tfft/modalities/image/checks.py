@@ -1,0 +1,116 @@
+"""Findings about single image files: which cannot be used, and which are stored in an unusual way."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tfft.data import FileFacts, Skipped
+from tfft.inspection.findings import Finding, Item, Level
+from tfft.modalities.image import file_info as known
+from tfft.modalities.image.decode_errors import FOREIGN_SUFFIXES, SUFFIXES
+from tfft.modalities.image.folder import is_stray
+
+_SMALL = 32  # pixels of a side
+_LONG_AND_THIN = 4.0
+_LONG_NAME = 200  # bytes; most file systems end at 255, archives and other systems before that
+_FEW = 0.2  # of the pictures: what fewer are is odd, what more are is how the data is
+
+_ODDITIES: dict[str, tuple[Level, str, str]] = {
+    known.CMYK: ("note", "{n} pictures are CMYK, made for print", "they are converted; colours may be a little off"),
+    known.DEEP: ("note", "{n} pictures have 16 bits for each colour", "they are read as 8 bits"),
+    known.PALETTE: ("note", "{n} pictures have a palette", "their colours are looked up; nothing is to be done"),
+    known.TRANSPARENT: (
+        "note",
+        "{n} pictures are transparent in places",
+        "white is laid under them; save them on another ground if that is wrong",
+    ),
+    known.GREY: ("note", "{n} pictures are grey, the others are not", "make sure that grey does not tell the class"),
+    known.ANIMATED: ("warning", "{n} pictures are animated", "only the first frame is used; save the frame you mean"),
+    known.ROTATED: ("note", "{n} pictures are turned by their EXIF mark", "they are turned upright, also when served"),
+    known.MISNAMED: (
+        "warning",
+        "{n} files have the extension of another format",
+        "they are read by their content; rename them, since other programs may not",
+    ),
+    known.FLAT: ("warning", "{n} pictures are of one colour only", "look at them: there is nothing to learn from"),
+}
+
+
+def file_findings(facts: Sequence[FileFacts], labels: Sequence[str], skipped: Sequence[Skipped]) -> Iterator[Finding]:
+    """Yields findings about single files.
+
+    Args:
+        facts: of the files that can be used.
+        labels: the class of each.
+        skipped: what cannot be used.
+    """
+    yield from unusable(skipped)
+    for oddity, (level, message, remedy) in _ODDITIES.items():
+        odd = [one for one in facts if oddity in one.oddities]
+        if not odd or (oddity in (known.GREY, known.PALETTE) and len(odd) > _FEW * len(facts)):
+            continue
+        yield Finding(oddity, level, message.format(n=len(odd)), remedy, tuple(_item(one, oddity) for one in odd))
+    small = [one for one in facts if min(one.height, one.width) < _SMALL]
+    if small and len(small) <= _FEW * len(facts):
+        items = tuple(Item(one.path, f"is {one.width} x {one.height} pixels") for one in small)
+        yield Finding("small", "warning", f"{len(small)} pictures are very small", "look for larger ones", items)
+    thin = [one for one in facts if max(one.height, one.width) > _LONG_AND_THIN * min(one.height, one.width)]
+    if thin:
+        items = tuple(Item(one.path, f"is {one.width} x {one.height} pixels") for one in thin)
+        remedy = "most of them is cropped away; resize='pad' or 'stretch' shows them whole"
+        yield Finding("thin", "warning", f"{len(thin)} pictures are long and thin", remedy, items)
+    yield from _names(facts)
+    yield from _telling_formats(facts, labels)
+
+
+def _item(one: FileFacts, oddity: str) -> Item:
+    return Item(one.path, f"is a {one.kind}" if oddity == known.MISNAMED else "")
+
+
+def unusable(
+    skipped: Sequence[Skipped], what: str = "images", suffixes: tuple[str, ...] = SUFFIXES + FOREIGN_SUFFIXES
+) -> Iterator[Finding]:
+    """Yields what is to be said of files that are not used; ``what`` names those that are, by how they end."""
+    bad, stray = [], []
+    for item in skipped:  # rows of a table have no file of their own
+        (stray if is_stray(item, suffixes) else bad).append(Item(item.path, item.reason))
+    if bad:
+        message = f"{len(bad)} files or folders cannot be used"
+        remedy = "repair, replace or remove them; training goes on without them"
+        yield Finding("unusable", "fault", message, remedy, tuple(bad))
+    if stray:
+        yield Finding(
+            "stray", "note", f"{len(stray)} files are no {what} by their names", "they are left alone", tuple(stray)
+        )
+
+
+def _names(facts: Sequence[FileFacts]) -> Iterator[Finding]:
+    long = [one.path for one in facts if len(os.fsencode(Path(one.path).name)) > _LONG_NAME]
+    if long:
+        remedy = "shorten them, since archives and other systems may cut them off"
+        message = f"{len(long)} file names are longer than {_LONG_NAME} bytes"
+        yield Finding("long-name", "warning", message, remedy, tuple(Item(path) for path in long))
+    apart = [one.path for one in facts if unicodedata.normalize("NFC", one.path) != one.path]
+    if apart:
+        message = f"{len(apart)} file names have letters and their marks apart, as macOS writes them"
+        remedy = "nothing is to be done here; a list of names made elsewhere may not match"
+        yield Finding("decomposed-name", "note", message, remedy, tuple(Item(path) for path in apart))
+
+
+def _telling_formats(facts: Sequence[FileFacts], labels: Sequence[str]) -> Iterator[Finding]:
+    """Formats that give the class away: a network may learn how JPEG looks and not what is in the picture."""
+    by_class: dict[str, Counter[str]] = defaultdict(Counter)
+    for one, label in zip(facts, labels, strict=True):
+        by_class[label][one.kind] += 1
+    if len({one.kind for one in facts}) < 2 or len(by_class) < 2 or min(map(Counter.total, by_class.values())) < 5:
+        return
+    mostly = {label: kinds.most_common(1)[0] for label, kinds in by_class.items()}
+    pure = {label: kind for label, (kind, count) in mostly.items() if count >= 0.9 * by_class[label].total()}
+    if len(pure) == len(by_class) and len(set(pure.values())) > 1:
+        items = tuple(Item(label, f"is stored as {kind}") for label, kind in pure.items())
+        remedy = "store all classes in one format, or the model may learn the format"
+        yield Finding("telling-format", "warning", "the format of a file tells its class", remedy, items)

@@ -1,0 +1,233 @@
+"""What one reading of an image file tells: :func:`examine`, :class:`FileFacts`.
+
+Hides that everything comes out of one pass over the bytes and one run of the decoder that training uses: whether the
+file can be used, how it is stored, hashes of bytes and pixels, and a small grey copy to find similar pictures by.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import struct
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import tensorflow as tf
+
+from tfft.layers.image_headers import BMP, GIF, JPEG, PNG, WEBP, read_header
+from tfft.layers.preprocess import decode_pixels
+from tfft.modalities.image.decode_errors import KIND_SUFFIXES, read_bytes, why_undecodable
+
+THUMB = 32  # pixels of a side of the small copy
+_WINDOW = 256  # files that are read ahead of the one that is waited for
+_NAMES = {JPEG: "JPEG", PNG: "PNG", GIF: "GIF", BMP: "BMP", WEBP: "WebP"}
+
+CMYK, DEEP, PALETTE, TRANSPARENT, GREY, ANIMATED, ROTATED, MISNAMED, FLAT = (
+    "cmyk", "16-bit", "palette", "transparent", "grey", "animated", "rotated", "misnamed", "flat",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class FileFacts:
+    """What is known of one image file.
+
+    Attributes:
+        path: of the file.
+        reason: why it cannot be used, as a part of a sentence; None where it can.
+        size: in bytes; 0 where it cannot be read.
+        digest: hash of its bytes; empty where it cannot be read.
+        pixels: hash of its decoded pixels and their shape; empty where it cannot be decoded.
+        kind: ``"JPEG"``, ``"PNG"``, ``"GIF"``, ``"BMP"`` or ``"WebP"``; empty where it is none.
+        height: rows as stored.
+        width: columns as stored.
+        oddities: how it is stored, where that is unusual: ``"cmyk"``, ``"16-bit"``, ``"palette"``, ``"transparent"``,
+            ``"grey"``, ``"animated"``, ``"rotated"`` (turned upright by its EXIF mark), ``"misnamed"`` (its extension
+            is that of another format), ``"flat"`` (one colour only).
+        thumb: the upright picture in grey, stretched to uint8 [32, 32]; None where it cannot be decoded.
+    """
+
+    path: str
+    reason: str | None
+    size: int = 0
+    digest: str = ""
+    pixels: str = ""
+    kind: str = ""
+    height: int = 0
+    width: int = 0
+    oddities: tuple[str, ...] = ()
+    thumb: np.ndarray | None = dataclasses.field(default=None, repr=False, compare=False)
+
+
+def examine(path: str) -> FileFacts:
+    """Reads and decodes an image file once.
+
+    Args:
+        path: the file.
+
+    Example:
+        >>> examine("cat.jpg").oddities
+        ('rotated',)
+    """
+    encoded, reason = read_bytes(path)
+    if encoded is None:
+        return FileFacts(path, reason)
+    facts = {"path": path, "size": len(encoded), "digest": hashlib.blake2b(encoded, digest_size=16).hexdigest()}
+    found: list[tf.Tensor] = []
+    reason = reason or why_undecodable(lambda: found.extend(_decoder(tf.constant(encoded))), encoded)
+    if reason:
+        return FileFacts(reason=reason, **facts)
+    pixels, thumb, kind, height, width, orientation = (tensor.numpy() for tensor in found)
+    hashed = hashlib.blake2b(np.ascontiguousarray(pixels), digest_size=16)
+    hashed.update(str(pixels.shape).encode())
+    oddities = list(_oddities(int(kind), encoded, path, pixels))
+    if orientation > 1:
+        oddities.append(ROTATED)
+    return FileFacts(
+        reason=None,
+        pixels=hashed.hexdigest(),
+        kind=_NAMES.get(int(kind), ""),
+        height=int(height),
+        width=int(width),
+        oddities=tuple(oddities),
+        thumb=thumb,
+        **facts,
+    )
+
+
+def why_unreadable(path: str) -> str | None:
+    """Tells why a file is no image that can be decoded.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The reason as a part of a sentence, or None when the whole file was decoded.
+    """
+    return examine(path).reason
+
+
+def grey_picture(path: str, side: int) -> np.ndarray | None:
+    """Reads an image again, upright, in grey and stretched to a square.
+
+    Args:
+        path: the file.
+        side: pixels of a side.
+
+    Returns:
+        uint8 [side, side]; None where it can no longer be read or decoded.
+    """
+    encoded, _ = read_bytes(path)
+    found: list[tf.Tensor] = []
+    if encoded is None or why_undecodable(lambda: found.append(_grey_decoder(tf.constant(encoded), side)), encoded):
+        return None
+    return found[0].numpy()
+
+
+def examine_all(
+    paths: Sequence[str], progress: Callable[[int, int], None] | None = None, threads: int | None = None
+) -> list[FileFacts]:
+    """Reads and decodes files, in parallel threads and in order; a few hundred at a time are under way.
+
+    Args:
+        paths: the files.
+        progress: called with (files done, files in all) after each file.
+        threads: how many at once; as many as processors unless given.
+    """
+    found: list[FileFacts] = []
+    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+        for start in range(0, len(paths), _WINDOW):
+            for facts in pool.map(examine, paths[start : start + _WINDOW]):
+                found.append(facts)
+                if progress is not None:
+                    progress(len(found), len(paths))
+    return found
+
+
+def _decode(encoded: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    with tf.device("CPU:0"):
+        pixels = decode_pixels(encoded)
+        header = read_header(encoded)
+        return pixels, _stretched(pixels, THUMB), header.kind, header.height, header.width, header.orientation
+
+
+def _stretched(pixels: tf.Tensor, side: int | tf.Tensor) -> tf.Tensor:
+    grey = tf.image.resize(tf.image.rgb_to_grayscale(pixels), [side, side], "area")[:, :, 0]
+    return tf.cast(tf.round(grey), tf.uint8)
+
+
+def _decode_grey(encoded: tf.Tensor, side: tf.Tensor) -> tf.Tensor:
+    with tf.device("CPU:0"):
+        return _stretched(decode_pixels(encoded), side)
+
+
+_decoder = tf.function(_decode, input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
+_grey_decoder = tf.function(
+    _decode_grey,
+    input_signature=[tf.TensorSpec([], tf.string), tf.TensorSpec([], tf.int32)],
+    autograph=False,
+)
+
+
+def _oddities(kind: int, data: bytes, path: str, pixels: np.ndarray) -> Sequence[str]:
+    suffix = os.path.splitext(path)[1].lower()
+    found = {JPEG: _of_jpeg, PNG: _of_png, GIF: _of_gif}.get(kind, lambda _: [])(data)
+    if suffix not in KIND_SUFFIXES.get(_NAMES.get(kind, ""), (suffix,)):
+        found.append(MISNAMED)
+    if pixels.size and (pixels == pixels[:1, :1]).all():
+        found.append(FLAT)
+    return found
+
+
+def _of_jpeg(data: bytes) -> list[str]:
+    at = 2
+    while at + 9 < len(data):
+        marker = data[at + 1]
+        if data[at] != 0xFF or marker == 0xFF:
+            at += 1
+        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            return {1: [GREY], 4: [CMYK]}.get(data[at + 9], [])
+        else:
+            alone = marker == 0x01 or 0xD0 <= marker <= 0xD8
+            at += 2 if alone else 2 + struct.unpack(">H", data[at + 2 : at + 4])[0]
+    return []
+
+
+def _of_png(data: bytes) -> list[str]:
+    depth, colour = data[24], data[25]
+    found = [DEEP] if depth == 16 else []
+    if colour in (0, 4):
+        found.append(GREY)
+    at, chunks = 8, set()
+    while at + 8 <= len(data) and b"IDAT" not in chunks:
+        length, name = struct.unpack(">I4s", data[at : at + 8])
+        chunks.add(name)
+        at += 12 + length
+    if colour == 3:
+        found.append(PALETTE)
+    if colour in (4, 6) or b"tRNS" in chunks:
+        found.append(TRANSPARENT)
+    if b"acTL" in chunks:
+        found.append(ANIMATED)
+    return found
+
+
+def _of_gif(data: bytes) -> list[str]:
+    """Animated where there is a second picture; the blocks are walked over, not decoded."""
+    flags = data[10]
+    at, pictures = 13 + ((3 << ((flags & 7) + 1)) if flags & 0x80 else 0), 0
+    while at < len(data) and pictures < 2:
+        mark = data[at]
+        if mark == 0x2C and at + 10 <= len(data):
+            pictures += 1
+            own = data[at + 9]
+            at += 11 + ((3 << ((own & 7) + 1)) if own & 0x80 else 0)
+        elif mark == 0x21:
+            at += 2
+        else:
+            break
+        while at < len(data) and data[at]:
+            at += data[at] + 1
+        at += 1
+    return [ANIMATED] if pictures > 1 else []

@@ -1,0 +1,85 @@
+"""Pictures as training will see them, side by side: :func:`preview`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from tfft.data.batches import views_of
+from tfft.data.examples import Examples
+from tfft.errors import DataError
+from tfft.layers.preprocess import check_spec
+from tfft.modalities.image.augment import augmentation
+from tfft.specs import Augmentation, InputSpec
+
+_GAP = 4  # white pixels between two pictures
+
+
+def preview(
+    examples: Examples,
+    spec: InputSpec,
+    *,
+    augment: Augmentation | str | Sequence[str] | None = None,
+    rows: int = 6,
+    columns: int = 6,
+    seed: int = 0,
+) -> np.ndarray:
+    """Draws a grid of pictures: a row for each of some examples, the picture itself first, then views of it.
+
+    Use it before training, to see that nothing that tells the class is cut off, mirrored or recoloured.
+
+    Args:
+        examples: from :func:`tfft.data.load` or :func:`tfft.data.list_images`.
+        spec: size and fitting, a backbone's ``input_spec``.
+        augment: as :func:`tfft.data.to_dataset` takes it. Without, the grid is filled with different examples.
+        rows: examples that are drawn, of each class alike.
+        columns: pictures in a row.
+        seed: of the choice and of the views; training with the same seed sees other views.
+
+    Returns:
+        uint8 [height, width, 3].
+
+    Example:
+        >>> tf.io.write_file("grid.png", tf.io.encode_png(preview(splits.train, spec, augment="crop")))
+    """
+    check_spec(spec)
+    if min(rows, columns) < 1 or not len(examples):
+        raise DataError(f"There is nothing to draw: {len(examples)} examples in {rows} rows and {columns} columns.")
+    varied = augmentation(augment)
+    chosen = _chosen(examples, rows if varied else rows * columns, seed)
+    if varied is None:
+        pictures = _drawn(chosen, spec, Augmentation(), 1, seed)
+    else:  # all first views come first, then all second ones
+        pictures = _drawn(chosen, spec, varied, columns, seed)
+        pictures = pictures.reshape(columns, len(chosen), *pictures.shape[1:]).swapaxes(0, 1)
+        pictures = pictures.reshape(-1, *pictures.shape[2:])
+    high = -(-len(pictures) // columns)
+    grid = np.full((high * (spec.height + _GAP) - _GAP, columns * (spec.width + _GAP) - _GAP, 3), 255, np.uint8)
+    for at, picture in enumerate(pictures):
+        top, left = (at // columns) * (spec.height + _GAP), (at % columns) * (spec.width + _GAP)
+        grid[top : top + spec.height, left : left + spec.width] = picture
+    return grid
+
+
+def _drawn(examples: Examples, spec: InputSpec, changes: Augmentation, views: int, seed: int) -> np.ndarray:
+    """All views of examples, uint8 [views * N, H, W, C]: the first views of all, then the second ones."""
+    return np.concatenate([pixels.numpy() for pixels, _ in views_of(examples, spec, changes, views, seed=seed)])
+
+
+def _chosen(examples: Examples, count: int, seed: int) -> Examples:
+    """Some examples, of each class in turn where each has one class."""
+    order = np.random.default_rng(seed).permutation(len(examples))
+    if examples.labels.ndim == 1 and examples.labels.dtype.kind != "f":
+        labels, place = examples.labels[order], np.zeros(len(order), int)
+        for label in np.unique(labels):
+            place[labels == label] = np.arange((labels == label).sum())
+        order = order[np.lexsort((labels, place))]
+    return examples.take(order[:count])
+
+
+def as_png(grid: np.ndarray) -> bytes:
+    """Returns a picture as the bytes of a PNG file."""
+    with tf.device("CPU:0"):
+        return tf.io.encode_png(grid).numpy()

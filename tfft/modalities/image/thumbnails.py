@@ -1,0 +1,230 @@
+"""Small grey pictures laid over each other: :func:`candidates`, :func:`similarity`.
+
+Hides in how many ways two pictures are laid over each other, and how the many pairs that need no look are passed over:
+by hashes of all eight orientations, all from one transform; by the correlation of the slowest waves; and by the
+correlation without shifting.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+
+from tfft.modalities.image.file_info import THUMB
+
+EVERY_WAY = tuple(range(8))
+UPRIGHT = (0, 1)  # as it is and mirrored
+_BACK = (0, 1, 2, 3, 4, 6, 5, 7)  # the way that undoes each
+_CANDIDATES = 18  # of the 64 bits of the hash that may differ
+_ROUGH = 0.8  # the same, of slow waves, over small crops
+_GLANCE = 0.5  # correlation without shifting that a candidate needs; true copies have more
+_ROWS, _COLUMNS = 32, 8192  # hashes compared at a time: what fits the processor's own memory
+_PAIRS, _FEW = 2048, 128  # pairs at a time; of those whose crops are made, which take 28 times the memory
+_HALF, _QUARTER = "rotated by a half turn", "rotated by a quarter turn"
+_BOTH = f"mirrored and {_QUARTER}"
+_TURNS = ("", "mirrored", f"mirrored and {_HALF}", _HALF, _BOTH, _QUARTER, _QUARTER, _BOTH)
+
+
+def turn(pictures: np.ndarray, way: int) -> np.ndarray:
+    """Returns square pictures [..., S, S] in one of eight orientations: rotated by quarter turns, and mirrored.
+
+    Args:
+        pictures: of any type.
+        way: 0 as they are, 1 mirrored, 3 rotated by a half turn, 5 and 6 by a quarter turn; the others are the mirrored
+            ones of these.
+    """
+    turned = np.swapaxes(pictures, -1, -2) if way & 4 else pictures
+    turned = turned[..., ::-1, :] if way & 2 else turned
+    return turned[..., ::-1] if way & 1 else turned
+
+
+def turned_words(way: int) -> str:
+    """Says an orientation in words that are true of both pictures: the way back has the same."""
+    return _TURNS[way]
+
+
+def candidates(thumbs: np.ndarray, ways: Sequence[int] = EVERY_WAY) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the positions of pairs that may be copies.
+
+    The orientations of a hash need no other picture: mirroring changes the sign of every other wave, transposing swaps
+    rows and columns of waves.
+
+    Args:
+        thumbs: uint8 [N, 32, 32].
+        ways: orientations that a copy may have.
+
+    Returns:
+        Two arrays int64 [P], the smaller position in the first.
+    """
+    strengths, rest = _waves(thumbs)
+    hashes = np.stack([_hashes(_turned_waves(strengths, way)) for way in ways])
+    slow = strengths.reshape(len(thumbs), 64)
+    turned = np.stack([_turned_waves(strengths, way).reshape(len(thumbs), 64) for way in ways])
+    plain, found = _hashes(strengths), [np.zeros(0, np.int64)]
+    for start in range(0, len(thumbs), _ROWS):
+        for first in range(start, len(thumbs), _COLUMNS):
+            for own, waves in zip(hashes[:, first : first + _COLUMNS], turned, strict=True):
+                differ = np.bitwise_count(plain[start : start + _ROWS, None] ^ own)
+                left, right = np.divmod(np.flatnonzero(differ <= _CANDIDATES), differ.shape[1])
+                later = right + first > left + start
+                left, right = left[later] + start, right[later] + first
+                # What the slow waves leave out adds at most the product of the rests to the correlation.
+                glance = _overlap(slow[left], waves[right]) + rest[left] * rest[right]
+                found.append((left * len(thumbs) + right)[glance > _GLANCE])
+    left, right = np.divmod(np.unique(np.concatenate(found)), max(len(thumbs), 1))
+    return left, right
+
+
+def similarity(
+    thumbs: np.ndarray, left: np.ndarray, right: np.ndarray, ways: Sequence[int] = EVERY_WAY
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the largest correlation of pairs of pictures over small crops of either, in all orientations.
+
+    Orientations in which the whole pictures do not resemble each other at all are not looked at further.
+
+    Args:
+        thumbs: uint8 [N, 32, 32].
+        left: positions [P].
+        right: positions [P].
+        ways: orientations to try.
+
+    Returns:
+        float32 [P], at most 1; and the orientation int64 [P] of the second picture that has it.
+    """
+    best, found_way = np.full(len(left), -1, np.float32), np.zeros(len(left), np.int64)
+    for start in range(0, len(left), _PAIRS):
+        part = slice(start, start + _PAIRS)
+        one, other = (_Seen(thumbs[at[part]]) for at in (left, right))
+        for way in ways:
+            found = _laid_over(one, other, way)
+            found_way[part] = np.where(found > best[part], way, found_way[part])
+            best[part] = np.maximum(best[part], found)
+    return best, found_way
+
+
+def normal(pictures: np.ndarray) -> np.ndarray:
+    """Pictures [..., S, S] as vectors [..., S * S] of mean 0 and length 1."""
+    flat = _flat(pictures).astype(np.float32)
+    flat = flat - flat.mean(axis=-1, keepdims=True)
+    return flat / np.maximum(np.linalg.norm(flat, axis=-1, keepdims=True), 1e-3)
+
+
+class _Seen:
+    """Pictures [P, 32, 32] with what they are compared by."""
+
+    def __init__(self, thumbs: np.ndarray) -> None:
+        self.grey = thumbs.astype(np.float32)
+        self.vectors = normal(thumbs)
+        self.strengths, self.rests = _waves(thumbs)
+
+
+def _laid_over(one: _Seen, other: _Seen, way: int) -> np.ndarray:
+    """The largest correlation of each pair in one orientation, exact where it is not small."""
+    found = _overlap(one.strengths, _turned_waves(other.strengths, way)) + one.rests * other.rests
+    near = np.flatnonzero(found > _GLANCE)
+    found[near] = _overlap(one.vectors[near], turn(_square(other.vectors[near]), way))
+    near = near[found[near] > _GLANCE]
+    own, others = one.strengths[near], other.strengths[near]
+    forth = _rough_crop(own, _turned_waves(others, way))
+    found[near] = np.maximum(forth, _rough_crop(others, _turned_waves(own, _BACK[way])))
+    near = near[found[near] > _ROUGH]
+    for few in np.split(near, range(_FEW, len(near), _FEW)):
+        own, others = one.grey[few], other.grey[few]
+        found[few] = np.maximum(_best_crop(own, turn(others, way)), _best_crop(others, turn(own, _BACK[way])))
+    return found
+
+
+def _best_crop(cropped: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.matmul(normal(_crops(cropped)), normal(whole)[:, :, None])[:, :, 0].max(axis=1)
+
+
+def _rough_crop(cropped: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """What :func:`_best_crop` gives for pictures of the 64 slowest waves only [P, 8, 8], nearly."""
+    crops = (_flat(cropped) @ _wave_crops()).reshape(len(cropped), _wave_crops().shape[1] // 64, 64)
+    both = np.einsum("ncd,nd->nc", crops, _flat(whole))
+    lengths = (
+        np.sqrt(np.einsum("ncd,ncd->nc", crops[:, :, 1:], crops[:, :, 1:]))
+        * np.linalg.norm(_flat(whole)[:, 1:], axis=1)[:, None]
+    )
+    return (both / np.maximum(lengths, 1e-6)).max(axis=1)
+
+
+def _overlap(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    size = one[:1].size or 1
+    return np.einsum("nd,nd->n", one.reshape(-1, size), other.reshape(-1, size))
+
+
+def _flat(pictures: np.ndarray) -> np.ndarray:
+    return pictures.reshape(*pictures.shape[:-2], pictures.shape[-2] * pictures.shape[-1])
+
+
+def _square(vectors: np.ndarray) -> np.ndarray:
+    return vectors.reshape(*vectors.shape[:-1], THUMB, THUMB)
+
+
+def _waves(thumbs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Strengths float32 [N, 8, 8] of the slowest waves of pictures of length 1, and the length [N] of the rest."""
+    waves = _cosines()
+    strengths = np.empty((len(thumbs), 8, 8), np.float32)
+    for start in range(0, len(thumbs), 4096):
+        strengths[start : start + 4096] = waves @ _square(normal(thumbs[start : start + 4096])) @ waves.T
+    return strengths, np.sqrt(np.maximum(1 - np.square(strengths).sum(axis=(1, 2)), 0))
+
+
+@functools.cache
+def _cosines() -> np.ndarray:
+    n = np.arange(THUMB)
+    waves = np.cos(np.pi * (2 * n[None] + 1) * n[:8, None] / (2 * THUMB)) * np.sqrt(2 / THUMB)
+    waves[0] /= np.sqrt(2)
+    return waves.astype(np.float32)
+
+
+def _turned_waves(strengths: np.ndarray, way: int) -> np.ndarray:
+    odd = 1 - 2 * (np.arange(8, dtype=np.float32) % 2)  # a wave of odd number changes its sign when it is mirrored
+    turned = np.swapaxes(strengths, 1, 2) if way & 4 else strengths
+    turned = turned * odd[:, None] if way & 2 else turned
+    return turned * odd if way & 1 else turned
+
+
+def _hashes(strengths: np.ndarray) -> np.ndarray:
+    """DCT hashes, uint64 [N]: which of the 64 slowest waves are stronger than the median of them."""
+    scale = np.where(np.arange(8) == 0, np.sqrt(2), 1).astype(np.float32)  # the hash takes waves of one height
+    flat = (strengths * scale[:, None] * scale).reshape(len(strengths), 64)
+    bits = flat > np.median(flat[:, 1:], axis=1, keepdims=True)
+    bits[:, 0] = True  # the mean, which is not in the strengths
+    return np.packbits(bits, axis=1).view(np.uint64)[:, 0]
+
+
+def _crops(pictures: np.ndarray) -> np.ndarray:
+    """Pictures [N, 32, 32] whole and cropped by up to 10 % of a side at nine places, [N, 28, 32, 32]."""
+    return np.stack([down @ pictures @ across.T for down, across in _windows()], axis=1)
+
+
+@functools.cache
+def _wave_crops() -> np.ndarray:
+    """The same for strengths of waves: a matrix [64, 28 * 64]."""
+    waves = _cosines()
+    small = [(waves @ down @ waves.T, waves @ across @ waves.T) for down, across in _windows()]
+    return np.ascontiguousarray(np.concatenate([np.kron(down, across) for down, across in small]).T)
+
+
+@functools.cache
+def _windows() -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+    found = []
+    for share in (1.0, 0.975, 0.95, 0.9):
+        for top, left in itertools.product((0.0,) if share == 1.0 else (0.0, 0.5, 1.0), repeat=2):
+            found.append((_window(share, top), _window(share, left)))
+    return tuple(found)
+
+
+def _window(share: float, place: float) -> np.ndarray:
+    """Linear interpolation from 32 pixels to 32 within a part of them."""
+    at = np.clip(((np.arange(THUMB) + 0.5) * share + (1 - share) * place * THUMB) - 0.5, 0, THUMB - 1)
+    low = np.minimum(np.floor(at).astype(int), THUMB - 2)
+    weights = np.zeros((THUMB, THUMB), np.float32)
+    weights[np.arange(THUMB), low] = 1 - (at - low)
+    weights[np.arange(THUMB), low + 1] = at - low
+    return weights

@@ -1,0 +1,119 @@
+"""The optimizer of a phase, by name: :func:`optimizer_of`.
+
+Hides what Keras' optimizers are called and take, and which variables weight decay has to spare.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+from typing import Any
+
+import keras
+
+from tfft.backbones.base import is_opened
+from tfft.errors import PlanError, did_you_mean, listed, raise_problems
+from tfft.freezing.layer_tree import flatten, is_norm, own_weights
+from tfft.optimizers.layerwise_lr import block_factors
+from tfft.optimizers.per_variable_lr import ScaledOptimizer
+from tfft.optimizers.schedules import SCHEDULES, schedule_of
+from tfft.specs import Phase
+
+_WRAPPERS = ("LossScaleOptimizer", "MultiOptimizer", "Optimizer")
+_SPARED = ("bias", "gamma", "beta", "scale", "offset")
+MOMENTUM = 0.9  # of SGD: Keras' own default is none, which nobody fine-tunes with
+
+
+def optimizer_of(phase: Phase, model: keras.Model, steps: int, *, wrapped: bool = False) -> keras.optimizers.Optimizer:
+    """Returns the optimizer of a phase, built for what trains in the model now.
+
+    Use it with your own ``compile``, after :func:`tfft.unfreeze`. Settings are Keras' defaults, but SGD has a
+    momentum of 0.9 (not Nesterov's). Weight decay is decoupled, with any optimizer; it is 0 where the phase
+    says 0, with AdamW too. Biases, normalisation and all variables of less than two dimensions are spared
+    from it. The norm of all gradients together is clipped to ``phase.clip_norm``.
+
+    Args:
+        phase: gives ``optimizer``, ``schedule``, ``learning_rate``, ``warmup``, ``weight_decay``, ``clip_norm``,
+            ``layer_decay`` and ``rates``.
+        model: with the phase's blocks unfrozen.
+        steps: number of steps of the whole phase.
+        wrapped: True gives a :class:`ScaledOptimizer` also where all factors are 1, which is what
+            :func:`carry_slots` needs for Adam and its like; else it is one only where a factor is not.
+
+    Returns:
+        An optimizer, not used yet.
+
+    Raises:
+        PlanError: with everything that is wrong with these settings.
+
+    Example:
+        >>> phase = Phase("fine-tune", "all", 5, 1e-4, optimizer="adamw", weight_decay=0.01, layer_decay=0.8)
+        >>> tfft.unfreeze(model, phase.unfreeze)
+        >>> optimizer = tfft.optimizers.optimizer_of(phase, model, steps=5 * 45)
+        >>> model.compile(optimizer, **tfft.heads.of(model).compile_args())
+    """
+    kind, factors = _checked(phase, model, steps)
+    settings: dict[str, Any] = {"learning_rate": schedule_of(phase, steps), "global_clipnorm": phase.clip_norm}
+    strengths = [name for name in inspect.signature(kind).parameters if name.endswith("weight_decay")]
+    settings |= {name: _strength(kind, phase) for name in strengths}  # Muon has two
+    if kind is keras.optimizers.SGD:
+        settings["momentum"] = MOMENTUM
+    optimizer = kind(**settings)
+    if phase.weight_decay:
+        optimizer.exclude_from_weight_decay(_spared(model))
+    if wrapped or any(factor != 1.0 for factor in factors.values()):
+        optimizer = ScaledOptimizer(optimizer, factors)
+    optimizer.build(model.trainable_variables)
+    return optimizer
+
+
+def optimizer_names() -> tuple[str, ...]:
+    """Returns the names of Keras' optimizers in lower case, as a phase takes them."""
+    return tuple(sorted(_kinds()))
+
+
+def _kinds() -> dict[str, type[keras.optimizers.Optimizer]]:
+    found = [value for name, value in vars(keras.optimizers).items() if inspect.isclass(value)]
+    every = [kind for kind in found if issubclass(kind, keras.optimizers.Optimizer) and kind.__name__ not in _WRAPPERS]
+    return {kind.__name__.lower(): kind for kind in every}
+
+
+def _checked(phase: Phase, model: keras.Model, steps: int) -> tuple[type[keras.optimizers.Optimizer], dict[str, float]]:
+    problems, kinds, factors = [], _kinds(), {}
+    kind = kinds.get(str(phase.optimizer).lower())
+    if kind is None:
+        hint = did_you_mean(str(phase.optimizer), kinds)
+        problems.append(f"there is no optimizer {phase.optimizer!r}.{hint} Optimizers: {listed(sorted(kinds))}")
+    if phase.schedule not in SCHEDULES:
+        hint = did_you_mean(str(phase.schedule), SCHEDULES)
+        problems.append(f"there is no schedule {phase.schedule!r}.{hint} Schedules: {listed(SCHEDULES)}")
+    if not 0 < phase.learning_rate < math.inf:
+        problems.append(f"learning_rate must be a number over 0, got {phase.learning_rate!r}")
+    if not 0 <= phase.weight_decay < math.inf:
+        problems.append(f"weight_decay must be a number of at least 0, got {phase.weight_decay!r}")
+    if phase.clip_norm is not None and not 0 < phase.clip_norm < math.inf:
+        problems.append(f"clip_norm must be None or a number over 0, got {phase.clip_norm!r}")
+    if steps < 1:
+        problems.append(f"a phase has at least one step, got {steps}")
+    try:
+        factors = block_factors(model, layer_decay=phase.layer_decay, rates=phase.rates)
+    except PlanError as error:
+        problems.append(str(error))
+    raise_problems(PlanError, f"Phase {phase.name!r} has no optimizer", problems)
+    return kind, factors
+
+
+def _strength(kind: type[keras.optimizers.Optimizer], phase: Phase) -> float | None:
+    # Keras' AdamW refuses None; with the others None saves a pass over the weights.
+    return phase.weight_decay if phase.weight_decay or kind is keras.optimizers.AdamW else None
+
+
+def _spared(model: keras.Model) -> list[keras.Variable]:
+    """Returns the trainable variables that weight decay must not touch."""
+    spared = set()
+    for layer in flatten(model):
+        norm = is_norm(layer) and not is_opened(layer)
+        leaves = {id(v): re.split(r"[/.]", v.path)[-1] for v in own_weights(layer)}
+        spared |= {key for key, leaf in leaves.items() if norm or leaf in _SPARED}
+    return [v for v in model.trainable_variables if id(v) in spared or len(v.shape) < 2]

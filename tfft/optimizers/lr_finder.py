@@ -1,0 +1,347 @@
+"""Which learning rate a model trains well at: :func:`lr_find`.
+
+Hides a short training at a rising rate, and that neither the model nor any random state knows of it afterwards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import math
+import os
+import random
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras.src.backend.common import global_state  # where Keras keeps its seed generator
+from rich.table import Table
+from tensorflow.python.eager import context  # where TensorFlow keeps its random state; no public name either
+from tensorflow.python.ops import stateful_random_ops
+
+from tfft import heads
+from tfft.console.tables import render
+from tfft.errors import DataError, PlanError, missing_package, raise_problems
+from tfft.freezing.restore_state import restored
+from tfft.optimizers import lr_curve
+from tfft.optimizers.per_variable_lr import ScaledOptimizer
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_STEPS = ("train_step", "compute_loss", "_compute_loss")
+_KERAS_SEEDS = "global_seed_generator"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LearningRates:
+    """What :func:`lr_find` returns; ``print`` shows the four rates.
+
+    Attributes:
+        lrs: [N] rates that were tried, rising.
+        losses: [N] loss of the batch after the step at that rate.
+        smoothed: [N] exponential mean of the losses, with the correction for its start.
+        steep: rate at which the smoothed loss falls fastest. Aggressive.
+        minimum: a tenth of the rate with the least smoothed loss.
+        valley: rate about the middle of the longest fall. What is suggested.
+        slide: rate from which on the slope changes little, looking at the curve from its right end.
+        stopped: why the test ended, in words.
+    """
+
+    lrs: np.ndarray
+    losses: np.ndarray
+    smoothed: np.ndarray
+    steep: float
+    minimum: float
+    valley: float
+    slide: float
+    stopped: str
+
+    @property
+    def suggestion(self) -> float:
+        """The rate to train at: ``valley``."""
+        return self.valley
+
+    @property
+    def rows(self) -> list[dict[str, float]]:
+        """One row for each rate: ``lr``, ``loss``, ``smoothed``."""
+        columns = zip(self.lrs, self.losses, self.smoothed, strict=True)
+        return [{"lr": float(lr), "loss": float(loss), "smoothed": float(mean)} for lr, loss, mean in columns]
+
+    def __str__(self) -> str:
+        table = Table(title=f"learning rate {self.suggestion:.2g}", title_justify="left")
+        for name in ("rule", "rate"):
+            table.add_column(name, justify="right" if name == "rate" else "left")
+        for name in lr_curve.RULES:
+            table.add_row(name, f"{getattr(self, name):.2e}", style="bold" if name == "valley" else None)
+        tried = f"{len(self.lrs)} rates from {self.lrs[0]:.1e} to {self.lrs[-1]:.1e}. {self.stopped}"
+        return render(table, tried)
+
+    def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
+        """Draws the loss over the rate, with the four rates.
+
+        Args:
+            path: of a picture to write (its ending says which kind), or None.
+
+        Returns:
+            The figure of matplotlib, which notebooks can show.
+
+        Raises:
+            DependencyError: when matplotlib is not installed.
+
+        Example:
+            >>> tfft.optimizers.lr_find(model, train).plot("rates.png")
+        """
+        try:
+            from matplotlib.figure import Figure  # without pyplot: no window, no global state
+        except ImportError:
+            missing_package("matplotlib", "A picture of the learning rates", "pip install matplotlib")
+        figure = Figure(figsize=(7, 4), layout="constrained")
+        axes = figure.subplots()
+        axes.plot(self.lrs, self.losses, color="0.8", label="loss")
+        axes.plot(self.lrs, self.smoothed, color="black", label="smoothed")
+        for k, name in enumerate(lr_curve.RULES):
+            rate = getattr(self, name)
+            axes.plot(
+                [rate], [np.interp(rate, self.lrs, self.smoothed)], "o", color=f"C{k}", label=f"{name} {rate:.1e}"
+            )
+        axes.set(xscale="log", xlabel="learning rate", ylabel="loss")
+        low, high = float(self.smoothed.min()), float(self.smoothed[0])
+        axes.set_ylim(low - 0.1 * (high - low), high + 0.5 * (high - low))  # what diverges would hide the rest
+        axes.legend()
+        if path is not None:
+            figure.savefig(path)
+        return figure
+
+
+def lr_find(
+    model: keras.Model,
+    data: tf.data.Dataset | Sequence[Any],
+    *,
+    start: float = 1e-7,
+    end: float = 10.0,
+    steps: int = 100,
+    stop: float = 4.0,
+    beta: float = 0.98,
+    batch_size: int = 32,
+    optimizer: keras.optimizers.Optimizer | None = None,
+    seed: int = 0,
+) -> LearningRates:
+    """Returns rates to train a model at, from one short training at a rising rate (Smith 2015, 2017).
+
+    Use it before training, with the blocks unfrozen that are going to train and at the batch size that is going to
+    be used: the answer depends on both. Each step is made at a higher rate than the one before; where the loss
+    falls, rates are good. The rules are fastai's, with three differences: a loss belongs to the rate of the
+    step before it and not after it, a fall counts from a thousandth of the whole fall on, and ``slide`` looks at the
+    loss relative to its beginning. So no rule depends on the unit of the loss.
+
+    Smoothing lags behind, and on very smooth problems the loss takes several steps beyond the largest stable rate
+    to come back: trust the middle of the fall (``valley``), not its end. On a frozen backbone the curve is flat
+    over a wide range; a solved head (:func:`tfft.features.solve_head`) needs no rate.
+
+    Afterwards everything is as before, bit by bit, after an error too: weights, statistics of BatchNormalization,
+    seeds of the layers, the model's optimizer with its slots, steps and rate, metrics, ``compile``, and the
+    random states of Python, NumPy, TensorFlow and Keras. A dataset is read, as ``fit`` would: where it shuffles
+    by itself, the next pass has its next order. Slots start at 0, also where the model's optimizer has some.
+
+    Args:
+        model: built; compiled (its loss and a copy of its optimizer are used), or with a head of tfft (which knows
+            its loss; the optimizer is Adam then).
+        data: dataset of batches, or (inputs, labels) or (inputs, labels, sample weights) as arrays. Repeated where
+            it is shorter than ``steps``.
+        start: first rate.
+        end: last rate, where the test gets there.
+        steps: number of rates.
+        stop: the test ends when the smoothed loss is more than this many times its least value.
+        beta: of the exponential mean; 0 for none.
+        batch_size: examples per step, where ``data`` is arrays.
+        optimizer: of Keras, in place of the model's; a copy is used, its rate is not.
+        seed: of the order of arrays.
+
+    Returns:
+        The rates, the losses and four suggestions.
+
+    Raises:
+        PlanError: when settings are out of range, the model cannot be trained as it is, its loss is no finite
+            number at ``start``, or there is no fall between ``start`` and ``end``.
+        DataError: when there is no example.
+
+    Example:
+        >>> tfft.unfreeze(model, 3)
+        >>> found = tfft.optimizers.lr_find(model, train)
+        >>> print(found)
+        >>> model.compile(keras.optimizers.Adam(found.suggestion), **tfft.heads.of(model).compile_args())
+    """
+    _check(model, start, end, steps, stop, beta)
+    rates = np.geomspace(start, end, steps)
+    with _same_random_state(), restored(model):
+        losses = _losses(_around(model, optimizer, start), _batches(data, batch_size, seed), rates, stop, beta)
+    return _read(rates, losses, beta)
+
+
+def _check(model: Any, start: float, end: float, steps: int, stop: float, beta: float) -> None:
+    problems = []
+    if not isinstance(model, keras.Model):
+        raise PlanError(f"A learning rate is found for a keras.Model, got {type(model).__name__}.")
+    if not model.built:
+        problems.append("the model has no variables yet: call it once, or model.build(input_shape)")
+    elif not model.trainable_weights:
+        problems.append("nothing in the model trains, so there is no rate to find: tfft.unfreeze(model, ...)")
+    own = [name for name in _STEPS if getattr(type(model), name, None) is not getattr(keras.Model, name, None)]
+    if own:
+        problems.append(
+            f"the model has a training step of its own ({', '.join(own)}); give the model that it is made of"
+        )
+    strategy = getattr(model, "distribute_strategy", None)
+    if strategy is not None and strategy.num_replicas_in_sync > 1:
+        problems.append("the model is on several replicas; find the rate on one, at the same size of the whole batch")
+    if not 0 < start < end < math.inf:
+        problems.append(f"rates must be 0 < start < end, got start={start!r}, end={end!r}")
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < lr_curve.LEAST_STEPS:
+        problems.append(f"steps must be an int of at least {lr_curve.LEAST_STEPS}, got {steps!r}")
+    if not stop > 1:
+        problems.append(f"stop must be over 1, got {stop!r}")
+    if not 0 <= beta < 1:
+        problems.append(f"beta must be at least 0 and under 1, got {beta!r}")
+    raise_problems(PlanError, "No learning rate can be found", problems)
+
+
+def _read(rates: np.ndarray, losses: list[float], beta: float) -> LearningRates:
+    if not math.isfinite(losses[0]):
+        raise PlanError(
+            f"No learning rate can be found: the loss is {losses[0]} before the first step. Look at the data."
+        )
+    after, smoothed = np.array(losses[1:]), lr_curve.smooth(losses, beta)[1:]
+    finite = np.isfinite(after)
+    ended = len(finite) if finite.all() else int(finite.argmin())
+    if ended < len(after):
+        stopped = f"The loss was {after[ended]} after the step at {rates[ended]:.1e}."
+    elif len(after) < len(rates):
+        stopped = "Then the loss rose too far."
+    else:
+        stopped = "The loss did not rise far: there may be higher rates that work."
+    lrs, after, smoothed = rates[:ended], after[:ended], smoothed[:ended]
+    found = lr_curve.rules(lrs, after, smoothed, len(rates))
+    return LearningRates(lrs, after, smoothed, **found, stopped=stopped)
+
+
+# ---------------------------------------------------------------------- the training
+
+
+class _Around(keras.Model):
+    """Trains the variables of a model with a loss and an optimizer of its own, so that the model's stay as they are."""
+
+    def __init__(self, inner: keras.Model) -> None:
+        super().__init__(name=inner.name, dtype=inner.dtype_policy)
+        self.inner = inner
+        if hasattr(inner, "output_names"):
+            self.output_names = inner.output_names  # losses may be given by these
+
+    def call(self, inputs: Any) -> Any:
+        return self.inner(inputs)
+
+
+def _around(model: keras.Model, optimizer: keras.optimizers.Optimizer | None, rate: float) -> keras.Model:
+    around = _Around(model)
+    if model.compiled:
+        settings = {"loss": model.loss, "run_eagerly": model.run_eagerly}
+        settings["loss_weights"] = getattr(getattr(model, "_compile_loss", None), "_user_loss_weights", None)
+        optimizer = optimizer or model.optimizer
+    else:
+        try:
+            settings = {"loss": heads.of(model).loss()}
+        except PlanError as error:
+            raise PlanError(
+                f"The model {model.name!r} has no loss: it is not compiled, and it has no head of tfft, which would "
+                "know one. Compile it with a loss before."
+            ) from error
+    copy = keras.optimizers.Adam(rate, name="adam") if optimizer is None else _copy(optimizer, rate)
+    around.compile(copy, **settings)
+    return around
+
+
+def _copy(optimizer: keras.optimizers.Optimizer, rate: float) -> keras.optimizers.Optimizer:
+    """Returns an optimizer of the same settings with another rate and no slots."""
+    if isinstance(optimizer, ScaledOptimizer):
+        copy = ScaledOptimizer(_copy(optimizer.optimizer, rate), optimizer.factors, name=optimizer.name)
+        copy._from_config, copy._spared = True, optimizer._spared
+        return copy
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        settings = optimizer.get_config() | {"inner_optimizer": _copy(optimizer.inner_optimizer, rate)}
+        return keras.optimizers.LossScaleOptimizer(**settings)
+    copy = type(optimizer).from_config(optimizer.get_config() | {"learning_rate": float(rate)})
+    for name in ("_exclude_from_weight_decay", "_exclude_from_weight_decay_pattern"):  # Keras' config lacks them
+        if hasattr(optimizer, name):
+            setattr(copy, name, getattr(optimizer, name))
+    return copy
+
+
+def _batches(data: Any, batch_size: int, seed: int) -> Iterator[Any]:
+    if not isinstance(data, tf.data.Dataset):
+        if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
+            raise DataError(f"Expected a dataset of batches, or (inputs, labels). Received: {type(data).__name__}.")
+        arrays = keras.tree.map_structure(np.asarray, tuple(data))
+        count = len(keras.tree.flatten(arrays)[0])
+        order = np.random.default_rng(seed).permutation(count)
+        shuffled = keras.tree.map_structure(lambda a: a[order], arrays)
+        data = tf.data.Dataset.from_tensor_slices(shuffled).batch(batch_size)
+    return iter(data.repeat())
+
+
+def _losses(around: keras.Model, batches: Iterator[Any], rates: np.ndarray, stop: float, beta: float) -> list[float]:
+    """Returns the loss before the first step and after each one, until it is too large."""
+    optimizer = around.optimizer
+
+    def step(batch: Any) -> tf.Tensor:
+        x, y, weights = keras.utils.unpack_x_y_sample_weight(batch)
+        with tf.GradientTape() as tape:
+            outputs = around(x, training=True)
+            loss = around.compute_loss(x=x, y=y, y_pred=outputs, sample_weight=weights, training=True)
+            scaled = optimizer.scale_loss(loss)
+        variables = around.trainable_variables
+        optimizer.apply(tape.gradient(scaled, variables), variables)
+        return loss
+
+    run = step if around.run_eagerly else tf.function(step, reduce_retracing=True)
+    losses: list[float] = []
+    for rate, batch in zip(itertools.chain(rates, rates[-1:]), batches, strict=False):
+        optimizer.learning_rate = float(rate)
+        losses.append(float(run(batch)))
+        means = lr_curve.smooth(losses, beta)
+        best = means.min()
+        if not math.isfinite(losses[-1]) or means[-1] > best + (stop - 1) * abs(best):
+            break
+    if not losses:
+        raise DataError("There is no batch to find a learning rate with.")
+    return losses
+
+
+# ------------------------------------------------------------------ putting everything back
+
+
+@contextlib.contextmanager
+def _same_random_state() -> Iterator[None]:
+    """Gives Python, NumPy, TensorFlow and Keras the random state back that they had."""
+    eager = context.context()
+    python, numpy, drawn = random.getstate(), np.random.get_state(), getattr(eager, "_rng", None)
+    tensorflow = None if drawn is None else drawn.getstate()
+    generator = stateful_random_ops.global_generator  # None until it is asked for
+    state = None if generator is None else generator.state.numpy()
+    seeds = global_state.get_global_attribute(_KERAS_SEEDS)
+    seed = None if seeds is None else seeds.state.numpy()
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        if drawn is not None:
+            drawn.setstate(tensorflow)
+        stateful_random_ops.global_generator = generator
+        if generator is not None:
+            generator.state.assign(state)
+        global_state.set_global_attribute(_KERAS_SEEDS, seeds)
+        if seeds is not None:
+            seeds.state.assign(seed)

@@ -1,0 +1,167 @@
+"""What an optimizer has learned goes on into the next phase: :func:`carry_slots`.
+
+Hides which variables of an optimizer belong to which variable of the model, and which of them mean anything later.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfft.errors import PlanError, listed
+from tfft.optimizers.per_variable_lr import AGEING, CORRECTED, ScaledOptimizer, is_one_of
+
+# Lists of slots in Keras' optimizers, one for each variable. Averages of weights and collected gradients are not
+# among them: they belong to the phase.
+_SLOTS = (
+    "momentums", "_momentums", "_velocities", "_velocity_hats", "_average_gradients", "_accumulators",
+    "_accumulated_grads", "_accumulated_delta_vars", "_m", "_u",
+)  # fmt: skip
+# Settings that may differ: none of them changes what a slot means.
+_FREE = (
+    "name", "learning_rate", "weight_decay", "clipnorm", "global_clipnorm", "clipvalue", "use_ema", "ema_momentum",
+    "ema_overwrite_frequency", "loss_scale_factor", "gradient_accumulation_steps",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Carried:
+    """What :func:`carry_slots` returns.
+
+    Attributes:
+        ages: steps that each variable whose slots were taken over has been trained so far, by path.
+        fresh: paths of the variables that start with slots of 0.
+        note: what was done, in one sentence.
+    """
+
+    ages: Mapping[str, int]
+    fresh: tuple[str, ...]
+    note: str
+
+
+def carry_slots(
+    old: keras.optimizers.Optimizer, new: keras.optimizers.Optimizer, *, fresh: Collection[str] = ()
+) -> Carried:
+    """Copies momentum and the like of the variables that both optimizers train, and sets their ages.
+
+    Use it between two phases: ``compile`` makes an optimizer anew, which forgets what it knew of the variables
+    that go on training. The steps of ``new`` start at 0, so that its schedule does; the age of each variable
+    makes Adam's correction right all the same. Ages add up over many phases. A phase after which slots are
+    carried, with the same variables and rate, gives the weights of training without a break.
+
+    SGD, RMSprop, Adagrad, Adadelta, Lion, Adam, AdamW, Adamax and Lamb can be carried. Others (Nadam, Muon, ...)
+    keep state that is not of one variable, or that depends on the weights; they start afresh and the note says so.
+
+    Args:
+        old: what trained until now; with or without :class:`ScaledOptimizer` and loss scaling around it.
+        new: of the same class and settings (rate, weight decay, clipping and averaging may differ), built, before
+            its first step. For Adam, AdamW, Adamax and Lamb it must be a :class:`ScaledOptimizer`.
+        fresh: paths of variables that must not take over anything, because their values were made anew.
+
+    Returns:
+        The ages, the variables that start afresh, and a sentence about it.
+
+    Raises:
+        PlanError: when ``new`` is not built, has made a step, or needs ages and cannot have them.
+
+    Example:
+        >>> second = tfft.optimizers.ScaledOptimizer(keras.optimizers.Adam(1e-4), {})
+        >>> second.build(model.trainable_variables)
+        >>> print(tfft.optimizers.carry_slots(model.optimizer, second).note)
+        >>> model.compile(second, loss="mse")
+    """
+    old, new = _unscaled(old), _unscaled(new)
+    _check(new)
+    pairs, why = [], _why_not(_inside(old), _inside(new))
+    if not why:
+        pairs = [pair for pair in _pairs(old, new) if pair[1].path not in fresh]
+        why = "" if pairs else "no variable is trained by both"
+    if pairs:
+        _check_ages(new)
+    steps = _count(old.iterations)
+    ages = {}
+    for before, after in pairs:
+        for source, target in zip(_slots(old, before), _slots(new, after), strict=True):
+            target.assign(keras.ops.convert_to_numpy(source))  # one copy of several, under a strategy
+        ages[after.path] = steps + _age(old, before)
+    if ages and isinstance(new, ScaledOptimizer):
+        new._ages.assign(np.array([ages.get(v.path, 0) for v in new._trainable_variables], "int64"))
+    left = tuple(v.path for v in new._trainable_variables if v.path not in ages)
+    kind = type(_inside(new)).__name__
+    if why:
+        return Carried({}, left, f"{kind} starts afresh: {why}.")
+    note = f"{kind} goes on with what it knew of {len(ages)} variables"
+    return Carried(ages, left, note + (f"; {len(left)} start afresh." if left else "."))
+
+
+def _unscaled(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+    return getattr(optimizer, "inner_optimizer", optimizer)  # of loss scaling
+
+
+def _inside(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+    return optimizer.optimizer if isinstance(optimizer, ScaledOptimizer) else optimizer
+
+
+def _check(new: keras.optimizers.Optimizer) -> None:
+    if not new.built:
+        raise PlanError("Slots can be carried into an optimizer that has some: call new.build(variables) before.")
+    if _count(new.iterations):
+        raise PlanError(
+            f"The new optimizer has made {_count(new.iterations)} steps already; carry slots before the first."
+        )
+
+
+def _check_ages(new: keras.optimizers.Optimizer) -> None:
+    if is_one_of(new, CORRECTED):
+        kind = type(new).__name__
+        raise PlanError(
+            f"{kind} corrects its slots by the number of its own steps, which starts at 0: slots from elsewhere would "
+            f"make its first steps several times too large. Give ScaledOptimizer(keras.optimizers.{kind}(...), {{}})."
+        )
+
+
+def _why_not(old: keras.optimizers.Optimizer, new: keras.optimizers.Optimizer) -> str:
+    if type(old) is not type(new):
+        return f"the phase before was trained by {type(old).__name__}"
+    if not is_one_of(new, AGEING):
+        return f"what it keeps is not of single variables; slots are carried for {listed(AGEING)}"
+    if not old.built or not _count(old.iterations):
+        return "the phase before has made no step"
+    before, after = ({k: v for k, v in o.get_config().items() if k not in _FREE} for o in (old, new))
+    differ = [name for name in after if before[name] != after[name]]
+    return f"{listed(differ)} changed" if differ else ""
+
+
+def _pairs(old: Any, new: Any) -> list[tuple[keras.Variable, keras.Variable]]:
+    """Returns the variables of both: the same object, or the same path and shape where that is unique."""
+    known = _inside(old)._trainable_variables
+    same = {id(v): v for v in known}
+    paths = [v.path for v in known]
+    by_path = {v.path: v for v in known if paths.count(v.path) == 1}
+    pairs = []
+    for variable in _inside(new)._trainable_variables:
+        before = same.get(id(variable), by_path.get(variable.path))
+        if before is not None and tuple(before.shape) == tuple(variable.shape):
+            pairs.append((before, variable))
+    return pairs
+
+
+def _slots(optimizer: Any, variable: keras.Variable) -> list[keras.Variable]:
+    inner = _inside(optimizer)
+    lists = [getattr(inner, name) for name in _SLOTS if getattr(inner, name, None)]
+    found = [slots[inner._get_variable_index(variable)] for slots in lists]
+    return [slot for slot in found if slot is not None]
+
+
+def _age(optimizer: Any, variable: keras.Variable) -> int:
+    if not isinstance(optimizer, ScaledOptimizer):
+        return 0
+    return int(keras.ops.convert_to_numpy(optimizer._ages)[optimizer._get_variable_index(variable)])
+
+
+def _count(variable: keras.Variable) -> int:
+    return int(keras.ops.convert_to_numpy(variable))  # int() does not take the copies of a strategy

@@ -1,0 +1,101 @@
+"""A plan as tables that are read before the training begins: :func:`show`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.table import Table
+
+from tfft.console.tables import render
+from tfft.plans.defaults import FINE_TUNE, FROZEN
+from tfft.specs import Phase, Plan
+
+_ELSEWHERE = set("name unfreeze epochs learning_rate solve schedule optimizer warmup layer_decay surgical".split())
+
+
+def show(plan: Plan) -> str:
+    """Returns a plan as text: one table with its phases, one with the other settings, and why tfft chose them.
+
+    Args:
+        plan: as :func:`recommend` or :func:`tfft.recommend_plan` gives it.
+
+    Returns:
+        The text; print it.
+    """
+    title = f"plan for {plan.backbone}" + (f": {plan.name}" if plan.name else "")
+    phases = Table(title=title, title_justify="left")
+    for name in ("phase", "trains", "epochs", "rate", "how"):
+        phases.add_column(name, no_wrap=name in ("phase", "epochs"))
+    for phase in plan.phases:
+        phases.add_row(*_phase_row(phase))
+    settings = Table()
+    settings.add_column("setting", no_wrap=True)
+    settings.add_column("value")
+    settings.add_column("why")
+    for name, value in _rows(plan).items():
+        settings.add_row(name, str(value), plan.reasons.get(name, ""))
+    return render(phases, settings)
+
+
+def _phase_row(phase: Phase) -> tuple[str, ...]:
+    if phase.solve:
+        how = "nearest class mean" if phase.solve == "prototypes" else "linear probe"
+        return phase.name, "head: computed, not trained", "", "", how
+    blocks = phase.unfreeze
+    what = "head" if blocks in (0, "none") else f"head, {_blocks(blocks)}"
+    if phase.contrastive:
+        what = f"{_blocks(blocks)}, on pairs"
+    if phase.surgical:
+        what += f": the {phase.surgical} with the largest gradients"
+    rate = f"{phase.learning_rate:.3g}"
+    if phase.layer_decay != 1:
+        rate += f", x {phase.layer_decay:g} per block down"
+    if phase.rates:
+        rate += "; " + ", ".join(f"{name} x {factor:g}" for name, factor in phase.rates.items())
+    how = [phase.optimizer, phase.schedule]
+    how += [
+        f"{k}={v:g}" for k, v in phase.to_dict().items() if k not in _ELSEWHERE and isinstance(v, (int, float)) and v
+    ]
+    return phase.name, what, str(phase.epochs), rate, " ".join(how)
+
+
+def _blocks(blocks: Any) -> str:
+    if blocks == "all":
+        return "all blocks"
+    if isinstance(blocks, float):
+        return f"top {blocks:.0%} of the parameters"
+    if isinstance(blocks, int):
+        return f"last {blocks} blocks" if blocks > 1 else "last block"
+    return ", ".join(blocks) if isinstance(blocks, (list, tuple)) else f"blocks {blocks!r}"
+
+
+def _rows(plan: Plan) -> dict[str, Any]:
+    rows: dict[str, Any] = {}
+    if "plan" in plan.reasons:
+        rows["plan"] = plan.name
+    if any(plan.image_size):
+        rows["image_size"] = "x".join(map(str, plan.image_size))
+    for phase in plan.phases:
+        if phase.solve:
+            rows["head"] = phase.solve if isinstance(phase.solve, str) else "solved"
+        elif phase.name == FROZEN:
+            rows |= {"frozen_epochs": phase.epochs, "frozen_learning_rate": f"{phase.learning_rate:g}"}
+        elif phase.name == FINE_TUNE or phase.contrastive:
+            rows |= {"unfreeze": phase.unfreeze, "epochs": phase.epochs, "learning_rate": f"{phase.learning_rate:g}"}
+            rows |= {"shown": phase.contrastive} if phase.contrastive else {}
+    if "alternative" in plan.reasons:
+        rows["alternative"] = "setfit"
+    for name in ("stages", "surgical", "class_weight"):
+        if name in plan.reasons:
+            rows[name] = getattr(plan, name, "")
+    if plan.augment is not None:
+        rows["augment"] = ", ".join(f"{name} {value}" for name, value in plan.augment.to_dict().items())
+        rows["views"] = plan.views
+    for name in ("class_weight", "sampling"):
+        if getattr(plan, name):
+            rows[name] = getattr(plan, name)
+    if plan.loss != "cross_entropy":
+        rows["loss"] = plan.loss
+    for name in ("batch_size", "dropout", "l2", "label_smoothing", "batch_norm", "seed"):
+        rows[name] = getattr(plan, name)
+    return rows

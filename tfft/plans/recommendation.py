@@ -1,0 +1,117 @@
+"""What to do with everything that was left to tfft: :func:`recommend`.
+
+A pure function of a few facts, so that the same data gets the same plan and every choice has a reason that can be read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from tfft.modalities.image.augment import augmentation
+from tfft.plans.defaults import PAIRED, Draft
+from tfft.plans.facts import Facts, Wishes, shared_names
+from tfft.plans.strategies import NamedPlan
+from tfft.specs import Plan
+
+_TOO_FEW = 10  # examples of the smallest class, below which nothing is trained
+_UNEQUAL = 10  # times more examples in the largest class than in the smallest
+
+
+def recommend(
+    facts: Facts,
+    wishes: Wishes | None = None,
+    *,
+    plan: NamedPlan | None = None,
+    backbone: str = "",
+    data: str = "",
+) -> Plan:
+    """Fills every setting that was left open, each with its reason.
+
+    Use it to see what :func:`tfft.finetune` would do, or to change a plan before running it.
+
+    Below ten examples in the smallest class the plan is ``few_shot``, else ``lp_ft``; see :mod:`tfft.plans.strategies`.
+    Epochs follow from steps: fine-tuning gets at least 280, a trained head 240, in 2 to 10 epochs. The fewer the
+    examples, the fewer last blocks train: a sixth of them below 500, a third below 5,000, half below 50,000, else
+    all. Tiny images look like nothing the backbone was trained on; with 500 of them and more, at least half of the
+    blocks train, at a higher rate. Where a linear head on the pretrained features does badly, all blocks train, at that
+    rate. Rates are for Adam and grow with the square root of the batch size. Texts get AdamW at lower rates, and with
+    at most 64 examples in the smallest class the reasons name ``setfit`` as an alternative; it is never chosen.
+
+    Args:
+        facts: about data and backbone.
+        wishes: what is not to be chosen; None leaves everything open.
+        plan: the phases to make; None chooses.
+        backbone: handle, written into the plan.
+        data: folder, written into the plan.
+
+    Returns:
+        A plan; ``reasons`` has one sentence per open setting.
+
+    Raises:
+        PlanError: when settings are out of range or do not fit the plan, all of them listed.
+
+    Example:
+        >>> plan = recommend(Facts(examples=1437, classes=10, blocks=18))
+        >>> plan.phases[1].unfreeze, plan.phases[1].epochs
+        (6, 7)
+    """
+    wishes = wishes or Wishes()
+    wishes.check()
+    spared = wishes.task == "regression" and wishes.dropout == Wishes.dropout
+    if spared:
+        wishes = dataclasses.replace(wishes, dropout=0.0)
+    draft = Draft(facts, wishes)
+    if spared:
+        draft.reasons["dropout"] = "0: features that are left out move a number, where they hardly move a choice"
+    size = draft.image_size()
+    if plan is None:
+        plan = _choose(draft)
+        _note_pairs(draft)
+    phases = plan.phases(draft)
+    _note_imbalance(draft)
+    changed = {"image_size", "input_range", "augment", "views"}  # their form changes below
+    changes = augmentation(wishes.augment)
+    span = wishes.input_range
+    return Plan(
+        backbone=backbone,
+        data=data,
+        name=plan.name,
+        image_size=size or (0, 0),
+        input_range=None if span is None else (float(span[0]), float(span[1])),
+        augment=changes,
+        views=draft.views(phases[-1].epochs) if changes else 1,
+        phases=phases,
+        reasons=draft.reasons,
+        **{name: getattr(wishes, name) for name in shared_names() - changed},
+    )
+
+
+def _choose(draft: Draft) -> NamedPlan:
+    smallest, wishes = draft.facts.smallest, draft.wishes
+    asked = any(getattr(wishes, name) != "auto" for name in ("unfreeze", "epochs", "frozen_epochs", "learning_rate"))
+    if smallest is not None and smallest < _TOO_FEW and not asked:
+        draft.reasons["plan"] = (
+            f"{smallest} examples in the smallest class are too few to train on without learning them by heart"
+        )
+        return NamedPlan("few_shot")
+    return NamedPlan("lp_ft")
+
+
+def _note_pairs(draft: Draft) -> None:
+    facts = draft.facts
+    if facts.texts and facts.smallest is not None and 2 <= facts.smallest <= PAIRED:
+        draft.reasons["alternative"] = (
+            f"for {facts.smallest} examples in the smallest class, texts can also be tuned on pairs (plan='setfit'): "
+            "often better where the encoder fits badly, and many times slower; compare the two on examples held out"
+        )
+
+
+def _note_imbalance(draft: Draft) -> None:
+    facts, wishes = draft.facts, draft.wishes
+    if not facts.smallest or not facts.largest or wishes.class_weight or wishes.sampling:
+        return
+    if facts.largest >= _UNEQUAL * facts.smallest:
+        draft.reasons["class_weight"] = (
+            f"none was asked for; the largest class has {facts.largest:,} examples, the smallest {facts.smallest:,}: "
+            "look at the recall of each class, and try class_weight='balanced'"
+        )

@@ -1,0 +1,322 @@
+"""Named ways to fine-tune: ``tfft.finetune(backbone, data, plan=tfft.plans.gradual(stages=4))``.
+
+Each function here returns a :class:`NamedPlan`, which becomes phases once the data and the backbone are known. Every
+one takes any setting of :class:`tfft.Phase` that says how blocks train (``layer_decay=0.8``, ``optimizer="adamw"``,
+``mixup=0.2``, ...) and gives it to all of its phases that train blocks. Hidden here: how the recipes of the literature
+become phases with numbers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tfft.errors import PlanError, did_you_mean, listed, raise_problems
+from tfft.plans.defaults import CONTRASTIVE, FINE_TUNE, FINE_TUNE_STEPS, FROZEN, HEAD, HEAD_STEPS, Draft
+from tfft.specs import Phase
+
+_OPEN = ("unfreeze", "epochs", "frozen_epochs", "learning_rate")  # wishes that not every plan has a use for
+_ULMFIT = 2.6  # from one group of blocks to the one below it (Howard & Ruder 2018)
+_FEW_PER_CLASS = 3  # below it cross-validation of a linear head has nothing to hold out
+_BIT_STEPS = ((20_000, 500), (500_000, 10_000), (None, 20_000))  # by number of examples
+_BIT_RATE, _BIT_BATCH = 0.003, 512
+_SETFIT_RATE = 2e-5
+
+
+@dataclasses.dataclass(frozen=True)
+class NamedPlan:
+    """A plan that waits for the facts: give it to :func:`tfft.finetune` as ``plan``.
+
+    Attributes:
+        name: ``"lp_ft"``, ``"gradual"``, ...
+        settings: of the phases, and what is special to the plan.
+    """
+
+    name: str
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def phases(self, draft: Draft) -> tuple[Phase, ...]:
+        """Returns the phases for some facts and wishes, and leaves the reasons in the draft.
+
+        Raises:
+            PlanError: for a wish that the plan has no use for, or a setting that no phase has; all listed.
+        """
+        builder, takes, special = _BUILDERS[self.name]
+        known = [f.name for f in dataclasses.fields(Phase) if f.name not in _FIXED]
+        problems = [
+            f"{name}= has no meaning in the plan {self.name!r}" + (f", which takes {listed(takes)}" if takes else "")
+            for name in _OPEN
+            if name not in takes and getattr(draft.wishes, name) != "auto"
+        ]
+        problems += [
+            f"{name!r} is no setting of a phase.{did_you_mean(name, [*known, *special])}"
+            for name in self.settings
+            if name not in known and name not in special
+        ]
+        raise_problems(PlanError, f"The plan {self.name!r} cannot be made", problems)
+        own = {name: value for name, value in self.settings.items() if name in special}
+        shared = {name: value for name, value in self.settings.items() if name not in special}
+        made = builder(draft, **own)
+        return tuple(dataclasses.replace(p, **shared) if p.unfreeze != "none" else p for p in made)
+
+
+_FIXED = ("name", "unfreeze", "epochs", "learning_rate", "solve", "contrastive")
+
+
+def named(name: str, **settings: Any) -> NamedPlan:
+    """Returns a plan by its name.
+
+    Args:
+        name: one of :data:`NAMES`.
+        **settings: as its function takes them.
+
+    Raises:
+        PlanError: for another name, with the nearest one.
+
+    Example:
+        >>> tfft.finetune(backbone, "photos/", plan=named("gradual", stages=4))
+    """
+    if name not in _BUILDERS:
+        raise PlanError(f"There is no plan {name!r}.{did_you_mean(name, NAMES)} Plans: {listed(NAMES)}.")
+    return NamedPlan(name, settings)
+
+
+def linear_probe() -> NamedPlan:
+    """Leaves the backbone frozen and solves the best linear head for it.
+
+    Use it as the baseline that everything else has to beat, and where no time is to be spent.
+    """
+    return NamedPlan("linear_probe")
+
+
+def lp_ft(**phase: Any) -> NamedPlan:
+    """Solves the head, then fine-tunes the last blocks from there: what tfft does by default.
+
+    Kumar et al., "Fine-tuning can distort pretrained features and underperform out-of-distribution", 2022. They train
+    all blocks; here the number of blocks follows from the number of examples (``unfreeze`` says otherwise).
+
+    Args:
+        **phase: settings of the second phase, see :class:`tfft.Phase`.
+
+    Example:
+        >>> tfft.finetune(backbone, data, plan=lp_ft(layer_decay=0.8, l2_sp=0.01))
+    """
+    return NamedPlan("lp_ft", phase)
+
+
+def gradual(*, stages: int | None = None, **phase: Any) -> NamedPlan:
+    """Solves the head, then trains one more group of blocks in each phase, from the top down.
+
+    Gradual unfreezing with discriminative rates: Howard & Ruder, "Universal language model fine-tuning for text
+    classification", 2018: each group learns 2.6 times slower than the one above it, and rates are slanted triangles.
+    They unfreeze one layer per epoch; here the epochs of the fine-tuning are shared out over the stages.
+
+    Args:
+        stages: phases after the head; by default 3, or as many as there are blocks.
+        **phase: settings of these phases.
+    """
+    return NamedPlan("gradual", phase if stages is None else {"stages": stages, **phase})
+
+
+def full(**phase: Any) -> NamedPlan:
+    """Trains everything at once from a new head: what most scripts do.
+
+    Use it as a baseline, or where the data is large and unlike what the backbone was trained on.
+
+    Args:
+        **phase: settings of the phase.
+    """
+    return NamedPlan("full", phase)
+
+
+def bit(*, steps: int | None = None, **phase: Any) -> NamedPlan:
+    """Trains everything by the BiT-HyperRule: SGD, steps and MixUp by the number of examples.
+
+    Kolesnikov et al., "Big Transfer (BiT)", 2020: 500 steps below 20,000 examples, 10,000 below 500,000, else 20,000;
+    MixUp of 0.1 from 20,000 on; a tenth of the rate at 2/5, 3/5 and 4/5 of the steps (they have 0.3, 0.6 and
+    0.9 in the longer ones); rate 0.003 for a batch of 512, in proportion for others. Where we differ: the resolution
+    is that of the plan (theirs is 128 or 480 pixels, which is too slow without an accelerator), and the steps are
+    counted in whole epochs.
+
+    Args:
+        steps: in place of the rule's.
+        **phase: settings of the phase.
+    """
+    return NamedPlan("bit", {"steps": steps, **phase})
+
+
+def fastai(**phase: Any) -> NamedPlan:
+    """Does what ``fine_tune`` of fastai does: one epoch of the head, then one cycle over everything.
+
+    Howard & Gugger, "fastai: a layered API for deep learning", 2020, and ``callback/schedule.py`` of fastai: the head
+    at 2e-3, then all blocks at 1e-3, falling geometrically to a hundredth of it for the lowest block. Where we differ:
+    every block has its own rate, not every third of them; cycles start at 1/25 of their peak and rise for a quarter of
+    the steps, as its ``fit_one_cycle`` does and its ``fine_tune`` does not; Adam has no weight decay unless you ask.
+
+    Args:
+        **phase: settings of the second phase.
+    """
+    return NamedPlan("fastai", phase)
+
+
+def few_shot() -> NamedPlan:
+    """Computes a head and trains nothing: for fewer than about ten examples per class.
+
+    From 3 per class on the linear head is solved, below it each class is its mean feature (nearest class mean; Snell et
+    al., "Prototypical networks for few-shot learning", 2017). A head that starts at random has too few examples to
+    become anything.
+    """
+    return NamedPlan("few_shot")
+
+
+def setfit(*, shown: int | None = None, **phase: Any) -> NamedPlan:
+    """Solves the head, tunes the features on pairs of examples, and solves the head on the tuned ones.
+
+    For 2 to 64 examples per class, of texts above all: the contrastive tuning of SetFit (Tunstall et al., "Efficient
+    few-shot learning without prompts", 2022). From few examples come many pairs; the cosine of the features of two
+    examples is to be 1 within a class and 0 between classes. As there, AdamW at 2e-5 with a tenth of the steps for the
+    rise, in steps of 32 examples. Where we differ: theirs are 16 pairs, ours all that 32 different examples make, so
+    fewer steps do; an epoch has at most about 200.
+
+    The first phase is the linear probe, to compare with. Where the tuned model is worse than it on the validation
+    examples the history says so, and the tuned one is kept: of so few examples hardly any are held out, and they cannot
+    tell.
+
+    Args:
+        shown: how often each example is shown in an epoch; None follows from the number of examples, 40 at most.
+        **phase: settings of the phase with the pairs, see :class:`tfft.Phase`.
+
+    Example:
+        >>> tfft.finetune("minilm", "reviews.csv", plan=setfit(), text="review", label="stars")
+    """
+    return NamedPlan("setfit", {"shown": shown, **phase})
+
+
+def surgical(*, blocks: int = 2, **phase: Any) -> NamedPlan:
+    """Solves the head, then trains the few blocks whose gradients are largest for the size of their weights.
+
+    Lee et al., "Surgical fine-tuning improves adaptation to distribution shifts", 2023 (their Auto-RGN criterion).
+    Where we differ: blocks are chosen once and all get the same rate; theirs get a rate in proportion, every epoch.
+
+    Args:
+        blocks: how many are trained.
+        **phase: settings of the second phase.
+    """
+    return NamedPlan("surgical", {"blocks": blocks, **phase})
+
+
+def _linear_probe(draft: Draft) -> list[Phase]:
+    return [draft.head()]
+
+
+def _lp_ft(draft: Draft) -> list[Phase]:
+    unfreeze, epochs, rate = draft.unfreeze(), draft.epochs(), draft.rates()[1]
+    phases = [draft.head()]
+    if epochs and unfreeze not in (0, "none"):
+        phases.append(Phase(FINE_TUNE, unfreeze, epochs, rate, **draft.how()))
+    return phases
+
+
+def _gradual(draft: Draft, stages: int | None = None) -> list[Phase]:
+    most = draft.unfreeze()
+    count = draft.facts.blocks if most == "all" else most
+    if not isinstance(count, int) or isinstance(count, bool):
+        raise PlanError(f"The plan 'gradual' goes up from the last block, so unfreeze is a number, got {most!r}.")
+    stages = min(3, max(1, count)) if stages is None else stages
+    if not isinstance(stages, int) or not 1 <= stages <= max(1, count):
+        raise PlanError(f"The plan 'gradual' takes 1 to {max(1, count)} stages for {count} blocks, got {stages!r}.")
+    epochs, rate = draft.epochs(), draft.rates()[1]
+    each = max(1, round(epochs / stages))
+    draft.reasons["stages"] = f"{stages} groups of the last {count} blocks, {each} epochs after each"
+    decay = round(_ULMFIT ** (-stages / count), 4)
+    return [draft.head()] + [
+        Phase(
+            f"last {math.ceil(count * stage / stages)}", math.ceil(count * stage / stages), each, rate,
+            **draft.how() | {"schedule": "slanted", "layer_decay": decay},
+        )
+        for stage in range(1, stages + 1)
+    ]  # fmt: skip
+
+
+def _full(draft: Draft) -> list[Phase]:
+    draft.no_l2()
+    return [Phase(FINE_TUNE, "all", draft.epochs(steps=HEAD_STEPS + FINE_TUNE_STEPS), draft.rates()[1], **draft.how())]
+
+
+def _bit(draft: Draft, steps: int | None = None) -> list[Phase]:
+    draft.no_l2()
+    examples = draft.facts.examples
+    if steps is None:
+        steps = next(count for limit, count in _BIT_STEPS if limit is None or examples < limit)
+    size = 32 if draft.wishes.batch_size == "auto" else draft.wishes.batch_size
+    epochs = math.ceil(steps / draft.steps) if draft.wishes.epochs == "auto" else int(draft.wishes.epochs)
+    rate = _BIT_RATE * size / _BIT_BATCH if draft.wishes.learning_rate == "auto" else draft.rates()[1]
+    draft.reasons["epochs"] = f"{steps:,} steps for {examples:,} examples; an epoch has {draft.steps}"
+    draft.reasons["learning_rate"] = f"0.003 for a batch of 512, so {rate:.2g} for {size}"
+    mixup = 0.1 if examples >= _BIT_STEPS[0][0] else 0.0
+    settings = {"optimizer": "sgd", "schedule": "steps", "warmup": 0.2 if steps <= 500 else 500 / steps, "mixup": mixup}
+    return [Phase(FINE_TUNE, "all", max(1, epochs), rate, **settings)]
+
+
+def _fastai(draft: Draft) -> list[Phase]:
+    base = 2e-3 if draft.wishes.learning_rate == "auto" else draft.rates()[1]
+    draft.no_l2()
+    decay = round(100 ** (-1 / max(1, draft.facts.blocks)), 4)
+    return [
+        Phase(FROZEN, "none", 1, base, schedule="one_cycle"),
+        Phase(FINE_TUNE, "all", draft.epochs(), base / 2, schedule="one_cycle", layer_decay=decay),
+    ]
+
+
+def _few_shot(draft: Draft) -> list[Phase]:
+    smallest = draft.facts.smallest
+    if smallest is not None and smallest < _FEW_PER_CLASS:
+        draft.reasons["head"] = f"the mean of each class: {smallest} examples of the smallest are too few to fit more"
+        return [Phase(FROZEN, "none", 0, 0.0, solve="prototypes")]
+    return [draft.head()]
+
+
+def _setfit(draft: Draft, shown: int | None = None) -> list[Phase]:
+    wishes = draft.wishes
+    if isinstance(wishes.learning_rate, (tuple, list)):
+        raise PlanError(
+            f"The plan 'setfit' trains one phase, so learning_rate is one number, got {wishes.learning_rate!r}."
+        )
+    if wishes.unfreeze in (0, "none"):
+        raise PlanError("The plan 'setfit' tunes features, so blocks have to train; got unfreeze='none'.")
+    unfreeze, epochs, rate = wishes.unfreeze, wishes.epochs, wishes.learning_rate
+    if unfreeze == "auto":
+        unfreeze = "all"
+        draft.reasons["unfreeze"] = "all blocks: pairs are many also of few examples, and the rate is low"
+    if epochs == "auto":
+        draft.reasons["epochs"] = "one pass over the pairs, each example being in many of them"
+    if rate == "auto":
+        draft.reasons["learning_rate"] = "so low because all blocks train, on few examples"
+    epochs, rate = 1 if epochs == "auto" else max(1, int(epochs)), _SETFIT_RATE if rate == "auto" else float(rate)
+    [probe] = _few_shot(draft)
+    settings = {"schedule": "linear", "optimizer": "adamw", "weight_decay": 0.01, "clip_norm": 1.0}
+    tune = Phase(CONTRASTIVE, unfreeze, epochs, rate, contrastive=draft.shown(shown), **settings)
+    return [probe, tune, dataclasses.replace(probe, name=HEAD)]
+
+
+def _surgical(draft: Draft, blocks: int = 2) -> list[Phase]:
+    epochs, rate = draft.epochs(), draft.rates()[1]
+    draft.reasons["surgical"] = f"the {blocks} blocks with the largest gradients for the size of their weights"
+    return [draft.head(), Phase(FINE_TUNE, "all", max(1, epochs), rate, surgical=blocks, **draft.how())]
+
+
+_Builder = Callable[..., list[Phase]]
+_BUILDERS: Mapping[str, tuple[_Builder, tuple[str, ...], tuple[str, ...]]] = {
+    "linear_probe": (_linear_probe, (), ()),
+    "lp_ft": (_lp_ft, _OPEN, ()),
+    "gradual": (_gradual, _OPEN, ("stages",)),
+    "full": (_full, ("epochs", "learning_rate"), ()),
+    "bit": (_bit, ("epochs", "learning_rate"), ("steps",)),
+    "fastai": (_fastai, ("epochs", "learning_rate"), ()),
+    "few_shot": (_few_shot, (), ()),
+    "setfit": (_setfit, ("unfreeze", "epochs", "learning_rate"), ("shown",)),
+    "surgical": (_surgical, ("epochs", "frozen_epochs", "learning_rate"), ("blocks",)),
+}
+NAMES = tuple(_BUILDERS)

@@ -1,0 +1,267 @@
+"""What a run leaves behind: :class:`Run`, its folder, and how to read it again.
+
+Hides the files. Each is written under another name and renamed, ``metrics.json`` last of the small
+ones, so a folder holds whole files only.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import os
+import pathlib
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import yaml
+
+from tfft import heads
+from tfft.backbones.formats.keras_file import load_keras_file
+from tfft.data import Skipped, write_split
+from tfft.errors import PlanError, TfftError, listed
+from tfft.evaluation import Scores
+from tfft.exporting.savedmodel import Exported
+from tfft.inspection import DataReport
+from tfft.io.atomic import whole, write_whole
+from tfft.specs import Plan
+from tfft.training import History
+
+PLAN, METRICS, HISTORY, LABELS, SKIPPED, CHECK, SPLIT, MODEL, EXPORT, CHECKPOINTS = (
+    "plan.yaml",
+    "metrics.json",
+    "history.csv",
+    "labels.txt",
+    "skipped.csv",
+    "check.json",
+    "split.csv",
+    "model.keras",
+    "export",
+    "checkpoints",
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """The result of :func:`tfft.finetune`.
+
+    Attributes:
+        model: the trained model: an ordinary compiled Keras model from raw pixels to logits.
+        plan: every setting as used, and the reasons.
+        history: one row per epoch.
+        frozen: scores on the held-out examples before any block was unfrozen.
+        final: scores at the end.
+        class_names: in the order of the logits.
+        skipped: files that were not used.
+        folder: where it was written; None where nowhere.
+        export: what was exported; None where nothing was, or the run was read from its folder.
+        checked: what a look at the data found; None where it was not looked at, or the run was read from its folder.
+        items: names of the examples by part; None where they have none, or the run was read from its folder.
+        unleaked: final scores without the held-out examples of which a copy was learned from; None where there is none.
+    """
+
+    model: keras.Model
+    plan: Plan
+    history: History
+    frozen: Scores
+    final: Scores
+    class_names: tuple[str, ...]
+    skipped: tuple[Skipped, ...] = ()
+    folder: pathlib.Path | None = None
+    export: Exported | None = None
+    checked: DataReport | None = None
+    items: Mapping[str, Sequence[str]] | None = None
+    unleaked: Scores | None = None
+
+    @property
+    def summary(self) -> str:
+        """What came of it in a few lines: frozen, final and what fine-tuning changed."""
+        first = self.plan.phases[0]
+        name = "frozen backbone" if first.unfreeze in ("none", 0) else first.name
+        lines = [f"{name:15}  {self.frozen.line}", f"at the end       {self.final.line}"]
+        if len(self.plan.phases) > 1:
+            lines.append(compare(self.frozen, self.final))
+        if self.unleaked is not None:
+            lines.append(f"without copies   {self.unleaked.line} (held-out examples that are not in the training data)")
+        return "\n".join(lines)
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """What the model card of an export says of the run: the backbone and both scores."""
+        scores = {"frozen": self.frozen, "final": self.final}
+        return {
+            "backbone": self.plan.backbone,
+            "backbone_digest": self.plan.backbone_digest,
+            "scores": {
+                name: {s.metric: s.value, "interval": s.interval, "examples": s.examples} for name, s in scores.items()
+            },
+        }
+
+
+def compare(frozen: Scores, final: Scores) -> str:
+    """Says in one sentence what fine-tuning changed, and whether the intervals overlap."""
+    if final.to_dict() == frozen.to_dict():
+        return "fine-tuning did not help: its best epoch was no better, so the frozen backbone's weights were kept"
+    gain = final.value - frozen.value
+    text = f"fine-tuning changed {final.metric.replace('_', ' ')} by {gain:+.4f}"
+    apart = frozen.interval[1] < final.interval[0] or final.interval[1] < frozen.interval[0]
+    if gain < 0:
+        text += ": it did not help; the frozen backbone (unfreeze='none') is the better model here"
+    return text if apart else text + "; the two 95 % intervals overlap"
+
+
+def metrics_of(frozen: Scores, final: Scores, unleaked: Scores | None = None) -> dict[str, Any]:
+    """Returns the content of ``metrics.json``."""
+    found = {"frozen": frozen.to_dict(), "final": final.to_dict(), "majority": final.majority}
+    return found if unleaked is None else {**found, "unleaked": unleaked.to_dict()}
+
+
+def check_out(out: str | os.PathLike[str] | None) -> pathlib.Path | None:
+    """Returns the folder of a run to be, and refuses one that holds anything; creates nothing.
+
+    A folder with checkpoints is that of a run that was stopped: it may go on.
+
+    Raises:
+        PlanError: when it is a file, or holds something else.
+    """
+    if out is None:
+        return None
+    folder = pathlib.Path(out).expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise PlanError(f"out={str(out)!r} is a file, expected a new or empty folder.")
+    if folder.is_dir() and any(folder.iterdir()) and not is_unfinished(folder):
+        inside = sorted(path.name for path in folder.iterdir())
+        raise PlanError(
+            f"The folder out={str(out)!r} is not empty ({listed(inside, limit=5)}), and a run overwrites nothing. "
+            "Give another folder or empty this one."
+        )
+    return folder
+
+
+def is_unfinished(folder: pathlib.Path) -> bool:
+    """Tells whether a folder is that of a run that was stopped, and can go on."""
+    return (folder / CHECKPOINTS).is_dir()
+
+
+def check_writable(folder: pathlib.Path) -> None:
+    """Makes sure that files can be made in a folder, or where it is to be made, before anything is trained.
+
+    Raises:
+        PlanError: when not, with what the system says.
+    """
+    place = next(path for path in (folder, *folder.parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise PlanError(f"Nothing can be written to {folder}: {error.strerror or error} ({place}).") from error
+
+
+def write_model(model: keras.Model, folder: pathlib.Path) -> None:
+    """Writes a model into a run's folder, in place of an earlier one; the file is whole or not there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with whole(folder / MODEL) as aside:
+            model.save(aside)
+    except OSError as error:
+        raise TfftError(f"The model could not be written to {folder / MODEL}: {error.strerror or error}.") from error
+
+
+def write_run(run: Run, folder: pathlib.Path) -> None:
+    """Writes all files of a run but the export into a folder."""
+    write_model(run.model, folder)
+    write_whole(folder / PLAN, plan_to_yaml(run.plan))
+    run.history.to_csv(folder / HISTORY)
+    write_whole(folder / LABELS, "".join(f"{name}\n" for name in run.class_names))
+    if run.skipped:
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["path", "reason"])
+        writer.writerows([item.path, item.reason] for item in run.skipped)
+        write_whole(folder / SKIPPED, text.getvalue())
+    if run.checked is not None:
+        run.checked.write_json(folder / CHECK)
+    if run.items is not None:
+        write_split(folder / SPLIT, run.items)
+    write_whole(folder / METRICS, json.dumps(metrics_of(run.frozen, run.final, run.unleaked), indent=2) + "\n")
+
+
+def load_run(folder: str | os.PathLike[str]) -> Run:
+    """Reads a run from the folder that :func:`tfft.finetune` wrote, with its model.
+
+    Use it to go on with a model, or to look at what was done.
+
+    Args:
+        folder: the run's folder.
+
+    Returns:
+        The run; ``export`` is None also where the folder holds an export.
+
+    Raises:
+        TfftError: when a file of the run is missing or cannot be read; the message names it.
+
+    Example:
+        >>> run = tfft.load_run("runs/ants")
+        >>> run.model.predict(photos)
+    """
+    folder = pathlib.Path(folder).expanduser()
+    missing = [name for name in (PLAN, METRICS, HISTORY, MODEL) if not (folder / name).is_file()]
+    if missing:
+        what = "does not exist" if not folder.is_dir() else f"has no {listed(missing)}"
+        raise TfftError(
+            f"{folder} is not the folder of a finished run: it {what}. tfft.finetune(..., out=folder) writes one."
+        )
+    try:
+        metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
+        history = History.from_csv(folder / HISTORY)
+        frozen, final = Scores.from_dict(metrics["frozen"]), Scores.from_dict(metrics["final"])
+        unleaked = Scores.from_dict(metrics["unleaked"]) if "unleaked" in metrics else None
+    except (ValueError, KeyError, TypeError) as error:
+        raise TfftError(f"A file in {folder} is damaged or was changed ({METRICS} or {HISTORY}): {error}") from error
+    model = load_keras_file(folder / MODEL, compile=True)
+    skipped = []
+    if (folder / SKIPPED).is_file():
+        with open(folder / SKIPPED, encoding="utf-8", newline="") as file:
+            skipped = [Skipped(row["path"], row["reason"]) for row in csv.DictReader(file)]
+    names = heads.of(model).class_names or ()
+    plan = plan_from_yaml(folder / PLAN)
+    return Run(model, plan, history, frozen, final, names, tuple(skipped), folder, unleaked=unleaked)
+
+
+def plan_to_yaml(plan: Plan) -> str:
+    """Returns a plan as YAML text, in the order of its fields."""
+    return yaml.safe_dump(plan.to_dict(), sort_keys=False, allow_unicode=True, width=120)
+
+
+def plan_from_yaml(path: str | os.PathLike[str]) -> Plan:
+    """Reads a plan, as written into a run's folder or by hand.
+
+    Args:
+        path: of the YAML file.
+
+    Returns:
+        The plan, for :func:`repeat` or ``finetune(plan=...)``.
+
+    Raises:
+        PlanError: when the file is no YAML mapping, or names a setting that does not exist.
+
+    Example:
+        >>> plan_from_yaml("runs/ants/plan.yaml").phases
+    """
+    try:
+        values = yaml.safe_load(pathlib.Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise PlanError(f"The plan {os.fspath(path)!r} does not exist.") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise PlanError(f"The plan {os.fspath(path)!r} cannot be read: {error}") from error
+    if not isinstance(values, Mapping):
+        raise PlanError(
+            f"The plan {os.fspath(path)!r} must be a YAML mapping of settings, got {type(values).__name__}."
+        )
+    try:
+        return Plan.from_dict(values)
+    except TypeError as error:
+        raise PlanError(f"The plan {os.fspath(path)!r} lacks a setting: {error}") from error

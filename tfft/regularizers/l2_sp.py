@@ -1,0 +1,236 @@
+"""L2-SP: training that is pulled back to the pretrained weights instead of to zero (:func:`anchor`).
+
+Hides how a pull on single variables becomes a loss that Keras adds up in every model that shares them,
+and how it comes off again without a trace.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfft.errors import PlanError, listed, raise_problems
+from tfft.freezing.selection import Blocks, select
+from tfft.freezing.weight_values import matched
+
+
+@keras.saving.register_keras_serializable(package="tfft")
+class L2SP(keras.regularizers.Regularizer):
+    """Penalty ``strength / 2 * sum((w - anchor)**2)`` of one variable; its gradient is ``strength * (w - anchor)``.
+
+    Use :func:`anchor` for a model. By itself it is a Keras regularizer like any other, for example the
+    ``kernel_regularizer`` of a layer; a ``.keras`` file then holds the anchor as text, which is large.
+
+    Li, Grandvalet and Davoine, Explicit Inductive Bias for Transfer Learning with Convolutional Networks (2018).
+
+    Args:
+        anchor: values that the variable is pulled to, in its shape.
+        strength: of the pull, 0 or more.
+
+    Raises:
+        PlanError: when the strength is negative or no number, or the anchor holds values that are no numbers.
+
+    Example:
+        >>> pull = tfft.regularizers.L2SP(kernel.numpy(), 0.01)
+        >>> float(pull(kernel))
+        0.0
+    """
+
+    def __init__(self, anchor: Any, strength: float) -> None:
+        problems = _strength_problems(strength)
+        values = np.asarray(anchor)
+        values = values.astype("float64" if values.dtype == np.float64 else "float32")
+        if not np.isfinite(values).all():
+            problems.append("the anchor holds values that are NaN or infinite")
+        raise_problems(PlanError, "The pull cannot be made", problems)
+        self.strength = float(strength)
+        with tf.init_scope():  # a tensor of its own, that graphs refer to and do not copy
+            self.anchor = tf.constant(values)
+
+    def __call__(self, x: Any) -> Any:
+        """Returns the penalty, a scalar."""
+        distance = tf.cast(tf.convert_to_tensor(x), self.anchor.dtype) - self.anchor
+        return 0.5 * self.strength * tf.reduce_sum(tf.square(distance))
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
+        return {"anchor": self.anchor.numpy().tolist(), "strength": self.strength}
+
+
+class _Pull(L2SP):
+    """A pull that :func:`anchor` has put on a variable, on top of the regularizer that it had before."""
+
+    def __init__(self, anchor: Any, strength: float, own: Callable[[Any], Any] | None) -> None:
+        super().__init__(anchor, strength)
+        self.own = own
+
+    def __call__(self, x: Any) -> Any:
+        pull = super().__call__(x)
+        return pull if self.own is None else pull + tf.cast(self.own(x), pull.dtype)
+
+
+class Anchoring:
+    """Variables that are pulled to where they were; made by :func:`anchor`.
+
+    Leaving its ``with`` block takes the pull off, as :func:`release` does.
+
+    Attributes:
+        variables: what is pulled.
+        strength: of the pull.
+    """
+
+    def __init__(self, model: keras.Model, variables: Sequence[keras.Variable], strength: float) -> None:
+        self._model, self.strength = model, strength
+        self.variables = tuple(variables)
+
+    def distance(self) -> float:
+        """Returns the Euclidean distance of all pulled variables together from their anchors.
+
+        Raises:
+            PlanError: when the pull has been taken off.
+        """
+        pulls = [v.regularizer for v in self.variables]
+        if not all(isinstance(pull, _Pull) for pull in pulls):
+            raise PlanError("The pull has been taken off, so there are no anchors to measure from.")
+        squares = [
+            float(np.sum((np.asarray(keras.ops.convert_to_numpy(v), "float64") - pull.anchor.numpy()) ** 2))
+            for v, pull in zip(self.variables, pulls, strict=True)
+        ]
+        return math.sqrt(sum(squares))
+
+    def __enter__(self) -> Anchoring:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        release(self._model)
+
+
+def anchor(
+    model: keras.Model,
+    strength: float,
+    *,
+    blocks: Blocks = "all",
+    variables: Sequence[keras.Variable] | None = None,
+    start: Mapping[str, Any] | Sequence[Any] | None = None,
+) -> Anchoring:
+    """Pulls the trainable variables of the backbone to the values they have now: the L2-SP penalty.
+
+    Use it in place of weight decay when a backbone is fine-tuned on little data: decay would pull the
+    weights to zero, away from what was learned in pretraining. Call it after :func:`tfft.unfreeze` and
+    before ``compile``; variables that are unfrozen later are not pulled. Models that share the variables
+    (:func:`tfft.features.split`, :func:`tfft.training.in_parts`) have the pull too.
+
+    Biases and scales and offsets of normalisation are pulled like the kernels: their pretrained values
+    are as good a place to stay at, while zero is none. Running statistics are not, no gradient moves them.
+    The head is not pulled, as it has no pretrained values: the second term of the paper, ``b / 2 * |w|^2``, is
+    its own ``l2 = b / 2``. A regularizer that a variable has already stays in force beside the pull.
+
+    The penalty is part of ``loss`` and ``val_loss``, as all penalties of Keras are. It lives in memory only:
+    a model that is saved while it is pulled loads without the pull. With a plain gradient step, rate times
+    strength must stay below 2, or the pull itself makes the weights swing.
+
+    Li, Grandvalet and Davoine, Explicit Inductive Bias for Transfer Learning with Convolutional Networks (2018).
+
+    Args:
+        model: built; its variables get regularizers. A pull from an earlier call is replaced.
+        strength: ``a`` in ``a / 2 * |w - start|^2``; 0.01 is common.
+        blocks: of the backbone, as :func:`tfft.freezing.select` takes them; only what trains in them is pulled. A
+            model without a backbone inside is all backbone, its last layer too.
+        variables: what is pulled, in place of ``blocks``; trainable ones of the model.
+        start: values to pull to, by path or in the order of ``model.weights``, where they are not the present ones.
+
+    Returns:
+        What is pulled; as a context manager it takes the pull off at its end.
+
+    Raises:
+        PlanError: for a bad strength, for variables that do not train or are not the model's, when there is nothing
+            to pull, or when ``start`` does not fit.
+        BlockError: when ``blocks`` means no block.
+
+    Example:
+        >>> tfft.unfreeze(model, 3)
+        >>> with tfft.regularizers.anchor(model, 0.01):
+        ...     model.compile("adam", **tfft.heads.of(model).compile_args())
+        ...     model.fit(train, epochs=5)
+    """
+    raise_problems(PlanError, "The model cannot be anchored", _strength_problems(strength))
+    chosen = _of_blocks(model, blocks) if variables is None else _checked(model, variables)
+    if not chosen:
+        raise PlanError(
+            f"Nothing trains in the chosen blocks of {model.name!r}, so there is nothing to pull. Unfreeze first: "
+            "tfft.unfreeze(model, blocks)."
+        )
+    given = {} if start is None else matched(model, start, "start")
+    by_id = {id(model.weights[place]): value for place, value in given.items()}
+    pulls = []
+    for variable in chosen:
+        old = variable.regularizer
+        own = old.own if isinstance(old, _Pull) else old
+        to = by_id.get(id(variable))
+        pulls.append(_Pull(keras.ops.convert_to_numpy(variable) if to is None else to, strength, own))
+    release(model)  # an earlier pull may be on more variables than this one
+    for variable, pull in zip(chosen, pulls, strict=True):
+        variable.regularizer = pull
+    _forget_traces(model)
+    return Anchoring(model, chosen, float(strength))
+
+
+def release(model: keras.Model) -> int:
+    """Takes off what :func:`anchor` has put on a model; every variable has the regularizer from before again.
+
+    Args:
+        model: anchored or not.
+
+    Returns:
+        How many variables were pulled.
+
+    Example:
+        >>> tfft.regularizers.release(model)
+        12
+    """
+    pulled = [v for v in model.weights if isinstance(v.regularizer, _Pull)]
+    for variable in pulled:
+        variable.regularizer = variable.regularizer.own
+    if pulled:
+        _forget_traces(model)
+    return len(pulled)
+
+
+def _forget_traces(model: keras.Model) -> None:
+    """Keras goes on with the function that it traced, and with it the losses of that time, until the next compile."""
+    model.train_function = None
+    model.test_function = None
+
+
+def _of_blocks(model: keras.Model, blocks: Blocks) -> list[keras.Variable]:
+    found = {id(v): v for block in select(model, blocks) for layer in block.layers for v in layer.trainable_weights}
+    return list(found.values())
+
+
+def _checked(model: keras.Model, variables: Sequence[keras.Variable]) -> list[keras.Variable]:
+    trains, known = {id(v) for v in model.trainable_weights}, {id(v) for v in model.weights}
+    chosen = list({id(v): v for v in variables}.values())
+    problems = []
+    strange = [v.path for v in chosen if id(v) not in known]
+    if strange:
+        problems.append(f"these variables are not of {model.name!r}: {listed(strange)}")
+    frozen = [v.path for v in chosen if id(v) in known and id(v) not in trains]
+    if frozen:
+        problems.append(f"these variables do not train, so no pull would act on them: {listed(frozen)}")
+    raise_problems(PlanError, "The variables cannot be anchored", problems)
+    return chosen
+
+
+def _strength_problems(strength: Any) -> list[str]:
+    number = isinstance(strength, (int, float)) and not isinstance(strength, bool)
+    if number and math.isfinite(strength) and strength >= 0:
+        return []
+    return [f"strength must be a finite number of 0 or more, got {strength!r}"]

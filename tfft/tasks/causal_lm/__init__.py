@@ -1,0 +1,30 @@
+"""Causal language models on small texts: decoders of KerasHub, low-rank updates, honest perplexity, a SavedModel.
+
+:func:`finetune` does the whole; :func:`causal_lm`, :func:`windows` and :func:`perplexity` are its parts, for a ``fit``
+of one's own. Generation, samplers and tokenizers are KerasHub's.
+"""
+
+from __future__ import annotations
+
+from tfft.errors import require_platform
+
+require_platform()
+
+from tfft.tasks.causal_lm.data import read_documents, windows  # noqa: E402
+from tfft.tasks.causal_lm.export_model import export  # noqa: E402
+from tfft.tasks.causal_lm.perplexity_scores import Perplexity, perplexity, unigram  # noqa: E402
+from tfft.tasks.causal_lm.training import LanguageRun, causal_lm, finetune, is_run, load  # noqa: E402
+
+__all__ = [
+    "LanguageRun",
+    "Perplexity",
+    "causal_lm",
+    "export",
+    "finetune",
+    "is_run",
+    "load",
+    "perplexity",
+    "read_documents",
+    "unigram",
+    "windows",
+]

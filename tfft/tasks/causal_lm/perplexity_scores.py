@@ -1,0 +1,103 @@
+"""How well a language model predicts documents: :func:`perplexity`, and what has to be beaten, :func:`unigram`."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfft.errors import DataError
+from tfft.evaluation.scores import mean_interval
+from tfft.tasks.causal_lm.data import pieces_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Perplexity:
+    """How surprised a model is by documents: e to the mean loss of a piece.
+
+    Attributes:
+        value: of all pieces together; 1 is perfect.
+        interval: 95 %, over documents.
+        pieces: that were predicted.
+        documents: that they are in.
+    """
+
+    value: float
+    interval: tuple[float, float]
+    pieces: int
+    documents: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain values, fit for JSON."""
+        return dataclasses.asdict(self)
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"perplexity {self.value:.2f} (95 % interval {low:.2f} to {high:.2f}, {self.documents} documents)"
+
+
+def perplexity(model: keras.Model, texts: Sequence[str], *, batch_size: int = 8) -> Perplexity:
+    """Measures how well a model predicts documents, each read from its start with nothing before it.
+
+    Args:
+        model: a KerasHub causal language model.
+        texts: documents; what is longer than the model's ``sequence_length`` is measured in parts, each from its own
+            beginning.
+        batch_size: parts at a time.
+
+    Raises:
+        DataError: when there is nothing to predict.
+    """
+    length, tokenizer = model.preprocessor.sequence_length, model.preprocessor.tokenizer
+    losses, counts = np.zeros(len(texts)), np.zeros(len(texts), int)
+    parts = [
+        (number, cut[start : start + length + 1])
+        for number, cut in enumerate(pieces_of(text, tokenizer) for text in texts)
+        for start in range(0, max(1, len(cut) - 1), length)
+    ]
+    network = keras.Model(model.input, model.output)
+    for at in range(0, len(parts), batch_size):
+        chosen = parts[at : at + batch_size]
+        ids, present = np.zeros((len(chosen), length), np.int32), np.zeros((len(chosen), length), np.int32)
+        following = np.zeros((len(chosen), length), np.int32)
+        for row, (_, cut) in enumerate(chosen):
+            ids[row, : len(cut) - 1], present[row, : len(cut) - 1] = cut[:-1], 1
+            following[row, : len(cut) - 1] = cut[1:]
+        logits = network({"token_ids": ids, "padding_mask": present}, training=False)
+        each = keras.losses.sparse_categorical_crossentropy(following, logits, from_logits=True)
+        each = keras.ops.convert_to_numpy(each) * present
+        for row, (number, cut) in enumerate(chosen):
+            losses[number] += float(each[row].sum())
+            counts[number] += len(cut) - 1
+    return _perplexity(losses, counts)
+
+
+def unigram(train: Sequence[str], texts: Sequence[str], tokenizer: Any) -> Perplexity:
+    """Measures a model that knows only how often each piece occurs, the least that a language model has to beat.
+
+    Args:
+        train: documents to count in; one is added to each count (Laplace).
+        texts: documents to measure on.
+        tokenizer: of KerasHub.
+    """
+    seen = np.ones(tokenizer.vocabulary_size())
+    for text in train:
+        np.add.at(seen, pieces_of(text, tokenizer)[1:], 1)
+    surprise = -np.log(seen / seen.sum())
+    cut = [pieces_of(text, tokenizer)[1:] for text in texts]
+    return _perplexity(np.array([surprise[one].sum() for one in cut]), np.array([len(one) for one in cut]))
+
+
+def _perplexity(losses: np.ndarray, counts: np.ndarray) -> Perplexity:
+    if not counts.sum():
+        raise DataError("There is nothing to predict: the documents are empty.")
+    mean = losses.sum() / counts.sum()
+    # The ratio of two sums over documents: its spread is that of what each adds beyond the mean (Cochran, 1977).
+    beyond = (losses - mean * counts) / counts.mean()
+    low, high = mean_interval(float(beyond.sum()), float((beyond**2).sum()), len(counts))
+    interval = math.exp(mean + low), math.exp(mean + high)
+    return Perplexity(math.exp(mean), interval, int(counts.sum()), len(counts))

@@ -1,0 +1,193 @@
+"""Callbacks that watch one phase: rows of the history, the best weights, a loss that is not a number."""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfft.errors import AuditError, PlanError, listed
+from tfft.specs import Phase
+from tfft.training.distribute import is_chief, statistics_of
+from tfft.weight_averaging.selection import Rank, rank_of
+
+
+class PhaseWatch(keras.callbacks.Callback):
+    """Records each epoch, keeps the best weights in memory and stops at the first loss that is not finite.
+
+    Only variables that may change in the phase are copied, once per better epoch.
+
+    Args:
+        phase: the phase.
+        steps: steps per epoch.
+        why: says what is wrong with the data or the settings when the loss is not finite.
+        verbose: print one line per epoch.
+        start: rank of the weights the phase starts from, which an epoch has to beat; None: any epoch does.
+        before: values that variables had when ``start`` was measured, where they differ from those of the first step.
+    """
+
+    def __init__(
+        self,
+        phase: Phase,
+        steps: int,
+        why: Callable[[], str],
+        verbose: bool,
+        start: Rank | None = None,
+        before: Sequence[tuple[keras.Variable, np.ndarray]] = (),
+    ) -> None:
+        super().__init__()
+        self.phase, self.steps, self.verbose = phase, steps, verbose
+        self.rows: list[dict[str, Any]] = []
+        self.best_epoch = 0
+        self._why, self._before = why, before
+        self.best: Rank | None = start
+        self._kept: list[np.ndarray] = []
+        self._epoch, self._began = 0, 0.0
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Checks that what the optimizer will train is what the phase names, and keeps the first weights."""
+        # Mixed precision wraps the optimizer for loss scaling; its variables are not public in Keras.
+        inner = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
+        optimizer = {id(v): v.path for v in inner._trainable_variables}
+        flags = {id(v): v.path for v in self.model.trainable_variables}
+        if set(optimizer) != set(flags):
+            extra = [path for key, path in flags.items() if key not in optimizer]
+            missing = [path for key, path in optimizer.items() if key not in flags]
+            raise AuditError(
+                f"Phase {self.phase.name!r} was compiled for other variables than are trainable now; trainable but not "
+                f"compiled: {listed(extra) or 'none'}; compiled but frozen: {listed(missing) or 'none'}. A callback "
+                f"must not change `trainable`: give the blocks as the phase's `unfreeze`."
+            )
+        trains = set(flags)
+        # Statistics of trainable layers belong to the weights that make an epoch the best one.
+        self._movable = [v for v in self.model.weights if id(v) in trains]
+        self._movable += statistics_of(self.model)
+        self._keep()
+        self.first = {v.path: value for v, value in zip(self._movable, self._kept, strict=True)}
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Starts the clock."""
+        self._epoch, self._began = epoch, time.perf_counter()
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Stops at the first step whose loss is not a finite number."""
+        loss = (logs or {}).get("loss")
+        if loss is not None and not math.isfinite(float(loss)):
+            self._give_up(
+                float(loss), self._epoch, f"step {self._epoch * self.steps + batch + 1} (epoch {self._epoch + 1})"
+            )
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Writes the row and keeps the weights if they are the best so far."""
+        logs = {name: float(value) for name, value in (logs or {}).items()}
+        if not math.isfinite(logs.get("val_loss", 0.0)):
+            self._give_up(logs["val_loss"], epoch, f"the end of epoch {epoch + 1}, on the validation examples")
+        row: dict[str, Any] = {"phase": self.phase.name, "epoch": epoch + 1, **logs}
+        row["learning_rate"] = float(self.model.optimizer.learning_rate)
+        row["seconds"] = time.perf_counter() - self._began
+        self.rows.append(row)
+        rank = rank_of(logs, "val_")
+        if rank is None or self.best is None or rank > self.best:
+            self.best, self.best_epoch = rank, epoch + 1
+            self._keep()
+        if self.verbose and is_chief():
+            print(line(row, self.phase.epochs), flush=True)
+
+    def restore_best(self) -> None:
+        """Gives the model the weights of its best epoch, or those from before the phase where none was better."""
+        for variable, value in zip(self._movable, self._kept, strict=True):
+            variable.assign(value)
+        for variable, value in self._before if not self.best_epoch else ():
+            variable.assign(value)
+
+    def get_state(self) -> dict[str, Any]:
+        """Returns what a training that goes on needs to know."""
+        elapsed = time.perf_counter() - self._began
+        return {"rows": self.rows, "best": self.best, "best_epoch": self.best_epoch, "kept": self._kept,
+                "epoch": self._epoch, "elapsed": elapsed}  # fmt: skip
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Takes it back, after ``on_train_begin``."""
+        self.rows, self.best, self.best_epoch = list(state["rows"]), state["best"], state["best_epoch"]
+        self._kept, self._epoch = list(state["kept"]), state["epoch"]
+        self._began = time.perf_counter() - state["elapsed"]
+
+    def _keep(self) -> None:
+        self._kept = [keras.ops.convert_to_numpy(v).copy() for v in self._movable]
+
+    def _give_up(self, loss: float, epoch: int, where: str) -> None:
+        self.restore_best()
+        back = f"of its epoch {self.best_epoch}" if self.best_epoch else "from before it"
+        raise PlanError(
+            f"Phase {self.phase.name!r}: the loss became {loss} at {where}, at a learning rate of up to "
+            f"{self.phase.learning_rate:g}. {self._why()} The model has been given back the weights {back}."
+        )
+
+
+class EpochCount(keras.callbacks.Callback):
+    """Sets a variable to the number of the epoch before it begins.
+
+    Args:
+        variable: that datasets read at the start of a pass.
+        before: epochs of earlier phases.
+    """
+
+    def __init__(self, variable: tf.Variable, before: int) -> None:
+        super().__init__()
+        self._variable, self._before = variable, before
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Sets it."""
+        self._variable.assign(self._before + epoch)
+
+
+class OnWhole(keras.callbacks.Callback):
+    """Lets a callback see the whole model while a part of it is fitted: it may save, evaluate or stop that.
+
+    Args:
+        callback: of the user; kept as an attribute.
+        whole: shares its variables and its optimizer with the fitted part.
+    """
+
+    def __init__(self, callback: keras.callbacks.Callback, whole: keras.Model) -> None:
+        super().__init__()
+        self.callback, self._whole = callback, whole
+        for hook in _HOOKS:
+            setattr(self, hook, functools.partial(self._call, hook))
+
+    def set_params(self, params: dict[str, Any]) -> None:
+        """Hands them on."""
+        self.callback.set_params(params)
+
+    def set_model(self, model: keras.Model) -> None:
+        """Gives the callback the whole model."""
+        self._model = model
+        self._whole.stop_training = False
+        self.callback.set_model(self._whole)
+
+    def _call(self, hook: str, *arguments: Any, **named: Any) -> None:
+        getattr(self.callback, hook)(*arguments, **named)
+        if self._whole.stop_training:
+            self._model.stop_training = True
+
+
+_HOOKS = [name for name in dir(keras.callbacks.Callback) if name.startswith("on_")]
+
+
+def line(row: dict[str, Any], epochs: int) -> str:
+    """Returns what is printed of one row of the history, with the rate at its end and the time that is left."""
+    width = len(str(epochs))
+    shown = {k: v for k, v in row.items() if k not in ("phase", "epoch", "seconds", "learning_rate")}
+    numbers = "  ".join(f"{name} {value:.4f}" for name, value in shown.items())
+    text = f"{row['phase']} {row['epoch']:>{width}}/{epochs}  {numbers}"
+    if row["learning_rate"]:
+        text += f"  rate {row['learning_rate']:.2g}"
+    text += f"  {row['seconds']:.1f} s"
+    left = (epochs - row["epoch"]) * row["seconds"]
+    return text + (f", {left:.0f} s left" if left >= 1 else "")

@@ -1,0 +1,1 @@
+"""Checkpoints of a training run: what is saved, when, and how a stopped run resumes."""

@@ -1,0 +1,180 @@
+"""What must be the same for a training to go on as if it had not been stopped: :func:`hold`, :func:`differences`.
+
+Hides which facts about the machine decide the last bits of a result, and the file they are written to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tensorflow.python.framework import config  # whether operations are deterministic has no public name
+
+from tfft.errors import PlanError, installed_version
+from tfft.training.checkpoint.files import sync
+from tfft.training.checkpoint.store import CheckpointError
+
+IDENTITY = "identity.json"
+_LONGEST = 60  # characters of a value that are shown
+
+
+def facts() -> dict[str, Any]:
+    """Returns what decides the last bits of a result beside settings and data: versions, devices, threads, modes.
+
+    Example:
+        >>> tfft.training.checkpoint.fingerprint.facts()["determinism"]
+        True
+    """
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    threads = tf.config.threading
+    return {
+        "versions": {
+            "tfft": installed_version("tfft"),
+            "tensorflow": tf.__version__,
+            "keras": keras.__version__,
+            "numpy": np.__version__,
+            "python": ".".join(platform.python_version_tuple()[:2]),
+        },
+        "devices": [_device(device) for device in tf.config.get_visible_devices()],
+        "processor": _processor(),
+        "threads": {
+            "processors": cpus,
+            "inter_op": threads.get_inter_op_parallelism_threads(),
+            "intra_op": threads.get_intra_op_parallelism_threads(),
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
+        },
+        "determinism": bool(config.is_op_determinism_enabled()),
+        "TF_ENABLE_ONEDNN_OPTS": os.environ.get("TF_ENABLE_ONEDNN_OPTS"),
+        "dtype": [keras.config.floatx(), keras.config.dtype_policy().name],
+    }
+
+
+def differences(old: Any, new: Any, where: str = "") -> list[str]:
+    """Says in words how two nested values differ, one sentence for each place.
+
+    Args:
+        old: what was.
+        new: what is.
+        where: name of the value.
+
+    Returns:
+        For example ``["plan.batch_size was 32 and is 64"]``; an empty list when they are equal.
+
+    Example:
+        >>> differences({"seed": 1, "phases": [3]}, {"seed": 2, "phases": [3]})
+        ['seed was 1 and is 2']
+    """
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        found = []
+        for key in [*old, *(k for k in new if k not in old)]:
+            name = f"{where}.{key}" if where else str(key)
+            if key not in new:
+                found.append(f"{name} was {_shown(old[key])} and is not there any more")
+            elif key not in old:
+                found.append(f"{name} was not there and is {_shown(new[key])}")
+            else:
+                found += differences(old[key], new[key], name)
+        return found
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        return [d for i, pair in enumerate(zip(old, new, strict=True)) for d in differences(*pair, f"{where}[{i}]")]
+    same = old == new or (old != old and new != new)  # NaN is NaN
+    return [] if same and type(old) is type(new) else [f"{where or 'it'} was {_shown(old)} and is {_shown(new)}"]
+
+
+def hold(
+    folder: Path, settings: Mapping[str, Any], *, going_on: bool, machine: Literal["same", "any"] = "same"
+) -> list[str]:
+    """Writes down what a training is, or checks that it is the one that was written down.
+
+    Args:
+        folder: of the checkpoints.
+        settings: what must be equal for it to go on: a plan, a fingerprint of the data. Plain values.
+        going_on: True when there is a checkpoint to go on from.
+        machine: ``"any"`` lets versions, devices and threads differ; the result then is as good, but not
+            the same to the last bit.
+
+    Returns:
+        Notes on what differs and was let pass.
+
+    Raises:
+        PlanError: settings or machine are others; all differences are listed.
+        CheckpointError: the file is missing, damaged or cannot be written.
+    """
+    now = {"settings": json.loads(json.dumps(settings, default=str)), "machine": facts()}
+    path = folder / IDENTITY
+    if not going_on:
+        _write(path, now)
+        return []
+    was = _read(path)
+    found = differences(was["settings"], now["settings"])
+    drift = differences(was["machine"], now["machine"])
+    if not found and (machine == "any" or not drift):
+        return [f"the training goes on though {d}: its weights may differ in the last bits" for d in drift]
+    lines = [f"The training in {folder} was started with other settings, so it cannot go on:"]
+    lines += [f"  - {d}" for d in [*found, *([] if machine == "any" else drift)]]
+    lines.append("Change them back, or choose another folder to start anew (or delete this one).")
+    if drift and not found:
+        lines.append("With machine='any' it goes on here, but the weights may differ in the last bits.")
+    raise PlanError("\n".join(lines))
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with aside.open("w", encoding="utf-8") as file:
+            json.dump({**content, "sha256": _hash(content)}, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+        sync(path.parent)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be written ({error.strerror or error}).") from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        content = {"settings": found["settings"], "machine": found["machine"]}
+        if found["sha256"] == _hash(content):
+            return content
+        why = "is damaged"
+    except FileNotFoundError:
+        why = "is missing"
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        why = "cannot be read"
+    raise CheckpointError(
+        f"{path} {why}, so nobody can tell which settings the checkpoints beside it belong to. Choose another folder, "
+        "or delete this one to start anew."
+    )
+
+
+def _hash(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+def _device(device: tf.config.PhysicalDevice) -> str:
+    details = {} if device.device_type == "CPU" else tf.config.experimental.get_device_details(device)
+    return details.get("device_name", device.device_type)
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

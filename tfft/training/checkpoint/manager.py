@@ -1,0 +1,199 @@
+"""A training of several phases that goes on after a kill: :class:`Keeper`, which the engine asks at each border.
+
+Hides what has to be kept from one phase to the next, and how a phase that was stopped is entered again: its set-up is
+done once more on the weights and the random state that it started from, then the rest is put back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, MutableMapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfft import heads
+from tfft.freezing import AuditReport, unfreeze
+from tfft.specs import Phase
+from tfft.training.checkpoint.callback import Checkpoints, Course
+from tfft.training.checkpoint.callback_state import CallbackStates, has_state
+from tfft.training.checkpoint.resume import open_store, refuse_workers
+from tfft.training.checkpoint.serialization import pack, unpack
+from tfft.training.checkpoint.state import collect, optimizer_from, restore, take_optimizer
+from tfft.training.checkpoint.store import Checkpoint
+from tfft.training.distribute import is_chief
+from tfft.training.history import History
+from tfft.weight_averaging.selection import Rank
+
+
+class Keeper:
+    """Saves a training at the end of each phase and inside of them, and finds where to go on.
+
+    Args:
+        settings: of the checkpoints.
+        model: the whole model, as it is before the first phase.
+        phases: of the training.
+        about: what else must be equal for it to go on.
+        memory: values of the caller that are kept with each phase; plain ones and arrays.
+        verbose: print where it goes on from.
+
+    Attributes:
+        done: number of phases that are done.
+        history: of those.
+        best: rank of the weights that the last of them left.
+
+    Raises:
+        PlanError: the checkpoints in the folder are of another training; everything that differs is listed.
+        CheckpointError: the folder cannot be written, or another process is using it.
+    """
+
+    def __init__(
+        self,
+        settings: Checkpoints,
+        model: keras.Model,
+        phases: Sequence[Phase],
+        about: Mapping[str, Any],
+        memory: MutableMapping[str, Any] | None = None,
+        verbose: bool = True,
+    ) -> None:
+        refuse_workers(model)
+        self.done, self.history, self.best = 0, History(), None
+        self._settings, self._model, self._verbose = settings, model, verbose
+        self._memory = {} if memory is None else memory
+        self._store, self._course, self._entered = settings.store, None, False
+        self._notes: list[str] = []
+        self._store.claim()
+        found = open_store(settings, self._store, self._identity(phases, about), self._notes)
+        self._base: Checkpoint | None = None if found is None else found.base or found
+        inside = found is not None and found is not self._base and found.state.get("phase") == self._base.state["phase"]
+        self._found = found if inside else None
+        self._phases, self._solves = tuple(phases), any(phase.solve for phase in phases)
+
+    def enter(self, job: Any) -> tuple[History, Rank | None]:
+        """Puts the model back to the start of the phase that was stopped, or saves that of the first one.
+
+        Args:
+            job: what goes from one phase to the next: the model, the number of epochs, the last optimizer.
+
+        Returns:
+            The history of the phases that are done, and the rank of the weights that the last of them left.
+        """
+        # What callbacks gather over several phases. Those with a state of their own have one inside of fit only.
+        states = CallbackStates([c for c in job.callbacks if not has_state(c)])
+        states.begin()
+        self._states = states
+        if self._base is None:
+            self._save(job)
+            return self.history, self.best
+        arrays, state = self._base.arrays, self._base.state
+        states.prepare(state["callbacks"], inside=False)
+        restore(self._model, arrays, state, callbacks=states, optimizer=False)
+        self.done, self.best = state["phase"], unpack(state["best"], arrays)
+        self.history = _history(unpack(state["phases"], arrays))
+        self._memory.update(unpack(state["memory"], arrays))
+        if self._verbose and is_chief() and self.done:
+            names = ", ".join(self.history.audits)
+            print(f"Going on from {self._store.folder / self._base.name}: done are the phases {names}", flush=True)
+        if state["l2"] is not None:  # which a phase that solves the head has found
+            heads.set_l2(self._model, state["l2"])
+        job.epochs_before = len(self.history.rows)
+        if state["carried"] is not None:
+            job.optimizer = optimizer_from(self._model, state["carried"], arrays)
+        self._base = None
+        return self.history, self.best
+
+    def course(
+        self, callbacks: Sequence[keras.callbacks.Callback], model: keras.Model
+    ) -> list[keras.callbacks.Callback]:
+        """Returns what to give to ``fit`` in place of the callbacks of a phase."""
+        found, self._found = self._found, None  # of the first phase that is entered
+        self._course = Course(
+            self._settings, self._store, callbacks, model=model, found=found, about={"phase": self.done},
+            verbose=self._verbose,
+        )  # fmt: skip
+        return [self._course]
+
+    def finish(self, job: Any, done: History, best: Rank | None) -> None:
+        """Saves the end of a phase.
+
+        Args:
+            job: as in :meth:`enter`.
+            done: what happened in it.
+            best: rank of the weights that it left.
+        """
+        self._notes += [] if self._course is None else self._course.notes
+        self._course, self._found, self._entered = None, None, True
+        self.history += done
+        self.done, self.best = self.done + 1, best
+        self._save(job)
+
+    def close(self, job: Any) -> History:
+        """Ends the training: the checkpoints are removed, unless their settings say otherwise.
+
+        Args:
+            job: as in :meth:`enter`.
+
+        Returns:
+            The history of all phases, with notes about the checkpoints.
+        """
+        if self._settings.remove:
+            self._settings.clear()
+        else:
+            self._store.release()
+        if not self._entered:  # all phases were done before
+            self._model.compiled = False
+            unfreeze(self._model, self._phases[-1].unfreeze, batch_norm=job.batch_norm)
+            self._model.compile(job.optimizer or "adam", **job.compile_arguments)
+        return self.history + History(notes=tuple(dict.fromkeys(self._notes)))
+
+    def _save(self, job: Any) -> None:
+        optimizer = self._model.optimizer if self.done == len(self._phases) else job.optimizer
+        arrays, state = collect(self._model, callbacks=self._states, everything=True, optimizer=False)
+        state |= {
+            "phase": self.done,
+            "l2": heads.of(self._model).l2 if self._solves else None,
+            "best": pack(self.best, arrays, "best"),
+            "phases": pack(_plain(self.history), arrays, "phases"),
+            "memory": pack(dict(self._memory), arrays, "memory"),
+            "carried": None if optimizer is None else take_optimizer(self._model, optimizer, arrays),
+        }
+        if is_chief():
+            self._store.save(arrays, state, base=True)
+
+    def _identity(self, phases: Sequence[Phase], about: Mapping[str, Any]) -> dict[str, Any]:
+        shapes = [[list(v.shape), str(v.dtype)] for v in self._model.weights]
+        found = {
+            "phases": {phase.name: phase.to_dict() for phase in phases},
+            "order": [phase.name for phase in phases],
+            **about,
+            "weights": hashlib.sha256(repr(shapes).encode()).hexdigest(),
+            "settings": dict(self._settings.identity),
+        }
+        if any(phase.l2_sp for phase in phases):  # the model as it is made anew is what they pull to
+            found["pretrained"] = _digest(self._model.weights)
+        return found
+
+
+def _digest(variables: Sequence[keras.Variable]) -> str:
+    found = hashlib.sha256()
+    for variable in variables:
+        found.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable)).tobytes())
+    return found.hexdigest()
+
+
+def _plain(history: History) -> dict[str, Any]:
+    return {
+        "rows": [dict(row) for row in history.rows],
+        "best": dict(history.best),
+        "audits": {name: report.to_dict() for name, report in history.audits.items()},
+        "notes": list(history.notes),
+    }
+
+
+def _history(plain: Mapping[str, Any]) -> History:
+    audits = {
+        name: AuditReport(**{k: tuple(v) if isinstance(v, list) else v for k, v in report.items()})
+        for name, report in plain["audits"].items()
+    }
+    return History(tuple(plain["rows"]), plain["best"], audits, tuple(plain["notes"]))

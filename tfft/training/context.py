@@ -1,0 +1,134 @@
+"""What stays the same over the phases of a training: :class:`Job`."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfft import heads
+from tfft.data import mixed, one_hot, weighted
+from tfft.errors import DataError, PlanError, listed
+from tfft.freezing import add_lora, relative_gradients, select, unfreeze
+from tfft.specs import Phase
+from tfft.training.checkpoint.manager import Keeper
+from tfft.training.history import History
+from tfft.training.microbatch import in_parts
+from tfft.training.suffix import FeatureSource, Reduced, reduce
+
+
+@dataclasses.dataclass(eq=False)
+class Job:
+    """What stays the same over the phases, the history so far, and the optimizer of the phase before."""
+
+    model: keras.Model
+    given: tf.data.Dataset | Callable[[], tf.data.Dataset]
+    validation: tf.data.Dataset | None
+    compile_arguments: Mapping[str, Any]
+    batch_norm: Literal["fixed", "train"] | None
+    callbacks: tuple[keras.callbacks.Callback, ...]
+    verbose: bool
+    source: FeatureSource | None
+    epoch: tf.Variable | None
+    l2: float | Literal["auto"]
+    seed: int
+    part_size: int | None
+    class_weight: Mapping[int, float] | None
+    pretrained: Mapping[str, np.ndarray] | None
+    epochs_before: int = 0
+    optimizer: keras.optimizers.Optimizer | None = None
+    keeper: Keeper | None = None
+    done: History = dataclasses.field(default_factory=History)
+
+    def course(self, callbacks: Sequence[keras.callbacks.Callback]) -> list[keras.callbacks.Callback]:
+        """Returns callbacks as ``fit`` is to have them: alone, or inside of one that saves what they know too."""
+        return list(callbacks) if self.keeper is None else self.keeper.course(callbacks, self.model)
+
+    @functools.cached_property
+    def dataset(self) -> tf.data.Dataset:
+        """Batches for the whole model."""
+        return self.given if isinstance(self.given, tf.data.Dataset) else self.given()
+
+    def part(self, notes: list[str], phase: Phase) -> Reduced:
+        """Returns what is to be fitted in a phase whose blocks are unfrozen."""
+        part: Reduced | str = (
+            "" if self.source is None else reduce(self.model, self.source, self.epoch, verbose=self.verbose)
+        )
+        if isinstance(part, str):
+            if part:
+                notes.append(f"phase {phase.name!r}: every epoch runs the whole model. {part}")
+            part = Reduced(self.model, self.dataset, self.validation)
+        notes += [f"phase {phase.name!r}: {note}" for note in part.notes]
+        if self.part_size is None:
+            return part
+        statistics = "parts" if self.batch_norm == "train" else "refuse"
+        return dataclasses.replace(part, model=in_parts(part.model, self.part_size, batch_norm=statistics))
+
+    def batches(self, part: Reduced, phase: Phase, notes: list[str]) -> tuple[Reduced, int, dict[str, Any]]:
+        """Returns a part with its examples mixed and weighted, its steps per epoch, and what it is compiled with."""
+        dataset, steps = counted(part.dataset)
+        for metric in keras.tree.flatten(self.compile_arguments.get("metrics")):
+            if isinstance(metric, keras.metrics.Metric):
+                metric.reset_state()  # of the phase before; Keras does not know a metric before the first step
+        part, arguments = dataclasses.replace(part, dataset=dataset), dict(self.compile_arguments)
+        if phase.mixup or phase.cutmix:
+            head = heads.of(self.model)
+            arguments = head.compile_args(soft=True)
+            how = {"mixup": phase.mixup, "cutmix": phase.cutmix, "seed": self.seed, "epoch": self.epoch}
+            held_out = None if part.validation is None else one_hot(part.validation, head.units)
+            part = dataclasses.replace(part, dataset=mixed(part.dataset, head.units, **how), validation=held_out)
+            if self.source is not None and part.model.inputs[0].shape != self.model.inputs[0].shape:
+                notes.append(
+                    f"phase {phase.name!r}: what is frozen runs once, so its results are mixed, not the inputs"
+                )
+        if self.class_weight is not None:
+            part = dataclasses.replace(part, dataset=weighted(part.dataset, self.class_weight))
+        return part, steps, arguments
+
+
+def slice_for(job: Job, phase: Phase, notes: list[str]) -> None:
+    """Makes the blocks of a phase trainable, and no others."""
+    model = job.model
+    model.compiled = False  # it is compiled later; unfreeze need not do it too
+    unfreeze(model, phase.unfreeze, batch_norm=job.batch_norm)
+    if phase.surgical:
+        found = relative_gradients(model, job.dataset, loss=job.compile_arguments["loss"])
+        among = {block.name for block in select(model, phase.unfreeze)}
+        chosen = [name for name in found.best(len(found.rows)) if name in among][: phase.surgical]
+        notes.append(f"phase {phase.name!r}: the largest gradients for the size of the weights are in {listed(chosen)}")
+        unfreeze(model, chosen, batch_norm=job.batch_norm)
+    if phase.lora:
+        add_lora(model, phase.unfreeze, phase.lora, seed=job.seed)
+    if not job.model.trainable_weights:
+        raise PlanError(
+            f"In phase {phase.name!r} nothing trains: unfreeze={phase.unfreeze!r} and the model has no head."
+        )
+
+
+def counted(dataset: tf.data.Dataset) -> tuple[tf.data.Dataset, int]:
+    """Returns a dataset that knows its number of batches, and the number."""
+    count = length(dataset, "training")
+    if count == tf.data.UNKNOWN_CARDINALITY:
+        count = int(dataset.reduce(np.int64(0), lambda n, *_: n + 1))
+        dataset = dataset.apply(tf.data.experimental.assert_cardinality(count))  # else Keras warns of running out
+        length(dataset, "training")
+    return dataset, count
+
+
+def length(dataset: tf.data.Dataset, name: str) -> int:
+    """Returns the number of batches, or that it is not known; refuses none and no end."""
+    count = int(dataset.cardinality())
+    if count == tf.data.INFINITE_CARDINALITY:
+        raise DataError(
+            f"The {name} data never ends (it repeats): an epoch needs an end, for example dataset.take(steps)."
+        )
+    if count == 0:
+        raise DataError(
+            f"The {name} data holds no batch. With drop_remainder, a batch larger than the data gives none."
+        )
+    return count

@@ -1,0 +1,168 @@
+"""What a phase that tunes features on pairs of examples is fitted on: :func:`contrast`.
+
+Hides how the few examples that are paired come out of a dataset of any kind, and which part of the model gives their
+features.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfft import heads
+from tfft.contrastive import MOST, SIZE, PairCosine, check_classes, fetched_pairs
+from tfft.errors import DataError, PlanError
+from tfft.features import Features, split_head
+from tfft.specs import Phase
+from tfft.training.context import Job
+from tfft.training.suffix import Reduced, reduce
+
+_LEAST = 4  # examples of a batch that can be compared: two of two classes
+
+# From positions to inputs of any structure, and the classes of all positions.
+_Paired = tuple[Callable[[tf.Tensor], Any], np.ndarray[Any, Any]]
+
+
+def check_contrast(model: keras.Model, phases: Sequence[Phase]) -> None:
+    """Refuses phases on pairs for a model whose examples have no class, before anything is trained."""
+    names = [phase.name for phase in phases if phase.contrastive]
+    if not names:
+        return
+    head = heads.of(model)
+    if head.kind not in ("classification", "binary"):
+        raise PlanError(
+            f"Phase {names[0]!r} is contrastive: two examples are of one class or of two. So it takes a head for "
+            f"classification or binary, and the model's is for {head.kind}."
+        )
+
+
+def freeze_head(model: keras.Model) -> None:
+    """Keeps everything behind the features as it is, which pairs say nothing about."""
+    for layer in split_head(model)[1].layers:
+        layer.trainable = False
+
+
+def contrast(job: Job, phase: Phase, notes: list[str]) -> tuple[Reduced, int, dict[str, Any]]:
+    """Returns the part of the model up to its features with its pairs, steps per epoch, and what it is compiled with.
+
+    Args:
+        job: whose model is sliced for the phase.
+        phase: with the number of pairs.
+        notes: one sentence is added for everything that is not as in other phases.
+
+    Raises:
+        DataError: when no pairs can be made of the examples.
+    """
+    model, fetch, labels = _examples(job, phase, notes)
+    names = heads.of(job.model).class_names
+    counts = np.bincount(labels, minlength=len(names))
+    check_classes(counts, names)
+    notes.append(f"phase {phase.name!r}: its scores are of the head from before, which these features do not fit")
+    if counts.max() >= MOST:
+        notes.append(f"phase {phase.name!r}: at most {MOST} examples of each class are compared")
+    alone = int((counts == 1).sum())
+    if alone:
+        notes.append(
+            f"phase {phase.name!r}: {alone} classes have one example, which is paired with those of other classes only"
+        )
+    if job.class_weight is not None:
+        notes.append(f"phase {phase.name!r}: the weights of classes are not used for pairs")
+    size = SIZE
+    if job.part_size is not None and job.part_size < SIZE:
+        size = max(_LEAST, job.part_size)
+        notes.append(f"phase {phase.name!r}: batches have {size} examples, because all of a batch are compared at once")
+    how = {"shown": phase.contrastive, "size": size, "seed": job.seed, "epoch": job.epoch}
+    dataset = fetched_pairs(fetch, labels, **how)
+    return Reduced(split_head(model)[0], dataset, None), len(dataset), {"loss": PairCosine(), "metrics": None}
+
+
+def _examples(
+    job: Job, phase: Phase, notes: list[str]
+) -> tuple[keras.Model, Callable[[tf.Tensor], Any], np.ndarray[Any, Any]]:
+    """Returns the model to fit, the whole one or what is behind its frozen part, and the examples that it takes."""
+    if job.source is not None:
+        # Each example once and as it is: what is drawn twice, or varied, would be compared with itself.
+        plain = {"shuffle": False, "sampling": None, "augment": None, "views": 1, "validation": None}
+        part = reduce(job.model, dataclasses.replace(job.source, **plain), job.epoch, verbose=job.verbose)
+        if isinstance(part, Reduced) and part.features is not None:
+            return part.model, *_of_features(part.features, job.seed)
+        notes.append(f"phase {phase.name!r}: every epoch runs the whole model. {part}")
+    if job.epoch is not None:
+        job.epoch.assign(job.epochs_before)  # the order in which examples come, and so which of many are taken
+    found = _collect(job.dataset)
+    if found is None:
+        raise DataError(
+            f"Phase {phase.name!r} is contrastive: it puts examples of several batches together, so all must have one "
+            "shape, and these have several. Resize the pictures to one size."
+        )
+    return job.model, *found
+
+
+def _of_features(features: Features, seed: int) -> _Paired:
+    """Takes at most :data:`MOST` examples of each class, drawn by the seed, none of them twice."""
+    labels = np.asarray(_whole_numbers(features.labels))
+    taken: dict[int, set[bytes]] = {}
+    kept = []
+    for at in np.random.default_rng(seed).permutation(len(labels)).tolist():
+        seen = taken.setdefault(int(labels[at]), set())
+        if len(seen) < MOST and (digest := _digest(features.rows(np.array([at])))) not in seen:
+            seen.add(digest)
+            kept.append(at)
+    rows = np.sort(kept)
+    with tf.device("CPU:0"):
+        positions = tf.constant(rows, tf.int64)
+    return lambda drawn: features.fetch(tf.gather(positions, drawn)), labels[rows]
+
+
+def _collect(dataset: tf.data.Dataset) -> _Paired | None:
+    """Reads at most :data:`MOST` examples of each class; None where they are not of one shape."""
+    taken: dict[int, set[bytes]] = {}
+    rows: list[list[Any]] = []
+    classes: list[int] = []
+    for batch in dataset:
+        leaves = [np.asarray(leaf) for leaf in keras.tree.flatten(batch[0])]
+        for i, label in enumerate(_whole_numbers(batch[1])):
+            seen = taken.setdefault(label, set())
+            row = [leaf[i] for leaf in leaves]
+            if len(seen) >= MOST or (digest := _digest(row)) in seen:
+                continue
+            seen.add(digest)
+            if rows and [np.shape(leaf) for leaf in row] != [np.shape(leaf) for leaf in rows[0]]:
+                return None
+            rows.append([value.copy() if isinstance(value, np.ndarray) else value for value in row])
+            classes.append(label)
+    if not rows:
+        raise DataError("The training data holds no example, so there are no pairs.")
+    # A list of texts as it is: an array of bytes would lose zeros at their ends.
+    stacked = [c if isinstance(c[0], bytes) else np.stack(c) for c in map(list, zip(*rows, strict=True))]
+    with tf.device("CPU:0"):
+        inputs = [tf.convert_to_tensor(column) for column in stacked]
+
+    def fetch(drawn: tf.Tensor) -> Any:
+        return keras.tree.pack_sequence_as(dataset.element_spec[0], [tf.gather(column, drawn) for column in inputs])
+
+    return fetch, np.asarray(classes)
+
+
+def _whole_numbers(labels: Any) -> list[int]:
+    found = np.asarray(labels)
+    if found.ndim != 1 or found.dtype.kind not in "iub":
+        raise DataError(
+            "Pairs are of one class or of two, so labels must be whole numbers [B], one class for each example; "
+            f"received {found.dtype} {found.shape}."
+        )
+    return found.tolist()
+
+
+def _digest(row: Sequence[Any]) -> bytes:
+    found = hashlib.sha256()
+    for value in row:
+        content = value if isinstance(value, bytes) else np.ascontiguousarray(value).tobytes()
+        found.update(len(content).to_bytes(8, "little") + content)
+    return found.digest()

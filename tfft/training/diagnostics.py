@@ -1,0 +1,57 @@
+"""What is looked into after a phase, or when its loss is no number: :func:`settle`, :func:`likely_cause`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfft.errors import AuditError, listed
+from tfft.freezing import Audit
+from tfft.specs import Phase
+from tfft.training import distribute
+from tfft.training.suffix import Reduced
+
+_NO_GRADIENT = 1e-7  # Adam's epsilon: below it a step is smaller than float32 can show
+
+
+def likely_cause(dataset: tf.data.Dataset, phase: Phase) -> str:
+    """Looks for what makes a loss NaN: values in the data that are no numbers, else the rate."""
+    parts: dict[str, int] = {}
+    for batch in dataset:
+        for name, part in zip(("inputs", "labels"), batch, strict=False):
+            for tensor in keras.tree.flatten(part):
+                if tensor.dtype.is_floating:
+                    bad = int(np.sum(~np.isfinite(np.asarray(tensor, np.float32))))
+                    parts[name] = parts.get(name, 0) + bad
+    found = [f"{n} values of the {name}" for name, n in parts.items() if n]
+    if found:
+        return f"Cause: {listed(found)} are NaN or infinite. Remove those examples."
+    return f"The data is finite, so most likely the rate is too high: try {phase.learning_rate / 10:g}."
+
+
+def settle(check: Audit, part: Reduced, phase: Phase) -> list[str]:
+    """Audits a phase; lets a variable stand still only if it is shown to have no gradient."""
+    report = check.compare()
+    if report.ok:
+        return []
+    if report.frozen_moved:
+        check.check()
+    found = _gradients(part.model, part.dataset, check.unchanged)
+    still = [v for v, g in zip(check.unchanged, found, strict=True) if g > _NO_GRADIENT]
+    if still:
+        raise AuditError(
+            f"In phase {phase.name!r} {len(still)} trainable variables have a gradient but did not change: "
+            f"{listed(v.path for v in still)}. Learning rate {phase.learning_rate:g}; did a callback put them back?"
+        )
+    return [f"phase {phase.name!r}: no gradient reaches {listed(report.trainable_unchanged)}"]
+
+
+def _gradients(model: keras.Model, dataset: tf.data.Dataset, variables: Sequence[keras.Variable]) -> list[float]:
+    inputs, labels = next(iter(dataset))[:2]
+    with tf.GradientTape() as tape:
+        loss = model.compute_loss(x=inputs, y=labels, y_pred=model(inputs, training=False))
+    found = tape.gradient(loss, [distribute.one_copy(v) for v in variables])
+    return [0.0 if g is None else float(tf.reduce_max(tf.abs(tf.convert_to_tensor(g)))) for g in found]

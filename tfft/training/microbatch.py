@@ -1,0 +1,236 @@
+"""Big batches in little memory: :func:`in_parts`.
+
+Hides how a batch is cut, and what has to be weighted so that the gradient of its parts is the gradient of the whole.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal
+
+import keras
+import tensorflow as tf
+from keras.src.losses.loss import unscale_loss_for_distribution  # Keras' own step uses it; it has no public name
+
+from tfft.backbones.base import is_opened
+from tfft.errors import PlanError, listed, raise_problems
+from tfft.features.functional_graph import is_functional
+from tfft.freezing.layer_tree import batch_norms, flatten, has_statistics
+
+_MEANS = ("sum_over_batch_size", "mean")
+_OWN = ("train_step", "compute_loss", "compute_metrics")
+
+
+def in_parts(model: keras.Model, part_size: int, *, batch_norm: Literal["refuse", "parts"] = "refuse") -> keras.Model:
+    """Returns a model that trains the same variables on big batches, but computes them part by part.
+
+    Use it when the batch that a recipe asks for does not fit into memory. Each step cuts its batch into
+    parts of nearly equal size, runs one after the other forwards and backwards, adds their gradients up,
+    each weighted by its share of the examples, and then lets the optimizer make one step. Activations are
+    held for one part only. The weights become those of training on whole batches, up to rounding.
+
+    ``gradient_accumulation_steps`` of a Keras optimizer is not that. It collects batches instead of
+    cutting them, and gives all of them the same weight, so the examples of a last, smaller batch count
+    more than the others. It counts on over the end of an epoch, so a group may mix two epochs, and what
+    is collected when ``fit`` ends is lost. It counts every batch as a step: schedules run too fast.
+
+    Losses may be means over the examples, or not depend on them; Keras' losses, ``kernel_regularizer``,
+    ``activity_regularizer`` and a ``SavedModel``'s own regularizers are. A ``layer.add_loss`` that sums over
+    the examples is weighted too, and so becomes smaller than on the whole batch. Dropout draws new numbers
+    for each part. Gradients of embeddings are added up as dense arrays.
+
+    Args:
+        model: functional or sequential, with Keras' own training step. It need not be compiled, and is not
+            changed.
+        part_size: examples per part at most.
+        batch_norm: what to do where BatchNormalization trains with the statistics of the batch.
+            ``"refuse"``: raise an error, as those would be statistics of the parts and the result not that
+            of the whole batch. ``"parts"``: take them; the running statistics move once per part.
+
+    Returns:
+        A model that shares all layers with ``model`` and is not compiled. Compile and fit it on batches of
+        the full size; evaluate, predict and go on with ``model``. Its ``save`` saves ``model``.
+
+    Raises:
+        PlanError: when the model has no graph or a training step of its own, or ``part_size`` is not a
+            positive int; from ``fit``, when a loss is not a mean over the examples, or as ``batch_norm`` says.
+
+    Example:
+        >>> parts = tfft.training.in_parts(model, 16)
+        >>> parts.compile("adam", **tfft.heads.of(model).compile_args())
+        >>> parts.fit(images.batch(256), epochs=5)
+        >>> tfft.training.train(model, train, validation, phases, part_size=16)  # the same in phases
+    """
+    problems = []
+    if isinstance(part_size, bool) or not isinstance(part_size, int) or part_size < 1:
+        problems.append(f"part_size must be an int of at least 1, got {part_size!r}")
+    if batch_norm not in ("refuse", "parts"):
+        problems.append(f"batch_norm must be 'refuse' or 'parts', got {batch_norm!r}")
+    raise_problems(PlanError, "A batch cannot be cut like this", problems)
+    check_plain(model, "trained in parts")
+    return _InParts(model, part_size, batch_norm)
+
+
+def check_plain(model: keras.Model, purpose: str) -> None:
+    """Raises :class:`PlanError` for a model without a graph, or with a training step that is not Keras' own."""
+    if not is_functional(model):
+        raise PlanError(
+            f"{getattr(model, 'name', model)!r} cannot be {purpose}: Keras knows no graph of it (a subclass of "
+            "keras.Model, or not built). Wrap it: keras.Model(inputs, model(inputs)), or build it."
+        )
+    own = [name for name in _OWN if getattr(type(model), name) is not getattr(keras.Model, name)]
+    if own:
+        raise PlanError(
+            f"{model.name!r} cannot be {purpose}: its class {type(model).__name__} has its own {listed(own)}, which "
+            "would not be used. Pass a model with Keras' own training step: keras.Model(model.inputs, model.outputs)."
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Settings:
+    """What a model in parts remembers; a plain object, so that Keras does not track the whole model as a layer."""
+
+    whole: keras.Model
+    part_size: int
+    batch_norm: str
+
+
+class _InParts(keras.Model):
+    """The same graph as another model, with a training step that goes through a batch in parts."""
+
+    def __init__(self, whole: keras.Model, part_size: int, batch_norm: str) -> None:
+        super().__init__(inputs=whole.input, outputs=whole.output, name=whole.name)
+        self.dtype_policy = whole.dtype_policy  # compile looks here whether the loss must be scaled
+        self._settings = _Settings(whole, part_size, batch_norm)
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Saves the model that this one was made from, which has the same variables."""
+        self._settings.whole.save(*args, **kwargs)
+
+    def make_train_function(self, force: bool = False) -> Callable[..., Any]:
+        """Checks, when all settings are final, that parts can stand for the whole."""
+        _check_losses(self)
+        if self._settings.batch_norm == "refuse":
+            _check_statistics(self)
+        return super().make_train_function(force)
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        """Makes one step of the optimizer from the gradients of all parts."""
+        variables = self.trainable_weights
+        if not variables:
+            raise PlanError(f"Nothing in {self.name!r} trains, so there is nothing to fit. Unfreeze a layer first.")
+        gradients = _Gradients(self, variables, data)
+        self.optimizer.apply_gradients(zip(gradients.of_the_batch(self._settings.part_size), variables, strict=True))
+        return self.get_metrics_result()
+
+
+class _Gradients:
+    """The gradient of a batch as the sum over its parts."""
+
+    def __init__(self, model: _InParts, variables: list[keras.Variable], data: Any) -> None:
+        self._model, self._variables, self._data = model, variables, data
+        self._total = tf.shape(next(t for t in keras.tree.flatten(data) if t is not None))[0]
+        self._reached: list[bool] = [False] * len(variables)
+
+    def of_the_batch(self, size: int) -> list[tf.Tensor | None]:
+        """Returns the gradients, None where the loss does not depend on a variable."""
+        # Summed in float32 also where variables are kept in half precision.
+        sums = [tf.zeros(v.shape, tf.float32 if _is_half(v.dtype) else v.dtype) for v in self._variables]
+        sums = self._in_fixed_sizes(size, sums) if self._model.jit_compile else self._in_equal_sizes(size, sums)
+        return [
+            tf.cast(total, v.dtype) if reached else None
+            for total, v, reached in zip(sums, self._variables, self._reached, strict=True)
+        ]
+
+    def _in_equal_sizes(self, size: int, sums: list[tf.Tensor]) -> list[tf.Tensor]:
+        """No part of one left-over example: that would be a poor sample for statistics and for shown losses."""
+        count = (self._total + size - 1) // size
+
+        def body(i: tf.Tensor, sums: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
+            return i + 1, self._added(sums, tf.range(i * self._total // count, (i + 1) * self._total // count))
+
+        return _loop(count, body, sums)
+
+    def _in_fixed_sizes(self, size: int, sums: list[tf.Tensor]) -> list[tf.Tensor]:
+        """XLA compiles a loop for one shape: full parts in a loop, then the rest."""
+        count, rest = self._total // size, self._total % size
+
+        def body(i: tf.Tensor, sums: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
+            return i + 1, self._added(sums, i * size + tf.range(size))
+
+        sums = _loop(count, body, sums)
+        left = tf.range(self._total)[count * size :]
+        return tf.cond(rest > 0, lambda: self._added(sums, left), lambda: sums)
+
+    def _added(self, sums: list[tf.Tensor], rows: tf.Tensor) -> list[tf.Tensor]:
+        """Adds the gradients of one part, and updates the metrics with it."""
+        model = self._model
+        data = keras.tree.map_structure(lambda t: None if t is None else tf.gather(t, rows), self._data)
+        x, y, weights = keras.utils.unpack_x_y_sample_weight(data)
+        with tf.GradientTape() as tape:
+            predicted = model(x, training=True)
+            _check_masks(model, predicted)
+            loss = model.compute_loss(x=x, y=y, y_pred=predicted, sample_weight=weights, training=True)
+            share = tf.cast(tf.size(rows), loss.dtype) / tf.cast(self._total, loss.dtype)
+            scaled = model.optimizer.scale_loss(loss * share)  # in this order half precision sees whole-batch numbers
+        model._loss_tracker.update_state(unscale_loss_for_distribution(loss), sample_weight=tf.size(rows))
+        model.compute_metrics(x, y, predicted, sample_weight=weights)
+        found = tape.gradient(scaled, self._variables)
+        self._reached = [g is not None for g in found]
+        return [
+            total if g is None else total + tf.cast(tf.convert_to_tensor(g), total.dtype)
+            for total, g in zip(sums, found, strict=True)
+        ]
+
+
+def _loop(
+    count: tf.Tensor,
+    body: Callable[[tf.Tensor, list[tf.Tensor]], tuple[tf.Tensor, list[tf.Tensor]]],
+    sums: list[tf.Tensor],
+) -> list[tf.Tensor]:
+    # One iteration at a time: TensorFlow would start ten, and hold the activations of ten parts.
+    return tf.while_loop(lambda i, _: i < count, body, (tf.constant(0), sums), parallel_iterations=1)[1]
+
+
+def _is_half(dtype: str) -> bool:
+    return dtype in ("float16", "bfloat16")
+
+
+def _check_losses(model: keras.Model) -> None:
+    problems = []
+    for loss in keras.tree.flatten(model.loss):
+        reduction = getattr(loss, "reduction", _MEANS[0])
+        if reduction not in _MEANS:
+            problems.append(f"{loss.name!r} has reduction={reduction!r}, expected a mean: 'sum_over_batch_size'")
+        if getattr(loss, "ignore_class", None) is not None:
+            problems.append(
+                f"{loss.name!r} has ignore_class={loss.ignore_class!r}, so it is a mean over labels of which each part "
+                "has another number; give those examples the sample_weight 0"
+            )
+    raise_problems(PlanError, "The loss of a batch cannot be put together from its parts", problems)
+
+
+def _check_statistics(model: keras.Model) -> None:
+    names = [norm.name for norm in batch_norms(model) if norm.trainable]
+    names += [
+        layer.name
+        for layer in flatten(model)
+        if is_opened(layer) and layer.batch_norm == "train" and layer.runs_training_graph and has_statistics(layer)
+    ]
+    if names:
+        raise PlanError(
+            f"{len(names)} layers with BatchNormalization train: {listed(names, limit=5)}. In parts they would see the "
+            "statistics of a part, not of the batch, and the result would not be that of the whole batch. Keep them "
+            "fixed: tfft.unfreeze(model, blocks, batch_norm='fixed') (for an opened SavedModel: load_backbone(..., "
+            "batch_norm='fixed')). If statistics of parts will do, or the layers are called with training=False: "
+            "in_parts(..., batch_norm='parts')."
+        )
+
+
+def _check_masks(model: keras.Model, predicted: Any) -> None:
+    if any(getattr(t, "_keras_mask", None) is not None for t in keras.tree.flatten(predicted)):
+        raise PlanError(
+            f"The output of {model.name!r} carries a mask, so its loss is a mean over the positions that are not "
+            "masked, of which each part has another number. Train it on whole batches, or mask with sample_weight."
+        )

@@ -1,0 +1,190 @@
+"""One phase from its slicing to its audit: :func:`fit_phase`, and :func:`solve_phase` where nothing is stepped.
+
+Hides the order of freezing, compiling and checking that Keras needs for a phase to train what it says.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfft import heads
+from tfft.freezing import audit, merge_lora, reinitialize
+from tfft.optimizers import carry_slots, optimizer_of
+from tfft.regularizers import anchor, release
+from tfft.specs import Phase
+from tfft.training import distribute
+from tfft.training.callbacks import EpochCount, OnWhole, PhaseWatch, line
+from tfft.training.context import Job, slice_for
+from tfft.training.contrastive_phase import contrast, freeze_head
+from tfft.training.diagnostics import likely_cause, settle
+from tfft.training.history import History
+from tfft.training.progress import Progress
+from tfft.training.suffix import FeatureSource, Reduced, solve
+from tfft.weight_averaging import ExponentialAverage, WeightAverage, interpolate
+from tfft.weight_averaging.selection import Rank, rank_of
+
+_PLATEAU = 2  # epochs without a better validation loss before the rate falls
+
+
+def fit_phase(job: Job, phase: Phase, start: Rank | None) -> tuple[History, Rank | None]:
+    """Trains one phase; returns its history and the rank of the weights it leaves."""
+    notes: list[str] = []
+    slice_for(job, phase, notes)
+    if phase.contrastive:
+        freeze_head(job.model)
+    before = _reinitialized(job, phase)
+    try:
+        if phase.l2_sp:
+            anchor(job.model, phase.l2_sp, start=job.pretrained)
+        return _fit(job, phase, start, before, notes)
+    finally:
+        if phase.l2_sp:
+            release(job.model)
+        if phase.lora:
+            merge_lora(job.model)
+            job.optimizer = None  # it knew of nothing but the updates
+        changed = phase.l2_sp or phase.mixup or phase.cutmix  # what `fit` and `evaluate` of the user would go on with
+        if changed and getattr(job.model, "optimizer", None) is not None:
+            job.model.compile(optimizer=job.model.optimizer, **job.compile_arguments)
+
+
+def _fit(
+    job: Job, phase: Phase, start: Rank | None, before: Sequence[tuple[Any, np.ndarray]], notes: list[str]
+) -> tuple[History, Rank | None]:
+    model = job.model
+    if phase.contrastive:
+        part, steps, arguments = contrast(job, phase, notes)
+        job.optimizer = None  # it knew another loss
+    else:
+        part, steps, arguments = job.batches(job.part(notes, phase), phase, notes)
+    optimizer = _optimizer(job, phase, steps * phase.epochs, {variable.path for variable, _ in before})
+    whole = job.compile_arguments if phase.contrastive else arguments
+    model.compile(optimizer=optimizer, **whole)  # what callbacks see, and the user is given back
+    if part.model is not model:
+        part.model.compile(optimizer=optimizer, **arguments)
+    watch = PhaseWatch(phase, steps, lambda: likely_cause(job.dataset, phase), job.verbose, start, before)
+    bar = Progress(phase.name, steps * phase.epochs)
+    check = audit(model)  # of the whole model, also where a part of it is fitted
+    fit = {"epochs": phase.epochs, "callbacks": job.course(_callbacks(job, phase, part, watch, bar)), "verbose": 0}
+    try:
+        distribute.fit(part.model, part.dataset, part.validation, **fit)  # the dataset orders itself
+    finally:
+        bar.close()
+    notes += settle(check, part, phase)  # before the best weights come back
+    watch.restore_best()
+    best = watch.best
+    if not watch.best_epoch:
+        notes.append(_kept(phase, "epoch"))
+    elif phase.interpolate:
+        best = _interpolated(phase, part, watch, notes)
+    job.optimizer = optimizer if watch.best_epoch and not phase.contrastive else None
+    history = History(tuple(watch.rows), {phase.name: watch.best_epoch}, {phase.name: check.report}, tuple(notes))
+    return history, best
+
+
+def _reinitialized(job: Job, phase: Phase) -> list[tuple[Any, np.ndarray]]:
+    """Gives the last blocks new weights, and returns the old ones of all that may change."""
+    if not phase.reinitialize:
+        return []
+    before = [(v, keras.ops.convert_to_numpy(v).copy()) for v in job.model.weights]
+    reinitialize(job.model, phase.reinitialize, seed=job.seed, dataset=job.dataset)
+    return [(v, value) for v, value in before if not np.array_equal(value, keras.ops.convert_to_numpy(v))]
+
+
+def _optimizer(job: Job, phase: Phase, steps: int, fresh: set[str]) -> keras.optimizers.Optimizer:
+    optimizer = optimizer_of(phase, job.model, steps, wrapped=job.optimizer is not None)
+    if job.optimizer is not None:
+        carry_slots(job.optimizer, optimizer, fresh=fresh)
+    return optimizer
+
+
+def _interpolated(phase: Phase, part: Reduced, watch: PhaseWatch, notes: list[str]) -> Rank:
+    found = interpolate(part.model, watch.first, part.validation)
+    notes.append(f"phase {phase.name!r}: the best point between its start (0) and its end (1) is {found.alpha:g}")
+    return rank_of(found.best.results)
+
+
+def _callbacks(
+    job: Job, phase: Phase, part: Reduced, watch: PhaseWatch, bar: Progress
+) -> list[keras.callbacks.Callback]:
+    own: list[keras.callbacks.Callback] = [watch]
+    if job.epoch is not None:
+        own.append(EpochCount(job.epoch, job.epochs_before))
+    monitor = "loss" if part.validation is None else "val_loss"
+    if phase.patience is not None:
+        own.append(keras.callbacks.EarlyStopping(monitor, patience=phase.patience, mode="min"))
+    if phase.schedule == "plateau":
+        own.append(keras.callbacks.ReduceLROnPlateau(monitor, factor=0.1, patience=_PLATEAU, mode="min"))
+    if job.verbose and distribute.is_chief():
+        own.append(bar)
+    averages = []  # in front of all others, which see the averaged weights
+    if phase.ema:
+        averages.append(ExponentialAverage(phase.ema))
+    if phase.swa:
+        averages.append(WeightAverage(phase.swa, refresh=part.dataset))
+    theirs = job.callbacks if part.model is job.model else [OnWhole(c, job.model) for c in job.callbacks]
+    return [*averages, *theirs, *own]
+
+
+def solve_phase(job: Job, phase: Phase, start: Rank | None) -> tuple[History, Rank | None]:
+    """Computes the head; returns the history with one row, and the rank of the weights it leaves."""
+    began, model = time.perf_counter(), job.model
+    slice_for(job, phase, [])
+    source = job.source or FeatureSource(job.dataset, job.validation, cache=None)
+    check = audit(model)
+    before = [(v, keras.ops.convert_to_numpy(v)) for v in model.trainable_variables]
+    how = {"class_weight": job.class_weight, "prototypes": phase.solve == "prototypes"}
+    probe = solve(model, source, l2=job.l2, seed=job.seed, verbose=job.verbose, **how)
+    model.compile(optimizer="adam", **job.compile_arguments)
+    model.optimizer.build(model.trainable_variables)  # a .keras file of an optimizer without slots loads with a warning
+    row: dict[str, Any] = {"phase": phase.name, "epoch": 1}
+    row |= distribute.alone(probe.part.model, lambda: _measured(probe.part, heads.of(model).compile_args))
+    row |= {"learning_rate": 0.0, "seconds": time.perf_counter() - began}
+    notes = [f"phase {phase.name!r}: {probe.note}"]
+    if check.compare().frozen_moved:
+        check.check()
+    if job.verbose:
+        print(line(row, 1), flush=True)
+    rank, best = rank_of(row, "val_"), 1
+    if rank is not None and start is not None and rank <= start:
+        for variable, value in before:
+            variable.assign(value)
+        notes.append(_kept(phase, "solution"))
+        rank, best = start, 0
+    if start is None:
+        notes += _worse_than_before(job, phase, rank)
+    return History((row,), {phase.name: best}, {phase.name: check.report}, tuple(notes)), rank
+
+
+def _worse_than_before(job: Job, phase: Phase, rank: Rank | None) -> list[str]:
+    """Says where a head on tuned features is worse than one of before: the features are not given back for that."""
+    earlier = [(found, row["phase"]) for row in job.done.rows if (found := rank_of(row, "val_")) is not None]
+    if rank is None or not earlier or rank >= max(earlier)[0]:
+        return []
+    best, name = max(earlier)
+    return [
+        f"phase {phase.name!r}: with the tuned features the model is worse on the validation examples (accuracy "
+        f"{rank[0]:.4f}, loss {-rank[1]:.4f}) than it was in phase {name!r} (accuracy {best[0]:.4f}, loss "
+        f"{-best[1]:.4f}). They are kept all the same: as few examples as pairs are for cannot tell which is better"
+    ]
+
+
+def _measured(part: Reduced, arguments: Callable[[], Mapping[str, Any]]) -> dict[str, float]:
+    part.model.compile("adam", **arguments())
+    found = dict(part.model.evaluate(part.dataset, verbose=0, return_dict=True))
+    if part.validation is not None:
+        held_out = part.model.evaluate(part.validation, verbose=0, return_dict=True)
+        found |= {f"val_{name}": value for name, value in held_out.items()}
+    return found
+
+
+def _kept(phase: Phase, what: str) -> str:
+    return (
+        f"phase {phase.name!r}: no {what} was better on the validation examples than the weights from before it, "
+        "so those were kept"
+    )

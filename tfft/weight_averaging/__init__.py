@@ -1,0 +1,16 @@
+"""Averages of weights: moving averages in training, points between two models (WiSE-FT), model soups.
+
+Everything here works with ``model.compile`` and ``model.fit`` of Keras alone.
+"""
+
+from __future__ import annotations
+
+from tfft.errors import require_platform
+
+require_platform()
+
+from tfft.weight_averaging.moving_average import ExponentialAverage, WeightAverage  # noqa: E402
+from tfft.weight_averaging.soup import Soup, greedy_soup  # noqa: E402
+from tfft.weight_averaging.wise_ft import Interpolation, interpolate  # noqa: E402
+
+__all__ = ["ExponentialAverage", "Interpolation", "Soup", "WeightAverage", "greedy_soup", "interpolate"]

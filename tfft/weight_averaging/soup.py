@@ -1,0 +1,253 @@
+"""One model from several that were fine-tuned from the same start (model soups): :func:`greedy_soup`.
+
+Hides how weights are read from files without running anything in them, and how the average grows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from rich.table import Table
+
+from tfft.console.tables import render
+from tfft.errors import PlanError, listed, raise_problems
+from tfft.freezing.batch_norm import recompute, training_norms
+from tfft.freezing.weight_values import is_floating, matched, put, take
+from tfft.weight_averaging.selection import Rank, accuracy_of
+from tfft.weight_averaging.wise_ft import Measure, percent
+
+Checkpoint = str | os.PathLike[str] | Sequence[Any] | Mapping[str, Any]
+
+_ENDINGS = (".weights.h5", ".keras")
+
+
+@dataclasses.dataclass(frozen=True)
+class Ingredient:
+    """One of the models a soup was tried from.
+
+    Attributes:
+        name: of its file, or its number.
+        loss: of this model alone.
+        accuracy: of this model alone; None where the model has no such metric.
+        taken: whether it is in the soup.
+        soup_loss: of the soup with it.
+        soup_accuracy: of the soup with it.
+    """
+
+    name: str
+    loss: float
+    accuracy: float | None
+    taken: bool
+    soup_loss: float
+    soup_accuracy: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Soup:
+    """What :func:`greedy_soup` returns; ``print`` shows it as a table.
+
+    Attributes:
+        ingredients: from the best to the worst alone, which is the order they were tried in.
+        results: everything that ``evaluate`` gave for the soup, by name.
+        best: the same for the best model alone.
+    """
+
+    ingredients: tuple[Ingredient, ...]
+    results: Mapping[str, float]
+    best: Mapping[str, float]
+
+    @property
+    def taken(self) -> tuple[str, ...]:
+        """Names of what is in the soup, in the order in which they came in."""
+        return tuple(one.name for one in self.ingredients if one.taken)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain values, fit for JSON."""
+        rows = [dataclasses.asdict(one) for one in self.ingredients]
+        return {"ingredients": rows, "results": dict(self.results), "best": dict(self.best)}
+
+    def __str__(self) -> str:
+        title = f"Soup of {len(self.taken)} of {len(self.ingredients)} models"
+        table = Table(title=title, title_justify="left")
+        table.add_column("model")
+        for name in ("loss", "accuracy", "soup loss", "soup accuracy"):
+            table.add_column(name, justify="right")
+        table.add_column("taken")
+        for one in self.ingredients:
+            numbers = [f"{one.loss:.4f}", percent(one.accuracy), f"{one.soup_loss:.4f}", percent(one.soup_accuracy)]
+            table.add_row(one.name, *numbers, "yes" if one.taken else "no")
+        return render(table, least=80)
+
+
+def greedy_soup(
+    model: keras.Model,
+    checkpoints: Sequence[Checkpoint],
+    dataset: tf.data.Dataset,
+    *,
+    metric: str | None = None,
+    refresh: tf.data.Dataset | None = None,
+) -> Soup:
+    """Averages those of several fine-tuned models that are better together than alone: a greedy soup.
+
+    Use it when runs with other seeds or settings have been made from the same pretrained backbone and the same
+    head: the best of them is what one would keep anyway, and the average costs no more to serve. The models are
+    ordered by what they reach on the data. The best one starts the soup; each of the others is averaged in if the
+    soup is not worse with it than without it. So the soup is never worse on this data than the best model. Models from
+    different starts do not mix: then the best one stays alone.
+
+    "Not worse" goes by accuracy, then by loss; the paper goes by accuracy alone, which on few examples is equal for
+    many soups. Whole numbers, such as counters, are those of the best model. Running statistics are averaged, or
+    recomputed with ``refresh``. Files are read one at a time and not kept in memory; nothing stored in them is run.
+
+    Wortsman et al., Model soups (2022).
+
+    Args:
+        model: compiled, of the same layers as the others; gets the weights of the soup. What it has before does not
+            take part: put ``model.get_weights()`` into the list for that.
+        checkpoints: files of ``model.save_weights("....weights.h5")`` or ``model.save("....keras")``, arrays in the
+            order of ``model.weights``, or all of them by path.
+        dataset: held out, finite, batches of (inputs, labels).
+        metric: name of the result that decides before the loss, where higher is better; None: the accuracy.
+        refresh: training examples in batches, for :func:`refresh_batch_norm` of soups of several models where
+            BatchNormalization trains; None averages the statistics.
+
+    Returns:
+        What was tried, in which order, and what was taken.
+
+    Raises:
+        PlanError: when there is no checkpoint, or one does not fit the model (all of them are listed with the variables
+            at fault), is missing or is of another kind; when the model is not compiled. The model keeps its weights.
+        DataError: when the dataset is empty or never ends.
+
+    Example:
+        >>> print(tfft.weight_averaging.greedy_soup(model, sorted(Path("runs").glob("*.keras")), validation))
+    """
+    measure = Measure(model, dataset, metric)
+    pot = _Pot(model, refresh)
+    try:
+        named = _named(model, checkpoints)
+        alone: list[tuple[Rank, int, dict[str, float]]] = []
+        for i, (_, checkpoint) in enumerate(named):
+            pot.put(_read(model, checkpoint))
+            results = measure()
+            alone.append((measure.rank(results), i, results))
+        alone.sort(key=lambda one: one[0], reverse=True)  # stable: the first given of equal ones comes first
+        rank, first, results = alone[0]
+        pot.start(_read(model, named[first][1]))
+        rows = [_row(named[first][0], results, True, results)]
+        best = results
+        for _, i, single in alone[1:]:
+            pot.try_with(_read(model, named[i][1]))
+            found = measure()
+            better = measure.rank(found) >= rank
+            rows.append(_row(named[i][0], single, better, found))
+            if better:
+                rank, results = measure.rank(found), found
+                pot.keep()
+    except BaseException:
+        pot.put_back()
+        raise
+    pot.finish()
+    return Soup(tuple(rows), results, best)
+
+
+def _row(name: str, single: Mapping[str, float], taken: bool, soup: Mapping[str, float]) -> Ingredient:
+    return Ingredient(name, single["loss"], accuracy_of(single), taken, soup["loss"], accuracy_of(soup))
+
+
+class _Pot:
+    """The soup, its sum in double precision, and the model that it is measured in."""
+
+    def __init__(self, model: keras.Model, refresh: tf.data.Dataset | None) -> None:
+        self._model, self._refresh = model, refresh
+        self._variables = list(model.weights)
+        self._before = take(self._variables)
+        self._kept: list[np.ndarray] = []
+
+    def put(self, values: Sequence[np.ndarray]) -> None:
+        put(self._variables, values)
+
+    def put_back(self) -> None:
+        put(self._variables, self._before)
+
+    def start(self, values: Sequence[np.ndarray]) -> None:
+        self.put(values)
+        self._sum = [np.asarray(value, "float64") if is_floating(v) else value for v, value in self._pairs(values)]
+        self._count = 1
+        self._kept = take(self._variables)
+
+    def try_with(self, values: Sequence[np.ndarray]) -> None:
+        self._tried = [
+            total + np.asarray(value, "float64") if is_floating(v) else total
+            for total, (v, value) in zip(self._sum, self._pairs(values), strict=True)
+        ]
+        n = self._count + 1
+        self.put([total / n if is_floating(v) else total for v, total in self._pairs(self._tried)])
+        if self._refresh is not None:
+            recompute(self._model, self._refresh, *training_norms(self._model))
+
+    def keep(self) -> None:
+        self._sum, self._count = self._tried, self._count + 1
+        self._kept = take(self._variables)
+
+    def finish(self) -> None:
+        self.put(self._kept)
+
+    def _pairs(self, values: Sequence[Any]) -> list[tuple[keras.Variable, Any]]:
+        return list(zip(self._variables, values, strict=True))
+
+
+def _named(model: keras.Model, checkpoints: Sequence[Checkpoint]) -> list[tuple[str, Checkpoint]]:
+    """Names all checkpoints, and checks all of them before anything is measured."""
+    if isinstance(checkpoints, (str, os.PathLike, Mapping)):
+        raise PlanError(f"Expected a list of checkpoints, received one: {type(checkpoints).__name__}.")
+    if not len(checkpoints):
+        raise PlanError("The list of checkpoints is empty, so there is nothing to make a soup of.")
+    named, problems = [], []
+    for i, checkpoint in enumerate(checkpoints):
+        is_file = isinstance(checkpoint, (str, os.PathLike))
+        name = os.fspath(checkpoint) if is_file else f"number {i + 1}"
+        named.append((name, checkpoint))
+        try:
+            _read(model, checkpoint, name)
+        except PlanError as error:
+            problems.append(
+                f"{name}: " + str(error).replace(":\n  - ", ": ").replace("\n  - ", "; ")
+            )  # one line each, in a list of its own
+    raise_problems(PlanError, "The checkpoints do not make a soup", problems)
+    return named
+
+
+def _read(model: keras.Model, checkpoint: Checkpoint, name: str = "the checkpoint") -> list[np.ndarray]:
+    """Returns the arrays of a checkpoint in the order of ``model.weights``."""
+    if isinstance(checkpoint, (str, os.PathLike)):
+        given: Any = _from_file(model, Path(checkpoint))
+    else:
+        given = checkpoint
+    found = matched(model, given, name)
+    missing = [v.path for i, v in enumerate(model.weights) if i not in found]
+    if missing:
+        raise PlanError(f"It has no values for {listed(missing)}.")
+    return [found[i] for i in range(len(found))]
+
+
+def _from_file(model: keras.Model, path: Path) -> list[np.ndarray]:
+    if not path.name.endswith(_ENDINGS):
+        raise PlanError(f"Weights are read from files that end in {listed(_ENDINGS)}; nothing else is opened.")
+    if not path.is_file():
+        raise PlanError("There is no such file.")
+    try:
+        if path.name.endswith(".keras"):
+            return take(keras.models.load_model(path, compile=False, safe_mode=True).weights)
+        model.load_weights(path)
+    except Exception as error:  # whatever a file that is no such file makes Keras and h5py raise
+        why = str(error).split("\n")[0]  # Keras goes on with lists of layers
+        raise PlanError(f"It cannot be read into {model.name!r}: {why}") from error
+    return take(model.weights)

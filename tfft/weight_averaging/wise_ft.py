@@ -1,0 +1,229 @@
+"""The straight line between the weights from before and after fine-tuning (WiSE-FT): :func:`interpolate`.
+
+Hides how points on the line are made without losing a bit of its ends, and how the best is chosen.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from rich.table import Table
+
+from tfft.console.tables import render
+from tfft.errors import DataError, PlanError, did_you_mean, listed
+from tfft.freezing.batch_norm import recompute, training_norms
+from tfft.freezing.weight_values import Values, is_floating, matched, put, take
+from tfft.weight_averaging.selection import Rank, accuracy_of, rank_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """One point on the line, and what was measured there.
+
+    Attributes:
+        alpha: 0 for the start, 1 for the end.
+        loss: of the model with these weights, with its penalties.
+        accuracy: None where the model has no such metric.
+        results: everything that ``evaluate`` gave, by name.
+    """
+
+    alpha: float
+    loss: float
+    accuracy: float | None
+    results: Mapping[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Interpolation:
+    """What :func:`interpolate` returns; ``print`` shows it as a table.
+
+    Attributes:
+        points: in the order of alpha, both ends included.
+        best: the one whose weights the model has now.
+    """
+
+    points: tuple[Point, ...]
+    best: Point
+
+    @property
+    def alpha(self) -> float:
+        """Of the best point."""
+        return self.best.alpha
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain values, fit for JSON."""
+        points = [{**dataclasses.asdict(p), "results": dict(p.results)} for p in self.points]
+        return {"alpha": self.alpha, "points": points}
+
+    def __str__(self) -> str:
+        table = Table(title=f"Between start and end: best at alpha {self.alpha:.3g}", title_justify="left")
+        for name in ("alpha", "loss", "accuracy"):
+            table.add_column(name, justify="right")
+        table.add_column("")
+        for p in self.points:
+            place = {self.points[0].alpha: "start", self.points[-1].alpha: "end"}.get(p.alpha, "")
+            notes = [word for word in (place, "best" if p is self.best else "") if word]
+            table.add_row(f"{p.alpha:.3g}", f"{p.loss:.4f}", percent(p.accuracy), ", ".join(notes))
+        return render(table, least=60)
+
+
+def interpolate(
+    model: keras.Model,
+    start: Values,
+    dataset: tf.data.Dataset,
+    *,
+    steps: int = 11,
+    metric: str | None = None,
+    refresh: tf.data.Dataset | None = None,
+) -> Interpolation:
+    """Looks for the best weights on the line from those before fine-tuning to those after it (WiSE-FT).
+
+    Use it after fine-tuning. Points between both ends are often better than either, on new kinds of pictures more
+    than on those of the training. The weights are ``(1 - alpha) * start + alpha * end``, where ``end`` is what the
+    model has now. Both ends are measured too and taken bit by bit, so that the model never ends worse on this
+    data than the better end. The head must be the same network at both ends: solve or train it on the frozen
+    backbone first, and take ``start`` after that; between a new head and a trained one lies nothing useful.
+
+    The best is the point with the highest accuracy, then the lowest loss; among points that are equal in both the
+    one nearest to the start, which keeps more of what the pretrained network can do. Each point is measured
+    by ``model.evaluate``. What is chosen on held-out data looks a little better there than it is.
+
+    Running statistics are interpolated like the weights; that is exact only at the ends. Where BatchNormalization
+    trains, ``refresh`` recomputes them at every point between. Whole numbers, such as counters, stay as they are at
+    the end, except at alpha 0.
+
+    Wortsman et al., Robust fine-tuning of zero-shot models (2022).
+
+    Args:
+        model: compiled, with the weights of the end; changed in place.
+        start: arrays from before, by path (variables that are left out stay as they are) or in the order of
+            ``model.weights``, as ``model.get_weights()`` gave them.
+        dataset: held out, finite, batches of (inputs, labels).
+        steps: number of points, with both ends; at least 2.
+        metric: name of the result that decides before the loss, where higher is better; None: the accuracy.
+        refresh: training examples in batches, for :func:`refresh_batch_norm`; None interpolates statistics.
+
+    Returns:
+        All points and the best one, whose weights the model has then.
+
+    Raises:
+        PlanError: when the model is not compiled, ``start`` does not fit it (everything that does not is listed), a
+            setting is out of range, or the loss is nowhere a finite number. The model keeps its weights then.
+        DataError: when the dataset is empty or never ends.
+
+    Example:
+        >>> before = model.get_weights()
+        >>> model.fit(train, epochs=5)
+        >>> print(tfft.weight_averaging.interpolate(model, before, validation))
+    """
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 2:
+        raise PlanError(f"steps must be an int of at least 2, both ends included, got {steps!r}.")
+    measure = Measure(model, dataset, metric)
+    line = _Line(model, matched(model, start, "start"), refresh)
+    points: list[Point] = []
+    best: tuple[Rank, Point, list[np.ndarray]] | None = None
+    try:
+        for i in range(steps):
+            alpha = i / (steps - 1)
+            line.go(alpha)
+            results = measure()
+            points.append(Point(alpha, results["loss"], accuracy_of(results), results))
+            rank = measure.rank(results)
+            if best is None or rank > best[0]:  # a point that is only as good comes later, farther from the start
+                best = rank, points[-1], take(line.variables)
+        if best is None or not math.isfinite(best[1].loss):
+            raise PlanError(
+                "The loss is not a finite number at any point between start and end: there are values that are no "
+                "numbers in the data or in the weights."
+            )
+    except BaseException:
+        line.go(1.0)
+        raise
+    put(line.variables, best[2])
+    return Interpolation(tuple(points), best[1])
+
+
+class _Line:
+    """Puts a model anywhere between two sets of weights; only what differs between them is touched."""
+
+    def __init__(self, model: keras.Model, start: Mapping[int, np.ndarray], refresh: tf.data.Dataset | None) -> None:
+        every = model.weights
+        places = sorted(i for i, v in start.items() if not np.array_equal(v, keras.ops.convert_to_numpy(every[i])))
+        self.variables = [every[i] for i in places]
+        self._start = [start[i] for i in places]
+        self._end = take(self.variables)
+        self._model, self._refresh = model, refresh
+        if refresh is not None:  # refreshing moves these too, and the ends must come back whole
+            norms, opened = training_norms(model)
+            moving = [w for layer in [*norms, *opened] for w in layer.non_trainable_weights]
+            known = {id(v) for v in self.variables}
+            more = [v for v in moving if id(v) not in known]
+            self.variables += more
+            self._start += take(more)
+            self._end += take(more)
+
+    def go(self, alpha: float) -> None:
+        """Gives the model the weights at ``alpha``."""
+        if alpha in (0.0, 1.0):
+            put(self.variables, self._start if alpha == 0.0 else self._end)
+            return
+        ends = zip(self.variables, self._start, self._end, strict=True)
+        put(self.variables, [self._between(variable, a, b, alpha) for variable, a, b in ends])
+        if self._refresh is not None:
+            recompute(self._model, self._refresh, *training_norms(self._model))
+
+    @staticmethod
+    def _between(variable: keras.Variable, start: np.ndarray, end: np.ndarray, alpha: float) -> np.ndarray:
+        if not is_floating(variable):
+            return end
+        return ((1.0 - alpha) * start.astype("float64") + alpha * end.astype("float64")).astype(end.dtype)
+
+
+class Measure:
+    """Measures a compiled model on a dataset, and says what the results are worth.
+
+    Args:
+        model: compiled.
+        dataset: held out, finite.
+        metric: name of the result that decides before the loss; None: the accuracy.
+    """
+
+    def __init__(self, model: keras.Model, dataset: tf.data.Dataset, metric: str | None = None) -> None:
+        if not model.compiled:
+            raise PlanError(
+                f"{model.name!r} is not compiled, so it has no loss to measure. Call model.compile first, for example "
+                "model.compile('adam', **tfft.heads.of(model).compile_args())."
+            )
+        count = int(dataset.cardinality())
+        if count == tf.data.INFINITE_CARDINALITY:
+            raise DataError("The dataset never ends (it repeats): measure on a finite one, such as dataset.take(n).")
+        if count == 0:
+            raise DataError("The dataset holds no batch, so there is nothing to measure on.")
+        self._model, self._dataset, self._metric = model, dataset, metric
+
+    def __call__(self) -> dict[str, float]:
+        """Returns what ``evaluate`` measures with the weights as they are."""
+        results = self._model.evaluate(self._dataset, verbose=0, return_dict=True)
+        if self._metric is not None and self._metric not in results:
+            raise PlanError(
+                f"The model measures no {self._metric!r}.{did_you_mean(self._metric, results)} It measures: "
+                f"{listed(results)}."
+            )
+        return {name: float(value) for name, value in results.items()}
+
+    def rank(self, results: Mapping[str, float]) -> Rank:
+        """Returns what results are worth; higher is better."""
+        if self._metric is None:
+            return rank_of(results)  # type: ignore[return-value]  # evaluate always gives a loss
+        return rank_of({"loss": results["loss"], "accuracy": results[self._metric]})  # type: ignore[return-value]
+
+
+def percent(share: float | None) -> str:
+    """Returns a share as text, or nothing."""
+    return "" if share is None else f"{share:.1%}"
