@@ -83,7 +83,7 @@ def test_imagenet_weights_out_of_reach_fail_at_once(tmp_path):
     """In a fresh process, with an empty Keras folder and a server that is not there."""
     code = """
 import time
-from tfft.backbones import native
+from tfft.backbones import keras_models
 keras_models._WEIGHTS_HOST = "tfft-no-such-host.invalid"
 start = time.monotonic()
 try:
