@@ -94,7 +94,7 @@ def test_a_block_whose_weights_are_mixed_up_is_first(trained, few, block):
 
 def state(model):
     weights = [v.numpy() for v in model.variables]  # with optimizer, metrics and random state
-    layers = freezing.auditing.flatten(model)
+    layers = freezing.weight_audit.flatten(model)
     return weights + [v.numpy() for v in model.optimizer.variables], [
         (layer.trainable, [v.trainable for v in layer.weights]) for layer in layers
     ]
