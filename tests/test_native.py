@@ -43,6 +43,7 @@ def test_pixels_are_scaled_as_each_family_does_it(app):
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
+@pytest.mark.representative("keras:MobileNet-V2:random")
 @pytest.mark.parametrize("name", ["mobilenet_v2:random", "keras:MobileNet-V2:random", "keras:mobilenetv2:RANDOM"])
 def test_a_network_by_any_spelling(name):
     backbone = load_backbone(name)
@@ -79,6 +80,7 @@ def test_unknown_networks_and_misplaced_arguments(monkeypatch):
         load_backbone("keras_hub:resnet_50_imagenet")
 
 
+@pytest.mark.process
 def test_imagenet_weights_out_of_reach_fail_at_once(tmp_path):
     """In a fresh process, with an empty Keras folder and a server that is not there."""
     code = """
@@ -272,6 +274,7 @@ def test_lite0_tells_a_palace_from_a_daisy(loaded):
     assert not np.allclose(blue_first, logits, atol=0.5)
 
 
+@pytest.mark.slow
 def test_lite0_learns_in_training_mode_only(folder):
     model = tf.saved_model.load(str(folder))
     images = tf.random.stateless_uniform([2, 64, 64, 3], [0, 1])
@@ -286,6 +289,7 @@ def test_lite0_learns_in_training_mode_only(folder):
     assert all(gradient is not None for gradient in tape.gradient(loss, model.trainable_variables))
 
 
+@pytest.mark.slow
 def test_lite0_opens_into_its_blocks(folder, loaded):
     backbone = load_backbone(folder)
     assert [block.name for block in backbone.blocks] == ["stem", *(f"block{i}" for i in range(16)), "head"]
