@@ -8,9 +8,8 @@ from PIL import Image, ImageEnhance, ImageOps
 from tfft import data, features
 from tfft.data.batches import views_of
 from tfft.errors import DataError, PlanError
-from tfft.modalities.image.augment import augmentation
 from tfft.modalities.image.randaugment import CHANGES, rand_augment
-from tfft.specs import Augmentation, InputSpec
+from tfft.specs import Augmentation, InputSpec, augmentation
 
 SPEC = InputSpec(16, 16)
 BOTH = Augmentation(flip=True, crop=0.3)

@@ -13,11 +13,12 @@ from test_training import network, stripes
 import tfft
 from tfft import heads, plans
 from tfft.backbones.base import Backbone
+from tfft.config import Phase, Plan, RunConfig
 from tfft.contrastive import PairCosine, pairs
 from tfft.errors import DataError, PlanError
 from tfft.layers.tokenize import Tokenize
-from tfft.plans import Facts, Wishes, defaults, recommend, show
-from tfft.specs import Phase, Plan, TextSpec
+from tfft.plans import DatasetStats, defaults, recommend, show
+from tfft.specs import TextSpec
 from tfft.training import Checkpoints, FeatureSource, train
 from tfft.training.phase_checks import check_phases
 
@@ -471,7 +472,7 @@ def test_models_and_data_without_classes_are_refused_before_training():
         train(network(), one, None, [TUNE], verbose=False)
 
 
-FEW = Facts(16, 2, 8, smallest=8, largest=8, texts=True)
+FEW = DatasetStats(16, 2, 8, smallest=8, largest=8, texts=True)
 
 
 def test_the_plan_probes_tunes_and_solves_again():
@@ -491,7 +492,7 @@ def test_the_plan_probes_tunes_and_solves_again():
 
 def test_numbers_of_the_plan_follow_from_the_examples_and_the_wishes():
     def tuned(facts, plan=None, **wishes):
-        return recommend(facts, Wishes(**wishes), plan=plan or plans.setfit())
+        return recommend(facts, RunConfig(**wishes), plan=plan or plans.setfit())
 
     assert defaults.PAIRED == tfft.contrastive.MOST
     many = tuned(dataclasses.replace(FEW, examples=5000, classes=10, smallest=400, largest=600))

@@ -134,13 +134,13 @@ def test_the_same_call_goes_on_in_the_phase_where_it_was_stopped(tmp_path, capsy
 
 @pytest.mark.slow
 def test_the_cost_is_told_beforehand_and_follows_what_trains(capsys):
-    from tfft.plans import Facts, recommend
+    from tfft.config import Phase
+    from tfft.plans import DatasetStats, recommend
     from tfft.recipes.costing import cost
-    from tfft.specs import Phase
 
     opened = backbone()
     model = tfft.build(opened, heads.classification(["a", "b"]))
-    plan = recommend(Facts(100, 2, 3))
+    plan = recommend(DatasetStats(100, 2, 3))
     rows = [row.flops for row in tfft.describe(model).rows if row.part == "backbone"]
     assert sum(rows) > 0
     import dataclasses

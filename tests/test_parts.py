@@ -11,10 +11,11 @@ import tensorflow as tf
 from tfft import heads
 from tfft.backbones.base import Backbone
 from tfft.backbones.savedmodel import open_savedmodel
+from tfft.config import Phase
 from tfft.errors import PlanError
 from tfft.freezing import unfreeze
 from tfft.models import build
-from tfft.specs import InputSpec, Phase
+from tfft.specs import InputSpec
 from tfft.training import in_parts, train
 
 L = keras.layers

@@ -10,10 +10,10 @@ import tensorflow as tf
 from test_training import network, stripes
 
 from tfft import heads
+from tfft.config import Phase
 from tfft.errors import PlanError
 from tfft.freezing import audit
 from tfft.optimizers import ScaledOptimizer
-from tfft.specs import Phase
 from tfft.training import FeatureSource, train
 from tfft.training.phase_checks import check_phases
 
@@ -187,16 +187,16 @@ def test_mixed_features_are_named(tmp_path):
     [
         ({"schedule": "cosin"}, "Did you mean 'cosine'"),
         ({"optimizer": "adamm"}, "Did you mean 'adam'"),
-        ({"layer_decay": 1.5}, "layer_decay must be over 0 and at most 1, got 1.5"),
-        ({"rates": {"block1": -1}}, "the rate of 'block1' must be a factor over 0, got -1"),
+        ({"layer_decay": 1.5}, "layer_decay: Expected a number above 0 and at most 1. Received: 1.5"),
+        ({"rates": {"block1": -1}}, "Expected a factor above 0 for 'block1'. Received: -1"),
         ({"l2_sp": 0.1, "weight_decay": 0.1}, "pulls to the pretrained weights and weight_decay to 0"),
         ({"ema": 0.9, "swa": 0.5}, "give one of them"),
-        ({"ema": 1.0}, "0 <= ema < 1, got 1.0"),
-        ({"lora": -1}, "lora must be a whole number of at least 0"),
+        ({"ema": 1.0}, "ema: Expected a number of at least 0 and below 1. Received: 1.0"),
+        ({"lora": -1}, "lora: Expected a whole number of at least 0"),
         ({"reinitialize": 2}, "reinitialize=2 is more than the 1 blocks that train"),
         ({"unfreeze": "none", "l2_sp": 0.1}, "no block trains, so l2_sp would do nothing"),
-        ({"clip_norm": 0}, "clip_norm must be None or a number over 0"),
-        ({"mixup": -0.1}, "mixup must be 0 or more"),
+        ({"clip_norm": 0}, "clip_norm: Expected None or a number above 0"),
+        ({"mixup": -0.1}, "mixup: Expected a number of at least 0"),
     ],
 )
 def test_settings_that_cannot_be_used(wrong, told):

@@ -84,7 +84,7 @@ def test_every_row_that_cannot_be_used_is_named(place, tmp_path):
     assert len(report.of_kind("unusable").items) == 4
     assert "Did you mean 'label'" in str(tfft.check(path, audio="audio", label="lable"))
     for call in (lambda: tfft.finetune(backbone(), path, audio="audio", image="audio"),):
-        with pytest.raises(PlanError, match="image and audio each say what is learned from: give one of them"):
+        with pytest.raises(PlanError, match="image and audio each name the input: give one of them"):
             call()
     with pytest.raises(DataError, match="image and audio each say"):
         tfft.check(path, audio="audio", image="audio")

@@ -19,8 +19,8 @@ import tensorflow as tf
 from resume_process import Average, Counter, examples, network
 
 from tfft import data, training
+from tfft.config import Phase
 from tfft.errors import PlanError
-from tfft.specs import Phase
 from tfft.training import CheckpointError, Checkpoints, CheckpointStore, Resume
 
 slow_fixtures = ("whole", "all_phases")

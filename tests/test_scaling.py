@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from tfft import freezing
+from tfft.config import Phase
 from tfft.errors import PlanError
 from tfft.optimizers import ScaledOptimizer, block_factors, carry_slots, optimizer_names, optimizer_of
-from tfft.specs import Phase
 
 GRAPH = ("adam", "momentum")  # tested as fit does it; the others without tracing, which takes most of the time
 LOW, HIGH = "low/kernel", "high/kernel"

@@ -42,12 +42,13 @@ _NAMES = {
     "lr_find": "tfft.optimizers",
     "AudioSpec": "tfft.specs",
     "InputSpec": "tfft.specs",
-    "Phase": "tfft.specs",
-    "Plan": "tfft.specs",
+    "Phase": "tfft.config",
+    "Plan": "tfft.config",
+    "RunConfig": "tfft.config",
     "TfftError": "tfft.errors",
 }
 _MODULES = (
-    "backbones", "contrastive", "data", "errors", "evaluation", "exporting", "features", "freezing", "heads",
+    "backbones", "config", "contrastive", "data", "errors", "evaluation", "exporting", "features", "freezing", "heads",
     "inspection", "modalities", "models", "optimizers", "plans", "recipes", "regularizers", "specs", "tasks", "testing",
     "tools", "training", "weight_averaging",
 )  # fmt: skip
@@ -91,7 +92,7 @@ def _register(keras: Any) -> None:
 wrapt.register_post_import_hook(_register, "keras")
 
 if TYPE_CHECKING:
-    from tfft import backbones, contrastive, data, errors, evaluation, exporting, features, freezing, heads  # noqa: I001
+    from tfft import backbones, config, contrastive, data, errors, evaluation, exporting, features, freezing, heads  # noqa: I001
     from tfft import inspection, modalities, models, optimizers, plans, recipes, regularizers, specs, tasks, testing
     from tfft import tools, training, weight_averaging
     from tfft.backbones import list_backbones, load_backbone, resolve
@@ -103,5 +104,6 @@ if TYPE_CHECKING:
     from tfft.optimizers import lr_find
     from tfft.recipes import cross_validate, finetune, finetune_seeds, load_run, recommend_plan
     from tfft.freezing import audit, describe, freeze, unfreeze
-    from tfft.specs import AudioSpec, InputSpec, Phase, Plan
+    from tfft.config import Phase, Plan, RunConfig
+    from tfft.specs import AudioSpec, InputSpec
     from tfft.training import plot_history

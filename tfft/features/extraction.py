@@ -29,8 +29,7 @@ from tfft.features.engines import ENGINES, EngineName, Opener, Staged, choose, s
 from tfft.features.feature_set import Features
 from tfft.features.sources import Source, Views, open_source
 from tfft.layers.preprocess import Preprocess
-from tfft.modalities.image.augment import augmentation
-from tfft.specs import Augmentation
+from tfft.specs import Augmentation, augmentation
 
 DTYPES = ("float32", "float16")
 

@@ -13,12 +13,12 @@ from typing import Any
 import keras
 
 from tfft.backbones.base import is_opened
+from tfft.config import Phase
 from tfft.errors import PlanError, did_you_mean, listed, raise_problems
 from tfft.freezing.layer_tree import flatten, is_norm, own_weights
 from tfft.optimizers.layerwise_lr import block_factors
 from tfft.optimizers.per_variable_lr import ScaledOptimizer
 from tfft.optimizers.schedules import SCHEDULES, schedule_of
-from tfft.specs import Phase
 
 _WRAPPERS = ("LossScaleOptimizer", "MultiOptimizer", "Optimizer")
 _SPARED = ("bias", "gamma", "beta", "scale", "offset")

@@ -13,8 +13,8 @@ from typing import Any, Literal
 import keras
 from keras import ops
 
+from tfft.config import Phase
 from tfft.errors import PlanError, did_you_mean, listed
-from tfft.specs import Phase
 
 Curve = Literal["linear", "cosine"]
 Schedule = keras.optimizers.schedules.LearningRateSchedule

@@ -6,9 +6,9 @@ from typing import Any
 
 from rich.table import Table
 
+from tfft.config import Phase, Plan
 from tfft.console.tables import render
 from tfft.plans.defaults import FINE_TUNE, FROZEN
-from tfft.specs import Phase, Plan
 
 _ELSEWHERE = set("name unfreeze epochs learning_rate solve schedule optimizer warmup layer_decay surgical".split())
 
@@ -52,11 +52,11 @@ def _phase_row(phase: Phase) -> tuple[str, ...]:
         rate += f", x {phase.layer_decay:g} per block down"
     if phase.rates:
         rate += "; " + ", ".join(f"{name} x {factor:g}" for name, factor in phase.rates.items())
-    how = [phase.optimizer, phase.schedule]
-    how += [
+    settings = [phase.optimizer, phase.schedule]
+    settings += [
         f"{k}={v:g}" for k, v in phase.to_dict().items() if k not in _ELSEWHERE and isinstance(v, (int, float)) and v
     ]
-    return phase.name, what, str(phase.epochs), rate, " ".join(how)
+    return phase.name, what, str(phase.epochs), rate, " ".join(settings)
 
 
 def _blocks(blocks: Any) -> str:

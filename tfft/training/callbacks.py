@@ -12,8 +12,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfft.config import Phase
 from tfft.errors import AuditError, PlanError, listed
-from tfft.specs import Phase
 from tfft.training.distribute import is_chief, statistics_of
 from tfft.weight_averaging.selection import Rank, rank_of
 

@@ -12,10 +12,10 @@ import numpy as np
 import tensorflow as tf
 
 from tfft import heads
+from tfft.config import Phase
 from tfft.data import mixed, one_hot, weighted
 from tfft.errors import DataError, PlanError, listed
 from tfft.freezing import add_lora, relative_gradients, select, unfreeze
-from tfft.specs import Phase
 from tfft.training.checkpoint.manager import Keeper
 from tfft.training.history import History
 from tfft.training.microbatch import in_parts

@@ -16,10 +16,10 @@ import numpy as np
 import tensorflow as tf
 
 from tfft import heads
+from tfft.config import Phase
 from tfft.contrastive import MOST, SIZE, PairCosine, check_classes, fetched_pairs
 from tfft.errors import DataError, PlanError
 from tfft.features import Features, split_head
-from tfft.specs import Phase
 from tfft.training.context import Job
 from tfft.training.suffix import Reduced, reduce
 

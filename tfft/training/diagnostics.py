@@ -8,9 +8,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfft.config import Phase
 from tfft.errors import AuditError, listed
 from tfft.freezing import Audit
-from tfft.specs import Phase
 from tfft.training import distribute
 from tfft.training.suffix import Reduced
 

@@ -13,10 +13,10 @@ import keras
 import numpy as np
 
 from tfft import heads
+from tfft.config import Phase
 from tfft.freezing import audit, merge_lora, reinitialize
 from tfft.optimizers import carry_slots, optimizer_of
 from tfft.regularizers import anchor, release
-from tfft.specs import Phase
 from tfft.training import distribute
 from tfft.training.callbacks import EpochCount, OnWhole, PhaseWatch, line
 from tfft.training.context import Job, slice_for

@@ -31,8 +31,7 @@ from tfft.features.linear_probe.nearest_mean import nearest_mean_head
 from tfft.features.sources import Views, open_source
 from tfft.features.split_model import example_bytes, split_steady
 from tfft.io.cache_dir import free_space
-from tfft.modalities.image.augment import augmentation
-from tfft.specs import Augmentation
+from tfft.specs import Augmentation, augmentation
 
 _SHARE_OF_DISK = 0.5  # of what is free; features that need more are computed again in every epoch
 _SAMPLE = 256  # texts whose length tells how much the features of all will take

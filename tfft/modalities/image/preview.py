@@ -11,8 +11,7 @@ from tfft.data.batches import views_of
 from tfft.data.examples import Examples
 from tfft.errors import DataError
 from tfft.layers.preprocess import check_spec
-from tfft.modalities.image.augment import augmentation
-from tfft.specs import Augmentation, InputSpec
+from tfft.specs import Augmentation, InputSpec, augmentation
 
 _GAP = 4  # white pixels between two pictures
 

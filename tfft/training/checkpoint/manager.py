@@ -14,8 +14,8 @@ import keras
 import numpy as np
 
 from tfft import heads
+from tfft.config import Phase
 from tfft.freezing import AuditReport, unfreeze
-from tfft.specs import Phase
 from tfft.training.checkpoint.callback import Checkpoints, Course
 from tfft.training.checkpoint.callback_state import CallbackStates, has_state
 from tfft.training.checkpoint.resume import open_store, refuse_workers
