@@ -11,7 +11,7 @@ from typing import Any
 from tfft.backbones.base import Backbone
 from tfft.console.progress import reading_bar
 from tfft.data import RecordingSplits
-from tfft.models import wave_length
+from tfft.modalities.audio.attach import wave_length
 from tfft.plans import Wishes
 from tfft.recipes.gathered import Gathered
 from tfft.recipes.gathering import gather
