@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tfft.evaluation.scores import Scores
     from tfft.heads import Head
     from tfft.inspection.findings import Finding
+    from tfft.models import ModelInput
 
 FeatureLevel = Literal["pooled", "sequence", "spatial", "pyramid"]
 
@@ -212,8 +213,32 @@ class Modality:
         """Returns why a backbone cannot take this kind of data, as a sentence; None where it can."""
         return None
 
-    def attach_input(self, backbone: Backbone, network: keras.Model, **options: Any) -> Any:
-        """Returns the model's inputs and the features of the backbone, see :class:`tfft.models.ModelInput`."""
+    def fits(self, backbone: Backbone, options: Mapping[str, Any]) -> int:
+        """Returns how surely a model of a backbone is meant to take this kind of data; the highest of all wins.
+
+        Args:
+            backbone: any.
+            options: of :func:`tfft.build`, such as ``audio``.
+
+        Returns:
+            0 for not at all.
+        """
+        return 0 if self.why_not(backbone) else 1
+
+    def attach_input(
+        self, backbone: Backbone, network: keras.Model, level: FeatureLevel = "pooled", **options: Any
+    ) -> ModelInput:
+        """Puts the model's inputs, and what has to happen to them, in front of a backbone.
+
+        Args:
+            backbone: that :meth:`why_not` has nothing against.
+            network: its model, a layer of the model to be.
+            level: what the head takes; pooling over all positions is done behind this, where features still have some.
+            **options: of :func:`tfft.build`; those of other kinds of data are left alone.
+
+        Raises:
+            BackboneError: when the backbone cannot take this kind of data, or not as the options say.
+        """
         raise NotImplementedError
 
     # --- serving
@@ -299,9 +324,9 @@ _MODALITIES: _Registry[Modality] = _Registry(
     "kind of data",
     "tfft.modalities",
     {
-        "image": "tfft.modalities.image:IMAGE",
-        "text": "tfft.modalities.text:TEXT",
-        "audio": "tfft.modalities.audio:AUDIO",
+        "image": "tfft.modalities.image.modality:IMAGE",
+        "text": "tfft.modalities.text.modality:TEXT",
+        "audio": "tfft.modalities.audio.modality:AUDIO",
     },
     {},
 )
