@@ -103,8 +103,8 @@ class SharedSettings:
     task: Literal["auto", "classification", "multilabel", "regression", "tokens"] = setting(
         "auto",
         help="Meaning of the labels.",
-        details='"regression": numbers. "tokens": one tag per word; data as in tfft.data.load_tagged, where text and '
-        "label name the lists in JSON lines.",
+        details='"regression": numbers. "tokens": one tag per word, in CoNLL columns or JSON lines; text and label '
+        "name the lists in JSON lines.",
         default_help="inferred from the labels",
         check=one_of("auto", "classification", "multilabel", "regression", "tokens"),
         cli=Option(), group="text", scope=("reading",),

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
-from tfft.errors import PlanError, did_you_mean, listed
+from tfft.errors import DataError, PlanError, did_you_mean, listed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,9 +28,13 @@ if TYPE_CHECKING:
     from tfft.backbones.base import Backbone
     from tfft.data.examples import Examples, Splits
     from tfft.evaluation.scores import Scores
+    from tfft.features.engines import Staged
+    from tfft.features.sources import Source, Views
     from tfft.heads import Head
-    from tfft.inspection.findings import Finding
+    from tfft.inspection.findings import DataReport, Finding
     from tfft.models import ModelInput
+
+AUTO = "auto"  # the task is told by the labels
 
 FeatureLevel = Literal["pooled", "sequence", "spatial", "pyramid"]
 
@@ -76,6 +80,11 @@ class Task:
     moves_with_pixels: ClassVar[bool] = False
     checks_label_errors: ClassVar[bool] = False
     selection: ClassVar[Metric] = Metric("accuracy")
+
+    @property
+    def reader(self) -> Modality | None:
+        """What reads its data where labels have a form of their own, such as tags of words; None for all others."""
+        return None
 
     # --- labels
 
@@ -163,6 +172,73 @@ class Evaluator:
         raise NotImplementedError
 
 
+# Settings that ask for nothing where there is nothing to do: no file to decode, to skip, to remember or to wait for.
+_HARMLESS = frozenset({"validation", "seed", "strict", "check", "progress", "store"})
+_TABLES_ONLY = (
+    " Folders and arrays are read for classification: a table with a column of files (image= or audio=) can hold "
+    "labels of another task."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Match:
+    """How a modality reads a source.
+
+    Attributes:
+        form: what the source is, words for a sentence, such as "a folder of images".
+        load: reads it, ``load(source, **settings)``, and returns :class:`tfft.data.Splits`.
+        settings: names of the settings that mean something for it.
+        certainty: 3 where a setting says so, 2 where the source looks like it, 1 where nothing speaks against it; the
+            highest of all modalities wins.
+        has_names: whether its examples have names, so that the file of an earlier split can be read.
+    """
+
+    form: str
+    load: Callable[..., Any]
+    settings: frozenset[str]
+    certainty: int = 2
+    has_names: bool = False
+
+    def check(self, settings: Mapping[str, Any]) -> None:
+        """Refuses settings that mean nothing for the source.
+
+        Args:
+            settings: those that are not left as they are by default.
+
+        Raises:
+            DataError: naming all of them, and those that there are.
+        """
+        wrong = {name: value for name, value in settings.items() if name not in self.settings | _HARMLESS}
+        if wrong.get("task") in ("auto", "classification"):
+            del wrong["task"]
+        if "validation" in settings and not isinstance(settings["validation"], (int, float)) and not self.has_names:
+            wrong["validation"] = settings["validation"]
+        if not wrong:
+            return
+        given = ", ".join(f"{name}={value!r}" for name, value in wrong.items())
+        has = "mean" if len(wrong) > 1 else "means"
+        valid = listed(sorted((self.settings | {"validation", "seed"}) - {"progress", "store"}))
+        raise DataError(
+            f"{given} {has} nothing for {self.form}, which takes {valid}. Leave it out, or give another source."
+            f"{_TABLES_ONLY if 'task' in wrong else ''}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Adapted:
+    """Examples as a backbone takes them.
+
+    Attributes:
+        splits: the examples.
+        settings: of reading, that were chosen for the backbone.
+        notes: what is to be said about it, one line each.
+    """
+
+    splits: Splits[Any]
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
 class Modality:
     """What an example is: how it is found, read, checked, fed to a backbone, and served.
 
@@ -172,6 +248,9 @@ class Modality:
         items: plural of it.
         columns: names of the settings that name its columns in a table, such as ``("text",)``.
         settings: names of the settings of reading that only this modality takes, such as ``("sample_rate",)``.
+        augmentations: names of what can be varied about an example, as ``augment=`` takes them.
+        may_be_grouped: whether examples often come from few sources that nobody tells, such as speakers.
+        numeric: whether examples are numbers, which a Keras model of one's own takes as they are.
     """
 
     name: ClassVar[str]
@@ -179,32 +258,75 @@ class Modality:
     items: ClassVar[str]
     columns: ClassVar[tuple[str, ...]] = ()
     settings: ClassVar[frozenset[str]] = frozenset()
+    augmentations: ClassVar[tuple[str, ...]] = ()
+    may_be_grouped: ClassVar[bool] = False
+    numeric: ClassVar[bool] = True
 
     # --- data
 
-    def matches(self, source: Any, config: Any) -> int:
-        """Returns how surely a source holds this kind of data, 0 for not at all; the highest of all wins.
+    def matches(self, source: Any, settings: Mapping[str, Any]) -> Match | None:
+        """Tells how a source of this kind of data would be read; None where it is something else.
 
         Args:
-            source: as :func:`tfft.data.load` takes it.
-            config: the settings of reading that were given.
+            source: as :func:`tfft.data.load` takes it, but no name of a TensorFlow dataset.
+            settings: of reading, those that were given.
         """
-        return 0
+        return None
 
-    def load(self, source: Any, config: Any, **reading: Any) -> Splits:
-        """Reads a source and splits it into training and validation examples."""
+    def load(self, source: Any, settings: Mapping[str, Any]) -> Splits[Any]:
+        """Reads a source and divides it into training and validation examples.
+
+        Args:
+            source: as in :meth:`matches`.
+            settings: of reading, those that were given.
+
+        Raises:
+            DataError: when the source is of another kind, or a setting means nothing for it.
+        """
+        match = self.matches(source, settings)
+        if match is None:
+            raise DataError(f"Expected {self.items}, received a {type(source).__name__}.")
+        match.check(settings)
+        return match.load(source, **{name: value for name, value in settings.items() if name in match.settings})
+
+    def read_labelled(self, source: Any, class_names: Sequence[str], settings: Mapping[str, Any]) -> Examples:
+        """Reads a source for a model that knows its classes, without dividing it.
+
+        Args:
+            source: as in :meth:`matches`.
+            class_names: of the model, in the order of its outputs.
+            settings: of reading; ``task`` is that of the model.
+        """
         raise NotImplementedError
 
-    def read_labelled(self, source: Any, class_names: Sequence[str], config: Any, **reading: Any) -> Examples:
-        """Reads a source for a model that knows its classes, without splitting it."""
-        raise NotImplementedError
+    def is_split(self, source: Any) -> bool:
+        """Tells whether a source says itself what is to be learned from."""
+        return False
 
-    def adapt(self, splits: Splits, backbone: Backbone, config: Any) -> Splits:
-        """Returns the examples as a backbone takes them, such as recordings at its sample rate."""
-        return splits
+    def adapt(self, splits: Splits[Any], backbone: Backbone, settings: Mapping[str, Any]) -> Adapted:
+        """Returns the examples as a backbone takes them, such as recordings at its sample rate.
 
-    def findings(self, splits: Splits, **options: Any) -> Iterator[Finding]:
+        Args:
+            splits: the examples, of which nothing has been read that depends on the backbone.
+            backbone: that will see them.
+            settings: of reading, those that were given.
+        """
+        return Adapted(splits)
+
+    def array_source(self, values: Any, labels: Any, staged: Staged, batch_size: int, views: Views) -> Source | None:
+        """Returns varied arrays as features are made of them; None where the model takes another kind of data."""
+        return None
+
+    def findings(self, splits: Splits[Any], **options: Any) -> Iterator[Finding]:
         """Yields what is wrong, odd or worth knowing in the examples."""
+        return iter(())
+
+    def report(self, splits: Splits[Any], name: str) -> DataReport | None:
+        """Looks at examples before a training, without reading them again; None where there is nothing to look at."""
+        return None
+
+    def notes(self, splits: Splits[Any], backbone: Backbone) -> Iterator[str]:
+        """Yields what is to be said about examples and a backbone, such as how many texts will be cut off."""
         return iter(())
 
     # --- model
@@ -240,6 +362,10 @@ class Modality:
             BackboneError: when the backbone cannot take this kind of data, or not as the options say.
         """
         raise NotImplementedError
+
+    def input_of(self, model: keras.Model) -> Any:
+        """Returns what a built model takes of this kind of data, such as its size; None where it takes another."""
+        return None
 
     # --- serving
 

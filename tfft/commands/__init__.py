@@ -113,15 +113,15 @@ def check(options: argparse.Namespace, print_result: PrintResult) -> int:
 def preview(options: argparse.Namespace, print_result: PrintResult) -> int:
     """Draws a grid of training pictures, and of views of them."""
     start_tensorflow()
-    from tfft.data import RecordingSplits, Splits, load, preview
+    from tfft.data import load
     from tfft.io.atomic import write_whole
-    from tfft.modalities.image.preview import as_png
+    from tfft.modalities.image.preview import as_png, preview
     from tfft.specs import InputSpec
 
     height, width = _size([options.image_size[0], options.image_size[-1]])
     spec = InputSpec(height=height, width=width, resize=options.resize)
     splits = load(options.data)
-    if not isinstance(splits, Splits) or isinstance(splits, RecordingSplits):
+    if splits.modality != "image":
         raise DataError(f"{options.data} holds no images, and preview draws images.")
     examples = splits.train
     grid = preview(
@@ -172,7 +172,7 @@ def evaluate(options: argparse.Namespace, print_result: PrintResult) -> int:
     start_tensorflow()
     from tfft import recipes
     from tfft.evaluation import evaluate as measure
-    from tfft.recipes.measuring import labelled_data
+    from tfft.recipes.labelled import labelled_data
 
     run = recipes.load_run(options.run_folder)
     dataset, skipped, words = labelled_data(run, options.data, options.batch_size)

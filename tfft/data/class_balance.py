@@ -96,7 +96,7 @@ def weighted(dataset: tf.data.Dataset, weights: Mapping[int, float]) -> tf.data.
     return dataset.map(add, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
 
-def _given(names: tuple[str, ...], how: Mapping[str | int, float]) -> dict[int, float]:
+def _given(names: tuple[str, ...], how: Mapping[Any, float]) -> dict[int, float]:
     weights = dict.fromkeys(range(len(names)), 1.0)
     problems = []
     for key, value in how.items():
@@ -107,7 +107,7 @@ def _given(names: tuple[str, ...], how: Mapping[str | int, float]) -> dict[int, 
         if not (number and 0 < value < float("inf")):
             problems.append(f"the weight of {key!r} must be a number over 0, received {value!r}")
         elif known:
-            weights[key if isinstance(key, (int, np.integer)) else names.index(key)] = float(value)
+            weights[int(key) if isinstance(key, (int, np.integer)) else names.index(key)] = float(value)
     raise_problems(PlanError, "Classes cannot be weighted", problems)
     return weights
 

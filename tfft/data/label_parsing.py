@@ -34,7 +34,7 @@ def values_of(labels: Sequence[Any], separator: str | None) -> list[Any]:
 
     found: list[Any] = []
     for label in labels:
-        if isinstance(label, (list, tuple, set, np.ndarray)) and np.ndim(label):
+        if isinstance(label, (list, tuple, set, np.ndarray)) and np.ndim(label):  # type: ignore[arg-type]
             found.append([plain(one) for one in label])
         elif separator is not None:
             found.append([one.strip() for one in str(label).split(separator) if one.strip()])

@@ -14,9 +14,9 @@ import numpy as np
 import tensorflow as tf
 
 from tfft import heads
-from tfft.data.batches import check_pixels
 from tfft.errors import DataError, TfftError, listed
 from tfft.evaluation.scores import ClassScore, Scores, class_score, mean_interval, wilson_interval
+from tfft.layers.pixel_checks import check_pixels
 from tfft.tasks.token_classification.scores import Tags
 
 

@@ -12,23 +12,11 @@ from typing import Any
 import numpy as np
 
 from tfft.backbones import Backbone, load_backbone
-from tfft.data import (
-    Copy,
-    Examples,
-    FileFacts,
-    RecordingSplits,
-    Skipped,
-    Splits,
-    find_copies,
-    find_parts,
-    load_image_table,
-    load_recording_table,
-    load_recordings,
-    load_texts,
-)
-from tfft.data.file_index import facts_of
-from tfft.data.loader import IMAGE_TABLE, IMAGES, RECORDING_TABLE, RECORDINGS, TEXTS, check_settings, kind_of
-from tfft.data.tfds.source import LocalCopy, is_tfds, local_copy
+from tfft.data import Skipped, Splits
+from tfft.data.class_folders import class_folders, existing, files_of, split_folders
+from tfft.data.duplicates import Duplicate
+from tfft.data.loader import explicit, reader_of
+from tfft.data.tfds.source import ROLES, LocalCopy, is_tfds, local_copy
 from tfft.errors import DataError
 from tfft.features import extract
 from tfft.inspection.classes import class_findings, label_text
@@ -39,8 +27,13 @@ from tfft.inspection.label_errors import doubted, label_findings
 from tfft.io.cache_dir import cache_dir
 from tfft.modalities.audio.checks import check_recordings
 from tfft.modalities.image.checks import file_findings
-from tfft.modalities.image.folder import class_folders, existing, files_of, split_folders
+from tfft.modalities.image.crops import find_parts
+from tfft.modalities.image.duplicates import find_copies
+from tfft.modalities.image.examples import ImageFiles
+from tfft.modalities.image.file_info import FileFacts, facts_of
+from tfft.modalities.image.folder import IMAGE_FILES, load_images
 from tfft.modalities.text.checks import text_report
+from tfft.registry import Match
 
 
 def check(
@@ -62,7 +55,7 @@ def check(
 
     Args:
         data: folder with one folder of images or recordings per class, also within ``train/``, ``val/`` and ``test/``;
-            a table of files; a table of texts, as :func:`tfft.data.load_texts` takes it; or ``"tfds:NAME"``.
+            a table of files; a table of texts, as :func:`tfft.modalities.text.load_texts` takes it; or ``"tfds:NAME"``.
         backbone: with it the labels are checked as well: examples that a probe on its frozen features takes for another
             class are listed; and in folders of images those that are larger crops of others are found.
         text: column of a table that holds the texts; of TensorFlow Datasets the feature, as with the other columns.
@@ -86,20 +79,20 @@ def check(
         >>> report.write_html("report.html")
     """
     start = time.perf_counter()
-    columns = {name: value for name, value in (("text", text), ("label", label)) if value is not None}
+    columns = explicit({"text": text, "image": image, "audio": audio, "label": label})
     if is_tfds(data):
-        copy = local_copy(data, image=image, audio=audio, text=text, label=label, progress=progress)
-        settings = {name: copy.settings[name] for name in ("image", "audio", "text", "label")}
+        copy = local_copy(data, columns, progress)
+        settings: dict[str, Any] = {name: copy.settings[name] for name in ROLES}
         report = check(copy.source, backbone=backbone, **settings, seed=seed, store=store, progress=progress)
         findings = in_order(iter([*report.findings, *_without_label(copy)]))
         return dataclasses.replace(report, data=copy.name, findings=findings, seconds=time.perf_counter() - start)
     place = cache_dir() / "files.sqlite" if store == "auto" else store
-    kind = kind_of(data, image=image, audio=audio, text=text, label=label)
-    check_settings(kind, columns)
-    if kind != IMAGES:
-        columns |= {name: value for name, value in (("image", image), ("audio", audio)) if value is not None}
-        settings = {**columns, "seed": seed} | ({} if kind == TEXTS else {"store": place, "progress": progress})
-        report = _of_splits(data, kind, settings, backbone)
+    reader = reader_of(data, columns)
+    match = reader.matches(data, columns)
+    assert match is not None  # noqa: S101  it was chosen for that
+    match.check(columns)
+    if match.load is not load_images:
+        report = _of_splits(data, match, {**columns, "seed": seed, "store": place, "progress": progress}, backbone)
         return dataclasses.replace(report, seconds=time.perf_counter() - start)
     survey = _surveyed(Path(data), place, progress)
     notes: list[str] = []
@@ -114,7 +107,7 @@ def check(
     return DataReport(os.fspath(data), _counts(survey), report, tuple(notes), time.perf_counter() - start)
 
 
-def check_splits(splits: Splits, name: str = "") -> DataReport:
+def check_splits(splits: Splits[ImageFiles], name: str = "") -> DataReport:
     """Looks at a data set that was listed by :func:`tfft.data.load`; no file is read again.
 
     Args:
@@ -124,29 +117,28 @@ def check_splits(splits: Splits, name: str = "") -> DataReport:
     parts = {"train": splits.train, "validation": splits.validation}
     made_here = not splits.split_from.startswith("the folders")
     survey = {part: (own.class_names, own, ()) for part, own in parts.items()}
-    notes = [splits.copies_note] if splits.copies_note else []
+    notes = [splits.duplicates_note] if splits.duplicates_note else []
     findings = list(_of_files(survey, splits.skipped))
     if splits.train.labels.dtype.kind != "f":
         findings += class_findings(_counts(survey))
-    findings += copy_findings(splits.copies, *_described(survey))
+    findings += copy_findings(splits.duplicates, *_described(survey))
     if not made_here:
         findings += drift_findings({part: own.facts for part, own in parts.items()}, _counts(survey))
     return DataReport(name or splits.root, _counts(survey), in_order(iter(findings)), tuple(notes))
 
 
 def _of_splits(
-    data: Any, kind: str, settings: Mapping[str, Any], backbone: str | os.PathLike[str] | Backbone | None
+    data: Any, match: Match, settings: Mapping[str, Any], backbone: str | os.PathLike[str] | Backbone | None
 ) -> DataReport:
-    """Looks at what a loader gives; what stops it is a finding, in place of an error."""
-    name = os.fspath(data) if isinstance(data, (str, os.PathLike)) else f"{kind} in memory"
-    if kind not in _LOADERS:
-        raise DataError(f"check looks at files and texts, and these are {kind}.")
+    """Looks at what a modality reads; what stops it is a finding, in place of an error."""
+    name = os.fspath(data) if isinstance(data, (str, os.PathLike)) else f"{match.form} in memory"
+    if "strict" not in match.settings:
+        raise DataError(f"check looks at files and texts, and these are {match.form}.")
     try:
-        splits = _LOADERS[kind](data, **settings)
+        splits = match.load(data, **{name: value for name, value in settings.items() if name in match.settings})
     except DataError as error:
         return DataReport(name, {}, (_stopped(error),))
-    look = text_report if kind == TEXTS else check_recordings if isinstance(splits, RecordingSplits) else check_splits
-    report, notes = dataclasses.replace(look(splits), data=name), []
+    report, notes = dataclasses.replace(_LOOKS[splits.modality](splits), data=name), []
     if backbone is None:
         notes.append(_NOT_CHECKED)
     doubts = [] if backbone is None else list(doubted(splits, backbone, settings["seed"], notes))
@@ -168,15 +160,14 @@ def _stopped(error: DataError) -> Finding:
 
 
 _NOT_CHECKED = "Labels were not checked: give a backbone for that."
-_LOADERS: dict[str, Callable[..., Any]] = {
-    IMAGE_TABLE: load_image_table,
-    RECORDING_TABLE: load_recording_table,
-    RECORDINGS: load_recordings,
-    TEXTS: load_texts,
+_LOOKS: dict[str, Callable[[Splits[Any]], DataReport]] = {
+    "image": check_splits,
+    "text": text_report,
+    "audio": check_recordings,
 }
 
 # Class names, usable examples, and what was left out, by part.
-_Survey = Mapping[str, tuple[Sequence[str], Examples, Sequence[Skipped]]]
+_Survey = Mapping[str, tuple[Sequence[str], ImageFiles, Sequence[Skipped]]]
 
 
 def _surveyed(
@@ -191,14 +182,16 @@ def _surveyed(
     survey = {}
     for part, place in parts.items():
         skipped: list[Skipped] = []
-        names = class_folders(place, skipped, least=0)
-        found = [(path, number) for number, name in enumerate(names) for path in files_of(place / name, skipped)]
+        names = class_folders(place, skipped, 0, IMAGE_FILES)
+        found = [
+            (path, number) for number, name in enumerate(names) for path in files_of(place / name, skipped, IMAGE_FILES)
+        ]
         facts = facts_of([path for path, _ in found], progress, store)
         skipped += [Skipped(one.path, one.reason) for one in facts if one.reason]
         used = [(one, number) for one, (_, number) in zip(facts, found, strict=True) if one.reason is None]
         labels = np.array([number for _, number in used], np.int32)
         good = tuple(one for one, _ in used)
-        survey[part] = (names, Examples(tuple(one.path for one in good), labels, names, (), good), skipped)
+        survey[part] = (names, ImageFiles(tuple(one.path for one in good), labels, names, (), good), skipped)
     return survey
 
 
@@ -227,7 +220,7 @@ def _findings(survey: _Survey, seen: _Seen | None, notes: list[str]) -> Iterator
     yield from drift_findings({part: own.facts for part, (_, own, _) in survey.items()}, _counts(survey))
 
 
-def _copies(facts: Sequence[FileFacts], seen: _Seen | None, notes: list[str]) -> list[Copy]:
+def _copies(facts: Sequence[FileFacts], seen: _Seen | None, notes: list[str]) -> list[Duplicate]:
     """Copies among all, with features also those that are larger crops."""
     found = find_copies(facts)
     pairs, said = list(found.pairs), [found.note]
@@ -248,7 +241,7 @@ def _copies(facts: Sequence[FileFacts], seen: _Seen | None, notes: list[str]) ->
 class _Seen:
     """What a backbone saw: features [N, D] of the examples of all parts that have the classes of the first."""
 
-    examples: Examples
+    examples: ImageFiles
     positions: list[int]  # of the examples among all of the survey
     features: np.ndarray
     backbone: str
@@ -268,6 +261,6 @@ def _seen(survey: _Survey, backbone: str | os.PathLike[str] | Backbone) -> _Seen
     return _Seen(examples, np.flatnonzero(taken).tolist(), features, opened.name)
 
 
-def _together(first: Examples, parts: Sequence[Examples]) -> Examples:
+def _together(first: ImageFiles, parts: Sequence[ImageFiles]) -> ImageFiles:
     paths = tuple(path for own in parts for path in own.paths)
-    return Examples(paths, np.concatenate([own.labels for own in parts]), first.class_names)
+    return ImageFiles(paths, np.concatenate([own.labels for own in parts]), first.class_names)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tfft.data import FileFacts
 from tfft.inspection.findings import Finding, Item
+
+if TYPE_CHECKING:
+    from tfft.modalities.image.file_info import FileFacts
 
 _LEAST = 20  # examples of a part
 _APART = 0.2  # largest difference of two cumulative shares; and of the shares of classes

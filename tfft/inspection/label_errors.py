@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from tfft import heads
+from tfft import heads, registry
 from tfft.backbones import Backbone, load_backbone
-from tfft.data import RecordingSplits, Splits, TextSplits
+from tfft.data import Splits
 from tfft.errors import DataError
 from tfft.features import extract, split_head
 from tfft.inspection.findings import Finding, Item
@@ -22,7 +22,7 @@ from tfft.models import build
 
 
 def doubted(
-    splits: Splits | TextSplits, backbone: str | os.PathLike[str] | Backbone, seed: int, notes: list[str]
+    splits: Splits[Any], backbone: str | os.PathLike[str] | Backbone, seed: int, notes: list[str]
 ) -> Iterator[Finding]:
     """Yields findings about the labels of both parts of a data set.
 
@@ -40,20 +40,14 @@ def doubted(
         notes.append("Labels were not checked: a probe tells classes, and these are several labels or numbers.")
         return
     opened = backbone if isinstance(backbone, Backbone) else load_backbone(backbone)
-    parts: tuple[Any, ...] = (splits.train, splits.validation)
-    settings: dict[str, Any] = {}
-    if isinstance(splits, TextSplits):
-        names = [place for part in parts for place in part.places]
-        what, fits = "texts", opened.text_spec is not None
-        settings["pair"] = parts[0].pairs is not None
-    else:
-        names = [path for part in parts for path in part.paths]
-        listens = isinstance(splits, RecordingSplits)
-        what, fits = ("recordings", opened.text_spec is None) if listens else ("images", opened.input_spec is not None)
-        settings |= {"audio": splits.spec} if listens else {}
-    if not fits:
-        raise DataError(f"The labels of {what} cannot be checked with {opened.name!r}, which takes something else.")
-    model = build(opened, heads.classification(list(splits.class_names)), **settings)
+    modality = registry.modality(splits.modality)
+    if modality.why_not(opened):
+        raise DataError(
+            f"The labels of {modality.items} cannot be checked with {opened.name!r}, which takes something else."
+        )
+    parts = (splits.train, splits.validation)
+    names = [place for part in parts for place in part.places]
+    model = build(opened, heads.classification(list(splits.class_names)), **parts[0].build_options)
     prefix, _ = split_head(model)
     features = np.concatenate([np.asarray(extract(prefix, part, verbose=False).arrays) for part in parts])
     labels = np.concatenate([part.labels for part in parts])

@@ -2,41 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
-from tfft.data import RecordingSplits
+from tfft.data import Splits
 from tfft.inspection.classes import class_findings, label_text
 from tfft.inspection.duplicates import copy_findings
-from tfft.inspection.findings import DataReport, Finding, Item, in_order
+from tfft.inspection.findings import DataReport, Finding, Item, Level, in_order
 from tfft.modalities.audio.decode import SUFFIXES, RecordingFacts
+from tfft.modalities.audio.examples import AudioExamples
 from tfft.modalities.image.checks import unusable
+from tfft.specs import AudioSpec
 
 _CLIPPED = 0.01  # of the samples
 _OFFSET = 0.02  # of the loudest that a file can hold
 _QUIET = 0.01
 _SHORT = 0.1  # seconds
 
+_Asks = Callable[[RecordingFacts], Any]
 
-def check_recordings(splits: RecordingSplits) -> DataReport:
-    """Looks at recordings that were read by :func:`tfft.data.load_recordings`; no file is read again.
+
+def check_recordings(splits: Splits[AudioExamples]) -> DataReport:
+    """Looks at recordings that were read by :func:`load_recordings`; no file is read again.
 
     Args:
         splits: the recordings, with what reading them told.
     """
-    parts = {"train": splits.train, "validation": splits.validation}
+    parts, facts = splits.parts, splits.train.facts + splits.validation.facts
     counts = {part: own.counts for part, own in parts.items()}
     labels = [label_text(own.class_names, label) for own in parts.values() for label in own.labels]
     where = [part for part, own in parts.items() for _ in own.paths]
-    findings = [*unusable(splits.skipped, "recordings", SUFFIXES), *_findings(splits.facts, splits)]
+    findings = [*unusable(splits.skipped, "recordings", SUFFIXES), *_findings(facts, splits.train.spec)]
     if splits.task == "classification":
         findings += class_findings(counts)
-    findings += copy_findings(splits.copies, [one.path for one in splits.facts], labels, where)
+    findings += copy_findings(splits.duplicates, [one.path for one in facts], labels, where)
     return DataReport(splits.root, counts, in_order(iter(findings)))
 
 
-def _findings(facts: Sequence[RecordingFacts], splits: RecordingSplits) -> Iterator[Finding]:
-    spec = splits.spec
-    looks = (
+def _findings(facts: Sequence[RecordingFacts], spec: AudioSpec) -> Iterator[Finding]:
+    looks: tuple[tuple[str, Level, str, str, _Asks, _Asks], ...] = (
         ("clipped", "warning", "are clipped: too loud for their files", "record them again, less loud",
          lambda f: f.clipped > _CLIPPED, lambda f: f"has {f.clipped:.0%} of its samples at the limit"),
         ("quiet", "warning", "are very quiet", "look whether anything can be heard",

@@ -8,11 +8,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tfft.data import FileFacts, Skipped
+from tfft.data import Skipped
+from tfft.data.class_folders import is_stray
 from tfft.inspection.findings import Finding, Item, Level
 from tfft.modalities.image import file_info as known
 from tfft.modalities.image.decode_errors import FOREIGN_SUFFIXES, SUFFIXES
-from tfft.modalities.image.folder import is_stray
+from tfft.modalities.image.file_info import FileFacts
 
 _SMALL = 32  # pixels of a side
 _LONG_AND_THIN = 4.0
@@ -75,7 +76,8 @@ def unusable(
     skipped: Sequence[Skipped], what: str = "images", suffixes: tuple[str, ...] = SUFFIXES + FOREIGN_SUFFIXES
 ) -> Iterator[Finding]:
     """Yields what is to be said of files that are not used; ``what`` names those that are, by how they end."""
-    bad, stray = [], []
+    bad: list[Item] = []
+    stray: list[Item] = []
     for item in skipped:  # rows of a table have no file of their own
         (stray if is_stray(item, suffixes) else bad).append(Item(item.path, item.reason))
     if bad:

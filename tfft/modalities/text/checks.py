@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from tfft.data import TextExamples, TextSplits
+from tfft.data import Splits
 from tfft.inspection.classes import twins, uneven
-from tfft.inspection.findings import DataReport, Finding, Item, in_order
+from tfft.inspection.findings import DataReport, Finding, Item, Level, in_order
+from tfft.modalities.text.examples import TextExamples
 
 _LONG = 20_000  # characters; no encoder reads so much
 _FEW = 10
@@ -21,8 +22,8 @@ _MARKUP = re.compile(r"</?(p|br|div|span|a|b|i|td|tr|li)\b[^>]*>|&(amp|lt|gt|quo
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
-def text_report(splits: TextSplits) -> DataReport:
-    """Looks at texts that were read by :func:`tfft.data.load_texts`.
+def text_report(splits: Splits[TextExamples]) -> DataReport:
+    """Looks at texts that were read by :func:`load_texts`.
 
     Args:
         splits: both parts.
@@ -32,7 +33,7 @@ def text_report(splits: TextSplits) -> DataReport:
     return DataReport("texts", counts, in_order(_findings(splits, parts, counts)))
 
 
-def _counts(part: TextExamples, splits: TextSplits) -> dict[str, int]:
+def _counts(part: TextExamples, splits: Splits[TextExamples]) -> dict[str, int]:
     if splits.task != "classification":
         return {"texts": len(part)}
     totals = np.bincount(part.labels, minlength=len(splits.class_names))
@@ -40,7 +41,7 @@ def _counts(part: TextExamples, splits: TextSplits) -> dict[str, int]:
 
 
 def _findings(
-    splits: TextSplits, parts: Mapping[str, TextExamples], counts: Mapping[str, Mapping[str, int]]
+    splits: Splits[TextExamples], parts: Mapping[str, TextExamples], counts: Mapping[str, Mapping[str, int]]
 ) -> Iterator[Finding]:
     if splits.skipped:
         items = tuple(Item(one.path, one.reason) for one in splits.skipped)
@@ -97,7 +98,7 @@ def _repeats(rows: Sequence[tuple[str, str, str, Any]]) -> Iterator[Finding]:
 
 
 def _spelling(rows: Sequence[tuple[str, str, str, Any]]) -> Iterator[Finding]:
-    looks = (
+    looks: tuple[tuple[str, Level, str, str, Callable[[str], Any]], ...] = (
         ("empty-text", "warning", "texts have no character that shows", "remove them", lambda t: not t.strip()),
         ("long-text", "warning", f"texts are longer than {_LONG:,} characters",
          "only the beginning is read; cut them up", lambda t: len(t) > _LONG),
