@@ -11,7 +11,7 @@ import io
 import pickle
 import pickletools
 from collections.abc import Callable, Mapping
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 from tfft.errors import UnsafeModelError
 
@@ -62,7 +62,7 @@ def read_pickle(file: BinaryIO, known: Mapping[str, Call | None], load: Call, wh
         pickle.UnpicklingError, ValueError: for bytes that are no such pickle.
     """
     machine = _Machine(known, load, what)
-    for count, (opcode, argument, _) in enumerate(pickletools.genops(_Bounded(file))):
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(cast(IO[bytes], _Bounded(file)))):
         if count > _MOST_OPCODES:
             raise pickle.UnpicklingError(f"more than {_MOST_OPCODES:,} steps")
         if opcode.name == "STOP":
@@ -232,7 +232,7 @@ class _Machine:
         self._stack.append(self._load(self.pop()))
 
 
-_HANDLERS: dict[str, Callable[[_Machine, Any], None]] = {
+_HANDLERS: dict[str, Callable[[_Machine, Any], object]] = {
     "PROTO": _Machine._ignore,
     "FRAME": _Machine._ignore,
     "MARK": _Machine._mark,

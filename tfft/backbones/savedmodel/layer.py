@@ -284,12 +284,11 @@ class SavedModelBlock(keras.layers.Layer):
         """Runs the piece on the previous block's tensor and the model inputs it reads itself."""
         tensors = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
         tensors = [self._cast(i, t) for i, t in enumerate(tensors)]
-        train = bool(training) and self.runs_training_graph
-        function = self._runtime.training if train else self._runtime.inference
+        trained = self._runtime.training if training and self.runs_training_graph else None
         if self.trainable:
             for regularizer in self._runtime.regularizers:
                 self.add_loss(regularizer())
-        return function(*tensors)
+        return (trained or self._runtime.inference)(*tensors)
 
     def _cast(self, position: int, tensor: Any) -> Any:
         wanted = self._runtime.input_dtypes.get(position)

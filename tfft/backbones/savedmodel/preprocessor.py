@@ -48,8 +48,9 @@ class HubPreprocessor(keras.layers.Layer):
     ) -> None:
         super().__init__(**kwargs)
         self.keys, self.sequence_length = tuple(keys), int(sequence_length)
-        self.one, self.two = (
-            keras.saving.deserialize_keras_object(part) if isinstance(part, Mapping) else part for part in (one, two)
+        self.one: SavedModelBlock = keras.saving.deserialize_keras_object(one) if isinstance(one, Mapping) else one
+        self.two: SavedModelBlock | None = (
+            keras.saving.deserialize_keras_object(two) if isinstance(two, Mapping) else two
         )
         self.supports_jit = False
         self.trainable = False
@@ -59,10 +60,12 @@ class HubPreprocessor(keras.layers.Layer):
 
     def call(self, texts: Any) -> dict[str, tf.Tensor]:
         """Returns int32 [B, L] by key for texts [B], or for a pair of such tensors."""
-        pair = isinstance(texts, (tuple, list))
-        if pair and self.two is None:
+        if not isinstance(texts, (tuple, list)):
+            stacked = self.one(texts)
+        elif self.two is not None:
+            stacked = self.two(list(texts))
+        else:
             raise BackboneError("The preprocessor of this backbone takes one text, not pairs. Join the two into one.")
-        stacked = self.two(list(texts)) if pair else self.one(texts)
         return dict(zip(self.keys, tf.unstack(stacked, num=len(self.keys)), strict=True))
 
     def get_config(self) -> dict[str, Any]:
