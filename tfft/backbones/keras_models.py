@@ -24,6 +24,7 @@ import keras  # noqa: E402  (the check above gives a better message than the imp
 from tfft.backbones.base import BACKBONE_LAYER, PREPROCESS_LAYER, Backbone  # noqa: E402
 from tfft.backbones.fetch.remote import impatient  # noqa: E402
 from tfft.backbones.formats.keras_file import load_keras_file  # noqa: E402
+from tfft.keras_compat import build_shapes  # noqa: E402
 
 RANDOM = ":random"
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -222,7 +223,7 @@ def _as_functional(model: keras.Model) -> keras.Model:
         return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
     if getattr(model, "inputs", None):
         return _one_input(model)
-    shapes = list((getattr(model, "_build_shapes_dict", None) or {}).values())  # what Keras noted at the first call
+    shapes = build_shapes(model)
     if len(shapes) != 1 or not isinstance(shapes[0], (tuple, list)):
         raise BackboneError(
             f"The subclassed model {model.name!r} does not tell the shape of its input. Make it functional: "

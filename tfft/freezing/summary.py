@@ -20,7 +20,8 @@ from tfft.backbones.base import (
 )
 from tfft.console.tables import render
 from tfft.errors import BlockError
-from tfft.freezing.layer_tree import batch_norms, flatten, has_statistics
+from tfft.freezing.batch_norm import batch_norms, has_statistics
+from tfft.keras_compat import flatten_layers, inbound_nodes, own_trainable_variables
 from tfft.layers.lora import pairs_of, updated_layers
 
 _CONV = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
@@ -171,9 +172,8 @@ def _trains(block: Block, trainable: int) -> str:
         return "lora"
     for layer in block.layers:
         fixed = {id(v) for v in layer.non_trainable_weights}
-        for sub in flatten(layer):
-            # What Keras tracks as trainable from birth: statistics and what a publisher fixed are not in it.
-            if any(id(v) in fixed for v in sub._trainable_variables):
+        for sub in flatten_layers(layer):
+            if any(id(v) in fixed for v in own_trainable_variables(sub)):
                 return "partly"
     return "yes"
 
@@ -215,7 +215,7 @@ def _shapes(model: keras.Model) -> Shapes:
             static[id(layer)] = tuple(tensor.shape)
             if layer in inner.layers:
                 tensors[id(layer)] = tensor
-    entries = getattr(inner, "_inbound_nodes", [])
+    entries = inbound_nodes(inner)
     if inner is model or not entries or not tensors:
         return static
     entering = [keras.KerasTensor(t.shape, t.dtype) for t in entries[-1].input_tensors]
@@ -260,7 +260,7 @@ def _layer_flops(layer: keras.layers.Layer, shapes: Shapes) -> int | None:
     elif isinstance(layer, keras.layers.Dense):
         places = out[1:-1]
     else:
-        return 0 if all(len(v.shape) <= 1 for v in layer.weights) and len(flatten(layer)) == 1 else None
+        return 0 if all(len(v.shape) <= 1 for v in layer.weights) and len(flatten_layers(layer)) == 1 else None
     if any(n is None for n in places):
         return None
     updates = {id(v) for pair in pairs_of(layer) for v in (pair.first, pair.second)}

@@ -17,7 +17,7 @@ import numpy as np
 
 from tfft.backbones.base import is_opened
 from tfft.errors import AuditError, listed
-from tfft.freezing.layer_tree import flatten, own_weights
+from tfft.keras_compat import flatten_layers, own_trainable_variables, own_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,8 +176,8 @@ def _digest(variable: keras.Variable) -> bytes:
 def _kinds(model: keras.Model) -> list[tuple[keras.Variable, str]]:
     trains = {id(v) for v in model.trainable_weights}
     kinds: dict[int, tuple[keras.Variable, str]] = {}
-    for layer in flatten(model):
-        could_train = {id(v) for v in getattr(layer, "_trainable_variables", ())}
+    for layer in flatten_layers(model):
+        could_train = {id(v) for v in own_trainable_variables(layer)}
         for variable in own_weights(layer):
             if id(variable) in kinds:
                 continue

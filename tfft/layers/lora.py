@@ -17,7 +17,8 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras.src.backend import AutocastScope  # has no public name; without it a kernel is rounded before it is updated
+
+from tfft.keras_compat import flatten_layers, no_autocast, unlocked, untrack_variable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,15 +79,12 @@ class Pair:
     def on(cls, layer: keras.layers.Layer, kernel: keras.Variable, settings: LowRank, prefix: str = "") -> Pair:
         """Adds both variables to a layer that may be built already."""
         names = (f"{prefix}lora_a", f"{prefix}lora_b")
-        locked = layer._tracker.locked
-        layer._tracker.unlock()  # as Keras' own enable_lora does: a built layer takes no variables otherwise
-        first, second = (
-            # Without autocast: small updates must not be rounded to half precision before they are added.
-            layer.add_weight(shape=shape, initializer="zeros", dtype="float32", autocast=False, name=name)
-            for name, shape in zip(names, settings.shapes(kernel.shape), strict=True)
-        )
-        if locked:
-            layer._tracker.lock()
+        with unlocked(layer):
+            first, second = (
+                # Without autocast: small updates must not be rounded to half precision before they are added.
+                layer.add_weight(shape=shape, initializer="zeros", dtype="float32", autocast=False, name=name)
+                for name, shape in zip(names, settings.shapes(kernel.shape), strict=True)
+            )
         pair = cls(settings, kernel, first, second)
         pair.restart()
         return pair
@@ -103,7 +101,7 @@ class Pair:
 
     def updated(self) -> Any:
         """Returns the kernel with its update, in float32 or the kernel's own type."""
-        with AutocastScope(None):
+        with no_autocast():  # otherwise the kernel is rounded before it is updated
             kernel = keras.ops.convert_to_tensor(self.kernel)
             update = self.update(keras.ops.convert_to_tensor(self.first), keras.ops.convert_to_tensor(self.second))
             return kernel + keras.ops.cast(update, kernel.dtype)
@@ -113,7 +111,7 @@ class Pair:
         self.kernel.assign(self.updated())
         self.second.assign(np.zeros(self.second.shape, np.float32))  # functions traced before add nothing twice
         for variable in (self.first, self.second):
-            layer._untrack_variable(variable)  # what `del layer.x` does for an attribute
+            untrack_variable(layer, variable)
 
 
 def pairs_of(layer: keras.layers.Layer) -> tuple[Pair, ...]:
@@ -151,9 +149,10 @@ class _Updated:
     def build(self, input_shape: Any) -> None:
         """Makes the layer's variables, then those of the update."""
         super().build(input_shape)  # type: ignore[misc]
-        self._attach(self._settings)
+        self.attach(self._settings)
 
-    def _attach(self, settings: LowRank) -> None:
+    def attach(self, settings: LowRank) -> None:
+        """Adds the update to a layer that is built."""
         self._settings = settings
         self._pair = Pair.on(self, super().kernel, settings)  # type: ignore[arg-type, misc]
         self._hold_base()
@@ -291,7 +290,7 @@ def update_layer(layer: keras.layers.Layer, settings: LowRank, *, inside: bool) 
             the kernel with its update.
     """
     layer.__class__ = (_INSIDE if inside else _OWN)[type(layer)]
-    layer._attach(settings)
+    layer.attach(settings)
 
 
 def merge_layer(layer: keras.layers.Layer) -> None:
@@ -305,4 +304,4 @@ def merge_layer(layer: keras.layers.Layer) -> None:
 
 def updated_layers(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
     """Yields a layer and the layers inside it that have low-rank updates."""
-    return (sub for sub in layer._flatten_layers() if pairs_of(sub))
+    return (sub for sub in flatten_layers(layer) if pairs_of(sub))

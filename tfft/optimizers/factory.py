@@ -14,7 +14,8 @@ import keras
 
 from tfft.backbones.base import is_opened
 from tfft.errors import PlanError, did_you_mean, listed, raise_problems
-from tfft.freezing.layer_tree import flatten, is_norm, own_weights
+from tfft.freezing.batch_norm import is_norm
+from tfft.keras_compat import flatten_layers, own_weights
 from tfft.optimizers.layerwise_lr import block_factors
 from tfft.optimizers.per_variable_lr import ScaledOptimizer
 from tfft.optimizers.schedules import SCHEDULES, schedule_of
@@ -112,7 +113,7 @@ def _strength(kind: type[keras.optimizers.Optimizer], phase: Phase) -> float | N
 def _spared(model: keras.Model) -> list[keras.Variable]:
     """Returns the trainable variables that weight decay must not touch."""
     spared = set()
-    for layer in flatten(model):
+    for layer in flatten_layers(model):
         norm = is_norm(layer) and not is_opened(layer)
         leaves = {id(v): re.split(r"[/.]", v.path)[-1] for v in own_weights(layer)}
         spared |= {key for key, leaf in leaves.items() if norm or leaf in _SPARED}

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from tfft.console.tables import render
 from tfft.errors import DataError, PlanError, raise_problems
-from tfft.freezing.restore_state import restored
+from tfft.freezing.weight_values import restored
 from tfft.training.microbatch import check_plain
 
 MARGIN = 0.8  # of the memory that is available: the input pipeline, the evaluation and other programs need some too

@@ -18,9 +18,8 @@ import tensorflow as tf
 
 from tfft.backbones.base import is_opened
 from tfft.errors import PlanError, did_you_mean, listed
-from tfft.features.functional_graph import is_functional
-from tfft.freezing.layer_tree import flatten
 from tfft.heads import Logits
+from tfft.keras_compat import flatten_layers, is_functional
 
 POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
 WORTH = 1.2  # half precision must make a step on a CPU this much faster to be chosen: three digits instead of seven
@@ -198,14 +197,16 @@ def _layers(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
         for inner in layer.layers:
             yield from _layers(inner)
     else:
-        yield from flatten(layer)
+        yield from flatten_layers(layer)
 
 
 def _gains(layer: keras.layers.Layer, mixed: bool) -> bool:
     """Tells whether a layer multiplies by a kernel in a type that a policy decides."""
     if is_opened(layer) or not any(len(v.shape) > 1 for v in layer.weights):
         return False
-    if isinstance(layer, keras.layers.Embedding) or len(flatten(layer)) > 1:  # looks up; its parts are asked themselves
+    if (
+        isinstance(layer, keras.layers.Embedding) or len(flatten_layers(layer)) > 1
+    ):  # looks up; its parts are asked themselves
         return False
     return _is_mixed(layer) if mixed else _follows(layer)
 

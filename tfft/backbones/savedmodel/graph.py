@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.framework import op_def_registry  # the only way to the argument names of an op
 
 from tfft.backbones.savedmodel.scan import function_names
 from tfft.errors import SavedModelError
+from tfft.keras_compat import op_definition
 
 _CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
 _UPDATES = ("Assign", "ResourceScatter", "ResourceApply")
@@ -235,7 +235,7 @@ class _Inliner:
     def output_offsets(self, node: Any) -> dict[str, int]:
         """Names of a node's outputs -> position of the first tensor of each."""
         known = self._library.get(node.op)
-        definition = known.signature if known is not None else op_def_registry.get(node.op)
+        definition = known.signature if known is not None else op_definition(node.op)
         if definition is None:
             raise SavedModelError(
                 f"The graph uses the operation {node.op!r}, which this TensorFlow does not know. If it comes from a "

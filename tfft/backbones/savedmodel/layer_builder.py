@@ -149,7 +149,7 @@ class Maker:
 
     def pairs(self, layer: SavedModelBlock) -> list[tuple[Any, keras.Variable]]:
         """Returns (variable of the SavedModel, variable of the layer) for all of a layer's variables."""
-        return list(zip(self._sources[layer.name], layer._runtime.slots, strict=True))
+        return list(zip(self._sources[layer.name], layer.graph_variables, strict=True))
 
     def chain(self, layers: Sequence[SavedModelBlock], inputs: Sequence[Any]) -> Any:
         """Calls the layers one after the other on the model's flat inputs, tensors or Keras tensors."""

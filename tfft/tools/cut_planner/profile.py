@@ -19,6 +19,7 @@ import tensorflow as tf
 from tfft.features import litert
 from tfft.features.engines import Staged, open_engine, run
 from tfft.features.sources import Source
+from tfft.keras_compat import flatten_layers, own_trainable_variables
 from tfft.tools.cut_planner.segments import Look, Piece, Pieces, walk
 
 TRAINING = 3  # forward passes that one training step costs where nothing is measured
@@ -162,7 +163,7 @@ def _timed(call: Callable[[], Any]) -> tuple[float, float]:
 
 def _trainable_from_birth(net: keras.Model) -> list[keras.Variable]:
     """Variables that train once their layers do: neither statistics nor what a publisher fixed."""
-    found = [v for layer in net._flatten_layers() for v in layer._trainable_variables]
+    found = [v for layer in flatten_layers(net) for v in own_trainable_variables(layer)]
     return list({id(v): v for v in found}.values())
 
 

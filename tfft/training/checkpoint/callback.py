@@ -20,6 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfft.errors import PlanError, listed, raise_problems
+from tfft.keras_compat import set_initial_epoch
 from tfft.training.callbacks import OnWhole
 from tfft.training.checkpoint import fingerprint
 from tfft.training.checkpoint.callback_state import CallbackStates
@@ -156,14 +157,14 @@ class Course(keras.callbacks.Callback):
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Lets go of signals."""
         self._stops.remove()
-        self._model._initial_epoch = None
+        set_initial_epoch(self._model, None)
         self._call("on_train_end", logs)
         if self._found is not None:  # nothing was left to do
             self._end_going_on()
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Lets the callbacks begin; in an epoch that was begun before, puts everything back once more."""
-        self._model._initial_epoch = None  # else the next fit would start here too
+        set_initial_epoch(self._model, None)  # else the next fit would start here too
         self._epoch, self._done = epoch, 0
         self._call("on_epoch_begin", epoch, logs)
         if self._found is not None:
@@ -274,7 +275,7 @@ class Course(keras.callbacks.Callback):
         for callback in self.callbacks:
             if isinstance(callback, Progress):
                 callback.go_on(state["epoch"] * (self.params["steps"] or 0) + self._skip)
-        self._model._initial_epoch = epoch  # as keras.callbacks.BackupAndRestore does
+        set_initial_epoch(self._model, epoch)  # as keras.callbacks.BackupAndRestore does
         if self._verbose and is_chief():
             where = f"epoch {epoch + 1}, step {self._skip + 1}"
             print(f"Going on from {self._store.folder / self._found.name}: {where}", flush=True)
