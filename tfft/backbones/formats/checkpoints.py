@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, NoReturn
 import numpy as np
 
 from tfft.backbones.formats.safe_pickle import Call, Name, read_pickle
-from tfft.errors import SavedModelError, listed, missing_package
+from tfft.errors import SavedModelError, listed
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _VERSION = 1001
@@ -76,35 +76,6 @@ def read_pth(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             raise
         except Exception as error:  # bytes that are no pickle can raise anything, from KeyError to MemoryError
             _damaged(path, f"{type(error).__name__}: {str(error)[:500]}", error)
-
-
-def read_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Reads a ``.safetensors`` file into NumPy arrays.
-
-    Args:
-        path: the file.
-
-    Returns:
-        Arrays by name.
-
-    Raises:
-        DependencyError: the package ``safetensors`` is missing.
-        SavedModelError: the file is damaged or of another format.
-        FileNotFoundError: there is no such file.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file {str(path)!r}.")
-    try:
-        import safetensors
-        import safetensors.numpy
-    except ImportError:
-        missing_package("safetensors", f"Reading {path.name}", 'pip install "tfft[checkpoints]"')
-    try:
-        return dict(safetensors.numpy.load_file(path))
-    except Exception as error:  # its own class for what it checks; ValueError, TypeError, MemoryError for the rest
-        said = str(error) or type(error).__name__
-        raise SavedModelError(f"{path} is no whole .safetensors file ({said[:500]}). Download it again.") from error
 
 
 def _damaged(path: Path, reason: str, cause: BaseException | None = None) -> NoReturn:
