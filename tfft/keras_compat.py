@@ -470,7 +470,7 @@ def resource_creators(loaded: Any, handle: tf.Tensor) -> list[tf.types.experimen
 
     ``ObjectGraphView`` and ``TrackableResource._create_resource``: the only way to all objects of a SavedModel.
     """
-    found = []
+    found: list[tf.types.experimental.ConcreteFunction] = []
     for part in graph_view.ObjectGraphView(loaded).breadth_first_traversal()[0]:
         if getattr(part, "resource_handle", None) is handle:
             found += getattr(part._create_resource, "concrete_functions", ())

@@ -94,7 +94,7 @@ def _written(found: Mapping[str, Any], folder: Path) -> dict[str, str]:
     """The contents of the files, by name."""
     model = found.get("model")
     kind = model.get("type") if isinstance(model, dict) else None
-    if kind not in ("WordPiece", "BPE"):
+    if not isinstance(model, dict) or kind not in ("WordPiece", "BPE"):
         raise HandleError(
             f"{folder / _WHOLE} holds a vocabulary of the kind {kind!r}, expected 'WordPiece' or 'BPE'. Put the file "
             f"that it was made from beside it (one of {', '.join(_FILES)}): it is in the folder that was published."

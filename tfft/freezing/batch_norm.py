@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -119,7 +120,7 @@ def recompute(
             if not started:
                 started = True
                 if opened:
-                    _learn_momentum(keepers, lambda batch=batch: forward(batch))
+                    _learn_momentum(keepers, functools.partial(forward, batch))
             for keeper in keepers:
                 keeper.reset(0.0)
             for keeper, one in zip(keepers, forward(batch), strict=True):

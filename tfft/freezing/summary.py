@@ -134,7 +134,8 @@ def describe(model: keras.Model) -> Description:
     blocks += [(Block(layer.name, (layer,)), "head") for layer in head_layers(model)]
     shapes = _shapes(model)
     costs = [_flops(block, shapes) for block, _ in blocks]
-    total = None if any(cost is None for cost in costs) else sum(costs)
+    known = [cost for cost in costs if cost is not None]
+    total = sum(known) if len(known) == len(costs) else None
     rows = [_row(block, part, shapes, cost, total) for (block, part), cost in zip(blocks, costs, strict=True)]
     trainable = model.trainable_weights
     return Description(_title(model), tuple(rows), count_values(model.weights), count_values(trainable), total)

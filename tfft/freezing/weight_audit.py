@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
@@ -60,6 +61,12 @@ class AuditReport:
     def to_dict(self) -> dict[str, Any]:
         """Returns plain values, fit for JSON."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> AuditReport:
+        """Makes a report from :meth:`to_dict`'s result."""
+        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**plain)
 
     def __str__(self) -> str:
         return self.summary

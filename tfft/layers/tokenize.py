@@ -70,7 +70,7 @@ class Tokenize(keras.layers.Layer):
         return (self._one if len(texts) == 1 else self._two)(*texts)
 
     def _cut(self, *texts: tf.Tensor) -> dict[str, tf.Tensor]:
-        given = (texts if len(texts) > 1 else texts[0],)
+        given: tuple[Any, ...] = (texts if len(texts) > 1 else texts[0],)
         if calls_with_labels(self.packer):
             given += (None,)  # KerasHub takes a lone pair of texts for inputs and labels
         packed = self.packer(*given)

@@ -82,8 +82,8 @@ def _kinds() -> dict[str, type[keras.optimizers.Optimizer]]:
 
 def _checked(phase: Phase, model: keras.Model, steps: int) -> tuple[type[keras.optimizers.Optimizer], dict[str, float]]:
     problems, kinds, factors = [], _kinds(), {}
-    kind = kinds.get(str(phase.optimizer).lower())
-    if kind is None:
+    name = str(phase.optimizer).lower()
+    if name not in kinds:
         hint = did_you_mean(str(phase.optimizer), kinds)
         problems.append(f"there is no optimizer {phase.optimizer!r}.{hint} Optimizers: {listed(sorted(kinds))}")
     if phase.schedule not in SCHEDULES:
@@ -102,7 +102,7 @@ def _checked(phase: Phase, model: keras.Model, steps: int) -> tuple[type[keras.o
     except PlanError as error:
         problems.append(str(error))
     raise_problems(PlanError, f"Phase {phase.name!r} has no optimizer", problems)
-    return kind, factors
+    return kinds[name], factors
 
 
 def _strength(kind: type[keras.optimizers.Optimizer], phase: Phase) -> float | None:

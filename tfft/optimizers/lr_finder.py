@@ -318,7 +318,7 @@ def _losses(around: keras.Model, batches: Iterator[Any], rates: np.ndarray, stop
 def _same_random_state() -> Iterator[None]:
     """Gives Python, NumPy, TensorFlow and Keras the random state back that they had."""
     python, numpy, drawn = random.getstate(), np.random.get_state(), keras_compat.tensorflow_seed_sequence()
-    tensorflow = None if drawn is None else drawn.getstate()
+    tensorflow: tuple[Any, ...] = () if drawn is None else drawn.getstate()
     generator = keras_compat.tensorflow_generator()
     state = None if generator is None else generator.state.numpy()
     seeds = keras_compat.global_seed_generator()

@@ -69,6 +69,8 @@ class ScaledOptimizer(keras.optimizers.Optimizer):
         >>> model.compile(tfft.optimizers.ScaledOptimizer(keras.optimizers.Adam(1e-3), factors), loss="mse")
     """
 
+    built: bool
+
     def __init__(
         self,
         optimizer: keras.optimizers.Optimizer,

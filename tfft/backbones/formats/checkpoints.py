@@ -117,10 +117,11 @@ class _Tensor:
 
     def __init__(self, storage: object, offset: object, shape: object, strides: object) -> None:
         numbers = [offset, *_integers(shape), *_integers(strides)]
-        if not isinstance(storage, _Storage) or not all(isinstance(n, int) and 0 <= n < 2**62 for n in numbers):
+        whole = all(isinstance(n, int) and 0 <= n < 2**62 for n in numbers)
+        if not isinstance(storage, _Storage) or not isinstance(offset, int) or not whole:
             raise pickle.UnpicklingError("a tensor that is not described by a storage and whole numbers")
         self.storage = storage
-        self.offset: int = offset  # type: ignore[assignment]
+        self.offset = offset
         self.shape = _integers(shape)
         self.strides = _integers(strides)
 

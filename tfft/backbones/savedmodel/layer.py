@@ -289,8 +289,9 @@ class SavedModelBlock(keras.layers.Layer):
         """Runs the piece on the previous block's tensor and the model inputs it reads itself."""
         tensors = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
         tensors = [self._cast(i, t) for i, t in enumerate(tensors)]
-        train = bool(training) and self.runs_training_graph
-        function = self._runtime.training if train else self._runtime.inference
+        function = self._runtime.inference
+        if training and self.runs_training_graph and self._runtime.training is not None:
+            function = self._runtime.training
         if self.trainable:
             for regularizer in self._runtime.regularizers:
                 self.add_loss(regularizer())

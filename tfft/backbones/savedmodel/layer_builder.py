@@ -63,8 +63,9 @@ class Maker:
     ) -> list[SavedModelBlock]:
         """Returns one layer for each piece, holding the values of the SavedModel's variables."""
         placeholders = self._inference.flat.inputs
-        if matched is not None:  # both graphs were traced from one function: inputs correspond by position
-            rename = dict(zip(self._training.flat.inputs, placeholders, strict=True))  # type: ignore[union-attr]
+        if matched is not None and self._training is not None:
+            # Both graphs were traced from one function: inputs correspond by position.
+            rename = dict(zip(self._training.flat.inputs, placeholders, strict=True))
             matched = [_with_inputs(piece, rename) for piece in matched]
         made = []
         for index, piece in enumerate(pieces):

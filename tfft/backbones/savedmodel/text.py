@@ -13,11 +13,11 @@ from tfft.backbones.savedmodel import open_preprocessor
 from tfft.backbones.savedmodel.preprocessor import LENGTH
 from tfft.errors import BackboneError, listed
 from tfft.layers.tokenize import Tokenize
-from tfft.specs import TextSpec
+from tfft.specs import Pooling, TextSpec
 
 MASK = "input_mask"
 _LIMIT = 512  # pieces, where no table of positions tells
-_POOLINGS = ("cls", "mean", "pooled_output")
+_POOLINGS: dict[str, Pooling] = {"cls": "cls", "mean": "mean", "pooled_output": "none"}
 
 
 def preferred_outputs(pooling: str | None) -> tuple[str, ...]:
@@ -77,7 +77,7 @@ def with_preprocessor(
     if not pieces:
         spec = TextSpec(limit, "none", "as asked for" if pooling else "as the encoder gives it")
     elif pooling:
-        spec = TextSpec(limit, pooling, "as asked for")
+        spec = TextSpec(limit, _POOLINGS[pooling], "as asked for")
     else:
         spec = TextSpec(limit, "mean", "since the first piece of an encoder that was not tuned for it says little")
     note = f"At most {length} pieces of a text are read, of {limit} that are possible. "

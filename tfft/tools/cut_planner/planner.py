@@ -397,7 +397,7 @@ def _epochs(count: int) -> str:
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= 1
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and bool(value >= 1)
 
 
 def _check_arguments(model: Any, dataset: Any, epochs: Any, batch_size: Any, measure: Any, dtype: Any) -> None:

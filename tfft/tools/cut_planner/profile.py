@@ -97,7 +97,10 @@ def measured(
     behind = [sum(look.flops[k:]) for k in cuts]
     last = cuts[-1]
     other = pieces.latest if 0 < pieces.latest < last else min(cuts[:-1], key=lambda k: abs(2 * behind[k] - behind[0]))
-    forward, steps, starts, now = [], {}, {}, None
+    forward: list[float] = []
+    steps: dict[int, float] = {}
+    starts: dict[int, float] = {}
+    now = 0.0
     for at, known in walk(pieces, look.functions, arrays):
         forward.append(_forward(look.functions[at], [known[id(t)] for t in pieces.pieces[at].takes]))
         if at in (pieces.latest, other, last):
@@ -130,7 +133,7 @@ def measured(
     return Times(
         forward=tuple(forward),
         step=tuple(step),
-        now=(now or 0.0) / count,
+        now=now / count,
         basis=f"measured on batches of {count}",
         read=max(front, read),
         front=front,

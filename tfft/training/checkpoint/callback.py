@@ -262,8 +262,14 @@ class Course(keras.callbacks.Callback):
             f"{self._settings.folder}: the same command goes on from there."
         )
 
+    @property
+    def _resumed(self) -> Checkpoint:
+        if self._found is None:
+            raise RuntimeError("There is no checkpoint to go on from.")
+        return self._found
+
     def _restore(self) -> None:
-        found, whole = self._found, self._whole or self._model
+        found, whole = self._resumed, self._whole or self._model
         restore(whole, found.arrays, found.state, fitted=self._model, callbacks=self._states)
 
     def _go_on(self, state: Mapping[str, Any]) -> None:
@@ -278,15 +284,17 @@ class Course(keras.callbacks.Callback):
         set_initial_epoch(self._model, epoch)  # as keras.callbacks.BackupAndRestore does
         if self._verbose and is_chief():
             where = f"epoch {epoch + 1}, step {self._skip + 1}"
-            print(f"Going on from {self._store.folder / self._found.name}: {where}", flush=True)
+            print(f"Going on from {self._store.folder / self._resumed.name}: {where}", flush=True)
 
     def _end_going_on(self) -> None:
-        self._model.history.epoch = list(self._found.state["history"]["epoch"])  # Keras resets it after on_train_begin
+        self._model.history.epoch = list(
+            self._resumed.state["history"]["epoch"]
+        )  # Keras resets it after on_train_begin
         self._found = None
 
     def _skip_steps(self) -> None:
         """Makes ``fit`` draw the batches that were trained already, and do nothing with them."""
-        model, arrays = self._model, self._found.arrays
+        model, arrays = self._model, self._resumed.arrays
         metrics = [arrays[f"metrics/{i}"] for i in range(sum(name.startswith("metrics/") for name in arrays))]
         self._done = self._left = self._skip
         self._train = train = model.train_function
