@@ -14,6 +14,7 @@ from typing import Any
 import keras
 
 from tfft.backbones import blocks as block_cuts
+from tfft.keras_compat import inbound_nodes, producer
 from tfft.layers.tokenize import Tokenize
 from tfft.layers.waveform import EachWave
 from tfft.specs import InputSpec, TextSpec
@@ -181,7 +182,7 @@ def _group_layers(model: keras.Model) -> list[Block]:
     heavy = [name for name in order if tainted[name]]
     if not heavy:
         return [Block(model.name, tuple(model.layers), "")] if layers else []
-    outputs = {t._keras_history.operation.name for t in keras.tree.flatten(model.outputs)}
+    outputs = {producer(t).name for t in keras.tree.flatten(model.outputs)}
     sinks = [name for name in heavy if name in outputs] or [heavy[-1]]
     if len(sinks) > 1:
         note = "not cut: the model has several outputs"
@@ -205,9 +206,9 @@ def _weights(operation: Any) -> list[keras.Variable]:
 
 def _inputs_of(layer: Any, known: dict[str, Any]) -> list[str]:
     found: dict[str, None] = {}
-    for node in layer._inbound_nodes:  # Keras offers no public way to walk a functional graph
+    for node in inbound_nodes(layer):
         for tensor in node.input_tensors:
-            source = tensor._keras_history.operation.name
+            source = producer(tensor).name
             if source in known and source != layer.name:
                 found[source] = None
     return list(found)

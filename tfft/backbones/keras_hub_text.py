@@ -22,7 +22,8 @@ from tfft.layers.tokenize import Tokenize
 from tfft.specs import Pooling, TextSpec
 
 INSTALL = 'pip install "tfft[text]"'
-POOLINGS = ("cls", "mean", "last", "pooled_output")
+# What pooling= takes, and what tfft then does itself.
+POOLINGS: dict[str, Pooling] = {"cls": "cls", "mean": "mean", "last": "last", "pooled_output": "none"}
 
 _USUAL = (
     128  # pieces that are read unless max_length says otherwise: most sentences, at a quarter of BERT's cost for 512
@@ -231,7 +232,7 @@ def _output(network: keras.Model, pooling: str | None) -> keras.KerasTensor:
 
 def _spec(folder: Path, limit: int, pooling: TokenPooling | None, decoder: bool) -> TextSpec:
     if pooling is not None:
-        return TextSpec(limit, "none" if pooling == "pooled_output" else pooling, "as asked for")
+        return TextSpec(limit, POOLINGS[pooling], "as asked for")
     said = folder / "1_Pooling" / "config.json"
     if said.is_file():
         config = read_json(said)

@@ -19,6 +19,7 @@ from tfft import heads
 from tfft.backbones.text_ops import note_on, ops_of
 from tfft.errors import ExportError, TfftError
 from tfft.exporting.loader import BYTES_SIGNATURE, answer_bytes, answer_texts, answer_waves, text_inputs
+from tfft.keras_compat import producer
 from tfft.layers.log_mel import audio_of, decode_wav
 from tfft.layers.preprocess import decode_image, preprocess_of, scale_pixels
 from tfft.specs import AudioSpec, InputSpec
@@ -296,7 +297,7 @@ _TINY = float(np.finfo(np.float32).tiny)
 
 
 def _last_activation(model: keras.Model) -> str:
-    operation = model.outputs[0]._keras_history.operation
+    operation = producer(model.outputs[0])
     if isinstance(operation, keras.Model):
         return _last_activation(operation)
     if isinstance(operation, keras.layers.Softmax):

@@ -24,6 +24,11 @@ from tfft.errors import BackboneError, SavedModelError, listed
 LENGTH = 128  # pieces that a preprocessor of TF Hub gives unless it is told otherwise
 
 
+def _made(part: Any) -> Any:
+    """A layer, which in a file is its config."""
+    return keras.saving.deserialize_keras_object(part) if isinstance(part, Mapping) else part
+
+
 @keras.saving.register_keras_serializable(package="tfft")
 class HubPreprocessor(keras.layers.Layer):
     """Makes the inputs of an encoder of texts, as a preprocessor of TF Hub does.
@@ -48,10 +53,8 @@ class HubPreprocessor(keras.layers.Layer):
     ) -> None:
         super().__init__(**kwargs)
         self.keys, self.sequence_length = tuple(keys), int(sequence_length)
-        self.one: SavedModelBlock = keras.saving.deserialize_keras_object(one) if isinstance(one, Mapping) else one
-        self.two: SavedModelBlock | None = (
-            keras.saving.deserialize_keras_object(two) if isinstance(two, Mapping) else two
-        )
+        self.one: SavedModelBlock = _made(one)
+        self.two: SavedModelBlock | None = _made(two)
         self.supports_jit = False
         self.trainable = False
 
@@ -62,10 +65,10 @@ class HubPreprocessor(keras.layers.Layer):
         """Returns int32 [B, L] by key for texts [B], or for a pair of such tensors."""
         if not isinstance(texts, (tuple, list)):
             stacked = self.one(texts)
-        elif self.two is not None:
-            stacked = self.two(list(texts))
-        else:
+        elif self.two is None:
             raise BackboneError("The preprocessor of this backbone takes one text, not pairs. Join the two into one.")
+        else:
+            stacked = self.two(list(texts))
         return dict(zip(self.keys, tf.unstack(stacked, num=len(self.keys)), strict=True))
 
     def get_config(self) -> dict[str, Any]:

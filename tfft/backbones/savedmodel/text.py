@@ -14,11 +14,11 @@ from tfft.backbones.savedmodel import open_preprocessor
 from tfft.backbones.savedmodel.preprocessor import LENGTH
 from tfft.errors import BackboneError, listed
 from tfft.layers.tokenize import Tokenize
-from tfft.specs import TextSpec
+from tfft.specs import Pooling, TextSpec
 
 MASK = "input_mask"
 _LIMIT = 512  # pieces, where no table of positions tells
-_POOLINGS = ("cls", "mean", "pooled_output")
+_POOLINGS: dict[str, Pooling] = {"cls": "cls", "mean": "mean", "pooled_output": "none"}
 
 
 def preferred_outputs(pooling: str | None) -> tuple[str, ...]:
