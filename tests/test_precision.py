@@ -69,6 +69,7 @@ def test_an_opened_savedmodel_has_nothing_to_gain(opened):
         choose_precision("mixed_bfloat16", model=opened)
 
 
+@pytest.mark.slow
 def test_the_layers_that_are_named_are_those_that_a_policy_reaches(build_tiny_model):
     gain = precision_gain(build_tiny_model())
     assert gain.layers == ("block0_conv", "block1_conv", "block2_conv")
@@ -87,6 +88,7 @@ def test_the_layers_that_are_named_are_those_that_a_policy_reaches(build_tiny_mo
     assert precision_gain(words).layers == ("dense",)  # looking up is no product
 
 
+@pytest.mark.slow
 def test_the_copies_that_are_measured_compute_in_the_types_of_the_policy(build_tiny_model, opened):
     model = build_tiny_model()
     model.get_layer("backbone").get_layer("block1_conv").trainable = True

@@ -18,6 +18,8 @@ from tfft.plans import show
 from tfft.recipes import DatasetStats, RunConfig, finetune, load_run, plan_from_yaml, recommend, repeat
 from tfft.specs import InputSpec
 
+slow_fixtures = process_fixtures = ("done",)
+
 FAST = {"frozen_epochs": 12, "epochs": 2, "batch_size": 8, "learning_rate": (0.2, 0.01), "verbose": False}
 
 
@@ -117,6 +119,7 @@ def test_the_export_answers_with_names(done):
     assert served(images=tf.constant(red))["label"].numpy().tolist() == [b"red"]
 
 
+@pytest.mark.slow
 def test_a_plan_is_repeated_to_the_bit(done):
     root, run, _, _ = done
     again = repeat(root / "run" / "plan.yaml", backbone=backbone(), verbose=False)
@@ -127,6 +130,7 @@ def test_a_plan_is_repeated_to_the_bit(done):
     assert not np.array_equal(other.model.get_weights()[-2], first[-2])
 
 
+@pytest.mark.slow
 def test_arrays_and_names_as_labels(capsys):
     random = np.random.default_rng(0)
     labels = np.array(["dark", "light"])[random.integers(0, 2, 60)]
@@ -147,6 +151,7 @@ def test_arrays_and_names_as_labels(capsys):
         assert told in text
 
 
+@pytest.mark.slow
 def test_ready_datasets_with_vectors(image_folder):
     inputs = keras.Input((4,), name="features")
     hidden = keras.layers.Dense(8, activation="relu", name="layer1_dense")(inputs)
@@ -285,6 +290,7 @@ def ready(images=None, labels=(0, 1, 2, 1), names=("a", "b", "c"), change=lambda
     return good, change(tf.data.Dataset.from_tensor_slices((images, np.array(labels))).batch(2)), names
 
 
+@pytest.mark.representative("data0-must be 0 to 2, one for each of the 3 class names, got 0 to 3")
 @pytest.mark.parametrize(
     ("data", "match"),
     [
@@ -311,6 +317,7 @@ def test_ready_datasets_are_checked_before_anything_is_trained(data, match):
     assert np.array_equal(kernel.numpy(), before)
 
 
+@pytest.mark.slow
 def test_a_batch_size_is_tried_and_parts_of_it_are_no_other_training():
     random = np.random.default_rng(0)
     labels = random.integers(0, 2, 60)
@@ -328,6 +335,7 @@ def test_a_batch_size_is_tried_and_parts_of_it_are_no_other_training():
     assert parts.plan.part_size == 3
 
 
+@pytest.mark.slow
 def test_augmented_runs_repeat_and_ready_datasets_are_not_augmented():
     random = np.random.default_rng(0)
     labels = random.integers(0, 2, 40)
@@ -343,6 +351,7 @@ def test_augmented_runs_repeat_and_ready_datasets_are_not_augmented():
         finetune(backbone(), (dataset, dataset, ["a", "b"]), **settings)
 
 
+@pytest.mark.slow
 def test_ready_datasets_are_cached_when_asked_and_only_if_they_repeat():
     random = np.random.default_rng(0)
     labels = random.integers(0, 2, 40)

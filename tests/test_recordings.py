@@ -123,6 +123,8 @@ def test_the_picture_is_that_of_numpy():
     np.testing.assert_array_equal(again(waves), layer(waves))
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_from_a_folder_to_a_server(place, tmp_path, capsys):
     run = tfft.finetune(
         backbone(), place, unfreeze=1, epochs=3, learning_rate=1e-2, group=r"(speaker\d)", out=tmp_path / "run",
@@ -167,6 +169,7 @@ print(served(audio_bytes=tf.constant([open(sys.argv[2], "rb").read()]))["label"]
     assert f"{run.final.accuracy:.4f}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_models_that_take_waves_are_given_them(place, tmp_path):
     x = inputs = keras.Input((None,))
     x = keras.layers.Reshape((-1, 1))(x)
@@ -272,6 +275,7 @@ class OneWave(tf.Module):
         return {"scores": tf.nn.softmax(features), "embeddings": features, "spectrum": spectrum}
 
 
+@pytest.mark.slow
 def test_models_of_one_wave_at_a_time_get_a_batch(place, tmp_path, capsys):
     tf.saved_model.save(OneWave(), str(tmp_path / "yam"))
     run = tfft.finetune(
@@ -343,6 +347,7 @@ def test_views_of_waves():
     assert lost == {300, 1500}
 
 
+@pytest.mark.slow
 def test_waves_are_varied_while_blocks_train_the_same_with_a_cache_and_without(place):
     splits = load_recordings(place)
     how = {"unfreeze": 1, "epochs": 2, "learning_rate": 1e-3, "augment": ["shift", "mask"], "views": 2}
@@ -363,6 +368,7 @@ def test_waves_are_varied_while_blocks_train_the_same_with_a_cache_and_without(p
         tfft.data.from_arrays(np.zeros((4, 16, 16, 3), np.uint8), np.zeros(4, int), InputSpec(16, 16), augment="mask")
 
 
+@pytest.mark.slow
 def test_features_are_another_where_the_picture_is(place, tmp_path):
     splits = load_recordings(place)
     head = tfft.heads.classification(splits.train.class_names)

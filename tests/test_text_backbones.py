@@ -12,6 +12,8 @@ import tfft
 from tfft import heads
 from tfft.errors import BackboneError, DependencyError, HandleError
 
+pytestmark = pytest.mark.text
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

@@ -24,6 +24,8 @@ from tfft.specs import TextSpec
 from tfft.training import FeatureSource, train
 from tfft.training.suffix import reduce, solve
 
+pytestmark = pytest.mark.text
+
 L = keras.layers
 WIDTH, PAD = 8, 1
 RNG = np.random.default_rng(7)

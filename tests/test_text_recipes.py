@@ -16,6 +16,9 @@ from tfft.errors import DataError, PlanError
 from tfft.recipes.gathering import gather
 from tfft.recipes.measuring import labelled_data
 
+pytestmark = pytest.mark.text
+slow_fixtures = process_fixtures = ("run",)
+
 QUICK = {"verbose": False, "cache": "memory", "batch_size": 8}
 
 
@@ -68,6 +71,7 @@ def test_it_learns_is_audited_and_says_what_it_did(run, place):
     assert again.plan == run.plan
 
 
+@pytest.mark.process
 def test_the_export_takes_strings_in_a_process_without_tfft(run):
     script = """
 import sys

@@ -366,6 +366,7 @@ def test_folds_of_a_dataset():
     assert len(runs.rows) == 2
 
 
+@pytest.mark.process
 def test_importing_tfft_imports_no_datasets():
     code = "import sys, tfft, tfft.data; sys.exit('tensorflow_datasets' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], env=os.environ, check=False).returncode == 0

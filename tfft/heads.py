@@ -27,6 +27,7 @@ from tfft.losses import (  # noqa: E402
     TagCrossentropy,
     soft_binary_accuracy,
 )
+from tfft.registry import FeatureLevel  # noqa: E402
 
 LOGITS_LAYER, DROPOUT_LAYER = "logits", "dropout"
 
@@ -69,6 +70,16 @@ class Head:
         if self.class_names is not None:
             object.__setattr__(self, "class_names", tuple(str(name) for name in self.class_names))
         raise_problems(PlanError, f"The {self.kind} head cannot be made", _problems(self))
+
+    @property
+    def feature_level(self) -> FeatureLevel:
+        """What it takes of a backbone, see :class:`tfft.registry.Task`."""
+        return "sequence" if self.kind == "tokens" else "pooled"
+
+    @property
+    def modalities(self) -> frozenset[str]:
+        """Kinds of data that its task can be learned from; empty for all."""
+        return frozenset({"text"} if self.kind == "tokens" else ())
 
     def loss(self, *, soft: bool = False) -> keras.losses.Loss:
         """Returns the loss that takes this head's labels and logits.

@@ -90,7 +90,7 @@ def load_backbone(
     """
     require_platform()
     _check_arguments(input_range, image_size, batch_norm)
-    native = importlib.import_module("tfft.backbones.keras_models")
+    native = importlib.import_module("tfft.backbones.keras_model")
     text, pin = split_pin(os.fspath(handle).strip()) if isinstance(handle, (str, os.PathLike)) else (None, None)
     graph_only = {"signature": signature, "tags": tags, "preprocessor": preprocessor, "trust": trust or None}
     text_only = {"max_length": max_length, "pooling": pooling}
@@ -98,12 +98,12 @@ def load_backbone(
     if text is None:
         backbone = native.from_keras_model(handle, output=output, name=name)
     elif text.startswith(KERAS_HUB_PREFIX):
-        backbone = native.from_keras_hub(
+        backbone = importlib.import_module("tfft.backbones.keras_hub_preset").from_keras_hub(
             text.removeprefix(KERAS_HUB_PREFIX), dropout=backbone_dropout, name=name, **text_only
         )
         text_only = {}
     elif _is_application(text):
-        backbone = native.from_applications(text, backbone_name=name)
+        backbone = importlib.import_module("tfft.backbones.applications").from_applications(text, backbone_name=name)
     elif _is_keras_file(text):
         backbone = native.from_keras_file(Path(text).expanduser(), output=output, name=name)
     elif (folder := _text_folder(text)) is not None:
@@ -193,7 +193,7 @@ def _open(
     **opening: Any,
 ) -> Backbone:
     from tfft.backbones.base import Backbone
-    from tfft.backbones.keras_models import image_spec
+    from tfft.backbones.keras_model import image_spec
     from tfft.backbones.savedmodel import open_savedmodel
     from tfft.backbones.savedmodel import text as saved_text
 

@@ -12,7 +12,7 @@ from tfft.backbones.base import Backbone
 from tfft.config import SharedSettings
 from tfft.console.progress import reading_bar
 from tfft.data import RecordingSplits
-from tfft.models import wave_length
+from tfft.modalities.audio.attach import wave_length
 from tfft.recipes.gathered import Gathered
 from tfft.recipes.gathering import gather
 

@@ -1,0 +1,385 @@
+"""Tasks and modalities by name: the one place where they are listed, and what each has to answer.
+
+A task says what a label means, a modality what an example is. Both are objects of the two classes below, one folder
+each under ``tfft/tasks`` and ``tfft/modalities``, imported when they are first asked for. Everything that trains,
+evaluates, exports or inspects gets them from here and imports none of them by itself, so that a new one changes no
+other file. A package outside of tfft adds its own with :func:`register_task` and :func:`register_modality`, or through
+the entry point groups ``tfft.tasks`` and ``tfft.modalities``.
+
+This module imports neither TensorFlow nor Keras.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import metadata
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
+
+from tfft.errors import PlanError, did_you_mean, listed
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import keras
+    import numpy as np
+
+    from tfft.backbones.base import Backbone
+    from tfft.data.examples import Examples, Splits
+    from tfft.evaluation.scores import Scores
+    from tfft.heads import Head
+    from tfft.inspection.findings import Finding
+    from tfft.models import ModelInput
+
+FeatureLevel = Literal["pooled", "sequence", "spatial", "pyramid"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """The measurement that decides which of two models is better: best epoch, WiSE-FT, soups.
+
+    Attributes:
+        name: of the logged metric without ``val_``, such as ``"accuracy"``; the loss decides between equal values, and
+            alone where the metric is not logged.
+        higher_is_better: False for errors.
+    """
+
+    name: str
+    higher_is_better: bool = True
+
+
+class Task:
+    """What a label means: how it is read, predicted, trained, scored and shown.
+
+    A subclass sets the class attributes and overrides what differs; the methods below hold what most tasks share.
+
+    Attributes:
+        name: as users write it, ``task="multilabel"``.
+        head_kind: name of the task in the config of saved heads; the name itself unless history says otherwise.
+        modalities: names of the kinds of data that it can be learned from; empty for all.
+        feature_level: what the head takes of a backbone: one vector per example (``"pooled"``), one per token or frame
+            (``"sequence"``), a feature map (``"spatial"``) or feature maps of several strides (``"pyramid"``).
+        solves_head: whether the best head on frozen features can be computed (a linear probe); else it is trained.
+        caches_features: whether the frozen part of the model may run once for all epochs.
+        moves_with_pixels: whether flips and crops of an image have to be applied to its labels too (boxes, masks).
+        checks_label_errors: whether a probe can name labels that look wrong.
+        selection: the measurement that picks the best epoch.
+    """
+
+    name: ClassVar[str]
+    head_kind: ClassVar[str] = ""
+    modalities: ClassVar[frozenset[str]] = frozenset()
+    feature_level: ClassVar[FeatureLevel] = "pooled"
+    solves_head: ClassVar[bool] = True
+    caches_features: ClassVar[bool] = True
+    moves_with_pixels: ClassVar[bool] = False
+    checks_label_errors: ClassVar[bool] = False
+    selection: ClassVar[Metric] = Metric("accuracy")
+
+    # --- labels
+
+    def infer(self, values: Sequence[Any]) -> int:
+        """Returns how well label values fit, for ``task="auto"``: 0 for not at all; the highest of all tasks wins."""
+        return 0
+
+    def class_names(self, values: Sequence[Any]) -> tuple[str, ...]:
+        """Returns the names of the classes among label values, in the order of their numbers; empty for numbers."""
+        return ()
+
+    def label_problems(self, values: Sequence[Any], class_names: Sequence[str], places: Sequence[str]) -> list[str]:
+        """Returns what is wrong with label values, one sentence each with its place (``table.csv:12``)."""
+        return []
+
+    def encode(self, values: Sequence[Any], class_names: Sequence[str]) -> np.ndarray:
+        """Returns checked label values as the array that a model is trained on, one row per example."""
+        raise NotImplementedError
+
+    def strata(self, labels: np.ndarray) -> np.ndarray | None:
+        """Returns the class of each example, int [N], for a split that keeps the shares; None where there is none."""
+        return None
+
+    def counts(self, labels: np.ndarray, class_names: Sequence[str]) -> dict[str, int]:
+        """Returns the number of examples of each class; empty where labels are no classes."""
+        return {}
+
+    # --- model
+
+    def make_head(self, class_names: Sequence[str], **settings: Any) -> Head:
+        """Makes the head.
+
+        Args:
+            class_names: from :meth:`class_names`.
+            **settings: ``dropout``, ``l2``, ``label_smoothing`` and ``loss`` of the configuration; a task ignores what
+                has no meaning for it, and :meth:`unsupported` says so.
+        """
+        raise NotImplementedError
+
+    def head_class(self) -> type[Head]:
+        """Returns the class of its heads, which reads them back from a saved model."""
+        raise NotImplementedError
+
+    # --- training and evaluation
+
+    def unsupported(self, config: Any) -> Iterator[str]:
+        """Yields a sentence for each setting that has no meaning for this task."""
+        return iter(())
+
+    def phase_defaults(self) -> Mapping[str, Any]:
+        """Returns defaults of training that differ for this task, by the name of the setting, such as ``dropout``."""
+        return {}
+
+    def evaluator(self, head: Head) -> Evaluator:
+        """Returns a new object that counts over batches and gives the scores."""
+        raise NotImplementedError
+
+    # --- what a person sees
+
+    def format_prediction(self, outputs: Mapping[str, Any]) -> str:
+        """Returns one prediction as a line of text."""
+        raise NotImplementedError
+
+
+class Evaluator:
+    """Counts and sums over batches, so that memory does not grow with the dataset."""
+
+    def check(self, labels: np.ndarray) -> None:
+        """Refuses labels that the head has no output for.
+
+        Raises:
+            DataError: with the labels at fault.
+        """
+
+    def weight(self, labels: np.ndarray, logits: np.ndarray) -> int:
+        """Returns how many items of a batch the mean loss is over: the examples, unless a label has several parts."""
+        return len(labels)
+
+    def update(self, labels: np.ndarray, logits: np.ndarray) -> None:
+        """Adds a batch."""
+        raise NotImplementedError
+
+    def result(self, count: int, loss: float) -> Scores:
+        """Returns the scores of all batches, with a 95 % interval."""
+        raise NotImplementedError
+
+
+class Modality:
+    """What an example is: how it is found, read, checked, fed to a backbone, and served.
+
+    Attributes:
+        name: ``"image"``, ``"text"``, ``"audio"``.
+        item: singular noun for messages, such as "image".
+        items: plural of it.
+        columns: names of the settings that name its columns in a table, such as ``("text",)``.
+        settings: names of the settings of reading that only this modality takes, such as ``("sample_rate",)``.
+    """
+
+    name: ClassVar[str]
+    item: ClassVar[str]
+    items: ClassVar[str]
+    columns: ClassVar[tuple[str, ...]] = ()
+    settings: ClassVar[frozenset[str]] = frozenset()
+
+    # --- data
+
+    def matches(self, source: Any, config: Any) -> int:
+        """Returns how surely a source holds this kind of data, 0 for not at all; the highest of all wins.
+
+        Args:
+            source: as :func:`tfft.data.load` takes it.
+            config: the settings of reading that were given.
+        """
+        return 0
+
+    def load(self, source: Any, config: Any, **reading: Any) -> Splits:
+        """Reads a source and splits it into training and validation examples."""
+        raise NotImplementedError
+
+    def read_labelled(self, source: Any, class_names: Sequence[str], config: Any, **reading: Any) -> Examples:
+        """Reads a source for a model that knows its classes, without splitting it."""
+        raise NotImplementedError
+
+    def adapt(self, splits: Splits, backbone: Backbone, config: Any) -> Splits:
+        """Returns the examples as a backbone takes them, such as recordings at its sample rate."""
+        return splits
+
+    def findings(self, splits: Splits, **options: Any) -> Iterator[Finding]:
+        """Yields what is wrong, odd or worth knowing in the examples."""
+        return iter(())
+
+    # --- model
+
+    def why_not(self, backbone: Backbone) -> str | None:
+        """Returns why a backbone cannot take this kind of data, as a sentence; None where it can."""
+        return None
+
+    def fits(self, backbone: Backbone, options: Mapping[str, Any]) -> int:
+        """Returns how surely a model of a backbone is meant to take this kind of data; the highest of all wins.
+
+        Args:
+            backbone: any.
+            options: of :func:`tfft.build`, such as ``audio``.
+
+        Returns:
+            0 for not at all.
+        """
+        return 0 if self.why_not(backbone) else 1
+
+    def attach_input(
+        self, backbone: Backbone, network: keras.Model, level: FeatureLevel = "pooled", **options: Any
+    ) -> ModelInput:
+        """Puts the model's inputs, and what has to happen to them, in front of a backbone.
+
+        Args:
+            backbone: that :meth:`why_not` has nothing against.
+            network: its model, a layer of the model to be.
+            level: what the head takes; pooling over all positions is done behind this, where features still have some.
+            **options: of :func:`tfft.build`; those of other kinds of data are left alone.
+
+        Raises:
+            BackboneError: when the backbone cannot take this kind of data, or not as the options say.
+        """
+        raise NotImplementedError
+
+    # --- serving
+
+    def serving(self, model: keras.Model, **options: Any) -> Any:
+        """Returns how an export takes this kind of data as bytes or strings; None where the model takes none."""
+        return None
+
+    def read_items(self, items: Sequence[str | Path], spec: Any) -> Iterator[Any]:
+        """Yields what ``tfft predict`` asks about: decoded inputs with their names, or the reason why not."""
+        raise NotImplementedError
+
+
+T = TypeVar("T", Task, Modality)
+
+
+class _Registry(Generic[T]):
+    """Objects by name; those of tfft are imported when they are first asked for."""
+
+    def __init__(self, what: str, group: str, built_in: Mapping[str, str], aliases: Mapping[str, str]) -> None:
+        self._what, self._group = what, group
+        self._lazy, self._aliases = dict(built_in), dict(aliases)
+        self._objects: dict[str, T] = {}
+        self._found_entry_points = False
+
+    def names(self) -> tuple[str, ...]:
+        """Returns all names, those of tfft first."""
+        self._find_entry_points()
+        return tuple(dict.fromkeys((*self._lazy, *self._objects)))
+
+    def get(self, name: str) -> T:
+        """Returns an object by its name.
+
+        Raises:
+            PlanError: for an unknown name, with the nearest one.
+        """
+        name = self._aliases.get(name, name)
+        if name not in self._objects and name in self.names() and name in self._lazy:
+            module, _, attribute = self._lazy[name].partition(":")
+            self._objects[name] = getattr(importlib.import_module(module), attribute)
+        if name not in self._objects:
+            known = self.names()
+            raise PlanError(
+                f"Expected a {self._what}: {listed(known)}. Received: {name!r}.{did_you_mean(str(name), known)}"
+            )
+        return self._objects[name]
+
+    def add(self, value: T, *aliases: str) -> Callable[[], None]:
+        """Registers an object under its name and returns a function that removes it again."""
+        name = value.name
+        if name in self.names():
+            raise PlanError(f"The {self._what} {name!r} is registered already. Fix: give yours another name.")
+        self._objects[name] = value
+        self._aliases.update(dict.fromkeys(aliases, name))
+
+        def remove() -> None:
+            self._objects.pop(name, None)
+            for alias in aliases:
+                self._aliases.pop(alias, None)
+
+        return remove
+
+    def _find_entry_points(self) -> None:
+        if not self._found_entry_points:
+            self._found_entry_points = True
+            for entry in metadata.entry_points(group=self._group):
+                self._lazy.setdefault(entry.name, entry.value)
+
+
+_TASKS: _Registry[Task] = _Registry(
+    "task",
+    "tfft.tasks",
+    {
+        "classification": "tfft.tasks.classification:CLASSIFICATION",
+        "binary": "tfft.tasks.classification:BINARY",
+        "multilabel": "tfft.tasks.multilabel:MULTILABEL",
+        "regression": "tfft.tasks.regression:REGRESSION",
+        "token_classification": "tfft.tasks.token_classification:TOKEN_CLASSIFICATION",
+    },
+    {"tokens": "token_classification"},  # in saved heads and plans
+)
+_MODALITIES: _Registry[Modality] = _Registry(
+    "kind of data",
+    "tfft.modalities",
+    {
+        "image": "tfft.modalities.image.modality:IMAGE",
+        "text": "tfft.modalities.text.modality:TEXT",
+        "audio": "tfft.modalities.audio.modality:AUDIO",
+    },
+    {},
+)
+
+
+def task(name: str) -> Task:
+    """Returns a task by name, also by the name that saved heads and plans have for it.
+
+    Raises:
+        PlanError: for an unknown name, with the nearest one and all there are.
+
+    Example:
+        >>> task("multilabel").solves_head
+        True
+    """
+    return _TASKS.get(name)
+
+
+def task_names() -> tuple[str, ...]:
+    """Returns the names of all tasks."""
+    return _TASKS.names()
+
+
+def register_task(value: Task, *aliases: str) -> Callable[[], None]:
+    """Adds a task of your own.
+
+    Args:
+        value: the task.
+        *aliases: further names, such as one in older plans.
+
+    Returns:
+        A function that removes it again, for tests.
+
+    Raises:
+        PlanError: when there is one of this name.
+    """
+    return _TASKS.add(value, *aliases)
+
+
+def modality(name: str) -> Modality:
+    """Returns a kind of data by name.
+
+    Raises:
+        PlanError: for an unknown name, with the nearest one and all there are.
+    """
+    return _MODALITIES.get(name)
+
+
+def modality_names() -> tuple[str, ...]:
+    """Returns the names of all kinds of data."""
+    return _MODALITIES.names()
+
+
+def register_modality(value: Modality, *aliases: str) -> Callable[[], None]:
+    """Adds a kind of data of your own; see :func:`register_task`."""
+    return _MODALITIES.add(value, *aliases)
