@@ -42,6 +42,8 @@ from tfft.settings import (
 )
 from tfft.specs import Augmentation, augmentation
 
+__all__ = ["Phase", "Plan", "RunConfig", "RunSettings", "SharedSettings", "config_of"]
+
 # Old keys of plan.yaml, by their new names; `Plan.from_dict` reads both.
 _ALIASES: dict[str, str] = {}
 
@@ -660,5 +662,11 @@ def _plain(value: Any) -> Any:
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
+# Settings of a phase that a named plan leaves to its user.
+PHASE_KEYWORDS = tuple(
+    f.name
+    for f in dataclasses.fields(Phase)
+    if f.name not in ("name", "unfreeze", "epochs", "learning_rate", "solve", "contrastive")
+)
 _FIRST, _LAST = ("backbone", "data", "backbone_digest", "name"), ("phases", "reasons", "versions")
 _PLAN_KEYS = (*_FIRST, *(f.name for f in dataclasses.fields(SharedSettings)), *_LAST)
