@@ -12,6 +12,7 @@ import datetime
 import shlex
 from typing import Any
 
+from tfft import registry
 from tfft.commands.prediction import predict
 from tfft.console.output import FAILED, SUCCESS, PrintResult, debugging, say, start_tensorflow
 from tfft.errors import DataError, PlanError, did_you_mean
@@ -58,10 +59,7 @@ def train(options: argparse.Namespace, print_result: PrintResult) -> int:
     export_to = False if options.no_export else None
     place = {None: "auto", "off": None}.get(options.cache, options.cache)
     run = recipes.finetune(handle, data, plan=plan, out=options.out, export_to=export_to, cache=place, **settings)
-    what = "WAV..." if _listens(run.model) else "IMAGE..."
-    if _takes_strings(run.model):
-        what = " ".join(f'--{name.replace("_", "-")} "..."' for name in sorted(t.name for t in run.model.inputs))
-    print(f"Everything lies in {options.out}. Try: tfft predict {shlex.quote(options.out)} {what}")
+    print(f"Everything lies in {options.out}. Try: tfft predict {shlex.quote(options.out)} {_example(run.model)}")
     return SUCCESS
 
 
@@ -182,14 +180,12 @@ def evaluate(options: argparse.Namespace, print_result: PrintResult) -> int:
     return SUCCESS
 
 
-def _listens(model: Any) -> Any:
-    from tfft.layers.log_mel import audio_of
+def _example(model: Any) -> str:
+    """What could be asked of a model, as arguments of ``tfft predict``."""
+    from tfft.exporting.signatures import serving_input
 
-    return audio_of(model)
-
-
-def _takes_strings(model: Any) -> bool:
-    return all(tensor.dtype == "string" for tensor in model.inputs)
+    taken = serving_input(model)
+    return "FILE..." if taken is None else registry.modality(taken.modality).example_arguments(taken.spec)
 
 
 def export(options: argparse.Namespace, print_result: PrintResult) -> int:

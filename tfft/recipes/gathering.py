@@ -32,9 +32,9 @@ from tfft.data.tfds.source import is_tfds, local_copy
 from tfft.errors import DataError
 from tfft.inspection import check_recordings, check_splits
 from tfft.io.cache_dir import cache_dir
-from tfft.layers.image_headers import read_header
 from tfft.modalities.audio.waveform_store import Waves
 from tfft.modalities.image.augment import augmentation, check_kind
+from tfft.modalities.image.headers import read_header
 from tfft.plans import Wishes
 from tfft.recipes.gathered import Gathered, by_class, classes
 from tfft.recipes.texts import check_tagged, gather_tagged, gather_texts

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tfft.registry import FeatureLevel, Modality
 
 if TYPE_CHECKING:
+    import pathlib
+
     import keras
+    import tensorflow as tf
 
     from tfft.backbones.base import Backbone
+    from tfft.exporting.loader import ServingInput
+    from tfft.exporting.prediction import RequestItem
     from tfft.models import ModelInput
 
 
@@ -20,6 +26,14 @@ class ImageModality(Modality):
     item = "image"
     items = "images"
     columns = ("image",)
+
+    # --- checks
+
+    def thumbnail(self, path: str) -> bytes | None:
+        """Returns a small picture of an image file."""
+        from tfft.modalities.image.preview import thumbnail
+
+        return thumbnail(path)
 
     # --- model
 
@@ -40,6 +54,30 @@ class ImageModality(Modality):
         from tfft.modalities.image.attach import attach_images
 
         return attach_images(backbone, network, image_size)
+
+    # --- serving
+
+    def serving(self, model: keras.Model, inputs: Mapping[str, tf.TensorSpec], **options: Any) -> ServingInput | None:
+        """Returns how a model takes arrays of pixels and image files."""
+        from tfft.modalities.image.serving import image_input
+
+        return image_input(model, inputs, options.get("input_spec"))
+
+    def served(self, signatures: Mapping[str, Any], assets: pathlib.Path) -> ServingInput | None:
+        """Returns how an exported model takes image files."""
+        from tfft.modalities.image.serving import served_images
+
+        return served_images(signatures)
+
+    def read_items(self, items: Sequence[Any], spec: Any) -> Iterator[RequestItem]:
+        """Yields the contents of image files."""
+        from tfft.modalities.image.serving import read_files
+
+        return read_files(items)
+
+    def request_noun(self, spec: Any) -> str:
+        """Returns "image files"."""
+        return "image files"
 
 
 IMAGE = ImageModality()
