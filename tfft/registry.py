@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 from tfft.errors import DataError, PlanError, did_you_mean, listed
 
 if TYPE_CHECKING:
+    import os
     from pathlib import Path
 
     import keras
@@ -32,8 +33,9 @@ if TYPE_CHECKING:
     from tfft.exporting.loader import ServingInput
     from tfft.exporting.prediction import RequestItem
     from tfft.heads import Head
-    from tfft.inspection.findings import Finding
+    from tfft.inspection.findings import DataReport, Finding
     from tfft.models import ModelInput
+    from tfft.specs import InputSpec
 
 FeatureLevel = Literal["pooled", "sequence", "spatial", "pyramid"]
 
@@ -208,9 +210,67 @@ class Modality:
         """Returns the examples as a backbone takes them, such as recordings at its sample rate."""
         return splits
 
-    def findings(self, splits: Splits, **options: Any) -> Iterator[Finding]:
-        """Yields what is wrong, odd or worth knowing in the examples."""
+    # --- checks
+
+    def check_source(
+        self,
+        source: Any,
+        columns: Mapping[str, Any],
+        *,
+        backbone: str | os.PathLike[str] | Backbone | None,
+        seed: int,
+        store: str | os.PathLike[str] | None,
+        progress: Callable[[int, int], None] | None,
+    ) -> DataReport | None:
+        """Looks at a source that can be checked in a state that cannot be loaded.
+
+        Args:
+            source: as :func:`tfft.check` takes it, like all that follows.
+            columns: those that were named, by role.
+            backbone: for the check of labels.
+            seed: of the split and the probe.
+            store: file in which is kept what reading files told.
+            progress: called with (files read, files in all).
+
+        Returns:
+            The report; None where the source is to be loaded first, and :meth:`findings` asked.
+        """
+        return None
+
+    def findings(self, splits: Splits, *, notes: list[str]) -> Iterator[Finding]:
+        """Yields what is wrong, odd or worth knowing in the examples.
+
+        Args:
+            splits: that were read; no file is read again.
+            notes: gets a sentence for each thing that was not looked for.
+        """
         return iter(())
+
+    def counts(self, splits: Splits) -> dict[str, dict[str, int]]:
+        """Returns the number of examples of each class, by part."""
+        return {"train": splits.train.counts, "validation": splits.validation.counts}
+
+    def example_names(self, examples: Examples) -> Sequence[str]:
+        """Returns what examples are called in reports."""
+        return examples.paths
+
+    def preview(
+        self, examples: Examples, image: InputSpec, *, augment: Any, rows: int, columns: int, seed: int
+    ) -> tuple[bytes, int, int] | None:
+        """Draws examples as training will see them, side by side.
+
+        Args:
+            examples: to choose from.
+            image: size and fitting of each picture.
+            augment: how they are varied, as :func:`tfft.finetune` takes it.
+            rows: examples that are drawn.
+            columns: pictures in a row.
+            seed: of the choice and of the views.
+
+        Returns:
+            A PNG file, its height and its width; None where examples cannot be drawn.
+        """
+        return None
 
     def thumbnail(self, path: str) -> bytes | None:
         """Returns a small picture of a file as JPEG, 96 x 96, for reports; None where there is none to be had."""
@@ -233,6 +293,10 @@ class Modality:
             0 for not at all.
         """
         return 0 if self.why_not(backbone) else 1
+
+    def model_options(self, splits: Splits) -> dict[str, Any]:
+        """Returns the options of :func:`tfft.build` for a model of these examples."""
+        return {}
 
     def attach_input(
         self, backbone: Backbone, network: keras.Model, level: FeatureLevel = "pooled", **options: Any

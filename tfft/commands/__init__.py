@@ -111,23 +111,23 @@ def check(options: argparse.Namespace, print_result: PrintResult) -> int:
 def preview(options: argparse.Namespace, print_result: PrintResult) -> int:
     """Draws a grid of training pictures, and of views of them."""
     start_tensorflow()
-    from tfft.data import RecordingSplits, Splits, load, preview
+    from tfft.data import load
     from tfft.io.atomic import write_whole
-    from tfft.modalities.image.preview import as_png
     from tfft.specs import InputSpec
 
-    height, width = _size([options.image_size[0], options.image_size[-1]])
-    spec = InputSpec(height=height, width=width, resize=options.resize)
+    sides = options.image_size
+    _size(sides)  # refuses more than two
+    spec = InputSpec(height=sides[0], width=sides[-1], resize=options.resize)
     splits = load(options.data)
-    if not isinstance(splits, Splits) or isinstance(splits, RecordingSplits):
-        raise DataError(f"{options.data} holds no images, and preview draws images.")
-    examples = splits.train
-    grid = preview(
-        examples, spec, augment=options.augment, rows=options.rows, columns=options.columns, seed=options.seed
-    )
-    target = write_whole(options.out, as_png(grid))
-    values = {"file": str(target), "height": grid.shape[0], "width": grid.shape[1]}
-    print_result(values, f"{target}: {grid.shape[1]} x {grid.shape[0]} pixels, of {len(examples)} training pictures")
+    kind, examples = registry.modality(splits.modality), splits.train
+    how = {"augment": options.augment, "rows": options.rows, "columns": options.columns, "seed": options.seed}
+    drawn = kind.preview(examples, spec, **how)
+    if drawn is None:
+        raise DataError(f"{options.data} holds {kind.items}, and preview draws images.")
+    png, height, width = drawn
+    target = write_whole(options.out, png)
+    values = {"file": str(target), "height": height, "width": width}
+    print_result(values, f"{target}: {width} x {height} pixels, of {len(examples)} training pictures")
     return SUCCESS
 
 

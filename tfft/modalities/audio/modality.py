@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tfft.backbones.base import Backbone
     from tfft.exporting.loader import ServingInput
     from tfft.exporting.prediction import RequestItem
+    from tfft.inspection.findings import Finding
     from tfft.models import ModelInput
     from tfft.specs import AudioSpec
 
@@ -30,6 +31,14 @@ class AudioModality(Modality):
     columns = ("audio",)
     settings = frozenset({"sample_rate", "seconds"})
 
+    # --- checks
+
+    def findings(self, splits: Any, *, notes: list[str]) -> Iterator[Finding]:
+        """Yields findings about files, loudness, classes and copies."""
+        from tfft.modalities.audio.checks import recording_findings
+
+        return recording_findings(splits)
+
     # --- model
 
     def why_not(self, backbone: Backbone) -> str | None:
@@ -39,6 +48,10 @@ class AudioModality(Modality):
     def fits(self, backbone: Backbone, options: Mapping[str, Any]) -> int:
         """Returns 2 where waves are asked for; no backbone says by itself that it takes them."""
         return 2 if options.get("audio") is not None else 0
+
+    def model_options(self, splits: Any) -> dict[str, Any]:
+        """Returns the rate and length of the recordings."""
+        return {"audio": splits.spec}
 
     def attach_input(
         self,

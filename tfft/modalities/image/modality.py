@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from tfft.errors import DataError
 from tfft.registry import FeatureLevel, Modality
 
 if TYPE_CHECKING:
@@ -16,7 +18,9 @@ if TYPE_CHECKING:
     from tfft.backbones.base import Backbone
     from tfft.exporting.loader import ServingInput
     from tfft.exporting.prediction import RequestItem
+    from tfft.inspection.findings import DataReport, Finding
     from tfft.models import ModelInput
+    from tfft.specs import InputSpec
 
 
 class ImageModality(Modality):
@@ -28,6 +32,31 @@ class ImageModality(Modality):
     columns = ("image",)
 
     # --- checks
+
+    def check_source(self, source: Any, columns: Mapping[str, Any], **options: Any) -> DataReport | None:
+        """Looks at a folder in whatever state it is; tables are loaded first."""
+        from tfft.modalities.image.folder_check import check_folder
+
+        if columns:
+            return None
+        if not isinstance(source, (str, os.PathLike)):
+            raise DataError("check looks at files and texts, and these are arrays.")
+        return check_folder(source, **options)
+
+    def findings(self, splits: Any, *, notes: list[str]) -> Iterator[Finding]:
+        """Yields findings about files, classes, copies and the two parts."""
+        from tfft.modalities.image.checks import split_findings
+
+        return split_findings(splits, notes)
+
+    def preview(
+        self, examples: Any, image: InputSpec, *, augment: Any, rows: int, columns: int, seed: int
+    ) -> tuple[bytes, int, int]:
+        """Draws images, and views of them."""
+        from tfft.modalities.image.preview import as_png, preview
+
+        grid = preview(examples, image, augment=augment, rows=rows, columns=columns, seed=seed)
+        return as_png(grid), grid.shape[0], grid.shape[1]
 
     def thumbnail(self, path: str) -> bytes | None:
         """Returns a small picture of an image file."""

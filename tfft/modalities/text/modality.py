@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tfft.backbones.base import Backbone
     from tfft.exporting.loader import ServingInput
     from tfft.exporting.prediction import RequestItem
+    from tfft.inspection.findings import Finding
     from tfft.models import ModelInput
 
 
@@ -28,11 +29,33 @@ class TextModality(Modality):
     columns = ("text",)
     request = "text"
 
+    # --- checks
+
+    def findings(self, splits: Any, *, notes: list[str]) -> Iterator[Finding]:
+        """Yields findings about texts, classes and copies."""
+        from tfft.modalities.text.checks import text_findings
+
+        return text_findings(splits)
+
+    def counts(self, splits: Any) -> dict[str, dict[str, int]]:
+        """Returns the number of texts in each class, by part; of all texts where labels are no classes."""
+        from tfft.modalities.text.checks import text_counts
+
+        return text_counts(splits)
+
+    def example_names(self, examples: Any) -> Sequence[str]:
+        """Returns where the texts stand."""
+        return examples.places
+
     # --- model
 
     def why_not(self, backbone: Backbone) -> str | None:
         """Returns why a backbone takes no texts."""
         return None if backbone.text_spec is not None else f"{backbone.name} does not take texts"
+
+    def model_options(self, splits: Any) -> dict[str, Any]:
+        """Returns whether the examples are pairs."""
+        return {"pair": splits.train.pairs is not None}
 
     def attach_input(
         self,
