@@ -161,7 +161,7 @@ print(served(audio_bytes=tf.constant([open(sys.argv[2], "rb").read()]))["label"]
         assert "other.wav: low" in shown.out
         assert "empty.wav: is empty (0 bytes)" in shown.err
     served = tfft.exporting.open_export(tmp_path / "served")
-    assert served.audio == tfft.data.audio_of(run.model)
+    assert served.input_spec == tfft.data.audio_of(run.model)
     with pytest.raises(tf.errors.InvalidArgumentError, match="must have 8000 samples a second; resample it"):
         served.predict_bytes([(tmp_path / "other.wav").read_bytes()])
     with pytest.raises(tf.errors.InvalidArgumentError, match="empty"):
