@@ -25,19 +25,32 @@ if TYPE_CHECKING:
     import keras
 
     from tfft.backbones.base import Backbone, Block, blocks_of
+    from tfft.backbones.feature_pyramid import FeatureMap, feature_maps, pyramid
 
 __all__ = [
     "Backbone",
     "BackboneLoader",
     "Block",
+    "FeatureMap",
     "LoadOptions",
     "blocks_of",
     "digest",
+    "feature_maps",
     "list_backbones",
     "load_backbone",
+    "pyramid",
     "register_loader",
     "resolve",
 ]
+# Looked up on first use: these modules import TensorFlow.
+_LAZY = {
+    "Backbone": "tfft.backbones.base",
+    "Block": "tfft.backbones.base",
+    "blocks_of": "tfft.backbones.base",
+    "FeatureMap": "tfft.backbones.feature_pyramid",
+    "feature_maps": "tfft.backbones.feature_pyramid",
+    "pyramid": "tfft.backbones.feature_pyramid",
+}
 
 
 def load_backbone(
@@ -154,6 +167,6 @@ def list_backbones(pattern: str | None = None, kind: Literal["image", "text"] | 
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("Backbone", "Block", "blocks_of"):
-        return getattr(importlib.import_module("tfft.backbones.base"), name)
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -31,11 +31,14 @@ class Block:
         name: unique within the backbone, in the order of computation.
         layers: the Keras layers it consists of, in order.
         note: why it is not cut further, where that was tried; otherwise empty.
+        ends: operations and layers in it that the whole computation passes through, in order; the next block reads the
+            output of the last. Empty where it is not known.
     """
 
     name: str
     layers: tuple[keras.layers.Layer, ...]
     note: str = ""
+    ends: tuple[Any, ...] = ()
 
     @property
     def variables(self) -> list[keras.Variable]:
@@ -136,7 +139,8 @@ def blocks_of(model: keras.Model) -> list[Block]:
 def _blocks_within(network: keras.Model) -> list[Block]:
     """The blocks of a network taken whole: every layer with variables is in exactly one."""
     if not isinstance(network, keras.Sequential) and not hasattr(network, "operations"):
-        return [Block(network.name, tuple(network.layers), "not cut: a subclassed model has no graph to look into")]
+        note = "not cut: a subclassed model has no graph to look into"
+        return [Block(network.name, tuple(network.layers), note, (network,))]
     weighted = [layer for layer in network.layers if layer.weights]
     if not any(isinstance(layer, (keras.Model, EachWave)) or is_opened(layer) for layer in weighted):
         return _group_layers(network)
@@ -146,7 +150,7 @@ def _blocks_within(network: keras.Model) -> list[Block]:
         if isinstance(inner, keras.Model):
             blocks += _blocks_within(inner)
         else:
-            blocks.append(Block(layer.name, (layer,), getattr(layer, "note", "")))
+            blocks.append(Block(layer.name, (layer,), getattr(layer, "note", ""), (layer,)))
     return _uniquely_named(blocks)
 
 
@@ -197,7 +201,15 @@ def _group_layers(model: keras.Model) -> list[Block]:
             members[at].append(by_name[name])
         paths[at] += [f"{name}/{v.path.split('/')[-1]}" for v in _weights(by_name[name])]
     groups = block_cuts.group_segments(paths, cuts)
-    return [Block(g.name, tuple(la for m in members[g.start : g.stop] for la in m), g.note) for g in groups]
+    return [
+        Block(
+            g.name,
+            tuple(la for m in members[g.start : g.stop] for la in m),
+            g.note,
+            tuple(by_name[cut] for cut in cuts[g.start : g.stop]),
+        )
+        for g in groups
+    ]
 
 
 def _weights(operation: Any) -> list[keras.Variable]:
