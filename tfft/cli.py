@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
-from tfft import __version__, commands
+from tfft import __version__, commands, registry
 from tfft.errors import TfftError, did_you_mean, listed
 
 _WRONG_INPUT, _INTERRUPTED = 2, 130
@@ -158,9 +158,7 @@ def _train_arguments(add: argparse.ArgumentParser) -> None:
     text = add.add_argument_group("texts")
     text.add_argument("--text", type=_column, nargs="+", metavar="COLUMN", help="column of the texts; two for pairs")
     text.add_argument("--label", type=_column, metavar="COLUMN", help="column of the labels")
-    text.add_argument(
-        "--task", choices=["classification", "multilabel", "regression", "tokens"], help="(from the labels)"
-    )
+    text.add_argument("--task", choices=registry.task_names(), help="(from the labels)")
     text.add_argument("--separator", metavar="TEXT", help="between the labels of one text, where it has several")
     text.add_argument("--max-length", type=_whole, metavar="N", help="pieces of a text that are read (128 at most)")
     text.add_argument("--pooling", choices=["cls", "mean", "last", "pooled_output"], help="(the backbone's own)")

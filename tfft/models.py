@@ -10,6 +10,7 @@ import dataclasses
 import re
 from typing import Any
 
+from tfft import registry
 from tfft.errors import BackboneError, require_platform
 
 require_platform()
@@ -17,7 +18,7 @@ require_platform()
 import keras  # noqa: E402
 
 from tfft.backbones.base import BACKBONE_LAYER, PREPROCESS_LAYER, TOKENS_LAYER, Backbone, blocks_of  # noqa: E402
-from tfft.heads import Head  # noqa: E402
+from tfft.heads import Head, ModelFeatures  # noqa: E402
 from tfft.layers.log_mel import Clip, LogMel  # noqa: E402
 from tfft.layers.pooling import PoolPieces  # noqa: E402
 from tfft.layers.preprocess import Preprocess, check_spec  # noqa: E402
@@ -65,12 +66,12 @@ def build(
 
     Example:
         >>> model = build(load_backbone("efficientnet-lite0"), classification(splits.class_names))
-        >>> model.compile("adam", **tfft.heads.of(model).compile_args())
+        >>> model.compile("adam", **tfft.heads.from_model(model).compile_args())
     """
     spec = _spec(backbone, image_size)
     nested = _nested(backbone)
-    starts = None
-    if head.kind == "tokens":
+    starts, level = None, registry.task(head.task).feature_level
+    if level == "sequence":
         inputs, features, starts = _words(backbone, nested, pair)
     elif audio is not None:
         inputs, features = _sounds(backbone, nested, audio, spec)
@@ -85,7 +86,8 @@ def build(
         inputs = keras.Input((None, None, spec.channels), dtype="uint8", name=IMAGE_INPUT)
         pixels = Preprocess(spec, name=PREPROCESS_LAYER)(inputs)
         features = _features(backbone, nested, pixels, spec)
-    logits = head.attach(_pooled(backbone, features) if starts is None else features, starts)
+    features = _pooled(backbone, features) if level == "pooled" else features
+    logits = head.attach(ModelFeatures(features, starts))
     model = keras.Model(inputs, logits, name=name or re.sub(r"[^\w.-]+", "_", backbone.name))
     _freeze(backbone, nested)
     return model

@@ -279,7 +279,7 @@ class Plan:
             that repeats the plan with the same handle needs the same. None where it has no files.
         name: of the plan, such as ``"lp_ft"``; see :mod:`tfft.plans`.
         task: name of the head: ``"classification"`` (the only one a folder of classes can mean), ``"multilabel"``,
-            ``"regression"`` or ``"tokens"``.
+            ``"regression"`` or ``"token_classification"``, which older plans call ``"tokens"``.
         text: column of a table that holds the texts, or two for pairs; None for data without columns.
         image: column of a table that holds the paths of images; None for data without.
         audio: column of a table that holds the paths of recordings; None for data without.

@@ -21,6 +21,7 @@ from tfft.specs import AudioSpec
 BYTES_SIGNATURE = "serve_bytes"
 PAIR = ("text", "text_pair")  # inputs of a model of pairs
 AUDIO_FILE = "audio.json"  # among the assets: rate and length of the waves that a model takes
+TASK_FILE = "task.txt"  # among the assets: name of the task
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -32,6 +33,7 @@ class OpenExport:
         signatures: callables by name; each takes named tensors and returns named tensors.
         class_names: from ``assets/labels.txt``; empty where there is none.
         audio: rate and length of the waves that it takes; None where it takes something else.
+        task: its name, see :func:`tfft.registry.task`; ``"outputs"`` where the model has no head of tfft.
         loaded: what TensorFlow loaded; it owns the variables, so it must live as long as the signatures.
     """
 
@@ -40,6 +42,7 @@ class OpenExport:
     class_names: tuple[str, ...]
     loaded: object = dataclasses.field(repr=False)
     audio: AudioSpec | None = None
+    task: str = "outputs"
 
     def predict_bytes(self, encoded: Sequence[bytes]) -> dict[str, np.ndarray]:
         """Predicts for encoded images (JPEG, PNG, GIF, BMP or WebP files as they are on disk), or for WAV files.
@@ -168,7 +171,9 @@ def open_export(path: str | os.PathLike[str]) -> OpenExport:
     names = tuple(labels.read_text(encoding="utf-8").split("\n")[:-1]) if labels.is_file() else ()
     heard = folder / "assets" / AUDIO_FILE
     audio = AudioSpec.from_dict(json.loads(heard.read_text(encoding="utf-8"))) if heard.is_file() else None
-    return OpenExport(folder, dict(loaded.signatures), names, loaded, audio)
+    written = folder / "assets" / TASK_FILE
+    task = written.read_text(encoding="utf-8").strip() if written.is_file() else "outputs"
+    return OpenExport(folder, dict(loaded.signatures), names, loaded, audio, task)
 
 
 def is_savedmodel(folder: pathlib.Path) -> bool:

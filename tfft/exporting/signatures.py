@@ -35,7 +35,7 @@ class Serving:
         reference: what ``serving_default`` has to answer: named arrays to named arrays, through ``model.predict``.
         decode: encoded image to the array ``reference`` takes, or None without ``serve_bytes``.
         class_names: in the order of the logits; empty where there are none.
-        task: the kind of head, or ``"outputs"`` where the model's outputs are passed on as they are.
+        task: name of the head's task, or ``"outputs"`` where the model's outputs are passed on as they are.
         input_spec: size and pixel range of the images; None where the input is not an image.
         notes: what was left out and why, one sentence each.
         audio: rate and length of the recordings; None where the input is none.
@@ -240,7 +240,7 @@ def _postprocess(
         return _as_named(model), "outputs", ()
     if head is None:
         head, to_logits = _assumed_head(model, tuple(class_names))
-        return lambda outputs: head.postprocess(to_logits(outputs)), head.kind, tuple(class_names)
+        return lambda outputs: head.postprocess(to_logits(outputs)), head.task, tuple(class_names)
     own = tuple(head.class_names or ())
     if class_names is not None and tuple(class_names) != own:
         if len(class_names) != len(own):
@@ -248,12 +248,12 @@ def _postprocess(
                 f"class_names has {len(class_names)} names, the model's head has {len(own)} classes: {', '.join(own)}."
             )
         head = dataclasses.replace(head, class_names=tuple(class_names))
-    return head.postprocess, head.kind, tuple(head.class_names or ())
+    return head.postprocess, head.task, tuple(head.class_names or ())
 
 
 def _head(model: keras.Model) -> heads.Head | None:
     try:
-        return heads.of(model)
+        return heads.from_model(model)
     except TfftError:
         return None
 

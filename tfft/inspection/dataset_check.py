@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tfft import registry
 from tfft.backbones import Backbone, load_backbone
 from tfft.data import (
     Copy,
@@ -126,7 +127,7 @@ def check_splits(splits: Splits, name: str = "") -> DataReport:
     survey = {part: (own.class_names, own, ()) for part, own in parts.items()}
     notes = [splits.copies_note] if splits.copies_note else []
     findings = list(_of_files(survey, splits.skipped))
-    if splits.train.labels.dtype.kind != "f":
+    if registry.task(splits.task).exclusive_classes:
         findings += class_findings(_counts(survey))
     findings += copy_findings(splits.copies, *_described(survey))
     if not made_here:

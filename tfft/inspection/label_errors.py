@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tfft import heads
+from tfft import heads, registry
 from tfft.backbones import Backbone, load_backbone
 from tfft.data import RecordingSplits, Splits, TextSplits
 from tfft.errors import DataError
@@ -36,7 +36,7 @@ def doubted(
         DataError: when the backbone takes something else.
         TfftError: when it cannot be opened.
     """
-    if splits.task != "classification":
+    if not registry.task(splits.task).checks_label_errors:
         notes.append("Labels were not checked: a probe tells classes, and these are several labels or numbers.")
         return
     opened = backbone if isinstance(backbone, Backbone) else load_backbone(backbone)

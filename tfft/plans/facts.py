@@ -11,12 +11,12 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from tfft import registry
 from tfft.errors import PlanError, did_you_mean, listed, raise_problems
 from tfft.modalities.image.augment import augmentation
 from tfft.specs import Augmentation, Plan
 
 _LOSSES = ("cross_entropy", "focal")
-TASKS = ("auto", "classification", "multilabel", "regression", "tokens")
 _POOLINGS = ("cls", "mean", "last", "pooled_output")
 
 
@@ -149,9 +149,10 @@ def _problems(wishes: Wishes) -> list[str]:
 
 def _text_problems(wishes: Wishes) -> list[str]:
     problems = []
-    if wishes.task not in TASKS:
-        hint = did_you_mean(str(wishes.task), TASKS)
-        problems.append(f"task must be one of {listed(TASKS)}, got {wishes.task!r}.{hint}")
+    try:
+        registry.asked_task(wishes.task)
+    except PlanError as error:
+        problems.append(str(error))
     columns = wishes.text if isinstance(wishes.text, (tuple, list)) else (wishes.text,)
     if len(columns) not in (1, 2) or not all(_column(c) or c is None for c in columns):
         problems.append(f"text must be the name or number of a column, or two of them for pairs, got {wishes.text!r}")

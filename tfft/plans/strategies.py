@@ -55,6 +55,11 @@ class NamedPlan:
             for name in self.settings
             if name not in known and name not in special
         ]
+        if self.name in _COMPUTED and not draft.task.solves_head:
+            problems.append(
+                f"it computes a head from one row of features for each example, which the task {draft.task.name} does "
+                "not have; take 'lp_ft', 'full' or 'gradual', or leave plan= out"
+            )
         raise_problems(PlanError, f"The plan {self.name!r} cannot be made", problems)
         own = {name: value for name, value in self.settings.items() if name in special}
         shared = {name: value for name, value in self.settings.items() if name not in special}
@@ -62,6 +67,7 @@ class NamedPlan:
         return tuple(dataclasses.replace(p, **shared) if p.unfreeze != "none" else p for p in made)
 
 
+_COMPUTED = ("few_shot", "setfit")  # plans without a phase that trains a head
 _FIXED = ("name", "unfreeze", "epochs", "learning_rate", "solve", "contrastive")
 
 

@@ -69,7 +69,7 @@ def finetune(
     image_size: int | tuple[int, int] | Literal["auto"] = "auto",
     text: str | int | tuple[str | int, str | int] | None = None,
     label: str | int | None = None,
-    task: Literal["auto", "classification", "multilabel", "regression", "tokens"] = "auto",
+    task: str = "auto",
     separator: str | None = None,
     max_length: int | None = None,
     pooling: Literal["cls", "mean", "last", "pooled_output"] | None = None,
@@ -134,9 +134,9 @@ def finetune(
         text: column of a table that holds the texts, by name, or by number where it has no header; two for pairs.
         label: column that holds the labels. Of TensorFlow Datasets ``image``, ``audio``, ``text`` and ``label`` name
             features, where it is not clear which are meant.
-        task: what the labels of texts are: ``"classification"``, ``"multilabel"``, ``"regression"`` (numbers) or
-            ``"tokens"`` (a tag for each word; data as :func:`tfft.data.load_tagged` takes it, ``text`` and ``label``
-            name the lists in JSON lines); ``"auto"`` looks at them.
+        task: what the labels are: ``"classification"``, ``"binary"``, ``"multilabel"``, ``"regression"`` (numbers),
+            ``"token_classification"`` (a tag for each word; data as :func:`tfft.data.load_tagged` takes it, ``text``
+            and ``label`` name the lists in JSON lines) or a task of your own; ``"auto"`` looks at them.
         separator: between the labels of one text, where it has several.
         max_length: most pieces of a text that are read; by default the backbone's own choice, which is printed.
         pooling: how the features of all pieces of a text become one; by default the backbone's own choice.

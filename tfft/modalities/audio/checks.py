@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from tfft import registry
 from tfft.data import RecordingSplits
 from tfft.inspection.classes import class_findings, label_text
 from tfft.inspection.duplicates import copy_findings
@@ -28,7 +29,7 @@ def check_recordings(splits: RecordingSplits) -> DataReport:
     labels = [label_text(own.class_names, label) for own in parts.values() for label in own.labels]
     where = [part for part, own in parts.items() for _ in own.paths]
     findings = [*unusable(splits.skipped, "recordings", SUFFIXES), *_findings(splits.facts, splits)]
-    if splits.task == "classification":
+    if registry.task(splits.task).exclusive_classes:
         findings += class_findings(counts)
     findings += copy_findings(splits.copies, [one.path for one in splits.facts], labels, where)
     return DataReport(splits.root, counts, in_order(iter(findings)))
