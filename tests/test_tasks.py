@@ -307,3 +307,10 @@ def test_the_head_says_which_epoch_is_the_best(ordinal, better, best):
     finally:
         ordinal.__class__.selection = kept
     assert history.best == {"head": best}
+
+
+@pytest.mark.parametrize("name", ["multilabel", "regression", "token_classification"])
+def test_what_needs_one_class_for_each_example_is_refused_for_other_tasks(name):
+    found = list(registry.task(name).unsupported(tfft.plans.Wishes(class_weight="balanced", sampling="balanced")))
+    assert [sentence.split()[0] for sentence in found] == ["class_weight", "sampling"]
+    assert not list(registry.task("binary").unsupported(tfft.plans.Wishes(class_weight="balanced")))

@@ -28,6 +28,11 @@ from tfft.losses import ABSENT  # noqa: E402
 if TYPE_CHECKING:
     pass
 
+__all__ = [  # noqa: F822  # those of tasks are found by __getattr__
+    "LOSSES", "Head", "Logits", "ModelFeatures", "WordLogits", "binary", "classification", "from_model", "multilabel",
+    "regression", "set_l2", "token_classification",
+]  # fmt: skip
+
 LOGITS_LAYER, DROPOUT_LAYER = "logits", "dropout"
 
 LOSSES = ("cross_entropy", "focal")

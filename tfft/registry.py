@@ -162,7 +162,9 @@ class Task:
 
     def unsupported(self, config: Any) -> Iterator[str]:
         """Yields a sentence for each setting that has no meaning for this task."""
-        return iter(())
+        for name in () if self.exclusive_classes else ("class_weight", "sampling"):
+            if getattr(config, name, None):
+                yield f"{name} is for examples of one class each, and the task is {self.name}: leave it out"
 
     def phase_defaults(self) -> Mapping[str, Default]:
         """Returns defaults of training that differ for this task, by the name of the setting, such as ``dropout``."""

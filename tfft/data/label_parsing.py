@@ -82,7 +82,7 @@ def parse_labels(
 
 
 def has_value(value: Any) -> bool:
-    """Tells whether a field holds anything: no None, NaN or blank."""
+    """Says whether a field holds anything: no None, NaN or blank."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return False
     return not (isinstance(value, str) and not value.strip()) and type(value).__name__ != "NAType"

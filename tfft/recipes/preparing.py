@@ -23,7 +23,7 @@ from tfft.recipes.gathering import gather
 from tfft.recipes.listening import heard_by
 from tfft.recipes.probing import fit_of
 from tfft.recipes.sizing import fitting_batch_size
-from tfft.recipes.texts import check_takes_texts
+from tfft.recipes.texts import check_supported, check_takes_texts
 from tfft.specs import InputSpec, Plan
 from tfft.training import FeatureSource
 
@@ -117,6 +117,7 @@ def plan_for(
     before = None if wishes.preprocessor is None else _absolute(os.fspath(wishes.preprocessor))
     task = registry.task(data.task)
     facts, wishes = _facts(backbone, data, cache), dataclasses.replace(wishes, task=data.task, preprocessor=before)
+    check_supported(wishes)
     names: dict[str, Any] = {"plan": plan, "backbone": _absolute(backbone.origin), "data": _absolute(data.name)}
     known = dataclasses.replace(wishes, batch_size=32) if wishes.batch_size == "auto" else wishes
     first = recommend(facts, known, **names)
@@ -202,7 +203,7 @@ def data_line(data: Gathered) -> str:
     if data.class_names:
         text += f"{len(data.class_names)} classes: {listed(data.class_names, limit=12)}"
     else:
-        text += "a number to be told of each"
+        text += f"task: {data.task}"
     text += f"\n{data.report}" if data.report else ""
     if data.skipped:
         text += f"\n{len(data.skipped)} files skipped: " + "; ".join(map(str, data.skipped[:3]))

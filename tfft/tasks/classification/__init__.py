@@ -14,6 +14,8 @@ from tfft.tasks.class_labels import sorted_names, unknown_labels
 if TYPE_CHECKING:
     from tfft.heads import Head
 
+__all__ = ["BINARY", "CLASSIFICATION", "Binary", "Classification"]
+
 _IDS = 100  # distinct labels from which a column of hardly repeated values is taken for an id
 _SEVERAL = "some examples have several labels: task='multilabel' takes them"
 

@@ -13,6 +13,8 @@ from tfft.tasks.class_labels import as_list, sorted_names, unknown_labels
 if TYPE_CHECKING:
     from tfft.heads import Head
 
+__all__ = ["MULTILABEL", "Multilabel"]
+
 
 class Multilabel(Task):
     """Any number of labels for each example, each with a logit of its own."""

@@ -13,6 +13,8 @@ from tfft.registry import Default, Evaluator, Metric, Task
 if TYPE_CHECKING:
     from tfft.heads import Head
 
+__all__ = ["REGRESSION", "Regression"]
+
 
 class Regression(Task):
     """A number for each example, learned by squared error."""
