@@ -100,8 +100,8 @@ def test_classes_several_labels_and_numbers_are_learned(place, tmp_path):
         found = tfft.finetune(backbone(), table, image="file", label=label, separator=separator, **QUICK)
         scores[label] = found.final
         assert found.plan.task == {"tags": "multilabel", "level": "regression"}[label]
-    assert scores["tags"].kind == "multilabel"
-    assert scores["level"].kind == "regression"
+    assert scores["tags"].task == "multilabel"
+    assert scores["level"].task == "regression"
     assert cli.main(["evaluate", str(tmp_path / "run"), str(table)]) == 0
     plan = tmp_path / "run" / "plan.yaml"
     again = tfft.recipes.repeat(plan, backbone=backbone(), verbose=False, export_to=False, cache="memory")

@@ -81,8 +81,8 @@ def sources(place):
         (place / "texts.csv", {"task": "classification"}, TEXTS, td.TextExamples),
         (frame, {"text": "text"}, TEXTS, td.TextExamples),
         (TEXT_PAIR, {}, TEXTS, td.TextExamples),
-        (SENTENCES, {"task": "tokens"}, TAGGED, td.TaggedSentences),
-        (place / "train.conll", {"task": "tokens"}, TAGGED, td.TaggedSentences),
+        (SENTENCES, {"task": "token_classification"}, TAGGED, td.TaggedSentences),
+        (place / "train.conll", {"task": "token_classification"}, TAGGED, td.TaggedSentences),
         (arrays(), {}, ARRAYS, td.ArrayExamples),
     ]
 
@@ -111,10 +111,11 @@ def test_it_gives_what_the_loaders_give(place):
     one, other = load(place / "sounds", group=r"(\d)"), td.load_recordings(place / "sounds", group=r"(\d)")
     assert np.array_equal(one.waves[0], other.waves[0])
     pair = {"train": place / "train.conll", "validation": place / "train.conll"}
-    assert load(list(pair.values()), task="tokens").split_from == load(pair, task="tokens").split_from
+    words = {"task": "token_classification"}
+    assert load(list(pair.values()), **words).split_from == load(pair, **words).split_from
     written = place / "other.jsonl"
     written.write_text("".join(json.dumps({"w": ["a", f"b{i}"], "t": ["O", "X"]}) + "\n" for i in range(5)))
-    assert load(written, task="tokens", text="w", label="t").tag_names == ("O", "X")
+    assert load(written, task="token_classification", text="w", label="t").tag_names == ("O", "X")
 
 
 def test_every_setting_of_a_loader_can_be_given():
@@ -135,8 +136,11 @@ def test_every_setting_of_a_loader_can_be_given():
         ("photos.jsonl", {"image": "file", "sample_rate": 8000}, "sample_rate=8000 means nothing for a table"),
         ("texts.csv", {"root": "/x", "sample_rate": 8000}, "root='/x', sample_rate=8000 mean nothing for texts"),
         ("texts.csv", {"validation": "split.csv"}, "validation='split.csv' is for files"),
-        ("train.conll", {"task": "tokens", "group": "x"}, "group='x' is for folders of files"),
-        ("train.conll", {"task": "tokens", "encoding": "latin-1"}, "encoding='latin-1' means nothing for tagged words"),
+        ("train.conll", {"task": "token_classification", "group": "x"}, "group='x' is for folders of files"),
+        (
+            "train.conll", {"task": "token_classification", "encoding": "latin-1"},
+            "encoding='latin-1' means nothing for tagged words",
+        ),
         ("nothing", {}, "The data folder .*nothing' does not exist"),
         ("nothing", {"text": "t"}, "nothing does not exist. Expected a table"),
     ],
@@ -191,7 +195,7 @@ def test_parts_of_recordings_know_their_waves(place):
 
 
 def test_batches_of_what_they_cannot_be_made_of(place):
-    texts, tagged = load(TEXT_PAIR).train, load(SENTENCES, task="tokens").train
+    texts, tagged = load(TEXT_PAIR).train, load(SENTENCES, task="token_classification").train
     with pytest.raises(PlanError, match="mean nothing for texts; leave them out: augment='flip'"):
         to_dataset(texts, augment="flip")
     with pytest.raises(PlanError, match="mean nothing for tagged words; leave them out: sampling='balanced'"):
@@ -210,7 +214,7 @@ def test_batches_of_what_they_cannot_be_made_of(place):
 def test_the_recipe_takes_what_load_gives(place):
     for source, settings, kind, _ in sources(place):
         read = load(source, **settings)
-        task = {"task": "tokens"} if kind == TAGGED else {}
+        task = {"task": "token_classification"} if kind == TAGGED else {}
         given, own = gather(read, RunConfig(**task)), gather(source, RunConfig(**settings))
         assert (given.examples, given.task, given.class_names) == (own.examples, own.task, own.class_names)
         assert given.fingerprint() == own.fingerprint()
@@ -223,14 +227,14 @@ def test_step_by_step_is_the_same_for_every_kind(place):
         splits = load(source)
         model = tfft.build(tiny, tfft.heads.classification(splits.class_names))
         train = to_dataset(splits.train, tiny.input_spec, shuffle=True, batch_size=4)
-        model.compile(keras.optimizers.Adam(1e-2), **tfft.heads.of(model).compile_args())
+        model.compile(keras.optimizers.Adam(1e-2), **tfft.heads.from_model(model).compile_args())
         model.fit(train, epochs=1, shuffle=False, verbose=0)
         assert tfft.evaluate(model, to_dataset(splits.validation, tiny.input_spec)).examples == len(splits.validation)
         prefix, _ = tfft.features.split(model)
         assert len(tfft.features.extract(prefix, splits.train, cache="memory", verbose=False)) == len(splits.train)
     splits = load(place / "sounds")
     model = tfft.build(tiny, tfft.heads.classification(splits.class_names), audio=splits.spec)
-    model.compile("adam", **tfft.heads.of(model).compile_args())
+    model.compile("adam", **tfft.heads.from_model(model).compile_args())
     model.fit(to_dataset(splits.train, shuffle=True, batch_size=4), epochs=1, shuffle=False, verbose=0)
     prefix, _ = tfft.features.split(model)
     assert len(tfft.features.extract(prefix, splits.train, cache="memory", verbose=False)) == len(splits.train)

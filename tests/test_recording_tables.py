@@ -101,7 +101,7 @@ def test_classes_several_labels_and_numbers_are_learned(place, tmp_path, capsys)
         found = tfft.finetune(
             backbone(), table, audio="file", label=label, separator=separator, out=tmp_path / task, **QUICK
         )
-        assert (found.plan.task, found.final.kind) == (task, task)
+        assert (found.plan.task, found.final.task) == (task, task)
         assert cli.main(["evaluate", str(tmp_path / task), str(place / "clips.jsonl")]) == 0
     capsys.readouterr()
     assert cli.main(["evaluate", str(tmp_path / "run"), str(table)]) == 0

@@ -226,8 +226,8 @@ def test_it_says_what_there_is_where_it_is_not_clear():
         local_copy(place, image="label")
     with pytest.raises(DataError, match="image and text each say"):
         local_copy(place, image="image", text="label")
-    with pytest.raises(DataError, match="task='tokens' is for files of tagged words"):
-        local_copy(place, task="tokens")
+    with pytest.raises(DataError, match="task='token_classification' is for files in a format of its own"):
+        local_copy(place, task="token_classification")
     assert local_copy(place, image="mask", label="kind").source.name.startswith("tiny-1.0.0-")
     with pytest.raises(DataError, match=r"nothing/1\.0\.0 has no feature with images, recordings or texts; it has: x"):
         local_copy(store({"x": np.int64}, "nothing", train=[{"x": 1}]))

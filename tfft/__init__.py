@@ -3,7 +3,7 @@
     backbone = tfft.load_backbone("efficientnet-lite0")
     model = tfft.build(backbone, tfft.heads.classification(["cat", "dog"]))
     tfft.unfreeze(model, 3)
-    model.compile("adam", **tfft.heads.of(model).compile_args())
+    model.compile("adam", **tfft.heads.from_model(model).compile_args())
     model.fit(...)
     tfft.export(model, "served/1")
 
@@ -50,8 +50,8 @@ _NAMES = {
 }
 _MODULES = (
     "backbones", "config", "contrastive", "data", "errors", "evaluation", "exporting", "features", "freezing", "heads",
-    "inspection", "modalities", "models", "optimizers", "plans", "recipes", "regularizers", "specs", "tasks", "testing",
-    "tools", "training", "weight_averaging",
+    "inspection", "modalities", "models", "optimizers", "plans", "recipes", "registry", "regularizers", "specs",
+    "tasks", "testing", "tools", "training", "weight_averaging",
 )  # fmt: skip
 # Modules with classes that a `.keras` file may name.
 _REGISTERED = (
@@ -105,8 +105,8 @@ wrapt.register_post_import_hook(register_layers, "keras")
 
 if TYPE_CHECKING:
     from tfft import backbones, config, contrastive, data, errors, evaluation, exporting, features, freezing, heads  # noqa: I001
-    from tfft import inspection, modalities, models, optimizers, plans, recipes, regularizers, specs, tasks, testing
-    from tfft import tools, training, weight_averaging
+    from tfft import inspection, modalities, models, optimizers, plans, recipes, registry, regularizers, specs, tasks
+    from tfft import testing, tools, training, weight_averaging
     from tfft.backbones import list_backbones, load_backbone, resolve
     from tfft.errors import TfftError
     from tfft.evaluation import evaluate

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from tfft.models import ModelInput
     from tfft.specs import InputSpec
 
+AUTO = "auto"  # the task is told by the labels
+
 FeatureLevel = Literal["pooled", "sequence", "spatial", "pyramid"]
 
 
@@ -54,6 +57,19 @@ class Metric:
     higher_is_better: bool = True
 
 
+@dataclasses.dataclass(frozen=True)
+class Default:
+    """A setting of training that a task has another default for.
+
+    Attributes:
+        value: the default.
+        reason: why, for the reasons of a plan.
+    """
+
+    value: Any
+    reason: str
+
+
 class Task:
     """What a label means: how it is read, predicted, trained, scored and shown.
 
@@ -65,7 +81,13 @@ class Task:
         modalities: names of the kinds of data that it can be learned from; empty for all.
         feature_level: what the head takes of a backbone: one vector per example (``"pooled"``), one per token or frame
             (``"sequence"``), a feature map (``"spatial"``) or feature maps of several strides (``"pyramid"``).
+        exclusive_classes: whether each example has exactly one of several classes, as class weights, balanced sampling,
+            nearest class means and training on pairs of examples need.
+        has_own_format: whether its labels come in files of their own (CoNLL, COCO), and not in a column or as the name
+            of a folder.
+        labels_from_folders: whether the name of a folder can be the label of the files in it.
         solves_head: whether the best head on frozen features can be computed (a linear probe); else it is trained.
+        head_reason: why the head is trained, for the reasons of a plan, where it is.
         caches_features: whether the frozen part of the model may run once for all epochs.
         moves_with_pixels: whether flips and crops of an image have to be applied to its labels too (boxes, masks).
         checks_label_errors: whether a probe can name labels that look wrong.
@@ -76,7 +98,11 @@ class Task:
     head_kind: ClassVar[str] = ""
     modalities: ClassVar[frozenset[str]] = frozenset()
     feature_level: ClassVar[FeatureLevel] = "pooled"
+    exclusive_classes: ClassVar[bool] = False
+    has_own_format: ClassVar[bool] = False
+    labels_from_folders: ClassVar[bool] = False
     solves_head: ClassVar[bool] = True
+    head_reason: ClassVar[str] = "trained: for this task the best head cannot be computed"
     caches_features: ClassVar[bool] = True
     moves_with_pixels: ClassVar[bool] = False
     checks_label_errors: ClassVar[bool] = False
@@ -96,6 +122,16 @@ class Task:
         """Returns what is wrong with label values, one sentence each with its place (``table.csv:12``)."""
         return []
 
+    def learning_problems(self, values: Sequence[Any], class_names: Sequence[str], *, split: bool) -> list[str]:
+        """Returns why nothing can be learned from label values as a whole, such as a single class.
+
+        Args:
+            values: of the training examples.
+            class_names: from :meth:`class_names`.
+            split: whether some of the examples are still to be held out.
+        """
+        return []
+
     def encode(self, values: Sequence[Any], class_names: Sequence[str]) -> np.ndarray:
         """Returns checked label values as the array that a model is trained on, one row per example."""
         raise NotImplementedError
@@ -110,8 +146,12 @@ class Task:
 
     # --- model
 
+    def head_factory(self) -> Callable[..., Head]:
+        """Returns the function that ``tfft.heads`` has under the name of the task."""
+        return self.make_head
+
     def make_head(self, class_names: Sequence[str], **settings: Any) -> Head:
-        """Makes the head.
+        """Makes the head for a configuration.
 
         Args:
             class_names: from :meth:`class_names`.
@@ -128,9 +168,11 @@ class Task:
 
     def unsupported(self, config: Any) -> Iterator[str]:
         """Yields a sentence for each setting that has no meaning for this task."""
-        return iter(())
+        for name in () if self.exclusive_classes else ("class_weight", "sampling"):
+            if getattr(config, name, None):
+                yield f"{name} is for examples of one class each, and the task is {self.name}: leave it out"
 
-    def phase_defaults(self) -> Mapping[str, Any]:
+    def phase_defaults(self) -> Mapping[str, Default]:
         """Returns defaults of training that differ for this task, by the name of the setting, such as ``dropout``."""
         return {}
 
@@ -140,9 +182,37 @@ class Task:
 
     # --- what a person sees
 
-    def format_prediction(self, outputs: Mapping[str, Any]) -> str:
-        """Returns one prediction as a line of text."""
+    def format_prediction(self, name: str, outputs: Mapping[str, Any]) -> str:
+        """Returns one prediction as a line of text.
+
+        Args:
+            name: of what was asked about, such as a file.
+            outputs: plain values by name, from :attr:`tfft.exporting.FilePrediction.answer`.
+
+        Returns:
+            The most probable class with the next ones in parentheses, where there are ``label``, ``probability`` and
+            ``top``; else all outputs as JSON.
+        """
+        if "label" not in outputs or "probability" not in outputs:
+            return f"{name}: {json.dumps(outputs, ensure_ascii=False)}"
+        others = ", ".join(f"{label} {probability:.3f}" for label, probability in outputs.get("top", ())[1:])
+        line = f"{name}: {outputs['label']} {outputs['probability']:.3f}"
+        return f"{line}  ({others})" if others else line
+
+    # --- contract tests, see tfft.testing.check_task
+
+    def sample_labels(self, head: Head, scores: np.ndarray) -> np.ndarray:
+        """Returns labels that a linear head can learn.
+
+        Args:
+            head: that is to learn them.
+            scores: random linear functions of the features, float [N, ..., at least 2 and as many as the head's units].
+        """
         raise NotImplementedError
+
+    def score_served(self, head: Head, outputs: Mapping[str, np.ndarray], labels: np.ndarray) -> Mapping[str, float]:
+        """Computes the head's metrics from what a server answers, to compare the two; by their name."""
+        return {}
 
 
 class Evaluator:
@@ -403,21 +473,30 @@ class _Registry(Generic[T]):
         self._find_entry_points()
         return tuple(dict.fromkeys((*self._lazy, *self._objects)))
 
-    def get(self, name: str) -> T:
-        """Returns an object by its name.
+    def canonical(self, name: Any) -> str:
+        """Returns the name of an object by this name or an alias, without importing it.
 
         Raises:
             PlanError: for an unknown name, with the nearest one.
         """
-        name = self._aliases.get(name, name)
-        if name not in self._objects and name in self.names() and name in self._lazy:
-            module, _, attribute = self._lazy[name].partition(":")
-            self._objects[name] = getattr(importlib.import_module(module), attribute)
-        if name not in self._objects:
-            known = self.names()
+        known = self.names()
+        found = self._aliases.get(name, name) if isinstance(name, str) else name
+        if found not in known:
             raise PlanError(
                 f"Expected a {self._what}: {listed(known)}. Received: {name!r}.{did_you_mean(str(name), known)}"
             )
+        return found
+
+    def get(self, name: str) -> T:
+        """Returns an object by its name; imports it where it was not asked for before.
+
+        Raises:
+            PlanError: for an unknown name, with the nearest one.
+        """
+        name = self.canonical(name)
+        if name not in self._objects:
+            module, _, attribute = self._lazy[name].partition(":")
+            self._objects[name] = getattr(importlib.import_module(module), attribute)
         return self._objects[name]
 
     def add(self, value: T, *aliases: str) -> Callable[[], None]:
@@ -479,9 +558,47 @@ def task(name: str) -> Task:
     return _TASKS.get(name)
 
 
+def task_name(name: str) -> str:
+    """Returns the name of a task by any of its names, without importing it.
+
+    Raises:
+        PlanError: for an unknown name, with the nearest one and all there are.
+
+    Example:
+        >>> task_name("tokens")
+        'token_classification'
+    """
+    return _TASKS.canonical(name)
+
+
 def task_names() -> tuple[str, ...]:
     """Returns the names of all tasks."""
     return _TASKS.names()
+
+
+def asked_task(name: str) -> Task | None:
+    """Returns the task of a setting; None for ``"auto"``, which leaves it to the labels.
+
+    Raises:
+        PlanError: for an unknown name, with the nearest one.
+    """
+    return None if name == AUTO else task(name)
+
+
+def infer_task(values: Sequence[Any]) -> Task:
+    """Returns the task that label values fit best.
+
+    Args:
+        values: as :meth:`Task.infer` takes them.
+
+    Raises:
+        PlanError: when they fit none.
+    """
+    every = [task(name) for name in task_names()]
+    fits = [one.infer(values) for one in every]
+    if not max(fits):
+        raise PlanError(f"The labels fit none of the tasks {listed(task_names())}. Fix: say which it is with task=.")
+    return every[fits.index(max(fits))]
 
 
 def register_task(value: Task, *aliases: str) -> Callable[[], None]:

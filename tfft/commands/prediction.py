@@ -6,7 +6,6 @@ Hides where the columns of a table are told that a model learned from; what it t
 from __future__ import annotations
 
 import argparse
-import json
 import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -62,7 +61,7 @@ def run(options: argparse.Namespace, print_result: PrintResult) -> int:
     asked = (options.files, options.text or (), options.text_pair or ())
     items = kind.items_of_command(options.model, taken.spec, *asked)
     found = predict_each(served, items, top=options.top)
-    rows = _shown(((row.file, row) for row in found), options.json)
+    rows = _shown(((row.file, row) for row in found), served.task, options.json)
     if options.json:
         print_result({"model": options.model, "predictions": [row.to_dict(kind.request) for row in rows]}, "")
     return FAILED if any(row.error for row in rows) else SUCCESS
@@ -91,7 +90,7 @@ def _predict_table(options: argparse.Namespace, served: Any, print_result: Print
         text = f"{options.out}: {len(rows):,} rows, {len(bad):,} of which could not be used"
         print_result({"model": options.model, "out": options.out, "rows": len(rows), "errors": bad}, text)
     else:
-        rows = _shown(zip(table.places, found, strict=True), options.json)
+        rows = _shown(zip(table.places, found, strict=True), served.task, options.json)
         name = registry.modality(served.asked().modality).request
         said = [{"row": at, **row.to_dict(name)} for at, row in zip(table.places, rows, strict=True)]
         if options.json:
@@ -115,7 +114,7 @@ def _columns(options: argparse.Namespace, served: Any) -> Sequence[str | int]:
     return kind.columns_of(taken.spec)
 
 
-def _shown(rows: Iterable[tuple[str, Any]], silent: bool) -> list[Any]:
+def _shown(rows: Iterable[tuple[str, Any]], task: str, silent: bool) -> list[Any]:
     """Prints predictions as they come, each behind the name of what it is for, unless silent; and returns them."""
     found = []
     for name, row in rows:
@@ -123,18 +122,15 @@ def _shown(rows: Iterable[tuple[str, Any]], silent: bool) -> list[Any]:
         if row.error is not None:
             say(f"tfft: {name}: {row.error}")
         elif not silent:
-            print(_prediction_line(name, row))
+            print(_line(name, row, task))
     return found
 
 
-def _prediction_line(name: str, row: Any) -> str:
-    if set(row.outputs) == {"tags"}:
-        return " ".join(f"{word}/{tag}" if tag != "O" else word for word, tag in row.outputs["tags"])
+def _line(name: str, row: Any, task: str) -> str:
+    """One prediction in the words of its task; those of any task where tfft does not know it."""
     asked = name if row.pair is None or name != row.file else f"{name} | {row.pair}"
-    if row.label is None:
-        return f"{asked}: {json.dumps(row.outputs, ensure_ascii=False)}"
-    others = ", ".join(f"{label} {probability:.3f}" for label, probability in row.top[1:])
-    return f"{asked}: {row.label} {row.probability:.3f}" + (f"  ({others})" if others else "")
+    known = registry.task(task) if task in registry.task_names() else registry.Task()
+    return known.format_prediction(asked, row.answer)
 
 
 def _write(options: argparse.Namespace, print_result: PrintResult) -> int:

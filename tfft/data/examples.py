@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from tfft import registry
 from tfft.data.split import TRAIN, VALIDATION, folds, joined, key_of
 from tfft.modalities.image.duplicates import Copies, Copy
 from tfft.modalities.image.file_info import FileFacts
@@ -196,7 +197,7 @@ def fold_splits(splits: Splits, count: int = 5, *, seed: int = 0) -> Iterator[Sp
     names = [name for part in splits.items.values() for name in part]
     copies = Copies(splits.copies, splits.copies_note)
     groups = joined(splits.groups, copies.positions, len(paths))
-    strata = labels if splits.task == "classification" else None
+    strata = registry.task(splits.task).strata(labels)
     dealt = folds(names, count, seed, labels=strata, groups=groups)
     for fold in range(count):
         held = dealt == fold

@@ -9,27 +9,19 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
+from tfft import registry
 from tfft.data.examples import Examples, Skipped, Splits, divided
-from tfft.data.label_parsing import (
-    class_problems,
-    has_value,
-    names_among,
-    number_problems,
-    numbers_of,
-    task_of,
-    unknown_labels,
-    values_of,
-)
+from tfft.data.label_parsing import ParsedLabels, has_value, parse_labels
 from tfft.data.split import hold_out, joined, read_split
 from tfft.data.table import read_table
 from tfft.errors import DataError, raise_problems
 from tfft.modalities.image.duplicates import Copies
 
-Task = Literal["auto", "classification", "multilabel", "regression"]
+Task = str  # name of a task, or "auto"
 
 _SHOWN = 20  # rows at fault in a message
 
@@ -90,32 +82,13 @@ class FileRows:
             self, paths=paths, labels=labels, places=places, groups=groups, skipped=tuple(skipped)
         )
 
-    def numbers(self, task: Task, separator: str | None) -> tuple[np.ndarray, tuple[str, ...], str]:
-        """Returns the labels as a model takes them, the classes, and what the labels are.
+    def parse_labels(self, task: str, separator: str | None, class_names: Sequence[str] | None = None) -> ParsedLabels:
+        """Returns the labels as a task learns from them; see :func:`tfft.data.label_parsing.parse_labels`.
 
         Raises:
-            DataError: when they cannot be learned.
+            DataError: when they cannot be used.
         """
-        values = values_of(self.labels, separator)
-        found = task_of([values], separator) if task == "auto" else task
-        names = () if found == "regression" else names_among(values, found)
-        problems = class_problems([values], names, found, [self.places])
-        raise_problems(DataError, "The labels cannot be used", problems[:_SHOWN])
-        return numbers_of(values, names, found), names, found
-
-    def known_numbers(self, names: Sequence[str], task: str, separator: str | None) -> np.ndarray:
-        """Returns the labels for a model that knows its classes.
-
-        Raises:
-            DataError: for labels that it does not know.
-        """
-        values = values_of(self.labels, separator)
-        if task == "regression":
-            problems = list(number_problems([values], [self.places]))
-        else:
-            problems = unknown_labels(values, tuple(names), self.places)
-        raise_problems(DataError, "The labels cannot be used", problems[:_SHOWN])
-        return numbers_of(values, tuple(names), task)
+        return parse_labels([self.labels], [self.places], task=task, separator=separator, class_names=class_names)
 
 
 def read_rows(
@@ -204,8 +177,8 @@ def split_rows(
         held, words = read_split(validation, keys), f"the split in {validation}"
     else:
         together = joined(rows.groups, copies.positions, len(keys))
-        labels = examples.labels if task == "classification" else None
-        held = hold_out(keys, validation, seed, labels=labels, groups=together)
+        strata = registry.task(task).strata(examples.labels)
+        held = hold_out(keys, validation, seed, labels=strata, groups=together)
         words = f"{validation * 100:g} % of {rows.name}, drawn with seed {seed}"
     parts = np.flatnonzero(~held), np.flatnonzero(held)
     names = tuple(tuple(keys[i] for i in part) for part in parts)

@@ -28,6 +28,7 @@ from tfft.modalities.image.arrays import ArraySplits, load_arrays
 from tfft.modalities.image.folder import load_images
 from tfft.modalities.image.table import load_image_table
 from tfft.modalities.text.examples import TextSplits, load_texts
+from tfft.registry import AUTO, asked_task
 from tfft.tasks.token_classification.data import TaggedSplits, load_tagged
 
 IMAGES, RECORDINGS = "a folder of images", "a folder of recordings"
@@ -84,7 +85,7 @@ def load(
               of recordings (:func:`load_recordings`), or of ``.txt`` files (:func:`load_texts`);
             - a table (``.csv``, ``.tsv``, ``.jsonl``, ``.ndjson``, DataFrame): with ``image=`` of image files
               (:func:`load_image_table`), with ``audio=`` of recordings (:func:`load_recording_table`), else of texts;
-            - ``(texts, labels)``; with ``task="tokens"`` whatever :func:`load_tagged` takes;
+            - ``(texts, labels)``; with ``task="token_classification"`` whatever :func:`load_tagged` takes;
             - ``(images, labels)``, two arrays (:func:`load_arrays`);
             - ``"tfds:NAME"``, or a folder that tensorflow-datasets prepared.
         validation: share to hold out, or the file of an earlier split, where examples have names. Of no effect where
@@ -100,8 +101,8 @@ def load(
         audio: column with the paths of recordings.
         text: column with the texts, two for pairs.
         label: column with the labels.
-        task: what the labels are: ``"classification"``, ``"multilabel"``, ``"regression"``, or ``"tokens"``, a tag for
-            each word; ``"auto"`` looks at them.
+        task: what the labels are: ``"classification"``, ``"binary"``, ``"multilabel"``, ``"regression"``, or
+            ``"token_classification"``, a tag for each word; ``"auto"`` looks at them.
         separator: between several labels of one example.
         root: folder of the files that a table names.
         encoding: of tables and text files, UTF-8 by default.
@@ -191,7 +192,8 @@ def kind_of(
         return IMAGE_TABLE
     if audio is not None:
         return RECORDING_TABLE
-    if task == "tokens":
+    asked = asked_task(task)
+    if asked is not None and asked.has_own_format:
         return TAGGED
     columns = any(value is not None for value in (text, label, separator))
     if isinstance(source, (str, os.PathLike)):
@@ -239,7 +241,8 @@ def check_settings(kind: str, given: Mapping[str, Any]) -> None:
         raise DataError(f"validation={given['validation']!r} is for files of images, which have names.")
     if "group" in given and kind in (TAGGED, ARRAYS, READY):
         raise DataError(f"group={given['group']!r} is for folders of files, which have names, and for tables.")
-    if given.get("task", "auto") not in ("auto", "classification") and kind in (IMAGES, RECORDINGS, ARRAYS, READY):
+    asked = asked_task(given.get("task", AUTO))
+    if asked is not None and not asked.labels_from_folders and kind in (IMAGES, RECORDINGS, ARRAYS, READY):
         raise DataError(
             f"task={given['task']!r} is for tables; folders and arrays are read for classification. Give a table with "
             "a column of files (image= or audio=), or build the model with tfft.build(backbone, tfft.heads....)."

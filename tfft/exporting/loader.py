@@ -21,6 +21,7 @@ from tfft.backbones.text_ops import load_text_ops, ops_in
 from tfft.errors import ExportError, SavedModelError, listed
 
 ARRAY_SIGNATURE, BYTES_SIGNATURE = "serving_default", "serve_bytes"
+TASK_FILE = "task.txt"  # among the assets: name of the task
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -170,6 +171,7 @@ class OpenExport(Served):
         path: the version folder that was loaded.
         signatures: callables by name; each takes named tensors and returns named tensors.
         class_names: from ``assets/labels.txt``; empty where there is none.
+        task: its name, see :func:`tfft.registry.task`; ``"outputs"`` where the model has no head of tfft.
         loaded: what TensorFlow loaded; it owns the variables, so it must live as long as the signatures.
     """
 
@@ -177,6 +179,7 @@ class OpenExport(Served):
     signatures: Mapping[str, Any]
     class_names: tuple[str, ...]
     loaded: object = dataclasses.field(repr=False)
+    task: str = "outputs"
 
     @property
     def place(self) -> str:
@@ -224,7 +227,9 @@ def open_export(path: str | os.PathLike[str]) -> OpenExport:
     loaded = tf.saved_model.load(str(folder))
     labels = folder / "assets" / "labels.txt"
     names = tuple(labels.read_text(encoding="utf-8").split("\n")[:-1]) if labels.is_file() else ()
-    return OpenExport(folder, dict(loaded.signatures), names, loaded)
+    written = folder / "assets" / TASK_FILE
+    task = written.read_text(encoding="utf-8").strip() if written.is_file() else "outputs"
+    return OpenExport(folder, dict(loaded.signatures), names, loaded, task)
 
 
 def is_savedmodel(folder: pathlib.Path) -> bool:

@@ -68,6 +68,13 @@ class FilePrediction:
     error: str | None = None
     pair: str | None = None
 
+    @property
+    def answer(self) -> dict[str, Any]:
+        """What the model says, as plain values by name; empty on an error."""
+        if self.label is None:
+            return self.outputs
+        return {"label": self.label, "probability": self.probability, "top": self.top}
+
     def to_dict(self, name: str = "file") -> dict[str, Any]:
         """Returns plain values, fit for JSON: the error alone, or the prediction without it.
 

@@ -19,7 +19,7 @@ import keras
 import tensorflow as tf
 
 from tfft.errors import ExportError
-from tfft.exporting.loader import versions_in
+from tfft.exporting.loader import TASK_FILE, versions_in
 from tfft.exporting.model_card import describe_functions, model_card
 from tfft.exporting.parity import Examples, check, quiet_tensorflow
 from tfft.exporting.signatures import Serving, serving_functions
@@ -185,7 +185,7 @@ def _write(model: keras.Model, serving: Serving, folder: pathlib.Path, card: Map
     module = tf.Module()
     module.owned = _captured(model, serving)
     with tempfile.TemporaryDirectory(prefix="tfft-assets-") as scratch:
-        texts = {"model_card.md": model_card(model, serving, card)}
+        texts = {"model_card.md": model_card(model, serving, card), TASK_FILE: f"{serving.task}\n"}
         if serving.class_names:
             texts["labels.txt"] = "".join(f"{name}\n" for name in serving.class_names)
         if serving.serving_input is not None:

@@ -33,8 +33,8 @@ class Serving(Served):
         signatures: ``serving_default`` and, where files are taken, ``serve_bytes``: concrete functions.
         reference: what ``serving_default`` has to answer: named arrays to named arrays, through ``model.predict``.
         class_names: in the order of the logits; empty where there are none.
-        task: the kind of head, or ``"outputs"`` where the model's outputs are passed on as they are.
         serving_input: how the model takes examples of its kind of data; None where it takes no known kind.
+        task: name of the head's task, or ``"outputs"`` where the model's outputs are passed on as they are.
         notes: what was left out and why, one sentence each.
     """
 
@@ -187,7 +187,7 @@ def _postprocess(
         if class_names is None:
             return _as_named(model), "outputs", ()
         assumed, to_logits = _assumed_head(model, tuple(class_names))
-        return lambda outputs: assumed.postprocess(to_logits(outputs)), assumed.kind, tuple(class_names)
+        return lambda outputs: assumed.postprocess(to_logits(outputs)), assumed.task, tuple(class_names)
     own = tuple(head.class_names or ())
     if class_names is not None and tuple(class_names) != own:
         if len(class_names) != len(own):
@@ -195,12 +195,12 @@ def _postprocess(
                 f"class_names has {len(class_names)} names, the model's head has {len(own)} classes: {', '.join(own)}."
             )
         head = dataclasses.replace(head, class_names=tuple(class_names))
-    return head.postprocess, head.kind, tuple(head.class_names or ())
+    return head.postprocess, head.task, tuple(head.class_names or ())
 
 
 def _head(model: keras.Model) -> heads.Head | None:
     try:
-        return heads.of(model)
+        return heads.from_model(model)
     except TfftError:
         return None
 

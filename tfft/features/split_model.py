@@ -50,7 +50,7 @@ def split(
     Example:
         >>> prefix, suffix = tfft.features.split(model)
         >>> features = tfft.features.extract(prefix, train)
-        >>> suffix.compile("adam", **tfft.heads.of(model).compile_args())
+        >>> suffix.compile("adam", **tfft.heads.from_model(model).compile_args())
         >>> suffix.fit(features.dataset(shuffle=True), epochs=20, shuffle=False)
     """
     flat = flatten(model)
@@ -93,9 +93,9 @@ def split_head(model: keras.Model) -> tuple[keras.Model, keras.Model]:
 
     Example:
         >>> prefix, suffix = split_head(model)
-        >>> solved = tfft.features.solve_head(extract(prefix, train).arrays, labels, tfft.heads.of(model))
+        >>> solved = tfft.features.solve_head(extract(prefix, train).arrays, labels, tfft.heads.from_model(model))
     """
-    heads.of(model)
+    heads.from_model(model)
     flat = flatten(model)
     steps = steps_of(flat)
     last = next(s for s in reversed(steps) if isinstance(s.operation, heads.Logits))

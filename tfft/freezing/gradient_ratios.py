@@ -113,7 +113,7 @@ def relative_gradients(
         dataset: batches of ``(inputs, labels)`` or ``(inputs, labels, sample_weight)``, as ``fit`` takes them.
         batches: how many of them at most; at least 1.
         loss: from ``(labels, predictions)`` to a scalar or to one value per example; a Keras loss such as
-            ``tfft.heads.of(model).loss()`` gets the sample weights too. None takes that of a compiled model,
+            ``tfft.heads.from_model(model).loss()`` gets the sample weights too. None takes that of a compiled model,
             without its regularizers.
 
     Returns:
@@ -124,14 +124,16 @@ def relative_gradients(
         DataError: the dataset is empty or has no labels, or the gradients are not finite.
 
     Example:
-        >>> print(relative_gradients(model, train, loss=tfft.heads.of(model).loss()))
+        >>> print(relative_gradients(model, train, loss=tfft.heads.from_model(model).loss()))
     """
     model = getattr(model, "model", model)
     problems = []
     if isinstance(batches, bool) or not isinstance(batches, int) or batches < 1:
         problems.append(f"batches must be a whole number of at least 1, got {batches!r}.")
     if loss is None and not model.compiled:
-        problems.append("the model is not compiled and no loss was given; give loss=tfft.heads.of(model).loss().")
+        problems.append(
+            "the model is not compiled and no loss was given; give loss=tfft.heads.from_model(model).loss()."
+        )
     if not model.built:
         problems.append(f"the model {model.name!r} has no variables yet: call it once, or model.build(input_shape).")
     raise_problems(BlockError, "Relative gradients cannot be computed", problems)
@@ -184,7 +186,7 @@ def surgical_blocks(
         DataError: as :func:`relative_gradients`.
 
     Example:
-        >>> tfft.unfreeze(model, surgical_blocks(model, train, 2, loss=tfft.heads.of(model).loss()))
+        >>> tfft.unfreeze(model, surgical_blocks(model, train, 2, loss=tfft.heads.from_model(model).loss()))
     """
     return relative_gradients(model, dataset, batches=batches, loss=loss).best(k)
 

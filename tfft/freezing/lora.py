@@ -73,7 +73,7 @@ def add_lora(
 
     Example:
         >>> tfft.freezing.add_lora(model, 3, rank=8)
-        >>> model.compile(keras.optimizers.Adam(1e-3), **tfft.heads.of(model).compile_args())
+        >>> model.compile(keras.optimizers.Adam(1e-3), **tfft.heads.from_model(model).compile_args())
         >>> model.fit(train)
         >>> tfft.freezing.merge_lora(model)
     """

@@ -35,7 +35,7 @@ def doubted(splits: Any, backbone: str | os.PathLike[str] | Backbone, seed: int,
         DataError: when the backbone takes something else.
         TfftError: when it cannot be opened.
     """
-    if splits.task != "classification":
+    if not registry.task(splits.task).checks_label_errors:
         notes.append("Labels were not checked: a probe tells classes, and these are several labels or numbers.")
         return
     kind = registry.modality(splits.modality)

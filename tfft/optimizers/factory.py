@@ -52,7 +52,7 @@ def optimizer_of(phase: Phase, model: keras.Model, steps: int, *, wrapped: bool 
         >>> phase = Phase("fine-tune", "all", 5, 1e-4, optimizer="adamw", weight_decay=0.01, layer_decay=0.8)
         >>> tfft.unfreeze(model, phase.unfreeze)
         >>> optimizer = tfft.optimizers.optimizer_of(phase, model, steps=5 * 45)
-        >>> model.compile(optimizer, **tfft.heads.of(model).compile_args())
+        >>> model.compile(optimizer, **tfft.heads.from_model(model).compile_args())
     """
     kind, factors = _checked(phase, model, steps)
     settings: dict[str, Any] = {"learning_rate": schedule_of(phase, steps), "global_clipnorm": phase.clip_norm}

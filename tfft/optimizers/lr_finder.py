@@ -169,7 +169,7 @@ def lr_find(
         >>> tfft.unfreeze(model, 3)
         >>> found = tfft.optimizers.lr_find(model, train)
         >>> print(found)
-        >>> model.compile(keras.optimizers.Adam(found.suggestion), **tfft.heads.of(model).compile_args())
+        >>> model.compile(keras.optimizers.Adam(found.suggestion), **tfft.heads.from_model(model).compile_args())
     """
     _check(model, start, end, steps, stop, beta)
     rates = np.geomspace(start, end, steps)
@@ -248,7 +248,7 @@ def _around(model: keras.Model, optimizer: keras.optimizers.Optimizer | None, ra
         optimizer = optimizer or model.optimizer
     else:
         try:
-            settings = {"loss": heads.of(model).loss()}
+            settings = {"loss": heads.from_model(model).loss()}
         except PlanError as error:
             raise PlanError(
                 f"The model {model.name!r} has no loss: it is not compiled, and it has no head of tfft, which would "

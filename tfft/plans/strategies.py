@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from tfft import registry
 from tfft.config import PHASE_KEYWORDS, Phase, RunConfig
 from tfft.errors import PlanError, did_you_mean, listed, raise_problems
 from tfft.plans.defaults import CONTRASTIVE, FINE_TUNE, FINE_TUNE_STEPS, FROZEN, HEAD, HEAD_STEPS, Draft
@@ -54,6 +55,12 @@ class NamedPlan:
             for name in self.settings
             if name not in PHASE_KEYWORDS and name not in special
         ]
+        task = registry.asked_task(config.task)
+        if self.name in _COMPUTED and task is not None and not task.solves_head:
+            problems.append(
+                f"it computes a head from one row of features for each example, which the task {task.name} does "
+                "not have; take 'lp_ft', 'full' or 'gradual', or leave plan= out"
+            )
         raise_problems(PlanError, f"The plan {self.name!r} cannot be made", problems)
 
     def phases(self, draft: Draft) -> tuple[Phase, ...]:
@@ -68,6 +75,9 @@ class NamedPlan:
         shared = {name: value for name, value in self.settings.items() if name not in special}
         made = builder(draft, **own)
         return tuple(dataclasses.replace(p, **shared) if p.unfreeze != "none" else p for p in made)
+
+
+_COMPUTED = ("few_shot", "setfit")  # plans without a phase that trains a head
 
 
 def named(name: str, **settings: Any) -> NamedPlan:

@@ -14,7 +14,7 @@ import pathlib
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Unpack
+from typing import Any, Unpack
 
 import keras
 from rich.table import Table
@@ -110,7 +110,7 @@ class SeedRuns:
 def finetune_seeds(
     backbone: Any,
     data: Any,
-    task: Literal["auto", "classification", "multilabel", "regression", "tokens"] = "auto",
+    task: str = "auto",
     *,
     seeds: int | Sequence[int] = 5,
     out: str | os.PathLike[str] | None = None,
@@ -168,7 +168,7 @@ def finetune_seeds(
 def cross_validate(
     backbone: Any,
     data: Any,
-    task: Literal["auto", "classification", "multilabel", "regression", "tokens"] = "auto",
+    task: str = "auto",
     *,
     folds: int = 5,
     out: str | os.PathLike[str] | None = None,

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfft import registry
 from tfft.config import Plan, SharedSettings
 from tfft.console.progress import ReadingProgress
 from tfft.data import (
@@ -35,7 +36,7 @@ from tfft.io.cache_dir import cache_dir
 from tfft.modalities.audio.waveform_store import Waves
 from tfft.modalities.image.headers import read_header
 from tfft.recipes.gathered import Gathered, by_class, classes
-from tfft.recipes.texts import check_tagged, gather_tagged, gather_texts
+from tfft.recipes.texts import check_supported, gather_tagged, gather_texts
 from tfft.specs import InputSpec, augmentation, check_kind
 
 _SIZES_READ = 64
@@ -66,8 +67,7 @@ def gather(data: Any, wishes: SharedSettings, progress: ReadingProgress | None =
         asked = {name: getattr(wishes, name) for name in ("image", "audio", "text", "label", "task", "sample_rate")}
         copy = local_copy(data, **asked, progress=progress)
         return _of_splits(load_copy(copy, **wishes.given("reading"), **reading), copy.name, wishes)
-    if wishes.task == "tokens":
-        check_tagged(wishes)
+    check_supported(wishes)
     splits = load(data, **wishes.given("reading"), **reading)
     name = "" if wishes.image is None and wishes.audio is None else "a table in memory"
     return _of_splits(splits, os.fspath(data) if isinstance(data, (str, os.PathLike)) else name, wishes)
@@ -100,7 +100,7 @@ def _heard(splits: RecordingSplits, name: str, wishes: SharedSettings) -> Gather
         return from_waves(*pair(0), spec, **_settings(plan, epoch))
 
     counted: dict[str, Any] = {"counts": (), "unseen": ()}
-    if splits.task == "classification":
+    if registry.task(splits.task).exclusive_classes:
         counted = by_class(names, splits.train.labels, splits.validation.labels)
     heard = f"recordings: {spec.sample_rate} samples a second, {spec.seconds:g} s of each are heard"
     findings = [str(finding) for finding in report.findings if finding.level != "note"]
@@ -143,7 +143,7 @@ def _files(splits: Splits, name: str) -> Gathered:
         return to_dataset(splits.validation.take(clean), checked(spec), batch_size=batch_size)
 
     counted: dict[str, Any] = {"counts": (), "unseen": ()}
-    if splits.task == "classification":
+    if registry.task(splits.task).exclusive_classes:
         counted = by_class(splits.class_names, splits.train.labels, splits.validation.labels)
     return Gathered(
         class_names=tuple(splits.class_names),

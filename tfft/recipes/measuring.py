@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 import tensorflow as tf
 
+from tfft import registry
 from tfft.data import (
     Examples,
     TextExamples,
@@ -73,7 +74,9 @@ def labelled_data(run: Run, data: str | os.PathLike[str], batch_size: int = 32) 
     if spec is not None:
         return (_recording_rows if plan.audio is not None else _recordings)(run, path, spec, batch_size)
     takes_strings = all(tensor.dtype == "string" for tensor in run.model.inputs)
-    if plan.image is None and (plan.text is not None or plan.task != "classification" or takes_strings):
+    if plan.image is None and (
+        plan.text is not None or not registry.task(plan.task).labels_from_folders or takes_strings
+    ):
         dataset, words = _texts(run, path, batch_size)
         return dataset, [], words
     examples, words = (_image_rows if plan.image is not None else _images)(run, path)
@@ -197,7 +200,7 @@ def _texts(run: Run, data: pathlib.Path, batch_size: int) -> tuple[tf.data.Datas
     columns = {name: getattr(plan, name) for name in ("text", "label") if getattr(plan, name) is not None}
     how = {"task": plan.task, "separator": plan.separator, **columns}
     grouped = {} if plan.group is None else {"group": plan.group}
-    if plan.task == "tokens":
+    if registry.task(plan.task).has_own_format:
         return _tagged(run, data, own, batch_size)
     if own or (data.is_dir() and _is_split(data)):  # never on what the run has learned from
         splits = load_texts(data, validation=plan.validation, seed=plan.seed, **how, **grouped)

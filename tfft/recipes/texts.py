@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfft import registry
 from tfft.backbones.base import Backbone
 from tfft.config import Plan, SharedSettings
 from tfft.data import TaggedSplits, TextExamples, TextSplits, from_tagged, from_texts, text_lengths
-from tfft.errors import PlanError, listed
+from tfft.errors import PlanError, raise_problems
 from tfft.recipes.gathered import Gathered, by_class
 
 _COUNTED = 20_000  # texts that are cut into pieces to see how many are too long
@@ -35,7 +36,7 @@ def gather_texts(splits: TextSplits, name: str, wishes: SharedSettings) -> Gathe
         return from_texts(train, shuffle=True, **settings)
 
     counted = {"counts": (), "unseen": ()}
-    if splits.task == "classification":
+    if registry.task(splits.task).exclusive_classes:
         counted = by_class(splits.class_names, train.labels, held_out.labels)
     return Gathered(
         class_names=tuple(splits.class_names or ()),
@@ -59,15 +60,14 @@ def gather_texts(splits: TextSplits, name: str, wishes: SharedSettings) -> Gathe
     )
 
 
-def check_tagged(wishes: SharedSettings) -> None:
-    """Refuses settings of a training that mean nothing for tags.
+def check_supported(wishes: SharedSettings) -> None:
+    """Refuses settings that mean nothing for the task that was asked for.
 
     Raises:
-        PlanError: naming them.
+        PlanError: naming all of them.
     """
-    unusable = [name for name in ("class_weight", "sampling", "separator") if getattr(wishes, name)]
-    if unusable:
-        raise PlanError(f"{listed(unusable)} mean nothing where each word has a tag. Leave them out.")
+    task = registry.asked_task(wishes.task)
+    raise_problems(PlanError, "These settings cannot be used", [] if task is None else list(task.unsupported(wishes)))
 
 
 def gather_tagged(splits: TaggedSplits, name: str) -> Gathered:
@@ -100,7 +100,7 @@ def gather_tagged(splits: TaggedSplits, name: str) -> Gathered:
         probe=(),
         name=name,
         fingerprint=lambda: f"{train.fingerprint()} {held_out.fingerprint()}",
-        task="tokens",
+        task="token_classification",
         texts=train,
         report="\n".join((f"words: {splits.train.words:,} ({counts})", *splits.notes)),
     )

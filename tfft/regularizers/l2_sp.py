@@ -164,7 +164,7 @@ def anchor(
     Example:
         >>> tfft.unfreeze(model, 3)
         >>> with tfft.regularizers.anchor(model, 0.01):
-        ...     model.compile("adam", **tfft.heads.of(model).compile_args())
+        ...     model.compile("adam", **tfft.heads.from_model(model).compile_args())
         ...     model.fit(train, epochs=5)
     """
     raise_problems(PlanError, "The model cannot be anchored", _strength_problems(strength))

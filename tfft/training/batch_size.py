@@ -113,7 +113,7 @@ def find_batch_size(
         DataError: when there is no example.
 
     Example:
-        >>> model.compile("adam", **tfft.heads.of(model).compile_args())
+        >>> model.compile("adam", **tfft.heads.from_model(model).compile_args())
         >>> found = tfft.training.find_batch_size(model, training)
         >>> print(found)
         >>> training = training.unbatch().batch(found.size)

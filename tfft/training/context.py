@@ -16,6 +16,7 @@ from tfft.config import Phase
 from tfft.data import mixed, one_hot, weighted
 from tfft.errors import DataError, PlanError, listed
 from tfft.freezing import add_lora, relative_gradients, select, unfreeze
+from tfft.registry import Metric
 from tfft.training.checkpoint.manager import Keeper
 from tfft.training.history import History
 from tfft.training.microbatch import in_parts
@@ -40,6 +41,7 @@ class Job:
     part_size: int | None
     class_weight: Mapping[int, float] | None
     pretrained: Mapping[str, np.ndarray] | None
+    selection: Metric
     epochs_before: int = 0
     optimizer: keras.optimizers.Optimizer | None = None
     keeper: Keeper | None = None
@@ -77,7 +79,7 @@ class Job:
                 metric.reset_state()  # of the phase before; Keras does not know a metric before the first step
         part, arguments = dataclasses.replace(part, dataset=dataset), dict(self.compile_arguments)
         if phase.mixup or phase.cutmix:
-            head = heads.of(self.model)
+            head = heads.from_model(self.model)
             arguments = head.compile_args(soft=True)
             training = mixed(
                 part.dataset, head.units, mixup=phase.mixup, cutmix=phase.cutmix, seed=self.seed, epoch=self.epoch

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfft import heads
+from tfft import heads, registry
 from tfft.config import Phase
 from tfft.contrastive import MOST, SIZE, PairCosine, check_classes, fetched_pairs
 from tfft.errors import DataError, PlanError
@@ -34,11 +34,11 @@ def check_contrast(model: keras.Model, phases: Sequence[Phase]) -> None:
     names = [phase.name for phase in phases if phase.contrastive]
     if not names:
         return
-    head = heads.of(model)
-    if head.kind not in ("classification", "binary"):
+    head = heads.from_model(model)
+    if not registry.task(head.task).exclusive_classes:
         raise PlanError(
             f"Phase {names[0]!r} is contrastive: two examples are of one class or of two. So it takes a head for "
-            f"classification or binary, and the model's is for {head.kind}."
+            f"classification or binary, and the model's is for {head.task}."
         )
 
 
@@ -60,7 +60,7 @@ def contrast(job: Job, phase: Phase, notes: list[str]) -> tuple[Reduced, int, di
         DataError: when no pairs can be made of the examples.
     """
     model, fetch, labels = _examples(job, phase, notes)
-    names = heads.of(job.model).class_names or ()
+    names = heads.from_model(job.model).class_names or ()
     counts = np.bincount(labels, minlength=len(names))
     check_classes(counts, names)
     notes.append(f"phase {phase.name!r}: its scores are of the head from before, which these features do not fit")

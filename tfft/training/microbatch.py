@@ -57,7 +57,7 @@ def in_parts(model: keras.Model, part_size: int, *, batch_norm: Literal["refuse"
 
     Example:
         >>> parts = tfft.training.in_parts(model, 16)
-        >>> parts.compile("adam", **tfft.heads.of(model).compile_args())
+        >>> parts.compile("adam", **tfft.heads.from_model(model).compile_args())
         >>> parts.fit(images.batch(256), epochs=5)
         >>> tfft.training.train(model, train, validation, phases, part_size=16)  # the same in phases
     """

@@ -192,7 +192,7 @@ def solve(
             f"The head of {model.name!r} answers for every piece of a text, so it cannot be solved on one row of "
             "features for each text. Train it: a phase with epochs and a rate, solve=False."
         )
-    features, head = np.asarray(train.arrays), heads.of(model)
+    features, head = np.asarray(train.arrays), heads.from_model(model)
     labels: Any = train.labels  # where there are none, solving says so
     if prototypes:
         means = nearest_mean_head(features, labels, head)

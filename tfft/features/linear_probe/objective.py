@@ -127,7 +127,7 @@ class Problem:
 
     def __post_init__(self) -> None:
         self.dtype = np.float32 if self.basis is None and self.rows.dtype == np.float32 else np.float64
-        self.gain = 1 if self.head.kind == "classification" else self.head.units  # the others' loss is a mean of units
+        self.gain = 1 if self.head.convex_loss == "softmax" else self.head.units  # the others' loss is a mean of units
 
     def value_and_gradient(
         self, values: np.ndarray, l2: float = 0.0, folds: np.ndarray | None = None
@@ -175,16 +175,16 @@ class Problem:
 
     def _terms(self, logits: np.ndarray, part: slice) -> tuple[np.ndarray, np.ndarray]:
         """Returns the losses [F, n] and their slopes by the logits [F, U, n]; may overwrite the logits."""
-        if self.head.kind == "classification":
+        if self.head.convex_loss == "softmax":
             return _softmax_terms(logits, self.targets[part], self.head.label_smoothing)
         target = self.targets[part].T.astype(self.dtype)
-        if self.head.kind == "regression":
+        if self.head.convex_loss == "squared":
             logits -= target
             return np.mean(logits**2, 1), logits * (2 / self.head.units)
         return _sigmoid_terms(logits, target, self.head.label_smoothing)
 
     def _hits(self, logits: np.ndarray, part: slice) -> np.ndarray:
-        if self.head.kind == "classification":
+        if self.head.convex_loss == "softmax":
             return logits.argmax(1) == self.targets[part]
         return np.mean((logits > 0) == (self.targets[part].T > 0.5), 1)
 
@@ -229,7 +229,7 @@ def fit(
             for group in _parts(len(start), _JOINT_COLUMNS // start.shape[1])
         ]
     values = np.concatenate([part.values for part in found]).reshape(start.shape) * sizes
-    if problem.head.kind == "classification":  # what all classes share changes the penalty only: less is exactly best
+    if problem.head.convex_loss == "softmax":  # what all classes share changes the penalty only: less is exactly best
         values -= values.mean(1, keepdims=True)
     return Fitted(values, max(part.steps for part in found), all(part.converged for part in found))
 
@@ -313,7 +313,7 @@ def _without_features(problem: Problem, wide: int) -> np.ndarray:
     folds, units, smoothing = len(problem.weights), problem.head.units, problem.head.label_smoothing
     half = 0.5 / len(problem.targets)
     values = np.zeros((folds, units, wide + 1))
-    if problem.head.kind == "classification":
+    if problem.head.convex_loss == "softmax":
         shares = np.stack([np.bincount(problem.targets, weights, units) for weights in problem.weights])
         values[..., -1] = np.log((1 - smoothing) * shares + smoothing / units + half)
     else:

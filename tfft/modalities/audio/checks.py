@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+from tfft import registry
 from tfft.data import RecordingSplits
 from tfft.inspection.classes import class_findings, label_text
 from tfft.inspection.duplicates import copy_findings
@@ -31,7 +32,7 @@ def recording_findings(splits: RecordingSplits) -> Iterator[Finding]:
     where = [part for part, own in parts.items() for _ in own.paths]
     yield from unusable(splits.skipped, "recordings", SUFFIXES)
     yield from _findings(splits.facts, splits)
-    if splits.task == "classification":
+    if registry.task(splits.task).exclusive_classes:
         yield from class_findings({part: own.counts for part, own in parts.items()})
     yield from copy_findings(splits.copies, [one.path for one in splits.facts], labels, where)
 

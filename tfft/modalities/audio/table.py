@@ -73,9 +73,9 @@ def load_recording_table(
     facts = recording_facts(rows.paths, progress, store)
     rows = rows.usable(facts, strict)
     facts = [one for one in facts if one.reason is None]
-    labels, names, found = rows.numbers(task, separator)
-    examples = Examples(rows.paths, labels, names, rows.skipped)
-    splits, order = split_rows(rows, examples, found, same_recordings(facts), validation, seed)
+    parsed = rows.parse_labels(task, separator)
+    examples = Examples(rows.paths, parsed.labels, parsed.class_names, rows.skipped)
+    splits, order = split_rows(rows, examples, parsed.task, same_recordings(facts), validation, seed)
     return heard(splits, [facts[i] for i in order], spec_of(facts, sample_rate, seconds), store)
 
 
@@ -102,6 +102,6 @@ def read_recording_table(
     rows = read_rows(source, "audio", *columns, root=settings.get("root"))
     facts = recording_facts(rows.paths, store=settings.get("store"))
     rows = rows.usable(facts)
-    labels = rows.known_numbers(class_names, task, settings.get("separator"))
+    labels = rows.parse_labels(task, settings.get("separator"), class_names).labels
     source = WaveSource([one for one in facts if one.reason is None], spec, settings.get("store"))
     return source.part(np.arange(len(labels))), labels, rows.skipped

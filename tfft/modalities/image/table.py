@@ -64,9 +64,11 @@ def load_image_table(
     rows = read_rows(source, "image", image, label, group=group, root=root, encoding=encoding)
     facts = facts_of(rows.paths, progress, store)
     rows = rows.usable(facts, strict)
-    labels, names, found = rows.numbers(task, separator)
-    examples = Examples(rows.paths, labels, names, rows.skipped, tuple(one for one in facts if one.reason is None))
-    splits, _ = split_rows(rows, examples, found, find_copies(examples.facts), validation, seed)
+    parsed = rows.parse_labels(task, separator)
+    examples = Examples(
+        rows.paths, parsed.labels, parsed.class_names, rows.skipped, tuple(one for one in facts if one.reason is None)
+    )
+    splits, _ = split_rows(rows, examples, parsed.task, find_copies(examples.facts), validation, seed)
     return splits
 
 
@@ -86,6 +88,6 @@ def read_image_table(source: Any, class_names: Sequence[str], task: str, **setti
     rows = read_rows(source, "image", *columns, root=settings.get("root"))
     facts = facts_of(rows.paths)
     rows = rows.usable(facts)
-    labels = rows.known_numbers(class_names, task, settings.get("separator"))
+    labels = rows.parse_labels(task, settings.get("separator"), class_names).labels
     used = tuple(one for one in facts if one.reason is None)
     return Examples(rows.paths, labels, tuple(class_names), rows.skipped, used)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tfft import registry
 from tfft.data import TextExamples, TextSplits
 from tfft.inspection.classes import twins, uneven
 from tfft.inspection.findings import Finding, Item, Level
@@ -36,10 +37,8 @@ def text_counts(splits: TextSplits) -> dict[str, dict[str, int]]:
 
 
 def _counts(part: TextExamples, splits: TextSplits) -> dict[str, int]:
-    if splits.task != "classification":
-        return {"texts": len(part)}
-    totals = np.bincount(part.labels, minlength=len(splits.class_names))
-    return dict(zip(splits.class_names, totals.tolist(), strict=True))
+    task = registry.task(splits.task)
+    return task.counts(part.labels, splits.class_names) if task.exclusive_classes else {"texts": len(part)}
 
 
 def _findings(
@@ -57,7 +56,7 @@ def _findings(
     yield from _repeats(rows)
     yield from _spelling(rows)
     yield from twins(splits.class_names)
-    if splits.task == "classification":
+    if registry.task(splits.task).exclusive_classes:
         total = Counter(counts["train"]) + Counter(counts["validation"])
         few = {name: total[name] for name in splits.class_names if total[name] < _FEW}
         if few:

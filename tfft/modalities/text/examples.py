@@ -11,29 +11,21 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow as tf
 
+from tfft import registry
 from tfft.data.batches import assemble
 from tfft.data.examples import Skipped
-from tfft.data.label_parsing import (
-    class_problems,
-    has_value,
-    names_among,
-    number_problems,
-    numbers_of,
-    task_of,
-    unknown_labels,
-    values_of,
-)
+from tfft.data.label_parsing import has_value, parse_labels
 from tfft.data.split import hold_out, joined
 from tfft.data.table import SUFFIXES, Table, read_table
 from tfft.errors import DataError, listed, raise_problems
 from tfft.modalities.text.report import TextReport, report_on
 
-Task = Literal["auto", "classification", "multilabel", "regression"]
+Task = str  # name of a task, or "auto"
 
 _HELD = ("val", "valid", "validation", "dev")
 _SHOWN = 10
@@ -92,7 +84,7 @@ class TextSplits:
         train: to learn from.
         validation: held out; no text is in both, where they were split here.
         class_names: the same for both; empty for numbers.
-        task: ``"classification"``, ``"multilabel"`` or ``"regression"``.
+        task: name of what the labels are, such as ``"multilabel"``.
         skipped: rows that are not used.
         split_from: in words, how the two came about.
         report: what is worth knowing of the texts; ``print`` it.
@@ -170,18 +162,17 @@ def load_texts(
         raise DataError(f"group={group!r} is a column of one table that is split here; this data has none.")
     skipped: list[Skipped] = []
     cleaned = [_cleaned(part, strict, skipped) for part in parts]
-    values = [values_of(part.labels, separator) for part in cleaned]
-    task = task_of(values, separator) if task == "auto" else task
-    names = () if task == "regression" else names_among(values[0], task)
-    problems = class_problems(values, names, task, [part.places for part in cleaned])
-    raise_problems(DataError, "The labels cannot be used", problems)
-    examples = [_examples(part, own, names, task) for part, own in zip(cleaned, values, strict=True)]
+    columns, places = ([getattr(part, name) for part in cleaned] for name in ("labels", "places"))
+    parsed = parse_labels(columns, places, task=task, separator=separator)
+    names = parsed.class_names
+    examples = [_examples(part, own, names) for part, own in zip(cleaned, parsed.parts, strict=True)]
     report = report_on([(e.texts, e.labels, e.places) for e in examples], names)
     if len(examples) == 1:
-        held = _held_out(examples[0], task, validation, seed, cleaned[0].groups)
+        strata = registry.task(parsed.task).strata(examples[0].labels)
+        held = _held_out(examples[0], strata, validation, seed, cleaned[0].groups)
         examples = [examples[0].take(np.flatnonzero(~held)), examples[0].take(np.flatnonzero(held))]
-        origin = f"{validation * 100:g} % {'of each class, ' if task == 'classification' else ''}drawn with seed {seed}"
-    return TextSplits(examples[0], examples[1], names, task, tuple(skipped), origin, report)
+        origin = f"{validation * 100:g} % {'' if strata is None else 'of each class, '}drawn with seed {seed}"
+    return TextSplits(examples[0], examples[1], names, parsed.task, tuple(skipped), origin, report)
 
 
 def read_texts(
@@ -213,13 +204,8 @@ def read_texts(
     if len(parts) > 1:
         raise DataError("Expected texts in one part, got two. Give the file or folder that is meant.")
     raw = _cleaned(parts[0], False, [])
-    values, names = values_of(raw.labels, separator), tuple(class_names)
-    if task == "regression":
-        unknown = list(number_problems([values], [raw.places]))
-    else:
-        unknown = unknown_labels(values, names, raw.places)
-    raise_problems(DataError, "The labels cannot be used", unknown[:_SHOWN])
-    return _examples(raw, values, names, task)
+    parsed = parse_labels([raw.labels], [raw.places], task=task, separator=separator, class_names=class_names)
+    return _examples(raw, parsed.labels, parsed.class_names)
 
 
 def from_texts(
@@ -401,13 +387,13 @@ def _no_text(value: Any) -> str:
     return "no text" if not has_value(value) else f"the {type(value).__name__} {value!r} in place of a text"
 
 
-def _examples(raw: _Raw, values: Sequence[Any], names: tuple[str, ...], task: str) -> TextExamples:
+def _examples(raw: _Raw, labels: np.ndarray, names: tuple[str, ...]) -> TextExamples:
     texts, pairs = (None if column is None else np.array(column, object) for column in (raw.texts, raw.pairs))
-    return TextExamples(texts, pairs, numbers_of(values, names, task), names, raw.places)
+    return TextExamples(texts, pairs, labels, names, raw.places)
 
 
 def _held_out(
-    examples: TextExamples, task: str, share: float, seed: int, groups: Sequence[str] | None = None
+    examples: TextExamples, strata: np.ndarray | None, share: float, seed: int, groups: Sequence[str] | None = None
 ) -> np.ndarray:
     """Draws groups of equal texts, from each class alike, until the share is reached."""
     columns = [examples.texts] if examples.pairs is None else [examples.texts, examples.pairs]
@@ -416,10 +402,9 @@ def _held_out(
         np.array(keys, object), return_index=True, return_inverse=True, return_counts=True
     )
     if groups is not None:
-        labels = examples.labels if task == "classification" else None
         together = joined(groups, list(zip(first[group].tolist(), range(len(keys)), strict=True)), len(keys))
-        return hold_out(examples.places, share, seed, labels=labels, groups=together)
-    strata = examples.labels[first] if task == "classification" else np.zeros(len(first), np.int64)
+        return hold_out(examples.places, share, seed, labels=strata, groups=together)
+    strata = np.zeros(len(first), np.int64) if strata is None else strata[first]
     random, held = np.random.default_rng(seed), np.zeros(len(first), bool)
     for stratum in np.unique(strata):
         members = random.permutation(np.flatnonzero(strata == stratum))

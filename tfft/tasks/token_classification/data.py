@@ -98,10 +98,10 @@ def load_tagged(
 ) -> TaggedSplits:
     """Reads sentences whose words are tagged, and decides which are held out.
 
-    Use it for :func:`tfft.heads.tokens`. A file is read by its ending: ``.jsonl``, ``.ndjson`` and ``.json`` hold one
-    JSON object per line, with a list of words and one of tags; any other is in CoNLL columns: a word and its tag on
-    each line (the first column and the last, separated by tabs or blanks), an empty line behind each sentence, lines
-    with ``-DOCSTART-`` left out.
+    Use it for :func:`tfft.heads.token_classification`. A file is read by its ending: ``.jsonl``, ``.ndjson`` and
+    ``.json`` hold one JSON object per line, with a list of words and one of tags; any other is in CoNLL columns: a
+    word and its tag on each line (the first column and the last, separated by tabs or blanks), an empty line behind
+    each sentence, lines with ``-DOCSTART-`` left out.
 
     Args:
         source: a file; ``{"train": file, "validation": file}``; or ``(sentences, tags)``, two lists of lists of str.
@@ -121,7 +121,7 @@ def load_tagged(
 
     Example:
         >>> data = load_tagged({"train": "train.conll", "validation": "dev.conll"})
-        >>> head = tfft.heads.tokens(data.tag_names)
+        >>> head = tfft.heads.token_classification(data.tag_names)
         >>> model.fit(from_tagged(data.train, shuffle=True), validation_data=from_tagged(data.validation))
     """
     if not 0 < validation < 1:
@@ -299,7 +299,7 @@ def _divided(sentences: list[_Sentence], share: float, seed: int) -> tuple[list[
         groups.setdefault(rank, []).append(one)
     left = collections.Counter(tag for group in groups.values() for tag in _tags(group))  # groups that have it
     wanted, count = max(1, round(len(sentences) * share)), 0
-    held = set()
+    held: set[int] = set()
     for rank in sorted(groups)[:-1]:
         own = _tags(groups[rank])
         if count < wanted and all(left[tag] > 1 for tag in own):

@@ -1,4 +1,4 @@
-"""Counts where words are tagged: :class:`Tags`. Hides which words count, and what an entity's counts are."""
+"""Scores for the tags of words, and of the entities that tags with prefixes mean."""
 
 from __future__ import annotations
 
@@ -6,24 +6,25 @@ import collections
 
 import numpy as np
 
-from tfft import heads
 from tfft.errors import DataError, listed
 from tfft.evaluation.scores import Scores, class_score, f1_interval, wilson_interval
+from tfft.heads import Head
 from tfft.losses import ABSENT
+from tfft.registry import Evaluator
 from tfft.tasks.token_classification.entities import OUTSIDE, are_prefixed, entities
 
 
-class Tags:
+class TagEvaluator(Evaluator):
     """Counts of words and of entities; one for each evaluation.
 
     Entities are counted where tags have prefixes, or where there is the tag ``"O"``. Without either (parts of speech)
     only words are.
 
     Args:
-        head: of the kind ``"tokens"``.
+        head: whose classes are the tags.
     """
 
-    def __init__(self, head: heads.Head) -> None:
+    def __init__(self, head: Head) -> None:
         self.names = list(head.class_names or ())
         self.prefixed = are_prefixed(self.names)
         self.has_entities = self.prefixed or OUTSIDE in self.names
@@ -54,7 +55,7 @@ class Tags:
         width = min(labels.shape[1], logits.shape[1])
         return int(((labels[:, :width] >= 0) & _is_seen(logits[:, :width])).sum())
 
-    def add(self, labels: np.ndarray, logits: np.ndarray) -> None:
+    def update(self, labels: np.ndarray, logits: np.ndarray) -> None:
         """Adds a batch of labels [B, V] and logits [B, W, C]."""
         width = max(labels.shape[1], logits.shape[1])
         true = np.pad(labels, ((0, 0), (0, width - labels.shape[1])), constant_values=-1)
@@ -70,8 +71,8 @@ class Tags:
 
     def _refuse_other_words(self, labelled: np.ndarray, given: np.ndarray) -> None:
         """Without the tag "O" a word that could not be seen looks like none, so nothing can be said."""
-        wrong = np.flatnonzero((labelled & (given < 0)).any(axis=1)) if OUTSIDE in self.names else []
-        if len(wrong):
+        wrong = np.flatnonzero((labelled & (given < 0)).any(axis=1))
+        if len(wrong) and OUTSIDE in self.names:
             row = int(wrong[0])
             raise DataError(
                 f"{len(wrong)} sentences of a batch have more labels than words, the first at position {row}: "
@@ -87,7 +88,7 @@ class Tags:
                 self.by_type[entity.type][column] += 1
         self.sentences[len(there & found), len(there), len(found)] += 1
 
-    def scores(self, count: int, loss: float) -> Scores:
+    def result(self, count: int, loss: float) -> Scores:
         """Returns what was counted, of ``count`` sentences."""
         words = int(self.confusion.sum())
         if not words:
@@ -99,8 +100,9 @@ class Tags:
             columns = (right, self.confusion.sum(axis=1), self.confusion[:, :-1].sum(axis=0))
             rows = [class_score(n, *map(int, row)) for n, *row in zip(self.names, *columns, strict=True)]
             return Scores(
-                kind="tokens",
+                task="token_classification",
                 examples=count,
+                items="sentences",
                 loss=loss,
                 accuracy=int(right.sum()) / words,
                 interval=wilson_interval(int(right.sum()), words),
@@ -119,8 +121,9 @@ class Tags:
             "commonest_tag": common,
         }
         return Scores(
-            kind="tokens",
+            task="token_classification",
             examples=count,
+            items="sentences",
             loss=loss,
             accuracy=int(right.sum()) / words,
             interval=f1_interval(np.array(list(self.sentences.elements()))),
