@@ -20,7 +20,7 @@ from tfft.modalities.image import list_images
 
 def fit(model: keras.Model, dataset: tf.data.Dataset, epochs: int) -> float:
     """Seconds of so many epochs, tracing counted once: a first step is not."""
-    model.compile(keras.optimizers.Adam(1e-4), **heads.of(model).compile_args())
+    model.compile(keras.optimizers.Adam(1e-4), **heads.from_model(model).compile_args())
     model.fit(dataset.take(1), epochs=1, verbose=0, shuffle=False)
     start = time.perf_counter()
     model.fit(dataset, epochs=epochs, verbose=0, shuffle=False)
@@ -39,7 +39,7 @@ def phase_1(repeats: int, folder: pathlib.Path, epochs: int = 20, measured: int 
         prefix, suffix = features.split(model)
         found = features.extract(prefix, photos, cache=None, batch_size=common.BATCH, verbose=False)
         extracted = time.perf_counter() - start
-        features.solve_head(found.arrays, found.labels, heads.of(model))
+        features.solve_head(found.arrays, found.labels, heads.from_model(model))
         solved.append(time.perf_counter() - start)
         trained.append(extracted + fit(suffix, found.dataset(common.BATCH, shuffle=True), epochs))
     seconds = {f"Keras fit ({measured} epochs measured)": slow, "tfft: cached": trained, "tfft: head solved": solved}
@@ -91,7 +91,7 @@ def cached_epoch(repeats: int, folder: pathlib.Path) -> None:
             tf.data.Dataset.from_tensor_slices((values, labels)).shuffle(count, seed=1).batch(common.BATCH).prefetch(2)
         )
         kept = found.dataset(common.BATCH, shuffle=True)
-        suffix.compile("adam", **heads.of(model).compile_args())
+        suffix.compile("adam", **heads.from_model(model).compile_args())
         ways = {
             "suffix on tensors in memory": lambda s=suffix, d=memory: s.fit(d, verbose=0, shuffle=False),
             "suffix on the cache": lambda s=suffix, d=kept: s.fit(d, verbose=0, shuffle=False),

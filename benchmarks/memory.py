@@ -21,7 +21,7 @@ def image(i):
 dataset = tf.data.Dataset.range(count).map(image).batch(32)
 prefix, suffix = features.split(model)
 found = features.extract(prefix, dataset, cache=sys.argv[2], verbose=False)
-suffix.compile("adam", **heads.of(model).compile_args())
+suffix.compile("adam", **heads.from_model(model).compile_args())
 suffix.fit(found.dataset(64, shuffle=True), verbose=0, shuffle=False)
 print(found.bytes / 1e6, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """

@@ -28,7 +28,7 @@ def suffix(repeats: int, count: int = 512) -> None:
         tfft.unfreeze(model, ["block13", "block14", "block15", "head"])
         part = features.split(model)[1]
         others = {k: v for k, v in settings.items() if k != "batch"}
-        part.compile(keras.optimizers.Adam(1e-4), **heads.of(model).compile_args(), **others)
+        part.compile(keras.optimizers.Adam(1e-4), **heads.from_model(model).compile_args(), **others)
         data = tf.data.Dataset.from_tensor_slices((values, labels)).batch(settings["batch"]).prefetch(2)
         ways[name] = lambda m=part, d=data: m.fit(d, verbose=0, shuffle=False)
     seconds = common.in_turn(ways, repeats)

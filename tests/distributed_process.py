@@ -122,7 +122,7 @@ class Checks:
         model, keras_says = self.trained, ""
         with self.scope():
             tfft.freeze(model)
-            model.compile(keras.optimizers.SGD(1e-3), **heads.of(model).compile_args())
+            model.compile(keras.optimizers.SGD(1e-3), **heads.from_model(model).compile_args())
             try:
                 model.fit(self.data(16), verbose=0)
             except ValueError as error:

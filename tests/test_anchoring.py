@@ -24,7 +24,7 @@ def model(request, tmp_path_factory):
 
 
 def fit(model, rate=0.01, epochs=1, data=None):
-    model.compile(keras.optimizers.SGD(rate), **heads.of(model).compile_args())
+    model.compile(keras.optimizers.SGD(rate), **heads.from_model(model).compile_args())
     x, y = examples() if data is None else data
     model.fit(x, y, batch_size=8, epochs=epochs, shuffle=False, verbose=0)
     return model
@@ -121,7 +121,7 @@ def test_a_part_that_shares_the_variables_is_pulled_and_trains_the_same(model):
     whole = fit(model, data=(x, y)).get_weights()
     assert pulled.distance() < 0.5 * far
     model.set_weights(moved)
-    suffix.compile(keras.optimizers.SGD(0.01), **heads.of(model).compile_args())
+    suffix.compile(keras.optimizers.SGD(0.01), **heads.from_model(model).compile_args())
     suffix.fit(prefix.predict(x, verbose=0), y, batch_size=8, shuffle=False, verbose=0)
     for a, b, old in zip(whole, model.get_weights(), kept, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)

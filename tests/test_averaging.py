@@ -301,7 +301,7 @@ def test_settings_out_of_range_are_refused():
     with pytest.raises(PlanError, match="(?s)share must be.*got 0.*every must be one of epoch, step, got 'batch'"):
         WeightAverage(0, every="batch")
     model = tfft.unfreeze(of_keras(), 2)
-    model.compile("sgd", **heads.of(model).compile_args(), steps_per_execution=3)
+    model.compile("sgd", **heads.from_model(model).compile_args(), steps_per_execution=3)
     with pytest.raises(PlanError, match="steps_per_execution=3"):
         fit(model, ExponentialAverage())
     unknown = dataset().filter(lambda x, y: True)

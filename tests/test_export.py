@@ -36,7 +36,7 @@ def png(image):
 
 def expected(model, images):
     """What the Keras model says, one image at a time."""
-    rows = [heads.of(model).postprocess(model.predict(image[None], verbose=0)) for image in images]
+    rows = [heads.from_model(model).postprocess(model.predict(image[None], verbose=0)) for image in images]
     return {key: np.concatenate([np.asarray(row[key]) for row in rows]) for key in rows[0]}
 
 
@@ -113,7 +113,7 @@ def test_arrays_and_bytes_agree_with_predict(tiny, served):
 @pytest.mark.slow
 def test_optimizer_state_is_not_exported(tiny_model, tmp_path):
     plain = export(tiny_model, tmp_path / "plain" / "1").path
-    tiny_model.compile("adam", **heads.of(tiny_model).compile_args())
+    tiny_model.compile("adam", **heads.from_model(tiny_model).compile_args())
     tiny_model.fit(np.stack([pictures(2)[1]] * 4), np.zeros(4, np.int32), verbose=0)
     fitted = export(tiny_model, tmp_path / "fitted" / "1").path
     names = [name for name, _ in tf.train.list_variables(str(fitted / "variables" / "variables"))]

@@ -61,7 +61,10 @@ def b64(image):
 
 
 def wanted(model, images):
-    return {key: value.numpy() for key, value in heads.of(model).postprocess(model.predict(images, verbose=0)).items()}
+    return {
+        key: value.numpy()
+        for key, value in heads.from_model(model).postprocess(model.predict(images, verbose=0)).items()
+    }
 
 
 def test_status_and_metadata(address):

@@ -41,17 +41,17 @@ def mixture(count, wide, *, informative=8, distance=1.2, classes=4, seed=0):
 
 def example(head, count=80, wide=12):
     features, classes = mixture(count, wide)
-    if head.kind == "classification":
+    if head.task == "classification":
         return features, classes
-    if head.kind == "binary":
+    if head.task == "binary":
         return features, classes % 2
-    if head.kind == "multilabel":
+    if head.task == "multilabel":
         return features, np.stack([classes > 1, classes == 2, classes != 0, features[:, 0] > 0], 1).astype(np.float32)
     return features, features[:, :2] * 2 + features[:, 2:4] ** 2 / 9
 
 
 def targets_of(head, labels):
-    return labels if head.kind == "classification" else labels.reshape(len(labels), -1).astype(float)
+    return labels if head.task == "classification" else labels.reshape(len(labels), -1).astype(float)
 
 
 def objective(features, labels, solved, l2):

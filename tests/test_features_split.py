@@ -76,7 +76,7 @@ def test_suffix_of_prefix_is_the_model(made, name, last, expected):
     np.testing.assert_array_equal(suffix(prefix(inputs)), model(inputs))
     assert [id(v) for v in suffix.trainable_variables] == [id(v) for v in model.trainable_variables]
     assert not prefix.trainable_variables
-    assert heads.of(suffix).class_names == CLASSES
+    assert heads.from_model(suffix).class_names == CLASSES
 
 
 def test_native_models_and_the_ones_inside_them(tiny_model):
@@ -207,7 +207,7 @@ def test_refused_where_there_is_nothing_to_divide(made):
 
 
 def trained(model: keras.Model, data: tf.data.Dataset, epochs: int = 3) -> None:
-    model.compile(keras.optimizers.SGD(0.05, momentum=0.9), heads.of(model).loss())
+    model.compile(keras.optimizers.SGD(0.05, momentum=0.9), heads.from_model(model).loss())
     model.fit(data, epochs=epochs, shuffle=False, verbose=0)
 
 

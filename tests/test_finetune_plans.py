@@ -80,7 +80,7 @@ def test_class_weights_reach_the_solved_head_and_the_training():
 def test_balanced_sampling_and_focal_loss_are_used_and_written(tmp_path):
     settings = {"sampling": "balanced", "loss": "focal", "frozen_epochs": 2, "epochs": 1}
     run = finetune(backbone(), squares((40, 10)), out=tmp_path / "run", export_to=False, **settings, **QUICK)
-    assert heads.of(run.model).loss_name == "focal"
+    assert heads.from_model(run.model).loss_name == "focal"
     plan = plan_from_yaml(tmp_path / "run" / "plan.yaml")
     assert (plan.sampling, plan.loss) == ("balanced", "focal")
     plain = finetune(backbone(), squares((40, 10)), **{**settings, "sampling": None}, **QUICK)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas
 import pytest
 import tensorflow as tf
-from faulty_data import encoded, picture
+from faulty_data import encoded, finding_of, picture
 from PIL import Image
 from test_recipes import backbone
 
@@ -87,7 +87,7 @@ def test_every_row_that_cannot_be_used_is_named(place, tmp_path):
     with pytest.raises(DataError, match=r"no column 'file' \(image=\).*It has: 'image', 'label'"):
         load_image_table(path, image="file")
     report = tfft.check(path, image="image")
-    assert len(report.of_kind("unusable").items) == 4
+    assert len(finding_of(report, "unusable").items) == 4
     assert "no column 'lable'" in str(tfft.check(path, image="image", label="lable"))
 
 
@@ -102,8 +102,8 @@ def test_classes_several_labels_and_numbers_are_learned(place, tmp_path):
         found = tfft.finetune(backbone(), table, image="file", label=label, separator=separator, **QUICK)
         scores[label] = found.final
         assert found.plan.task == {"tags": "multilabel", "level": "regression"}[label]
-    assert scores["tags"].kind == "multilabel"
-    assert scores["level"].kind == "regression"
+    assert scores["tags"].task == "multilabel"
+    assert scores["level"].task == "regression"
     assert cli.main(["evaluate", str(tmp_path / "run"), str(table)]) == 0
     plan = tmp_path / "run" / "plan.yaml"
     again = tfft.recipes.repeat(plan, backbone=backbone(), verbose=False, export_to=False, cache="memory")

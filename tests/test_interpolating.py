@@ -11,7 +11,7 @@ from tfft.errors import DataError, PlanError
 from tfft.freezing import refresh_batch_norm
 from tfft.freezing.weight_values import movable
 from tfft.weight_averaging import greedy_soup, interpolate
-from tfft.weight_averaging.selection import rank_of
+from tfft.weight_averaging.selection import selection_score
 
 HELD_OUT = dataset(60, seed=9, batch=32)
 
@@ -47,16 +47,16 @@ def test_both_ends_are_measured_and_the_best_point_is_in_the_model(model):
     assert [p.alpha for p in found.points] == [0.0, 0.25, 0.5, 0.75, 1.0]
     assert found.points[0].results == first
     assert found.points[-1].results == last
-    assert max(rank_of(p.results) for p in found.points) == rank_of(found.best.results)
+    assert max(selection_score(p.results) for p in found.points) == selection_score(found.best.results)
     assert measured(model) == found.best.results
     for now, a, b in zip(model.get_weights(), start, end, strict=True):
         np.testing.assert_allclose(now, (1 - found.alpha) * a + found.alpha * b, rtol=1e-6, atol=1e-7)
 
 
 def test_the_ends_come_back_bit_by_bit(model):
-    first, value = model.get_weights(), rank_of(measured(model))
+    first, value = model.get_weights(), selection_score(measured(model))
     second = fine_tuned(model, epochs=6).get_weights()
-    good, bad = (second, first) if rank_of(measured(model)) > value else (first, second)
+    good, bad = (second, first) if selection_score(measured(model)) > value else (first, second)
     model.set_weights(bad)
     assert interpolate(model, good, HELD_OUT, steps=2).alpha == 0.0
     assert same(model.get_weights(), good)
@@ -103,11 +103,11 @@ def test_of_equal_points_the_one_nearest_to_the_start_is_taken(model):
 
 
 def test_accuracy_comes_before_loss_and_another_metric_can_decide(model):
-    assert rank_of({"loss": 9.0, "accuracy": 0.6}) > rank_of({"loss": 0.1, "accuracy": 0.5})
-    assert rank_of({"loss": 0.1, "accuracy": 0.5}) > rank_of({"loss": 0.2, "accuracy": 0.5})
-    assert rank_of({"loss": 7.0}) > rank_of({"loss": float("nan"), "accuracy": 1.0})
-    assert rank_of({"loss": 1.0, "val_accuracy": 1.0, "val_loss": 2.0}, "val_") == (1.0, -2.0)
-    assert rank_of({"loss": 1.0}, "val_") is None
+    assert selection_score({"loss": 9.0, "accuracy": 0.6}) > selection_score({"loss": 0.1, "accuracy": 0.5})
+    assert selection_score({"loss": 0.1, "accuracy": 0.5}) > selection_score({"loss": 0.2, "accuracy": 0.5})
+    assert selection_score({"loss": 7.0}) > selection_score({"loss": float("nan"), "accuracy": 1.0})
+    assert selection_score({"loss": 1.0, "val_accuracy": 1.0, "val_loss": 2.0}, prefix="val_") == (1.0, -2.0)
+    assert selection_score({"loss": 1.0}, prefix="val_") is None
     start = model.get_weights()
     fine_tuned(model)
     with pytest.raises(PlanError, match=r"measures no 'acuracy'. Did you mean 'accuracy'\?"):
@@ -219,9 +219,9 @@ def test_a_soup_is_at_least_as_good_as_its_best_ingredient(runs):
         alone.append(measured(model))
     soup = greedy_soup(model, weights, HELD_OUT)
     assert measured(model) == soup.results
-    assert rank_of(soup.results) >= max(map(rank_of, alone))
-    assert rank_of(soup.best) == max(map(rank_of, alone))
-    order = sorted(range(4), key=lambda i: rank_of(alone[i]), reverse=True)
+    assert selection_score(soup.results) >= max(map(selection_score, alone))
+    assert selection_score(soup.best) == max(map(selection_score, alone))
+    order = sorted(range(4), key=lambda i: selection_score(alone[i]), reverse=True)
     assert [one.name for one in soup.ingredients] == [f"number {i + 1}" for i in order]
     assert soup.ingredients[0].taken
     assert not next(one for one in soup.ingredients if one.name == "number 4").taken
@@ -229,7 +229,7 @@ def test_a_soup_is_at_least_as_good_as_its_best_ingredient(runs):
     for k, now in enumerate(model.get_weights()):
         np.testing.assert_allclose(now, np.mean([w[k] for w in taken], axis=0, dtype="float64"), rtol=1e-6, atol=1e-7)
     # Every row says what the soup was worth with it, and only what did not make it worse was taken.
-    current = rank_of(soup.best)
+    current = selection_score(soup.best)
     for one in soup.ingredients[1:]:
         rank = (one.soup_accuracy, -one.soup_loss)
         assert one.taken == (rank >= current)

@@ -8,6 +8,7 @@ import numpy as np
 import pandas
 import pytest
 import tensorflow as tf
+from faulty_data import finding_of
 from test_recipes import backbone
 from test_recordings import TONES, tone, write
 
@@ -72,8 +73,8 @@ def sources(place):
         (place / "texts.csv", {"task": "classification"}, "texts", TextExamples),
         (frame, {"text": "text"}, "texts", TextExamples),
         (TEXT_PAIR, {}, "texts", TextExamples),
-        (SENTENCES, {"task": "tokens"}, "tagged words", TokenExamples),
-        (place / "train.conll", {"task": "tokens"}, "tagged words", TokenExamples),
+        (SENTENCES, {"task": "token_classification"}, "tagged words", TokenExamples),
+        (place / "train.conll", {"task": "token_classification"}, "tagged words", TokenExamples),
         (arrays(), {}, "arrays", ImageArrays),
     ]
 
@@ -103,10 +104,11 @@ def test_it_gives_what_the_loaders_give(place):
     one, other = load(place / "sounds", group=r"(\d)"), load_recordings(place / "sounds", group=r"(\d)")
     assert np.array_equal(one.train.waves, other.train.waves)
     pair = {"train": place / "train.conll", "validation": place / "train.conll"}
-    assert load(list(pair.values()), task="tokens").split_from == load(pair, task="tokens").split_from
+    words = {"task": "token_classification"}
+    assert load(list(pair.values()), **words).split_from == load(pair, **words).split_from
     written = place / "other.jsonl"
     written.write_text("".join(json.dumps({"w": ["a", f"b{i}"], "t": ["O", "X"]}) + "\n" for i in range(5)))
-    assert load(written, task="tokens", text="w", label="t").class_names == ("O", "X")
+    assert load(written, task="token_classification", text="w", label="t").class_names == ("O", "X")
 
 
 def test_every_setting_of_a_form_can_be_given(place):
@@ -127,8 +129,8 @@ def test_every_setting_of_a_form_can_be_given(place):
         ("photos.jsonl", {"image": "file", "sample_rate": 8000}, "sample_rate=8000 means nothing for a table"),
         ("texts.csv", {"root": "/x", "sample_rate": 8000}, "root='/x', sample_rate=8000 mean nothing for texts"),
         ("texts.csv", {"validation": "split.csv"}, "validation='split.csv' means nothing for texts"),
-        ("train.conll", {"task": "tokens", "group": "x"}, "group='x' means nothing for tagged words"),
-        ("train.conll", {"task": "tokens", "encoding": "latin-1"}, "encoding='latin-1' means nothing for tagged words"),
+        ("train.conll", {"task": "token_classification", "group": "x"}, "group='x' means nothing for tagged words"),
+        ("train.conll", {"task": "token_classification", "encoding": "x"}, "encoding=.x. means nothing for tagged words"),
         ("nothing", {}, "The data folder .*nothing' does not exist"),
         ("nothing", {"text": "t"}, "nothing does not exist. Expected a table"),
     ],
@@ -185,7 +187,7 @@ def test_parts_of_recordings_know_their_waves(place):
 
 
 def test_batches_of_what_they_cannot_be_made_of(place):
-    texts, tagged = load(TEXT_PAIR).train, load(SENTENCES, task="tokens").train
+    texts, tagged = load(TEXT_PAIR).train, load(SENTENCES, task="token_classification").train
     with pytest.raises(PlanError, match="mean nothing for texts; leave them out: augment='flip'"):
         to_dataset(texts, augment="flip")
     with pytest.raises(PlanError, match="mean nothing for tagged words; leave them out: sampling='balanced'"):
@@ -204,7 +206,7 @@ def test_batches_of_what_they_cannot_be_made_of(place):
 def test_the_recipe_takes_what_load_gives(place):
     for source, settings, kind, _ in sources(place):
         read = load(source, **settings)
-        task = {"task": "tokens"} if kind == "tagged words" else {}
+        task = {"task": "token_classification"} if kind == "tagged words" else {}
         given, own = load_run_data(read, RunConfig(**task)), load_run_data(source, RunConfig(**settings))
         assert (len(given.splits.train), given.task, given.class_names) == (
             len(own.splits.train),
@@ -221,14 +223,14 @@ def test_step_by_step_is_the_same_for_every_kind(place):
         splits = load(source)
         model = tfft.build(tiny, tfft.heads.classification(splits.class_names))
         train = to_dataset(splits.train, tiny.input_spec, shuffle=True, batch_size=4)
-        model.compile(keras.optimizers.Adam(1e-2), **tfft.heads.of(model).compile_args())
+        model.compile(keras.optimizers.Adam(1e-2), **tfft.heads.from_model(model).compile_args())
         model.fit(train, epochs=1, shuffle=False, verbose=0)
         assert tfft.evaluate(model, to_dataset(splits.validation, tiny.input_spec)).examples == len(splits.validation)
         prefix, _ = tfft.features.split(model)
         assert len(tfft.features.extract(prefix, splits.train, cache="memory", verbose=False)) == len(splits.train)
     splits = load(place / "sounds")
     model = tfft.build(tiny, tfft.heads.classification(splits.class_names), audio=splits.train.spec)
-    model.compile("adam", **tfft.heads.of(model).compile_args())
+    model.compile("adam", **tfft.heads.from_model(model).compile_args())
     model.fit(to_dataset(splits.train, shuffle=True, batch_size=4), epochs=1, shuffle=False, verbose=0)
     prefix, _ = tfft.features.split(model)
     assert len(tfft.features.extract(prefix, splits.train, cache="memory", verbose=False)) == len(splits.train)
@@ -237,6 +239,6 @@ def test_step_by_step_is_the_same_for_every_kind(place):
 def test_check_asks_the_same_place(place, tmp_path):
     for source, settings, _, _ in sources(place)[:9]:
         told = {k: v for k, v in settings.items() if k in ("image", "audio", "text", "label")}
-        assert tfft.check(source, **told, store=tmp_path / "facts").of_kind("unreadable") is None
+        assert finding_of(tfft.check(source, **told, store=tmp_path / "facts"), "unreadable") is None
     with pytest.raises(DataError, match="label='x' means nothing for a folder of images"):
         tfft.check(place / "photos", label="x")

@@ -221,6 +221,6 @@ def test_features_of_a_cache_are_mixed_in_their_own_order(tiny_model):
     prefix, suffix = features.split(tiny_model)
     found = features.extract(prefix, (images, labels), cache=None, verbose=False)
     train = mixed(found.dataset(4, shuffle=True, seed=1), 3, mixup=0.3, seed=1)
-    suffix.compile("sgd", **heads.of(tiny_model).compile_args(soft=True))
+    suffix.compile("sgd", **heads.from_model(tiny_model).compile_args(soft=True))
     assert np.isfinite(suffix.fit(train, epochs=2, verbose=0, shuffle=False).history["loss"]).all()
     assert data.mixed is mixed

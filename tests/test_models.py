@@ -50,7 +50,7 @@ def test_the_model_has_fixed_names_and_takes_raw_pixels_of_any_size():
     np.testing.assert_allclose(model.predict(PHOTOS, verbose=0), expected, atol=1e-6)
     small = np.asarray(resize_pixels(PHOTOS, backbone.input_spec)).astype(np.uint8)
     np.testing.assert_array_equal(model(small), model(PHOTOS))
-    assert heads.of(model) == HEAD
+    assert heads.from_model(model) == HEAD
 
 
 @pytest.mark.parametrize("rank", [2, 3, 4])
@@ -95,7 +95,7 @@ photos = np.load(sys.argv[1])
 for path in sys.argv[2:]:
     model = keras.saving.load_model(path)
     np.savez(path + ".npz", logits=model.predict(photos, verbose=0),
-             trainable=[w.path for w in model.trainable_weights], names=list(tfft.heads.of(model).class_names))
+             trainable=[w.path for w in model.trainable_weights], names=list(tfft.heads.from_model(model).class_names))
 """
 
 

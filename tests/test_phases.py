@@ -110,8 +110,8 @@ def test_afterwards_the_model_is_compiled_as_any_other(setting):
     assert set(found) == {"loss", "accuracy"}
     plain = network()
     plain.set_weights(model.get_weights())
-    plain.compile("adam", **heads.of(plain).compile_args())
-    model.compile(keras.optimizers.SGD(0.1), **heads.of(model).compile_args())
+    plain.compile("adam", **heads.from_model(plain).compile_args())
+    model.compile(keras.optimizers.SGD(0.1), **heads.from_model(model).compile_args())
     assert found["loss"] == pytest.approx(plain.evaluate(stripes(seed=9), verbose=0)[0], rel=1e-5)  # no penalty
     model.fit(stripes(16), epochs=1, verbose=0, shuffle=False)
     assert UPPER in moved(before, model)

@@ -170,7 +170,7 @@ def test_it_is_transplanted_like_a_solved_head():
     inputs = keras.Input((7,))
     model = keras.Model(inputs, HEAD.attach(inputs))
     model.compile("sgd", **HEAD.compile_args())
-    found = tf_features.nearest_mean_head(features, labels, heads.of(model))
+    found = tf_features.nearest_mean_head(features, labels, heads.from_model(model))
     transplant(model, found)
     np.testing.assert_allclose(model.predict(features, verbose=0), logits_of(found, features), atol=1e-4)
     accuracy = model.evaluate(features, labels, verbose=0, return_dict=True)["accuracy"]

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from faulty_data import finding_of
 from test_recipes import backbone
 from test_recordings import RATE, TONES, tone, write
 
@@ -91,7 +92,7 @@ def test_every_row_that_cannot_be_used_is_named(place, tmp_path):
     with pytest.raises(DataError, match=r"no column 'file' \(audio=\).*It has: 'audio', 'label'"):
         load_recording_table(path, audio="file")
     report = tfft.check(path, audio="audio")
-    assert len(report.of_kind("unusable").items) == 4
+    assert len(finding_of(report, "unusable").items) == 4
     assert "Did you mean 'label'" in str(tfft.check(path, audio="audio", label="lable"))
     for call in (lambda: tfft.finetune(backbone(), path, audio="audio", image="audio"),):
         with pytest.raises(PlanError, match="image and audio each name the input: give one of them"):
@@ -110,7 +111,7 @@ def test_classes_several_labels_and_numbers_are_learned(place, tmp_path, capsys)
         found = tfft.finetune(
             backbone(), table, audio="file", label=label, separator=separator, out=tmp_path / task, **QUICK
         )
-        assert (found.plan.task, found.final.kind) == (task, task)
+        assert (found.plan.task, found.final.task) == (task, task)
         assert cli.main(["evaluate", str(tmp_path / task), str(place / "clips.jsonl")]) == 0
     capsys.readouterr()
     assert cli.main(["evaluate", str(tmp_path / "run"), str(table)]) == 0

@@ -11,6 +11,7 @@ import tensorflow as tf
 from tfft import freezing, heads
 from tfft.backbones import load_backbone
 from tfft.errors import BlockError, DataError
+from tfft.keras_compat import flatten_layers
 from tfft.models import build
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -95,7 +96,7 @@ def test_a_block_whose_weights_are_mixed_up_is_first(trained, few, block):
 
 def state(model):
     weights = [v.numpy() for v in model.variables]  # with optimizer, metrics and random state
-    layers = freezing.weight_audit.flatten(model)
+    layers = flatten_layers(model)
     return weights + [v.numpy() for v in model.optimizer.variables], [
         (layer.trainable, [v.trainable for v in layer.weights]) for layer in layers
     ]
@@ -135,7 +136,7 @@ def test_no_losses_of_a_graph_stay_behind(tmp_path):
     model = build(load_backbone(str(tmp_path / "saved")), heads.classification(("a", "b")))
     freezing.unfreeze(model, "all")
     data = [(np.zeros((2, 32, 32, 3), "uint8"), np.array([0, 1]))]
-    freezing.relative_gradients(model, data, loss=heads.of(model).loss())
+    freezing.relative_gradients(model, data, loss=heads.from_model(model).loss())
     assert model.losses == []
 
 
@@ -188,17 +189,17 @@ def test_blocks_of_a_savedmodel(tmp_path):
     random = np.random.default_rng(0)
     ids = random.integers(0, 5, (8, 6)).astype("int32")  # few ids, so that rows of the table are looked up often
     data = [({"input_word_ids": ids, "input_mask": np.ones_like(ids)}, random.integers(0, 2, 8))]
-    found = freezing.relative_gradients(model, data, loss=heads.of(model).loss())
+    found = freezing.relative_gradients(model, data, loss=heads.from_model(model).loss())
     assert {r.block for r in found.rows} == {"embeddings", "transformer_layer_0", "transformer_layer_1", "pooler"}
     row = next(row for row in found.rows if row.block == "embeddings")
     freezing.unfreeze(model, "embeddings")
     with tf.GradientTape() as tape:
-        loss = heads.of(model).loss()(data[0][1], model(data[0][0]))
+        loss = heads.from_model(model).loss()(data[0][1], model(data[0][0]))
     (block,) = freezing.select(model, "embeddings")
     gradients = [tf.convert_to_tensor(g) for g in tape.gradient(loss, [v.value for v in block.variables])]
     assert row.gradient_norm == pytest.approx(float(tf.linalg.global_norm(gradients)), rel=1e-5)
     freezing.add_lora(model, "pooler", rank=2)  # updates are no weights of the block
-    again = freezing.relative_gradients(model, data, loss=heads.of(model).loss())
+    again = freezing.relative_gradients(model, data, loss=heads.from_model(model).loss())
     assert [(r.block, r.parameters) for r in again.rows] == [(r.block, r.parameters) for r in found.rows]
     np.testing.assert_allclose([r.relative for r in again.rows], [r.relative for r in found.rows], rtol=1e-5)
 

@@ -53,7 +53,7 @@ def test_a_model_saved_by_tfft_gives_back_its_backbone(tiny_model, tmp_path):
     assert [block.name for block in backbone.blocks] == ["block0", "block1", "block2"]
     assert "its head is left out" in backbone.notes[0]
     images = np.random.default_rng(0).integers(0, 256, (3, 40, 48, 3), np.uint8)
-    again = tfft.build(backbone, tfft.heads.of(tiny_model))
+    again = tfft.build(backbone, tfft.heads.from_model(tiny_model))
     again.get_layer("logits").set_weights(tiny_model.get_layer("logits").get_weights())
     np.testing.assert_allclose(again.predict(images, verbose=0), tiny_model.predict(images, verbose=0), atol=1e-6)
 

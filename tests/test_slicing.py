@@ -363,7 +363,7 @@ def opened(path, **options):
     keras.utils.set_random_seed(1)
     made = load_backbone(path, **options)
     model = build(made, heads.classification(["a", "b"], dropout=0.0))
-    model.compile(keras.optimizers.Adam(0.01), **heads.of(model).compile_args())
+    model.compile(keras.optimizers.Adam(0.01), **heads.from_model(model).compile_args())
     return model
 
 

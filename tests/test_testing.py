@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tfft import heads, testing
 from tfft.exporting import export
+from tfft.tasks.classification.head import ClassificationHead
 
 
 @pytest.mark.parametrize(
@@ -19,8 +20,9 @@ from tfft.exporting import export
         heads.binary("spam", dropout=0.0),
         heads.multilabel(["red", "round"], dropout=0.0, l2=1e-4),
         heads.regression(2, dropout=0.0),
+        heads.token_classification(["O", "B-x", "I-x"], dropout=0.0),
     ],
-    ids=lambda head: head.kind,
+    ids=lambda head: head.task,
 )
 def test_every_head_keeps_the_contract(head):
     contract = testing.check_head(head)
@@ -28,7 +30,7 @@ def test_every_head_keeps_the_contract(head):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Upside(heads.Head):
+class _Upside(ClassificationHead):
     """Serves the least likely class."""
 
     def postprocess(self, logits):

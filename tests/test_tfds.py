@@ -10,6 +10,7 @@ import wave
 import numpy as np
 import pytest
 import tensorflow as tf
+from faulty_data import finding_of
 from test_recipes import backbone
 
 import tfft
@@ -229,8 +230,8 @@ def test_it_says_what_there_is_where_it_is_not_clear():
         local_copy(place, {"image": "label"})
     with pytest.raises(DataError, match="image and text each say"):
         local_copy(place, {"image": "image", "text": "label"})
-    with pytest.raises(DataError, match="task='tokens' is for files of tagged words"):
-        local_copy(place, {"task": "tokens"})
+    with pytest.raises(DataError, match="task='token_classification' is for files in a format of its own"):
+        local_copy(place, {"task": "token_classification"})
     assert local_copy(place, {"image": "mask", "label": "kind"}).source.name.startswith("tiny-1.0.0-")
     with pytest.raises(DataError, match=r"nothing/1\.0\.0 has no feature with images, recordings or texts; it has: x"):
         local_copy(store({"x": np.int64}, "nothing", train=[{"x": 1}]))
@@ -360,8 +361,8 @@ def test_check_by_name(capsys):
     features = {"text": F.Text(), "label": F.ClassLabel(names=["a", "b"])}
     place = store(features, "words", train=[{"text": f"t{i // 2}", "label": i % 3 - 1} for i in range(30)])
     report = tfft.check(place)
-    assert report.of_kind("unlabelled").items
-    assert report.of_kind("conflict") is not None
+    assert finding_of(report, "unlabelled").items
+    assert finding_of(report, "conflict") is not None
 
 
 def test_folds_of_a_dataset():

@@ -41,7 +41,7 @@ def softmax(logits):
 @pytest.mark.parametrize("loss", heads.LOSSES)
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_the_loss_is_the_mean_over_labelled_words(smoothing, loss):
-    head = heads.tokens(TAGS, label_smoothing=smoothing, loss=loss)
+    head = heads.token_classification(TAGS, label_smoothing=smoothing, loss=loss)
     logits = RNG.normal(size=(3, 4, 3)).astype(np.float32)
     labels = np.array([[0, 1, 2, 1], [2, -1, -1, -1], [-1, -1, -1, -1]])
     p, target = softmax(logits), np.eye(3)[labels] * (1 - smoothing) + smoothing / 3
@@ -64,7 +64,7 @@ def unseen(logits, *places):
 
 
 def test_words_that_were_not_seen_are_left_out_of_the_loss_and_answered_with_o():
-    head, labels = heads.tokens(TAGS), np.array([[1, 2, 0]])
+    head, labels = heads.token_classification(TAGS), np.array([[1, 2, 0]])
     logits = tf.constant(unseen(RNG.normal(size=(1, 3, 3)).astype(np.float32), (0, 1), (0, 2)))
     with tf.GradientTape() as tape:
         tape.watch(logits)
@@ -90,18 +90,18 @@ def test_accuracy_is_of_labelled_words_whatever_the_padding():
 def test_answers_are_empty_where_there_is_no_word():
     logits = unseen(np.full((1, 3, 3), ABSENT, np.float32), (0, 1))
     logits[0, 0] = [0, 0, 5]
-    answer = heads.tokens(TAGS).postprocess(logits)
+    answer = heads.token_classification(TAGS).postprocess(logits)
     assert answer["label"].numpy().tolist() == [[b"B-PER", b"O", b""]]
     np.testing.assert_allclose(answer["probabilities"][0], [softmax(logits[0, 0]), [1, 0, 0], [0, 0, 0]], atol=1e-6)
 
 
 def test_the_head_and_its_loss_are_plain_values_and_come_back():
-    head = heads.tokens(TAGS, loss="focal", label_smoothing=0.1)
+    head = heads.token_classification(TAGS, loss="focal", label_smoothing=0.1)
     assert heads.Head.from_dict(json.loads(json.dumps(head.to_dict()))) == head
     loss = TagCrossentropy.from_config(head.loss().get_config())
     assert (loss.gamma, loss.label_smoothing, loss.name) == (2.0, 0.1, "focal")
-    with pytest.raises(PlanError, match="tokens needs at least 2 names, received 1"):
-        heads.tokens(["O"])
+    with pytest.raises(PlanError, match="token_classification needs at least 2 names, received 1"):
+        heads.token_classification(["O"])
     with pytest.raises(PlanError, match="soft=True has no meaning"):
         head.compile_args(soft=True)
 
@@ -207,7 +207,7 @@ class Letters(keras.layers.Layer):
 
 
 def test_what_cannot_tag_words_is_refused():
-    head, tiny = heads.tokens(TAGS), tagging_models.bert(8)
+    head, tiny = heads.token_classification(TAGS), tagging_models.bert(8)
     with pytest.raises(BackboneError, match="cannot tag words: its sentences are tagged one by one"):
         tfft.build(tiny, head, pair=True)
     bare = tfft.backbones.Backbone("numbers", tiny.model, "tests")
@@ -232,7 +232,7 @@ def data():
 def tagger(data):
     """A compiled tiny tagger, and what sets its weights and its optimizer back to the beginning."""
     keras.utils.set_random_seed(0)
-    head = heads.tokens(data.class_names, dropout=0.0)
+    head = heads.token_classification(data.class_names, dropout=0.0)
     model = tfft.build(tagging_models.bert(), head)
     tfft.unfreeze(model, "all")
     model.compile(keras.optimizers.Adam(3e-3), **head.compile_args())
@@ -264,8 +264,8 @@ def test_the_names_in_sentences_are_learned_though_their_words_are_cut_into_piec
     texts = data.validation.inputs[:9]
     logits = learned.predict(texts, verbose=0)
     np.testing.assert_array_equal(again.predict(texts, verbose=0), logits)
-    assert heads.of(again) == heads.of(learned)
-    answers = heads.of(again).postprocess(logits)["label"].numpy()
+    assert heads.from_model(again) == heads.from_model(learned)
+    answers = heads.from_model(again).postprocess(logits)["label"].numpy()
     known = np.array(("", *data.class_names))[data.validation.labels[:9] + 1]
     assert ([[tag.decode() for tag in row] for row in answers] == known[:, : answers.shape[1]]).mean() > 0.95
     assert (answers == b"").any()
@@ -289,7 +289,7 @@ def test_shuffled_tags_are_not_learned(learned, tagger, data):
 
 
 def test_a_tagger_is_sliced_and_described_like_any_model_and_learns_what_was_left_free():
-    head = heads.tokens(TAGS)
+    head = heads.token_classification(TAGS)
     model = tfft.build(tagging_models.bert(8), head)
     assert [layer.name for layer in model.layers] == ["text", "tokens", "backbone", "words", "dropout", "logits"]
     tfft.unfreeze(model, 1)
@@ -318,7 +318,7 @@ def test_a_file_becomes_a_run_that_tags_words_on_the_command_line(tmp_path, caps
     file.write_text("\n".join(map(json.dumps, rows)))
     folder = tmp_path / "run"
     done = tfft.finetune(
-        tagging_models.bert(), file, task="tokens", text="words", label="ner", unfreeze="all", epochs=9,
+        tagging_models.bert(), file, task="token_classification", text="words", label="ner", unfreeze="all", epochs=9,
         frozen_epochs=1, learning_rate=3e-3, dropout=0.0, out=folder, verbose=False,
     )  # fmt: skip
     assert done.final.metric == "f1"
@@ -342,11 +342,11 @@ def test_a_file_becomes_a_run_that_tags_words_on_the_command_line(tmp_path, caps
 
 def test_a_recipe_says_what_means_nothing_for_tags():
     data = tagging_models.planted(20)
-    with pytest.raises(PlanError, match=r"class_weight.*mean nothing where each word has a tag"):
-        tfft.finetune(tagging_models.bert(8), data, task="tokens", class_weight="balanced", verbose=False)
-    with pytest.raises(PlanError, match="The plan 'setfit' computes a head from one row"):
-        tfft.finetune(tagging_models.bert(8), data, task="tokens", plan="setfit", verbose=False)
-    plan = tfft.recommend_plan(data, tagging_models.bert(8), task="tokens")
+    with pytest.raises(PlanError, match="class_weight means nothing where each word has a tag"):
+        tfft.finetune(tagging_models.bert(8), data, task="token_classification", class_weight="balanced", verbose=False)
+    with pytest.raises(PlanError, match="(?s)The plan 'setfit' cannot be made.*computes a head from one row"):
+        tfft.finetune(tagging_models.bert(8), data, task="token_classification", plan="setfit", verbose=False)
+    plan = tfft.recommend_plan(data, tagging_models.bert(8), task="token_classification")
     assert "each word has one" in plan.reasons["head"]
 
 
@@ -404,7 +404,7 @@ def test_entities_are_read_as_the_usual_evaluation_reads_them(tags, expected):
 
 def echo(names):
     """A tagger whose logits are its inputs."""
-    head = heads.tokens(names)
+    head = heads.token_classification(names)
     inputs = keras.Input((None, len(names)))
     model = keras.Model(inputs, head.attach(inputs))
     model.get_layer("logits").set_weights([np.eye(len(names)), np.zeros(len(names))])
@@ -456,7 +456,7 @@ def test_scores_are_those_counted_by_hand():
 
 def test_words_that_were_not_seen_are_counted_as_they_are_answered_and_reported():
     names = ("O", "B-LOC")
-    model = tfft.build(tagging_models.bert(8, length=8), heads.tokens(names))
+    model = tfft.build(tagging_models.bert(8, length=8), heads.token_classification(names))
     texts, labels = np.array(["kado kado kado kado kado"], object), np.array([[0, 0, 0, 1, 0]], "int32")
     scores = evaluate(model, tf.data.Dataset.from_tensors((texts, labels)))
     assert scores.measures["words_not_seen"] == 2

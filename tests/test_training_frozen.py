@@ -120,7 +120,7 @@ def test_callbacks_see_the_whole_model(splits, tiny_model, tmp_path):
 def test_a_solved_head_is_the_best_one(splits, tiny_model):
     before = {v.path: v.numpy() for v in tiny_model.weights}
     history = run(tiny_model, splits, LP_FT[:1], cached=True)
-    head = heads.of(tiny_model)
+    head = heads.from_model(tiny_model)
     assert head.l2 > 0
     assert f"l2={head.l2:.3g}" in history.notes[0]
     logits = tiny_model.get_layer("logits")

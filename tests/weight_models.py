@@ -49,7 +49,7 @@ def dataset(n=24, seed=4, batch=8):
 
 
 def compiled(model, rate=0.01):
-    model.compile(keras.optimizers.SGD(rate, momentum=0.9), **heads.of(model).compile_args())
+    model.compile(keras.optimizers.SGD(rate, momentum=0.9), **heads.from_model(model).compile_args())
     return model
 
 

@@ -12,12 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self, TypedDict
 
+from tfft import registry
 from tfft.errors import PlanError, raise_problems
 from tfft.settings import (
     AUTO,
     COLUMN,
     FLAG,
     NONE,
+    Check,
     Option,
     about,
     check_names,
@@ -41,6 +43,8 @@ from tfft.settings import (
     whole,
 )
 from tfft.specs import Augmentation, augmentation
+
+__all__ = ["Phase", "Plan", "RunConfig", "RunSettings", "SharedSettings", "config_of"]
 
 # Old keys of plan.yaml, by their new names; `Plan.from_dict` reads both.
 _ALIASES: dict[str, str] = {}
@@ -88,6 +92,25 @@ def _augment(value: Any) -> str | None:
     return None
 
 
+def _task_problem(value: Any) -> str | None:
+    try:
+        if not AUTO.accepts(value):
+            registry.task_name(value)
+    except PlanError as error:
+        return str(error)
+    return None
+
+
+class _TaskName(Check):
+    """Check for the name of a task, also of one that is registered later."""
+
+    def __call__(self, value: Any) -> str | None:
+        """Return the valid names and the nearest one, or None for a task."""
+        return _task_problem(value)
+
+
+_TASK = _TaskName(("'auto'", "the name of a task"), lambda value: _task_problem(value) is None)
+
 # --- settings of a run -------------------------------------------------------------------------------------------
 
 
@@ -100,13 +123,13 @@ class SharedSettings:
         {settings}
     """
 
-    task: Literal["auto", "classification", "multilabel", "regression", "tokens"] = setting(
+    task: str = setting(
         "auto",
-        help="Meaning of the labels.",
-        details='"regression": numbers. "tokens": one tag per word, in CoNLL columns or JSON lines; text and label '
-        "name the lists in JSON lines.",
+        help=f"Meaning of the labels: {', '.join(registry.task_names())}.",
+        details='"regression": numbers. "token_classification": one tag per word; text and label then name the lists '
+        "of words and tags in JSON lines.",
         default_help="inferred from the labels",
-        check=one_of("auto", "classification", "multilabel", "regression", "tokens"),
+        check=_TASK,
         cli=Option(), group="text", scope=("reading",),
     )  # fmt: skip
     text: str | int | tuple[str | int, ...] | None = setting(
@@ -606,10 +629,7 @@ class Plan(SharedSettings):
         default_help="for a backbone without files",
     )  # fmt: skip
     name: str = setting("", help='Name of the plan, such as "lp_ft"; see tfft.plans.')
-    task: Literal["auto", "classification", "multilabel", "regression", "tokens"] = resolved(
-        SharedSettings, "task", "classification",
-        one_of("auto", "classification", "multilabel", "regression", "tokens"),
-    )  # fmt: skip
+    task: str = resolved(SharedSettings, "task", "classification", _TASK)
     image_size: tuple[int, int] = resolved(SharedSettings, "image_size", (224, 224), _SIZE | _NO_SIZE)
     batch_size: int = resolved(SharedSettings, "batch_size", 32, whole(1))
     augment: Augmentation | None = resolved(SharedSettings, "augment", None, _CHANGES | NONE)
@@ -636,6 +656,8 @@ class Plan(SharedSettings):
         if isinstance(known.get("augment"), Mapping):
             check_names(known["augment"], Augmentation.__dataclass_fields__, "the plan's augment")
             known["augment"] = Augmentation(**known["augment"])
+        if "task" in known and not AUTO.accepts(known["task"]):
+            known["task"] = registry.task_name(known["task"])
         return cls(phases=tuple(phases), **known)
 
 
@@ -660,5 +682,11 @@ def _plain(value: Any) -> Any:
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
+# Settings of a phase that a named plan leaves to its user.
+PHASE_KEYWORDS = tuple(
+    f.name
+    for f in dataclasses.fields(Phase)
+    if f.name not in ("name", "unfreeze", "epochs", "learning_rate", "solve", "contrastive")
+)
 _FIRST, _LAST = ("backbone", "data", "backbone_digest", "name"), ("phases", "reasons", "versions")
 _PLAN_KEYS = (*_FIRST, *(f.name for f in dataclasses.fields(SharedSettings)), *_LAST)

@@ -1,64 +1,99 @@
-"""The task part of a model: layers, loss, metrics and what a server answers, kept in one place.
+"""Heads: what a model predicts, and the loss, metrics and served answers that belong to it.
 
-Hides how the four fit together, because they fail silently when they do not: a metric that expects
-probabilities and gets logits reports nonsense. The model ends in logits; the loss, the metrics and
-:meth:`Head.postprocess` all start from them. The head is stored in the config of its last layer, so
-a saved model knows its own classes.
+A head ends in logits, and its loss, its metrics and :meth:`Head.postprocess` all start from them; kept in one object,
+they cannot disagree (a metric that expects probabilities and gets logits reports nonsense without an error). The last
+layer of a model stores its head in its config, so a saved model knows its own classes.
+
+Each task has a class of heads and a function that makes one: ``heads.classification``, ``heads.binary``,
+``heads.multilabel``, ``heads.regression``, ``heads.token_classification``, and ``heads.NAME`` for every task that
+:func:`tfft.registry.register_task` added. They live in ``tfft/tasks``; here is what all of them share.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal
 
+from tfft import registry
 from tfft.errors import PlanError, did_you_mean, listed, raise_problems, require_platform
+from tfft.keras_compat import flatten_layers, inbound_nodes, producer
 
 require_platform()
 
 import keras  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
-from tfft.losses import (  # noqa: E402
-    ABSENT,
-    FocalCrossentropy,
-    SparseCrossentropy,
-    TagAccuracy,
-    TagCrossentropy,
-    soft_binary_accuracy,
-)
-from tfft.registry import FeatureLevel  # noqa: E402
+from tfft.losses import ABSENT  # noqa: E402
+
+__all__ = [  # noqa: F822  # those of tasks are found by __getattr__
+    "LOSSES", "Head", "Logits", "ModelFeatures", "WordLogits", "binary", "classification", "from_model", "multilabel",
+    "regression", "set_l2", "token_classification",
+]  # fmt: skip
 
 LOGITS_LAYER, DROPOUT_LAYER = "logits", "dropout"
 
 LOSSES = ("cross_entropy", "focal")
+FOCAL_GAMMA = 2.0
 
 OUTSIDE = "O"  # the tag of a word that belongs to no entity
 
-_KINDS = ("classification", "binary", "multilabel", "regression", "tokens")
-_FOCUS = 2.0  # gamma of the focal loss
+ConvexLoss = Literal["softmax", "sigmoid", "squared"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ModelFeatures:
+    """What a backbone gives a head.
+
+    Attributes:
+        values: one tensor, or, for heads that need several resolutions, tensors by their stride in pixels.
+        word_starts: for words, int [B, W]: -1 where there is no word, -2 where the model cannot see it, else 0 or more,
+            as :class:`tfft.layers.word_alignment.TokenizeWords` gives them. None: all words are there.
+    """
+
+    values: keras.KerasTensor | Mapping[int, keras.KerasTensor]
+    word_starts: keras.KerasTensor | None = None
+
+    @property
+    def tensor(self) -> keras.KerasTensor:
+        """The one tensor.
+
+        Raises:
+            PlanError: when there are several.
+        """
+        if isinstance(self.values, Mapping):
+            raise PlanError(f"Expected one tensor of features. Received: one for each stride of {listed(self.values)}.")
+        return self.values
+
+    @classmethod
+    def of(cls, features: Any) -> ModelFeatures:
+        """Returns features as they are, or a tensor (or tensors by stride) as features."""
+        return features if isinstance(features, cls) else cls(features)
 
 
 @dataclasses.dataclass(frozen=True)
 class Head:
-    """What a model is trained to tell; make one with :func:`classification`, :func:`binary`,
-    :func:`multilabel`, :func:`regression` or :func:`tokens`.
+    """What a model predicts; make one with :func:`classification`, :func:`binary`, :func:`multilabel`,
+    :func:`regression` or :func:`token_classification`.
 
-    Labels are whole numbers [B] for classification and binary (the index into ``class_names``),
-    float [B, n] of 0 and 1 for multilabel, float [B] or [B, units] for regression, whole numbers [B, W] for tokens:
-    one for each word, -1 for padding.
+    A task of your own derives a class from this one and overrides :meth:`loss`, :meth:`metrics` and
+    :meth:`postprocess`; further fields need a default and become part of the saved config.
 
     Attributes:
-        kind: ``"classification"``, ``"binary"``, ``"multilabel"``, ``"regression"`` or ``"tokens"``.
+        task: name of its task, such as ``"classification"``.
         class_names: names in the order of the labels; for regression the names of the values, or None.
         units: width of the last layer; 1 for binary.
         dropout: share of features dropped while training.
         l2: weight decay of the last layer's kernel.
         label_smoothing: share of the target that is spread over all classes.
-        loss_name: ``"cross_entropy"`` or ``"focal"``; regression takes squared error whatever it says.
+        loss_name: ``"cross_entropy"`` or ``"focal"``; regression takes the squared error with either.
     """
 
-    kind: Literal["classification", "binary", "multilabel", "regression", "tokens"]
+    least_names: ClassVar[int] = 1
+    needs_names: ClassVar[bool] = True
+    convex_loss: ClassVar[ConvexLoss | None] = None  # that a linear probe minimises; None: the head has to be trained
+
+    task: str
     class_names: tuple[str, ...] | None
     units: int
     dropout: float = 0.2
@@ -67,19 +102,25 @@ class Head:
     loss_name: str = "cross_entropy"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "task", registry.task(self.task).name)
         if self.class_names is not None:
             object.__setattr__(self, "class_names", tuple(str(name) for name in self.class_names))
-        raise_problems(PlanError, f"The {self.kind} head cannot be made", _problems(self))
+        raise_problems(PlanError, f"The {self.task} head cannot be made", self.problems())
 
     @property
-    def feature_level(self) -> FeatureLevel:
+    def selection(self) -> registry.Metric:
+        """The measurement that decides which of two models is better."""
+        return registry.task(self.task).selection
+
+    @property
+    def feature_level(self) -> registry.FeatureLevel:
         """What it takes of a backbone, see :class:`tfft.registry.Task`."""
-        return "sequence" if self.kind == "tokens" else "pooled"
+        return registry.task(self.task).feature_level
 
     @property
     def modalities(self) -> frozenset[str]:
         """Kinds of data that its task can be learned from; empty for all."""
-        return frozenset({"text"} if self.kind == "tokens" else ())
+        return registry.task(self.task).modalities
 
     def loss(self, *, soft: bool = False) -> keras.losses.Loss:
         """Returns the loss that takes this head's labels and logits.
@@ -88,41 +129,15 @@ class Head:
             soft: True for labels that are shares, float [B, units], as :func:`tfft.data.mixed` and
                 :func:`tfft.data.one_hot` give them. For labels of one class it has the same value either way.
         """
-        if self.kind == "regression":
-            return keras.losses.MeanSquaredError(name="squared_error")
-        if self.kind == "tokens":
-            self._refuse(soft)
-            gamma = _FOCUS if self.loss_name == "focal" else 0.0
-            return TagCrossentropy(gamma, self.label_smoothing, name="focal" if gamma else "crossentropy")
-        if self.loss_name == "focal":
-            return FocalCrossentropy(_FOCUS, self.label_smoothing, self.kind != "classification", name="focal")
-        if self.kind == "classification" and not soft:
-            return SparseCrossentropy(label_smoothing=self.label_smoothing, name="crossentropy")
-        kind = keras.losses.BinaryCrossentropy
-        if self.kind == "classification":
-            kind = keras.losses.CategoricalCrossentropy
-        return kind(from_logits=True, label_smoothing=self.label_smoothing, name="crossentropy")
+        raise NotImplementedError(f"{type(self).__name__}.loss")
 
     def metrics(self, *, soft: bool = False) -> list[keras.metrics.Metric]:
-        """Returns new metrics that take this head's labels and logits: ``accuracy``, for regression ``error``.
-
-        For multilabel, accuracy is the share of single labels that are right, for tokens that of labelled words. Of
-        soft labels the class with the largest share counts as the right one.
+        """Returns new metrics that take this head's labels and logits.
 
         Args:
-            soft: as in :meth:`loss`.
+            soft: as in :meth:`loss`. Of soft labels the class with the largest share counts as the right one.
         """
-        if self.kind == "regression":
-            return [keras.metrics.MeanAbsoluteError(name="error")]
-        if self.kind == "tokens":
-            self._refuse(soft)
-            return [TagAccuracy(name="accuracy")]
-        if self.kind == "classification":
-            kind = keras.metrics.CategoricalAccuracy if soft else keras.metrics.SparseCategoricalAccuracy
-            return [kind(name="accuracy")]
-        if soft:  # Keras would ask for a label that is exactly 0 or 1
-            return [keras.metrics.MeanMetricWrapper(soft_binary_accuracy, name="accuracy")]
-        return [keras.metrics.BinaryAccuracy(threshold=0.0, name="accuracy")]  # logit 0 is probability 1/2
+        raise NotImplementedError(f"{type(self).__name__}.metrics")
 
     def compile_args(self, *, soft: bool = False) -> dict[str, Any]:
         """Returns ``loss`` and ``metrics`` for ``model.compile``.
@@ -135,200 +150,100 @@ class Head:
         """
         return {"loss": self.loss(soft=soft), "metrics": self.metrics(soft=soft)}
 
-    def attach(self, features: keras.KerasTensor, word_starts: keras.KerasTensor | None = None) -> keras.KerasTensor:
+    def attach(self, features: keras.KerasTensor | ModelFeatures) -> keras.KerasTensor:
         """Puts the layers ``dropout`` and ``logits`` behind features.
 
         Args:
-            features: [B, width], width known; for tokens [B, W, width], of words.
-            word_starts: for tokens, int [B, W]: -1 where there is no word, -2 where it could not be seen, else 0 or
-                more, as :class:`tfft.layers.word_alignment.TokenizeWords` gives them. None: all words are there.
+            features: [B, width], width known; or :class:`ModelFeatures`.
 
         Returns:
-            float32 logits [B, units], for tokens [B, W, units].
+            float32 logits [B, units].
         """
-        dropped = keras.layers.Dropout(self.dropout, name=DROPOUT_LAYER)(features)
-        if word_starts is not None:
-            return WordLogits(self, name=LOGITS_LAYER)(dropped, word_starts)
+        dropped = keras.layers.Dropout(self.dropout, name=DROPOUT_LAYER)(ModelFeatures.of(features).tensor)
         return Logits(self, name=LOGITS_LAYER)(dropped)
-
-    def _refuse(self, soft: bool) -> None:
-        if soft:
-            raise PlanError("The tags of words are whole numbers, so soft=True has no meaning for them. Leave it out.")
 
     def postprocess(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:
         """Turns logits into what a server answers. TensorFlow ops only, row i depends on row i only.
 
         Args:
-            logits: [B, units], what the model predicts.
+            logits: what the model predicts.
 
         Returns:
-            For classification and binary: ``probabilities`` float32 [B, classes], ``label``
-            tf.string [B], ``logits``. For multilabel: ``probabilities`` [B, n],
-            ``labels_above_half`` bool [B, n], ``logits``. For regression: ``value`` [B, units]. For tokens as for
-            classification, but [B, W, classes] and [B, W]; where there is no word, ``""`` and zeros.
+            Outputs by name, one row per example.
 
         Example:
             >>> head.postprocess(model.predict(photos))["label"].numpy()
             array([b'bees', b'ants'], dtype=object)
         """
-        logits = tf.cast(logits, tf.float32)
-        if self.kind == "regression":
-            return {"value": logits}
-        if self.kind == "multilabel":
-            probabilities = tf.sigmoid(logits)
-            return {"probabilities": probabilities, "labels_above_half": logits > 0.0, "logits": logits}
-        if self.kind == "binary":
-            probabilities = tf.concat([tf.sigmoid(-logits), tf.sigmoid(logits)], axis=-1)
-            best = tf.cast(logits[:, 0] > 0.0, tf.int64)
-        else:
-            probabilities = tf.nn.softmax(logits)
-            best = tf.argmax(logits, axis=-1)
-        label = tf.gather(tf.constant(self.class_names, tf.string), best)
-        if self.kind == "tokens":
-            there = tf.reduce_max(logits, axis=-1) > ABSENT / 2
-            label = tf.where(there, label, "")
-            probabilities = tf.where(there[..., None], probabilities, 0.0)
-        return {"probabilities": probabilities, "label": label, "logits": logits}
+        raise NotImplementedError(f"{type(self).__name__}.postprocess")
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain values, fit for YAML and JSON."""
+        """Returns plain values, fit for YAML and JSON; the task is written as ``kind``."""
+        task = registry.task(self.task)
+        values = dataclasses.asdict(self)
+        del values["task"]
         names = None if self.class_names is None else list(self.class_names)
-        return {**dataclasses.asdict(self), "class_names": names}
+        return {"kind": task.head_kind or task.name, **values, "class_names": names}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Head:
-        """Builds a head from :meth:`to_dict`'s result."""
-        return cls(**values)
+        """Builds the head of a task from :meth:`to_dict`'s result.
+
+        Raises:
+            PlanError: for an unknown task, or values that the head cannot have.
+        """
+        fields = dict(values)
+        task = registry.task(fields.pop("kind"))
+        return task.head_class()(task=task.name, **fields)
+
+    def problems(self) -> list[str]:
+        """Returns what is wrong with the fields, one sentence each."""
+        problems = []
+        if self.loss_name not in LOSSES:
+            hint = did_you_mean(self.loss_name, LOSSES)
+            problems.append(f"loss must be one of {listed(LOSSES)}, received {self.loss_name!r}.{hint}")
+        problems += self.name_problems()
+        if self.units < 1 or (self.class_names is not None and self.units != self.units_for(self.class_names)):
+            problems.append(f"units must be at least 1 and as many as names, received {self.units}")
+        for field in ("dropout", "label_smoothing"):
+            if not 0 <= getattr(self, field) < 1:
+                problems.append(f"{field} must be 0 or more and below 1, received {getattr(self, field)!r}")
+        if not 0 <= self.l2 < float("inf"):
+            problems.append(f"l2 must be 0 or more, received {self.l2!r}")
+        return problems
+
+    def name_problems(self) -> list[str]:
+        """Returns what is wrong with the names of the classes."""
+        names = self.class_names
+        if names is None:
+            return ["class_names is missing"] if self.needs_names else []
+        problems = []
+        if len(names) < self.least_names:
+            problems.append(f"{self.task} needs at least {self.least_names} names, received {len(names)}")
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            problems.append(f"names must differ, received more than once: {listed(twice)}")
+        if any(not name for name in names):
+            problems.append("names must not be empty")
+        return problems
+
+    @staticmethod
+    def units_for(class_names: tuple[str, ...]) -> int:
+        """Returns the width of the last layer for some classes."""
+        return len(class_names)
 
 
-def classification(
-    class_names: Sequence[str],
-    *,
-    dropout: float = 0.2,
-    l2: float = 0.0,
-    label_smoothing: float = 0.0,
-    loss: str = "cross_entropy",
-) -> Head:
-    """One of several classes for each example; the labels are whole numbers.
-
-    Args:
-        class_names: at least two, in the order of the labels; ``splits.class_names`` of loaded data.
-        dropout: share of features dropped while training, 0 or more and below 1.
-        l2: weight decay of the kernel, 0 or more.
-        label_smoothing: share of the target spread over all classes, 0 or more and below 1.
-        loss: ``"cross_entropy"``, or ``"focal"``, which gives examples that are right already less weight; for
-            classes of very different size, see :class:`FocalCrossentropy`.
-
-    Returns:
-        A :class:`Head` with one logit per class.
-
-    Raises:
-        PlanError: listing everything that is wrong.
-
-    Example:
-        >>> head = classification(["ants", "bees"], l2=1e-4)
-    """
-    names = _as_names(class_names)
-    return Head("classification", names, len(names), dropout, l2, label_smoothing, loss)
+def __getattr__(name: str) -> Callable[..., Head]:
+    if not name.startswith("_") and name in registry.task_names():
+        return registry.task(name).head_factory()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{did_you_mean(name, registry.task_names())}")
 
 
-def binary(
-    class_names: Sequence[str] | str,
-    *,
-    dropout: float = 0.2,
-    l2: float = 0.0,
-    label_smoothing: float = 0.0,
-    loss: str = "cross_entropy",
-) -> Head:
-    """Yes or no for each example, with a single logit; the labels are 0 and 1.
-
-    Args:
-        class_names: the names of 0 and 1; or the name of 1 alone, ``"bee"`` giving ``"not bee"``, ``"bee"``.
-        dropout: as in :func:`classification`.
-        l2: as in :func:`classification`.
-        label_smoothing: share of the target moved towards 1/2.
-        loss: as in :func:`classification`.
-
-    Returns:
-        A :class:`Head` with one logit.
-    """
-    names = (f"not {class_names}", class_names) if isinstance(class_names, str) else tuple(class_names)
-    return Head("binary", names, 1, dropout, l2, label_smoothing, loss)
+def __dir__() -> list[str]:
+    return sorted([*globals(), *registry.task_names()])
 
 
-def multilabel(
-    class_names: Sequence[str],
-    *,
-    dropout: float = 0.2,
-    l2: float = 0.0,
-    label_smoothing: float = 0.0,
-    loss: str = "cross_entropy",
-) -> Head:
-    """Any number of labels for each example; the targets are rows of 0 and 1.
-
-    Args:
-        class_names: in the order of the columns.
-        dropout: as in :func:`classification`.
-        l2: as in :func:`classification`.
-        label_smoothing: share of each target moved towards 1/2.
-        loss: as in :func:`classification`.
-
-    Returns:
-        A :class:`Head` with one logit per label.
-    """
-    names = _as_names(class_names)
-    return Head("multilabel", names, len(names), dropout, l2, label_smoothing, loss)
-
-
-def regression(names: Sequence[str] | int = 1, *, dropout: float = 0.2, l2: float = 0.0) -> Head:
-    """One or more numbers for each example, learned by squared error.
-
-    Args:
-        names: how many values, or their names.
-        dropout: as in :func:`classification`.
-        l2: as in :func:`classification`.
-
-    Returns:
-        A :class:`Head` with one unit per value.
-    """
-    if isinstance(names, int):
-        return Head("regression", None, names, dropout, l2)
-    named = _as_names(names)
-    return Head("regression", named, len(named), dropout, l2)
-
-
-def tokens(
-    tag_names: Sequence[str],
-    *,
-    dropout: float = 0.2,
-    l2: float = 0.0,
-    label_smoothing: float = 0.0,
-    loss: str = "cross_entropy",
-) -> Head:
-    """One of several tags for each word of a sentence: names of people and places, parts of speech.
-
-    The model takes sentences whose words are separated by blanks. A word that is cut into pieces is judged by its
-    first one. Words behind the end of what the backbone can take are not seen: they are left out of training and
-    answered with ``"O"`` where there is such a tag, and ``""`` where there is none.
-
-    Args:
-        tag_names: in the order of the labels, such as ``["O", "B-PER", "I-PER"]``; ``tagged.tag_names`` of loaded data.
-        dropout: as in :func:`classification`.
-        l2: as in :func:`classification`.
-        label_smoothing: as in :func:`classification`.
-        loss: as in :func:`classification`.
-
-    Returns:
-        A :class:`Head` with one logit per tag and word.
-
-    Example:
-        >>> head = tokens(["O", "B-PER", "I-PER", "B-LOC", "I-LOC"])
-    """
-    names = _as_names(tag_names)
-    return Head("tokens", names, len(names), dropout, l2, label_smoothing, loss)
-
-
-def of(model: keras.Model) -> Head:
+def from_model(model: keras.Model) -> Head:
     """Finds the head of a model that :func:`tfft.build` made, also after saving and loading.
 
     Args:
@@ -364,7 +279,7 @@ def set_l2(model: keras.Model, l2: float) -> None:
     Example:
         >>> set_l2(model, 1e-3)
     """
-    of(model)
+    from_model(model)
     layer = _logits_layers(model)[-1]
     layer.head = dataclasses.replace(layer.head, l2=float(l2))
     regularizer = keras.regularizers.L2(l2) if l2 else None
@@ -410,15 +325,15 @@ def _freeze_inside(tensor: keras.KerasTensor) -> None:
     """
     waiting, seen = [tensor], set()
     while waiting:
-        operation = waiting.pop()._keras_history.operation
+        operation = producer(waiting.pop())
         if id(operation) in seen:
             continue
         seen.add(id(operation))
-        for layer in operation._flatten_layers() if isinstance(operation, keras.layers.Layer) else ():
+        for layer in flatten_layers(operation) if isinstance(operation, keras.layers.Layer) else ():
             if not layer.trainable and not isinstance(layer, keras.Model):
-                for inner in layer._flatten_layers(include_self=False):
+                for inner in flatten_layers(layer, include_self=False):
                     inner.trainable = False
-        for node in operation._inbound_nodes:  # Keras offers no public way to walk a functional graph
+        for node in inbound_nodes(operation):
             waiting += node.input_tensors
 
 
@@ -442,7 +357,7 @@ class WordLogits(Logits):
     def call(self, features: Any, word_starts: Any) -> Any:
         """Returns logits [B, W, units] from features [B, W, D] and the starts of words [B, W]."""
         ops = keras.ops
-        names = self.head.class_names
+        names = self.head.class_names or ()
         unseen = [0.0 if name == OUTSIDE else ABSENT for name in names]
         starts = ops.convert_to_tensor(word_starts)[..., None]
         other = ops.where(starts == -2, ops.convert_to_tensor(unseen, self.compute_dtype), ABSENT)
@@ -453,47 +368,15 @@ class WordLogits(Logits):
         return super().compute_output_shape(features_shape)
 
 
-def _as_names(names: Sequence[str]) -> tuple[str, ...]:
+def as_names(names: Any) -> tuple[str, ...]:
+    """Returns a list of names as a tuple, and refuses a text, which would be taken for a list of letters.
+
+    Raises:
+        PlanError: for a text.
+    """
     if isinstance(names, str):
         raise PlanError(f"Expected a list of names, received the text {names!r}. Write [{names!r}, ...].")
     return tuple(names)
-
-
-def _problems(head: Head) -> list[str]:
-    problems = []
-    if head.kind not in _KINDS:
-        problems.append(f"kind must be one of {listed(_KINDS)}, received {head.kind!r}")
-    if head.loss_name not in LOSSES:
-        hint = did_you_mean(head.loss_name, LOSSES)
-        problems.append(f"loss must be one of {listed(LOSSES)}, received {head.loss_name!r}.{hint}")
-    names = head.class_names
-    if names is None and head.kind != "regression":
-        problems.append("class_names is missing")
-    if names is not None:
-        problems += _name_problems(head.kind, names)
-    if head.units < 1 or (names is not None and head.kind != "binary" and head.units != len(names)):
-        problems.append(f"units must be at least 1 and as many as names, received {head.units}")
-    for field in ("dropout", "label_smoothing"):
-        if not 0 <= getattr(head, field) < 1:
-            problems.append(f"{field} must be 0 or more and below 1, received {getattr(head, field)!r}")
-    if not 0 <= head.l2 < float("inf"):
-        problems.append(f"l2 must be 0 or more, received {head.l2!r}")
-    return problems
-
-
-def _name_problems(kind: str, names: tuple[str, ...]) -> list[str]:
-    problems = []
-    least = 2 if kind in ("classification", "tokens") else 1
-    if kind == "binary" and len(names) != 2:
-        problems.append(f"binary needs two class names, those of 0 and 1, or the name of 1; received {listed(names)}")
-    elif len(names) < least:
-        problems.append(f"{kind} needs at least {least} names, received {len(names)}")
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        problems.append(f"names must differ, received more than once: {listed(twice)}")
-    if any(not name for name in names):
-        problems.append("names must not be empty")
-    return problems
 
 
 def _logits_layers(model: keras.Model) -> list[Logits]:

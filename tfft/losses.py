@@ -107,8 +107,9 @@ class FocalCrossentropy(keras.losses.Loss):
 
 @keras.saving.register_keras_serializable(package="tfft")
 class TagCrossentropy(keras.losses.Loss):
-    """Cross-entropy of the tags of words, a mean over the labelled words of a batch; for :func:`tfft.heads.tokens`.
+    """Cross-entropy of the tags of words, a mean over the labelled words of a batch.
 
+    The loss of :func:`tfft.heads.token_classification`.
     Padding does not count, whatever its share of the batch: labels below 0 are left out, and so are words that the
     model could not see (see :class:`tfft.heads.WordLogits`). Labels may be padded further than the logits.
 

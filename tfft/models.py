@@ -20,7 +20,7 @@ import keras  # noqa: E402
 
 from tfft import registry  # noqa: E402
 from tfft.backbones.base import BACKBONE_LAYER, Backbone, blocks_of  # noqa: E402
-from tfft.heads import Head  # noqa: E402
+from tfft.heads import Head, ModelFeatures  # noqa: E402
 from tfft.specs import AudioSpec  # noqa: E402
 
 POOL_LAYER = "pool"
@@ -82,7 +82,7 @@ def build(
 
     Example:
         >>> model = build(load_backbone("efficientnet-lite0"), classification(splits.class_names))
-        >>> model.compile("adam", **tfft.heads.of(model).compile_args())
+        >>> model.compile("adam", **tfft.heads.from_model(model).compile_args())
     """
     if image_size is not None and backbone.input_spec is None:
         raise BackboneError(f"{backbone.name} does not take images, so image_size={image_size!r} has no meaning.")
@@ -95,7 +95,7 @@ def build(
     else:
         attached = kind.attach_input(backbone, network, level, **options)
     features = _at_level(backbone, attached.features, level)
-    logits = head.attach(features, attached.word_starts)
+    logits = head.attach(ModelFeatures(features, attached.word_starts))
     model = keras.Model(attached.inputs, logits, name=name or re.sub(r"[^\w.-]+", "_", backbone.name))
     _freeze(backbone, network)
     return model
@@ -107,7 +107,7 @@ def _modality_of(
     """Returns what an example of a model is: what was asked for, or what the backbone fits best; None if neither."""
     if name is not None:
         if head.modalities and name not in head.modalities:
-            raise PlanError(f"The task {head.kind!r} is learned from {listed(head.modalities)}, not from {name!r}.")
+            raise PlanError(f"The task {head.task!r} is learned from {listed(head.modalities)}, not from {name!r}.")
         return registry.modality(name)
     if len(head.modalities) == 1:
         return registry.modality(next(iter(head.modalities)))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
@@ -20,19 +21,24 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 from tfft.errors import DataError, PlanError, did_you_mean, listed
 
 if TYPE_CHECKING:
+    import os
     from pathlib import Path
 
     import keras
     import numpy as np
+    import tensorflow as tf
 
     from tfft.backbones.base import Backbone
     from tfft.data.examples import Examples, Splits
     from tfft.evaluation.scores import Scores
+    from tfft.exporting.loader import ServingInput
+    from tfft.exporting.prediction import RequestItem
     from tfft.features.engines import Staged
     from tfft.features.sources import Source, Views
     from tfft.heads import Head
     from tfft.inspection.findings import DataReport, Finding
     from tfft.models import ModelInput
+    from tfft.specs import InputSpec
 
 AUTO = "auto"  # the task is told by the labels
 
@@ -53,6 +59,19 @@ class Metric:
     higher_is_better: bool = True
 
 
+@dataclasses.dataclass(frozen=True)
+class Default:
+    """A setting of training that a task has another default for.
+
+    Attributes:
+        value: the default.
+        reason: why, for the reasons of a plan.
+    """
+
+    value: Any
+    reason: str
+
+
 class Task:
     """What a label means: how it is read, predicted, trained, scored and shown.
 
@@ -64,7 +83,11 @@ class Task:
         modalities: names of the kinds of data that it can be learned from; empty for all.
         feature_level: what the head takes of a backbone: one vector per example (``"pooled"``), one per token or frame
             (``"sequence"``), a feature map (``"spatial"``) or feature maps of several strides (``"pyramid"``).
+        exclusive_classes: whether each example has exactly one of several classes, as class weights, balanced sampling,
+            nearest class means and training on pairs of examples need.
+        labels_from_folders: whether the name of a folder can be the label of the files in it.
         solves_head: whether the best head on frozen features can be computed (a linear probe); else it is trained.
+        head_reason: why the head is trained, for the reasons of a plan, where it is.
         caches_features: whether the frozen part of the model may run once for all epochs.
         moves_with_pixels: whether flips and crops of an image have to be applied to its labels too (boxes, masks).
         checks_label_errors: whether a probe can name labels that look wrong.
@@ -75,18 +98,21 @@ class Task:
     head_kind: ClassVar[str] = ""
     modalities: ClassVar[frozenset[str]] = frozenset()
     feature_level: ClassVar[FeatureLevel] = "pooled"
+    exclusive_classes: ClassVar[bool] = False
+    labels_from_folders: ClassVar[bool] = False
     solves_head: ClassVar[bool] = True
+    head_reason: ClassVar[str] = "trained: for this task the best head cannot be computed"
     caches_features: ClassVar[bool] = True
     moves_with_pixels: ClassVar[bool] = False
     checks_label_errors: ClassVar[bool] = False
     selection: ClassVar[Metric] = Metric("accuracy")
 
+    # --- labels
+
     @property
     def reader(self) -> Modality | None:
-        """What reads its data where labels have a form of their own, such as tags of words; None for all others."""
+        """What reads its data where labels come in files of their own (CoNLL, COCO); None where every modality does."""
         return None
-
-    # --- labels
 
     def infer(self, values: Sequence[Any]) -> int:
         """Returns how well label values fit, for ``task="auto"``: 0 for not at all; the highest of all tasks wins."""
@@ -98,6 +124,16 @@ class Task:
 
     def label_problems(self, values: Sequence[Any], class_names: Sequence[str], places: Sequence[str]) -> list[str]:
         """Returns what is wrong with label values, one sentence each with its place (``table.csv:12``)."""
+        return []
+
+    def learning_problems(self, values: Sequence[Any], class_names: Sequence[str], *, split: bool) -> list[str]:
+        """Returns why nothing can be learned from label values as a whole, such as a single class.
+
+        Args:
+            values: of the training examples.
+            class_names: from :meth:`class_names`.
+            split: whether some of the examples are still to be held out.
+        """
         return []
 
     def encode(self, values: Sequence[Any], class_names: Sequence[str]) -> np.ndarray:
@@ -114,8 +150,12 @@ class Task:
 
     # --- model
 
+    def head_factory(self) -> Callable[..., Head]:
+        """Returns the function that ``tfft.heads`` has under the name of the task."""
+        return self.make_head
+
     def make_head(self, class_names: Sequence[str], **settings: Any) -> Head:
-        """Makes the head.
+        """Makes the head for a configuration.
 
         Args:
             class_names: from :meth:`class_names`.
@@ -132,9 +172,11 @@ class Task:
 
     def unsupported(self, config: Any) -> Iterator[str]:
         """Yields a sentence for each setting that has no meaning for this task."""
-        return iter(())
+        for name in () if self.exclusive_classes else ("class_weight", "sampling"):
+            if getattr(config, name, None):
+                yield f"{name} is for examples of one class each, and the task is {self.name}: leave it out"
 
-    def phase_defaults(self) -> Mapping[str, Any]:
+    def phase_defaults(self) -> Mapping[str, Default]:
         """Returns defaults of training that differ for this task, by the name of the setting, such as ``dropout``."""
         return {}
 
@@ -144,9 +186,37 @@ class Task:
 
     # --- what a person sees
 
-    def format_prediction(self, outputs: Mapping[str, Any]) -> str:
-        """Returns one prediction as a line of text."""
+    def format_prediction(self, name: str, outputs: Mapping[str, Any]) -> str:
+        """Returns one prediction as a line of text.
+
+        Args:
+            name: of what was asked about, such as a file.
+            outputs: plain values by name, from :attr:`tfft.exporting.FilePrediction.answer`.
+
+        Returns:
+            The most probable class with the next ones in parentheses, where there are ``label``, ``probability`` and
+            ``top``; else all outputs as JSON.
+        """
+        if "label" not in outputs or "probability" not in outputs:
+            return f"{name}: {json.dumps(outputs, ensure_ascii=False)}"
+        others = ", ".join(f"{label} {probability:.3f}" for label, probability in outputs.get("top", ())[1:])
+        line = f"{name}: {outputs['label']} {outputs['probability']:.3f}"
+        return f"{line}  ({others})" if others else line
+
+    # --- contract tests, see tfft.testing.check_task
+
+    def sample_labels(self, head: Head, scores: np.ndarray) -> np.ndarray:
+        """Returns labels that a linear head can learn.
+
+        Args:
+            head: that is to learn them.
+            scores: random linear functions of the features, float [N, ..., at least 2 and as many as the head's units].
+        """
         raise NotImplementedError
+
+    def score_served(self, head: Head, outputs: Mapping[str, np.ndarray], labels: np.ndarray) -> Mapping[str, float]:
+        """Computes the head's metrics from what a server answers, to compare the two; by their name."""
+        return {}
 
 
 class Evaluator:
@@ -209,8 +279,9 @@ class Match:
             DataError: naming all of them, and those that there are.
         """
         wrong = {name: value for name, value in settings.items() if name not in self.settings | _HARMLESS}
-        if wrong.get("task") in ("auto", "classification"):
-            del wrong["task"]
+        asked = asked_task(wrong.get("task", AUTO))
+        if asked is None or asked.labels_from_folders:
+            wrong.pop("task", None)
         if "validation" in settings and not isinstance(settings["validation"], (int, float)) and not self.has_names:
             wrong["validation"] = settings["validation"]
         if not wrong:
@@ -248,8 +319,9 @@ class Modality:
         items: plural of it.
         columns: names of the settings that name its columns in a table, such as ``("text",)``.
         settings: names of the settings of reading that only this modality takes, such as ``("sample_rate",)``.
+        request: name of the entry of a prediction that says what was asked about, in JSON.
         augmentations: names of what can be varied about an example, as ``augment=`` takes them.
-        may_be_grouped: whether examples often come from few sources that nobody tells, such as speakers.
+        may_be_grouped: whether examples often come from few sources that are not named, such as speakers.
         numeric: whether examples are numbers, which a Keras model of one's own takes as they are.
     """
 
@@ -258,6 +330,7 @@ class Modality:
     items: ClassVar[str]
     columns: ClassVar[tuple[str, ...]] = ()
     settings: ClassVar[frozenset[str]] = frozenset()
+    request: ClassVar[str] = "file"
     augmentations: ClassVar[tuple[str, ...]] = ()
     may_be_grouped: ClassVar[bool] = False
     numeric: ClassVar[bool] = True
@@ -283,11 +356,24 @@ class Modality:
         Raises:
             DataError: when the source is of another kind, or a setting means nothing for it.
         """
+        match = self.match(source, settings)
+        return match.load(source, **{name: value for name, value in settings.items() if name in match.settings})
+
+    def match(self, source: Any, settings: Mapping[str, Any]) -> Match:
+        """Returns how a source would be read.
+
+        Args:
+            source: as in :meth:`matches`.
+            settings: of reading, those that were given.
+
+        Raises:
+            DataError: when the source is of another kind, or a setting means nothing for it.
+        """
         match = self.matches(source, settings)
         if match is None:
             raise DataError(f"Expected {self.items}, received a {type(source).__name__}.")
         match.check(settings)
-        return match.load(source, **{name: value for name, value in settings.items() if name in match.settings})
+        return match
 
     def read_labelled(self, source: Any, class_names: Sequence[str], settings: Mapping[str, Any]) -> Examples:
         """Reads a source for a model that knows its classes, without dividing it.
@@ -317,12 +403,70 @@ class Modality:
         """Returns varied arrays as features are made of them; None where the model takes another kind of data."""
         return None
 
-    def findings(self, splits: Splits[Any], **options: Any) -> Iterator[Finding]:
-        """Yields what is wrong, odd or worth knowing in the examples."""
+    # --- checks
+
+    def check_source(
+        self,
+        source: Any,
+        columns: Mapping[str, Any],
+        *,
+        backbone: str | os.PathLike[str] | Backbone | None,
+        seed: int,
+        store: str | os.PathLike[str] | None,
+        progress: Callable[[int, int], None] | None,
+    ) -> DataReport | None:
+        """Looks at a source that can be checked in a state that cannot be loaded.
+
+        Args:
+            source: as :func:`tfft.check` takes it, like all that follows.
+            columns: those that were named, by role.
+            backbone: for the check of labels.
+            seed: of the split and the probe.
+            store: file in which is kept what reading files told.
+            progress: called with (files read, files in all).
+
+        Returns:
+            The report; None where the source is to be loaded first, and :meth:`findings` asked.
+        """
+        return None
+
+    def findings(self, splits: Splits[Any], *, notes: list[str]) -> Iterator[Finding]:
+        """Yields what is wrong, odd or worth knowing in the examples.
+
+        Args:
+            splits: that were read; no file is read again.
+            notes: gets a sentence for each thing that was not looked for.
+        """
         return iter(())
 
-    def report(self, splits: Splits[Any], name: str) -> DataReport | None:
-        """Looks at examples before a training, without reading them again; None where there is nothing to look at."""
+    def counts(self, splits: Splits[Any]) -> dict[str, dict[str, int]]:
+        """Returns the number of examples of each class, by part."""
+        return {"train": splits.train.counts, "validation": splits.validation.counts}
+
+    def example_names(self, examples: Examples) -> Sequence[str]:
+        """Returns what examples are called in reports."""
+        return examples.places
+
+    def preview(
+        self, examples: Examples, image: InputSpec, *, augment: Any, rows: int, columns: int, seed: int
+    ) -> tuple[bytes, int, int] | None:
+        """Draws examples as training will see them, side by side.
+
+        Args:
+            examples: to choose from.
+            image: size and fitting of each picture.
+            augment: how they are varied, as :func:`tfft.finetune` takes it.
+            rows: examples that are drawn.
+            columns: pictures in a row.
+            seed: of the choice and of the views.
+
+        Returns:
+            A PNG file, its height and its width; None where examples cannot be drawn.
+        """
+        return None
+
+    def thumbnail(self, path: str) -> bytes | None:
+        """Returns a small picture of a file as JPEG, 96 x 96, for reports; None where there is none to be had."""
         return None
 
     def notes(self, splits: Splits[Any], backbone: Backbone) -> Iterator[str]:
@@ -347,6 +491,10 @@ class Modality:
         """
         return 0 if self.why_not(backbone) else 1
 
+    def model_options(self, splits: Splits[Any]) -> dict[str, Any]:
+        """Returns the options of :func:`tfft.build` for a model of these examples."""
+        return {}
+
     def attach_input(
         self, backbone: Backbone, network: keras.Model, level: FeatureLevel = "pooled", **options: Any
     ) -> ModelInput:
@@ -369,13 +517,74 @@ class Modality:
 
     # --- serving
 
-    def serving(self, model: keras.Model, **options: Any) -> Any:
-        """Returns how an export takes this kind of data as bytes or strings; None where the model takes none."""
+    def serving(self, model: keras.Model, inputs: Mapping[str, tf.TensorSpec], **options: Any) -> ServingInput | None:
+        """Returns how a model takes this kind of data; None where its inputs are something else.
+
+        Args:
+            model: any Keras model.
+            inputs: of it, by name.
+            **options: of :func:`tfft.export`, such as ``input_spec``.
+        """
         return None
 
-    def read_items(self, items: Sequence[str | Path], spec: Any) -> Iterator[Any]:
-        """Yields what ``tfft predict`` asks about: decoded inputs with their names, or the reason why not."""
+    def served(self, signatures: Mapping[str, Any], assets: Path) -> ServingInput | None:
+        """Returns how an exported model takes this kind of data; None where it takes something else.
+
+        Args:
+            signatures: of the model, by name.
+            assets: the folder of its assets.
+        """
+        return None
+
+    def read_items(self, items: Sequence[Any], spec: Any) -> Iterator[RequestItem]:
+        """Yields what a model is asked about as its signature takes it, or the reason why it cannot.
+
+        Args:
+            items: paths; for texts the texts.
+            spec: of the model, from :meth:`serving` or :meth:`served`.
+        """
         raise NotImplementedError
+
+    def request_noun(self, spec: Any) -> str:
+        """Returns what a served model is given, in the plural, such as "image files"."""
+        return self.items
+
+    def columns_of(self, spec: Any) -> tuple[str, ...]:
+        """Returns the columns of a table that a served model is given, by their usual names."""
+        return self.columns
+
+    def item_of_row(self, fields: Sequence[Any], folder: Path) -> Any:
+        """Returns what the fields of a row name, as :meth:`read_items` takes it; None where they name nothing.
+
+        Args:
+            fields: those of :meth:`columns_of`, each of which holds something.
+            folder: of relative paths.
+        """
+        [path] = fields
+        return str(folder / path.strip()) if isinstance(path, str) else None
+
+    def items_of_command(
+        self, model: str, spec: Any, files: Sequence[str], texts: Sequence[str], second: Sequence[str]
+    ) -> list[Any]:
+        """Returns what ``tfft predict`` is asked about, as :meth:`read_items` takes it.
+
+        Args:
+            model: that is asked, for messages.
+            spec: of the model.
+            files: that were named.
+            texts: of ``--text``.
+            second: of ``--text-pair``.
+
+        Raises:
+            DataError: when the model takes something else.
+        """
+        if texts or second:
+            raise DataError(f"The model in {model} takes {self.request_noun(spec)}, not --text.")
+        return list(files)
+
+    def example_arguments(self, spec: Any) -> str:
+        """Returns what could be written behind ``tfft predict MODEL``."""
+        return f"{self.item.upper()}..."
 
 
 T = TypeVar("T", Task, Modality)
@@ -395,21 +604,30 @@ class _Registry(Generic[T]):
         self._find_entry_points()
         return tuple(dict.fromkeys((*self._lazy, *self._objects)))
 
-    def get(self, name: str) -> T:
-        """Returns an object by its name.
+    def canonical(self, name: Any) -> str:
+        """Returns the name of an object by this name or an alias, without importing it.
 
         Raises:
             PlanError: for an unknown name, with the nearest one.
         """
-        name = self._aliases.get(name, name)
-        if name not in self._objects and name in self.names() and name in self._lazy:
-            module, _, attribute = self._lazy[name].partition(":")
-            self._objects[name] = getattr(importlib.import_module(module), attribute)
-        if name not in self._objects:
-            known = self.names()
+        known = self.names()
+        found = self._aliases.get(name, name) if isinstance(name, str) else name
+        if found not in known:
             raise PlanError(
                 f"Expected a {self._what}: {listed(known)}. Received: {name!r}.{did_you_mean(str(name), known)}"
             )
+        return found
+
+    def get(self, name: str) -> T:
+        """Returns an object by its name; imports it where it was not asked for before.
+
+        Raises:
+            PlanError: for an unknown name, with the nearest one.
+        """
+        name = self.canonical(name)
+        if name not in self._objects:
+            module, _, attribute = self._lazy[name].partition(":")
+            self._objects[name] = getattr(importlib.import_module(module), attribute)
         return self._objects[name]
 
     def add(self, value: T, *aliases: str) -> Callable[[], None]:
@@ -471,9 +689,47 @@ def task(name: str) -> Task:
     return _TASKS.get(name)
 
 
+def task_name(name: str) -> str:
+    """Returns the name of a task by any of its names, without importing it.
+
+    Raises:
+        PlanError: for an unknown name, with the nearest one and all there are.
+
+    Example:
+        >>> task_name("tokens")
+        'token_classification'
+    """
+    return _TASKS.canonical(name)
+
+
 def task_names() -> tuple[str, ...]:
     """Returns the names of all tasks."""
     return _TASKS.names()
+
+
+def asked_task(name: str) -> Task | None:
+    """Returns the task of a setting; None for ``"auto"``, which leaves it to the labels.
+
+    Raises:
+        PlanError: for an unknown name, with the nearest one.
+    """
+    return None if name == AUTO else task(name)
+
+
+def infer_task(values: Sequence[Any]) -> Task:
+    """Returns the task that label values fit best.
+
+    Args:
+        values: as :meth:`Task.infer` takes them.
+
+    Raises:
+        PlanError: when they fit none.
+    """
+    every = [task(name) for name in task_names()]
+    fits = [one.infer(values) for one in every]
+    if not max(fits):
+        raise PlanError(f"The labels fit none of the tasks {listed(task_names())}. Fix: say which it is with task=.")
+    return every[fits.index(max(fits))]
 
 
 def register_task(value: Task, *aliases: str) -> Callable[[], None]:

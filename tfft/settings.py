@@ -319,9 +319,7 @@ def add_option(container: Container, table: type, name: str, *, default: Any = N
     if known.cli is None:
         return
     flag, text = "--" + name.replace("_", "-"), help or known.help
-    if default is not None or not (field.default in (None, False, "auto") and not known.default_help):
-        text = f"{text.rstrip('.')} (default: {_default(field, default)})"
-    text = text.rstrip(".").replace("%", "%%")
+    text = _with_default(text, field, default).replace("%", "%%")
     if isinstance(field.default, bool):
         container.add_argument(flag, action="store_true", default=default, help=text)
         return
@@ -334,8 +332,31 @@ def add_option(container: Container, table: type, name: str, *, default: Any = N
     container.add_argument(flag, **options)
 
 
-def _default(field: dataclasses.Field[Any], default: Any) -> str:
-    return str(default) if default is not None else about(field).default_help or str(field.default)
+def _with_default(text: str, field: dataclasses.Field[Any], default: Any = None) -> str:
+    """Return a help text with the default, where there is one to tell."""
+    value = field.default if default is None else default
+    shown = about(field).default_help if default is None else ""
+    if not shown and is_number(value):
+        shown = f"{value:g}"
+    elif not shown and isinstance(value, str) and value != "auto":
+        shown = value
+    return f"{text.rstrip('.')} (default: {shown})" if shown else text.rstrip(".")
+
+
+def help_table(table: type, names: Iterable[str], width: int = 79) -> str:
+    """Return the help of settings as text, as ``argparse`` lays it out.
+
+    Args:
+        table: dataclass with the settings.
+        names: of the settings.
+        width: of a line.
+    """
+    fields = {field.name: field for field in dataclasses.fields(table)}
+    lines = []
+    for name in names:
+        text = _with_default(about(fields[name]).help, fields[name])
+        lines.append(textwrap.fill(text, width, initial_indent=f"  {name:<20}  ", subsequent_indent=" " * 24))
+    return "\n".join(lines)
 
 
 def given_options(table: type, options: argparse.Namespace) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from tfft.errors import TfftError, listed, require_platform
@@ -20,7 +20,7 @@ import keras  # noqa: E402
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
-from tfft import heads  # noqa: E402
+from tfft import heads, registry  # noqa: E402
 from tfft.backbones.base import Backbone, Block, blocks_of, find_backbone  # noqa: E402
 from tfft.freezing import unfreeze  # noqa: E402
 from tfft.models import build  # noqa: E402
@@ -140,70 +140,145 @@ def check_head(head: heads.Head, *, width: int = 8) -> Contract:
 
     Example:
         >>> print(check_head(heads.binary("spam")))
-        5 checks passed: ...
+        6 checks passed: ...
     """
-    random = np.random.default_rng(0)
-    features = random.normal(size=(64, width)).astype("float32")
-    labels = _separable_labels(head, features)
+    return _report(f"The {head.task} head", _head_checks(head, width))
+
+
+def check_task(
+    task: registry.Task | str, class_names: Sequence[str] = ("O", "B-a", "B-b"), **settings: Any
+) -> Contract:
+    """Checks what tfft relies on in a task: its head, its evaluator, its labels and its words for a prediction.
+
+    Run it on a task of your own, after :func:`tfft.registry.register_task`.
+
+    Args:
+        task: a registered task, or its name.
+        class_names: for its head.
+        **settings: further arguments of :meth:`tfft.registry.Task.make_head`.
+
+    Returns:
+        What passed and what does not apply.
+
+    Raises:
+        ContractError: with every check that failed.
+
+    Example:
+        >>> print(check_task("multilabel"))
+        10 checks passed: ...
+    """
+    task = registry.task(task) if isinstance(task, str) else task
+    head = task.make_head(tuple(class_names), **{"dropout": 0.0, "l2": 0.0} | settings)
+    return _report(f"The task {task.name}", _task_checks(task, head))
+
+
+def _head_checks(head: heads.Head, width: int) -> Iterator[tuple[str, Callable[[], str | None]]]:
+    task, trained = registry.task(head.task), _trained(head, width)
+    served = {name: np.asarray(value) for name, value in head.postprocess(trained.logits).items()}
+
+    def learns() -> None:
+        first, last = trained.losses[0], trained.losses[-1]
+        _expect(bool(np.isfinite(trained.losses).all()) and last < 0.7 * first, f"the loss went {first} -> {last}")
+
+    def agrees() -> str | None:
+        found = task.score_served(head, served, trained.labels)
+        for name, value in found.items():
+            metric = trained.measured[name]
+            _expect(abs(value - metric) < 1e-4, f"served {name} {value}, metric {metric}")
+        return None if found else "the task has no score for served outputs"
+
+    def evaluates() -> None:
+        evaluator = task.evaluator(head)
+        evaluator.check(trained.labels)
+        evaluator.update(trained.labels, trained.logits)
+        scores = evaluator.result(len(trained.labels), trained.measured["loss"])
+        _expect(scores.task == head.task, f"the scores are of the task {scores.task!r}")
+        _expect(bool(np.isfinite([scores.value, *scores.interval]).all()), f"the scores are not finite: {scores}")
+        if "accuracy" in trained.measured and scores.accuracy is not None:
+            difference = abs(scores.accuracy - trained.measured["accuracy"])
+            _expect(difference < 1e-4, f"evaluated {scores.accuracy}, metric {trained.measured['accuracy']}")
+        _expect(type(scores).from_dict(scores.to_dict()).line == scores.line, "the scores do not survive to_dict")
+
+    def probabilities() -> str | None:
+        if "probabilities" not in served:
+            return "there are none"
+        p = served["probabilities"]
+        _expect(bool(((p >= 0) & (p <= 1)).all()), "outside of 0 to 1")
+        _expect("label" not in served or np.allclose(p.sum(-1), 1, atol=1e-5), "rows do not sum to 1")
+        return None
+
+    def independent() -> None:
+        for name, value in head.postprocess(trained.logits[::-1].copy()).items():
+            _expect(np.array_equal(np.asarray(value)[::-1], served[name]), f"{name} depends on other rows")
+
+    def remembered() -> None:
+        again = keras.Model.from_config(trained.model.get_config())
+        _expect(heads.from_model(again) == head, "the model's config forgets the head")
+
+    yield "loss falls", learns
+    yield "serving agrees with the metric", agrees
+    yield "evaluation agrees with the metric", evaluates
+    yield "probabilities", probabilities
+    yield "rows are independent", independent
+    yield "config keeps the head", remembered
+
+
+def _task_checks(task: registry.Task, head: heads.Head) -> Iterator[tuple[str, Callable[[], str | None]]]:
+    def named() -> None:
+        _expect(registry.task(task.name) is task, f"{task.name!r} is not registered")
+        _expect(head.task == task.name, f"its head is of the task {head.task!r}")
+        _expect(
+            type(head) is task.head_class(), f"its head is a {type(head).__name__}, not {task.head_class().__name__}"
+        )
+
+    def plain() -> None:
+        values = head.to_dict()
+        _expect(values["kind"] == (task.head_kind or task.name), f"its head is written as {values['kind']!r}")
+        _expect(heads.Head.from_dict(values) == head, "the head does not survive to_dict")
+
+    def made() -> None:
+        _expect(callable(getattr(heads, task.name)), f"tfft.heads has no {task.name}")
+
+    def shown() -> None:
+        line = task.format_prediction("name", {"value": 1.0})
+        _expect(isinstance(line, str) and "\n" not in line, f"a prediction is not one line: {line!r}")
+
+    yield "registered", named
+    yield "head as plain values", plain
+    yield "factory in tfft.heads", made
+    yield "prediction in one line", shown
+    yield from _head_checks(head, 8)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Trained:
+    """A head that learned random labels that it can learn."""
+
+    model: keras.Model
+    labels: np.ndarray
+    logits: np.ndarray
+    losses: Sequence[float]
+    measured: dict[str, float]
+
+
+_SHAPES = {"pooled": (), "sequence": (5,), "spatial": (4, 4)}  # of the features of one example, without their width
+
+
+def _trained(head: heads.Head, width: int) -> _Trained:
+    task = registry.task(head.task)
+    if task.feature_level not in _SHAPES:
+        raise ContractError(f"Heads on features of the level {task.feature_level!r} cannot be checked yet.")
+    shape = (*_SHAPES[task.feature_level], width)
+    features = np.random.default_rng(0).normal(size=(64, *shape)).astype("float32")
+    scores = features @ np.random.default_rng(1).normal(size=(width, max(head.units, 2)))
+    labels = task.sample_labels(head, scores)
     keras.utils.set_random_seed(0)
-    inputs = keras.Input((width,))
+    inputs = keras.Input(shape)
     model = keras.Model(inputs, head.attach(inputs))
     model.compile(keras.optimizers.Adam(0.05), **head.compile_args())
     losses = model.fit(features, labels, epochs=40, batch_size=64, verbose=0).history["loss"]
     logits = model.predict(features, verbose=0)
-    served = {name: np.asarray(value) for name, value in head.postprocess(logits).items()}
-    measured = model.evaluate(features, labels, verbose=0, return_dict=True)
-
-    def learns() -> None:
-        _expect(
-            bool(np.isfinite(losses).all()) and losses[-1] < 0.7 * losses[0],
-            f"the loss went {losses[0]} -> {losses[-1]}",
-        )
-
-    def agrees() -> None:
-        if head.kind == "regression":
-            error = float(np.mean(np.abs(served["value"] - labels.reshape(served["value"].shape))))
-            _expect(abs(error - measured["error"]) < 1e-4, f"served error {error}, metric {measured['error']}")
-            return
-        if head.kind == "multilabel":
-            right = float(np.mean(served["labels_above_half"] == (labels > 0.5)))
-        else:
-            right = float(np.mean(served["label"] == np.array(head.class_names, dtype=bytes)[labels]))
-        _expect(abs(right - measured["accuracy"]) < 1e-4, f"served accuracy {right}, metric {measured['accuracy']}")
-
-    def probabilities() -> str | None:
-        if "probabilities" not in served:
-            return "a regression has none"
-        p = served["probabilities"]
-        _expect(bool(((p >= 0) & (p <= 1)).all()), "outside of 0 to 1")
-        _expect(head.kind == "multilabel" or np.allclose(p.sum(-1), 1, atol=1e-5), "rows do not sum to 1")
-        return None
-
-    def independent() -> None:
-        for name, value in head.postprocess(logits[::-1].copy()).items():
-            _expect(np.array_equal(np.asarray(value)[::-1], served[name]), f"{name} depends on other rows")
-
-    def remembered() -> None:
-        again = keras.Model.from_config(model.get_config())
-        _expect(heads.of(again) == head, "the model's config forgets the head")
-
-    checks = {
-        "loss falls": learns,
-        "serving agrees with the metric": agrees,
-        "probabilities": probabilities,
-        "rows are independent": independent,
-        "config keeps the head": remembered,
-    }
-    return _report(f"The {head.kind} head", iter(checks.items()))
-
-
-def _separable_labels(head: heads.Head, features: np.ndarray) -> np.ndarray:
-    scores = features @ np.random.default_rng(1).normal(size=(features.shape[1], max(head.units, 2)))
-    if head.kind == "regression":
-        return scores[:, : head.units].astype("float32")
-    if head.kind == "multilabel":
-        return (scores[:, : head.units] > 0).astype("float32")
-    return scores.argmax(-1).astype("int32")
+    return _Trained(model, labels, logits, losses, model.evaluate(features, labels, verbose=0, return_dict=True))
 
 
 def check_export(

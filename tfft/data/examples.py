@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 import numpy as np
 import tensorflow as tf
 
+from tfft import registry
 from tfft.data.batches import BatchOptions
 from tfft.data.duplicates import Duplicate, Duplicates
 from tfft.data.split import TRAIN, VALIDATION, folds, joined
@@ -144,11 +145,6 @@ class Examples(abc.ABC):
     def export_files(self) -> tuple[str, ...]:
         """Some files that an export can be checked with; empty where inputs have to do."""
         return ()
-
-    @property
-    def build_options(self) -> dict[str, Any]:
-        """What :func:`tfft.build` has to know of the inputs."""
-        return {}
 
     @property
     def title(self) -> str:
@@ -285,7 +281,7 @@ def fold_splits(splits: Splits[E], count: int = 5, *, seed: int = 0) -> Iterator
     examples = splits.train.join(splits.validation)
     duplicates = Duplicates(splits.duplicates, splits.duplicates_note)
     groups = joined(splits.groups, duplicates.positions, len(examples))
-    strata = examples.labels if splits.task == "classification" else None
+    strata = registry.task(splits.task).strata(examples.labels)
     dealt = folds(examples.names, count, seed, labels=strata, groups=groups)
     for fold in range(count):
         yield divide(

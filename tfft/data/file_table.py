@@ -11,21 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-
+from tfft import registry
 from tfft.data.class_folders import Facts, FileType
 from tfft.data.examples import Skipped, Splits, divide
 from tfft.data.file_examples import FileExamples
-from tfft.data.label_parsing import (
-    class_problems,
-    has_value,
-    names_among,
-    number_problems,
-    numbers_of,
-    task_of,
-    unknown_labels,
-    values_of,
-)
+from tfft.data.label_parsing import ParsedLabels, has_value, parse_labels
 from tfft.data.options import ReadOptions, TableOptions
 from tfft.data.split import SplitOptions
 from tfft.data.table import read_table
@@ -85,32 +75,15 @@ class FileRows:
             self, paths=paths, labels=labels, places=places, groups=groups, skipped=tuple(skipped)
         )
 
-    def numbers(self, task: str, separator: str | None) -> tuple[np.ndarray, tuple[str, ...], str]:
-        """Returns the labels as a model takes them, the classes, and what the labels are.
+    def parse_labels(self, table: TableOptions, class_names: Sequence[str] | None = None) -> ParsedLabels:
+        """Returns the labels as a task learns from them; see :func:`tfft.data.label_parsing.parse_labels`.
 
         Raises:
-            DataError: when they cannot be learned.
+            DataError: when they cannot be used.
         """
-        values = values_of(self.labels, separator)
-        found = task_of([values], separator) if task == "auto" else task
-        names = () if found == "regression" else names_among(values, found)
-        problems = class_problems([values], names, found, [self.places])
-        raise_problems(DataError, "The labels cannot be used", problems[:_SHOWN])
-        return numbers_of(values, names, found), names, found
-
-    def known_numbers(self, names: Sequence[str], task: str, separator: str | None) -> np.ndarray:
-        """Returns the labels for a model that knows its classes.
-
-        Raises:
-            DataError: for labels that it does not know.
-        """
-        values = values_of(self.labels, separator)
-        if task == "regression":
-            problems = list(number_problems([values], [self.places]))
-        else:
-            problems = unknown_labels(values, tuple(names), self.places)
-        raise_problems(DataError, "The labels cannot be used", problems[:_SHOWN])
-        return numbers_of(values, tuple(names), task)
+        return parse_labels(
+            [self.labels], [self.places], task=table.task, separator=table.separator, class_names=class_names
+        )
 
 
 def load_file_table(
@@ -139,19 +112,20 @@ def load_file_table(
     rows = read_rows(source, column, table, split.group)
     facts = kind.read_facts(rows.paths, reading.progress, reading.store)
     rows = rows.usable(facts, reading.strict)
-    labels, class_names, task = rows.numbers(table.task, table.separator)
+    parsed = rows.parse_labels(table)
     known = tuple(one for one in facts if one.reason is None)
     root = _common(rows.paths, rows.root)
-    examples = make(rows.paths, labels, class_names, rows.skipped, known, _unique_names(rows.paths, root))
+    names = _unique_names(rows.paths, root)
+    examples = make(rows.paths, parsed.labels, parsed.class_names, rows.skipped, known, names)
     duplicates = kind.find_duplicates(known)
     held_out, words = split.hold_out(
         examples.names,
         rows.name,
-        labels=labels if task == "classification" else None,
+        labels=registry.task(parsed.task).strata(parsed.labels),
         groups=rows.groups,
         pairs=duplicates.positions,
     )
-    return divide(examples, held_out, words, groups=rows.groups, duplicates=duplicates, root=root, task=task)
+    return divide(examples, held_out, words, groups=rows.groups, duplicates=duplicates, root=root, task=parsed.task)
 
 
 def read_file_table(
@@ -180,7 +154,7 @@ def read_file_table(
     rows = read_rows(source, column, table)
     facts = kind.read_facts(rows.paths, reading.progress, reading.store)
     rows = rows.usable(facts)
-    labels = rows.known_numbers(class_names, table.task, table.separator)
+    labels = rows.parse_labels(table, class_names).labels
     known = tuple(one for one in facts if one.reason is None)
     return make(rows.paths, labels, tuple(class_names), rows.skipped, known)
 

@@ -61,7 +61,7 @@ def load(
               (:func:`tfft.modalities.text.load_texts`);
             - a table (``.csv``, ``.tsv``, ``.jsonl``, ``.ndjson``, DataFrame): with ``image=`` of image files
               (:func:`load_image_table`), with ``audio=`` of recordings (:func:`load_recording_table`), else of texts;
-            - ``(texts, labels)``; with ``task="tokens"`` whatever :func:`load_tagged` takes;
+            - ``(texts, labels)``; with ``task="token_classification"`` files or lists of tagged words;
             - ``(images, labels)``, two arrays (:func:`load_arrays`);
             - ``"tfds:NAME"``, or a folder that tensorflow-datasets prepared.
         validation: share to hold out, or the file of an earlier split, where examples have names. Of no effect where
@@ -77,8 +77,8 @@ def load(
         audio: column with the paths of recordings.
         text: column with the texts, two for pairs.
         label: column with the labels.
-        task: what the labels are: ``"classification"``, ``"multilabel"``, ``"regression"``, or ``"tokens"``, a tag for
-            each word; ``"auto"`` looks at them.
+        task: what the labels are: ``"classification"``, ``"binary"``, ``"multilabel"``, ``"regression"``, or
+            ``"token_classification"``, a tag for each word; ``"auto"`` looks at them.
         separator: between several labels of one example.
         root: folder of the files that a table names.
         encoding: of tables and text files, UTF-8 by default.
@@ -219,9 +219,8 @@ def reader_of(source: Any, settings: Mapping[str, Any]) -> registry.Modality:
 
 def task_reader(task: str) -> registry.Modality | None:
     """Returns what reads the data of a task whose labels have a form of their own; None for all other tasks."""
-    if task in (registry.AUTO, "classification", "multilabel", "regression"):
-        return None
-    return registry.task(task).reader
+    asked = registry.asked_task(task)
+    return None if asked is None else asked.reader
 
 
 def _check_names(further: Mapping[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from tfft.console.tables import render
 _Z95 = 1.959963984540054  # the 97.5 % point of the normal distribution
 _ROWS_SHOWN = 25
 _DENSE_CONFUSION = 200
+_OLD = {"tokens": {"task": "token_classification", "items": "sentences"}}  # what scores of earlier runs say otherwise
 
 
 def wilson_interval(right: float, total: int, z: float = _Z95) -> tuple[float, float]:
@@ -105,7 +106,7 @@ class Scores:
     """What :func:`tfft.evaluation.evaluate` returns; ``print`` shows it as a table.
 
     Attributes:
-        kind: of the head: ``"classification"``, ``"binary"``, ``"multilabel"``, ``"regression"`` or ``"tokens"``.
+        task: of the head, such as ``"classification"``; ``kind`` in stored scores.
         examples: number of examples; of sentences where words are tagged.
         loss: mean loss per example, without weight decay; per word where words are tagged.
         accuracy: share of right answers; for several labels, of right decisions; for words, of those with the right
@@ -118,9 +119,10 @@ class Scores:
         per_class: one row per class, or per type of entity where the metric is f1; empty for regression.
         confusion: examples by true class (row) and predicted class (column); None where there is no such thing.
         measures: further numbers by name.
+        items: plural noun for the examples, such as "sentences".
     """
 
-    kind: str
+    task: str
     examples: int
     loss: float
     accuracy: float | None
@@ -130,11 +132,14 @@ class Scores:
     per_class: tuple[ClassScore, ...] = ()
     confusion: np.ndarray | None = None
     measures: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    items: str = "examples"
 
     @property
     def value(self) -> float:
         """The number that :attr:`interval` belongs to."""
-        return float(self.accuracy if self.metric == "accuracy" else self.measures[self.metric])
+        return float(
+            self.measures[self.metric] if self.accuracy is None or self.metric != "accuracy" else self.accuracy
+        )
 
     @property
     def most_confused(self) -> list[tuple[str, str, int]]:
@@ -157,18 +162,21 @@ class Scores:
             "loss": self.loss,
             "interval": list(self.interval),
             "examples": self.examples,
-            "kind": self.kind,
+            "kind": self.task,
             "metric": self.metric,
             "majority": self.majority,
             "measures": dict(self.measures),
             "per_class": [dataclasses.asdict(row) for row in self.per_class],
             "confusion": dense,
+            "items": self.items,
         }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Scores:
         """Builds scores from :meth:`to_dict`'s result."""
         values = dict(values)
+        values["task"] = values.pop("kind")
+        values |= _OLD.get(values["task"], {})
         values["interval"] = tuple(values["interval"])
         values["per_class"] = tuple(ClassScore(**row) for row in values["per_class"])
         if values["confusion"] is not None:
@@ -180,8 +188,7 @@ class Scores:
         """The result in one line."""
         low, high = self.interval
         name = self.metric.replace("_", " ")
-        kind = "sentences" if self.kind == "tokens" else "examples"
-        text = f"{name} {self.value:.4f} (95 % interval {low:.4f} to {high:.4f}, {self.examples} {kind})"
+        text = f"{name} {self.value:.4f} (95 % interval {low:.4f} to {high:.4f}, {self.examples} {self.items})"
         if self.metric == "f1":
             return f"entity {text}, accuracy of words {self.accuracy:.4f}"
         return text if self.majority is None else f"{text}, commonest class {self.majority:.4f}"
@@ -215,3 +222,17 @@ def class_score(name: str, right: int, examples: int, predicted: int) -> ClassSc
     recall = right / examples if examples else None
     f1 = None if precision is None or recall is None else 2 * right / (examples + predicted)
     return ClassScore(name, int(examples), int(predicted), precision, recall, f1)
+
+
+def class_rows(names: Sequence[str], right: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> list[ClassScore]:
+    """Returns the rows of all classes from their counts, one number for each class."""
+    counts = zip(right.tolist(), true.tolist(), predicted.tolist(), strict=True)
+    return [class_score(name, *row) for name, row in zip(names, counts, strict=True)]
+
+
+def names_of_units(class_names: Sequence[str] | None, count: int) -> list[str]:
+    """Returns names for so many classes: those of a head, or numbers where it has none."""
+    names = list(class_names or ())
+    if len(names) == 1 and count == 2:
+        return [f"not {names[0]}", names[0]]
+    return names if len(names) == count else [str(i) for i in range(count)]

@@ -20,7 +20,8 @@ from tfft.backbones.base import Block, blocks_of, count_values, is_opened
 from tfft.backbones.savedmodel.layer import VariableSpec
 from tfft.console.tables import render
 from tfft.errors import BlockError, DataError, raise_problems
-from tfft.freezing.layer_tree import flatten, is_norm, own_weights
+from tfft.freezing.batch_norm import is_norm
+from tfft.keras_compat import clear_losses, flatten_layers, own_trainable_variables, own_weights
 from tfft.layers.lora import pairs_of
 
 
@@ -112,7 +113,7 @@ def relative_gradients(
         dataset: batches of ``(inputs, labels)`` or ``(inputs, labels, sample_weight)``, as ``fit`` takes them.
         batches: how many of them at most; at least 1.
         loss: from ``(labels, predictions)`` to a scalar or to one value per example; a Keras loss such as
-            ``tfft.heads.of(model).loss()`` gets the sample weights too. None takes that of a compiled model,
+            ``tfft.heads.from_model(model).loss()`` gets the sample weights too. None takes that of a compiled model,
             without its regularizers.
 
     Returns:
@@ -123,14 +124,16 @@ def relative_gradients(
         DataError: the dataset is empty or has no labels, or the gradients are not finite.
 
     Example:
-        >>> print(relative_gradients(model, train, loss=tfft.heads.of(model).loss()))
+        >>> print(relative_gradients(model, train, loss=tfft.heads.from_model(model).loss()))
     """
     model = getattr(model, "model", model)
     problems = []
     if isinstance(batches, bool) or not isinstance(batches, int) or batches < 1:
         problems.append(f"batches must be a whole number of at least 1, got {batches!r}.")
     if loss is None and not model.compiled:
-        problems.append("the model is not compiled and no loss was given; give loss=tfft.heads.of(model).loss().")
+        problems.append(
+            "the model is not compiled and no loss was given; give loss=tfft.heads.from_model(model).loss()."
+        )
     if not model.built:
         problems.append(f"the model {model.name!r} has no variables yet: call it once, or model.build(input_shape).")
     raise_problems(BlockError, "Relative gradients cannot be computed", problems)
@@ -144,7 +147,7 @@ def relative_gradients(
     finally:
         for variable, before in kept:
             variable.assign(before)
-        model._clear_losses()  # else `model.losses` gives tensors of a graph that is gone
+        clear_losses(model)  # else `model.losses` gives tensors of a graph that is gone
     rows = []
     for (block, variables), total in zip(groups.values(), sums, strict=True):
         weights = math.sqrt(sum(float(np.sum(np.square(_numpy(v)))) for v in variables))
@@ -183,7 +186,7 @@ def surgical_blocks(
         DataError: as :func:`relative_gradients`.
 
     Example:
-        >>> tfft.unfreeze(model, surgical_blocks(model, train, 2, loss=tfft.heads.of(model).loss()))
+        >>> tfft.unfreeze(model, surgical_blocks(model, train, 2, loss=tfft.heads.from_model(model).loss()))
     """
     return relative_gradients(model, dataset, batches=batches, loss=loss).best(k)
 
@@ -192,9 +195,9 @@ def _looked_at(block: Block) -> list[keras.Variable]:
     """What could train in a block, whether it is frozen now or not, without normalization and low-rank updates."""
     found: dict[int, keras.Variable] = {}
     for layer in block.layers:
-        for sub in flatten(layer):
+        for sub in flatten_layers(layer):
             updates = {id(v) for pair in pairs_of(sub) for v in (pair.first, pair.second)}
-            could = {id(v) for v in sub._trainable_variables} - updates
+            could = {id(v) for v in own_trainable_variables(sub)} - updates
             if is_opened(sub):
                 named = zip(sub.variable_names, sub.weights, strict=True)
                 mine = [v for name, v in named if VariableSpec(name, (), "", True).kind != "norm"]

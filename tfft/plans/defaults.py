@@ -9,6 +9,7 @@ import dataclasses
 import math
 from typing import Any
 
+from tfft import registry
 from tfft.config import Phase, RunConfig
 from tfft.plans.stats import DatasetStats
 
@@ -42,6 +43,11 @@ class Draft:
     facts: DatasetStats
     wishes: RunConfig
     reasons: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def task(self) -> registry.Task:
+        """What the labels mean; classification as long as nobody has said or seen it."""
+        return registry.asked_task(self.wishes.task) or registry.task("classification")
 
     @property
     def steps(self) -> int:
@@ -146,10 +152,10 @@ class Draft:
         """The head alone: solved, unless something was said that only training has a use for."""
         wishes = self.wishes
         pair = isinstance(wishes.learning_rate, (tuple, list))
-        words = wishes.task == "tokens"
-        if words:
-            self.reasons["head"] = "trained: it can be computed where a text has one answer, and here each word has one"
-        if wishes.frozen_epochs == "auto" and not pair and not words:
+        solves = self.task.solves_head
+        if not solves:
+            self.reasons["head"] = self.task.head_reason
+        if wishes.frozen_epochs == "auto" and not pair and solves:
             self.reasons["head"] = "on a frozen backbone the best linear head can be computed, without steps and rates"
             if wishes.l2 == "auto":
                 self.reasons["l2"] = "by cross-validation on the features of the frozen backbone"

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.table import Table
-
 from tfft.config import Phase, Plan
-from tfft.console.tables import render
 from tfft.plans.defaults import FINE_TUNE, FROZEN
 
 _ELSEWHERE = set("name unfreeze epochs learning_rate solve schedule optimizer warmup layer_decay surgical".split())
@@ -22,6 +19,10 @@ def show(plan: Plan) -> str:
     Returns:
         The text; print it.
     """
+    from rich.table import Table  # here, since the command line imports plans for its help
+
+    from tfft.console.tables import render
+
     title = f"plan for {plan.backbone}" + (f": {plan.name}" if plan.name else "")
     phases = Table(title=title, title_justify="left")
     for name in ("phase", "trains", "epochs", "rate", "how"):

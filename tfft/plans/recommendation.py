@@ -57,12 +57,8 @@ def recommend(
     """
     wishes = wishes or RunConfig()
     wishes.check()
-    spared = wishes.task == "regression" and wishes.dropout == RunConfig.dropout
-    if spared:
-        wishes = dataclasses.replace(wishes, dropout=0.0)
-    draft = Draft(facts, wishes)
-    if spared:
-        draft.reasons["dropout"] = "0: features that are left out move a number, where they hardly move a choice"
+    draft = _drafted(facts, wishes)
+    wishes = draft.wishes
     size = draft.image_size()
     if plan is None:
         plan = _choose(draft)
@@ -80,10 +76,20 @@ def recommend(
     return Plan(backbone=backbone, data=data, name=plan.name, phases=phases, reasons=draft.reasons, **settings)
 
 
+def _drafted(facts: DatasetStats, wishes: RunConfig) -> Draft:
+    """Returns a plan in the making, with the defaults of the task where it has others."""
+    draft = Draft(facts, wishes)
+    for name, default in draft.task.phase_defaults().items():
+        if getattr(wishes, name) == getattr(RunConfig(), name):
+            draft.wishes = dataclasses.replace(draft.wishes, **{name: default.value})
+            draft.reasons[name] = default.reason
+    return draft
+
+
 def _choose(draft: Draft) -> NamedPlan:
     smallest, wishes = draft.facts.smallest, draft.wishes
     asked = any(getattr(wishes, name) != "auto" for name in ("unfreeze", "epochs", "frozen_epochs", "learning_rate"))
-    if smallest is not None and smallest < _TOO_FEW and not asked:
+    if smallest is not None and smallest < _TOO_FEW and not asked and draft.task.solves_head:
         draft.reasons["plan"] = (
             f"{smallest} examples in the smallest class are too few to train on without learning them by heart"
         )

@@ -13,7 +13,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tfft.config import Phase, RunConfig
+from tfft import registry
+from tfft.config import PHASE_KEYWORDS, Phase, RunConfig
 from tfft.errors import PlanError, did_you_mean, listed, raise_problems
 from tfft.plans.defaults import CONTRASTIVE, FINE_TUNE, FINE_TUNE_STEPS, FROZEN, HEAD, HEAD_STEPS, Draft
 
@@ -44,17 +45,22 @@ class NamedPlan:
             PlanError: for a setting that has no meaning in the plan, or that no phase has; all listed.
         """
         _, takes, special = _BUILDERS[self.name]
-        known = [f.name for f in dataclasses.fields(Phase) if f.name not in _FIXED]
         problems = [
             f"{name}= has no meaning in the plan {self.name!r}" + (f", which takes {listed(takes)}" if takes else "")
             for name in _OPEN
             if name not in takes and getattr(config, name) != "auto"
         ]
         problems += [
-            f"{name!r} is no setting of a phase.{did_you_mean(name, [*known, *special])}"
+            f"{name!r} is no setting of a phase.{did_you_mean(name, [*PHASE_KEYWORDS, *special])}"
             for name in self.settings
-            if name not in known and name not in special
+            if name not in PHASE_KEYWORDS and name not in special
         ]
+        task = registry.asked_task(config.task)
+        if self.name in _COMPUTED and task is not None and not task.solves_head:
+            problems.append(
+                f"it computes a head from one row of features for each example, which the task {task.name} does "
+                "not have; take 'lp_ft', 'full' or 'gradual', or leave plan= out"
+            )
         raise_problems(PlanError, f"The plan {self.name!r} cannot be made", problems)
 
     def phases(self, draft: Draft) -> tuple[Phase, ...]:
@@ -71,7 +77,7 @@ class NamedPlan:
         return tuple(dataclasses.replace(p, **shared) if p.unfreeze != "none" else p for p in made)
 
 
-_FIXED = ("name", "unfreeze", "epochs", "learning_rate", "solve", "contrastive")
+_COMPUTED = ("few_shot", "setfit")  # plans without a phase that trains a head
 
 
 def named(name: str, **settings: Any) -> NamedPlan:

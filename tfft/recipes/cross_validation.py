@@ -14,7 +14,7 @@ import pathlib
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Unpack
+from typing import Any, Unpack
 
 import keras
 from rich.table import Table
@@ -109,7 +109,7 @@ class SeedRuns:
 def finetune_seeds(
     backbone: Any,
     data: Any,
-    task: Literal["auto", "classification", "multilabel", "regression", "tokens"] = "auto",
+    task: str = "auto",
     *,
     seeds: int | Sequence[int] = 5,
     out: str | os.PathLike[str] | None = None,
@@ -167,7 +167,7 @@ def finetune_seeds(
 def cross_validate(
     backbone: Any,
     data: Any,
-    task: Literal["auto", "classification", "multilabel", "regression", "tokens"] = "auto",
+    task: str = "auto",
     *,
     folds: int = 5,
     out: str | os.PathLike[str] | None = None,
@@ -249,8 +249,7 @@ def _listed(data: Any, config: RunConfig, progress: ReadingProgress | None) -> t
         return data, config
     given = config.given("reading")
     if not is_tfds(data):
-        match = reader_of(data, given).matches(data, given)
-        if match is None or not match.has_names:
+        if not reader_of(data, given).match(data, given).has_names:
             raise PlanError(_EXPECTED)
     reading = {name: value for name, value in given.items() if name not in ("seed", "validation")}
     splits = load(data, **reading, store=cache_dir() / "files.sqlite", progress=progress)

@@ -8,7 +8,7 @@ import os
 import pathlib
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Unpack
+from typing import Any, Unpack
 
 import keras
 import numpy as np
@@ -59,7 +59,7 @@ _OTHERS = ("plan", "out", "export_to", "cache", "callbacks", "verbose", "config"
 def finetune(
     backbone: str | os.PathLike[str] | Backbone | keras.Model,
     data: Any,
-    task: Literal["auto", "classification", "multilabel", "regression", "tokens"] = "auto",
+    task: str = "auto",
     *,
     plan: Plan | NamedPlan | str | os.PathLike[str] | None = None,
     out: str | os.PathLike[str] | None = None,

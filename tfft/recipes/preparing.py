@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from typing import Any, Literal, TypeVar, Unpack
+from typing import Any, TypeVar, Unpack
 
 import keras
 
-from tfft import heads
+from tfft import registry
 from tfft.backbones import load_backbone
 from tfft.backbones.base import Backbone
 from tfft.backbones.fetch.digests import pinned, split_pin
@@ -20,7 +20,7 @@ from tfft.errors import PlanError, listed
 from tfft.models import build
 from tfft.plans import DatasetStats, NamedPlan, named, recommend
 from tfft.recipes.probing import fit_of
-from tfft.recipes.run_data import RunData, load_run_data
+from tfft.recipes.run_data import RunData, check_supported, load_run_data
 from tfft.recipes.sizing import fitting_batch_size
 from tfft.specs import InputSpec
 from tfft.training import FeatureSource
@@ -29,7 +29,7 @@ from tfft.training import FeatureSource
 def recommend_plan(
     data: Any,
     backbone: str | os.PathLike[str] | Backbone | keras.Model,
-    task: Literal["auto", "classification", "multilabel", "regression", "tokens"] = "auto",
+    task: str = "auto",
     *,
     plan: NamedPlan | str | None = None,
     cache: str | os.PathLike[str] | bool | None = "auto",
@@ -75,7 +75,6 @@ def recommend_plan(
     return plan_for(opened, run_data, chosen, cache, strategy)
 
 
-_WITHOUT_WORDS = ("few_shot", "setfit")
 _Config = TypeVar("_Config", bound=SharedSettings)
 
 
@@ -116,20 +115,18 @@ def plan_for(
     verbose: bool = False,
 ) -> Plan:
     """Fills every setting that was left open."""
-    if data.task == "tokens" and plan is not None and plan.name in _WITHOUT_WORDS:
-        raise PlanError(
-            f"The plan {plan.name!r} computes a head from one row of features for each text, and here each word has "
-            "a tag. Take 'lp_ft', 'full' or 'gradual', or leave plan= out."
-        )
     before = None if wishes.preprocessor is None else _absolute(os.fspath(wishes.preprocessor))
+    task = registry.task(data.task)
     resolved: dict[str, Any] = {"task": data.task, "preprocessor": before}
     facts, wishes = _facts(backbone, data, cache), dataclasses.replace(wishes, **resolved)
+    check_supported(wishes)
     names: dict[str, Any] = {"plan": plan, "backbone": _absolute(backbone.origin), "data": _absolute(data.name)}
     known = dataclasses.replace(wishes, batch_size=32) if wishes.batch_size == "auto" else wishes
     first = recommend(facts, known, **names)
     if (
         facts.cached
-        and data.task == "classification"
+        and task.exclusive_classes
+        and task.solves_head
         and first.name == "lp_ft"
         and wishes.unfreeze == "auto"
         and first.phases[0].solve is True
@@ -179,19 +176,17 @@ def _facts(backbone: Backbone, data: RunData, cache: object) -> DatasetStats:
 def build_model(backbone: Backbone, data: RunData, plan: Plan) -> keras.Model:
     """Puts the head on a backbone."""
     l2 = 0.0 if plan.l2 == "auto" else plan.l2
-    layers: dict[str, Any] = {"dropout": plan.dropout, "l2": l2}
-    if plan.task == "regression":
-        head = heads.regression(1, **layers)
-    else:
-        make = getattr(heads, plan.task)  # classification, multilabel or tokens
-        head = make(data.class_names, **layers, label_smoothing=plan.label_smoothing, loss=plan.loss)
+    head = registry.task(plan.task).make_head(
+        data.class_names, dropout=plan.dropout, l2=l2, label_smoothing=plan.label_smoothing, loss=plan.loss
+    )
     size = None if backbone.input_spec is None else plan.image_size
-    return build(backbone, head, image_size=size, **data.splits.train.build_options)
+    return build(backbone, head, image_size=size, **data.model_options)
 
 
 def is_cached(data: RunData, cache: object) -> bool:
-    """Whether what is frozen runs once; of words it would be kept for every piece, and no head is solved on it."""
-    return data.task != "tokens" and not (cache is None or cache is False or (data.is_ready and cache == "auto"))
+    """Whether the frozen part of the model runs once for all epochs."""
+    wanted = not (cache is None or cache is False or (data.is_ready and cache == "auto"))
+    return wanted and registry.task(data.task).caches_features
 
 
 def spec_of(backbone: Backbone, plan: Plan) -> InputSpec | None:
@@ -210,7 +205,7 @@ def data_line(data: RunData) -> str:
     if data.class_names:
         text += f"{len(data.class_names)} classes: {listed(data.class_names, limit=12)}"
     else:
-        text += "a number to be told of each"
+        text += f"task: {data.task}"
     text += f"\n{data.report}" if data.report else ""
     if splits.skipped:
         text += f"\n{len(splits.skipped)} files skipped: " + "; ".join(map(str, splits.skipped[:3]))

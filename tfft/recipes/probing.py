@@ -35,7 +35,7 @@ def fit_of(
     """
     prefix, _ = split_head(model)
     train, held_out = source.extract(prefix, verbose, varied=False)
-    solved = solve_head(np.asarray(train.arrays), train.labels, heads.of(model), seed=seed)
+    solved = solve_head(np.asarray(train.arrays), train.labels, heads.from_model(model), seed=seed)
     if solved.best is None or solved.best.accuracy is None:
         return None
     accuracy = solved.best.accuracy

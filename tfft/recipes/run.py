@@ -226,7 +226,7 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
     if (folder / SKIPPED).is_file():
         with open(folder / SKIPPED, encoding="utf-8", newline="") as file:
             skipped = [Skipped(row["path"], row["reason"]) for row in csv.DictReader(file)]
-    names = heads.of(model).class_names or ()
+    names = heads.from_model(model).class_names or ()
     plan = plan_from_yaml(folder / PLAN)
     return Run(model, plan, history, frozen, final, names, tuple(skipped), folder, unleaked=unleaked)
 

@@ -20,10 +20,10 @@ from tfft.config import Plan, SharedSettings
 from tfft.console.progress import ReadingProgress, reading_bar
 from tfft.data import BatchOptions, Splits, load
 from tfft.data.dataset_examples import ready_splits
-from tfft.data.loader import explicit, load_copy, task_reader
+from tfft.data.loader import explicit, load_copy
 from tfft.data.tfds.source import is_tfds, local_copy
-from tfft.errors import PlanError, listed
-from tfft.inspection import DataReport
+from tfft.errors import PlanError, listed, raise_problems
+from tfft.inspection import DataReport, check_splits
 from tfft.io.cache_dir import cache_dir
 from tfft.specs import InputSpec, augmentation, changes_of
 
@@ -85,7 +85,7 @@ class RunData:
     @functools.cached_property
     def checked(self) -> DataReport | None:
         """What a look at the examples found; None where there is nothing to look at."""
-        return None if self.modality is None else self.modality.report(self.splits, self.name)
+        return None if self.splits.items is None else check_splits(self.splits, self.name)
 
     @property
     def report(self) -> str:
@@ -136,6 +136,11 @@ class RunData:
             adapted.splits.train.read(progress)
         return dataclasses.replace(self, splits=adapted.splits), dataclasses.replace(config, **adapted.settings)
 
+    @property
+    def model_options(self) -> dict[str, Any]:
+        """Options of :func:`tfft.build` for a model of these examples."""
+        return {} if self.modality is None else self.modality.model_options(self.splits)
+
     def notes(self, backbone: Backbone) -> list[str]:
         """Returns what is to be said about the examples and a backbone."""
         return [] if self.modality is None else list(self.modality.notes(self.splits, backbone))
@@ -172,7 +177,7 @@ def load_run_data(data: Any, config: SharedSettings, progress: ReadingProgress |
         registry.Match("ready datasets", ready_splits, frozenset()).check(explicit(asked))
         splits = ready_splits(*data)
         return RunData(splits, None, splits.train.title, given=True)
-    _check_task(config)
+    check_supported(config)
     reading: dict[str, Any] = {**asked, "store": cache_dir() / "files.sqlite", "progress": progress}
     if is_tfds(data):
         copy = local_copy(data, reading)
@@ -196,17 +201,18 @@ def _run_data(splits: Splits[Any], name: str, config: SharedSettings, given: boo
     return RunData(splits, modality, name or splits.train.title, given)
 
 
-def _check_task(config: SharedSettings) -> None:
-    """Refuses settings of a training that mean nothing for labels of a form of their own."""
-    if task_reader(config.task) is None:
-        return
-    unusable = [name for name in ("class_weight", "sampling", "separator") if getattr(config, name)]
-    if unusable:
-        raise PlanError(f"{listed(unusable)} mean nothing where each word has a tag. Leave them out.")
+def check_supported(config: SharedSettings) -> None:
+    """Refuses settings that mean nothing for the task that was asked for.
+
+    Raises:
+        PlanError: naming all of them.
+    """
+    task = registry.asked_task(config.task)
+    raise_problems(PlanError, "These settings cannot be used", [] if task is None else list(task.unsupported(config)))
 
 
 def _class_counts(splits: Splits[Any], part: int) -> tuple[int, ...]:
-    if splits.task != "classification":
+    if not registry.task(splits.task).exclusive_classes:
         return ()
     labels = (splits.train, splits.validation)[part].labels
     return tuple(np.bincount(labels, minlength=len(splits.class_names)).tolist())

@@ -41,5 +41,5 @@ def fitting_batch_size(
             inputs = prefix(inputs, training=False)
         except BackboneError:  # nothing is frozen, or it is not constant: the whole model is fitted
             pass
-    model.compile("adam", **heads.of(model).compile_args())
+    model.compile("adam", **heads.from_model(model).compile_args())
     return find_batch_size(model, (inputs, labels), limit=max(1, examples // _LEAST_STEPS))

@@ -1,1 +1,15 @@
-"""Tasks: what a label means and how it is predicted; one package each."""
+"""Tasks: what a label means, one package each; :func:`tfft.registry.task` gives one by its name."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from typing import Any
+
+__all__ = sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return importlib.import_module(f"{__name__}.{name}")

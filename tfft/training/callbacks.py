@@ -14,8 +14,10 @@ import tensorflow as tf
 
 from tfft.config import Phase
 from tfft.errors import AuditError, PlanError, listed
+from tfft.keras_compat import trained_variables
+from tfft.registry import Metric
 from tfft.training.distribute import is_chief, statistics_of
-from tfft.weight_averaging.selection import Rank, rank_of
+from tfft.weight_averaging.selection import ACCURACY, Score, selection_score
 
 
 class PhaseWatch(keras.callbacks.Callback):
@@ -28,8 +30,9 @@ class PhaseWatch(keras.callbacks.Callback):
         steps: steps per epoch.
         why: says what is wrong with the data or the settings when the loss is not finite.
         verbose: print one line per epoch.
-        start: rank of the weights the phase starts from, which an epoch has to beat; None: any epoch does.
+        start: score of the weights the phase starts from, which an epoch has to beat; None: any epoch does.
         before: values that variables had when ``start`` was measured, where they differ from those of the first step.
+        selection: the measurement that decides which epoch is the best.
     """
 
     def __init__(
@@ -38,23 +41,22 @@ class PhaseWatch(keras.callbacks.Callback):
         steps: int,
         why: Callable[[], str],
         verbose: bool,
-        start: Rank | None = None,
+        start: Score | None = None,
         before: Sequence[tuple[keras.Variable, np.ndarray]] = (),
+        selection: Metric = ACCURACY,
     ) -> None:
         super().__init__()
         self.phase, self.steps, self.verbose = phase, steps, verbose
         self.rows: list[dict[str, Any]] = []
         self.best_epoch = 0
-        self._why, self._before = why, before
-        self.best: Rank | None = start
+        self._why, self._before, self._selection = why, before, selection
+        self.best: Score | None = start
         self._kept: list[np.ndarray] = []
         self._epoch, self._began = 0, 0.0
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Checks that what the optimizer will train is what the phase names, and keeps the first weights."""
-        # Mixed precision wraps the optimizer for loss scaling; its variables are not public in Keras.
-        inner = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
-        optimizer = {id(v): v.path for v in inner._trainable_variables}
+        optimizer = {id(v): v.path for v in trained_variables(self.model.optimizer)}
         flags = {id(v): v.path for v in self.model.trainable_variables}
         if set(optimizer) != set(flags):
             extra = [path for key, path in flags.items() if key not in optimizer]
@@ -92,9 +94,9 @@ class PhaseWatch(keras.callbacks.Callback):
         row["learning_rate"] = float(self.model.optimizer.learning_rate)
         row["seconds"] = time.perf_counter() - self._began
         self.rows.append(row)
-        rank = rank_of(logs, "val_")
-        if rank is None or self.best is None or rank > self.best:
-            self.best, self.best_epoch = rank, epoch + 1
+        score = selection_score(logs, self._selection, "val_")
+        if score is None or self.best is None or score > self.best:
+            self.best, self.best_epoch = score, epoch + 1
             self._keep()
         if self.verbose and is_chief():
             print(line(row, self.phase.epochs), flush=True)

@@ -1,6 +1,6 @@
 """Phases one after the other in plain Keras: :func:`train`, :func:`train_phase`.
 
-Hides what goes from one phase to the next: the best rank so far, the count of epochs, the history.
+Hides what goes from one phase to the next: the best score so far, the count of epochs, the history.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tfft.training.history import History
 from tfft.training.phase import fit_phase, solve_phase
 from tfft.training.phase_checks import check_phases
 from tfft.training.suffix import FeatureSource
-from tfft.weight_averaging.selection import Rank
+from tfft.weight_averaging.selection import Score, selection_of
 
 
 def train(
@@ -50,10 +50,11 @@ def train(
 ) -> History:
     """Trains a model through phases, each with its own trainable blocks, rate and schedule.
 
-    Use it when a plan has more than one phase. After it the model is an ordinary compiled Keras model
-    with the best weights by validation accuracy: a phase none of whose epochs beats the weights it
-    started from hands those back, and its history says so. A contrastive phase cannot tell: it leaves a head that
-    no longer fits the features, so it keeps its last weights, and what follows begins without a score to beat.
+    Use it when a plan has more than one phase. After it the model is an ordinary compiled Keras model with the best
+    weights by validation accuracy, or by what else the task of its head measures: a phase none of whose epochs beats
+    the weights it started from hands those back, and its history says so. A contrastive phase cannot tell: it leaves a
+    head that no longer fits the features, so it keeps its last weights, and what follows begins without a score to
+    beat.
 
     With a ``source``, what is frozen is computed once and kept, and only what trains is fitted, on the
     result; the numbers are the same. Where that cannot be, the phase fits the whole model on ``dataset``,
@@ -115,7 +116,7 @@ def train(
         length(validation, "validation")
     history = History()
     with distribute.scope_of(model):  # metrics have variables, which belong to the model's strategy
-        arguments = {"loss": loss, "metrics": metrics} if loss is not None else heads.of(model).compile_args()
+        arguments = {"loss": loss, "metrics": metrics} if loss is not None else heads.from_model(model).compile_args()
     if metrics is not None:
         arguments["metrics"] = metrics
     pretrained = None
@@ -123,9 +124,9 @@ def train(
         pretrained = {v.path: keras.ops.convert_to_numpy(v).copy() for v in model.weights}
     job = Job(
         model, dataset, validation, arguments, batch_norm, tuple(callbacks), verbose, source, epoch, l2, seed,
-        part_size, class_weight, pretrained,
+        part_size, class_weight, pretrained, selection_of(model),
     )  # fmt: skip
-    best: Rank | None = None
+    best: Score | None = None
     if checkpoints is not None:
         settings = checkpoints if isinstance(checkpoints, Checkpoints) else Checkpoints(checkpoints)
         weights = None if class_weight is None else {str(k): float(v) for k, v in class_weight.items()}

@@ -26,13 +26,13 @@ from tfft.training.history import History
 from tfft.training.progress import Progress
 from tfft.training.suffix import FeatureSource, Reduced, solve
 from tfft.weight_averaging import ExponentialAverage, WeightAverage, interpolate
-from tfft.weight_averaging.selection import Rank, rank_of
+from tfft.weight_averaging.selection import Score, selection_score
 
 _PLATEAU = 2  # epochs without a better validation loss before the rate falls
 
 
-def fit_phase(job: Job, phase: Phase, start: Rank | None) -> tuple[History, Rank | None]:
-    """Trains one phase; returns its history and the rank of the weights it leaves."""
+def fit_phase(job: Job, phase: Phase, start: Score | None) -> tuple[History, Score | None]:
+    """Trains one phase; returns its history and the score of the weights it leaves."""
     notes: list[str] = []
     slice_for(job, phase, notes)
     if phase.contrastive:
@@ -54,8 +54,8 @@ def fit_phase(job: Job, phase: Phase, start: Rank | None) -> tuple[History, Rank
 
 
 def _fit(
-    job: Job, phase: Phase, start: Rank | None, before: Sequence[tuple[Any, np.ndarray]], notes: list[str]
-) -> tuple[History, Rank | None]:
+    job: Job, phase: Phase, start: Score | None, before: Sequence[tuple[Any, np.ndarray]], notes: list[str]
+) -> tuple[History, Score | None]:
     model = job.model
     if phase.contrastive:
         part, steps, arguments = contrast(job, phase, notes)
@@ -67,23 +67,26 @@ def _fit(
     model.compile(optimizer=optimizer, **whole)  # what callbacks see, and the user is given back
     if part.model is not model:
         part.model.compile(optimizer=optimizer, **arguments)
-    watch = PhaseWatch(phase, steps, lambda: likely_cause(job.dataset, phase), job.verbose, start, before)
+    watch = PhaseWatch(
+        phase, steps, lambda: likely_cause(job.dataset, phase), job.verbose, start, before, job.selection
+    )
     bar = Progress(phase.name, steps * phase.epochs)
     check = audit(model)  # of the whole model, also where a part of it is fitted
-    fit = {"epochs": phase.epochs, "callbacks": job.course(_callbacks(job, phase, part, watch, bar)), "verbose": 0}
-    try:
-        distribute.fit(part.model, part.dataset, part.validation, **fit)  # the dataset orders itself
+    callbacks = job.course(_callbacks(job, phase, part, watch, bar))
+    try:  # the dataset orders itself
+        distribute.fit(part.model, part.dataset, part.validation, epochs=phase.epochs, callbacks=callbacks, verbose=0)
     finally:
         bar.close()
-    notes += settle(check, part, phase)  # before the best weights come back
+    report, found = settle(check, part, phase)  # before the best weights come back
+    notes += found
     watch.restore_best()
     best = watch.best
     if not watch.best_epoch:
         notes.append(_kept(phase, "epoch"))
     elif phase.interpolate:
-        best = _interpolated(phase, part, watch, notes)
+        best = _interpolated(job, phase, part, watch, notes)
     job.optimizer = optimizer if watch.best_epoch and not phase.contrastive else None
-    history = History(tuple(watch.rows), {phase.name: watch.best_epoch}, {phase.name: check.report}, tuple(notes))
+    history = History(tuple(watch.rows), {phase.name: watch.best_epoch}, {phase.name: report}, tuple(notes))
     return history, best
 
 
@@ -103,10 +106,10 @@ def _optimizer(job: Job, phase: Phase, steps: int, fresh: set[str]) -> keras.opt
     return optimizer
 
 
-def _interpolated(phase: Phase, part: Reduced, watch: PhaseWatch, notes: list[str]) -> Rank:
+def _interpolated(job: Job, phase: Phase, part: Reduced, watch: PhaseWatch, notes: list[str]) -> Score | None:
     found = interpolate(part.model, watch.first, part.validation)
     notes.append(f"phase {phase.name!r}: the best point between its start (0) and its end (1) is {found.alpha:g}")
-    return rank_of(found.best.results)
+    return selection_score(found.best.results, job.selection)  # type: ignore[return-value]  # there is a loss
 
 
 def _callbacks(
@@ -131,46 +134,60 @@ def _callbacks(
     return [*averages, *theirs, *own]
 
 
-def solve_phase(job: Job, phase: Phase, start: Rank | None) -> tuple[History, Rank | None]:
-    """Computes the head; returns the history with one row, and the rank of the weights it leaves."""
+def solve_phase(job: Job, phase: Phase, start: Score | None) -> tuple[History, Score | None]:
+    """Computes the head; returns the history with one row, and the score of the weights it leaves."""
     began, model = time.perf_counter(), job.model
     slice_for(job, phase, [])
     source = job.source or FeatureSource(job.dataset, job.validation, cache=None)
     check = audit(model)
     before = [(v, keras.ops.convert_to_numpy(v)) for v in model.trainable_variables]
-    how = {"class_weight": job.class_weight, "prototypes": phase.solve == "prototypes"}
-    probe = solve(model, source, l2=job.l2, seed=job.seed, verbose=job.verbose, **how)
+    probe = solve(
+        model,
+        source,
+        l2=job.l2,
+        seed=job.seed,
+        verbose=job.verbose,
+        class_weight=job.class_weight,
+        prototypes=phase.solve == "prototypes",
+    )
     model.compile(optimizer="adam", **job.compile_arguments)
     model.optimizer.build(model.trainable_variables)  # a .keras file of an optimizer without slots loads with a warning
     row: dict[str, Any] = {"phase": phase.name, "epoch": 1}
-    row |= distribute.alone(probe.part.model, lambda: _measured(probe.part, heads.of(model).compile_args))
+    row |= distribute.alone(probe.part.model, lambda: _measured(probe.part, heads.from_model(model).compile_args))
     row |= {"learning_rate": 0.0, "seconds": time.perf_counter() - began}
     notes = [f"phase {phase.name!r}: {probe.note}"]
-    if check.compare().frozen_moved:
+    report = check.compare()
+    if report.frozen_moved:
         check.check()
     if job.verbose:
         print(line(row, 1), flush=True)
-    rank, best = rank_of(row, "val_"), 1
-    if rank is not None and start is not None and rank <= start:
+    score, best = selection_score(row, job.selection, "val_"), 1
+    if score is not None and start is not None and score <= start:
         for variable, value in before:
             variable.assign(value)
         notes.append(_kept(phase, "solution"))
-        rank, best = start, 0
+        score, best = start, 0
     if start is None:
-        notes += _worse_than_before(job, phase, rank)
-    return History((row,), {phase.name: best}, {phase.name: check.report}, tuple(notes)), rank
+        notes += _worse_than_before(job, phase, score)
+    return History((row,), {phase.name: best}, {phase.name: report}, tuple(notes)), score
 
 
-def _worse_than_before(job: Job, phase: Phase, rank: Rank | None) -> list[str]:
+def _worse_than_before(job: Job, phase: Phase, score: Score | None) -> list[str]:
     """Says where a head on tuned features is worse than one of before: the features are not given back for that."""
-    earlier = [(found, row["phase"]) for row in job.done.rows if (found := rank_of(row, "val_")) is not None]
-    if rank is None or not earlier or rank >= max(earlier)[0]:
+    scored = ((selection_score(row, job.selection, "val_"), row["phase"]) for row in job.done.rows)
+    earlier = [(found, name) for found, name in scored if found is not None]
+    if score is None or not earlier or score >= max(earlier)[0]:
         return []
     best, name = max(earlier)
+    metric = job.selection.name
+
+    def shown(found: Score) -> str:
+        return f"{metric} {abs(found[0]):.4f}, loss {-found[1]:.4f}"
+
     return [
-        f"phase {phase.name!r}: with the tuned features the model is worse on the validation examples (accuracy "
-        f"{rank[0]:.4f}, loss {-rank[1]:.4f}) than it was in phase {name!r} (accuracy {best[0]:.4f}, loss "
-        f"{-best[1]:.4f}). They are kept all the same: as few examples as pairs are for cannot tell which is better"
+        f"phase {phase.name!r}: with the tuned features the model is worse on the validation examples "
+        f"({shown(score)}) than it was in phase {name!r} ({shown(best)}). They are kept all the same: as few examples "
+        "as pairs are for cannot tell which is better"
     ]
 
 

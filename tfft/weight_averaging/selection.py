@@ -1,6 +1,7 @@
-"""Which of two models is better by what validation measured: :func:`rank_of`.
+"""Which of two models is better by what validation measured: :func:`selection_score`.
 
-Hides the order in which measurements count, so that all of tfft chooses in the same way.
+Epochs, points between two models and soups are all chosen by it. The measurement that decides belongs to the task of
+the model's head, see :class:`tfft.registry.Metric`.
 """
 
 from __future__ import annotations
@@ -8,34 +9,63 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-Rank = tuple[float, float]  # accuracy, then negative loss: higher is better
+import keras
 
-_WORST: Rank = (-math.inf, -math.inf)
+from tfft import heads
+from tfft.errors import PlanError
+from tfft.registry import Metric
+
+Score = tuple[float, float]  # the metric, negative where lower is better, then the negative loss: higher is better
+
+ACCURACY = Metric("accuracy")
+_WORST: Score = (-math.inf, -math.inf)
 
 
-def rank_of(logs: Mapping[str, float], prefix: str = "") -> Rank | None:
-    """Returns how good a model is: by its accuracy where there is one, then by its loss. Higher is better.
+def selection_score(logs: Mapping[str, float], metric: Metric = ACCURACY, prefix: str = "") -> Score | None:
+    """Returns how good a model is: by a metric where it was measured, then by its loss. Higher is better.
 
     Args:
         logs: results by name, as ``model.evaluate(..., return_dict=True)`` gives them, or logs of an epoch.
+        metric: the measurement that decides; see :func:`measured`.
         prefix: of the names that count: ``"val_"`` for logs of an epoch.
 
     Returns:
-        Accuracy (0 without one) and negative loss; the worst there is where the loss is no finite number;
-        None without a loss.
+        The metric (0 where it was not measured) and the negative loss; the worst there is where one of them is no
+        finite number; None without a loss.
 
     Example:
-        >>> rank_of({"loss": 0.5, "accuracy": 0.9}) > rank_of({"loss": 0.1, "accuracy": 0.8})
+        >>> selection_score({"loss": 0.5, "accuracy": 0.9}) > selection_score({"loss": 0.1, "accuracy": 0.8})
+        True
+        >>> error = Metric("error", higher_is_better=False)
+        >>> selection_score({"loss": 1.0, "error": 0.2}, error) > selection_score({"loss": 0.1, "error": 0.3}, error)
         True
     """
     loss = logs.get(f"{prefix}loss")
     if loss is None:
         return None
-    if not math.isfinite(loss):
+    value = measured(logs, metric.name, prefix) or 0.0
+    if not math.isfinite(loss) or not math.isfinite(value):
         return _WORST
-    return accuracy_of(logs, prefix) or 0.0, -float(loss)
+    return value if metric.higher_is_better else -value, -float(loss)
 
 
-def accuracy_of(logs: Mapping[str, float], prefix: str = "") -> float | None:
-    """Returns the first result whose name speaks of accuracy, or None."""
-    return next((float(v) for k, v in logs.items() if k.startswith(prefix) and "accuracy" in k), None)
+def measured(logs: Mapping[str, float], name: str, prefix: str = "") -> float | None:
+    """Returns the result of a name, else the first one whose name contains it, or None.
+
+    Keras calls the accuracy of classes ``sparse_categorical_accuracy``, unless it is given a name.
+    """
+    if prefix + name in logs:
+        return float(logs[prefix + name])
+    return next((float(v) for k, v in logs.items() if k.startswith(prefix) and name in k[len(prefix) :]), None)
+
+
+def selection_of(model: keras.Model) -> Metric:
+    """Returns the measurement that decides for a model: that of its head's task; the accuracy without a head of tfft.
+
+    Args:
+        model: any Keras model.
+    """
+    try:
+        return heads.from_model(model).selection
+    except PlanError:
+        return ACCURACY

@@ -20,7 +20,8 @@ from tfft.console.tables import render
 from tfft.errors import PlanError, listed, raise_problems
 from tfft.freezing.batch_norm import recompute, training_norms
 from tfft.freezing.weight_values import is_floating, matched, put, take
-from tfft.weight_averaging.selection import Rank, accuracy_of
+from tfft.registry import Metric
+from tfft.weight_averaging.selection import Score, measured
 from tfft.weight_averaging.wise_ft import Measure, percent
 
 Checkpoint = str | os.PathLike[str] | Sequence[Any] | Mapping[str, Any]
@@ -91,7 +92,7 @@ def greedy_soup(
     checkpoints: Sequence[Checkpoint],
     dataset: tf.data.Dataset,
     *,
-    metric: str | None = None,
+    metric: str | Metric | None = None,
     refresh: tf.data.Dataset | None = None,
 ) -> Soup:
     """Averages those of several fine-tuned models that are better together than alone: a greedy soup.
@@ -114,7 +115,8 @@ def greedy_soup(
         checkpoints: files of ``model.save_weights("....weights.h5")`` or ``model.save("....keras")``, arrays in the
             order of ``model.weights``, or all of them by path.
         dataset: held out, finite, batches of (inputs, labels).
-        metric: name of the result that decides before the loss, where higher is better; None: the accuracy.
+        metric: the result that decides before the loss: a :class:`tfft.registry.Metric`, or the name of one where
+            higher is better; None: that of the head's task, which is the accuracy for classes.
         refresh: training examples in batches, for :func:`refresh_batch_norm` of soups of several models where
             BatchNormalization trains; None averages the statistics.
 
@@ -133,23 +135,23 @@ def greedy_soup(
     pot = _Pot(model, refresh)
     try:
         named = _named(model, checkpoints)
-        alone: list[tuple[Rank, int, dict[str, float]]] = []
+        alone: list[tuple[Score, int, dict[str, float]]] = []
         for i, (_, checkpoint) in enumerate(named):
             pot.put(_read(model, checkpoint))
             results = measure()
-            alone.append((measure.rank(results), i, results))
+            alone.append((measure.score(results), i, results))
         alone.sort(key=lambda one: one[0], reverse=True)  # stable: the first given of equal ones comes first
-        rank, first, results = alone[0]
+        score, first, results = alone[0]
         pot.start(_read(model, named[first][1]))
         rows = [_row(named[first][0], results, True, results)]
         best = results
         for _, i, single in alone[1:]:
             pot.try_with(_read(model, named[i][1]))
             found = measure()
-            better = measure.rank(found) >= rank
+            better = measure.score(found) >= score
             rows.append(_row(named[i][0], single, better, found))
             if better:
-                rank, results = measure.rank(found), found
+                score, results = measure.score(found), found
                 pot.keep()
     except BaseException:
         pot.put_back()
@@ -159,7 +161,9 @@ def greedy_soup(
 
 
 def _row(name: str, single: Mapping[str, float], taken: bool, soup: Mapping[str, float]) -> Ingredient:
-    return Ingredient(name, single["loss"], accuracy_of(single), taken, soup["loss"], accuracy_of(soup))
+    return Ingredient(
+        name, single["loss"], measured(single, "accuracy"), taken, soup["loss"], measured(soup, "accuracy")
+    )
 
 
 class _Pot:
@@ -212,8 +216,7 @@ def _named(model: keras.Model, checkpoints: Sequence[Checkpoint]) -> list[tuple[
         raise PlanError("The list of checkpoints is empty, so there is nothing to make a soup of.")
     named, problems = [], []
     for i, checkpoint in enumerate(checkpoints):
-        is_file = isinstance(checkpoint, (str, os.PathLike))
-        name = os.fspath(checkpoint) if is_file else f"number {i + 1}"
+        name = os.fspath(checkpoint) if isinstance(checkpoint, (str, os.PathLike)) else f"number {i + 1}"
         named.append((name, checkpoint))
         try:
             _read(model, checkpoint, name)

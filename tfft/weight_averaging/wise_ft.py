@@ -19,7 +19,8 @@ from tfft.console.tables import render
 from tfft.errors import DataError, PlanError, did_you_mean, listed
 from tfft.freezing.batch_norm import recompute, training_norms
 from tfft.freezing.weight_values import Values, is_floating, matched, put, take
-from tfft.weight_averaging.selection import Rank, accuracy_of, rank_of
+from tfft.registry import Metric
+from tfft.weight_averaging.selection import Score, measured, selection_of, selection_score
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +80,7 @@ def interpolate(
     dataset: tf.data.Dataset,
     *,
     steps: int = 11,
-    metric: str | None = None,
+    metric: str | Metric | None = None,
     refresh: tf.data.Dataset | None = None,
 ) -> Interpolation:
     """Looks for the best weights on the line from those before fine-tuning to those after it (WiSE-FT).
@@ -90,9 +91,9 @@ def interpolate(
     data than the better end. The head must be the same network at both ends: solve or train it on the frozen
     backbone first, and take ``start`` after that; between a new head and a trained one lies nothing useful.
 
-    The best is the point with the highest accuracy, then the lowest loss; among points that are equal in both the
-    one nearest to the start, which keeps more of what the pretrained network can do. Each point is measured
-    by ``model.evaluate``. What is chosen on held-out data looks a little better there than it is.
+    The best is the point with the highest accuracy (or what else the task measures), then the lowest loss; among points
+    that are equal in both the one nearest to the start, which keeps more of what the pretrained network can do. Each
+    point is measured by ``model.evaluate``. What is chosen on held-out data looks a little better there than it is.
 
     Running statistics are interpolated like the weights; that is exact only at the ends. Where BatchNormalization
     trains, ``refresh`` recomputes them at every point between. Whole numbers, such as counters, stay as they are at
@@ -106,7 +107,8 @@ def interpolate(
             ``model.weights``, as ``model.get_weights()`` gave them.
         dataset: held out, finite, batches of (inputs, labels).
         steps: number of points, with both ends; at least 2.
-        metric: name of the result that decides before the loss, where higher is better; None: the accuracy.
+        metric: the result that decides before the loss: a :class:`tfft.registry.Metric`, or the name of one where
+            higher is better; None: that of the head's task, which is the accuracy for classes.
         refresh: training examples in batches, for :func:`refresh_batch_norm`; None interpolates statistics.
 
     Returns:
@@ -127,16 +129,16 @@ def interpolate(
     measure = Measure(model, dataset, metric)
     line = _Line(model, matched(model, start, "start"), refresh)
     points: list[Point] = []
-    best: tuple[Rank, Point, list[np.ndarray]] | None = None
+    best: tuple[Score, Point, list[np.ndarray]] | None = None
     try:
         for i in range(steps):
             alpha = i / (steps - 1)
             line.go(alpha)
             results = measure()
-            points.append(Point(alpha, results["loss"], accuracy_of(results), results))
-            rank = measure.rank(results)
-            if best is None or rank > best[0]:  # a point that is only as good comes later, farther from the start
-                best = rank, points[-1], take(line.variables)
+            points.append(Point(alpha, results["loss"], measured(results, "accuracy"), results))
+            score = measure.score(results)
+            if best is None or score > best[0]:  # a point that is only as good comes later, farther from the start
+                best = score, points[-1], take(line.variables)
         if best is None or not math.isfinite(best[1].loss):
             raise PlanError(
                 "The loss is not a finite number at any point between start and end: there are values that are no "
@@ -191,37 +193,39 @@ class Measure:
     Args:
         model: compiled.
         dataset: held out, finite.
-        metric: name of the result that decides before the loss; None: the accuracy.
+        metric: the result that decides before the loss, or its name where higher is better; None: that of the head's
+            task.
     """
 
-    def __init__(self, model: keras.Model, dataset: tf.data.Dataset, metric: str | None = None) -> None:
+    def __init__(self, model: keras.Model, dataset: tf.data.Dataset, metric: str | Metric | None = None) -> None:
         if not model.compiled:
             raise PlanError(
                 f"{model.name!r} is not compiled, so it has no loss to measure. Call model.compile first, for example "
-                "model.compile('adam', **tfft.heads.of(model).compile_args())."
+                "model.compile('adam', **tfft.heads.from_model(model).compile_args())."
             )
         count = int(dataset.cardinality())
         if count == tf.data.INFINITE_CARDINALITY:
             raise DataError("The dataset never ends (it repeats): measure on a finite one, such as dataset.take(n).")
         if count == 0:
             raise DataError("The dataset holds no batch, so there is nothing to measure on.")
-        self._model, self._dataset, self._metric = model, dataset, metric
+        self._model, self._dataset = model, dataset
+        given = Metric(metric) if isinstance(metric, str) else metric
+        self._required = given is not None
+        self._metric = given or selection_of(model)
 
     def __call__(self) -> dict[str, float]:
         """Returns what ``evaluate`` measures with the weights as they are."""
         results = self._model.evaluate(self._dataset, verbose=0, return_dict=True)
-        if self._metric is not None and self._metric not in results:
+        name = self._metric.name
+        if self._required and name not in results:
             raise PlanError(
-                f"The model measures no {self._metric!r}.{did_you_mean(self._metric, results)} It measures: "
-                f"{listed(results)}."
+                f"The model measures no {name!r}.{did_you_mean(name, results)} It measures: {listed(results)}."
             )
         return {name: float(value) for name, value in results.items()}
 
-    def rank(self, results: Mapping[str, float]) -> Rank:
+    def score(self, results: Mapping[str, float]) -> Score:
         """Returns what results are worth; higher is better."""
-        if self._metric is None:
-            return rank_of(results)  # type: ignore[return-value]  # evaluate always gives a loss
-        return rank_of({"loss": results["loss"], "accuracy": results[self._metric]})  # type: ignore[return-value]
+        return selection_score(results, self._metric)  # type: ignore[return-value]  # evaluate always gives a loss
 
 
 def percent(share: float | None) -> str:

@@ -21,6 +21,7 @@ from tfft.data.tfds.features import NUMBER, SEVERAL, Chosen, chosen_features, ra
 from tfft.data.tfds.file_names import class_folder_names, safe_name
 from tfft.errors import DataError, did_you_mean, listed, missing_package
 from tfft.io.cache_dir import SPARE, cache_dir, cached_folder, free_space
+from tfft.registry import asked_task
 
 PREFIX = "tfds:"
 _ABOUT = "dataset.json"
@@ -89,8 +90,11 @@ def local_copy(
     """
     given = dict(settings or {})
     task, progress = given.get("task", "auto"), progress or given.get("progress")
-    if task == "tokens":
-        raise DataError(f"task='tokens' is for files of tagged words, and {os.fspath(source)} is a dataset of tfds.")
+    asked = asked_task(task)
+    if asked is not None and asked.reader is not None:
+        raise DataError(
+            f"task={task!r} is for files in a format of its own, and {os.fspath(source)} is a dataset of tfds."
+        )
     builder, name = _opened(os.fspath(source))
     chosen = chosen_features(builder.info, **{role: given.get(role) for role in ROLES})
     parts = _parts(builder.info)
@@ -133,7 +137,7 @@ def _settings(folder: Path, chosen: Chosen, task: str) -> dict[str, Any]:
         found |= {chosen.kind: chosen.kind, "label": "label"}
         if (folder / SPLIT).is_file():
             found["validation"] = str(folder / SPLIT)
-    if task == "auto" and chosen.labels in (NUMBER, SEVERAL):
+    if asked_task(task) is None and chosen.labels in (NUMBER, SEVERAL):
         found["task"] = chosen.labels
     return found
 

@@ -17,6 +17,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from tfft import registry
 from tfft.data.labels import label_problems, labels_of
 from tfft.errors import DataError, PlanError, did_you_mean, listed, raise_problems
 from tfft.heads import Head
@@ -102,7 +103,7 @@ def nearest_mean_head(
         PlanError: when the head is of another kind, or a setting is out of range.
 
     Example:
-        >>> found = nearest_mean_head(features.arrays, features.labels, tfft.heads.of(model))
+        >>> found = nearest_mean_head(features.arrays, features.labels, tfft.heads.from_model(model))
         >>> tfft.features.transplant(model, found)
     """
     count = _classes(head)
@@ -123,7 +124,7 @@ def nearest_mean_head(
     kernel = scale * means
     offset = means @ own if distance == "cosine" else np.sum(means**2, 1) / 2
     bias = -scale * offset
-    if head.kind == "binary":
+    if head.units < count:  # one logit for two classes
         kernel, bias = kernel[1:] - kernel[:1], bias[1:] - bias[:1]
     judged = int(seen.sum())
     loss = float(_losses(scale * logits[seen], labels[seen]).mean()) if judged else np.nan
@@ -196,11 +197,11 @@ def _centre(values: np.ndarray, centre: np.ndarray | None) -> np.ndarray:
 
 
 def _classes(head: Head) -> int:
-    if head.kind not in ("classification", "binary"):
+    if not registry.task(head.task).exclusive_classes or head.class_names is None:
         raise PlanError(
-            f"The nearest mean tells one of several classes; the head is {head.kind}. Use tfft.features.solve_head."
+            f"The nearest mean tells one of several classes; the head is {head.task}. Use tfft.features.solve_head."
         )
-    return 2 if head.kind == "binary" else head.units
+    return len(head.class_names)
 
 
 def _check_settings(distance: str, centre: np.ndarray | None, scale: float | None) -> None:
@@ -230,7 +231,8 @@ def _checked(features: np.ndarray, labels: np.ndarray, head: Head, count: int) -
     wrong = label_problems(labels, count, "labels")
     if not wrong:
         sizes = np.bincount(labels.astype(np.int64), minlength=count)
-        missing = [head.class_names[k] for k in np.flatnonzero(sizes == 0)]
+        names = head.class_names or ()
+        missing = [names[k] for k in np.flatnonzero(sizes == 0)]
         wrong = [f"no example has the class {listed(missing)}, so it has no mean"] if missing else []
     raise_problems(DataError, "The means of the classes cannot be found", problems + wrong)
     return labels.astype(np.int64)

@@ -13,7 +13,7 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -25,8 +25,17 @@ _NO_VARIANCE = 1e-12  # of the largest: what rounding leaves along axes that the
 _BLOCK_LOGITS, _BLOCK_FEATURES = 2**19, 2**21
 _JOINT_COLUMNS = 256  # enough for full speed of the matrix product; more only takes memory
 _THREADED_WORK = 2e9  # additions and products in one step: some 30 ms on one core
-_SWEEP_STOP = {"tolerance": 1e-4, "steps": 200}  # a hundredth of it moves held-out losses by a percent or less
-_FINAL_STOP = {"tolerance": 1e-8, "steps": 1000}
+
+
+class _Stop(TypedDict):
+    """When the search for a minimum ends."""
+
+    tolerance: float
+    steps: int
+
+
+_SWEEP_STOP: _Stop = {"tolerance": 1e-4, "steps": 200}  # a hundredth of it moves held-out losses by a percent or less
+_FINAL_STOP: _Stop = {"tolerance": 1e-8, "steps": 1000}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +127,7 @@ class Problem:
 
     def __post_init__(self) -> None:
         self.dtype = np.float32 if self.basis is None and self.rows.dtype == np.float32 else np.float64
-        self.gain = 1 if self.head.kind == "classification" else self.head.units  # the others' loss is a mean of units
+        self.gain = 1 if self.head.convex_loss == "softmax" else self.head.units  # the others' loss is a mean of units
 
     def value_and_gradient(
         self, values: np.ndarray, l2: float = 0.0, folds: np.ndarray | None = None
@@ -150,7 +159,7 @@ class Problem:
             losses[:, part], slopes = self._terms(logits, part)
             slopes = np.minimum(np.abs(slopes) * self.gain, 1)
             slopes *= 1 - slopes  # p (1 - p), whether the target is 0 or 1
-            weights = self.weights[:, part].astype(self.dtype)
+            weights: np.ndarray[Any, Any] = self.weights[:, part].astype(self.dtype)
             curvature += np.einsum("fun,fn->u", slopes, weights) / (self.gain * len(self.weights))
         return losses, hits, curvature
 
@@ -166,16 +175,16 @@ class Problem:
 
     def _terms(self, logits: np.ndarray, part: slice) -> tuple[np.ndarray, np.ndarray]:
         """Returns the losses [F, n] and their slopes by the logits [F, U, n]; may overwrite the logits."""
-        if self.head.kind == "classification":
+        if self.head.convex_loss == "softmax":
             return _softmax_terms(logits, self.targets[part], self.head.label_smoothing)
         target = self.targets[part].T.astype(self.dtype)
-        if self.head.kind == "regression":
+        if self.head.convex_loss == "squared":
             logits -= target
             return np.mean(logits**2, 1), logits * (2 / self.head.units)
         return _sigmoid_terms(logits, target, self.head.label_smoothing)
 
     def _hits(self, logits: np.ndarray, part: slice) -> np.ndarray:
-        if self.head.kind == "classification":
+        if self.head.convex_loss == "softmax":
             return logits.argmax(1) == self.targets[part]
         return np.mean((logits > 0) == (self.targets[part].T > 0.5), 1)
 
@@ -220,7 +229,7 @@ def fit(
             for group in _parts(len(start), _JOINT_COLUMNS // start.shape[1])
         ]
     values = np.concatenate([part.values for part in found]).reshape(start.shape) * sizes
-    if problem.head.kind == "classification":  # what all classes share changes the penalty only: less is exactly best
+    if problem.head.convex_loss == "softmax":  # what all classes share changes the penalty only: less is exactly best
         values -= values.mean(1, keepdims=True)
     return Fitted(values, max(part.steps for part in found), all(part.converged for part in found))
 
@@ -304,7 +313,7 @@ def _without_features(problem: Problem, wide: int) -> np.ndarray:
     folds, units, smoothing = len(problem.weights), problem.head.units, problem.head.label_smoothing
     half = 0.5 / len(problem.targets)
     values = np.zeros((folds, units, wide + 1))
-    if problem.head.kind == "classification":
+    if problem.head.convex_loss == "softmax":
         shares = np.stack([np.bincount(problem.targets, weights, units) for weights in problem.weights])
         values[..., -1] = np.log((1 - smoothing) * shares + smoothing / units + half)
     else:

@@ -18,6 +18,7 @@ from typing import Literal
 import keras
 import numpy as np
 
+from tfft import registry
 from tfft.data.class_balance import class_weights
 from tfft.errors import DataError, PlanError, listed, raise_problems
 from tfft.features.linear_probe.nearest_mean import Prototypes
@@ -101,7 +102,7 @@ def solve_head(
     folds: int = 5,
     seed: int = 0,
     validation: tuple[np.ndarray, np.ndarray] | None = None,
-    class_weight: str | Mapping[str | int, float] | None = None,
+    class_weight: str | Mapping[str | int, float] | Mapping[int, float] | None = None,
     verbose: bool = False,
 ) -> Solved:
     """Finds the kernel and bias that minimise the head's loss plus an L2 penalty: the linear probe.
@@ -147,12 +148,17 @@ def solve_head(
         PlanError: when ``l2``, ``folds`` or a weight is out of range, or a head without classes gets weights.
 
     Example:
-        >>> solved = solve_head(features, labels, tfft.heads.of(model))
+        >>> solved = solve_head(features, labels, tfft.heads.from_model(model))
         >>> print(solved)
         >>> transplant(model, solved)
     """
     started = time.perf_counter()
     _check_plan(l2, folds)
+    if head.convex_loss is None:
+        raise PlanError(
+            f"The head of {head.task} has no loss whose optimum can be computed. Fix: train it, in a phase with epochs "
+            "and a rate."
+        )
     targets = _targets(features, labels, head, "features")
     weigh = _weighing(targets, head, class_weight)
     generator = np.random.default_rng(seed)
@@ -194,7 +200,7 @@ def transplant(model: keras.Model, solved: Solved | Prototypes) -> None:
         PlanError: when the model has no such layer, several, or one of another shape.
 
     Example:
-        >>> transplant(model, solve_head(features, labels, tfft.heads.of(model)))
+        >>> transplant(model, solve_head(features, labels, tfft.heads.from_model(model)))
     """
     layers = list(_logits_layers(model))
     if len(layers) != 1:
@@ -209,7 +215,7 @@ def transplant(model: keras.Model, solved: Solved | Prototypes) -> None:
         raise PlanError(
             f"The solved head does not fit the layer {layer.name!r} of {model.name!r}: expected a kernel "
             f"(features, units) of {wanted[0]} and a bias of {wanted[1]}, received {received[0]} and {received[1]}. "
-            "Solve it on the features of this model, with head=tfft.heads.of(model)."
+            "Solve it on the features of this model, with head=tfft.heads.from_model(model)."
         )
     layer.kernel.assign(solved.kernel)
     layer.bias.assign(solved.bias)
@@ -226,7 +232,7 @@ class _Sweep:
     ) -> None:
         self._problem, self._fold, self._variances, self._verbose = problem, fold, variances, verbose
         self._weights, self._mean = weights, float(weights.mean())
-        self._ridge = Ridge(problem) if problem.head.kind == "regression" else None
+        self._ridge = Ridge(problem) if problem.head.convex_loss == "squared" else None
         self._done: dict[float, tuple[Trial, np.ndarray]] = {}
         self.steps = 0
 
@@ -262,7 +268,7 @@ class _Sweep:
         else:
             fitted = self._ridge.fit(l2)
         losses, hits, _ = self._problem.score(fitted.values)
-        regression = self._problem.head.kind == "regression"
+        regression = self._problem.head.convex_loss == "squared"
         trial = Trial(l2, *self._judge(losses * self._weights), *((None, None) if regression else self._judge(hits)))
         self._done[l2] = (trial, fitted.values)
         self.steps += fitted.steps
@@ -285,20 +291,20 @@ class _Sweep:
 
 
 def _solve(problem: Problem, l2: float, variances: np.ndarray, start: np.ndarray | None) -> Fitted:
-    if problem.head.kind == "regression":
+    if problem.head.convex_loss == "squared":
         return Ridge(problem).fit(l2)
     return fit(problem, l2, variances, start, final=True)
 
 
 def _weighing(
-    targets: np.ndarray, head: Head, class_weight: str | Mapping[str | int, float] | None
+    targets: np.ndarray, head: Head, class_weight: str | Mapping[str | int, float] | Mapping[int, float] | None
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Returns what tells the weights [n] of targets."""
     if class_weight is None:
         return lambda some: np.ones(len(some))
-    if head.kind not in ("classification", "binary"):
-        raise PlanError(f"class_weight weights examples of one class each; the head is {head.kind}. Leave it out.")
-    found = class_weights(_classes(targets, head), head.class_names, class_weight)
+    if not _is_exclusive(head):
+        raise PlanError(f"class_weight weights examples of one class each; the head is {head.task}. Leave it out.")
+    found = class_weights(_classes(targets, head), head.class_names or (), class_weight)
     by_class = np.array([found[k] for k in range(len(found))])
     return lambda some: by_class[_classes(some, head)]
 
@@ -371,15 +377,20 @@ def _sample(targets: np.ndarray, width: int, head: Head, generator: np.random.Ge
 
 
 def _classes(targets: np.ndarray, head: Head) -> np.ndarray:
-    if head.kind in ("classification", "binary"):
+    if _is_exclusive(head):
         return targets.reshape(-1).astype(np.int64)
     return np.zeros(len(targets), np.int64)
 
 
+def _is_exclusive(head: Head) -> bool:
+    """Whether each example has exactly one class."""
+    return registry.task(head.task).exclusive_classes
+
+
 def _check_plan(l2: float | str, folds: int) -> None:
     problems = []
-    number = isinstance(l2, (int, float, np.number)) and not isinstance(l2, bool)
-    if l2 != "auto" and not (number and 0 <= l2 < float("inf")):
+    is_number = isinstance(l2, (int, float, np.number)) and not isinstance(l2, bool) and 0 <= l2 < float("inf")
+    if l2 != "auto" and not is_number:
         problems.append(f"l2 must be 'auto' or a number of at least 0, received {l2!r}")
     if isinstance(folds, bool) or not isinstance(folds, (int, np.integer)) or folds < 2:
         problems.append(f"folds must be an int of at least 2, received {folds!r}")
@@ -397,17 +408,17 @@ def _targets(features: np.ndarray, labels: np.ndarray, head: Head, what: str, wi
         problems.append(f"{what} must be [N, {width}] like the training features, received {features.shape}")
     elif bad := _not_finite(features):
         problems.append(f"{what} hold values that are NaN or infinite, in the rows {listed(bad, limit=5)}")
-    single = head.kind in ("classification", "binary")
+    single = _is_exclusive(head)
     shapes = [(len(features),)] * (single or head.units == 1) + [(len(features), 1 if single else head.units)]
     if labels.shape not in shapes:
-        problems.append(f"labels of a {head.kind} head must have the shape {shapes[0]}, received {labels.shape}")
+        problems.append(f"labels of a {head.task} head must have the shape {shapes[0]}, received {labels.shape}")
     elif not np.all(np.isfinite(labels)):
         problems.append("labels hold values that are NaN or infinite")
-    elif head.kind != "regression" and (wrong := _not_labels(labels, head)):
-        highest = head.units - 1 if head.kind == "classification" else 1
+    elif head.convex_loss != "squared" and (wrong := _not_labels(labels, head)):
+        highest = head.units - 1 if head.convex_loss == "softmax" else 1
         problems.append(f"labels must be whole numbers from 0 to {highest}, received {listed(wrong, limit=5)}")
     raise_problems(DataError, f"The head cannot be solved on these {what}", problems)
-    if head.kind == "classification":
+    if head.convex_loss == "softmax":
         return labels.reshape(-1).astype(np.int64)
     return labels.reshape(len(labels), head.units).astype(np.float64)
 
@@ -421,7 +432,7 @@ def _not_finite(features: np.ndarray) -> list[int]:
 
 
 def _not_labels(labels: np.ndarray, head: Head) -> list[object]:
-    top = head.units if head.kind == "classification" else 2
+    top = head.units if head.convex_loss == "softmax" else 2
     return np.unique(labels[(labels < 0) | (labels >= top) | (labels != np.floor(labels))]).tolist()
 
 

@@ -3,44 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
+from tfft import registry
 from tfft.data import Splits
 from tfft.inspection.classes import class_findings, label_text
 from tfft.inspection.duplicates import copy_findings
-from tfft.inspection.findings import DataReport, Finding, Item, Level, in_order
+from tfft.inspection.findings import Finding, Item, Level
 from tfft.modalities.audio.decode import SUFFIXES, RecordingFacts
 from tfft.modalities.audio.examples import AudioExamples
 from tfft.modalities.image.checks import unusable
 from tfft.specs import AudioSpec
+
+# Short name, level, message, remedy, which recordings are meant, and what is said of one.
+_Look = tuple[str, Level, str, str, Callable[[RecordingFacts], bool], Callable[[RecordingFacts], str]]
 
 _CLIPPED = 0.01  # of the samples
 _OFFSET = 0.02  # of the loudest that a file can hold
 _QUIET = 0.01
 _SHORT = 0.1  # seconds
 
-_Asks = Callable[[RecordingFacts], Any]
 
-
-def check_recordings(splits: Splits[AudioExamples]) -> DataReport:
-    """Looks at recordings that were read by :func:`load_recordings`; no file is read again.
+def recording_findings(splits: Splits[AudioExamples]) -> Iterator[Finding]:
+    """Yields findings about recordings that were read by :func:`load_recordings`; no file is read again.
 
     Args:
         splits: the recordings, with what reading them told.
     """
     parts, facts = splits.parts, splits.train.facts + splits.validation.facts
-    counts = {part: own.counts for part, own in parts.items()}
     labels = [label_text(own.class_names, label) for own in parts.values() for label in own.labels]
     where = [part for part, own in parts.items() for _ in own.paths]
-    findings = [*unusable(splits.skipped, "recordings", SUFFIXES), *_findings(facts, splits.train.spec)]
-    if splits.task == "classification":
-        findings += class_findings(counts)
-    findings += copy_findings(splits.duplicates, [one.path for one in facts], labels, where)
-    return DataReport(splits.root, counts, in_order(iter(findings)))
+    yield from unusable(splits.skipped, "recordings", SUFFIXES)
+    yield from _findings(facts, splits.train.spec)
+    if registry.task(splits.task).exclusive_classes:
+        yield from class_findings({part: own.counts for part, own in parts.items()})
+    yield from copy_findings(splits.duplicates, [one.path for one in facts], labels, where)
 
 
 def _findings(facts: Sequence[RecordingFacts], spec: AudioSpec) -> Iterator[Finding]:
-    looks: tuple[tuple[str, Level, str, str, _Asks, _Asks], ...] = (
+    looks: tuple[_Look, ...] = (
         ("clipped", "warning", "are clipped: too loud for their files", "record them again, less loud",
          lambda f: f.clipped > _CLIPPED, lambda f: f"has {f.clipped:.0%} of its samples at the limit"),
         ("quiet", "warning", "are very quiet", "look whether anything can be heard",

@@ -49,11 +49,6 @@ class AudioExamples(FileExamples):
         return self.waves
 
     @property
-    def build_options(self) -> dict[str, Any]:
-        """Rate and length of the waveforms."""
-        return {"audio": self.spec}
-
-    @property
     def title(self) -> str:
         """What these are."""
         return "recordings given in memory"

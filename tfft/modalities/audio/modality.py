@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +12,15 @@ from tfft.registry import Adapted, FeatureLevel, Match, Modality
 
 if TYPE_CHECKING:
     import keras
+    import tensorflow as tf
 
     from tfft.backbones.base import Backbone
     from tfft.data.examples import Splits
+    from tfft.exporting.loader import ServingInput
+    from tfft.exporting.prediction import RequestItem
     from tfft.features.engines import Staged
     from tfft.features.sources import Source, Views
-    from tfft.inspection.findings import DataReport
+    from tfft.inspection.findings import Finding
     from tfft.modalities.audio.examples import AudioExamples
     from tfft.models import ModelInput
     from tfft.specs import AudioSpec
@@ -81,11 +84,13 @@ class AudioModality(Modality):
 
         return None if staged.audio is None else wave_source(values, labels, staged, batch_size, views)
 
-    def report(self, splits: Splits[Any], name: str) -> DataReport | None:
-        """Looks at recordings."""
-        from tfft.modalities.audio.checks import check_recordings
+    # --- checks
 
-        return check_recordings(splits)
+    def findings(self, splits: Any, *, notes: list[str]) -> Iterator[Finding]:
+        """Yields findings about files, loudness, classes and copies."""
+        from tfft.modalities.audio.checks import recording_findings
+
+        return recording_findings(splits)
 
     # --- model
 
@@ -96,6 +101,10 @@ class AudioModality(Modality):
     def fits(self, backbone: Backbone, options: Mapping[str, Any]) -> int:
         """Returns 2 where waves are asked for; no backbone says by itself that it takes them."""
         return 2 if options.get("audio") is not None else 0
+
+    def model_options(self, splits: Any) -> dict[str, Any]:
+        """Returns the rate and length of the recordings."""
+        return {"audio": splits.train.spec}
 
     def attach_input(
         self,
@@ -121,6 +130,30 @@ class AudioModality(Modality):
         from tfft.layers.log_mel import audio_of
 
         return audio_of(model)
+
+    # --- serving
+
+    def serving(self, model: keras.Model, inputs: Mapping[str, tf.TensorSpec], **options: Any) -> ServingInput | None:
+        """Returns how a model takes waves and WAV files."""
+        from tfft.modalities.audio.serving import audio_input
+
+        return audio_input(model)
+
+    def served(self, signatures: Mapping[str, Any], assets: Path) -> ServingInput | None:
+        """Returns how an exported model takes waves."""
+        from tfft.modalities.audio.serving import served_audio
+
+        return served_audio(assets)
+
+    def read_items(self, items: Sequence[Any], spec: Any) -> Iterator[RequestItem]:
+        """Yields waves at the rate and length that a model takes."""
+        from tfft.modalities.audio.serving import read_recordings
+
+        return read_recordings(items, spec)
+
+    def example_arguments(self, spec: Any) -> str:
+        """Returns the form of file that most recordings have."""
+        return "WAV..."
 
 
 AUDIO = AudioModality()

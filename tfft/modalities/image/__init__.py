@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from tfft.modalities import lazy_names
 
 if TYPE_CHECKING:
-    from tfft.layers.preprocess import Preprocess, decode_image, resize_pixels, scale_pixels
+    from tfft.layers.preprocess import Preprocess, resize_pixels, scale_pixels
     from tfft.modalities.image.arrays import load_arrays
     from tfft.modalities.image.batches import from_arrays
     from tfft.modalities.image.crops import find_parts
@@ -26,7 +26,7 @@ __getattr__, __dir__ = lazy_names(
         "ImageArrays": "examples",
         "ImageFiles": "examples",
         "Preprocess": "tfft.layers.preprocess",
-        "decode_image": "tfft.layers.preprocess",
+        "decode_image": "decode",
         "examine": "file_info",
         "find_copies": "duplicates",
         "find_parts": "crops",

@@ -16,9 +16,9 @@ from tfft.data.file_examples import FileExamples
 from tfft.errors import DataError
 from tfft.features.engines import Staged
 from tfft.features.sources import ArraySource, Source, Views
-from tfft.layers.image_headers import read_header
 from tfft.modalities.image.batches import Follow, array_batches, array_views, checked_arrays, file_batches
 from tfft.modalities.image.feature_source import FileSource
+from tfft.modalities.image.headers import read_header
 from tfft.specs import AudioSpec, InputSpec
 
 _HEADERS_READ = 64  # files whose size is looked at

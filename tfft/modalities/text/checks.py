@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from tfft import registry
 from tfft.data import Splits
 from tfft.inspection.classes import twins, uneven
-from tfft.inspection.findings import DataReport, Finding, Item, Level, in_order
+from tfft.inspection.findings import Finding, Item, Level
 from tfft.modalities.text.examples import TextExamples
 
 _LONG = 20_000  # characters; no encoder reads so much
@@ -22,22 +23,23 @@ _MARKUP = re.compile(r"</?(p|br|div|span|a|b|i|td|tr|li)\b[^>]*>|&(amp|lt|gt|quo
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
-def text_report(splits: Splits[TextExamples]) -> DataReport:
-    """Looks at texts that were read by :func:`load_texts`.
+def text_findings(splits: Splits[TextExamples]) -> Iterator[Finding]:
+    """Yields findings about texts that were read by :func:`load_texts`.
 
     Args:
         splits: both parts.
     """
-    parts = {"train": splits.train, "validation": splits.validation}
-    counts = {part: _counts(own, splits) for part, own in parts.items()}
-    return DataReport("texts", counts, in_order(_findings(splits, parts, counts)))
+    yield from _findings(splits, {"train": splits.train, "validation": splits.validation}, text_counts(splits))
+
+
+def text_counts(splits: Splits[TextExamples]) -> dict[str, dict[str, int]]:
+    """Returns the number of texts in each class, by part; of all texts where labels are no classes."""
+    return {"train": _counts(splits.train, splits), "validation": _counts(splits.validation, splits)}
 
 
 def _counts(part: TextExamples, splits: Splits[TextExamples]) -> dict[str, int]:
-    if splits.task != "classification":
-        return {"texts": len(part)}
-    totals = np.bincount(part.labels, minlength=len(splits.class_names))
-    return dict(zip(splits.class_names, totals.tolist(), strict=True))
+    task = registry.task(splits.task)
+    return task.counts(part.labels, splits.class_names) if task.exclusive_classes else {"texts": len(part)}
 
 
 def _findings(
@@ -55,7 +57,7 @@ def _findings(
     yield from _repeats(rows)
     yield from _spelling(rows)
     yield from twins(splits.class_names)
-    if splits.task == "classification":
+    if registry.task(splits.task).exclusive_classes:
         total = Counter(counts["train"]) + Counter(counts["validation"])
         few = {name: total[name] for name in splits.class_names if total[name] < _FEW}
         if few:

@@ -58,11 +58,6 @@ class TextExamples(Examples):
         bytes_of = [[len(text.encode("utf-8", "replace")) for text in column] for column in self.columns.values()]
         return np.asarray(bytes_of, np.int64).sum(axis=0)
 
-    @property
-    def build_options(self) -> dict[str, Any]:
-        """Whether these are pairs."""
-        return {"pair": self.pairs is not None}
-
     def take(self, positions: np.ndarray) -> Self:
         """Returns the examples at some positions."""
         pairs = None if self.pairs is None else self.pairs[positions]

@@ -13,17 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from tfft import registry
 from tfft.data.examples import Skipped, Splits
-from tfft.data.label_parsing import (
-    class_problems,
-    has_value,
-    names_among,
-    number_problems,
-    numbers_of,
-    task_of,
-    unknown_labels,
-    values_of,
-)
+from tfft.data.label_parsing import has_value, parse_labels
 from tfft.data.options import ReadOptions, TableOptions, options_from
 from tfft.data.split import SplitOptions, hold_out, joined
 from tfft.data.table import SUFFIXES, Table, read_table
@@ -91,24 +83,23 @@ def load_texts(source: Any, *, text: str | int | Sequence[str | int] = "text", *
         raise DataError(f"group={split.group!r} is a column of one table that is split here; this data has none.")
     skipped: list[Skipped] = []
     cleaned = [_cleaned(part, reading.strict, skipped) for part in parts]
-    values = [values_of(part.labels, table.separator) for part in cleaned]
-    task = task_of(values, table.separator) if table.task == "auto" else table.task
-    names = () if task == "regression" else names_among(values[0], task)
-    problems = class_problems(values, names, task, [part.places for part in cleaned])
-    raise_problems(DataError, "The labels cannot be used", problems)
-    examples = [_examples(part, own, names, task) for part, own in zip(cleaned, values, strict=True)]
+    columns, places = ([getattr(part, name) for part in cleaned] for name in ("labels", "places"))
+    parsed = parse_labels(columns, places, task=table.task, separator=table.separator)
+    names = parsed.class_names
+    examples = [_examples(part, own, names) for part, own in zip(cleaned, parsed.parts, strict=True)]
     report = report_on([(e.texts, e.labels, e.places) for e in examples], names)
     groups = None
     if len(examples) == 1:
-        held = _held_out(examples[0], task, split, cleaned[0].groups)
+        strata = registry.task(parsed.task).strata(examples[0].labels)
+        held = _held_out(examples[0], strata, split, cleaned[0].groups)
         order = [np.flatnonzero(~held), np.flatnonzero(held)]
         if (own := cleaned[0].groups) is not None:
             groups = tuple(own[at] for part in order for at in part)
         examples = [examples[0].take(part) for part in order]
-        each = "of each class, " if task == "classification" else ""
+        each = "" if strata is None else "of each class, "
         origin = f"{split.share * 100:g} % {each}drawn with seed {split.seed}"
     train, validation = examples
-    return Splits(train, validation, origin, task=task, skipped=tuple(skipped), groups=groups, report=report)
+    return Splits(train, validation, origin, task=parsed.task, skipped=tuple(skipped), groups=groups, report=report)
 
 
 def read_texts(
@@ -130,13 +121,10 @@ def read_texts(
     if len(parts) > 1:
         raise DataError("Expected texts in one part, got two. Give the file or folder that is meant.")
     raw = _cleaned(parts[0], False, [])
-    values, names = values_of(raw.labels, table.separator), tuple(class_names)
-    if table.task == "regression":
-        unknown = list(number_problems([values], [raw.places]))
-    else:
-        unknown = unknown_labels(values, names, raw.places)
-    raise_problems(DataError, "The labels cannot be used", unknown[:_SHOWN])
-    return _examples(raw, values, names, table.task)
+    parsed = parse_labels(
+        [raw.labels], [raw.places], task=table.task, separator=table.separator, class_names=class_names
+    )
+    return _examples(raw, parsed.labels, parsed.class_names)
 
 
 # --- sources -----------------------------------------------------------------------------------------------------
@@ -268,13 +256,13 @@ def _no_text(value: Any) -> str:
     return "no text" if not has_value(value) else f"the {type(value).__name__} {value!r} in place of a text"
 
 
-def _examples(raw: _Raw, values: Sequence[Any], names: tuple[str, ...], task: str) -> TextExamples:
+def _examples(raw: _Raw, labels: np.ndarray, names: tuple[str, ...]) -> TextExamples:
     pairs = None if raw.pairs is None else np.array(raw.pairs, object)
-    return TextExamples(np.array(raw.texts, object), pairs, numbers_of(values, names, task), names, raw.places)
+    return TextExamples(np.array(raw.texts, object), pairs, labels, names, raw.places)
 
 
 def _held_out(
-    examples: TextExamples, task: str, split: SplitOptions, groups: Sequence[str] | None = None
+    examples: TextExamples, strata: np.ndarray | None, split: SplitOptions, groups: Sequence[str] | None = None
 ) -> np.ndarray:
     """Draws groups of equal texts, from each class alike, until the share is reached."""
     share, seed = split.share, split.seed
@@ -284,10 +272,9 @@ def _held_out(
         np.array(keys, object), return_index=True, return_inverse=True, return_counts=True
     )
     if groups is not None:
-        labels = examples.labels if task == "classification" else None
         together = joined(groups, list(zip(first[group].tolist(), range(len(keys)), strict=True)), len(keys))
-        return hold_out(examples.places, share, seed, labels=labels, groups=together)
-    strata = examples.labels[first] if task == "classification" else np.zeros(len(first), np.int64)
+        return hold_out(examples.places, share, seed, labels=strata, groups=together)
+    strata = np.zeros(len(first), np.int64) if strata is None else strata[first]
     random, held = np.random.default_rng(seed), np.zeros(len(first), bool)
     for stratum in np.unique(strata):
         members = random.permutation(np.flatnonzero(strata == stratum))

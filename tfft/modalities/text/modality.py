@@ -10,11 +10,16 @@ from tfft.registry import FeatureLevel, Match, Modality
 
 if TYPE_CHECKING:
     import keras
+    import tensorflow as tf
 
     from tfft.backbones.base import Backbone
     from tfft.data.examples import Splits
+    from tfft.exporting.loader import ServingInput
+    from tfft.exporting.prediction import RequestItem
+    from tfft.inspection.findings import Finding
     from tfft.modalities.text.examples import TextExamples
     from tfft.models import ModelInput
+
 
 _PARTS = ("val", "valid", "validation", "dev")
 
@@ -26,6 +31,7 @@ class TextModality(Modality):
     item = "text"
     items = "texts"
     columns = ("text",)
+    request = "text"
     numeric = False
 
     # --- data
@@ -56,6 +62,20 @@ class TextModality(Modality):
         names = {path.stem.lower() for path in folder.iterdir()}
         return "train" in names and not names.isdisjoint(_PARTS)
 
+    # --- checks
+
+    def findings(self, splits: Any, *, notes: list[str]) -> Iterator[Finding]:
+        """Yields findings about texts, classes and copies."""
+        from tfft.modalities.text.checks import text_findings
+
+        return text_findings(splits)
+
+    def counts(self, splits: Any) -> dict[str, dict[str, int]]:
+        """Returns the number of texts in each class, by part; of all texts where labels are no classes."""
+        from tfft.modalities.text.checks import text_counts
+
+        return text_counts(splits)
+
     def notes(self, splits: Splits[Any], backbone: Backbone) -> Iterator[str]:
         """Says how many texts are longer than what is read of them."""
         from tfft.modalities.text.truncation import truncation_note
@@ -68,6 +88,10 @@ class TextModality(Modality):
     def why_not(self, backbone: Backbone) -> str | None:
         """Returns why a backbone takes no texts."""
         return None if backbone.text_spec is not None else f"{backbone.name} does not take texts"
+
+    def model_options(self, splits: Any) -> dict[str, Any]:
+        """Returns whether the examples are pairs."""
+        return {"pair": splits.train.pairs is not None}
 
     def attach_input(
         self,
@@ -86,6 +110,52 @@ class TextModality(Modality):
     def input_of(self, model: keras.Model) -> str | None:
         """Returns ``"string"`` for a model that takes nothing but strings."""
         return "string" if all(tensor.dtype == "string" for tensor in model.inputs) else None
+
+    # --- serving
+
+    def serving(self, model: keras.Model, inputs: Mapping[str, tf.TensorSpec], **options: Any) -> ServingInput | None:
+        """Returns how a model takes texts."""
+        from tfft.modalities.text.serving import text_input
+
+        return text_input(inputs)
+
+    def served(self, signatures: Mapping[str, Any], assets: Path) -> ServingInput | None:
+        """Returns how an exported model takes texts."""
+        from tfft.modalities.text.serving import served_texts
+
+        return served_texts(signatures)
+
+    def read_items(self, items: Sequence[Any], spec: Any) -> Iterator[RequestItem]:
+        """Yields texts, and pairs of texts."""
+        from tfft.modalities.text.serving import read_texts
+
+        return read_texts(items)
+
+    def request_noun(self, spec: Any) -> str:
+        """Returns "texts", or "pairs of texts"."""
+        return "texts" if len(spec) == 1 else "pairs of texts"
+
+    def columns_of(self, spec: Any) -> tuple[str, ...]:
+        """Returns the names of the model's inputs."""
+        return tuple(spec)
+
+    def item_of_row(self, fields: Sequence[Any], folder: Path) -> Any:
+        """Returns the text, or the pair of texts, of a row."""
+        from tfft.modalities.text.serving import texts_of_row
+
+        return texts_of_row(fields)
+
+    def items_of_command(
+        self, model: str, spec: Any, files: Sequence[str], texts: Sequence[str], second: Sequence[str]
+    ) -> list[Any]:
+        """Returns the texts of a command: those of ``--text``, and the lines of files."""
+        from tfft.modalities.text.serving import texts_of_command
+
+        return texts_of_command(model, spec, files, texts, second)
+
+    def example_arguments(self, spec: Any) -> str:
+        """Returns an option for each of the model's inputs."""
+        return " ".join(f'--{name.replace("_", "-")} "..."' for name in sorted(spec))
 
 
 TEXT = TextModality()

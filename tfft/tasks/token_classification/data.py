@@ -111,10 +111,10 @@ def load_tagged(
 ) -> Splits[TokenExamples]:
     """Reads sentences whose words are tagged, and decides which are held out.
 
-    Use it for :func:`tfft.heads.tokens`. A file is read by its ending: ``.jsonl``, ``.ndjson`` and ``.json`` hold one
-    JSON object per line, with a list of words and one of tags; any other is in CoNLL columns: a word and its tag on
-    each line (the first column and the last, separated by tabs or blanks), an empty line behind each sentence, lines
-    with ``-DOCSTART-`` left out.
+    Use it for :func:`tfft.heads.token_classification`. A file is read by its ending: ``.jsonl``, ``.ndjson`` and
+    ``.json`` hold one JSON object per line, with a list of words and one of tags; any other is in CoNLL columns: a
+    word and its tag on each line (the first column and the last, separated by tabs or blanks), an empty line behind
+    each sentence, lines with ``-DOCSTART-`` left out.
 
     Args:
         source: a file; ``{"train": file, "validation": file}``; or ``(sentences, tags)``, two lists of lists of str.
@@ -131,7 +131,7 @@ def load_tagged(
 
     Example:
         >>> data = load_tagged({"train": "train.conll", "validation": "dev.conll"})
-        >>> head = tfft.heads.tokens(data.class_names)
+        >>> head = tfft.heads.token_classification(data.class_names)
         >>> model.fit(to_dataset(data.train, shuffle=True), validation_data=to_dataset(data.validation))
     """
     if not 0 < validation < 1:
@@ -158,7 +158,7 @@ def load_tagged(
     notes = _notes(train, "training") + _notes(held, "validation") + _mixed(names)
     packed = _packed(train, names)
     report = TagReport(packed.words, packed.counts, tuple(notes))
-    return Splits(packed, _packed(held, names), split_from, task="tokens", report=report)
+    return Splits(packed, _packed(held, names), split_from, task="token_classification", report=report)
 
 
 def read_tagged(

@@ -63,7 +63,7 @@ def entities(tags: Sequence[str], *, prefixed: bool | None = None) -> list[Entit
 
 
 def are_prefixed(tags: Iterable[str]) -> bool:
-    """Tells whether tags mark entities with ``B-``, ``I-`` and the like: all but ``"O"`` do, and there are some."""
+    """Says whether tags mark entities with ``B-``, ``I-`` and the like: all but ``"O"`` do, and there are some."""
     inside = {tag for tag in tags if tag not in (OUTSIDE, "")}
     return bool(inside) and all(_PREFIXED.fullmatch(tag) for tag in inside)
 

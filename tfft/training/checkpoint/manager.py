@@ -24,7 +24,7 @@ from tfft.training.checkpoint.state import collect, optimizer_from, restore, tak
 from tfft.training.checkpoint.store import Checkpoint
 from tfft.training.distribute import is_chief
 from tfft.training.history import History
-from tfft.weight_averaging.selection import Rank
+from tfft.weight_averaging.selection import Score
 
 
 class Keeper:
@@ -41,7 +41,7 @@ class Keeper:
     Attributes:
         done: number of phases that are done.
         history: of those.
-        best: rank of the weights that the last of them left.
+        best: score of the weights that the last of them left.
 
     Raises:
         PlanError: the checkpoints in the folder are of another training; everything that differs is listed.
@@ -58,26 +58,30 @@ class Keeper:
         verbose: bool = True,
     ) -> None:
         refuse_workers(model)
-        self.done, self.history, self.best = 0, History(), None
+        self.done, self.history = 0, History()
+        self.best: Score | None = None
         self._settings, self._model, self._verbose = settings, model, verbose
         self._memory = {} if memory is None else memory
-        self._store, self._course, self._entered = settings.store, None, False
+        self._store, self._entered = settings.store, False
+        self._course: Course | None = None
         self._notes: list[str] = []
         self._store.claim()
         found = open_store(settings, self._store, self._identity(phases, about), self._notes)
-        self._base: Checkpoint | None = None if found is None else found.base or found
-        inside = found is not None and found is not self._base and found.state.get("phase") == self._base.state["phase"]
-        self._found = found if inside else None
+        base = None if found is None else found.base or found
+        self._found: Checkpoint | None
+        self._base, self._found = base, None
+        if found is not None and base is not None and found is not base:
+            self._found = found if found.state.get("phase") == base.state["phase"] else None
         self._phases, self._solves = tuple(phases), any(phase.solve for phase in phases)
 
-    def enter(self, job: Any) -> tuple[History, Rank | None]:
+    def enter(self, job: Any) -> tuple[History, Score | None]:
         """Puts the model back to the start of the phase that was stopped, or saves that of the first one.
 
         Args:
             job: what goes from one phase to the next: the model, the number of epochs, the last optimizer.
 
         Returns:
-            The history of the phases that are done, and the rank of the weights that the last of them left.
+            The history of the phases that are done, and the score of the weights that the last of them left.
         """
         # What callbacks gather over several phases. Those with a state of their own have one inside of fit only.
         states = CallbackStates([c for c in job.callbacks if not has_state(c)])
@@ -114,13 +118,13 @@ class Keeper:
         )  # fmt: skip
         return [self._course]
 
-    def finish(self, job: Any, done: History, best: Rank | None) -> None:
+    def finish(self, job: Any, done: History, best: Score | None) -> None:
         """Saves the end of a phase.
 
         Args:
             job: as in :meth:`enter`.
             done: what happened in it.
-            best: rank of the weights that it left.
+            best: score of the weights that it left.
         """
         self._notes += [] if self._course is None else self._course.notes
         self._course, self._found, self._entered = None, None, True
@@ -152,7 +156,7 @@ class Keeper:
         arrays, state = collect(self._model, callbacks=self._states, everything=True, optimizer=False)
         state |= {
             "phase": self.done,
-            "l2": heads.of(self._model).l2 if self._solves else None,
+            "l2": heads.from_model(self._model).l2 if self._solves else None,
             "best": pack(self.best, arrays, "best"),
             "phases": pack(_plain(self.history), arrays, "phases"),
             "memory": pack(dict(self._memory), arrays, "memory"),
@@ -192,8 +196,5 @@ def _plain(history: History) -> dict[str, Any]:
 
 
 def _history(plain: Mapping[str, Any]) -> History:
-    audits = {
-        name: AuditReport(**{k: tuple(v) if isinstance(v, list) else v for k, v in report.items()})
-        for name, report in plain["audits"].items()
-    }
+    audits = {name: AuditReport.from_dict(report) for name, report in plain["audits"].items()}
     return History(tuple(plain["rows"]), plain["best"], audits, tuple(plain["notes"]))

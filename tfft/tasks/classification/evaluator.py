@@ -1,0 +1,54 @@
+"""Scores for one class out of several, also of a head with one logit for two classes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tfft.errors import DataError, listed
+from tfft.evaluation.scores import Scores, class_rows, names_of_units, wilson_interval
+from tfft.heads import Head
+from tfft.registry import Evaluator
+
+
+class ClassEvaluator(Evaluator):
+    """Counts for one class out of several (also of a binary head)."""
+
+    def __init__(self, head: Head) -> None:
+        self.task = head.task
+        self.names = names_of_units(head.class_names, max(2, head.units))
+        self.confusion = np.zeros((len(self.names), len(self.names)), np.int64)
+
+    def check(self, labels: np.ndarray) -> None:
+        """Refuses labels that the head has no output for."""
+        n = len(self.names)
+        strange = sorted({int(v) for v in labels.reshape(-1) if not 0 <= v < n})
+        if strange:
+            raise DataError(
+                f"The labels {listed(strange)} have no class: the head has {n}, so labels go from 0 to {n - 1}."
+            )
+
+    def update(self, labels: np.ndarray, logits: np.ndarray) -> None:
+        """Adds a batch."""
+        logits, n = logits.reshape(len(labels), -1), len(self.names)
+        predicted = (logits[:, 0] > 0).astype(int) if logits.shape[1] == 1 else logits.argmax(axis=-1)
+        true = labels.reshape(len(labels), -1)[:, 0].astype(int)
+        self.confusion += np.bincount(true * n + predicted, minlength=n * n).reshape(n, n)
+
+    def result(self, count: int, loss: float) -> Scores:
+        """Returns the scores of all batches."""
+        right, true, predicted = self.confusion.diagonal(), self.confusion.sum(axis=1), self.confusion.sum(axis=0)
+        rows = class_rows(self.names, right, true, predicted)
+        recalls = [row.recall for row in rows if row.recall is not None]
+        f1s = [row.f1 or 0.0 for row in rows if row.examples]
+        hits = int(right.sum())
+        return Scores(
+            task=self.task,
+            examples=count,
+            loss=loss,
+            accuracy=hits / count,
+            interval=wilson_interval(hits, count),
+            majority=int(true.max()) / count,
+            per_class=tuple(rows),
+            confusion=self.confusion,
+            measures={"balanced_accuracy": float(np.mean(recalls)), "macro_f1": float(np.mean(f1s))},
+        )

@@ -1,0 +1,152 @@
+"""Heads for one class out of several: with a logit for each, or with one logit for two."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import ClassVar
+
+import keras
+import tensorflow as tf
+
+from tfft.errors import listed
+from tfft.heads import FOCAL_GAMMA, ConvexLoss, Head, as_names
+from tfft.losses import FocalCrossentropy, SparseCrossentropy, soft_binary_accuracy
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassificationHead(Head):
+    """One logit for each class; the labels are whole numbers [B], indices into ``class_names``.
+
+    Served: ``probabilities`` float32 [B, classes], ``label`` tf.string [B], ``logits``.
+    """
+
+    least_names: ClassVar[int] = 2
+    convex_loss: ClassVar[ConvexLoss | None] = "softmax"
+
+    def loss(self, *, soft: bool = False) -> keras.losses.Loss:
+        """Returns the cross-entropy or the focal loss of a softmax."""
+        if self.loss_name == "focal":
+            return FocalCrossentropy(FOCAL_GAMMA, self.label_smoothing, name="focal")
+        if not soft:
+            return SparseCrossentropy(label_smoothing=self.label_smoothing, name="crossentropy")
+        return keras.losses.CategoricalCrossentropy(
+            from_logits=True, label_smoothing=self.label_smoothing, name="crossentropy"
+        )
+
+    def metrics(self, *, soft: bool = False) -> list[keras.metrics.Metric]:
+        """Returns ``accuracy``."""
+        kind = keras.metrics.CategoricalAccuracy if soft else keras.metrics.SparseCategoricalAccuracy
+        return [kind(name="accuracy")]
+
+    def postprocess(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Turns logits [B, classes] into probabilities and the name of the most probable class."""
+        logits = tf.cast(logits, tf.float32)
+        label = tf.gather(tf.constant(self.class_names, tf.string), tf.argmax(logits, axis=-1))
+        return {"probabilities": tf.nn.softmax(logits), "label": label, "logits": logits}
+
+
+@dataclasses.dataclass(frozen=True)
+class BinaryHead(Head):
+    """One logit for two classes; the labels are 0 and 1.
+
+    Served as :class:`ClassificationHead` is.
+    """
+
+    convex_loss: ClassVar[ConvexLoss | None] = "sigmoid"
+
+    def loss(self, *, soft: bool = False) -> keras.losses.Loss:
+        """Returns the cross-entropy or the focal loss of a sigmoid."""
+        return independent_loss(self)
+
+    def metrics(self, *, soft: bool = False) -> list[keras.metrics.Metric]:
+        """Returns ``accuracy``."""
+        return independent_metrics(soft)
+
+    def postprocess(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Turns logits [B, 1] into the probabilities of both classes and the name of the more probable one."""
+        logits = tf.cast(logits, tf.float32)
+        probabilities = tf.concat([tf.sigmoid(-logits), tf.sigmoid(logits)], axis=-1)
+        label = tf.gather(tf.constant(self.class_names, tf.string), tf.cast(logits[:, 0] > 0.0, tf.int64))
+        return {"probabilities": probabilities, "label": label, "logits": logits}
+
+    def name_problems(self) -> list[str]:
+        """Returns what is wrong with the names of the two classes."""
+        if self.class_names is not None and len(self.class_names) != 2:
+            names = listed(self.class_names)
+            return [f"binary needs two class names, those of 0 and 1, or the name of 1; received {names}"]
+        return super().name_problems()
+
+    @staticmethod
+    def units_for(class_names: tuple[str, ...]) -> int:
+        """Returns 1: one logit stands for both classes."""
+        return 1
+
+
+def independent_loss(head: Head) -> keras.losses.Loss:
+    """Returns the loss of labels that are each 0 or 1, or a share between."""
+    if head.loss_name == "focal":
+        return FocalCrossentropy(FOCAL_GAMMA, head.label_smoothing, True, name="focal")
+    return keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=head.label_smoothing, name="crossentropy")
+
+
+def independent_metrics(soft: bool) -> list[keras.metrics.Metric]:
+    """Returns the accuracy of labels that are each 0 or 1: the share of single labels that are right."""
+    if soft:  # Keras would ask for a label that is exactly 0 or 1
+        return [keras.metrics.MeanMetricWrapper(soft_binary_accuracy, name="accuracy")]
+    return [keras.metrics.BinaryAccuracy(threshold=0.0, name="accuracy")]  # logit 0 is probability 1/2
+
+
+def classification(
+    class_names: Sequence[str],
+    *,
+    dropout: float = 0.2,
+    l2: float = 0.0,
+    label_smoothing: float = 0.0,
+    loss: str = "cross_entropy",
+) -> ClassificationHead:
+    """One of several classes for each example; the labels are whole numbers.
+
+    Args:
+        class_names: at least two, in the order of the labels; ``splits.class_names`` of loaded data.
+        dropout: share of features dropped while training, 0 or more and below 1.
+        l2: weight decay of the kernel, 0 or more.
+        label_smoothing: share of the target spread over all classes, 0 or more and below 1.
+        loss: ``"cross_entropy"``, or ``"focal"``, which gives examples that are right already less weight; for
+            classes of very different size, see :class:`tfft.losses.FocalCrossentropy`.
+
+    Returns:
+        A head with one logit per class.
+
+    Raises:
+        PlanError: listing everything that is wrong.
+
+    Example:
+        >>> head = classification(["ants", "bees"], l2=1e-4)
+    """
+    names = as_names(class_names)
+    return ClassificationHead("classification", names, len(names), dropout, l2, label_smoothing, loss)
+
+
+def binary(
+    class_names: Sequence[str] | str,
+    *,
+    dropout: float = 0.2,
+    l2: float = 0.0,
+    label_smoothing: float = 0.0,
+    loss: str = "cross_entropy",
+) -> BinaryHead:
+    """Yes or no for each example, with a single logit; the labels are 0 and 1.
+
+    Args:
+        class_names: the names of 0 and 1; or the name of 1 alone, ``"bee"`` giving ``"not bee"``, ``"bee"``.
+        dropout: as in :func:`classification`.
+        l2: as in :func:`classification`.
+        label_smoothing: share of the target moved towards 1/2.
+        loss: as in :func:`classification`.
+
+    Returns:
+        A head with one logit.
+    """
+    names = (f"not {class_names}", class_names) if isinstance(class_names, str) else tuple(class_names)
+    return BinaryHead("binary", names, 1, dropout, l2, label_smoothing, loss)

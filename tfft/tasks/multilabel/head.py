@@ -1,0 +1,60 @@
+"""The head for any number of labels per example: each label has a logit of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import ClassVar
+
+import keras
+import tensorflow as tf
+
+from tfft.heads import ConvexLoss, Head, as_names
+from tfft.tasks.classification.head import independent_loss, independent_metrics
+
+
+@dataclasses.dataclass(frozen=True)
+class MultilabelHead(Head):
+    """One logit for each label; the targets are float [B, n] of 0 and 1.
+
+    Served: ``probabilities`` float32 [B, n], ``labels_above_half`` bool [B, n], ``logits``.
+    """
+
+    convex_loss: ClassVar[ConvexLoss | None] = "sigmoid"
+
+    def loss(self, *, soft: bool = False) -> keras.losses.Loss:
+        """Returns the cross-entropy or the focal loss of sigmoids, a mean over labels."""
+        return independent_loss(self)
+
+    def metrics(self, *, soft: bool = False) -> list[keras.metrics.Metric]:
+        """Returns ``accuracy``, the share of single labels that are right."""
+        return independent_metrics(soft)
+
+    def postprocess(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Turns logits [B, n] into probabilities and the labels above 1/2."""
+        logits = tf.cast(logits, tf.float32)
+        return {"probabilities": tf.sigmoid(logits), "labels_above_half": logits > 0.0, "logits": logits}
+
+
+def multilabel(
+    class_names: Sequence[str],
+    *,
+    dropout: float = 0.2,
+    l2: float = 0.0,
+    label_smoothing: float = 0.0,
+    loss: str = "cross_entropy",
+) -> MultilabelHead:
+    """Any number of labels for each example; the targets are rows of 0 and 1.
+
+    Args:
+        class_names: in the order of the columns.
+        dropout: as in :func:`tfft.heads.classification`.
+        l2: as in :func:`tfft.heads.classification`.
+        label_smoothing: share of each target moved towards 1/2.
+        loss: as in :func:`tfft.heads.classification`.
+
+    Returns:
+        A head with one logit per label.
+    """
+    names = as_names(class_names)
+    return MultilabelHead("multilabel", names, len(names), dropout, l2, label_smoothing, loss)

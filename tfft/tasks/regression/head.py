@@ -1,0 +1,52 @@
+"""The head for numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import ClassVar
+
+import keras
+import tensorflow as tf
+
+from tfft.heads import ConvexLoss, Head, as_names
+
+
+@dataclasses.dataclass(frozen=True)
+class RegressionHead(Head):
+    """One unit for each number; the labels are float [B] or [B, units].
+
+    Served: ``value`` float32 [B, units].
+    """
+
+    needs_names: ClassVar[bool] = False
+    convex_loss: ClassVar[ConvexLoss | None] = "squared"
+
+    def loss(self, *, soft: bool = False) -> keras.losses.Loss:
+        """Returns the squared error."""
+        return keras.losses.MeanSquaredError(name="squared_error")
+
+    def metrics(self, *, soft: bool = False) -> list[keras.metrics.Metric]:
+        """Returns ``error``, the mean absolute error."""
+        return [keras.metrics.MeanAbsoluteError(name="error")]
+
+    def postprocess(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Returns the numbers as they are."""
+        return {"value": tf.cast(logits, tf.float32)}
+
+
+def regression(names: Sequence[str] | int = 1, *, dropout: float = 0.2, l2: float = 0.0) -> RegressionHead:
+    """One or more numbers for each example, learned by squared error.
+
+    Args:
+        names: how many values, or their names.
+        dropout: as in :func:`tfft.heads.classification`.
+        l2: as in :func:`tfft.heads.classification`.
+
+    Returns:
+        A head with one unit per value.
+    """
+    if isinstance(names, int):
+        return RegressionHead("regression", None, names, dropout, l2)
+    named = as_names(names)
+    return RegressionHead("regression", named, len(named), dropout, l2)

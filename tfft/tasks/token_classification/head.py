@@ -1,0 +1,88 @@
+"""The head for a tag of each word."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import ClassVar
+
+import keras
+import tensorflow as tf
+
+from tfft.errors import PlanError
+from tfft.heads import DROPOUT_LAYER, FOCAL_GAMMA, LOGITS_LAYER, Head, Logits, ModelFeatures, WordLogits, as_names
+from tfft.losses import ABSENT, TagAccuracy, TagCrossentropy
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenClassificationHead(Head):
+    """A logit per tag and word; the labels are whole numbers [B, W], below 0 for padding.
+
+    Served: ``probabilities`` float32 [B, W, tags], ``label`` tf.string [B, W], ``logits``; where there is no word,
+    zeros and ``""``.
+    """
+
+    least_names: ClassVar[int] = 2
+
+    def loss(self, *, soft: bool = False) -> keras.losses.Loss:
+        """Returns the cross-entropy or the focal loss, a mean over labelled words."""
+        _refuse(soft)
+        gamma = FOCAL_GAMMA if self.loss_name == "focal" else 0.0
+        return TagCrossentropy(gamma, self.label_smoothing, name="focal" if gamma else "crossentropy")
+
+    def metrics(self, *, soft: bool = False) -> list[keras.metrics.Metric]:
+        """Returns ``accuracy``, the share of labelled words with the right tag."""
+        _refuse(soft)
+        return [TagAccuracy(name="accuracy")]
+
+    def attach(self, features: keras.KerasTensor | ModelFeatures) -> keras.KerasTensor:
+        """Puts ``dropout`` and ``logits`` behind features of words [B, W, width]; returns logits [B, W, units]."""
+        given = ModelFeatures.of(features)
+        dropped = keras.layers.Dropout(self.dropout, name=DROPOUT_LAYER)(given.tensor)
+        if given.word_starts is None:
+            return Logits(self, name=LOGITS_LAYER)(dropped)
+        return WordLogits(self, name=LOGITS_LAYER)(dropped, given.word_starts)
+
+    def postprocess(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Turns logits [B, W, tags] into probabilities and the most probable tag of each word."""
+        logits = tf.cast(logits, tf.float32)
+        label = tf.gather(tf.constant(self.class_names, tf.string), tf.argmax(logits, axis=-1))
+        there = tf.reduce_max(logits, axis=-1) > ABSENT / 2
+        probabilities = tf.where(there[..., None], tf.nn.softmax(logits), 0.0)
+        return {"probabilities": probabilities, "label": tf.where(there, label, ""), "logits": logits}
+
+
+def _refuse(soft: bool) -> None:
+    if soft:
+        raise PlanError("The tags of words are whole numbers, so soft=True has no meaning for them. Leave it out.")
+
+
+def token_classification(
+    tag_names: Sequence[str],
+    *,
+    dropout: float = 0.2,
+    l2: float = 0.0,
+    label_smoothing: float = 0.0,
+    loss: str = "cross_entropy",
+) -> TokenClassificationHead:
+    """One of several tags for each word of a sentence: names of people and places, parts of speech.
+
+    The model takes sentences whose words are separated by blanks. The first token of a word decides its tag. The model
+    does not see words behind the end of what the backbone can take: training leaves them out, and the answer is
+    ``"O"`` where there is such a tag, and ``""`` where there is none.
+
+    Args:
+        tag_names: in the order of the labels, such as ``["O", "B-PER", "I-PER"]``; ``tagged.tag_names`` of loaded data.
+        dropout: as in :func:`tfft.heads.classification`.
+        l2: as in :func:`tfft.heads.classification`.
+        label_smoothing: as in :func:`tfft.heads.classification`.
+        loss: as in :func:`tfft.heads.classification`.
+
+    Returns:
+        A head with one logit per tag and word.
+
+    Example:
+        >>> head = token_classification(["O", "B-PER", "I-PER", "B-LOC", "I-LOC"])
+    """
+    names = as_names(tag_names)
+    return TokenClassificationHead("token_classification", names, len(names), dropout, l2, label_smoothing, loss)
