@@ -13,9 +13,9 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 
 from tfft.errors import DataError, PlanError
-from tfft.layers import preprocess
-from tfft.layers.image_headers import read_header
-from tfft.layers.preprocess import Preprocess, decode_image, decode_pixels, resize_pixels, scale_pixels
+from tfft.layers.preprocess import Preprocess, resize_pixels, scale_pixels
+from tfft.modalities.image.decode import decode_image, decode_pixels
+from tfft.modalities.image.headers import read_header
 from tfft.specs import InputSpec
 
 RNG = np.random.default_rng(0)
@@ -203,9 +203,9 @@ def test_more_than_a_hundred_megapixels_are_refused_from_the_header(decode, name
 
 
 def test_the_size_guard_lets_the_limit_pass(monkeypatch):
-    monkeypatch.setattr(preprocess, "PIXELS_LIMIT", 600)
+    monkeypatch.setattr("tfft.modalities.image.decode.PIXELS_LIMIT", 600)
     assert decode_pixels(tf.constant(encode(COLOUR, "png"))).shape == (20, 30, 3)
-    monkeypatch.setattr(preprocess, "PIXELS_LIMIT", 599)
+    monkeypatch.setattr("tfft.modalities.image.decode.PIXELS_LIMIT", 599)
     with pytest.raises(tf.errors.InvalidArgumentError, match="megapixels"):
         decode_pixels(tf.constant(encode(COLOUR, "png")))
 

@@ -11,7 +11,8 @@ from PIL import Image
 from tfft.data import batches as pipeline_module
 from tfft.data import from_arrays, list_images, to_dataset
 from tfft.errors import DataError, PlanError
-from tfft.layers.preprocess import decode_image, resize_pixels
+from tfft.layers.preprocess import resize_pixels
+from tfft.modalities.image.decode import decode_image
 from tfft.specs import InputSpec
 
 RNG = np.random.default_rng(5)

@@ -8,6 +8,7 @@ import numpy as np
 import pandas
 import pytest
 import tensorflow as tf
+from faulty_data import finding_of
 from test_recipes import backbone
 from test_recordings import TONES, tone, write
 
@@ -238,6 +239,6 @@ def test_step_by_step_is_the_same_for_every_kind(place):
 def test_check_asks_the_same_place(place, tmp_path):
     for source, settings, _, _ in sources(place)[:9]:
         told = {k: v for k, v in settings.items() if k in ("image", "audio", "text", "label")}
-        assert tfft.check(source, **told, store=tmp_path / "facts").of_kind("unreadable") is None
+        assert finding_of(tfft.check(source, **told, store=tmp_path / "facts"), "unreadable") is None
     with pytest.raises(DataError, match="label='x' means nothing for a folder of images"):
         tfft.check(place / "photos", label="x")

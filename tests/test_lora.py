@@ -13,6 +13,7 @@ from tfft import features, freezing, heads, testing
 from tfft.backbones import load_backbone
 from tfft.backbones.savedmodel.lora_targets import Uses
 from tfft.errors import BlockError
+from tfft.keras_compat import flatten_layers
 from tfft.layers.lora import einsum_split, pairs_of
 from tfft.models import build
 
@@ -98,7 +99,7 @@ def chosen(kind):
 
 
 def updates(model):
-    return [v for layer in freezing.weight_audit.flatten(model) for p in pairs_of(layer) for v in (p.first, p.second)]
+    return [v for layer in flatten_layers(model) for p in pairs_of(layer) for v in (p.first, p.second)]
 
 
 def values(model):
@@ -148,14 +149,14 @@ def test_parameters_are_rank_times_rows_plus_columns(make, kind):
 def test_merging_keeps_the_predictions_and_gives_the_structure_back(make, kind, tmp_path):
     model = make(kind)
     config, names = model.get_config(), [v.path for v in model.weights]
-    classes = [type(layer) for layer in freezing.weight_audit.flatten(model)]
+    classes = [type(layer) for layer in flatten_layers(model)]
     freezing.add_lora(model, chosen(kind), rank=2, alpha=5)
     fit(model)
     trained, kernels = predict(model), values(model)
     assert freezing.merge_lora(model) is model
     np.testing.assert_allclose(predict(model), trained, atol=1e-5)
     assert [v.path for v in model.weights] == names
-    assert [type(layer) for layer in freezing.weight_audit.flatten(model)] == classes
+    assert [type(layer) for layer in flatten_layers(model)] == classes
     assert model.get_config() == config
     assert not updates(model)
     moved = {v.path for v in model.weights if not np.array_equal(v.numpy(), kernels[v.path])}
@@ -323,7 +324,7 @@ def test_part_of_the_kernels_by_name(make):
         f"transformer/layer_0/{part}/kernel/lora_a" for part in ("query", "value")
     ]
     model = freezing.add_lora(make("native"), "all", rank=1, variables="conv|dense")
-    assert {layer.name for layer in freezing.weight_audit.flatten(model) if pairs_of(layer)} == {
+    assert {layer.name for layer in flatten_layers(model) if pairs_of(layer)} == {
         "block0_conv", "block1_conv", "block2_dense",
     }  # fmt: skip
 
@@ -353,7 +354,7 @@ def test_unfreezing_later_frees_the_updates_only(make):
         model.trainable = False
         model.trainable = True
         held = {v.path for block in freezing.select(model, chosen(kind)) for layer in block.layers
-                for sub in freezing.weight_audit.flatten(layer) for p in pairs_of(sub) for v in [p.kernel]}  # fmt: skip
+                for sub in flatten_layers(layer) for p in pairs_of(sub) for v in [p.kernel]}  # fmt: skip
         assert not held & {v.path for v in model.trainable_weights}
         freezing.unfreeze(model, chosen(kind))
         assert {v.path for v in model.trainable_weights} == wanted

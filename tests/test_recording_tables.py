@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from faulty_data import finding_of
 from test_recipes import backbone
 from test_recordings import RATE, TONES, tone, write
 
@@ -81,7 +82,7 @@ def test_every_row_that_cannot_be_used_is_named(place, tmp_path):
     with pytest.raises(DataError, match=r"no column 'file' \(audio=\).*It has: 'audio', 'label'"):
         load_recording_table(path, audio="file")
     report = tfft.check(path, audio="audio")
-    assert len(report.of_kind("unusable").items) == 4
+    assert len(finding_of(report, "unusable").items) == 4
     assert "Did you mean 'label'" in str(tfft.check(path, audio="audio", label="lable"))
     for call in (lambda: tfft.finetune(backbone(), path, audio="audio", image="audio"),):
         with pytest.raises(PlanError, match="image and audio each name the input: give one of them"):

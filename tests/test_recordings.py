@@ -14,6 +14,7 @@ import pytest
 import savedmodels
 import soundfile
 import tensorflow as tf
+from faulty_data import finding_of
 from test_recipes import backbone
 
 import tfft
@@ -95,7 +96,7 @@ def test_a_tone_keeps_its_frequency_when_it_is_resampled(place, tmp_path):
     found = np.concatenate(splits.waves)[at]
     strongest = np.fft.rfftfreq(len(found), 1 / RATE)[np.abs(np.fft.rfft(found)).argmax()]
     assert strongest == pytest.approx(1000, abs=3)
-    assert tfft.check(root).of_kind("rate").items[0].name.endswith("fast.wav")
+    assert finding_of(tfft.check(root), "rate").items[0].name.endswith("fast.wav")
 
 
 def test_the_picture_is_that_of_numpy():
@@ -160,7 +161,7 @@ print(served(audio_bytes=tf.constant([open(sys.argv[2], "rb").read()]))["label"]
         assert "other.wav: low" in shown.out
         assert "empty.wav: is empty (0 bytes)" in shown.err
     served = tfft.exporting.open_export(tmp_path / "served")
-    assert served.audio == tfft.data.audio_of(run.model)
+    assert served.input_spec == tfft.data.audio_of(run.model)
     with pytest.raises(tf.errors.InvalidArgumentError, match="must have 8000 samples a second; resample it"):
         served.predict_bytes([(tmp_path / "other.wav").read_bytes()])
     with pytest.raises(tf.errors.InvalidArgumentError, match="empty"):
@@ -238,7 +239,7 @@ def test_each_fault_is_named(fault, place, tmp_path):
         target.write_bytes(path.read_bytes())
     put(tmp_path / "data")
     report = tfft.check(tmp_path / "data")
-    finding = report.of_kind(kind)
+    finding = finding_of(report, kind)
     assert finding is not None, report.findings
     assert said in " ".join(map(str, finding.items))
     assert {other.kind for other in report.findings} <= {kind, "cut"}

@@ -10,6 +10,7 @@ import wave
 import numpy as np
 import pytest
 import tensorflow as tf
+from faulty_data import finding_of
 from test_recipes import backbone
 
 import tfft
@@ -356,8 +357,8 @@ def test_check_by_name(capsys):
     features = {"text": F.Text(), "label": F.ClassLabel(names=["a", "b"])}
     place = store(features, "words", train=[{"text": f"t{i // 2}", "label": i % 3 - 1} for i in range(30)])
     report = tfft.check(place)
-    assert report.of_kind("unlabelled").items
-    assert report.of_kind("conflict") is not None
+    assert finding_of(report, "unlabelled").items
+    assert finding_of(report, "conflict") is not None
 
 
 def test_folds_of_a_dataset():

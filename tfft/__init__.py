@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 import wrapt
@@ -78,10 +79,13 @@ def __dir__() -> list[str]:
     return __all__
 
 
-def _register(keras: Any) -> None:
+def register_layers(keras: Any) -> None:
     """Makes tfft's layers known to ``keras.saving.load_model``; called when Keras has been imported."""
     if keras.config.backend() != "tensorflow":
         return  # tfft cannot run, but must not disturb; it says so when it is used
+    compat = sys.modules.get("tfft.keras_compat")
+    if compat is not None and not hasattr(compat, "COMPLETE"):
+        return  # it is what imports Keras, the layers need it whole, and it calls this function at its end
     from tfft.errors import DependencyError
 
     with contextlib.suppress(DependencyError):  # the same for versions that are too old
@@ -89,7 +93,7 @@ def _register(keras: Any) -> None:
             importlib.import_module(module)
 
 
-wrapt.register_post_import_hook(_register, "keras")
+wrapt.register_post_import_hook(register_layers, "keras")
 
 if TYPE_CHECKING:
     from tfft import backbones, config, contrastive, data, errors, evaluation, exporting, features, freezing, heads  # noqa: I001

@@ -1,4 +1,4 @@
-"""KerasHub presets as backbones: :func:`from_keras_hub`."""
+"""KerasHub presets of image models as backbones: :func:`from_image_preset`."""
 
 from __future__ import annotations
 
@@ -8,38 +8,26 @@ from typing import Any
 
 from tfft.backbones.base import Backbone
 from tfft.backbones.keras_model import from_keras_model
-from tfft.errors import BackboneError, HandleError, missing_package
+from tfft.errors import HandleError, missing_package
 from tfft.specs import InputSpec
 
 
-def from_keras_hub(preset: str, *, name: str | None = None, dropout: bool = False, **text: Any) -> Backbone:
-    """Makes a KerasHub preset a backbone.
+def from_image_preset(preset: str, *, name: str | None = None) -> Backbone:
+    """Opens a KerasHub preset of an image model as a backbone.
 
     Args:
-        preset: as ``keras_hub.models.Backbone.from_preset`` takes it: ``"resnet_50_imagenet"``, a
-            folder, ``"kaggle://..."`` or ``"hf://..."``.
-        name: of the backbone; made from the preset by default.
-        dropout: True keeps the dropout of a text model in training.
-        **text: ``max_length`` and ``pooling`` of a text model.
+        preset: As ``keras_hub.models.Backbone.from_preset`` takes it: ``"resnet_50_imagenet"``, a folder,
+            ``"kaggle://..."`` or ``"hf://..."``.
+        name: Name of the backbone. Defaults to one made from the preset.
 
     Returns:
-        The backbone. For image presets the pixels are scaled as the preset's own converter does it.
+        The backbone; pixels are scaled as the preset's own converter does it.
 
     Raises:
-        DependencyError: the package keras-hub is missing.
-        HandleError: the preset is unknown or out of reach.
+        DependencyError: The package keras-hub is missing.
+        HandleError: The preset is unknown or out of reach.
     """
-    try:
-        keras_hub = importlib.import_module("keras_hub")
-    except ImportError:
-        missing_package("keras-hub", f"The KerasHub preset {preset!r}", "pip install keras-hub")
-    if _has_tokenizer(keras_hub, preset):
-        from tfft.backbones import keras_hub_text
-
-        return keras_hub_text.from_preset(preset, name=name, dropout=dropout, **text)
-    given = [key for key, value in text.items() if value is not None]
-    if given:
-        raise BackboneError(f"{given[0]}= is for models with a tokenizer, and the preset {preset!r} has none.")
+    keras_hub = _keras_hub(preset)
     try:
         model = keras_hub.models.Backbone.from_preset(preset)
     except Exception as error:  # kagglehub, huggingface_hub and Keras each raise their own
@@ -55,11 +43,24 @@ def from_keras_hub(preset: str, *, name: str | None = None, dropout: bool = Fals
     return Backbone(short, backbone.model, backbone.origin, _converted(backbone.input_spec, converter))
 
 
-def _has_tokenizer(keras_hub: Any, preset: str) -> bool:
+def has_tokenizer(preset: str) -> bool:
+    """Returns whether a KerasHub preset is a text model.
+
+    Raises:
+        DependencyError: The package keras-hub is missing.
+    """
+    keras_hub = _keras_hub(preset)
     try:
         return keras_hub.tokenizers.Tokenizer.from_preset(preset) is not None
     except Exception:  # each of its loaders raises its own; what is wrong with the preset is told when it is opened
         return False
+
+
+def _keras_hub(preset: str) -> Any:
+    try:
+        return importlib.import_module("keras_hub")
+    except ImportError:
+        missing_package("keras-hub", f"The KerasHub preset {preset!r}", "pip install keras-hub")
 
 
 def _converted(spec: InputSpec, converter: Any) -> InputSpec:

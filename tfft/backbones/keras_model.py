@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from tfft.errors import BackboneError, did_you_mean, listed, require_platform
+from tfft.keras_compat import build_shapes
 from tfft.specs import InputSpec
 
 require_platform()
@@ -100,7 +101,7 @@ def _as_functional(model: keras.Model) -> keras.Model:
         return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
     if getattr(model, "inputs", None):
         return with_plain_input(model)
-    shapes = list((getattr(model, "_build_shapes_dict", None) or {}).values())  # what Keras noted at the first call
+    shapes = build_shapes(model)
     if len(shapes) != 1 or not isinstance(shapes[0], (tuple, list)):
         raise BackboneError(
             f"The subclassed model {model.name!r} does not tell the shape of its input. Make it functional: "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from tfft import registry
 from tfft.commands.options import add_json, add_settings
 from tfft.config import RunConfig
 from tfft.console.output import SUCCESS, PrintResult, start_tensorflow
@@ -30,22 +31,21 @@ def run(options: argparse.Namespace, print_result: PrintResult) -> int:
     """Draw a grid of training images, and of views of them."""
     RunConfig(image_size=options.image_size, augment=options.augment, seed=options.seed).check()
     start_tensorflow()
-    from tfft.data import RecordingSplits, Splits, load, preview
+    from tfft.data import load
     from tfft.io.atomic import write_whole
-    from tfft.modalities.image.preview import as_png
     from tfft.specs import InputSpec
 
     size = options.image_size
     height, width = (size, size) if isinstance(size, int) else size
     spec = InputSpec(height=height, width=width, resize=options.resize)
     splits = load(options.data)
-    if not isinstance(splits, Splits) or isinstance(splits, RecordingSplits):
-        raise DataError(f"{options.data} holds no images, and preview draws images.")
-    examples = splits.train
-    grid = preview(
-        examples, spec, augment=options.augment, rows=options.rows, columns=options.columns, seed=options.seed
-    )
-    target = write_whole(options.out, as_png(grid))
-    values = {"file": str(target), "height": grid.shape[0], "width": grid.shape[1]}
-    print_result(values, f"{target}: {grid.shape[1]} x {grid.shape[0]} pixels, of {len(examples)} training pictures")
+    kind, examples = registry.modality(splits.modality), splits.train
+    grid = {"augment": options.augment, "rows": options.rows, "columns": options.columns, "seed": options.seed}
+    drawn = kind.preview(examples, spec, **grid)
+    if drawn is None:
+        raise DataError(f"{options.data} holds {kind.items}, and preview draws images.")
+    png, height, width = drawn
+    target = write_whole(options.out, png)
+    values = {"file": str(target), "height": height, "width": width}
+    print_result(values, f"{target}: {width} x {height} pixels, of {len(examples)} training images")
     return SUCCESS

@@ -6,6 +6,7 @@ import argparse
 import shlex
 from typing import Any
 
+from tfft import registry
 from tfft.config import PHASE_KEYWORDS, Phase, RunConfig
 from tfft.console.output import SUCCESS, PrintResult, start_tensorflow
 from tfft.errors import DataError, PlanError
@@ -81,9 +82,8 @@ def _strategy(options: argparse.Namespace) -> NamedPlan | None:
 
 
 def _example(model: Any) -> str:
-    """Return an input for ``tfft predict``, by what the model takes."""
-    from tfft.layers.log_mel import audio_of
+    """Return arguments for ``tfft predict``, by what the model takes."""
+    from tfft.exporting.signatures import serving_input
 
-    if all(tensor.dtype == "string" for tensor in model.inputs):
-        return " ".join(f'--{name.replace("_", "-")} "..."' for name in sorted(t.name for t in model.inputs))
-    return "WAV..." if audio_of(model) else "IMAGE..."
+    taken = serving_input(model)
+    return "FILE..." if taken is None else registry.modality(taken.modality).example_arguments(taken.spec)

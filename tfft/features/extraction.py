@@ -229,7 +229,7 @@ class _Work:
         )
 
     def _begin(self, target: Any, arrays: Sequence[Rows], where: str) -> list[Item]:
-        items = [(a.shape[1:], a.dtype) for a in arrays]
+        items: list[Item] = [(a.shape[1:], a.dtype) for a in arrays]
         lengths = next((a.lengths for a in arrays if isinstance(a, Ragged)), np.ones(1))
         length = float(lengths.mean())
         each = item_bytes(items, length)
@@ -295,7 +295,11 @@ def _words(shape: Sequence[int | None]) -> str:
 
 def _narrowed(array: Rows, dtype: str) -> Rows:
     if isinstance(array, Ragged):
-        return array.map(_narrowed(array.values, dtype))
+        return array.map(_narrowed_array(array.values, dtype))
+    return _narrowed_array(array, dtype)
+
+
+def _narrowed_array(array: np.ndarray, dtype: str) -> np.ndarray:
     if array.dtype != np.float32 or dtype == "float32":
         return array
     with np.errstate(over="ignore"):

@@ -30,10 +30,10 @@ from tfft.data.batches import check_pixels, checked_arrays
 from tfft.data.loader import READY, AnySplits, check_settings, load_copy
 from tfft.data.tfds.source import is_tfds, local_copy
 from tfft.errors import DataError
-from tfft.inspection import check_recordings, check_splits
+from tfft.inspection import check_splits
 from tfft.io.cache_dir import cache_dir
-from tfft.layers.image_headers import read_header
 from tfft.modalities.audio.waveform_store import Waves
+from tfft.modalities.image.headers import read_header
 from tfft.recipes.gathered import Gathered, by_class, classes
 from tfft.recipes.texts import check_tagged, gather_tagged, gather_texts
 from tfft.specs import InputSpec, augmentation, check_kind
@@ -87,7 +87,7 @@ def _of_splits(splits: AnySplits, name: str, wishes: SharedSettings) -> Gathered
 
 
 def _heard(splits: RecordingSplits, name: str, wishes: SharedSettings) -> Gathered:
-    report = check_recordings(splits)
+    report = check_splits(splits)
     names, spec, parts = splits.train.class_names, splits.spec, (splits.train, splits.validation)
 
     if (changes := augmentation(wishes.augment)) is not None:

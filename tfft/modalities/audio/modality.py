@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tfft.errors import BackboneError
 from tfft.registry import FeatureLevel, Modality
 
 if TYPE_CHECKING:
+    import pathlib
+
     import keras
+    import tensorflow as tf
 
     from tfft.backbones.base import Backbone
+    from tfft.exporting.loader import ServingInput
+    from tfft.exporting.prediction import RequestItem
+    from tfft.inspection.findings import Finding
     from tfft.models import ModelInput
     from tfft.specs import AudioSpec
 
@@ -25,6 +31,14 @@ class AudioModality(Modality):
     columns = ("audio",)
     settings = frozenset({"sample_rate", "seconds"})
 
+    # --- checks
+
+    def findings(self, splits: Any, *, notes: list[str]) -> Iterator[Finding]:
+        """Yields findings about files, loudness, classes and copies."""
+        from tfft.modalities.audio.checks import recording_findings
+
+        return recording_findings(splits)
+
     # --- model
 
     def why_not(self, backbone: Backbone) -> str | None:
@@ -34,6 +48,10 @@ class AudioModality(Modality):
     def fits(self, backbone: Backbone, options: Mapping[str, Any]) -> int:
         """Returns 2 where waves are asked for; no backbone says by itself that it takes them."""
         return 2 if options.get("audio") is not None else 0
+
+    def model_options(self, splits: Any) -> dict[str, Any]:
+        """Returns the rate and length of the recordings."""
+        return {"audio": splits.spec}
 
     def attach_input(
         self,
@@ -53,6 +71,30 @@ class AudioModality(Modality):
                 "A model of recordings has one rate and one length. Fix: audio=tfft.AudioSpec(sample_rate, seconds)."
             )
         return attach_waves(backbone, network, audio, image_size)
+
+    # --- serving
+
+    def serving(self, model: keras.Model, inputs: Mapping[str, tf.TensorSpec], **options: Any) -> ServingInput | None:
+        """Returns how a model takes waves and WAV files."""
+        from tfft.modalities.audio.serving import audio_input
+
+        return audio_input(model)
+
+    def served(self, signatures: Mapping[str, Any], assets: pathlib.Path) -> ServingInput | None:
+        """Returns how an exported model takes waves."""
+        from tfft.modalities.audio.serving import served_audio
+
+        return served_audio(assets)
+
+    def read_items(self, items: Sequence[Any], spec: Any) -> Iterator[RequestItem]:
+        """Yields waves at the rate and length that a model takes."""
+        from tfft.modalities.audio.serving import read_recordings
+
+        return read_recordings(items, spec)
+
+    def example_arguments(self, spec: Any) -> str:
+        """Returns the form of file that most recordings have."""
+        return "WAV..."
 
 
 AUDIO = AudioModality()
