@@ -33,7 +33,7 @@ def audio_input(model: keras.Model) -> ServingInput | None:
     encoded = EncodedInput("audio_bytes", lambda one: decode_wav(one, spec), clip, lambda waves: waves, encode)
     assets = {AUDIO_FILE: json.dumps(spec.to_dict()) + "\n"}
     card = ("Sounds", _sentence(spec))
-    return ServingInput("audio", ARRAY_SIGNATURE, spec, encoded, assets=assets, card=card)
+    return ServingInput("audio", ARRAY_SIGNATURE, spec, encoded=encoded, assets=assets, card=card)
 
 
 def _sentence(spec: AudioSpec) -> str:
