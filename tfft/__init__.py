@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 import wrapt
@@ -42,12 +43,13 @@ _NAMES = {
     "lr_find": "tfft.optimizers",
     "AudioSpec": "tfft.specs",
     "InputSpec": "tfft.specs",
-    "Phase": "tfft.specs",
-    "Plan": "tfft.specs",
+    "Phase": "tfft.config",
+    "Plan": "tfft.config",
+    "RunConfig": "tfft.config",
     "TfftError": "tfft.errors",
 }
 _MODULES = (
-    "backbones", "contrastive", "data", "errors", "evaluation", "exporting", "features", "freezing", "heads",
+    "backbones", "config", "contrastive", "data", "errors", "evaluation", "exporting", "features", "freezing", "heads",
     "inspection", "modalities", "models", "optimizers", "plans", "recipes", "regularizers", "specs", "tasks", "testing",
     "tools", "training", "weight_averaging",
 )  # fmt: skip
@@ -55,7 +57,8 @@ _MODULES = (
 _REGISTERED = (
     "tfft.layers.pooling", "tfft.layers.preprocess", "tfft.layers.log_mel", "tfft.layers.tokenize",
     "tfft.layers.word_alignment", "tfft.layers.waveform", "tfft.layers.relative_positions",
-    "tfft.backbones.savedmodel.layer", "tfft.backbones.keras_models", "tfft.contrastive", "tfft.heads",
+    "tfft.layers.caffe_pixels", "tfft.layers.start_end_packer", "tfft.backbones.savedmodel.layer", "tfft.contrastive",
+    "tfft.heads",
     "tfft.optimizers.per_variable_lr", "tfft.optimizers.schedules", "tfft.regularizers.l2_sp",
 )  # fmt: skip
 
@@ -76,10 +79,13 @@ def __dir__() -> list[str]:
     return __all__
 
 
-def _register(keras: Any) -> None:
+def register_layers(keras: Any) -> None:
     """Makes tfft's layers known to ``keras.saving.load_model``; called when Keras has been imported."""
     if keras.config.backend() != "tensorflow":
         return  # tfft cannot run, but must not disturb; it says so when it is used
+    compat = sys.modules.get("tfft.keras_compat")
+    if compat is not None and not hasattr(compat, "COMPLETE"):
+        return  # it is what imports Keras, the layers need it whole, and it calls this function at its end
     from tfft.errors import DependencyError
 
     with contextlib.suppress(DependencyError):  # the same for versions that are too old
@@ -87,10 +93,10 @@ def _register(keras: Any) -> None:
             importlib.import_module(module)
 
 
-wrapt.register_post_import_hook(_register, "keras")
+wrapt.register_post_import_hook(register_layers, "keras")
 
 if TYPE_CHECKING:
-    from tfft import backbones, contrastive, data, errors, evaluation, exporting, features, freezing, heads  # noqa: I001
+    from tfft import backbones, config, contrastive, data, errors, evaluation, exporting, features, freezing, heads  # noqa: I001
     from tfft import inspection, modalities, models, optimizers, plans, recipes, regularizers, specs, tasks, testing
     from tfft import tools, training, weight_averaging
     from tfft.backbones import list_backbones, load_backbone, resolve
@@ -102,5 +108,6 @@ if TYPE_CHECKING:
     from tfft.optimizers import lr_find
     from tfft.recipes import cross_validate, finetune, finetune_seeds, load_run, recommend_plan
     from tfft.freezing import audit, describe, freeze, unfreeze
-    from tfft.specs import AudioSpec, InputSpec, Phase, Plan
+    from tfft.config import Phase, Plan, RunConfig
+    from tfft.specs import AudioSpec, InputSpec
     from tfft.training import plot_history

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from tfft.errors import PlanError, did_you_mean, listed, raise_problems, require_platform
+from tfft.keras_compat import flatten_layers, inbound_nodes, producer
 
 require_platform()
 
@@ -410,15 +411,15 @@ def _freeze_inside(tensor: keras.KerasTensor) -> None:
     """
     waiting, seen = [tensor], set()
     while waiting:
-        operation = waiting.pop()._keras_history.operation
+        operation = producer(waiting.pop())
         if id(operation) in seen:
             continue
         seen.add(id(operation))
-        for layer in operation._flatten_layers() if isinstance(operation, keras.layers.Layer) else ():
+        for layer in flatten_layers(operation) if isinstance(operation, keras.layers.Layer) else ():
             if not layer.trainable and not isinstance(layer, keras.Model):
-                for inner in layer._flatten_layers(include_self=False):
+                for inner in flatten_layers(layer, include_self=False):
                     inner.trainable = False
-        for node in operation._inbound_nodes:  # Keras offers no public way to walk a functional graph
+        for node in inbound_nodes(operation):
             waiting += node.input_tensors
 
 

@@ -12,14 +12,38 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tfft import registry
+from tfft.commands.options import add_json
 from tfft.console.output import FAILED, SUCCESS, PrintResult, say, start_tensorflow
 from tfft.errors import DataError, listed
 from tfft.io.text_lines import read_lines
+from tfft.settings import parse_column, parse_whole
+
+SUMMARY = "predict labels for images, recordings, texts or a table"
 
 _TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
 
 
-def predict(options: argparse.Namespace, print_result: PrintResult) -> int:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    parser.add_argument("model", metavar="RUN_OR_EXPORT", help="run folder, exported model or .keras file")
+    parser.add_argument(
+        "files",
+        nargs="*",
+        metavar="FILE",
+        help="images or recordings; for texts .txt files, a text in each line, or -; or one table (.csv, .tsv, .jsonl)",
+    )
+    parser.add_argument("--text", action="append", metavar="TEXT", help="a text; may be given several times")
+    parser.add_argument("--text-pair", action="append", metavar="TEXT", help="the second text, for a model of pairs")
+    parser.add_argument(
+        "--column", type=parse_column, nargs="+", metavar="COLUMN",
+        help="column of a table with the texts or files; two for pairs (as in training)",
+    )  # fmt: skip
+    parser.add_argument("--out", metavar="FILE", help="new table: the rows of the given one with their predictions")
+    parser.add_argument("--top", type=parse_whole, default=3, metavar="K", help="number of classes to list (3)")
+    add_json(parser)
+
+
+def run(options: argparse.Namespace, print_result: PrintResult) -> int:
     """Predicts for files, texts or a table; what cannot be used is reported and does not stop the others."""
     if not options.files and not options.text:
         raise DataError("Nothing to predict for: give image FILEs, or texts with --text; or a table of either.")

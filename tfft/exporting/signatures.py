@@ -19,6 +19,7 @@ from tfft import heads, registry
 from tfft.backbones.text_ops import note_on, ops_of
 from tfft.errors import ExportError, TfftError
 from tfft.exporting.loader import ARRAY_SIGNATURE, BYTES_SIGNATURE, EncodedInput, Served, ServingInput
+from tfft.keras_compat import producer
 from tfft.specs import InputSpec
 
 _NO_KIND = f"{BYTES_SIGNATURE} left out: the model's input is not one image."
@@ -242,7 +243,7 @@ _TINY = float(np.finfo(np.float32).tiny)
 
 
 def _last_activation(model: keras.Model) -> str:
-    operation = model.outputs[0]._keras_history.operation
+    operation = producer(model.outputs[0])
     if isinstance(operation, keras.Model):
         return _last_activation(operation)
     if isinstance(operation, keras.layers.Softmax):

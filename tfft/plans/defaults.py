@@ -9,8 +9,8 @@ import dataclasses
 import math
 from typing import Any
 
-from tfft.plans.facts import Facts, Wishes
-from tfft.specs import Phase
+from tfft.config import Phase, RunConfig
+from tfft.plans.stats import DatasetStats
 
 FROZEN, FINE_TUNE, CONTRASTIVE, HEAD = "frozen", "fine-tune", "contrastive", "head"
 
@@ -39,8 +39,8 @@ class Draft:
         reasons: why each open value became what it is, by the name of the setting.
     """
 
-    facts: Facts
-    wishes: Wishes
+    facts: DatasetStats
+    wishes: RunConfig
     reasons: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property

@@ -12,16 +12,15 @@ import numpy as np
 import tensorflow as tf
 
 from tfft.backbones.base import Backbone
+from tfft.config import Plan, SharedSettings
 from tfft.data import TaggedSplits, TextExamples, TextSplits, from_tagged, from_texts, text_lengths
 from tfft.errors import PlanError, listed
-from tfft.plans import Wishes
 from tfft.recipes.gathered import Gathered, by_class
-from tfft.specs import Plan
 
 _COUNTED = 20_000  # texts that are cut into pieces to see how many are too long
 
 
-def gather_texts(splits: TextSplits, name: str, wishes: Wishes) -> Gathered:
+def gather_texts(splits: TextSplits, name: str, wishes: SharedSettings) -> Gathered:
     """Makes labelled texts what a recipe takes.
 
     Args:
@@ -60,7 +59,7 @@ def gather_texts(splits: TextSplits, name: str, wishes: Wishes) -> Gathered:
     )
 
 
-def check_tagged(wishes: Wishes) -> None:
+def check_tagged(wishes: SharedSettings) -> None:
     """Refuses settings of a training that mean nothing for tags.
 
     Raises:

@@ -219,9 +219,9 @@ class Measure:
 
     def rank(self, results: Mapping[str, float]) -> Rank:
         """Returns what results are worth; higher is better."""
-        if self._metric is None:
-            return rank_of(results)  # type: ignore[return-value]  # evaluate always gives a loss
-        return rank_of({"loss": results["loss"], "accuracy": results[self._metric]})  # type: ignore[return-value]
+        if self._metric is not None:
+            results = {"loss": results["loss"], "accuracy": results[self._metric]}
+        return rank_of(results)  # type: ignore[return-value]  # evaluate always gives a loss
 
 
 def percent(share: float | None) -> str:

@@ -11,9 +11,8 @@ from tfft.data.batches import views_of
 from tfft.data.examples import Examples
 from tfft.errors import DataError
 from tfft.layers.preprocess import check_spec
-from tfft.modalities.image.augment import augmentation
 from tfft.modalities.image.decode import decode_image
-from tfft.specs import Augmentation, InputSpec
+from tfft.specs import Augmentation, InputSpec, augmentation
 
 _THUMBNAIL = InputSpec(height=96, width=96, resize="pad")
 _GAP = 4  # white pixels between two pictures
