@@ -129,6 +129,42 @@ def test_the_kind_of_data_can_be_named():
         tfft.build(eye, heads.tokens(["O", "B-X"]), modality="image")
 
 
+class DenseHead:
+    """What tasks on feature maps look like to `tfft.build`."""
+
+    kind, modalities, class_names = "dense", frozenset(), None
+
+    def __init__(self, level):
+        self.feature_level = level
+
+    def attach(self, features, word_starts=None):
+        self.given = features
+        maps = list(features.values()) if isinstance(features, dict) else [features]
+        return keras.layers.Concatenate()([keras.layers.GlobalMaxPooling2D()(one) for one in maps])
+
+
+def test_heads_are_given_the_features_of_their_level():
+    x = inputs = keras.Input((None, None, 3))
+    for i, width in enumerate((2, 4, 6, 8, 10)):
+        x = keras.layers.Conv2D(width, 3, strides=2, padding="same", activation="relu", name=f"conv{i}")(x)
+    spec = tfft.InputSpec(64, 96, flexible=True)
+    eye = Backbone("eye", keras.Model(inputs, x), "test", spec)
+    images = np.random.default_rng(0).integers(0, 256, (2, 70, 90, 3), np.uint8)
+    for level, shapes in (("pyramid", {8: (8, 12, 6), 16: (4, 6, 8), 32: (2, 3, 10)}), ("spatial", (2, 3, 10))):
+        head = DenseHead(level)
+        model = tfft.build(eye, head)
+        found = {stride: one.shape[1:] for stride, one in head.given.items()} if level == "pyramid" else (
+            head.given.shape[1:]
+        )  # fmt: skip
+        assert found == shapes
+        assert not model.trainable_variables
+        assert model.predict(images, verbose=0).shape == (2, 24 if level == "pyramid" else 10)
+    with pytest.raises(BackboneError, match=r"have the shape \(None, 2, 3, 10\), expected \[batch, time, width\]"):
+        tfft.build(eye, DenseHead("sequence"))
+    with pytest.raises(BackboneError, match="Expected a backbone that takes one image"):
+        tfft.build(sensor(), DenseHead("pyramid"))
+
+
 def test_what_each_kind_says_of_itself():
     for name in registry.modality_names():
         kind = registry.modality(name)
