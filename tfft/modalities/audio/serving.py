@@ -39,7 +39,7 @@ def audio_input(model: keras.Model) -> ServingInput | None:
 def _sentence(spec: AudioSpec) -> str:
     return (
         f"Waves are float32 from -1 to 1, the mean of all channels, at {spec.sample_rate} samples a second; "
-        f"{spec.seconds:g} s ({spec.samples} samples) are heard: longer ones are cut off, silence follows "
+        f"the model uses {spec.seconds:g} s ({spec.samples} samples): longer ones are cut off, silence follows "
         "shorter ones. WAV files must have 16 bits and this rate."
     )
 

@@ -56,7 +56,7 @@ def attach_words(backbone: Backbone, network: keras.Model, pair: bool = False) -
         pair: refused where it is True.
 
     Raises:
-        BackboneError: when the words of a sentence cannot be told from the backbone's tokens.
+        BackboneError: when the tokens of the backbone do not show where words start.
     """
     problem = None
     if backbone.tokenizer is None:
