@@ -25,7 +25,7 @@ def recording_findings(splits: RecordingSplits) -> Iterator[Finding]:
     """Yields findings about recordings that were read by :func:`tfft.data.load_recordings`; no file is read again.
 
     Args:
-        splits: the recordings, with what reading them told.
+        splits: the recordings, with the statistics of their files.
     """
     parts = {"train": splits.train, "validation": splits.validation}
     labels = [label_text(own.class_names, label) for own in parts.values() for label in own.labels]
