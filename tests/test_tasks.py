@@ -13,13 +13,13 @@ import weight_models
 
 import tfft
 from tfft import heads, registry, testing, training
+from tfft.config import Phase
 from tfft.data.label_parsing import parse_labels
 from tfft.errors import DataError, PlanError
 from tfft.evaluation import Scores, evaluate
 from tfft.evaluation.scores import mean_interval
 from tfft.heads import Head, ModelFeatures
 from tfft.registry import Default, Evaluator, Metric, Task, infer_task
-from tfft.specs import Phase
 from tfft.weight_averaging.selection import selection_of, selection_score
 
 GRADES = ("poor", "fair", "good", "very good")
