@@ -130,7 +130,7 @@ def test_every_setting_of_a_form_can_be_given(place):
         ("texts.csv", {"root": "/x", "sample_rate": 8000}, "root='/x', sample_rate=8000 mean nothing for texts"),
         ("texts.csv", {"validation": "split.csv"}, "validation='split.csv' means nothing for texts"),
         ("train.conll", {"task": "token_classification", "group": "x"}, "group='x' means nothing for tagged words"),
-        ("train.conll", {"task": "token_classification", "encoding": "x"}, "encoding=.x. means nothing for tagged words"),
+        ("train.conll", {"task": "token_classification", "encoding": "x"}, "encoding='x' means nothing for tagged"),
         ("nothing", {}, "The data folder .*nothing' does not exist"),
         ("nothing", {"text": "t"}, "nothing does not exist. Expected a table"),
     ],

@@ -20,8 +20,8 @@ from tfft.evaluation import Scores, evaluate
 from tfft.evaluation.scores import f1_interval, wilson_interval
 from tfft.layers.word_alignment import GatherWords, TokenizeWords
 from tfft.losses import ABSENT, TagAccuracy, TagCrossentropy
-from tfft.tasks.token_classification import entities
 from tfft.tasks.token_classification.data import TokenExamples, load_tagged
+from tfft.tasks.token_classification.entities import entities
 
 pytestmark = pytest.mark.text
 slow_fixtures = ("learned",)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tfft.errors import BackboneError, PlanError, listed, require_platform
@@ -20,6 +20,7 @@ import keras  # noqa: E402
 
 from tfft import registry  # noqa: E402
 from tfft.backbones.base import BACKBONE_LAYER, Backbone, blocks_of  # noqa: E402
+from tfft.backbones.feature_pyramid import pyramid  # noqa: E402
 from tfft.heads import Head, ModelFeatures  # noqa: E402
 from tfft.specs import AudioSpec  # noqa: E402
 
@@ -34,7 +35,7 @@ class ModelInput:
 
     Attributes:
         inputs: a ``keras.Input``, or a nest of them.
-        features: of the backbone: a tensor, or ``{stride: tensor}`` for the level ``"pyramid"``.
+        features: of the backbone: a tensor, or a list with one for each stride for the level ``"pyramid"``.
         word_starts: int [B, W], where each word of a sentence starts; None where the features are not of words.
     """
 
@@ -87,14 +88,18 @@ def build(
     if image_size is not None and backbone.input_spec is None:
         raise BackboneError(f"{backbone.name} does not take images, so image_size={image_size!r} has no meaning.")
     level = head.feature_level
-    network = _pyramid_network(backbone) if level == "pyramid" else _network(backbone)
+    strides: list[int] = []
+    if level == "pyramid":
+        network, strides = _pyramid_network(backbone, image_size)
+    else:
+        network = _network(backbone)
     options = {"image_size": image_size, "pair": pair, "audio": audio}
     kind = _modality_of(backbone, head, modality, options)
     if kind is None:
         attached = _own_inputs(network)
     else:
         attached = kind.attach_input(backbone, network, level, **options)
-    features = _at_level(backbone, attached.features, level)
+    features = _at_level(backbone, attached.features, level, strides)
     logits = head.attach(ModelFeatures(features, attached.word_starts))
     model = keras.Model(attached.inputs, logits, name=name or re.sub(r"[^\w.-]+", "_", backbone.name))
     _freeze(backbone, network)
@@ -150,19 +155,18 @@ def _network(backbone: Backbone) -> keras.Model:
     return keras.Model(inputs, keras.tree.flatten(outputs)[0], name=BACKBONE_LAYER)
 
 
-def _pyramid_network(backbone: Backbone) -> keras.Model:
-    """Returns the backbone's model with one feature map for each stride, ``{stride: tensor}``.
-
-    The one place for it: whatever finds the maps of a backbone gives ``{stride: (block name, tensor)}``, and the
-    network is ``keras.Model(backbone.model.input, {stride: tensor}, name=BACKBONE_LAYER)``.
-    """
-    raise BackboneError(f"{backbone.name} gives no pyramid of feature maps, which this task needs.")
+def _pyramid_network(backbone: Backbone, image_size: int | tuple[int, int] | None) -> tuple[keras.Model, list[int]]:
+    """Returns the backbone's model with a feature map for each stride, in a list, and the strides."""
+    maps = pyramid(backbone, image_size=image_size)
+    return keras.Model(backbone.model.input, list(maps.values()), name=BACKBONE_LAYER), list(maps)
 
 
-def _at_level(backbone: Backbone, features: Any, level: registry.FeatureLevel) -> Any:
-    """Returns features as a head of some level takes them: pooled, or as they are, once their shape is checked."""
+def _at_level(backbone: Backbone, features: Any, level: registry.FeatureLevel, strides: Sequence[int]) -> Any:
+    """Returns features as a head of some level takes them: pooled, by stride, or as they are if they have the shape."""
     if level == "pooled":
         return _pooled(backbone, features)
+    if level == "pyramid":
+        return dict(zip(strides, features, strict=True))
     rank = _RANKS.get(level)
     if rank is not None and len(features.shape) != rank:
         wanted = {3: "[batch, time, width]", 4: "[batch, rows, columns, width]"}[rank]

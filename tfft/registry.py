@@ -422,7 +422,7 @@ class Modality:
             columns: those that were named, by role.
             backbone: for the check of labels.
             seed: of the split and the probe.
-            store: file in which is kept what reading files told.
+            store: file that keeps the statistics of files that were read.
             progress: called with (files read, files in all).
 
         Returns:

@@ -1,6 +1,6 @@
 """``tfft predict``: files, texts or rows of a table to labels.
 
-Hides where the columns of a table are told that a model learned from; what it takes, its modality says.
+Hides which columns of a table a model has learned from; what it takes, its modality says.
 """
 
 from __future__ import annotations

@@ -45,12 +45,13 @@ class EncodedInput:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ServingInput:
-    """How a served model takes one kind of data. Of an export that was opened, only the first three are known.
+    """How a served model takes one kind of data. Of an export that was opened, only the first four are known.
 
     Attributes:
         modality: name of the kind of data.
         signature: that is asked with what :meth:`tfft.registry.Modality.read_items` reads.
         spec: what reading has to know of the model, such as the rate of recordings.
+        parts: names of the signature's inputs in the order of what an item holds, where it has several.
         encoded: how it takes files; None where it takes none.
         names: of inputs in the signature, by their names in the Keras model; others keep theirs.
         samples: rows that the check asks every such model, by what they are.
@@ -62,6 +63,7 @@ class ServingInput:
     modality: str
     signature: str
     spec: Any = None
+    parts: tuple[str, ...] = ()
     encoded: EncodedInput | None = None
     names: Mapping[str, str] = dataclasses.field(default_factory=dict)
     samples: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
@@ -114,7 +116,8 @@ class Served:
         Raises:
             ExportError: when the model takes no known kind of data.
         """
-        return _ask(self.signatures[self.asked().signature], items)
+        taken = self.asked()
+        return _ask(self.signatures[taken.signature], items, taken.parts)
 
     def asked(self) -> ServingInput:
         """Returns how it takes examples.
@@ -152,13 +155,14 @@ class Served:
         return _ask(self.signatures[BYTES_SIGNATURE], encoded)
 
 
-def _ask(signature: Any, items: Sequence[Any]) -> dict[str, np.ndarray]:
+def _ask(signature: Any, items: Sequence[Any], parts: Sequence[str] = ()) -> dict[str, np.ndarray]:
     """Returns what a signature says to items, by output name, one row per item."""
     specs = signature.structured_input_signature[1]
+    names = parts or sorted(specs)  # TensorFlow keeps no order of them
     columns: list[Sequence[Any]] = [items] if len(specs) == 1 else list(zip(*items, strict=True))
     values = {
-        name: tf.constant(np.asarray(list(column), spec.dtype.as_numpy_dtype), spec.dtype)
-        for (name, spec), column in zip(specs.items(), columns, strict=True)
+        name: tf.constant(np.asarray(list(column), specs[name].dtype.as_numpy_dtype), specs[name].dtype)
+        for name, column in zip(names, columns, strict=True)
     }
     return {key: value.numpy() for key, value in signature(**values).items()}
 

@@ -49,7 +49,7 @@ def check(
         audio: column of a table that holds the paths of recordings.
         label: column that holds the labels.
         seed: of the split of texts, and of the probe.
-        store: file in which is kept what reading images and recordings told, so that a second check reads new
+        store: file that keeps the statistics of images and recordings, so that a second check reads new
             ones only; ``"auto"`` has its place in the user's cache folder, None keeps nothing.
         progress: called with (files read, files in all).
 
@@ -86,7 +86,7 @@ def check_splits(splits: Splits[Any], name: str = "") -> DataReport:
     """Looks at a data set that was read by :func:`tfft.data.load`; no file is read again.
 
     Args:
-        splits: the examples, with what reading them told.
+        splits: the examples, with the statistics of their files.
         name: of the data, for the report.
     """
     kind, notes = registry.modality(splits.modality), list[str]()

@@ -27,7 +27,7 @@ def recording_findings(splits: Splits[AudioExamples]) -> Iterator[Finding]:
     """Yields findings about recordings that were read by :func:`load_recordings`; no file is read again.
 
     Args:
-        splits: the recordings, with what reading them told.
+        splits: the recordings, with the statistics of their files.
     """
     parts, facts = splits.parts, splits.train.facts + splits.validation.facts
     labels = [label_text(own.class_names, label) for own in parts.values() for label in own.labels]

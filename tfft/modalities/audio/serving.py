@@ -33,13 +33,13 @@ def audio_input(model: keras.Model) -> ServingInput | None:
     encoded = EncodedInput("audio_bytes", lambda one: decode_wav(one, spec), clip, lambda waves: waves, encode)
     assets = {AUDIO_FILE: json.dumps(spec.to_dict()) + "\n"}
     card = ("Sounds", _sentence(spec))
-    return ServingInput("audio", ARRAY_SIGNATURE, spec, encoded, assets=assets, card=card)
+    return ServingInput("audio", ARRAY_SIGNATURE, spec, encoded=encoded, assets=assets, card=card)
 
 
 def _sentence(spec: AudioSpec) -> str:
     return (
         f"Waves are float32 from -1 to 1, the mean of all channels, at {spec.sample_rate} samples a second; "
-        f"{spec.seconds:g} s ({spec.samples} samples) are heard: longer ones are cut off, silence follows "
+        f"the model uses {spec.seconds:g} s ({spec.samples} samples): longer ones are cut off, silence follows "
         "shorter ones. WAV files must have 16 bits and this rate."
     )
 

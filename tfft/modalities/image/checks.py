@@ -51,7 +51,7 @@ def split_findings(splits: Splits[ImageFiles], notes: list[str]) -> Iterator[Fin
     """Yields findings about images that were listed by :func:`tfft.data.load`; no file is read again.
 
     Args:
-        splits: the examples, with what reading them told.
+        splits: the examples, with the statistics of their files.
         notes: one sentence is added where copies were not looked for.
     """
     parts = splits.parts

@@ -49,7 +49,7 @@ def check_folder(
         folder: with one folder for each class, also within ``train/``, ``val/`` and ``test/``.
         backbone: as :func:`tfft.check` takes it, like all that follows.
         seed: of the probe.
-        store: file in which is kept what reading images told, or None.
+        store: file that keeps the statistics of images, or None.
         progress: called with (files read, files in all).
 
     Raises:

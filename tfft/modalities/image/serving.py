@@ -64,7 +64,8 @@ def _taking(spec: InputSpec, prepare: Callable[[Any], Any], names: Mapping[str, 
 
     pixels = tf.TensorSpec([spec.height, spec.width, spec.channels], tf.uint8)
     encoded = EncodedInput(BYTES_INPUT, lambda one: decode_image(one, spec), pixels, prepare, encode)
-    return ServingInput("image", BYTES_SIGNATURE, spec, encoded, names or {}, card=("Images", _sentence(spec)))
+    card = ("Images", _sentence(spec))
+    return ServingInput("image", BYTES_SIGNATURE, spec, encoded=encoded, names=names or {}, card=card)
 
 
 def _sentence(spec: InputSpec) -> str:

@@ -25,8 +25,10 @@ def attach_texts(backbone: Backbone, network: keras.Model, pair: bool = False) -
         pair: whether the model takes pairs of texts.
 
     Raises:
-        BackboneError: when the backbone takes texts as they are, and pairs are asked for.
+        BackboneError: when the backbone takes no texts, or takes them as they are and pairs are asked for.
     """
+    if backbone.text_spec is None:
+        raise BackboneError(f"{backbone.name} takes no texts.")
     inputs: Any = keras.Input((), dtype="string", name=TEXT_INPUT)
     if backbone.tokenizer is None:
         if pair:
@@ -40,7 +42,7 @@ def attach_texts(backbone: Backbone, network: keras.Model, pair: bool = False) -
     tokens = tokenize(list(inputs.values()) if pair else inputs)
     features = network(tokens)
     if len(features.shape) == 3:
-        how: Any = None if backbone.text_spec is None else backbone.text_spec.pooling
+        how: Any = backbone.text_spec.pooling  # "none" is for words
         features = PoolPieces(how, name=POOL_LAYER)(features, tokens[tokenize.mask])
     return ModelInput(inputs, features)
 
@@ -54,7 +56,7 @@ def attach_words(backbone: Backbone, network: keras.Model, pair: bool = False) -
         pair: refused where it is True.
 
     Raises:
-        BackboneError: when the words of a sentence cannot be told from the backbone's tokens.
+        BackboneError: when the tokens of the backbone do not show where words start.
     """
     problem = None
     if backbone.tokenizer is None:

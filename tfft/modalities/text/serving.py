@@ -24,8 +24,10 @@ def text_input(inputs: Mapping[str, tf.TensorSpec]) -> ServingInput | None:
     """Returns how a model takes texts, one in each of its inputs; None where an input is something else."""
     if any(spec.dtype != tf.string or spec.shape.rank != 1 for spec in inputs.values()):
         return None
+    pair = (TEXT_INPUT, PAIR_INPUT)
+    names = pair if set(inputs) == set(pair) else tuple(inputs)
     samples = {"texts in several scripts": np.array(_SAMPLES, object)}
-    return ServingInput("text", ARRAY_SIGNATURE, spec=tuple(inputs), samples=samples)
+    return ServingInput("text", ARRAY_SIGNATURE, names, names, samples=samples)
 
 
 def served_texts(signatures: Mapping[str, Any]) -> ServingInput | None:
