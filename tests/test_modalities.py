@@ -1,6 +1,9 @@
 """A kind of data that a user registers is built, exported, checked in a fresh process and asked like the others."""
 
+import dataclasses
 import json
+import os
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -8,13 +11,21 @@ import pytest
 import tensorflow as tf
 
 import tfft
-from tfft import heads, registry
+from tfft import data, heads, registry
 from tfft.backbones import Backbone
-from tfft.errors import BackboneError, ExportError, PlanError
+from tfft.data import SplitOptions
+from tfft.data.batches import assemble, gathering, on_cpu
+from tfft.data.class_folders import FileType, list_class_folders, load_class_folders
+from tfft.data.duplicates import Duplicates
+from tfft.data.file_examples import FileExamples
+from tfft.data.options import ReadOptions
+from tfft.errors import BackboneError, DataError, ExportError, PlanError
 from tfft.exporting import export, open_export, predict_each, predict_table, serving_functions
 from tfft.exporting.loader import ARRAY_SIGNATURE, BYTES_SIGNATURE, EncodedInput, ServingInput
 from tfft.exporting.prediction import RequestItem
 from tfft.models import ModelInput
+from tfft.recipes.labelled import labelled_data
+from tfft.registry import Match
 
 NOTE = "numbers.json"
 
@@ -62,9 +73,59 @@ class Measurements(registry.Modality):
             yield RequestItem(path, None if wrong else values, wrong)
 
 
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    path: str
+    reason: str | None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Readings(FileExamples):
+    """Files of measurements with labels."""
+
+    modality = "measurements"
+
+    @property
+    def inputs(self):
+        return np.stack([np.array(Path(path).read_text().split(";"), np.float32) for path in self.paths])
+
+    def batches(self, spec, options):
+        return assemble(gathering(on_cpu(self.inputs)), self.labels, options)
+
+    def feature_source(self, staged, batch_size, views=None):
+        return self.inputs, self.labels
+
+
+class ReadMeasurements(Measurements):
+    """Reads folders of files that end in .num, besides."""
+
+    settings = frozenset({"digits"})
+
+    def matches(self, source, settings):
+        if not isinstance(source, (str, os.PathLike)) or not any(Path(source).glob("*/*.num")):
+            return None
+        return Match("a folder of readings", self._load, frozenset({"validation", "seed", "digits"}), 2, has_names=True)
+
+    def _load(self, source, *, digits=None, **split):
+        return load_class_folders(Readings, self.files(digits), source, SplitOptions(**split), ReadOptions())
+
+    def read_labelled(self, source, class_names, settings):
+        return list_class_folders(Readings, self.files(None), source, ReadOptions(), 1)
+
+    def files(self, digits):
+        def facts(paths, progress, store):
+            long = "has too many digits"
+            return [Facts(p, long if digits and len(Path(p).read_text()) > 8 * digits else None) for p in paths]
+
+        return FileType("reading", "readings", (".num",), facts, lambda facts: Duplicates())
+
+    def input_of(self, model):
+        return 4 if "halve" in [layer.name for layer in model.layers] else None
+
+
 @pytest.fixture
 def measurements():
-    remove = registry.register_modality(Measurements())
+    remove = registry.register_modality(ReadMeasurements())
     yield "measurements"
     remove()
 
@@ -98,6 +159,33 @@ def test_a_kind_of_data_of_ones_own_is_built_exported_and_asked(measurements, tm
     (tmp_path / "t.csv").write_text("reading\n2.txt\n0.txt\n")
     _, found = predict_table(open_export(done.path), tmp_path / "t.csv", ["reading"])
     np.testing.assert_allclose([one.probability for one in found], wanted[[2, 0]], rtol=1e-5)
+
+
+def test_a_kind_of_data_of_ones_own_is_read_learned_and_measured(measurements, tmp_path):
+    random = np.random.default_rng(0)
+    for name, level in (("calm", 0.0), ("storm", 3.0)):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for i in range(12):
+            text = ";".join(f"{value:.3f}" for value in random.normal(level, 0.3, 4))
+            (tmp_path / "data" / name / f"{i}.num").write_text(text)
+    splits = data.load(tmp_path / "data", validation=0.25, seed=1)
+    assert (splits.modality, splits.class_names, len(splits.train)) == (measurements, ("calm", "storm"), 18)
+    values, labels = next(iter(data.to_dataset(splits.train, batch_size=18)))
+    assert (values.shape, sorted(labels.numpy().tolist())) == ((18, 4), [0] * 9 + [1] * 9)
+    with pytest.raises(DataError, match="'storm' has no reading that can be used"):
+        data.load(tmp_path / "data", digits=1)
+    with pytest.raises(DataError, match="label='x' means nothing for a folder of readings, which takes digits"):
+        data.load(tmp_path / "data", label="x")
+    with pytest.raises(TypeError, match="load has no setting 'digit'. Did you mean 'digits'"):
+        data.load(tmp_path / "data", digit=1)
+    keras.utils.set_random_seed(0)
+    run = tfft.finetune(sensor(), tmp_path / "data", plan="linear_probe", out=tmp_path / "run", export_to=False)
+    assert run.final.accuracy == 1.0
+    assert (tmp_path / "run" / "split.csv").is_file()
+    dataset, skipped, words = labelled_data(tfft.load_run(tmp_path / "run"), tmp_path / "data")
+    assert (words[:8], skipped, sum(len(y) for _, y in dataset)) == ("held-out", [], 4)
+    with pytest.raises(PlanError, match="The data holds texts, and the backbone .* does not take texts: give readings"):
+        tfft.finetune(sensor(), ([f"text {i}" for i in range(12)], [0, 1] * 6), verbose=False)
 
 
 def test_without_its_kind_a_model_keeps_its_own_inputs_and_is_asked_by_arrays_only(tmp_path):

@@ -139,7 +139,7 @@ def example_rows(
 
 
 def with_length(dataset: tf.data.Dataset, count: int, batch_size: int) -> tf.data.Dataset:
-    """Tells a dataset of batches how many there are, and reads ahead."""
+    """Sets the number of batches of a dataset, and reads ahead."""
     # Behind flat_map the length is lost, and Keras needs it to know where an epoch ends.
     dataset = dataset.apply(tf.data.experimental.assert_cardinality(math.ceil(count / batch_size)))
     return dataset.prefetch(tf.data.AUTOTUNE)

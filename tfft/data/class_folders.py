@@ -2,7 +2,7 @@
 
 Hides the state that real folders are in. Each file is read once before training starts, so that a bad one is named with
 its reason instead of stopping an epoch; the order of files on disk, the operating system and later additions do not
-change which side of the split a file is on. What a file holds, its modality tells.
+change which side of the split a file is on. What a file holds, its modality says.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ F = TypeVar("F", bound=FileExamples)
 
 
 class Facts(Protocol):
-    """What reading a file told, as far as folders and tables ask for it."""
+    """Statistics of a file, as far as folders and tables ask for them."""
 
     path: str
     reason: str | None
@@ -182,7 +182,7 @@ def existing(folder: str | os.PathLike[str]) -> Path:
 
 
 def is_stray(item: Skipped, suffixes: tuple[str, ...]) -> bool:
-    """Tells whether a file is of another kind by its name; what may hide files, such as a folder, is not."""
+    """Says whether a file is of another kind by its name; what may hide files, such as a folder, is not."""
     return os.path.isfile(item.path) and Path(item.path).suffix.lower() not in suffixes
 
 

@@ -170,7 +170,7 @@ class Splits(Generic[E]):
         duplicates_note: why duplicates were not looked for, or only some.
         report: what is worth knowing of the data; ``print`` it.
         test_folder: a ``test/`` folder that was left alone, or None.
-        root: folder that the names of files are told from.
+        root: folder that the names of files are relative to.
     """
 
     train: E

@@ -26,7 +26,7 @@ Progress = Callable[[int, int], None]
 
 @dataclasses.dataclass(frozen=True)
 class FileKind:
-    """One kind of files: how they are read, and how what is known of one becomes a row and comes back.
+    """One kind of files: how they are read, and how the statistics of one become a row and come back.
 
     Attributes:
         decoder: name and version of what reads them; another one may refuse other files.

@@ -32,7 +32,7 @@ class FileRows:
 
     Attributes:
         name: of the table, for messages.
-        root: folder that relative paths are told from.
+        root: folder of relative paths.
         paths: of the files.
         labels: as they are written.
         groups: of the rows; None where they have none.
@@ -216,6 +216,6 @@ def _unique_names(paths: Sequence[str], root: str) -> tuple[str, ...]:
 
 
 def _common(paths: Sequence[str], root: str) -> str:
-    """The folder that the names of files are told from: the root, or, for files elsewhere, what they share."""
+    """The folder that the names of files are relative to: the root, or, for files elsewhere, what they share."""
     inside = all(Path(path).is_relative_to(root) for path in paths)
     return root if inside else os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])

@@ -72,7 +72,7 @@ def load(
         progress: called with (files done, files in all).
         group: what must not be on both sides: ``"folder"`` or a regular expression for a folder of files, a column of
             a table.
-        store: file in which is kept what reading files told.
+        store: file that keeps the statistics of files that were read.
         image: column with the paths of images; of a dataset of tfds a feature, as with the next three.
         audio: column with the paths of recordings.
         text: column with the texts, two for pairs.
@@ -83,7 +83,7 @@ def load(
         root: folder of the files that a table names.
         encoding: of tables and text files, UTF-8 by default.
         sample_rate: that recordings are brought to.
-        seconds: of recordings that are heard.
+        seconds: length of the clips that recordings become.
         **further: settings of a modality that another package brought.
 
     Returns:
@@ -131,7 +131,7 @@ def to_dataset(
         seed: picks another series of orders.
         cache: True decodes every image file once, now, and keeps the pixels in memory; False decodes in
             each pass; ``"auto"`` is True where the pixels take less than 512 MB.
-        epoch: an int64 variable on the CPU that tells the epoch at the start of each pass, for
+        epoch: an int64 variable on the CPU that holds the epoch at the start of each pass, for
             programs that resume. Unless given, the dataset counts its passes from 0; every start
             of a pass counts, also one that is not finished.
         augment: of images ``"flip"``, ``"crop"``, ``"rand"``, of recordings ``"shift"``, ``"mask"``, several in a list,
@@ -151,7 +151,7 @@ def to_dataset(
         DataError: when there are no examples, or a file cannot be decoded while the pixels are cached; the
             file is named. Where they are not, a file that broke after it was listed stops the pass that
             reads it with a ``tf.errors.OpError``, which names the file when it is missing, empty or no
-            image; damage inside of a picture is told without its name: list the folder again to find it.
+            image; damage inside of a picture is reported without its name: list the folder again to find it.
         PlanError: when arguments are out of range, or mean nothing for such examples.
 
     Example:

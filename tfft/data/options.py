@@ -19,7 +19,7 @@ class ReadOptions:
             ``skipped``.
         check: False skips decoding every file once; a damaged one then fails later.
         progress: called with (files done, files in all).
-        store: file in which is kept what reading the files told, so that only new ones are read the next time.
+        store: file that keeps the statistics of files, so that only new ones are read the next time.
     """
 
     strict: bool = False

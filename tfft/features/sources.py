@@ -1,4 +1,4 @@
-"""The examples that features are made of: examples of a modality, arrays or a dataset, and what tells them apart.
+"""The examples that features are made of: examples of a modality, arrays or a dataset, and their identity.
 
 Hides how arrays and datasets are identified, by their values, and that what was read while computing is what the key
 says. Examples of a modality bring their own :class:`Source`.

@@ -1,4 +1,4 @@
-"""Pixels that cannot be right, told before anything is computed with them: :func:`check_pixels`."""
+"""Pixels that cannot be right, refused before anything is computed with them: :func:`check_pixels`."""
 
 from __future__ import annotations
 

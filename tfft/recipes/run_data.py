@@ -36,7 +36,7 @@ class RunData:
 
     Attributes:
         splits: the examples.
-        modality: what one of them is; None for ready datasets, of which nobody knows.
+        modality: what one of them is; None for ready datasets, which do not say.
         name: of the source, for the plan.
         given: True where splits or datasets were given, which somebody has read as they are wanted.
     """
@@ -127,7 +127,7 @@ class RunData:
         """
         if self.modality is None:
             return self, config
-        settings = {name: getattr(config, name) for name in self.modality.settings}
+        settings = {name: getattr(config, name, None) for name in self.modality.settings}
         adapted = self.modality.adapt(self.splits, backbone, {**settings, "fixed": self.given})
         if verbose:
             for note in adapted.notes:

@@ -1,6 +1,6 @@
 """Rate and length of recordings for backbones that take waveforms themselves: :func:`adapt_waveforms`.
 
-Hides that such a backbone was made for one rate, which nothing in it tells, while an image backbone takes any.
+Hides that such a backbone was made for one rate, which its files do not name, while an image backbone takes any.
 """
 
 from __future__ import annotations

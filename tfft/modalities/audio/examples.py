@@ -99,7 +99,7 @@ def with_waveforms(
     """Puts waveforms to the recordings of both parts; none is read yet.
 
     Args:
-        splits: files, with what reading them told.
+        splits: files, with their statistics.
         spec: sample rate and length of the waveforms.
         store: a file; waveforms that are too many for memory are kept in the folder ``waves`` beside it. None keeps
             nothing for long.

@@ -45,7 +45,7 @@ class AudioOptions:
 def load_recordings(folder: str | os.PathLike[str], **settings: Any) -> Splits[AudioExamples]:
     """Reads a folder of recordings and decides which are held out for validation.
 
-    Use it for spoken words, calls of animals, noises of machines: anything that a short clip tells. WAV files with 8 to
+    Use it for spoken words, calls of animals, noises of machines: anything that a short clip shows. WAV files with 8 to
     32 bits are read as they are, other formats (FLAC, Ogg, MP3, WAV with floats) with the package soundfile. Channels
     are averaged. Each file is read now, so that what cannot be used is known, and once more when waveforms are first
     asked for; where all of them take more than 512 MB they are kept in a file, so memory does not grow with the data.
@@ -90,7 +90,7 @@ def heard(
 
 
 def holds_recordings(folder: str | os.PathLike[str]) -> bool:
-    """Tells whether most files in the class folders of a folder are recordings, by their names."""
+    """Says whether most files in the class folders of a folder are recordings, by their names."""
     counts = {True: 0, False: 0}
     for path in Path(folder).glob("*/*"):
         inner = path.glob("*") if path.is_dir() else [path]

@@ -67,7 +67,7 @@ class AudioModality(Modality):
         return list_recordings(source, settings.get("store"))
 
     def is_split(self, source: Any) -> bool:
-        """Tells whether a folder has ``train/`` and ``val/``."""
+        """Says whether a folder has ``train/`` and ``val/``."""
         from tfft.data.class_folders import split_folders
 
         return Path(source).is_dir() and "validation" in split_folders(Path(source))

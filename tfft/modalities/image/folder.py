@@ -39,7 +39,7 @@ def list_images(
         check: False skips decoding; a damaged file then fails later.
         progress: called with (files checked, files in all) while files are decoded.
         least_classes: how many class folders there must be; 1 for data to measure a model on.
-        store: file in which is kept what reading the files told, so that only new ones are read the next time.
+        store: file that keeps the statistics of files, so that only new ones are read the next time.
 
     Returns:
         :class:`ImageFiles`; what was left out is in ``skipped``.

@@ -68,7 +68,7 @@ class ImageModality(Modality):
         return list_images(place, least_classes=1, store=settings.get("store"))
 
     def is_split(self, source: Any) -> bool:
-        """Tells whether a folder has ``train/`` and another part."""
+        """Says whether a folder has ``train/`` and another part."""
         folder = Path(source)
         return folder.is_dir() and {"train"} < {path.name.lower() for path in folder.iterdir() if path.is_dir()}
 

@@ -55,7 +55,7 @@ class TextModality(Modality):
         return read_texts(source, class_names, **{name: v for name, v in settings.items() if name != "store"})
 
     def is_split(self, source: Any) -> bool:
-        """Tells whether a folder has a table or a folder to learn from, and another one."""
+        """Says whether a folder has a table or a folder to learn from, and another one."""
         folder = Path(source)
         if not folder.is_dir():
             return False

@@ -13,7 +13,7 @@ from tfft.data.table import SUFFIXES
 
 
 def holds_texts(source: Any, settings: Mapping[str, Any]) -> int:
-    """Tells how surely a source holds texts, as :attr:`tfft.registry.Match.certainty`; 0 for not at all.
+    """Says how surely a source holds texts, as :attr:`tfft.registry.Match.certainty`; 0 for not at all.
 
     Args:
         source: as :func:`tfft.data.load` takes it.

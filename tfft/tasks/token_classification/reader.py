@@ -30,7 +30,7 @@ class TaggedWords(TextModality):
         return read_tagged(source, class_names, **_lists(settings))
 
     def is_split(self, source: Any) -> bool:
-        """Tells that a single file is not split."""
+        """Says that a single file is not split."""
         return False
 
 

@@ -1,0 +1,223 @@
+"""Tasks and modalities by name: the one place where they are listed, and what each has to answer.
+
+A task says what a label means, a modality what an example is. Both are objects of the classes :class:`Task` and
+:class:`Modality`, one folder each under ``tfft/tasks`` and ``tfft/modalities``, imported when they are first asked for.
+Everything that trains, evaluates, exports or inspects gets them from here and imports none of them by itself, so that a
+new one changes no other file. A package outside of tfft adds its own with :func:`register_task` and
+:func:`register_modality`, or through the entry point groups ``tfft.tasks`` and ``tfft.modalities``.
+
+This package imports neither TensorFlow nor Keras.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from typing import Any, Generic, TypeVar
+
+from tfft.errors import PlanError, did_you_mean, listed
+from tfft.registry.modality_interface import Adapted, Match, Modality
+from tfft.registry.task_interface import Default, Evaluator, FeatureLevel, Metric, Task
+
+__all__ = [
+    "AUTO",
+    "Adapted",
+    "Default",
+    "Evaluator",
+    "FeatureLevel",
+    "Match",
+    "Metric",
+    "Modality",
+    "Task",
+    "asked_task",
+    "infer_task",
+    "modality",
+    "modality_names",
+    "register_modality",
+    "register_task",
+    "task",
+    "task_name",
+    "task_names",
+]
+
+AUTO = "auto"  # the task is inferred from the labels
+
+T = TypeVar("T", Task, Modality)
+
+
+class _Registry(Generic[T]):
+    """Objects by name; those of tfft are imported when they are first asked for."""
+
+    def __init__(self, what: str, group: str, built_in: Mapping[str, str], aliases: Mapping[str, str]) -> None:
+        self._what, self._group = what, group
+        self._lazy, self._aliases = dict(built_in), dict(aliases)
+        self._objects: dict[str, T] = {}
+        self._found_entry_points = False
+
+    def names(self) -> tuple[str, ...]:
+        """Returns all names, those of tfft first."""
+        self._find_entry_points()
+        return tuple(dict.fromkeys((*self._lazy, *self._objects)))
+
+    def canonical(self, name: Any) -> str:
+        """Returns the name of an object by this name or an alias, without importing it.
+
+        Raises:
+            PlanError: for an unknown name, with the nearest one.
+        """
+        known = self.names()
+        found = self._aliases.get(name, name) if isinstance(name, str) else name
+        if found not in known:
+            raise PlanError(
+                f"Expected a {self._what}: {listed(known)}. Received: {name!r}.{did_you_mean(str(name), known)}"
+            )
+        return found
+
+    def get(self, name: str) -> T:
+        """Returns an object by its name; imports it where it was not asked for before.
+
+        Raises:
+            PlanError: for an unknown name, with the nearest one.
+        """
+        name = self.canonical(name)
+        if name not in self._objects:
+            module, _, attribute = self._lazy[name].partition(":")
+            self._objects[name] = getattr(importlib.import_module(module), attribute)
+        return self._objects[name]
+
+    def add(self, value: T, *aliases: str) -> Callable[[], None]:
+        """Registers an object under its name and returns a function that removes it again."""
+        name = value.name
+        if name in self.names():
+            raise PlanError(f"The {self._what} {name!r} is registered already. Fix: give yours another name.")
+        self._objects[name] = value
+        self._aliases.update(dict.fromkeys(aliases, name))
+
+        def remove() -> None:
+            self._objects.pop(name, None)
+            for alias in aliases:
+                self._aliases.pop(alias, None)
+
+        return remove
+
+    def _find_entry_points(self) -> None:
+        if not self._found_entry_points:
+            self._found_entry_points = True
+            for entry in metadata.entry_points(group=self._group):
+                self._lazy.setdefault(entry.name, entry.value)
+
+
+_TASKS: _Registry[Task] = _Registry(
+    "task",
+    "tfft.tasks",
+    {
+        "classification": "tfft.tasks.classification:CLASSIFICATION",
+        "binary": "tfft.tasks.classification:BINARY",
+        "multilabel": "tfft.tasks.multilabel:MULTILABEL",
+        "regression": "tfft.tasks.regression:REGRESSION",
+        "token_classification": "tfft.tasks.token_classification:TOKEN_CLASSIFICATION",
+    },
+    {"tokens": "token_classification"},  # in saved heads and plans
+)
+_MODALITIES: _Registry[Modality] = _Registry(
+    "kind of data",
+    "tfft.modalities",
+    {
+        "image": "tfft.modalities.image.modality:IMAGE",
+        "text": "tfft.modalities.text.modality:TEXT",
+        "audio": "tfft.modalities.audio.modality:AUDIO",
+    },
+    {},
+)
+
+
+def task(name: str) -> Task:
+    """Returns a task by name, also by the name that saved heads and plans have for it.
+
+    Raises:
+        PlanError: for an unknown name, with the nearest one and all there are.
+
+    Example:
+        >>> task("multilabel").solves_head
+        True
+    """
+    return _TASKS.get(name)
+
+
+def task_name(name: str) -> str:
+    """Returns the name of a task by any of its names, without importing it.
+
+    Raises:
+        PlanError: for an unknown name, with the nearest one and all there are.
+
+    Example:
+        >>> task_name("tokens")
+        'token_classification'
+    """
+    return _TASKS.canonical(name)
+
+
+def task_names() -> tuple[str, ...]:
+    """Returns the names of all tasks."""
+    return _TASKS.names()
+
+
+def asked_task(name: str) -> Task | None:
+    """Returns the task of a setting; None for ``"auto"``, which leaves it to the labels.
+
+    Raises:
+        PlanError: for an unknown name, with the nearest one.
+    """
+    return None if name == AUTO else task(name)
+
+
+def infer_task(values: Sequence[Any]) -> Task:
+    """Returns the task that label values fit best.
+
+    Args:
+        values: as :meth:`Task.infer` takes them.
+
+    Raises:
+        PlanError: when they fit none.
+    """
+    every = [task(name) for name in task_names()]
+    fits = [one.infer(values) for one in every]
+    if not max(fits):
+        raise PlanError(f"The labels fit none of the tasks {listed(task_names())}. Fix: say which it is with task=.")
+    return every[fits.index(max(fits))]
+
+
+def register_task(value: Task, *aliases: str) -> Callable[[], None]:
+    """Adds a task of your own.
+
+    Args:
+        value: the task.
+        *aliases: further names, such as one in older plans.
+
+    Returns:
+        A function that removes it again, for tests.
+
+    Raises:
+        PlanError: when there is one of this name.
+    """
+    return _TASKS.add(value, *aliases)
+
+
+def modality(name: str) -> Modality:
+    """Returns a kind of data by name.
+
+    Raises:
+        PlanError: for an unknown name, with the nearest one and all there are.
+    """
+    return _MODALITIES.get(name)
+
+
+def modality_names() -> tuple[str, ...]:
+    """Returns the names of all kinds of data."""
+    return _MODALITIES.names()
+
+
+def register_modality(value: Modality, *aliases: str) -> Callable[[], None]:
+    """Adds a kind of data of your own; see :func:`register_task`."""
+    return _MODALITIES.add(value, *aliases)
