@@ -19,8 +19,8 @@ import numpy as np
 from PIL import Image, ImageEnhance
 
 import tfft
-from tfft.data import Examples, FileFacts, find_copies, find_parts
 from tfft.features import extract
+from tfft.modalities.image import FileFacts, ImageFiles, find_copies, find_parts
 from tfft.modalities.image.crops import SIMILAR_PART, decider, neighbours
 from tfft.modalities.image.duplicates import SIMILAR
 from tfft.modalities.image.file_info import examine_all
@@ -65,7 +65,7 @@ CHANGES: dict[str, Change] = {
 
 def features_of(backbone: tfft.Backbone, facts: list[FileFacts]) -> np.ndarray:
     """Features of length 1."""
-    examples = Examples(tuple(one.path for one in facts), np.zeros(len(facts), np.int32), ("photo",))
+    examples = ImageFiles(tuple(one.path for one in facts), np.zeros(len(facts), np.int32), ("photo",))
     found = np.asarray(extract(backbone, examples, cache=None, verbose=False).arrays)
     found = found.reshape(len(found), -1, found.shape[-1]).mean(axis=1)
     return found / np.linalg.norm(found, axis=1, keepdims=True)

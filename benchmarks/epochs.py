@@ -15,6 +15,7 @@ import tfft
 from tfft import data, features, heads
 from tfft.arrays import store as cache
 from tfft.features.feature_set import Features
+from tfft.modalities.image import list_images
 
 
 def fit(model: keras.Model, dataset: tf.data.Dataset, epochs: int) -> float:
@@ -28,7 +29,7 @@ def fit(model: keras.Model, dataset: tf.data.Dataset, epochs: int) -> float:
 
 def phase_1(repeats: int, folder: pathlib.Path, epochs: int = 20, measured: int = 2) -> None:
     """A head on the frozen backbone."""
-    model, photos = common.model_of(), data.list_images(folder, check=False)
+    model, photos = common.model_of(), list_images(folder, check=False)
     tfft.unfreeze(model, "none")
     pixels = data.to_dataset(photos, _spec(model), batch_size=common.BATCH, shuffle=True, cache=True)
     slow, trained, solved = [], [], []
@@ -48,7 +49,7 @@ def phase_1(repeats: int, folder: pathlib.Path, epochs: int = 20, measured: int 
 
 def phase_2(repeats: int, folder: pathlib.Path, epochs: int = 10, measured: int = 1) -> None:
     """The blocks after block12 train."""
-    model, photos = common.model_of(), data.list_images(folder, check=False)
+    model, photos = common.model_of(), list_images(folder, check=False)
     pixels = data.to_dataset(photos, _spec(model), batch_size=common.BATCH, shuffle=True, cache=True)
     whole, partly, cached = [], [], []
     for _ in range(repeats):

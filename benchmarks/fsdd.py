@@ -19,8 +19,9 @@ import common
 import numpy as np
 
 import tfft
-from tfft.data import RecordingSplits, from_waves, load_recordings
+from tfft.data import Splits
 from tfft.evaluation import wilson_interval
+from tfft.modalities.audio import AudioExamples, load_recordings
 
 
 def main() -> None:
@@ -39,7 +40,7 @@ def main() -> None:
     everything = read(options.folder)
     if options.range:
         everything = dataclasses.replace(everything, spec=dataclasses.replace(everything.spec, range=options.range))
-    who = np.array([pathlib.Path(fact.path).stem.split("_")[1] for fact in everything.facts])
+    who = np.array([pathlib.Path(path).stem.split("_")[1] for path in everything.paths])
     speakers = sorted(set(who))
     print(f"\n{len(who)} recordings of {len(speakers)} speakers; {options.backbone}; {everything.spec}")
     settings = {"seed": options.seed, "cache": "memory", "export_to": False, "verbose": False}
@@ -60,7 +61,7 @@ def main() -> None:
             start = time.perf_counter()
             run = tfft.finetune(options.backbone, splits, **settings, **way)
             seconds = time.perf_counter() - start
-            scores = tfft.evaluate(run.model, from_waves(*test, everything.spec))
+            scores = tfft.evaluate(run.model, tfft.data.to_dataset(test))
             right[name].append(round(scores.accuracy * scores.examples))
             line += f"{scores.accuracy:11.4f} {seconds:8.0f} "
         counts.append(scores.examples)
@@ -74,34 +75,27 @@ def main() -> None:
               f"standard deviation {spread:.4f}")  # fmt: skip
 
 
-def read(folder: pathlib.Path) -> RecordingSplits:
+def read(folder: pathlib.Path) -> AudioExamples:
     """Reads all recordings, by way of one folder for each digit."""
     with tempfile.TemporaryDirectory() as name:
         for file in sorted(folder.glob("*_*_*.wav")):
             place = pathlib.Path(name, file.stem.split("_")[0])
             place.mkdir(exist_ok=True)
             os.symlink(file.resolve(), place / file.name)
-        everything = load_recordings(name)
-        everything.source.read(None)  # while the links are there
-        return everything
+        splits = load_recordings(name)
+        splits.train.read()  # while the links are there
+        return splits.train.join(splits.validation)
 
 
 def parted(
-    everything: RecordingSplits, who: np.ndarray, chooser: str, measured: str
-) -> tuple[RecordingSplits, tuple[np.ndarray, np.ndarray]]:
-    """Returns recordings to learn from and to choose by, and waves and labels of the speaker that is measured on."""
-    labels = np.concatenate([everything.train.labels, everything.validation.labels])
-    parts = [np.flatnonzero((who != chooser) & (who != measured)), np.flatnonzero(who == chooser)]
-    examples = [
-        dataclasses.replace(everything.train, paths=tuple(everything.facts[i].path for i in part), labels=labels[part])
-        for part in parts
-    ]
-    found = dataclasses.replace(
-        everything, train=examples[0], validation=examples[1], copies=(),
-        split_from=f"{chooser} chooses, {measured} is left out",
-    )  # fmt: skip
-    splits = everything.parted(found, np.concatenate(parts))
-    return splits, (everything.every_wave[who == measured], labels[who == measured])
+    everything: AudioExamples, who: np.ndarray, chooser: str, measured: str
+) -> tuple[Splits[AudioExamples], AudioExamples]:
+    """Returns recordings to learn from and to choose by, and those of the speaker that is measured on."""
+    learned, chosen, test = (
+        everything.take(np.flatnonzero(own))
+        for own in ((who != chooser) & (who != measured), who == chooser, who == measured)
+    )
+    return Splits(learned, chosen, f"{chooser} chooses, {measured} is left out"), test
 
 
 def blocks(text: str | None) -> int | str:

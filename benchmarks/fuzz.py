@@ -327,7 +327,7 @@ def _table(name: str, text: str) -> Callable[[pathlib.Path], pathlib.Path]:
 
 
 def _read_table(path: pathlib.Path) -> object:
-    from tfft.data import load_texts
+    from tfft.modalities.text import load_texts
 
     return load_texts(path, text="text", label="label")
 
@@ -348,7 +348,7 @@ def _image(suffix: str) -> Callable[[pathlib.Path], pathlib.Path]:
 
 
 def _read_images(path: pathlib.Path) -> object:
-    from tfft.data import list_images
+    from tfft.modalities.image import list_images
 
     return list_images(path.parents[1])
 
@@ -368,9 +368,10 @@ def _wav(folder: pathlib.Path) -> pathlib.Path:
 
 
 def _read_sounds(path: pathlib.Path) -> object:
-    from tfft.data import load_recordings
+    from tfft.modalities.audio import load_recordings
 
-    return load_recordings(path.parents[1]).waves
+    splits = load_recordings(path.parents[1])
+    return splits.train.waves, splits.validation.waves
 
 
 def _text_folder(name: str) -> Callable[[pathlib.Path], pathlib.Path]:

@@ -16,6 +16,7 @@ from tfft import data, features
 from tfft.backbones.base import blocks_of
 from tfft.features import engines, litert
 from tfft.features.sources import open_source
+from tfft.modalities.image import list_images
 
 
 def torch_way(images: np.ndarray) -> common.Way | None:
@@ -91,7 +92,7 @@ def profile(repeats: int, count: int = 32) -> None:
 
 def files(repeats: int, folder: pathlib.Path, count: int = 1000) -> None:
     prefix, _ = features.split(common.model_of())
-    photos = data.list_images(folder, check=False)
+    photos = list_images(folder, check=False)
     staged = engines.stage(prefix)
     spec = staged.preprocess.spec
     graph = tf.function(functools.partial(prefix, training=False), reduce_retracing=True)

@@ -22,17 +22,17 @@ RATE = 16_000
 _CODE = """
 import os, resource, sys, time
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+from tfft.modalities.audio import from_waves, load_recordings
 import tfft
-from tfft.data import from_waves, load_recordings
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 bare, start = peak(), time.perf_counter()
 splits = load_recordings(sys.argv[1], store=sys.argv[2])
 listed, read = peak(), time.perf_counter()
-waves, kept = splits.waves[0], time.perf_counter()
-for batch, _ in from_waves(waves, splits.train.labels, splits.spec, shuffle=True):
+waves, kept = splits.train.waves, time.perf_counter()
+for batch, _ in from_waves(waves, splits.train.labels, splits.train.spec, shuffle=True):
     pass
 end = time.perf_counter()
-size = sum(part.nbytes for part in splits.waves) / 2**20
+size = sum(part.nbytes for part in (waves, splits.validation.waves)) / 2**20
 print(size, bare, listed, peak(), read - start, kept - read, end - kept)
 """
 

@@ -41,8 +41,8 @@ def run(way: str, options: argparse.Namespace, seed: int) -> dict[str, float]:
             seed=seed, cache=cache, verbose=False, **wishes,
         )  # fmt: skip
     seconds = time.perf_counter() - began
-    splits = tfft.data.load_texts((options.sst2 / "train.tsv", options.sst2 / "test.tsv"), text=0, label=1)
-    test = tfft.evaluate(done.model, tfft.data.from_texts(splits.validation))
+    splits = tfft.modalities.text.load_texts((options.sst2 / "train.tsv", options.sst2 / "test.tsv"), text=0, label=1)
+    test = tfft.evaluate(done.model, tfft.data.to_dataset(splits.validation))
     epochs = [row["seconds"] for row in done.history.rows if row["learning_rate"]]
     keras.backend.clear_session()
     return {

@@ -16,8 +16,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfft import data, heads, training
+from tfft import heads, training
 from tfft.config import Phase
+from tfft.modalities.image import from_arrays
 from tfft.training import Checkpoints, Resume
 
 CLASSES, SIDE = 3, 6
@@ -111,8 +112,8 @@ def fit(folder):
     model, head = network()
     model.compile(keras.optimizers.Adam(3e-3), **head.compile_args())
     epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
-    train = data.from_arrays(*examples(150, 1), batch_size=10, shuffle=True, seed=5, epoch=epoch)
-    held_out = data.from_arrays(*examples(40, 2), batch_size=10)
+    train = from_arrays(*examples(150, 1), batch_size=10, shuffle=True, seed=5, epoch=epoch)
+    held_out = from_arrays(*examples(40, 2), batch_size=10)
     average, counter = Average(), Counter()
     callbacks = [
         keras.callbacks.EarlyStopping("val_loss", patience=3, restore_best_weights=True, min_delta=0.02),
@@ -146,8 +147,8 @@ def train(folder):
     model, _ = network()
     epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
     pixels, labels = examples(150, 1)
-    dataset = data.from_arrays(pixels, labels, batch_size=10, shuffle=True, seed=5, epoch=epoch)
-    held_out = data.from_arrays(*examples(40, 2), batch_size=10)
+    dataset = from_arrays(pixels, labels, batch_size=10, shuffle=True, seed=5, epoch=epoch)
+    held_out = from_arrays(*examples(40, 2), batch_size=10)
     counter, average, memory = Counter(), Average(), {"ranks": []}
     every = os.environ.get("TFFT_EVERY")
     rate = float(os.environ.get("TFFT_RATE", "1e-2"))

@@ -1,13 +1,18 @@
 """Views of pictures: what stays, what changes, and that a cache of views shows what the pipeline shows."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image, ImageEnhance, ImageOps
 
 from tfft import data, features
-from tfft.data.batches import views_of
+from tfft.data import BatchOptions
 from tfft.errors import DataError, PlanError
+from tfft.modalities.image import ImageFiles, from_arrays, list_images
+from tfft.modalities.image.augment import view_of
+from tfft.modalities.image.batches import file_views
 from tfft.modalities.image.randaugment import CHANGES, rand_augment
 from tfft.specs import Augmentation, InputSpec, augmentation
 
@@ -32,8 +37,8 @@ def passes(dataset, count):
 
 def test_the_first_view_is_the_picture_and_others_differ():
     images, labels = pictures(), np.arange(6)
-    plain = passes(data.from_arrays(images, labels, SPEC), 1)[0]
-    first, second, third = passes(data.from_arrays(images, labels, SPEC, augment=BOTH), 3)
+    plain = passes(from_arrays(images, labels, SPEC), 1)[0]
+    first, second, third = passes(from_arrays(images, labels, SPEC, augment=BOTH), 3)
     assert np.array_equal(first, plain)
     assert not np.array_equal(second, plain)
     assert not np.array_equal(second, third)
@@ -43,7 +48,7 @@ def test_the_first_view_is_the_picture_and_others_differ():
 def test_views_repeat_by_seed_and_come_in_turn():
     images, labels = pictures(), np.arange(6)
     one, again, other = (
-        passes(data.from_arrays(images, labels, SPEC, augment="crop", views=3, shuffle=True, seed=seed), 6)
+        passes(from_arrays(images, labels, SPEC, augment="crop", views=3, shuffle=True, seed=seed), 6)
         for seed in (1, 1, 2)
     )
     assert all(np.array_equal(a, b) for a, b in zip(one, again, strict=True))
@@ -55,7 +60,7 @@ def test_views_repeat_by_seed_and_come_in_turn():
 
 def test_a_flip_mirrors_about_half_and_changes_nothing_else():
     images, labels = pictures(64), np.arange(64)
-    plain, varied = passes(data.from_arrays(images, labels, SPEC, augment="flip"), 2)
+    plain, varied = passes(from_arrays(images, labels, SPEC, augment="flip"), 2)
     mirrored = [np.array_equal(v, p[:, ::-1]) for v, p in zip(varied, plain, strict=True)]
     same = [np.array_equal(v, p) for v, p in zip(varied, plain, strict=True)]
     assert all(m != s for m, s in zip(mirrored, same, strict=True))
@@ -65,7 +70,7 @@ def test_a_flip_mirrors_about_half_and_changes_nothing_else():
 def test_a_crop_keeps_at_least_its_share():
     images, labels = pictures(40, (32, 32)), np.arange(40)
     spec = InputSpec(32, 32)
-    _, varied = passes(data.from_arrays(images, labels, spec, augment=Augmentation(crop=0.5)), 2)
+    _, varied = passes(from_arrays(images, labels, spec, augment=Augmentation(crop=0.5)), 2)
     height = np.ptp(varied[..., 0].astype(int), axis=(1, 2)) / (8 * 31)
     width = np.ptp(varied[..., 1].astype(int), axis=(1, 2)) / (8 * 31)
     assert (height * width > 0.4).all()
@@ -75,10 +80,14 @@ def test_a_crop_keeps_at_least_its_share():
 
 @pytest.mark.slow
 def test_files_and_arrays_show_the_same_views(image_folder):
-    examples = data.list_images(image_folder(per_class=2))
+    examples = list_images(image_folder(per_class=2))
     spec = InputSpec(12, 12)
-    by_row = np.concatenate([x for x, _ in views_of(examples, spec, BOTH, 3, batch_size=4, seed=5)])
-    labels = np.concatenate([y for _, y in views_of(examples, spec, BOTH, 3, batch_size=4, seed=5)])
+    by_row = np.concatenate(
+        [x for x, _ in file_views(examples.paths, examples.labels, spec, BOTH, 3, BatchOptions(4, seed=5))]
+    )
+    labels = np.concatenate(
+        [y for _, y in file_views(examples.paths, examples.labels, spec, BOTH, 3, BatchOptions(4, seed=5))]
+    )
     assert by_row.shape == (18, 12, 12, 3)
     assert np.array_equal(labels, np.tile(examples.labels, 3))
     dataset = data.to_dataset(examples, spec, batch_size=6, augment=BOTH, views=3, seed=5)
@@ -110,13 +119,13 @@ def test_features_of_views_are_those_of_the_views(image_folder, tiny_model, tmp_
 
 def test_what_cannot_be_varied_is_refused(tiny_model):
     prefix, _ = features.split(tiny_model)
-    dataset = data.from_arrays(pictures(), np.arange(6), SPEC)
+    dataset = from_arrays(pictures(), np.arange(6), SPEC)
     with pytest.raises(DataError, match="Only pictures and recordings can be varied.*Received _"):
         features.extract(prefix, dataset, augment="flip", verbose=False)
     with pytest.raises(PlanError, match="views must be a whole number"):
         features.extract(prefix, (pictures(), np.arange(6)), augment="flip", views=0, verbose=False)
     with pytest.raises(PlanError, match="views must be a whole number"):
-        data.from_arrays(pictures(), np.arange(6), SPEC, augment="flip", views=0)
+        from_arrays(pictures(), np.arange(6), SPEC, augment="flip", views=0)
 
 
 def test_names_and_what_they_mean():
@@ -136,8 +145,8 @@ def test_names_and_what_they_mean():
 
 def test_a_view_does_not_depend_on_who_reads_beside_it():
     images, labels = pictures(), np.arange(6)
-    alone = next(iter(data.from_arrays(images, labels, SPEC, augment=BOTH, epoch=_at(2)).take(1)))[0]
-    batched = next(iter(data.from_arrays(images, labels, SPEC, augment=BOTH, epoch=_at(2), batch_size=2)))[0]
+    alone = next(iter(from_arrays(images, labels, SPEC, augment=BOTH, epoch=_at(2)).take(1)))[0]
+    batched = next(iter(from_arrays(images, labels, SPEC, augment=BOTH, epoch=_at(2), batch_size=2)))[0]
     assert np.array_equal(alone[:2], batched)
 
 
@@ -239,13 +248,65 @@ def test_rand_draws_every_change_and_repeats_by_seed():
 def test_rand_views_are_views():
     images, labels = np.stack([photo(size=(16, 16))] * 6), np.arange(6)
     wish = Augmentation(rand=0.5)
-    plain = passes(data.from_arrays(images, labels, SPEC), 1)[0]
-    first, second, third = passes(data.from_arrays(images, labels, SPEC, augment=wish, seed=3), 3)
-    again = passes(data.from_arrays(images, labels, SPEC, augment=wish, seed=3, batch_size=4, shuffle=True), 3)
+    plain = passes(from_arrays(images, labels, SPEC), 1)[0]
+    first, second, third = passes(from_arrays(images, labels, SPEC, augment=wish, seed=3), 3)
+    again = passes(from_arrays(images, labels, SPEC, augment=wish, seed=3, batch_size=4, shuffle=True), 3)
     assert np.array_equal(first, plain)
     assert second.dtype == np.uint8
     assert len({picture.tobytes() for picture in [*second, *third]}) > 8
     assert np.array_equal(second, again[1])
     assert np.array_equal(third, again[2])
-    both = passes(data.from_arrays(images, labels, SPEC, augment=Augmentation(flip=True, rand=0.5), seed=3), 2)[1]
+    both = passes(from_arrays(images, labels, SPEC, augment=Augmentation(flip=True, rand=0.5), seed=3), 2)[1]
     assert not np.array_equal(both, second)
+
+
+# --- labels that are places in a picture --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("resize", ["crop", "stretch", "pad"])
+@pytest.mark.parametrize("augment", [None, "flip", ["flip", "crop=0.4"]])
+def test_a_point_follows_its_pixel(resize, augment, tmp_path):
+    pixels = pictures(size=(24, 30))
+    paths = [str(tmp_path / f"{i}.png") for i in range(len(pixels))]
+    for path, image in zip(paths, pixels, strict=True):
+        Image.fromarray(image).save(path)
+    points = np.random.default_rng(3).uniform(8, 16, (len(paths), 2)).astype(np.float32)
+    examples = ImageFiles(tuple(paths), points, (), follow=lambda point, transform: transform.points(point))
+    dataset = data.to_dataset(examples, InputSpec(48, 40, resize=resize), augment=augment, batch_size=4)
+    seen, moved = 0, set()
+    for _ in range(4):
+        views, places = (np.concatenate(part) for part in zip(*dataset.as_numpy_iterator(), strict=True))
+        for view, (row, column), point in zip(views, places, points, strict=True):
+            if 2 < row < 46 and 2 < column < 38:
+                at = view[int(row), int(column), :2] / 8 + 0.5  # its row and column in the picture
+                assert np.abs(at - point).max() < 1.0
+                seen += 1
+            moved.add((round(float(row), 2), round(float(column), 2)))
+    assert seen >= 12
+    assert (len(moved) > len(paths)) == (augment is not None)
+
+
+def test_boxes_and_masks_move_as_points_do():
+    pixels = tf.constant(pictures(1, (24, 30))[0])
+    for resize in ("crop", "stretch", "pad"):
+        spec = InputSpec(48, 40, resize=resize)
+        for view in range(5):
+            seed = tf.constant([1, 2], tf.int64)
+            shown, transform = view_of(pixels, spec, BOTH, seed, tf.constant(view))
+            box = transform.boxes(tf.constant([[4.0, 6.0, 20.0, 22.0]])).numpy()[0]
+            corners = transform.points(tf.constant([[4.0, 6.0], [20.0, 22.0]])).numpy()
+            assert np.allclose(box, [*corners.min(axis=0), *corners.max(axis=0)], atol=1e-4)
+            rows = np.arange(24)[:, None] * np.ones((1, 30), int)
+            mask = transform.mask(tf.constant(rows), outside=-1).numpy()
+            inside = mask >= 0
+            assert mask.shape == (48, 40)
+            assert inside.mean() > 0.4
+            assert np.abs(shown.numpy()[..., 0] / 8 - mask)[inside].max() < 1.1
+            assert inside.all() or resize == "pad"
+
+
+def test_what_labels_cannot_follow_is_refused(image_folder):
+    examples = list_images(image_folder(per_class=2))
+    examples = dataclasses.replace(examples, follow=lambda label, transform: label)
+    with pytest.raises(PlanError, match="'rand' moves pixels in ways that labels cannot follow"):
+        data.to_dataset(examples, SPEC, augment="rand")

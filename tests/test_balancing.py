@@ -10,6 +10,7 @@ from tfft.data.class_balance import class_weights, weighted
 from tfft.data.labels import check_labels
 from tfft.data.mixup import mixed, one_hot
 from tfft.errors import DataError, PlanError
+from tfft.modalities.image import from_arrays, list_images
 from tfft.specs import Augmentation, InputSpec
 
 NAMES = ("ants", "bees", "flies")
@@ -21,7 +22,7 @@ SPEC = InputSpec(8, 8)
 def numbered(labels=LABELS, **options):
     """Pictures that tell which they are; the dataset of one pass as (positions, labels)."""
     images = np.zeros((len(labels), 8, 8, 3), np.uint8) + np.arange(len(labels), dtype=np.uint8)[:, None, None, None]
-    return data.from_arrays(images, labels, SPEC, **options)
+    return from_arrays(images, labels, SPEC, **options)
 
 
 def order_of(dataset):
@@ -47,7 +48,7 @@ def test_balanced_weights_are_those_of_scikit_learn():
 
 @pytest.mark.slow
 def test_weights_of_files_and_of_features(image_folder, tiny_model):
-    examples = data.list_images(image_folder())
+    examples = list_images(image_folder())
     assert class_weights(examples, examples.class_names) == {0: 1.0, 1: 1.0, 2: 1.0}
     prefix, _ = features.split(tiny_model)
     found = features.extract(prefix, examples, cache=None, verbose=False)
@@ -178,7 +179,7 @@ def test_a_class_of_one_size_each_is_shown_like_without_sampling():
 
 @pytest.mark.slow
 def test_files_arrays_and_features_come_in_one_balanced_order(image_folder, tiny_model):
-    examples = data.list_images(image_folder())
+    examples = list_images(image_folder())
     examples = examples.take(np.array([0, 1, 2, 3, 4, 5, 6, 7, 12]))
     spec = InputSpec(32, 32, value_range=(-1.0, 1.0), source="the test")
     settings = {"batch_size": 4, "shuffle": True, "seed": 2, "sampling": "balanced"}
@@ -200,10 +201,10 @@ def test_files_arrays_and_features_come_in_one_balanced_order(image_folder, tiny
 def test_each_showing_of_an_example_is_another_view():
     labels = np.array([0] * 9 + [1])
     images = np.random.default_rng(0).integers(0, 255, (10, 64, 64, 3), np.uint8)
-    drawn = data.from_arrays(images, labels, SPEC, sampling="balanced", augment=Augmentation(crop=0.3), shuffle=True)
+    drawn = from_arrays(images, labels, SPEC, sampling="balanced", augment=Augmentation(crop=0.3), shuffle=True)
     shown = [x.numpy().tobytes() for _ in range(2) for x, y in drawn.unbatch() if y == 1]
     assert len(shown) == len(set(shown)) == 10
-    plain = next(iter(data.from_arrays(images[9:], labels[9:], SPEC)))[0][0].numpy().tobytes()
+    plain = next(iter(from_arrays(images[9:], labels[9:], SPEC)))[0][0].numpy().tobytes()
     assert shown.count(plain) == 1  # the first view is the picture
 
 

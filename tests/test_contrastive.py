@@ -315,7 +315,7 @@ def test_a_stopped_phase_goes_on_to_the_same_weights(tmp_path):
         model = network()
         with tf.device("CPU:0"):
             epoch = tf.Variable(0, dtype=tf.int64)
-        data = tfft.data.from_arrays(x, y, None, batch_size=32, shuffle=True, epoch=epoch)
+        data = tfft.modalities.image.from_arrays(x, y, None, batch_size=32, shuffle=True, epoch=epoch)
         tune = dataclasses.replace(TUNE, epochs=2, contrastive=2)
         history = train(
             model, data, stripes(seed=9), [Phase("first", 1, 2, 1e-2), tune, HEAD, Phase("last", 1, 1, 1e-2)],

@@ -5,8 +5,8 @@ import pytest
 from faulty_data import encoded, picture
 from PIL import Image, ImageDraw, ImageEnhance, ImageFont, ImageOps
 
-from tfft.data import examine, find_copies, find_parts
 from tfft.modalities.image import duplicates as module
+from tfft.modalities.image import examine, find_copies, find_parts
 
 
 def facts_of(tmp_path, images):

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tfft.data import list_images, load
+from tfft.data import load
 from tfft.errors import DataError
+from tfft.modalities.image import list_images
 from tfft.modalities.image.file_info import examine_all, why_unreadable
 
 RNG = np.random.default_rng(3)

@@ -9,9 +9,11 @@ import tensorflow as tf
 from PIL import Image
 
 from tfft.data import batches as pipeline_module
-from tfft.data import from_arrays, list_images, to_dataset
+from tfft.data import to_dataset
 from tfft.errors import DataError, PlanError
+from tfft.layers.pixel_checks import check_pixels
 from tfft.layers.preprocess import resize_pixels
+from tfft.modalities.image import from_arrays, list_images
 from tfft.modalities.image.decode import decode_image
 from tfft.specs import InputSpec
 
@@ -211,8 +213,8 @@ def test_floating_pixels_that_are_scaled_already_are_refused():
     scaled = RNG.uniform(0, 1, (2, 4, 4, 3)).astype(np.float32)
     for given in (scaled, tf.constant(scaled), tf.constant(scaled, tf.bfloat16)):
         with pytest.raises(DataError, match="images of the dataset.*multiply by 255"):
-            pipeline_module.check_pixels(given, "the dataset")
+            check_pixels(given, "the dataset")
     with pytest.raises(DataError, match="received -1 to"):
-        pipeline_module.check_pixels(scaled * 2 - 1 - (scaled == scaled.min()) * (1 + scaled * 2 - 1), "the dataset")
+        check_pixels(scaled * 2 - 1 - (scaled == scaled.min()) * (1 + scaled * 2 - 1), "the dataset")
     for good in (scaled * 255, scaled * 0, np.ones((2, 4, 4, 3), np.uint8), tf.ones([2, 4], tf.int64)):
-        pipeline_module.check_pixels(good, "the dataset")
+        check_pixels(good, "the dataset")

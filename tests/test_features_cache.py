@@ -16,10 +16,11 @@ from PIL import Image
 
 from tfft import features
 from tfft.arrays import store as caches
-from tfft.data import from_arrays, list_images, to_dataset
+from tfft.data import to_dataset
 from tfft.errors import DataError
 from tfft.features import cache_key, extract
 from tfft.layers.preprocess import Preprocess
+from tfft.modalities.image import feature_source, from_arrays, list_images
 from tfft.specs import InputSpec
 
 RNG = np.random.default_rng(8)
@@ -275,20 +276,19 @@ def test_a_dataset_that_shuffles_is_refused(model, tmp_path):
 
 
 def test_files_that_change_or_break_meanwhile(model, tmp_path, monkeypatch):
-    from tfft.features import sources
 
     for name in ("a", "b"):
         (tmp_path / "p" / name).mkdir(parents=True)
         Image.fromarray(IMAGES[0]).save(tmp_path / "p" / name / "x.png")
     examples = list_images(tmp_path / "p")
-    whole = sources.FileSource.identity
+    whole = feature_source.FileSource.identity
 
     def then_touched(self):
         found = whole(self)
         os.utime(examples.paths[1], (1, 1))
         return found
 
-    monkeypatch.setattr(sources.FileSource, "identity", then_touched)
+    monkeypatch.setattr(feature_source.FileSource, "identity", then_touched)
     with pytest.raises(DataError, match="changed while"):
         get(model, examples, cache=tmp_path / "c")
     monkeypatch.undo()

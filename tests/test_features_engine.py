@@ -209,5 +209,5 @@ def test_examples_that_do_not_fit(data, message):
 
 
 def test_float_images_for_raw_pixels(tiny_model):
-    with pytest.raises(DataError, match="image must be uint8, received float32; tfft.data.from_arrays"):
+    with pytest.raises(DataError, match="image must be uint8, received float32; tfft.modalities.image.from_arrays"):
         run(tiny_model, np.zeros((3, 32, 32, 3), np.float32))

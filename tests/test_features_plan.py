@@ -16,8 +16,8 @@ import tfft
 from tfft import features, heads, tools
 from tfft.backbones.base import blocks_of
 from tfft.backbones.savedmodel.block_graph import count_multiply_adds
-from tfft.data import from_arrays
 from tfft.errors import BackboneError, DataError, PlanError
+from tfft.modalities.image import from_arrays
 from tfft.tools.cut_planner import planner, profile
 from tfft.tools.cut_planner.segments import FRONT, look_at, take_apart
 

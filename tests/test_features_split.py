@@ -11,8 +11,8 @@ import tensorflow as tf
 import tfft
 from tfft import features, heads
 from tfft.backbones.base import Backbone
-from tfft.data import from_arrays
 from tfft.errors import BackboneError
+from tfft.modalities.image import from_arrays
 
 RNG = np.random.default_rng(11)
 L = keras.layers

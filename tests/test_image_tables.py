@@ -15,8 +15,10 @@ from test_recipes import backbone
 
 import tfft
 from tfft import cli
-from tfft.data import load, load_image_table, preview
+from tfft.data import load
 from tfft.errors import DataError, PlanError
+from tfft.modalities.image import load_image_table
+from tfft.modalities.image.preview import preview
 from tfft.specs import InputSpec
 
 QUICK = {"export_to": False, "cache": "memory", "verbose": False, "plan": "linear_probe"}
@@ -143,9 +145,9 @@ def test_a_preview_shows_the_picture_and_views_of_it(tmp_path, capsys):
     spec = InputSpec(height=24, width=32)
     grid = preview(examples, spec, augment=["flip", "crop=0.6"], rows=3, columns=4)
     assert grid.shape == (3 * 24 + 8, 4 * 32 + 12, 3)
-    first = tfft.data.decode_image(tf.io.read_file(examples.paths[0]), spec)
+    first = tfft.modalities.image.decode_image(tf.io.read_file(examples.paths[0]), spec)
     cells = [grid[r * 28 : r * 28 + 24, c * 36 : c * 36 + 32] for r in range(3) for c in range(4)]
-    originals = {p: tfft.data.decode_image(tf.io.read_file(p), spec).numpy() for p in examples.paths}
+    originals = {p: tfft.modalities.image.decode_image(tf.io.read_file(p), spec).numpy() for p in examples.paths}
     for row in range(3):
         assert any((cells[4 * row] == pixels).all() for pixels in originals.values())
         assert not (cells[4 * row + 1] == cells[4 * row]).all()

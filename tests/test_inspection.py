@@ -27,11 +27,11 @@ from text_models import tiny_bert_folder
 import tfft
 from tfft import cli
 from tfft.backbones import Backbone
-from tfft.data.file_index import facts_of
 from tfft.errors import DataError
 from tfft.inspection import check, label_candidates
 from tfft.inspection.drift import ks_chance, ks_distance
 from tfft.modalities.image import file_info as facts_module
+from tfft.modalities.image.file_info import facts_of
 from tfft.specs import InputSpec
 
 

@@ -260,15 +260,15 @@ def test_files_of_both_kinds_make_the_same_soup_as_arrays(runs, tmp_path):
         files.append(tmp_path / (f"{i}.keras" if i % 2 else f"{i}.weights.h5"))
         (model.save if i % 2 else model.save_weights)(files[-1])
     soup = greedy_soup(model, files, HELD_OUT)
-    from_files = model.get_weights()
+    to_dataset = model.get_weights()
     again = greedy_soup(model, weights, HELD_OUT)
-    assert same(from_files, model.get_weights())
+    assert same(to_dataset, model.get_weights())
     assert [files[int(name.split()[-1]) - 1].name for name in again.taken] == [
         name.split("/")[-1] for name in soup.taken
     ]
     by_path = [dict(zip(paths(model), values, strict=True)) for values in weights]
     greedy_soup(model, by_path, HELD_OUT)
-    assert same(from_files, model.get_weights())
+    assert same(to_dataset, model.get_weights())
 
 
 def test_a_soup_of_trained_statistics_gets_fresh_ones():

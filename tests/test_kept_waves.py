@@ -15,13 +15,22 @@ from test_recordings import RATE, TONES, tone, write
 import tfft
 from tfft import cli
 from tfft.arrays import store
-from tfft.data import fold_splits, from_waves, load_recording_table, load_recordings
-from tfft.data.file_index import recording_facts
+from tfft.data import BatchOptions, fold_splits
 from tfft.errors import DataError
-from tfft.modalities.audio import waveform_store
+from tfft.modalities.audio import from_waves, load_recording_table, load_recordings, waveform_store
 from tfft.modalities.audio.batches import wave_views
-from tfft.modalities.audio.waveform_store import Waves
+from tfft.modalities.audio.decode import recording_facts
+from tfft.modalities.audio.waveform_store import WaveformArray
 from tfft.specs import Augmentation
+
+
+def waves_of(splits):
+    return splits.train.waves, splits.validation.waves
+
+
+def facts_of(splits):
+    return splits.train.facts + splits.validation.facts
+
 
 QUICK = {"export_to": False, "verbose": False, "unfreeze": 1, "epochs": 2, "learning_rate": 1e-2}
 
@@ -66,7 +75,7 @@ def opened(monkeypatch):
 
 
 def arrays_of(splits):
-    return [np.asarray(waves) for waves in splits.waves]
+    return [np.asarray(waves) for waves in waves_of(splits)]
 
 
 def batches(dataset):
@@ -86,21 +95,21 @@ def test_a_file_gives_the_floats_and_the_order_that_memory_gives(kept, place, tm
     monkeypatch.setattr(waveform_store, "LIMIT", 0)
     monkeypatch.setattr("tfft.arrays.spill.LIMIT", 0)
     filed = load_recordings(place, store=tmp_path / "files.sqlite" if kept else None)
-    for array, waves in zip(arrays_of(held), filed.waves, strict=True):
-        assert isinstance(waves, Waves)
+    for array, waves in zip(arrays_of(held), waves_of(filed), strict=True):
+        assert isinstance(waves, WaveformArray)
         assert (waves.shape, len(waves), waves.nbytes) == (array.shape, len(array), array.nbytes)
         for at in (slice(1, 4), np.array([3, 0, 3]), -1, np.arange(0)):
             np.testing.assert_array_equal(waves[at], array[at])
         np.testing.assert_array_equal(list(waves), array)
     assert (tmp_path / "waves").is_dir() == kept
     np.save(tmp_path / "own.npy", arrays_of(held)[0])
-    own = from_waves(np.load(tmp_path / "own.npy", mmap_mode="r"), held.train.labels, held.spec)
-    assert_same(batches(own), batches(from_waves(held.waves[0], held.train.labels, held.spec)))
+    own = from_waves(np.load(tmp_path / "own.npy", mmap_mode="r"), held.train.labels, held.train.spec)
+    assert_same(batches(own), batches(from_waves(held.train.waves, held.train.labels, held.train.spec)))
     for how in ({}, {"augment": ["shift", "mask"], "views": 3}, {"sampling": "balanced"}):
         for epoch in range(2):
             passes = [
                 from_waves(
-                    splits.waves[0], splits.train.labels, splits.spec, shuffle=True, seed=3, batch_size=5,
+                    splits.train.waves, splits.train.labels, splits.train.spec, shuffle=True, seed=3, batch_size=5,
                     epoch=tf.Variable(epoch, dtype=tf.int64), **how,
                 )
                 for splits in (held, filed)
@@ -110,7 +119,10 @@ def test_a_file_gives_the_floats_and_the_order_that_memory_gives(kept, place, tm
             assert_same(*map(batches, passes))
             assert_same(batches(passes[0])[2:], batches(passes[1].skip(2)))  # as a run that resumes
     changes = Augmentation(shift=0.1, mask=0.2)
-    views = [wave_views(s.waves[1], s.validation.labels, s.spec, changes, 2, batch_size=4) for s in (held, filed)]
+    views = [
+        wave_views(s.validation.waves, s.validation.labels, s.train.spec, changes, 2, BatchOptions(4))
+        for s in (held, filed)
+    ]
     assert_same(*map(batches, views))
 
 
@@ -123,12 +135,12 @@ def test_what_was_read_is_known_to_the_next_run(place, tmp_path, monkeypatch):
     seen.clear()
     told = []
     again = load_recordings(place, **how, progress=lambda done, count: told.append((done, count)))
-    assert again.facts == first.facts
+    assert facts_of(again) == facts_of(first)
     for a, b in zip(wanted, arrays_of(again), strict=True):
         np.testing.assert_array_equal(a, b)
     other = load_recordings(place, **how, seed=5, validation=0.4)  # another split of the same files
-    by_path = dict(zip((one.path for one in first.facts), np.concatenate(wanted), strict=True))
-    for one, row in zip(other.facts, np.concatenate(arrays_of(other)), strict=True):
+    by_path = dict(zip((one.path for one in facts_of(first)), np.concatenate(wanted), strict=True))
+    for one, row in zip(facts_of(other), np.concatenate(arrays_of(other)), strict=True):
         np.testing.assert_array_equal(row, by_path[one.path])
     table = load_recording_table(place.parent / "clips.csv", audio="file", label="word", **how)
     assert sum(map(len, arrays_of(table))) == 24
@@ -163,7 +175,7 @@ def test_bytes_behind_the_same_path_size_and_time_are_not_looked_at_again(place,
     for a, b in zip(wanted, arrays_of(again), strict=True):
         np.testing.assert_array_equal(a, b)
     monkeypatch.undo()
-    with pytest.raises(DataError, match="each class needs 2"):
+    with pytest.raises(DataError, match="has no recording that can be used"):
         load_recordings(root, store=store)
 
 
@@ -214,15 +226,15 @@ def test_a_disk_without_room_or_rights_is_told(place, tmp_path, monkeypatch, cap
     monkeypatch.setattr(waveform_store, "LIMIT", 0)
     (tmp_path / "waves").write_text("no folder")
     splits = load_recordings(place, store=tmp_path / "files.sqlite")
-    assert len(splits.waves[0][:3]) == 3
+    assert len(splits.train.waves[:3]) == 3
     assert "Waves are not kept, since" in caplog.text
     monkeypatch.setattr(store, "SPARE", 2**60)
     with pytest.raises(DataError, match=r"no room for the waves of the recordings: they take .* TFFT_CACHE_DIR"):
-        _ = load_recordings(place, store=tmp_path / "other" / "files.sqlite").waves
+        _ = waves_of(load_recordings(place, store=tmp_path / "other" / "files.sqlite"))
     assert list((tmp_path / "other" / "waves").iterdir()) == []
     monkeypatch.setattr(waveform_store, "SPARE", 2**60)
     with pytest.raises(DataError, match="no room for the waves of the recordings"):
-        _ = load_recordings(place).waves
+        _ = waves_of(load_recordings(place))
 
 
 @pytest.mark.parametrize("limit", [0, 2**29])
@@ -234,22 +246,23 @@ def test_a_file_that_changes_after_it_was_read_is_named(limit, tmp_path, monkeyp
     splits = load_recordings(tmp_path / "data")
     write(tmp_path / "data" / "low" / "1.wav", tone(500))
     with pytest.raises(DataError, match=r"low/1.wav was changed .* it has other samples"):
-        _ = splits.waves
+        _ = waves_of(splits)
     (tmp_path / "data" / "low" / "1.wav").unlink()
     with pytest.raises(DataError, match=r"low/1.wav was changed .* it cannot be read: No such file"):
-        _ = splits.waves
+        _ = waves_of(splits)
 
 
 def test_folds_share_one_file(place, tmp_path, monkeypatch):
     held = load_recordings(place)
-    own = dict(zip((f.path for f in held.facts), np.concatenate(held.waves), strict=True))
+    own = dict(zip((f.path for f in facts_of(held)), np.concatenate(waves_of(held)), strict=True))
     monkeypatch.setattr(waveform_store, "LIMIT", 0)
     splits, seen = load_recordings(place, store=tmp_path / "files.sqlite"), opened(monkeypatch)
     for fold in fold_splits(splits, 3):
-        for part, waves in zip((fold.train, fold.validation), fold.waves, strict=True):
-            assert isinstance(waves, Waves)
+        for part, waves in zip((fold.train, fold.validation), waves_of(fold), strict=True):
+            assert isinstance(waves, WaveformArray)
             np.testing.assert_array_equal(np.asarray(waves), np.stack([own[path] for path in part.paths]))
-        np.testing.assert_array_equal(np.asarray(fold.every_wave), np.concatenate(fold.waves))
+        whole = fold.train.join(fold.validation).waves
+        np.testing.assert_array_equal(np.asarray(whole), np.concatenate(waves_of(fold)))
     assert len(seen) == 24
 
 
@@ -257,17 +270,17 @@ def test_features_are_the_same_from_a_file(place, tmp_path, monkeypatch):
     held = load_recordings(place)
     monkeypatch.setattr(waveform_store, "LIMIT", 0)
     filed = load_recordings(place)
-    model = tfft.build(backbone(), tfft.heads.classification(held.class_names), audio=held.spec)
+    model = tfft.build(backbone(), tfft.heads.classification(held.class_names), audio=held.train.spec)
     prefix, _ = tfft.features.split(model)
     for extra in ({}, {"augment": "shift", "views": 2}):
         first, second = (
             tfft.features.extract(
-                prefix, (splits.waves[0], splits.train.labels), cache=tmp_path / "cache", verbose=False, **extra
+                prefix, (splits.train.waves, splits.train.labels), cache=tmp_path / "cache", verbose=False, **extra
             )
             for splits in (held, filed)
         )
         assert (first.cached, second.cached) == (False, True)  # the same examples, wherever they are
-    alone = tfft.features.extract(prefix, filed.waves[0], cache=None, verbose=False)
+    alone = tfft.features.extract(prefix, filed.train.waves, cache=None, verbose=False)
     np.testing.assert_array_equal(alone.arrays, first.arrays[: len(alone)])
 
 

@@ -13,23 +13,15 @@ from test_recipes import backbone
 from test_recordings import TONES, tone, write
 
 import tfft
-from tfft import data as td
 from tfft.config import RunConfig
-from tfft.data import load, to_dataset
-from tfft.data.loader import (
-    _LOADERS,
-    ARRAYS,
-    IMAGE_TABLE,
-    IMAGES,
-    RECORDING_TABLE,
-    RECORDINGS,
-    TAGGED,
-    TEXTS,
-    check_settings,
-    kind_of,
-)
+from tfft.data import fold_splits, load, to_dataset
+from tfft.data.loader import reader_of
 from tfft.errors import DataError, PlanError
-from tfft.recipes.gathering import gather
+from tfft.modalities.audio import AudioExamples, load_recordings
+from tfft.modalities.image import ImageArrays, ImageFiles, load_images
+from tfft.modalities.text import TextExamples, load_texts
+from tfft.recipes.run_data import load_run_data
+from tfft.tasks.token_classification.data import TokenExamples
 
 SENTENCES = ([["a", "b"], ["c"], ["a", "c"], ["b"], ["c", "b"]], [["O", "X"], ["X"], ["O", "X"], ["O"], ["X", "O"]])
 TEXT_PAIR = ([f"text {i}" for i in range(10)], [i % 2 for i in range(10)])
@@ -72,18 +64,18 @@ def sources(place):
     """Source, settings, kind, and what the parts are."""
     frame = pandas.DataFrame({"text": TEXT_PAIR[0], "label": TEXT_PAIR[1]})
     return [
-        (place / "photos", {}, IMAGES, td.Examples),
-        (place / "photos.jsonl", {"image": "file"}, IMAGE_TABLE, td.Examples),
-        (place / "photos.jsonl", {"image": "file", "label": "level"}, IMAGE_TABLE, td.Examples),
-        (place / "sounds", {"seconds": 0.1}, RECORDINGS, td.Recordings),
-        (place / "sounds.jsonl", {"audio": "clip"}, RECORDING_TABLE, td.Recordings),
-        (place / "texts", {}, TEXTS, td.TextExamples),
-        (place / "texts.csv", {"task": "classification"}, TEXTS, td.TextExamples),
-        (frame, {"text": "text"}, TEXTS, td.TextExamples),
-        (TEXT_PAIR, {}, TEXTS, td.TextExamples),
-        (SENTENCES, {"task": "token_classification"}, TAGGED, td.TaggedSentences),
-        (place / "train.conll", {"task": "token_classification"}, TAGGED, td.TaggedSentences),
-        (arrays(), {}, ARRAYS, td.ArrayExamples),
+        (place / "photos", {}, "a folder of images", ImageFiles),
+        (place / "photos.jsonl", {"image": "file"}, "a table of images", ImageFiles),
+        (place / "photos.jsonl", {"image": "file", "label": "level"}, "a table of images", ImageFiles),
+        (place / "sounds", {"seconds": 0.1}, "a folder of recordings", AudioExamples),
+        (place / "sounds.jsonl", {"audio": "clip"}, "a table of recordings", AudioExamples),
+        (place / "texts", {}, "texts", TextExamples),
+        (place / "texts.csv", {"task": "classification"}, "texts", TextExamples),
+        (frame, {"text": "text"}, "texts", TextExamples),
+        (TEXT_PAIR, {}, "texts", TextExamples),
+        (SENTENCES, {"task": "token_classification"}, "tagged words", TokenExamples),
+        (place / "train.conll", {"task": "token_classification"}, "tagged words", TokenExamples),
+        (arrays(), {}, "arrays", ImageArrays),
     ]
 
 
@@ -91,7 +83,7 @@ def test_each_source_is_known_read_and_made_batches_of(place):
     spec = backbone().input_spec
     for source, settings, kind, part in sources(place):
         told = {k: v for k, v in settings.items() if k != "seconds"}
-        assert kind_of(source, **told) == kind
+        assert reader_of(source, told).matches(source, told).form == kind
         splits = load(source, **settings, validation=0.4, seed=1)
         assert type(splits.train) is type(splits.validation) is part
         assert splits.split_from
@@ -99,29 +91,30 @@ def test_each_source_is_known_read_and_made_batches_of(place):
             batches = list(to_dataset(examples, spec, batch_size=4))
             assert sum(len(labels) for _, labels in batches) == len(examples) > 0
         first = next(iter(to_dataset(splits.train, spec, batch_size=2, shuffle=True, seed=3)))[0]
-        wanted = {IMAGES: tf.uint8, IMAGE_TABLE: tf.uint8, ARRAYS: tf.uint8, TEXTS: tf.string, TAGGED: tf.string}
-        assert first.dtype == wanted.get(kind, tf.float32)
+        kinds = {"texts": tf.string, "tagged words": tf.string, "arrays": tf.uint8}
+        wanted = kinds.get(kind, tf.uint8 if "images" in kind else tf.float32)
+        assert first.dtype == wanted
 
 
 def test_it_gives_what_the_loaders_give(place):
-    one, other = load(place / "photos", seed=2), td.load_images(place / "photos", seed=2)
+    one, other = load(place / "photos", seed=2), load_images(place / "photos", seed=2)
     assert (one.train.paths, one.split_from) == (other.train.paths, other.split_from)
-    one, other = load(place / "texts.csv", seed=2), td.load_texts(place / "texts.csv", seed=2)
+    one, other = load(place / "texts.csv", seed=2), load_texts(place / "texts.csv", seed=2)
     assert one.train.fingerprint() == other.train.fingerprint()
-    one, other = load(place / "sounds", group=r"(\d)"), td.load_recordings(place / "sounds", group=r"(\d)")
-    assert np.array_equal(one.waves[0], other.waves[0])
+    one, other = load(place / "sounds", group=r"(\d)"), load_recordings(place / "sounds", group=r"(\d)")
+    assert np.array_equal(one.train.waves, other.train.waves)
     pair = {"train": place / "train.conll", "validation": place / "train.conll"}
     words = {"task": "token_classification"}
     assert load(list(pair.values()), **words).split_from == load(pair, **words).split_from
     written = place / "other.jsonl"
     written.write_text("".join(json.dumps({"w": ["a", f"b{i}"], "t": ["O", "X"]}) + "\n" for i in range(5)))
-    assert load(written, task="token_classification", text="w", label="t").tag_names == ("O", "X")
+    assert load(written, task="token_classification", text="w", label="t").class_names == ("O", "X")
 
 
-def test_every_setting_of_a_loader_can_be_given():
-    known = set(inspect.signature(load).parameters) | {"words", "tags"}
-    for loader in _LOADERS.values():
-        assert set(inspect.signature(loader).parameters) - {"folder"} <= known
+def test_every_setting_of_a_form_can_be_given(place):
+    known = set(inspect.signature(load).parameters)
+    for source, settings, _, _ in sources(place):
+        assert reader_of(source, settings).matches(source, settings).settings <= known
 
 
 @pytest.mark.parametrize(
@@ -129,18 +122,15 @@ def test_every_setting_of_a_loader_can_be_given():
     [
         ("photos", {"label": "x"}, "label='x' means nothing for a folder of images"),
         ("photos", {"separator": "|", "seconds": 1.0}, "separator='|', seconds=1.0 mean nothing for a folder"),
-        ("photos", {"task": "regression"}, "task='regression' is for tables; folders and arrays are read for class"),
-        ("photos", {"root": "/x"}, "root='/x' means nothing for a folder of images. Leave it out"),
+        ("photos", {"task": "regression"}, "task='regression' means nothing for a folder of images, .* Folders and"),
+        ("photos", {"root": "/x"}, "root='/x' means nothing for a folder of images, which takes check, group,"),
         ("sounds", {"label": "x"}, "label='x' means nothing for a folder of recordings"),
         ("sounds.jsonl", {"audio": "clip", "text": "t"}, "text and audio each say what is to be looked at"),
         ("photos.jsonl", {"image": "file", "sample_rate": 8000}, "sample_rate=8000 means nothing for a table"),
         ("texts.csv", {"root": "/x", "sample_rate": 8000}, "root='/x', sample_rate=8000 mean nothing for texts"),
-        ("texts.csv", {"validation": "split.csv"}, "validation='split.csv' is for files"),
-        ("train.conll", {"task": "token_classification", "group": "x"}, "group='x' is for folders of files"),
-        (
-            "train.conll", {"task": "token_classification", "encoding": "latin-1"},
-            "encoding='latin-1' means nothing for tagged words",
-        ),
+        ("texts.csv", {"validation": "split.csv"}, "validation='split.csv' means nothing for texts"),
+        ("train.conll", {"task": "token_classification", "group": "x"}, "group='x' means nothing for tagged words"),
+        ("train.conll", {"task": "token_classification", "encoding": "x"}, "encoding='x' means nothing for tagged"),
         ("nothing", {}, "The data folder .*nothing' does not exist"),
         ("nothing", {"text": "t"}, "nothing does not exist. Expected a table"),
     ],
@@ -156,13 +146,15 @@ def test_forms_that_are_none():
         load(3)
     with pytest.raises(DataError, match="got a tuple of 1"):
         load((np.zeros(3),))
-    with pytest.raises(DataError, match="group=1 is for folders of files"):
+    with pytest.raises(DataError, match="group=1 means nothing for arrays, which takes seed, validation"):
         load(arrays(), group=1)
-    with pytest.raises(DataError, match="label='y' means nothing for ready datasets"):
-        check_settings("ready datasets", {"label": "y"})
     ready = to_dataset(load(arrays()).train)
-    with pytest.raises(DataError, match="task='regression' is for tables"):
-        gather((ready, ready, ["a", "b", "c"]), RunConfig(task="regression"))
+    for settings, sentence in (
+        ({"label": "y"}, "label='y' means nothing for ready datasets"),
+        ({"task": "regression"}, "task='regression' means nothing for ready datasets"),
+    ):
+        with pytest.raises(DataError, match=sentence):
+            load_run_data((ready, ready, ["a", "b", "c"]), RunConfig(**settings))
 
 
 def test_arrays_are_divided_without_copies():
@@ -184,14 +176,14 @@ def test_arrays_are_divided_without_copies():
 
 def test_parts_of_recordings_know_their_waves(place):
     splits = load(place / "sounds", validation=0.4)
-    assert np.array_equal(splits.train.waves, splits.waves[0])
+    assert np.array_equal(splits.train.waves, splits.train.waves)
     some = splits.validation.take(np.array([2, 0])).take(np.array([1]))
-    assert np.array_equal(some.waves, splits.waves[1][:1])
+    assert np.array_equal(some.waves, splits.validation.waves[:1])
     assert some.paths == splits.validation.paths[:1]
-    for fold in td.fold_splits(splits, 2):
-        assert np.array_equal(fold.train.waves, fold.waves[0])
+    for fold in fold_splits(splits, 2):
+        assert np.array_equal(fold.train.waves, fold.train.waves)
     shifted = to_dataset(splits.train, augment="shift", views=2, batch_size=2)
-    assert next(iter(shifted))[0].shape == (2, splits.waves[0].shape[1])
+    assert next(iter(shifted))[0].shape == (2, splits.train.waves.shape[1])
 
 
 def test_batches_of_what_they_cannot_be_made_of(place):
@@ -207,18 +199,22 @@ def test_batches_of_what_they_cannot_be_made_of(place):
         to_dataset(photos.train)
     with pytest.raises(DataError, match="an AudioSpec is for recordings"):
         to_dataset(load(arrays()).train, tfft.AudioSpec())
-    with pytest.raises(DataError, match=r"for arrays there is from_arrays, .* got a tuple\."):
+    with pytest.raises(DataError, match=r"for arrays there is tfft.modalities.image.from_arrays, .* got a tuple\."):
         to_dataset(arrays())
 
 
 def test_the_recipe_takes_what_load_gives(place):
     for source, settings, kind, _ in sources(place):
         read = load(source, **settings)
-        task = {"task": "token_classification"} if kind == TAGGED else {}
-        given, own = gather(read, RunConfig(**task)), gather(source, RunConfig(**settings))
-        assert (given.examples, given.task, given.class_names) == (own.examples, own.task, own.class_names)
-        assert given.fingerprint() == own.fingerprint()
-        assert given.origin == own.origin
+        task = {"task": "token_classification"} if kind == "tagged words" else {}
+        given, own = load_run_data(read, RunConfig(**task)), load_run_data(source, RunConfig(**settings))
+        assert (len(given.splits.train), given.task, given.class_names) == (
+            len(own.splits.train),
+            own.task,
+            own.class_names,
+        )
+        assert given.splits.fingerprint() == own.splits.fingerprint()
+        assert given.splits.split_from == own.splits.split_from
 
 
 def test_step_by_step_is_the_same_for_every_kind(place):
@@ -233,7 +229,7 @@ def test_step_by_step_is_the_same_for_every_kind(place):
         prefix, _ = tfft.features.split(model)
         assert len(tfft.features.extract(prefix, splits.train, cache="memory", verbose=False)) == len(splits.train)
     splits = load(place / "sounds")
-    model = tfft.build(tiny, tfft.heads.classification(splits.class_names), audio=splits.spec)
+    model = tfft.build(tiny, tfft.heads.classification(splits.class_names), audio=splits.train.spec)
     model.compile("adam", **tfft.heads.from_model(model).compile_args())
     model.fit(to_dataset(splits.train, shuffle=True, batch_size=4), epochs=1, shuffle=False, verbose=0)
     prefix, _ = tfft.features.split(model)

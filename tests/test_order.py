@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfft import data
 from tfft.data.mixup import mixed
+from tfft.modalities.image import from_arrays
 from tfft.specs import InputSpec
 
 COUNT, EPOCHS = 12, 3
@@ -76,7 +76,7 @@ def test_our_order_differs_in_each_epoch_and_repeats_by_seed(sampling):
     def run(seed):
         keras.utils.set_random_seed(7)
         labels = np.arange(COUNT) % 2
-        dataset = data.from_arrays(IMAGES, labels, SPEC, batch_size=4, shuffle=True, seed=seed, sampling=sampling)
+        dataset = from_arrays(IMAGES, labels, SPEC, batch_size=4, shuffle=True, seed=seed, sampling=sampling)
         return order(seen_by_fit(dataset, shuffle=False))
 
     first = run(1)
@@ -91,7 +91,7 @@ def test_our_order_differs_in_each_epoch_and_repeats_by_seed(sampling):
 def test_our_variations_differ_in_each_epoch_and_repeat_by_seed(augment):
     def run(seed):
         keras.utils.set_random_seed(7)
-        dataset = data.from_arrays(IMAGES, np.zeros(COUNT, int), SPEC, batch_size=4, seed=seed, augment=augment)
+        dataset = from_arrays(IMAGES, np.zeros(COUNT, int), SPEC, batch_size=4, seed=seed, augment=augment)
         return seen_by_fit(dataset, shuffle=False)
 
     first = run(1)
@@ -103,7 +103,7 @@ def test_our_variations_differ_in_each_epoch_and_repeat_by_seed(augment):
 @pytest.mark.slow
 def test_a_run_that_resumes_in_the_middle_of_an_epoch_sees_what_it_would_have_seen():
     def made(epoch):
-        train = data.from_arrays(
+        train = from_arrays(
             IMAGES, np.arange(COUNT) % 3, SPEC, batch_size=4, shuffle=True, seed=5, epoch=epoch,
             augment=["flip", "crop", "rand"], sampling="balanced",
         )  # fmt: skip

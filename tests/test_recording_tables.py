@@ -11,8 +11,18 @@ from test_recordings import RATE, TONES, tone, write
 
 import tfft
 from tfft import cli
-from tfft.data import fold_splits, load_recording_table
+from tfft.data import fold_splits
 from tfft.errors import DataError, PlanError
+from tfft.modalities.audio import load_recording_table
+
+
+def waves_of(splits):
+    return splits.train.waves, splits.validation.waves
+
+
+def facts_of(splits):
+    return splits.train.facts + splits.validation.facts
+
 
 QUICK = {"export_to": False, "cache": "memory", "verbose": False, "plan": "linear_probe"}
 
@@ -41,10 +51,10 @@ def test_a_table_is_read_and_split(place):
     assert (splits.task, splits.class_names) == ("classification", ("high", "low"))
     speakers = [{int(name.split("/")[1][:-4]) // 8 for name in names} for names in splits.items.values()]
     assert not speakers[0] & speakers[1]
-    assert [len(waves) for waves in splits.waves] == [len(splits.train), len(splits.validation)]
+    assert [len(waves) for waves in waves_of(splits)] == [len(splits.train), len(splits.validation)]
     every = [*splits.train.paths, *splits.validation.paths]
-    assert [one.path for one in splits.facts] == every
-    labels, waves = np.concatenate([splits.train.labels, splits.validation.labels]), np.concatenate(splits.waves)
+    assert [one.path for one in facts_of(splits)] == every
+    labels, waves = np.concatenate([splits.train.labels, splits.validation.labels]), np.concatenate(waves_of(splits))
     heard = np.fft.rfftfreq(waves.shape[1], 1 / RATE)[np.abs(np.fft.rfft(waves)).argmax(axis=1)]
     np.testing.assert_array_equal(heard < 1000, labels == 1)  # each wave has its own label
     same = load_recording_table(place / "clips.jsonl", audio="file", label="word", group="speaker", validation=0.25)
@@ -55,10 +65,10 @@ def test_a_table_is_read_and_split(place):
 
 def test_folds_hold_each_recording_out_once_with_its_wave(place):
     splits = load_recording_table(place / "clips.csv", audio="file", label="word", group="speaker")
-    own = dict(zip((f.path for f in splits.facts), np.concatenate(splits.waves), strict=True))
+    own = dict(zip((f.path for f in facts_of(splits)), np.concatenate(waves_of(splits)), strict=True))
     held = []
     for fold in fold_splits(splits, 3):
-        for part, waves in zip((fold.train, fold.validation), fold.waves, strict=True):
+        for part, waves in zip((fold.train, fold.validation), waves_of(fold), strict=True):
             assert all((own[path] == wave).all() for path, wave in zip(part.paths, waves, strict=True))
         held += fold.validation.paths
         assert not set(fold.groups[: len(fold.train)]) & set(fold.groups[len(fold.train) :])

@@ -19,12 +19,17 @@ from test_recipes import backbone
 
 import tfft
 from tfft import cli
-from tfft.data import LogMel, load_recordings, read_recording
 from tfft.errors import BackboneError, DataError, DependencyError, PlanError
 from tfft.layers.log_mel import log_mel
+from tfft.modalities.audio import LogMel, load_recordings, read_recording
 from tfft.modalities.audio.batches import vary_wave
 from tfft.modalities.audio.decode import fitted
 from tfft.specs import AudioSpec, Augmentation, InputSpec
+
+
+def waves_of(splits):
+    return splits.train.waves, splits.validation.waves
+
 
 RATE = 8000
 TONES = {"low": 300, "high": 2200}
@@ -90,10 +95,10 @@ def test_a_tone_keeps_its_frequency_when_it_is_resampled(place, tmp_path):
             write(root / name / f"{i}.wav", tone(TONES[name], 0.5, seed=i))
     write(root / "high" / "fast.wav", tone(1000, 0.5, rate=44100), rate=44100)
     splits = load_recordings(root, seconds=0.5)
-    assert splits.spec.sample_rate == RATE
+    assert splits.train.spec.sample_rate == RATE
     every = [*splits.train.paths, *splits.validation.paths]
     at = next(i for i, path in enumerate(every) if path.endswith("fast.wav"))
-    found = np.concatenate(splits.waves)[at]
+    found = np.concatenate(waves_of(splits))[at]
     strongest = np.fft.rfftfreq(len(found), 1 / RATE)[np.abs(np.fft.rfft(found)).argmax()]
     assert strongest == pytest.approx(1000, abs=3)
     assert finding_of(tfft.check(root), "rate").items[0].name.endswith("fast.wav")
@@ -161,7 +166,7 @@ print(served(audio_bytes=tf.constant([open(sys.argv[2], "rb").read()]))["label"]
         assert "other.wav: low" in shown.out
         assert "empty.wav: is empty (0 bytes)" in shown.err
     served = tfft.exporting.open_export(tmp_path / "served")
-    assert served.input_spec == tfft.data.audio_of(run.model)
+    assert served.input_spec == tfft.modalities.audio.audio_of(run.model)
     with pytest.raises(tf.errors.InvalidArgumentError, match="must have 8000 samples a second; resample it"):
         served.predict_bytes([(tmp_path / "other.wav").read_bytes()])
     with pytest.raises(tf.errors.InvalidArgumentError, match="empty"):
@@ -251,7 +256,7 @@ def test_what_cannot_be_used_is_said(place, tmp_path):
     with pytest.raises(DataError, match="one class folder, 'a'"):
         load_recordings(root)
     write(root / "b" / "x.wav", tone(400))
-    with pytest.raises(DataError, match="the class folder 'a' has 1 recording that can be used"):
+    with pytest.raises(DataError, match="class 'a' has one recording, which cannot be both learned from and held out"):
         load_recordings(root)
     with pytest.raises(DataError, match="not found in 32 of 32 names"):
         load_recordings(place, group=r"voice(\d)")
@@ -285,7 +290,7 @@ def test_models_of_one_wave_at_a_time_get_a_batch(place, tmp_path, capsys):
     )  # fmt: skip
     said = capsys.readouterr().out
     assert "assumed to take 16,000 samples a second" in said
-    spec = tfft.data.audio_of(run.model)
+    spec = tfft.modalities.audio.audio_of(run.model)
     assert (spec.sample_rate, run.plan.sample_rate) == (16000, 16000)
     assert run.history.audits["fine-tune"].ok
     assert [block.name for block in tfft.backbones.blocks_of(run.model)] == ["matmul", "matmul_1"]
@@ -318,7 +323,7 @@ def test_models_of_a_fixed_number_of_samples_and_with_a_channel(place):
     run = tfft.finetune(
         network, place, plan="linear_probe", sample_rate=RATE, cache="memory", export_to=False, verbose=False
     )
-    assert tfft.data.audio_of(run.model).seconds == 0.5
+    assert tfft.modalities.audio.audio_of(run.model).seconds == 0.5
     with pytest.raises(BackboneError, match=r"takes waves of 4000 samples only.*seconds=0.5"):
         tfft.build(
             tfft.load_backbone(network), tfft.heads.classification(["a", "b"]), audio=AudioSpec(sample_rate=RATE)
@@ -366,7 +371,9 @@ def test_waves_are_varied_while_blocks_train_the_same_with_a_cache_and_without(p
     with pytest.raises(PlanError, match="flip cannot vary recordings.*shift, mask"):
         tfft.finetune(backbone(), place, augment="flip", verbose=False)
     with pytest.raises(PlanError, match="mask cannot vary pictures"):
-        tfft.data.from_arrays(np.zeros((4, 16, 16, 3), np.uint8), np.zeros(4, int), InputSpec(16, 16), augment="mask")
+        tfft.modalities.image.from_arrays(
+            np.zeros((4, 16, 16, 3), np.uint8), np.zeros(4, int), InputSpec(16, 16), augment="mask"
+        )
 
 
 @pytest.mark.slow
@@ -374,9 +381,9 @@ def test_features_are_another_where_the_picture_is(place, tmp_path):
     splits = load_recordings(place)
     head = tfft.heads.classification(splits.train.class_names)
     found = []
-    for spec in (splits.spec, dataclasses.replace(splits.spec, bands=32), splits.spec):
+    for spec in (splits.train.spec, dataclasses.replace(splits.train.spec, bands=32), splits.train.spec):
         prefix, _ = tfft.features.split(tfft.build(backbone(), head, audio=spec))
-        pair = splits.waves[0], splits.train.labels
+        pair = splits.train.waves, splits.train.labels
         found.append(tfft.features.extract(prefix, pair, cache=tmp_path / "cache", verbose=False))
     assert [features.cached for features in found] == [False, False, True]
     assert not np.allclose(found[0].arrays, found[1].arrays)
@@ -412,7 +419,7 @@ def test_missing_packages_are_named_with_their_command(place, tmp_path, monkeypa
     monkeypatch.setitem(sys.modules, "soxr", None)
     with pytest.raises(DependencyError, match=r'soxr.*pip install "tfft\[audio\]"'):
         load_recordings(place, sample_rate=16000)
-    assert load_recordings(place).spec.sample_rate == RATE  # WAV files of one rate need neither
+    assert load_recordings(place).train.spec.sample_rate == RATE  # WAV files of one rate need neither
 
 
 def test_a_plan_is_made_by_voices_that_were_not_heard(place):

@@ -18,9 +18,10 @@ import pytest
 import tensorflow as tf
 from resume_process import Average, Counter, examples, network
 
-from tfft import data, training
+from tfft import training
 from tfft.config import Phase
 from tfft.errors import PlanError
+from tfft.modalities.image import from_arrays
 from tfft.training import CheckpointError, Checkpoints, CheckpointStore, Resume
 
 slow_fixtures = ("whole", "all_phases")
@@ -66,9 +67,9 @@ def fitted(
     model, head = network()
     model.compile(keras.optimizers.Adam(rate), **head.compile_args(), steps_per_execution=per_call)
     epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
-    train = data.from_arrays(*examples(60, 1), batch_size=10, shuffle=True, seed=5, epoch=epoch)
+    train = from_arrays(*examples(60, 1), batch_size=10, shuffle=True, seed=5, epoch=epoch)
     train = train if steps is None else train.take(steps)
-    held_out = data.from_arrays(*examples(20, 2), batch_size=10)
+    held_out = from_arrays(*examples(20, 2), batch_size=10)
     counter, average = Counter(), Average()
     early = keras.callbacks.EarlyStopping("val_loss", patience=2, restore_best_weights=True, min_delta=0.01)
     plateau = keras.callbacks.ReduceLROnPlateau("val_loss", patience=1, factor=0.5, min_delta=0.14)
@@ -290,7 +291,7 @@ def test_data_that_ends_too_early_is_told(tmp_path):
     keras.utils.set_random_seed(4)
     model, head = network()
     model.compile(keras.optimizers.Adam(1e-2), **head.compile_args())
-    train = data.from_arrays(*examples(60, 1), batch_size=10).take(3).apply(tf.data.experimental.assert_cardinality(3))
+    train = from_arrays(*examples(60, 1), batch_size=10).take(3).apply(tf.data.experimental.assert_cardinality(3))
     own = [
         keras.callbacks.EarlyStopping("val_loss", patience=2, restore_best_weights=True, min_delta=0.01),
         keras.callbacks.ReduceLROnPlateau("val_loss", patience=1, factor=0.5, min_delta=0.14),
@@ -350,8 +351,8 @@ def trained(folder, fail=None, *, phases=PHASES, seed=4, every=1, source=False, 
     checkpoints = None if folder is None else Checkpoints(folder, every_steps=every, **more)
     history = training.train(
         model,
-        data.from_arrays(pixels, labels, **order),
-        data.from_arrays(*held_out, batch_size=10),
+        from_arrays(pixels, labels, **order),
+        from_arrays(*held_out, batch_size=10),
         phases,
         callbacks=[counter, fail or Fail()],
         epoch=epoch,

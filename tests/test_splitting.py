@@ -6,7 +6,8 @@ from faulty_data import CLASSES, EACH, clean_pictures, encoded, picture
 from test_recipes import backbone
 
 import tfft
-from tfft.data import folds, groups_by, hold_out, load, read_split, write_split
+from tfft.data import load, read_split, write_split
+from tfft.data.split import folds, groups_by, hold_out
 from tfft.errors import DataError, PlanError
 
 KEYS = [f"{i}.jpg" for i in range(100)]
@@ -93,11 +94,11 @@ def test_copies_stay_on_one_side(tmp_path):
         (root / "bee" / f"again{i:02d}.jpg").write_bytes(encoded(made, quality=50))
     for seed in range(4):
         splits = load(root, validation=0.3, seed=seed)
-        assert len(splits.copies) == EACH
+        assert len(splits.duplicates) == EACH
         assert len(splits.leaked) == 0
         assert splits.validation.counts["bee"] % 2 == 0
         names = splits.items["train"] + splits.items["validation"]
-        for copy in splits.copies:
+        for copy in splits.duplicates:
             assert names[copy.first].replace("again", "") == names[copy.second].replace("again", "")
 
 
@@ -116,7 +117,7 @@ def test_a_run_writes_its_split_and_another_takes_it(tmp_path):
     group = tfft.finetune(backbone(), root, group=r"(\d)\.jpg", **common)
     ends = [{name[-5] for name in names} for names in group.items.values()]
     assert not ends[0] & ends[1]
-    with pytest.raises(DataError, match="is for folders of files"):
+    with pytest.raises(DataError, match="means nothing for arrays"):
         tfft.finetune(backbone(), (np.zeros((8, 32, 32, 3)), [0, 1] * 4), group="folder", verbose=False)
     assert CLASSES == first.class_names
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfft.data import from_texts, load_texts, text_lengths
+from tfft.data import to_dataset
 from tfft.data.sampling import rows
 from tfft.errors import DataError
+from tfft.modalities.text import load_texts
 
 WORDS = ["good film", "bad film", "fine 你好 😀", "wörse", 'a "quoted", one', "two\nlines"]
 
@@ -102,7 +103,7 @@ def test_pairs_of_texts(tmp_path):
     lines = [json.dumps({"a": t, "b": t[::-1], "y": y}) for t, y in zip(texts, labels, strict=True)]
     (tmp_path / "p.jsonl").write_text("\n".join(lines))
     splits = load_texts(tmp_path / "p.jsonl", text=("a", "b"), label="y")
-    inputs, _ = next(iter(from_texts(splits.train, batch_size=4)))
+    inputs, _ = next(iter(to_dataset(splits.train, batch_size=4)))
     assert set(inputs) == {"text", "text_pair"}
     for one, other in zip(inputs["text"].numpy(), inputs["text_pair"].numpy(), strict=True):
         assert one.decode() == other.decode()[::-1]
@@ -130,11 +131,11 @@ def test_batches_hold_texts_of_similar_length_and_each_text_once(count):
 
 def test_batches_of_texts():
     splits = load_texts(sample())
-    dataset = from_texts(splits.train, batch_size=8, shuffle=True)
+    dataset = to_dataset(splits.train, batch_size=8, shuffle=True)
     assert int(dataset.cardinality()) == 4
     pairs = [(t.decode(), int(y)) for texts, labels in dataset for t, y in zip(texts.numpy(), labels, strict=True)]
     assert sorted(pairs) == sorted(zip(splits.train.texts, splits.train.labels.tolist(), strict=True))
-    assert list(text_lengths(splits.train)) == [len(t.encode()) for t in splits.train.texts]
+    assert list(splits.train.lengths) == [len(t.encode()) for t in splits.train.texts]
 
 
 def test_the_report_tells_what_is_odd():

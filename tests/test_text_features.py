@@ -14,7 +14,7 @@ from tfft.arrays import store as cache
 from tfft.arrays.ragged import Ragged
 from tfft.backbones.base import Backbone
 from tfft.config import Phase
-from tfft.data.batches import assemble
+from tfft.data.batches import BatchOptions, assemble
 from tfft.errors import BackboneError, DataError, PlanError
 from tfft.features import batching
 from tfft.features.engines import stage
@@ -351,7 +351,7 @@ SOURCE = FeatureSource((TEXTS, LABELS), cache=None)
 
 def batches(seed, epoch, shuffle=True):
     texts = tf.constant(TEXTS)
-    return assemble(lambda at: tf.gather(texts, at), LABELS, 5, shuffle, seed, epoch)
+    return assemble(lambda at: tf.gather(texts, at), LABELS, BatchOptions(5, shuffle, seed, epoch))
 
 
 def run(model, phases=PHASES, *, cached, seed=3, **options):
@@ -390,7 +390,7 @@ def test_cached_and_uncached_training_give_the_same_weights(uncached, narrow):
 def test_batches_of_texts_of_similar_length_are_the_same_ones(parts):
     found, lengths = get(parts[0]), np.array([len(t.encode()) for t in TEXTS])
     texts = tf.constant(TEXTS)
-    of_texts = assemble(lambda at: tf.gather(texts, at), LABELS, 4, True, 3, None, lengths=lengths)
+    of_texts = assemble(lambda at: tf.gather(texts, at), LABELS, BatchOptions(4, True, 3), lengths=lengths)
     of_features = found.dataset(4, shuffle=True, seed=3, lengths=lengths)
     for _ in range(2):
         for (x, y), (some, labels) in zip(of_features, of_texts, strict=True):

@@ -11,10 +11,10 @@ from text_models import reviews, tiny_bert_folder
 import tfft
 from tfft import cli
 from tfft.config import RunConfig
-from tfft.data.loader import IMAGES, TEXTS, kind_of
+from tfft.data.loader import reader_of
 from tfft.errors import DataError, PlanError
-from tfft.recipes.gathering import gather
-from tfft.recipes.measuring import labelled_data
+from tfft.recipes.labelled import labelled_data
+from tfft.recipes.run_data import load_run_data
 
 pytestmark = pytest.mark.text
 slow_fixtures = process_fixtures = ("run",)
@@ -48,15 +48,15 @@ def test_a_note_among_photos_makes_no_texts_of_them(tmp_path):
             (tmp_path / "texts" / name).mkdir(parents=True, exist_ok=True)
             (tmp_path / "texts" / name / f"{i}.txt").write_text("some text")
     (tmp_path / "photos" / "cat" / "about.txt").write_text("taken in spring")
-    assert kind_of(tmp_path / "photos") == IMAGES
-    assert kind_of(tmp_path / "texts") == TEXTS
+    assert reader_of(tmp_path / "photos", {}).name == "image"
+    assert reader_of(tmp_path / "texts", {}).name == "text"
 
 
 def test_texts_of_new_authors_decide_how_much_trains(tmp_path):
     lines = [json.dumps({"text": f"good {i}", "label": f"{i % 2}", "author": f"a{i // 4}"}) for i in range(40)]
     (tmp_path / "t.jsonl").write_text("\n".join(lines))
-    assert gather(tmp_path / "t.jsonl", RunConfig(group="author")).apart
-    assert not gather(tmp_path / "t.jsonl", RunConfig()).apart
+    assert load_run_data(tmp_path / "t.jsonl", RunConfig(group="author")).is_grouped
+    assert not load_run_data(tmp_path / "t.jsonl", RunConfig()).is_grouped
 
 
 def test_it_learns_is_audited_and_says_what_it_did(run, place):

@@ -16,15 +16,15 @@ from test_recipes import backbone
 import tfft
 from tfft import cli
 from tfft.config import RunConfig
-from tfft.data import load_texts
 from tfft.data.tfds import source as tfds_source
 from tfft.data.tfds.file_names import class_folder_names, safe_name
 from tfft.data.tfds.source import is_tfds, local_copy
 from tfft.errors import DataError, DependencyError
 from tfft.io import cache_dir
 from tfft.modalities.image.folder import list_images
-from tfft.recipes.gathering import gather
-from tfft.recipes.measuring import labelled_data
+from tfft.modalities.text import load_texts
+from tfft.recipes.labelled import labelled_data
+from tfft.recipes.run_data import load_run_data
 
 tfds = pytest.importorskip("tensorflow_datasets")
 
@@ -153,15 +153,15 @@ def test_several_labels_and_numbers_become_tables():
     copy = local_copy(store(features, train=rows, validation=rows[:4]))
     assert copy.settings["task"] == "multilabel"
     assert [one.reason for one in copy.skipped] == ["has no label"] * 4
-    data = gather(f"{copy.name}", RunConfig())
+    data = load_run_data(f"{copy.name}", RunConfig())
     assert (data.task, data.class_names) == ("multilabel", ("big", "round"))
-    assert (data.examples, data.held_out, len(data.skipped)) == (9, 3, 4)
-    assert data.origin.endswith("split.csv")
+    assert (len(data.splits.train), len(data.splits.validation), len(data.splits.skipped)) == (9, 3, 4)
+    assert data.splits.split_from.endswith("split.csv")
 
     features = {"image": F.Image(shape=(None, None, 3)), "about": {"score": np.float32, "id": F.Text()}}
     rows = [{"image": picture((i * 9, 9, 9), i), "about": {"score": i, "id": str(i)}} for i in range(10)]
-    data = gather(store(features, "scores", train=rows), RunConfig())
-    assert (data.task, data.examples, data.held_out) == ("regression", 8, 2)
+    data = load_run_data(store(features, "scores", train=rows), RunConfig())
+    assert (data.task, len(data.splits.train), len(data.splits.validation)) == ("regression", 8, 2)
 
 
 def test_texts_become_json_lines():
@@ -172,21 +172,25 @@ def test_texts_become_json_lines():
         DataError, match=r"tiny/1\.0\.0 has 2 features with texts: review/body, review/head\. Say which"
     ):
         local_copy(place)
-    copy = local_copy(place, text="review/body")
+    copy = local_copy(place, {"text": "review/body"})
     assert copy.source.name == "train.jsonl"
     assert len(copy.skipped) == 4
     texts = load_texts(copy.source, text="review/body", label="label")
     assert sorted([*texts.train.texts, *texts.validation.texts]) == sorted(
         f"n\u00e9 {i}\u2028" for i in range(12) if i % 3
     )
-    data = gather(place, RunConfig(text=("review/body", "review/head")))
-    assert data.texts.pairs is not None
-    assert (data.class_names, data.examples + data.held_out) == (("bad", "good"), 8)
+    data = load_run_data(place, RunConfig(text=("review/body", "review/head")))
+    assert data.splits.train.pairs is not None
+    assert (data.class_names, len(data.splits.train) + len(data.splits.validation)) == (("bad", "good"), 8)
     assert data.name == str(place)
 
     place = store(features, "two", train=rows, validation=rows[:6])
-    data = gather(place, RunConfig(text="review/body"))
-    assert (data.examples, data.held_out, data.origin) == (8, 4, "train.jsonl and validation.jsonl")
+    data = load_run_data(place, RunConfig(text="review/body"))
+    assert (len(data.splits.train), len(data.splits.validation), data.splits.split_from) == (
+        8,
+        4,
+        "train.jsonl and validation.jsonl",
+    )
 
 
 @pytest.mark.parametrize("told", [True, False])
@@ -199,14 +203,14 @@ def test_recordings_become_wav_files(told):
     if not told:
         with pytest.raises(DataError, match=r"does not tell how many samples a second .* sample_rate="):
             local_copy(place)
-    copy = local_copy(place, sample_rate=8000)
+    copy = local_copy(place, {"sample_rate": 8000})
     [file] = copy.source.glob("train/low/*__0.wav")
     with wave.open(str(file)) as read:
         assert (read.getframerate(), read.getsampwidth(), read.getnchannels()) == (8000, 2, 1)
         samples = np.frombuffer(read.readframes(4000), "<i2")
     assert any(np.array_equal(samples, row["audio"]) for row in rows[::2])
-    data = gather(place, RunConfig(sample_rate=8000))
-    assert (data.audio.sample_rate, data.class_names, data.examples) == (8000, ("high", "low"), 8)
+    data = load_run_data(place, RunConfig(sample_rate=8000))
+    assert (data.splits.train.spec.sample_rate, data.class_names, len(data.splits.train)) == (8000, ("high", "low"), 8)
 
 
 # --- what is meant -----------------------------------------------------------------------------------------------
@@ -219,16 +223,16 @@ def test_it_says_what_there_is_where_it_is_not_clear():
     with pytest.raises(DataError, match=r"has 2 features with images: image, mask\. Say which .* image='image'"):
         local_copy(place)
     with pytest.raises(DataError, match=r"has 2 features with labels: kind, label\. .* label='kind'"):
-        local_copy(place, image="image")
+        local_copy(place, {"image": "image"})
     with pytest.raises(DataError, match=r"no feature 'lable' \(label=\)\. Did you mean 'label'\? It has: image"):
-        local_copy(place, image="image", label="lable")
+        local_copy(place, {"image": "image", "label": "lable"})
     with pytest.raises(DataError, match=r"'label' of tiny/1\.0\.0 \(ClassLabel\) holds no images \(image=\)"):
-        local_copy(place, image="label")
+        local_copy(place, {"image": "label"})
     with pytest.raises(DataError, match="image and text each say"):
-        local_copy(place, image="image", text="label")
+        local_copy(place, {"image": "image", "text": "label"})
     with pytest.raises(DataError, match="task='token_classification' is for files in a format of its own"):
-        local_copy(place, task="token_classification")
-    assert local_copy(place, image="mask", label="kind").source.name.startswith("tiny-1.0.0-")
+        local_copy(place, {"task": "token_classification"})
+    assert local_copy(place, {"image": "mask", "label": "kind"}).source.name.startswith("tiny-1.0.0-")
     with pytest.raises(DataError, match=r"nothing/1\.0\.0 has no feature with images, recordings or texts; it has: x"):
         local_copy(store({"x": np.int64}, "nothing", train=[{"x": 1}]))
     with pytest.raises(DataError, match=r"has no labels: expected one ClassLabel, .* t \(Text\)\. Name another"):
@@ -240,12 +244,12 @@ def test_it_says_what_there_is_where_it_is_not_clear():
 
 def test_splits():
     place = store(squares(), train=pictures(9), validation=pictures(6, start=60), extra=pictures(3))
-    data = gather(place, RunConfig())
-    assert (data.examples, data.held_out) == (9, 6)
-    assert data.origin.startswith("the folders ")
-    data = gather(store(squares(), "only", full=pictures(15)), RunConfig())
-    assert (data.examples, data.held_out) == (12, 3)
-    assert "20 % of each class in " in data.origin
+    data = load_run_data(place, RunConfig())
+    assert (len(data.splits.train), len(data.splits.validation)) == (9, 6)
+    assert data.splits.split_from.startswith("the folders ")
+    data = load_run_data(store(squares(), "only", full=pictures(15)), RunConfig())
+    assert (len(data.splits.train), len(data.splits.validation)) == (12, 3)
+    assert "20 % of each class in " in data.splits.split_from
     with pytest.raises(DataError, match=r"has no split 'train' to learn from; it has: 'one', 'two'"):
         local_copy(store(squares(), "others", one=pictures(3), two=pictures(3)))
 

@@ -14,12 +14,13 @@ import tensorflow as tf
 import tfft
 from tfft import heads
 from tfft.__main__ import main
-from tfft.data import from_tagged, load_tagged
+from tfft.data import to_dataset
 from tfft.errors import BackboneError, DataError, PlanError
 from tfft.evaluation import Scores, evaluate
 from tfft.evaluation.scores import f1_interval, wilson_interval
 from tfft.layers.word_alignment import GatherWords, TokenizeWords
 from tfft.losses import ABSENT, TagAccuracy, TagCrossentropy
+from tfft.tasks.token_classification.data import TokenExamples, load_tagged
 from tfft.tasks.token_classification.entities import entities
 
 pytestmark = pytest.mark.text
@@ -231,7 +232,7 @@ def data():
 def tagger(data):
     """A compiled tiny tagger, and what sets its weights and its optimizer back to the beginning."""
     keras.utils.set_random_seed(0)
-    head = heads.token_classification(data.tag_names, dropout=0.0)
+    head = heads.token_classification(data.class_names, dropout=0.0)
     model = tfft.build(tagging_models.bert(), head)
     tfft.unfreeze(model, "all")
     model.compile(keras.optimizers.Adam(3e-3), **head.compile_args())
@@ -242,7 +243,7 @@ def tagger(data):
     def learned(train):
         for variable, value in zip(variables, first, strict=True):
             variable.assign(value)
-        model.fit(from_tagged(train, shuffle=True), epochs=9, verbose=0, shuffle=False)
+        model.fit(to_dataset(train, shuffle=True), epochs=9, verbose=0, shuffle=False)
         return model
 
     return learned
@@ -254,7 +255,7 @@ def learned(tagger, data):
 
 
 def test_the_names_in_sentences_are_learned_though_their_words_are_cut_into_pieces(learned, data, tmp_path):
-    scores = evaluate(learned, from_tagged(data.validation))
+    scores = evaluate(learned, to_dataset(data.validation))
     assert scores.value >= 0.95
     assert scores.metric == "f1"
     assert {row.name for row in scores.per_class} == {"LOC", "PER"}
@@ -265,7 +266,7 @@ def test_the_names_in_sentences_are_learned_though_their_words_are_cut_into_piec
     np.testing.assert_array_equal(again.predict(texts, verbose=0), logits)
     assert heads.from_model(again) == heads.from_model(learned)
     answers = heads.from_model(again).postprocess(logits)["label"].numpy()
-    known = np.array(("", *data.tag_names))[data.validation.labels[:9] + 1]
+    known = np.array(("", *data.class_names))[data.validation.labels[:9] + 1]
     assert ([[tag.decode() for tag in row] for row in answers] == known[:, : answers.shape[1]]).mean() > 0.95
     assert (answers == b"").any()
     parts = learned.predict(texts, batch_size=4, verbose=0)  # batches of other widths
@@ -275,14 +276,14 @@ def test_the_names_in_sentences_are_learned_though_their_words_are_cut_into_piec
 
 
 def test_shuffled_tags_are_not_learned(learned, tagger, data):
-    right = evaluate(learned, from_tagged(data.validation)).value
+    right = evaluate(learned, to_dataset(data.validation)).value
     generator = np.random.default_rng(0)
     labels = data.train.labels.copy()
     for row in labels:
         count = (row >= 0).sum()
         row[:count] = generator.permutation(row[:count])
-    model = tagger(tfft.data.TaggedSentences(data.train.inputs, labels, data.tag_names))
-    control = evaluate(model, from_tagged(data.validation)).value
+    model = tagger(TokenExamples(data.train.inputs, None, labels, data.class_names))
+    control = evaluate(model, to_dataset(data.validation)).value
     assert control < 0.6 < 0.95 <= right
     tagger(data.train)  # as the other tests found it
 
@@ -532,14 +533,16 @@ def test_conll_columns_are_read_and_broken_sequences_reported(tmp_path):
     path = tmp_path / "all.conll"
     path.write_bytes(b"\xef\xbb\xbf" + CONLL.replace("\n", "\r\n").encode())
     data = load_tagged({"train": path, "validation": path})
-    assert data.tag_names == ("O", "B-ORG", "B-PER", "I-LOC", "I-PER")
+    assert data.class_names == ("O", "B-ORG", "B-PER", "I-LOC", "I-PER")
     assert data.train.inputs.tolist() == ["EU rejects", "Peter Black\u00a0white", "Brussels"]
     assert data.train.labels.tolist() == [[1, 0], [2, 4], [3, -1]]
     assert data.train.labels.dtype == np.int32
     assert (len(data.train), data.train.words) == (3, 5)
     assert data.train.counts == {"O": 1, "B-ORG": 1, "B-PER": 1, "I-LOC": 1, "I-PER": 1}
-    assert data.notes[0].startswith("1 words in the training sentences have an I- tag behind no word of the same type")
-    assert f"{path}, line 9, word 1 ('Brussels', I-LOC)" in data.notes[0]
+    assert data.report.notes[0].startswith(
+        "1 words in the training sentences have an I- tag behind no word of the same type"
+    )
+    assert f"{path}, line 9, word 1 ('Brussels', I-LOC)" in data.report.notes[0]
 
 
 def test_json_lines_and_lists_give_the_same_and_equal_sentences_stay_together(tmp_path):
@@ -626,16 +629,16 @@ def test_a_dataset_has_the_width_of_its_batch_and_an_order_that_repeats():
     for row, words in enumerate(sentences):
         labels[row, : len(words)] = row
     texts = np.array([" ".join(words) for words in sentences], object)
-    packed = tfft.data.TaggedSentences(texts, labels, tuple("abcde"))
-    batches = list(from_tagged(packed, batch_size=2))
+    packed = TokenExamples(texts, None, labels, tuple("abcde"))
+    batches = list(to_dataset(packed, batch_size=2))
     assert [tuple(labels.shape) for _, labels in batches] == [(2, 3), (2, 2), (1, 2)]
-    assert len(from_tagged(packed, batch_size=2)) == 3
-    shuffled = from_tagged(packed, batch_size=5, shuffle=True, seed=3)
+    assert len(to_dataset(packed, batch_size=2)) == 3
+    shuffled = to_dataset(packed, batch_size=5, shuffle=True, seed=3)
     passes = [[(texts.numpy().tolist(), labels.numpy()) for texts, labels in shuffled] for _ in range(2)]
     assert passes[0][0][0] != passes[1][0][0]
     for [(given, numbers)] in passes:
         assert [texts.tolist().index(text.decode()) for text in given] == numbers[:, 0].tolist()
-    again = from_tagged(packed, batch_size=5, shuffle=True, seed=3)
+    again = to_dataset(packed, batch_size=5, shuffle=True, seed=3)
     assert [text.numpy().tolist() for text, _ in again] == [passes[0][0][0]]
     with pytest.raises(PlanError, match="batch_size"):
-        from_tagged(packed, batch_size=0)
+        to_dataset(packed, batch_size=0)

@@ -22,7 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfft.backbones import load_backbone
-from tfft.data import load_images
+from tfft.data import load
 from tfft.errors import ExportError, PlanError, listed, missing_package
 from tfft.freezing import describe
 from tfft.recipes import Run, finetune
@@ -197,7 +197,7 @@ def _new_folder(out: str | os.PathLike[str]) -> pathlib.Path:
 
 def _ask(run: Run, data: pathlib.Path) -> str:
     plan = run.plan
-    unseen = load_images(data, validation=plan.validation, seed=plan.seed, check=False).validation.paths
+    unseen = load(data, validation=plan.validation, seed=plan.seed, check=False).validation.paths
     files = [os.path.relpath(unseen[i]) for i in np.linspace(0, len(unseen) - 1, _SHOWN).astype(int)]
     return _run(_ASK, run, files)
 

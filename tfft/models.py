@@ -69,7 +69,7 @@ def build(
         image_size: rows and columns, or one number for both, in place of the backbone's usual size;
             only for backbones that are flexible.
         audio: for a model that takes sound waves, float32 [B, samples]: an image backbone is shown their spectrum
-            (:class:`tfft.data.LogMel`), one that takes waves itself, a batch or one at a time, is given them.
+            (:class:`tfft.layers.log_mel.LogMel`), one that takes waves itself, a batch or one at a time, is given them.
         pair: True for a model that takes pairs of texts, ``{"text": ..., "text_pair": ...}``; not for words.
         name: name of the model; the backbone's unless given.
 

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from tfft.evaluation.scores import Scores
     from tfft.exporting.loader import ServingInput
     from tfft.exporting.prediction import RequestItem
+    from tfft.features.engines import Staged
+    from tfft.features.sources import Source, Views
     from tfft.heads import Head
     from tfft.inspection.findings import DataReport, Finding
     from tfft.models import ModelInput
@@ -83,8 +85,6 @@ class Task:
             (``"sequence"``), a feature map (``"spatial"``) or feature maps of several strides (``"pyramid"``).
         exclusive_classes: whether each example has exactly one of several classes, as class weights, balanced sampling,
             nearest class means and training on pairs of examples need.
-        has_own_format: whether its labels come in files of their own (CoNLL, COCO), and not in a column or as the name
-            of a folder.
         labels_from_folders: whether the name of a folder can be the label of the files in it.
         solves_head: whether the best head on frozen features can be computed (a linear probe); else it is trained.
         head_reason: why the head is trained, for the reasons of a plan, where it is.
@@ -99,7 +99,6 @@ class Task:
     modalities: ClassVar[frozenset[str]] = frozenset()
     feature_level: ClassVar[FeatureLevel] = "pooled"
     exclusive_classes: ClassVar[bool] = False
-    has_own_format: ClassVar[bool] = False
     labels_from_folders: ClassVar[bool] = False
     solves_head: ClassVar[bool] = True
     head_reason: ClassVar[str] = "trained: for this task the best head cannot be computed"
@@ -109,6 +108,11 @@ class Task:
     selection: ClassVar[Metric] = Metric("accuracy")
 
     # --- labels
+
+    @property
+    def reader(self) -> Modality | None:
+        """What reads its data where labels come in files of their own (CoNLL, COCO); None where every modality does."""
+        return None
 
     def infer(self, values: Sequence[Any]) -> int:
         """Returns how well label values fit, for ``task="auto"``: 0 for not at all; the highest of all tasks wins."""
@@ -238,6 +242,74 @@ class Evaluator:
         raise NotImplementedError
 
 
+# Settings that ask for nothing where there is nothing to do: no file to decode, to skip, to remember or to wait for.
+_HARMLESS = frozenset({"validation", "seed", "strict", "check", "progress", "store"})
+_TABLES_ONLY = (
+    " Folders and arrays are read for classification: a table with a column of files (image= or audio=) can hold "
+    "labels of another task."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Match:
+    """How a modality reads a source.
+
+    Attributes:
+        form: what the source is, words for a sentence, such as "a folder of images".
+        load: reads it, ``load(source, **settings)``, and returns :class:`tfft.data.Splits`.
+        settings: names of the settings that mean something for it.
+        certainty: 3 where a setting says so, 2 where the source looks like it, 1 where nothing speaks against it; the
+            highest of all modalities wins.
+        has_names: whether its examples have names, so that the file of an earlier split can be read.
+    """
+
+    form: str
+    load: Callable[..., Any]
+    settings: frozenset[str]
+    certainty: int = 2
+    has_names: bool = False
+
+    def check(self, settings: Mapping[str, Any]) -> None:
+        """Refuses settings that mean nothing for the source.
+
+        Args:
+            settings: those that are not left as they are by default.
+
+        Raises:
+            DataError: naming all of them, and those that there are.
+        """
+        wrong = {name: value for name, value in settings.items() if name not in self.settings | _HARMLESS}
+        asked = asked_task(wrong.get("task", AUTO))
+        if asked is None or asked.labels_from_folders:
+            wrong.pop("task", None)
+        if "validation" in settings and not isinstance(settings["validation"], (int, float)) and not self.has_names:
+            wrong["validation"] = settings["validation"]
+        if not wrong:
+            return
+        given = ", ".join(f"{name}={value!r}" for name, value in wrong.items())
+        has = "mean" if len(wrong) > 1 else "means"
+        valid = listed(sorted((self.settings | {"validation", "seed"}) - {"progress", "store"}))
+        raise DataError(
+            f"{given} {has} nothing for {self.form}, which takes {valid}. Leave it out, or give another source."
+            f"{_TABLES_ONLY if 'task' in wrong else ''}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Adapted:
+    """Examples as a backbone takes them.
+
+    Attributes:
+        splits: the examples.
+        settings: of reading, that were chosen for the backbone.
+        notes: what is to be said about it, one line each.
+    """
+
+    splits: Splits[Any]
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
 class Modality:
     """What an example is: how it is found, read, checked, fed to a backbone, and served.
 
@@ -248,6 +320,9 @@ class Modality:
         columns: names of the settings that name its columns in a table, such as ``("text",)``.
         settings: names of the settings of reading that only this modality takes, such as ``("sample_rate",)``.
         request: name of the entry of a prediction that says what was asked about, in JSON.
+        augmentations: names of what can be varied about an example, as ``augment=`` takes them.
+        may_be_grouped: whether examples often come from few sources that are not named, such as speakers.
+        numeric: whether examples are numbers, which a Keras model of one's own takes as they are.
     """
 
     name: ClassVar[str]
@@ -256,29 +331,77 @@ class Modality:
     columns: ClassVar[tuple[str, ...]] = ()
     settings: ClassVar[frozenset[str]] = frozenset()
     request: ClassVar[str] = "file"
+    augmentations: ClassVar[tuple[str, ...]] = ()
+    may_be_grouped: ClassVar[bool] = False
+    numeric: ClassVar[bool] = True
 
     # --- data
 
-    def matches(self, source: Any, config: Any) -> int:
-        """Returns how surely a source holds this kind of data, 0 for not at all; the highest of all wins.
+    def matches(self, source: Any, settings: Mapping[str, Any]) -> Match | None:
+        """Tells how a source of this kind of data would be read; None where it is something else.
 
         Args:
-            source: as :func:`tfft.data.load` takes it.
-            config: the settings of reading that were given.
+            source: as :func:`tfft.data.load` takes it, but no name of a TensorFlow dataset.
+            settings: of reading, those that were given.
         """
-        return 0
+        return None
 
-    def load(self, source: Any, config: Any, **reading: Any) -> Splits:
-        """Reads a source and splits it into training and validation examples."""
+    def load(self, source: Any, settings: Mapping[str, Any]) -> Splits[Any]:
+        """Reads a source and divides it into training and validation examples.
+
+        Args:
+            source: as in :meth:`matches`.
+            settings: of reading, those that were given.
+
+        Raises:
+            DataError: when the source is of another kind, or a setting means nothing for it.
+        """
+        match = self.match(source, settings)
+        return match.load(source, **{name: value for name, value in settings.items() if name in match.settings})
+
+    def match(self, source: Any, settings: Mapping[str, Any]) -> Match:
+        """Returns how a source would be read.
+
+        Args:
+            source: as in :meth:`matches`.
+            settings: of reading, those that were given.
+
+        Raises:
+            DataError: when the source is of another kind, or a setting means nothing for it.
+        """
+        match = self.matches(source, settings)
+        if match is None:
+            raise DataError(f"Expected {self.items}, received a {type(source).__name__}.")
+        match.check(settings)
+        return match
+
+    def read_labelled(self, source: Any, class_names: Sequence[str], settings: Mapping[str, Any]) -> Examples:
+        """Reads a source for a model that knows its classes, without dividing it.
+
+        Args:
+            source: as in :meth:`matches`.
+            class_names: of the model, in the order of its outputs.
+            settings: of reading; ``task`` is that of the model.
+        """
         raise NotImplementedError
 
-    def read_labelled(self, source: Any, class_names: Sequence[str], config: Any, **reading: Any) -> Examples:
-        """Reads a source for a model that knows its classes, without splitting it."""
-        raise NotImplementedError
+    def is_split(self, source: Any) -> bool:
+        """Tells whether a source says itself what is to be learned from."""
+        return False
 
-    def adapt(self, splits: Splits, backbone: Backbone, config: Any) -> Splits:
-        """Returns the examples as a backbone takes them, such as recordings at its sample rate."""
-        return splits
+    def adapt(self, splits: Splits[Any], backbone: Backbone, settings: Mapping[str, Any]) -> Adapted:
+        """Returns the examples as a backbone takes them, such as recordings at its sample rate.
+
+        Args:
+            splits: the examples, of which nothing has been read that depends on the backbone.
+            backbone: that will see them.
+            settings: of reading, those that were given.
+        """
+        return Adapted(splits)
+
+    def array_source(self, values: Any, labels: Any, staged: Staged, batch_size: int, views: Views) -> Source | None:
+        """Returns varied arrays as features are made of them; None where the model takes another kind of data."""
+        return None
 
     # --- checks
 
@@ -307,7 +430,7 @@ class Modality:
         """
         return None
 
-    def findings(self, splits: Splits, *, notes: list[str]) -> Iterator[Finding]:
+    def findings(self, splits: Splits[Any], *, notes: list[str]) -> Iterator[Finding]:
         """Yields what is wrong, odd or worth knowing in the examples.
 
         Args:
@@ -316,13 +439,13 @@ class Modality:
         """
         return iter(())
 
-    def counts(self, splits: Splits) -> dict[str, dict[str, int]]:
+    def counts(self, splits: Splits[Any]) -> dict[str, dict[str, int]]:
         """Returns the number of examples of each class, by part."""
         return {"train": splits.train.counts, "validation": splits.validation.counts}
 
     def example_names(self, examples: Examples) -> Sequence[str]:
         """Returns what examples are called in reports."""
-        return examples.paths
+        return examples.places
 
     def preview(
         self, examples: Examples, image: InputSpec, *, augment: Any, rows: int, columns: int, seed: int
@@ -346,6 +469,10 @@ class Modality:
         """Returns a small picture of a file as JPEG, 96 x 96, for reports; None where there is none to be had."""
         return None
 
+    def notes(self, splits: Splits[Any], backbone: Backbone) -> Iterator[str]:
+        """Yields what is to be said about examples and a backbone, such as how many texts will be cut off."""
+        return iter(())
+
     # --- model
 
     def why_not(self, backbone: Backbone) -> str | None:
@@ -364,7 +491,7 @@ class Modality:
         """
         return 0 if self.why_not(backbone) else 1
 
-    def model_options(self, splits: Splits) -> dict[str, Any]:
+    def model_options(self, splits: Splits[Any]) -> dict[str, Any]:
         """Returns the options of :func:`tfft.build` for a model of these examples."""
         return {}
 
@@ -383,6 +510,10 @@ class Modality:
             BackboneError: when the backbone cannot take this kind of data, or not as the options say.
         """
         raise NotImplementedError
+
+    def input_of(self, model: keras.Model) -> Any:
+        """Returns what a built model takes of this kind of data, such as its size; None where it takes another."""
+        return None
 
     # --- serving
 

@@ -26,7 +26,7 @@ def run(options: argparse.Namespace, print_result: PrintResult) -> int:
     start_tensorflow()
     from tfft import recipes
     from tfft.evaluation import evaluate as measure
-    from tfft.recipes.measuring import labelled_data
+    from tfft.recipes.labelled import labelled_data
 
     done = recipes.load_run(options.run_folder)
     dataset, skipped, words = labelled_data(done, options.data, options.batch_size)

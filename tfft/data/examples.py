@@ -1,25 +1,37 @@
-"""Labelled files and their division into two parts, to learn from and to judge by: :class:`Examples`, :class:`Splits`.
+"""Labelled examples of any kind, and their division for training: :class:`Examples`, :class:`Splits`.
 
-Hides how positions of copies and groups follow when examples are divided.
+What an example is, each modality says in a subclass of its own. Everything else asks the objects.
 """
 
 from __future__ import annotations
 
+import abc
 import dataclasses
-from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
+import tensorflow as tf
 
 from tfft import registry
-from tfft.data.split import TRAIN, VALIDATION, folds, joined, key_of
-from tfft.modalities.image.duplicates import Copies, Copy
-from tfft.modalities.image.file_info import FileFacts
+from tfft.data.batches import BatchOptions
+from tfft.data.duplicates import Duplicate, Duplicates
+from tfft.data.split import TRAIN, VALIDATION, folds, joined
+from tfft.errors import DataError
+from tfft.specs import AudioSpec, InputSpec
+
+if TYPE_CHECKING:
+    from tfft.features.engines import Staged
+    from tfft.features.sources import Views
+
+Progress = Callable[[int, int], None]
+
+_NO_DUPLICATES = Duplicates()
 
 
 @dataclasses.dataclass(frozen=True)
 class Skipped:
-    """A file that is not used.
+    """An example that is not used.
 
     Attributes:
         path: where it is; bytes that are no text are written as ``\\xNN``.
@@ -33,175 +45,256 @@ class Skipped:
         return f"{self.path} {self.reason}"
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Examples:
-    """Image files with their classes.
+class Examples(abc.ABC):
+    """Labelled examples in a fixed order.
+
+    A subclass says what one example is: a file, an array, a text. See the ones in ``tfft.modalities``.
 
     Attributes:
-        paths: files, sorted by class and path.
-        labels: int32 [N], index into ``class_names`` for each path; from tables also float32 [N, K], 0 or 1 for each of
-            several classes, or float32 [N], numbers.
-        class_names: the classes in the order of their folders' names, sorted by code point; empty for numbers.
-        skipped: files that were found and are not used.
-        facts: what reading each file told, in the order of ``paths``; empty where they were not read.
+        modality: name of the kind of data, such as ``"image"``; empty where it is not known.
+        labels: as the task has them, along the first axis: int [N] for classes, float [N, K] of 0 and 1 for several
+            labels, float [N] for numbers, and whatever else a task learns from.
+        class_names: in the order of the labels; empty where labels are no classes.
+        skipped: what was found and is not used.
     """
 
-    paths: tuple[str, ...]
+    modality: ClassVar[str] = ""
     labels: np.ndarray
     class_names: tuple[str, ...]
-    skipped: tuple[Skipped, ...] = ()
-    facts: tuple[FileFacts, ...] = ()
+    skipped: tuple[Skipped, ...]
 
-    def __len__(self) -> int:
-        return len(self.paths)
+    @abc.abstractmethod
+    def __len__(self) -> int: ...
+
+    @abc.abstractmethod
+    def take(self, positions: np.ndarray) -> Self:
+        """Returns the examples at some positions, with the same classes."""
+
+    @abc.abstractmethod
+    def batches(self, spec: InputSpec | AudioSpec | None, options: BatchOptions) -> tf.data.Dataset:
+        """Makes a dataset of (inputs, labels) batches, see :func:`tfft.data.to_dataset`."""
+
+    @abc.abstractmethod
+    def feature_source(self, staged: Staged, batch_size: int, views: Views | None = None) -> Any:
+        """Returns the examples as :func:`tfft.features.extract` reads them.
+
+        That is a :class:`tfft.features.sources.Source`, or what one is made of: a dataset, or (inputs, labels).
+
+        Args:
+            staged: the frozen model that will run on them.
+            batch_size: examples at a time.
+            views: how they are varied; None for the examples as they are.
+
+        Raises:
+            DataError: when they do not fit the model, or cannot be varied.
+        """
+
+    @abc.abstractmethod
+    def fingerprint(self, *others: Self) -> str:
+        """Returns another value for other examples, labels or order; ``others`` follow these."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """A name for each example that is the same on every machine; empty where there are none."""
+        return ()
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Where each example was found, for messages, such as ``reviews.csv:12``."""
+        return self.names
+
+    @property
+    def inputs(self) -> Any:
+        """What a model takes, of all examples; None where that is not in memory and has to be read."""
+        return None
+
+    @property
+    def lengths(self) -> np.ndarray | None:
+        """Length of each example, int [N], so that similar ones share a batch; None where all have one size."""
+        return None
 
     @property
     def counts(self) -> dict[str, int]:
-        """Number of files of each class."""
-        if self.labels.dtype.kind == "f":
-            each = self.labels.sum(axis=0).astype(int).tolist() if self.labels.ndim > 1 else []
-            return dict(zip(self.class_names, each, strict=True))
-        totals = np.bincount(self.labels, minlength=len(self.class_names))
+        """Number of examples of each class."""
+        if not self.class_names:
+            return {}
+        if self.labels.ndim > 1:
+            totals = self.labels.sum(axis=0).astype(int)
+        else:
+            totals = np.bincount(self.labels, minlength=len(self.class_names))
         return dict(zip(self.class_names, totals.tolist(), strict=True))
 
-    def take(self, positions: np.ndarray) -> Examples:
-        """Returns the examples at some positions, with the same classes."""
-        paths = tuple(self.paths[i] for i in positions)
-        facts = tuple(self.facts[i] for i in positions) if self.facts else ()
-        return dataclasses.replace(self, paths=paths, labels=self.labels[positions], facts=facts)
+    def join(self, other: Self) -> Self:
+        """Returns these examples followed by others of the same source."""
+        raise DataError(f"{type(self).__name__} cannot be put together again: read the source once more.")
+
+    def read(self, progress: Progress | None = None) -> None:  # noqa: B027  most have nothing to read
+        """Reads now what would be read when it is first needed; ``progress`` is called with (done, all)."""
+
+    @property
+    def batch_size(self) -> int | None:
+        """Examples per batch where that cannot be chosen any more; None where it can."""
+        return None
+
+    @property
+    def shorter_side(self) -> float | None:
+        """Median of the shorter sides of images, in pixels; None for other data, and where it is not known."""
+        return None
+
+    @property
+    def export_files(self) -> tuple[str, ...]:
+        """Some files that an export can be checked with; empty where inputs have to do."""
+        return ()
+
+    @property
+    def title(self) -> str:
+        """What these are, where they have no place to be named by."""
+        return f"{self.modality}s given in memory"
+
+
+E = TypeVar("E", bound=Examples)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Splits:
-    """Examples to learn from and examples to judge by; no file is in both.
+class Splits(Generic[E]):
+    """Examples to learn from and examples to judge by; none is in both.
 
     Attributes:
         train: to learn from.
         validation: held out.
-        class_names: the same classes for both.
-        skipped: files of either that are not used.
         split_from: in words, how the two came about.
+        task: what the labels are, such as ``"classification"``.
+        skipped: what was found for either and is not used.
+        groups: of the examples, those of training first: one group is on one side. None where each stands alone.
+        duplicates: examples that occur more than once; positions count the training examples first.
+        duplicates_note: why duplicates were not looked for, or only some.
+        report: what is worth knowing of the data; ``print`` it.
         test_folder: a ``test/`` folder that was left alone, or None.
         root: folder that the names of files are told from.
-        copies: pictures that are there twice; positions count the training examples first.
-        copies_note: why copies were not looked for, or only some.
-        names: of the training and of the held-out examples, where they are not the paths below ``root``.
-        task: what the labels are: ``"classification"``, from tables also ``"multilabel"`` or ``"regression"``.
-        groups: of the examples, those of training first; None where each stands alone.
     """
 
-    modality: ClassVar[str] = "image"
-
-    train: Examples
-    validation: Examples
-    class_names: tuple[str, ...]
-    skipped: tuple[Skipped, ...]
+    train: E
+    validation: E
     split_from: str
+    task: str = "classification"
+    skipped: tuple[Skipped, ...] = ()
+    groups: tuple[str, ...] | None = None
+    duplicates: tuple[Duplicate, ...] = ()
+    duplicates_note: str = ""
+    report: Any = None
     test_folder: str | None = None
     root: str = ""
-    copies: tuple[Copy, ...] = ()
-    copies_note: str = ""
-    names: tuple[tuple[str, ...], tuple[str, ...]] | None = None
-    task: str = "classification"
-    groups: tuple[str, ...] | None = None
 
     @property
-    def items(self) -> dict[str, list[str]]:
-        """The names of the examples by part, as :func:`tfft.data.write_split` takes them."""
-        if self.names is not None:
-            return {TRAIN: list(self.names[0]), VALIDATION: list(self.names[1])}
-        parts = {TRAIN: self.train, VALIDATION: self.validation}
-        return {part: [key_of(path, self.root) for path in examples.paths] for part, examples in parts.items()}
+    def modality(self) -> str:
+        """Name of the kind of data."""
+        return self.train.modality
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes, the same for both parts."""
+        return self.train.class_names
+
+    @property
+    def parts(self) -> dict[str, E]:
+        """Both parts by name."""
+        return {TRAIN: self.train, VALIDATION: self.validation}
+
+    @property
+    def items(self) -> dict[str, list[str]] | None:
+        """The names of the examples by part, as :func:`tfft.data.write_split` takes them; None without names."""
+        if not self.train.names:
+            return None
+        return {name: list(part.names) for name, part in self.parts.items()}
 
     @property
     def leaked(self) -> np.ndarray:
-        """Positions of validation examples of which a copy is among the training examples."""
+        """Positions of validation examples of which a duplicate is among the training examples."""
         border = len(self.train)
-        return np.unique([c.second - border for c in self.copies if c.first < border <= c.second]).astype(np.int64)
+        crossing = [pair.second - border for pair in self.duplicates if pair.first < border <= pair.second]
+        return np.unique(crossing).astype(np.int64)
 
-    def parted(self, found: Splits, order: np.ndarray) -> Splits:
-        """Returns other parts of the same examples, with all that is known of each.
+    def fingerprint(self) -> str:
+        """Returns another value for other data; a run that was stopped goes on with the same only."""
+        return self.train.fingerprint(self.validation)
 
-        Args:
-            found: the parts.
-            order: positions of their examples among these, those of training first, int [N].
-        """
-        return found
+    def with_class_names(self, class_names: tuple[str, ...]) -> Splits[E]:
+        """Returns the same examples with other names for the classes."""
+        parts = {name: _renamed(part, class_names) for name, part in self.parts.items()}
+        return dataclasses.replace(self, **parts)
 
 
-def divided(
-    examples: Examples,
-    held: np.ndarray,
-    groups: Sequence[str] | None,
-    copies: Copies,
-    words: str,
-    root: str,
-    **settings: Any,
-) -> Splits:
-    """Returns examples as two parts, with groups and copies counted as the parts are.
+def divide(
+    examples: E,
+    held_out: np.ndarray,
+    split_from: str,
+    *,
+    groups: Sequence[str] | None = None,
+    duplicates: Duplicates = _NO_DUPLICATES,
+    **fields: Any,
+) -> Splits[E]:
+    """Divides examples in two, with groups and duplicates counted as the parts are.
 
     Args:
         examples: all of them.
-        held: bool [N], True for what is held out.
+        held_out: bool [N], True for validation.
+        split_from: in words, how that came about.
         groups: of the examples, or None.
-        copies: among the examples.
-        words: how the two came about.
-        root: folder that the names of files are told from.
-        **settings: further fields of :class:`Splits`.
+        duplicates: among the examples.
+        **fields: further fields of :class:`Splits`.
     """
-    parts = np.flatnonzero(~held), np.flatnonzero(held)
-    order = np.concatenate(parts)
+    train, validation = np.flatnonzero(~held_out), np.flatnonzero(held_out)
+    order = np.concatenate([train, validation])
     now = np.empty(len(order), int)
     now[order] = np.arange(len(order))
     moved = []
-    for copy in copies.pairs:
-        first, second = sorted((int(now[copy.first]), int(now[copy.second])))
-        moved.append(dataclasses.replace(copy, first=first, second=second))
-    train, held_out = (examples.take(part) for part in parts)
+    for pair in duplicates.pairs:
+        first, second = sorted((int(now[pair.first]), int(now[pair.second])))
+        moved.append(dataclasses.replace(pair, first=first, second=second))
     return Splits(
-        train,
-        held_out,
-        examples.class_names,
-        examples.skipped,
-        words,
-        root=root,
-        copies=tuple(sorted(moved, key=lambda copy: (copy.first, copy.second))),
-        copies_note=copies.note,
+        examples.take(train),
+        examples.take(validation),
+        split_from,
         groups=None if groups is None else tuple(groups[i] for i in order),
-        **settings,
+        duplicates=tuple(sorted(moved, key=lambda pair: (pair.first, pair.second))),
+        duplicates_note=duplicates.note,
+        **{"skipped": examples.skipped, **fields},
     )
 
 
-def fold_splits(splits: Splits, count: int = 5, *, seed: int = 0) -> Iterator[Splits]:
+def fold_splits(splits: Splits[E], count: int = 5, *, seed: int = 0) -> Iterator[Splits[E]]:
     """Deals the examples of a split anew, so that each is held out once.
 
     Use it to measure on small data: :func:`tfft.cross_validate` trains one model for each.
 
     Args:
-        splits: from :func:`load`, :func:`tfft.data.load_recordings` or a table of files; its own two
-            parts are put together.
+        splits: of a folder or a table of files, from :func:`tfft.data.load`; its own two parts are put together.
         count: of folds.
         seed: picks another deal.
 
     Yields:
-        ``count`` splits. Groups and copies stay in one fold.
+        ``count`` splits. Groups and duplicates stay in one fold.
 
     Raises:
-        DataError: when there are fewer examples of a class, or fewer groups, than folds.
+        DataError: when there are fewer examples of a class, or fewer groups, than folds; or the examples have no names.
     """
-    parts = splits.train, splits.validation
-    labels = np.concatenate([part.labels for part in parts])
-    facts = tuple(fact for part in parts for fact in part.facts)
-    paths = tuple(path for part in parts for path in part.paths)
-    examples = Examples(paths, labels, splits.class_names, splits.skipped, facts)
-    names = [name for part in splits.items.values() for name in part]
-    copies = Copies(splits.copies, splits.copies_note)
-    groups = joined(splits.groups, copies.positions, len(paths))
-    strata = registry.task(splits.task).strata(labels)
-    dealt = folds(names, count, seed, labels=strata, groups=groups)
+    examples = splits.train.join(splits.validation)
+    duplicates = Duplicates(splits.duplicates, splits.duplicates_note)
+    groups = joined(splits.groups, duplicates.positions, len(examples))
+    strata = registry.task(splits.task).strata(examples.labels)
+    dealt = folds(examples.names, count, seed, labels=strata, groups=groups)
     for fold in range(count):
-        held = dealt == fold
-        own = tuple(tuple(names[i] for i in np.flatnonzero(part)) for part in (~held, held))
-        words = f"fold {fold + 1} of {count}, dealt with seed {seed}"
-        found = divided(examples, held, splits.groups, copies, words, splits.root, names=own, task=splits.task)
-        yield splits.parted(found, np.concatenate([np.flatnonzero(~held), np.flatnonzero(held)]))
+        yield divide(
+            examples,
+            dealt == fold,
+            f"fold {fold + 1} of {count}, dealt with seed {seed}",
+            groups=splits.groups,
+            duplicates=duplicates,
+            task=splits.task,
+            root=splits.root,
+            skipped=splits.skipped,
+        )
+
+
+def _renamed(examples: Any, class_names: tuple[str, ...]) -> Any:
+    return dataclasses.replace(examples, class_names=class_names)

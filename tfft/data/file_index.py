@@ -1,4 +1,4 @@
-"""Facts about files, kept from one check to the next: :func:`facts_of`, :func:`recording_facts`.
+"""Facts about files, kept from one check to the next: :func:`indexed_facts`.
 
 Hides the data base. A file that has the size and the time of change that it had is not read again; nothing is lost when
 the data base is, or cannot be opened: the files are read.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import os
@@ -15,13 +16,6 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import tensorflow as tf
-
-from tfft.errors import installed_version
-from tfft.modalities.audio.decode import RecordingFacts, examine_recordings
-from tfft.modalities.image.file_info import THUMB, FileFacts, examine_all
 
 _AT_ONCE = 1024
 
@@ -31,65 +25,36 @@ Progress = Callable[[int, int], None]
 
 
 @dataclasses.dataclass(frozen=True)
-class _Kind:
-    """One kind of files: how they are read, and how what is known of one becomes a row and comes back."""
+class FileKind:
+    """One kind of files: how they are read, and how what is known of one becomes a row and comes back.
 
-    decoder: str  # another one may refuse other files
+    Attributes:
+        decoder: name and version of what reads them; another one may refuse other files.
+        examine: reads files and calls back with (files done, files in all).
+        from_row: makes the facts about a file of its path, their values and the bytes kept with them.
+        thumbnail: bytes to keep beside the values.
+    """
+
+    decoder: str
     examine: Callable[[Sequence[str], Progress | None], list[Any]]
-    thumb: Callable[[Any], bytes | None]
-    made: Callable[[str, dict[str, Any], bytes | None], Any]
+    from_row: Callable[[str, dict[str, Any], bytes | None], Any]
+    thumbnail: Callable[[Any], bytes | None] = lambda facts: None
 
 
-def _picture(path: str, values: dict[str, Any], thumb: bytes | None) -> FileFacts:
-    small = None if thumb is None else np.frombuffer(thumb, np.uint8).reshape(THUMB, THUMB)
-    return FileFacts(path=path, thumb=small, **{**values, "oddities": tuple(values["oddities"])})
-
-
-_PICTURES = _Kind(
-    f"1 {tf.__version__}",
-    lambda paths, progress: examine_all(paths, progress),
-    lambda facts: None if facts.thumb is None else facts.thumb.tobytes(),
-    _picture,
-)
-_RECORDINGS = _Kind(
-    f"sound 1 {installed_version('soundfile')}",
-    lambda paths, progress: examine_recordings(paths, progress),
-    lambda facts: None,
-    lambda path, values, _: RecordingFacts(path=path, **values),
-)
-
-
-def facts_of(
+def indexed_facts(
+    kind: FileKind,
     paths: Sequence[str],
     progress: Progress | None = None,
     store: str | os.PathLike[str] | None = None,
-) -> list[FileFacts]:
-    """Returns the facts about image files, reading those that are new or have changed.
-
-    Args:
-        paths: the files.
-        progress: called with (files done, files in all) while files are read.
-        store: file of the data base; None reads every file.
-    """
-    return _facts(_PICTURES, paths, progress, store)
-
-
-def recording_facts(
-    paths: Sequence[str], progress: Progress | None = None, store: str | os.PathLike[str] | None = None
-) -> list[RecordingFacts]:
-    """Returns the facts about recordings, reading those that are new or have changed.
-
-    Args:
-        paths: the files.
-        progress: called with (files done, files in all) while files are read.
-        store: file of the data base; None reads every file.
-    """
-    return _facts(_RECORDINGS, paths, progress, store)
-
-
-def _facts(
-    kind: _Kind, paths: Sequence[str], progress: Progress | None, store: str | os.PathLike[str] | None
 ) -> list[Any]:
+    """Returns the facts about files, reading those that are new or have changed.
+
+    Args:
+        kind: of the files.
+        paths: the files.
+        progress: called with (files done, files in all) while files are read.
+        store: file of the data base; None reads every file.
+    """
     if store is None:
         return kind.examine(paths, progress)
     marks = [_mark(path, kind) for path in paths]
@@ -98,13 +63,13 @@ def _facts(
         new = [at for at in range(len(paths)) if at not in known]
         done = len(known)
 
-        def told(count: int, _: int) -> None:
+        def report(before: int, count: int, _: int) -> None:
             if progress is not None:
-                progress(done + count, len(paths))
+                progress(before + count, len(paths))
 
         for start in range(0, len(new), _AT_ONCE):
             part = new[start : start + _AT_ONCE]
-            fresh = kind.examine([paths[at] for at in part], lambda count, _, start=start: told(start + count, 0))
+            fresh = kind.examine([paths[at] for at in part], functools.partial(report, done + start))
             known |= dict(zip(part, fresh, strict=True))
             _write(base, kind, [(marks[at], known[at]) for at in part])
     if progress is not None and not new and paths:
@@ -112,7 +77,7 @@ def _facts(
     return [known[at] for at in range(len(paths))]
 
 
-def _mark(path: str, kind: _Kind) -> str:
+def _mark(path: str, kind: FileKind) -> str:
     """What changes with the file: the target of a link, its size and its times."""
     try:
         found = os.stat(path)
@@ -134,21 +99,21 @@ def _opened(place: Path) -> sqlite3.Connection:
     raise AssertionError("a data base in memory can always be made")
 
 
-def _known(base: sqlite3.Connection, kind: _Kind, paths: Sequence[str], marks: Sequence[str]) -> dict[int, Any]:
+def _known(base: sqlite3.Connection, kind: FileKind, paths: Sequence[str], marks: Sequence[str]) -> dict[int, Any]:
     found = {}
     for at, (path, mark) in enumerate(zip(paths, marks, strict=True)):
         with contextlib.suppress(sqlite3.Error, ValueError, TypeError, KeyError):
             row = base.execute("select mark, facts, thumb from facts where path = ?", [_name(path)]).fetchone()
             if mark and row and row[0] == mark:
-                found[at] = kind.made(path, json.loads(row[1]), row[2])
+                found[at] = kind.from_row(path, json.loads(row[1]), row[2])
     return found
 
 
-def _write(base: sqlite3.Connection, kind: _Kind, rows: Sequence[tuple[str, Any]]) -> None:
+def _write(base: sqlite3.Connection, kind: FileKind, rows: Sequence[tuple[str, Any]]) -> None:
     values = []
     for mark, facts in rows:
         plain = {k: v for k, v in vars(facts).items() if k not in ("path", "thumb")}
-        values.append((_name(facts.path), mark, json.dumps(plain), kind.thumb(facts)))
+        values.append((_name(facts.path), mark, json.dumps(plain), kind.thumbnail(facts)))
     try:
         with base:
             base.executemany("insert or replace into facts values (?, ?, ?, ?)", values)

@@ -1,4 +1,4 @@
-"""Tables that name files: what tables of images and of recordings have in common, :func:`read_rows`.
+"""Tables that name files, whatever is in these: :func:`load_file_table`, :func:`read_file_table`.
 
 Hides where the files are, which rows cannot be used, what their labels are, and how rows are split.
 """
@@ -9,28 +9,21 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
-
-import numpy as np
+from typing import Any, TypeVar
 
 from tfft import registry
-from tfft.data.examples import Examples, Skipped, Splits, divided
+from tfft.data.class_folders import Facts, FileType
+from tfft.data.examples import Skipped, Splits, divide
+from tfft.data.file_examples import FileExamples
 from tfft.data.label_parsing import ParsedLabels, has_value, parse_labels
-from tfft.data.split import hold_out, joined, read_split
+from tfft.data.options import ReadOptions, TableOptions
+from tfft.data.split import SplitOptions
 from tfft.data.table import read_table
 from tfft.errors import DataError, raise_problems
-from tfft.modalities.image.duplicates import Copies
 
-Task = str  # name of a task, or "auto"
+F = TypeVar("F", bound=FileExamples)
 
 _SHOWN = 20  # rows at fault in a message
-
-
-class Known(Protocol):
-    """What reading a file told, as far as tables ask for it."""
-
-    path: str
-    reason: str | None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -55,7 +48,7 @@ class FileRows:
     places: tuple[str, ...]
     skipped: tuple[Skipped, ...]
 
-    def usable(self, facts: Sequence[Known], strict: bool = False) -> FileRows:
+    def usable(self, facts: Sequence[Facts], strict: bool = False) -> FileRows:
         """Returns the rows whose files can be used.
 
         Args:
@@ -82,108 +75,144 @@ class FileRows:
             self, paths=paths, labels=labels, places=places, groups=groups, skipped=tuple(skipped)
         )
 
-    def parse_labels(self, task: str, separator: str | None, class_names: Sequence[str] | None = None) -> ParsedLabels:
+    def parse_labels(self, table: TableOptions, class_names: Sequence[str] | None = None) -> ParsedLabels:
         """Returns the labels as a task learns from them; see :func:`tfft.data.label_parsing.parse_labels`.
 
         Raises:
             DataError: when they cannot be used.
         """
-        return parse_labels([self.labels], [self.places], task=task, separator=separator, class_names=class_names)
+        return parse_labels(
+            [self.labels], [self.places], task=table.task, separator=table.separator, class_names=class_names
+        )
+
+
+def load_file_table(
+    make: type[F],
+    kind: FileType,
+    source: Any,
+    column: tuple[str, str | int],
+    table: TableOptions,
+    split: SplitOptions,
+    reading: ReadOptions,
+) -> Splits[F]:
+    """Reads a table with a file and a label in each row, and splits it; duplicates and groups stay on one side.
+
+    Args:
+        make: class of the examples.
+        kind: what the files are.
+        source: as :func:`tfft.data.table.read_table` takes it.
+        column: the paths: name of the setting that says which column it is, such as ``"image"``, and that column.
+        table: the other columns.
+        split: how rows are divided.
+        reading: how files are read.
+
+    Raises:
+        DataError: listing everything that is wrong, with file and line.
+    """
+    rows = read_rows(source, column, table, split.group)
+    facts = kind.read_facts(rows.paths, reading.progress, reading.store)
+    rows = rows.usable(facts, reading.strict)
+    parsed = rows.parse_labels(table)
+    known = tuple(one for one in facts if one.reason is None)
+    root = _common(rows.paths, rows.root)
+    names = _unique_names(rows.paths, root)
+    examples = make(rows.paths, parsed.labels, parsed.class_names, rows.skipped, known, names)
+    duplicates = kind.find_duplicates(known)
+    held_out, words = split.hold_out(
+        examples.names,
+        rows.name,
+        labels=registry.task(parsed.task).strata(parsed.labels),
+        groups=rows.groups,
+        pairs=duplicates.positions,
+    )
+    return divide(examples, held_out, words, groups=rows.groups, duplicates=duplicates, root=root, task=parsed.task)
+
+
+def read_file_table(
+    make: type[F],
+    kind: FileType,
+    source: Any,
+    column: tuple[str, str | int],
+    class_names: Sequence[str],
+    table: TableOptions,
+    reading: ReadOptions,
+) -> F:
+    """Reads a whole table for a model that knows its classes.
+
+    Args:
+        make: class of the examples.
+        kind: what the files are.
+        source: as in :func:`load_file_table`.
+        column: as in :func:`load_file_table`.
+        class_names: of the model; empty for numbers.
+        table: the other columns, and the task of the model.
+        reading: how files are read.
+
+    Raises:
+        DataError: as :func:`load_file_table`, and for labels that are not among the classes.
+    """
+    rows = read_rows(source, column, table)
+    facts = kind.read_facts(rows.paths, reading.progress, reading.store)
+    rows = rows.usable(facts)
+    labels = rows.parse_labels(table, class_names).labels
+    known = tuple(one for one in facts if one.reason is None)
+    return make(rows.paths, labels, tuple(class_names), rows.skipped, known)
 
 
 def read_rows(
-    source: Any,
-    role: str,
-    files: str | int,
-    label: str | int,
-    *,
-    group: str | int | None = None,
-    root: str | os.PathLike[str] | None = None,
-    encoding: str = "utf-8",
+    source: Any, column: tuple[str, str | int], table: TableOptions, group: str | int | None = None
 ) -> FileRows:
     """Reads a table with a file and a label in each row; no file is opened.
 
     Args:
         source: as :func:`tfft.data.table.read_table` takes it.
-        role: name of the setting that says which column the paths are in, such as ``"image"``.
-        files: that column.
-        label: column of the labels.
+        column: as in :func:`load_file_table`.
+        table: the other columns.
         group: column of what must not be on both sides of a split, or None.
-        root: folder of the files; that of the table by default.
-        encoding: of the table.
 
     Raises:
         DataError: when the table cannot be read, or lacks a column.
     """
+    role, files = column
     is_file = isinstance(source, (str, os.PathLike))
-    place = Path(root).expanduser() if root is not None else Path(source).expanduser().parent if is_file else Path()
-    table = read_table(source, header=not isinstance(files, int), encoding=encoding)
-    columns = {role: files, "label": label} | ({} if group is None else {"group": group})
-    problems, found = [], {}
+    folder = Path(source).expanduser().parent if is_file else Path()
+    place = folder if table.root is None else Path(table.root).expanduser()
+    rows = read_table(source, header=not isinstance(files, int), encoding=table.encoding)
+    columns: dict[str, str | int] = {role: files, "label": table.label} | ({} if group is None else {"group": group})
+    problems, values = [], {}
     for name, which in columns.items():
         try:
-            found[name] = table.column(which, name)
+            values[name] = rows.column(which, name)
         except DataError as error:
             problems.append(str(error))
     raise_problems(DataError, "The table cannot be used", problems)
     skipped, used = [], []
-    for at, (path, value) in enumerate(zip(found[role], found["label"], strict=True)):
+    for at, (path, label) in enumerate(zip(values[role], values["label"], strict=True)):
         if not has_value(path) or not isinstance(path, str):
-            skipped.append(Skipped(table.places[at], f"has {'no path' if not has_value(path) else repr(path)}"))
-        elif not has_value(value) and not (isinstance(value, (list, tuple)) and len(value)):
-            skipped.append(Skipped(table.places[at], "has no label"))
+            skipped.append(Skipped(rows.places[at], f"has {'no path' if not has_value(path) else repr(path)}"))
+        elif not has_value(label) and not (isinstance(label, (list, tuple)) and len(label)):
+            skipped.append(Skipped(rows.places[at], "has no label"))
         else:
             used.append(at)
     return FileRows(
-        table.name,
+        rows.name,
         str(place),
-        tuple(str(place / found[role][at].strip()) for at in used),
-        tuple(found["label"][at] for at in used),
-        None if group is None else tuple(str(found["group"][at]) for at in used),
-        tuple(table.places[at] for at in used),
+        tuple(str(place / values[role][at].strip()) for at in used),
+        tuple(values["label"][at] for at in used),
+        None if group is None else tuple(str(values["group"][at]) for at in used),
+        tuple(rows.places[at] for at in used),
         tuple(skipped),
     )
 
 
-def split_rows(
-    rows: FileRows,
-    examples: Examples,
-    task: str,
-    copies: Copies,
-    validation: float | str | os.PathLike[str],
-    seed: int,
-) -> tuple[Splits, np.ndarray]:
-    """Divides the rows of a table: groups and copies stay on one side.
-
-    Args:
-        rows: that can be used.
-        examples: the same rows with their labels as numbers.
-        task: what the labels are.
-        copies: among the examples.
-        validation: share to hold out, or the file of an earlier split.
-        seed: of the draw.
-
-    Returns:
-        The two parts, and the positions of the rows in the order of the parts, int [N].
-    """
-    root = _common(examples.paths, rows.root)
-    # A file may be in several rows, with several labels; its number keeps the names apart.
-    keys, seen = [], {}
-    for path in examples.paths:
-        key = os.path.relpath(path, root).replace(os.sep, "/")
-        seen[key] = seen.get(key, 0) + 1
-        keys.append(key if seen[key] == 1 else f"{key}#{seen[key]}")
-    if isinstance(validation, (str, os.PathLike)):
-        held, words = read_split(validation, keys), f"the split in {validation}"
-    else:
-        together = joined(rows.groups, copies.positions, len(keys))
-        strata = registry.task(task).strata(examples.labels)
-        held = hold_out(keys, validation, seed, labels=strata, groups=together)
-        words = f"{validation * 100:g} % of {rows.name}, drawn with seed {seed}"
-    parts = np.flatnonzero(~held), np.flatnonzero(held)
-    names = tuple(tuple(keys[i] for i in part) for part in parts)
-    splits = divided(examples, held, rows.groups, copies, words, root, names=names, task=task)
-    return splits, np.concatenate(parts)
+def _unique_names(paths: Sequence[str], root: str) -> tuple[str, ...]:
+    """Names below a root; a file may be in several rows, with several labels: its number keeps the names apart."""
+    names, seen = [], dict[str, int]()
+    for path in paths:
+        name = os.path.relpath(path, root).replace(os.sep, "/")
+        seen[name] = seen.get(name, 0) + 1
+        names.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
+    return tuple(names)
 
 
 def _common(paths: Sequence[str], root: str) -> str:

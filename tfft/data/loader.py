@@ -1,55 +1,28 @@
-"""Labelled examples from any source: :func:`load`.
+"""Labelled examples from any source, :func:`load`, and their batches, :func:`to_dataset`.
 
-Hides how the kind of a source is told (:func:`kind_of`), which nobody else decides, and which loader reads it. What a
-loader takes is read from its signature, so that a setting which means nothing for a source is refused and not ignored.
+Hides which modality reads a source: each says how surely it holds its kind of data, and which settings mean something.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
 import tensorflow as tf
 
-from tfft.data.examples import Splits
-from tfft.data.file_table import Task
-from tfft.data.split import TRAIN, VALIDATION
-from tfft.data.table import SUFFIXES
+from tfft import registry
+from tfft.data.batches import BatchOptions
+from tfft.data.examples import Examples, Splits
 from tfft.data.tfds.source import LocalCopy, is_tfds, local_copy
-from tfft.errors import DataError
-from tfft.modalities.audio.folder import RecordingSplits, holds_recordings, load_recordings
-from tfft.modalities.audio.table import load_recording_table
-from tfft.modalities.image.arrays import ArraySplits, load_arrays
-from tfft.modalities.image.folder import load_images
-from tfft.modalities.image.table import load_image_table
-from tfft.modalities.text.examples import TextSplits, load_texts
-from tfft.registry import AUTO, asked_task
-from tfft.tasks.token_classification.data import TaggedSplits, load_tagged
+from tfft.errors import DataError, did_you_mean
+from tfft.specs import AudioSpec, Augmentation, InputSpec
 
-IMAGES, RECORDINGS = "a folder of images", "a folder of recordings"
-IMAGE_TABLE, RECORDING_TABLE = "a table of images", "a table of recordings"
-TEXTS, TAGGED, ARRAYS = "texts", "tagged words", "arrays"
-READY = "ready datasets"  # batches, which nothing here reads
-
-AnySplits = Splits | RecordingSplits | TextSplits | TaggedSplits | ArraySplits
-
-_LOADERS: dict[str, Callable[..., AnySplits]] = {
-    IMAGES: load_images,
-    RECORDINGS: load_recordings,
-    IMAGE_TABLE: load_image_table,
-    RECORDING_TABLE: load_recording_table,
-    TEXTS: load_texts,
-    TAGGED: load_tagged,
-    ARRAYS: load_arrays,
-}
-# Settings that ask for nothing where there is nothing to do: no file to decode, to skip, to remember or to wait for.
-_HARMLESS = ("validation", "seed", "strict", "check", "progress", "store")
-_COLUMNS_OF_TAGGED = {"text": "words", "label": "tags"}
+_DEFAULTS: dict[str, Any] = {
+    "validation": 0.2, "seed": 0, "strict": False, "check": True, "progress": None, "group": None, "store": None,
+    "label": None, "task": "auto", "separator": None, "root": None, "encoding": None,
+}  # fmt: skip
 
 
 def load(
@@ -66,26 +39,29 @@ def load(
     audio: str | int | None = None,
     text: str | int | Sequence[str | int] | None = None,
     label: str | int | None = None,
-    task: Task | str = "auto",
+    task: str = "auto",
     separator: str | None = None,
     root: str | os.PathLike[str] | None = None,
     encoding: str | None = None,
     sample_rate: int | None = None,
     seconds: float | None = None,
-) -> Any:
+    **further: Any,
+) -> Splits[Any]:
     """Reads labelled examples from wherever they are, and decides which are held out for validation.
 
     Use it as the first step of a training that you write yourself; :func:`to_dataset` makes batches of the parts.
-    Each kind of data has a loader of its own, whose page tells more.
+    Each modality has loaders of its own, whose pages tell more.
 
     Args:
         source: one of these:
 
-            - a folder with one folder per class, also within ``train/`` and ``val/``: of images (:func:`load_images`),
-              of recordings (:func:`load_recordings`), or of ``.txt`` files (:func:`load_texts`);
+            - a folder with one folder per class, also within ``train/`` and ``val/``: of images
+              (:func:`tfft.modalities.image.load_images`), of recordings
+              (:func:`tfft.modalities.audio.load_recordings`), or of ``.txt`` files
+              (:func:`tfft.modalities.text.load_texts`);
             - a table (``.csv``, ``.tsv``, ``.jsonl``, ``.ndjson``, DataFrame): with ``image=`` of image files
               (:func:`load_image_table`), with ``audio=`` of recordings (:func:`load_recording_table`), else of texts;
-            - ``(texts, labels)``; with ``task="token_classification"`` whatever :func:`load_tagged` takes;
+            - ``(texts, labels)``; with ``task="token_classification"`` files or lists of tagged words;
             - ``(images, labels)``, two arrays (:func:`load_arrays`);
             - ``"tfds:NAME"``, or a folder that tensorflow-datasets prepared.
         validation: share to hold out, or the file of an earlier split, where examples have names. Of no effect where
@@ -108,10 +84,11 @@ def load(
         encoding: of tables and text files, UTF-8 by default.
         sample_rate: that recordings are brought to.
         seconds: of recordings that are heard.
+        **further: settings of a modality that another package brought.
 
     Returns:
-        :class:`Splits`, :class:`RecordingSplits`, :class:`TextSplits`, :class:`TaggedSplits` or :class:`ArraySplits`;
-        each has ``train``, ``validation`` and ``split_from``.
+        :class:`Splits`: ``train``, ``validation`` and how they came about. What its parts are, the modality says:
+        :class:`tfft.modalities.image.ImageFiles`, :class:`tfft.modalities.text.TextExamples`, ...
 
     Raises:
         DataError: when there is no usable data, or a setting means nothing for it; everything at fault is named.
@@ -122,94 +99,115 @@ def load(
         (184, 60, '25 % of each class in photos, drawn with seed 0')
         >>> train = to_dataset(splits.train, backbone.input_spec, shuffle=True)
     """
-    given = {name: value for name, value in locals().items() if name != "source"}
+    named = {name: value for name, value in locals().items() if name not in ("source", "further")}
+    given = explicit({**named, **further})
+    _check_names(further)
     if is_tfds(source):
-        names = ("image", "audio", "text", "label", "task", "sample_rate", "progress")
-        return load_copy(local_copy(source, **{name: given[name] for name in names}), **given)
-    kind = kind_of(source, image=image, audio=audio, text=text, label=label, separator=separator, task=task)
-    check_settings(kind, {name: value for name, value in given.items() if value != _DEFAULTS[name]})
-    taken = inspect.signature(_LOADERS[kind]).parameters
-    settings = {name: value for name, value in given.items() if value != _DEFAULTS[name] and name in taken}
-    if kind == TAGGED:
-        settings |= {to: given[name] for name, to in _COLUMNS_OF_TAGGED.items() if given[name] is not None}
-        source = _two_files(source)
-    return _LOADERS[kind](source, **settings)
+        return load_copy(local_copy(source, given), given)
+    return reader_of(source, given).load(source, given)
 
 
-_DEFAULTS = {
-    name: parameter.default for name, parameter in inspect.signature(load).parameters.items() if name != "source"
-}
+def to_dataset(
+    examples: Examples,
+    spec: InputSpec | AudioSpec | None = None,
+    *,
+    batch_size: int = 32,
+    shuffle: bool = False,
+    seed: int = 0,
+    cache: bool | Literal["auto"] = "auto",
+    epoch: tf.Variable | None = None,
+    augment: Augmentation | str | Sequence[str] | None = None,
+    views: int | None = None,
+    sampling: str | None = None,
+) -> tf.data.Dataset:
+    """Makes a dataset of inputs and labels that fits a backbone, for ``model.fit`` and ``evaluate``.
+
+    Args:
+        examples: a part of what :func:`load` gives, such as ``splits.train``, or of what a modality lists.
+        spec: the backbone's ``input_spec``; needed for files of images. Texts and recordings do without: a model of
+            texts takes strings, and recordings know their rate.
+        batch_size: examples per batch; the last one of a pass may be smaller.
+        shuffle: True gives another order in each pass, a pure function of seed and epoch.
+        seed: picks another series of orders.
+        cache: True decodes every image file once, now, and keeps the pixels in memory; False decodes in
+            each pass; ``"auto"`` is True where the pixels take less than 512 MB.
+        epoch: an int64 variable on the CPU that tells the epoch at the start of each pass, for
+            programs that resume. Unless given, the dataset counts its passes from 0; every start
+            of a pass counts, also one that is not finished.
+        augment: of images ``"flip"``, ``"crop"``, ``"rand"``, of recordings ``"shift"``, ``"mask"``, several in a list,
+            or an :class:`~tfft.specs.Augmentation`: each showing is another view, a pure function of seed, position and
+            number; the first one is the example as it is. Files of images are then decoded in each pass.
+        views: how many views there are, used in turn; None for another one each time. Of no effect
+            without ``augment``.
+        sampling: ``"balanced"`` draws every class equally often, in passes of unchanged length: examples of
+            small classes come several times, those of large ones in some of the passes. None shows each
+            example once in a pass.
+
+    Returns:
+        Dataset of (inputs, labels), its length known: uint8 [B, H, W, C] for images, strings [B] for texts (for pairs a
+        dict of two), float32 [B, samples] for recordings.
+
+    Raises:
+        DataError: when there are no examples, or a file cannot be decoded while the pixels are cached; the
+            file is named. Where they are not, a file that broke after it was listed stops the pass that
+            reads it with a ``tf.errors.OpError``, which names the file when it is missing, empty or no
+            image; damage inside of a picture is told without its name: list the folder again to find it.
+        PlanError: when arguments are out of range, or mean nothing for such examples.
+
+    Example:
+        >>> train = to_dataset(splits.train, backbone.input_spec, shuffle=True)
+        >>> model.fit(train, epochs=3, shuffle=False)  # the dataset has shuffled; Keras would warn
+    """
+    if not isinstance(examples, Examples):
+        fix = " Give one of its parts, such as splits.train." if hasattr(examples, "train") else ""
+        raise DataError(
+            "Expected a part of what tfft.data.load gives (for arrays there is tfft.modalities.image.from_arrays, for "
+            f"waves tfft.modalities.audio.from_waves), got a {type(examples).__name__}.{fix}"
+        )
+    options = BatchOptions(batch_size, shuffle, seed, epoch, augment, views, sampling, cache)
+    return examples.batches(spec, options)
 
 
-def load_copy(copy: LocalCopy, **settings: Any) -> Any:
-    """Reads a dataset of tfds that is there as files, with the names of classes that it has itself.
+def load_copy(copy: LocalCopy, settings: Mapping[str, Any]) -> Splits[Any]:
+    """Reads a dataset of TensorFlow Datasets that is there as files, with the names of classes that it has itself.
 
     Args:
         copy: from :func:`tfft.data.tfds.source.local_copy`.
-        **settings: of :func:`load`; those that name features are replaced by what the files have.
+        settings: of :func:`load`; those that name features are replaced by what the files have.
     """
-    splits = load(copy.source, **settings | copy.settings)
+    splits = load(copy.source, **{**settings, **copy.settings})
     splits = dataclasses.replace(splits, skipped=(*splits.skipped, *copy.skipped))
     if not copy.class_names:
         return splits
-    names = tuple(copy.class_names.get(name, name) for name in splits.class_names)
-    parts = {part: dataclasses.replace(getattr(splits, part), class_names=names) for part in (TRAIN, VALIDATION)}
-    return dataclasses.replace(splits, **parts, class_names=names)
+    return splits.with_class_names(tuple(copy.class_names.get(name, name) for name in splits.class_names))
 
 
-def kind_of(
-    source: Any,
-    *,
-    image: Any = None,
-    audio: Any = None,
-    text: Any = None,
-    label: Any = None,
-    separator: str | None = None,
-    task: str = "auto",
-) -> str:
-    """Tells which kind of examples a source holds, by its form, its names of files and the columns that are named.
+def explicit(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings that are not left as they are by default."""
+    return {name: value for name, value in settings.items() if value != _DEFAULTS.get(name)}
+
+
+def reader_of(source: Any, settings: Mapping[str, Any]) -> registry.Modality:
+    """Returns the modality that reads a source: the one that is surest of it, the first among equals.
 
     Args:
-        source: as :func:`load` takes it, but no dataset of tfds.
-        image: as in :func:`load`, like all that follows.
-        audio: column with the paths of recordings.
-        text: column with the texts.
-        label: column with the labels.
-        separator: between several labels.
-        task: what the labels are.
-
-    Returns:
-        One of the constants of this module, which are words for a sentence.
+        source: as :func:`load` takes it, but no dataset of TensorFlow Datasets.
+        settings: of :func:`load` that are given.
 
     Raises:
-        DataError: when it is none of them.
+        DataError: when columns of several modalities are named, or none of them knows the source.
     """
-    roles = (("text", text), ("image", image), ("audio", audio))
-    named = [name for name, value in roles if value is not None]
+    modalities = [registry.modality(name) for name in registry.modality_names()]
+    named = [column for each in modalities for column in each.columns if settings.get(column) is not None]
     if len(named) > 1:
         raise DataError(f"{' and '.join(named)} each say what is to be looked at: give one of them.")
-    if image is not None:
-        return IMAGE_TABLE
-    if audio is not None:
-        return RECORDING_TABLE
-    asked = asked_task(task)
-    if asked is not None and asked.has_own_format:
-        return TAGGED
-    columns = any(value is not None for value in (text, label, separator))
-    if isinstance(source, (str, os.PathLike)):
-        return _kind_of_path(Path(source).expanduser(), text is not None, columns)
-    if hasattr(source, "columns") and hasattr(source, "iloc"):  # a DataFrame, without importing pandas
-        return TEXTS
-    if isinstance(source, (tuple, list)) and len(source) == 2 and not isinstance(source[0], tf.data.Dataset):
-        if all(isinstance(part, (str, os.PathLike)) for part in source):
-            if columns or Path(source[0]).suffix.lower() in SUFFIXES:
-                return TEXTS
-        elif columns or _are_texts(source[0]):
-            return TEXTS
-        elif not isinstance(source[0], str):
-            return ARRAYS
-    if columns:
-        return TEXTS  # whose loader says what it takes
+    reader = task_reader(settings.get("task", registry.AUTO))
+    if reader is not None and set(named) <= set(reader.columns):
+        return reader
+    matches = [(match.certainty, each) for each in modalities if (match := each.matches(source, settings)) is not None]
+    if matches:
+        best = max(certainty for certainty, _ in matches)
+        return next(each for certainty, each in matches if certainty == best)
     got = f"a {type(source).__name__}" + (f" of {len(source)}" if isinstance(source, (tuple, list)) else "")
     raise DataError(
         "Data must be a folder with one folder per class, a table of texts or of files (.csv, .tsv, .jsonl, or a "
@@ -219,81 +217,18 @@ def kind_of(
     )
 
 
-def modality_of(kind: str) -> str:
-    """Returns the name of the modality of a kind of source, from :func:`kind_of`."""
-    if kind in (RECORDINGS, RECORDING_TABLE):
-        return "audio"
-    return "text" if kind in (TEXTS, TAGGED) else "image"
+def task_reader(task: str) -> registry.Modality | None:
+    """Returns what reads the data of a task whose labels have a form of their own; None for all other tasks."""
+    asked = registry.asked_task(task)
+    return None if asked is None else asked.reader
 
 
-def check_settings(kind: str, given: Mapping[str, Any]) -> None:
-    """Refuses settings that mean nothing for a kind of source.
-
-    Args:
-        kind: from :func:`kind_of`, or ``READY``.
-        given: settings of :func:`load` that are not left as they are by default.
-
-    Raises:
-        DataError: naming all of them.
-    """
-    of_files = kind in (IMAGES, RECORDINGS, IMAGE_TABLE, RECORDING_TABLE)
-    if isinstance(given.get("validation"), (str, os.PathLike)) and not of_files:
-        raise DataError(f"validation={given['validation']!r} is for files of images, which have names.")
-    if "group" in given and kind in (TAGGED, ARRAYS, READY):
-        raise DataError(f"group={given['group']!r} is for folders of files, which have names, and for tables.")
-    asked = asked_task(given.get("task", AUTO))
-    if asked is not None and not asked.labels_from_folders and kind in (IMAGES, RECORDINGS, ARRAYS, READY):
-        raise DataError(
-            f"task={given['task']!r} is for tables; folders and arrays are read for classification. Give a table with "
-            "a column of files (image= or audio=), or build the model with tfft.build(backbone, tfft.heads....)."
-        )
-    own = inspect.signature(_LOADERS[kind]).parameters if kind in _LOADERS else ()
-    taken = {*own, *_HARMLESS, "task"}
-    taken |= {*_COLUMNS_OF_TAGGED} if kind == TAGGED else set()
-    problems = [f"{name}={value!r}" for name, value in given.items() if name not in taken]
-    if problems:
-        has = "mean" if len(problems) > 1 else "means"
-        raise DataError(f"{', '.join(problems)} {has} nothing for {kind}. Leave it out, or give another source.")
-
-
-def _kind_of_path(path: Path, names_texts: bool, names_columns: bool) -> str:
-    if not path.is_dir():
-        return TEXTS if names_columns or path.suffix.lower() in SUFFIXES else IMAGES  # which says what is there
-    if names_texts or _holds_texts(path):
-        return TEXTS
-    return RECORDINGS if holds_recordings(path) else IMAGES
-
-
-def _two_files(source: Any) -> Any:
-    pair = isinstance(source, (tuple, list)) and len(source) == 2
-    if pair and all(isinstance(part, (str, os.PathLike)) for part in source):
-        return {"train": source[0], "validation": source[1]}
-    return source
-
-
-def _are_texts(values: Any) -> bool:
-    """Whether values are strings, looking at the first few; pairs of texts are a pair of lists."""
-    if isinstance(values, (str, bytes)) or not hasattr(values, "__len__") or not len(values):
-        return False
-    if isinstance(values, np.ndarray) and values.ndim != 1:
-        return False
-    return all(isinstance(value, str) for value in list(values[:5]))
-
-
-def _holds_texts(folder: Path) -> bool:
-    """Whether a folder has tables, or folders of mostly .txt files: a note among photos makes no texts of them."""
-    for entry in sorted(folder.iterdir()):
-        if entry.suffix.lower() in SUFFIXES:
-            return True
-        if entry.is_dir() and not entry.name.startswith("."):
-            inside = sorted(entry.iterdir())[:50]
-            if _mostly_texts(inside):
-                return True
-            if any(inner.is_dir() and _mostly_texts(list(inner.iterdir())[:50]) for inner in inside):
-                return True
-    return False
-
-
-def _mostly_texts(paths: Sequence[Path]) -> bool:
-    files = [path.suffix.lower() for path in paths if path.is_file() and not path.name.startswith(".")]
-    return 2 * files.count(".txt") > len(files)
+def _check_names(further: Mapping[str, Any]) -> None:
+    """Refuses a setting that no modality has."""
+    known = set(_DEFAULTS)
+    for name in registry.modality_names():
+        each = registry.modality(name)
+        known |= {*each.columns, *each.settings}
+    for name in further:
+        if name not in known:
+            raise TypeError(f"load has no setting {name!r}.{did_you_mean(name, known)}")

@@ -7,6 +7,7 @@ example keeps its side when others are added, but for the few at the border.
 from __future__ import annotations
 
 import csv
+import dataclasses
 import hashlib
 import io
 import os
@@ -22,6 +23,72 @@ from tfft.io.atomic import write_whole
 
 TRAIN, VALIDATION = "train", "validation"
 _SHOWN = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitOptions:
+    """How examples are divided into those to learn from and those to judge by.
+
+    Attributes:
+        validation: share to hold out, above 0 and below 1, of each class alike; or the file of an earlier split, such
+            as ``split.csv`` of a run. Of no effect where the source is split already.
+        seed: picks another draw.
+        group: what must not be on both sides, such as the pictures of one person: ``"folder"`` or a regular expression
+            on the names of files, with the telling part in parentheses; of a table a column.
+    """
+
+    validation: float | str | os.PathLike[str] = 0.2
+    seed: int = 0
+    group: str | int | None = None
+
+    @property
+    def share(self) -> float:
+        """The share to hold out, for examples without names.
+
+        Raises:
+            DataError: when the file of a split is given.
+        """
+        if isinstance(self.validation, (str, os.PathLike)):
+            raise DataError(
+                f"validation={self.validation!r} is for files of images and recordings, which have names. Give a share."
+            )
+        return self.validation
+
+    def hold_out(
+        self,
+        names: Sequence[str],
+        whole: str,
+        *,
+        labels: np.ndarray | None = None,
+        groups: Sequence[str] | None = None,
+        pairs: Sequence[tuple[int, int]] = (),
+    ) -> tuple[np.ndarray, str]:
+        """Draws what is held out, or reads it from the file of an earlier split.
+
+        Args:
+            names: of the examples, all different, [N].
+            whole: what the share is of, for a sentence.
+            labels: whole numbers [N]; None where there are no classes.
+            groups: examples of one group stay on one side.
+            pairs: positions of duplicates, which stay on one side too.
+
+        Returns:
+            bool [N], True for what is held out, and in words how that came about.
+
+        Raises:
+            DataError: when the examples cannot be divided like that.
+        """
+        if isinstance(self.validation, (str, os.PathLike)):
+            return read_split(self.validation, names), f"the split in {self.validation}"
+        together = joined(groups, pairs, len(names))
+        try:
+            held_out = hold_out(names, self.validation, self.seed, labels=labels, groups=together)
+        except DataError:
+            if groups is not None or together is None:
+                raise
+            # A class of duplicates only: it is divided all the same, and its duplicates are reported as leaks.
+            held_out = hold_out(names, self.validation, self.seed, labels=labels)
+        return held_out, f"{self.validation * 100:g} % of {whole}, drawn with seed {self.seed}"
 
 
 def hold_out(

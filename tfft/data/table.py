@@ -84,22 +84,23 @@ def read_table(source: Any, *, header: bool = True, encoding: str = "utf-8") -> 
     if suffix not in SUFFIXES:
         raise DataError(f"{path} is no table that is known, expected {listed(SUFFIXES)}.")
     faults: list[str] = []
-    rows, places = [], []
+    read: list[Sequence[Any]] = []
+    places: list[str] = []
     for line, row in (_tabbed if suffix == ".tsv" else _quoted)(text, path, faults):
-        rows.append(row)
+        read.append(row)
         places.append(f"{path}:{line}")
-    names = None
-    if header and rows:
-        names = tuple(name.strip() for name in rows.pop(0))
+    header_row: tuple[str, ...] | None = None
+    if header and read:
+        header_row = tuple(name.strip() for name in read.pop(0))
         places.pop(0)
-        faults += _name_faults(names, path)
-    width = len(names) if names else max((len(row) for row in rows), default=0)
-    for row, place in zip(rows, places, strict=True):
-        if len(row) != width:
+        faults += _name_faults(header_row, path)
+    width = len(header_row) if header_row else max((len(fields) for fields in read), default=0)
+    for fields, place in zip(read, places, strict=True):
+        if len(fields) != width:
             hint = " Is a comma or a quote in a text not quoted?" if suffix == ".csv" else ""
-            faults.append(f"{place} has {len(row)} fields, expected {width}.{hint}")
+            faults.append(f"{place} has {len(fields)} fields, expected {width}.{hint}")
     _raise(path, faults)
-    return Table(names, tuple(rows), tuple(places), str(path))
+    return Table(header_row, tuple(read), tuple(places), str(path))
 
 
 def _decoded(path: Path, encoding: str) -> str:

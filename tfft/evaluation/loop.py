@@ -13,9 +13,9 @@ import numpy as np
 import tensorflow as tf
 
 from tfft import heads, registry
-from tfft.data.batches import check_pixels
 from tfft.errors import DataError, TfftError
 from tfft.evaluation.scores import Scores
+from tfft.layers.pixel_checks import check_pixels
 
 
 def evaluate(model: keras.Model, dataset: tf.data.Dataset, *, head: heads.Head | None = None) -> Scores:

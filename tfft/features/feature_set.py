@@ -15,8 +15,8 @@ import tensorflow as tf
 
 from tfft.arrays.npy_files import by_position
 from tfft.arrays.ragged import Rows
-from tfft.data.batches import assemble
-from tfft.errors import DataError, PlanError
+from tfft.data.batches import BatchOptions, assemble
+from tfft.errors import DataError
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -80,7 +80,7 @@ class Features:
             seed: picks another series of orders.
             epoch: as in :func:`tfft.data.to_dataset`.
             sampling: as in :func:`tfft.data.to_dataset`: ``"balanced"`` draws all classes equally often.
-            lengths: of the texts behind the features, [N], see :func:`tfft.data.text_lengths`: texts of similar
+            lengths: of the texts behind the features, [N], see :attr:`tfft.data.Examples.lengths`: texts of similar
                 length then share batches, the same ones as without features. Each batch is as long as its longest
                 example, either way.
 
@@ -95,10 +95,8 @@ class Features:
         """
         if self.labels is None:
             raise DataError("These features have no labels. Extract them from (images, labels).")
-        if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
-            raise PlanError(f"batch_size must be a whole number of at least 1, received {batch_size!r}")
-        how = (shuffle, seed, epoch, self.views, sampling, lengths)
-        return assemble(self.fetch, self.labels, batch_size, *how)
+        options = BatchOptions(batch_size, shuffle, seed, epoch, sampling=sampling)
+        return assemble(self.fetch, self.labels, options, views=self.views, lengths=lengths)
 
     def take(self, at: np.ndarray) -> Any:
         """Returns the features of some examples as one batch for the suffix, padded where they differ in length.

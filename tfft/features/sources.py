@@ -1,7 +1,7 @@
-"""The examples that features are made of: image files, arrays or a dataset, and what tells them apart.
+"""The examples that features are made of: examples of a modality, arrays or a dataset, and what tells them apart.
 
-Hides how examples are identified: files by relative name, size and content, anything else by its values;
-and that what was read while computing is what the key says.
+Hides how arrays and datasets are identified, by their values, and that what was read while computing is what the key
+says. Examples of a modality bring their own :class:`Source`.
 """
 
 from __future__ import annotations
@@ -10,26 +10,17 @@ import abc
 import dataclasses
 import hashlib
 import json
-import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
 
-from tfft.data.batches import checked_arrays, from_files, views_of
+from tfft import registry
 from tfft.data.examples import Examples
 from tfft.errors import DataError, raise_problems
 from tfft.features.engines import Staged
-from tfft.modalities.audio.batches import wave_views
-from tfft.modalities.audio.examples import Recordings
-from tfft.modalities.audio.waveform_store import Waves
-from tfft.modalities.image.arrays import ArrayExamples
-from tfft.modalities.image.file_info import why_unreadable
-from tfft.modalities.text.examples import TextExamples
-from tfft.specs import Augmentation, InputSpec
-from tfft.tasks.token_classification.data import TaggedSentences
+from tfft.specs import Augmentation
 
 _ROWS = 1024  # of an array that are hashed at a time, at most
 _BYTES = 64 * 2**20
@@ -64,11 +55,28 @@ class Source(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class Views:
-    """Variations of pictures, see :func:`tfft.data.batches.views_of`."""
+    """Variations of examples, see :func:`tfft.data.batches.assemble_views`."""
 
     changes: Augmentation
     count: int
     seed: int
+
+
+class Positioned(Protocol):
+    """An array that is read by position and may be in a file, such as the waveforms of recordings."""
+
+    shape: tuple[int, ...]
+    ndim: int
+    dtype: np.dtype[Any]
+    nbytes: int
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, at: Any) -> np.ndarray: ...
+
+
+# All views of an array of inputs and their labels: view 0 of each, then view 1 of each, and so on.
+Vary = Callable[[Any, np.ndarray, Views], tf.data.Dataset]
 
 
 def open_source(dataset: Any, staged: Staged, batch_size: int, views: Views | None = None) -> Source:
@@ -77,43 +85,59 @@ def open_source(dataset: Any, staged: Staged, batch_size: int, views: Views | No
     Raises:
         DataError: when it is none of that, or does not fit the prefix.
     """
-    if isinstance(dataset, Recordings):
-        dataset = dataset.waves, dataset.labels
-    elif isinstance(dataset, ArrayExamples):
-        dataset = dataset.images, dataset.labels
-    elif isinstance(dataset, (TextExamples, TaggedSentences)):
-        dataset = dataset.inputs, dataset.labels
     if isinstance(dataset, Examples):
-        return FileSource(dataset, staged, batch_size, views)
-    varied = staged.preprocess is not None or staged.audio is not None
-    if views is not None and not (varied and isinstance(dataset, tuple)):
-        raise DataError(
-            "Only pictures and recordings can be varied: pass tfft.data.Examples or a pair of arrays, (images, labels) "
-            f"or (waves, labels), and a model of tfft.build. Received {type(dataset).__name__}."
-        )
+        given = dataset.feature_source(staged, batch_size, views)
+        return given if isinstance(given, Source) else open_source(given, staged, batch_size, views)
+    if views is not None:
+        return _varied_arrays(dataset, staged, batch_size, views)
     if isinstance(dataset, tf.data.Dataset):
         return DatasetSource(dataset, staged)
-    size = batch_size if staged.mask is None else max(batch_size, _TEXTS)
     if isinstance(dataset, tuple) and len(dataset) == 2:
-        return ArraySource(*dataset, staged, size, views)
-    if isinstance(dataset, (np.ndarray, Waves, dict)) or _is_texts(dataset):
-        return ArraySource(dataset, None, staged, size)
+        return ArraySource(*dataset, staged, batch_size)
+    if isinstance(dataset, (np.ndarray, dict)) or _is_texts(dataset) or _is_positioned(dataset):
+        return ArraySource(dataset, None, staged, batch_size)
     raise DataError(
         f"Features are made of a tf.data.Dataset of (inputs, labels) batches, of tfft.data.Examples, of an array or a "
         f"list of texts, or of a pair (array, labels). Received {type(dataset).__name__}."
     )
 
 
+def _varied_arrays(dataset: Any, staged: Staged, batch_size: int, views: Views) -> Source:
+    """The modality whose inputs the model takes varies them."""
+    if isinstance(dataset, tuple) and len(dataset) == 2:
+        for name in registry.modality_names():
+            source = registry.modality(name).array_source(*dataset, staged, batch_size, views)
+            if source is not None:
+                return source
+    raise DataError(
+        "Only pictures and recordings can be varied: pass tfft.data.Examples or a pair of arrays, (images, labels) "
+        f"or (waves, labels), and a model of tfft.build. Received {type(dataset).__name__}."
+    )
+
+
+def enter_all(dataset: tf.data.Dataset, staged: Staged) -> Iterator[list[np.ndarray]]:
+    """Yields what the network takes for each batch of a dataset of (inputs, labels), reading ahead."""
+    enter = tf.autograph.experimental.do_not_convert(lambda inputs, _: tuple(staged.enter(inputs)))
+    for tensors in dataset.map(enter, tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE):
+        yield [tensor.numpy() for tensor in tensors]
+
+
+def _is_positioned(value: Any) -> bool:
+    """Whether a value is read by position as an array is, and is none."""
+    wanted = ("shape", "dtype", "nbytes", "__getitem__", "__len__")
+    return not isinstance(value, np.ndarray) and all(hasattr(value, name) for name in wanted)
+
+
 def _is_texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(v, (str, bytes)) for v in value)
 
 
-def _as_array(value: Any) -> np.ndarray | Waves:
-    """Returns an array, or waves that are read by position.
+def _as_array(value: Any) -> np.ndarray | Positioned:
+    """Returns an array, or what is read by position like one.
 
     Texts become Python strings, whatever their kind, so that equal texts have equal hashes.
     """
-    if isinstance(value, Waves):
+    if _is_positioned(value) and not tf.is_tensor(value):
         return value
     array = np.asarray(value, object) if _is_texts(value) else np.asarray(value)
     if array.dtype.kind in "US":
@@ -126,84 +150,46 @@ def _as_array(value: Any) -> np.ndarray | Waves:
     return array
 
 
-class FileSource(Source):
-    """Image files."""
-
-    def __init__(self, examples: Examples, staged: Staged, batch_size: int, views: Views | None = None) -> None:
-        if not len(examples):
-            raise DataError("There are no examples to make features of.")
-        if staged.preprocess is None:
-            raise DataError(
-                "The model has no Preprocess layer that tells the size of the images. Pass a dataset: "
-                "tfft.data.from_files(examples, spec)."
-            )
-        self._examples, self._spec, self._batch_size = examples, staged.preprocess.spec, batch_size
-        self._views, self.views = views, 1 if views is None else views.count
-        self.count = len(examples) * self.views
-        labels = np.asarray(examples.labels)
-        self.labels = labels.astype(np.float32 if labels.dtype.kind == "f" else np.int32)
-        self._seen: list[tuple[int, int]] = []
-
-    def identity(self) -> str:
-        """Hashes every file."""
-        self._seen = self._stamps()
-        top = os.path.commonpath([os.path.dirname(os.path.abspath(p)) for p in self._examples.paths])
-        names = [os.path.relpath(os.path.abspath(p), top).replace(os.sep, "/") for p in self._examples.paths]
-        with ThreadPoolExecutor() as pool:
-            digests = pool.map(_file_digest, self._examples.paths)
-        files = [[n, size, d] for n, (size, _), d in zip(names, self._seen, digests, strict=True)]
-        return _with_views(json.dumps([self._spec.to_dict(), files]), self._views)
-
-    def batches(self, staged: Staged) -> Iterator[list[np.ndarray]]:
-        """Decodes the files."""
-        if self._views is None:
-            dataset = from_files(self._examples, self._spec, batch_size=self._batch_size, cache=False)
-        else:
-            dataset = _every_view(self._examples, self._spec, self._views, self._batch_size)
-        enter = tf.autograph.experimental.do_not_convert(lambda x, _: tuple(staged.enter(x)))
-        dataset = dataset.map(enter, tf.data.AUTOTUNE, deterministic=True)
-        try:
-            for tensors in dataset.prefetch(tf.data.AUTOTUNE):
-                yield [t.numpy() for t in tensors]
-        except tf.errors.OpError as error:  # TensorFlow does not say which file it was
-            reasons = ((path, why_unreadable(path)) for path in self._examples.paths)
-            problems = [f"{path} {reason}" for path, reason in reasons if reason]
-            raise_problems(DataError, "Files that cannot be used (list the folder again to leave them out)", problems)
-            raise error
-        if self._seen and self._stamps() != self._seen:
-            raise DataError("Files were changed while their features were computed. Start again.")
-
-    def _stamps(self) -> list[tuple[int, int]]:
-        found, problems = [], []
-        for path in self._examples.paths:
-            try:
-                about = os.stat(path)
-                found.append((about.st_size, about.st_mtime_ns))
-            except OSError as error:
-                problems.append(f"{path}: {error.strerror}")
-        raise_problems(DataError, "Files cannot be read", problems)
-        return found
-
-
 class ArraySource(Source):
-    """Arrays in memory, or mapped to it, or read by position."""
+    """Arrays in memory, or mapped to it, or read by position.
 
-    def __init__(self, values: Any, labels: Any, staged: Staged, batch_size: int, views: Views | None = None) -> None:
+    Args:
+        values: what the model takes.
+        labels: of the examples, or None.
+        staged: the model.
+        batch_size: examples at a time; of texts at least 128.
+        views: how examples are varied, or None.
+        vary: makes the views, where there are any.
+
+    Raises:
+        DataError: when the arrays do not belong together or do not fit the model.
+    """
+
+    def __init__(
+        self,
+        values: Any,
+        labels: Any,
+        staged: Staged,
+        batch_size: int,
+        views: Views | None = None,
+        vary: Vary | None = None,
+    ) -> None:
         if _is_texts(values):
             values = _as_array(values)
         elif isinstance(values, dict):
             values = {name: _as_array(value) if _is_texts(value) else value for name, value in values.items()}
         self._leaves = [_as_array(v) for v in staged.takes(values)]
         self.labels = None if labels is None else np.asarray(labels)
-        self._batch_size = batch_size
-        counts = {len(a) if a.ndim else -1 for a in [*self._leaves, *([] if labels is None else [self.labels])]}
+        self._batch_size = batch_size if staged.mask is None else max(batch_size, _TEXTS)
+        given: list[Any] = [*self._leaves, *([] if self.labels is None else [self.labels])]
+        counts = {len(array) if array.ndim else -1 for array in given}
         if len(counts) != 1 or min(counts) < 1:
             shapes = [a.shape for a in self._leaves]
             raise DataError(
                 f"Arrays must hold the same number of examples along their first axis, at least one. Received shapes "
                 f"{shapes}, labels {None if self.labels is None else self.labels.shape}."
             )
-        self._views, self.views = views, 1 if views is None else views.count
+        self._views, self._vary, self.views = views, vary, 1 if views is None else views.count
         self.count = counts.pop() * self.views
         _check(staged, [tf.TensorSpec([None, *a.shape[1:]], a.dtype) for a in self._leaves])
 
@@ -215,21 +201,12 @@ class ArraySource(Source):
         for start in range(0, count, step):
             for each, leaf in zip(hashes, self._leaves, strict=True):
                 each.add(leaf[start : start + step])
-        return _joined(hashes) if self._views is None else _with_views(_joined(hashes), self._views)
+        return _joined(hashes) if self._views is None else with_views(_joined(hashes), self._views)
 
     def batches(self, staged: Staged) -> Iterator[list[np.ndarray]]:
         """Slices the arrays."""
-        if self._views is not None:
-            if staged.audio is not None:
-                views, settings = self._views, {"batch_size": self._batch_size, "seed": self._views.seed}
-                pair = self._leaves[0], self.labels
-                dataset = wave_views(*pair, staged.audio, views.changes, views.count, **settings)
-            else:
-                pixels = checked_arrays(self._leaves[0], self.labels)
-                dataset = _every_view(pixels, staged.preprocess.spec, self._views, self._batch_size)
-            enter = tf.autograph.experimental.do_not_convert(lambda x, _: tuple(staged.enter(x)))
-            for tensors in dataset.map(enter, tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE):
-                yield [t.numpy() for t in tensors]
+        if self._views is not None and self._vary is not None and self.labels is not None:
+            yield from enter_all(self._vary(self._leaves[0], self.labels, self._views), staged)
             return
         count, size, leaves = self.count or 0, self._batch_size, self._leaves
 
@@ -337,7 +314,8 @@ class _RowHash:
     """Hash of an array that comes in parts, however it is divided."""
 
     def __init__(self) -> None:
-        self._digest, self._count, self._item = hashlib.sha256(), 0, None
+        self._digest, self._count = hashlib.sha256(), 0
+        self._item: tuple[str, tuple[int, ...]] | None = None
 
     def add(self, rows: np.ndarray) -> None:
         item = (rows.dtype.str, rows.shape[1:])
@@ -360,18 +338,10 @@ def _joined(hashes: Sequence[_RowHash]) -> str:
     return hashlib.sha256(" ".join(each.hexdigest() for each in hashes).encode()).hexdigest()
 
 
-def _with_views(identity: str, views: Views | None) -> str:
+def with_views(identity: str, views: Views | None) -> str:
+    """Returns the identity of examples that are varied."""
     settings = None if views is None else [views.changes.to_dict(), views.count, views.seed]
     return hashlib.sha256(json.dumps([identity, settings]).encode()).hexdigest()
-
-
-def _every_view(examples: Any, spec: InputSpec, views: Views, batch_size: int) -> tf.data.Dataset:
-    return views_of(examples, spec, views.changes, views.count, batch_size=batch_size, seed=views.seed)
-
-
-def _file_digest(path: str) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check(staged: Staged, specs: Sequence[Any]) -> None:
@@ -385,7 +355,7 @@ def _check(staged: Staged, specs: Sequence[Any]) -> None:
         if (wanted == tf.string) != (given == tf.string):
             problems.append(f"{tensor.name} must be {wanted.name}, received {given.name}")
         elif wanted.is_integer and not given.is_integer:
-            hint = "; tfft.data.from_arrays makes uint8 pixels" if wanted == tf.uint8 else ""
+            hint = "; tfft.modalities.image.from_arrays makes uint8 pixels" if wanted == tf.uint8 else ""
             problems.append(f"{tensor.name} must be {wanted.name}, received {given.name}{hint}")
         if not tf.TensorShape(tensor.shape).is_compatible_with(spec.shape):
             problems.append(f"{tensor.name} has the shape {tuple(tensor.shape)}, received {tuple(spec.shape)}")

@@ -13,9 +13,9 @@ from typing import Any
 
 from tfft import registry
 from tfft.backbones import Backbone
-from tfft.data import load
-from tfft.data.loader import check_settings, kind_of, modality_of
-from tfft.data.tfds.source import LocalCopy, is_tfds, local_copy
+from tfft.data import Splits, load
+from tfft.data.loader import explicit, reader_of
+from tfft.data.tfds.source import ROLES, LocalCopy, is_tfds, local_copy
 from tfft.errors import DataError
 from tfft.inspection.findings import DataReport, Finding, Item, in_order
 from tfft.inspection.label_errors import NOT_CHECKED, doubted
@@ -41,7 +41,7 @@ def check(
 
     Args:
         data: folder with one folder of images or recordings per class, also within ``train/``, ``val/`` and ``test/``;
-            a table of files; a table of texts, as :func:`tfft.data.load_texts` takes it; or ``"tfds:NAME"``.
+            a table of files; a table of texts, as :func:`tfft.modalities.text.load_texts` takes it; or ``"tfds:NAME"``.
         backbone: with it the labels are checked as well: examples that a probe on its frozen features takes for another
             class are listed; and in folders of images those that are larger crops of others are found.
         text: column of a table that holds the texts; of TensorFlow Datasets the feature, as with the other columns.
@@ -65,25 +65,24 @@ def check(
         >>> report.write_html("report.html")
     """
     start = time.perf_counter()
+    columns = explicit({"text": text, "image": image, "audio": audio, "label": label})
     if is_tfds(data):
-        copy = local_copy(data, image=image, audio=audio, text=text, label=label, progress=progress)
-        settings = {name: copy.settings[name] for name in ("image", "audio", "text", "label")}
+        copy = local_copy(data, columns, progress)
+        settings: dict[str, Any] = {name: copy.settings[name] for name in ROLES}
         report = check(copy.source, backbone=backbone, **settings, seed=seed, store=store, progress=progress)
         findings = in_order(iter([*report.findings, *_without_label(copy)]))
         return dataclasses.replace(report, data=copy.name, findings=findings, seconds=time.perf_counter() - start)
-    given = {"text": text, "image": image, "audio": audio, "label": label}
-    columns: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    kind = kind_of(data, **columns)
-    check_settings(kind, columns)
+    kind = reader_of(data, columns)
+    match = kind.match(data, columns)
     place = cache_dir() / "files.sqlite" if store == "auto" else store
     reading: dict[str, Any] = {"seed": seed, "store": place, "progress": progress}
-    name = os.fspath(data) if isinstance(data, (str, os.PathLike)) else f"{kind} in memory"
-    own = registry.modality(modality_of(kind)).check_source(data, columns, backbone=backbone, **reading)
+    name = os.fspath(data) if isinstance(data, (str, os.PathLike)) else f"{match.form} in memory"
+    own = kind.check_source(data, columns, backbone=backbone, **reading)
     report = _loaded(data, name, {**columns, **reading}, backbone) if own is None else own
     return dataclasses.replace(report, seconds=time.perf_counter() - start)
 
 
-def check_splits(splits: Any, name: str = "") -> DataReport:
+def check_splits(splits: Splits[Any], name: str = "") -> DataReport:
     """Looks at a data set that was read by :func:`tfft.data.load`; no file is read again.
 
     Args:
@@ -92,7 +91,7 @@ def check_splits(splits: Any, name: str = "") -> DataReport:
     """
     kind, notes = registry.modality(splits.modality), list[str]()
     findings = in_order(kind.findings(splits, notes=notes))
-    return DataReport(name or getattr(splits, "root", "") or kind.items, kind.counts(splits), findings, tuple(notes))
+    return DataReport(name or splits.root or kind.items, kind.counts(splits), findings, tuple(notes))
 
 
 def _loaded(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from tfft.data import Copy
+from tfft.data.duplicates import Duplicate
 from tfft.inspection.findings import Finding, Item
 
 _WORDS = {
@@ -16,7 +16,7 @@ _WORDS = {
 
 
 def copy_findings(
-    copies: Sequence[Copy], names: Sequence[str], labels: Sequence[str], parts: Sequence[str]
+    copies: Sequence[Duplicate], names: Sequence[str], labels: Sequence[str], parts: Sequence[str]
 ) -> Iterator[Finding]:
     """Yields findings about copies.
 
@@ -56,6 +56,6 @@ def copy_findings(
         yield Finding("near-copy", "note", message, remedy, tuple(alike))
 
 
-def _words(copy: Copy) -> str:
+def _words(copy: Duplicate) -> str:
     turned = f", {copy.turned}," if copy.turned else ""
     return _WORDS[copy.kind].format(turned=turned, similarity=copy.similarity)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tfft import heads
-from tfft.data import folds
+from tfft.data.split import folds
 from tfft.features import solve_head
 
 _FOLDS = 5

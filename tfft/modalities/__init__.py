@@ -1,12 +1,15 @@
-"""Kinds of data: one package each; :func:`tfft.registry.modality` gives one by its name."""
+"""Kinds of data: one package each for images, texts and audio; :mod:`tfft.registry` lists them.
+
+Each package shows what users need of it. The names are looked up on first use, so that the modality itself can be asked
+for without everything that it may do.
+"""
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Callable, Mapping
 from typing import Any
-
-import tfft.data  # noqa: F401  it still imports modalities; importing it first keeps the cycle harmless
 
 __all__ = sorted(module.name for module in pkgutil.iter_modules(__path__))
 
@@ -15,3 +18,20 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return importlib.import_module(f"{__name__}.{name}")
+
+
+def lazy_names(package: str, modules: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """Returns ``__getattr__`` and ``__dir__`` for a package that imports its names on first use.
+
+    Args:
+        package: ``__name__`` of the package.
+        modules: the module within the package, or anywhere with its whole name, by the name that it defines.
+    """
+
+    def get(name: str) -> Any:
+        if name not in modules:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        module = modules[name]
+        return getattr(importlib.import_module(f".{module}" if "." not in module else module, package), name)
+
+    return get, lambda: sorted(modules)

@@ -23,7 +23,7 @@ from tfft.config import RunConfig, RunSettings, config_of
 from tfft.console.progress import ReadingProgress, reading_bar
 from tfft.console.tables import render
 from tfft.data import Splits, fold_splits, load
-from tfft.data.loader import IMAGE_TABLE, IMAGES, RECORDING_TABLE, RECORDINGS, kind_of
+from tfft.data.loader import reader_of
 from tfft.data.tfds.source import is_tfds
 from tfft.errors import PlanError
 from tfft.evaluation import Scores
@@ -36,7 +36,6 @@ from tfft.settings import defaults_of
 
 SEEDS = "seeds.csv"
 _OTHERS = ("out", "plan", "cache", "callbacks", "verbose", "config")
-_OF_FILES = (IMAGES, RECORDINGS, IMAGE_TABLE, RECORDING_TABLE)
 _EXPECTED = (
     "cross_validate takes a folder of images or recordings, a table of files with image= or audio=, a dataset of tfds "
     "with one of these, or Splits."
@@ -248,12 +247,13 @@ def _listed(data: Any, config: RunConfig, progress: ReadingProgress | None) -> t
     """Return the data of :func:`cross_validate`, and the settings without those that reading has used."""
     if isinstance(data, Splits):
         return data, config
-    columns = ("image", "audio", "text", "label", "task", "separator")
-    if not is_tfds(data) and kind_of(data, **{name: getattr(config, name) for name in columns}) not in _OF_FILES:
-        raise PlanError(_EXPECTED)
-    reading = {name: value for name, value in config.given("reading").items() if name not in ("seed", "validation")}
+    given = config.given("reading")
+    if not is_tfds(data):
+        if not reader_of(data, given).match(data, given).has_names:
+            raise PlanError(_EXPECTED)
+    reading = {name: value for name, value in given.items() if name not in ("seed", "validation")}
     splits = load(data, **reading, store=cache_dir() / "files.sqlite", progress=progress)
-    if not isinstance(splits, Splits):  # such as texts of tfds
+    if splits.items is None:  # such as texts of tfds
         raise PlanError(_EXPECTED)
     defaults = defaults_of(RunConfig)
     return splits, dataclasses.replace(config, **{name: defaults[name] for name in reading})

@@ -24,9 +24,6 @@ from tfft.exporting.savedmodel import Exported, export, version_folder
 from tfft.freezing import describe, select
 from tfft.plans import NamedPlan, named, show
 from tfft.recipes.costing import cost
-from tfft.recipes.gathered import Gathered
-from tfft.recipes.gathering import gather
-from tfft.recipes.listening import heard_by
 from tfft.recipes.preparing import (
     build_model,
     check_same_backbone,
@@ -49,7 +46,7 @@ from tfft.recipes.run import (
     write_model,
     write_run,
 )
-from tfft.recipes.texts import check_takes_texts, truncation_note
+from tfft.recipes.run_data import RunData, load_run_data
 from tfft.settings import defaults_of, documents
 from tfft.training import Checkpoints, History, is_chief, on_chief, train
 from tfft.training.distribute import has_workers
@@ -88,7 +85,7 @@ def finetune(
         backbone: A handle as :func:`tfft.load_backbone` takes it, an opened backbone, or a Keras model.
         data: Anything that :func:`tfft.data.load` takes: a folder with one folder per class (or ``train/`` and
             ``val/`` with those inside) of images, of recordings or of ``.txt`` files; a table of any of these;
-            ``(images, labels)`` arrays; texts as :func:`tfft.data.load_texts` takes them (a DataFrame,
+            ``(images, labels)`` arrays; texts as :func:`tfft.modalities.text.load_texts` takes them (a DataFrame,
             ``(texts, labels)``); ``"tfds:NAME"`` or a folder that tensorflow-datasets prepared. Or its result; or
             ``(train, validation, class_names)`` with two datasets of batches of inputs and int labels.
         task: Meaning of the labels, see below. Defaults to "auto".
@@ -133,29 +130,29 @@ def finetune(
     say = _printer(verbose)
 
     with reading_bar(verbose) as progress:
-        gathered = gather(data, chosen, progress)
-    if gathered.is_ready and chosen.augment:
+        run_data = load_run_data(data, chosen, progress)
+    if run_data.is_ready and chosen.augment:
         raise PlanError(
             "augment varies pictures of a folder or of arrays. A ready dataset is varied with its own map()."
         )
-    say(data_line(gathered))
-    if gathered.is_ready and chosen.sampling:
+    say(data_line(run_data))
+    if run_data.is_ready and chosen.sampling:
         raise PlanError("sampling draws from a folder or from arrays; a ready dataset has its order already.")
     keras.utils.set_random_seed(chosen.seed)
     if chosen.deterministic:
         tf.config.experimental.enable_op_determinism()
     opened = open_backbone(backbone, chosen)
-    check_takes_texts(opened, gathered)
-    gathered, chosen = heard_by(opened, gathered, data, chosen, verbose)
+    run_data.check_backbone(opened)
+    run_data, chosen = run_data.adapted(opened, chosen, verbose)
     for note in opened.notes:
         say(f"backbone: {note}")
-    if cut := truncation_note(opened, gathered):
-        say(cut)
+    for note in run_data.notes(opened):
+        say(note)
     if isinstance(chosen, Plan):
         check_same_backbone(opened, chosen)
         plan = chosen
     else:
-        plan = plan_for(opened, gathered, chosen, cache, named_plan, verbose)
+        plan = plan_for(opened, run_data, chosen, cache, named_plan, verbose)
     plan = dataclasses.replace(plan, versions=_versions(), backbone_digest=opened.digest)
     for phase in plan.phases:
         select(opened, phase.unfreeze)  # a block that does not exist is an error before training
@@ -165,7 +162,7 @@ def finetune(
         if place is not None:
             check_writable(place)  # told before training, not after
     going_on = folder is not None and is_unfinished(folder)
-    run, held_out = _train(opened, gathered, plan, cache, callbacks, verbose, folder)
+    run, held_out = _train(opened, run_data, plan, cache, callbacks, verbose, folder)
     run = dataclasses.replace(run, folder=folder)
     if folder is not None:
         on_chief(run.model, lambda: write_run(run, folder))
@@ -175,7 +172,7 @@ def finetune(
         target = None
     if target is not None:
         try:
-            exported = on_chief(run.model, lambda: _export(run, target, gathered, held_out))
+            exported = on_chief(run.model, lambda: _export(run, target, run_data, held_out))
         except TfftError as error:
             error.run = run  # type: ignore[attr-defined]  # what was trained is not lost with what was not exported
             error.add_note("The trained model is the attribute `run` of this error.")
@@ -271,7 +268,7 @@ def _printer(verbose: bool) -> Callable[[object], None]:
 
 def _train(
     backbone: Backbone,
-    data: Gathered,
+    data: RunData,
     plan: Plan,
     cache: str | os.PathLike[str] | bool | None,
     callbacks: Sequence[keras.callbacks.Callback],
@@ -281,7 +278,7 @@ def _train(
     keras.utils.set_random_seed(plan.seed)  # again: opening may or may not have drawn numbers
     model = build_model(backbone, data, plan)
     spec = spec_of(backbone, plan)
-    estimate = cost(model, plan, data.examples, cached=is_cached(data, cache))
+    estimate = cost(model, plan, len(data.splits.train), cached=is_cached(data, cache))
     if verbose and estimate:
         print(estimate, flush=True)
     held_out = data.validation(spec, plan.batch_size)
@@ -308,7 +305,7 @@ def _train(
         lambda: data.training(spec, plan, epoch),
         held_out,
         plan.phases,
-        source=feature_source(data, spec, plan, cache),
+        source=feature_source(data, plan, cache),
         epoch=epoch,
         l2=plan.l2,
         seed=plan.seed,
@@ -323,32 +320,32 @@ def _train(
     )
     say(describe(model))
     scores = [Scores.from_dict(json.loads(text)) for text in memory["scores"]]
-    unleaked = None if data.unleaked is None else evaluate(model, data.unleaked(spec, plan.batch_size))
+    clean = data.deduplicated(spec, plan.batch_size)
     run = Run(
-        model, plan, history, scores[0], scores[-1], data.class_names, data.skipped, checked=data.checked,
-        items=data.items, unleaked=unleaked,
+        model, plan, history, scores[0], scores[-1], data.class_names, data.splits.skipped, checked=data.checked,
+        items=data.splits.items, unleaked=None if clean is None else evaluate(model, clean),
     )  # fmt: skip
     return run, held_out
 
 
-def _checkpoints(model: keras.Model, plan: Plan, data: Gathered, folder: pathlib.Path | None) -> Checkpoints | None:
+def _checkpoints(model: keras.Model, plan: Plan, data: RunData, folder: pathlib.Path | None) -> Checkpoints | None:
     """Where a run is saved while it trains; several workers cannot be."""
     if folder is None or has_workers(model):
         return None
     settings = {name: value for name, value in plan.to_dict().items() if name not in ("reasons", "versions", "phases")}
-    identity = {"plan": settings, "data": data.fingerprint()}
+    identity = {"plan": settings, "data": data.splits.fingerprint()}
     return Checkpoints(folder / CHECKPOINTS, identity=identity, remove=False)
 
 
-def _class_weight(data: Gathered, plan: Plan) -> Mapping[int, float] | None:
+def _class_weight(data: RunData, plan: Plan) -> Mapping[int, float] | None:
     if plan.class_weight is None:
         return None
     weights: Any = plan.class_weight
     return class_weights(np.repeat(np.arange(len(data.counts)), data.counts), data.class_names, weights)
 
 
-def _export(run: Run, target: pathlib.Path, data: Gathered, held_out: tf.data.Dataset) -> Exported:
-    examples: Any = list(data.probe)
+def _export(run: Run, target: pathlib.Path, data: RunData, held_out: tf.data.Dataset) -> Exported:
+    examples: Any = list(data.splits.validation.export_files)
     if not examples:
         inputs = next(iter(held_out))[0]
         examples = {k: np.asarray(v)[:8] for k, v in inputs.items()} if isinstance(inputs, dict) else None

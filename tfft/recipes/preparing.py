@@ -19,12 +19,9 @@ from tfft.config import Plan, RunConfig, RunSettings, SharedSettings, config_of
 from tfft.errors import PlanError, listed
 from tfft.models import build
 from tfft.plans import DatasetStats, NamedPlan, named, recommend
-from tfft.recipes.gathered import Gathered
-from tfft.recipes.gathering import gather
-from tfft.recipes.listening import heard_by
 from tfft.recipes.probing import fit_of
+from tfft.recipes.run_data import RunData, check_supported, load_run_data
 from tfft.recipes.sizing import fitting_batch_size
-from tfft.recipes.texts import check_supported, check_takes_texts
 from tfft.specs import InputSpec
 from tfft.training import FeatureSource
 
@@ -71,11 +68,11 @@ def recommend_plan(
     chosen.check()
     if strategy is not None:
         strategy.check(chosen)
-    gathered = gather(data, chosen)
+    run_data = load_run_data(data, chosen)
     opened = open_backbone(backbone, chosen)
-    check_takes_texts(opened, gathered)
-    gathered, chosen = heard_by(opened, gathered, data, chosen, verbose=False)
-    return plan_for(opened, gathered, chosen, cache, strategy)
+    run_data.check_backbone(opened)
+    run_data, chosen = run_data.adapted(opened, chosen, verbose=False)
+    return plan_for(opened, run_data, chosen, cache, strategy)
 
 
 _Config = TypeVar("_Config", bound=SharedSettings)
@@ -111,7 +108,7 @@ def _fitted(backbone: Backbone, config: SharedSettings) -> Backbone:
 
 def plan_for(
     backbone: Backbone,
-    data: Gathered,
+    data: RunData,
     wishes: RunConfig,
     cache: str | os.PathLike[str] | bool | None,
     plan: NamedPlan | None,
@@ -134,62 +131,59 @@ def plan_for(
         and wishes.unfreeze == "auto"
         and first.phases[0].solve is True
     ):
-        model, source = build_model(backbone, data, first), feature_source(data, spec_of(backbone, first), first, cache)
+        model, source = build_model(backbone, data, first), feature_source(data, first, cache)
         if source is not None:
-            fit = fit_of(model, data, source, seed=first.seed, verbose=verbose, apart=data.apart)
+            fit = fit_of(model, data, source, seed=first.seed, verbose=verbose, grouped=data.is_grouped)
             facts = dataclasses.replace(facts, fit=fit)
             first = recommend(facts, known, **names)
     if wishes.batch_size != "auto":
         return first
     batch = next(iter(data.validation(spec_of(backbone, first), 32)))
     model = build_model(backbone, data, first)
-    found = fitting_batch_size(model, batch[:2], first.phases[-1], examples=data.examples, cached=facts.cached)
+    found = fitting_batch_size(model, batch[:2], first.phases[-1], examples=len(data.splits.train), cached=facts.cached)
     final = recommend(facts, dataclasses.replace(wishes, batch_size=found.size), **names)
     return dataclasses.replace(final, reasons={**final.reasons, "batch_size": found.reason})
 
 
-def feature_source(
-    data: Gathered, spec: InputSpec | None, plan: Plan, cache: str | os.PathLike[str] | bool | None
-) -> FeatureSource | None:
+def feature_source(data: RunData, plan: Plan, cache: str | os.PathLike[str] | bool | None) -> FeatureSource | None:
     """The examples as what is frozen sees them once; None where nothing is kept."""
     if not is_cached(data, cache):
         return None
+    train = data.splits.train
     return FeatureSource(
-        *data.ordered(spec), batch_size=data.batch_size or plan.batch_size, shuffle=not data.is_ready, seed=plan.seed,
-        cache=cache, augment=plan.augment, views=plan.views, sampling=plan.sampling,
-        lengths=data.lengths,
+        train, data.splits.validation, batch_size=train.batch_size or plan.batch_size, shuffle=not data.is_ready,
+        seed=plan.seed, cache=cache, augment=plan.augment, views=plan.views, sampling=plan.sampling,
+        lengths=train.lengths,
     )  # fmt: skip
 
 
-def _facts(backbone: Backbone, data: Gathered, cache: object) -> DatasetStats:
+def _facts(backbone: Backbone, data: RunData, cache: object) -> DatasetStats:
     spec = backbone.input_spec
     return DatasetStats(
-        examples=data.examples,
+        examples=len(data.splits.train),
         classes=len(data.class_names),
         blocks=len(backbone.blocks),
         image_size=None if spec is None else spec.image_size,
         flexible=spec is not None and spec.flexible,
-        image_side=data.image_side,
+        image_side=data.splits.train.shorter_side,
         cached=is_cached(data, cache),
         smallest=min(data.counts, default=None),
         largest=max(data.counts, default=None),
-        texts=data.texts is not None,
+        texts=data.is_text,
     )
 
 
-def build_model(backbone: Backbone, data: Gathered, plan: Plan) -> keras.Model:
+def build_model(backbone: Backbone, data: RunData, plan: Plan) -> keras.Model:
     """Puts the head on a backbone."""
     l2 = 0.0 if plan.l2 == "auto" else plan.l2
     head = registry.task(plan.task).make_head(
         data.class_names, dropout=plan.dropout, l2=l2, label_smoothing=plan.label_smoothing, loss=plan.loss
     )
     size = None if backbone.input_spec is None else plan.image_size
-    if data.audio is not None:
-        return build(backbone, head, image_size=size, audio=data.audio)
-    return build(backbone, head, image_size=size, pair=data.texts is not None and data.texts.pairs is not None)
+    return build(backbone, head, image_size=size, **data.model_options)
 
 
-def is_cached(data: Gathered, cache: object) -> bool:
+def is_cached(data: RunData, cache: object) -> bool:
     """Whether the frozen part of the model runs once for all epochs."""
     wanted = not (cache is None or cache is False or (data.is_ready and cache == "auto"))
     return wanted and registry.task(data.task).caches_features
@@ -202,17 +196,20 @@ def spec_of(backbone: Backbone, plan: Plan) -> InputSpec | None:
     return dataclasses.replace(backbone.input_spec, height=plan.image_size[0], width=plan.image_size[1])
 
 
-def data_line(data: Gathered) -> str:
+def data_line(data: RunData) -> str:
     """Says in a few lines what the data is."""
-    text = f"data: {data.examples} examples to learn from, {data.held_out} held out ({data.origin}); "
+    splits = data.splits
+    text = (
+        f"data: {len(splits.train)} examples to learn from, {len(splits.validation)} held out ({splits.split_from}); "
+    )
     if data.class_names:
         text += f"{len(data.class_names)} classes: {listed(data.class_names, limit=12)}"
     else:
         text += f"task: {data.task}"
     text += f"\n{data.report}" if data.report else ""
-    if data.skipped:
-        text += f"\n{len(data.skipped)} files skipped: " + "; ".join(map(str, data.skipped[:3]))
-        text += "; ..." if len(data.skipped) > 3 else ""
+    if splits.skipped:
+        text += f"\n{len(splits.skipped)} files skipped: " + "; ".join(map(str, splits.skipped[:3]))
+        text += "; ..." if len(splits.skipped) > 3 else ""
     if data.unseen:
         text += f"\nno held-out example of {listed(data.unseen, limit=5)}: the scores say nothing about it"
     return text

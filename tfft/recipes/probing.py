@@ -10,12 +10,12 @@ import numpy as np
 
 from tfft import heads
 from tfft.features import solve_head, split_head
-from tfft.recipes.gathered import Gathered
+from tfft.recipes.run_data import RunData
 from tfft.training import FeatureSource
 
 
 def fit_of(
-    model: keras.Model, data: Gathered, source: FeatureSource, *, seed: int, verbose: bool, apart: bool = False
+    model: keras.Model, data: RunData, source: FeatureSource, *, seed: int, verbose: bool, grouped: bool = False
 ) -> float | None:
     """Measures a linear head on the features of a frozen backbone, by cross-validation on the training examples.
 
@@ -25,7 +25,7 @@ def fit_of(
         source: the same examples.
         seed: of the folds.
         verbose: print what is computed.
-        apart: True where the held-out examples are of other groups, such as speakers: the folds do not know the
+        grouped: True where the held-out examples are of other groups, such as speakers: the folds do not know the
             groups, and a head that knows the voices looks better than it is. Then the held-out examples, which are
             of other groups, are looked at too, and the lower of the two counts.
 
@@ -39,7 +39,7 @@ def fit_of(
     if solved.best is None or solved.best.accuracy is None:
         return None
     accuracy = solved.best.accuracy
-    if apart and held_out is not None:
+    if grouped and held_out is not None:
         logits = np.asarray(held_out.arrays) @ solved.kernel + solved.bias
         accuracy = min(accuracy, float((logits.argmax(axis=-1) == held_out.labels).mean()))
     commonest = max(data.counts) / sum(data.counts)

@@ -6,8 +6,6 @@ import importlib
 import pkgutil
 from typing import Any
 
-import tfft.data  # noqa: F401  it still imports tasks; importing it first keeps the cycle harmless
-
 __all__ = sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 

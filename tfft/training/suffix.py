@@ -56,7 +56,7 @@ class FeatureSource:
             a head is solved on the pictures as they are.
         views: of each picture, used in turn, one in each epoch.
         sampling: ``"balanced"`` draws all classes equally often, as :func:`tfft.data.to_dataset` does.
-        lengths: of the training texts, [N], see :func:`tfft.data.text_lengths`: texts of similar length share
+        lengths: of the training texts, [N], see :attr:`tfft.data.Examples.lengths`: texts of similar length share
             batches, as they do without features. None for an order that does not look at the length.
     """
 
@@ -215,18 +215,27 @@ def solve(
 def _bytes(prefix: keras.Model, staged: Staged, source: FeatureSource) -> int | None:
     """Returns what the features will take, or None where that is not known."""
     examples = source.train
-    if isinstance(examples, tf.data.Dataset):  # whose length is in batches, if it is known
-        return None
+    if isinstance(examples, tf.data.Dataset) or getattr(examples, "batch_size", None):
+        return None  # its length is in batches, if it is known
     if staged.mask is None:
         each: float | None = example_bytes(prefix.outputs)
     else:
         items = [(t.shape[1:], tf.as_dtype(t.dtype).as_numpy_dtype) for t in prefix.outputs]
-        some = _some(examples[0], np.linspace(0, len(examples[1]) - 1, _SAMPLE).astype(np.int64))
+        some = _some(_inputs(examples), np.linspace(0, _count(examples) - 1, _SAMPLE).astype(np.int64))
         pieces = next(open_source(some, staged, _SAMPLE).batches(staged))[staged.mask]
         each = item_bytes(items, float(pieces.sum(axis=1).mean()))
     if each is None:
         return None
-    return round(each * source.views * (len(examples[1]) if isinstance(examples, tuple) else len(examples)))
+    return round(each * source.views * _count(examples))
+
+
+def _inputs(examples: Any) -> Any:
+    """Returns what the model takes, of a pair (inputs, labels) or of examples in memory; None of others."""
+    return examples[0] if isinstance(examples, tuple) else getattr(examples, "inputs", None)
+
+
+def _count(examples: Any) -> int:
+    return len(examples[1]) if isinstance(examples, tuple) else len(examples)
 
 
 def _some(values: Any, at: np.ndarray) -> Any:
@@ -242,11 +251,12 @@ def _gap(model: keras.Model, suffix: keras.Model, train: Features, source: Featu
     They do where a layer looks at what is behind the end of a text: a convolution, a mean over padding.
     """
     ragged = next((part for part in train.parts if isinstance(part, Ragged)), None)
-    if ragged is None or not isinstance(source.train, tuple):
+    given = _inputs(source.train)
+    if ragged is None or given is None:
         return ""
     order = np.argsort(ragged.lengths, kind="stable")
     at = np.unique(np.concatenate([order[:4], order[-4:]]))  # short and long ones in a batch
-    inputs = keras.tree.map_structure(tf.constant, _some(source.train[0], at))
+    inputs = keras.tree.map_structure(tf.constant, _some(given, at))
     wanted = keras.tree.flatten(model(inputs, training=False))
     got = keras.tree.flatten(suffix(train.take(at), training=False))
     shown = np.arange(ragged.lengths[at].max()) < ragged.lengths[at][:, None]

@@ -75,7 +75,8 @@ def _read(builder: Any, chosen: Chosen, split: str) -> Iterator[tuple[str, list[
 
     known = {"/".join(path): (path, feature) for path, feature in leaves(builder.info.features)}
     ways = {name: path for name, (path, _) in known.items()}
-    wanted, as_stored = {}, {}
+    wanted: dict[str, Any] = {}
+    as_stored: dict[str, Any] = {}
     for name in (*chosen.inputs, chosen.label):
         _put(wanted, ways[name], True)
         if name in chosen.inputs and (chosen.kind == "image" or _is_lazy(known[name][1])):

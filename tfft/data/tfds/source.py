@@ -28,6 +28,7 @@ _ABOUT = "dataset.json"
 _FORM = 1  # of what is written: a higher one makes all copies anew
 _ROLES = {TRAIN: ("train", "training"), VALIDATION: ("validation", "valid", "val", "dev"), TEST: ("test", "testing")}
 _OWN = "tensorflow_datasets."
+ROLES = ("image", "audio", "text", "label")  # settings that name features
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,13 +63,7 @@ def is_tfds(source: Any) -> bool:
 
 def local_copy(
     source: str | os.PathLike[str],
-    *,
-    image: Any = None,
-    audio: Any = None,
-    text: Any = None,
-    label: Any = None,
-    task: str = "auto",
-    sample_rate: int | None = None,
+    settings: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> LocalCopy:
     """Writes a dataset into tfft's cache folder, unless it is there.
@@ -79,13 +74,10 @@ def local_copy(
 
     Args:
         source: ``"tfds:NAME"``, also with ``/CONFIG`` and ``:VERSION``; or a folder that was prepared.
-        image: name of the feature with the images, where there are several.
-        audio: of that with the recordings.
-        text: of that with the texts; two for pairs.
-        label: of that with the labels.
-        task: what the labels are, where they are not to be looked at.
-        sample_rate: of recordings whose dataset does not tell it.
-        progress: called with (examples written, examples in all).
+        settings: of :func:`tfft.data.load`. ``image``, ``audio``, ``text`` (two for pairs) and ``label`` name features,
+            where there are several; ``task`` says what the labels are, where they are not to be looked at;
+            ``sample_rate`` is that of recordings whose dataset does not tell it.
+        progress: called with (examples written, examples in all); None for the one in ``settings``.
 
     Raises:
         DataError: when there is no such dataset, it cannot be prepared, or it is not clear what of it is meant.
@@ -96,16 +88,18 @@ def local_copy(
         >>> load_images(copy.source).class_names
         ('paper', 'rock', 'scissors')
     """
+    given = dict(settings or {})
+    task, progress = given.get("task", "auto"), progress or given.get("progress")
     asked = asked_task(task)
-    if asked is not None and asked.has_own_format:
+    if asked is not None and asked.reader is not None:
         raise DataError(
             f"task={task!r} is for files in a format of its own, and {os.fspath(source)} is a dataset of tfds."
         )
     builder, name = _opened(os.fspath(source))
-    chosen = chosen_features(builder.info, image=image, audio=audio, text=text, label=label)
+    chosen = chosen_features(builder.info, **{role: given.get(role) for role in ROLES})
     parts = _parts(builder.info)
     # What the dataset tells is written as it is; a wish for another rate is one for those who read the files.
-    rate = sample_rate if chosen.kind == "audio" and rate_of(builder.info, chosen) is None else None
+    rate = given.get("sample_rate") if chosen.kind == "audio" and rate_of(builder.info, chosen) is None else None
 
     def write(folder: Path) -> None:
         _check_room(builder.info, parts)

@@ -7,46 +7,30 @@ position and number, as those of pictures.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from tfft.data.batches import Fetch, assemble
-from tfft.data.sampling import classes_to_balance, rows
+from tfft.data.batches import BatchOptions, Fetch, MakeView, as_targets, assemble, assemble_views
 from tfft.errors import DataError
-from tfft.modalities.audio.waveform_store import Waves
+from tfft.modalities.audio.waveform_store import WaveformArray
 from tfft.specs import AudioSpec, Augmentation, augmentation, check_kind
 
 
 def from_waves(
-    waves: np.ndarray | Waves,
-    labels: np.ndarray,
-    spec: AudioSpec,
-    *,
-    batch_size: int = 32,
-    shuffle: bool = False,
-    seed: int = 0,
-    epoch: tf.Variable | None = None,
-    augment: Augmentation | str | Sequence[str] | None = None,
-    views: int | None = None,
-    sampling: str | None = None,
+    waves: np.ndarray | WaveformArray, labels: np.ndarray, spec: AudioSpec, **settings: Any
 ) -> tf.data.Dataset:
     """Makes a dataset of waves and labels, for ``model.fit`` and ``evaluate``.
 
     Args:
-        waves: float32 [N, samples] in -1 to 1, such as one of :attr:`RecordingSplits.waves`; :class:`tfft.data.Waves`
+        waves: float32 [N, samples] in -1 to 1, such as ``splits.train.waves``; a :class:`WaveformArray`
             and a ``np.memmap`` are read batch by batch.
         labels: whole numbers [N], one class each; float [N, K] of 0 and 1 for several labels, float [N] for numbers.
         spec: with the rate of the waves.
-        batch_size: as in :func:`tfft.data.to_dataset`, like all that is not named here.
-        shuffle: as in :func:`tfft.data.to_dataset`.
-        seed: as in :func:`tfft.data.to_dataset`.
-        epoch: as in :func:`tfft.data.to_dataset`.
-        augment: ``"shift"``, ``"mask"``, both in a list, or an :class:`~tfft.specs.Augmentation`: each showing of a
-            wave is another view of it, see :func:`vary_wave`; the first one is the wave as it is. None for none.
-        views: how many views there are, used in turn; None for another one each time.
-        sampling: as in :func:`tfft.data.to_dataset`.
+        **settings: of :class:`tfft.data.BatchOptions`. ``augment`` takes ``"shift"``, ``"mask"``, both in a list, or an
+            :class:`~tfft.specs.Augmentation`: each showing of a wave is another view of it, see :func:`vary_wave`; the
+            first one is the wave as it is.
 
     Returns:
         Dataset of (float32 [B, samples], int32 [B] or float32), its length known.
@@ -56,30 +40,32 @@ def from_waves(
         PlanError: for changes that are not for recordings.
 
     Example:
-        >>> splits = tfft.data.load_recordings("digits/")
-        >>> train = from_waves(splits.waves[0], splits.train.labels, splits.spec, shuffle=True)
+        >>> splits = tfft.data.load("digits/")
+        >>> train = from_waves(splits.train.waves, splits.train.labels, splits.train.spec, shuffle=True)
     """
+    return wave_batches(waves, labels, spec, BatchOptions(**settings))
+
+
+def wave_batches(
+    waves: np.ndarray | WaveformArray, labels: np.ndarray, spec: AudioSpec, options: BatchOptions
+) -> tf.data.Dataset:
+    """Does what :func:`from_waves` does."""
     if waves.ndim != 2 or not len(waves) or len(labels) != len(waves):
         raise DataError(f"Expected waves [N, samples] and labels [N], received {waves.shape} and {np.shape(labels)}.")
-    labels = np.asarray(labels)
-    labels = labels.astype(np.float32 if labels.dtype.kind == "f" else np.int32)
-    fetch, count = _fetching(waves), len(labels)
-    changes = augmentation(augment)
+    targets, fetch = as_targets(np.asarray(labels)), _fetching(waves)
+    changes = augmentation(options.augment)
     if changes is None:
-        return assemble(lambda at: fetch(at % count), labels, batch_size, shuffle, seed, epoch, sampling=sampling)
-    order = rows(count, shuffle, seed, epoch, views, classes_to_balance(sampling, labels))
-    return _varied(order, count, fetch, labels, spec, changes, seed, batch_size)
+        return assemble(lambda at: fetch(at % len(targets)), targets, options)
+    return assemble_views(_view_maker(fetch, spec, changes), targets, options)
 
 
 def wave_views(
-    waves: np.ndarray | Waves,
+    waves: np.ndarray | WaveformArray,
     labels: np.ndarray,
     spec: AudioSpec,
     changes: Augmentation,
-    views: int,
-    *,
-    batch_size: int = 32,
-    seed: int = 0,
+    count: int,
+    options: BatchOptions,
 ) -> tf.data.Dataset:
     """Makes one pass over all views of all waves: view 0 of each, then view 1 of each, and so on.
 
@@ -88,15 +74,13 @@ def wave_views(
         labels: [N].
         spec: with the rate of the waves.
         changes: what varies.
-        views: how many.
-        batch_size: as in :func:`from_waves`.
-        seed: as in :func:`from_waves`.
+        count: of views.
+        options: size of batches and seed.
 
     Returns:
-        Dataset of (float32 [B, samples], labels [B]) with ``views * N`` examples.
+        Dataset of (float32 [B, samples], labels [B]) with ``count * N`` examples.
     """
-    count = views * len(labels)
-    return _varied(tf.data.Dataset.range(count), count, _fetching(waves), labels, spec, changes, seed, batch_size)
+    return assemble_views(_view_maker(_fetching(waves), spec, changes), labels, options, every=count)
 
 
 @tf.autograph.experimental.do_not_convert
@@ -134,11 +118,11 @@ def vary_wave(wave: tf.Tensor, spec: AudioSpec, changes: Augmentation, seed: tf.
     return tf.ensure_shape(tf.cond(view > 0, varied, lambda: wave), wave.shape)
 
 
-def _fetching(waves: np.ndarray | Waves) -> Fetch:
+def _fetching(waves: np.ndarray | WaveformArray) -> Fetch:
     """Returns what gives float32 [b, samples] for int64 positions [b]."""
     if isinstance(waves, np.memmap) and waves.dtype == np.float32:
-        waves = Waves(waves, np.arange(len(waves)))
-    if not isinstance(waves, Waves):
+        waves = WaveformArray(waves, np.arange(len(waves)))
+    if not isinstance(waves, WaveformArray):
         with tf.device("CPU:0"):
             held = tf.constant(waves, tf.float32)
         return lambda at: tf.gather(held, at)
@@ -166,27 +150,10 @@ def _without_band(wave: tf.Tensor, spec: AudioSpec, share: tf.Tensor, place: tf.
     return tf.signal.irfft(spectrum * kept, [tf.shape(wave)[0]])
 
 
-def _varied(
-    order: tf.data.Dataset,
-    length: int,
-    fetch: Fetch,
-    labels: np.ndarray,
-    spec: AudioSpec,
-    changes: Augmentation,
-    seed: int,
-    batch_size: int,
-) -> tf.data.Dataset:
+def _view_maker(fetch: Fetch, spec: AudioSpec, changes: Augmentation) -> MakeView:
     check_kind(changes, sounds=True)
-    count = len(labels)
-    with tf.device("CPU:0"):
-        targets = tf.constant(labels)
 
-    def one(row: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        position, view = row % count, row // count
-        own = tf.random.fold_in(tf.constant([seed, count], tf.int64), position)
-        return vary_wave(fetch(position[None])[0], spec, changes, own, view), targets[position]
+    def make(position: tf.Tensor, label: tf.Tensor, seed: tf.Tensor, view: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return vary_wave(fetch(position[None])[0], spec, changes, seed, view), label
 
-    dataset = order.map(one, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).batch(batch_size)
-    # Behind flat_map the length is lost, and Keras needs it to know where an epoch ends.
-    dataset = dataset.apply(tf.data.experimental.assert_cardinality(math.ceil(length / batch_size)))
-    return dataset.prefetch(tf.data.AUTOTUNE)
+    return make

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from tfft import registry
-from tfft.data import RecordingSplits
+from tfft.data import Splits
 from tfft.inspection.classes import class_findings, label_text
 from tfft.inspection.duplicates import copy_findings
 from tfft.inspection.findings import Finding, Item, Level
 from tfft.modalities.audio.decode import SUFFIXES, RecordingFacts
+from tfft.modalities.audio.examples import AudioExamples
 from tfft.modalities.image.checks import unusable
+from tfft.specs import AudioSpec
 
 # Short name, level, message, remedy, which recordings are meant, and what is said of one.
 _Look = tuple[str, Level, str, str, Callable[[RecordingFacts], bool], Callable[[RecordingFacts], str]]
@@ -21,24 +23,23 @@ _QUIET = 0.01
 _SHORT = 0.1  # seconds
 
 
-def recording_findings(splits: RecordingSplits) -> Iterator[Finding]:
-    """Yields findings about recordings that were read by :func:`tfft.data.load_recordings`; no file is read again.
+def recording_findings(splits: Splits[AudioExamples]) -> Iterator[Finding]:
+    """Yields findings about recordings that were read by :func:`load_recordings`; no file is read again.
 
     Args:
         splits: the recordings, with the statistics of their files.
     """
-    parts = {"train": splits.train, "validation": splits.validation}
+    parts, facts = splits.parts, splits.train.facts + splits.validation.facts
     labels = [label_text(own.class_names, label) for own in parts.values() for label in own.labels]
     where = [part for part, own in parts.items() for _ in own.paths]
     yield from unusable(splits.skipped, "recordings", SUFFIXES)
-    yield from _findings(splits.facts, splits)
+    yield from _findings(facts, splits.train.spec)
     if registry.task(splits.task).exclusive_classes:
         yield from class_findings({part: own.counts for part, own in parts.items()})
-    yield from copy_findings(splits.copies, [one.path for one in splits.facts], labels, where)
+    yield from copy_findings(splits.duplicates, [one.path for one in facts], labels, where)
 
 
-def _findings(facts: Sequence[RecordingFacts], splits: RecordingSplits) -> Iterator[Finding]:
-    spec = splits.spec
+def _findings(facts: Sequence[RecordingFacts], spec: AudioSpec) -> Iterator[Finding]:
     looks: tuple[_Look, ...] = (
         ("clipped", "warning", "are clipped: too loud for their files", "record them again, less loud",
          lambda f: f.clipped > _CLIPPED, lambda f: f"has {f.clipped:.0%} of its samples at the limit"),

@@ -16,8 +16,9 @@ from types import ModuleType
 
 import numpy as np
 
-from tfft.errors import DataError, missing_package
-from tfft.modalities.image.duplicates import Copies, Copy
+from tfft.data.duplicates import Duplicate, Duplicates
+from tfft.data.file_index import FileKind, indexed_facts
+from tfft.errors import DataError, installed_version, missing_package
 from tfft.specs import AudioSpec
 
 INSTALL = 'pip install "tfft[audio]"'
@@ -102,7 +103,7 @@ def read_recording(path: str) -> tuple[RecordingFacts, np.ndarray]:
         clipped=float((np.abs(samples) >= _LOUDEST).mean()),
         offset=float(mono.mean()),
         digest=digest,
-        samples=hashlib.blake2b(np.ascontiguousarray(samples), digest_size=16).hexdigest(),
+        samples=hashlib.blake2b(np.ascontiguousarray(samples).data, digest_size=16).hexdigest(),
     ), mono
 
 
@@ -166,6 +167,28 @@ def examine_recordings(
                 if progress is not None:
                     progress(len(found), len(paths))
     return found
+
+
+def recording_facts(
+    paths: Sequence[str],
+    progress: Callable[[int, int], None] | None = None,
+    store: str | os.PathLike[str] | None = None,
+) -> list[RecordingFacts]:
+    """Returns the facts about recordings, reading those that are new or have changed.
+
+    Args:
+        paths: the files.
+        progress: called with (files done, files in all) while files are read.
+        store: file in which facts are kept; None reads every file.
+    """
+    return indexed_facts(_RECORDINGS, paths, progress, store)
+
+
+_RECORDINGS = FileKind(
+    f"sound 1 {installed_version('soundfile')}",
+    lambda paths, progress: examine_recordings(paths, progress),
+    lambda path, values, _: RecordingFacts(path=path, **values),
+)
 
 
 def read_waves(
@@ -244,7 +267,7 @@ def _resampler(rate: int, spec: AudioSpec) -> ModuleType:
         missing_package("soxr", f"Recordings of {rate} and {spec.sample_rate} samples a second", INSTALL)
 
 
-def same_recordings(facts: Sequence[RecordingFacts]) -> Copies:
+def same_recordings(facts: Sequence[RecordingFacts]) -> Duplicates:
     """Returns which recordings are there twice: the same file, or the same samples in another.
 
     Args:
@@ -255,9 +278,9 @@ def same_recordings(facts: Sequence[RecordingFacts]) -> Copies:
     pairs = []
     for at, one in enumerate(facts):
         if one.digest in files:
-            pairs.append(Copy(files[one.digest], at, "file"))
+            pairs.append(Duplicate(files[one.digest], at, "file"))
         elif one.samples in samples:
-            pairs.append(Copy(samples[one.samples], at, "pixels"))
+            pairs.append(Duplicate(samples[one.samples], at, "pixels"))
         files.setdefault(one.digest, at)
         samples.setdefault(one.samples, at)
-    return Copies(tuple(pairs))
+    return Duplicates(tuple(pairs))

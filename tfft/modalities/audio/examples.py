@@ -1,56 +1,116 @@
-"""Recordings that know their waves: :class:`Recordings`, the parts of :class:`tfft.data.RecordingSplits`.
-
-Hides that waves are taken from those of all recordings of a part only when they are asked for.
-"""
+"""Labelled recordings with their waveforms: :class:`AudioExamples`."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+import functools
+import os
+from typing import Any, ClassVar, Self
 
 import numpy as np
+import tensorflow as tf
 
-from tfft.data.examples import Examples
-from tfft.modalities.audio.waveform_store import Waves
-from tfft.specs import AudioSpec
+from tfft.data.batches import BatchOptions
+from tfft.data.examples import Progress, Splits
+from tfft.data.file_examples import FileExamples
+from tfft.features.engines import Staged
+from tfft.features.sources import ArraySource, Source, Views
+from tfft.modalities.audio.batches import wave_batches, wave_views
+from tfft.modalities.audio.decode import check_rates
+from tfft.modalities.audio.waveform_store import WaveformArray, WaveSource
+from tfft.specs import AudioSpec, InputSpec
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Recordings(Examples):
-    """Files of recordings with their classes and their waves.
+class AudioExamples(FileExamples):
+    """Files of recordings with labels and waveforms, which are read when they are first asked for.
+
+    ``facts`` are :class:`tfft.modalities.audio.decode.RecordingFacts`.
 
     Attributes:
-        audio: rate and length of the waves.
-        read: gives the waves of the part that these are of.
-        at: positions of these in it; None for all.
+        spec: sample rate and length of the waveforms.
+        source: of the waveforms of all files that were read together.
+        positions: of these recordings in it, int [N].
     """
 
-    audio: AudioSpec = AudioSpec()
-    read: Callable[[], Any] | None = None
-    at: np.ndarray | None = None
+    modality: ClassVar[str] = "audio"
+    spec: AudioSpec = AudioSpec()
+    source: WaveSource = WaveSource((), AudioSpec())
+    positions: np.ndarray = dataclasses.field(default_factory=lambda: np.arange(0))
 
-    @classmethod
-    def of(cls, examples: Examples, audio: AudioSpec, read: Callable[[], Any]) -> Recordings:
-        """Puts waves to files.
-
-        Args:
-            examples: all files of a part.
-            audio: rate and length of their waves.
-            read: gives their waves, [N, samples].
-        """
-        known = {field.name: getattr(examples, field.name) for field in dataclasses.fields(Examples)}
-        return cls(**known, audio=audio, read=read)
+    @functools.cached_property
+    def waves(self) -> np.ndarray | WaveformArray:
+        """The waveforms, [N, samples]: float32, or a :class:`WaveformArray` where all take more than 512 MB."""
+        return self.source.part(self.positions)
 
     @property
-    def waves(self) -> Any:
-        """Of these recordings, [N, samples]."""
-        found = () if self.read is None else self.read()
-        if self.at is None:
-            return found
-        return found.take(self.at) if isinstance(found, Waves) else found[self.at]
+    def inputs(self) -> Any:
+        """The waveforms."""
+        return self.waves
 
-    def take(self, positions: np.ndarray) -> Recordings:
-        """Returns the recordings at some positions, with their waves."""
-        at = np.arange(len(self)) if self.at is None else self.at
-        return dataclasses.replace(super().take(positions), at=at[positions])
+    @property
+    def title(self) -> str:
+        """What these are."""
+        return "recordings given in memory"
+
+    def read(self, progress: Progress | None = None) -> None:
+        """Reads the waveforms of all files now."""
+        self.source.read(progress)
+
+    def take(self, positions: np.ndarray) -> Self:
+        """Returns the recordings at some positions; no waveform is read for that."""
+        taken = super().take(positions)
+        return dataclasses.replace(taken, positions=self.positions[positions]) if len(self.positions) else taken
+
+    def join(self, other: Self) -> Self:
+        """Returns these recordings followed by others of the same source."""
+        return dataclasses.replace(super().join(other), positions=np.concatenate([self.positions, other.positions]))
+
+    def with_spec(self, spec: AudioSpec, store: str | os.PathLike[str] | None = None) -> Self:
+        """Returns the same recordings with waveforms of another rate and length, of which none is read yet."""
+        return dataclasses.replace(
+            self, spec=spec, source=WaveSource(self.facts, spec, store), positions=np.arange(len(self))
+        )
+
+    def batches(self, spec: InputSpec | AudioSpec | None, options: BatchOptions) -> tf.data.Dataset:
+        """Makes a dataset of (float32 [B, samples], labels), with rate and length of ``spec`` if it is given."""
+        if isinstance(spec, AudioSpec) and spec != self.spec:
+            return self.with_spec(spec, self.source.store).batches(None, options)
+        return wave_batches(self.waves, self.labels, self.spec, options)
+
+    def feature_source(self, staged: Staged, batch_size: int, views: Views | None = None) -> Source:
+        """Returns the waveforms as the model takes them."""
+        return wave_source(self.waves, self.labels, staged, batch_size, views)
+
+
+def wave_source(waves: Any, labels: Any, staged: Staged, batch_size: int, views: Views | None) -> Source:
+    """Returns waveforms as features are made of them; with ``views`` all variations of each."""
+
+    def vary(values: Any, labels: np.ndarray, views: Views) -> tf.data.Dataset:
+        options = BatchOptions(batch_size, seed=views.seed)
+        return wave_views(values, labels, staged.audio or AudioSpec(), views.changes, views.count, options)
+
+    return ArraySource(waves, labels, staged, batch_size, views, vary)
+
+
+def with_waveforms(
+    splits: Splits[AudioExamples], spec: AudioSpec, store: str | os.PathLike[str] | None
+) -> Splits[AudioExamples]:
+    """Puts waveforms to the recordings of both parts; none is read yet.
+
+    Args:
+        splits: files, with what reading them told.
+        spec: sample rate and length of the waveforms.
+        store: a file; waveforms that are too many for memory are kept in the folder ``waves`` beside it. None keeps
+            nothing for long.
+
+    Raises:
+        DependencyError: when files have another rate, and the package that resamples is missing.
+    """
+    facts = splits.train.facts + splits.validation.facts
+    check_rates(facts, spec)
+    source, border = WaveSource(facts, spec, store), len(splits.train)
+    train = dataclasses.replace(splits.train, spec=spec, source=source, positions=np.arange(border))
+    held_out = dataclasses.replace(splits.validation, spec=spec, source=source, positions=np.arange(border, len(facts)))
+    report = f"recordings: {spec.sample_rate} samples a second, {spec.seconds:g} s of each are heard"
+    return dataclasses.replace(splits, train=train, validation=held_out, report=report)

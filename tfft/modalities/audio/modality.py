@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfft.errors import BackboneError
-from tfft.registry import FeatureLevel, Modality
+from tfft.errors import BackboneError, DataError
+from tfft.registry import Adapted, FeatureLevel, Match, Modality
 
 if TYPE_CHECKING:
-    import pathlib
-
     import keras
     import tensorflow as tf
 
     from tfft.backbones.base import Backbone
+    from tfft.data.examples import Splits
     from tfft.exporting.loader import ServingInput
     from tfft.exporting.prediction import RequestItem
+    from tfft.features.engines import Staged
+    from tfft.features.sources import Source, Views
     from tfft.inspection.findings import Finding
+    from tfft.modalities.audio.examples import AudioExamples
     from tfft.models import ModelInput
     from tfft.specs import AudioSpec
 
@@ -30,6 +34,55 @@ class AudioModality(Modality):
     items = "recordings"
     columns = ("audio",)
     settings = frozenset({"sample_rate", "seconds"})
+    augmentations = ("shift", "mask")
+    may_be_grouped = True
+
+    # --- data
+
+    def matches(self, source: Any, settings: Mapping[str, Any]) -> Match | None:
+        """Knows tables whose column of recordings is named, and folders of mostly recordings."""
+        from tfft.data.options import ReadOptions, TableOptions, setting_names
+        from tfft.data.split import SplitOptions
+        from tfft.modalities.audio.folder import AudioOptions, holds_recordings, load_recordings
+        from tfft.modalities.audio.table import load_recording_table
+
+        files = setting_names(SplitOptions, ReadOptions, AudioOptions) - {"check"}
+        if settings.get("audio") is not None:
+            columns = setting_names(TableOptions) | {"audio"}
+            return Match("a table of recordings", load_recording_table, files | columns, 3, has_names=True)
+        if isinstance(source, (str, os.PathLike)) and Path(source).expanduser().is_dir():
+            if holds_recordings(Path(source).expanduser()):
+                return Match("a folder of recordings", load_recordings, files, 2, has_names=True)
+        return None
+
+    def read_labelled(self, source: Any, class_names: Sequence[str], settings: Mapping[str, Any]) -> AudioExamples:
+        """Reads a folder or a table of recordings."""
+        from tfft.modalities.audio.folder import holds_recordings, list_recordings
+        from tfft.modalities.audio.table import read_recording_table
+
+        if "audio" in settings:
+            return read_recording_table(source, class_names, **settings)
+        if not Path(source).is_dir() or not holds_recordings(source):
+            raise DataError(f"{source} holds no recordings, and the model listens to them.")
+        return list_recordings(source, settings.get("store"))
+
+    def is_split(self, source: Any) -> bool:
+        """Tells whether a folder has ``train/`` and ``val/``."""
+        from tfft.data.class_folders import split_folders
+
+        return Path(source).is_dir() and "validation" in split_folders(Path(source))
+
+    def adapt(self, splits: Splits[Any], backbone: Backbone, settings: Mapping[str, Any]) -> Adapted:
+        """Chooses rate and length for a backbone that takes waveforms; an image backbone takes any."""
+        from tfft.modalities.audio.adapt import adapt_waveforms
+
+        return adapt_waveforms(splits, backbone, settings)
+
+    def array_source(self, values: Any, labels: Any, staged: Staged, batch_size: int, views: Views) -> Source | None:
+        """Returns varied waveforms for a model that takes such."""
+        from tfft.modalities.audio.examples import wave_source
+
+        return None if staged.audio is None else wave_source(values, labels, staged, batch_size, views)
 
     # --- checks
 
@@ -51,7 +104,7 @@ class AudioModality(Modality):
 
     def model_options(self, splits: Any) -> dict[str, Any]:
         """Returns the rate and length of the recordings."""
-        return {"audio": splits.spec}
+        return {"audio": splits.train.spec}
 
     def attach_input(
         self,
@@ -72,6 +125,12 @@ class AudioModality(Modality):
             )
         return attach_waves(backbone, network, audio, image_size)
 
+    def input_of(self, model: keras.Model) -> AudioSpec | None:
+        """Returns rate and length of the waveforms that a model takes."""
+        from tfft.layers.log_mel import audio_of
+
+        return audio_of(model)
+
     # --- serving
 
     def serving(self, model: keras.Model, inputs: Mapping[str, tf.TensorSpec], **options: Any) -> ServingInput | None:
@@ -80,7 +139,7 @@ class AudioModality(Modality):
 
         return audio_input(model)
 
-    def served(self, signatures: Mapping[str, Any], assets: pathlib.Path) -> ServingInput | None:
+    def served(self, signatures: Mapping[str, Any], assets: Path) -> ServingInput | None:
         """Returns how an exported model takes waves."""
         from tfft.modalities.audio.serving import served_audio
 

@@ -1,4 +1,4 @@
-"""Waves of many recordings, read by position: :class:`Waves`, and where they come from, :class:`WaveSource`.
+"""Waves of many recordings, read by position: :class:`WaveformArray`, and where they come from, :class:`WaveSource`.
 
 Hides when recordings are read, and where their waves are: in memory while they are few, beyond that in a mapped file
 that another run finds again.
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from tfft.arrays.npy_files import by_position
+from tfft.arrays.ragged import Ragged
 from tfft.arrays.spill import Holder
 from tfft.arrays.store import WAVES, CacheFullError, EntryWriter, no_room, read_entry
 from tfft.errors import installed_version
@@ -38,7 +39,7 @@ _REMEDY = (
 _log = logging.getLogger(__name__)
 
 
-class Waves:
+class WaveformArray:
     """Waves that are read from a file when they are asked for; ``waves[at]`` gives an array, however many there are.
 
     Slices and arrays of positions give float32 [b, samples], a number gives [samples]. ``np.asarray(waves)`` reads all.
@@ -48,8 +49,8 @@ class Waves:
         at: which of them these are, int [N].
 
     Example:
-        >>> splits = tfft.data.load_recordings("birds/")
-        >>> splits.waves[0].shape, splits.waves[0][:8].shape
+        >>> waves = tfft.data.load("birds/").train.waves
+        >>> waves.shape, waves[:8].shape
         ((40000, 160000), (8, 160000))
     """
 
@@ -64,7 +65,7 @@ class Waves:
         return len(self._at)
 
     def __repr__(self) -> str:
-        return f"Waves{self.shape}"
+        return f"WaveformArray{self.shape}"
 
     def __getitem__(self, at: Any) -> np.ndarray:
         places = self._at[at]
@@ -74,9 +75,9 @@ class Waves:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return self[:].astype(dtype or self.dtype, copy=False)
 
-    def take(self, at: np.ndarray) -> Waves:
+    def take(self, at: np.ndarray) -> WaveformArray:
         """Returns the waves at some positions, without reading them."""
-        return Waves(self._held, self._at[at])
+        return WaveformArray(self._held, self._at[at])
 
     @property
     def nbytes(self) -> int:
@@ -97,18 +98,18 @@ class WaveSource:
     def __init__(
         self, facts: Sequence[RecordingFacts], spec: AudioSpec, store: str | os.PathLike[str] | None = None
     ) -> None:
-        self._facts, self._spec = tuple(facts), spec
+        self._facts, self._spec, self.store = tuple(facts), spec, store
         self._root = None if store is None else Path(store).expanduser().parent / WAVES
         self._progress: Callable[[int, int], None] | None = None
 
-    def part(self, at: np.ndarray) -> np.ndarray | Waves:
+    def part(self, at: np.ndarray) -> np.ndarray | WaveformArray:
         """Returns the waves of some recordings.
 
         Args:
             at: their positions, int [N].
 
         Returns:
-            An array, float32 [N, samples], while all are few; :class:`Waves` beyond.
+            An array, float32 [N, samples], while all are few; :class:`WaveformArray` beyond.
 
         Raises:
             DataError: when a file is not what it was any more, or the disk is full.
@@ -116,7 +117,7 @@ class WaveSource:
         """
         if len(self._facts) * self._spec.samples * 4 > LIMIT:
             held, places = self._mapped
-            return Waves(held, places[at])
+            return WaveformArray(held, places[at])
         start, end = (int(at[0]), int(at[-1]) + 1) if len(at) else (0, 0)
         in_a_row = np.array_equal(at, np.arange(start, end))  # then nothing need be copied
         return self._in_memory[start:end] if in_a_row else self._in_memory[at]
@@ -168,7 +169,7 @@ class WaveSource:
                     writer.append([wave[None]])
                 writer.commit({"model": _WHAT, "engine": "", "version": installed_version("tfft")})
             found = read_entry(root, key)
-        return None if isinstance(found, str) else found[0][0]
+        return None if isinstance(found, str) else _whole(found[0][0])
 
     def _unkept(self, files: Sequence[RecordingFacts]) -> np.ndarray:
         place = Path(tempfile.gettempdir())
@@ -179,9 +180,14 @@ class WaveSource:
         try:
             for wave in read_waves(files, self._spec, self._progress):
                 holder.append([wave[None]])
-            return holder.finish()[0]
+            return _whole(holder.finish()[0])
         finally:
             holder.close()
+
+
+def _whole(values: np.ndarray | Ragged) -> np.ndarray:
+    assert isinstance(values, np.ndarray)  # noqa: S101  waves have one length
+    return values
 
 
 def _key(files: Sequence[RecordingFacts], spec: AudioSpec) -> str:

@@ -6,74 +6,16 @@ for.
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
-from tfft.data.examples import Skipped
+from tfft.data.examples import Splits, divide
 from tfft.errors import DataError, listed
+from tfft.modalities.image.examples import ImageArrays
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class ArrayExamples:
-    """Some of the images of an array.
-
-    Attributes:
-        source: all images, [M, H, W] or [M, H, W, C].
-        positions: which of them these are, int [N].
-        labels: int64 [N], index into ``class_names``.
-        class_names: of the labels, sorted.
-    """
-
-    source: np.ndarray
-    positions: np.ndarray
-    labels: np.ndarray
-    class_names: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-    @property
-    def images(self) -> np.ndarray:
-        """The images, a new array at each call."""
-        return self.source[self.positions]
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """Number of images of each class."""
-        totals = np.bincount(self.labels, minlength=len(self.class_names))
-        return dict(zip(self.class_names, totals.tolist(), strict=True))
-
-    def take(self, positions: np.ndarray) -> ArrayExamples:
-        """Returns the examples at some positions."""
-        return dataclasses.replace(self, positions=self.positions[positions], labels=self.labels[positions])
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class ArraySplits:
-    """Images to learn from and images to judge by.
-
-    Attributes:
-        train: to learn from.
-        validation: held out.
-        class_names: the same for both.
-        labels: of all images in their order, int64 [M].
-        split_from: in words, how the two came about.
-        skipped: nothing; arrays hold no broken files.
-    """
-
-    modality: ClassVar[str] = "image"
-
-    train: ArrayExamples
-    validation: ArrayExamples
-    class_names: tuple[str, ...]
-    labels: np.ndarray
-    split_from: str
-    skipped: tuple[Skipped, ...] = ()
-
-
-def load_arrays(source: Any, *, validation: float = 0.2, seed: int = 0) -> ArraySplits:
+def load_arrays(source: Any, *, validation: float = 0.2, seed: int = 0) -> Splits[ImageArrays]:
     """Divides images in memory.
 
     Use it for data that other packages give as arrays. At least one image of each class is on either side.
@@ -82,9 +24,6 @@ def load_arrays(source: Any, *, validation: float = 0.2, seed: int = 0) -> Array
         source: ``(images, labels)``: images [N, H, W] or [N, H, W, C], and one whole number or name for each.
         validation: share of each class to hold out.
         seed: of the draw.
-
-    Returns:
-        :class:`ArraySplits`.
 
     Raises:
         DataError: when they cannot belong together, or a class has fewer than two images.
@@ -113,12 +52,8 @@ def load_arrays(source: Any, *, validation: float = 0.2, seed: int = 0) -> Array
         )
     held = _held_out(numbers, counts, validation, seed)
     names = tuple(str(v.decode() if isinstance(v, bytes) else v) for v in values.tolist())
-    parts = [
-        ArrayExamples(images, positions, numbers[positions], names)
-        for positions in (np.flatnonzero(~held), np.flatnonzero(held))
-    ]
-    words = f"{validation * 100:g} % of each class, drawn with seed {seed}"
-    return ArraySplits(*parts, names, numbers, words)
+    whole = ImageArrays(images, np.arange(len(images)), numbers, names)
+    return divide(whole, held, f"{validation * 100:g} % of each class, drawn with seed {seed}")
 
 
 def _held_out(numbers: np.ndarray, counts: np.ndarray, share: float, seed: int) -> np.ndarray:

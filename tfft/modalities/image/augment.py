@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from tfft.layers.preprocess import resize_pixels
 from tfft.modalities.image.randaugment import rand_augment
+from tfft.modalities.image.transform import PixelTransform, fitting
 from tfft.specs import Augmentation, InputSpec
 
 _ASPECT = math.log(4 / 3)  # a crop is at most so much wider or taller than the picture it becomes
@@ -20,7 +21,9 @@ _RAND = 1  # keeps the numbers of "rand" apart from the others of a view
 
 
 @tf.autograph.experimental.do_not_convert
-def view_of(pixels: tf.Tensor, spec: InputSpec, changes: Augmentation, seed: tf.Tensor, view: tf.Tensor) -> tf.Tensor:
+def view_of(
+    pixels: tf.Tensor, spec: InputSpec, changes: Augmentation, seed: tf.Tensor, view: tf.Tensor
+) -> tuple[tf.Tensor, PixelTransform]:
     """Makes one view of one picture, in the size that a backbone expects.
 
     View 0 is the picture as it is. The others are cut out of the picture before it is resized: a part of
@@ -35,34 +38,39 @@ def view_of(pixels: tf.Tensor, spec: InputSpec, changes: Augmentation, seed: tf.
         view: int scalar, from 0.
 
     Returns:
-        uint8 [spec.height, spec.width, spec.channels].
+        uint8 [spec.height, spec.width, spec.channels], and where the parts of the picture are in it; the moves of
+        RandAugment are not part of that.
     """
+    size = tf.cast(tf.shape(pixels)[:2], tf.float32)
+    plain = fitting(size, spec)
 
-    def varied() -> tf.Tensor:
+    def varied() -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         own = tf.random.fold_in(seed, view)
         numbers = tf.random.stateless_uniform([5], own)
+        box, mirrored = plain.box, plain.mirrored
         if changes.crop < 1:
-            part = _part(pixels, spec, changes.crop, numbers)
-            small = resize_pixels(part, dataclasses.replace(spec, resize="stretch"))
+            box = _part(size, spec, changes.crop, numbers)
+            top, left, bottom, right = tf.unstack(tf.cast(box, tf.int32))
+            small = resize_pixels(pixels[top:bottom, left:right], dataclasses.replace(spec, resize="stretch"))
         else:
             small = resize_pixels(pixels, spec)
         if changes.flip:
-            small = tf.reverse(small, tf.boolean_mask([1], numbers[4:5] < 0.5))
+            mirrored = numbers[4] < 0.5
+            small = tf.reverse(small, tf.boolean_mask([1], mirrored[None]))
         if changes.rand:
             whole = rand_augment(tf.cast(small, tf.uint8), changes.rand, tf.random.fold_in(own, _RAND))
             small = tf.cast(whole, tf.float32)
-        return small
+        return small, box, mirrored
 
-    return tf.cast(tf.cond(view > 0, varied, lambda: resize_pixels(pixels, spec)), tf.uint8)
+    result, box, mirrored = tf.cond(view > 0, varied, lambda: (resize_pixels(pixels, spec), plain.box, plain.mirrored))
+    return tf.cast(result, tf.uint8), PixelTransform(box, mirrored, plain.size)
 
 
-def _part(pixels: tf.Tensor, spec: InputSpec, least: float, numbers: tf.Tensor) -> tf.Tensor:
-    size = tf.cast(tf.shape(pixels)[:2], tf.float32)
+def _part(size: tf.Tensor, spec: InputSpec, least: float, numbers: tf.Tensor) -> tf.Tensor:
+    """Draws a part of a picture: top, left, bottom, right, whole numbers as float32 [4]."""
     area = size[0] * size[1] * (least + (1 - least) * numbers[0])
     aspect = tf.exp((2 * numbers[1] - 1) * _ASPECT) * (spec.width / spec.height)
     wanted = tf.stack([tf.sqrt(area / aspect), tf.sqrt(area * aspect)])
     inner = tf.clip_by_value(tf.round(wanted), 1.0, size)
-    start = tf.cast(tf.floor(numbers[2:4] * (size - inner + 1)), tf.int32)
-    top, left = tf.unstack(tf.clip_by_value(start, 0, tf.cast(size - inner, tf.int32)))
-    rows, columns = tf.unstack(tf.cast(inner, tf.int32))
-    return pixels[top : top + rows, left : left + columns]
+    start = tf.clip_by_value(tf.floor(numbers[2:4] * (size - inner + 1)), 0.0, size - inner)
+    return tf.concat([start, start + inner], axis=0)

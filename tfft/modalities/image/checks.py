@@ -7,18 +7,19 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from tfft.data import Examples, FileFacts, Skipped
+from tfft.data import Skipped, Splits
+from tfft.data.class_folders import is_stray
 from tfft.inspection.classes import class_findings, label_text
 from tfft.inspection.drift import drift_findings
 from tfft.inspection.duplicates import copy_findings
 from tfft.inspection.findings import Finding, Item, Level
 from tfft.modalities.image import file_info as known
 from tfft.modalities.image.decode_errors import FOREIGN_SUFFIXES, SUFFIXES
-from tfft.modalities.image.folder import is_stray
+from tfft.modalities.image.examples import ImageFiles
+from tfft.modalities.image.file_info import FileFacts
 
 _SMALL = 32  # pixels of a side
 _LONG_AND_THIN = 4.0
@@ -46,25 +47,25 @@ _ODDITIES: dict[str, tuple[Level, str, str]] = {
 }
 
 
-def split_findings(splits: Any, notes: list[str]) -> Iterator[Finding]:
+def split_findings(splits: Splits[ImageFiles], notes: list[str]) -> Iterator[Finding]:
     """Yields findings about images that were listed by :func:`tfft.data.load`; no file is read again.
 
     Args:
         splits: the examples, with the statistics of their files.
         notes: one sentence is added where copies were not looked for.
     """
-    parts = {"train": splits.train, "validation": splits.validation}
-    notes += [splits.copies_note] if splits.copies_note else []
+    parts = splits.parts
+    notes += [splits.duplicates_note] if splits.duplicates_note else []
     counts = {part: own.counts for part, own in parts.items()}
     yield from listed_findings(parts, splits.skipped)
     if splits.train.labels.dtype.kind != "f":
         yield from class_findings(counts)
-    yield from copy_findings(splits.copies, *described(parts))
+    yield from copy_findings(splits.duplicates, *described(parts))
     if splits.split_from.startswith("the folders"):
         yield from drift_findings(measures_of(parts), counts)
 
 
-def listed_findings(parts: Mapping[str, Examples], skipped: Sequence[Skipped]) -> Iterator[Finding]:
+def listed_findings(parts: Mapping[str, ImageFiles], skipped: Sequence[Skipped]) -> Iterator[Finding]:
     """Yields findings about the files of all parts.
 
     Args:
@@ -75,7 +76,7 @@ def listed_findings(parts: Mapping[str, Examples], skipped: Sequence[Skipped]) -
     yield from file_findings(facts, described(parts)[1] if facts else [], skipped)
 
 
-def described(parts: Mapping[str, Examples]) -> tuple[list[str], list[str], list[str]]:
+def described(parts: Mapping[str, ImageFiles]) -> tuple[list[str], list[str], list[str]]:
     """Returns paths, class names and parts of all examples, in the order that copies are counted in."""
     paths = [path for own in parts.values() for path in own.paths]
     labels = [label_text(own.class_names, label) for own in parts.values() for label in own.labels]
@@ -83,7 +84,7 @@ def described(parts: Mapping[str, Examples]) -> tuple[list[str], list[str], list
     return paths, labels, where
 
 
-def measures_of(parts: Mapping[str, Examples]) -> dict[str, dict[str, np.ndarray]]:
+def measures_of(parts: Mapping[str, ImageFiles]) -> dict[str, dict[str, np.ndarray]]:
     """Returns brightness, contrast, size and shape of the images of each part, as :func:`drift_findings` takes them."""
     return {part: _measures(own.facts) for part, own in parts.items()}
 

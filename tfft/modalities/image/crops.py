@@ -12,15 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from tfft.data.duplicates import Duplicate, Duplicates
 from tfft.modalities.image.crop_alignment import LARGE, best_parts, part_similarity
-from tfft.modalities.image.duplicates import (
-    Copies,
-    Copy,
-    comparable,
-    drawings,
-    in_doubt,
-    usual_similarity,
-)
+from tfft.modalities.image.duplicates import comparable, drawings, in_doubt, thumb_of, usual_similarity
 from tfft.modalities.image.file_info import FileFacts, grey_picture
 from tfft.modalities.image.thumbnails import turned_words
 
@@ -35,25 +29,25 @@ _KEPT = 256  # pictures of 96 x 96 pixels in memory
 _Decided = tuple[float, int]  # similarity and orientation
 
 
-def find_parts(facts: Sequence[FileFacts], features: np.ndarray, found: Copies) -> Copies:
+def find_parts(facts: Sequence[FileFacts], features: np.ndarray, found: Duplicates) -> Duplicates:
     """Finds pictures that are crops of others, of 60 % of a side and more, which features tell are alike.
 
     Features of a network choose candidates, as for the copies of Douze et al. (The 2021 image similarity dataset and
     challenge, 2021); they do not decide, since different pictures of one thing have features nearly as near.
 
     Args:
-        facts: as :func:`tfft.data.find_copies` takes them.
+        facts: as :func:`find_copies` takes them.
         features: of each, [N, D].
-        found: what :func:`tfft.data.find_copies` found among them; it is not found again.
+        found: what :func:`find_copies` found among them; it is not found again.
 
     Returns:
-        :class:`Copies` with the further pairs, of kind ``"part"``. Nothing is looked for where that function did not,
-        nor among drawings.
+        :class:`Duplicates` with the further pairs, of kind ``"part"``. Nothing is looked for where that
+        function did not, nor among drawings.
     """
     alone = comparable(facts, found)
-    alone = [at for at in alone if not drawings(facts[at].thumb[None])[0]]  # a line is a part of many symbols
+    alone = [at for at in alone if not drawings(thumb_of(facts[at])[None])[0]]  # a line is a part of many symbols
     if not found.ways or len(alone) < 2:
-        return Copies(())
+        return Duplicates(())
     decide = decider([facts[at] for at in alone], found.ways)
 
     def similar(left: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -61,13 +55,13 @@ def find_parts(facts: Sequence[FileFacts], features: np.ndarray, found: Copies) 
 
     usual = usual_similarity(len(alone), similar, _SAMPLE, SIMILAR_PART)
     if usual > _TOO_ALIKE:
-        return Copies((), in_doubt("parts of pictures", usual, SIMILAR_PART))
+        return Duplicates((), in_doubt("parts of pictures", usual, SIMILAR_PART))
     known = set(found.positions)
     pairs = [pair for pair in neighbours(features[alone]) if (alone[pair[0]], alone[pair[1]]) not in known]
     left, right = np.array(pairs, np.int64).reshape(-1, 2).T
-    return Copies(
+    return Duplicates(
         tuple(
-            Copy(alone[one], alone[other], "part", round(value, 4), turned_words(way))
+            Duplicate(alone[one], alone[other], "part", round(value, 4), turned_words(way))
             for one, other, (value, way) in zip(left, right, decide(left, right), strict=True)
             if value >= SIMILAR_PART
         ),
@@ -83,7 +77,8 @@ def neighbours(features: np.ndarray) -> list[tuple[int, int]]:
     """
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
     unit = (features / np.maximum(lengths, 1e-6)).astype(np.float32)
-    count, pairs = min(_NEAREST, len(unit) - 1), set()
+    count = min(_NEAREST, len(unit) - 1)
+    pairs: set[tuple[int, int]] = set()
     for start in range(0, len(unit), _BLOCK):
         close = unit[start : start + _BLOCK] @ unit.T
         rows = np.arange(len(close))
@@ -110,14 +105,14 @@ def decider(facts: Sequence[FileFacts], ways: Sequence[int]) -> Callable[[np.nda
         rough = {}
         for whole, others in partners.items():
             own = sorted(others)
-            best, where = best_parts(facts[whole].thumb, np.stack([facts[at].thumb for at in own]), ways)
+            best, where = best_parts(thumb_of(facts[whole]), np.stack([thumb_of(facts[at]) for at in own]), ways)
             rough.update({(whole, part): (float(best[i]), where[i]) for i, part in enumerate(own)})
         for one, other in zip(left.tolist(), right.tolist(), strict=True):
             whole, part = max(((one, other), (other, one)), key=lambda pair: rough[pair][0])
             value, where = rough[whole, part]
             if value >= _ROUGH:
-                pictures = read(whole), read(part)
-                value = 0.0 if any(picture is None for picture in pictures) else part_similarity(*pictures, where)
+                large, small = read(whole), read(part)
+                value = 0.0 if large is None or small is None else part_similarity(large, small, where)
             yield value, int(where[0])
 
     return decide

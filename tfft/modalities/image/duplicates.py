@@ -8,12 +8,12 @@ smaller. Larger crops are found by :func:`tfft.modalities.image.crops.find_parts
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
 
 import numpy as np
 
+from tfft.data.duplicates import Duplicate, Duplicates
 from tfft.modalities.image.file_info import FileFacts
 from tfft.modalities.image.thumbnails import EVERY_WAY, UPRIGHT, candidates, similarity, turned_words
 
@@ -26,48 +26,7 @@ _PAPER = 2  # grey levels between which paper is one grey
 _FLATTEST = 4.0  # grey levels of deviation; what has less has no picture to compare
 
 
-@dataclasses.dataclass(frozen=True)
-class Copy:
-    """Two pictures that are one.
-
-    Attributes:
-        first: position of one.
-        second: position of the other, larger.
-        kind: ``"file"`` (the same bytes), ``"pixels"`` (the same pixels, stored in another way), ``"near"``, or
-            ``"part"`` (one is a part of the other, found by features).
-        similarity: correlation of the two, 1 for the same pixels.
-        turned: ``"mirrored"``, ``"rotated by a half turn"`` and the like, where the two are not the same way round.
-    """
-
-    first: int
-    second: int
-    kind: Literal["file", "pixels", "near", "part"]
-    similarity: float = 1.0
-    turned: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class Copies:
-    """What :func:`find_copies` finds.
-
-    Attributes:
-        pairs: each picture with an earlier one that it is a copy of; of many copies each is named at least once.
-        note: why near copies were not looked for, or not rotated ones; empty where they were.
-        ways: the orientations in which near copies were looked for, as
-            :func:`tfft.modalities.image.thumbnails.turn` takes them.
-    """
-
-    pairs: tuple[Copy, ...]
-    note: str = ""
-    ways: tuple[int, ...] = ()
-
-    @property
-    def positions(self) -> list[tuple[int, int]]:
-        """The two positions of each pair."""
-        return [(copy.first, copy.second) for copy in self.pairs]
-
-
-def find_copies(facts: Sequence[FileFacts], near: bool = True) -> Copies:
+def find_copies(facts: Sequence[FileFacts], near: bool = True) -> Duplicates:
     """Finds pictures that are the same, or were made from one another.
 
     The hash that chooses what is compared is the DCT hash of Zauner (Implementation and benchmarking of perceptual
@@ -79,23 +38,23 @@ def find_copies(facts: Sequence[FileFacts], near: bool = True) -> Copies:
         near: False finds the same bytes and pixels only.
 
     Returns:
-        :class:`Copies`. Near copies are not looked for where unrelated pictures are about as similar as copies are,
+        :class:`Duplicates`. Near copies are not looked for where unrelated pictures are about as similar as copies are,
         such as drawings of one digit, nor among more than 60,000 pictures; rotated ones not where that is so of
         rotated pictures, and never among drawings, such as 6 and 9.
     """
     pairs = list(_same(facts))
     if not near:
-        return Copies(tuple(pairs))
-    alone = comparable(facts, Copies(tuple(pairs)))
+        return Duplicates(tuple(pairs))
+    alone = comparable(facts, Duplicates(tuple(pairs)))
     if len(alone) < 2:
-        return Copies(tuple(pairs))
+        return Duplicates(tuple(pairs))
     if len(alone) > _MOST:
         note = f"near copies are not looked for among more than {_MOST:,} pictures, only equal files and pixels"
-        return Copies(tuple(pairs), note)
-    thumbs = np.stack([facts[at].thumb for at in alone])
+        return Duplicates(tuple(pairs), note)
+    thumbs = np.stack([thumb_of(facts[at]) for at in alone])
     ways, note = _ways(thumbs)
     if not ways:
-        return Copies(tuple(pairs), note)
+        return Duplicates(tuple(pairs), note)
     left, right = candidates(thumbs, ways)
     found, way = similarity(thumbs, left, right, ways)
     # A symbol may be another one when it is rotated, as 6 is, even where no other pair of a data set is alike.
@@ -104,14 +63,20 @@ def find_copies(facts: Sequence[FileFacts], near: bool = True) -> Copies:
     found[symbols], way[symbols] = similarity(thumbs, left[symbols], right[symbols], UPRIGHT)
     for i in np.flatnonzero(found >= SIMILAR):
         one, other, alike = alone[left[i]], alone[right[i]], round(float(found[i]), 4)
-        pairs.append(Copy(one, other, "near", alike, turned_words(way[i])))
-    return Copies(tuple(sorted(pairs, key=lambda copy: (copy.first, copy.second))), note, ways)
+        pairs.append(Duplicate(one, other, "near", alike, turned_words(way[i])))
+    return Duplicates(tuple(sorted(pairs, key=lambda copy: (copy.first, copy.second))), note, ways)
 
 
-def comparable(facts: Sequence[FileFacts], found: Copies) -> list[int]:
+def comparable(facts: Sequence[FileFacts], found: Duplicates) -> list[int]:
     """Positions of the pictures that can be laid over others; of equal ones the first only."""
     later = {copy.second for copy in found.pairs if copy.kind in ("file", "pixels")}
     return [at for at, f in enumerate(facts) if at not in later and f.thumb is not None and f.thumb.std() > _FLATTEST]
+
+
+def thumb_of(facts: FileFacts) -> np.ndarray:
+    """Returns the small copy of a picture that could be decoded."""
+    assert facts.thumb is not None  # noqa: S101
+    return facts.thumb
 
 
 def drawings(thumbs: np.ndarray) -> np.ndarray:
@@ -147,7 +112,7 @@ def usual_similarity(
     random = np.random.default_rng(0)
     left = random.integers(0, count, sample)
     found = similar(left, (left + random.integers(1, count, sample)) % count)
-    # Copies are far above other pairs. What is merely alike has all similarities up to that of copies, and beyond.
+    # Duplicates are far above other pairs. What is merely alike has all similarities up to that of copies, and beyond.
     unrelated = found[found < limit]
     return float(np.quantile(unrelated, 0.99)) if len(unrelated) > _UNRELATED * sample else 1.0
 
@@ -161,21 +126,25 @@ def in_doubt(what: str, usual: float, limit: float = SIMILAR) -> str:
 def _ways(thumbs: np.ndarray) -> tuple[tuple[int, ...], str]:
     """In which orientations copies can be told from other pictures, and a note where not in all."""
     for ways, rest, what in ((UPRIGHT, (), "near copies"), (EVERY_WAY, UPRIGHT, "rotated copies")):
-        usual = usual_similarity(len(thumbs), lambda one, other, ways=ways: similarity(thumbs, one, other, ways)[0])
+        usual = usual_similarity(len(thumbs), functools.partial(_similarity, thumbs, ways))
         if usual > _TOO_ALIKE:
             return rest, in_doubt(what, usual)
     return EVERY_WAY, ""
 
 
-def _same(facts: Sequence[FileFacts]) -> Iterator[Copy]:
+def _similarity(thumbs: np.ndarray, ways: tuple[int, ...], one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    return similarity(thumbs, one, other, ways)[0]
+
+
+def _same(facts: Sequence[FileFacts]) -> Iterator[Duplicate]:
     files: dict[str, int] = {}
     pixels: dict[str, int] = {}
     for at, one in enumerate(facts):
         if not one.pixels:
             continue
         if one.digest in files:
-            yield Copy(files[one.digest], at, "file")
+            yield Duplicate(files[one.digest], at, "file")
         elif one.pixels in pixels:
-            yield Copy(pixels[one.pixels], at, "pixels")
+            yield Duplicate(pixels[one.pixels], at, "pixels")
         files.setdefault(one.digest, at)
         pixels.setdefault(one.pixels, at)

@@ -12,10 +12,12 @@ import os
 import struct
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from tfft.data.file_index import FileKind, indexed_facts
 from tfft.modalities.image.decode import decode_pixels
 from tfft.modalities.image.decode_errors import KIND_SUFFIXES, read_bytes, why_undecodable
 from tfft.modalities.image.headers import BMP, GIF, JPEG, PNG, WEBP, read_header
@@ -73,26 +75,28 @@ def examine(path: str) -> FileFacts:
     encoded, reason = read_bytes(path)
     if encoded is None:
         return FileFacts(path, reason)
-    facts = {"path": path, "size": len(encoded), "digest": hashlib.blake2b(encoded, digest_size=16).hexdigest()}
+    digest = hashlib.blake2b(encoded, digest_size=16).hexdigest()
     found: list[tf.Tensor] = []
     reason = reason or why_undecodable(lambda: found.extend(_decoder(tf.constant(encoded))), encoded)
     if reason:
-        return FileFacts(reason=reason, **facts)
+        return FileFacts(path, reason, len(encoded), digest)
     pixels, thumb, kind, height, width, orientation = (tensor.numpy() for tensor in found)
-    hashed = hashlib.blake2b(np.ascontiguousarray(pixels), digest_size=16)
+    hashed = hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=16)
     hashed.update(str(pixels.shape).encode())
     oddities = list(_oddities(int(kind), encoded, path, pixels))
     if orientation > 1:
         oddities.append(ROTATED)
     return FileFacts(
-        reason=None,
+        path,
+        None,
+        len(encoded),
+        digest,
         pixels=hashed.hexdigest(),
         kind=_NAMES.get(int(kind), ""),
         height=int(height),
         width=int(width),
         oddities=tuple(oddities),
         thumb=thumb,
-        **facts,
     )
 
 
@@ -143,6 +147,34 @@ def examine_all(
                 if progress is not None:
                     progress(len(found), len(paths))
     return found
+
+
+def facts_of(
+    paths: Sequence[str],
+    progress: Callable[[int, int], None] | None = None,
+    store: str | os.PathLike[str] | None = None,
+) -> list[FileFacts]:
+    """Returns the facts about image files, reading those that are new or have changed.
+
+    Args:
+        paths: the files.
+        progress: called with (files done, files in all) while files are read.
+        store: file in which facts are kept; None reads every file.
+    """
+    return indexed_facts(_PICTURES, paths, progress, store)
+
+
+def _from_row(path: str, values: dict[str, Any], thumb: bytes | None) -> FileFacts:
+    small = None if thumb is None else np.frombuffer(thumb, np.uint8).reshape(THUMB, THUMB)
+    return FileFacts(path=path, thumb=small, **{**values, "oddities": tuple(values["oddities"])})
+
+
+_PICTURES = FileKind(
+    f"1 {tf.__version__}",
+    lambda paths, progress: examine_all(paths, progress),
+    _from_row,
+    lambda facts: None if facts.thumb is None else facts.thumb.tobytes(),
+)
 
 
 def _decode(encoded: tf.Tensor) -> tuple[tf.Tensor, ...]:

@@ -15,8 +15,9 @@ import numpy as np
 
 from tfft import registry
 from tfft.backbones import Backbone
-from tfft.data import Copy, Examples, FileFacts, Skipped, find_copies, find_parts
-from tfft.data.file_index import facts_of
+from tfft.data import Skipped
+from tfft.data.class_folders import class_folders, existing, files_of, split_folders
+from tfft.data.duplicates import Duplicate
 from tfft.errors import DataError
 from tfft.features import extract
 from tfft.inspection.classes import class_findings
@@ -25,7 +26,11 @@ from tfft.inspection.duplicates import copy_findings
 from tfft.inspection.findings import DataReport, Finding, in_order
 from tfft.inspection.label_errors import NOT_CHECKED, label_findings, opened_for
 from tfft.modalities.image.checks import described, listed_findings, measures_of
-from tfft.modalities.image.folder import class_folders, existing, files_of, split_folders
+from tfft.modalities.image.crops import find_parts
+from tfft.modalities.image.duplicates import find_copies
+from tfft.modalities.image.examples import ImageFiles
+from tfft.modalities.image.file_info import FileFacts, facts_of
+from tfft.modalities.image.folder import IMAGE_FILES
 
 Progress = Callable[[int, int], None]
 
@@ -65,7 +70,7 @@ def check_folder(
 
 def _surveyed(
     folder: Path, store: str | os.PathLike[str] | None, progress: Progress | None
-) -> tuple[dict[str, Examples], list[Skipped]]:
+) -> tuple[dict[str, ImageFiles], list[Skipped]]:
     """Lists the usable examples by part, and what cannot be used."""
     root = existing(folder)
     try:
@@ -74,19 +79,19 @@ def _surveyed(
         places = {"": root}
     parts, skipped = {}, list[Skipped]()
     for part, place in places.items():
-        names = class_folders(place, skipped, least=0)
-        found = [(path, number) for number, name in enumerate(names) for path in files_of(place / name, skipped)]
+        names = class_folders(place, skipped, 0, IMAGE_FILES)
+        found = [(path, i) for i, name in enumerate(names) for path in files_of(place / name, skipped, IMAGE_FILES)]
         facts = facts_of([path for path, _ in found], progress, store)
         skipped += [Skipped(one.path, one.reason) for one in facts if one.reason]
         used = [(one, number) for one, (_, number) in zip(facts, found, strict=True) if one.reason is None]
         labels = np.array([number for _, number in used], np.int32)
         good = tuple(one for one, _ in used)
-        parts[part] = Examples(tuple(one.path for one in good), labels, names, (), good)
+        parts[part] = ImageFiles(tuple(one.path for one in good), labels, names, (), good)
     return parts, skipped
 
 
 def _findings(
-    parts: Mapping[str, Examples], skipped: Sequence[Skipped], seen: _Seen | None, notes: list[str]
+    parts: Mapping[str, ImageFiles], skipped: Sequence[Skipped], seen: _Seen | None, notes: list[str]
 ) -> Iterator[Finding]:
     counts = {part: own.counts for part, own in parts.items()}
     yield from listed_findings(parts, skipped)
@@ -96,7 +101,7 @@ def _findings(
     yield from drift_findings(measures_of(parts), counts)
 
 
-def _copies(facts: Sequence[FileFacts], seen: _Seen | None, notes: list[str]) -> list[Copy]:
+def _copies(facts: Sequence[FileFacts], seen: _Seen | None, notes: list[str]) -> list[Duplicate]:
     """Copies among all, with features also those that are larger crops."""
     found = find_copies(facts)
     pairs, said = list(found.pairs), [found.note]
@@ -117,18 +122,18 @@ def _copies(facts: Sequence[FileFacts], seen: _Seen | None, notes: list[str]) ->
 class _Seen:
     """What a backbone saw: features [N, D] of the examples of all parts that have the classes of the first."""
 
-    examples: Examples
+    examples: ImageFiles
     positions: list[int]  # of the examples among all of the survey
     features: np.ndarray
     backbone: str
 
 
-def _seen(parts: Mapping[str, Examples], backbone: str | os.PathLike[str] | Backbone) -> _Seen | None:
+def _seen(parts: Mapping[str, ImageFiles], backbone: str | os.PathLike[str] | Backbone) -> _Seen | None:
     opened = opened_for(registry.modality("image"), backbone)
     first = next(iter(parts.values()))
     same = [own for own in parts.values() if own.class_names == first.class_names]
     paths = tuple(path for own in same for path in own.paths)
-    examples = Examples(paths, np.concatenate([own.labels for own in same]), first.class_names)
+    examples = ImageFiles(paths, np.concatenate([own.labels for own in same]), first.class_names)
     if not len(examples) or len(examples.class_names) < 2:
         return None
     taken = [own.class_names == first.class_names for own in parts.values() for _ in own.paths]

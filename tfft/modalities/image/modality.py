@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfft.errors import DataError
-from tfft.registry import FeatureLevel, Modality
+from tfft.registry import FeatureLevel, Match, Modality
 
 if TYPE_CHECKING:
-    import pathlib
-
     import keras
     import tensorflow as tf
 
     from tfft.backbones.base import Backbone
     from tfft.exporting.loader import ServingInput
     from tfft.exporting.prediction import RequestItem
+    from tfft.features.engines import Staged
+    from tfft.features.sources import Source, Views
     from tfft.inspection.findings import DataReport, Finding
+    from tfft.modalities.image.examples import ImageFiles
     from tfft.models import ModelInput
     from tfft.specs import InputSpec
 
@@ -30,6 +32,51 @@ class ImageModality(Modality):
     item = "image"
     items = "images"
     columns = ("image",)
+    augmentations = ("flip", "crop", "rand")
+
+    # --- data
+
+    def matches(self, source: Any, settings: Mapping[str, Any]) -> Match | None:
+        """Knows tables whose column of images is named, pairs of arrays, and any other path as a folder of images."""
+        from tfft.data.options import ReadOptions, TableOptions, setting_names
+        from tfft.data.split import SplitOptions
+        from tfft.modalities.image.arrays import load_arrays
+        from tfft.modalities.image.folder import load_images
+        from tfft.modalities.image.table import load_image_table
+
+        files = setting_names(SplitOptions, ReadOptions)
+        if settings.get("image") is not None:
+            columns = setting_names(TableOptions) | {"image"}
+            return Match("a table of images", load_image_table, (files | columns) - {"check"}, 3, has_names=True)
+        if isinstance(source, (str, os.PathLike)):  # whose loader says what is there
+            return Match("a folder of images", load_images, files, 1, has_names=True)
+        if isinstance(source, (tuple, list)) and len(source) == 2 and hasattr(source[0], "__len__"):
+            if not isinstance(source[0], (str, bytes, os.PathLike)) and not hasattr(source[0], "element_spec"):
+                return Match("arrays", load_arrays, frozenset({"validation", "seed"}), 1)
+        return None
+
+    def read_labelled(self, source: Any, class_names: Sequence[str], settings: Mapping[str, Any]) -> ImageFiles:
+        """Reads a folder or a table of image files."""
+        from tfft.data.class_folders import split_folders
+        from tfft.modalities.image.folder import list_images
+        from tfft.modalities.image.table import read_image_table
+
+        if "image" in settings:
+            return read_image_table(source, class_names, **settings)
+        folder = Path(source)
+        place = split_folders(folder).get("train", folder) if folder.is_dir() else folder
+        return list_images(place, least_classes=1, store=settings.get("store"))
+
+    def is_split(self, source: Any) -> bool:
+        """Tells whether a folder has ``train/`` and another part."""
+        folder = Path(source)
+        return folder.is_dir() and {"train"} < {path.name.lower() for path in folder.iterdir() if path.is_dir()}
+
+    def array_source(self, values: Any, labels: Any, staged: Staged, batch_size: int, views: Views) -> Source | None:
+        """Returns varied images for a model that begins with their preprocessing."""
+        from tfft.modalities.image.examples import image_source
+
+        return None if staged.preprocess is None else image_source(values, labels, staged, batch_size, views)
 
     # --- checks
 
@@ -84,6 +131,13 @@ class ImageModality(Modality):
 
         return attach_images(backbone, network, image_size)
 
+    def input_of(self, model: keras.Model) -> InputSpec | None:
+        """Returns the size and range of the images that a model takes."""
+        from tfft.layers.preprocess import preprocess_of
+
+        layer = preprocess_of(model)
+        return None if layer is None else layer.spec
+
     # --- serving
 
     def serving(self, model: keras.Model, inputs: Mapping[str, tf.TensorSpec], **options: Any) -> ServingInput | None:
@@ -92,7 +146,7 @@ class ImageModality(Modality):
 
         return image_input(model, inputs, options.get("input_spec"))
 
-    def served(self, signatures: Mapping[str, Any], assets: pathlib.Path) -> ServingInput | None:
+    def served(self, signatures: Mapping[str, Any], assets: Path) -> ServingInput | None:
         """Returns how an exported model takes image files."""
         from tfft.modalities.image.serving import served_images
 

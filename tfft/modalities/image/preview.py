@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from tfft.data.batches import views_of
-from tfft.data.examples import Examples
+from tfft.data.batches import BatchOptions
 from tfft.errors import DataError
 from tfft.layers.preprocess import check_spec
+from tfft.modalities.image.batches import array_views, file_views
 from tfft.modalities.image.decode import decode_image
+from tfft.modalities.image.examples import ImageArrays, ImageFiles
 from tfft.specs import Augmentation, InputSpec, augmentation
 
 _THUMBNAIL = InputSpec(height=96, width=96, resize="pad")
@@ -19,7 +20,7 @@ _GAP = 4  # white pixels between two pictures
 
 
 def preview(
-    examples: Examples,
+    examples: ImageFiles | ImageArrays,
     spec: InputSpec,
     *,
     augment: Augmentation | str | Sequence[str] | None = None,
@@ -32,7 +33,7 @@ def preview(
     Use it before training, to see that nothing that tells the class is cut off, mirrored or recoloured.
 
     Args:
-        examples: from :func:`tfft.data.load` or :func:`tfft.data.list_images`.
+        examples: from :func:`tfft.data.load` or :func:`list_images`.
         spec: size and fitting, a backbone's ``input_spec``.
         augment: as :func:`tfft.data.to_dataset` takes it. Without, the grid is filled with different examples.
         rows: examples that are drawn, of each class alike.
@@ -64,12 +65,19 @@ def preview(
     return grid
 
 
-def _drawn(examples: Examples, spec: InputSpec, changes: Augmentation, views: int, seed: int) -> np.ndarray:
+def _drawn(
+    examples: ImageFiles | ImageArrays, spec: InputSpec, changes: Augmentation, views: int, seed: int
+) -> np.ndarray:
     """All views of examples, uint8 [views * N, H, W, C]: the first views of all, then the second ones."""
-    return np.concatenate([pixels.numpy() for pixels, _ in views_of(examples, spec, changes, views, seed=seed)])
+    options = BatchOptions(seed=seed)
+    if isinstance(examples, ImageFiles):
+        dataset = file_views(examples.paths, examples.labels, spec, changes, views, options)
+    else:
+        dataset = array_views(examples.images, examples.labels, spec, changes, views, options)
+    return np.concatenate([pixels.numpy() for pixels, _ in dataset])
 
 
-def _chosen(examples: Examples, count: int, seed: int) -> Examples:
+def _chosen(examples: ImageFiles | ImageArrays, count: int, seed: int) -> ImageFiles | ImageArrays:
     """Some examples, of each class in turn where each has one class."""
     order = np.random.default_rng(seed).permutation(len(examples))
     if examples.labels.ndim == 1 and examples.labels.dtype.kind != "f":

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from tfft import registry
-from tfft.data import TextExamples, TextSplits
+from tfft.data import Splits
 from tfft.inspection.classes import twins, uneven
 from tfft.inspection.findings import Finding, Item, Level
+from tfft.modalities.text.examples import TextExamples
 
 _LONG = 20_000  # characters; no encoder reads so much
 _FEW = 10
@@ -22,8 +23,8 @@ _MARKUP = re.compile(r"</?(p|br|div|span|a|b|i|td|tr|li)\b[^>]*>|&(amp|lt|gt|quo
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
-def text_findings(splits: TextSplits) -> Iterator[Finding]:
-    """Yields findings about texts that were read by :func:`tfft.data.load_texts`.
+def text_findings(splits: Splits[TextExamples]) -> Iterator[Finding]:
+    """Yields findings about texts that were read by :func:`load_texts`.
 
     Args:
         splits: both parts.
@@ -31,18 +32,18 @@ def text_findings(splits: TextSplits) -> Iterator[Finding]:
     yield from _findings(splits, {"train": splits.train, "validation": splits.validation}, text_counts(splits))
 
 
-def text_counts(splits: TextSplits) -> dict[str, dict[str, int]]:
+def text_counts(splits: Splits[TextExamples]) -> dict[str, dict[str, int]]:
     """Returns the number of texts in each class, by part; of all texts where labels are no classes."""
     return {"train": _counts(splits.train, splits), "validation": _counts(splits.validation, splits)}
 
 
-def _counts(part: TextExamples, splits: TextSplits) -> dict[str, int]:
+def _counts(part: TextExamples, splits: Splits[TextExamples]) -> dict[str, int]:
     task = registry.task(splits.task)
     return task.counts(part.labels, splits.class_names) if task.exclusive_classes else {"texts": len(part)}
 
 
 def _findings(
-    splits: TextSplits, parts: Mapping[str, TextExamples], counts: Mapping[str, Mapping[str, int]]
+    splits: Splits[TextExamples], parts: Mapping[str, TextExamples], counts: Mapping[str, Mapping[str, int]]
 ) -> Iterator[Finding]:
     if splits.skipped:
         items = tuple(Item(one.path, one.reason) for one in splits.skipped)

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfft.registry import FeatureLevel, Modality
+from tfft.registry import FeatureLevel, Match, Modality
 
 if TYPE_CHECKING:
-    import pathlib
-
     import keras
     import tensorflow as tf
 
     from tfft.backbones.base import Backbone
+    from tfft.data.examples import Splits
     from tfft.exporting.loader import ServingInput
     from tfft.exporting.prediction import RequestItem
     from tfft.inspection.findings import Finding
+    from tfft.modalities.text.examples import TextExamples
     from tfft.models import ModelInput
+
+
+_PARTS = ("val", "valid", "validation", "dev")
 
 
 class TextModality(Modality):
@@ -28,6 +32,35 @@ class TextModality(Modality):
     items = "texts"
     columns = ("text",)
     request = "text"
+    numeric = False
+
+    # --- data
+
+    def matches(self, source: Any, settings: Mapping[str, Any]) -> Match | None:
+        """Knows tables, folders of ``.txt`` files or tables, and lists of strings."""
+        from tfft.data.options import TableOptions, setting_names
+        from tfft.data.split import SplitOptions
+        from tfft.modalities.text.load import load_texts
+        from tfft.modalities.text.sources import holds_texts
+
+        if (certainty := holds_texts(source, settings)) == 0:
+            return None
+        names = setting_names(SplitOptions, TableOptions) | {"text", "strict"}
+        return Match("texts", load_texts, names - {"root"}, certainty)
+
+    def read_labelled(self, source: Any, class_names: Sequence[str], settings: Mapping[str, Any]) -> TextExamples:
+        """Reads a table or a folder of texts."""
+        from tfft.modalities.text.load import read_texts
+
+        return read_texts(source, class_names, **{name: v for name, v in settings.items() if name != "store"})
+
+    def is_split(self, source: Any) -> bool:
+        """Tells whether a folder has a table or a folder to learn from, and another one."""
+        folder = Path(source)
+        if not folder.is_dir():
+            return False
+        names = {path.stem.lower() for path in folder.iterdir()}
+        return "train" in names and not names.isdisjoint(_PARTS)
 
     # --- checks
 
@@ -43,9 +76,12 @@ class TextModality(Modality):
 
         return text_counts(splits)
 
-    def example_names(self, examples: Any) -> Sequence[str]:
-        """Returns where the texts stand."""
-        return examples.places
+    def notes(self, splits: Splits[Any], backbone: Backbone) -> Iterator[str]:
+        """Says how many texts are longer than what is read of them."""
+        from tfft.modalities.text.truncation import truncation_note
+
+        if note := truncation_note(splits.train, backbone):
+            yield note
 
     # --- model
 
@@ -71,6 +107,10 @@ class TextModality(Modality):
 
         return (attach_words if level == "sequence" else attach_texts)(backbone, network, pair)
 
+    def input_of(self, model: keras.Model) -> str | None:
+        """Returns ``"string"`` for a model that takes nothing but strings."""
+        return "string" if all(tensor.dtype == "string" for tensor in model.inputs) else None
+
     # --- serving
 
     def serving(self, model: keras.Model, inputs: Mapping[str, tf.TensorSpec], **options: Any) -> ServingInput | None:
@@ -79,7 +119,7 @@ class TextModality(Modality):
 
         return text_input(inputs)
 
-    def served(self, signatures: Mapping[str, Any], assets: pathlib.Path) -> ServingInput | None:
+    def served(self, signatures: Mapping[str, Any], assets: Path) -> ServingInput | None:
         """Returns how an exported model takes texts."""
         from tfft.modalities.text.serving import served_texts
 
@@ -99,7 +139,7 @@ class TextModality(Modality):
         """Returns the names of the model's inputs."""
         return tuple(spec)
 
-    def item_of_row(self, fields: Sequence[Any], folder: pathlib.Path) -> Any:
+    def item_of_row(self, fields: Sequence[Any], folder: Path) -> Any:
         """Returns the text, or the pair of texts, of a row."""
         from tfft.modalities.text.serving import texts_of_row
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from tfft.registry import Evaluator, FeatureLevel, Task
+from tfft.registry import Evaluator, FeatureLevel, Modality, Task
 from tfft.tasks.token_classification.entities import OUTSIDE, Entity, entities
 
 if TYPE_CHECKING:
@@ -23,10 +23,16 @@ class TokenClassification(Task):
     head_kind: ClassVar[str] = "tokens"
     modalities: ClassVar[frozenset[str]] = frozenset({"text"})
     feature_level: ClassVar[FeatureLevel] = "sequence"
-    has_own_format: ClassVar[bool] = True
     solves_head: ClassVar[bool] = False
     head_reason: ClassVar[str] = "trained: it can be computed where a text has one answer, and here each word has one"
     caches_features: ClassVar[bool] = False
+
+    @property
+    def reader(self) -> Modality | None:
+        """Reads files of words and their tags."""
+        from tfft.tasks.token_classification.reader import TAGGED_WORDS
+
+        return TAGGED_WORDS
 
     def class_names(self, values: Sequence[Any]) -> tuple[str, ...]:
         """Returns the tags that occur, ``"O"`` first."""

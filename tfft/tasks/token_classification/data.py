@@ -1,4 +1,4 @@
-"""Sentences whose words are tagged, from files or lists: :func:`load_tagged`, :func:`from_tagged`.
+"""Sentences whose words are tagged, from files or lists: :func:`load_tagged`, :class:`TokenExamples`.
 
 Hides the two forms in which such data come (CoNLL columns, JSON lines), how sentences become strings again, and which
 of the many small faults of hand-made annotations are errors.
@@ -14,13 +14,16 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from tfft.data.batches import assemble
+from tfft.data.batches import BatchOptions, assemble, on_cpu
+from tfft.data.examples import Splits
 from tfft.errors import DataError, PlanError, did_you_mean, listed, raise_problems
+from tfft.modalities.text.examples import TextExamples
+from tfft.specs import AudioSpec, InputSpec
 
 OUTSIDE, PADDING = "O", -1
 
@@ -32,21 +35,16 @@ _JSON = (".jsonl", ".json", ".ndjson")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class TaggedSentences:
-    """Sentences and the tags of their words.
+class TokenExamples(TextExamples):
+    """Sentences and the tags of their words: texts, the words of each joined by blanks.
 
-    Attributes:
-        inputs: object array [N] of strings, the words of each joined by blanks.
-        labels: int32 [N, W], W the words of the longest: index into ``tag_names``, -1 for padding.
-        tag_names: ``"O"`` first where there is one, then sorted.
+    ``labels`` are int32 [N, W], W the words of the longest: index into ``class_names``, -1 for padding. ``class_names``
+    are the tags, ``"O"`` first where there is one, then sorted.
     """
 
-    inputs: np.ndarray
-    labels: np.ndarray
-    tag_names: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.inputs)
+    pairs: np.ndarray | None = None
+    labels: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0), np.int32))
+    class_names: tuple[str, ...] = ()
 
     @property
     def words(self) -> int:
@@ -56,29 +54,44 @@ class TaggedSentences:
     @property
     def counts(self) -> dict[str, int]:
         """Number of words with each tag."""
-        totals = np.bincount(self.labels[self.labels >= 0], minlength=len(self.tag_names))
-        return dict(zip(self.tag_names, totals.tolist(), strict=True))
+        totals = np.bincount(self.labels[self.labels >= 0], minlength=len(self.class_names))
+        return dict(zip(self.class_names, totals.tolist(), strict=True))
+
+    @property
+    def lengths(self) -> np.ndarray | None:
+        """None: sentences come in the order that is drawn."""
+        return None
+
+    def batches(self, spec: InputSpec | AudioSpec | None, options: BatchOptions) -> tf.data.Dataset:
+        """Makes a dataset of (string [B], int32 [B, W]), W the words of the longest sentence of the batch."""
+        options.refuse(("augment", "views", "sampling"), "tagged words")
+        texts = on_cpu(np.array([text.encode() for text in self.texts]))
+        dataset = assemble(lambda at: tf.gather(texts, at), self.labels, options)
+
+        def cut(inputs: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            longest = tf.reduce_max(tf.reduce_sum(tf.cast(labels >= 0, tf.int32), axis=1))
+            return inputs, labels[:, :longest]
+
+        return dataset.map(cut, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class TaggedSplits:
-    """Tagged sentences to learn from and to judge by.
+@dataclasses.dataclass(frozen=True)
+class TagReport:
+    """What is worth knowing of tagged sentences; ``print`` it.
 
     Attributes:
-        train: to learn from.
-        validation: held out.
-        tag_names: the same for both.
-        notes: what is worth knowing and no error, one sentence each.
-        split_from: in words, how the two came about.
+        words: how many there are to learn from.
+        counts: of the words with each tag.
+        notes: what is no error, one sentence each.
     """
 
-    modality: ClassVar[str] = "text"
-
-    train: TaggedSentences
-    validation: TaggedSentences
-    tag_names: tuple[str, ...]
+    words: int
+    counts: Mapping[str, int]
     notes: tuple[str, ...]
-    split_from: str
+
+    def __str__(self) -> str:
+        counts = ", ".join(f"{name} {count:,}" for name, count in self.counts.items())
+        return "\n".join((f"words: {self.words:,} ({counts})", *self.notes))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +108,7 @@ def load_tagged(
     tags: str = "tags",
     validation: float = 0.2,
     seed: int = 0,
-) -> TaggedSplits:
+) -> Splits[TokenExamples]:
     """Reads sentences whose words are tagged, and decides which are held out.
 
     Use it for :func:`tfft.heads.token_classification`. A file is read by its ending: ``.jsonl``, ``.ndjson`` and
@@ -112,17 +125,14 @@ def load_tagged(
             out. Of no effect where there are two files.
         seed: picks another draw.
 
-    Returns:
-        :class:`TaggedSplits`.
-
     Raises:
         DataError: listing, with their lines, sentences with another number of tags than words, without words, with
             words that are empty or hold blanks, and tags that only validation has.
 
     Example:
         >>> data = load_tagged({"train": "train.conll", "validation": "dev.conll"})
-        >>> head = tfft.heads.token_classification(data.tag_names)
-        >>> model.fit(from_tagged(data.train, shuffle=True), validation_data=from_tagged(data.validation))
+        >>> head = tfft.heads.token_classification(data.class_names)
+        >>> model.fit(to_dataset(data.train, shuffle=True), validation_data=to_dataset(data.validation))
     """
     if not 0 < validation < 1:
         raise PlanError(f"validation must be above 0 and below 1, received {validation!r}")
@@ -146,40 +156,36 @@ def load_tagged(
     if len(names) < 2:
         raise DataError(f"All words have the tag {listed(names)}, so there is nothing to learn: expected two tags.")
     notes = _notes(train, "training") + _notes(held, "validation") + _mixed(names)
-    return TaggedSplits(_packed(train, names), _packed(held, names), names, tuple(notes), split_from)
+    packed = _packed(train, names)
+    report = TagReport(packed.words, packed.counts, tuple(notes))
+    return Splits(packed, _packed(held, names), split_from, task="token_classification", report=report)
 
 
-def from_tagged(
-    sentences: TaggedSentences,
+def read_tagged(
+    source: str | os.PathLike[str] | Sequence[Any],
+    class_names: Sequence[str],
     *,
-    batch_size: int = 32,
-    shuffle: bool = False,
-    seed: int = 0,
-    epoch: tf.Variable | None = None,
-) -> tf.data.Dataset:
-    """Makes a dataset for ``model.fit`` and :func:`tfft.evaluate` of tagged sentences.
+    words: str = "tokens",
+    tags: str = "tags",
+) -> TokenExamples:
+    """Reads tagged sentences without dividing them, for a model that knows its tags.
 
     Args:
-        sentences: from :func:`load_tagged`.
-        batch_size: sentences per batch; the last one of a pass may be smaller.
-        shuffle: True gives another order in each pass, a pure function of seed and epoch.
-        seed: picks another series of orders.
-        epoch: as in :func:`tfft.data.to_dataset`.
+        source: a file or two lists, as :func:`load_tagged` takes them.
+        class_names: the tags of the model.
+        words: name of the list of words in JSON lines.
+        tags: name of the list of tags in JSON lines.
 
-    Returns:
-        Dataset of (string [B], int32 [B, W]), W the words of the longest sentence of the batch, as the model's own.
+    Raises:
+        DataError: as :func:`load_tagged`, and for tags that the model does not know.
     """
-    if batch_size < 1:
-        raise PlanError(f"batch_size must be a whole number of at least 1, received {batch_size!r}")
-    with tf.device("CPU:0"):
-        texts = tf.constant([text.encode() for text in sentences.inputs])
-    dataset = assemble(lambda at: tf.gather(texts, at), sentences.labels, batch_size, shuffle, seed, epoch)
-
-    def cut(inputs: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        longest = tf.reduce_max(tf.reduce_sum(tf.cast(labels >= 0, tf.int32), axis=1))
-        return inputs, labels[:, :longest]
-
-    return dataset.map(cut, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
+    problems: list[str] = []
+    sentences, name = _every(source, words, tags, problems)
+    problems += _unknown(sentences, set(class_names))
+    raise_problems(DataError, "The tagged sentences cannot be used", _shortened(problems))
+    if not sentences:
+        raise DataError(f"There are no sentences in {name}.")
+    return _packed(sentences, tuple(class_names))
 
 
 def _files(source: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -352,12 +358,13 @@ def _mixed(names: tuple[str, ...]) -> list[str]:
     return [f"Some tags have no prefix such as B- and I- ({listed(plain)}), others do: is that meant?"]
 
 
-def _packed(sentences: list[_Sentence], names: tuple[str, ...]) -> TaggedSentences:
+def _packed(sentences: list[_Sentence], names: tuple[str, ...]) -> TokenExamples:
     number = {name: at for at, name in enumerate(names)}
     labels = np.full((len(sentences), max(len(one.words) for one in sentences)), PADDING, np.int32)
     for row, one in enumerate(sentences):
         labels[row, : len(one.tags)] = [number[tag] for tag in one.tags]
-    return TaggedSentences(np.array([" ".join(one.words) for one in sentences], object), labels, names)
+    texts = np.array([" ".join(one.words) for one in sentences], object)
+    return TokenExamples(texts, None, labels, names, tuple(one.where for one in sentences))
 
 
 def _shortened(problems: list[str]) -> list[str]:

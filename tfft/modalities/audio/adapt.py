@@ -1,0 +1,57 @@
+"""Rate and length of recordings for backbones that take waveforms themselves: :func:`adapt_waveforms`.
+
+Hides that such a backbone was made for one rate, which nothing in it tells, while an image backbone takes any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tfft.backbones.base import Backbone
+from tfft.data.examples import Splits
+from tfft.modalities.audio.attach import wave_length
+from tfft.modalities.audio.examples import AudioExamples, with_waveforms
+from tfft.modalities.audio.folder import AudioOptions, spec_of
+from tfft.registry import Adapted
+
+USUAL_RATE = 16_000  # of models that take waves: YAMNet, VGGish, TRILL, wav2vec 2.0
+
+
+def adapt_waveforms(splits: Splits[AudioExamples], backbone: Backbone, settings: Mapping[str, Any]) -> Adapted:
+    """Chooses rate and length of recordings, of which no waveform has been read yet, for a backbone.
+
+    Args:
+        splits: the recordings.
+        backbone: any; only one that takes waveforms changes rate and length.
+        settings: ``sample_rate`` and ``seconds`` as they were asked for; ``fixed`` is True where the recordings were
+            read as someone wanted them, and are not to be changed.
+
+    Raises:
+        BackboneError: when the backbone takes neither images nor waveforms.
+    """
+    if backbone.input_spec is not None or backbone.text_spec is not None:
+        return Adapted(splits)
+    now = splits.train.spec
+    if settings.get("fixed"):
+        if now.sample_rate == USUAL_RATE:
+            return Adapted(splits)
+        note = (
+            f"backbone: it takes waves, and is given {now.sample_rate:,} samples a second, as these were read; most "
+            f"such backbones take {USUAL_RATE:,}"
+        )
+        return Adapted(splits, notes=(note,))
+    rate, seconds, notes = settings.get("sample_rate"), settings.get("seconds"), []
+    if rate is None:
+        rate = USUAL_RATE
+        words = "samples a second, as most that take waves do; else say sample_rate="
+        notes.append(f"backbone: assumed to take {rate:,} {words}")
+    length = wave_length(backbone.model, backbone.name)
+    if length is not None and seconds is None:
+        seconds = length / rate
+    chosen = {"sample_rate": rate, "seconds": seconds}
+    if (rate, seconds or now.seconds) == (now.sample_rate, now.seconds):
+        return Adapted(splits, chosen, tuple(notes))
+    spec = spec_of(splits.train.facts + splits.validation.facts, AudioOptions(rate, seconds))
+    adapted = with_waveforms(splits, spec, splits.train.source.store)
+    return Adapted(adapted, chosen, (*notes, str(adapted.report)))

@@ -1,0 +1,160 @@
+"""Labelled images, in files or in memory: :class:`ImageFiles`, :class:`ImageArrays`."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import tensorflow as tf
+
+from tfft.data.batches import BatchOptions
+from tfft.data.examples import Examples, Skipped
+from tfft.data.file_examples import FileExamples
+from tfft.errors import DataError
+from tfft.features.engines import Staged
+from tfft.features.sources import ArraySource, Source, Views
+from tfft.modalities.image.batches import Follow, array_batches, array_views, checked_arrays, file_batches
+from tfft.modalities.image.feature_source import FileSource
+from tfft.modalities.image.headers import read_header
+from tfft.specs import AudioSpec, InputSpec
+
+_HEADERS_READ = 64  # files whose size is looked at
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ImageFiles(FileExamples):
+    """Image files with labels; ``facts`` are :class:`tfft.modalities.image.file_info.FileFacts`.
+
+    Attributes:
+        follow: moves the label of an example with its pixels, ``follow(label, transform)`` with a
+            :class:`tfft.modalities.image.transform.PixelTransform`, for labels that are places in a picture (boxes,
+            masks); None for labels that stay.
+    """
+
+    modality: ClassVar[str] = "image"
+    follow: Follow | None = None
+
+    @property
+    def shorter_side(self) -> float | None:
+        """Median over up to 64 files, of which only the headers are read."""
+        sides = []
+        for path in self.paths[:: max(1, len(self) // _HEADERS_READ)]:
+            header = read_header(tf.io.read_file(path))
+            sides.append(min(int(header.height), int(header.width)))
+        known = [side for side in sides if side]
+        return float(np.median(known)) if known else None
+
+    @property
+    def export_files(self) -> tuple[str, ...]:
+        """The first four."""
+        return self.paths[:4]
+
+    def batches(self, spec: InputSpec | AudioSpec | None, options: BatchOptions) -> tf.data.Dataset:
+        """Makes a dataset of (uint8 [B, H, W, C], labels); files are decoded in parallel."""
+        if spec is None:
+            raise DataError(
+                "Files of images are brought to one size: give the backbone's input_spec. A backbone without one takes "
+                "no images."
+            )
+        return file_batches(self.paths, self.labels, as_image_spec(spec), options, self.follow)
+
+    def feature_source(self, staged: Staged, batch_size: int, views: Views | None = None) -> Source:
+        """Returns the files, which are decoded as the model's preprocessing says."""
+        return FileSource(self.paths, self.labels, staged, batch_size, views)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ImageArrays(Examples):
+    """Some of the images of an array; none is copied until it is asked for.
+
+    Attributes:
+        source: all images, [M, H, W] or [M, H, W, C].
+        positions: which of them these are, int [N].
+        labels: int64 [N], index into ``class_names``.
+        class_names: of the labels, sorted.
+        skipped: nothing; arrays hold no broken files.
+    """
+
+    modality: ClassVar[str] = "image"
+    source: np.ndarray
+    positions: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    skipped: tuple[Skipped, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    @property
+    def images(self) -> np.ndarray:
+        """The images, a new array at each call."""
+        return self.source[self.positions]
+
+    @property
+    def inputs(self) -> Any:
+        """The images."""
+        return self.images
+
+    @property
+    def shorter_side(self) -> float | None:
+        """Of every image."""
+        return float(min(self.source.shape[1:3]))
+
+    @property
+    def title(self) -> str:
+        """Their shape."""
+        return f"arrays {self.source.shape}"
+
+    def take(self, positions: np.ndarray) -> Self:
+        """Returns the examples at some positions."""
+        return dataclasses.replace(self, positions=self.positions[positions], labels=self.labels[positions])
+
+    def batches(self, spec: InputSpec | AudioSpec | None, options: BatchOptions) -> tf.data.Dataset:
+        """Makes a dataset of (uint8 [B, H, W, C], labels)."""
+        return array_batches(self.images, self.labels, None if spec is None else as_image_spec(spec), options)
+
+    def feature_source(self, staged: Staged, batch_size: int, views: Views | None = None) -> Any:
+        """Returns the images as the model takes them."""
+        if staged.preprocess is None:
+            return self.batches(None, BatchOptions(batch_size))
+        pixels, labels = checked_arrays(self.images, self.labels)
+        channels = staged.preprocess.spec.channels
+        pixels = np.repeat(pixels, channels, -1) if pixels.shape[-1] < channels else pixels
+        return image_source(pixels, labels, staged, batch_size, views)
+
+    def fingerprint(self, *others: Self) -> str:
+        """Hashes the names of the classes, all images and their labels."""
+        labels = np.zeros(len(self.source), np.int64)
+        for part in (self, *others):
+            labels[part.positions] = part.labels
+        return _hash_of(self.class_names, self.source, labels)
+
+
+def image_source(pixels: Any, labels: Any, staged: Staged, batch_size: int, views: Views | None) -> Source:
+    """Returns images in memory as features are made of them; with ``views`` all variations of each."""
+
+    def vary(values: np.ndarray, labels: np.ndarray, views: Views) -> tf.data.Dataset:
+        if staged.preprocess is None:
+            raise DataError("Only images for a model that has a Preprocess layer can be varied.")
+        options = BatchOptions(batch_size, seed=views.seed)
+        return array_views(values, labels, staged.preprocess.spec, views.changes, views.count, options)
+
+    return ArraySource(pixels, labels, staged, batch_size, views, vary)
+
+
+def as_image_spec(spec: InputSpec | AudioSpec) -> InputSpec:
+    """Returns the spec of images; refuses that of recordings."""
+    if isinstance(spec, AudioSpec):
+        raise DataError("These are images, and an AudioSpec is for recordings: give the backbone's input_spec.")
+    return spec
+
+
+def _hash_of(names: Sequence[str], *arrays: np.ndarray) -> str:
+    result = hashlib.sha256(repr(names).encode())
+    for array in arrays:
+        result.update(f"{array.shape} {array.dtype}".encode())
+        result.update(np.ascontiguousarray(array).data)  # read in place: the images may fill half of the memory
+    return result.hexdigest()

@@ -1,0 +1,91 @@
+"""Image files as features are made of them: :class:`FileSource`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import tensorflow as tf
+
+from tfft.data.batches import BatchOptions, as_targets
+from tfft.errors import DataError, raise_problems
+from tfft.features.engines import Staged
+from tfft.features.sources import Source, Views, enter_all, with_views
+from tfft.modalities.image.batches import file_batches, file_views, raise_unreadable
+
+
+class FileSource(Source):
+    """Image files, identified by relative name, size and content.
+
+    Args:
+        paths: of the files.
+        labels: of each.
+        staged: the model, which begins with a Preprocess layer.
+        batch_size: files at a time.
+        views: how pictures are varied, or None.
+
+    Raises:
+        DataError: when there are no files, or the model does not tell the size of its images.
+    """
+
+    def __init__(
+        self, paths: Sequence[str], labels: np.ndarray, staged: Staged, batch_size: int, views: Views | None = None
+    ) -> None:
+        if not len(paths):
+            raise DataError("There are no examples to make features of.")
+        if staged.preprocess is None:
+            raise DataError(
+                "The model has no Preprocess layer that tells the size of the images. Pass a dataset: "
+                "tfft.data.to_dataset(examples, spec)."
+            )
+        self._paths, self._spec, self._batch_size = paths, staged.preprocess.spec, batch_size
+        self._views, self.views = views, 1 if views is None else views.count
+        self.count = len(paths) * self.views
+        self.labels = self._targets = as_targets(np.asarray(labels))
+        self._seen: list[tuple[int, int]] = []
+
+    def identity(self) -> str:
+        """Hashes every file."""
+        self._seen = self._stamps()
+        top = os.path.commonpath([os.path.dirname(os.path.abspath(p)) for p in self._paths])
+        names = [os.path.relpath(os.path.abspath(p), top).replace(os.sep, "/") for p in self._paths]
+        with ThreadPoolExecutor() as pool:
+            digests = pool.map(_file_digest, self._paths)
+        files = [[n, size, d] for n, (size, _), d in zip(names, self._seen, digests, strict=True)]
+        return with_views(json.dumps([self._spec.to_dict(), files]), self._views)
+
+    def batches(self, staged: Staged) -> Iterator[list[np.ndarray]]:
+        """Decodes the files."""
+        size, views = self._batch_size, self._views
+        if views is None:
+            dataset = file_batches(self._paths, self._targets, self._spec, BatchOptions(size, cache=False))
+        else:
+            options = BatchOptions(size, seed=views.seed)
+            dataset = file_views(self._paths, self._targets, self._spec, views.changes, views.count, options)
+        try:
+            yield from enter_all(dataset, staged)
+        except tf.errors.OpError as error:
+            raise_unreadable(self._paths)
+            raise error
+        if self._seen and self._stamps() != self._seen:
+            raise DataError("Files were changed while their features were computed. Start again.")
+
+    def _stamps(self) -> list[tuple[int, int]]:
+        stamps, problems = [], []
+        for path in self._paths:
+            try:
+                status = os.stat(path)
+                stamps.append((status.st_size, status.st_mtime_ns))
+            except OSError as error:
+                problems.append(f"{path}: {error.strerror}")
+        raise_problems(DataError, "Files cannot be read", problems)
+        return stamps
+
+
+def _file_digest(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

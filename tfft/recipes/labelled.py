@@ -1,0 +1,118 @@
+"""Labelled data for the model of a run, without what the run has learned from: :func:`labelled_data`."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfft import registry
+from tfft.data import Examples, to_dataset
+from tfft.data.loader import explicit, task_reader
+from tfft.data.tfds.source import ROLES, is_tfds, local_copy
+from tfft.errors import DataError, did_you_mean, listed
+from tfft.io.cache_dir import cache_dir
+from tfft.recipes.run import Run
+
+_COLUMNS = (*ROLES, "separator")
+
+
+def labelled_data(
+    run: Run, data: str | os.PathLike[str], batch_size: int = 32
+) -> tuple[tf.data.Dataset, list[str], str]:
+    """Reads labelled data as the model of a run takes it; of the data of the run itself, what was held out.
+
+    Args:
+        run: read with :func:`tfft.load_run`.
+        data: folder or table of the kind that the run has learned from, or ``"tfds:NAME"``.
+        batch_size: examples in a batch.
+
+    Returns:
+        Batches of inputs and labels, what was left out, and in words which examples they are.
+
+    Raises:
+        DataError: when the data cannot be used for this model.
+
+    Example:
+        >>> dataset, skipped, words = labelled_data(tfft.load_run("runs/photos"), "more-photos/")
+        >>> tfft.evaluate(run.model, dataset)
+    """
+    run, path = _as_files(run, data)
+    plan, (reader, spec) = run.plan, _reader(run)
+    settings = {name: value for name in _COLUMNS if (value := getattr(plan, name)) is not None}
+    settings |= {"task": plan.task, "store": cache_dir() / "files.sqlite"}
+    own = path.exists() and pathlib.Path(plan.data).exists() and path.samefile(plan.data)
+    if own or reader.is_split(path):  # never on what the run has learned from
+        drawn = _folder(run) / "split.csv"  # as it was when the run learned: files may have come since
+        split = {"validation": plan.validation, "seed": plan.seed, "group": plan.group}
+        splits = reader.load(
+            path, explicit({**settings, **({"validation": drawn} if own and drawn.is_file() else split)})
+        )
+        examples, skipped, words = splits.validation, splits.skipped, f"held-out examples: {splits.split_from}"
+    else:
+        examples = reader.read_labelled(path, run.class_names, settings)
+        skipped, words = examples.skipped, f"all examples in {path}"
+    dataset = to_dataset(_with_classes(examples, run, path), spec, batch_size=batch_size, cache=False)
+    return dataset, list(map(str, skipped)), words
+
+
+def _reader(run: Run) -> tuple[registry.Modality, Any]:
+    """What reads data for the model of a run, and what the model takes."""
+    kinds = [registry.modality(name) for name in registry.modality_names()]
+    for kind in kinds:
+        if (spec := kind.input_of(run.model)) is not None:
+            return task_reader(run.plan.task) or kind, spec
+    raise DataError(
+        f"The model in {run.folder} does not take files or texts that tfft reads ({listed(k.items for k in kinds)}). "
+        "Use tfft.evaluate(model, dataset)."
+    )
+
+
+def _as_files(run: Run, data: str | os.PathLike[str]) -> tuple[Run, pathlib.Path]:
+    """Puts files in place of datasets of TensorFlow Datasets, in the plan of the run and as data."""
+    plan, own = run.plan, is_tfds(run.plan.data)
+    columns = {name: getattr(plan, name) for name in ROLES} if own else {}
+    settings = {**columns, "sample_rate": plan.sample_rate, "task": plan.task}
+    if not is_tfds(data):
+        if own and pathlib.Path(data).is_dir():  # the names of features say nothing about a folder
+            without: dict[str, Any] = dict.fromkeys(columns)
+            run = dataclasses.replace(run, plan=dataclasses.replace(plan, **without))
+        return run, pathlib.Path(data)
+    copy = local_copy(data, settings)
+    learned = plan.data
+    if own:
+        with contextlib.suppress(DataError):  # where it is not there any more, this is other data
+            learned = str(local_copy(plan.data, settings).source)
+    inner = {name: folder for folder, name in copy.class_names.items()}
+    names = tuple(inner.get(name, name) for name in run.class_names)  # the files have those of folders
+    plan = dataclasses.replace(plan, data=learned, **copy.settings)
+    return dataclasses.replace(run, plan=plan, class_names=names), copy.source
+
+
+def _with_classes(examples: Examples, run: Run, place: pathlib.Path) -> Examples:
+    """Returns examples that have names of classes of their own with the numbers that the model has for these."""
+    known, own = tuple(run.class_names), examples.class_names
+    if own in (known, ()):  # numbers have no classes
+        return examples
+    unknown = [name for name in own if name not in known]
+    if unknown:
+        hint = "".join(did_you_mean(name, known) for name in unknown[:3])
+        raise DataError(
+            f"{place} has classes that the model does not know: {listed(unknown)}.{hint} It knows: {listed(known)}."
+        )
+    numbers = np.array([known.index(name) for name in own], np.int32)
+    if examples.labels.dtype.kind == "f":  # several labels: a column for each class
+        labels = np.zeros((len(examples), len(known)), examples.labels.dtype)
+        labels[:, numbers] = examples.labels
+    else:
+        labels = np.where(examples.labels < 0, examples.labels, numbers[examples.labels])
+    return dataclasses.replace(examples, labels=labels, class_names=known)  # type: ignore[type-var]
+
+
+def _folder(run: Run) -> pathlib.Path:
+    return pathlib.Path() if run.folder is None else run.folder

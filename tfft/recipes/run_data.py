@@ -1,0 +1,218 @@
+"""The data of one run, wherever it came from: :class:`RunData`, :func:`load_run_data`.
+
+Hides the differences between a folder, a table, arrays, texts and ready datasets from the recipe: it asks the examples
+and their modality.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from typing import Any, TypeVar
+
+import numpy as np
+import tensorflow as tf
+
+from tfft import registry
+from tfft.backbones.base import Backbone
+from tfft.config import Plan, SharedSettings
+from tfft.console.progress import ReadingProgress, reading_bar
+from tfft.data import BatchOptions, Splits, load
+from tfft.data.dataset_examples import ready_splits
+from tfft.data.loader import explicit, load_copy
+from tfft.data.tfds.source import is_tfds, local_copy
+from tfft.errors import PlanError, listed, raise_problems
+from tfft.inspection import DataReport, check_splits
+from tfft.io.cache_dir import cache_dir
+from tfft.specs import InputSpec, augmentation, changes_of
+
+_Config = TypeVar("_Config", bound=SharedSettings)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RunData:
+    """Labelled examples, split, before it is known which size and batches they are needed in.
+
+    Attributes:
+        splits: the examples.
+        modality: what one of them is; None for ready datasets, of which nobody knows.
+        name: of the source, for the plan.
+        given: True where splits or datasets were given, which somebody has read as they are wanted.
+    """
+
+    splits: Splits[Any]
+    modality: registry.Modality | None
+    name: str
+    given: bool = False
+
+    @property
+    def task(self) -> str:
+        """What the labels are."""
+        return self.splits.task
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """In the order of the labels."""
+        return self.splits.class_names
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the batches were given, and may be shuffled or augmented."""
+        return self.modality is None
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the examples are made of strings."""
+        return self.modality is not None and not self.modality.numeric
+
+    @property
+    def is_grouped(self) -> bool:
+        """Whether held-out examples are of other groups than those that are learned from, or may be, as voices."""
+        return self.splits.groups is not None or (self.modality is not None and self.modality.may_be_grouped)
+
+    @functools.cached_property
+    def counts(self) -> tuple[int, ...]:
+        """Number of training examples of each class; empty where labels are no single classes."""
+        return _class_counts(self.splits, 0)
+
+    @functools.cached_property
+    def unseen(self) -> tuple[str, ...]:
+        """Classes that no validation example has."""
+        counts = _class_counts(self.splits, 1)
+        return tuple(name for name, count in zip(self.class_names, counts, strict=False) if not count)
+
+    @functools.cached_property
+    def checked(self) -> DataReport | None:
+        """What a look at the examples found; None where there is nothing to look at."""
+        return None if self.splits.items is None else check_splits(self.splits, self.name)
+
+    @property
+    def report(self) -> str:
+        """What is worth knowing of the data, to be printed."""
+        found = [] if self.checked is None else self.checked.findings
+        worth = [str(finding) for finding in found if finding.level != "note"]
+        return "\n".join([*([] if self.splits.report is None else [str(self.splits.report)]), *worth])
+
+    def training(self, spec: InputSpec | None, plan: Plan, epoch: tf.Variable) -> tf.data.Dataset:
+        """Makes the training dataset; its order follows a variable with the epoch."""
+        options = BatchOptions(
+            plan.batch_size, True, plan.seed, epoch, plan.augment, plan.views if plan.augment else None, plan.sampling
+        )
+        return self.splits.train.batches(spec, options)
+
+    def validation(self, spec: InputSpec | None, batch_size: int) -> tf.data.Dataset:
+        """Makes the validation dataset."""
+        return self.splits.validation.batches(spec, BatchOptions(batch_size))
+
+    def deduplicated(self, spec: InputSpec | None, batch_size: int) -> tf.data.Dataset | None:
+        """Makes the validation dataset without duplicates of training examples; None where there are none."""
+        validation, leaked = self.splits.validation, self.splits.leaked
+        if not 0 < len(leaked) < len(validation):
+            return None
+        clean = np.setdiff1d(np.arange(len(validation)), leaked)
+        return validation.take(clean).batches(spec, BatchOptions(batch_size))
+
+    def adapted(self, backbone: Backbone, config: _Config, verbose: bool) -> tuple[RunData, _Config]:
+        """Returns the examples as a backbone takes them, read, and the settings that were chosen for that.
+
+        Args:
+            backbone: that will see them.
+            config: of the user.
+            verbose: print what was chosen, and show a bar while files are read.
+
+        Raises:
+            PlanError: when the backbone takes another kind of data.
+            BackboneError: when it takes none that is known.
+        """
+        if self.modality is None:
+            return self, config
+        settings = {name: getattr(config, name) for name in self.modality.settings}
+        adapted = self.modality.adapt(self.splits, backbone, {**settings, "fixed": self.given})
+        if verbose:
+            for note in adapted.notes:
+                print(note, flush=True)
+        with reading_bar(verbose) as progress:
+            adapted.splits.train.read(progress)
+        return dataclasses.replace(self, splits=adapted.splits), dataclasses.replace(config, **adapted.settings)
+
+    @property
+    def model_options(self) -> dict[str, Any]:
+        """Options of :func:`tfft.build` for a model of these examples."""
+        return {} if self.modality is None else self.modality.model_options(self.splits)
+
+    def notes(self, backbone: Backbone) -> list[str]:
+        """Returns what is to be said about the examples and a backbone."""
+        return [] if self.modality is None else list(self.modality.notes(self.splits, backbone))
+
+    def check_backbone(self, backbone: Backbone) -> None:
+        """Raises PlanError where a backbone takes another kind of data."""
+        if self.modality is None or (why := self.modality.why_not(backbone)) is None:
+            return
+        kinds = [registry.modality(name) for name in registry.modality_names()]
+        takes = [kind for kind in kinds if kind.fits(backbone, {})]
+        if not takes and self.modality.numeric:  # a Keras model of one's own keeps its inputs
+            return
+        fix = f"give {takes[0].items}" if takes else f"tfft.list_backbones(kind={self.modality.name!r}) shows some"
+        raise PlanError(f"The data holds {self.modality.items}, and the backbone {why}: {fix}.")
+
+
+def load_run_data(data: Any, config: SharedSettings, progress: ReadingProgress | None = None) -> RunData:
+    """Reads data in any accepted form.
+
+    Args:
+        data: as :func:`tfft.data.load` takes it, or what it gives; or ``(train, validation, class_names)`` with two
+            datasets of batches.
+        config: share held out where the data is not split yet, seed of the split, columns of a table.
+        progress: called with (files read, files in all) while files of images or recordings are read.
+
+    Raises:
+        DataError: when the form is unknown or the data cannot be used.
+        PlanError: when settings mean nothing for it.
+    """
+    asked = config.given("reading")
+    if isinstance(data, Splits):
+        return _run_data(data, data.root, config, given=True)
+    if isinstance(data, (tuple, list)) and len(data) == 3 and isinstance(data[0], tf.data.Dataset):
+        registry.Match("ready datasets", ready_splits, frozenset()).check(explicit(asked))
+        splits = ready_splits(*data)
+        return RunData(splits, None, splits.train.title, given=True)
+    check_supported(config)
+    reading: dict[str, Any] = {**asked, "store": cache_dir() / "files.sqlite", "progress": progress}
+    if is_tfds(data):
+        copy = local_copy(data, reading)
+        return _run_data(load_copy(copy, reading), copy.name, config)
+    in_memory = "" if config.image is None and config.audio is None else "a table in memory"
+    name = os.fspath(data) if isinstance(data, (str, os.PathLike)) else in_memory
+    return _run_data(load(data, **reading), name, config)
+
+
+def _run_data(splits: Splits[Any], name: str, config: SharedSettings, given: bool = False) -> RunData:
+    if not splits.modality:  # datasets in splits of somebody's own making
+        return RunData(splits, None, splits.train.title, given=True)
+    modality = registry.modality(splits.modality)
+    if (changes := augmentation(config.augment)) is not None:
+        wrong = [change for change in changes_of(changes) if change not in modality.augmentations]
+        if wrong:
+            valid = listed(modality.augmentations) or "nothing to vary"
+            raise PlanError(
+                f"augment={listed(wrong)} cannot vary {modality.items}. For {modality.items} there is {valid}."
+            )
+    return RunData(splits, modality, name or splits.train.title, given)
+
+
+def check_supported(config: SharedSettings) -> None:
+    """Refuses settings that mean nothing for the task that was asked for.
+
+    Raises:
+        PlanError: naming all of them.
+    """
+    task = registry.asked_task(config.task)
+    raise_problems(PlanError, "These settings cannot be used", [] if task is None else list(task.unsupported(config)))
+
+
+def _class_counts(splits: Splits[Any], part: int) -> tuple[int, ...]:
+    if not registry.task(splits.task).exclusive_classes:
+        return ()
+    labels = (splits.train, splits.validation)[part].labels
+    return tuple(np.bincount(labels, minlength=len(splits.class_names)).tolist())
