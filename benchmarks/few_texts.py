@@ -25,8 +25,8 @@ from rich.table import Table
 import tfft
 from tfft import heads, plans, training
 from tfft.backbones.base import Backbone
-from tfft.plans import Facts, Wishes, recommend
-from tfft.specs import Phase
+from tfft.config import Phase, RunConfig
+from tfft.plans import DatasetStats, recommend
 
 Texts = tuple[np.ndarray, np.ndarray]
 PROBE, TUNED = "frozen, head solved", "setfit"
@@ -43,12 +43,12 @@ def drawn(data: Texts, per_class: int, seed: int) -> Texts:
     return data[0][rows], data[1][rows]
 
 
-def run(backbone: Backbone, data: Texts, test: Texts, seed: int, wishes: Wishes) -> dict[str, tuple[float, float]]:
+def run(backbone: Backbone, data: Texts, test: Texts, seed: int, wishes: RunConfig) -> dict[str, tuple[float, float]]:
     """Returns accuracy on the test texts and seconds of learning, of the probe and of all phases."""
     keras.utils.set_random_seed(seed)
     model = tfft.build(backbone, heads.classification(["negative", "positive"]))
     counts = np.bincount(data[1])
-    facts = Facts(
+    facts = DatasetStats(
         len(data[1]), len(counts), len(backbone.blocks), smallest=min(counts), largest=max(counts), texts=True
     )
     plan = recommend(facts, wishes, plan=plans.setfit())
@@ -68,7 +68,7 @@ def run(backbone: Backbone, data: Texts, test: Texts, seed: int, wishes: Wishes)
     return scores
 
 
-def table(backbone: Backbone, data: Texts, test: Texts, sizes: Sequence[int], seeds: int, wishes: Wishes) -> None:
+def table(backbone: Backbone, data: Texts, test: Texts, sizes: Sequence[int], seeds: int, wishes: RunConfig) -> None:
     made = Table(title=f"SST-2: {len(test[1])} texts of dev.tsv, {seeds} seeds", title_justify="left")
     for column in ("per class", "", "accuracy", "least to most", "against the probe (95 %)", "seconds"):
         made.add_column(column, justify="left" if not column else "right", no_wrap=True)
@@ -102,7 +102,7 @@ def main() -> None:
     options = parser.parse_args()
     common.machine()
     given = {"learning_rate": options.rate, "unfreeze": options.unfreeze}
-    wishes = Wishes(**{name: value for name, value in given.items() if value is not None})
+    wishes = RunConfig(**{name: value for name, value in given.items() if value is not None})
     data, test = read(options.sst2 / "train.tsv"), read(options.sst2 / "dev.tsv")
     table(tfft.load_backbone(options.backbone), data, test, options.per_class, options.seeds, wishes)
 

@@ -1,4 +1,4 @@
-"""Griffe extension: links for the Sphinx roles in docstrings, and code blocks for their ``Example:`` sections."""
+"""Griffe extension: settings, links for Sphinx roles, and code blocks for ``Example:`` sections in docstrings."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import re
 from typing import Any
 
 import griffe
+
+from tfft import config
+from tfft.settings import with_settings
 
 ROLE = re.compile(r":(?:func|class|meth|mod|data|attr|exc):`~?([\w.]+)`")
 EXAMPLE = re.compile(r"^([ ]*)Example:$", re.MULTILINE)
@@ -15,7 +18,8 @@ class Docstrings(griffe.Extension):
     """Rewrites docstrings once a package is loaded, when every name can be resolved.
 
     A role becomes a link, or code if the site has no page for its target. ``Example:`` becomes ``Examples:``, the only
-    form that griffe reads as doctests.
+    form that griffe reads as doctests. The line ``{settings}`` becomes the settings of the class, or of a run, as
+    ``tfft.settings.documents`` does it at import.
     """
 
     def on_package(self, *, pkg: griffe.Module, **kwargs: Any) -> None:
@@ -26,7 +30,9 @@ class Docstrings(griffe.Extension):
         if item.is_alias:
             return
         if item.docstring:
-            text = ROLE.sub(lambda match: _link(item, match[1]), item.docstring.value)
+            table = getattr(config, item.name, None) if item.is_class else config.RunConfig
+            text = with_settings(item.docstring.value, table or config.RunConfig)
+            text = ROLE.sub(lambda match: _link(item, match[1]), text)
             item.docstring.value = EXAMPLE.sub(r"\1Examples:", text)
         for member in item.members.values():
             self._rewrite(member)

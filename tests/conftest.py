@@ -1,10 +1,16 @@
-"""What every test shares: quiet, seeded, away from the user's caches; small images and a small model."""
+"""What every test shares: quiet, away from the user's caches, in two tiers; small images and a small model.
+
+`pytest -m "not slow"` is the quick tier. A test belongs to the others by `@pytest.mark.slow`, by a fixture that its
+module names in `slow_fixtures`, or as a repetition: of the items of a test marked `@pytest.mark.representative("id")`
+those that are not named are slow.
+"""
 
 from __future__ import annotations
 
+import importlib
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
@@ -12,16 +18,105 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 import numpy as np
 import pytest
 
+BUDGET = os.environ.get("TFFT_TEST_BUDGET", os.environ.get("CI", "")).lower() in ("1", "true")
+LIMIT = float(os.environ.get("TFFT_TEST_LIMIT", "3"))  # seconds of computing for a test that is not marked slow
+LAZY = ("keras_hub", "sklearn.linear_model", "matplotlib.figure")  # whichever test comes first would pay for these
 COLOURS = {"blue": (30, 60, 200), "green": (40, 180, 60), "red": (210, 40, 40)}
+
+
+_over: list[tuple[str, float]] = []
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Makes repetitions, and what a slow fixture is made for, slow."""
+    for item in items:
+        mark = item.get_closest_marker("representative")
+        repeats = mark is not None and item.callspec.id not in mark.args
+        if repeats or set(getattr(item.module, "slow_fixtures", ())) & set(item.fixturenames):
+            item.add_marker(pytest.mark.slow)
+        if set(getattr(item.module, "process_fixtures", ())) & set(item.fixturenames):
+            item.add_marker(pytest.mark.process)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Where the time of each test is watched, imports that several share belong to none of them."""
+    if BUDGET and not getattr(session.config.option, "numprocesses", None):
+        for name in LAZY:
+            try:
+                importlib.import_module(name)
+            except ImportError:
+                pass
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Notes the seconds of computing, here and in processes started: they are the same on a busy machine."""
+    before = sum(os.times()[:4])
+    try:
+        return (yield)
+    finally:
+        spent = sum(os.times()[:4]) - before
+        if BUDGET and spent > LIMIT and item.get_closest_marker("slow") is None:
+            item.user_properties.append(("over_budget", spent))
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Collects what took too long, from every worker."""
+    if report.when == "call":
+        _over.extend((report.nodeid, spent) for name, spent in report.user_properties if name == "over_budget")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Tests that became slow unseen fail the run."""
+    if _over and session.exitstatus == pytest.ExitCode.OK and not hasattr(session.config, "workerinput"):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says which, and what to do."""
+    if _over:
+        terminalreporter.section("tests over budget", red=True)
+        for name, spent in sorted(_over, key=lambda found: -found[1]):
+            terminalreporter.line(f"{spent:6.1f} s of computing  {name}")
+        terminalreporter.line(
+            f"A test that takes more than {LIMIT:g} s has to be made quicker (smaller models, fewer epochs, a fixture "
+            "that several tests share) or be marked with @pytest.mark.slow. "
+            "TFFT_TEST_LIMIT sets another limit, for a slower machine."
+        )
+
+
+def _shared(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A folder of this run, the same for parallel workers."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Models built once go to a folder of this run (shared by parallel workers), not to the user's cache."""
     if "TFFT_CACHE_DIR" not in os.environ:
-        base = tmp_path_factory.getbasetemp()
-        shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-        os.environ["TFFT_CACHE_DIR"] = str(shared / "tfft-cache")
+        os.environ["TFFT_CACHE_DIR"] = str(_shared(tmp_path_factory) / "tfft-cache")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _made_once(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Each small SavedModel is traced and written once in a run, and copied wherever a test wants it."""
+    import savedmodels
+
+    savedmodels.STORE = _shared(tmp_path_factory) / "savedmodels"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    """No power fails while tests run: what they write need not be on the disk before they go on.
+
+    Processes that tests start wait for it as ever, those that are killed in between too.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 @pytest.fixture

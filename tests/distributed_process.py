@@ -21,9 +21,9 @@ import tensorflow as tf
 
 import tfft
 from tfft import heads
+from tfft.config import Phase
 from tfft.data.batches import from_arrays
 from tfft.errors import PlanError
-from tfft.specs import Phase
 from tfft.training import fit, on_chief, train
 
 CLASSES = ("plain", "striped", "red")

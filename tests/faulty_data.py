@@ -21,6 +21,11 @@ CLASSES = ("ant", "bee", "wasp")
 EACH = 12
 
 
+def finding_of(report, kind: str):
+    """The finding of a kind in a report, or None."""
+    return next((finding for finding in report.findings if finding.kind == kind), None)
+
+
 def picture(seed: int, size: tuple[int, int] = (72, 56)) -> Image.Image:
     """Coloured clouds, no two alike."""
     small = np.random.default_rng(seed).integers(0, 256, (7, 9, 3), np.uint8)

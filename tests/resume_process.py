@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfft import data, heads, training
-from tfft.specs import Phase
+from tfft.config import Phase
 from tfft.training import Checkpoints, Resume
 
 CLASSES, SIDE = 3, 6

@@ -1,12 +1,16 @@
 """Small SavedModels, each made the way some publisher makes them.
 
 Every function writes one into a folder and returns nothing; `MAKERS` lists them. They are real:
-TensorFlow traces and saves them, nothing is mocked.
+TensorFlow traces and saves them, nothing is mocked. With a `STORE` each is written there once, and copied.
 """
 
 from __future__ import annotations
 
+import functools
+import os
 import pathlib
+import shutil
+import tempfile
 from collections.abc import Callable
 
 import keras
@@ -14,6 +18,35 @@ import numpy as np
 import tensorflow as tf
 
 L = keras.layers
+STORE: pathlib.Path | None = None  # a folder that lives as long as a run of the tests, and may be shared
+
+
+def _stored(write: Callable[[pathlib.Path], None]) -> Callable[[pathlib.Path], None]:
+    """Writes into the store first, then copies; either way random numbers go on from the same state afterwards."""
+
+    @functools.wraps(write)
+    def copied(path: pathlib.Path) -> None:
+        keras.utils.set_random_seed(11)
+        if STORE is None:
+            write(path)
+        else:
+            if not (kept := STORE / write.__name__).exists():
+                _fill(kept, write)
+            shutil.copytree(kept, path, dirs_exist_ok=True)
+        keras.utils.set_random_seed(12)
+
+    return copied
+
+
+def _fill(kept: pathlib.Path, write: Callable[[pathlib.Path], None]) -> None:
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=kept.parent, prefix="writing-") as place:
+        write(pathlib.Path(place, kept.name))
+        try:
+            os.rename(os.path.join(place, kept.name), kept)
+        except OSError:  # another process was quicker
+            if not kept.exists():
+                raise
 
 
 def reusable(
@@ -75,10 +108,12 @@ def convnet(size: int | None = 32, channels: int = 3) -> keras.Model:
     return keras.Model(inputs, L.GlobalAveragePooling2D()(x))
 
 
+@_stored
 def plain_convnet(path: pathlib.Path) -> None:
     reusable(path, convnet(None), regularize=True)
 
 
+@_stored
 def residual(path: pathlib.Path) -> None:
     x = inputs = keras.Input((32, 32, 3))
     x = _conv_bn(x, 8, "stem", 2)
@@ -89,6 +124,7 @@ def residual(path: pathlib.Path) -> None:
     reusable(path, keras.Model(inputs, L.GlobalAveragePooling2D()(x)))
 
 
+@_stored
 def depthwise(path: pathlib.Path) -> None:
     x = inputs = keras.Input((32, 32, 3))
     x = _conv_bn(x, 8, "stem", 2)
@@ -99,6 +135,7 @@ def depthwise(path: pathlib.Path) -> None:
     reusable(path, keras.Model(inputs, L.GlobalAveragePooling2D()(x)))
 
 
+@_stored
 def branches(path: pathlib.Path) -> None:
     x = inputs = keras.Input((32, 32, 3))
     x = _conv_bn(x, 6, "stem", 2)
@@ -109,6 +146,7 @@ def branches(path: pathlib.Path) -> None:
     reusable(path, keras.Model(inputs, L.GlobalAveragePooling2D()(x)))
 
 
+@_stored
 def swish(path: pathlib.Path) -> None:
     """A custom gradient in each activation, as in EfficientNet."""
     x = inputs = keras.Input((32, 32, 3))
@@ -118,6 +156,7 @@ def swish(path: pathlib.Path) -> None:
     reusable(path, keras.Model(inputs, L.GlobalAveragePooling2D()(x)))
 
 
+@_stored
 def dropout_and_batchnorm(path: pathlib.Path) -> None:
     x = inputs = keras.Input((32, 32, 3))
     for i in range(3):
@@ -180,10 +219,12 @@ def _save_transformer(path: pathlib.Path, tied: bool) -> None:
     tf.saved_model.save(root, str(path))
 
 
+@_stored
 def transformer(path: pathlib.Path) -> None:
     _save_transformer(path, tied=False)
 
 
+@_stored
 def tied_weights(path: pathlib.Path) -> None:
     """The embedding table is used again at the output, so nothing between can be cut."""
     _save_transformer(path, tied=True)
@@ -210,11 +251,13 @@ class _WeightNorm(tf.Module):
         return tf.reduce_mean(x, (1, 2))
 
 
+@_stored
 def weight_norm(path: pathlib.Path) -> None:
     """Weights that are computed from variables, and non-trainable variables that are no statistics."""
     tf.saved_model.save(_WeightNorm(), str(path))
 
 
+@_stored
 def lstm(path: pathlib.Path) -> None:
     """A loop, saved as a While op whose body is a function."""
     x = inputs = keras.Input((None, 5))
@@ -245,6 +288,7 @@ class _Lookup(tf.Module):
         return tf.tanh(mean) @ self.kernel
 
 
+@_stored
 def lookup(path: pathlib.Path) -> None:
     """Strings in; the vocabulary is an asset file, the table lives outside of the graph."""
     vocabulary = path.parent / f"{path.name}_vocabulary.txt"
@@ -291,6 +335,7 @@ class _Preprocessor(tf.Module):
 TOKENS = "[PAD] [UNK] [CLS] [SEP] the film is a story very plot was good fine great bad poor awful . ! ,".split()
 
 
+@_stored
 def preprocessor(path: pathlib.Path) -> None:
     """Strings to ids and mask, with a vocabulary file, for `transformer`."""
     vocabulary = path.parent / f"{path.name}_vocabulary.txt"
@@ -303,6 +348,7 @@ def preprocessor(path: pathlib.Path) -> None:
     vocabulary.unlink()
 
 
+@_stored
 def keras3_export(path: pathlib.Path) -> None:
     """What `model.export` writes: a `serve` function and signatures."""
     model = convnet()
@@ -310,6 +356,7 @@ def keras3_export(path: pathlib.Path) -> None:
     model.export(str(path), verbose=False)
 
 
+@_stored
 def signature_only(path: pathlib.Path) -> None:
     """No __call__, one signature with two named outputs."""
     model = convnet()
@@ -360,11 +407,13 @@ def _save_tf1(path: pathlib.Path, resource: bool, hub: bool) -> None:
         (path / "tfhub_module.pb").write_bytes(b"\x08\x03")
 
 
+@_stored
 def slim_tf1(path: pathlib.Path) -> None:
     """TF-Slim names, resource variables, TF1 Hub format with two sets of tags."""
     _save_tf1(path, resource=True, hub=True)
 
 
+@_stored
 def slim_tf1_reference(path: pathlib.Path) -> None:
     """The same with the reference variables of 2018."""
     _save_tf1(path, resource=False, hub=True)

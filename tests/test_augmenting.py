@@ -8,9 +8,8 @@ from PIL import Image, ImageEnhance, ImageOps
 from tfft import data, features
 from tfft.data.batches import views_of
 from tfft.errors import DataError, PlanError
-from tfft.modalities.image.augment import augmentation
 from tfft.modalities.image.randaugment import CHANGES, rand_augment
-from tfft.specs import Augmentation, InputSpec
+from tfft.specs import Augmentation, InputSpec, augmentation
 
 SPEC = InputSpec(16, 16)
 BOTH = Augmentation(flip=True, crop=0.3)
@@ -74,6 +73,7 @@ def test_a_crop_keeps_at_least_its_share():
     assert len(np.unique(varied[:, 0, 0, 0])) > 5  # from many places
 
 
+@pytest.mark.slow
 def test_files_and_arrays_show_the_same_views(image_folder):
     examples = data.list_images(image_folder(per_class=2))
     spec = InputSpec(12, 12)
@@ -85,6 +85,7 @@ def test_files_and_arrays_show_the_same_views(image_folder):
     assert np.array_equal(np.concatenate([next(iter(dataset))[0] for _ in range(3)]), by_row)
 
 
+@pytest.mark.slow
 def test_features_of_views_are_those_of_the_views(image_folder, tiny_model, tmp_path):
     splits = data.load(image_folder())
     prefix, _ = features.split(tiny_model)
@@ -215,6 +216,7 @@ def test_plain_pictures_stay_and_grey_and_tiny_ones_pass():
             assert found.dtype == tf.uint8
 
 
+@pytest.mark.slow
 def test_rand_draws_every_change_and_repeats_by_seed():
     pixels = tf.constant(photo())
     draw = tf.function(lambda seed: rand_augment(pixels, 0.5, seed))
@@ -233,6 +235,7 @@ def test_rand_draws_every_change_and_repeats_by_seed():
     assert strong > 2 * weak
 
 
+@pytest.mark.slow
 def test_rand_views_are_views():
     images, labels = np.stack([photo(size=(16, 16))] * 6), np.arange(6)
     wish = Augmentation(rand=0.5)

@@ -45,6 +45,7 @@ def test_balanced_weights_are_those_of_scikit_learn():
     assert class_weights(LABELS, 3) == found
 
 
+@pytest.mark.slow
 def test_weights_of_files_and_of_features(image_folder, tiny_model):
     examples = data.list_images(image_folder())
     assert class_weights(examples, examples.class_names) == {0: 1.0, 1: 1.0, 2: 1.0}
@@ -87,6 +88,7 @@ def slope(model, dataset, class_weight=None):
     return moved
 
 
+@pytest.mark.representative("binary")
 @pytest.mark.parametrize("kind", ["classification", "binary"])
 def test_weights_of_a_dataset_are_those_that_fit_applies(kind):
     labels = LABELS if kind == "classification" else np.minimum(LABELS, 1)
@@ -174,6 +176,7 @@ def test_a_class_of_one_size_each_is_shown_like_without_sampling():
     assert sorted(order) == list(range(12))
 
 
+@pytest.mark.slow
 def test_files_arrays_and_features_come_in_one_balanced_order(image_folder, tiny_model):
     examples = data.list_images(image_folder())
     examples = examples.take(np.array([0, 1, 2, 3, 4, 5, 6, 7, 12]))
@@ -215,6 +218,7 @@ def test_what_cannot_be_balanced_is_refused(tiny_model):
         found.dataset(sampling="balanced")
 
 
+@pytest.mark.slow
 def test_good_labels_pass_and_an_unseen_class_is_told(image_folder):
     splits = data.load(image_folder())
     assert check_labels(splits.train, splits.validation, splits.class_names) == ()

@@ -54,6 +54,7 @@ def same(a, b):
     return len(a) == len(b) and all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
 
 
+@pytest.mark.slow
 def test_the_model_is_as_before_bit_by_bit_and_goes_on_as_if_nothing_had_been():
     kept = []
     for search in (False, True):
@@ -70,6 +71,7 @@ def test_the_model_is_as_before_bit_by_bit_and_goes_on_as_if_nothing_had_been():
     assert same(*kept)
 
 
+@pytest.mark.slow
 def test_the_steps_that_are_timed_do_train():
     class Noting(L.Layer):
         seen = ()
@@ -87,6 +89,7 @@ def test_the_steps_that_are_timed_do_train():
     assert not np.array_equal(Noting.seen[0], Noting.seen[-1])
 
 
+@pytest.mark.slow
 def test_everything_is_put_back_after_a_size_that_does_not_fit():
     model = network(Wide(bursts_at=16))  # TensorFlow waits ten seconds for memory before it gives up
     before = state(model)
@@ -105,6 +108,7 @@ def measured(size):
     return find_batch_size(network(Wide()), examples(200), start=size, limit=size).trials[-1].megabytes
 
 
+@pytest.mark.slow
 def test_no_batch_takes_more_memory_than_allowed():
     small, twice = measured(16), measured(32)
     assert twice > 1.7 * small  # what is measured is the batch
@@ -118,6 +122,7 @@ def test_no_batch_takes_more_memory_than_allowed():
     assert ([t.size for t in tiny.trials], tiny.size) == ([1], 1)
 
 
+@pytest.mark.slow
 def test_no_batch_is_larger_than_the_data():
     found = find_batch_size(network(), examples(20))
     assert found.largest == 16
@@ -135,6 +140,7 @@ def test_the_smallest_of_the_fast_sizes_is_chosen():
     assert choose(trials[:1]).size == 8
 
 
+@pytest.mark.slow
 def test_the_result_is_shown_as_a_table():
     found = find_batch_size(network(), examples(20))
     lines = str(found).splitlines()

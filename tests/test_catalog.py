@@ -60,6 +60,7 @@ def test_list_backbones_filters():
         list_backbones(kind="images")
 
 
+@pytest.mark.process
 def test_listing_does_not_import_tensorflow():
     code = "import sys, tfft.backbones as b; b.list_backbones(); print({'keras', 'tensorflow'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

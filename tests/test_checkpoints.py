@@ -3,7 +3,6 @@
 The files are put together from pickle opcodes, since only that shows what a stranger could write.
 """
 
-import importlib.util
 import pickle
 import struct
 import zipfile
@@ -11,9 +10,9 @@ import zipfile
 import numpy as np
 import pytest
 
-from tfft.backbones.formats.checkpoints import read_pth, read_safetensors
+from tfft.backbones.formats.checkpoints import read_pth
 from tfft.backbones.formats.efficientnet_lite0 import weights_path
-from tfft.errors import DependencyError, SavedModelError, UnsafeModelError
+from tfft.errors import SavedModelError, UnsafeModelError
 
 
 def text(value):
@@ -199,19 +198,3 @@ def test_a_published_file_in_the_old_format():
     assert found["_conv_stem.weight"].shape == (32, 3, 3, 3)
     assert sum(v.size for v in found.values()) == 4_694_073
     assert all(np.isfinite(v).all() for v in found.values())
-
-
-def test_safetensors(tmp_path):
-    path = tmp_path / "w.safetensors"
-    with pytest.raises(FileNotFoundError):
-        read_safetensors(path)
-    header = b'{"a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]}}'
-    path.write_bytes(struct.pack("<Q", len(header)) + header + SIX)
-    if importlib.util.find_spec("safetensors") is None:
-        with pytest.raises(DependencyError, match=r"pip install \"tfft\[checkpoints\]\""):
-            read_safetensors(path)
-    else:
-        np.testing.assert_array_equal(read_safetensors(path)["a"], [[0, 1, 2], [3, 4, 5]])
-        path.write_bytes(path.read_bytes()[:-4])
-        with pytest.raises(SavedModelError, match="Download it again"):
-            read_safetensors(path)

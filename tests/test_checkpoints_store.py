@@ -241,6 +241,7 @@ def test_a_state_must_be_plain(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == [".lock"]
 
 
+@pytest.mark.slow
 def test_a_writer_killed_at_any_system_call_leaves_a_good_checkpoint_and_is_swept_up(tmp_path):
     """The child dies at the k-th call that changes the disk, for every k, in its third save."""
     calls = ("fsync", "rename", "mkdir", "unlink", "rmdir", "open")

@@ -17,13 +17,23 @@ import tensorflow as tf
 import tfft
 from tfft.cli import main
 
+slow_fixtures = ("run",)
+process_fixtures = ("run", "imported")
+
 LIGHT = """
-import sys, time
-start = time.perf_counter()
-{code}
-print(time.perf_counter() - start)
-print(sorted(m for m in ("tensorflow", "keras", "numpy", "sklearn") if m in sys.modules))
+import json, sys
+for number, code in enumerate(json.loads(sys.argv[1])):
+    exec(code, {})
+    print()
+    print(number, sorted(m for m in ("tensorflow", "keras", "numpy", "sklearn") if m in sys.modules))
 """
+STARTS = [
+    "import tfft; tfft.__version__; dir(tfft)",
+    "import tfft.cli\ntry: tfft.cli.main(['--help'])\nexcept SystemExit: pass",
+    "import tfft.cli\ntry: tfft.cli.main(['train', '--help'])\nexcept SystemExit: pass",
+    "import tfft.cli\ntry: tfft.cli.main(['train', '--epochs', 'x'])\nexcept SystemExit: pass",
+    "import tfft.cli\ntfft.cli.main(['list'])",
+]
 
 
 def python(*arguments, **environment):
@@ -69,24 +79,23 @@ def run(backbone, photos, tmp_path_factory):
 # --- quick start -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "code",
-    [
-        "import tfft; tfft.__version__; dir(tfft)",
-        "import tfft.cli\ntry: tfft.cli.main(['--help'])\nexcept SystemExit: pass",
-        "import tfft.cli\ntry: tfft.cli.main(['train', '--help'])\nexcept SystemExit: pass",
-        "import tfft.cli\ntry: tfft.cli.main(['train', '--epochs', 'x'])\nexcept SystemExit: pass",
-        "import tfft.cli\ntfft.cli.main(['list'])",
-    ],
-)
-def test_nothing_heavy_is_imported_before_it_is_needed(code):
-    done = python("-c", LIGHT.format(code=code))
-    assert done.stdout.splitlines()[-1] == "[]", done.stderr
+@pytest.fixture(scope="module")
+def imported():
+    """What one process has imported after each of some starts, one after the other."""
+    codes = [*STARTS, "import tfft.cli\ntfft.cli.main(['cache', 'list'])"]
+    done = python("-c", LIGHT, json.dumps(codes))
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    return [next(line for line in lines if line.startswith(f"{number} [")) for number in range(len(codes))]
 
 
-def test_the_cache_is_listed_without_tensorflow():
-    done = python("-c", LIGHT.format(code="import tfft.cli\ntfft.cli.main(['cache', 'list'])"))
-    assert done.stdout.splitlines()[-1] == "['numpy']", done.stderr
+@pytest.mark.parametrize("number", range(len(STARTS)))
+def test_nothing_heavy_is_imported_before_it_is_needed(imported, number):
+    assert imported[number] == f"{number} []"
+
+
+def test_the_cache_is_listed_without_tensorflow(imported):
+    assert imported[-1] == f"{len(STARTS)} ['numpy']"
 
 
 def test_help_lists_every_command_and_no_command_is_help(capsys):
@@ -99,6 +108,7 @@ def test_help_lists_every_command_and_no_command_is_help(capsys):
     assert capsys.readouterr().out == f"tfft {tfft.__version__}\n"
 
 
+@pytest.mark.process
 def test_the_module_can_be_run():
     done = python("-m", "tfft", "--version")
     assert (done.returncode, done.stdout) == (0, f"tfft {tfft.__version__}\n")
@@ -119,6 +129,7 @@ def test_train_leaves_a_whole_run(run, backbone):
     assert len(metrics["final"]["interval"]) == 2
 
 
+@pytest.mark.slow
 def test_defaults_solve_the_head_and_keep_the_features(backbone, photos, tmp_path, capsys):
     kept, out = tmp_path / "kept", tmp_path / "run"
     arguments = ["train", str(photos), "--backbone", backbone, "--out", str(out), "--unfreeze", "1", "--epochs", "2"]
@@ -141,6 +152,7 @@ def test_defaults_solve_the_head_and_keep_the_features(backbone, photos, tmp_pat
     assert capsys.readouterr().out == "Nothing is kept.\n"
 
 
+@pytest.mark.slow
 def test_config_repeats_a_run_and_no_export_leaves_it_out(run, tmp_path, capsys):
     out = tmp_path / "again"
     assert main(["train", "--config", str(run / "plan.yaml"), "--out", str(out), "--no-export"]) == 0
@@ -232,6 +244,7 @@ def test_list(capsys):
     assert "Did you mean 'efficientnet-lite0'" in capsys.readouterr().err
 
 
+@pytest.mark.process
 def test_a_closed_pipe_is_no_error():
     shell = f"{sys.executable} -m tfft list | head -1"
     done = subprocess.run(shell, shell=True, capture_output=True, text=True, check=True)
@@ -241,6 +254,7 @@ def test_a_closed_pipe_is_no_error():
 # --- predict -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.representative("export/1")
 @pytest.mark.parametrize("what", ["run", "model.keras", "export", "export/1"])
 def test_predict_says_the_same_from_every_form_of_a_model(what, run, photos, capsys):
     model = run if what == "run" else run / what
@@ -258,6 +272,7 @@ def test_predict_says_the_same_from_every_form_of_a_model(what, run, photos, cap
         assert [one["probability"] for one in row["top"]] == pytest.approx(np.sort(probabilities)[:-3:-1], abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["run", "export"])
 def test_bad_files_are_named_and_do_not_stop_the_others(what, run, photos, tmp_path, capsys):
     bad, cut = tmp_path / "bad.jpg", tmp_path / "cut.png"
@@ -282,6 +297,8 @@ def test_bad_files_are_named_and_do_not_stop_the_others(what, run, photos, tmp_p
     assert capsys.readouterr().out.startswith(f"{good}: ")
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_predict_from_a_shell_prints_json_and_nothing_else(run, photos):
     done = python("-m", "tfft", "predict", str(run / "export"), str(photos / "red" / "0.png"), "--json")
     assert done.returncode == 0
@@ -289,6 +306,7 @@ def test_predict_from_a_shell_prints_json_and_nothing_else(run, photos):
     assert set(json.loads(done.stdout)) == {"model", "predictions"}
 
 
+@pytest.mark.representative("folder")
 @pytest.mark.parametrize("what", ["nothing", "folder", "file"])
 def test_predict_without_a_model(what, photos, tmp_path, capsys):
     (tmp_path / "folder").mkdir()
@@ -300,6 +318,7 @@ def test_predict_without_a_model(what, photos, tmp_path, capsys):
 # --- evaluate, export --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_evaluate_on_the_data_of_the_run_measures_what_was_held_out(run, photos, capsys):
     assert main(["evaluate", str(run), str(photos), "--json"]) == 0
     values = json.loads(capsys.readouterr().out)
@@ -309,6 +328,7 @@ def test_evaluate_on_the_data_of_the_run_measures_what_was_held_out(run, photos,
     assert "held-out" in values["data"]
 
 
+@pytest.mark.slow
 def test_evaluate_on_other_data_matches_classes_by_name(run, photos, tmp_path, capsys):
     for name in ("red", "blue"):  # a part of the classes: their numbers differ from the model's
         (tmp_path / "new" / name).mkdir(parents=True)
@@ -330,6 +350,7 @@ def test_evaluate_without_a_run(photos, tmp_path, capsys):
     assert "is not the folder of a finished run" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_export_makes_the_next_version(run, tmp_path, capsys):
     assert main(["export", str(run), str(tmp_path / "served"), "--json"]) == 0
     values = json.loads(capsys.readouterr().out)

@@ -13,11 +13,12 @@ from test_training import network, stripes
 import tfft
 from tfft import heads, plans
 from tfft.backbones.base import Backbone
+from tfft.config import Phase, Plan, RunConfig
 from tfft.contrastive import PairCosine, pairs
 from tfft.errors import DataError, PlanError
 from tfft.layers.tokenize import Tokenize
-from tfft.plans import Facts, Wishes, defaults, recommend, show
-from tfft.specs import Phase, Plan, TextSpec
+from tfft.plans import DatasetStats, defaults, recommend, show
+from tfft.specs import TextSpec
 from tfft.training import Checkpoints, FeatureSource, train
 from tfft.training.phase_checks import check_phases
 
@@ -181,6 +182,7 @@ def separation(encoder):
     return np.linalg.norm(means[0] - means[1]) / spread
 
 
+@pytest.mark.slow
 def test_plain_keras_tunes_an_embedding_on_pairs_and_labels_by_chance_do_not_help():
     results = {}
     for shuffled in (False, True):
@@ -202,6 +204,7 @@ def weights(model):
     return {v.path: v.numpy().copy() for v in model.weights}
 
 
+@pytest.mark.slow
 def test_a_phase_on_pairs_changes_the_features_alone_and_then_the_head_is_solved_on_them(tmp_path):
     model, held_out, seen = network(), stripes(seed=9), []
     before, after = weights(model), {}
@@ -246,6 +249,7 @@ def network_with(values):
     return model
 
 
+@pytest.mark.slow
 def test_pairs_help_where_the_classes_are_hidden_and_labels_by_chance_do_not():
     scores = {}
     for shuffled in (False, True):
@@ -267,6 +271,7 @@ def test_pairs_help_where_the_classes_are_hidden_and_labels_by_chance_do_not():
     assert scores[True][1] < 0.6
 
 
+@pytest.mark.slow
 def test_what_is_frozen_runs_once_and_gives_what_the_whole_model_gives(tmp_path):
     found = []
     for cache in (None, tmp_path):
@@ -285,6 +290,7 @@ def test_what_is_frozen_runs_once_and_gives_what_the_whole_model_gives(tmp_path)
     assert not any(path.startswith("block0") for path in changed)
 
 
+@pytest.mark.slow
 def test_all_of_a_batch_are_compared_so_parts_make_smaller_batches():
     steps = {}
     for part_size in (None, 100, 8, 1):
@@ -300,6 +306,7 @@ def test_all_of_a_batch_are_compared_so_parts_make_smaller_batches():
     assert {size: len(found) for size, found in steps.items()} == {None: 16, 100: 16, 8: 64, 1: 128}
 
 
+@pytest.mark.slow
 def test_a_stopped_phase_goes_on_to_the_same_weights(tmp_path):
     [(x, y)] = stripes(96, batch=96).as_numpy_iterator()
     x = np.clip(2 * x + 6, 0, 12)  # pixels, as the pipeline that shuffles by the epoch wants them
@@ -359,6 +366,7 @@ def sentences(n=16, seed=0):
     return np.array(texts, object), labels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unfreeze", ["all", 1])
 def test_texts_of_any_length_are_paired(unfreeze):
     model = text_model()
@@ -378,6 +386,7 @@ def test_texts_of_any_length_are_paired(unfreeze):
     assert all("no frozen part to run ahead" in note for note in whole)
 
 
+@pytest.mark.slow
 def test_what_is_frozen_of_texts_runs_once_and_gives_what_the_whole_model_gives():
     found = []
     for cached in (False, True):
@@ -414,6 +423,7 @@ def test_examples_are_taken_once_and_at_most_64_of_a_class():
     assert "weights of classes are not used for pairs" in notes
 
 
+@pytest.mark.slow
 def test_low_rank_updates_can_be_tuned_on_pairs():
     model, held_out = network(), stripes(seed=9)
     before = weights(model)
@@ -462,7 +472,7 @@ def test_models_and_data_without_classes_are_refused_before_training():
         train(network(), one, None, [TUNE], verbose=False)
 
 
-FEW = Facts(16, 2, 8, smallest=8, largest=8, texts=True)
+FEW = DatasetStats(16, 2, 8, smallest=8, largest=8, texts=True)
 
 
 def test_the_plan_probes_tunes_and_solves_again():
@@ -482,7 +492,7 @@ def test_the_plan_probes_tunes_and_solves_again():
 
 def test_numbers_of_the_plan_follow_from_the_examples_and_the_wishes():
     def tuned(facts, plan=None, **wishes):
-        return recommend(facts, Wishes(**wishes), plan=plan or plans.setfit())
+        return recommend(facts, RunConfig(**wishes), plan=plan or plans.setfit())
 
     assert defaults.PAIRED == tfft.contrastive.MOST
     many = tuned(dataclasses.replace(FEW, examples=5000, classes=10, smallest=400, largest=600))

@@ -22,6 +22,7 @@ def crop(image):
     return image.crop((3, 2, image.width - 2, image.height - 2))
 
 
+@pytest.mark.representative("crop")
 @pytest.mark.parametrize(
     "change",
     [ImageOps.mirror, crop, lambda i: ImageEnhance.Brightness(i).enhance(0.9), lambda i: i.resize((40, 30)),
@@ -43,6 +44,7 @@ def test_equal_pixels_are_one_whatever_the_file(tmp_path):
     assert [(c.first, c.second, c.kind) for c in find_copies(facts).pairs] == [(0, 1, "pixels"), (0, 2, "file")]
 
 
+@pytest.mark.slow
 def test_pictures_that_are_all_alike_are_not_copies(tmp_path):
     """Drawings of one symbol: the same shape, a little moved and of another thickness."""
     random, drawings = np.random.default_rng(0), []
@@ -78,6 +80,7 @@ TURNS = {
 }
 
 
+@pytest.mark.representative("2")
 @pytest.mark.parametrize("way", TURNS)
 def test_a_rotated_picture_is_found_among_others(way, tmp_path):
     images = [picture(seed, (90, 70)) for seed in range(30)]
@@ -87,6 +90,7 @@ def test_a_rotated_picture_is_found_among_others(way, tmp_path):
     assert found.note == ""
 
 
+@pytest.mark.slow
 def test_unrelated_pictures_give_nothing(tmp_path):
     images = [picture(seed, (90, 70)) for seed in range(60)]
     facts = facts_of(tmp_path, images)
@@ -138,6 +142,7 @@ def colours(images):
     return np.stack([np.bincount(value, minlength=64) / len(value) for value in values])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", [None, Image.Transpose.ROTATE_90])
 def test_a_larger_crop_is_found_by_features_and_only_by_them(way, tmp_path):
     images = [picture(seed, (180, 140)) for seed in range(40)]

@@ -13,9 +13,9 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 
 from tfft.errors import DataError, PlanError
-from tfft.layers import preprocess
-from tfft.layers.image_headers import read_header
-from tfft.layers.preprocess import Preprocess, decode_image, decode_pixels, resize_pixels, scale_pixels
+from tfft.layers.preprocess import Preprocess, resize_pixels, scale_pixels
+from tfft.modalities.image.decode import decode_image, decode_pixels
+from tfft.modalities.image.headers import read_header
 from tfft.specs import InputSpec
 
 RNG = np.random.default_rng(0)
@@ -43,6 +43,7 @@ def decode():
     return tf.function(decode_pixels, input_signature=[tf.TensorSpec([], tf.string)])
 
 
+@pytest.mark.representative("jpeg-options0-MM")
 @pytest.mark.parametrize("little", [True, False], ids=["II", "MM"])
 @pytest.mark.parametrize(("kind", "options"), [("jpeg", {}), ("png", {}), ("webp", {"lossless": True}), ("webp", {})])
 def test_exif_orientation_equals_pillow(decode, kind, options, little):
@@ -192,6 +193,7 @@ HUGE = {
 }
 
 
+@pytest.mark.representative("png")
 @pytest.mark.parametrize("name", HUGE)
 def test_more_than_a_hundred_megapixels_are_refused_from_the_header(decode, name):
     with pytest.raises(tf.errors.InvalidArgumentError, match="larger than 100 megapixels"):
@@ -201,13 +203,14 @@ def test_more_than_a_hundred_megapixels_are_refused_from_the_header(decode, name
 
 
 def test_the_size_guard_lets_the_limit_pass(monkeypatch):
-    monkeypatch.setattr(preprocess, "PIXELS_LIMIT", 600)
+    monkeypatch.setattr("tfft.modalities.image.decode.PIXELS_LIMIT", 600)
     assert decode_pixels(tf.constant(encode(COLOUR, "png"))).shape == (20, 30, 3)
-    monkeypatch.setattr(preprocess, "PIXELS_LIMIT", 599)
+    monkeypatch.setattr("tfft.modalities.image.decode.PIXELS_LIMIT", 599)
     with pytest.raises(tf.errors.InvalidArgumentError, match="megapixels"):
         decode_pixels(tf.constant(encode(COLOUR, "png")))
 
 
+@pytest.mark.representative("hello, this is no image-not an image")
 @pytest.mark.parametrize(
     ("encoded", "match"),
     [
@@ -230,6 +233,7 @@ def test_what_is_no_image_is_refused_with_the_reason(decode, encoded, match):
         list(tf.data.Dataset.from_tensors(encoded).map(lambda e: decode_image(e, SPEC)))
 
 
+@pytest.mark.slow
 def test_random_bytes_never_crash_the_header(decode):
     starts = [b"\xff\xd8\xff\xe1", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM", b"RIFF\x00\x00\x00\x00WEBPVP8X", b""]
     read = tf.function(lambda encoded: tuple(read_header(encoded)), input_signature=[tf.TensorSpec([], tf.string)])
@@ -241,6 +245,7 @@ def test_random_bytes_never_crash_the_header(decode):
         assert 1 <= int(orientation) <= 8
 
 
+@pytest.mark.representative("1-bilinear-crop")
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "nearest", "area"])
 @pytest.mark.parametrize("channels", [1, 3])
@@ -389,6 +394,8 @@ assert not any(name.startswith("tfft") for name in sys.modules)
 """
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_a_saved_model_decodes_the_same_without_tfft(tmp_path):
     spec = InputSpec(16, 12, resize="crop")
 

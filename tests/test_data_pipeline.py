@@ -11,7 +11,8 @@ from PIL import Image
 from tfft.data import batches as pipeline_module
 from tfft.data import from_arrays, list_images, to_dataset
 from tfft.errors import DataError, PlanError
-from tfft.layers.preprocess import decode_image, resize_pixels
+from tfft.layers.preprocess import resize_pixels
+from tfft.modalities.image.decode import decode_image
 from tfft.specs import InputSpec
 
 RNG = np.random.default_rng(5)
@@ -38,6 +39,7 @@ def numbered(count, **options):
     return from_arrays(images, np.arange(count), **options)
 
 
+@pytest.mark.representative("False")
 @pytest.mark.parametrize("cache", [True, False, "auto"])
 def test_pixels_are_those_of_the_one_decoder(examples, cache):
     dataset = to_dataset(examples, SPEC, batch_size=5, cache=cache)
@@ -53,6 +55,7 @@ def test_pixels_are_those_of_the_one_decoder(examples, cache):
     assert tuple(dataset.element_spec[0].shape) == (None, 8, 6, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache", [True, False])
 def test_shuffled_passes_differ_keep_pairs_and_repeat_by_seed(examples, cache):
     def two_passes(seed):
@@ -68,6 +71,7 @@ def test_shuffled_passes_differ_keep_pairs_and_repeat_by_seed(examples, cache):
     assert two_passes(2)[0] != first
 
 
+@pytest.mark.slow
 def test_cached_and_decoded_again_come_in_the_same_order(examples):
     kept, again = (to_dataset(examples, SPEC, shuffle=True, seed=3, cache=cache) for cache in (True, False))
     for _ in range(2):
@@ -116,6 +120,7 @@ def test_keras_fit_sees_another_order_in_each_epoch_and_the_same_in_each_run():
     assert seen(3) == first
 
 
+@pytest.mark.slow
 def test_auto_keeps_pixels_only_below_the_limit(examples, monkeypatch):
     size = 23 * 8 * 6 * 3
     monkeypatch.setattr(pipeline_module, "CACHE_LIMIT", size + 1)

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+slow_fixtures = process_fixtures = ("found",)
+
 HERE = pathlib.Path(__file__).parent
 DISTRIBUTED = ("mirrored", "worker0", "worker1")
 LIMIT = 300  # seconds, for a machine with much else to do

@@ -19,6 +19,8 @@ from tfft.errors import ExportError, SavedModelError
 from tfft.exporting import Exported, export, open_export
 from tfft.specs import InputSpec
 
+process_fixtures = ("served",)
+
 SIZES = ((20, 33), (32, 32), (75, 40))
 
 
@@ -108,6 +110,7 @@ def test_arrays_and_bytes_agree_with_predict(tiny, served):
         assert_same({k: v.numpy() for k, v in row.items()}, {k: v[i : i + 1] for k, v in wanted.items()})
 
 
+@pytest.mark.slow
 def test_optimizer_state_is_not_exported(tiny_model, tmp_path):
     plain = export(tiny_model, tmp_path / "plain" / "1").path
     tiny_model.compile("adam", **heads.from_model(tiny_model).compile_args())
@@ -117,6 +120,7 @@ def test_optimizer_state_is_not_exported(tiny_model, tmp_path):
     assert len(names) == len(tf.train.list_variables(str(plain / "variables" / "variables")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["binary", "multilabel", "regression"])
 def test_other_heads_answer_what_their_postprocess_says(kind, tmp_path):
     head = {
@@ -137,6 +141,7 @@ def test_other_heads_answer_what_their_postprocess_says(kind, tmp_path):
 # --- models that tfft did not build ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ["softmax", None])
 def test_class_names_make_a_classifier_of_any_model(activation, tmp_path):
     model = keras.Sequential([keras.Input((8,), name="x"), keras.layers.Dense(3, activation=activation)])
@@ -150,6 +155,7 @@ def test_class_names_make_a_classifier_of_any_model(activation, tmp_path):
     assert [label.decode() for label in found["label"].numpy()] == ["abc"[i] for i in wanted.argmax(axis=1)]
 
 
+@pytest.mark.slow
 def test_without_class_names_the_outputs_pass_through(tmp_path):
     text = keras.Input((), dtype="string", name="text")
     vectorize = keras.layers.TextVectorization(max_tokens=20, output_sequence_length=4)
@@ -162,6 +168,7 @@ def test_without_class_names_the_outputs_pass_through(tmp_path):
     assert_same({k: v.numpy() for k, v in outputs.items()}, wanted)
 
 
+@pytest.mark.slow
 def test_several_inputs_keep_their_names_and_order(tmp_path):
     mask, ids = (keras.Input((None,), dtype="int32", name=name) for name in ("a_mask", "z_ids"))
     tokens = keras.layers.Embedding(9, 4)(ids) * keras.ops.expand_dims(keras.ops.cast(mask, "float32"), -1)
@@ -179,6 +186,7 @@ def image_model(*layers):
     )
 
 
+@pytest.mark.slow
 def test_bytes_for_a_foreign_image_model_need_a_known_pixel_range(tmp_path):
     names = ["a", "b"]
     unknown = export(image_model(), tmp_path / "unknown", class_names=names)
@@ -205,6 +213,8 @@ print(json.dumps({"label": labels, "probabilities": out["probabilities"].numpy()
 """
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_fresh_process_with_tensorflow_alone(tiny, served, tmp_path):
     images, files = pictures(), []
     for i, image in enumerate(images):
@@ -223,6 +233,8 @@ def library():
     return found[0]
 
 
+@pytest.mark.process
+@pytest.mark.representative("serving_default")
 @pytest.mark.parametrize("signature", ["serve_bytes", "serving_default"])
 def test_c_api(signature, tiny, served, tmp_path):
     images = pictures() if signature == "serve_bytes" else [pictures(2)[1]] * 2
@@ -255,6 +267,7 @@ def first(served, tmp_path):
     return pathlib.Path(shutil.copytree(served.path, tmp_path / "served" / "1"))
 
 
+@pytest.mark.slow
 def test_existing_version_is_refused_untouched_and_the_next_one_is_named(tiny, first):
     before = tree(first)
     with pytest.raises(ExportError, match=r"Version 1 exists already.*served/2"):

@@ -22,6 +22,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
 from serving import serve
 
+process_fixtures = ("base",)
+
 
 def ask(url, body=None):
     data = None if body is None else json.dumps(body).encode()

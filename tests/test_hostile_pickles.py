@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from test_checkpoints import SIX, mapping, name, number, program, tensor, text, write_row, write_zip
 
-from tfft.backbones.formats.checkpoints import read_pth, read_safetensors
-from tfft.errors import SavedModelError, UnsafeModelError
+from tfft.backbones.formats.checkpoints import read_pth
+from tfft.backbones.huggingface import check_sizes
+from tfft.errors import HandleError, SavedModelError, UnsafeModelError
 
 HONEST = tensor("0", "FloatStorage", 6, (2, 3), (3, 1))
 
@@ -190,12 +191,15 @@ def test_deflate_bombs(tmp_path, entry):
 )
 def test_safetensors_that_lie(tmp_path, header, length):
     pytest.importorskip("safetensors")
-    path = tmp_path / "w.safetensors"
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    path = tmp_path / "model.safetensors"
     path.write_bytes(struct.pack("<Q", len(header) if length is None else length) + header + SIX)
-    with pytest.raises(SavedModelError, match=r"no whole \.safetensors file"):
-        read_safetensors(path)
+    with pytest.raises(HandleError, match=r"model\.safetensors cannot be read"):
+        check_sizes(tmp_path)
 
 
 def test_a_folder_is_no_weight_file(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        read_safetensors(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    (tmp_path / "model.safetensors").mkdir()
+    with pytest.raises(HandleError, match=r"model\.safetensors cannot be read"):
+        check_sizes(tmp_path)

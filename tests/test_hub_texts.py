@@ -69,6 +69,7 @@ def test_the_mean_of_all_pieces_is_what_the_head_sees_unless_asked_otherwise(pla
     assert asked.text_spec.pooling == "none"
 
 
+@pytest.mark.process
 def test_from_a_file_to_a_server_with_kept_features(place):
     run = tfft.finetune(
         place / "encoder", place / "reviews.jsonl", text="review", label="label", max_length=16, unfreeze=1, epochs=6,

@@ -9,7 +9,7 @@ import numpy as np
 import pandas
 import pytest
 import tensorflow as tf
-from faulty_data import encoded, picture
+from faulty_data import encoded, finding_of, picture
 from PIL import Image
 from test_recipes import backbone
 
@@ -85,7 +85,7 @@ def test_every_row_that_cannot_be_used_is_named(place, tmp_path):
     with pytest.raises(DataError, match=r"no column 'file' \(image=\).*It has: 'image', 'label'"):
         load_image_table(path, image="file")
     report = tfft.check(path, image="image")
-    assert len(report.of_kind("unusable").items) == 4
+    assert len(finding_of(report, "unusable").items) == 4
     assert "no column 'lable'" in str(tfft.check(path, image="image", label="lable"))
 
 

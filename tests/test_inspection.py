@@ -6,7 +6,19 @@ import pathlib
 import keras
 import numpy as np
 import pytest
-from faulty_data import CLASSES, EACH, PICTURES, SPLIT, TABLES, clean_pictures, clean_rows, encoded, picture, write_rows
+from faulty_data import (
+    CLASSES,
+    EACH,
+    PICTURES,
+    SPLIT,
+    TABLES,
+    clean_pictures,
+    clean_rows,
+    encoded,
+    finding_of,
+    picture,
+    write_rows,
+)
 from PIL import Image
 from test_recipes import backbone
 from test_recordings import TONES, tone, write
@@ -29,7 +41,7 @@ def clean(tmp_path_factory):
 
 
 def planted(report, kind, places):
-    finding = report.of_kind(kind)
+    finding = finding_of(report, kind)
     assert finding is not None, f"no {kind!r} in {[f.kind for f in report.findings]}"
     assert finding.remedy
     text = " ".join([finding.message, *map(str, finding.items)])
@@ -197,7 +209,7 @@ def test_training_goes_on_and_tells_what_it_left_out(tmp_path):
         cache="memory", verbose=False,
     )  # fmt: skip
     assert [pathlib.Path(item.path).name for item in run.skipped] == ["x.jpg"]
-    assert run.checked.of_kind("leak").level == "warning"
+    assert finding_of(run.checked, "leak").level == "warning"
     assert run.final.examples == 3 * EACH + 4
     assert run.unleaked.examples == 3 * EACH
     assert "without copies" in run.summary

@@ -19,6 +19,9 @@ from tfft.layers.lora import pairs_of
 from tfft.tasks import causal_lm
 from tfft.tasks.causal_lm.data import pieces_of
 
+pytestmark = pytest.mark.text
+slow_fixtures = ("preset",)
+
 
 def pattern(count=40, seed=0):
     """Each line counts up the letters from one of four starts."""
@@ -128,6 +131,7 @@ def test_only_updates_train(preset):
     assert {v.path.rsplit("lora_", 1)[-1] for v in model.trainable_variables} == {"a", "b"}
 
 
+@pytest.mark.process
 def test_a_run_is_read_again_in_another_process(run):
     folder = run.folder
     assert {p.name for p in folder.iterdir()} == {"model.keras", "metrics.json", "settings.json", "history.csv"}

@@ -8,11 +8,13 @@ import numpy as np
 import pandas
 import pytest
 import tensorflow as tf
+from faulty_data import finding_of
 from test_recipes import backbone
 from test_recordings import TONES, tone, write
 
 import tfft
 from tfft import data as td
+from tfft.config import RunConfig
 from tfft.data import load, to_dataset
 from tfft.data.loader import (
     _LOADERS,
@@ -27,7 +29,6 @@ from tfft.data.loader import (
     kind_of,
 )
 from tfft.errors import DataError, PlanError
-from tfft.plans import Wishes
 from tfft.recipes.gathering import gather
 
 SENTENCES = ([["a", "b"], ["c"], ["a", "c"], ["b"], ["c", "b"]], [["O", "X"], ["X"], ["O", "X"], ["O"], ["X", "O"]])
@@ -161,7 +162,7 @@ def test_forms_that_are_none():
         check_settings("ready datasets", {"label": "y"})
     ready = to_dataset(load(arrays()).train)
     with pytest.raises(DataError, match="task='regression' is for tables"):
-        gather((ready, ready, ["a", "b", "c"]), Wishes(task="regression"))
+        gather((ready, ready, ["a", "b", "c"]), RunConfig(task="regression"))
 
 
 def test_arrays_are_divided_without_copies():
@@ -214,7 +215,7 @@ def test_the_recipe_takes_what_load_gives(place):
     for source, settings, kind, _ in sources(place):
         read = load(source, **settings)
         task = {"task": "token_classification"} if kind == TAGGED else {}
-        given, own = gather(read, Wishes(**task)), gather(source, Wishes(**settings))
+        given, own = gather(read, RunConfig(**task)), gather(source, RunConfig(**settings))
         assert (given.examples, given.task, given.class_names) == (own.examples, own.task, own.class_names)
         assert given.fingerprint() == own.fingerprint()
         assert given.origin == own.origin
@@ -242,6 +243,6 @@ def test_step_by_step_is_the_same_for_every_kind(place):
 def test_check_asks_the_same_place(place, tmp_path):
     for source, settings, _, _ in sources(place)[:9]:
         told = {k: v for k, v in settings.items() if k in ("image", "audio", "text", "label")}
-        assert tfft.check(source, **told, store=tmp_path / "facts").of_kind("unreadable") is None
+        assert finding_of(tfft.check(source, **told, store=tmp_path / "facts"), "unreadable") is None
     with pytest.raises(DataError, match="label='x' means nothing for a folder of images"):
         tfft.check(place / "photos", label="x")

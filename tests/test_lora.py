@@ -13,6 +13,7 @@ from tfft import features, freezing, heads, testing
 from tfft.backbones import load_backbone
 from tfft.backbones.savedmodel.lora_targets import Uses
 from tfft.errors import BlockError
+from tfft.keras_compat import flatten_layers
 from tfft.layers.lora import einsum_split, pairs_of
 from tfft.models import build
 
@@ -98,7 +99,7 @@ def chosen(kind):
 
 
 def updates(model):
-    return [v for layer in freezing.auditing.flatten(model) for p in pairs_of(layer) for v in (p.first, p.second)]
+    return [v for layer in flatten_layers(model) for p in pairs_of(layer) for v in (p.first, p.second)]
 
 
 def values(model):
@@ -108,6 +109,7 @@ def values(model):
 # --- add_lora ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_changes_at_first_and_then_only_the_updates_train(make, kind):
     model = make(kind)
@@ -142,18 +144,19 @@ def test_parameters_are_rank_times_rows_plus_columns(make, kind):
     assert "low-rank" not in str(plain)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_merging_keeps_the_predictions_and_gives_the_structure_back(make, kind, tmp_path):
     model = make(kind)
     config, names = model.get_config(), [v.path for v in model.weights]
-    classes = [type(layer) for layer in freezing.auditing.flatten(model)]
+    classes = [type(layer) for layer in flatten_layers(model)]
     freezing.add_lora(model, chosen(kind), rank=2, alpha=5)
     fit(model)
     trained, kernels = predict(model), values(model)
     assert freezing.merge_lora(model) is model
     np.testing.assert_allclose(predict(model), trained, atol=1e-5)
     assert [v.path for v in model.weights] == names
-    assert [type(layer) for layer in freezing.auditing.flatten(model)] == classes
+    assert [type(layer) for layer in flatten_layers(model)] == classes
     assert model.get_config() == config
     assert not updates(model)
     moved = {v.path for v in model.weights if not np.array_equal(v.numpy(), kernels[v.path])}
@@ -165,6 +168,7 @@ def test_merging_keeps_the_predictions_and_gives_the_structure_back(make, kind, 
         fit(model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_keras_file_holds_the_updates_and_they_go_on_training(make, kind, tmp_path):
     model = make(kind)
@@ -182,6 +186,7 @@ def test_a_keras_file_holds_the_updates_and_they_go_on_training(make, kind, tmp_
     np.testing.assert_allclose(predict(freezing.merge_lora(again)), trained, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_clone_has_updates_of_its_own(make, kind):
     model = make(kind)
@@ -196,6 +201,7 @@ def test_a_clone_has_updates_of_its_own(make, kind):
     assert np.abs(predict(clone) - start).max() > 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["transformer", "native"])
 def test_exports_compute_the_same_with_and_without_updates(make, kind, tmp_path):
     model = make(kind)
@@ -213,6 +219,7 @@ def test_exports_compute_the_same_with_and_without_updates(make, kind, tmp_path)
             np.testing.assert_allclose(served["logits"], trained, atol=1e-5)
 
 
+@pytest.mark.representative("native")
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_frozen_prefix_ends_in_front_of_the_first_update(make, kind):
     model = make(kind)
@@ -226,6 +233,7 @@ def test_the_frozen_prefix_ends_in_front_of_the_first_update(make, kind):
     np.testing.assert_allclose(suffix(prefix(inputs_of(model))), predict(model), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "settings"),
     [("transformer", {"backbone_dropout": True}), ("convnet", {"batch_norm": "train"})],
@@ -276,6 +284,7 @@ def test_what_was_traced_before_stays_right(make):
     np.testing.assert_allclose(suffix.predict(x, verbose=0), trained, atol=1e-5)  # the old trace adds nothing twice
 
 
+@pytest.mark.slow
 def test_predictions_that_were_traced_before_see_the_updates(make):
     for kind in KINDS:
         model = make(kind)
@@ -315,11 +324,12 @@ def test_part_of_the_kernels_by_name(make):
         f"transformer/layer_0/{part}/kernel/lora_a" for part in ("query", "value")
     ]
     model = freezing.add_lora(make("native"), "all", rank=1, variables="conv|dense")
-    assert {layer.name for layer in freezing.auditing.flatten(model) if pairs_of(layer)} == {
+    assert {layer.name for layer in flatten_layers(model) if pairs_of(layer)} == {
         "block0_conv", "block1_conv", "block2_dense",
     }  # fmt: skip
 
 
+@pytest.mark.representative("1-False")
 @pytest.mark.parametrize(("rank", "reaches"), [(1, False), (3, True), (5, True)])
 def test_full_rank_reaches_what_training_the_kernel_reaches(rank, reaches):
     keras.utils.set_random_seed(0)
@@ -336,6 +346,7 @@ def test_full_rank_reaches_what_training_the_kernel_reaches(rank, reaches):
     assert (distance < 1e-2) == reaches, distance
 
 
+@pytest.mark.slow
 def test_unfreezing_later_frees_the_updates_only(make):
     for kind in KINDS:
         model = freezing.add_lora(make(kind), chosen(kind), rank=2)
@@ -343,7 +354,7 @@ def test_unfreezing_later_frees_the_updates_only(make):
         model.trainable = False
         model.trainable = True
         held = {v.path for block in freezing.select(model, chosen(kind)) for layer in block.layers
-                for sub in freezing.auditing.flatten(layer) for p in pairs_of(sub) for v in [p.kernel]}  # fmt: skip
+                for sub in flatten_layers(layer) for p in pairs_of(sub) for v in [p.kernel]}  # fmt: skip
         assert not held & {v.path for v in model.trainable_weights}
         freezing.unfreeze(model, chosen(kind))
         assert {v.path for v in model.trainable_weights} == wanted
@@ -367,6 +378,7 @@ def test_blocks_that_only_a_number_means_may_have_no_kernel(make):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_compiled_models_are_compiled_again(make):
     model = compiled(make("native"))
     fit(model)
@@ -442,6 +454,7 @@ def test_layers_that_do_more_with_their_kernel_are_left_alone():
 # --- layers of Keras ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_updates_inside_of_a_composite_layer_are_saved_merged(tmp_path):
     keras.utils.set_random_seed(0)
     inputs = keras.Input((5, 8))
@@ -470,6 +483,7 @@ def test_updates_inside_of_a_composite_layer_are_saved_merged(tmp_path):
     assert [v.path for v in model.weights] == [v.path for v in again.weights]
 
 
+@pytest.mark.slow
 def test_weight_files_hold_base_and_updates_apart(make, tmp_path):
     model = make("native")
     freezing.add_lora(model, 2, rank=2)
@@ -584,6 +598,7 @@ def test_kernels_of_a_graph_are_found_through_casts_and_reshapes():
     assert depthwise.split("w", (3, 3, 3, 1)) is None
 
 
+@pytest.mark.representative("depthwise-expected0")
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -651,6 +666,7 @@ def test_a_kernel_beside_a_loop(tmp_path):
 # --- only= -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.representative("native")
 @pytest.mark.parametrize("kind", ["convnet", "native"])
 def test_norm_or_bias_of_some_blocks(make, kind):
     model = make(kind)

@@ -84,6 +84,7 @@ Y = (X[:, 0] > 0).astype("int64") + (X[:, 1] > 0)
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sgd", "adam"])
 def test_the_suggestion_trains(name):
     """A suggestion trains well, a hundredth of it hardly, a thousand times it not at all."""
@@ -231,6 +232,7 @@ class Failing:
         return LOSS(y, outputs)
 
 
+@pytest.mark.representative("True")
 @pytest.mark.parametrize("schedule", [True, False])
 def test_everything_is_as_before(schedule):
     model = trained(schedule)
@@ -240,6 +242,7 @@ def test_everything_is_as_before(schedule):
     assert {name for name in before if before[name] != after[name]} == set()
 
 
+@pytest.mark.slow
 def test_everything_is_as_before_after_an_error_too():
     model = trained(True)
     failing = Failing(30)
@@ -253,6 +256,7 @@ def test_everything_is_as_before_after_an_error_too():
     assert {name for name in before if before[name] != after[name]} == set()
 
 
+@pytest.mark.slow
 def test_training_goes_on_as_if_nothing_had_been():
     finals = []
     for find in (False, True):
@@ -264,6 +268,7 @@ def test_training_goes_on_as_if_nothing_had_been():
     assert all(np.array_equal(a, b) for a, b in zip(*finals, strict=True))
 
 
+@pytest.mark.slow
 def test_the_test_itself_moves_weights_statistics_and_seeds(monkeypatch):
     """The control of the tests above: without putting back, they would see a difference."""
     import contextlib
@@ -280,6 +285,7 @@ def test_the_test_itself_moves_weights_statistics_and_seeds(monkeypatch):
     assert any("seed" in path for path in before)
 
 
+@pytest.mark.slow
 def test_twice_gives_the_same():
     model = trained(True)
     first, second = lr_find(model, (X, Y), batch_size=8), lr_find(model, (X, Y), batch_size=8)

@@ -93,6 +93,7 @@ def test_a_pair_has_the_share_of_the_distribution_in_a_dataset_too():
     assert shares.mean() == pytest.approx(0.75, abs=0.02)  # of the larger part of a uniform cut
 
 
+@pytest.mark.slow
 @each_way
 def test_numbers_are_a_pure_function_of_seed_epoch_and_batch(way):
     given = noise()
@@ -127,6 +128,7 @@ def test_both_ways_take_about_half_of_the_batches():
     assert 18 <= summed <= 42
 
 
+@pytest.mark.representative("mixup-1")
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
 @each_way
 def test_small_and_odd_batches(way, count):
@@ -172,6 +174,7 @@ def test_labels_of_every_head():
         shares(np.array([0, 1, 3, 0]), 3)
 
 
+@pytest.mark.slow
 def test_a_model_fits_mixed_examples_and_is_validated_on_whole_ones():
     head = heads.classification([f"class {k}" for k in range(4)], dropout=0.0)
     keras.utils.set_random_seed(0)
@@ -210,6 +213,7 @@ def test_wrong_arguments_are_reported_together():
         assert word in str(caught.value)
 
 
+@pytest.mark.slow
 def test_features_of_a_cache_are_mixed_in_their_own_order(tiny_model):
     from tfft import features
 

@@ -14,6 +14,8 @@ from tfft.layers.preprocess import resize_pixels, scale_pixels
 from tfft.models import build
 from tfft.specs import InputSpec
 
+slow_fixtures = process_fixtures = ("saved",)
+
 L = keras.layers
 RNG = np.random.default_rng(2)
 HEAD = heads.classification(["ant", "bee", "cat"])
@@ -89,25 +91,37 @@ def test_single_blocks_can_be_unfrozen_and_then_train():
 RELOAD = """
 import sys, numpy as np
 import tfft.heads, tfft.layers.preprocess, keras
-model = keras.saving.load_model(sys.argv[1])
-np.savez(sys.argv[3], logits=model.predict(np.load(sys.argv[2]), verbose=0),
-         trainable=[w.path for w in model.trainable_weights], names=list(tfft.heads.from_model(model).class_names))
+photos = np.load(sys.argv[1])
+for path in sys.argv[2:]:
+    model = keras.saving.load_model(path)
+    np.savez(path + ".npz", logits=model.predict(photos, verbose=0),
+             trainable=[w.path for w in model.trainable_weights], names=list(tfft.heads.from_model(model).class_names))
 """
 
 
-@pytest.mark.parametrize("unfrozen", [0, 1])
-def test_a_saved_model_is_the_same_in_a_fresh_process(tmp_path, unfrozen):
-    model = build(image_backbone(rank=4), HEAD)
-    for block in blocks_of(model)[len(blocks_of(model)) - unfrozen :]:
-        for layer in block.layers:
-            layer.trainable = True
-    model.compile("adam", **HEAD.compile_args())
-    model.fit(PHOTOS, np.array([0, 1, 2, 0]), verbose=0)
-    model.save(tmp_path / "model.keras")
-    np.save(tmp_path / "photos.npy", PHOTOS)
-    arguments = [tmp_path / "model.keras", tmp_path / "photos.npy", tmp_path / "out.npz"]
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """Trained models with no block and with one unfrozen, and what one fresh process finds in their files."""
+    place, models = tmp_path_factory.mktemp("saved"), []
+    for unfrozen in (0, 1):
+        model = build(image_backbone(rank=4), HEAD)
+        for block in blocks_of(model)[len(blocks_of(model)) - unfrozen :]:
+            for layer in block.layers:
+                layer.trainable = True
+        model.compile("adam", **HEAD.compile_args())
+        model.fit(PHOTOS, np.array([0, 1, 2, 0]), verbose=0)
+        model.save(place / f"{unfrozen}.keras")
+        models.append(model)
+    np.save(place / "photos.npy", PHOTOS)
+    arguments = [place / "photos.npy", *(place / f"{unfrozen}.keras" for unfrozen in (0, 1))]
     subprocess.run([sys.executable, "-c", RELOAD, *arguments], check=True)
-    found = np.load(tmp_path / "out.npz")
+    return [(model, np.load(place / f"{unfrozen}.keras.npz")) for unfrozen, model in enumerate(models)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("unfrozen", [0, 1])
+def test_a_saved_model_is_the_same_in_a_fresh_process(saved, unfrozen):
+    model, found = saved[unfrozen]
     np.testing.assert_array_equal(found["logits"], model.predict(PHOTOS, verbose=0))
     assert found["trainable"].tolist() == [w.path for w in model.trainable_weights]
     assert len(found["trainable"]) == 2 + 2 * unfrozen

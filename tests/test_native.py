@@ -11,12 +11,14 @@ import pytest
 import tensorflow as tf
 from sklearn.datasets import load_sample_image
 
-from tfft.backbones import keras_models, load_backbone, resolve
+from tfft.backbones import applications, keras_hub_preset, load_backbone, resolve
+from tfft.backbones.applications import from_applications
 from tfft.backbones.catalog import APPLICATIONS
 from tfft.backbones.formats import efficientnet_lite0
 from tfft.backbones.formats.checkpoints import read_pth
-from tfft.backbones.keras_models import CaffePixels, from_applications, from_keras_model
+from tfft.backbones.keras_model import from_keras_model
 from tfft.errors import BackboneError, DependencyError, HandleError, SavedModelError
+from tfft.layers.caffe_pixels import CaffePixels
 from tfft.specs import InputSpec
 
 
@@ -37,12 +39,13 @@ def test_pixels_are_scaled_as_each_family_does_it(app):
     pixels = np.random.default_rng(0).integers(0, 256, (1, 5, 4, 3)).astype(np.float32)
     module = importlib.import_module(getattr(keras.applications, app.name).__module__)
     theirs = module.preprocess_input(pixels.copy())
-    ours = scaled(pixels, keras_models._spec(app))
+    ours = scaled(pixels, applications._spec(app))
     if app.scaling == "means":
         ours = np.asarray(CaffePixels()(ours))
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
+@pytest.mark.representative("keras:MobileNet-V2:random")
 @pytest.mark.parametrize("name", ["mobilenet_v2:random", "keras:MobileNet-V2:random", "keras:mobilenetv2:RANDOM"])
 def test_a_network_by_any_spelling(name):
     backbone = load_backbone(name)
@@ -69,6 +72,13 @@ def test_a_caffe_network_takes_rgb_and_survives_saving(tmp_path):
     np.testing.assert_array_equal(again(np.ones((1, 8, 8, 3)))[0, 0, 0], [0, -1, -2])
 
 
+def test_layers_in_files_are_found_by_their_registered_names_alone():
+    names = ["CaffePixels", "SavedModelBlock", "StartEndPieces", "Tokenize"]
+    code = "import tfft, keras, sys\nfor name in sys.argv[1:]: print(keras.saving.get_registered_object(name).__name__)"
+    command = [sys.executable, "-c", code, *(f"tfft>{name}" for name in names)]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() == names
+
+
 def test_unknown_networks_and_misplaced_arguments(monkeypatch):
     with pytest.raises(HandleError, match="Did you mean 'MobileNetV2'|Did you mean 'MobileNet'"):
         load_backbone("keras:MobilNet")
@@ -79,15 +89,16 @@ def test_unknown_networks_and_misplaced_arguments(monkeypatch):
         load_backbone("keras_hub:resnet_50_imagenet")
 
 
+@pytest.mark.process
 def test_imagenet_weights_out_of_reach_fail_at_once(tmp_path):
     """In a fresh process, with an empty Keras folder and a server that is not there."""
     code = """
 import time
-from tfft.backbones import keras_models
-keras_models._WEIGHTS_HOST = "tfft-no-such-host.invalid"
+from tfft.backbones import applications
+applications._WEIGHTS_HOST = "tfft-no-such-host.invalid"
 start = time.monotonic()
 try:
-    keras_models.from_applications("MobileNetV2")
+    applications.from_applications("MobileNetV2")
 except Exception as error:
     print(type(error).__name__, time.monotonic() - start < 15, str(error))
 """
@@ -212,11 +223,11 @@ def test_the_scaling_of_a_keras_hub_converter():
     class Converter:
         image_size, scale, offset = (96, 64), 1 / 127.5, -1.0
 
-    spec = keras_models._converted(InputSpec(flexible=True), Converter)
+    spec = keras_hub_preset._converted(InputSpec(flexible=True), Converter)
     assert (spec.image_size, spec.value_range) == ((96, 64), (-1.0, 1.0))
     pixels = np.random.default_rng(0).integers(0, 256, (2, 2, 3)).astype(np.float32)
     Converter.scale, Converter.offset = [0.01, 0.02, 0.03], [-1, 0.5, 2]
-    spec = keras_models._converted(InputSpec(), Converter)
+    spec = keras_hub_preset._converted(InputSpec(), Converter)
     np.testing.assert_allclose(scaled(pixels, spec), pixels * Converter.scale + Converter.offset, rtol=1e-5, atol=1e-5)
 
 
@@ -272,6 +283,7 @@ def test_lite0_tells_a_palace_from_a_daisy(loaded):
     assert not np.allclose(blue_first, logits, atol=0.5)
 
 
+@pytest.mark.slow
 def test_lite0_learns_in_training_mode_only(folder):
     model = tf.saved_model.load(str(folder))
     images = tf.random.stateless_uniform([2, 64, 64, 3], [0, 1])
@@ -286,6 +298,7 @@ def test_lite0_learns_in_training_mode_only(folder):
     assert all(gradient is not None for gradient in tape.gradient(loss, model.trainable_variables))
 
 
+@pytest.mark.slow
 def test_lite0_opens_into_its_blocks(folder, loaded):
     backbone = load_backbone(folder)
     assert [block.name for block in backbone.blocks] == ["stem", *(f"block{i}" for i in range(16)), "head"]

@@ -8,6 +8,8 @@ import warnings
 
 import pytest
 
+pytestmark = [pytest.mark.slow, pytest.mark.process]
+
 NOTEBOOKS = sorted((pathlib.Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 
 

@@ -70,6 +70,7 @@ def test_the_trap_seeded_random_operations_in_a_map_repeat_their_changes_in_ever
     assert alike(epochs, [epochs[0]] * EPOCHS)  # in one way
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampling", [None, "balanced"])
 def test_our_order_differs_in_each_epoch_and_repeats_by_seed(sampling):
     def run(seed):
@@ -85,6 +86,7 @@ def test_our_order_differs_in_each_epoch_and_repeats_by_seed(sampling):
     assert run(2) != first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("augment", ["flip", "crop", "rand"])
 def test_our_variations_differ_in_each_epoch_and_repeat_by_seed(augment):
     def run(seed):
@@ -98,6 +100,7 @@ def test_our_variations_differ_in_each_epoch_and_repeat_by_seed(augment):
     assert not alike(run(2), first)
 
 
+@pytest.mark.slow
 def test_a_run_that_resumes_in_the_middle_of_an_epoch_sees_what_it_would_have_seen():
     def made(epoch):
         train = data.from_arrays(

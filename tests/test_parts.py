@@ -11,10 +11,11 @@ import tensorflow as tf
 from tfft import heads
 from tfft.backbones.base import Backbone
 from tfft.backbones.savedmodel import open_savedmodel
+from tfft.config import Phase
 from tfft.errors import PlanError
 from tfft.freezing import unfreeze
 from tfft.models import build
-from tfft.specs import InputSpec, Phase
+from tfft.specs import InputSpec
 from tfft.training import in_parts, train
 
 L = keras.layers
@@ -67,6 +68,7 @@ def difference(a, b):
     return max(float(np.abs(a[name] - b[name]).max()) for name in a)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("part_size", "jit"), [(1, False), (6, False), (16, False), (99, False), (5, True), (8, True)])
 def test_weights_losses_and_metrics_are_those_of_whole_batches(part_size, jit):
     def metrics():
@@ -83,6 +85,7 @@ def test_weights_losses_and_metrics_are_those_of_whole_batches(part_size, jit):
     assert int(model.get_layer("watcher").most.numpy()) == (part_size if jit else of_16)
 
 
+@pytest.mark.slow
 def test_accumulating_in_the_optimizer_is_not_the_same():
     whole, _ = fitted(network(), photos(), optimizer=keras.optimizers.SGD(0.05))
     collected, _ = fitted(
@@ -123,6 +126,7 @@ def examples(name):
     return tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["plain_convnet", "residual", "transformer", "lstm"])
 def test_an_opened_savedmodel_trains_the_same_in_parts(opened, name):
     start = {v.path: v.numpy() for v in opened(name).trainable_variables}
@@ -168,6 +172,7 @@ def test_named_inputs_and_outputs_sparse_gradients_and_variables_that_nothing_re
     assert parts_logs["kind_loss"] + 3 * parts_logs["size_loss"] == pytest.approx(logs["loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_loss_is_scaled_in_half_precision():
     def half():
         keras.config.set_dtype_policy("mixed_float16")
@@ -190,6 +195,7 @@ def test_the_loss_is_scaled_in_half_precision():
     assert difference(whole, cut) < 1e-3  # float16 has three digits
 
 
+@pytest.mark.slow
 def test_phases_can_be_trained_in_parts():
     data = photos(shape=(32, 32, 3), weights=False)
     histories, weights = [], []
@@ -237,6 +243,7 @@ def test_statistics_of_parts_are_refused_unless_they_are_wanted():
     assert model.get_layer("norm").moving_mean.numpy().any()
 
 
+@pytest.mark.slow
 def test_an_opened_block_that_moves_statistics_is_refused(tmp_path):
     savedmodels.plain_convnet(tmp_path / "net")
     net = open_savedmodel(tmp_path / "net", batch_norm="train").model

@@ -10,10 +10,10 @@ import tensorflow as tf
 from test_training import network, stripes
 
 from tfft import heads
+from tfft.config import Phase
 from tfft.errors import PlanError
 from tfft.freezing import audit
 from tfft.optimizers import ScaledOptimizer
-from tfft.specs import Phase
 from tfft.training import FeatureSource, train
 from tfft.training.phase_checks import check_phases
 
@@ -56,6 +56,7 @@ SETTINGS = [
 ]  # fmt: skip
 
 
+@pytest.mark.representative("schedule=linear")
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda s: "-".join(f"{k}={v}" for k, v in s.items()))
 def test_frozen_stays_to_the_bit_and_the_rest_trains(setting):
     model, before, history = run(dataclasses.replace(FINE, **setting), validation=True)
@@ -87,6 +88,7 @@ def test_lower_blocks_go_slower_by_the_decay():
     assert steps["logits/kernel"] > 3 * steps[UPPER] > 9 * steps[LOWER] > 0
 
 
+@pytest.mark.slow
 def test_slots_go_on_into_the_next_phase():
     """Two phases over the same blocks at a constant rate are one training, to the bit."""
     kept = {"warmup": 0.0, "schedule": "constant"}
@@ -99,6 +101,7 @@ def test_slots_go_on_into_the_next_phase():
     assert np.abs(weights(alone)[UPPER] - weights(once)[UPPER]).max() > 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", [{"mixup": 0.3}, {"l2_sp": 100.0}])
 def test_afterwards_the_model_is_compiled_as_any_other(setting):
     model, _, _ = run(dataclasses.replace(FINE, **setting))
@@ -122,6 +125,7 @@ def test_interpolation_never_ends_worse_than_either_end():
     assert any("the best point between its start" in note for note in history.notes)
 
 
+@pytest.mark.slow
 def test_a_reinitialised_block_that_does_not_help_comes_back():
     model = network()
     train(model, stripes(256), stripes(seed=9), [Phase("first", "all", 4, 1e-2)], verbose=False)
@@ -134,6 +138,7 @@ def test_a_reinitialised_block_that_does_not_help_comes_back():
     assert model.evaluate(stripes(seed=9), verbose=0)[0] == pytest.approx(known, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_surgical_trains_the_spoiled_block_alone():
     model = network()
     train(model, stripes(512), stripes(seed=9), [Phase("first", "all", 4, 1e-2)], verbose=False)
@@ -147,6 +152,7 @@ def test_surgical_trains_the_spoiled_block_alone():
     assert LOWER in moved(before, model)
 
 
+@pytest.mark.slow
 def test_rare_classes_weigh_more():
     x = np.random.default_rng(0).normal(size=(64, 8, 8, 1)).astype("float32")
     y = np.repeat([0, 1], [58, 6]).astype("int32")
@@ -166,6 +172,7 @@ def test_prototypes_are_put_in_place_and_nothing_else_moves():
     assert history.rows[0]["accuracy"] > 0.8
 
 
+@pytest.mark.slow
 def test_mixed_features_are_named(tmp_path):
     x, y = (np.concatenate(part) for part in zip(*stripes(64).as_numpy_iterator(), strict=True))
     source = FeatureSource((x, y), (x, y), batch_size=16, cache="memory")
@@ -180,16 +187,16 @@ def test_mixed_features_are_named(tmp_path):
     [
         ({"schedule": "cosin"}, "Did you mean 'cosine'"),
         ({"optimizer": "adamm"}, "Did you mean 'adam'"),
-        ({"layer_decay": 1.5}, "layer_decay must be over 0 and at most 1, got 1.5"),
-        ({"rates": {"block1": -1}}, "the rate of 'block1' must be a factor over 0, got -1"),
+        ({"layer_decay": 1.5}, "layer_decay: Expected a number above 0 and at most 1. Received: 1.5"),
+        ({"rates": {"block1": -1}}, "Expected a factor above 0 for 'block1'. Received: -1"),
         ({"l2_sp": 0.1, "weight_decay": 0.1}, "pulls to the pretrained weights and weight_decay to 0"),
         ({"ema": 0.9, "swa": 0.5}, "give one of them"),
-        ({"ema": 1.0}, "0 <= ema < 1, got 1.0"),
-        ({"lora": -1}, "lora must be a whole number of at least 0"),
+        ({"ema": 1.0}, "ema: Expected a number of at least 0 and below 1. Received: 1.0"),
+        ({"lora": -1}, "lora: Expected a whole number of at least 0"),
         ({"reinitialize": 2}, "reinitialize=2 is more than the 1 blocks that train"),
         ({"unfreeze": "none", "l2_sp": 0.1}, "no block trains, so l2_sp would do nothing"),
-        ({"clip_norm": 0}, "clip_norm must be None or a number over 0"),
-        ({"mixup": -0.1}, "mixup must be 0 or more"),
+        ({"clip_norm": 0}, "clip_norm: Expected None or a number above 0"),
+        ({"mixup": -0.1}, "mixup: Expected a number of at least 0"),
     ],
 )
 def test_settings_that_cannot_be_used(wrong, told):
@@ -210,6 +217,7 @@ def test_patterns_of_rates_that_match_nothing_are_told_before_training():
         run(dataclasses.replace(FINE, rates={"block7*": 0.5}))
 
 
+@pytest.mark.slow
 def test_keras_callbacks_see_every_phase():
     class Seen(keras.callbacks.Callback):
         rows: list = []

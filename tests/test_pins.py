@@ -36,6 +36,7 @@ def model(tmp_path):
     return tmp_path / "model"
 
 
+@pytest.mark.process
 def test_the_digest_of_a_folder_is_what_the_shell_computes(tmp_path):
     folder = tmp_path / "m"
     (folder / "variables").mkdir(parents=True)
@@ -76,6 +77,7 @@ def test_a_changed_folder_is_refused_with_both_digests(model):
             opening(f"{model}@sha256:{right}")
 
 
+@pytest.mark.slow
 def test_a_right_pin_stands_for_trust_and_a_wrong_one_does_not(tmp_path):
     (tmp_path / "secret").write_text("12345")
     hostile_models.reads_when_called(tmp_path / "m", str(tmp_path / "secret"), "")
@@ -88,6 +90,7 @@ def test_a_right_pin_stands_for_trust_and_a_wrong_one_does_not(tmp_path):
     np.testing.assert_array_equal(backbone.model(np.zeros((1, 2), "float32")), [[5.0, 5.0]])
 
 
+@pytest.mark.slow
 def test_a_pin_of_an_encoder_does_not_speak_for_its_preprocessor(tmp_path):
     savedmodels.transformer(tmp_path / "encoder")
     savedmodels.preprocessor(tmp_path / "before")
@@ -130,6 +133,7 @@ def test_what_has_no_files_cannot_be_pinned():
         load_backbone(f"keras:mobilenet_v2:random@sha256:{OTHER}")
 
 
+@pytest.mark.slow
 def test_what_tfft_builds_is_pinned_by_its_weights():
     with pytest.raises(SavedModelError, match=f"found {digest(weights_path())}"):
         load_backbone(f"efficientnet-lite0@sha256:{OTHER}")
@@ -149,6 +153,7 @@ def images(count=12):
     return random.integers(0, 255, (count, 32, 32, 3)).astype("uint8"), labels
 
 
+@pytest.mark.slow
 def test_a_plan_is_repeated_with_the_same_backbone_or_not_at_all(model, tmp_path):
     settings = {"epochs": 0, "export_to": False, "cache": None, "verbose": False}
     run = tfft.finetune(model, images(), out=tmp_path / "run", **settings)

@@ -6,15 +6,15 @@ import pytest
 import yaml
 
 from tfft import plans
+from tfft.config import Phase, Plan, RunConfig
 from tfft.errors import PlanError
-from tfft.plans import Facts, NamedPlan, Wishes, recommend, show
-from tfft.specs import Phase, Plan
+from tfft.plans import DatasetStats, NamedPlan, recommend, show
 
-FACTS = Facts(1437, 10, 18, (224, 224), True, 224.0)
+FACTS = DatasetStats(1437, 10, 18, (224, 224), True, 224.0)
 
 
 def phases(plan, facts=FACTS, **wishes):
-    return recommend(facts, Wishes(**wishes), plan=plan).phases
+    return recommend(facts, RunConfig(**wishes), plan=plan).phases
 
 
 def test_every_plan_makes_phases_that_can_be_shown_and_read_back():
@@ -70,7 +70,7 @@ def test_few_examples_are_never_given_to_a_random_head():
     assert [phase.solve for phase in five.phases] == [True]
     enough = recommend(dataclasses.replace(few, smallest=10))
     assert enough.name == "lp_ft"
-    asked = recommend(few, Wishes(epochs=3))  # who asks for fine-tuning gets it
+    asked = recommend(few, RunConfig(epochs=3))  # who asks for fine-tuning gets it
     assert [phase.name for phase in asked.phases] == ["frozen", "fine-tune"]
 
 
@@ -78,7 +78,7 @@ def test_unequal_classes_are_pointed_out():
     plan = recommend(dataclasses.replace(FACTS, smallest=20, largest=300))
     assert "the largest class has 300 examples, the smallest 20" in plan.reasons["class_weight"]
     assert "class_weight='balanced'" in show(plan)
-    weighed = recommend(dataclasses.replace(FACTS, smallest=20, largest=300), Wishes(class_weight="balanced"))
+    weighed = recommend(dataclasses.replace(FACTS, smallest=20, largest=300), RunConfig(class_weight="balanced"))
     assert "class_weight" not in weighed.reasons
     assert "class_weight" not in recommend(dataclasses.replace(FACTS, smallest=100, largest=300)).reasons
 
@@ -107,17 +107,17 @@ def test_what_does_not_fit_a_plan_is_refused_all_at_once():
         phases(plans.lp_ft(learning_rate=1e-3))
 
 
-def test_wishes_about_loss_and_balance_are_checked():
+def test_settings_of_loss_and_balance_are_checked():
     with pytest.raises(PlanError) as caught:
-        Wishes(loss="focall", class_weight="balance", sampling="equal").check()
+        RunConfig(loss="focall", class_weight="balance", sampling="equal").check()
     for told in (
         "Did you mean 'focal'",
-        "class_weight must be None, 'balanced'",
-        "sampling must be None or 'balanced'",
+        "class_weight: Expected None, 'balanced'",
+        "sampling: Expected None or 'balanced'",
     ):
         assert told in str(caught.value)
     with pytest.raises(PlanError, match="give one of them"):
-        Wishes(class_weight="balanced", sampling="balanced").check()
+        RunConfig(class_weight="balanced", sampling="balanced").check()
 
 
 def test_what_is_switched_off_is_not_in_the_yaml():
@@ -137,4 +137,4 @@ def test_data_that_a_linear_head_does_badly_on_trains_all_blocks():
     assert far.phases[1].unfreeze == "all"
     assert far.phases[1].learning_rate > 3 * usual.phases[1].learning_rate
     assert "closes only 40% of the gap" in far.reasons["unfreeze"]
-    assert recommend(dataclasses.replace(FACTS, fit=0.4), Wishes(unfreeze=2)).phases[1].unfreeze == 2
+    assert recommend(dataclasses.replace(FACTS, fit=0.4), RunConfig(unfreeze=2)).phases[1].unfreeze == 2

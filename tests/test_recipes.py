@@ -11,11 +11,14 @@ import tensorflow as tf
 import yaml
 
 from tfft.backbones.base import Backbone
+from tfft.config import Phase, Plan
 from tfft.errors import BlockError, DataError, ExportError, PlanError, TfftError
 from tfft.evaluation import evaluate
 from tfft.plans import show
-from tfft.recipes import Facts, Wishes, finetune, load_run, plan_from_yaml, recommend, repeat
-from tfft.specs import InputSpec, Phase, Plan
+from tfft.recipes import DatasetStats, RunConfig, finetune, load_run, plan_from_yaml, recommend, repeat
+from tfft.specs import InputSpec
+
+slow_fixtures = process_fixtures = ("done",)
 
 FAST = {"frozen_epochs": 12, "epochs": 2, "batch_size": 8, "learning_rate": (0.2, 0.01), "verbose": False}
 
@@ -116,6 +119,7 @@ def test_the_export_answers_with_names(done):
     assert served(images=tf.constant(red))["label"].numpy().tolist() == [b"red"]
 
 
+@pytest.mark.slow
 def test_a_plan_is_repeated_to_the_bit(done):
     root, run, _, _ = done
     again = repeat(root / "run" / "plan.yaml", backbone=backbone(), verbose=False)
@@ -126,6 +130,7 @@ def test_a_plan_is_repeated_to_the_bit(done):
     assert not np.array_equal(other.model.get_weights()[-2], first[-2])
 
 
+@pytest.mark.slow
 def test_arrays_and_names_as_labels(capsys):
     random = np.random.default_rng(0)
     labels = np.array(["dark", "light"])[random.integers(0, 2, 60)]
@@ -146,6 +151,7 @@ def test_arrays_and_names_as_labels(capsys):
         assert told in text
 
 
+@pytest.mark.slow
 def test_ready_datasets_with_vectors(image_folder):
     inputs = keras.Input((4,), name="features")
     hidden = keras.layers.Dense(8, activation="relu", name="layer1_dense")(inputs)
@@ -173,14 +179,19 @@ def test_nothing_is_touched_when_out_is_not_empty(tmp_path):
 
 
 def test_all_wrong_settings_are_told_at_once_before_anything_is_loaded():
-    with pytest.raises(PlanError, match=r"(?s)13 problems.*epochs.*batch_size.*unfreeze"):
-        finetune(
-            "no-such-backbone", "no-such-folder", unfreeze=None, epochs=-1, frozen_epochs=0, batch_size=0,
-            learning_rate=-1, seed=-1,
-            image_size="big", validation=1.5, dropout=1.0, l2=-1, label_smoothing=-0.1, batch_norm="no",
-            input_range=(1, 0),
-        )  # fmt: skip
-    with pytest.raises(PlanError, match="callbacks must be"):
+    wrong = {
+        "unfreeze": None, "epochs": -1, "frozen_epochs": 0, "batch_size": 0, "learning_rate": -1, "seed": -1,
+        "image_size": "big", "validation": 1.5, "dropout": 1.0, "l2": -1, "label_smoothing": -0.1, "batch_norm": "no",
+        "input_range": (1, 0),
+    }  # fmt: skip
+    with pytest.raises(PlanError, match="13 problems") as caught:
+        finetune("no-such-backbone", "no-such-folder", **wrong)
+    assert all(f"- {name}: Expected " in str(caught.value) for name in wrong)
+    with pytest.raises(
+        PlanError, match=r"(?s)2 problems.*'unfreez'. Did you mean 'unfreeze'.*'outt'. Did you mean 'out"
+    ):
+        finetune("no-such-backbone", "no-such-folder", unfreez=3, outt="run")
+    with pytest.raises(PlanError, match="callbacks: Expected"):
         finetune("no-such-backbone", "no-such-folder", callbacks=[print])
 
 
@@ -203,12 +214,12 @@ def test_blocks_that_do_not_exist_stop_before_training(tmp_path):
 
 
 def test_settings_beside_a_plan_are_refused(tmp_path):
-    plan = recommend(Facts(100, 2, 3, (16, 16)))
+    plan = recommend(DatasetStats(100, 2, 3, (16, 16)))
     with pytest.raises(PlanError, match="batch_size, seed given beside plan="):
         finetune("b", "d", plan=plan, batch_size=4, seed=5)
-    with pytest.raises(PlanError, match="task must be one of auto, classification.*, got 'detection'"):
+    with pytest.raises(PlanError, match="task: Expected 'auto', 'classification'.* Received: 'detection'"):
         finetune("b", "d", plan=dataclasses.replace(plan, task="detection"))
-    with pytest.raises(PlanError, match="epochs must be an int of at least 1"):
+    with pytest.raises(PlanError, match="epochs: Expected a whole number of at least 1"):
         finetune("b", "d", plan=dataclasses.replace(plan, phases=(Phase("x", 1, 0, 1e-3),)))
     path = tmp_path / "plan.yaml"
     with pytest.raises(PlanError, match="does not exist"):
@@ -231,13 +242,13 @@ def test_a_folder_that_is_no_run_says_so(tmp_path, done):
 
 
 def test_recommendations_follow_the_data_and_say_why():
-    plan = recommend(Facts(1437, 10, 18, (224, 224), True, 8.0), backbone="b", data="d")
+    plan = recommend(DatasetStats(1437, 10, 18, (224, 224), True, 8.0), backbone="b", data="d")
     assert plan.image_size == (64, 64)
     assert [phase.name for phase in plan.phases] == ["frozen", "fine-tune"]
     assert plan.phases[1].unfreeze == 9
     assert plan.phases[0].solve
     assert "such small images look like nothing the backbone was trained on" in plan.reasons["unfreeze"]
-    few = recommend(Facts(300, 10, 18, (224, 224), True, 8.0))
+    few = recommend(DatasetStats(300, 10, 18, (224, 224), True, 8.0))
     assert (few.phases[1].unfreeze, few.phases[1].learning_rate) == (3, 3e-4)
     assert set(plan.reasons) == {
         "image_size", "unfreeze", "head", "l2", "epochs", "learning_rate",
@@ -249,7 +260,7 @@ def test_recommendations_follow_the_data_and_say_why():
 
 
 def test_more_examples_train_more_blocks_and_fewer_epochs():
-    plans = [recommend(Facts(n, 5, 18, (224, 224))) for n in (100, 1_000, 10_000, 100_000)]
+    plans = [recommend(DatasetStats(n, 5, 18, (224, 224))) for n in (100, 1_000, 10_000, 100_000)]
     assert [plan.phases[1].unfreeze for plan in plans] == [3, 6, 9, "all"]
     assert [plan.phases[1].learning_rate for plan in plans] == [3e-4] * 4
     epochs = [plan.phases[1].epochs for plan in plans]
@@ -259,14 +270,17 @@ def test_more_examples_train_more_blocks_and_fewer_epochs():
 
 
 def test_what_the_user_sets_is_kept_and_needs_no_reason():
-    wishes = Wishes("block1", 4, 2, 8, 1e-5, 7, 96, batch_norm="train", dropout=0.0)
-    plan = recommend(Facts(1437, 10, 18, (224, 224), True, 8.0), wishes)
+    wishes = RunConfig(
+        unfreeze="block1", epochs=4, frozen_epochs=2, batch_size=8, learning_rate=1e-5, seed=7, image_size=96,
+        batch_norm="train", dropout=0.0,
+    )  # fmt: skip
+    plan = recommend(DatasetStats(1437, 10, 18, (224, 224), True, 8.0), wishes)
     assert plan.image_size == (96, 96)
     assert plan.seed == 7
     assert plan.batch_norm == "train"
     assert (plan.phases[1].unfreeze, plan.phases[1].epochs, plan.phases[1].learning_rate) == ("block1", 4, 1e-5)
     assert set(plan.reasons) == {"frozen_learning_rate", "l2"}
-    assert len(recommend(Facts(10, 2, 3), Wishes(epochs=0)).phases) == 1
+    assert len(recommend(DatasetStats(10, 2, 3), RunConfig(epochs=0)).phases) == 1
 
 
 def ready(images=None, labels=(0, 1, 2, 1), names=("a", "b", "c"), change=lambda data: data):
@@ -276,6 +290,7 @@ def ready(images=None, labels=(0, 1, 2, 1), names=("a", "b", "c"), change=lambda
     return good, change(tf.data.Dataset.from_tensor_slices((images, np.array(labels))).batch(2)), names
 
 
+@pytest.mark.representative("data0-must be 0 to 2, one for each of the 3 class names, got 0 to 3")
 @pytest.mark.parametrize(
     ("data", "match"),
     [
@@ -302,6 +317,7 @@ def test_ready_datasets_are_checked_before_anything_is_trained(data, match):
     assert np.array_equal(kernel.numpy(), before)
 
 
+@pytest.mark.slow
 def test_a_batch_size_is_tried_and_parts_of_it_are_no_other_training():
     random = np.random.default_rng(0)
     labels = random.integers(0, 2, 60)
@@ -319,6 +335,7 @@ def test_a_batch_size_is_tried_and_parts_of_it_are_no_other_training():
     assert parts.plan.part_size == 3
 
 
+@pytest.mark.slow
 def test_augmented_runs_repeat_and_ready_datasets_are_not_augmented():
     random = np.random.default_rng(0)
     labels = random.integers(0, 2, 40)
@@ -334,6 +351,7 @@ def test_augmented_runs_repeat_and_ready_datasets_are_not_augmented():
         finetune(backbone(), (dataset, dataset, ["a", "b"]), **settings)
 
 
+@pytest.mark.slow
 def test_ready_datasets_are_cached_when_asked_and_only_if_they_repeat():
     random = np.random.default_rng(0)
     labels = random.integers(0, 2, 40)

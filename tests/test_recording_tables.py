@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from faulty_data import finding_of
 from test_recipes import backbone
 from test_recordings import RATE, TONES, tone, write
 
@@ -81,15 +82,16 @@ def test_every_row_that_cannot_be_used_is_named(place, tmp_path):
     with pytest.raises(DataError, match=r"no column 'file' \(audio=\).*It has: 'audio', 'label'"):
         load_recording_table(path, audio="file")
     report = tfft.check(path, audio="audio")
-    assert len(report.of_kind("unusable").items) == 4
+    assert len(finding_of(report, "unusable").items) == 4
     assert "Did you mean 'label'" in str(tfft.check(path, audio="audio", label="lable"))
     for call in (lambda: tfft.finetune(backbone(), path, audio="audio", image="audio"),):
-        with pytest.raises(PlanError, match="image and audio each say what is learned from: give one of them"):
+        with pytest.raises(PlanError, match="image and audio each name the input: give one of them"):
             call()
     with pytest.raises(DataError, match="image and audio each say"):
         tfft.check(path, audio="audio", image="audio")
 
 
+@pytest.mark.slow
 def test_classes_several_labels_and_numbers_are_learned(place, tmp_path, capsys):
     table = place / "clips.csv"
     run = tfft.finetune(backbone(), table, audio="file", label="word", out=tmp_path / "run", **QUICK)
@@ -114,6 +116,7 @@ def test_classes_several_labels_and_numbers_are_learned(place, tmp_path, capsys)
     assert sum(row.final.examples for row in folds.rows) == 48
 
 
+@pytest.mark.slow
 def test_the_command_line(place, tmp_path, capsys):
     backbone().model.save(tmp_path / "tiny.keras")
     command = ["train", str(place / "clips.csv"), "--audio", "file", "--label", "word", "--group", "speaker"]

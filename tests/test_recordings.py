@@ -14,6 +14,7 @@ import pytest
 import savedmodels
 import soundfile
 import tensorflow as tf
+from faulty_data import finding_of
 from test_recipes import backbone
 
 import tfft
@@ -95,7 +96,7 @@ def test_a_tone_keeps_its_frequency_when_it_is_resampled(place, tmp_path):
     found = np.concatenate(splits.waves)[at]
     strongest = np.fft.rfftfreq(len(found), 1 / RATE)[np.abs(np.fft.rfft(found)).argmax()]
     assert strongest == pytest.approx(1000, abs=3)
-    assert tfft.check(root).of_kind("rate").items[0].name.endswith("fast.wav")
+    assert finding_of(tfft.check(root), "rate").items[0].name.endswith("fast.wav")
 
 
 def test_the_picture_is_that_of_numpy():
@@ -123,6 +124,8 @@ def test_the_picture_is_that_of_numpy():
     np.testing.assert_array_equal(again(waves), layer(waves))
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_from_a_folder_to_a_server(place, tmp_path, capsys):
     run = tfft.finetune(
         backbone(), place, unfreeze=1, epochs=3, learning_rate=1e-2, group=r"(speaker\d)", out=tmp_path / "run",
@@ -158,7 +161,7 @@ print(served(audio_bytes=tf.constant([open(sys.argv[2], "rb").read()]))["label"]
         assert "other.wav: low" in shown.out
         assert "empty.wav: is empty (0 bytes)" in shown.err
     served = tfft.exporting.open_export(tmp_path / "served")
-    assert served.audio == tfft.data.audio_of(run.model)
+    assert served.input_spec == tfft.data.audio_of(run.model)
     with pytest.raises(tf.errors.InvalidArgumentError, match="must have 8000 samples a second; resample it"):
         served.predict_bytes([(tmp_path / "other.wav").read_bytes()])
     with pytest.raises(tf.errors.InvalidArgumentError, match="empty"):
@@ -167,6 +170,7 @@ print(served(audio_bytes=tf.constant([open(sys.argv[2], "rb").read()]))["label"]
     assert f"{run.final.accuracy:.4f}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_models_that_take_waves_are_given_them(place, tmp_path):
     x = inputs = keras.Input((None,))
     x = keras.layers.Reshape((-1, 1))(x)
@@ -235,7 +239,7 @@ def test_each_fault_is_named(fault, place, tmp_path):
         target.write_bytes(path.read_bytes())
     put(tmp_path / "data")
     report = tfft.check(tmp_path / "data")
-    finding = report.of_kind(kind)
+    finding = finding_of(report, kind)
     assert finding is not None, report.findings
     assert said in " ".join(map(str, finding.items))
     assert {other.kind for other in report.findings} <= {kind, "cut"}
@@ -272,6 +276,7 @@ class OneWave(tf.Module):
         return {"scores": tf.nn.softmax(features), "embeddings": features, "spectrum": spectrum}
 
 
+@pytest.mark.slow
 def test_models_of_one_wave_at_a_time_get_a_batch(place, tmp_path, capsys):
     tf.saved_model.save(OneWave(), str(tmp_path / "yam"))
     run = tfft.finetune(
@@ -343,6 +348,7 @@ def test_views_of_waves():
     assert lost == {300, 1500}
 
 
+@pytest.mark.slow
 def test_waves_are_varied_while_blocks_train_the_same_with_a_cache_and_without(place):
     splits = load_recordings(place)
     how = {"unfreeze": 1, "epochs": 2, "learning_rate": 1e-3, "augment": ["shift", "mask"], "views": 2}
@@ -363,6 +369,7 @@ def test_waves_are_varied_while_blocks_train_the_same_with_a_cache_and_without(p
         tfft.data.from_arrays(np.zeros((4, 16, 16, 3), np.uint8), np.zeros(4, int), InputSpec(16, 16), augment="mask")
 
 
+@pytest.mark.slow
 def test_features_are_another_where_the_picture_is(place, tmp_path):
     splits = load_recordings(place)
     head = tfft.heads.classification(splits.train.class_names)

@@ -40,6 +40,7 @@ def settled(seed=3):
     return model
 
 
+@pytest.mark.representative("1")
 @pytest.mark.parametrize("n", [0, 1, 2, 3])
 def test_the_last_blocks_get_new_weights_and_the_others_keep_every_bit(n, folder):
     for model in (settled(), of_savedmodel(folder, batch_norm="train")):
@@ -53,6 +54,7 @@ def test_the_last_blocks_get_new_weights_and_the_others_keep_every_bit(n, folder
                 np.testing.assert_array_equal(value, before[path])
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights_whatever_was_drawn_before(folder):
     for make in (settled, lambda: of_savedmodel(folder, batch_norm="train")):
         found = []
@@ -132,6 +134,7 @@ def test_blocks_of_a_savedmodel_start_at_the_scale_of_their_fan_in(folder):
         np.testing.assert_array_equal(of(text), value, err_msg=text)
 
 
+@pytest.mark.representative("transformer")
 @pytest.mark.parametrize("name", ["transformer", "lstm", "slim_tf1"])
 def test_savedmodels_of_other_kinds(name, folder):
     model = tfft.load_backbone(of_folder(folder, name)).model
@@ -191,6 +194,7 @@ def test_fixed_statistics_need_data_and_become_those_of_the_new_weights():
     np.testing.assert_allclose(normal.std((0, 1, 2)), 1.0, rtol=2e-2)
 
 
+@pytest.mark.slow
 def test_statistics_that_train_start_as_new_or_as_those_of_the_data(folder):
     for model in (settled(), of_savedmodel(folder, batch_norm="train")):
         tfft.unfreeze(model, 2, batch_norm="train")

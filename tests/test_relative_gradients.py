@@ -11,6 +11,7 @@ import tensorflow as tf
 from tfft import freezing, heads
 from tfft.backbones import load_backbone
 from tfft.errors import BlockError, DataError
+from tfft.keras_compat import flatten_layers
 from tfft.models import build
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -63,6 +64,7 @@ def kernel_of(model, block):
     return model.get_layer("backbone").get_layer(f"block{block}_conv").kernel
 
 
+@pytest.mark.representative("0")
 @pytest.mark.parametrize("block", range(4))
 def test_a_block_whose_weights_have_a_wrong_scale_is_first(trained, few, block):
     sound = freezing.relative_gradients(trained, few)
@@ -94,7 +96,7 @@ def test_a_block_whose_weights_are_mixed_up_is_first(trained, few, block):
 
 def state(model):
     weights = [v.numpy() for v in model.variables]  # with optimizer, metrics and random state
-    layers = freezing.auditing.flatten(model)
+    layers = flatten_layers(model)
     return weights + [v.numpy() for v in model.optimizer.variables], [
         (layer.trainable, [v.trainable for v in layer.weights]) for layer in layers
     ]

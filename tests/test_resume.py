@@ -19,9 +19,11 @@ import tensorflow as tf
 from resume_process import Average, Counter, examples, network
 
 from tfft import data, training
+from tfft.config import Phase
 from tfft.errors import PlanError
-from tfft.specs import Phase
 from tfft.training import CheckpointError, Checkpoints, CheckpointStore, Resume
+
+slow_fixtures = ("whole", "all_phases")
 
 PROCESS = pathlib.Path(__file__).with_name("resume_process.py")
 STEPS = 6  # per epoch
@@ -98,16 +100,19 @@ def stopped(folder, *fails, run=fitted, error=Power, **settings):
     return run(folder, **settings)
 
 
+@pytest.mark.slow
 def test_fit_goes_on_from_any_step(tmp_path, whole):
     assert stopped(tmp_path / "c", Fail(4), Fail(9), Fail(1), Fail(6))[0] == whole
     assert not (tmp_path / "c").exists()
 
 
+@pytest.mark.slow
 def test_fit_goes_on_from_where_no_step_is_made(tmp_path, whole):
     hooks = {"on_epoch_end": 2, "on_test_batch_end": 3, "on_epoch_begin": 2, "on_train_end": 1}
     assert stopped(tmp_path / "c", *(Fail(at, hook=hook) for hook, at in hooks.items()))[0] == whole
 
 
+@pytest.mark.slow
 def test_steps_that_are_made_several_at_a_time(tmp_path):
     def own():
         return [Counter()]
@@ -119,6 +124,7 @@ def test_steps_that_are_made_several_at_a_time(tmp_path):
     assert fitted(tmp_path / "b", callbacks=own(), per_call=4)[0] == wanted
 
 
+@pytest.mark.slow
 def test_a_row_is_in_the_log_once(tmp_path):
     def logs(name):
         return [keras.callbacks.CSVLogger(tmp_path / name)]
@@ -133,6 +139,7 @@ def test_a_row_is_in_the_log_once(tmp_path):
     assert (tmp_path / "b.csv").read_text() == (tmp_path / "a.csv").read_text()
 
 
+@pytest.mark.slow
 def test_a_finished_training_that_is_kept_is_not_done_again(tmp_path, whole):
     settings = Checkpoints(tmp_path / "c", every_steps=1, remove=False)
     assert fitted(settings)[0] == whole
@@ -142,6 +149,7 @@ def test_a_finished_training_that_is_kept_is_not_done_again(tmp_path, whole):
     assert not (tmp_path / "c").exists()
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_is_noticed_and_the_checkpoint_before_is_used(tmp_path, whole):
     with pytest.raises(Power):
         fitted(tmp_path / "c", Fail(10))
@@ -155,6 +163,7 @@ def test_a_flipped_bit_is_noticed_and_the_checkpoint_before_is_used(tmp_path, wh
     assert f"{newest} was passed over" in resume.notes[0]
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_and_does_not_stop_the_training(tmp_path, whole, capfd):
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
 
@@ -178,6 +187,7 @@ def test_a_full_disk_is_told_and_does_not_stop_the_training(tmp_path, whole, cap
     assert "the disk is full" in capfd.readouterr().out
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_finite_are_never_saved(tmp_path):
     class Spoil(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
@@ -193,6 +203,7 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path):
     assert all(np.isfinite(a).all() for name, a in found.arrays.items() if name.startswith(("weights", "optimizer")))
 
 
+@pytest.mark.slow
 def test_a_signal_saves_within_a_step_and_ends_the_process(tmp_path, whole, capfd):
     """In a step, in a validation, at the end of an epoch; with settings that save nothing else."""
     settings = Checkpoints(tmp_path / "c", every=1000.0)
@@ -213,6 +224,7 @@ def test_a_signal_saves_within_a_step_and_ends_the_process(tmp_path, whole, capf
     assert fitted(settings)[0] == whole
 
 
+@pytest.mark.slow
 def test_a_signal_after_fit_has_failed_acts_as_it_would_without(tmp_path):
     seen = []
     before = signal.signal(signal.SIGTERM, lambda *_: seen.append("mine"))
@@ -228,6 +240,7 @@ def test_a_signal_after_fit_has_failed_acts_as_it_would_without(tmp_path):
         signal.signal(signal.SIGTERM, before)
 
 
+@pytest.mark.slow
 def test_other_settings_are_refused_with_all_differences(tmp_path, whole):
     with pytest.raises(Power):
         fitted(tmp_path / "c", Fail(8), identity={"data": "a1", "plan": {"size": 32}})
@@ -242,6 +255,7 @@ def test_other_settings_are_refused_with_all_differences(tmp_path, whole):
     assert fitted(tmp_path / "c", identity={"data": "a1", "plan": {"size": 32}})[0] == whole  # it was not touched
 
 
+@pytest.mark.slow
 def test_another_machine_is_refused_unless_it_is_allowed(tmp_path, whole, monkeypatch):
     with pytest.raises(Power):
         fitted(tmp_path / "c", Fail(8))
@@ -255,6 +269,7 @@ def test_another_machine_is_refused_unless_it_is_allowed(tmp_path, whole, monkey
     assert "OMP_NUM_THREADS" in resume.notes[0]
 
 
+@pytest.mark.slow
 def test_a_missing_identity_is_refused(tmp_path):
     with pytest.raises(Power):
         fitted(tmp_path / "c", Fail(8))
@@ -267,6 +282,7 @@ def test_a_missing_identity_is_refused(tmp_path):
         fitted(tmp_path / "c")
 
 
+@pytest.mark.slow
 def test_data_that_ends_too_early_is_told(tmp_path):
     shorter = Checkpoints(tmp_path / "c", every_steps=1)
     with pytest.raises(Power):
@@ -357,6 +373,7 @@ def all_phases():
     return trained(None)
 
 
+@pytest.mark.slow
 def test_saving_changes_nothing_and_what_is_done_is_not_done_again(tmp_path, all_phases):
     assert trained(tmp_path / "c", remove=False) == all_phases
     again = trained(tmp_path / "c", Fail(1), remove=False)  # no step is made
@@ -421,6 +438,7 @@ def results(text):
     return [line for line in text.splitlines() if line.startswith("RESULT")]
 
 
+@pytest.mark.process
 def test_processes_that_are_killed_in_each_phase_leave_the_same_weights(tmp_path):
     """Killed while a file is synced, in a step, in a validation, and by SIGTERM."""
     (tmp_path / "a").mkdir()

@@ -127,12 +127,14 @@ def _python(code: str, **environment: str) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.process
 def test_another_backend_of_keras_is_refused_with_the_fix():
     done = _python("import tfft; tfft.load_backbone('efficientnet-lite0')", KERAS_BACKEND="numpy")
     assert done.returncode == 1
     assert "tfft runs Keras on TensorFlow, but KERAS_BACKEND='numpy' is set. Unset it" in done.stderr
 
 
+@pytest.mark.process
 def test_an_old_keras_is_not_broken_by_importing_tfft():
     code = (
         "from importlib import metadata; real = metadata.version\n"

@@ -80,6 +80,7 @@ def open_one(path: pathlib.Path, **kwargs):
     return open_savedmodel(path, output=OUTPUT.get(path.name), **kwargs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(savedmodels.MAKERS))
 def test_contract(made, name):
     path = made(name)
@@ -95,6 +96,7 @@ def test_contract(made, name):
     assert not contract.refused
 
 
+@pytest.mark.slow
 def test_contract_notices_a_wrong_backbone(made):
     opened = open_one(made("residual"))
     wrong = original(made("plain_convnet"), "plain_convnet")
@@ -123,6 +125,7 @@ def test_selecting_variables_inside_a_block(made):
         block.set_trainable_variables(["nothing"])
 
 
+@pytest.mark.representative("plain_convnet")
 @pytest.mark.parametrize("name", ["plain_convnet", "residual", "branches", "depthwise"])
 def test_training_graph_is_the_publishers(made, name):
     opened = open_one(made(name), batch_norm="train")
@@ -137,6 +140,7 @@ def test_training_graph_is_the_publishers(made, name):
             np.testing.assert_allclose(value, want, atol=1e-6, err_msg=path)
 
 
+@pytest.mark.slow
 def test_only_trainable_blocks_move_their_statistics(made):
     model = open_one(made("residual"), batch_norm="train").model
     *frozen, last = blocks_of(model)
@@ -150,6 +154,7 @@ def test_only_trainable_blocks_move_their_statistics(made):
     assert any("moving_mean" in path for path in moved)
 
 
+@pytest.mark.slow
 def test_statistics_stay_fixed_by_default(made):
     model = open_one(made("residual")).model
     before = {v.path: v.numpy() for v in model.weights}
@@ -235,6 +240,8 @@ def test_image_size_of_a_flexible_model(made):
         np.testing.assert_allclose(model(x), theirs(x, training=False), atol=1e-6)
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_keras_file_loads_in_a_fresh_process_that_only_imports_tfft(made, tmp_path):
     model = open_one(made("lookup")).model
     model.layers[-1].set_trainable_variables("none")

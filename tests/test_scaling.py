@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from tfft import freezing
+from tfft.config import Phase
 from tfft.errors import PlanError
 from tfft.optimizers import ScaledOptimizer, block_factors, carry_slots, optimizer_names, optimizer_of
-from tfft.specs import Phase
 
 GRAPH = ("adam", "momentum")  # tested as fit does it; the others without tracing, which takes most of the time
 LOW, HIGH = "low/kernel", "high/kernel"
@@ -82,6 +82,7 @@ def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
 # ------------------------------------------------------------------------------------------------- factors
 
 
+@pytest.mark.representative("sgd")
 @pytest.mark.parametrize("name", MAKERS)
 def test_the_first_update_is_scaled(name):
     # Lamb's step is proportional to the norm of the weights too, which decay changes before it.
@@ -94,6 +95,7 @@ def test_the_first_update_is_scaled(name):
         np.testing.assert_allclose(scaled[path], factor * plain[path], rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.representative("0.1-adam")
 @pytest.mark.parametrize("name", ["adam", "sgd", "adamw", "rmsprop"])
 @pytest.mark.parametrize("factor", [0.1, 7.0])
 def test_the_first_update_is_scaled_to_1e_6_of_itself(name, factor):
@@ -109,6 +111,7 @@ def test_the_first_update_is_scaled_to_1e_6_of_itself(name, factor):
     np.testing.assert_allclose(first({HIGH: factor}), factor * plain, rtol=1e-6)
 
 
+@pytest.mark.representative("sgd")
 @pytest.mark.parametrize("name", MAKERS)
 def test_factor_1_changes_no_bit(name):
     plain = train(make_model(), MAKERS[name](weight_decay=0.1), 2)
@@ -116,6 +119,7 @@ def test_factor_1_changes_no_bit(name):
     assert all(same_bits(plain[path], scaled[path]) for path in plain)
 
 
+@pytest.mark.representative("sgd")
 @pytest.mark.parametrize("name", MAKERS)
 def test_a_factor_is_another_rate(name):
     """Over many steps all factors r are the optimizer at r times the rate."""
@@ -128,6 +132,7 @@ def test_a_factor_is_another_rate(name):
         np.testing.assert_allclose(scaled[path], plain[path], rtol=2e-6, atol=1e-6)
 
 
+@pytest.mark.representative("{'weight_decay': 0.3}-sgd")
 @pytest.mark.parametrize("name", MAKERS)
 @pytest.mark.parametrize("settings", [{"weight_decay": 0.3}, {"global_clipnorm": 0.1}, {"use_ema": True}], ids=str)
 def test_factor_0_is_frozen(name, settings):
@@ -182,6 +187,7 @@ def test_the_moving_average_can_be_swapped_in_and_out():
         without.fit(X, Y, verbose=0, callbacks=[callback])
 
 
+@pytest.mark.slow
 def test_under_xla():
     plain = moved(train(make_model(), MAKERS["adam"](), run_eagerly=False, jit_compile=True))
     scaled = moved(
@@ -241,6 +247,7 @@ def test_schedules_are_read():
         model.optimizer.learning_rate = 0.1
 
 
+@pytest.mark.representative("sgd")
 @pytest.mark.parametrize("name", MAKERS)
 def test_saved_and_loaded_it_goes_on_the_same(name, tmp_path: pathlib.Path):
     factors, decay = {LOW: 0.5, "mid/kernel": 0.0}, {"weight_decay": 0.1}
@@ -337,6 +344,7 @@ def built(name: str, model: keras.Model, **settings) -> ScaledOptimizer:
     return optimizer
 
 
+@pytest.mark.representative("sgd")
 @pytest.mark.parametrize("name", CARRIED)
 def test_phases_with_carried_slots_are_training_without_a_break(name):
     whole = train(make_model(), MAKERS[name](weight_decay=0.1), 6, run_eagerly=name not in GRAPH)
@@ -351,6 +359,7 @@ def test_phases_with_carried_slots_are_training_without_a_break(name):
     assert all(same_bits(whole[path], value) for path, value in values(model).items())
 
 
+@pytest.mark.representative("adam")
 @pytest.mark.parametrize("name", ["adam", "momentum", "rmsprop", "adamw"])
 def test_without_carrying_it_is_something_else(name):
     whole = train(make_model(), MAKERS[name](), 9)
@@ -556,6 +565,7 @@ def phase(**settings) -> Phase:
     return Phase("p", "all", 1, **({"learning_rate": 0.01} | settings))
 
 
+@pytest.mark.representative("adadelta")
 @pytest.mark.parametrize("name", optimizer_names())
 def test_every_optimizer_of_keras_can_be_named(name):
     model = make_model()

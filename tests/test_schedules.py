@@ -8,9 +8,9 @@ import keras
 import numpy as np
 import pytest
 
+from tfft.config import Phase
 from tfft.errors import PlanError
 from tfft.optimizers import SCHEDULES, PiecewiseSchedule, schedule_of
-from tfft.specs import Phase
 
 PEAK = 0.5
 SCHEDULED = [name for name in SCHEDULES if name != "plateau"]

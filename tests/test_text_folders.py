@@ -14,6 +14,8 @@ import tfft
 from tfft.backbones.huggingface import check_sizes
 from tfft.errors import HandleError
 
+pytestmark = pytest.mark.text
+
 TEXTS = tf.constant(["the film is good", "Café, ZÜRICH!", "", "你好 xs", "nothing known"])
 
 

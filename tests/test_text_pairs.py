@@ -11,6 +11,9 @@ from tfft import cli
 from tfft.errors import DataError
 from tfft.exporting import open_export, predict_table, write_predictions
 
+pytestmark = pytest.mark.text
+slow_fixtures = process_fixtures = ("run",)
+
 PAIR = ["premise", "hypothesis"]
 KINDS = {"good": ["good", "fine", "great"], "bad": ["bad", "poor", "awful"]}
 

@@ -13,6 +13,8 @@ import tensorflow as tf
 import tfft
 from tfft import heads
 
+pytestmark = pytest.mark.text
+
 SIZES = {"num_layers": 2, "num_heads": 2, "hidden_dim": 8, "intermediate_dim": 16, "max_sequence_length": 32}
 TEXTS = np.array(["a quick brown fox", "", "wörld 你好 😀", "the the the the quick"], object)
 

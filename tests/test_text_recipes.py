@@ -10,11 +10,14 @@ from text_models import reviews, tiny_bert_folder
 
 import tfft
 from tfft import cli
+from tfft.config import RunConfig
 from tfft.data.loader import IMAGES, TEXTS, kind_of
 from tfft.errors import DataError, PlanError
-from tfft.plans import Wishes
 from tfft.recipes.gathering import gather
 from tfft.recipes.measuring import labelled_data
+
+pytestmark = pytest.mark.text
+slow_fixtures = process_fixtures = ("run",)
 
 QUICK = {"verbose": False, "cache": "memory", "batch_size": 8}
 
@@ -52,8 +55,8 @@ def test_a_note_among_photos_makes_no_texts_of_them(tmp_path):
 def test_texts_of_new_authors_decide_how_much_trains(tmp_path):
     lines = [json.dumps({"text": f"good {i}", "label": f"{i % 2}", "author": f"a{i // 4}"}) for i in range(40)]
     (tmp_path / "t.jsonl").write_text("\n".join(lines))
-    assert gather(tmp_path / "t.jsonl", Wishes(group="author")).apart
-    assert not gather(tmp_path / "t.jsonl", Wishes()).apart
+    assert gather(tmp_path / "t.jsonl", RunConfig(group="author")).apart
+    assert not gather(tmp_path / "t.jsonl", RunConfig()).apart
 
 
 def test_it_learns_is_audited_and_says_what_it_did(run, place):
@@ -68,6 +71,7 @@ def test_it_learns_is_audited_and_says_what_it_did(run, place):
     assert again.plan == run.plan
 
 
+@pytest.mark.process
 def test_the_export_takes_strings_in_a_process_without_tfft(run):
     script = """
 import sys
@@ -141,7 +145,7 @@ def test_a_stopped_run_of_texts_goes_on(place, tmp_path):
 
 def test_settings_of_texts_that_cannot_be_used(place):
     with pytest.raises(
-        PlanError, match=r"(?s)3 problems.*task must be.*Did you mean 'regression'.*max_length.*pooling"
+        PlanError, match=r"(?s)3 problems.*task: Expected.*Did you mean 'regression'.*max_length.*pooling"
     ):
         tfft.finetune(place / "bert", place / "reviews.jsonl", task="regresion", pooling="sum", max_length=1)
 

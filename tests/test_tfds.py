@@ -10,10 +10,12 @@ import wave
 import numpy as np
 import pytest
 import tensorflow as tf
+from faulty_data import finding_of
 from test_recipes import backbone
 
 import tfft
 from tfft import cli
+from tfft.config import RunConfig
 from tfft.data import load_texts
 from tfft.data.tfds import source as tfds_source
 from tfft.data.tfds.file_names import class_folder_names, safe_name
@@ -21,7 +23,6 @@ from tfft.data.tfds.source import is_tfds, local_copy
 from tfft.errors import DataError, DependencyError
 from tfft.io import cache_dir
 from tfft.modalities.image.folder import list_images
-from tfft.plans import Wishes
 from tfft.recipes.gathering import gather
 from tfft.recipes.measuring import labelled_data
 
@@ -152,14 +153,14 @@ def test_several_labels_and_numbers_become_tables():
     copy = local_copy(store(features, train=rows, validation=rows[:4]))
     assert copy.settings["task"] == "multilabel"
     assert [one.reason for one in copy.skipped] == ["has no label"] * 4
-    data = gather(f"{copy.name}", Wishes())
+    data = gather(f"{copy.name}", RunConfig())
     assert (data.task, data.class_names) == ("multilabel", ("big", "round"))
     assert (data.examples, data.held_out, len(data.skipped)) == (9, 3, 4)
     assert data.origin.endswith("split.csv")
 
     features = {"image": F.Image(shape=(None, None, 3)), "about": {"score": np.float32, "id": F.Text()}}
     rows = [{"image": picture((i * 9, 9, 9), i), "about": {"score": i, "id": str(i)}} for i in range(10)]
-    data = gather(store(features, "scores", train=rows), Wishes())
+    data = gather(store(features, "scores", train=rows), RunConfig())
     assert (data.task, data.examples, data.held_out) == ("regression", 8, 2)
 
 
@@ -178,13 +179,13 @@ def test_texts_become_json_lines():
     assert sorted([*texts.train.texts, *texts.validation.texts]) == sorted(
         f"n\u00e9 {i}\u2028" for i in range(12) if i % 3
     )
-    data = gather(place, Wishes(text=("review/body", "review/head")))
+    data = gather(place, RunConfig(text=("review/body", "review/head")))
     assert data.texts.pairs is not None
     assert (data.class_names, data.examples + data.held_out) == (("bad", "good"), 8)
     assert data.name == str(place)
 
     place = store(features, "two", train=rows, validation=rows[:6])
-    data = gather(place, Wishes(text="review/body"))
+    data = gather(place, RunConfig(text="review/body"))
     assert (data.examples, data.held_out, data.origin) == (8, 4, "train.jsonl and validation.jsonl")
 
 
@@ -204,7 +205,7 @@ def test_recordings_become_wav_files(told):
         assert (read.getframerate(), read.getsampwidth(), read.getnchannels()) == (8000, 2, 1)
         samples = np.frombuffer(read.readframes(4000), "<i2")
     assert any(np.array_equal(samples, row["audio"]) for row in rows[::2])
-    data = gather(place, Wishes(sample_rate=8000))
+    data = gather(place, RunConfig(sample_rate=8000))
     assert (data.audio.sample_rate, data.class_names, data.examples) == (8000, ("high", "low"), 8)
 
 
@@ -239,10 +240,10 @@ def test_it_says_what_there_is_where_it_is_not_clear():
 
 def test_splits():
     place = store(squares(), train=pictures(9), validation=pictures(6, start=60), extra=pictures(3))
-    data = gather(place, Wishes())
+    data = gather(place, RunConfig())
     assert (data.examples, data.held_out) == (9, 6)
     assert data.origin.startswith("the folders ")
-    data = gather(store(squares(), "only", full=pictures(15)), Wishes())
+    data = gather(store(squares(), "only", full=pictures(15)), RunConfig())
     assert (data.examples, data.held_out) == (12, 3)
     assert "20 % of each class in " in data.origin
     with pytest.raises(DataError, match=r"has no split 'train' to learn from; it has: 'one', 'two'"):
@@ -356,8 +357,8 @@ def test_check_by_name(capsys):
     features = {"text": F.Text(), "label": F.ClassLabel(names=["a", "b"])}
     place = store(features, "words", train=[{"text": f"t{i // 2}", "label": i % 3 - 1} for i in range(30)])
     report = tfft.check(place)
-    assert report.of_kind("unlabelled").items
-    assert report.of_kind("conflict") is not None
+    assert finding_of(report, "unlabelled").items
+    assert finding_of(report, "conflict") is not None
 
 
 def test_folds_of_a_dataset():
@@ -366,6 +367,7 @@ def test_folds_of_a_dataset():
     assert len(runs.rows) == 2
 
 
+@pytest.mark.process
 def test_importing_tfft_imports_no_datasets():
     code = "import sys, tfft, tfft.data; sys.exit('tensorflow_datasets' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], env=os.environ, check=False).returncode == 0

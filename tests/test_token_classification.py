@@ -22,6 +22,9 @@ from tfft.layers.word_alignment import GatherWords, TokenizeWords
 from tfft.losses import ABSENT, TagAccuracy, TagCrossentropy
 from tfft.tasks.token_classification import entities
 
+pytestmark = pytest.mark.text
+slow_fixtures = ("learned",)
+
 TAGS = ("O", "B-LOC", "B-PER")
 RNG = np.random.default_rng(2)
 

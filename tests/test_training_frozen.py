@@ -8,9 +8,10 @@ import tensorflow as tf
 
 from tfft import data, heads, models
 from tfft.backbones import load_backbone
+from tfft.config import Phase
 from tfft.errors import PlanError
 from tfft.freezing import unfreeze
-from tfft.specs import Augmentation, InputSpec, Phase
+from tfft.specs import Augmentation, InputSpec
 from tfft.training import FeatureSource, train
 
 SPEC = InputSpec(32, 32, value_range=(-1.0, 1.0), source="the test")

@@ -53,5 +53,28 @@ def compiled(model, rate=0.01):
     return model
 
 
+_kept = {}
+
+
+def set_back(key, make):
+    """The compiled model that `make` builds: the first time a new one, then the same one, set back to how it was.
+
+    What was traced for it stays, which is most of the time that a short training takes. Tests that compile it again,
+    train other variables, or need two at once take one of their own.
+    """
+    if key not in _kept:
+        model = make()
+        model.optimizer.build(model.trainable_variables)
+        values = [(v, v.numpy()) for v in (*model.variables, *model.optimizer.variables)]
+        _kept[key] = model, model.optimizer, list(map(id, model.trainable_variables)), values
+    model, optimizer, trainable, values = _kept[key]
+    assert model.optimizer is optimizer, "another test has compiled it again"
+    assert trainable == list(map(id, model.trainable_variables)), "another test trains other variables of it"
+    for variable, value in values:
+        variable.assign(value)
+    keras.utils.set_random_seed(3)
+    return model
+
+
 def same(first, second):
     return len(first) == len(second) and all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))

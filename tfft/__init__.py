@@ -42,12 +42,13 @@ _NAMES = {
     "lr_find": "tfft.optimizers",
     "AudioSpec": "tfft.specs",
     "InputSpec": "tfft.specs",
-    "Phase": "tfft.specs",
-    "Plan": "tfft.specs",
+    "Phase": "tfft.config",
+    "Plan": "tfft.config",
+    "RunConfig": "tfft.config",
     "TfftError": "tfft.errors",
 }
 _MODULES = (
-    "backbones", "contrastive", "data", "errors", "evaluation", "exporting", "features", "freezing", "heads",
+    "backbones", "config", "contrastive", "data", "errors", "evaluation", "exporting", "features", "freezing", "heads",
     "inspection", "modalities", "models", "optimizers", "plans", "recipes", "registry", "regularizers", "specs",
     "tasks", "testing", "tools", "training", "weight_averaging",
 )  # fmt: skip
@@ -55,7 +56,8 @@ _MODULES = (
 _REGISTERED = (
     "tfft.layers.pooling", "tfft.layers.preprocess", "tfft.layers.log_mel", "tfft.layers.tokenize",
     "tfft.layers.word_alignment", "tfft.layers.waveform", "tfft.layers.relative_positions",
-    "tfft.backbones.savedmodel.layer", "tfft.backbones.keras_models", "tfft.contrastive", "tfft.heads",
+    "tfft.layers.caffe_pixels", "tfft.layers.start_end_packer", "tfft.backbones.savedmodel.layer", "tfft.contrastive",
+    "tfft.heads",
     "tfft.optimizers.per_variable_lr", "tfft.optimizers.schedules", "tfft.regularizers.l2_sp",
 )  # fmt: skip
 
@@ -90,7 +92,7 @@ def _register(keras: Any) -> None:
 wrapt.register_post_import_hook(_register, "keras")
 
 if TYPE_CHECKING:
-    from tfft import backbones, contrastive, data, errors, evaluation, exporting, features, freezing, heads  # noqa: I001
+    from tfft import backbones, config, contrastive, data, errors, evaluation, exporting, features, freezing, heads  # noqa: I001
     from tfft import inspection, modalities, models, optimizers, plans, recipes, registry, regularizers, specs, tasks
     from tfft import testing, tools, training, weight_averaging
     from tfft.backbones import list_backbones, load_backbone, resolve
@@ -102,5 +104,6 @@ if TYPE_CHECKING:
     from tfft.optimizers import lr_find
     from tfft.recipes import cross_validate, finetune, finetune_seeds, load_run, recommend_plan
     from tfft.freezing import audit, describe, freeze, unfreeze
-    from tfft.specs import AudioSpec, InputSpec, Phase, Plan
+    from tfft.config import Phase, Plan, RunConfig
+    from tfft.specs import AudioSpec, InputSpec
     from tfft.training import plot_history

@@ -76,13 +76,11 @@ class Shown:
         run: the run.
         as_expected: whether the scores are those that the demo is known to reach.
         seconds: wall time.
-        peak_megabytes: peak memory of this process.
     """
 
     run: Run
     as_expected: bool
     seconds: float
-    peak_megabytes: float
 
 
 def demo(out: str | os.PathLike[str] = "tfft-demo") -> Shown:
@@ -120,9 +118,9 @@ def demo(out: str | os.PathLike[str] = "tfft-demo") -> Shown:
         f"\nFrozen {frozen:.4f}, fine-tuned {final:.4f}: "
         + (f"better, and at least {_LEAST_ACCURACY}, as expected." if as_expected else "NOT as expected.")
     )
-    seconds, peak = time.monotonic() - start, _peak_megabytes()
-    print(f"Took {seconds:.0f} s; peak memory {peak:.0f} MB.", flush=True)
-    return Shown(run, as_expected, seconds, peak)
+    seconds = time.monotonic() - start
+    print(f"Took {seconds:.0f} s; peak memory {_peak_megabytes():.0f} MB.", flush=True)
+    return Shown(run, as_expected, seconds)
 
 
 def demo_text(out: str | os.PathLike[str] = "tfft-demo-text") -> Shown:
@@ -158,9 +156,9 @@ def demo_text(out: str | os.PathLike[str] = "tfft-demo-text") -> Shown:
     as_expected = final >= frozen and final >= _LEAST_TEXT_ACCURACY
     words = f"at least {_LEAST_TEXT_ACCURACY}, as expected." if as_expected else "NOT as expected."
     print(f"\nFrozen {frozen:.4f}, fine-tuned {final:.4f}: {words}")
-    seconds, peak = time.monotonic() - start, _peak_megabytes()
-    print(f"Took {seconds:.0f} s; peak memory {peak:.0f} MB.", flush=True)
-    return Shown(run, as_expected, seconds, peak)
+    seconds = time.monotonic() - start
+    print(f"Took {seconds:.0f} s; peak memory {_peak_megabytes():.0f} MB.", flush=True)
+    return Shown(run, as_expected, seconds)
 
 
 def write_digits(folder: pathlib.Path) -> pathlib.Path:

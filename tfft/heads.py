@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from tfft import registry
 from tfft.errors import PlanError, did_you_mean, listed, raise_problems, require_platform
+from tfft.keras_compat import flatten_layers, inbound_nodes, producer
 
 require_platform()
 
@@ -25,10 +26,13 @@ import tensorflow as tf  # noqa: E402
 
 from tfft.losses import ABSENT  # noqa: E402
 
-if TYPE_CHECKING:
-    pass
+if TYPE_CHECKING:  # what __getattr__ gives
+    from tfft.tasks.classification.head import binary, classification
+    from tfft.tasks.multilabel.head import multilabel
+    from tfft.tasks.regression.head import regression
+    from tfft.tasks.token_classification.head import token_classification
 
-__all__ = [  # noqa: F822  # those of tasks are found by __getattr__
+__all__ = [
     "LOSSES", "Head", "Logits", "ModelFeatures", "WordLogits", "binary", "classification", "from_model", "multilabel",
     "regression", "set_l2", "token_classification",
 ]  # fmt: skip
@@ -113,6 +117,16 @@ class Head:
     def selection(self) -> registry.Metric:
         """The measurement that decides which of two models is better."""
         return registry.task(self.task).selection
+
+    @property
+    def feature_level(self) -> registry.FeatureLevel:
+        """What it takes of a backbone, see :class:`tfft.registry.Task`."""
+        return registry.task(self.task).feature_level
+
+    @property
+    def modalities(self) -> frozenset[str]:
+        """Kinds of data that its task can be learned from; empty for all."""
+        return registry.task(self.task).modalities
 
     def loss(self, *, soft: bool = False) -> keras.losses.Loss:
         """Returns the loss that takes this head's labels and logits.
@@ -317,15 +331,15 @@ def _freeze_inside(tensor: keras.KerasTensor) -> None:
     """
     waiting, seen = [tensor], set()
     while waiting:
-        operation = waiting.pop()._keras_history.operation
+        operation = producer(waiting.pop())
         if id(operation) in seen:
             continue
         seen.add(id(operation))
-        for layer in operation._flatten_layers() if isinstance(operation, keras.layers.Layer) else ():
+        for layer in flatten_layers(operation) if isinstance(operation, keras.layers.Layer) else ():
             if not layer.trainable and not isinstance(layer, keras.Model):
-                for inner in layer._flatten_layers(include_self=False):
+                for inner in flatten_layers(layer, include_self=False):
                     inner.trainable = False
-        for node in operation._inbound_nodes:  # Keras offers no public way to walk a functional graph
+        for node in inbound_nodes(operation):
             waiting += node.input_tensors
 
 

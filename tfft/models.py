@@ -1,40 +1,53 @@
-"""Backbone and head become one Keras model that takes raw pixels and gives logits.
+"""Backbone and head become one Keras model that takes raw examples and gives logits.
 
-Hides how the parts are joined: preprocessing inside the model, pooling by the rank of the features,
-fixed layer names that the other modules rely on, and a backbone that starts frozen.
+Hides how the parts are joined: what an example is stands in front of the backbone (its modality does that), the
+features are brought to the level that the head takes, the layers have fixed names that the other modules rely on, and
+the backbone starts frozen.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from typing import Any
 
-from tfft import registry
-from tfft.errors import BackboneError, require_platform
+from tfft.errors import BackboneError, PlanError, listed, require_platform
 
 require_platform()
 
 import keras  # noqa: E402
 
-from tfft.backbones.base import BACKBONE_LAYER, PREPROCESS_LAYER, TOKENS_LAYER, Backbone, blocks_of  # noqa: E402
+from tfft import registry  # noqa: E402
+from tfft.backbones.base import BACKBONE_LAYER, Backbone, blocks_of  # noqa: E402
 from tfft.heads import Head, ModelFeatures  # noqa: E402
-from tfft.layers.log_mel import Clip, LogMel  # noqa: E402
-from tfft.layers.pooling import PoolPieces  # noqa: E402
-from tfft.layers.preprocess import Preprocess, check_spec  # noqa: E402
-from tfft.layers.waveform import EachWave  # noqa: E402
-from tfft.layers.word_alignment import WORD_STARTS, GatherWords, TokenizeWords  # noqa: E402
-from tfft.specs import AudioSpec, InputSpec  # noqa: E402
+from tfft.specs import AudioSpec  # noqa: E402
 
-IMAGE_INPUT, TEXT_INPUT, PAIR_INPUT, POOL_LAYER = "image", "text", "text_pair", "pool"
-AUDIO_INPUT, AUDIO_LAYER, CLIP_LAYER = "audio", "log_mel", "clip"
-WORDS_LAYER = "words"  # in the place of pooling, where words are tagged
+POOL_LAYER = "pool"
+
+_RANKS = {"sequence": 3, "spatial": 4}  # of the features that a head of this level takes
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ModelInput:
+    """What a modality puts in front of a backbone, and what the backbone makes of it.
+
+    Attributes:
+        inputs: a ``keras.Input``, or a nest of them.
+        features: of the backbone: a tensor, or ``{stride: tensor}`` for the level ``"pyramid"``.
+        word_starts: int [B, W], where each word of a sentence starts; None where the features are not of words.
+    """
+
+    inputs: Any
+    features: Any
+    word_starts: keras.KerasTensor | None = None
 
 
 def build(
     backbone: Backbone,
     head: Head,
     *,
+    modality: str | None = None,
     image_size: int | tuple[int, int] | None = None,
     pair: bool = False,
     audio: AudioSpec | None = None,
@@ -45,11 +58,13 @@ def build(
     The layers are ``image``, ``preprocess``, ``backbone``, ``pool`` (where features have more than
     one position), ``dropout`` and ``logits``. The backbone's layers are shared, not copied: training
     the model trains them, and building freezes them in every model made from this backbone. A backbone
-    that does not take images keeps its own inputs, with their names.
+    that takes no known kind of data keeps its own inputs, with their names.
 
     Args:
         backbone: from :func:`tfft.load_backbone`.
         head: from :mod:`tfft.heads`.
+        modality: what an example is, ``"image"``, ``"text"`` or ``"audio"``; None for what the backbone takes, and
+            for audio where ``audio`` is given.
         image_size: rows and columns, or one number for both, in place of the backbone's usual size;
             only for backbones that are flexible.
         audio: for a model that takes sound waves, float32 [B, samples]: an image backbone is shown their spectrum
@@ -63,57 +78,54 @@ def build(
 
     Raises:
         BackboneError: when the size does not fit, or the features are not one tensor of known width.
+        PlanError: when the head's task cannot be learned from this kind of data, or there is no such kind.
 
     Example:
         >>> model = build(load_backbone("efficientnet-lite0"), classification(splits.class_names))
         >>> model.compile("adam", **tfft.heads.from_model(model).compile_args())
     """
-    spec = _spec(backbone, image_size)
-    nested = _nested(backbone)
-    starts, level = None, registry.task(head.task).feature_level
-    if level == "sequence":
-        inputs, features, starts = _words(backbone, nested, pair)
-    elif audio is not None:
-        inputs, features = _sounds(backbone, nested, audio, spec)
-    elif backbone.text_spec is not None:
-        inputs, features = _texts(backbone, nested, pair)
-    elif spec is None:
-        inputs = keras.tree.map_structure(
-            lambda t: keras.Input(batch_shape=t.shape, dtype=t.dtype, name=t.name), nested.input
-        )
-        features = nested(inputs)
+    if image_size is not None and backbone.input_spec is None:
+        raise BackboneError(f"{backbone.name} does not take images, so image_size={image_size!r} has no meaning.")
+    level = head.feature_level
+    network = _pyramid_network(backbone) if level == "pyramid" else _network(backbone)
+    options = {"image_size": image_size, "pair": pair, "audio": audio}
+    kind = _modality_of(backbone, head, modality, options)
+    if kind is None:
+        attached = _own_inputs(network)
     else:
-        inputs = keras.Input((None, None, spec.channels), dtype="uint8", name=IMAGE_INPUT)
-        pixels = Preprocess(spec, name=PREPROCESS_LAYER)(inputs)
-        features = _features(backbone, nested, pixels, spec)
-    features = _pooled(backbone, features) if level == "pooled" else features
-    logits = head.attach(ModelFeatures(features, starts))
-    model = keras.Model(inputs, logits, name=name or re.sub(r"[^\w.-]+", "_", backbone.name))
-    _freeze(backbone, nested)
+        attached = kind.attach_input(backbone, network, level, **options)
+    features = _at_level(backbone, attached.features, level)
+    logits = head.attach(ModelFeatures(features, attached.word_starts))
+    model = keras.Model(attached.inputs, logits, name=name or re.sub(r"[^\w.-]+", "_", backbone.name))
+    _freeze(backbone, network)
     return model
 
 
-def _spec(backbone: Backbone, image_size: int | tuple[int, int] | None) -> InputSpec | None:
-    spec = backbone.input_spec
-    if spec is None:
-        if image_size is not None:
-            raise BackboneError(f"{backbone.name} does not take images, so image_size={image_size!r} has no meaning.")
-        return None
-    if image_size is not None:
-        size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-        if len(size) != 2:
-            raise BackboneError(f"image_size must be one number or (rows, columns), received {image_size!r}.")
-        if size != spec.image_size and not spec.flexible:
-            raise BackboneError(
-                f"{backbone.name} takes images of {spec.height} x {spec.width} pixels only, received "
-                f"image_size={image_size!r}. Leave image_size out: images of any size are resized to that."
-            )
-        spec = dataclasses.replace(spec, height=size[0], width=size[1])
-    check_spec(spec)
-    return spec
+def _modality_of(
+    backbone: Backbone, head: Head, name: str | None, options: Mapping[str, Any]
+) -> registry.Modality | None:
+    """Returns what an example of a model is: what was asked for, or what the backbone fits best; None if neither."""
+    if name is not None:
+        if head.modalities and name not in head.modalities:
+            raise PlanError(f"The task {head.task!r} is learned from {listed(head.modalities)}, not from {name!r}.")
+        return registry.modality(name)
+    if len(head.modalities) == 1:
+        return registry.modality(next(iter(head.modalities)))
+    kinds = [registry.modality(one) for one in registry.modality_names() if one in (head.modalities or (one,))]
+    scores = [kind.fits(backbone, options) for kind in kinds]
+    best = max(scores, default=0)
+    return kinds[scores.index(best)] if best else None
 
 
-def _nested(backbone: Backbone) -> keras.Model:
+def _own_inputs(network: keras.Model) -> ModelInput:
+    inputs = keras.tree.map_structure(
+        lambda t: keras.Input(batch_shape=t.shape, dtype=t.dtype, name=t.name), network.input
+    )
+    return ModelInput(inputs, network(inputs))
+
+
+def _network(backbone: Backbone) -> keras.Model:
+    """Returns the backbone's model under the name that the rest of tfft knows it by, with its one output."""
     model = backbone.model
     try:
         inputs, outputs = (model.input, model.output) if model.built else (None, None)
@@ -130,119 +142,37 @@ def _nested(backbone: Backbone) -> keras.Model:
         inputs = keras.Input((*sides, spec.channels))
         outputs = model(inputs)
     if len(keras.tree.flatten(outputs)) != 1:
-        found = keras.tree.map_structure(lambda t: tuple(t.shape), outputs)
+        shapes = keras.tree.map_structure(lambda t: tuple(t.shape), outputs)
         raise BackboneError(
-            f"{backbone.name} gives several outputs, expected one: {found}. "
+            f"{backbone.name} gives several outputs, expected one: {shapes}. "
             "Choose one when it is opened: tfft.load_backbone(handle, output=...)."
         )
     return keras.Model(inputs, keras.tree.flatten(outputs)[0], name=BACKBONE_LAYER)
 
 
-def _texts(backbone: Backbone, nested: keras.Model, pair: bool) -> tuple[Any, keras.KerasTensor]:
-    """Returns the inputs for texts and the features, of one piece each or pooled."""
-    inputs: Any = keras.Input((), dtype="string", name=TEXT_INPUT)
-    if backbone.tokenizer is None:
-        if pair:
-            raise BackboneError(f"{backbone.name} takes one text, not pairs. Join the two into one.")
-        return inputs, nested(keras.tree.pack_sequence_as(nested.input, [inputs]))
-    if pair:
-        inputs = {TEXT_INPUT: inputs, PAIR_INPUT: keras.Input((), dtype="string", name=PAIR_INPUT)}
-    config = backbone.tokenizer.get_config()
-    # The same packer, with its vocabulary, in a layer of the fixed name.
-    tokenize = type(backbone.tokenizer)(**{**config, "packer": backbone.tokenizer.packer, "name": TOKENS_LAYER})
-    pieces = tokenize(list(inputs.values()) if pair else inputs)
-    features = nested(pieces)
-    if len(features.shape) == 3:
-        features = PoolPieces(backbone.text_spec.pooling, name=POOL_LAYER)(features, pieces[tokenize.mask])
-    return inputs, features
+def _pyramid_network(backbone: Backbone) -> keras.Model:
+    """Returns the backbone's model with one feature map for each stride, ``{stride: tensor}``.
 
-
-def _sounds(
-    backbone: Backbone, nested: keras.Model, audio: AudioSpec, spec: InputSpec | None
-) -> tuple[keras.KerasTensor, keras.KerasTensor]:
-    """Returns the input for waves and the features."""
-    inputs = keras.Input((None,), dtype="float32", name=AUDIO_INPUT)
-    if spec is not None:
-        return inputs, _features(backbone, nested, LogMel(audio, spec, name=AUDIO_LAYER)(inputs), spec)
-    length = wave_length(nested, backbone.name)
-    if length not in (None, audio.samples):
-        raise BackboneError(
-            f"{backbone.name} takes waves of {length} samples only, and {audio.seconds:g} s at {audio.sample_rate} "
-            f"samples a second are {audio.samples}. Fix: seconds={length / audio.sample_rate:g}."
-        )
-    waves = Clip(audio, name=CLIP_LAYER)(inputs)
-    if len(keras.tree.flatten(nested.input)[0].shape) == 2:
-        return inputs, nested(keras.tree.pack_sequence_as(nested.input, [waves]))
-    return inputs, keras.Model(*_batched(nested), name=BACKBONE_LAYER)(waves)
-
-
-def wave_length(network: keras.Model, name: str) -> int | None:
-    """Returns how many samples a network that takes waves wants; None for any number.
-
-    Raises:
-        BackboneError: when it takes something else.
+    The one place for it: whatever finds the maps of a backbone gives ``{stride: (block name, tensor)}``, and the
+    network is ``keras.Model(backbone.model.input, {stride: tensor}, name=BACKBONE_LAYER)``.
     """
-    takes = keras.tree.flatten(network.input)
-    shape = tuple(takes[0].shape)
-    if len(takes) != 1 or takes[0].dtype != "float32" or len(shape) not in (1, 2, 3) or (shape[2:] not in ((), (1,))):
-        found = [(tuple(t.shape), t.dtype) for t in takes]
+    raise BackboneError(f"{backbone.name} gives no pyramid of feature maps, which this task needs.")
+
+
+def _at_level(backbone: Backbone, features: Any, level: registry.FeatureLevel) -> Any:
+    """Returns features as a head of some level takes them: pooled, or as they are, once their shape is checked."""
+    if level == "pooled":
+        return _pooled(backbone, features)
+    rank = _RANKS.get(level)
+    if rank is not None and len(features.shape) != rank:
+        wanted = {3: "[batch, time, width]", 4: "[batch, rows, columns, width]"}[rank]
         raise BackboneError(
-            f"{name} takes neither images nor waves in float32, [batch, samples], [batch, samples, 1] or [samples], "
-            f"but {found}."
+            f"The features of {backbone.name} have the shape {tuple(features.shape)}, expected {wanted}."
         )
-    return shape[0] if len(shape) == 1 else shape[1]
+    return features
 
 
-def _batched(nested: keras.Model) -> tuple[keras.KerasTensor, keras.KerasTensor]:
-    """Returns an input [batch, samples] for a network that takes [samples] or [batch, samples, 1], and the features."""
-    [takes] = keras.tree.flatten(nested.input)
-    length = takes.shape[0] if len(takes.shape) == 1 else takes.shape[1]
-    inputs = keras.Input((length,), dtype="float32", name="waves")
-    if len(takes.shape) == 1:
-        return inputs, EachWave(nested, name="each_wave")(inputs)
-    waves = keras.layers.Reshape((length or -1, 1))(inputs)
-    return inputs, nested(keras.tree.pack_sequence_as(nested.input, [waves]))
-
-
-def _words(
-    backbone: Backbone, nested: keras.Model, pair: bool
-) -> tuple[keras.KerasTensor, keras.KerasTensor, keras.KerasTensor]:
-    """Returns the input for sentences, the features of each word and where the words start."""
-    problem = None
-    if backbone.tokenizer is None:
-        problem = "it does not take texts that are cut into pieces"
-    elif pair:
-        problem = "its sentences are tagged one by one: leave pair=True out"
-    elif len(nested.output.shape) != 3:
-        problem = f"its features have the shape {tuple(nested.output.shape)}, expected [batch, pieces, width]"
-    if problem:
-        raise BackboneError(f"{backbone.name} cannot tag words: {problem}.")
-    inputs = keras.Input((), dtype="string", name=TEXT_INPUT)
-    pieces = TokenizeWords.of(backbone.tokenizer, name=TOKENS_LAYER)(inputs)
-    starts = pieces.pop(WORD_STARTS)
-    return inputs, GatherWords(name=WORDS_LAYER)(nested(pieces), starts), starts
-
-
-def _features(backbone: Backbone, nested: keras.Model, pixels: keras.KerasTensor, spec: InputSpec) -> keras.KerasTensor:
-    inputs = keras.tree.flatten(nested.input)
-    if len(inputs) != 1:
-        raise BackboneError(f"{backbone.name} has {len(inputs)} inputs, expected one for images. Set input_spec=None.")
-    wanted = tuple(inputs[0].shape[1:])
-    received = tuple(pixels.shape[1:])
-    if len(wanted) != 3 or any(w is not None and w != r for w, r in zip(wanted, received, strict=True)):
-        raise BackboneError(
-            f"The input of {backbone.name} has the shape {wanted} (rows, columns, channels), but images are made "
-            f"{received}: {spec.source}. Pass the size that it takes as image_size to tfft.load_backbone."
-        )
-    try:
-        return nested(keras.tree.pack_sequence_as(nested.input, [pixels]))
-    except (ValueError, TypeError) as error:
-        raise BackboneError(
-            f"{backbone.name} cannot take images of {spec.height} x {spec.width} x {spec.channels}: {error}"
-        ) from error
-
-
-def _pooled(backbone: Backbone, features: Any) -> keras.KerasTensor:
+def _pooled(backbone: Backbone, features: keras.KerasTensor) -> keras.KerasTensor:
     pools = {3: keras.layers.GlobalAveragePooling1D, 4: keras.layers.GlobalAveragePooling2D}
     rank = len(features.shape)
     if rank not in (2, 3, 4) or features.shape[-1] is None:
@@ -255,10 +185,10 @@ def _pooled(backbone: Backbone, features: Any) -> keras.KerasTensor:
     return pools[rank](data_format="channels_last", name=POOL_LAYER)(features)
 
 
-def _freeze(backbone: Backbone, nested: keras.Model) -> None:
-    for block in blocks_of(nested):
+def _freeze(backbone: Backbone, network: keras.Model) -> None:
+    for block in blocks_of(network):
         for layer in block.layers:
             layer.trainable = False
-    left = [variable.path for variable in nested.trainable_variables]
+    left = [variable.path for variable in network.trainable_variables]
     if left:  # layers outside of all blocks would be trained without anyone having asked for it
         raise BackboneError(f"{backbone.name} could not be frozen, still trainable: {', '.join(left[:5])}.")

@@ -18,19 +18,25 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
-from tfft.errors import PlanError, did_you_mean, listed
+from tfft.errors import DataError, PlanError, did_you_mean, listed
 
 if TYPE_CHECKING:
+    import os
     from pathlib import Path
 
     import keras
     import numpy as np
+    import tensorflow as tf
 
     from tfft.backbones.base import Backbone
     from tfft.data.examples import Examples, Splits
     from tfft.evaluation.scores import Scores
+    from tfft.exporting.loader import ServingInput
+    from tfft.exporting.prediction import RequestItem
     from tfft.heads import Head
-    from tfft.inspection.findings import Finding
+    from tfft.inspection.findings import DataReport, Finding
+    from tfft.models import ModelInput
+    from tfft.specs import InputSpec
 
 AUTO = "auto"  # the task is told by the labels
 
@@ -241,6 +247,7 @@ class Modality:
         items: plural of it.
         columns: names of the settings that name its columns in a table, such as ``("text",)``.
         settings: names of the settings of reading that only this modality takes, such as ``("sample_rate",)``.
+        request: name of the entry of a prediction that says what was asked about, in JSON.
     """
 
     name: ClassVar[str]
@@ -248,6 +255,7 @@ class Modality:
     items: ClassVar[str]
     columns: ClassVar[tuple[str, ...]] = ()
     settings: ClassVar[frozenset[str]] = frozenset()
+    request: ClassVar[str] = "file"
 
     # --- data
 
@@ -272,9 +280,71 @@ class Modality:
         """Returns the examples as a backbone takes them, such as recordings at its sample rate."""
         return splits
 
-    def findings(self, splits: Splits, **options: Any) -> Iterator[Finding]:
-        """Yields what is wrong, odd or worth knowing in the examples."""
+    # --- checks
+
+    def check_source(
+        self,
+        source: Any,
+        columns: Mapping[str, Any],
+        *,
+        backbone: str | os.PathLike[str] | Backbone | None,
+        seed: int,
+        store: str | os.PathLike[str] | None,
+        progress: Callable[[int, int], None] | None,
+    ) -> DataReport | None:
+        """Looks at a source that can be checked in a state that cannot be loaded.
+
+        Args:
+            source: as :func:`tfft.check` takes it, like all that follows.
+            columns: those that were named, by role.
+            backbone: for the check of labels.
+            seed: of the split and the probe.
+            store: file in which is kept what reading files told.
+            progress: called with (files read, files in all).
+
+        Returns:
+            The report; None where the source is to be loaded first, and :meth:`findings` asked.
+        """
+        return None
+
+    def findings(self, splits: Splits, *, notes: list[str]) -> Iterator[Finding]:
+        """Yields what is wrong, odd or worth knowing in the examples.
+
+        Args:
+            splits: that were read; no file is read again.
+            notes: gets a sentence for each thing that was not looked for.
+        """
         return iter(())
+
+    def counts(self, splits: Splits) -> dict[str, dict[str, int]]:
+        """Returns the number of examples of each class, by part."""
+        return {"train": splits.train.counts, "validation": splits.validation.counts}
+
+    def example_names(self, examples: Examples) -> Sequence[str]:
+        """Returns what examples are called in reports."""
+        return examples.paths
+
+    def preview(
+        self, examples: Examples, image: InputSpec, *, augment: Any, rows: int, columns: int, seed: int
+    ) -> tuple[bytes, int, int] | None:
+        """Draws examples as training will see them, side by side.
+
+        Args:
+            examples: to choose from.
+            image: size and fitting of each picture.
+            augment: how they are varied, as :func:`tfft.finetune` takes it.
+            rows: examples that are drawn.
+            columns: pictures in a row.
+            seed: of the choice and of the views.
+
+        Returns:
+            A PNG file, its height and its width; None where examples cannot be drawn.
+        """
+        return None
+
+    def thumbnail(self, path: str) -> bytes | None:
+        """Returns a small picture of a file as JPEG, 96 x 96, for reports; None where there is none to be had."""
+        return None
 
     # --- model
 
@@ -282,19 +352,108 @@ class Modality:
         """Returns why a backbone cannot take this kind of data, as a sentence; None where it can."""
         return None
 
-    def attach_input(self, backbone: Backbone, network: keras.Model, **options: Any) -> Any:
-        """Returns the model's inputs and the features of the backbone, see :class:`tfft.models.ModelInput`."""
+    def fits(self, backbone: Backbone, options: Mapping[str, Any]) -> int:
+        """Returns how surely a model of a backbone is meant to take this kind of data; the highest of all wins.
+
+        Args:
+            backbone: any.
+            options: of :func:`tfft.build`, such as ``audio``.
+
+        Returns:
+            0 for not at all.
+        """
+        return 0 if self.why_not(backbone) else 1
+
+    def model_options(self, splits: Splits) -> dict[str, Any]:
+        """Returns the options of :func:`tfft.build` for a model of these examples."""
+        return {}
+
+    def attach_input(
+        self, backbone: Backbone, network: keras.Model, level: FeatureLevel = "pooled", **options: Any
+    ) -> ModelInput:
+        """Puts the model's inputs, and what has to happen to them, in front of a backbone.
+
+        Args:
+            backbone: that :meth:`why_not` has nothing against.
+            network: its model, a layer of the model to be.
+            level: what the head takes; pooling over all positions is done behind this, where features still have some.
+            **options: of :func:`tfft.build`; those of other kinds of data are left alone.
+
+        Raises:
+            BackboneError: when the backbone cannot take this kind of data, or not as the options say.
+        """
         raise NotImplementedError
 
     # --- serving
 
-    def serving(self, model: keras.Model, **options: Any) -> Any:
-        """Returns how an export takes this kind of data as bytes or strings; None where the model takes none."""
+    def serving(self, model: keras.Model, inputs: Mapping[str, tf.TensorSpec], **options: Any) -> ServingInput | None:
+        """Returns how a model takes this kind of data; None where its inputs are something else.
+
+        Args:
+            model: any Keras model.
+            inputs: of it, by name.
+            **options: of :func:`tfft.export`, such as ``input_spec``.
+        """
         return None
 
-    def read_items(self, items: Sequence[str | Path], spec: Any) -> Iterator[Any]:
-        """Yields what ``tfft predict`` asks about: decoded inputs with their names, or the reason why not."""
+    def served(self, signatures: Mapping[str, Any], assets: Path) -> ServingInput | None:
+        """Returns how an exported model takes this kind of data; None where it takes something else.
+
+        Args:
+            signatures: of the model, by name.
+            assets: the folder of its assets.
+        """
+        return None
+
+    def read_items(self, items: Sequence[Any], spec: Any) -> Iterator[RequestItem]:
+        """Yields what a model is asked about as its signature takes it, or the reason why it cannot.
+
+        Args:
+            items: paths; for texts the texts.
+            spec: of the model, from :meth:`serving` or :meth:`served`.
+        """
         raise NotImplementedError
+
+    def request_noun(self, spec: Any) -> str:
+        """Returns what a served model is given, in the plural, such as "image files"."""
+        return self.items
+
+    def columns_of(self, spec: Any) -> tuple[str, ...]:
+        """Returns the columns of a table that a served model is given, by their usual names."""
+        return self.columns
+
+    def item_of_row(self, fields: Sequence[Any], folder: Path) -> Any:
+        """Returns what the fields of a row name, as :meth:`read_items` takes it; None where they name nothing.
+
+        Args:
+            fields: those of :meth:`columns_of`, each of which holds something.
+            folder: of relative paths.
+        """
+        [path] = fields
+        return str(folder / path.strip()) if isinstance(path, str) else None
+
+    def items_of_command(
+        self, model: str, spec: Any, files: Sequence[str], texts: Sequence[str], second: Sequence[str]
+    ) -> list[Any]:
+        """Returns what ``tfft predict`` is asked about, as :meth:`read_items` takes it.
+
+        Args:
+            model: that is asked, for messages.
+            spec: of the model.
+            files: that were named.
+            texts: of ``--text``.
+            second: of ``--text-pair``.
+
+        Raises:
+            DataError: when the model takes something else.
+        """
+        if texts or second:
+            raise DataError(f"The model in {model} takes {self.request_noun(spec)}, not --text.")
+        return list(files)
+
+    def example_arguments(self, spec: Any) -> str:
+        """Returns what could be written behind ``tfft predict MODEL``."""
+        return f"{self.item.upper()}..."
 
 
 T = TypeVar("T", Task, Modality)
@@ -314,13 +473,17 @@ class _Registry(Generic[T]):
         self._find_entry_points()
         return tuple(dict.fromkeys((*self._lazy, *self._objects)))
 
+    def canonical(self, name: str) -> str:
+        """Returns the name for another one that it has or had."""
+        return self._aliases.get(name, name)
+
     def get(self, name: str) -> T:
         """Returns an object by its name.
 
         Raises:
             PlanError: for an unknown name, with the nearest one.
         """
-        name = self._aliases.get(name, name)
+        name = self.canonical(name)
         if name not in self._objects and name in self.names() and name in self._lazy:
             module, _, attribute = self._lazy[name].partition(":")
             self._objects[name] = getattr(importlib.import_module(module), attribute)
@@ -369,9 +532,9 @@ _MODALITIES: _Registry[Modality] = _Registry(
     "kind of data",
     "tfft.modalities",
     {
-        "image": "tfft.modalities.image:IMAGE",
-        "text": "tfft.modalities.text:TEXT",
-        "audio": "tfft.modalities.audio:AUDIO",
+        "image": "tfft.modalities.image.modality:IMAGE",
+        "text": "tfft.modalities.text.modality:TEXT",
+        "audio": "tfft.modalities.audio.modality:AUDIO",
     },
     {},
 )
@@ -393,6 +556,11 @@ def task(name: str) -> Task:
 def task_names() -> tuple[str, ...]:
     """Returns the names of all tasks."""
     return _TASKS.names()
+
+
+def is_task(name: Any) -> bool:
+    """Returns whether a task has a name, or had it in saved heads and plans; imports none."""
+    return isinstance(name, str) and _TASKS.canonical(name) in _TASKS.names()
 
 
 def asked_task(name: str) -> Task | None:

@@ -115,9 +115,9 @@ class ArrayFiles:
         self._fills: dict[str, int | float] = {}
         self._names = [f"features_{number}.bin" for number in range(len(items))]
         for name, (shape, dtype) in zip(self._names, items, strict=True):
-            ragged = len(shape) > 0 and shape[0] is None
-            self._files[name] = ArrayFile(make(name), shape[1:] if ragged else shape, dtype)
-            if ragged:
+            known = [size for size in shape if size is not None]
+            self._files[name] = ArrayFile(make(name), known, dtype)
+            if len(known) < len(shape):  # the first axis differs between examples
                 self._fills[name] = 0
         if self._fills:
             self._files[LENGTHS] = ArrayFile(make(LENGTHS), (), np.dtype(np.int32))

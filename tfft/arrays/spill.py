@@ -67,11 +67,17 @@ class Holder:
 
 def _joined(parts: list[Rows]) -> Rows:
     """Concatenates parts, letting go of each when it is copied, so that not all of it is there twice."""
-    if isinstance(parts[0], Ragged):
-        offsets, fill = offsets_of(np.concatenate([part.lengths for part in parts])), parts[0].fill
-        values: list[Rows] = [part.values for part in parts]
-        parts.clear()
-        return Ragged(_joined(values), offsets, fill)
+    ragged = [part for part in parts if isinstance(part, Ragged)]
+    if not ragged:
+        return _joined_arrays(parts)
+    offsets, fill = offsets_of(np.concatenate([part.lengths for part in ragged])), ragged[0].fill
+    values: list[Rows] = [part.values for part in ragged]
+    parts.clear()
+    ragged.clear()
+    return Ragged(_joined_arrays(values), offsets, fill)
+
+
+def _joined_arrays(parts: list[Rows]) -> np.ndarray:
     whole = np.empty((sum(len(part) for part in parts), *parts[0].shape[1:]), parts[0].dtype)
     end = len(whole)
     while parts:

@@ -32,7 +32,7 @@ from tfft.io.cache_dir import SPARE, move_away
 try:
     import fcntl
 except ImportError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None  # type: ignore[assignment]  # asked for before each use
 
 WAVES = "waves"  # folder in tfft's cache for what recordings are brought to
 MANIFEST, LOCK = "manifest.json", "writing"

@@ -14,6 +14,7 @@ from typing import Any
 import keras
 
 from tfft.backbones import blocks as block_cuts
+from tfft.keras_compat import inbound_nodes, producer
 from tfft.layers.tokenize import Tokenize
 from tfft.layers.waveform import EachWave
 from tfft.specs import InputSpec, TextSpec
@@ -30,11 +31,14 @@ class Block:
         name: unique within the backbone, in the order of computation.
         layers: the Keras layers it consists of, in order.
         note: why it is not cut further, where that was tried; otherwise empty.
+        ends: operations and layers in it that the whole computation passes through, in order; the next block reads the
+            output of the last. Empty where it is not known.
     """
 
     name: str
     layers: tuple[keras.layers.Layer, ...]
     note: str = ""
+    ends: tuple[Any, ...] = ()
 
     @property
     def variables(self) -> list[keras.Variable]:
@@ -135,7 +139,8 @@ def blocks_of(model: keras.Model) -> list[Block]:
 def _blocks_within(network: keras.Model) -> list[Block]:
     """The blocks of a network taken whole: every layer with variables is in exactly one."""
     if not isinstance(network, keras.Sequential) and not hasattr(network, "operations"):
-        return [Block(network.name, tuple(network.layers), "not cut: a subclassed model has no graph to look into")]
+        note = "not cut: a subclassed model has no graph to look into"
+        return [Block(network.name, tuple(network.layers), note, (network,))]
     weighted = [layer for layer in network.layers if layer.weights]
     if not any(isinstance(layer, (keras.Model, EachWave)) or is_opened(layer) for layer in weighted):
         return _group_layers(network)
@@ -145,7 +150,7 @@ def _blocks_within(network: keras.Model) -> list[Block]:
         if isinstance(inner, keras.Model):
             blocks += _blocks_within(inner)
         else:
-            blocks.append(Block(layer.name, (layer,), getattr(layer, "note", "")))
+            blocks.append(Block(layer.name, (layer,), getattr(layer, "note", ""), (layer,)))
     return _uniquely_named(blocks)
 
 
@@ -181,7 +186,7 @@ def _group_layers(model: keras.Model) -> list[Block]:
     heavy = [name for name in order if tainted[name]]
     if not heavy:
         return [Block(model.name, tuple(model.layers), "")] if layers else []
-    outputs = {t._keras_history.operation.name for t in keras.tree.flatten(model.outputs)}
+    outputs = {producer(t).name for t in keras.tree.flatten(model.outputs)}
     sinks = [name for name in heavy if name in outputs] or [heavy[-1]]
     if len(sinks) > 1:
         note = "not cut: the model has several outputs"
@@ -196,7 +201,15 @@ def _group_layers(model: keras.Model) -> list[Block]:
             members[at].append(by_name[name])
         paths[at] += [f"{name}/{v.path.split('/')[-1]}" for v in _weights(by_name[name])]
     groups = block_cuts.group_segments(paths, cuts)
-    return [Block(g.name, tuple(la for m in members[g.start : g.stop] for la in m), g.note) for g in groups]
+    return [
+        Block(
+            g.name,
+            tuple(la for m in members[g.start : g.stop] for la in m),
+            g.note,
+            tuple(by_name[cut] for cut in cuts[g.start : g.stop]),
+        )
+        for g in groups
+    ]
 
 
 def _weights(operation: Any) -> list[keras.Variable]:
@@ -205,9 +218,9 @@ def _weights(operation: Any) -> list[keras.Variable]:
 
 def _inputs_of(layer: Any, known: dict[str, Any]) -> list[str]:
     found: dict[str, None] = {}
-    for node in layer._inbound_nodes:  # Keras offers no public way to walk a functional graph
+    for node in inbound_nodes(layer):
         for tensor in node.input_tensors:
-            source = tensor._keras_history.operation.name
+            source = producer(tensor).name
             if source in known and source != layer.name:
                 found[source] = None
     return list(found)

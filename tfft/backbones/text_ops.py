@@ -81,7 +81,7 @@ def text_libraries(ops: Iterable[str], what: str) -> list[str]:
     if not needed:
         return []
     spec = importlib.util.find_spec("tensorflow_text")
-    if spec is None:
+    if spec is None or not spec.submodule_search_locations:
         raise DependencyError(
             f"{what} uses the operations {listed(needed, limit=4)} of tensorflow-text, which is not installed. "
             f"Install it with: pip install '{_requirement()}'"

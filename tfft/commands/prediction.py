@@ -1,24 +1,48 @@
-"""``tfft predict``: images, recordings, texts, pairs or rows of a table to labels.
+"""``tfft predict``: files, texts or rows of a table to labels.
 
-Hides what a model takes, and where the columns of a table are told that it learned from.
+Hides where the columns of a table are told that a model learned from; what it takes, its modality says.
 """
 
 from __future__ import annotations
 
 import argparse
 import pathlib
-import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tfft import registry
+from tfft.commands.options import add_json
 from tfft.console.output import FAILED, SUCCESS, PrintResult, say, start_tensorflow
 from tfft.errors import DataError, listed
+from tfft.io.text_lines import read_lines
+from tfft.settings import parse_column, parse_whole
+
+SUMMARY = "predict labels for images, recordings, texts or a table"
 
 _TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
 
 
-def predict(options: argparse.Namespace, print_result: PrintResult) -> int:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    parser.add_argument("model", metavar="RUN_OR_EXPORT", help="run folder, exported model or .keras file")
+    parser.add_argument(
+        "files",
+        nargs="*",
+        metavar="FILE",
+        help="images or recordings; for texts .txt files, a text in each line, or -; or one table (.csv, .tsv, .jsonl)",
+    )
+    parser.add_argument("--text", action="append", metavar="TEXT", help="a text; may be given several times")
+    parser.add_argument("--text-pair", action="append", metavar="TEXT", help="the second text, for a model of pairs")
+    parser.add_argument(
+        "--column", type=parse_column, nargs="+", metavar="COLUMN",
+        help="column of a table with the texts or files; two for pairs (as in training)",
+    )  # fmt: skip
+    parser.add_argument("--out", metavar="FILE", help="new table: the rows of the given one with their predictions")
+    parser.add_argument("--top", type=parse_whole, default=3, metavar="K", help="number of classes to list (3)")
+    add_json(parser)
+
+
+def run(options: argparse.Namespace, print_result: PrintResult) -> int:
     """Predicts for files, texts or a table; what cannot be used is reported and does not stop the others."""
     if not options.files and not options.text:
         raise DataError("Nothing to predict for: give image FILEs, or texts with --text; or a table of either.")
@@ -32,32 +56,15 @@ def predict(options: argparse.Namespace, print_result: PrintResult) -> int:
         return _predict_table(options, served, print_result)
     from tfft.exporting import predict_each
 
-    found = predict_each(served, *_items(options, served), top=options.top)
+    taken = served.asked()
+    kind = registry.modality(taken.modality)
+    asked = (options.files, options.text or (), options.text_pair or ())
+    items = kind.items_of_command(options.model, taken.spec, *asked)
+    found = predict_each(served, items, top=options.top)
     rows = _shown(((row.file, row) for row in found), served.task, options.json)
     if options.json:
-        name = "text" if served.text_inputs else "file"
-        print_result({"model": options.model, "predictions": [row.to_dict(name) for row in rows]}, "")
+        print_result({"model": options.model, "predictions": [row.to_dict(kind.request) for row in rows]}, "")
     return FAILED if any(row.error for row in rows) else SUCCESS
-
-
-def _items(options: argparse.Namespace, served: Any) -> tuple[Sequence[str], ...]:
-    """What is asked about: files, texts, or texts and the second texts of pairs."""
-    second = options.text_pair or ()
-    if not served.text_inputs:
-        if options.text or second:
-            what = "image files" if served.audio is None else "recordings"
-            raise DataError(f"The model in {options.model} takes {what}, not --text.")
-        return (options.files,)
-    if len(served.text_inputs) == 1:
-        if second:
-            raise DataError(f"The model in {options.model} takes one text at a time, not pairs: leave out --text-pair.")
-        return ([*(options.text or ()), *_lines(options.files)],)
-    if options.files or len(options.text or ()) != len(second):
-        raise DataError(
-            f"The model in {options.model} takes pairs: give one --text-pair for each --text, or a table; got "
-            f"{len(options.text or ())} --text, {len(second)} --text-pair and {len(options.files)} files."
-        )
-    return options.text, second
 
 
 def _predict_table(options: argparse.Namespace, served: Any, print_result: PrintResult) -> int:
@@ -84,7 +91,7 @@ def _predict_table(options: argparse.Namespace, served: Any, print_result: Print
         print_result({"model": options.model, "out": options.out, "rows": len(rows), "errors": bad}, text)
     else:
         rows = _shown(zip(table.places, found, strict=True), served.task, options.json)
-        name = "text" if served.text_inputs else "file"
+        name = registry.modality(served.asked().modality).request
         said = [{"row": at, **row.to_dict(name)} for at, row in zip(table.places, rows, strict=True)]
         if options.json:
             print_result({"model": options.model, "predictions": said}, "")
@@ -95,15 +102,16 @@ def _columns(options: argparse.Namespace, served: Any) -> Sequence[str | int]:
     """The columns of a table: those that were named, or else those that the run has learned from."""
     if options.column is not None:
         return options.column
-    plan = pathlib.Path(options.model) / "plan.yaml"
+    taken, plan = served.asked(), pathlib.Path(options.model) / "plan.yaml"
+    kind = registry.modality(taken.modality)
     if plan.is_file():
         from tfft.recipes import plan_from_yaml
 
         known = plan_from_yaml(plan)
-        for given in (known.text, known.image, known.audio):
+        for given in (getattr(known, name) for name in kind.columns):
             if given is not None:
                 return given if isinstance(given, (list, tuple)) else [given]
-    return served.text_inputs or ["image" if served.audio is None else "audio"]
+    return kind.columns_of(taken.spec)
 
 
 def _shown(rows: Iterable[tuple[str, Any]], task: str, silent: bool) -> list[Any]:
@@ -130,31 +138,11 @@ def _write(options: argparse.Namespace, print_result: PrintResult) -> int:
     start_tensorflow()
     from tfft.tasks import causal_lm as models
 
-    texts = [*(options.text or ()), *_lines(options.files)]
+    texts = [*(options.text or ()), *read_lines(options.files)]
     written = models.load(options.model).generate(texts)
     rows = [{"text": text, "generated_text": found} for text, found in zip(texts, written, strict=True)]
     print_result({"model": options.model, "predictions": rows}, "\n\n".join(written))
     return SUCCESS
-
-
-def _lines(files: Sequence[str]) -> list[str]:
-    """The texts in files, one in each line; ``-`` is the standard input."""
-    texts: list[str] = []
-    for file in files:
-        if file != "-" and not file.lower().endswith(".txt"):
-            raise DataError(
-                "This model takes texts: give them with --text, in a .txt file with one in each line, in a table, or - "
-                f"for the standard input; got {file!r}."
-            )
-        data = sys.stdin.buffer.read() if file == "-" else pathlib.Path(file).read_bytes()
-        for number, line in enumerate(data.splitlines(), 1):
-            try:
-                texts.append(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-            except UnicodeDecodeError as error:
-                raise DataError(
-                    f"{file}:{number} is not UTF-8: byte {error.start} of the line is 0x{line[error.start]:02x}."
-                ) from error
-    return texts
 
 
 def _answering(path: pathlib.Path) -> Any:
@@ -173,6 +161,6 @@ def _answering(path: pathlib.Path) -> Any:
         raise DataError(f"{path} is not a model. Expected a run folder, an exported model or a .keras file.")
     file = path if path.is_file() else path / "model.keras"
     serving = serving_functions(load_keras_file(file))
-    if not serving.text_inputs and serving.decode is None:
-        raise DataError(f"The model in {path} cannot read image files. {' '.join(serving.notes)}")
+    if serving.modality is None:
+        raise DataError(f"The model in {path} takes no files and no texts. {' '.join(serving.notes)}")
     return serving

@@ -18,7 +18,7 @@ from tfft.data.loader import load  # noqa: E402
 from tfft.data.mixup import mixed, one_hot  # noqa: E402
 from tfft.data.split import folds, groups_by, hold_out, read_split, write_split  # noqa: E402
 from tfft.layers.log_mel import LogMel, audio_of, log_mel  # noqa: E402
-from tfft.layers.preprocess import Preprocess, decode_image, resize_pixels, scale_pixels  # noqa: E402
+from tfft.layers.preprocess import Preprocess, resize_pixels, scale_pixels  # noqa: E402
 from tfft.modalities.audio.batches import from_waves  # noqa: E402
 from tfft.modalities.audio.decode import read_recording  # noqa: E402
 from tfft.modalities.audio.examples import Recordings  # noqa: E402
@@ -27,6 +27,7 @@ from tfft.modalities.audio.table import load_recording_table, read_recording_tab
 from tfft.modalities.audio.waveform_store import Waves  # noqa: E402
 from tfft.modalities.image.arrays import ArrayExamples, ArraySplits, load_arrays  # noqa: E402
 from tfft.modalities.image.crops import find_parts  # noqa: E402
+from tfft.modalities.image.decode import decode_image  # noqa: E402
 from tfft.modalities.image.duplicates import Copies, Copy, find_copies  # noqa: E402
 from tfft.modalities.image.file_info import FileFacts, examine  # noqa: E402
 from tfft.modalities.image.folder import list_images, load_images  # noqa: E402

@@ -15,10 +15,11 @@ import tensorflow as tf
 from tfft.data.examples import Examples
 from tfft.data.sampling import classes_to_balance, rows
 from tfft.errors import DataError, PlanError, raise_problems
-from tfft.layers.preprocess import check_spec, decode_image, decode_pixels, resize_pixels
-from tfft.modalities.image.augment import augmentation, check_kind, view_of
+from tfft.layers.preprocess import check_spec, resize_pixels
+from tfft.modalities.image.augment import view_of
+from tfft.modalities.image.decode import decode_image, decode_pixels
 from tfft.modalities.image.file_info import why_unreadable
-from tfft.specs import Augmentation, InputSpec
+from tfft.specs import Augmentation, InputSpec, augmentation, check_kind
 
 CACHE_LIMIT = 512 * 2**20  # bytes of decoded pixels that cache="auto" keeps in memory
 

@@ -18,7 +18,9 @@ from tfft.errors import DataError, PlanError, did_you_mean, listed, raise_proble
 
 
 def class_weights(
-    examples: Any, class_names: Sequence[str] | int, how: str | Mapping[str | int, float] = "balanced"
+    examples: Any,
+    class_names: Sequence[str] | int,
+    how: str | Mapping[str | int, float] | Mapping[int, float] = "balanced",
 ) -> dict[int, float]:
     """Finds the weight of each class, for ``model.fit(class_weight=)``, :func:`weighted` or ``solve_head``.
 
@@ -96,7 +98,7 @@ def weighted(dataset: tf.data.Dataset, weights: Mapping[int, float]) -> tf.data.
     return dataset.map(add, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
 
-def _given(names: tuple[str, ...], how: Mapping[str | int, float]) -> dict[int, float]:
+def _given(names: tuple[str, ...], how: Mapping[str | int, float] | Mapping[int, float]) -> dict[int, float]:
     weights = dict.fromkeys(range(len(names)), 1.0)
     problems = []
     for key, value in how.items():

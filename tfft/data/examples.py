@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -89,6 +89,8 @@ class Splits:
         task: what the labels are: ``"classification"``, from tables also ``"multilabel"`` or ``"regression"``.
         groups: of the examples, those of training first; None where each stands alone.
     """
+
+    modality: ClassVar[str] = "image"
 
     train: Examples
     validation: Examples

@@ -219,6 +219,13 @@ def kind_of(
     )
 
 
+def modality_of(kind: str) -> str:
+    """Returns the name of the modality of a kind of source, from :func:`kind_of`."""
+    if kind in (RECORDINGS, RECORDING_TABLE):
+        return "audio"
+    return "text" if kind in (TEXTS, TAGGED) else "image"
+
+
 def check_settings(kind: str, given: Mapping[str, Any]) -> None:
     """Refuses settings that mean nothing for a kind of source.
 

@@ -1,139 +1,197 @@
 """Opens an exported SavedModel with TensorFlow alone; hides versions, signatures and assets.
 
-Neither Keras nor the rest of tfft is loaded: what this module can do with an export, any server can.
+Neither Keras nor the rest of tfft is needed to run one: what this module can do with an export, any server can. Only
+:meth:`Served.predict`, which takes what examples are before they are arrays, asks the modalities.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
+import functools
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from tfft import registry
 from tfft.backbones.text_ops import load_text_ops, ops_in
 from tfft.errors import ExportError, SavedModelError, listed
-from tfft.specs import AudioSpec
 
-BYTES_SIGNATURE = "serve_bytes"
-PAIR = ("text", "text_pair")  # inputs of a model of pairs
-AUDIO_FILE = "audio.json"  # among the assets: rate and length of the waves that a model takes
+ARRAY_SIGNATURE, BYTES_SIGNATURE = "serving_default", "serve_bytes"
 TASK_FILE = "task.txt"  # among the assets: name of the task
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class OpenExport:
+class EncodedInput:
+    """How a model takes examples as the contents of files, through ``serve_bytes``.
+
+    Attributes:
+        name: of the signature's input, such as ``"image_bytes"``.
+        decode: one file, a tf.string scalar, to one array, in TensorFlow operations.
+        decoded: shape and type of that array.
+        prepare: arrays of that kind to what the model's input takes.
+        encode: the rows of an input to the contents of files that hold them, or others like them, for the check.
+    """
+
+    name: str
+    decode: Callable[[Any], Any]
+    decoded: tf.TensorSpec
+    prepare: Callable[[Any], Any]
+    encode: Callable[[Sequence[np.ndarray]], list[bytes]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ServingInput:
+    """How a served model takes one kind of data. Of an export that was opened, only the first three are known.
+
+    Attributes:
+        modality: name of the kind of data.
+        signature: that is asked with what :meth:`tfft.registry.Modality.read_items` reads.
+        spec: what reading has to know of the model, such as the rate of recordings.
+        encoded: how it takes files; None where it takes none.
+        names: of inputs in the signature, by their names in the Keras model; others keep theirs.
+        samples: rows that the check asks every such model, by what they are.
+        assets: text files that are written beside the model, by name.
+        card: heading and sentence for the model card; None where there is nothing to say.
+        notes: what was left out and why, one sentence each.
+    """
+
+    modality: str
+    signature: str
+    spec: Any = None
+    encoded: EncodedInput | None = None
+    names: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    samples: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    assets: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    card: tuple[str, str] | None = None
+    notes: tuple[str, ...] = ()
+
+
+class Served:
+    """A model that answers through signatures, exported or not yet.
+
+    Attributes:
+        signatures: functions by name; each takes named tensors and returns named tensors.
+        class_names: in the order of the probabilities; empty where there are none.
+    """
+
+    signatures: Mapping[str, Any]
+    class_names: tuple[str, ...]
+
+    @property
+    def place(self) -> str:
+        """What it is called in messages."""
+        return "The model"
+
+    @property
+    def serving_input(self) -> ServingInput | None:
+        """How it takes examples; None where it takes no known kind of data."""
+        raise NotImplementedError
+
+    @property
+    def modality(self) -> str | None:
+        """Name of the kind of data that :meth:`predict` takes; None where it takes arrays through signatures only."""
+        found = self.serving_input
+        return found.modality if found is not None and found.signature in self.signatures else None
+
+    @property
+    def input_spec(self) -> Any:
+        """What reading examples has to know of the model, such as rate and length of recordings; else None."""
+        return None if self.serving_input is None else self.serving_input.spec
+
+    def predict(self, items: Sequence[Any]) -> dict[str, np.ndarray]:
+        """Predicts for examples as its modality reads them: contents of image files, sound waves, texts.
+
+        Args:
+            items: one each; tuples where the model has several inputs, as for pairs of texts.
+
+        Returns:
+            Outputs by name, one row per item: ``probabilities``, ``label`` (bytes), ``logits``.
+
+        Raises:
+            ExportError: when the model takes no known kind of data.
+        """
+        return _ask(self.signatures[self.asked().signature], items)
+
+    def asked(self) -> ServingInput:
+        """Returns how it takes examples.
+
+        Raises:
+            ExportError: when it takes no known kind of data.
+        """
+        found = self.serving_input
+        if found is None or self.modality is None:
+            raise ExportError(
+                f"{self.place} takes no kind of data that can be read for it ({listed(registry.modality_names())}). "
+                f"It has the signatures {listed(self.signatures)}. Its inputs have to be passed to them as arrays."
+            )
+        return found
+
+    def predict_bytes(self, encoded: Sequence[bytes]) -> dict[str, np.ndarray]:
+        """Predicts for encoded images (JPEG, PNG, GIF, BMP or WebP files as they are on disk), or for WAV files.
+
+        WAV files must have 16 bits and the rate of ``input_spec``.
+
+        Args:
+            encoded: contents of one file each.
+
+        Returns:
+            Outputs by name, one row per file, as of :meth:`predict`.
+
+        Raises:
+            ExportError: when the model has no signature for the contents of files.
+        """
+        if BYTES_SIGNATURE not in self.signatures:
+            raise ExportError(
+                f"{self.place} has no signature {BYTES_SIGNATURE!r}, so it cannot read files. "
+                f"It has: {listed(self.signatures)}. Its inputs have to be passed as arrays."
+            )
+        return _ask(self.signatures[BYTES_SIGNATURE], encoded)
+
+
+def _ask(signature: Any, items: Sequence[Any]) -> dict[str, np.ndarray]:
+    """Returns what a signature says to items, by output name, one row per item."""
+    specs = signature.structured_input_signature[1]
+    columns: list[Sequence[Any]] = [items] if len(specs) == 1 else list(zip(*items, strict=True))
+    values = {
+        name: tf.constant(np.asarray(list(column), spec.dtype.as_numpy_dtype), spec.dtype)
+        for (name, spec), column in zip(specs.items(), columns, strict=True)
+    }
+    return {key: value.numpy() for key, value in signature(**values).items()}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class OpenExport(Served):
     """An exported model, ready to run.
 
     Attributes:
         path: the version folder that was loaded.
         signatures: callables by name; each takes named tensors and returns named tensors.
         class_names: from ``assets/labels.txt``; empty where there is none.
-        audio: rate and length of the waves that it takes; None where it takes something else.
         task: its name, see :func:`tfft.registry.task`; ``"outputs"`` where the model has no head of tfft.
         loaded: what TensorFlow loaded; it owns the variables, so it must live as long as the signatures.
     """
 
     path: pathlib.Path
-    signatures: Mapping[str, Callable]
+    signatures: Mapping[str, Any]
     class_names: tuple[str, ...]
     loaded: object = dataclasses.field(repr=False)
-    audio: AudioSpec | None = None
     task: str = "outputs"
 
-    def predict_bytes(self, encoded: Sequence[bytes]) -> dict[str, np.ndarray]:
-        """Predicts for encoded images (JPEG, PNG, GIF, BMP or WebP files as they are on disk), or for WAV files.
-
-        WAV files must have 16 bits and the rate of ``audio``.
-
-        Args:
-            encoded: contents of one file each.
-
-        Returns:
-            Outputs by name, one row per file: ``probabilities``, ``label`` (bytes), ``logits``.
-
-        Raises:
-            ExportError: when the model has no signature for image bytes.
-        """
-        if BYTES_SIGNATURE not in self.signatures:
-            raise ExportError(
-                f"{self.path} has no signature {BYTES_SIGNATURE!r}, so it cannot read image files. "
-                f"It has: {listed(self.signatures)}. Its inputs have to be passed as arrays."
-            )
-        return answer_bytes(self.signatures[BYTES_SIGNATURE], encoded)
-
     @property
-    def text_inputs(self) -> tuple[str, ...]:
-        """Names of its inputs where it takes texts: one, or two for pairs; empty where it takes something else."""
-        signature = self.signatures.get("serving_default")
-        return () if signature is None else text_inputs(signature)
+    def place(self) -> str:
+        """Its folder."""
+        return str(self.path)
 
-    def predict_texts(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-        """Predicts for texts, or for pairs of texts.
-
-        Args:
-            texts: any strings.
-            pairs: the second text of each pair, for a model of pairs.
-
-        Returns:
-            Outputs by name, one row per text.
-
-        Raises:
-            ExportError: when the model takes something else.
-        """
-        if len(self.text_inputs) != (1 if pairs is None else 2):
-            raise ExportError(f"{self.path} does not take {'texts one by one' if pairs is None else 'pairs of texts'}.")
-        return answer_texts(self.signatures["serving_default"], texts, pairs)
-
-    def predict_waves(self, waves: np.ndarray) -> dict[str, np.ndarray]:
-        """Predicts for sound waves.
-
-        Args:
-            waves: float32 [n, samples], at ``audio.sample_rate``.
-
-        Returns:
-            Outputs by name, one row per wave.
-
-        Raises:
-            ExportError: when the model takes something else.
-        """
-        if self.audio is None:
-            raise ExportError(f"{self.path} does not take sound waves.")
-        return answer_waves(self.signatures["serving_default"], waves)
-
-
-def text_inputs(signature: Callable) -> tuple[str, ...]:
-    """Returns the names of the inputs of a signature that takes a text, or a pair, for each row; else nothing."""
-    specs = signature.structured_input_signature[1]
-    if any(spec.dtype != tf.string or spec.shape.rank != 1 for spec in specs.values()):
-        return ()
-    return tuple(specs) if len(specs) == 1 else PAIR if set(specs) == set(PAIR) else ()
-
-
-def answer_texts(
-    signature: Callable, texts: Sequence[str], pairs: Sequence[str] | None = None
-) -> dict[str, np.ndarray]:
-    """Returns what a signature says to texts or to pairs of them, by output name, one row per text."""
-    columns = (texts,) if pairs is None else (texts, pairs)
-    names = text_inputs(signature)
-    values = {name: tf.constant(list(column), tf.string) for name, column in zip(names, columns, strict=True)}
-    return {key: value.numpy() for key, value in signature(**values).items()}
-
-
-def answer_waves(signature: Callable, waves: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns what a signature says to waves [n, samples], by output name, one row per wave."""
-    [name] = signature.structured_input_signature[1]
-    return {key: value.numpy() for key, value in signature(**{name: tf.constant(waves, tf.float32)}).items()}
-
-
-def answer_bytes(signature: Callable, encoded: Sequence[bytes]) -> dict[str, np.ndarray]:
-    """Returns what the signature for encoded files says to some, by output name, one row per file."""
-    [name] = signature.structured_input_signature[1]
-    outputs = signature(**{name: tf.constant(list(encoded), tf.string)})
-    return {name: value.numpy() for name, value in outputs.items()}
+    @functools.cached_property
+    def serving_input(self) -> ServingInput | None:  # type: ignore[override]
+        """How it takes examples, as the first modality says that knows it; None where none does."""
+        kinds = map(registry.modality, registry.modality_names())
+        told = (kind.served(self.signatures, self.path / "assets") for kind in kinds)
+        return next((found for found in told if found is not None), None)
 
 
 def open_export(path: str | os.PathLike[str]) -> OpenExport:
@@ -169,11 +227,9 @@ def open_export(path: str | os.PathLike[str]) -> OpenExport:
     loaded = tf.saved_model.load(str(folder))
     labels = folder / "assets" / "labels.txt"
     names = tuple(labels.read_text(encoding="utf-8").split("\n")[:-1]) if labels.is_file() else ()
-    heard = folder / "assets" / AUDIO_FILE
-    audio = AudioSpec.from_dict(json.loads(heard.read_text(encoding="utf-8"))) if heard.is_file() else None
     written = folder / "assets" / TASK_FILE
     task = written.read_text(encoding="utf-8").strip() if written.is_file() else "outputs"
-    return OpenExport(folder, dict(loaded.signatures), names, loaded, audio, task)
+    return OpenExport(folder, dict(loaded.signatures), names, loaded, task)
 
 
 def is_savedmodel(folder: pathlib.Path) -> bool:

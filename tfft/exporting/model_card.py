@@ -11,7 +11,6 @@ import tensorflow as tf
 from tfft.backbones.base import blocks_of, find_backbone
 from tfft.errors import installed_version
 from tfft.exporting.signatures import Serving
-from tfft.specs import AudioSpec
 
 
 def model_card(model: keras.Model, serving: Serving, extra: Mapping[str, object] | None = None) -> str:
@@ -37,10 +36,9 @@ def model_card(model: keras.Model, serving: Serving, extra: Mapping[str, object]
     }
     parts = [f"# Model card: {model.name}", "\n".join(_bullets(facts)), "## Inputs and outputs"]
     parts.append("\n".join(f"- `{name}`: {text}" for name, text in describe_functions(serving).items()))
-    if serving.input_spec is not None:
-        parts += ["## Images", _image_sentence(serving)]
-    if serving.audio is not None:
-        parts += ["## Sounds", _audio_sentence(serving.audio)]
+    if serving.serving_input is not None and serving.serving_input.card is not None:
+        heading, sentence = serving.serving_input.card
+        parts += [f"## {heading}", sentence]
     if serving.class_names:
         parts += ["## Classes", "\n".join(f"{i}. {name}" for i, name in enumerate(serving.class_names))]
     parts += [f"Note: {note}" for note in serving.notes]
@@ -51,7 +49,7 @@ def describe_functions(serving: Serving) -> dict[str, str]:
     """Returns one line for each signature: inputs and outputs with type and shape."""
     return {
         name: f"{_tensors(function.structured_input_signature[1])} -> {_tensors(function.structured_outputs)}"
-        for name, function in serving.functions.items()
+        for name, function in serving.signatures.items()
     }
 
 
@@ -67,24 +65,6 @@ def _tensors(tensors: Mapping[str, tf.Tensor]) -> str:
 
 def _shape(shape: tf.TensorShape) -> str:
     return "any shape" if shape.rank is None else "[" + ", ".join("?" if n is None else str(n) for n in shape) + "]"
-
-
-def _image_sentence(serving: Serving) -> str:
-    spec = serving.input_spec
-    low, high = spec.value_range
-    normalised = "" if spec.mean is None else f", then mean {spec.mean} and deviation {spec.std} are taken out"
-    return (
-        f"Pixels are 0 to 255. Inside the model every image becomes {spec.height} x {spec.width} x {spec.channels} "
-        f"({spec.interpolation}, {spec.resize}); 0 to 255 is mapped to {low:g} to {high:g}{normalised} ({spec.source})."
-    )
-
-
-def _audio_sentence(spec: AudioSpec) -> str:
-    return (
-        f"Waves are float32 from -1 to 1, the mean of all channels, at {spec.sample_rate} samples a second; "
-        f"{spec.seconds:g} s ({spec.samples} samples) are heard: longer ones are cut off, silence follows "
-        "shorter ones. WAV files must have 16 bits and this rate."
-    )
 
 
 def _bullets(facts: Mapping[str, object], indent: str = "") -> list[str]:

@@ -17,24 +17,21 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from tfft.backbones.text_ops import ops_of, text_libraries
 from tfft.errors import ExportError, raise_problems
-from tfft.exporting.loader import BYTES_SIGNATURE
-from tfft.exporting.signatures import ARRAY_SIGNATURE, Serving
+from tfft.exporting.loader import ARRAY_SIGNATURE, BYTES_SIGNATURE
+from tfft.exporting.signatures import Serving
 
 Examples = np.ndarray | Mapping[str, np.ndarray] | Sequence[bytes | str | os.PathLike]
 
 _TIME_LIMIT = 600  # seconds; loading takes a few, a large model on a busy machine a minute
 _MAX_EXAMPLES = 16
 _MAX_PROBLEMS = 6
-_TEXTS = (
-    "A short sentence.", "Été à Zürich, naïve café", "你好，世界", "مرحبا بالعالم", "emoji 😀👍🏽 and 12,345.67",
-    "", "many words " * 500,
-)  # fmt: skip
 _RANDOM_SIZES = ((40, 56), (96, 64))  # taller, wider, smaller and larger than what models take
 
 
@@ -71,7 +68,7 @@ def check(folder: pathlib.Path, serving: Serving, examples: Examples | None, tol
     """
     with quiet_tensorflow():  # several batch shapes in a row: Keras would advise against the retracing
         trials = _with_other_orders(_trials(serving, examples), serving)
-    libraries = text_libraries(ops_of(serving.functions), "The exported model")
+    libraries = text_libraries(ops_of(serving.signatures), "The exported model")
     results = _run_fresh(folder, libraries, [(trial.signature, dict(trial.inputs)) for trial in trials])
     problems, largest = [], 0.0
     for trial, outputs in zip(trials, results, strict=True):
@@ -97,30 +94,23 @@ def quiet_tensorflow() -> Iterator[None]:
 
 
 def _trials(serving: Serving, examples: Examples | None) -> list[Trial]:
-    specs = serving.functions[ARRAY_SIGNATURE].structured_input_signature[1]
-    first = next(iter(specs))
+    specs = serving.signatures[ARRAY_SIGNATURE].structured_input_signature[1]
+    first, encoded = next(iter(specs)), serving.encoded
     files = _files(serving, examples)
-    texts = all(spec.dtype == tf.string and spec.shape.rank == 1 for spec in specs.values())
-    if texts:
-        arrays = [("texts in several scripts", {name: np.array(_TEXTS, object) for name in specs})]
-        if examples is not None:
-            given = examples if isinstance(examples, Mapping) else {first: examples}
-            arrays.append(("the examples", {name: _array(given[name], spec) for name, spec in specs.items()}))
-    elif examples is None or files:
-        arrays = _random_arrays(specs)
-    elif isinstance(examples, Mapping):
-        arrays = [("the examples", {name: _array(examples[name], spec) for name, spec in specs.items()})]
-    else:
-        arrays = [("the examples", {first: _array(examples, specs[first])})]
+    samples = {} if serving.serving_input is None else serving.serving_input.samples
+    arrays = [(what, dict.fromkeys(specs, rows)) for what, rows in samples.items()]
+    if examples is not None and not files:
+        given = examples if isinstance(examples, Mapping) else {first: examples}
+        arrays.append(("the examples", {name: _array(given[name], spec) for name, spec in specs.items()}))
+    arrays = arrays or _random_arrays(specs)
     trials = []
-    if serving.decode is not None:
-        files = files or _encoded(arrays, serving)
-        decoded = {first: np.stack([serving.decode(encoded) for encoded in files])}
+    if encoded is not None:
+        files = files or encoded.encode([row for _, values in arrays for row in next(iter(values.values()))])
+        decoded = {first: np.stack([encoded.prepare(encoded.decode(tf.constant(one))).numpy() for one in files])}
         arrays.append((f"{len(files)} decoded files", decoded))
-        expected, encoded = serving.reference(decoded), np.array(files, dtype=object)
+        contents = {encoded.name: np.array(files, dtype=object)}
         what = f"{BYTES_SIGNATURE} on {len(files)} files"
-        [name] = serving.functions[BYTES_SIGNATURE].structured_input_signature[1]
-        trials.append(Trial(what, BYTES_SIGNATURE, {name: encoded}, expected))
+        trials.append(Trial(what, BYTES_SIGNATURE, contents, serving.reference(decoded)))
     for what, values in arrays:
         trials.append(Trial(f"{ARRAY_SIGNATURE} on {what}", ARRAY_SIGNATURE, values, serving.reference(values)))
     return trials
@@ -133,15 +123,15 @@ def _with_other_orders(trials: Sequence[Trial], serving: Serving) -> list[Trial]
         if count > 1:
             every.append(trial.rows(range(count)[::-1], f"{trial.what}, rows in reverse order"))
             alone = trial.rows([count - 1], f"{trial.what}, the last row alone")
-            if np.ndim(trial.expected.get("label")) > 1:  # of words: alone, a row is as wide as its own
+            if np.ndim(trial.expected.get("label", 0)) > 1:  # of words: alone, a row is as wide as its own
                 alone = dataclasses.replace(alone, expected=serving.reference(alone.inputs))
             every.append(alone)
     return every
 
 
 def _files(serving: Serving, examples: Examples | None) -> list[bytes]:
-    """Returns the contents of the examples where they are image files; none where they are arrays."""
-    if serving.decode is None or examples is None or isinstance(examples, (Mapping, np.ndarray)):
+    """Returns the contents of the examples where they are files; none where they are arrays."""
+    if serving.encoded is None or examples is None or isinstance(examples, (Mapping, np.ndarray)):
         return []
     chosen = list(examples)[:_MAX_EXAMPLES]
     if not all(isinstance(one, (bytes, str, os.PathLike)) for one in chosen):
@@ -152,20 +142,8 @@ def _files(serving: Serving, examples: Examples | None) -> list[bytes]:
         raise ExportError(f"An example for the check cannot be read: {error}") from error
 
 
-def _array(values: object, spec: tf.TensorSpec) -> np.ndarray:
-    kind = object if spec.dtype == tf.string else spec.dtype.as_numpy_dtype
-    return np.asarray(values[:_MAX_EXAMPLES]).astype(kind)
-
-
-def _encoded(arrays: Sequence[tuple[str, dict[str, np.ndarray]]], serving: Serving) -> list[bytes]:
-    images = [image for _, values in arrays for image in next(iter(values.values()))]
-    if serving.audio is not None:
-        return [tf.audio.encode_wav(wave[:, None], serving.audio.sample_rate).numpy() for wave in images]
-    spec = serving.input_spec
-    if any(image.dtype != np.uint8 for image in images):  # scaled already: no file can hold them
-        shape = (3, spec.height, spec.width, spec.channels)
-        images = list(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
-    return [tf.io.encode_png(image).numpy() for image in images]
+def _array(values: Any, spec: tf.TensorSpec) -> np.ndarray:
+    return np.asarray(values[:_MAX_EXAMPLES]).astype(spec.dtype.as_numpy_dtype)
 
 
 def _random_arrays(specs: Mapping[str, tf.TensorSpec]) -> list[tuple[str, dict[str, np.ndarray]]]:
@@ -181,16 +159,27 @@ def _random_arrays(specs: Mapping[str, tf.TensorSpec]) -> list[tuple[str, dict[s
 def _random_array(spec: tf.TensorSpec, rows: int, size: tuple[int, int], generator: np.random.Generator) -> np.ndarray:
     free = iter(size if spec.shape.rank == 4 else (16,) * 8)  # other open dimensions are lengths: alike in every input
     shape = (rows, *(next(free) if n is None else n for n in spec.shape[1:]))
-    if spec.dtype == tf.string:
-        words = np.array([b"a short example", b"another one, longer than the first", b"three"], dtype=object)
-        return generator.choice(words, shape)
-    if spec.dtype == tf.uint8:
-        return generator.integers(0, 256, shape, np.uint8)
-    if spec.dtype.is_integer or spec.dtype.is_bool:  # ids and masks: 0 and 1 are valid in both
+    return _RANDOM.get(spec.dtype, _random_numbers)(spec.dtype, shape, generator)
+
+
+def _random_strings(dtype: tf.DType, shape: Sequence[int], generator: np.random.Generator) -> np.ndarray:
+    words = np.array([b"a short example", b"another one, longer than the first", b"three"], dtype=object)
+    return generator.choice(words, shape)
+
+
+def _random_bytes(dtype: tf.DType, shape: Sequence[int], generator: np.random.Generator) -> np.ndarray:
+    return generator.integers(0, 256, shape, np.uint8)
+
+
+def _random_numbers(dtype: tf.DType, shape: Sequence[int], generator: np.random.Generator) -> np.ndarray:
+    if dtype.is_integer or dtype.is_bool:  # ids and masks: 0 and 1 are valid in both
         values = generator.integers(0, 2, shape)
         values[..., :1] = 1  # a mask must not hide everything
-        return values.astype(spec.dtype.as_numpy_dtype)
-    return generator.random(shape).astype(spec.dtype.as_numpy_dtype)
+        return values.astype(dtype.as_numpy_dtype)
+    return generator.random(shape).astype(dtype.as_numpy_dtype)
+
+
+_RANDOM = {tf.string: _random_strings, tf.uint8: _random_bytes}
 
 
 def _run_fresh(

@@ -1,30 +1,49 @@
 """Predicts for files and texts with any function from their contents to outputs; hides what a bad file does.
 
 One file that cannot be decoded fails its whole batch: here it is found, named with its reason, and the
-others are answered all the same. Texts of similar length are answered together. TensorFlow alone is enough.
+others are answered all the same. Examples of similar length are answered together. TensorFlow alone is enough.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
-import pathlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from tfft.modalities.audio.decode import fitted, read_recording
+from tfft import registry
 from tfft.specs import AudioSpec
 
 Answer = Callable[[Sequence[bytes]], dict[str, np.ndarray]]
 WaveAnswer = Callable[[np.ndarray], dict[str, np.ndarray]]
 TextAnswer = Callable[..., dict[str, np.ndarray]]  # of texts, or of texts and the second texts of pairs
+Row = dict[str, Any]  # outputs for one item, by name
 
 _BATCH = 32
-_WINDOW = 64  # batches of texts that are sorted by length together
+_WINDOW = 64  # batches of items that are sorted by length together
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RequestItem:
+    """One thing that a model is asked about, as a modality has read it.
+
+    Attributes:
+        name: path as given; for texts the text.
+        value: what the model's signature takes, a tuple where it has several inputs.
+        error: why it cannot be used, or None.
+        pair: the second text of a pair, or None.
+        length: by which items are batched; None where all have one size.
+    """
+
+    name: str
+    value: Any = None
+    error: str | None = None
+    pair: str | None = None
+    length: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,18 +109,8 @@ def predict_files(
         >>> for p in predict_files(served.predict_bytes, ["cat.jpg"], class_names=served.class_names):
         ...     print(p.file, p.label)                                       # doctest: +SKIP
     """
-    for start in range(0, len(files), _BATCH):
-        batch = [os.fspath(file) for file in files[start : start + _BATCH]]
-        contents = {file: _read(file) for file in batch}
-        readable = [file for file in batch if isinstance(contents[file], bytes)]
-        rows = _answer_each(answer, [contents[file] for file in readable])
-        answered = dict(zip(readable, rows, strict=True))
-        for file in batch:
-            row = answered.get(file, contents[file])
-            if isinstance(row, str):
-                yield FilePrediction(file, error=row)
-            else:
-                yield _prediction(file, row, class_names, top)
+    items = registry.modality("image").read_items(files, None)
+    return predict_items(answer, items, class_names=class_names, top=top, decodes=True)
 
 
 def predict_recordings(
@@ -115,7 +124,7 @@ def predict_recordings(
     """Predicts for recordings in any format and at any rate that training could read, in order.
 
     Args:
-        answer: waves [n, samples] to outputs by name, such as :meth:`OpenExport.predict_waves`.
+        answer: waves [n, samples] to outputs by name, such as :meth:`OpenExport.predict`.
         files: paths.
         spec: rate and length of the waves that the model takes.
         class_names: as in :func:`predict_files`.
@@ -127,20 +136,8 @@ def predict_recordings(
     Raises:
         DependencyError: when reading or resampling needs a package that is missing.
     """
-    for start in range(0, len(files), _BATCH):
-        batch = [os.fspath(file) for file in files[start : start + _BATCH]]
-        read = {file: read_recording(file) for file in batch}
-        heard = [file for file in batch if read[file][0].reason is None]
-        rows: dict[str, dict[str, np.ndarray]] = {}
-        if heard:
-            waves = np.stack([fitted(read[file][1], read[file][0].rate, spec) for file in heard])
-            outputs = answer(waves)
-            rows = {file: {name: values[i] for name, values in outputs.items()} for i, file in enumerate(heard)}
-        for file in batch:
-            if file in rows:
-                yield _prediction(file, rows[file], class_names, top)
-            else:
-                yield FilePrediction(file, error=read[file][0].reason)
+    items = registry.modality("audio").read_items(files, spec)
+    return predict_items(lambda waves: answer(np.stack(waves)), items, class_names=class_names, top=top)
 
 
 def predict_texts(
@@ -154,7 +151,7 @@ def predict_texts(
     """Predicts for texts or for pairs of texts, in order.
 
     Args:
-        answer: texts, and the second texts of pairs, to outputs by name, such as :meth:`OpenExport.predict_texts`.
+        answer: texts, and the second texts of pairs, to outputs by name, such as :meth:`OpenExport.predict` for texts.
         texts: any strings.
         pairs: the second text of each pair; None where there are no pairs.
         class_names: as in :func:`predict_files`.
@@ -164,18 +161,71 @@ def predict_texts(
         One prediction per text, whose ``file`` is the text. Where words are tagged, ``outputs["tags"]`` holds each word
         and its tag.
     """
-    columns = [list(texts)] if pairs is None else [list(texts), list(pairs)]
-    for start in range(0, len(columns[0]), _WINDOW * _BATCH):
-        window = [column[start : start + _WINDOW * _BATCH] for column in columns]
-        order = np.argsort([sum(map(len, row)) for row in zip(*window, strict=True)], kind="stable")
-        found: dict[int, dict[str, np.ndarray]] = {}
-        for at in (order[i : i + _BATCH] for i in range(0, len(order), _BATCH)):
-            outputs = answer(*([column[i] for i in at] for column in window))
-            found |= {int(i): {name: values[row] for name, values in outputs.items()} for row, i in enumerate(at)}
-        for i, text in enumerate(window[0]):
-            words = np.ndim(found[i].get("label")) == 1
-            row = _tagged(text, found[i]["label"]) if words else _prediction(text, found[i], class_names, top)
-            yield row if pairs is None else dataclasses.replace(row, pair=window[1][i])
+    asked = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
+    ask = answer if pairs is None else lambda rows: answer(*map(list, zip(*rows, strict=True)))
+    return predict_items(ask, registry.modality("text").read_items(asked, None), class_names=class_names, top=top)
+
+
+def predict_items(
+    answer: Callable[[Any], dict[str, np.ndarray]],
+    items: Iterable[RequestItem],
+    *,
+    class_names: Sequence[str] = (),
+    top: int = 3,
+    decodes: bool = False,
+) -> Iterator[FilePrediction]:
+    """Predicts for items that a modality reads, in order; one that cannot be used gets its reason instead.
+
+    Args:
+        answer: values of items to outputs by name, one row each, such as :meth:`OpenExport.predict`.
+        items: from :meth:`tfft.registry.Modality.read_items`.
+        class_names: as in :func:`predict_files`.
+        top: as in :func:`predict_files`.
+        decodes: whether the model itself decodes the values, so that one of them may fail all others.
+
+    Yields:
+        One prediction per item, as batches are finished.
+    """
+    ask = _rows_or_reasons if decodes else _rows
+    for window in _windows(items):
+        readable = [at for at, item in enumerate(window) if item.error is None]
+        readable.sort(key=lambda at: window[at].length or 0)
+        answered: dict[int, Row | str] = {}
+        for batch in (readable[i : i + _BATCH] for i in range(0, len(readable), _BATCH)):
+            answered |= zip(batch, ask(answer, [window[at].value for at in batch]), strict=True)
+        for at, item in enumerate(window):
+            row = answered.get(at, item.error or "")
+            if isinstance(row, str):
+                yield FilePrediction(item.name, error=row, pair=item.pair)
+            else:
+                yield _prediction(item, row, class_names, top)
+
+
+def _windows(items: Iterable[RequestItem]) -> Iterator[list[RequestItem]]:
+    """Parts of the items that are read before any of them is answered: one batch, many where they are sorted."""
+    window: list[RequestItem] = []
+    for item in items:
+        window.append(item)
+        if len(window) == (_BATCH if item.length is None else _WINDOW * _BATCH):
+            yield window
+            window = []
+    if window:
+        yield window
+
+
+def _rows(answer: Callable[[Any], dict[str, np.ndarray]], values: Sequence[Any]) -> Sequence[Row | str]:
+    outputs = answer(values)
+    return [{name: rows[i] for name, rows in outputs.items()} for i in range(len(values))]
+
+
+def _rows_or_reasons(answer: Callable[[Any], dict[str, np.ndarray]], values: Sequence[Any]) -> Sequence[Row | str]:
+    """Returns a row of outputs for each value, or the reason that there is none."""
+    try:
+        return _rows(answer, values)
+    except tf.errors.OpError as error:
+        if len(values) == 1:
+            return [_reason(error)]
+        return [row for one in values for row in _rows_or_reasons(answer, [one])]
 
 
 def _tagged(text: str, tags: np.ndarray) -> FilePrediction:
@@ -183,26 +233,6 @@ def _tagged(text: str, tags: np.ndarray) -> FilePrediction:
     words = tf.strings.split(text).numpy().tolist()  # as the model parts them
     pairs = [[word.decode(), tag.decode()] for word, tag in zip(words, tags, strict=False)]  # padding has no word
     return FilePrediction(text, outputs={"tags": pairs})
-
-
-def _read(file: str) -> bytes | str:
-    try:
-        return pathlib.Path(file).read_bytes()
-    except OSError as error:
-        return error.strerror or str(error)
-
-
-def _answer_each(answer: Answer, encoded: Sequence[bytes]) -> list[dict[str, np.ndarray] | str]:
-    """Returns a row of outputs, or the reason that there is none, for each image."""
-    if not encoded:
-        return []
-    try:
-        outputs = answer(encoded)
-    except tf.errors.OpError as error:
-        if len(encoded) == 1:
-            return [_reason(error)]
-        return [row for one in encoded for row in _answer_each(answer, [one])]
-    return [{name: values[i] for name, values in outputs.items()} for i in range(len(encoded))]
 
 
 def _reason(error: tf.errors.OpError) -> str:
@@ -217,17 +247,20 @@ def _reason(error: tf.errors.OpError) -> str:
     return f"cannot be decoded: {detail}"
 
 
-def _prediction(file: str, row: dict[str, np.ndarray], class_names: Sequence[str], top: int) -> FilePrediction:
+def _prediction(item: RequestItem, row: Row, class_names: Sequence[str], top: int) -> FilePrediction:
+    if np.ndim(row.get("label", b"")) == 1:
+        return dataclasses.replace(_tagged(item.name, row["label"]), pair=item.pair)
     probabilities = row.get("probabilities")
     if probabilities is None or "label" not in row:
         outputs = {name: _plain(value) for name, value in row.items()}
         if probabilities is not None and len(class_names) == len(probabilities):
             outputs["probabilities"] = dict(zip(class_names, outputs["probabilities"], strict=True))
-        return FilePrediction(file, outputs=outputs)
+        return FilePrediction(item.name, outputs=outputs, pair=item.pair)
     best = np.argsort(-probabilities, kind="stable")[:top]
     named = len(class_names) == len(probabilities)
     listed = tuple((class_names[i] if named else str(i), float(probabilities[i])) for i in best)
-    return FilePrediction(file, row["label"].decode(), float(probabilities.max()), listed)
+    label = row["label"].decode()
+    return FilePrediction(item.name, label, float(probabilities.max()), listed, pair=item.pair)
 
 
 def _plain(value: Any) -> Any:

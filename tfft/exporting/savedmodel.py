@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import pathlib
 import secrets
@@ -20,7 +19,7 @@ import keras
 import tensorflow as tf
 
 from tfft.errors import ExportError
-from tfft.exporting.loader import AUDIO_FILE, TASK_FILE, versions_in
+from tfft.exporting.loader import TASK_FILE, versions_in
 from tfft.exporting.model_card import describe_functions, model_card
 from tfft.exporting.parity import Examples, check, quiet_tensorflow
 from tfft.exporting.signatures import Serving, serving_functions
@@ -189,8 +188,8 @@ def _write(model: keras.Model, serving: Serving, folder: pathlib.Path, card: Map
         texts = {"model_card.md": model_card(model, serving, card), TASK_FILE: f"{serving.task}\n"}
         if serving.class_names:
             texts["labels.txt"] = "".join(f"{name}\n" for name in serving.class_names)
-        if serving.audio is not None:
-            texts[AUDIO_FILE] = json.dumps(serving.audio.to_dict()) + "\n"
+        if serving.serving_input is not None:
+            texts |= serving.serving_input.assets
         module.documents = []
         for name, text in texts.items():
             source = pathlib.Path(scratch, name)
@@ -198,14 +197,14 @@ def _write(model: keras.Model, serving: Serving, folder: pathlib.Path, card: Map
             module.documents.append(tf.saved_model.Asset(str(source)))
         try:
             with quiet_tensorflow():  # "Assets written to" would name the temporary folder
-                tf.saved_model.save(module, str(folder), signatures=dict(serving.functions))
+                tf.saved_model.save(module, str(folder), signatures=dict(serving.signatures))
         except (AssertionError, ValueError, TypeError, tf.errors.OpError) as error:
             raise ExportError(f"TensorFlow could not write the model {model.name!r}: {error}") from error
 
 
 def _captured(model: keras.Model, serving: Serving) -> list[object]:
     """Returns the variables and tables that the functions read: the optimizer's slots stay out."""
-    handles = {id(handle) for function in serving.functions.values() for handle in function.captured_inputs}
+    handles = {id(handle) for function in serving.signatures.values() for handle in function.captured_inputs}
     tracked = [variable.value for variable in model.variables]
     tracked += list(tf.train.TrackableView(model).descendants())
     owned: dict[int, object] = {}

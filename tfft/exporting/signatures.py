@@ -1,7 +1,7 @@
 """What an exported model can be asked: functions with named inputs and outputs around a Keras model.
 
-Hidden here: how the task's postprocessing joins the model (labels, probabilities), how encoded images
-reach it, and which variables and tables the SavedModel has to carry.
+Hidden here: how the task's postprocessing joins the model (labels, probabilities), how the contents of files reach it
+(its modality says that), and which variables and tables the SavedModel has to carry.
 """
 
 from __future__ import annotations
@@ -15,57 +15,40 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfft import heads
+from tfft import heads, registry
 from tfft.backbones.text_ops import note_on, ops_of
 from tfft.errors import ExportError, TfftError
-from tfft.exporting.loader import BYTES_SIGNATURE, answer_bytes, answer_texts, answer_waves, text_inputs
-from tfft.layers.log_mel import audio_of, decode_wav
-from tfft.layers.preprocess import decode_image, preprocess_of, scale_pixels
-from tfft.specs import AudioSpec, InputSpec
+from tfft.exporting.loader import ARRAY_SIGNATURE, BYTES_SIGNATURE, EncodedInput, Served, ServingInput
+from tfft.keras_compat import producer
+from tfft.specs import InputSpec
 
-ARRAY_SIGNATURE = "serving_default"
+_NO_KIND = f"{BYTES_SIGNATURE} left out: the model's input is not one image."
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Serving:
+class Serving(Served):
     """The functions of one model, before they are written.
 
     Attributes:
-        functions: ``serving_default`` and, for images, ``serve_bytes``: concrete functions.
+        signatures: ``serving_default`` and, where files are taken, ``serve_bytes``: concrete functions.
         reference: what ``serving_default`` has to answer: named arrays to named arrays, through ``model.predict``.
-        decode: encoded image to the array ``reference`` takes, or None without ``serve_bytes``.
         class_names: in the order of the logits; empty where there are none.
         task: name of the head's task, or ``"outputs"`` where the model's outputs are passed on as they are.
-        input_spec: size and pixel range of the images; None where the input is not an image.
+        serving_input: how the model takes examples of its kind of data; None where it takes no known kind.
         notes: what was left out and why, one sentence each.
-        audio: rate and length of the recordings; None where the input is none.
     """
 
-    functions: Mapping[str, tf.types.experimental.ConcreteFunction]
+    signatures: Mapping[str, Any]
     reference: Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
-    decode: Callable[[bytes], np.ndarray] | None
     class_names: tuple[str, ...]
     task: str
-    input_spec: InputSpec | None
+    serving_input: ServingInput | None = None  # type: ignore[assignment]
     notes: tuple[str, ...] = ()
-    audio: AudioSpec | None = None
 
     @property
-    def text_inputs(self) -> tuple[str, ...]:
-        """Names of its inputs where the model takes texts: one, or two for pairs; else nothing."""
-        return text_inputs(self.functions[ARRAY_SIGNATURE])
-
-    def predict_texts(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-        """Answers for texts, or for pairs, as the exported model would; only where there are ``text_inputs``."""
-        return answer_texts(self.functions[ARRAY_SIGNATURE], texts, pairs)
-
-    def predict_bytes(self, encoded: Sequence[bytes]) -> dict[str, np.ndarray]:
-        """Answers for encoded images or recordings as the exported model would; only where there is a ``decode``."""
-        return answer_bytes(self.functions[BYTES_SIGNATURE], encoded)
-
-    def predict_waves(self, waves: np.ndarray) -> dict[str, np.ndarray]:
-        """Answers for waves [n, samples] as the exported model would; only where there is ``audio``."""
-        return answer_waves(self.functions[ARRAY_SIGNATURE], waves)
+    def encoded(self) -> EncodedInput | None:
+        """How the model takes the contents of files; None without ``serve_bytes``."""
+        return None if self.serving_input is None else self.serving_input.encoded
 
 
 def serving_functions(
@@ -90,61 +73,53 @@ def serving_functions(
     """
     inputs = _inputs(model)
     postprocess, task, names = _postprocess(model, class_names)
+    taken = serving_input(model, inputs, input_spec=input_spec)
+    if taken is not None:
+        served = {taken.names.get(name, name): spec for name, spec in inputs.items()}
+        inputs = {name: tf.TensorSpec(spec.shape, spec.dtype, name=name) for name, spec in served.items()}
+    own = tuple(inputs)
 
     def answer(values: Mapping[str, Any]) -> dict[str, tf.Tensor]:
-        return postprocess(model(_arrange(model, values), training=False))
+        return postprocess(model(_arrange(model, [values[name] for name in own]), training=False))
 
     def reference(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         # The check runs on the CPU, where the fresh process runs: a GPU's convolutions round differently.
         with tf.device("/CPU:0"):
-            tensors = {name: tf.constant(value) for name, value in values.items()}  # NumPy has no string type
-            outputs = model.predict(_arrange(model, tensors), batch_size=_rows(values), verbose=0)
+            tensors = [tf.constant(values[name]) for name in own]  # NumPy has no string type
+            outputs = model.predict(_arrange(model, tensors), batch_size=len(tensors[0]), verbose=0)
             return {name: value.numpy() for name, value in postprocess(outputs).items()}
 
-    functions = {ARRAY_SIGNATURE: _trace(lambda **values: answer(values), inputs)}
-    spec, prepare, note = _image_contract(model, inputs, input_spec)
-    decode, audio = None, audio_of(model)
-    if audio is not None:
-        [name] = inputs
-        functions[BYTES_SIGNATURE] = _trace(_audio_function(answer, name, audio), _AUDIO_INPUT)
-        decode, note = (lambda encoded: decode_wav(tf.constant(encoded), audio).numpy()), ""
-    if prepare is not None:
-        functions[BYTES_SIGNATURE] = _trace(_bytes_function(answer, next(iter(inputs)), spec, prepare), _BYTES_INPUT)
-        decode = lambda encoded: prepare(decode_image(tf.constant(encoded), spec)).numpy()  # noqa: E731
-    for name, function in functions.items():
+    signatures = {ARRAY_SIGNATURE: _trace(lambda **values: answer(values), inputs)}
+    if taken is not None and taken.encoded is not None:
+        one = {taken.encoded.name: tf.TensorSpec([None], tf.string, name=taken.encoded.name)}
+        signatures[BYTES_SIGNATURE] = _trace(_bytes_function(answer, own[0], taken.encoded), one)
+    for name, function in signatures.items():
         _check_batch_dimension(name, function)
-    if all(tensor.dtype == tf.string and tensor.shape.rank == 1 for tensor in inputs.values()):
-        note = ""  # it takes texts: nobody expects image files
-    notes = tuple(text for text in (note, note_on(ops_of(functions))) if text)
-    return Serving(functions, reference, decode, names, task, spec, notes, audio)
+    notes = ((_NO_KIND,) if taken is None else taken.notes, (note_on(ops_of(signatures)),))
+    said = tuple(text for part in notes for text in part if text)
+    return Serving(signatures, reference, names, task, taken, said)
 
 
-def _rows(values: Mapping[str, np.ndarray]) -> int:
-    return len(next(iter(values.values())))
+def serving_input(
+    model: keras.Model, inputs: Mapping[str, tf.TensorSpec] | None = None, **options: Any
+) -> ServingInput | None:
+    """Returns how a model takes examples, as the first modality says that knows its inputs; None where none does.
+
+    Args:
+        model: any functional or Sequential Keras model.
+        inputs: of it, by name, where they are known.
+        **options: such as ``input_spec``, see :func:`serving_functions`.
+    """
+    given = _inputs(model) if inputs is None else inputs
+    kinds = map(registry.modality, registry.modality_names())
+    told = (kind.serving(model, given, **options) for kind in kinds)
+    return next((found for found in told if found is not None), None)
 
 
-_BYTES_INPUT = {"image_bytes": tf.TensorSpec([None], tf.string, name="image_bytes")}
-
-
-def _bytes_function(answer: Callable, input_name: str, spec: InputSpec, prepare: Callable) -> Callable:
-    pixels = tf.TensorSpec([spec.height, spec.width, spec.channels], tf.uint8)
-
+def _bytes_function(answer: Callable, input_name: str, encoded: EncodedInput) -> Callable:
     def serve_bytes(**values: tf.Tensor) -> dict[str, tf.Tensor]:
-        images = tf.map_fn(lambda one: decode_image(one, spec), values["image_bytes"], fn_output_signature=pixels)
-        return answer({input_name: prepare(images)})
-
-    return serve_bytes
-
-
-_AUDIO_INPUT = {"audio_bytes": tf.TensorSpec([None], tf.string, name="audio_bytes")}
-
-
-def _audio_function(answer: Callable, input_name: str, spec: AudioSpec) -> Callable:
-    clip = tf.TensorSpec([spec.samples], tf.float32)
-
-    def serve_bytes(**values: tf.Tensor) -> dict[str, tf.Tensor]:
-        waves = tf.map_fn(lambda one: decode_wav(one, spec), values["audio_bytes"], fn_output_signature=clip)
-        return answer({input_name: waves})
+        decoded = tf.map_fn(encoded.decode, values[encoded.name], fn_output_signature=encoded.decoded)
+        return answer({input_name: encoded.prepare(decoded)})
 
     return serve_bytes
 
@@ -174,19 +149,16 @@ def _flat_inputs(model: keras.Model) -> list[keras.KerasTensor]:
 
 
 def _input_names(model: keras.Model) -> list[str]:
-    if preprocess_of(model) is not None and len(model.inputs) == 1:
-        return ["images"]
     structure = _structure(model, "input")
     names = list(structure) if isinstance(structure, dict) else [tensor.name for tensor in model.inputs]
     return [re.sub(r"\W", "_", name) for name in names]  # a signature's arguments are Python names
 
 
-def _arrange(model: keras.Model, values: Mapping[str, Any]) -> Any:
-    ordered = [values[name] for name in _input_names(model)]
+def _arrange(model: keras.Model, ordered: Sequence[Any]) -> Any:
     structure = _structure(model, "input")
     if isinstance(structure, dict):
         return dict(zip(structure, ordered, strict=True))
-    return ordered if isinstance(structure, (list, tuple)) else ordered[0]
+    return list(ordered) if isinstance(structure, (list, tuple)) else ordered[0]
 
 
 def _structure(model: keras.Model, side: str) -> Any:
@@ -207,40 +179,15 @@ def _check_batch_dimension(name: str, function: tf.types.experimental.ConcreteFu
             )
 
 
-def _image_contract(
-    model: keras.Model, inputs: Mapping[str, tf.TensorSpec], given: InputSpec | None
-) -> tuple[InputSpec | None, Callable | None, str]:
-    """Returns the images the model takes, what turns decoded pixels into its input, and a note."""
-    preprocess = preprocess_of(model)
-    if preprocess is not None:
-        return preprocess.spec, lambda pixels: pixels, ""
-    spec = next(iter(inputs.values()))
-    is_image = len(inputs) == 1 and spec.shape.rank == 4 and spec.shape[-1] in (1, 3)
-    if not is_image:
-        return None, None, f"{BYTES_SIGNATURE} left out: the model's input is not one image."
-    height, width, channels = spec.shape[1:]
-    if height is None or width is None:
-        return None, None, f"{BYTES_SIGNATURE} left out: the model's image size is open."
-    if given is not None:
-        given = dataclasses.replace(given, height=height, width=width, channels=channels)
-        return given, lambda pixels: tf.cast(scale_pixels(tf.cast(pixels, tf.float32), given), spec.dtype), ""
-    if spec.dtype == tf.uint8 or any(isinstance(layer, keras.layers.Rescaling) for layer in model.layers):
-        source = "the model itself: it scales pixels from 0 to 255"
-        found = InputSpec(height, width, channels, value_range=(0.0, 255.0), source=source)
-        return found, lambda pixels: tf.cast(pixels, spec.dtype), ""
-    note = f"{BYTES_SIGNATURE} left out: nothing says which pixel range the model expects; pass input_spec=."
-    return None, None, note
-
-
 def _postprocess(
     model: keras.Model, class_names: Sequence[str] | None
 ) -> tuple[Callable[[Any], dict[str, tf.Tensor]], str, tuple[str, ...]]:
     head = _head(model)
-    if head is None and class_names is None:
-        return _as_named(model), "outputs", ()
     if head is None:
-        head, to_logits = _assumed_head(model, tuple(class_names))
-        return lambda outputs: head.postprocess(to_logits(outputs)), head.task, tuple(class_names)
+        if class_names is None:
+            return _as_named(model), "outputs", ()
+        assumed, to_logits = _assumed_head(model, tuple(class_names))
+        return lambda outputs: assumed.postprocess(to_logits(outputs)), assumed.task, tuple(class_names)
     own = tuple(head.class_names or ())
     if class_names is not None and tuple(class_names) != own:
         if len(class_names) != len(own):
@@ -280,6 +227,7 @@ def _assumed_head(model: keras.Model, class_names: tuple[str, ...]) -> tuple[hea
             f"Leave class_names away to export the outputs as they are."
         )
     units, activation = outputs[0].shape[1], _last_activation(model)
+    head: Callable[..., heads.Head]
     if activation == "sigmoid":
         expected = 2 if units == 1 else units
         head = heads.binary if units == 1 else heads.multilabel
@@ -296,7 +244,7 @@ _TINY = float(np.finfo(np.float32).tiny)
 
 
 def _last_activation(model: keras.Model) -> str:
-    operation = model.outputs[0]._keras_history.operation
+    operation = producer(model.outputs[0])
     if isinstance(operation, keras.Model):
         return _last_activation(operation)
     if isinstance(operation, keras.layers.Softmax):

@@ -11,56 +11,44 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
-
+from tfft import registry
 from tfft.data.label_parsing import has_value
 from tfft.data.table import SUFFIXES, Table, read_table
 from tfft.errors import DataError, listed, raise_problems
-from tfft.exporting.prediction import FilePrediction, predict_files, predict_recordings, predict_texts
+from tfft.exporting.loader import BYTES_SIGNATURE, Served
+from tfft.exporting.prediction import FilePrediction, predict_items
 from tfft.io.atomic import write_whole
-from tfft.specs import AudioSpec
 
 _PREFIX = "predicted_"  # of the columns that are added, so that those of the table stay
 
 
-class Answering(Protocol):
-    """A model that is asked: :class:`~tfft.exporting.OpenExport`, or the functions of a model before it is exported."""
-
-    class_names: tuple[str, ...]
-    audio: AudioSpec | None
-    text_inputs: tuple[str, ...]
-
-    def predict_bytes(self, encoded: Sequence[bytes]) -> dict[str, np.ndarray]: ...  # noqa: D102
-    def predict_texts(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> dict[str, np.ndarray]: ...  # noqa: D102
-    def predict_waves(self, waves: np.ndarray) -> dict[str, np.ndarray]: ...  # noqa: D102
-
-
 def predict_each(
-    model: Answering, items: Sequence[str], pairs: Sequence[str] | None = None, *, top: int = 3
+    model: Served, items: Sequence[Any], pairs: Sequence[str] | None = None, *, top: int = 3
 ) -> Iterator[FilePrediction]:
     """Predicts for whatever a model takes, in order.
 
     Args:
         model: such as :func:`tfft.exporting.open_export` gives.
-        items: texts for a model of texts, else paths of images or recordings.
-        pairs: the second text of each pair.
+        items: texts, or pairs of them as tuples, for a model of texts, else paths of images or recordings.
+        pairs: the second text of each pair, where ``items`` are the first ones.
         top: classes to list for each.
 
     Yields:
         One prediction for each item; what cannot be used gets its reason instead.
+
+    Raises:
+        ExportError: when the model takes no kind of data that can be read for it.
     """
-    settings: dict[str, Any] = {"class_names": model.class_names, "top": top}
-    if model.text_inputs:
-        return predict_texts(model.predict_texts, items, pairs, **settings)
-    if model.audio is not None:
-        return predict_recordings(model.predict_waves, items, model.audio, **settings)
-    return predict_files(model.predict_bytes, items, **settings)
+    given, taken = list(items) if pairs is None else list(zip(items, pairs, strict=True)), model.asked()
+    read = registry.modality(taken.modality).read_items(given, taken.spec)
+    decodes = taken.signature == BYTES_SIGNATURE
+    return predict_items(model.predict, read, class_names=model.class_names, top=top, decodes=decodes)
 
 
 def predict_table(
-    model: Answering,
+    model: Served,
     source: Any,
     columns: Sequence[str | int],
     *,
@@ -91,10 +79,12 @@ def predict_table(
         >>> table, found = predict_table(tfft.exporting.open_export("served"), "new.csv", ["review"])
         >>> write_predictions(table, found, "answers.csv")
     """
-    wanted = len(model.text_inputs) or 1
+    taken = model.asked()
+    kind = registry.modality(taken.modality)
+    wanted = len(kind.columns_of(taken.spec))
     if len(columns) != wanted:
         raise DataError(
-            f"The model takes {'pairs of texts' if wanted == 2 else 'one column'}, so name {wanted} "
+            f"The model takes {kind.request_noun(taken.spec)}, so name {wanted} "
             f"column{'s' if wanted > 1 else ''}; received {len(columns)}: {listed(map(repr, columns))}."
         )
     table = read_table(source, header=not any(isinstance(column, int) for column in columns), encoding=encoding)
@@ -105,28 +95,23 @@ def predict_table(
         except DataError as error:
             problems.append(str(error))
     raise_problems(DataError, "The table cannot be used", problems)
-    if not model.text_inputs:
-        is_file = isinstance(source, (str, os.PathLike))
-        place = Path(root if root is not None else Path(source).parent if is_file else "").expanduser()
-        values = [[str(place / v.strip()) if isinstance(v, str) and v.strip() else None for v in values[0]]]
-    return table, _rows(model, values, listed(map(repr, columns)), top)
+    is_file = isinstance(source, (str, os.PathLike))
+    folder = Path(root if root is not None else Path(source).parent if is_file else "").expanduser()
+    rows = list(zip(*values, strict=True))
+    items = [kind.item_of_row(row, folder) if all(map(has_value, row)) else None for row in rows]
+    return table, _predictions(model, rows, items, listed(map(repr, columns)), top)
 
 
-def _rows(model: Answering, values: Sequence[Sequence[Any]], names: str, top: int) -> Iterator[FilePrediction]:
+def _predictions(
+    model: Served, rows: Sequence[Sequence[Any]], items: Sequence[Any], names: str, top: int
+) -> Iterator[FilePrediction]:
     """Predictions for the rows that hold something, and reasons for the others, in order."""
-    good = [all(map(has_value, row)) for row in zip(*values, strict=True)]
-    columns = [[_text(v) for v, fine in zip(column, good, strict=True) if fine] for column in values]
-    found = predict_each(model, *columns, top=top)
-    for fine, *row in zip(good, *values, strict=True):
-        if fine:
+    found = predict_each(model, [item for item in items if item is not None], top=top)
+    for row, item in zip(rows, items, strict=True):
+        if item is not None:
             yield next(found)
         else:
-            yield FilePrediction(_text(row[0]) if has_value(row[0]) else "", error=f"has nothing in {names}")
-
-
-def _text(value: Any) -> str:
-    """A field as a text: a list of words, as sentences with tags have it, with blanks between them."""
-    return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+            yield FilePrediction(str(row[0]) if has_value(row[0]) else "", error=f"has nothing in {names}")
 
 
 def check_target(out: str | os.PathLike[str]) -> Path:

@@ -43,9 +43,9 @@ def compute(
     """
     if staged.mask is None:
         batches = iter(batches)
-        first = next(batches)
-        engine, _ = opener.open(first)
-        for arrays, _ in run(engine, ((b, None) for b in itertools.chain([first], batches))):
+        batch = next(batches)
+        engine, _ = opener.open(batch)
+        for arrays, _ in run(engine, ((b, None) for b in itertools.chain([batch], batches))):
             yield arrays
         return
     check_axes(staged)
@@ -79,7 +79,7 @@ def _sorted_batches(
     for arrays in batches:
         held.append(arrays)
         rows += len(arrays[0])
-        pieces += int(arrays[staged.mask].sum())
+        pieces += int(arrays[_mask(staged)].sum())
         if rows >= WINDOW * batch_size or pieces * each > _LIMIT:
             yield from _Window(staged, held, fills).batches()
             held, rows, pieces = [], 0, 0
@@ -87,12 +87,18 @@ def _sorted_batches(
         yield from _Window(staged, held, fills).batches()
 
 
+def _mask(staged: Staged) -> int:
+    if staged.mask is None:
+        raise ValueError("The network takes no texts.")
+    return staged.mask
+
+
 def paddings(staged: Staged) -> list[int]:
     """Returns for each input of a network for texts what stands there behind a text; 0 where that is not known."""
     if any(tf.as_dtype(t.dtype) != tf.string for t in staged.inputs):
         return [0] * len(staged.net.inputs)
     tensors = [np.asarray(t) for t in staged.enter([tf.constant(["", "a b c d e f g h"])] * len(staged.inputs))]
-    behind = tensors[staged.mask] == 0
+    behind = tensors[_mask(staged)] == 0
     return [int(t[behind][-1]) if t.shape == behind.shape and behind.any() else 0 for t in tensors]
 
 
@@ -106,7 +112,7 @@ def typical(staged: Staged, arrays: Arrays) -> tuple[list[np.ndarray], int]:
     Returns:
         The inputs, and the mean number of pieces.
     """
-    length = round(float(arrays[staged.mask].sum(axis=1).mean()))
+    length = round(float(arrays[_mask(staged)].sum(axis=1).mean()))
     inputs = zip(staged.net.inputs, arrays, strict=True)
     return [np.ascontiguousarray(a[:, :length]) if _is_ragged(t.shape) else a for t, a in inputs], length
 
@@ -116,7 +122,7 @@ class _Window:
 
     def __init__(self, staged: Staged, batches: Sequence[Arrays], fills: Sequence[int]) -> None:
         self._net, self._fills = staged.net, fills
-        each = [np.asarray(arrays[staged.mask]).sum(axis=1) for arrays in batches]
+        each = [np.asarray(arrays[_mask(staged)]).sum(axis=1) for arrays in batches]
         self._lengths = np.concatenate(each)
         self._offsets = offsets_of(self._lengths)
         self._inputs: list[Rows] = []

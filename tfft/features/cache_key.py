@@ -20,6 +20,7 @@ from tfft.backbones.savedmodel.block_graph import BlockGraph
 from tfft.errors import installed_version
 from tfft.features import litert
 from tfft.features.functional_graph import Step, flatten, steps_of
+from tfft.keras_compat import flatten_layers
 from tfft.layers.tokenize import Tokenize
 
 FORMAT = 2  # of the entries; another number makes all of them be made again
@@ -179,7 +180,7 @@ def _tokenizers(model: keras.Model) -> bool:
 
 def _assets(operation: Any) -> list[tuple[str, str]]:
     """Returns a name and a hash for each file that a layer keeps beside its settings: vocabularies."""
-    parts = operation._flatten_layers() if isinstance(operation, keras.layers.Layer) else []
+    parts = flatten_layers(operation) if isinstance(operation, keras.layers.Layer) else []
     found = []
     for number, part in enumerate(parts):
         if not hasattr(part, "save_assets"):

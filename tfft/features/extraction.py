@@ -29,8 +29,7 @@ from tfft.features.engines import ENGINES, EngineName, Opener, Staged, choose, s
 from tfft.features.feature_set import Features
 from tfft.features.sources import Source, Views, open_source
 from tfft.layers.preprocess import Preprocess
-from tfft.modalities.image.augment import augmentation
-from tfft.specs import Augmentation
+from tfft.specs import Augmentation, augmentation
 
 DTYPES = ("float32", "float16")
 
@@ -230,7 +229,7 @@ class _Work:
         )
 
     def _begin(self, target: Any, arrays: Sequence[Rows], where: str) -> list[Item]:
-        items = [(a.shape[1:], a.dtype) for a in arrays]
+        items: list[Item] = [(a.shape[1:], a.dtype) for a in arrays]
         lengths = next((a.lengths for a in arrays if isinstance(a, Ragged)), np.ones(1))
         length = float(lengths.mean())
         each = item_bytes(items, length)
@@ -296,7 +295,11 @@ def _words(shape: Sequence[int | None]) -> str:
 
 def _narrowed(array: Rows, dtype: str) -> Rows:
     if isinstance(array, Ragged):
-        return array.map(_narrowed(array.values, dtype))
+        return array.map(_narrowed_array(array.values, dtype))
+    return _narrowed_array(array, dtype)
+
+
+def _narrowed_array(array: np.ndarray, dtype: str) -> np.ndarray:
     if array.dtype != np.float32 or dtype == "float32":
         return array
     with np.errstate(over="ignore"):

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Sequence, Set
 from typing import Any
 
 import keras
-from keras.src.models.functional import Functional  # what keras.Model(inputs, outputs) is; it has no public name
 
 from tfft.errors import BackboneError
+from tfft.keras_compat import is_functional, producer, producing_node
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -59,15 +59,6 @@ class Step:
     def arguments(self) -> tuple[Any, Any]:
         """Positional and keyword arguments, with Keras tensors where tensors enter."""
         return self.node.arguments.args, self.node.arguments.kwargs
-
-
-def is_functional(model: object) -> bool:
-    """Tells whether Keras knows the graph of a model, so that it can be taken apart."""
-    if not isinstance(model, keras.Model):
-        return False
-    if isinstance(model, keras.Sequential):
-        return bool(model.built) and type(model).call is keras.Sequential.call
-    return isinstance(model, Functional) and type(model).call is Functional.call
 
 
 def flatten(model: keras.Model) -> keras.Model:
@@ -169,7 +160,7 @@ def ancestors(steps: Sequence[Step], ends: Iterable[Step]) -> set[int]:
 def flat_inputs(model: keras.Model, value: Any) -> list[Any]:
     """Returns what is passed to a model as a list in the order of ``model.inputs``; dictionaries go by name."""
     if isinstance(value, dict):
-        names = [t._keras_history.operation.name for t in model.inputs]
+        names = [producer(t).name for t in model.inputs]
         if set(names) <= set(value):
             return [value[name] for name in names]
     return keras.tree.flatten(value)
@@ -180,14 +171,13 @@ def _alone(tensors: list[Any]) -> Any:
 
 
 def _step_of(tensor: keras.KerasTensor) -> Step:
-    operation, index, _ = tensor._keras_history  # Keras offers no public way to walk a functional graph
-    node = operation._inbound_nodes[index]
-    return Step(operation, node, tuple(node.input_tensors), tuple(node.output_tensors))
+    node = producing_node(tensor)
+    return Step(node.operation, node, tuple(node.input_tensors), tuple(node.output_tensors))
 
 
 def _fresh_input(tensor: keras.KerasTensor, used: set[str] | None = None) -> keras.KerasTensor:
     """Makes an input for a tensor, named as its layer: with ``_output`` where it was computed and is none itself."""
-    operation = tensor._keras_history.operation
+    operation = producer(tensor)
     base = str(operation.name)
     if used is not None:  # a layer that is called on both sides would have the name twice
         base += "" if isinstance(operation, keras.layers.InputLayer) else "_output"

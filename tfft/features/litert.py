@@ -21,9 +21,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import keras
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.framework import convert_to_constants  # no public name
 
 from tfft.errors import installed_version
+from tfft.keras_compat import with_constants
 
 PACKAGE = "ai-edge-litert"
 _MEMORY = 2 * 2**30  # bytes that the weights of all interpreters together may take
@@ -74,7 +74,7 @@ def convert(model: keras.Model, shapes: Sequence[Sequence[int | None]]) -> bytes
     """
     try:
         with quiet():
-            frozen = convert_to_constants.convert_variables_to_constants_v2(trace(model, shapes))
+            frozen = with_constants(trace(model, shapes))
             _check_types(frozen.graph)
             return bytes(tf.lite.TFLiteConverter.from_concrete_functions([frozen]).convert())
     except Unfit:

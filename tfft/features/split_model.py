@@ -15,6 +15,7 @@ from tfft import heads
 from tfft.backbones.base import blocks_of, find_backbone, names_of
 from tfft.errors import BackboneError, did_you_mean, listed
 from tfft.features.functional_graph import Step, ancestors, descendants, divide, flatten, steps_of
+from tfft.keras_compat import flatten_layers, seed_generators
 from tfft.layers.tokenize import Tokenize
 
 
@@ -108,7 +109,7 @@ def backbone_dropout(model: keras.Model, early: Sequence[Step]) -> set[int]:
     """Returns the keys of the random calls that are the backbone's; the head's dropout is to stay."""
     needed = ancestors(early, [s for s in early if s.variables])
     backbone = find_backbone(model)
-    own = set() if backbone is model else {id(part) for part in backbone._flatten_layers()}
+    own = set() if backbone is model else {id(part) for part in flatten_layers(backbone)}
     return {s.key for s in early if not moves(s) and (s.key in needed or id(s.operation) in own)}
 
 
@@ -148,7 +149,7 @@ def _after_block(model: keras.Model, steps: Sequence[Step], cut: str) -> list[St
             f"{model.name!r} has no block {cut!r}.{did_you_mean(cut, names)} Its blocks: {listed(names, limit=60)}."
         )
     before = blocks[: names.index(cut) + 1]
-    known = {id(part) for block in before for layer in block.layers for part in layer._flatten_layers()}
+    known = {id(part) for block in before for layer in block.layers for part in flatten_layers(layer)}
     training = [s.name for s in steps if s.trains and id(s.operation) in known]
     if training:
         earlier = _frozen_names(model)
@@ -173,11 +174,11 @@ def is_random(step: Step) -> bool:
     """Tells whether a call draws random numbers in training, dropout for one."""
     if not isinstance(step.operation, keras.layers.Layer):
         return False
-    return any(_draws(part) for part in step.operation._flatten_layers())
+    return any(_draws(part) for part in flatten_layers(step.operation))
 
 
 def _draws(layer: keras.layers.Layer) -> bool:
-    if not layer._seed_generators:
+    if not seed_generators(layer):
         return False
     rates = [getattr(layer, name, None) for name in ("rate", "dropout", "recurrent_dropout")]
     rates = [rate for rate in rates if isinstance(rate, (int, float))]
@@ -191,7 +192,7 @@ def moves(step: Step) -> bool:
         return False
     if getattr(layer, "is_tfft_block", False):
         return layer.runs_training_graph
-    parts = layer._flatten_layers()
+    parts = flatten_layers(layer)
     return any(
         isinstance(part, keras.layers.SpectralNormalization)
         or (isinstance(part, keras.layers.BatchNormalization) and part.trainable)

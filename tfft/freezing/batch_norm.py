@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -18,7 +19,11 @@ import tensorflow as tf
 
 from tfft.backbones.base import is_opened
 from tfft.errors import DataError, PlanError, listed
-from tfft.freezing.layer_tree import STATISTIC, batch_norms, flatten, has_statistics
+from tfft.keras_compat import flatten_layers
+
+_NORM_CLASS = re.compile(r"norm", re.I)
+_NOT_NORM = (keras.layers.Normalization, keras.layers.SpectralNormalization)
+STATISTIC = re.compile(r"(moving|running)_(mean|var)", re.I)
 
 
 def refresh_batch_norm(model: keras.Model, dataset: tf.data.Dataset) -> list[keras.Variable]:
@@ -55,9 +60,25 @@ def refresh_batch_norm(model: keras.Model, dataset: tf.data.Dataset) -> list[ker
     return recompute(model, dataset, *training_norms(model))
 
 
+def is_norm(layer: keras.layers.Layer) -> bool:
+    """Tells whether a layer normalizes features (batch, layer, group, RMS, ... by its class name)."""
+    return bool(_NORM_CLASS.search(type(layer).__name__)) and not isinstance(layer, _NOT_NORM)
+
+
+def batch_norms(layer: keras.layers.Layer) -> list[keras.layers.BatchNormalization]:
+    """Returns the BatchNormalization layers in a layer, itself included."""
+    return [sub for sub in flatten_layers(layer) if isinstance(sub, keras.layers.BatchNormalization)]
+
+
+def has_statistics(layer: keras.layers.Layer) -> bool:
+    """Tells whether a block of a SavedModel holds running statistics, by its variables' names."""
+    names = getattr(layer, "variable_names", ()) or [v.path for v in layer.weights]
+    return any(STATISTIC.search(name) for name in names)
+
+
 def training_norms(model: keras.Model) -> tuple[list[keras.layers.BatchNormalization], list[Any]]:
     """Returns the Keras layers and the opened blocks that move statistics in training."""
-    opened = [layer for layer in flatten(model) if is_opened(layer) and moves_statistics(layer)]
+    opened = [layer for layer in flatten_layers(model) if is_opened(layer) and moves_statistics(layer)]
     return [norm for norm in batch_norms(model) if norm.trainable], opened
 
 
@@ -99,7 +120,7 @@ def recompute(
             if not started:
                 started = True
                 if opened:
-                    _learn_momentum(keepers, lambda batch=batch: forward(batch))
+                    _learn_momentum(keepers, functools.partial(forward, batch))
             for keeper in keepers:
                 keeper.reset(0.0)
             for keeper, one in zip(keepers, forward(batch), strict=True):

@@ -20,7 +20,8 @@ from tfft.backbones.base import Block, blocks_of, count_values, is_opened
 from tfft.backbones.savedmodel.layer import VariableSpec
 from tfft.console.tables import render
 from tfft.errors import BlockError, DataError, raise_problems
-from tfft.freezing.layer_tree import flatten, is_norm, own_weights
+from tfft.freezing.batch_norm import is_norm
+from tfft.keras_compat import clear_losses, flatten_layers, own_trainable_variables, own_weights
 from tfft.layers.lora import pairs_of
 
 
@@ -146,7 +147,7 @@ def relative_gradients(
     finally:
         for variable, before in kept:
             variable.assign(before)
-        model._clear_losses()  # else `model.losses` gives tensors of a graph that is gone
+        clear_losses(model)  # else `model.losses` gives tensors of a graph that is gone
     rows = []
     for (block, variables), total in zip(groups.values(), sums, strict=True):
         weights = math.sqrt(sum(float(np.sum(np.square(_numpy(v)))) for v in variables))
@@ -194,9 +195,9 @@ def _looked_at(block: Block) -> list[keras.Variable]:
     """What could train in a block, whether it is frozen now or not, without normalization and low-rank updates."""
     found: dict[int, keras.Variable] = {}
     for layer in block.layers:
-        for sub in flatten(layer):
+        for sub in flatten_layers(layer):
             updates = {id(v) for pair in pairs_of(sub) for v in (pair.first, pair.second)}
-            could = {id(v) for v in sub._trainable_variables} - updates
+            could = {id(v) for v in own_trainable_variables(sub)} - updates
             if is_opened(sub):
                 named = zip(sub.variable_names, sub.weights, strict=True)
                 mine = [v for name, v in named if VariableSpec(name, (), "", True).kind != "norm"]

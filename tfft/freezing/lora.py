@@ -9,15 +9,14 @@ import dataclasses
 import math
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import keras
 
 from tfft.backbones.base import Backbone, Block, blocks_of, is_opened
 from tfft.errors import BlockError, listed, raise_problems
-from tfft.freezing.layer_tree import flatten, set_trainable, written_layers
-from tfft.freezing.recompile import compile_again, forget_traces
-from tfft.freezing.selection import Blocks, has_updates, select, set_flags
+from tfft.freezing.selection import Blocks, compile_again, has_updates, select, set_flags, set_trainable
+from tfft.keras_compat import flatten_layers, saves_graph
 from tfft.layers.lora import LowRank, merge_layer, split_of, update_layer, updated_layers
 
 _KINDS = ("norm", "bias", "none")
@@ -83,7 +82,7 @@ def add_lora(
     wanted, kernels = _targets(model, blocks, variables, problems)
     raise_problems(BlockError, "Low-rank updates cannot be added", problems)
     order = [id(block.layers[0]) for block in blocks_of(network)]
-    written = {id(layer) for layer in written_layers(network)}
+    written = {id(layer) for layer in _written_layers(network)}
     inside: list[str] = []
     for block in wanted:
         place = order.index(id(block.layers[0]))
@@ -102,7 +101,7 @@ def add_lora(
         )
     set_flags(model, wanted)
     compile_again(network)
-    forget_traces(network)
+    _forget_traces(network)
     return model
 
 
@@ -141,7 +140,7 @@ def merge_lora(model: keras.Model) -> keras.Model:
                     merge_layer(sub)
             set_trainable(layer, False)
     compile_again(network)
-    forget_traces(network)
+    _forget_traces(network)
     return model
 
 
@@ -204,11 +203,30 @@ def _open_parts(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     """The layers inside one, but for those whose kernel another layer rewrites at each step."""
     rewritten = {
         id(part)
-        for sub in flatten(layer)
+        for sub in flatten_layers(layer)
         if isinstance(sub, keras.layers.SpectralNormalization)
-        for part in sub._flatten_layers(include_self=False)
+        for part in flatten_layers(sub, include_self=False)
     }
-    return [sub for sub in flatten(layer) if id(sub) not in rewritten]
+    return [sub for sub in flatten_layers(layer) if id(sub) not in rewritten]
+
+
+def _written_layers(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
+    """Yields a model and the layers in it whose class and settings a ``.keras`` file of the model holds.
+
+    Those are the layers of graphs of layers. A model with a constructor of its own, and any other composite
+    layer, makes its parts anew when it is loaded, whatever became of them.
+    """
+    yield layer
+    if saves_graph(layer):
+        for sub in layer.layers:
+            yield from _written_layers(sub)
+
+
+def _forget_traces(model: keras.Model) -> None:
+    """Makes a model and those inside of it trace their steps anew: traced ones know the old variables."""
+    for layer in flatten_layers(model):
+        if isinstance(layer, keras.Model):
+            layer.train_function = layer.test_function = layer.predict_function = None
 
 
 def _without_kernel(block: Block, variables: str | None) -> str:
@@ -221,7 +239,7 @@ def _without_kernel(block: Block, variables: str | None) -> str:
             shapes = zip(layer.variable_names, layer.weights, strict=True)
             parts += [f"{name} {tuple(v.shape)}" for name, v in shapes]
         else:
-            parts += [f"{sub.name} ({split_of(sub)})" for sub in flatten(layer) if sub.weights]
+            parts += [f"{sub.name} ({split_of(sub)})" for sub in flatten_layers(layer) if sub.weights]
     return (
         f"{block.name!r} has no kernel that a low-rank update fits: those that train and feed a matrix product or a "
         f"convolution that is not depthwise. It has: {listed(parts)}."

@@ -19,10 +19,10 @@ import tensorflow as tf
 
 from tfft.backbones.base import Backbone, Block, is_opened
 from tfft.errors import BlockError, PlanError, listed, raise_problems
-from tfft.freezing.batch_norm import moves_statistics, recompute
-from tfft.freezing.layer_tree import STATISTIC, batch_norms, has_statistics
+from tfft.freezing.batch_norm import STATISTIC, batch_norms, has_statistics, moves_statistics, recompute
 from tfft.freezing.selection import select
 from tfft.freezing.weight_values import is_floating
+from tfft.keras_compat import own_trainable_variables
 
 Initializer = Callable[..., Any]
 _Change = tuple[keras.Variable, Any]
@@ -168,7 +168,7 @@ def _python_seed(seed: int) -> Iterator[None]:
 
 def _opened(layer: Any, draw: Iterator[int], given: Mapping[str, Initializer], problems: list[str]) -> list[_Change]:
     changes: list[_Change] = []
-    could_train = {id(v) for v in layer._trainable_variables}  # also while they are frozen
+    could_train = {id(v) for v in own_trainable_variables(layer)}  # also while they are frozen
     for name, variable in zip(layer.variable_names, layer.weights, strict=True):
         seed = next(draw)
         own = next((make for pattern, make in given.items() if re.search(pattern, name)), None)

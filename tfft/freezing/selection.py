@@ -5,9 +5,10 @@ Hides the rules of selection and what Keras needs so that a changed flag takes e
 
 from __future__ import annotations
 
+import logging
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import keras
@@ -15,16 +16,8 @@ import keras
 from tfft.backbones.base import Backbone, Block, blocks_of, is_opened, names_of
 from tfft.backbones.savedmodel.layer import VariableSpec
 from tfft.errors import BlockError, did_you_mean, listed, raise_problems
-from tfft.freezing.layer_tree import (
-    batch_norms,
-    configured,
-    flatten,
-    has_statistics,
-    is_norm,
-    own_weights,
-    set_trainable,
-)
-from tfft.freezing.recompile import compile_again
+from tfft.freezing.batch_norm import batch_norms, has_statistics, is_norm
+from tfft.keras_compat import flatten_layers, own_weights, recompile
 from tfft.layers.lora import pairs_of, updated_layers
 
 Blocks = int | float | str | slice | Sequence[str] | Sequence[Block]
@@ -33,6 +26,7 @@ BatchNorm = Literal["fixed", "train"]
 Kind = Literal["norm", "bias"]
 
 KINDS = ("norm", "bias")
+_LOG = logging.getLogger("tfft")
 
 
 def select(model: keras.Model | Backbone, blocks: Blocks) -> list[Block]:
@@ -303,7 +297,7 @@ def _listed(every: list[Block], wanted: Sequence[str | Block]) -> list[Block]:
 def _holds(layer: keras.layers.Layer, kind: str) -> bool:
     if is_opened(layer):
         return any(VariableSpec(name, (), "", True).kind == kind for name in layer.variable_names)
-    return any(_keeps(sub, variable, kind, True) for sub in flatten(layer) for variable in own_weights(sub))
+    return any(_keeps(sub, variable, kind, True) for sub in flatten_layers(layer) for variable in own_weights(sub))
 
 
 def _keeps(layer: keras.layers.Layer, variable: keras.Variable, kind: str, batch_norm: bool) -> bool:
@@ -343,6 +337,45 @@ def _check_effect(wanted: Sequence[Block], kind: str) -> None:
         )
 
 
+def set_trainable(layer: keras.layers.Layer, value: bool) -> None:
+    """Sets the flag of a layer, of all layers inside it and of all their variables.
+
+    Assigning a value that the flag already has does nothing at all in Keras on TensorFlow, so
+    ``backbone.trainable = True`` leaves layers frozen that were frozen one by one: go there and back.
+    """
+    layer.trainable = not value
+    layer.trainable = value
+
+
+def compile_again(model: keras.Model) -> None:
+    """Compiles a compiled model again with the same settings and a fresh optimizer.
+
+    Where that cannot be done the model is left uncompiled, so that ``fit`` asks for ``compile``.
+    """
+    if not model.compiled:
+        return
+    try:
+        recompile(model)
+    except Exception as error:  # whatever it is: an uncompiled model makes fit ask for compile, never a silent no-op
+        model.compiled = False
+        model.train_function = None
+        _LOG.info("tfft: %s has to be compiled again before training: %s", model.name, error)
+    else:
+        _LOG.info("tfft: compiled %s again: its trainable variables changed, the optimizer starts afresh", model.name)
+
+
+def _configured(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
+    """Yields the layers whose ``trainable`` flag Keras writes into a ``.keras`` file.
+
+    That is the layer itself and, if it is a graph of layers, those of the graph; the parts of any
+    other composite layer are rebuilt by its constructor, with the flag of the whole.
+    """
+    yield layer
+    if isinstance(layer, keras.Model):
+        for sub in layer.layers:
+            yield from _configured(sub)
+
+
 def _set_opened(layer: keras.layers.Layer, kind: str | None) -> None:
     layer.set_trainable_variables(kind or "all")  # before the flag: only a flag that changes reaches the variables
     set_trainable(layer, kind is not None)
@@ -353,17 +386,17 @@ def _set_opened(layer: keras.layers.Layer, kind: str | None) -> None:
 def _free_native(layer: keras.layers.Layer, kind: str, batch_norm: bool, lost: list[str]) -> None:
     """Frees one Keras layer; appends its name to ``lost`` where a .keras file cannot hold the result."""
     set_trainable(layer, True)
-    saved = {id(sub) for sub in configured(layer)}
+    saved = {id(sub) for sub in _configured(layer)}
     if kind == "all":
         for norm in [] if batch_norm else batch_norms(layer):
             set_trainable(norm, False)
             lost += [] if id(norm) in saved else [layer.name]
         return
     partly = False
-    for sub in flatten(layer):
+    for sub in flatten_layers(layer):
         mine = [v for v in own_weights(sub) if v.trainable]
         kept = [v for v in mine if _keeps(sub, v, kind, batch_norm)]
-        if mine and not kept and not list(sub._flatten_layers(include_self=False)):
+        if mine and not kept and not flatten_layers(sub, include_self=False):
             set_trainable(sub, False)
             partly |= id(sub) not in saved
             continue

@@ -20,7 +20,8 @@ from tfft.backbones.base import (
 )
 from tfft.console.tables import render
 from tfft.errors import BlockError
-from tfft.freezing.layer_tree import batch_norms, flatten, has_statistics
+from tfft.freezing.batch_norm import batch_norms, has_statistics
+from tfft.keras_compat import flatten_layers, inbound_nodes, own_trainable_variables
 from tfft.layers.lora import pairs_of, updated_layers
 
 _CONV = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
@@ -133,7 +134,8 @@ def describe(model: keras.Model) -> Description:
     blocks += [(Block(layer.name, (layer,)), "head") for layer in head_layers(model)]
     shapes = _shapes(model)
     costs = [_flops(block, shapes) for block, _ in blocks]
-    total = None if any(cost is None for cost in costs) else sum(costs)
+    known = [cost for cost in costs if cost is not None]
+    total = sum(known) if len(known) == len(costs) else None
     rows = [_row(block, part, shapes, cost, total) for (block, part), cost in zip(blocks, costs, strict=True)]
     trainable = model.trainable_weights
     return Description(_title(model), tuple(rows), count_values(model.weights), count_values(trainable), total)
@@ -171,9 +173,8 @@ def _trains(block: Block, trainable: int) -> str:
         return "lora"
     for layer in block.layers:
         fixed = {id(v) for v in layer.non_trainable_weights}
-        for sub in flatten(layer):
-            # What Keras tracks as trainable from birth: statistics and what a publisher fixed are not in it.
-            if any(id(v) in fixed for v in sub._trainable_variables):
+        for sub in flatten_layers(layer):
+            if any(id(v) in fixed for v in own_trainable_variables(sub)):
                 return "partly"
     return "yes"
 
@@ -215,7 +216,7 @@ def _shapes(model: keras.Model) -> Shapes:
             static[id(layer)] = tuple(tensor.shape)
             if layer in inner.layers:
                 tensors[id(layer)] = tensor
-    entries = getattr(inner, "_inbound_nodes", [])
+    entries = inbound_nodes(inner)
     if inner is model or not entries or not tensors:
         return static
     entering = [keras.KerasTensor(t.shape, t.dtype) for t in entries[-1].input_tensors]
@@ -260,7 +261,7 @@ def _layer_flops(layer: keras.layers.Layer, shapes: Shapes) -> int | None:
     elif isinstance(layer, keras.layers.Dense):
         places = out[1:-1]
     else:
-        return 0 if all(len(v.shape) <= 1 for v in layer.weights) and len(flatten(layer)) == 1 else None
+        return 0 if all(len(v.shape) <= 1 for v in layer.weights) and len(flatten_layers(layer)) == 1 else None
     if any(n is None for n in places):
         return None
     updates = {id(v) for pair in pairs_of(layer) for v in (pair.first, pair.second)}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 
 from tfft.backbones.base import is_opened
 from tfft.errors import AuditError, listed
-from tfft.freezing.layer_tree import flatten, own_weights
+from tfft.keras_compat import flatten_layers, own_trainable_variables, own_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +61,12 @@ class AuditReport:
     def to_dict(self) -> dict[str, Any]:
         """Returns plain values, fit for JSON."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> AuditReport:
+        """Makes a report from :meth:`to_dict`'s result."""
+        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**plain)
 
     def __str__(self) -> str:
         return self.summary
@@ -176,8 +183,8 @@ def _digest(variable: keras.Variable) -> bytes:
 def _kinds(model: keras.Model) -> list[tuple[keras.Variable, str]]:
     trains = {id(v) for v in model.trainable_weights}
     kinds: dict[int, tuple[keras.Variable, str]] = {}
-    for layer in flatten(model):
-        could_train = {id(v) for v in getattr(layer, "_trainable_variables", ())}
+    for layer in flatten_layers(model):
+        could_train = {id(v) for v in own_trainable_variables(layer)}
         for variable in own_weights(layer):
             if id(variable) in kinds:
                 continue

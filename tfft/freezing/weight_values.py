@@ -5,8 +5,9 @@ Hides which variables training may move, and how a mapping or a list of arrays i
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -14,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfft.errors import PlanError, did_you_mean, listed, raise_problems
+from tfft.keras_compat import flatten_layers, own_non_trainable_variables
 
 Values = Mapping[str, Any] | Sequence[Any]
 
@@ -27,9 +29,9 @@ def statistics(model: keras.Model) -> list[keras.Variable]:
     """Returns the floating variables that layers which train may move by themselves (BatchNormalization)."""
     found = {
         id(v): v
-        for layer in model._flatten_layers()
+        for layer in flatten_layers(model)
         if layer.trainable
-        for v in layer._non_trainable_variables  # Keras' public list also has trainable ones that were frozen
+        for v in own_non_trainable_variables(layer)
         if is_floating(v)
     }
     return list(found.values())
@@ -49,6 +51,17 @@ def put(variables: Sequence[keras.Variable], values: Sequence[Any]) -> None:
     """Gives variables their values."""
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
+
+
+@contextlib.contextmanager
+def restored(model: keras.Model) -> Iterator[None]:
+    """Gives all variables of a model and of its metrics the values back that they had before the context."""
+    variables = list({id(v): v for v in [*model.variables, *model.metrics_variables]}.values())
+    kept = take(variables)
+    try:
+        yield
+    finally:
+        put(variables, kept)
 
 
 def matched(model: keras.Model, given: Values, what: str) -> dict[int, np.ndarray]:

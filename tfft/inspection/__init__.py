@@ -12,7 +12,6 @@ import keras  # noqa: E402, F401  before tfft.backbones: tfft registers its laye
 from tfft.inspection.dataset_check import check, check_splits  # noqa: E402
 from tfft.inspection.findings import DataReport, Finding, Item  # noqa: E402
 from tfft.inspection.label_noise import LabelCandidate, label_candidates  # noqa: E402
-from tfft.modalities.audio.checks import check_recordings  # noqa: E402
 
 __all__ = [
     "DataReport",
@@ -20,7 +19,6 @@ __all__ = [
     "Item",
     "LabelCandidate",
     "check",
-    "check_recordings",
     "check_splits",
     "label_candidates",
 ]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tfft.errors import did_you_mean, listed
-from tfft.inspection.findings import Finding, Item
+from tfft.inspection.findings import Finding, Item, Level
 
 _FEW = 10
 _UNEVEN, _VERY_UNEVEN = 5, 50  # times as many examples in the largest class as in the smallest
@@ -47,14 +47,14 @@ def uneven(counts: Mapping[str, int]) -> Iterator[Finding]:
     full = {name: count for name, count in counts.items() if count}
     if len(full) < 2 or max(full.values()) < _UNEVEN * min(full.values()):
         return
-    most, least = max(full, key=full.get), min(full, key=full.get)
+    most, least = max(full, key=full.__getitem__), min(full, key=full.__getitem__)
     share = full[most] / sum(full.values())
     message = (
         f"{most!r} has {full[most] / full[least]:.0f} times as many examples as {least!r}; answering {most!r} always "
         f"would be right in {share:.0%}"
     )
     remedy = "look at balanced accuracy and F1, and try class_weight='balanced' or sampling='balanced'"
-    level = "warning" if full[most] >= _VERY_UNEVEN * full[least] or share > 0.9 else "note"
+    level: Level = "warning" if full[most] >= _VERY_UNEVEN * full[least] or share > 0.9 else "note"
     yield Finding("imbalance", level, message, remedy, _all(full))
 
 

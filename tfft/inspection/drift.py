@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from tfft.data import FileFacts
 from tfft.inspection.findings import Finding, Item
 
 _LEAST = 20  # examples of a part
@@ -16,26 +15,27 @@ _CHANCE = 1e-3
 
 
 def drift_findings(
-    facts: Mapping[str, Sequence[FileFacts]], counts: Mapping[str, Mapping[str, int]]
+    measures: Mapping[str, Mapping[str, np.ndarray]], counts: Mapping[str, Mapping[str, int]]
 ) -> Iterator[Finding]:
     """Yields findings about parts of the data that differ from the first.
 
-    Brightness, contrast, size and shape are compared by the test of Kolmogorov and Smirnov, the shares of the classes
-    by half the sum of their differences.
+    Measures are compared by the test of Kolmogorov and Smirnov, the shares of the classes by half the sum of their
+    differences.
 
     Args:
-        facts: of the files by part; the part that is learned from comes first.
+        measures: values [N] of the examples by name, such as the brightness of images, by part; the part that is
+            learned from comes first.
         counts: number of examples of each class by part.
     """
-    (first, train), *rest = facts.items()
-    for part, own in rest:
-        if min(len(train), len(own)) < _LEAST:
+    (first, ours), *rest = measures.items()
+    for part, theirs in rest:
+        sizes = [min(map(len, own.values()), default=0) for own in (ours, theirs)]
+        if min(sizes) < _LEAST:
             continue
         items = []
-        ours, theirs = _measures(train), _measures(own)
         for name in ours:
             distance = ks_distance(ours[name], theirs[name])
-            if distance > _APART and ks_chance(distance, len(train), len(own)) < _CHANCE:
+            if distance > _APART and ks_chance(distance, sizes[0], sizes[1]) < _CHANCE:
                 middle = [float(np.median(values[name])) for values in (ours, theirs)]
                 items.append(Item(name, f"is {middle[1]:.4g} in the middle of {part} and {middle[0]:.4g} in {first}"))
         share = _class_distance(counts[first], counts[part])
@@ -59,16 +59,6 @@ def ks_chance(distance: float, one: int, other: int) -> float:
     if scaled < 0.2:
         return 1.0
     return float(np.clip(2 * sum((-1) ** (k - 1) * math.exp(-2 * (k * scaled) ** 2) for k in range(1, 101)), 0, 1))
-
-
-def _measures(facts: Sequence[FileFacts]) -> dict[str, np.ndarray]:
-    thumbs = np.stack([one.thumb for one in facts]).astype(np.float32)
-    return {
-        "brightness": thumbs.mean(axis=(1, 2)),
-        "contrast": thumbs.std(axis=(1, 2)),
-        "shorter side": np.array([min(one.height, one.width) for one in facts], float),
-        "width to height": np.array([one.width / one.height for one in facts]),
-    }
 
 
 def _class_distance(one: Mapping[str, int], other: Mapping[str, int]) -> float:

@@ -26,7 +26,10 @@ def copy_findings(
         labels: class of each.
         parts: part of the data that each is in.
     """
-    leaks, conflicts, within, alike = [], [], [], []
+    leaks: list[Item] = []
+    conflicts: list[Item] = []
+    within: list[Item] = []
+    alike: list[Item] = []
     # Parts are found with features, which training does not look for.
     but = ", but for those with a part in common" if any(copy.kind == "part" for copy in copies) else ""
     for copy in copies:

@@ -90,10 +90,6 @@ class DataReport:
         """True where nothing was found but notes."""
         return all(finding.level == "note" for finding in self.findings)
 
-    def of_kind(self, kind: str) -> Finding | None:
-        """Returns the finding of a kind, or None."""
-        return next((finding for finding in self.findings if finding.kind == kind), None)
-
     def to_dict(self) -> dict[str, Any]:
         """Returns plain values, fit for JSON; all items are in it."""
         return {

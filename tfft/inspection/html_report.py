@@ -6,14 +6,10 @@ import base64
 import html
 import os
 
-import tensorflow as tf
-
+from tfft import registry
 from tfft.inspection.findings import DataReport, Finding, Item
-from tfft.layers.preprocess import decode_image
-from tfft.specs import InputSpec
 
 _PICTURES = 24  # of one finding
-_SIDE = InputSpec(height=96, width=96, resize="pad")
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 62rem; padding: 0 1rem; color: #222 }
 h2 { font-size: 1.05rem; margin: 2rem 0 .2rem; border-left: .5rem solid #bbb; padding-left: .6rem }
@@ -67,13 +63,9 @@ def _figure(item: Item) -> str:
 def _picture(path: str) -> str:
     if not os.path.isfile(path):
         return ""
-    try:
-        with tf.device("CPU:0"):
-            pixels = decode_image(tf.io.read_file(path), _SIDE)
-        data = base64.b64encode(tf.io.encode_jpeg(pixels, quality=80).numpy()).decode("ascii")
-    except tf.errors.OpError:
-        return ""
-    return f"<img alt='' src='data:image/jpeg;base64,{data}'>"
+    kinds = map(registry.modality, registry.modality_names())
+    jpeg = next((made for made in (kind.thumbnail(path) for kind in kinds) if made), None)
+    return "" if jpeg is None else f"<img alt='' src='data:image/jpeg;base64,{base64.b64encode(jpeg).decode('ascii')}'>"
 
 
 def _escaped(text: str) -> str:

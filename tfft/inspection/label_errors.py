@@ -13,21 +13,20 @@ import numpy as np
 
 from tfft import heads, registry
 from tfft.backbones import Backbone, load_backbone
-from tfft.data import RecordingSplits, Splits, TextSplits
 from tfft.errors import DataError
 from tfft.features import extract, split_head
 from tfft.inspection.findings import Finding, Item
 from tfft.inspection.label_noise import label_candidates
 from tfft.models import build
 
+NOT_CHECKED = "Labels were not checked: give a backbone for that."
 
-def doubted(
-    splits: Splits | TextSplits, backbone: str | os.PathLike[str] | Backbone, seed: int, notes: list[str]
-) -> Iterator[Finding]:
+
+def doubted(splits: Any, backbone: str | os.PathLike[str] | Backbone, seed: int, notes: list[str]) -> Iterator[Finding]:
     """Yields findings about the labels of both parts of a data set.
 
     Args:
-        splits: texts, recordings, or image files of a table.
+        splits: from :func:`tfft.data.load`.
         backbone: whose features the probe is solved on.
         seed: of the folds.
         notes: one sentence is added where labels were not looked at.
@@ -39,25 +38,29 @@ def doubted(
     if not registry.task(splits.task).checks_label_errors:
         notes.append("Labels were not checked: a probe tells classes, and these are several labels or numbers.")
         return
-    opened = backbone if isinstance(backbone, Backbone) else load_backbone(backbone)
+    kind = registry.modality(splits.modality)
+    opened = opened_for(kind, backbone)
     parts: tuple[Any, ...] = (splits.train, splits.validation)
-    settings: dict[str, Any] = {}
-    if isinstance(splits, TextSplits):
-        names = [place for part in parts for place in part.places]
-        what, fits = "texts", opened.text_spec is not None
-        settings["pair"] = parts[0].pairs is not None
-    else:
-        names = [path for part in parts for path in part.paths]
-        listens = isinstance(splits, RecordingSplits)
-        what, fits = ("recordings", opened.text_spec is None) if listens else ("images", opened.input_spec is not None)
-        settings |= {"audio": splits.spec} if listens else {}
-    if not fits:
-        raise DataError(f"The labels of {what} cannot be checked with {opened.name!r}, which takes something else.")
-    model = build(opened, heads.classification(list(splits.class_names)), **settings)
-    prefix, _ = split_head(model)
+    head = heads.classification(list(splits.class_names))
+    prefix, _ = split_head(build(opened, head, modality=kind.name, **kind.model_options(splits)))
     features = np.concatenate([np.asarray(extract(prefix, part, verbose=False).arrays) for part in parts])
     labels = np.concatenate([part.labels for part in parts])
+    names = [name for part in parts for name in kind.example_names(part)]
     yield from label_findings(features, labels, splits.class_names, names, opened.name, seed, notes)
+
+
+def opened_for(kind: registry.Modality, backbone: str | os.PathLike[str] | Backbone) -> Backbone:
+    """Opens a backbone that takes some kind of data.
+
+    Raises:
+        DataError: when it takes something else.
+    """
+    opened = backbone if isinstance(backbone, Backbone) else load_backbone(backbone)
+    if kind.why_not(opened) is not None:
+        raise DataError(
+            f"The labels of {kind.items} cannot be checked with {opened.name!r}, which takes something else."
+        )
+    return opened
 
 
 def label_findings(

@@ -26,14 +26,12 @@ class LabelCandidate:
         label: that it has.
         suggested: that the probe takes it for.
         probability: of the suggested class.
-        own_probability: of the label that it has.
     """
 
     position: int
     label: str
     suggested: str
     probability: float
-    own_probability: float
 
 
 def label_candidates(
@@ -77,7 +75,6 @@ def label_candidates(
             class_names[labels[at]],
             class_names[best[at]],
             round(float(probabilities[at, best[at]]), 4),
-            round(float(probabilities[at, labels[at]]), 4),
         )
         for at in doubted[np.argsort(-margin, kind="stable")]
     ]

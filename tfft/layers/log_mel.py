@@ -1,6 +1,6 @@
-"""From sound waves to what a backbone expects: :class:`LogMel`, :class:`Clip`, and :func:`decode_wav` for files.
+"""From sound waves to what a backbone expects: :class:`LogMel` and :class:`Clip`.
 
-All are TensorFlow ops only, so training, prediction and the exported model hear the same.
+Both are TensorFlow ops only, so training, prediction and the exported model hear the same.
 """
 
 from __future__ import annotations
@@ -132,29 +132,6 @@ def fit(waves: tf.Tensor, spec: AudioSpec) -> tf.Tensor:
     fitted = waves[:, : spec.samples]
     fitted = tf.pad(fitted, [[0, 0], [0, spec.samples - tf.shape(fitted)[1]]])
     return tf.ensure_shape(fitted, [None, spec.samples])
-
-
-def decode_wav(encoded: tf.Tensor, spec: AudioSpec) -> tf.Tensor:
-    """Turns a WAV file of 16 bits into a wave as :class:`LogMel` takes it.
-
-    Args:
-        encoded: tf.string scalar, the bytes of the file.
-        spec: the rate that it must have, and the length.
-
-    Returns:
-        float32 [spec.samples], the mean of all channels.
-
-    Raises:
-        tf.errors.InvalidArgumentError: when it is no such file, or has another rate.
-    """
-    full = tf.debugging.Assert(tf.strings.length(encoded) > 0, ["The recording is empty (0 bytes)."])
-    with tf.control_dependencies([] if full is None else [full]):
-        wave, rate = tf.audio.decode_wav(encoded)
-    said = f"The recording must have {spec.sample_rate} samples a second; resample it. It has:"
-    same = tf.debugging.Assert(tf.equal(rate, spec.sample_rate), [said, rate])
-    some = tf.debugging.Assert(tf.size(wave) > 0, ["The recording has no samples."])
-    with tf.control_dependencies([op for op in (same, some) if op is not None]):
-        return fit(tf.reduce_mean(wave, axis=1)[None], spec)[0]
 
 
 def audio_of(model: keras.Model) -> AudioSpec | None:

@@ -13,11 +13,19 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
-from keras.src.backend import AutocastScope  # has no public name; without it a kernel is rounded before it is updated
+
+from tfft.keras_compat import (
+    flatten_layers,
+    no_autocast,
+    own_non_trainable_variables,
+    own_trainable_variables,
+    unlocked,
+    untrack_variable,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,15 +86,12 @@ class Pair:
     def on(cls, layer: keras.layers.Layer, kernel: keras.Variable, settings: LowRank, prefix: str = "") -> Pair:
         """Adds both variables to a layer that may be built already."""
         names = (f"{prefix}lora_a", f"{prefix}lora_b")
-        locked = layer._tracker.locked
-        layer._tracker.unlock()  # as Keras' own enable_lora does: a built layer takes no variables otherwise
-        first, second = (
-            # Without autocast: small updates must not be rounded to half precision before they are added.
-            layer.add_weight(shape=shape, initializer="zeros", dtype="float32", autocast=False, name=name)
-            for name, shape in zip(names, settings.shapes(kernel.shape), strict=True)
-        )
-        if locked:
-            layer._tracker.lock()
+        with unlocked(layer):
+            first, second = (
+                # Without autocast: small updates must not be rounded to half precision before they are added.
+                layer.add_weight(shape=shape, initializer="zeros", dtype="float32", autocast=False, name=name)
+                for name, shape in zip(names, settings.shapes(kernel.shape), strict=True)
+            )
         pair = cls(settings, kernel, first, second)
         pair.restart()
         return pair
@@ -103,7 +108,7 @@ class Pair:
 
     def updated(self) -> Any:
         """Returns the kernel with its update, in float32 or the kernel's own type."""
-        with AutocastScope(None):
+        with no_autocast():  # otherwise the kernel is rounded before it is updated
             kernel = keras.ops.convert_to_tensor(self.kernel)
             update = self.update(keras.ops.convert_to_tensor(self.first), keras.ops.convert_to_tensor(self.second))
             return kernel + keras.ops.cast(update, kernel.dtype)
@@ -113,7 +118,7 @@ class Pair:
         self.kernel.assign(self.updated())
         self.second.assign(np.zeros(self.second.shape, np.float32))  # functions traced before add nothing twice
         for variable in (self.first, self.second):
-            layer._untrack_variable(variable)  # what `del layer.x` does for an attribute
+            untrack_variable(layer, variable)
 
 
 def pairs_of(layer: keras.layers.Layer) -> tuple[Pair, ...]:
@@ -135,7 +140,13 @@ def einsum_split(equation: str, position: int) -> int | None:
     return change if change and all(kind == kinds[-1] for kind in kinds[change:]) else None
 
 
-class _Updated:
+if TYPE_CHECKING:
+    from keras.layers import Dense as _InFront  # or another class that takes an update
+else:
+    _InFront = object
+
+
+class _Updated(_InFront):
     """What layers with an update have in common; stands in front of the Keras class.
 
     Args:
@@ -150,12 +161,13 @@ class _Updated:
 
     def build(self, input_shape: Any) -> None:
         """Makes the layer's variables, then those of the update."""
-        super().build(input_shape)  # type: ignore[misc]
-        self._attach(self._settings)
+        super().build(input_shape)
+        self.attach(self._settings)
 
-    def _attach(self, settings: LowRank) -> None:
+    def attach(self, settings: LowRank) -> None:
+        """Adds the update to a layer that is built."""
         self._settings = settings
-        self._pair = Pair.on(self, super().kernel, settings)  # type: ignore[arg-type, misc]
+        self._pair = Pair.on(self, super().kernel, settings)
         self._hold_base()
 
     @property
@@ -167,13 +179,13 @@ class _Updated:
     def kernel(self) -> Any:
         """The kernel with its update, which is what ``call`` of the Keras class multiplies with."""
         if self._pair is None:
-            return super().kernel  # type: ignore[misc]
-        return keras.ops.cast(self._pair.updated(), self.compute_dtype)  # type: ignore[attr-defined]
+            return super().kernel
+        return keras.ops.cast(self._pair.updated(), self.compute_dtype)
 
     @property
     def trainable(self) -> bool:
         """Whether the update trains; kernel and bias stay fixed as long as there is one."""
-        return self._trainable
+        return keras.layers.Layer.trainable.fget(self)
 
     @trainable.setter
     def trainable(self, value: bool) -> None:
@@ -182,7 +194,8 @@ class _Updated:
 
     def _base(self) -> list[keras.Variable]:
         mine = {id(v) for pair in self.low_rank_pairs for v in (pair.first, pair.second)}
-        return [v for v in self._trainable_variables + self._non_trainable_variables if id(v) not in mine]
+        every = [*own_trainable_variables(self), *own_non_trainable_variables(self)]
+        return [v for v in every if id(v) not in mine]
 
     def _hold_base(self) -> None:
         for variable in self._base() if self._pair is not None else ():
@@ -204,10 +217,10 @@ class _Updated:
 
     def get_config(self) -> dict[str, Any]:
         """Settings of the plain layer and of the update."""
-        return {**super().get_config(), "low_rank": self._settings.to_config()}  # type: ignore[misc]
+        return {**super().get_config(), "low_rank": self._settings.to_config()}
 
 
-class _Inside:
+class _Inside(_InFront):
     """In files, a layer of the plain class with the update in its kernel.
 
     For layers that another layer makes anew when it is loaded: it makes plain ones. Keras finds variables in a
@@ -216,16 +229,17 @@ class _Inside:
 
     def save_own_variables(self, store: Any) -> None:
         """Writes the variables of the plain layer, with the update in the kernel."""
-        super(_Updated, self).save_own_variables(store)  # type: ignore[misc]
+        super(_Updated, self).save_own_variables(store)  # type: ignore[misc]  # it stands in front of _Updated
 
     def get_config(self) -> dict[str, Any]:
         """Settings of the plain layer."""
-        return super(_Updated, self).get_config()  # type: ignore[misc]
+        return super(_Updated, self).get_config()  # type: ignore[misc]  # it stands in front of _Updated
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> keras.layers.Layer:
         """Makes a plain layer."""
-        return cls.__mro__[4].from_config(config)
+        plain: Any = cls.__mro__[4]
+        return plain.from_config(config)
 
 
 @keras.saving.register_keras_serializable(package="tfft")
@@ -291,7 +305,7 @@ def update_layer(layer: keras.layers.Layer, settings: LowRank, *, inside: bool) 
             the kernel with its update.
     """
     layer.__class__ = (_INSIDE if inside else _OWN)[type(layer)]
-    layer._attach(settings)
+    layer.attach(settings)
 
 
 def merge_layer(layer: keras.layers.Layer) -> None:
@@ -305,4 +319,4 @@ def merge_layer(layer: keras.layers.Layer) -> None:
 
 def updated_layers(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
     """Yields a layer and the layers inside it that have low-rank updates."""
-    return (sub for sub in layer._flatten_layers() if pairs_of(sub))
+    return (sub for sub in flatten_layers(layer) if pairs_of(sub))

@@ -1,4 +1,4 @@
-"""From encoded bytes or raw pixels to what a backbone expects: the one way, in TensorFlow ops only.
+"""From raw pixels to what a backbone expects: the one way, in TensorFlow ops only.
 
 Training, evaluation, prediction and the exported model call these same functions, so preprocessing
 cannot differ between them. After resizing, pixels are rounded to whole grey levels: a picture
@@ -16,17 +16,12 @@ import numpy as np
 import tensorflow as tf
 
 from tfft.errors import DataError, PlanError, did_you_mean, listed, raise_problems
-from tfft.layers import image_headers
 from tfft.specs import InputSpec
-
-PIXELS_LIMIT = 100_000_000
-FORMATS = "JPEG, PNG, GIF, BMP or WebP"
 
 _INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "area")
 _FROM_BYTES = ("bilinear", "bicubic")  # TensorFlow's antialiased resize takes bytes for these and gives floats
 _MODES = ("stretch", "crop", "pad")
 _GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601, as JPEG defines brightness
-_WHITE = 255
 _SHAPES = (
     "Expected images of shape [batch, rows, columns, channels] or [rows, columns, channels] with 1 or 3 channels last, "
     "received shape"
@@ -35,59 +30,6 @@ _SHAPE_HINTS = (
     "Grey images without a channel axis: add one with images[..., None]; channels first: transpose; four channels: "
     "drop or blend the transparency."
 )
-
-
-@tf.autograph.experimental.do_not_convert
-def decode_image(encoded: tf.Tensor, spec: InputSpec, *, path: tf.Tensor | None = None) -> tf.Tensor:
-    """Turns one encoded image into pixels of the size that a backbone expects.
-
-    Use it wherever bytes come in: in ``Dataset.map``, eagerly, or in an exported signature. Reads
-    JPEG (also CMYK), PNG (16 bit is scaled to 8, palettes and grey are expanded), BMP, still WebP,
-    and the first frame of a GIF. EXIF orientation is applied. Transparent PNG and WebP pixels are
-    laid over white, as a viewer shows them; a BMP's fourth channel is dropped, since most writers
-    leave it undefined.
-
-    Args:
-        encoded: tf.string scalar, the bytes of a file.
-        spec: size, channels, interpolation and resize mode.
-        path: tf.string scalar that the errors below name as the file; None for none.
-
-    Returns:
-        uint8 [spec.height, spec.width, spec.channels].
-
-    Raises:
-        tf.errors.InvalidArgumentError: when the bytes are empty, of another format, damaged, an
-            animated WebP, or a picture of more than 100 megapixels; checked before decoding.
-
-    Example:
-        >>> pixels = decode_image(tf.io.read_file("cat.jpg"), backbone.input_spec)
-    """
-    return tf.cast(resize_pixels(decode_pixels(encoded, path), spec), tf.uint8)
-
-
-@tf.autograph.experimental.do_not_convert
-def decode_pixels(encoded: tf.Tensor, path: tf.Tensor | None = None) -> tf.Tensor:
-    """Decodes like :func:`decode_image`, without resizing.
-
-    Args:
-        encoded: tf.string scalar.
-        path: tf.string scalar, the file to name in errors.
-
-    Returns:
-        uint8 [rows, columns, 3], upright.
-    """
-    encoded = tf.convert_to_tensor(encoded)
-    file = [] if path is None else ["File:", path]
-    not_empty = tf.debugging.Assert(tf.strings.length(encoded) > 0, ["The image is empty (0 bytes).", *file])
-    with tf.control_dependencies(_operations(not_empty)):
-        encoded = tf.identity(encoded)
-    header = image_headers.read_header(encoded)
-    with tf.control_dependencies(_guards(header, file)):
-        # Both wait for the guards: the choice of the decoder, and what it reads.
-        encoded, kind = tf.identity(encoded), tf.identity(header.kind)
-    pixels = tf.switch_case(kind, [lambda read=read: read(encoded) for read in _DECODERS])
-    pixels.set_shape([None, None, 3])
-    return tf.cond(header.orientation > 1, lambda: _upright(pixels, header.orientation), lambda: pixels)
 
 
 @tf.autograph.experimental.do_not_convert
@@ -222,88 +164,6 @@ def check_spec(spec: InputSpec) -> None:
 
 def _operations(assertion: tf.Operation | None) -> list[tf.Operation]:
     return [] if assertion is None else [assertion]  # eager asserts have run already and give None
-
-
-def _guards(header: image_headers.Header, file: list[Any]) -> list[tf.Operation]:
-    known = tf.debugging.Assert(
-        header.kind != image_headers.UNKNOWN,
-        [f"The bytes are not an image that can be read; expected {FORMATS}.", *file],
-    )
-    sized = tf.debugging.Assert(
-        (header.kind == image_headers.UNKNOWN) | (header.height * header.width > 0),
-        ["The image is damaged or packed in an unusual way: its header tells no usable size.", *file],
-    )
-    small = tf.debugging.Assert(
-        header.height * header.width <= PIXELS_LIMIT,
-        [
-            f"The image is larger than {PIXELS_LIMIT / 10**6:g} megapixels, the limit; shrink it first. Rows, columns:",
-            header.height,
-            header.width,
-            *file,
-        ],
-    )
-    # TensorFlow 2.21 writes past its buffer when it decodes an animated WebP without transparency.
-    still = tf.debugging.Assert(
-        ~header.animated, ["The image is an animated WebP; save one frame of it as a still.", *file]
-    )
-    return [op for assertion in (known, sized, small, still) for op in _operations(assertion)]
-
-
-def _no_image(encoded: tf.Tensor) -> tf.Tensor:
-    return tf.zeros([0, 0, 3], tf.uint8)  # never used: the guard has stopped by then
-
-
-def _decode_jpeg(encoded: tf.Tensor) -> tf.Tensor:
-    # The accurate transform equals other decoders bit for bit; TensorFlow's default is off by up to 5 levels.
-    return tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE")
-
-
-def _decode_png(encoded: tf.Tensor) -> tf.Tensor:
-    # Without transparency TensorFlow fills the fourth channel with the largest number of the file's bit depth.
-    depth = tf.minimum(tf.io.decode_raw(tf.strings.substr(encoded, 24, 1), tf.uint8)[0], 8)
-    opaque = tf.bitwise.left_shift(tf.constant(1, tf.int32), tf.cast(depth, tf.int32)) - 1
-    return _over_white(tf.io.decode_png(encoded, channels=4), tf.cast(opaque, tf.uint8))
-
-
-def _decode_gif(encoded: tf.Tensor) -> tf.Tensor:
-    return tf.io.decode_image(encoded, channels=3, expand_animations=False)
-
-
-def _decode_bmp(encoded: tf.Tensor) -> tf.Tensor:
-    pixels = tf.io.decode_bmp(encoded)
-
-    def coloured() -> tf.Tensor:
-        return tf.gather(image_headers.bmp_palette(encoded), tf.cast(pixels[..., 0], tf.int32))
-
-    return tf.cond(tf.shape(pixels)[-1] == 1, coloured, lambda: pixels[..., :3])
-
-
-def _decode_webp(encoded: tf.Tensor) -> tf.Tensor:
-    pixels = tf.io.decode_webp(encoded)[0]  # a still has one frame; 3 or 4 channels as stored
-    return tf.cond(tf.shape(pixels)[-1] == 4, lambda: _over_white(pixels, 255), lambda: pixels[..., :3])
-
-
-_DECODERS = (_no_image, _decode_jpeg, _decode_png, _decode_gif, _decode_bmp, _decode_webp)
-
-
-def _over_white(pixels: tf.Tensor, opaque: tf.Tensor | int) -> tf.Tensor:
-    colour, alpha = pixels[..., :3], pixels[..., 3:4]
-
-    def blend() -> tf.Tensor:
-        share = tf.cast(alpha, tf.int32)
-        mixed = tf.cast(colour, tf.int32) * share + _WHITE * (255 - share)
-        return tf.cast((mixed + 127) // 255, tf.uint8)
-
-    return tf.cond(tf.reduce_all(alpha == opaque), lambda: colour, blend)
-
-
-def _upright(pixels: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
-    def one_of(*values: int) -> tf.Tensor:
-        return tf.reduce_any(orientation == tf.constant(values, tf.int64))
-
-    pixels = tf.cond(orientation >= 5, lambda: tf.transpose(pixels, [1, 0, 2]), lambda: pixels)
-    pixels = tf.cond(one_of(2, 3, 6, 7), lambda: tf.reverse(pixels, [1]), lambda: pixels)
-    return tf.cond(one_of(3, 4, 7, 8), lambda: tf.reverse(pixels, [0]), lambda: pixels)
 
 
 def _check_shape(images: tf.Tensor | keras.KerasTensor) -> None:

@@ -13,6 +13,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfft.keras_compat import calls_with_labels
+
 
 @keras.saving.register_keras_serializable(package="tfft")
 class Tokenize(keras.layers.Layer):
@@ -68,8 +70,8 @@ class Tokenize(keras.layers.Layer):
         return (self._one if len(texts) == 1 else self._two)(*texts)
 
     def _cut(self, *texts: tf.Tensor) -> dict[str, tf.Tensor]:
-        given = (texts if len(texts) > 1 else texts[0],)
-        if getattr(self.packer, "_call_accepts_labels", False):
+        given: tuple[Any, ...] = (texts if len(texts) > 1 else texts[0],)
+        if calls_with_labels(self.packer):
             given += (None,)  # KerasHub takes a lone pair of texts for inputs and labels
         packed = self.packer(*given)
         found = {name: tf.cast(packed[key], tf.int32) for name, key in self.names.items()}

@@ -13,12 +13,13 @@ from typing import Any
 import keras
 
 from tfft.backbones.base import is_opened
+from tfft.config import Phase
 from tfft.errors import PlanError, did_you_mean, listed, raise_problems
-from tfft.freezing.layer_tree import flatten, is_norm, own_weights
+from tfft.freezing.batch_norm import is_norm
+from tfft.keras_compat import flatten_layers, own_weights
 from tfft.optimizers.layerwise_lr import block_factors
 from tfft.optimizers.per_variable_lr import ScaledOptimizer
 from tfft.optimizers.schedules import SCHEDULES, schedule_of
-from tfft.specs import Phase
 
 _WRAPPERS = ("LossScaleOptimizer", "MultiOptimizer", "Optimizer")
 _SPARED = ("bias", "gamma", "beta", "scale", "offset")
@@ -81,8 +82,8 @@ def _kinds() -> dict[str, type[keras.optimizers.Optimizer]]:
 
 def _checked(phase: Phase, model: keras.Model, steps: int) -> tuple[type[keras.optimizers.Optimizer], dict[str, float]]:
     problems, kinds, factors = [], _kinds(), {}
-    kind = kinds.get(str(phase.optimizer).lower())
-    if kind is None:
+    name = str(phase.optimizer).lower()
+    if name not in kinds:
         hint = did_you_mean(str(phase.optimizer), kinds)
         problems.append(f"there is no optimizer {phase.optimizer!r}.{hint} Optimizers: {listed(sorted(kinds))}")
     if phase.schedule not in SCHEDULES:
@@ -101,7 +102,7 @@ def _checked(phase: Phase, model: keras.Model, steps: int) -> tuple[type[keras.o
     except PlanError as error:
         problems.append(str(error))
     raise_problems(PlanError, f"Phase {phase.name!r} has no optimizer", problems)
-    return kind, factors
+    return kinds[name], factors
 
 
 def _strength(kind: type[keras.optimizers.Optimizer], phase: Phase) -> float | None:
@@ -112,7 +113,7 @@ def _strength(kind: type[keras.optimizers.Optimizer], phase: Phase) -> float | N
 def _spared(model: keras.Model) -> list[keras.Variable]:
     """Returns the trainable variables that weight decay must not touch."""
     spared = set()
-    for layer in flatten(model):
+    for layer in flatten_layers(model):
         norm = is_norm(layer) and not is_opened(layer)
         leaves = {id(v): re.split(r"[/.]", v.path)[-1] for v in own_weights(layer)}
         spared |= {key for key, leaf in leaves.items() if norm or leaf in _SPARED}

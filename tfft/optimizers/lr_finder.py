@@ -17,23 +17,19 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 import tensorflow as tf
-from keras.src.backend.common import global_state  # where Keras keeps its seed generator
 from rich.table import Table
-from tensorflow.python.eager import context  # where TensorFlow keeps its random state; no public name either
-from tensorflow.python.ops import stateful_random_ops
 
-from tfft import heads
+from tfft import heads, keras_compat
 from tfft.console.tables import render
 from tfft.errors import DataError, PlanError, missing_package, raise_problems
-from tfft.freezing.restore_state import restored
+from tfft.freezing.weight_values import restored
 from tfft.optimizers import lr_curve
 from tfft.optimizers.per_variable_lr import ScaledOptimizer
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_STEPS = ("train_step", "compute_loss", "_compute_loss")
-_KERAS_SEEDS = "global_seed_generator"
+_STEPS = ("train_step", "compute_loss", keras_compat.INNER_COMPUTE_LOSS)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -248,7 +244,7 @@ def _around(model: keras.Model, optimizer: keras.optimizers.Optimizer | None, ra
     around = _Around(model)
     if model.compiled:
         settings = {"loss": model.loss, "run_eagerly": model.run_eagerly}
-        settings["loss_weights"] = getattr(getattr(model, "_compile_loss", None), "_user_loss_weights", None)
+        settings["loss_weights"] = keras_compat.loss_weights(model)
         optimizer = optimizer or model.optimizer
     else:
         try:
@@ -266,16 +262,12 @@ def _around(model: keras.Model, optimizer: keras.optimizers.Optimizer | None, ra
 def _copy(optimizer: keras.optimizers.Optimizer, rate: float) -> keras.optimizers.Optimizer:
     """Returns an optimizer of the same settings with another rate and no slots."""
     if isinstance(optimizer, ScaledOptimizer):
-        copy = ScaledOptimizer(_copy(optimizer.optimizer, rate), optimizer.factors, name=optimizer.name)
-        copy._from_config, copy._spared = True, optimizer._spared
-        return copy
+        return optimizer.around(_copy(optimizer.optimizer, rate))
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         settings = optimizer.get_config() | {"inner_optimizer": _copy(optimizer.inner_optimizer, rate)}
         return keras.optimizers.LossScaleOptimizer(**settings)
     copy = type(optimizer).from_config(optimizer.get_config() | {"learning_rate": float(rate)})
-    for name in ("_exclude_from_weight_decay", "_exclude_from_weight_decay_pattern"):  # Keras' config lacks them
-        if hasattr(optimizer, name):
-            setattr(copy, name, getattr(optimizer, name))
+    keras_compat.copy_weight_decay_exclusions(optimizer, copy)
     return copy
 
 
@@ -325,12 +317,11 @@ def _losses(around: keras.Model, batches: Iterator[Any], rates: np.ndarray, stop
 @contextlib.contextmanager
 def _same_random_state() -> Iterator[None]:
     """Gives Python, NumPy, TensorFlow and Keras the random state back that they had."""
-    eager = context.context()
-    python, numpy, drawn = random.getstate(), np.random.get_state(), getattr(eager, "_rng", None)
-    tensorflow = None if drawn is None else drawn.getstate()
-    generator = stateful_random_ops.global_generator  # None until it is asked for
+    python, numpy, drawn = random.getstate(), np.random.get_state(), keras_compat.tensorflow_seed_sequence()
+    tensorflow: tuple[Any, ...] = () if drawn is None else drawn.getstate()
+    generator = keras_compat.tensorflow_generator()
     state = None if generator is None else generator.state.numpy()
-    seeds = global_state.get_global_attribute(_KERAS_SEEDS)
+    seeds = keras_compat.global_seed_generator()
     seed = None if seeds is None else seeds.state.numpy()
     try:
         yield
@@ -339,9 +330,9 @@ def _same_random_state() -> Iterator[None]:
         np.random.set_state(numpy)
         if drawn is not None:
             drawn.setstate(tensorflow)
-        stateful_random_ops.global_generator = generator
+        tf.random.set_global_generator(generator)
         if generator is not None:
             generator.state.assign(state)
-        global_state.set_global_attribute(_KERAS_SEEDS, seeds)
+        keras_compat.set_global_seed_generator(seeds)
         if seeds is not None:
             seeds.state.assign(seed)

@@ -5,16 +5,15 @@ Hides where Keras' optimizers read the rate and the step, so that both can diffe
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
-from keras.src.utils import tracking  # what Keras' own optimizers build with; it has no public name
 
+from tfft import keras_compat
 from tfft.errors import PlanError, did_you_mean, listed, raise_problems
 
 LINEAR = (
@@ -70,6 +69,8 @@ class ScaledOptimizer(keras.optimizers.Optimizer):
         >>> model.compile(tfft.optimizers.ScaledOptimizer(keras.optimizers.Adam(1e-3), factors), loss="mse")
     """
 
+    built: bool
+
     def __init__(
         self,
         optimizer: keras.optimizers.Optimizer,
@@ -83,12 +84,12 @@ class ScaledOptimizer(keras.optimizers.Optimizer):
         self.factors = {path: float(factor) for path, factor in factors.items()}
         self._first_ages = {path: int(age) for path, age in (ages or {}).items()}
         self._corrected = is_one_of(optimizer, CORRECTED)
-        self._iterations = optimizer._iterations  # there is one count of steps
+        self._iterations = keras_compat.step_counter(optimizer)  # there is one count of steps
         self._from_config = False
         self._spared: list[str] | None = None
         # Keras calls these two for each step. A subclass made on the fly could not be saved.
         optimizer.update_step = self._update
-        optimizer._apply_weight_decay = self._decay
+        keras_compat.replace_weight_decay(optimizer, self._decay)
 
     # ------------------------------------------------------------------ what is the inner optimizer's
 
@@ -111,6 +112,21 @@ class ScaledOptimizer(keras.optimizers.Optimizer):
         """Those of the optimizer inside, and the ages."""
         return [*self.optimizer.variables, *([self._ages] if self.built else [])]
 
+    @property
+    def ages(self) -> keras.Variable:
+        """Steps that each trainable variable had been trained before; needs ``build``."""
+        return self._ages
+
+    def around(self, optimizer: keras.optimizers.Optimizer) -> ScaledOptimizer:
+        """Returns one with the same factors and name, and the same variables without weight decay.
+
+        Args:
+            optimizer: to scale, not built yet.
+        """
+        made = type(self)(optimizer, self.factors, name=self.name)
+        made._from_config, made._spared = True, self._spared
+        return made
+
     def scale_loss(self, loss: Any) -> Any:
         """Returns the loss whose gradients the optimizer inside expects."""
         return self.optimizer.scale_loss(loss)
@@ -128,9 +144,8 @@ class ScaledOptimizer(keras.optimizers.Optimizer):
         """What ``keras.callbacks.SwapEMAWeights`` swaps with the variables, in their order."""
         if not self.built or not self.use_ema:
             raise AttributeError("_model_variables_moving_average")
-        inner = self.optimizer
         return [
-            inner._model_variables_moving_average[inner._get_variable_index(v)] if kept is None else kept
+            keras_compat.moving_average(self.optimizer, v) if kept is None else kept
             for v, kept in zip(self._trainable_variables, self._frozen_averages, strict=True)
         ]
 
@@ -154,10 +169,10 @@ class ScaledOptimizer(keras.optimizers.Optimizer):
             self.optimizer.exclude_from_weight_decay([v for v in live if v.path in self._spared])
         self.optimizer.build(live)  # tracked: Nadam needs it for a variable of its own
         self._keep(variables)
-        self._spared = [v.path for v in live if not self.optimizer._use_weight_decay(v.value)]
+        self._spared = [v.path for v in live if not keras_compat.uses_weight_decay(self.optimizer, v.value)]
         self.built = True
 
-    @tracking.no_automatic_dependency_tracking
+    @keras_compat.no_automatic_dependency_tracking
     def _keep(self, variables: list[keras.Variable]) -> None:
         self._ages = keras.Variable(
             np.array([self._first_ages.get(v.path, 0) for v in variables], "int64"),
@@ -200,7 +215,7 @@ class ScaledOptimizer(keras.optimizers.Optimizer):
             type(inner).update_step(inner, gradient, variable, rate)
             return
         age = self._ages[self._get_variable_index(variable)]
-        with _replaced(inner, "_iterations", inner._iterations + age * (inner.gradient_accumulation_steps or 1)):
+        with keras_compat.steps_ahead(inner, age * (inner.gradient_accumulation_steps or 1)):
             type(inner).update_step(inner, gradient, variable, rate)
 
     def _decay(self, variables: Sequence[keras.Variable]) -> None:
@@ -208,10 +223,8 @@ class ScaledOptimizer(keras.optimizers.Optimizer):
         inner = self.optimizer
         shares = []
         for v in variables:
-            strength = inner.weight_decay
-            if hasattr(inner, "_should_use_adamw") and inner._should_use_adamw(v):  # Muon has two strengths
-                strength = inner.adam_weight_decay
-            if strength is not None and inner._use_weight_decay(v.value):
+            strength = keras_compat.weight_decay(inner, v)
+            if strength is not None and keras_compat.uses_weight_decay(inner, v.value):
                 shares.append((v.value, strength, self._factor(v)))
 
         def one(variable: tf.Variable, strength: float, factor: float) -> None:
@@ -223,7 +236,7 @@ class ScaledOptimizer(keras.optimizers.Optimizer):
             for variable, strength, factor in shares:
                 strategy.extended.update(variable, one, args=(strength, factor), group=False)
 
-        tf.__internal__.distribute.interim.maybe_merge_call(every, inner._distribution_strategy)
+        keras_compat.update_replicas(inner, every)
 
     # ------------------------------------------------------------------------------------------ saving
 
@@ -282,16 +295,6 @@ def _delegated(name: str) -> property:
 
 for _name in _SETTINGS:
     setattr(ScaledOptimizer, _name, _delegated(_name))
-
-
-@contextlib.contextmanager
-def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    kept = vars(owner)[name]
-    vars(owner)[name] = value  # not by setattr: Keras would track it
-    try:
-        yield
-    finally:
-        vars(owner)[name] = kept
 
 
 def is_one_of(optimizer: keras.optimizers.Optimizer, names: Sequence[str]) -> bool:

@@ -8,16 +8,16 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import keras
 from keras import ops
 
+from tfft.config import Phase
 from tfft.errors import PlanError, did_you_mean, listed
-from tfft.specs import Phase
 
 Curve = Literal["linear", "cosine"]
-Schedule = keras.optimizers.schedules.LearningRateSchedule
+Schedule: TypeAlias = keras.optimizers.schedules.LearningRateSchedule
 
 _ONE_CYCLE_RISE, _ONE_CYCLE_START, _ONE_CYCLE_END = 0.25, 25.0, 1e5  # as fastai has them
 _SLANTED_RISE, _SLANTED_RATIO = 0.1, 32.0  # as ULMFiT has them

@@ -13,14 +13,9 @@ import keras
 import numpy as np
 
 from tfft.errors import PlanError, listed
+from tfft.keras_compat import slots, trained_variables, variable_index
 from tfft.optimizers.per_variable_lr import AGEING, CORRECTED, ScaledOptimizer, is_one_of
 
-# Lists of slots in Keras' optimizers, one for each variable. Averages of weights and collected gradients are not
-# among them: they belong to the phase.
-_SLOTS = (
-    "momentums", "_momentums", "_velocities", "_velocity_hats", "_average_gradients", "_accumulators",
-    "_accumulated_grads", "_accumulated_delta_vars", "_m", "_u",
-)  # fmt: skip
 # Settings that may differ: none of them changes what a slot means.
 _FREE = (
     "name", "learning_rate", "weight_decay", "clipnorm", "global_clipnorm", "clipvalue", "use_ema", "ema_momentum",
@@ -85,12 +80,12 @@ def carry_slots(
     steps = _count(old.iterations)
     ages = {}
     for before, after in pairs:
-        for source, target in zip(_slots(old, before), _slots(new, after), strict=True):
+        for source, target in zip(slots(_inside(old), before), slots(_inside(new), after), strict=True):
             target.assign(keras.ops.convert_to_numpy(source))  # one copy of several, under a strategy
         ages[after.path] = steps + _age(old, before)
     if ages and isinstance(new, ScaledOptimizer):
-        new._ages.assign(np.array([ages.get(v.path, 0) for v in new._trainable_variables], "int64"))
-    left = tuple(v.path for v in new._trainable_variables if v.path not in ages)
+        new.ages.assign(np.array([ages.get(v.path, 0) for v in trained_variables(new)], "int64"))
+    left = tuple(v.path for v in trained_variables(new) if v.path not in ages)
     kind = type(_inside(new)).__name__
     if why:
         return Carried({}, left, f"{kind} starts afresh: {why}.")
@@ -138,29 +133,22 @@ def _why_not(old: keras.optimizers.Optimizer, new: keras.optimizers.Optimizer) -
 
 def _pairs(old: Any, new: Any) -> list[tuple[keras.Variable, keras.Variable]]:
     """Returns the variables of both: the same object, or the same path and shape where that is unique."""
-    known = _inside(old)._trainable_variables
+    known = trained_variables(_inside(old))
     same = {id(v): v for v in known}
     paths = [v.path for v in known]
     by_path = {v.path: v for v in known if paths.count(v.path) == 1}
     pairs = []
-    for variable in _inside(new)._trainable_variables:
+    for variable in trained_variables(_inside(new)):
         before = same.get(id(variable), by_path.get(variable.path))
         if before is not None and tuple(before.shape) == tuple(variable.shape):
             pairs.append((before, variable))
     return pairs
 
 
-def _slots(optimizer: Any, variable: keras.Variable) -> list[keras.Variable]:
-    inner = _inside(optimizer)
-    lists = [getattr(inner, name) for name in _SLOTS if getattr(inner, name, None)]
-    found = [slots[inner._get_variable_index(variable)] for slots in lists]
-    return [slot for slot in found if slot is not None]
-
-
 def _age(optimizer: Any, variable: keras.Variable) -> int:
     if not isinstance(optimizer, ScaledOptimizer):
         return 0
-    return int(keras.ops.convert_to_numpy(optimizer._ages)[optimizer._get_variable_index(variable)])
+    return int(keras.ops.convert_to_numpy(optimizer.ages)[variable_index(optimizer, variable)])
 
 
 def _count(variable: keras.Variable) -> int:

@@ -10,8 +10,8 @@ import math
 from typing import Any
 
 from tfft import registry
-from tfft.plans.facts import Facts, Wishes
-from tfft.specs import Phase
+from tfft.config import Phase, RunConfig
+from tfft.plans.stats import DatasetStats
 
 FROZEN, FINE_TUNE, CONTRASTIVE, HEAD = "frozen", "fine-tune", "contrastive", "head"
 
@@ -40,8 +40,8 @@ class Draft:
         reasons: why each open value became what it is, by the name of the setting.
     """
 
-    facts: Facts
-    wishes: Wishes
+    facts: DatasetStats
+    wishes: RunConfig
     reasons: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property

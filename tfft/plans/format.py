@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.table import Table
-
-from tfft.console.tables import render
+from tfft.config import Phase, Plan
 from tfft.plans.defaults import FINE_TUNE, FROZEN
-from tfft.specs import Phase, Plan
 
 _ELSEWHERE = set("name unfreeze epochs learning_rate solve schedule optimizer warmup layer_decay surgical".split())
 
@@ -22,6 +19,10 @@ def show(plan: Plan) -> str:
     Returns:
         The text; print it.
     """
+    from rich.table import Table  # here, since the command line imports plans for its help
+
+    from tfft.console.tables import render
+
     title = f"plan for {plan.backbone}" + (f": {plan.name}" if plan.name else "")
     phases = Table(title=title, title_justify="left")
     for name in ("phase", "trains", "epochs", "rate", "how"):
@@ -52,11 +53,11 @@ def _phase_row(phase: Phase) -> tuple[str, ...]:
         rate += f", x {phase.layer_decay:g} per block down"
     if phase.rates:
         rate += "; " + ", ".join(f"{name} x {factor:g}" for name, factor in phase.rates.items())
-    how = [phase.optimizer, phase.schedule]
-    how += [
+    settings = [phase.optimizer, phase.schedule]
+    settings += [
         f"{k}={v:g}" for k, v in phase.to_dict().items() if k not in _ELSEWHERE and isinstance(v, (int, float)) and v
     ]
-    return phase.name, what, str(phase.epochs), rate, " ".join(how)
+    return phase.name, what, str(phase.epochs), rate, " ".join(settings)
 
 
 def _blocks(blocks: Any) -> str:

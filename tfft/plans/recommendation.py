@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import dataclasses
 
-from tfft.modalities.image.augment import augmentation
+from tfft.config import Plan, RunConfig, SharedSettings
 from tfft.plans.defaults import PAIRED, Draft
-from tfft.plans.facts import Facts, Wishes, shared_names
+from tfft.plans.stats import DatasetStats
 from tfft.plans.strategies import NamedPlan
-from tfft.specs import Plan
+from tfft.specs import augmentation
 
 _TOO_FEW = 10  # examples of the smallest class, below which nothing is trained
 _UNEQUAL = 10  # times more examples in the largest class than in the smallest
 
 
 def recommend(
-    facts: Facts,
-    wishes: Wishes | None = None,
+    facts: DatasetStats,
+    wishes: RunConfig | None = None,
     *,
     plan: NamedPlan | None = None,
     backbone: str = "",
@@ -51,11 +51,11 @@ def recommend(
         PlanError: when settings are out of range or do not fit the plan, all of them listed.
 
     Example:
-        >>> plan = recommend(Facts(examples=1437, classes=10, blocks=18))
+        >>> plan = recommend(DatasetStats(examples=1437, classes=10, blocks=18))
         >>> plan.phases[1].unfreeze, plan.phases[1].epochs
         (6, 7)
     """
-    wishes = wishes or Wishes()
+    wishes = wishes or RunConfig()
     wishes.check()
     draft = _drafted(facts, wishes)
     wishes = draft.wishes
@@ -65,28 +65,22 @@ def recommend(
         _note_pairs(draft)
     phases = plan.phases(draft)
     _note_imbalance(draft)
-    changed = {"image_size", "input_range", "augment", "views"}  # their form changes below
-    changes = augmentation(wishes.augment)
-    span = wishes.input_range
-    return Plan(
-        backbone=backbone,
-        data=data,
-        name=plan.name,
-        image_size=size or (0, 0),
-        input_range=None if span is None else (float(span[0]), float(span[1])),
-        augment=changes,
-        views=draft.views(phases[-1].epochs) if changes else 1,
-        phases=phases,
-        reasons=draft.reasons,
-        **{name: getattr(wishes, name) for name in shared_names() - changed},
-    )
+    changes, span = augmentation(wishes.augment), wishes.input_range
+    settings = {field.name: getattr(wishes, field.name) for field in dataclasses.fields(SharedSettings)}
+    settings |= {
+        "image_size": size or (0, 0),
+        "input_range": None if span is None else (float(span[0]), float(span[1])),
+        "augment": changes,
+        "views": draft.views(phases[-1].epochs) if changes else 1,
+    }
+    return Plan(backbone=backbone, data=data, name=plan.name, phases=phases, reasons=draft.reasons, **settings)
 
 
-def _drafted(facts: Facts, wishes: Wishes) -> Draft:
+def _drafted(facts: DatasetStats, wishes: RunConfig) -> Draft:
     """Returns a plan in the making, with the defaults of the task where it has others."""
     draft = Draft(facts, wishes)
     for name, default in draft.task.phase_defaults().items():
-        if getattr(wishes, name) == getattr(Wishes, name):
+        if getattr(wishes, name) == getattr(RunConfig, name):
             draft.wishes = dataclasses.replace(draft.wishes, **{name: default.value})
             draft.reasons[name] = default.reason
     return draft

@@ -13,11 +13,12 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from tfft import registry
+from tfft.config import PHASE_KEYWORDS, Phase, RunConfig
 from tfft.errors import PlanError, did_you_mean, listed, raise_problems
 from tfft.plans.defaults import CONTRASTIVE, FINE_TUNE, FINE_TUNE_STEPS, FROZEN, HEAD, HEAD_STEPS, Draft
-from tfft.specs import Phase
 
-_OPEN = ("unfreeze", "epochs", "frozen_epochs", "learning_rate")  # wishes that not every plan has a use for
+_OPEN = ("unfreeze", "epochs", "frozen_epochs", "learning_rate")  # settings that have no meaning in some plans
 _ULMFIT = 2.6  # from one group of blocks to the one below it (Howard & Ruder 2018)
 _FEW_PER_CLASS = 3  # below it cross-validation of a linear head has nothing to hold out
 _BIT_STEPS = ((20_000, 500), (500_000, 10_000), (None, 20_000))  # by number of examples
@@ -27,7 +28,7 @@ _SETFIT_RATE = 2e-5
 
 @dataclasses.dataclass(frozen=True)
 class NamedPlan:
-    """A plan that waits for the facts: give it to :func:`tfft.finetune` as ``plan``.
+    """A plan whose numbers are still open: give it to :func:`tfft.finetune` as ``plan``.
 
     Attributes:
         name: ``"lp_ft"``, ``"gradual"``, ...
@@ -37,30 +38,39 @@ class NamedPlan:
     name: str
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-    def phases(self, draft: Draft) -> tuple[Phase, ...]:
-        """Returns the phases for some facts and wishes, and leaves the reasons in the draft.
+    def check(self, config: RunConfig) -> None:
+        """Find what the plan cannot use, before anything is loaded.
 
         Raises:
-            PlanError: for a wish that the plan has no use for, or a setting that no phase has; all listed.
+            PlanError: for a setting that has no meaning in the plan, or that no phase has; all listed.
         """
-        builder, takes, special = _BUILDERS[self.name]
-        known = [f.name for f in dataclasses.fields(Phase) if f.name not in _FIXED]
+        _, takes, special = _BUILDERS[self.name]
         problems = [
             f"{name}= has no meaning in the plan {self.name!r}" + (f", which takes {listed(takes)}" if takes else "")
             for name in _OPEN
-            if name not in takes and getattr(draft.wishes, name) != "auto"
+            if name not in takes and getattr(config, name) != "auto"
         ]
         problems += [
-            f"{name!r} is no setting of a phase.{did_you_mean(name, [*known, *special])}"
+            f"{name!r} is no setting of a phase.{did_you_mean(name, [*PHASE_KEYWORDS, *special])}"
             for name in self.settings
-            if name not in known and name not in special
+            if name not in PHASE_KEYWORDS and name not in special
         ]
-        if self.name in _COMPUTED and not draft.task.solves_head:
+        task = registry.asked_task(config.task)
+        if self.name in _COMPUTED and task is not None and not task.solves_head:
             problems.append(
-                f"it computes a head from one row of features for each example, which the task {draft.task.name} does "
-                "not have; take 'lp_ft', 'full' or 'gradual', or leave plan= out"
+                f"it computes a head from one row of features for each example, which the task {task.name} does not "
+                "have; take 'lp_ft', 'full' or 'gradual', or leave plan= out"
             )
         raise_problems(PlanError, f"The plan {self.name!r} cannot be made", problems)
+
+    def phases(self, draft: Draft) -> tuple[Phase, ...]:
+        """Return the phases for some data and settings, and leave the reasons in the draft.
+
+        Raises:
+            PlanError: as :meth:`check`.
+        """
+        self.check(draft.wishes)
+        builder, _, special = _BUILDERS[self.name]
         own = {name: value for name, value in self.settings.items() if name in special}
         shared = {name: value for name, value in self.settings.items() if name not in special}
         made = builder(draft, **own)
@@ -68,7 +78,6 @@ class NamedPlan:
 
 
 _COMPUTED = ("few_shot", "setfit")  # plans without a phase that trains a head
-_FIXED = ("name", "unfreeze", "epochs", "learning_rate", "solve", "contrastive")
 
 
 def named(name: str, **settings: Any) -> NamedPlan:
@@ -262,8 +271,12 @@ def _bit(draft: Draft, steps: int | None = None) -> list[Phase]:
     draft.reasons["epochs"] = f"{steps:,} steps for {examples:,} examples; an epoch has {draft.steps}"
     draft.reasons["learning_rate"] = f"0.003 for a batch of 512, so {rate:.2g} for {size}"
     mixup = 0.1 if examples >= _BIT_STEPS[0][0] else 0.0
-    settings = {"optimizer": "sgd", "schedule": "steps", "warmup": 0.2 if steps <= 500 else 500 / steps, "mixup": mixup}
-    return [Phase(FINE_TUNE, "all", max(1, epochs), rate, **settings)]
+    warmup = 0.2 if steps <= 500 else 500 / steps
+    return [
+        Phase(
+            FINE_TUNE, "all", max(1, epochs), rate, optimizer="sgd", schedule="steps", warmup=warmup, mixup=mixup,
+        )
+    ]  # fmt: skip
 
 
 def _fastai(draft: Draft) -> list[Phase]:
@@ -292,18 +305,20 @@ def _setfit(draft: Draft, shown: int | None = None) -> list[Phase]:
         )
     if wishes.unfreeze in (0, "none"):
         raise PlanError("The plan 'setfit' tunes features, so blocks have to train; got unfreeze='none'.")
-    unfreeze, epochs, rate = wishes.unfreeze, wishes.epochs, wishes.learning_rate
-    if unfreeze == "auto":
-        unfreeze = "all"
+    if wishes.unfreeze == "auto":
         draft.reasons["unfreeze"] = "all blocks: pairs are many also of few examples, and the rate is low"
-    if epochs == "auto":
+    if wishes.epochs == "auto":
         draft.reasons["epochs"] = "one pass over the pairs, each example being in many of them"
-    if rate == "auto":
+    if wishes.learning_rate == "auto":
         draft.reasons["learning_rate"] = "so low because all blocks train, on few examples"
-    epochs, rate = 1 if epochs == "auto" else max(1, int(epochs)), _SETFIT_RATE if rate == "auto" else float(rate)
+    unfreeze = "all" if wishes.unfreeze == "auto" else wishes.unfreeze
+    epochs = 1 if wishes.epochs == "auto" else max(1, int(wishes.epochs))
+    rate = _SETFIT_RATE if wishes.learning_rate == "auto" else float(wishes.learning_rate)
     [probe] = _few_shot(draft)
-    settings = {"schedule": "linear", "optimizer": "adamw", "weight_decay": 0.01, "clip_norm": 1.0}
-    tune = Phase(CONTRASTIVE, unfreeze, epochs, rate, contrastive=draft.shown(shown), **settings)
+    tune = Phase(
+        CONTRASTIVE, unfreeze, epochs, rate, contrastive=draft.shown(shown), schedule="linear", optimizer="adamw",
+        weight_decay=0.01, clip_norm=1.0,
+    )  # fmt: skip
     return [probe, tune, dataclasses.replace(probe, name=HEAD)]
 
 

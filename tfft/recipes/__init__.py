@@ -9,16 +9,17 @@ from tfft.errors import require_platform
 
 require_platform()
 
-from tfft.plans import Facts, Wishes, recommend  # noqa: E402
+from tfft.config import RunConfig  # noqa: E402
+from tfft.plans import DatasetStats, recommend  # noqa: E402
 from tfft.recipes.cross_validation import SeedRuns, cross_validate, finetune_seeds  # noqa: E402
 from tfft.recipes.fine_tuning import finetune, repeat  # noqa: E402
 from tfft.recipes.preparing import recommend_plan  # noqa: E402
 from tfft.recipes.run import Run, load_run, plan_from_yaml  # noqa: E402
 
 __all__ = [
-    "Facts",
+    "DatasetStats",
     "Run",
-    "Wishes",
+    "RunConfig",
     "SeedRuns",
     "cross_validate",
     "finetune",

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import keras
 
+from tfft.config import Phase, Plan
 from tfft.freezing import describe, select
-from tfft.specs import Phase, Plan
 
 _BACKWARD = 2  # times the forward pass: gradients of the inputs and of the weights
 

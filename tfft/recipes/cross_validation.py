@@ -13,12 +13,13 @@ import os
 import pathlib
 import statistics
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Unpack
 
 import keras
 from rich.table import Table
 
+from tfft.config import RunConfig, RunSettings, config_of
 from tfft.console.progress import ReadingProgress, reading_bar
 from tfft.console.tables import render
 from tfft.data import Splits, fold_splits, load
@@ -28,10 +29,13 @@ from tfft.errors import PlanError
 from tfft.evaluation import Scores
 from tfft.io.atomic import write_whole
 from tfft.io.cache_dir import cache_dir
+from tfft.plans import NamedPlan
 from tfft.recipes.fine_tuning import finetune
 from tfft.recipes.run import check_out
+from tfft.settings import defaults_of
 
 SEEDS = "seeds.csv"
+_OTHERS = ("out", "plan", "cache", "callbacks", "verbose", "config")
 _OF_FILES = (IMAGES, RECORDINGS, IMAGE_TABLE, RECORDING_TABLE)
 _EXPECTED = (
     "cross_validate takes a folder of images or recordings, a table of files with image= or audio=, a dataset of tfds "
@@ -106,22 +110,34 @@ class SeedRuns:
 def finetune_seeds(
     backbone: Any,
     data: Any,
+    task: str = "auto",
     *,
     seeds: int | Sequence[int] = 5,
     out: str | os.PathLike[str] | None = None,
-    **settings: Any,
+    plan: NamedPlan | str | None = None,
+    cache: str | os.PathLike[str] | bool | None = "auto",
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    verbose: bool = True,
+    config: RunConfig | None = None,
+    **settings: Unpack[RunSettings],
 ) -> SeedRuns:
-    """Calls :func:`tfft.finetune` once for each seed and reports mean and spread.
+    """Call :func:`tfft.finetune` once for each seed and report mean and spread.
 
     Use it before you believe that one setting is better than another: a difference that is smaller than the spread
     over the seeds is none. Models are kept in ``out`` only, so memory does not grow with the seeds.
 
     Args:
-        backbone: as :func:`tfft.finetune` takes it.
-        data: as :func:`tfft.finetune` takes it.
-        seeds: how many, from 0 on, or which ones; at least two.
-        out: new or empty folder, with a folder ``seed-0``, ... for each run and a table ``seeds.csv``.
-        **settings: of :func:`tfft.finetune`, but ``seed`` and ``export_to``.
+        backbone: As in :func:`tfft.finetune`.
+        data: As in :func:`tfft.finetune`.
+        task: As in :func:`tfft.finetune`.
+        seeds: Number of seeds, from 0 on, or the seeds themselves; at least two.
+        out: New or empty folder, with a folder ``seed-0``, ... for each run and a table ``seeds.csv``.
+        plan: A named plan, as in :func:`tfft.finetune`.
+        cache: As in :func:`tfft.finetune`.
+        callbacks: As in :func:`tfft.finetune`.
+        verbose: As in :func:`tfft.finetune`.
+        config: As in :func:`tfft.finetune`.
+        **settings: Settings of :func:`tfft.finetune`, but ``seed``.
 
     Returns:
         One row for each seed, mean and spread; ``print`` it.
@@ -133,17 +149,17 @@ def finetune_seeds(
     Example:
         >>> print(tfft.finetune_seeds("efficientnet-lite0", "photos/", seeds=5, plan="gradual"))
     """
-    chosen = list(range(seeds)) if isinstance(seeds, int) and not isinstance(seeds, bool) else list(seeds)
-    if len(set(chosen)) < max(2, len(chosen)):
+    chosen = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    if isinstance(seeds, bool) or len(set(chosen)) < max(2, len(chosen)):
         raise PlanError(f"A spread needs at least two seeds, all of them different, got seeds={seeds!r}.")
-    taken = [name for name in ("seed", "export_to") if name in settings]
-    if taken:
-        raise PlanError(f"{' and '.join(taken)} belong to a single run: here there are {len(chosen)}.")
+    _check_single(settings, "seed", len(chosen))
+    shared = config_of(config, task, settings, ("seeds", *_OTHERS))
+    options = {"plan": plan, "cache": cache, "callbacks": callbacks, "verbose": verbose}
     folder = check_out(out)
     rows = []
     for seed in chosen:
         place = None if folder is None else folder / f"seed-{seed}"
-        rows.append(_row(backbone, data, seed, seed, place, settings))
+        rows.append(_row(backbone, data, seed, place, dataclasses.replace(shared, seed=seed), options))
         if folder is not None:
             _write(rows, folder)
     return SeedRuns(tuple(rows))
@@ -152,26 +168,36 @@ def finetune_seeds(
 def cross_validate(
     backbone: Any,
     data: Any,
+    task: str = "auto",
     *,
     folds: int = 5,
-    seed: int = 0,
     out: str | os.PathLike[str] | None = None,
-    **settings: Any,
+    plan: NamedPlan | str | None = None,
+    cache: str | os.PathLike[str] | bool | None = "auto",
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    verbose: bool = True,
+    config: RunConfig | None = None,
+    **settings: Unpack[RunSettings],
 ) -> SeedRuns:
-    """Calls :func:`tfft.finetune` once for each fold of some data, and reports mean and spread.
+    """Call :func:`tfft.finetune` once for each fold of some data, and report mean and spread.
 
-    Use it on small data, where one held-out part is too small to tell two settings apart: every example is held out
-    once. Copies of one picture, and groups, stay in one fold.
+    Use it on small data, where one validation split is too small to tell two settings apart: every example is held out
+    once. Duplicates of one image, and groups, stay in one fold.
 
     Args:
-        backbone: as :func:`tfft.finetune` takes it.
-        data: a folder of images or recordings, a table of files with ``image=`` or ``audio=``, or
-            :class:`tfft.data.Splits`; what is split already is put together. A backbone that takes waves needs
+        backbone: As in :func:`tfft.finetune`.
+        data: A folder of images or recordings, a table of files with ``image=`` or ``audio=``, or
+            :class:`tfft.data.Splits`; data with a split is put together. A backbone that takes waveforms needs
             ``sample_rate=``.
-        folds: how many.
-        seed: of the folds and of every run.
-        out: new or empty folder, with a folder ``fold-1``, ... for each run and a table ``seeds.csv``.
-        **settings: of :func:`tfft.finetune`, but ``validation`` and ``export_to``.
+        task: As in :func:`tfft.finetune`.
+        folds: Number of folds.
+        out: New or empty folder, with a folder ``fold-1``, ... for each run and a table ``seeds.csv``.
+        plan: A named plan, as in :func:`tfft.finetune`.
+        cache: As in :func:`tfft.finetune`.
+        callbacks: As in :func:`tfft.finetune`.
+        verbose: As in :func:`tfft.finetune`.
+        config: As in :func:`tfft.finetune`.
+        **settings: Settings of :func:`tfft.finetune`, but ``validation``; ``seed`` also draws the folds.
 
     Returns:
         One row for each fold, mean and spread; ``print`` it.
@@ -183,27 +209,34 @@ def cross_validate(
     Example:
         >>> print(tfft.cross_validate("efficientnet-lite0", "photos/", folds=5, plan="linear_probe"))
     """
-    taken = [name for name in ("validation", "export_to") if name in settings]
-    if taken:
-        raise PlanError(f"{' and '.join(taken)} belong to a single run: here there are {folds}.")
+    _check_single(settings, "validation", folds)
+    chosen = config_of(config, task, settings, ("folds", *_OTHERS))
+    chosen.check()
+    options = {"plan": plan, "cache": cache, "callbacks": callbacks, "verbose": verbose}
     folder = check_out(out)
-    with reading_bar(settings.get("verbose", True)) as progress:
-        whole = _listed(data, settings, progress)
+    with reading_bar(verbose) as progress:
+        whole, chosen = _listed(data, chosen, progress)
     rows = []
-    for number, splits in enumerate(fold_splits(whole, folds, seed=seed), 1):
+    for number, splits in enumerate(fold_splits(whole, folds, seed=chosen.seed), 1):
         place = None if folder is None else folder / f"fold-{number}"
-        rows.append(_row(backbone, splits, number, seed, place, settings))
+        rows.append(_row(backbone, splits, number, place, chosen, options))
         if folder is not None:
             _write(rows, folder)
     return SeedRuns(tuple(rows), "fold")
 
 
+def _check_single(settings: Mapping[str, Any], name: str, runs: int) -> None:
+    taken = [one for one in (name, "export_to") if one in settings]
+    if taken:
+        raise PlanError(f"{' and '.join(taken)} belong to a single run: here there are {runs}.")
+
+
 def _row(
-    backbone: Any, data: Any, number: int, seed: int, place: pathlib.Path | None, settings: dict[str, Any]
+    backbone: Any, data: Any, number: int, place: pathlib.Path | None, config: RunConfig, options: dict[str, Any]
 ) -> SeedRow:
     """One run; its model is let go, so memory does not grow with the runs."""
     began = time.perf_counter()
-    run = finetune(backbone, data, seed=seed, out=place, export_to=False, **settings)
+    run = finetune(backbone, data, out=place, export_to=False, config=config, **options)
     row = SeedRow(number, run.frozen, run.final, time.perf_counter() - began, place)
     del run
     keras.backend.clear_session(free_memory=False)
@@ -211,20 +244,19 @@ def _row(
     return row
 
 
-def _listed(data: Any, settings: dict[str, Any], progress: ReadingProgress | None) -> Splits:
-    """Lists the data of :func:`cross_validate`; what says how it is read is taken out of the settings."""
+def _listed(data: Any, config: RunConfig, progress: ReadingProgress | None) -> tuple[Splits, RunConfig]:
+    """Return the data of :func:`cross_validate`, and the settings without those that reading has used."""
     if isinstance(data, Splits):
-        return data
+        return data, config
     columns = ("image", "audio", "text", "label", "task", "separator")
-    named = {name: settings[name] for name in columns if settings.get(name) is not None}
-    if not is_tfds(data) and kind_of(data, **named) not in _OF_FILES:
+    if not is_tfds(data) and kind_of(data, **{name: getattr(config, name) for name in columns}) not in _OF_FILES:
         raise PlanError(_EXPECTED)
-    asked = (*columns, "group", "strict", "sample_rate", "seconds")
-    reading = {name: settings.pop(name) for name in asked if settings.get(name) is not None}
+    reading = {name: value for name, value in config.given("reading").items() if name not in ("seed", "validation")}
     splits = load(data, **reading, store=cache_dir() / "files.sqlite", progress=progress)
     if not isinstance(splits, Splits):  # such as texts of tfds
         raise PlanError(_EXPECTED)
-    return splits
+    defaults = defaults_of(RunConfig)
+    return splits, dataclasses.replace(config, **{name: defaults[name] for name in reading})
 
 
 def _write(rows: Sequence[SeedRow], folder: pathlib.Path) -> None:

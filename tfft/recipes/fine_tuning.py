@@ -8,20 +8,21 @@ import os
 import pathlib
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Unpack
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from tfft.backbones.base import Backbone
+from tfft.config import Phase, Plan, RunConfig, RunSettings, config_of
 from tfft.console.progress import reading_bar
 from tfft.data import class_weights
 from tfft.errors import PlanError, TfftError, installed_version, listed, raise_problems
 from tfft.evaluation import Scores, evaluate
 from tfft.exporting.savedmodel import Exported, export, version_folder
 from tfft.freezing import describe, select
-from tfft.plans import NamedPlan, Wishes, named, show, wishes_of
+from tfft.plans import NamedPlan, named, show
 from tfft.recipes.costing import cost
 from tfft.recipes.gathered import Gathered
 from tfft.recipes.gathering import gather
@@ -49,142 +50,67 @@ from tfft.recipes.run import (
     write_run,
 )
 from tfft.recipes.texts import check_takes_texts, truncation_note
-from tfft.specs import Augmentation, Phase, Plan
+from tfft.settings import defaults_of, documents
 from tfft.training import Checkpoints, History, is_chief, on_chief, train
 from tfft.training.distribute import has_workers
 from tfft.training.phase_checks import check_phases
 
+_OTHERS = ("plan", "out", "export_to", "cache", "callbacks", "verbose", "config")
 
+
+@documents(RunConfig)
 def finetune(
     backbone: str | os.PathLike[str] | Backbone | keras.Model,
     data: Any,
-    *,
-    unfreeze: int | float | str | list[str] = "auto",
-    epochs: int | Literal["auto"] = "auto",
-    frozen_epochs: int | Literal["auto"] = "auto",
-    batch_size: int | Literal["auto"] = 32,
-    part_size: int | None = None,
-    learning_rate: float | tuple[float, float] | Literal["auto"] = "auto",
-    seed: int = 0,
-    image_size: int | tuple[int, int] | Literal["auto"] = "auto",
-    text: str | int | tuple[str | int, str | int] | None = None,
-    label: str | int | None = None,
     task: str = "auto",
-    separator: str | None = None,
-    max_length: int | None = None,
-    pooling: Literal["cls", "mean", "last", "pooled_output"] | None = None,
-    preprocessor: str | None = None,
-    validation: float | str = 0.2,
-    group: str | int | None = None,
-    image: str | int | None = None,
-    audio: str | int | None = None,
-    sample_rate: int | None = None,
-    seconds: float | None = None,
-    dropout: float = 0.2,
-    l2: float | Literal["auto"] = "auto",
-    label_smoothing: float = 0.0,
-    loss: Literal["cross_entropy", "focal"] = "cross_entropy",
-    class_weight: Literal["balanced"] | Mapping[str, float] | None = None,
-    sampling: Literal["balanced"] | None = None,
-    batch_norm: Literal["fixed", "train"] = "fixed",
-    deterministic: bool = False,
-    input_range: tuple[float, float] | None = None,
-    output: str | None = None,
-    resize: Literal["crop", "stretch", "pad"] | None = None,
-    augment: Augmentation | str | Sequence[str] | None = None,
-    views: int | Literal["auto"] = "auto",
-    trust: bool = False,
-    strict: bool = False,
+    *,
+    plan: Plan | NamedPlan | str | os.PathLike[str] | None = None,
     out: str | os.PathLike[str] | None = None,
     export_to: str | os.PathLike[str] | bool | None = None,
     cache: str | os.PathLike[str] | bool | None = "auto",
     callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: bool = True,
-    plan: Plan | NamedPlan | str | os.PathLike[str] | None = None,
+    config: RunConfig | None = None,
+    **settings: Unpack[RunSettings],
 ) -> Run:
-    """Makes a classifier out of a pretrained backbone and labelled images or texts, phase by phase.
+    """Train a model on labelled examples from a pretrained backbone, phase by phase, then measure and export it.
 
     By default the backbone is frozen first and the best linear head on its features is computed (the linear probe);
     then the last blocks are trained too, starting from that head (Kumar et al., "Fine-tuning can distort
-    pretrained features and underperform out-of-distribution", 2022). What is frozen runs once, through the
+    pretrained features and underperform out-of-distribution", 2022). The frozen part runs once, through the
     fastest engine there is; later epochs read its result from a cache. Both phases are measured on held-out
-    examples, and frozen weights are proven not to have moved.
-    Each phase gives back the weights of its best epoch on those examples (the second phase the frozen
+    examples, and an audit proves that frozen weights have not moved.
+    Each phase ends with the weights of its best epoch on those examples (the second phase with the frozen
     backbone's, where no epoch of its own was better, and says so), so the scores are a little
     too good; where it matters, measure with :func:`tfft.evaluate` on examples kept out of the run.
 
     Args:
-        backbone: a handle as :func:`tfft.load_backbone` takes it, an opened backbone, or a Keras model.
-        data: what :func:`tfft.data.load` takes: a folder with one folder per class (or ``train/`` and ``val/`` with
-            those inside) of images, of recordings or of ``.txt`` files; a table of any of these; ``(images, labels)``
-            arrays; texts as :func:`tfft.data.load_texts` takes them (a DataFrame, ``(texts, labels)``);
-            ``"tfds:NAME"`` or a folder that tensorflow-datasets prepared. Or what it gives; or
+        backbone: A handle as :func:`tfft.load_backbone` takes it, an opened backbone, or a Keras model.
+        data: Anything that :func:`tfft.data.load` takes: a folder with one folder per class (or ``train/`` and
+            ``val/`` with those inside) of images, of recordings or of ``.txt`` files; a table of any of these;
+            ``(images, labels)`` arrays; texts as :func:`tfft.data.load_texts` takes them (a DataFrame,
+            ``(texts, labels)``); ``"tfds:NAME"`` or a folder that tensorflow-datasets prepared. Or its result; or
             ``(train, validation, class_names)`` with two datasets of batches of inputs and int labels.
-        unfreeze: blocks that the second phase trains, as :func:`tfft.unfreeze` takes it; ``"none"``
-            leaves that phase out.
-        epochs: of the second phase; 0 leaves it out.
-        frozen_epochs: ``"auto"`` solves the head; a number of at least 1 trains it for as many epochs.
-        batch_size: examples per step; of no effect on ready datasets. ``"auto"`` tries sizes, see
-            :func:`tfft.training.find_batch_size`.
-        part_size: examples that are computed at a time, where batches of that size do not fit into memory,
-            see :func:`tfft.training.in_parts`; None for whole batches.
-        learning_rate: peak rate of the second phase, or a pair for (first, second), which trains the head too.
-        seed: of split, order, new weights and dropout; the same seed on the same machine repeats a run.
-        image_size: pixels, one number or (height, width).
-        text: column of a table that holds the texts, by name, or by number where it has no header; two for pairs.
-        label: column that holds the labels. Of TensorFlow Datasets ``image``, ``audio``, ``text`` and ``label`` name
-            features, where it is not clear which are meant.
-        task: what the labels are: ``"classification"``, ``"binary"``, ``"multilabel"``, ``"regression"`` (numbers),
-            ``"token_classification"`` (a tag for each word; data as :func:`tfft.data.load_tagged` takes it, ``text``
-            and ``label`` name the lists in JSON lines) or a task of your own; ``"auto"`` looks at them.
-        separator: between the labels of one text, where it has several.
-        max_length: most pieces of a text that are read; by default the backbone's own choice, which is printed.
-        pooling: how the features of all pieces of a text become one; by default the backbone's own choice.
-        preprocessor: handle of the SavedModel that makes the inputs of an encoder of TF Hub, where it is not known.
-        validation: share of each class to hold out, where the data is not split yet; or the file of an earlier split,
-            such as ``split.csv`` in the folder of a run.
-        group: what must not be on both sides of the split, such as the pictures of one person: ``"folder"``, or a
-            regular expression on the paths of image files, with the telling part in parentheses; for a table its
-            column.
-        image: column of a table that holds the paths of image files, absolute or beside the table.
-        audio: column of a table that holds the paths of recordings, absolute or beside the table.
-        sample_rate: that recordings are brought to; the commonest among them by default.
-        seconds: of each recording that are heard; by default what 95 % of them fit into, at most 10.
-        dropout: share of features dropped before the head.
-        l2: weight decay of the head's kernel; ``"auto"`` is what cross-validation finds when the head is
-            solved, else 0.
-        label_smoothing: share of the target spread over all classes.
-        loss: ``"cross_entropy"``, or ``"focal"``, which gives less weight to examples that are right already.
-        class_weight: ``"balanced"`` weighs each class by the inverse of its share, a mapping of class names gives
-            the weights; None weighs all examples the same.
-        sampling: ``"balanced"`` draws all classes equally often; None takes each example once in an epoch.
-        batch_norm: ``"fixed"`` keeps BatchNorm statistics, ``"train"`` lets them follow the data.
-        deterministic: True lets TensorFlow use only operations that repeat bit for bit, for the rest of the process.
-        input_range: overrides the pixel range of the backbone.
-        output: which output, for a backbone with several.
-        resize: how images of another aspect ratio are fitted: ``"crop"`` (the default), ``"stretch"``
-            or ``"pad"``.
-        augment: how pictures are varied in the second phase: ``"flip"`` (not for digits or letters),
-            ``"crop"``, both in a list, or an :class:`~tfft.specs.Augmentation`; recordings by ``"shift"`` and
-            ``"mask"``; None not at all.
-        views: variations of each picture, itself included, that are used in turn; with a cache the frozen
-            part runs on each of them once. ``"auto"`` follows from the epochs.
-        trust: True opens a SavedModel although the scan found operations that reach outside of it.
-        strict: True makes an unreadable file an error instead of skipping it.
-        out: new or empty folder for plan, metrics, history, labels, model and export; None writes nothing. While
-            it trains, the run is saved there: the same call goes on after a kill at any moment, to the same weights
-            (to the last bit on a CPU with ``deterministic=True``). Another plan or other data is refused.
-        export_to: version folder for the export, such as ``"served/1"``; by default ``export/1`` in
-            ``out``; False exports nothing.
-        cache: where the result of what is frozen is kept: ``"auto"`` in the user's cache folder (a second run
-            finds it there), a folder, ``"memory"`` until the process ends, or None to run everything in
-            every epoch. Of ready datasets nobody knows whether they give the same in each pass: they are
-            cached if this is not "auto", and refused if they do not.
-        callbacks: of Keras, for all epochs. Their ``model`` is the whole model.
-        verbose: print plan, progress and results.
-        plan: a named plan such as ``"gradual"`` or ``tfft.plans.lp_ft(layer_decay=0.8)``, which gives the phases; or a
-            :class:`tfft.Plan` or the file of one, which gives all settings above from ``unfreeze`` to ``strict``.
+        task: Meaning of the labels, see below. Defaults to "auto".
+        plan: A named plan such as ``"gradual"`` or ``tfft.plans.lp_ft(layer_decay=0.8)``, which gives the phases; or a
+            :class:`tfft.Plan` or the file of one, which gives the phases and all settings.
             None chooses: see :func:`tfft.plans.recommend`.
+        out: New or empty folder for plan, metrics, history, labels, model and export; None writes nothing. During
+            training, checkpoints are saved there: after a kill at any moment the same call resumes, to the same weights
+            (to the last bit on a CPU with ``deterministic=True``). Another plan or other data is refused.
+        export_to: Version folder for the export, such as ``"served/1"``; by default ``export/1`` in
+            ``out``; False exports nothing.
+        cache: Place for the features of the frozen part: ``"auto"`` in the user's cache folder (a second run
+            finds them there), a folder, ``"memory"`` until the process ends, or None to run everything in
+            every epoch. Ready datasets may differ from pass to pass: they are cached if this is not "auto", and
+            refused if they do.
+        callbacks: Keras callbacks for all epochs. Their ``model`` is the whole model.
+        verbose: Print plan, progress and results.
+        config: All settings as one object; keywords replace its values. None has the defaults.
+        **settings: Settings by name, see below.
+
+    Keyword Args:
+        {settings}
 
     Returns:
         A :class:`~tfft.recipes.Run` with the model, the scores of both phases and the export.
@@ -199,39 +125,37 @@ def finetune(
         >>> run.final.accuracy, run.final.interval
         (0.9542, (0.9085, 0.9776))
     """
-    arguments = locals()
-    settings = {field.name: arguments[field.name] for field in dataclasses.fields(Wishes)}
-    given = _plan_of(plan, settings)
-    wishes = Wishes(**(wishes_of(given) if isinstance(given, Plan) else settings))
-    wishes, given = with_new_statistics(wishes, given)
-    _check(wishes, given, callbacks)
+    chosen, named_plan = _chosen(plan, config_of(config, task, settings, _OTHERS))
+    _check(chosen, named_plan, callbacks)
     folder = check_out(out)
     target = None if export_to is None or isinstance(export_to, bool) else version_folder(export_to)
     verbose = verbose and is_chief()
     say = _printer(verbose)
 
     with reading_bar(verbose) as progress:
-        gathered = gather(data, wishes, progress)
-    if gathered.is_ready and wishes.augment:
+        gathered = gather(data, chosen, progress)
+    if gathered.is_ready and chosen.augment:
         raise PlanError(
             "augment varies pictures of a folder or of arrays. A ready dataset is varied with its own map()."
         )
     say(data_line(gathered))
-    if gathered.is_ready and wishes.sampling:
+    if gathered.is_ready and chosen.sampling:
         raise PlanError("sampling draws from a folder or from arrays; a ready dataset has its order already.")
-    keras.utils.set_random_seed(wishes.seed)
-    if wishes.deterministic:
+    keras.utils.set_random_seed(chosen.seed)
+    if chosen.deterministic:
         tf.config.experimental.enable_op_determinism()
-    opened = open_backbone(backbone, wishes)
+    opened = open_backbone(backbone, chosen)
     check_takes_texts(opened, gathered)
-    gathered, wishes = heard_by(opened, gathered, data, wishes, verbose)
+    gathered, chosen = heard_by(opened, gathered, data, chosen, verbose)
     for note in opened.notes:
         say(f"backbone: {note}")
     if cut := truncation_note(opened, gathered):
         say(cut)
-    if isinstance(given, Plan):
-        check_same_backbone(opened, given)
-    plan = given if isinstance(given, Plan) else plan_for(opened, gathered, wishes, cache, given, verbose)
+    if isinstance(chosen, Plan):
+        check_same_backbone(opened, chosen)
+        plan = chosen
+    else:
+        plan = plan_for(opened, gathered, chosen, cache, named_plan, verbose)
     plan = dataclasses.replace(plan, versions=_versions(), backbone_digest=opened.digest)
     for phase in plan.phases:
         select(opened, phase.unfreeze)  # a block that does not exist is an error before training
@@ -253,7 +177,7 @@ def finetune(
         try:
             exported = on_chief(run.model, lambda: _export(run, target, gathered, held_out))
         except TfftError as error:
-            error.run = run  # what was trained is not lost with what was not exported
+            error.run = run  # type: ignore[attr-defined]  # what was trained is not lost with what was not exported
             error.add_note("The trained model is the attribute `run` of this error.")
             raise
         run = dataclasses.replace(run, export=exported)
@@ -313,30 +237,32 @@ def repeat(
     )
 
 
-def _plan_of(
-    plan: Plan | NamedPlan | str | os.PathLike[str] | None, settings: dict[str, Any]
-) -> Plan | NamedPlan | None:
-    if plan is None or isinstance(plan, NamedPlan):
-        return plan
+def _chosen(
+    plan: Plan | NamedPlan | str | os.PathLike[str] | None, config: RunConfig
+) -> tuple[RunConfig | Plan, NamedPlan | None]:
+    """Return the settings of a run, which are those of a whole plan where one is given, and the named plan."""
     if isinstance(plan, str) and plan.isidentifier() and not os.path.exists(plan):
-        return named(plan)
-    defaults = {field.name: field.default for field in dataclasses.fields(Wishes)}
-    twice = [name for name, value in settings.items() if value != defaults[name]]
+        plan = named(plan)
+    if plan is None or isinstance(plan, NamedPlan):
+        return with_new_statistics(config, plan), plan
+    twice = [name for name, default in defaults_of(RunConfig).items() if getattr(config, name) != default]
     if twice:
         raise PlanError(f"{listed(twice)} given beside plan=, which sets them all. Change the plan, or leave it out.")
-    return plan if isinstance(plan, Plan) else plan_from_yaml(plan)
+    return with_new_statistics(plan if isinstance(plan, Plan) else plan_from_yaml(plan), None), None
 
 
-def _check(wishes: Wishes, plan: Plan | NamedPlan | None, callbacks: Sequence[Any]) -> None:
-    wishes.check()
+def _check(config: RunConfig | Plan, plan: NamedPlan | None, callbacks: Sequence[Any]) -> None:
+    config.check()
     problems = [
-        f"callbacks must be keras.callbacks.Callback objects, got {callback!r}"
+        f"callbacks: Expected keras.callbacks.Callback objects. Received: {callback!r}"
         for callback in callbacks
         if not isinstance(callback, keras.callbacks.Callback)
     ]
     raise_problems(PlanError, "These settings cannot be used", problems)
-    if isinstance(plan, Plan):
-        check_phases(plan.phases)
+    if isinstance(config, Plan):
+        check_phases(config.phases)
+    elif plan is not None:
+        plan.check(config)
 
 
 def _printer(verbose: bool) -> Callable[[object], None]:
@@ -398,8 +324,11 @@ def _train(
     say(describe(model))
     scores = [Scores.from_dict(json.loads(text)) for text in memory["scores"]]
     unleaked = None if data.unleaked is None else evaluate(model, data.unleaked(spec, plan.batch_size))
-    known = {"checked": data.checked, "items": data.items, "unleaked": unleaked}
-    return Run(model, plan, history, scores[0], scores[-1], data.class_names, data.skipped, **known), held_out
+    run = Run(
+        model, plan, history, scores[0], scores[-1], data.class_names, data.skipped, checked=data.checked,
+        items=data.items, unleaked=unleaked,
+    )  # fmt: skip
+    return run, held_out
 
 
 def _checkpoints(model: keras.Model, plan: Plan, data: Gathered, folder: pathlib.Path | None) -> Checkpoints | None:
@@ -414,7 +343,8 @@ def _checkpoints(model: keras.Model, plan: Plan, data: Gathered, folder: pathlib
 def _class_weight(data: Gathered, plan: Plan) -> Mapping[int, float] | None:
     if plan.class_weight is None:
         return None
-    return class_weights(np.repeat(np.arange(len(data.counts)), data.counts), data.class_names, plan.class_weight)
+    weights: Any = plan.class_weight
+    return class_weights(np.repeat(np.arange(len(data.counts)), data.counts), data.class_names, weights)
 
 
 def _export(run: Run, target: pathlib.Path, data: Gathered, held_out: tf.data.Dataset) -> Exported:

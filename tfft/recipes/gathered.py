@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfft.config import Plan
 from tfft.data import Skipped, TextExamples
 from tfft.inspection import DataReport
-from tfft.specs import AudioSpec, InputSpec, Plan
+from tfft.specs import AudioSpec, InputSpec
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -5,7 +5,6 @@ Hides the differences between a folder, arrays and ready datasets from the recip
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import os
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfft import registry
+from tfft.config import Plan, SharedSettings
 from tfft.console.progress import ReadingProgress
 from tfft.data import (
     ArraySplits,
@@ -31,24 +31,18 @@ from tfft.data.batches import check_pixels, checked_arrays
 from tfft.data.loader import READY, AnySplits, check_settings, load_copy
 from tfft.data.tfds.source import is_tfds, local_copy
 from tfft.errors import DataError
-from tfft.inspection import check_recordings, check_splits
+from tfft.inspection import check_splits
 from tfft.io.cache_dir import cache_dir
-from tfft.layers.image_headers import read_header
 from tfft.modalities.audio.waveform_store import Waves
-from tfft.modalities.image.augment import augmentation, check_kind
-from tfft.plans import Wishes
+from tfft.modalities.image.headers import read_header
 from tfft.recipes.gathered import Gathered, by_class, classes
 from tfft.recipes.texts import check_supported, gather_tagged, gather_texts
-from tfft.specs import InputSpec, Plan
+from tfft.specs import InputSpec, augmentation, check_kind
 
 _SIZES_READ = 64
-_READING = (
-    "validation", "seed", "strict", "group", "image", "audio", "text", "label", "task", "separator", "sample_rate",
-    "seconds",
-)  # fmt: skip
 
 
-def gather(data: Any, wishes: Wishes, progress: ReadingProgress | None = None) -> Gathered:
+def gather(data: Any, wishes: SharedSettings, progress: ReadingProgress | None = None) -> Gathered:
     """Reads data in any accepted form.
 
     Args:
@@ -66,26 +60,20 @@ def gather(data: Any, wishes: Wishes, progress: ReadingProgress | None = None) -
     if isinstance(data, (Splits, TextSplits, TaggedSplits, ArraySplits)):
         return _of_splits(data, "", wishes)
     if isinstance(data, (tuple, list)) and len(data) == 3 and isinstance(data[0], tf.data.Dataset):
-        check_settings(READY, _asked(wishes))
+        check_settings(READY, wishes.given("reading"))
         return _ready(*data)
     reading: dict[str, Any] = {"store": cache_dir() / "files.sqlite", "progress": progress}
     if is_tfds(data):
         asked = {name: getattr(wishes, name) for name in ("image", "audio", "text", "label", "task", "sample_rate")}
         copy = local_copy(data, **asked, progress=progress)
-        return _of_splits(load_copy(copy, **_asked(wishes), **reading), copy.name, wishes)
+        return _of_splits(load_copy(copy, **wishes.given("reading"), **reading), copy.name, wishes)
     check_supported(wishes)
-    splits = load(data, **_asked(wishes), **reading)
+    splits = load(data, **wishes.given("reading"), **reading)
     name = "" if wishes.image is None and wishes.audio is None else "a table in memory"
     return _of_splits(splits, os.fspath(data) if isinstance(data, (str, os.PathLike)) else name, wishes)
 
 
-def _asked(wishes: Wishes) -> dict[str, Any]:
-    """What is wished of reading, as far as it is not left open."""
-    defaults = {field.name: field.default for field in dataclasses.fields(Wishes)}
-    return {name: getattr(wishes, name) for name in _READING if getattr(wishes, name) != defaults[name]}
-
-
-def _of_splits(splits: AnySplits, name: str, wishes: Wishes) -> Gathered:
+def _of_splits(splits: AnySplits, name: str, wishes: SharedSettings) -> Gathered:
     """Makes one form of all kinds of splits; ``name`` is empty where they were not read from a place."""
     if isinstance(splits, RecordingSplits):
         return _heard(splits, name or "recordings given in memory", wishes)
@@ -98,8 +86,8 @@ def _of_splits(splits: AnySplits, name: str, wishes: Wishes) -> Gathered:
     return _arrays(splits)
 
 
-def _heard(splits: RecordingSplits, name: str, wishes: Wishes) -> Gathered:
-    report = check_recordings(splits)
+def _heard(splits: RecordingSplits, name: str, wishes: SharedSettings) -> Gathered:
+    report = check_splits(splits)
     names, spec, parts = splits.train.class_names, splits.spec, (splits.train, splits.validation)
 
     if (changes := augmentation(wishes.augment)) is not None:

@@ -6,20 +6,23 @@ Hides that such a backbone was made for one rate, which nothing in it tells, whi
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, TypeVar
 
 from tfft.backbones.base import Backbone
+from tfft.config import SharedSettings
 from tfft.console.progress import reading_bar
 from tfft.data import RecordingSplits
-from tfft.models import wave_length
-from tfft.plans import Wishes
+from tfft.modalities.audio.attach import wave_length
 from tfft.recipes.gathered import Gathered
 from tfft.recipes.gathering import gather
 
 USUAL_RATE = 16_000  # of models that take waves: YAMNet, VGGish, TRILL, wav2vec 2.0
+_Config = TypeVar("_Config", bound=SharedSettings)
 
 
-def heard_by(backbone: Backbone, data: Gathered, source: Any, wishes: Wishes, verbose: bool) -> tuple[Gathered, Wishes]:
+def heard_by(
+    backbone: Backbone, data: Gathered, source: Any, wishes: _Config, verbose: bool
+) -> tuple[Gathered, _Config]:
     """Reads recordings as a backbone takes them: at another rate or length than the files have where it takes waves.
 
     Args:
@@ -43,8 +46,8 @@ def heard_by(backbone: Backbone, data: Gathered, source: Any, wishes: Wishes, ve
 
 
 def _as_heard(
-    backbone: Backbone, data: Gathered, source: Any, wishes: Wishes, verbose: bool
-) -> tuple[Gathered, Wishes]:
+    backbone: Backbone, data: Gathered, source: Any, wishes: _Config, verbose: bool
+) -> tuple[Gathered, _Config]:
     open_ = not isinstance(source, RecordingSplits)  # these have been read as someone wanted them
     if data.audio is None or backbone.input_spec is not None or backbone.text_spec is not None:
         return data, wishes

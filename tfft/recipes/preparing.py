@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from typing import Any
+from typing import Any, TypeVar, Unpack
 
 import keras
 
@@ -15,40 +15,45 @@ from tfft import registry
 from tfft.backbones import load_backbone
 from tfft.backbones.base import Backbone
 from tfft.backbones.fetch.digests import pinned, split_pin
+from tfft.config import Plan, RunConfig, RunSettings, SharedSettings, config_of
 from tfft.errors import PlanError, listed
 from tfft.models import build
-from tfft.plans import Facts, NamedPlan, Wishes, recommend
+from tfft.plans import DatasetStats, NamedPlan, named, recommend
 from tfft.recipes.gathered import Gathered
 from tfft.recipes.gathering import gather
 from tfft.recipes.listening import heard_by
 from tfft.recipes.probing import fit_of
 from tfft.recipes.sizing import fitting_batch_size
 from tfft.recipes.texts import check_supported, check_takes_texts
-from tfft.specs import InputSpec, Plan
+from tfft.specs import InputSpec
 from tfft.training import FeatureSource
 
 
 def recommend_plan(
     data: Any,
     backbone: str | os.PathLike[str] | Backbone | keras.Model,
+    task: str = "auto",
     *,
-    plan: NamedPlan | None = None,
+    plan: NamedPlan | str | None = None,
     cache: str | os.PathLike[str] | bool | None = "auto",
-    **wishes: Any,
+    config: RunConfig | None = None,
+    **settings: Unpack[RunSettings],
 ) -> Plan:
-    """Says what :func:`tfft.finetune` would do with some data and a backbone, and why; trains nothing.
+    """Return the plan that :func:`tfft.finetune` would follow for some data and a backbone; train nothing.
 
-    Where it decides how many blocks train, it first runs the frozen backbone over the examples, and keeps the result
-    for the training: how well a linear head does on it tells whether the backbone knows such data.
+    To choose how many blocks train, it first runs the frozen backbone over the examples, and keeps the features for the
+    training: the score of a linear head on them shows whether the backbone knows such data.
 
     Use it to see and change a plan before it costs anything: the result is data, and ``finetune(plan=...)`` takes it.
 
     Args:
-        data: as :func:`tfft.finetune` takes it.
-        backbone: as :func:`tfft.finetune` takes it.
-        plan: a named plan whose phases are wanted; None chooses one.
-        cache: as :func:`tfft.finetune` takes it.
-        **wishes: settings of :func:`tfft.finetune` that are not to be chosen.
+        data: As in :func:`tfft.finetune`.
+        backbone: As in :func:`tfft.finetune`.
+        task: As in :func:`tfft.finetune`.
+        plan: A named plan for the phases, or its name; None chooses one.
+        cache: As in :func:`tfft.finetune`.
+        config: As in :func:`tfft.finetune`.
+        **settings: Settings of :func:`tfft.finetune` that tfft is not to choose.
 
     Returns:
         A plan with its ``reasons``; ``print(tfft.plans.show(plan))`` shows it as tables.
@@ -61,54 +66,53 @@ def recommend_plan(
         >>> print(tfft.plans.show(plan))
         >>> tfft.finetune("efficientnet-lite0", "photos/", plan=plan)
     """
-    wanted, plan = with_new_statistics(Wishes(**wishes), plan)
-    wanted.check()
-    gathered = gather(data, wanted)
-    opened = open_backbone(backbone, wanted)
+    strategy = named(plan) if isinstance(plan, str) else plan
+    chosen = with_new_statistics(config_of(config, task, settings, ("plan", "cache", "config")), strategy)
+    chosen.check()
+    if strategy is not None:
+        strategy.check(chosen)
+    gathered = gather(data, chosen)
+    opened = open_backbone(backbone, chosen)
     check_takes_texts(opened, gathered)
-    gathered, wanted = heard_by(opened, gathered, data, wanted, verbose=False)
-    return plan_for(opened, gathered, wanted, cache, plan)
+    gathered, chosen = heard_by(opened, gathered, data, chosen, verbose=False)
+    return plan_for(opened, gathered, chosen, cache, strategy)
 
 
-_OPENING = ("input_range", "output", "max_length", "pooling", "preprocessor")
+_Config = TypeVar("_Config", bound=SharedSettings)
 
 
-def with_new_statistics(wishes: Wishes, plan: Plan | NamedPlan | None) -> tuple[Wishes, Plan | NamedPlan | None]:
-    """Lets BatchNorm statistics follow where a phase starts blocks anew: those of the old weights would be wrong."""
-    if isinstance(plan, Plan):
-        anew = any(phase.reinitialize for phase in plan.phases)
-        plan = dataclasses.replace(plan, batch_norm="train") if anew else plan
-    else:
-        anew = plan is not None and bool(plan.settings.get("reinitialize"))
-    return (dataclasses.replace(wishes, batch_norm="train") if anew else wishes), plan
+def with_new_statistics(config: _Config, plan: NamedPlan | None) -> _Config:
+    """Let BatchNorm statistics follow the data where a phase reinitializes blocks: the old ones would be wrong."""
+    anew = plan is not None and bool(plan.settings.get("reinitialize"))
+    if isinstance(config, Plan):
+        anew = any(phase.reinitialize for phase in config.phases)
+    return dataclasses.replace(config, batch_norm="train") if anew else config
 
 
-def open_backbone(backbone: Any, wishes: Wishes) -> Backbone:
-    """Opens a backbone as the user wants it, unless it is open."""
+def open_backbone(backbone: Any, config: SharedSettings) -> Backbone:
+    """Open a backbone with the settings of a run, unless it is open already."""
+    options = config.given("opening")
     if isinstance(backbone, Backbone):
-        beside = [name for name in (*_OPENING, "trust") if getattr(wishes, name)]
-        if beside:
+        if options:
             raise PlanError(
-                f"{listed(beside)} say how to open a backbone, and this one is open: pass them to load_backbone."
+                f"{listed(options)} say how to open a backbone, and this one is open: pass them to load_backbone."
             )
-        return _fitted(backbone, wishes)
-    asked = {name: getattr(wishes, name) for name in _OPENING} | {"trust": wishes.trust or None}
-    options = {name: value for name, value in asked.items() if value is not None}
-    if wishes.batch_norm == "train" and not isinstance(backbone, keras.Model):
+        return _fitted(backbone, config)
+    if config.batch_norm == "train" and not isinstance(backbone, keras.Model):
         options["batch_norm"] = "train"
-    return _fitted(load_backbone(backbone, **options), wishes)
+    return _fitted(load_backbone(backbone, **options), config)
 
 
-def _fitted(backbone: Backbone, wishes: Wishes) -> Backbone:
-    if wishes.resize is None or backbone.input_spec is None:
+def _fitted(backbone: Backbone, config: SharedSettings) -> Backbone:
+    if config.resize is None or backbone.input_spec is None:
         return backbone
-    return dataclasses.replace(backbone, input_spec=dataclasses.replace(backbone.input_spec, resize=wishes.resize))
+    return dataclasses.replace(backbone, input_spec=dataclasses.replace(backbone.input_spec, resize=config.resize))
 
 
 def plan_for(
     backbone: Backbone,
     data: Gathered,
-    wishes: Wishes,
+    wishes: RunConfig,
     cache: str | os.PathLike[str] | bool | None,
     plan: NamedPlan | None,
     verbose: bool = False,
@@ -116,7 +120,8 @@ def plan_for(
     """Fills every setting that was left open."""
     before = None if wishes.preprocessor is None else _absolute(os.fspath(wishes.preprocessor))
     task = registry.task(data.task)
-    facts, wishes = _facts(backbone, data, cache), dataclasses.replace(wishes, task=data.task, preprocessor=before)
+    resolved: dict[str, Any] = {"task": data.task, "preprocessor": before}
+    facts, wishes = _facts(backbone, data, cache), dataclasses.replace(wishes, **resolved)
     check_supported(wishes)
     names: dict[str, Any] = {"plan": plan, "backbone": _absolute(backbone.origin), "data": _absolute(data.name)}
     known = dataclasses.replace(wishes, batch_size=32) if wishes.batch_size == "auto" else wishes
@@ -130,15 +135,15 @@ def plan_for(
         and first.phases[0].solve is True
     ):
         model, source = build_model(backbone, data, first), feature_source(data, spec_of(backbone, first), first, cache)
-        facts = dataclasses.replace(
-            facts, fit=fit_of(model, data, source, seed=first.seed, verbose=verbose, apart=data.apart)
-        )
-        first = recommend(facts, known, **names)
+        if source is not None:
+            fit = fit_of(model, data, source, seed=first.seed, verbose=verbose, apart=data.apart)
+            facts = dataclasses.replace(facts, fit=fit)
+            first = recommend(facts, known, **names)
     if wishes.batch_size != "auto":
         return first
     batch = next(iter(data.validation(spec_of(backbone, first), 32)))
-    trial = {"examples": data.examples, "cached": facts.cached}
-    found = fitting_batch_size(build_model(backbone, data, first), batch[:2], first.phases[-1], **trial)
+    model = build_model(backbone, data, first)
+    found = fitting_batch_size(model, batch[:2], first.phases[-1], examples=data.examples, cached=facts.cached)
     final = recommend(facts, dataclasses.replace(wishes, batch_size=found.size), **names)
     return dataclasses.replace(final, reasons={**final.reasons, "batch_size": found.reason})
 
@@ -156,9 +161,9 @@ def feature_source(
     )  # fmt: skip
 
 
-def _facts(backbone: Backbone, data: Gathered, cache: object) -> Facts:
+def _facts(backbone: Backbone, data: Gathered, cache: object) -> DatasetStats:
     spec = backbone.input_spec
-    return Facts(
+    return DatasetStats(
         examples=data.examples,
         classes=len(data.class_names),
         blocks=len(backbone.blocks),

@@ -21,13 +21,13 @@ import yaml
 
 from tfft import heads
 from tfft.backbones.formats.keras_file import load_keras_file
+from tfft.config import Plan
 from tfft.data import Skipped, write_split
 from tfft.errors import PlanError, TfftError, listed
 from tfft.evaluation import Scores
 from tfft.exporting.savedmodel import Exported
 from tfft.inspection import DataReport
 from tfft.io.atomic import whole, write_whole
-from tfft.specs import Plan
 from tfft.training import History
 
 PLAN, METRICS, HISTORY, LABELS, SKIPPED, CHECK, SPLIT, MODEL, EXPORT, CHECKPOINTS = (

@@ -9,10 +9,10 @@ import keras
 import tensorflow as tf
 
 from tfft import heads
+from tfft.config import Phase
 from tfft.errors import BackboneError
 from tfft.features import split
 from tfft.freezing import unfreeze
-from tfft.specs import Phase
 from tfft.training import BatchSize, find_batch_size
 
 _LEAST_STEPS = 10  # in an epoch: fewer would leave nothing of a schedule

@@ -13,16 +13,15 @@ import tensorflow as tf
 
 from tfft import registry
 from tfft.backbones.base import Backbone
+from tfft.config import Plan, SharedSettings
 from tfft.data import TaggedSplits, TextExamples, TextSplits, from_tagged, from_texts, text_lengths
 from tfft.errors import PlanError, raise_problems
-from tfft.plans import Wishes
 from tfft.recipes.gathered import Gathered, by_class
-from tfft.specs import Plan
 
 _COUNTED = 20_000  # texts that are cut into pieces to see how many are too long
 
 
-def gather_texts(splits: TextSplits, name: str, wishes: Wishes) -> Gathered:
+def gather_texts(splits: TextSplits, name: str, wishes: SharedSettings) -> Gathered:
     """Makes labelled texts what a recipe takes.
 
     Args:
@@ -61,7 +60,7 @@ def gather_texts(splits: TextSplits, name: str, wishes: Wishes) -> Gathered:
     )
 
 
-def check_supported(wishes: Wishes) -> None:
+def check_supported(wishes: SharedSettings) -> None:
     """Refuses settings that mean nothing for the task that was asked for.
 
     Raises:

@@ -32,6 +32,7 @@ class L2SP(keras.regularizers.Regularizer):
     Args:
         anchor: values that the variable is pulled to, in its shape.
         strength: of the pull, 0 or more.
+        dtype: of the penalty, ``"float32"`` or ``"float64"``; that of the anchor by default, float32 for a list.
 
     Raises:
         PlanError: when the strength is negative or no number, or the anchor holds values that are no numbers.
@@ -42,10 +43,11 @@ class L2SP(keras.regularizers.Regularizer):
         0.0
     """
 
-    def __init__(self, anchor: Any, strength: float) -> None:
+    def __init__(self, anchor: Any, strength: float, dtype: str | None = None) -> None:
         problems = _strength_problems(strength)
-        values = np.asarray(anchor)
-        values = values.astype("float64" if values.dtype == np.float64 else "float32")
+        # A list comes from a saved file: its Python floats are as wide as float64 and say nothing about the variable.
+        own = dtype or ("float64" if getattr(anchor, "dtype", None) == np.float64 else "float32")
+        values = np.asarray(anchor).astype(own)
         if not np.isfinite(values).all():
             problems.append("the anchor holds values that are NaN or infinite")
         raise_problems(PlanError, "The pull cannot be made", problems)
@@ -60,7 +62,11 @@ class L2SP(keras.regularizers.Regularizer):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor."""
-        return {"anchor": self.anchor.numpy().tolist(), "strength": self.strength}
+        return {
+            "anchor": self.anchor.numpy().tolist(),
+            "strength": self.strength,
+            "dtype": self.anchor.dtype.name,
+        }
 
 
 class _Pull(L2SP):

@@ -2,7 +2,8 @@
 
 Hides the schedule, the bookkeeping of epochs, how the best weights are kept, what is computed once, and what
 is looked for when a loss becomes NaN. What happens in between is ``model.compile`` and ``model.fit``. What a machine
-can bear is beside it: :func:`find_batch_size`, :func:`in_parts` for batches that do not fit, :func:`choose_precision`.
+can bear is beside it: :func:`find_batch_size` and :func:`in_parts`
+for batches that do not fit.
 """
 
 from __future__ import annotations
@@ -19,12 +20,10 @@ from tfft.training.distribute import fit, is_chief, on_chief  # noqa: E402
 from tfft.training.history import History  # noqa: E402
 from tfft.training.loop import train, train_phase  # noqa: E402
 from tfft.training.microbatch import in_parts  # noqa: E402
-from tfft.training.mixed_precision import Precision, choose_precision, precision_gain  # noqa: E402
 from tfft.training.plotting import plot_history  # noqa: E402
 from tfft.training.suffix import FeatureSource  # noqa: E402
 
 __all__ = [
-    "BatchSize", "CheckpointError", "CheckpointStore", "Checkpoints", "FeatureSource", "History", "Precision", "Resume",
-    "choose_precision", "find_batch_size", "fit", "in_parts", "is_chief", "on_chief", "plot_history", "precision_gain",
-    "train", "train_phase",
+    "BatchSize", "CheckpointError", "CheckpointStore", "Checkpoints", "FeatureSource", "History", "Resume",
+    "find_batch_size", "fit", "in_parts", "is_chief", "on_chief", "plot_history", "train", "train_phase",
 ]  # fmt: skip

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from tfft.console.tables import render
 from tfft.errors import DataError, PlanError, raise_problems
-from tfft.freezing.restore_state import restored
+from tfft.freezing.weight_values import restored
 from tfft.training.microbatch import check_plain
 
 MARGIN = 0.8  # of the memory that is available: the input pipeline, the evaluation and other programs need some too
@@ -136,7 +136,12 @@ def choose(trials: Sequence[Trial]) -> Trial:
         trials: in the order of size; those that did not fit are passed over.
     """
     ran = [t for t in trials if t.seconds is not None]
-    return next(t for t in ran if t.seconds <= CLOSE * min(t.seconds for t in ran))
+    return next(t for t in ran if _seconds(t) <= CLOSE * min(map(_seconds, ran)))
+
+
+def _seconds(trial: Trial) -> float:
+    """Seconds per example, infinite where the step did not fit."""
+    return math.inf if trial.seconds is None else trial.seconds
 
 
 def _check(model: keras.Model, start: int, limit: int | None, memory: float | None) -> None:
@@ -197,7 +202,7 @@ class _Clock(keras.callbacks.Callback):
         self._began = time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        float(logs["loss"])  # waits for a GPU
+        float((logs or {})["loss"])  # waits for a GPU
         if batch:
             self.times.append(time.perf_counter() - self._began)
         self.model.stop_training = sum(self.times) > _SECONDS
@@ -222,7 +227,7 @@ class _Search:
                 following //= 2
             if following <= done:
                 return
-            before = min(t.seconds for t in self._ran)
+            before = min(map(_seconds, self._ran))
             self._try(following)
             last = self.trials[-1].seconds
             if last is None:
@@ -258,12 +263,12 @@ class _Search:
 
     def _expected(self, size: int) -> float | None:
         """Megabytes of a size that was not tried, on a straight line."""
-        tried = [t for t in self._ran if t.megabytes is not None]
+        tried = [(t.size, t.megabytes) for t in self._ran if t.megabytes is not None]
         if not tried:
             return None
-        first, last = (Trial(0, None, self._base), tried[0]) if len(tried) == 1 else tried[-2:]
-        slope = max((last.megabytes - first.megabytes) / (last.size - first.size), 0.0)
-        return last.megabytes + slope * (size - last.size)
+        (first, less), (last, more) = ((0, self._base or 0.0), tried[0]) if len(tried) == 1 else tried[-2:]
+        slope = max((more - less) / (last - first), 0.0)
+        return more + slope * (size - last)
 
     def _fits(self, size: int) -> bool:
         expected, allowed = self._expected(size), self._meter.allowed
@@ -273,13 +278,13 @@ class _Search:
         """Chooses."""
         failed = [t.size for t in self.trials if t.seconds is None]
         ran = self._ran[1:] or self._ran  # one example is tried for its memory
-        fastest, chosen = min(ran, key=lambda t: t.seconds), choose(ran)
+        fastest, chosen = min(ran, key=_seconds), choose(ran)
         largest = ran[-1].size
         if self._meter.allowed is not None and self._base is not None:
             while 2 * largest <= self._highest and self._fits(2 * largest):
                 largest *= 2
         reason = f"{chosen.size} is the smallest size within {CLOSE - 1:.0%} of the fastest, {fastest.size}"
-        reason += f" ({chosen.seconds * 1e3:.3g} and {fastest.seconds * 1e3:.3g} ms per example)"
+        reason += f" ({_seconds(chosen) * 1e3:.3g} and {_seconds(fastest) * 1e3:.3g} ms per example)"
         reason = f"{chosen.size} is the fastest size" if chosen is fastest else reason
         reason += f". The largest that fits is {largest}: "
         if failed:

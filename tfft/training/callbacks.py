@@ -12,9 +12,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfft.config import Phase
 from tfft.errors import AuditError, PlanError, listed
+from tfft.keras_compat import trained_variables
 from tfft.registry import Metric
-from tfft.specs import Phase
 from tfft.training.distribute import is_chief, statistics_of
 from tfft.weight_averaging.selection import ACCURACY, Score, selection_score
 
@@ -55,9 +56,7 @@ class PhaseWatch(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Checks that what the optimizer will train is what the phase names, and keeps the first weights."""
-        # Mixed precision wraps the optimizer for loss scaling; its variables are not public in Keras.
-        inner = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
-        optimizer = {id(v): v.path for v in inner._trainable_variables}
+        optimizer = {id(v): v.path for v in trained_variables(self.model.optimizer)}
         flags = {id(v): v.path for v in self.model.trainable_variables}
         if set(optimizer) != set(flags):
             extra = [path for key, path in flags.items() if key not in optimizer]

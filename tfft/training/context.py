@@ -12,11 +12,11 @@ import numpy as np
 import tensorflow as tf
 
 from tfft import heads
+from tfft.config import Phase
 from tfft.data import mixed, one_hot, weighted
 from tfft.errors import DataError, PlanError, listed
 from tfft.freezing import add_lora, relative_gradients, select, unfreeze
 from tfft.registry import Metric
-from tfft.specs import Phase
 from tfft.training.checkpoint.manager import Keeper
 from tfft.training.history import History
 from tfft.training.microbatch import in_parts
@@ -68,7 +68,7 @@ class Job:
         notes += [f"phase {phase.name!r}: {note}" for note in part.notes]
         if self.part_size is None:
             return part
-        statistics = "parts" if self.batch_norm == "train" else "refuse"
+        statistics: Literal["refuse", "parts"] = "parts" if self.batch_norm == "train" else "refuse"
         return dataclasses.replace(part, model=in_parts(part.model, self.part_size, batch_norm=statistics))
 
     def batches(self, part: Reduced, phase: Phase, notes: list[str]) -> tuple[Reduced, int, dict[str, Any]]:
@@ -81,9 +81,11 @@ class Job:
         if phase.mixup or phase.cutmix:
             head = heads.from_model(self.model)
             arguments = head.compile_args(soft=True)
-            how = {"mixup": phase.mixup, "cutmix": phase.cutmix, "seed": self.seed, "epoch": self.epoch}
+            training = mixed(
+                part.dataset, head.units, mixup=phase.mixup, cutmix=phase.cutmix, seed=self.seed, epoch=self.epoch
+            )
             held_out = None if part.validation is None else one_hot(part.validation, head.units)
-            part = dataclasses.replace(part, dataset=mixed(part.dataset, head.units, **how), validation=held_out)
+            part = dataclasses.replace(part, dataset=training, validation=held_out)
             if self.source is not None and part.model.inputs[0].shape != self.model.inputs[0].shape:
                 notes.append(
                     f"phase {phase.name!r}: what is frozen runs once, so its results are mixed, not the inputs"

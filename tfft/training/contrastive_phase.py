@@ -16,10 +16,10 @@ import numpy as np
 import tensorflow as tf
 
 from tfft import heads, registry
+from tfft.config import Phase
 from tfft.contrastive import MOST, SIZE, PairCosine, check_classes, fetched_pairs
 from tfft.errors import DataError, PlanError
 from tfft.features import Features, split_head
-from tfft.specs import Phase
 from tfft.training.context import Job
 from tfft.training.suffix import Reduced, reduce
 
@@ -60,7 +60,7 @@ def contrast(job: Job, phase: Phase, notes: list[str]) -> tuple[Reduced, int, di
         DataError: when no pairs can be made of the examples.
     """
     model, fetch, labels = _examples(job, phase, notes)
-    names = heads.from_model(job.model).class_names
+    names = heads.from_model(job.model).class_names or ()
     counts = np.bincount(labels, minlength=len(names))
     check_classes(counts, names)
     notes.append(f"phase {phase.name!r}: its scores are of the head from before, which these features do not fit")
@@ -77,8 +77,7 @@ def contrast(job: Job, phase: Phase, notes: list[str]) -> tuple[Reduced, int, di
     if job.part_size is not None and job.part_size < SIZE:
         size = max(_LEAST, job.part_size)
         notes.append(f"phase {phase.name!r}: batches have {size} examples, because all of a batch are compared at once")
-    how = {"shown": phase.contrastive, "size": size, "seed": job.seed, "epoch": job.epoch}
-    dataset = fetched_pairs(fetch, labels, **how)
+    dataset = fetched_pairs(fetch, labels, shown=phase.contrastive, size=size, seed=job.seed, epoch=job.epoch)
     return Reduced(split_head(model)[0], dataset, None), len(dataset), {"loss": PairCosine(), "metrics": None}
 
 
@@ -88,8 +87,8 @@ def _examples(
     """Returns the model to fit, the whole one or what is behind its frozen part, and the examples that it takes."""
     if job.source is not None:
         # Each example once and as it is: what is drawn twice, or varied, would be compared with itself.
-        plain = {"shuffle": False, "sampling": None, "augment": None, "views": 1, "validation": None}
-        part = reduce(job.model, dataclasses.replace(job.source, **plain), job.epoch, verbose=job.verbose)
+        plain = dataclasses.replace(job.source, shuffle=False, sampling=None, augment=None, views=1, validation=None)
+        part = reduce(job.model, plain, job.epoch, verbose=job.verbose)
         if isinstance(part, Reduced) and part.features is not None:
             return part.model, *_of_features(part.features, job.seed)
         notes.append(f"phase {phase.name!r}: every epoch runs the whole model. {part}")

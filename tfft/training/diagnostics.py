@@ -8,9 +8,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfft.config import Phase
 from tfft.errors import AuditError, listed
-from tfft.freezing import Audit
-from tfft.specs import Phase
+from tfft.freezing import Audit, AuditReport
 from tfft.training import distribute
 from tfft.training.suffix import Reduced
 
@@ -32,11 +32,11 @@ def likely_cause(dataset: tf.data.Dataset, phase: Phase) -> str:
     return f"The data is finite, so most likely the rate is too high: try {phase.learning_rate / 10:g}."
 
 
-def settle(check: Audit, part: Reduced, phase: Phase) -> list[str]:
+def settle(check: Audit, part: Reduced, phase: Phase) -> tuple[AuditReport, list[str]]:
     """Audits a phase; lets a variable stand still only if it is shown to have no gradient."""
     report = check.compare()
     if report.ok:
-        return []
+        return report, []
     if report.frozen_moved:
         check.check()
     found = _gradients(part.model, part.dataset, check.unchanged)
@@ -46,7 +46,7 @@ def settle(check: Audit, part: Reduced, phase: Phase) -> list[str]:
             f"In phase {phase.name!r} {len(still)} trainable variables have a gradient but did not change: "
             f"{listed(v.path for v in still)}. Learning rate {phase.learning_rate:g}; did a callback put them back?"
         )
-    return [f"phase {phase.name!r}: no gradient reaches {listed(report.trainable_unchanged)}"]
+    return report, [f"phase {phase.name!r}: no gradient reaches {listed(report.trainable_unchanged)}"]
 
 
 def _gradients(model: keras.Model, dataset: tf.data.Dataset, variables: Sequence[keras.Variable]) -> list[float]:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import keras
 import tensorflow as tf
 
+from tfft import keras_compat
 from tfft.errors import PlanError, listed, raise_problems
 
 Result = TypeVar("Result")
@@ -41,7 +42,7 @@ def is_chief(model: keras.Model | None = None) -> bool:
         >>> with strategy.scope():
         ...     verbose = tfft.training.is_chief()
     """
-    made_under = None if model is None else model._distribute_strategy
+    made_under = None if model is None else keras_compat.distribute_strategy(model)
     return bool((made_under or tf.distribute.get_strategy()).extended.should_checkpoint)
 
 
@@ -99,7 +100,8 @@ def strategy_of(model: keras.Model) -> tf.distribute.Strategy | None:
             strategy is one that does not keep all replicas alike.
     """
     around = tf.distribute.get_strategy() if tf.distribute.has_strategy() else None
-    for strategy in (around, model._distribute_strategy):
+    made_under = keras_compat.distribute_strategy(model)
+    for strategy in (around, made_under):
         if isinstance(strategy, _ASYNCHRONOUS):
             raise PlanError(
                 f"tfft cannot train under {type(strategy).__name__}: it updates variables one replica after the other, "
@@ -109,7 +111,7 @@ def strategy_of(model: keras.Model) -> tf.distribute.Strategy | None:
     homes = {id(home): home for home in map(_home, model.weights)}
     home = homes.popitem()[1] if len(homes) == 1 else None
     if homes or (around is not None and home is not around):
-        outside = [v.path for v in model.weights if _home(v) is not (around or model._distribute_strategy)]
+        outside = [v.path for v in model.weights if _home(v) is not (around or made_under)]
         raise PlanError(
             f"{len(outside)} of {len(model.weights)} variables of the model were made outside of the strategy's scope: "
             f"{listed(outside, limit=4)}. Open the backbone, build the model and train it inside one "
@@ -176,7 +178,12 @@ def fit(
 
 def statistics_of(model: keras.Model) -> list[keras.Variable]:
     """Returns the variables that training may change beside the trainable ones: those of trainable layers."""
-    return [v for layer in model._flatten_layers() if layer.trainable for v in layer._non_trainable_variables]
+    return [
+        v
+        for layer in keras_compat.flatten_layers(model)
+        if layer.trainable
+        for v in keras_compat.own_non_trainable_variables(layer)
+    ]
 
 
 def one_copy(variable: keras.Variable) -> Any:
@@ -205,7 +212,7 @@ def _working(model: keras.Model, dataset: tf.data.Dataset, strategy: tf.distribu
         _check_made_inside(model, strategy)  # before an optimizer from outside fails to make its slots
         # Keras would build from the mean of a first batch over the replicas. That fails with several workers and for
         # texts, and takes a pass over the data, so that the order of the next epoch is another one.
-        model._symbolic_build(data_batch=dataset.element_spec)
+        keras_compat.build_for(model, dataset.element_spec)
         _check_made_inside(model, strategy)  # and the metrics, which Keras lists once they are built
         with _detached(model), _vector_results(model) if _has_workers(strategy) else contextlib.nullcontext():
             yield
@@ -214,16 +221,15 @@ def _working(model: keras.Model, dataset: tf.data.Dataset, strategy: tf.distribu
 @contextlib.contextmanager
 def _detached(model: keras.Model) -> Iterator[None]:
     """Lets ``fit`` and ``predict`` go by the scope they are called in, not by the one the model was made in."""
-    kept = model._distribute_strategy
+    kept = keras_compat.distribute_strategy(model)
     if kept is None:
         yield
         return
-    functions = {"train_function": None, "test_function": None, "predict_function": None}  # Keras keeps them
     try:
-        _set(model, _distribute_strategy=None, **functions)
+        keras_compat.set_distribute_strategy(model, None)
         yield
     finally:
-        _set(model, _distribute_strategy=kept, **functions)
+        keras_compat.set_distribute_strategy(model, kept)
 
 
 @contextlib.contextmanager

@@ -13,8 +13,8 @@ import keras
 import tensorflow as tf
 
 from tfft import heads
+from tfft.config import Phase
 from tfft.errors import PlanError
-from tfft.specs import Phase
 from tfft.training import distribute
 from tfft.training.checkpoint.callback import Checkpoints
 from tfft.training.checkpoint.manager import Keeper

@@ -11,12 +11,11 @@ from typing import Any, Literal
 
 import keras
 import tensorflow as tf
-from keras.src.losses.loss import unscale_loss_for_distribution  # Keras' own step uses it; it has no public name
 
 from tfft.backbones.base import is_opened
 from tfft.errors import PlanError, listed, raise_problems
-from tfft.features.functional_graph import is_functional
-from tfft.freezing.layer_tree import batch_norms, flatten, has_statistics
+from tfft.freezing.batch_norm import batch_norms, has_statistics
+from tfft.keras_compat import flatten_layers, has_mask, is_functional, update_loss_tracker
 
 _MEANS = ("sum_over_batch_size", "mean")
 _OWN = ("train_step", "compute_loss", "compute_metrics")
@@ -174,7 +173,7 @@ class _Gradients:
             loss = model.compute_loss(x=x, y=y, y_pred=predicted, sample_weight=weights, training=True)
             share = tf.cast(tf.size(rows), loss.dtype) / tf.cast(self._total, loss.dtype)
             scaled = model.optimizer.scale_loss(loss * share)  # in this order half precision sees whole-batch numbers
-        model._loss_tracker.update_state(unscale_loss_for_distribution(loss), sample_weight=tf.size(rows))
+        update_loss_tracker(model, loss, tf.size(rows))
         model.compute_metrics(x, y, predicted, sample_weight=weights)
         found = tape.gradient(scaled, self._variables)
         self._reached = [g is not None for g in found]
@@ -215,7 +214,7 @@ def _check_statistics(model: keras.Model) -> None:
     names = [norm.name for norm in batch_norms(model) if norm.trainable]
     names += [
         layer.name
-        for layer in flatten(model)
+        for layer in flatten_layers(model)
         if is_opened(layer) and layer.batch_norm == "train" and layer.runs_training_graph and has_statistics(layer)
     ]
     if names:
@@ -229,7 +228,7 @@ def _check_statistics(model: keras.Model) -> None:
 
 
 def _check_masks(model: keras.Model, predicted: Any) -> None:
-    if any(getattr(t, "_keras_mask", None) is not None for t in keras.tree.flatten(predicted)):
+    if any(has_mask(t) for t in keras.tree.flatten(predicted)):
         raise PlanError(
             f"The output of {model.name!r} carries a mask, so its loss is a mean over the positions that are not "
             "masked, of which each part has another number. Train it on whole batches, or mask with sample_weight."

@@ -13,10 +13,10 @@ import keras
 import numpy as np
 
 from tfft import heads
+from tfft.config import Phase
 from tfft.freezing import audit, merge_lora, reinitialize
 from tfft.optimizers import carry_slots, optimizer_of
 from tfft.regularizers import anchor, release
-from tfft.specs import Phase
 from tfft.training import distribute
 from tfft.training.callbacks import EpochCount, OnWhole, PhaseWatch, line
 from tfft.training.context import Job, slice_for
@@ -72,12 +72,13 @@ def _fit(
     )
     bar = Progress(phase.name, steps * phase.epochs)
     check = audit(model)  # of the whole model, also where a part of it is fitted
-    fit = {"epochs": phase.epochs, "callbacks": job.course(_callbacks(job, phase, part, watch, bar)), "verbose": 0}
-    try:
-        distribute.fit(part.model, part.dataset, part.validation, **fit)  # the dataset orders itself
+    callbacks = job.course(_callbacks(job, phase, part, watch, bar))
+    try:  # the dataset orders itself
+        distribute.fit(part.model, part.dataset, part.validation, epochs=phase.epochs, callbacks=callbacks, verbose=0)
     finally:
         bar.close()
-    notes += settle(check, part, phase)  # before the best weights come back
+    report, found = settle(check, part, phase)  # before the best weights come back
+    notes += found
     watch.restore_best()
     best = watch.best
     if not watch.best_epoch:
@@ -85,7 +86,7 @@ def _fit(
     elif phase.interpolate:
         best = _interpolated(job, phase, part, watch, notes)
     job.optimizer = optimizer if watch.best_epoch and not phase.contrastive else None
-    history = History(tuple(watch.rows), {phase.name: watch.best_epoch}, {phase.name: check.report}, tuple(notes))
+    history = History(tuple(watch.rows), {phase.name: watch.best_epoch}, {phase.name: report}, tuple(notes))
     return history, best
 
 
@@ -105,7 +106,7 @@ def _optimizer(job: Job, phase: Phase, steps: int, fresh: set[str]) -> keras.opt
     return optimizer
 
 
-def _interpolated(job: Job, phase: Phase, part: Reduced, watch: PhaseWatch, notes: list[str]) -> Score:
+def _interpolated(job: Job, phase: Phase, part: Reduced, watch: PhaseWatch, notes: list[str]) -> Score | None:
     found = interpolate(part.model, watch.first, part.validation)
     notes.append(f"phase {phase.name!r}: the best point between its start (0) and its end (1) is {found.alpha:g}")
     return selection_score(found.best.results, job.selection)  # type: ignore[return-value]  # there is a loss
@@ -140,15 +141,23 @@ def solve_phase(job: Job, phase: Phase, start: Score | None) -> tuple[History, S
     source = job.source or FeatureSource(job.dataset, job.validation, cache=None)
     check = audit(model)
     before = [(v, keras.ops.convert_to_numpy(v)) for v in model.trainable_variables]
-    how = {"class_weight": job.class_weight, "prototypes": phase.solve == "prototypes"}
-    probe = solve(model, source, l2=job.l2, seed=job.seed, verbose=job.verbose, **how)
+    probe = solve(
+        model,
+        source,
+        l2=job.l2,
+        seed=job.seed,
+        verbose=job.verbose,
+        class_weight=job.class_weight,
+        prototypes=phase.solve == "prototypes",
+    )
     model.compile(optimizer="adam", **job.compile_arguments)
     model.optimizer.build(model.trainable_variables)  # a .keras file of an optimizer without slots loads with a warning
     row: dict[str, Any] = {"phase": phase.name, "epoch": 1}
     row |= distribute.alone(probe.part.model, lambda: _measured(probe.part, heads.from_model(model).compile_args))
     row |= {"learning_rate": 0.0, "seconds": time.perf_counter() - began}
     notes = [f"phase {phase.name!r}: {probe.note}"]
-    if check.compare().frozen_moved:
+    report = check.compare()
+    if report.frozen_moved:
         check.check()
     if job.verbose:
         print(line(row, 1), flush=True)
@@ -160,7 +169,7 @@ def solve_phase(job: Job, phase: Phase, start: Score | None) -> tuple[History, S
         score, best = start, 0
     if start is None:
         notes += _worse_than_before(job, phase, score)
-    return History((row,), {phase.name: best}, {phase.name: check.report}, tuple(notes)), score
+    return History((row,), {phase.name: best}, {phase.name: report}, tuple(notes)), score
 
 
 def _worse_than_before(job: Job, phase: Phase, score: Score | None) -> list[str]:

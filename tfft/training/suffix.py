@@ -31,8 +31,7 @@ from tfft.features.linear_probe.nearest_mean import nearest_mean_head
 from tfft.features.sources import Views, open_source
 from tfft.features.split_model import example_bytes, split_steady
 from tfft.io.cache_dir import free_space
-from tfft.modalities.image.augment import augmentation
-from tfft.specs import Augmentation
+from tfft.specs import Augmentation, augmentation
 
 _SHARE_OF_DISK = 0.5  # of what is free; features that need more are computed again in every epoch
 _SAMPLE = 256  # texts whose length tells how much the features of all will take
@@ -75,10 +74,16 @@ class FeatureSource:
 
     def extract(self, prefix: keras.Model, verbose: bool, *, varied: bool) -> tuple[Features, Features | None]:
         """Returns the features of the training examples, varied or as they are, and of the validation examples."""
-        settings = {"cache": self.cache, "dtype": self.dtype, "batch_size": self.batch_size, "verbose": verbose}
         changes = augmentation(self.augment) if varied else None
-        settings["views"] = None if changes is None else Views(changes, self.views, self.seed)
-        found = extract_each(prefix, [d for d in (self.train, self.validation) if d is not None], **settings)
+        found = extract_each(
+            prefix,
+            [d for d in (self.train, self.validation) if d is not None],
+            cache=self.cache,
+            dtype=self.dtype,
+            batch_size=self.batch_size,
+            verbose=verbose,
+            views=None if changes is None else Views(changes, self.views, self.seed),
+        )
         return found[0], None if self.validation is None else found[1]
 
 
@@ -119,8 +124,8 @@ def reduce(
         prefix, suffix, note = split_steady(model)
         staged = stage(prefix)
         check_axes(staged)
-    except (BackboneError, DataError) as why:
-        return str(why)
+    except (BackboneError, DataError) as error:
+        return str(error)
     needed = _bytes(prefix, staged, source)
     free = free_space(Path(tempfile.gettempdir())) if source.cache is None else _free(source.cache)
     if needed is not None and needed > _SHARE_OF_DISK * free:
@@ -131,8 +136,14 @@ def reduce(
     train, held_out = source.extract(prefix, verbose, varied=True)
     if staged.mask is not None and (why := _gap(model, suffix, train, source)):
         return why
-    order = {"shuffle": source.shuffle, "seed": source.seed, "epoch": epoch, "sampling": source.sampling}
-    dataset = train.dataset(source.batch_size, lengths=source.lengths, **order)
+    dataset = train.dataset(
+        source.batch_size,
+        shuffle=source.shuffle,
+        seed=source.seed,
+        epoch=epoch,
+        sampling=source.sampling,
+        lengths=source.lengths,
+    )
     validation = None if held_out is None else held_out.dataset(source.batch_size)
     return Reduced(suffix, dataset, validation, (note,) if note else (), train)
 
@@ -182,12 +193,13 @@ def solve(
             "features for each text. Train it: a phase with epochs and a rate, solve=False."
         )
     features, head = np.asarray(train.arrays), heads.from_model(model)
+    labels: Any = train.labels  # where there are none, solving says so
     if prototypes:
-        means = nearest_mean_head(features, train.labels, head)
+        means = nearest_mean_head(features, labels, head)
         transplant(model, means)
         note = f"the head is the mean of each class ({means.distance} distance)"
     else:
-        solved = solve_head(features, train.labels, head, l2=l2, seed=seed, class_weight=class_weight)
+        solved = solve_head(features, labels, head, l2=l2, seed=seed, class_weight=class_weight)
         transplant(model, solved)
         heads.set_l2(model, solved.l2)
         note = f"head solved in {solved.seconds:.1f} s with l2={solved.l2:.3g}"

@@ -97,7 +97,7 @@ class _Average(keras.callbacks.Callback):
             return dict(self._given or {"updates": self.updates})
         raw = self._read() if self._raw is None else self._raw
         state: State = {"updates": self.updates}
-        for kind, values in (("average", self._average.parts()), ("raw", raw)):
+        for kind, values in (("average", self._flat.parts()), ("raw", raw)):
             state |= {f"{kind}/{i:05d}": np.array(value) for i, value in enumerate(values)}
         return state
 
@@ -127,21 +127,27 @@ class _Average(keras.callbacks.Callback):
         held = sum(key.startswith("average/") for key in state)
         problems = [] if held == len(keys) else [f"it holds {held} variables, here {len(keys)} may move"]
         for key, variable in zip(keys, self._variables, strict=True):
-            shape = np.shape(state.get(f"average/{key}"))
+            shape = np.shape(state.get(f"average/{key}", 0))
             if held == len(keys) and shape != tuple(variable.shape):
                 problems.append(f"{variable.path!r} has the shape {tuple(variable.shape)}, the state holds {shape}")
         raise_problems(PlanError, "The state of the average is that of another model", problems)
         put(self._variables, [state[f"raw/{key}"] for key in keys])
-        self._average.set([state[f"average/{key}"] for key in keys])
+        self._flat.set([np.asarray(state[f"average/{key}"]) for key in keys])
 
     # ------------------------------------------------------------------ the average
+
+    @property
+    def _flat(self) -> _Flat:
+        if self._average is None:
+            raise RuntimeError("There is no average before the training begins.")
+        return self._average
 
     def _read(self) -> list[tf.Tensor]:
         return [tf.convert_to_tensor(v) for v in self._variables]
 
     def _add(self, share: float) -> None:
         """Moves the average towards the weights by a share of the way."""
-        self._average.move(share)
+        self._flat.move(share)
 
     def _settle_epoch(self) -> None:
         """Takes in the end of an epoch, once."""
@@ -150,7 +156,7 @@ class _Average(keras.callbacks.Callback):
         if self._raw is not None or not self.updates:
             return
         self._raw = self._read()
-        put(self._variables, [tf.cast(a, v.dtype) for a, v in zip(self._average.parts(), self._variables, strict=True)])
+        put(self._variables, [tf.cast(a, v.dtype) for a, v in zip(self._flat.parts(), self._variables, strict=True)])
         if self._refresh is not None:
             recompute(self.model, self._refresh, *training_norms(self.model))
 

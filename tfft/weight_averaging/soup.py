@@ -216,8 +216,7 @@ def _named(model: keras.Model, checkpoints: Sequence[Checkpoint]) -> list[tuple[
         raise PlanError("The list of checkpoints is empty, so there is nothing to make a soup of.")
     named, problems = [], []
     for i, checkpoint in enumerate(checkpoints):
-        is_file = isinstance(checkpoint, (str, os.PathLike))
-        name = os.fspath(checkpoint) if is_file else f"number {i + 1}"
+        name = os.fspath(checkpoint) if isinstance(checkpoint, (str, os.PathLike)) else f"number {i + 1}"
         named.append((name, checkpoint))
         try:
             _read(model, checkpoint, name)

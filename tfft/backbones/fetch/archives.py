@@ -79,8 +79,8 @@ def unpack(path: Path, folder: Path) -> None:
     most = min(MOST_BYTES, packed + _BLOCK if plain else max(SMALL, MOST_RATIO * packed))
     try:
         with open(path, "rb") if plain else gzip.open(path, "rb") as stream:
-            guarded = _Guarded(stream, most, path)  # type: ignore[arg-type]
-            with tarfile.open(fileobj=guarded, mode="r:") as archive:  # type: ignore[call-overload]
+            guarded = _Guarded(stream, most, path)  # type: ignore[arg-type]  # both are binary files
+            with tarfile.open(fileobj=guarded, mode="r:") as archive:  # type: ignore[call-overload]  # it has what tarfile uses
                 _unpack_members(archive, folder, path, most)
                 # tarfile takes an archive cut between two members for a whole one.
                 if guarded.tell() < archive.offset + _BLOCK:

@@ -91,7 +91,7 @@ def _pkg_resources() -> Iterator[None]:
         from packaging.version import parse
 
         stand_in = types.ModuleType("pkg_resources")
-        stand_in.parse_version = parse  # type: ignore[attr-defined]
+        vars(stand_in)["parse_version"] = parse
         sys.modules["pkg_resources"] = stand_in
         try:
             yield

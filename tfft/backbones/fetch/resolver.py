@@ -64,33 +64,41 @@ def resolve(handle: str | os.PathLike[str]) -> Path:
     plain, wanted = split_pin(given)
     preset = find_preset(plain)
     text = plain if preset is None else preset.handle  # before a folder of that name, which can be written as ./name
+    own = None if wanted is None else _own_file(text)
     for source in SOURCES:
         if source.accepts(text):
-            if wanted is not None and Path(text).expanduser().is_file():  # before anything of it is unpacked
-                check_pin(plain, wanted, digest(text))
+            if own is not None:  # before anything of it is unpacked or built
+                check_pin(plain, wanted, digest(own))
             folder = source.fetch(text)
-            if wanted is not None:
-                check_pin(plain, wanted, digest_of(plain, folder))
+            if wanted is not None and own is None:
+                check_pin(plain, wanted, digest(folder))
             return check_savedmodel(folder)
     _unknown(text)
 
 
-def digest_of(handle: str, folder: Path) -> str:
-    """Returns the digest by which a handle is pinned, of what :func:`resolve` gave for it.
+def files_of(handle: str) -> Path:
+    """Returns the file or folder that a pin of a handle covers, fetching it if need be.
 
-    That of the file where the handle is one, else that of the folder. What tfft itself builds from the weights in a
-    package differs a little on each machine; there it is the digest of the weights.
+    That is the archive or the SavedModel folder. What tfft itself builds from the weights in a package differs a little
+    on each machine; there it is the file of the weights.
 
     Args:
-        handle: without a pin.
-        folder: of the SavedModel.
+        handle: As for :func:`resolve`, without a pin.
+
+    Raises:
+        HandleError: Nothing is known under this handle, or it is out of reach.
+        SavedModelError: What was found is not a SavedModel, or an incomplete one.
+        DependencyError: An optional package is missing; the message gives the command.
     """
     preset = find_preset(handle)
-    text = handle if preset is None else preset.handle
-    if text.startswith(_PipWeights.prefix):
-        return digest(importlib.import_module("tfft.backbones.formats.efficientnet_lite0").weights_path())
-    path = Path(text).expanduser()
-    return digest(path if path.is_file() else folder)
+    return _own_file(handle if preset is None else preset.handle) or resolve(handle)
+
+
+def _own_file(text: str) -> Path | None:
+    """The one file that a SavedModel is unpacked or built from; None for folders and addresses."""
+    if _PipWeights().builds(text):
+        return importlib.import_module("tfft.backbones.formats.efficientnet_lite0").weights_path()
+    return Path(text).expanduser() if _Archive().accepts(text) else None
 
 
 def check_savedmodel(folder: Path) -> Path:
@@ -190,6 +198,9 @@ class _PipWeights:
 
     def accepts(self, handle: str) -> bool:
         return handle.startswith(self.prefix)
+
+    def builds(self, handle: str) -> bool:
+        return self.accepts(handle) and handle.removeprefix(self.prefix) in self._entries
 
     def fetch(self, handle: str) -> Path:
         package = handle.removeprefix(self.prefix)

@@ -1,1 +1,1 @@
-"""Readers of weight files: Keras files, PyTorch and safetensors checkpoints, pickles without execution."""
+"""Readers of weight files: Keras files, PyTorch checkpoints, pickles without execution."""

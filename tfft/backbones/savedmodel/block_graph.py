@@ -147,14 +147,16 @@ class ImportedGraph:
     def _updated_reads(self) -> dict[str, tf.Tensor]:
         """What the readings of kernels with a low-rank update give in place of the variable's value."""
         placeholders = {n: i for n, i in self._graph.variables.items() if i in self._updates}
-        uses = Uses(self._graph.graph_def) if placeholders else None
-        feeds = {}
+        feeds: dict[str, tf.Tensor] = {}
+        if not placeholders:
+            return feeds
+        uses = Uses(self._graph.graph_def)
         for name, i in placeholders.items():
             pair = self._updates[i]
             kernel = tf.convert_to_tensor(_component(self._variables[i].value))
             update = pair.update(*(tf.convert_to_tensor(_component(v.value)) for v in (pair.first, pair.second)))
             updated = kernel + tf.cast(update, kernel.dtype)
-            feeds |= {f"{read}:0": updated for read in uses.reads(name) or ()}  # type: ignore[union-attr]
+            feeds |= {f"{read}:0": updated for read in uses.reads(name) or ()}
         return feeds
 
 
@@ -192,7 +194,8 @@ def count_multiply_adds(graph: tf.Graph) -> int:
 
 def _einsum_multiply_adds(op: tf.Operation) -> int:
     """One multiply-add for each combination of the equation's letters; the attention of most transformers."""
-    letters, rest = {}, 1
+    letters: dict[str, int | None] = {}
+    rest = 1
     for term, tensor in zip(op.get_attr("equation").decode().split("->")[0].split(","), op.inputs, strict=True):
         if tensor.shape.rank is None:
             return 0

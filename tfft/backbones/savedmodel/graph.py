@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.framework import op_def_registry  # the only way to the argument names of an op
 
 from tfft.backbones.savedmodel.scan import function_names
 from tfft.errors import SavedModelError
+from tfft.keras_compat import op_definition
 
 _CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
 _UPDATES = ("Assign", "ResourceScatter", "ResourceApply")
@@ -200,7 +200,7 @@ class _Inliner:
         """Returns the flat graph, its names for the top-level nodes, the outputs, and the nodes that must run."""
         scope = _Scope(self, list(self._source.node), "", {}, {}, [])
         scope.expand()
-        refs = [scope.tensors[split_ref(o)] for o in outputs]  # type: ignore[index]
+        refs = [scope.tensors[split_ref(o)] for o in outputs]  # type: ignore[index]  # outputs are no control inputs
         run = [name for c in controls for name in self._effects.get(c, scope.controls[c])]
         self._keep_bodies()
         renamed = {name: ref for (name, index), ref in scope.tensors.items() if index == 0}
@@ -235,7 +235,7 @@ class _Inliner:
     def output_offsets(self, node: Any) -> dict[str, int]:
         """Names of a node's outputs -> position of the first tensor of each."""
         known = self._library.get(node.op)
-        definition = known.signature if known is not None else op_def_registry.get(node.op)
+        definition = known.signature if known is not None else op_definition(node.op)
         if definition is None:
             raise SavedModelError(
                 f"The graph uses the operation {node.op!r}, which this TensorFlow does not know. If it comes from a "

@@ -16,7 +16,6 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-from keras.src.saving import serialization_lib  # in_safe_mode() has no public name
 
 from tfft.backbones.savedmodel.block_graph import BlockGraph, ImportedGraph, count_multiply_adds
 from tfft.backbones.savedmodel.graph import tensor_name
@@ -25,6 +24,7 @@ from tfft.backbones.savedmodel.resources import make_resource
 from tfft.backbones.savedmodel.scan import check_graph
 from tfft.backbones.text_ops import load_text_ops, ops_of_graph
 from tfft.errors import BlockError, SavedModelError, TfftError, UnsafeModelError, listed
+from tfft.keras_compat import in_safe_mode
 from tfft.layers.lora import LowRank, Pair
 
 _MOST_BYTES = 2**36  # of the variables of one block in a file
@@ -159,6 +159,11 @@ class SavedModelBlock(keras.layers.Layer):
         return made
 
     @property
+    def graph_variables(self) -> list[keras.Variable]:
+        """The variables of the SavedModel, in the order the layer was made with, without low-rank updates."""
+        return list(self._runtime.slots)
+
+    @property
     def variable_names(self) -> tuple[str, ...]:
         """Names of the variables in the SavedModel, in the order of ``weights``."""
         names = {id(v): spec.name for v, spec in zip(self._runtime.slots, self._specs.value, strict=True)}
@@ -284,8 +289,9 @@ class SavedModelBlock(keras.layers.Layer):
         """Runs the piece on the previous block's tensor and the model inputs it reads itself."""
         tensors = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
         tensors = [self._cast(i, t) for i, t in enumerate(tensors)]
-        train = bool(training) and self.runs_training_graph
-        function = self._runtime.training if train else self._runtime.inference
+        function = self._runtime.inference
+        if training and self.runs_training_graph and self._runtime.training is not None:
+            function = self._runtime.training
         if self.trainable:
             for regularizer in self._runtime.regularizers:
                 self.add_loss(regularizer())
@@ -388,7 +394,7 @@ class SavedModelBlock(keras.layers.Layer):
             graphs["training"] = BlockGraph.from_config(graphs["training"])
         specs = [VariableSpec(**{**v, "shape": tuple(v["shape"])}) for v in config.pop("variables")]
         # The config's own word that it is trusted counts for nothing: only the user can switch safe mode off.
-        if serialization_lib.in_safe_mode() is not False:
+        if in_safe_mode() is not False:
             name = f"block {config.get('name')!r}"
             for graph in [graphs["inference"], graphs["training"], *graphs["regularizers"]]:
                 if graph is not None:

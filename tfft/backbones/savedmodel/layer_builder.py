@@ -63,8 +63,9 @@ class Maker:
     ) -> list[SavedModelBlock]:
         """Returns one layer for each piece, holding the values of the SavedModel's variables."""
         placeholders = self._inference.flat.inputs
-        if matched is not None:  # both graphs were traced from one function: inputs correspond by position
-            rename = dict(zip(self._training.flat.inputs, placeholders, strict=True))  # type: ignore[union-attr]
+        if matched is not None and self._training is not None:
+            # Both graphs were traced from one function: inputs correspond by position.
+            rename = dict(zip(self._training.flat.inputs, placeholders, strict=True))
             matched = [_with_inputs(piece, rename) for piece in matched]
         made = []
         for index, piece in enumerate(pieces):
@@ -149,7 +150,7 @@ class Maker:
 
     def pairs(self, layer: SavedModelBlock) -> list[tuple[Any, keras.Variable]]:
         """Returns (variable of the SavedModel, variable of the layer) for all of a layer's variables."""
-        return list(zip(self._sources[layer.name], layer._runtime.slots, strict=True))
+        return list(zip(self._sources[layer.name], layer.graph_variables, strict=True))
 
     def chain(self, layers: Sequence[SavedModelBlock], inputs: Sequence[Any]) -> Any:
         """Calls the layers one after the other on the model's flat inputs, tensors or Keras tensors."""

@@ -24,6 +24,11 @@ from tfft.errors import BackboneError, SavedModelError, listed
 LENGTH = 128  # pieces that a preprocessor of TF Hub gives unless it is told otherwise
 
 
+def _made(part: Any) -> Any:
+    """A layer, which in a file is its config."""
+    return keras.saving.deserialize_keras_object(part) if isinstance(part, Mapping) else part
+
+
 @keras.saving.register_keras_serializable(package="tfft")
 class HubPreprocessor(keras.layers.Layer):
     """Makes the inputs of an encoder of texts, as a preprocessor of TF Hub does.
@@ -48,9 +53,8 @@ class HubPreprocessor(keras.layers.Layer):
     ) -> None:
         super().__init__(**kwargs)
         self.keys, self.sequence_length = tuple(keys), int(sequence_length)
-        self.one, self.two = (
-            keras.saving.deserialize_keras_object(part) if isinstance(part, Mapping) else part for part in (one, two)
-        )
+        self.one: SavedModelBlock = _made(one)
+        self.two: SavedModelBlock | None = _made(two)
         self.supports_jit = False
         self.trainable = False
 
@@ -59,10 +63,12 @@ class HubPreprocessor(keras.layers.Layer):
 
     def call(self, texts: Any) -> dict[str, tf.Tensor]:
         """Returns int32 [B, L] by key for texts [B], or for a pair of such tensors."""
-        pair = isinstance(texts, (tuple, list))
-        if pair and self.two is None:
+        if not isinstance(texts, (tuple, list)):
+            stacked = self.one(texts)
+        elif self.two is None:
             raise BackboneError("The preprocessor of this backbone takes one text, not pairs. Join the two into one.")
-        stacked = self.two(list(texts)) if pair else self.one(texts)
+        else:
+            stacked = self.two(list(texts))
         return dict(zip(self.keys, tf.unstack(stacked, num=len(self.keys)), strict=True))
 
     def get_config(self) -> dict[str, Any]:

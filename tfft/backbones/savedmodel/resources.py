@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.checkpoint import graph_view  # the only way to all objects of a restored SavedModel
 
 from tfft.backbones.savedmodel.graph import FlatGraph, consumers_through_identity
 from tfft.backbones.text_ops import load_text_ops
 from tfft.errors import SavedModelError, UnsafeModelError
+from tfft.keras_compat import resource_creators
 
 _SENTENCEPIECE = "sentencepiece"
 _CREATES = "SentencepieceOp"
@@ -90,13 +90,10 @@ class SentencePieceModel(tf.saved_model.experimental.TrackableResource):
 
 def _sentencepiece_model(loaded: Any, handle: tf.Tensor) -> bytes:
     """The model behind a handle, from the function that makes it when the SavedModel is loaded."""
-    for part in graph_view.ObjectGraphView(loaded).breadth_first_traversal()[0]:
-        if getattr(part, "resource_handle", None) is not handle:
-            continue
-        for function in getattr(part._create_resource, "concrete_functions", ()):
-            for node in function.graph.as_graph_def().node:
-                if node.op == _CREATES and node.attr["model"].s:
-                    return node.attr["model"].s
+    for function in resource_creators(loaded, handle):
+        for node in function.graph.as_graph_def().node:
+            if node.op == _CREATES and node.attr["model"].s:
+                return node.attr["model"].s
     raise SavedModelError("The model uses a SentencePiece tokenizer that is not stored with it.")
 
 

@@ -115,7 +115,7 @@ def _computes(node: Any, calls: CallGraph) -> bool:
 
 def _form_findings(calls: CallGraph) -> Iterator[str]:
     """What is wrong with the form of a graph, whatever its operations do."""
-    from tensorflow.python.framework import op_def_registry
+    from tfft.keras_compat import op_definition
 
     graph = calls.graph_def
     yield from _twice([n.name for n in graph.node], "nodes of the graph")
@@ -123,7 +123,7 @@ def _form_findings(calls: CallGraph) -> Iterator[str]:
     for function in graph.library.function:
         names = [a.name for a in function.signature.input_arg] + [n.name for n in function.node_def]
         yield from _twice(names, f"nodes of {function.signature.name}")
-        if op_def_registry.get(function.signature.name) is not None:
+        if op_definition(function.signature.name) is not None:
             yield f"the function {function.signature.name} has the name of an operation"
     yield from calls.endless()
     padding = 0

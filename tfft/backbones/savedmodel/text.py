@@ -9,15 +9,16 @@ import dataclasses
 from pathlib import Path
 
 from tfft.backbones.base import Backbone
+from tfft.backbones.load_options import TokenPooling
 from tfft.backbones.savedmodel import open_preprocessor
 from tfft.backbones.savedmodel.preprocessor import LENGTH
 from tfft.errors import BackboneError, listed
 from tfft.layers.tokenize import Tokenize
-from tfft.specs import TextSpec
+from tfft.specs import Pooling, TextSpec
 
 MASK = "input_mask"
 _LIMIT = 512  # pieces, where no table of positions tells
-_POOLINGS = ("cls", "mean", "pooled_output")
+_POOLINGS: dict[str, Pooling] = {"cls": "cls", "mean": "mean", "pooled_output": "none"}
 
 
 def preferred_outputs(pooling: str | None) -> tuple[str, ...]:
@@ -38,7 +39,7 @@ def with_strings(backbone: Backbone) -> Backbone:
 
 
 def with_preprocessor(
-    backbone: Backbone, folder: Path, *, max_length: int | None, pooling: str | None, trust: bool
+    backbone: Backbone, folder: Path, *, max_length: int | None, pooling: TokenPooling | None, trust: bool
 ) -> Backbone:
     """Puts a preprocessor in front of an encoder.
 
@@ -58,15 +59,8 @@ def with_preprocessor(
         raise BackboneError(
             f"preprocessor= is for encoders with an input {MASK!r}; {backbone.name} takes {listed(inputs)}."
         )
-    if pooling not in (None, *_POOLINGS):
-        raise BackboneError(f"pooling must be one of {listed(_POOLINGS)} for an encoder of TF Hub, got {pooling!r}.")
-    pieces = len(backbone.model.output.shape) == 3
-    if pooling in ("cls", "mean") and not pieces:
-        raise BackboneError(
-            f"pooling={pooling!r} needs the features of all pieces, and {backbone.name} gives one row for each text. "
-            "Choose the output that has them with output=, or leave pooling out."
-        )
-    limit, fixed = _limit(backbone), inputs[MASK].shape[1]
+    spec = _text_spec(backbone, pooling)
+    limit, fixed = spec.max_length, inputs[MASK].shape[1]
     length = fixed or max_length or min(LENGTH, limit)
     if length > limit or (fixed and max_length not in (None, fixed)):
         takes = f"exactly {fixed}" if fixed else f"at most {limit}"
@@ -74,15 +68,31 @@ def with_preprocessor(
     asked = None if length == LENGTH else length
     packer = open_preprocessor(folder, list(inputs), max_length=asked, trust=trust)
     tokenizer = Tokenize(packer, {key: key for key in inputs}, MASK, length, fixed=bool(fixed), name="tokens")
-    if not pieces:
-        spec = TextSpec(limit, "none", "as asked for" if pooling else "as the encoder gives it")
-    elif pooling:
-        spec = TextSpec(limit, pooling, "as asked for")
-    else:
-        spec = TextSpec(limit, "mean", "since the first piece of an encoder that was not tuned for it says little")
     note = f"At most {length} pieces of a text are read, of {limit} that are possible. "
     note += f"Pooling: {spec.pooling}, {spec.source}."
     return dataclasses.replace(backbone, tokenizer=tokenizer, text_spec=spec, notes=(*backbone.notes, note))
+
+
+def _text_spec(backbone: Backbone, pooling: TokenPooling | None) -> TextSpec:
+    """How the features of an encoder become one vector per text, and how many tokens it takes."""
+    if pooling not in (None, *_POOLINGS):
+        raise BackboneError(f"pooling must be one of {listed(_POOLINGS)} for an encoder of TF Hub, got {pooling!r}.")
+    limit, of_tokens = _limit(backbone), len(backbone.model.output.shape) == 3
+    if pooling in ("cls", "mean") and not of_tokens:
+        raise BackboneError(
+            f"pooling={pooling!r} needs the features of all pieces, and {backbone.name} gives one row for each text. "
+            "Choose the output that has them with output=, or leave pooling out."
+        )
+    if pooling == "pooled_output" and of_tokens:
+        raise BackboneError(
+            f"pooling='pooled_output' needs one row for each text, and this output of {backbone.name} has the features "
+            "of all tokens. Leave output= out, or choose the pooling 'cls' or 'mean'."
+        )
+    if not of_tokens:
+        return TextSpec(limit, "none", "as asked for" if pooling else "as the encoder gives it")
+    if pooling == "cls" or pooling == "mean":
+        return TextSpec(limit, pooling, "as asked for")
+    return TextSpec(limit, "mean", "since the first piece of an encoder that was not tuned for it says little")
 
 
 def _limit(backbone: Backbone) -> int:

@@ -231,7 +231,8 @@ def _checked(features: np.ndarray, labels: np.ndarray, head: Head, count: int) -
     wrong = label_problems(labels, count, "labels")
     if not wrong:
         sizes = np.bincount(labels.astype(np.int64), minlength=count)
-        missing = [head.class_names[k] for k in np.flatnonzero(sizes == 0)]
+        names = head.class_names or ()
+        missing = [names[k] for k in np.flatnonzero(sizes == 0)]
         wrong = [f"no example has the class {listed(missing)}, so it has no mean"] if missing else []
     raise_problems(DataError, "The means of the classes cannot be found", problems + wrong)
     return labels.astype(np.int64)

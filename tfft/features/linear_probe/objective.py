@@ -13,7 +13,7 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -25,8 +25,17 @@ _NO_VARIANCE = 1e-12  # of the largest: what rounding leaves along axes that the
 _BLOCK_LOGITS, _BLOCK_FEATURES = 2**19, 2**21
 _JOINT_COLUMNS = 256  # enough for full speed of the matrix product; more only takes memory
 _THREADED_WORK = 2e9  # additions and products in one step: some 30 ms on one core
-_SWEEP_STOP = {"tolerance": 1e-4, "steps": 200}  # a hundredth of it moves held-out losses by a percent or less
-_FINAL_STOP = {"tolerance": 1e-8, "steps": 1000}
+
+
+class _Stop(TypedDict):
+    """When the search for a minimum ends."""
+
+    tolerance: float
+    steps: int
+
+
+_SWEEP_STOP: _Stop = {"tolerance": 1e-4, "steps": 200}  # a hundredth of it moves held-out losses by a percent or less
+_FINAL_STOP: _Stop = {"tolerance": 1e-8, "steps": 1000}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +159,7 @@ class Problem:
             losses[:, part], slopes = self._terms(logits, part)
             slopes = np.minimum(np.abs(slopes) * self.gain, 1)
             slopes *= 1 - slopes  # p (1 - p), whether the target is 0 or 1
-            weights = self.weights[:, part].astype(self.dtype)
+            weights: np.ndarray[Any, Any] = self.weights[:, part].astype(self.dtype)
             curvature += np.einsum("fun,fn->u", slopes, weights) / (self.gain * len(self.weights))
         return losses, hits, curvature
 

@@ -102,7 +102,7 @@ def solve_head(
     folds: int = 5,
     seed: int = 0,
     validation: tuple[np.ndarray, np.ndarray] | None = None,
-    class_weight: str | Mapping[str | int, float] | None = None,
+    class_weight: str | Mapping[str | int, float] | Mapping[int, float] | None = None,
     verbose: bool = False,
 ) -> Solved:
     """Finds the kernel and bias that minimise the head's loss plus an L2 penalty: the linear probe.
@@ -297,14 +297,14 @@ def _solve(problem: Problem, l2: float, variances: np.ndarray, start: np.ndarray
 
 
 def _weighing(
-    targets: np.ndarray, head: Head, class_weight: str | Mapping[str | int, float] | None
+    targets: np.ndarray, head: Head, class_weight: str | Mapping[str | int, float] | Mapping[int, float] | None
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Returns what tells the weights [n] of targets."""
     if class_weight is None:
         return lambda some: np.ones(len(some))
     if not _is_exclusive(head):
         raise PlanError(f"class_weight weights examples of one class each; the head is {head.task}. Leave it out.")
-    found = class_weights(_classes(targets, head), head.class_names, class_weight)
+    found = class_weights(_classes(targets, head), head.class_names or (), class_weight)
     by_class = np.array([found[k] for k in range(len(found))])
     return lambda some: by_class[_classes(some, head)]
 
@@ -389,8 +389,8 @@ def _is_exclusive(head: Head) -> bool:
 
 def _check_plan(l2: float | str, folds: int) -> None:
     problems = []
-    number = isinstance(l2, (int, float, np.number)) and not isinstance(l2, bool)
-    if l2 != "auto" and not (number and 0 <= l2 < float("inf")):
+    is_number = isinstance(l2, (int, float, np.number)) and not isinstance(l2, bool) and 0 <= l2 < float("inf")
+    if l2 != "auto" and not is_number:
         problems.append(f"l2 must be 'auto' or a number of at least 0, received {l2!r}")
     if isinstance(folds, bool) or not isinstance(folds, (int, np.integer)) or folds < 2:
         problems.append(f"folds must be an int of at least 2, received {folds!r}")

@@ -16,8 +16,7 @@ from tfft.data.batches import Fetch, assemble
 from tfft.data.sampling import classes_to_balance, rows
 from tfft.errors import DataError
 from tfft.modalities.audio.waveform_store import Waves
-from tfft.modalities.image.augment import augmentation, check_kind
-from tfft.specs import AudioSpec, Augmentation
+from tfft.specs import AudioSpec, Augmentation, augmentation, check_kind
 
 
 def from_waves(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from tfft import registry
 from tfft.data import RecordingSplits
 from tfft.inspection.classes import class_findings, label_text
 from tfft.inspection.duplicates import copy_findings
-from tfft.inspection.findings import DataReport, Finding, Item, in_order
+from tfft.inspection.findings import Finding, Item, Level
 from tfft.modalities.audio.decode import SUFFIXES, RecordingFacts
 from tfft.modalities.image.checks import unusable
+
+# Short name, level, message, remedy, which recordings are meant, and what is said of one.
+_Look = tuple[str, Level, str, str, Callable[[RecordingFacts], bool], Callable[[RecordingFacts], str]]
 
 _CLIPPED = 0.01  # of the samples
 _OFFSET = 0.02  # of the loudest that a file can hold
@@ -18,26 +21,25 @@ _QUIET = 0.01
 _SHORT = 0.1  # seconds
 
 
-def check_recordings(splits: RecordingSplits) -> DataReport:
-    """Looks at recordings that were read by :func:`tfft.data.load_recordings`; no file is read again.
+def recording_findings(splits: RecordingSplits) -> Iterator[Finding]:
+    """Yields findings about recordings that were read by :func:`tfft.data.load_recordings`; no file is read again.
 
     Args:
         splits: the recordings, with what reading them told.
     """
     parts = {"train": splits.train, "validation": splits.validation}
-    counts = {part: own.counts for part, own in parts.items()}
     labels = [label_text(own.class_names, label) for own in parts.values() for label in own.labels]
     where = [part for part, own in parts.items() for _ in own.paths]
-    findings = [*unusable(splits.skipped, "recordings", SUFFIXES), *_findings(splits.facts, splits)]
+    yield from unusable(splits.skipped, "recordings", SUFFIXES)
+    yield from _findings(splits.facts, splits)
     if registry.task(splits.task).exclusive_classes:
-        findings += class_findings(counts)
-    findings += copy_findings(splits.copies, [one.path for one in splits.facts], labels, where)
-    return DataReport(splits.root, counts, in_order(iter(findings)))
+        yield from class_findings({part: own.counts for part, own in parts.items()})
+    yield from copy_findings(splits.copies, [one.path for one in splits.facts], labels, where)
 
 
 def _findings(facts: Sequence[RecordingFacts], splits: RecordingSplits) -> Iterator[Finding]:
     spec = splits.spec
-    looks = (
+    looks: tuple[_Look, ...] = (
         ("clipped", "warning", "are clipped: too loud for their files", "record them again, less loud",
          lambda f: f.clipped > _CLIPPED, lambda f: f"has {f.clipped:.0%} of its samples at the limit"),
         ("quiet", "warning", "are very quiet", "look whether anything can be heard",

@@ -10,6 +10,7 @@ import functools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -40,6 +41,8 @@ class RecordingSplits(Splits):
         source: of the waves.
         order: positions in ``source`` of the recordings, those of ``train`` first, int [N].
     """
+
+    modality: ClassVar[str] = "audio"
 
     facts: tuple[RecordingFacts, ...] = ()
     spec: AudioSpec = AudioSpec()

@@ -7,7 +7,7 @@ for.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -62,6 +62,8 @@ class ArraySplits:
         split_from: in words, how the two came about.
         skipped: nothing; arrays hold no broken files.
     """
+
+    modality: ClassVar[str] = "image"
 
     train: ArrayExamples
     validation: ArrayExamples

@@ -1,14 +1,21 @@
-"""Findings about single image files: which cannot be used, and which are stored in an unusual way."""
+"""Findings about image files: which cannot be used, which are stored in an unusual way, copies, and the two parts."""
 
 from __future__ import annotations
 
 import os
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from tfft.data import FileFacts, Skipped
+import numpy as np
+
+from tfft import registry
+from tfft.data import Examples, FileFacts, Skipped
+from tfft.inspection.classes import class_findings, label_text
+from tfft.inspection.drift import drift_findings
+from tfft.inspection.duplicates import copy_findings
 from tfft.inspection.findings import Finding, Item, Level
 from tfft.modalities.image import file_info as known
 from tfft.modalities.image.decode_errors import FOREIGN_SUFFIXES, SUFFIXES
@@ -38,6 +45,60 @@ _ODDITIES: dict[str, tuple[Level, str, str]] = {
     ),
     known.FLAT: ("warning", "{n} pictures are of one colour only", "look at them: there is nothing to learn from"),
 }
+
+
+def split_findings(splits: Any, notes: list[str]) -> Iterator[Finding]:
+    """Yields findings about images that were listed by :func:`tfft.data.load`; no file is read again.
+
+    Args:
+        splits: the examples, with what reading them told.
+        notes: one sentence is added where copies were not looked for.
+    """
+    parts = {"train": splits.train, "validation": splits.validation}
+    notes += [splits.copies_note] if splits.copies_note else []
+    counts = {part: own.counts for part, own in parts.items()}
+    yield from listed_findings(parts, splits.skipped)
+    if registry.task(splits.task).exclusive_classes:
+        yield from class_findings(counts)
+    yield from copy_findings(splits.copies, *described(parts))
+    if splits.split_from.startswith("the folders"):
+        yield from drift_findings(measures_of(parts), counts)
+
+
+def listed_findings(parts: Mapping[str, Examples], skipped: Sequence[Skipped]) -> Iterator[Finding]:
+    """Yields findings about the files of all parts.
+
+    Args:
+        parts: examples by part.
+        skipped: what cannot be used, of all parts.
+    """
+    facts: list[FileFacts] = [one for own in parts.values() for one in own.facts]
+    yield from file_findings(facts, described(parts)[1] if facts else [], skipped)
+
+
+def described(parts: Mapping[str, Examples]) -> tuple[list[str], list[str], list[str]]:
+    """Returns paths, class names and parts of all examples, in the order that copies are counted in."""
+    paths = [path for own in parts.values() for path in own.paths]
+    labels = [label_text(own.class_names, label) for own in parts.values() for label in own.labels]
+    where = [part for part, own in parts.items() for _ in own.paths]
+    return paths, labels, where
+
+
+def measures_of(parts: Mapping[str, Examples]) -> dict[str, dict[str, np.ndarray]]:
+    """Returns brightness, contrast, size and shape of the images of each part, as :func:`drift_findings` takes them."""
+    return {part: _measures(own.facts) for part, own in parts.items()}
+
+
+def _measures(facts: Sequence[FileFacts]) -> dict[str, np.ndarray]:
+    if not facts:
+        return {}
+    thumbs = np.stack([one.thumb for one in facts if one.thumb is not None]).astype(np.float32)
+    return {
+        "brightness": thumbs.mean(axis=(1, 2)),
+        "contrast": thumbs.std(axis=(1, 2)),
+        "shorter side": np.array([min(one.height, one.width) for one in facts], float),
+        "width to height": np.array([one.width / one.height for one in facts]),
+    }
 
 
 def file_findings(facts: Sequence[FileFacts], labels: Sequence[str], skipped: Sequence[Skipped]) -> Iterator[Finding]:
@@ -75,7 +136,8 @@ def unusable(
     skipped: Sequence[Skipped], what: str = "images", suffixes: tuple[str, ...] = SUFFIXES + FOREIGN_SUFFIXES
 ) -> Iterator[Finding]:
     """Yields what is to be said of files that are not used; ``what`` names those that are, by how they end."""
-    bad, stray = [], []
+    bad: list[Item] = []
+    stray: list[Item] = []
     for item in skipped:  # rows of a table have no file of their own
         (stray if is_stray(item, suffixes) else bad).append(Item(item.path, item.reason))
     if bad:

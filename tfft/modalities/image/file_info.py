@@ -16,9 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import tensorflow as tf
 
-from tfft.layers.image_headers import BMP, GIF, JPEG, PNG, WEBP, read_header
-from tfft.layers.preprocess import decode_pixels
+from tfft.modalities.image.decode import decode_pixels
 from tfft.modalities.image.decode_errors import KIND_SUFFIXES, read_bytes, why_undecodable
+from tfft.modalities.image.headers import BMP, GIF, JPEG, PNG, WEBP, read_header
 
 THUMB = 32  # pixels of a side of the small copy
 _WINDOW = 256  # files that are read ahead of the one that is waited for

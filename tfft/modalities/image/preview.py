@@ -11,9 +11,10 @@ from tfft.data.batches import views_of
 from tfft.data.examples import Examples
 from tfft.errors import DataError
 from tfft.layers.preprocess import check_spec
-from tfft.modalities.image.augment import augmentation
-from tfft.specs import Augmentation, InputSpec
+from tfft.modalities.image.decode import decode_image
+from tfft.specs import Augmentation, InputSpec, augmentation
 
+_THUMBNAIL = InputSpec(height=96, width=96, resize="pad")
 _GAP = 4  # white pixels between two pictures
 
 
@@ -83,3 +84,12 @@ def as_png(grid: np.ndarray) -> bytes:
     """Returns a picture as the bytes of a PNG file."""
     with tf.device("CPU:0"):
         return tf.io.encode_png(grid).numpy()
+
+
+def thumbnail(path: str) -> bytes | None:
+    """Returns a picture of 96 x 96 pixels of an image file, as JPEG; None where it cannot be decoded."""
+    try:
+        with tf.device("CPU:0"):
+            return tf.io.encode_jpeg(decode_image(tf.io.read_file(path), _THUMBNAIL), quality=80).numpy()
+    except tf.errors.OpError:
+        return None

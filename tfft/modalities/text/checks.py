@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from tfft import registry
 from tfft.data import TextExamples, TextSplits
 from tfft.inspection.classes import twins, uneven
-from tfft.inspection.findings import DataReport, Finding, Item, in_order
+from tfft.inspection.findings import Finding, Item, Level
 
 _LONG = 20_000  # characters; no encoder reads so much
 _FEW = 10
@@ -22,15 +22,18 @@ _MARKUP = re.compile(r"</?(p|br|div|span|a|b|i|td|tr|li)\b[^>]*>|&(amp|lt|gt|quo
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
-def text_report(splits: TextSplits) -> DataReport:
-    """Looks at texts that were read by :func:`tfft.data.load_texts`.
+def text_findings(splits: TextSplits) -> Iterator[Finding]:
+    """Yields findings about texts that were read by :func:`tfft.data.load_texts`.
 
     Args:
         splits: both parts.
     """
-    parts = {"train": splits.train, "validation": splits.validation}
-    counts = {part: _counts(own, splits) for part, own in parts.items()}
-    return DataReport("texts", counts, in_order(_findings(splits, parts, counts)))
+    yield from _findings(splits, {"train": splits.train, "validation": splits.validation}, text_counts(splits))
+
+
+def text_counts(splits: TextSplits) -> dict[str, dict[str, int]]:
+    """Returns the number of texts in each class, by part; of all texts where labels are no classes."""
+    return {"train": _counts(splits.train, splits), "validation": _counts(splits.validation, splits)}
 
 
 def _counts(part: TextExamples, splits: TextSplits) -> dict[str, int]:
@@ -96,7 +99,7 @@ def _repeats(rows: Sequence[tuple[str, str, str, Any]]) -> Iterator[Finding]:
 
 
 def _spelling(rows: Sequence[tuple[str, str, str, Any]]) -> Iterator[Finding]:
-    looks = (
+    looks: tuple[tuple[str, Level, str, str, Callable[[str], Any]], ...] = (
         ("empty-text", "warning", "texts have no character that shows", "remove them", lambda t: not t.strip()),
         ("long-text", "warning", f"texts are longer than {_LONG:,} characters",
          "only the beginning is read; cut them up", lambda t: len(t) > _LONG),

@@ -11,7 +11,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow as tf
@@ -89,6 +89,8 @@ class TextSplits:
         split_from: in words, how the two came about.
         report: what is worth knowing of the texts; ``print`` it.
     """
+
+    modality: ClassVar[str] = "text"
 
     train: TextExamples
     validation: TextExamples

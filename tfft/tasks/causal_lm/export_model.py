@@ -13,10 +13,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfft import registry
 from tfft.backbones.text_ops import note_on, ops_of
 from tfft.errors import ExportError
+from tfft.exporting.loader import ARRAY_SIGNATURE
 from tfft.exporting.savedmodel import Exported, write_checked
-from tfft.exporting.signatures import ARRAY_SIGNATURE, Serving
+from tfft.exporting.signatures import Serving
 
 _ANSWER = "generated_text"
 _BROKEN = "\ufffd"  # what tokenizers put in place of a part of a character
@@ -83,9 +85,9 @@ def export(
 
     function = write.get_concrete_function(text=tf.TensorSpec([None], tf.string, name="text"))
     note = note_on(ops_of({ARRAY_SIGNATURE: function}))
-    serving = Serving(
-        {ARRAY_SIGNATURE: function}, reference, None, (), "causal language model", None, (note,) if note else ()
-    )
+    taken = registry.modality("text").serving(model, {"text": tf.TensorSpec([None], tf.string, name="text")})
+    notes = (note,) if note else ()
+    serving = Serving({ARRAY_SIGNATURE: function}, reference, (), "causal language model", taken, notes)
     return write_checked(model, serving, path, examples=examples, card=card)
 
 

@@ -14,7 +14,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow as tf
@@ -71,6 +71,8 @@ class TaggedSplits:
         notes: what is worth knowing and no error, one sentence each.
         split_from: in words, how the two came about.
     """
+
+    modality: ClassVar[str] = "text"
 
     train: TaggedSentences
     validation: TaggedSentences

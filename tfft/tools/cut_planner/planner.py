@@ -88,7 +88,6 @@ class CutPlan:
         choice: name of the block to cut at: of those allowed the one of the least expected time that fits on
             the disk; None where there is none.
         seconds_uncached: expected for what trains now, without features.
-        free_bytes: free on the disk of the cache.
         folder: of the cache.
         basis: where the seconds are from.
         notes: what was assumed, one sentence each.
@@ -103,7 +102,6 @@ class CutPlan:
     latest: str | None
     choice: str | None
     seconds_uncached: float
-    free_bytes: int
     folder: Path
     basis: str
     notes: tuple[str, ...] = ()
@@ -322,7 +320,7 @@ def _decide(
     return CutPlan(
         model=name, examples=work.count, epochs=work.epochs, batch_size=work.batch_size, dtype=dtype, cuts=tuple(cuts),
         latest=pieces.cuts[latest] if latest else None, choice=None if best is None else best.block,
-        seconds_uncached=work.uncached(latest, times.now), free_bytes=free, folder=folder, basis=times.basis,
+        seconds_uncached=work.uncached(latest, times.now), folder=folder, basis=times.basis,
         notes=notes,
     )  # fmt: skip
 
@@ -399,7 +397,7 @@ def _epochs(count: int) -> str:
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= 1
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and bool(value >= 1)
 
 
 def _check_arguments(model: Any, dataset: Any, epochs: Any, batch_size: Any, measure: Any, dtype: Any) -> None:

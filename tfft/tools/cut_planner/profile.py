@@ -19,6 +19,7 @@ import tensorflow as tf
 from tfft.features import litert
 from tfft.features.engines import Staged, open_engine, run
 from tfft.features.sources import Source
+from tfft.keras_compat import flatten_layers, own_trainable_variables
 from tfft.tools.cut_planner.segments import Look, Piece, Pieces, walk
 
 TRAINING = 3  # forward passes that one training step costs where nothing is measured
@@ -96,7 +97,10 @@ def measured(
     behind = [sum(look.flops[k:]) for k in cuts]
     last = cuts[-1]
     other = pieces.latest if 0 < pieces.latest < last else min(cuts[:-1], key=lambda k: abs(2 * behind[k] - behind[0]))
-    forward, steps, starts, now = [], {}, {}, None
+    forward: list[float] = []
+    steps: dict[int, float] = {}
+    starts: dict[int, float] = {}
+    now = 0.0
     for at, known in walk(pieces, look.functions, arrays):
         forward.append(_forward(look.functions[at], [known[id(t)] for t in pieces.pieces[at].takes]))
         if at in (pieces.latest, other, last):
@@ -129,7 +133,7 @@ def measured(
     return Times(
         forward=tuple(forward),
         step=tuple(step),
-        now=(now or 0.0) / count,
+        now=now / count,
         basis=f"measured on batches of {count}",
         read=max(front, read),
         front=front,
@@ -162,7 +166,7 @@ def _timed(call: Callable[[], Any]) -> tuple[float, float]:
 
 def _trainable_from_birth(net: keras.Model) -> list[keras.Variable]:
     """Variables that train once their layers do: neither statistics nor what a publisher fixed."""
-    found = [v for layer in net._flatten_layers() for v in layer._trainable_variables]
+    found = [v for layer in flatten_layers(net) for v in own_trainable_variables(layer)]
     return list({id(v): v for v in found}.values())
 
 

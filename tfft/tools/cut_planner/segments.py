@@ -12,13 +12,13 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.framework import convert_to_constants  # no public name
 
 from tfft.backbones.base import Block, blocks_of
 from tfft.backbones.savedmodel.block_graph import count_multiply_adds
 from tfft.errors import BackboneError
 from tfft.features import litert, split_model
 from tfft.features.functional_graph import Step, ancestors, descendants, divide, flatten, steps_of
+from tfft.keras_compat import flatten_layers, with_constants
 from tfft.layers.log_mel import Clip, LogMel
 from tfft.layers.preprocess import Preprocess
 from tfft.layers.tokenize import Tokenize
@@ -117,7 +117,7 @@ def _in_front(
     model: keras.Model, flat: keras.Model, steps: Sequence[Step], before: Sequence[Block], ignore_dropout: bool
 ) -> tuple[set[int], str]:
     """Finds what is in front of a cut, and why split() refuses to cut there."""
-    known = {id(part) for block in before for layer in block.layers for part in layer._flatten_layers()}
+    known = {id(part) for block in before for layer in block.layers for part in flatten_layers(layer)}
     late = descendants(steps, [s for s in steps if s.variables and id(s.operation) not in known])
     early = [s for s in steps if s.key not in late]
     training = [block.name for block in before if block.trainable_parameters]
@@ -225,7 +225,7 @@ def _flops(net: keras.Model, function: tf.types.experimental.ConcreteFunction) -
     own = sum(getattr(layer, "flops", None) or 0 for layer in net.layers)
     try:
         with litert.quiet():  # calls are inlined, and so the sizes inside of them are known
-            graph = convert_to_constants.convert_variables_to_constants_v2(function).graph
+            graph = with_constants(function).graph
     except Exception:  # what cannot be a constant, a lookup table for one; then blocks count for themselves
         return 2 * (own + count_multiply_adds(function.graph)), False
     kinds = {op.type for op in graph.get_operations()}

@@ -20,6 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfft.errors import PlanError, listed, raise_problems
+from tfft.keras_compat import set_initial_epoch
 from tfft.training.callbacks import OnWhole
 from tfft.training.checkpoint import fingerprint
 from tfft.training.checkpoint.callback_state import CallbackStates
@@ -156,14 +157,14 @@ class Course(keras.callbacks.Callback):
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Lets go of signals."""
         self._stops.remove()
-        self._model._initial_epoch = None
+        set_initial_epoch(self._model, None)
         self._call("on_train_end", logs)
         if self._found is not None:  # nothing was left to do
             self._end_going_on()
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Lets the callbacks begin; in an epoch that was begun before, puts everything back once more."""
-        self._model._initial_epoch = None  # else the next fit would start here too
+        set_initial_epoch(self._model, None)  # else the next fit would start here too
         self._epoch, self._done = epoch, 0
         self._call("on_epoch_begin", epoch, logs)
         if self._found is not None:
@@ -261,8 +262,14 @@ class Course(keras.callbacks.Callback):
             f"{self._settings.folder}: the same command goes on from there."
         )
 
+    @property
+    def _resumed(self) -> Checkpoint:
+        if self._found is None:
+            raise RuntimeError("There is no checkpoint to go on from.")
+        return self._found
+
     def _restore(self) -> None:
-        found, whole = self._found, self._whole or self._model
+        found, whole = self._resumed, self._whole or self._model
         restore(whole, found.arrays, found.state, fitted=self._model, callbacks=self._states)
 
     def _go_on(self, state: Mapping[str, Any]) -> None:
@@ -274,18 +281,20 @@ class Course(keras.callbacks.Callback):
         for callback in self.callbacks:
             if isinstance(callback, Progress):
                 callback.go_on(state["epoch"] * (self.params["steps"] or 0) + self._skip)
-        self._model._initial_epoch = epoch  # as keras.callbacks.BackupAndRestore does
+        set_initial_epoch(self._model, epoch)  # as keras.callbacks.BackupAndRestore does
         if self._verbose and is_chief():
             where = f"epoch {epoch + 1}, step {self._skip + 1}"
-            print(f"Going on from {self._store.folder / self._found.name}: {where}", flush=True)
+            print(f"Going on from {self._store.folder / self._resumed.name}: {where}", flush=True)
 
     def _end_going_on(self) -> None:
-        self._model.history.epoch = list(self._found.state["history"]["epoch"])  # Keras resets it after on_train_begin
+        self._model.history.epoch = list(
+            self._resumed.state["history"]["epoch"]
+        )  # Keras resets it after on_train_begin
         self._found = None
 
     def _skip_steps(self) -> None:
         """Makes ``fit`` draw the batches that were trained already, and do nothing with them."""
-        model, arrays = self._model, self._found.arrays
+        model, arrays = self._model, self._resumed.arrays
         metrics = [arrays[f"metrics/{i}"] for i in range(sum(name.startswith("metrics/") for name in arrays))]
         self._done = self._left = self._skip
         self._train = train = model.train_function

@@ -144,7 +144,8 @@ def _values(callback: Any) -> dict[str, Packed]:
     """Returns all attributes that can be kept, as they are at this moment."""
     found: dict[str, Packed] = {}
     for name, value in vars(callback).items():
-        variable, arrays = _variable(value), {}
+        variable = _variable(value)
+        arrays: dict[str, np.ndarray] = {}
         if name in _KERAS_OWN or (name in _SET_AGAIN and hasattr(callback, "monitor_op")):
             continue
         try:

@@ -112,7 +112,7 @@ def _text(content: Any) -> bytes:
     return json.dumps(content, sort_keys=True, separators=(",", ":")).encode("ascii")
 
 
-def _parsed(data: bytes, what: str) -> Any:
+def _parsed(data: bytes | bytearray, what: str) -> Any:
     try:
         found = json.loads(data)
         if _text(found) == data:

@@ -16,9 +16,9 @@ from typing import Any, Literal
 import keras
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.framework import config  # whether operations are deterministic has no public name
 
 from tfft.errors import PlanError, installed_version
+from tfft.keras_compat import is_deterministic
 from tfft.training.checkpoint.files import sync
 from tfft.training.checkpoint.store import CheckpointError
 
@@ -51,7 +51,7 @@ def facts() -> dict[str, Any]:
             "intra_op": threads.get_intra_op_parallelism_threads(),
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
         },
-        "determinism": bool(config.is_op_determinism_enabled()),
+        "determinism": is_deterministic(),
         "TF_ENABLE_ONEDNN_OPTS": os.environ.get("TF_ENABLE_ONEDNN_OPTS"),
         "dtype": [keras.config.floatx(), keras.config.dtype_policy().name],
     }

@@ -14,8 +14,8 @@ import keras
 import numpy as np
 
 from tfft import heads
+from tfft.config import Phase
 from tfft.freezing import AuditReport, unfreeze
-from tfft.specs import Phase
 from tfft.training.checkpoint.callback import Checkpoints, Course
 from tfft.training.checkpoint.callback_state import CallbackStates, has_state
 from tfft.training.checkpoint.resume import open_store, refuse_workers
@@ -58,16 +58,20 @@ class Keeper:
         verbose: bool = True,
     ) -> None:
         refuse_workers(model)
-        self.done, self.history, self.best = 0, History(), None
+        self.done, self.history = 0, History()
+        self.best: Score | None = None
         self._settings, self._model, self._verbose = settings, model, verbose
         self._memory = {} if memory is None else memory
-        self._store, self._course, self._entered = settings.store, None, False
+        self._store, self._entered = settings.store, False
+        self._course: Course | None = None
         self._notes: list[str] = []
         self._store.claim()
         found = open_store(settings, self._store, self._identity(phases, about), self._notes)
-        self._base: Checkpoint | None = None if found is None else found.base or found
-        inside = found is not None and found is not self._base and found.state.get("phase") == self._base.state["phase"]
-        self._found = found if inside else None
+        base = None if found is None else found.base or found
+        self._found: Checkpoint | None
+        self._base, self._found = base, None
+        if found is not None and base is not None and found is not base:
+            self._found = found if found.state.get("phase") == base.state["phase"] else None
         self._phases, self._solves = tuple(phases), any(phase.solve for phase in phases)
 
     def enter(self, job: Any) -> tuple[History, Score | None]:
@@ -192,8 +196,5 @@ def _plain(history: History) -> dict[str, Any]:
 
 
 def _history(plain: Mapping[str, Any]) -> History:
-    audits = {
-        name: AuditReport(**{k: tuple(v) if isinstance(v, list) else v for k, v in report.items()})
-        for name, report in plain["audits"].items()
-    }
+    audits = {name: AuditReport.from_dict(report) for name, report in plain["audits"].items()}
     return History(tuple(plain["rows"]), plain["best"], audits, tuple(plain["notes"]))

@@ -15,13 +15,9 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from keras.src.backend.common import global_state  # Keras' own generator has no public name
-from keras.src.random import seed_generator
-from tensorflow.python.eager import context  # nor has the one that TensorFlow draws seeds from
-from tensorflow.python.ops import stateful_random_ops
 
+from tfft import keras_compat
 from tfft.errors import PlanError, raise_problems
-from tfft.freezing.layer_tree import flatten
 from tfft.training.checkpoint.callback_state import CallbackStates
 from tfft.training.checkpoint.serialization import pack, unpack
 from tfft.training.distribute import statistics_of
@@ -140,7 +136,7 @@ def restore_metrics(fitted: keras.Model, values: Sequence[np.ndarray], batch: An
     Raises:
         PlanError: there are other metrics.
     """
-    fitted._symbolic_build(data_batch=batch)
+    keras_compat.build_for(fitted, batch)
     variables = fitted.metrics_variables
     problems = [f"the metrics had {len(values)} variables and have {len(variables)}"]
     if len(values) == len(variables):
@@ -199,8 +195,8 @@ def _take(variables: Sequence[Any], key: str, arrays: Arrays) -> dict[str, Any]:
 def _random_variables(model: keras.Model, fitted: keras.Model) -> list[Any]:
     """States of all random generators in the layers, and TensorFlow variables there that are no weights."""
     found: list[Any] = []
-    for layer in [*flatten(model), *flatten(fitted)]:
-        found += [generator.state for generator in getattr(layer, "_seed_generators", ())]
+    for layer in [*keras_compat.flatten_layers(model), *keras_compat.flatten_layers(fitted)]:
+        found += [generator.state for generator in keras_compat.seed_generators(layer)]
         for value in vars(layer).values():
             if isinstance(value, keras.random.SeedGenerator):
                 found.append(value.state)
@@ -251,7 +247,7 @@ def take_optimizer(
     Returns:
         Plain values for :func:`optimizer_from`.
     """
-    trained = _trained(optimizer)
+    trained = keras_compat.trained_variables(optimizer)
     positions = {id(v): i for i, v in enumerate(model.weights)}
     for i, value in enumerate(variables_of(optimizer, {id(v) for v in trained})):
         arrays[f"carried/{i}"] = _value(value)
@@ -284,10 +280,6 @@ def optimizer_from(
     return optimizer
 
 
-def _trained(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
-    return list(getattr(optimizer, "inner_optimizer", optimizer)._trainable_variables)
-
-
 def _take_optimizer(fitted: keras.Model, arrays: Arrays) -> dict[str, Any]:
     optimizer = getattr(fitted, "optimizer", None)
     name = None if optimizer is None else type(optimizer).__name__
@@ -315,14 +307,14 @@ def _type(variable: Any) -> str:
 
 
 def _take_global(arrays: Arrays) -> dict[str, Any]:
-    generator = global_state.get_global_attribute(seed_generator.GLOBAL_SEED_GENERATOR)
-    drawn = getattr(context.context(), "_rng", None)  # None until tf.random.set_seed
-    numbers = stateful_random_ops.global_generator
+    generator = keras_compat.global_seed_generator()
+    drawn = keras_compat.tensorflow_seed_sequence()
+    numbers = keras_compat.tensorflow_generator()
     return {
         "python": pack(_python_state(random.getstate()), arrays, "global"),
         "numpy": pack(np.random.get_state(legacy=False), arrays, "global"),
         "keras": pack(None if generator is None else generator.state, arrays, "global"),
-        "tensorflow seed": getattr(context.context(), "_seed", None),
+        "tensorflow seed": keras_compat.tensorflow_seed(),
         "tensorflow seeds": pack(None if drawn is None else _python_state(drawn.getstate()), arrays, "global"),
         "tensorflow": pack(None if numbers is None else numbers.state, arrays, "global"),
     }
@@ -331,11 +323,13 @@ def _take_global(arrays: Arrays) -> dict[str, Any]:
 def _restore_global(state: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
     values = {name: unpack(packed, arrays) for name, packed in state.items()}
     if values["keras"] is not None:
-        seed_generator.global_seed_generator().state.assign(values["keras"])
+        keras_compat.ensure_global_seed_generator().state.assign(values["keras"])
     if values["tensorflow seeds"] is not None:
-        if values["tensorflow seed"] != getattr(context.context(), "_seed", None):
+        if values["tensorflow seed"] != keras_compat.tensorflow_seed():
             tf.random.set_seed(values["tensorflow seed"])
-        context.context()._rng.setstate(_as_python_state(values["tensorflow seeds"]))
+        sequence = keras_compat.tensorflow_seed_sequence()
+        if sequence is not None:  # always so once there is a seed
+            sequence.setstate(_as_python_state(values["tensorflow seeds"]))
     if values["tensorflow"] is not None:
         tf.random.get_global_generator().state.assign(values["tensorflow"])
     random.setstate(_as_python_state(values["python"]))  # last: to make one of the others draws from it

@@ -27,7 +27,7 @@ from tfft.training.checkpoint.files import NotPlainError, UnusableError, read, s
 try:
     import fcntl
 except ImportError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None  # type: ignore[assignment]  # asked for before each use
 
 LOCK = ".lock"
 
@@ -241,7 +241,10 @@ class CheckpointStore:
 
 
 def _number(name: str) -> int:
-    return int(_NAME.fullmatch(name)[2])
+    match = _NAME.fullmatch(name)
+    if match is None:
+        raise ValueError(f"{name!r} is not the name of a checkpoint.")
+    return int(match[2])
 
 
 def _lock(folder: Path) -> tuple[int, bool]:

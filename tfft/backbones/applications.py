@@ -1,0 +1,106 @@
+"""Networks of ``keras.applications`` as backbones: :func:`from_applications`.
+
+Implementation notes: each family scales pixels in its own way. A :class:`~tfft.specs.InputSpec` cannot express "blue
+first, minus the means", so the networks that want it get a small layer that does it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import warnings
+from pathlib import Path
+
+from tfft.backbones.catalog import APPLICATIONS, Application, find_application, plain
+from tfft.errors import HandleError, did_you_mean, listed, require_platform
+from tfft.specs import InputSpec
+
+require_platform()
+import keras  # noqa: E402  (the check above gives a better message than the import)
+
+from tfft.backbones.base import Backbone  # noqa: E402
+from tfft.backbones.fetch.remote import impatient  # noqa: E402
+from tfft.backbones.keras_model import with_plain_input  # noqa: E402
+from tfft.layers.caffe_pixels import CaffePixels  # noqa: E402
+
+RANDOM = ":random"
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+_WEIGHTS_HOST = "storage.googleapis.com"
+
+
+def from_applications(name: str, weights: str | None = "imagenet", *, backbone_name: str | None = None) -> Backbone:
+    """Makes a network of ``keras.applications`` a backbone: without its classifier, features averaged.
+
+    Args:
+        name: as ``"MobileNetV2"``, ``"mobilenet_v2"`` or ``"keras:mobilenet-v2"``; with ``":random"``
+            at its end the weights are random, which needs no network.
+        weights: ``"imagenet"`` (downloaded once into ``~/.keras``), None for random ones, or the
+            path of a ``.weights.h5`` file for the network without its classifier.
+        backbone_name: of the backbone; the network's own name by default.
+
+    Returns:
+        A backbone whose model maps ``[batch, height, width, 3]`` to ``[batch, features]``, for any
+        image size, with the InputSpec of the network's family.
+
+    Raises:
+        HandleError: there is no such network, or its weights are out of reach.
+
+    Example:
+        >>> from_applications("MobileNetV2").input_spec.value_range
+        (-1.0, 1.0)
+    """
+    short = name.removeprefix("keras:")
+    if short.lower().endswith(RANDOM):
+        short, weights = short[: -len(RANDOM)], None
+    app = find_application(short)
+    if app is None:
+        names = [app.name for app in APPLICATIONS]
+        raise HandleError(
+            f"keras.applications has no network {short!r}.{did_you_mean(short, names)} "
+            f"It has: {listed(names, limit=50)}."
+        )
+    model = _build(app, weights, backbone_name or app.name.lower())
+    notes = () if weights else ("The weights are random, not pretrained.",)
+    return Backbone(model.name, model, f"keras:{app.name}{'' if weights else RANDOM}", _spec(app), notes)
+
+
+def _build(app: Application, weights: str | None, name: str) -> keras.Model:
+    image = keras.Input((None, None, 3), name="image")
+    first = CaffePixels(name="caffe_pixels")(image) if app.scaling == "means" else image
+    make = getattr(keras.applications, app.name)
+    how = {"include_top": False, "weights": weights, "input_tensor": first, "pooling": "avg", "name": name}
+    with warnings.catch_warnings():
+        # MobileNets say which size's weights they take where the input has none.
+        warnings.filterwarnings("ignore", message=".*input_shape. is undefined")
+        if weights != "imagenet" or _weights_cached(app):
+            return with_plain_input(make(**how))
+        try:
+            with impatient(_WEIGHTS_HOST):
+                return with_plain_input(make(**how))
+        except Exception as error:
+            if not isinstance(error, OSError) and "URL fetch failure" not in str(error):
+                raise
+            raise HandleError(
+                f"The ImageNet weights of {app.name} could not be downloaded from {_WEIGHTS_HOST}: {error}. "
+                "Without a network: copy ~/.keras/models from a machine where this worked (KERAS_HOME names another "
+                f"folder), take random weights with 'keras:{app.name}{RANDOM}', or take 'efficientnet-lite0', "
+                "which needs no network."
+            ) from error
+
+
+def _weights_cached(app: Application) -> bool:
+    """Whether Keras has a weight file that looks like this network's; then it needs no server."""
+    home = os.environ.get("KERAS_HOME")
+    folder = (Path(home) if home else Path.home() / ".keras") / "models"
+    return folder.is_dir() and any(plain(app.name) in plain(p.name) for p in folder.glob("*.h5"))
+
+
+def _spec(app: Application) -> InputSpec:
+    spec = InputSpec(height=app.size, width=app.size, flexible=True, source=f"keras.applications, {app.name}")
+    if app.scaling == "symmetric":
+        return dataclasses.replace(spec, value_range=(-1, 1))
+    if app.scaling == "standardised":
+        return dataclasses.replace(spec, value_range=(0, 1), mean=_IMAGENET_MEAN, std=_IMAGENET_STD)
+    what = "it rescales pixels itself" if app.scaling == "inside" else "a layer in the model subtracts the means"
+    return dataclasses.replace(spec, value_range=(0, 255), source=f"{spec.source}: {what}")

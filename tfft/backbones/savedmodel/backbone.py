@@ -1,0 +1,100 @@
+"""A SavedModel as a backbone: :func:`from_savedmodel`, from a handle to blocks, input contract and tokenizer."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Sequence
+
+import keras
+
+from tfft.backbones.base import Backbone
+from tfft.backbones.catalog import find_preset
+from tfft.backbones.fetch.digests import split_pin
+from tfft.backbones.fetch.resolver import resolve
+from tfft.backbones.keras_model import image_spec
+from tfft.backbones.load_options import LoadOptions
+from tfft.backbones.savedmodel import text
+from tfft.backbones.savedmodel.opener import open_savedmodel
+from tfft.specs import InputSpec, Preset
+
+
+def preprocessor_of(handle: str, options: LoadOptions) -> str | None:
+    """Returns the handle of the preprocessor that belongs to an encoder: as asked for, else the catalog's."""
+    if options.preprocessor:
+        return os.fspath(options.preprocessor)
+    preset = find_preset(handle)
+    return preset.preprocessor if preset else None
+
+
+def from_savedmodel(handle: str, options: LoadOptions) -> Backbone:
+    """Opens a SavedModel as a backbone.
+
+    Args:
+        handle: As :func:`tfft.backbones.resolve` takes it, without a pin.
+        options: As :func:`tfft.backbones.load_backbone` takes them. A pin stands for ``trust=True``.
+
+    Returns:
+        The backbone; with a tokenizer if it has a preprocessor.
+
+    Raises:
+        HandleError: The handle is unknown or out of reach.
+        SavedModelError: It is no SavedModel, or cannot be opened.
+        UnsafeModelError: The SavedModel could reach outside of itself.
+        BackboneError: An option does not fit this SavedModel.
+    """
+    preset, preprocessor = find_preset(handle), preprocessor_of(handle, options)
+    path = resolve(handle)
+    before = None if preprocessor is None else resolve(preprocessor)
+    name = options.name or (preset.name if preset else _short_name(handle))
+    opened = open_savedmodel(
+        path,
+        name=name,
+        output=options.output,
+        prefer=text.preferred_outputs(options.pooling) if before else (),
+        signature=options.signature,
+        tags=options.tags,
+        batch_norm=options.batch_norm,
+        backbone_dropout=options.backbone_dropout,
+        trust=options.trust or options.pinned,
+    )
+    _remember_source(opened.model.layers, options.digest)
+    spec, notes = _input_contract(opened.model, preset)
+    backbone = Backbone(name, opened.model, handle, spec, (*opened.notes, *notes), digest=options.digest)
+    if preprocessor is None or before is None:
+        return text.with_strings(backbone) if text.takes_strings(backbone) else backbone
+    trust = options.trust or split_pin(preprocessor)[1] is not None  # a pin speaks for what it pins only
+    return text.with_preprocessor(backbone, before, max_length=options.max_length, pooling=options.pooling, trust=trust)
+
+
+def _remember_source(layers: Sequence[keras.layers.Layer], digest: str | None) -> None:
+    """Lets the blocks in a ``.keras`` file tell which SavedModel they came from."""
+    for layer in layers:
+        if hasattr(layer, "source_digest"):
+            layer.source_digest = digest
+
+
+def _input_contract(model: keras.Model, preset: Preset | None) -> tuple[InputSpec | None, tuple[str, ...]]:
+    """What the model expects of pixels, and a note where that is assumed."""
+    spec = image_spec(model)
+    if spec is None:
+        return None, ()
+    known = preset.input if preset else None
+    if known is None:
+        return spec, (f"The pixel range is {spec.source}. input_range= sets another.",)
+    if spec.flexible:
+        return known, ()
+    # The catalog's contract, with the size that the graph insists on.
+    return dataclasses.replace(known, height=spec.height, width=spec.width, flexible=False), ()
+
+
+def _short_name(handle: str) -> str:
+    """The telling part of a folder's or an address's name: without suffix, version and "feature_vector"."""
+    words = [
+        word
+        for word in re.split(r"[/\\\\]", re.sub(r"(\.tar)?(\.gz)?$|\.tgz$", "", handle))
+        if word not in ("", ".", "..")
+    ]
+    telling = [word for word in words if not word.isdigit() and not re.fullmatch(r"feature[-_]vector", word)]
+    return (telling or words or ["backbone"])[-1]

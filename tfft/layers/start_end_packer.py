@@ -1,0 +1,50 @@
+"""Tokens of a text as a decoder takes them: :class:`StartEndPieces`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from tfft.errors import BackboneError
+
+
+@keras.saving.register_keras_serializable(package="tfft")
+class StartEndPieces(keras.layers.Layer):
+    """Packs the pieces of a text for a decoder: mark of the start, pieces, padding.
+
+    Args:
+        tokenizer: of KerasHub.
+        sequence_length: that every text is padded or cut to.
+        **kwargs: as for any Keras layer.
+    """
+
+    def __init__(self, tokenizer: Any, sequence_length: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        layer = isinstance(tokenizer, keras.layers.Layer)
+        self.tokenizer = tokenizer if layer else keras.saving.deserialize_keras_object(tokenizer)
+        self.sequence_length = int(sequence_length)
+
+    def build(self, texts_shape: Any) -> None:
+        """Has nothing to build: the tokenizer is ready when its vocabulary has been loaded."""
+
+    def call(self, texts: Any) -> dict[str, Any]:
+        """Returns ``token_ids`` and ``padding_mask``, [B, sequence_length]."""
+        import tensorflow as tf
+
+        if isinstance(texts, tuple):
+            raise BackboneError("A decoder takes one text, not a pair. Join the two into one.")
+        pieces = self.tokenizer(texts)
+        if not isinstance(pieces, tf.RaggedTensor):
+            pieces = tf.RaggedTensor.from_tensor(pieces)
+        pieces = tf.cast(pieces, tf.int32)[:, : self.sequence_length - 1]
+        first = tf.fill([pieces.nrows(), 1], tf.constant(self.tokenizer.start_token_id, tf.int32))
+        pieces = tf.concat([first, pieces], axis=1)
+        shape = [None, self.sequence_length]
+        ids = pieces.to_tensor(self.tokenizer.pad_token_id or 0, shape=shape)
+        return {"token_ids": ids, "padding_mask": tf.ones_like(pieces).to_tensor(0, shape=shape)}
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor as plain values; the vocabulary is stored beside."""
+        own = {"tokenizer": keras.saving.serialize_keras_object(self.tokenizer)}
+        return {**super().get_config(), **own, "sequence_length": self.sequence_length}

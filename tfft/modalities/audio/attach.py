@@ -1,0 +1,76 @@
+"""Sound waves in front of a backbone: shown to an image backbone as a spectrum, given to others as they are."""
+
+from __future__ import annotations
+
+import keras
+
+from tfft.backbones.base import BACKBONE_LAYER, Backbone
+from tfft.errors import BackboneError
+from tfft.layers.log_mel import Clip, LogMel
+from tfft.layers.waveform import EachWave
+from tfft.modalities.image.attach import features_of, spec_of
+from tfft.models import ModelInput
+from tfft.specs import AudioSpec
+
+AUDIO_INPUT, AUDIO_LAYER, CLIP_LAYER = "audio", "log_mel", "clip"
+
+
+def attach_waves(
+    backbone: Backbone,
+    network: keras.Model,
+    audio: AudioSpec,
+    image_size: int | tuple[int, int] | None = None,
+) -> ModelInput:
+    """Puts an input of waves and a network together.
+
+    Args:
+        backbone: that takes images or waves.
+        network: its model.
+        audio: rate and length of the waves.
+        image_size: of the spectrum's picture, for an image backbone.
+
+    Raises:
+        BackboneError: when the backbone takes neither, or waves of another length.
+    """
+    inputs = keras.Input((None,), dtype="float32", name=AUDIO_INPUT)
+    if backbone.input_spec is not None:
+        spec = spec_of(backbone, image_size)
+        return ModelInput(inputs, features_of(backbone, network, LogMel(audio, spec, name=AUDIO_LAYER)(inputs), spec))
+    length = wave_length(network, backbone.name)
+    if length not in (None, audio.samples):
+        raise BackboneError(
+            f"{backbone.name} takes waves of {length} samples only, and {audio.seconds:g} s at {audio.sample_rate} "
+            f"samples a second are {audio.samples}. Fix: seconds={length / audio.sample_rate:g}."
+        )
+    waves = Clip(audio, name=CLIP_LAYER)(inputs)
+    if len(keras.tree.flatten(network.input)[0].shape) == 2:
+        return ModelInput(inputs, network(keras.tree.pack_sequence_as(network.input, [waves])))
+    return ModelInput(inputs, keras.Model(*_batched(network), name=BACKBONE_LAYER)(waves))
+
+
+def wave_length(network: keras.Model, name: str) -> int | None:
+    """Returns how many samples a network that takes waves wants; None for any number.
+
+    Raises:
+        BackboneError: when it takes something else.
+    """
+    takes = keras.tree.flatten(network.input)
+    shape = tuple(takes[0].shape)
+    if len(takes) != 1 or takes[0].dtype != "float32" or len(shape) not in (1, 2, 3) or (shape[2:] not in ((), (1,))):
+        found = [(tuple(t.shape), t.dtype) for t in takes]
+        raise BackboneError(
+            f"{name} takes neither images nor waves in float32, [batch, samples], [batch, samples, 1] or [samples], "
+            f"but {found}."
+        )
+    return shape[0] if len(shape) == 1 else shape[1]
+
+
+def _batched(network: keras.Model) -> tuple[keras.KerasTensor, keras.KerasTensor]:
+    """Returns an input [batch, samples] for a network that takes [samples] or [batch, samples, 1], and the features."""
+    [takes] = keras.tree.flatten(network.input)
+    length = takes.shape[0] if len(takes.shape) == 1 else takes.shape[1]
+    inputs = keras.Input((length,), dtype="float32", name="waves")
+    if len(takes.shape) == 1:
+        return inputs, EachWave(network, name="each_wave")(inputs)
+    waves = keras.layers.Reshape((length or -1, 1))(inputs)
+    return inputs, network(keras.tree.pack_sequence_as(network.input, [waves]))

@@ -1,0 +1,137 @@
+"""The check of a folder of images, in whatever state it is: :func:`check_folder`.
+
+Hides that a folder is listed without what :func:`tfft.data.load` insists on, and that a backbone which has seen all
+pictures finds more: larger crops of others, and labels that look wrong.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tfft import registry
+from tfft.backbones import Backbone
+from tfft.data import Copy, Examples, FileFacts, Skipped, find_copies, find_parts
+from tfft.data.file_index import facts_of
+from tfft.errors import DataError
+from tfft.features import extract
+from tfft.inspection.classes import class_findings
+from tfft.inspection.drift import drift_findings
+from tfft.inspection.duplicates import copy_findings
+from tfft.inspection.findings import DataReport, Finding, in_order
+from tfft.inspection.label_errors import NOT_CHECKED, label_findings, opened_for
+from tfft.modalities.image.checks import described, listed_findings, measures_of
+from tfft.modalities.image.folder import class_folders, existing, files_of, split_folders
+
+Progress = Callable[[int, int], None]
+
+
+def check_folder(
+    folder: str | os.PathLike[str],
+    *,
+    backbone: str | os.PathLike[str] | Backbone | None,
+    seed: int,
+    store: str | os.PathLike[str] | None,
+    progress: Progress | None,
+) -> DataReport:
+    """Looks at a folder of images; what stops a training is a finding here.
+
+    Args:
+        folder: with one folder for each class, also within ``train/``, ``val/`` and ``test/``.
+        backbone: as :func:`tfft.check` takes it, like all that follows.
+        seed: of the probe.
+        store: file in which is kept what reading images told, or None.
+        progress: called with (files read, files in all).
+
+    Raises:
+        DataError: when there is no such folder, or the backbone takes no images.
+    """
+    parts, skipped = _surveyed(Path(folder), store, progress)
+    notes: list[str] = []
+    seen = None if backbone is None else _seen(parts, backbone)
+    findings = list(_findings(parts, skipped, seen, notes))
+    if seen is not None:
+        own = seen.examples
+        findings += label_findings(seen.features, own.labels, own.class_names, own.paths, seen.backbone, seed, notes)
+    elif backbone is None:
+        notes.append(NOT_CHECKED)
+    counts = {part: own.counts for part, own in parts.items()}
+    return DataReport(os.fspath(folder), counts, in_order(iter(findings)), tuple(notes))
+
+
+def _surveyed(
+    folder: Path, store: str | os.PathLike[str] | None, progress: Progress | None
+) -> tuple[dict[str, Examples], list[Skipped]]:
+    """Lists the usable examples by part, and what cannot be used."""
+    root = existing(folder)
+    try:
+        places = split_folders(root) or {"": root}
+    except DataError:  # val/ without train/
+        places = {"": root}
+    parts, skipped = {}, list[Skipped]()
+    for part, place in places.items():
+        names = class_folders(place, skipped, least=0)
+        found = [(path, number) for number, name in enumerate(names) for path in files_of(place / name, skipped)]
+        facts = facts_of([path for path, _ in found], progress, store)
+        skipped += [Skipped(one.path, one.reason) for one in facts if one.reason]
+        used = [(one, number) for one, (_, number) in zip(facts, found, strict=True) if one.reason is None]
+        labels = np.array([number for _, number in used], np.int32)
+        good = tuple(one for one, _ in used)
+        parts[part] = Examples(tuple(one.path for one in good), labels, names, (), good)
+    return parts, skipped
+
+
+def _findings(
+    parts: Mapping[str, Examples], skipped: Sequence[Skipped], seen: _Seen | None, notes: list[str]
+) -> Iterator[Finding]:
+    counts = {part: own.counts for part, own in parts.items()}
+    yield from listed_findings(parts, skipped)
+    yield from class_findings(counts)
+    facts = [one for own in parts.values() for one in own.facts]
+    yield from copy_findings(_copies(facts, seen, notes), *described(parts))
+    yield from drift_findings(measures_of(parts), counts)
+
+
+def _copies(facts: Sequence[FileFacts], seen: _Seen | None, notes: list[str]) -> list[Copy]:
+    """Copies among all, with features also those that are larger crops."""
+    found = find_copies(facts)
+    pairs, said = list(found.pairs), [found.note]
+    if seen is not None:
+        now = {at: i for i, at in enumerate(seen.positions)}
+        known = [copy for copy in pairs if copy.first in now and copy.second in now]
+        known = [dataclasses.replace(copy, first=now[copy.first], second=now[copy.second]) for copy in known]
+        own = dataclasses.replace(found, pairs=tuple(known))
+        parts = find_parts([facts[at] for at in seen.positions], seen.features, own)
+        said.append(parts.note)
+        at = seen.positions
+        pairs += [dataclasses.replace(copy, first=at[copy.first], second=at[copy.second]) for copy in parts.pairs]
+    notes += [f"{note[:1].upper()}{note[1:]}." for note in said if note]
+    return sorted(pairs, key=lambda copy: (copy.first, copy.second))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Seen:
+    """What a backbone saw: features [N, D] of the examples of all parts that have the classes of the first."""
+
+    examples: Examples
+    positions: list[int]  # of the examples among all of the survey
+    features: np.ndarray
+    backbone: str
+
+
+def _seen(parts: Mapping[str, Examples], backbone: str | os.PathLike[str] | Backbone) -> _Seen | None:
+    opened = opened_for(registry.modality("image"), backbone)
+    first = next(iter(parts.values()))
+    same = [own for own in parts.values() if own.class_names == first.class_names]
+    paths = tuple(path for own in same for path in own.paths)
+    examples = Examples(paths, np.concatenate([own.labels for own in same]), first.class_names)
+    if not len(examples) or len(examples.class_names) < 2:
+        return None
+    taken = [own.class_names == first.class_names for own in parts.values() for _ in own.paths]
+    features = np.asarray(extract(opened, examples, verbose=False).arrays)
+    features = features.mean(axis=tuple(range(1, features.ndim - 1))) if features.ndim > 2 else features
+    return _Seen(examples, np.flatnonzero(taken).tolist(), features, opened.name)

@@ -1,0 +1,121 @@
+"""Texts as one of the kinds of data: :data:`TEXT`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tfft.registry import FeatureLevel, Modality
+
+if TYPE_CHECKING:
+    import pathlib
+
+    import keras
+    import tensorflow as tf
+
+    from tfft.backbones.base import Backbone
+    from tfft.exporting.loader import ServingInput
+    from tfft.exporting.prediction import RequestItem
+    from tfft.inspection.findings import Finding
+    from tfft.models import ModelInput
+
+
+class TextModality(Modality):
+    """Texts, pairs of texts, and sentences of words."""
+
+    name = "text"
+    item = "text"
+    items = "texts"
+    columns = ("text",)
+    request = "text"
+
+    # --- checks
+
+    def findings(self, splits: Any, *, notes: list[str]) -> Iterator[Finding]:
+        """Yields findings about texts, classes and copies."""
+        from tfft.modalities.text.checks import text_findings
+
+        return text_findings(splits)
+
+    def counts(self, splits: Any) -> dict[str, dict[str, int]]:
+        """Returns the number of texts in each class, by part; of all texts where labels are no classes."""
+        from tfft.modalities.text.checks import text_counts
+
+        return text_counts(splits)
+
+    def example_names(self, examples: Any) -> Sequence[str]:
+        """Returns where the texts stand."""
+        return examples.places
+
+    # --- model
+
+    def why_not(self, backbone: Backbone) -> str | None:
+        """Returns why a backbone takes no texts."""
+        return None if backbone.text_spec is not None else f"{backbone.name} does not take texts"
+
+    def model_options(self, splits: Any) -> dict[str, Any]:
+        """Returns whether the examples are pairs."""
+        return {"pair": splits.train.pairs is not None}
+
+    def attach_input(
+        self,
+        backbone: Backbone,
+        network: keras.Model,
+        level: FeatureLevel = "pooled",
+        *,
+        pair: bool = False,
+        **options: Any,
+    ) -> ModelInput:
+        """Puts an input of strings and the tokenizer in front of a network."""
+        from tfft.modalities.text.attach import attach_texts, attach_words
+
+        return (attach_words if level == "sequence" else attach_texts)(backbone, network, pair)
+
+    # --- serving
+
+    def serving(self, model: keras.Model, inputs: Mapping[str, tf.TensorSpec], **options: Any) -> ServingInput | None:
+        """Returns how a model takes texts."""
+        from tfft.modalities.text.serving import text_input
+
+        return text_input(inputs)
+
+    def served(self, signatures: Mapping[str, Any], assets: pathlib.Path) -> ServingInput | None:
+        """Returns how an exported model takes texts."""
+        from tfft.modalities.text.serving import served_texts
+
+        return served_texts(signatures)
+
+    def read_items(self, items: Sequence[Any], spec: Any) -> Iterator[RequestItem]:
+        """Yields texts, and pairs of texts."""
+        from tfft.modalities.text.serving import read_texts
+
+        return read_texts(items)
+
+    def request_noun(self, spec: Any) -> str:
+        """Returns "texts", or "pairs of texts"."""
+        return "texts" if len(spec) == 1 else "pairs of texts"
+
+    def columns_of(self, spec: Any) -> tuple[str, ...]:
+        """Returns the names of the model's inputs."""
+        return tuple(spec)
+
+    def item_of_row(self, fields: Sequence[Any], folder: pathlib.Path) -> Any:
+        """Returns the text, or the pair of texts, of a row."""
+        from tfft.modalities.text.serving import texts_of_row
+
+        return texts_of_row(fields)
+
+    def items_of_command(
+        self, model: str, spec: Any, files: Sequence[str], texts: Sequence[str], second: Sequence[str]
+    ) -> list[Any]:
+        """Returns the texts of a command: those of ``--text``, and the lines of files."""
+        from tfft.modalities.text.serving import texts_of_command
+
+        return texts_of_command(model, spec, files, texts, second)
+
+    def example_arguments(self, spec: Any) -> str:
+        """Returns an option for each of the model's inputs."""
+        return " ".join(f'--{name.replace("_", "-")} "..."' for name in sorted(spec))
+
+
+TEXT = TextModality()

@@ -1,0 +1,410 @@
+"""Description of one setting: type, default, help, check and command-line option in a single dataclass field.
+
+:func:`setting` makes the field. From a table of such fields come the checks (:func:`problems_of`), the documentation
+(:func:`documents`) and the options of the command line (:func:`add_arguments`, :func:`given_options`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import inspect
+import math
+import re
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
+
+from tfft.errors import PlanError, did_you_mean, listed, raise_problems
+
+_WIDTH = 120  # of docstrings
+_MARKER = re.compile(r"^( *)\{settings\}$", re.MULTILINE)
+_T = TypeVar("_T")
+
+# --- checks ------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """Condition for one value. Call it for a sentence about what is wrong, or None; join alternatives with ``|``.
+
+    Attributes:
+        expected: noun phrases, one for each alternative.
+        accepts: whether a value is valid.
+        choices: valid names, for suggestions and for the command line.
+    """
+
+    expected: tuple[str, ...]
+    accepts: Callable[[Any], bool]
+    choices: tuple[str, ...] = ()
+
+    def __or__(self, other: Check) -> Check:
+        """Accept what either of two checks accepts."""
+        expected, choices = self.expected + other.expected, self.choices + other.choices
+        return Check(expected, lambda value: self.accepts(value) or other.accepts(value), choices)
+
+    def __call__(self, value: Any) -> str | None:
+        """Return what is expected and what was received, or None for a valid value."""
+        if self.accepts(value):
+            return None
+        *most, last = self.expected
+        hint = did_you_mean(value, self.choices) if isinstance(value, str) else ""
+        return f"Expected {', '.join(most) + ' or ' if most else ''}{last}. Received: {value!r}.{hint}"
+
+
+def satisfies(expected: str, accepts: Callable[[Any], bool]) -> Check:
+    """Return a check for any condition, with a noun phrase for valid values."""
+    return Check((expected,), accepts)
+
+
+def one_of(*choices: str) -> Check:
+    """Return a check for a few names."""
+    return Check(tuple(map(repr, choices)), lambda value: isinstance(value, str) and value in choices, choices)
+
+
+def whole(at_least: int) -> Check:
+    """Return a check for whole numbers; True and False are none."""
+    return satisfies(f"a whole number of at least {at_least}", lambda value: is_whole(value) and value >= at_least)
+
+
+def number(
+    at_least: float = -math.inf, at_most: float = math.inf, *, above: float = -math.inf, below: float = math.inf
+) -> Check:
+    """Return a check for finite numbers in a range; True and False are none."""
+    limits = [
+        f"{words} {limit:g}"
+        for words, limit in (("of at least", at_least), ("above", above), ("at most", at_most), ("below", below))
+        if math.isfinite(limit)
+    ]
+    return satisfies(
+        f"a number {' and '.join(limits)}".strip(),
+        lambda value: is_number(value) and at_least <= value <= at_most and above < value < below,
+    )
+
+
+def pair(expected: str, of: Check, where: Callable[[Any, Any], bool] = lambda first, second: True) -> Check:
+    """Return a check for two values in a tuple or list, each of which passes a check, and which fit together."""
+    return satisfies(
+        expected,
+        lambda value: (
+            isinstance(value, (tuple, list)) and len(value) == 2 and all(map(of.accepts, value)) and where(*value)
+        ),
+    )
+
+
+def string(expected: str = "a string that is not empty") -> Check:
+    """Return a check for strings that are not empty."""
+    return satisfies(expected, lambda value: isinstance(value, str) and bool(value))
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a value is a whole number; True and False are none."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number; True and False are none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+AUTO = satisfies("'auto'", lambda value: isinstance(value, str) and value == "auto")
+NONE = satisfies("None", lambda value: value is None)
+FLAG = satisfies("True or False", lambda value: isinstance(value, bool))
+COLUMN = satisfies(
+    "the name or number of a column",
+    lambda value: (isinstance(value, str) and bool(value)) or (is_whole(value) and value >= 0),
+)
+
+# --- fields ------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """How the command line reads a setting. Names among which to choose come from the setting's check.
+
+    Attributes:
+        parse: makes a value of a text; None keeps the text.
+        metavar: name of the value in the help.
+        nargs: number of values, as ``argparse`` takes it.
+    """
+
+    parse: Callable[[str], Any] | None = None
+    metavar: str | tuple[str, ...] | None = None
+    nargs: int | str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class About:
+    """Description of a setting besides its name, type and default.
+
+    Attributes:
+        help: sentence for the command line and the documentation.
+        details: more sentences, for the documentation only.
+        default_help: what the default amounts to, where the value alone does not say it.
+        check: gives a sentence about a value that cannot be used, or None.
+        cli: option of the command line; None for none.
+        group: of options in the help of a command.
+        scope: part of a run that alone uses the setting: ``"reading"`` data or ``"opening"`` the backbone.
+        always: written to YAML also where it has its default.
+    """
+
+    help: str
+    details: str = ""
+    default_help: str = ""
+    check: Callable[[Any], str | None] | None = None
+    cli: Option | None = None
+    group: str = "training"
+    scope: tuple[str, ...] = ()
+    always: bool = False
+
+
+def about(field: dataclasses.Field[Any]) -> About:
+    """Return the description of a field."""
+    return field.metadata["about"]
+
+
+def describe(help: str, **description: Any) -> dict[str, About]:
+    """Return the metadata of a field that has no default; takes what :class:`About` takes."""
+    return {"about": About(help, **description)}
+
+
+def setting(default: Any, *, help: str, **description: Any) -> Any:
+    """Return a dataclass field with a default and a description.
+
+    Args:
+        default: its value; a mutable one is made anew for each object.
+        help: one sentence.
+        **description: other attributes of :class:`About`.
+
+    Example:
+        >>> epochs: int = setting(3, help="Passes over the training data.", check=whole(1), cli=Option(int, "N"))
+    """
+    if isinstance(default, dict):
+        return dataclasses.field(default_factory=lambda: dict(default), metadata=describe(help, **description))
+    return dataclasses.field(default=default, metadata=describe(help, **description))
+
+
+def resolved(table: type, name: str, default: Any, check: Check) -> Any:
+    """Return the field of another table with another default and check, for a subclass that narrows its type."""
+    known = about(next(field for field in dataclasses.fields(table) if field.name == name))
+    return dataclasses.field(
+        default=default, metadata={"about": dataclasses.replace(known, check=check, default_help="")}
+    )
+
+
+def defaults_of(table: type) -> dict[str, Any]:
+    """Return the default of each field that has one, by name."""
+    return {
+        field.name: field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        for field in dataclasses.fields(table)
+        if field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+    }
+
+
+def problems_of(settings: Any) -> Iterator[str]:
+    """Yield a sentence for each field whose value does not pass its check."""
+    for field in dataclasses.fields(settings):
+        check = about(field).check
+        if check is not None and (problem := check(getattr(settings, field.name))):
+            yield f"{field.name}: {problem}"
+
+
+def check_names(names: Iterable[str], known: Iterable[str], where: str) -> None:
+    """Raise one PlanError for all names that no setting has, with the nearest ones.
+
+    Args:
+        names: as given.
+        known: valid names.
+        where: what they were given to, in words.
+    """
+    known = list(known)
+    problems = [
+        f"Unknown setting {name!r}.{did_you_mean(name, known) or f' Expected one of: {listed(known, limit=60)}.'}"
+        for name in names
+        if name not in known
+    ]
+    raise_problems(PlanError, f"The settings of {where} cannot be used", problems)
+
+
+# --- documentation -----------------------------------------------------------------------------------------------
+
+
+def documents(table: type | None = None) -> Callable[[_T], _T]:
+    """Decorate a function or class whose docstring has a line ``{settings}``: the settings of a table go there.
+
+    Args:
+        table: dataclass with the settings; None for the decorated class itself.
+    """
+
+    def fill(item: _T) -> _T:
+        if item.__doc__:
+            item.__doc__ = with_settings(item.__doc__, table or item)  # type: ignore[arg-type]
+        return item
+
+    return fill
+
+
+def with_settings(docstring: str, table: type) -> str:
+    """Return a docstring with an entry for each setting in place of the line ``{settings}``."""
+
+    def entries(match: re.Match[str]) -> str:
+        fields = [field for field in dataclasses.fields(table) if "about" in field.metadata]
+        return "\n".join(_entry(field, match[1]) for field in fields)
+
+    return _MARKER.sub(entries, docstring)
+
+
+def _entry(field: dataclasses.Field[Any], indent: str) -> str:
+    known = about(field)
+    text = f"{field.name} ({_type_of(field)}): {known.help}"
+    text += f" {known.details}" if known.details else ""
+    if field.default is not dataclasses.MISSING:
+        text += f" Defaults to {_shown(field.default)}{f': {known.default_help}' if known.default_help else ''}."
+    wrap = {"width": _WIDTH, "break_on_hyphens": False, "break_long_words": False}
+    return textwrap.fill(text, initial_indent=indent, subsequent_indent=indent + "    ", **wrap)  # type: ignore[arg-type]
+
+
+def _type_of(field: dataclasses.Field[Any]) -> str:
+    written = field.type if isinstance(field.type, str) else inspect.formatannotation(field.type)
+    return re.sub(r"Literal\[(.*?)\]", lambda match: match[1].replace(", ", " | "), written)
+
+
+def _shown(value: Any) -> str:
+    return f'"{value}"' if isinstance(value, str) else repr(value)
+
+
+# --- command line ------------------------------------------------------------------------------------------------
+
+Container = Any  # a parser or a group of one; argparse names no type for both
+
+
+class _OneOrSeveral(argparse.Action):
+    """Keeps one value as it is, and several as a tuple."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+        setattr(namespace, self.dest, values[0] if len(values) == 1 else tuple(values))
+
+
+def add_arguments(parser: argparse.ArgumentParser, table: type, groups: Mapping[str, str]) -> dict[str, Container]:
+    """Add the settings of a table to a parser, in groups.
+
+    Args:
+        parser: of a command.
+        table: dataclass with the settings.
+        groups: titles by the names of groups; the settings of other groups are left out.
+
+    Returns:
+        The group of ``argparse`` by name, for more options.
+    """
+    made: dict[str, Container] = {name: parser.add_argument_group(title) for name, title in groups.items()}
+    for field in dataclasses.fields(table):
+        if about(field).group in made:
+            add_option(made[about(field).group], table, field.name)
+    return made
+
+
+def add_option(container: Container, table: type, name: str, *, default: Any = None, help: str | None = None) -> None:
+    """Add the option for one setting; without one it has no value, which leaves the setting to its default.
+
+    Args:
+        container: parser or group.
+        table: dataclass with the settings.
+        name: of the setting.
+        default: for a command that has another.
+        help: for a command in which the setting means something more special.
+    """
+    field = next(field for field in dataclasses.fields(table) if field.name == name)
+    known = about(field)
+    if known.cli is None:
+        return
+    flag, text = "--" + name.replace("_", "-"), help or known.help
+    text = _with_default(text, field, default).replace("%", "%%")
+    if isinstance(field.default, bool):
+        container.add_argument(flag, action="store_true", default=default, help=text)
+        return
+    choices = [choice for choice in getattr(known.check, "choices", ()) if choice != "auto"]
+    options: dict[str, Any] = {"default": default, "help": text, "metavar": known.cli.metavar, "type": known.cli.parse}
+    if choices and known.cli.parse is None:
+        options["choices"] = choices
+    if known.cli.nargs is not None:
+        options |= {"nargs": known.cli.nargs, "action": _OneOrSeveral}
+    container.add_argument(flag, **options)
+
+
+def _with_default(text: str, field: dataclasses.Field[Any], default: Any = None) -> str:
+    """Return a help text with the default, where there is one to tell."""
+    value = field.default if default is None else default
+    shown = about(field).default_help if default is None else ""
+    if not shown and is_number(value):
+        shown = f"{value:g}"
+    elif not shown and isinstance(value, str) and value != "auto":
+        shown = value
+    return f"{text.rstrip('.')} (default: {shown})" if shown else text.rstrip(".")
+
+
+def help_table(table: type, names: Iterable[str], width: int = 79) -> str:
+    """Return the help of settings as text, as ``argparse`` lays it out.
+
+    Args:
+        table: dataclass with the settings.
+        names: of the settings.
+        width: of a line.
+    """
+    fields = {field.name: field for field in dataclasses.fields(table)}
+    lines = []
+    for name in names:
+        text = _with_default(about(fields[name]).help, fields[name])
+        lines.append(textwrap.fill(text, width, initial_indent=f"  {name:<20}  ", subsequent_indent=" " * 24))
+    return "\n".join(lines)
+
+
+def given_options(table: type, options: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings that a command line gave, by name."""
+    values = {field.name: getattr(options, field.name, None) for field in dataclasses.fields(table)}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def parse_whole(text: str) -> int:
+    """Read a whole number of at least 1."""
+    if not text.isascii() or not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, received {text!r}")
+    return int(text)
+
+
+def parse_count(text: str) -> int:
+    """Read a whole number of at least 0."""
+    return 0 if text == "0" else parse_whole(text)
+
+
+def parse_whole_or_auto(text: str) -> int | str:
+    """Read a whole number of at least 1, or ``auto``."""
+    return text if text == "auto" else parse_whole(text)
+
+
+def parse_column(text: str) -> int | str:
+    """Read the name of a column, or its number."""
+    return int(text) if text.isascii() and text.isdecimal() else text
+
+
+def parse_value(text: str) -> int | float | str:
+    """Read a number where the text is one: whole, else with a fraction."""
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text
+
+
+def parse_share(text: str) -> float | str:
+    """Read a number, or keep the text."""
+    with contextlib.suppress(ValueError):
+        return float(text)
+    return text
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """Read NAME=VALUE: numbers, true and false as such, anything else as text."""
+    name, equals, value = text.partition("=")
+    if not (name.isidentifier() and equals and value):
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, such as layer_decay=0.8, received {text!r}")
+    return name, value.lower() == "true" if value.lower() in ("true", "false") else parse_value(value)
