@@ -170,7 +170,7 @@ def test_config_repeats_a_run_and_no_export_leaves_it_out(run, tmp_path, capsys)
         ({"--backbone": "efficientnet-lite9"}, "Did you mean 'efficientnet-lite0'"),
         ({"DATA": "nowhere"}, "nowhere"),
         ({"--config": "missing.yaml"}, "'missing.yaml' does not exist"),
-        ({"--image-size": "1 2 3"}, "one number, or height and width"),
+        ({"--image-size": "1 2 3"}, "image_size: Expected .*one number or height and width"),
     ],
 )
 def test_wrong_settings_exit_2_with_a_sentence_and_write_nothing(

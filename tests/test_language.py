@@ -138,7 +138,7 @@ def test_a_run_is_read_again_in_another_process(run):
     assert json.loads((folder / "metrics.json").read_text())["after"]["value"] == run.after.value
     script = """
 import sys, keras_hub
-from tfft import language
+from tfft.tasks import causal_lm
 model = causal_lm.load(sys.argv[1])
 model.compile(sampler="greedy")
 print(causal_lm.perplexity(model, sys.argv[2:]).value)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 import wrapt
@@ -61,6 +62,9 @@ _REGISTERED = (
     "tfft.optimizers.per_variable_lr", "tfft.optimizers.schedules", "tfft.regularizers.l2_sp",
 )  # fmt: skip
 
+# Modules that these import, and that may be the first to import Keras.
+_BELOW_LAYERS = ("tfft.keras_compat", "tfft.backbones.base")
+
 __all__ = sorted([*_NAMES, *_MODULES, "__version__"])
 
 
@@ -78,18 +82,26 @@ def __dir__() -> list[str]:
     return __all__
 
 
-def _register(keras: Any) -> None:
+def register_layers(keras: Any) -> None:
     """Makes tfft's layers known to ``keras.saving.load_model``; called when Keras has been imported."""
     if keras.config.backend() != "tensorflow":
         return  # tfft cannot run, but must not disturb; it says so when it is used
+    started = [sys.modules[name] for name in _BELOW_LAYERS if name in sys.modules]
+    if not all(hasattr(module, "COMPLETE") for module in started):
+        return  # it is what imports Keras, the layers need it whole, and it calls this function at its end
+    if _registering:
+        return
     from tfft.errors import DependencyError
 
+    _registering.append(True)
     with contextlib.suppress(DependencyError):  # the same for versions that are too old
         for module in _REGISTERED:
             importlib.import_module(module)
 
 
-wrapt.register_post_import_hook(_register, "keras")
+_registering: list[bool] = []  # not empty from the first call on: the layers themselves import what calls it again
+
+wrapt.register_post_import_hook(register_layers, "keras")
 
 if TYPE_CHECKING:
     from tfft import backbones, config, contrastive, data, errors, evaluation, exporting, features, freezing, heads  # noqa: I001

@@ -14,7 +14,6 @@ from typing import Any, Literal, Self, TypedDict
 
 from tfft import registry
 from tfft.errors import PlanError, raise_problems
-from tfft.registry import AUTO as AUTO_TASK
 from tfft.settings import (
     AUTO,
     COLUMN,
@@ -73,9 +72,6 @@ _SIZE = pair("height and width, in pixels", whole(1))
 _NO_SIZE = pair("(0, 0) for a backbone without images", satisfies("0", lambda value: value == 0))
 _RANGE = pair("(low, high) with low < high, such as (-1, 1)", number(), where=lambda low, high: bool(low < high))
 _CHANGES = satisfies("a tfft.specs.Augmentation", lambda value: isinstance(value, Augmentation))
-_TASKS = (AUTO_TASK, *registry.task_names())
-# Further tasks may be registered later.
-_TASK = Check(tuple(map(repr, _TASKS)), lambda value: value == AUTO_TASK or registry.is_task(value), _TASKS)
 _WEIGHTS = satisfies("weights by class name", lambda value: isinstance(value, Mapping))
 
 
@@ -96,6 +92,25 @@ def _augment(value: Any) -> str | None:
     return None
 
 
+def _task_problem(value: Any) -> str | None:
+    try:
+        if not AUTO.accepts(value):
+            registry.task_name(value)
+    except PlanError as error:
+        return str(error)
+    return None
+
+
+class _TaskName(Check):
+    """Check for the name of a task, also of one that is registered later."""
+
+    def __call__(self, value: Any) -> str | None:
+        """Return the valid names and the nearest one, or None for a task."""
+        return _task_problem(value)
+
+
+_TASK = _TaskName(("'auto'", "the name of a task"), lambda value: _task_problem(value) is None)
+
 # --- settings of a run -------------------------------------------------------------------------------------------
 
 
@@ -110,9 +125,9 @@ class SharedSettings:
 
     task: str = setting(
         "auto",
-        help="Meaning of the labels.",
-        details='"regression": numbers. "token_classification": one tag per word; data as in tfft.data.load_tagged, '
-        "where text and label name the lists in JSON lines. A task of your own goes by its name, see tfft.registry.",
+        help=f"Meaning of the labels: {', '.join(registry.task_names())}.",
+        details='"regression": numbers. "token_classification": one tag per word; text and label then name the lists '
+        "of words and tags in JSON lines.",
         default_help="inferred from the labels",
         check=_TASK,
         cli=Option(), group="text", scope=("reading",),
@@ -641,6 +656,8 @@ class Plan(SharedSettings):
         if isinstance(known.get("augment"), Mapping):
             check_names(known["augment"], Augmentation.__dataclass_fields__, "the plan's augment")
             known["augment"] = Augmentation(**known["augment"])
+        if "task" in known and not AUTO.accepts(known["task"]):
+            known["task"] = registry.task_name(known["task"])
         return cls(phases=tuple(phases), **known)
 
 

@@ -31,6 +31,8 @@ from tensorflow.python.framework import config as framework_config
 from tensorflow.python.framework import convert_to_constants, op_def_registry
 from tensorflow.python.ops import stateful_random_ops
 
+from tfft import register_layers
+
 _SLOTS = (
     "momentums", "_momentums", "_velocities", "_velocity_hats", "_average_gradients", "_accumulators",
     "_accumulated_grads", "_accumulated_delta_vars", "_m", "_u",
@@ -483,3 +485,8 @@ def is_deterministic() -> bool:
     ``is_op_determinism_enabled`` in ``tensorflow.python.framework.config``: it has no public name.
     """
     return bool(framework_config.is_op_determinism_enabled())
+
+
+COMPLETE = True
+"""Marks the end of this module: only now can the registered layers, which import it, be imported."""
+register_layers(keras)

@@ -473,25 +473,30 @@ class _Registry(Generic[T]):
         self._find_entry_points()
         return tuple(dict.fromkeys((*self._lazy, *self._objects)))
 
-    def canonical(self, name: str) -> str:
-        """Returns the name for another one that it has or had."""
-        return self._aliases.get(name, name)
+    def canonical(self, name: Any) -> str:
+        """Returns the name of an object by this name or an alias, without importing it.
+
+        Raises:
+            PlanError: for an unknown name, with the nearest one.
+        """
+        known = self.names()
+        found = self._aliases.get(name, name) if isinstance(name, str) else name
+        if found not in known:
+            raise PlanError(
+                f"Expected a {self._what}: {listed(known)}. Received: {name!r}.{did_you_mean(str(name), known)}"
+            )
+        return found
 
     def get(self, name: str) -> T:
-        """Returns an object by its name.
+        """Returns an object by its name; imports it where it was not asked for before.
 
         Raises:
             PlanError: for an unknown name, with the nearest one.
         """
         name = self.canonical(name)
-        if name not in self._objects and name in self.names() and name in self._lazy:
+        if name not in self._objects:
             module, _, attribute = self._lazy[name].partition(":")
             self._objects[name] = getattr(importlib.import_module(module), attribute)
-        if name not in self._objects:
-            known = self.names()
-            raise PlanError(
-                f"Expected a {self._what}: {listed(known)}. Received: {name!r}.{did_you_mean(str(name), known)}"
-            )
         return self._objects[name]
 
     def add(self, value: T, *aliases: str) -> Callable[[], None]:
@@ -553,14 +558,22 @@ def task(name: str) -> Task:
     return _TASKS.get(name)
 
 
+def task_name(name: str) -> str:
+    """Returns the name of a task by any of its names, without importing it.
+
+    Raises:
+        PlanError: for an unknown name, with the nearest one and all there are.
+
+    Example:
+        >>> task_name("tokens")
+        'token_classification'
+    """
+    return _TASKS.canonical(name)
+
+
 def task_names() -> tuple[str, ...]:
     """Returns the names of all tasks."""
     return _TASKS.names()
-
-
-def is_task(name: Any) -> bool:
-    """Returns whether a task has a name, or had it in saved heads and plans; imports none."""
-    return isinstance(name, str) and _TASKS.canonical(name) in _TASKS.names()
 
 
 def asked_task(name: str) -> Task | None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import keras
 
+from tfft import register_layers
 from tfft.backbones import blocks as block_cuts
 from tfft.keras_compat import inbound_nodes, producer
 from tfft.layers.tokenize import Tokenize
@@ -229,3 +230,8 @@ def _inputs_of(layer: Any, known: dict[str, Any]) -> list[str]:
 def names_of(blocks: Sequence[Block]) -> list[str]:
     """Returns the names of blocks, in order."""
     return [block.name for block in blocks]
+
+
+COMPLETE = True
+"""Marks the end of this module: only now can the registered layers, which import it, be imported."""
+register_layers(keras)

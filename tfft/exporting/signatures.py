@@ -33,8 +33,8 @@ class Serving(Served):
         signatures: ``serving_default`` and, where files are taken, ``serve_bytes``: concrete functions.
         reference: what ``serving_default`` has to answer: named arrays to named arrays, through ``model.predict``.
         class_names: in the order of the logits; empty where there are none.
-        task: name of the head's task, or ``"outputs"`` where the model's outputs are passed on as they are.
         serving_input: how the model takes examples of its kind of data; None where it takes no known kind.
+        task: name of the head's task, or ``"outputs"`` where the model's outputs are passed on as they are.
         notes: what was left out and why, one sentence each.
     """
 
@@ -227,7 +227,6 @@ def _assumed_head(model: keras.Model, class_names: tuple[str, ...]) -> tuple[hea
             f"Leave class_names away to export the outputs as they are."
         )
     units, activation = outputs[0].shape[1], _last_activation(model)
-    head: Callable[..., heads.Head]
     if activation == "sigmoid":
         expected = 2 if units == 1 else units
         head = heads.binary if units == 1 else heads.multilabel

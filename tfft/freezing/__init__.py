@@ -10,6 +10,8 @@ from tfft.errors import require_platform
 
 require_platform()
 
+import keras  # noqa: E402, F401  before the modules: importing Keras imports layers that need them
+
 from tfft.freezing.batch_norm import refresh_batch_norm  # noqa: E402
 from tfft.freezing.gradient_ratios import RelativeGradients, relative_gradients, surgical_blocks  # noqa: E402
 from tfft.freezing.lora import add_lora, merge_lora  # noqa: E402

@@ -80,7 +80,7 @@ def _drafted(facts: DatasetStats, wishes: RunConfig) -> Draft:
     """Returns a plan in the making, with the defaults of the task where it has others."""
     draft = Draft(facts, wishes)
     for name, default in draft.task.phase_defaults().items():
-        if getattr(wishes, name) == getattr(RunConfig, name):
+        if getattr(wishes, name) == getattr(RunConfig(), name):
             draft.wishes = dataclasses.replace(draft.wishes, **{name: default.value})
             draft.reasons[name] = default.reason
     return draft

@@ -58,8 +58,8 @@ class NamedPlan:
         task = registry.asked_task(config.task)
         if self.name in _COMPUTED and task is not None and not task.solves_head:
             problems.append(
-                f"it computes a head from one row of features for each example, which the task {task.name} does not "
-                "have; take 'lp_ft', 'full' or 'gradual', or leave plan= out"
+                f"it computes a head from one row of features for each example, which the task {task.name} does "
+                "not have; take 'lp_ft', 'full' or 'gradual', or leave plan= out"
             )
         raise_problems(PlanError, f"The plan {self.name!r} cannot be made", problems)
 
