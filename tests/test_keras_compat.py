@@ -6,6 +6,9 @@ import ast
 import functools
 import inspect
 import pathlib
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import keras
@@ -116,7 +119,17 @@ def test_every_function_is_documented_and_tested():
     functions = [f for _, f in inspect.getmembers(keras_compat, inspect.isfunction)]
     functions = [f for f in functions if f.__module__ == keras_compat.__name__]
     source = pathlib.Path(__file__).read_text("utf-8")
-    assert not [f.__name__ for f in functions if not f.__doc__ or f"{f.__name__}(" not in source]
+    assert not [f.__name__ for f in functions if not f.__doc__ or not re.search(rf"\b{f.__name__}\b", source)]
+
+
+@pytest.mark.slow
+@pytest.mark.process
+@pytest.mark.parametrize("name", ["tfft.keras_compat", "tfft.freezing", "tfft.optimizers"])
+def test_a_module_may_be_the_first_to_import_keras(name):
+    """Importing Keras imports modules of tfft in turn, which must not need one that is only half there."""
+    code = f"import sys, {name}; sys.exit('keras' not in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
 
 
 # ---------------------------------------------------------------------- layers and variables

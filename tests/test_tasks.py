@@ -185,7 +185,7 @@ def test_a_task_from_outside_reads_labels_and_changes_plans(ordinal):
     with pytest.raises(DataError, match="t:2 has the grade 'bad'"):
         parse_labels([["fair", "bad"]], [["t:1", "t:2"]], task="ordinal")
     plan = tfft.plans.recommend(
-        tfft.plans.Facts(examples=600, classes=4, blocks=5, smallest=4), tfft.plans.Wishes(task="ordinal")
+        tfft.plans.DatasetStats(examples=600, classes=4, blocks=5, smallest=4), tfft.config.RunConfig(task="ordinal")
     )
     assert plan.dropout == 0.0
     assert plan.reasons["dropout"] == "0: grades are learned without"
@@ -193,8 +193,8 @@ def test_a_task_from_outside_reads_labels_and_changes_plans(ordinal):
     assert not any(phase.solve for phase in plan.phases)
     with pytest.raises(PlanError, match="which the task ordinal does not have"):
         tfft.plans.recommend(
-            tfft.plans.Facts(examples=600, classes=4, blocks=5),
-            tfft.plans.Wishes(task="ordinal"),
+            tfft.plans.DatasetStats(examples=600, classes=4, blocks=5),
+            tfft.config.RunConfig(task="ordinal"),
             plan=tfft.plans.few_shot(),
         )
     with pytest.raises(PlanError, match="class_weight has no meaning for grades"):
@@ -311,6 +311,6 @@ def test_the_head_says_which_epoch_is_the_best(ordinal, better, best):
 
 @pytest.mark.parametrize("name", ["multilabel", "regression", "token_classification"])
 def test_what_needs_one_class_for_each_example_is_refused_for_other_tasks(name):
-    found = list(registry.task(name).unsupported(tfft.plans.Wishes(class_weight="balanced", sampling="balanced")))
+    found = list(registry.task(name).unsupported(tfft.config.RunConfig(class_weight="balanced", sampling="balanced")))
     assert [sentence.split()[0] for sentence in found] == ["class_weight", "sampling"]
-    assert not list(registry.task("binary").unsupported(tfft.plans.Wishes(class_weight="balanced")))
+    assert not list(registry.task("binary").unsupported(tfft.config.RunConfig(class_weight="balanced")))

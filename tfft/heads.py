@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from tfft import registry
 from tfft.errors import PlanError, did_you_mean, listed, raise_problems, require_platform
@@ -26,7 +26,13 @@ import tensorflow as tf  # noqa: E402
 
 from tfft.losses import ABSENT  # noqa: E402
 
-__all__ = [  # noqa: F822  # those of tasks are found by __getattr__
+if TYPE_CHECKING:  # what __getattr__ gives
+    from tfft.tasks.classification.head import binary, classification
+    from tfft.tasks.multilabel.head import multilabel
+    from tfft.tasks.regression.head import regression
+    from tfft.tasks.token_classification.head import token_classification
+
+__all__ = [
     "LOSSES", "Head", "Logits", "ModelFeatures", "WordLogits", "binary", "classification", "from_model", "multilabel",
     "regression", "set_l2", "token_classification",
 ]  # fmt: skip

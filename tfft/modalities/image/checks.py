@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tfft import registry
 from tfft.data import Skipped, Splits
 from tfft.data.class_folders import is_stray
 from tfft.inspection.classes import class_findings, label_text
@@ -58,7 +59,7 @@ def split_findings(splits: Splits[ImageFiles], notes: list[str]) -> Iterator[Fin
     notes += [splits.duplicates_note] if splits.duplicates_note else []
     counts = {part: own.counts for part, own in parts.items()}
     yield from listed_findings(parts, splits.skipped)
-    if splits.train.labels.dtype.kind != "f":
+    if registry.task(splits.task).exclusive_classes:
         yield from class_findings(counts)
     yield from copy_findings(splits.duplicates, *described(parts))
     if splits.split_from.startswith("the folders"):

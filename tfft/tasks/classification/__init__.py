@@ -9,7 +9,7 @@ import numpy as np
 
 from tfft.errors import listed
 from tfft.registry import Evaluator, Task
-from tfft.tasks.class_labels import sorted_names, unknown_labels
+from tfft.tasks.classification.labels import sorted_names, unknown_labels
 
 if TYPE_CHECKING:
     from tfft.heads import Head

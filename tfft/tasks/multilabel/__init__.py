@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from tfft.registry import Evaluator, Task
-from tfft.tasks.class_labels import as_list, sorted_names, unknown_labels
+from tfft.tasks.classification.labels import as_list, sorted_names, unknown_labels
 
 if TYPE_CHECKING:
     from tfft.heads import Head
