@@ -213,21 +213,21 @@ def test_the_kind_of_data_can_be_named():
         tfft.build(eye, head, modality="text")
     with pytest.raises(PlanError, match="Received: 'imag'. Did you mean 'image'"):
         tfft.build(eye, head, modality="imag")
-    with pytest.raises(PlanError, match="The task 'tokens' is learned from text, not from 'image'"):
-        tfft.build(eye, heads.tokens(["O", "B-X"]), modality="image")
+    with pytest.raises(PlanError, match="The task 'token_classification' is learned from text, not"):
+        tfft.build(eye, heads.token_classification(["O", "B-X"]), modality="image")
 
 
 class DenseHead:
     """What tasks on feature maps look like to `tfft.build`."""
 
-    kind, modalities, class_names = "dense", frozenset(), None
+    task, modalities, class_names = "dense", frozenset(), None
 
     def __init__(self, level):
         self.feature_level = level
 
-    def attach(self, features, word_starts=None):
-        self.given = features
-        maps = list(features.values()) if isinstance(features, dict) else [features]
+    def attach(self, features):
+        self.given = features.values
+        maps = list(self.given.values()) if isinstance(self.given, dict) else [self.given]
         return keras.layers.Concatenate()([keras.layers.GlobalMaxPooling2D()(one) for one in maps])
 
 
