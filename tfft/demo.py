@@ -112,7 +112,7 @@ def demo(out: str | os.PathLike[str] = "tfft-demo") -> Shown:
     print(_ask(run, data), flush=True)
     _say_where({"data": folder / "digits"}, run)
     print(f"Try: tfft predict {run.folder} {folder / 'digits' / '3'}/*.png")
-    frozen, final = run.frozen.accuracy, run.final.accuracy
+    frozen, final = run.frozen.accuracy or 0.0, run.final.accuracy or 0.0
     as_expected = final > frozen and final >= _LEAST_ACCURACY
     print(
         f"\nFrozen {frozen:.4f}, fine-tuned {final:.4f}: "
@@ -152,7 +152,7 @@ def demo_text(out: str | os.PathLike[str] = "tfft-demo-text") -> Shown:
     print(_run(_ASK_TEXTS, run, _ASKED), flush=True)
     _say_where({"data": data}, run)
     print(f'Try: tfft predict {run.folder} --text "Please cancel everything"')
-    frozen, final = run.frozen.accuracy, run.final.accuracy
+    frozen, final = run.frozen.accuracy or 0.0, run.final.accuracy or 0.0
     as_expected = final >= frozen and final >= _LEAST_TEXT_ACCURACY
     words = f"at least {_LEAST_TEXT_ACCURACY}, as expected." if as_expected else "NOT as expected."
     print(f"\nFrozen {frozen:.4f}, fine-tuned {final:.4f}: {words}")
@@ -203,20 +203,29 @@ def _ask(run: Run, data: pathlib.Path) -> str:
 
 
 def _run(script: str, run: Run, asked: Sequence[str]) -> str:
-    command = [sys.executable, "-P", "-c", script, str(run.export.path), *asked]
+    _, exported = _places(run)
+    command = [sys.executable, "-P", "-c", script, str(exported), *asked]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise ExportError(f"The exported model failed in a fresh process:\n{done.stderr[-2000:]}")
     return done.stdout.rstrip()
 
 
+def _places(run: Run) -> tuple[pathlib.Path, pathlib.Path]:
+    """Returns the folders of a run that was written and exported."""
+    if run.folder is None or run.export is None:
+        raise ExportError("The demo expects a run with a folder and an export.")
+    return run.folder, run.export.path
+
+
 def _say_where(data: dict[str, pathlib.Path], run: Run) -> None:
+    folder, exported = _places(run)
     places: dict[str, Any] = {
         **data,
-        "plan": run.folder / "plan.yaml",
-        "scores": run.folder / "metrics.json",
-        "Keras model": run.folder / "model.keras",
-        "SavedModel": run.export.path,
+        "plan": folder / "plan.yaml",
+        "scores": folder / "metrics.json",
+        "Keras model": folder / "model.keras",
+        "SavedModel": exported,
     }
     print("\nWhere everything lies:")
     for name, path in places.items():

@@ -84,9 +84,9 @@ def did_you_mean(word: str, choices: Iterable[str], *, limit: int = 3) -> str:
 
 def listed(names: Iterable[object], *, limit: int = 20) -> str:
     """Returns names joined by commas, cut after ``limit`` with the number of those left out."""
-    names = [str(name) for name in names]
-    shown = ", ".join(names[:limit])
-    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
+    every = [str(name) for name in names]
+    shown = ", ".join(every[:limit])
+    return shown if len(every) <= limit else f"{shown} and {len(every) - limit} more"
 
 
 def raise_problems(error: type[TfftError], title: str, problems: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ it. They train for a few steps on random data of the right shape, so they take s
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -325,7 +326,7 @@ def _checks(backbone: Backbone, reference: Any, tolerance: float) -> Iterator[tu
     yield "rows are independent", lambda: _rows(backbone.model, x, tolerance)
     yield "config makes the same model", lambda: _cloned(backbone.model, x)
     for optimizer in ("adam", "sgd", "adamw"):
-        yield f"freezing under {optimizer}", lambda name=optimizer: _freezing(backbone, name)
+        yield f"freezing under {optimizer}", functools.partial(_freezing, backbone, optimizer)
     yield "loss falls when all trains", lambda: _learns(backbone)
     yield "keras file", lambda: _keras_file(backbone)
     yield "export", lambda: _exported(backbone, x, tolerance)

@@ -229,14 +229,14 @@ def _assumed_head(model: keras.Model, class_names: tuple[str, ...]) -> tuple[hea
     units, activation = outputs[0].shape[1], _last_activation(model)
     if activation == "sigmoid":
         expected = 2 if units == 1 else units
-        head = heads.binary if units == 1 else heads.multilabel
+        task = "binary" if units == 1 else "multilabel"
         to_logits = lambda p: tf.math.log(tf.maximum(p, _TINY)) - tf.math.log(tf.maximum(1.0 - p, _TINY))  # noqa: E731
     else:
-        expected, head = units, heads.classification
+        expected, task = units, "classification"
         to_logits = (lambda p: tf.math.log(tf.maximum(p, _TINY))) if activation == "softmax" else tf.convert_to_tensor
     if len(class_names) != expected:
         raise ExportError(f"class_names has {len(class_names)} names, the model's output has {units} columns.")
-    return head(class_names), to_logits
+    return registry.task(task).make_head(class_names), to_logits
 
 
 _TINY = float(np.finfo(np.float32).tiny)

@@ -30,8 +30,8 @@ def cost(model: keras.Model, plan: Plan, examples: int, *, cached: bool) -> str:
     """
     rows = describe(model).rows
     names = [row.block for row in rows if row.part == "backbone"]
-    each = [row.flops for row in rows if row.part == "backbone"]
-    if None in each or not sum(each):
+    each = [row.flops for row in rows if row.part == "backbone" and row.flops is not None]
+    if len(each) < len(names) or not sum(each):
         return ""
     lines, whole = [], sum(each) * (1 + _BACKWARD) * examples
     for phase in plan.phases:
