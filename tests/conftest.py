@@ -18,7 +18,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 import numpy as np
 import pytest
 
-BUDGET = os.environ.get("TFFT_TEST_BUDGET", os.environ.get("CI", "")).lower() in ("1", "true")
+BUDGET = os.environ.get("TFFT_TEST_BUDGET", "").lower() in ("1", "true")
 LIMIT = float(os.environ.get("TFFT_TEST_LIMIT", "3"))  # seconds of computing for a test that is not marked slow
 LAZY = ("keras_hub", "sklearn.linear_model", "matplotlib.figure")  # whichever test comes first would pay for these
 COLOURS = {"blue": (30, 60, 200), "green": (40, 180, 60), "red": (210, 40, 40)}

@@ -1,131 +1,23 @@
 """A kind of data that a user registers is built, exported, checked in a fresh process and asked like the others."""
 
-import dataclasses
-import json
-import os
-from pathlib import Path
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from extension_modality import Measurements
 
 import tfft
 from tfft import data, heads, registry
 from tfft.backbones import Backbone
-from tfft.data import SplitOptions
-from tfft.data.batches import assemble, gathering, on_cpu
-from tfft.data.class_folders import FileType, list_class_folders, load_class_folders
-from tfft.data.duplicates import Duplicates
-from tfft.data.file_examples import FileExamples
-from tfft.data.options import ReadOptions
 from tfft.errors import BackboneError, DataError, ExportError, PlanError
 from tfft.exporting import export, open_export, predict_each, predict_table, serving_functions
-from tfft.exporting.loader import ARRAY_SIGNATURE, BYTES_SIGNATURE, EncodedInput, ServingInput
-from tfft.exporting.prediction import RequestItem
-from tfft.models import ModelInput
+from tfft.exporting.loader import ARRAY_SIGNATURE, BYTES_SIGNATURE
 from tfft.recipes.labelled import labelled_data
-from tfft.registry import Match
-
-NOTE = "numbers.json"
-
-
-def parsed(encoded):
-    return tf.strings.to_number(tf.strings.split(encoded, ";"), tf.float32)
-
-
-class Measurements(registry.Modality):
-    """Four numbers of a sensor, in a file with semicolons between them."""
-
-    name = "measurements"
-    item = "reading"
-    items = "readings"
-    columns = ("reading",)
-
-    def why_not(self, backbone):
-        shapes = [tuple(tensor.shape) for tensor in backbone.model.inputs]
-        return None if shapes == [(None, 4)] else f"{backbone.name} takes {shapes}"
-
-    def attach_input(self, backbone, network, level="pooled", **options):
-        inputs = keras.Input((4,), name="numbers")
-        return ModelInput(inputs, network(keras.layers.Rescaling(0.5, name="halve")(inputs)))
-
-    def serving(self, model, inputs, **options):
-        if "halve" not in [layer.name for layer in model.layers]:
-            return None
-        encoded = EncodedInput(
-            "reading_bytes", lambda one: tf.ensure_shape(parsed(one), [4]), tf.TensorSpec([4], tf.float32),
-            lambda values: values, lambda rows: [";".join(map(str, row)).encode() for row in rows],
-        )  # fmt: skip
-        card = ("Readings", "Four numbers each.")
-        assets = {NOTE: json.dumps(4)}
-        return ServingInput(self.name, ARRAY_SIGNATURE, 4, encoded=encoded, assets=assets, card=card)
-
-    def served(self, signatures, assets):
-        note = assets / NOTE
-        return ServingInput(self.name, ARRAY_SIGNATURE, json.loads(note.read_text())) if note.is_file() else None
-
-    def read_items(self, items, spec):
-        for path in items:
-            with open(path, encoding="utf-8") as file:
-                values = np.array(file.read().split(";"), np.float32)
-            wrong = None if len(values) == spec else f"has {len(values)} numbers, expected {spec}"
-            yield RequestItem(path, None if wrong else values, wrong)
-
-
-@dataclasses.dataclass(frozen=True)
-class Facts:
-    path: str
-    reason: str | None
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Readings(FileExamples):
-    """Files of measurements with labels."""
-
-    modality = "measurements"
-
-    @property
-    def inputs(self):
-        return np.stack([np.array(Path(path).read_text().split(";"), np.float32) for path in self.paths])
-
-    def batches(self, spec, options):
-        return assemble(gathering(on_cpu(self.inputs)), self.labels, options)
-
-    def feature_source(self, staged, batch_size, views=None):
-        return self.inputs, self.labels
-
-
-class ReadMeasurements(Measurements):
-    """Reads folders of files that end in .num, besides."""
-
-    settings = frozenset({"digits"})
-
-    def matches(self, source, settings):
-        if not isinstance(source, (str, os.PathLike)) or not any(Path(source).glob("*/*.num")):
-            return None
-        return Match("a folder of readings", self._load, frozenset({"validation", "seed", "digits"}), 2, has_names=True)
-
-    def _load(self, source, *, digits=None, **split):
-        return load_class_folders(Readings, self.files(digits), source, SplitOptions(**split), ReadOptions())
-
-    def read_labelled(self, source, class_names, settings):
-        return list_class_folders(Readings, self.files(None), source, ReadOptions(), 1)
-
-    def files(self, digits):
-        def facts(paths, progress, store):
-            long = "has too many digits"
-            return [Facts(p, long if digits and len(Path(p).read_text()) > 8 * digits else None) for p in paths]
-
-        return FileType("reading", "readings", (".num",), facts, lambda facts: Duplicates())
-
-    def input_of(self, model):
-        return 4 if "halve" in [layer.name for layer in model.layers] else None
 
 
 @pytest.fixture
 def measurements():
-    remove = registry.register_modality(ReadMeasurements())
+    remove = registry.register_modality(Measurements())
     yield "measurements"
     remove()
 

@@ -16,7 +16,7 @@ from tfft import registry
 from tfft.data.batches import BatchOptions
 from tfft.data.examples import Examples, Splits
 from tfft.data.tfds.source import LocalCopy, is_tfds, local_copy
-from tfft.errors import DataError, did_you_mean
+from tfft.errors import DataError, did_you_mean, raise_problems
 from tfft.specs import AudioSpec, Augmentation, InputSpec
 
 _DEFAULTS: dict[str, Any] = {
@@ -104,7 +104,25 @@ def load(
     _check_names(further)
     if is_tfds(source):
         return load_copy(local_copy(source, given), given)
-    return reader_of(source, given).load(source, given)
+    return _for_task(reader_of(source, given).load(source, given), given.get("task", registry.AUTO))
+
+
+def _for_task(splits: Splits[Any], name: str) -> Splits[Any]:
+    """Returns classes that were read from the names of folders as the labels of the task that was asked for."""
+    task = registry.asked_task(name)
+    if task is None or task.name == splits.task or not task.labels_from_folders:
+        return splits
+    values = [[part.class_names[label] for label in part.labels] for part in splits.parts.values()]
+    names = task.class_names(values[0])
+    problems: list[str] = []
+    for part, own in zip(splits.parts.values(), values, strict=True):
+        problems += task.label_problems(own, names, part.places)
+    raise_problems(DataError, f"The labels cannot be used for the task {task.name}", problems)
+    parts = {
+        key: dataclasses.replace(part, labels=task.encode(own, names), class_names=names)
+        for (key, part), own in zip(splits.parts.items(), values, strict=True)
+    }
+    return dataclasses.replace(splits, **parts, task=task.name)
 
 
 def to_dataset(

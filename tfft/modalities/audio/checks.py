@@ -9,9 +9,9 @@ from tfft.data import Splits
 from tfft.inspection.classes import class_findings, label_text
 from tfft.inspection.duplicates import copy_findings
 from tfft.inspection.findings import Finding, Item, Level
+from tfft.inspection.skipped import unusable
 from tfft.modalities.audio.decode import SUFFIXES, RecordingFacts
 from tfft.modalities.audio.examples import AudioExamples
-from tfft.modalities.image.checks import unusable
 from tfft.specs import AudioSpec
 
 # Short name, level, message, remedy, which recordings are meant, and what is said of one.

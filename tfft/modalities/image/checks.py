@@ -12,11 +12,11 @@ import numpy as np
 
 from tfft import registry
 from tfft.data import Skipped, Splits
-from tfft.data.class_folders import is_stray
 from tfft.inspection.classes import class_findings, label_text
 from tfft.inspection.drift import drift_findings
 from tfft.inspection.duplicates import copy_findings
 from tfft.inspection.findings import Finding, Item, Level
+from tfft.inspection.skipped import unusable
 from tfft.modalities.image import file_info as known
 from tfft.modalities.image.decode_errors import FOREIGN_SUFFIXES, SUFFIXES
 from tfft.modalities.image.examples import ImageFiles
@@ -110,7 +110,7 @@ def file_findings(facts: Sequence[FileFacts], labels: Sequence[str], skipped: Se
         labels: the class of each.
         skipped: what cannot be used.
     """
-    yield from unusable(skipped)
+    yield from unusable(skipped, "images", SUFFIXES + FOREIGN_SUFFIXES)
     for oddity, (level, message, remedy) in _ODDITIES.items():
         odd = [one for one in facts if oddity in one.oddities]
         if not odd or (oddity in (known.GREY, known.PALETTE) and len(odd) > _FEW * len(facts)):
@@ -131,24 +131,6 @@ def file_findings(facts: Sequence[FileFacts], labels: Sequence[str], skipped: Se
 
 def _item(one: FileFacts, oddity: str) -> Item:
     return Item(one.path, f"is a {one.kind}" if oddity == known.MISNAMED else "")
-
-
-def unusable(
-    skipped: Sequence[Skipped], what: str = "images", suffixes: tuple[str, ...] = SUFFIXES + FOREIGN_SUFFIXES
-) -> Iterator[Finding]:
-    """Yields what is to be said of files that are not used; ``what`` names those that are, by how they end."""
-    bad: list[Item] = []
-    stray: list[Item] = []
-    for item in skipped:  # rows of a table have no file of their own
-        (stray if is_stray(item, suffixes) else bad).append(Item(item.path, item.reason))
-    if bad:
-        message = f"{len(bad)} files or folders cannot be used"
-        remedy = "repair, replace or remove them; training goes on without them"
-        yield Finding("unusable", "fault", message, remedy, tuple(bad))
-    if stray:
-        yield Finding(
-            "stray", "note", f"{len(stray)} files are no {what} by their names", "they are left alone", tuple(stray)
-        )
 
 
 def _names(facts: Sequence[FileFacts]) -> Iterator[Finding]:
