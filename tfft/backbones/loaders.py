@@ -19,7 +19,7 @@ from tfft.backbones.fetch.digests import check_pin, digest
 from tfft.backbones.fetch.resolver import KERAS_HUB_PREFIX, KERAS_PREFIX, files_of
 from tfft.backbones.huggingface import text_folder
 from tfft.backbones.load_options import LoadOptions
-from tfft.errors import BackboneError, HandleError, did_you_mean, raise_problems
+from tfft.errors import BackboneError, HandleError, SavedModelError, did_you_mean, raise_problems
 
 if TYPE_CHECKING:
     from tfft.backbones.base import Backbone
@@ -251,7 +251,12 @@ def checked_digest(loader: BackboneLoader, handle: str, pin: str | None) -> str 
         )
     if place is None:
         return None
-    found = digest(place)
+    try:
+        found = digest(place)
+    except SavedModelError:
+        if pin is not None or not isinstance(loader, SavedModel):
+            raise
+        return None  # a folder with links or pipes: the scan refuses it before it is opened, and says why
     check_pin(handle, pin, found)
     return found
 
