@@ -71,7 +71,8 @@ def origins(name: str) -> dict[str, str]:
             found[node.name] = f"{name}.{node.name}"
         elif isinstance(node, ast.Assign | ast.AnnAssign):
             targets = [node.target] if isinstance(node, ast.AnnAssign) else node.targets
-            found.update({each.id: f"{name}.{each.id}" for each in targets if isinstance(each, ast.Name)})
+            every = [each for target in targets for each in getattr(target, "elts", [target])]  # also A, B = ...
+            found.update({each.id: f"{name}.{each.id}" for each in every if isinstance(each, ast.Name)})
     return found
 
 
@@ -99,9 +100,10 @@ def public_packages(name: str) -> Iterator[str]:
 
 def public_names(name: str) -> dict[str, str]:
     """Public names of a package, with the paths of their definitions; subpackages are left out."""
-    names = exported(name) or [
-        node.name for node in module(name) if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name[0] != "_"
-    ]
+    names = exported(name)
+    if "__all__" not in origins(name):  # an __all__ that is computed names subpackages only
+        definitions = [node.name for node in module(name) if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+        names = [each for each in definitions if not each.startswith("_")]
     paths = {each: definition(f"{name}.{each}") for each in names}
     for each in [each for each, path in paths.items() if path is None]:
         log.warning("%s.__all__ has %r, which nothing binds: import it under TYPE_CHECKING", name, each)

@@ -1,14 +1,25 @@
-"""Griffe extension: settings, links for Sphinx roles, and code blocks for ``Example:`` sections in docstrings."""
+"""Griffe extension: settings, links for Sphinx roles, and code blocks for ``Example:`` sections in docstrings.
+
+Implementation notes: the settings are imported from the source beside this folder, and ``tfft/__init__.py`` is not run,
+so the build needs neither tfft nor its dependencies.
+"""
 
 from __future__ import annotations
 
 import re
+import sys
+import types
+from pathlib import Path
 from typing import Any
 
 import griffe
 
-from tfft import config
-from tfft.settings import with_settings
+package = types.ModuleType("tfft")
+package.__path__ = [str(Path(__file__).resolve().parent.parent / "tfft")]
+sys.modules.setdefault("tfft", package)
+
+from tfft import config  # noqa: E402
+from tfft.settings import with_settings  # noqa: E402
 
 ROLE = re.compile(r":(?:func|class|meth|mod|data|attr|exc):`~?([\w.]+)`")
 EXAMPLE = re.compile(r"^([ ]*)Example:$", re.MULTILINE)
