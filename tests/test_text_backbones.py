@@ -151,8 +151,12 @@ def test_the_packaged_model_says_how_it_is_installed(monkeypatch):
 
 def test_texts_for_images_and_images_for_texts(folder):
     texts, labels = reviews()
-    with pytest.raises(tfft.errors.PlanError, match="The data holds texts, and the backbone .* takes something else"):
+    with pytest.raises(
+        tfft.errors.PlanError, match="holds texts, and the backbone .* does not take texts: give images"
+    ):
         tfft.finetune("keras:MobileNetV2:random", (texts, labels), verbose=False)
     images = np.zeros((20, 32, 32, 3), np.uint8)
-    with pytest.raises(tfft.errors.PlanError, match="The data holds images, and the backbone .* takes texts"):
+    with pytest.raises(
+        tfft.errors.PlanError, match="holds images, and the backbone .* does not take images: give texts"
+    ):
         tfft.finetune(folder, (images, np.arange(20) % 2), verbose=False)

@@ -365,16 +365,16 @@ def given_options(table: type, options: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def parse_whole(text: str) -> int:
-    """Read a whole number of at least 1."""
-    if not text.isascii() or not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, received {text!r}")
+def parse_whole(text: str, at_least: int = 1) -> int:
+    """Read a whole number of at least 1, or of another least value."""
+    if not text.isascii() or not text.isdecimal() or int(text) < at_least:
+        raise argparse.ArgumentTypeError(f"expected a whole number from {at_least} on, received {text!r}")
     return int(text)
 
 
 def parse_count(text: str) -> int:
     """Read a whole number of at least 0."""
-    return 0 if text == "0" else parse_whole(text)
+    return parse_whole(text, 0)
 
 
 def parse_whole_or_auto(text: str) -> int | str:

@@ -72,12 +72,12 @@ def from_preset(
     _add_token_types(Path(preset), network)
     limit = int(getattr(network, "max_sequence_length", None) or 512)
     decoder = not any("segment" in t.name for t in network.inputs) and _is_causal(network)
-    spec = _spec(Path(preset), limit, pooling, decoder)
     length = min(_USUAL, limit) if max_length is None else max_length
     problems = [] if pooling in (None, *POOLINGS) else [f"pooling must be one of {listed(POOLINGS)}, got {pooling!r}"]
     if isinstance(length, bool) or not isinstance(length, int) or not _LEAST <= length <= limit:
         problems.append(f"max_length must be {_LEAST} to {limit}, which is what the model takes; got {max_length!r}")
     raise_problems(BackboneError, f"{preset} cannot be opened", problems)
+    spec = _spec(Path(preset), limit, pooling, decoder)
     with with_vocabulary(preset) as place:
         packer = _packer(hub, preset, place, length)
     notes = _fit_of_vocabulary(preset, network, packer)
