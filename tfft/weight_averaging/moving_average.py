@@ -184,7 +184,7 @@ class ExponentialAverage(_Average):
         decay: ``d``, from 0 (no average) to below 1; 0.99 looks back about 100 steps, 0.999 about 1000.
         ramp: True uses ``min(decay, (1 + n) / (10 + n))`` in step ``n``, counted from 1, so that the average of a
             short training is not mostly where it started.
-        refresh: training examples in batches for :func:`refresh_batch_norm`, a pass over them for each
+        refresh: training examples in batches for :func:`tfft.freezing.refresh_batch_norm`, a pass over them for each
             validation; None averages the statistics.
 
     Attributes:
@@ -225,7 +225,7 @@ class WeightAverage(_Average):
         every: ``"epoch"`` takes the weights at the end of each epoch, ``"step"`` after each step, which is better
             for few epochs and needs a dataset whose length is known.
         refresh: training examples in batches: BatchNorm statistics that train are recomputed on them, by
-            :func:`refresh_batch_norm`, each time the average is put into the model. None averages them like the
+            :func:`tfft.freezing.refresh_batch_norm`, each time the average is put into the model. None averages them like the
             weights, which is less right: statistics of averaged weights are not averages of statistics.
 
     Attributes:

@@ -67,7 +67,7 @@ def read_recordings(files: Sequence[str | os.PathLike[str]], spec: AudioSpec) ->
 
 
 def decode_wav(encoded: tf.Tensor, spec: AudioSpec) -> tf.Tensor:
-    """Turns a WAV file of 16 bits into a wave as :class:`~tfft.data.LogMel` takes it.
+    """Turns a WAV file of 16 bits into a wave as :class:`~tfft.layers.log_mel.LogMel` takes it.
 
     Args:
         encoded: tf.string scalar, the bytes of the file.

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from tfft.modalities.image.arrays import load_arrays
     from tfft.modalities.image.batches import from_arrays
     from tfft.modalities.image.crops import find_parts
+    from tfft.modalities.image.decode import decode_image
     from tfft.modalities.image.duplicates import find_copies
     from tfft.modalities.image.examples import ImageArrays, ImageFiles
     from tfft.modalities.image.file_info import FileFacts, examine
