@@ -60,7 +60,8 @@ def load(
               (:func:`tfft.modalities.audio.load_recordings`), or of ``.txt`` files
               (:func:`tfft.modalities.text.load_texts`);
             - a table (``.csv``, ``.tsv``, ``.jsonl``, ``.ndjson``, DataFrame): with ``image=`` of image files
-              (:func:`tfft.modalities.image.load_image_table`), with ``audio=`` of recordings (:func:`tfft.modalities.audio.load_recording_table`), else of texts;
+              (:func:`tfft.modalities.image.load_image_table`), with ``audio=`` of recordings
+              (:func:`tfft.modalities.audio.load_recording_table`), else of texts;
             - ``(texts, labels)``; with ``task="token_classification"`` files or lists of tagged words;
             - ``(images, labels)``, two arrays (:func:`tfft.modalities.image.load_arrays`);
             - ``"tfds:NAME"``, or a folder that tensorflow-datasets prepared.

@@ -225,8 +225,8 @@ class WeightAverage(_Average):
         every: ``"epoch"`` takes the weights at the end of each epoch, ``"step"`` after each step, which is better
             for few epochs and needs a dataset whose length is known.
         refresh: training examples in batches: BatchNorm statistics that train are recomputed on them, by
-            :func:`tfft.freezing.refresh_batch_norm`, each time the average is put into the model. None averages them like the
-            weights, which is less right: statistics of averaged weights are not averages of statistics.
+            :func:`tfft.freezing.refresh_batch_norm`, each time the average is put into the model. None averages them
+            like the weights, which is less right: statistics of averaged weights are not averages of statistics.
 
     Attributes:
         updates: number of weights in the average so far; a training that was stopped before the last part has 0, and

@@ -117,8 +117,8 @@ def greedy_soup(
         dataset: held out, finite, batches of (inputs, labels).
         metric: the result that decides before the loss: a :class:`tfft.registry.Metric`, or the name of one where
             higher is better; None: that of the head's task, which is the accuracy for classes.
-        refresh: training examples in batches, for :func:`tfft.freezing.refresh_batch_norm` of soups of several models where
-            BatchNormalization trains; None averages the statistics.
+        refresh: training examples in batches, for :func:`tfft.freezing.refresh_batch_norm` of soups of several models
+            where BatchNormalization trains; None averages the statistics.
 
     Returns:
         What was tried, in which order, and what was taken.

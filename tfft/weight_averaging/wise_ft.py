@@ -109,7 +109,8 @@ def interpolate(
         steps: number of points, with both ends; at least 2.
         metric: the result that decides before the loss: a :class:`tfft.registry.Metric`, or the name of one where
             higher is better; None: that of the head's task, which is the accuracy for classes.
-        refresh: training examples in batches, for :func:`tfft.freezing.refresh_batch_norm`; None interpolates statistics.
+        refresh: training examples in batches, for :func:`tfft.freezing.refresh_batch_norm`; None interpolates
+            statistics.
 
     Returns:
         All points and the best one, whose weights the model has then.
