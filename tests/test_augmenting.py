@@ -263,6 +263,7 @@ def test_rand_views_are_views():
 # --- labels that are places in a picture --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resize", ["crop", "stretch", "pad"])
 @pytest.mark.parametrize("augment", [None, "flip", ["flip", "crop=0.4"]])
 def test_a_point_follows_its_pixel(resize, augment, tmp_path):

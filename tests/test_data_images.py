@@ -210,6 +210,7 @@ def test_the_size_guard_lets_the_limit_pass(monkeypatch):
         decode_pixels(tf.constant(encode(COLOUR, "png")))
 
 
+@pytest.mark.slow
 @pytest.mark.representative("hello, this is no image-not an image")
 @pytest.mark.parametrize(
     ("encoded", "match"),

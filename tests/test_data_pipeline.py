@@ -135,6 +135,7 @@ def test_auto_keeps_pixels_only_below_the_limit(examples, monkeypatch):
         list(read_again)
 
 
+@pytest.mark.slow
 def test_kept_pixels_do_not_need_the_files_any_more(examples):
     dataset = to_dataset(examples, SPEC, cache=True)
     with open(examples.paths[3], "wb") as file:

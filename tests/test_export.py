@@ -292,6 +292,7 @@ class Neighbours(keras.layers.Layer):
         return x - tf.reduce_mean(x, axis=0, keepdims=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("layer", "what"),
     [(Noise, r"output 'outputs' differs by"), (Neighbours, r"the last row alone: output 'outputs' differs")],
@@ -303,6 +304,7 @@ def test_a_model_that_answers_otherwise_is_not_exported(layer, what, tmp_path):
     assert not list(tmp_path.iterdir())  # the folders on the way are gone too
 
 
+@pytest.mark.slow
 def test_a_model_that_gives_nan_is_not_exported(tiny_model, tmp_path):
     logits = tiny_model.get_layer("logits")
     logits.set_weights([np.full_like(w, np.nan) for w in logits.get_weights()])
@@ -311,6 +313,7 @@ def test_a_model_that_gives_nan_is_not_exported(tiny_model, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_failure_keeps_older_versions(tiny, first):
     before = tree(first.parent)
     with pytest.raises(ExportError, match="tolerance -1"):

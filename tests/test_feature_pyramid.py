@@ -26,6 +26,7 @@ def opened(tmp_path):
     return make
 
 
+@pytest.mark.slow
 def test_lite0_has_the_maps_that_detectors_take():
     backbone = load_backbone("efficientnet-lite0")
     costs = [layer.flops for layer in backbone.model.layers[1:]]
@@ -40,6 +41,7 @@ def test_lite0_has_the_maps_that_detectors_take():
     assert [layer.flops for layer in backbone.model.layers[1:]] == costs  # estimates are for other shapes
 
 
+@pytest.mark.slow
 def test_a_model_of_the_maps_runs_and_trains_the_blocks_in_front_of_each():
     backbone = load_backbone("efficientnet-lite0")
     maps = pyramid(backbone)
@@ -77,6 +79,7 @@ def test_opened_savedmodels(opened, name, wanted):
     assert [tuple(out.shape[1:]) for out in outputs] == [shape for _, shape in wanted.values()]
 
 
+@pytest.mark.slow
 def test_keras_applications():
     backbone = load_backbone("keras:ResNet50:random")
     assert found(backbone, (64, 96)) == {

@@ -96,6 +96,7 @@ def test_found_by_another_model_of_the_same_values(model, tmp_path):
     assert get(trained, cache=tmp_path).cached
 
 
+@pytest.mark.slow
 def test_found_again_for_a_folder_that_moved(model, tmp_path):
     for name in ("a", "b"):
         (tmp_path / "one" / name).mkdir(parents=True)
@@ -184,6 +185,7 @@ def changed_order(data):
     return data.take(order)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [changed_pixel, changed_order])
 def test_another_pixel_or_order_is_another_key(model, data, change, tmp_path):
     first = get(model, data, cache=tmp_path / "c")
@@ -200,6 +202,7 @@ def test_batches_are_no_part_of_the_key(model, tmp_path):
     assert get(model, from_arrays(IMAGES, LABELS, batch_size=12), cache=tmp_path).cached
 
 
+@pytest.mark.slow
 def test_a_file_with_another_name_is_another_key(model, tmp_path):
     for name in ("a", "b"):
         (tmp_path / "p" / name).mkdir(parents=True)
@@ -275,6 +278,7 @@ def test_a_dataset_that_shuffles_is_refused(model, tmp_path):
     np.testing.assert_allclose(found.arrays, model(IMAGES[found.labels]), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_files_that_change_or_break_meanwhile(model, tmp_path, monkeypatch):
 
     for name in ("a", "b"):
@@ -329,6 +333,7 @@ def test_what_is_said(model, tmp_path, capsys):
     assert "12 examples, read from" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_to_dataset_of_files_has_the_same_features(model, tmp_path):
     for name in ("a", "b"):
         (tmp_path / "p" / name).mkdir(parents=True)

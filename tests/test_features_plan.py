@@ -276,6 +276,7 @@ def test_every_part_of_the_time_counts_once():
     assert plan.seconds_uncached == pytest.approx(block1.seconds_uncached - 40 * 2)
 
 
+@pytest.mark.slow
 def test_a_cache_that_does_not_fit_or_pay_is_not_chosen():
     times = profile.stated(look_at(take_apart(small()), [np.ones((1, 8, 8, 3), np.float32)]), 2, RATE, "")
     assert decide(small(), times, free=10 * 8 * 8 * 4 * 4 + 1).choice == "block1"

@@ -43,6 +43,7 @@ NAMES = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_damaged_files(fuzz, originals, name):
     outcomes = [fuzz.run_case(name, number, 7, originals) for number in range(CASES.get(name, 20))]

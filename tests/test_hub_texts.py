@@ -69,6 +69,7 @@ def test_the_mean_of_all_pieces_is_what_the_head_sees_unless_asked_otherwise(pla
     assert asked.text_spec.pooling == "none"
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_from_a_file_to_a_server_with_kept_features(place):
     run = tfft.finetune(
@@ -99,6 +100,7 @@ np.save(sys.argv[2], served(text=tf.constant(sys.argv[3:]))["probabilities"].num
     np.testing.assert_allclose(np.load(place_of), keras.ops.softmax(expected), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_models_that_take_strings(place):
     backbone = tfft.load_backbone(place / "strings")
     assert backbone.tokenizer is None
@@ -168,6 +170,7 @@ def _sentencepiece():
     return model.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["wordpiece", "fast", "sentencepiece"])
 def test_tokenizers_of_tensorflow_text_travel_in_the_model(kind, place, tmp_path):
     vocabulary = tmp_path / "vocabulary.txt"
@@ -210,6 +213,7 @@ def test_what_does_not_fit_is_said(place, backbone):
         tfft.finetune(backbone, place / "reviews.jsonl", text="review", label="label", preprocessor="x", verbose=False)
 
 
+@pytest.mark.slow
 def test_the_command_line(place, capsys):
     command = [
         "train", str(place / "reviews.jsonl"), "--text", "review", "--label", "label", "--backbone",

@@ -100,6 +100,7 @@ def colours():
     return Backbone("colours", model, "test", InputSpec(32, 32, source="the test"))
 
 
+@pytest.mark.slow
 def test_larger_crops_are_told_with_a_backbone(tmp_path):
     """Of pictures in one class, in two, and on both sides of the split."""
     root = clean_pictures(tmp_path / "photos", ("train", "val"))
@@ -198,6 +199,7 @@ def test_the_command_writes_json_and_a_page(tmp_path, capsys):
     assert "is the same file as" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_training_goes_on_and_tells_what_it_left_out(tmp_path):
     root = clean_pictures(tmp_path / "photos", ("train", "val"))
     (root / "train" / "bee" / "x.jpg").write_bytes(b"")
@@ -218,6 +220,7 @@ def test_training_goes_on_and_tells_what_it_left_out(tmp_path):
     assert tfft.load_run(tmp_path / "run").unleaked.to_dict() == run.unleaked.to_dict()
 
 
+@pytest.mark.slow
 def test_a_bar_moves_while_a_training_reads_files_and_only_where_it_is_seen(tmp_path, capfd, monkeypatch):
     root = clean_pictures(tmp_path / "photos")
     quick = {"export_to": False, "cache": "memory", "plan": "linear_probe"}
@@ -232,6 +235,7 @@ def test_a_bar_moves_while_a_training_reads_files_and_only_where_it_is_seen(tmp_
     assert "reading" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_wrong_labels_are_listed_in_tables_of_images_too(tmp_path):
     names = ("red", "green")
     tones = {"red": (200, 40, 40), "green": (40, 180, 60)}
@@ -252,6 +256,7 @@ def test_wrong_labels_are_listed_in_tables_of_images_too(tmp_path):
     assert "Labels were not checked: give a backbone for that." in plain.notes
 
 
+@pytest.mark.slow
 def test_wrong_labels_of_texts_and_recordings_are_listed(tmp_path):
     words = {"good": ["good", "fine", "great"], "bad": ["bad", "poor", "awful"]}
     begins = ["", "the", "a", "is", "film", "story", "plot", "very", "was", "one", "two"]

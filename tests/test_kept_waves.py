@@ -89,6 +89,7 @@ def assert_same(first, second):
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", [True, False])
 def test_a_file_gives_the_floats_and_the_order_that_memory_gives(kept, place, tmp_path, monkeypatch):
     held = load_recordings(place)
@@ -266,6 +267,7 @@ def test_folds_share_one_file(place, tmp_path, monkeypatch):
     assert len(seen) == 24
 
 
+@pytest.mark.slow
 def test_features_are_the_same_from_a_file(place, tmp_path, monkeypatch):
     held = load_recordings(place)
     monkeypatch.setattr(waveform_store, "LIMIT", 0)
@@ -284,6 +286,7 @@ def test_features_are_the_same_from_a_file(place, tmp_path, monkeypatch):
     np.testing.assert_array_equal(alone.arrays, first.arrays[: len(alone)])
 
 
+@pytest.mark.slow
 def test_training_from_a_file_is_training_from_memory(place, on_disk, tmp_path, monkeypatch, capsys):
     how = QUICK | {"augment": ["shift", "mask"], "views": 2, "group": r"(speaker\d)", "cache": None}
     run = tfft.finetune(backbone(), place, out=tmp_path / "run", **how)
@@ -313,6 +316,7 @@ def test_training_from_a_file_is_training_from_memory(place, on_disk, tmp_path, 
     assert list((tmp_path / "cache" / "waves").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_tables_are_learned_from_a_file(place, on_disk, tmp_path, capsys):
     table = place.parent / "clips.csv"
     how = {"audio": "file", "label": "word", "plan": "linear_probe", "verbose": False}

@@ -79,6 +79,7 @@ def sources(place):
     ]
 
 
+@pytest.mark.slow
 def test_each_source_is_known_read_and_made_batches_of(place):
     spec = backbone().input_spec
     for source, settings, kind, part in sources(place):
@@ -217,6 +218,7 @@ def test_the_recipe_takes_what_load_gives(place):
         assert given.splits.split_from == own.splits.split_from
 
 
+@pytest.mark.slow
 def test_step_by_step_is_the_same_for_every_kind(place):
     tiny = backbone()
     for source in (place / "photos", arrays()):

@@ -666,6 +666,7 @@ def test_a_kernel_beside_a_loop(tmp_path):
 # --- only= -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.representative("native")
 @pytest.mark.parametrize("kind", ["convnet", "native"])
 def test_norm_or_bias_of_some_blocks(make, kind):

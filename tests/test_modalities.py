@@ -27,6 +27,7 @@ def sensor(name="sensor"):
     return Backbone(name, keras.Model(inputs, keras.layers.Dense(6, activation="relu", name="dense")(inputs)), "test")
 
 
+@pytest.mark.slow
 def test_a_kind_of_data_of_ones_own_is_built_exported_and_asked(measurements, tmp_path):
     model = tfft.build(sensor(), heads.classification(["calm", "storm"]))
     assert [layer.name for layer in model.layers] == ["numbers", "halve", "backbone", "dropout", "logits"]

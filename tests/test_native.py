@@ -72,6 +72,7 @@ def test_a_caffe_network_takes_rgb_and_survives_saving(tmp_path):
     np.testing.assert_array_equal(again(np.ones((1, 8, 8, 3)))[0, 0, 0], [0, -1, -2])
 
 
+@pytest.mark.slow
 def test_layers_in_files_are_found_by_their_registered_names_alone():
     names = ["CaffePixels", "SavedModelBlock", "StartEndPieces", "Tokenize"]
     code = "import tfft, keras, sys\nfor name in sys.argv[1:]: print(keras.saving.get_registered_object(name).__name__)"
@@ -89,6 +90,7 @@ def test_unknown_networks_and_misplaced_arguments(monkeypatch):
         load_backbone("keras_hub:resnet_50_imagenet")
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_imagenet_weights_out_of_reach_fail_at_once(tmp_path):
     """In a fresh process, with an empty Keras folder and a server that is not there."""

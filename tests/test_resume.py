@@ -406,6 +406,7 @@ def test_a_signal_while_the_average_is_in_the_model(tmp_path, all_phases):
     assert stopped(tmp_path / "c", *fails, run=trained, error=SystemExit, every=1000) == all_phases
 
 
+@pytest.mark.slow
 def test_a_head_is_solved_and_features_are_computed_once_more(tmp_path):
     phases = [Phase("solved", "none", 0, 0.0, solve=True), Phase("top", 1, 3, 1e-2), Phase("lora", 1, 2, 1e-2, lora=2)]
     whole = trained(None, phases=phases, source=True)
@@ -439,6 +440,7 @@ def results(text):
     return [line for line in text.splitlines() if line.startswith("RESULT")]
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_processes_that_are_killed_in_each_phase_leave_the_same_weights(tmp_path):
     """Killed while a file is synced, in a step, in a validation, and by SIGTERM."""

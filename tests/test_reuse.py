@@ -58,6 +58,7 @@ def test_a_model_saved_by_tfft_gives_back_its_backbone(tiny_model, tmp_path):
     np.testing.assert_allclose(again.predict(images, verbose=0), tiny_model.predict(images, verbose=0), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_an_export_by_tfft_opens_as_a_backbone(tiny_model, tmp_path):
     exported = tfft.export(tiny_model, tmp_path / "served")
     backbone = tfft.load_backbone(exported.path, output="logits")
@@ -84,6 +85,7 @@ def _toy() -> tuple[np.ndarray, np.ndarray]:
     ].astype("uint8"), labels
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("mixed_precision")
 def test_finetune_under_mixed_precision(tmp_path):
     savedmodels.plain_convnet(tmp_path / "net")
@@ -92,6 +94,7 @@ def test_finetune_under_mixed_precision(tmp_path):
     assert np.isfinite(run.final.loss)
 
 
+@pytest.mark.slow
 def test_what_the_first_phase_learned_survives_the_failure_of_the_second(tmp_path, build_tiny_model):
     backbone = tfft.load_backbone(nested())
     with pytest.raises(PlanError, match="Phase 'fine-tune': the loss became"):
@@ -134,6 +137,7 @@ def test_another_backend_of_keras_is_refused_with_the_fix():
     assert "tfft runs Keras on TensorFlow, but KERAS_BACKEND='numpy' is set. Unset it" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_an_old_keras_is_not_broken_by_importing_tfft():
     code = (

@@ -20,6 +20,7 @@ def squares(n=48):
     return images.astype("uint8"), labels
 
 
+@pytest.mark.slow
 def test_seeds_give_a_mean_a_spread_and_a_folder_each(tmp_path):
     settings = {**FAST, "unfreeze": "none", "frozen_epochs": "auto", "learning_rate": "auto"}
     runs = finetune_seeds(backbone(), squares(), seeds=2, out=tmp_path / "seeds", **settings)

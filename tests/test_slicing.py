@@ -152,6 +152,7 @@ def test_batch_norm_of_a_trainable_block_is_fixed_unless_asked(model):
     assert {f"block2_bn/{n}" for n in names} == {path for path in moved(model, before) if "_bn/" in path}
 
 
+@pytest.mark.slow
 def test_unfreeze_after_a_fit_takes_effect_without_compile(model):
     fit(compiled(freezing.freeze(model)))
     freezing.unfreeze(model, "all")
@@ -383,6 +384,7 @@ def leaves(model):
     return {name.split("/")[-1].split(":")[0] for name, variable in names if id(variable) in trains}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("blocks", "expected"),
     [

@@ -85,6 +85,7 @@ def test_a_split_is_written_and_read_again(tmp_path):
         read_split(tmp_path / "other.csv", KEYS)
 
 
+@pytest.mark.slow
 def test_copies_stay_on_one_side(tmp_path):
     root = clean_pictures(tmp_path / "photos")
     for i in range(EACH):  # each bee twice, the second time compressed
@@ -102,6 +103,7 @@ def test_copies_stay_on_one_side(tmp_path):
             assert names[copy.first].replace("again", "") == names[copy.second].replace("again", "")
 
 
+@pytest.mark.slow
 def test_a_run_writes_its_split_and_another_takes_it(tmp_path):
     root = clean_pictures(tmp_path / "photos")
     common = {"plan": "linear_probe", "export_to": False, "cache": "memory", "verbose": False}
@@ -122,6 +124,7 @@ def test_a_run_writes_its_split_and_another_takes_it(tmp_path):
     assert CLASSES == first.class_names
 
 
+@pytest.mark.slow
 def test_cross_validation_holds_each_example_out_once(tmp_path):
     root = clean_pictures(tmp_path / "photos")
     data = (root / "bee" / "03.jpg").read_bytes()

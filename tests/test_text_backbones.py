@@ -46,6 +46,7 @@ def test_a_batch_is_as_long_as_its_longest_text(folder):
     assert "At most 16 pieces of a text are read, of 32" in backbone.notes[0]
 
 
+@pytest.mark.slow
 def test_padding_changes_nothing(model):
     together = model.predict(TEXTS, verbose=0)
     alone = np.concatenate([model.predict(TEXTS[i : i + 1], verbose=0) for i in range(len(TEXTS))])
@@ -56,6 +57,7 @@ def test_a_gpu_is_not_asked_to_compile_strings(model):
     assert not model.get_layer("tokens").supports_jit  # what Keras goes by where jit_compile="auto"
 
 
+@pytest.mark.slow
 def test_only_unfrozen_blocks_train_and_there_is_no_dropout_unless_asked_for(folder, model):
     names = [block.name for block in tfft.load_backbone(folder).blocks]
     assert names == ["embeddings", "transformer_layer_0", "transformer_layer_1"]
@@ -73,6 +75,7 @@ def test_only_unfrozen_blocks_train_and_there_is_no_dropout_unless_asked_for(fol
         assert same is not dropout
 
 
+@pytest.mark.slow
 def test_a_saved_model_needs_no_folder(tmp_path):
     model = tfft.build(tfft.load_backbone(tiny_bert_folder(tmp_path / "gone")), heads.classification(["bad", "good"]))
     tfft.unfreeze(model, 1)
@@ -85,6 +88,7 @@ def test_a_saved_model_needs_no_folder(tmp_path):
     assert [v.path for v in again.trainable_variables] == [v.path for v in model.trainable_variables]
 
 
+@pytest.mark.slow
 def test_poolings(folder):
     mean, first, pooled = (tfft.load_backbone(folder, pooling=how) for how in ("mean", "cls", "pooled_output"))
     models = [tfft.build(b, heads.classification(["a", "b"])) for b in (mean, first, pooled)]
@@ -106,6 +110,7 @@ def test_what_the_folder_says_of_pooling_is_done(tmp_path):
     assert (spec.pooling, spec.source) == ("cls", "as the folder says")
 
 
+@pytest.mark.slow
 def test_pairs_reach_the_model_as_two_segments(folder):
     model = tfft.build(tfft.load_backbone(folder), heads.classification(["no", "yes"]), pair=True)
     one, other = (np.array(t, object) for t in (["good film", "x"], ["bad plot", "a story"]))

@@ -307,6 +307,7 @@ def test_a_full_disk_is_noticed_before(parts, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_other_texts_pairs_and_tokenizers_are_others(parts, tmp_path):
     def found(prefix=parts[0], data=(TEXTS, LABELS)):
         return get(prefix, data, cache=tmp_path).cached
@@ -323,6 +324,7 @@ def test_other_texts_pairs_and_tokenizers_are_others(parts, tmp_path):
     assert not found(prefix, {"text": TEXTS[::-1], "text_pair": TEXTS})
 
 
+@pytest.mark.slow
 def test_another_vocabulary_is_another_tokenizer(tmp_path):
     keras_hub = pytest.importorskip("keras_hub")
 
@@ -378,6 +380,7 @@ def uncached():
     return weights_after(cached=False)
 
 
+@pytest.mark.slow
 def test_cached_and_uncached_training_give_the_same_weights(uncached, narrow):
     (one, first), (two, second) = weights_after(cached=True), uncached
     for a, b in zip(one, two, strict=True):
@@ -400,12 +403,14 @@ def test_batches_of_texts_of_similar_length_are_the_same_ones(parts):
                 np.testing.assert_allclose(a.numpy()[here], b.numpy()[here], atol=2e-6)
 
 
+@pytest.mark.slow
 def test_the_comparison_can_fail(uncached):
     """Another order, all else equal."""
     other, _ = weights_after(cached=False, seed=4)
     assert max(np.abs(a - b).max() for a, b in zip(other, uncached[0], strict=True)) > 1e-3
 
 
+@pytest.mark.slow
 def test_what_is_frozen_runs_without_its_dropout_and_it_is_said():
     history = run(made(dropout=0.5), [Phase("fine-tune", 1, 1, 1e-2)], cached=True)
     assert history.notes == (

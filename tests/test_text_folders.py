@@ -83,6 +83,7 @@ def roberta(path, types=None):
     return path, pairs
 
 
+@pytest.mark.slow
 def test_the_token_type_of_roberta_is_not_left_out(tmp_path):
     row = np.random.default_rng(1).normal(0, 0.5, (1, 16)).astype(np.float32)
     (typed, _), (plain, _) = roberta(tmp_path / "typed", row), roberta(tmp_path / "plain")
@@ -95,6 +96,7 @@ def test_the_token_type_of_roberta_is_not_left_out(tmp_path):
     assert np.abs(found[1] - without[1]).max() > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", [True, False])
 def test_byte_pairs_in_tokenizer_json_are_the_same(tmp_path, split):
     folder, pairs = roberta(tmp_path / "roberta")
@@ -123,6 +125,7 @@ def test_vocabularies_that_cannot_be_read(bert, content, says):
         tfft.load_backbone(bert)
 
 
+@pytest.mark.slow
 def test_links_in_a_folder_are_followed(bert, tmp_path):
     """Caches of the hub hold links to files elsewhere."""
     known = said(bert)

@@ -67,6 +67,7 @@ def deberta():
     return keras_hub.models.DebertaV3Backbone(tokenizer.vocabulary_size(), **SIZES, bucket_size=8), tokenizer
 
 
+@pytest.mark.slow
 def test_deberta_gives_what_keras_hub_gives_and_is_exported(tmp_path):
     keras.utils.set_random_seed(0)
     for part in deberta():
@@ -79,6 +80,7 @@ def test_deberta_gives_what_keras_hub_gives_and_is_exported(tmp_path):
     tfft.export(model, tmp_path / "served")  # compares both in a process of its own
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "pooling"), [(roberta, "mean"), (distilbert, "mean"), (albert, "mean"), (deberta, "mean"), (gpt2, "last")]
 )

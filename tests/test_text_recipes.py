@@ -97,6 +97,7 @@ for label in served(text=tf.constant(sys.argv[2:]))["label"].numpy():
     assert set(served.signatures) == {"serving_default"}
 
 
+@pytest.mark.slow
 def test_what_is_frozen_runs_once_and_gives_the_same_weights(place):
     runs = [
         tfft.finetune(place / "bert", place / "reviews.jsonl", text="review", label="stars", epochs=2, unfreeze=1,
@@ -107,6 +108,7 @@ def test_what_is_frozen_runs_once_and_gives_the_same_weights(place):
         np.testing.assert_allclose(a.numpy(), b.numpy(), atol=2e-4, err_msg=a.path)
 
 
+@pytest.mark.slow
 def test_numbers_and_several_labels(place):
     texts, labels = reviews(160)
     stars = [4.5 if y == "good" else 1.25 for y in labels]
@@ -121,6 +123,7 @@ def test_numbers_and_several_labels(place):
     assert run.final.accuracy > 0.8
 
 
+@pytest.mark.slow
 def test_a_stopped_run_of_texts_goes_on(place, tmp_path):
     import keras
 
@@ -150,6 +153,7 @@ def test_settings_of_texts_that_cannot_be_used(place):
         tfft.finetune(place / "bert", place / "reviews.jsonl", task="regresion", pooling="sum", max_length=1)
 
 
+@pytest.mark.slow
 def test_the_command_line_trains_predicts_and_measures(place, tmp_path, capsys):
     out = tmp_path / "run"
     arguments = ["train", str(place / "reviews.jsonl"), "--text", "review", "--label", "stars", "--epochs", "1",
@@ -172,6 +176,7 @@ def test_the_command_line_trains_predicts_and_measures(place, tmp_path, capsys):
     assert measured["examples"] == 24  # the held-out fifth: never what it has learned from
 
 
+@pytest.mark.slow
 def test_other_folders_are_measured_whole_and_by_the_names_of_their_classes(place, tmp_path):
     texts, labels = reviews(60)
     labels = ["ugly" if i % 3 == 0 else y for i, y in enumerate(labels)]  # bad, good, ugly

@@ -73,6 +73,7 @@ def test_labels_that_carry_nothing_are_not_learned():
     assert history.rows[-1]["val_accuracy"] < 0.7
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights():
     weights = []
     for seed in (3, 3, 4):

@@ -53,6 +53,7 @@ def run(
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "augment"), [("plain_convnet", None), ("residual", Augmentation(flip=True, crop=0.4))]
 )
@@ -73,6 +74,7 @@ def test_cached_and_uncached_phases_give_the_same_weights(name, augment, splits,
     assert not histories[0].notes
 
 
+@pytest.mark.slow
 def test_the_comparison_can_fail(splits, tmp_path):
     """Other views, all else equal: the weights differ, so the test above would notice."""
     weights = []
@@ -83,6 +85,7 @@ def test_the_comparison_can_fail(splits, tmp_path):
     assert max(np.abs(a - b).max() for a, b in zip(*weights, strict=True)) > 1e-3
 
 
+@pytest.mark.slow
 def test_statistics_that_move_are_not_cached_and_it_is_said(splits, tiny_model):
     moving = next(layer for layer in tiny_model._flatten_layers() if layer.name == "block0_bn")
     before = [np.array(v) for v in moving.weights]
@@ -91,6 +94,7 @@ def test_statistics_that_move_are_not_cached_and_it_is_said(splits, tiny_model):
     assert any(not np.array_equal(a, v) for a, v in zip(before, moving.weights, strict=True))
 
 
+@pytest.mark.slow
 def test_callbacks_see_the_whole_model(splits, tiny_model, tmp_path):
     class Watch(keras.callbacks.Callback):
         epochs, batches = 0, 0
@@ -117,6 +121,7 @@ def test_callbacks_see_the_whole_model(splits, tiny_model, tmp_path):
     assert loaded.predict(images, verbose=0).shape == (3, 3)
 
 
+@pytest.mark.slow
 def test_a_solved_head_is_the_best_one(splits, tiny_model):
     before = {v.path: v.numpy() for v in tiny_model.weights}
     history = run(tiny_model, splits, LP_FT[:1], cached=True)
@@ -139,6 +144,7 @@ def test_a_solved_head_is_the_best_one(splits, tiny_model):
             variable.assign(value)
 
 
+@pytest.mark.slow
 def test_fine_tuning_goes_on_from_the_solved_head(splits, tiny_model):
     history = run(tiny_model, splits, LP_FT, cached=True)
     assert [row["phase"] for row in history.rows] == ["frozen"] + ["fine-tune"] * 3
@@ -147,6 +153,7 @@ def test_fine_tuning_goes_on_from_the_solved_head(splits, tiny_model):
     assert history.audits["fine-tune"].trainable == 3
 
 
+@pytest.mark.slow
 def test_a_head_is_solved_on_a_plain_dataset_too(splits, tiny_model):
     history = run(tiny_model, splits, LP_FT[:1], cached=False, l2=0.01)  # in whatever order it comes
     weights = tiny_model.get_layer("logits").get_weights()
@@ -164,11 +171,13 @@ def models_like(model):
     return copy
 
 
+@pytest.mark.slow
 def test_a_solved_phase_has_a_frozen_backbone(splits, tiny_model):
     with pytest.raises(PlanError, match="the head is solved, so unfreeze must be 'none', got 2"):
         run(tiny_model, splits, [Phase("frozen", 2, 0, 0.0, solve=True)], cached=True)
 
 
+@pytest.mark.slow
 def test_features_that_would_fill_the_disk_are_not_kept(splits, tiny_model, monkeypatch, tmp_path):
     monkeypatch.setattr("tfft.training.suffix._SHARE_OF_DISK", 1e-12)
     history = run(tiny_model, splits, PHASES[:1], cached=True, cache=tmp_path)

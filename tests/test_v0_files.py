@@ -70,6 +70,7 @@ def load(name):
     return keras.saving.load_model(FIXTURES / "models" / f"{name}.keras"), stored(FIXTURES / "models" / f"{name}.npz")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_a_model_answers_as_it_did(name):
     model, known = load(name)
@@ -84,6 +85,7 @@ COMPILED = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMPILED)
 def test_a_compiled_model_measures_as_it_did_and_trains_on(name):
     model, known = load(name)
@@ -99,6 +101,7 @@ def test_a_compiled_model_measures_as_it_did_and_trains_on(name):
     assert np.abs(after - known["output"]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_all_names_that_files_may_hold_are_registered_in_a_fresh_process():
     names = json.loads((FIXTURES / "models" / "registered.json").read_text())
     assert len(names) > 20
@@ -144,6 +147,7 @@ def check_plan(plan, path, without=()):
         assert {name: phase[name] for name in wanted} == wanted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DATA)
 def test_a_run_is_read_and_measures_as_it_did(name, place, capsys):
     folder, known = place / "runs" / name, stored(FIXTURES / f"{name}.npz")
@@ -181,6 +185,7 @@ def test_the_split_of_a_run_is_read_and_gives_its_accuracy(place):
     assert scores.loss == pytest.approx(metrics["loss"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_plan_is_repeated(place):
     plan, known = place / "runs" / "photos" / "plan.yaml", stored(FIXTURES / "photos.npz")
     run = tfft.finetune(v0_cases.network(), place / "photos", plan=plan, **v0_cases.QUICK)
@@ -190,6 +195,7 @@ def test_a_plan_is_repeated(place):
     assert run.final.accuracy == json.loads(plan.with_name("metrics.json").read_text())["final"]["accuracy"]
 
 
+@pytest.mark.slow
 def test_a_plan_is_repeated_on_the_command_line(place):
     old, new = place / "runs" / "reviews", place / "again"
     assert main(["train", "--config", str(old / "plan.yaml"), "--out", str(new), "--no-export"]) == 0
@@ -289,11 +295,13 @@ def check_end(name, run, steps, same, of):
     assert steps == of - v0_cases.STOPS[name]  # and not from the beginning
 
 
+@pytest.mark.slow
 def test_a_stopped_training_on_arrays_goes_on(tmp_path):
     run, steps, same = go_on("half_arrays", (), tmp_path)
     check_end("half_arrays", run, steps, same, of=20)
 
 
+@pytest.mark.slow
 def test_a_stopped_training_on_files_goes_on(tmp_path):
     photos = shutil.copytree(FIXTURES / "photos", tmp_path / "photos")
     run, steps, same = go_on("half_files", (photos,), tmp_path, moved=(("plan", "data"), ("data",)))
