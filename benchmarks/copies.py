@@ -20,7 +20,7 @@ from PIL import Image, ImageEnhance
 
 import tfft
 from tfft.features import extract
-from tfft.modalities.image import FileFacts, ImageFiles, find_copies, find_parts
+from tfft.modalities.image import ImageFileInfo, ImageFiles, find_cropped_duplicates, find_duplicates
 from tfft.modalities.image.crops import SIMILAR_PART, decider, neighbours
 from tfft.modalities.image.duplicates import SIMILAR
 from tfft.modalities.image.file_info import examine_all
@@ -63,7 +63,7 @@ CHANGES: dict[str, Change] = {
 }
 
 
-def features_of(backbone: tfft.Backbone, facts: list[FileFacts]) -> np.ndarray:
+def features_of(backbone: tfft.Backbone, facts: list[ImageFileInfo]) -> np.ndarray:
     """Features of length 1."""
     examples = ImageFiles(tuple(one.path for one in facts), np.zeros(len(facts), np.int32), ("photo",))
     found = np.asarray(extract(backbone, examples, cache=None, verbose=False).arrays)
@@ -86,10 +86,10 @@ def speed(count: int = 10_000) -> None:
     print(f"{count:,} clouds: {seconds[0]:.1f} s to choose {len(left):,} pairs, {seconds[1]:.1f} s to compare them")
 
 
-def among_different(facts: list[FileFacts], features: np.ndarray) -> float:
+def among_different(facts: list[ImageFileInfo], features: np.ndarray) -> float:
     """Prints how similar different photos are, and returns the largest cosine of their features."""
-    found = find_copies(facts)
-    parts = find_parts(facts, features, found)
+    found = find_duplicates(facts)
+    parts = find_cropped_duplicates(facts, features, found)
     count = len(facts) * (len(facts) - 1) // 2
     print(f"\n{len(facts)} photos, {count:,} pairs; copies among them: {len(found.pairs)} {found.note}")
     print(f"parts among them: {len(parts.pairs)} {parts.note}")
@@ -133,8 +133,8 @@ def main() -> None:
                 changed.append(str(path))
             everything = [*facts, *examine_all(changed)]
             own = features_of(backbone, everything[len(facts) :])
-            found = find_copies(everything)
-            parts = find_parts(everything, np.concatenate([features, own]), found)
+            found = find_duplicates(everything)
+            parts = find_cropped_duplicates(everything, np.concatenate([features, own]), found)
             apart = np.array([copy.second - copy.first for copy in (*found.pairs, *parts.pairs)])
             right, wrong = apart == len(facts), int((apart % len(facts) != 0).sum())
             without, together = right[: len(found.pairs)].sum() / len(facts), right.sum() / len(facts)

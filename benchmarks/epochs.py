@@ -39,7 +39,7 @@ def phase_1(repeats: int, folder: pathlib.Path, epochs: int = 20, measured: int 
         prefix, suffix = features.split(model)
         found = features.extract(prefix, photos, cache=None, batch_size=common.BATCH, verbose=False)
         extracted = time.perf_counter() - start
-        features.solve_head(found.arrays, found.labels, heads.from_model(model))
+        features.fit_linear_probe(found.arrays, found.labels, heads.from_model(model))
         solved.append(time.perf_counter() - start)
         trained.append(extracted + fit(suffix, found.dataset(common.BATCH, shuffle=True), epochs))
     seconds = {f"Keras fit ({measured} epochs measured)": slow, "tfft: cached": trained, "tfft: head solved": solved}

@@ -57,7 +57,7 @@ def run(backbone: Backbone, data: Texts, test: Texts, seed: int, wishes: RunConf
     def measure(phase: Phase, _: training.History) -> None:
         nonlocal tested
         start = time.perf_counter()
-        if phase.solve:
+        if phase.solves_head:
             logits = model.predict(test[0], batch_size=64, verbose=0)
             accuracy = float(np.mean(logits.argmax(-1) == test[1]))
             scores[PROBE if phase is plan.phases[0] else TUNED] = (accuracy, start - began - tested)

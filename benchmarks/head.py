@@ -29,7 +29,7 @@ from sklearn.metrics import log_loss
 from threadpoolctl import threadpool_limits
 
 import tfft
-from tfft.features.linear_probe.solver import solve_head
+from tfft.features.linear_probe.solver import fit_linear_probe
 
 Fit = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
@@ -55,7 +55,7 @@ def with_tfft(threads: int | None) -> Fit:
     def fit(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         head = tfft.heads.classification([str(label) for label in range(labels.max() + 1)])
         with threadpool_limits(threads) if threads else contextlib.nullcontext():
-            solved = solve_head(features, labels, head)
+            solved = fit_linear_probe(features, labels, head)
         return solved.kernel, solved.bias
 
     return fit

@@ -22,9 +22,9 @@ from tfft.training import train
 INPUTS, FEATURES, INSIDE, EXAMPLES = 40, 5, 20, 300
 WAYS = {
     "full": [tfft.Phase("fine-tune", "all", 400, 3e-3, schedule="constant", warmup=0.0, optimizer="sgd")],
-    "linear_probe": [tfft.Phase("frozen", "none", 0, 0.0, solve=True)],
+    "linear_probe": [tfft.Phase("frozen", "none", 0, 0.0, head="linear_probe")],
     "lp_ft": [
-        tfft.Phase("frozen", "none", 0, 0.0, solve=True),
+        tfft.Phase("frozen", "none", 0, 0.0, head="linear_probe"),
         tfft.Phase("fine-tune", "all", 400, 3e-3, schedule="constant", warmup=0.0, optimizer="sgd"),
     ],
 }  # fmt: skip

@@ -155,7 +155,7 @@ class Checks:
                 out=out,
             )
         rows = [row["val_loss"] for row in run.history.rows]
-        return {"exported": run.export is not None, "val_losses": rows, "scores": run.final.to_dict()}
+        return {"exported": run.export is not None, "val_losses": rows, "scores": run.final_scores.to_dict()}
 
     # -------------------------------------------------------------------------- mirrored
 
@@ -182,12 +182,12 @@ class Checks:
         backbone = tfft.load_backbone(str(self.models / "plain_convnet"), input_range=(0, 1))
         metric = keras.metrics.SparseCategoricalAccuracy(name="mine")
         with self.scope():
-            mixed = tfft.build(backbone, heads.classification(CLASSES))
+            apply_mixup = tfft.build(backbone, heads.classification(CLASSES))
             inside = self.build()
         central = tf.distribute.experimental.CentralStorageStrategy(["CPU:0", "CPU:1"])
         tries = {
             "outside": (self.strategy.scope(), outside, {}),
-            "mixed": (contextlib.nullcontext(), mixed, {}),
+            "mixed": (contextlib.nullcontext(), apply_mixup, {}),
             "metric": (contextlib.nullcontext(), inside, {"metrics": [metric]}),
             "central": (central.scope(), outside, {}),
         }

@@ -19,7 +19,7 @@ import tensorflow as tf
 from tfft import heads, training
 from tfft.config import Phase
 from tfft.modalities.image import from_arrays
-from tfft.training import Checkpoints, Resume
+from tfft.training import CheckpointConfig, Resume
 
 CLASSES, SIDE = 3, 6
 count = {"batch": 0, "test": 0, "sync": 0}
@@ -124,7 +124,7 @@ def fit(folder):
         Killer(),
     ]
     every = os.environ.get("TFFT_EVERY")
-    settings = Checkpoints(folder, every=0.3, every_steps=None if every is None else int(every))
+    settings = CheckpointConfig(folder, every=0.3, every_steps=None if every is None else int(every))
     resume = Resume(settings, callbacks, epoch=epoch)
     history = model.fit(train, validation_data=held_out, epochs=9, callbacks=[resume], verbose=0)
     losses = history.history["val_loss"]
@@ -167,7 +167,7 @@ def train(folder):
         epoch=epoch,
         verbose=False,
         after_phase=lambda phase, done: memory["ranks"].append(done.rows[-1]["val_loss"]),
-        checkpoints=Checkpoints(folder, every=0.3, every_steps=None if every is None else int(every)),
+        checkpoints=CheckpointConfig(folder, every=0.3, every_steps=None if every is None else int(every)),
         memory=memory,
     )
     rows = [{k: v for k, v in row.items() if k != "seconds"} for row in history.rows]

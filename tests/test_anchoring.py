@@ -9,9 +9,9 @@ from weight_models import examples, of_keras, of_savedmodel
 import tfft
 from tfft import heads
 from tfft.errors import BlockError, PlanError
-from tfft.features import split
+from tfft.features import split_frozen
 from tfft.freezing.weight_values import take
-from tfft.regularizers import L2SP, anchor, release
+from tfft.regularizers import L2SP, add_l2_sp, remove_l2_sp
 
 RNG = np.random.default_rng(4)
 
@@ -65,7 +65,7 @@ def test_keras_adds_the_gradient_up_for_every_trainable_variable_of_the_backbone
 
     shift(variables)
     without = gradients()
-    pulled = anchor(model, 0.3, start=dict(zip([v.path for v in variables], start, strict=True)))
+    pulled = add_l2_sp(model, 0.3, start=dict(zip([v.path for v in variables], start, strict=True)))
     assert [v.path for v in pulled.variables] == [v.path for v in variables]
     for v, old, own, new in zip(variables, start, without, gradients(), strict=True):
         np.testing.assert_allclose(new - own, 0.3 * (v.numpy() - old), rtol=1e-4, atol=1e-7, err_msg=v.path)
@@ -81,7 +81,7 @@ def test_a_strong_pull_keeps_the_backbone_and_trains_the_head_like_a_probe(model
 
     def trained(strength):
         model.set_weights(kept)
-        with anchor(model, strength):
+        with add_l2_sp(model, strength):
             fit(model, 1e-3, 20, data)
         return moves(variables, start), moves(head, head_start)
 
@@ -103,7 +103,7 @@ def test_strength_zero_changes_nothing(model):
     kept, data = model.get_weights(), examples()
     without = fit(model, data=data).get_weights()
     model.set_weights(kept)
-    with anchor(model, 0.0):
+    with add_l2_sp(model, 0.0):
         with_zero = fit(model, data=data).get_weights()
     for a, b in zip(without, with_zero, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
@@ -113,8 +113,8 @@ def test_strength_zero_changes_nothing(model):
 def test_a_part_that_shares_the_variables_is_pulled_and_trains_the_same(model):
     x, y = examples()
     variables, kept = backbone_variables(model), model.get_weights()
-    pulled = anchor(model, 50.0)
-    prefix, suffix = split(model)
+    pulled = add_l2_sp(model, 50.0)
+    prefix, suffix = split_frozen(model)
     shift(variables)
     moved = model.get_weights()
     far = pulled.distance()
@@ -131,12 +131,12 @@ def test_a_part_that_shares_the_variables_is_pulled_and_trains_the_same(model):
 def test_a_function_that_was_traced_before_does_not_go_on_without_the_pull(model):
     fit(model)
     variables = backbone_variables(model)
-    pulled = anchor(model, 50.0)
+    pulled = add_l2_sp(model, 50.0)
     shift(variables)
     far, data = pulled.distance(), examples()
     model.fit(*data, batch_size=8, verbose=0)  # not compiled again
     assert pulled.distance() < 0.5 * far
-    release(model)
+    remove_l2_sp(model)
     shift(variables)
     before = take(variables)
     model.fit(*data, batch_size=8, verbose=0)
@@ -149,22 +149,22 @@ def test_release_gives_back_the_very_regularizers_that_were_there():
     own = keras.regularizers.L2(0.5)
     dense = keras.layers.Dense(3, kernel_regularizer=own, name="first")
     model = keras.Model(inputs, keras.layers.Dense(2, name="last")(dense(inputs)))
-    anchor(model, 0.1)
-    anchor(model, 0.2, variables=[dense.kernel])  # replaces the first, on all variables
+    add_l2_sp(model, 0.1)
+    add_l2_sp(model, 0.2, variables=[dense.kernel])  # replaces the first, on all variables
     assert [v.regularizer is not None for v in model.weights] == [True, False, False, False]
     dense.kernel.assign_add(keras.ops.ones_like(dense.kernel))
     w = dense.kernel.numpy()
     assert float(model.losses[0]) == pytest.approx(0.5 * np.sum(w**2) + 0.1 * w.size, rel=1e-5)
-    assert release(model) == 1
+    assert remove_l2_sp(model) == 1
     assert dense.kernel.regularizer is own
     assert [v.regularizer for v in model.weights[1:]] == [None] * 3
-    assert release(model) == 0
+    assert remove_l2_sp(model) == 0
 
 
 def test_an_anchored_model_is_saved_without_the_pull_and_with_the_publishers_regularizers(model, tmp_path):
     losses = len(model.losses)
     x = examples(4)[0]
-    with anchor(model, 0.5):
+    with add_l2_sp(model, 0.5):
         shift(backbone_variables(model))
         model.save(tmp_path / "m.keras")
     loaded = keras.models.load_model(tmp_path / "m.keras")
@@ -184,29 +184,29 @@ def test_the_regularizer_alone_goes_through_a_file(tmp_path):
     assert isinstance(again, L2SP)
     assert again.strength == 0.25
     np.testing.assert_array_equal(again.anchor, start)
-    assert release(loaded) == 0  # it is the user's own
+    assert remove_l2_sp(loaded) == 0  # it is the user's own
 
 
 def test_single_blocks(model):
     last = tfft.freezing.select(model, 1)[0]
-    pulled = anchor(model, 0.1, blocks=1)
+    pulled = add_l2_sp(model, 0.1, blocks=1)
     assert {v.path for v in pulled.variables} == {v.path for v in last.layers[0].trainable_weights}
 
 
 def test_what_cannot_be_anchored_is_refused(model):
     with pytest.raises(PlanError, match="strength must be a finite number of 0 or more, got -1"):
-        anchor(model, -1)
+        add_l2_sp(model, -1)
     with pytest.raises(PlanError, match="NaN or infinite"):
         L2SP([1.0, np.nan], 0.1)
     with pytest.raises(BlockError, match="matches no block"):
-        anchor(model, 0.1, blocks="nothing")
+        add_l2_sp(model, 0.1, blocks="nothing")
     with pytest.raises(PlanError, match=r"the model has no variable 'logits/kernal'. Did you mean 'logits/kernel'"):
-        anchor(model, 0.1, start={"logits/kernal": np.zeros((1, 2))})
+        add_l2_sp(model, 0.1, start={"logits/kernal": np.zeros((1, 2))})
     stranger = keras.Variable([1.0], name="stranger")
     frozen = [v for v in model.weights if not v.trainable][0]
     with pytest.raises(PlanError, match=r"(?s)not of .*stranger.*do not train.*" + frozen.path):
-        anchor(model, 0.1, variables=[stranger, frozen])
+        add_l2_sp(model, 0.1, variables=[stranger, frozen])
     tfft.freeze(model)
     with pytest.raises(PlanError, match="Nothing trains in the chosen blocks"):
-        anchor(model, 0.1)
-    assert release(model) == 0
+        add_l2_sp(model, 0.1)
+    assert remove_l2_sp(model) == 0

@@ -97,7 +97,7 @@ def test_files_and_arrays_show_the_same_views(image_folder):
 @pytest.mark.slow
 def test_features_of_views_are_those_of_the_views(image_folder, tiny_model, tmp_path):
     splits = data.load(image_folder())
-    prefix, _ = features.split(tiny_model)
+    prefix, _ = features.split_frozen(tiny_model)
     settings = {"cache": tmp_path, "verbose": False, "augment": BOTH, "views": 3, "seed": 4}
     found = features.extract(prefix, splits.train, **settings)
     assert (len(found), found.views) == (len(splits.train), 3)
@@ -118,7 +118,7 @@ def test_features_of_views_are_those_of_the_views(image_folder, tiny_model, tmp_
 
 
 def test_what_cannot_be_varied_is_refused(tiny_model):
-    prefix, _ = features.split(tiny_model)
+    prefix, _ = features.split_frozen(tiny_model)
     dataset = from_arrays(pictures(), np.arange(6), SPEC)
     with pytest.raises(DataError, match="Only pictures and recordings can be varied.*Received _"):
         features.extract(prefix, dataset, augment="flip", verbose=False)

@@ -9,15 +9,15 @@ from weight_models import compiled, dataset, examples, of_keras, of_savedmodel, 
 import tfft
 from tfft import heads
 from tfft.errors import DataError, PlanError
-from tfft.features import split
+from tfft.features import split_frozen
 from tfft.freezing import refresh_batch_norm
 from tfft.freezing.weight_values import movable, take
-from tfft.weight_averaging import ExponentialAverage, WeightAverage
+from tfft.weight_averaging import ExponentialMovingAverage, StochasticWeightAveraging
 
 MAKERS = {
-    "ema": lambda **more: ExponentialAverage(0.8, **more),
-    "swa epochs": lambda **more: WeightAverage(0.5, **more),
-    "swa steps": lambda **more: WeightAverage(0.4, every="step", **more),
+    "ema_decay": lambda **more: ExponentialMovingAverage(0.8, **more),
+    "swa epochs": lambda **more: StochasticWeightAveraging(0.5, **more),
+    "swa steps": lambda **more: StochasticWeightAveraging(0.4, every="step", **more),
 }
 
 
@@ -88,7 +88,7 @@ def by_hand(start, steps, decay, ramp):
 )
 def test_the_exponential_average_is_that_by_hand(kind, ramp, batch_norm, tmp_path_factory):
     model = network(batch_norm) if kind == "keras" else savedmodel(tmp_path_factory, batch_norm)
-    start, watch, average = take(movable(model)), Watch(), ExponentialAverage(0.6, ramp=ramp)
+    start, watch, average = take(movable(model)), Watch(), ExponentialMovingAverage(0.6, ramp=ramp)
     history = fit(model, average, watch, validation=dataset(seed=9))
     expected = by_hand(start, watch.steps, 0.6, ramp)
     assert average.updates == len(watch.steps) == 12
@@ -122,7 +122,7 @@ def test_with_validation_every_callback_sees_the_average_at_the_end_of_an_epoch(
     model, watch = network(), Watch()
     path = str(tmp_path / "{epoch}.weights.h5")
     save = keras.callbacks.ModelCheckpoint(path, save_weights_only=True)
-    average = ExponentialAverage(0.8)
+    average = ExponentialMovingAverage(0.8)
     fit(model, *([average, save, watch] if first else [save, watch, average]), validation=dataset(seed=9))
     final = model.get_weights()
     model.load_weights(path.format(epoch=4))
@@ -132,7 +132,7 @@ def test_with_validation_every_callback_sees_the_average_at_the_end_of_an_epoch(
 
 def test_first_in_the_list_it_is_seen_without_validation_too(tmp_path):
     model, path = network(), str(tmp_path / "{epoch}.weights.h5")
-    fit(model, ExponentialAverage(0.8), keras.callbacks.ModelCheckpoint(path, save_weights_only=True))
+    fit(model, ExponentialMovingAverage(0.8), keras.callbacks.ModelCheckpoint(path, save_weights_only=True))
     final = model.get_weights()
     model.load_weights(path.format(epoch=4))
     assert same(model.get_weights(), final)
@@ -145,7 +145,7 @@ def test_a_training_that_ends_early_ends_with_the_average():
 
     model, watch = network(), Watch()
     start = take(movable(model))
-    fit(model, ExponentialAverage(0.8), watch, Stop(), validation=dataset(seed=9))
+    fit(model, ExponentialMovingAverage(0.8), watch, Stop(), validation=dataset(seed=9))
     assert len(watch.steps) == 6
     close(take(movable(model)), by_hand(start, watch.steps, 0.8, True)[-1])
 
@@ -154,7 +154,7 @@ def test_weights_that_another_callback_brings_back_stay():
     model = network()
     best = keras.callbacks.EarlyStopping("val_loss", restore_best_weights=True, patience=9)
     watch = Watch()
-    history = fit(model, ExponentialAverage(0.5), watch, best, validation=dataset(seed=9), epochs=5)
+    history = fit(model, ExponentialMovingAverage(0.5), watch, best, validation=dataset(seed=9), epochs=5)
     at = int(np.argmin(history.history["val_loss"]))
     assert same(take(movable(model)), watch.epochs[at])
 
@@ -169,7 +169,7 @@ def test_a_look_at_the_average_in_the_middle_of_an_epoch_does_not_disturb_traini
                 self.epochs.append(take(movable(self.model)))
 
     seen = []
-    for average in (None, ExponentialAverage(0.8)):
+    for average in (None, ExponentialMovingAverage(0.8)):
         look = Look()
         fit(network(), *([] if average is None else [average]), look)
         seen.append(look)
@@ -185,11 +185,11 @@ def test_a_part_of_the_model_is_averaged_like_the_whole():
         model = new_network()
         part, data = model, tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
         if not whole:
-            prefix, part = split(model)
+            prefix, part = split_frozen(model)
             features = prefix.predict(x, verbose=0)
             data = tf.data.Dataset.from_tensor_slices((features, y)).batch(8)
             compiled(part)
-        fit(part, ExponentialAverage(0.7), data=data, validation=data)
+        fit(part, ExponentialMovingAverage(0.7), data=data, validation=data)
         results.append(model.get_weights())
     close(*results)
 
@@ -213,7 +213,7 @@ def test_averages_of_equal_models_are_the_model():
 )  # fmt: skip
 @pytest.mark.parametrize("validation", [True, False])
 def test_the_last_part_of_the_training_is_averaged_equally(share, every, taken, validation):
-    model, watch, average = network("train"), Watch(), WeightAverage(share, every=every)
+    model, watch, average = network("train"), Watch(), StochasticWeightAveraging(share, every=every)
     fit(model, average, watch, validation=dataset(seed=9) if validation else None)
     expected = [
         np.mean([watch.steps[i][k] for i in taken], axis=0, dtype="float64") for k in range(len(watch.steps[0]))
@@ -231,7 +231,7 @@ def test_a_training_stopped_before_the_last_part_keeps_its_weights():
         def on_epoch_end(self, epoch, logs=None):
             self.model.stop_training = True
 
-    model, average, watch = network(), WeightAverage(0.25), Watch()
+    model, average, watch = network(), StochasticWeightAveraging(0.25), Watch()
     fit(model, average, watch, Stop())
     assert average.updates == 0
     assert same(take(movable(model)), watch.steps[-1])
@@ -280,10 +280,10 @@ def test_a_run_that_was_killed_goes_on_bit_by_bit(name, at, validation):
 
 
 def test_the_state_of_another_model_is_refused():
-    average = ExponentialAverage()
+    average = ExponentialMovingAverage()
     fit(network(), average, epochs=1)
     state = average.get_state()
-    other = ExponentialAverage()
+    other = ExponentialMovingAverage()
     other.set_state(state)
     with pytest.raises(
         PlanError, match=r"state of the average is that of another model.*holds \d+ variables, here \d+"
@@ -297,22 +297,22 @@ def test_the_state_of_another_model_is_refused():
 
 def test_settings_out_of_range_are_refused():
     with pytest.raises(PlanError, match="decay must be a number from 0 to below 1, got 1"):
-        ExponentialAverage(1)
+        ExponentialMovingAverage(1)
     with pytest.raises(PlanError, match="(?s)share must be.*got 0.*every must be one of epoch, step, got 'batch'"):
-        WeightAverage(0, every="batch")
+        StochasticWeightAveraging(0, every="batch")
     model = tfft.unfreeze(of_keras(), 2)
     model.compile("sgd", **heads.from_model(model).compile_args(), steps_per_execution=3)
     with pytest.raises(PlanError, match="steps_per_execution=3"):
-        fit(model, ExponentialAverage())
+        fit(model, ExponentialMovingAverage())
     unknown = dataset().filter(lambda x, y: True)
     with pytest.raises(PlanError, match="does not say how long it is"):
-        fit(network(), WeightAverage(every="step"), data=unknown)
+        fit(network(), StochasticWeightAveraging(every="step"), data=unknown)
 
 
 def test_half_precision_is_averaged_in_float32():
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, dtype="bfloat16", use_bias=False)])
     model.compile(keras.optimizers.SGD(0.0), "mse")
-    average = ExponentialAverage(0.999, ramp=False)
+    average = ExponentialMovingAverage(0.999, ramp=False)
     kernel = model.layers[0].kernel
     kernel.assign([[1.0], [1.0]])
 
@@ -441,13 +441,13 @@ def test_data_that_cannot_be_used_is_refused():
 def test_the_average_gets_statistics_of_its_own_where_data_is_given():
     model, data = network("train"), dataset()
     watch = Watch()
-    fit(model, WeightAverage(0.5, refresh=data), watch, validation=dataset(seed=9))
+    fit(model, StochasticWeightAveraging(0.5, refresh=data), watch, validation=dataset(seed=9))
     weights = model.get_weights()
     assert same(watch.tests[-1], take(movable(model)))
     assert refresh_batch_norm(model, data)
     assert same(model.get_weights(), weights)  # they were fresh already
     plain = new_network("train")
-    fit(plain, WeightAverage(0.5))
+    fit(plain, StochasticWeightAveraging(0.5))
     trains = len(plain.trainable_variables)
     close(take(movable(plain))[:trains], take(movable(model))[:trains])
     assert not np.allclose(take(movable(plain))[trains], take(movable(model))[trains])

@@ -6,9 +6,9 @@ import pytest
 import tensorflow as tf
 
 from tfft import data, features, heads
-from tfft.data.class_balance import class_weights, weighted
+from tfft.data.class_balance import apply_class_weights, class_weights
 from tfft.data.labels import check_labels
-from tfft.data.mixup import mixed, one_hot
+from tfft.data.mixup import apply_mixup, one_hot
 from tfft.errors import DataError, PlanError
 from tfft.modalities.image import from_arrays, list_images
 from tfft.specs import Augmentation, InputSpec
@@ -50,7 +50,7 @@ def test_balanced_weights_are_those_of_scikit_learn():
 def test_weights_of_files_and_of_features(image_folder, tiny_model):
     examples = list_images(image_folder())
     assert class_weights(examples, examples.class_names) == {0: 1.0, 1: 1.0, 2: 1.0}
-    prefix, _ = features.split(tiny_model)
+    prefix, _ = features.split_frozen(tiny_model)
     found = features.extract(prefix, examples, cache=None, verbose=False)
     assert class_weights(found, 3) == {0: 1.0, 1: 1.0, 2: 1.0}
 
@@ -102,11 +102,13 @@ def test_weights_of_a_dataset_are_those_that_fit_applies(kind):
     plain = tf.data.Dataset.from_tensor_slices((values, labels)).batch(57)
     model.compile(keras.optimizers.SGD(1.0), **head.compile_args())
     expected = slope(model, plain, weights)
-    np.testing.assert_allclose(slope(model, weighted(plain, weights)), expected, atol=1e-6)
+    np.testing.assert_allclose(slope(model, apply_class_weights(plain, weights)), expected, atol=1e-6)
     assert np.abs(slope(model, plain) - expected).max() > 1e-3  # the weights have an effect
     model.compile(keras.optimizers.SGD(1.0), **head.compile_args(soft=True))
-    np.testing.assert_allclose(slope(model, weighted(one_hot(plain, head.units), weights)), expected, atol=1e-6)
-    doubled = weighted(weighted(plain, weights), dict.fromkeys(weights, 2.0))
+    np.testing.assert_allclose(
+        slope(model, apply_class_weights(one_hot(plain, head.units), weights)), expected, atol=1e-6
+    )
+    doubled = apply_class_weights(apply_class_weights(plain, weights), dict.fromkeys(weights, 2.0))
     model.compile(keras.optimizers.SGD(1.0), **head.compile_args())
     np.testing.assert_allclose(slope(model, doubled), 2 * expected, atol=1e-5)
 
@@ -115,7 +117,7 @@ def test_the_weight_of_a_mixed_example_is_that_of_its_shares():
     plain = tf.data.Dataset.from_tensor_slices((np.zeros((57, 2), np.float32), LABELS)).batch(19)
     weights = {0: 0.5, 1: 2.0, 2: 8.0}
     seen = 0
-    for _, y, w in weighted(mixed(plain, 3, mixup=1.0), weights):
+    for _, y, w in apply_class_weights(apply_mixup(plain, 3, mixup_alpha=1.0), weights):
         np.testing.assert_allclose(w, y.numpy() @ [0.5, 2.0, 8.0], rtol=1e-5)
         seen += np.sum(~np.isin(w, [0.5, 2.0, 8.0]))
     assert seen > 10
@@ -124,13 +126,13 @@ def test_the_weight_of_a_mixed_example_is_that_of_its_shares():
 def test_weights_that_do_not_fit_the_labels_are_refused():
     plain = tf.data.Dataset.from_tensor_slices((np.zeros((57, 2), np.float32), LABELS)).batch(19)
     with pytest.raises(PlanError, match="all of them; received 0, 2"):
-        weighted(plain, {0: 1.0, 2: 1.0})
+        apply_class_weights(plain, {0: 1.0, 2: 1.0})
     with pytest.raises(PlanError, match="weight of 1 must be a number over 0"):
-        weighted(plain, {0: 1.0, 1: 0.0, 2: 1.0})
+        apply_class_weights(plain, {0: 1.0, 1: 0.0, 2: 1.0})
     with pytest.raises(DataError, match=r"shares \[B, 2\] to weight 2 classes"):
-        weighted(one_hot(plain, 3), {0: 1.0, 1: 1.0})
+        apply_class_weights(one_hot(plain, 3), {0: 1.0, 1: 1.0})
     with pytest.raises(DataError, match="received float32"):
-        weighted(plain.map(lambda x, y: (x, tf.cast(y, tf.float32))), {0: 1.0, 1: 1.0, 2: 1.0})
+        apply_class_weights(plain.map(lambda x, y: (x, tf.cast(y, tf.float32))), {0: 1.0, 1: 1.0, 2: 1.0})
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
@@ -183,7 +185,7 @@ def test_files_arrays_and_features_come_in_one_balanced_order(image_folder, tiny
     examples = examples.take(np.array([0, 1, 2, 3, 4, 5, 6, 7, 12]))
     spec = InputSpec(32, 32, value_range=(-1.0, 1.0), source="the test")
     settings = {"batch_size": 4, "shuffle": True, "seed": 2, "sampling": "balanced"}
-    prefix, _ = features.split(tiny_model)
+    prefix, _ = features.split_frozen(tiny_model)
     views = {"augment": Augmentation(flip=True, crop=0.5), "views": 3}
     for varied in ({}, views):
         found = features.extract(prefix, examples, cache=None, verbose=False, seed=2, **varied)
@@ -213,7 +215,7 @@ def test_what_cannot_be_balanced_is_refused(tiny_model):
         numbered(sampling="balance")
     with pytest.raises(PlanError, match=r"whole numbers \[N\].*received float32"):
         numbered(np.eye(57, dtype=np.float32)[:, :3], sampling="balanced")
-    prefix, _ = features.split(tiny_model)
+    prefix, _ = features.split_frozen(tiny_model)
     found = features.extract(prefix, (np.zeros((4, 32, 32, 3), np.uint8), np.zeros((4, 2))), cache=None, verbose=False)
     with pytest.raises(PlanError, match=r"whole numbers \[N\]"):
         found.dataset(sampling="balanced")

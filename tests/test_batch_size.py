@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tfft.errors import DataError, PlanError
-from tfft.training import find_batch_size, in_parts
+from tfft.training import find_batch_size, microbatched
 from tfft.training.batch_size import Trial, available_memory, choose
 
 L = keras.layers
@@ -160,7 +160,7 @@ def test_what_cannot_be_tried_is_refused():
     with pytest.raises(PlanError, match=r"(?s)4 problems.*not compiled.*start.*got 0.*limit.*got 1.5.*memory.*got -1"):
         find_batch_size(plain, examples(), start=0, limit=1.5, memory=-1)
     with pytest.raises(PlanError, match="its own train_step"):
-        find_batch_size(in_parts(model, 4), examples())
+        find_batch_size(microbatched(model, 4), examples())
     with pytest.raises(DataError, match="no example"):
         find_batch_size(model, examples().take(0))
     with pytest.raises(DataError, match="Received: list"):

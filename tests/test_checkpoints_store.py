@@ -1,4 +1,4 @@
-"""Checkpoints on a real disk: killed writers, full disks, flipped bits, hostile manifests."""
+"""CheckpointConfig on a real disk: killed writers, full disks, flipped bits, hostile manifests."""
 
 import hashlib
 import json

@@ -136,7 +136,7 @@ def test_defaults_solve_the_head_and_keep_the_features(backbone, photos, tmp_pat
     arguments += ["--batch-size", "8", "--cache", str(kept), "--augment", "crop", "--views", "2", "--no-export"]
     assert main(arguments) == 0
     plan = tfft.recipes.plan_from_yaml(out / "plan.yaml")
-    assert (plan.phases[0].solve, plan.l2, plan.views) == (True, "auto", 2)
+    assert (plan.phases[0].head, plan.l2, plan.views) == ("linear_probe", "auto", 2)
     assert plan.augment == tfft.specs.Augmentation(crop=0.5)
     assert "head solved in" in capsys.readouterr().out
     assert main(["cache", "list", "--folder", str(kept), "--json"]) == 0

@@ -21,11 +21,11 @@ TABLES = (RunConfig, Phase, Plan)
 
 # For each setting a value that is not its default, and one that cannot be used.
 RUN = {
-    "unfreeze": (3, None), "epochs": (2, -1), "frozen_epochs": (4, 0), "learning_rate": ((1e-2, 1e-3), (1e-2,)),
+    "unfreeze": (3, None), "epochs": (2, -1), "head_epochs": (4, 0), "learning_rate": ((1e-2, 1e-3), (1e-2,)),
     "task": ("regression", "regresion"), "text": (("a", "b"), ("a", "b", "c")), "image": ("file", ""),
     "audio": ("clip", -1), "label": (1, 1.5), "sample_rate": (8000, 0), "seconds": (1.5, float("inf")),
     "separator": ("|", ""), "max_length": (64, 2), "pooling": ("mean", "men"), "preprocessor": ("handle", 3),
-    "image_size": ((64, 96), (1, 2, 3)), "batch_size": (8, 0), "part_size": (4, True), "seed": (7, 0.5),
+    "image_size": ((64, 96), (1, 2, 3)), "batch_size": (8, 0), "microbatch_size": (4, True), "seed": (7, 0.5),
     "deterministic": (True, "yes"), "validation": (0.3, "no-such-file.csv"), "group": ("folder", 2.0),
     "dropout": (0.0, 1.0), "l2": (1e-3, -1), "label_smoothing": (0.1, 1), "loss": ("focal", "focall"),
     "class_weight": ({"a": 2.0}, "balance"), "sampling": ("balanced", "equal"), "batch_norm": ("train", "no"),
@@ -34,10 +34,13 @@ RUN = {
 }  # fmt: skip
 PHASE = {
     "name": ("a", None), "unfreeze": ([".*"], None), "epochs": (2, 0), "learning_rate": (1e-4, 0), "warmup": (0.3, 1),
-    "patience": (2, 0), "solve": ("prototypes", "prototype"), "schedule": ("linear", None), "optimizer": ("sgd", None),
-    "weight_decay": (0.1, -1), "layer_decay": (0.8, 1.1), "rates": ({"stem": 0.5}, {"stem": 0}), "l2_sp": (0.1, "a"),
-    "mixup": (0.2, -0.1), "cutmix": (0.3, None), "ema": (0.9, 1.0), "swa": (0.5, -0.5), "interpolate": (True, "yes"),
-    "surgical": (2, 0.5), "reinitialize": (1, -1), "lora": (4, True), "clip_norm": (1.0, 0), "contrastive": (8, -2),
+    "patience": (2, 0), "head": ("nearest_mean", "nearest"), "schedule": ("linear", None), "optimizer": ("sgd", None),
+    "weight_decay": (0.1, -1), "layer_decay": (0.8, 1.1), "lr_multipliers": ({"stem": 0.5}, {"stem": 0}),
+    "l2_sp": (0.1, "a"),
+    "mixup_alpha": (0.2, -0.1), "cutmix_alpha": (0.3, None), "ema_decay": (0.9, 1.0),
+    "swa_fraction": (0.5, -0.5), "interpolate": (True, "yes"),
+    "num_surgical_blocks": (2, 0.5), "reinitialize": (1, -1), "lora_rank": (4, True), "global_clipnorm": (1.0, 0),
+    "contrastive_repeats": (8, -2),
 }  # fmt: skip
 OF_PLANS = {"image_size": (96, 64), "batch_size": 8, "augment": Augmentation(crop=0.5), "views": 2}
 
@@ -158,7 +161,9 @@ def test_each_setting_accepts_and_refuses(name):
     assert repr(bad) in str(caught.value)
 
 
-@pytest.mark.parametrize("name", [name for name, (_, bad) in PHASE.items() if bad is not None or name == "cutmix"])
+@pytest.mark.parametrize(
+    "name", [name for name, (_, bad) in PHASE.items() if bad is not None or name == "cutmix_alpha"]
+)
 def test_each_setting_of_a_phase_accepts_and_refuses(name):
     good, bad = PHASE[name]
     check = about(fields(Phase)[name]).check
@@ -303,7 +308,7 @@ def test_the_order_of_plan_yaml_stays():
     values = Plan(backbone="b", data="d").to_dict()
     assert list(values) == [
         "backbone", "data", "backbone_digest", "name", "task", "text", "image", "audio", "label", "sample_rate",
-        "seconds", "separator", "max_length", "pooling", "preprocessor", "image_size", "batch_size", "part_size",
+        "seconds", "separator", "max_length", "pooling", "preprocessor", "image_size", "batch_size", "microbatch_size",
         "seed", "deterministic", "validation", "group", "dropout", "l2", "label_smoothing", "loss", "class_weight",
         "sampling", "batch_norm", "input_range", "output", "resize", "augment", "views", "trust", "strict", "phases",
         "reasons", "versions",
@@ -317,8 +322,8 @@ def test_an_old_plan_loads():
         backbone="efficientnet-lite0", data="photos", name="lp_ft", text=("review", "answer"),
         class_weight={"cat": 2.0}, input_range=(-1.0, 1.0), augment=Augmentation(flip=True), views=4,
         phases=(
-            Phase("frozen", "none", 0, 0.0, solve=True),
-            Phase("fine-tune", ["block1", "block2"], 2, 0.01, rates={"block1": 0.5}),
+            Phase("frozen", "none", 0, 0.0, head="linear_probe"),
+            Phase("fine-tune", ["block1", "block2"], 2, 0.01, lr_multipliers={"block1": 0.5}),
         ),
         reasons={"epochs": "enough"}, versions={"keras": "3.15.0"},
     )  # fmt: skip
@@ -326,13 +331,13 @@ def test_an_old_plan_loads():
 
 
 def test_old_names_are_read(monkeypatch):
-    monkeypatch.setitem(_ALIASES, "microbatch", "part_size")
-    monkeypatch.setitem(_ALIASES, "low_rank", "lora")
+    monkeypatch.setitem(_ALIASES, "microbatch", "microbatch_size")
+    monkeypatch.setitem(_ALIASES, "low_rank", "lora_rank")
     plan = Plan.from_dict(
         {"backbone": "b", "data": "d", "microbatch": 4}
         | {"phases": [{"name": "p", "unfreeze": 1, "epochs": 1, "learning_rate": 1e-3, "low_rank": 2}]}
     )
-    assert (plan.part_size, plan.phases[0].lora) == (4, 2)
+    assert (plan.microbatch_size, plan.phases[0].lora_rank) == (4, 2)
 
 
 @pytest.mark.parametrize(

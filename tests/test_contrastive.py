@@ -17,13 +17,13 @@ from tfft.config import Phase, Plan, RunConfig
 from tfft.contrastive import PairCosine, pairs
 from tfft.errors import DataError, PlanError
 from tfft.layers.tokenize import Tokenize
-from tfft.plans import DatasetStats, defaults, recommend, show
+from tfft.plans import DatasetStats, defaults, format_plan, recommend
 from tfft.specs import TextSpec
-from tfft.training import Checkpoints, FeatureSource, train
+from tfft.training import CheckpointConfig, FeatureSource, train
 from tfft.training.phase_checks import check_phases
 
-TUNE = Phase("contrastive", "all", 1, 1e-2, contrastive=8)
-SOLVED = Phase("frozen", "none", 0, 0.0, solve=True)
+TUNE = Phase("contrastive", "all", 1, 1e-2, contrastive_repeats=8)
+SOLVED = Phase("frozen", "none", 0, 0.0, head="linear_probe")
 HEAD = dataclasses.replace(SOLVED, name="head")
 
 
@@ -293,16 +293,16 @@ def test_what_is_frozen_runs_once_and_gives_what_the_whole_model_gives(tmp_path)
 @pytest.mark.slow
 def test_all_of_a_batch_are_compared_so_parts_make_smaller_batches():
     steps = {}
-    for part_size in (None, 100, 8, 1):
+    for microbatch_size in (None, 100, 8, 1):
         count = keras.callbacks.LambdaCallback(
-            on_train_batch_end=lambda batch, logs, size=part_size: steps[size].append(1)
+            on_train_batch_end=lambda batch, logs, size=microbatch_size: steps[size].append(1)
         )
-        steps[part_size] = []
+        steps[microbatch_size] = []
         history = train(
-            network(), stripes(64), None, [TUNE], verbose=False, part_size=part_size, callbacks=[count]
+            network(), stripes(64), None, [TUNE], verbose=False, microbatch_size=microbatch_size, callbacks=[count]
         )  # fmt: skip
         told = [note for note in history.notes if "are compared at once" in note]
-        assert len(told) == (part_size in (8, 1))
+        assert len(told) == (microbatch_size in (8, 1))
     assert {size: len(found) for size, found in steps.items()} == {None: 16, 100: 16, 8: 64, 1: 128}
 
 
@@ -316,11 +316,11 @@ def test_a_stopped_phase_goes_on_to_the_same_weights(tmp_path):
         with tf.device("CPU:0"):
             epoch = tf.Variable(0, dtype=tf.int64)
         data = tfft.modalities.image.from_arrays(x, y, None, batch_size=32, shuffle=True, epoch=epoch)
-        tune = dataclasses.replace(TUNE, epochs=2, contrastive=2)
+        tune = dataclasses.replace(TUNE, epochs=2, contrastive_repeats=2)
         history = train(
             model, data, stripes(seed=9), [Phase("first", 1, 2, 1e-2), tune, HEAD, Phase("last", 1, 1, 1e-2)],
             verbose=False, epoch=epoch, callbacks=[Fail(fail)],
-            checkpoints=folder and Checkpoints(folder, every_steps=2),
+            checkpoints=folder and CheckpointConfig(folder, every_steps=2),
         )  # fmt: skip
         return weights(model), history
 
@@ -427,7 +427,7 @@ def test_examples_are_taken_once_and_at_most_64_of_a_class():
 def test_low_rank_updates_can_be_tuned_on_pairs():
     model, held_out = network(), stripes(seed=9)
     before = weights(model)
-    tune = dataclasses.replace(TUNE, lora=2, ema=0.5, epochs=2)
+    tune = dataclasses.replace(TUNE, lora_rank=2, ema_decay=0.5, epochs=2)
     history = train(model, stripes(32), held_out, [SOLVED, tune, HEAD], verbose=False)
     moved = {path for path, value in weights(model).items() if (before[path] != value).any()}
     assert moved == {"block0_conv/kernel", "block1_conv/kernel", "logits/kernel", "logits/bias"}
@@ -436,27 +436,29 @@ def test_low_rank_updates_can_be_tuned_on_pairs():
 
 def test_everything_that_does_not_go_with_pairs_is_refused_at_once():
     wrong = {
-        "mixup": 0.2, "surgical": 1, "reinitialize": 1, "interpolate": True, "schedule": "plateau",
+        "mixup_alpha": 0.2, "num_surgical_blocks": 1, "reinitialize": 1, "interpolate": True, "schedule": "plateau",
     }  # fmt: skip
     with pytest.raises(PlanError) as caught:
         check_phases([dataclasses.replace(TUNE, **wrong)])
     message = str(caught.value)
     for part in (
         "mixup and cutmix",
-        "surgical chooses",
+        "num_surgical_blocks chooses",
         "reinitialize",
         "loss for interpolate, plateau",
     ):
         assert part in message, part
     for setting, says in (
         ({"unfreeze": "none"}, "no block trains, so contrastive would do nothing"),
-        ({"contrastive": -2}, "whole number of at least 0"),
-        ({"contrastive": True}, "whole number of at least 0"),
-        ({"solve": True, "unfreeze": "none"}, "make two phases of them"),
+        ({"contrastive_repeats": -2}, "whole number of at least 0"),
+        ({"contrastive_repeats": True}, "whole number of at least 0"),
+        ({"head": "linear_probe", "unfreeze": "none"}, "use two phases"),
     ):
         with pytest.raises(PlanError, match=says):
             check_phases([dataclasses.replace(TUNE, **setting)])
-    good = dataclasses.replace(TUNE, l2_sp=0.1, ema=0.9, layer_decay=0.9, lora=0, clip_norm=1.0, optimizer="adamw")
+    good = dataclasses.replace(
+        TUNE, l2_sp=0.1, ema_decay=0.9, layer_decay=0.9, lora_rank=0, global_clipnorm=1.0, optimizer="adamw"
+    )
     check_phases([SOLVED, good, HEAD], validation=False)
 
 
@@ -480,47 +482,47 @@ def test_the_plan_probes_tunes_and_solves_again():
     probe, tune, head = plan.phases
     assert probe == SOLVED
     assert head == HEAD
-    assert (tune.unfreeze, tune.epochs, tune.learning_rate, tune.contrastive) == ("all", 1, 2e-5, 40)
+    assert (tune.unfreeze, tune.epochs, tune.learning_rate, tune.contrastive_repeats) == ("all", 1, 2e-5, 40)
     assert (tune.warmup, tune.schedule, tune.optimizer) == (0.1, "linear", "adamw")
     assert plan.reasons["shown"] == "40 steps of 16 examples, all compared in pairs"
-    text = show(plan)
+    text = format_plan(plan)
     assert "all blocks, on pairs" in text
-    assert "contrastive=40" in text
+    assert "contrastive_repeats=40" in text
     assert Plan.from_dict(plan.to_dict()) == plan
     check_phases(plan.phases)
 
 
 def test_numbers_of_the_plan_follow_from_the_examples_and_the_wishes():
-    def tuned(facts, plan=None, **wishes):
-        return recommend(facts, RunConfig(**wishes), plan=plan or plans.setfit())
+    def tuned(stats, plan=None, **config):
+        return recommend(stats, RunConfig(**config), plan=plan or plans.setfit())
 
     assert defaults.PAIRED == tfft.contrastive.MOST
     many = tuned(dataclasses.replace(FEW, examples=5000, classes=10, smallest=400, largest=600))
-    assert many.phases[1].contrastive == 10
+    assert many.phases[1].contrastive_repeats == 10
     assert "200 steps of 32" in many.reasons["shown"]
     assert "'lp_ft' is most likely better" in many.reasons["shown"]
-    assert tuned(dataclasses.replace(FEW, examples=128, smallest=64)).phases[1].contrastive == 40
-    assert tuned(dataclasses.replace(FEW, examples=90_000, classes=1000)).phases[1].contrastive == 1
+    assert tuned(dataclasses.replace(FEW, examples=128, smallest=64)).phases[1].contrastive_repeats == 40
+    assert tuned(dataclasses.replace(FEW, examples=90_000, classes=1000)).phases[1].contrastive_repeats == 1
     two = tuned(dataclasses.replace(FEW, examples=4, smallest=2, largest=2))
-    assert [phase.solve for phase in two.phases] == ["prototypes", False, "prototypes"]
-    own = tuned(FEW, plans.setfit(shown=6, lora=4), unfreeze=2, epochs=3, learning_rate=1e-3).phases[1]
-    assert (own.contrastive, own.lora, own.unfreeze, own.epochs, own.learning_rate) == (6, 4, 2, 3, 1e-3)
+    assert [phase.head for phase in two.phases] == ["nearest_mean", "train", "nearest_mean"]
+    own = tuned(FEW, plans.setfit(shown=6, lora_rank=4), unfreeze=2, epochs=3, learning_rate=1e-3).phases[1]
+    assert (own.contrastive_repeats, own.lora_rank, own.unfreeze, own.epochs, own.learning_rate) == (6, 4, 2, 3, 1e-3)
     for wish, says in (
-        ({"frozen_epochs": 2}, "frozen_epochs= has no meaning"),
+        ({"head_epochs": 2}, "head_epochs= has no meaning"),
         ({"learning_rate": (1e-2, 1e-3)}, "learning_rate is one number"),
         ({"unfreeze": "none"}, "blocks have to train"),
     ):
         with pytest.raises(PlanError, match=says):
             tuned(FEW, **wish)
-    with pytest.raises(PlanError, match="'contrastive' is no setting of a phase"):
-        recommend(FEW, plan=plans.lp_ft(contrastive=4))
+    with pytest.raises(PlanError, match="'contrastive_repeats' is no setting of a phase"):
+        recommend(FEW, plan=plans.lp_ft(contrastive_repeats=4))
 
 
 def test_it_is_named_for_few_texts_only_and_never_chosen():
     few = recommend(FEW)
     assert few.name == "few_shot"
     assert "plan='setfit'" in few.reasons["alternative"]
-    assert "setfit" in show(few)
+    assert "setfit" in format_plan(few)
     assert recommend(dataclasses.replace(FEW, examples=128, smallest=64)).name == "lp_ft"
     for other in ({"smallest": 65}, {"smallest": 1}, {"texts": False}):
         assert "alternative" not in recommend(dataclasses.replace(FEW, examples=130, **other)).reasons

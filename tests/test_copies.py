@@ -6,7 +6,7 @@ from faulty_data import encoded, picture
 from PIL import Image, ImageDraw, ImageEnhance, ImageFont, ImageOps
 
 from tfft.modalities.image import duplicates as module
-from tfft.modalities.image import examine, find_copies, find_parts
+from tfft.modalities.image import examine, find_cropped_duplicates, find_duplicates
 
 
 def facts_of(tmp_path, images):
@@ -30,7 +30,7 @@ def crop(image):
 )  # fmt: skip
 def test_a_changed_picture_is_found_among_others(change, tmp_path):
     images = [picture(seed, (90, 70)) for seed in range(30)]
-    found = find_copies(facts_of(tmp_path, [*images, *map(change, images[:10])]))
+    found = find_duplicates(facts_of(tmp_path, [*images, *map(change, images[:10])]))
     assert [(copy.first, copy.second, copy.kind) for copy in found.pairs] == [(i, 30 + i, "near") for i in range(10)]
     assert found.note == ""
 
@@ -41,7 +41,7 @@ def test_equal_pixels_are_one_whatever_the_file(tmp_path):
     (tmp_path / "b.bmp").write_bytes(encoded(image, "BMP"))
     (tmp_path / "c.png").write_bytes(encoded(image, "PNG"))
     facts = [examine(str(tmp_path / name)) for name in ("a.png", "b.bmp", "c.png")]
-    assert [(c.first, c.second, c.kind) for c in find_copies(facts).pairs] == [(0, 1, "pixels"), (0, 2, "file")]
+    assert [(c.first, c.second, c.kind) for c in find_duplicates(facts).pairs] == [(0, 1, "pixels"), (0, 2, "file")]
 
 
 @pytest.mark.slow
@@ -53,7 +53,7 @@ def test_pictures_that_are_all_alike_are_not_copies(tmp_path):
         left, width = int(random.integers(13, 16)), int(random.integers(3, 6))
         canvas[4:28, left : left + width] = 255
         drawings.append(Image.fromarray((canvas * random.uniform(0.8, 1)).astype(np.uint8)))
-    found = find_copies(facts_of(tmp_path, drawings))
+    found = find_duplicates(facts_of(tmp_path, drawings))
     assert {copy.kind for copy in found.pairs} <= {"pixels", "file"}
     assert "near copies are not looked for: 1 of 100 unrelated pictures is" in found.note
 
@@ -62,9 +62,9 @@ def test_one_colour_and_very_many_pictures_are_not_compared(tmp_path, monkeypatc
     flat = [Image.new("RGB", (32, 32), (value, value, value)) for value in (10, 200)]
     images = [picture(1), picture(1).resize((60, 50))]
     facts = facts_of(tmp_path, [*flat, *images])
-    assert [(c.first, c.second) for c in find_copies(facts).pairs] == [(2, 3)]
+    assert [(c.first, c.second) for c in find_duplicates(facts).pairs] == [(2, 3)]
     monkeypatch.setattr(module, "_MOST", 1)
-    found = find_copies(facts)
+    found = find_duplicates(facts)
     assert found.pairs == ()
     assert "among more than 1 pictures" in found.note
 
@@ -84,7 +84,7 @@ TURNS = {
 @pytest.mark.parametrize("way", TURNS)
 def test_a_rotated_picture_is_found_among_others(way, tmp_path):
     images = [picture(seed, (90, 70)) for seed in range(30)]
-    found = find_copies(facts_of(tmp_path, [*images, *(crop(image.transpose(way)) for image in images[:10])]))
+    found = find_duplicates(facts_of(tmp_path, [*images, *(crop(image.transpose(way)) for image in images[:10])]))
     assert [(copy.first, copy.second, copy.kind) for copy in found.pairs] == [(i, 30 + i, "near") for i in range(10)]
     assert {copy.turned for copy in found.pairs} == {TURNS[way]}
     assert found.note == ""
@@ -94,9 +94,9 @@ def test_a_rotated_picture_is_found_among_others(way, tmp_path):
 def test_unrelated_pictures_give_nothing(tmp_path):
     images = [picture(seed, (90, 70)) for seed in range(60)]
     facts = facts_of(tmp_path, images)
-    found = find_copies(facts)
+    found = find_duplicates(facts)
     assert (found.pairs, found.note) == ((), "")
-    parts = find_parts(facts, colours(images), found)
+    parts = find_cropped_duplicates(facts, colours(images), found)
     assert (parts.pairs, parts.note) == ((), "")
 
 
@@ -105,10 +105,10 @@ def test_rotated_copies_are_not_looked_for_where_unrelated_pictures_are_alike_wh
     turned = [image.transpose(Image.Transpose.ROTATE_180) for image in images]
     alike = [Image.blend(picture(500 + i, (64, 64)), image, 0.62) for i, image in enumerate(turned)]
     facts = facts_of(tmp_path, [*images, *alike, crop(images[0]), turned[1]])
-    found = find_copies(facts)
+    found = find_duplicates(facts)
     assert [(copy.first, copy.second) for copy in found.pairs] == [(0, 60)]
     assert "rotated copies are not looked for: 1 of 100 unrelated pictures is" in found.note
-    without = find_copies([*facts[:30], *facts[60:]])  # where nothing else is alike, both are found
+    without = find_duplicates([*facts[:30], *facts[60:]])  # where nothing else is alike, both are found
     assert [(copy.first, copy.second) for copy in without.pairs] == [(0, 30), (1, 31)]
 
 
@@ -121,7 +121,7 @@ def symbol(text, at=(8, 2), size=36):
 def test_symbols_are_not_copies_of_others_because_they_are_rotated(tmp_path):
     six, nine = symbol("6"), symbol("6").transpose(Image.Transpose.ROTATE_180)  # a 9 of many fonts
     others = [symbol(text) for text in "ABCEFGJKLPQR"]
-    found = find_copies(facts_of(tmp_path, [six, nine, symbol("6", (9, 3)), *others]))
+    found = find_duplicates(facts_of(tmp_path, [six, nine, symbol("6", (9, 3)), *others]))
     assert (0, 1) not in found.positions
     assert (1, 2) not in found.positions
     assert (0, 2) in found.positions  # moved a little: looked for as before
@@ -131,7 +131,7 @@ def test_symbols_are_not_copies_of_others_because_they_are_rotated(tmp_path):
 def test_sixes_and_nines_by_many_hands_are_not_copies(tmp_path):
     random = np.random.default_rng(0)
     drawn = [symbol("69"[i % 2], tuple(random.integers(5, 11, 2)), int(random.integers(30, 38))) for i in range(60)]
-    found = find_copies(facts_of(tmp_path, drawn))
+    found = find_duplicates(facts_of(tmp_path, drawn))
     assert {copy.kind for copy in found.pairs} <= {"pixels", "file"}
     assert "near copies are not looked for" in found.note
 
@@ -149,22 +149,22 @@ def test_a_larger_crop_is_found_by_features_and_only_by_them(way, tmp_path):
     crops = [image.crop((10 + i, 5 + i, 10 + i + 135, 5 + i + 105)) for i, image in enumerate(images[:10])]
     crops = crops if way is None else [image.transpose(way) for image in crops]
     facts = facts_of(tmp_path, [*images, *crops])
-    found = find_copies(facts)
+    found = find_duplicates(facts)
     assert found.pairs == ()
     features = colours([*images, *crops])
-    parts = find_parts(facts, features, found)
+    parts = find_cropped_duplicates(facts, features, found)
     assert [(copy.first, copy.second, copy.kind) for copy in parts.pairs] == [(i, 40 + i, "part") for i in range(10)]
     assert {copy.turned for copy in parts.pairs} == {"" if way is None else TURNS[way]}
     # Features that are far apart choose no such pair, so what was found came from them.
     apart = np.eye(50)[:, :25] + np.eye(50)[:, 25:]
-    assert len(find_parts(facts, apart, found).pairs) < 5
-    assert find_parts(facts, features, find_copies(facts, near=False)).pairs == ()
+    assert len(find_cropped_duplicates(facts, apart, found).pairs) < 5
+    assert find_cropped_duplicates(facts, features, find_duplicates(facts, near=False)).pairs == ()
 
 
 def test_what_is_found_already_is_not_found_as_a_part(tmp_path):
     images = [picture(seed, (90, 70)) for seed in range(4)]
     images += [crop(images[0]), images[1]]
     facts = facts_of(tmp_path, images)
-    found = find_copies(facts)
+    found = find_duplicates(facts)
     assert found.positions == [(0, 4), (1, 5)]
-    assert find_parts(facts, colours(images), found).pairs == ()
+    assert find_cropped_duplicates(facts, colours(images), found).pairs == ()

@@ -43,7 +43,7 @@ def test_classes_are_counted_as_a_loop_would(three):
     assert scores.accuracy == pytest.approx((labels == predicted).mean())
     log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     assert scores.loss == pytest.approx(-log_p[np.arange(23), labels].mean(), rel=1e-5)
-    assert scores.majority == pytest.approx(np.bincount(labels).max() / 23)
+    assert scores.majority_baseline == pytest.approx(np.bincount(labels).max() / 23)
     row = scores.per_class[1]
     assert row.name == "b"
     assert row.examples == (labels == 1).sum()
@@ -102,7 +102,7 @@ def test_several_labels_are_single_decisions():
     scores = evaluate(echo(head, 2), dataset([[1, -1], [1, -1], [-1, 1]], labels))
     assert scores.accuracy == pytest.approx(4 / 6)
     assert scores.measures["exact_match"] == pytest.approx(1 / 3)
-    assert scores.majority == pytest.approx(2 / 3)
+    assert scores.majority_baseline == pytest.approx(2 / 3)
     assert scores.measures["micro_f1"] == pytest.approx(2 * 2 / (3 + 3))
     assert scores.interval[0] < 4 / 6 < scores.interval[1]
 

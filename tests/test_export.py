@@ -1,4 +1,4 @@
-"""Exported models: the numbers are right wherever they are loaded, and nothing is left where they are not."""
+"""ExportResult models: the numbers are right wherever they are loaded, and nothing is left where they are not."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from tfft import heads
 from tfft.errors import ExportError, SavedModelError
-from tfft.exporting import Exported, export, open_export
+from tfft.exporting import ExportResult, export, open_export
 from tfft.specs import InputSpec
 
 process_fixtures = ("served",)
@@ -60,7 +60,7 @@ def tiny(build_tiny_model):
 
 
 @pytest.fixture(scope="module")
-def served(tiny, tmp_path_factory) -> Exported:
+def served(tiny, tmp_path_factory) -> ExportResult:
     return export(tiny, tmp_path_factory.mktemp("export") / "served" / "1", card={"Scores": {"accuracy": 0.75}})
 
 

@@ -148,7 +148,7 @@ def test_several_tensors(tmp_path):
     whole = open_savedmodel(tmp_path / "t").model
     for layer in whole.layers[:4]:
         layer.trainable = False
-    prefix, suffix = features.split(whole)
+    prefix, suffix = features.split_frozen(whole)
     ids = RNG.integers(0, 50, (7, 5)).astype(np.int32)
     data = {"input_word_ids": ids, "input_mask": np.ones_like(ids)}, np.arange(7)
     for _ in range(2):

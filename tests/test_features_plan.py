@@ -142,7 +142,7 @@ def test_several_tensors_and_half_precision(made):
         plan = tools.plan_cut(model, data, 1, measure=RATE, dtype=dtype)
         cut = by_block(plan)[plan.latest]
         assert [d for _, d in cut.crossing] == [dtype, "int32"]
-        prefix, _ = features.split(model)
+        prefix, _ = features.split_frozen(model)
         found = features.extract(prefix, data, cache=None, dtype=dtype, verbose=False)
         assert cut.bytes == found.bytes
         assert cut.example_bytes >= 7 * 8 * size
@@ -167,17 +167,19 @@ def test_cuts_are_those_of_split(made, name, last):
         assert cut.block == block.name
         if cut.refused:
             with pytest.raises(BackboneError):
-                features.split(model, cut=block.name)
+                features.split_frozen(model, cut=block.name)
             assert cut.refused.endswith(("trains", "train"))
             assert cut.seconds_now is None
         else:
-            found = features.extract(features.split(model, cut=block.name)[0], data, cache=None, verbose=False)
+            found = features.extract(features.split_frozen(model, cut=block.name)[0], data, cache=None, verbose=False)
             assert tuple((a.shape[1:], a.dtype.name) for a in found.parts) == cut.crossing
             assert found.bytes == cut.bytes
     assert (plan.choice is None) == (plan.latest is None) == (last == "all")
     if plan.choice:
-        latest = features.split(model, cut=plan.latest)[0]
-        assert [tuple(t.shape) for t in features.split(model)[0].outputs] == [tuple(t.shape) for t in latest.outputs]
+        latest = features.split_frozen(model, cut=plan.latest)[0]
+        assert [tuple(t.shape) for t in features.split_frozen(model)[0].outputs] == [
+            tuple(t.shape) for t in latest.outputs
+        ]
 
 
 def test_padding_is_left_behind_the_cut():
@@ -188,7 +190,7 @@ def test_padding_is_left_behind_the_cut():
     y = L.Flatten()(keras.Model(inner, x, name="backbone")(inputs))
     model = keras.Model(inputs, L.Dense(2, name="end")(y), name="net")
     cut = by_block(tools.plan_cut(model, 5, 3, measure=RATE))["block0"]
-    prefix, _ = features.split(model, cut="block0")
+    prefix, _ = features.split_frozen(model, cut="block0")
     assert [tuple(t.shape[1:]) for t in prefix.outputs] == [s for s, _ in cut.crossing] == [(8, 8, 4)]
 
 
@@ -211,7 +213,7 @@ def test_never_a_cut_behind_dropout():
     assert (plan.choice, plan.latest) == ("conv0", "conv0")
     for block in reasons:
         with pytest.raises(BackboneError, match="'inner' draws random numbers"):
-            features.split(model, cut=block)
+            features.split_frozen(model, cut=block)
     assert tools.plan_cut(model, 5, 3, measure=RATE, ignore_dropout=True).choice == "conv2"
 
 
@@ -225,9 +227,9 @@ def test_never_a_cut_behind_moving_statistics():
         if cut.refused:
             assert cut.refused == "the statistics of norm move"
             with pytest.raises(BackboneError, match="statistics move"):
-                features.split(model, cut=cut.block)
+                features.split_frozen(model, cut=cut.block)
         else:
-            features.split(model, cut=cut.block)
+            features.split_frozen(model, cut=cut.block)
     assert plan.cuts[-1].refused
     assert plan.choice != "conv2"
 

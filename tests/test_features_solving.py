@@ -1,4 +1,4 @@
-"""The solved head: its gradient, its optimum against scikit-learn and Keras, its choice of l2, its transplant."""
+"""The solved head: its gradient, its optimum against scikit-learn and Keras, its choice of l2, its set_head_weights."""
 
 import dataclasses
 import tracemalloc
@@ -14,7 +14,7 @@ from tfft.errors import DataError, PlanError
 from tfft.features.linear_probe import lbfgs, solver
 from tfft.features.linear_probe import objective as objective_module
 from tfft.features.linear_probe.objective import Problem, find_basis
-from tfft.features.linear_probe.solver import solve_head, transplant
+from tfft.features.linear_probe.solver import fit_linear_probe, set_head_weights
 
 NAMES = ("ant", "bee", "Käfer", "fly")
 HEADS = {
@@ -97,7 +97,7 @@ def test_gradient_is_that_of_finite_differences(head, raw):
 @pytest.mark.parametrize("l2", [1.0, 1e-2, 1e-4])
 def test_optimum_is_that_of_scikit_learn(count, wide, l2):
     features, labels = mixture(count, wide)
-    solved = solve_head(features, labels, HEADS["classification"], l2=l2)
+    solved = fit_linear_probe(features, labels, HEADS["classification"], l2=l2)
     other = LogisticRegression(C=1 / (2 * count * l2), tol=1e-10, max_iter=10_000)
     other.fit((features - features.mean(0)).astype(float), labels)
     shift = features.mean(0).astype(float)
@@ -112,7 +112,7 @@ def test_optimum_is_that_of_scikit_learn(count, wide, l2):
 def test_each_label_of_multilabel_is_a_logistic_regression():
     head = heads.multilabel(NAMES)
     features, labels = example(head, count=200)
-    solved = solve_head(features, labels, head, l2=1e-3)
+    solved = fit_linear_probe(features, labels, head, l2=1e-3)
     for label in range(4):
         other = LogisticRegression(C=1 / (2 * 200 * 1e-3 * 4), tol=1e-10, max_iter=10_000)
         other.fit(features.astype(float), labels[:, label])
@@ -123,7 +123,7 @@ def test_each_label_of_multilabel_is_a_logistic_regression():
 def test_regression_is_ridge(count, wide):
     head = HEADS["regression"]
     features, labels = example(head, count, wide)
-    solved = solve_head(features, labels, head, l2=0.01)
+    solved = fit_linear_probe(features, labels, head, l2=0.01)
     other = Ridge(alpha=count * 0.01 * 2).fit(features.astype(float), labels)
     np.testing.assert_allclose(solved.kernel, other.coef_.T, atol=1e-5)
     np.testing.assert_allclose(solved.bias, other.intercept_, atol=1e-4)
@@ -134,8 +134,8 @@ def test_regression_without_penalty_interpolates_and_its_sweep_prefers_some():
     rng = np.random.default_rng(0)
     features = rng.normal(size=(50, 80)).astype(np.float32)
     labels = features[:, 0] + rng.normal(size=50)
-    assert solve_head(features, labels, head, l2=0).loss < 1e-12
-    solved = solve_head(features, labels, head)
+    assert fit_linear_probe(features, labels, head, l2=0).loss < 1e-12
+    solved = fit_linear_probe(features, labels, head)
     assert solved.best.accuracy is None
     assert solved.best.loss < min(solved.table[0].loss, solved.table[-1].loss, np.var(labels))
 
@@ -147,9 +147,9 @@ def test_transplanted_loss_is_the_probes_and_keras_finds_no_slope_there(head):
     inputs = keras.Input((12,))
     model = keras.Model(inputs, head.attach(inputs))
     model.compile("sgd", **dataclasses.replace(head, l2=0.0).compile_args())
-    solved = solve_head(features, labels, head, l2=head.l2)
+    solved = fit_linear_probe(features, labels, head, l2=head.l2)
     before = model.evaluate(features, labels, batch_size=80, verbose=0)[0]
-    transplant(model, solved)
+    set_head_weights(model, solved)
     after = model.evaluate(features, labels, batch_size=80, verbose=0)[0]
     penalty = float(sum(model.losses))
     assert after - penalty == pytest.approx(solved.loss, abs=1e-5)
@@ -164,8 +164,8 @@ def test_sweep_chooses_what_is_best_on_new_examples():
     head = HEADS["classification"]
     features, labels = mixture(150, 200, informative=8)
     fresh, truth = mixture(4000, 200, informative=8, seed=1)
-    solved = solve_head(features, labels, head)
-    losses = {t.l2: objective(fresh, truth, solve_head(features, labels, head, l2=t.l2), 0) for t in solved.table}
+    solved = fit_linear_probe(features, labels, head)
+    losses = {t.l2: objective(fresh, truth, fit_linear_probe(features, labels, head, l2=t.l2), 0) for t in solved.table}
     assert list(losses) == sorted(losses, reverse=True)
     best = min(losses, key=losses.get)
     strengths = sorted(losses)
@@ -179,8 +179,8 @@ def test_sweep_chooses_what_is_best_on_new_examples():
 def test_shuffled_labels_give_chance_and_a_strong_penalty():
     head = HEADS["classification"]
     features, labels = mixture(400, 100)
-    planted = solve_head(features, labels, head)
-    shuffled = solve_head(features, np.random.default_rng(0).permutation(labels), head)
+    planted = fit_linear_probe(features, labels, head)
+    shuffled = fit_linear_probe(features, np.random.default_rng(0).permutation(labels), head)
     assert planted.best.accuracy > 0.7
     assert shuffled.best.accuracy < 0.35
     assert shuffled.best.loss > 0.98 * np.log(4)
@@ -191,21 +191,23 @@ def test_validation_examples_choose_and_are_not_trained_on():
     head = HEADS["classification"]
     features, labels = mixture(100, 60)
     held = mixture(300, 60, seed=1)
-    solved = solve_head(features, labels, head, validation=held)
+    solved = fit_linear_probe(features, labels, head, validation=held)
     np.testing.assert_array_equal(solved.sweep_examples, 100)
-    again = solve_head(features, labels, head, l2=solved.l2)
+    again = fit_linear_probe(features, labels, head, l2=solved.l2)
     assert objective(features, labels, solved, solved.l2) == pytest.approx(
         objective(features, labels, again, solved.l2), rel=1e-6
     )
     assert solved.best.loss == pytest.approx(objective(*held, again, 0), rel=0.01)
-    wrong = solve_head(features, labels, head, validation=(held[0], np.random.default_rng(0).permutation(held[1])))
+    wrong = fit_linear_probe(
+        features, labels, head, validation=(held[0], np.random.default_rng(0).permutation(held[1]))
+    )
     assert wrong.l2 > 10 * solved.l2
 
 
 def test_same_seed_same_numbers():
     head = HEADS["classification"]
     features, labels = mixture(90, 30)
-    first, second, other = (solve_head(features, labels, head, seed=seed) for seed in (3, 3, 4))
+    first, second, other = (fit_linear_probe(features, labels, head, seed=seed) for seed in (3, 3, 4))
     np.testing.assert_array_equal(first.kernel, second.kernel)
     assert first.table == second.table
     assert first.table != other.table
@@ -217,11 +219,11 @@ def test_large_features_are_swept_on_a_sample_and_solved_from_where_they_are(tmp
     stored = np.memmap(tmp_path / "features", np.float16, "w+", shape=features.shape)
     stored[:] = features
     monkeypatch.setattr(solver, "SWEEP_EXAMPLES", 400)
-    solved = solve_head(stored, labels, head)
+    solved = fit_linear_probe(stored, labels, head)
     assert solved.sweep_examples == 400
     assert solved.l2 == pytest.approx(solved.best.l2 * 400 / 3000)
     monkeypatch.undo()
-    again = solve_head(np.asarray(stored), labels, head, l2=solved.l2)
+    again = fit_linear_probe(np.asarray(stored), labels, head, l2=solved.l2)
     reached, least = (objective(stored, labels, found, solved.l2) for found in (solved, again))
     assert reached == pytest.approx(least, rel=1e-7)
     np.testing.assert_allclose(solved.kernel, again.kernel, atol=1e-3)
@@ -239,7 +241,7 @@ def test_memory_does_not_grow_with_the_features(tmp_path, monkeypatch, name):
         stored[:] = np.tile(features, (times, 1))
         many = np.concatenate([labels] * times)
         tracemalloc.start()
-        solve_head(stored, many, head)
+        fit_linear_probe(stored, many, head)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] - peaks[0] < 14_000 * 64 * 2  # less than the added features themselves, in float16
@@ -250,7 +252,7 @@ def test_rare_and_absent_classes_leave_finite_numbers():
     head = heads.classification([*NAMES, "once", "never"])
     features, labels = mixture(60, 30)
     labels[0], labels[1:3] = 4, 3
-    solved = solve_head(features, labels, head, folds=10)
+    solved = fit_linear_probe(features, labels, head, folds=10)
     assert np.all(np.isfinite(solved.kernel))
     assert all(np.isfinite([t.loss, t.loss_error]).all() and t.loss < 5 for t in solved.table)
     assert not np.any((features @ solved.kernel + solved.bias).argmax(1) == 5)
@@ -259,11 +261,11 @@ def test_rare_and_absent_classes_leave_finite_numbers():
 def test_constant_and_far_away_columns_do_no_harm():
     head = HEADS["classification"]
     features, labels = mixture(200, 10)
-    plain = solve_head(features, labels, head, l2=0.01)
-    more = solve_head(np.append(features + 1000, np.ones((200, 2)), 1).astype(np.float32), labels, head, l2=0.01)
+    plain = fit_linear_probe(features, labels, head, l2=0.01)
+    more = fit_linear_probe(np.append(features + 1000, np.ones((200, 2)), 1).astype(np.float32), labels, head, l2=0.01)
     np.testing.assert_allclose(more.kernel[:-2], plain.kernel, atol=5e-3)
     np.testing.assert_allclose(more.kernel[-2:], 0, atol=1e-6)
-    nothing = solve_head(np.ones((200, 3), np.float32), labels, head)
+    nothing = fit_linear_probe(np.ones((200, 3), np.float32), labels, head)
     shares = np.bincount(labels) / 200
     assert nothing.loss == pytest.approx(-np.sum(shares * np.log(shares)), rel=1e-4)
 
@@ -274,27 +276,27 @@ def test_everything_wrong_with_the_data_is_said_at_once():
     features[3, 2] = np.nan
     labels[5] = 4
     with pytest.raises(DataError, match=r"(?s)in the rows 3.*from 0 to 3, received 4"):
-        solve_head(features, labels, head)
+        fit_linear_probe(features, labels, head)
     with pytest.raises(DataError, match=r"shape \(20,\), received \(19,\)"):
-        solve_head(mixture(20, 5)[0], labels[:19], head)
+        fit_linear_probe(mixture(20, 5)[0], labels[:19], head)
     with pytest.raises(DataError, match=r"array of floats \[N, D\], received list"):
-        solve_head([[1.0]], labels[:1], head)
+        fit_linear_probe([[1.0]], labels[:1], head)
     with pytest.raises(DataError, match="no two of one class"):
-        solve_head(mixture(4, 5)[0], np.arange(4), head)
+        fit_linear_probe(mixture(4, 5)[0], np.arange(4), head)
     with pytest.raises(DataError, match=r"validation features must be \[N, 5\]"):
-        solve_head(*mixture(20, 5), head, validation=mixture(20, 6))
+        fit_linear_probe(*mixture(20, 5), head, validation=mixture(20, 6))
     with pytest.raises(PlanError, match=r"(?s)l2 must be 'auto'.*received -1.*folds must be .* received 1"):
-        solve_head(*mixture(20, 5), head, l2=-1, folds=1)
+        fit_linear_probe(*mixture(20, 5), head, l2=-1, folds=1)
 
 
 def test_transplant_refuses_what_does_not_fit():
     head = HEADS["classification"]
-    solved = solve_head(*mixture(40, 7), head, l2=0.1)
+    solved = fit_linear_probe(*mixture(40, 7), head, l2=0.1)
     inputs = keras.Input((12,))
     with pytest.raises(PlanError, match=r"kernel \(features, units\) of \(12, 4\).* received \(7, 4\)"):
-        transplant(keras.Model(inputs, head.attach(inputs), name="ants"), solved)
+        set_head_weights(keras.Model(inputs, head.attach(inputs), name="ants"), solved)
     with pytest.raises(PlanError, match="has 0 tfft heads"):
-        transplant(keras.Sequential([inputs, keras.layers.Dense(4)]), solved)
+        set_head_weights(keras.Sequential([inputs, keras.layers.Dense(4)]), solved)
 
 
 def unequal(count=240, wide=12, seed=0):
@@ -313,7 +315,7 @@ def weighted_objective(features, labels, kernel, bias, l2, weights):
 def test_weighted_optimum_is_that_of_scikit_learn(how):
     head, l2 = HEADS["classification"], 3e-3
     features, labels = unequal()
-    solved = solve_head(features, labels, head, l2=l2, class_weight=how)
+    solved = fit_linear_probe(features, labels, head, l2=l2, class_weight=how)
     theirs = how if how == "balanced" else {0: 0.2, 1: 1.0, 2: 1.0, 3: 7.0}
     other = LogisticRegression(C=1 / (2 * len(labels) * l2), tol=1e-11, max_iter=20_000, class_weight=theirs)
     other.fit(features.astype(float), labels)
@@ -326,7 +328,7 @@ def test_weighted_optimum_is_that_of_scikit_learn(how):
     assert solved.loss == pytest.approx(
         weighted_objective(features, labels, solved.kernel, solved.bias, 0, weights), rel=1e-6
     )
-    plain = solve_head(features, labels, head, l2=l2)
+    plain = fit_linear_probe(features, labels, head, l2=l2)
     assert weighted_objective(features, labels, plain.kernel, plain.bias, l2, weights) > 1.02 * least
 
 
@@ -338,13 +340,13 @@ def test_fit_with_the_same_class_weight_has_no_slope_at_the_solution(name):
     how = {"ant": 3.0, "bee": 0.5}  # a mean weight far from 1
     inputs = keras.Input((12,))
     model = keras.Model(inputs, head.attach(inputs))
-    transplant(model, solve_head(features, labels, head, l2=head.l2, class_weight=how))
+    set_head_weights(model, fit_linear_probe(features, labels, head, l2=head.l2, class_weight=how))
     before = [v.numpy() for v in model.trainable_variables]
     model.compile(keras.optimizers.SGD(1.0), **head.compile_args())
     weights = data.class_weights(labels, head.class_names, how)
     model.fit(features, labels, batch_size=len(labels), epochs=1, verbose=0, class_weight=weights)
     moved = max(np.abs(v - b).max() for v, b in zip(model.trainable_variables, before, strict=True))
-    transplant(model, solve_head(features, labels, head, l2=head.l2))
+    set_head_weights(model, fit_linear_probe(features, labels, head, l2=head.l2))
     before = [v.numpy() for v in model.trainable_variables]
     model.fit(features, labels, batch_size=len(labels), epochs=1, verbose=0, class_weight=weights)
     without = max(np.abs(v - b).max() for v, b in zip(model.trainable_variables, before, strict=True))
@@ -356,7 +358,8 @@ def test_weights_of_one_change_nothing_and_twice_the_weights_want_twice_the_pena
     head = HEADS["classification"]
     features, labels = unequal()
     plain, ones, twos = (
-        solve_head(features, labels, head, class_weight=how) for how in (None, {"ant": 1.0}, dict.fromkeys(NAMES, 2.0))
+        fit_linear_probe(features, labels, head, class_weight=how)
+        for how in (None, {"ant": 1.0}, dict.fromkeys(NAMES, 2.0))
     )
     np.testing.assert_array_equal(plain.kernel, ones.kernel)
     assert plain.table == ones.table
@@ -370,16 +373,16 @@ def test_balanced_weights_find_the_small_class_in_the_sweep_too():
     head = HEADS["classification"]
     features, labels = unequal(600)
     fresh, truth = mixture(2000, 12, distance=0.6, seed=1)
-    plain, balanced = (solve_head(features, labels, head, class_weight=how) for how in (None, "balanced"))
+    plain, balanced = (fit_linear_probe(features, labels, head, class_weight=how) for how in (None, "balanced"))
     said = [(fresh @ s.kernel + s.bias).argmax(1) for s in (plain, balanced)]
     recalls = [[np.mean(s[truth == k] == k) for k in range(4)] for s in said]
     assert np.mean(recalls[1]) > np.mean(recalls[0]) + 0.05
     assert recalls[1][3] > recalls[0][3] + 0.1
-    held = solve_head(features, labels, head, class_weight="balanced", validation=(fresh, truth))
+    held = fit_linear_probe(features, labels, head, class_weight="balanced", validation=(fresh, truth))
     found = data.class_weights(labels, NAMES)
     weights = np.array([found[k] for k in range(4)])
     trial = held.best
-    again = solve_head(features, labels, head, l2=trial.l2, class_weight="balanced")
+    again = fit_linear_probe(features, labels, head, l2=trial.l2, class_weight="balanced")
     expected = weighted_objective(fresh, truth, again.kernel, again.bias, 0, weights)
     assert trial.loss == pytest.approx(expected, rel=0.01)
 
@@ -387,14 +390,14 @@ def test_balanced_weights_find_the_small_class_in_the_sweep_too():
 def test_weights_where_there_are_no_classes_are_refused():
     features, labels = example(HEADS["multilabel"])
     with pytest.raises(PlanError, match="the head is multilabel"):
-        solve_head(features, labels, HEADS["multilabel"], class_weight="balanced")
+        fit_linear_probe(features, labels, HEADS["multilabel"], class_weight="balanced")
     features, labels = mixture(60, 10)
     with pytest.raises(DataError, match="No example has the class never"):
-        solve_head(features, labels, heads.classification([*NAMES, "never"]), class_weight="balanced")
+        fit_linear_probe(features, labels, heads.classification([*NAMES, "never"]), class_weight="balanced")
 
 
 def test_a_focal_head_gets_the_optimum_of_cross_entropy():
     features, labels = mixture(80, 12)
-    plain, focal = (solve_head(features, labels, dataclasses.replace(HEADS["classification"], loss_name=n), l2=0.01)
-                    for n in heads.LOSSES)  # fmt: skip
+    with_loss = [dataclasses.replace(HEADS["classification"], loss_name=name) for name in heads.LOSSES]
+    plain, focal = (fit_linear_probe(features, labels, head, l2=0.01) for head in with_loss)
     np.testing.assert_array_equal(plain.kernel, focal.kernel)

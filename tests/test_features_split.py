@@ -70,7 +70,7 @@ def shapes(model: keras.Model) -> list[tuple]:
 )
 def test_suffix_of_prefix_is_the_model(made, name, last, expected):
     model = tfft.unfreeze(made(name), last)
-    prefix, suffix = features.split(model)
+    prefix, suffix = features.split_frozen(model)
     assert shapes(prefix) == expected
     inputs = RNG.random((6, 4, 5), np.float32) if name == "lstm" else examples(name, 6)[0]
     np.testing.assert_array_equal(suffix(prefix(inputs)), model(inputs))
@@ -83,7 +83,7 @@ def test_native_models_and_the_ones_inside_them(tiny_model):
     images = RNG.integers(0, 256, (4, 40, 36, 3)).astype(np.uint8)
     for last, rest in ((0, "dropout"), (1, "block2_conv"), (2, "block1_conv")):
         tfft.unfreeze(tiny_model, last)
-        prefix, suffix = features.split(tiny_model)
+        prefix, suffix = features.split_frozen(tiny_model)
         assert suffix.layers[1].name == rest
         np.testing.assert_array_equal(suffix(prefix(images)), tiny_model(images))
 
@@ -91,13 +91,13 @@ def test_native_models_and_the_ones_inside_them(tiny_model):
 def test_the_models_go_on_as_before(tiny_model, tmp_path):
     blocks = [block.name for block in tfft.backbones.base.blocks_of(tiny_model)]
     tfft.unfreeze(tiny_model, 1)
-    features.split(tiny_model)
+    features.split_frozen(tiny_model)
     assert [block.name for block in tfft.backbones.base.blocks_of(tiny_model)] == blocks
     tiny_model.save(tmp_path / "model.keras")
     images = RNG.integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
     again = keras.saving.load_model(tmp_path / "model.keras")
     np.testing.assert_allclose(again(images), tiny_model(images), atol=1e-6)
-    for number, part in enumerate(features.split(tiny_model)):
+    for number, part in enumerate(features.split_frozen(tiny_model)):
         part.save(tmp_path / f"{number}.keras")
         assert keras.saving.load_model(tmp_path / f"{number}.keras").count_params() == part.count_params()
 
@@ -106,15 +106,15 @@ def test_cut_at_a_block(made):
     model = made("residual")
     images = examples("residual", 3)[0]
     for cut, shape in (("stem", (None, 16, 16, 8)), ("block1", (None, 16, 16, 8)), ("block2", (None, 8))):
-        prefix, suffix = features.split(model, cut=cut)
+        prefix, suffix = features.split_frozen(model, cut=cut)
         assert shapes(prefix) == [shape]
         np.testing.assert_array_equal(suffix(prefix(images)), model(images))
     with pytest.raises(BackboneError, match="no block 'blok1'. Did you mean 'block1'"):
-        features.split(model, cut="blok1")
+        features.split_frozen(model, cut="blok1")
     tfft.unfreeze(model, 2)
-    assert len(features.split(model, cut="stem")[1].trainable_variables) == len(model.trainable_variables)
+    assert len(features.split_frozen(model, cut="stem")[1].trainable_variables) == len(model.trainable_variables)
     with pytest.raises(BackboneError, match=r"up to 'block1' would change.*block1 train. Cut at one of stem, block0"):
-        features.split(model, cut="block1")
+        features.split_frozen(model, cut="block1")
 
 
 def test_padding_is_left_to_the_suffix():
@@ -123,7 +123,7 @@ def test_padding_is_left_to_the_suffix():
     x = L.ReLU()(x)
     x = L.UpSampling2D(2)(L.ZeroPadding2D(2)(x))
     model = keras.Model(inputs, L.Dense(2)(L.Conv2D(4, 3)(x)))
-    prefix, _ = features.split(model)
+    prefix, _ = features.split_frozen(model)
     assert shapes(prefix) == [(None, 8, 8, 4)]
 
 
@@ -132,7 +132,7 @@ def test_a_mask_crosses_the_cut():
     x = L.Embedding(10, 4, mask_zero=True, trainable=False)(inputs)
     x = L.LSTM(5, return_sequences=True, trainable=False)(x)
     model = keras.Model(inputs, L.Dense(2)(L.LSTM(3)(x)))
-    prefix, suffix = features.split(model)
+    prefix, suffix = features.split_frozen(model)
     ids = RNG.integers(0, 3, (5, 6)).astype(np.int32)
     given = [np.asarray(t) for t in prefix(ids)]
     np.testing.assert_array_equal(suffix(given), model(ids))
@@ -154,53 +154,53 @@ def test_refused_with_dropout_in_the_frozen_part():
     model = nested([L.Conv2D(2, 3, name="conv0"), L.Dropout(0.5, name="inner"), L.Conv2D(2, 3, name="conv1")])
     images = RNG.random((4, 8, 8, 3), np.float32)
     with pytest.raises(BackboneError, match=r"'inner' draws random numbers.*conv1.*ignore_dropout=True"):
-        features.split(model)
-    prefix, suffix = features.split(model, ignore_dropout=True)
+        features.split_frozen(model)
+    prefix, suffix = features.split_frozen(model, ignore_dropout=True)
     np.testing.assert_array_equal(suffix(prefix(images)), model(images))
     np.testing.assert_array_equal(prefix(images, training=False), prefix(images))
     assert [layer.name for layer in suffix.layers[1:]] == ["drop", "end"]  # the head's dropout stays
-    prefix, _ = features.split(model, cut="conv0")
+    prefix, _ = features.split_frozen(model, cut="conv0")
     np.testing.assert_array_equal(prefix(images, training=True), prefix(images))
 
 
 def test_dropout_without_a_rate_is_no_reason():
-    features.split(nested([L.Conv2D(2, 3), L.Dropout(0.0), L.Conv2D(2, 3)]))
+    features.split_frozen(nested([L.Conv2D(2, 3), L.Dropout(0.0), L.Conv2D(2, 3)]))
 
 
 def test_refused_where_statistics_move():
     norm = L.BatchNormalization(center=False, scale=False, name="norm")
     model = nested([L.Conv2D(2, 3, name="conv0"), norm, L.Conv2D(2, 3, name="conv1")])
-    features.split(model)
+    features.split_frozen(model)
     norm.trainable = True
     with pytest.raises(BackboneError, match=r"'norm' is not frozen.*statistics move.*batch_norm='fixed'"):
-        features.split(model)
+        features.split_frozen(model)
 
 
 def test_refused_where_the_training_graph_runs(made):
     model = tfft.unfreeze(made("residual", batch_norm="train"), 1)
     block = model.get_layer("backbone").get_layer("block0")
     block.set_trainable_variables("none")
-    features.split(model)
+    features.split_frozen(model)
     block.trainable = True
     with pytest.raises(BackboneError, match="'block0' is not frozen"):
-        features.split(model)
+        features.split_frozen(model)
 
 
 def test_refused_where_there_is_nothing_to_divide(made):
     model = made("residual")
     with pytest.raises(BackboneError, match=r"no frozen part.*'stem', trains"):
-        features.split(tfft.unfreeze(model, "all"))
+        features.split_frozen(tfft.unfreeze(model, "all"))
     tfft.freeze(model)
     model.get_layer("logits").trainable = False
     with pytest.raises(BackboneError, match=r"Nothing in 'residual' trains.*stem, block0, block1, block2"):
-        features.split(model)
+        features.split_frozen(model)
 
     class Own(keras.Model):
         def call(self, x):
             return x
 
     with pytest.raises(BackboneError, match="cannot be taken apart"):
-        features.split(Own())
+        features.split_frozen(Own())
 
 
 # --- training on features is training ---------------------------------------------------------------------------
@@ -222,7 +222,7 @@ def test_training_on_features_gives_the_same_weights(made, name, last, engine, t
     slow, fast = (tfft.unfreeze(made(name), last) for _ in range(2))
     start = [v.numpy() for v in slow.trainable_variables]
     trained(slow, dataset_of(inputs, labels, batch_size=8, shuffle=True, seed=4))
-    prefix, suffix = features.split(fast)
+    prefix, suffix = features.split_frozen(fast)
     found = features.extract(prefix, dataset_of(inputs, labels), cache=tmp_path, engine=engine, verbose=False)
     assert found.engine == engine
     trained(suffix, found.dataset(8, shuffle=True, seed=4))
@@ -238,13 +238,13 @@ def test_the_comparison_can_fail(made, tmp_path):
     """With statistics that move in the frozen part, training on its features is another training."""
     inputs, labels = examples("residual")
     models = [tfft.unfreeze(made("residual", batch_norm="train"), 1) for _ in range(2)]
-    prefix, suffix = features.split(models[1])  # taken while nothing moves
+    prefix, suffix = features.split_frozen(models[1])  # taken while nothing moves
     for model in models:
         block = model.get_layer("backbone").get_layer("block0")
         block.set_trainable_variables("none")
         block.trainable = True
         with pytest.raises(BackboneError, match="'block0' is not frozen"):
-            features.split(model)
+            features.split_frozen(model)
     trained(models[0], dataset_of(inputs, labels, batch_size=8))
     found = features.extract(prefix, dataset_of(inputs, labels), cache=tmp_path, verbose=False)
     trained(suffix, found.dataset(8))

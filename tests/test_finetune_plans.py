@@ -25,17 +25,17 @@ EXTRA = {"gradual": {"stages": 1}, "bit": {"steps": 6}, "surgical": {"blocks": 1
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", plans.NAMES)
+@pytest.mark.parametrize("name", plans.PLAN_NAMES)
 def test_every_plan_trains_what_it_says_and_nothing_else(name, tmp_path):
     opened = backbone()
-    wishes = {} if name in ("linear_probe", "few_shot", "bit") else {"epochs": 2}
+    config = {} if name in ("linear_probe", "few_shot", "bit") else {"epochs": 2}
     plan = plans.named(name, **EXTRA.get(name, {}))
-    run = finetune(opened, squares(), plan=plan, out=tmp_path / "run", export_to=False, **QUICK, **wishes)
+    run = finetune(opened, squares(), plan=plan, out=tmp_path / "run", export_to=False, **QUICK, **config)
     assert run.plan.name == name
     for phase in run.plan.phases:
         report = run.history.audits[phase.name]
         assert not report.frozen_moved
-        assert report.trainable > len(report.trainable_unchanged) or phase.solve
+        assert report.trainable > len(report.trainable_unchanged) or phase.solves_head
     assert plan_from_yaml(tmp_path / "run" / "plan.yaml") == run.plan
     if len(run.plan.phases) == 1 and run.plan.phases[0].unfreeze == "none":
         assert all(row["phase"] == "frozen" for row in run.history.rows)
@@ -48,7 +48,7 @@ def test_every_plan_trains_what_it_says_and_nothing_else(name, tmp_path):
 def test_a_plan_can_be_named_and_its_phases_set():
     run = finetune(backbone(), squares(), plan="lp_ft", epochs=1, **QUICK)
     assert [phase.name for phase in run.plan.phases] == ["frozen", "fine-tune"]
-    run = finetune(backbone(), squares(), plan=plans.lp_ft(optimizer="sgd", ema=0.5), epochs=1, **QUICK)
+    run = finetune(backbone(), squares(), plan=plans.lp_ft(optimizer="sgd", ema_decay=0.5), epochs=1, **QUICK)
     assert run.plan.phases[1].optimizer == "sgd"
     with pytest.raises(PlanError, match="Did you mean 'gradual'"):
         finetune(backbone(), squares(), plan="graduall")
@@ -78,7 +78,7 @@ def test_class_weights_reach_the_solved_head_and_the_training():
 
 @pytest.mark.slow
 def test_balanced_sampling_and_focal_loss_are_used_and_written(tmp_path):
-    settings = {"sampling": "balanced", "loss": "focal", "frozen_epochs": 2, "epochs": 1}
+    settings = {"sampling": "balanced", "loss": "focal", "head_epochs": 2, "epochs": 1}
     run = finetune(backbone(), squares((40, 10)), out=tmp_path / "run", export_to=False, **settings, **QUICK)
     assert heads.from_model(run.model).loss_name == "focal"
     plan = plan_from_yaml(tmp_path / "run" / "plan.yaml")
@@ -123,8 +123,8 @@ def test_the_same_call_goes_on_in_the_phase_where_it_was_stopped(tmp_path, capsy
         finetune(backbone(), squares(), out=tmp_path / "run", callbacks=[Stop(False)], **{**settings, "seed": 4})
     run = finetune(backbone(), squares(), out=tmp_path / "run", callbacks=[Stop(False)], **settings)
     assert "done are the phases frozen" in capsys.readouterr().out
-    assert run.frozen.to_dict() == whole.frozen.to_dict()
-    assert run.final.to_dict() == whole.final.to_dict()
+    assert run.frozen_scores.to_dict() == whole.frozen_scores.to_dict()
+    assert run.final_scores.to_dict() == whole.final_scores.to_dict()
     for ours, theirs in zip(run.model.weights, whole.model.weights, strict=True):
         np.testing.assert_allclose(ours.numpy(), theirs.numpy(), atol=1e-6)
     assert not (tmp_path / "run" / "checkpoints").exists()
@@ -163,7 +163,7 @@ def test_blocks_of_a_savedmodel_that_start_anew_take_statistics_of_their_own(tmp
     images = np.repeat(np.repeat(squares()[0], 2, axis=1), 2, axis=2)
     run = finetune(tmp_path / "net", (images, squares()[1]), plan=plans.lp_ft(reinitialize=1), epochs=1, **QUICK)
     assert run.plan.batch_norm == "train"
-    assert np.isfinite(run.final.loss)
+    assert np.isfinite(run.final_scores.loss)
     report = run.history.audits["fine-tune"]
     assert not report.frozen_moved
     again = tfft.recommend_plan((images, squares()[1]), tmp_path / "net", plan=plans.lp_ft(reinitialize=1))

@@ -58,7 +58,7 @@ def image_files(place):
 
 @case
 def image_arrays(place):
-    settings = {"unfreeze": "all", "frozen_epochs": 1, "learning_rate": (1e-2, 1e-2), "batch_norm": "train"}
+    settings = {"unfreeze": "all", "head_epochs": 1, "learning_rate": (1e-2, 1e-2), "batch_norm": "train"}
     return tfft.finetune(v0_cases.network(), v0_cases.pictures(), **settings, **QUICK)
 
 
@@ -106,7 +106,7 @@ def recordings(place):
         (place / "sounds" / name).mkdir(parents=True)
         for i in range(8):
             v0_cases.write_tone(place / "sounds" / name / f"{i}.wav", frequency * (1 + 0.06 * (i % 5)), seed=i)
-    settings = {"unfreeze": 1, "frozen_epochs": 1, "learning_rate": (1e-2, 1e-2)}
+    settings = {"unfreeze": 1, "head_epochs": 1, "learning_rate": (1e-2, 1e-2)}
     return tfft.finetune(v0_cases.network(), place / "sounds", **settings, **QUICK)
 
 
@@ -117,14 +117,14 @@ def language_model(place):
     network = keras_hub.models.GPT2Backbone(tokenizer.vocabulary_size(), 1, 2, 8, 16, max_sequence_length=32)
     for part in (network, tokenizer):
         part.save_to_preset(str(place / "decoder"))
-    settings = {"lora": 2, "epochs": 2, "learning_rate": 1e-2, "max_length": 12, "verbose": False}
+    settings = {"lora_rank": 2, "epochs": 2, "learning_rate": 1e-2, "max_length": 12, "verbose": False}
     return tfft.tasks.causal_lm.finetune(place / "decoder", text_models.reviews(20)[0], **settings)
 
 
 def summary(run):
     """What is compared: scores by name, and [shape, mean, standard deviation] of each variable."""
     if hasattr(run, "final"):
-        scores = {"frozen": run.frozen.value, "final": run.final.value, "loss": run.final.loss}
+        scores = {"frozen": run.frozen_scores.value, "final": run.final_scores.value, "loss": run.final_scores.loss}
         scores |= {f"epoch {i}": row["val_loss"] for i, row in enumerate(run.history.rows)}
     else:
         scores = {"before": run.before.value, "after": run.after.value, "unigram": run.unigram.value}

@@ -81,7 +81,7 @@ def test_from_a_file_to_a_server_with_kept_features(place):
     assert frozen.ok
     assert tuned.ok
     assert tuned.trainable > 2
-    assert run.final.accuracy > run.final.majority
+    assert run.final_scores.accuracy > run.final_scores.majority_baseline
     assert run.plan.preprocessor == str(place / "preprocess")
     assert list((place / "kept").iterdir())  # of the layers below the last
     again = tfft.load_run(place / "run")  # a .keras file: neither of the two folders is read
@@ -110,7 +110,7 @@ def test_models_that_take_strings(place):
         backbone, (texts, [("bad", "good")[i % 2] for i in range(60)]), out=place / "run_strings", epochs=4,
         export_to=place / "served_strings" / "1", cache="memory", **QUICK,
     )  # fmt: skip
-    assert run.final.accuracy > run.final.majority
+    assert run.final_scores.accuracy > run.final_scores.majority_baseline
     assert tfft.load_run(place / "run_strings").model.input.name == "text"
     served = tf.saved_model.load(str(place / "served_strings" / "1")).signatures["serving_default"]
     np.testing.assert_allclose(

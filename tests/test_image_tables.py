@@ -96,20 +96,20 @@ def test_every_row_that_cannot_be_used_is_named(place, tmp_path):
 def test_classes_several_labels_and_numbers_are_learned(place, tmp_path):
     table = place / "pictures.csv"
     run = tfft.finetune(backbone(), table, image="file", label="colour", out=tmp_path / "run", **QUICK)
-    assert run.final.accuracy > run.final.majority
+    assert run.final_scores.accuracy > run.final_scores.majority_baseline
     assert run.plan.image == "file"
     assert run.items is not None
     scores = {}
     for label, separator in (("tags", "|"), ("level", None)):
         found = tfft.finetune(backbone(), table, image="file", label=label, separator=separator, **QUICK)
-        scores[label] = found.final
+        scores[label] = found.final_scores
         assert found.plan.task == {"tags": "multilabel", "level": "regression"}[label]
     assert scores["tags"].task == "multilabel"
     assert scores["level"].task == "regression"
     assert cli.main(["evaluate", str(tmp_path / "run"), str(table)]) == 0
     plan = tmp_path / "run" / "plan.yaml"
-    again = tfft.recipes.repeat(plan, backbone=backbone(), verbose=False, export_to=False, cache="memory")
-    assert again.final.to_dict() == run.final.to_dict()
+    again = tfft.recipes.rerun(plan, backbone=backbone(), verbose=False, export_to=False, cache="memory")
+    assert again.final_scores.to_dict() == run.final_scores.to_dict()
 
 
 @pytest.mark.slow

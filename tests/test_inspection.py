@@ -211,13 +211,13 @@ def test_training_goes_on_and_tells_what_it_left_out(tmp_path):
         cache="memory", verbose=False,
     )  # fmt: skip
     assert [pathlib.Path(item.path).name for item in run.skipped] == ["x.jpg"]
-    assert finding_of(run.checked, "leak").level == "warning"
-    assert run.final.examples == 3 * EACH + 4
-    assert run.unleaked.examples == 3 * EACH
+    assert finding_of(run.data_report, "leak").level == "warning"
+    assert run.final_scores.examples == 3 * EACH + 4
+    assert run.deduplicated_scores.examples == 3 * EACH
     assert "without copies" in run.summary
     written = json.loads((tmp_path / "run" / "check.json").read_text())
     assert [finding["kind"] for finding in written["findings"]] == ["unusable", "leak"]
-    assert tfft.load_run(tmp_path / "run").unleaked.to_dict() == run.unleaked.to_dict()
+    assert tfft.load_run(tmp_path / "run").deduplicated_scores.to_dict() == run.deduplicated_scores.to_dict()
 
 
 @pytest.mark.slow

@@ -273,7 +273,7 @@ def test_features_are_the_same_from_a_file(place, tmp_path, monkeypatch):
     monkeypatch.setattr(waveform_store, "LIMIT", 0)
     filed = load_recordings(place)
     model = tfft.build(backbone(), tfft.heads.classification(held.class_names), audio=held.train.spec)
-    prefix, _ = tfft.features.split(model)
+    prefix, _ = tfft.features.split_frozen(model)
     for extra in ({}, {"augment": "shift", "views": 2}):
         first, second = (
             tfft.features.extract(
@@ -304,7 +304,7 @@ def test_training_from_a_file_is_training_from_memory(place, on_disk, tmp_path, 
     monkeypatch.setattr(waveform_store, "LIMIT", 0)
     seen = opened(monkeypatch)
     assert cli.main(["evaluate", str(tmp_path / "run"), str(place)]) == 0
-    assert f"{run.final.accuracy:.4f}" in capsys.readouterr().out
+    assert f"{run.final_scores.accuracy:.4f}" in capsys.readouterr().out
     assert seen == []  # what the training read is found again
     elsewhere = tmp_path / "elsewhere"
     for name in TONES:
@@ -321,12 +321,12 @@ def test_tables_are_learned_from_a_file(place, on_disk, tmp_path, capsys):
     table = place.parent / "clips.csv"
     how = {"audio": "file", "label": "word", "plan": "linear_probe", "verbose": False}
     run = tfft.finetune(backbone(), table, out=tmp_path / "run", augment="shift", export_to=False, **how)
-    assert run.final.accuracy > run.final.majority
+    assert run.final_scores.accuracy > run.final_scores.majority_baseline
     assert cli.main(["evaluate", str(tmp_path / "run"), str(table)]) == 0
-    assert f"{run.final.accuracy:.4f}" in capsys.readouterr().out
+    assert f"{run.final_scores.accuracy:.4f}" in capsys.readouterr().out
     other = place.parent / "copy.csv"
     other.write_text(table.read_text())
     assert cli.main(["evaluate", str(tmp_path / "run"), str(other), "--json"]) == 0
     assert '"examples": 24' in capsys.readouterr().out
     folds = tfft.cross_validate(backbone(), table, folds=3, cache="memory", **how)
-    assert sum(row.final.examples for row in folds.rows) == 24
+    assert sum(row.final_scores.examples for row in folds.rows) == 24

@@ -54,7 +54,7 @@ def preset(tmp_path_factory):
     for part in (backbone, tokenizer):
         part.save_to_preset(str(untrained))
     learned = causal_lm.finetune(
-        untrained, counting, lora=0, epochs=30, learning_rate=1e-2, max_length=24, verbose=False
+        untrained, counting, lora_rank=0, epochs=30, learning_rate=1e-2, max_length=24, verbose=False
     ).model  # fmt: skip
     for part in (learned.backbone, tokenizer):
         part.save_to_preset(str(folder))
@@ -65,7 +65,7 @@ def preset(tmp_path_factory):
 def run(preset, tmp_path_factory):
     out = tmp_path_factory.mktemp("language") / "run"
     return causal_lm.finetune(
-        preset, pattern(), out=out, lora=8, epochs=30, learning_rate=1e-2, max_length=24, verbose=False
+        preset, pattern(), out=out, lora_rank=8, epochs=30, learning_rate=1e-2, max_length=24, verbose=False
     )
 
 
@@ -113,7 +113,7 @@ def test_perplexity_is_that_of_the_logits(preset):
 def test_the_pattern_is_learned_by_the_updates_alone(run, preset):
     assert run.after.value < 0.5 * run.unigram.value
     assert run.after.value < run.before.value
-    original = causal_lm.causal_lm(preset, lora=0)
+    original = causal_lm.causal_lm(preset, lora_rank=0)
     changed = {
         new.path
         for old, new in zip(original.variables, run.model.variables, strict=True)
@@ -128,7 +128,7 @@ def test_the_pattern_is_learned_by_the_updates_alone(run, preset):
 
 
 def test_only_updates_train(preset):
-    model = causal_lm.causal_lm(preset, lora=4)
+    model = causal_lm.causal_lm(preset, lora_rank=4)
     assert {v.path.rsplit("lora_", 1)[-1] for v in model.trainable_variables} == {"a", "b"}
 
 
@@ -179,7 +179,7 @@ def test_the_command_line_trains_writes_and_exports(preset, tmp_path, capsys):
     assert cli.main([*command, "--max-length", "16", "--export", served]) == 0
     shown = capsys.readouterr().out
     assert "held-out perplexity" in shown
-    assert f"Exported to {served}/1" in shown
+    assert f"ExportResult to {served}/1" in shown
     assert cli.main(["predict", out, "--text", "abc", "--text", "xyz", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["predictions"]
     assert [row["text"] for row in rows] == ["abc", "xyz"]

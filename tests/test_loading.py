@@ -228,13 +228,13 @@ def test_step_by_step_is_the_same_for_every_kind(place):
         model.compile(keras.optimizers.Adam(1e-2), **tfft.heads.from_model(model).compile_args())
         model.fit(train, epochs=1, shuffle=False, verbose=0)
         assert tfft.evaluate(model, to_dataset(splits.validation, tiny.input_spec)).examples == len(splits.validation)
-        prefix, _ = tfft.features.split(model)
+        prefix, _ = tfft.features.split_frozen(model)
         assert len(tfft.features.extract(prefix, splits.train, cache="memory", verbose=False)) == len(splits.train)
     splits = load(place / "sounds")
     model = tfft.build(tiny, tfft.heads.classification(splits.class_names), audio=splits.train.spec)
     model.compile("adam", **tfft.heads.from_model(model).compile_args())
     model.fit(to_dataset(splits.train, shuffle=True, batch_size=4), epochs=1, shuffle=False, verbose=0)
-    prefix, _ = tfft.features.split(model)
+    prefix, _ = tfft.features.split_frozen(model)
     assert len(tfft.features.extract(prefix, splits.train, cache="memory", verbose=False)) == len(splits.train)
 
 

@@ -224,7 +224,7 @@ def test_exports_compute_the_same_with_and_without_updates(make, kind, tmp_path)
 def test_the_frozen_prefix_ends_in_front_of_the_first_update(make, kind):
     model = make(kind)
     freezing.add_lora(model, chosen(kind), rank=2)
-    prefix, suffix = features.split(model)
+    prefix, suffix = features.split_frozen(model)
     assert not prefix.trainable_weights
     assert {id(v) for v in suffix.trainable_weights} == {id(v) for v in model.trainable_weights}
     frozen = [b for b in freezing.select(model, "all") if b.name not in UPDATED[kind]]
@@ -273,7 +273,7 @@ def test_the_publishers_regularizers_see_the_updated_kernel(make):
 
 def test_what_was_traced_before_stays_right(make):
     model = make("native")
-    prefix, suffix = features.split(model, cut="block0")
+    prefix, suffix = features.split_frozen(model, cut="block0")
     suffix.predict(np.zeros((2, 8, 8, 4), "float32"), verbose=0)
     freezing.add_lora(model, "block2", rank=2)
     compiled(suffix).fit(np.random.default_rng(0).normal(size=(12, 8, 8, 4)), np.arange(12) % 3, verbose=0)

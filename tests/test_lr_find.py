@@ -15,7 +15,7 @@ from tensorflow.python.eager import context
 
 from tfft import freezing
 from tfft.errors import DataError, DependencyError, PlanError
-from tfft.optimizers import ScaledOptimizer, lr_find
+from tfft.optimizers import LayerwiseOptimizer, lr_find
 from tfft.optimizers.lr_curve import RULES, rules, smooth
 
 ZEROS = np.zeros((4, 1), "float32")
@@ -151,7 +151,7 @@ def test_a_subclass_and_a_scaled_optimizer():
     model = Mine()
     model(X)
     factors = {v.path: 0.0 for v in model.low.trainable_variables}
-    optimizer = ScaledOptimizer(keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.1, 9)), factors)
+    optimizer = LayerwiseOptimizer(keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.1, 9)), factors)
     model.compile(optimizer, LOSS)
     found = lr_find(model, (X, Y))
     assert model.optimizer is optimizer

@@ -73,7 +73,7 @@ def test_a_kind_of_data_of_ones_own_is_read_learned_and_measured(measurements, t
         data.load(tmp_path / "data", digit=1)
     keras.utils.set_random_seed(0)
     run = tfft.finetune(sensor(), tmp_path / "data", plan="linear_probe", out=tmp_path / "run", export_to=False)
-    assert run.final.accuracy == 1.0
+    assert run.final_scores.accuracy == 1.0
     assert (tmp_path / "run" / "split.csv").is_file()
     dataset, skipped, words = labelled_data(tfft.load_run(tmp_path / "run"), tmp_path / "data")
     assert (words[:8], skipped, sum(len(y) for _, y in dataset)) == ("held-out", [], 4)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfft.data.mixup import mixed
+from tfft.data.mixup import apply_mixup
 from tfft.modalities.image import from_arrays
 from tfft.specs import InputSpec
 
@@ -107,7 +107,7 @@ def test_a_run_that_resumes_in_the_middle_of_an_epoch_sees_what_it_would_have_se
             IMAGES, np.arange(COUNT) % 3, SPEC, batch_size=4, shuffle=True, seed=5, epoch=epoch,
             augment=["flip", "crop", "rand"], sampling="balanced",
         )  # fmt: skip
-        return mixed(train, 3, mixup=0.4, cutmix=1.0, seed=5, epoch=epoch)
+        return apply_mixup(train, 3, mixup_alpha=0.4, cutmix_alpha=1.0, seed=5, epoch=epoch)
 
     epoch = at(0)
     whole = []

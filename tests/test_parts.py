@@ -16,7 +16,7 @@ from tfft.errors import PlanError
 from tfft.freezing import unfreeze
 from tfft.models import build
 from tfft.specs import InputSpec
-from tfft.training import in_parts, train
+from tfft.training import microbatched, train
 
 L = keras.layers
 CROSSENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -53,9 +53,9 @@ def photos(n=50, batch=16, shape=(8, 8, 1), weights=True):
     return tf.data.Dataset.from_tensor_slices(columns).batch(batch)  # 50 by 16: the last batch has 2
 
 
-def fitted(model, data, *, part_size=None, epochs=3, optimizer=None, **compiling):
+def fitted(model, data, *, microbatch_size=None, epochs=3, optimizer=None, **compiling):
     """Trains a model, in parts or not; returns what was learned and the last epoch's logs."""
-    trained = model if part_size is None else in_parts(model, part_size)
+    trained = model if microbatch_size is None else microbatched(model, microbatch_size)
     optimizer = optimizer or keras.optimizers.SGD(0.05, momentum=0.9)  # unlike Adam it sees how large a gradient is
     trained.compile(optimizer, **{"loss": CROSSENTROPY, **compiling})
     history = trained.fit(data, epochs=epochs, verbose=0, shuffle=False).history
@@ -69,20 +69,22 @@ def difference(a, b):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("part_size", "jit"), [(1, False), (6, False), (16, False), (99, False), (5, True), (8, True)])
-def test_weights_losses_and_metrics_are_those_of_whole_batches(part_size, jit):
+@pytest.mark.parametrize(
+    ("microbatch_size", "jit"), [(1, False), (6, False), (16, False), (99, False), (5, True), (8, True)]
+)
+def test_weights_losses_and_metrics_are_those_of_whole_batches(microbatch_size, jit):
     def metrics():
         return {"metrics": ["accuracy"], "weighted_metrics": [keras.metrics.SparseCategoricalCrossentropy(name="ce")]}
 
     start = {v.path: v.numpy() for v in network().trainable_variables}
     whole, logs = fitted(network(), photos(), **metrics())
     model = network()
-    parts, parts_logs = fitted(model, photos(), part_size=part_size, jit_compile=jit, **metrics())
+    parts, parts_logs = fitted(model, photos(), microbatch_size=microbatch_size, jit_compile=jit, **metrics())
     assert difference(start, whole) > 0.05
     assert difference(whole, parts) < 1e-5
     assert parts_logs == pytest.approx(logs, rel=1e-5)
-    of_16 = math.ceil(16 / math.ceil(16 / part_size))  # parts of equal size, where XLA does not want full ones
-    assert int(model.get_layer("watcher").most.numpy()) == (part_size if jit else of_16)
+    of_16 = math.ceil(16 / math.ceil(16 / microbatch_size))  # parts of equal size, where XLA does not want full ones
+    assert int(model.get_layer("watcher").most.numpy()) == (microbatch_size if jit else of_16)
 
 
 @pytest.mark.slow
@@ -91,7 +93,7 @@ def test_accumulating_in_the_optimizer_is_not_the_same():
     collected, _ = fitted(
         network(), photos(batch=4), optimizer=keras.optimizers.SGD(0.05, gradient_accumulation_steps=4)
     )
-    parts, _ = fitted(network(), photos(), part_size=4, optimizer=keras.optimizers.SGD(0.05))
+    parts, _ = fitted(network(), photos(), microbatch_size=4, optimizer=keras.optimizers.SGD(0.05))
     assert difference(whole, parts) < 1e-5
     assert difference(whole, collected) > 1e-3  # the batch of 2 at the end, and groups over the ends of epochs
 
@@ -131,7 +133,7 @@ def examples(name):
 def test_an_opened_savedmodel_trains_the_same_in_parts(opened, name):
     start = {v.path: v.numpy() for v in opened(name).trainable_variables}
     whole, logs = fitted(opened(name), examples(name), **HEAD.compile_args())
-    parts, parts_logs = fitted(opened(name), examples(name), part_size=3, **HEAD.compile_args())
+    parts, parts_logs = fitted(opened(name), examples(name), microbatch_size=3, **HEAD.compile_args())
     moved = [path for path in start if not np.array_equal(start[path], whole[path])]
     assert len(moved) > len(start) / 2
     assert difference(whole, parts) < 1e-5
@@ -164,7 +166,7 @@ def test_named_inputs_and_outputs_sparse_gradients_and_variables_that_nothing_re
         return keras.optimizers.SGD(0.05, weight_decay=0.1)
 
     whole, logs = fitted(two_outputs(), data, optimizer=decaying(), **compiling)
-    parts, parts_logs = fitted(two_outputs(), data, optimizer=decaying(), part_size=2, **compiling)
+    parts, parts_logs = fitted(two_outputs(), data, optimizer=decaying(), microbatch_size=2, **compiling)
     assert difference(whole, parts) < 1e-5
     assert parts_logs["loss"] == pytest.approx(logs["loss"], rel=1e-5)
     assert parts_logs["kind_accuracy"] == logs["kind_accuracy"] > 0
@@ -185,12 +187,12 @@ def test_the_loss_is_scaled_in_half_precision():
             keras.config.set_dtype_policy("float32")
 
     model = half()
-    parts = in_parts(model, 4)
+    parts = microbatched(model, 4)
     parts.compile("sgd", loss=CROSSENTROPY)
     assert isinstance(parts.optimizer, keras.optimizers.LossScaleOptimizer)
     start = {v.path: v.numpy() for v in model.trainable_variables}
     whole, _ = fitted(half(), photos())
-    cut, _ = fitted(half(), photos(), part_size=4)
+    cut, _ = fitted(half(), photos(), microbatch_size=4)
     assert difference(start, whole) > 0.02
     assert difference(whole, cut) < 1e-3  # float16 has three digits
 
@@ -206,7 +208,7 @@ def test_phases_can_be_trained_in_parts():
             x = L.ReLU(name=f"block{k}_relu")(L.Conv2D(4, 3, 2, name=f"block{k}_conv")(x))
         model = build(Backbone("tiny", keras.Model(inputs, x), "test", InputSpec(32, 32, source="the test")), HEAD)
         phases = [Phase("frozen", "none", 2, 1e-2), Phase("fine-tune", 1, 2, 1e-3)]
-        histories.append(train(model, data, data, phases, part_size=size, verbose=False))
+        histories.append(train(model, data, data, phases, microbatch_size=size, verbose=False))
         weights.append({v.path: v.numpy() for v in model.weights})
         assert type(model).__name__ == "Functional"
     assert difference(*weights) < 1e-4
@@ -216,7 +218,7 @@ def test_phases_can_be_trained_in_parts():
 
 def test_saving_the_parts_saves_the_model(tmp_path):
     model = network()
-    parts = in_parts(model, 4)
+    parts = microbatched(model, 4)
     parts.compile("sgd", loss=CROSSENTROPY)
     parts.fit(photos(), verbose=0, shuffle=False, callbacks=[keras.callbacks.ModelCheckpoint(tmp_path / "m.keras")])
     again = keras.models.load_model(tmp_path / "m.keras")
@@ -232,12 +234,12 @@ def normalized():
 
 def test_statistics_of_parts_are_refused_unless_they_are_wanted():
     with pytest.raises(PlanError, match=r"1 layers with BatchNormalization train: norm\..*batch_norm='parts'"):
-        fitted(normalized(), photos(), part_size=4)
+        fitted(normalized(), photos(), microbatch_size=4)
     model = normalized()
     model.get_layer("norm").trainable = False
-    fitted(model, photos(), part_size=4)
+    fitted(model, photos(), microbatch_size=4)
     model = normalized()
-    parts = in_parts(model, 4, batch_norm="parts")
+    parts = microbatched(model, 4, batch_norm="parts")
     parts.compile("sgd", loss=CROSSENTROPY)
     parts.fit(photos(), verbose=0, shuffle=False)
     assert model.get_layer("norm").moving_mean.numpy().any()
@@ -248,25 +250,27 @@ def test_an_opened_block_that_moves_statistics_is_refused(tmp_path):
     savedmodels.plain_convnet(tmp_path / "net")
     net = open_savedmodel(tmp_path / "net", batch_norm="train").model
     model = build(Backbone("net", net, "test", InputSpec(32, 32, source="the test")), HEAD)
-    fitted(model, examples("plain_convnet"), part_size=3, epochs=1, **HEAD.compile_args())  # frozen: nothing moves
+    fitted(
+        model, examples("plain_convnet"), microbatch_size=3, epochs=1, **HEAD.compile_args()
+    )  # frozen: nothing moves
     unfreeze(model, 1, batch_norm="train")
     with pytest.raises(PlanError, match="1 layers with BatchNormalization train: head"):
-        fitted(model, examples("plain_convnet"), part_size=3, **HEAD.compile_args())
+        fitted(model, examples("plain_convnet"), microbatch_size=3, **HEAD.compile_args())
 
 
 def test_losses_that_are_no_means_over_examples_are_refused():
     summed = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum", name="summed")
     with pytest.raises(PlanError, match="'summed' has reduction='sum', expected a mean"):
-        fitted(network(), photos(), part_size=4, loss=summed)
+        fitted(network(), photos(), microbatch_size=4, loss=summed)
     ignoring = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=0)
     with pytest.raises(PlanError, match="ignore_class=0.*sample_weight 0"):
-        fitted(network(), photos(), part_size=4, loss=ignoring)
+        fitted(network(), photos(), microbatch_size=4, loss=ignoring)
     ids = keras.Input((3,), dtype="int32")
     masked = keras.Model(ids, L.Dense(2)(L.Embedding(9, 4, mask_zero=True)(ids)))
     labels = np.zeros((8, 3), "int32")
     data = tf.data.Dataset.from_tensor_slices((labels + 1, labels)).batch(4)
     with pytest.raises(PlanError, match="carries a mask"):
-        fitted(masked, data, part_size=2)
+        fitted(masked, data, microbatch_size=2)
 
 
 def test_models_and_settings_that_cannot_be_cut_are_refused():
@@ -276,12 +280,12 @@ def test_models_and_settings_that_cannot_be_cut_are_refused():
 
     inputs = keras.Input((2,))
     with pytest.raises(PlanError, match="its class Own has its own train_step"):
-        in_parts(Own(inputs, L.Dense(1)(inputs)), 4)
+        microbatched(Own(inputs, L.Dense(1)(inputs)), 4)
     with pytest.raises(PlanError, match="Keras knows no graph of it"):
-        in_parts(keras.Sequential([L.Dense(1)]), 4)
-    with pytest.raises(PlanError, match=r"(?s)2 problems.*part_size.*got 0.*batch_norm.*got 'x'"):
-        in_parts(network(), 0, batch_norm="x")
+        microbatched(keras.Sequential([L.Dense(1)]), 4)
+    with pytest.raises(PlanError, match=r"(?s)2 problems.*microbatch_size.*got 0.*batch_norm.*got 'x'"):
+        microbatched(network(), 0, batch_norm="x")
     model = network()
     model.trainable = False
     with pytest.raises(PlanError, match="Nothing in .* trains"):
-        fitted(model, photos(), part_size=4)
+        fitted(model, photos(), microbatch_size=4)

@@ -13,7 +13,7 @@ from tfft import heads
 from tfft.config import Phase
 from tfft.errors import PlanError
 from tfft.freezing import audit
-from tfft.optimizers import ScaledOptimizer
+from tfft.optimizers import LayerwiseOptimizer
 from tfft.training import FeatureSource, train
 from tfft.training.phase_checks import check_phases
 
@@ -42,17 +42,17 @@ SETTINGS = [
 ] + [
     {"optimizer": "sgd"},
     {"optimizer": "adamw", "weight_decay": 0.01},
-    {"optimizer": "rmsprop", "clip_norm": 0.5},
+    {"optimizer": "rmsprop", "global_clipnorm": 0.5},
     {"layer_decay": 0.5},
-    {"rates": {"block1_*": 0.1}},
+    {"lr_multipliers": {"block1_*": 0.1}},
     {"l2_sp": 0.1},
-    {"mixup": 0.3},
-    {"cutmix": 1.0},
-    {"ema": 0.9},
-    {"swa": 0.6, "schedule": "constant"},
+    {"mixup_alpha": 0.3},
+    {"cutmix_alpha": 1.0},
+    {"ema_decay": 0.9},
+    {"swa_fraction": 0.6, "schedule": "constant"},
     {"interpolate": True},
     {"reinitialize": 1},
-    {"lora": 2, "epochs": 3},
+    {"lora_rank": 2, "epochs": 3},
 ]  # fmt: skip
 
 
@@ -83,7 +83,7 @@ def test_lower_blocks_go_slower_by_the_decay():
     model = network()
     before = weights(model)
     train(model, one, None, [phase], verbose=False)
-    assert isinstance(model.optimizer, ScaledOptimizer)
+    assert isinstance(model.optimizer, LayerwiseOptimizer)
     steps = {name: np.abs(weights(model)[name] - before[name]).max() for name in ("logits/kernel", UPPER, LOWER)}
     assert steps["logits/kernel"] > 3 * steps[UPPER] > 9 * steps[LOWER] > 0
 
@@ -102,7 +102,7 @@ def test_slots_go_on_into_the_next_phase():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("setting", [{"mixup": 0.3}, {"l2_sp": 100.0}])
+@pytest.mark.parametrize("setting", [{"mixup_alpha": 0.3}, {"l2_sp": 100.0}])
 def test_afterwards_the_model_is_compiled_as_any_other(setting):
     model, _, _ = run(dataclasses.replace(FINE, **setting))
     before = weights(model)
@@ -145,7 +145,7 @@ def test_surgical_trains_the_spoiled_block_alone():
     kernel = next(v for v in model.weights if v.path == LOWER)
     kernel.assign(kernel * 0.1)
     before = weights(model)
-    phase = Phase("repair", "all", 2, 1e-2, surgical=1)
+    phase = Phase("repair", "all", 2, 1e-2, num_surgical_blocks=1)
     history = train(model, stripes(256), stripes(seed=9), [phase], verbose=False)
     assert history.notes[0].endswith("are in block0")
     assert {path.split("/")[0] for path in moved(before, model)} <= {"block0_conv", "block0_bn", "logits"}
@@ -166,7 +166,7 @@ def test_rare_classes_weigh_more():
 
 
 def test_prototypes_are_put_in_place_and_nothing_else_moves():
-    model, before, history = run(Phase("frozen", "none", 0, 0.0, solve="prototypes"))
+    model, before, history = run(Phase("frozen", "none", 0, 0.0, head="nearest_mean"))
     assert moved(before, model) == {"logits/kernel", "logits/bias"}
     assert "the head is the mean of each class" in history.notes[0]
     assert history.rows[0]["accuracy"] > 0.8
@@ -176,7 +176,7 @@ def test_prototypes_are_put_in_place_and_nothing_else_moves():
 def test_mixed_features_are_named(tmp_path):
     x, y = (np.concatenate(part) for part in zip(*stripes(64).as_numpy_iterator(), strict=True))
     source = FeatureSource((x, y), (x, y), batch_size=16, cache="memory")
-    _, _, history = run(dataclasses.replace(FINE, mixup=0.2), source=source)
+    _, _, history = run(dataclasses.replace(FINE, mixup_alpha=0.2), source=source)
     assert any("so its results are mixed, not the inputs" in note for note in history.notes)
     frozen = audit(network())
     assert frozen is not None
@@ -188,15 +188,15 @@ def test_mixed_features_are_named(tmp_path):
         ({"schedule": "cosin"}, "Did you mean 'cosine'"),
         ({"optimizer": "adamm"}, "Did you mean 'adam'"),
         ({"layer_decay": 1.5}, "layer_decay: Expected a number above 0 and at most 1. Received: 1.5"),
-        ({"rates": {"block1": -1}}, "Expected a factor above 0 for 'block1'. Received: -1"),
+        ({"lr_multipliers": {"block1": -1}}, "Expected a factor above 0 for 'block1'. Received: -1"),
         ({"l2_sp": 0.1, "weight_decay": 0.1}, "pulls to the pretrained weights and weight_decay to 0"),
-        ({"ema": 0.9, "swa": 0.5}, "give one of them"),
-        ({"ema": 1.0}, "ema: Expected a number of at least 0 and below 1. Received: 1.0"),
-        ({"lora": -1}, "lora: Expected a whole number of at least 0"),
+        ({"ema_decay": 0.9, "swa_fraction": 0.5}, "give one of them"),
+        ({"ema_decay": 1.0}, "ema_decay: Expected a number of at least 0 and below 1. Received: 1.0"),
+        ({"lora_rank": -1}, "lora_rank: Expected a whole number of at least 0"),
         ({"reinitialize": 2}, "reinitialize=2 is more than the 1 blocks that train"),
         ({"unfreeze": "none", "l2_sp": 0.1}, "no block trains, so l2_sp would do nothing"),
-        ({"clip_norm": 0}, "clip_norm: Expected None or a number above 0"),
-        ({"mixup": -0.1}, "mixup: Expected a number of at least 0"),
+        ({"global_clipnorm": 0}, "global_clipnorm: Expected None or a number above 0"),
+        ({"mixup_alpha": -0.1}, "mixup_alpha: Expected a number of at least 0"),
     ],
 )
 def test_settings_that_cannot_be_used(wrong, told):
@@ -214,7 +214,7 @@ def test_what_needs_validation_examples_says_so():
 
 def test_patterns_of_rates_that_match_nothing_are_told_before_training():
     with pytest.raises(PlanError, match="block7"):
-        run(dataclasses.replace(FINE, rates={"block7*": 0.5}))
+        run(dataclasses.replace(FINE, lr_multipliers={"block7*": 0.5}))
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from tfft.backbones.fetch.digests import split_pin
 from tfft.backbones.formats.efficientnet_lite0 import weights_path
 from tfft.backbones.savedmodel.layer import SavedModelBlock
 from tfft.errors import HandleError, PlanError, SavedModelError, UnsafeModelError
-from tfft.recipes import plan_from_yaml, repeat
+from tfft.recipes import plan_from_yaml, rerun
 
 OTHER = "0" * 64
 
@@ -160,11 +160,11 @@ def test_a_plan_is_repeated_with_the_same_backbone_or_not_at_all(model, tmp_path
     plan = plan_from_yaml(tmp_path / "run/plan.yaml")
     assert plan.backbone_digest == run.plan.backbone_digest == run.card["backbone_digest"] == digest(model)
     repeating = {"data": images(), "cache": None, "verbose": False}
-    assert repeat(plan, **repeating).plan.backbone_digest == digest(model)
+    assert rerun(plan, **repeating).plan.backbone_digest == digest(model)
     (model / "README").write_text("changed")
     with pytest.raises(PlanError, match=f"its digest is {digest(model)}, the plan says .*{plan.backbone_digest}"):
-        repeat(plan, **repeating)
-    assert repeat(dataclasses.replace(plan, backbone_digest=None), **repeating).plan.backbone_digest == digest(model)
+        rerun(plan, **repeating)
+    assert rerun(dataclasses.replace(plan, backbone_digest=None), **repeating).plan.backbone_digest == digest(model)
 
 
 def test_inspect_shows_the_digest(model, capsys):

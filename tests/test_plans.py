@@ -8,28 +8,28 @@ import yaml
 from tfft import plans
 from tfft.config import Phase, Plan, RunConfig
 from tfft.errors import PlanError
-from tfft.plans import DatasetStats, NamedPlan, recommend, show
+from tfft.plans import DatasetStats, NamedPlan, format_plan, recommend
 
 FACTS = DatasetStats(1437, 10, 18, (224, 224), True, 224.0)
 
 
-def phases(plan, facts=FACTS, **wishes):
-    return recommend(facts, RunConfig(**wishes), plan=plan).phases
+def phases(plan, stats=FACTS, **config):
+    return recommend(stats, RunConfig(**config), plan=plan).phases
 
 
 def test_every_plan_makes_phases_that_can_be_shown_and_read_back():
-    for name in plans.NAMES:
+    for name in plans.PLAN_NAMES:
         plan = recommend(FACTS, plan=plans.named(name), backbone="b", data="d")
         assert plan.name == name
         assert Plan.from_dict(yaml.safe_load(yaml.safe_dump(plan.to_dict()))) == plan
-        text = show(plan)
+        text = format_plan(plan)
         assert f"plan for b: {name}" in text
         assert all(phase.name in text for phase in plan.phases)
 
 
 def test_gradual_goes_down_from_the_top_and_slows_down_by_group():
     head, *stages = phases(plans.gradual(stages=3), unfreeze=6, epochs=6)
-    assert head.solve
+    assert head.head == "linear_probe"
     assert [stage.unfreeze for stage in stages] == [2, 4, 6]
     assert [stage.epochs for stage in stages] == [2, 2, 2]
     assert stages[0].layer_decay ** 2 == pytest.approx(1 / 2.6, abs=1e-3)  # two blocks are a group
@@ -48,7 +48,7 @@ def test_bit_follows_the_number_of_examples(examples, steps, mixup):
     [phase] = phases(plans.bit(), dataclasses.replace(FACTS, examples=examples), batch_size=512)
     per_epoch = -(-examples // 512)
     assert (phase.epochs - 1) * per_epoch < steps <= phase.epochs * per_epoch
-    assert phase.mixup == mixup
+    assert phase.mixup_alpha == mixup
     assert (phase.optimizer, phase.schedule, phase.unfreeze) == ("sgd", "steps", "all")
     assert phase.learning_rate == pytest.approx(0.003)
 
@@ -64,10 +64,10 @@ def test_few_examples_are_never_given_to_a_random_head():
     few = dataclasses.replace(FACTS, examples=30, smallest=2, largest=4)
     plan = recommend(few)
     assert plan.name == "few_shot"
-    assert plan.phases == (Phase("frozen", "none", 0, 0.0, solve="prototypes"),)
+    assert plan.phases == (Phase("frozen", "none", 0, 0.0, head="nearest_mean"),)
     assert "2 examples in the smallest class" in plan.reasons["plan"]
     five = recommend(dataclasses.replace(few, smallest=5))
-    assert [phase.solve for phase in five.phases] == [True]
+    assert [phase.solves_head for phase in five.phases] == [True]
     enough = recommend(dataclasses.replace(few, smallest=10))
     assert enough.name == "lp_ft"
     asked = recommend(few, RunConfig(epochs=3))  # who asks for fine-tuning gets it
@@ -77,7 +77,7 @@ def test_few_examples_are_never_given_to_a_random_head():
 def test_unequal_classes_are_pointed_out():
     plan = recommend(dataclasses.replace(FACTS, smallest=20, largest=300))
     assert "the largest class has 300 examples, the smallest 20" in plan.reasons["class_weight"]
-    assert "class_weight='balanced'" in show(plan)
+    assert "class_weight='balanced'" in format_plan(plan)
     weighed = recommend(dataclasses.replace(FACTS, smallest=20, largest=300), RunConfig(class_weight="balanced"))
     assert "class_weight" not in weighed.reasons
     assert "class_weight" not in recommend(dataclasses.replace(FACTS, smallest=100, largest=300)).reasons
@@ -85,20 +85,20 @@ def test_unequal_classes_are_pointed_out():
 
 def test_settings_of_phases_go_to_those_that_train_blocks():
     head, fine = phases(plans.lp_ft(layer_decay=0.8, optimizer="adamw", weight_decay=0.01))
-    assert head == Phase("frozen", "none", 0, 0.0, solve=True)
+    assert head == Phase("frozen", "none", 0, 0.0, head="linear_probe")
     assert (fine.layer_decay, fine.optimizer, fine.weight_decay) == (0.8, "adamw", 0.01)
-    first, second = phases(plans.fastai(clip_norm=1.0))
-    assert (first.clip_norm, second.clip_norm) == (None, 1.0)
+    first, second = phases(plans.fastai(global_clipnorm=1.0))
+    assert (first.global_clipnorm, second.global_clipnorm) == (None, 1.0)
 
 
 def test_what_does_not_fit_a_plan_is_refused_all_at_once():
     with pytest.raises(PlanError, match="There is no plan 'gradul'. Did you mean 'gradual'"):
         plans.named("gradul")
     with pytest.raises(PlanError) as caught:
-        phases(NamedPlan("fastai", {"layer_decy": 0.5, "stages": 2}), unfreeze=3, frozen_epochs=2)
+        phases(NamedPlan("fastai", {"layer_decy": 0.5, "stages": 2}), unfreeze=3, head_epochs=2)
     for told in (
         "unfreeze= has no meaning in the plan 'fastai', which takes epochs, learning_rate",
-        "frozen_epochs= has no meaning",
+        "head_epochs= has no meaning",
         "'layer_decy' is no setting of a phase. Did you mean 'layer_decay'",
         "'stages' is no setting of a phase",
     ):
@@ -121,10 +121,10 @@ def test_settings_of_loss_and_balance_are_checked():
 
 
 def test_what_is_switched_off_is_not_in_the_yaml():
-    values = Phase("fine-tune", 3, 5, 1e-3, mixup=0.2).to_dict()
-    assert values["mixup"] == 0.2
+    values = Phase("fine-tune", 3, 5, 1e-3, mixup_alpha=0.2).to_dict()
+    assert values["mixup_alpha"] == 0.2
     assert values["schedule"] == "cosine"  # what is on is written, also where it is the default
-    assert not {"ema", "lora", "rates", "clip_norm"} & set(values)
+    assert not {"ema_decay", "lora_rank", "lr_multipliers", "global_clipnorm"} & set(values)
 
 
 def test_data_that_a_linear_head_does_badly_on_trains_all_blocks():

@@ -7,7 +7,7 @@ import pytest
 from tfft import features as tf_features
 from tfft import heads
 from tfft.errors import DataError, PlanError
-from tfft.features import nearest_mean_head, transplant
+from tfft.features import nearest_mean_head, set_head_weights
 
 NAMES = ("ant", "bee", "Käfer", "fly")
 SHARES = np.array([0.4, 0.3, 0.2, 0.1])
@@ -171,7 +171,7 @@ def test_it_is_transplanted_like_a_solved_head():
     model = keras.Model(inputs, HEAD.attach(inputs))
     model.compile("sgd", **HEAD.compile_args())
     found = tf_features.nearest_mean_head(features, labels, heads.from_model(model))
-    transplant(model, found)
+    set_head_weights(model, found)
     np.testing.assert_allclose(model.predict(features, verbose=0), logits_of(found, features), atol=1e-4)
     accuracy = model.evaluate(features, labels, verbose=0, return_dict=True)["accuracy"]
     assert accuracy == pytest.approx(np.mean(logits_of(found, features).argmax(1) == labels))

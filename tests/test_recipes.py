@@ -14,13 +14,13 @@ from tfft.backbones.base import Backbone
 from tfft.config import Phase, Plan
 from tfft.errors import BlockError, DataError, ExportError, PlanError, TfftError
 from tfft.evaluation import evaluate
-from tfft.plans import show
-from tfft.recipes import DatasetStats, RunConfig, finetune, load_run, plan_from_yaml, recommend, repeat
+from tfft.plans import format_plan
+from tfft.recipes import DatasetStats, RunConfig, finetune, load_run, plan_from_yaml, recommend, rerun
 from tfft.specs import InputSpec
 
 slow_fixtures = process_fixtures = ("done",)
 
-FAST = {"frozen_epochs": 12, "epochs": 2, "batch_size": 8, "learning_rate": (0.2, 0.01), "verbose": False}
+FAST = {"head_epochs": 12, "epochs": 2, "batch_size": 8, "learning_rate": (0.2, 0.01), "verbose": False}
 
 
 def backbone(seed=3):
@@ -55,8 +55,8 @@ def test_it_learns_and_only_the_last_block_moved(done):
     _, run, model, before = done
     moved = [v.path for v, old in zip(model.weights, before, strict=True) if not np.array_equal(v.numpy(), old)]
     assert moved == ["block2_conv/kernel"]
-    assert run.final.accuracy > 0.8
-    assert run.final.majority == pytest.approx(1 / 3, abs=0.1)
+    assert run.final_scores.accuracy > 0.8
+    assert run.final_scores.majority_baseline == pytest.approx(1 / 3, abs=0.1)
     assert [row["phase"] for row in run.history.rows] == ["frozen"] * 12 + ["fine-tune"] * 2
     assert run.history.audits["fine-tune"].trainable == 3
 
@@ -69,11 +69,11 @@ def test_the_folder_holds_the_run(done):
         "split.csv",
     }  # fmt: skip
     metrics = json.loads((root / "run" / "metrics.json").read_text())
-    for name, scores in (("frozen", run.frozen), ("final", run.final)):
+    for name, scores in (("frozen", run.frozen_scores), ("final", run.final_scores)):
         assert metrics[name]["accuracy"] == scores.accuracy
         assert metrics[name]["interval"] == list(scores.interval)
         assert {"loss", "examples"} <= set(metrics[name])
-    assert metrics["majority"] == run.final.majority
+    assert metrics["majority"] == run.final_scores.majority_baseline
     assert (root / "run" / "labels.txt").read_text() == "blue\ngreen\nred\n"
     with open(root / "run" / "history.csv", newline="") as file:
         assert len(list(csv.DictReader(file))) == 14
@@ -90,7 +90,7 @@ def test_the_plan_holds_every_setting_and_reads_back(done):
     assert values["l2"] == 1e-4
     assert values["phases"][1] == {
         "name": "fine-tune", "unfreeze": 1, "epochs": 2, "learning_rate": 0.01, "warmup": 0.1, "patience": None,
-        "solve": False, "schedule": "cosine", "optimizer": "adam",
+        "head": "train", "schedule": "cosine", "optimizer": "adam",
     }  # fmt: skip
     assert values["versions"]["keras"] == keras.__version__
     assert plan_from_yaml(root / "run" / "plan.yaml") == run.plan
@@ -102,7 +102,7 @@ def test_the_reported_score_is_that_of_the_written_model(done):
     photos = np.random.default_rng(1).integers(0, 256, (4, 20, 30, 3)).astype("uint8")
     assert np.array_equal(loaded.model.predict(photos, verbose=0), run.model.predict(photos, verbose=0))
     assert loaded.plan == run.plan
-    assert loaded.final.to_dict() == run.final.to_dict()
+    assert loaded.final_scores.to_dict() == run.final_scores.to_dict()
     assert loaded.class_names == ("blue", "green", "red")
     assert loaded.skipped == run.skipped
     assert [row["epoch"] for row in loaded.history.rows] == [*range(1, 13), 1, 2]
@@ -122,11 +122,11 @@ def test_the_export_answers_with_names(done):
 @pytest.mark.slow
 def test_a_plan_is_repeated_to_the_bit(done):
     root, run, _, _ = done
-    again = repeat(root / "run" / "plan.yaml", backbone=backbone(), verbose=False)
+    again = rerun(root / "run" / "plan.yaml", backbone=backbone(), verbose=False)
     assert again.plan == run.plan
     first, second = (one.model.get_weights() for one in (run, again))
     assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
-    other = repeat(dataclasses.replace(run.plan, seed=1), backbone=backbone(), verbose=False)
+    other = rerun(dataclasses.replace(run.plan, seed=1), backbone=backbone(), verbose=False)
     assert not np.array_equal(other.model.get_weights()[-2], first[-2])
 
 
@@ -139,8 +139,8 @@ def test_arrays_and_names_as_labels(capsys):
     assert run.class_names == ("dark", "light")
     assert run.folder is None
     assert run.export is None
-    assert run.final is run.frozen  # one phase only
-    assert run.final.accuracy > 0.9
+    assert run.final_scores is run.frozen_scores  # one phase only
+    assert run.final_scores.accuracy > 0.9
     text = capsys.readouterr().out
     for told in (
         "48 examples to learn from, 12 held out",
@@ -159,8 +159,8 @@ def test_ready_datasets_with_vectors(image_folder):
     x = np.random.default_rng(0).normal(size=(80, 4)).astype("float32")
     data = tf.data.Dataset.from_tensor_slices((x, (x[:, 0] > 0).astype("int32"))).batch(16)
     run = finetune(vectors, (data.take(4), data.skip(4), ["low", "high"]), unfreeze="all", **FAST)
-    assert run.frozen.examples == 16
-    assert evaluate(run.model, data.skip(4)).accuracy == run.final.accuracy
+    assert run.frozen_scores.examples == 16
+    assert evaluate(run.model, data.skip(4)).accuracy == run.final_scores.accuracy
     with pytest.raises(DataError, match="A backbone without one takes no images"):
         finetune(vectors, image_folder(per_class=2), **FAST)
 
@@ -180,7 +180,7 @@ def test_nothing_is_touched_when_out_is_not_empty(tmp_path):
 
 def test_all_wrong_settings_are_told_at_once_before_anything_is_loaded():
     wrong = {
-        "unfreeze": None, "epochs": -1, "frozen_epochs": 0, "batch_size": 0, "learning_rate": -1, "seed": -1,
+        "unfreeze": None, "epochs": -1, "head_epochs": 0, "batch_size": 0, "learning_rate": -1, "seed": -1,
         "image_size": "big", "validation": 1.5, "dropout": 1.0, "l2": -1, "label_smoothing": -0.1, "batch_norm": "no",
         "input_range": (1, 0),
     }  # fmt: skip
@@ -246,7 +246,7 @@ def test_recommendations_follow_the_data_and_say_why():
     assert plan.image_size == (64, 64)
     assert [phase.name for phase in plan.phases] == ["frozen", "fine-tune"]
     assert plan.phases[1].unfreeze == 9
-    assert plan.phases[0].solve
+    assert plan.phases[0].head == "linear_probe"
     assert "such small images look like nothing the backbone was trained on" in plan.reasons["unfreeze"]
     few = recommend(DatasetStats(300, 10, 18, (224, 224), True, 8.0))
     assert (few.phases[1].unfreeze, few.phases[1].learning_rate) == (3, 3e-4)
@@ -254,7 +254,7 @@ def test_recommendations_follow_the_data_and_say_why():
         "image_size", "unfreeze", "head", "l2", "epochs", "learning_rate",
     }  # fmt: skip
     assert "median side 8 px" in plan.reasons["image_size"]
-    text = show(plan)
+    text = format_plan(plan)
     assert "64x64" in text
     assert "8 px" in text
 
@@ -271,7 +271,7 @@ def test_more_examples_train_more_blocks_and_fewer_epochs():
 
 def test_what_the_user_sets_is_kept_and_needs_no_reason():
     wishes = RunConfig(
-        unfreeze="block1", epochs=4, frozen_epochs=2, batch_size=8, learning_rate=1e-5, seed=7, image_size=96,
+        unfreeze="block1", epochs=4, head_epochs=2, batch_size=8, learning_rate=1e-5, seed=7, image_size=96,
         batch_norm="train", dropout=0.0,
     )  # fmt: skip
     plan = recommend(DatasetStats(1437, 10, 18, (224, 224), True, 8.0), wishes)
@@ -328,11 +328,11 @@ def test_a_batch_size_is_tried_and_parts_of_it_are_no_other_training():
     assert 1 <= size <= 4  # ten steps in an epoch of 48
     assert "the fastest" in run.plan.reasons["batch_size"]
     whole = finetune(backbone(), (images, labels), batch_size=size, **settings)
-    parts = finetune(backbone(), (images, labels), batch_size=size, part_size=3, **settings)
+    parts = finetune(backbone(), (images, labels), batch_size=size, microbatch_size=3, **settings)
     for one, other, third in zip(*(r.model.get_weights() for r in (run, whole, parts)), strict=True):
         assert np.array_equal(one, other)  # the trials left nothing behind
         np.testing.assert_allclose(other, third, rtol=1e-3, atol=1e-4)
-    assert parts.plan.part_size == 3
+    assert parts.plan.microbatch_size == 3
 
 
 @pytest.mark.slow
@@ -343,7 +343,7 @@ def test_augmented_runs_repeat_and_ready_datasets_are_not_augmented():
     settings = {"unfreeze": 1, "epochs": 3, "batch_size": 8, "verbose": False, "augment": ["flip", "crop"]}
     run = finetune(backbone(), (images, labels), cache="memory", **settings)
     assert run.plan.views == 3
-    again = repeat(run.plan, backbone=backbone(), data=(images, labels), cache=None, verbose=False)
+    again = rerun(run.plan, backbone=backbone(), data=(images, labels), cache=None, verbose=False)
     for one, other in zip(run.model.get_weights(), again.model.get_weights(), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)  # cached and not
     dataset = tf.data.Dataset.from_tensor_slices((np.repeat(images[..., None], 3, -1), labels)).batch(8)

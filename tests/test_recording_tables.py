@@ -105,25 +105,25 @@ def test_every_row_that_cannot_be_used_is_named(place, tmp_path):
 def test_classes_several_labels_and_numbers_are_learned(place, tmp_path, capsys):
     table = place / "clips.csv"
     run = tfft.finetune(backbone(), table, audio="file", label="word", out=tmp_path / "run", **QUICK)
-    assert run.final.accuracy > run.final.majority
+    assert run.final_scores.accuracy > run.final_scores.majority_baseline
     assert (run.plan.audio, run.plan.label) == ("file", "word")
     for label, separator, task in (("tags", "|", "multilabel"), ("seconds", None, "regression")):
         found = tfft.finetune(
             backbone(), table, audio="file", label=label, separator=separator, out=tmp_path / task, **QUICK
         )
-        assert (found.plan.task, found.final.task) == (task, task)
+        assert (found.plan.task, found.final_scores.task) == (task, task)
         assert cli.main(["evaluate", str(tmp_path / task), str(place / "clips.jsonl")]) == 0
     capsys.readouterr()
     assert cli.main(["evaluate", str(tmp_path / "run"), str(table)]) == 0
-    assert f"{run.final.accuracy:.4f}" in capsys.readouterr().out
+    assert f"{run.final_scores.accuracy:.4f}" in capsys.readouterr().out
     plan = tmp_path / "run" / "plan.yaml"
-    again = tfft.recipes.repeat(plan, backbone=backbone(), verbose=False, export_to=False, cache="memory")
-    assert again.final.to_dict() == run.final.to_dict()
+    again = tfft.recipes.rerun(plan, backbone=backbone(), verbose=False, export_to=False, cache="memory")
+    assert again.final_scores.to_dict() == run.final_scores.to_dict()
     folds = tfft.cross_validate(
         backbone(), table, audio="file", label="word", group="speaker", folds=3, verbose=False, cache="memory",
         plan="linear_probe",
     )  # fmt: skip
-    assert sum(row.final.examples for row in folds.rows) == 48
+    assert sum(row.final_scores.examples for row in folds.rows) == 48
 
 
 @pytest.mark.slow

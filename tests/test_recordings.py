@@ -136,7 +136,7 @@ def test_from_a_folder_to_a_server(place, tmp_path, capsys):
         backbone(), place, unfreeze=1, epochs=3, learning_rate=1e-2, group=r"(speaker\d)", out=tmp_path / "run",
         export_to=tmp_path / "served" / "1", cache="memory", verbose=False,
     )  # fmt: skip
-    assert run.final.accuracy > run.final.majority
+    assert run.final_scores.accuracy > run.final_scores.majority_baseline
     speakers = [{name.split("_")[1] for name in names} for names in run.items.values()]
     assert not speakers[0] & speakers[1]
     assert (run.plan.group, run.history.audits["fine-tune"].ok) == (r"(speaker\d)", True)
@@ -172,7 +172,7 @@ print(served(audio_bytes=tf.constant([open(sys.argv[2], "rb").read()]))["label"]
     with pytest.raises(tf.errors.InvalidArgumentError, match="empty"):
         served.predict_bytes([b""])
     assert cli.main(["evaluate", str(tmp_path / "run"), str(place)]) == 0
-    assert f"{run.final.accuracy:.4f}" in capsys.readouterr().out
+    assert f"{run.final_scores.accuracy:.4f}" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -184,7 +184,7 @@ def test_models_that_take_waves_are_given_them(place, tmp_path):
     savedmodels.reusable(tmp_path / "waves", network, tf.TensorSpec([None, None], tf.float32))
     run = tfft.finetune(tmp_path / "waves", place, plan="linear_probe", cache="memory", export_to=False, verbose=False)
     assert run.model.input.name == "audio"
-    assert run.final.accuracy > run.final.majority
+    assert run.final_scores.accuracy > run.final_scores.majority_baseline
     with pytest.raises(BackboneError, match="takes neither images nor waves"):
         tfft.build(
             tfft.load_backbone(keras.Sequential([keras.Input((3, 4, 5, 6)), keras.layers.Dense(2)])),
@@ -313,7 +313,7 @@ def test_models_of_one_wave_at_a_time_get_a_batch(place, tmp_path, capsys):
     assert labels[0]["label"] == labels[1]["label"]
     assert labels[0]["probability"] == pytest.approx(labels[1]["probability"], abs=1e-5)
     assert cli.main(["evaluate", str(tmp_path / "run"), str(place)]) == 0
-    assert f"{run.final.accuracy:.4f}" in capsys.readouterr().out
+    assert f"{run.final_scores.accuracy:.4f}" in capsys.readouterr().out
 
 
 def test_models_of_a_fixed_number_of_samples_and_with_a_channel(place):
@@ -382,7 +382,7 @@ def test_features_are_another_where_the_picture_is(place, tmp_path):
     head = tfft.heads.classification(splits.train.class_names)
     found = []
     for spec in (splits.train.spec, dataclasses.replace(splits.train.spec, bands=32), splits.train.spec):
-        prefix, _ = tfft.features.split(tfft.build(backbone(), head, audio=spec))
+        prefix, _ = tfft.features.split_frozen(tfft.build(backbone(), head, audio=spec))
         pair = splits.train.waves, splits.train.labels
         found.append(tfft.features.extract(prefix, pair, cache=tmp_path / "cache", verbose=False))
     assert [features.cached for features in found] == [False, False, True]

@@ -22,7 +22,7 @@ from tfft import training
 from tfft.config import Phase
 from tfft.errors import PlanError
 from tfft.modalities.image import from_arrays
-from tfft.training import CheckpointError, Checkpoints, CheckpointStore, Resume
+from tfft.training import CheckpointConfig, CheckpointError, CheckpointStore, Resume
 
 slow_fixtures = ("whole", "all_phases")
 
@@ -74,7 +74,7 @@ def fitted(
     early = keras.callbacks.EarlyStopping("val_loss", patience=2, restore_best_weights=True, min_delta=0.01)
     plateau = keras.callbacks.ReduceLROnPlateau("val_loss", patience=1, factor=0.5, min_delta=0.14)
     own = [early, plateau, counter, average] if callbacks is None else callbacks
-    settings = folder if isinstance(folder, Checkpoints) else Checkpoints(folder, every_steps=1, **more)
+    settings = folder if isinstance(folder, CheckpointConfig) else CheckpointConfig(folder, every_steps=1, **more)
     resume = Resume(settings, [*own, fail or Fail()], epoch=epoch, verbose=False)
     history = model.fit(train, validation_data=held_out, epochs=epochs, callbacks=[resume], verbose=0, shuffle=False)
     state = [v.numpy() for v in [*model.variables, *model.optimizer.variables]]
@@ -131,7 +131,7 @@ def test_a_row_is_in_the_log_once(tmp_path):
         return [keras.callbacks.CSVLogger(tmp_path / name)]
 
     fitted(tmp_path / "a", callbacks=logs("a.csv"))
-    settings = Checkpoints(tmp_path / "b", every_steps=8)
+    settings = CheckpointConfig(tmp_path / "b", every_steps=8)
     with pytest.raises(Power):
         fitted(settings, Fail(21), callbacks=logs("b.csv"))
     assert (tmp_path / "b.csv").read_text().count("\n") == 4
@@ -142,7 +142,7 @@ def test_a_row_is_in_the_log_once(tmp_path):
 
 @pytest.mark.slow
 def test_a_finished_training_that_is_kept_is_not_done_again(tmp_path, whole):
-    settings = Checkpoints(tmp_path / "c", every_steps=1, remove=False)
+    settings = CheckpointConfig(tmp_path / "c", every_steps=1, remove=False)
     assert fitted(settings)[0] == whole
     again, resume, history = fitted(settings, Fail(1))  # no step is made
     assert again[: len(again) - len(history.epoch)] == whole[: len(whole) - len(history.epoch)]
@@ -207,7 +207,7 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path):
 @pytest.mark.slow
 def test_a_signal_saves_within_a_step_and_ends_the_process(tmp_path, whole, capfd):
     """In a step, in a validation, at the end of an epoch; with settings that save nothing else."""
-    settings = Checkpoints(tmp_path / "c", every=1000.0)
+    settings = CheckpointConfig(tmp_path / "c", every=1000.0)
     stops = [
         (signal.SIGTERM, SystemExit, "on_train_batch_end", 8, (1, 2)),
         (signal.SIGINT, KeyboardInterrupt, "on_test_batch_end", 2, (1, 6)),
@@ -285,7 +285,7 @@ def test_a_missing_identity_is_refused(tmp_path):
 
 @pytest.mark.slow
 def test_data_that_ends_too_early_is_told(tmp_path):
-    shorter = Checkpoints(tmp_path / "c", every_steps=1)
+    shorter = CheckpointConfig(tmp_path / "c", every_steps=1)
     with pytest.raises(Power):
         fitted(shorter, Fail(11))
     keras.utils.set_random_seed(4)
@@ -325,15 +325,15 @@ def test_data_that_ends_too_early_is_told(tmp_path):
 )
 def test_settings_out_of_range_are_refused(settings, said):
     with pytest.raises(PlanError, match=said):
-        Checkpoints("c", **settings)
+        CheckpointConfig("c", **settings)
 
 
 # ------------------------------------------------------------------------------------------------ phases
 
 PHASES = (
     Phase("frozen", "none", 2, 1e-2),
-    Phase("top", 1, 3, 1e-2, patience=1, ema=0.8, layer_decay=0.7, mixup=0.2),
-    Phase("all", "all", 2, 3e-3, swa=0.5, schedule="plateau", l2_sp=1e-3, interpolate=True),
+    Phase("top", 1, 3, 1e-2, patience=1, ema_decay=0.8, layer_decay=0.7, mixup_alpha=0.2),
+    Phase("all", "all", 2, 3e-3, swa_fraction=0.5, schedule="plateau", l2_sp=1e-3, interpolate=True),
 )
 
 
@@ -348,7 +348,7 @@ def trained(folder, fail=None, *, phases=PHASES, seed=4, every=1, source=False, 
         arrays = training.FeatureSource((pixels, labels), held_out, batch_size=10, seed=5, cache=None)
         given = {"source": arrays}
     counter, memory = Counter(), {"seen": []}
-    checkpoints = None if folder is None else Checkpoints(folder, every_steps=every, **more)
+    checkpoints = None if folder is None else CheckpointConfig(folder, every_steps=every, **more)
     history = training.train(
         model,
         from_arrays(pixels, labels, **order),
@@ -408,7 +408,11 @@ def test_a_signal_while_the_average_is_in_the_model(tmp_path, all_phases):
 
 @pytest.mark.slow
 def test_a_head_is_solved_and_features_are_computed_once_more(tmp_path):
-    phases = [Phase("solved", "none", 0, 0.0, solve=True), Phase("top", 1, 3, 1e-2), Phase("lora", 1, 2, 1e-2, lora=2)]
+    phases = [
+        Phase("solved", "none", 0, 0.0, head="linear_probe"),
+        Phase("top", 1, 3, 1e-2),
+        Phase("lora", 1, 2, 1e-2, lora_rank=2),
+    ]
     whole = trained(None, phases=phases, source=True)
     assert stopped(tmp_path / "c", Fail(2), Fail(18), Fail(8), run=trained, phases=phases, source=True) == whole
 
@@ -416,7 +420,11 @@ def test_a_head_is_solved_and_features_are_computed_once_more(tmp_path):
 def test_another_plan_is_refused_with_all_differences(tmp_path):
     with pytest.raises(Power):
         trained(tmp_path / "c", Fail(14))
-    other = [PHASES[0], Phase("top", 2, 3, 2e-2, patience=1, ema=0.8, layer_decay=0.7, mixup=0.2), PHASES[2]]
+    other = [
+        PHASES[0],
+        Phase("top", 2, 3, 2e-2, patience=1, ema_decay=0.8, layer_decay=0.7, mixup_alpha=0.2),
+        PHASES[2],
+    ]
     with pytest.raises(PlanError) as caught:
         trained(tmp_path / "c", phases=other, identity={"data": "other"})
     message = str(caught.value)

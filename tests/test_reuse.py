@@ -89,9 +89,9 @@ def _toy() -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.usefixtures("mixed_precision")
 def test_finetune_under_mixed_precision(tmp_path):
     savedmodels.plain_convnet(tmp_path / "net")
-    run = tfft.finetune(tmp_path / "net", _toy(), epochs=1, frozen_epochs=1, image_size=32, verbose=False)
+    run = tfft.finetune(tmp_path / "net", _toy(), epochs=1, head_epochs=1, image_size=32, verbose=False)
     assert run.model.get_layer("dropout").compute_dtype == "float16"
-    assert np.isfinite(run.final.loss)
+    assert np.isfinite(run.final_scores.loss)
 
 
 @pytest.mark.slow
@@ -99,7 +99,7 @@ def test_what_the_first_phase_learned_survives_the_failure_of_the_second(tmp_pat
     backbone = tfft.load_backbone(nested())
     with pytest.raises(PlanError, match="Phase 'fine-tune': the loss became"):
         tfft.finetune(
-            backbone, _toy(), epochs=1, frozen_epochs=1, learning_rate=(1e-3, 1e30), out=tmp_path / "run", verbose=False
+            backbone, _toy(), epochs=1, head_epochs=1, learning_rate=(1e-3, 1e30), out=tmp_path / "run", verbose=False
         )
     model = keras.saving.load_model(tmp_path / "run" / "model.keras")
     assert np.isfinite(model.predict(_toy()[0], verbose=0)).all()
@@ -112,9 +112,9 @@ def test_a_failed_export_does_not_lose_the_model(tmp_path, monkeypatch):
     monkeypatch.setattr("tfft.recipes.fine_tuning.export", full)
     with pytest.raises(TfftError, match="no space left") as caught:
         tfft.finetune(
-            tfft.load_backbone(nested()), _toy(), epochs=0, frozen_epochs=1, export_to=tmp_path / "1", verbose=False
+            tfft.load_backbone(nested()), _toy(), epochs=0, head_epochs=1, export_to=tmp_path / "1", verbose=False
         )
-    assert caught.value.run.final.examples == 4
+    assert caught.value.run.final_scores.examples == 4
 
 
 def test_a_place_that_cannot_be_written_is_told_before_training():

@@ -12,7 +12,13 @@ import pytest
 from tfft import freezing
 from tfft.config import Phase
 from tfft.errors import PlanError
-from tfft.optimizers import ScaledOptimizer, block_factors, carry_slots, optimizer_names, optimizer_of
+from tfft.optimizers import (
+    LayerwiseOptimizer,
+    build_optimizer,
+    layerwise_lr_multipliers,
+    optimizer_names,
+    transfer_slots,
+)
 
 GRAPH = ("adam", "momentum")  # tested as fit does it; the others without tracing, which takes most of the time
 LOW, HIGH = "low/kernel", "high/kernel"
@@ -88,7 +94,7 @@ def test_the_first_update_is_scaled(name):
     # Lamb's step is proportional to the norm of the weights too, which decay changes before it.
     settings = {} if name == "lamb" else {"weight_decay": 0.1}
     plain = moved(train(make_model(), MAKERS[name](**settings)))
-    scaled = moved(train(make_model(), ScaledOptimizer(MAKERS[name](**settings), {LOW: 0.25, HIGH: 3.0})))
+    scaled = moved(train(make_model(), LayerwiseOptimizer(MAKERS[name](**settings), {LOW: 0.25, HIGH: 3.0})))
     for path, factor in {LOW: 0.25, HIGH: 3.0, "mid/kernel": 1.0, "low/bias": 1.0}.items():
         assert np.abs(plain[path]).max() > 1e-3
         # Values are of the size 1, so that a difference of them has an error of about 1e-7.
@@ -104,7 +110,7 @@ def test_the_first_update_is_scaled_to_1e_6_of_itself(name, factor):
     def first(factors) -> np.ndarray:
         model = make_model()
         model.get_layer("high").kernel.assign(np.zeros((5, 2), "float32"))
-        return train(model, ScaledOptimizer(MAKERS[name](), factors))[HIGH]
+        return train(model, LayerwiseOptimizer(MAKERS[name](), factors))[HIGH]
 
     plain = first({})
     assert np.abs(plain).min() > 1e-4
@@ -115,7 +121,7 @@ def test_the_first_update_is_scaled_to_1e_6_of_itself(name, factor):
 @pytest.mark.parametrize("name", MAKERS)
 def test_factor_1_changes_no_bit(name):
     plain = train(make_model(), MAKERS[name](weight_decay=0.1), 2)
-    scaled = train(make_model(), ScaledOptimizer(MAKERS[name](weight_decay=0.1), {}), 2)
+    scaled = train(make_model(), LayerwiseOptimizer(MAKERS[name](weight_decay=0.1), {}), 2)
     assert all(same_bits(plain[path], scaled[path]) for path in plain)
 
 
@@ -127,7 +133,7 @@ def test_a_factor_is_another_rate(name):
     other.learning_rate = float(other.learning_rate) * 0.5
     plain = train(make_model(), other, 3)
     every = {v.path: 0.5 for v in make_model().trainable_variables}
-    scaled = train(make_model(), ScaledOptimizer(MAKERS[name](weight_decay=0.1), every), 3)
+    scaled = train(make_model(), LayerwiseOptimizer(MAKERS[name](weight_decay=0.1), every), 3)
     for path in plain:
         np.testing.assert_allclose(scaled[path], plain[path], rtol=2e-6, atol=1e-6)
 
@@ -140,7 +146,7 @@ def test_factor_0_is_frozen(name, settings):
     frozen.get_layer("low").trainable = False
     expected = train(frozen, MAKERS[name](**settings), 3)
     scaled = make_model()
-    optimizer = ScaledOptimizer(MAKERS[name](**settings), {LOW: 0.0, "low/bias": 0})
+    optimizer = LayerwiseOptimizer(MAKERS[name](**settings), {LOW: 0.0, "low/bias": 0})
     after = train(scaled, optimizer, 3)
     if settings == {"use_ema": True}:
         optimizer.finalize_variable_values(scaled.trainable_variables)
@@ -154,7 +160,7 @@ def test_factor_0_is_frozen(name, settings):
 def test_factor_0_leaves_a_minus_zero_alone():
     model = make_model()
     model.get_layer("low").kernel.assign(np.full((4, 5), -0.0, "float32"))
-    after = train(model, ScaledOptimizer(MAKERS["momentum"](weight_decay=0.1), {LOW: 0}), 3)
+    after = train(model, LayerwiseOptimizer(MAKERS["momentum"](weight_decay=0.1), {LOW: 0}), 3)
     assert same_bits(after[LOW], np.full((4, 5), -0.0, "float32"))
 
 
@@ -165,7 +171,7 @@ def test_clipping_and_collecting_come_before_scaling(settings, steps):
     plain = MAKERS["adam"](**settings, weight_decay=0.1)
     plain.learning_rate = RATE / 2
     every = {v.path: 0.5 for v in make_model().trainable_variables}
-    scaled = ScaledOptimizer(MAKERS["adam"](**settings, weight_decay=0.1), every)
+    scaled = LayerwiseOptimizer(MAKERS["adam"](**settings, weight_decay=0.1), every)
     first, second = train(make_model(), plain, steps), train(make_model(), scaled, steps)
     for path in first:
         np.testing.assert_allclose(second[path], first[path], atol=1e-6)
@@ -174,7 +180,7 @@ def test_clipping_and_collecting_come_before_scaling(settings, steps):
 
 def test_the_moving_average_can_be_swapped_in_and_out():
     model = make_model()
-    optimizer = ScaledOptimizer(MAKERS["adam"](use_ema=True, ema_momentum=0.5), {LOW: 0, HIGH: 0.5})
+    optimizer = LayerwiseOptimizer(MAKERS["adam"](use_ema=True, ema_momentum=0.5), {LOW: 0, HIGH: 0.5})
     model.compile(optimizer, loss="mse")
     callback = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
     model.fit(X, Y, epochs=3, batch_size=4, verbose=0, callbacks=[callback])
@@ -182,7 +188,7 @@ def test_the_moving_average_can_be_swapped_in_and_out():
         np.testing.assert_array_equal(v.numpy(), average.numpy())
         assert same_bits(v.numpy(), start()[v.path]) == (v.path == LOW)
     without = make_model()
-    without.compile(ScaledOptimizer(MAKERS["adam"](), {}), loss="mse")
+    without.compile(LayerwiseOptimizer(MAKERS["adam"](), {}), loss="mse")
     with pytest.raises(ValueError, match="use_ema"):
         without.fit(X, Y, verbose=0, callbacks=[callback])
 
@@ -192,7 +198,10 @@ def test_under_xla():
     plain = moved(train(make_model(), MAKERS["adam"](), run_eagerly=False, jit_compile=True))
     scaled = moved(
         train(
-            make_model(), ScaledOptimizer(MAKERS["adam"](), {LOW: 0.5}, {HIGH: 9}), run_eagerly=False, jit_compile=True
+            make_model(),
+            LayerwiseOptimizer(MAKERS["adam"](), {LOW: 0.5}, {HIGH: 9}),
+            run_eagerly=False,
+            jit_compile=True,
         )
     )
     np.testing.assert_allclose(scaled[LOW], 0.5 * plain[LOW], atol=4e-7)
@@ -200,7 +209,7 @@ def test_under_xla():
 
 def test_loss_scaling_goes_around():
     model = make_model()
-    optimizer = keras.optimizers.LossScaleOptimizer(ScaledOptimizer(MAKERS["sgd"](), {LOW: 0.5, HIGH: 0}))
+    optimizer = keras.optimizers.LossScaleOptimizer(LayerwiseOptimizer(MAKERS["sgd"](), {LOW: 0.5, HIGH: 0}))
     scaled = moved(train(model, optimizer))
     plain = moved(train(make_model(), MAKERS["sgd"]()))
     np.testing.assert_allclose(scaled[LOW], 0.5 * plain[LOW], atol=4e-7)
@@ -212,7 +221,7 @@ def test_loss_scaling_goes_around():
 
 
 def test_variables_rate_and_steps_are_those_of_the_inner_one():
-    plain, scaled = MAKERS["adam"](name="a"), ScaledOptimizer(MAKERS["adam"](name="a"), {LOW: 0.5})
+    plain, scaled = MAKERS["adam"](name="a"), LayerwiseOptimizer(MAKERS["adam"](name="a"), {LOW: 0.5})
     train(make_model(), plain, 3)
     model = make_model()
     train(model, scaled, 3)
@@ -229,7 +238,7 @@ def test_variables_rate_and_steps_are_those_of_the_inner_one():
 
 def test_reduce_on_plateau_sets_the_rate():
     model = make_model()
-    model.compile(ScaledOptimizer(MAKERS["sgd"](), {LOW: 0.5}), loss="mse")
+    model.compile(LayerwiseOptimizer(MAKERS["sgd"](), {LOW: 0.5}), loss="mse")
     callback = keras.callbacks.ReduceLROnPlateau(monitor="loss", factor=0.1, patience=1, min_delta=100.0)
     history = model.fit(X, Y, epochs=4, verbose=0, callbacks=[callback])
     assert history.history["learning_rate"][-1] == pytest.approx(RATE / 100)
@@ -238,10 +247,10 @@ def test_reduce_on_plateau_sets_the_rate():
 def test_schedules_are_read():
     schedule = keras.optimizers.schedules.PiecewiseConstantDecay([1], [RATE, 0.0])
     model = make_model()
-    after_one = train(model, ScaledOptimizer(keras.optimizers.SGD(schedule), {LOW: 0.5}), 2)
+    after_one = train(model, LayerwiseOptimizer(keras.optimizers.SGD(schedule), {LOW: 0.5}), 2)
     model.train_on_batch(X, Y)
     later = values(model)
-    one_more = train(make_model(), ScaledOptimizer(keras.optimizers.SGD(schedule), {LOW: 0.5}), 2)
+    one_more = train(make_model(), LayerwiseOptimizer(keras.optimizers.SGD(schedule), {LOW: 0.5}), 2)
     assert all(same_bits(after_one[p], later[p]) and same_bits(after_one[p], one_more[p]) for p in later)
     with pytest.raises(TypeError, match="not settable"):
         model.optimizer.learning_rate = 0.1
@@ -252,12 +261,12 @@ def test_schedules_are_read():
 def test_saved_and_loaded_it_goes_on_the_same(name, tmp_path: pathlib.Path):
     factors, decay = {LOW: 0.5, "mid/kernel": 0.0}, {"weight_decay": 0.1}
     model = make_model()
-    optimizer = ScaledOptimizer(MAKERS[name](**decay), factors)
+    optimizer = LayerwiseOptimizer(MAKERS[name](**decay), factors)
     optimizer.exclude_from_weight_decay(var_list=[model.get_layer("high").bias])
     train(model, optimizer, 3)
     model.save(tmp_path / "m.keras")
     again = keras.saving.load_model(tmp_path / "m.keras")
-    assert isinstance(again.optimizer, ScaledOptimizer)
+    assert isinstance(again.optimizer, LayerwiseOptimizer)
     assert again.optimizer.factors == factors
     assert int(again.optimizer.iterations) == 3
     for _ in range(2):
@@ -268,18 +277,18 @@ def test_saved_and_loaded_it_goes_on_the_same(name, tmp_path: pathlib.Path):
 
 def test_ages_are_saved_but_a_new_optimizer_of_the_config_has_none(tmp_path: pathlib.Path):
     model = make_model()
-    train(model, ScaledOptimizer(MAKERS["adam"](), {}, {LOW: 5}), 2)
+    train(model, LayerwiseOptimizer(MAKERS["adam"](), {}, {LOW: 5}), 2)
     model.save(tmp_path / "m.keras")
     again = keras.saving.load_model(tmp_path / "m.keras")
     assert again.optimizer._ages.numpy().tolist() == [5, 0, 0, 0, 0, 0]
-    fresh = ScaledOptimizer.from_config(model.optimizer.get_config())
+    fresh = LayerwiseOptimizer.from_config(model.optimizer.get_config())
     fresh.build(model.trainable_variables)
     assert not fresh._ages.numpy().any()
 
 
 def test_unfreezing_a_compiled_model_keeps_the_factors():
     model = make_model()
-    train(model, ScaledOptimizer(MAKERS["sgd"](), {LOW: 0.5, HIGH: 0.25}))
+    train(model, LayerwiseOptimizer(MAKERS["sgd"](), {LOW: 0.5, HIGH: 0.25}))
     freezing.unfreeze(model, 1)
     before = values(model)
     model.train_on_batch(X, Y)
@@ -294,13 +303,13 @@ def test_unfreezing_a_compiled_model_keeps_the_factors():
         (lambda: keras.optimizers.Ftrl(0.1), "Ftrl cannot be scaled: it makes each weight anew"),
         (lambda: keras.optimizers.Adafactor(0.1), "Adafactor cannot be scaled: it bounds its rate"),
         (lambda: keras.optimizers.LossScaleOptimizer(MAKERS["sgd"]()), "loss scaling goes around this"),
-        (lambda: ScaledOptimizer(MAKERS["sgd"](), {}), "it has factors already"),
+        (lambda: LayerwiseOptimizer(MAKERS["sgd"](), {}), "it has factors already"),
         (lambda: "adam", "Expected an optimizer of Keras"),
     ],
 )
 def test_what_cannot_be_scaled_is_refused_by_name(optimizer, words):
     with pytest.raises(PlanError, match=words):
-        ScaledOptimizer(optimizer(), {})
+        LayerwiseOptimizer(optimizer(), {})
 
 
 def test_ftrl_and_adafactor_are_rightly_refused():
@@ -312,34 +321,34 @@ def test_ftrl_and_adafactor_are_rightly_refused():
 
 def test_used_and_foreign_optimizers_are_refused():
     used = MAKERS["sgd"]()
-    ScaledOptimizer(used, {})
+    LayerwiseOptimizer(used, {})
     with pytest.raises(PlanError, match="used before"):
-        ScaledOptimizer(used, {})
+        LayerwiseOptimizer(used, {})
 
     class Mine(keras.optimizers.Optimizer):
         pass
 
     with pytest.raises(PlanError, match="Mine is not known to make steps proportional to its rate. Those that do: SGD"):
-        ScaledOptimizer(Mine(0.1), {})
+        LayerwiseOptimizer(Mine(0.1), {})
 
 
 def test_numbers_and_paths_are_checked_together():
     with pytest.raises(PlanError, match=r"3 problems(.|\n)*'a' must be(.|\n)*'b' must be(.|\n)*age of 'c'"):
-        ScaledOptimizer(MAKERS["sgd"](), {"a": -1, "b": float("nan")}, {"c": 1.5})
+        LayerwiseOptimizer(MAKERS["sgd"](), {"a": -1, "b": float("nan")}, {"c": 1.5})
     with pytest.raises(PlanError, match="Nadam cannot take over slots"):
-        ScaledOptimizer(MAKERS["nadam"](), {}, {"a": 1})
+        LayerwiseOptimizer(MAKERS["nadam"](), {}, {"a": 1})
     model = make_model()
     with pytest.raises(PlanError, match=r"'low/kernal' is no trainable variable. Did you mean 'low/kernel'"):
-        train(model, ScaledOptimizer(MAKERS["sgd"](), {"low/kernal": 0.5}))
+        train(model, LayerwiseOptimizer(MAKERS["sgd"](), {"low/kernal": 0.5}))
     with pytest.raises(PlanError, match="All factors are 0"):
-        train(model, ScaledOptimizer(MAKERS["sgd"](), {v.path: 0 for v in model.trainable_variables}))
+        train(model, LayerwiseOptimizer(MAKERS["sgd"](), {v.path: 0 for v in model.trainable_variables}))
 
 
 # --------------------------------------------------------------------------------------------- carried slots
 
 
-def built(name: str, model: keras.Model, **settings) -> ScaledOptimizer:
-    optimizer = ScaledOptimizer(MAKERS[name](**settings), {})
+def built(name: str, model: keras.Model, **settings) -> LayerwiseOptimizer:
+    optimizer = LayerwiseOptimizer(MAKERS[name](**settings), {})
     optimizer.build(model.trainable_variables)
     return optimizer
 
@@ -352,7 +361,7 @@ def test_phases_with_carried_slots_are_training_without_a_break(name):
     train(model, MAKERS[name](weight_decay=0.1), 2, run_eagerly=name not in GRAPH)
     for steps in (1, 3):  # ages add up
         second = built(name, model, weight_decay=0.1)
-        carried = carry_slots(model.optimizer, second)
+        carried = transfer_slots(model.optimizer, second)
         assert not carried.fresh
         train(model, second, steps, run_eagerly=name not in GRAPH)
     assert set(carried.ages.values()) == {3}
@@ -375,7 +384,7 @@ def test_carrying_with_collected_gradients():
     model = make_model()
     train(model, MAKERS["adam"](**settings), 6)
     second = built("adam", model, **settings)
-    assert set(carry_slots(model.optimizer, second).ages.values()) == {3}
+    assert set(transfer_slots(model.optimizer, second).ages.values()) == {3}
     after = train(model, second, 6)
     assert all(same_bits(whole[path], after[path]) for path in whole)
 
@@ -389,7 +398,7 @@ def test_a_new_variable_starts_with_the_whole_step_beside_carried_ones(name):
     freezing.unfreeze(model, 2)  # this compiles with another optimizer
     before = values(model)
     second = built(name, model, weight_decay=0.0)
-    carried = carry_slots(first, second)
+    carried = transfer_slots(first, second)
     assert sorted(carried.ages.items()) == [("high/bias", 8), (HIGH, 8)]
     assert carried.fresh == ("mid/kernel", "mid/bias")
     assert carried.note == "Adam{} goes on with what it knew of 2 variables; 2 start afresh.".format(
@@ -400,7 +409,7 @@ def test_a_new_variable_starts_with_the_whole_step_beside_carried_ones(name):
     assert step == pytest.approx(np.full((5, 5), RATE), rel=1e-3)  # rate * sign(gradient)
     assert not np.allclose(np.abs(after[HIGH] - before[HIGH]), RATE, rtol=1e-2)  # goes on with its slots
     third = built(name, model, weight_decay=0.0)
-    ages = carry_slots(model.optimizer, third).ages
+    ages = transfer_slots(model.optimizer, third).ages
     assert ages == {HIGH: 9, "high/bias": 9, "mid/kernel": 1, "mid/bias": 1}
 
 
@@ -412,7 +421,7 @@ def test_slots_without_ages_would_be_several_times_too_large():
         model = make_model()
         before = train(model, MAKERS["adam"](), 12)
         second = built("adam", model)
-        carry_slots(model.optimizer, second)
+        transfer_slots(model.optimizer, second)
         if forget:
             second._ages.assign(np.zeros(6, "int64"))
         steps.append(np.linalg.norm(train(model, second)[LOW] - before[LOW]))
@@ -428,9 +437,9 @@ def test_other_objects_of_the_same_path_and_shape_are_matched(tmp_path: pathlib.
     again = keras.saving.load_model(tmp_path / "m.keras")
     inputs = keras.Input((4,))
     other = keras.Model(inputs, keras.layers.Dense(3, name="high")(again.get_layer("low")(inputs)))
-    second = ScaledOptimizer(MAKERS["adam"](), {})
+    second = LayerwiseOptimizer(MAKERS["adam"](), {})
     second.build(other.trainable_variables)
-    carried = carry_slots(model.optimizer, second)
+    carried = transfer_slots(model.optimizer, second)
     assert carried.ages == {LOW: 3, "low/bias": 3}
     assert carried.fresh == (HIGH, "high/bias")  # of another shape
     np.testing.assert_array_equal(second.optimizer._momentums[0].numpy(), model.optimizer._momentums[0].numpy())
@@ -448,7 +457,7 @@ def test_other_objects_of_the_same_path_and_shape_are_matched(tmp_path: pathlib.
 def test_what_is_not_carried_is_said(old, new, words):
     model = make_model()
     train(model, MAKERS[old](), 3)
-    carried = carry_slots(model.optimizer, built(new, model))
+    carried = transfer_slots(model.optimizer, built(new, model))
     assert words in carried.note
     assert not carried.ages
     assert len(carried.fresh) == 6
@@ -458,7 +467,7 @@ def test_variables_made_anew_are_left_out():
     model = make_model()
     train(model, MAKERS["momentum"](), 3)
     second = built("momentum", model)
-    carried = carry_slots(model.optimizer, second, fresh=[HIGH])
+    carried = transfer_slots(model.optimizer, second, fresh=[HIGH])
     assert HIGH in carried.fresh
     assert not second.optimizer.momentums[4].numpy().any()
     assert second.optimizer.momentums[0].numpy().any()
@@ -468,13 +477,13 @@ def test_carrying_at_the_wrong_moment_is_refused():
     model = make_model()
     train(model, MAKERS["adam"](), 2)
     with pytest.raises(PlanError, match=r"call new.build\(variables\)"):
-        carry_slots(model.optimizer, MAKERS["adam"]())
+        transfer_slots(model.optimizer, MAKERS["adam"]())
     plain = MAKERS["adam"]()
     plain.build(model.trainable_variables)
-    with pytest.raises(PlanError, match=r"Give ScaledOptimizer\(keras.optimizers.Adam"):
-        carry_slots(model.optimizer, plain)
+    with pytest.raises(PlanError, match=r"Give LayerwiseOptimizer\(keras.optimizers.Adam"):
+        transfer_slots(model.optimizer, plain)
     with pytest.raises(PlanError, match="made 2 steps already"):
-        carry_slots(plain, model.optimizer)
+        transfer_slots(plain, model.optimizer)
 
 
 # -------------------------------------------------------------------------------------------- factors of blocks
@@ -482,7 +491,7 @@ def test_carrying_at_the_wrong_moment_is_refused():
 
 def test_factors_decay_from_the_head_down(tiny_model):
     freezing.unfreeze(tiny_model, "all")
-    factors = block_factors(tiny_model, layer_decay=0.5)
+    factors = layerwise_lr_multipliers(tiny_model, layer_decay=0.5)
     assert sorted(factors) == sorted(v.path for v in tiny_model.trainable_variables)
     expected = {"block0_conv/kernel": 0.125, "block1_conv/kernel": 0.25, "block2_conv/kernel": 0.5}
     assert {path: factors[path] for path in expected} == expected
@@ -491,14 +500,14 @@ def test_factors_decay_from_the_head_down(tiny_model):
 
 def test_a_block_has_the_same_factor_whichever_others_train(tiny_model):
     freezing.unfreeze(tiny_model, "block1")
-    factors = block_factors(tiny_model, layer_decay=0.5)
+    factors = layerwise_lr_multipliers(tiny_model, layer_decay=0.5)
     assert sorted(factors) == sorted(v.path for v in tiny_model.trainable_variables)
     assert factors["block1_conv/kernel"] == 0.25
     assert not any(path.startswith("block2") for path in factors)
 
 
 def test_a_model_without_a_backbone_ends_in_its_head():
-    factors = block_factors(make_model(), layer_decay=0.5)
+    factors = layerwise_lr_multipliers(make_model(), layer_decay=0.5)
     assert factors == {
         LOW: 0.25, "low/bias": 0.25, "mid/kernel": 0.5, "mid/bias": 0.5, HIGH: 1.0, "high/bias": 1.0,
     }  # fmt: skip
@@ -516,7 +525,7 @@ def test_variables_of_a_subclass_are_covered_too():
 
     model = Mine()
     model(X)
-    factors = block_factors(model, layer_decay=0.5)
+    factors = layerwise_lr_multipliers(model, layer_decay=0.5)
     assert sorted(factors) == sorted(v.path for v in model.trainable_variables)
 
 
@@ -529,14 +538,14 @@ def test_variables_of_a_subclass_are_covered_too():
     ],
 )
 def test_rates_by_name_shell_pattern_and_expression(pattern, paths):
-    plain, factors = block_factors(make_model(), layer_decay=0.5), None
-    factors = block_factors(make_model(), layer_decay=0.5, rates={pattern: 3.0})
+    plain, factors = layerwise_lr_multipliers(make_model(), layer_decay=0.5), None
+    factors = layerwise_lr_multipliers(make_model(), layer_decay=0.5, lr_multipliers={pattern: 3.0})
     assert factors == {path: value * (3.0 if path in paths else 1.0) for path, value in plain.items()}
 
 
 def test_everything_wrong_with_rates_is_in_one_message():
     with pytest.raises(PlanError) as caught:
-        block_factors(make_model(), layer_decay=1.5, rates={"hihg": 2, "low": -1, "l.*": 2, "(": 1})
+        layerwise_lr_multipliers(make_model(), layer_decay=1.5, lr_multipliers={"hihg": 2, "low": -1, "l.*": 2, "(": 1})
     message = str(caught.value)
     for words in (
         "5 problems", "'hihg' matches no block. Did you mean 'high'?", "the rate of 'low' must be", "'(' matches no",
@@ -553,9 +562,9 @@ def test_one_path_with_two_rates_is_refused():
     inputs = keras.Input((4,))
     model = keras.Model(inputs, part(part(inputs)))
     assert [v.path for v in model.trainable_variables] == ["same/kernel", "same/bias"] * 2
-    assert len(block_factors(model)) == 2
+    assert len(layerwise_lr_multipliers(model)) == 2
     with pytest.raises(PlanError, match="same path, so they cannot have different rates: same/kernel"):
-        block_factors(model, layer_decay=0.5)
+        layerwise_lr_multipliers(model, layer_decay=0.5)
 
 
 # ------------------------------------------------------------------------------------- the optimizer of a phase
@@ -569,7 +578,7 @@ def phase(**settings) -> Phase:
 @pytest.mark.parametrize("name", optimizer_names())
 def test_every_optimizer_of_keras_can_be_named(name):
     model = make_model()
-    optimizer = optimizer_of(phase(optimizer=name), model, 10)
+    optimizer = build_optimizer(phase(optimizer=name), model, 10)
     assert type(optimizer).__name__.lower() == name
     before = values(model)
     after = train(model, optimizer)
@@ -577,13 +586,13 @@ def test_every_optimizer_of_keras_can_be_named(name):
 
 
 def test_settings_of_the_phase_arrive():
-    optimizer = optimizer_of(
-        phase(optimizer="SGD", clip_norm=2.0, weight_decay=0.1, schedule="plateau"), make_model(), 9
+    optimizer = build_optimizer(
+        phase(optimizer="SGD", global_clipnorm=2.0, weight_decay=0.1, schedule="plateau"), make_model(), 9
     )
     assert (optimizer.momentum, optimizer.nesterov) == (0.9, False)
     assert (optimizer.global_clipnorm, optimizer.weight_decay) == (2.0, 0.1)
     assert float(optimizer.learning_rate) == pytest.approx(0.01)
-    assert not isinstance(optimizer, ScaledOptimizer)
+    assert not isinstance(optimizer, LayerwiseOptimizer)
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "muon"])
@@ -591,7 +600,7 @@ def test_without_weight_decay_nothing_decays(name):
     """AdamW and Muon of Keras decay by 0.004 unless told otherwise."""
     model = make_model()
     before = values(model)
-    model.compile(optimizer_of(phase(optimizer=name), model, 10))
+    model.compile(build_optimizer(phase(optimizer=name), model, 10))
     zeros = [keras.ops.zeros_like(v) for v in model.trainable_variables]
     model.optimizer.apply(zeros, model.trainable_variables)
     assert all(same_bits(before[path], value) for path, value in values(model).items())
@@ -600,7 +609,7 @@ def test_without_weight_decay_nothing_decays(name):
 @pytest.mark.parametrize("settings", [{}, {"layer_decay": 0.5}])
 def test_weight_decay_spares_biases_and_normalisation(tiny_model, settings):
     freezing.unfreeze(tiny_model, "all", batch_norm="train")
-    optimizer = optimizer_of(phase(optimizer="adamw", weight_decay=0.5, **settings), tiny_model, 10)
+    optimizer = build_optimizer(phase(optimizer="adamw", weight_decay=0.5, **settings), tiny_model, 10)
     for v in tiny_model.trainable_variables:
         v.assign(keras.ops.ones(v.shape))
     before = {v.path: v.numpy() for v in tiny_model.trainable_variables}
@@ -616,7 +625,7 @@ def test_weight_decay_spares_biases_and_normalisation(tiny_model, settings):
 def test_a_bias_of_two_dimensions_is_spared_too():
     inputs = keras.Input((3, 4))
     model = keras.Model(inputs, keras.layers.MultiHeadAttention(2, 3)(inputs, inputs))
-    optimizer = optimizer_of(phase(optimizer="adamw", weight_decay=0.5), model, 10)
+    optimizer = build_optimizer(phase(optimizer="adamw", weight_decay=0.5), model, 10)
     for v in model.trainable_variables:
         v.assign(keras.ops.ones(v.shape))
     optimizer.apply([keras.ops.zeros_like(v) for v in model.trainable_variables], model.trainable_variables)
@@ -635,24 +644,26 @@ def test_a_gain_of_one_dimension_is_spared_whatever_it_is_called():
 
     inputs = keras.Input((4,))
     model = keras.Model(inputs, Gain()(keras.layers.Dense(2)(inputs)))
-    optimizer = optimizer_of(phase(optimizer="sgd", weight_decay=0.5), model, 10)
+    optimizer = build_optimizer(phase(optimizer="sgd", weight_decay=0.5), model, 10)
     assert [optimizer._use_weight_decay(v.value) for v in model.trainable_variables] == [True, False, False]
 
 
 def test_it_is_wrapped_where_it_has_to_be():
-    assert isinstance(optimizer_of(phase(layer_decay=0.9), make_model(), 9), ScaledOptimizer)
-    assert isinstance(optimizer_of(phase(), make_model(), 9, wrapped=True), ScaledOptimizer)
-    assert type(optimizer_of(phase(), make_model(), 9)) is keras.optimizers.Adam
+    assert isinstance(build_optimizer(phase(layer_decay=0.9), make_model(), 9), LayerwiseOptimizer)
+    assert isinstance(build_optimizer(phase(), make_model(), 9, wrapped=True), LayerwiseOptimizer)
+    assert type(build_optimizer(phase(), make_model(), 9)) is keras.optimizers.Adam
 
 
 def test_everything_wrong_with_a_phase_is_in_one_message():
     with pytest.raises(PlanError) as caught:
-        optimizer_of(
-            phase(optimizer="admaw", schedule="cosin", weight_decay=-1, clip_norm=0, rates={"x": 1}), make_model(), 0
+        build_optimizer(
+            phase(optimizer="admaw", schedule="cosin", weight_decay=-1, global_clipnorm=0, lr_multipliers={"x": 1}),
+            make_model(),
+            0,
         )
     message = str(caught.value)
     for words in (
         "no optimizer 'admaw'. Did you mean 'adamw'", "no schedule 'cosin'. Did you mean 'cosine'", "weight_decay must",
-        "clip_norm must", "'x' matches no block", "at least one step",
+        "global_clipnorm must", "'x' matches no block", "at least one step",
     ):  # fmt: skip
         assert words in message

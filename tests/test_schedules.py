@@ -10,14 +10,14 @@ import pytest
 
 from tfft.config import Phase
 from tfft.errors import PlanError
-from tfft.optimizers import SCHEDULES, PiecewiseSchedule, schedule_of
+from tfft.optimizers import SCHEDULES, PiecewiseSchedule, build_schedule
 
 PEAK = 0.5
 SCHEDULED = [name for name in SCHEDULES if name != "plateau"]
 
 
 def rates(name: str, steps: int, warmup: float = 0.1, beyond: int = 0) -> np.ndarray:
-    schedule = schedule_of(Phase("p", 1, 1, PEAK, warmup=warmup, schedule=name), steps)
+    schedule = build_schedule(Phase("p", 1, 1, PEAK, warmup=warmup, schedule=name), steps)
     return np.array([float(schedule(step)) for step in range(steps + beyond)])
 
 
@@ -107,7 +107,7 @@ def test_after_the_last_step_the_rate_stays(name):
 
 
 def test_plateau_is_a_number_that_a_callback_can_set():
-    rate = schedule_of(Phase("p", 1, 1, 0.25, schedule="plateau"), 100)
+    rate = build_schedule(Phase("p", 1, 1, 0.25, schedule="plateau"), 100)
     assert rate == 0.25
     optimizer = keras.optimizers.SGD(rate)
     optimizer.learning_rate = 0.125
@@ -116,7 +116,7 @@ def test_plateau_is_a_number_that_a_callback_can_set():
 
 @pytest.mark.parametrize("name", SCHEDULED)
 def test_config_round_trip(name):
-    schedule = schedule_of(Phase("p", 1, 1, PEAK, schedule=name), 40)
+    schedule = build_schedule(Phase("p", 1, 1, PEAK, schedule=name), 40)
     again = keras.optimizers.schedules.deserialize(keras.optimizers.schedules.serialize(schedule))
     assert type(again) is type(schedule)
     assert [float(again(k)) for k in range(45)] == [float(schedule(k)) for k in range(45)]
@@ -124,7 +124,7 @@ def test_config_round_trip(name):
 
 @pytest.mark.parametrize("name", SCHEDULED)
 def test_training_goes_on_at_the_same_rate_after_saving(name, tmp_path: pathlib.Path):
-    schedule = schedule_of(Phase("p", 1, 1, PEAK, schedule=name), 12)
+    schedule = build_schedule(Phase("p", 1, 1, PEAK, schedule=name), 12)
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     model.compile(keras.optimizers.SGD(schedule), loss="mse")
     x, y = np.ones((4, 2), "float32"), np.ones((4, 1), "float32")
@@ -142,12 +142,12 @@ def test_training_goes_on_at_the_same_rate_after_saving(name, tmp_path: pathlib.
 
 def test_unknown_name():
     with pytest.raises(PlanError, match=r"no schedule 'one-cycle'. Did you mean 'one_cycle'\? Schedules: cosine, "):
-        schedule_of(Phase("p", 1, 1, PEAK, schedule="one-cycle"), 10)
+        build_schedule(Phase("p", 1, 1, PEAK, schedule="one-cycle"), 10)
 
 
 def test_no_step():
     with pytest.raises(PlanError, match="at least one step, got 0"):
-        schedule_of(Phase("p", 1, 1, PEAK), 0)
+        build_schedule(Phase("p", 1, 1, PEAK), 0)
 
 
 @pytest.mark.parametrize(

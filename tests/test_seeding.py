@@ -22,9 +22,9 @@ def squares(n=48):
 
 @pytest.mark.slow
 def test_seeds_give_a_mean_a_spread_and_a_folder_each(tmp_path):
-    settings = {**FAST, "unfreeze": "none", "frozen_epochs": "auto", "learning_rate": "auto"}
+    settings = {**FAST, "unfreeze": "none", "head_epochs": "auto", "learning_rate": "auto"}
     runs = finetune_seeds(backbone(), squares(), seeds=2, out=tmp_path / "seeds", **settings)
-    values = [row.final.value for row in runs.rows]
+    values = [row.final_scores.value for row in runs.rows]
     assert runs.mean == pytest.approx(np.mean(values))
     assert runs.spread == pytest.approx(np.std(values, ddof=1))
     assert f"{runs.mean:.4f} ± {runs.spread:.4f}" in str(runs)

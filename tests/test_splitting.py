@@ -141,7 +141,7 @@ def test_cross_validation_holds_each_example_out_once(tmp_path):
     common = {"plan": "linear_probe", "cache": "memory", "verbose": False}
     found = tfft.cross_validate(backbone(), root, folds=3, out=tmp_path / "out", **common)
     assert [row.seed for row in found.rows] == [1, 2, 3]
-    assert sum(row.final.examples for row in found.rows) == len(seen)
+    assert sum(row.final_scores.examples for row in found.rows) == len(seen)
     assert "over 3 folds" in str(found)
     assert (tmp_path / "out" / "fold-3" / "split.csv").is_file()
     with pytest.raises(PlanError, match="validation belong to a single run"):

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from tfft.errors import PlanError
-from tfft.optimizers import ScaledOptimizer, carry_slots
+from tfft.optimizers import LayerwiseOptimizer, transfer_slots
 from tfft.training.checkpoint.callback_state import CallbackStates
 from tfft.training.checkpoint.fingerprint import differences, facts
 from tfft.training.checkpoint.serialization import UnpackableError, pack, unpack
@@ -285,7 +285,7 @@ def test_an_optimizer_of_an_earlier_phase_is_made_again_with_its_slots(scaled):
     model = network(optimizer="sgd")
     schedule = keras.optimizers.schedules.CosineDecay(1e-2, 20)
     old = keras.optimizers.Adam(schedule) if scaled else keras.optimizers.SGD(schedule, momentum=0.9)
-    old = ScaledOptimizer(old, {model.trainable_variables[0].path: 0.5}) if scaled else old
+    old = LayerwiseOptimizer(old, {model.trainable_variables[0].path: 0.5}) if scaled else old
     model.compile(old, loss="mse")
     model.fit(batches(), epochs=2, verbose=0, shuffle=False)
     arrays = {}
@@ -294,9 +294,9 @@ def test_an_optimizer_of_an_earlier_phase_is_made_again_with_its_slots(scaled):
     found = []
     for source in (old, again):
         new = keras.optimizers.Adam(1e-3) if scaled else keras.optimizers.SGD(1e-3, momentum=0.9)
-        new = ScaledOptimizer(new, {}) if scaled else new
+        new = LayerwiseOptimizer(new, {}) if scaled else new
         new.build(model.trainable_variables)
-        assert len(carry_slots(source, new).ages) == len(model.trainable_variables)
+        assert len(transfer_slots(source, new).ages) == len(model.trainable_variables)
         found.append([np.array(v).tobytes() for v in new.variables if "learning_rate" not in v.path])
     assert found[0] == found[1]
 

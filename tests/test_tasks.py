@@ -53,7 +53,7 @@ def test_a_task_from_outside_trains_evaluates_saves_and_exports(ordinal, tmp_pat
     dataset = tf.data.Dataset.from_tensor_slices((images, labels)).batch(16)
     scores = evaluate(model, dataset)
     assert scores.value < 0.3
-    assert scores.line.startswith("mean absolute error")
+    assert scores.summary.startswith("mean absolute error")
     with pytest.raises(DataError, match="grades from 0 to 3"):
         evaluate(model, dataset.map(lambda x, y: (x, y + 1)))
 
@@ -94,7 +94,7 @@ def test_a_task_from_outside_reads_labels_and_changes_plans(ordinal):
     assert plan.dropout == 0.0
     assert plan.reasons["dropout"] == "0: grades are learned without"
     assert plan.name == "lp_ft"  # few_shot computes a head
-    assert not any(phase.solve for phase in plan.phases)
+    assert not any(phase.solves_head for phase in plan.phases)
     with pytest.raises(PlanError, match="which the task ordinal does not have"):
         tfft.plans.recommend(
             tfft.plans.DatasetStats(examples=600, classes=4, blocks=5),
@@ -156,8 +156,8 @@ def test_the_old_name_of_token_classification_still_reads():
            "confusion": None, "metric": "accuracy", "majority": None, "measures": {}}  # fmt: skip
     scores = Scores.from_dict(old)
     assert scores.task == "token_classification"
-    assert "3 sentences" in scores.line
-    assert Scores.from_dict(scores.to_dict()).line == scores.line
+    assert "3 sentences" in scores.summary
+    assert Scores.from_dict(scores.to_dict()).summary == scores.summary
 
 
 def test_binary_is_asked_for_and_never_guessed():

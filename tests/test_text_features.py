@@ -22,7 +22,7 @@ from tfft.freezing import unfreeze
 from tfft.layers.tokenize import Tokenize
 from tfft.specs import TextSpec
 from tfft.training import FeatureSource, train
-from tfft.training.suffix import reduce, solve
+from tfft.training.suffix import build_suffix, solve
 
 pytestmark = pytest.mark.text
 
@@ -98,7 +98,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def parts(model):
-    return features.split(model)
+    return features.split_frozen(model)
 
 
 @pytest.fixture
@@ -143,7 +143,7 @@ def test_rows_come_padded_to_the_longest_of_those_asked_for():
 @pytest.mark.parametrize("pair", [False, True])
 def test_the_suffix_goes_on_where_the_prefix_ends(last, pair):
     model = made(last, pair)
-    prefix, suffix = features.split(model)
+    prefix, suffix = features.split_frozen(model)
     texts = tf.constant(TEXTS[:7])
     inputs = {"text": texts, "text_pair": texts[::-1]} if pair else texts
     np.testing.assert_allclose(suffix(prefix(inputs)), model(inputs), atol=1e-6)
@@ -171,7 +171,7 @@ def test_texts_are_cut_in_the_input_pipeline(parts):
 
 def test_dropout_in_what_is_frozen_is_refused_by_split(model):
     with pytest.raises(BackboneError, match=r"'layer_0_dropout' draws random numbers.*ignore_dropout=True"):
-        features.split(made(dropout=0.5))
+        features.split_frozen(made(dropout=0.5))
 
 
 # --- computed by length, kept without padding --------------------------------------------------------------------
@@ -214,7 +214,7 @@ def test_texts_of_similar_length_are_computed_together(parts, narrow):
 
 def test_pairs_of_texts(narrow):
     model = made(pair=True)
-    prefix, suffix = features.split(model)
+    prefix, suffix = features.split_frozen(model)
     both = {"text_pair": TEXTS[::-1], "text": list(TEXTS)}
     found = get(prefix, (both, LABELS))
     x, y = next(iter(found.dataset(24)))
@@ -261,7 +261,7 @@ def test_a_solved_head_takes_one_row_per_text():
     prefix, _ = features.split_head(model)
     found = get(prefix, batch_size=4)
     np.testing.assert_allclose(found.arrays, prefix.predict(TEXTS, verbose=0), atol=2e-6)
-    phases = [Phase("frozen", "none", 0, 0.0, solve=True)]
+    phases = [Phase("frozen", "none", 0, 0.0, head="linear_probe")]
     dataset = tf.data.Dataset.from_tensor_slices((TEXTS.astype(str), LABELS)).batch(8)
     history = train(model, dataset, None, phases, source=FeatureSource((TEXTS, LABELS), cache=None), verbose=False)
     assert history.rows[0]["accuracy"] > 0.5
@@ -272,7 +272,7 @@ def test_a_solved_head_takes_one_row_per_text():
 
 def test_found_again_on_disk(parts, narrow, tmp_path):
     first = get(parts[0], cache=tmp_path, batch_size=2)
-    again = get(features.split(made())[0], cache=tmp_path)  # opened again: other names, the same values
+    again = get(features.split_frozen(made())[0], cache=tmp_path)  # opened again: other names, the same values
     assert (first.cached, again.cached) == (False, True)
     for found in (first, again):
         check_rows(found, parts[0])
@@ -317,8 +317,8 @@ def test_other_texts_pairs_and_tokenizers_are_others(parts, tmp_path):
     changed[3] = "x"
     assert not found(data=(changed, LABELS))
     assert not found(data=(TEXTS[::-1], LABELS[::-1]))
-    assert not found(features.split(made(salt=1))[0])
-    prefix, _ = features.split(made(pair=True))
+    assert not found(features.split_frozen(made(salt=1))[0])
+    prefix, _ = features.split_frozen(made(pair=True))
     both = {"text": TEXTS, "text_pair": TEXTS[::-1]}
     assert [found(prefix, both), found(prefix, dict(reversed(both.items())))] == [False, True]
     assert not found(prefix, {"text": TEXTS[::-1], "text_pair": TEXTS})
@@ -335,7 +335,9 @@ def test_another_vocabulary_is_another_tokenizer(tmp_path):
         own = backbone()
         tokens = Tokenize(packer, {"ids": "token_ids", "mask": "padding_mask"}, "mask", 16)
         own = Backbone("words", own.model, "test", None, (), tokens, own.text_spec)
-        return features.split(unfreeze(model := tfft.build(own, heads.classification(["a", "b"])), 1) or model)[0]
+        return features.split_frozen(unfreeze(model := tfft.build(own, heads.classification(["a", "b"])), 1) or model)[
+            0
+        ]
 
     words = ["good", "bad", "film", "very", "long"]
     texts = ["good film", "bad", "a very very long film"]
@@ -422,21 +424,21 @@ def test_what_is_frozen_runs_without_its_dropout_and_it_is_said():
 def test_statistics_that_move_are_not_cached():
     model = made(norm=0)
     statistics = next(layer for layer in model._flatten_layers() if layer.name == "layer_0_statistics")
-    assert not isinstance(reduce(model, SOURCE, None, verbose=False), str)
+    assert not isinstance(build_suffix(model, SOURCE, None, verbose=False), str)
     statistics.trainable = True
     for variable in (statistics.gamma, statistics.beta):
         variable.trainable = False
-    assert "statistics move" in reduce(model, SOURCE, None, verbose=False)
+    assert "statistics move" in build_suffix(model, SOURCE, None, verbose=False)
 
 
 def test_a_model_that_looks_at_padding_is_trained_whole():
-    why = reduce(made(see_padding=True), SOURCE, None, verbose=False)
+    why = build_suffix(made(see_padding=True), SOURCE, None, verbose=False)
     assert "looks at the padding behind the end of a text" in why
 
 
 def test_features_that_would_fill_the_disk_are_not_kept(monkeypatch, tmp_path):
     monkeypatch.setattr("tfft.training.suffix._SHARE_OF_DISK", 1e-12)
-    why = reduce(made(), FeatureSource((TEXTS, LABELS), cache=tmp_path), None, verbose=False)
+    why = build_suffix(made(), FeatureSource((TEXTS, LABELS), cache=tmp_path), None, verbose=False)
     assert "shorter texts" in why
     assert list(tmp_path.iterdir()) == []
 
@@ -450,7 +452,7 @@ def test_what_is_no_text_is_named(parts):
     with pytest.raises(DataError, match="text must be string, received int64"):
         get(parts[0], np.arange(3))
     with pytest.raises(DataError, match="takes 2 inputs"):
-        get(features.split(made(pair=True))[0], TEXTS)
+        get(features.split_frozen(made(pair=True))[0], TEXTS)
 
 
 def test_a_result_that_is_as_wide_as_it_is_long_is_refused(model):

@@ -60,7 +60,7 @@ def test_texts_of_new_authors_decide_how_much_trains(tmp_path):
 
 
 def test_it_learns_is_audited_and_says_what_it_did(run, place):
-    assert run.final.accuracy >= 0.9 > run.final.majority
+    assert run.final_scores.accuracy >= 0.9 > run.final_scores.majority_baseline
     assert run.class_names == ("bad", "good")
     assert not any(report.frozen_moved for report in run.history.audits.values())
     assert (run.plan.task, run.plan.text, run.plan.label) == ("classification", "review", "stars")
@@ -114,13 +114,13 @@ def test_numbers_and_several_labels(place):
     stars = [4.5 if y == "good" else 1.25 for y in labels]
     how = {"epochs": 8, "learning_rate": 1e-2, "unfreeze": "all", **QUICK}
     run = tfft.finetune(place / "bert", (texts, stars), **how)
-    assert (run.plan.task, run.final.metric) == ("regression", "mean_absolute_error")
+    assert (run.plan.task, run.final_scores.metric) == ("regression", "mean_absolute_error")
     assert run.plan.dropout == 0
-    assert run.final.value < 1.0  # always saying the mean is wrong by 1.6
+    assert run.final_scores.value < 1.0  # always saying the mean is wrong by 1.6
     several = [f"{y}|{'film' if 'film' in t else 'other'}" for t, y in zip(texts, labels, strict=True)]
     run = tfft.finetune(place / "bert", (texts, several), separator="|", **how)
     assert (run.plan.task, run.class_names) == ("multilabel", ("bad", "film", "good", "other"))
-    assert run.final.accuracy > 0.8
+    assert run.final_scores.accuracy > 0.8
 
 
 @pytest.mark.slow

@@ -317,14 +317,14 @@ def test_a_run_by_name(tmp_path, capsys):
     run = tfft.finetune(backbone(), "tfds:tiny", out=tmp_path / "run", export_to=False, unfreeze=1, **QUICK)
     assert run.plan.data == "tfds:tiny:1.0.0"
     assert run.class_names == tuple(COLOURS)
-    assert run.final.accuracy > 0.8
+    assert run.final_scores.accuracy > 0.8
     rows = (tmp_path / "run" / "split.csv").read_text().splitlines()[1:]
     assert len(rows) == 30
     assert all(row.split("/")[0] in COLOURS and "__" in row for row in rows)
     capsys.readouterr()
     assert cli.main(["evaluate", str(tmp_path / "run"), "tfds:tiny", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["accuracy"] == run.final.accuracy
+    assert found["accuracy"] == run.final_scores.accuracy
     assert found["data"].startswith("held-out examples: the split in ")
     store(squares(), "other", train=pictures(9, start=80))
     capsys.readouterr()
@@ -334,8 +334,8 @@ def test_a_run_by_name(tmp_path, capsys):
     copy = local_copy("tfds:tiny")
     assert cli.main(["evaluate", str(tmp_path / "run"), str(copy.source / "test"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["examples"] == 6
-    again = tfft.recipes.repeat(tmp_path / "run" / "plan.yaml", backbone=backbone(), cache="memory", verbose=False)
-    assert again.final.to_dict() == run.final.to_dict()
+    again = tfft.recipes.rerun(tmp_path / "run" / "plan.yaml", backbone=backbone(), cache="memory", verbose=False)
+    assert again.final_scores.to_dict() == run.final_scores.to_dict()
 
 
 @pytest.mark.slow
@@ -348,7 +348,7 @@ def test_classes_with_slashes_are_learned_and_measured(tmp_path):
         if source == "tfds:again":
             store(squares(names), "again", train=pictures(9, names, start=40))
         dataset, _, _ = labelled_data(tfft.load_run(tmp_path / "run"), source)
-        assert tfft.evaluate(run.model, dataset).accuracy == run.final.accuracy
+        assert tfft.evaluate(run.model, dataset).accuracy == run.final_scores.accuracy
 
 
 def test_check_by_name(capsys):

@@ -323,11 +323,11 @@ def test_a_file_becomes_a_run_that_tags_words_on_the_command_line(tmp_path, caps
     folder = tmp_path / "run"
     done = tfft.finetune(
         tagging_models.bert(), file, task="token_classification", text="words", label="ner", unfreeze="all", epochs=9,
-        frozen_epochs=1, learning_rate=3e-3, dropout=0.0, out=folder, verbose=False,
+        head_epochs=1, learning_rate=3e-3, dropout=0.0, out=folder, verbose=False,
     )  # fmt: skip
     assert done.final.metric == "f1"
     assert done.final.value >= 0.95 > 0.6 > done.frozen.value
-    assert [phase.solve for phase in done.plan.phases] == [False, False]
+    assert [phase.solves_head for phase in done.plan.phases] == [False, False]
     assert done.export.largest_difference < 1e-5
     capsys.readouterr()
     assert main(["predict", str(folder / "export" / "1"), "--text", "mr  kana saw lodo in mina"]) == 0
@@ -448,9 +448,9 @@ def test_scores_are_those_counted_by_hand():
     assert scores.examples == 4
     assert [(row.name, row.examples, row.predicted) for row in scores.per_class] == [("A", 2, 3), ("B", 2, 1)]
     assert scores.interval == f1_interval([[2, 2, 2], [1, 1, 1], [0, 1, 1], [0, 0, 0]])
-    assert scores.majority is None
-    assert "entity f1 0.7500 (95 % interval" in scores.line
-    assert "4 sentences), accuracy of words 0.6667" in scores.line
+    assert scores.majority_baseline is None
+    assert "entity f1 0.7500 (95 % interval" in scores.summary
+    assert "4 sentences), accuracy of words 0.6667" in scores.summary
     assert "per type of entity" in str(scores)
     again = Scores.from_dict(json.loads(json.dumps(scores.to_dict())))
     assert str(again) == str(scores)
@@ -480,7 +480,7 @@ def test_tags_without_o_and_prefixes_are_scored_as_words():
     assert scores.metric == "accuracy"
     assert scores.value == scores.accuracy == 3 / 4
     assert scores.interval == wilson_interval(3, 4)
-    assert scores.majority == 1 / 2
+    assert scores.majority_baseline == 1 / 2
     assert scores.most_confused == [("VERB", "NOUN", 1)]
     assert Scores.from_dict(json.loads(json.dumps(scores.to_dict()))).to_dict() == scores.to_dict()
 

@@ -11,7 +11,7 @@ from tfft import heads
 from tfft.config import Phase
 from tfft.errors import AuditError, BlockError, DataError, PlanError
 from tfft.freezing import audit
-from tfft.optimizers import schedule_of
+from tfft.optimizers import build_schedule
 from tfft.training import History, train, train_phase
 
 
@@ -253,7 +253,7 @@ def test_a_plain_keras_model_is_trained_with_a_loss_given():
 
 @pytest.mark.parametrize(("warmup", "steps"), [(0.1, 100), (0.0, 10), (0.9, 2), (0.5, 1)])
 def test_the_rate_rises_to_its_peak_and_falls_and_is_never_zero(warmup, steps):
-    schedule = schedule_of(Phase("p", 1, 1, 0.5, warmup=warmup), steps)
+    schedule = build_schedule(Phase("p", 1, 1, 0.5, warmup=warmup), steps)
     rates = np.array([float(schedule(step)) for step in range(steps)])
     peak = int(rates.argmax())
     assert (rates > 0).all()

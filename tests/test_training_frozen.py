@@ -16,7 +16,7 @@ from tfft.training import FeatureSource, train
 
 SPEC = InputSpec(32, 32, value_range=(-1.0, 1.0), source="the test")
 PHASES = (Phase("frozen", "none", 2, 1e-2), Phase("fine-tune", 1, 3, 1e-2))
-LP_FT = (Phase("frozen", "none", 0, 0.0, solve=True), PHASES[1])
+LP_FT = (Phase("frozen", "none", 0, 0.0, head="linear_probe"), PHASES[1])
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +174,7 @@ def models_like(model):
 @pytest.mark.slow
 def test_a_solved_phase_has_a_frozen_backbone(splits, tiny_model):
     with pytest.raises(PlanError, match="the head is solved, so unfreeze must be 'none', got 2"):
-        run(tiny_model, splits, [Phase("frozen", 2, 0, 0.0, solve=True)], cached=True)
+        run(tiny_model, splits, [Phase("frozen", 2, 0, 0.0, head="linear_probe")], cached=True)
 
 
 @pytest.mark.slow

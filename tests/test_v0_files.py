@@ -23,6 +23,7 @@ from v0_cases import FIXTURES, _determinism_ends  # noqa: F401
 
 import tfft
 from tfft.cli import main
+from tfft.config import current_names
 
 PLACE = "/place"
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
@@ -137,7 +138,7 @@ def plain(value):
 
 def check_plan(plan, path, without=()):
     """Every field in the file has its value in the plan; of phases the file holds what is not the default."""
-    values, found = yaml.safe_load(path.read_text()), plain(plan)
+    values, found = current_names(yaml.safe_load(path.read_text())), plain(plan)
     assert len(values) > 30
     for name in values.keys() - {"phases", *without}:
         known = tfft.registry.task_name(values[name]) if name == "task" else values[name]  # tasks were renamed
@@ -156,7 +157,7 @@ def test_a_run_is_read_and_measures_as_it_did(name, place, capsys):
     weights_are(run.model, known, "weights_", rtol=0, atol=0)
     check_plan(run.plan, folder / "plan.yaml")
     metrics = json.loads((folder / "metrics.json").read_text())
-    for scores, wanted in ((run.frozen, metrics["frozen"]), (run.final, metrics["final"])):
+    for scores, wanted in ((run.frozen_scores, metrics["frozen"]), (run.final_scores, metrics["final"])):
         assert scores.accuracy == wanted["accuracy"]
         assert scores.loss == wanted["loss"]
         assert list(scores.interval) == wanted["interval"]
@@ -192,7 +193,7 @@ def test_a_plan_is_repeated(place):
     check_plan(run.plan, plan, without=["versions"])
     weights_are(run.model, known, "weights_", **TRAINED)
     np.testing.assert_allclose(answers(run.model, known["input"]), known["output"], rtol=1e-3, atol=1e-4)
-    assert run.final.accuracy == json.loads(plan.with_name("metrics.json").read_text())["final"]["accuracy"]
+    assert run.final_scores.accuracy == json.loads(plan.with_name("metrics.json").read_text())["final"]["accuracy"]
 
 
 @pytest.mark.slow

@@ -122,7 +122,7 @@ def half_arrays(out, stop: StopAt | None = None):
 
 def half_files(out, photos, stop: StopAt | None = None):
     """Files, and phases with much state: rates by depth, an average of weights, views, a pull to the start."""
-    plan = tfft.plans.lp_ft(optimizer="sgd", layer_decay=0.8, ema=0.8, l2_sp=1e-3, mixup=0.2)
+    plan = tfft.plans.lp_ft(optimizer="sgd", layer_decay=0.8, ema_decay=0.8, l2_sp=1e-3, mixup_alpha=0.2)
     return tfft.finetune(
         network(), photos, plan=plan, out=out, unfreeze="all", frozen_epochs=1, epochs=4, batch_size=8,
         learning_rate=(1e-4, 3e-2), augment="flip", views=2, deterministic=True, callbacks=[stop or StopAt()], **QUICK,

@@ -31,7 +31,7 @@ from tfft.commands import (
 )
 from tfft.commands import list as list_presets
 from tfft.console.output import FAILED, SUCCESS, PrintResult, debugging, say
-from tfft.errors import TfftError, did_you_mean, listed
+from tfft.errors import TfftError, did_you_mean, join_names
 
 _COMMANDS: dict[str, Any] = {
     "demo": demo, "train": train, "language": language, "check": check, "preview": preview, "inspect": inspect,
@@ -83,7 +83,7 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         if "invalid choice" in message and "list|clear" not in message:
             word = message.split("invalid choice: ")[1].split(" ")[0].strip("'")
-            message = f"unknown command {word!r}.{did_you_mean(word, _COMMANDS)} Commands: {listed(_COMMANDS)}."
+            message = f"unknown command {word!r}.{did_you_mean(word, _COMMANDS)} Commands: {join_names(_COMMANDS)}."
         self.print_usage(sys.stderr)
         self.exit(_WRONG_INPUT, f"tfft: error: {message}\n")
 

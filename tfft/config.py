@@ -46,8 +46,25 @@ from tfft.specs import Augmentation, augmentation
 
 __all__ = ["Phase", "Plan", "RunConfig", "RunSettings", "SharedSettings", "config_of"]
 
-# Old keys of plan.yaml, by their new names; `Plan.from_dict` reads both.
-_ALIASES: dict[str, str] = {}
+# New names of settings by the old ones, which plans and checkpoints of earlier versions have.
+_ALIASES: dict[str, str] = {
+    "part_size": "microbatch_size",
+    "rates": "lr_multipliers",
+    "mixup": "mixup_alpha",
+    "cutmix": "cutmix_alpha",
+    "ema": "ema_decay",
+    "swa": "swa_fraction",
+    "surgical": "num_surgical_blocks",
+    "lora": "lora_rank",
+    "clip_norm": "global_clipnorm",
+    "contrastive": "contrastive_repeats",
+}
+_CLASSES = {
+    "ScaledOptimizer": "LayerwiseOptimizer",
+    "ExponentialAverage": "ExponentialMovingAverage",
+    "WeightAverage": "StochasticWeightAveraging",
+}
+_SOLVE = {False: "train", True: "linear_probe", "prototypes": "nearest_mean"}  # `solve` became `head`
 
 # --- checks of single values -------------------------------------------------------------------------------------
 
@@ -207,10 +224,10 @@ class SharedSettings:
         details="No effect on datasets that are batched already. See tfft.training.find_batch_size.",
         check=AUTO | whole(1), cli=Option(parse_whole_or_auto, "N"),
     )  # fmt: skip
-    part_size: int | None = setting(
+    microbatch_size: int | None = setting(
         None,
         help="Examples per microbatch, where a whole batch does not fit into memory.",
-        details="The weights are those of whole batches; see tfft.training.in_parts.",
+        details="The weights are those of whole batches; see tfft.training.microbatched.",
         default_help="whole batches",
         check=NONE | whole(1), cli=Option(parse_whole, "N"),
     )  # fmt: skip
@@ -370,7 +387,7 @@ class _PhaseSettings:
         default_help="enough for about 280 steps, 2 to 10",
         check=AUTO | whole(0), cli=Option(parse_count, "N"),
     )  # fmt: skip
-    frozen_epochs: int | Literal["auto"] = setting(
+    head_epochs: int | Literal["auto"] = setting(
         "auto",
         help="Epochs of the head alone, before any block trains.",
         default_help="the best linear head is computed instead",
@@ -418,7 +435,7 @@ class RunSettings(TypedDict, total=False):
 
     unfreeze: int | float | str | list[str] | Literal["auto"]
     epochs: int | Literal["auto"]
-    frozen_epochs: int | Literal["auto"]
+    head_epochs: int | Literal["auto"]
     learning_rate: float | tuple[float, float] | Literal["auto"]
     text: str | int | tuple[str | int, ...] | None
     image: str | int | None
@@ -432,7 +449,7 @@ class RunSettings(TypedDict, total=False):
     preprocessor: str | None
     image_size: int | tuple[int, int] | Literal["auto"]
     batch_size: int | Literal["auto"]
-    part_size: int | None
+    microbatch_size: int | None
     seed: int
     deterministic: bool
     validation: float | str | os.PathLike[str]
@@ -517,12 +534,12 @@ class Phase:
         default_help="never",
         check=NONE | whole(1), always=True,
     )  # fmt: skip
-    solve: bool | Literal["prototypes"] = setting(
-        False,
-        help="Compute the head instead of training it: True for the best linear head on the frozen backbone (the "
-        'linear probe), "prototypes" for the nearest class mean.',
-        details='unfreeze is "none" then, and epochs and learning_rate are not used.',
-        check=FLAG | one_of("prototypes"), always=True,
+    head: Literal["train", "linear_probe", "nearest_mean"] = setting(
+        "train",
+        help='How the head gets its weights: "train" by gradient descent; "linear_probe" computes the best linear head '
+        'on the frozen backbone; "nearest_mean" takes the mean features of each class.',
+        details='To compute the head, unfreeze must be "none"; epochs and learning_rate are not used.',
+        check=one_of("train", "linear_probe", "nearest_mean"), always=True,
     )  # fmt: skip
     schedule: str = setting(
         "cosine",
@@ -540,7 +557,7 @@ class Phase:
         help="Factor of the learning rate from each block to the one below it.",
         check=number(above=0, at_most=1),
     )  # fmt: skip
-    rates: Mapping[str, float] = setting(
+    lr_multipliers: Mapping[str, float] = setting(
         {},
         help="Factors of the learning rate for single blocks, by name or pattern, on top of layer_decay.",
         check=_rates,
@@ -550,16 +567,16 @@ class Phase:
         help="Strength of the pull of backbone weights towards the pretrained ones; not with weight_decay.",
         check=number(0),
     )  # fmt: skip
-    mixup: float = setting(
+    mixup_alpha: float = setting(
         0.0, help="Alpha of the Beta distribution for MixUp of pairs of examples; 0 for none.", check=number(0)
     )
-    cutmix: float = setting(0.0, help="Alpha of the Beta distribution for CutMix; 0 for none.", check=number(0))
-    ema: float = setting(
+    cutmix_alpha: float = setting(0.0, help="Alpha of the Beta distribution for CutMix; 0 for none.", check=number(0))
+    ema_decay: float = setting(
         0.0,
         help="Decay of an exponential moving average of the weights, which becomes the result; 0 for none.",
         check=number(0, below=1),
     )  # fmt: skip
-    swa: float = setting(
+    swa_fraction: float = setting(
         0.0,
         help="Share of the phase, at its end, over which weights are averaged; 0 for none.",
         details='Made for a rate that stays up there, as with schedule="constant".',
@@ -571,7 +588,7 @@ class Phase:
         "examples.",
         check=FLAG,
     )  # fmt: skip
-    surgical: int = setting(
+    num_surgical_blocks: int = setting(
         0,
         help="Number of blocks to train among those of unfreeze: the ones with the largest gradients for the size of "
         "their weights when the phase begins; 0 for all.",
@@ -584,15 +601,15 @@ class Phase:
         "weights would be wrong.",
         check=whole(0),
     )  # fmt: skip
-    lora: int = setting(
+    lora_rank: int = setting(
         0,
         help="Rank of the low-rank updates that train in place of the kernels of the blocks; 0 for the kernels.",
         check=whole(0),
     )  # fmt: skip
-    clip_norm: float | None = setting(
+    global_clipnorm: float | None = setting(
         None, help="Largest norm of all gradients together.", default_help="no limit", check=NONE | number(above=0)
     )
-    contrastive: int = setting(
+    contrastive_repeats: int = setting(
         0,
         help="How often each example is shown per epoch to tune the features on pairs (SetFit), for few examples; 0 "
         "for training on labels.",
@@ -600,6 +617,11 @@ class Phase:
         "between classes. The head stays as it is, so a phase that computes it has to follow.",
         check=whole(0),
     )  # fmt: skip
+
+    @property
+    def solves_head(self) -> bool:
+        """Whether the head is computed and not trained."""
+        return self.head != "train"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, fit for YAML and JSON; settings that are switched off are left out."""
@@ -668,7 +690,22 @@ def _phase(values: Mapping[str, Any]) -> Phase:
 
 
 def _renamed(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {_ALIASES.get(name, name): value for name, value in values.items()}
+    known = {_ALIASES.get(name, name): value for name, value in values.items()}
+    if "solve" in known:
+        known["head"] = _SOLVE.get(known.pop("solve"), "train")
+    return known
+
+
+def current_names(value: Any) -> Any:
+    """Return stored settings with the names that they have today: of settings, and of classes under ``class``.
+
+    Args:
+        value: nested plain values, such as the settings beside a checkpoint.
+    """
+    if isinstance(value, Mapping):
+        named = {name: current_names(one) for name, one in _renamed(value).items()}
+        return {name: _CLASSES.get(one, one) if name == "class" else one for name, one in named.items()}
+    return [current_names(one) for one in value] if isinstance(value, list) else value
 
 
 def _plain(value: Any) -> Any:
@@ -686,7 +723,7 @@ def _plain(value: Any) -> Any:
 PHASE_KEYWORDS = tuple(
     f.name
     for f in dataclasses.fields(Phase)
-    if f.name not in ("name", "unfreeze", "epochs", "learning_rate", "solve", "contrastive")
+    if f.name not in ("name", "unfreeze", "epochs", "learning_rate", "head", "contrastive_repeats")
 )
 _FIRST, _LAST = ("backbone", "data", "backbone_digest", "name"), ("phases", "reasons", "versions")
 _PLAN_KEYS = (*_FIRST, *(f.name for f in dataclasses.fields(SharedSettings)), *_LAST)

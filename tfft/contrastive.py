@@ -4,7 +4,8 @@
 For few labelled examples (Tunstall et al., "Efficient few-shot learning without prompts", 2022: SetFit). From a handful
 of examples come hundreds of pairs, and a network that is to tell of each pair whether it is of one class gets features
 that a linear head separates. Plain Keras is enough: a network from inputs to features, compiled with the loss and
-fitted on the batches. As a phase of a training it is ``Phase(contrastive=40)``, as a plan :func:`tfft.plans.setfit`.
+fitted on the batches. A training takes it as
+``Phase(contrastive_repeats=40)`` or as the plan :func:`tfft.plans.setfit`.
 
 Hidden here: which examples meet in a batch, which is a pure function of seed and epoch, and that no network of two
 branches is needed: every example of a batch is computed once, and compared with all others.
@@ -16,7 +17,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tfft.errors import DataError, PlanError, listed, raise_problems, require_platform
+from tfft.errors import DataError, PlanError, join_names, raise_problems, require_platform
 
 require_platform()
 
@@ -173,7 +174,7 @@ def check_classes(counts: Any, names: Any = None) -> None:
     if len(present) < 2:
         raise DataError(
             f"Pairs need examples of at least two classes, received {int(counts.sum())} examples of "
-            f"{listed(present) or 'none'}."
+            f"{join_names(present) or 'none'}."
         )
     if counts.max() < 2:
         raise DataError(

@@ -23,7 +23,7 @@ import tensorflow as tf
 
 from tfft.backbones import load_backbone
 from tfft.data import load
-from tfft.errors import ExportError, PlanError, listed, missing_package
+from tfft.errors import ExportError, PlanError, join_names, missing_package
 from tfft.freezing import describe
 from tfft.recipes import Run, finetune
 
@@ -99,7 +99,7 @@ def demo(out: str | os.PathLike[str] = "tfft-demo") -> Shown:
         DependencyError: when scikit-learn or the pretrained weights are not installed.
 
     Example:
-        >>> demo("tfft-demo").run.final.accuracy                   # doctest: +SKIP
+        >>> demo("tfft-demo").run.final_scores.accuracy                   # doctest: +SKIP
     """
     start = time.monotonic()
     folder = _new_folder(out)
@@ -112,7 +112,7 @@ def demo(out: str | os.PathLike[str] = "tfft-demo") -> Shown:
     print(_ask(run, data), flush=True)
     _say_where({"data": folder / "digits"}, run)
     print(f"Try: tfft predict {run.folder} {folder / 'digits' / '3'}/*.png")
-    frozen, final = run.frozen.accuracy or 0.0, run.final.accuracy or 0.0
+    frozen, final = run.frozen_scores.accuracy or 0.0, run.final_scores.accuracy or 0.0
     as_expected = final > frozen and final >= _LEAST_ACCURACY
     print(
         f"\nFrozen {frozen:.4f}, fine-tuned {final:.4f}: "
@@ -137,7 +137,7 @@ def demo_text(out: str | os.PathLike[str] = "tfft-demo-text") -> Shown:
         DependencyError: when KerasHub or the pretrained weights are not installed, with the command for it.
 
     Example:
-        >>> demo_text("tfft-demo-text").run.final.accuracy         # doctest: +SKIP
+        >>> demo_text("tfft-demo-text").run.final_scores.accuracy         # doctest: +SKIP
     """
     start = time.monotonic()
     folder = _new_folder(out)
@@ -152,7 +152,7 @@ def demo_text(out: str | os.PathLike[str] = "tfft-demo-text") -> Shown:
     print(_run(_ASK_TEXTS, run, _ASKED), flush=True)
     _say_where({"data": data}, run)
     print(f'Try: tfft predict {run.folder} --text "Please cancel everything"')
-    frozen, final = run.frozen.accuracy or 0.0, run.final.accuracy or 0.0
+    frozen, final = run.frozen_scores.accuracy or 0.0, run.final_scores.accuracy or 0.0
     as_expected = final >= frozen and final >= _LEAST_TEXT_ACCURACY
     words = f"at least {_LEAST_TEXT_ACCURACY}, as expected." if as_expected else "NOT as expected."
     print(f"\nFrozen {frozen:.4f}, fine-tuned {final:.4f}: {words}")
@@ -190,7 +190,9 @@ def write_digits(folder: pathlib.Path) -> pathlib.Path:
 def _new_folder(out: str | os.PathLike[str]) -> pathlib.Path:
     folder = pathlib.Path(out).expanduser()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        held = listed(sorted(path.name for path in folder.iterdir()), limit=5) if folder.is_dir() else "it is a file"
+        held = (
+            join_names(sorted(path.name for path in folder.iterdir()), limit=5) if folder.is_dir() else "it is a file"
+        )
         raise PlanError(f"{folder} exists and is not an empty folder ({held}). Give another one: tfft demo --out DIR.")
     return folder
 

@@ -82,7 +82,7 @@ def did_you_mean(word: str, choices: Iterable[str], *, limit: int = 3) -> str:
     return " Did you mean " + " or ".join(repr(by_lower[name]) for name in near) + "?"
 
 
-def listed(names: Iterable[object], *, limit: int = 20) -> str:
+def join_names(names: Iterable[object], *, limit: int = 20) -> str:
     """Returns names joined by commas, cut after ``limit`` with the number of those left out."""
     every = [str(name) for name in names]
     shown = ", ".join(every[:limit])

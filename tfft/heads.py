@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from tfft import registry
-from tfft.errors import PlanError, did_you_mean, listed, raise_problems, require_platform
+from tfft.errors import PlanError, did_you_mean, join_names, raise_problems, require_platform
 from tfft.keras_compat import flatten_layers, inbound_nodes, producer
 
 require_platform()
@@ -68,7 +68,9 @@ class ModelFeatures:
             PlanError: when there are several.
         """
         if isinstance(self.values, Mapping):
-            raise PlanError(f"Expected one tensor of features. Received: one for each stride of {listed(self.values)}.")
+            raise PlanError(
+                f"Expected one tensor of features. Received: one for each stride of {join_names(self.values)}."
+            )
         return self.values
 
     @classmethod
@@ -207,7 +209,7 @@ class Head:
         problems = []
         if self.loss_name not in LOSSES:
             hint = did_you_mean(self.loss_name, LOSSES)
-            problems.append(f"loss must be one of {listed(LOSSES)}, received {self.loss_name!r}.{hint}")
+            problems.append(f"loss must be one of {join_names(LOSSES)}, received {self.loss_name!r}.{hint}")
         problems += self.name_problems()
         if self.units < 1 or (self.class_names is not None and self.units != self.units_for(self.class_names)):
             problems.append(f"units must be at least 1 and as many as names, received {self.units}")
@@ -228,7 +230,7 @@ class Head:
             problems.append(f"{self.task} needs at least {self.least_names} names, received {len(names)}")
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            problems.append(f"names must differ, received more than once: {listed(twice)}")
+            problems.append(f"names must differ, received more than once: {join_names(twice)}")
         if any(not name for name in names):
             problems.append("names must not be empty")
         return problems
@@ -263,7 +265,7 @@ def from_model(model: keras.Model) -> Head:
     """
     found = _logits_layers(model)
     if not found:
-        names = listed([layer.name for layer in model.layers], limit=10)
+        names = join_names([layer.name for layer in model.layers], limit=10)
         raise PlanError(
             f"The model {model.name!r} has no tfft head, so its classes are not known. Expected a last layer "
             f"{LOGITS_LAYER!r} as tfft.build makes it; received the layers {names}. "

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tfft.errors import BackboneError, PlanError, listed, require_platform
+from tfft.errors import BackboneError, PlanError, join_names, require_platform
 
 require_platform()
 
@@ -112,7 +112,7 @@ def _modality_of(
     """Returns what an example of a model is: what was asked for, or what the backbone fits best; None if neither."""
     if name is not None:
         if head.modalities and name not in head.modalities:
-            raise PlanError(f"The task {head.task!r} is learned from {listed(head.modalities)}, not from {name!r}.")
+            raise PlanError(f"The task {head.task!r} is learned from {join_names(head.modalities)}, not from {name!r}.")
         return registry.modality(name)
     if len(head.modalities) == 1:
         return registry.modality(next(iter(head.modalities)))

@@ -16,7 +16,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
-from tfft.errors import PlanError, did_you_mean, listed, raise_problems
+from tfft.errors import PlanError, did_you_mean, join_names, raise_problems
 
 _WIDTH = 120  # of docstrings
 _MARKER = re.compile(r"^( *)\{settings\}$", re.MULTILINE)
@@ -220,7 +220,7 @@ def check_names(names: Iterable[str], known: Iterable[str], where: str) -> None:
     """
     known = list(known)
     problems = [
-        f"Unknown setting {name!r}.{did_you_mean(name, known) or f' Expected one of: {listed(known, limit=60)}.'}"
+        f"Unknown setting {name!r}.{did_you_mean(name, known) or f' Expected one of: {join_names(known, limit=60)}.'}"
         for name in names
         if name not in known
     ]

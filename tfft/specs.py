@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from tfft.errors import PlanError, did_you_mean, listed, raise_problems
+from tfft.errors import PlanError, did_you_mean, join_names, raise_problems
 
 ResizeMode = Literal["stretch", "crop", "pad"]
 
@@ -199,7 +199,7 @@ def augmentation(
         problems = [
             f"{name!r} is not known.{did_you_mean(str(name), CHANGES)}" for name in given if name not in CHANGES
         ]
-        raise_problems(PlanError, f"augment takes {listed(CHANGES)}", problems)
+        raise_problems(PlanError, f"augment takes {join_names(CHANGES)}", problems)
         values: dict[str, Any] = {name: _USUAL[name] if value is None else value for name, value in given.items()}
         found = Augmentation(**values)
     problems = []
@@ -230,7 +230,7 @@ def check_kind(found: Augmentation, *, sounds: bool) -> None:
     valid, what = (OF_SOUNDS, "recordings") if sounds else (OF_PICTURES, "pictures")
     wrong = [name for name in changes_of(found) if name not in valid]
     if wrong:
-        raise PlanError(f"augment={listed(wrong)} cannot vary {what}. For {what} there is {listed(valid)}.")
+        raise PlanError(f"augment={join_names(wrong)} cannot vary {what}. For {what} there is {join_names(valid)}.")
 
 
 def _named(text: str) -> tuple[str, float | None]:

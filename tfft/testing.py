@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from tfft.errors import TfftError, listed, require_platform
+from tfft.errors import TfftError, join_names, require_platform
 
 require_platform()
 
@@ -198,7 +198,7 @@ def _head_checks(head: heads.Head, width: int) -> Iterator[tuple[str, Callable[[
         if "accuracy" in trained.measured and scores.accuracy is not None:
             difference = abs(scores.accuracy - trained.measured["accuracy"])
             _expect(difference < 1e-4, f"evaluated {scores.accuracy}, metric {trained.measured['accuracy']}")
-        _expect(type(scores).from_dict(scores.to_dict()).line == scores.line, "the scores do not survive to_dict")
+        _expect(type(scores).from_dict(scores.to_dict()).summary == scores.summary, "the scores do not survive to_dict")
 
     def probabilities() -> str | None:
         if "probabilities" not in served:
@@ -353,9 +353,9 @@ def _covered(backbone: Backbone) -> None:
     owned = [id(v) for block in backbone.blocks for v in block.variables]
     _expect(len(owned) == len(set(owned)), "a variable is in two blocks")
     missing = [v.path for v in backbone.model.weights if id(v) not in set(owned)]
-    _expect(not missing, f"in no block: {listed(missing)}")
+    _expect(not missing, f"in no block: {join_names(missing)}")
     names = [block.name for block in backbone.blocks]
-    _expect(len(names) == len(set(names)), f"two blocks have one name: {listed(names)}")
+    _expect(len(names) == len(set(names)), f"two blocks have one name: {join_names(names)}")
 
 
 def _rows(model: keras.Model, x: Any, tolerance: float) -> str | None:
@@ -399,10 +399,10 @@ def _freezing(backbone: Backbone, optimizer: str) -> None:
     names = {id(v): v.path for v in model.weights}
     inside = {id(v) for v in find_backbone(model).weights}
     wrong = [names[k] for k in moved if k in inside and k not in chosen]
-    _expect(not wrong, f"frozen, but moved: {listed(wrong)}")
+    _expect(not wrong, f"frozen, but moved: {join_names(wrong)}")
     still = [names[k] for k in expected if k not in moved]
     # SGD leaves a variable alone whose gradient is zero on this data (the unused rows of a table are fine).
-    _expect(optimizer == "sgd" or not still, f"trainable, but did not move: {listed(still)}")
+    _expect(optimizer == "sgd" or not still, f"trainable, but did not move: {join_names(still)}")
     backbone.model.set_weights(start)
 
 

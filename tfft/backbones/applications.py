@@ -12,7 +12,7 @@ import warnings
 from pathlib import Path
 
 from tfft.backbones.catalog import APPLICATIONS, Application, find_application, plain
-from tfft.errors import HandleError, did_you_mean, listed, require_platform
+from tfft.errors import HandleError, did_you_mean, join_names, require_platform
 from tfft.specs import InputSpec
 
 require_platform()
@@ -58,7 +58,7 @@ def from_applications(name: str, weights: str | None = "imagenet", *, backbone_n
         names = [app.name for app in APPLICATIONS]
         raise HandleError(
             f"keras.applications has no network {short!r}.{did_you_mean(short, names)} "
-            f"It has: {listed(names, limit=50)}."
+            f"It has: {join_names(names, limit=50)}."
         )
     model = _build(app, weights, backbone_name or app.name.lower())
     notes = () if weights else ("The weights are random, not pretrained.",)

@@ -14,7 +14,7 @@ import keras
 import tensorflow as tf
 
 from tfft.backbones.base import Backbone
-from tfft.errors import BackboneError, listed
+from tfft.errors import BackboneError, join_names
 from tfft.specs import InputSpec
 
 STRIDES = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -107,7 +107,8 @@ def pyramid(
     if missing:
         known = _shown({f"{stride} ({found.block})": found.shape for stride, found in maps.items()})
         raise BackboneError(
-            f"{backbone.name!r} has no feature map at stride {listed(missing)}. It has, by stride and block: {known}. "
+            f"{backbone.name!r} has no feature map at stride {join_names(missing)}. It has, by stride and "
+            f"block: {known}. "
             "Ask for those, or choose another backbone."
         )
     return {stride: maps[stride].tensor for stride in strides}
@@ -116,7 +117,7 @@ def pyramid(
 def _checked_size(backbone: Backbone, image_size: int | tuple[int, int] | None) -> tuple[int, int]:
     spec = backbone.input_spec
     if spec is None or len(backbone.model.inputs) != 1:
-        inputs = listed(f"{t.name} {tuple(t.shape)}" for t in backbone.model.inputs)
+        inputs = join_names(f"{t.name} {tuple(t.shape)}" for t in backbone.model.inputs)
         raise BackboneError(f"Expected a backbone that takes one image. Received: {backbone.name!r}, with {inputs}.")
     if image_size is None:
         return spec.image_size
@@ -205,4 +206,6 @@ def _rounded_up(pixels: int) -> int:
 
 
 def _shown(shapes: dict[str, Any]) -> str:
-    return listed((f"{name} {' x '.join(map(str, shape))}" for name, shape in shapes.items()), limit=40) or "no block"
+    return (
+        join_names((f"{name} {' x '.join(map(str, shape))}" for name, shape in shapes.items()), limit=40) or "no block"
+    )

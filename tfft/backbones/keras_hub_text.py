@@ -15,7 +15,7 @@ import numpy as np
 from tfft.backbones.base import Backbone
 from tfft.backbones.huggingface import check_sizes, read_json, with_vocabulary
 from tfft.backbones.load_options import TokenPooling
-from tfft.errors import BackboneError, HandleError, listed, missing_package, raise_problems
+from tfft.errors import BackboneError, HandleError, join_names, missing_package, raise_problems
 from tfft.layers.relative_positions import rebuildable
 from tfft.layers.start_end_packer import StartEndPieces
 from tfft.layers.tokenize import Tokenize
@@ -73,7 +73,9 @@ def from_preset(
     limit = int(getattr(network, "max_sequence_length", None) or 512)
     decoder = not any("segment" in t.name for t in network.inputs) and _is_causal(network)
     length = min(_USUAL, limit) if max_length is None else max_length
-    problems = [] if pooling in (None, *POOLINGS) else [f"pooling must be one of {listed(POOLINGS)}, got {pooling!r}"]
+    problems = (
+        [] if pooling in (None, *POOLINGS) else [f"pooling must be one of {join_names(POOLINGS)}, got {pooling!r}"]
+    )
     if isinstance(length, bool) or not isinstance(length, int) or not _LEAST <= length <= limit:
         problems.append(f"max_length must be {_LEAST} to {limit}, which is what the model takes; got {max_length!r}")
     raise_problems(BackboneError, f"{preset} cannot be opened", problems)
@@ -155,7 +157,9 @@ def _read(preset: str, what: str, read: Any, place: str, **settings: Any) -> Any
         said = (str(error).strip() or repr(error)).splitlines()[0]
         held = ""
         if Path(preset).is_dir():
-            held = f" The folder holds {listed(sorted(p.name for p in Path(preset).iterdir()), limit=12)}; expected "
+            held = (
+                f" The folder holds {join_names(sorted(p.name for p in Path(preset).iterdir()), limit=12)}; expected "
+            )
             held += "config.json, model.safetensors, tokenizer_config.json and the vocabulary."
         raise HandleError(f"KerasHub cannot read the {what} of {preset}: {said}.{held}") from error
 
@@ -226,7 +230,7 @@ def _output(network: keras.Model, pooling: str | None) -> keras.KerasTensor:
         return outputs
     key = "pooled_output" if pooling == "pooled_output" else "sequence_output"
     if key not in outputs:
-        raise BackboneError(f"{network.name} has no output {key!r}; it has {listed(outputs)}.")
+        raise BackboneError(f"{network.name} has no output {key!r}; it has {join_names(outputs)}.")
     return outputs[key]
 
 

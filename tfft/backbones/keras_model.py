@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from tfft.errors import BackboneError, did_you_mean, listed, require_platform
+from tfft.errors import BackboneError, did_you_mean, join_names, require_platform
 from tfft.keras_compat import build_shapes
 from tfft.specs import InputSpec
 
@@ -105,7 +105,7 @@ def _as_functional(model: keras.Model) -> keras.Model:
     if len(shapes) != 1 or not isinstance(shapes[0], (tuple, list)):
         raise BackboneError(
             f"The subclassed model {model.name!r} does not tell the shape of its input. Make it functional: "
-            f"inputs = keras.Input(shape); tfft.load_backbone(keras.Model(inputs, model(inputs)))."
+            "inputs = keras.Input(shape); tfft.load_backbone(keras.Model(inputs, model(inputs)))."
         )
     inputs = keras.Input(tuple(shapes[0])[1:], name="inputs")
     return keras.Model(inputs, model(inputs), name=model.name)
@@ -115,7 +115,7 @@ def _choose_output(model: keras.Model, output: str | None) -> keras.Model:
     named = dict(zip(model.output_names, model.outputs, strict=True))
     if isinstance(model.output, dict):
         named = dict(model.output)
-    shown = listed(f"{key!r} {tuple(tensor.shape)}" for key, tensor in named.items())
+    shown = join_names(f"{key!r} {tuple(tensor.shape)}" for key, tensor in named.items())
     if output is None and len(named) == 1:
         return model
     if output is None:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from tfft.errors import BackboneError, listed, raise_problems
+from tfft.errors import BackboneError, join_names, raise_problems
 
 if TYPE_CHECKING:
     from tfft.backbones.base import Backbone
@@ -81,7 +81,7 @@ class LoadOptions:
         ]
         title = "load_backbone"
         if refused:
-            title = f"{handle!r} is opened as {loader}, with the options {listed(sorted(taken))}"
+            title = f"{handle!r} is opened as {loader}, with the options {join_names(sorted(taken))}"
         raise_problems(BackboneError, title, [*refused, *self._out_of_range()])
 
     def _out_of_range(self) -> list[str]:

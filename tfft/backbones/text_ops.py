@@ -12,7 +12,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfft.errors import DependencyError, listed
+from tfft.errors import DependencyError, join_names
 
 _TEXT_OPS = frozenset(  # by name, not by how a name begins: an operation that nobody knows is not one of them
     """
@@ -66,7 +66,8 @@ def note_on(ops: Iterable[str]) -> str:
     if not needed:
         return ""
     return (
-        f"The tokenizer uses operations of tensorflow-text ({listed(needed, limit=4)}). TensorFlow Serving has them; "
+        f"The tokenizer uses operations of tensorflow-text ({join_names(needed, limit=4)}). TensorFlow Serving "
+        "has them; "
         f"in Python install {_requirement()} and import tensorflow_text before the model is loaded."
     )
 
@@ -83,7 +84,7 @@ def text_libraries(ops: Iterable[str], what: str) -> list[str]:
     spec = importlib.util.find_spec("tensorflow_text")
     if spec is None or not spec.submodule_search_locations:
         raise DependencyError(
-            f"{what} uses the operations {listed(needed, limit=4)} of tensorflow-text, which is not installed. "
+            f"{what} uses the operations {join_names(needed, limit=4)} of tensorflow-text, which is not installed. "
             f"Install it with: pip install '{_requirement()}'"
         )
     root = pathlib.Path(spec.submodule_search_locations[0])

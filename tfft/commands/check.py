@@ -44,4 +44,4 @@ def run(options: argparse.Namespace, print_result: PrintResult) -> int:
     if options.html:
         report.write_html(options.html)
     print_result(report.to_dict(), str(report))
-    return FAILED if any(finding.level == "fault" for finding in report.findings) else SUCCESS
+    return FAILED if any(finding.level == "error" for finding in report.findings) else SUCCESS

@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("data", metavar="DATA", help=".txt file with empty lines between documents; or a folder of such files")
     add("--backbone", required=True, metavar="PRESET", help="decoder from KerasHub, such as gpt2_base_en")
     add("--out", required=True, metavar="RUN", help="new folder for the model and its records")
-    add("--lora", type=int, metavar="RANK", help="rank of the low-rank updates; 0 trains all weights (8)")
+    add("--lora-rank", type=int, metavar="RANK", help="rank of the low-rank updates; 0 trains all weights (8)")
     add("--epochs", type=parse_whole, metavar="N", help="maximum number of epochs (10)")
     add("--learning-rate", type=float, metavar="RATE", help="peak learning rate (1e-3)")
     add("--batch-size", type=parse_whole, metavar="N", help="windows per step (8)")
@@ -32,10 +32,10 @@ def run(options: argparse.Namespace, print_result: PrintResult) -> int:
     start_tensorflow()
     from tfft.tasks import causal_lm as models
 
-    names = ("lora", "epochs", "learning_rate", "batch_size", "max_length", "validation", "seed")
+    names = ("lora_rank", "epochs", "learning_rate", "batch_size", "max_length", "validation", "seed")
     settings = {name: value for name in names if (value := getattr(options, name)) is not None}
     done = models.finetune(options.backbone, options.data, out=options.out, **settings)
     if options.export:
-        print(f"Exported to {models.export(done.model, options.export).path}")
+        print(f"ExportResult to {models.export(done.model, options.export).path}")
     print(f'Saved to {options.out}. Next: tfft predict {shlex.quote(options.out)} --text "Once upon"')
     return SUCCESS

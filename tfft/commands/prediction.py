@@ -13,7 +13,7 @@ from typing import Any
 from tfft import registry
 from tfft.commands.options import add_json
 from tfft.console.output import FAILED, SUCCESS, PrintResult, say, start_tensorflow
-from tfft.errors import DataError, listed
+from tfft.errors import DataError, join_names
 from tfft.io.text_lines import read_lines
 from tfft.settings import parse_column, parse_whole
 
@@ -81,7 +81,7 @@ def _predict_table(options: argparse.Namespace, served: Any, print_result: Print
     except DataError as error:
         if options.column is not None:
             raise
-        raise DataError(f"{error} Unless --column says otherwise, it is {listed(map(repr, columns))}.") from error
+        raise DataError(f"{error} Unless --column says otherwise, it is {join_names(map(repr, columns))}.") from error
     if options.out is not None:
         rows = write_predictions(table, found, options.out)
         bad = [f"{place} {row.error}" for place, row in zip(table.places, rows, strict=True) if row.error]
@@ -146,7 +146,7 @@ def _write(options: argparse.Namespace, print_result: PrintResult) -> int:
 
 
 def _answering(path: pathlib.Path) -> Any:
-    """Opens what answers: ``Serving`` of a run or a .keras file, or an ``OpenExport``; both are asked alike."""
+    """Opens what answers: ``Serving`` of a run or a .keras file, or an ``ExportedModel``; both are asked alike."""
     if not path.exists():
         raise DataError(f"{path} does not exist. Expected a run folder, an exported model or a .keras file.")
     start_tensorflow()

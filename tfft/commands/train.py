@@ -10,7 +10,7 @@ from tfft import registry
 from tfft.config import PHASE_KEYWORDS, Phase, RunConfig
 from tfft.console.output import SUCCESS, PrintResult, start_tensorflow
 from tfft.errors import DataError, PlanError
-from tfft.plans import NAMES, NamedPlan, named
+from tfft.plans import PLAN_NAMES, NamedPlan, named
 from tfft.settings import add_arguments as add_settings
 from tfft.settings import given_options, help_table, parse_assignment
 
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="PLAN", help="plan.yaml of an earlier run, to repeat it")
     groups = add_settings(parser, RunConfig, _GROUPS)
     training = groups["training"]
-    training.add_argument("--plan", metavar="NAME", help=f"named plan: {', '.join(NAMES)} (chosen from the data)")
+    training.add_argument("--plan", metavar="NAME", help=f"named plan: {', '.join(PLAN_NAMES)} (chosen from the data)")
     training.add_argument(
         "--set", type=parse_assignment, nargs="+", metavar="NAME=VALUE",
         help="settings of the plan's phases, such as layer_decay=0.8; see below",

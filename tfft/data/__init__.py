@@ -9,11 +9,11 @@ from tfft.errors import require_platform
 require_platform()
 
 from tfft.data.batches import BatchOptions  # noqa: E402
-from tfft.data.class_balance import class_weights, weighted  # noqa: E402
+from tfft.data.class_balance import apply_class_weights, class_weights  # noqa: E402
 from tfft.data.examples import Examples, Skipped, Splits, fold_splits  # noqa: E402
 from tfft.data.labels import check_labels  # noqa: E402
 from tfft.data.loader import load, to_dataset  # noqa: E402
-from tfft.data.mixup import mixed, one_hot  # noqa: E402
+from tfft.data.mixup import apply_mixup, one_hot  # noqa: E402
 from tfft.data.split import SplitOptions, read_split, write_split  # noqa: E402
 
 __all__ = [
@@ -26,10 +26,10 @@ __all__ = [
     "class_weights",
     "fold_splits",
     "load",
-    "mixed",
+    "apply_mixup",
     "one_hot",
     "read_split",
     "to_dataset",
-    "weighted",
+    "apply_class_weights",
     "write_split",
 ]

@@ -1,4 +1,4 @@
-"""Classes of unequal size: weights for the loss, :func:`class_weights`, and for datasets, :func:`weighted`.
+"""Classes of unequal size: weights for the loss, :func:`class_weights`, and for datasets, :func:`apply_class_weights`.
 
 Hides how a weight reaches the loss: Keras multiplies the loss of each example by its weight and divides by the
 number of examples, not by the sum of the weights. The other answer to unequal classes, to draw them equally often,
@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfft.data.labels import label_problems, labels_of, names_of
-from tfft.errors import DataError, PlanError, did_you_mean, listed, raise_problems
+from tfft.errors import DataError, PlanError, did_you_mean, join_names, raise_problems
 
 
 def class_weights(
@@ -22,7 +22,7 @@ def class_weights(
     class_names: Sequence[str] | int,
     how: str | Mapping[str | int, float] | Mapping[int, float] = "balanced",
 ) -> dict[int, float]:
-    """Finds the weight of each class, for ``model.fit(class_weight=)``, :func:`weighted` or ``solve_head``.
+    """Compute class weights for ``model.fit(class_weight=)``, :func:`apply_class_weights` or ``fit_linear_probe``.
 
     Args:
         examples: labels [N], whole numbers; or what has them: :class:`tfft.data.Examples`, features, a
@@ -54,13 +54,13 @@ def class_weights(
     counts = np.bincount(labels.astype(np.int64), minlength=len(names))
     if missing := [name for name, count in zip(names, counts, strict=True) if not count]:
         raise DataError(
-            f"No example has the class {listed(missing)}, so there is no balanced weight for it. Add examples, "
+            f"No example has the class {join_names(missing)}, so there is no balanced weight for it. Add examples, "
             "leave the class out, or give weights by class name."
         )
     return {k: len(labels) / (len(names) * int(count)) for k, count in enumerate(counts)}
 
 
-def weighted(dataset: tf.data.Dataset, weights: Mapping[int, float]) -> tf.data.Dataset:
+def apply_class_weights(dataset: tf.data.Dataset, weights: Mapping[int, float]) -> tf.data.Dataset:
     """Adds the weight of each example to the batches of a dataset: (inputs, labels, weight [B]).
 
     Use it where ``fit(class_weight=)`` does not do: for labels that are shares, as :func:`tfft.data.mixed` gives
@@ -79,10 +79,12 @@ def weighted(dataset: tf.data.Dataset, weights: Mapping[int, float]) -> tf.data.
         DataError: when the dataset has no labels of such a kind.
 
     Example:
-        >>> train = weighted(mixed(train, 3, mixup=0.2), class_weights(splits.train, splits.class_names))
+        >>> train = apply_class_weights(apply_mixup(train, 3, mixup_alpha=0.2), class_weights(splits.train, splits.class_names))
     """
     if sorted(weights) != list(range(len(weights))) or not weights:
-        raise PlanError(f"weights must be those of the classes 0, 1, 2 ..., all of them; received {listed(weights)}.")
+        raise PlanError(
+            f"weights must be those of the classes 0, 1, 2 ..., all of them; received {join_names(weights)}."
+        )
     table = _given(names_of(len(weights)), weights)
     with tf.device("CPU:0"):
         values = tf.constant([table[k] for k in range(len(table))], tf.float32)
@@ -104,7 +106,9 @@ def _given(names: tuple[str, ...], how: Mapping[str | int, float] | Mapping[int,
     for key, value in how.items():
         known = key in weights if isinstance(key, (int, np.integer)) else key in names
         if not known:
-            problems.append(f"no class is called {key!r}, there are {listed(names)}.{did_you_mean(str(key), names)}")
+            problems.append(
+                f"no class is called {key!r}, there are {join_names(names)}.{did_you_mean(str(key), names)}"
+            )
         number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
         if not (number and 0 < value < float("inf")):
             problems.append(f"the weight of {key!r} must be a number over 0, received {value!r}")

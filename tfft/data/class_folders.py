@@ -20,7 +20,7 @@ from tfft.data.examples import Skipped, Splits, divide
 from tfft.data.file_examples import FileExamples
 from tfft.data.options import ReadOptions
 from tfft.data.split import SplitOptions, groups_by, key_of
-from tfft.errors import DataError, did_you_mean, listed, raise_problems
+from tfft.errors import DataError, did_you_mean, join_names, raise_problems
 
 _TRAIN, _VALIDATION, _TEST = ("train", "training"), ("val", "valid", "validation"), ("test", "testing")
 _SYSTEM_FILES = ("thumbs.db", "desktop.ini", "__macosx", "icon\r")
@@ -83,7 +83,7 @@ def list_class_folders(
     parts = split_folders(root)
     if parts:
         raise DataError(
-            f"{root} is split into {listed(p.name for p in parts.values())}; list {parts['train']} or use load."
+            f"{root} is split into {join_names(p.name for p in parts.values())}; list {parts['train']} or use load."
         )
     skipped: list[Skipped] = []
     classes = class_folders(root, skipped, least_classes, kind)
@@ -177,7 +177,7 @@ def existing(folder: str | os.PathLike[str]) -> Path:
     parent = next((p for p in root.parents if p.is_dir()), Path("."))
     missing = root.relative_to(parent).parts[0] if parent in root.parents else str(root)
     siblings = [entry.name for entry in _entries(parent) if entry.is_dir()]
-    there = f" Folders in {parent.resolve()}: {listed(siblings)}." if siblings else ""
+    there = f" Folders in {parent.resolve()}: {join_names(siblings)}." if siblings else ""
     raise DataError(f"The data folder {str(root)!r} does not exist.{did_you_mean(missing, siblings)}{there}")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfft.errors import DataError, listed, raise_problems
+from tfft.errors import DataError, join_names, raise_problems
 
 _SHOWN = 5  # labels at fault in one message
 
@@ -52,12 +52,14 @@ def check_labels(train: Any, validation: Any, class_names: Sequence[str] | int) 
             counts[what] = np.bincount(good, minlength=len(names))
     missing = _without(counts.get("training"), names)
     if missing:
-        problems.append(f"no training example has the class {listed(missing)}: add some, or leave the class out")
+        problems.append(f"no training example has the class {join_names(missing)}: add some, or leave the class out")
     raise_problems(DataError, "The labels cannot be used", problems)
     unseen = _without(counts.get("validation"), names)
     if not unseen:
         return ()
-    return (f"No validation example has the class {listed(unseen)}, so nothing is known about how well it is told.",)
+    return (
+        f"No validation example has the class {join_names(unseen)}, so nothing is known about how well it is told.",
+    )
 
 
 def labels_of(given: Any) -> np.ndarray:

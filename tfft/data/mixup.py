@@ -1,4 +1,4 @@
-"""Examples mixed with one another: :func:`mixed`, and the labels that fit them, :func:`one_hot`.
+"""Examples mixed with one another: :func:`apply_mixup`, and the labels that fit them, :func:`one_hot`.
 
 Hides the random numbers, which are a pure function of seed, epoch and the number of the batch, and how labels become
 shares. The layers MixUp and CutMix of Keras are not used: they take their numbers from a state of their own (a seed
@@ -18,12 +18,12 @@ from tfft.errors import DataError, PlanError, raise_problems
 _DOMAIN = 0x6D6978  # keeps these numbers apart from others that are made of the same seed
 
 
-def mixed(
+def apply_mixup(
     dataset: tf.data.Dataset,
     classes: int,
     *,
-    mixup: float = 0.0,
-    cutmix: float = 0.0,
+    mixup_alpha: float = 0.0,
+    cutmix_alpha: float = 0.0,
     seed: int = 0,
     epoch: tf.Variable | None = None,
 ) -> tf.data.Dataset:
@@ -43,8 +43,8 @@ def mixed(
         dataset: of (inputs, labels) batches, as :func:`tfft.data.to_dataset` and ``Features.dataset`` give them.
             Inputs are uint8 or floating, one tensor or several; labels are whole numbers [B], or rows [B, classes].
         classes: width of the head, ``head.units``: the number of classes, or 1 for a binary head.
-        mixup: a of Beta(a, a), the larger the more is mixed: 0.1 to 0.4 is usual; 0 for none.
-        cutmix: the same for rectangles, 1 is usual; 0 for none. Where both are given, half of the batches are
+        mixup_alpha: a of Beta(a, a), the larger the more is mixed: 0.1 to 0.4 is usual; 0 for none.
+        cutmix_alpha: the same for rectangles, 1 is usual; 0 for none. Where both are given, half of the batches are
             mixed in each way.
         seed: picks another series.
         epoch: an int variable that tells the epoch at the start of each pass, the one of
@@ -60,13 +60,13 @@ def mixed(
         DataError: when inputs or labels are of another kind.
 
     Example:
-        >>> train = mixed(splits_train, head.units, mixup=0.2, seed=1)
+        >>> train = apply_mixup(splits_train, head.units, mixup_alpha=0.2, seed=1)
         >>> model.compile("adam", **head.compile_args(soft=True))
         >>> model.fit(train, validation_data=one_hot(validation, head.units))
     """
-    _check_arguments(classes, mixup, cutmix, epoch)
-    _check_elements(dataset, classes, cutmix)
-    if not mixup and not cutmix:
+    _check_arguments(classes, mixup_alpha, cutmix_alpha, epoch)
+    _check_elements(dataset, classes, cutmix_alpha)
+    if not mixup_alpha and not cutmix_alpha:
         return one_hot(dataset, classes)
     with tf.device("CPU:0"):
         passes = tf.Variable(0, dtype=tf.int64, trainable=False, name="passes") if epoch is None else epoch
@@ -80,7 +80,7 @@ def mixed(
         return tf.data.Dataset.counter().map(lambda number: tf.random.fold_in(own, number))
 
     def mix(batch: tuple[Any, tf.Tensor], number: tf.Tensor) -> tuple[Any, tf.Tensor]:
-        return _mix(batch[0], _shares(batch[1], classes), mixup, cutmix, number)
+        return _mix(batch[0], _shares(batch[1], classes), mixup_alpha, cutmix_alpha, number)
 
     numbers = tf.data.Dataset.from_tensors(0).flat_map(one_pass)
     found = tf.data.Dataset.zip((dataset, numbers)).map(mix, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
@@ -94,7 +94,7 @@ def one_hot(dataset: tf.data.Dataset, classes: int) -> tf.data.Dataset:
     """Turns the labels of a dataset into shares, for validation of a model that is compiled for mixed labels.
 
     Args:
-        dataset: of (inputs, labels) batches; labels as in :func:`mixed`.
+        dataset: of (inputs, labels) batches; labels as in :func:`apply_mixup`.
         classes: width of the head, ``head.units``.
 
     Returns:
@@ -116,7 +116,9 @@ def one_hot(dataset: tf.data.Dataset, classes: int) -> tf.data.Dataset:
 
 
 @tf.autograph.experimental.do_not_convert
-def _mix(inputs: Any, labels: tf.Tensor, mixup: float, cutmix: float, seed: tf.Tensor) -> tuple[Any, tf.Tensor]:
+def _mix(
+    inputs: Any, labels: tf.Tensor, mixup_alpha: float, cutmix_alpha: float, seed: tf.Tensor
+) -> tuple[Any, tf.Tensor]:
     """Mixes one batch by the numbers of one seed."""
     which, order, shares, places = tf.unstack(tf.random.split(seed, 4))
     count = tf.shape(labels)[0]
@@ -133,21 +135,21 @@ def _mix(inputs: Any, labels: tf.Tensor, mixup: float, cutmix: float, seed: tf.T
         return tf.scatter_nd(paired[:, None], tf.concat([values, values], 0), shape)
 
     def summed() -> list[tf.Tensor]:
-        share = of_each(_beta(mixup, pairs, shares))
+        share = of_each(_beta(mixup_alpha, pairs, shares))
         return [_blend(t, tf.gather(t, partner), share) for t in [*tf.nest.flatten(inputs), labels]]
 
     def cut() -> list[tf.Tensor]:
         [images] = tf.nest.flatten(inputs)
         middle = tf.random.stateless_uniform([pairs, 2], places)
-        inside, kept = _rectangle(tf.shape(images), _beta(cutmix, pairs, shares), middle)
+        inside, kept = _rectangle(tf.shape(images), _beta(cutmix_alpha, pairs, shares), middle)
         inside = of_each(tf.cast(inside, tf.int32)) > 0
         exchanged = tf.where(inside[..., None], tf.gather(images, partner), images)
         return [exchanged, _blend(labels, tf.gather(labels, partner), of_each(kept))]
 
-    if mixup and cutmix:
+    if mixup_alpha and cutmix_alpha:
         found = tf.cond(tf.random.stateless_uniform([], which) < 0.5, summed, cut)
     else:
-        found = summed() if mixup else cut()
+        found = summed() if mixup_alpha else cut()
     for before, after in zip([*tf.nest.flatten(inputs), labels], found, strict=True):
         after.set_shape(before.shape)
     return tf.nest.pack_sequence_as(inputs, found[:-1]), found[-1]
@@ -203,11 +205,11 @@ def _shares(labels: tf.Tensor, classes: int) -> tf.Tensor:
         return tf.one_hot(tf.identity(labels), classes)
 
 
-def _check_arguments(classes: Any, mixup: Any, cutmix: Any, epoch: Any) -> None:
+def _check_arguments(classes: Any, mixup_alpha: Any, cutmix_alpha: Any, epoch: Any) -> None:
     problems = []
     if isinstance(classes, bool) or not isinstance(classes, (int, np.integer)) or classes < 1:
         problems.append(f"classes must be a whole number of at least 1, received {classes!r}")
-    for name, value in (("mixup", mixup), ("cutmix", cutmix)):
+    for name, value in (("mixup_alpha", mixup_alpha), ("cutmix_alpha", cutmix_alpha)):
         number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
         if not (number and 0 <= value < float("inf")):
             problems.append(f"{name} must be a number of at least 0, received {value!r}")
@@ -216,16 +218,16 @@ def _check_arguments(classes: Any, mixup: Any, cutmix: Any, epoch: Any) -> None:
     raise_problems(PlanError, "Examples cannot be mixed", problems)
 
 
-def _check_elements(dataset: tf.data.Dataset, classes: int, cutmix: float) -> None:
+def _check_elements(dataset: tf.data.Dataset, classes: int, cutmix_alpha: float) -> None:
     spec = dataset.element_spec
     _check_labels(spec, classes)
     problems, tensors = [], tf.nest.flatten(spec[0])
-    if cutmix and len(tensors) != 1:
+    if cutmix_alpha and len(tensors) != 1:
         problems.append(f"cutmix needs one input, received {len(tensors)}; mixup takes any number")
     for tensor in tensors:
         if not isinstance(tensor, tf.TensorSpec) or not (tensor.dtype.is_floating or tensor.dtype == tf.uint8):
             problems.append(f"inputs must be uint8 pixels or floating, received {tensor}")
-        elif cutmix and tensor.shape.rank != 4:
+        elif cutmix_alpha and tensor.shape.rank != 4:
             problems.append(f"cutmix needs inputs [B, H, W, C], received {tensor.shape}; mixup takes any")
         elif tensor.shape.rank is None:
             problems.append(f"the rank of inputs must be known, received {tensor.shape}")

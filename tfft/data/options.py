@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from tfft.errors import did_you_mean, listed
+from tfft.errors import did_you_mean, join_names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,5 +63,5 @@ def options_from(settings: dict[str, Any], *classes: Any) -> tuple[Any, ...]:
     unknown = [name for name in settings if name not in known]
     if unknown:
         hint = did_you_mean(unknown[0], known)
-        raise TypeError(f"There is no setting {unknown[0]!r}.{hint} There are {listed(sorted(known))}.")
+        raise TypeError(f"There is no setting {unknown[0]!r}.{hint} There are {join_names(sorted(known))}.")
     return tuple(each(**{name: settings[name] for name in setting_names(each) & set(settings)}) for each in classes)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from tfft.errors import PlanError, did_you_mean, listed
+from tfft.errors import PlanError, did_you_mean, join_names
 
 SAMPLINGS = ("balanced",)
 
@@ -89,7 +89,7 @@ def classes_to_balance(sampling: str | None, labels: np.ndarray) -> np.ndarray |
         return None
     if sampling not in SAMPLINGS:
         hint = did_you_mean(str(sampling), SAMPLINGS)
-        raise PlanError(f"sampling must be {listed(SAMPLINGS)} or None, received {sampling!r}.{hint}")
+        raise PlanError(f"sampling must be {join_names(SAMPLINGS)} or None, received {sampling!r}.{hint}")
     labels = np.asarray(labels)
     if labels.ndim != 1 or labels.dtype.kind not in "iub":
         raise PlanError(

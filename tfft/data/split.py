@@ -18,7 +18,7 @@ from pathlib import Path, PurePath
 
 import numpy as np
 
-from tfft.errors import DataError, did_you_mean, listed, raise_problems
+from tfft.errors import DataError, did_you_mean, join_names, raise_problems
 from tfft.io.atomic import write_whole
 
 TRAIN, VALIDATION = "train", "validation"
@@ -199,7 +199,9 @@ def groups_by(names: Sequence[str], group: str) -> tuple[str, ...]:
     found = [pattern.search(name) for name in names]
     missed = [name for name, match in zip(names, found, strict=True) if match is None or match[1] is None]
     if missed:
-        raise DataError(f"group={group!r} is not found in {len(missed)} of {len(names)} names: {listed(missed[:5])}.")
+        raise DataError(
+            f"group={group!r} is not found in {len(missed)} of {len(names)} names: {join_names(missed[:5])}."
+        )
     return tuple(match[1] for match in found)  # type: ignore[index]
 
 
@@ -267,7 +269,7 @@ def read_split(path: str | os.PathLike[str], keys: Sequence[str]) -> np.ndarray:
     if not rows or rows[0] != ["item", "part"]:
         raise DataError(f"{str(path)!r} is no split, expected a table with the columns item and part.")
     problems = [
-        f"line {line}: {listed(map(repr, row))}, expected an item and {TRAIN!r} or {VALIDATION!r}"
+        f"line {line}: {join_names(map(repr, row))}, expected an item and {TRAIN!r} or {VALIDATION!r}"
         for line, row in enumerate(rows[1:], 2)
         if len(row) != 2 or row[1] not in (TRAIN, VALIDATION)
     ]
@@ -279,12 +281,12 @@ def read_split(path: str | os.PathLike[str], keys: Sequence[str]) -> np.ndarray:
         hint = did_you_mean(missing[0], gone)
         raise DataError(
             f"The split {str(path)!r} does not say where {len(missing)} of {len(keys)} examples belong: "
-            f"{listed(missing[:5])}.{hint} Make a new split, or add lines for them."
+            f"{join_names(missing[:5])}.{hint} Make a new split, or add lines for them."
         )
     if gone:
         raise DataError(
             f"The split {str(path)!r} names {len(gone)} examples that are not there (any more), or cannot be used: "
-            f"{listed(gone[:5])}. Make a new split, or take their lines out."
+            f"{join_names(gone[:5])}. Make a new split, or take their lines out."
         )
     return np.array([part[key] == VALIDATION for key in keys])
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tfft.errors import DataError, did_you_mean, listed, raise_problems
+from tfft.errors import DataError, did_you_mean, join_names, raise_problems
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
 _SHOWN = 20  # faults of one file in a message
@@ -53,7 +53,7 @@ class Table:
             fix = f" To read a file without a header, give numbers: {role}=0." if isinstance(which, str) else ""
             raise DataError(
                 f"{self.name} has no column {which!r} ({role}=).{did_you_mean(str(which), self.columns)} "
-                f"It has: {listed(map(repr, self.columns))}.{fix}"
+                f"It has: {join_names(map(repr, self.columns))}.{fix}"
             )
         at = self.columns.index(which)
         return [row[at] for row in self.rows]
@@ -82,7 +82,7 @@ def read_table(source: Any, *, header: bool = True, encoding: str = "utf-8") -> 
     if suffix in (".jsonl", ".ndjson"):
         return _json_lines(path, text)
     if suffix not in SUFFIXES:
-        raise DataError(f"{path} is no table that is known, expected {listed(SUFFIXES)}.")
+        raise DataError(f"{path} is no table that is known, expected {join_names(SUFFIXES)}.")
     faults: list[str] = []
     read: list[Sequence[Any]] = []
     places: list[str] = []
@@ -176,7 +176,7 @@ def _json_lines(path: Path, text: str) -> Table:
 
 def _name_faults(names: Sequence[str], path: Path) -> list[str]:
     twice = sorted({name for name in names if names.count(name) > 1})
-    return [f"{path}:1 names {listed(map(repr, twice))} more than once"] if twice else []
+    return [f"{path}:1 names {join_names(map(repr, twice))} more than once"] if twice else []
 
 
 def _raise(path: Path, faults: Sequence[str]) -> None:

@@ -43,7 +43,7 @@ def evaluate(model: keras.Model, dataset: tf.data.Dataset, *, head: heads.Head |
 
     Example:
         >>> scores = tfft.evaluate(model, validation)
-        >>> print(scores.line)
+        >>> print(scores.summary)
         accuracy 0.9542 (95 % interval 0.9085 to 0.9776, 153 examples), commonest class 0.5425
     """
     head = heads.from_model(model) if head is None else head

@@ -115,7 +115,7 @@ class Scores:
             :func:`f1_interval`).
         metric: what the interval is of: ``"accuracy"``, ``"mean_absolute_error"``, or ``"f1"`` of the entities in
             sentences.
-        majority: accuracy of always answering the commonest class of these examples; None for regression and f1.
+        majority_baseline: accuracy of always answering the commonest class; None for regression and f1.
         per_class: one row per class, or per type of entity where the metric is f1; empty for regression.
         confusion: examples by true class (row) and predicted class (column); None where there is no such thing.
         measures: further numbers by name.
@@ -128,7 +128,7 @@ class Scores:
     accuracy: float | None
     interval: tuple[float, float]
     metric: str = "accuracy"
-    majority: float | None = None
+    majority_baseline: float | None = None
     per_class: tuple[ClassScore, ...] = ()
     confusion: np.ndarray | None = None
     measures: Mapping[str, float] = dataclasses.field(default_factory=dict)
@@ -164,7 +164,7 @@ class Scores:
             "examples": self.examples,
             "kind": self.task,
             "metric": self.metric,
-            "majority": self.majority,
+            "majority_baseline": self.majority_baseline,
             "measures": dict(self.measures),
             "per_class": [dataclasses.asdict(row) for row in self.per_class],
             "confusion": dense,
@@ -177,6 +177,8 @@ class Scores:
         values = dict(values)
         values["task"] = values.pop("kind")
         values |= _OLD.get(values["task"], {})
+        if "majority" in values:  # the name before 0.1.0
+            values["majority_baseline"] = values.pop("majority")
         values["interval"] = tuple(values["interval"])
         values["per_class"] = tuple(ClassScore(**row) for row in values["per_class"])
         if values["confusion"] is not None:
@@ -184,18 +186,18 @@ class Scores:
         return cls(**values)
 
     @property
-    def line(self) -> str:
+    def summary(self) -> str:
         """The result in one line."""
         low, high = self.interval
         name = self.metric.replace("_", " ")
         text = f"{name} {self.value:.4f} (95 % interval {low:.4f} to {high:.4f}, {self.examples} {self.items})"
         if self.metric == "f1":
             return f"entity {text}, accuracy of words {self.accuracy:.4f}"
-        return text if self.majority is None else f"{text}, commonest class {self.majority:.4f}"
+        return text if self.majority_baseline is None else f"{text}, commonest class {self.majority_baseline:.4f}"
 
     def __str__(self) -> str:
         measures = "".join(f", {k} {v if isinstance(v, int) else f'{v:.4f}'}" for k, v in self.measures.items())
-        lines = [self.line, f"loss {self.loss:.4f}{measures}"]
+        lines = [self.summary, f"loss {self.loss:.4f}{measures}"]
         if not self.per_class:
             return "\n".join(lines)
         rows = list(self.per_class)

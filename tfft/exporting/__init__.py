@@ -11,16 +11,16 @@ from tfft.errors import require_platform
 
 require_platform()
 
-from tfft.exporting.loader import OpenExport, open_export  # noqa: E402
-from tfft.exporting.prediction import FilePrediction, predict_files, predict_recordings, predict_texts  # noqa: E402
-from tfft.exporting.savedmodel import Exported, export  # noqa: E402
+from tfft.exporting.loader import ExportedModel, open_export  # noqa: E402
+from tfft.exporting.prediction import Prediction, predict_files, predict_recordings, predict_texts  # noqa: E402
+from tfft.exporting.savedmodel import ExportResult, export  # noqa: E402
 from tfft.exporting.signatures import serving_functions  # noqa: E402
 from tfft.exporting.table_prediction import predict_each, predict_table, write_predictions  # noqa: E402
 
 __all__ = [
-    "Exported",
-    "FilePrediction",
-    "OpenExport",
+    "ExportResult",
+    "Prediction",
+    "ExportedModel",
     "export",
     "open_export",
     "predict_each",

@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from tfft import registry
 from tfft.backbones.text_ops import load_text_ops, ops_in
-from tfft.errors import ExportError, SavedModelError, listed
+from tfft.errors import ExportError, SavedModelError, join_names
 
 ARRAY_SIGNATURE, BYTES_SIGNATURE = "serving_default", "serve_bytes"
 TASK_FILE = "task.txt"  # among the assets: name of the task
@@ -128,8 +128,9 @@ class Served:
         found = self.serving_input
         if found is None or self.modality is None:
             raise ExportError(
-                f"{self.place} takes no kind of data that can be read for it ({listed(registry.modality_names())}). "
-                f"It has the signatures {listed(self.signatures)}. Its inputs have to be passed to them as arrays."
+                f"{self.place} takes no kind of data that can be read for it "
+                f"({join_names(registry.modality_names())}). "
+                f"It has the signatures {join_names(self.signatures)}. Its inputs have to be passed to them as arrays."
             )
         return found
 
@@ -150,7 +151,7 @@ class Served:
         if BYTES_SIGNATURE not in self.signatures:
             raise ExportError(
                 f"{self.place} has no signature {BYTES_SIGNATURE!r}, so it cannot read files. "
-                f"It has: {listed(self.signatures)}. Its inputs have to be passed as arrays."
+                f"It has: {join_names(self.signatures)}. Its inputs have to be passed as arrays."
             )
         return _ask(self.signatures[BYTES_SIGNATURE], encoded)
 
@@ -168,7 +169,7 @@ def _ask(signature: Any, items: Sequence[Any], parts: Sequence[str] = ()) -> dic
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class OpenExport(Served):
+class ExportedModel(Served):
     """An exported model, ready to run.
 
     Attributes:
@@ -198,7 +199,7 @@ class OpenExport(Served):
         return next((found for found in told if found is not None), None)
 
 
-def open_export(path: str | os.PathLike[str]) -> OpenExport:
+def open_export(path: str | os.PathLike[str]) -> ExportedModel:
     """Loads an exported model to predict with it, without Keras.
 
     Args:
@@ -233,7 +234,7 @@ def open_export(path: str | os.PathLike[str]) -> OpenExport:
     names = tuple(labels.read_text(encoding="utf-8").split("\n")[:-1]) if labels.is_file() else ()
     written = folder / "assets" / TASK_FILE
     task = written.read_text(encoding="utf-8").strip() if written.is_file() else "outputs"
-    return OpenExport(folder, dict(loaded.signatures), names, loaded, task)
+    return ExportedModel(folder, dict(loaded.signatures), names, loaded, task)
 
 
 def is_savedmodel(folder: pathlib.Path) -> bool:

@@ -202,7 +202,7 @@ def _run_fresh(
         if done.returncode != 0:
             last = "\n".join(done.stderr.strip().splitlines()[-5:])
             raise ExportError(
-                f"The exported model does not run in a fresh process with TensorFlow alone "
+                "The exported model does not run in a fresh process with TensorFlow alone "
                 f"(exit code {done.returncode}). It said:\n{last}"
             )
         return pickle.loads(results_path.read_bytes())

@@ -47,7 +47,7 @@ class RequestItem:
 
 
 @dataclasses.dataclass(frozen=True)
-class FilePrediction:
+class Prediction:
     """What a model says of one file.
 
     Attributes:
@@ -92,11 +92,11 @@ class FilePrediction:
 
 def predict_files(
     answer: Answer, files: Sequence[str | os.PathLike[str]], *, class_names: Sequence[str] = (), top: int = 3
-) -> Iterator[FilePrediction]:
+) -> Iterator[Prediction]:
     """Predicts for image files, in order; a file that cannot be used gets its reason instead.
 
     Args:
-        answer: encoded images to outputs by name, such as :meth:`OpenExport.predict_bytes`.
+        answer: encoded images to outputs by name, such as :meth:`ExportedModel.predict_bytes`.
         files: paths.
         class_names: in the order of the probabilities; unnamed classes get their number.
         top: how many classes to list for each file.
@@ -120,11 +120,11 @@ def predict_recordings(
     *,
     class_names: Sequence[str] = (),
     top: int = 3,
-) -> Iterator[FilePrediction]:
+) -> Iterator[Prediction]:
     """Predicts for recordings in any format and at any rate that training could read, in order.
 
     Args:
-        answer: waves [n, samples] to outputs by name, such as :meth:`OpenExport.predict`.
+        answer: waves [n, samples] to outputs by name, such as :meth:`ExportedModel.predict`.
         files: paths.
         spec: rate and length of the waves that the model takes.
         class_names: as in :func:`predict_files`.
@@ -147,11 +147,12 @@ def predict_texts(
     *,
     class_names: Sequence[str] = (),
     top: int = 3,
-) -> Iterator[FilePrediction]:
+) -> Iterator[Prediction]:
     """Predicts for texts or for pairs of texts, in order.
 
     Args:
-        answer: texts, and the second texts of pairs, to outputs by name, such as :meth:`OpenExport.predict` for texts.
+        answer: function from texts, and the second texts of pairs, to outputs by name, such as
+            :meth:`ExportedModel.predict` for texts.
         texts: any strings.
         pairs: the second text of each pair; None where there are no pairs.
         class_names: as in :func:`predict_files`.
@@ -173,11 +174,11 @@ def predict_items(
     class_names: Sequence[str] = (),
     top: int = 3,
     decodes: bool = False,
-) -> Iterator[FilePrediction]:
+) -> Iterator[Prediction]:
     """Predicts for items that a modality reads, in order; one that cannot be used gets its reason instead.
 
     Args:
-        answer: values of items to outputs by name, one row each, such as :meth:`OpenExport.predict`.
+        answer: values of items to outputs by name, one row each, such as :meth:`ExportedModel.predict`.
         items: from :meth:`tfft.registry.Modality.read_items`.
         class_names: as in :func:`predict_files`.
         top: as in :func:`predict_files`.
@@ -196,7 +197,7 @@ def predict_items(
         for at, item in enumerate(window):
             row = answered.get(at, item.error or "")
             if isinstance(row, str):
-                yield FilePrediction(item.name, error=row, pair=item.pair)
+                yield Prediction(item.name, error=row, pair=item.pair)
             else:
                 yield _prediction(item, row, class_names, top)
 
@@ -228,11 +229,11 @@ def _rows_or_reasons(answer: Callable[[Any], dict[str, np.ndarray]], values: Seq
         return [row for one in values for row in _rows_or_reasons(answer, [one])]
 
 
-def _tagged(text: str, tags: np.ndarray) -> FilePrediction:
+def _tagged(text: str, tags: np.ndarray) -> Prediction:
     """Puts each word of a text beside its tag, which is empty where the model could not see the word."""
     words = tf.strings.split(text).numpy().tolist()  # as the model parts them
     pairs = [[word.decode(), tag.decode()] for word, tag in zip(words, tags, strict=False)]  # padding has no word
-    return FilePrediction(text, outputs={"tags": pairs})
+    return Prediction(text, outputs={"tags": pairs})
 
 
 def _reason(error: tf.errors.OpError) -> str:
@@ -247,7 +248,7 @@ def _reason(error: tf.errors.OpError) -> str:
     return f"cannot be decoded: {detail}"
 
 
-def _prediction(item: RequestItem, row: Row, class_names: Sequence[str], top: int) -> FilePrediction:
+def _prediction(item: RequestItem, row: Row, class_names: Sequence[str], top: int) -> Prediction:
     if np.ndim(row.get("label", b"")) == 1:
         return dataclasses.replace(_tagged(item.name, row["label"]), pair=item.pair)
     probabilities = row.get("probabilities")
@@ -255,12 +256,12 @@ def _prediction(item: RequestItem, row: Row, class_names: Sequence[str], top: in
         outputs = {name: _plain(value) for name, value in row.items()}
         if probabilities is not None and len(class_names) == len(probabilities):
             outputs["probabilities"] = dict(zip(class_names, outputs["probabilities"], strict=True))
-        return FilePrediction(item.name, outputs=outputs, pair=item.pair)
+        return Prediction(item.name, outputs=outputs, pair=item.pair)
     best = np.argsort(-probabilities, kind="stable")[:top]
     named = len(class_names) == len(probabilities)
-    listed = tuple((class_names[i] if named else str(i), float(probabilities[i])) for i in best)
+    join_names = tuple((class_names[i] if named else str(i), float(probabilities[i])) for i in best)
     label = row["label"].decode()
-    return FilePrediction(item.name, label, float(probabilities.max()), listed, pair=item.pair)
+    return Prediction(item.name, label, float(probabilities.max()), join_names, pair=item.pair)
 
 
 def _plain(value: Any) -> Any:

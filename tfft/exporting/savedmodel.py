@@ -27,7 +27,7 @@ from tfft.specs import InputSpec
 
 
 @dataclasses.dataclass(frozen=True)
-class Exported:
+class ExportResult:
     """What :func:`export` wrote.
 
     Attributes:
@@ -54,7 +54,7 @@ def export(
     card: Mapping[str, object] | None = None,
     input_spec: InputSpec | None = None,
     tolerance: float = 1e-5,
-) -> Exported:
+) -> ExportResult:
     """Writes a model as one SavedModel for serving, checked before it is put in place.
 
     Use it when training is done. The SavedModel holds everything: decoding, resizing, scaling, the
@@ -104,7 +104,7 @@ def write_checked(
     examples: Examples | None = None,
     card: Mapping[str, object] | None = None,
     tolerance: float = 1e-5,
-) -> Exported:
+) -> ExportResult:
     """Writes the functions of a model aside, checks them in a fresh process and puts them in place.
 
     Args:
@@ -125,7 +125,7 @@ def write_checked(
         if target.exists():
             raise ExportError(f"{target} appeared while the model was being exported; it was left alone.")
         os.rename(folder, target)
-    return Exported(target, difference, describe_functions(serving), serving.class_names, serving.notes)
+    return ExportResult(target, difference, describe_functions(serving), serving.class_names, serving.notes)
 
 
 def version_folder(path: str | os.PathLike[str]) -> pathlib.Path:

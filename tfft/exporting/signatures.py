@@ -130,14 +130,14 @@ def _inputs(model: keras.Model) -> dict[str, tf.TensorSpec]:
         raise ExportError(
             f"The model {model.name!r} has no known inputs. Expected a functional or Sequential model that is built; "
             f"received {type(model).__name__}. Fix: wrap it, inputs = keras.Input(...); "
-            f"keras.Model(inputs, model(inputs))."
+            "keras.Model(inputs, model(inputs))."
         )
     specs = {}
     for name, tensor in zip(_input_names(model), _flat_inputs(model), strict=True):
         if tensor.shape[0] is not None:
             raise ExportError(
                 f"The input {name!r} has a fixed batch of {tensor.shape[0]}. A server chooses the batch, "
-                f"so build the model with keras.Input(shape=...) and without batch_size."
+                "so build the model with keras.Input(shape=...) and without batch_size."
             )
         specs[name] = tf.TensorSpec(tensor.shape, tensor.dtype, name=name)
     return specs
@@ -175,7 +175,7 @@ def _check_batch_dimension(name: str, function: tf.types.experimental.ConcreteFu
         if tensor.shape.rank is not None and (tensor.shape.rank == 0 or tensor.shape[0] is not None):
             raise ExportError(
                 f"The output {key!r} of {name} has the shape {tensor.shape}. Its first dimension has to be the batch, "
-                f"one row per example, or a server cannot split a batch among its callers."
+                "one row per example, or a server cannot split a batch among its callers."
             )
 
 
@@ -222,9 +222,9 @@ def _assumed_head(model: keras.Model, class_names: tuple[str, ...]) -> tuple[hea
     outputs = model.outputs
     if len(outputs) != 1 or len(outputs[0].shape) != 2:
         raise ExportError(
-            f"class_names needs a model with one output of shape [batch, classes]; "
+            "class_names needs a model with one output of shape [batch, classes]; "
             f"received {[tuple(tensor.shape) for tensor in outputs]}. "
-            f"Leave class_names away to export the outputs as they are."
+            "Leave class_names away to export the outputs as they are."
         )
     units, activation = outputs[0].shape[1], _last_activation(model)
     if activation == "sigmoid":

@@ -16,9 +16,9 @@ from typing import Any
 from tfft import registry
 from tfft.data.label_parsing import has_value
 from tfft.data.table import SUFFIXES, Table, read_table
-from tfft.errors import DataError, listed, raise_problems
+from tfft.errors import DataError, join_names, raise_problems
 from tfft.exporting.loader import BYTES_SIGNATURE, Served
-from tfft.exporting.prediction import FilePrediction, predict_items
+from tfft.exporting.prediction import Prediction, predict_items
 from tfft.io.atomic import write_whole
 
 _PREFIX = "predicted_"  # of the columns that are added, so that those of the table stay
@@ -26,7 +26,7 @@ _PREFIX = "predicted_"  # of the columns that are added, so that those of the ta
 
 def predict_each(
     model: Served, items: Sequence[Any], pairs: Sequence[str] | None = None, *, top: int = 3
-) -> Iterator[FilePrediction]:
+) -> Iterator[Prediction]:
     """Predicts for whatever a model takes, in order.
 
     Args:
@@ -55,7 +55,7 @@ def predict_table(
     root: str | os.PathLike[str] | None = None,
     encoding: str = "utf-8",
     top: int = 3,
-) -> tuple[Table, Iterator[FilePrediction]]:
+) -> tuple[Table, Iterator[Prediction]]:
     """Reads a table and predicts for each of its rows.
 
     Use it for texts in a column (or pairs in two), or for files that a column names. Other columns are left alone, so a
@@ -85,7 +85,7 @@ def predict_table(
     if len(columns) != wanted:
         raise DataError(
             f"The model takes {kind.request_noun(taken.spec)}, so name {wanted} "
-            f"column{'s' if wanted > 1 else ''}; received {len(columns)}: {listed(map(repr, columns))}."
+            f"column{'s' if wanted > 1 else ''}; received {len(columns)}: {join_names(map(repr, columns))}."
         )
     table = read_table(source, header=not any(isinstance(column, int) for column in columns), encoding=encoding)
     problems, values = [], []
@@ -99,19 +99,19 @@ def predict_table(
     folder = Path(root if root is not None else Path(source).parent if is_file else "").expanduser()
     rows = list(zip(*values, strict=True))
     items = [kind.item_of_row(row, folder) if all(map(has_value, row)) else None for row in rows]
-    return table, _predictions(model, rows, items, listed(map(repr, columns)), top)
+    return table, _predictions(model, rows, items, join_names(map(repr, columns)), top)
 
 
 def _predictions(
     model: Served, rows: Sequence[Sequence[Any]], items: Sequence[Any], names: str, top: int
-) -> Iterator[FilePrediction]:
+) -> Iterator[Prediction]:
     """Predictions for the rows that hold something, and reasons for the others, in order."""
     found = predict_each(model, [item for item in items if item is not None], top=top)
     for row, item in zip(rows, items, strict=True):
         if item is not None:
             yield next(found)
         else:
-            yield FilePrediction(str(row[0]) if has_value(row[0]) else "", error=f"has nothing in {names}")
+            yield Prediction(str(row[0]) if has_value(row[0]) else "", error=f"has nothing in {names}")
 
 
 def check_target(out: str | os.PathLike[str]) -> Path:
@@ -122,7 +122,7 @@ def check_target(out: str | os.PathLike[str]) -> Path:
     """
     target = Path(out).expanduser()
     if target.suffix.lower() not in SUFFIXES:
-        raise DataError(f"{target} is no table by its name, expected {listed(SUFFIXES)}.")
+        raise DataError(f"{target} is no table by its name, expected {join_names(SUFFIXES)}.")
     if target.exists():
         raise DataError(f"{target} is there already, and nothing is overwritten. Give another name or remove it.")
     if not target.parent.is_dir():
@@ -130,9 +130,7 @@ def check_target(out: str | os.PathLike[str]) -> Path:
     return target
 
 
-def write_predictions(
-    table: Table, predictions: Iterable[FilePrediction], out: str | os.PathLike[str]
-) -> list[FilePrediction]:
+def write_predictions(table: Table, predictions: Iterable[Prediction], out: str | os.PathLike[str]) -> list[Prediction]:
     """Writes a table with what a model says of each row in further columns.
 
     They are ``predicted_label`` and ``predicted_probability`` for classes, one for each output else, and
@@ -166,7 +164,7 @@ def write_predictions(
     return found
 
 
-def _columns_of(said: FilePrediction) -> dict[str, Any]:
+def _columns_of(said: Prediction) -> dict[str, Any]:
     if said.error is not None:
         return {f"{_PREFIX}error": said.error}
     if said.label is not None:

@@ -1,4 +1,4 @@
-"""The frozen part of a model, run once: :func:`split`, :func:`extract`, and a head solved on the result.
+"""The frozen part of a model, run once: :func:`split_frozen`, :func:`extract`, and a head solved on the result.
 
 What is offered here takes a model apart, computes what its frozen part gives with the fastest engine there
 is, keeps it, and tells beforehand what that costs. Importing this package does not import TensorFlow:
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from tfft.features.extraction import extract
     from tfft.features.feature_set import Features
     from tfft.features.linear_probe.nearest_mean import Prototypes, nearest_mean_head
-    from tfft.features.linear_probe.solver import solve_head, transplant
-    from tfft.features.split_model import split, split_head
+    from tfft.features.linear_probe.solver import fit_linear_probe, set_head_weights
+    from tfft.features.split_model import split_frozen, split_head
 
 __all__ = [
     "CacheEntry", "Features", "Prototypes", "clear_caches", "extract",
-    "list_caches", "nearest_mean_head", "solve_head", "split", "split_head", "transplant",
+    "list_caches", "nearest_mean_head", "fit_linear_probe", "split_frozen", "split_head", "set_head_weights",
 ]  # fmt: skip
 
 _MODULES = {
@@ -29,10 +29,10 @@ _MODULES = {
     "Prototypes": "linear_probe.nearest_mean",
     "extract": "extraction",
     "nearest_mean_head": "linear_probe.nearest_mean",
-    "solve_head": "linear_probe.solver",
-    "split": "split_model",
+    "fit_linear_probe": "linear_probe.solver",
+    "split_frozen": "split_model",
     "split_head": "split_model",
-    "transplant": "linear_probe.solver",
+    "set_head_weights": "linear_probe.solver",
 }
 
 

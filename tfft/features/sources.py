@@ -97,7 +97,7 @@ def open_source(dataset: Any, staged: Staged, batch_size: int, views: Views | No
     if isinstance(dataset, (np.ndarray, dict)) or _is_texts(dataset) or _is_positioned(dataset):
         return ArraySource(dataset, None, staged, batch_size)
     raise DataError(
-        f"Features are made of a tf.data.Dataset of (inputs, labels) batches, of tfft.data.Examples, of an array or a "
+        "Features are made of a tf.data.Dataset of (inputs, labels) batches, of tfft.data.Examples, of an array or a "
         f"list of texts, or of a pair (array, labels). Received {type(dataset).__name__}."
     )
 
@@ -186,7 +186,7 @@ class ArraySource(Source):
         if len(counts) != 1 or min(counts) < 1:
             shapes = [a.shape for a in self._leaves]
             raise DataError(
-                f"Arrays must hold the same number of examples along their first axis, at least one. Received shapes "
+                "Arrays must hold the same number of examples along their first axis, at least one. Received shapes "
                 f"{shapes}, labels {None if self.labels is None else self.labels.shape}."
             )
         self._views, self._vary, self.views = views, vary, 1 if views is None else views.count

@@ -13,13 +13,13 @@ import tensorflow as tf
 
 from tfft import heads
 from tfft.backbones.base import blocks_of, find_backbone, names_of
-from tfft.errors import BackboneError, did_you_mean, listed
+from tfft.errors import BackboneError, did_you_mean, join_names
 from tfft.features.functional_graph import Step, ancestors, descendants, divide, flatten, steps_of
 from tfft.keras_compat import flatten_layers, seed_generators
 from tfft.layers.tokenize import Tokenize
 
 
-def split(
+def split_frozen(
     model: keras.Model, *, cut: str | None = None, ignore_dropout: bool = False
 ) -> tuple[keras.Model, keras.Model]:
     """Divides a model into its frozen prefix and its trainable suffix, which share its variables.
@@ -93,7 +93,7 @@ def split_head(model: keras.Model) -> tuple[keras.Model, keras.Model]:
 
     Example:
         >>> prefix, suffix = split_head(model)
-        >>> solved = tfft.features.solve_head(extract(prefix, train).arrays, labels, tfft.heads.from_model(model))
+        >>> solved = tfft.features.fit_linear_probe(extract(prefix, train).arrays, labels, tfft.heads.from_model(model))
     """
     heads.from_model(model)
     flat = flatten(model)
@@ -114,20 +114,20 @@ def backbone_dropout(model: keras.Model, early: Sequence[Step]) -> set[int]:
 
 
 def split_steady(model: keras.Model) -> tuple[keras.Model, keras.Model, str]:
-    """Does what :func:`split` does; dropout inside of what is frozen is left out, and a note says so.
+    """Does what :func:`split_frozen` does; dropout inside of what is frozen is left out, and a note says so.
 
     Returns:
         Prefix, suffix, and the note; empty where there is no dropout in the prefix.
 
     Raises:
-        BackboneError: as :func:`split`, for statistics that move for one.
+        BackboneError: as :func:`split_frozen`, for statistics that move for one.
     """
     try:
-        return *split(model), ""
+        return *split_frozen(model), ""
     except BackboneError:
-        prefix, suffix = split(model, ignore_dropout=True)
+        prefix, suffix = split_frozen(model, ignore_dropout=True)
     names = [s.name for s in steps_of(prefix) if is_random(s)]
-    return prefix, suffix, f"what is frozen runs as in inference, without its dropout ({listed(names, limit=3)})"
+    return prefix, suffix, f"what is frozen runs as in inference, without its dropout ({join_names(names, limit=3)})"
 
 
 def _trainable(model: keras.Model, steps: Sequence[Step]) -> list[Step]:
@@ -136,7 +136,7 @@ def _trainable(model: keras.Model, steps: Sequence[Step]) -> list[Step]:
         raise BackboneError(
             f"Nothing in {model.name!r} trains, so it has no suffix. For the features of the whole model call "
             "tfft.features.extract(model, dataset); to train a part of it, tfft.unfreeze(model, blocks); to cut at a "
-            f"block, cut=, one of: {listed(names_of(blocks_of(model)))}."
+            f"block, cut=, one of: {join_names(names_of(blocks_of(model)))}."
         )
     return starts
 
@@ -146,16 +146,17 @@ def _after_block(model: keras.Model, steps: Sequence[Step], cut: str) -> list[St
     names = names_of(blocks)
     if cut not in names:
         raise BackboneError(
-            f"{model.name!r} has no block {cut!r}.{did_you_mean(cut, names)} Its blocks: {listed(names, limit=60)}."
+            f"{model.name!r} has no block {cut!r}.{did_you_mean(cut, names)} Its blocks: {join_names(names, limit=60)}."
         )
     before = blocks[: names.index(cut) + 1]
     known = {id(part) for block in before for layer in block.layers for part in flatten_layers(layer)}
     training = [s.name for s in steps if s.trains and id(s.operation) in known]
     if training:
         earlier = _frozen_names(model)
-        fix = f"Cut at one of {listed(earlier)}, or freeze more." if earlier else "Freeze the first blocks."
+        fix = f"Cut at one of {join_names(earlier)}, or freeze more." if earlier else "Freeze the first blocks."
         raise BackboneError(
-            f"The prefix of {model.name!r} up to {cut!r} would change while training: {listed(training)} train. {fix}"
+            f"The prefix of {model.name!r} up to {cut!r} would change while training: {join_names(training)} "
+            f"train. {fix}"
         )
     return [s for s in steps if s.variables and id(s.operation) not in known]
 
@@ -214,7 +215,7 @@ def _not_constant(model: keras.Model, unsteady: Sequence[Step], lost: Sequence[S
     frozen = [s.name for s in lost]
     return (
         f"The frozen part of {model.name!r} is not constant, so it cannot be computed once: {why}; "
-        f"{len(frozen)} frozen layers depend on it: {listed(frozen, limit=3)}. {fix}"
+        f"{len(frozen)} frozen layers depend on it: {join_names(frozen, limit=3)}. {fix}"
     )
 
 

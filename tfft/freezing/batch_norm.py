@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfft.backbones.base import is_opened
-from tfft.errors import DataError, PlanError, listed
+from tfft.errors import DataError, PlanError, join_names
 from tfft.keras_compat import flatten_layers
 
 _NORM_CLASS = re.compile(r"norm", re.I)
@@ -54,7 +54,7 @@ def refresh_batch_norm(model: keras.Model, dataset: tf.data.Dataset) -> list[ker
         PlanError: for layers with ``renorm=True``, and for blocks whose statistics do not move as moving averages do.
 
     Example:
-        >>> model.fit(train, epochs=10, callbacks=[tfft.weight_averaging.WeightAverage(0.25)])
+        >>> model.fit(train, epochs=10, callbacks=[tfft.weight_averaging.StochasticWeightAveraging(0.25)])
         >>> tfft.freezing.refresh_batch_norm(model, train)
     """
     return recompute(model, dataset, *training_norms(model))
@@ -97,7 +97,8 @@ def recompute(
     renorm = [norm.name for norm in norms if getattr(norm, "renorm", False)]
     if renorm:
         raise PlanError(
-            f"The statistics of layers with renorm=True cannot be recomputed: {listed(renorm)}. Freeze them, or train "
+            f"The statistics of layers with renorm=True cannot be recomputed: {join_names(renorm)}. Freeze "
+            "them, or train "
             "without renorm."
         )
     if not norms and not opened:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 import keras
 
 from tfft.backbones.base import Backbone, Block, blocks_of, is_opened
-from tfft.errors import BlockError, listed, raise_problems
+from tfft.errors import BlockError, join_names, raise_problems
 from tfft.freezing.selection import Blocks, compile_again, has_updates, select, set_flags, set_trainable
 from tfft.keras_compat import flatten_layers, saves_graph
 from tfft.layers.lora import LowRank, merge_layer, split_of, update_layer, updated_layers
@@ -93,7 +93,8 @@ def add_lora(
         _add(numbered, written, inside)
     if inside:
         warnings.warn(
-            f"The low-rank updates in {listed(dict.fromkeys(inside))} are inside of a layer that a .keras file does "
+            f"The low-rank updates in {join_names(dict.fromkeys(inside))} are inside of a layer that a .keras "
+            "file does "
             "not describe: it holds them added to the kernels, and after loading the layers have none. A file of a "
             "model that was compiled has to be loaded with compile=False: its optimizer knows the updates.",
             UserWarning,
@@ -177,7 +178,7 @@ def _targets(
     updated = [block.name for block in blocks_of(network) if has_updates(block)]
     if updated:
         problems.append(
-            f"there are low-rank updates already, in {listed(updated)}: call tfft.freezing.merge_lora(model) first."
+            f"there are low-rank updates already, in {join_names(updated)}: call tfft.freezing.merge_lora(model) first."
         )
     found = {block.name: [k for k in _kernels(block) if pattern.search(k.name)] for block in chosen}
     empty = [block for block in chosen if not found[block.name]]
@@ -232,7 +233,7 @@ def _forget_traces(model: keras.Model) -> None:
 def _without_kernel(block: Block, variables: str | None) -> str:
     held = [kernel.name for kernel in _kernels(block)]
     if held:
-        return f"variables={variables!r} matches no kernel of {block.name!r}. It has: {listed(held)}."
+        return f"variables={variables!r} matches no kernel of {block.name!r}. It has: {join_names(held)}."
     parts: list[str] = []
     for layer in block.layers:
         if is_opened(layer):
@@ -242,7 +243,7 @@ def _without_kernel(block: Block, variables: str | None) -> str:
             parts += [f"{sub.name} ({split_of(sub)})" for sub in flatten_layers(layer) if sub.weights]
     return (
         f"{block.name!r} has no kernel that a low-rank update fits: those that train and feed a matrix product or a "
-        f"convolution that is not depthwise. It has: {listed(parts)}."
+        f"convolution that is not depthwise. It has: {join_names(parts)}."
     )
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfft.backbones.base import Backbone, Block, is_opened
-from tfft.errors import BlockError, PlanError, listed, raise_problems
+from tfft.errors import BlockError, PlanError, join_names, raise_problems
 from tfft.freezing.batch_norm import STATISTIC, batch_norms, has_statistics, moves_statistics, recompute
 from tfft.freezing.selection import select
 from tfft.freezing.weight_values import is_floating
@@ -147,7 +147,7 @@ def _native(layer: keras.layers.Layer, draw: Iterator[int]) -> list[_Change]:
         pairs = list(zip(layer.weights, fresh.weights, strict=True))
         wrong = [v.path for v, new in pairs if tuple(v.shape) != tuple(new.shape)]
         if wrong:
-            raise ValueError(f"it would have other shapes: {listed(wrong)}")
+            raise ValueError(f"it would have other shapes: {join_names(wrong)}")
     except Exception as error:  # whatever a layer of the user raises
         raise BlockError(
             f"The layer {layer.name!r} ({type(layer).__name__}) cannot be made again to see how it starts: {error} "

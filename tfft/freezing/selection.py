@@ -15,7 +15,7 @@ import keras
 
 from tfft.backbones.base import Backbone, Block, blocks_of, is_opened, names_of
 from tfft.backbones.savedmodel.layer import VariableSpec
-from tfft.errors import BlockError, did_you_mean, listed, raise_problems
+from tfft.errors import BlockError, did_you_mean, join_names, raise_problems
 from tfft.freezing.batch_norm import batch_norms, has_statistics, is_norm
 from tfft.keras_compat import flatten_layers, own_weights, recompile
 from tfft.layers.lora import pairs_of, updated_layers
@@ -68,7 +68,9 @@ def select(model: keras.Model | Backbone, blocks: Blocks) -> list[Block]:
     if isinstance(blocks, slice):
         chosen = every[blocks]
         if not chosen:
-            raise BlockError(f"{blocks} matches none of the {len(every)} blocks: {listed(names_of(every), limit=60)}.")
+            raise BlockError(
+                f"{blocks} matches none of the {len(every)} blocks: {join_names(names_of(every), limit=60)}."
+            )
         return chosen
     if isinstance(blocks, str):
         return _named(every, blocks)
@@ -127,7 +129,7 @@ def unfreeze(
     if lost:
         again = f"{blocks!r}" if only is None else f"{blocks!r}, only={only!r}"
         warnings.warn(
-            f"Parts of {listed(dict.fromkeys(lost))} are frozen inside one layer. Keras does not store this in a "
+            f"Parts of {join_names(dict.fromkeys(lost))} are frozen inside one layer. Keras does not store this in a "
             f".keras file: after loading, call tfft.unfreeze(model, {again}) again before training.",
             UserWarning,
             stacklevel=2,
@@ -159,7 +161,8 @@ def set_flags(
     both = [block.name for block in wanted if block.name in updated]
     if kind in KINDS and both:
         raise BlockError(
-            f"{listed(both)} have low-rank updates, and of such blocks nothing else trains; only={kind!r} was asked "
+            f"{join_names(both)} have low-rank updates, and of such blocks nothing else trains; only={kind!r} "
+            "was asked "
             "for. Call tfft.freezing.merge_lora(model) first."
         )
     _check_modes(every, chosen, batch_norm)
@@ -223,7 +226,7 @@ def _last(every: list[Block], n: int) -> list[Block]:
         return every[len(every) - n :]
     raise BlockError(
         f"blocks={n} asks for the last {n} blocks, but the backbone has {len(every)}: "
-        f"{listed(names_of(every), limit=60)}. Give 0 to {len(every)}, or 'all'."
+        f"{join_names(names_of(every), limit=60)}. Give 0 to {len(every)}, or 'all'."
     )
 
 
@@ -248,7 +251,7 @@ def _named(every: list[Block], text: str) -> list[Block]:
     if text in KINDS:
         holding = [block for block in every if any(_holds(layer, text) for layer in block.layers)]
         if not holding:
-            raise BlockError(f"No block holds {text} variables. Blocks: {listed(names_of(every), limit=60)}.")
+            raise BlockError(f"No block holds {text} variables. Blocks: {join_names(names_of(every), limit=60)}.")
         return holding
     found = _match(every, text)
     if isinstance(found, str):
@@ -263,12 +266,12 @@ def _match(every: list[Block], text: str) -> list[Block] | str:
     try:
         pattern = re.compile(text)
     except re.error as error:
-        return f"{text!r} is neither a block nor a regular expression ({error}). Blocks: {listed(names, limit=60)}."
+        return f"{text!r} is neither a block nor a regular expression ({error}). Blocks: {join_names(names, limit=60)}."
     for matches in (pattern.fullmatch, pattern.search):
         found = [block for block in every if matches(block.name)]
         if found and text:
             return found
-    return f"{text!r} matches no block.{did_you_mean(text, names)} Blocks: {listed(names, limit=60)}."
+    return f"{text!r} matches no block.{did_you_mean(text, names)} Blocks: {join_names(names, limit=60)}."
 
 
 def _listed(every: list[Block], wanted: Sequence[str | Block]) -> list[Block]:
@@ -280,7 +283,7 @@ def _listed(every: list[Block], wanted: Sequence[str | Block]) -> list[Block]:
             if one.name in names:
                 chosen.add(one.name)
             else:
-                problems.append(f"the block {one.name!r} is not of this model. Blocks: {listed(names, limit=60)}.")
+                problems.append(f"the block {one.name!r} is not of this model. Blocks: {join_names(names, limit=60)}.")
             continue
         if not isinstance(one, str):
             problems.append(f"a list holds names of blocks, got {one!r}.")
@@ -328,11 +331,12 @@ def _check_effect(wanted: Sequence[Block], kind: str) -> None:
     if wanted and not any(layer.trainable_weights for block in wanted for layer in block.layers):
         if kind in KINDS:
             raise BlockError(
-                f"The chosen blocks ({listed(names_of(wanted))}) hold no {kind} variables that can train. Choose other "
+                f"The chosen blocks ({join_names(names_of(wanted))}) hold no {kind} variables that can train. "
+                "Choose other "
                 "blocks, or leave out only=."
             )
         raise BlockError(
-            f"Nothing in the chosen blocks can train ({listed(names_of(wanted))}): all of their variables are kept "
+            f"Nothing in the chosen blocks can train ({join_names(names_of(wanted))}): all of their variables are kept "
             "fixed, by whoever saved the model or by batch_norm='fixed'. Choose other blocks, or 'none'."
         )
 

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 
 from tfft.backbones.base import is_opened
-from tfft.errors import AuditError, listed
+from tfft.errors import AuditError, join_names
 from tfft.keras_compat import flatten_layers, own_trainable_variables, own_weights
 
 
@@ -54,7 +54,7 @@ class AuditReport:
         line = (
             f"{self.frozen - len(self.frozen_moved)} of {self.frozen} frozen variables unchanged, "
             f"{self.trainable - len(self.trainable_unchanged) - len(self.allowed_unchanged)} of {self.trainable} "
-            f"trainable ones changed"
+            "trainable ones changed"
         )
         return line + (f", {self.free_moved} of {self.free} statistics moved" if self.free else "")
 
@@ -127,12 +127,12 @@ class Audit:
         if report.frozen_moved:
             lines.append(
                 f"  {len(report.frozen_moved)} of {report.frozen} frozen variables changed: "
-                f"{listed(report.frozen_moved)}."
+                f"{join_names(report.frozen_moved)}."
             )
         if report.trainable_unchanged:
             lines.append(
                 f"  {len(report.trainable_unchanged)} of {report.trainable} trainable variables did not change: "
-                f"{listed(report.trainable_unchanged)}."
+                f"{join_names(report.trainable_unchanged)}."
             )
         lines.append(
             "  Keras ignores a `trainable` that was set after a fit without a new compile: use tfft.unfreeze, or call "

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfft.errors import PlanError, did_you_mean, listed, raise_problems
+from tfft.errors import PlanError, did_you_mean, join_names, raise_problems
 from tfft.keras_compat import flatten_layers, own_non_trainable_variables
 
 Values = Mapping[str, Any] | Sequence[Any]
@@ -105,7 +105,7 @@ def _places(weights: Sequence[keras.Variable], given: Mapping[str, Any], problem
     places = {v.path: i for i, v in enumerate(weights) if counts[v.path] == 1}
     twice = [path for path in given if counts[path] > 1]
     if twice:
-        problems.append(f"several variables are called {listed(twice)}: give a list in the order of model.weights")
+        problems.append(f"several variables are called {join_names(twice)}: give a list in the order of model.weights")
     unknown = [path for path in given if path not in counts]
     problems += [f"the model has no variable {path!r}.{did_you_mean(path, places)}" for path in unknown[:20]]
     return places

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tfft.errors import did_you_mean, listed
+from tfft.errors import did_you_mean, join_names
 from tfft.inspection.findings import Finding, Item, Level
 
 _FEW = 10
@@ -30,10 +30,10 @@ def class_findings(counts: Mapping[str, Mapping[str, int]]) -> Iterator[Finding]
         if empty:
             remedy = "add examples or remove its folder"
             items = tuple(Item(name, f"has no example that can be used{where}") for name in empty)
-            yield Finding("empty-class", "fault", f"{len(empty)} classes are empty{where}", remedy, items)
+            yield Finding("empty-class", "error", f"{len(empty)} classes are empty{where}", remedy, items)
     if len(train) < 2:
         remedy = "a classifier needs two classes or more; expected one folder for each"
-        yield Finding("one-class", "fault", f"there are {len(train) or 'no'} classes", remedy, _all(train))
+        yield Finding("one-class", "error", f"there are {len(train) or 'no'} classes", remedy, _all(train))
     few = {name: count for name, count in train.items() if 0 < count < _FEW}
     if few:
         remedy = "add examples, or take plan='few_shot', which is made for few"
@@ -66,7 +66,7 @@ def twins(names: Sequence[str]) -> Iterator[Finding]:
         alike["".join(c for c in plain if c.isalnum()) or plain.strip()].append(name)
     same = [group for group in alike.values() if len(group) > 1]
     if same:
-        items = tuple(Item(listed(map(repr, group))) for group in same)
+        items = tuple(Item(join_names(map(repr, group))) for group in same)
         message = f"{len(same)} classes have names that differ only by case, blanks or marks"
         yield Finding("class-twins", "warning", message, "give them one name if they are one class", items)
 
@@ -81,7 +81,7 @@ def _unmatched(counts: Mapping[str, Mapping[str, int]]) -> Iterator[Finding]:
         items += [Item(name, f"is in {first} but not in {part}") for name in sorted(set(train) - set(own))]
     if items:
         remedy = "give all parts the same classes"
-        yield Finding("unmatched-class", "fault", "the parts do not have the same classes", remedy, tuple(items))
+        yield Finding("unmatched-class", "error", "the parts do not have the same classes", remedy, tuple(items))
 
 
 def _all(counts: Mapping[str, int]) -> tuple[Item, ...]:

@@ -120,4 +120,4 @@ def _stopped(error: DataError) -> Finding:
     """What stops a training, as a finding."""
     first, *lines = str(error).splitlines()
     items = tuple(Item(line.strip(" -")) for line in lines if line.strip())
-    return Finding("unreadable", "fault", first.rstrip(".:"), "see the message", items)
+    return Finding("unreadable", "error", first.rstrip(".:"), "see the message", items)

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from tfft.errors import listed
+from tfft.errors import join_names
 from tfft.io.atomic import write_whole
 
-Level = Literal["fault", "warning", "note"]
-LEVELS: tuple[Level, ...] = ("fault", "warning", "note")
+Level = Literal["error", "warning", "note"]
+LEVELS: tuple[Level, ...] = ("error", "warning", "note")
 _SHOWN = 5  # items of a finding in the terminal; the JSON has all
 
 
@@ -41,7 +41,7 @@ class Finding:
 
     Attributes:
         kind: short name, such as ``"unreadable"``; always the same for the same kind.
-        level: ``"fault"`` (training stops, or leaves the items out), ``"warning"`` (the result may mislead) or
+        level: ``"error"`` (training stops, or leaves the items out), ``"warning"`` (the result may mislead) or
             ``"note"`` (it is dealt with, and worth knowing).
         message: what was found, a sentence without a full stop.
         remedy: what to do about it, the same.
@@ -117,7 +117,7 @@ class DataReport:
 
     def _lines(self) -> Iterator[str]:
         for part, counts in self.counts.items():
-            several = listed([f"{name} {count:,}" for name, count in counts.items()], limit=12)
+            several = join_names([f"{name} {count:,}" for name, count in counts.items()], limit=12)
             yield f"{part or 'examples'}: {sum(counts.values()):,}" + (f" ({several})" if counts else "")
         for finding in self.findings:
             yield str(finding)

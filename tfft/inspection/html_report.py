@@ -13,7 +13,7 @@ _PICTURES = 24  # of one finding
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 62rem; padding: 0 1rem; color: #222 }
 h2 { font-size: 1.05rem; margin: 2rem 0 .2rem; border-left: .5rem solid #bbb; padding-left: .6rem }
-h2.fault { border-color: #c0392b } h2.warning { border-color: #e0a030 } h2.note { border-color: #6b9bd1 }
+h2.error { border-color: #c0392b } h2.warning { border-color: #e0a030 } h2.note { border-color: #6b9bd1 }
 .remedy { color: #555; margin: 0 0 .6rem 1.1rem }
 .items { display: flex; flex-wrap: wrap; gap: .8rem; margin-left: 1.1rem }
 figure { margin: 0; width: 13rem; font-size: .8rem; overflow-wrap: anywhere }

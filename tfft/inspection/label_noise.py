@@ -12,7 +12,7 @@ import numpy as np
 
 from tfft import heads
 from tfft.data.split import folds
-from tfft.features import solve_head
+from tfft.features import fit_linear_probe
 
 _FOLDS = 5
 
@@ -83,11 +83,11 @@ def label_candidates(
 def out_of_fold(features: np.ndarray, labels: np.ndarray, class_names: Sequence[str], seed: int) -> np.ndarray:
     """Returns probabilities [N, K] of a linear head for examples that it was not solved on."""
     head = heads.classification(list(class_names))
-    strength = solve_head(features, labels, head, seed=seed).l2
+    strength = fit_linear_probe(features, labels, head, seed=seed).l2
     part = folds([str(i) for i in range(len(labels))], _FOLDS, seed, labels=labels)
     found = np.zeros((len(labels), len(class_names)))
     for fold in range(_FOLDS):
-        solved = solve_head(features[part != fold], labels[part != fold], head, l2=strength, seed=seed)
+        solved = fit_linear_probe(features[part != fold], labels[part != fold], head, l2=strength, seed=seed)
         logits = features[part == fold] @ solved.kernel + solved.bias
         logits -= logits.max(axis=1, keepdims=True)
         odds = np.exp(logits)

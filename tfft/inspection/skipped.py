@@ -24,7 +24,7 @@ def unusable(skipped: Sequence[Skipped], items: str, suffixes: tuple[str, ...]) 
     if bad:
         message = f"{len(bad)} files or folders cannot be used"
         remedy = "repair, replace or remove them; training goes on without them"
-        yield Finding("unusable", "fault", message, remedy, tuple(bad))
+        yield Finding("unusable", "error", message, remedy, tuple(bad))
     if stray:
         yield Finding(
             "stray", "note", f"{len(stray)} files are no {items} by their names", "they are left alone", tuple(stray)

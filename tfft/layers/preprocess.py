@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfft.errors import DataError, PlanError, did_you_mean, listed, raise_problems
+from tfft.errors import DataError, PlanError, did_you_mean, join_names, raise_problems
 from tfft.specs import InputSpec
 
 _INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "area")
@@ -152,7 +152,9 @@ def check_spec(spec: InputSpec) -> None:
     for field, valid in (("interpolation", _INTERPOLATIONS), ("resize", _MODES)):
         value = getattr(spec, field)
         if value not in valid:
-            problems.append(f"{field} must be one of {listed(valid)}, received {value!r}.{did_you_mean(value, valid)}")
+            problems.append(
+                f"{field} must be one of {join_names(valid)}, received {value!r}.{did_you_mean(value, valid)}"
+            )
     for field in ("mean", "std"):
         value = getattr(spec, field)
         if value is not None and len(value) not in (1, spec.channels):

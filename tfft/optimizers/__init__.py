@@ -9,14 +9,15 @@ from tfft.errors import require_platform
 
 require_platform()
 
-from tfft.optimizers.factory import optimizer_names, optimizer_of  # noqa: E402
-from tfft.optimizers.layerwise_lr import block_factors  # noqa: E402
+from tfft.optimizers.factory import build_optimizer, optimizer_names  # noqa: E402
+from tfft.optimizers.layerwise_lr import layerwise_lr_multipliers  # noqa: E402
 from tfft.optimizers.lr_finder import LearningRates, lr_find  # noqa: E402
-from tfft.optimizers.per_variable_lr import ScaledOptimizer  # noqa: E402
-from tfft.optimizers.schedules import SCHEDULES, Piece, PiecewiseSchedule, schedule_of  # noqa: E402
-from tfft.optimizers.slot_transfer import Carried, carry_slots  # noqa: E402
+from tfft.optimizers.per_variable_lr import LayerwiseOptimizer  # noqa: E402
+from tfft.optimizers.schedules import SCHEDULES, PiecewiseSchedule, Segment, build_schedule  # noqa: E402
+from tfft.optimizers.slot_transfer import SlotTransfer, transfer_slots  # noqa: E402
 
 __all__ = [
-    "SCHEDULES", "Carried", "LearningRates", "Piece", "PiecewiseSchedule", "ScaledOptimizer", "block_factors",
-    "carry_slots", "lr_find", "optimizer_names", "optimizer_of", "schedule_of",
+    "SCHEDULES", "SlotTransfer", "LearningRates", "Segment", "PiecewiseSchedule", "LayerwiseOptimizer",
+    "layerwise_lr_multipliers",
+    "transfer_slots", "lr_find", "optimizer_names", "build_optimizer", "build_schedule",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The optimizer of a phase, by name: :func:`optimizer_of`.
+"""The optimizer of a phase, by name: :func:`build_optimizer`.
 
 Hides what Keras' optimizers are called and take, and which variables weight decay has to spare.
 """
@@ -14,33 +14,35 @@ import keras
 
 from tfft.backbones.base import is_opened
 from tfft.config import Phase
-from tfft.errors import PlanError, did_you_mean, listed, raise_problems
+from tfft.errors import PlanError, did_you_mean, join_names, raise_problems
 from tfft.freezing.batch_norm import is_norm
 from tfft.keras_compat import flatten_layers, own_weights
-from tfft.optimizers.layerwise_lr import block_factors
-from tfft.optimizers.per_variable_lr import ScaledOptimizer
-from tfft.optimizers.schedules import SCHEDULES, schedule_of
+from tfft.optimizers.layerwise_lr import layerwise_lr_multipliers
+from tfft.optimizers.per_variable_lr import LayerwiseOptimizer
+from tfft.optimizers.schedules import SCHEDULES, build_schedule
 
 _WRAPPERS = ("LossScaleOptimizer", "MultiOptimizer", "Optimizer")
 _SPARED = ("bias", "gamma", "beta", "scale", "offset")
 MOMENTUM = 0.9  # of SGD: Keras' own default is none, which nobody fine-tunes with
 
 
-def optimizer_of(phase: Phase, model: keras.Model, steps: int, *, wrapped: bool = False) -> keras.optimizers.Optimizer:
+def build_optimizer(
+    phase: Phase, model: keras.Model, steps: int, *, wrapped: bool = False
+) -> keras.optimizers.Optimizer:
     """Returns the optimizer of a phase, built for what trains in the model now.
 
     Use it with your own ``compile``, after :func:`tfft.unfreeze`. Settings are Keras' defaults, but SGD has a
     momentum of 0.9 (not Nesterov's). Weight decay is decoupled, with any optimizer; it is 0 where the phase
     says 0, with AdamW too. Biases, normalisation and all variables of less than two dimensions are spared
-    from it. The norm of all gradients together is clipped to ``phase.clip_norm``.
+    from it. The norm of all gradients together is clipped to ``phase.global_clipnorm``.
 
     Args:
-        phase: gives ``optimizer``, ``schedule``, ``learning_rate``, ``warmup``, ``weight_decay``, ``clip_norm``,
-            ``layer_decay`` and ``rates``.
+        phase: gives ``optimizer``, ``schedule``, ``learning_rate``, ``warmup``, ``weight_decay``, ``global_clipnorm``,
+            ``layer_decay`` and ``lr_multipliers``.
         model: with the phase's blocks unfrozen.
         steps: number of steps of the whole phase.
-        wrapped: True gives a :class:`ScaledOptimizer` also where all factors are 1, which is what
-            :func:`carry_slots` needs for Adam and its like; else it is one only where a factor is not.
+        wrapped: True gives a :class:`LayerwiseOptimizer` also where all factors are 1, which is what
+            :func:`transfer_slots` needs for Adam and its like; else it is one only where a factor is not.
 
     Returns:
         An optimizer, not used yet.
@@ -51,11 +53,11 @@ def optimizer_of(phase: Phase, model: keras.Model, steps: int, *, wrapped: bool 
     Example:
         >>> phase = Phase("fine-tune", "all", 5, 1e-4, optimizer="adamw", weight_decay=0.01, layer_decay=0.8)
         >>> tfft.unfreeze(model, phase.unfreeze)
-        >>> optimizer = tfft.optimizers.optimizer_of(phase, model, steps=5 * 45)
+        >>> optimizer = tfft.optimizers.build_optimizer(phase, model, steps=5 * 45)
         >>> model.compile(optimizer, **tfft.heads.from_model(model).compile_args())
     """
     kind, factors = _checked(phase, model, steps)
-    settings: dict[str, Any] = {"learning_rate": schedule_of(phase, steps), "global_clipnorm": phase.clip_norm}
+    settings: dict[str, Any] = {"learning_rate": build_schedule(phase, steps), "global_clipnorm": phase.global_clipnorm}
     strengths = [name for name in inspect.signature(kind).parameters if name.endswith("weight_decay")]
     settings |= {name: _strength(kind, phase) for name in strengths}  # Muon has two
     if kind is keras.optimizers.SGD:
@@ -64,7 +66,7 @@ def optimizer_of(phase: Phase, model: keras.Model, steps: int, *, wrapped: bool 
     if phase.weight_decay:
         optimizer.exclude_from_weight_decay(_spared(model))
     if wrapped or any(factor != 1.0 for factor in factors.values()):
-        optimizer = ScaledOptimizer(optimizer, factors)
+        optimizer = LayerwiseOptimizer(optimizer, factors)
     optimizer.build(model.trainable_variables)
     return optimizer
 
@@ -85,20 +87,20 @@ def _checked(phase: Phase, model: keras.Model, steps: int) -> tuple[type[keras.o
     name = str(phase.optimizer).lower()
     if name not in kinds:
         hint = did_you_mean(str(phase.optimizer), kinds)
-        problems.append(f"there is no optimizer {phase.optimizer!r}.{hint} Optimizers: {listed(sorted(kinds))}")
+        problems.append(f"there is no optimizer {phase.optimizer!r}.{hint} Optimizers: {join_names(sorted(kinds))}")
     if phase.schedule not in SCHEDULES:
         hint = did_you_mean(str(phase.schedule), SCHEDULES)
-        problems.append(f"there is no schedule {phase.schedule!r}.{hint} Schedules: {listed(SCHEDULES)}")
+        problems.append(f"there is no schedule {phase.schedule!r}.{hint} Schedules: {join_names(SCHEDULES)}")
     if not 0 < phase.learning_rate < math.inf:
         problems.append(f"learning_rate must be a number over 0, got {phase.learning_rate!r}")
     if not 0 <= phase.weight_decay < math.inf:
         problems.append(f"weight_decay must be a number of at least 0, got {phase.weight_decay!r}")
-    if phase.clip_norm is not None and not 0 < phase.clip_norm < math.inf:
-        problems.append(f"clip_norm must be None or a number over 0, got {phase.clip_norm!r}")
+    if phase.global_clipnorm is not None and not 0 < phase.global_clipnorm < math.inf:
+        problems.append(f"global_clipnorm must be None or a number over 0, got {phase.global_clipnorm!r}")
     if steps < 1:
         problems.append(f"a phase has at least one step, got {steps}")
     try:
-        factors = block_factors(model, layer_decay=phase.layer_decay, rates=phase.rates)
+        factors = layerwise_lr_multipliers(model, layer_decay=phase.layer_decay, lr_multipliers=phase.lr_multipliers)
     except PlanError as error:
         problems.append(str(error))
     raise_problems(PlanError, f"Phase {phase.name!r} has no optimizer", problems)

@@ -1,4 +1,4 @@
-"""Which rate each block gets: :func:`block_factors`.
+"""Which rate each block gets: :func:`layerwise_lr_multipliers`.
 
 Hides how blocks, the head and patterns of names become one factor for each trainable variable.
 """
@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 import keras
 
 from tfft.backbones.base import blocks_of, head_layers
-from tfft.errors import PlanError, did_you_mean, listed, raise_problems
+from tfft.errors import PlanError, did_you_mean, join_names, raise_problems
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,10 +26,10 @@ class _Unit:
     variables: tuple[keras.Variable, ...]
 
 
-def block_factors(
-    model: keras.Model, *, layer_decay: float = 1.0, rates: Mapping[str, float] | None = None
+def layerwise_lr_multipliers(
+    model: keras.Model, *, layer_decay: float = 1.0, lr_multipliers: Mapping[str, float] | None = None
 ) -> dict[str, float]:
-    """Returns the factor of the rate of every trainable variable, for :class:`ScaledOptimizer`.
+    """Returns the factor of the rate of every trainable variable, for :class:`LayerwiseOptimizer`.
 
     Use it where lower blocks, whose features are general, should move less than upper ones and the head. With
     ``layer_decay=d`` the head has the factor 1, the top block ``d``, the block below it ``d ** 2``, and so on.
@@ -43,7 +43,7 @@ def block_factors(
     Args:
         model: built; its blocks are those that :func:`tfft.describe` shows. Any Keras model.
         layer_decay: factor from one block to the one below it, over 0 and at most 1.
-        rates: factors on top of that, by name of a block or of a layer of the head, shell pattern
+        lr_multipliers: factors on top of that, by name of a block or of a layer of the head, shell pattern
             (``"block[12]*"``) or regular expression for the whole name (``"block(3|5)"``). 0 freezes a block as far
             as this optimizer goes; freezing it by :func:`tfft.unfreeze` also spares the work.
 
@@ -55,11 +55,11 @@ def block_factors(
             it in one message.
 
     Example:
-        >>> tfft.optimizers.block_factors(model, layer_decay=0.8, rates={"logits": 2.0})
+        >>> tfft.optimizers.layerwise_lr_multipliers(model, layer_decay=0.8, lr_multipliers={"logits": 2.0})
     """
     units = _units(model)
     names = [unit.name for unit in units]
-    on_top, problems = _match(names, rates or {})
+    on_top, problems = _match(names, lr_multipliers or {})
     if not _number(layer_decay) or not 0 < layer_decay <= 1:
         problems.append(f"layer_decay must be over 0 and at most 1, got {layer_decay!r}")
     raise_problems(PlanError, "The rates of the blocks cannot be used", problems)
@@ -72,7 +72,8 @@ def block_factors(
                 twice.append(variable.path)
     if twice:
         raise PlanError(
-            f"Variables of different blocks have the same path, so they cannot have different rates: {listed(twice)}. "
+            "Variables of different blocks have the same path, so they cannot have different rates: "
+            f"{join_names(twice)}. "
             "Give the layers of the model names that differ."
         )
     return factors
@@ -95,13 +96,13 @@ def _units(model: keras.Model) -> list[_Unit]:
     return [*units, _Unit(model.name, 0, rest)] if rest else units  # made by a subclass outside of any layer
 
 
-def _match(names: Sequence[str], rates: Mapping[str, float]) -> tuple[dict[str, float], list[str]]:
+def _match(names: Sequence[str], lr_multipliers: Mapping[str, float]) -> tuple[dict[str, float], list[str]]:
     """Returns the factor of each name that a pattern matches, and what is wrong with the patterns."""
     on_top: dict[str, float] = {}
     by: dict[str, list[str]] = {}
     problems = []
     unmatched = False
-    for pattern, factor in rates.items():
+    for pattern, factor in lr_multipliers.items():
         if not _number(factor) or not 0 <= factor < math.inf:
             problems.append(f"the rate of {pattern!r} must be a number of at least 0, got {factor!r}")
         found = _matching(names, pattern)
@@ -115,7 +116,7 @@ def _match(names: Sequence[str], rates: Mapping[str, float]) -> tuple[dict[str, 
         if len(patterns) > 1:
             problems.append(f"{name!r} is matched by {' and by '.join(map(repr, patterns))}; one rate each")
     if unmatched:
-        problems[-1] += f" Blocks: {listed(names, limit=60)}."
+        problems[-1] += f" Blocks: {join_names(names, limit=60)}."
     return on_top, problems
 
 

@@ -24,7 +24,7 @@ from tfft.console.tables import render
 from tfft.errors import DataError, PlanError, missing_package, raise_problems
 from tfft.freezing.weight_values import restored
 from tfft.optimizers import lr_curve
-from tfft.optimizers.per_variable_lr import ScaledOptimizer
+from tfft.optimizers.per_variable_lr import LayerwiseOptimizer
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -136,7 +136,7 @@ def lr_find(
 
     Smoothing lags behind, and on very smooth problems the loss takes several steps beyond the largest stable rate
     to come back: trust the middle of the fall (``valley``), not its end. On a frozen backbone the curve is flat
-    over a wide range; a solved head (:func:`tfft.features.solve_head`) needs no rate.
+    over a wide range; a solved head (:func:`tfft.features.fit_linear_probe`) needs no rate.
 
     Afterwards everything is as before, bit by bit, after an error too: weights, statistics of BatchNormalization,
     seeds of the layers, the model's optimizer with its slots, steps and rate, metrics, ``compile``, and the
@@ -261,7 +261,7 @@ def _around(model: keras.Model, optimizer: keras.optimizers.Optimizer | None, ra
 
 def _copy(optimizer: keras.optimizers.Optimizer, rate: float) -> keras.optimizers.Optimizer:
     """Returns an optimizer of the same settings with another rate and no slots."""
-    if isinstance(optimizer, ScaledOptimizer):
+    if isinstance(optimizer, LayerwiseOptimizer):
         return optimizer.around(_copy(optimizer.optimizer, rate))
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         settings = optimizer.get_config() | {"inner_optimizer": _copy(optimizer.inner_optimizer, rate)}

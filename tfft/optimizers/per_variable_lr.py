@@ -1,4 +1,4 @@
-"""One rate per variable, with any Keras optimizer: :class:`ScaledOptimizer`.
+"""One rate per variable, with any Keras optimizer: :class:`LayerwiseOptimizer`.
 
 Hides where Keras' optimizers read the rate and the step, so that both can differ between variables.
 """
@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfft import keras_compat
-from tfft.errors import PlanError, did_you_mean, listed, raise_problems
+from tfft.errors import PlanError, did_you_mean, join_names, raise_problems
 
 LINEAR = (
     "SGD", "Adam", "AdamW", "RMSprop", "Nadam", "Adamax", "Adagrad", "Adadelta", "Lion", "Lamb", "Muon",
@@ -27,8 +27,8 @@ _NOT_LINEAR = {
     "towards 0 instead of keeping them",
     "Adafactor": "it bounds its rate by the number of steps, so a step is not proportional to the rate",
     "MultiOptimizer": "it holds optimizers of its own; scale those",
-    "LossScaleOptimizer": "loss scaling goes around this: LossScaleOptimizer(ScaledOptimizer(...)), as compile does",
-    "ScaledOptimizer": "it has factors already; multiply them",
+    "LossScaleOptimizer": "loss scaling goes around this: LossScaleOptimizer(LayerwiseOptimizer(...)), as compile does",
+    "LayerwiseOptimizer": "it has factors already; multiply them",
 }
 _SETTINGS = (
     "weight_decay", "clipnorm", "global_clipnorm", "clipvalue", "use_ema", "ema_momentum", "ema_overwrite_frequency",
@@ -36,11 +36,12 @@ _SETTINGS = (
 )  # fmt: skip
 
 
-@keras.saving.register_keras_serializable(package="tfft")
-class ScaledOptimizer(keras.optimizers.Optimizer):
+# Saved models name the class as it was called at first.
+@keras.saving.register_keras_serializable(package="tfft", name="ScaledOptimizer")
+class LayerwiseOptimizer(keras.optimizers.Optimizer):
     """Gives each variable a rate of its own: the rate of a Keras optimizer times a factor.
 
-    Use it to train lower blocks slower than the head (:func:`block_factors` makes the factors). It is the
+    Use it to train lower blocks slower than the head (:func:`layerwise_lr_multipliers` makes the factors). It is the
     update that is scaled, with its weight decay, not the gradient: Adam and its relatives divide by the size
     of the gradient and would not notice. A factor of 0 freezes a variable bit by bit: it has no part in the norm
     of the gradients either. Norms are clipped over all other variables, before their updates are scaled.
@@ -49,7 +50,7 @@ class ScaledOptimizer(keras.optimizers.Optimizer):
     gradients. ``variables`` are its variables and one more, the ages.
 
     The age of a variable is the number of steps it had been trained before the first step of this optimizer, by
-    another one whose slots it took over (see :func:`carry_slots`). Adam's correction for slots that started
+    another one whose slots it took over (see :func:`transfer_slots`). Adam's correction for slots that started
     at 0 then counts the steps of each variable, so that its step ``t`` is the step ``age + t`` of training
     without a break, and the first step of a new variable is the full ``rate * sign(gradient)``.
 
@@ -65,8 +66,8 @@ class ScaledOptimizer(keras.optimizers.Optimizer):
             is no trainable variable of the model, or all factors are 0.
 
     Example:
-        >>> factors = tfft.optimizers.block_factors(model, layer_decay=0.8)
-        >>> model.compile(tfft.optimizers.ScaledOptimizer(keras.optimizers.Adam(1e-3), factors), loss="mse")
+        >>> factors = tfft.optimizers.layerwise_lr_multipliers(model, layer_decay=0.8)
+        >>> model.compile(tfft.optimizers.LayerwiseOptimizer(keras.optimizers.Adam(1e-3), factors), loss="mse")
     """
 
     built: bool
@@ -117,7 +118,7 @@ class ScaledOptimizer(keras.optimizers.Optimizer):
         """Steps that each trainable variable had been trained before; needs ``build``."""
         return self._ages
 
-    def around(self, optimizer: keras.optimizers.Optimizer) -> ScaledOptimizer:
+    def around(self, optimizer: keras.optimizers.Optimizer) -> LayerwiseOptimizer:
         """Returns one with the same factors and name, and the same variables without weight decay.
 
         Args:
@@ -260,7 +261,7 @@ class ScaledOptimizer(keras.optimizers.Optimizer):
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> ScaledOptimizer:
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> LayerwiseOptimizer:
         """Makes one again; factors of variables that do not train any more have no effect then."""
         config = dict(config)
         inner = keras.saving.deserialize_keras_object(config.pop("optimizer"), custom_objects)
@@ -278,15 +279,15 @@ class ScaledOptimizer(keras.optimizers.Optimizer):
             if path not in known
         ]
         if problems:
-            problems[-1] += f" Trainable: {listed(paths)}."
+            problems[-1] += f" Trainable: {join_names(paths)}."
         raise_problems(PlanError, "A factor or an age is for nothing", problems)
 
 
 def _delegated(name: str) -> property:
-    def get(self: ScaledOptimizer) -> Any:
+    def get(self: LayerwiseOptimizer) -> Any:
         return getattr(self.optimizer, name)
 
-    def put(self: ScaledOptimizer, value: Any) -> None:
+    def put(self: LayerwiseOptimizer, value: Any) -> None:
         if "optimizer" in vars(self):  # Keras' own constructor comes before and means itself
             setattr(self.optimizer, name, value)
 
@@ -294,7 +295,7 @@ def _delegated(name: str) -> property:
 
 
 for _name in _SETTINGS:
-    setattr(ScaledOptimizer, _name, _delegated(_name))
+    setattr(LayerwiseOptimizer, _name, _delegated(_name))
 
 
 def is_one_of(optimizer: keras.optimizers.Optimizer, names: Sequence[str]) -> bool:
@@ -314,11 +315,13 @@ def _check(optimizer: Any, factors: Mapping[str, float], ages: Mapping[str, int]
     if reason:
         problems.append(f"{kind} cannot be scaled: {reason}")
     elif not is_one_of(optimizer, LINEAR):
-        problems.append(f"{kind} is not known to make steps proportional to its rate. Those that do: {listed(LINEAR)}")
+        problems.append(
+            f"{kind} is not known to make steps proportional to its rate. Those that do: {join_names(LINEAR)}"
+        )
     elif optimizer.built or "update_step" in vars(optimizer):
         problems.append("it was used before; make a new one")
     elif any(ages.values()) and not is_one_of(optimizer, AGEING):
-        problems.append(f"{kind} cannot take over slots, so it has no ages. Those that can: {listed(AGEING)}")
+        problems.append(f"{kind} cannot take over slots, so it has no ages. Those that can: {join_names(AGEING)}")
     for path, factor in factors.items():
         if not _number(factor) or not 0 <= factor < math.inf:
             problems.append(f"the factor of {path!r} must be a number of at least 0, got {factor!r}")

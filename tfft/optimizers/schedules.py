@@ -1,4 +1,4 @@
-"""The rate of a phase over its steps: :func:`schedule_of`, :data:`SCHEDULES`.
+"""The rate of a phase over its steps: :func:`build_schedule`, :data:`SCHEDULES`.
 
 Hides how schedules of several papers are written as pieces of one kind, with the ends exact and no step at rate 0.
 """
@@ -14,7 +14,7 @@ import keras
 from keras import ops
 
 from tfft.config import Phase
-from tfft.errors import PlanError, did_you_mean, listed
+from tfft.errors import PlanError, did_you_mean, join_names
 
 Curve = Literal["linear", "cosine"]
 Schedule: TypeAlias = keras.optimizers.schedules.LearningRateSchedule
@@ -24,7 +24,7 @@ _SLANTED_RISE, _SLANTED_RATIO = 0.1, 32.0  # as ULMFiT has them
 
 
 @dataclasses.dataclass(frozen=True)
-class Piece:
+class Segment:
     """One stretch of a :class:`PiecewiseSchedule`.
 
     Attributes:
@@ -46,11 +46,11 @@ class Piece:
 class PiecewiseSchedule(keras.optimizers.schedules.LearningRateSchedule):
     """A rate made of pieces, each a straight line or half a cosine; a pure function of the step.
 
-    Use it for a schedule that :func:`schedule_of` does not have. The ends of pieces are exact, also where they
+    Use it for a schedule that :func:`build_schedule` does not have. The ends of pieces are exact, also where they
     are many orders of magnitude apart. After ``steps`` the rate stays what it was at the last step.
 
     Args:
-        pieces: in the order of their first steps, the first of which is 0; as :class:`Piece` or as
+        pieces: in the order of their first steps, the first of which is 0; as :class:`Segment` or as
             ``(start, stop, begin, end, curve)``.
         steps: number of steps in all.
 
@@ -61,8 +61,8 @@ class PiecewiseSchedule(keras.optimizers.schedules.LearningRateSchedule):
         >>> PiecewiseSchedule([(0, 10, 1e-4, 1e-3, "linear"), (10, 100, 1e-3, 1e-5, "cosine")], steps=101)
     """
 
-    def __init__(self, pieces: Sequence[Piece | Sequence[Any]], steps: int) -> None:
-        self.pieces = tuple(piece if isinstance(piece, Piece) else Piece(*piece) for piece in pieces)
+    def __init__(self, pieces: Sequence[Segment | Sequence[Any]], steps: int) -> None:
+        self.pieces = tuple(piece if isinstance(piece, Segment) else Segment(*piece) for piece in pieces)
         self.steps = int(steps)
         starts = [piece.start for piece in self.pieces]
         curves = {piece.curve for piece in self.pieces}
@@ -72,7 +72,7 @@ class PiecewiseSchedule(keras.optimizers.schedules.LearningRateSchedule):
                 f"got starts {starts} and {self.steps} steps."
             )
         if not curves <= {"linear", "cosine"}:
-            raise PlanError(f"The curve of a piece is 'linear' or 'cosine', got {listed(sorted(curves))}.")
+            raise PlanError(f"The curve of a piece is 'linear' or 'cosine', got {join_names(sorted(curves))}.")
         if any(piece.stop < piece.start or min(piece.begin, piece.end) < 0 for piece in self.pieces):
             raise PlanError(f"A piece of a schedule ends before it starts, or its rate is negative: {self.pieces}.")
 
@@ -94,7 +94,7 @@ class PiecewiseSchedule(keras.optimizers.schedules.LearningRateSchedule):
         return {"pieces": [list(dataclasses.astuple(piece)) for piece in self.pieces], "steps": self.steps}
 
 
-def schedule_of(phase: Phase, steps: int) -> Schedule | float:
+def build_schedule(phase: Phase, steps: int) -> Schedule | float:
     """Returns the rate of a phase as a function of the step, for any Keras optimizer.
 
     The first step is never at rate 0, and neither is the last, so that even one step trains.
@@ -126,11 +126,11 @@ def schedule_of(phase: Phase, steps: int) -> Schedule | float:
 
     Example:
         >>> phase = Phase("fine-tune", 3, 5, 3e-4, schedule="one_cycle")
-        >>> keras.optimizers.Adam(tfft.optimizers.schedule_of(phase, steps=5 * 45))
+        >>> keras.optimizers.Adam(tfft.optimizers.build_schedule(phase, steps=5 * 45))
     """
     if phase.schedule not in _MAKERS:
         hint = did_you_mean(str(phase.schedule), SCHEDULES)
-        raise PlanError(f"There is no schedule {phase.schedule!r}.{hint} Schedules: {listed(SCHEDULES)}.")
+        raise PlanError(f"There is no schedule {phase.schedule!r}.{hint} Schedules: {join_names(SCHEDULES)}.")
     if steps < 1:
         raise PlanError(f"A schedule goes over at least one step, got {steps}.")
     return _MAKERS[phase.schedule](phase, steps)
@@ -140,9 +140,9 @@ def _rise(phase: Phase, steps: int) -> int:
     return min(int(phase.warmup * steps), steps - 1)
 
 
-def _risen(phase: Phase, rise: int, rest: Sequence[Piece], steps: int) -> PiecewiseSchedule:
+def _risen(phase: Phase, rise: int, rest: Sequence[Segment], steps: int) -> PiecewiseSchedule:
     peak = phase.learning_rate
-    first = [Piece(0, rise, peak / (rise + 1), peak)] if rise else []
+    first = [Segment(0, rise, peak / (rise + 1), peak)] if rise else []
     return PiecewiseSchedule([*first, *rest], steps)
 
 
@@ -157,38 +157,38 @@ def _cosine(phase: Phase, steps: int) -> Schedule:
 
 def _linear(phase: Phase, steps: int) -> Schedule:
     rise = _rise(phase, steps)
-    return _risen(phase, rise, [Piece(rise, steps, phase.learning_rate, 0.0)], steps)
+    return _risen(phase, rise, [Segment(rise, steps, phase.learning_rate, 0.0)], steps)
 
 
 def _constant(phase: Phase, steps: int) -> Schedule:
     rise, peak = _rise(phase, steps), phase.learning_rate
-    return _risen(phase, rise, [Piece(rise, steps, peak, peak)], steps)
+    return _risen(phase, rise, [Segment(rise, steps, peak, peak)], steps)
 
 
 def _one_cycle(phase: Phase, steps: int) -> Schedule:
     peak, last = phase.learning_rate, steps - 1
     if not last:
-        return PiecewiseSchedule([Piece(0, 1, peak, peak)], 1)
+        return PiecewiseSchedule([Segment(0, 1, peak, peak)], 1)
     top = max(1, round(_ONE_CYCLE_RISE * last))
-    up = Piece(0, top, peak / _ONE_CYCLE_START, peak, "cosine")
-    return PiecewiseSchedule([up, Piece(top, last, peak, peak / _ONE_CYCLE_END, "cosine")], steps)
+    up = Segment(0, top, peak / _ONE_CYCLE_START, peak, "cosine")
+    return PiecewiseSchedule([up, Segment(top, last, peak, peak / _ONE_CYCLE_END, "cosine")], steps)
 
 
 def _slanted(phase: Phase, steps: int) -> Schedule:
     peak, low = phase.learning_rate, phase.learning_rate / _SLANTED_RATIO
     if steps == 1:
-        return PiecewiseSchedule([Piece(0, 1, peak, peak)], 1)
+        return PiecewiseSchedule([Segment(0, 1, peak, peak)], 1)
     cut = max(1, int(_SLANTED_RISE * steps))
-    return PiecewiseSchedule([Piece(0, cut, low, peak), Piece(cut, steps, peak, low)], steps)
+    return PiecewiseSchedule([Segment(0, cut, low, peak), Segment(cut, steps, peak, low)], steps)
 
 
 def _steps(phase: Phase, steps: int) -> Schedule:
     bounds = [-(-k * steps // 5) for k in (2, 3, 4)]  # rounded up, so that the first step has the whole rate
     rise = min(_rise(phase, steps), bounds[0] - 1)
-    pieces: dict[int, Piece] = {}  # by start: in very short phases several bounds are one step
+    pieces: dict[int, Segment] = {}  # by start: in very short phases several bounds are one step
     for k, (start, stop) in enumerate(zip([rise, *bounds], [*bounds, steps], strict=True)):
         rate = phase.learning_rate / 10**k
-        pieces[start] = Piece(start, max(start, stop), rate, rate)
+        pieces[start] = Segment(start, max(start, stop), rate, rate)
     return _risen(phase, rise, list(pieces.values()), steps)
 
 

@@ -1,4 +1,4 @@
-"""What an optimizer has learned goes on into the next phase: :func:`carry_slots`.
+"""What an optimizer has learned goes on into the next phase: :func:`transfer_slots`.
 
 Hides which variables of an optimizer belong to which variable of the model, and which of them mean anything later.
 """
@@ -12,9 +12,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfft.errors import PlanError, listed
+from tfft.errors import PlanError, join_names
 from tfft.keras_compat import slots, trained_variables, variable_index
-from tfft.optimizers.per_variable_lr import AGEING, CORRECTED, ScaledOptimizer, is_one_of
+from tfft.optimizers.per_variable_lr import AGEING, CORRECTED, LayerwiseOptimizer, is_one_of
 
 # Settings that may differ: none of them changes what a slot means.
 _FREE = (
@@ -24,8 +24,8 @@ _FREE = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Carried:
-    """What :func:`carry_slots` returns.
+class SlotTransfer:
+    """What :func:`transfer_slots` returns.
 
     Attributes:
         ages: steps that each variable whose slots were taken over has been trained so far, by path.
@@ -38,9 +38,9 @@ class Carried:
     note: str
 
 
-def carry_slots(
+def transfer_slots(
     old: keras.optimizers.Optimizer, new: keras.optimizers.Optimizer, *, fresh: Collection[str] = ()
-) -> Carried:
+) -> SlotTransfer:
     """Copies momentum and the like of the variables that both optimizers train, and sets their ages.
 
     Use it between two phases: ``compile`` makes an optimizer anew, which forgets what it knew of the variables
@@ -52,9 +52,9 @@ def carry_slots(
     keep state that is not of one variable, or that depends on the weights; they start afresh and the note says so.
 
     Args:
-        old: what trained until now; with or without :class:`ScaledOptimizer` and loss scaling around it.
+        old: what trained until now; with or without :class:`LayerwiseOptimizer` and loss scaling around it.
         new: of the same class and settings (rate, weight decay, clipping and averaging may differ), built, before
-            its first step. For Adam, AdamW, Adamax and Lamb it must be a :class:`ScaledOptimizer`.
+            its first step. For Adam, AdamW, Adamax and Lamb it must be a :class:`LayerwiseOptimizer`.
         fresh: paths of variables that must not take over anything, because their values were made anew.
 
     Returns:
@@ -64,9 +64,9 @@ def carry_slots(
         PlanError: when ``new`` is not built, has made a step, or needs ages and cannot have them.
 
     Example:
-        >>> second = tfft.optimizers.ScaledOptimizer(keras.optimizers.Adam(1e-4), {})
+        >>> second = tfft.optimizers.LayerwiseOptimizer(keras.optimizers.Adam(1e-4), {})
         >>> second.build(model.trainable_variables)
-        >>> print(tfft.optimizers.carry_slots(model.optimizer, second).note)
+        >>> print(tfft.optimizers.transfer_slots(model.optimizer, second).note)
         >>> model.compile(second, loss="mse")
     """
     old, new = _unscaled(old), _unscaled(new)
@@ -83,14 +83,14 @@ def carry_slots(
         for source, target in zip(slots(_inside(old), before), slots(_inside(new), after), strict=True):
             target.assign(keras.ops.convert_to_numpy(source))  # one copy of several, under a strategy
         ages[after.path] = steps + _age(old, before)
-    if ages and isinstance(new, ScaledOptimizer):
+    if ages and isinstance(new, LayerwiseOptimizer):
         new.ages.assign(np.array([ages.get(v.path, 0) for v in trained_variables(new)], "int64"))
     left = tuple(v.path for v in trained_variables(new) if v.path not in ages)
     kind = type(_inside(new)).__name__
     if why:
-        return Carried({}, left, f"{kind} starts afresh: {why}.")
+        return SlotTransfer({}, left, f"{kind} starts afresh: {why}.")
     note = f"{kind} goes on with what it knew of {len(ages)} variables"
-    return Carried(ages, left, note + (f"; {len(left)} start afresh." if left else "."))
+    return SlotTransfer(ages, left, note + (f"; {len(left)} start afresh." if left else "."))
 
 
 def _unscaled(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
@@ -98,7 +98,7 @@ def _unscaled(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimiz
 
 
 def _inside(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
-    return optimizer.optimizer if isinstance(optimizer, ScaledOptimizer) else optimizer
+    return optimizer.optimizer if isinstance(optimizer, LayerwiseOptimizer) else optimizer
 
 
 def _check(new: keras.optimizers.Optimizer) -> None:
@@ -115,7 +115,8 @@ def _check_ages(new: keras.optimizers.Optimizer) -> None:
         kind = type(new).__name__
         raise PlanError(
             f"{kind} corrects its slots by the number of its own steps, which starts at 0: slots from elsewhere would "
-            f"make its first steps several times too large. Give ScaledOptimizer(keras.optimizers.{kind}(...), {{}})."
+            "make its first steps several times too large. Give "
+            f"LayerwiseOptimizer(keras.optimizers.{kind}(...), {{}})."
         )
 
 
@@ -123,12 +124,12 @@ def _why_not(old: keras.optimizers.Optimizer, new: keras.optimizers.Optimizer) -
     if type(old) is not type(new):
         return f"the phase before was trained by {type(old).__name__}"
     if not is_one_of(new, AGEING):
-        return f"what it keeps is not of single variables; slots are carried for {listed(AGEING)}"
+        return f"what it keeps is not of single variables; slots are carried for {join_names(AGEING)}"
     if not old.built or not _count(old.iterations):
         return "the phase before has made no step"
     before, after = ({k: v for k, v in o.get_config().items() if k not in _FREE} for o in (old, new))
     differ = [name for name in after if before[name] != after[name]]
-    return f"{listed(differ)} changed" if differ else ""
+    return f"{join_names(differ)} changed" if differ else ""
 
 
 def _pairs(old: Any, new: Any) -> list[tuple[keras.Variable, keras.Variable]]:
@@ -146,7 +147,7 @@ def _pairs(old: Any, new: Any) -> list[tuple[keras.Variable, keras.Variable]]:
 
 
 def _age(optimizer: Any, variable: keras.Variable) -> int:
-    if not isinstance(optimizer, ScaledOptimizer):
+    if not isinstance(optimizer, LayerwiseOptimizer):
         return 0
     return int(keras.ops.convert_to_numpy(optimizer.ages)[variable_index(optimizer, variable)])
 

@@ -7,11 +7,11 @@ statistics of the examples and the backbone, :class:`DatasetStats`.
 
 from __future__ import annotations
 
-from tfft.plans.format import show
+from tfft.plans.format import format_plan
 from tfft.plans.recommendation import recommend
 from tfft.plans.stats import DatasetStats
 from tfft.plans.strategies import (
-    NAMES,
+    PLAN_NAMES,
     NamedPlan,
     bit,
     fastai,
@@ -26,6 +26,6 @@ from tfft.plans.strategies import (
 )
 
 __all__ = [
-    "NAMES", "DatasetStats", "NamedPlan", "bit", "fastai", "few_shot", "full", "gradual", "linear_probe", "lp_ft",
-    "named", "recommend", "setfit", "show", "surgical",
+    "PLAN_NAMES", "DatasetStats", "NamedPlan", "bit", "fastai", "few_shot", "full", "gradual", "linear_probe", "lp_ft",
+    "named", "recommend", "setfit", "format_plan", "surgical",
 ]  # fmt: skip

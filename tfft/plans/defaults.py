@@ -19,7 +19,7 @@ HEAD_STEPS, FINE_TUNE_STEPS = 240, 280  # each phase should get these, if that t
 _LEAST_EPOCHS, _MOST_EPOCHS = 2, 10
 _FROZEN_RATE, _FINE_TUNE_RATE, _FAR_RATE = 5e-3, 3e-4, 1e-3  # at a batch of 32
 _TEXT_RATE = 5e-5  # of transformers (Devlin et al. 2019 tried 2e-5 to 5e-5)
-_TRANSFORMER = {"optimizer": "adamw", "weight_decay": 0.01, "schedule": "linear", "clip_norm": 1.0}
+_TRANSFORMER = {"optimizer": "adamw", "weight_decay": 0.01, "schedule": "linear", "global_clipnorm": 1.0}
 _LEAST_VIEWS, _MOST_VIEWS = 4, 8
 _FEW = 500  # examples, below which tiny images are treated as any other
 _TINY_SIDE, _TINY_SIZE = 32, 64  # pixels
@@ -35,91 +35,91 @@ class Draft:
     """A plan in the making.
 
     Attributes:
-        facts: about the examples and the backbone.
-        wishes: what the user gave.
+        stats: about the examples and the backbone.
+        config: what the user gave.
         reasons: why each open value became what it is, by the name of the setting.
     """
 
-    facts: DatasetStats
-    wishes: RunConfig
+    stats: DatasetStats
+    config: RunConfig
     reasons: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def task(self) -> registry.Task:
         """What the labels mean; classification as long as nobody has said or seen it."""
-        return registry.asked_task(self.wishes.task) or registry.task("classification")
+        return registry.asked_task(self.config.task) or registry.task("classification")
 
     @property
     def steps(self) -> int:
         """Steps of an epoch."""
-        size = 32 if self.wishes.batch_size == "auto" else self.wishes.batch_size
-        return math.ceil(self.facts.examples / size)
+        size = 32 if self.config.batch_size == "auto" else self.config.batch_size
+        return math.ceil(self.stats.examples / size)
 
     @property
     def is_tiny(self) -> bool:
         """Whether the images are so small that the pretrained features fit them badly, and are enough to say so."""
-        side = self.facts.image_side
-        return side is not None and side <= _TINY_SIDE and self.facts.examples >= _FEW
+        side = self.stats.image_side
+        return side is not None and side <= _TINY_SIDE and self.stats.examples >= _FEW
 
     @property
     def is_far(self) -> bool:
         """Whether a linear head on the pretrained features does badly: the data is unlike what they are made for."""
-        return self.facts.fit is not None and self.facts.fit < _FITS
+        return self.stats.fit is not None and self.stats.fit < _FITS
 
     def image_size(self) -> tuple[int, int] | None:
         """Height and width in pixels; None for a backbone that takes no images."""
-        facts, wish = self.facts, self.wishes.image_size
-        if facts.image_size is None:
+        stats, wish = self.stats, self.config.image_size
+        if stats.image_size is None:
             return None
         if wish != "auto":
             return (wish, wish) if isinstance(wish, int) else (int(wish[0]), int(wish[1]))
-        if not facts.flexible:
+        if not stats.flexible:
             self.reasons["image_size"] = "the only size this backbone takes"
-            return facts.image_size
-        usual = "x".join(map(str, facts.image_size))
+            return stats.image_size
+        usual = "x".join(map(str, stats.image_size))
         for limit, chosen in ((_TINY_SIDE, _TINY_SIZE), (_SMALL_SIDE, _SMALL_SIZE)):
-            if facts.image_side is not None and facts.image_side <= limit and chosen < min(facts.image_size):
-                times = round(facts.image_size[0] * facts.image_size[1] / chosen**2)
+            if stats.image_side is not None and stats.image_side <= limit and chosen < min(stats.image_size):
+                times = round(stats.image_size[0] * stats.image_size[1] / chosen**2)
                 self.reasons["image_size"] = (
-                    f"the images are small (median side {facts.image_side:g} px): {usual} would cost {times} times "
+                    f"the images are small (median side {stats.image_side:g} px): {usual} would cost {times} times "
                     "as much and show no more"
                 )
                 return chosen, chosen
         self.reasons["image_size"] = "what the backbone was trained at"
-        return facts.image_size
+        return stats.image_size
 
     def unfreeze(self) -> int | float | str | list[str]:
         """The blocks to train: fewer for fewer examples."""
-        facts, wish = self.facts, self.wishes.unfreeze
+        stats, wish = self.stats, self.config.unfreeze
         if wish != "auto":
             return wish if isinstance(wish, (int, float, str)) else list(wish)
         if self.is_far:
             self.reasons["unfreeze"] = (
-                f"all {facts.blocks} blocks: a linear head on the pretrained features closes only {facts.fit:.0%} of "
+                f"all {stats.blocks} blocks: a linear head on the pretrained features closes only {stats.fit:.0%} of "
                 "the gap between the commonest class and all right, so the data is unlike what they were made for"
             )
             return "all"
-        if self.is_tiny and facts.examples < _SHARES[-1][0]:
-            count = math.ceil(facts.blocks / 2)
+        if self.is_tiny and stats.examples < _SHARES[-1][0]:
+            count = math.ceil(stats.blocks / 2)
             self.reasons["unfreeze"] = (
-                f"the last {count} of {facts.blocks} blocks: such small images look like nothing the backbone was "
+                f"the last {count} of {stats.blocks} blocks: such small images look like nothing the backbone was "
                 "trained on"
             )
             return count
         for limit, parts in _SHARES:
-            if facts.examples < limit:
-                count = math.ceil(facts.blocks / parts)
+            if stats.examples < limit:
+                count = math.ceil(stats.blocks / parts)
                 self.reasons["unfreeze"] = (
-                    f"the last {count} of {facts.blocks} blocks: {facts.examples:,} examples are too few to train more "
+                    f"the last {count} of {stats.blocks} blocks: {stats.examples:,} examples are too few to train more "
                     "without forgetting"
                 )
                 return count
-        self.reasons["unfreeze"] = f"{facts.examples:,} examples are enough to train all {facts.blocks} blocks"
+        self.reasons["unfreeze"] = f"{stats.examples:,} examples are enough to train all {stats.blocks} blocks"
         return "all"
 
     def epochs(self, name: str = "epochs", steps: int = FINE_TUNE_STEPS) -> int:
         """Epochs of a phase that should get so many steps."""
-        wish = getattr(self.wishes, name)
+        wish = getattr(self.config, name)
         if wish != "auto":
             return int(wish)
         epochs = min(_MOST_EPOCHS, max(_LEAST_EPOCHS, math.ceil(steps / self.steps)))
@@ -132,10 +132,10 @@ class Draft:
 
     def rates(self) -> tuple[float, float]:
         """Rates of a head that is trained and of blocks that are fine-tuned."""
-        rate = self.wishes.learning_rate
-        size = 32 if self.wishes.batch_size == "auto" else self.wishes.batch_size
+        rate = self.config.learning_rate
+        size = 32 if self.config.batch_size == "auto" else self.config.batch_size
         scale = math.sqrt(size / 32)
-        peak = _TEXT_RATE if self.facts.texts else _FAR_RATE if self.is_tiny or self.is_far else _FINE_TUNE_RATE
+        peak = _TEXT_RATE if self.stats.texts else _FAR_RATE if self.is_tiny or self.is_far else _FINE_TUNE_RATE
         frozen, fine = float(f"{_FROZEN_RATE * scale:.2g}"), float(f"{peak * scale:.2g}")
         if isinstance(rate, (tuple, list)):
             return float(rate[0]), float(rate[1])
@@ -146,55 +146,55 @@ class Draft:
 
     def how(self) -> dict[str, Any]:
         """Settings of a phase that fine-tunes: for texts those that transformers are trained with."""
-        return dict(_TRANSFORMER) if self.facts.texts else {}
+        return dict(_TRANSFORMER) if self.stats.texts else {}
 
     def head(self) -> Phase:
         """The head alone: solved, unless something was said that only training has a use for."""
-        wishes = self.wishes
-        pair = isinstance(wishes.learning_rate, (tuple, list))
+        config = self.config
+        pair = isinstance(config.learning_rate, (tuple, list))
         solves = self.task.solves_head
         if not solves:
             self.reasons["head"] = self.task.head_reason
-        if wishes.frozen_epochs == "auto" and not pair and solves:
+        if config.head_epochs == "auto" and not pair and solves:
             self.reasons["head"] = "on a frozen backbone the best linear head can be computed, without steps and rates"
-            if wishes.l2 == "auto":
+            if config.l2 == "auto":
                 self.reasons["l2"] = "by cross-validation on the features of the frozen backbone"
-            return Phase(FROZEN, "none", 0, 0.0, solve=True)
+            return Phase(FROZEN, "none", 0, 0.0, head="linear_probe")
         if not pair:
-            self.reasons["frozen_learning_rate"] = f"the new head starts from nothing; Adam, batch {wishes.batch_size}"
+            self.reasons["frozen_learning_rate"] = f"the new head starts from nothing; Adam, batch {config.batch_size}"
         self.no_l2()
-        return Phase(FROZEN, "none", self.epochs("frozen_epochs", HEAD_STEPS), self.rates()[0])
+        return Phase(FROZEN, "none", self.epochs("head_epochs", HEAD_STEPS), self.rates()[0])
 
     def shown(self, wish: int | None) -> int:
         """How often each example is shown in an epoch on pairs: less often where there are many."""
-        facts = self.facts
-        paired = min(facts.examples, PAIRED * facts.classes)
+        stats = self.stats
+        paired = min(stats.examples, PAIRED * stats.classes)
         size = min(paired, _COMPARED)
         found = max(1, min(_SHOWN, _PAIR_STEPS * size // paired)) if wish is None else wish
         self.reasons["shown"] = f"{math.ceil(paired * found / size)} steps of {size} examples, all compared in pairs"
-        if facts.examples > paired:
+        if stats.examples > paired:
             self.reasons["shown"] += (
-                f"; at most {PAIRED} of each class are used, though there are {facts.examples:,}: with so many, "
+                f"; at most {PAIRED} of each class are used, though there are {stats.examples:,}: with so many, "
                 "'lp_ft' is most likely better"
             )
         return found
 
     def no_l2(self) -> None:
         """Says what an open ``l2`` is where no head is solved."""
-        if self.wishes.l2 == "auto":
+        if self.config.l2 == "auto":
             self.reasons["l2"] = "0: only for a solved head it is chosen"
 
     def views(self, epochs: int) -> int:
         """Half as many views as epochs, 4 to 8: the frozen part runs so much less, and each is seen about twice."""
-        facts = self.facts
-        if self.wishes.views != "auto":
-            return int(self.wishes.views)
-        if not facts.cached:
+        stats = self.stats
+        if self.config.views != "auto":
+            return int(self.config.views)
+        if not stats.cached:
             self.reasons["views"] = "a new one in every epoch: nothing is cached"
             return max(1, epochs)
         views = max(1, min(epochs, max(_LEAST_VIEWS, min(_MOST_VIEWS, math.ceil(epochs / 2)))))
         self.reasons["views"] = (
-            f"what is frozen runs {views} x {facts.examples:,} = {views * facts.examples:,} times, in place of "
-            f"{epochs} epochs x {facts.examples:,} = {epochs * facts.examples:,}"
+            f"what is frozen runs {views} x {stats.examples:,} = {views * stats.examples:,} times, in place of "
+            f"{epochs} epochs x {stats.examples:,} = {epochs * stats.examples:,}"
         )
         return views

@@ -1,4 +1,4 @@
-"""A plan as tables that are read before the training begins: :func:`show`."""
+"""A plan as tables that are read before the training begins: :func:`format_plan`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tfft.plans.defaults import FINE_TUNE, FROZEN
 _ELSEWHERE = set("name unfreeze epochs learning_rate solve schedule optimizer warmup layer_decay surgical".split())
 
 
-def show(plan: Plan) -> str:
+def format_plan(plan: Plan) -> str:
     """Returns a plan as text: one table with its phases, one with the other settings, and why tfft chose them.
 
     Args:
@@ -39,20 +39,20 @@ def show(plan: Plan) -> str:
 
 
 def _phase_row(phase: Phase) -> tuple[str, ...]:
-    if phase.solve:
-        how = "nearest class mean" if phase.solve == "prototypes" else "linear probe"
+    if phase.solves_head:
+        how = "nearest class mean" if phase.head == "nearest_mean" else "linear probe"
         return phase.name, "head: computed, not trained", "", "", how
     blocks = phase.unfreeze
     what = "head" if blocks in (0, "none") else f"head, {_blocks(blocks)}"
-    if phase.contrastive:
+    if phase.contrastive_repeats:
         what = f"{_blocks(blocks)}, on pairs"
-    if phase.surgical:
-        what += f": the {phase.surgical} with the largest gradients"
+    if phase.num_surgical_blocks:
+        what += f": the {phase.num_surgical_blocks} with the largest gradients"
     rate = f"{phase.learning_rate:.3g}"
     if phase.layer_decay != 1:
         rate += f", x {phase.layer_decay:g} per block down"
-    if phase.rates:
-        rate += "; " + ", ".join(f"{name} x {factor:g}" for name, factor in phase.rates.items())
+    if phase.lr_multipliers:
+        rate += "; " + ", ".join(f"{name} x {factor:g}" for name, factor in phase.lr_multipliers.items())
     settings = [phase.optimizer, phase.schedule]
     settings += [
         f"{k}={v:g}" for k, v in phase.to_dict().items() if k not in _ELSEWHERE and isinstance(v, (int, float)) and v
@@ -77,13 +77,13 @@ def _rows(plan: Plan) -> dict[str, Any]:
     if any(plan.image_size):
         rows["image_size"] = "x".join(map(str, plan.image_size))
     for phase in plan.phases:
-        if phase.solve:
-            rows["head"] = phase.solve if isinstance(phase.solve, str) else "solved"
+        if phase.solves_head:
+            rows["head"] = phase.head
         elif phase.name == FROZEN:
-            rows |= {"frozen_epochs": phase.epochs, "frozen_learning_rate": f"{phase.learning_rate:g}"}
-        elif phase.name == FINE_TUNE or phase.contrastive:
+            rows |= {"head_epochs": phase.epochs, "frozen_learning_rate": f"{phase.learning_rate:g}"}
+        elif phase.name == FINE_TUNE or phase.contrastive_repeats:
             rows |= {"unfreeze": phase.unfreeze, "epochs": phase.epochs, "learning_rate": f"{phase.learning_rate:g}"}
-            rows |= {"shown": phase.contrastive} if phase.contrastive else {}
+            rows |= {"shown": phase.contrastive_repeats} if phase.contrastive_repeats else {}
     if "alternative" in plan.reasons:
         rows["alternative"] = "setfit"
     for name in ("stages", "surgical", "class_weight"):

@@ -18,8 +18,8 @@ _UNEQUAL = 10  # times more examples in the largest class than in the smallest
 
 
 def recommend(
-    facts: DatasetStats,
-    wishes: RunConfig | None = None,
+    stats: DatasetStats,
+    config: RunConfig | None = None,
     *,
     plan: NamedPlan | None = None,
     backbone: str = "",
@@ -38,8 +38,8 @@ def recommend(
     at most 64 examples in the smallest class the reasons name ``setfit`` as an alternative; it is never chosen.
 
     Args:
-        facts: about data and backbone.
-        wishes: what is not to be chosen; None leaves everything open.
+        stats: about data and backbone.
+        config: what is not to be chosen; None leaves everything open.
         plan: the phases to make; None chooses.
         backbone: handle, written into the plan.
         data: folder, written into the plan.
@@ -55,18 +55,18 @@ def recommend(
         >>> plan.phases[1].unfreeze, plan.phases[1].epochs
         (6, 7)
     """
-    wishes = wishes or RunConfig()
-    wishes.check()
-    draft = _drafted(facts, wishes)
-    wishes = draft.wishes
+    config = config or RunConfig()
+    config.check()
+    draft = _drafted(stats, config)
+    config = draft.config
     size = draft.image_size()
     if plan is None:
         plan = _choose(draft)
         _note_pairs(draft)
     phases = plan.phases(draft)
     _note_imbalance(draft)
-    changes, span = augmentation(wishes.augment), wishes.input_range
-    settings = {field.name: getattr(wishes, field.name) for field in dataclasses.fields(SharedSettings)}
+    changes, span = augmentation(config.augment), config.input_range
+    settings = {field.name: getattr(config, field.name) for field in dataclasses.fields(SharedSettings)}
     settings |= {
         "image_size": size or (0, 0),
         "input_range": None if span is None else (float(span[0]), float(span[1])),
@@ -76,19 +76,19 @@ def recommend(
     return Plan(backbone=backbone, data=data, name=plan.name, phases=phases, reasons=draft.reasons, **settings)
 
 
-def _drafted(facts: DatasetStats, wishes: RunConfig) -> Draft:
+def _drafted(stats: DatasetStats, config: RunConfig) -> Draft:
     """Returns a plan in the making, with the defaults of the task where it has others."""
-    draft = Draft(facts, wishes)
+    draft = Draft(stats, config)
     for name, default in draft.task.phase_defaults().items():
-        if getattr(wishes, name) == getattr(RunConfig(), name):
-            draft.wishes = dataclasses.replace(draft.wishes, **{name: default.value})
+        if getattr(config, name) == getattr(RunConfig(), name):
+            draft.config = dataclasses.replace(draft.config, **{name: default.value})
             draft.reasons[name] = default.reason
     return draft
 
 
 def _choose(draft: Draft) -> NamedPlan:
-    smallest, wishes = draft.facts.smallest, draft.wishes
-    asked = any(getattr(wishes, name) != "auto" for name in ("unfreeze", "epochs", "frozen_epochs", "learning_rate"))
+    smallest, config = draft.stats.smallest, draft.config
+    asked = any(getattr(config, name) != "auto" for name in ("unfreeze", "epochs", "head_epochs", "learning_rate"))
     if smallest is not None and smallest < _TOO_FEW and not asked and draft.task.solves_head:
         draft.reasons["plan"] = (
             f"{smallest} examples in the smallest class are too few to train on without learning them by heart"
@@ -98,20 +98,20 @@ def _choose(draft: Draft) -> NamedPlan:
 
 
 def _note_pairs(draft: Draft) -> None:
-    facts = draft.facts
-    if facts.texts and facts.smallest is not None and 2 <= facts.smallest <= PAIRED:
+    stats = draft.stats
+    if stats.texts and stats.smallest is not None and 2 <= stats.smallest <= PAIRED:
         draft.reasons["alternative"] = (
-            f"for {facts.smallest} examples in the smallest class, texts can also be tuned on pairs (plan='setfit'): "
+            f"for {stats.smallest} examples in the smallest class, texts can also be tuned on pairs (plan='setfit'): "
             "often better where the encoder fits badly, and many times slower; compare the two on examples held out"
         )
 
 
 def _note_imbalance(draft: Draft) -> None:
-    facts, wishes = draft.facts, draft.wishes
-    if not facts.smallest or not facts.largest or wishes.class_weight or wishes.sampling:
+    stats, config = draft.stats, draft.config
+    if not stats.smallest or not stats.largest or config.class_weight or config.sampling:
         return
-    if facts.largest >= _UNEQUAL * facts.smallest:
+    if stats.largest >= _UNEQUAL * stats.smallest:
         draft.reasons["class_weight"] = (
-            f"none was asked for; the largest class has {facts.largest:,} examples, the smallest {facts.smallest:,}: "
+            f"none was asked for; the largest class has {stats.largest:,} examples, the smallest {stats.smallest:,}: "
             "look at the recall of each class, and try class_weight='balanced'"
         )

@@ -2,8 +2,7 @@
 
 Each function here returns a :class:`NamedPlan`, which becomes phases once the data and the backbone are known. Every
 one takes any setting of :class:`tfft.Phase` that says how blocks train (``layer_decay=0.8``, ``optimizer="adamw"``,
-``mixup=0.2``, ...) and gives it to all of its phases that train blocks. Hidden here: how the recipes of the literature
-become phases with numbers.
+``mixup_alpha=0.2``, ...) and gives it to all of its phases that train blocks.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ from typing import Any
 
 from tfft import registry
 from tfft.config import PHASE_KEYWORDS, Phase, RunConfig
-from tfft.errors import PlanError, did_you_mean, listed, raise_problems
+from tfft.errors import PlanError, did_you_mean, join_names, raise_problems
 from tfft.plans.defaults import CONTRASTIVE, FINE_TUNE, FINE_TUNE_STEPS, FROZEN, HEAD, HEAD_STEPS, Draft
 
-_OPEN = ("unfreeze", "epochs", "frozen_epochs", "learning_rate")  # settings that have no meaning in some plans
+_OPEN = ("unfreeze", "epochs", "head_epochs", "learning_rate")  # settings that have no meaning in some plans
 _ULMFIT = 2.6  # from one group of blocks to the one below it (Howard & Ruder 2018)
 _FEW_PER_CLASS = 3  # below it cross-validation of a linear head has nothing to hold out
 _BIT_STEPS = ((20_000, 500), (500_000, 10_000), (None, 20_000))  # by number of examples
@@ -46,7 +45,8 @@ class NamedPlan:
         """
         _, takes, special = _BUILDERS[self.name]
         problems = [
-            f"{name}= has no meaning in the plan {self.name!r}" + (f", which takes {listed(takes)}" if takes else "")
+            f"{name}= has no meaning in the plan {self.name!r}"
+            + (f", which takes {join_names(takes)}" if takes else "")
             for name in _OPEN
             if name not in takes and getattr(config, name) != "auto"
         ]
@@ -69,7 +69,7 @@ class NamedPlan:
         Raises:
             PlanError: as :meth:`check`.
         """
-        self.check(draft.wishes)
+        self.check(draft.config)
         builder, _, special = _BUILDERS[self.name]
         own = {name: value for name, value in self.settings.items() if name in special}
         shared = {name: value for name, value in self.settings.items() if name not in special}
@@ -84,7 +84,7 @@ def named(name: str, **settings: Any) -> NamedPlan:
     """Returns a plan by its name.
 
     Args:
-        name: one of :data:`NAMES`.
+        name: one of :data:`PLAN_NAMES`.
         **settings: as its function takes them.
 
     Raises:
@@ -94,7 +94,7 @@ def named(name: str, **settings: Any) -> NamedPlan:
         >>> tfft.finetune(backbone, "photos/", plan=named("gradual", stages=4))
     """
     if name not in _BUILDERS:
-        raise PlanError(f"There is no plan {name!r}.{did_you_mean(name, NAMES)} Plans: {listed(NAMES)}.")
+        raise PlanError(f"There is no plan {name!r}.{did_you_mean(name, PLAN_NAMES)} Plans: {join_names(PLAN_NAMES)}.")
     return NamedPlan(name, settings)
 
 
@@ -236,7 +236,7 @@ def _lp_ft(draft: Draft) -> list[Phase]:
 
 def _gradual(draft: Draft, stages: int | None = None) -> list[Phase]:
     most = draft.unfreeze()
-    count = draft.facts.blocks if most == "all" else most
+    count = draft.stats.blocks if most == "all" else most
     if not isinstance(count, int) or isinstance(count, bool):
         raise PlanError(f"The plan 'gradual' goes up from the last block, so unfreeze is a number, got {most!r}.")
     stages = min(3, max(1, count)) if stages is None else stages
@@ -262,27 +262,27 @@ def _full(draft: Draft) -> list[Phase]:
 
 def _bit(draft: Draft, steps: int | None = None) -> list[Phase]:
     draft.no_l2()
-    examples = draft.facts.examples
+    examples = draft.stats.examples
     if steps is None:
         steps = next(count for limit, count in _BIT_STEPS if limit is None or examples < limit)
-    size = 32 if draft.wishes.batch_size == "auto" else draft.wishes.batch_size
-    epochs = math.ceil(steps / draft.steps) if draft.wishes.epochs == "auto" else int(draft.wishes.epochs)
-    rate = _BIT_RATE * size / _BIT_BATCH if draft.wishes.learning_rate == "auto" else draft.rates()[1]
+    size = 32 if draft.config.batch_size == "auto" else draft.config.batch_size
+    epochs = math.ceil(steps / draft.steps) if draft.config.epochs == "auto" else int(draft.config.epochs)
+    rate = _BIT_RATE * size / _BIT_BATCH if draft.config.learning_rate == "auto" else draft.rates()[1]
     draft.reasons["epochs"] = f"{steps:,} steps for {examples:,} examples; an epoch has {draft.steps}"
     draft.reasons["learning_rate"] = f"0.003 for a batch of 512, so {rate:.2g} for {size}"
     mixup = 0.1 if examples >= _BIT_STEPS[0][0] else 0.0
     warmup = 0.2 if steps <= 500 else 500 / steps
     return [
         Phase(
-            FINE_TUNE, "all", max(1, epochs), rate, optimizer="sgd", schedule="steps", warmup=warmup, mixup=mixup,
+            FINE_TUNE, "all", max(1, epochs), rate, optimizer="sgd", schedule="steps", warmup=warmup, mixup_alpha=mixup,
         )
     ]  # fmt: skip
 
 
 def _fastai(draft: Draft) -> list[Phase]:
-    base = 2e-3 if draft.wishes.learning_rate == "auto" else draft.rates()[1]
+    base = 2e-3 if draft.config.learning_rate == "auto" else draft.rates()[1]
     draft.no_l2()
-    decay = round(100 ** (-1 / max(1, draft.facts.blocks)), 4)
+    decay = round(100 ** (-1 / max(1, draft.stats.blocks)), 4)
     return [
         Phase(FROZEN, "none", 1, base, schedule="one_cycle"),
         Phase(FINE_TUNE, "all", draft.epochs(), base / 2, schedule="one_cycle", layer_decay=decay),
@@ -290,34 +290,35 @@ def _fastai(draft: Draft) -> list[Phase]:
 
 
 def _few_shot(draft: Draft) -> list[Phase]:
-    smallest = draft.facts.smallest
+    smallest = draft.stats.smallest
     if smallest is not None and smallest < _FEW_PER_CLASS:
         draft.reasons["head"] = f"the mean of each class: {smallest} examples of the smallest are too few to fit more"
-        return [Phase(FROZEN, "none", 0, 0.0, solve="prototypes")]
+        return [Phase(FROZEN, "none", 0, 0.0, head="nearest_mean")]
     return [draft.head()]
 
 
 def _setfit(draft: Draft, shown: int | None = None) -> list[Phase]:
-    wishes = draft.wishes
-    if isinstance(wishes.learning_rate, (tuple, list)):
+    config = draft.config
+    if isinstance(config.learning_rate, (tuple, list)):
         raise PlanError(
-            f"The plan 'setfit' trains one phase, so learning_rate is one number, got {wishes.learning_rate!r}."
+            f"The plan 'setfit' trains one phase, so learning_rate is one number, got {config.learning_rate!r}."
         )
-    if wishes.unfreeze in (0, "none"):
+    if config.unfreeze in (0, "none"):
         raise PlanError("The plan 'setfit' tunes features, so blocks have to train; got unfreeze='none'.")
-    if wishes.unfreeze == "auto":
+    if config.unfreeze == "auto":
         draft.reasons["unfreeze"] = "all blocks: pairs are many also of few examples, and the rate is low"
-    if wishes.epochs == "auto":
+    if config.epochs == "auto":
         draft.reasons["epochs"] = "one pass over the pairs, each example being in many of them"
-    if wishes.learning_rate == "auto":
+    if config.learning_rate == "auto":
         draft.reasons["learning_rate"] = "so low because all blocks train, on few examples"
-    unfreeze = "all" if wishes.unfreeze == "auto" else wishes.unfreeze
-    epochs = 1 if wishes.epochs == "auto" else max(1, int(wishes.epochs))
-    rate = _SETFIT_RATE if wishes.learning_rate == "auto" else float(wishes.learning_rate)
+    unfreeze = "all" if config.unfreeze == "auto" else config.unfreeze
+    epochs = 1 if config.epochs == "auto" else max(1, int(config.epochs))
+    rate = _SETFIT_RATE if config.learning_rate == "auto" else float(config.learning_rate)
     [probe] = _few_shot(draft)
     tune = Phase(
-        CONTRASTIVE, unfreeze, epochs, rate, contrastive=draft.shown(shown), schedule="linear", optimizer="adamw",
-        weight_decay=0.01, clip_norm=1.0,
+        CONTRASTIVE, unfreeze, epochs, rate, contrastive_repeats=draft.shown(shown), schedule="linear",
+        optimizer="adamw",
+        weight_decay=0.01, global_clipnorm=1.0,
     )  # fmt: skip
     return [probe, tune, dataclasses.replace(probe, name=HEAD)]
 
@@ -325,7 +326,7 @@ def _setfit(draft: Draft, shown: int | None = None) -> list[Phase]:
 def _surgical(draft: Draft, blocks: int = 2) -> list[Phase]:
     epochs, rate = draft.epochs(), draft.rates()[1]
     draft.reasons["surgical"] = f"the {blocks} blocks with the largest gradients for the size of their weights"
-    return [draft.head(), Phase(FINE_TUNE, "all", max(1, epochs), rate, surgical=blocks, **draft.how())]
+    return [draft.head(), Phase(FINE_TUNE, "all", max(1, epochs), rate, num_surgical_blocks=blocks, **draft.how())]
 
 
 _Builder = Callable[..., list[Phase]]
@@ -338,6 +339,6 @@ _BUILDERS: Mapping[str, tuple[_Builder, tuple[str, ...], tuple[str, ...]]] = {
     "fastai": (_fastai, ("epochs", "learning_rate"), ()),
     "few_shot": (_few_shot, (), ()),
     "setfit": (_setfit, ("unfreeze", "epochs", "learning_rate"), ("shown",)),
-    "surgical": (_surgical, ("epochs", "frozen_epochs", "learning_rate"), ("blocks",)),
+    "surgical": (_surgical, ("epochs", "head_epochs", "learning_rate"), ("blocks",)),
 }
-NAMES = tuple(_BUILDERS)
+PLAN_NAMES = tuple(_BUILDERS)

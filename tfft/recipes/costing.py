@@ -38,7 +38,7 @@ def cost(model: keras.Model, plan: Plan, examples: int, *, cached: bool) -> str:
         below = sum(each[: _first(model, phase, names)])
         above = sum(each) - below
         once = below * examples * (plan.views if cached else max(1, phase.epochs))
-        shown = max(1, phase.contrastive)  # times that an epoch shows each example
+        shown = max(1, phase.contrastive_repeats)  # times that an epoch shows each example
         work = once + above * (1 + _BACKWARD) * examples * phase.epochs * shown
         line = f"cost of {phase.name}: {_amount(work)} multiply-adds"
         if phase.epochs:

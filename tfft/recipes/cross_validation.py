@@ -48,22 +48,25 @@ class SeedRow:
 
     Attributes:
         seed: its seed, or the number of its fold.
-        frozen: scores after the first phase.
-        final: scores at the end.
+        frozen_scores: scores after the first phase.
+        final_scores: scores at the end.
         seconds: that the run took, everything counted.
         folder: where it was written; None where nowhere.
     """
 
     seed: int
-    frozen: Scores
-    final: Scores
+    frozen_scores: Scores
+    final_scores: Scores
     seconds: float
     folder: pathlib.Path | None
 
     @property
     def failed(self) -> bool:
         """Whether the run learned nothing: no better than naming the commonest class (Mosbach et al., 2021)."""
-        return self.final.majority is not None and self.final.value <= self.final.majority
+        return (
+            self.final_scores.majority_baseline is not None
+            and self.final_scores.value <= self.final_scores.majority_baseline
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,12 +84,12 @@ class SeedRuns:
     @property
     def mean(self) -> float:
         """Mean over the seeds of the score at the end."""
-        return statistics.mean(row.final.value for row in self.rows)
+        return statistics.mean(row.final_scores.value for row in self.rows)
 
     @property
     def spread(self) -> float:
         """Standard deviation over the seeds of the score at the end."""
-        return statistics.stdev(row.final.value for row in self.rows)
+        return statistics.stdev(row.final_scores.value for row in self.rows)
 
     def __str__(self) -> str:
         """A table, and mean and spread under it."""
@@ -95,10 +98,11 @@ class SeedRuns:
             table.add_column(name, justify="right" if name else "left")
         for row in self.rows:
             note = "learned nothing" if row.failed else ""
-            values = (f"{row.frozen.value:.4f}", f"{row.final.value:.4f}", f"{row.seconds:.0f}")
+            values = (f"{row.frozen_scores.value:.4f}", f"{row.final_scores.value:.4f}", f"{row.seconds:.0f}")
             table.add_row(str(row.seed), *values, note)
-        scores = [row.final.value for row in self.rows]
-        text = f"{self.rows[0].final.metric.replace('_', ' ')} {self.mean:.4f} ± {self.spread:.4f} (standard deviation "
+        scores = [row.final_scores.value for row in self.rows]
+        metric = self.rows[0].final_scores.metric.replace("_", " ")
+        text = f"{metric} {self.mean:.4f} ± {self.spread:.4f} (standard deviation "
         text += f"over {len(scores)} {self.unit}s), {min(scores):.4f} to {max(scores):.4f}"
         failed = sum(row.failed for row in self.rows)
         if failed:
@@ -236,7 +240,7 @@ def _row(
     """One run; its model is let go, so memory does not grow with the runs."""
     began = time.perf_counter()
     run = finetune(backbone, data, out=place, export_to=False, config=config, **options)
-    row = SeedRow(number, run.frozen, run.final, time.perf_counter() - began, place)
+    row = SeedRow(number, run.frozen_scores, run.final_scores, time.perf_counter() - began, place)
     del run
     keras.backend.clear_session(free_memory=False)
     gc.collect()
@@ -263,5 +267,5 @@ def _write(rows: Sequence[SeedRow], folder: pathlib.Path) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["seed", "frozen", "final", "seconds"])
-    writer.writerows([row.seed, row.frozen.value, row.final.value, round(row.seconds, 1)] for row in rows)
+    writer.writerows([row.seed, row.frozen_scores.value, row.final_scores.value, round(row.seconds, 1)] for row in rows)
     write_whole(folder / SEEDS, text.getvalue())

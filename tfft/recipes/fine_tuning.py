@@ -18,11 +18,11 @@ from tfft.backbones.base import Backbone
 from tfft.config import Phase, Plan, RunConfig, RunSettings, config_of
 from tfft.console.progress import reading_bar
 from tfft.data import class_weights
-from tfft.errors import PlanError, TfftError, installed_version, listed, raise_problems
+from tfft.errors import PlanError, TfftError, installed_version, join_names, raise_problems
 from tfft.evaluation import Scores, evaluate
-from tfft.exporting.savedmodel import Exported, export, version_folder
+from tfft.exporting.savedmodel import ExportResult, export, version_folder
 from tfft.freezing import describe, select
-from tfft.plans import NamedPlan, named, show
+from tfft.plans import NamedPlan, format_plan, named
 from tfft.recipes.costing import cost
 from tfft.recipes.preparing import (
     build_model,
@@ -48,7 +48,7 @@ from tfft.recipes.run import (
 )
 from tfft.recipes.run_data import RunData, load_run_data
 from tfft.settings import defaults_of, documents
-from tfft.training import Checkpoints, History, is_chief, on_chief, train
+from tfft.training import CheckpointConfig, History, is_chief, on_chief, train
 from tfft.training.distribute import has_workers
 from tfft.training.phase_checks import check_phases
 
@@ -119,7 +119,7 @@ def finetune(
 
     Example:
         >>> run = tfft.finetune("efficientnet-lite0", "photos/", out="runs/photos")
-        >>> run.final.accuracy, run.final.interval
+        >>> run.final_scores.accuracy, run.final_scores.interval
         (0.9542, (0.9085, 0.9776))
     """
     chosen, named_plan = _chosen(plan, config_of(config, task, settings, _OTHERS))
@@ -156,7 +156,7 @@ def finetune(
     plan = dataclasses.replace(plan, versions=_versions(), backbone_digest=opened.digest)
     for phase in plan.phases:
         select(opened, phase.unfreeze)  # a block that does not exist is an error before training
-    say(show(plan))
+    say(format_plan(plan))
 
     for place in (folder, None if target is None else target.parent):
         if place is not None:
@@ -186,7 +186,7 @@ def finetune(
     return run
 
 
-def repeat(
+def rerun(
     plan: Plan | str | os.PathLike[str],
     *,
     backbone: str | os.PathLike[str] | Backbone | keras.Model | None = None,
@@ -244,7 +244,9 @@ def _chosen(
         return with_new_statistics(config, plan), plan
     twice = [name for name, default in defaults_of(RunConfig).items() if getattr(config, name) != default]
     if twice:
-        raise PlanError(f"{listed(twice)} given beside plan=, which sets them all. Change the plan, or leave it out.")
+        raise PlanError(
+            f"{join_names(twice)} given beside plan=, which sets them all. Change the plan, or leave it out."
+        )
     return with_new_statistics(plan if isinstance(plan, Plan) else plan_from_yaml(plan), None), None
 
 
@@ -288,12 +290,12 @@ def _train(
     say = _printer(verbose)
 
     def measure(phase: Phase, history: History) -> None:
-        if phase.contrastive and memory["scores"] and phase is not plan.phases[-1]:
+        if phase.contrastive_repeats and memory["scores"] and phase is not plan.phases[-1]:
             line = "features changed; the head will follow them"  # a score of both together would say nothing
         else:
             scores = evaluate(model, held_out)
             memory["scores"].append(json.dumps(scores.to_dict()))
-            line = scores.line
+            line = scores.summary
         say(f"{phase.name}: {line}\n{history.audits[phase.name].summary}")
         for note in history.notes:
             say(note)
@@ -309,7 +311,7 @@ def _train(
         epoch=epoch,
         l2=plan.l2,
         seed=plan.seed,
-        part_size=plan.part_size,
+        microbatch_size=plan.microbatch_size,
         class_weight=_class_weight(data, plan),
         batch_norm=plan.batch_norm,
         callbacks=callbacks,
@@ -322,19 +324,19 @@ def _train(
     scores = [Scores.from_dict(json.loads(text)) for text in memory["scores"]]
     clean = data.deduplicated(spec, plan.batch_size)
     run = Run(
-        model, plan, history, scores[0], scores[-1], data.class_names, data.splits.skipped, checked=data.checked,
-        items=data.splits.items, unleaked=None if clean is None else evaluate(model, clean),
+        model, plan, history, scores[0], scores[-1], data.class_names, data.splits.skipped, data_report=data.checked,
+        split_names=data.splits.items, deduplicated_scores=None if clean is None else evaluate(model, clean),
     )  # fmt: skip
     return run, held_out
 
 
-def _checkpoints(model: keras.Model, plan: Plan, data: RunData, folder: pathlib.Path | None) -> Checkpoints | None:
+def _checkpoints(model: keras.Model, plan: Plan, data: RunData, folder: pathlib.Path | None) -> CheckpointConfig | None:
     """Where a run is saved while it trains; several workers cannot be."""
     if folder is None or has_workers(model):
         return None
     settings = {name: value for name, value in plan.to_dict().items() if name not in ("reasons", "versions", "phases")}
     identity = {"plan": settings, "data": data.splits.fingerprint()}
-    return Checkpoints(folder / CHECKPOINTS, identity=identity, remove=False)
+    return CheckpointConfig(folder / CHECKPOINTS, identity=identity, remove=False)
 
 
 def _class_weight(data: RunData, plan: Plan) -> Mapping[int, float] | None:
@@ -344,7 +346,7 @@ def _class_weight(data: RunData, plan: Plan) -> Mapping[int, float] | None:
     return class_weights(np.repeat(np.arange(len(data.counts)), data.counts), data.class_names, weights)
 
 
-def _export(run: Run, target: pathlib.Path, data: RunData, held_out: tf.data.Dataset) -> Exported:
+def _export(run: Run, target: pathlib.Path, data: RunData, held_out: tf.data.Dataset) -> ExportResult:
     examples: Any = list(data.splits.validation.export_files)
     if not examples:
         inputs = next(iter(held_out))[0]

@@ -15,7 +15,7 @@ from tfft import registry
 from tfft.data import Examples, to_dataset
 from tfft.data.loader import explicit, task_reader
 from tfft.data.tfds.source import ROLES, is_tfds, local_copy
-from tfft.errors import DataError, did_you_mean, listed
+from tfft.errors import DataError, did_you_mean, join_names
 from tfft.io.cache_dir import cache_dir
 from tfft.recipes.run import Run
 
@@ -68,7 +68,8 @@ def _reader(run: Run) -> tuple[registry.Modality, Any]:
         if (spec := kind.input_of(run.model)) is not None:
             return task_reader(run.plan.task) or kind, spec
     raise DataError(
-        f"The model in {run.folder} does not take files or texts that tfft reads ({listed(k.items for k in kinds)}). "
+        f"The model in {run.folder} does not take files or texts that tfft reads "
+        f"({join_names(k.items for k in kinds)}). "
         "Use tfft.evaluate(model, dataset)."
     )
 
@@ -103,7 +104,8 @@ def _with_classes(examples: Examples, run: Run, place: pathlib.Path) -> Examples
     if unknown:
         hint = "".join(did_you_mean(name, known) for name in unknown[:3])
         raise DataError(
-            f"{place} has classes that the model does not know: {listed(unknown)}.{hint} It knows: {listed(known)}."
+            f"{place} has classes that the model does not know: {join_names(unknown)}.{hint} It knows: "
+            f"{join_names(known)}."
         )
     numbers = np.array([known.index(name) for name in own], np.int32)
     if examples.labels.dtype.kind == "f":  # several labels: a column for each class

@@ -16,7 +16,7 @@ from tfft.backbones import load_backbone
 from tfft.backbones.base import Backbone
 from tfft.backbones.fetch.digests import pinned, split_pin
 from tfft.config import Plan, RunConfig, RunSettings, SharedSettings, config_of
-from tfft.errors import PlanError, listed
+from tfft.errors import PlanError, join_names
 from tfft.models import build
 from tfft.plans import DatasetStats, NamedPlan, named, recommend
 from tfft.recipes.probing import fit_of
@@ -92,7 +92,7 @@ def open_backbone(backbone: Any, config: SharedSettings) -> Backbone:
     if isinstance(backbone, Backbone):
         if options:
             raise PlanError(
-                f"{listed(options)} say how to open a backbone, and this one is open: pass them to load_backbone."
+                f"{join_names(options)} say how to open a backbone, and this one is open: pass them to load_backbone."
             )
         return _fitted(backbone, config)
     if config.batch_norm == "train" and not isinstance(backbone, keras.Model):
@@ -109,39 +109,39 @@ def _fitted(backbone: Backbone, config: SharedSettings) -> Backbone:
 def plan_for(
     backbone: Backbone,
     data: RunData,
-    wishes: RunConfig,
+    config: RunConfig,
     cache: str | os.PathLike[str] | bool | None,
     plan: NamedPlan | None,
     verbose: bool = False,
 ) -> Plan:
     """Fills every setting that was left open."""
-    before = None if wishes.preprocessor is None else _absolute(os.fspath(wishes.preprocessor))
+    before = None if config.preprocessor is None else _absolute(os.fspath(config.preprocessor))
     task = registry.task(data.task)
     resolved: dict[str, Any] = {"task": data.task, "preprocessor": before}
-    facts, wishes = _facts(backbone, data, cache), dataclasses.replace(wishes, **resolved)
-    check_supported(wishes)
+    stats, config = _facts(backbone, data, cache), dataclasses.replace(config, **resolved)
+    check_supported(config)
     names: dict[str, Any] = {"plan": plan, "backbone": _absolute(backbone.origin), "data": _absolute(data.name)}
-    known = dataclasses.replace(wishes, batch_size=32) if wishes.batch_size == "auto" else wishes
-    first = recommend(facts, known, **names)
+    known = dataclasses.replace(config, batch_size=32) if config.batch_size == "auto" else config
+    first = recommend(stats, known, **names)
     if (
-        facts.cached
+        stats.cached
         and task.exclusive_classes
         and task.solves_head
         and first.name == "lp_ft"
-        and wishes.unfreeze == "auto"
-        and first.phases[0].solve is True
+        and config.unfreeze == "auto"
+        and first.phases[0].head == "linear_probe"
     ):
         model, source = build_model(backbone, data, first), feature_source(data, first, cache)
         if source is not None:
             fit = fit_of(model, data, source, seed=first.seed, verbose=verbose, grouped=data.is_grouped)
-            facts = dataclasses.replace(facts, fit=fit)
-            first = recommend(facts, known, **names)
-    if wishes.batch_size != "auto":
+            stats = dataclasses.replace(stats, fit=fit)
+            first = recommend(stats, known, **names)
+    if config.batch_size != "auto":
         return first
     batch = next(iter(data.validation(spec_of(backbone, first), 32)))
     model = build_model(backbone, data, first)
-    found = fitting_batch_size(model, batch[:2], first.phases[-1], examples=len(data.splits.train), cached=facts.cached)
-    final = recommend(facts, dataclasses.replace(wishes, batch_size=found.size), **names)
+    found = fitting_batch_size(model, batch[:2], first.phases[-1], examples=len(data.splits.train), cached=stats.cached)
+    final = recommend(stats, dataclasses.replace(config, batch_size=found.size), **names)
     return dataclasses.replace(final, reasons={**final.reasons, "batch_size": found.reason})
 
 
@@ -203,7 +203,7 @@ def data_line(data: RunData) -> str:
         f"data: {len(splits.train)} examples to learn from, {len(splits.validation)} held out ({splits.split_from}); "
     )
     if data.class_names:
-        text += f"{len(data.class_names)} classes: {listed(data.class_names, limit=12)}"
+        text += f"{len(data.class_names)} classes: {join_names(data.class_names, limit=12)}"
     else:
         text += f"task: {data.task}"
     text += f"\n{data.report}" if data.report else ""
@@ -211,7 +211,7 @@ def data_line(data: RunData) -> str:
         text += f"\n{len(splits.skipped)} files skipped: " + "; ".join(map(str, splits.skipped[:3]))
         text += "; ..." if len(splits.skipped) > 3 else ""
     if data.unseen:
-        text += f"\nno held-out example of {listed(data.unseen, limit=5)}: the scores say nothing about it"
+        text += f"\nno held-out example of {join_names(data.unseen, limit=5)}: the scores say nothing about it"
     return text
 
 

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from tfft import heads
-from tfft.features import solve_head, split_head
+from tfft.features import fit_linear_probe, split_head
 from tfft.recipes.run_data import RunData
 from tfft.training import FeatureSource
 
@@ -38,7 +38,7 @@ def fit_of(
     prefix, _ = split_head(model)
     train, held_out = source.extract(prefix, verbose, varied=False)
     labels: Any = train.labels  # where there are none, solving says so
-    solved = solve_head(np.asarray(train.arrays), labels, heads.from_model(model), seed=seed)
+    solved = fit_linear_probe(np.asarray(train.arrays), labels, heads.from_model(model), seed=seed)
     if solved.best is None or solved.best.accuracy is None:
         return None
     accuracy = solved.best.accuracy

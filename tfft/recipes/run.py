@@ -23,9 +23,9 @@ from tfft import heads
 from tfft.backbones.formats.keras_file import load_keras_file
 from tfft.config import Plan
 from tfft.data import Skipped, write_split
-from tfft.errors import PlanError, TfftError, listed
+from tfft.errors import PlanError, TfftError, join_names
 from tfft.evaluation import Scores
-from tfft.exporting.savedmodel import Exported
+from tfft.exporting.savedmodel import ExportResult
 from tfft.inspection import DataReport
 from tfft.io.atomic import whole, write_whole
 from tfft.training import History
@@ -52,46 +52,48 @@ class Run:
         model: the trained model: an ordinary compiled Keras model from raw pixels to logits.
         plan: every setting as used, and the reasons.
         history: one row per epoch.
-        frozen: scores on the held-out examples before any block was unfrozen.
-        final: scores at the end.
+        frozen_scores: scores on the held-out examples before any block was unfrozen.
+        final_scores: scores at the end.
         class_names: in the order of the logits.
         skipped: files that were not used.
         folder: where it was written; None where nowhere.
         export: what was exported; None where nothing was, or the run was read from its folder.
-        checked: what a look at the data found; None where it was not looked at, or the run was read from its folder.
-        items: names of the examples by part; None where they have none, or the run was read from its folder.
-        unleaked: final scores without the held-out examples of which a copy was learned from; None where there is none.
+        data_report: result of the data check; None where there was none, or the run was read from its folder.
+        split_names: names of the examples by split; None where they have none, or the run was read from its folder.
+        deduplicated_scores: final scores without the held-out examples that also occur in the training data; None where
+            there are none.
     """
 
     model: keras.Model
     plan: Plan
     history: History
-    frozen: Scores
-    final: Scores
+    frozen_scores: Scores
+    final_scores: Scores
     class_names: tuple[str, ...]
     skipped: tuple[Skipped, ...] = ()
     folder: pathlib.Path | None = None
-    export: Exported | None = None
-    checked: DataReport | None = None
-    items: Mapping[str, Sequence[str]] | None = None
-    unleaked: Scores | None = None
+    export: ExportResult | None = None
+    data_report: DataReport | None = None
+    split_names: Mapping[str, Sequence[str]] | None = None
+    deduplicated_scores: Scores | None = None
 
     @property
     def summary(self) -> str:
         """What came of it in a few lines: frozen, final and what fine-tuning changed."""
         first = self.plan.phases[0]
         name = "frozen backbone" if first.unfreeze in ("none", 0) else first.name
-        lines = [f"{name:15}  {self.frozen.line}", f"at the end       {self.final.line}"]
+        lines = [f"{name:15}  {self.frozen_scores.summary}", f"at the end       {self.final_scores.summary}"]
         if len(self.plan.phases) > 1:
-            lines.append(compare(self.frozen, self.final))
-        if self.unleaked is not None:
-            lines.append(f"without copies   {self.unleaked.line} (held-out examples that are not in the training data)")
+            lines.append(compare(self.frozen_scores, self.final_scores))
+        if self.deduplicated_scores is not None:
+            without = self.deduplicated_scores.summary
+            lines.append(f"without copies   {without} (held-out examples that are not in the training data)")
         return "\n".join(lines)
 
     @property
     def card(self) -> dict[str, Any]:
         """What the model card of an export says of the run: the backbone and both scores."""
-        scores = {"frozen": self.frozen, "final": self.final}
+        scores = {"frozen": self.frozen_scores, "final": self.final_scores}
         return {
             "backbone": self.plan.backbone,
             "backbone_digest": self.plan.backbone_digest,
@@ -113,10 +115,10 @@ def compare(frozen: Scores, final: Scores) -> str:
     return text if apart else text + "; the two 95 % intervals overlap"
 
 
-def metrics_of(frozen: Scores, final: Scores, unleaked: Scores | None = None) -> dict[str, Any]:
+def metrics_of(frozen: Scores, final: Scores, deduplicated: Scores | None = None) -> dict[str, Any]:
     """Returns the content of ``metrics.json``."""
-    found = {"frozen": frozen.to_dict(), "final": final.to_dict(), "majority": final.majority}
-    return found if unleaked is None else {**found, "unleaked": unleaked.to_dict()}
+    found = {"frozen": frozen.to_dict(), "final": final.to_dict(), "majority_baseline": final.majority_baseline}
+    return found if deduplicated is None else {**found, "deduplicated": deduplicated.to_dict()}
 
 
 def check_out(out: str | os.PathLike[str] | None) -> pathlib.Path | None:
@@ -135,7 +137,7 @@ def check_out(out: str | os.PathLike[str] | None) -> pathlib.Path | None:
     if folder.is_dir() and any(folder.iterdir()) and not is_unfinished(folder):
         inside = sorted(path.name for path in folder.iterdir())
         raise PlanError(
-            f"The folder out={str(out)!r} is not empty ({listed(inside, limit=5)}), and a run overwrites nothing. "
+            f"The folder out={str(out)!r} is not empty ({join_names(inside, limit=5)}), and a run overwrites nothing. "
             "Give another folder or empty this one."
         )
     return folder
@@ -182,11 +184,12 @@ def write_run(run: Run, folder: pathlib.Path) -> None:
         writer.writerow(["path", "reason"])
         writer.writerows([item.path, item.reason] for item in run.skipped)
         write_whole(folder / SKIPPED, text.getvalue())
-    if run.checked is not None:
-        run.checked.write_json(folder / CHECK)
-    if run.items is not None:
-        write_split(folder / SPLIT, run.items)
-    write_whole(folder / METRICS, json.dumps(metrics_of(run.frozen, run.final, run.unleaked), indent=2) + "\n")
+    if run.data_report is not None:
+        run.data_report.write_json(folder / CHECK)
+    if run.split_names is not None:
+        write_split(folder / SPLIT, run.split_names)
+    metrics = metrics_of(run.frozen_scores, run.final_scores, run.deduplicated_scores)
+    write_whole(folder / METRICS, json.dumps(metrics, indent=2) + "\n")
 
 
 def load_run(folder: str | os.PathLike[str]) -> Run:
@@ -210,7 +213,7 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
     folder = pathlib.Path(folder).expanduser()
     missing = [name for name in (PLAN, METRICS, HISTORY, MODEL) if not (folder / name).is_file()]
     if missing:
-        what = "does not exist" if not folder.is_dir() else f"has no {listed(missing)}"
+        what = "does not exist" if not folder.is_dir() else f"has no {join_names(missing)}"
         raise TfftError(
             f"{folder} is not the folder of a finished run: it {what}. tfft.finetune(..., out=folder) writes one."
         )
@@ -218,7 +221,8 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
         metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
         history = History.from_csv(folder / HISTORY)
         frozen, final = Scores.from_dict(metrics["frozen"]), Scores.from_dict(metrics["final"])
-        unleaked = Scores.from_dict(metrics["unleaked"]) if "unleaked" in metrics else None
+        deduplicated = metrics.get("deduplicated", metrics.get("unleaked"))  # its name before 0.1.0
+        deduplicated = None if deduplicated is None else Scores.from_dict(deduplicated)
     except (ValueError, KeyError, TypeError) as error:
         raise TfftError(f"A file in {folder} is damaged or was changed ({METRICS} or {HISTORY}): {error}") from error
     model = load_keras_file(folder / MODEL, compile=True)
@@ -228,7 +232,7 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
             skipped = [Skipped(row["path"], row["reason"]) for row in csv.DictReader(file)]
     names = heads.from_model(model).class_names or ()
     plan = plan_from_yaml(folder / PLAN)
-    return Run(model, plan, history, frozen, final, names, tuple(skipped), folder, unleaked=unleaked)
+    return Run(model, plan, history, frozen, final, names, tuple(skipped), folder, deduplicated_scores=deduplicated)
 
 
 def plan_to_yaml(plan: Plan) -> str:
@@ -243,7 +247,7 @@ def plan_from_yaml(path: str | os.PathLike[str]) -> Plan:
         path: of the YAML file.
 
     Returns:
-        The plan, for :func:`repeat` or ``finetune(plan=...)``.
+        The plan, for :func:`rerun` or ``finetune(plan=...)``.
 
     Raises:
         PlanError: when the file is no YAML mapping, or names a setting that does not exist.

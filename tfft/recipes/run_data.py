@@ -22,7 +22,7 @@ from tfft.data import BatchOptions, Splits, load
 from tfft.data.dataset_examples import ready_splits
 from tfft.data.loader import explicit, load_copy
 from tfft.data.tfds.source import is_tfds, local_copy
-from tfft.errors import PlanError, listed, raise_problems
+from tfft.errors import PlanError, join_names, raise_problems
 from tfft.inspection import DataReport, check_splits
 from tfft.io.cache_dir import cache_dir
 from tfft.specs import InputSpec, augmentation, changes_of
@@ -194,9 +194,9 @@ def _run_data(splits: Splits[Any], name: str, config: SharedSettings, given: boo
     if (changes := augmentation(config.augment)) is not None:
         wrong = [change for change in changes_of(changes) if change not in modality.augmentations]
         if wrong:
-            valid = listed(modality.augmentations) or "nothing to vary"
+            valid = join_names(modality.augmentations) or "nothing to vary"
             raise PlanError(
-                f"augment={listed(wrong)} cannot vary {modality.items}. For {modality.items} there is {valid}."
+                f"augment={join_names(wrong)} cannot vary {modality.items}. For {modality.items} there is {valid}."
             )
     return RunData(splits, modality, name or splits.train.title, given)
 

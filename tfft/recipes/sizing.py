@@ -11,7 +11,7 @@ import tensorflow as tf
 from tfft import heads
 from tfft.config import Phase
 from tfft.errors import BackboneError
-from tfft.features import split
+from tfft.features import split_frozen
 from tfft.freezing import unfreeze
 from tfft.training import BatchSize, find_batch_size
 
@@ -37,7 +37,7 @@ def fitting_batch_size(
     inputs, labels = batch
     if cached:
         try:
-            prefix, model = split(model)
+            prefix, model = split_frozen(model)
             inputs = prefix(inputs, training=False)
         except BackboneError:  # nothing is frozen, or it is not constant: the whole model is fitted
             pass

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from typing import Any, Generic, TypeVar
 
-from tfft.errors import PlanError, did_you_mean, listed
+from tfft.errors import PlanError, did_you_mean, join_names
 from tfft.registry.modality_interface import Adapted, Match, Modality
 from tfft.registry.task_interface import Default, Evaluator, FeatureLevel, Metric, Task
 
@@ -70,7 +70,7 @@ class _Registry(Generic[T]):
         found = self._aliases.get(name, name) if isinstance(name, str) else name
         if found not in known:
             raise PlanError(
-                f"Expected a {self._what}: {listed(known)}. Received: {name!r}.{did_you_mean(str(name), known)}"
+                f"Expected a {self._what}: {join_names(known)}. Received: {name!r}.{did_you_mean(str(name), known)}"
             )
         return found
 
@@ -184,7 +184,9 @@ def infer_task(values: Sequence[Any]) -> Task:
     every = [task(name) for name in task_names()]
     fits = [one.infer(values) for one in every]
     if not max(fits):
-        raise PlanError(f"The labels fit none of the tasks {listed(task_names())}. Fix: say which it is with task=.")
+        raise PlanError(
+            f"The labels fit none of the tasks {join_names(task_names())}. Fix: say which it is with task=."
+        )
     return every[fits.index(max(fits))]
 
 

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from tfft.errors import DataError, listed
+from tfft.errors import DataError, join_names
 from tfft.registry.task_interface import FeatureLevel
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Match:
             return
         given = ", ".join(f"{name}={value!r}" for name, value in wrong.items())
         has = "mean" if len(wrong) > 1 else "means"
-        valid = listed(sorted((self.settings | {"validation", "seed"}) - {"progress", "store"}))
+        valid = join_names(sorted((self.settings | {"validation", "seed"}) - {"progress", "store"}))
         raise DataError(
             f"{given} {has} nothing for {self.form}, which takes {valid}. Leave it out, or give another source."
             f"{_TABLES_ONLY if 'task' in wrong else ''}"

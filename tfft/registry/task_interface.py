@@ -163,7 +163,7 @@ class Task:
 
         Args:
             name: of what was asked about, such as a file.
-            outputs: plain values by name, from :attr:`tfft.exporting.FilePrediction.answer`.
+            outputs: plain values by name, from :attr:`tfft.exporting.Prediction.answer`.
 
         Returns:
             The most probable class with the next ones in parentheses, where there are ``label``, ``probability`` and

@@ -9,6 +9,6 @@ from tfft.errors import require_platform
 
 require_platform()
 
-from tfft.regularizers.l2_sp import L2SP, Anchoring, anchor, release  # noqa: E402
+from tfft.regularizers.l2_sp import L2SP, L2SPPenalty, add_l2_sp, remove_l2_sp  # noqa: E402
 
-__all__ = ["L2SP", "Anchoring", "anchor", "release"]
+__all__ = ["L2SP", "L2SPPenalty", "add_l2_sp", "remove_l2_sp"]

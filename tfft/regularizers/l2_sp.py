@@ -1,4 +1,4 @@
-"""L2-SP: training that is pulled back to the pretrained weights instead of to zero (:func:`anchor`).
+"""L2-SP: training that is pulled back to the pretrained weights instead of to zero (:func:`add_l2_sp`).
 
 Hides how a pull on single variables becomes a loss that Keras adds up in every model that shares them,
 and how it comes off again without a trace.
@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfft.errors import PlanError, listed, raise_problems
+from tfft.errors import PlanError, join_names, raise_problems
 from tfft.freezing.selection import Blocks, select
 from tfft.freezing.weight_values import matched
 
@@ -24,7 +24,7 @@ from tfft.freezing.weight_values import matched
 class L2SP(keras.regularizers.Regularizer):
     """Penalty ``strength / 2 * sum((w - anchor)**2)`` of one variable; its gradient is ``strength * (w - anchor)``.
 
-    Use :func:`anchor` for a model. By itself it is a Keras regularizer like any other, for example the
+    Use :func:`add_l2_sp` for a model. By itself it is a Keras regularizer like any other, for example the
     ``kernel_regularizer`` of a layer; a ``.keras`` file then holds the anchor as text, which is large.
 
     Li, Grandvalet and Davoine, Explicit Inductive Bias for Transfer Learning with Convolutional Networks (2018).
@@ -70,7 +70,7 @@ class L2SP(keras.regularizers.Regularizer):
 
 
 class _Pull(L2SP):
-    """A pull that :func:`anchor` has put on a variable, on top of the regularizer that it had before."""
+    """A pull that :func:`add_l2_sp` has put on a variable, on top of the regularizer that it had before."""
 
     def __init__(self, anchor: Any, strength: float, own: Callable[[Any], Any] | None) -> None:
         super().__init__(anchor, strength)
@@ -81,10 +81,10 @@ class _Pull(L2SP):
         return pull if self.own is None else pull + tf.cast(self.own(x), pull.dtype)
 
 
-class Anchoring:
-    """Variables that are pulled to where they were; made by :func:`anchor`.
+class L2SPPenalty:
+    """Variables that are pulled to where they were; made by :func:`add_l2_sp`.
 
-    Leaving its ``with`` block takes the pull off, as :func:`release` does.
+    Leaving its ``with`` block takes the pull off, as :func:`remove_l2_sp` does.
 
     Attributes:
         variables: what is pulled.
@@ -110,29 +110,29 @@ class Anchoring:
         ]
         return math.sqrt(sum(squares))
 
-    def __enter__(self) -> Anchoring:
+    def __enter__(self) -> L2SPPenalty:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        release(self._model)
+        remove_l2_sp(self._model)
 
 
-def anchor(
+def add_l2_sp(
     model: keras.Model,
     strength: float,
     *,
     blocks: Blocks = "all",
     variables: Sequence[keras.Variable] | None = None,
     start: Mapping[str, Any] | Sequence[Any] | None = None,
-) -> Anchoring:
+) -> L2SPPenalty:
     """Pulls the trainable variables of the backbone to the values they have now: the L2-SP penalty.
 
     Use it in place of weight decay when a backbone is fine-tuned on little data: decay would pull the
     weights to zero, away from what was learned in pretraining. Call it after :func:`tfft.unfreeze` and
     before ``compile``; variables that are unfrozen later are not pulled. Models that share the variables
-    (:func:`tfft.features.split`, :func:`tfft.training.in_parts`) have the pull too.
+    (:func:`tfft.features.split`, :func:`tfft.training.microbatched`) have the pull too.
 
     Biases and scales and offsets of normalisation are pulled like the kernels: their pretrained values
     are as good a place to stay at, while zero is none. Running statistics are not, no gradient moves them.
@@ -163,7 +163,7 @@ def anchor(
 
     Example:
         >>> tfft.unfreeze(model, 3)
-        >>> with tfft.regularizers.anchor(model, 0.01):
+        >>> with tfft.regularizers.add_l2_sp(model, 0.01):
         ...     model.compile("adam", **tfft.heads.from_model(model).compile_args())
         ...     model.fit(train, epochs=5)
     """
@@ -182,15 +182,15 @@ def anchor(
         own = old.own if isinstance(old, _Pull) else old
         to = by_id.get(id(variable))
         pulls.append(_Pull(keras.ops.convert_to_numpy(variable) if to is None else to, strength, own))
-    release(model)  # an earlier pull may be on more variables than this one
+    remove_l2_sp(model)  # an earlier pull may be on more variables than this one
     for variable, pull in zip(chosen, pulls, strict=True):
         variable.regularizer = pull
     _forget_traces(model)
-    return Anchoring(model, chosen, float(strength))
+    return L2SPPenalty(model, chosen, float(strength))
 
 
-def release(model: keras.Model) -> int:
-    """Takes off what :func:`anchor` has put on a model; every variable has the regularizer from before again.
+def remove_l2_sp(model: keras.Model) -> int:
+    """Takes off what :func:`add_l2_sp` has put on a model; every variable has the regularizer from before again.
 
     Args:
         model: anchored or not.
@@ -199,7 +199,7 @@ def release(model: keras.Model) -> int:
         How many variables were pulled.
 
     Example:
-        >>> tfft.regularizers.release(model)
+        >>> tfft.regularizers.remove_l2_sp(model)
         12
     """
     pulled = [v for v in model.weights if isinstance(v.regularizer, _Pull)]
@@ -227,10 +227,10 @@ def _checked(model: keras.Model, variables: Sequence[keras.Variable]) -> list[ke
     problems = []
     strange = [v.path for v in chosen if id(v) not in known]
     if strange:
-        problems.append(f"these variables are not of {model.name!r}: {listed(strange)}")
+        problems.append(f"these variables are not of {model.name!r}: {join_names(strange)}")
     frozen = [v.path for v in chosen if id(v) in known and id(v) not in trains]
     if frozen:
-        problems.append(f"these variables do not train, so no pull would act on them: {listed(frozen)}")
+        problems.append(f"these variables do not train, so no pull would act on them: {join_names(frozen)}")
     raise_problems(PlanError, "The variables cannot be anchored", problems)
     return chosen
 

@@ -2,7 +2,7 @@
 
 Hides the schedule, the bookkeeping of epochs, how the best weights are kept, what is computed once, and what
 is looked for when a loss becomes NaN. What happens in between is ``model.compile`` and ``model.fit``. What a machine
-can bear is beside it: :func:`find_batch_size` and :func:`in_parts`
+can bear is beside it: :func:`find_batch_size` and :func:`microbatched`
 for batches that do not fit.
 """
 
@@ -13,17 +13,17 @@ from tfft.errors import require_platform
 require_platform()
 
 from tfft.training.batch_size import BatchSize, find_batch_size  # noqa: E402
-from tfft.training.checkpoint.callback import Checkpoints  # noqa: E402
+from tfft.training.checkpoint.callback import CheckpointConfig  # noqa: E402
 from tfft.training.checkpoint.resume import Resume  # noqa: E402
 from tfft.training.checkpoint.store import CheckpointError, CheckpointStore  # noqa: E402
 from tfft.training.distribute import fit, is_chief, on_chief  # noqa: E402
 from tfft.training.history import History  # noqa: E402
 from tfft.training.loop import train, train_phase  # noqa: E402
-from tfft.training.microbatch import in_parts  # noqa: E402
+from tfft.training.microbatch import microbatched  # noqa: E402
 from tfft.training.plotting import plot_history  # noqa: E402
 from tfft.training.suffix import FeatureSource  # noqa: E402
 
 __all__ = [
-    "BatchSize", "CheckpointError", "CheckpointStore", "Checkpoints", "FeatureSource", "History", "Resume",
-    "find_batch_size", "fit", "in_parts", "is_chief", "on_chief", "plot_history", "train", "train_phase",
+    "BatchSize", "CheckpointError", "CheckpointStore", "CheckpointConfig", "FeatureSource", "History", "Resume",
+    "find_batch_size", "fit", "microbatched", "is_chief", "on_chief", "plot_history", "train", "train_phase",
 ]  # fmt: skip

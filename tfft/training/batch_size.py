@@ -82,7 +82,7 @@ def find_batch_size(
     but it is not what is chosen: from some size on a bigger batch only makes fewer steps of the same
     examples, and needs more memory for it. The choice is the smallest power of two that takes at most 10 %
     longer per example than the fastest. The largest that fits is in the result, for recipes that need a
-    certain big batch; for one that does not fit there is :func:`tfft.training.in_parts`.
+    certain big batch; for one that does not fit there is :func:`tfft.training.microbatched`.
 
     The first trial is one example. Then sizes double until doubling has not made an example 5 % faster twice
     in a row, or, on a GPU, until a step does not fit. On a CPU a process that takes too much is ended by the

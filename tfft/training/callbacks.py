@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfft.config import Phase
-from tfft.errors import AuditError, PlanError, listed
+from tfft.errors import AuditError, PlanError, join_names
 from tfft.keras_compat import trained_variables
 from tfft.registry import Metric
 from tfft.training.distribute import is_chief, statistics_of
@@ -63,8 +63,9 @@ class PhaseWatch(keras.callbacks.Callback):
             missing = [path for key, path in optimizer.items() if key not in flags]
             raise AuditError(
                 f"Phase {self.phase.name!r} was compiled for other variables than are trainable now; trainable but not "
-                f"compiled: {listed(extra) or 'none'}; compiled but frozen: {listed(missing) or 'none'}. A callback "
-                f"must not change `trainable`: give the blocks as the phase's `unfreeze`."
+                f"compiled: {join_names(extra) or 'none'}; compiled but frozen: "
+                f"{join_names(missing) or 'none'}. A callback "
+                "must not change `trainable`: give the blocks as the phase's `unfreeze`."
             )
         trains = set(flags)
         # Statistics of trainable layers belong to the weights that make an epoch the best one.

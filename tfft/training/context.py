@@ -1,4 +1,4 @@
-"""What stays the same over the phases of a training: :class:`Job`."""
+"""What stays the same over the phases of a training: :class:`TrainingContext`."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ import tensorflow as tf
 
 from tfft import heads
 from tfft.config import Phase
-from tfft.data import mixed, one_hot, weighted
-from tfft.errors import DataError, PlanError, listed
+from tfft.data import apply_class_weights, apply_mixup, one_hot
+from tfft.errors import DataError, PlanError, join_names
 from tfft.freezing import add_lora, relative_gradients, select, unfreeze
 from tfft.registry import Metric
-from tfft.training.checkpoint.manager import Keeper
+from tfft.training.checkpoint.manager import CheckpointManager
 from tfft.training.history import History
-from tfft.training.microbatch import in_parts
-from tfft.training.suffix import FeatureSource, Reduced, reduce
+from tfft.training.microbatch import microbatched
+from tfft.training.suffix import FeatureSource, TrainableSuffix, build_suffix
 
 
 @dataclasses.dataclass(eq=False)
-class Job:
+class TrainingContext:
     """What stays the same over the phases, the history so far, and the optimizer of the phase before."""
 
     model: keras.Model
@@ -38,51 +38,58 @@ class Job:
     epoch: tf.Variable | None
     l2: float | Literal["auto"]
     seed: int
-    part_size: int | None
+    microbatch_size: int | None
     class_weight: Mapping[int, float] | None
     pretrained: Mapping[str, np.ndarray] | None
     selection: Metric
     epochs_before: int = 0
     optimizer: keras.optimizers.Optimizer | None = None
-    keeper: Keeper | None = None
+    manager: CheckpointManager | None = None
     done: History = dataclasses.field(default_factory=History)
 
     def course(self, callbacks: Sequence[keras.callbacks.Callback]) -> list[keras.callbacks.Callback]:
         """Returns callbacks as ``fit`` is to have them: alone, or inside of one that saves what they know too."""
-        return list(callbacks) if self.keeper is None else self.keeper.course(callbacks, self.model)
+        return list(callbacks) if self.manager is None else self.manager.course(callbacks, self.model)
 
     @functools.cached_property
     def dataset(self) -> tf.data.Dataset:
         """Batches for the whole model."""
         return self.given if isinstance(self.given, tf.data.Dataset) else self.given()
 
-    def part(self, notes: list[str], phase: Phase) -> Reduced:
+    def part(self, notes: list[str], phase: Phase) -> TrainableSuffix:
         """Returns what is to be fitted in a phase whose blocks are unfrozen."""
-        part: Reduced | str = (
-            "" if self.source is None else reduce(self.model, self.source, self.epoch, verbose=self.verbose)
+        part: TrainableSuffix | str = (
+            "" if self.source is None else build_suffix(self.model, self.source, self.epoch, verbose=self.verbose)
         )
         if isinstance(part, str):
             if part:
                 notes.append(f"phase {phase.name!r}: every epoch runs the whole model. {part}")
-            part = Reduced(self.model, self.dataset, self.validation)
+            part = TrainableSuffix(self.model, self.dataset, self.validation)
         notes += [f"phase {phase.name!r}: {note}" for note in part.notes]
-        if self.part_size is None:
+        if self.microbatch_size is None:
             return part
         statistics: Literal["refuse", "parts"] = "parts" if self.batch_norm == "train" else "refuse"
-        return dataclasses.replace(part, model=in_parts(part.model, self.part_size, batch_norm=statistics))
+        return dataclasses.replace(part, model=microbatched(part.model, self.microbatch_size, batch_norm=statistics))
 
-    def batches(self, part: Reduced, phase: Phase, notes: list[str]) -> tuple[Reduced, int, dict[str, Any]]:
+    def batches(
+        self, part: TrainableSuffix, phase: Phase, notes: list[str]
+    ) -> tuple[TrainableSuffix, int, dict[str, Any]]:
         """Returns a part with its examples mixed and weighted, its steps per epoch, and what it is compiled with."""
         dataset, steps = counted(part.dataset)
         for metric in keras.tree.flatten(self.compile_arguments.get("metrics")):
             if isinstance(metric, keras.metrics.Metric):
                 metric.reset_state()  # of the phase before; Keras does not know a metric before the first step
         part, arguments = dataclasses.replace(part, dataset=dataset), dict(self.compile_arguments)
-        if phase.mixup or phase.cutmix:
+        if phase.mixup_alpha or phase.cutmix_alpha:
             head = heads.from_model(self.model)
             arguments = head.compile_args(soft=True)
-            training = mixed(
-                part.dataset, head.units, mixup=phase.mixup, cutmix=phase.cutmix, seed=self.seed, epoch=self.epoch
+            training = apply_mixup(
+                part.dataset,
+                head.units,
+                mixup_alpha=phase.mixup_alpha,
+                cutmix_alpha=phase.cutmix_alpha,
+                seed=self.seed,
+                epoch=self.epoch,
             )
             held_out = None if part.validation is None else one_hot(part.validation, head.units)
             part = dataclasses.replace(part, dataset=training, validation=held_out)
@@ -91,24 +98,26 @@ class Job:
                     f"phase {phase.name!r}: what is frozen runs once, so its results are mixed, not the inputs"
                 )
         if self.class_weight is not None:
-            part = dataclasses.replace(part, dataset=weighted(part.dataset, self.class_weight))
+            part = dataclasses.replace(part, dataset=apply_class_weights(part.dataset, self.class_weight))
         return part, steps, arguments
 
 
-def slice_for(job: Job, phase: Phase, notes: list[str]) -> None:
+def slice_for(context: TrainingContext, phase: Phase, notes: list[str]) -> None:
     """Makes the blocks of a phase trainable, and no others."""
-    model = job.model
+    model = context.model
     model.compiled = False  # it is compiled later; unfreeze need not do it too
-    unfreeze(model, phase.unfreeze, batch_norm=job.batch_norm)
-    if phase.surgical:
-        found = relative_gradients(model, job.dataset, loss=job.compile_arguments["loss"])
+    unfreeze(model, phase.unfreeze, batch_norm=context.batch_norm)
+    if phase.num_surgical_blocks:
+        found = relative_gradients(model, context.dataset, loss=context.compile_arguments["loss"])
         among = {block.name for block in select(model, phase.unfreeze)}
-        chosen = [name for name in found.best(len(found.rows)) if name in among][: phase.surgical]
-        notes.append(f"phase {phase.name!r}: the largest gradients for the size of the weights are in {listed(chosen)}")
-        unfreeze(model, chosen, batch_norm=job.batch_norm)
-    if phase.lora:
-        add_lora(model, phase.unfreeze, phase.lora, seed=job.seed)
-    if not job.model.trainable_weights:
+        chosen = [name for name in found.best(len(found.rows)) if name in among][: phase.num_surgical_blocks]
+        notes.append(
+            f"phase {phase.name!r}: the largest gradients for the size of the weights are in {join_names(chosen)}"
+        )
+        unfreeze(model, chosen, batch_norm=context.batch_norm)
+    if phase.lora_rank:
+        add_lora(model, phase.unfreeze, phase.lora_rank, seed=context.seed)
+    if not context.model.trainable_weights:
         raise PlanError(
             f"In phase {phase.name!r} nothing trains: unfreeze={phase.unfreeze!r} and the model has no head."
         )

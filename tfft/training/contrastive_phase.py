@@ -20,8 +20,8 @@ from tfft.config import Phase
 from tfft.contrastive import MOST, SIZE, PairCosine, check_classes, fetched_pairs
 from tfft.errors import DataError, PlanError
 from tfft.features import Features, split_head
-from tfft.training.context import Job
-from tfft.training.suffix import Reduced, reduce
+from tfft.training.context import TrainingContext
+from tfft.training.suffix import TrainableSuffix, build_suffix
 
 _LEAST = 4  # examples of a batch that can be compared: two of two classes
 
@@ -31,7 +31,7 @@ _Paired = tuple[Callable[[tf.Tensor], Any], np.ndarray[Any, Any]]
 
 def check_contrast(model: keras.Model, phases: Sequence[Phase]) -> None:
     """Refuses phases on pairs for a model whose examples have no class, before anything is trained."""
-    names = [phase.name for phase in phases if phase.contrastive]
+    names = [phase.name for phase in phases if phase.contrastive_repeats]
     if not names:
         return
     head = heads.from_model(model)
@@ -48,7 +48,7 @@ def freeze_head(model: keras.Model) -> None:
         layer.trainable = False
 
 
-def contrast(job: Job, phase: Phase, notes: list[str]) -> tuple[Reduced, int, dict[str, Any]]:
+def contrast(context: TrainingContext, phase: Phase, notes: list[str]) -> tuple[TrainableSuffix, int, dict[str, Any]]:
     """Returns the part of the model up to its features with its pairs, steps per epoch, and what it is compiled with.
 
     Args:
@@ -59,8 +59,8 @@ def contrast(job: Job, phase: Phase, notes: list[str]) -> tuple[Reduced, int, di
     Raises:
         DataError: when no pairs can be made of the examples.
     """
-    model, fetch, labels = _examples(job, phase, notes)
-    names = heads.from_model(job.model).class_names or ()
+    model, fetch, labels = _examples(context, phase, notes)
+    names = heads.from_model(context.model).class_names or ()
     counts = np.bincount(labels, minlength=len(names))
     check_classes(counts, names)
     notes.append(f"phase {phase.name!r}: its scores are of the head from before, which these features do not fit")
@@ -71,36 +71,40 @@ def contrast(job: Job, phase: Phase, notes: list[str]) -> tuple[Reduced, int, di
         notes.append(
             f"phase {phase.name!r}: {alone} classes have one example, which is paired with those of other classes only"
         )
-    if job.class_weight is not None:
+    if context.class_weight is not None:
         notes.append(f"phase {phase.name!r}: the weights of classes are not used for pairs")
     size = SIZE
-    if job.part_size is not None and job.part_size < SIZE:
-        size = max(_LEAST, job.part_size)
+    if context.microbatch_size is not None and context.microbatch_size < SIZE:
+        size = max(_LEAST, context.microbatch_size)
         notes.append(f"phase {phase.name!r}: batches have {size} examples, because all of a batch are compared at once")
-    dataset = fetched_pairs(fetch, labels, shown=phase.contrastive, size=size, seed=job.seed, epoch=job.epoch)
-    return Reduced(split_head(model)[0], dataset, None), len(dataset), {"loss": PairCosine(), "metrics": None}
+    dataset = fetched_pairs(
+        fetch, labels, shown=phase.contrastive_repeats, size=size, seed=context.seed, epoch=context.epoch
+    )
+    return TrainableSuffix(split_head(model)[0], dataset, None), len(dataset), {"loss": PairCosine(), "metrics": None}
 
 
 def _examples(
-    job: Job, phase: Phase, notes: list[str]
+    context: TrainingContext, phase: Phase, notes: list[str]
 ) -> tuple[keras.Model, Callable[[tf.Tensor], Any], np.ndarray[Any, Any]]:
     """Returns the model to fit, the whole one or what is behind its frozen part, and the examples that it takes."""
-    if job.source is not None:
+    if context.source is not None:
         # Each example once and as it is: what is drawn twice, or varied, would be compared with itself.
-        plain = dataclasses.replace(job.source, shuffle=False, sampling=None, augment=None, views=1, validation=None)
-        part = reduce(job.model, plain, job.epoch, verbose=job.verbose)
-        if isinstance(part, Reduced) and part.features is not None:
-            return part.model, *_of_features(part.features, job.seed)
+        plain = dataclasses.replace(
+            context.source, shuffle=False, sampling=None, augment=None, views=1, validation=None
+        )
+        part = build_suffix(context.model, plain, context.epoch, verbose=context.verbose)
+        if isinstance(part, TrainableSuffix) and part.features is not None:
+            return part.model, *_of_features(part.features, context.seed)
         notes.append(f"phase {phase.name!r}: every epoch runs the whole model. {part}")
-    if job.epoch is not None:
-        job.epoch.assign(job.epochs_before)  # the order in which examples come, and so which of many are taken
-    found = _collect(job.dataset)
+    if context.epoch is not None:
+        context.epoch.assign(context.epochs_before)  # the order in which examples come, and so which of many are taken
+    found = _collect(context.dataset)
     if found is None:
         raise DataError(
             f"Phase {phase.name!r} is contrastive: it puts examples of several batches together, so all must have one "
             "shape, and these have several. Resize the pictures to one size."
         )
-    return job.model, *found
+    return context.model, *found
 
 
 def _of_features(features: Features, seed: int) -> _Paired:

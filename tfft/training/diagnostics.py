@@ -1,4 +1,4 @@
-"""What is looked into after a phase, or when its loss is no number: :func:`settle`, :func:`likely_cause`."""
+"""What is looked into after a phase, or when its loss is no number: :func:`audit_phase`, :func:`diagnose_nan_loss`."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import numpy as np
 import tensorflow as tf
 
 from tfft.config import Phase
-from tfft.errors import AuditError, listed
+from tfft.errors import AuditError, join_names
 from tfft.freezing import Audit, AuditReport
 from tfft.training import distribute
-from tfft.training.suffix import Reduced
+from tfft.training.suffix import TrainableSuffix
 
 _NO_GRADIENT = 1e-7  # Adam's epsilon: below it a step is smaller than float32 can show
 
 
-def likely_cause(dataset: tf.data.Dataset, phase: Phase) -> str:
+def diagnose_nan_loss(dataset: tf.data.Dataset, phase: Phase) -> str:
     """Looks for what makes a loss NaN: values in the data that are no numbers, else the rate."""
     parts: dict[str, int] = {}
     for batch in dataset:
@@ -28,11 +28,11 @@ def likely_cause(dataset: tf.data.Dataset, phase: Phase) -> str:
                     parts[name] = parts.get(name, 0) + bad
     found = [f"{n} values of the {name}" for name, n in parts.items() if n]
     if found:
-        return f"Cause: {listed(found)} are NaN or infinite. Remove those examples."
+        return f"Cause: {join_names(found)} are NaN or infinite. Remove those examples."
     return f"The data is finite, so most likely the rate is too high: try {phase.learning_rate / 10:g}."
 
 
-def settle(check: Audit, part: Reduced, phase: Phase) -> tuple[AuditReport, list[str]]:
+def audit_phase(check: Audit, part: TrainableSuffix, phase: Phase) -> tuple[AuditReport, list[str]]:
     """Audits a phase; lets a variable stand still only if it is shown to have no gradient."""
     report = check.compare()
     if report.ok:
@@ -44,9 +44,9 @@ def settle(check: Audit, part: Reduced, phase: Phase) -> tuple[AuditReport, list
     if still:
         raise AuditError(
             f"In phase {phase.name!r} {len(still)} trainable variables have a gradient but did not change: "
-            f"{listed(v.path for v in still)}. Learning rate {phase.learning_rate:g}; did a callback put them back?"
+            f"{join_names(v.path for v in still)}. Learning rate {phase.learning_rate:g}; did a callback put them back?"
         )
-    return report, [f"phase {phase.name!r}: no gradient reaches {listed(report.trainable_unchanged)}"]
+    return report, [f"phase {phase.name!r}: no gradient reaches {join_names(report.trainable_unchanged)}"]
 
 
 def _gradients(model: keras.Model, dataset: tf.data.Dataset, variables: Sequence[keras.Variable]) -> list[float]:

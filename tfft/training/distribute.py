@@ -16,7 +16,7 @@ import keras
 import tensorflow as tf
 
 from tfft import keras_compat
-from tfft.errors import PlanError, listed, raise_problems
+from tfft.errors import PlanError, join_names, raise_problems
 
 Result = TypeVar("Result")
 
@@ -114,7 +114,7 @@ def strategy_of(model: keras.Model) -> tf.distribute.Strategy | None:
         outside = [v.path for v in model.weights if _home(v) is not (around or made_under)]
         raise PlanError(
             f"{len(outside)} of {len(model.weights)} variables of the model were made outside of the strategy's scope: "
-            f"{listed(outside, limit=4)}. Open the backbone, build the model and train it inside one "
+            f"{join_names(outside, limit=4)}. Open the backbone, build the model and train it inside one "
             "`with strategy.scope():`."
         )
     return home if _several(home) else None

@@ -16,9 +16,9 @@ from tfft import heads
 from tfft.config import Phase
 from tfft.errors import PlanError
 from tfft.training import distribute
-from tfft.training.checkpoint.callback import Checkpoints
-from tfft.training.checkpoint.manager import Keeper
-from tfft.training.context import Job, length
+from tfft.training.checkpoint.callback import CheckpointConfig
+from tfft.training.checkpoint.manager import CheckpointManager
+from tfft.training.context import TrainingContext, length
 from tfft.training.contrastive_phase import check_contrast
 from tfft.training.history import History
 from tfft.training.phase import fit_phase, solve_phase
@@ -42,10 +42,10 @@ def train(
     epoch: tf.Variable | None = None,
     l2: float | Literal["auto"] = "auto",
     seed: int = 0,
-    part_size: int | None = None,
+    microbatch_size: int | None = None,
     class_weight: Mapping[int, float] | None = None,
     after_phase: Callable[[Phase, History], None] | None = None,
-    checkpoints: str | os.PathLike[str] | Checkpoints | None = None,
+    checkpoints: str | os.PathLike[str] | CheckpointConfig | None = None,
     memory: MutableMapping[str, Any] | None = None,
 ) -> History:
     """Trains a model through phases, each with its own trainable blocks, rate and schedule.
@@ -81,12 +81,12 @@ def train(
             not depend on how often the dataset was read.
         l2: penalty of a solved head, or ``"auto"`` to choose it by cross-validation.
         seed: of that choice.
-        part_size: examples that are computed at a time, for batches that do not fit into memory; see
-            :func:`in_parts`. None for whole batches.
+        microbatch_size: examples that are computed at a time, for batches that do not fit into memory; see
+            :func:`microbatched`. None for whole batches.
         class_weight: of the examples of each class, by its number; see :func:`tfft.data.class_weights`.
         after_phase: called with the phase and its history when its best weights are back in the model; not for
             phases that were done before the program was stopped.
-        checkpoints: a folder, or :class:`Checkpoints`, where the training is saved while it runs. None saves
+        checkpoints: a folder, or :class:`CheckpointConfig`, where the training is saved while it runs. None saves
             nothing.
         memory: values of yours that belong to the training: numbers, strings, arrays, lists and dicts of those. They
             are saved with the end of each phase, after ``after_phase``, and put back when the training goes on.
@@ -107,7 +107,7 @@ def train(
         >>> history.to_csv("history.csv")
     """
     check_phases(phases, validation=validation is not None)
-    if loss is not None and any(phase.mixup or phase.cutmix for phase in phases):
+    if loss is not None and any(phase.mixup_alpha or phase.cutmix_alpha for phase in phases):
         raise PlanError("mixup and cutmix need labels that are shares, which only the losses of tfft's heads take.")
     check_contrast(model, phases)
     if isinstance(dataset, tf.data.Dataset):
@@ -122,28 +122,34 @@ def train(
     pretrained = None
     if any(phase.l2_sp for phase in phases):
         pretrained = {v.path: keras.ops.convert_to_numpy(v).copy() for v in model.weights}
-    job = Job(
+    context = TrainingContext(
         model, dataset, validation, arguments, batch_norm, tuple(callbacks), verbose, source, epoch, l2, seed,
-        part_size, class_weight, pretrained, selection_of(model),
+        microbatch_size, class_weight, pretrained, selection_of(model),
     )  # fmt: skip
     best: Score | None = None
     if checkpoints is not None:
-        settings = checkpoints if isinstance(checkpoints, Checkpoints) else Checkpoints(checkpoints)
+        settings = checkpoints if isinstance(checkpoints, CheckpointConfig) else CheckpointConfig(checkpoints)
         weights = None if class_weight is None else {str(k): float(v) for k, v in class_weight.items()}
-        about = {"batch_norm": batch_norm, "l2": l2, "seed": seed, "part_size": part_size, "class_weight": weights}
-        job.keeper = Keeper(settings, model, phases, about, memory, verbose)
-        history, best = job.keeper.enter(job)
+        about = {
+            "batch_norm": batch_norm,
+            "l2": l2,
+            "seed": seed,
+            "microbatch_size": microbatch_size,
+            "class_weight": weights,
+        }
+        context.manager = CheckpointManager(settings, model, phases, about, memory, verbose)
+        history, best = context.manager.enter(context)
     for phase in phases[len(history.audits) :]:
-        job.done = history
+        context.done = history
         with distribute.scope_of(model):
-            done, best = (solve_phase if phase.solve else fit_phase)(job, phase, best)
-        job.epochs_before += len(done.rows)
+            done, best = (solve_phase if phase.solves_head else fit_phase)(context, phase, best)
+        context.epochs_before += len(done.rows)
         history += done
         if after_phase is not None:
             after_phase(phase, done)
-        if job.keeper is not None:
-            job.keeper.finish(job, done, best)
-    return history if job.keeper is None else job.keeper.close(job)
+        if context.manager is not None:
+            context.manager.finish(context, done, best)
+    return history if context.manager is None else context.manager.close(context)
 
 
 def train_phase(

@@ -1,4 +1,4 @@
-"""Big batches in little memory: :func:`in_parts`.
+"""Big batches in little memory: :func:`microbatched`.
 
 Hides how a batch is cut, and what has to be weighted so that the gradient of its parts is the gradient of the whole.
 """
@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 
 from tfft.backbones.base import is_opened
-from tfft.errors import PlanError, listed, raise_problems
+from tfft.errors import PlanError, join_names, raise_problems
 from tfft.freezing.batch_norm import batch_norms, has_statistics
 from tfft.keras_compat import flatten_layers, has_mask, is_functional, update_loss_tracker
 
@@ -21,7 +21,9 @@ _MEANS = ("sum_over_batch_size", "mean")
 _OWN = ("train_step", "compute_loss", "compute_metrics")
 
 
-def in_parts(model: keras.Model, part_size: int, *, batch_norm: Literal["refuse", "parts"] = "refuse") -> keras.Model:
+def microbatched(
+    model: keras.Model, microbatch_size: int, *, batch_norm: Literal["refuse", "parts"] = "refuse"
+) -> keras.Model:
     """Returns a model that trains the same variables on big batches, but computes them part by part.
 
     Use it when the batch that a recipe asks for does not fit into memory. Each step cuts its batch into
@@ -42,7 +44,7 @@ def in_parts(model: keras.Model, part_size: int, *, batch_norm: Literal["refuse"
     Args:
         model: functional or sequential, with Keras' own training step. It need not be compiled, and is not
             changed.
-        part_size: examples per part at most.
+        microbatch_size: examples per part at most.
         batch_norm: what to do where BatchNormalization trains with the statistics of the batch.
             ``"refuse"``: raise an error, as those would be statistics of the parts and the result not that
             of the whole batch. ``"parts"``: take them; the running statistics move once per part.
@@ -52,23 +54,23 @@ def in_parts(model: keras.Model, part_size: int, *, batch_norm: Literal["refuse"
         the full size; evaluate, predict and go on with ``model``. Its ``save`` saves ``model``.
 
     Raises:
-        PlanError: when the model has no graph or a training step of its own, or ``part_size`` is not a
+        PlanError: when the model has no graph or a training step of its own, or ``microbatch_size`` is not a
             positive int; from ``fit``, when a loss is not a mean over the examples, or as ``batch_norm`` says.
 
     Example:
-        >>> parts = tfft.training.in_parts(model, 16)
+        >>> parts = tfft.training.microbatched(model, 16)
         >>> parts.compile("adam", **tfft.heads.from_model(model).compile_args())
         >>> parts.fit(images.batch(256), epochs=5)
-        >>> tfft.training.train(model, train, validation, phases, part_size=16)  # the same in phases
+        >>> tfft.training.train(model, train, validation, phases, microbatch_size=16)  # the same in phases
     """
     problems = []
-    if isinstance(part_size, bool) or not isinstance(part_size, int) or part_size < 1:
-        problems.append(f"part_size must be an int of at least 1, got {part_size!r}")
+    if isinstance(microbatch_size, bool) or not isinstance(microbatch_size, int) or microbatch_size < 1:
+        problems.append(f"microbatch_size must be an int of at least 1, got {microbatch_size!r}")
     if batch_norm not in ("refuse", "parts"):
         problems.append(f"batch_norm must be 'refuse' or 'parts', got {batch_norm!r}")
     raise_problems(PlanError, "A batch cannot be cut like this", problems)
     check_plain(model, "trained in parts")
-    return _InParts(model, part_size, batch_norm)
+    return _InParts(model, microbatch_size, batch_norm)
 
 
 def check_plain(model: keras.Model, purpose: str) -> None:
@@ -81,7 +83,8 @@ def check_plain(model: keras.Model, purpose: str) -> None:
     own = [name for name in _OWN if getattr(type(model), name) is not getattr(keras.Model, name)]
     if own:
         raise PlanError(
-            f"{model.name!r} cannot be {purpose}: its class {type(model).__name__} has its own {listed(own)}, which "
+            f"{model.name!r} cannot be {purpose}: its class {type(model).__name__} has its own "
+            f"{join_names(own)}, which "
             "would not be used. Pass a model with Keras' own training step: keras.Model(model.inputs, model.outputs)."
         )
 
@@ -91,17 +94,17 @@ class _Settings:
     """What a model in parts remembers; a plain object, so that Keras does not track the whole model as a layer."""
 
     whole: keras.Model
-    part_size: int
+    microbatch_size: int
     batch_norm: str
 
 
 class _InParts(keras.Model):
     """The same graph as another model, with a training step that goes through a batch in parts."""
 
-    def __init__(self, whole: keras.Model, part_size: int, batch_norm: str) -> None:
+    def __init__(self, whole: keras.Model, microbatch_size: int, batch_norm: str) -> None:
         super().__init__(inputs=whole.input, outputs=whole.output, name=whole.name)
         self.dtype_policy = whole.dtype_policy  # compile looks here whether the loss must be scaled
-        self._settings = _Settings(whole, part_size, batch_norm)
+        self._settings = _Settings(whole, microbatch_size, batch_norm)
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         """Saves the model that this one was made from, which has the same variables."""
@@ -120,7 +123,9 @@ class _InParts(keras.Model):
         if not variables:
             raise PlanError(f"Nothing in {self.name!r} trains, so there is nothing to fit. Unfreeze a layer first.")
         gradients = _Gradients(self, variables, data)
-        self.optimizer.apply_gradients(zip(gradients.of_the_batch(self._settings.part_size), variables, strict=True))
+        self.optimizer.apply_gradients(
+            zip(gradients.of_the_batch(self._settings.microbatch_size), variables, strict=True)
+        )
         return self.get_metrics_result()
 
 
@@ -219,11 +224,12 @@ def _check_statistics(model: keras.Model) -> None:
     ]
     if names:
         raise PlanError(
-            f"{len(names)} layers with BatchNormalization train: {listed(names, limit=5)}. In parts they would see the "
+            f"{len(names)} layers with BatchNormalization train: {join_names(names, limit=5)}. In parts they "
+            "would see the "
             "statistics of a part, not of the batch, and the result would not be that of the whole batch. Keep them "
             "fixed: tfft.unfreeze(model, blocks, batch_norm='fixed') (for an opened SavedModel: load_backbone(..., "
             "batch_norm='fixed')). If statistics of parts will do, or the layers are called with training=False: "
-            "in_parts(..., batch_norm='parts')."
+            "microbatched(..., batch_norm='parts')."
         )
 
 

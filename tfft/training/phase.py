@@ -15,142 +15,158 @@ import numpy as np
 from tfft import heads
 from tfft.config import Phase
 from tfft.freezing import audit, merge_lora, reinitialize
-from tfft.optimizers import carry_slots, optimizer_of
-from tfft.regularizers import anchor, release
+from tfft.optimizers import build_optimizer, transfer_slots
+from tfft.regularizers import add_l2_sp, remove_l2_sp
 from tfft.training import distribute
 from tfft.training.callbacks import EpochCount, OnWhole, PhaseWatch, line
-from tfft.training.context import Job, slice_for
+from tfft.training.context import TrainingContext, slice_for
 from tfft.training.contrastive_phase import contrast, freeze_head
-from tfft.training.diagnostics import likely_cause, settle
+from tfft.training.diagnostics import audit_phase, diagnose_nan_loss
 from tfft.training.history import History
 from tfft.training.progress import Progress
-from tfft.training.suffix import FeatureSource, Reduced, solve
-from tfft.weight_averaging import ExponentialAverage, WeightAverage, interpolate
+from tfft.training.suffix import FeatureSource, TrainableSuffix, solve
+from tfft.weight_averaging import ExponentialMovingAverage, StochasticWeightAveraging, interpolate
 from tfft.weight_averaging.selection import Score, selection_score
 
 _PLATEAU = 2  # epochs without a better validation loss before the rate falls
 
 
-def fit_phase(job: Job, phase: Phase, start: Score | None) -> tuple[History, Score | None]:
+def fit_phase(context: TrainingContext, phase: Phase, start: Score | None) -> tuple[History, Score | None]:
     """Trains one phase; returns its history and the score of the weights it leaves."""
     notes: list[str] = []
-    slice_for(job, phase, notes)
-    if phase.contrastive:
-        freeze_head(job.model)
-    before = _reinitialized(job, phase)
+    slice_for(context, phase, notes)
+    if phase.contrastive_repeats:
+        freeze_head(context.model)
+    before = _reinitialized(context, phase)
     try:
         if phase.l2_sp:
-            anchor(job.model, phase.l2_sp, start=job.pretrained)
-        return _fit(job, phase, start, before, notes)
+            add_l2_sp(context.model, phase.l2_sp, start=context.pretrained)
+        return _fit(context, phase, start, before, notes)
     finally:
         if phase.l2_sp:
-            release(job.model)
-        if phase.lora:
-            merge_lora(job.model)
-            job.optimizer = None  # it knew of nothing but the updates
-        changed = phase.l2_sp or phase.mixup or phase.cutmix  # what `fit` and `evaluate` of the user would go on with
-        if changed and getattr(job.model, "optimizer", None) is not None:
-            job.model.compile(optimizer=job.model.optimizer, **job.compile_arguments)
+            remove_l2_sp(context.model)
+        if phase.lora_rank:
+            merge_lora(context.model)
+            context.optimizer = None  # it knew of nothing but the updates
+        changed = (
+            phase.l2_sp or phase.mixup_alpha or phase.cutmix_alpha
+        )  # what `fit` and `evaluate` of the user would go on with
+        if changed and getattr(context.model, "optimizer", None) is not None:
+            context.model.compile(optimizer=context.model.optimizer, **context.compile_arguments)
 
 
 def _fit(
-    job: Job, phase: Phase, start: Score | None, before: Sequence[tuple[Any, np.ndarray]], notes: list[str]
+    context: TrainingContext,
+    phase: Phase,
+    start: Score | None,
+    before: Sequence[tuple[Any, np.ndarray]],
+    notes: list[str],
 ) -> tuple[History, Score | None]:
-    model = job.model
-    if phase.contrastive:
-        part, steps, arguments = contrast(job, phase, notes)
-        job.optimizer = None  # it knew another loss
+    model = context.model
+    if phase.contrastive_repeats:
+        part, steps, arguments = contrast(context, phase, notes)
+        context.optimizer = None  # it knew another loss
     else:
-        part, steps, arguments = job.batches(job.part(notes, phase), phase, notes)
-    optimizer = _optimizer(job, phase, steps * phase.epochs, {variable.path for variable, _ in before})
-    whole = job.compile_arguments if phase.contrastive else arguments
+        part, steps, arguments = context.batches(context.part(notes, phase), phase, notes)
+    optimizer = _optimizer(context, phase, steps * phase.epochs, {variable.path for variable, _ in before})
+    whole = context.compile_arguments if phase.contrastive_repeats else arguments
     model.compile(optimizer=optimizer, **whole)  # what callbacks see, and the user is given back
     if part.model is not model:
         part.model.compile(optimizer=optimizer, **arguments)
     watch = PhaseWatch(
-        phase, steps, lambda: likely_cause(job.dataset, phase), job.verbose, start, before, job.selection
+        phase,
+        steps,
+        lambda: diagnose_nan_loss(context.dataset, phase),
+        context.verbose,
+        start,
+        before,
+        context.selection,
     )
     bar = Progress(phase.name, steps * phase.epochs)
     check = audit(model)  # of the whole model, also where a part of it is fitted
-    callbacks = job.course(_callbacks(job, phase, part, watch, bar))
+    callbacks = context.course(_callbacks(context, phase, part, watch, bar))
     try:  # the dataset orders itself
         distribute.fit(part.model, part.dataset, part.validation, epochs=phase.epochs, callbacks=callbacks, verbose=0)
     finally:
         bar.close()
-    report, found = settle(check, part, phase)  # before the best weights come back
+    report, found = audit_phase(check, part, phase)  # before the best weights come back
     notes += found
     watch.restore_best()
     best = watch.best
     if not watch.best_epoch:
         notes.append(_kept(phase, "epoch"))
     elif phase.interpolate:
-        best = _interpolated(job, phase, part, watch, notes)
-    job.optimizer = optimizer if watch.best_epoch and not phase.contrastive else None
+        best = _interpolated(context, phase, part, watch, notes)
+    context.optimizer = optimizer if watch.best_epoch and not phase.contrastive_repeats else None
     history = History(tuple(watch.rows), {phase.name: watch.best_epoch}, {phase.name: report}, tuple(notes))
     return history, best
 
 
-def _reinitialized(job: Job, phase: Phase) -> list[tuple[Any, np.ndarray]]:
+def _reinitialized(context: TrainingContext, phase: Phase) -> list[tuple[Any, np.ndarray]]:
     """Gives the last blocks new weights, and returns the old ones of all that may change."""
     if not phase.reinitialize:
         return []
-    before = [(v, keras.ops.convert_to_numpy(v).copy()) for v in job.model.weights]
-    reinitialize(job.model, phase.reinitialize, seed=job.seed, dataset=job.dataset)
+    before = [(v, keras.ops.convert_to_numpy(v).copy()) for v in context.model.weights]
+    reinitialize(context.model, phase.reinitialize, seed=context.seed, dataset=context.dataset)
     return [(v, value) for v, value in before if not np.array_equal(value, keras.ops.convert_to_numpy(v))]
 
 
-def _optimizer(job: Job, phase: Phase, steps: int, fresh: set[str]) -> keras.optimizers.Optimizer:
-    optimizer = optimizer_of(phase, job.model, steps, wrapped=job.optimizer is not None)
-    if job.optimizer is not None:
-        carry_slots(job.optimizer, optimizer, fresh=fresh)
+def _optimizer(context: TrainingContext, phase: Phase, steps: int, fresh: set[str]) -> keras.optimizers.Optimizer:
+    optimizer = build_optimizer(phase, context.model, steps, wrapped=context.optimizer is not None)
+    if context.optimizer is not None:
+        transfer_slots(context.optimizer, optimizer, fresh=fresh)
     return optimizer
 
 
-def _interpolated(job: Job, phase: Phase, part: Reduced, watch: PhaseWatch, notes: list[str]) -> Score | None:
+def _interpolated(
+    context: TrainingContext, phase: Phase, part: TrainableSuffix, watch: PhaseWatch, notes: list[str]
+) -> Score | None:
     found = interpolate(part.model, watch.first, part.validation)
     notes.append(f"phase {phase.name!r}: the best point between its start (0) and its end (1) is {found.alpha:g}")
-    return selection_score(found.best.results, job.selection)  # type: ignore[return-value]  # there is a loss
+    return selection_score(found.best.results, context.selection)  # type: ignore[return-value]  # there is a loss
 
 
 def _callbacks(
-    job: Job, phase: Phase, part: Reduced, watch: PhaseWatch, bar: Progress
+    context: TrainingContext, phase: Phase, part: TrainableSuffix, watch: PhaseWatch, bar: Progress
 ) -> list[keras.callbacks.Callback]:
     own: list[keras.callbacks.Callback] = [watch]
-    if job.epoch is not None:
-        own.append(EpochCount(job.epoch, job.epochs_before))
+    if context.epoch is not None:
+        own.append(EpochCount(context.epoch, context.epochs_before))
     monitor = "loss" if part.validation is None else "val_loss"
     if phase.patience is not None:
         own.append(keras.callbacks.EarlyStopping(monitor, patience=phase.patience, mode="min"))
     if phase.schedule == "plateau":
         own.append(keras.callbacks.ReduceLROnPlateau(monitor, factor=0.1, patience=_PLATEAU, mode="min"))
-    if job.verbose and distribute.is_chief():
+    if context.verbose and distribute.is_chief():
         own.append(bar)
     averages = []  # in front of all others, which see the averaged weights
-    if phase.ema:
-        averages.append(ExponentialAverage(phase.ema))
-    if phase.swa:
-        averages.append(WeightAverage(phase.swa, refresh=part.dataset))
-    theirs = job.callbacks if part.model is job.model else [OnWhole(c, job.model) for c in job.callbacks]
+    if phase.ema_decay:
+        averages.append(ExponentialMovingAverage(phase.ema_decay))
+    if phase.swa_fraction:
+        averages.append(StochasticWeightAveraging(phase.swa_fraction, refresh=part.dataset))
+    theirs = (
+        context.callbacks if part.model is context.model else [OnWhole(c, context.model) for c in context.callbacks]
+    )
     return [*averages, *theirs, *own]
 
 
-def solve_phase(job: Job, phase: Phase, start: Score | None) -> tuple[History, Score | None]:
+def solve_phase(context: TrainingContext, phase: Phase, start: Score | None) -> tuple[History, Score | None]:
     """Computes the head; returns the history with one row, and the score of the weights it leaves."""
-    began, model = time.perf_counter(), job.model
-    slice_for(job, phase, [])
-    source = job.source or FeatureSource(job.dataset, job.validation, cache=None)
+    began, model = time.perf_counter(), context.model
+    slice_for(context, phase, [])
+    source = context.source or FeatureSource(context.dataset, context.validation, cache=None)
     check = audit(model)
     before = [(v, keras.ops.convert_to_numpy(v)) for v in model.trainable_variables]
     probe = solve(
         model,
         source,
-        l2=job.l2,
-        seed=job.seed,
-        verbose=job.verbose,
-        class_weight=job.class_weight,
-        prototypes=phase.solve == "prototypes",
+        l2=context.l2,
+        seed=context.seed,
+        verbose=context.verbose,
+        class_weight=context.class_weight,
+        prototypes=phase.head == "nearest_mean",
     )
-    model.compile(optimizer="adam", **job.compile_arguments)
+    model.compile(optimizer="adam", **context.compile_arguments)
     model.optimizer.build(model.trainable_variables)  # a .keras file of an optimizer without slots loads with a warning
     row: dict[str, Any] = {"phase": phase.name, "epoch": 1}
     row |= distribute.alone(probe.part.model, lambda: _measured(probe.part, heads.from_model(model).compile_args))
@@ -159,27 +175,27 @@ def solve_phase(job: Job, phase: Phase, start: Score | None) -> tuple[History, S
     report = check.compare()
     if report.frozen_moved:
         check.check()
-    if job.verbose:
+    if context.verbose:
         print(line(row, 1), flush=True)
-    score, best = selection_score(row, job.selection, "val_"), 1
+    score, best = selection_score(row, context.selection, "val_"), 1
     if score is not None and start is not None and score <= start:
         for variable, value in before:
             variable.assign(value)
         notes.append(_kept(phase, "solution"))
         score, best = start, 0
     if start is None:
-        notes += _worse_than_before(job, phase, score)
+        notes += _worse_than_before(context, phase, score)
     return History((row,), {phase.name: best}, {phase.name: report}, tuple(notes)), score
 
 
-def _worse_than_before(job: Job, phase: Phase, score: Score | None) -> list[str]:
+def _worse_than_before(context: TrainingContext, phase: Phase, score: Score | None) -> list[str]:
     """Says where a head on tuned features is worse than one of before: the features are not given back for that."""
-    scored = ((selection_score(row, job.selection, "val_"), row["phase"]) for row in job.done.rows)
+    scored = ((selection_score(row, context.selection, "val_"), row["phase"]) for row in context.done.rows)
     earlier = [(found, name) for found, name in scored if found is not None]
     if score is None or not earlier or score >= max(earlier)[0]:
         return []
     best, name = max(earlier)
-    metric = job.selection.name
+    metric = context.selection.name
 
     def shown(found: Score) -> str:
         return f"{metric} {abs(found[0]):.4f}, loss {-found[1]:.4f}"
@@ -191,7 +207,7 @@ def _worse_than_before(job: Job, phase: Phase, score: Score | None) -> list[str]
     ]
 
 
-def _measured(part: Reduced, arguments: Callable[[], Mapping[str, Any]]) -> dict[str, float]:
+def _measured(part: TrainableSuffix, arguments: Callable[[], Mapping[str, Any]]) -> dict[str, float]:
     part.model.compile("adam", **arguments())
     found = dict(part.model.evaluate(part.dataset, verbose=0, return_dict=True))
     if part.validation is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from tfft.config import Phase
-from tfft.errors import PlanError, did_you_mean, listed, raise_problems
+from tfft.errors import PlanError, did_you_mean, join_names, raise_problems
 from tfft.optimizers import SCHEDULES, optimizer_names
 from tfft.settings import is_number, is_whole, problems_of
 
@@ -24,7 +24,7 @@ def check_phases(phases: Sequence[Phase], *, validation: bool = True) -> None:
     names = [phase.name for phase in phases]
     problems += [f"two phases are called {name!r}" for name in sorted(set(names)) if names.count(name) > 1]
     for phase in phases:
-        if phase.solve:
+        if phase.solves_head:
             found = list(_solved(phase))
         else:
             found = [*problems_of(phase), *_choices(phase), *_together(phase, validation)]
@@ -33,11 +33,11 @@ def check_phases(phases: Sequence[Phase], *, validation: bool = True) -> None:
 
 
 def _solved(phase: Phase) -> Iterator[str]:
-    yield from (problem for problem in problems_of(phase) if problem.startswith("solve: "))
+    yield from (problem for problem in problems_of(phase) if problem.startswith("head: "))
     if phase.unfreeze not in ("none", 0):
-        yield f"the head is solved, so unfreeze must be 'none', got {phase.unfreeze!r}"
-    if phase.contrastive:
-        yield "contrastive tunes the features and solve computes the head: make two phases of them, one after the other"
+        yield f"head={phase.head!r} needs unfreeze='none'. Received: unfreeze={phase.unfreeze!r}"
+    if phase.contrastive_repeats:
+        yield f"contrastive_repeats tunes the features, head={phase.head!r} computes the head: use two phases"
 
 
 def _choices(phase: Phase) -> Iterator[str]:
@@ -45,18 +45,18 @@ def _choices(phase: Phase) -> Iterator[str]:
         value = getattr(phase, name)
         if value not in choices:
             hint = did_you_mean(str(value), choices)
-            yield f"{name}: Expected one of {listed(choices)}. Received: {value!r}.{hint}"
+            yield f"{name}: Expected one of {join_names(choices)}. Received: {value!r}.{hint}"
 
 
 def _together(phase: Phase, validation: bool) -> Iterator[str]:
     if phase.l2_sp and phase.weight_decay:
         yield "l2_sp pulls to the pretrained weights and weight_decay to 0: give one of them"
-    if phase.ema and phase.swa:
-        yield "ema and swa are both averages of the weights: give one of them"
-    if phase.lora and (phase.reinitialize or phase.l2_sp):
-        yield "lora leaves the kernels as they are, so reinitialize and l2_sp do not fit"
-    if phase.lora and phase.surgical:
-        yield "surgical chooses among the blocks itself, and lora takes those of unfreeze: give one of them"
+    if phase.ema_decay and phase.swa_fraction:
+        yield "ema_decay and swa_fraction are both averages of the weights: give one of them"
+    if phase.lora_rank and (phase.reinitialize or phase.l2_sp):
+        yield "lora_rank leaves the kernels as they are, so reinitialize and l2_sp do not fit"
+    if phase.lora_rank and phase.num_surgical_blocks:
+        yield "num_surgical_blocks chooses among the blocks, and lora_rank takes those of unfreeze: give one of them"
     if isinstance(phase.unfreeze, int) and is_whole(phase.reinitialize) and phase.reinitialize > phase.unfreeze > 0:
         yield f"reinitialize={phase.reinitialize} is more than the {phase.unfreeze} blocks that train"
     if phase.reinitialize and phase.interpolate:
@@ -64,14 +64,14 @@ def _together(phase: Phase, validation: bool) -> Iterator[str]:
     if phase.unfreeze in ("none", 0):
         asked = [
             name
-            for name in ("l2_sp", "surgical", "reinitialize", "lora", "contrastive")
+            for name in ("l2_sp", "num_surgical_blocks", "reinitialize", "lora_rank", "contrastive_repeats")
             if is_number(getattr(phase, name)) and getattr(phase, name)
         ]
-        if phase.layer_decay != 1 or phase.rates:
-            asked.append("layer_decay or rates")
+        if phase.layer_decay != 1 or phase.lr_multipliers:
+            asked.append("layer_decay or lr_multipliers")
         if asked:
-            yield f"no block trains, so {listed(asked)} would do nothing"
-    if phase.contrastive:
+            yield f"no block trains, so {join_names(asked)} would do nothing"
+    if phase.contrastive_repeats:
         yield from _contrastive(phase)
     if not validation:
         if phase.interpolate:
@@ -81,14 +81,14 @@ def _together(phase: Phase, validation: bool) -> Iterator[str]:
 
 
 def _contrastive(phase: Phase) -> Iterator[str]:
-    if phase.mixup or phase.cutmix:
-        yield "contrastive compares examples of one class or of two, and mixup and cutmix make examples of both"
-    if phase.surgical:
-        yield "surgical chooses blocks by the loss of the head, which a contrastive phase does not train"
+    if phase.mixup_alpha or phase.cutmix_alpha:
+        yield "contrastive_repeats compares examples of one class or of two; mixup and cutmix make examples of both"
+    if phase.num_surgical_blocks:
+        yield "num_surgical_blocks chooses blocks by the loss of the head, which a contrastive phase does not train"
     if phase.reinitialize:
-        yield "contrastive is for few examples, which cannot teach the new weights of reinitialize anything"
+        yield "contrastive_repeats is for few examples, which cannot teach the new weights of reinitialize anything"
     if phase.interpolate or phase.schedule == "plateau":
         waits = [
             n for n, asked in (("interpolate", phase.interpolate), ("plateau", phase.schedule == "plateau")) if asked
         ]
-        yield f"contrastive leaves the head as it was, so there is no validation loss for {listed(waits)}"
+        yield f"contrastive_repeats leaves the head as it was, so there is no validation loss for {join_names(waits)}"

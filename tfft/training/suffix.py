@@ -22,7 +22,7 @@ from tfft.arrays.npy_files import item_bytes
 from tfft.arrays.ragged import Ragged
 from tfft.arrays.store import megabytes
 from tfft.errors import BackboneError, DataError, PlanError
-from tfft.features import Features, solve_head, split_head, transplant
+from tfft.features import Features, fit_linear_probe, set_head_weights, split_head
 from tfft.features.batching import check_axes
 from tfft.features.cache import default_folder
 from tfft.features.engines import Staged, largest_difference, stage
@@ -88,7 +88,7 @@ class FeatureSource:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Reduced:
+class TrainableSuffix:
     """What a phase is fitted on: the whole model, or the part of it that is left to train.
 
     Attributes:
@@ -106,9 +106,9 @@ class Reduced:
     features: Features | None = None
 
 
-def reduce(
+def build_suffix(
     model: keras.Model, source: FeatureSource, epoch: tf.Variable | None, *, verbose: bool = True
-) -> Reduced | str:
+) -> TrainableSuffix | str:
     """Computes what is frozen in a model, and returns what is left to train on the result.
 
     Args:
@@ -145,7 +145,7 @@ def reduce(
         lengths=source.lengths,
     )
     validation = None if held_out is None else held_out.dataset(source.batch_size)
-    return Reduced(suffix, dataset, validation, (note,) if note else (), train)
+    return TrainableSuffix(suffix, dataset, validation, (note,) if note else (), train)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -157,7 +157,7 @@ class Probe:
         note: what was found, in one sentence.
     """
 
-    part: Reduced
+    part: TrainableSuffix
     note: str
 
 
@@ -190,17 +190,17 @@ def solve(
     if any(isinstance(part, Ragged) for part in train.parts):
         raise PlanError(
             f"The head of {model.name!r} answers for every piece of a text, so it cannot be solved on one row of "
-            "features for each text. Train it: a phase with epochs and a rate, solve=False."
+            "features for each text. Train it: a phase with epochs, a rate and head='train'."
         )
     features, head = np.asarray(train.arrays), heads.from_model(model)
     labels: Any = train.labels  # where there are none, solving says so
     if prototypes:
         means = nearest_mean_head(features, labels, head)
-        transplant(model, means)
+        set_head_weights(model, means)
         note = f"the head is the mean of each class ({means.distance} distance)"
     else:
-        solved = solve_head(features, labels, head, l2=l2, seed=seed, class_weight=class_weight)
-        transplant(model, solved)
+        solved = fit_linear_probe(features, labels, head, l2=l2, seed=seed, class_weight=class_weight)
+        set_head_weights(model, solved)
         heads.set_l2(model, solved.l2)
         note = f"head solved in {solved.seconds:.1f} s with l2={solved.l2:.3g}"
         if solved.best is not None:
@@ -208,7 +208,7 @@ def solve(
         if not solved.converged:
             note += "; it stopped before it met its tolerance"
     batch = source.batch_size
-    part = Reduced(suffix, train.dataset(batch), None if held_out is None else held_out.dataset(batch))
+    part = TrainableSuffix(suffix, train.dataset(batch), None if held_out is None else held_out.dataset(batch))
     return Probe(part, note)
 
 

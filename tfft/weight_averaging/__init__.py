@@ -9,8 +9,15 @@ from tfft.errors import require_platform
 
 require_platform()
 
-from tfft.weight_averaging.moving_average import ExponentialAverage, WeightAverage  # noqa: E402
+from tfft.weight_averaging.moving_average import ExponentialMovingAverage, StochasticWeightAveraging  # noqa: E402
 from tfft.weight_averaging.soup import Soup, greedy_soup  # noqa: E402
 from tfft.weight_averaging.wise_ft import Interpolation, interpolate  # noqa: E402
 
-__all__ = ["ExponentialAverage", "Interpolation", "Soup", "WeightAverage", "greedy_soup", "interpolate"]
+__all__ = [
+    "ExponentialMovingAverage",
+    "Interpolation",
+    "Soup",
+    "StochasticWeightAveraging",
+    "greedy_soup",
+    "interpolate",
+]

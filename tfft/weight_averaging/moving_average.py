@@ -1,5 +1,5 @@
-"""Callbacks that give the average of the weights a training went through: :class:`ExponentialAverage`,
-:class:`WeightAverage`.
+"""Callbacks that give the average of the weights a training went through: :class:`ExponentialMovingAverage`,
+:class:`StochasticWeightAveraging`.
 
 Hides when the average is in the model and when the weights that train are: validation, whatever is done at
 the end of an epoch, and the finished model have the average; every step of training starts from the weights
@@ -20,7 +20,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfft.errors import PlanError, listed, raise_problems
+from tfft.errors import PlanError, join_names, raise_problems
 from tfft.freezing.batch_norm import recompute, training_norms
 from tfft.freezing.weight_values import movable, put
 
@@ -167,7 +167,7 @@ class _Average(keras.callbacks.Callback):
             self._raw = None
 
 
-class ExponentialAverage(_Average):
+class ExponentialMovingAverage(_Average):
     """Averages the weights over the steps of a training, later ones counting more; the model ends with the average.
 
     Use it as a callback of ``fit`` where validation jumps from epoch to epoch. After each step the average
@@ -194,7 +194,7 @@ class ExponentialAverage(_Average):
         PlanError: for a decay out of range.
 
     Example:
-        >>> average = tfft.weight_averaging.ExponentialAverage(0.99)
+        >>> average = tfft.weight_averaging.ExponentialMovingAverage(0.99)
         >>> model.fit(train, validation_data=validation, epochs=10, callbacks=[average, checkpoint])
     """
 
@@ -211,12 +211,12 @@ class ExponentialAverage(_Average):
         self._add(1.0 - (min(self.decay, (1 + n) / (10 + n)) if self.ramp else self.decay))
 
 
-class WeightAverage(_Average):
+class StochasticWeightAveraging(_Average):
     """Averages the weights of the last part of a training, all counting the same; the model ends with that (SWA).
 
     Use it as a callback of ``fit`` with a rate that does not fall to nearly 0 in that part, so that the weights
     move about in the valley that they have found. Before that part nothing changes. In it validation and callbacks
-    see the average, as with :class:`ExponentialAverage`: put this one first.
+    see the average, as with :class:`ExponentialMovingAverage`: put this one first.
 
     Izmailov et al., Averaging Weights Leads to Wider Optima and Better Generalization (2018).
 
@@ -236,7 +236,7 @@ class WeightAverage(_Average):
         PlanError: listing all settings that are out of range; from ``fit``, when the number of steps is not known.
 
     Example:
-        >>> model.fit(train, epochs=20, callbacks=[tfft.weight_averaging.WeightAverage(0.25)])
+        >>> model.fit(train, epochs=20, callbacks=[tfft.weight_averaging.StochasticWeightAveraging(0.25)])
         >>> tfft.freezing.refresh_batch_norm(model, train)
     """
 
@@ -251,7 +251,7 @@ class WeightAverage(_Average):
         if not _is_number(share) or not 0 < share <= 1:
             problems.append(f"share must be a number over 0 and at most 1, got {share!r}")
         if every not in ("epoch", "step"):
-            problems.append(f"every must be one of {listed(('epoch', 'step'))}, got {every!r}")
+            problems.append(f"every must be one of {join_names(('epoch', 'step'))}, got {every!r}")
         raise_problems(PlanError, "The average cannot be made", problems)
         super().__init__(refresh)
         self.share, self.every = float(share), every

@@ -17,7 +17,7 @@ import tensorflow as tf
 from rich.table import Table
 
 from tfft.console.tables import render
-from tfft.errors import PlanError, listed, raise_problems
+from tfft.errors import PlanError, join_names, raise_problems
 from tfft.freezing.batch_norm import recompute, training_norms
 from tfft.freezing.weight_values import is_floating, matched, put, take
 from tfft.registry import Metric
@@ -237,13 +237,13 @@ def _read(model: keras.Model, checkpoint: Checkpoint, name: str = "the checkpoin
     found = matched(model, given, name)
     missing = [v.path for i, v in enumerate(model.weights) if i not in found]
     if missing:
-        raise PlanError(f"It has no values for {listed(missing)}.")
+        raise PlanError(f"It has no values for {join_names(missing)}.")
     return [found[i] for i in range(len(found))]
 
 
 def _from_file(model: keras.Model, path: Path) -> list[np.ndarray]:
     if not path.name.endswith(_ENDINGS):
-        raise PlanError(f"Weights are read from files that end in {listed(_ENDINGS)}; nothing else is opened.")
+        raise PlanError(f"Weights are read from files that end in {join_names(_ENDINGS)}; nothing else is opened.")
     if not path.is_file():
         raise PlanError("There is no such file.")
     try:

@@ -16,7 +16,7 @@ import tensorflow as tf
 from rich.table import Table
 
 from tfft.console.tables import render
-from tfft.errors import DataError, PlanError, did_you_mean, listed
+from tfft.errors import DataError, PlanError, did_you_mean, join_names
 from tfft.freezing.batch_norm import recompute, training_norms
 from tfft.freezing.weight_values import Values, is_floating, matched, put, take
 from tfft.registry import Metric
@@ -220,7 +220,7 @@ class Measure:
         name = self._metric.name
         if self._required and name not in results:
             raise PlanError(
-                f"The model measures no {name!r}.{did_you_mean(name, results)} It measures: {listed(results)}."
+                f"The model measures no {name!r}.{did_you_mean(name, results)} It measures: {join_names(results)}."
             )
         return {name: float(value) for name, value in results.items()}
 

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tfft.errors import HandleError, listed, missing_package
+from tfft.errors import HandleError, join_names, missing_package
 
 _TIMEOUT = 10.0  # seconds without an answer before a server counts as out of reach
 _KAGGLE_NAME = re.compile(r"^[\w.-]+/[\w.-]+/[A-Za-z0-9]+/[\w.-]+(/\d+)?$")
@@ -166,7 +166,7 @@ class KaggleName:
             ):
                 raise
             versions = sorted(p.stem for p in entry.glob("*.complete")) if handle.count("/") == 3 else []
-            cached = f" The cache holds version {listed(versions)}: add it to the handle." if versions else ""
+            cached = f" The cache holds version {join_names(versions)}: add it to the handle." if versions else ""
             raise HandleError(
                 f"{handle!r} could not be downloaded from Kaggle: {error or type(error).__name__}.{cached} "
                 "There is no folder of that name here either. Without a network: run "

@@ -19,7 +19,7 @@ from tfft.backbones.catalog import APPLICATIONS, PRESETS, find_application, find
 from tfft.backbones.fetch.archives import SUFFIXES, unpack
 from tfft.backbones.fetch.digests import check_pin, digest, split_pin
 from tfft.backbones.fetch.remote import HubAddress, KaggleName
-from tfft.errors import HandleError, SavedModelError, did_you_mean, listed
+from tfft.errors import HandleError, SavedModelError, did_you_mean, join_names
 from tfft.io.cache_dir import MANIFEST, cached_folder
 
 KERAS_PREFIX = "keras:"
@@ -114,10 +114,10 @@ def check_savedmodel(folder: Path) -> Path:
         hint = f" There is a SavedModel below it: {str(folder / inside[0])!r}." if inside else _other_format(names)
         raise SavedModelError(
             f"{folder} is not a SavedModel: expected the file saved_model.pb (and usually the folder variables/), "
-            f"found {listed(names, limit=10) or 'an empty folder'}.{hint}"
+            f"found {join_names(names, limit=10) or 'an empty folder'}.{hint}"
         )
     if "variables/" in names and not (folder / "variables" / "variables.index").exists():
-        held = listed(sorted(p.name for p in (folder / "variables").iterdir()), limit=5) or "nothing"
+        held = join_names(sorted(p.name for p in (folder / "variables").iterdir()), limit=5) or "nothing"
         raise SavedModelError(
             f"{folder} is an incomplete SavedModel: variables/ lacks variables.index (it holds {held}). "
             "Copy or download it again; if it lies in a cache, delete the folder first."
@@ -206,7 +206,9 @@ class _PipWeights:
         package = handle.removeprefix(self.prefix)
         if package not in self._entries:
             hint = did_you_mean(package, self._entries)
-            raise HandleError(f"tfft has no graph for the package {package!r}.{hint} Known: {listed(self._entries)}.")
+            raise HandleError(
+                f"tfft has no graph for the package {package!r}.{hint} Known: {join_names(self._entries)}."
+            )
         entry, module = self._entries[package]
         write: Callable[[Path], None] = lambda folder: importlib.import_module(module).build_savedmodel(folder)  # noqa: E731
         return cached_folder(f"backbones/{entry}", write)

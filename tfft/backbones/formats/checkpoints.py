@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, NoReturn
 import numpy as np
 
 from tfft.backbones.formats.safe_pickle import Call, Name, read_pickle
-from tfft.errors import SavedModelError, listed
+from tfft.errors import SavedModelError, join_names
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _VERSION = 1001
@@ -215,7 +215,7 @@ def _read_zip(file: BinaryIO, path: Path) -> Any:
         inside = {info.filename: info for info in archive.infolist()}
         pickles = [name for name in inside if name.endswith("/data.pkl") and name.count("/") == 1]
         if len(pickles) != 1:
-            _damaged(path, f"a zip without one data.pkl (it holds {listed(inside, limit=5)})")
+            _damaged(path, f"a zip without one data.pkl (it holds {join_names(inside, limit=5)})")
         folder = pickles[0].removesuffix("data.pkl")
         if f"{folder}byteorder" in inside and _stored(archive, inside[f"{folder}byteorder"], path).strip() == b"big":
             _damaged(path, "it was written on a big-endian machine")

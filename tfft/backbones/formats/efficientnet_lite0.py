@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from tfft.backbones.formats.checkpoints import read_pth
-from tfft.errors import SavedModelError, listed, missing_package, require_platform
+from tfft.errors import SavedModelError, join_names, missing_package, require_platform
 
 require_platform()
 import tensorflow as tf  # noqa: E402  (the check above gives a better message than the import)
@@ -179,7 +179,7 @@ def _named_weights(state: Mapping[str, np.ndarray], path: Path) -> dict[str, np.
     if missing:
         raise SavedModelError(
             f"{path} does not hold EfficientNet-Lite0: {len(missing)} of its {len(missing) + len(named)} tensors are "
-            f"missing, such as {listed(missing, limit=3)}. It holds {listed(state, limit=5)}."
+            f"missing, such as {join_names(missing, limit=3)}. It holds {join_names(state, limit=5)}."
         )
     return named
 

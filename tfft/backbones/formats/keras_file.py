@@ -15,7 +15,7 @@ from typing import Any
 
 import keras
 
-from tfft.errors import BackboneError, TfftError, UnsafeModelError, listed
+from tfft.errors import BackboneError, TfftError, UnsafeModelError, join_names
 
 _CONFIG = "config.json"
 _MOST_CONFIG = 2**30  # bytes; tfft's own blocks carry their graphs in it
@@ -74,7 +74,7 @@ def _check(path: Path) -> None:
         if outside or len(set(names)) < len(names):
             raise UnsafeModelError(
                 f"{path} was not loaded: it holds entries that lead outside of it, or several of one name "
-                f"({listed(outside or names, limit=5)})."
+                f"({join_names(outside or names, limit=5)})."
             )
         most = max(_SMALL, _MOST_RATIO * path.stat().st_size)
         if sum(entry.file_size for entry in entries) > most:
@@ -85,7 +85,8 @@ def _check(path: Path) -> None:
     found = sorted(set(_local_paths(config)))
     if found:
         raise UnsafeModelError(
-            f"{path} was not loaded: it would read files of this machine as a vocabulary ({listed(found, limit=5)}). "
+            f"{path} was not loaded: it would read files of this machine as a vocabulary "
+            f"({join_names(found, limit=5)}). "
             "KerasHub itself stores vocabularies inside of the file."
         )
 

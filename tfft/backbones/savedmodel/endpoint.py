@@ -13,7 +13,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfft.errors import BackboneError, SavedModelError, did_you_mean, listed
+from tfft.errors import BackboneError, SavedModelError, did_you_mean, join_names
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -79,7 +79,9 @@ def find_endpoint(loaded: Any, signature: str | None = None) -> Endpoint:
             return _from_signature(signature, signatures[signature])
         names = [*functions, *signatures]
         hint = did_you_mean(signature, names)
-        raise BackboneError(f"The SavedModel has no signature {signature!r}.{hint} It has: {listed(names) or 'none'}.")
+        raise BackboneError(
+            f"The SavedModel has no signature {signature!r}.{hint} It has: {join_names(names) or 'none'}."
+        )
     for name in ("__call__", "serve"):
         if name in functions:
             return _from_function(name, functions[name])
@@ -90,7 +92,7 @@ def find_endpoint(loaded: Any, signature: str | None = None) -> Endpoint:
         return _from_function(*functions.popitem())
     raise SavedModelError(
         "The SavedModel has no __call__, no serve and no signatures, so it is not known how to call it."
-        + (f" Choose one of its functions with signature=: {listed(functions)}." if functions else "")
+        + (f" Choose one of its functions with signature=: {join_names(functions)}." if functions else "")
     )
 
 
@@ -201,7 +203,7 @@ def choose_output(structure: Any, output: str | None, prefer: Sequence[str] = ()
     """
     leaves = [("/".join(path), leaf) for path, leaf in _flatten_with_paths(structure)]
     keys = [key for key, _ in leaves]
-    table = listed([f"{key or '(the only one)'} {tuple(leaf.shape.as_list())}" for key, leaf in leaves], limit=40)
+    table = join_names([f"{key or '(the only one)'} {tuple(leaf.shape.as_list())}" for key, leaf in leaves], limit=40)
     if output is not None:
         if output in keys:
             return keys.index(output), output

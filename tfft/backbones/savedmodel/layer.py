@@ -23,7 +23,7 @@ from tfft.backbones.savedmodel.lora_targets import Uses
 from tfft.backbones.savedmodel.resources import make_resource
 from tfft.backbones.savedmodel.scan import check_graph
 from tfft.backbones.text_ops import load_text_ops, ops_of_graph
-from tfft.errors import BlockError, SavedModelError, TfftError, UnsafeModelError, listed
+from tfft.errors import BlockError, SavedModelError, TfftError, UnsafeModelError, join_names
 from tfft.keras_compat import in_safe_mode
 from tfft.layers.lora import LowRank, Pair
 
@@ -198,7 +198,8 @@ class SavedModelBlock(keras.layers.Layer):
             unknown = [name for name in selected if name not in self.variable_names]
             if unknown:
                 raise BlockError(
-                    f"Block {self.name!r} has no variable {listed(unknown)}. It has: {listed(self.variable_names)}."
+                    f"Block {self.name!r} has no variable {join_names(unknown)}. It has: "
+                    f"{join_names(self.variable_names)}."
                 )
         elif selected not in ("all", "none", "norm", "bias"):
             raise BlockError(f"Expected 'all', 'none', 'norm', 'bias' or a list of names. Received: {selected!r}.")

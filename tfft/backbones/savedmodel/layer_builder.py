@@ -39,8 +39,8 @@ class Maker:
     ) -> None:
         self._output_shape, self._may_train = output_shape, trainable
         self._loaded, self._inference, self._training, self._trusted = loaded, inference, training, trusted
-        listed = getattr(loaded, "trainable_variables", None)
-        self._trainable = None if listed is None else {id(v) for v in listed}
+        join_names = getattr(loaded, "trainable_variables", None)
+        self._trainable = None if join_names is None else {id(v) for v in join_names}
         self._regularizers = self._flat_regularizers(loaded)
         graphs = [a.flat for a in (training, inference) if a is not None]  # the inference graph's names win
         self._paths = {id(g.variables[p]): path for g in graphs for p, path in variable_paths(g).items()}

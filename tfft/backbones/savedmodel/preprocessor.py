@@ -19,7 +19,7 @@ from tfft.backbones.savedmodel.layer import SavedModelBlock
 from tfft.backbones.savedmodel.layer_builder import Maker
 from tfft.backbones.savedmodel.opener import load
 from tfft.backbones.savedmodel.partition import Analysis, whole
-from tfft.errors import BackboneError, SavedModelError, listed
+from tfft.errors import BackboneError, SavedModelError, join_names
 
 LENGTH = 128  # pieces that a preprocessor of TF Hub gives unless it is told otherwise
 
@@ -148,8 +148,9 @@ def _traced(
         missing = [key for key in keys if key not in names]
         if missing:
             raise SavedModelError(
-                f"The preprocessor {str(folder)!r} does not fit the encoder, which takes {listed(missing)}: it gives "
-                f"{listed(names) or 'no dict'}."
+                f"The preprocessor {str(folder)!r} does not fit the encoder, which takes {join_names(missing)}: "
+                "it gives "
+                f"{join_names(names) or 'no dict'}."
             )
         return tf.stack([tf.cast(found[key], tf.int32) for key in keys])
 

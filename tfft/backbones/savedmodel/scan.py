@@ -28,7 +28,7 @@ from tfft.backbones.savedmodel.allowlist import (
     reason_against,
 )
 from tfft.backbones.savedmodel.call_graph import CallGraph, base_of, data_inputs, function_names
-from tfft.errors import SavedModelError, UnsafeModelError, listed
+from tfft.errors import SavedModelError, UnsafeModelError, join_names
 
 __all__ = ["check_graph", "check_savedmodel", "function_names", "read_meta_graphs"]
 
@@ -54,7 +54,7 @@ def check_graph(graph_def: Any, where: str, remedy: str) -> None:
         found += [] if _computes(node, calls) else [_told(node, place)]
     if found:
         raise UnsafeModelError(
-            f"The graph of {where} holds operations that may reach outside of it: {listed(found)}. "
+            f"The graph of {where} holds operations that may reach outside of it: {join_names(found)}. "
             f"If you trust where it comes from, pass {remedy}."
         )
 
@@ -83,7 +83,7 @@ def check_savedmodel(path: str | os.PathLike[str]) -> list[Any]:
     else:
         raise UnsafeModelError(
             f"The SavedModel {str(folder)!r} may reach outside of itself, so it was not loaded: "
-            f"{listed(dict.fromkeys(found))}. "
+            f"{join_names(dict.fromkeys(found))}. "
             "If you trust where it comes from, pass trust=True (on the command line: --trust), or pin exactly this "
             "one by its digest: tfft.backbones.digest(folder)."
         )
@@ -143,7 +143,7 @@ def _form_findings(calls: CallGraph) -> Iterator[str]:
 def _twice(names: Iterable[str], what: str) -> Iterator[str]:
     twice = [name for name, count in collections.Counter(names).items() if count > 1]
     if twice:
-        yield f"{what} with one name: {listed(twice, limit=3)}"
+        yield f"{what} with one name: {join_names(twice, limit=3)}"
 
 
 def _padding(tensor: Any) -> int:
@@ -209,7 +209,7 @@ class _MetaGraph:
             return
         wrong = self._calls.origins(place, node.input[0], lambda name, _: name == self._filename, {})
         if wrong:
-            yield _told(node, place, f"reads a path that is not the checkpoint: {listed(wrong, limit=3)}")
+            yield _told(node, place, f"reads a path that is not the checkpoint: {join_names(wrong, limit=3)}")
 
     def _vocabulary_finding(self, node: Any, place: str) -> Iterator[str]:
         inputs, position = data_inputs(node), READS_VOCABULARY[node.op]
@@ -218,7 +218,7 @@ class _MetaGraph:
             entered = "" if place else node.name
             wrong = self._calls.origins(place, inputs[position], self._is_asset, self._bound, entered)
         if wrong:
-            yield _told(node, place, f"reads a path that is not an asset: {listed(wrong, limit=3)}")
+            yield _told(node, place, f"reads a path that is not an asset: {join_names(wrong, limit=3)}")
 
     def _is_asset(self, name: str, entered: str) -> bool:
         # Assets are put in where the model is initialized. A signature would read what the constant says.

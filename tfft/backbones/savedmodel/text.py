@@ -12,7 +12,7 @@ from tfft.backbones.base import Backbone
 from tfft.backbones.load_options import TokenPooling
 from tfft.backbones.savedmodel import open_preprocessor
 from tfft.backbones.savedmodel.preprocessor import LENGTH
-from tfft.errors import BackboneError, listed
+from tfft.errors import BackboneError, join_names
 from tfft.layers.tokenize import Tokenize
 from tfft.specs import Pooling, TextSpec
 
@@ -57,7 +57,7 @@ def with_preprocessor(
     inputs = {t.name: t for t in backbone.model.inputs}
     if MASK not in inputs:
         raise BackboneError(
-            f"preprocessor= is for encoders with an input {MASK!r}; {backbone.name} takes {listed(inputs)}."
+            f"preprocessor= is for encoders with an input {MASK!r}; {backbone.name} takes {join_names(inputs)}."
         )
     spec = _text_spec(backbone, pooling)
     limit, fixed = spec.max_length, inputs[MASK].shape[1]
@@ -76,7 +76,9 @@ def with_preprocessor(
 def _text_spec(backbone: Backbone, pooling: TokenPooling | None) -> TextSpec:
     """How the features of an encoder become one vector per text, and how many tokens it takes."""
     if pooling not in (None, *_POOLINGS):
-        raise BackboneError(f"pooling must be one of {listed(_POOLINGS)} for an encoder of TF Hub, got {pooling!r}.")
+        raise BackboneError(
+            f"pooling must be one of {join_names(_POOLINGS)} for an encoder of TF Hub, got {pooling!r}."
+        )
     limit, of_tokens = _limit(backbone), len(backbone.model.output.shape) == 3
     if pooling in ("cls", "mean") and not of_tokens:
         raise BackboneError(

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tfft.errors import DataError, did_you_mean, listed
+from tfft.errors import DataError, did_you_mean, join_names
 
 KINDS = {"image": "images", "audio": "recordings", "text": "texts"}
 
@@ -100,7 +100,7 @@ def _named(info: Any, known: dict[str, Any], role: str, name: Any) -> str:
 
 
 def _described(known: dict[str, Any]) -> str:
-    return listed(f"{name} ({type(feature).__name__})" for name, feature in known.items())
+    return join_names(f"{name} ({type(feature).__name__})" for name, feature in known.items())
 
 
 def _is(kind: str, feature: Any) -> bool:
@@ -152,7 +152,7 @@ def _refuse(info: Any, candidates: Sequence[str], role: str, what: str, at: int)
     own = keys[at] if keys and isinstance(keys[at], str) else None
     usual = f" Its authors mean {own!r}." if own in candidates else ""
     raise DataError(
-        f"{info.full_name} has {len(candidates)} {what}: {listed(candidates)}. Say which is meant, such as "
+        f"{info.full_name} has {len(candidates)} {what}: {join_names(candidates)}. Say which is meant, such as "
         f"{role}={(own if own in candidates else candidates[0])!r}.{usual}"
     )
 

@@ -19,7 +19,7 @@ from tfft.data.split import TRAIN, VALIDATION
 from tfft.data.tfds.export import SPLIT, TABLE, TEST, is_table, write_examples
 from tfft.data.tfds.features import NUMBER, SEVERAL, Chosen, chosen_features, rate_of
 from tfft.data.tfds.file_names import class_folder_names, safe_name
-from tfft.errors import DataError, did_you_mean, listed, missing_package
+from tfft.errors import DataError, did_you_mean, join_names, missing_package
 from tfft.io.cache_dir import SPARE, cache_dir, cached_folder, free_space
 from tfft.registry import asked_task
 
@@ -217,7 +217,7 @@ def _check_classes(folder: Path) -> None:
     if foreign:
         raise DataError(
             f"{folder / 'features.json'} names classes that are not of tensorflow-datasets, and opening the dataset "
-            f"would run their code: {listed(foreign)}. If you trust them, read the data with tfds and give arrays."
+            f"would run their code: {join_names(foreign)}. If you trust them, read the data with tfds and give arrays."
         )
 
 
@@ -238,7 +238,7 @@ def _parts(info: Any) -> dict[str, str]:
     if TRAIN not in found and len(there) == 1 and not found:
         found[TRAIN] = next(iter(there.values()))  # such as "all": a share of it is held out
     if TRAIN not in found:
-        has = listed(map(repr, info.splits)) or "none"
+        has = join_names(map(repr, info.splits)) or "none"
         raise DataError(f"{info.full_name} has no split 'train' to learn from; it has: {has}.")
     return {role: found[role] for role in _ROLES if role in found}
 

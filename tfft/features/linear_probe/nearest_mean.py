@@ -19,7 +19,7 @@ import numpy as np
 
 from tfft import registry
 from tfft.data.labels import label_problems, labels_of
-from tfft.errors import DataError, PlanError, did_you_mean, listed, raise_problems
+from tfft.errors import DataError, PlanError, did_you_mean, join_names, raise_problems
 from tfft.heads import Head
 
 Distance = Literal["cosine", "euclidean"]
@@ -30,7 +30,7 @@ _SURE = 2.0  # the logit between two prototypes where no class has a second exam
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Prototypes:
-    """Means of classes as a linear head, for :func:`tfft.features.transplant`.
+    """Means of classes as a linear head, for :func:`tfft.features.set_head_weights`.
 
     Attributes:
         kernel: float64 [D, units], for features as they come.
@@ -96,7 +96,7 @@ def nearest_mean_head(
         scale: over 0; None to find it.
 
     Returns:
-        :class:`Prototypes`, for :func:`tfft.features.transplant`.
+        :class:`Prototypes`, for :func:`tfft.features.set_head_weights`.
 
     Raises:
         DataError: when features and labels do not fit together, or a class has no example.
@@ -104,7 +104,7 @@ def nearest_mean_head(
 
     Example:
         >>> found = nearest_mean_head(features.arrays, features.labels, tfft.heads.from_model(model))
-        >>> tfft.features.transplant(model, found)
+        >>> tfft.features.set_head_weights(model, found)
     """
     count = _classes(head)
     _check_settings(distance, centre, scale)
@@ -199,7 +199,8 @@ def _centre(values: np.ndarray, centre: np.ndarray | None) -> np.ndarray:
 def _classes(head: Head) -> int:
     if not registry.task(head.task).exclusive_classes or head.class_names is None:
         raise PlanError(
-            f"The nearest mean tells one of several classes; the head is {head.task}. Use tfft.features.solve_head."
+            f"The nearest mean tells one of several classes; the head is {head.task}. Use "
+            "tfft.features.fit_linear_probe."
         )
     return len(head.class_names)
 
@@ -208,7 +209,7 @@ def _check_settings(distance: str, centre: np.ndarray | None, scale: float | Non
     problems, known = [], get_args(Distance)
     if distance not in known:
         hint = did_you_mean(str(distance), known)
-        problems.append(f"distance must be one of {listed(known)}, received {distance!r}.{hint}")
+        problems.append(f"distance must be one of {join_names(known)}, received {distance!r}.{hint}")
     if centre is not None and distance == "euclidean":
         problems.append("centre changes nothing in Euclidean distance; leave it out")
     number = isinstance(scale, (int, float, np.number)) and not isinstance(scale, bool)
@@ -233,6 +234,6 @@ def _checked(features: np.ndarray, labels: np.ndarray, head: Head, count: int) -
         sizes = np.bincount(labels.astype(np.int64), minlength=count)
         names = head.class_names or ()
         missing = [names[k] for k in np.flatnonzero(sizes == 0)]
-        wrong = [f"no example has the class {listed(missing)}, so it has no mean"] if missing else []
+        wrong = [f"no example has the class {join_names(missing)}, so it has no mean"] if missing else []
     raise_problems(DataError, "The means of the classes cannot be found", problems + wrong)
     return labels.astype(np.int64)

@@ -1,4 +1,4 @@
-"""The best linear head for given features, computed instead of trained: :func:`solve_head`, :func:`transplant`.
+"""Linear probes: the best linear head for given features, computed in closed form or by L-BFGS, not by SGD.
 
 On frozen features a head is a convex problem with one answer. Hidden here is how the strength of its penalty is
 chosen: examples held out by class, strengths from strong to weak, each fit starting from the last (Friedman, Hastie
@@ -20,7 +20,7 @@ import numpy as np
 
 from tfft import registry
 from tfft.data.class_balance import class_weights
-from tfft.errors import DataError, PlanError, listed, raise_problems
+from tfft.errors import DataError, PlanError, join_names, raise_problems
 from tfft.features.linear_probe.nearest_mean import Prototypes
 from tfft.features.linear_probe.objective import Basis, Fitted, Problem, Ridge, blocks, find_basis, fit
 from tfft.heads import Head, Logits
@@ -62,7 +62,7 @@ class Solved:
     Attributes:
         kernel: float64 [D, units], for features as they come.
         bias: float64 [units].
-        l2: the strength used, see :func:`solve_head`.
+        l2: the strength used, see :func:`fit_linear_probe`.
         table: what the sweep tried, strong to weak; empty when ``l2`` was given.
         iterations: L-BFGS steps, those of the sweep included; 0 for regression.
         seconds: wall time of everything.
@@ -93,7 +93,7 @@ class Solved:
         return "\n".join([*lines, f"l2 {self.l2:.3g}, training loss {self.loss:.5f}, solved in {self.seconds:.1f} s"])
 
 
-def solve_head(
+def fit_linear_probe(
     features: np.ndarray,
     labels: np.ndarray,
     head: Head,
@@ -107,7 +107,7 @@ def solve_head(
 ) -> Solved:
     """Finds the kernel and bias that minimise the head's loss plus an L2 penalty: the linear probe.
 
-    Use it as the first result of any project and, with :func:`transplant`, as the start of fine-tuning.
+    Use it as the first result of any project and, with :func:`set_head_weights`, as the start of fine-tuning.
     What is minimised is ``head.loss()``, a mean over examples (and over units, for all but classification), plus
     ``l2 * sum(kernel ** 2)``; the bias is free. So ``l2`` means what it means in ``keras.regularizers.L2(l2)`` and in
     ``heads.classification(l2=...)``: with it, training goes on from an optimum. scikit-learn sums over examples and
@@ -148,9 +148,9 @@ def solve_head(
         PlanError: when ``l2``, ``folds`` or a weight is out of range, or a head without classes gets weights.
 
     Example:
-        >>> solved = solve_head(features, labels, tfft.heads.from_model(model))
+        >>> solved = fit_linear_probe(features, labels, tfft.heads.from_model(model))
         >>> print(solved)
-        >>> transplant(model, solved)
+        >>> set_head_weights(model, solved)
     """
     started = time.perf_counter()
     _check_plan(l2, folds)
@@ -187,20 +187,20 @@ def solve_head(
     )
 
 
-def transplant(model: keras.Model, solved: Solved | Prototypes) -> None:
+def set_head_weights(model: keras.Model, solved: Solved | Prototypes) -> None:
     """Puts a solved kernel and bias into the layer ``logits`` of a model; its loss is then that of the probe.
 
     Use it before fine-tuning, so that the first steps do not spoil the backbone for a random head (Kumar et al. 2022).
 
     Args:
         model: made by :func:`tfft.build`; the features are what its layer ``dropout`` receives. Changed in place.
-        solved: from :func:`solve_head`, or prototypes from :func:`tfft.features.nearest_mean_head`.
+        solved: from :func:`fit_linear_probe`, or prototypes from :func:`tfft.features.nearest_mean_head`.
 
     Raises:
         PlanError: when the model has no such layer, several, or one of another shape.
 
     Example:
-        >>> transplant(model, solve_head(features, labels, tfft.heads.from_model(model)))
+        >>> set_head_weights(model, fit_linear_probe(features, labels, tfft.heads.from_model(model)))
     """
     layers = list(_logits_layers(model))
     if len(layers) != 1:
@@ -407,7 +407,7 @@ def _targets(features: np.ndarray, labels: np.ndarray, head: Head, what: str, wi
     elif width is not None and features.shape[1] != width:
         problems.append(f"{what} must be [N, {width}] like the training features, received {features.shape}")
     elif bad := _not_finite(features):
-        problems.append(f"{what} hold values that are NaN or infinite, in the rows {listed(bad, limit=5)}")
+        problems.append(f"{what} hold values that are NaN or infinite, in the rows {join_names(bad, limit=5)}")
     single = _is_exclusive(head)
     shapes = [(len(features),)] * (single or head.units == 1) + [(len(features), 1 if single else head.units)]
     if labels.shape not in shapes:
@@ -416,7 +416,7 @@ def _targets(features: np.ndarray, labels: np.ndarray, head: Head, what: str, wi
         problems.append("labels hold values that are NaN or infinite")
     elif head.convex_loss != "squared" and (wrong := _not_labels(labels, head)):
         highest = head.units - 1 if head.convex_loss == "softmax" else 1
-        problems.append(f"labels must be whole numbers from 0 to {highest}, received {listed(wrong, limit=5)}")
+        problems.append(f"labels must be whole numbers from 0 to {highest}, received {join_names(wrong, limit=5)}")
     raise_problems(DataError, f"The head cannot be solved on these {what}", problems)
     if head.convex_loss == "softmax":
         return labels.reshape(-1).astype(np.int64)

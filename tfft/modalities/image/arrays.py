@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tfft.data.examples import Splits, divide
-from tfft.errors import DataError, listed
+from tfft.errors import DataError, join_names
 from tfft.modalities.image.examples import ImageArrays
 
 
@@ -44,11 +44,11 @@ def load_arrays(source: Any, *, validation: float = 0.2, seed: int = 0) -> Split
     values, numbers = np.unique(labels, return_inverse=True)
     counts = np.bincount(numbers)
     if len(values) < 2:
-        raise DataError(f"Expected at least two classes, got {len(values)}: {listed(values)}.")
+        raise DataError(f"Expected at least two classes, got {len(values)}: {join_names(values)}.")
     single = [str(value) for value, count in zip(values, counts, strict=True) if count < 2]
     if single:
         raise DataError(
-            f"Each class needs at least 2 images, one to learn from and one to hold out; too few: {listed(single)}."
+            f"Each class needs at least 2 images, one to learn from and one to hold out; too few: {join_names(single)}."
         )
     held = _held_out(numbers, counts, validation, seed)
     names = tuple(str(v.decode() if isinstance(v, bytes) else v) for v in values.tolist())

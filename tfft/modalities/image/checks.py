@@ -20,7 +20,7 @@ from tfft.inspection.skipped import unusable
 from tfft.modalities.image import file_info as known
 from tfft.modalities.image.decode_errors import FOREIGN_SUFFIXES, SUFFIXES
 from tfft.modalities.image.examples import ImageFiles
-from tfft.modalities.image.file_info import FileFacts
+from tfft.modalities.image.file_info import ImageFileInfo
 
 _SMALL = 32  # pixels of a side
 _LONG_AND_THIN = 4.0
@@ -73,7 +73,7 @@ def listed_findings(parts: Mapping[str, ImageFiles], skipped: Sequence[Skipped])
         parts: examples by part.
         skipped: what cannot be used, of all parts.
     """
-    facts: list[FileFacts] = [one for own in parts.values() for one in own.facts]
+    facts: list[ImageFileInfo] = [one for own in parts.values() for one in own.facts]
     yield from file_findings(facts, described(parts)[1] if facts else [], skipped)
 
 
@@ -90,7 +90,7 @@ def measures_of(parts: Mapping[str, ImageFiles]) -> dict[str, dict[str, np.ndarr
     return {part: _measures(own.facts) for part, own in parts.items()}
 
 
-def _measures(facts: Sequence[FileFacts]) -> dict[str, np.ndarray]:
+def _measures(facts: Sequence[ImageFileInfo]) -> dict[str, np.ndarray]:
     if not facts:
         return {}
     thumbs = np.stack([one.thumb for one in facts if one.thumb is not None]).astype(np.float32)
@@ -102,7 +102,9 @@ def _measures(facts: Sequence[FileFacts]) -> dict[str, np.ndarray]:
     }
 
 
-def file_findings(facts: Sequence[FileFacts], labels: Sequence[str], skipped: Sequence[Skipped]) -> Iterator[Finding]:
+def file_findings(
+    facts: Sequence[ImageFileInfo], labels: Sequence[str], skipped: Sequence[Skipped]
+) -> Iterator[Finding]:
     """Yields findings about single files.
 
     Args:
@@ -129,11 +131,11 @@ def file_findings(facts: Sequence[FileFacts], labels: Sequence[str], skipped: Se
     yield from _telling_formats(facts, labels)
 
 
-def _item(one: FileFacts, oddity: str) -> Item:
+def _item(one: ImageFileInfo, oddity: str) -> Item:
     return Item(one.path, f"is a {one.kind}" if oddity == known.MISNAMED else "")
 
 
-def _names(facts: Sequence[FileFacts]) -> Iterator[Finding]:
+def _names(facts: Sequence[ImageFileInfo]) -> Iterator[Finding]:
     long = [one.path for one in facts if len(os.fsencode(Path(one.path).name)) > _LONG_NAME]
     if long:
         remedy = "shorten them, since archives and other systems may cut them off"
@@ -146,7 +148,7 @@ def _names(facts: Sequence[FileFacts]) -> Iterator[Finding]:
         yield Finding("decomposed-name", "note", message, remedy, tuple(Item(path) for path in apart))
 
 
-def _telling_formats(facts: Sequence[FileFacts], labels: Sequence[str]) -> Iterator[Finding]:
+def _telling_formats(facts: Sequence[ImageFileInfo], labels: Sequence[str]) -> Iterator[Finding]:
     """Formats that give the class away: a network may learn how JPEG looks and not what is in the picture."""
     by_class: dict[str, Counter[str]] = defaultdict(Counter)
     for one, label in zip(facts, labels, strict=True):

@@ -1,4 +1,4 @@
-"""Pictures that are parts of others: :func:`find_parts`.
+"""Pictures that are parts of others: :func:`find_cropped_duplicates`.
 
 Hides which pairs are looked at, out of all: those whose features, of any backbone, are nearest to each other. What
 decides is the picture itself, read again at a larger size where a small one says that it may be worth it.
@@ -15,7 +15,7 @@ import numpy as np
 from tfft.data.duplicates import Duplicate, Duplicates
 from tfft.modalities.image.crop_alignment import LARGE, best_parts, part_similarity
 from tfft.modalities.image.duplicates import comparable, drawings, in_doubt, thumb_of, usual_similarity
-from tfft.modalities.image.file_info import FileFacts, grey_picture
+from tfft.modalities.image.file_info import ImageFileInfo, grey_picture
 from tfft.modalities.image.thumbnails import turned_words
 
 SIMILAR_PART = 0.95  # correlation from which on; of many places that are tried one fits better than for whole pictures
@@ -29,16 +29,16 @@ _KEPT = 256  # pictures of 96 x 96 pixels in memory
 _Decided = tuple[float, int]  # similarity and orientation
 
 
-def find_parts(facts: Sequence[FileFacts], features: np.ndarray, found: Duplicates) -> Duplicates:
+def find_cropped_duplicates(facts: Sequence[ImageFileInfo], features: np.ndarray, found: Duplicates) -> Duplicates:
     """Finds pictures that are crops of others, of 60 % of a side and more, which features tell are alike.
 
     Features of a network choose candidates, as for the copies of Douze et al. (The 2021 image similarity dataset and
     challenge, 2021); they do not decide, since different pictures of one thing have features nearly as near.
 
     Args:
-        facts: as :func:`find_copies` takes them.
+        facts: as :func:`find_duplicates` takes them.
         features: of each, [N, D].
-        found: what :func:`find_copies` found among them; it is not found again.
+        found: what :func:`find_duplicates` found among them; it is not found again.
 
     Returns:
         :class:`Duplicates` with the further pairs, of kind ``"part"``. Nothing is looked for where that
@@ -88,7 +88,9 @@ def neighbours(features: np.ndarray) -> list[tuple[int, int]]:
     return sorted(pairs)
 
 
-def decider(facts: Sequence[FileFacts], ways: Sequence[int]) -> Callable[[np.ndarray, np.ndarray], Iterator[_Decided]]:
+def decider(
+    facts: Sequence[ImageFileInfo], ways: Sequence[int]
+) -> Callable[[np.ndarray, np.ndarray], Iterator[_Decided]]:
     """Returns what tells of pairs how similar one is to the best part of the other, whichever is the larger.
 
     Args:

@@ -1,9 +1,9 @@
-"""Pictures that are there more than once: :func:`find_copies`.
+"""Pictures that are there more than once: :func:`find_duplicates`.
 
 Hides how a copy is told from a picture that is merely alike. The same bytes and the same pixels are certain. Beyond
 those, small grey copies of the pictures are laid over each other, also mirrored, rotated by quarter turns and a little
 cropped, which finds a photo again that was compressed, cropped by a few per cent, mirrored, rotated, brightened or made
-smaller. Larger crops are found by :func:`tfft.modalities.image.crops.find_parts`.
+smaller. Larger crops are found by :func:`tfft.modalities.image.crops.find_cropped_duplicates`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from tfft.data.duplicates import Duplicate, Duplicates
-from tfft.modalities.image.file_info import FileFacts
+from tfft.modalities.image.file_info import ImageFileInfo
 from tfft.modalities.image.thumbnails import EVERY_WAY, UPRIGHT, candidates, similarity, turned_words
 
 SIMILAR = 0.90  # correlation at which two pictures are taken for copies; measured in benchmarks/copies.py
@@ -26,7 +26,7 @@ _PAPER = 2  # grey levels between which paper is one grey
 _FLATTEST = 4.0  # grey levels of deviation; what has less has no picture to compare
 
 
-def find_copies(facts: Sequence[FileFacts], near: bool = True) -> Duplicates:
+def find_duplicates(facts: Sequence[ImageFileInfo], near: bool = True) -> Duplicates:
     """Finds pictures that are the same, or were made from one another.
 
     The hash that chooses what is compared is the DCT hash of Zauner (Implementation and benchmarking of perceptual
@@ -67,13 +67,13 @@ def find_copies(facts: Sequence[FileFacts], near: bool = True) -> Duplicates:
     return Duplicates(tuple(sorted(pairs, key=lambda copy: (copy.first, copy.second))), note, ways)
 
 
-def comparable(facts: Sequence[FileFacts], found: Duplicates) -> list[int]:
+def comparable(facts: Sequence[ImageFileInfo], found: Duplicates) -> list[int]:
     """Positions of the pictures that can be laid over others; of equal ones the first only."""
     later = {copy.second for copy in found.pairs if copy.kind in ("file", "pixels")}
     return [at for at, f in enumerate(facts) if at not in later and f.thumb is not None and f.thumb.std() > _FLATTEST]
 
 
-def thumb_of(facts: FileFacts) -> np.ndarray:
+def thumb_of(facts: ImageFileInfo) -> np.ndarray:
     """Returns the small copy of a picture that could be decoded."""
     assert facts.thumb is not None  # noqa: S101
     return facts.thumb
@@ -136,7 +136,7 @@ def _similarity(thumbs: np.ndarray, ways: tuple[int, ...], one: np.ndarray, othe
     return similarity(thumbs, one, other, ways)[0]
 
 
-def _same(facts: Sequence[FileFacts]) -> Iterator[Duplicate]:
+def _same(facts: Sequence[ImageFileInfo]) -> Iterator[Duplicate]:
     files: dict[str, int] = {}
     pixels: dict[str, int] = {}
     for at, one in enumerate(facts):

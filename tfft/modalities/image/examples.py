@@ -26,7 +26,7 @@ _HEADERS_READ = 64  # files whose size is looked at
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageFiles(FileExamples):
-    """Image files with labels; ``facts`` are :class:`tfft.modalities.image.file_info.FileFacts`.
+    """Image files with labels; ``facts`` are :class:`tfft.modalities.image.file_info.ImageFileInfo`.
 
     Attributes:
         follow: moves the label of an example with its pixels, ``follow(label, transform)`` with a

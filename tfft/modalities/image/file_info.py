@@ -1,4 +1,4 @@
-"""What one reading of an image file tells: :func:`examine`, :class:`FileFacts`.
+"""What one reading of an image file tells: :func:`examine`, :class:`ImageFileInfo`.
 
 Hides that everything comes out of one pass over the bytes and one run of the decoder that training uses: whether the
 file can be used, how it is stored, hashes of bytes and pixels, and a small grey copy to find similar pictures by.
@@ -32,7 +32,7 @@ CMYK, DEEP, PALETTE, TRANSPARENT, GREY, ANIMATED, ROTATED, MISNAMED, FLAT = (
 
 
 @dataclasses.dataclass(frozen=True)
-class FileFacts:
+class ImageFileInfo:
     """What is known of one image file.
 
     Attributes:
@@ -62,7 +62,7 @@ class FileFacts:
     thumb: np.ndarray | None = dataclasses.field(default=None, repr=False, compare=False)
 
 
-def examine(path: str) -> FileFacts:
+def examine(path: str) -> ImageFileInfo:
     """Reads and decodes an image file once.
 
     Args:
@@ -74,19 +74,19 @@ def examine(path: str) -> FileFacts:
     """
     encoded, reason = read_bytes(path)
     if encoded is None:
-        return FileFacts(path, reason)
+        return ImageFileInfo(path, reason)
     digest = hashlib.blake2b(encoded, digest_size=16).hexdigest()
     found: list[tf.Tensor] = []
     reason = reason or why_undecodable(lambda: found.extend(_decoder(tf.constant(encoded))), encoded)
     if reason:
-        return FileFacts(path, reason, len(encoded), digest)
+        return ImageFileInfo(path, reason, len(encoded), digest)
     pixels, thumb, kind, height, width, orientation = (tensor.numpy() for tensor in found)
     hashed = hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=16)
     hashed.update(str(pixels.shape).encode())
     oddities = list(_oddities(int(kind), encoded, path, pixels))
     if orientation > 1:
         oddities.append(ROTATED)
-    return FileFacts(
+    return ImageFileInfo(
         path,
         None,
         len(encoded),
@@ -131,7 +131,7 @@ def grey_picture(path: str, side: int) -> np.ndarray | None:
 
 def examine_all(
     paths: Sequence[str], progress: Callable[[int, int], None] | None = None, threads: int | None = None
-) -> list[FileFacts]:
+) -> list[ImageFileInfo]:
     """Reads and decodes files, in parallel threads and in order; a few hundred at a time are under way.
 
     Args:
@@ -139,7 +139,7 @@ def examine_all(
         progress: called with (files done, files in all) after each file.
         threads: how many at once; as many as processors unless given.
     """
-    found: list[FileFacts] = []
+    found: list[ImageFileInfo] = []
     with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
         for start in range(0, len(paths), _WINDOW):
             for facts in pool.map(examine, paths[start : start + _WINDOW]):
@@ -153,7 +153,7 @@ def facts_of(
     paths: Sequence[str],
     progress: Callable[[int, int], None] | None = None,
     store: str | os.PathLike[str] | None = None,
-) -> list[FileFacts]:
+) -> list[ImageFileInfo]:
     """Returns the facts about image files, reading those that are new or have changed.
 
     Args:
@@ -164,9 +164,9 @@ def facts_of(
     return indexed_facts(_PICTURES, paths, progress, store)
 
 
-def _from_row(path: str, values: dict[str, Any], thumb: bytes | None) -> FileFacts:
+def _from_row(path: str, values: dict[str, Any], thumb: bytes | None) -> ImageFileInfo:
     small = None if thumb is None else np.frombuffer(thumb, np.uint8).reshape(THUMB, THUMB)
-    return FileFacts(path=path, thumb=small, **{**values, "oddities": tuple(values["oddities"])})
+    return ImageFileInfo(path=path, thumb=small, **{**values, "oddities": tuple(values["oddities"])})
 
 
 _PICTURES = FileKind(

@@ -11,11 +11,11 @@ from tfft.data.examples import Splits
 from tfft.data.options import ReadOptions, options_from
 from tfft.data.split import SplitOptions
 from tfft.modalities.image.decode_errors import FOREIGN_SUFFIXES, SUFFIXES
-from tfft.modalities.image.duplicates import find_copies
+from tfft.modalities.image.duplicates import find_duplicates
 from tfft.modalities.image.examples import ImageFiles
 from tfft.modalities.image.file_info import facts_of
 
-IMAGE_FILES = FileType("image", "images", SUFFIXES, facts_of, find_copies, FOREIGN_SUFFIXES)
+IMAGE_FILES = FileType("image", "images", SUFFIXES, facts_of, find_duplicates, FOREIGN_SUFFIXES)
 
 
 def list_images(

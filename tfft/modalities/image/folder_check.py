@@ -26,10 +26,10 @@ from tfft.inspection.duplicates import copy_findings
 from tfft.inspection.findings import DataReport, Finding, in_order
 from tfft.inspection.label_errors import NOT_CHECKED, label_findings, opened_for
 from tfft.modalities.image.checks import described, listed_findings, measures_of
-from tfft.modalities.image.crops import find_parts
-from tfft.modalities.image.duplicates import find_copies
+from tfft.modalities.image.crops import find_cropped_duplicates
+from tfft.modalities.image.duplicates import find_duplicates
 from tfft.modalities.image.examples import ImageFiles
-from tfft.modalities.image.file_info import FileFacts, facts_of
+from tfft.modalities.image.file_info import ImageFileInfo, facts_of
 from tfft.modalities.image.folder import IMAGE_FILES
 
 Progress = Callable[[int, int], None]
@@ -101,16 +101,16 @@ def _findings(
     yield from drift_findings(measures_of(parts), counts)
 
 
-def _copies(facts: Sequence[FileFacts], seen: _Seen | None, notes: list[str]) -> list[Duplicate]:
+def _copies(facts: Sequence[ImageFileInfo], seen: _Seen | None, notes: list[str]) -> list[Duplicate]:
     """Copies among all, with features also those that are larger crops."""
-    found = find_copies(facts)
+    found = find_duplicates(facts)
     pairs, said = list(found.pairs), [found.note]
     if seen is not None:
         now = {at: i for i, at in enumerate(seen.positions)}
         known = [copy for copy in pairs if copy.first in now and copy.second in now]
         known = [dataclasses.replace(copy, first=now[copy.first], second=now[copy.second]) for copy in known]
         own = dataclasses.replace(found, pairs=tuple(known))
-        parts = find_parts([facts[at] for at in seen.positions], seen.features, own)
+        parts = find_cropped_duplicates([facts[at] for at in seen.positions], seen.features, own)
         said.append(parts.note)
         at = seen.positions
         pairs += [dataclasses.replace(copy, first=at[copy.first], second=at[copy.second]) for copy in parts.pairs]

@@ -48,7 +48,7 @@ def _findings(
     if splits.skipped:
         items = tuple(Item(one.path, one.reason) for one in splits.skipped)
         remedy = "fill the fields or remove the rows; training goes on without them"
-        yield Finding("unusable", "fault", f"{len(items)} rows cannot be used", remedy, items)
+        yield Finding("unusable", "error", f"{len(items)} rows cannot be used", remedy, items)
     rows = [
         (part, place, text, label.tobytes() if isinstance(label, np.ndarray) else label)
         for part, own in parts.items()

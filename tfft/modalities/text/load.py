@@ -19,7 +19,7 @@ from tfft.data.label_parsing import has_value, parse_labels
 from tfft.data.options import ReadOptions, TableOptions, options_from
 from tfft.data.split import SplitOptions, hold_out, joined
 from tfft.data.table import SUFFIXES, Table, read_table
-from tfft.errors import DataError, listed, raise_problems
+from tfft.errors import DataError, join_names, raise_problems
 from tfft.modalities.text.examples import TextExamples
 from tfft.modalities.text.report import report_on
 
@@ -135,7 +135,7 @@ def _parts(source: Any, columns: _Columns, encoding: str, group: str | int | Non
     if isinstance(source, (str, os.PathLike)):
         path = Path(source).expanduser()
         if not path.exists():
-            raise DataError(f"{path} does not exist. Expected a table ({listed(SUFFIXES)}) or a folder of texts.")
+            raise DataError(f"{path} does not exist. Expected a table ({join_names(SUFFIXES)}) or a folder of texts.")
         if path.is_dir():
             return _folder(path, columns, encoding)
         return [_of_table(path, columns, encoding, group)], ""
@@ -149,7 +149,7 @@ def _parts(source: Any, columns: _Columns, encoding: str, group: str | int | Non
             raise DataError(f"Expected one label for each text, got {len(texts)} texts and {len(labels)} labels.")
         return [_Raw(texts, None, labels, tuple(f"example {i}" for i in range(len(texts))))], ""
     raise DataError(
-        f"Expected a table ({listed(SUFFIXES)}), a DataFrame, (texts, labels), two files or a folder of texts; got "
+        f"Expected a table ({join_names(SUFFIXES)}), a DataFrame, (texts, labels), two files or a folder of texts; got "
         f"{type(source).__name__}."
     )
 
@@ -193,7 +193,7 @@ def _folder(path: Path, columns: _Columns, encoding: str) -> tuple[list[_Raw], s
         return [_of_folders(folders[name], encoding) for name in ("train", held)], f"train/ and {held}/"
     if folders:
         return [_of_folders(path, encoding)], ""
-    fix = f" It has {listed(tables)}: give one of them." if tables else ""
+    fix = f" It has {join_names(tables)}: give one of them." if tables else ""
     raise DataError(
         f"{path} holds no texts: expected train.csv and val.csv (or .tsv, .jsonl), or one folder of .txt files for "
         f"each class.{fix}"

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tfft.errors import listed
+from tfft.errors import join_names
 
 _EDGES = (0, 1, 4, 8, 16, 32, 64, 128, 256, 512)  # words
 _BAR = 40
@@ -64,14 +64,14 @@ class TextReport:
             )
             lines.append(f"  {words:>12}  {'█' * max(1, round(_BAR * count / most))} {count}")
         if self.empty:
-            lines.append(f"{len(self.empty)} texts are empty: {listed(self.empty, limit=_SHOWN)}")
+            lines.append(f"{len(self.empty)} texts are empty: {join_names(self.empty, limit=_SHOWN)}")
         if self.duplicates:
             lines.append(f"{self.duplicates} texts occur more than once; equal ones stay on one side of a split")
         if self.contradicting:
-            where = listed(self.contradicting, limit=_SHOWN)
+            where = join_names(self.contradicting, limit=_SHOWN)
             lines.append(f"{len(self.contradicting)} equal texts have different labels: {where}")
         for names in self.similar_names:
-            lines.append(f"the classes {listed(map(repr, names))} differ by case or blanks only: are they one?")
+            lines.append(f"the classes {join_names(map(repr, names))} differ by case or blanks only: are they one?")
         return "\n".join(lines)
 
 

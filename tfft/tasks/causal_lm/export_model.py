@@ -17,7 +17,7 @@ from tfft import registry
 from tfft.backbones.text_ops import note_on, ops_of
 from tfft.errors import ExportError
 from tfft.exporting.loader import ARRAY_SIGNATURE
-from tfft.exporting.savedmodel import Exported, write_checked
+from tfft.exporting.savedmodel import ExportResult, write_checked
 from tfft.exporting.signatures import Serving
 
 _ANSWER = "generated_text"
@@ -31,7 +31,7 @@ def export(
     max_length: int | None = None,
     examples: Sequence[str] | None = None,
     card: Mapping[str, object] | None = None,
-) -> Exported:
+) -> ExportResult:
     """Writes a language model as one SavedModel from texts to texts, checked before it is put in place.
 
     ``serving_default`` takes ``text`` (strings, ``[batch]``) and gives ``generated_text``: each with what the model

@@ -60,14 +60,14 @@ class LanguageRun:
         return f"unigram  {self.unigram}\nbefore   {self.before}\nafter    {self.after}"
 
 
-def causal_lm(preset: str | os.PathLike[str], *, lora: int = 8, max_length: int | None = None) -> keras.Model:
+def causal_lm(preset: str | os.PathLike[str], *, lora_rank: int = 8, max_length: int | None = None) -> keras.Model:
     """Opens a decoder of KerasHub as a language model that writes, with low-rank updates that train.
 
     Use it for your own ``fit``; :func:`finetune` does the whole.
 
     Args:
         preset: as ``keras_hub.models.CausalLM.from_preset`` takes it, also with ``keras_hub:`` in front, or a folder.
-        lora: rank of the updates of the kernels in attention and feed-forward layers; everything else is frozen. 0
+        lora_rank: rank of the updates of the kernels in attention and feed-forward layers; everything else is frozen. 0
             leaves everything trainable.
         max_length: most pieces that are read or written; 128 by default, or what the model takes if that is less.
 
@@ -79,7 +79,7 @@ def causal_lm(preset: str | os.PathLike[str], *, lora: int = 8, max_length: int 
         DependencyError: when KerasHub is missing.
 
     Example:
-        >>> model = causal_lm("keras_hub:gpt2_base_en", lora=8)
+        >>> model = causal_lm("keras_hub:gpt2_base_en", lora_rank=8)
         >>> model.generate("Once upon", max_length=40)
     """
     name = os.fspath(preset).removeprefix("keras_hub:")
@@ -89,10 +89,10 @@ def causal_lm(preset: str | os.PathLike[str], *, lora: int = 8, max_length: int 
     if isinstance(length, bool) or not isinstance(length, int) or not 4 <= length <= limit:
         raise BackboneError(f"max_length must be 4 to {limit}, which is what {name} takes; got {max_length!r}.")
     model.preprocessor.sequence_length = length
-    if lora:
+    if lora_rank:
         with warnings.catch_warnings():  # updates are added to the kernels before anything is saved
             warnings.filterwarnings("ignore", message="The low-rank updates in", category=UserWarning)
-            add_lora(model, "all", rank=lora)
+            add_lora(model, "all", rank=lora_rank)
     return model
 
 
@@ -101,7 +101,7 @@ def finetune(
     data: str | os.PathLike[str] | Sequence[str],
     *,
     out: str | os.PathLike[str] | None = None,
-    lora: int = 8,
+    lora_rank: int = 8,
     epochs: int = 10,
     learning_rate: float = 1e-3,
     batch_size: int = 8,
@@ -122,7 +122,7 @@ def finetune(
             or a list of texts.
         out: new folder for ``model.keras`` (updates added to the kernels), ``metrics.json``, ``settings.json`` and
             ``history.csv``; None writes nothing.
-        lora: rank of the updates; 0 trains everything.
+        lora_rank: rank of the updates; 0 trains everything.
         epochs: at most.
         learning_rate: at the peak; some 1e-3 for updates, 5e-5 for everything.
         batch_size: windows in a step.
@@ -143,23 +143,23 @@ def finetune(
         >>> run = tfft.tasks.causal_lm.finetune("keras_hub:gpt2_base_en", "poems.txt", out="runs/poems")
         >>> print(run.model.generate("The moon", max_length=60))
     """
-    _check(lora, epochs, learning_rate, batch_size, validation)
+    _check(lora_rank, epochs, learning_rate, batch_size, validation)
     folder = _new_folder(out)
     keras.utils.set_random_seed(seed)
     train, held = split_documents(read_documents(data), validation, seed)
-    model = causal_lm(preset, lora=lora, max_length=max_length)
+    model = causal_lm(preset, lora_rank=lora_rank, max_length=max_length)
     tokenizer, length = model.preprocessor.tokenizer, model.preprocessor.sequence_length
     before, least = perplexity(model, held), unigram(train, held, tokenizer)
     say = print if verbose else (lambda _: None)
     say(f"{len(train)} documents to learn from, {len(held)} held out\nunigram  {least}\nbefore   {before}")
     dataset = windows(train, tokenizer, length, batch_size=batch_size, shuffle=True, seed=seed)
     after, rows = _fit(model, dataset, held, before, epochs, learning_rate, say)
-    if lora:
+    if lora_rank:
         merge_lora(model)
     run = LanguageRun(model, before, after, least, tuple(rows), folder)
     if folder is not None:
         settings = {
-            "preset": os.fspath(preset), "lora": lora, "epochs": epochs, "learning_rate": learning_rate,
+            "preset": os.fspath(preset), "lora_rank": lora_rank, "epochs": epochs, "learning_rate": learning_rate,
             "batch_size": batch_size, "max_length": length, "validation": validation, "seed": seed,
         }  # fmt: skip
         _write(run, folder, settings)
@@ -219,10 +219,10 @@ def load(folder: str | os.PathLike[str]) -> keras.Model:
     return keras.saving.load_model(file, compile=False)
 
 
-def _check(lora: int, epochs: int, learning_rate: float, batch_size: int, validation: float) -> None:
+def _check(lora_rank: int, epochs: int, learning_rate: float, batch_size: int, validation: float) -> None:
     problems = [
         f"{name} must be a whole number from {least} on, got {value!r}"
-        for name, value, least in (("lora", lora, 0), ("epochs", epochs, 1), ("batch_size", batch_size, 1))
+        for name, value, least in (("lora_rank", lora_rank, 0), ("epochs", epochs, 1), ("batch_size", batch_size, 1))
         if isinstance(value, bool) or not isinstance(value, int) or value < least
     ]
     if not (isinstance(learning_rate, float) and 0 < learning_rate < math.inf):

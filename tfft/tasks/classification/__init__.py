@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from tfft.errors import listed
+from tfft.errors import join_names
 from tfft.registry import Evaluator, Task
 from tfft.tasks.classification.labels import sorted_names, unknown_labels
 
@@ -61,7 +61,8 @@ class Classification(Task):
         if not split or not single:
             return []
         return [
-            f"each class needs at least 2 examples, one to learn from and one to hold out; too few: {listed(single)}"
+            "each class needs at least 2 examples, one to learn from and one to hold out; too few: "
+            f"{join_names(single)}"
         ]
 
     def encode(self, values: Sequence[Any], class_names: Sequence[str]) -> np.ndarray:
@@ -124,7 +125,9 @@ class Binary(Classification):
         """Refuses what classification refuses, and more than two classes."""
         problems = super().learning_problems(values, class_names, split=split)
         if not problems and len(class_names) > 2:
-            return [f"binary needs two classes, and the labels have {len(class_names)}: {listed(class_names, limit=5)}"]
+            return [
+                f"binary needs two classes, and the labels have {len(class_names)}: {join_names(class_names, limit=5)}"
+            ]
         return problems
 
     def head_factory(self) -> Callable[..., Head]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tfft.errors import DataError, listed
+from tfft.errors import DataError, join_names
 from tfft.evaluation.scores import Scores, class_rows, names_of_units, wilson_interval
 from tfft.heads import Head
 from tfft.registry import Evaluator
@@ -24,7 +24,7 @@ class ClassEvaluator(Evaluator):
         strange = sorted({int(v) for v in labels.reshape(-1) if not 0 <= v < n})
         if strange:
             raise DataError(
-                f"The labels {listed(strange)} have no class: the head has {n}, so labels go from 0 to {n - 1}."
+                f"The labels {join_names(strange)} have no class: the head has {n}, so labels go from 0 to {n - 1}."
             )
 
     def update(self, labels: np.ndarray, logits: np.ndarray) -> None:
@@ -47,7 +47,7 @@ class ClassEvaluator(Evaluator):
             loss=loss,
             accuracy=hits / count,
             interval=wilson_interval(hits, count),
-            majority=int(true.max()) / count,
+            majority_baseline=int(true.max()) / count,
             per_class=tuple(rows),
             confusion=self.confusion,
             measures={"balanced_accuracy": float(np.mean(recalls)), "macro_f1": float(np.mean(f1s))},

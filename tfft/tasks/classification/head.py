@@ -9,7 +9,7 @@ from typing import ClassVar
 import keras
 import tensorflow as tf
 
-from tfft.errors import listed
+from tfft.errors import join_names
 from tfft.heads import FOCAL_GAMMA, ConvexLoss, Head, as_names
 from tfft.losses import FocalCrossentropy, SparseCrossentropy, soft_binary_accuracy
 
@@ -73,7 +73,7 @@ class BinaryHead(Head):
     def name_problems(self) -> list[str]:
         """Returns what is wrong with the names of the two classes."""
         if self.class_names is not None and len(self.class_names) != 2:
-            names = listed(self.class_names)
+            names = join_names(self.class_names)
             return [f"binary needs two class names, those of 0 and 1, or the name of 1; received {names}"]
         return super().name_problems()
 

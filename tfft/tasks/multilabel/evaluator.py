@@ -47,7 +47,7 @@ class MultilabelEvaluator(Evaluator):
             loss=loss,
             accuracy=self.total / count,
             interval=(max(0.0, low), min(1.0, high)),
-            majority=float(np.maximum(self.true, count - self.true).mean() / count),
+            majority_baseline=float(np.maximum(self.true, count - self.true).mean() / count),
             per_class=tuple(rows),
             measures={
                 "exact_match": self.exact / count,

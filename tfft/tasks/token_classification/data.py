@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from tfft.data.batches import BatchOptions, assemble, on_cpu
 from tfft.data.examples import Splits
-from tfft.errors import DataError, PlanError, did_you_mean, listed, raise_problems
+from tfft.errors import DataError, PlanError, did_you_mean, join_names, raise_problems
 from tfft.modalities.text.examples import TextExamples
 from tfft.specs import AudioSpec, InputSpec
 
@@ -154,7 +154,7 @@ def load_tagged(
             raise DataError(f"There are no {what} sentences in {split_from}.")
     names = tuple(sorted(known, key=lambda tag: (tag != OUTSIDE, tag)))
     if len(names) < 2:
-        raise DataError(f"All words have the tag {listed(names)}, so there is nothing to learn: expected two tags.")
+        raise DataError(f"All words have the tag {join_names(names)}, so there is nothing to learn: expected two tags.")
     notes = _notes(train, "training") + _notes(held, "validation") + _mixed(names)
     packed = _packed(train, names)
     report = TagReport(packed.words, packed.counts, tuple(notes))
@@ -191,7 +191,7 @@ def read_tagged(
 def _files(source: Mapping[str, Any]) -> Mapping[str, Any]:
     if set(source) != {"train", "validation"}:
         hints = "".join(did_you_mean(str(name), ("train", "validation")) for name in source)
-        raise DataError(f"Expected the files 'train' and 'validation', received {listed(source)}.{hints}")
+        raise DataError(f"Expected the files 'train' and 'validation', received {join_names(source)}.{hints}")
     return source
 
 
@@ -245,7 +245,7 @@ def _json_rows(
         if missing:
             hints = "".join(did_you_mean(name, names) for name in missing)
             problems.append(
-                f"{where}: no list {listed(map(repr, missing))}; there is {listed(names) or 'none'}.{hints}"
+                f"{where}: no list {join_names(map(repr, missing))}; there is {join_names(names) or 'none'}.{hints}"
             )
             continue
         yield row[words], row[tags], where
@@ -355,7 +355,7 @@ def _mixed(names: tuple[str, ...]) -> list[str]:
     plain = [name for name in inside if not _PREFIX.fullmatch(name)]
     if not plain or len(plain) == len(inside):
         return []
-    return [f"Some tags have no prefix such as B- and I- ({listed(plain)}), others do: is that meant?"]
+    return [f"Some tags have no prefix such as B- and I- ({join_names(plain)}), others do: is that meant?"]
 
 
 def _packed(sentences: list[_Sentence], names: tuple[str, ...]) -> TokenExamples:

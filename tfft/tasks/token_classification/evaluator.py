@@ -6,7 +6,7 @@ import collections
 
 import numpy as np
 
-from tfft.errors import DataError, listed
+from tfft.errors import DataError, join_names
 from tfft.evaluation.scores import Scores, class_score, f1_interval, wilson_interval
 from tfft.heads import Head
 from tfft.losses import ABSENT
@@ -46,7 +46,7 @@ class TagEvaluator(Evaluator):
         strange = np.unique(labels[labels >= len(self.names)]).tolist()
         if strange:
             raise DataError(
-                f"The labels {listed(strange)} have no tag: the head has {len(self.names)}, so labels go from 0 to "
+                f"The labels {join_names(strange)} have no tag: the head has {len(self.names)}, so labels go from 0 to "
                 f"{len(self.names) - 1}, and -1 for padding."
             )
 
@@ -106,7 +106,7 @@ class TagEvaluator(Evaluator):
                 loss=loss,
                 accuracy=int(right.sum()) / words,
                 interval=wilson_interval(int(right.sum()), words),
-                majority=common,
+                majority_baseline=common,
                 per_class=tuple(rows),
                 confusion=self.confusion[:, :-1],
                 measures=counted,

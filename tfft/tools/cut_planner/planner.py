@@ -19,7 +19,7 @@ from tfft.arrays.store import megabytes
 from tfft.console.tables import render
 from tfft.data.batches import CACHE_LIMIT
 from tfft.data.examples import Examples
-from tfft.errors import BackboneError, PlanError, listed, raise_problems
+from tfft.errors import BackboneError, PlanError, join_names, raise_problems
 from tfft.features.batching import typical
 from tfft.features.cache import default_folder
 from tfft.features.engines import Staged, stage
@@ -119,7 +119,8 @@ class CutPlan:
         if chosen is None:
             reasons = [f"{cut.block}: {cut.refused or 'no room on the disk'}" for cut in self.cuts[1:]]
             return (
-                f"There is no cut for what trains now ({listed(reasons, limit=3)}). Every epoch runs the whole model: "
+                f"There is no cut for what trains now ({join_names(reasons, limit=3)}). Every epoch runs the "
+                "whole model: "
                 f"{_time(self.seconds_uncached)}. tfft.unfreeze(model, n) trains the last n blocks only."
             )
         now, without = chosen.seconds_now or 0.0, self.seconds_uncached
@@ -242,7 +243,7 @@ def plan_cut(
         notes.append(f"Sizes and seconds are for texts of {length} pieces, the mean of the first {len(arrays[0])}.")
     look = look_at(pieces, _for_first_cut(pieces, staged, arrays))
     if look.loops:
-        notes.append(f"There are loops behind {listed(look.loops)}; one round of each is in the FLOP at most.")
+        notes.append(f"There are loops behind {join_names(look.loops)}; one round of each is in the FLOP at most.")
     times = _times(model, pieces, look, staged, source, arrays, measure)
     readings = 1 if isinstance(dataset, Examples) and _kept(dataset, staged) else epochs
     work = _Work(count, epochs, batch_size, times, 0 if source is None else readings)

@@ -1,1 +1,1 @@
-"""Checkpoints of a training run: what is saved, when, and how a stopped run resumes."""
+"""CheckpointConfig of a training run: what is saved, when, and how a stopped run resumes."""

@@ -1,4 +1,4 @@
-"""One ``fit`` that is saved while it runs and goes on where it was: :class:`Course`, :class:`Checkpoints`.
+"""Checkpoints within one ``fit``: :class:`CheckpointCallback`, :class:`CheckpointConfig`.
 
 Hides when a checkpoint is written, how a position inside of an epoch is found again, and in which order things have
 to be put back for the rest of the training to be the same to the last bit.
@@ -19,7 +19,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfft.errors import PlanError, listed, raise_problems
+from tfft.errors import PlanError, join_names, raise_problems
 from tfft.keras_compat import set_initial_epoch
 from tfft.training.callbacks import OnWhole
 from tfft.training.checkpoint import fingerprint
@@ -34,7 +34,7 @@ _PAUSE = 20  # times as long as a checkpoint took until the next one: saving tak
 
 
 @dataclasses.dataclass(frozen=True)
-class Checkpoints:
+class CheckpointConfig:
     """Where and how often a training is saved, and what it is.
 
     Attributes:
@@ -49,7 +49,7 @@ class Checkpoints:
         remove: True removes them when the training has ended.
 
     Example:
-        >>> Checkpoints("run/checkpoints", every=300, identity={"plan": plan.to_dict()})
+        >>> CheckpointConfig("run/checkpoints", every=300, identity={"plan": plan.to_dict()})
     """
 
     folder: str | os.PathLike[str]
@@ -85,7 +85,7 @@ class Checkpoints:
             store.folder.rmdir()
 
 
-class Course(keras.callbacks.Callback):
+class CheckpointCallback(keras.callbacks.Callback):
     """Runs callbacks, and saves and brings back the state of one ``fit``. What :class:`Resume` and phases share.
 
     It runs the callbacks itself because it has to come after all of them: they forget what they know in
@@ -107,7 +107,7 @@ class Course(keras.callbacks.Callback):
 
     def __init__(
         self,
-        settings: Checkpoints,
+        settings: CheckpointConfig,
         store: CheckpointStore,
         callbacks: Sequence[keras.callbacks.Callback],
         *,
@@ -237,7 +237,9 @@ class Course(keras.callbacks.Callback):
             arrays |= {f"metrics/{i}": value for i, value in enumerate(metrics)}
         bad = broken(arrays, state)
         if bad:
-            self._note(f"no checkpoint was written in epoch {epoch + 1}: {listed(bad, limit=3)} are not finite numbers")
+            self._note(
+                f"no checkpoint was written in epoch {epoch + 1}: {join_names(bad, limit=3)} are not finite numbers"
+            )
             return
         try:
             if is_chief():
@@ -350,7 +352,7 @@ def _history(history: keras.callbacks.History, epoch: int, logs: Mapping[str, fl
     return {"epoch": [*history.epoch, epoch], "rows": list(now.items())}  # pairs: JSON sorts names
 
 
-_OWN = [name for name in vars(Course) if name.startswith("on_")]
+_OWN = [name for name in vars(CheckpointCallback) if name.startswith("on_")]
 _PASSED_ON = [
     name
     for name in dir(keras.callbacks.Callback)

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfft.config import current_names
 from tfft.errors import PlanError
 from tfft.training.callbacks import OnWhole
 from tfft.training.checkpoint.serialization import UnpackableError, pack, unpack
@@ -88,7 +89,10 @@ class CallbackStates:
 
     def misfits(self, states: Sequence[Mapping[str, Any]]) -> list[str]:
         """Tells whether states are of other callbacks, in words."""
-        was, now = [s["class"] for s in states], [type(c).__name__ for c in self._callbacks]
+        was, now = (
+            [current_names({"class": s["class"]})["class"] for s in states],
+            [type(c).__name__ for c in self._callbacks],
+        )
         return (
             [] if was == now else [f"the callbacks were {', '.join(was) or 'none'} and are {', '.join(now) or 'none'}"]
         )

@@ -1,4 +1,4 @@
-"""What must be the same for a training to go on as if it had not been stopped: :func:`hold`, :func:`differences`.
+"""Settings that must be equal for a training to resume: :func:`verify_or_record`, :func:`differences`.
 
 Hides which facts about the machine decide the last bits of a result, and the file they are written to.
 """
@@ -17,6 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfft.config import current_names
 from tfft.errors import PlanError, installed_version
 from tfft.keras_compat import is_deterministic
 from tfft.training.checkpoint.files import sync
@@ -89,7 +90,7 @@ def differences(old: Any, new: Any, where: str = "") -> list[str]:
     return [] if same and type(old) is type(new) else [f"{where or 'it'} was {_shown(old)} and is {_shown(new)}"]
 
 
-def hold(
+def verify_or_record(
     folder: Path, settings: Mapping[str, Any], *, going_on: bool, machine: Literal["same", "any"] = "same"
 ) -> list[str]:
     """Writes down what a training is, or checks that it is the one that was written down.
@@ -114,7 +115,7 @@ def hold(
         _write(path, now)
         return []
     was = _read(path)
-    found = differences(was["settings"], now["settings"])
+    found = differences(current_names(was["settings"]), now["settings"])
     drift = differences(was["machine"], now["machine"])
     if not found and (machine == "any" or not drift):
         return [f"the training goes on though {d}: its weights may differ in the last bits" for d in drift]

@@ -1,4 +1,4 @@
-"""A training of several phases that goes on after a kill: :class:`Keeper`, which the engine asks at each border.
+"""Checkpoints of a training with several phases: :class:`CheckpointManager`, called between phases.
 
 Hides what has to be kept from one phase to the next, and how a phase that was stopped is entered again: its set-up is
 done once more on the weights and the random state that it started from, then the rest is put back.
@@ -16,7 +16,7 @@ import numpy as np
 from tfft import heads
 from tfft.config import Phase
 from tfft.freezing import AuditReport, unfreeze
-from tfft.training.checkpoint.callback import Checkpoints, Course
+from tfft.training.checkpoint.callback import CheckpointCallback, CheckpointConfig
 from tfft.training.checkpoint.callback_state import CallbackStates, has_state
 from tfft.training.checkpoint.resume import open_store, refuse_workers
 from tfft.training.checkpoint.serialization import pack, unpack
@@ -27,7 +27,7 @@ from tfft.training.history import History
 from tfft.weight_averaging.selection import Score
 
 
-class Keeper:
+class CheckpointManager:
     """Saves a training at the end of each phase and inside of them, and finds where to go on.
 
     Args:
@@ -50,7 +50,7 @@ class Keeper:
 
     def __init__(
         self,
-        settings: Checkpoints,
+        settings: CheckpointConfig,
         model: keras.Model,
         phases: Sequence[Phase],
         about: Mapping[str, Any],
@@ -63,7 +63,7 @@ class Keeper:
         self._settings, self._model, self._verbose = settings, model, verbose
         self._memory = {} if memory is None else memory
         self._store, self._entered = settings.store, False
-        self._course: Course | None = None
+        self._course: CheckpointCallback | None = None
         self._notes: list[str] = []
         self._store.claim()
         found = open_store(settings, self._store, self._identity(phases, about), self._notes)
@@ -72,7 +72,7 @@ class Keeper:
         self._base, self._found = base, None
         if found is not None and base is not None and found is not base:
             self._found = found if found.state.get("phase") == base.state["phase"] else None
-        self._phases, self._solves = tuple(phases), any(phase.solve for phase in phases)
+        self._phases, self._solves = tuple(phases), any(phase.solves_head for phase in phases)
 
     def enter(self, job: Any) -> tuple[History, Score | None]:
         """Puts the model back to the start of the phase that was stopped, or saves that of the first one.
@@ -112,7 +112,7 @@ class Keeper:
     ) -> list[keras.callbacks.Callback]:
         """Returns what to give to ``fit`` in place of the callbacks of a phase."""
         found, self._found = self._found, None  # of the first phase that is entered
-        self._course = Course(
+        self._course = CheckpointCallback(
             self._settings, self._store, callbacks, model=model, found=found, about={"phase": self.done},
             verbose=self._verbose,
         )  # fmt: skip

@@ -15,13 +15,13 @@ import tensorflow as tf
 
 from tfft.errors import PlanError
 from tfft.training.checkpoint import fingerprint
-from tfft.training.checkpoint.callback import Checkpoints, Course
+from tfft.training.checkpoint.callback import CheckpointCallback, CheckpointConfig
 from tfft.training.checkpoint.state import collect, restore
 from tfft.training.checkpoint.store import Checkpoint, CheckpointStore
 from tfft.training.distribute import has_workers
 
 
-class Resume(Course):
+class Resume(CheckpointCallback):
     """Lets Keras' own ``fit`` go on after a kill at any moment, as if nothing had happened.
 
     Give it the other callbacks and nothing else to ``fit``, and run the same program again: weights, optimizer,
@@ -38,7 +38,7 @@ class Resume(Course):
     replicas (``tf.distribute``) it saves at the ends of epochs only.
 
     Args:
-        checkpoints: a folder, or :class:`Checkpoints`. When ``fit`` ends they are removed, unless these say otherwise;
+        checkpoints: a folder, or :class:`CheckpointConfig`. They are removed when ``fit`` ends, unless these keep them;
             the same program then trains anew.
         callbacks: all others. Those that are passed to ``fit`` beside this one forget what they knew.
         epoch: int64 variable on the CPU that is set to the number of the epoch before each one; give it to
@@ -59,13 +59,13 @@ class Resume(Course):
 
     def __init__(
         self,
-        checkpoints: str | os.PathLike[str] | Checkpoints,
+        checkpoints: str | os.PathLike[str] | CheckpointConfig,
         callbacks: Sequence[keras.callbacks.Callback] = (),
         *,
         epoch: tf.Variable | None = None,
         verbose: bool = True,
     ) -> None:
-        settings = checkpoints if isinstance(checkpoints, Checkpoints) else Checkpoints(checkpoints)
+        settings = checkpoints if isinstance(checkpoints, CheckpointConfig) else CheckpointConfig(checkpoints)
         super().__init__(settings, settings.store, callbacks, verbose=verbose)
         self._variable = epoch
 
@@ -116,13 +116,14 @@ def refuse_workers(model: keras.Model) -> None:
     """Raises :class:`PlanError` under a strategy with several processes."""
     if has_workers(model):
         raise PlanError(
-            "Checkpoints under a strategy with several workers are not supported: each of them would have to go on "
+            "CheckpointConfig under a strategy with several workers are not supported: each of them would have "
+            "to go on "
             "from the same one. Train without checkpoints, or on one machine."
         )
 
 
 def open_store(
-    settings: Checkpoints, store: CheckpointStore, what: Mapping[str, Any], notes: list[str]
+    settings: CheckpointConfig, store: CheckpointStore, what: Mapping[str, Any], notes: list[str]
 ) -> Checkpoint | None:
     """Returns the checkpoint to go on from, if there is one and it is of the same training.
 
@@ -134,5 +135,5 @@ def open_store(
     """
     found = store.load()
     notes += store.notes
-    notes += fingerprint.hold(store.folder, what, going_on=found is not None, machine=settings.machine)
+    notes += fingerprint.verify_or_record(store.folder, what, going_on=found is not None, machine=settings.machine)
     return found

@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfft import keras_compat
+from tfft.config import current_names
 from tfft.errors import PlanError, raise_problems
 from tfft.training.checkpoint.callback_state import CallbackStates
 from tfft.training.checkpoint.serialization import pack, unpack
@@ -289,6 +290,7 @@ def _take_optimizer(fitted: keras.Model, arrays: Arrays) -> dict[str, Any]:
 def _other_optimizer(fitted: keras.Model, about: Mapping[str, Any]) -> list[str]:
     optimizer = getattr(fitted, "optimizer", None)
     name = None if optimizer is None else type(optimizer).__name__
+    about = current_names({"class": about["class"]})
     if name != about["class"]:
         return [f"the optimizer was {about['class']} and is {name}"]
     return []

@@ -1,4 +1,4 @@
-"""Checkpoints in a folder that outlive a kill, a full disk and a flipped bit: :class:`CheckpointStore`.
+"""CheckpointConfig in a folder that outlive a kill, a full disk and a flipped bit: :class:`CheckpointStore`.
 
 Hides the layout on disk, how a checkpoint gets there whole or not at all, which ones are kept, and every way in which
 one can be unusable. Knows nothing of models.
@@ -114,7 +114,8 @@ class CheckpointStore:
             if isinstance(error, CheckpointError):
                 raise
             raise CheckpointError(
-                f"Checkpoints cannot be written to {self.folder} ({error.strerror or error}). Choose a folder that "
+                f"CheckpointConfig cannot be written to {self.folder} ({error.strerror or error}). Choose a "
+                "folder that "
                 "this user can write to."
             ) from error
         for path in self._folders(_ASIDE):
