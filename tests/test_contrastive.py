@@ -449,7 +449,7 @@ def test_everything_that_does_not_go_with_pairs_is_refused_at_once():
     ):
         assert part in message, part
     for setting, says in (
-        ({"unfreeze": "none"}, "no block trains, so contrastive would do nothing"),
+        ({"unfreeze": "none"}, "no block trains, so contrastive_repeats would do nothing"),
         ({"contrastive_repeats": -2}, "whole number of at least 0"),
         ({"contrastive_repeats": True}, "whole number of at least 0"),
         ({"head": "linear_probe", "unfreeze": "none"}, "use two phases"),

@@ -79,7 +79,8 @@ def apply_class_weights(dataset: tf.data.Dataset, weights: Mapping[int, float]) 
         DataError: when the dataset has no labels of such a kind.
 
     Example:
-        >>> train = apply_class_weights(apply_mixup(train, 3, mixup_alpha=0.2), class_weights(splits.train, splits.class_names))
+        >>> weights = class_weights(splits.train, splits.class_names)
+        >>> train = apply_class_weights(apply_mixup(train, 3, mixup_alpha=0.2), weights)
     """
     if sorted(weights) != list(range(len(weights))) or not weights:
         raise PlanError(
