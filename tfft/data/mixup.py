@@ -236,7 +236,7 @@ def _check_elements(dataset: tf.data.Dataset, classes: int, cutmix_alpha: float)
 
 def _check_labels(spec: Any, classes: int) -> None:
     if isinstance(spec, tuple) and len(spec) > 2:
-        raise DataError("Examples that have weights cannot be mixed: mix first, then add weights with apply_class_weights().")
+        raise DataError("Examples that have weights cannot be mixed: mix first, then call apply_class_weights().")
     if not isinstance(spec, tuple) or len(spec) != 2 or not isinstance(spec[1], tf.TensorSpec):
         raise DataError(f"Expected a dataset of (inputs, labels) batches, received one of {spec}.")
     labels = spec[1]

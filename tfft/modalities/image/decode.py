@@ -61,6 +61,12 @@ def decode_pixels(encoded: tf.Tensor, path: tf.Tensor | None = None) -> tf.Tenso
         uint8 [rows, columns, 3], upright.
     """
     encoded = tf.convert_to_tensor(encoded)
+    if tf.executing_eagerly():
+        return _decode(encoded, path)
+    return _traced(encoded) if path is None else _traced_with_path(encoded, path)
+
+
+def _decode(encoded: tf.Tensor, path: tf.Tensor | None = None) -> tf.Tensor:
     file = [] if path is None else ["File:", path]
     not_empty = tf.debugging.Assert(tf.strings.length(encoded) > 0, ["The image is empty (0 bytes).", *file])
     with tf.control_dependencies(_operations(not_empty)):
@@ -72,6 +78,12 @@ def decode_pixels(encoded: tf.Tensor, path: tf.Tensor | None = None) -> tf.Tenso
     pixels = tf.switch_case(kind, [lambda read=read: read(encoded) for read in _DECODERS])
     pixels.set_shape([None, None, 3])
     return tf.cond(header.orientation > 1, lambda: _upright(pixels, header.orientation), lambda: pixels)
+
+
+# Every pipeline and signature decodes, and tracing the decoders takes half a second: they share one trace.
+_STRING = tf.TensorSpec([], tf.string)
+_traced = tf.function(_decode, input_signature=[_STRING], autograph=False)
+_traced_with_path = tf.function(_decode, input_signature=[_STRING, _STRING], autograph=False)
 
 
 def _operations(assertion: tf.Operation | None) -> list[tf.Operation]:
