@@ -63,7 +63,7 @@ CHANGES: dict[str, Change] = {
 }
 
 
-def features_of(backbone: tfft.Backbone, facts: list[ImageFileInfo]) -> np.ndarray:
+def features_of(backbone: tfft.backbones.Backbone, facts: list[ImageFileInfo]) -> np.ndarray:
     """Features of length 1."""
     examples = ImageFiles(tuple(one.path for one in facts), np.zeros(len(facts), np.int32), ("photo",))
     found = np.asarray(extract(backbone, examples, cache=None, verbose=False).arrays)

@@ -36,7 +36,7 @@ def phase_1(repeats: int, folder: pathlib.Path, epochs: int = 20, measured: int 
     for _ in range(repeats):
         slow.append(fit(model, pixels, measured) * epochs / measured)
         start = time.perf_counter()
-        prefix, suffix = features.split(model)
+        prefix, suffix = features.split_frozen(model)
         found = features.extract(prefix, photos, cache=None, batch_size=common.BATCH, verbose=False)
         extracted = time.perf_counter() - start
         features.fit_linear_probe(found.arrays, found.labels, heads.from_model(model))
@@ -58,7 +58,7 @@ def phase_2(repeats: int, folder: pathlib.Path, epochs: int = 10, measured: int 
         tfft.unfreeze(model, ["block13", "block14", "block15", "head"])
         partly.append(fit(model, pixels, measured) * epochs / measured)
         start = time.perf_counter()
-        prefix, suffix = features.split(model)
+        prefix, suffix = features.split_frozen(model)
         found = features.extract(prefix, photos, cache=None, batch_size=common.BATCH, verbose=False)
         extracted = time.perf_counter() - start
         cached.append(extracted + fit(suffix, found.dataset(common.BATCH, shuffle=True), epochs))
@@ -76,7 +76,7 @@ def cached_epoch(repeats: int, folder: pathlib.Path) -> None:
     """One epoch of the suffix, from the cache and from tensors in memory."""
     for cut, count in ((None, 4096), ("block12", 512), ("block4", 256)):
         model = common.model_of()
-        prefix, suffix = features.split(model, cut=cut)
+        prefix, suffix = features.split_frozen(model, cut=cut)
         shape = tuple(prefix.outputs[0].shape[1:])
         random = np.random.default_rng(2)
         values, labels = random.random((count, *shape), np.float32), random.integers(0, 4, count).astype(np.int32)

@@ -39,7 +39,7 @@ def torch_way(images: np.ndarray) -> common.Way | None:
 
 
 def inference(repeats: int, count: int = 96) -> None:
-    prefix, _ = features.split(common.model_of())
+    prefix, _ = features.split_frozen(common.model_of())
     net = engines.stage(prefix).net
     images = np.random.default_rng(1).random((count, *net.inputs[0].shape[1:]), np.float32)
     parts = [images[i : i + common.BATCH] for i in range(0, count, common.BATCH)]
@@ -91,7 +91,7 @@ def profile(repeats: int, count: int = 32) -> None:
 
 
 def files(repeats: int, folder: pathlib.Path, count: int = 1000) -> None:
-    prefix, _ = features.split(common.model_of())
+    prefix, _ = features.split_frozen(common.model_of())
     photos = list_images(folder, check=False)
     staged = engines.stage(prefix)
     spec = staged.preprocess.spec

@@ -19,7 +19,7 @@ def image(i):
     pixels = tf.random.stateless_uniform([64, 64, 3], [i, 0], 0, 256, tf.int32)
     return tf.cast(pixels, tf.uint8), tf.cast(i % 2, tf.int32)
 dataset = tf.data.Dataset.range(count).map(image).batch(32)
-prefix, suffix = features.split(model)
+prefix, suffix = features.split_frozen(model)
 found = features.extract(prefix, dataset, cache=sys.argv[2], verbose=False)
 suffix.compile("adam", **heads.from_model(model).compile_args())
 suffix.fit(found.dataset(64, shuffle=True), verbose=0, shuffle=False)

@@ -127,7 +127,7 @@ def main() -> None:
     parser.add_argument("--photos", type=pathlib.Path, help="folder with train/ and val/")
     parser.add_argument("--sounds", type=pathlib.Path, help="folder of the Free Spoken Digit Dataset")
     parser.add_argument("--no-digits", action="store_true", help="leave the digits of scikit-learn out")
-    parser.add_argument("--plans", nargs="+", default=PLANS, choices=tfft.plans.NAMES, metavar="PLAN")
+    parser.add_argument("--plans", nargs="+", default=PLANS, choices=tfft.plans.PLAN_NAMES, metavar="PLAN")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--side", type=int, default=128, help="pixels of the photos")
     parser.add_argument("--bit-steps", type=int, default=250, help="of the plan bit, whose rule says 500")

@@ -26,7 +26,7 @@ def suffix(repeats: int, count: int = 512) -> None:
     for name, settings in _WAYS.items():
         model = common.model_of()
         tfft.unfreeze(model, ["block13", "block14", "block15", "head"])
-        part = features.split(model)[1]
+        part = features.split_frozen(model)[1]
         others = {k: v for k, v in settings.items() if k != "batch"}
         part.compile(keras.optimizers.Adam(1e-4), **heads.from_model(model).compile_args(), **others)
         data = tf.data.Dataset.from_tensor_slices((values, labels)).batch(settings["batch"]).prefetch(2)

@@ -45,7 +45,7 @@ def extraction(repeats: int, texts: np.ndarray, handle: str) -> None:
     model = tfft.build(backbone, heads.classification(["negative", "positive"]))
     whole, _ = features.split_head(model)
     tfft.unfreeze(model, 2)
-    part, _ = features.split(model, ignore_dropout=True)
+    part, _ = features.split_frozen(model, ignore_dropout=True)
     plain = keras.Model(backbone.model.input, pooled(backbone.model))
     fixed = tf.data.Dataset.from_tensor_slices(texts.astype(str)).batch(common.BATCH)
     fixed = fixed.map(packer, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)

@@ -134,7 +134,7 @@ class Head:
         """Returns the loss that takes this head's labels and logits.
 
         Args:
-            soft: True for labels that are shares, float [B, units], as :func:`tfft.data.mixed` and
+            soft: True for labels that are shares, float [B, units], as :func:`tfft.data.apply_mixup` and
                 :func:`tfft.data.one_hot` give them. For labels of one class it has the same value either way.
         """
         raise NotImplementedError(f"{type(self).__name__}.loss")

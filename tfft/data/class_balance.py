@@ -63,7 +63,7 @@ def class_weights(
 def apply_class_weights(dataset: tf.data.Dataset, weights: Mapping[int, float]) -> tf.data.Dataset:
     """Adds the weight of each example to the batches of a dataset: (inputs, labels, weight [B]).
 
-    Use it where ``fit(class_weight=)`` does not do: for labels that are shares, as :func:`tfft.data.mixed` gives
+    Use it where ``fit(class_weight=)`` does not do: for labels that are shares, as :func:`tfft.data.apply_mixup` gives
     them, Keras takes the weight of the largest share only. Here it is the sum of share times weight.
 
     Args:

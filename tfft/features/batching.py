@@ -65,7 +65,7 @@ def check_axes(staged: Staged) -> None:
             raise DataError(
                 f"{tensor.name} of {staged.net.name!r} has the shape {tuple(tensor.shape)} and would have to be kept "
                 "for each text, but only axis 1 may differ from text to text. Cut elsewhere: "
-                "tfft.features.split(model, cut=...)."
+                "tfft.features.split_frozen(model, cut=...)."
             )
 
 

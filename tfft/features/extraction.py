@@ -51,7 +51,7 @@ def extract(
 ) -> Features:
     """Runs a frozen model over a data set once, and keeps what it gives for the next time.
 
-    Use it with the prefix that :func:`tfft.features.split` gives, and train the suffix on the result;
+    Use it with the prefix that :func:`tfft.features.split_frozen` gives, and train the suffix on the result;
     or with a backbone, for features to do something else with. The model runs as in inference.
 
     Args:
@@ -86,7 +86,7 @@ def extract(
         DependencyError: LiteRT was insisted on and is not installed.
 
     Example:
-        >>> prefix, suffix = tfft.features.split(model)
+        >>> prefix, suffix = tfft.features.split_frozen(model)
         >>> features = tfft.features.extract(prefix, tfft.data.load("photos/").train)
         >>> features.arrays.shape, features.engine
         ((184, 1280), 'litert')

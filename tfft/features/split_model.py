@@ -48,7 +48,7 @@ def split_frozen(
             part is not constant in training: dropout in it, or statistics that move.
 
     Example:
-        >>> prefix, suffix = tfft.features.split(model)
+        >>> prefix, suffix = tfft.features.split_frozen(model)
         >>> features = tfft.features.extract(prefix, train)
         >>> suffix.compile("adam", **tfft.heads.from_model(model).compile_args())
         >>> suffix.fit(features.dataset(shuffle=True), epochs=20, shuffle=False)

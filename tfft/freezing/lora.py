@@ -51,7 +51,7 @@ def add_lora(
     frozen, and the head trains. :func:`tfft.unfreeze` may be called later: of a block with updates it frees these
     only. A ``.keras`` file holds the updates; :func:`merge_lora` ends it. The model is compiled again as
     ``unfreeze`` does it. Models that were made of the same layers before, such as those of
-    ``tfft.features.split``, have to be made again.
+    ``tfft.features.split_frozen``, have to be made again.
 
     The method: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021.
 

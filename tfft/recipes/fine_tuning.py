@@ -219,7 +219,7 @@ def rerun(
         TfftError: as :func:`finetune`.
 
     Example:
-        >>> tfft.recipes.repeat("runs/photos/plan.yaml", out="runs/photos-again")
+        >>> tfft.recipes.rerun("runs/photos/plan.yaml", out="runs/photos-again")
     """
     plan = plan if isinstance(plan, Plan) else plan_from_yaml(plan)
     return finetune(

@@ -53,14 +53,14 @@ def recommend_plan(
         **settings: Settings of :func:`tfft.finetune` that tfft is not to choose.
 
     Returns:
-        A plan with its ``reasons``; ``print(tfft.plans.show(plan))`` shows it as tables.
+        A plan with its ``reasons``; ``print(tfft.plans.format_plan(plan))`` shows it as tables.
 
     Raises:
         TfftError: for settings, data or a backbone that cannot be used.
 
     Example:
         >>> plan = tfft.recommend_plan("photos/", "efficientnet-lite0", seed=1)
-        >>> print(tfft.plans.show(plan))
+        >>> print(tfft.plans.format_plan(plan))
         >>> tfft.finetune("efficientnet-lite0", "photos/", plan=plan)
     """
     strategy = named(plan) if isinstance(plan, str) else plan

@@ -132,7 +132,7 @@ def add_l2_sp(
     Use it in place of weight decay when a backbone is fine-tuned on little data: decay would pull the
     weights to zero, away from what was learned in pretraining. Call it after :func:`tfft.unfreeze` and
     before ``compile``; variables that are unfrozen later are not pulled. Models that share the variables
-    (:func:`tfft.features.split`, :func:`tfft.training.microbatched`) have the pull too.
+    (:func:`tfft.features.split_frozen`, :func:`tfft.training.microbatched`) have the pull too.
 
     Biases and scales and offsets of normalisation are pulled like the kernels: their pretrained values
     are as good a place to stay at, while zero is none. Running statistics are not, no gradient moves them.

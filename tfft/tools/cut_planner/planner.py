@@ -50,7 +50,7 @@ class Cut:
             allow the cut.
         prefix_seconds: of that, once for each example: reading it and computing what is in front of the cut.
         start_seconds: of that, once: opening the engine, tracing, and what ``fit`` takes for itself.
-        refused: why :func:`tfft.features.split` would not cut here now, or empty.
+        refused: why :func:`tfft.features.split_frozen` would not cut here now, or empty.
     """
 
     block: str
@@ -191,7 +191,7 @@ def plan_cut(
     """Says for each place to cut a model what features from there cost and save, and which one to take.
 
     Use it before :func:`tfft.unfreeze` to see what training more blocks costs, and after it to see whether
-    :func:`tfft.features.split` and :func:`tfft.features.extract` pay. Nothing in the model is changed.
+    :func:`tfft.features.split_frozen` and :func:`tfft.features.extract` pay. Nothing in the model is changed.
 
     With N examples and E epochs, training on features costs N times the prefix and E N times a training step
     of the suffix, without them E N times both; reading, converting the prefix and tracing are added.
@@ -212,7 +212,7 @@ def plan_cut(
             rate of one matrix product for everything, three forward passes for a training step, and nothing
             else: too low, but quick. A number is such a rate in FLOP per second.
         dtype: of the features.
-        ignore_dropout: as in :func:`tfft.features.split`.
+        ignore_dropout: as in :func:`tfft.features.split_frozen`.
 
     Returns:
         :class:`CutPlan`: ``print(plan)``; ``.cuts``, ``.choice`` and ``.to_dict()`` for programs.

@@ -50,7 +50,7 @@ class Pieces:
     Attributes:
         flat: the whole model, from :func:`tfft.features.functional_graph.flatten`.
         cuts: names: :data:`FRONT`, or :data:`PIECES` of texts, then the blocks, each of which ends a prefix.
-        refused: for each cut why :func:`tfft.features.split` would not make it, or an empty string.
+        refused: for each cut why :func:`tfft.features.split_frozen` would not make it, or an empty string.
         crossing: for each cut the tensors of the flat model that a suffix starts from.
         pieces: from each cut to the next, the last one from the last cut to the end.
         inside: for each cut the keys of the calls in front of it.
@@ -83,7 +83,7 @@ def take_apart(model: keras.Model, *, ignore_dropout: bool = False) -> Pieces:
 
     Args:
         model: functional or sequential.
-        ignore_dropout: as in :func:`tfft.features.split`.
+        ignore_dropout: as in :func:`tfft.features.split_frozen`.
 
     Returns:
         The pieces. They share the model's variables; nothing was changed.
