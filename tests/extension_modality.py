@@ -46,11 +46,9 @@ class Readings(FileExamples):
 class Measurements(registry.Modality):
     """Four numbers of a sensor, in a file that ends in .num, with semicolons between them."""
 
-    name = "measurements"
-    item = "reading"
-    items = "readings"
-    columns = ("reading",)
-    settings = frozenset({"digits"})
+    name, item, items = "measurements", "reading", "readings"
+    columns, settings = ("reading",), frozenset({"digits"})
+    build_options = frozenset({"scale"})
 
     def matches(self, source, settings):
         if not isinstance(source, (str, os.PathLike)) or not any(Path(source).glob("*/*.num")):
@@ -72,9 +70,12 @@ class Measurements(registry.Modality):
         shapes = [tuple(tensor.shape) for tensor in backbone.model.inputs]
         return None if shapes == [(None, 4)] else f"{backbone.name} takes {shapes}"
 
-    def attach_input(self, backbone, network, level="pooled", **options):
+    def model_options(self, splits):
+        return {"scale": 0.5}
+
+    def attach_input(self, backbone, network, level="pooled", *, scale=1.0, **options):
         inputs = keras.Input((4,), name="numbers")
-        return ModelInput(inputs, network(keras.layers.Rescaling(0.5, name="halve")(inputs)))
+        return ModelInput(inputs, network(keras.layers.Rescaling(scale, name="halve")(inputs)))
 
     def input_of(self, model):
         return 4 if "halve" in [layer.name for layer in model.layers] else None

@@ -9,7 +9,7 @@ import pytest
 
 from tfft import heads
 from tfft.backbones.base import Backbone, blocks_of, find_backbone, head_layers
-from tfft.errors import BackboneError
+from tfft.errors import BackboneError, PlanError
 from tfft.layers.preprocess import resize_pixels, scale_pixels
 from tfft.models import build
 from tfft.specs import InputSpec
@@ -126,6 +126,11 @@ def test_a_saved_model_is_the_same_in_a_fresh_process(saved, unfrozen):
     assert found["trainable"].tolist() == [w.path for w in model.trainable_weights]
     assert len(found["trainable"]) == 2 + 2 * unfrozen
     assert tuple(found["names"]) == HEAD.class_names
+
+
+def test_an_unknown_option_is_refused_with_the_nearest():
+    with pytest.raises(PlanError, match=r"modality, image_size, pair, audio, name. Received: imagesize..*'image_size'"):
+        build(image_backbone(), HEAD, imagesize=48)
 
 
 def test_flexible_backbones_take_another_size_and_fixed_ones_say_theirs():

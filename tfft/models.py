@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tfft.errors import BackboneError, PlanError, join_names, require_platform
+from tfft.errors import BackboneError, PlanError, did_you_mean, join_names, require_platform
 
 require_platform()
 
@@ -26,6 +26,7 @@ from tfft.specs import AudioSpec  # noqa: E402
 
 POOL_LAYER = "pool"
 
+_OPTIONS = ("modality", "image_size", "pair", "audio", "name")
 _RANKS = {"sequence": 3, "spatial": 4}  # of the features that a head of this level takes
 
 
@@ -53,6 +54,7 @@ def build(
     pair: bool = False,
     audio: AudioSpec | None = None,
     name: str | None = None,
+    **options: Any,
 ) -> keras.Model:
     """Joins a backbone and a head; the backbone starts frozen, the head trainable.
 
@@ -72,6 +74,7 @@ def build(
             (:class:`tfft.layers.log_mel.LogMel`), one that takes waves itself, a batch or one at a time, is given them.
         pair: True for a model that takes pairs of texts, ``{"text": ..., "text_pair": ...}``; not for words.
         name: name of the model; the backbone's unless given.
+        **options: those of a modality that was registered, see :attr:`tfft.registry.Modality.build_options`.
 
     Returns:
         A functional ``keras.Model`` from uint8 pixels in 0 to 255, [B, any, any, channels], to
@@ -79,7 +82,8 @@ def build(
 
     Raises:
         BackboneError: when the size does not fit, or the features are not one tensor of known width.
-        PlanError: when the head's task cannot be learned from this kind of data, or there is no such kind.
+        PlanError: when the head's task cannot be learned from this kind of data, there is no such kind, or it has no
+            such option.
 
     Example:
         >>> model = build(load_backbone("efficientnet-lite0"), classification(splits.class_names))
@@ -93,8 +97,9 @@ def build(
         network, strides = _pyramid_network(backbone, image_size)
     else:
         network = _network(backbone)
-    options = {"image_size": image_size, "pair": pair, "audio": audio}
+    own, options = options, {**options, "image_size": image_size, "pair": pair, "audio": audio}
     kind = _modality_of(backbone, head, modality, options)
+    _check_options(kind, own)
     if kind is None:
         attached = _own_inputs(network)
     else:
@@ -120,6 +125,15 @@ def _modality_of(
     scores = [kind.fits(backbone, options) for kind in kinds]
     best = max(scores, default=0)
     return kinds[scores.index(best)] if best else None
+
+
+def _check_options(kind: registry.Modality | None, options: Mapping[str, Any]) -> None:
+    known = sorted(kind.build_options) if kind else []
+    if unknown := [name for name in options if name not in known]:
+        hint = did_you_mean(unknown[0], [*known, *_OPTIONS])
+        raise PlanError(
+            f"Expected options of tfft.build: {join_names([*_OPTIONS, *known])}. Received: {join_names(unknown)}.{hint}"
+        )
 
 
 def _own_inputs(network: keras.Model) -> ModelInput:

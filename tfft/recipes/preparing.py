@@ -180,7 +180,7 @@ def build_model(backbone: Backbone, data: RunData, plan: Plan) -> keras.Model:
         data.class_names, dropout=plan.dropout, l2=l2, label_smoothing=plan.label_smoothing, loss=plan.loss
     )
     size = None if backbone.input_spec is None else plan.image_size
-    return build(backbone, head, image_size=size, **data.model_options)
+    return build(backbone, head, image_size=size, **data.model_options(backbone))
 
 
 def is_cached(data: RunData, cache: object) -> bool:

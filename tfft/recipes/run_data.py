@@ -136,10 +136,11 @@ class RunData:
             adapted.splits.train.read(progress)
         return dataclasses.replace(self, splits=adapted.splits), dataclasses.replace(config, **adapted.settings)
 
-    @property
-    def model_options(self) -> dict[str, Any]:
-        """Options of :func:`tfft.build` for a model of these examples."""
-        return {} if self.modality is None else self.modality.model_options(self.splits)
+    def model_options(self, backbone: Backbone) -> dict[str, Any]:
+        """Options of :func:`tfft.build` for these examples; none for a backbone that keeps its own inputs."""
+        if self.modality is None or self.modality.why_not(backbone) is not None:
+            return {}
+        return {"modality": self.modality.name, **self.modality.model_options(self.splits)}
 
     def notes(self, backbone: Backbone) -> list[str]:
         """Returns what is to be said about the examples and a backbone."""

@@ -108,6 +108,7 @@ class Modality:
         request: name of the entry of a prediction that says what was asked about, in JSON.
         augmentations: names of what can be varied about an example, as ``augment=`` takes them.
         may_be_grouped: whether examples often come from few sources that are not named, such as speakers.
+        build_options: names of the options of :func:`tfft.build` that only this modality takes.
         numeric: whether examples are numbers, which a Keras model of one's own takes as they are.
     """
 
@@ -119,6 +120,7 @@ class Modality:
     request: ClassVar[str] = "file"
     augmentations: ClassVar[tuple[str, ...]] = ()
     may_be_grouped: ClassVar[bool] = False
+    build_options: ClassVar[frozenset[str]] = frozenset()
     numeric: ClassVar[bool] = True
 
     # --- data
