@@ -123,7 +123,7 @@ def language_model(place):
 
 def summary(run):
     """What is compared: scores by name, and [shape, mean, standard deviation] of each variable."""
-    if hasattr(run, "final"):
+    if hasattr(run, "final_scores"):
         scores = {"frozen": run.frozen_scores.value, "final": run.final_scores.value, "loss": run.final_scores.loss}
         scores |= {f"epoch {i}": row["val_loss"] for i, row in enumerate(run.history.rows)}
     else:

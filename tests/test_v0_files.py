@@ -273,7 +273,7 @@ def go_on(name, arguments, tmp_path, moved=()):
             part, other = part[key], other[key]
         assert part[keys[-1]] != other[keys[-1]]
         part[keys[-1]] = other[keys[-1]]
-    assert was["settings"] == now["settings"]
+    assert current_names(was["settings"]) == now["settings"]
     here, versions = now["machine"], was["machine"]["versions"]
     assert here.keys() == was["machine"].keys()
     same = all(here["versions"][package] == versions[package] for package in ("tensorflow", "keras", "numpy"))

@@ -114,7 +114,7 @@ class StopAt(keras.callbacks.Callback):
 def half_arrays(out, stop: StopAt | None = None):
     """Arrays, the default phases: the head trains for an epoch, then blocks too, with Adam. Four steps in each."""
     return tfft.finetune(
-        network(), pictures(), out=out, unfreeze=1, frozen_epochs=1, epochs=4, batch_size=8,
+        network(), pictures(), out=out, unfreeze=1, head_epochs=1, epochs=4, batch_size=8,
         learning_rate=(1e-3, 1e-2), validation=0.2,
         deterministic=True, callbacks=[stop or StopAt()], **QUICK,
     )  # fmt: skip
@@ -124,7 +124,7 @@ def half_files(out, photos, stop: StopAt | None = None):
     """Files, and phases with much state: rates by depth, an average of weights, views, a pull to the start."""
     plan = tfft.plans.lp_ft(optimizer="sgd", layer_decay=0.8, ema_decay=0.8, l2_sp=1e-3, mixup_alpha=0.2)
     return tfft.finetune(
-        network(), photos, plan=plan, out=out, unfreeze="all", frozen_epochs=1, epochs=4, batch_size=8,
+        network(), photos, plan=plan, out=out, unfreeze="all", head_epochs=1, epochs=4, batch_size=8,
         learning_rate=(1e-4, 3e-2), augment="flip", views=2, deterministic=True, callbacks=[stop or StopAt()], **QUICK,
     )  # fmt: skip
 

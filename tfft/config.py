@@ -702,10 +702,19 @@ def current_names(value: Any) -> Any:
     Args:
         value: nested plain values, such as the settings beside a checkpoint.
     """
-    if isinstance(value, Mapping):
-        named = {name: current_names(one) for name, one in _renamed(value).items()}
-        return {name: _CLASSES.get(one, one) if name == "class" else one for name, one in named.items()}
-    return [current_names(one) for one in value] if isinstance(value, list) else value
+    if isinstance(value, list):
+        return [current_names(one) for one in value]
+    if not isinstance(value, Mapping):
+        return value
+    named = {}
+    for name, one in _renamed(value).items():
+        if name == "class":
+            named[name] = _CLASSES.get(one, one)
+        elif name == "phases" and isinstance(one, Mapping):  # by their names, which are the user's
+            named[name] = {phase: current_names(settings) for phase, settings in one.items()}
+        else:
+            named[name] = current_names(one)
+    return named
 
 
 def _plain(value: Any) -> Any:
