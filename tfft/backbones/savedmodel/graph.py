@@ -120,7 +120,8 @@ def flatten(
     flat, renamed, outputs, controls = _Inliner(graph.as_graph_def()).run(
         [t.name for t in graph.outputs], [op.name for op in graph.control_outputs]
     )
-    by_handle = {id(v.handle): v for v in [*traced.variables, *variables]}
+    # Keras 2 lists tables among the variables of its preprocessing layers; restored, they are None.
+    by_handle = {id(v.handle): v for v in [*traced.variables, *variables] if v is not None}
     captured_variables, tables = {}, {}
     nodes = {node.name: node for node in flat.node}
     for external, placeholder in graph.captures:

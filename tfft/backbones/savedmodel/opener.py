@@ -10,6 +10,8 @@ import dataclasses
 import os
 import pathlib
 import re
+import shutil
+import weakref
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -31,9 +33,10 @@ from tfft.backbones.savedmodel.partition import (
     updated_variable,
     whole,
 )
-from tfft.backbones.savedmodel.scan import check_savedmodel, read_meta_graphs
+from tfft.backbones.savedmodel.prune import write_pruned
+from tfft.backbones.savedmodel.scan import Judged, check_savedmodel, chosen_meta_graph, read_meta_graphs
 from tfft.backbones.text_ops import load_text_ops, ops_in
-from tfft.errors import BackboneError, SavedModelError, TfftError
+from tfft.errors import BackboneError, SavedModelError, TfftError, join_names
 
 BatchNorm = Literal["fixed", "train"]
 
@@ -98,10 +101,11 @@ def open_savedmodel(
     """
     folder = pathlib.Path(path)
     name = _keras_name(name or folder.name)
-    loaded = load(folder, tags, trust)
+    loaded, left_out = load(folder, tags, trust, signature)
     try:
         endpoint = find_endpoint(loaded, signature)
         opener = _Opener(loaded, endpoint, output, prefer, trust)
+        opener.notes += left_out
         training = opener.training_graph(batch_norm, backbone_dropout)
         return opener.open(name, training, batch_norm)
     except TfftError:
@@ -112,17 +116,36 @@ def open_savedmodel(
         ) from error
 
 
-def load(folder: pathlib.Path, tags: Sequence[str] | None, trust: bool) -> Any:
-    """Scans and loads a SavedModel."""
-    meta_graphs = read_meta_graphs(folder) if trust else check_savedmodel(folder)
-    known = [sorted(meta.meta_info_def.tags) for meta in meta_graphs]
-    if tags is None and len(known) > 1:
-        tags = [] if [] in known else next((t for t in known if t == ["serve"]), known[0])
-    elif tags is None and known[0] != ["serve"]:
-        tags = known[0]
+def load(
+    folder: pathlib.Path, tags: Sequence[str] | None, trust: bool, signature: str | None = None
+) -> tuple[Any, list[str]]:
+    """Scans and loads a SavedModel.
+
+    Args:
+        folder: the SavedModel.
+        tags: of the meta graph; None for the default.
+        trust: True loads it unscanned.
+        signature: that will be called; None for the default.
+
+    Returns:
+        The loaded model, and notes on what was left out of it.
+    """
+    judged = Judged(read_meta_graphs(folder)) if trust else check_savedmodel(folder, tags=tags, signature=signature)
+    meta = chosen_meta_graph(judged.meta_graphs, tags, folder)
     load_text_ops(ops_in(folder), f"The SavedModel {str(folder)!r}")
-    if tags is not None and sorted(tags) not in known:
-        raise SavedModelError(f"{str(folder)!r} has no meta graph with tags {list(tags)}. It has: {known}.")
+    if judged.pruned is None:
+        return _load(folder, list(meta.meta_info_def.tags), folder), []
+    part = write_pruned(judged.pruned, folder)
+    try:
+        loaded = _load(part, list(meta.meta_info_def.tags), folder)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    weakref.finalize(loaded, shutil.rmtree, part, ignore_errors=True)  # tables may be read from its assets again
+    return loaded, [f"Left out, since neither loading nor the endpoint runs it: {join_names(judged.left_out)}."]
+
+
+def _load(folder: pathlib.Path, tags: Sequence[str], shown: pathlib.Path) -> Any:
     quiet = tf.get_logger()  # it warns twice of every reference variable, which are dealt with in tf1.py
     level = quiet.level
     quiet.setLevel("ERROR")
@@ -130,7 +153,7 @@ def load(folder: pathlib.Path, tags: Sequence[str] | None, trust: bool) -> Any:
         # The strategy stack is per thread: what is created here must be plain, also inside a strategy scope.
         return _outside_strategy(lambda: tf.saved_model.load(str(folder), tags=tags))
     except Exception as error:  # TensorFlow raises a dozen classes for a damaged model
-        raise SavedModelError(f"TensorFlow cannot load {str(folder)!r}: {_first_line(error)}") from error
+        raise SavedModelError(f"TensorFlow cannot load {str(shown)!r}: {_first_line(error)}") from error
     finally:
         quiet.setLevel(level)
 
@@ -158,7 +181,7 @@ class _Opener:
     def __init__(self, loaded: Any, endpoint: Endpoint, output: str | None, prefer: Sequence[str], trust: bool) -> None:
         self.loaded, self.endpoint, self.trust = loaded, endpoint, trust
         self.notes: list[str] = []
-        self.variables = list(getattr(loaded, "variables", None) or [])
+        self.variables = [v for v in getattr(loaded, "variables", None) or () if v is not None]
         probe = self._flat(False)
         position, self.output = choose_output(probe.structure, output, prefer)
         self.position = position

@@ -101,7 +101,7 @@ def open_preprocessor(
         DependencyError: when tensorflow-text is needed and missing.
     """
     folder = pathlib.Path(path)
-    loaded = load(folder, None, trust)
+    loaded, _ = load(folder, None, trust)
     length = LENGTH if max_length is None else max_length
     call = _packing(loaded, folder, length, max_length is not None)
     one = _traced(loaded, folder, call, keys, 1, trust)
