@@ -13,7 +13,7 @@ import tf_keras
 
 from tfft.backbones import load_backbone
 from tfft.backbones.savedmodel.opener import load
-from tfft.errors import UnsafeModelError
+from tfft.errors import DependencyError, UnsafeModelError
 
 v1 = tf.compat.v1
 
@@ -128,3 +128,30 @@ def test_an_endpoint_that_is_asked_for_is_not_left_out(tmp_path):
     for name in ("train", "step"):
         with pytest.raises(UnsafeModelError, match="WriteFile"):
             load_backbone(tmp_path / "m", signature=name)
+
+
+class Normal(tf.experimental.ExtensionType):
+    __name__ = "own.distributions.Normal"
+    mean: tf.Tensor
+
+
+def test_a_missing_package_is_named(tmp_path):
+    """A function that gives a type of TensorFlow Probability, which TensorFlow leaves out without the package."""
+    module = tf.Module()
+    module.__call__ = tf.function(lambda x: Normal(x * 2.0), input_signature=[tf.TensorSpec([None, 2])])
+    tf.saved_model.save(module, str(tmp_path / "m"))
+    file = tmp_path / "m" / "saved_model.pb"
+    file.write_bytes(file.read_bytes().replace(b"own.distributions.Normal", b"tfp.distributions.Normal"))
+    with pytest.raises(
+        DependencyError, match=r"types of tensorflow-probability. .*`pip install tensorflow-probability`"
+    ):
+        load_backbone(tmp_path / "m")
+
+
+def test_a_missing_package_of_an_operation_is_named(tmp_path):
+    hostile_models.with_step(tmp_path / "m", str(tmp_path / "target"))
+    with hostile_models.changed(tmp_path / "m") as meta:
+        body = next(f for f in meta.graph_def.library.function if "inference___call__" in f.signature.name)
+        body.node_def.add(name="forest", op="SimpleMLInferenceOp")
+    with pytest.raises(UnsafeModelError, match=r"SimpleMLInferenceOp .* the package tensorflow_decision_forests"):
+        load_backbone(tmp_path / "m")

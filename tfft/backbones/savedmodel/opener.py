@@ -23,6 +23,7 @@ from tfft.backbones.savedmodel.endpoint import Endpoint, choose_output, find_end
 from tfft.backbones.savedmodel.graph import FlatGraph, flatten
 from tfft.backbones.savedmodel.layer import SavedModelBlock
 from tfft.backbones.savedmodel.layer_builder import Maker
+from tfft.backbones.savedmodel.packages import needs
 from tfft.backbones.savedmodel.partition import (
     Analysis,
     NoMatch,
@@ -36,7 +37,7 @@ from tfft.backbones.savedmodel.partition import (
 from tfft.backbones.savedmodel.prune import write_pruned
 from tfft.backbones.savedmodel.scan import Judged, check_savedmodel, chosen_meta_graph, read_meta_graphs
 from tfft.backbones.text_ops import load_text_ops, ops_in
-from tfft.errors import BackboneError, SavedModelError, TfftError, join_names
+from tfft.errors import BackboneError, DependencyError, SavedModelError, TfftError, UnsafeModelError, join_names
 
 BatchNorm = Literal["fixed", "train"]
 
@@ -101,9 +102,15 @@ def open_savedmodel(
     """
     folder = pathlib.Path(path)
     name = _keras_name(name or folder.name)
-    loaded, left_out = load(folder, tags, trust, signature)
     try:
+        loaded, left_out = load(folder, tags, trust, signature)
         endpoint = find_endpoint(loaded, signature)
+    except SavedModelError as error:
+        known = [] if isinstance(error, UnsafeModelError) else read_meta_graphs(folder)
+        if missing := " ".join(filter(None, map(needs, known))):
+            raise DependencyError(f"{str(folder)!r} cannot be opened. {missing}") from error
+        raise
+    try:
         opener = _Opener(loaded, endpoint, output, prefer, trust)
         opener.notes += left_out
         training = opener.training_graph(batch_norm, backbone_dropout)
