@@ -33,7 +33,7 @@ from tfft.backbones.savedmodel.partition import (
 )
 from tfft.backbones.savedmodel.scan import check_savedmodel, read_meta_graphs
 from tfft.backbones.text_ops import load_text_ops, ops_in
-from tfft.errors import BackboneError, SavedModelError, TfftError
+from tfft.errors import BackboneError, SavedModelError, TfftError, reason_of
 
 BatchNorm = Literal["fixed", "train"]
 
@@ -108,7 +108,7 @@ def open_savedmodel(
         raise
     except Exception as error:  # a damaged graph fails wherever TensorFlow comes to need what is missing
         raise SavedModelError(
-            f"{str(folder)!r} was loaded and cannot be opened: {type(error).__name__}: {_first_line(error)[:500]}"
+            f"{str(folder)!r} was loaded and cannot be opened: {type(error).__name__}: {reason_of(error)}"
         ) from error
 
 
@@ -130,7 +130,7 @@ def load(folder: pathlib.Path, tags: Sequence[str] | None, trust: bool) -> Any:
         # The strategy stack is per thread: what is created here must be plain, also inside a strategy scope.
         return _outside_strategy(lambda: tf.saved_model.load(str(folder), tags=tags))
     except Exception as error:  # TensorFlow raises a dozen classes for a damaged model
-        raise SavedModelError(f"TensorFlow cannot load {str(folder)!r}: {_first_line(error)}") from error
+        raise SavedModelError(f"TensorFlow cannot load {str(folder)!r}: {reason_of(error)}") from error
     finally:
         quiet.setLevel(level)
 
@@ -142,10 +142,6 @@ def _outside_strategy(function: Any) -> Any:
 
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(function).result()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _keras_name(name: str) -> str:
