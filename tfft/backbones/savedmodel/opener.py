@@ -17,8 +17,9 @@ import keras
 import tensorflow as tf
 
 from tfft.backbones.savedmodel import parity, tf1
-from tfft.backbones.savedmodel.endpoint import Endpoint, choose_output, find_endpoint
-from tfft.backbones.savedmodel.graph import FlatGraph, flatten
+from tfft.backbones.savedmodel.endpoint import Endpoint, find_endpoint
+from tfft.backbones.savedmodel.features import choose_features
+from tfft.backbones.savedmodel.graph import FlatGraph
 from tfft.backbones.savedmodel.layer import SavedModelBlock
 from tfft.backbones.savedmodel.layer_builder import Maker
 from tfft.backbones.savedmodel.partition import (
@@ -155,18 +156,14 @@ class _Opener:
         self.loaded, self.endpoint, self.trust = loaded, endpoint, trust
         self.notes: list[str] = []
         self.variables = list(getattr(loaded, "variables", None) or [])
+        self.notes += [endpoint.note] if endpoint.note else []
         probe = self._flat(False)
-        position, self.output = choose_output(probe.structure, output, prefer)
-        self.position = position
-        declared = tf.nest.flatten(probe.structure)[position].shape
-        self.output_shape = None if declared.rank is None else tuple(declared.as_list())
-        self.inference = Analysis(tf1.with_resource_variables(probe, loaded), probe.outputs[position])
+        self.choice = choose_features(tf1.with_resource_variables(probe, loaded), output, prefer)
+        self.notes += self.choice.notes
+        self.output, self.inference = self.choice.name, self.choice.analysis
 
     def _flat(self, training: bool) -> FlatGraph:
-        endpoint = self.endpoint
-        return _outside_strategy(
-            lambda: flatten(lambda *tensors: endpoint.call(tensors, training), endpoint.specs, self.variables)
-        )
+        return _outside_strategy(lambda: self.endpoint.flat(self.variables, training))
 
     # ------------------------------------------------------------------ training graph
 
@@ -187,7 +184,10 @@ class _Opener:
                 f"(called as {self.endpoint.label}). Open it without, and its statistics stay fixed."
             )
         flat = self._flat(True)
-        analysis = Analysis(flat, flat.outputs[self.position])
+        try:
+            analysis = self.choice.in_training(flat)
+        except NoMatch as error:
+            raise BackboneError(f"The training graph cannot be used up to this tensor: {error}.") from error
         statistics = [u for u in flat.updates if _updates_statistics(flat, u)]
         random = random_ops(flat, analysis.order)
         if dropout and statistics and batch_norm == "fixed":
@@ -224,10 +224,7 @@ class _Opener:
             model, difference, limit = self._build(name, one, None, None, "fixed")
             self.notes.append(f"The model stays one block ({note}).")
         if difference > limit:
-            raise SavedModelError(
-                f"The opened model differs from the SavedModel by {difference:.3g} (at most {limit:.3g} is accepted), "
-                "so it is not used. Does the model draw random numbers or change its state in inference?"
-            )
+            raise _differs(difference, limit)
         self._note_unused(model)
         return Opened(model, tuple(self.notes), self.endpoint.label, self.output, difference)
 
@@ -240,18 +237,31 @@ class _Opener:
         batch_norm: str,
         trainable: bool = True,
     ) -> tuple[keras.Model, float, float]:
-        maker = Maker(self.loaded, self.inference, training, self.trust, self.output_shape, trainable)
+        maker = Maker(self.loaded, self.inference, training, self.trust, self.choice.shape, trainable)
         layers = maker.layers(pieces, matched, batch_norm)
         sample = parity.sample_batch(self.endpoint.specs)
         if trainable and not self._gradients_agree(maker, layers, sample):
             return self._build(name, pieces, training, matched, batch_norm, trainable=False)
         model = self._connect(name, maker, layers)
         entering = sample[0] if self.endpoint.single else dict(zip(self.endpoint.input_keys, sample, strict=True))
-        difference, limit = parity.largest_difference(model(entering, training=False), self._original(sample))
+        difference, limit = parity.largest_difference(model(entering, training=False), self._reference(sample))
         return model, difference, limit
 
     def _original(self, sample: Sequence[tf.Tensor]) -> tf.Tensor:
-        return tf.nest.flatten(self.endpoint.call(sample, False))[self.position]
+        """The output of the SavedModel itself."""
+        results = tf.nest.flatten(self.endpoint.call(sample, False), expand_composites=True)
+        return [result for result in results if result is not None][self.choice.position]
+
+    def _reference(self, sample: Sequence[tf.Tensor]) -> tf.Tensor:
+        """What the opened model must give: the output, or a tensor before it in a graph that gives the same output."""
+        original = self._original(sample)
+        if not self.choice.inside:
+            return original
+        features, end = self.choice.run(sample)
+        difference, limit = parity.largest_difference(end, original)
+        if difference > limit:
+            raise _differs(difference, limit)
+        return features
 
     def _gradients_agree(self, maker: Maker, layers: Sequence[SavedModelBlock], sample: Sequence[tf.Tensor]) -> bool:
         """Tells whether dropping the custom gradients did no harm.
@@ -263,9 +273,14 @@ class _Opener:
         if not pairs or not any("_gradient_op_type" in node.attr for node in self.inference.flat.graph_def.node):
             return True
         theirs, ours = zip(*pairs, strict=True)
-        difference = parity.gradient_difference(
-            lambda: self._original(sample), theirs, lambda: maker.chain(layers, sample), ours
-        )
+        if self.choice.inside:  # the SavedModel gives its own output only; both sides are its graph with its variables
+            difference = parity.gradient_difference(
+                lambda: self._original(sample), theirs, lambda: self.choice.run(sample)[1], theirs
+            )
+        else:
+            difference = parity.gradient_difference(
+                lambda: self._original(sample), theirs, lambda: maker.chain(layers, sample), ours
+            )
         if difference is None:
             self.notes.append("Saved without its custom gradients; the plain derivatives are used.")
         elif not parity.gradients_agree(difference):
@@ -292,6 +307,13 @@ class _Opener:
             shown = ", ".join(unused[:4]) + (" and more" if len(unused) > 4 else "")
             where = f"output {self.output!r}" if self.output else "the output"
             self.notes.append(f"{len(unused)} variables do not contribute to {where} and are left out ({shown}).")
+
+
+def _differs(difference: float, limit: float) -> SavedModelError:
+    return SavedModelError(
+        f"The opened model differs from the SavedModel by {difference:.3g} (at most {limit:.3g} is accepted), "
+        "so it is not used. Does the model draw random numbers or change its state in inference?"
+    )
 
 
 def _updates_statistics(flat: FlatGraph, update: str) -> bool:
