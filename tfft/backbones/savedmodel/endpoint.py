@@ -126,9 +126,11 @@ def find_endpoint(loaded: Any, signature: str | None = None, *, per_example: boo
     if not why:
         return default
     others = [_from_signature(name, signatures[name]) for name in dict.fromkeys(usual) if name != first]
-    rest = [name for name in functions if name != first and name not in signatures]
-    others += [_from_function(name, functions[name]) for name in rest]
-    return _replacement(default, why, [e for e in others if not e.unfit(per_example)])
+    fitting = [other for other in others if not other.unfit(per_example)]
+    if not fitting:  # a signature is often a saved function too, under another name
+        others = [_from_function(name, functions[name]) for name in functions if name != first]
+        fitting = [other for other in others if not other.unfit(per_example)]
+    return _replacement(default, why, fitting)
 
 
 _USUAL_SIGNATURES = ("serving_default", "default", "image_feature_vector")

@@ -326,7 +326,10 @@ def _keras_input(spec: tf.TensorSpec, key: str, layers: Sequence[SavedModelBlock
     name = f"input_{key}" if key in taken else key
     shape = spec.shape.as_list()
     if not shape:
-        raise SavedModelError(f"The input {key!r} is a scalar; a model needs a batch dimension.")
+        raise SavedModelError(
+            f"The input {key!r} is a single value, and a model needs a batch dimension. per_example=True calls the "
+            "model once for each example."
+        )
     if shape[0] is None:
         return keras.Input(shape=shape[1:], dtype=spec.dtype.name, name=name)
     return keras.Input(batch_shape=shape, dtype=spec.dtype.name, name=name)
