@@ -24,6 +24,7 @@ _MEANT_FOR = {
     "signature": "SavedModels",
     "tags": "SavedModels",
     "trust": "SavedModels",
+    "per_example": "SavedModels",
     "preprocessor": "SavedModels",
     "max_length": "models with a tokenizer",
     "pooling": "models with a tokenizer",
@@ -53,6 +54,7 @@ class LoadOptions:
     pooling: TokenPooling | None = None
     preprocessor: str | os.PathLike[str] | None = None
     trust: bool = False
+    per_example: bool = False
     name: str | None = None
     digest: str | None = None
     pinned: bool = False

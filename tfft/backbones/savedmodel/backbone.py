@@ -17,6 +17,7 @@ from tfft.backbones.keras_model import image_spec
 from tfft.backbones.load_options import LoadOptions
 from tfft.backbones.savedmodel import text
 from tfft.backbones.savedmodel.opener import open_savedmodel
+from tfft.layers.each_example import EachExample
 from tfft.specs import InputSpec, Preset
 
 
@@ -58,6 +59,7 @@ def from_savedmodel(handle: str, options: LoadOptions) -> Backbone:
         batch_norm=options.batch_norm,
         backbone_dropout=options.backbone_dropout,
         trust=options.trust or options.pinned,
+        per_example=options.per_example,
     )
     _remember_source(opened.model.layers, options.digest)
     spec, notes = _input_contract(opened.model, preset)
@@ -71,7 +73,9 @@ def from_savedmodel(handle: str, options: LoadOptions) -> Backbone:
 def _remember_source(layers: Sequence[keras.layers.Layer], digest: str | None) -> None:
     """Lets the blocks in a ``.keras`` file tell which SavedModel they came from."""
     for layer in layers:
-        if hasattr(layer, "source_digest"):
+        if isinstance(layer, EachExample):
+            _remember_source(layer.network.layers, digest)
+        elif hasattr(layer, "source_digest"):
             layer.source_digest = digest
 
 

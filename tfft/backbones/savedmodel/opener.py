@@ -16,7 +16,8 @@ from typing import Any, Literal
 import keras
 import tensorflow as tf
 
-from tfft.backbones.savedmodel import parity, tf1
+from tfft.backbones.savedmodel import parity
+from tfft.backbones.savedmodel.adapting import Adapted, adapt, for_each_example
 from tfft.backbones.savedmodel.endpoint import Endpoint, find_endpoint
 from tfft.backbones.savedmodel.features import choose_features
 from tfft.backbones.savedmodel.graph import FlatGraph
@@ -69,6 +70,7 @@ def open_savedmodel(
     batch_norm: BatchNorm = "fixed",
     backbone_dropout: bool = False,
     trust: bool = False,
+    per_example: bool = False,
 ) -> Opened:
     """Opens a SavedModel: same numbers, but made of Keras layers that can be frozen one by one.
 
@@ -83,6 +85,7 @@ def open_savedmodel(
             publisher's training graph in trainable blocks.
         backbone_dropout: True keeps the publisher's dropout in training, which also needs that graph.
         trust: True loads a model in spite of what the scan found.
+        per_example: True for a SavedModel whose inputs have no batch axis: it is called once for each example.
 
     Returns:
         The opened model.
@@ -101,8 +104,9 @@ def open_savedmodel(
     name = _keras_name(name or folder.name)
     loaded = load(folder, tags, trust)
     try:
-        endpoint = find_endpoint(loaded, signature)
-        opener = _Opener(loaded, endpoint, output, prefer, trust)
+        endpoint = find_endpoint(loaded, signature, per_example=per_example)
+        adapted = _outside_strategy(lambda: adapt(endpoint, loaded, per_example))
+        opener = _Opener(loaded, adapted, output, prefer, trust)
         training = opener.training_graph(batch_norm, backbone_dropout)
         return opener.open(name, training, batch_norm)
     except TfftError:
@@ -152,18 +156,14 @@ def _keras_name(name: str) -> str:
 class _Opener:
     """Carries what the steps of one opening share."""
 
-    def __init__(self, loaded: Any, endpoint: Endpoint, output: str | None, prefer: Sequence[str], trust: bool) -> None:
-        self.loaded, self.endpoint, self.trust = loaded, endpoint, trust
-        self.notes: list[str] = []
+    def __init__(self, loaded: Any, adapted: Adapted, output: str | None, prefer: Sequence[str], trust: bool) -> None:
+        self.loaded, self.endpoint, self.trust = loaded, adapted.endpoint, trust
+        self.batch_axis = adapted.batch_axis
+        self.notes = list(adapted.notes)
         self.variables = list(getattr(loaded, "variables", None) or [])
-        self.notes += [endpoint.note] if endpoint.note else []
-        probe = self._flat(False)
-        self.choice = choose_features(tf1.with_resource_variables(probe, loaded), output, prefer)
+        self.choice = choose_features(adapted.flat, output, prefer)
         self.notes += self.choice.notes
         self.output, self.inference = self.choice.name, self.choice.analysis
-
-    def _flat(self, training: bool) -> FlatGraph:
-        return _outside_strategy(lambda: self.endpoint.flat(self.variables, training))
 
     # ------------------------------------------------------------------ training graph
 
@@ -183,7 +183,7 @@ class _Opener:
                 f"{asked} needs the graph for training=True, which this SavedModel was saved without "
                 f"(called as {self.endpoint.label}). Open it without, and its statistics stay fixed."
             )
-        flat = self._flat(True)
+        flat = _outside_strategy(lambda: self.endpoint.flat(self.variables, training=True))
         try:
             analysis = self.choice.in_training(flat)
         except NoMatch as error:
@@ -226,6 +226,8 @@ class _Opener:
         if difference > limit:
             raise _differs(difference, limit)
         self._note_unused(model)
+        if self.batch_axis is not None:
+            model = for_each_example(model, self.batch_axis)
         return Opened(model, tuple(self.notes), self.endpoint.label, self.output, difference)
 
     def _build(
@@ -292,7 +294,7 @@ class _Opener:
 
     def _connect(self, name: str, maker: Maker, layers: list[SavedModelBlock]) -> keras.Model:
         inputs = [
-            _keras_input(spec, _keras_name(key), layers)
+            _keras_input(spec, _keras_name(key), layers, self.batch_axis is not None)
             for key, spec in zip(self.endpoint.input_keys, self.endpoint.specs, strict=True)
         ]
         output = maker.chain(layers, inputs)
@@ -321,15 +323,15 @@ def _updates_statistics(flat: FlatGraph, update: str) -> bool:
     return any(id(v) == changed and v.dtype.is_floating for v in flat.variables.values())
 
 
-def _keras_input(spec: tf.TensorSpec, key: str, layers: Sequence[SavedModelBlock]) -> Any:
+def _keras_input(spec: tf.TensorSpec, key: str, layers: Sequence[SavedModelBlock], per_example: bool) -> Any:
     taken = {layer.name for layer in layers}
     name = f"input_{key}" if key in taken else key
     shape = spec.shape.as_list()
-    if not shape:
+    if not shape and not per_example:
         raise SavedModelError(
             f"The input {key!r} is a single value, and a model needs a batch dimension. per_example=True calls the "
             "model once for each example."
         )
-    if shape[0] is None:
+    if shape and shape[0] is None:
         return keras.Input(shape=shape[1:], dtype=spec.dtype.name, name=name)
     return keras.Input(batch_shape=shape, dtype=spec.dtype.name, name=name)
