@@ -126,7 +126,7 @@ def with_input_options(backbone: Backbone, options: LoadOptions) -> Backbone:
         low, high = map(float, options.input_range)
         source = f"given: input_range=({low:g}, {high:g})"
         spec = dataclasses.replace(spec, value_range=(low, high), mean=None, std=None, source=source)
-        notes = tuple(note for note in notes if "The pixel range is assumed" not in note)
+        notes = tuple(note for note in notes if "The pixel range is" not in note)
     return dataclasses.replace(backbone, input_spec=spec, notes=notes)
 
 

@@ -16,7 +16,7 @@ from tfft.backbones.fetch.resolver import resolve
 from tfft.backbones.keras_model import image_spec
 from tfft.backbones.load_options import LoadOptions
 from tfft.backbones.savedmodel import text
-from tfft.backbones.savedmodel.opener import open_savedmodel
+from tfft.backbones.savedmodel.opener import Opened, open_savedmodel
 from tfft.layers.each_example import EachExample
 from tfft.specs import InputSpec, Preset
 
@@ -62,7 +62,7 @@ def from_savedmodel(handle: str, options: LoadOptions) -> Backbone:
         per_example=options.per_example,
     )
     _remember_source(opened.model.layers, options.digest)
-    spec, notes = _input_contract(opened.model, preset)
+    spec, notes = _input_contract(opened, preset)
     backbone = Backbone(name, opened.model, handle, spec, (*opened.notes, *notes), digest=options.digest)
     if preprocessor is None or before is None:
         return text.with_strings(backbone) if text.takes_strings(backbone) else backbone
@@ -79,18 +79,21 @@ def _remember_source(layers: Sequence[keras.layers.Layer], digest: str | None) -
             layer.source_digest = digest
 
 
-def _input_contract(model: keras.Model, preset: Preset | None) -> tuple[InputSpec | None, tuple[str, ...]]:
-    """What the model expects of pixels, and a note where that is assumed."""
-    spec = image_spec(model)
+def _input_contract(opened: Opened, preset: Preset | None) -> tuple[InputSpec | None, tuple[str, ...]]:
+    """What the model expects of pixels, and a note where that is not certain."""
+    spec, pixels = image_spec(opened.model), opened.pixels
     if spec is None:
         return None, ()
     known = preset.input if preset else None
-    if known is None:
-        return spec, (f"The pixel range is {spec.source}. input_range= sets another.",)
-    if spec.flexible:
+    if known is not None and spec.flexible:
         return known, ()
-    # The catalog's contract, with the size that the graph insists on.
-    return dataclasses.replace(known, height=spec.height, width=spec.width, flexible=False), ()
+    if known is not None:
+        # The catalog's contract, with the size that the graph insists on.
+        return dataclasses.replace(known, height=spec.height, width=spec.width, flexible=False), ()
+    if pixels is None:
+        return spec, (f"The pixel range is {spec.source}. input_range= sets another.",)
+    spec = dataclasses.replace(spec, value_range=pixels.value_range, source=pixels.source)
+    return spec, (pixels.warning or f"The pixel range is {pixels.source}. input_range= sets another.",)
 
 
 def _short_name(handle: str) -> str:

@@ -33,6 +33,7 @@ from tfft.backbones.savedmodel.partition import (
     updated_variable,
     whole,
 )
+from tfft.backbones.savedmodel.pixel_range import PixelRange, find_pixel_range
 from tfft.backbones.savedmodel.scan import check_savedmodel, read_meta_graphs
 from tfft.backbones.text_ops import load_text_ops, ops_in
 from tfft.errors import BackboneError, SavedModelError, TfftError, reason_of
@@ -50,6 +51,7 @@ class Opened:
         endpoint: how the SavedModel is called, in words.
         output: key of the chosen output; empty where there is only one.
         largest_difference: between the opened model and the SavedModel in the self-check.
+        pixels: the range of pixels it takes, where its only input is images in floating-point numbers.
     """
 
     model: keras.Model
@@ -57,6 +59,7 @@ class Opened:
     endpoint: str
     output: str
     largest_difference: float
+    pixels: PixelRange | None = None
 
 
 def open_savedmodel(
@@ -228,7 +231,8 @@ class _Opener:
         self._note_unused(model)
         if self.batch_axis is not None:
             model = for_each_example(model, self.batch_axis)
-        return Opened(model, tuple(self.notes), self.endpoint.label, self.output, difference)
+        pixels = find_pixel_range(self.inference, self.endpoint.specs[0]) if self.endpoint.single else None
+        return Opened(model, tuple(self.notes), self.endpoint.label, self.output, difference, pixels)
 
     def _build(
         self,
