@@ -15,6 +15,7 @@ from tfft.backbones.savedmodel.pixel_range import range_of
 from tfft.backbones.savedmodel.range_check import drawn_picture
 
 K2, L = tf_keras.layers, keras.layers
+BORDER = [[0, 0], [1, 1], [1, 1], [0, 0]]
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 
 
@@ -60,7 +61,7 @@ GRAPHS = {
     "caffe of 0 to 1": (lambda x: caffe(x * 255), (0, 1)),
     "mean only": (lambda x: x - 255 * MEAN, (0, 255)),
     "resized": (lambda x: tf.image.resize(x, (20, 20)) / 255, (0, 255)),
-    "resized and padded": (lambda x: tf.pad(tf.image.resize(x, (20, 20)) / 127.5 - 1, [[0, 0], [1, 1], [1, 1], [0, 0]]), (0, 255)),
+    "resized and padded": (lambda x: tf.pad(tf.image.resize(x, (20, 20)) / 127.5 - 1, BORDER), (0, 255)),
     "cast": (lambda x: tf.cast(tf.cast(x, tf.float16), tf.float32) / 255, (0, 255)),
     "whole numbers": (lambda x: tf.cast(tf.cast(x, tf.uint8), tf.float32), (0, 255)),
     "channels first and back": (lambda x: tf.transpose(tf.transpose(x, [0, 3, 1, 2]) / 255, [0, 2, 3, 1]), (0, 255)),

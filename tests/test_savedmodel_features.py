@@ -132,9 +132,7 @@ def test_classifiers_of_other_makes(kind, tmp_path):
         with v1.Graph().as_default(), v1.Session() as session:
             image = v1.placeholder(tf.float32, [None, 4], "images")
             hidden = tf.nn.relu(image @ v1.get_variable("fc1/weights", [4, 5]))
-            logits = tf.nn.bias_add(
-                hidden @ v1.get_variable("fc2/weights", [5, 3]), v1.get_variable("fc2/biases", [3])
-            )
+            logits = tf.nn.bias_add(hidden @ v1.get_variable("fc2/weights", [5, 3]), v1.get_variable("fc2/biases", [3]))
             session.run(v1.global_variables_initializer())
             end = tf.reshape(tf.nn.softmax(tf.reshape(logits, [-1, 3])), tf.shape(logits))
             v1.saved_model.simple_save(session, str(tmp_path / "m"), {"images": image}, {"scores": end})
@@ -206,7 +204,9 @@ def test_the_only_signature_that_fits_is_taken(two, default):
 
 
 def test_several_signatures_that_fit_are_named(two):
-    with pytest.raises(BackboneError, match=r"--signature\)\. These fit: signature 'a'\(x: float32 \(None, 3\)\) -> y: f"):
+    with pytest.raises(
+        BackboneError, match=r"--signature\)\. These fit: signature 'a'\(x: float32 \(None, 3\)\) -> y: f"
+    ):
         open_savedmodel(two(serving_default="one", a="many", b="many"))
 
 
@@ -254,5 +254,7 @@ def test_the_only_output_of_floats_is_taken_and_strings_are_no_features(tmp_path
     with pytest.raises(BackboneError, match="'classes' holds no floating-point numbers, so no features"):
         open_savedmodel(tmp_path / "one", output="classes")
     tf.saved_model.save(_Answers(2), tmp_path / "two")
-    with pytest.raises(BackboneError, match=r"several outputs.*classes \(None, 3\) string.*scores1 \(None, 3\) float32"):
+    with pytest.raises(
+        BackboneError, match=r"several outputs.*classes \(None, 3\) string.*scores1 \(None, 3\) float32"
+    ):
         open_savedmodel(tmp_path / "two")

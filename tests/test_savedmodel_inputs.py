@@ -142,7 +142,7 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), np.uint8)
     [
         ([1, 8, 8, 3], with_reshape, {}, "its graph takes a batch of any size"),
         ([1, 8, 8, 3], with_statistics, {}, "called once for each example of a batch"),
-        ([8, 8, 3], without_batch, {"per_example": True}, "as asked for"),
+        ([8, 8, 3], without_batch, {"per_example": True}, "called once for each example of a batch"),
     ],
 )
 def test_one_example_at_a_time_becomes_a_batch(shape, run, options, note, tmp_path):

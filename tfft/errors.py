@@ -90,8 +90,12 @@ def listed(names: Iterable[object], *, limit: int = 20) -> str:
     return shown if len(every) <= limit else f"{shown} and {len(every) - limit} more"
 
 
-_PREAMBLE = re.compile(r"Exception encountered when calling|in user code:|Graph execution error|Traceback \(most recent")
-_PLACE = re.compile(r"Detected at node|<stack traces? unavailable>|File \"|\[\[\{\{node|\s*~*\^+~*\s*$|During handling|$")
+_PREAMBLE = re.compile(
+    r"Exception encountered when calling|in user code:|Graph execution error|Traceback \(most recent"
+)
+_PLACE = re.compile(
+    r"Detected at node|<stack traces? unavailable>|File \"|\[\[\{\{node|\s*~*\^+~*\s*$|During handling|$"
+)
 
 
 def reason_of(error: BaseException, *, limit: int = 500) -> str:
@@ -108,7 +112,7 @@ def reason_of(error: BaseException, *, limit: int = 500) -> str:
         One line; the name of the error's class where it says nothing.
 
     Example:
-        >>> reason_of(ValueError("Exception encountered when calling Dense.call().\\n\\nOdd shapes.\\n\\nArguments ..."))
+        >>> reason_of(ValueError("Exception encountered when calling Dense.call().\\n\\nOdd shapes."))
         'Odd shapes.'
     """
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()

@@ -10,6 +10,7 @@ import keras
 from tfft.backbones.savedmodel import tf1
 from tfft.backbones.savedmodel.batches import fixed_rows, free_batch
 from tfft.backbones.savedmodel.endpoint import Endpoint
+from tfft.backbones.savedmodel.example_inputs import described, parsed_endpoint
 from tfft.backbones.savedmodel.graph import FlatGraph
 from tfft.backbones.savedmodel.input_shapes import settle_shapes
 from tfft.layers.each_example import EachExample
@@ -48,12 +49,16 @@ def adapt(endpoint: Endpoint, loaded: Any, per_example: bool = False) -> Adapted
 
     notes = (endpoint.note,) if endpoint.note else ()
     flat = flat_of(endpoint)
+    parsed = parsed_endpoint(endpoint, flat)
+    if parsed is not None:
+        endpoint, flat, notes = parsed, flat_of(parsed), (*notes, described(parsed))
+        per_example |= not parsed.batched
     settled, more = settle_shapes(endpoint, flat)
     if settled is not endpoint:
         endpoint, flat, notes = settled, flat_of(settled), (*notes, *more)
     rows = fixed_rows(endpoint.specs)
     if per_example:
-        note = "It is called once for each example of a batch, as asked for; that is slow."
+        note = "It takes one example at a time, so it is called once for each example of a batch; that is slow."
         return Adapted(endpoint, flat, (*notes, note), False)
     if rows is None or (rows > 1 and all(spec.shape.rank == 1 for spec in endpoint.specs)):  # a waveform
         return Adapted(endpoint, flat, notes)
@@ -84,4 +89,6 @@ def for_each_example(model: keras.Model, batch_axis: bool) -> keras.Model:
         return keras.Input(shape, dtype=tensor.dtype, name=tensor.name)
 
     inputs = keras.tree.map_structure(batched, model.input)
-    return keras.Model(inputs, EachExample(model, batch_axis, name="each_example")(inputs), name=f"{model.name}_batched")
+    return keras.Model(
+        inputs, EachExample(model, batch_axis, name="each_example")(inputs), name=f"{model.name}_batched"
+    )

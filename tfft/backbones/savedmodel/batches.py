@@ -32,8 +32,7 @@ def free_batch(endpoint: Endpoint, flat_of: Callable[[Endpoint], FlatGraph]) -> 
         endpoint: whose inputs all take the same fixed number of rows.
         flat_of: makes the graph of an endpoint.
     """
-    rows = fixed_rows(endpoint.specs)
-    assert rows is not None
+    rows = int(endpoint.specs[0].shape[0])
     specs = tuple(tf.TensorSpec([None, *s.shape[1:]], s.dtype, s.name) for s in endpoint.specs)
     fields = {field.name: getattr(endpoint, field.name) for field in dataclasses.fields(Endpoint)}
     free = FreeBatch(**{**fields, "specs": specs}, inner=endpoint, rows=rows)
@@ -56,7 +55,7 @@ def _agree(ours: tf.Tensor, reference: tf.Tensor) -> bool:
     return difference <= limit
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class FreeBatch(Endpoint):
     """An endpoint with a fixed number of rows, freed.
 
@@ -65,12 +64,11 @@ class FreeBatch(Endpoint):
         rows: how many rows it takes at a time.
     """
 
-    inner: Endpoint | None = None
-    rows: int = 1
+    inner: Endpoint
+    rows: int
 
     def call(self, tensors: Sequence[tf.Tensor], training: bool = False) -> Any:
         """Calls the SavedModel as often as the rows of a batch need, and puts the results together."""
-        assert self.inner is not None
         count = int(tensors[0].shape[0])
         filled = [tf.gather(t, np.arange(-(-count // self.rows) * self.rows) % count) for t in tensors]
         starts = range(0, int(filled[0].shape[0]), self.rows)
@@ -79,7 +77,6 @@ class FreeBatch(Endpoint):
 
     def flat(self, variables: Sequence[tf.Variable], training: bool = False) -> FlatGraph:
         """Traces the SavedModel's own function and frees the first axis of its graph."""
-        assert self.inner is not None
         return _freed(self.inner.flat(variables, training), self.rows)
 
 

@@ -287,7 +287,9 @@ def choose_output(structure: Any, output: str | None, prefer: Sequence[str] = ()
         if output not in keys:
             raise BackboneError(f"The model has no output {output!r}.{did_you_mean(output, keys)} It has: {table}.")
         if output not in floats:
-            raise BackboneError(f"The output {output!r} holds no floating-point numbers, so no features. It has: {table}.")
+            raise BackboneError(
+                f"The output {output!r} holds no floating-point numbers, so no features. It has: {table}."
+            )
         return found(output)
     for key in (*prefer, "", "default"):
         if key in floats:

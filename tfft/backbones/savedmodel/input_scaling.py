@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import tensorflow as tf
 
-from tfft.backbones.savedmodel.graph import data_inputs, node_of, split_ref
+from tfft.backbones.savedmodel.graph import attribute, data_inputs, node_of, split_ref
 from tfft.backbones.savedmodel.partition import Analysis
 from tfft.backbones.savedmodel.running import run_graph
 
@@ -44,8 +44,7 @@ class Scaling:
         place: name of the operation that takes it.
         statistics: mean and deviation of the input's channels in training, where a BatchNorm tells them.
         integers: whether it became whole numbers without being scaled up.
-        least: the largest factor on the way, for inputs that are scaled up and down again.
-        largest: factor and offset at that point.
+        largest: factor and offset where the input was scaled up most; None where it never was.
     """
 
     scale: np.ndarray
@@ -68,9 +67,7 @@ class Scaling:
 
     def pick(self, index: Any) -> Scaling:
         """Returns the scaling of some of its channels."""
-        return dataclasses.replace(
-            self, scale=self.scale[index], shift=self.shift[index], channel=self.channel[index]
-        )
+        return dataclasses.replace(self, scale=self.scale[index], shift=self.shift[index], channel=self.channel[index])
 
     def affine(self, scale: Any, shift: Any) -> Scaling:
         """Returns the scaling after one more multiplication and addition."""
@@ -113,7 +110,7 @@ class _Follower:
             first = next(state for state in entering if state is not None)
             if node.op in _LAYERS and entering[0] is not None and first.kind != "statistic":
                 return dataclasses.replace(first.by_input(), place=name)
-            if node.op in _BATCH_NORM and entering[0] is not None and not node.attr["is_training"].b:
+            if node.op in _BATCH_NORM and entering[0] is not None and not attribute(node, "is_training").b:
                 return self._batch_norm(name, first, refs)
             made = self._step(node, refs, entering, first)
             if made is None and not self._lost and self._analysis.tensor(name).dtype.is_floating:
@@ -140,12 +137,14 @@ class _Follower:
         return None if shuffled is None else shuffled(self, node, refs, entering)
 
     def _cast(self, node: Any, state: Scaling) -> Sequence[Scaling] | None:
-        target = tf.as_dtype(node.attr["DstT"].type)
+        target = tf.as_dtype(attribute(node, "DstT").type)
         if target.is_floating:
             return [state]
         return [dataclasses.replace(state, integers=True)] if np.allclose(state.scale, 1) else None
 
-    def _arithmetic(self, node: Any, refs: Sequence[str], entering: Sequence[Scaling | None]) -> Sequence[Scaling] | None:
+    def _arithmetic(
+        self, node: Any, refs: Sequence[str], entering: Sequence[Scaling | None]
+    ) -> Sequence[Scaling] | None:
         left, right = entering
         if left is not None and right is not None:
             return self._between(node.op, left, right)
@@ -206,7 +205,9 @@ class _Follower:
     def _number(self, ref: str) -> Any:
         return tf.get_static_value(self._analysis.tensor(ref))
 
-    def _transpose(self, node: Any, refs: Sequence[str], entering: Sequence[Scaling | None]) -> Sequence[Scaling] | None:
+    def _transpose(
+        self, node: Any, refs: Sequence[str], entering: Sequence[Scaling | None]
+    ) -> Sequence[Scaling] | None:
         order, state = self._number(refs[1]), entering[0]
         if order is None or state is None or state.axis not in list(order):
             return None
@@ -217,10 +218,10 @@ class _Follower:
         if state is None:
             return None
         if node.op == "Unpack":
-            axis, count, sizes = node.attr["axis"].i, node.attr["num"].i, None
+            axis, count, sizes = attribute(node, "axis").i, attribute(node, "num").i, None
         else:
             axis = self._number(refs[0 if node.op == "Split" else 2])
-            count = node.attr["num_split"].i
+            count = attribute(node, "num_split").i
             sizes = None if node.op == "Split" else self._number(refs[1])
         if axis is None or int(axis) not in (state.axis, state.axis - 4):
             return [state] * count
@@ -229,12 +230,13 @@ class _Follower:
 
     def _join(self, node: Any, refs: Sequence[str], entering: Sequence[Scaling | None]) -> Sequence[Scaling] | None:
         parts = [s for s in entering if s is not None]
-        axis = node.attr["axis"].i if node.op == "Pack" else self._number(refs[-1])
+        axis = attribute(node, "axis").i if node.op == "Pack" else self._number(refs[-1])
         wanted = len(refs) if node.op == "Pack" else len(refs) - 1
         if len(parts) != wanted or axis is None or int(axis) not in (parts[0].axis, parts[0].axis - 4):
             return None
-        joined = {f: np.concatenate([getattr(p, f) for p in parts]) for f in ("scale", "shift", "channel")}
-        return [dataclasses.replace(parts[0], **joined)]
+        scale, shift = np.concatenate([p.scale for p in parts]), np.concatenate([p.shift for p in parts])
+        channel = np.concatenate([p.channel for p in parts])
+        return [dataclasses.replace(parts[0], scale=scale, shift=shift, channel=channel)]
 
     def _reverse(self, node: Any, refs: Sequence[str], entering: Sequence[Scaling | None]) -> Sequence[Scaling] | None:
         axes, state = self._number(refs[1]), entering[0]
@@ -253,16 +255,16 @@ class _Follower:
         state, bounds = entering[0], [self._number(ref) for ref in refs[1:4]]
         if state is None or any(b is None for b in bounds):
             return None
-        count, ellipsis = len(bounds[0]), node.attr["ellipsis_mask"].i
+        count, ellipsis = len(bounds[0]), attribute(node, "ellipsis_mask").i
         at = count - (4 - state.axis) if ellipsis else state.axis  # behind an ellipsis, axes count from the end
-        if not 0 <= at < count or ellipsis >> at & 1 or node.attr["new_axis_mask"].i:
+        if not 0 <= at < count or ellipsis >> at & 1 or attribute(node, "new_axis_mask").i:
             return [state]
         begin, end, step = (int(b[at]) for b in bounds)
-        if node.attr["shrink_axis_mask"].i >> at & 1:
+        if attribute(node, "shrink_axis_mask").i >> at & 1:
             return [state.pick([begin])]
         chosen = slice(
-            None if node.attr["begin_mask"].i >> at & 1 else begin,
-            None if node.attr["end_mask"].i >> at & 1 else end,
+            None if attribute(node, "begin_mask").i >> at & 1 else begin,
+            None if attribute(node, "end_mask").i >> at & 1 else end,
             step,
         )
         return [state.pick(chosen)]

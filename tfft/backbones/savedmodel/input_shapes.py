@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import tensorflow as tf
 
 from tfft.backbones.savedmodel.endpoint import Endpoint
-from tfft.backbones.savedmodel.graph import FlatGraph, data_inputs, node_of
+from tfft.backbones.savedmodel.graph import FlatGraph, attribute, data_inputs, node_of
 from tfft.backbones.savedmodel.partition import Analysis
 
 # The last axis of what leaves these is the last axis of what enters them.
@@ -88,16 +88,23 @@ def _first_uses(flat: FlatGraph, placeholder: str) -> Iterator[tf.TensorShape]:
 
 
 def _asked(analysis: Analysis, name: str, refs: Sequence[str], added: int) -> tf.TensorShape | None:
-    """Shape that an operation asks of its first input, less the axes that were added on the way; None if any will do."""
+    """Shape that an operation asks of its first input, less the axes added on the way; None if any will do."""
     node = analysis.flat.nodes[name]
     if len(refs) < 2:
         return None
     other = analysis.tensor(refs[1]).shape
-    channels_first = node.attr["data_format"].s.startswith(b"NC")
-    if node.op == "MatMul" and not node.attr["transpose_a"].b and other.rank == 2 and not added:
-        return tf.TensorShape([None, other[1 if node.attr["transpose_b"].b else 0]])
-    if node.op in ("BatchMatMulV2", "BatchMatMulV3") and not node.attr["adj_x"].b and other.rank == 2 and not added:
-        return tf.TensorShape([None, other[1 if node.attr["adj_y"].b else 0]])  # what an input without a rank gets
+    channels_first = attribute(node, "data_format").s.startswith(b"NC")
+    if node.op == "MatMul" and not attribute(node, "transpose_a").b and other.rank == 2 and not added:
+        return tf.TensorShape([None, other[1 if attribute(node, "transpose_b").b else 0]])
+    if (
+        node.op in ("BatchMatMulV2", "BatchMatMulV3")
+        and not attribute(node, "adj_x").b
+        and other.rank == 2
+        and not added
+    ):
+        return tf.TensorShape(
+            [None, other[1 if attribute(node, "adj_y").b else 0]]
+        )  # what an input without a rank gets
     if node.op in _CONVOLUTIONS and not channels_first and other.rank == _CONVOLUTIONS[node.op]:
         return tf.TensorShape([None] * (other.rank - 1 - added) + [other[-2]])
     if node.op in _BY_CHANNEL and not channels_first and other.rank == 1 and node.op != "BiasAdd" and not added:

@@ -7,6 +7,7 @@ for each piece, and a self-check against the SavedModel on a small random batch.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import pathlib
 import re
@@ -18,7 +19,7 @@ import tensorflow as tf
 
 from tfft.backbones.savedmodel import parity
 from tfft.backbones.savedmodel.adapting import Adapted, adapt, for_each_example
-from tfft.backbones.savedmodel.endpoint import Endpoint, find_endpoint
+from tfft.backbones.savedmodel.endpoint import find_endpoint
 from tfft.backbones.savedmodel.features import choose_features
 from tfft.backbones.savedmodel.graph import FlatGraph
 from tfft.backbones.savedmodel.layer import SavedModelBlock
@@ -245,13 +246,18 @@ class _Opener:
     ) -> tuple[keras.Model, float, float]:
         maker = Maker(self.loaded, self.inference, training, self.trust, self.choice.shape, trainable)
         layers = maker.layers(pieces, matched, batch_norm)
-        sample = parity.sample_batch(self.endpoint.specs)
+        sample, reference = self._checked_on
         if trainable and not self._gradients_agree(maker, layers, sample):
             return self._build(name, pieces, training, matched, batch_norm, trainable=False)
         model = self._connect(name, maker, layers)
         entering = sample[0] if self.endpoint.single else dict(zip(self.endpoint.input_keys, sample, strict=True))
-        difference, limit = parity.largest_difference(model(entering, training=False), self._reference(sample))
+        difference, limit = parity.largest_difference(model(entering, training=False), reference)
         return model, difference, limit
+
+    @functools.cached_property
+    def _checked_on(self) -> tuple[list[tf.Tensor], tf.Tensor]:
+        """A batch that the SavedModel takes, and what the opened model must give for it."""
+        return parity.accepted_batch(self.endpoint.specs, self._reference)
 
     def _original(self, sample: Sequence[tf.Tensor]) -> tf.Tensor:
         """The output of the SavedModel itself."""

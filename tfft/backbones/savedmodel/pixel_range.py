@@ -22,7 +22,7 @@ RANGES: tuple[Range, ...] = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0))  # that mode
 _EXACT: tuple[Range, ...] = ((0, 1), (-1, 1), (-0.5, 0.5), (0, 255), (-127.5, 127.5))
 _CENTERED: tuple[Range, ...] = ((-0.45, 0.55), (-115, 140))
 # Most misfit of a range, and its least advantage over the others, for the statistics of a BatchNorm to decide. The
-# published EfficientNet-Lite0 has 0.1 to 0.5 with its own range on pictures of 224 to 64 pixels, 1.5 or more with others.
+# published EfficientNet-Lite0 has 0.1 to 0.5 with its own range on pictures of 224 to 64 pixels, over 1.4 with others.
 _FITS, _CLEAR = 0.7, 0.8
 
 
@@ -89,7 +89,9 @@ def _read_off(found: Scaling) -> PixelRange | None:
         return None
     low, high = (found.scale * end + found.shift for end in value_range)
     inner = f"[{_numbers(low)}, {_numbers(high)}]"
-    return PixelRange(value_range, f"{_text(value_range)}, since the model scales pixels itself: {_does(found)}, {inner}")
+    return PixelRange(
+        value_range, f"{_text(value_range)}, since the model scales pixels itself: {_does(found)}, {inner}"
+    )
 
 
 def range_of(scale: np.ndarray, shift: np.ndarray) -> Range | None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from tfft.backbones.savedmodel.graph import FlatGraph, data_inputs, node_of
+from tfft.backbones.savedmodel.graph import FlatGraph, attribute, data_inputs, node_of
 from tfft.backbones.savedmodel.partition import Analysis
 from tfft.backbones.savedmodel.running import run_graph
 
@@ -116,7 +116,7 @@ def _first_batch_norm(analysis: Analysis) -> tuple[str, str, str] | None:
             continue
         refs = data_inputs(node)
         if node.op.startswith("FusedBatchNorm"):
-            usual = not node.attr["data_format"].s.startswith(b"NC") and not node.attr["is_training"].b
+            usual = not attribute(node, "data_format").s.startswith(b"NC") and not attribute(node, "is_training").b
             return (refs[0], refs[3], refs[4]) if usual else None
         if node.op == "Mul" and (found := _written_out(analysis, refs)) is not None:
             return found
