@@ -198,7 +198,7 @@ def two(tmp_path):
 def test_the_only_signature_that_fits_is_taken(two, default):
     opened = open_savedmodel(two(serving_default=default, batch="many"))
     np.testing.assert_array_equal(opened.model(np.ones((2, 3), np.float32)), np.full((2, 3), 2))
-    assert opened.endpoint == "signature 'batch'"
+    assert opened.endpoint == "signature 'batch'(x: float32 (None, 3)) -> y: float32 (None, 3)"
     assert "signature 'batch'" in opened.notes[0]
     assert ("takes no batch" if default == "one" else "no floating-point numbers") in opened.notes[0]
 
@@ -230,7 +230,20 @@ def test_inspect_takes_a_signature(two, capsys):
     from tfft.cli import main
 
     assert main(["inspect", str(two(serving_default="one", a="many", b="many")), "--signature", "b"]) == 0
-    assert "scale" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "Called: signature 'b'(x: float32 (None, 3)) -> y: float32 (None, 3)" in shown
+    assert "scale" in shown or "mul" in shown
+
+
+def test_a_default_that_takes_nothing_is_passed_over(tmp_path):
+    class Version(_Two):
+        @tf.function(input_signature=[])
+        def version(self):
+            return {"version": tf.constant(1.0)}
+
+    model = Version()
+    tf.saved_model.save(model, tmp_path / "m", signatures={"serving_default": model.version, "batch": model.many})
+    assert "since serving_default takes no tensor" in open_savedmodel(tmp_path / "m").notes[0]
 
 
 class _Answers(tf.Module):

@@ -35,9 +35,11 @@ def run(options: argparse.Namespace, print_result: PrintResult) -> int:
         "name": backbone.name,
         "origin": backbone.origin,
         "digest": backbone.digest,
+        "endpoint": backbone.endpoint,
         "input": spec and spec.to_dict(),
     }
-    lines = [str(table), _input_sentence(spec), *backbone.notes]
+    called = [f"Called: {backbone.endpoint}"] if backbone.endpoint else []
+    lines = [str(table), *called, _input_sentence(spec), *backbone.notes]
     lines += [f"Digest: sha256:{backbone.digest}"] if backbone.digest else []
     print_result({**values, "notes": backbone.notes, **table.to_dict()}, "\n".join(lines))
     return SUCCESS

@@ -63,7 +63,9 @@ def from_savedmodel(handle: str, options: LoadOptions) -> Backbone:
     )
     _remember_source(opened.model.layers, options.digest)
     spec, notes = _input_contract(opened, preset)
-    backbone = Backbone(name, opened.model, handle, spec, (*opened.notes, *notes), digest=options.digest)
+    backbone = Backbone(
+        name, opened.model, handle, spec, (*opened.notes, *notes), digest=options.digest, endpoint=opened.endpoint
+    )
     if preprocessor is None or before is None:
         return text.with_strings(backbone) if text.takes_strings(backbone) else backbone
     trust = options.trust or split_pin(preprocessor)[1] is not None  # a pin speaks for what it pins only

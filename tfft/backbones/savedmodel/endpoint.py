@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -116,37 +116,41 @@ def find_endpoint(loaded: Any, signature: str | None = None, *, per_example: boo
             "The SavedModel has no __call__, no serve and no signatures, so it is not known how to call it."
             + (f" Choose one of its functions with signature=: {listed(functions)}." if functions else "")
         )
+    first = (called or only or usual)[0]
     if called or only:
-        (first, *_) = called or only
-        default = _from_function(first, functions[first])
+        default = _tried(_from_function, first, functions[first])
     else:
-        first = usual[0]
-        default = _from_signature(first, signatures[first])
-    why = default.unfit(per_example)
-    if not why:
+        default = _tried(_from_signature, first, signatures[first])
+    why = "takes no tensor" if default is None else default.unfit(per_example)
+    if default is not None and not why:
         return default
-    others = [_from_signature(name, signatures[name]) for name in dict.fromkeys(usual) if name != first]
-    fitting = [other for other in others if not other.unfit(per_example)]
+    others = [_tried(_from_signature, name, signatures[name]) for name in dict.fromkeys(usual) if name != first]
+    fitting = [other for other in others if other is not None and not other.unfit(per_example)]
     if not fitting:  # a signature is often a saved function too, under another name
-        others = [_from_function(name, functions[name]) for name in functions if name != first]
-        fitting = [other for other in others if not other.unfit(per_example)]
-    return _replacement(default, why, fitting)
-
-
-_USUAL_SIGNATURES = ("serving_default", "default", "image_feature_vector")
-
-
-def _replacement(default: Endpoint, why: str, fitting: Sequence[Endpoint]) -> Endpoint:
-    """The endpoint to call where the usual one does not fit: the only other that does, else the usual one."""
+        others = [_tried(_from_function, name, functions[name]) for name in functions if name != first]
+        fitting = [other for other in others if other is not None and not other.unfit(per_example)]
     if len(fitting) == 1:
-        note = f"{fitting[0]} is called, since {default} {why} and no other fits. signature= chooses another."
+        note = f"{fitting[0]} is called, since {default or first} {why} and no other fits. signature= chooses another."
         return dataclasses.replace(fitting[0], note=note)
     if fitting:
         raise BackboneError(
-            f"{default} {why}. Choose another with signature= (on the command line: --signature). These fit: "
+            f"{default or first} {why}. Choose another with signature= (on the command line: --signature). These fit: "
             f"{listed(fitting)}."
         )
+    if default is None:
+        raise SavedModelError(f"The endpoint {first} takes no tensor.")
     return default
+
+
+def _tried(make: Callable[[str, Any], Endpoint], name: str, function: Any) -> Endpoint | None:
+    """An endpoint; None where it takes no tensor."""
+    try:
+        return make(name, function)
+    except SavedModelError:
+        return None
+
+
+_USUAL_SIGNATURES = ("serving_default", "default", "image_feature_vector")
 
 
 def _restored_functions(loaded: Any) -> dict[str, Any]:

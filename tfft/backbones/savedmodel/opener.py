@@ -49,7 +49,7 @@ class Opened:
     Attributes:
         model: functional Keras model; each layer but the inputs is a block.
         notes: what was left out or could not be done, one sentence each.
-        endpoint: how the SavedModel is called, in words.
+        endpoint: what of the SavedModel is called, with its inputs and outputs, in words.
         output: key of the chosen output; empty where there is only one.
         largest_difference: between the opened model and the SavedModel in the self-check.
         pixels: the range of pixels it takes, where its only input is images in floating-point numbers.
@@ -233,7 +233,7 @@ class _Opener:
         if self.batch_axis is not None:
             model = for_each_example(model, self.batch_axis)
         pixels = find_pixel_range(self.inference, self.endpoint.specs[0]) if self.endpoint.single else None
-        return Opened(model, tuple(self.notes), self.endpoint.label, self.output, difference, pixels)
+        return Opened(model, tuple(self.notes), str(self.endpoint), self.output, difference, pixels)
 
     def _build(
         self,

@@ -153,9 +153,9 @@ def _estimated(analysis: Analysis, spec: tf.TensorSpec, why: str) -> PixelRange:
         return PixelRange(best, source, False, f"The pixel range is {source}. input_range= sets another.")
     source = f"assumed: [0, 1], the convention of TF Hub, since {why}"
     differences = compare_ranges(analysis, spec, RANGES)
-    shares = [f"with {_text(r)} by {d:.0%}" for r, d in differences.items() if d is not None]
+    shares = [f"with {_text(r)} by {d:.0%}" for r, d in differences.items()]
     warning = f"WARNING: The pixel range is {source}."
-    if shares and max(d or 0 for d in differences.values()) < 0.01:
+    if shares and max(differences.values()) < 0.01:
         return PixelRange(RANGES[0], source, False, f"{warning[9:]} Its features hardly depend on it.")
     if shares:
         warning += f" The features of a picture would differ {', '.join(shares)}."

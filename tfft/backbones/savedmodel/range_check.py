@@ -16,7 +16,7 @@ from tfft.backbones.savedmodel.partition import Analysis
 from tfft.backbones.savedmodel.running import run_graph
 
 Range = tuple[float, float]
-_SIDE = 128  # of the picture where the model takes any size
+_SIDE, _LARGEST = 128, 224  # of the picture where the model takes any size; a larger one is enlarged
 
 
 def drawn_picture(height: int, width: int, channels: int) -> np.ndarray:
@@ -37,14 +37,27 @@ def drawn_picture(height: int, width: int, channels: int) -> np.ndarray:
     return np.concatenate([picture, np.ones((height, width, channels - 3))], -1)
 
 
-def _pictures(spec: tf.TensorSpec, ranges: Sequence[Range]) -> dict[Range, tf.Tensor]:
+def _run(analysis: Analysis, spec: tf.TensorSpec, ref: str, ranges: Sequence[Range]) -> dict[Range, np.ndarray]:
+    """Computes a tensor for the picture in each range; nothing where the model does not take it."""
     height, width, channels = (n or side for n, side in zip(spec.shape[1:], (_SIDE, _SIDE, 3), strict=True))
-    picture = drawn_picture(height, width, channels)
-    batch = np.stack([picture, picture[:, ::-1]])
-    return {(low, high): tf.constant(low + batch * (high - low), spec.dtype) for low, high in ranges}
+    small = drawn_picture(min(height, _LARGEST), min(width, _LARGEST), channels)
+    rows, columns = (np.arange(n) * m // n for n, m in zip((height, width), small.shape, strict=False))
+    picture = small[rows][:, columns]
+    both = np.stack([picture, picture[:, ::-1]])
+    batch = both[np.arange(spec.shape[0] or 2) % 2]
+    scaled = [tf.constant(low + batch * (high - low), spec.dtype) for low, high in ranges]
+    try:
+        if spec.shape[0] is None:  # the graph is imported only once
+            values = tf.split(run_graph(analysis.flat, [ref], [tf.concat(scaled, 0)])[0], len(ranges))
+        else:
+            values = [run_graph(analysis.flat, [ref], [images])[0] for images in scaled]
+    except (tf.errors.OpError, ValueError):  # pictures of this size are not taken, or examples depend on each other
+        return {}
+    found = {r: np.asarray(value, np.float64) for r, value in zip(ranges, values, strict=True)}
+    return found if all(np.all(np.isfinite(value)) for value in found.values()) else {}
 
 
-def compare_ranges(analysis: Analysis, spec: tf.TensorSpec, ranges: Sequence[Range]) -> dict[Range, float | None]:
+def compare_ranges(analysis: Analysis, spec: tf.TensorSpec, ranges: Sequence[Range]) -> dict[Range, float]:
     """Returns by how much the output differs from that for the first range, for each other one.
 
     Args:
@@ -53,26 +66,12 @@ def compare_ranges(analysis: Analysis, spec: tf.TensorSpec, ranges: Sequence[Ran
         ranges: of pixels.
 
     Returns:
-        The distance as a share of the larger of the two; None where the model cannot be run on it.
+        The distance as a share of the larger of the two; empty where the model cannot be run on the picture.
     """
-    first, *others = _pictures(spec, ranges).items()
-    wanted = _output(analysis, first[1])
-    found: dict[Range, float | None] = {}
-    for value_range, images in others:
-        ours = None if wanted is None else _output(analysis, images)
-        found[value_range] = None
-        if ours is not None and wanted is not None:
-            size = max(float(np.linalg.norm(ours)), float(np.linalg.norm(wanted)), 1e-12)
-            found[value_range] = float(np.linalg.norm(ours - wanted)) / size
-    return found
-
-
-def _output(analysis: Analysis, images: tf.Tensor) -> np.ndarray | None:
-    try:
-        values = np.asarray(run_graph(analysis.flat, [analysis.output], [images])[0], np.float64)
-    except (tf.errors.OpError, ValueError):  # pictures of this size are not taken
-        return None
-    return values if np.all(np.isfinite(values)) else None
+    found = _run(analysis, spec, analysis.output, ranges)
+    wanted = found.pop(ranges[0], np.zeros(1))
+    lengths = {r: max(float(np.linalg.norm(ours)), float(np.linalg.norm(wanted)), 1e-12) for r, ours in found.items()}
+    return {r: float(np.linalg.norm(ours - wanted)) / lengths[r] for r, ours in found.items()}
 
 
 def fit_of_statistics(analysis: Analysis, spec: tf.TensorSpec, ranges: Sequence[Range]) -> dict[Range, float]:
@@ -95,11 +94,7 @@ def fit_of_statistics(analysis: Analysis, spec: tf.TensorSpec, ranges: Sequence[
     if np.allclose(stored_mean, 0) and np.allclose(stored, 1):
         return {}
     fits = {}
-    for value_range, images in _pictures(spec, ranges).items():
-        try:
-            values = np.asarray(run_graph(analysis.flat, [entering], [images])[0], np.float64)
-        except (tf.errors.OpError, ValueError):
-            return {}
+    for value_range, values in _run(analysis, spec, entering, ranges).items():
         axes = tuple(range(values.ndim - 1))
         contrast = np.abs(np.log((values.std(axis=axes) + 1e-9) / (np.sqrt(stored) + 1e-9)))
         offset = np.abs(values.mean(axis=axes) - stored_mean) / (np.sqrt(stored) + 1e-9)
