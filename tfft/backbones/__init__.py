@@ -67,6 +67,7 @@ def load_backbone(
     pooling: TokenPooling | None = None,
     preprocessor: str | os.PathLike[str] | None = None,
     trust: bool = False,
+    per_example: bool = False,
     name: str | None = None,
 ) -> Backbone:
     """Opens a pretrained model as a backbone: a Keras model of named blocks, with its input contract.
@@ -81,8 +82,11 @@ def load_backbone(
             ``owner/model/framework/variation/version``, ``"keras_hub:<preset>"``, a folder of a Hugging Face text model
             (``config.json``, ``model.safetensors``, vocabulary), or a built Keras model.
             ``"<any of these with files>@sha256:<digest>"`` opens that content and no other, see :func:`digest`.
-        output: Name of the output to use, for a model with several.
-        signature: Signature of a SavedModel to call. Defaults to its ``__call__``.
+        output: Name of the output to use, for a model with several. For a SavedModel also the name of a block, for what
+            leaves it, or ``"probabilities"`` for what a classifier gives. Defaults to the only output of floating-point
+            numbers; for a SavedModel that ends in a classifier, what goes into its last layer.
+        signature: Signature or saved function of a SavedModel to call. Defaults to its ``__call__``, else to the
+            default signature where that takes a batch and gives floating-point numbers, else to the only one that does.
         tags: Tags of the meta graph, for a SavedModel with several.
         input_range: Values that black and white become, as ``(0, 1)`` or ``(-1, 1)``. Defaults to what is known of the
             model, else assumed.
@@ -97,6 +101,8 @@ def load_backbone(
             that belongs to it, for those of :func:`list_backbones`.
         trust: Whether to open a SavedModel although the scan found operations that reach outside of it; a pin does the
             same. Defaults to False.
+        per_example: Whether the inputs of a SavedModel have no batch axis, so that it is called once for each example.
+            Defaults to False.
         name: Name of the backbone. Defaults to one made from the handle.
 
     Returns:
@@ -127,6 +133,7 @@ def load_backbone(
         pooling=pooling,
         preprocessor=preprocessor,
         trust=trust,
+        per_example=per_example,
         name=name,
     )
     text, pin = split_pin(os.fspath(handle).strip()) if isinstance(handle, (str, os.PathLike)) else (handle, None)

@@ -70,6 +70,7 @@ class Backbone:
         tokenizer: makes the model's inputs of texts; None where the model takes no text, or takes it as it is.
         text_spec: what it does with text; None where the input is not text.
         digest: of the files it was opened from, see :func:`tfft.backbones.digest`; None where there are none.
+        endpoint: what of a SavedModel is called, with its inputs and outputs, in words; empty for other formats.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Backbone:
     tokenizer: Tokenize | None = None
     text_spec: TextSpec | None = None
     digest: str | None = None
+    endpoint: str = ""
 
     @property
     def blocks(self) -> list[Block]:

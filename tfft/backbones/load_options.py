@@ -24,6 +24,7 @@ _MEANT_FOR = {
     "signature": "SavedModels",
     "tags": "SavedModels",
     "trust": "SavedModels",
+    "per_example": "SavedModels",
     "preprocessor": "SavedModels",
     "max_length": "models with a tokenizer",
     "pooling": "models with a tokenizer",
@@ -53,6 +54,7 @@ class LoadOptions:
     pooling: TokenPooling | None = None
     preprocessor: str | os.PathLike[str] | None = None
     trust: bool = False
+    per_example: bool = False
     name: str | None = None
     digest: str | None = None
     pinned: bool = False
@@ -124,7 +126,7 @@ def with_input_options(backbone: Backbone, options: LoadOptions) -> Backbone:
         low, high = map(float, options.input_range)
         source = f"given: input_range=({low:g}, {high:g})"
         spec = dataclasses.replace(spec, value_range=(low, high), mean=None, std=None, source=source)
-        notes = tuple(note for note in notes if "The pixel range is assumed" not in note)
+        notes = tuple(note for note in notes if "The pixel range is" not in note)
     return dataclasses.replace(backbone, input_spec=spec, notes=notes)
 
 

@@ -154,7 +154,8 @@ class SavedModel:
 
     name = "SavedModel"
     options = frozenset(
-        {"output", "signature", "tags", "trust", "preprocessor", "max_length", "pooling", "backbone_dropout"}
+        {"output", "signature", "tags", "trust", "per_example"}
+        | {"preprocessor", "max_length", "pooling", "backbone_dropout"}
     )
 
     def matches(self, handle: str) -> bool:

@@ -16,7 +16,8 @@ from tfft.backbones.fetch.resolver import resolve
 from tfft.backbones.keras_model import image_spec
 from tfft.backbones.load_options import LoadOptions
 from tfft.backbones.savedmodel import text
-from tfft.backbones.savedmodel.opener import open_savedmodel
+from tfft.backbones.savedmodel.opener import Opened, open_savedmodel
+from tfft.layers.each_example import EachExample
 from tfft.specs import InputSpec, Preset
 
 
@@ -58,10 +59,13 @@ def from_savedmodel(handle: str, options: LoadOptions) -> Backbone:
         batch_norm=options.batch_norm,
         backbone_dropout=options.backbone_dropout,
         trust=options.trust or options.pinned,
+        per_example=options.per_example,
     )
     _remember_source(opened.model.layers, options.digest)
-    spec, notes = _input_contract(opened.model, preset)
-    backbone = Backbone(name, opened.model, handle, spec, (*opened.notes, *notes), digest=options.digest)
+    spec, notes = _input_contract(opened, preset)
+    backbone = Backbone(
+        name, opened.model, handle, spec, (*opened.notes, *notes), digest=options.digest, endpoint=opened.endpoint
+    )
     if preprocessor is None or before is None:
         return text.with_strings(backbone) if text.takes_strings(backbone) else backbone
     trust = options.trust or split_pin(preprocessor)[1] is not None  # a pin speaks for what it pins only
@@ -71,22 +75,27 @@ def from_savedmodel(handle: str, options: LoadOptions) -> Backbone:
 def _remember_source(layers: Sequence[keras.layers.Layer], digest: str | None) -> None:
     """Lets the blocks in a ``.keras`` file tell which SavedModel they came from."""
     for layer in layers:
-        if hasattr(layer, "source_digest"):
+        if isinstance(layer, EachExample):
+            _remember_source(layer.network.layers, digest)
+        elif hasattr(layer, "source_digest"):
             layer.source_digest = digest
 
 
-def _input_contract(model: keras.Model, preset: Preset | None) -> tuple[InputSpec | None, tuple[str, ...]]:
-    """What the model expects of pixels, and a note where that is assumed."""
-    spec = image_spec(model)
+def _input_contract(opened: Opened, preset: Preset | None) -> tuple[InputSpec | None, tuple[str, ...]]:
+    """What the model expects of pixels, and a note where that is not certain."""
+    spec, pixels = image_spec(opened.model), opened.pixels
     if spec is None:
         return None, ()
     known = preset.input if preset else None
-    if known is None:
-        return spec, (f"The pixel range is {spec.source}. input_range= sets another.",)
-    if spec.flexible:
+    if known is not None and spec.flexible:
         return known, ()
-    # The catalog's contract, with the size that the graph insists on.
-    return dataclasses.replace(known, height=spec.height, width=spec.width, flexible=False), ()
+    if known is not None:
+        # The catalog's contract, with the size that the graph insists on.
+        return dataclasses.replace(known, height=spec.height, width=spec.width, flexible=False), ()
+    if pixels is None:
+        return spec, (f"The pixel range is {spec.source}. input_range= sets another.",)
+    spec = dataclasses.replace(spec, value_range=pixels.value_range, source=pixels.source)
+    return spec, (pixels.warning or f"The pixel range is {pixels.source}. input_range= sets another.",)
 
 
 def _short_name(handle: str) -> str:

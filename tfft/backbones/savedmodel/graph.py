@@ -51,6 +51,14 @@ def data_inputs(node: Any) -> list[str]:
     return [ref for ref in node.input if not ref.startswith("^")]
 
 
+def attribute(node: Any, name: str) -> Any:
+    """Returns an attribute of a node, an empty one where it has none: indexing would add that to the node."""
+    return node.attr[name] if name in node.attr else _NO_ATTRIBUTE
+
+
+_NO_ATTRIBUTE = tf.compat.v1.AttrValue()
+
+
 @dataclasses.dataclass(eq=False)
 class FlatGraph:
     """A function without nested calls.
