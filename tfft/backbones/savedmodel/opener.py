@@ -33,7 +33,7 @@ from tfft.backbones.savedmodel.partition import (
 )
 from tfft.backbones.savedmodel.scan import check_savedmodel, read_meta_graphs
 from tfft.backbones.text_ops import load_text_ops, ops_in
-from tfft.errors import BackboneError, SavedModelError, TfftError
+from tfft.errors import BackboneError, SavedModelError, TfftError, listed
 
 BatchNorm = Literal["fixed", "train"]
 
@@ -158,6 +158,7 @@ class _Opener:
     def __init__(self, loaded: Any, endpoint: Endpoint, output: str | None, prefer: Sequence[str], trust: bool) -> None:
         self.loaded, self.endpoint, self.trust = loaded, endpoint, trust
         self.notes: list[str] = []
+        self.frozen: list[str] = []
         self.variables = list(getattr(loaded, "variables", None) or [])
         probe = self._flat(False)
         position, self.output = choose_output(probe.structure, output, prefer)
@@ -233,6 +234,10 @@ class _Opener:
                 "so it is not used. Does the model draw random numbers or change its state in inference?"
             )
         self._note_unused(model)
+        if self.frozen:
+            self.notes.append(
+                f"Frozen when the model was saved, and opened so: {listed(self.frozen)}. tfft.unfreeze trains them."
+            )
         return Opened(model, tuple(self.notes), self.endpoint.label, self.output, difference)
 
     def _build(
@@ -249,6 +254,7 @@ class _Opener:
         sample = parity.sample_batch(self.endpoint.specs)
         if trainable and not self._gradients_agree(maker, layers, sample):
             return self._build(name, pieces, training, matched, batch_norm, trainable=False)
+        self.frozen = maker.freeze_as_saved(layers)
         model = self._connect(name, maker, layers)
         entering = sample[0] if self.endpoint.single else dict(zip(self.endpoint.input_keys, sample, strict=True))
         difference, limit = parity.largest_difference(model(entering, training=False), self._original(sample))
