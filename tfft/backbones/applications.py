@@ -20,7 +20,6 @@ import keras  # noqa: E402  (the check above gives a better message than the imp
 
 from tfft.backbones.base import Backbone  # noqa: E402
 from tfft.backbones.fetch.remote import impatient  # noqa: E402
-from tfft.backbones.keras_model import with_plain_input  # noqa: E402
 from tfft.layers.caffe_pixels import CaffePixels  # noqa: E402
 
 RANDOM = ":random"
@@ -41,7 +40,7 @@ def from_applications(name: str, weights: str | None = "imagenet", *, backbone_n
 
     Returns:
         A backbone whose model maps ``[batch, height, width, 3]`` to ``[batch, features]``, for any
-        image size, with the InputSpec of the network's family.
+        image size (NASNet: for its own only), with the InputSpec of the network's family.
 
     Raises:
         HandleError: there is no such network, or its weights are out of reach.
@@ -66,18 +65,19 @@ def from_applications(name: str, weights: str | None = "imagenet", *, backbone_n
 
 
 def _build(app: Application, weights: str | None, name: str) -> keras.Model:
-    image = keras.Input((None, None, 3), name="image")
+    side = app.size if _fixed_size(app) else None
+    image = keras.Input((side, side, 3), name="image")
     first = CaffePixels(name="caffe_pixels")(image) if app.scaling == "means" else image
     make = getattr(keras.applications, app.name)
-    how = {"include_top": False, "weights": weights, "input_tensor": first, "pooling": "avg", "name": name}
+    how = {"include_top": False, "weights": weights, "input_tensor": first, "pooling": "avg"}
     with warnings.catch_warnings():
         # MobileNets say which size's weights they take where the input has none.
         warnings.filterwarnings("ignore", message=".*input_shape. is undefined")
         if weights != "imagenet" or _weights_cached(app):
-            return with_plain_input(make(**how))
+            return _named(make(**how), name)
         try:
             with impatient(_WEIGHTS_HOST):
-                return with_plain_input(make(**how))
+                return _named(make(**how), name)
         except Exception as error:
             if not isinstance(error, OSError) and "URL fetch failure" not in str(error):
                 raise
@@ -89,6 +89,16 @@ def _build(app: Application, weights: str | None, name: str) -> keras.Model:
             ) from error
 
 
+def _fixed_size(app: Application) -> bool:
+    """Whether the layers of a network depend on the size of its images: NASNet's cells do not fit else."""
+    return app.name.startswith("NASNet")
+
+
+def _named(model: keras.Model, name: str) -> keras.Model:
+    """The network under another name: given to Keras, it would decide about weights and names of layers too."""
+    return keras.Model(model.inputs[0], model.outputs[0], name=name)
+
+
 def _weights_cached(app: Application) -> bool:
     """Whether Keras has a weight file that looks like this network's; then it needs no server."""
     home = os.environ.get("KERAS_HOME")
@@ -97,7 +107,9 @@ def _weights_cached(app: Application) -> bool:
 
 
 def _spec(app: Application) -> InputSpec:
-    spec = InputSpec(height=app.size, width=app.size, flexible=True, source=f"keras.applications, {app.name}")
+    spec = InputSpec(
+        height=app.size, width=app.size, flexible=not _fixed_size(app), source=f"keras.applications, {app.name}"
+    )
     if app.scaling == "symmetric":
         return dataclasses.replace(spec, value_range=(-1, 1))
     if app.scaling == "standardised":
