@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -95,6 +95,16 @@ def find_endpoint(loaded: Any, signature: str | None = None) -> Endpoint:
 
 
 def _restored_functions(loaded: Any) -> dict[str, Any]:
+    """The functions of the root; where it has none, those that call one of its parts (``query_model``)."""
+    found = _own_functions(loaded)
+    return found or {
+        name: functions["__call__"]
+        for name in dir(loaded)
+        if not name.startswith("_") and "__call__" in (functions := _own_functions(getattr(loaded, name, None)))
+    }
+
+
+def _own_functions(loaded: Any) -> dict[str, Any]:
     found = {}
     for name in ["__call__", *(n for n in dir(loaded) if not n.startswith("_"))]:
         value = inspect.getattr_static(loaded, name, None)
@@ -186,7 +196,14 @@ def _flatten_with_paths(nest: Any) -> list[tuple[tuple[str, ...], Any]]:
     return [((), nest)]
 
 
-def choose_output(structure: Any, output: str | None, prefer: Sequence[str] = ()) -> tuple[int, str]:
+def output_keys(structure: Any) -> list[str]:
+    """Returns the keys of a function's flattened results."""
+    return ["/".join(path) for path, _ in _flatten_with_paths(structure)]
+
+
+def choose_output(
+    structure: Any, output: str | None, prefer: Sequence[str] = (), names: Mapping[str, str] | None = None
+) -> tuple[int, str]:
     """Returns position and key of the output to use among a function's flattened results.
 
     Args:
@@ -194,17 +211,21 @@ def choose_output(structure: Any, output: str | None, prefer: Sequence[str] = ()
         output: key (``"pooled_output"``, ``"encoder_outputs/3"``), or None for the only one or the
             one called ``default``.
         prefer: keys that come before ``default``.
+        names: names for keys that are numbers; both are taken.
 
     Raises:
         BackboneError: when there are several and none is chosen, or the chosen one does not exist;
             the message lists keys with shapes.
     """
-    leaves = [("/".join(path), leaf) for path, leaf in _flatten_with_paths(structure)]
+    numbers = output_keys(structure)
+    named = [(names or {}).get(key, key) for key in numbers]
+    leaves = [(key, leaf) for key, (_, leaf) in zip(named, _flatten_with_paths(structure), strict=True)]
     keys = [key for key, _ in leaves]
     table = listed([f"{key or '(the only one)'} {tuple(leaf.shape.as_list())}" for key, leaf in leaves], limit=40)
     if output is not None:
-        if output in keys:
-            return keys.index(output), output
+        for known in (keys, numbers):
+            if output in known:
+                return known.index(output), keys[known.index(output)]
         raise BackboneError(f"The model has no output {output!r}.{did_you_mean(output, keys)} It has: {table}.")
     for key in (*prefer, "", "default"):
         if key in keys:

@@ -17,7 +17,7 @@ import keras
 import tensorflow as tf
 
 from tfft.backbones.savedmodel import parity, tf1
-from tfft.backbones.savedmodel.endpoint import Endpoint, choose_output, find_endpoint
+from tfft.backbones.savedmodel.endpoint import Endpoint, choose_output, find_endpoint, output_keys
 from tfft.backbones.savedmodel.graph import FlatGraph, flatten
 from tfft.backbones.savedmodel.layer import SavedModelBlock
 from tfft.backbones.savedmodel.layer_builder import Maker
@@ -32,6 +32,7 @@ from tfft.backbones.savedmodel.partition import (
     whole,
 )
 from tfft.backbones.savedmodel.scan import check_savedmodel, read_meta_graphs
+from tfft.backbones.savedmodel.signature_names import output_names, with_input_names
 from tfft.backbones.text_ops import load_text_ops, ops_in
 from tfft.errors import BackboneError, SavedModelError, TfftError, listed
 
@@ -100,7 +101,7 @@ def open_savedmodel(
     name = _keras_name(name or folder.name)
     loaded = load(folder, tags, trust)
     try:
-        endpoint = find_endpoint(loaded, signature)
+        endpoint = with_input_names(loaded, find_endpoint(loaded, signature))
         opener = _Opener(loaded, endpoint, output, prefer, trust)
         training = opener.training_graph(batch_norm, backbone_dropout)
         return opener.open(name, training, batch_norm)
@@ -161,7 +162,8 @@ class _Opener:
         self.frozen: list[str] = []
         self.variables = list(getattr(loaded, "variables", None) or [])
         probe = self._flat(False)
-        position, self.output = choose_output(probe.structure, output, prefer)
+        names = output_names(loaded, probe, output_keys(probe.structure))
+        position, self.output = choose_output(probe.structure, output, prefer, names)
         self.position = position
         declared = tf.nest.flatten(probe.structure)[position].shape
         self.output_shape = None if declared.rank is None else tuple(declared.as_list())
