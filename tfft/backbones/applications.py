@@ -20,6 +20,7 @@ import keras  # noqa: E402  (the check above gives a better message than the imp
 
 from tfft.backbones.base import Backbone  # noqa: E402
 from tfft.backbones.fetch.remote import impatient  # noqa: E402
+from tfft.backbones.formats.h5_weights import assign_weights  # noqa: E402
 from tfft.layers.caffe_pixels import CaffePixels  # noqa: E402
 
 RANDOM = ":random"
@@ -33,9 +34,9 @@ def from_applications(name: str, weights: str | None = "imagenet", *, backbone_n
 
     Args:
         name: as ``"MobileNetV2"``, ``"mobilenet_v2"`` or ``"keras:mobilenet-v2"``; with ``":random"``
-            at its end the weights are random, which needs no network.
-        weights: ``"imagenet"`` (downloaded once into ``~/.keras``), None for random ones, or the
-            path of a ``.weights.h5`` file for the network without its classifier.
+            at its end the weights are random, which needs no network, with ``":<path>"`` those of a file.
+        weights: ``"imagenet"`` (downloaded once into ``~/.keras``), None for random ones, or the path of a
+            ``.h5`` file of Keras 2 or a ``.weights.h5`` file; a classifier in it is left out.
         backbone_name: of the backbone; the network's own name by default.
 
     Returns:
@@ -49,9 +50,9 @@ def from_applications(name: str, weights: str | None = "imagenet", *, backbone_n
         >>> from_applications("MobileNetV2").input_spec.value_range
         (-1.0, 1.0)
     """
-    short = name.removeprefix("keras:")
-    if short.lower().endswith(RANDOM):
-        short, weights = short[: -len(RANDOM)], None
+    short, _, given = name.removeprefix("keras:").partition(":")
+    if given:
+        weights = None if given.lower() == RANDOM.removeprefix(":") else given
     app = find_application(short)
     if app is None:
         names = [app.name for app in APPLICATIONS]
@@ -59,9 +60,23 @@ def from_applications(name: str, weights: str | None = "imagenet", *, backbone_n
             f"keras.applications has no network {short!r}.{did_you_mean(short, names)} "
             f"It has: {listed(names, limit=50)}."
         )
-    model = _build(app, weights, backbone_name or app.name.lower())
+    file = None if weights in (None, "imagenet") else _existing(weights)
+    model = _build(app, None if file else weights, backbone_name or app.name.lower())
+    if file:
+        assign_weights(model, file)
     notes = () if weights else ("The weights are random, not pretrained.",)
-    return Backbone(model.name, model, f"keras:{app.name}{'' if weights else RANDOM}", _spec(app), notes)
+    suffix = f":{file}" if file else "" if weights else RANDOM
+    return Backbone(model.name, model, f"keras:{app.name}{suffix}", _spec(app), notes)
+
+
+def _existing(weights: str) -> Path:
+    path = Path(weights).expanduser()
+    if not path.is_file():
+        raise HandleError(
+            f"There is no file of weights {weights!r}. Expected an .h5 file, 'random' for random weights, or nothing "
+            "for those of ImageNet."
+        )
+    return path
 
 
 def _build(app: Application, weights: str | None, name: str) -> keras.Model:

@@ -25,6 +25,7 @@ _MEANT_FOR = {
     "tags": "SavedModels",
     "trust": "SavedModels",
     "preprocessor": "SavedModels",
+    "weights": "networks of keras.applications",
     "max_length": "models with a tokenizer",
     "pooling": "models with a tokenizer",
     "backbone_dropout": "SavedModels and text models; other Keras models always run their own dropout in training",
@@ -52,6 +53,7 @@ class LoadOptions:
     max_length: int | None = None
     pooling: TokenPooling | None = None
     preprocessor: str | os.PathLike[str] | None = None
+    weights: str | os.PathLike[str] | None = None
     trust: bool = False
     name: str | None = None
     digest: str | None = None
