@@ -157,7 +157,7 @@ def _blocks_within(network: keras.Model) -> list[Block]:
 
 
 def _are_details(composite: Sequence[keras.layers.Layer], count: int) -> bool:
-    """Tells whether nested models are layers among others (the downsampling of ConvNeXt), not networks to look into."""
+    """Whether nested models are layers among others (the downsampling of ConvNeXt), not networks to look into."""
     if not all(isinstance(layer, keras.Sequential) for layer in composite):
         return False
     inside = [layer for network in composite for layer in network.layers if layer.weights]
@@ -230,7 +230,7 @@ def _weights(operation: Any) -> list[keras.Variable]:
 
 
 def _can_train(operation: Any) -> bool:
-    """Tells whether a layer has variables that train unless they are frozen, as Normalization has not."""
+    """Whether a layer has variables that train unless they are frozen, as Normalization has not."""
     return any(own_trainable_variables(part) for part in flatten_layers(operation)) if _weights(operation) else True
 
 

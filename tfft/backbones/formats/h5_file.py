@@ -72,7 +72,7 @@ def _check(file: h5py.File, path: Path) -> None:
                 todo.append((found, depth + 1))
             elif isinstance(found, h5py.Dataset):
                 if found.external or found.is_virtual:
-                    _refuse(path, f"the array {found.name} lies in another file")
+                    _refuse(path, f"the array {found.name} is stored in another file")
                 size += found.size * found.dtype.itemsize if found.shape is not None else 0
             if len(seen) + len(todo) > _MOST_OBJECTS or depth > _MOST_DEPTH:
                 _refuse(path, "it holds more groups than any model has")

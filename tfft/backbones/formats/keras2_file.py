@@ -27,7 +27,7 @@ from tfft.errors import BackboneError, TfftError, UnsafeModelError, listed
 _CALLS = {"TFOpLambda", "SlicingOpLambda"}
 # Operations of TensorFlow that a functional model of Keras 2 may call by name; others read, write or load.
 _OPERATIONS = re.compile(
-    r"__operators__\.\w+|(math|nn)\.\w+|(linalg|signal)\.\w+|image\.(resize|rgb_to_grayscale|grayscale_to_rgb|"
+    r"__operators__\.\w+|(math|nn|linalg|signal)\.(?!_)\w+|image\.(resize|rgb_to_grayscale|grayscale_to_rgb|"
     r"resize_with_pad|per_image_standardization)|(compat\.v1\.)?(reshape|concat|cast|expand_dims|squeeze|transpose|shape|"
     r"stack|unstack|split|tile|pad|identity|stop_gradient|clip_by_value|where|gather|ones_like|zeros_like|broadcast_to|"
     r"one_hot|slice|strided_slice|reverse|convert_to_tensor|fill|range|zeros|ones|repeat|boolean_mask|norm|tensordot|"
@@ -145,7 +145,7 @@ def _without_dropped(config: Any) -> Any:
 
 
 def written_by_keras2(path: Path) -> bool:
-    """Tells whether a file says that Keras 2, or 1, wrote it."""
+    """Whether a file says that Keras 2, or 1, wrote it."""
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
