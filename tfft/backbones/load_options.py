@@ -26,6 +26,7 @@ _MEANT_FOR = {
     "trust": "SavedModels",
     "per_example": "SavedModels",
     "preprocessor": "SavedModels",
+    "weights": "networks of keras.applications",
     "max_length": "models with a tokenizer",
     "pooling": "models with a tokenizer",
     "backbone_dropout": "SavedModels and text models; other Keras models always run their own dropout in training",
@@ -53,6 +54,7 @@ class LoadOptions:
     max_length: int | None = None
     pooling: TokenPooling | None = None
     preprocessor: str | os.PathLike[str] | None = None
+    weights: str | os.PathLike[str] | None = None
     trust: bool = False
     per_example: bool = False
     name: str | None = None

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 import keras
 
@@ -13,6 +15,7 @@ from tfft.backbones.base import Backbone
 from tfft.backbones.catalog import find_preset
 from tfft.backbones.fetch.digests import split_pin
 from tfft.backbones.fetch.resolver import resolve
+from tfft.backbones.formats.keras2_file import savedmodel_by_keras2
 from tfft.backbones.keras_model import image_spec
 from tfft.backbones.load_options import LoadOptions
 from tfft.backbones.savedmodel import text
@@ -70,6 +73,29 @@ def from_savedmodel(handle: str, options: LoadOptions) -> Backbone:
         return text.with_strings(backbone) if text.takes_strings(backbone) else backbone
     trust = options.trust or split_pin(preprocessor)[1] is not None  # a pin speaks for what it pins only
     return text.with_preprocessor(backbone, before, max_length=options.max_length, pooling=options.pooling, trust=trust)
+
+
+def from_keras2_file(path: Path, options: LoadOptions, error: BaseException) -> Backbone:
+    """Opens a file that only Keras 2 can load, as the SavedModel that ``tf_keras`` makes of it.
+
+    Args:
+        path: ``.h5`` or ``.keras`` file.
+        options: As :func:`tfft.backbones.load_backbone` takes them.
+        error: What Keras 3 raised.
+
+    Returns:
+        The backbone, with a note.
+
+    Raises:
+        BackboneError: ``tf_keras`` is not installed, or cannot load the file.
+        UnsafeModelError: The file names or does something that reaches outside of it.
+    """
+    with tempfile.TemporaryDirectory(prefix="tfft-keras2-") as place:
+        folder = Path(place, "model")
+        savedmodel_by_keras2(path, folder, error)
+        backbone = from_savedmodel(str(folder), dataclasses.replace(options, name=options.name or path.stem))
+    notes = ("Loaded with Keras 2 (tf_keras) and opened as its SavedModel: Keras 3 does not know all of its layers.",)
+    return dataclasses.replace(backbone, origin=str(path), notes=(*notes, *backbone.notes))
 
 
 def _remember_source(layers: Sequence[keras.layers.Layer], digest: str | None) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -156,10 +156,22 @@ _USUAL_SIGNATURES = ("serving_default", "default", "image_feature_vector")
 
 
 def _restored_functions(loaded: Any) -> dict[str, Any]:
+    """The functions of the root; where it has none, those that call one of its parts (``query_model``)."""
+    found = _own_functions(loaded)
+    return found or {
+        name: functions["__call__"]
+        for name in dir(loaded)
+        if not name.startswith("_") and "__call__" in (functions := _own_functions(getattr(loaded, name, None)))
+    }
+
+
+def _own_functions(loaded: Any) -> dict[str, Any]:
     found = {}
     for name in ["__call__", *(n for n in dir(loaded) if not n.startswith("_"))]:
         value = inspect.getattr_static(loaded, name, None)
-        value = getattr(loaded, name, None) if value is not None else None
+        if value is None or isinstance(value, property):  # of a variable; some raise outside of graphs
+            continue
+        value = getattr(loaded, name, None)
         if getattr(value, "concrete_functions", None):
             found[name] = value
     return found
@@ -263,7 +275,9 @@ def _flatten_with_paths(nest: Any) -> list[tuple[tuple[str, ...], Any]]:
     return [((), nest)]
 
 
-def choose_output(structure: Any, output: str | None, prefer: Sequence[str] = ()) -> tuple[int, str, str]:
+def choose_output(
+    structure: Any, output: str | None, prefer: Sequence[str] = (), names: Mapping[str, str] | None = None
+) -> tuple[int, str, str]:
     """Returns the output to use among a function's flattened results.
 
     Args:
@@ -271,6 +285,7 @@ def choose_output(structure: Any, output: str | None, prefer: Sequence[str] = ()
         output: key (``"pooled_output"``, ``"encoder_outputs/3"``), or None for the only one, the
             one called ``default``, or the only one of floating-point numbers.
         prefer: keys that come before ``default``.
+        names: names for keys that are numbers; both are taken.
 
     Returns:
         Its position among the tensors of the results, its key, and a note where others were passed over.
@@ -279,10 +294,12 @@ def choose_output(structure: Any, output: str | None, prefer: Sequence[str] = ()
         BackboneError: when there are several and none is chosen, or the chosen one does not exist;
             the message lists keys with shapes.
     """
-    leaves = [("/".join(path), leaf) for path, leaf in _flatten_with_paths(structure)]
+    numbers = output_keys(structure)
+    named = [(names or {}).get(key, key) for key in numbers]
+    leaves = [(key, leaf) for key, (_, leaf) in zip(named, _flatten_with_paths(structure), strict=True)]
     keys = [key for key, _ in leaves]
     floats = [key for key, leaf in leaves if _is_float(leaf)]
-    table = output_table(structure)
+    table = output_table(structure, names)
 
     def found(key: str, note: str = "") -> tuple[int, str, str]:
         before = [leaf for _, leaf in leaves[: keys.index(key)]]
@@ -290,6 +307,7 @@ def choose_output(structure: Any, output: str | None, prefer: Sequence[str] = ()
         return len(tensors), key, note
 
     if output is not None:
+        output = (names or {}).get(output, output)
         if output not in keys:
             raise BackboneError(f"The model has no output {output!r}.{did_you_mean(output, keys)} It has: {table}.")
         if output not in floats:
@@ -314,9 +332,10 @@ def output_keys(structure: Any) -> list[str]:
     return ["/".join(path) for path, _ in _flatten_with_paths(structure)]
 
 
-def output_table(structure: Any) -> str:
-    """Returns the keys of a function's results with their shapes and types, in words."""
-    leaves = [("/".join(path), leaf) for path, leaf in _flatten_with_paths(structure)]
+def output_table(structure: Any, names: Mapping[str, str] | None = None) -> str:
+    """Returns the keys of a function's results, or the names for them, with their shapes and types, in words."""
+    named = [(names or {}).get(key, key) for key in output_keys(structure)]
+    leaves = [(key, leaf) for key, (_, leaf) in zip(named, _flatten_with_paths(structure), strict=True)]
     return join_names([f"{key or '(the only one)'} {_shape_first(leaf)}" for key, leaf in leaves], limit=40)
 
 

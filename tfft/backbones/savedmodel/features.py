@@ -7,7 +7,7 @@ layer: the probabilities of the publisher's classes say little about other class
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 
@@ -67,19 +67,23 @@ class Features:
         return whole if found is None else Analysis(flat, found.features)
 
 
-def choose_features(flat: FlatGraph, output: str | None, prefer: Sequence[str] = ()) -> Features:
+def choose_features(
+    flat: FlatGraph, output: str | None, prefer: Sequence[str] = (), names: Mapping[str, str] | None = None
+) -> Features:
     """Chooses the features of a graph.
 
     Args:
         flat: the graph.
         output: key of an output, name of a block, ``"probabilities"`` for what a classifier gives, or None.
         prefer: keys of outputs that are taken, where there are, before the one called ``default``.
+        names: names for keys that are numbers; both are taken.
 
     Raises:
         BackboneError: when there are several outputs and none is chosen, or there is no such output or block.
     """
-    named = output is not None and output in output_keys(flat.structure)
-    position, key, note = choose_output(flat.structure, output if named else None, prefer)
+    names = names or {}
+    named = output is not None and output in (*output_keys(flat.structure), *names.values())
+    position, key, note = choose_output(flat.structure, output if named else None, prefer, names)
     whole = Analysis(flat, flat.outputs[position])
     declared = [t for t in tf.nest.flatten(flat.structure, expand_composites=True) if t is not None][position].shape
     notes = (note,) if note else ()

@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from tfft.backbones.savedmodel import parity
 from tfft.backbones.savedmodel.adapting import Adapted, adapt, for_each_example
-from tfft.backbones.savedmodel.endpoint import find_endpoint
+from tfft.backbones.savedmodel.endpoint import find_endpoint, output_keys
 from tfft.backbones.savedmodel.features import choose_features
 from tfft.backbones.savedmodel.graph import FlatGraph
 from tfft.backbones.savedmodel.layer import SavedModelBlock
@@ -40,6 +40,7 @@ from tfft.backbones.savedmodel.partition import (
 from tfft.backbones.savedmodel.pixel_range import PixelRange, find_pixel_range
 from tfft.backbones.savedmodel.prune import write_pruned
 from tfft.backbones.savedmodel.scan import Judged, check_savedmodel, chosen_meta_graph, read_meta_graphs
+from tfft.backbones.savedmodel.signature_names import output_names, with_input_names
 from tfft.backbones.text_ops import load_text_ops, ops_in
 from tfft.errors import (
     BackboneError,
@@ -120,7 +121,7 @@ def open_savedmodel(
     name = _keras_name(name or folder.name)
     try:
         loaded, left_out = load(folder, tags, trust, signature)
-        endpoint = find_endpoint(loaded, signature, per_example=per_example)
+        endpoint = with_input_names(loaded, find_endpoint(loaded, signature, per_example=per_example))
         adapted = _outside_strategy(lambda: adapt(endpoint, loaded, per_example))
         opener = _Opener(loaded, adapted, output, prefer, trust)
         opener.notes += left_out
@@ -203,7 +204,9 @@ class _Opener:
         self.batch_axis = adapted.batch_axis
         self.notes = list(adapted.notes)
         self.variables = [v for v in getattr(loaded, "variables", None) or () if v is not None]
-        self.choice = choose_features(adapted.flat, output, prefer)
+        self.frozen: list[str] = []
+        names = output_names(loaded, adapted.flat, output_keys(adapted.flat.structure))
+        self.choice = choose_features(adapted.flat, output, prefer, names)
         self.notes += self.choice.notes
         self.output, self.inference = self.choice.name, self.choice.analysis
 
@@ -268,6 +271,10 @@ class _Opener:
         if difference > limit:
             raise _differs(difference, limit)
         self._note_unused(model)
+        if self.frozen:
+            self.notes.append(
+                f"Frozen when the model was saved, and opened so: {join_names(self.frozen)}. tfft.unfreeze trains them."
+            )
         if self.batch_axis is not None:
             model = for_each_example(model, self.batch_axis)
         pixels = find_pixel_range(self.inference, self.endpoint.specs[0]) if self.endpoint.single else None
@@ -287,6 +294,7 @@ class _Opener:
         sample, reference = self._checked_on
         if trainable and not self._gradients_agree(maker, layers, sample):
             return self._build(name, pieces, training, matched, batch_norm, trainable=False)
+        self.frozen = maker.freeze_as_saved(layers)
         model = self._connect(name, maker, layers)
         entering = sample[0] if self.endpoint.single else dict(zip(self.endpoint.input_keys, sample, strict=True))
         difference, limit = parity.largest_difference(model(entering, training=False), reference)
