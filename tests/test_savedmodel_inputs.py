@@ -108,6 +108,11 @@ def test_a_width_that_is_open_comes_from_the_first_kernel(spec, run, kernel, sha
     np.testing.assert_allclose(opened.model(x), network.call(x), atol=1e-6)
 
 
+def test_a_reshape_says_nothing_of_the_width_of_rows(tmp_path):
+    saved(tmp_path / "m", tf.TensorSpec([None, None]), lambda x, k: tf.reshape(x, [-1, 4]) @ k, 4, 2)
+    assert open_savedmodel(tmp_path / "m").model.input_shape == (None, None)
+
+
 def test_pictures_with_open_channels_train(tmp_path):
     saved(tmp_path / "m", tf.TensorSpec([None] * 4), lambda x, k: tf.nn.conv2d(x, k, 2, "SAME"), 3, 3, 3, 8)
     backbone = tfft.load_backbone(tmp_path / "m", input_range=(0, 1), image_size=16)

@@ -238,6 +238,14 @@ class _Follower:
         channel = np.concatenate([p.channel for p in parts])
         return [dataclasses.replace(parts[0], scale=scale, shift=shift, channel=channel)]
 
+    def _select(self, node: Any, refs: Sequence[str], entering: Sequence[Scaling | None]) -> Sequence[Scaling] | None:
+        """One of two pictures, such as a mirrored one; known where both are scaled alike."""
+        one, other = entering[1:3]
+        if one is None or other is None:
+            return None
+        alike = all(np.array_equal(getattr(one, f), getattr(other, f)) for f in ("scale", "shift", "channel", "axis"))
+        return [one] if alike else None
+
     def _reverse(self, node: Any, refs: Sequence[str], entering: Sequence[Scaling | None]) -> Sequence[Scaling] | None:
         axes, state = self._number(refs[1]), entering[0]
         if axes is None or state is None:
@@ -293,6 +301,8 @@ _SHUFFLES: dict[str, Callable[..., Sequence[Scaling] | None]] = {
     "Unpack": _Follower._split,
     "ConcatV2": _Follower._join,
     "Pack": _Follower._join,
+    "Select": _Follower._select,
+    "SelectV2": _Follower._select,
     "ReverseV2": _Follower._reverse,
     "GatherV2": _Follower._gather,
     "StridedSlice": _Follower._strided,

@@ -50,19 +50,20 @@ def _settled(spec: tf.TensorSpec, flat: FlatGraph, placeholder: str) -> tuple[tf
         return spec.shape, ""
     if spec.shape.rank is None and spec.dtype == tf.string:
         return tf.TensorShape([None]), "has no rank, and is taken as a batch of strings."
-    used = list(_first_uses(flat, placeholder))
+    # A reshape says nothing of an input that has a rank: it may well change the last axis.
+    used = list(_first_uses(flat, placeholder, reshapes=spec.shape.rank is None))
     if spec.shape.rank is None:
         if used:
             shape = used[0]
             return shape, f"has no rank; the first operation that needs one takes {tuple(shape.as_list())}."
         return tf.TensorShape([None, None]), "has no rank, and is taken as a batch of rows of any length."
-    widths = {shape[-1] for shape in used if shape[-1] is not None}
+    widths = {shape[-1] for shape in used if shape[-1] is not None and shape.rank == spec.shape.rank}
     if len(widths) != 1:
         return spec.shape, ""
     return tf.TensorShape([*spec.shape[:-1], widths.pop()]), ""
 
 
-def _first_uses(flat: FlatGraph, placeholder: str) -> Iterator[tf.TensorShape]:
+def _first_uses(flat: FlatGraph, placeholder: str, reshapes: bool) -> Iterator[tf.TensorShape]:
     """Shapes that the first operations behind an input ask of it."""
     known = Analysis(flat, flat.outputs[0]) if len(flat.outputs) == 1 else None
     analyses = [known] if known else [Analysis(flat, output) for output in flat.outputs]
@@ -79,6 +80,8 @@ def _first_uses(flat: FlatGraph, placeholder: str) -> Iterator[tf.TensorShape]:
             node = flat.nodes[consumer]
             refs = data_inputs(node)
             if not refs or consumer not in analysis.data or node_of(refs[0]) != name:
+                continue
+            if node.op == "Reshape" and not reshapes:
                 continue
             shape = _asked(analysis, consumer, refs, added)
             if shape is not None:
