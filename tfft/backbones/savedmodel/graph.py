@@ -26,6 +26,7 @@ _CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
 _UPDATES = ("Assign", "ResourceScatter", "ResourceApply")
 _LOOKUPS = ("LookupTable", "WordpieceTokenizeWithOffsets")
 _SENTENCEPIECE = "Sentencepiece"
+_MERGES, _BACK_EDGES = frozenset({"Merge", "RefMerge"}), frozenset({"NextIteration", "RefNextIteration"})
 
 
 def split_ref(ref: str) -> tuple[str, int | None]:
@@ -195,6 +196,7 @@ class _Inliner:
         self._flat = tf.compat.v1.GraphDef(versions=graph_def.versions)
         self._used: set[str] = set()
         self._effects: dict[str, list[str]] = {}  # call -> nodes that must run when it runs
+        self._emitted: dict[str, Any] = {}
 
     def run(self, outputs: Sequence[str], controls: Sequence[str]) -> tuple[Any, dict[str, str], list[str], list[str]]:
         """Returns the flat graph, its names for the top-level nodes, the outputs, and the nodes that must run."""
@@ -261,7 +263,16 @@ class _Inliner:
         for stale in ("_class", "_XlaMustCompile"):  # colocation names no longer exist; compiled calls are opened
             if stale in copy.attr:
                 del copy.attr[stale]
+        self._emitted[copy.name] = copy
         return copy.name
+
+    def close_loop(self, merge: str, ref: str) -> None:
+        """Adds the edge that leads back to the start of a loop, once its end was emitted."""
+        node = self._emitted[merge]
+        entering = data_inputs(node)
+        control = node.input[len(entering) :]
+        del node.input[:]
+        node.input.extend([*entering, ref, *control])
 
 
 class _Scope:
@@ -282,7 +293,7 @@ class _Scope:
         self.controls = controls  # local node -> flat nodes that stand for it in control inputs
 
     def expand(self) -> None:
-        done = set(self.controls)
+        done, opened = set(self.controls), set()
         for root in self._nodes:
             stack = [root]
             while stack:
@@ -290,14 +301,33 @@ class _Scope:
                 if name in done:
                     stack.pop()
                     continue
-                needed = (self._local(ref) for ref in self._nodes[name].input)
+                needed = (self._local(ref) for ref in self._forward(self._nodes[name]))
                 missing = [n for n in needed if n not in done and n in self._nodes]
+                if not opened.isdisjoint(missing):  # what was opened and is not done waits for this node
+                    raise SavedModelError(
+                        f"The graph of the model has a cycle that is no loop, through {name!r} "
+                        f"({self._nodes[name].op}), so it cannot be computed. The SavedModel is damaged; copy "
+                        "or download it again."
+                    )
                 if missing:
+                    opened.add(name)
                     stack.extend(missing)
                     continue
                 stack.pop()
                 self._place(self._nodes[name])
                 done.add(name)
+                opened.discard(name)
+        for node in self._nodes.values():
+            for ref in [ref for ref in node.input if ref not in self._forward(node)]:
+                self._inliner.close_loop(self.tensors[(node.name, 0)], *self.resolve(ref))
+
+    def _forward(self, node: Any) -> list[str]:
+        """The inputs of a node without the edges by which a loop in the form of TF1 leads back to its start."""
+        if node.op not in _MERGES:
+            return list(node.input)
+        nodes = self._nodes
+        back = {n for n in map(self._local, node.input) if n in nodes and nodes[n].op in _BACK_EDGES}
+        return [ref for ref in node.input if self._local(ref) not in back]
 
     @staticmethod
     def _local(ref: str) -> str:
@@ -318,7 +348,7 @@ class _Scope:
         return [found]
 
     def _place(self, node: Any) -> None:
-        inputs = [flat for ref in node.input for flat in self.resolve(ref)]
+        inputs = [flat for ref in self._forward(node) for flat in self.resolve(ref)]
         data = [ref for ref in inputs if not ref.startswith("^")]
         control = sorted({ref for ref in inputs if ref.startswith("^")})
         body = self._inliner.called(node)

@@ -12,7 +12,7 @@ from tfft.backbones.savedmodel.block_graph import START, BlockGraph
 from tfft.backbones.savedmodel.graph import FlatGraph, flatten
 from tfft.backbones.savedmodel.layer import SavedModelBlock, VariableSpec
 from tfft.backbones.savedmodel.partition import Analysis, Piece, piece_graph, variable_paths
-from tfft.backbones.savedmodel.resources import resource_contents
+from tfft.backbones.savedmodel.resources import check_carried, resource_contents
 from tfft.backbones.savedmodel.scan import check_graph
 
 
@@ -88,17 +88,20 @@ class Maker:
             for r in self._regularizers
             if r.variables and {id(v) for v in r.variables.values()} <= here
         ]
-        layer = SavedModelBlock(
-            inference,
-            [self._spec(v) for v in sources],
-            training=second,
-            regularizers=regularizers,
-            tables=tables,
-            batch_norm=batch_norm if second is not None and second.updates else "fixed",
-            note=piece.note,
-            output_shape=self._output_shape if piece.end == self._inference.output else None,
-            trusted=self._trusted,
-            name=piece.name,
+        # Through the config: the self-check then runs what a .keras file will hold, and not what was just loaded.
+        layer = SavedModelBlock.from_scanned_config(
+            {
+                "name": piece.name,
+                "inference": inference.to_config(),
+                "training": None if second is None else second.to_config(),
+                "regularizers": [graph.to_config() for graph in regularizers],
+                "variables": [dataclasses.asdict(self._spec(v)) for v in sources],
+                "tables": tables,
+                "batch_norm": batch_norm if second is not None and second.updates else "fixed",
+                "note": piece.note,
+                "output_shape": self._output_shape if piece.end == self._inference.output else None,
+                "trusted": self._trusted,
+            }
         )
         layer.assign_values([v.numpy() for v in sources])
         self._sources[layer.name] = sources
@@ -110,6 +113,7 @@ class Maker:
         graph = piece_graph(flat, piece, START)
         if not self._trusted:
             check_graph(graph, f"block {piece.name!r}", "trust=True (on the command line: --trust)")
+        check_carried(graph, f"block {piece.name!r}")
         offset = 0 if piece.start is None else 1
         feeds = {START: 0} if piece.start is not None else {}
         original = dict(zip(flat.inputs, self._inference.flat.inputs, strict=True))

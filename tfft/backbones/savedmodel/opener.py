@@ -164,7 +164,9 @@ class _Opener:
         self.position = position
         declared = tf.nest.flatten(probe.structure)[position].shape
         self.output_shape = None if declared.rank is None else tuple(declared.as_list())
-        self.inference = Analysis(tf1.with_resource_variables(probe, loaded), probe.outputs[position])
+        flat = tf1.modernized(probe, loaded)
+        self.converted = flat is not probe
+        self.inference = Analysis(flat, flat.outputs[position])
 
     def _flat(self, training: bool) -> FlatGraph:
         endpoint = self.endpoint
@@ -232,7 +234,7 @@ class _Opener:
                 f"The opened model differs from the SavedModel by {difference:.3g} (at most {limit:.3g} is accepted), "
                 "so it is not used. Does the model draw random numbers or change its state in inference?"
             )
-        self._note_unused(model)
+        self._note_unused()
         return Opened(model, tuple(self.notes), self.endpoint.label, self.output, difference)
 
     def _build(
@@ -249,6 +251,7 @@ class _Opener:
         sample = parity.sample_batch(self.endpoint.specs)
         if trainable and not self._gradients_agree(maker, layers, sample):
             return self._build(name, pieces, training, matched, batch_norm, trainable=False)
+        self.used = {id(v) for layer in layers for v, _ in maker.pairs(layer)}
         model = self._connect(name, maker, layers)
         entering = sample[0] if self.endpoint.single else dict(zip(self.endpoint.input_keys, sample, strict=True))
         difference, limit = parity.largest_difference(model(entering, training=False), self._original(sample))
@@ -264,9 +267,17 @@ class _Opener:
         Python function; such a model is frozen for good rather than trained wrongly.
         """
         pairs = [(v, k.value) for layer in layers for v, k in maker.pairs(layer) if k.trainable]
-        if not pairs or not any("_gradient_op_type" in node.attr for node in self.inference.flat.graph_def.node):
+        if not pairs:
             return True
         theirs, ours = zip(*pairs, strict=True)
+        if self.converted and not parity.differentiable(lambda: maker.chain(layers, sample), ours):
+            self.notes.append(
+                "TensorFlow cannot differentiate the loops of this graph, which are in the form of TF1, so the model "
+                "can be used frozen only."
+            )
+            return False
+        if not any("_gradient_op_type" in node.attr for node in self.inference.flat.graph_def.node):
+            return True
         difference = parity.gradient_difference(
             lambda: self._original(sample), theirs, lambda: maker.chain(layers, sample), ours
         )
@@ -289,9 +300,8 @@ class _Opener:
             return keras.Model(inputs[0], output, name=name)
         return keras.Model(dict(zip(self.endpoint.input_keys, inputs, strict=True)), output, name=name)
 
-    def _note_unused(self, model: keras.Model) -> None:
-        used = {n for layer in model.layers if isinstance(layer, SavedModelBlock) for n in layer.variable_names}
-        unused = [v.name.split(":")[0] for v in self.variables if v.name.split(":")[0] not in used]
+    def _note_unused(self) -> None:
+        unused = [v.name.split(":")[0] for v in self.variables if id(v) not in self.used]
         if unused:
             shown = ", ".join(unused[:4]) + (" and more" if len(unused) > 4 else "")
             where = f"output {self.output!r}" if self.output else "the output"

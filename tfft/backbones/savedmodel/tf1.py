@@ -1,8 +1,9 @@
-"""TF1 Hub modules: reference variables become resource variables.
+"""Graphs of TF1 in the form that the rest of the package works on: :func:`modernized`.
 
-Modules of 2018 and 2019 hold ``VariableV2`` nodes. TensorFlow 2 runs them, but lifts nothing out of
-the graph, so there is no variable to train and the graph means nothing in another process. Their
-values are read once, and each node is replaced by the read of a resource variable.
+Modules of 2018 and 2019 hold ``VariableV2`` nodes, and tables that are nodes as well. TensorFlow 2 runs them, but lifts
+nothing out of the graph, so there is no variable to train and the graph means nothing in another process. The values of
+the variables are read once, and each node is replaced by the read of a resource variable; each table becomes a
+placeholder for its handle, through which its contents are read.
 """
 
 from __future__ import annotations
@@ -12,9 +13,56 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfft.backbones.savedmodel.control_flow import with_functions
 from tfft.backbones.savedmodel.graph import FlatGraph
+from tfft.errors import SavedModelError
 
 _REFERENCE = frozenset({"VariableV2", "Variable"})
+_TABLES = frozenset({"HashTableV2", "MutableHashTableV2", "HashTable", "MutableHashTable"})
+
+
+def modernized(flat: FlatGraph, loaded: Any) -> FlatGraph:
+    """Returns the graph without variables, tables, loops and conditions in the form of TF1.
+
+    Args:
+        flat: Graph of a function.
+        loaded: SavedModel that it was traced from, which holds the values.
+
+    Returns:
+        The same object where nothing had to be replaced.
+
+    Raises:
+        SavedModelError: A table cannot be read, or a loop cannot be turned into a function.
+    """
+    return with_functions(with_captured_tables(with_resource_variables(flat, loaded), loaded))
+
+
+def with_captured_tables(flat: FlatGraph, loaded: Any) -> FlatGraph:
+    """Returns the graph with a placeholder in place of each table; the same graph where there are none."""
+    needed = flat.ancestors(flat.outputs)
+    found = {n.name: n.op for n in flat.graph_def.node if n.op in _TABLES and n.name in needed}
+    if not found:
+        return flat
+    graph_def = tf.compat.v1.GraphDef()
+    graph_def.CopyFrom(flat.graph_def)
+    tables = dict(flat.tables)
+    for node in graph_def.node:
+        if node.name in found:
+            name = node.name
+            tables[name] = _table_handle(loaded, name, node.op)
+            node.Clear()
+            node.name, node.op = name, "Placeholder"
+            node.attr["dtype"].type = tf.resource.as_datatype_enum
+    return dataclasses.replace(flat, graph_def=graph_def, tables=tables)
+
+
+def _table_handle(loaded: Any, name: str, op: str) -> tf.Tensor:
+    if not op.endswith("V2") or not hasattr(loaded, "prune"):
+        raise SavedModelError(
+            f"The graph holds the lookup table {name!r} ({op}), whose contents cannot be read through TensorFlow 2. "
+            "Choose an output that does not need it with output=, or save the model again with TensorFlow 1.15."
+        )
+    return loaded.prune([], f"{_own_name(name)}:0")()
 
 
 def with_resource_variables(flat: FlatGraph, loaded: Any) -> FlatGraph:
