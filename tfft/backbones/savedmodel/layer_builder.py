@@ -130,7 +130,8 @@ class Maker:
         return BlockGraph(graph, feeds, variables, table_places, end, piece.updates)
 
     def _spec(self, variable: Any) -> VariableSpec:
-        trainable = variable.trainable if self._trainable is None else id(variable) in self._trainable
+        lifted = id(variable) in self._inference.flat.lifted
+        trainable = variable.trainable if self._trainable is None or lifted else id(variable) in self._trainable
         return VariableSpec(
             self._paths.get(id(variable), variable.name.split(":")[0]),
             tuple(variable.shape.as_list()),

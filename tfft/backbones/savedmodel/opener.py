@@ -17,6 +17,7 @@ import keras
 import tensorflow as tf
 
 from tfft.backbones.savedmodel import parity, tf1
+from tfft.backbones.savedmodel.constants import find_kernels, with_trainable_kernels
 from tfft.backbones.savedmodel.endpoint import Endpoint, choose_output, find_endpoint
 from tfft.backbones.savedmodel.graph import FlatGraph, flatten
 from tfft.backbones.savedmodel.layer import SavedModelBlock
@@ -36,6 +37,7 @@ from tfft.backbones.text_ops import load_text_ops, ops_in
 from tfft.errors import BackboneError, SavedModelError, TfftError
 
 BatchNorm = Literal["fixed", "train"]
+Constants = Literal["fixed", "trainable"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -67,6 +69,7 @@ def open_savedmodel(
     tags: Sequence[str] | None = None,
     batch_norm: BatchNorm = "fixed",
     backbone_dropout: bool = False,
+    constants: Constants = "fixed",
     trust: bool = False,
 ) -> Opened:
     """Opens a SavedModel: same numbers, but made of Keras layers that can be frozen one by one.
@@ -81,6 +84,7 @@ def open_savedmodel(
         batch_norm: ``"fixed"`` keeps BatchNorm statistics in training; ``"train"`` runs the
             publisher's training graph in trainable blocks.
         backbone_dropout: True keeps the publisher's dropout in training, which also needs that graph.
+        constants: ``"trainable"`` makes variables of the weights that the graph holds as constants.
         trust: True loads a model in spite of what the scan found.
 
     Returns:
@@ -101,7 +105,7 @@ def open_savedmodel(
     loaded = load(folder, tags, trust)
     try:
         endpoint = find_endpoint(loaded, signature)
-        opener = _Opener(loaded, endpoint, output, prefer, trust)
+        opener = Opener(loaded, endpoint, output, prefer, trust, constants)
         training = opener.training_graph(batch_norm, backbone_dropout)
         return opener.open(name, training, batch_norm)
     except TfftError:
@@ -152,10 +156,18 @@ def _keras_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("_") or "backbone"
 
 
-class _Opener:
+class Opener:
     """Carries what the steps of one opening share."""
 
-    def __init__(self, loaded: Any, endpoint: Endpoint, output: str | None, prefer: Sequence[str], trust: bool) -> None:
+    def __init__(
+        self,
+        loaded: Any,
+        endpoint: Endpoint,
+        output: str | None,
+        prefer: Sequence[str] = (),
+        trust: bool = False,
+        constants: Constants = "fixed",
+    ) -> None:
         self.loaded, self.endpoint, self.trust = loaded, endpoint, trust
         self.notes: list[str] = []
         self.variables = list(getattr(loaded, "variables", None) or [])
@@ -166,13 +178,33 @@ class _Opener:
         self.output_shape = None if declared.rank is None else tuple(declared.as_list())
         flat = tf1.modernized(probe, loaded)
         self.converted = flat is not probe
-        self.inference = Analysis(flat, flat.outputs[position])
+        self.inference = Analysis(self._with_constants(flat, constants), flat.outputs[position])
 
     def _flat(self, training: bool) -> FlatGraph:
         endpoint = self.endpoint
         return _outside_strategy(
             lambda: flatten(lambda *tensors: endpoint.call(tensors, training), endpoint.specs, self.variables)
         )
+
+    def _with_constants(self, flat: FlatGraph, constants: Constants) -> FlatGraph:
+        """Makes weights that are constants trainable where that was asked for, and says how where it was not."""
+        if constants not in ("fixed", "trainable"):
+            raise BackboneError(f"Expected constants='fixed' or 'trainable'. Received: constants={constants!r}.")
+        if constants == "fixed" and flat.variables:
+            return flat
+        kernels = find_kernels(flat)
+        told = f"{len(kernels)} constants of the graph ({sum(kernels.values()):,} values)"
+        if constants == "fixed":
+            way = f' constants="trainable" makes variables of {told}.' if kernels else ""
+            self.notes.append(f"The graph holds no variables, so it is used frozen, as a feature extractor.{way}")
+            return flat
+        if not kernels:
+            raise BackboneError(
+                'constants="trainable" found no constant in the graph that a matrix product, a convolution, a bias or '
+                "a normalisation reads. Leave it out: the variables that the graph holds are trained without it."
+            )
+        self.notes.append(f"{told} became variables that are trained.")
+        return with_trainable_kernels(flat)
 
     # ------------------------------------------------------------------ training graph
 

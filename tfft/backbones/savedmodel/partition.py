@@ -33,7 +33,8 @@ PRODUCTS = {
     "DepthwiseConv2dNative": "depthwise_conv",
 }
 _ADDITIONS = frozenset({"Add", "AddV2", "BiasAdd"})
-_BARE = re.compile(r"^((matmul|add|conv2d|depthwise|biasadd|einsum)(_\d+)?/)?(variable|w|b|weights?)(_\d+)?$", re.I)
+_AUTOMATIC = r"(matmul|add|conv2d|depthwise|biasadd|einsum)(_\d+)?/"  # scopes that TensorFlow made up
+_BARE = re.compile(rf"^({_AUTOMATIC})?(variable|const|unknown|w|b|weights?)(_\d+)?$", re.I)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ placeholder for its handle, through which its contents are read.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -62,7 +63,7 @@ def _table_handle(loaded: Any, name: str, op: str) -> tf.Tensor:
             f"The graph holds the lookup table {name!r} ({op}), whose contents cannot be read through TensorFlow 2. "
             "Choose an output that does not need it with output=, or save the model again with TensorFlow 1.15."
         )
-    return loaded.prune([], f"{_own_name(name)}:0")()
+    return loaded.prune([], f"{own_name(name)}:0")()
 
 
 def with_resource_variables(flat: FlatGraph, loaded: Any) -> FlatGraph:
@@ -71,27 +72,39 @@ def with_resource_variables(flat: FlatGraph, loaded: Any) -> FlatGraph:
     if not references:
         return flat
     values = _read(loaded, flat, references)
+    return read_as_variables(flat, {name: tf.Variable(values[name], name=own_name(name)) for name in references})
+
+
+def read_as_variables(flat: FlatGraph, made: Mapping[str, tf.Variable]) -> FlatGraph:
+    """Returns a graph that reads variables in place of some of its nodes.
+
+    Args:
+        flat: The graph.
+        made: The variables, by the nodes that they replace.
+    """
     graph_def = tf.compat.v1.GraphDef()
     graph_def.versions.CopyFrom(flat.graph_def.versions)
     graph_def.library.CopyFrom(flat.graph_def.library)
     variables = dict(flat.variables)
     for node in flat.graph_def.node:
-        if node.op in _REFERENCE:
+        if node.name in made:
             handle = f"{node.name}/tfft_handle"
             placeholder = graph_def.node.add(name=handle, op="Placeholder")
             placeholder.attr["dtype"].type = tf.resource.as_datatype_enum
             read = graph_def.node.add(name=node.name, op="ReadVariableOp", input=[handle])
             read.attr["dtype"].type = node.attr["dtype"].type
-            variables[handle] = tf.Variable(values[node.name], name=_own_name(node.name))
+            variables[handle] = made[node.name]
         else:
             copy = graph_def.node.add()
             copy.CopyFrom(node)
             if copy.op == "RefIdentity":
                 copy.op = "Identity"
-    return dataclasses.replace(flat, graph_def=graph_def, variables=variables)
+    lifted = flat.lifted | {id(variable) for variable in made.values()}
+    return dataclasses.replace(flat, graph_def=graph_def, variables=variables, lifted=lifted)
 
 
-def _own_name(node: str) -> str:
+def own_name(node: str) -> str:
+    """Returns the name that a node had before its function was inlined."""
     return "/".join(part for part in node.split("/") if "PartitionedCall" not in part)
 
 
@@ -100,5 +113,5 @@ def _read(loaded: Any, flat: FlatGraph, names: list[str]) -> dict[str, Any]:
     found = {}
     for name in names:
         reader = next(n for n in flat.consumers[name] if flat.nodes[n].op in ("Identity", "RefIdentity"))
-        found[name] = loaded.prune([], f"{_own_name(reader)}:0")().numpy()
+        found[name] = loaded.prune([], f"{own_name(reader)}:0")().numpy()
     return found
