@@ -93,6 +93,9 @@ class Draft:
         facts, wish = self.facts, self.wishes.unfreeze
         if wish != "auto":
             return wish if isinstance(wish, (int, float, str)) else list(wish)
+        if not facts.blocks:
+            self.reasons["unfreeze"] = "nothing in the backbone can train, so the head alone does"
+            return 0
         if self.is_far:
             self.reasons["unfreeze"] = (
                 f"all {facts.blocks} blocks: a linear head on the pretrained features closes only {facts.fit:.0%} of "

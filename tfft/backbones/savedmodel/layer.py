@@ -173,6 +173,11 @@ class SavedModelBlock(keras.layers.Layer):
         return tuple(names[id(v)] for v in self.weights)
 
     @property
+    def can_train(self) -> bool:
+        """Whether the publisher trains any of the variables."""
+        return any(spec.trainable for spec in self._specs.value)
+
+    @property
     def selected(self) -> str | tuple[str, ...]:
         """Which variables train while the layer is trainable."""
         return self._selected
