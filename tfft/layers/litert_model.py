@@ -142,14 +142,18 @@ class _Runner:
 
     def __init__(self, content: bytes, output: str | None) -> None:
         self._lock = threading.Lock()
-        interpreter = _package("interpreter").Interpreter
-        plain = interpreter(model_content=content)
+        package = _package("interpreter")
+        plain = package.Interpreter(model_content=content)
         self.inputs: list[dict[str, Any]] = plain.get_input_details()
         self.output = _chosen(plain, output)
-        inside = self.output["index"] not in [d["index"] for d in plain.get_output_details()]
-        self._interpreter = (
-            interpreter(model_content=content, experimental_preserve_all_tensors=True) if inside else plain
-        )
+        self._interpreter = plain
+        if self.output["index"] not in [d["index"] for d in plain.get_output_details()]:
+            # What is inside is kept only where no delegate takes parts of the graph for itself.
+            self._interpreter = package.Interpreter(
+                model_content=content,
+                experimental_preserve_all_tensors=True,
+                experimental_op_resolver_type=package.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+            )
         self._batched: bool | None = None
         self._allocated = 0
 

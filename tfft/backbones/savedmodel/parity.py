@@ -88,7 +88,7 @@ def gradient_difference(
 def differentiable(run: Callable[[], tf.Tensor], variables: Sequence[tf.Variable]) -> bool:
     """Tells whether TensorFlow can differentiate a function by its variables, as ``fit`` will."""
     try:
-        _gradients(tf.function(run, autograph=False), variables)
+        _gradients(run, variables)
     except Exception:  # it raises a dozen classes, plain assertions among them, where an operation has no gradient
         return False
     return True

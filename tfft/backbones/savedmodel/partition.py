@@ -34,7 +34,7 @@ PRODUCTS = {
 }
 _ADDITIONS = frozenset({"Add", "AddV2", "BiasAdd"})
 _AUTOMATIC = r"(matmul|add|conv2d|depthwise|biasadd|einsum)(_\d+)?/"  # scopes that TensorFlow made up
-_BARE = re.compile(rf"^({_AUTOMATIC})?(variable|const|unknown|w|b|weights?)(_\d+)?$", re.I)
+_BARE = re.compile(rf"^({_AUTOMATIC}[^/]+|(variable|const|unknown|w|b|weights?)(_\d+)?|\d+)$", re.I)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
