@@ -11,7 +11,7 @@ import tf1_models
 from PIL import Image
 
 import tfft
-from tfft.errors import BackboneError, BlockError, ExportError, HandleError, SavedModelError, UnsafeModelError
+from tfft.errors import BackboneError, BlockError, ExportError, SavedModelError, UnsafeModelError
 from tfft.layers.litert_model import LiteRTModel, check_litert
 
 v1 = tf.compat.v1
@@ -272,9 +272,3 @@ def test_a_litert_layer_has_no_weights_and_keeps_its_config(place):
     assert not layer.weights
     again = LiteRTModel.from_config(layer.get_config())
     np.testing.assert_array_equal(again(pixels(2)), layer(pixels(2)))
-
-
-def test_onnx_files_are_refused_with_the_way_out(tmp_path):
-    (tmp_path / "m.onnx").write_bytes(b"")
-    with pytest.raises(HandleError, match=r"ONNX model.*onnx2tf.*constants=\"trainable\""):
-        tfft.load_backbone(str(tmp_path / "m.onnx"))

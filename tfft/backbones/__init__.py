@@ -81,7 +81,7 @@ def load_backbone(
             ``.tar.gz``, a ``.keras`` file, ``https://tfhub.dev/...``, ``https://www.kaggle.com/models/...``,
             ``owner/model/framework/variation/version``, ``"keras_hub:<preset>"``, a folder of a Hugging Face text model
             (``config.json``, ``model.safetensors``, vocabulary), a frozen graph of TensorFlow 1 (``.pb``), a LiteRT
-            model (``.tflite``, always frozen), or a built Keras model.
+            model (``.tflite``, always frozen), an ONNX model (``.onnx``), or a built Keras model.
             ``"<any of these with files>@sha256:<digest>"`` opens that content and no other, see :func:`digest`.
         output: Name of the output to use, for a model with several.
         signature: Signature of a SavedModel to call. Defaults to its ``__call__``.

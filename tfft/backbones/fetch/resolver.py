@@ -141,13 +141,6 @@ def _unknown(text: str) -> NoReturn:
         )
     if text.startswith("http://"):
         raise HandleError(f"{text!r} is not fetched over plain http, where anyone on the way could swap it. Use https.")
-    if path.suffix == ".onnx":
-        raise HandleError(
-            f"{text!r} is an ONNX model, which tfft does not open: the one converter to TensorFlow that is kept up, "
-            "onnx2tf, wants another version of TensorFlow than tfft. Convert it in an environment of its own and load "
-            "the folder: pip install onnx2tf; onnx2tf -i model.onnx -o folder; then "
-            'tfft.load_backbone("folder", constants="trainable").'
-        )
     if path.is_file():
         raise SavedModelError(
             f"{text!r} is a file; expected a SavedModel folder{_folder_of(path)}, or a {' / '.join(SUFFIXES)} of one."
