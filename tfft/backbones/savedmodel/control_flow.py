@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfft.backbones.savedmodel.graph import FlatGraph, data_inputs, node_of, split_ref, tensor_name
+from tfft.backbones.savedmodel.graph import FlatGraph, data_inputs, node_of, split_ref, symbolic_graph, tensor_name
 from tfft.errors import SavedModelError, listed
 
 _MERGE, _SWITCH = frozenset({"Merge", "RefMerge"}), frozenset({"Switch", "RefSwitch"})
@@ -85,8 +85,8 @@ def _folded(flat: FlatGraph) -> FlatGraph:
     for source in flat.graph_def.node:
         node = tf.compat.v1.NodeDef()
         node.CopyFrom(source)
-        refs = [alias.get(_full(ref), ref) for ref in data_inputs(node)]
-        alive = [ref for ref in refs if dead.isdisjoint((_full(ref), node_of(ref)))]
+        refs = [alias.get(tensor_name(ref), ref) for ref in data_inputs(node)]
+        alive = [ref for ref in refs if dead.isdisjoint((tensor_name(ref), node_of(ref)))]
         waits = [ref for ref in node.input if ref.startswith("^") and ref[1:] not in dead]
         gone = len(alive) + len(waits) < len(node.input)
         if node.op in _MERGE and alive and len(alive) < len(refs):
@@ -105,7 +105,7 @@ def _folded(flat: FlatGraph) -> FlatGraph:
         del node.input[:]
         node.input.extend(refs)
         kept.append(node)
-    outputs = [alias.get(_full(ref), ref) for ref in flat.outputs]
+    outputs = [alias.get(tensor_name(ref), ref) for ref in flat.outputs]
     return _rebuilt(dataclasses.replace(flat, outputs=outputs), kept)
 
 
@@ -114,10 +114,6 @@ def _note_value(node: Any, refs: Sequence[str], known: dict[str, Any], flat: Fla
         known[node.name] = tf.make_ndarray(node.attr["value"].tensor)
     elif node.op in _FOLDED and node.name not in flat.inputs and refs and all(node_of(r) in known for r in refs):
         known[node.name] = _FOLDED[node.op](*(known[node_of(r)] for r in refs))
-
-
-def _full(ref: str) -> str:
-    return tensor_name(ref)
 
 
 def _reading_outside(flat: FlatGraph) -> FlatGraph:
@@ -166,7 +162,7 @@ def _loop(flat: FlatGraph, decision: Any) -> FlatGraph | None:
     fixed = list(dict.fromkeys([*test.external, *body.external]))
 
     def build(values: _Values, free: bool) -> Sequence[tf.Tensor]:
-        first = [values[_full(ref)] for ref in entering]
+        first = [values[tensor_name(ref)] for ref in entering]
         found = tf.while_loop(
             lambda *state: tf.reshape(test.run(state, values)[0], []),
             lambda *state: body.run(state, values),
@@ -203,7 +199,7 @@ def _condition(flat: FlatGraph, merge: Any) -> FlatGraph | None:
     external = list(dict.fromkeys([decision, *then.external, *otherwise.external]))
 
     def build(values: _Values, free: bool) -> Sequence[tf.Tensor]:
-        decided = tf.reshape(values[_full(decision)], [])
+        decided = tf.reshape(values[tensor_name(decision)], [])
         return [tf.cond(decided, lambda: then.run((), values)[0], lambda: otherwise.run((), values)[0])]
 
     return _replaced(flat, external, build, {merge.name: 0})
@@ -231,14 +227,14 @@ class _Region:
         while todo:
             ref = todo.pop()
             node = flat.nodes[node_of(ref)]
-            if _full(ref) in self._state or _full(ref) in self._sources or node.name in self._inside:
+            if tensor_name(ref) in self._state or tensor_name(ref) in self._sources or node.name in self._inside:
                 continue
             if node.op in doors:
-                self._sources[_full(ref)] = data_inputs(node)[0]
+                self._sources[tensor_name(ref)] = data_inputs(node)[0]
                 self.switches += [node] if at_switches else []
                 self.borders.append(ref)
             elif node.name in flat.captures or node.name in flat.inputs or _reads_variable(flat, node):
-                self._sources[_full(ref)] = ref
+                self._sources[tensor_name(ref)] = ref
             elif node.op in _OLD:
                 self.ready = False
                 return
@@ -254,7 +250,7 @@ class _Region:
     def run(self, state: Sequence[tf.Tensor], values: _Values) -> list[tf.Tensor]:
         """Computes its results in the graph that is being traced."""
         entering = {ref: state[i] for ref, i in self._state.items()}
-        entering |= {ref: values[_full(source)] for ref, source in self._sources.items()}
+        entering |= {ref: values[tensor_name(source)] for ref, source in self._sources.items()}
         names = {ref: f"tfft_value_{i}" for i, ref in enumerate(entering)}
         part = tf.compat.v1.GraphDef(versions=self._flat.graph_def.versions)
         part.library.CopyFrom(self._flat.graph_def.library)
@@ -264,17 +260,19 @@ class _Region:
                 node = part.node.add()
                 node.CopyFrom(source)
                 refs = data_inputs(source)
-                used |= {_full(ref) for ref in refs if _full(ref) in names}
+                used |= {tensor_name(ref) for ref in refs if tensor_name(ref) in names}
                 del node.input[:]
-                node.input.extend(names.get(_full(ref), ref) for ref in refs)
+                node.input.extend(names.get(tensor_name(ref), ref) for ref in refs)
         for ref in used:
             part.node.add(name=names[ref], op="Placeholder").attr["dtype"].type = entering[ref].dtype.as_datatype_enum
-        inside = [tensor_name(ref) for ref in self._ends if _full(ref) not in entering]
+        inside = [tensor_name(ref) for ref in self._ends if tensor_name(ref) not in entering]
         target = tf.compat.v1.get_default_graph()  # an import takes values of its own graph only
         feeds = {f"{names[ref]}:0": target.capture(entering[ref]) for ref in used}
         imported = tf.graph_util.import_graph_def(part, input_map=feeds, return_elements=inside, name="tf1")
         found = dict(zip(inside, imported, strict=True))
-        return [tf.identity(entering[ref]) if (ref := _full(end)) in entering else found[ref] for end in self._ends]
+        return [
+            tf.identity(entering[ref]) if (ref := tensor_name(end)) in entering else found[ref] for end in self._ends
+        ]
 
 
 def _reads_variable(flat: FlatGraph, node: Any) -> bool:
@@ -298,9 +296,9 @@ def _replaced(
         build: Makes the results of the values of those references; a second try leaves all shapes open.
         results: Nodes that are replaced, with the position of the result that each gives.
     """
-    wanted = list(dict.fromkeys(_full(ref) for ref in external))
+    wanted = list(dict.fromkeys(tensor_name(ref) for ref in external))
     handles = {f"{name}:0": v.handle for name, v in flat.variables.items() if f"{name}:0" in wanted}
-    symbolic = symbolic_graph(flat)
+    symbolic = symbolic_graph(flat.graph_def, flat.variables)
     plain = [ref for ref in wanted if ref not in handles]
     tensors = [symbolic.get_tensor_by_name(ref) for ref in plain]
     specs = [tf.TensorSpec(t.shape, t.dtype) for t in tensors]
@@ -369,18 +367,6 @@ def _with_own_names(graph_def: Any) -> Any:
             for value in node.attr.values():
                 rename(value)
     return graph_def
-
-
-def symbolic_graph(flat: FlatGraph) -> tf.Graph:
-    """Imports a flat graph, for the shapes and types of its tensors."""
-    graph = tf.Graph()
-    with graph.as_default():
-        # A bare placeholder for a variable's handle would hide the variable's shape from all that follows.
-        handles = {
-            f"{name}:0": tf.raw_ops.VarHandleOp(dtype=v.dtype, shape=v.shape) for name, v in flat.variables.items()
-        }
-        tf.graph_util.import_graph_def(flat.graph_def, input_map=handles, name="")
-    return graph
 
 
 def _rebuilt(flat: FlatGraph, nodes: Sequence[Any]) -> FlatGraph:

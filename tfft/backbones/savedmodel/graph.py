@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -146,6 +146,16 @@ def flatten(
     )
     _check_tables(result)
     return result
+
+
+def symbolic_graph(graph_def: Any, variables: Mapping[str, tf.Variable]) -> tf.Graph:
+    """Imports the nodes of a flat graph, for the shapes and types of its tensors."""
+    graph = tf.Graph()
+    with graph.as_default():
+        # A bare placeholder for a variable's handle would hide the variable's shape from all that follows.
+        handles = {f"{name}:0": tf.raw_ops.VarHandleOp(dtype=v.dtype, shape=v.shape) for name, v in variables.items()}
+        tf.graph_util.import_graph_def(graph_def, input_map=handles, name="")
+    return graph
 
 
 def consumers_through_identity(flat: FlatGraph, name: str) -> Iterator[Any]:

@@ -22,6 +22,7 @@ from tfft.backbones.savedmodel.graph import (
     data_inputs,
     node_of,
     split_ref,
+    symbolic_graph,
     tensor_name,
 )
 from tfft.backbones.savedmodel.scan import function_names
@@ -87,15 +88,7 @@ class Analysis:
     @functools.cached_property
     def symbolic(self) -> tf.Graph:
         """The graph imported once, for the shapes and types of its tensors."""
-        graph = tf.Graph()
-        with graph.as_default():
-            # A bare placeholder for a variable's handle would hide the variable's shape from all that follows.
-            handles = {
-                f"{name}:0": tf.raw_ops.VarHandleOp(dtype=v.dtype, shape=v.shape)
-                for name, v in self.flat.variables.items()
-            }
-            tf.graph_util.import_graph_def(importable(self.flat.graph_def), input_map=handles, name="")
-        return graph
+        return symbolic_graph(importable(self.flat.graph_def), self.flat.variables)
 
     def tensor(self, ref: str) -> tf.Tensor:
         """The symbolic tensor of a reference."""
