@@ -31,6 +31,7 @@ RUN = {
     "class_weight": ({"a": 2.0}, "balance"), "sampling": ("balanced", "equal"), "batch_norm": ("train", "no"),
     "input_range": ((-1.0, 1.0), (1, 0)), "output": ("1", 1), "resize": ("pad", "padd"),
     "augment": (Augmentation(crop=0.5), "flop"), "views": (3, 0), "trust": (True, 1), "strict": (True, None),
+    "constants": ("trainable", "all"),
 }  # fmt: skip
 PHASE = {
     "name": ("a", None), "unfreeze": ([".*"], None), "epochs": (2, 0), "learning_rate": (1e-4, 0), "warmup": (0.3, 1),
@@ -248,6 +249,7 @@ def test_options_cover_the_table():
         ("--input-range -1 1", {"input_range": (-1.0, 1.0)}),
         ("--augment flip crop=0.7", {"augment": ("flip", "crop=0.7")}),
         ("--trust --strict", {"trust": True, "strict": True}),
+        ("--constants trainable", {"constants": "trainable"}),
         ("--class-weight balanced --loss focal", {"class_weight": "balanced", "loss": "focal"}),
         ("--seed 0 --learning-rate 1e-3", {"seed": 0, "learning_rate": 1e-3}),
         ("", {}),
@@ -310,7 +312,8 @@ def test_the_order_of_plan_yaml_stays():
         "backbone", "data", "backbone_digest", "name", "task", "text", "image", "audio", "label", "sample_rate",
         "seconds", "separator", "max_length", "pooling", "preprocessor", "image_size", "batch_size", "microbatch_size",
         "seed", "deterministic", "validation", "group", "dropout", "l2", "label_smoothing", "loss", "class_weight",
-        "sampling", "batch_norm", "input_range", "output", "resize", "augment", "views", "trust", "strict", "phases",
+        "sampling", "batch_norm", "input_range", "output", "resize", "augment", "views", "trust", "constants", "strict",
+        "phases",
         "reasons", "versions",
     ]  # fmt: skip
     assert set(values) == set(fields(Plan))

@@ -52,7 +52,7 @@ def test_features_of_a_classifier_are_what_goes_into_its_last_layer(softmax):
     opened = open_savedmodel(path)
     hidden = tf_keras.Model(theirs.input, theirs.get_layer("hidden").output)
     np.testing.assert_allclose(opened.model(IMAGES), hidden(IMAGES), atol=1e-6)
-    assert block_names(opened.model) == ["conv2d", "hidden"]
+    assert block_names(opened.model) == ["conv", "hidden"]
     [note] = [note for note in opened.notes if "classifier" in note]
     assert "'predictions' (Softmax)" in note
     assert "(None, 6)" in note
@@ -63,22 +63,22 @@ def test_probabilities_can_be_asked_for(softmax):
     path, theirs = softmax
     opened = open_savedmodel(path, output="probabilities")
     np.testing.assert_allclose(opened.model(IMAGES), theirs(IMAGES), atol=1e-6)
-    assert block_names(opened.model) == ["stem", "hidden", "predictions"]
+    assert block_names(opened.model) == ["conv", "hidden", "predictions"]
 
 
-@pytest.mark.parametrize(("block", "width"), [("stem", 4), ("hidden", 6), ("predictions", 3)])
+@pytest.mark.parametrize(("block", "width"), [("conv", 4), ("hidden", 6), ("predictions", 3)])
 def test_the_end_of_any_block_can_be_the_output(softmax, block, width):
     path, theirs = softmax
     opened = open_savedmodel(path, output=block)
     assert opened.output == block
     assert opened.model.output.shape == (None, width)
-    if block == "stem":
+    if block == "conv":
         wanted = tf_keras.Model(theirs.input, theirs.layers[1].output)(IMAGES)
         np.testing.assert_allclose(opened.model(IMAGES), wanted, atol=1e-6)
 
 
 def test_an_unknown_output_names_outputs_and_blocks(softmax):
-    with pytest.raises(BackboneError, match=r"no output 'hiden'\. Did you mean 'hidden'\? .*: stem, hidden, predict"):
+    with pytest.raises(BackboneError, match=r"no output 'hiden'\. Did you mean 'hidden'\? .*: conv, hidden, predict"):
         open_savedmodel(softmax[0], output="hiden")
 
 

@@ -331,6 +331,11 @@ class SharedSettings:
         help="Open a SavedModel although the scan found unusual operations.",
         check=FLAG, cli=Option(), group="data", scope=("opening",),
     )  # fmt: skip
+    constants: Literal["fixed", "trainable"] = setting(
+        "fixed",
+        help="Keep weights that a graph holds as constants, or make variables of them that can be trained.",
+        check=one_of("fixed", "trainable"), cli=Option(), group="data", scope=("opening",),
+    )  # fmt: skip
     strict: bool = setting(
         False,
         help="Raise an error for a file that cannot be used, in place of skipping it.",
@@ -467,6 +472,7 @@ class RunSettings(TypedDict, total=False):
     augment: Augmentation | str | Sequence[str] | None
     views: int | Literal["auto"]
     trust: bool
+    constants: Literal["fixed", "trainable"]
     strict: bool
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tfft.backbones.catalog import PRESETS, plain
 from tfft.backbones.fetch.digests import digest, pinned, split_pin
 from tfft.backbones.fetch.resolver import resolve
-from tfft.backbones.load_options import BatchNorm, LoadOptions, TokenPooling, with_input_options
+from tfft.backbones.load_options import BatchNorm, Constants, LoadOptions, TokenPooling, with_input_options
 from tfft.backbones.loaders import BackboneLoader, checked_digest, find_loader, register_loader
 from tfft.errors import BackboneError, did_you_mean, require_platform
 from tfft.specs import Preset
@@ -67,6 +67,7 @@ def load_backbone(
     pooling: TokenPooling | None = None,
     preprocessor: str | os.PathLike[str] | None = None,
     weights: str | os.PathLike[str] | None = None,
+    constants: Constants = "fixed",
     trust: bool = False,
     per_example: bool = False,
     name: str | None = None,
@@ -81,7 +82,8 @@ def load_backbone(
             ``keras.applications`` (``"MobileNetV2"``, ``"keras:mobilenet_v2:random"``), a SavedModel folder or its
             ``.tar.gz``, a ``.keras`` or ``.h5`` file of a model, ``https://tfhub.dev/...``, ``https://www.kaggle.com/models/...``,
             ``owner/model/framework/variation/version``, ``"keras_hub:<preset>"``, a folder of a Hugging Face text model
-            (``config.json``, ``model.safetensors``, vocabulary), or a built Keras model.
+            (``config.json``, ``model.safetensors``, vocabulary), a frozen graph of TensorFlow 1 (``.pb``), a LiteRT
+            model (``.tflite``, always frozen), an ONNX model (``.onnx``), or a built Keras model.
             ``"<any of these with files>@sha256:<digest>"`` opens that content and no other, see :func:`digest`.
         output: Name of the output to use, for a model with several. For a SavedModel also the name of a block, for what
             leaves it, or ``"probabilities"`` for what a classifier gives. Defaults to the only output of floating-point
@@ -102,6 +104,8 @@ def load_backbone(
             that belongs to it, for those of :func:`list_backbones`.
         weights: File of weights for a network of ``keras.applications``: ``.h5`` of Keras 2, or ``.weights.h5``. The
             handle ``"keras:ResNet50:weights.h5"`` means the same. Defaults to those of ImageNet.
+        constants: ``"trainable"`` makes variables of the weights that the graph of a SavedModel or a ``.pb`` file holds
+            as constants, so that they can be trained. Defaults to ``"fixed"``.
         trust: Whether to open a SavedModel although the scan found operations that reach outside of it; a pin does the
             same. Defaults to False.
         per_example: Whether the inputs of a SavedModel have no batch axis, so that it is called once for each example.
@@ -136,6 +140,7 @@ def load_backbone(
         pooling=pooling,
         preprocessor=preprocessor,
         weights=weights,
+        constants=constants,
         trust=trust,
         per_example=per_example,
         name=name,

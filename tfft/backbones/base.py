@@ -88,6 +88,12 @@ class Backbone:
         """The blocks in the order of computation; they hold every variable of the model."""
         return _blocks_within(self.model)
 
+    @property
+    def can_train(self) -> bool:
+        """Whether there is a variable that could be unfrozen; not so for graphs of constants and LiteRT models."""
+        layers = [layer for block in self.blocks for layer in block.layers]
+        return any(getattr(layer, "can_train", bool(layer.weights)) for layer in layers)
+
 
 def count_values(variables: Sequence[keras.Variable]) -> int:
     """Returns the number of values in variables, each variable counted once."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tfft.backbones.base import Backbone
 
 BatchNorm = Literal["fixed", "train"]
+Constants = Literal["fixed", "trainable"]
 TokenPooling = Literal["cls", "mean", "last", "pooled_output"]
 
 SHARED_OPTIONS = frozenset({"batch_norm", "image_size", "input_range", "name"})
@@ -25,6 +26,7 @@ _MEANT_FOR = {
     "tags": "SavedModels",
     "trust": "SavedModels",
     "per_example": "SavedModels",
+    "constants": "SavedModels and frozen graphs",
     "preprocessor": "SavedModels",
     "weights": "networks of keras.applications",
     "max_length": "models with a tokenizer",
@@ -55,6 +57,7 @@ class LoadOptions:
     pooling: TokenPooling | None = None
     preprocessor: str | os.PathLike[str] | None = None
     weights: str | os.PathLike[str] | None = None
+    constants: Constants = "fixed"
     trust: bool = False
     per_example: bool = False
     name: str | None = None

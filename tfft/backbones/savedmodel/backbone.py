@@ -19,7 +19,8 @@ from tfft.backbones.formats.keras2_file import savedmodel_by_keras2
 from tfft.backbones.keras_model import image_spec
 from tfft.backbones.load_options import LoadOptions
 from tfft.backbones.savedmodel import text
-from tfft.backbones.savedmodel.opener import Opened, open_savedmodel
+from tfft.backbones.savedmodel.opener import open_savedmodel
+from tfft.backbones.savedmodel.pixel_range import PixelRange
 from tfft.layers.each_example import EachExample
 from tfft.specs import InputSpec, Preset
 
@@ -61,11 +62,12 @@ def from_savedmodel(handle: str, options: LoadOptions) -> Backbone:
         tags=options.tags,
         batch_norm=options.batch_norm,
         backbone_dropout=options.backbone_dropout,
+        constants=options.constants,
         trust=options.trust or options.pinned,
         per_example=options.per_example,
     )
     _remember_source(opened.model.layers, options.digest)
-    spec, notes = _input_contract(opened, preset)
+    spec, notes = input_contract(opened.model, preset, opened.pixels)
     backbone = Backbone(
         name, opened.model, handle, spec, (*opened.notes, *notes), digest=options.digest, endpoint=opened.endpoint
     )
@@ -107,9 +109,17 @@ def _remember_source(layers: Sequence[keras.layers.Layer], digest: str | None) -
             layer.source_digest = digest
 
 
-def _input_contract(opened: Opened, preset: Preset | None) -> tuple[InputSpec | None, tuple[str, ...]]:
-    """What the model expects of pixels, and a note where that is not certain."""
-    spec, pixels = image_spec(opened.model), opened.pixels
+def input_contract(
+    model: keras.Model, preset: Preset | None, pixels: PixelRange | None = None
+) -> tuple[InputSpec | None, tuple[str, ...]]:
+    """Returns what a model expects of pixels, and a note where that is not certain.
+
+    Args:
+        model: The opened model.
+        preset: Its entry in the catalog, if there is one.
+        pixels: Range that its graph shows.
+    """
+    spec = image_spec(model)
     if spec is None:
         return None, ()
     known = preset.input if preset else None

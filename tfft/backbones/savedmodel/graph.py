@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -26,6 +26,7 @@ _CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
 _UPDATES = ("Assign", "ResourceScatter", "ResourceApply")
 _LOOKUPS = ("LookupTable", "WordpieceTokenizeWithOffsets")
 _SENTENCEPIECE = "Sentencepiece"
+_MERGES, _BACK_EDGES = frozenset({"Merge", "RefMerge"}), frozenset({"NextIteration", "RefNextIteration"})
 
 
 def split_ref(ref: str) -> tuple[str, int | None]:
@@ -71,6 +72,7 @@ class FlatGraph:
         variables: placeholder name -> the variable whose handle it stands for.
         tables: placeholder name -> handle of a lookup table.
         updates: names of the ops that change variables when the function runs.
+        lifted: identities of the variables that were nodes of the graph; they belong to no object of the SavedModel.
     """
 
     graph_def: Any
@@ -80,6 +82,7 @@ class FlatGraph:
     variables: dict[str, tf.Variable]
     tables: dict[str, tf.Tensor]
     updates: list[str]
+    lifted: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
         self.nodes = {node.name: node for node in self.graph_def.node}
@@ -154,6 +157,16 @@ def flatten(
     return result
 
 
+def symbolic_graph(graph_def: Any, variables: Mapping[str, tf.Variable]) -> tf.Graph:
+    """Imports the nodes of a flat graph, for the shapes and types of its tensors."""
+    graph = tf.Graph()
+    with graph.as_default():
+        # A bare placeholder for a variable's handle would hide the variable's shape from all that follows.
+        handles = {f"{name}:0": tf.raw_ops.VarHandleOp(dtype=v.dtype, shape=v.shape) for name, v in variables.items()}
+        tf.graph_util.import_graph_def(graph_def, input_map=handles, name="")
+    return graph
+
+
 def consumers_through_identity(flat: FlatGraph, name: str) -> Iterator[Any]:
     """Yields the nodes that use a resource handle, looking through Identity nodes."""
     for consumer in flat.consumers[name]:
@@ -204,6 +217,7 @@ class _Inliner:
         self._flat = tf.compat.v1.GraphDef(versions=graph_def.versions)
         self._used: set[str] = set()
         self._effects: dict[str, list[str]] = {}  # call -> nodes that must run when it runs
+        self._emitted: dict[str, Any] = {}
 
     def run(self, outputs: Sequence[str], controls: Sequence[str]) -> tuple[Any, dict[str, str], list[str], list[str]]:
         """Returns the flat graph, its names for the top-level nodes, the outputs, and the nodes that must run."""
@@ -270,7 +284,16 @@ class _Inliner:
         for stale in ("_class", "_XlaMustCompile"):  # colocation names no longer exist; compiled calls are opened
             if stale in copy.attr:
                 del copy.attr[stale]
+        self._emitted[copy.name] = copy
         return copy.name
+
+    def close_loop(self, merge: str, ref: str) -> None:
+        """Adds the edge that leads back to the start of a loop, once its end was emitted."""
+        node = self._emitted[merge]
+        entering = data_inputs(node)
+        control = node.input[len(entering) :]
+        del node.input[:]
+        node.input.extend([*entering, ref, *control])
 
 
 class _Scope:
@@ -292,6 +315,7 @@ class _Scope:
 
     def expand(self) -> None:
         done = set(self.controls)
+        opened: set[str] = set()
         for root in self._nodes:
             stack = [root]
             while stack:
@@ -299,14 +323,33 @@ class _Scope:
                 if name in done:
                     stack.pop()
                     continue
-                needed = (self._local(ref) for ref in self._nodes[name].input)
+                needed = (self._local(ref) for ref in self._forward(self._nodes[name]))
                 missing = [n for n in needed if n not in done and n in self._nodes]
+                if not opened.isdisjoint(missing):  # what was opened and is not done waits for this node
+                    raise SavedModelError(
+                        f"The graph of the model has a cycle that is no loop, through {name!r} "
+                        f"({self._nodes[name].op}), so it cannot be computed. The SavedModel is damaged; copy "
+                        "or download it again."
+                    )
                 if missing:
+                    opened.add(name)
                     stack.extend(missing)
                     continue
                 stack.pop()
                 self._place(self._nodes[name])
                 done.add(name)
+                opened.discard(name)
+        for node in self._nodes.values():
+            for ref in [ref for ref in node.input if ref not in self._forward(node)]:
+                self._inliner.close_loop(self.tensors[(node.name, 0)], *self.resolve(ref))
+
+    def _forward(self, node: Any) -> list[str]:
+        """The inputs of a node without the edges by which a loop in the form of TF1 leads back to its start."""
+        if node.op not in _MERGES:
+            return list(node.input)
+        nodes = self._nodes
+        back = {n for n in map(self._local, node.input) if n in nodes and nodes[n].op in _BACK_EDGES}
+        return [ref for ref in node.input if self._local(ref) not in back]
 
     @staticmethod
     def _local(ref: str) -> str:
@@ -327,7 +370,7 @@ class _Scope:
         return [found]
 
     def _place(self, node: Any) -> None:
-        inputs = [flat for ref in node.input for flat in self.resolve(ref)]
+        inputs = [flat for ref in self._forward(node) for flat in self.resolve(ref)]
         data = [ref for ref in inputs if not ref.startswith("^")]
         control = sorted({ref for ref in inputs if ref.startswith("^")})
         body = self._inliner.called(node)

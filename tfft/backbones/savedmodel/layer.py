@@ -173,6 +173,11 @@ class SavedModelBlock(keras.layers.Layer):
         return tuple(names[id(v)] for v in self.weights)
 
     @property
+    def can_train(self) -> bool:
+        """Whether the publisher trains any of the variables."""
+        return any(spec.trainable for spec in self._specs.value)
+
+    @property
     def selected(self) -> str | tuple[str, ...]:
         """Which variables train while the layer is trainable."""
         return self._selected
@@ -385,6 +390,18 @@ class SavedModelBlock(keras.layers.Layer):
 
     @classmethod
     def _from_config(cls, config: dict[str, Any]) -> SavedModelBlock:
+        # The config's own word that it is trusted counts for nothing: only the user can switch safe mode off.
+        return cls.from_scanned_config(config, scan=in_safe_mode() is not False)
+
+    @classmethod
+    def from_scanned_config(cls, config: dict[str, Any], *, scan: bool = False) -> SavedModelBlock:
+        """Makes a layer from a config whose graphs were scanned before, or are scanned here.
+
+        Args:
+            config: as :meth:`get_config` gives it, of this process unless ``scan`` is True.
+            scan: whether graphs that may reach outside of themselves are refused.
+        """
+        config = dict(config)
         graphs = {
             "inference": BlockGraph.from_config(config.pop("inference")),
             "training": config.pop("training"),
@@ -393,8 +410,7 @@ class SavedModelBlock(keras.layers.Layer):
         if graphs["training"] is not None:
             graphs["training"] = BlockGraph.from_config(graphs["training"])
         specs = [VariableSpec(**{**v, "shape": tuple(v["shape"])}) for v in config.pop("variables")]
-        # The config's own word that it is trusted counts for nothing: only the user can switch safe mode off.
-        if in_safe_mode() is not False:
+        if scan:
             name = f"block {config.get('name')!r}"
             for graph in [graphs["inference"], graphs["training"], *graphs["regularizers"]]:
                 if graph is not None:

@@ -13,7 +13,7 @@ from tfft.backbones.savedmodel.block_graph import START, BlockGraph
 from tfft.backbones.savedmodel.graph import FlatGraph, flatten
 from tfft.backbones.savedmodel.layer import SavedModelBlock, VariableSpec
 from tfft.backbones.savedmodel.partition import Analysis, Piece, piece_graph, variable_paths
-from tfft.backbones.savedmodel.resources import resource_contents
+from tfft.backbones.savedmodel.resources import check_carried, resource_contents
 from tfft.backbones.savedmodel.scan import check_graph
 
 # Older versions of Keras and code by hand make statistics with the flag of a weight.
@@ -92,17 +92,20 @@ class Maker:
             for r in self._regularizers
             if r.variables and {id(v) for v in r.variables.values()} <= here
         ]
-        layer = SavedModelBlock(
-            inference,
-            [self._spec(v) for v in sources],
-            training=second,
-            regularizers=regularizers,
-            tables=tables,
-            batch_norm=batch_norm if second is not None and second.updates else "fixed",
-            note=piece.note,
-            output_shape=self._output_shape if piece.end == self._inference.output else None,
-            trusted=self._trusted,
-            name=piece.name,
+        # Through the config: the self-check then runs what a .keras file will hold, and not what was just loaded.
+        layer = SavedModelBlock.from_scanned_config(
+            {
+                "name": piece.name,
+                "inference": inference.to_config(),
+                "training": None if second is None else second.to_config(),
+                "regularizers": [graph.to_config() for graph in regularizers],
+                "variables": [dataclasses.asdict(self._spec(v)) for v in sources],
+                "tables": tables,
+                "batch_norm": batch_norm if second is not None and second.updates else "fixed",
+                "note": piece.note,
+                "output_shape": self._output_shape if piece.end == self._inference.output else None,
+                "trusted": self._trusted,
+            }
         )
         layer.assign_values([v.numpy() for v in sources])
         self._sources[layer.name] = sources
@@ -114,6 +117,7 @@ class Maker:
         graph = piece_graph(flat, piece, START)
         if not self._trusted:
             check_graph(graph, f"block {piece.name!r}", "trust=True (on the command line: --trust)")
+        check_carried(graph, f"block {piece.name!r}")
         offset = 0 if piece.start is None else 1
         feeds = {START: 0} if piece.start is not None else {}
         original = dict(zip(flat.inputs, self._inference.flat.inputs, strict=True))
@@ -133,12 +137,14 @@ class Maker:
         # The list of trainable variables leaves out what was frozen when the model was saved; a variable's own flag
         # tells what can train at all.
         path = self._paths.get(id(variable), variable.name.split(":")[0])
-        statistic = self._left_out(variable) and _STATISTIC.search(path) is not None
+        lifted = id(variable) in self._inference.flat.lifted  # was a node of the graph, and is listed nowhere
+        statistic = (lifted or self._left_out(variable)) and _STATISTIC.search(path) is not None
         trainable = variable.trainable and variable.dtype.is_floating and self._may_train and not statistic
         return VariableSpec(path, tuple(variable.shape.as_list()), variable.dtype.name, bool(trainable))
 
     def _left_out(self, variable: Any) -> bool:
-        return self._listed is not None and id(variable) not in self._listed
+        known = self._listed
+        return known is not None and id(variable) not in known | self._inference.flat.lifted
 
     def freeze_as_saved(self, layers: Sequence[SavedModelBlock]) -> list[str]:
         """Freezes what was frozen when the model was saved; unlike other fixed variables, it can be unfrozen.

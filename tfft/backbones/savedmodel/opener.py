@@ -21,6 +21,7 @@ import tensorflow as tf
 
 from tfft.backbones.savedmodel import parity
 from tfft.backbones.savedmodel.adapting import Adapted, adapt, for_each_example
+from tfft.backbones.savedmodel.constants import find_kernels, with_trainable_kernels
 from tfft.backbones.savedmodel.endpoint import find_endpoint, output_keys
 from tfft.backbones.savedmodel.features import choose_features
 from tfft.backbones.savedmodel.graph import FlatGraph
@@ -53,6 +54,7 @@ from tfft.errors import (
 )
 
 BatchNorm = Literal["fixed", "train"]
+Constants = Literal["fixed", "trainable"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -86,6 +88,7 @@ def open_savedmodel(
     tags: Sequence[str] | None = None,
     batch_norm: BatchNorm = "fixed",
     backbone_dropout: bool = False,
+    constants: Constants = "fixed",
     trust: bool = False,
     per_example: bool = False,
 ) -> Opened:
@@ -101,6 +104,7 @@ def open_savedmodel(
         batch_norm: ``"fixed"`` keeps BatchNorm statistics in training; ``"train"`` runs the
             publisher's training graph in trainable blocks.
         backbone_dropout: True keeps the publisher's dropout in training, which also needs that graph.
+        constants: ``"trainable"`` makes variables of the weights that the graph holds as constants.
         trust: True loads a model in spite of what the scan found.
         per_example: True for a SavedModel whose inputs have no batch axis: it is called once for each example.
 
@@ -123,7 +127,7 @@ def open_savedmodel(
         loaded, left_out = load(folder, tags, trust, signature)
         endpoint = with_input_names(loaded, find_endpoint(loaded, signature, per_example=per_example))
         adapted = _outside_strategy(lambda: adapt(endpoint, loaded, per_example))
-        opener = _Opener(loaded, adapted, output, prefer, trust)
+        opener = Opener(loaded, adapted, output, prefer, trust, constants)
         opener.notes += left_out
         training = opener.training_graph(batch_norm, backbone_dropout)
         return opener.open(name, training, batch_norm)
@@ -196,19 +200,49 @@ def _keras_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("_") or "backbone"
 
 
-class _Opener:
+class Opener:
     """Carries what the steps of one opening share."""
 
-    def __init__(self, loaded: Any, adapted: Adapted, output: str | None, prefer: Sequence[str], trust: bool) -> None:
+    def __init__(
+        self,
+        loaded: Any,
+        adapted: Adapted,
+        output: str | None,
+        prefer: Sequence[str] = (),
+        trust: bool = False,
+        constants: Constants = "fixed",
+    ) -> None:
         self.loaded, self.endpoint, self.trust = loaded, adapted.endpoint, trust
         self.batch_axis = adapted.batch_axis
         self.notes = list(adapted.notes)
         self.variables = [v for v in getattr(loaded, "variables", None) or () if v is not None]
         self.frozen: list[str] = []
-        names = output_names(loaded, adapted.flat, output_keys(adapted.flat.structure))
-        self.choice = choose_features(adapted.flat, output, prefer, names)
+        self.converted = adapted.converted
+        flat = self._with_constants(adapted.flat, constants)
+        names = output_names(loaded, flat, output_keys(flat.structure))
+        self.choice = choose_features(flat, output, prefer, names)
         self.notes += self.choice.notes
         self.output, self.inference = self.choice.name, self.choice.analysis
+
+    def _with_constants(self, flat: FlatGraph, constants: Constants) -> FlatGraph:
+        """Makes weights that are constants trainable where that was asked for, and says how where it was not."""
+        if constants not in ("fixed", "trainable"):
+            raise BackboneError(f"Expected constants='fixed' or 'trainable'. Received: constants={constants!r}.")
+        if constants == "fixed" and flat.variables:
+            return flat
+        kernels = find_kernels(flat)
+        told = f"{len(kernels)} constants of the graph ({sum(kernels.values()):,} values)"
+        if constants == "fixed":
+            way = f' constants="trainable" makes variables of {told}.' if kernels else ""
+            self.notes.append(f"The graph holds no variables, so it is used frozen, as a feature extractor.{way}")
+            return flat
+        if not kernels:
+            raise BackboneError(
+                'constants="trainable" found no constant in the graph that a matrix product, a convolution, a bias or '
+                "a normalisation reads. Leave it out: the variables that the graph holds are trained without it."
+            )
+        self.notes.append(f"{told} became variables that are trained.")
+        return with_trainable_kernels(flat)
 
     # ------------------------------------------------------------------ training graph
 
@@ -270,7 +304,7 @@ class _Opener:
             self.notes.append(f"The model stays one block ({note}).")
         if difference > limit:
             raise _differs(difference, limit)
-        self._note_unused(model)
+        self._note_unused()
         if self.frozen:
             self.notes.append(
                 f"Frozen when the model was saved, and opened so: {join_names(self.frozen)}. tfft.unfreeze trains them."
@@ -295,6 +329,7 @@ class _Opener:
         if trainable and not self._gradients_agree(maker, layers, sample):
             return self._build(name, pieces, training, matched, batch_norm, trainable=False)
         self.frozen = maker.freeze_as_saved(layers)
+        self.used = {id(v) for layer in layers for v, _ in maker.pairs(layer)}
         model = self._connect(name, maker, layers)
         entering = sample[0] if self.endpoint.single else dict(zip(self.endpoint.input_keys, sample, strict=True))
         difference, limit = parity.largest_difference(model(entering, training=False), reference)
@@ -328,9 +363,17 @@ class _Opener:
         Python function; such a model is frozen for good rather than trained wrongly.
         """
         pairs = [(v, k.value) for layer in layers for v, k in maker.pairs(layer) if k.trainable]
-        if not pairs or not any("_gradient_op_type" in node.attr for node in self.inference.flat.graph_def.node):
+        if not pairs:
             return True
         theirs, ours = zip(*pairs, strict=True)
+        if self.converted and not parity.differentiable(lambda: maker.chain(layers, sample), ours):
+            self.notes.append(
+                "TensorFlow cannot differentiate the loops of this graph, which are in the form of TF1, so the model "
+                "can be used frozen only."
+            )
+            return False
+        if not any("_gradient_op_type" in node.attr for node in self.inference.flat.graph_def.node):
+            return True
         if self.choice.inside:  # the SavedModel gives its own output only; both sides are its graph with its variables
             difference = parity.gradient_difference(
                 lambda: self._original(sample), theirs, lambda: self.choice.run(sample)[1], theirs
@@ -358,9 +401,8 @@ class _Opener:
             return keras.Model(inputs[0], output, name=name)
         return keras.Model(dict(zip(self.endpoint.input_keys, inputs, strict=True)), output, name=name)
 
-    def _note_unused(self, model: keras.Model) -> None:
-        used = {n for layer in model.layers if isinstance(layer, SavedModelBlock) for n in layer.variable_names}
-        unused = [v.name.split(":")[0] for v in self.variables if v.name.split(":")[0] not in used]
+    def _note_unused(self) -> None:
+        unused = [v.name.split(":")[0] for v in self.variables if id(v) not in self.used]
         if unused:
             shown = ", ".join(unused[:4]) + (" and more" if len(unused) > 4 else "")
             where = f"output {self.output!r}" if self.output else "the output"

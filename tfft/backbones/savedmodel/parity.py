@@ -147,6 +147,15 @@ def gradient_difference(
     return max((float(tf.norm(a - b) / (tf.norm(a) + 1e-6)) for a, b in pairs), default=0.0)
 
 
+def differentiable(run: Callable[[], tf.Tensor], variables: Sequence[tf.Variable]) -> bool:
+    """Tells whether TensorFlow can differentiate a function by its variables, as ``fit`` will."""
+    try:
+        _gradients(run, variables)
+    except Exception:  # it raises a dozen classes, plain assertions among them, where an operation has no gradient
+        return False
+    return True
+
+
 def gradients_agree(difference: float | None) -> bool:
     """Tells whether a difference of gradients is rounding."""
     return difference is None or difference <= _GRADIENT_TOLERANCE

@@ -22,11 +22,20 @@ from tfft.backbones.savedmodel.graph import (
     data_inputs,
     node_of,
     split_ref,
+    symbolic_graph,
     tensor_name,
 )
 from tfft.backbones.savedmodel.scan import function_names
 
 _PLACEHOLDER = "Placeholder"
+PRODUCTS = {
+    **dict.fromkeys(("MatMul", "BatchMatMulV2", "BatchMatMulV3", "Einsum"), "dense"),
+    **dict.fromkeys(("Conv2D", "Conv3D"), "conv"),
+    "DepthwiseConv2dNative": "depthwise_conv",
+}
+_ADDITIONS = frozenset({"Add", "AddV2", "BiasAdd"})
+_AUTOMATIC = r"(matmul|add|conv2d|depthwise|biasadd|einsum)(_\d+)?/"  # scopes that TensorFlow made up
+_BARE = re.compile(rf"^({_AUTOMATIC}[^/]+|(variable|const|unknown|w|b|weights?)(_\d+)?|\d+)$", re.I)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -79,15 +88,7 @@ class Analysis:
     @functools.cached_property
     def symbolic(self) -> tf.Graph:
         """The graph imported once, for the shapes and types of its tensors."""
-        graph = tf.Graph()
-        with graph.as_default():
-            # A bare placeholder for a variable's handle would hide the variable's shape from all that follows.
-            handles = {
-                f"{name}:0": tf.raw_ops.VarHandleOp(dtype=v.dtype, shape=v.shape)
-                for name, v in self.flat.variables.items()
-            }
-            tf.graph_util.import_graph_def(importable(self.flat.graph_def), input_map=handles, name="")
-        return graph
+        return symbolic_graph(importable(self.flat.graph_def), self.flat.variables)
 
     def tensor(self, ref: str) -> tf.Tensor:
         """The symbolic tensor of a reference."""
@@ -101,8 +102,18 @@ class Analysis:
         if not heavy or not self.tainted[sink]:
             return [self.output]
         chain = block_cuts.dominator_chain(heavy, self.reads, sink)
-        refs = [self._cut_at(name) for name in chain[:-1]]
+        refs = [self._cut_at(name) for name in chain[:-1] if not self._lacks_bias(name)]
         return [ref for ref in refs if ref] + [self.output]
+
+    def _lacks_bias(self, name: str) -> bool:
+        """Tells whether all that a node's result enters is the addition of a bias."""
+        if self.flat.nodes[name].op not in PRODUCTS or len(self.flat.consumers[name]) != 1:
+            return False
+        (adds,) = self.flat.consumers[name]
+        if self.flat.nodes[adds].op not in _ADDITIONS or adds not in self.own or len(self.own[adds]) != 1:
+            return False
+        (bias,) = self.own[adds]
+        return self.flat.variables[bias].shape.rank == 1
 
     def _cut_at(self, name: str) -> str | None:
         """The one float tensor that leaves a node, or None where a cut is not possible."""
@@ -154,7 +165,7 @@ def find_pieces(analysis: Analysis) -> list[Piece]:
     """
     flat, cuts = analysis.flat, analysis.cuts
     segments = analysis.segments()
-    paths = variable_paths(flat)
+    paths = variable_paths(flat) | _paths_of_bare_names(analysis)
     fixed = {paths[p] for p, v in flat.variables.items() if not (v.trainable and v.dtype.is_floating)}
     groups = block_cuts.group_segments(
         [[paths[p] for p in segment] for segment in segments], [_scope_of(node_of(cut)) for cut in cuts], fixed
@@ -311,6 +322,28 @@ def variable_paths(flat: FlatGraph) -> dict[str, str]:
             unique, n = f"{path}_{n}", n + 1
         paths[placeholder] = unique
     return paths
+
+
+def _paths_of_bare_names(analysis: Analysis) -> dict[str, str]:
+    """Paths for the variables that nobody named, neither themselves nor the operations that read them.
+
+    They are numbered by the layers that they make, as Keras does it: ``dense``, ``dense_1``.
+    """
+    flat, paths = analysis.flat, variable_paths(analysis.flat)
+    units: dict[str, str] = {}  # product -> unit
+    found: dict[str, str] = {}
+    for name in analysis.order:
+        op = flat.nodes[name].op
+        bare = [p for p in sorted(analysis.own[name]) if _BARE.match(paths[p]) and p not in found]
+        if not bare or op not in PRODUCTS | dict.fromkeys(_ADDITIONS):
+            continue
+        unit = next((units[read] for read in analysis.reads[name] if read in units), None)
+        if op in PRODUCTS:
+            count = sum(flat.nodes[n].op in PRODUCTS and PRODUCTS[flat.nodes[n].op] == PRODUCTS[op] for n in units)
+            unit = units[name] = PRODUCTS[op] + (f"_{count}" if count else "")
+        if unit is not None:
+            found |= {p: f"{unit}/{paths[p].split('/')[-1]}" for p in bare}
+    return found
 
 
 def _reader_scope(flat: FlatGraph, placeholder: str) -> str:

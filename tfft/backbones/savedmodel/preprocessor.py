@@ -19,6 +19,7 @@ from tfft.backbones.savedmodel.layer import SavedModelBlock
 from tfft.backbones.savedmodel.layer_builder import Maker
 from tfft.backbones.savedmodel.opener import load
 from tfft.backbones.savedmodel.partition import Analysis, whole
+from tfft.backbones.savedmodel.tf1 import modernized
 from tfft.errors import BackboneError, SavedModelError, join_names, reason_of
 
 LENGTH = 128  # pieces that a preprocessor of TF Hub gives unless it is told otherwise
@@ -156,7 +157,7 @@ def _traced(
 
     specs = [tf.TensorSpec([None], tf.string, name=f"text_{i}") for i in range(count)]
     try:
-        flat = flatten(stacked, specs, list(getattr(loaded, "variables", None) or []))
+        flat = modernized(flatten(stacked, specs, list(getattr(loaded, "variables", None) or [])), loaded)
     except SavedModelError:
         raise
     except Exception as error:  # TensorFlow raises several classes where no saved function fits

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,11 +17,12 @@ import tensorflow as tf
 
 from tfft.backbones.savedmodel.graph import FlatGraph, consumers_through_identity
 from tfft.backbones.text_ops import load_text_ops
-from tfft.errors import SavedModelError, UnsafeModelError
-from tfft.keras_compat import resource_creators
+from tfft.errors import SavedModelError, UnsafeModelError, join_names
+from tfft.keras_compat import op_definition, resource_creators
 
 _SENTENCEPIECE = "sentencepiece"
 _CREATES = "SentencepieceOp"
+_FEW = 16  # strings of a constant that may be paths; vocabularies are longer
 
 
 def resource_contents(loaded: Any, flat: FlatGraph, capture: str) -> dict[str, str]:
@@ -86,6 +89,45 @@ class SentencePieceModel(tf.saved_model.experimental.TrackableResource):
             return tf.graph_util.import_graph_def(self._graph, return_elements=["sentencepiece:0"], name="")[0]
 
         return tf.function(create, autograph=False)() if tf.executing_eagerly() else create()
+
+
+def check_carried(graph_def: Any, where: str) -> None:
+    """Refuses a graph that needs something which its config does not carry.
+
+    In the process that loaded the SavedModel, such a graph computes all the same: tables and variables that are nodes
+    live in the process, and the assets are still in their folder. So running it would not show what is missing.
+
+    Args:
+        graph_def: Graph of a block, with placeholders for the variables and tables that it carries.
+        where: What it belongs to, for the message.
+
+    Raises:
+        SavedModelError: With everything that would be missing elsewhere.
+    """
+    missing = []
+    for nodes in [graph_def.node, *(f.node_def for f in graph_def.library.function)]:
+        for node in nodes:
+            definition = op_definition(node.op)
+            shared = definition is not None and any(a.name == "shared_name" for a in definition.attr)
+            if shared and node.op != _CREATES:  # a SentencePiece model is an attribute of its node
+                missing.append(f"{node.name} ({node.op})")
+            elif node.op == "Const" and node.attr["dtype"].type == tf.string.as_datatype_enum:
+                missing += [f"{node.name} (the file {path})" for path in _files_of(node)]
+    if missing:
+        raise SavedModelError(
+            f"The graph of {where} needs what lies outside of it and cannot be carried along: {join_names(missing)}. "
+            "It would fail in every other process. Choose an output that does not need it with output=, or save the "
+            "model again with TensorFlow 2."
+        )
+
+
+def _files_of(node: Any) -> list[str]:
+    texts = [value.decode("utf-8", "replace") for value in node.attr["value"].tensor.string_val[:_FEW]]
+    return [text for text in texts if os.path.isabs(text) and "\0" not in text and _in_savedmodel(pathlib.Path(text))]
+
+
+def _in_savedmodel(path: pathlib.Path) -> bool:
+    return path.is_file() and any((folder / "saved_model.pb").is_file() for folder in path.parents)
 
 
 def _sentencepiece_model(loaded: Any, handle: tf.Tensor) -> bytes:

@@ -1,20 +1,69 @@
-"""TF1 Hub modules: reference variables become resource variables.
+"""Graphs of TF1 in the form that the rest of the package works on: :func:`modernized`.
 
-Modules of 2018 and 2019 hold ``VariableV2`` nodes. TensorFlow 2 runs them, but lifts nothing out of
-the graph, so there is no variable to train and the graph means nothing in another process. Their
-values are read once, and each node is replaced by the read of a resource variable.
+Modules of 2018 and 2019 hold ``VariableV2`` nodes, and tables that are nodes as well. TensorFlow 2 runs them, but lifts
+nothing out of the graph, so there is no variable to train and the graph means nothing in another process. The values of
+the variables are read once, and each node is replaced by the read of a resource variable; each table becomes a
+placeholder for its handle, through which its contents are read.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
 
+from tfft.backbones.savedmodel.control_flow import with_functions
 from tfft.backbones.savedmodel.graph import FlatGraph
+from tfft.errors import SavedModelError
 
 _REFERENCE = frozenset({"VariableV2", "Variable"})
+_TABLES = frozenset({"HashTableV2", "MutableHashTableV2", "HashTable", "MutableHashTable"})
+
+
+def modernized(flat: FlatGraph, loaded: Any) -> FlatGraph:
+    """Returns the graph without variables, tables, loops and conditions in the form of TF1.
+
+    Args:
+        flat: Graph of a function.
+        loaded: SavedModel that it was traced from, which holds the values.
+
+    Returns:
+        The same object where nothing had to be replaced.
+
+    Raises:
+        SavedModelError: A table cannot be read, or a loop cannot be turned into a function.
+    """
+    return with_functions(with_captured_tables(with_resource_variables(flat, loaded), loaded))
+
+
+def with_captured_tables(flat: FlatGraph, loaded: Any) -> FlatGraph:
+    """Returns the graph with a placeholder in place of each table; the same graph where there are none."""
+    needed = flat.ancestors(flat.outputs)
+    found = {n.name: n.op for n in flat.graph_def.node if n.op in _TABLES and n.name in needed}
+    if not found:
+        return flat
+    graph_def = tf.compat.v1.GraphDef()
+    graph_def.CopyFrom(flat.graph_def)
+    tables = dict(flat.tables)
+    for node in graph_def.node:
+        if node.name in found:
+            name = node.name
+            tables[name] = _table_handle(loaded, name, node.op)
+            node.Clear()
+            node.name, node.op = name, "Placeholder"
+            node.attr["dtype"].type = tf.resource.as_datatype_enum
+    return dataclasses.replace(flat, graph_def=graph_def, tables=tables)
+
+
+def _table_handle(loaded: Any, name: str, op: str) -> tf.Tensor:
+    if not op.endswith("V2") or not hasattr(loaded, "prune"):
+        raise SavedModelError(
+            f"The graph holds the lookup table {name!r} ({op}), whose contents cannot be read through TensorFlow 2. "
+            "Choose an output that does not need it with output=, or save the model again with TensorFlow 1.15."
+        )
+    return loaded.prune([], f"{own_name(name)}:0")()
 
 
 def with_resource_variables(flat: FlatGraph, loaded: Any) -> FlatGraph:
@@ -23,27 +72,39 @@ def with_resource_variables(flat: FlatGraph, loaded: Any) -> FlatGraph:
     if not references:
         return flat
     values = _read(loaded, flat, references)
+    return read_as_variables(flat, {name: tf.Variable(values[name], name=own_name(name)) for name in references})
+
+
+def read_as_variables(flat: FlatGraph, made: Mapping[str, tf.Variable]) -> FlatGraph:
+    """Returns a graph that reads variables in place of some of its nodes.
+
+    Args:
+        flat: The graph.
+        made: The variables, by the nodes that they replace.
+    """
     graph_def = tf.compat.v1.GraphDef()
     graph_def.versions.CopyFrom(flat.graph_def.versions)
     graph_def.library.CopyFrom(flat.graph_def.library)
     variables = dict(flat.variables)
     for node in flat.graph_def.node:
-        if node.op in _REFERENCE:
+        if node.name in made:
             handle = f"{node.name}/tfft_handle"
             placeholder = graph_def.node.add(name=handle, op="Placeholder")
             placeholder.attr["dtype"].type = tf.resource.as_datatype_enum
             read = graph_def.node.add(name=node.name, op="ReadVariableOp", input=[handle])
             read.attr["dtype"].type = node.attr["dtype"].type
-            variables[handle] = tf.Variable(values[node.name], name=_own_name(node.name))
+            variables[handle] = made[node.name]
         else:
             copy = graph_def.node.add()
             copy.CopyFrom(node)
             if copy.op == "RefIdentity":
                 copy.op = "Identity"
-    return dataclasses.replace(flat, graph_def=graph_def, variables=variables)
+    lifted = flat.lifted | {id(variable) for variable in made.values()}
+    return dataclasses.replace(flat, graph_def=graph_def, variables=variables, lifted=lifted)
 
 
-def _own_name(node: str) -> str:
+def own_name(node: str) -> str:
+    """Returns the name that a node had before its function was inlined."""
     return "/".join(part for part in node.split("/") if "PartitionedCall" not in part)
 
 
@@ -52,5 +113,5 @@ def _read(loaded: Any, flat: FlatGraph, names: list[str]) -> dict[str, Any]:
     found = {}
     for name in names:
         reader = next(n for n in flat.consumers[name] if flat.nodes[n].op in ("Identity", "RefIdentity"))
-        found[name] = loaded.prune([], f"{_own_name(reader)}:0")().numpy()
+        found[name] = loaded.prune([], f"{own_name(reader)}:0")().numpy()
     return found
