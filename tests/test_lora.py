@@ -441,13 +441,14 @@ def test_layers_that_do_more_with_their_kernel_are_left_alone():
         pass
 
     x = inputs = keras.Input((4,))
-    x = keras.layers.Dense(5, kernel_constraint="max_norm", name="a_dense")(x)
-    x = Own(5, name="a_own")(x)
-    x = keras.layers.SpectralNormalization(keras.layers.Dense(5), name="a_spectral")(x)
-    old = keras.layers.Dense(5, name="a_old")
+    x = keras.layers.Dense(5, kernel_constraint="max_norm", name="block1_dense")(x)
+    x = Own(5, name="block1_own")(x)
+    x = keras.layers.SpectralNormalization(keras.layers.Dense(5), name="block1_spectral")(x)
+    old = keras.layers.Dense(5, name="block1_old")
     model = keras.Model(inputs, old(x))
     old.enable_lora(2)
-    with pytest.raises(BlockError, match=r"(?s)a_dense \(Dense with a kernel constraint\), a_own \(Own\).*Keras' own"):
+    message = r"(?s)block1_dense \(Dense with a kernel constraint\), block1_own \(Own\).*Keras' own"
+    with pytest.raises(BlockError, match=message):
         freezing.add_lora(model, ".*")
 
 

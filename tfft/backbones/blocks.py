@@ -86,7 +86,7 @@ _AUTOMATIC = re.compile(
     re.I,
 )
 _KINDS = frozenset("batch conv dense depthwise fc gru hidden layer linear lstm quant separable".split())
-_PARTS = frozenset("bn conv conv1d conv2d conv3d dense depthwise dw expand norm project pw".split())
+_PARTS = frozenset("bn conv conv1d conv2d conv3d dense depthwise dw expand norm project pw transform".split())
 _UNIT = re.compile(r"^(block|unit|layer|stage|cell|stack|group|bottleneck)s?$", re.I)
 _NORM_LEAVES = {"gamma", "beta", "moving_mean", "moving_variance", "moving_var"}
 _ARCHITECTURE = re.compile(r"^(?:[a-z0-9]+_)+?(?=(?:stem|stage|downsampling)(?:_|/|$))")
@@ -211,9 +211,9 @@ def group_segments(
     pieces = _join_fixed(pieces, {short[path] for path in fixed if path in short})
     merged = _merge(pieces)
     if len(merged) == 1 and not merged[0].note and not re.search(r"\d", merged[0].key):
-        for piece in pieces:  # one word in front of all names says nothing: each layer is a unit
-            piece.by_layer = True
-        merged = _merge(pieces)
+        # One word in front of all names says nothing: each layer is a unit.
+        layered = _merge([dataclasses.replace(piece, by_layer=True) for piece in pieces])
+        merged = layered if len(layered) > 1 else merged
     merged = _join_stem(merged)
     groups, used = [], set()
     for number, piece in enumerate(merged):

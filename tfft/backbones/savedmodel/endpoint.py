@@ -157,24 +157,19 @@ _USUAL_SIGNATURES = ("serving_default", "default", "image_feature_vector")
 
 def _restored_functions(loaded: Any) -> dict[str, Any]:
     """The functions of the root; where it has none, those that call one of its parts (``query_model``)."""
-    found = _own_functions(loaded)
-    return found or {
-        name: functions["__call__"]
-        for name in dir(loaded)
-        if not name.startswith("_") and "__call__" in (functions := _own_functions(getattr(loaded, name, None)))
-    }
-
-
-def _own_functions(loaded: Any) -> dict[str, Any]:
+    names = [n for n in dir(loaded) if not n.startswith("_")]
     found = {}
-    for name in ["__call__", *(n for n in dir(loaded) if not n.startswith("_"))]:
+    for name in ["__call__", *names]:
         value = inspect.getattr_static(loaded, name, None)
         if value is None or isinstance(value, property):  # of a variable; some raise outside of graphs
             continue
         value = getattr(loaded, name, None)
         if getattr(value, "concrete_functions", None):
             found[name] = value
-    return found
+    if found:
+        return found
+    calls = {name: getattr(getattr(loaded, name, None), "__call__", None) for name in names}  # noqa: B004
+    return {name: call for name, call in calls.items() if getattr(call, "concrete_functions", None)}
 
 
 def _from_function(name: str, function: Any) -> Endpoint:
