@@ -84,7 +84,7 @@ class Shown:
 
 
 def demo(out: str | os.PathLike[str] = "tfft-demo") -> Shown:
-    """Trains on handwritten digits, exports, and predicts in a fresh process; takes a few minutes at most.
+    """Train on handwritten digits, export, and predict in a fresh process; take a few minutes at most.
 
     Use it to see that an installation works, and what each step prints and writes.
 
@@ -95,8 +95,8 @@ def demo(out: str | os.PathLike[str] = "tfft-demo") -> Shown:
         The run and what it cost.
 
     Raises:
-        PlanError: when the folder holds anything.
-        DependencyError: when scikit-learn or the pretrained weights are not installed.
+        PlanError: If the folder holds anything.
+        DependencyError: If scikit-learn or the pretrained weights are not installed.
 
     Example:
         >>> demo("tfft-demo").run.final_scores.accuracy                   # doctest: +SKIP
@@ -124,7 +124,7 @@ def demo(out: str | os.PathLike[str] = "tfft-demo") -> Shown:
 
 
 def demo_text(out: str | os.PathLike[str] = "tfft-demo-text") -> Shown:
-    """Trains on 120 messages to a shop in six topics, exports, and asks about new ones in a fresh process.
+    """Train on 120 messages to a shop in six topics, exports, and asks about new ones in a fresh process.
 
     Args:
         out: a new or empty folder for the data, the run and the export.
@@ -133,8 +133,8 @@ def demo_text(out: str | os.PathLike[str] = "tfft-demo-text") -> Shown:
         The run and what it cost.
 
     Raises:
-        PlanError: when the folder holds anything.
-        DependencyError: when KerasHub or the pretrained weights are not installed, with the command for it.
+        PlanError: If the folder holds anything.
+        DependencyError: If KerasHub or the pretrained weights are not installed, with the command for it.
 
     Example:
         >>> demo_text("tfft-demo-text").run.final_scores.accuracy         # doctest: +SKIP
@@ -162,7 +162,7 @@ def demo_text(out: str | os.PathLike[str] = "tfft-demo-text") -> Shown:
 
 
 def write_digits(folder: pathlib.Path) -> pathlib.Path:
-    """Writes scikit-learn's 1797 handwritten digits as PNG files, one folder for each of the ten classes.
+    """Write scikit-learn's 1797 handwritten digits as PNG files, one folder for each of the ten classes.
 
     Args:
         folder: a new folder.
@@ -171,7 +171,7 @@ def write_digits(folder: pathlib.Path) -> pathlib.Path:
         The folder.
 
     Raises:
-        DependencyError: when scikit-learn is not installed.
+        DependencyError: If scikit-learn is not installed.
     """
     try:
         from sklearn.datasets import load_digits
@@ -214,7 +214,7 @@ def _run(script: str, run: Run, asked: Sequence[str]) -> str:
 
 
 def _places(run: Run) -> tuple[pathlib.Path, pathlib.Path]:
-    """Returns the folders of a run that was written and exported."""
+    """Return the folders of a run that was written and exported."""
     if run.folder is None or run.export is None:
         raise ExportError("The demo expects a run with a folder and an export.")
     return run.folder, run.export.path

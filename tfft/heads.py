@@ -65,7 +65,7 @@ class ModelFeatures:
         """The one tensor.
 
         Raises:
-            PlanError: when there are several.
+            PlanError: If there are several.
         """
         if isinstance(self.values, Mapping):
             raise PlanError(
@@ -75,7 +75,7 @@ class ModelFeatures:
 
     @classmethod
     def of(cls, features: Any) -> ModelFeatures:
-        """Returns features as they are, or a tensor (or tensors by stride) as features."""
+        """Return features as they are, or a tensor (or tensors by stride) as features."""
         return features if isinstance(features, cls) else cls(features)
 
 
@@ -131,7 +131,7 @@ class Head:
         return registry.task(self.task).modalities
 
     def loss(self, *, soft: bool = False) -> keras.losses.Loss:
-        """Returns the loss that takes this head's labels and logits.
+        """Return the loss that takes this head's labels and logits.
 
         Args:
             soft: True for labels that are shares, float [B, units], as :func:`tfft.data.mixed` and
@@ -140,7 +140,7 @@ class Head:
         raise NotImplementedError(f"{type(self).__name__}.loss")
 
     def metrics(self, *, soft: bool = False) -> list[keras.metrics.Metric]:
-        """Returns new metrics that take this head's labels and logits.
+        """Return new metrics that take this head's labels and logits.
 
         Args:
             soft: as in :meth:`loss`. Of soft labels the class with the largest share counts as the right one.
@@ -148,7 +148,7 @@ class Head:
         raise NotImplementedError(f"{type(self).__name__}.metrics")
 
     def compile_args(self, *, soft: bool = False) -> dict[str, Any]:
-        """Returns ``loss`` and ``metrics`` for ``model.compile``.
+        """Return ``loss`` and ``metrics`` for ``model.compile``.
 
         Args:
             soft: True for labels that are shares, as in :meth:`loss`; of the validation examples too.
@@ -159,7 +159,7 @@ class Head:
         return {"loss": self.loss(soft=soft), "metrics": self.metrics(soft=soft)}
 
     def attach(self, features: keras.KerasTensor | ModelFeatures) -> keras.KerasTensor:
-        """Puts the layers ``dropout`` and ``logits`` behind features.
+        """Put the layers ``dropout`` and ``logits`` behind features.
 
         Args:
             features: [B, width], width known; or :class:`ModelFeatures`.
@@ -171,7 +171,7 @@ class Head:
         return Logits(self, name=LOGITS_LAYER)(dropped)
 
     def postprocess(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Turns logits into what a server answers. TensorFlow ops only, row i depends on row i only.
+        """Turn logits into what a server answers. TensorFlow ops only, row i depends on row i only.
 
         Args:
             logits: what the model predicts.
@@ -186,7 +186,7 @@ class Head:
         raise NotImplementedError(f"{type(self).__name__}.postprocess")
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain values, fit for YAML and JSON; the task is written as ``kind``."""
+        """Return plain values, fit for YAML and JSON; the task is written as ``kind``."""
         task = registry.task(self.task)
         values = dataclasses.asdict(self)
         del values["task"]
@@ -195,7 +195,7 @@ class Head:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Head:
-        """Builds the head of a task from :meth:`to_dict`'s result.
+        """Build the head of a task from :meth:`to_dict`'s result.
 
         Raises:
             PlanError: for an unknown task, or values that the head cannot have.
@@ -205,7 +205,7 @@ class Head:
         return task.head_class()(task=task.name, **fields)
 
     def problems(self) -> list[str]:
-        """Returns what is wrong with the fields, one sentence each."""
+        """Return what is wrong with the fields, one sentence each."""
         problems = []
         if self.loss_name not in LOSSES:
             hint = did_you_mean(self.loss_name, LOSSES)
@@ -221,7 +221,7 @@ class Head:
         return problems
 
     def name_problems(self) -> list[str]:
-        """Returns what is wrong with the names of the classes."""
+        """Return what is wrong with the names of the classes."""
         names = self.class_names
         if names is None:
             return ["class_names is missing"] if self.needs_names else []
@@ -237,7 +237,7 @@ class Head:
 
     @staticmethod
     def units_for(class_names: tuple[str, ...]) -> int:
-        """Returns the width of the last layer for some classes."""
+        """Return the width of the last layer for some classes."""
         return len(class_names)
 
 
@@ -252,7 +252,7 @@ def __dir__() -> list[str]:
 
 
 def from_model(model: keras.Model) -> Head:
-    """Finds the head of a model that :func:`tfft.build` made, also after saving and loading.
+    """Find the head of a model that :func:`tfft.build` made, also after saving and loading.
 
     Args:
         model: any Keras model that holds a ``Logits`` layer, also inside of another model.
@@ -261,7 +261,7 @@ def from_model(model: keras.Model) -> Head:
         Its :class:`Head`.
 
     Raises:
-        PlanError: when there is none.
+        PlanError: If there is none.
     """
     found = _logits_layers(model)
     if not found:
@@ -275,14 +275,14 @@ def from_model(model: keras.Model) -> Head:
 
 
 def set_l2(model: keras.Model, l2: float) -> None:
-    """Gives the head of a model another weight decay; a compiled model follows with its next ``compile``.
+    """Give the head of a model another weight decay; a compiled model follows with its next ``compile``.
 
     Args:
         model: with one head of tfft; changed in place.
         l2: weight decay of the last layer's kernel, 0 or more.
 
     Raises:
-        PlanError: when the model has no head, or ``l2`` is out of range.
+        PlanError: If the model has no head, or ``l2`` is out of range.
 
     Example:
         >>> set_l2(model, 1e-3)
@@ -314,18 +314,18 @@ class Logits(keras.layers.Dense):
         self.head = self_head
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """Puts the layer behind others, and makes sure that those which are frozen are so inside too."""
+        """Put the layer behind others, and makes sure that those which are frozen are so inside too."""
         if isinstance(inputs, keras.KerasTensor):
             _freeze_inside(inputs)
         return super().__call__(inputs, *args, **kwargs)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor as plain values."""
+        """Return the arguments of the constructor as plain values."""
         return {**super().get_config(), "head": self.head.to_dict()}
 
 
 def _freeze_inside(tensor: keras.KerasTensor) -> None:
-    """Freezes the layers inside of frozen layers, in everything that a tensor was computed by.
+    """Freeze the layers inside of frozen layers, in everything that a tensor was computed by.
 
     A layer that is made of layers, as those of transformers are, forgets in a file that it is frozen: Keras loads it
     as such, but builds what is inside as trainable, and the model counts and trains that. The head is called when all
@@ -359,11 +359,11 @@ class WordLogits(Logits):
     """
 
     def build(self, features_shape: Any, word_starts_shape: Any = None) -> None:
-        """Makes the kernel for features of a known width."""
+        """Make the kernel for features of a known width."""
         super().build(features_shape)
 
     def call(self, features: Any, word_starts: Any) -> Any:
-        """Returns logits [B, W, units] from features [B, W, D] and the starts of words [B, W]."""
+        """Return logits [B, W, units] from features [B, W, D] and the starts of words [B, W]."""
         ops = keras.ops
         names = self.head.class_names or ()
         unseen = [0.0 if name == OUTSIDE else ABSENT for name in names]
@@ -372,12 +372,12 @@ class WordLogits(Logits):
         return ops.where(starts >= 0, super().call(features), other)
 
     def compute_output_shape(self, features_shape: Any, word_starts_shape: Any = None) -> Any:
-        """Returns the shape of the features with the tags in place of their width."""
+        """Return the shape of the features with the tags in place of their width."""
         return super().compute_output_shape(features_shape)
 
 
 def as_names(names: Any) -> tuple[str, ...]:
-    """Returns a list of names as a tuple, and refuses a text, which would be taken for a list of letters.
+    """Return a list of names as a tuple, and refuse a text, which would be taken for a list of letters.
 
     Raises:
         PlanError: for a text.

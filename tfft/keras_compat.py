@@ -199,7 +199,7 @@ def recompile(model: keras.Model) -> None:
     ``Trainer._compile_config``: the public ``get_compile_config`` serializes, which loses user-defined losses.
 
     Raises:
-        TypeError: when the settings are not known, or the class has a ``compile`` of its own.
+        TypeError: If the settings are not known, or the class has a ``compile`` of its own.
     """
     optimizer = model.optimizer
     settings = dict(getattr(getattr(model, "_compile_config", None), "config", None) or {})

@@ -38,7 +38,7 @@ class SparseCrossentropy(keras.losses.Loss):
         self.label_smoothing = float(label_smoothing)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Returns the loss of each example, [B]; labels are [B] or [B, 1], logits [B, C]."""
+        """Return the loss of each example, [B]; labels are [B] or [B, 1], logits [B, C]."""
         labels = keras.ops.cast(keras.ops.reshape(y_true, (-1,)), "int32")
         loss = keras.ops.sparse_categorical_crossentropy(labels, y_pred, from_logits=True)
         if not self.label_smoothing:
@@ -47,7 +47,7 @@ class SparseCrossentropy(keras.losses.Loss):
         return (1.0 - self.label_smoothing) * loss + self.label_smoothing * spread
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor as plain values."""
+        """Return the arguments of the constructor as plain values."""
         return {**super().get_config(), "label_smoothing": self.label_smoothing}
 
 
@@ -78,7 +78,7 @@ class FocalCrossentropy(keras.losses.Loss):
         self.gamma, self.label_smoothing, self.independent = float(gamma), float(label_smoothing), bool(independent)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Returns the loss of each example, [B]; logits are [B, C], labels whole [B] or shares [B, C]."""
+        """Return the loss of each example, [B]; logits are [B, C], labels whole [B] or shares [B, C]."""
         ops, smoothing = keras.ops, self.label_smoothing
         if self.independent:
             target = ops.reshape(y_true, ops.shape(y_pred)) * (1.0 - smoothing) + smoothing / 2.0
@@ -100,7 +100,7 @@ class FocalCrossentropy(keras.losses.Loss):
         return -(rest**self.gamma) * log_p
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor as plain values."""
+        """Return the arguments of the constructor as plain values."""
         own = {"gamma": self.gamma, "label_smoothing": self.label_smoothing, "independent": self.independent}
         return {**super().get_config(), **own}
 
@@ -128,7 +128,7 @@ class TagCrossentropy(keras.losses.Loss):
         self.gamma, self.label_smoothing = self._of_words.gamma, self._of_words.label_smoothing
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Returns the loss of each sentence [B]: the sum over its words, scaled so that the mean of all sentences
+        """Return the loss of each sentence [B]: the sum over its words, scaled so that the mean of all sentences
         is the mean of all words.
         """
         ops = keras.ops
@@ -142,7 +142,7 @@ class TagCrossentropy(keras.losses.Loss):
         return sums * sentences / ops.maximum(ops.sum(weights), 1.0)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor as plain values."""
+        """Return the arguments of the constructor as plain values."""
         return {**super().get_config(), "gamma": self.gamma, "label_smoothing": self.label_smoothing}
 
 
@@ -155,7 +155,7 @@ class TagAccuracy(keras.metrics.Mean):
     """
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        """Adds a batch: labels [B, W], below 0 for padding, and logits [B, W, C]."""
+        """Add a batch: labels [B, W], below 0 for padding, and logits [B, W, C]."""
         ops = keras.ops
         labels, logits, _ = aligned_tags(y_true, y_pred)
         answered = ops.logical_and(
@@ -168,7 +168,7 @@ class TagAccuracy(keras.metrics.Mean):
 
 
 def aligned_tags(y_true: Any, y_pred: Any) -> tuple[Any, Any, Any]:
-    """Brings labels and logits of words to one width.
+    """Bring labels and logits of words to one width.
 
     Args:
         y_true: whole numbers [B, V], below 0 for padding.
@@ -188,6 +188,6 @@ def aligned_tags(y_true: Any, y_pred: Any) -> tuple[Any, Any, Any]:
 
 @keras.saving.register_keras_serializable(package="tfft")
 def soft_binary_accuracy(y_true: Any, y_pred: Any) -> Any:
-    """Returns for each example the share of labels [B, n] on the same side of 1/2 as the logits' probability."""
+    """Return for each example the share of labels [B, n] on the same side of 1/2 as the logits' probability."""
     same = keras.ops.equal(y_true > 0.5, y_pred > 0.0)
     return keras.ops.mean(keras.ops.cast(same, "float32"), axis=-1)

@@ -54,7 +54,7 @@ def build(
     audio: AudioSpec | None = None,
     name: str | None = None,
 ) -> keras.Model:
-    """Joins a backbone and a head; the backbone starts frozen, the head trainable.
+    """Join a backbone and a head; the backbone starts frozen, the head trainable.
 
     The layers are ``image``, ``preprocess``, ``backbone``, ``pool`` (where features have more than
     one position), ``dropout`` and ``logits``. The backbone's layers are shared, not copied: training
@@ -78,8 +78,8 @@ def build(
         float32 logits [B, units]. Keras casts float pixels to uint8, so they must be in 0 to 255 too.
 
     Raises:
-        BackboneError: when the size does not fit, or the features are not one tensor of known width.
-        PlanError: when the head's task cannot be learned from this kind of data, or there is no such kind.
+        BackboneError: If the size does not fit, or the features are not one tensor of known width.
+        PlanError: If the head's task cannot be learned from this kind of data, or there is no such kind.
 
     Example:
         >>> model = build(load_backbone("efficientnet-lite0"), classification(splits.class_names))
@@ -109,7 +109,7 @@ def build(
 def _modality_of(
     backbone: Backbone, head: Head, name: str | None, options: Mapping[str, Any]
 ) -> registry.Modality | None:
-    """Returns what an example of a model is: what was asked for, or what the backbone fits best; None if neither."""
+    """Return what an example of a model is: what was asked for, or what the backbone fits best; None if neither."""
     if name is not None:
         if head.modalities and name not in head.modalities:
             raise PlanError(f"The task {head.task!r} is learned from {join_names(head.modalities)}, not from {name!r}.")
@@ -130,7 +130,7 @@ def _own_inputs(network: keras.Model) -> ModelInput:
 
 
 def _network(backbone: Backbone) -> keras.Model:
-    """Returns the backbone's model under the name that the rest of tfft knows it by, with its one output."""
+    """Return the backbone's model under the name that the rest of tfft knows it by, with its one output."""
     model = backbone.model
     try:
         inputs, outputs = (model.input, model.output) if model.built else (None, None)
@@ -156,13 +156,13 @@ def _network(backbone: Backbone) -> keras.Model:
 
 
 def _pyramid_network(backbone: Backbone, image_size: int | tuple[int, int] | None) -> tuple[keras.Model, list[int]]:
-    """Returns the backbone's model with a feature map for each stride, in a list, and the strides."""
+    """Return the backbone's model with a feature map for each stride, in a list, and the strides."""
     maps = pyramid(backbone, image_size=image_size)
     return keras.Model(backbone.model.input, list(maps.values()), name=BACKBONE_LAYER), list(maps)
 
 
 def _at_level(backbone: Backbone, features: Any, level: registry.FeatureLevel, strides: Sequence[int]) -> Any:
-    """Returns features as a head of some level takes them: pooled, by stride, or as they are if they have the shape."""
+    """Return features as a head of some level takes them: pooled, by stride, or as they are if they have the shape."""
     if level == "pooled":
         return _pooled(backbone, features)
     if level == "pyramid":

@@ -24,21 +24,21 @@ Item = tuple[Sequence[int | None], np.dtype]  # shape of one example, None first
 
 
 def map_file(file: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Maps a file to memory, read-only; the file may be closed or unlinked afterwards."""
+    """Map a file to memory, read-only; the file may be closed or unlinked afterwards."""
     if 0 in shape:
         return np.empty(shape, dtype)  # nothing can be mapped
     return np.memmap(file, dtype, "r", 0, shape)
 
 
 def give_back(array: Rows) -> None:
-    """Lets the system forget the pages of a mapped file that this process has looked at; its disk cache keeps them."""
+    """Let the system forget the pages of a mapped file that this process has looked at; its disk cache keeps them."""
     mapped = getattr(array.values if isinstance(array, Ragged) else array, "_mmap", None)
     if mapped is not None and hasattr(mapped, "madvise"):  # not on Windows
         mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def item_bytes(items: Sequence[Item], length: float = 1.0) -> float:
-    """Returns the size of one example.
+    """Return the size of one example.
 
     Args:
         items: shape and type of each of its arrays.
@@ -49,7 +49,7 @@ def item_bytes(items: Sequence[Item], length: float = 1.0) -> float:
 
 
 def by_position(*arrays: Rows) -> Callable[[np.ndarray], list[np.ndarray]]:
-    """Returns a function that reads some rows of each array, however many all of them are.
+    """Return a function that reads some rows of each array, however many all of them are.
 
     Args:
         arrays: with one row for each example, in memory or mapped.
@@ -85,7 +85,7 @@ class ArrayFile:
         self.item, self.dtype, self.count = tuple(shape), np.dtype(dtype), 0
 
     def append(self, array: np.ndarray) -> None:
-        """Adds examples."""
+        """Add examples."""
         data = np.ascontiguousarray(array, self.dtype).reshape(-1).view(np.uint8).data
         self._digest.update(data)
         while len(data):
@@ -123,7 +123,7 @@ class ArrayFiles:
             self._files[LENGTHS] = ArrayFile(make(LENGTHS), (), np.dtype(np.int32))
 
     def append(self, arrays: Sequence[Rows]) -> None:
-        """Adds examples to each array."""
+        """Add examples to each array."""
         for name, array in zip(self._names, arrays, strict=True):
             if isinstance(array, Ragged):
                 self._files[name].append(array.values)
@@ -143,7 +143,7 @@ class ArrayFiles:
 
 
 def put_together(files: Mapping[str, np.ndarray], about: Mapping[str, Mapping[str, Any]]) -> tuple[Rows, ...]:
-    """Makes arrays of what was read from files.
+    """Make arrays of what was read from files.
 
     Args:
         files: content of each, by name, in order.

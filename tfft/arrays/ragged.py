@@ -29,7 +29,7 @@ class Ragged:
 
     @classmethod
     def of(cls, padded: np.ndarray, lengths: np.ndarray, fill: int | float = 0) -> Ragged:
-        """Takes the padding off.
+        """Take the padding off.
 
         Args:
             padded: [rows, longest, ...].
@@ -71,7 +71,7 @@ class Ragged:
         return self.values.nbytes + self.offsets.nbytes
 
     def rows(self, at: Any) -> np.ndarray:
-        """Returns some rows as one array [b, longest of these, ...].
+        """Return some rows as one array [b, longest of these, ...].
 
         Args:
             at: positions [b].
@@ -85,7 +85,7 @@ class Ragged:
         return found
 
     def map(self, values: np.ndarray) -> Ragged:
-        """Returns the same rows with other values, for example of another type."""
+        """Return the same rows with other values, for example of another type."""
         return Ragged(values, self.offsets, self.fill)
 
 
@@ -93,5 +93,5 @@ Rows = np.ndarray | Ragged  # one row for each example
 
 
 def offsets_of(lengths: np.ndarray) -> np.ndarray:
-    """Returns where rows of such lengths begin, and where the last one ends; int64 [rows + 1]."""
+    """Return where rows of such lengths begin, and where the last one ends; int64 [rows + 1]."""
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])

@@ -27,7 +27,7 @@ class Holder:
         self._files: ArrayFiles | None = None
 
     def append(self, arrays: Sequence[Rows]) -> None:
-        """Adds examples to each array."""
+        """Add examples to each array."""
         if self._files is not None:
             self._files.append(arrays)
             return
@@ -37,7 +37,7 @@ class Holder:
             self._spill()
 
     def finish(self) -> tuple[Rows, ...]:
-        """Returns the arrays; the holder is empty then."""
+        """Return the arrays; the holder is empty then."""
         if self._files is not None:
             about, made = self._files.about, {}
             for name, file in self._open.items():
@@ -49,7 +49,7 @@ class Holder:
         return tuple(_joined(parts) for parts in columns)
 
     def close(self) -> None:
-        """Lets go of everything, after a failure."""
+        """Let go of everything, after a failure."""
         self._parts = []
         for file in self._open.values():
             file.close()
@@ -66,7 +66,7 @@ class Holder:
 
 
 def _joined(parts: list[Rows]) -> Rows:
-    """Concatenates parts, letting go of each when it is copied, so that not all of it is there twice."""
+    """Concatenate parts, letting go of each when it is copied, so that not all of it is there twice."""
     ragged = [part for part in parts if isinstance(part, Ragged)]
     if not ragged:
         return _joined_arrays(parts)

@@ -47,7 +47,7 @@ class CacheFullError(DataError):
 
 
 def read_entry(root: Path, key: str) -> tuple[tuple[Rows, ...], Mapping[str, Any]] | str:
-    """Opens an entry, if it is exactly what was written.
+    """Open an entry, if it is exactly what was written.
 
     Args:
         root: folder of the cache.
@@ -113,7 +113,7 @@ class EntryWriter:
             raise CacheFullError(no_room(self._root, *self._words)) from error
 
     def start(self, count: int, items: Sequence[Item], length: float = 1.0) -> None:
-        """Opens one file for each array.
+        """Open one file for each array.
 
         Args:
             count: number of examples.
@@ -130,11 +130,11 @@ class EntryWriter:
         self._files = ArrayFiles(items, self._make)
 
     def append(self, arrays: Sequence[Rows]) -> None:
-        """Adds examples to each array."""
+        """Add examples to each array."""
         self._files.append(arrays)
 
     def commit(self, about: Mapping[str, Any]) -> None:
-        """Puts the entry in place, unless another process has done so in the meantime.
+        """Put the entry in place, unless another process has done so in the meantime.
 
         Args:
             about: JSON values to keep with it.
@@ -175,12 +175,12 @@ def no_room(root: Path, what: str, remedy: str, wanted: int | None = None, free:
 
 
 def megabytes(count: int) -> str:
-    """Returns a number of bytes in words."""
+    """Return a number of bytes in words."""
     return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
 
 
 def sweep(root: Path) -> None:
-    """Removes what writers that were killed have left behind."""
+    """Remove what writers that were killed have left behind."""
     for path in unfinished(root):
         try:
             if path.suffix == ".old" or (_age(path) > _YOUNG and not is_written(path)):
@@ -211,12 +211,12 @@ def is_written(path: Path) -> bool:
 
 
 def entries(root: Path) -> list[Path]:
-    """Returns the folders of all entries, good or damaged."""
+    """Return the folders of all entries, good or damaged."""
     return [path for path in _folders(root) if _KEY.fullmatch(path.name)]
 
 
 def unfinished(root: Path) -> list[Path]:
-    """Returns the folders that writers are at work on, or have left behind."""
+    """Return the folders that writers are at work on, or have left behind."""
     return [path for path in _folders(root) if _ASIDE.fullmatch(path.name)]
 
 
@@ -228,7 +228,7 @@ def _folders(root: Path) -> list[Path]:
 
 
 def size_of(folder: Path) -> int:
-    """Returns the bytes of all files in a folder."""
+    """Return the bytes of all files in a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
@@ -237,7 +237,7 @@ def _hash(content: Mapping[str, Any]) -> str:
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """Returns what the writer of an entry noted, or None where that is damaged."""
+    """Return what the writer of an entry noted, or None where that is damaged."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         content = manifest["content"]

@@ -13,7 +13,7 @@ PrintResult = Callable[[dict[str, Any], Any], None]
 
 
 def say(text: str) -> None:
-    """Prints a message for a person, on standard error."""
+    """Print a message for a person, on standard error."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -23,7 +23,7 @@ def debugging() -> bool:
 
 
 def start_tensorflow() -> None:
-    """Imports TensorFlow; holds back the notes its C++ side prints then, unless someone asked to see them."""
+    """Import TensorFlow; holds back the notes its C++ side prints then, unless someone asked to see them."""
     if debugging() or "TF_CPP_MIN_LOG_LEVEL" in os.environ:
         import tensorflow
 

@@ -13,7 +13,7 @@ ReadingProgress = Callable[[int, int], None]
 
 @contextlib.contextmanager
 def reading_bar(shown: bool = True) -> Iterator[ReadingProgress | None]:
-    """Shows on standard error how many files are read, in a terminal or a notebook, and takes the bar away at the end.
+    """Show on standard error how many files are read, in a terminal or a notebook, and take the bar away at the end.
 
     Args:
         shown: False shows nothing anywhere.

@@ -9,7 +9,7 @@ from rich.console import Console, RenderableType
 
 
 def render(*parts: RenderableType, least: int = 100) -> str:
-    """Returns what rich draws as text without colours, as wide as the terminal but not narrower than a table needs.
+    """Return what rich draws as text without colours, as wide as the terminal but not narrower than a table needs.
 
     Args:
         parts: drawn below each other.

@@ -41,7 +41,7 @@ class BatchOptions:
         cache: whether decoded examples are kept in memory; ``"auto"`` where they take less than 512 MB.
 
     Raises:
-        PlanError: when a value is out of range.
+        PlanError: If a value is out of range.
     """
 
     batch_size: int = 32
@@ -66,7 +66,7 @@ class BatchOptions:
         raise_problems(PlanError, "The dataset cannot be made", problems)
 
     def refuse(self, names: Sequence[str], items: str) -> None:
-        """Raises PlanError where one of some options is set that means nothing for ``items``."""
+        """Raise PlanError where one of some options is set that means nothing for ``items``."""
         given = [f"{name}={value!r}" for name in names if (value := getattr(self, name)) is not None]
         raise_problems(PlanError, f"These mean nothing for {items}; leave them out", given)
 
@@ -79,7 +79,7 @@ def assemble(
     views: int = 1,
     lengths: np.ndarray | None = None,
 ) -> tf.data.Dataset:
-    """Makes a dataset of anything that is fetched by position, in the order of :func:`tfft.data.to_dataset`.
+    """Make a dataset of anything that is fetched by position, in the order of :func:`tfft.data.to_dataset`.
 
     Args:
         fetch: from int64 rows [b] to what the model takes, runs as TensorFlow ops. The row of a view of an
@@ -106,7 +106,7 @@ def assemble(
 def assemble_views(
     make: MakeView, labels: np.ndarray, options: BatchOptions, *, every: int | None = None
 ) -> tf.data.Dataset:
-    """Makes a dataset of varied examples; a view is a pure function of seed, position and number.
+    """Make a dataset of varied examples; a view is a pure function of seed, position and number.
 
     Args:
         make: makes one view of one example, as TensorFlow ops; view 0 is the example as it is.
@@ -133,31 +133,31 @@ def assemble_views(
 def example_rows(
     labels: np.ndarray, options: BatchOptions, *, views: int | None = 1, lengths: np.ndarray | None = None
 ) -> tf.data.Dataset:
-    """Makes a dataset of the rows of each pass, see :func:`tfft.data.sampling.rows`."""
+    """Make a dataset of the rows of each pass, see :func:`tfft.data.sampling.rows`."""
     classes = classes_to_balance(options.sampling, labels)
     return rows(len(labels), options.shuffle, options.seed, options.epoch, views, classes, lengths, options.batch_size)
 
 
 def with_length(dataset: tf.data.Dataset, count: int, batch_size: int) -> tf.data.Dataset:
-    """Sets the number of batches of a dataset, and reads ahead."""
+    """Set the number of batches of a dataset, and reads ahead."""
     # Behind flat_map the length is lost, and Keras needs it to know where an epoch ends.
     dataset = dataset.apply(tf.data.experimental.assert_cardinality(math.ceil(count / batch_size)))
     return dataset.prefetch(tf.data.AUTOTUNE)
 
 
 def on_cpu(values: np.ndarray) -> tf.Tensor:
-    """Returns a tensor on the CPU, where tf.data runs; one elsewhere would be copied in each call."""
+    """Return a tensor on the CPU, where tf.data runs; one elsewhere would be copied in each call."""
     with tf.device("CPU:0"):
         return tf.constant(values)
 
 
 def gathering(values: tf.Tensor) -> Fetch:
-    """Returns what gives the rows of a tensor."""
+    """Return what gives the rows of a tensor."""
     return lambda positions: tf.gather(values, positions)
 
 
 def as_targets(labels: np.ndarray) -> np.ndarray:
-    """Returns labels as int32, or as float32 where they have fractions."""
+    """Return labels as int32, or as float32 where they have fractions."""
     return labels.astype(np.float32 if labels.dtype.kind == "f" else np.int32)
 
 

@@ -35,7 +35,7 @@ def class_weights(
         A weight over 0 for each class, by its number.
 
     Raises:
-        DataError: when labels are outside of the classes or, for ``"balanced"``, a class has no example.
+        DataError: If labels are outside of the classes or, for ``"balanced"``, a class has no example.
         PlanError: for names that no class has, with the nearest, and weights that are not over 0.
 
     Example:
@@ -61,7 +61,7 @@ def class_weights(
 
 
 def apply_class_weights(dataset: tf.data.Dataset, weights: Mapping[int, float]) -> tf.data.Dataset:
-    """Adds the weight of each example to the batches of a dataset: (inputs, labels, weight [B]).
+    """Add the weight of each example to the batches of a dataset: (inputs, labels, weight [B]).
 
     Use it where ``fit(class_weight=)`` does not do: for labels that are shares, as :func:`tfft.data.mixed` gives
     them, Keras takes the weight of the largest share only. Here it is the sum of share times weight.
@@ -75,8 +75,8 @@ def apply_class_weights(dataset: tf.data.Dataset, weights: Mapping[int, float]) 
         Dataset of (inputs, labels, float32 weights), for ``model.fit``.
 
     Raises:
-        PlanError: when classes are left out, or a weight is not over 0.
-        DataError: when the dataset has no labels of such a kind.
+        PlanError: If classes are left out, or a weight is not over 0.
+        DataError: If the dataset has no labels of such a kind.
 
     Example:
         >>> weights = class_weights(splits.train, splits.class_names)

@@ -64,7 +64,7 @@ class FileType:
 def list_class_folders(
     make: type[F], kind: FileType, folder: str | os.PathLike[str], reading: ReadOptions, least_classes: int = 2
 ) -> F:
-    """Lists the files of a folder that has one folder per class.
+    """List the files of a folder that has one folder per class.
 
     Sub-folders of a class folder are part of the class. Hidden files are ignored.
 
@@ -76,7 +76,7 @@ def list_class_folders(
         least_classes: how many class folders there must be; 1 for data to measure a model on.
 
     Raises:
-        DataError: when the folder is missing, holds fewer than ``least_classes`` or an empty
+        DataError: If the folder is missing, holds fewer than ``least_classes`` or an empty
             class; or files are to be read strictly and one cannot be used.
     """
     root = existing(folder)
@@ -106,7 +106,7 @@ def list_class_folders(
 def load_class_folders(
     make: type[F], kind: FileType, folder: str | os.PathLike[str], split: SplitOptions, reading: ReadOptions
 ) -> Splits[F]:
-    """Lists a folder of files and decides which are held out for validation.
+    """List a folder of files and decides which are held out for validation.
 
     Where the folder has ``train/`` and ``val/`` (or ``valid/``, ``validation/``), these are used. Otherwise a share of
     each class is drawn by a hash of seed and file name: the choice is the same on every machine, and a file keeps its
@@ -121,7 +121,7 @@ def load_class_folders(
         reading: how files are read.
 
     Raises:
-        DataError: when there is no usable data; the message names every class or file at fault.
+        DataError: If there is no usable data; the message names every class or file at fault.
     """
     root = existing(folder)
     parts = split_folders(root)
@@ -168,7 +168,7 @@ def _given_split(
 
 
 def existing(folder: str | os.PathLike[str]) -> Path:
-    """Returns a folder that is there; refuses others with the nearest name."""
+    """Return a folder that is there; refuses others with the nearest name."""
     root = Path(folder).expanduser()
     if root.is_dir():
         return root
@@ -187,7 +187,7 @@ def is_stray(item: Skipped, suffixes: tuple[str, ...]) -> bool:
 
 
 def class_folders(root: Path, skipped: list[Skipped], least: int, kind: FileType) -> tuple[str, ...]:
-    """Returns the names of the class folders, sorted; what is beside them is added to ``skipped``."""
+    """Return the names of the class folders, sorted; what is beside them is added to ``skipped``."""
     names = []
     for entry in _entries(root):
         if not _is_text(entry.name):
@@ -207,7 +207,7 @@ def class_folders(root: Path, skipped: list[Skipped], least: int, kind: FileType
 
 
 def files_of(folder: Path, skipped: list[Skipped], kind: FileType, above: tuple[str, ...] = ()) -> Iterator[str]:
-    """Yields the files of a class folder that end as ``kind`` says; what else there is is added to ``skipped``."""
+    """Yield the files of a class folder that end as ``kind`` says; what else there is is added to ``skipped``."""
     real = os.path.realpath(folder)
     if real in above:
         skipped.append(Skipped(str(folder), "is a link back to a folder above it"))
@@ -231,7 +231,7 @@ def files_of(folder: Path, skipped: list[Skipped], kind: FileType, above: tuple[
 
 
 def split_folders(root: Path) -> dict[str, Path]:
-    """Returns the folders ``"train"``, ``"validation"`` and ``"test"`` of data that is split, else none."""
+    """Return the folders ``"train"``, ``"validation"`` and ``"test"`` of data that is split, else none."""
     by_name = {e.name.lower(): Path(e.path) for e in _entries(root) if _is_folder(e)}
     roles = (("train", _TRAIN), ("validation", _VALIDATION), ("test", _TEST))
     parts = {role: by_name[name] for role, names in roles for name in names if name in by_name}

@@ -69,19 +69,19 @@ class DatasetExamples(Examples):
         raise DataError("Examples of a ready dataset cannot be taken by position.")
 
     def batches(self, spec: InputSpec | AudioSpec | None, options: BatchOptions) -> tf.data.Dataset:
-        """Returns the dataset; for a backbone that takes images its images are checked."""
+        """Return the dataset; for a backbone that takes images its images are checked."""
         if spec is not None:
             self._check_images()
         return self.dataset
 
     def feature_source(self, staged: Staged, batch_size: int, views: Views | None = None) -> Any:
-        """Returns the dataset."""
+        """Return the dataset."""
         if staged.preprocess is not None:
             self._check_images()
         return self.dataset
 
     def fingerprint(self, *others: Self) -> str:
-        """Returns the counts; what more a dataset holds would take a pass to see."""
+        """Return the counts; what more a dataset holds would take a pass to see."""
         return f"{[part.class_counts.tolist() for part in (self, *others)]}"
 
     def _check_images(self) -> None:
@@ -101,7 +101,7 @@ class DatasetExamples(Examples):
 
 
 def ready_splits(train: Any, validation: Any, class_names: Sequence[str]) -> Splits[DatasetExamples]:
-    """Makes splits of two datasets of batches.
+    """Make splits of two datasets of batches.
 
     Args:
         train: to learn from.
@@ -109,7 +109,7 @@ def ready_splits(train: Any, validation: Any, class_names: Sequence[str]) -> Spl
         class_names: in the order of the labels.
 
     Raises:
-        DataError: when they are no datasets of (inputs, labels) batches that end, or labels are of no class.
+        DataError: If they are no datasets of (inputs, labels) batches that end, or labels are of no class.
     """
     if not isinstance(validation, tf.data.Dataset):
         raise DataError(

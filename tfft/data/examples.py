@@ -68,15 +68,15 @@ class Examples(abc.ABC):
 
     @abc.abstractmethod
     def take(self, positions: np.ndarray) -> Self:
-        """Returns the examples at some positions, with the same classes."""
+        """Return the examples at some positions, with the same classes."""
 
     @abc.abstractmethod
     def batches(self, spec: InputSpec | AudioSpec | None, options: BatchOptions) -> tf.data.Dataset:
-        """Makes a dataset of (inputs, labels) batches, see :func:`tfft.data.to_dataset`."""
+        """Make a dataset of (inputs, labels) batches, see :func:`tfft.data.to_dataset`."""
 
     @abc.abstractmethod
     def feature_source(self, staged: Staged, batch_size: int, views: Views | None = None) -> Any:
-        """Returns the examples as :func:`tfft.features.extract` reads them.
+        """Return the examples as :func:`tfft.features.extract` reads them.
 
         That is a :class:`tfft.features.sources.Source`, or what one is made of: a dataset, or (inputs, labels).
 
@@ -86,12 +86,12 @@ class Examples(abc.ABC):
             views: how they are varied; None for the examples as they are.
 
         Raises:
-            DataError: when they do not fit the model, or cannot be varied.
+            DataError: If they do not fit the model, or cannot be varied.
         """
 
     @abc.abstractmethod
     def fingerprint(self, *others: Self) -> str:
-        """Returns another value for other examples, labels or order; ``others`` follow these."""
+        """Return another value for other examples, labels or order; ``others`` follow these."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -125,11 +125,11 @@ class Examples(abc.ABC):
         return dict(zip(self.class_names, totals.tolist(), strict=True))
 
     def join(self, other: Self) -> Self:
-        """Returns these examples followed by others of the same source."""
+        """Return these examples followed by others of the same source."""
         raise DataError(f"{type(self).__name__} cannot be put together again: read the source once more.")
 
     def read(self, progress: Progress | None = None) -> None:  # noqa: B027  most have nothing to read
-        """Reads now what would be read when it is first needed; ``progress`` is called with (done, all)."""
+        """Read now what would be read when it is first needed; ``progress`` is called with (done, all)."""
 
     @property
     def batch_size(self) -> int | None:
@@ -215,11 +215,11 @@ class Splits(Generic[E]):
         return np.unique(crossing).astype(np.int64)
 
     def fingerprint(self) -> str:
-        """Returns another value for other data; a run that was stopped goes on with the same only."""
+        """Return another value for other data; a run that was stopped goes on with the same only."""
         return self.train.fingerprint(self.validation)
 
     def with_class_names(self, class_names: tuple[str, ...]) -> Splits[E]:
-        """Returns the same examples with other names for the classes."""
+        """Return the same examples with other names for the classes."""
         parts = {name: _renamed(part, class_names) for name, part in self.parts.items()}
         return dataclasses.replace(self, **parts)
 
@@ -233,7 +233,7 @@ def divide(
     duplicates: Duplicates = _NO_DUPLICATES,
     **fields: Any,
 ) -> Splits[E]:
-    """Divides examples in two, with groups and duplicates counted as the parts are.
+    """Divide examples in two, with groups and duplicates counted as the parts are.
 
     Args:
         examples: all of them.
@@ -263,7 +263,7 @@ def divide(
 
 
 def fold_splits(splits: Splits[E], count: int = 5, *, seed: int = 0) -> Iterator[Splits[E]]:
-    """Deals the examples of a split anew, so that each is held out once.
+    """Deal the examples of a split anew, so that each is held out once.
 
     Use it to measure on small data: :func:`tfft.cross_validate` trains one model for each.
 
@@ -276,7 +276,7 @@ def fold_splits(splits: Splits[E], count: int = 5, *, seed: int = 0) -> Iterator
         ``count`` splits. Groups and duplicates stay in one fold.
 
     Raises:
-        DataError: when there are fewer examples of a class, or fewer groups, than folds; or the examples have no names.
+        DataError: If there are fewer examples of a class, or fewer groups, than folds; or the examples have no names.
     """
     examples = splits.train.join(splits.validation)
     duplicates = Duplicates(splits.duplicates, splits.duplicates_note)

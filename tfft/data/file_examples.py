@@ -44,18 +44,18 @@ class FileExamples(Examples):
         return self.paths
 
     def take(self, positions: np.ndarray) -> Self:
-        """Returns the examples at some positions, with the same classes."""
+        """Return the examples at some positions, with the same classes."""
         columns = {name: getattr(self, name) for name in _COLUMNS}
         taken: dict[str, Any] = {n: tuple(column[i] for i in positions) for n, column in columns.items() if column}
         return dataclasses.replace(self, labels=self.labels[positions], **taken)
 
     def join(self, other: Self) -> Self:
-        """Returns these files followed by others."""
+        """Return these files followed by others."""
         columns: dict[str, Any] = {name: getattr(self, name) + getattr(other, name) for name in _COLUMNS}
         return dataclasses.replace(self, labels=np.concatenate([self.labels, other.labels]), **columns)
 
     def fingerprint(self, *others: Self) -> str:
-        """Hashes names, sizes and labels: reading every byte would take as long as training on few of them."""
+        """Hash names, sizes and labels: reading every byte would take as long as training on few of them."""
         result = hashlib.sha256()
         for part in (self, *others):
             for path, label in zip(part.paths, part.labels, strict=True):

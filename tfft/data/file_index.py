@@ -47,7 +47,7 @@ def indexed_facts(
     progress: Progress | None = None,
     store: str | os.PathLike[str] | None = None,
 ) -> list[Any]:
-    """Returns the facts about files, reading those that are new or have changed.
+    """Return the facts about files, reading those that are new or have changed.
 
     Args:
         kind: of the files.

@@ -49,14 +49,14 @@ class FileRows:
     skipped: tuple[Skipped, ...]
 
     def usable(self, facts: Sequence[Facts], strict: bool = False) -> FileRows:
-        """Returns the rows whose files can be used.
+        """Return the rows whose files can be used.
 
         Args:
             facts: of the file of each row.
             strict: True makes a row that cannot be used an error.
 
         Raises:
-            DataError: when no row is left, or ``strict`` and one is left out.
+            DataError: If no row is left, or ``strict`` and one is left out.
         """
         bad = [
             Skipped(place, f"names {fact.path}, which {fact.reason}")
@@ -76,10 +76,10 @@ class FileRows:
         )
 
     def parse_labels(self, table: TableOptions, class_names: Sequence[str] | None = None) -> ParsedLabels:
-        """Returns the labels as a task learns from them; see :func:`tfft.data.label_parsing.parse_labels`.
+        """Return the labels as a task learns from them; see :func:`tfft.data.label_parsing.parse_labels`.
 
         Raises:
-            DataError: when they cannot be used.
+            DataError: If they cannot be used.
         """
         return parse_labels(
             [self.labels], [self.places], task=table.task, separator=table.separator, class_names=class_names
@@ -95,7 +95,7 @@ def load_file_table(
     split: SplitOptions,
     reading: ReadOptions,
 ) -> Splits[F]:
-    """Reads a table with a file and a label in each row, and splits it; duplicates and groups stay on one side.
+    """Read a table with a file and a label in each row, and splits it; duplicates and groups stay on one side.
 
     Args:
         make: class of the examples.
@@ -137,7 +137,7 @@ def read_file_table(
     table: TableOptions,
     reading: ReadOptions,
 ) -> F:
-    """Reads a whole table for a model that knows its classes.
+    """Read a whole table for a model that knows its classes.
 
     Args:
         make: class of the examples.
@@ -162,7 +162,7 @@ def read_file_table(
 def read_rows(
     source: Any, column: tuple[str, str | int], table: TableOptions, group: str | int | None = None
 ) -> FileRows:
-    """Reads a table with a file and a label in each row; no file is opened.
+    """Read a table with a file and a label in each row; no file is opened.
 
     Args:
         source: as :func:`tfft.data.table.read_table` takes it.
@@ -171,7 +171,7 @@ def read_rows(
         group: column of what must not be on both sides of a split, or None.
 
     Raises:
-        DataError: when the table cannot be read, or lacks a column.
+        DataError: If the table cannot be read, or lacks a column.
     """
     role, files = column
     is_file = isinstance(source, (str, os.PathLike))
@@ -206,7 +206,7 @@ def read_rows(
 
 
 def _unique_names(paths: Sequence[str], root: str) -> tuple[str, ...]:
-    """Names below a root; a file may be in several rows, with several labels: its number keeps the names apart."""
+    """Name below a root; a file may be in several rows, with several labels: its number keeps the names apart."""
     names, seen = [], dict[str, int]()
     for path in paths:
         name = os.path.relpath(path, root).replace(os.sep, "/")

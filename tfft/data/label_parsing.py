@@ -48,7 +48,7 @@ def parse_labels(
     separator: str | None = None,
     class_names: Sequence[str] | None = None,
 ) -> ParsedLabels:
-    """Parses the labels of a dataset that comes in one part or in two.
+    """Parse the labels of a dataset that comes in one part or in two.
 
     Args:
         columns: the label of each example, by part; the first part is the one to learn from. A single part without
@@ -89,7 +89,7 @@ def has_value(value: Any) -> bool:
 
 
 def values_of(labels: Sequence[Any], separator: str | None) -> list[Any]:
-    """Returns labels as text, or as lists of text where there may be several."""
+    """Return labels as text, or as lists of text where there may be several."""
 
     def plain(label: Any) -> str:
         if isinstance(label, float) and label.is_integer():

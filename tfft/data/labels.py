@@ -18,7 +18,7 @@ _SHOWN = 5  # labels at fault in one message
 
 
 def check_labels(train: Any, validation: Any, class_names: Sequence[str] | int) -> tuple[str, ...]:
-    """Checks that labels are whole numbers of classes, and that there is every class to learn from.
+    """Check that labels are whole numbers of classes, and that there is every class to learn from.
 
     Use it before the first long run on data that another program made.
 
@@ -63,14 +63,14 @@ def check_labels(train: Any, validation: Any, class_names: Sequence[str] | int) 
 
 
 def labels_of(given: Any) -> np.ndarray:
-    """Returns the labels of anything that has some, [N] where they came as [N, 1].
+    """Return the labels of anything that has some, [N] where they came as [N, 1].
 
     Args:
         given: labels; or :class:`tfft.data.Examples`, features or whatever else has ``labels``; or a
             ``tf.data.Dataset`` of batches (inputs, labels, ...), which is read once.
 
     Raises:
-        DataError: when there are none.
+        DataError: If there are none.
     """
     if isinstance(given, tf.data.Dataset):
         labels = _labels_of_dataset(given)
@@ -85,7 +85,7 @@ def labels_of(given: Any) -> np.ndarray:
 
 
 def label_problems(labels: np.ndarray, count: int, what: str) -> list[str]:
-    """Returns what is wrong with the labels of ``count`` classes, sentences without a full stop.
+    """Return what is wrong with the labels of ``count`` classes, sentences without a full stop.
 
     Args:
         labels: as :func:`labels_of` returns them.
@@ -106,7 +106,7 @@ def label_problems(labels: np.ndarray, count: int, what: str) -> list[str]:
 
 
 def names_of(class_names: Sequence[str] | int) -> tuple[str, ...]:
-    """Returns the names of classes; numbers where only their number is given."""
+    """Return the names of classes; numbers where only their number is given."""
     if isinstance(class_names, (int, np.integer)):
         return tuple(str(number) for number in range(int(class_names)))
     return tuple(class_names)

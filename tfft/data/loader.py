@@ -47,7 +47,7 @@ def load(
     seconds: float | None = None,
     **further: Any,
 ) -> Splits[Any]:
-    """Reads labelled examples from wherever they are, and decides which are held out for validation.
+    """Read labelled examples from wherever they are, and decides which are held out for validation.
 
     Use it as the first step of a training that you write yourself; :func:`to_dataset` makes batches of the parts.
     Each modality has loaders of its own, whose pages tell more.
@@ -92,7 +92,7 @@ def load(
         :class:`tfft.modalities.image.ImageFiles`, :class:`tfft.modalities.text.TextExamples`, ...
 
     Raises:
-        DataError: when there is no usable data, or a setting means nothing for it; everything at fault is named.
+        DataError: If there is no usable data, or a setting means nothing for it; everything at fault is named.
 
     Example:
         >>> splits = load("photos/", validation=0.25)
@@ -109,7 +109,7 @@ def load(
 
 
 def _for_task(splits: Splits[Any], name: str) -> Splits[Any]:
-    """Returns classes that were read from the names of folders as the labels of the task that was asked for."""
+    """Return classes that were read from the names of folders as the labels of the task that was asked for."""
     task = registry.asked_task(name)
     if task is None or task.name == splits.task or not task.labels_from_folders:
         return splits
@@ -139,7 +139,7 @@ def to_dataset(
     views: int | None = None,
     sampling: str | None = None,
 ) -> tf.data.Dataset:
-    """Makes a dataset of inputs and labels that fits a backbone, for ``model.fit`` and ``evaluate``.
+    """Make a dataset of inputs and labels that fits a backbone, for ``model.fit`` and ``evaluate``.
 
     Args:
         examples: a part of what :func:`load` gives, such as ``splits.train``, or of what a modality lists.
@@ -167,11 +167,11 @@ def to_dataset(
         dict of two), float32 [B, samples] for recordings.
 
     Raises:
-        DataError: when there are no examples, or a file cannot be decoded while the pixels are cached; the
+        DataError: If there are no examples, or a file cannot be decoded while the pixels are cached; the
             file is named. Where they are not, a file that broke after it was listed stops the pass that
             reads it with a ``tf.errors.OpError``, which names the file when it is missing, empty or no
             image; damage inside of a picture is reported without its name: list the folder again to find it.
-        PlanError: when arguments are out of range, or mean nothing for such examples.
+        PlanError: If arguments are out of range, or mean nothing for such examples.
 
     Example:
         >>> train = to_dataset(splits.train, backbone.input_spec, shuffle=True)
@@ -188,7 +188,7 @@ def to_dataset(
 
 
 def load_copy(copy: LocalCopy, settings: Mapping[str, Any]) -> Splits[Any]:
-    """Reads a dataset of TensorFlow Datasets that is there as files, with the names of classes that it has itself.
+    """Read a dataset of TensorFlow Datasets that is there as files, with the names of classes that it has itself.
 
     Args:
         copy: from :func:`tfft.data.tfds.source.local_copy`.
@@ -202,19 +202,19 @@ def load_copy(copy: LocalCopy, settings: Mapping[str, Any]) -> Splits[Any]:
 
 
 def explicit(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the settings that are not left as they are by default."""
+    """Return the settings that are not left as they are by default."""
     return {name: value for name, value in settings.items() if value != _DEFAULTS.get(name)}
 
 
 def reader_of(source: Any, settings: Mapping[str, Any]) -> registry.Modality:
-    """Returns the modality that reads a source: the one that is surest of it, the first among equals.
+    """Return the modality that reads a source: the one that is surest of it, the first among equals.
 
     Args:
         source: as :func:`load` takes it, but no dataset of TensorFlow Datasets.
         settings: of :func:`load` that are given.
 
     Raises:
-        DataError: when columns of several modalities are named, or none of them knows the source.
+        DataError: If columns of several modalities are named, or none of them knows the source.
     """
     modalities = [registry.modality(name) for name in registry.modality_names()]
     named = [column for each in modalities for column in each.columns if settings.get(column) is not None]
@@ -237,13 +237,13 @@ def reader_of(source: Any, settings: Mapping[str, Any]) -> registry.Modality:
 
 
 def task_reader(task: str) -> registry.Modality | None:
-    """Returns what reads the data of a task whose labels have a form of their own; None for all other tasks."""
+    """Return what reads the data of a task whose labels have a form of their own; None for all other tasks."""
     asked = registry.asked_task(task)
     return None if asked is None else asked.reader
 
 
 def _check_names(further: Mapping[str, Any]) -> None:
-    """Refuses a setting that no modality has."""
+    """Refuse a setting that no modality has."""
     known = set(_DEFAULTS)
     for name in registry.modality_names():
         each = registry.modality(name)

@@ -27,7 +27,7 @@ def apply_mixup(
     seed: int = 0,
     epoch: tf.Variable | None = None,
 ) -> tf.data.Dataset:
-    """Mixes the examples of each batch in pairs, inputs and labels by the same share.
+    """Mix the examples of each batch in pairs, inputs and labels by the same share.
 
     With mixup both examples of a pair become sums: ``share * a + (1 - share) * b`` and the other way round
     (Zhang et al., "mixup: Beyond empirical risk minimization", 2018). With cutmix they exchange a rectangle
@@ -56,8 +56,8 @@ def apply_mixup(
         resumes within an epoch skips batches of what is returned, not of ``dataset``.
 
     Raises:
-        PlanError: when a value is out of range.
-        DataError: when inputs or labels are of another kind.
+        PlanError: If a value is out of range.
+        DataError: If inputs or labels are of another kind.
 
     Example:
         >>> train = apply_mixup(splits_train, head.units, mixup_alpha=0.2, seed=1)
@@ -91,7 +91,7 @@ def apply_mixup(
 
 
 def one_hot(dataset: tf.data.Dataset, classes: int) -> tf.data.Dataset:
-    """Turns the labels of a dataset into shares, for validation of a model that is compiled for mixed labels.
+    """Turn the labels of a dataset into shares, for validation of a model that is compiled for mixed labels.
 
     Args:
         dataset: of (inputs, labels) batches; labels as in :func:`apply_mixup`.
@@ -102,7 +102,7 @@ def one_hot(dataset: tf.data.Dataset, classes: int) -> tf.data.Dataset:
         label as a number.
 
     Raises:
-        DataError: when labels are of another kind. A label that no class has stops the pass that reads it.
+        DataError: If labels are of another kind. A label that no class has stops the pass that reads it.
 
     Example:
         >>> model.evaluate(one_hot(validation, head.units))
@@ -119,7 +119,7 @@ def one_hot(dataset: tf.data.Dataset, classes: int) -> tf.data.Dataset:
 def _mix(
     inputs: Any, labels: tf.Tensor, mixup_alpha: float, cutmix_alpha: float, seed: tf.Tensor
 ) -> tuple[Any, tf.Tensor]:
-    """Mixes one batch by the numbers of one seed."""
+    """Mix one batch by the numbers of one seed."""
     which, order, shares, places = tf.unstack(tf.random.split(seed, 4))
     count = tf.shape(labels)[0]
     pairs = count // 2
@@ -156,7 +156,7 @@ def _mix(
 
 
 def _beta(a: float, count: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Draws from Beta(a, a). A gamma number of a small a rounds to 0, its logarithm does not: it is that of a
+    """Draw from Beta(a, a). A gamma number of a small a rounds to 0, its logarithm does not: it is that of a
     number of a + 1, plus log(u) / a (Marsaglia and Tsang, "A simple method for generating gamma variables", 2000).
     """
     seeds = tf.unstack(tf.random.split(seed, 4))
@@ -175,7 +175,7 @@ def _blend(one: tf.Tensor, other: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
 
 
 def _rectangle(shape: tf.Tensor, share: tf.Tensor, middle: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns where pairs exchange values, bool [P, H, W], and the exact share that stays, [P].
+    """Return where pairs exchange values, bool [P, H, W], and the exact share that stays, [P].
 
     As in the paper the middle is anywhere, so a rectangle may reach over the edge, and is cut off there.
     """

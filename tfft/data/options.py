@@ -49,12 +49,12 @@ class TableOptions:
 
 
 def setting_names(*classes: type) -> frozenset[str]:
-    """Returns the names of the settings that options have."""
+    """Return the names of the settings that options have."""
     return frozenset(field.name for each in classes for field in dataclasses.fields(each))
 
 
 def options_from(settings: dict[str, Any], *classes: Any) -> tuple[Any, ...]:
-    """Deals settings out to the options that they belong to.
+    """Deal settings out to the options that they belong to.
 
     Raises:
         TypeError: for a setting that none of them has, with the nearest one.

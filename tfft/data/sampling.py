@@ -30,7 +30,7 @@ def rows(
     lengths: np.ndarray | None = None,
     batch_size: int = 1,
 ) -> tf.data.Dataset:
-    """Makes a dataset of the rows of one epoch: positions of examples, plus ``view * count``.
+    """Make a dataset of the rows of one epoch: positions of examples, plus ``view * count``.
 
     Args:
         count: of examples.
@@ -76,7 +76,7 @@ def rows(
 
 
 def classes_to_balance(sampling: str | None, labels: np.ndarray) -> np.ndarray | None:
-    """Returns the labels where classes are to be balanced, None where each example comes once.
+    """Return the labels where classes are to be balanced, None where each example comes once.
 
     Args:
         sampling: ``"balanced"`` or None.
@@ -104,7 +104,7 @@ def _each_once(count: int) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
 def _by_length(order: tf.Tensor, sizes: tf.Tensor, batch_size: int, key: tf.Tensor) -> tf.Tensor:
-    """Sorts stretches of a shuffled order by length, and shuffles the batches, a smaller last one staying last."""
+    """Sort stretches of a shuffled order by length, and shuffles the batches, a smaller last one staying last."""
     count = tf.size(order, tf.int64)
     stretch = tf.range(count) // (_STRETCH * batch_size)
     longest = tf.reduce_max(sizes) + 1
@@ -116,7 +116,7 @@ def _by_length(order: tf.Tensor, sizes: tf.Tensor, batch_size: int, key: tf.Tens
 
 
 def _balanced(classes: np.ndarray, seed: int) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
-    """Draws the classes in turn, over the end of epochs too, and the examples of each class one permutation
+    """Draw the classes in turn, over the end of epochs too, and the examples of each class one permutation
     after the other: so every example of a class is shown as often as any other, once more at most.
     """
     _, own, sizes = np.unique(classes, return_inverse=True, return_counts=True)

@@ -46,7 +46,7 @@ class SplitOptions:
         """The share to hold out, for examples without names.
 
         Raises:
-            DataError: when the file of a split is given.
+            DataError: If the file of a split is given.
         """
         if isinstance(self.validation, (str, os.PathLike)):
             raise DataError(
@@ -63,7 +63,7 @@ class SplitOptions:
         groups: Sequence[str] | None = None,
         pairs: Sequence[tuple[int, int]] = (),
     ) -> tuple[np.ndarray, str]:
-        """Draws what is held out, or reads it from the file of an earlier split.
+        """Draw what is held out, or reads it from the file of an earlier split.
 
         Args:
             names: of the examples, all different, [N].
@@ -76,7 +76,7 @@ class SplitOptions:
             bool [N], True for what is held out, and in words how that came about.
 
         Raises:
-            DataError: when the examples cannot be divided like that.
+            DataError: If the examples cannot be divided like that.
         """
         if isinstance(self.validation, (str, os.PathLike)):
             return read_split(self.validation, names), f"the split in {self.validation}"
@@ -99,7 +99,7 @@ def hold_out(
     labels: np.ndarray | None = None,
     groups: Sequence[str] | None = None,
 ) -> np.ndarray:
-    """Draws a share of examples, of each class alike, and no group in part.
+    """Draw a share of examples, of each class alike, and no group in part.
 
     Args:
         keys: the names of the examples, all different, [N].
@@ -112,7 +112,7 @@ def hold_out(
         bool [N], True for what is held out. Each class has at least one example on either side.
 
     Raises:
-        DataError: when the share is none, or a class cannot be on both sides.
+        DataError: If the share is none, or a class cannot be on both sides.
     """
     if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share < 1:
         raise DataError(f"validation is a share of the data above 0 and below 1, received {share!r}. Usual: 0.2.")
@@ -140,7 +140,7 @@ def folds(
     labels: np.ndarray | None = None,
     groups: Sequence[str] | None = None,
 ) -> np.ndarray:
-    """Deals examples into folds, each class alike, and no group in part.
+    """Deal examples into folds, each class alike, and no group in part.
 
     Args:
         keys: the names of the examples, all different, [N].
@@ -153,7 +153,7 @@ def folds(
         int [N], the number of the fold of each example, from 0.
 
     Raises:
-        DataError: when there are fewer examples of a class, or fewer groups, than folds.
+        DataError: If there are fewer examples of a class, or fewer groups, than folds.
     """
     labels = np.zeros(len(keys), np.int64) if labels is None else np.asarray(labels)
     classes, numbers = np.unique(labels, return_inverse=True)
@@ -175,7 +175,7 @@ def folds(
 
 
 def groups_by(names: Sequence[str], group: str) -> tuple[str, ...]:
-    """Reads the group of each example out of its name.
+    """Read the group of each example out of its name.
 
     Args:
         names: relative paths of files, with ``/``.
@@ -183,7 +183,7 @@ def groups_by(names: Sequence[str], group: str) -> tuple[str, ...]:
             as ``r"_(\\w+)_"`` for the speaker in ``7_theo_3.wav``.
 
     Raises:
-        DataError: when the expression is none, or a name does not match.
+        DataError: If the expression is none, or a name does not match.
     """
     if group == "folder":
         return tuple(str(PurePath(name).parent) for name in names)
@@ -206,7 +206,7 @@ def groups_by(names: Sequence[str], group: str) -> tuple[str, ...]:
 
 
 def joined(first: Sequence[str] | None, pairs: Sequence[tuple[int, int]], count: int) -> tuple[str, ...] | None:
-    """Returns groups in which also the examples of some pairs are together, such as copies of one photo.
+    """Return groups in which also the examples of some pairs are together, such as copies of one photo.
 
     Args:
         first: groups that there are already, [N], or None.
@@ -234,7 +234,7 @@ def joined(first: Sequence[str] | None, pairs: Sequence[tuple[int, int]], count:
 
 
 def write_split(path: str | os.PathLike[str], parts: Mapping[str, Sequence[str]]) -> None:
-    """Writes which example is on which side, as a table with the columns ``item`` and ``part``.
+    """Write which example is on which side, as a table with the columns ``item`` and ``part``.
 
     Args:
         path: of the file; written under another name and renamed.
@@ -249,7 +249,7 @@ def write_split(path: str | os.PathLike[str], parts: Mapping[str, Sequence[str]]
 
 
 def read_split(path: str | os.PathLike[str], keys: Sequence[str]) -> np.ndarray:
-    """Reads which examples are held out, from a file of :func:`write_split`.
+    """Read which examples are held out, from a file of :func:`write_split`.
 
     Args:
         path: of the file.
@@ -259,7 +259,7 @@ def read_split(path: str | os.PathLike[str], keys: Sequence[str]) -> np.ndarray:
         bool [N], True for what is held out.
 
     Raises:
-        DataError: when the file is none, or does not fit the examples.
+        DataError: If the file is none, or does not fit the examples.
     """
     try:
         with open(path, encoding="utf-8", newline="") as file:
@@ -292,7 +292,7 @@ def read_split(path: str | os.PathLike[str], keys: Sequence[str]) -> np.ndarray:
 
 
 def key_of(path: str, root: str | os.PathLike[str]) -> str:
-    """Returns the name of a file that is the same on every machine: below its root, with ``/``, in composed letters."""
+    """Return the name of a file that is the same on every machine: below its root, with ``/``, in composed letters."""
     return unicodedata.normalize("NFC", Path(path).relative_to(root).as_posix())
 
 
@@ -303,7 +303,7 @@ def _rank(key: str, seed: int) -> str:
 def _grouped(
     keys: Sequence[str], numbers: np.ndarray, classes: int, groups: Sequence[str] | None
 ) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Names of the groups, the group of each example, and how many of each class a group has."""
+    """Name of the groups, the group of each example, and how many of each class a group has."""
     if groups is None:
         return list(keys), np.arange(len(keys)), np.eye(classes, dtype=int)[numbers]
     names, group = np.unique(np.asarray(groups, object).astype(str), return_inverse=True)

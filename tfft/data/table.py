@@ -39,10 +39,10 @@ class Table:
     name: str
 
     def column(self, which: str | int, role: str) -> list[Any]:
-        """Returns the values of a column.
+        """Return the values of a column.
 
         Raises:
-            DataError: when there is no such column, with the nearest name and all that there are.
+            DataError: If there is no such column, with the nearest name and all that there are.
         """
         if self.columns is None:
             width = max((len(row) for row in self.rows), default=0)
@@ -60,7 +60,7 @@ class Table:
 
 
 def read_table(source: Any, *, header: bool = True, encoding: str = "utf-8") -> Table:
-    """Reads a table.
+    """Read a table.
 
     Args:
         source: a ``.csv``, ``.tsv``, ``.jsonl`` or ``.ndjson`` file, or a pandas DataFrame.
@@ -68,7 +68,7 @@ def read_table(source: Any, *, header: bool = True, encoding: str = "utf-8") -> 
         encoding: of a file.
 
     Raises:
-        DataError: when it cannot be read, with every line at fault.
+        DataError: If it cannot be read, with every line at fault.
     """
     if not isinstance(source, (str, os.PathLike)):
         names = tuple(str(name) for name in source.columns)

@@ -19,7 +19,7 @@ from tfft.layers.pixel_checks import check_pixels
 
 
 def evaluate(model: keras.Model, dataset: tf.data.Dataset, *, head: heads.Head | None = None) -> Scores:
-    """Measures a model on labelled examples that it was not trained on.
+    """Measure a model on labelled examples that it was not trained on.
 
     Use it on held-out data; it needs no ``compile``.
 
@@ -37,9 +37,9 @@ def evaluate(model: keras.Model, dataset: tf.data.Dataset, *, head: heads.Head |
         the tag that is predicted for them, ``"O"``, and ``measures["words_not_seen"]`` is their number.
 
     Raises:
-        DataError: when the dataset is empty, infinite, has labels that the head has no class for, or gives
+        DataError: If the dataset is empty, infinite, has labels that the head has no class for, or gives
             floating images in 0 to 1 to a model that takes pixels in 0 to 255.
-        TfftError: when the model has no head of tfft and none is given, or gives NaN.
+        TfftError: If the model has no head of tfft and none is given, or gives NaN.
 
     Example:
         >>> scores = tfft.evaluate(model, validation)

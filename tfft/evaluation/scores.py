@@ -19,7 +19,7 @@ _OLD = {"tokens": {"task": "token_classification", "items": "sentences"}}  # wha
 
 
 def wilson_interval(right: float, total: int, z: float = _Z95) -> tuple[float, float]:
-    """Returns the interval in which the true share lies, by Wilson's score method (1927).
+    """Return the interval in which the true share lies, by Wilson's score method (1927).
 
     Stays within 0 and 1 and is honest for few examples and for shares near 1, where the usual
     "plus or minus 1.96 standard errors" is not.
@@ -45,7 +45,7 @@ def wilson_interval(right: float, total: int, z: float = _Z95) -> tuple[float, f
 
 
 def mean_interval(total: float, squares: float, count: int) -> tuple[float, float]:
-    """Returns the normal 95 % interval of a mean, from the sum and the sum of squares."""
+    """Return the normal 95 % interval of a mean, from the sum and the sum of squares."""
     mean = total / count
     variance = max(0.0, squares / count - mean * mean) * count / max(1, count - 1)
     half = _Z95 * math.sqrt(variance / count)
@@ -53,7 +53,7 @@ def mean_interval(total: float, squares: float, count: int) -> tuple[float, floa
 
 
 def f1_interval(counts: np.ndarray, *, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
-    """Returns a 95 % interval of the F1 of entities, from how many there are in each sentence.
+    """Return a 95 % interval of the F1 of entities, from how many there are in each sentence.
 
     It is drawn by a bootstrap over sentences, because the entities of one sentence are right or wrong together. A
     bootstrap knows nothing of mistakes that are not among these sentences: without any it would say that F1 is 1 for
@@ -154,7 +154,7 @@ class Scores:
         return [(names[i], names[j], int(off[i, j])) for i, j in pairs if off[i, j]]
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain values, fit for JSON; the confusion matrix only up to 200 classes."""
+        """Return plain values, fit for JSON; the confusion matrix only up to 200 classes."""
         counts = self.confusion
         dense = None if counts is None or len(counts) > _DENSE_CONFUSION else counts.tolist()
         return {
@@ -173,7 +173,7 @@ class Scores:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Scores:
-        """Builds scores from :meth:`to_dict`'s result."""
+        """Build scores from :meth:`to_dict`'s result."""
         values = dict(values)
         values["task"] = values.pop("kind")
         values |= _OLD.get(values["task"], {})
@@ -219,7 +219,7 @@ class Scores:
 
 
 def class_score(name: str, right: int, examples: int, predicted: int) -> ClassScore:
-    """Returns the row of one class from its counts."""
+    """Return the row of one class from its counts."""
     precision = right / predicted if predicted else None
     recall = right / examples if examples else None
     f1 = None if precision is None or recall is None else 2 * right / (examples + predicted)
@@ -227,13 +227,13 @@ def class_score(name: str, right: int, examples: int, predicted: int) -> ClassSc
 
 
 def class_rows(names: Sequence[str], right: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> list[ClassScore]:
-    """Returns the rows of all classes from their counts, one number for each class."""
+    """Return the rows of all classes from their counts, one number for each class."""
     counts = zip(right.tolist(), true.tolist(), predicted.tolist(), strict=True)
     return [class_score(name, *row) for name, row in zip(names, counts, strict=True)]
 
 
 def names_of_units(class_names: Sequence[str] | None, count: int) -> list[str]:
-    """Returns names for so many classes: those of a head, or numbers where it has none."""
+    """Return names for so many classes: those of a head, or numbers where it has none."""
     names = list(class_names or ())
     if len(names) == 1 and count == 2:
         return [f"not {names[0]}", names[0]]

@@ -105,7 +105,7 @@ class Served:
         return None if self.serving_input is None else self.serving_input.spec
 
     def predict(self, items: Sequence[Any]) -> dict[str, np.ndarray]:
-        """Predicts for examples as its modality reads them: contents of image files, sound waves, texts.
+        """Predict for examples as its modality reads them: contents of image files, sound waves, texts.
 
         Args:
             items: one each; tuples where the model has several inputs, as for pairs of texts.
@@ -114,16 +114,16 @@ class Served:
             Outputs by name, one row per item: ``probabilities``, ``label`` (bytes), ``logits``.
 
         Raises:
-            ExportError: when the model takes no known kind of data.
+            ExportError: If the model takes no known kind of data.
         """
         taken = self.asked()
         return _ask(self.signatures[taken.signature], items, taken.parts)
 
     def asked(self) -> ServingInput:
-        """Returns how it takes examples.
+        """Return how it takes examples.
 
         Raises:
-            ExportError: when it takes no known kind of data.
+            ExportError: If it takes no known kind of data.
         """
         found = self.serving_input
         if found is None or self.modality is None:
@@ -135,7 +135,7 @@ class Served:
         return found
 
     def predict_bytes(self, encoded: Sequence[bytes]) -> dict[str, np.ndarray]:
-        """Predicts for encoded images (JPEG, PNG, GIF, BMP or WebP files as they are on disk), or for WAV files.
+        """Predict for encoded images (JPEG, PNG, GIF, BMP or WebP files as they are on disk), or for WAV files.
 
         WAV files must have 16 bits and the rate of ``input_spec``.
 
@@ -146,7 +146,7 @@ class Served:
             Outputs by name, one row per file, as of :meth:`predict`.
 
         Raises:
-            ExportError: when the model has no signature for the contents of files.
+            ExportError: If the model has no signature for the contents of files.
         """
         if BYTES_SIGNATURE not in self.signatures:
             raise ExportError(
@@ -157,7 +157,7 @@ class Served:
 
 
 def _ask(signature: Any, items: Sequence[Any], parts: Sequence[str] = ()) -> dict[str, np.ndarray]:
-    """Returns what a signature says to items, by output name, one row per item."""
+    """Return what a signature says to items, by output name, one row per item."""
     specs = signature.structured_input_signature[1]
     names = parts or sorted(specs)  # TensorFlow keeps no order of them
     columns: list[Sequence[Any]] = [items] if len(specs) == 1 else list(zip(*items, strict=True))
@@ -200,7 +200,7 @@ class ExportedModel(Served):
 
 
 def open_export(path: str | os.PathLike[str]) -> ExportedModel:
-    """Loads an exported model to predict with it, without Keras.
+    """Load an exported model to predict with it, without Keras.
 
     Args:
         path: a version folder (``served/1``), or the folder above it: then the highest version is
@@ -210,8 +210,8 @@ def open_export(path: str | os.PathLike[str]) -> ExportedModel:
         The loaded model.
 
     Raises:
-        SavedModelError: when there is no SavedModel.
-        DependencyError: when it needs tensorflow-text, and that is missing.
+        SavedModelError: If there is no SavedModel.
+        DependencyError: If it needs tensorflow-text, and that is missing.
 
     Example:
         >>> served = tfft.exporting.open_export("served")            # doctest: +SKIP
@@ -243,7 +243,7 @@ def is_savedmodel(folder: pathlib.Path) -> bool:
 
 
 def versions_in(base: pathlib.Path) -> dict[int, str]:
-    """Returns the version folders in a folder, as ``{number: folder name}``; empty when it does not exist."""
+    """Return the version folders in a folder, as ``{number: folder name}``; empty when it does not exist."""
     if not base.is_dir():
         return {}
     names = [entry.name for entry in base.iterdir() if entry.is_dir()]

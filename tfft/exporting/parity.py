@@ -45,14 +45,14 @@ class Trial:
     expected: Mapping[str, np.ndarray]
 
     def rows(self, order: Sequence[int], what: str) -> Trial:
-        """Returns the trial with some of its rows, in another order."""
+        """Return the trial with some of its rows, in another order."""
         pick = list(order)
         inputs = {name: value[pick] for name, value in self.inputs.items()}
         return Trial(what, self.signature, inputs, {name: value[pick] for name, value in self.expected.items()})
 
 
 def check(folder: pathlib.Path, serving: Serving, examples: Examples | None, tolerance: float) -> float:
-    """Runs a SavedModel in a fresh process and compares it with the Keras model.
+    """Run a SavedModel in a fresh process and compare it with the Keras model.
 
     Args:
         folder: of the SavedModel.
@@ -64,7 +64,7 @@ def check(folder: pathlib.Path, serving: Serving, examples: Examples | None, tol
         The largest difference that was found, in the same measure.
 
     Raises:
-        ExportError: when an output differs or is not finite, or when the process fails.
+        ExportError: If an output differs or is not finite, or when the process fails.
     """
     with quiet_tensorflow():  # several batch shapes in a row: Keras would advise against the retracing
         trials = _with_other_orders(_trials(serving, examples), serving)
@@ -83,7 +83,7 @@ def check(folder: pathlib.Path, serving: Serving, examples: Examples | None, tol
 
 @contextlib.contextmanager
 def quiet_tensorflow() -> Iterator[None]:
-    """Holds back what TensorFlow's Python logger says below the level of an error."""
+    """Hold back what TensorFlow's Python logger says below the level of an error."""
     logger = logging.getLogger("tensorflow")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -130,7 +130,7 @@ def _with_other_orders(trials: Sequence[Trial], serving: Serving) -> list[Trial]
 
 
 def _files(serving: Serving, examples: Examples | None) -> list[bytes]:
-    """Returns the contents of the examples where they are files; none where they are arrays."""
+    """Return the contents of the examples where they are files; none where they are arrays."""
     if serving.encoded is None or examples is None or isinstance(examples, (Mapping, np.ndarray)):
         return []
     chosen = list(examples)[:_MAX_EXAMPLES]
@@ -234,7 +234,7 @@ def _compare(trial: Trial, outputs: Mapping[str, np.ndarray], tolerance: float) 
 
 
 def _near_ties(expected: Mapping[str, np.ndarray], served: np.ndarray, tolerance: float) -> np.ndarray:
-    """Returns where the probabilities are so near to a tie that either label is right within the tolerance."""
+    """Return where the probabilities are so near to a tie that either label is right within the tolerance."""
     probabilities = expected.get("probabilities")
     if probabilities is None or probabilities.ndim != 2 or probabilities.shape[1] < 1:
         return np.zeros(served.shape, bool)

@@ -76,7 +76,7 @@ class Prediction:
         return {"label": self.label, "probability": self.probability, "top": self.top}
 
     def to_dict(self, name: str = "file") -> dict[str, Any]:
-        """Returns plain values, fit for JSON: the error alone, or the prediction without it.
+        """Return plain values, fit for JSON: the error alone, or the prediction without it.
 
         Args:
             name: of the entry that says what was asked about.
@@ -93,7 +93,7 @@ class Prediction:
 def predict_files(
     answer: Answer, files: Sequence[str | os.PathLike[str]], *, class_names: Sequence[str] = (), top: int = 3
 ) -> Iterator[Prediction]:
-    """Predicts for image files, in order; a file that cannot be used gets its reason instead.
+    """Predict for image files, in order; a file that cannot be used gets its reason instead.
 
     Args:
         answer: encoded images to outputs by name, such as :meth:`ExportedModel.predict_bytes`.
@@ -121,7 +121,7 @@ def predict_recordings(
     class_names: Sequence[str] = (),
     top: int = 3,
 ) -> Iterator[Prediction]:
-    """Predicts for recordings in any format and at any rate that training could read, in order.
+    """Predict for recordings in any format and at any rate that training could read, in order.
 
     Args:
         answer: waves [n, samples] to outputs by name, such as :meth:`ExportedModel.predict`.
@@ -134,7 +134,7 @@ def predict_recordings(
         One prediction per file; a file that cannot be used gets its reason instead.
 
     Raises:
-        DependencyError: when reading or resampling needs a package that is missing.
+        DependencyError: If reading or resampling needs a package that is missing.
     """
     items = registry.modality("audio").read_items(files, spec)
     return predict_items(lambda waves: answer(np.stack(waves)), items, class_names=class_names, top=top)
@@ -148,7 +148,7 @@ def predict_texts(
     class_names: Sequence[str] = (),
     top: int = 3,
 ) -> Iterator[Prediction]:
-    """Predicts for texts or for pairs of texts, in order.
+    """Predict for texts or for pairs of texts, in order.
 
     Args:
         answer: function from texts, and the second texts of pairs, to outputs by name, such as
@@ -175,7 +175,7 @@ def predict_items(
     top: int = 3,
     decodes: bool = False,
 ) -> Iterator[Prediction]:
-    """Predicts for items that a modality reads, in order; one that cannot be used gets its reason instead.
+    """Predict for items that a modality reads, in order; one that cannot be used gets its reason instead.
 
     Args:
         answer: values of items to outputs by name, one row each, such as :meth:`ExportedModel.predict`.
@@ -220,7 +220,7 @@ def _rows(answer: Callable[[Any], dict[str, np.ndarray]], values: Sequence[Any])
 
 
 def _rows_or_reasons(answer: Callable[[Any], dict[str, np.ndarray]], values: Sequence[Any]) -> Sequence[Row | str]:
-    """Returns a row of outputs for each value, or the reason that there is none."""
+    """Return a row of outputs for each value, or the reason that there is none."""
     try:
         return _rows(answer, values)
     except tf.errors.OpError as error:
@@ -230,7 +230,7 @@ def _rows_or_reasons(answer: Callable[[Any], dict[str, np.ndarray]], values: Seq
 
 
 def _tagged(text: str, tags: np.ndarray) -> Prediction:
-    """Puts each word of a text beside its tag, which is empty where the model could not see the word."""
+    """Put each word of a text beside its tag, which is empty where the model could not see the word."""
     words = tf.strings.split(text).numpy().tolist()  # as the model parts them
     pairs = [[word.decode(), tag.decode()] for word, tag in zip(words, tags, strict=False)]  # padding has no word
     return Prediction(text, outputs={"tags": pairs})

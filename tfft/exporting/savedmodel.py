@@ -55,7 +55,7 @@ def export(
     input_spec: InputSpec | None = None,
     tolerance: float = 1e-5,
 ) -> ExportResult:
-    """Writes a model as one SavedModel for serving, checked before it is put in place.
+    """Write a model as one SavedModel for serving, checked before it is put in place.
 
     Use it when training is done. The SavedModel holds everything: decoding, resizing, scaling, the
     network, probabilities and label names. It has the signatures ``serving_default`` (``images``: uint8
@@ -83,7 +83,7 @@ def export(
         Path, largest difference and signatures.
 
     Raises:
-        ExportError: when the version exists already, the model cannot be served or the check fails;
+        ExportError: If the version exists already, the model cannot be served or the check fails;
             nothing is left behind and nothing existing is touched.
 
     Example:
@@ -105,7 +105,7 @@ def write_checked(
     card: Mapping[str, object] | None = None,
     tolerance: float = 1e-5,
 ) -> ExportResult:
-    """Writes the functions of a model aside, checks them in a fresh process and puts them in place.
+    """Write the functions of a model aside, check them in a fresh process and put them in place.
 
     Args:
         model: that owns the variables and tables.
@@ -129,7 +129,7 @@ def write_checked(
 
 
 def version_folder(path: str | os.PathLike[str]) -> pathlib.Path:
-    """Returns the folder an export to ``path`` goes to, and refuses one that exists.
+    """Return the folder an export to ``path`` goes to, and refuse one that exists.
 
     Args:
         path: as :func:`export` takes it.
@@ -138,7 +138,7 @@ def version_folder(path: str | os.PathLike[str]) -> pathlib.Path:
         ``path`` itself when its last part is a number, else the next version inside of it.
 
     Raises:
-        ExportError: when that version exists, or something on the way is not a folder.
+        ExportError: If that version exists, or something on the way is not a folder.
     """
     target = pathlib.Path(path).expanduser()
     for parent in (target, *target.parents):
@@ -164,7 +164,7 @@ def _is_version(name: str) -> bool:
 
 @contextlib.contextmanager
 def _aside(target: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Gives a folder beside the target to write in; removes it, and parents it made, on any failure."""
+    """Give a folder beside the target to write in; remove it, and parents it made, on any failure."""
     made = [parent for parent in target.parents if not parent.exists()]
     # A server polls for folders whose names are numbers: it does not see this one. Not mkdtemp, whose
     # folders only the owner can read; the server may run as another user.
@@ -203,7 +203,7 @@ def _write(model: keras.Model, serving: Serving, folder: pathlib.Path, card: Map
 
 
 def _captured(model: keras.Model, serving: Serving) -> list[object]:
-    """Returns the variables and tables that the functions read: the optimizer's slots stay out."""
+    """Return the variables and tables that the functions read: the optimizer's slots stay out."""
     handles = {id(handle) for function in serving.signatures.values() for handle in function.captured_inputs}
     tracked = [variable.value for variable in model.variables]
     tracked += list(tf.train.TrackableView(model).descendants())

@@ -57,7 +57,7 @@ def serving_functions(
     class_names: Sequence[str] | None = None,
     input_spec: InputSpec | None = None,
 ) -> Serving:
-    """Wraps a model as the functions that will be served, without writing anything.
+    """Wrap a model as the functions that will be served, without writing anything.
 
     Args:
         model: a built functional or Sequential Keras model.
@@ -69,7 +69,7 @@ def serving_functions(
         The functions and the reference that they are compared with.
 
     Raises:
-        ExportError: when the model's inputs, outputs or class names do not allow it.
+        ExportError: If the model's inputs, outputs or class names do not allow it.
     """
     inputs = _inputs(model)
     postprocess, task, names = _postprocess(model, class_names)
@@ -103,7 +103,7 @@ def serving_functions(
 def serving_input(
     model: keras.Model, inputs: Mapping[str, tf.TensorSpec] | None = None, **options: Any
 ) -> ServingInput | None:
-    """Returns how a model takes examples, as the first modality says that knows its inputs; None where none does.
+    """Return how a model takes examples, as the first modality says that knows its inputs; None where none does.
 
     Args:
         model: any functional or Sequential Keras model.
@@ -162,7 +162,7 @@ def _arrange(model: keras.Model, ordered: Sequence[Any]) -> Any:
 
 
 def _structure(model: keras.Model, side: str) -> Any:
-    """Returns the inputs or outputs as the model nests them; a Sequential model has no such attribute."""
+    """Return the inputs or outputs as the model nests them; a Sequential model has no such attribute."""
     return getattr(model, f"{side}s")[0] if isinstance(model, keras.Sequential) else getattr(model, side)
 
 
@@ -218,7 +218,7 @@ def _as_named(model: keras.Model) -> Callable[[Any], dict[str, tf.Tensor]]:
 
 
 def _assumed_head(model: keras.Model, class_names: tuple[str, ...]) -> tuple[heads.Head, Callable]:
-    """Returns the head that class names and the last activation imply, and what undoes that activation."""
+    """Return the head that class names and the last activation imply, and what undoes that activation."""
     outputs = model.outputs
     if len(outputs) != 1 or len(outputs[0].shape) != 2:
         raise ExportError(

@@ -26,7 +26,7 @@ _LIMIT = 128 * 2**20  # bytes of results after which a window ends before it is 
 def compute(
     staged: Staged, opener: Opener, batches: Iterable[Arrays], batch_size: int = 32
 ) -> Iterator[Sequence[Rows]]:
-    """Runs a network over batches.
+    """Run a network over batches.
 
     Args:
         staged: the network is its ``net``.
@@ -59,7 +59,7 @@ def compute(
 
 
 def check_axes(staged: Staged) -> None:
-    """Raises DataError where an output of a network for texts has another free axis than examples and pieces."""
+    """Raise DataError where an output of a network for texts has another free axis than examples and pieces."""
     for tensor in staged.net.outputs if staged.mask is not None else ():
         if tensor.shape[0] is not None or None in tensor.shape[2:]:
             raise DataError(
@@ -94,7 +94,7 @@ def _mask(staged: Staged) -> int:
 
 
 def paddings(staged: Staged) -> list[int]:
-    """Returns for each input of a network for texts what stands there behind a text; 0 where that is not known."""
+    """Return for each input of a network for texts what stands there behind a text; 0 where that is not known."""
     if any(tf.as_dtype(t.dtype) != tf.string for t in staged.inputs):
         return [0] * len(staged.net.inputs)
     tensors = [np.asarray(t) for t in staged.enter([tf.constant(["", "a b c d e f g h"])] * len(staged.inputs))]
@@ -103,7 +103,7 @@ def paddings(staged: Staged) -> list[int]:
 
 
 def typical(staged: Staged, arrays: Arrays) -> tuple[list[np.ndarray], int]:
-    """Cuts a batch of texts to their mean length: for measuring what texts take in batches of similar length.
+    """Cut a batch of texts to their mean length: for measuring what texts take in batches of similar length.
 
     Args:
         staged: for texts.
@@ -137,7 +137,7 @@ class _Window:
         self._left = len(self._lengths)
 
     def batches(self) -> Iterator[tuple[list[np.ndarray], tuple[_Window, np.ndarray]]]:
-        """Yields inputs of examples of similar length, the longest first, and where they belong."""
+        """Yield inputs of examples of similar length, the longest first, and where they belong."""
         order = np.argsort(-self._lengths, kind="stable")
         start, pieces = 0, PIECES * (_ON_GPU if tf.config.get_visible_devices("GPU") else 1)
         while start < len(order):
@@ -147,7 +147,7 @@ class _Window:
             start += count
 
     def put(self, results: Arrays, at: np.ndarray) -> None:
-        """Takes the network's outputs for some examples."""
+        """Take the network's outputs for some examples."""
         lengths = self._lengths[at]
         if self._found is None:
             self._found = [self._empty(t.shape, a) for t, a in zip(self._net.outputs, results, strict=True)]
@@ -170,7 +170,7 @@ class _Window:
         return self._left == 0
 
     def finish(self) -> list[Rows]:
-        """Returns the outputs of all examples, in the order in which they came."""
+        """Return the outputs of all examples, in the order in which they came."""
         passed = {id(t): fill for t, fill in zip(self._net.inputs, self._fills, strict=True)}
         return [
             Ragged(found, self._offsets, passed.get(id(tensor), 0)) if _is_ragged(tensor.shape) else found

@@ -56,12 +56,12 @@ class CacheEntry:
 
 
 def default_folder() -> Path:
-    """Returns where features are kept unless told otherwise: ``features`` in :func:`tfft.io.cache_dir.cache_dir`."""
+    """Return where features are kept unless told otherwise: ``features`` in :func:`tfft.io.cache_dir.cache_dir`."""
     return cache_dir() / "features"
 
 
 def list_caches(folder: str | os.PathLike[str] | None = None) -> list[CacheEntry]:
-    """Lists the features on disk, newest first, without checking their content.
+    """List the features on disk, newest first, without checking their content.
 
     Args:
         folder: that was given as ``cache=``; by default tfft's own, in which waves of recordings are kept as well.
@@ -82,7 +82,7 @@ def list_caches(folder: str | os.PathLike[str] | None = None) -> list[CacheEntry
 
 
 def clear_caches(folder: str | os.PathLike[str] | None = None) -> int:
-    """Removes all features on disk, damaged and abandoned ones too; nothing else in the folder is touched.
+    """Remove all features on disk, damaged and abandoned ones too; nothing else in the folder is touched.
 
     Without a folder, kept waves of recordings are removed as well, and those features that ``cache="memory"`` keeps in
     this process are forgotten. Processes that are reading or writing some go on unharmed.

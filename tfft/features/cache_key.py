@@ -33,7 +33,7 @@ class NoKey(Exception):
 
 
 def cache_key(prefix: keras.Model, items: str, *, dtype: str, engine: str) -> str:
-    """Returns the key of a prefix' features.
+    """Return the key of a prefix' features.
 
     Args:
         prefix: functional.
@@ -42,7 +42,7 @@ def cache_key(prefix: keras.Model, items: str, *, dtype: str, engine: str) -> st
         engine: that computes them.
 
     Raises:
-        NoKey: when a layer does not tell its settings.
+        NoKey: If a layer does not tell its settings.
     """
     parts = {
         "format": FORMAT,
@@ -58,13 +58,13 @@ def cache_key(prefix: keras.Model, items: str, *, dtype: str, engine: str) -> st
 
 
 def versions(engine: str) -> dict[str, str | None]:
-    """Returns the versions that features may depend on."""
+    """Return the versions that features may depend on."""
     packages = ("tfft", "tensorflow", "keras", *((litert.PACKAGE,) if engine == "litert" else ()))
     return {package: installed_version(package) for package in packages}
 
 
 def model_digest(model: keras.Model) -> str:
-    """Returns a hash of what a functional model computes in inference: graph, settings and values of variables."""
+    """Return a hash of what a functional model computes in inference: graph, settings and values of variables."""
     flat = flatten(model)
     known = {id(t): f"input {i}" for i, t in enumerate(flat.inputs)}
     digest = hashlib.sha256()
@@ -82,7 +82,7 @@ def model_digest(model: keras.Model) -> str:
 
 
 def add_array(digest: Any, array: np.ndarray) -> None:
-    """Adds type, shape and values of an array to a hash."""
+    """Add type, shape and values of an array to a hash."""
     _add(digest, [str(array.dtype), list(array.shape)])
     digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
@@ -95,7 +95,7 @@ def _ordered_variables(step: Step) -> list[keras.Variable]:
 
 
 def _same_graph(graph: BlockGraph) -> Any:
-    """Describes a piece of a SavedModel by what its nodes do: their names change each time it is opened."""
+    """Describe a piece of a SavedModel by what its nodes do: their names change each time it is opened."""
     nodes = {node.name: node for node in graph.graph_def.node}
     if graph.graph_def.library.function:  # loops; functions refer to each other by name, so these are left as they are
         return graph.to_config()
@@ -161,13 +161,13 @@ def _settings(step: Step) -> list[Any]:
 
 
 def _class_name(kind: type) -> str:
-    """Returns the name that Keras saves for a class, which stays where its module moves; else module and name."""
+    """Return the name that Keras saves for a class, which stays where its module moves; else module and name."""
     name = keras.saving.get_registered_name(kind)
     return name if keras.saving.get_registered_object(name) is kind else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _nameless(config: Any) -> Any:
-    """Leaves out of nested settings what differs each time a layer is made, or once it was called."""
+    """Leave out of nested settings what differs each time a layer is made, or once it was called."""
     if isinstance(config, Mapping):
         own = ("name", "trainable") if {"name", "trainable"} <= config.keys() else ()
         return {k: _nameless(v) for k, v in config.items() if k not in (*own, "build_config")}
@@ -179,7 +179,7 @@ def _tokenizers(model: keras.Model) -> bool:
 
 
 def _assets(operation: Any) -> list[tuple[str, str]]:
-    """Returns a name and a hash for each file that a layer keeps beside its settings: vocabularies."""
+    """Return a name and a hash for each file that a layer keeps beside its settings: vocabularies."""
     parts = flatten_layers(operation) if isinstance(operation, keras.layers.Layer) else []
     found = []
     for number, part in enumerate(parts):
@@ -198,7 +198,7 @@ def _add(digest: Any, value: Any) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Returns JSON values for a setting, or raises :class:`NoKey` where its content cannot be told."""
+    """Return JSON values for a setting, or raises :class:`NoKey` where its content cannot be told."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, Mapping):

@@ -62,7 +62,7 @@ class Staged:
     audio: AudioSpec | None = None
 
     def enter(self, value: Any) -> list[tf.Tensor]:
-        """Runs the front on what is passed to the prefix, and returns the network's inputs; fit for tf.data."""
+        """Run the front on what is passed to the prefix, and return the network's inputs; fit for tf.data."""
         tensors = self.takes(value)
         if self.front is None:
             return [tf.cast(t, i.dtype) for t, i in zip(tensors, self.inputs, strict=True)]
@@ -71,10 +71,10 @@ class Staged:
 
 
 def stage(prefix: keras.Model) -> Staged:
-    """Takes the preprocessing off a prefix, of pixels or of texts, so that the rest can be converted.
+    """Take the preprocessing off a prefix, of pixels or of texts, so that the rest can be converted.
 
     Raises:
-        BackboneError: when Keras knows no graph of it.
+        BackboneError: If Keras knows no graph of it.
     """
     flat = flatten(prefix)
     steps = steps_of(flat)
@@ -94,7 +94,7 @@ def stage(prefix: keras.Model) -> Staged:
 
 
 def mask_of(step: Step) -> keras.KerasTensor:
-    """Returns what tells pieces from padding in what a call of ``Tokenize`` gives."""
+    """Return what tells pieces from padding in what a call of ``Tokenize`` gives."""
     return step.outputs[sorted(step.operation.names).index(step.operation.mask)]  # Keras sorts dictionaries by name
 
 
@@ -107,7 +107,7 @@ class TensorFlowEngine:
         self._function = litert.trace(net, [t.shape for t in net.inputs])
 
     def submit(self, arrays: Arrays) -> Callable[[], list[np.ndarray]]:
-        """Runs a batch."""
+        """Run a batch."""
         result = [np.asarray(t) for t in self._function(*(tf.convert_to_tensor(a) for a in arrays))]
         return lambda: result
 
@@ -146,7 +146,7 @@ class LiteRTEngine:
         return f"{self._pool.workers} x {self._pool.threads} threads"
 
     def submit(self, arrays: Arrays) -> Callable[[], list[np.ndarray]]:
-        """Starts on a batch."""
+        """Start on a batch."""
         if not self._texts and [a.shape[1:] for a in arrays] != self._shapes:
             return self._plain.submit(arrays)
         waiting = self._pool.submit(arrays)
@@ -158,12 +158,12 @@ class LiteRTEngine:
         return result
 
     def close(self) -> None:
-        """Ends its threads."""
+        """End its threads."""
         self._pool.close()
 
 
 def choose(engine: str, texts: bool = False) -> tuple[str, str]:
-    """Decides which engine to try, without converting anything.
+    """Decide which engine to try, without converting anything.
 
     Args:
         engine: ``"auto"``, ``"litert"`` or ``"tensorflow"``.
@@ -199,7 +199,7 @@ def choose(engine: str, texts: bool = False) -> tuple[str, str]:
 def open_engine(
     net: keras.Model, engine: str, first: Arrays, texts: bool = False
 ) -> tuple[TensorFlowEngine | LiteRTEngine, str]:
-    """Opens an engine for a network, and checks it against TensorFlow on the first batch.
+    """Open an engine for a network, and check it against TensorFlow on the first batch.
 
     Args:
         net: from :func:`stage`.
@@ -255,7 +255,7 @@ class Opener:
         return self._opened
 
     def open(self, first: Arrays) -> tuple[TensorFlowEngine | LiteRTEngine, str]:
-        """Returns what :func:`open_engine` gave for the first batch of all."""
+        """Return what :func:`open_engine` gave for the first batch of all."""
         if self._opened is None:
             self._opened = open_engine(self.net, self.engine, first, self.texts)
         return self._opened
@@ -286,7 +286,7 @@ def _compare(plain: TensorFlowEngine, fast: LiteRTEngine, first: Arrays) -> floa
 def run(
     engine: TensorFlowEngine | LiteRTEngine, batches: Iterable[tuple[Arrays, Any]]
 ) -> Iterator[tuple[list[np.ndarray], Any]]:
-    """Runs batches through an engine, some at a time, in order.
+    """Run batches through an engine, some at a time, in order.
 
     Args:
         engine: from :func:`open_engine`.
@@ -313,7 +313,7 @@ def _say(note: str) -> None:
 
 
 def largest_difference(wanted: Arrays, got: Arrays) -> float:
-    """Returns the largest difference between results, relative to the largest value of each; inf if shapes differ."""
+    """Return the largest difference between results, relative to the largest value of each; inf if shapes differ."""
     worst = 0.0
     for a, b in zip(wanted, got, strict=True):
         if a.shape != b.shape or a.dtype != b.dtype:

@@ -49,7 +49,7 @@ def extract(
     seed: int = 0,
     verbose: bool = True,
 ) -> Features:
-    """Runs a frozen model over a data set once, and keeps what it gives for the next time.
+    """Run a frozen model over a data set once, and keep what it gives for the next time.
 
     Use it with the prefix that :func:`tfft.features.split` gives, and train the suffix on the result;
     or with a backbone, for features to do something else with. The model runs as in inference.
@@ -109,7 +109,7 @@ def extract_each(
     verbose: bool = True,
     views: Views | None = None,
 ) -> list[Features]:
-    """Does what :func:`extract` does for several data sets; the model is converted once.
+    """Implement :func:`extract` for several data sets; the model is converted once.
 
     Args:
         prefix: as in :func:`extract`, like all that is not named here.
@@ -186,7 +186,7 @@ class _Work:
             print(text, flush=True)
 
     def hold(self) -> Features:
-        """Computes features without a cache."""
+        """Compute features without a cache."""
         holder = Holder()
         try:
             about = self.compute(holder, "in memory")
@@ -195,7 +195,7 @@ class _Work:
             holder.close()
 
     def compute(self, target: Any, where: str) -> dict[str, Any]:
-        """Runs the network over all examples into a target, and tells what is to be noted with the features."""
+        """Run the network over all examples into a target, and tells what is to be noted with the features."""
         start = time.perf_counter()
         done, items = 0, None
         for arrays in compute(self.staged, self.opener, self.source.batches(self.staged), self.batch_size):

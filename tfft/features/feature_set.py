@@ -72,7 +72,7 @@ class Features:
         sampling: str | None = None,
         lengths: np.ndarray | None = None,
     ) -> tf.data.Dataset:
-        """Makes a dataset for the suffix, in the order that :func:`tfft.data.to_dataset` has for the same arguments.
+        """Make a dataset for the suffix, in the order that :func:`tfft.data.to_dataset` has for the same arguments.
 
         Args:
             batch_size: examples per batch; the last one of a pass may be smaller.
@@ -88,7 +88,7 @@ class Features:
             Dataset of (float32 features, labels), its length known. Several tensors come as a tuple.
 
         Raises:
-            DataError: when there are no labels.
+            DataError: If there are no labels.
 
         Example:
             >>> suffix.fit(features.dataset(shuffle=True), epochs=20, shuffle=False)
@@ -99,7 +99,7 @@ class Features:
         return assemble(self.fetch, self.labels, options, views=self.views, lengths=lengths)
 
     def take(self, at: np.ndarray) -> Any:
-        """Returns the features of some examples as one batch for the suffix, padded where they differ in length.
+        """Return the features of some examples as one batch for the suffix, padded where they differ in length.
 
         Args:
             at: positions [b].
@@ -107,7 +107,7 @@ class Features:
         return self._packed([tf.constant(array) for array in self.rows(at)])
 
     def rows(self, at: np.ndarray) -> list[np.ndarray]:
-        """Returns some examples of each array, padded where they differ in length.
+        """Return some examples of each array, padded where they differ in length.
 
         Args:
             at: positions [b].
@@ -116,7 +116,7 @@ class Features:
 
     @tf.autograph.experimental.do_not_convert
     def fetch(self, positions: tf.Tensor) -> Any:
-        """Does what :meth:`take` does, as operations of TensorFlow in a dataset."""
+        """Implement :meth:`take`, as operations of TensorFlow in a dataset."""
         found = tf.numpy_function(by_position(*self.parts), [positions], [tf.as_dtype(a.dtype) for a in self.parts])
         for tensor, array in zip(found, self.parts, strict=True):
             tensor.set_shape([None, *array.shape[1:]])

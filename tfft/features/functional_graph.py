@@ -62,13 +62,13 @@ class Step:
 
 
 def flatten(model: keras.Model) -> keras.Model:
-    """Returns the same computation as one functional model without models inside of it.
+    """Return the same computation as one functional model without models inside of it.
 
     Args:
         model: functional or sequential, built.
 
     Raises:
-        BackboneError: when Keras does not know the model's graph.
+        BackboneError: If Keras does not know the model's graph.
     """
     if not is_functional(model):
         raise BackboneError(
@@ -84,7 +84,7 @@ def flatten(model: keras.Model) -> keras.Model:
 
 
 def steps_of(model: keras.Model) -> list[Step]:
-    """Returns the calls of a functional model in an order of computation that depends on the graph alone."""
+    """Return the calls of a functional model in an order of computation that depends on the graph alone."""
     ends = {id(t) for t in model.inputs}
     order: list[Step] = []
     done: set[int] = set()
@@ -108,7 +108,7 @@ def steps_of(model: keras.Model) -> list[Step]:
 def divide(
     flat: keras.Model, inside: Set[int], names: tuple[str, str], again: Set[int] = frozenset()
 ) -> tuple[keras.Model, keras.Model]:
-    """Divides a flat model into two, the second of which continues from the first.
+    """Divide a flat model into two, the second of which continues from the first.
 
     Args:
         flat: from :func:`flatten`.
@@ -136,7 +136,7 @@ def divide(
 
 
 def descendants(steps: Sequence[Step], starts: Iterable[Step]) -> set[int]:
-    """Returns the keys of the given calls and of all that follow from them."""
+    """Return the keys of the given calls and of all that follow from them."""
     found = {step.key for step in starts}
     reached: set[int] = set()
     for step in steps:
@@ -147,7 +147,7 @@ def descendants(steps: Sequence[Step], starts: Iterable[Step]) -> set[int]:
 
 
 def ancestors(steps: Sequence[Step], ends: Iterable[Step]) -> set[int]:
-    """Returns the keys of the given calls and of all that they need."""
+    """Return the keys of the given calls and of all that they need."""
     found = {step.key for step in ends}
     needed: set[int] = set()
     for step in reversed(steps):
@@ -158,7 +158,7 @@ def ancestors(steps: Sequence[Step], ends: Iterable[Step]) -> set[int]:
 
 
 def flat_inputs(model: keras.Model, value: Any) -> list[Any]:
-    """Returns what is passed to a model as a list in the order of ``model.inputs``; dictionaries go by name."""
+    """Return what is passed to a model as a list in the order of ``model.inputs``; dictionaries go by name."""
     if isinstance(value, dict):
         names = [producer(t).name for t in model.inputs]
         if set(names) <= set(value):
@@ -176,7 +176,7 @@ def _step_of(tensor: keras.KerasTensor) -> Step:
 
 
 def _fresh_input(tensor: keras.KerasTensor, used: set[str] | None = None) -> keras.KerasTensor:
-    """Makes an input for a tensor, named as its layer: with ``_output`` where it was computed and is none itself."""
+    """Make an input for a tensor, named as its layer: with ``_output`` where it was computed and is none itself."""
     operation = producer(tensor)
     base = str(operation.name)
     if used is not None:  # a layer that is called on both sides would have the name twice
@@ -188,7 +188,7 @@ def _fresh_input(tensor: keras.KerasTensor, used: set[str] | None = None) -> ker
 
 
 def _replay(steps: list[Step], known: dict[int, Any]) -> None:
-    """Calls every step again on the tensors in ``known``, entering nested models, and adds the results to it."""
+    """Call every step again on the tensors in ``known``, entering nested models, and add the results to it."""
     for step in steps:
         args, kwargs = step.node.arguments.fill_in(known)
         if _can_enter(step):

@@ -36,17 +36,17 @@ class Unfit(Exception):
 
 
 def version() -> str | None:
-    """Returns the version of the installed package, or None."""
+    """Return the version of the installed package, or None."""
     return installed_version(PACKAGE)
 
 
 def cores() -> int:
-    """Returns how many cores this process may use."""
+    """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def trace(model: keras.Model, shapes: Sequence[Sequence[int | None]]) -> tf.types.experimental.ConcreteFunction:
-    """Traces a functional model in inference as a function of a flat list of tensors.
+    """Trace a functional model in inference as a function of a flat list of tensors.
 
     Args:
         model: functional.
@@ -63,7 +63,7 @@ def trace(model: keras.Model, shapes: Sequence[Sequence[int | None]]) -> tf.type
 
 
 def convert(model: keras.Model, shapes: Sequence[Sequence[int | None]]) -> bytes:
-    """Converts a model to LiteRT's format in float32, without a word on the terminal.
+    """Convert a model to LiteRT's format in float32, without a word on the terminal.
 
     Args:
         model: functional.
@@ -84,7 +84,7 @@ def convert(model: keras.Model, shapes: Sequence[Sequence[int | None]]) -> bytes
 
 
 def first_line(error: Exception) -> str:
-    """Returns what an error of TensorFlow says, without the places in the code that it names."""
+    """Return what an error of TensorFlow says, without the places in the code that it names."""
     text = re.sub(r"\S+:\d+:\d+: error:", "", str(error))
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[0][:200] if lines else type(error).__name__
@@ -101,7 +101,7 @@ def _check_types(graph: tf.Graph) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps the converter's and the interpreter's own messages, which are written in C++, off the terminal."""
+    """Keep the converter's and the interpreter's own messages, which are written in C++, off the terminal."""
     loggers = [logging.getLogger(name) for name in ("absl", "tensorflow")]
     levels = [logger.level for logger in loggers]
     with _LOCK, contextlib.ExitStack() as stack:
@@ -173,7 +173,7 @@ class Pool:
         self._chunk: int | None = None
 
     def submit(self, arrays: Sequence[np.ndarray]) -> Callable[[], list[np.ndarray]]:
-        """Starts on a batch and returns a function that waits for its result.
+        """Start on a batch and return a function that waits for its result.
 
         Args:
             arrays: one for each input of the model, with the examples along the first axis.
@@ -189,7 +189,7 @@ class Pool:
         return result
 
     def close(self) -> None:
-        """Ends the threads."""
+        """End the threads."""
         self._executor.shutdown(wait=True, cancel_futures=True)
 
     def _start(self, arrays: Sequence[np.ndarray], chunk: int) -> list[Future[list[np.ndarray]]]:
@@ -205,7 +205,7 @@ class Pool:
             self._free.put(interpreter)
 
     def _fastest_chunk(self, arrays: Sequence[np.ndarray]) -> int:
-        """Measures on the first batch how many examples per call are fastest: large images 1, tiny ones many."""
+        """Measure on the first batch how many examples per call are fastest: large images 1, tiny ones many."""
         few = [a[: self.workers] for a in arrays]
         if self._best_time(few, 1) > _LARGE:
             return 1

@@ -42,14 +42,14 @@ class Source(abc.ABC):
 
     @abc.abstractmethod
     def identity(self) -> str:
-        """Returns a hash of all examples in their order; afterwards ``count`` and ``labels`` are known."""
+        """Return a hash of all examples in their order; afterwards ``count`` and ``labels`` are known."""
 
     @abc.abstractmethod
     def batches(self, staged: Staged) -> Iterator[list[np.ndarray]]:
-        """Yields the network's inputs, batch by batch, while the next batches are being read.
+        """Yield the network's inputs, batch by batch, while the next batches are being read.
 
         Raises:
-            DataError: when something cannot be read, or is not what :meth:`identity` saw.
+            DataError: If something cannot be read, or is not what :meth:`identity` saw.
         """
 
 
@@ -80,10 +80,10 @@ Vary = Callable[[Any, np.ndarray, Views], tf.data.Dataset]
 
 
 def open_source(dataset: Any, staged: Staged, batch_size: int, views: Views | None = None) -> Source:
-    """Makes a source of whatever :func:`tfft.features.extract` takes.
+    """Make a source of whatever :func:`tfft.features.extract` takes.
 
     Raises:
-        DataError: when it is none of that, or does not fit the prefix.
+        DataError: If it is none of that, or does not fit the prefix.
     """
     if isinstance(dataset, Examples):
         given = dataset.feature_source(staged, batch_size, views)
@@ -116,7 +116,7 @@ def _varied_arrays(dataset: Any, staged: Staged, batch_size: int, views: Views) 
 
 
 def enter_all(dataset: tf.data.Dataset, staged: Staged) -> Iterator[list[np.ndarray]]:
-    """Yields what the network takes for each batch of a dataset of (inputs, labels), reading ahead."""
+    """Yield what the network takes for each batch of a dataset of (inputs, labels), reading ahead."""
     enter = tf.autograph.experimental.do_not_convert(lambda inputs, _: tuple(staged.enter(inputs)))
     for tensors in dataset.map(enter, tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE):
         yield [tensor.numpy() for tensor in tensors]
@@ -133,7 +133,7 @@ def _is_texts(value: Any) -> bool:
 
 
 def _as_array(value: Any) -> np.ndarray | Positioned:
-    """Returns an array, or what is read by position like one.
+    """Return an array, or what is read by position like one.
 
     Texts become Python strings, whatever their kind, so that equal texts have equal hashes.
     """
@@ -162,7 +162,7 @@ class ArraySource(Source):
         vary: makes the views, where there are any.
 
     Raises:
-        DataError: when the arrays do not belong together or do not fit the model.
+        DataError: If the arrays do not belong together or do not fit the model.
     """
 
     def __init__(
@@ -194,7 +194,7 @@ class ArraySource(Source):
         _check(staged, [tf.TensorSpec([None, *a.shape[1:]], a.dtype) for a in self._leaves])
 
     def identity(self) -> str:
-        """Hashes the values."""
+        """Hash the values."""
         hashes = [_RowHash() for _ in self._leaves]
         count = len(self._leaves[0])
         step = max(1, min(_ROWS, _BYTES * count // max(1, *(leaf.nbytes for leaf in self._leaves))))
@@ -204,7 +204,7 @@ class ArraySource(Source):
         return _joined(hashes) if self._views is None else with_views(_joined(hashes), self._views)
 
     def batches(self, staged: Staged) -> Iterator[list[np.ndarray]]:
-        """Slices the arrays."""
+        """Slice the arrays."""
         if self._views is not None and self._vary is not None and self.labels is not None:
             yield from enter_all(self._vary(self._leaves[0], self.labels, self._views), staged)
             return
@@ -245,7 +245,7 @@ class DatasetSource(Source):
         _check(staged, staged.takes(self._inputs(spec)))
 
     def identity(self) -> str:
-        """Reads the dataset once."""
+        """Read the dataset once."""
         digest = _Digest(self)
         for element in self._dataset:
             digest.add(element)
@@ -253,7 +253,7 @@ class DatasetSource(Source):
         return self._identity
 
     def batches(self, staged: Staged) -> Iterator[list[np.ndarray]]:
-        """Reads the dataset."""
+        """Read the dataset."""
 
         @tf.autograph.experimental.do_not_convert
         def enter(*element: Any) -> tuple[Any, ...]:
@@ -339,13 +339,13 @@ def _joined(hashes: Sequence[_RowHash]) -> str:
 
 
 def with_views(identity: str, views: Views | None) -> str:
-    """Returns the identity of examples that are varied."""
+    """Return the identity of examples that are varied."""
     settings = None if views is None else [views.changes.to_dict(), views.count, views.seed]
     return hashlib.sha256(json.dumps([identity, settings]).encode()).hexdigest()
 
 
 def _check(staged: Staged, specs: Sequence[Any]) -> None:
-    """Raises DataError with everything in which examples do not fit the prefix' inputs."""
+    """Raise DataError with everything in which examples do not fit the prefix' inputs."""
     if len(specs) != len(staged.inputs):
         names = [t.name for t in staged.inputs]
         raise DataError(f"The model takes {len(names)} inputs ({', '.join(names)}), received {len(specs)}.")

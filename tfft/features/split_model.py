@@ -22,7 +22,7 @@ from tfft.layers.tokenize import Tokenize
 def split_frozen(
     model: keras.Model, *, cut: str | None = None, ignore_dropout: bool = False
 ) -> tuple[keras.Model, keras.Model]:
-    """Divides a model into its frozen prefix and its trainable suffix, which share its variables.
+    """Divide a model into its frozen prefix and its trainable suffix, which share its variables.
 
     Use it to compute the frozen part once, with :func:`tfft.features.extract`, and to train the suffix
     on what it gave: every step changes the variables of the model itself, so that afterwards the model
@@ -44,7 +44,7 @@ def split_frozen(
         blocks read themselves; the suffix takes what the prefix gives, and gives what the model gives.
 
     Raises:
-        BackboneError: when there is no such block, nothing is frozen or nothing trains, or the frozen
+        BackboneError: If there is no such block, nothing is frozen or nothing trains, or the frozen
             part is not constant in training: dropout in it, or statistics that move.
 
     Example:
@@ -77,7 +77,7 @@ def split_frozen(
 
 
 def split_head(model: keras.Model) -> tuple[keras.Model, keras.Model]:
-    """Divides a model in front of its head, whatever trains.
+    """Divide a model in front of its head, whatever trains.
 
     Use it for a linear probe: the features of the backbone as it is in inference, and the head alone.
 
@@ -88,8 +88,8 @@ def split_head(model: keras.Model) -> tuple[keras.Model, keras.Model]:
         ``(prefix, suffix)``: from the model's inputs to features [B, width], and from there to logits.
 
     Raises:
-        PlanError: when the model has no head of tfft.
-        BackboneError: when Keras does not know the model's graph.
+        PlanError: If the model has no head of tfft.
+        BackboneError: If Keras does not know the model's graph.
 
     Example:
         >>> prefix, suffix = split_head(model)
@@ -106,7 +106,7 @@ def split_head(model: keras.Model) -> tuple[keras.Model, keras.Model]:
 
 
 def backbone_dropout(model: keras.Model, early: Sequence[Step]) -> set[int]:
-    """Returns the keys of the random calls that are the backbone's; the head's dropout is to stay."""
+    """Return the keys of the random calls that are the backbone's; the head's dropout is to stay."""
     needed = ancestors(early, [s for s in early if s.variables])
     backbone = find_backbone(model)
     own = set() if backbone is model else {id(part) for part in flatten_layers(backbone)}
@@ -114,7 +114,7 @@ def backbone_dropout(model: keras.Model, early: Sequence[Step]) -> set[int]:
 
 
 def split_steady(model: keras.Model) -> tuple[keras.Model, keras.Model, str]:
-    """Does what :func:`split_frozen` does; dropout inside of what is frozen is left out, and a note says so.
+    """Implement :func:`split_frozen`; dropout inside of what is frozen is left out, and a note says so.
 
     Returns:
         Prefix, suffix, and the note; empty where there is no dropout in the prefix.
@@ -162,7 +162,7 @@ def _after_block(model: keras.Model, steps: Sequence[Step], cut: str) -> list[St
 
 
 def _frozen_names(model: keras.Model) -> list[str]:
-    """Returns the names of the blocks in front of the first that trains."""
+    """Return the names of the blocks in front of the first that trains."""
     names = []
     for block in blocks_of(model):
         if block.trainable_parameters:
@@ -220,7 +220,7 @@ def _not_constant(model: keras.Model, unsteady: Sequence[Step], lost: Sequence[S
 
 
 def leave_growth_to_suffix(flat: keras.Model, steps: Sequence[Step], inside: set[int]) -> None:
-    """Moves calls at the end of the prefix that only make data larger, such as padding, into the suffix."""
+    """Move calls at the end of the prefix that only make data larger, such as padding, into the suffix."""
     ends = {id(t) for t in flat.outputs}
     for step in reversed(steps):
         given = {id(t) for t in step.outputs}
@@ -234,7 +234,7 @@ def leave_growth_to_suffix(flat: keras.Model, steps: Sequence[Step], inside: set
 
 
 def _masks(steps: Sequence[Step], inside: set[int]) -> set[int]:
-    """Returns the calls behind the tokenizer whose result the suffix needs and that read no variable.
+    """Return the calls behind the tokenizer whose result the suffix needs and that read no variable.
 
     The suffix makes what comes from the pieces alone, such as masks, again: it would take room, and behind the end of
     a text it is not always 0.

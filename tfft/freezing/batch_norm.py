@@ -27,7 +27,7 @@ STATISTIC = re.compile(r"(moving|running)_(mean|var)", re.I)
 
 
 def refresh_batch_norm(model: keras.Model, dataset: tf.data.Dataset) -> list[keras.Variable]:
-    """Sets the moving statistics of BatchNormalization to those of a pass over data, with the weights as they are.
+    """Set the moving statistics of BatchNormalization to those of a pass over data, with the weights as they are.
 
     Use it after weights have been averaged, interpolated or replaced while BatchNormalization trains: the
     moving statistics were gathered with other weights. They become the mean and the variance over all examples,
@@ -50,7 +50,7 @@ def refresh_batch_norm(model: keras.Model, dataset: tf.data.Dataset) -> list[ker
         The variables that were set; empty where no statistics train.
 
     Raises:
-        DataError: when the dataset is empty or never ends.
+        DataError: If the dataset is empty or never ends.
         PlanError: for layers with ``renorm=True``, and for blocks whose statistics do not move as moving averages do.
 
     Example:
@@ -66,7 +66,7 @@ def is_norm(layer: keras.layers.Layer) -> bool:
 
 
 def batch_norms(layer: keras.layers.Layer) -> list[keras.layers.BatchNormalization]:
-    """Returns the BatchNormalization layers in a layer, itself included."""
+    """Return the BatchNormalization layers in a layer, itself included."""
     return [sub for sub in flatten_layers(layer) if isinstance(sub, keras.layers.BatchNormalization)]
 
 
@@ -77,7 +77,7 @@ def has_statistics(layer: keras.layers.Layer) -> bool:
 
 
 def training_norms(model: keras.Model) -> tuple[list[keras.layers.BatchNormalization], list[Any]]:
-    """Returns the Keras layers and the opened blocks that move statistics in training."""
+    """Return the Keras layers and the opened blocks that move statistics in training."""
     opened = [layer for layer in flatten_layers(model) if is_opened(layer) and moves_statistics(layer)]
     return [norm for norm in batch_norms(model) if norm.trainable], opened
 
@@ -93,7 +93,7 @@ def recompute(
     norms: Sequence[keras.layers.BatchNormalization],
     opened: Sequence[Any],
 ) -> list[keras.Variable]:
-    """Does what :func:`refresh_batch_norm` says for the given layers, whether they train or not."""
+    """Implement :func:`refresh_batch_norm` for the given layers, whether they train or not."""
     renorm = [norm.name for norm in norms if getattr(norm, "renorm", False)]
     if renorm:
         raise PlanError(
@@ -288,7 +288,7 @@ class _OfBlock:
 
 @contextlib.contextmanager
 def _calling(layer: keras.layers.Layer, call: Callable[..., Any]) -> Iterator[None]:
-    """Lets a layer compute something else for a while; past Keras' tracking of attributes."""
+    """Let a layer compute something else for a while; past Keras' tracking of attributes."""
     layer.__dict__["call"] = call
     try:
         yield

@@ -61,13 +61,13 @@ class RelativeGradients:
     loss: float
 
     def best(self, k: int = 1) -> list[str]:
-        """Returns the names of the k blocks with the largest relative gradients, as ``unfreeze`` takes them."""
+        """Return the names of the k blocks with the largest relative gradients, as ``unfreeze`` takes them."""
         if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= len(self.rows):
             raise BlockError(f"k must be a whole number from 1 to {len(self.rows)}, the number of blocks; got {k!r}.")
         return [row.block for row in self.rows[:k]]
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain values, fit for JSON."""
+        """Return plain values, fit for JSON."""
         values = dataclasses.asdict(self)
         return {**values, "rows": list(values["rows"])}
 
@@ -169,7 +169,7 @@ def surgical_blocks(
     batches: int = 5,
     loss: Callable[..., Any] | None = None,
 ) -> list[str]:
-    """Returns the names of the k blocks with the largest relative gradients, as :func:`tfft.unfreeze` takes them.
+    """Return the names of the k blocks with the largest relative gradients, as :func:`tfft.unfreeze` takes them.
 
     Args:
         model: as for :func:`relative_gradients`.
@@ -235,7 +235,7 @@ def _measure(
     batches: int,
     loss: Callable[..., Any] | None,
 ) -> tuple[np.ndarray, float, int, int]:
-    """Returns the sum over batches of each group's gradient norm and of the loss, and both counts."""
+    """Return the sum over batches of each group's gradient norm and of the loss, and both counts."""
     step = tf.function(_Norms(model, groups, loss), autograph=False, reduce_retracing=True)
     sums, total, seen, examples = np.zeros(len(groups)), 0.0, 0, 0
     for batch in itertools.islice(iter(dataset), batches):

@@ -40,7 +40,7 @@ def add_lora(
     seed: int = 0,
     variables: str | None = None,
 ) -> keras.Model:
-    """Gives the kernels of some blocks a low-rank update (LoRA) that trains in place of the kernels.
+    """Give the kernels of some blocks a low-rank update (LoRA) that trains in place of the kernels.
 
     Use it where few examples must not change much of a backbone, or where training all of it takes too much
     memory: the optimizer keeps its state for ``rank * (rows + columns)`` values per kernel, not for all of it. The
@@ -107,7 +107,7 @@ def add_lora(
 
 
 def merge_lora(model: keras.Model) -> keras.Model:
-    """Adds the low-rank updates of a model to its kernels, which ends :func:`add_lora`.
+    """Add the low-rank updates of a model to its kernels, which ends :func:`add_lora`.
 
     Use it when training is done: the model then has the layers and variables that it had before, with other
     values, and costs in inference what it did. The blocks that had updates are frozen afterwards; to train on,
@@ -120,7 +120,7 @@ def merge_lora(model: keras.Model) -> keras.Model:
         The same model.
 
     Raises:
-        BlockError: when the model has no low-rank updates.
+        BlockError: If the model has no low-rank updates.
 
     Example:
         >>> tfft.freezing.merge_lora(model)
@@ -160,7 +160,7 @@ def _number_problems(rank: int, alpha: float | None, seed: int) -> list[str]:
 def _targets(
     model: keras.Model | Backbone, blocks: Blocks, variables: str | None, problems: list[str]
 ) -> tuple[list[Block], dict[str, list[_Kernel]]]:
-    """Returns the blocks that take updates and their kernels; appends what is wrong to ``problems``."""
+    """Return the blocks that take updates and their kernels; appends what is wrong to ``problems``."""
     try:
         pattern = re.compile(variables or "")
     except re.error as error:
@@ -212,7 +212,7 @@ def _open_parts(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
 
 
 def _written_layers(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
-    """Yields a model and the layers in it whose class and settings a ``.keras`` file of the model holds.
+    """Yield a model and the layers in it whose class and settings a ``.keras`` file of the model holds.
 
     Those are the layers of graphs of layers. A model with a constructor of its own, and any other composite
     layer, makes its parts anew when it is loaded, whatever became of them.
@@ -224,7 +224,7 @@ def _written_layers(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
 
 
 def _forget_traces(model: keras.Model) -> None:
-    """Makes a model and those inside of it trace their steps anew: traced ones know the old variables."""
+    """Make a model and those inside of it trace their steps anew: traced ones know the old variables."""
     for layer in flatten_layers(model):
         if isinstance(layer, keras.Model):
             layer.train_function = layer.test_function = layer.predict_function = None

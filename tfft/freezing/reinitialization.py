@@ -40,7 +40,7 @@ def reinitialize(
     dataset: tf.data.Dataset | None = None,
     initializers: Mapping[str, Initializer] | None = None,
 ) -> list[keras.Variable]:
-    """Gives the last blocks of a backbone new weights, as if they had not been pretrained.
+    """Give the last blocks of a backbone new weights, as if they had not been pretrained.
 
     Use it where the last blocks know too much about the task they were pretrained for, which makes fine-tuning
     on little data unstable (for BERT one to five of them). Call it before ``anchor``, and train these blocks
@@ -72,7 +72,7 @@ def reinitialize(
         The variables that were set.
 
     Raises:
-        BlockError: when the backbone has fewer blocks, ``blocks`` is no int, or a layer cannot be made again.
+        BlockError: If the backbone has fewer blocks, ``blocks`` is no int, or a layer cannot be made again.
         PlanError: lists every variable that no rule is known for, and every layer whose statistics would stay wrong.
 
     Example:
@@ -108,7 +108,7 @@ def reinitialize(
 
 
 def _seeds(seed: int, number: int) -> Iterator[int]:
-    """Gives every layer a row of seeds of its own, so that values do not depend on how many layers came before it."""
+    """Give every layer a row of seeds of its own, so that values do not depend on how many layers came before it."""
     generator = np.random.default_rng([seed, number])
     while True:
         yield int(generator.integers(1, 2**31))
@@ -138,7 +138,7 @@ def _check_statistics(chosen: list[Block], dataset: tf.data.Dataset | None) -> N
 
 
 def _native(layer: keras.layers.Layer, draw: Iterator[int]) -> list[_Change]:
-    """Makes the layer again from its config, and returns what the new one starts with."""
+    """Make the layer again from its config, and return what the new one starts with."""
     try:
         with _python_seed(next(draw)):  # Keras draws the seeds of initializers without one from Python's generator
             fresh = type(layer).from_config(layer.get_config())
@@ -186,7 +186,7 @@ def _opened(layer: Any, draw: Iterator[int], given: Mapping[str, Initializer], p
 
 
 def _start_of(name: str, shape: tuple[int, ...], seed: int) -> Initializer | None:
-    """Returns how a variable of a SavedModel starts, by its name and shape; None where that is not clear."""
+    """Return how a variable of a SavedModel starts, by its name and shape; None where that is not clear."""
     leaf = re.split(r"[/.]", name)[-1]
     if re.fullmatch(r"(beta|bias(es)?|b)(_\d+)?", leaf, re.I):
         return keras.initializers.Zeros()

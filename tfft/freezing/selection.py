@@ -30,7 +30,7 @@ _LOG = logging.getLogger("tfft")
 
 
 def select(model: keras.Model | Backbone, blocks: Blocks) -> list[Block]:
-    """Returns the blocks of a backbone that a selection means, in the order of computation.
+    """Return the blocks of a backbone that a selection means, in the order of computation.
 
     Use it to look at a selection before :func:`unfreeze` acts on it; both read it the same way.
 
@@ -52,7 +52,7 @@ def select(model: keras.Model | Backbone, blocks: Blocks) -> list[Block]:
         The chosen blocks; empty only where ``blocks`` says none.
 
     Raises:
-        BlockError: when the selection means no block; the message lists the blocks there are.
+        BlockError: If the selection means no block; the message lists the blocks there are.
 
     Example:
         >>> [block.name for block in tfft.freezing.select(model, 2)]
@@ -84,7 +84,7 @@ def select(model: keras.Model | Backbone, blocks: Blocks) -> list[Block]:
 def unfreeze(
     model: keras.Model, blocks: Blocks, *, only: Kind | None = None, batch_norm: BatchNorm | None = None
 ) -> keras.Model:
-    """Makes the chosen blocks of the backbone trainable, freezes the others and keeps the head trainable.
+    """Make the chosen blocks of the backbone trainable, freeze the others and keep the head trainable.
 
     Use it between two calls of ``fit``, on any Keras model. Everything outside of the backbone is
     made trainable; a model without a backbone inside is all backbone, its last layer the last block.
@@ -111,7 +111,7 @@ def unfreeze(
         The same model.
 
     Raises:
-        BlockError: when the selection means no block, nothing in it can train, or a block of a SavedModel
+        BlockError: If the selection means no block, nothing in it can train, or a block of a SavedModel
             was opened for the other BatchNorm mode.
 
     Example:
@@ -141,7 +141,7 @@ def unfreeze(
 def set_flags(
     model: keras.Model | Backbone, wanted: Sequence[Block], kind: str = "all", batch_norm: str | None = None
 ) -> list[str]:
-    """Sets every flag as :func:`unfreeze` does, without compiling again.
+    """Set every flag as :func:`unfreeze` does, without compiling again.
 
     Args:
         model: changed in place.
@@ -187,7 +187,7 @@ def has_updates(block: Block) -> bool:
 
 
 def freeze(model: keras.Model) -> keras.Model:
-    """Freezes every block of the backbone: what is left to train is the head.
+    """Freeze every block of the backbone: what is left to train is the head.
 
     Args:
         model: any Keras model; changed in place, compiled again as :func:`unfreeze` does.
@@ -342,7 +342,7 @@ def _check_effect(wanted: Sequence[Block], kind: str) -> None:
 
 
 def set_trainable(layer: keras.layers.Layer, value: bool) -> None:
-    """Sets the flag of a layer, of all layers inside it and of all their variables.
+    """Set the flag of a layer, of all layers inside it and of all their variables.
 
     Assigning a value that the flag already has does nothing at all in Keras on TensorFlow, so
     ``backbone.trainable = True`` leaves layers frozen that were frozen one by one: go there and back.
@@ -352,7 +352,7 @@ def set_trainable(layer: keras.layers.Layer, value: bool) -> None:
 
 
 def compile_again(model: keras.Model) -> None:
-    """Compiles a compiled model again with the same settings and a fresh optimizer.
+    """Compile a compiled model again with the same settings and a fresh optimizer.
 
     Where that cannot be done the model is left uncompiled, so that ``fit`` asks for ``compile``.
     """
@@ -369,7 +369,7 @@ def compile_again(model: keras.Model) -> None:
 
 
 def _configured(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
-    """Yields the layers whose ``trainable`` flag Keras writes into a ``.keras`` file.
+    """Yield the layers whose ``trainable`` flag Keras writes into a ``.keras`` file.
 
     That is the layer itself and, if it is a graph of layers, those of the graph; the parts of any
     other composite layer are rebuilt by its constructor, with the flag of the whole.
@@ -388,7 +388,7 @@ def _set_opened(layer: keras.layers.Layer, kind: str | None) -> None:
 
 
 def _free_native(layer: keras.layers.Layer, kind: str, batch_norm: bool, lost: list[str]) -> None:
-    """Frees one Keras layer; appends its name to ``lost`` where a .keras file cannot hold the result."""
+    """Free one Keras layer; appends its name to ``lost`` where a .keras file cannot hold the result."""
     set_trainable(layer, True)
     saved = {id(sub) for sub in _configured(layer)}
     if kind == "all":

@@ -80,7 +80,7 @@ class Description:
     flops: int | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain values, fit for JSON."""
+        """Return plain values, fit for JSON."""
         values = dataclasses.asdict(self)
         values["rows"] = [{**row, "output": row["output"] and list(row["output"])} for row in values["rows"]]
         return values
@@ -122,7 +122,7 @@ def describe(model: keras.Model) -> Description:
         network is small beside them); a block of a SavedModel says its own or stays unknown.
 
     Raises:
-        BlockError: when the model is not built yet.
+        BlockError: If the model is not built yet.
 
     Example:
         >>> print(tfft.describe(model))
@@ -200,7 +200,7 @@ Shapes = dict[int, tuple[int | None, ...]]
 
 
 def _shapes(model: keras.Model) -> Shapes:
-    """Returns what each layer gives, at the size at which the model around it calls the backbone.
+    """Return what each layer gives, at the size at which the model around it calls the backbone.
 
     A backbone that takes any size leaves its own sizes open; the model around it does not.
     """

@@ -59,12 +59,12 @@ class AuditReport:
         return line + (f", {self.free_moved} of {self.free} statistics moved" if self.free else "")
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain values, fit for JSON."""
+        """Return plain values, fit for JSON."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> AuditReport:
-        """Makes a report from :meth:`to_dict`'s result."""
+        """Make a report from :meth:`to_dict`'s result."""
         plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return cls(**plain)
 
@@ -89,7 +89,7 @@ class Audit:
         self.unchanged: list[keras.Variable] = []
 
     def compare(self) -> AuditReport:
-        """Compares and returns what it finds, without raising."""
+        """Compare and return what it finds, without raising."""
         found: dict[str, list[str]] = {"frozen": [], "trainable": [], "free": []}
         self.unchanged = []
         for (variable, kind), digest in zip(self._kinds, self._digests, strict=True):
@@ -151,7 +151,7 @@ class Audit:
 
 
 def audit(model: keras.Model, *, allow_unchanged: str | None = None) -> Audit:
-    """Takes a snapshot of a model, to check after training that exactly the trainable variables changed.
+    """Take a snapshot of a model, to check after training that exactly the trainable variables changed.
 
     Use it around ``fit``. What is frozen is decided now, by the flags as they stand. Statistics of
     trainable layers (BatchNormalization) may move or not; optimizer and random state are not looked at.

@@ -21,12 +21,12 @@ Values = Mapping[str, Any] | Sequence[Any]
 
 
 def movable(model: keras.Model) -> list[keras.Variable]:
-    """Returns what training may change: the trainable variables, then the statistics of trainable layers."""
+    """Return what training may change: the trainable variables, then the statistics of trainable layers."""
     return [*model.trainable_variables, *statistics(model)]
 
 
 def statistics(model: keras.Model) -> list[keras.Variable]:
-    """Returns the floating variables that layers which train may move by themselves (BatchNormalization)."""
+    """Return the floating variables that layers which train may move by themselves (BatchNormalization)."""
     found = {
         id(v): v
         for layer in flatten_layers(model)
@@ -43,19 +43,19 @@ def is_floating(variable: keras.Variable) -> bool:
 
 
 def take(variables: Sequence[keras.Variable]) -> list[np.ndarray]:
-    """Returns copies of the values."""
+    """Return copies of the values."""
     return [np.array(keras.ops.convert_to_numpy(v)) for v in variables]
 
 
 def put(variables: Sequence[keras.Variable], values: Sequence[Any]) -> None:
-    """Gives variables their values."""
+    """Give variables their values."""
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
 
 
 @contextlib.contextmanager
 def restored(model: keras.Model) -> Iterator[None]:
-    """Gives all variables of a model and of its metrics the values back that they had before the context."""
+    """Give all variables of a model and of its metrics the values back that they had before the context."""
     variables = list({id(v): v for v in [*model.variables, *model.metrics_variables]}.values())
     kept = take(variables)
     try:
@@ -65,7 +65,7 @@ def restored(model: keras.Model) -> Iterator[None]:
 
 
 def matched(model: keras.Model, given: Values, what: str) -> dict[int, np.ndarray]:
-    """Holds given values against the variables of a model.
+    """Hold given values against the variables of a model.
 
     Args:
         model: built.

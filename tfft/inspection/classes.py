@@ -17,7 +17,7 @@ _UNEVEN, _VERY_UNEVEN = 5, 50  # times as many examples in the largest class as 
 
 
 def class_findings(counts: Mapping[str, Mapping[str, int]]) -> Iterator[Finding]:
-    """Yields findings about the classes of a data set.
+    """Yield findings about the classes of a data set.
 
     Args:
         counts: number of usable examples of each class, by part; the part that is learned from comes first.
@@ -43,7 +43,7 @@ def class_findings(counts: Mapping[str, Mapping[str, int]]) -> Iterator[Finding]
 
 
 def uneven(counts: Mapping[str, int]) -> Iterator[Finding]:
-    """Yields what is to be said where classes are of very different sizes."""
+    """Yield what is to be said where classes are of very different sizes."""
     full = {name: count for name, count in counts.items() if count}
     if len(full) < 2 or max(full.values()) < _UNEVEN * min(full.values()):
         return
@@ -59,7 +59,7 @@ def uneven(counts: Mapping[str, int]) -> Iterator[Finding]:
 
 
 def twins(names: Sequence[str]) -> Iterator[Finding]:
-    """Yields class names that differ only by case, blanks or the way their letters are stored."""
+    """Yield class names that differ only by case, blanks or the way their letters are stored."""
     alike: dict[str, list[str]] = defaultdict(list)
     for name in names:
         plain = unicodedata.normalize("NFKC", name).casefold()
@@ -89,7 +89,7 @@ def _all(counts: Mapping[str, int]) -> tuple[Item, ...]:
 
 
 def label_text(names: Sequence[str], label: Any) -> str:
-    """Returns the class of an example in words, all of them where it has several, or its number."""
+    """Return the class of an example in words, all of them where it has several, or its number."""
     if np.ndim(label):
         return ", ".join(name for name, on in zip(names, label, strict=True) if on)
     return names[label] if np.asarray(label).dtype.kind != "f" else f"{label:g}"

@@ -34,7 +34,7 @@ def check(
     store: str | os.PathLike[str] | None = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> DataReport:
-    """Looks for everything in a data set that spoils a model and is easily overlooked.
+    """Look for everything in a data set that spoils a model and is easily overlooked.
 
     Use it before the first training on new data. Nothing is changed or removed. :func:`tfft.finetune` does the same,
     without labels, before every training.
@@ -57,7 +57,7 @@ def check(
         A :class:`DataReport`: print it, or write it with ``write_json`` and ``write_html``.
 
     Raises:
-        DataError: when there is no such data.
+        DataError: If there is no such data.
 
     Example:
         >>> report = tfft.check("photos/", backbone="efficientnet-lite0")
@@ -83,7 +83,7 @@ def check(
 
 
 def check_splits(splits: Splits[Any], name: str = "") -> DataReport:
-    """Looks at a data set that was read by :func:`tfft.data.load`; no file is read again.
+    """Look at a data set that was read by :func:`tfft.data.load`; no file is read again.
 
     Args:
         splits: the examples, with the statistics of their files.
@@ -97,7 +97,7 @@ def check_splits(splits: Splits[Any], name: str = "") -> DataReport:
 def _loaded(
     data: Any, name: str, settings: dict[str, Any], backbone: str | os.PathLike[str] | Backbone | None
 ) -> DataReport:
-    """Looks at what loading gives; what stops it is a finding, in place of an error."""
+    """Look at what loading gives; what stops it is a finding, in place of an error."""
     try:
         splits = load(data, **settings)
     except DataError as error:

@@ -17,7 +17,7 @@ _CHANCE = 1e-3
 def drift_findings(
     measures: Mapping[str, Mapping[str, np.ndarray]], counts: Mapping[str, Mapping[str, int]]
 ) -> Iterator[Finding]:
-    """Yields findings about parts of the data that differ from the first.
+    """Yield findings about parts of the data that differ from the first.
 
     Measures are compared by the test of Kolmogorov and Smirnov, the shares of the classes by half the sum of their
     differences.
@@ -47,14 +47,14 @@ def drift_findings(
 
 
 def ks_distance(one: np.ndarray, other: np.ndarray) -> float:
-    """Returns the largest difference of the cumulative shares of two samples."""
+    """Return the largest difference of the cumulative shares of two samples."""
     every = np.concatenate([one, other])
     shares = [np.searchsorted(np.sort(values), every, side="right") / len(values) for values in (one, other)]
     return float(np.abs(shares[0] - shares[1]).max())
 
 
 def ks_chance(distance: float, one: int, other: int) -> float:
-    """Returns how often two samples of one distribution are that far apart (Smirnov, 1948, for large samples)."""
+    """Return how often two samples of one distribution are that far apart (Smirnov, 1948, for large samples)."""
     scaled = distance * math.sqrt(one * other / (one + other))
     if scaled < 0.2:
         return 1.0

@@ -18,7 +18,7 @@ _WORDS = {
 def copy_findings(
     copies: Sequence[Duplicate], names: Sequence[str], labels: Sequence[str], parts: Sequence[str]
 ) -> Iterator[Finding]:
-    """Yields findings about copies.
+    """Yield findings about copies.
 
     Args:
         copies: pairs of positions.

@@ -91,7 +91,7 @@ class DataReport:
         return all(finding.level == "note" for finding in self.findings)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain values, fit for JSON; all items are in it."""
+        """Return plain values, fit for JSON; all items are in it."""
         return {
             "data": self.data,
             "examples": self.examples,
@@ -103,11 +103,11 @@ class DataReport:
         }
 
     def write_json(self, path: str | os.PathLike[str]) -> None:
-        """Writes :meth:`to_dict` into a file, under another name first."""
+        """Write :meth:`to_dict` into a file, under another name first."""
         _write(Path(path), json.dumps(self.to_dict(), ensure_ascii=False, indent=1))
 
     def write_html(self, path: str | os.PathLike[str]) -> None:
-        """Writes a page with the findings and small pictures of their files; it needs nothing beside it."""
+        """Write a page with the findings and small pictures of their files; it needs nothing beside it."""
         from tfft.inspection.html_report import page
 
         _write(Path(path), page(self))
@@ -127,7 +127,7 @@ class DataReport:
 
 
 def in_order(findings: Iterator[Finding]) -> tuple[Finding, ...]:
-    """Sorts findings, the worst first, and leaves out those without a place where they need one."""
+    """Sort findings, the worst first, and leaves out those without a place where they need one."""
     return tuple(sorted(findings, key=lambda finding: LEVELS.index(finding.level)))
 
 

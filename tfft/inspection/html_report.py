@@ -24,7 +24,7 @@ table { border-collapse: collapse } td, th { padding: .1rem .8rem .1rem 0; text-
 
 
 def page(report: DataReport) -> str:
-    """Returns a page that needs nothing beside it; names of files are escaped, pictures are decoded and made anew."""
+    """Return a page that needs nothing beside it; names of files are escaped, pictures are decoded and made anew."""
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>",
         f"<title>{_escaped(report.data)}</title><style>{_STYLE}</style><h1>{_escaped(report.data)}</h1>",

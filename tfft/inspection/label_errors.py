@@ -23,7 +23,7 @@ NOT_CHECKED = "Labels were not checked: give a backbone for that."
 
 
 def doubted(splits: Any, backbone: str | os.PathLike[str] | Backbone, seed: int, notes: list[str]) -> Iterator[Finding]:
-    """Yields findings about the labels of both parts of a data set.
+    """Yield findings about the labels of both parts of a data set.
 
     Args:
         splits: from :func:`tfft.data.load`.
@@ -32,8 +32,8 @@ def doubted(splits: Any, backbone: str | os.PathLike[str] | Backbone, seed: int,
         notes: one sentence is added where labels were not looked at.
 
     Raises:
-        DataError: when the backbone takes something else.
-        TfftError: when it cannot be opened.
+        DataError: If the backbone takes something else.
+        TfftError: If it cannot be opened.
     """
     if not registry.task(splits.task).checks_label_errors:
         notes.append("Labels were not checked: a probe tells classes, and these are several labels or numbers.")
@@ -50,10 +50,10 @@ def doubted(splits: Any, backbone: str | os.PathLike[str] | Backbone, seed: int,
 
 
 def opened_for(kind: registry.Modality, backbone: str | os.PathLike[str] | Backbone) -> Backbone:
-    """Opens a backbone that takes some kind of data.
+    """Open a backbone that takes some kind of data.
 
     Raises:
-        DataError: when it takes something else.
+        DataError: If it takes something else.
     """
     opened = backbone if isinstance(backbone, Backbone) else load_backbone(backbone)
     if kind.why_not(opened) is not None:
@@ -72,7 +72,7 @@ def label_findings(
     seed: int,
     notes: list[str],
 ) -> Iterator[Finding]:
-    """Yields a finding about labels that a probe doubts, if there are any.
+    """Yield a finding about labels that a probe doubts, if there are any.
 
     Args:
         features: of the examples, [N, D].

@@ -37,7 +37,7 @@ class LabelCandidate:
 def label_candidates(
     features: np.ndarray, labels: np.ndarray, class_names: Sequence[str], *, seed: int = 0
 ) -> list[LabelCandidate]:
-    """Lists examples whose label may be wrong, the most doubtful first.
+    """List examples whose label may be wrong, the most doubtful first.
 
     This is confident learning (Northcutt, Jiang and Chuang, "Confident Learning: Estimating Uncertainty in Dataset
     Labels", 2021): an example is doubted where another class is as probable for it as that class usually is for its own
@@ -81,7 +81,7 @@ def label_candidates(
 
 
 def out_of_fold(features: np.ndarray, labels: np.ndarray, class_names: Sequence[str], seed: int) -> np.ndarray:
-    """Returns probabilities [N, K] of a linear head for examples that it was not solved on."""
+    """Return probabilities [N, K] of a linear head for examples that it was not solved on."""
     head = heads.classification(list(class_names))
     strength = fit_linear_probe(features, labels, head, seed=seed).l2
     part = folds([str(i) for i in range(len(labels))], _FOLDS, seed, labels=labels)

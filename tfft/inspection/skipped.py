@@ -10,7 +10,7 @@ from tfft.inspection.findings import Finding, Item
 
 
 def unusable(skipped: Sequence[Skipped], items: str, suffixes: tuple[str, ...]) -> Iterator[Finding]:
-    """Yields a finding about files that cannot be used, and one about files of another kind.
+    """Yield a finding about files that cannot be used, and one about files of another kind.
 
     Args:
         skipped: files and folders that are not used, with the reasons.

@@ -13,7 +13,7 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Gives a place to write a file to, which takes its own name once everything is written.
+    """Give a place to write a file to, which takes its own name once everything is written.
 
     Args:
         path: of the file; one that is there stays until the new one is whole.
@@ -35,7 +35,7 @@ def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write_whole(path: str | os.PathLike[str], content: str | bytes) -> Path:
-    """Writes a file that is never half there; text as UTF-8, line ends as they are.
+    """Write a file that is never half there; text as UTF-8, line ends as they are.
 
     Args:
         path: of the file.

@@ -21,7 +21,7 @@ SPARE = 64 * 2**20  # bytes that are left free on a disk
 
 
 def cache_dir() -> Path:
-    """Returns the folder of tfft's cache: ``$TFFT_CACHE_DIR``, or ``~/.cache/tfft``.
+    """Return the folder of tfft's cache: ``$TFFT_CACHE_DIR``, or ``~/.cache/tfft``.
 
     It is not created here; deleting it is always safe.
     """
@@ -30,14 +30,14 @@ def cache_dir() -> Path:
 
 
 def free_space(folder: Path) -> int:
-    """Returns the bytes that are free on the disk of a folder, which need not exist yet."""
+    """Return the bytes that are free on the disk of a folder, which need not exist yet."""
     return shutil.disk_usage(next(path for path in (folder, *folder.absolute().parents) if path.is_dir())).free
 
 
 def cached_folder(
     name: str, write: Callable[[Path], None], *, by_size: bool = False, error: type[TfftError] = SavedModelError
 ) -> Path:
-    """Returns a folder of the cache, made by ``write`` unless it is there and whole.
+    """Return a folder of the cache, made by ``write`` unless it is there and whole.
 
     Any number of processes may ask for the same entry at once: each that finds it missing makes its
     own copy aside, the first to finish puts it in place, the others drop theirs.
@@ -118,7 +118,7 @@ def _put_in_place(aside: Path, target: Path, by_size: bool, error: type[TfftErro
 
 
 def move_away(target: Path, suffix: str = ".damaged") -> None:
-    """Removes a folder, which is renamed first, so that nobody sees a part of it.
+    """Remove a folder, which is renamed first, so that nobody sees a part of it.
 
     Args:
         target: the folder; that it is gone already is no error.

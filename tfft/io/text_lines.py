@@ -10,7 +10,7 @@ from tfft.errors import DataError
 
 
 def read_lines(files: Sequence[str]) -> list[str]:
-    """Reads the texts in files, one in each line.
+    """Read the texts in files, one in each line.
 
     Args:
         files: paths of ``.txt`` files in UTF-8; ``-`` is the standard input.

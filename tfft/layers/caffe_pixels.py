@@ -24,14 +24,14 @@ class CaffePixels(keras.layers.Layer):
         self.means = tuple(float(mean) for mean in means)
 
     def call(self, inputs: Any) -> Any:
-        """Maps ``[batch, height, width, 3]`` to the same shape."""
+        """Map ``[batch, height, width, 3]`` to the same shape."""
         blue_first = keras.ops.flip(inputs, axis=-1)
         return blue_first - keras.ops.convert_to_tensor(self.means, dtype=blue_first.dtype)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """Returns the shape of the input."""
+        """Return the shape of the input."""
         return input_shape
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments that make this layer again."""
+        """Return the arguments that make this layer again."""
         return {**super().get_config(), "means": list(self.means)}

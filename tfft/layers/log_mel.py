@@ -55,7 +55,7 @@ class LogMel(keras.layers.Layer):
         self.supports_jit = False  # the Fourier transform is not there on every device
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        """Returns pictures, scaled as the backbone expects them."""
+        """Return pictures, scaled as the backbone expects them."""
         spectrum = log_mel(tf.cast(inputs, tf.float32), self.audio)
         pixels = tf.reverse(tf.transpose(spectrum, [0, 2, 1]), axis=[1])[..., None] * 255.0
         # Not rounded to grey levels, as photos are: a difference in the last bit would be one of a whole level.
@@ -64,18 +64,18 @@ class LogMel(keras.layers.Layer):
         return tf.cast(scale_pixels(pixels, self.image), self.compute_dtype)
 
     def compute_output_spec(self, inputs: Any) -> keras.KerasTensor:
-        """Returns shape and type."""
+        """Return shape and type."""
         _check_waves(inputs)
         shape = (inputs.shape[0], *self.image.image_size, self.image.channels)
         return keras.KerasTensor(shape, self.compute_dtype)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor as plain values."""
+        """Return the arguments of the constructor as plain values."""
         return {**super().get_config(), "audio": self.audio.to_dict(), "image": self.image.to_dict()}
 
 
 def log_mel(waves: tf.Tensor, spec: AudioSpec) -> tf.Tensor:
-    """Returns the loudness in each band at each time, 0 to 1, float32 [B, frames, bands].
+    """Return the loudness in each band at each time, 0 to 1, float32 [B, frames, bands].
 
     Args:
         waves: float32 [B, samples].
@@ -114,28 +114,28 @@ class Clip(keras.layers.Layer):
         check_audio(self.audio)
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        """Cuts off or adds silence."""
+        """Cut off or adds silence."""
         return fit(tf.cast(inputs, self.compute_dtype), self.audio)
 
     def compute_output_spec(self, inputs: Any) -> keras.KerasTensor:
-        """Returns shape and type."""
+        """Return shape and type."""
         _check_waves(inputs)
         return keras.KerasTensor((inputs.shape[0], self.audio.samples), self.compute_dtype)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor as plain values."""
+        """Return the arguments of the constructor as plain values."""
         return {**super().get_config(), "audio": self.audio.to_dict()}
 
 
 def fit(waves: tf.Tensor, spec: AudioSpec) -> tf.Tensor:
-    """Cuts waves [B, any] off at the end, or lets silence follow them: [B, spec.samples]."""
+    """Cut waves [B, any] off at the end, or lets silence follow them: [B, spec.samples]."""
     fitted = waves[:, : spec.samples]
     fitted = tf.pad(fitted, [[0, 0], [0, spec.samples - tf.shape(fitted)[1]]])
     return tf.ensure_shape(fitted, [None, spec.samples])
 
 
 def audio_of(model: keras.Model) -> AudioSpec | None:
-    """Returns how a model listens, or None where it takes no sound waves."""
+    """Return how a model listens, or None where it takes no sound waves."""
     return next((layer.audio for layer in model.layers if isinstance(layer, (LogMel, Clip))), None)
 
 
@@ -148,7 +148,7 @@ def _check_waves(inputs: Any) -> None:
 
 
 def check_audio(spec: AudioSpec) -> None:
-    """Raises PlanError with everything in a spec that no recording can have, or returns."""
+    """Raise PlanError with everything in a spec that no recording can have, or returns."""
     problems = []
     if spec.sample_rate < 1000:
         problems.append(f"sample_rate is in samples a second, at least 1000, got {spec.sample_rate!r}")

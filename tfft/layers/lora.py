@@ -45,20 +45,20 @@ class LowRank:
     split: int
 
     def to_config(self) -> dict[str, Any]:
-        """Returns JSON values."""
+        """Return JSON values."""
         return {**dataclasses.asdict(self), "seed": list(self.seed)}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any] | LowRank) -> LowRank:
-        """Makes the settings from :meth:`to_config`'s result."""
+        """Make the settings from :meth:`to_config`'s result."""
         return config if isinstance(config, LowRank) else cls(**{**config, "seed": tuple(config["seed"])})
 
     def shapes(self, kernel: Sequence[int]) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Returns the shapes of both matrices for a kernel of this shape."""
+        """Return the shapes of both matrices for a kernel of this shape."""
         return (math.prod(kernel[: self.split]), self.rank), (self.rank, math.prod(kernel[self.split :]))
 
     def start(self, kernel: Sequence[int]) -> np.ndarray:
-        """Returns the first matrix as it starts: uniform within ``1 / sqrt(rows)``, as the paper's code has it."""
+        """Return the first matrix as it starts: uniform within ``1 / sqrt(rows)``, as the paper's code has it."""
         rows, rank = self.shapes(kernel)[0]
         random = np.random.default_rng(self.seed)
         return random.uniform(-1, 1, (rows, rank)).astype(np.float32) / np.float32(math.sqrt(rows))
@@ -84,7 +84,7 @@ class Pair:
 
     @classmethod
     def on(cls, layer: keras.layers.Layer, kernel: keras.Variable, settings: LowRank, prefix: str = "") -> Pair:
-        """Adds both variables to a layer that may be built already."""
+        """Add both variables to a layer that may be built already."""
         names = (f"{prefix}lora_a", f"{prefix}lora_b")
         with unlocked(layer):
             first, second = (
@@ -97,24 +97,24 @@ class Pair:
         return pair
 
     def restart(self) -> None:
-        """Puts both matrices back to where they start."""
+        """Put both matrices back to where they start."""
         self.first.assign(self.settings.start(self.kernel.shape))
         self.second.assign(np.zeros(self.second.shape, np.float32))
 
     def update(self, first: Any, second: Any) -> Any:
-        """Returns what is added to the kernel, for the values of both matrices."""
+        """Return what is added to the kernel, for the values of both matrices."""
         product = keras.ops.matmul(first, second) * (self.settings.alpha / self.settings.rank)
         return keras.ops.reshape(product, self.kernel.shape)
 
     def updated(self) -> Any:
-        """Returns the kernel with its update, in float32 or the kernel's own type."""
+        """Return the kernel with its update, in float32 or the kernel's own type."""
         with no_autocast():  # otherwise the kernel is rounded before it is updated
             kernel = keras.ops.convert_to_tensor(self.kernel)
             update = self.update(keras.ops.convert_to_tensor(self.first), keras.ops.convert_to_tensor(self.second))
             return kernel + keras.ops.cast(update, kernel.dtype)
 
     def merge_from(self, layer: keras.layers.Layer) -> None:
-        """Adds the update to the kernel and takes both variables from the layer."""
+        """Add the update to the kernel and takes both variables from the layer."""
         self.kernel.assign(self.updated())
         self.second.assign(np.zeros(self.second.shape, np.float32))  # functions traced before add nothing twice
         for variable in (self.first, self.second):
@@ -122,12 +122,12 @@ class Pair:
 
 
 def pairs_of(layer: keras.layers.Layer) -> tuple[Pair, ...]:
-    """Returns the low-rank updates of a layer itself; empty for a layer that has none."""
+    """Return the low-rank updates of a layer itself; empty for a layer that has none."""
     return tuple(getattr(layer, "low_rank_pairs", ()))
 
 
 def einsum_split(equation: str, position: int) -> int | None:
-    """Returns how many leading axes of an operand are summed over, or are not; None where they are mixed.
+    """Return how many leading axes of an operand are summed over, or are not; None where they are mixed.
 
     Args:
         equation: as ``"abc,cde->abde"``.
@@ -160,12 +160,12 @@ class _Updated(_InFront):
         self._settings = LowRank.from_config(low_rank)
 
     def build(self, input_shape: Any) -> None:
-        """Makes the layer's variables, then those of the update."""
+        """Make the layer's variables, then those of the update."""
         super().build(input_shape)
         self.attach(self._settings)
 
     def attach(self, settings: LowRank) -> None:
-        """Adds the update to a layer that is built."""
+        """Add the update to a layer that is built."""
         self._settings = settings
         self._pair = Pair.on(self, super().kernel, settings)
         self._hold_base()
@@ -202,11 +202,11 @@ class _Updated(_InFront):
             variable.trainable = False
 
     def save_own_variables(self, store: Any) -> None:
-        """Writes the layer's variables, then those of the update."""
+        """Write the layer's variables, then those of the update."""
         keras.layers.Layer.save_own_variables(self, store)  # that of the Keras class writes the sum
 
     def load_own_variables(self, store: Any) -> None:
-        """Reads what this class wrote, or what the plain layer wrote; the update then starts anew."""
+        """Read what this class wrote, or what the plain layer wrote; the update then starts anew."""
         base = self._base()
         if self._pair is None or len(store.keys()) != len(base):
             keras.layers.Layer.load_own_variables(self, store)
@@ -228,7 +228,7 @@ class _Inside(_InFront):
     """
 
     def save_own_variables(self, store: Any) -> None:
-        """Writes the variables of the plain layer, with the update in the kernel."""
+        """Write the variables of the plain layer, with the update in the kernel."""
         super(_Updated, self).save_own_variables(store)  # type: ignore[misc]  # it stands in front of _Updated
 
     def get_config(self) -> dict[str, Any]:
@@ -237,7 +237,7 @@ class _Inside(_InFront):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> keras.layers.Layer:
-        """Makes a plain layer."""
+        """Make a plain layer."""
         plain: Any = cls.__mro__[4]
         return plain.from_config(config)
 
@@ -278,7 +278,7 @@ _PLAIN = {cls: plain for classes in (_OWN, _INSIDE) for plain, cls in classes.it
 
 
 def split_of(layer: keras.layers.Layer) -> int | str:
-    """Returns how a Keras layer's kernel is seen as a matrix, or why the layer takes no low-rank update.
+    """Return how a Keras layer's kernel is seen as a matrix, or why the layer takes no low-rank update.
 
     Only the classes of Keras itself are taken: a subclass may do anything with its kernel.
     """
@@ -296,7 +296,7 @@ def split_of(layer: keras.layers.Layer) -> int | str:
 
 
 def update_layer(layer: keras.layers.Layer, settings: LowRank, *, inside: bool) -> None:
-    """Gives a Keras layer that is part of a model an update; the layer object and its variables stay the same.
+    """Give a Keras layer that is part of a model an update; the layer object and its variables stay the same.
 
     Args:
         layer: built, one that :func:`split_of` gives a number for.
@@ -309,7 +309,7 @@ def update_layer(layer: keras.layers.Layer, settings: LowRank, *, inside: bool) 
 
 
 def merge_layer(layer: keras.layers.Layer) -> None:
-    """Adds the update to the kernel and makes the layer what it was."""
+    """Add the update to the kernel and make the layer what it was."""
     (pair,) = pairs_of(layer)
     pair.merge_from(layer)
     for name in ("_pair", "_settings"):
@@ -318,5 +318,5 @@ def merge_layer(layer: keras.layers.Layer) -> None:
 
 
 def updated_layers(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
-    """Yields a layer and the layers inside it that have low-rank updates."""
+    """Yield a layer and the layers inside it that have low-rank updates."""
     return (sub for sub in flatten_layers(layer) if pairs_of(sub))

@@ -9,7 +9,7 @@ from tfft.errors import DataError, raise_problems
 
 
 def check_pixels(images: tf.Tensor | np.ndarray, name: str) -> None:
-    """Refuses floating images that are scaled already, where raw pixels are expected.
+    """Refuse floating images that are scaled already, where raw pixels are expected.
 
     Models of tfft take uint8, and Keras casts to it: without this check, pixels from 0 to 1 would
     all be black and nothing would say so.
@@ -19,7 +19,7 @@ def check_pixels(images: tf.Tensor | np.ndarray, name: str) -> None:
         name: what they are, for the message, for example "the training dataset".
 
     Raises:
-        DataError: when floating pixels are not in 0 to 255, or all in 0 to 1 (but not all 0).
+        DataError: If floating pixels are not in 0 to 255, or all in 0 to 1 (but not all 0).
     """
     if tf.as_dtype(images.dtype).is_floating:
         pixels = tf.cast(images, tf.float32).numpy()
@@ -27,7 +27,7 @@ def check_pixels(images: tf.Tensor | np.ndarray, name: str) -> None:
 
 
 def pixel_problems(images: np.ndarray) -> list[str]:
-    """Returns what is wrong with pixels, sentences without a full stop."""
+    """Return what is wrong with pixels, sentences without a full stop."""
     if images.dtype == np.uint8 or images.size == 0:
         return []
     if images.dtype.kind not in "iuf":

@@ -34,7 +34,7 @@ _SHAPE_HINTS = (
 
 @tf.autograph.experimental.do_not_convert
 def resize_pixels(images: tf.Tensor, spec: InputSpec) -> tf.Tensor:
-    """Brings pixels to the size and the number of channels of a spec: the only resize in tfft.
+    """Bring pixels to the size and the number of channels of a spec: the only resize in tfft.
 
     Shrinking averages over the pixels that are left out (antialias). Colour becomes grey by
     brightness, grey becomes colour by repetition. Images of the right size pass unchanged, apart
@@ -48,9 +48,9 @@ def resize_pixels(images: tf.Tensor, spec: InputSpec) -> tf.Tensor:
         float32 [..., spec.height, spec.width, spec.channels] with whole values in 0 to 255.
 
     Raises:
-        DataError: when the shape cannot be images.
+        DataError: If the shape cannot be images.
         tf.errors.InvalidArgumentError: the same, where the shape is known only when the pixels come.
-        PlanError: when the spec names an unknown interpolation or resize mode.
+        PlanError: If the spec names an unknown interpolation or resize mode.
     """
     check_spec(spec)
     images = _checked(tf.convert_to_tensor(images))
@@ -73,7 +73,7 @@ def resize_pixels(images: tf.Tensor, spec: InputSpec) -> tf.Tensor:
 
 @tf.autograph.experimental.do_not_convert
 def scale_pixels(images: tf.Tensor, spec: InputSpec) -> tf.Tensor:
-    """Maps pixels from 0 to 255 to the range that a backbone was trained on.
+    """Map pixels from 0 to 255 to the range that a backbone was trained on.
 
     Args:
         images: uint8 or float in 0 to 255, [..., C].
@@ -120,30 +120,30 @@ class Preprocess(keras.layers.Layer):
         check_spec(self.spec)
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        """Resizes and scales."""
+        """Resize and scales."""
         return tf.cast(scale_pixels(resize_pixels(inputs, self.spec), self.spec), self.compute_dtype)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """Returns the input's leading dimensions and the size of the spec."""
+        """Return the input's leading dimensions and the size of the spec."""
         return (*input_shape[:-3], self.spec.height, self.spec.width, self.spec.channels)
 
     def compute_output_spec(self, inputs: keras.KerasTensor) -> keras.KerasTensor:
-        """Returns shape and dtype without tracing the resize."""
+        """Return shape and dtype without tracing the resize."""
         _check_shape(inputs)
         return keras.KerasTensor(self.compute_output_shape(inputs.shape), dtype=self.compute_dtype)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor as plain values."""
+        """Return the arguments of the constructor as plain values."""
         return {**super().get_config(), "spec": self.spec.to_dict()}
 
 
 def preprocess_of(model: keras.Model) -> Preprocess | None:
-    """Returns the layer that prepares the images of a model, or None where the model has none."""
+    """Return the layer that prepares the images of a model, or None where the model has none."""
     return next((layer for layer in model.layers if isinstance(layer, Preprocess)), None)
 
 
 def check_spec(spec: InputSpec) -> None:
-    """Raises PlanError with everything in a spec that no image can have, or returns."""
+    """Raise PlanError with everything in a spec that no image can have, or returns."""
     problems = []
     if min(spec.height, spec.width) < 1:
         problems.append(f"height and width must be at least 1 pixel, received {spec.height} x {spec.width}")
@@ -175,7 +175,7 @@ def _check_shape(images: tf.Tensor | keras.KerasTensor) -> None:
 
 
 def _checked(images: tf.Tensor) -> tf.Tensor:
-    """Checks the shape, when the pixels come where tracing does not know it: Keras relaxes it after two shapes."""
+    """Check the shape, when the pixels come where tracing does not know it: Keras relaxes it after two shapes."""
     if images.shape.rank is None:
         is_batch = tf.debugging.Assert(tf.rank(images) == 4, [_SHAPES, tf.shape(images), _SHAPE_HINTS])
         with tf.control_dependencies(_operations(is_batch)):

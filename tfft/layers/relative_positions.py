@@ -50,20 +50,20 @@ class RelativePositions(keras.layers.Layer):
         )
 
     def build(self, _: Any) -> None:
-        """Makes the weights of the normalisation, which do not depend on the input."""
+        """Make the weights of the normalisation, which do not depend on the input."""
         self.layer_norm.build((None, 2 * self.bucket_size, self.hidden_dim))
 
     def call(self, inputs: Any) -> Any:
-        """Repeats the table for each text."""
+        """Repeat the table for each text."""
         table = self.layer_norm(ops.convert_to_tensor(self.rel_embeddings)[None])
         return ops.repeat(table, ops.shape(inputs)[0], axis=0)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """Returns the shape for inputs of a shape."""
+        """Return the shape for inputs of a shape."""
         return (input_shape[0], 2 * self.bucket_size, self.hidden_dim)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor as plain values."""
+        """Return the arguments of the constructor as plain values."""
         return {
             **super().get_config(),
             "hidden_dim": self.hidden_dim,
@@ -74,7 +74,7 @@ class RelativePositions(keras.layers.Layer):
 
 
 def rebuildable(network: keras.Model) -> None:
-    """Puts :class:`RelativePositions` in place of KerasHub's layer, which keeps its variables and its name.
+    """Put :class:`RelativePositions` in place of KerasHub's layer, which keeps its variables and its name.
 
     Args:
         network: as KerasHub reads it; changed in place. Only networks of DeBERTa have such a layer.

@@ -26,10 +26,10 @@ class StartEndPieces(keras.layers.Layer):
         self.sequence_length = int(sequence_length)
 
     def build(self, texts_shape: Any) -> None:
-        """Has nothing to build: the tokenizer is ready when its vocabulary has been loaded."""
+        """Have nothing to build: the tokenizer is ready when its vocabulary has been loaded."""
 
     def call(self, texts: Any) -> dict[str, Any]:
-        """Returns ``token_ids`` and ``padding_mask``, [B, sequence_length]."""
+        """Return ``token_ids`` and ``padding_mask``, [B, sequence_length]."""
         import tensorflow as tf
 
         if isinstance(texts, tuple):
@@ -45,6 +45,6 @@ class StartEndPieces(keras.layers.Layer):
         return {"token_ids": ids, "padding_mask": tf.ones_like(pieces).to_tensor(0, shape=shape)}
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor as plain values; the vocabulary is stored beside."""
+        """Return the arguments of the constructor as plain values; the vocabulary is stored beside."""
         own = {"tokenizer": keras.saving.serialize_keras_object(self.tokenizer)}
         return {**super().get_config(), **own, "sequence_length": self.sequence_length}

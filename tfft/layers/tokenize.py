@@ -59,10 +59,10 @@ class Tokenize(keras.layers.Layer):
             packer.sequence_length = self.max_length
 
     def build(self, input_shape: Any) -> None:
-        """Has nothing to build: the packer builds itself at its first call, when its vocabulary has been loaded."""
+        """Have nothing to build: the packer builds itself at its first call, when its vocabulary has been loaded."""
 
     def call(self, texts: tf.Tensor | Sequence[tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Returns the backbone's inputs for texts."""
+        """Return the backbone's inputs for texts."""
         texts = tuple(texts) if isinstance(texts, (list, tuple)) else (texts,)
         # In a graph also when called directly: outside of one KerasHub takes another way, which knows no pairs.
         if not tf.executing_eagerly():
@@ -81,13 +81,13 @@ class Tokenize(keras.layers.Layer):
         return {name: value[:, :longest] for name, value in found.items()}
 
     def compute_output_spec(self, texts: Any) -> dict[str, keras.KerasTensor]:
-        """Returns shapes and types without reading a text."""
+        """Return shapes and types without reading a text."""
         batch = keras.tree.flatten(texts)[0].shape[0]
         shape = (batch, self.max_length if self.fixed else None)
         return {name: keras.KerasTensor(shape, "int32", name=name) for name in self.names}
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor as plain values; the vocabulary is stored beside, as an asset."""
+        """Return the arguments of the constructor as plain values; the vocabulary is stored beside, as an asset."""
         own = {"packer": keras.saving.serialize_keras_object(self.packer), "names": self.names}
         own |= {"fixed": True} if self.fixed else {}
         return {**super().get_config(), **own, "mask": self.mask, "max_length": self.max_length}

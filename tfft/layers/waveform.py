@@ -37,16 +37,16 @@ class EachWave(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        """Returns the features of each wave."""
+        """Return the features of each wave."""
         output = self.network.output
         signature = tf.TensorSpec(output.shape, output.dtype)
         return tf.map_fn(lambda wave: self.network(wave, training=training), inputs, fn_output_signature=signature)
 
     def compute_output_spec(self, inputs: keras.KerasTensor, training: bool | None = None) -> keras.KerasTensor:
-        """Returns shape and type."""
+        """Return shape and type."""
         output = self.network.output
         return keras.KerasTensor((inputs.shape[0], *output.shape), output.dtype)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor as plain values."""
+        """Return the arguments of the constructor as plain values."""
         return {**super().get_config(), "network": keras.saving.serialize_keras_object(self.network)}

@@ -67,7 +67,7 @@ class TokenizeWords(Tokenize):
 
     @classmethod
     def of(cls, tokenize: Tokenize, name: str | None = None) -> TokenizeWords:
-        """Makes one from a backbone's tokenizer.
+        """Make one from a backbone's tokenizer.
 
         Args:
             tokenize: as in ``backbone.tokenizer``.
@@ -86,7 +86,7 @@ class TokenizeWords(Tokenize):
         return cls(**config, **_learned(tokenize))
 
     def call(self, texts: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Returns the backbone's inputs and the starts of the words."""
+        """Return the backbone's inputs and the starts of the words."""
         words = tf.strings.split(texts)
         found = super().call(tf.strings.reduce_join(words, axis=-1, separator=" "))
         return {**found, WORD_STARTS: self._starts(words, found[self.ids])}
@@ -107,13 +107,13 @@ class TokenizeWords(Tokenize):
         return tf.cast(words.with_flat_values(starts).to_tensor(NO_WORD), tf.int32)
 
     def compute_output_spec(self, texts: Any) -> dict[str, keras.KerasTensor]:
-        """Returns shapes and types without reading a text."""
+        """Return shapes and types without reading a text."""
         batch = keras.tree.flatten(texts)[0].shape[0]
         starts = keras.KerasTensor((batch, None), "int32", name=WORD_STARTS)
         return {**super().compute_output_spec(texts), WORD_STARTS: starts}
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor as plain values; the vocabulary is stored beside, as an asset."""
+        """Return the arguments of the constructor as plain values; the vocabulary is stored beside, as an asset."""
         return {**super().get_config(), "ids": self.ids, "marks": self.marks, "blank": self.blank}
 
 
@@ -122,19 +122,19 @@ class GatherWords(keras.layers.Layer):
     """Takes the features of the first piece of each word (Devlin et al., "BERT", 2019, section 5.3)."""
 
     def call(self, features: Any, word_starts: Any) -> Any:
-        """Returns [B, W, D] from features [B, L, D] and starts [B, W]; zeros where a start is below 0."""
+        """Return [B, W, D] from features [B, L, D] and starts [B, W]; zeros where a start is below 0."""
         ops = keras.ops
         padded = ops.pad(features, ((0, 0), (0, 1), (0, 0)))
         at = ops.where(word_starts >= 0, word_starts, ops.shape(features)[1])
         return ops.take_along_axis(padded, at[..., None], axis=1)
 
     def compute_output_shape(self, features_shape: Any, word_starts_shape: Any) -> Any:
-        """Returns the shape with words in place of pieces."""
+        """Return the shape with words in place of pieces."""
         return (*word_starts_shape, features_shape[-1])
 
 
 def pieces_of_words(tokenizer: Any, words: tf.RaggedTensor, blank: str) -> tf.RaggedTensor:
-    """Returns the numbers of the pieces of each word, int32 [words, any].
+    """Return the numbers of the pieces of each word, int32 [words, any].
 
     Args:
         tokenizer: gives the pieces of texts [N].
@@ -159,7 +159,7 @@ def _widened(values: tf.Tensor, width: tf.Tensor, with_: int) -> tf.Tensor:
 
 
 def _learned(tokenize: Tokenize) -> dict[str, Any]:
-    """Finds out by a few texts which arguments of :class:`TokenizeWords` give the pieces of whole texts."""
+    """Find out by a few texts which arguments of :class:`TokenizeWords` give the pieces of whole texts."""
     plain, packed, ways = _tried(tokenize)
     fitting = [blank for blank, pieces in ways.items() if pieces == plain]
     if not fitting:

@@ -21,7 +21,7 @@ def __getattr__(name: str) -> Any:
 
 
 def lazy_names(package: str, modules: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Returns ``__getattr__`` and ``__dir__`` for a package that imports its names on first use.
+    """Return ``__getattr__`` and ``__dir__`` for a package that imports its names on first use.
 
     Args:
         package: ``__name__`` of the package.

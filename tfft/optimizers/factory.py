@@ -29,7 +29,7 @@ MOMENTUM = 0.9  # of SGD: Keras' own default is none, which nobody fine-tunes wi
 def build_optimizer(
     phase: Phase, model: keras.Model, steps: int, *, wrapped: bool = False
 ) -> keras.optimizers.Optimizer:
-    """Returns the optimizer of a phase, built for what trains in the model now.
+    """Return the optimizer of a phase, built for what trains in the model now.
 
     Use it with your own ``compile``, after :func:`tfft.unfreeze`. Settings are Keras' defaults, but SGD has a
     momentum of 0.9 (not Nesterov's). Weight decay is decoupled, with any optimizer; it is 0 where the phase
@@ -72,7 +72,7 @@ def build_optimizer(
 
 
 def optimizer_names() -> tuple[str, ...]:
-    """Returns the names of Keras' optimizers in lower case, as a phase takes them."""
+    """Return the names of Keras' optimizers in lower case, as a phase takes them."""
     return tuple(sorted(_kinds()))
 
 
@@ -113,7 +113,7 @@ def _strength(kind: type[keras.optimizers.Optimizer], phase: Phase) -> float | N
 
 
 def _spared(model: keras.Model) -> list[keras.Variable]:
-    """Returns the trainable variables that weight decay must not touch."""
+    """Return the trainable variables that weight decay must not touch."""
     spared = set()
     for layer in flatten_layers(model):
         norm = is_norm(layer) and not is_opened(layer)

@@ -29,7 +29,7 @@ class _Unit:
 def layerwise_lr_multipliers(
     model: keras.Model, *, layer_decay: float = 1.0, lr_multipliers: Mapping[str, float] | None = None
 ) -> dict[str, float]:
-    """Returns the factor of the rate of every trainable variable, for :class:`LayerwiseOptimizer`.
+    """Return the factor of the rate of every trainable variable, for :class:`LayerwiseOptimizer`.
 
     Use it where lower blocks, whose features are general, should move less than upper ones and the head. With
     ``layer_decay=d`` the head has the factor 1, the top block ``d``, the block below it ``d ** 2``, and so on.
@@ -51,7 +51,7 @@ def layerwise_lr_multipliers(
         Factors by ``variable.path``, of all trainable variables.
 
     Raises:
-        PlanError: when a pattern matches nothing, two match the same block or a number is out of range; all of
+        PlanError: If a pattern matches nothing, two match the same block or a number is out of range; all of
             it in one message.
 
     Example:
@@ -80,7 +80,7 @@ def layerwise_lr_multipliers(
 
 
 def _units(model: keras.Model) -> list[_Unit]:
-    """Returns blocks and layers of the head, which hold each trainable variable once."""
+    """Return blocks and layers of the head, which hold each trainable variable once."""
     blocks, head = blocks_of(model), head_layers(model)
     above = 1 if head else 0
     groups = [(b.name, len(blocks) - 1 - i + above, b.layers) for i, b in enumerate(blocks)]
@@ -97,7 +97,7 @@ def _units(model: keras.Model) -> list[_Unit]:
 
 
 def _match(names: Sequence[str], lr_multipliers: Mapping[str, float]) -> tuple[dict[str, float], list[str]]:
-    """Returns the factor of each name that a pattern matches, and what is wrong with the patterns."""
+    """Return the factor of each name that a pattern matches, and what is wrong with the patterns."""
     on_top: dict[str, float] = {}
     by: dict[str, list[str]] = {}
     problems = []

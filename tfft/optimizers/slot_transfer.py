@@ -41,7 +41,7 @@ class SlotTransfer:
 def transfer_slots(
     old: keras.optimizers.Optimizer, new: keras.optimizers.Optimizer, *, fresh: Collection[str] = ()
 ) -> SlotTransfer:
-    """Copies momentum and the like of the variables that both optimizers train, and sets their ages.
+    """Copy momentum and the like of the variables that both optimizers train, and set their ages.
 
     Use it between two phases: ``compile`` makes an optimizer anew, which forgets what it knew of the variables
     that go on training. The steps of ``new`` start at 0, so that its schedule does; the age of each variable
@@ -61,7 +61,7 @@ def transfer_slots(
         The ages, the variables that start afresh, and a sentence about it.
 
     Raises:
-        PlanError: when ``new`` is not built, has made a step, or needs ages and cannot have them.
+        PlanError: If ``new`` is not built, has made a step, or needs ages and cannot have them.
 
     Example:
         >>> second = tfft.optimizers.LayerwiseOptimizer(keras.optimizers.Adam(1e-4), {})
@@ -133,7 +133,7 @@ def _why_not(old: keras.optimizers.Optimizer, new: keras.optimizers.Optimizer) -
 
 
 def _pairs(old: Any, new: Any) -> list[tuple[keras.Variable, keras.Variable]]:
-    """Returns the variables of both: the same object, or the same path and shape where that is unique."""
+    """Return the variables of both: the same object, or the same path and shape where that is unique."""
     known = trained_variables(_inside(old))
     same = {id(v): v for v in known}
     paths = [v.path for v in known]

@@ -51,7 +51,7 @@ class Draft:
 
     @property
     def steps(self) -> int:
-        """Steps of an epoch."""
+        """Step of an epoch."""
         size = 32 if self.config.batch_size == "auto" else self.config.batch_size
         return math.ceil(self.stats.examples / size)
 

@@ -11,7 +11,7 @@ _ELSEWHERE = set("name unfreeze epochs learning_rate solve schedule optimizer wa
 
 
 def format_plan(plan: Plan) -> str:
-    """Returns a plan as text: one table with its phases, one with the other settings, and why tfft chose them.
+    """Return a plan as text: one table with its phases, one with the other settings, and why tfft chose them.
 
     Args:
         plan: as :func:`recommend` or :func:`tfft.recommend_plan` gives it.

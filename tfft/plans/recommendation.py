@@ -25,7 +25,7 @@ def recommend(
     backbone: str = "",
     data: str = "",
 ) -> Plan:
-    """Fills every setting that was left open, each with its reason.
+    """Fill every setting that was left open, each with its reason.
 
     Use it to see what :func:`tfft.finetune` would do, or to change a plan before running it.
 
@@ -48,7 +48,7 @@ def recommend(
         A plan; ``reasons`` has one sentence per open setting.
 
     Raises:
-        PlanError: when settings are out of range or do not fit the plan, all of them listed.
+        PlanError: If settings are out of range or do not fit the plan, all of them listed.
 
     Example:
         >>> plan = recommend(DatasetStats(examples=1437, classes=10, blocks=18))
@@ -77,7 +77,7 @@ def recommend(
 
 
 def _drafted(stats: DatasetStats, config: RunConfig) -> Draft:
-    """Returns a plan in the making, with the defaults of the task where it has others."""
+    """Return a plan in the making, with the defaults of the task where it has others."""
     draft = Draft(stats, config)
     for name, default in draft.task.phase_defaults().items():
         if getattr(config, name) == getattr(RunConfig(), name):

@@ -81,7 +81,7 @@ _COMPUTED = ("few_shot", "setfit")  # plans without a phase that trains a head
 
 
 def named(name: str, **settings: Any) -> NamedPlan:
-    """Returns a plan by its name.
+    """Return a plan by its name.
 
     Args:
         name: one of :data:`PLAN_NAMES`.
@@ -99,7 +99,7 @@ def named(name: str, **settings: Any) -> NamedPlan:
 
 
 def linear_probe() -> NamedPlan:
-    """Leaves the backbone frozen and solves the best linear head for it.
+    """Leave the backbone frozen and solve the best linear head for it.
 
     Use it as the baseline that everything else has to beat, and where no time is to be spent.
     """
@@ -107,7 +107,7 @@ def linear_probe() -> NamedPlan:
 
 
 def lp_ft(**phase: Any) -> NamedPlan:
-    """Solves the head, then fine-tunes the last blocks from there: what tfft does by default.
+    """Solve the head, then fine-tunes the last blocks from there: what tfft does by default.
 
     Kumar et al., "Fine-tuning can distort pretrained features and underperform out-of-distribution", 2022. They train
     all blocks; here the number of blocks follows from the number of examples (``unfreeze`` says otherwise).
@@ -122,7 +122,7 @@ def lp_ft(**phase: Any) -> NamedPlan:
 
 
 def gradual(*, stages: int | None = None, **phase: Any) -> NamedPlan:
-    """Solves the head, then trains one more group of blocks in each phase, from the top down.
+    """Solve the head, then trains one more group of blocks in each phase, from the top down.
 
     Gradual unfreezing with discriminative rates: Howard & Ruder, "Universal language model fine-tuning for text
     classification", 2018: each group learns 2.6 times slower than the one above it, and rates are slanted triangles.
@@ -136,7 +136,7 @@ def gradual(*, stages: int | None = None, **phase: Any) -> NamedPlan:
 
 
 def full(**phase: Any) -> NamedPlan:
-    """Trains everything at once from a new head: what most scripts do.
+    """Train everything at once from a new head: what most scripts do.
 
     Use it as a baseline, or where the data is large and unlike what the backbone was trained on.
 
@@ -147,7 +147,7 @@ def full(**phase: Any) -> NamedPlan:
 
 
 def bit(*, steps: int | None = None, **phase: Any) -> NamedPlan:
-    """Trains everything by the BiT-HyperRule: SGD, steps and MixUp by the number of examples.
+    """Train everything by the BiT-HyperRule: SGD, steps and MixUp by the number of examples.
 
     Kolesnikov et al., "Big Transfer (BiT)", 2020: 500 steps below 20,000 examples, 10,000 below 500,000, else 20,000;
     MixUp of 0.1 from 20,000 on; a tenth of the rate at 2/5, 3/5 and 4/5 of the steps (they have 0.3, 0.6 and
@@ -163,7 +163,7 @@ def bit(*, steps: int | None = None, **phase: Any) -> NamedPlan:
 
 
 def fastai(**phase: Any) -> NamedPlan:
-    """Does what ``fine_tune`` of fastai does: one epoch of the head, then one cycle over everything.
+    """Do what ``fine_tune`` of fastai does: one epoch of the head, then one cycle over everything.
 
     Howard & Gugger, "fastai: a layered API for deep learning", 2020, and ``callback/schedule.py`` of fastai: the head
     at 2e-3, then all blocks at 1e-3, falling geometrically to a hundredth of it for the lowest block. Where we differ:
@@ -177,7 +177,7 @@ def fastai(**phase: Any) -> NamedPlan:
 
 
 def few_shot() -> NamedPlan:
-    """Computes a head and trains nothing: for fewer than about ten examples per class.
+    """Compute a head and train nothing: for fewer than about ten examples per class.
 
     From 3 per class on the linear head is solved, below it each class is its mean feature (nearest class mean; Snell et
     al., "Prototypical networks for few-shot learning", 2017). A head that starts at random has too few examples to
@@ -187,7 +187,7 @@ def few_shot() -> NamedPlan:
 
 
 def setfit(*, shown: int | None = None, **phase: Any) -> NamedPlan:
-    """Solves the head, tunes the features on pairs of examples, and solves the head on the tuned ones.
+    """Solve the head, tune the features on pairs of examples, and solve the head on the tuned ones.
 
     For 2 to 64 examples per class, of texts above all: the contrastive tuning of SetFit (Tunstall et al., "Efficient
     few-shot learning without prompts", 2022). From few examples come many pairs; the cosine of the features of two
@@ -210,7 +210,7 @@ def setfit(*, shown: int | None = None, **phase: Any) -> NamedPlan:
 
 
 def surgical(*, blocks: int = 2, **phase: Any) -> NamedPlan:
-    """Solves the head, then trains the few blocks whose gradients are largest for the size of their weights.
+    """Solve the head, then trains the few blocks whose gradients are largest for the size of their weights.
 
     Lee et al., "Surgical fine-tuning improves adaptation to distribution shifts", 2023 (their Auto-RGN criterion).
     Where we differ: blocks are chosen once and all get the same rate; theirs get a rate in proportion, every epoch.

@@ -56,12 +56,12 @@ class _Registry(Generic[T]):
         self._found_entry_points = False
 
     def names(self) -> tuple[str, ...]:
-        """Returns all names, those of tfft first."""
+        """Return all names, those of tfft first."""
         self._find_entry_points()
         return tuple(dict.fromkeys((*self._lazy, *self._objects)))
 
     def canonical(self, name: Any) -> str:
-        """Returns the name of an object by this name or an alias, without importing it.
+        """Return the name of an object by this name or an alias, without importing it.
 
         Raises:
             PlanError: for an unknown name, with the nearest one.
@@ -75,7 +75,7 @@ class _Registry(Generic[T]):
         return found
 
     def get(self, name: str) -> T:
-        """Returns an object by its name; imports it where it was not asked for before.
+        """Return an object by its name; import it where it was not asked for before.
 
         Raises:
             PlanError: for an unknown name, with the nearest one.
@@ -87,7 +87,7 @@ class _Registry(Generic[T]):
         return self._objects[name]
 
     def add(self, value: T, *aliases: str) -> Callable[[], None]:
-        """Registers an object under its name and returns a function that removes it again."""
+        """Register an object under its name and return a function that removes it again."""
         name = value.name
         if name in self.names():
             raise PlanError(f"The {self._what} {name!r} is registered already. Fix: give yours another name.")
@@ -133,7 +133,7 @@ _MODALITIES: _Registry[Modality] = _Registry(
 
 
 def task(name: str) -> Task:
-    """Returns a task by name, also by the name that saved heads and plans have for it.
+    """Return a task by name, also by the name that saved heads and plans have for it.
 
     Raises:
         PlanError: for an unknown name, with the nearest one and all there are.
@@ -146,7 +146,7 @@ def task(name: str) -> Task:
 
 
 def task_name(name: str) -> str:
-    """Returns the name of a task by any of its names, without importing it.
+    """Return the name of a task by any of its names, without importing it.
 
     Raises:
         PlanError: for an unknown name, with the nearest one and all there are.
@@ -159,12 +159,12 @@ def task_name(name: str) -> str:
 
 
 def task_names() -> tuple[str, ...]:
-    """Returns the names of all tasks."""
+    """Return the names of all tasks."""
     return _TASKS.names()
 
 
 def asked_task(name: str) -> Task | None:
-    """Returns the task of a setting; None for ``"auto"``, which leaves it to the labels.
+    """Return the task of a setting; None for ``"auto"``, which leaves it to the labels.
 
     Raises:
         PlanError: for an unknown name, with the nearest one.
@@ -173,13 +173,13 @@ def asked_task(name: str) -> Task | None:
 
 
 def infer_task(values: Sequence[Any]) -> Task:
-    """Returns the task that label values fit best.
+    """Return the task that label values fit best.
 
     Args:
         values: as :meth:`Task.infer` takes them.
 
     Raises:
-        PlanError: when they fit none.
+        PlanError: If they fit none.
     """
     every = [task(name) for name in task_names()]
     fits = [one.infer(values) for one in every]
@@ -191,7 +191,7 @@ def infer_task(values: Sequence[Any]) -> Task:
 
 
 def register_task(value: Task, *aliases: str) -> Callable[[], None]:
-    """Adds a task of your own.
+    """Add a task of your own.
 
     Args:
         value: the task.
@@ -201,13 +201,13 @@ def register_task(value: Task, *aliases: str) -> Callable[[], None]:
         A function that removes it again, for tests.
 
     Raises:
-        PlanError: when there is one of this name.
+        PlanError: If there is one of this name.
     """
     return _TASKS.add(value, *aliases)
 
 
 def modality(name: str) -> Modality:
-    """Returns a kind of data by name.
+    """Return a kind of data by name.
 
     Raises:
         PlanError: for an unknown name, with the nearest one and all there are.
@@ -216,10 +216,10 @@ def modality(name: str) -> Modality:
 
 
 def modality_names() -> tuple[str, ...]:
-    """Returns the names of all kinds of data."""
+    """Return the names of all kinds of data."""
     return _MODALITIES.names()
 
 
 def register_modality(value: Modality, *aliases: str) -> Callable[[], None]:
-    """Adds a kind of data of your own; see :func:`register_task`."""
+    """Add a kind of data of your own; see :func:`register_task`."""
     return _MODALITIES.add(value, *aliases)

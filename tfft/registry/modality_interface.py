@@ -54,7 +54,7 @@ class Match:
     has_names: bool = False
 
     def check(self, settings: Mapping[str, Any]) -> None:
-        """Refuses settings that mean nothing for the source.
+        """Refuse settings that mean nothing for the source.
 
         Args:
             settings: those that are not left as they are by default.
@@ -133,27 +133,27 @@ class Modality:
         return None
 
     def load(self, source: Any, settings: Mapping[str, Any]) -> Splits[Any]:
-        """Reads a source and divides it into training and validation examples.
+        """Read a source and divide it into training and validation examples.
 
         Args:
             source: as in :meth:`matches`.
             settings: of reading, those that were given.
 
         Raises:
-            DataError: when the source is of another kind, or a setting means nothing for it.
+            DataError: If the source is of another kind, or a setting means nothing for it.
         """
         match = self.match(source, settings)
         return match.load(source, **{name: value for name, value in settings.items() if name in match.settings})
 
     def match(self, source: Any, settings: Mapping[str, Any]) -> Match:
-        """Returns how a source would be read.
+        """Return how a source would be read.
 
         Args:
             source: as in :meth:`matches`.
             settings: of reading, those that were given.
 
         Raises:
-            DataError: when the source is of another kind, or a setting means nothing for it.
+            DataError: If the source is of another kind, or a setting means nothing for it.
         """
         match = self.matches(source, settings)
         if match is None:
@@ -162,7 +162,7 @@ class Modality:
         return match
 
     def read_labelled(self, source: Any, class_names: Sequence[str], settings: Mapping[str, Any]) -> Examples:
-        """Reads a source for a model that knows its classes, without dividing it.
+        """Read a source for a model that knows its classes, without dividing it.
 
         Args:
             source: as in :meth:`matches`.
@@ -176,7 +176,7 @@ class Modality:
         return False
 
     def adapt(self, splits: Splits[Any], backbone: Backbone, settings: Mapping[str, Any]) -> Adapted:
-        """Returns the examples as a backbone takes them, such as recordings at its sample rate.
+        """Return the examples as a backbone takes them, such as recordings at its sample rate.
 
         Args:
             splits: the examples, of which nothing has been read that depends on the backbone.
@@ -186,7 +186,7 @@ class Modality:
         return Adapted(splits)
 
     def array_source(self, values: Any, labels: Any, staged: Staged, batch_size: int, views: Views) -> Source | None:
-        """Returns varied arrays as features are made of them; None where the model takes another kind of data."""
+        """Return varied arrays as features are made of them; None where the model takes another kind of data."""
         return None
 
     # --- checks
@@ -201,7 +201,7 @@ class Modality:
         store: str | os.PathLike[str] | None,
         progress: Callable[[int, int], None] | None,
     ) -> DataReport | None:
-        """Looks at a source that can be checked in a state that cannot be loaded.
+        """Look at a source that can be checked in a state that cannot be loaded.
 
         Args:
             source: as :func:`tfft.check` takes it, like all that follows.
@@ -217,7 +217,7 @@ class Modality:
         return None
 
     def findings(self, splits: Splits[Any], *, notes: list[str]) -> Iterator[Finding]:
-        """Yields what is wrong, odd or worth knowing in the examples.
+        """Yield what is wrong, odd or worth knowing in the examples.
 
         Args:
             splits: that were read; no file is read again.
@@ -226,17 +226,17 @@ class Modality:
         return iter(())
 
     def counts(self, splits: Splits[Any]) -> dict[str, dict[str, int]]:
-        """Returns the number of examples of each class, by part."""
+        """Return the number of examples of each class, by part."""
         return {"train": splits.train.counts, "validation": splits.validation.counts}
 
     def example_names(self, examples: Examples) -> Sequence[str]:
-        """Returns what examples are called in reports."""
+        """Return what examples are called in reports."""
         return examples.places
 
     def preview(
         self, examples: Examples, image: InputSpec, *, augment: Any, rows: int, columns: int, seed: int
     ) -> tuple[bytes, int, int] | None:
-        """Draws examples as training will see them, side by side.
+        """Draw examples as training will see them, side by side.
 
         Args:
             examples: to choose from.
@@ -252,21 +252,21 @@ class Modality:
         return None
 
     def thumbnail(self, path: str) -> bytes | None:
-        """Returns a small picture of a file as JPEG, 96 x 96, for reports; None where there is none to be had."""
+        """Return a small picture of a file as JPEG, 96 x 96, for reports; None where there is none to be had."""
         return None
 
     def notes(self, splits: Splits[Any], backbone: Backbone) -> Iterator[str]:
-        """Yields what is to be said about examples and a backbone, such as how many texts will be cut off."""
+        """Yield what is to be said about examples and a backbone, such as how many texts will be cut off."""
         return iter(())
 
     # --- model
 
     def why_not(self, backbone: Backbone) -> str | None:
-        """Returns why a backbone cannot take this kind of data, as a sentence; None where it can."""
+        """Return why a backbone cannot take this kind of data, as a sentence; None where it can."""
         return None
 
     def fits(self, backbone: Backbone, options: Mapping[str, Any]) -> int:
-        """Returns how surely a model of a backbone is meant to take this kind of data; the highest of all wins.
+        """Return how surely a model of a backbone is meant to take this kind of data; the highest of all wins.
 
         Args:
             backbone: any.
@@ -278,13 +278,13 @@ class Modality:
         return 0 if self.why_not(backbone) else 1
 
     def model_options(self, splits: Splits[Any]) -> dict[str, Any]:
-        """Returns the options of :func:`tfft.build` for a model of these examples."""
+        """Return the options of :func:`tfft.build` for a model of these examples."""
         return {}
 
     def attach_input(
         self, backbone: Backbone, network: keras.Model, level: FeatureLevel = "pooled", **options: Any
     ) -> ModelInput:
-        """Puts the model's inputs, and what has to happen to them, in front of a backbone.
+        """Put the model's inputs, and what has to happen to them, in front of a backbone.
 
         Args:
             backbone: that :meth:`why_not` has nothing against.
@@ -293,18 +293,18 @@ class Modality:
             **options: of :func:`tfft.build`; those of other kinds of data are left alone.
 
         Raises:
-            BackboneError: when the backbone cannot take this kind of data, or not as the options say.
+            BackboneError: If the backbone cannot take this kind of data, or not as the options say.
         """
         raise NotImplementedError
 
     def input_of(self, model: keras.Model) -> Any:
-        """Returns what a built model takes of this kind of data, such as its size; None where it takes another."""
+        """Return what a built model takes of this kind of data, such as its size; None where it takes another."""
         return None
 
     # --- serving
 
     def serving(self, model: keras.Model, inputs: Mapping[str, tf.TensorSpec], **options: Any) -> ServingInput | None:
-        """Returns how a model takes this kind of data; None where its inputs are something else.
+        """Return how a model takes this kind of data; None where its inputs are something else.
 
         Args:
             model: any Keras model.
@@ -314,7 +314,7 @@ class Modality:
         return None
 
     def served(self, signatures: Mapping[str, Any], assets: Path) -> ServingInput | None:
-        """Returns how an exported model takes this kind of data; None where it takes something else.
+        """Return how an exported model takes this kind of data; None where it takes something else.
 
         Args:
             signatures: of the model, by name.
@@ -323,7 +323,7 @@ class Modality:
         return None
 
     def read_items(self, items: Sequence[Any], spec: Any) -> Iterator[RequestItem]:
-        """Yields what a model is asked about as its signature takes it, or the reason why it cannot.
+        """Yield what a model is asked about as its signature takes it, or the reason why it cannot.
 
         Args:
             items: paths; for texts the texts.
@@ -332,15 +332,15 @@ class Modality:
         raise NotImplementedError
 
     def request_noun(self, spec: Any) -> str:
-        """Returns what a served model is given, in the plural, such as "image files"."""
+        """Return what a served model is given, in the plural, such as "image files"."""
         return self.items
 
     def columns_of(self, spec: Any) -> tuple[str, ...]:
-        """Returns the columns of a table that a served model is given, by their usual names."""
+        """Return the columns of a table that a served model is given, by their usual names."""
         return self.columns
 
     def item_of_row(self, fields: Sequence[Any], folder: Path) -> Any:
-        """Returns what the fields of a row name, as :meth:`read_items` takes it; None where they name nothing.
+        """Return what the fields of a row name, as :meth:`read_items` takes it; None where they name nothing.
 
         Args:
             fields: those of :meth:`columns_of`, each of which holds something.
@@ -352,7 +352,7 @@ class Modality:
     def items_of_command(
         self, model: str, spec: Any, files: Sequence[str], texts: Sequence[str], second: Sequence[str]
     ) -> list[Any]:
-        """Returns what ``tfft predict`` is asked about, as :meth:`read_items` takes it.
+        """Return what ``tfft predict`` is asked about, as :meth:`read_items` takes it.
 
         Args:
             model: that is asked, for messages.
@@ -362,12 +362,12 @@ class Modality:
             second: of ``--text-pair``.
 
         Raises:
-            DataError: when the model takes something else.
+            DataError: If the model takes something else.
         """
         if texts or second:
             raise DataError(f"The model in {model} takes {self.request_noun(spec)}, not --text.")
         return list(files)
 
     def example_arguments(self, spec: Any) -> str:
-        """Returns what could be written behind ``tfft predict MODEL``."""
+        """Return what could be written behind ``tfft predict MODEL``."""
         return f"{self.item.upper()}..."

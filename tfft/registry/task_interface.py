@@ -87,19 +87,19 @@ class Task:
         return None
 
     def infer(self, values: Sequence[Any]) -> int:
-        """Returns how well label values fit, for ``task="auto"``: 0 for not at all; the highest of all tasks wins."""
+        """Return how well label values fit, for ``task="auto"``: 0 for not at all; the highest of all tasks wins."""
         return 0
 
     def class_names(self, values: Sequence[Any]) -> tuple[str, ...]:
-        """Returns the names of the classes among label values, in the order of their numbers; empty for numbers."""
+        """Return the names of the classes among label values, in the order of their numbers; empty for numbers."""
         return ()
 
     def label_problems(self, values: Sequence[Any], class_names: Sequence[str], places: Sequence[str]) -> list[str]:
-        """Returns what is wrong with label values, one sentence each with its place (``table.csv:12``)."""
+        """Return what is wrong with label values, one sentence each with its place (``table.csv:12``)."""
         return []
 
     def learning_problems(self, values: Sequence[Any], class_names: Sequence[str], *, split: bool) -> list[str]:
-        """Returns why nothing can be learned from label values as a whole, such as a single class.
+        """Return why nothing can be learned from label values as a whole, such as a single class.
 
         Args:
             values: of the training examples.
@@ -109,25 +109,25 @@ class Task:
         return []
 
     def encode(self, values: Sequence[Any], class_names: Sequence[str]) -> np.ndarray:
-        """Returns checked label values as the array that a model is trained on, one row per example."""
+        """Return checked label values as the array that a model is trained on, one row per example."""
         raise NotImplementedError
 
     def strata(self, labels: np.ndarray) -> np.ndarray | None:
-        """Returns the class of each example, int [N], for a split that keeps the shares; None where there is none."""
+        """Return the class of each example, int [N], for a split that keeps the shares; None where there is none."""
         return None
 
     def counts(self, labels: np.ndarray, class_names: Sequence[str]) -> dict[str, int]:
-        """Returns the number of examples of each class; empty where labels are no classes."""
+        """Return the number of examples of each class; empty where labels are no classes."""
         return {}
 
     # --- model
 
     def head_factory(self) -> Callable[..., Head]:
-        """Returns the function that ``tfft.heads`` has under the name of the task."""
+        """Return the function that ``tfft.heads`` has under the name of the task."""
         return self.make_head
 
     def make_head(self, class_names: Sequence[str], **settings: Any) -> Head:
-        """Makes the head for a configuration.
+        """Make the head for a configuration.
 
         Args:
             class_names: from :meth:`class_names`.
@@ -137,29 +137,29 @@ class Task:
         raise NotImplementedError
 
     def head_class(self) -> type[Head]:
-        """Returns the class of its heads, which reads them back from a saved model."""
+        """Return the class of its heads, which reads them back from a saved model."""
         raise NotImplementedError
 
     # --- training and evaluation
 
     def unsupported(self, config: Any) -> Iterator[str]:
-        """Yields a sentence for each setting that has no meaning for this task."""
+        """Yield a sentence for each setting that has no meaning for this task."""
         for name in () if self.exclusive_classes else ("class_weight", "sampling"):
             if getattr(config, name, None):
                 yield f"{name} is for examples of one class each, and the task is {self.name}: leave it out"
 
     def phase_defaults(self) -> Mapping[str, Default]:
-        """Returns defaults of training that differ for this task, by the name of the setting, such as ``dropout``."""
+        """Return defaults of training that differ for this task, by the name of the setting, such as ``dropout``."""
         return {}
 
     def evaluator(self, head: Head) -> Evaluator:
-        """Returns a new object that counts over batches and gives the scores."""
+        """Return a new object that counts over batches and gives the scores."""
         raise NotImplementedError
 
     # --- what a person sees
 
     def format_prediction(self, name: str, outputs: Mapping[str, Any]) -> str:
-        """Returns one prediction as a line of text.
+        """Return one prediction as a line of text.
 
         Args:
             name: of what was asked about, such as a file.
@@ -178,7 +178,7 @@ class Task:
     # --- contract tests, see tfft.testing.check_task
 
     def sample_labels(self, head: Head, scores: np.ndarray) -> np.ndarray:
-        """Returns labels that a linear head can learn.
+        """Return labels that a linear head can learn.
 
         Args:
             head: that is to learn them.
@@ -187,7 +187,7 @@ class Task:
         raise NotImplementedError
 
     def score_served(self, head: Head, outputs: Mapping[str, np.ndarray], labels: np.ndarray) -> Mapping[str, float]:
-        """Computes the head's metrics from what a server answers, to compare the two; by their name."""
+        """Compute the head's metrics from what a server answers, to compare the two; by their name."""
         return {}
 
 
@@ -195,20 +195,20 @@ class Evaluator:
     """Counts and sums over batches, so that memory does not grow with the dataset."""
 
     def check(self, labels: np.ndarray) -> None:
-        """Refuses labels that the head has no output for.
+        """Refuse labels that the head has no output for.
 
         Raises:
             DataError: with the labels at fault.
         """
 
     def weight(self, labels: np.ndarray, logits: np.ndarray) -> int:
-        """Returns how many items of a batch the mean loss is over: the examples, unless a label has several parts."""
+        """Return how many items of a batch the mean loss is over: the examples, unless a label has several parts."""
         return len(labels)
 
     def update(self, labels: np.ndarray, logits: np.ndarray) -> None:
-        """Adds a batch."""
+        """Add a batch."""
         raise NotImplementedError
 
     def result(self, count: int, loss: float) -> Scores:
-        """Returns the scores of all batches, with a 95 % interval."""
+        """Return the scores of all batches, with a 95 % interval."""
         raise NotImplementedError

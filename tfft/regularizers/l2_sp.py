@@ -35,7 +35,7 @@ class L2SP(keras.regularizers.Regularizer):
         dtype: of the penalty, ``"float32"`` or ``"float64"``; that of the anchor by default, float32 for a list.
 
     Raises:
-        PlanError: when the strength is negative or no number, or the anchor holds values that are no numbers.
+        PlanError: If the strength is negative or no number, or the anchor holds values that are no numbers.
 
     Example:
         >>> pull = tfft.regularizers.L2SP(kernel.numpy(), 0.01)
@@ -56,12 +56,12 @@ class L2SP(keras.regularizers.Regularizer):
             self.anchor = tf.constant(values)
 
     def __call__(self, x: Any) -> Any:
-        """Returns the penalty, a scalar."""
+        """Return the penalty, a scalar."""
         distance = tf.cast(tf.convert_to_tensor(x), self.anchor.dtype) - self.anchor
         return 0.5 * self.strength * tf.reduce_sum(tf.square(distance))
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor."""
+        """Return the arguments of the constructor."""
         return {
             "anchor": self.anchor.numpy().tolist(),
             "strength": self.strength,
@@ -96,10 +96,10 @@ class L2SPPenalty:
         self.variables = tuple(variables)
 
     def distance(self) -> float:
-        """Returns the Euclidean distance of all pulled variables together from their anchors.
+        """Return the Euclidean distance of all pulled variables together from their anchors.
 
         Raises:
-            PlanError: when the pull has been taken off.
+            PlanError: If the pull has been taken off.
         """
         pulls = [v.regularizer for v in self.variables]
         if not all(isinstance(pull, _Pull) for pull in pulls):
@@ -127,7 +127,7 @@ def add_l2_sp(
     variables: Sequence[keras.Variable] | None = None,
     start: Mapping[str, Any] | Sequence[Any] | None = None,
 ) -> L2SPPenalty:
-    """Pulls the trainable variables of the backbone to the values they have now: the L2-SP penalty.
+    """Pull the trainable variables of the backbone to the values they have now: the L2-SP penalty.
 
     Use it in place of weight decay when a backbone is fine-tuned on little data: decay would pull the
     weights to zero, away from what was learned in pretraining. Call it after :func:`tfft.unfreeze` and
@@ -159,7 +159,7 @@ def add_l2_sp(
     Raises:
         PlanError: for a bad strength, for variables that do not train or are not the model's, when there is nothing
             to pull, or when ``start`` does not fit.
-        BlockError: when ``blocks`` means no block.
+        BlockError: If ``blocks`` means no block.
 
     Example:
         >>> tfft.unfreeze(model, 3)
@@ -190,7 +190,7 @@ def add_l2_sp(
 
 
 def remove_l2_sp(model: keras.Model) -> int:
-    """Takes off what :func:`add_l2_sp` has put on a model; every variable has the regularizer from before again.
+    """Take off what :func:`add_l2_sp` has put on a model; every variable has the regularizer from before again.
 
     Args:
         model: anchored or not.

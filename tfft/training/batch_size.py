@@ -76,7 +76,7 @@ class BatchSize:
 def find_batch_size(
     model: keras.Model, examples: Any, *, start: int = 8, limit: int | None = None, memory: float | None = None
 ) -> BatchSize:
-    """Returns a batch size for training a model on this machine, from real training steps of growing size.
+    """Return a batch size for training a model on this machine, from real training steps of growing size.
 
     Use it before training, when the size is open. The largest batch that fits is what is often asked for,
     but it is not what is chosen: from some size on a bigger batch only makes fewer steps of the same
@@ -108,9 +108,9 @@ def find_batch_size(
         The size, the trials and the reason.
 
     Raises:
-        PlanError: when the model is not compiled or has a training step of its own, a setting is not
+        PlanError: If the model is not compiled or has a training step of its own, a setting is not
             positive, or not even one example fits.
-        DataError: when there is no example.
+        DataError: If there is no example.
 
     Example:
         >>> model.compile("adam", **tfft.heads.from_model(model).compile_args())
@@ -130,7 +130,7 @@ def find_batch_size(
 
 
 def choose(trials: Sequence[Trial]) -> Trial:
-    """Returns the smallest trial that takes at most 10 % longer per example than the fastest.
+    """Return the smallest trial that takes at most 10 % longer per example than the fastest.
 
     Args:
         trials: in the order of size; those that did not fit are passed over.
@@ -160,7 +160,7 @@ def _check(model: keras.Model, start: int, limit: int | None, memory: float | No
 
 
 def _rows(examples: Any) -> tuple[Any, int | None]:
-    """Returns some examples, and how many there are in all where that is known."""
+    """Return some examples, and how many there are in all where that is known."""
     known = None
     if isinstance(examples, tf.data.Dataset):
         batches = int(examples.cardinality())
@@ -183,7 +183,7 @@ def _power_of_two(number: int) -> int:
 
 
 def _copy(model: keras.Model) -> keras.Model:
-    """Returns a model of the same layers, compiled with an optimizer of its own, so that the model's stays as it is."""
+    """Return a model of the same layers, compiled with an optimizer of its own, so that the model's stays as it is."""
     twin = keras.Model(model.input, model.output, name=model.name)
     twin.dtype_policy = model.dtype_policy
     optimizer = type(model.optimizer).from_config(model.optimizer.get_config())
@@ -217,7 +217,7 @@ class _Search:
         self.trials: list[Trial] = []
 
     def run(self, start: int) -> None:
-        """Tries one example, then powers of two from ``start`` on."""
+        """Try one example, then powers of two from ``start`` on."""
         self._try(1)
         following = min(_power_of_two(start), self._highest)
         idle = 0
@@ -325,7 +325,7 @@ class _Meter:
         return not self.on_gpu and (self.allowed is None or self.peak() is None)
 
     def start(self) -> float | None:
-        """Starts a new peak, and returns the megabytes in use."""
+        """Start a new peak, and return the megabytes in use."""
         gc.collect()
         with contextlib.suppress(ValueError):  # TensorFlow without oneDNN does not count what it takes on a CPU
             tf.config.experimental.reset_memory_stats(self._device)
@@ -333,14 +333,14 @@ class _Meter:
         return None
 
     def peak(self) -> float | None:
-        """Returns the highest use since the start, in megabytes."""
+        """Return the highest use since the start, in megabytes."""
         with contextlib.suppress(ValueError):
             return tf.config.experimental.get_memory_info(self._device)["peak"] / _MB
         return None
 
 
 def available_memory() -> float:
-    """Returns the megabytes that a process on Linux can still take: of the machine, or of its container.
+    """Return the megabytes that a process on Linux can still take: of the machine, or of its container.
 
     Raises:
         OSError: where the system does not tell.

@@ -55,7 +55,7 @@ class PhaseWatch(keras.callbacks.Callback):
         self._epoch, self._began = 0, 0.0
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Checks that what the optimizer will train is what the phase names, and keeps the first weights."""
+        """Check that what the optimizer will train is what the phase names, and keeps the first weights."""
         optimizer = {id(v): v.path for v in trained_variables(self.model.optimizer)}
         flags = {id(v): v.path for v in self.model.trainable_variables}
         if set(optimizer) != set(flags):
@@ -75,11 +75,11 @@ class PhaseWatch(keras.callbacks.Callback):
         self.first = {v.path: value for v, value in zip(self._movable, self._kept, strict=True)}
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Starts the clock."""
+        """Start the clock."""
         self._epoch, self._began = epoch, time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Stops at the first step whose loss is not a finite number."""
+        """Stop at the first step whose loss is not a finite number."""
         loss = (logs or {}).get("loss")
         if loss is not None and not math.isfinite(float(loss)):
             self._give_up(
@@ -87,7 +87,7 @@ class PhaseWatch(keras.callbacks.Callback):
             )
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Writes the row and keeps the weights if they are the best so far."""
+        """Write the row and keep the weights if they are the best so far."""
         logs = {name: float(value) for name, value in (logs or {}).items()}
         if not math.isfinite(logs.get("val_loss", 0.0)):
             self._give_up(logs["val_loss"], epoch, f"the end of epoch {epoch + 1}, on the validation examples")
@@ -103,20 +103,20 @@ class PhaseWatch(keras.callbacks.Callback):
             print(line(row, self.phase.epochs), flush=True)
 
     def restore_best(self) -> None:
-        """Gives the model the weights of its best epoch, or those from before the phase where none was better."""
+        """Give the model the weights of its best epoch, or those from before the phase where none was better."""
         for variable, value in zip(self._movable, self._kept, strict=True):
             variable.assign(value)
         for variable, value in self._before if not self.best_epoch else ():
             variable.assign(value)
 
     def get_state(self) -> dict[str, Any]:
-        """Returns what a training that goes on needs to know."""
+        """Return what a training that goes on needs to know."""
         elapsed = time.perf_counter() - self._began
         return {"rows": self.rows, "best": self.best, "best_epoch": self.best_epoch, "kept": self._kept,
                 "epoch": self._epoch, "elapsed": elapsed}  # fmt: skip
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Takes it back, after ``on_train_begin``."""
+        """Take it back, after ``on_train_begin``."""
         self.rows, self.best, self.best_epoch = list(state["rows"]), state["best"], state["best_epoch"]
         self._kept, self._epoch = list(state["kept"]), state["epoch"]
         self._began = time.perf_counter() - state["elapsed"]
@@ -146,7 +146,7 @@ class EpochCount(keras.callbacks.Callback):
         self._variable, self._before = variable, before
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Sets it."""
+        """Set it."""
         self._variable.assign(self._before + epoch)
 
 
@@ -165,11 +165,11 @@ class OnWhole(keras.callbacks.Callback):
             setattr(self, hook, functools.partial(self._call, hook))
 
     def set_params(self, params: dict[str, Any]) -> None:
-        """Hands them on."""
+        """Forward the calls to the other callbacks."""
         self.callback.set_params(params)
 
     def set_model(self, model: keras.Model) -> None:
-        """Gives the callback the whole model."""
+        """Give the callback the whole model."""
         self._model = model
         self._whole.stop_training = False
         self.callback.set_model(self._whole)
@@ -184,7 +184,7 @@ _HOOKS = [name for name in dir(keras.callbacks.Callback) if name.startswith("on_
 
 
 def line(row: dict[str, Any], epochs: int) -> str:
-    """Returns what is printed of one row of the history, with the rate at its end and the time that is left."""
+    """Return what is printed of one row of the history, with the rate at its end and the time that is left."""
     width = len(str(epochs))
     shown = {k: v for k, v in row.items() if k not in ("phase", "epoch", "seconds", "learning_rate")}
     numbers = "  ".join(f"{name} {value:.4f}" for name, value in shown.items())

@@ -48,7 +48,7 @@ class TrainingContext:
     done: History = dataclasses.field(default_factory=History)
 
     def course(self, callbacks: Sequence[keras.callbacks.Callback]) -> list[keras.callbacks.Callback]:
-        """Returns callbacks as ``fit`` is to have them: alone, or inside of one that saves what they know too."""
+        """Return callbacks as ``fit`` is to have them: alone, or inside of one that saves what they know too."""
         return list(callbacks) if self.manager is None else self.manager.course(callbacks, self.model)
 
     @functools.cached_property
@@ -57,7 +57,7 @@ class TrainingContext:
         return self.given if isinstance(self.given, tf.data.Dataset) else self.given()
 
     def part(self, notes: list[str], phase: Phase) -> TrainableSuffix:
-        """Returns what is to be fitted in a phase whose blocks are unfrozen."""
+        """Return what is to be fitted in a phase whose blocks are unfrozen."""
         part: TrainableSuffix | str = (
             "" if self.source is None else build_suffix(self.model, self.source, self.epoch, verbose=self.verbose)
         )
@@ -74,7 +74,7 @@ class TrainingContext:
     def batches(
         self, part: TrainableSuffix, phase: Phase, notes: list[str]
     ) -> tuple[TrainableSuffix, int, dict[str, Any]]:
-        """Returns a part with its examples mixed and weighted, its steps per epoch, and what it is compiled with."""
+        """Return a part with its examples mixed and weighted, its steps per epoch, and what it is compiled with."""
         dataset, steps = counted(part.dataset)
         for metric in keras.tree.flatten(self.compile_arguments.get("metrics")):
             if isinstance(metric, keras.metrics.Metric):
@@ -103,7 +103,7 @@ class TrainingContext:
 
 
 def slice_for(context: TrainingContext, phase: Phase, notes: list[str]) -> None:
-    """Makes the blocks of a phase trainable, and no others."""
+    """Make the blocks of a phase trainable, and no others."""
     model = context.model
     model.compiled = False  # it is compiled later; unfreeze need not do it too
     unfreeze(model, phase.unfreeze, batch_norm=context.batch_norm)
@@ -124,7 +124,7 @@ def slice_for(context: TrainingContext, phase: Phase, notes: list[str]) -> None:
 
 
 def counted(dataset: tf.data.Dataset) -> tuple[tf.data.Dataset, int]:
-    """Returns a dataset that knows its number of batches, and the number."""
+    """Return a dataset that knows its number of batches, and the number."""
     count = length(dataset, "training")
     if count == tf.data.UNKNOWN_CARDINALITY:
         count = int(dataset.reduce(np.int64(0), lambda n, *_: n + 1))
@@ -134,7 +134,7 @@ def counted(dataset: tf.data.Dataset) -> tuple[tf.data.Dataset, int]:
 
 
 def length(dataset: tf.data.Dataset, name: str) -> int:
-    """Returns the number of batches, or that it is not known; refuses none and no end."""
+    """Return the number of batches, or that it is not known; refuses none and no end."""
     count = int(dataset.cardinality())
     if count == tf.data.INFINITE_CARDINALITY:
         raise DataError(

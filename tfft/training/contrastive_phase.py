@@ -30,7 +30,7 @@ _Paired = tuple[Callable[[tf.Tensor], Any], np.ndarray[Any, Any]]
 
 
 def check_contrast(model: keras.Model, phases: Sequence[Phase]) -> None:
-    """Refuses phases on pairs for a model whose examples have no class, before anything is trained."""
+    """Refuse phases on pairs for a model whose examples have no class, before anything is trained."""
     names = [phase.name for phase in phases if phase.contrastive_repeats]
     if not names:
         return
@@ -43,13 +43,13 @@ def check_contrast(model: keras.Model, phases: Sequence[Phase]) -> None:
 
 
 def freeze_head(model: keras.Model) -> None:
-    """Keeps everything behind the features as it is, which pairs say nothing about."""
+    """Keep everything behind the features as it is, which pairs say nothing about."""
     for layer in split_head(model)[1].layers:
         layer.trainable = False
 
 
 def contrast(context: TrainingContext, phase: Phase, notes: list[str]) -> tuple[TrainableSuffix, int, dict[str, Any]]:
-    """Returns the part of the model up to its features with its pairs, steps per epoch, and what it is compiled with.
+    """Return the part of the model up to its features with its pairs, steps per epoch, and what it is compiled with.
 
     Args:
         job: whose model is sliced for the phase.
@@ -57,7 +57,7 @@ def contrast(context: TrainingContext, phase: Phase, notes: list[str]) -> tuple[
         notes: one sentence is added for everything that is not as in other phases.
 
     Raises:
-        DataError: when no pairs can be made of the examples.
+        DataError: If no pairs can be made of the examples.
     """
     model, fetch, labels = _examples(context, phase, notes)
     names = heads.from_model(context.model).class_names or ()
@@ -86,7 +86,7 @@ def contrast(context: TrainingContext, phase: Phase, notes: list[str]) -> tuple[
 def _examples(
     context: TrainingContext, phase: Phase, notes: list[str]
 ) -> tuple[keras.Model, Callable[[tf.Tensor], Any], np.ndarray[Any, Any]]:
-    """Returns the model to fit, the whole one or what is behind its frozen part, and the examples that it takes."""
+    """Return the model to fit, the whole one or what is behind its frozen part, and the examples that it takes."""
     if context.source is not None:
         # Each example once and as it is: what is drawn twice, or varied, would be compared with itself.
         plain = dataclasses.replace(
@@ -108,7 +108,7 @@ def _examples(
 
 
 def _of_features(features: Features, seed: int) -> _Paired:
-    """Takes at most :data:`MOST` examples of each class, drawn by the seed, none of them twice."""
+    """Take at most :data:`MOST` examples of each class, drawn by the seed, none of them twice."""
     labels = np.asarray(_whole_numbers(features.labels))
     taken: dict[int, set[bytes]] = {}
     kept = []
@@ -124,7 +124,7 @@ def _of_features(features: Features, seed: int) -> _Paired:
 
 
 def _collect(dataset: tf.data.Dataset) -> _Paired | None:
-    """Reads at most :data:`MOST` examples of each class; None where they are not of one shape."""
+    """Read at most :data:`MOST` examples of each class; None where they are not of one shape."""
     taken: dict[int, set[bytes]] = {}
     rows: list[list[Any]] = []
     classes: list[int] = []

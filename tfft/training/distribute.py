@@ -47,7 +47,7 @@ def is_chief(model: keras.Model | None = None) -> bool:
 
 
 def on_chief(model: keras.Model, write: Callable[[], Result]) -> Result | None:
-    """Runs a function in the first worker only, and as if there were no strategy.
+    """Run a function in the first worker only, and as if there were no strategy.
 
     Use it inside ``strategy.scope()`` for everything that writes. An ``if is_chief():`` around
     ``model.save`` is not enough: saving makes variables, which inside the scope every worker would have to
@@ -70,7 +70,7 @@ def on_chief(model: keras.Model, write: Callable[[], Result]) -> Result | None:
 
 
 def alone(model: keras.Model, work: Callable[[], Result]) -> Result:
-    """Runs a function as if there were no strategy, in each worker that calls this.
+    """Run a function as if there were no strategy, in each worker that calls this.
 
     Args:
         model: evaluates and predicts in this process alone while the function runs.
@@ -87,7 +87,7 @@ def alone(model: keras.Model, work: Callable[[], Result]) -> Result:
 
 
 def strategy_of(model: keras.Model) -> tf.distribute.Strategy | None:
-    """Returns the strategy that a model's variables were made under, or None where there is only one copy.
+    """Return the strategy that a model's variables were made under, or None where there is only one copy.
 
     Args:
         model: any built model.
@@ -96,7 +96,7 @@ def strategy_of(model: keras.Model) -> tf.distribute.Strategy | None:
         A strategy with several replicas or several workers; None for everything else.
 
     Raises:
-        PlanError: when model, variables and the scope around this call do not belong together, or the
+        PlanError: If model, variables and the scope around this call do not belong together, or the
             strategy is one that does not keep all replicas alike.
     """
     around = tf.distribute.get_strategy() if tf.distribute.has_strategy() else None
@@ -127,7 +127,7 @@ def has_workers(model: keras.Model) -> bool:
 
 
 def scope_of(model: keras.Model) -> contextlib.AbstractContextManager[Any]:
-    """Returns the scope to compile a model in: its strategy's, or one that does nothing."""
+    """Return the scope to compile a model in: its strategy's, or one that does nothing."""
     strategy = strategy_of(model)
     return contextlib.nullcontext() if strategy is None else strategy.scope()
 
@@ -140,7 +140,7 @@ def fit(
     callbacks: Sequence[keras.callbacks.Callback] = (),
     **settings: Any,
 ) -> keras.callbacks.History:
-    """Runs ``model.fit``, also under a strategy with several workers, where Keras' own fails.
+    """Run ``model.fit``, also under a strategy with several workers, where Keras' own fails.
 
     :func:`tfft.training.train` uses it; use it in place of ``model.fit`` with your own ``compile``. A batch
     is the global one: the replicas share it out. Where it does not divide by their number, its first
@@ -158,7 +158,7 @@ def fit(
         The history of Keras, the same on all workers.
 
     Raises:
-        PlanError: when the model, its optimizer or a metric was made outside of the scope.
+        PlanError: If the model, its optimizer or a metric was made outside of the scope.
 
     Example:
         >>> with tf.distribute.MultiWorkerMirroredStrategy().scope():
@@ -177,7 +177,7 @@ def fit(
 
 
 def statistics_of(model: keras.Model) -> list[keras.Variable]:
-    """Returns the variables that training may change beside the trainable ones: those of trainable layers."""
+    """Return the variables that training may change beside the trainable ones: those of trainable layers."""
     return [
         v
         for layer in keras_compat.flatten_layers(model)
@@ -187,7 +187,7 @@ def statistics_of(model: keras.Model) -> list[keras.Variable]:
 
 
 def one_copy(variable: keras.Variable) -> Any:
-    """Returns what a gradient tape knows a variable as outside of replicas: its first copy, if there are several."""
+    """Return what a gradient tape knows a variable as outside of replicas: its first copy, if there are several."""
     held = variable.value
     return held.values[0] if isinstance(held, tf.distribute.DistributedValues) else variable
 
@@ -207,7 +207,7 @@ def _has_workers(strategy: tf.distribute.Strategy) -> bool:
 
 @contextlib.contextmanager
 def _working(model: keras.Model, dataset: tf.data.Dataset, strategy: tf.distribute.Strategy) -> Iterator[None]:
-    """Makes ``model.fit`` work under a strategy, by going round two faults of Keras 3."""
+    """Make ``model.fit`` work under a strategy, by going round two faults of Keras 3."""
     with strategy.scope():
         _check_made_inside(model, strategy)  # before an optimizer from outside fails to make its slots
         # Keras would build from the mean of a first batch over the replicas. That fails with several workers and for
@@ -220,7 +220,7 @@ def _working(model: keras.Model, dataset: tf.data.Dataset, strategy: tf.distribu
 
 @contextlib.contextmanager
 def _detached(model: keras.Model) -> Iterator[None]:
-    """Lets ``fit`` and ``predict`` go by the scope they are called in, not by the one the model was made in."""
+    """Let ``fit`` and ``predict`` go by the scope they are called in, not by the one the model was made in."""
     kept = keras_compat.distribute_strategy(model)
     if kept is None:
         yield
@@ -267,7 +267,7 @@ def _check_made_inside(model: keras.Model, strategy: tf.distribute.Strategy) -> 
 
 
 def _shared(dataset: tf.data.Dataset, strategy: tf.distribute.Strategy) -> tf.data.Dataset:
-    """Makes every batch a multiple of the replicas, and lets workers share batches rather than files."""
+    """Make every batch a multiple of the replicas, and lets workers share batches rather than files."""
     replicas = strategy.num_replicas_in_sync
     sizes = {spec.shape[0] if spec.shape.rank else None for spec in tf.nest.flatten(dataset.element_spec)}
     if any(size is None or size % replicas for size in sizes):
@@ -296,7 +296,7 @@ class _MeanStatistics(keras.callbacks.Callback):
         self._strategy = strategy
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Finds the statistics, and keeps their first values, which are the same everywhere."""
+        """Find the statistics, and keep their first values, which are the same everywhere."""
         self._variables = [v for v in statistics_of(self.model) if tf.as_dtype(v.dtype).is_floating]
         self._starts = [tf.convert_to_tensor(keras.ops.convert_to_numpy(v)) for v in self._variables]
         self._mean_moves = tf.function(lambda: self._strategy.run(self._moves), autograph=False)

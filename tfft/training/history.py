@@ -36,16 +36,16 @@ class History:
 
     @property
     def columns(self) -> list[str]:
-        """Names of all columns that occur, the usual ones first."""
+        """Name of all columns that occur, the usual ones first."""
         names = dict.fromkeys(name for row in self.rows for name in row)
         return [n for n in _FIRST if n in names] + [n for n in names if n not in _FIRST]
 
     def of(self, phase: str) -> list[Mapping[str, Any]]:
-        """Returns the rows of one phase."""
+        """Return the rows of one phase."""
         return [row for row in self.rows if row["phase"] == phase]
 
     def __add__(self, other: History) -> History:
-        """Joins the histories of two phases."""
+        """Join the histories of two phases."""
         return History(
             self.rows + other.rows,
             {**self.best, **other.best},
@@ -54,7 +54,7 @@ class History:
         )
 
     def to_csv(self, path: str | os.PathLike[str]) -> pathlib.Path:
-        """Writes one line per epoch; the file is whole or not there.
+        """Write one line per epoch; the file is whole or not there.
 
         Args:
             path: file to write; its folder must exist.
@@ -70,7 +70,7 @@ class History:
 
     @classmethod
     def from_csv(cls, path: str | os.PathLike[str]) -> History:
-        """Reads the rows that :meth:`to_csv` wrote; what the audits found is not in the file."""
+        """Read the rows that :meth:`to_csv` wrote; what the audits found is not in the file."""
         with open(path, encoding="utf-8", newline="") as file:
             rows = [{k: _value(k, v) for k, v in row.items() if v != ""} for row in csv.DictReader(file)]
         return cls(tuple(rows))

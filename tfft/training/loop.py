@@ -48,7 +48,7 @@ def train(
     checkpoints: str | os.PathLike[str] | CheckpointConfig | None = None,
     memory: MutableMapping[str, Any] | None = None,
 ) -> History:
-    """Trains a model through phases, each with its own trainable blocks, rate and schedule.
+    """Train a model through phases, each with its own trainable blocks, rate and schedule.
 
     Use it when a plan has more than one phase. After it the model is an ordinary compiled Keras model with the best
     weights by validation accuracy, or by what else the task of its head measures: a phase none of whose epochs beats
@@ -95,11 +95,11 @@ def train(
         The history of all phases.
 
     Raises:
-        PlanError: when settings are out of range (all listed), the loss is not a finite number, or the checkpoints
+        PlanError: If settings are out of range (all listed), the loss is not a finite number, or the checkpoints
             are of a training with other settings (all differences are listed).
-        CheckpointError: when checkpoints cannot be written, or another process is writing to their folder.
-        DataError: when the dataset or the validation dataset is empty or never ends.
-        AuditError: when a frozen variable moved or a trainable one did not though it has a gradient.
+        CheckpointError: If checkpoints cannot be written, or another process is writing to their folder.
+        DataError: If the dataset or the validation dataset is empty or never ends.
+        AuditError: If a frozen variable moved or a trainable one did not though it has a gradient.
 
     Example:
         >>> phases = [Phase("frozen", "none", 5, 3e-3), Phase("fine-tune", 3, 5, 3e-4)]
@@ -155,7 +155,7 @@ def train(
 def train_phase(
     model: keras.Model, dataset: tf.data.Dataset, validation: tf.data.Dataset | None, phase: Phase, **settings: Any
 ) -> History:
-    """Trains one phase: freezes, compiles, checks the trainable set, fits, keeps the best weights, audits.
+    """Train one phase: freeze, compile, check the trainable set, fit, keep the best weights, audit.
 
     Use it to put something of your own between phases.
 

@@ -24,7 +24,7 @@ _OWN = ("train_step", "compute_loss", "compute_metrics")
 def microbatched(
     model: keras.Model, microbatch_size: int, *, batch_norm: Literal["refuse", "parts"] = "refuse"
 ) -> keras.Model:
-    """Returns a model that trains the same variables on big batches, but computes them part by part.
+    """Return a model that trains the same variables on big batches, but computes them part by part.
 
     Use it when the batch that a recipe asks for does not fit into memory. Each step cuts its batch into
     parts of nearly equal size, runs one after the other forwards and backwards, adds their gradients up,
@@ -54,7 +54,7 @@ def microbatched(
         the full size; evaluate, predict and go on with ``model``. Its ``save`` saves ``model``.
 
     Raises:
-        PlanError: when the model has no graph or a training step of its own, or ``microbatch_size`` is not a
+        PlanError: If the model has no graph or a training step of its own, or ``microbatch_size`` is not a
             positive int; from ``fit``, when a loss is not a mean over the examples, or as ``batch_norm`` says.
 
     Example:
@@ -74,7 +74,7 @@ def microbatched(
 
 
 def check_plain(model: keras.Model, purpose: str) -> None:
-    """Raises :class:`PlanError` for a model without a graph, or with a training step that is not Keras' own."""
+    """Raise :class:`PlanError` for a model without a graph, or with a training step that is not Keras' own."""
     if not is_functional(model):
         raise PlanError(
             f"{getattr(model, 'name', model)!r} cannot be {purpose}: Keras knows no graph of it (a subclass of "
@@ -107,7 +107,7 @@ class _InParts(keras.Model):
         self._settings = _Settings(whole, microbatch_size, batch_norm)
 
     def save(self, *args: Any, **kwargs: Any) -> None:
-        """Saves the model that this one was made from, which has the same variables."""
+        """Save the model that this one was made from, which has the same variables."""
         self._settings.whole.save(*args, **kwargs)
 
     def make_train_function(self, force: bool = False) -> Callable[..., Any]:
@@ -118,7 +118,7 @@ class _InParts(keras.Model):
         return super().make_train_function(force)
 
     def train_step(self, data: Any) -> dict[str, Any]:
-        """Makes one step of the optimizer from the gradients of all parts."""
+        """Make one step of the optimizer from the gradients of all parts."""
         variables = self.trainable_weights
         if not variables:
             raise PlanError(f"Nothing in {self.name!r} trains, so there is nothing to fit. Unfreeze a layer first.")
@@ -138,7 +138,7 @@ class _Gradients:
         self._reached: list[bool] = [False] * len(variables)
 
     def of_the_batch(self, size: int) -> list[tf.Tensor | None]:
-        """Returns the gradients, None where the loss does not depend on a variable."""
+        """Return the gradients, None where the loss does not depend on a variable."""
         # Summed in float32 also where variables are kept in half precision.
         sums = [tf.zeros(v.shape, tf.float32 if _is_half(v.dtype) else v.dtype) for v in self._variables]
         sums = self._in_fixed_sizes(size, sums) if self._model.jit_compile else self._in_equal_sizes(size, sums)
@@ -168,7 +168,7 @@ class _Gradients:
         return tf.cond(rest > 0, lambda: self._added(sums, left), lambda: sums)
 
     def _added(self, sums: list[tf.Tensor], rows: tf.Tensor) -> list[tf.Tensor]:
-        """Adds the gradients of one part, and updates the metrics with it."""
+        """Add the gradients of one part, and updates the metrics with it."""
         model = self._model
         data = keras.tree.map_structure(lambda t: None if t is None else tf.gather(t, rows), self._data)
         x, y, weights = keras.utils.unpack_x_y_sample_weight(data)

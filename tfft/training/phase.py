@@ -32,7 +32,7 @@ _PLATEAU = 2  # epochs without a better validation loss before the rate falls
 
 
 def fit_phase(context: TrainingContext, phase: Phase, start: Score | None) -> tuple[History, Score | None]:
-    """Trains one phase; returns its history and the score of the weights it leaves."""
+    """Train one phase; return its history and the score of the weights it leaves."""
     notes: list[str] = []
     slice_for(context, phase, notes)
     if phase.contrastive_repeats:
@@ -103,7 +103,7 @@ def _fit(
 
 
 def _reinitialized(context: TrainingContext, phase: Phase) -> list[tuple[Any, np.ndarray]]:
-    """Gives the last blocks new weights, and returns the old ones of all that may change."""
+    """Give the last blocks new weights, and return the old ones of all that may change."""
     if not phase.reinitialize:
         return []
     before = [(v, keras.ops.convert_to_numpy(v).copy()) for v in context.model.weights]
@@ -151,7 +151,7 @@ def _callbacks(
 
 
 def solve_phase(context: TrainingContext, phase: Phase, start: Score | None) -> tuple[History, Score | None]:
-    """Computes the head; returns the history with one row, and the score of the weights it leaves."""
+    """Compute the head; return the history with one row, and the score of the weights it leaves."""
     began, model = time.perf_counter(), context.model
     slice_for(context, phase, [])
     source = context.source or FeatureSource(context.dataset, context.validation, cache=None)

@@ -11,7 +11,7 @@ from tfft.settings import is_number, is_whole, problems_of
 
 
 def check_phases(phases: Sequence[Phase], *, validation: bool = True) -> None:
-    """Finds everything that is out of range in phases, or does not go together.
+    """Find everything that is out of range in phases, or does not go together.
 
     Args:
         phases: in order.

@@ -11,7 +11,7 @@ from tfft.training.history import History
 
 
 def plot_history(history: History | Any, path: str | os.PathLike[str] | None = None) -> Any:
-    """Draws loss, accuracy and rate over the epochs of all phases, which are shaded in turn.
+    """Draw loss, accuracy and rate over the epochs of all phases, which are shaded in turn.
 
     Args:
         history: a :class:`~tfft.training.History`, something that has one as ``history`` (a run), or the path of a
@@ -22,8 +22,8 @@ def plot_history(history: History | Any, path: str | os.PathLike[str] | None = N
         The ``matplotlib`` figure; a notebook shows it.
 
     Raises:
-        DependencyError: when matplotlib is not installed.
-        DataError: when the history has no epoch.
+        DependencyError: If matplotlib is not installed.
+        DataError: If the history has no epoch.
 
     Example:
         >>> tfft.plot_history(run, "history.png")
@@ -62,7 +62,7 @@ _PANELS = (("loss", "val_loss"), ("accuracy", "val_accuracy"), ("error", "val_er
 
 
 def _shade(axis: Any, history: History) -> None:
-    """Marks where phases begin, and the epoch whose weights each gave back."""
+    """Mark where phases begin, and the epoch whose weights each gave back."""
     names = [row["phase"] for row in history.rows]
     for number, phase in enumerate(dict.fromkeys(names)):
         first, count = names.index(phase) + 0.5, names.count(phase)

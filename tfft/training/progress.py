@@ -32,7 +32,7 @@ class Progress(keras.callbacks.Callback):
         self._done, self._looked = 0, 0.0
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Shows the bar."""
+        """Show the bar."""
         if self._bar is not None or not (self._console.is_terminal or self._console.is_jupyter):
             return
         columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
@@ -41,7 +41,7 @@ class Progress(keras.callbacks.Callback):
         self._bar.start()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Moves it."""
+        """Move it."""
         self._done += 1
         if self._bar is None or time.perf_counter() - self._looked < _PAUSE:
             return
@@ -52,17 +52,17 @@ class Progress(keras.callbacks.Callback):
         self._bar.update(self._task, completed=self._done, now=now)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Takes the bar away."""
+        """Take the bar away."""
         self.close()
 
     def go_on(self, done: int) -> None:
-        """Shows steps that were done before the program was stopped; called after ``on_train_begin``."""
+        """Show steps that were done before the program was stopped; called after ``on_train_begin``."""
         self._done = done
         if self._bar is not None:
             self._bar.update(self._task, completed=done)
 
     def close(self) -> None:
-        """Takes the bar away, also after an error, when Keras calls no hook."""
+        """Take the bar away, also after an error, when Keras calls no hook."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

@@ -73,7 +73,7 @@ class FeatureSource:
     lengths: np.ndarray | None = None
 
     def extract(self, prefix: keras.Model, verbose: bool, *, varied: bool) -> tuple[Features, Features | None]:
-        """Returns the features of the training examples, varied or as they are, and of the validation examples."""
+        """Return the features of the training examples, varied or as they are, and of the validation examples."""
         changes = augmentation(self.augment) if varied else None
         found = extract_each(
             prefix,
@@ -109,7 +109,7 @@ class TrainableSuffix:
 def build_suffix(
     model: keras.Model, source: FeatureSource, epoch: tf.Variable | None, *, verbose: bool = True
 ) -> TrainableSuffix | str:
-    """Computes what is frozen in a model, and returns what is left to train on the result.
+    """Compute what is frozen in a model, and return what is left to train on the result.
 
     Args:
         model: sliced for the phase.
@@ -171,7 +171,7 @@ def solve(
     class_weight: Mapping[int, float] | None = None,
     prototypes: bool = False,
 ) -> Probe:
-    """Puts the best linear head for the frozen backbone into a model (the linear probe), or the nearest class mean.
+    """Put the best linear head for the frozen backbone into a model (the linear probe), or the nearest class mean.
 
     Args:
         model: with a head of tfft; changed in place: kernel, bias and the head's ``l2``.
@@ -213,7 +213,7 @@ def solve(
 
 
 def _bytes(prefix: keras.Model, staged: Staged, source: FeatureSource) -> int | None:
-    """Returns what the features will take, or None where that is not known."""
+    """Return what the features will take, or None where that is not known."""
     examples = source.train
     if isinstance(examples, tf.data.Dataset) or getattr(examples, "batch_size", None):
         return None  # its length is in batches, if it is known
@@ -230,7 +230,7 @@ def _bytes(prefix: keras.Model, staged: Staged, source: FeatureSource) -> int | 
 
 
 def _inputs(examples: Any) -> Any:
-    """Returns what the model takes, of a pair (inputs, labels) or of examples in memory; None of others."""
+    """Return what the model takes, of a pair (inputs, labels) or of examples in memory; None of others."""
     return examples[0] if isinstance(examples, tuple) else getattr(examples, "inputs", None)
 
 
@@ -239,7 +239,7 @@ def _count(examples: Any) -> int:
 
 
 def _some(values: Any, at: np.ndarray) -> Any:
-    """Returns some of the texts, or pairs of texts, that a source is made of."""
+    """Return some of the texts, or pairs of texts, that a source is made of."""
     if isinstance(values, Mapping):
         return {name: _some(value, at) for name, value in values.items()}
     return np.asarray(values, object)[at]

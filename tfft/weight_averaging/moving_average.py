@@ -47,7 +47,7 @@ class _Average(keras.callbacks.Callback):
     # ------------------------------------------------------------------ as a callback
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Starts with the weights as they are, or goes on from the state that was set."""
+        """Start with the weights as they are, or goes on from the state that was set."""
         if self.model.steps_per_execution != 1:
             raise PlanError(
                 f"The model was compiled with steps_per_execution={self.model.steps_per_execution}, so that callbacks "
@@ -59,29 +59,29 @@ class _Average(keras.callbacks.Callback):
         self._take_given()
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Gives the model the weights that train."""
+        """Give the model the weights that train."""
         self._epoch = epoch
         self._hide()
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Gives the model the weights that train."""
+        """Give the model the weights that train."""
         self._hide()
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Gives the model the average, inside of ``fit``."""
+        """Give the model the average, inside of ``fit``."""
         if self._fitting:
             self._take_given()
             self._settle_epoch()
             self._show()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Gives the model the average, for all callbacks behind this one."""
+        """Give the model the average, for all callbacks behind this one."""
         self._take_given()
         self._settle_epoch()
         self._show()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Leaves the average in the model."""
+        """Leave the average in the model."""
         self._take_given()
         self._show()
         self._raw, self._fitting = None, False
@@ -89,7 +89,7 @@ class _Average(keras.callbacks.Callback):
     # ------------------------------------------------------------------ to go on later
 
     def get_state(self) -> State:
-        """Returns all that is needed to go on later: plain values and arrays, of the weights that train too.
+        """Return all that is needed to go on later: plain values and arrays, of the weights that train too.
 
         Call it between two batches or at the end of an epoch, together with the state of the optimizer.
         """
@@ -102,7 +102,7 @@ class _Average(keras.callbacks.Callback):
         return state
 
     def set_state(self, state: Mapping[str, np.ndarray | float | int]) -> None:
-        """Goes on from a state in the next ``fit``, which starts by giving the model the weights that trained.
+        """Go on from a state in the next ``fit``, which starts by giving the model the weights that trained.
 
         Inside of ``fit``, after ``on_train_begin``, it does so before the next step.
 
@@ -146,11 +146,11 @@ class _Average(keras.callbacks.Callback):
         return [tf.convert_to_tensor(v) for v in self._variables]
 
     def _add(self, share: float) -> None:
-        """Moves the average towards the weights by a share of the way."""
+        """Move the average towards the weights by a share of the way."""
         self._flat.move(share)
 
     def _settle_epoch(self) -> None:
-        """Takes in the end of an epoch, once."""
+        """Take in the end of an epoch, once."""
 
     def _show(self) -> None:
         if self._raw is not None or not self.updates:
@@ -205,7 +205,7 @@ class ExponentialMovingAverage(_Average):
         self.decay, self.ramp = float(decay), bool(ramp)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Takes in the step."""
+        """Take in the step."""
         self.updates += 1
         n = self.updates
         self._add(1.0 - (min(self.decay, (1 + n) / (10 + n)) if self.ramp else self.decay))
@@ -258,7 +258,7 @@ class StochasticWeightAveraging(_Average):
         self._last_taken = -1
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Finds where the last part begins."""
+        """Find where the last part begins."""
         self._last_taken = -1
         total = self.params["epochs"]
         if self.every == "step":
@@ -272,7 +272,7 @@ class StochasticWeightAveraging(_Average):
         super().on_train_begin(logs)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Takes in the step, where steps are averaged."""
+        """Take in the step, where steps are averaged."""
         if self.every == "step":
             self._take(self._epoch * self.params["steps"] + batch)
 
@@ -301,17 +301,17 @@ class _Flat:
         self._row = self._now()
 
     def parts(self) -> list[tf.Tensor]:
-        """Returns the average of each variable."""
+        """Return the average of each variable."""
         sizes = [math.prod(v.shape) for v in self._variables]
         parts = tf.split(self._row, sizes) if sizes else []
         return [tf.reshape(part, v.shape) for part, v in zip(parts, self._variables, strict=True)]
 
     def set(self, parts: Sequence[np.ndarray]) -> None:
-        """Sets the average of each variable."""
+        """Set the average of each variable."""
         self._row = tf.concat([tf.reshape(tf.cast(part, self._dtype), [-1]) for part in parts], axis=0)
 
     def move(self, share: float) -> None:
-        """Moves it towards the variables by a share of the way; 1 copies them bit by bit."""
+        """Move it towards the variables by a share of the way; 1 copies them bit by bit."""
         self._row = self._now() if share == 1.0 else self._move(self._row, tf.constant(share, self._dtype))
 
     def _now(self) -> tf.Tensor:

@@ -22,7 +22,7 @@ _WORST: Score = (-math.inf, -math.inf)
 
 
 def selection_score(logs: Mapping[str, float], metric: Metric = ACCURACY, prefix: str = "") -> Score | None:
-    """Returns how good a model is: by a metric where it was measured, then by its loss. Higher is better.
+    """Return how good a model is: by a metric where it was measured, then by its loss. Higher is better.
 
     Args:
         logs: results by name, as ``model.evaluate(..., return_dict=True)`` gives them, or logs of an epoch.
@@ -50,7 +50,7 @@ def selection_score(logs: Mapping[str, float], metric: Metric = ACCURACY, prefix
 
 
 def measured(logs: Mapping[str, float], name: str, prefix: str = "") -> float | None:
-    """Returns the result of a name, else the first one whose name contains it, or None.
+    """Return the result of a name, else the first one whose name contains it, or None.
 
     Keras calls the accuracy of classes ``sparse_categorical_accuracy``, unless it is given a name.
     """
@@ -60,7 +60,7 @@ def measured(logs: Mapping[str, float], name: str, prefix: str = "") -> float | 
 
 
 def selection_of(model: keras.Model) -> Metric:
-    """Returns the measurement that decides for a model: that of its head's task; the accuracy without a head of tfft.
+    """Return the measurement that decides for a model: that of its head's task; the accuracy without a head of tfft.
 
     Args:
         model: any Keras model.

@@ -66,11 +66,11 @@ class Soup:
 
     @property
     def taken(self) -> tuple[str, ...]:
-        """Names of what is in the soup, in the order in which they came in."""
+        """Name of what is in the soup, in the order in which they came in."""
         return tuple(one.name for one in self.ingredients if one.taken)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain values, fit for JSON."""
+        """Return plain values, fit for JSON."""
         rows = [dataclasses.asdict(one) for one in self.ingredients]
         return {"ingredients": rows, "results": dict(self.results), "best": dict(self.best)}
 
@@ -95,7 +95,7 @@ def greedy_soup(
     metric: str | Metric | None = None,
     refresh: tf.data.Dataset | None = None,
 ) -> Soup:
-    """Averages those of several fine-tuned models that are better together than alone: a greedy soup.
+    """Average those of several fine-tuned models that are better together than alone: a greedy soup.
 
     Use it when runs with other seeds or settings have been made from the same pretrained backbone and the same
     head: the best of them is what one would keep anyway, and the average costs no more to serve. The models are
@@ -124,9 +124,9 @@ def greedy_soup(
         What was tried, in which order, and what was taken.
 
     Raises:
-        PlanError: when there is no checkpoint, or one does not fit the model (all of them are listed with the variables
+        PlanError: If there is no checkpoint, or one does not fit the model (all of them are listed with the variables
             at fault), is missing or is of another kind; when the model is not compiled. The model keeps its weights.
-        DataError: when the dataset is empty or never ends.
+        DataError: If the dataset is empty or never ends.
 
     Example:
         >>> print(tfft.weight_averaging.greedy_soup(model, sorted(Path("runs").glob("*.keras")), validation))
@@ -209,7 +209,7 @@ class _Pot:
 
 
 def _named(model: keras.Model, checkpoints: Sequence[Checkpoint]) -> list[tuple[str, Checkpoint]]:
-    """Names all checkpoints, and checks all of them before anything is measured."""
+    """Name all checkpoints, and check all of them before anything is measured."""
     if isinstance(checkpoints, (str, os.PathLike, Mapping)):
         raise PlanError(f"Expected a list of checkpoints, received one: {type(checkpoints).__name__}.")
     if not len(checkpoints):
@@ -229,7 +229,7 @@ def _named(model: keras.Model, checkpoints: Sequence[Checkpoint]) -> list[tuple[
 
 
 def _read(model: keras.Model, checkpoint: Checkpoint, name: str = "the checkpoint") -> list[np.ndarray]:
-    """Returns the arrays of a checkpoint in the order of ``model.weights``."""
+    """Return the arrays of a checkpoint in the order of ``model.weights``."""
     if isinstance(checkpoint, (str, os.PathLike)):
         given: Any = _from_file(model, Path(checkpoint))
     else:

@@ -58,7 +58,7 @@ class Interpolation:
         return self.best.alpha
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain values, fit for JSON."""
+        """Return plain values, fit for JSON."""
         points = [{**dataclasses.asdict(p), "results": dict(p.results)} for p in self.points]
         return {"alpha": self.alpha, "points": points}
 
@@ -83,7 +83,7 @@ def interpolate(
     metric: str | Metric | None = None,
     refresh: tf.data.Dataset | None = None,
 ) -> Interpolation:
-    """Looks for the best weights on the line from those before fine-tuning to those after it (WiSE-FT).
+    """Look for the best weights on the line from those before fine-tuning to those after it (WiSE-FT).
 
     Use it after fine-tuning. Points between both ends are often better than either, on new kinds of pictures more
     than on those of the training. The weights are ``(1 - alpha) * start + alpha * end``, where ``end`` is what the
@@ -116,9 +116,9 @@ def interpolate(
         All points and the best one, whose weights the model has then.
 
     Raises:
-        PlanError: when the model is not compiled, ``start`` does not fit it (everything that does not is listed), a
+        PlanError: If the model is not compiled, ``start`` does not fit it (everything that does not is listed), a
             setting is out of range, or the loss is nowhere a finite number. The model keeps its weights then.
-        DataError: when the dataset is empty or never ends.
+        DataError: If the dataset is empty or never ends.
 
     Example:
         >>> before = model.get_weights()
@@ -172,7 +172,7 @@ class _Line:
             self._end += take(more)
 
     def go(self, alpha: float) -> None:
-        """Gives the model the weights at ``alpha``."""
+        """Give the model the weights at ``alpha``."""
         if alpha in (0.0, 1.0):
             put(self.variables, self._start if alpha == 0.0 else self._end)
             return
@@ -215,7 +215,7 @@ class Measure:
         self._metric = given or selection_of(model)
 
     def __call__(self) -> dict[str, float]:
-        """Returns what ``evaluate`` measures with the weights as they are."""
+        """Return what ``evaluate`` measures with the weights as they are."""
         results = self._model.evaluate(self._dataset, verbose=0, return_dict=True)
         name = self._metric.name
         if self._required and name not in results:
@@ -225,10 +225,10 @@ class Measure:
         return {name: float(value) for name, value in results.items()}
 
     def score(self, results: Mapping[str, float]) -> Score:
-        """Returns what results are worth; higher is better."""
+        """Return what results are worth; higher is better."""
         return selection_score(results, self._metric)  # type: ignore[return-value]  # evaluate always gives a loss
 
 
 def percent(share: float | None) -> str:
-    """Returns a share as text, or nothing."""
+    """Return a share as text, or nothing."""
     return "" if share is None else f"{share:.1%}"

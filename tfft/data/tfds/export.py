@@ -41,7 +41,7 @@ def write_examples(
     rate: int | None,
     progress: Callable[[int, int], None] | None,
 ) -> list[tuple[str, str]]:
-    """Writes the examples of a dataset.
+    """Write the examples of a dataset.
 
     Args:
         builder: of TensorFlow Datasets, prepared.
@@ -55,7 +55,7 @@ def write_examples(
         Examples that are not written, with the reason as the rest of a sentence.
 
     Raises:
-        DataError: when a value is none that a model can learn from.
+        DataError: If a value is none that a model can learn from.
     """
     writer = _Writer(builder.info, chosen, folder, rate)
     count, done = sum(builder.info.splits[split].num_examples for split in parts.values()), 0
@@ -70,7 +70,7 @@ def write_examples(
 
 
 def _read(builder: Any, chosen: Chosen, split: str) -> Iterator[tuple[str, list[Any], Any]]:
-    """Yields the name of each example, its inputs and its label; nothing else of it is read."""
+    """Yield the name of each example, its inputs and its label; nothing else of it is read."""
     import tensorflow_datasets as tfds
 
     known = {"/".join(path): (path, feature) for path, feature in leaves(builder.info.features)}

@@ -39,7 +39,7 @@ class Chosen:
 
 
 def leaves(features: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yields the features of a dataset that hold no named ones, with the names on the way to them."""
+    """Yield the features of a dataset that hold no named ones, with the names on the way to them."""
     import tensorflow_datasets as tfds
 
     if isinstance(features, tfds.features.FeaturesDict):
@@ -50,7 +50,7 @@ def leaves(features: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[s
 
 
 def chosen_features(info: Any, *, image: Any = None, audio: Any = None, text: Any = None, label: Any = None) -> Chosen:
-    """Finds the inputs and the labels of a dataset.
+    """Find the inputs and the labels of a dataset.
 
     Args:
         info: ``builder.info``.
@@ -60,7 +60,7 @@ def chosen_features(info: Any, *, image: Any = None, audio: Any = None, text: An
         label: of that with the labels.
 
     Raises:
-        DataError: when it is not clear what is meant; the message lists the candidates.
+        DataError: If it is not clear what is meant; the message lists the candidates.
     """
     # Sorted: read from a file, features come in no order.
     found = sorted(leaves(info.features), key=lambda leaf: leaf[0])
@@ -87,7 +87,7 @@ def chosen_features(info: Any, *, image: Any = None, audio: Any = None, text: An
 
 
 def rate_of(info: Any, chosen: Chosen) -> int | None:
-    """Returns the samples a second of recordings, where the dataset tells them."""
+    """Return the samples a second of recordings, where the dataset tells them."""
     known = {"/".join(path): feature for path, feature in leaves(info.features)}
     return getattr(known[chosen.inputs[0]], "sample_rate", None) or None  # read from a file, it is 0
 

@@ -17,7 +17,7 @@ _LONGEST = 180  # bytes: file systems allow 255, and extensions follow
 
 
 def safe_name(name: str) -> str:
-    """Returns a name that can be that of a file or folder everywhere, and is another one for another name.
+    """Return a name that can be that of a file or folder everywhere, and is another one for another name.
 
     Args:
         name: any text, also an empty one.
@@ -40,7 +40,7 @@ def safe_name(name: str) -> str:
 
 
 def class_folder_names(names: Sequence[str]) -> dict[str, str]:
-    """Returns the name of the folder of each class; names that differ by case only get folders that differ in more.
+    """Return the name of the folder of each class; names that differ by case only get folders that differ in more.
 
     Args:
         names: of the classes.

@@ -66,7 +66,7 @@ def local_copy(
     settings: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> LocalCopy:
-    """Writes a dataset into tfft's cache folder, unless it is there.
+    """Write a dataset into tfft's cache folder, unless it is there.
 
     The split ``train`` is what is learned from, ``validation`` what is held out; ``test`` is written and left alone.
     Without ``validation`` a share of ``train`` is held out. The names of files are the ids that tensorflow-datasets
@@ -80,8 +80,8 @@ def local_copy(
         progress: called with (examples written, examples in all); None for the one in ``settings``.
 
     Raises:
-        DataError: when there is no such dataset, it cannot be prepared, or it is not clear what of it is meant.
-        DependencyError: when tensorflow-datasets is not installed.
+        DataError: If there is no such dataset, it cannot be prepared, or it is not clear what of it is meant.
+        DependencyError: If tensorflow-datasets is not installed.
 
     Example:
         >>> copy = local_copy("tfds:rock_paper_scissors")
@@ -146,7 +146,7 @@ def _settings(folder: Path, chosen: Chosen, task: str) -> dict[str, Any]:
 
 
 def _opened(source: str) -> tuple[Any, str]:
-    """Returns the builder of a dataset that is prepared, and the name that it has in plans."""
+    """Return the builder of a dataset that is prepared, and the name that it has in plans."""
     try:
         import tensorflow_datasets as tfds
     except ModuleNotFoundError:
@@ -208,7 +208,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _check_classes(folder: Path) -> None:
-    """Refuses a folder whose features name a class from elsewhere: the package would import it, and run its code."""
+    """Refuse a folder whose features name a class from elsewhere: the package would import it, and run its code."""
     try:
         tree = json.loads((folder / "features.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -232,7 +232,7 @@ def _class_names(tree: Any) -> Iterator[Any]:
 
 
 def _parts(info: Any) -> dict[str, str]:
-    """Returns the splits by the part that they are for; those with other names are left alone."""
+    """Return the splits by the part that they are for; those with other names are left alone."""
     there = {name.lower(): name for name, split in info.splits.items() if split.num_examples}
     found = {role: there[name] for role, names in _ROLES.items() for name in reversed(names) if name in there}
     if TRAIN not in found and len(there) == 1 and not found:

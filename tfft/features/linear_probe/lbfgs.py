@@ -40,7 +40,7 @@ def minimise(
     steps: int,
     memory: int = 10,
 ) -> Minimum:
-    """Minimises F smooth convex functions of n unknowns each, evaluated together but stepped one by one.
+    """Minimise F smooth convex functions of n unknowns each, evaluated together but stepped one by one.
 
     A function is done when its last step, and by the quadratic model all that is left to gain, is at most
     ``tolerance`` times its value. Unknowns should be scaled so that the curvature is near 1 along each.
@@ -85,7 +85,7 @@ class _Run:
     done: bool = False
 
     def aim(self, tolerance: float) -> None:
-        """Finds the next direction, or that there is nothing left to gain."""
+        """Find the next direction, or that there is nothing left to gain."""
         if not self.moving:
             return
         self.direction = self._direction()
@@ -124,7 +124,7 @@ def _dot(left: np.ndarray, right: np.ndarray) -> float:
 def _step(
     objective: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]], runs: list[_Run], slack: float
 ) -> None:
-    """Moves every run that is not done, each as far as its own slope allows."""
+    """Move every run that is not done, each as far as its own slope allows."""
     lengths = {number: 1.0 for number, run in enumerate(runs) if run.moving}
     for _ in range(_SHORTENINGS):
         tried = np.array(list(lengths))

@@ -72,7 +72,7 @@ def nearest_mean_head(
     centre: np.ndarray | None = None,
     scale: float | None = None,
 ) -> Prototypes:
-    """Makes the head that tells the class whose mean is nearest; nothing is trained or tuned on held-out data.
+    """Make the head that tells the class whose mean is nearest; nothing is trained or tuned on held-out data.
 
     Use it with one to five examples of a class, where a solved head has little to go by, or to add a class at once:
     the means of the others stay (for the cosine with the ``centre`` given), and so do their columns at a given
@@ -99,8 +99,8 @@ def nearest_mean_head(
         :class:`Prototypes`, for :func:`tfft.features.set_head_weights`.
 
     Raises:
-        DataError: when features and labels do not fit together, or a class has no example.
-        PlanError: when the head is of another kind, or a setting is out of range.
+        DataError: If features and labels do not fit together, or a class has no example.
+        PlanError: If the head is of another kind, or a setting is out of range.
 
     Example:
         >>> found = nearest_mean_head(features.arrays, features.labels, tfft.heads.from_model(model))
@@ -135,7 +135,7 @@ def nearest_mean_head(
 def _left_out(
     values: np.ndarray, points: np.ndarray, labels: np.ndarray, sums: np.ndarray, sizes: np.ndarray, distance: Distance
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the logits [N, K] at scale 1 of every example under means without it, and of which there are such.
+    """Return the logits [N, K] at scale 1 of every example under means without it, and of which there are such.
 
     Only the mean of its own class changes. The centre is that of all examples: one of them hardly moves it.
     """
@@ -153,7 +153,7 @@ def _left_out(
 
 
 def _scale(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Finds the best factor of logits by halving: the loss is convex in it, so its slope changes sign once."""
+    """Find the best factor of logits by halving: the loss is convex in it, so its slope changes sign once."""
     count, classes = logits.shape
     target = np.full(logits.shape, 1.0 / (count + classes))
     target[np.arange(count), labels] += count / (count + classes)

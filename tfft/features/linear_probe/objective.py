@@ -53,7 +53,7 @@ class Basis:
     variances: np.ndarray
 
     def project(self, features: np.ndarray, rows: np.ndarray | None, dtype: Any) -> np.ndarray:
-        """Returns rows (None: all) of features [N, D] in this view, [n, r]."""
+        """Return rows (None: all) of features [N, D] in this view, [n, r]."""
         count = len(features) if rows is None else len(rows)
         out = np.empty((count, len(self.variances)), dtype)
         vectors = None if self.vectors is None else self.vectors.astype(dtype)
@@ -64,18 +64,18 @@ class Basis:
         return out
 
     def to_raw(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Turns [F, U, r + 1] into kernels [F, U, D] and biases [F, U] for features as they come."""
+        """Turn [F, U, r + 1] into kernels [F, U, D] and biases [F, U] for features as they come."""
         kernel = values[..., :-1] if self.vectors is None else values[..., :-1] @ self.vectors.T
         return kernel, values[..., -1] - kernel @ self.mean
 
     def pull(self, gradient: np.ndarray, total: np.ndarray) -> np.ndarray:
-        """Turns the gradient for a raw kernel, [F, U, D], and its bias, [F, U], into that of the values."""
+        """Turn the gradient for a raw kernel, [F, U, D], and its bias, [F, U], into that of the values."""
         along = gradient - total[..., None] * self.mean
         return along if self.vectors is None else along @ self.vectors
 
 
 def find_basis(features: np.ndarray, rows: np.ndarray) -> Basis:
-    """Centres by all of the features, read in blocks, and finds the axes from some rows.
+    """Centre by all of the features, read in blocks, and find the axes from some rows.
 
     Args:
         features: [N, D], finite.
@@ -132,7 +132,7 @@ class Problem:
     def value_and_gradient(
         self, values: np.ndarray, l2: float = 0.0, folds: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Returns weighted loss plus penalty of each fold, [F], and the gradients; values are [F, U, r + 1]."""
+        """Return weighted loss plus penalty of each fold, [F], and the gradients; values are [F, U, r + 1]."""
         every = self.weights if folds is None or len(folds) == len(self.weights) else self.weights[folds]
         gradient = np.zeros((values.shape[0] * values.shape[1], self.rows.shape[1]), self.dtype)
         total, loss = np.zeros(values.shape[:2], self.dtype), np.zeros(len(values))
@@ -151,7 +151,7 @@ class Problem:
         return loss + l2 * np.einsum("fud,fud->f", kernel, kernel, dtype=np.float64), gradient
 
     def score(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Returns loss and hits of each head on each row, [F, N], and the mean curvature for each unit, [U]."""
+        """Return loss and hits of each head on each row, [F, N], and the mean curvature for each unit, [U]."""
         losses, hits = np.empty(self.weights.shape), np.zeros(self.weights.shape)
         curvature = np.zeros(values.shape[1])
         for part, _, logits in self._forward(values):
@@ -174,7 +174,7 @@ class Problem:
             yield part, block, logits.reshape(*values.shape[:2], len(block))
 
     def _terms(self, logits: np.ndarray, part: slice) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the losses [F, n] and their slopes by the logits [F, U, n]; may overwrite the logits."""
+        """Return the losses [F, n] and their slopes by the logits [F, U, n]; may overwrite the logits."""
         if self.head.convex_loss == "softmax":
             return _softmax_terms(logits, self.targets[part], self.head.label_smoothing)
         target = self.targets[part].T.astype(self.dtype)
@@ -206,7 +206,7 @@ def fit(
     *,
     final: bool = False,
 ) -> Fitted:
-    """Minimises a problem plus ``l2`` times the squared kernel by L-BFGS; biases are free.
+    """Minimise a problem plus ``l2`` times the squared kernel by L-BFGS; biases are free.
 
     Args:
         problem: of any kind but regression, see :class:`Ridge`.
@@ -260,7 +260,7 @@ class Ridge:
         self._means, self._units = means[:, 0], units
 
     def fit(self, l2: float) -> Fitted:
-        """Returns the values at the optimum of mean squared error plus ``l2`` times the squared kernel."""
+        """Return the values at the optimum of mean squared error plus ``l2`` times the squared kernel."""
         wide = self._gram.shape[1]
         least = 1e-12 * max(float(np.trace(self._gram[0])) / wide, 1e-12)
         found = []
@@ -271,7 +271,7 @@ class Ridge:
 
 
 def blocks(count: int, wide: int) -> Iterator[slice]:
-    """Cuts the rows of features [count, wide] into slices that take little memory."""
+    """Cut the rows of features [count, wide] into slices that take little memory."""
     return _parts(count, _BLOCK_FEATURES // wide)
 
 
@@ -309,7 +309,7 @@ def _minimise(problem: Problem, start: np.ndarray, l2: float, sizes: np.ndarray,
 
 
 def _without_features(problem: Problem, wide: int) -> np.ndarray:
-    """Returns no kernel and the biases that are best then; half an example more of each keeps them finite."""
+    """Return no kernel and the biases that are best then; half an example more of each keeps them finite."""
     folds, units, smoothing = len(problem.weights), problem.head.units, problem.head.label_smoothing
     half = 0.5 / len(problem.targets)
     values = np.zeros((folds, units, wide + 1))

@@ -105,7 +105,7 @@ def fit_linear_probe(
     class_weight: str | Mapping[str | int, float] | Mapping[int, float] | None = None,
     verbose: bool = False,
 ) -> Solved:
-    """Finds the kernel and bias that minimise the head's loss plus an L2 penalty: the linear probe.
+    """Find the kernel and bias that minimise the head's loss plus an L2 penalty: the linear probe.
 
     Use it as the first result of any project and, with :func:`set_head_weights`, as the start of fine-tuning.
     What is minimised is ``head.loss()``, a mean over examples (and over units, for all but classification), plus
@@ -144,8 +144,8 @@ def fit_linear_probe(
         A :class:`Solved`.
 
     Raises:
-        DataError: when features and labels do not fit together or the head, listing everything.
-        PlanError: when ``l2``, ``folds`` or a weight is out of range, or a head without classes gets weights.
+        DataError: If features and labels do not fit together or the head, listing everything.
+        PlanError: If ``l2``, ``folds`` or a weight is out of range, or a head without classes gets weights.
 
     Example:
         >>> solved = fit_linear_probe(features, labels, tfft.heads.from_model(model))
@@ -188,7 +188,7 @@ def fit_linear_probe(
 
 
 def set_head_weights(model: keras.Model, solved: Solved | Prototypes) -> None:
-    """Puts a solved kernel and bias into the layer ``logits`` of a model; its loss is then that of the probe.
+    """Put a solved kernel and bias into the layer ``logits`` of a model; its loss is then that of the probe.
 
     Use it before fine-tuning, so that the first steps do not spoil the backbone for a random head (Kumar et al. 2022).
 
@@ -197,7 +197,7 @@ def set_head_weights(model: keras.Model, solved: Solved | Prototypes) -> None:
         solved: from :func:`fit_linear_probe`, or prototypes from :func:`tfft.features.nearest_mean_head`.
 
     Raises:
-        PlanError: when the model has no such layer, several, or one of another shape.
+        PlanError: If the model has no such layer, several, or one of another shape.
 
     Example:
         >>> set_head_weights(model, fit_linear_probe(features, labels, tfft.heads.from_model(model)))
@@ -252,7 +252,7 @@ class _Sweep:
         return self._done[self.best.l2][1].mean(0, keepdims=True)
 
     def run(self) -> None:
-        """Goes down the path until it has risen twice, then looks around its lowest point."""
+        """Go down the path until it has risen twice, then looks around its lowest point."""
         total = max(float(self._variances.sum()), 1e-12) / self._problem.gain
         for strength in _STRENGTHS * (total * self._mean):
             self._try(strength)
@@ -276,7 +276,7 @@ class _Sweep:
             print(trial, flush=True)
 
     def _guess(self, l2: float) -> np.ndarray | None:
-        """Follows the line through the two nearest solutions, over the logarithm of the strength."""
+        """Follow the line through the two nearest solutions, over the logarithm of the strength."""
         near = sorted(self._done, key=lambda done: abs(np.log(done / l2)))[:2]
         found = [self._done[done][1] for done in near]
         if len(near) < 2:
@@ -299,7 +299,7 @@ def _solve(problem: Problem, l2: float, variances: np.ndarray, start: np.ndarray
 def _weighing(
     targets: np.ndarray, head: Head, class_weight: str | Mapping[str | int, float] | Mapping[int, float] | None
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns what tells the weights [n] of targets."""
+    """Return what tells the weights [n] of targets."""
     if class_weight is None:
         return lambda some: np.ones(len(some))
     if not _is_exclusive(head):
@@ -329,7 +329,7 @@ def _hold_out(
     weigh: Callable[[np.ndarray], np.ndarray],
     generator: np.random.Generator,
 ) -> tuple[Problem, np.ndarray, np.ndarray]:
-    """Returns the rows of the sweep in float32, the fold that each is held out of (-1 trains always), its weight."""
+    """Return the rows of the sweep in float32, the fold that each is held out of (-1 trains always), its weight."""
     rows, swept = basis.project(features, sample, np.float32), targets[sample]
     if validation is None:
         fold = _folds(swept, head, folds, generator)
@@ -346,7 +346,7 @@ def _hold_out(
 
 
 def _folds(targets: np.ndarray, head: Head, folds: int, generator: np.random.Generator) -> np.ndarray:
-    """Deals the rows of each class out in turn, so that a class with two rows is never missing in training."""
+    """Deal the rows of each class out in turn, so that a class with two rows is never missing in training."""
     order = generator.permutation(len(targets))
     classes = _classes(targets, head)[order]
     order = order[np.argsort(classes, kind="stable")]
@@ -362,7 +362,7 @@ def _folds(targets: np.ndarray, head: Head, folds: int, generator: np.random.Gen
 
 
 def _sample(targets: np.ndarray, width: int, head: Head, generator: np.random.Generator) -> np.ndarray:
-    """Draws the rows of the sweep, sorted: of every class the same share, but ten where there are."""
+    """Draw the rows of the sweep, sorted: of every class the same share, but ten where there are."""
     limit = min(SWEEP_EXAMPLES, max(_SWEEP_LOGITS // head.units, 10 * head.units), max(_SWEEP_VALUES // width, 100))
     if len(targets) <= limit:
         return np.arange(len(targets))
@@ -398,7 +398,7 @@ def _check_plan(l2: float | str, folds: int) -> None:
 
 
 def _targets(features: np.ndarray, labels: np.ndarray, head: Head, what: str, width: int | None = None) -> np.ndarray:
-    """Returns int [N] for classification, float [N, units] for the rest; raises all that is wrong."""
+    """Return int [N] for classification, float [N, units] for the rest; raises all that is wrong."""
     labels = np.asarray(labels)
     problems = []
     if not isinstance(features, np.ndarray) or features.ndim != 2 or not features.size or features.dtype.kind != "f":

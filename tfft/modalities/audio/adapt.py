@@ -19,7 +19,7 @@ USUAL_RATE = 16_000  # of models that take waves: YAMNet, VGGish, TRILL, wav2vec
 
 
 def adapt_waveforms(splits: Splits[AudioExamples], backbone: Backbone, settings: Mapping[str, Any]) -> Adapted:
-    """Chooses rate and length of recordings, of which no waveform has been read yet, for a backbone.
+    """Choose rate and length of recordings, of which no waveform has been read yet, for a backbone.
 
     Args:
         splits: the recordings.
@@ -28,7 +28,7 @@ def adapt_waveforms(splits: Splits[AudioExamples], backbone: Backbone, settings:
             read as someone wanted them, and are not to be changed.
 
     Raises:
-        BackboneError: when the backbone takes neither images nor waveforms.
+        BackboneError: If the backbone takes neither images nor waveforms.
     """
     if backbone.input_spec is not None or backbone.text_spec is not None:
         return Adapted(splits)

@@ -21,7 +21,7 @@ def attach_waves(
     audio: AudioSpec,
     image_size: int | tuple[int, int] | None = None,
 ) -> ModelInput:
-    """Puts an input of waves and a network together.
+    """Put an input of waves and a network together.
 
     Args:
         backbone: that takes images or waves.
@@ -30,7 +30,7 @@ def attach_waves(
         image_size: of the spectrum's picture, for an image backbone.
 
     Raises:
-        BackboneError: when the backbone takes neither, or waves of another length.
+        BackboneError: If the backbone takes neither, or waves of another length.
     """
     inputs = keras.Input((None,), dtype="float32", name=AUDIO_INPUT)
     if backbone.input_spec is not None:
@@ -49,10 +49,10 @@ def attach_waves(
 
 
 def wave_length(network: keras.Model, name: str) -> int | None:
-    """Returns how many samples a network that takes waves wants; None for any number.
+    """Return how many samples a network that takes waves wants; None for any number.
 
     Raises:
-        BackboneError: when it takes something else.
+        BackboneError: If it takes something else.
     """
     takes = keras.tree.flatten(network.input)
     shape = tuple(takes[0].shape)
@@ -66,7 +66,7 @@ def wave_length(network: keras.Model, name: str) -> int | None:
 
 
 def _batched(network: keras.Model) -> tuple[keras.KerasTensor, keras.KerasTensor]:
-    """Returns an input [batch, samples] for a network that takes [samples] or [batch, samples, 1], and the features."""
+    """Return an input [batch, samples] for a network that takes [samples] or [batch, samples, 1], and the features."""
     [takes] = keras.tree.flatten(network.input)
     length = takes.shape[0] if len(takes.shape) == 1 else takes.shape[1]
     inputs = keras.Input((length,), dtype="float32", name="waves")

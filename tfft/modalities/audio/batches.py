@@ -21,7 +21,7 @@ from tfft.specs import AudioSpec, Augmentation, augmentation, check_kind
 def from_waves(
     waves: np.ndarray | WaveformArray, labels: np.ndarray, spec: AudioSpec, **settings: Any
 ) -> tf.data.Dataset:
-    """Makes a dataset of waves and labels, for ``model.fit`` and ``evaluate``.
+    """Make a dataset of waves and labels, for ``model.fit`` and ``evaluate``.
 
     Args:
         waves: float32 [N, samples] in -1 to 1, such as ``splits.train.waves``; a :class:`WaveformArray`
@@ -36,7 +36,7 @@ def from_waves(
         Dataset of (float32 [B, samples], int32 [B] or float32), its length known.
 
     Raises:
-        DataError: when waves and labels cannot belong together.
+        DataError: If waves and labels cannot belong together.
         PlanError: for changes that are not for recordings.
 
     Example:
@@ -49,7 +49,7 @@ def from_waves(
 def wave_batches(
     waves: np.ndarray | WaveformArray, labels: np.ndarray, spec: AudioSpec, options: BatchOptions
 ) -> tf.data.Dataset:
-    """Does what :func:`from_waves` does."""
+    """Implement :func:`from_waves`."""
     if waves.ndim != 2 or not len(waves) or len(labels) != len(waves):
         raise DataError(f"Expected waves [N, samples] and labels [N], received {waves.shape} and {np.shape(labels)}.")
     targets, fetch = as_targets(np.asarray(labels)), _fetching(waves)
@@ -67,7 +67,7 @@ def wave_views(
     count: int,
     options: BatchOptions,
 ) -> tf.data.Dataset:
-    """Makes one pass over all views of all waves: view 0 of each, then view 1 of each, and so on.
+    """Make one pass over all views of all waves: view 0 of each, then view 1 of each, and so on.
 
     Args:
         waves: float32 [N, samples], as :func:`from_waves` takes them.
@@ -85,7 +85,7 @@ def wave_views(
 
 @tf.autograph.experimental.do_not_convert
 def vary_wave(wave: tf.Tensor, spec: AudioSpec, changes: Augmentation, seed: tf.Tensor, view: tf.Tensor) -> tf.Tensor:
-    """Makes one view of one wave.
+    """Make one view of one wave.
 
     View 0 is the wave as it is. The others begin earlier or later, silence filling the gap (``shift``), and are silent
     for some time and in some band of the mel scale (``mask``): the two masks of SpecAugment (Park et al., 2019), laid
@@ -119,7 +119,7 @@ def vary_wave(wave: tf.Tensor, spec: AudioSpec, changes: Augmentation, seed: tf.
 
 
 def _fetching(waves: np.ndarray | WaveformArray) -> Fetch:
-    """Returns what gives float32 [b, samples] for int64 positions [b]."""
+    """Return what gives float32 [b, samples] for int64 positions [b]."""
     if isinstance(waves, np.memmap) and waves.dtype == np.float32:
         waves = WaveformArray(waves, np.arange(len(waves)))
     if not isinstance(waves, WaveformArray):

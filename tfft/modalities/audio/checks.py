@@ -24,7 +24,7 @@ _SHORT = 0.1  # seconds
 
 
 def recording_findings(splits: Splits[AudioExamples]) -> Iterator[Finding]:
-    """Yields findings about recordings that were read by :func:`load_recordings`; no file is read again.
+    """Yield findings about recordings that were read by :func:`load_recordings`; no file is read again.
 
     Args:
         splits: the recordings, with the statistics of their files.

@@ -59,7 +59,7 @@ class RecordingFacts:
 
 
 def read_recording(path: str) -> tuple[RecordingFacts, np.ndarray]:
-    """Reads one recording.
+    """Read one recording.
 
     Args:
         path: the file.
@@ -150,7 +150,7 @@ def _by_package(path: str) -> tuple[np.ndarray, int]:
 def examine_recordings(
     paths: Sequence[str], progress: Callable[[int, int], None] | None = None
 ) -> list[RecordingFacts]:
-    """Reads recordings, several at a time, and keeps what is known of them; their samples are let go.
+    """Read recordings, several at a time, and keep what is known of them; their samples are let go.
 
     Args:
         paths: the files.
@@ -174,7 +174,7 @@ def recording_facts(
     progress: Callable[[int, int], None] | None = None,
     store: str | os.PathLike[str] | None = None,
 ) -> list[RecordingFacts]:
-    """Returns the facts about recordings, reading those that are new or have changed.
+    """Return the facts about recordings, reading those that are new or have changed.
 
     Args:
         paths: the files.
@@ -194,7 +194,7 @@ _RECORDINGS = FileKind(
 def read_waves(
     facts: Sequence[RecordingFacts], spec: AudioSpec, progress: Callable[[int, int], None] | None = None
 ) -> Iterator[np.ndarray]:
-    """Reads recordings, several at a time, and brings them to one rate and length.
+    """Read recordings, several at a time, and bring them to one rate and length.
 
     Args:
         facts: what the files are known to be.
@@ -205,8 +205,8 @@ def read_waves(
         float32 [spec.samples] of each, in their order.
 
     Raises:
-        DataError: when a file is not what it was any more.
-        DependencyError: when a package is needed, with the command that installs it.
+        DataError: If a file is not what it was any more.
+        DependencyError: If a package is needed, with the command that installs it.
     """
     cores, done = os.cpu_count() or 1, 0
     window = max(cores, min(_WINDOW, _AHEAD // (4 * spec.samples)))
@@ -231,7 +231,7 @@ def _wave(known: RecordingFacts, spec: AudioSpec) -> np.ndarray:
 
 
 def fitted(samples: np.ndarray, rate: int, spec: AudioSpec) -> np.ndarray:
-    """Brings samples to the rate and the length of a spec.
+    """Bring samples to the rate and the length of a spec.
 
     The package soxr resamples: it filters what the new rate cannot hold, and takes any two rates.
 
@@ -244,7 +244,7 @@ def fitted(samples: np.ndarray, rate: int, spec: AudioSpec) -> np.ndarray:
         float32 [spec.samples].
 
     Raises:
-        DependencyError: when the rate differs and soxr is not installed.
+        DependencyError: If the rate differs and soxr is not installed.
     """
     if rate != spec.sample_rate:
         samples = _resampler(rate, spec).resample(samples, rate, spec.sample_rate)
@@ -254,7 +254,7 @@ def fitted(samples: np.ndarray, rate: int, spec: AudioSpec) -> np.ndarray:
 
 
 def check_rates(facts: Sequence[RecordingFacts], spec: AudioSpec) -> None:
-    """Raises DependencyError where recordings need the package that resamples and it is missing, or returns."""
+    """Raise DependencyError where recordings need the package that resamples and it is missing, or returns."""
     other = next((one.rate for one in facts if one.rate != spec.sample_rate), None)
     if other is not None:
         _resampler(other, spec)
@@ -268,7 +268,7 @@ def _resampler(rate: int, spec: AudioSpec) -> ModuleType:
 
 
 def same_recordings(facts: Sequence[RecordingFacts]) -> Duplicates:
-    """Returns which recordings are there twice: the same file, or the same samples in another.
+    """Return which recordings are there twice: the same file, or the same samples in another.
 
     Args:
         facts: of the recordings.

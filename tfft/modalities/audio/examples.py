@@ -54,37 +54,37 @@ class AudioExamples(FileExamples):
         return "recordings given in memory"
 
     def read(self, progress: Progress | None = None) -> None:
-        """Reads the waveforms of all files now."""
+        """Read the waveforms of all files now."""
         self.source.read(progress)
 
     def take(self, positions: np.ndarray) -> Self:
-        """Returns the recordings at some positions; no waveform is read for that."""
+        """Return the recordings at some positions; no waveform is read for that."""
         taken = super().take(positions)
         return dataclasses.replace(taken, positions=self.positions[positions]) if len(self.positions) else taken
 
     def join(self, other: Self) -> Self:
-        """Returns these recordings followed by others of the same source."""
+        """Return these recordings followed by others of the same source."""
         return dataclasses.replace(super().join(other), positions=np.concatenate([self.positions, other.positions]))
 
     def with_spec(self, spec: AudioSpec, store: str | os.PathLike[str] | None = None) -> Self:
-        """Returns the same recordings with waveforms of another rate and length, of which none is read yet."""
+        """Return the same recordings with waveforms of another rate and length, of which none is read yet."""
         return dataclasses.replace(
             self, spec=spec, source=WaveSource(self.facts, spec, store), positions=np.arange(len(self))
         )
 
     def batches(self, spec: InputSpec | AudioSpec | None, options: BatchOptions) -> tf.data.Dataset:
-        """Makes a dataset of (float32 [B, samples], labels), with rate and length of ``spec`` if it is given."""
+        """Make a dataset of (float32 [B, samples], labels), with rate and length of ``spec`` if it is given."""
         if isinstance(spec, AudioSpec) and spec != self.spec:
             return self.with_spec(spec, self.source.store).batches(None, options)
         return wave_batches(self.waves, self.labels, self.spec, options)
 
     def feature_source(self, staged: Staged, batch_size: int, views: Views | None = None) -> Source:
-        """Returns the waveforms as the model takes them."""
+        """Return the waveforms as the model takes them."""
         return wave_source(self.waves, self.labels, staged, batch_size, views)
 
 
 def wave_source(waves: Any, labels: Any, staged: Staged, batch_size: int, views: Views | None) -> Source:
-    """Returns waveforms as features are made of them; with ``views`` all variations of each."""
+    """Return waveforms as features are made of them; with ``views`` all variations of each."""
 
     def vary(values: Any, labels: np.ndarray, views: Views) -> tf.data.Dataset:
         options = BatchOptions(batch_size, seed=views.seed)
@@ -96,7 +96,7 @@ def wave_source(waves: Any, labels: Any, staged: Staged, batch_size: int, views:
 def with_waveforms(
     splits: Splits[AudioExamples], spec: AudioSpec, store: str | os.PathLike[str] | None
 ) -> Splits[AudioExamples]:
-    """Puts waveforms to the recordings of both parts; none is read yet.
+    """Put waveforms to the recordings of both parts; none is read yet.
 
     Args:
         splits: files, with their statistics.
@@ -105,7 +105,7 @@ def with_waveforms(
             nothing for long.
 
     Raises:
-        DependencyError: when files have another rate, and the package that resamples is missing.
+        DependencyError: If files have another rate, and the package that resamples is missing.
     """
     facts = splits.train.facts + splits.validation.facts
     check_rates(facts, spec)

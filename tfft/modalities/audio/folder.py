@@ -43,7 +43,7 @@ class AudioOptions:
 
 
 def load_recordings(folder: str | os.PathLike[str], **settings: Any) -> Splits[AudioExamples]:
-    """Reads a folder of recordings and decides which are held out for validation.
+    """Read a folder of recordings and decides which are held out for validation.
 
     Use it for spoken words, calls of animals, noises of machines: anything that a short clip shows. WAV files with 8 to
     32 bits are read as they are, other formats (FLAC, Ogg, MP3, WAV with floats) with the package soundfile. Channels
@@ -57,8 +57,8 @@ def load_recordings(folder: str | os.PathLike[str], **settings: Any) -> Splits[A
             ``progress``).
 
     Raises:
-        DataError: when there is no usable data; the message names every class or file at fault.
-        DependencyError: when a package is needed, with the command that installs it.
+        DataError: If there is no usable data; the message names every class or file at fault.
+        DependencyError: If a package is needed, with the command that installs it.
 
     Example:
         >>> splits = load_recordings("digits/", group=r"_(\\w+)_")
@@ -71,7 +71,7 @@ def load_recordings(folder: str | os.PathLike[str], **settings: Any) -> Splits[A
 
 
 def list_recordings(folder: str | os.PathLike[str], store: str | os.PathLike[str] | None = None) -> AudioExamples:
-    """Reads a folder of recordings without dividing it.
+    """Read a folder of recordings without dividing it.
 
     Args:
         folder: one folder per class.
@@ -84,7 +84,7 @@ def list_recordings(folder: str | os.PathLike[str], store: str | os.PathLike[str
 def heard(
     splits: Splits[AudioExamples], options: AudioOptions, store: str | os.PathLike[str] | None
 ) -> Splits[AudioExamples]:
-    """Puts waveforms to recordings, of the rate and length that are asked for or that most have."""
+    """Put waveforms to recordings, of the rate and length that are asked for or that most have."""
     spec = spec_of(splits.train.facts + splits.validation.facts, options)
     return with_waveforms(splits, spec, store)
 
@@ -103,7 +103,7 @@ def holds_recordings(folder: str | os.PathLike[str]) -> bool:
 
 
 def spec_of(facts: Sequence[RecordingFacts], options: AudioOptions) -> AudioSpec:
-    """Returns the rate of most recordings and the length that most fit into, unless others are wanted."""
+    """Return the rate of most recordings and the length that most fit into, unless others are wanted."""
     rates = [one.rate for one in facts]
     rate = options.sample_rate or max(set(rates), key=rates.count)
     seconds = options.seconds

@@ -21,7 +21,7 @@ AUDIO_FILE = "audio.json"  # among the assets: rate and length of the waves that
 
 
 def audio_input(model: keras.Model) -> ServingInput | None:
-    """Returns how a model takes waves and WAV files; None where it takes none."""
+    """Return how a model takes waves and WAV files; None where it takes none."""
     spec = audio_of(model)
     if spec is None:
         return None
@@ -45,7 +45,7 @@ def _sentence(spec: AudioSpec) -> str:
 
 
 def served_audio(assets: pathlib.Path) -> ServingInput | None:
-    """Returns how an exported model takes waves, from its assets; None where it does not."""
+    """Return how an exported model takes waves, from its assets; None where it does not."""
     file = assets / AUDIO_FILE
     if not file.is_file():
         return None
@@ -53,10 +53,10 @@ def served_audio(assets: pathlib.Path) -> ServingInput | None:
 
 
 def read_recordings(files: Sequence[str | os.PathLike[str]], spec: AudioSpec) -> Iterator[RequestItem]:
-    """Yields waves at the rate and length that a model takes, from files of any format and rate.
+    """Yield waves at the rate and length that a model takes, from files of any format and rate.
 
     Raises:
-        DependencyError: when reading or resampling needs a package that is missing.
+        DependencyError: If reading or resampling needs a package that is missing.
     """
     for file in [os.fspath(one) for one in files]:
         facts, wave = read_recording(file)
@@ -67,7 +67,7 @@ def read_recordings(files: Sequence[str | os.PathLike[str]], spec: AudioSpec) ->
 
 
 def decode_wav(encoded: tf.Tensor, spec: AudioSpec) -> tf.Tensor:
-    """Turns a WAV file of 16 bits into a wave as :class:`~tfft.layers.log_mel.LogMel` takes it.
+    """Turn a WAV file of 16 bits into a wave as :class:`~tfft.layers.log_mel.LogMel` takes it.
 
     Args:
         encoded: tf.string scalar, the bytes of the file.

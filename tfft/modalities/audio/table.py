@@ -14,7 +14,7 @@ from tfft.modalities.audio.folder import RECORDINGS, AudioOptions, heard, spec_o
 
 
 def load_recording_table(source: Any, *, audio: str | int = "audio", **settings: Any) -> Splits[AudioExamples]:
-    """Reads a table with a recording and a label in each row, and splits it.
+    """Read a table with a recording and a label in each row, and splits it.
 
     Use it for recordings that are not sorted into folders, that have several labels each, or numbers. The same
     recording stays on one side of the split.
@@ -30,7 +30,7 @@ def load_recording_table(source: Any, *, audio: str | int = "audio", **settings:
 
     Raises:
         DataError: listing everything that is wrong, with file and line.
-        DependencyError: when a package is needed, with the command that installs it.
+        DependencyError: If a package is needed, with the command that installs it.
 
     Example:
         >>> splits = load_recording_table("clips.csv", audio="file", label="word", group="speaker")
@@ -45,7 +45,7 @@ def load_recording_table(source: Any, *, audio: str | int = "audio", **settings:
 def read_recording_table(
     source: Any, class_names: Sequence[str], *, audio: str | int = "audio", **settings: Any
 ) -> AudioExamples:
-    """Reads a whole table for a model that knows its classes.
+    """Read a whole table for a model that knows its classes.
 
     Args:
         source: as :func:`load_recording_table` takes it.

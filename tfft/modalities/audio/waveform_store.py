@@ -76,7 +76,7 @@ class WaveformArray:
         return self[:].astype(dtype or self.dtype, copy=False)
 
     def take(self, at: np.ndarray) -> WaveformArray:
-        """Returns the waves at some positions, without reading them."""
+        """Return the waves at some positions, without reading them."""
         return WaveformArray(self._held, self._at[at])
 
     @property
@@ -103,7 +103,7 @@ class WaveSource:
         self._progress: Callable[[int, int], None] | None = None
 
     def part(self, at: np.ndarray) -> np.ndarray | WaveformArray:
-        """Returns the waves of some recordings.
+        """Return the waves of some recordings.
 
         Args:
             at: their positions, int [N].
@@ -112,8 +112,8 @@ class WaveSource:
             An array, float32 [N, samples], while all are few; :class:`WaveformArray` beyond.
 
         Raises:
-            DataError: when a file is not what it was any more, or the disk is full.
-            DependencyError: when a package is needed, with the command that installs it.
+            DataError: If a file is not what it was any more, or the disk is full.
+            DependencyError: If a package is needed, with the command that installs it.
         """
         if len(self._facts) * self._spec.samples * 4 > LIMIT:
             held, places = self._mapped
@@ -123,7 +123,7 @@ class WaveSource:
         return self._in_memory[start:end] if in_a_row else self._in_memory[at]
 
     def read(self, progress: Callable[[int, int], None] | None) -> None:
-        """Reads the recordings now.
+        """Read the recordings now.
 
         Args:
             progress: called with (files read, files in all); not at all where they have been read before.

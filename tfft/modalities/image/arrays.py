@@ -16,7 +16,7 @@ from tfft.modalities.image.examples import ImageArrays
 
 
 def load_arrays(source: Any, *, validation: float = 0.2, seed: int = 0) -> Splits[ImageArrays]:
-    """Divides images in memory.
+    """Divide images in memory.
 
     Use it for data that other packages give as arrays. At least one image of each class is on either side.
 
@@ -26,7 +26,7 @@ def load_arrays(source: Any, *, validation: float = 0.2, seed: int = 0) -> Split
         seed: of the draw.
 
     Raises:
-        DataError: when they cannot belong together, or a class has fewer than two images.
+        DataError: If they cannot belong together, or a class has fewer than two images.
 
     Example:
         >>> digits = sklearn.datasets.load_digits()

@@ -18,7 +18,7 @@ IMAGE_INPUT = "image"
 def attach_images(
     backbone: Backbone, network: keras.Model, image_size: int | tuple[int, int] | None = None
 ) -> ModelInput:
-    """Puts an input of pixels, their preprocessing and a network together.
+    """Put an input of pixels, their preprocessing and a network together.
 
     Args:
         backbone: with an ``input_spec``.
@@ -26,7 +26,7 @@ def attach_images(
         image_size: rows and columns, or one number for both, in place of the backbone's usual size.
 
     Raises:
-        BackboneError: when the size does not fit.
+        BackboneError: If the size does not fit.
     """
     spec = spec_of(backbone, image_size)
     inputs = keras.Input((None, None, spec.channels), dtype="uint8", name=IMAGE_INPUT)
@@ -35,10 +35,10 @@ def attach_images(
 
 
 def spec_of(backbone: Backbone, image_size: int | tuple[int, int] | None = None) -> InputSpec:
-    """Returns the images that a backbone takes, in another size where one is given.
+    """Return the images that a backbone takes, in another size where one is given.
 
     Raises:
-        BackboneError: when it takes no images, or none of this size.
+        BackboneError: If it takes no images, or none of this size.
     """
     spec = backbone.input_spec
     if spec is None:
@@ -60,10 +60,10 @@ def spec_of(backbone: Backbone, image_size: int | tuple[int, int] | None = None)
 def features_of(
     backbone: Backbone, network: keras.Model, pixels: keras.KerasTensor, spec: InputSpec
 ) -> keras.KerasTensor:
-    """Returns what a network makes of prepared pixels.
+    """Return what a network makes of prepared pixels.
 
     Raises:
-        BackboneError: when it takes pixels of another shape.
+        BackboneError: If it takes pixels of another shape.
     """
     inputs = keras.tree.flatten(network.input)
     if len(inputs) != 1:

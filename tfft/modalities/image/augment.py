@@ -24,7 +24,7 @@ _RAND = 1  # keeps the numbers of "rand" apart from the others of a view
 def view_of(
     pixels: tf.Tensor, spec: InputSpec, changes: Augmentation, seed: tf.Tensor, view: tf.Tensor
 ) -> tuple[tf.Tensor, PixelTransform]:
-    """Makes one view of one picture, in the size that a backbone expects.
+    """Make one view of one picture, in the size that a backbone expects.
 
     View 0 is the picture as it is. The others are cut out of the picture before it is resized: a part of
     random area, shape and place (Szegedy et al., "Going deeper with convolutions", 2015), mirrored in half of the
@@ -67,7 +67,7 @@ def view_of(
 
 
 def _part(size: tf.Tensor, spec: InputSpec, least: float, numbers: tf.Tensor) -> tf.Tensor:
-    """Draws a part of a picture: top, left, bottom, right, whole numbers as float32 [4]."""
+    """Draw a part of a picture: top, left, bottom, right, whole numbers as float32 [4]."""
     area = size[0] * size[1] * (least + (1 - least) * numbers[0])
     aspect = tf.exp((2 * numbers[1] - 1) * _ASPECT) * (spec.width / spec.height)
     wanted = tf.stack([tf.sqrt(area / aspect), tf.sqrt(area * aspect)])

@@ -44,7 +44,7 @@ def file_batches(
     options: BatchOptions,
     follow: Follow | None = None,
 ) -> tf.data.Dataset:
-    """Makes a dataset of pixels and labels of files; everything is as in :func:`tfft.data.to_dataset`.
+    """Make a dataset of pixels and labels of files; everything is as in :func:`tfft.data.to_dataset`.
 
     Args:
         paths: of the files.
@@ -58,7 +58,7 @@ def file_batches(
         Dataset of (uint8 [B, H, W, C], labels), its length known.
 
     Raises:
-        DataError: when there are no examples, or a file cannot be decoded while the pixels are cached.
+        DataError: If there are no examples, or a file cannot be decoded while the pixels are cached.
     """
     check_spec(spec)
     if not len(paths):
@@ -88,7 +88,7 @@ def file_views(
     count: int,
     options: BatchOptions,
 ) -> tf.data.Dataset:
-    """Makes one pass over all views of files: view 0 of each, then view 1 of each, and so on.
+    """Make one pass over all views of files: view 0 of each, then view 1 of each, and so on.
 
     Use it to compute something of every view once; :func:`tfft.data.to_dataset` shows the same ones in turn.
 
@@ -109,7 +109,7 @@ def file_views(
 def array_views(
     images: np.ndarray, labels: np.ndarray, spec: InputSpec, changes: Augmentation, count: int, options: BatchOptions
 ) -> tf.data.Dataset:
-    """Does what :func:`file_views` does, of images in memory."""
+    """Implement :func:`file_views`, of images in memory."""
     pixels, targets = checked_arrays(images, labels)
     return assemble_views(_view_maker(gathering(on_cpu(pixels)), spec, changes), targets, options, every=count)
 
@@ -117,7 +117,7 @@ def array_views(
 def from_arrays(
     images: np.ndarray | tf.Tensor, labels: np.ndarray | tf.Tensor, spec: InputSpec | None = None, **settings: Any
 ) -> tf.data.Dataset:
-    """Makes the same kind of dataset as :func:`tfft.data.to_dataset` from images that are in memory.
+    """Make the same kind of dataset as :func:`tfft.data.to_dataset` from images that are in memory.
 
     Args:
         images: [N, H, W] grey or [N, H, W, C] with C 1 or 3; uint8, or numbers in 0 to 255, which
@@ -131,8 +131,8 @@ def from_arrays(
         Dataset of (uint8 [B, H, W, C], int32 [B] or float32 labels).
 
     Raises:
-        DataError: when images and labels cannot belong together or are no pixels; all problems at once.
-        PlanError: when settings are out of range.
+        DataError: If images and labels cannot belong together or are no pixels; all problems at once.
+        PlanError: If settings are out of range.
 
     Example:
         >>> digits = sklearn.datasets.load_digits()
@@ -144,7 +144,7 @@ def from_arrays(
 def array_batches(
     images: np.ndarray, labels: np.ndarray, spec: InputSpec | None, options: BatchOptions
 ) -> tf.data.Dataset:
-    """Does what :func:`from_arrays` does."""
+    """Implement :func:`from_arrays`."""
     pixels, targets = checked_arrays(images, labels)
     fetch = gathering(on_cpu(pixels))
     if spec is not None:
@@ -162,14 +162,14 @@ def array_batches(
 
 
 def checked_arrays(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns images as uint8 [N, H, W, C] and labels as int32 or float32, as :func:`from_arrays` takes them.
+    """Return images as uint8 [N, H, W, C] and labels as int32 or float32, as :func:`from_arrays` takes them.
 
     Args:
         images: as in :func:`from_arrays`.
         labels: as in :func:`from_arrays`.
 
     Raises:
-        DataError: when they cannot belong together or are no pixels; all problems at once.
+        DataError: If they cannot belong together or are no pixels; all problems at once.
     """
     problems = []
     if images.ndim == 3:
@@ -222,7 +222,7 @@ def _decoded(paths: Sequence[str], decode: Fetch) -> tf.Tensor:
 
 
 def raise_unreadable(paths: Sequence[str]) -> None:
-    """Raises DataError naming the files that cannot be decoded, which TensorFlow does not; returns where all can."""
+    """Raise DataError naming the files that cannot be decoded, which TensorFlow does not; returns where all can."""
     reasons = ((path, why_unreadable(path)) for path in paths)
     problems = [f"{path} {reason}" for path, reason in reasons if reason]
     raise_problems(DataError, "Files that cannot be used (list the folder again to leave them out)", problems)

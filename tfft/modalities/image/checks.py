@@ -49,7 +49,7 @@ _ODDITIES: dict[str, tuple[Level, str, str]] = {
 
 
 def split_findings(splits: Splits[ImageFiles], notes: list[str]) -> Iterator[Finding]:
-    """Yields findings about images that were listed by :func:`tfft.data.load`; no file is read again.
+    """Yield findings about images that were listed by :func:`tfft.data.load`; no file is read again.
 
     Args:
         splits: the examples, with the statistics of their files.
@@ -67,7 +67,7 @@ def split_findings(splits: Splits[ImageFiles], notes: list[str]) -> Iterator[Fin
 
 
 def listed_findings(parts: Mapping[str, ImageFiles], skipped: Sequence[Skipped]) -> Iterator[Finding]:
-    """Yields findings about the files of all parts.
+    """Yield findings about the files of all parts.
 
     Args:
         parts: examples by part.
@@ -78,7 +78,7 @@ def listed_findings(parts: Mapping[str, ImageFiles], skipped: Sequence[Skipped])
 
 
 def described(parts: Mapping[str, ImageFiles]) -> tuple[list[str], list[str], list[str]]:
-    """Returns paths, class names and parts of all examples, in the order that copies are counted in."""
+    """Return paths, class names and parts of all examples, in the order that copies are counted in."""
     paths = [path for own in parts.values() for path in own.paths]
     labels = [label_text(own.class_names, label) for own in parts.values() for label in own.labels]
     where = [part for part, own in parts.items() for _ in own.paths]
@@ -86,7 +86,7 @@ def described(parts: Mapping[str, ImageFiles]) -> tuple[list[str], list[str], li
 
 
 def measures_of(parts: Mapping[str, ImageFiles]) -> dict[str, dict[str, np.ndarray]]:
-    """Returns brightness, contrast, size and shape of the images of each part, as :func:`drift_findings` takes them."""
+    """Return brightness, contrast, size and shape of the images of each part, as :func:`drift_findings` takes them."""
     return {part: _measures(own.facts) for part, own in parts.items()}
 
 
@@ -105,7 +105,7 @@ def _measures(facts: Sequence[ImageFileInfo]) -> dict[str, np.ndarray]:
 def file_findings(
     facts: Sequence[ImageFileInfo], labels: Sequence[str], skipped: Sequence[Skipped]
 ) -> Iterator[Finding]:
-    """Yields findings about single files.
+    """Yield findings about single files.
 
     Args:
         facts: of the files that can be used.
@@ -149,7 +149,7 @@ def _names(facts: Sequence[ImageFileInfo]) -> Iterator[Finding]:
 
 
 def _telling_formats(facts: Sequence[ImageFileInfo], labels: Sequence[str]) -> Iterator[Finding]:
-    """Formats that give the class away: a network may learn how JPEG looks and not what is in the picture."""
+    """Format that give the class away: a network may learn how JPEG looks and not what is in the picture."""
     by_class: dict[str, Counter[str]] = defaultdict(Counter)
     for one, label in zip(facts, labels, strict=True):
         by_class[label][one.kind] += 1

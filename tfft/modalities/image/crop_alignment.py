@@ -28,7 +28,7 @@ _MOVES = tuple(np.array(change, np.float32) * sign for change in _CHANGES for si
 
 
 def best_parts(whole: np.ndarray, parts: np.ndarray, ways: Sequence[int] = EVERY_WAY) -> tuple[np.ndarray, np.ndarray]:
-    """Looks for pictures in one that may hold them.
+    """Look for pictures in one that may hold them.
 
     Args:
         whole: uint8 [32, 32].
@@ -57,7 +57,7 @@ def best_parts(whole: np.ndarray, parts: np.ndarray, ways: Sequence[int] = EVERY
 
 
 def part_similarity(whole: np.ndarray, part: np.ndarray, where: Sequence[int]) -> float:
-    """Returns the correlation of a picture with the best fitting part of another near a place.
+    """Return the correlation of a picture with the best fitting part of another near a place.
 
     Args:
         whole: grey [96, 96].
@@ -88,7 +88,7 @@ def _fit(sums: np.ndarray, shown: np.ndarray, box: np.ndarray) -> float:
 
 
 def _sums(picture: np.ndarray) -> np.ndarray:
-    """Sums over all above and left of each corner of a pixel (Crow, Summed-area tables, 1984)."""
+    """Sum over all above and left of each corner of a pixel (Crow, Summed-area tables, 1984)."""
     return np.pad(picture.astype(np.float64).cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
 
 

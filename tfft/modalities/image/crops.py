@@ -30,7 +30,7 @@ _Decided = tuple[float, int]  # similarity and orientation
 
 
 def find_cropped_duplicates(facts: Sequence[ImageFileInfo], features: np.ndarray, found: Duplicates) -> Duplicates:
-    """Finds pictures that are crops of others, of 60 % of a side and more, which features tell are alike.
+    """Find pictures that are crops of others, of 60 % of a side and more, which features tell are alike.
 
     Features of a network choose candidates, as for the copies of Douze et al. (The 2021 image similarity dataset and
     challenge, 2021); they do not decide, since different pictures of one thing have features nearly as near.
@@ -70,7 +70,7 @@ def find_cropped_duplicates(facts: Sequence[ImageFileInfo], features: np.ndarray
 
 
 def neighbours(features: np.ndarray) -> list[tuple[int, int]]:
-    """Returns pairs of pictures of which one is among the three nearest of the other, by the angle of their features.
+    """Return pairs of pictures of which one is among the three nearest of the other, by the angle of their features.
 
     Args:
         features: [N, D].
@@ -91,7 +91,7 @@ def neighbours(features: np.ndarray) -> list[tuple[int, int]]:
 def decider(
     facts: Sequence[ImageFileInfo], ways: Sequence[int]
 ) -> Callable[[np.ndarray, np.ndarray], Iterator[_Decided]]:
-    """Returns what tells of pairs how similar one is to the best part of the other, whichever is the larger.
+    """Return what tells of pairs how similar one is to the best part of the other, whichever is the larger.
 
     Args:
         facts: of the pictures.

@@ -23,7 +23,7 @@ _WHITE = 255
 
 @tf.autograph.experimental.do_not_convert
 def decode_image(encoded: tf.Tensor, spec: InputSpec, *, path: tf.Tensor | None = None) -> tf.Tensor:
-    """Turns one encoded image into pixels of the size that a backbone expects.
+    """Turn one encoded image into pixels of the size that a backbone expects.
 
     Use it wherever bytes come in: in ``Dataset.map``, eagerly, or in an exported signature. Reads
     JPEG (also CMYK), PNG (16 bit is scaled to 8, palettes and grey are expanded), BMP, still WebP,
@@ -51,7 +51,7 @@ def decode_image(encoded: tf.Tensor, spec: InputSpec, *, path: tf.Tensor | None 
 
 @tf.autograph.experimental.do_not_convert
 def decode_pixels(encoded: tf.Tensor, path: tf.Tensor | None = None) -> tf.Tensor:
-    """Decodes like :func:`decode_image`, without resizing.
+    """Decode like :func:`decode_image`, without resizing.
 
     Args:
         encoded: tf.string scalar.

@@ -41,7 +41,7 @@ _FRAME = ("Graph execution error", "Detected at node", "File ", "[[")  # where i
 
 
 def read_bytes(path: str) -> tuple[bytes | None, str | None]:
-    """Reads a file that should be an image.
+    """Read a file that should be an image.
 
     Args:
         path: the file.

@@ -27,7 +27,7 @@ _FLATTEST = 4.0  # grey levels of deviation; what has less has no picture to com
 
 
 def find_duplicates(facts: Sequence[ImageFileInfo], near: bool = True) -> Duplicates:
-    """Finds pictures that are the same, or were made from one another.
+    """Find pictures that are the same, or were made from one another.
 
     The hash that chooses what is compared is the DCT hash of Zauner (Implementation and benchmarking of perceptual
     image hash functions, 2010) with a wide limit; what decides is the correlation, which a hash of 64 bits cannot: a
@@ -74,7 +74,7 @@ def comparable(facts: Sequence[ImageFileInfo], found: Duplicates) -> list[int]:
 
 
 def thumb_of(facts: ImageFileInfo) -> np.ndarray:
-    """Returns the small copy of a picture that could be decoded."""
+    """Return the small copy of a picture that could be decoded."""
     assert facts.thumb is not None  # noqa: S101
     return facts.thumb
 

@@ -53,7 +53,7 @@ class ImageFiles(FileExamples):
         return self.paths[:4]
 
     def batches(self, spec: InputSpec | AudioSpec | None, options: BatchOptions) -> tf.data.Dataset:
-        """Makes a dataset of (uint8 [B, H, W, C], labels); files are decoded in parallel."""
+        """Make a dataset of (uint8 [B, H, W, C], labels); files are decoded in parallel."""
         if spec is None:
             raise DataError(
                 "Files of images are brought to one size: give the backbone's input_spec. A backbone without one takes "
@@ -62,7 +62,7 @@ class ImageFiles(FileExamples):
         return file_batches(self.paths, self.labels, as_image_spec(spec), options, self.follow)
 
     def feature_source(self, staged: Staged, batch_size: int, views: Views | None = None) -> Source:
-        """Returns the files, which are decoded as the model's preprocessing says."""
+        """Return the files, which are decoded as the model's preprocessing says."""
         return FileSource(self.paths, self.labels, staged, batch_size, views)
 
 
@@ -109,15 +109,15 @@ class ImageArrays(Examples):
         return f"arrays {self.source.shape}"
 
     def take(self, positions: np.ndarray) -> Self:
-        """Returns the examples at some positions."""
+        """Return the examples at some positions."""
         return dataclasses.replace(self, positions=self.positions[positions], labels=self.labels[positions])
 
     def batches(self, spec: InputSpec | AudioSpec | None, options: BatchOptions) -> tf.data.Dataset:
-        """Makes a dataset of (uint8 [B, H, W, C], labels)."""
+        """Make a dataset of (uint8 [B, H, W, C], labels)."""
         return array_batches(self.images, self.labels, None if spec is None else as_image_spec(spec), options)
 
     def feature_source(self, staged: Staged, batch_size: int, views: Views | None = None) -> Any:
-        """Returns the images as the model takes them."""
+        """Return the images as the model takes them."""
         if staged.preprocess is None:
             return self.batches(None, BatchOptions(batch_size))
         pixels, labels = checked_arrays(self.images, self.labels)
@@ -126,7 +126,7 @@ class ImageArrays(Examples):
         return image_source(pixels, labels, staged, batch_size, views)
 
     def fingerprint(self, *others: Self) -> str:
-        """Hashes the names of the classes, all images and their labels."""
+        """Hash the names of the classes, all images and their labels."""
         labels = np.zeros(len(self.source), np.int64)
         for part in (self, *others):
             labels[part.positions] = part.labels
@@ -134,7 +134,7 @@ class ImageArrays(Examples):
 
 
 def image_source(pixels: Any, labels: Any, staged: Staged, batch_size: int, views: Views | None) -> Source:
-    """Returns images in memory as features are made of them; with ``views`` all variations of each."""
+    """Return images in memory as features are made of them; with ``views`` all variations of each."""
 
     def vary(values: np.ndarray, labels: np.ndarray, views: Views) -> tf.data.Dataset:
         if staged.preprocess is None:
@@ -146,7 +146,7 @@ def image_source(pixels: Any, labels: Any, staged: Staged, batch_size: int, view
 
 
 def as_image_spec(spec: InputSpec | AudioSpec) -> InputSpec:
-    """Returns the spec of images; refuses that of recordings."""
+    """Return the spec of images; refuses that of recordings."""
     if isinstance(spec, AudioSpec):
         raise DataError("These are images, and an AudioSpec is for recordings: give the backbone's input_spec.")
     return spec

@@ -29,7 +29,7 @@ class FileSource(Source):
         views: how pictures are varied, or None.
 
     Raises:
-        DataError: when there are no files, or the model does not tell the size of its images.
+        DataError: If there are no files, or the model does not tell the size of its images.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class FileSource(Source):
         self._seen: list[tuple[int, int]] = []
 
     def identity(self) -> str:
-        """Hashes every file."""
+        """Hash every file."""
         self._seen = self._stamps()
         top = os.path.commonpath([os.path.dirname(os.path.abspath(p)) for p in self._paths])
         names = [os.path.relpath(os.path.abspath(p), top).replace(os.sep, "/") for p in self._paths]
@@ -59,7 +59,7 @@ class FileSource(Source):
         return with_views(json.dumps([self._spec.to_dict(), files]), self._views)
 
     def batches(self, staged: Staged) -> Iterator[list[np.ndarray]]:
-        """Decodes the files."""
+        """Decode the files."""
         size, views = self._batch_size, self._views
         if views is None:
             dataset = file_batches(self._paths, self._targets, self._spec, BatchOptions(size, cache=False))

@@ -63,7 +63,7 @@ class ImageFileInfo:
 
 
 def examine(path: str) -> ImageFileInfo:
-    """Reads and decodes an image file once.
+    """Read and decode an image file once.
 
     Args:
         path: the file.
@@ -113,7 +113,7 @@ def why_unreadable(path: str) -> str | None:
 
 
 def grey_picture(path: str, side: int) -> np.ndarray | None:
-    """Reads an image again, upright, in grey and stretched to a square.
+    """Read an image again, upright, in grey and stretched to a square.
 
     Args:
         path: the file.
@@ -132,7 +132,7 @@ def grey_picture(path: str, side: int) -> np.ndarray | None:
 def examine_all(
     paths: Sequence[str], progress: Callable[[int, int], None] | None = None, threads: int | None = None
 ) -> list[ImageFileInfo]:
-    """Reads and decodes files, in parallel threads and in order; a few hundred at a time are under way.
+    """Read and decodes files, in parallel threads and in order; a few hundred at a time are under way.
 
     Args:
         paths: the files.
@@ -154,7 +154,7 @@ def facts_of(
     progress: Callable[[int, int], None] | None = None,
     store: str | os.PathLike[str] | None = None,
 ) -> list[ImageFileInfo]:
-    """Returns the facts about image files, reading those that are new or have changed.
+    """Return the facts about image files, reading those that are new or have changed.
 
     Args:
         paths: the files.

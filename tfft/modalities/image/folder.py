@@ -27,7 +27,7 @@ def list_images(
     least_classes: int = 2,
     store: str | os.PathLike[str] | None = None,
 ) -> ImageFiles:
-    """Lists the images of a folder that has one folder per class.
+    """List the images of a folder that has one folder per class.
 
     Use it to look at a data set before training, or for data that is split already. Sub-folders
     of a class folder are part of the class. Hidden files are ignored.
@@ -45,7 +45,7 @@ def list_images(
         :class:`ImageFiles`; what was left out is in ``skipped``.
 
     Raises:
-        DataError: when the folder is missing, holds fewer than ``least_classes`` or an empty
+        DataError: If the folder is missing, holds fewer than ``least_classes`` or an empty
             class; or ``strict`` and an image cannot be used.
 
     Example:
@@ -58,7 +58,7 @@ def list_images(
 
 
 def load_images(folder: str | os.PathLike[str], **settings: Any) -> Splits[ImageFiles]:
-    """Lists a folder of images and decides which are held out for validation.
+    """List a folder of images and decides which are held out for validation.
 
     Where the folder has ``train/`` and ``val/`` (or ``valid/``, ``validation/``), these are used.
     Otherwise a share of each class is drawn by a hash of seed and file name: the choice is the
@@ -71,7 +71,7 @@ def load_images(folder: str | os.PathLike[str], **settings: Any) -> Splits[Image
             :class:`tfft.data.options.ReadOptions` (``strict``, ``check``, ``progress``, ``store``).
 
     Raises:
-        DataError: when there is no usable data; the message names every class or file at fault.
+        DataError: If there is no usable data; the message names every class or file at fault.
 
     Example:
         >>> splits = load_images("photos/", validation=0.25)

@@ -43,7 +43,7 @@ def check_folder(
     store: str | os.PathLike[str] | None,
     progress: Progress | None,
 ) -> DataReport:
-    """Looks at a folder of images; what stops a training is a finding here.
+    """Look at a folder of images; what stops a training is a finding here.
 
     Args:
         folder: with one folder for each class, also within ``train/``, ``val/`` and ``test/``.
@@ -53,7 +53,7 @@ def check_folder(
         progress: called with (files read, files in all).
 
     Raises:
-        DataError: when there is no such folder, or the backbone takes no images.
+        DataError: If there is no such folder, or the backbone takes no images.
     """
     parts, skipped = _surveyed(Path(folder), store, progress)
     notes: list[str] = []
@@ -71,7 +71,7 @@ def check_folder(
 def _surveyed(
     folder: Path, store: str | os.PathLike[str] | None, progress: Progress | None
 ) -> tuple[dict[str, ImageFiles], list[Skipped]]:
-    """Lists the usable examples by part, and what cannot be used."""
+    """List the usable examples by part, and what cannot be used."""
     root = existing(folder)
     try:
         places = split_folders(root) or {"": root}
@@ -102,7 +102,7 @@ def _findings(
 
 
 def _copies(facts: Sequence[ImageFileInfo], seen: _Seen | None, notes: list[str]) -> list[Duplicate]:
-    """Copies among all, with features also those that are larger crops."""
+    """Copy among all, with features also those that are larger crops."""
     found = find_duplicates(facts)
     pairs, said = list(found.pairs), [found.note]
     if seen is not None:

@@ -47,7 +47,7 @@ class _Layout(NamedTuple):
 
 @tf.autograph.experimental.do_not_convert
 def read_header(encoded: tf.Tensor) -> Header:
-    """Reads format, size and orientation without decoding the picture.
+    """Read format, size and orientation without decoding the picture.
 
     Args:
         encoded: tf.string scalar, at least one byte.
@@ -71,7 +71,7 @@ def read_header(encoded: tf.Tensor) -> Header:
 
 @tf.autograph.experimental.do_not_convert
 def bmp_palette(encoded: tf.Tensor) -> tf.Tensor:
-    """Returns the colours that the pixels of an 8 bit BMP are numbers of, which TensorFlow leaves out.
+    """Return the colours that the pixels of an 8 bit BMP are numbers of, which TensorFlow leaves out.
 
     Args:
         encoded: tf.string scalar, a BMP.

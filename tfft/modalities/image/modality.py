@@ -37,7 +37,7 @@ class ImageModality(Modality):
     # --- data
 
     def matches(self, source: Any, settings: Mapping[str, Any]) -> Match | None:
-        """Knows tables whose column of images is named, pairs of arrays, and any other path as a folder of images."""
+        """Know tables whose column of images is named, pairs of arrays, and any other path as a folder of images."""
         from tfft.data.options import ReadOptions, TableOptions, setting_names
         from tfft.data.split import SplitOptions
         from tfft.modalities.image.arrays import load_arrays
@@ -56,7 +56,7 @@ class ImageModality(Modality):
         return None
 
     def read_labelled(self, source: Any, class_names: Sequence[str], settings: Mapping[str, Any]) -> ImageFiles:
-        """Reads a folder or a table of image files."""
+        """Read a folder or a table of image files."""
         from tfft.data.class_folders import split_folders
         from tfft.modalities.image.folder import list_images
         from tfft.modalities.image.table import read_image_table
@@ -73,7 +73,7 @@ class ImageModality(Modality):
         return folder.is_dir() and {"train"} < {path.name.lower() for path in folder.iterdir() if path.is_dir()}
 
     def array_source(self, values: Any, labels: Any, staged: Staged, batch_size: int, views: Views) -> Source | None:
-        """Returns varied images for a model that begins with their preprocessing."""
+        """Return varied images for a model that begins with their preprocessing."""
         from tfft.modalities.image.examples import image_source
 
         return None if staged.preprocess is None else image_source(values, labels, staged, batch_size, views)
@@ -81,7 +81,7 @@ class ImageModality(Modality):
     # --- checks
 
     def check_source(self, source: Any, columns: Mapping[str, Any], **options: Any) -> DataReport | None:
-        """Looks at a folder in whatever state it is; tables are loaded first."""
+        """Look at a folder in whatever state it is; tables are loaded first."""
         from tfft.modalities.image.folder_check import check_folder
 
         if columns:
@@ -91,7 +91,7 @@ class ImageModality(Modality):
         return check_folder(source, **options)
 
     def findings(self, splits: Any, *, notes: list[str]) -> Iterator[Finding]:
-        """Yields findings about files, classes, copies and the two parts."""
+        """Yield findings about files, classes, copies and the two parts."""
         from tfft.modalities.image.checks import split_findings
 
         return split_findings(splits, notes)
@@ -99,14 +99,14 @@ class ImageModality(Modality):
     def preview(
         self, examples: Any, image: InputSpec, *, augment: Any, rows: int, columns: int, seed: int
     ) -> tuple[bytes, int, int]:
-        """Draws images, and views of them."""
+        """Draw images, and views of them."""
         from tfft.modalities.image.preview import as_png, preview
 
         grid = preview(examples, image, augment=augment, rows=rows, columns=columns, seed=seed)
         return as_png(grid), grid.shape[0], grid.shape[1]
 
     def thumbnail(self, path: str) -> bytes | None:
-        """Returns a small picture of an image file."""
+        """Return a small picture of an image file."""
         from tfft.modalities.image.preview import thumbnail
 
         return thumbnail(path)
@@ -114,7 +114,7 @@ class ImageModality(Modality):
     # --- model
 
     def why_not(self, backbone: Backbone) -> str | None:
-        """Returns why a backbone takes no images."""
+        """Return why a backbone takes no images."""
         return None if backbone.input_spec is not None else f"{backbone.name} does not take images"
 
     def attach_input(
@@ -126,13 +126,13 @@ class ImageModality(Modality):
         image_size: int | tuple[int, int] | None = None,
         **options: Any,
     ) -> ModelInput:
-        """Puts an input of pixels and their preprocessing in front of a network."""
+        """Put an input of pixels and their preprocessing in front of a network."""
         from tfft.modalities.image.attach import attach_images
 
         return attach_images(backbone, network, image_size)
 
     def input_of(self, model: keras.Model) -> InputSpec | None:
-        """Returns the size and range of the images that a model takes."""
+        """Return the size and range of the images that a model takes."""
         from tfft.layers.preprocess import preprocess_of
 
         layer = preprocess_of(model)
@@ -141,25 +141,25 @@ class ImageModality(Modality):
     # --- serving
 
     def serving(self, model: keras.Model, inputs: Mapping[str, tf.TensorSpec], **options: Any) -> ServingInput | None:
-        """Returns how a model takes arrays of pixels and image files."""
+        """Return how a model takes arrays of pixels and image files."""
         from tfft.modalities.image.serving import image_input
 
         return image_input(model, inputs, options.get("input_spec"))
 
     def served(self, signatures: Mapping[str, Any], assets: Path) -> ServingInput | None:
-        """Returns how an exported model takes image files."""
+        """Return how an exported model takes image files."""
         from tfft.modalities.image.serving import served_images
 
         return served_images(signatures)
 
     def read_items(self, items: Sequence[Any], spec: Any) -> Iterator[RequestItem]:
-        """Yields the contents of image files."""
+        """Yield the contents of image files."""
         from tfft.modalities.image.serving import read_files
 
         return read_files(items)
 
     def request_noun(self, spec: Any) -> str:
-        """Returns "image files"."""
+        """Return "image files"."""
         return "image files"
 
 

@@ -28,7 +28,7 @@ def preview(
     columns: int = 6,
     seed: int = 0,
 ) -> np.ndarray:
-    """Draws a grid of pictures: a row for each of some examples, the picture itself first, then views of it.
+    """Draw a grid of pictures: a row for each of some examples, the picture itself first, then views of it.
 
     Use it before training, to see that nothing that tells the class is cut off, mirrored or recoloured.
 
@@ -89,13 +89,13 @@ def _chosen(examples: ImageFiles | ImageArrays, count: int, seed: int) -> ImageF
 
 
 def as_png(grid: np.ndarray) -> bytes:
-    """Returns a picture as the bytes of a PNG file."""
+    """Return a picture as the bytes of a PNG file."""
     with tf.device("CPU:0"):
         return tf.io.encode_png(grid).numpy()
 
 
 def thumbnail(path: str) -> bytes | None:
-    """Returns a picture of 96 x 96 pixels of an image file, as JPEG; None where it cannot be decoded."""
+    """Return a picture of 96 x 96 pixels of an image file, as JPEG; None where it cannot be decoded."""
     try:
         with tf.device("CPU:0"):
             return tf.io.encode_jpeg(decode_image(tf.io.read_file(path), _THUMBNAIL), quality=80).numpy()

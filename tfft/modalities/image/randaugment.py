@@ -25,7 +25,7 @@ Change = Callable[[tf.Tensor, tf.Tensor, float], tf.Tensor]  # float pixels, sig
 
 @tf.autograph.experimental.do_not_convert
 def rand_augment(pixels: tf.Tensor, strength: float, seed: tf.Tensor) -> tf.Tensor:
-    """Puts a picture through two of fourteen changes of colour and shape, drawn by a seed.
+    """Put a picture through two of fourteen changes of colour and shape, drawn by a seed.
 
     Args:
         pixels: uint8 [H, W, C], C 1 or 3, the size known.
@@ -53,7 +53,7 @@ def _whole(pixels: tf.Tensor) -> tf.Tensor:
 
 
 def _away(plain: tf.Tensor | float, pixels: tf.Tensor, sign: tf.Tensor, strength: float) -> tf.Tensor:
-    """Moves pixels towards a plain version of the picture (sign -1), or away from it."""
+    """Move pixels towards a plain version of the picture (sign -1), or away from it."""
     return plain + (1.0 + sign * _FACTOR * strength) * (pixels - plain)
 
 
@@ -100,7 +100,7 @@ def _autocontrast(pixels: tf.Tensor, _: tf.Tensor, __: float) -> tf.Tensor:
 
 
 def _equalize(pixels: tf.Tensor, _: tf.Tensor, __: float) -> tf.Tensor:
-    """Gives each channel a flat histogram, by the rule of Pillow."""
+    """Give each channel a flat histogram, by the rule of Pillow."""
     done = []
     for channel in tf.unstack(tf.cast(pixels, tf.int32), axis=-1):
         counts = tf.math.bincount(tf.reshape(channel, [-1]), minlength=256, maxlength=256)
@@ -112,7 +112,7 @@ def _equalize(pixels: tf.Tensor, _: tf.Tensor, __: float) -> tf.Tensor:
 
 
 def _moved(pixels: tf.Tensor, matrix: list[tf.Tensor | float]) -> tf.Tensor:
-    """Fetches the pixel (x, y), counted from the middle, from (a x + b y + c, d x + e y + f)."""
+    """Fetch the pixel (x, y), counted from the middle, from (a x + b y + c, d x + e y + f)."""
     a, b, c, d, e, f = (tf.cast(value, tf.float32) for value in matrix)
     x, y = (pixels.shape[1] - 1) / 2, (pixels.shape[0] - 1) / 2
     zero = tf.zeros([])

@@ -25,7 +25,7 @@ _SAMPLES = 3
 def image_input(
     model: keras.Model, inputs: Mapping[str, tf.TensorSpec], given: InputSpec | None
 ) -> ServingInput | None:
-    """Returns how a model takes image files; None where its input is not one image.
+    """Return how a model takes image files; None where its input is not one image.
 
     Args:
         model: any Keras model.
@@ -78,7 +78,7 @@ def _sentence(spec: InputSpec) -> str:
 
 
 def served_images(signatures: Mapping[str, Any]) -> ServingInput | None:
-    """Returns how an exported model takes image files; None where it does not."""
+    """Return how an exported model takes image files; None where it does not."""
     function = signatures.get(BYTES_SIGNATURE)
     if function is None or set(function.structured_input_signature[1]) != {BYTES_INPUT}:
         return None
@@ -86,7 +86,7 @@ def served_images(signatures: Mapping[str, Any]) -> ServingInput | None:
 
 
 def read_files(files: Sequence[str | os.PathLike[str]]) -> Iterator[RequestItem]:
-    """Yields the contents of files; the model decodes them."""
+    """Yield the contents of files; the model decodes them."""
     for file in [os.fspath(one) for one in files]:
         try:
             yield RequestItem(file, pathlib.Path(file).read_bytes())

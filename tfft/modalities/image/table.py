@@ -14,7 +14,7 @@ from tfft.modalities.image.folder import IMAGE_FILES
 
 
 def load_image_table(source: Any, *, image: str | int = "image", **settings: Any) -> Splits[ImageFiles]:
-    """Reads a table with a file and a label in each row, and splits it.
+    """Read a table with a file and a label in each row, and splits it.
 
     Use it for pictures that are not sorted into folders, that have several labels each, or numbers. Copies of one
     picture stay on one side of the split.
@@ -44,7 +44,7 @@ def load_image_table(source: Any, *, image: str | int = "image", **settings: Any
 def read_image_table(
     source: Any, class_names: Sequence[str], *, image: str | int = "image", **settings: Any
 ) -> ImageFiles:
-    """Reads a whole table for a model that knows its classes.
+    """Read a whole table for a model that knows its classes.
 
     Args:
         source: as :func:`load_image_table` takes it.

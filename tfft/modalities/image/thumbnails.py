@@ -29,7 +29,7 @@ _TURNS = ("", "mirrored", f"mirrored and {_HALF}", _HALF, _BOTH, _QUARTER, _QUAR
 
 
 def turn(pictures: np.ndarray, way: int) -> np.ndarray:
-    """Returns square pictures [..., S, S] in one of eight orientations: rotated by quarter turns, and mirrored.
+    """Return square pictures [..., S, S] in one of eight orientations: rotated by quarter turns, and mirrored.
 
     Args:
         pictures: of any type.
@@ -47,7 +47,7 @@ def turned_words(way: int) -> str:
 
 
 def candidates(thumbs: np.ndarray, ways: Sequence[int] = EVERY_WAY) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the positions of pairs that may be copies.
+    """Return the positions of pairs that may be copies.
 
     The orientations of a hash need no other picture: mirroring changes the sign of every other wave, transposing swaps
     rows and columns of waves.
@@ -81,7 +81,7 @@ def candidates(thumbs: np.ndarray, ways: Sequence[int] = EVERY_WAY) -> tuple[np.
 def similarity(
     thumbs: np.ndarray, left: np.ndarray, right: np.ndarray, ways: Sequence[int] = EVERY_WAY
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the largest correlation of pairs of pictures over small crops of either, in all orientations.
+    """Return the largest correlation of pairs of pictures over small crops of either, in all orientations.
 
     Orientations in which the whole pictures do not resemble each other at all are not looked at further.
 

@@ -27,7 +27,7 @@ class PixelTransform(NamedTuple):
     size: tf.Tensor
 
     def points(self, places: tf.Tensor) -> tf.Tensor:
-        """Moves points.
+        """Move points.
 
         Args:
             places: float [..., 2], row and column in pixels of the picture, 0.5 for the middle of the first.
@@ -41,7 +41,7 @@ class PixelTransform(NamedTuple):
         return tf.stack([rows, tf.where(self.mirrored, size[1] - columns, columns)], axis=-1)
 
     def boxes(self, boxes: tf.Tensor) -> tf.Tensor:
-        """Moves boxes.
+        """Move boxes.
 
         Args:
             boxes: float [..., 4]: top, left, bottom, right in pixels of the picture.
@@ -53,7 +53,7 @@ class PixelTransform(NamedTuple):
         return tf.concat([tf.reduce_min(corners, axis=-2), tf.reduce_max(corners, axis=-2)], axis=-1)
 
     def mask(self, mask: tf.Tensor, outside: int = 0) -> tf.Tensor:
-        """Moves a mask; no value is mixed with another.
+        """Move a mask; no value is mixed with another.
 
         Args:
             mask: [rows, columns] of the picture.
@@ -79,7 +79,7 @@ class PixelTransform(NamedTuple):
 
 
 def fitting(size: tf.Tensor, spec: InputSpec) -> PixelTransform:
-    """Returns what :func:`tfft.layers.preprocess.resize_pixels` does to a picture.
+    """Return what :func:`tfft.layers.preprocess.resize_pixels` does to a picture.
 
     Args:
         size: float32 [2], rows and columns of the picture.

@@ -17,7 +17,7 @@ WORDS_LAYER = "words"  # in the place of pooling, where words are tagged
 
 
 def attach_texts(backbone: Backbone, network: keras.Model, pair: bool = False) -> ModelInput:
-    """Puts inputs of texts, the tokenizer and a network together; features of tokens are pooled.
+    """Put inputs of texts, the tokenizer and a network together; features of tokens are pooled.
 
     Args:
         backbone: with a ``text_spec``.
@@ -25,7 +25,7 @@ def attach_texts(backbone: Backbone, network: keras.Model, pair: bool = False) -
         pair: whether the model takes pairs of texts.
 
     Raises:
-        BackboneError: when the backbone takes no texts, or takes them as they are and pairs are asked for.
+        BackboneError: If the backbone takes no texts, or takes them as they are and pairs are asked for.
     """
     if backbone.text_spec is None:
         raise BackboneError(f"{backbone.name} takes no texts.")
@@ -48,7 +48,7 @@ def attach_texts(backbone: Backbone, network: keras.Model, pair: bool = False) -
 
 
 def attach_words(backbone: Backbone, network: keras.Model, pair: bool = False) -> ModelInput:
-    """Puts an input of sentences and a network together, with the features of each word and where the words start.
+    """Put an input of sentences and a network together, with the features of each word and where the words start.
 
     Args:
         backbone: with a tokenizer.
@@ -56,7 +56,7 @@ def attach_words(backbone: Backbone, network: keras.Model, pair: bool = False) -
         pair: refused where it is True.
 
     Raises:
-        BackboneError: when the tokens of the backbone do not show where words start.
+        BackboneError: If the tokens of the backbone do not show where words start.
     """
     problem = None
     if backbone.tokenizer is None:

@@ -24,7 +24,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
 def text_findings(splits: Splits[TextExamples]) -> Iterator[Finding]:
-    """Yields findings about texts that were read by :func:`load_texts`.
+    """Yield findings about texts that were read by :func:`load_texts`.
 
     Args:
         splits: both parts.
@@ -33,7 +33,7 @@ def text_findings(splits: Splits[TextExamples]) -> Iterator[Finding]:
 
 
 def text_counts(splits: Splits[TextExamples]) -> dict[str, dict[str, int]]:
-    """Returns the number of texts in each class, by part; of all texts where labels are no classes."""
+    """Return the number of texts in each class, by part; of all texts where labels are no classes."""
     return {"train": _counts(splits.train, splits), "validation": _counts(splits.validation, splits)}
 
 

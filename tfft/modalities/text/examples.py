@@ -59,7 +59,7 @@ class TextExamples(Examples):
         return np.asarray(bytes_of, np.int64).sum(axis=0)
 
     def take(self, positions: np.ndarray) -> Self:
-        """Returns the examples at some positions."""
+        """Return the examples at some positions."""
         pairs = None if self.pairs is None else self.pairs[positions]
         places = tuple(self.places[i] for i in positions) if self.places else ()
         return dataclasses.replace(
@@ -67,7 +67,7 @@ class TextExamples(Examples):
         )
 
     def batches(self, spec: InputSpec | AudioSpec | None, options: BatchOptions) -> tf.data.Dataset:
-        """Makes batches of (strings [B], labels), of a dict of two for pairs; without ``shuffle`` short texts first."""
+        """Make batches of (strings [B], labels), of a dict of two for pairs; without ``shuffle`` short texts first."""
         options.refuse(("augment", "views"), "texts")
         with tf.device("CPU:0"):
             columns = {name: tf.constant(values) for name, values in self.columns.items()}
@@ -79,11 +79,11 @@ class TextExamples(Examples):
         return assemble(fetch, self.labels, options, lengths=self.lengths)
 
     def feature_source(self, staged: Staged, batch_size: int, views: Views | None = None) -> Any:
-        """Returns texts and labels."""
+        """Return texts and labels."""
         return self.inputs, self.labels
 
     def fingerprint(self, *others: Self) -> str:
-        """Hashes all texts and labels in their order."""
+        """Hash all texts and labels in their order."""
         return " ".join(_hash_of(part) for part in (self, *others))
 
 

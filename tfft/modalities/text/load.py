@@ -51,7 +51,7 @@ class _Columns:
 
 
 def load_texts(source: Any, *, text: str | int | Sequence[str | int] = "text", **settings: Any) -> Splits[TextExamples]:
-    """Reads labelled texts and splits them.
+    """Read labelled texts and splits them.
 
     Use it for everything that is not images. Equal texts (but for case and blanks at the ends) are never on both sides
     of a split that is made here.
@@ -105,7 +105,7 @@ def load_texts(source: Any, *, text: str | int | Sequence[str | int] = "text", *
 def read_texts(
     source: Any, class_names: Sequence[str], *, text: str | int | Sequence[str | int] = "text", **settings: Any
 ) -> TextExamples:
-    """Reads labelled texts without splitting them, for a model that knows its classes.
+    """Read labelled texts without splitting them, for a model that knows its classes.
 
     Args:
         source: as :func:`load_texts` takes it, in one part.
@@ -131,7 +131,7 @@ def read_texts(
 
 
 def _parts(source: Any, columns: _Columns, encoding: str, group: str | int | None = None) -> tuple[list[_Raw], str]:
-    """Returns one part that is to be split, or two, and how they came about."""
+    """Return one part that is to be split, or two, and how they came about."""
     if isinstance(source, (str, os.PathLike)):
         path = Path(source).expanduser()
         if not path.exists():
@@ -222,7 +222,7 @@ def _of_folders(root: Path, encoding: str) -> _Raw:
 
 
 def _cleaned(raw: _Raw, strict: bool, skipped: list[Skipped]) -> _Raw:
-    """Leaves out rows that have no text or no label."""
+    """Leave out rows that have no text or no label."""
     keep, faults = [], []
     columns = [raw.texts] if raw.pairs is None else [raw.texts, raw.pairs]
     for i, (place, label) in enumerate(zip(raw.places, raw.labels, strict=True)):
@@ -264,7 +264,7 @@ def _examples(raw: _Raw, labels: np.ndarray, names: tuple[str, ...]) -> TextExam
 def _held_out(
     examples: TextExamples, strata: np.ndarray | None, split: SplitOptions, groups: Sequence[str] | None = None
 ) -> np.ndarray:
-    """Draws groups of equal texts, from each class alike, until the share is reached."""
+    """Draw groups of equal texts, from each class alike, until the share is reached."""
     share, seed = split.share, split.seed
     rows = zip(*examples.columns.values(), strict=True)
     keys = ["\0".join(text.strip().casefold() for text in row) for row in rows]

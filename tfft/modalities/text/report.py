@@ -43,7 +43,7 @@ class TextReport:
     similar_names: tuple[tuple[str, ...], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain values, fit for JSON."""
+        """Return plain values, fit for JSON."""
         return dataclasses.asdict(self)
 
     def __str__(self) -> str:
@@ -78,7 +78,7 @@ class TextReport:
 def report_on(
     parts: Sequence[tuple[np.ndarray, np.ndarray, Sequence[str]]], class_names: Sequence[str] = ()
 ) -> TextReport:
-    """Looks at texts.
+    """Look at texts.
 
     Args:
         parts: texts, labels and places of each part.

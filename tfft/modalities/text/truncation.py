@@ -28,7 +28,7 @@ def truncation_note(texts: TextExamples, backbone: Backbone) -> str:
 
 
 def piece_lengths(backbone: Backbone, texts: TextExamples, batch: int = 1024) -> np.ndarray:
-    """Returns the number of pieces of (at most 20,000) texts, as the tokenizer cuts them."""
+    """Return the number of pieces of (at most 20,000) texts, as the tokenizer cuts them."""
     tokenizer = backbone.tokenizer
     assert tokenizer is not None  # noqa: S101
     step = max(1, len(texts) // _COUNTED)

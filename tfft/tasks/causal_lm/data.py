@@ -18,10 +18,10 @@ from tfft.errors import DataError, join_names
 
 
 def read_documents(data: str | os.PathLike[str] | Sequence[str]) -> list[str]:
-    """Reads documents from a file, a folder or a list.
+    """Read documents from a file, a folder or a list.
 
     Raises:
-        DataError: when a file cannot be read, with line and byte; or there are fewer than two documents.
+        DataError: If a file cannot be read, with line and byte; or there are fewer than two documents.
     """
     if isinstance(data, (str, os.PathLike)):
         path = Path(data).expanduser()
@@ -47,7 +47,7 @@ def read_documents(data: str | os.PathLike[str] | Sequence[str]) -> list[str]:
 
 
 def split_documents(documents: Sequence[str], share: float, seed: int) -> tuple[list[str], list[str]]:
-    """Holds some documents out; equal ones stay on one side, and count once where they are measured on.
+    """Hold some documents out; equal ones stay on one side, and count once where they are measured on.
 
     Args:
         documents: two different ones at least.
@@ -58,7 +58,7 @@ def split_documents(documents: Sequence[str], share: float, seed: int) -> tuple[
         Those to learn from, those held out.
 
     Raises:
-        DataError: when all are equal.
+        DataError: If all are equal.
     """
     different = sorted(set(documents))
     if len(different) < 2:
@@ -72,7 +72,7 @@ def split_documents(documents: Sequence[str], share: float, seed: int) -> tuple[
 def windows(
     texts: Sequence[str], tokenizer: Any, length: int, *, batch_size: int = 8, shuffle: bool = False, seed: int = 0
 ) -> tf.data.Dataset:
-    """Packs documents into windows of one length, one after the other, so that nothing is padding.
+    """Pack documents into windows of one length, one after the other, so that nothing is padding.
 
     Each document begins with the start mark and ends with the end mark. A window may hold the end of one and the
     beginning of the next; the piece after an end mark is never predicted, since nothing tells it.
@@ -116,7 +116,7 @@ def windows(
 
 
 def pieces_of(text: str, tokenizer: Any) -> np.ndarray:
-    """Returns the pieces of a document between the marks of its start and end, int32 [n]."""
+    """Return the pieces of a document between the marks of its start and end, int32 [n]."""
     pieces = np.asarray(tokenizer(tf.constant(text)), np.int32).reshape(-1)
     return np.concatenate([[tokenizer.start_token_id], pieces, [tokenizer.end_token_id]]).astype(np.int32)
 

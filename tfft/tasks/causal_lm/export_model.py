@@ -32,7 +32,7 @@ def export(
     examples: Sequence[str] | None = None,
     card: Mapping[str, object] | None = None,
 ) -> ExportResult:
-    """Writes a language model as one SavedModel from texts to texts, checked before it is put in place.
+    """Write a language model as one SavedModel from texts to texts, checked before it is put in place.
 
     ``serving_default`` takes ``text`` (strings, ``[batch]``) and gives ``generated_text``: each with what the model
     writes behind it, always the likeliest piece (greedy), so that the same question has the same answer and a server
@@ -50,7 +50,7 @@ def export(
         Path and signatures, as of :func:`tfft.export`.
 
     Raises:
-        ExportError: when the version exists, the model cannot be served, or it writes something else than here.
+        ExportError: If the version exists, the model cannot be served, or it writes something else than here.
 
     Example:
         >>> tfft.tasks.causal_lm.export(run.model, "served/1", max_length=60)

@@ -32,7 +32,7 @@ class Perplexity:
     documents: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain values, fit for JSON."""
+        """Return plain values, fit for JSON."""
         return dataclasses.asdict(self)
 
     def __str__(self) -> str:
@@ -41,7 +41,7 @@ class Perplexity:
 
 
 def perplexity(model: keras.Model, texts: Sequence[str], *, batch_size: int = 8) -> Perplexity:
-    """Measures how well a model predicts documents, each read from its start with nothing before it.
+    """Measure how well a model predicts documents, each read from its start with nothing before it.
 
     Args:
         model: a KerasHub causal language model.
@@ -50,7 +50,7 @@ def perplexity(model: keras.Model, texts: Sequence[str], *, batch_size: int = 8)
         batch_size: parts at a time.
 
     Raises:
-        DataError: when there is nothing to predict.
+        DataError: If there is nothing to predict.
     """
     length, tokenizer = model.preprocessor.sequence_length, model.preprocessor.tokenizer
     losses, counts = np.zeros(len(texts)), np.zeros(len(texts), int)
@@ -77,7 +77,7 @@ def perplexity(model: keras.Model, texts: Sequence[str], *, batch_size: int = 8)
 
 
 def unigram(train: Sequence[str], texts: Sequence[str], tokenizer: Any) -> Perplexity:
-    """Measures a model that knows only how often each piece occurs, the least that a language model has to beat.
+    """Measure a model that knows only how often each piece occurs, the least that a language model has to beat.
 
     Args:
         train: documents to count in; one is added to each count (Laplace).

@@ -61,7 +61,7 @@ class LanguageRun:
 
 
 def causal_lm(preset: str | os.PathLike[str], *, lora_rank: int = 8, max_length: int | None = None) -> keras.Model:
-    """Opens a decoder of KerasHub as a language model that writes, with low-rank updates that train.
+    """Open a decoder of KerasHub as a language model that writes, with low-rank updates that train.
 
     Use it for your own ``fit``; :func:`finetune` does the whole.
 
@@ -75,8 +75,8 @@ def causal_lm(preset: str | os.PathLike[str], *, lora_rank: int = 8, max_length:
         A ``keras_hub.models.CausalLM``, from token ids to logits [B, L, vocabulary].
 
     Raises:
-        BackboneError: when the preset is no decoder, or takes fewer pieces.
-        DependencyError: when KerasHub is missing.
+        BackboneError: If the preset is no decoder, or takes fewer pieces.
+        DependencyError: If KerasHub is missing.
 
     Example:
         >>> model = causal_lm("keras_hub:gpt2_base_en", lora_rank=8)
@@ -110,7 +110,7 @@ def finetune(
     seed: int = 0,
     verbose: bool = True,
 ) -> LanguageRun:
-    """Teaches a decoder the way some texts are written, and measures on documents that it has not seen.
+    """Teach a decoder the way some texts are written, and measures on documents that it has not seen.
 
     Training is AdamW with a linear rise and a cosine fall, on the low-rank updates alone (Hu et al., 2021). After each
     epoch the held-out perplexity is measured; the weights of the best one are kept, those from before training where
@@ -135,8 +135,8 @@ def finetune(
         :class:`LanguageRun`.
 
     Raises:
-        DataError: when there are fewer than two documents, or a file cannot be read; with line and byte.
-        PlanError: when a setting is out of range, or ``out`` is not empty.
+        DataError: If there are fewer than two documents, or a file cannot be read; with line and byte.
+        PlanError: If a setting is out of range, or ``out`` is not empty.
         BackboneError: as :func:`causal_lm`.
 
     Example:
@@ -208,10 +208,10 @@ def is_run(folder: str | os.PathLike[str]) -> bool:
 
 
 def load(folder: str | os.PathLike[str]) -> keras.Model:
-    """Reads the model of a run that :func:`finetune` wrote.
+    """Read the model of a run that :func:`finetune` wrote.
 
     Raises:
-        DataError: when there is none.
+        DataError: If there is none.
     """
     file = Path(folder).expanduser() / MODEL
     if not file.is_file():

@@ -23,15 +23,15 @@ class MultilabelHead(Head):
     convex_loss: ClassVar[ConvexLoss | None] = "sigmoid"
 
     def loss(self, *, soft: bool = False) -> keras.losses.Loss:
-        """Returns the cross-entropy or the focal loss of sigmoids, a mean over labels."""
+        """Return the cross-entropy or the focal loss of sigmoids, a mean over labels."""
         return independent_loss(self)
 
     def metrics(self, *, soft: bool = False) -> list[keras.metrics.Metric]:
-        """Returns ``accuracy``, the share of single labels that are right."""
+        """Return ``accuracy``, the share of single labels that are right."""
         return independent_metrics(soft)
 
     def postprocess(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Turns logits [B, n] into probabilities and the labels above 1/2."""
+        """Turn logits [B, n] into probabilities and the labels above 1/2."""
         logits = tf.cast(logits, tf.float32)
         return {"probabilities": tf.sigmoid(logits), "labels_above_half": logits > 0.0, "logits": logits}
 

@@ -23,15 +23,15 @@ class RegressionHead(Head):
     convex_loss: ClassVar[ConvexLoss | None] = "squared"
 
     def loss(self, *, soft: bool = False) -> keras.losses.Loss:
-        """Returns the squared error."""
+        """Return the squared error."""
         return keras.losses.MeanSquaredError(name="squared_error")
 
     def metrics(self, *, soft: bool = False) -> list[keras.metrics.Metric]:
-        """Returns ``error``, the mean absolute error."""
+        """Return ``error``, the mean absolute error."""
         return [keras.metrics.MeanAbsoluteError(name="error")]
 
     def postprocess(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Returns the numbers as they are."""
+        """Return the numbers as they are."""
         return {"value": tf.cast(logits, tf.float32)}
 
 

@@ -63,7 +63,7 @@ class TokenExamples(TextExamples):
         return None
 
     def batches(self, spec: InputSpec | AudioSpec | None, options: BatchOptions) -> tf.data.Dataset:
-        """Makes a dataset of (string [B], int32 [B, W]), W the words of the longest sentence of the batch."""
+        """Make a dataset of (string [B], int32 [B, W]), W the words of the longest sentence of the batch."""
         options.refuse(("augment", "views", "sampling"), "tagged words")
         texts = on_cpu(np.array([text.encode() for text in self.texts]))
         dataset = assemble(lambda at: tf.gather(texts, at), self.labels, options)
@@ -109,7 +109,7 @@ def load_tagged(
     validation: float = 0.2,
     seed: int = 0,
 ) -> Splits[TokenExamples]:
-    """Reads sentences whose words are tagged, and decides which are held out.
+    """Read sentences whose words are tagged, and decides which are held out.
 
     Use it for :func:`tfft.heads.token_classification`. A file is read by its ending: ``.jsonl``, ``.ndjson`` and
     ``.json`` hold one JSON object per line, with a list of words and one of tags; any other is in CoNLL columns: a
@@ -168,7 +168,7 @@ def read_tagged(
     words: str = "tokens",
     tags: str = "tags",
 ) -> TokenExamples:
-    """Reads tagged sentences without dividing them, for a model that knows its tags.
+    """Read tagged sentences without dividing them, for a model that knows its tags.
 
     Args:
         source: a file or two lists, as :func:`load_tagged` takes them.
@@ -296,7 +296,7 @@ def _faults(words: Any, tags: Any) -> list[str]:
 
 
 def _divided(sentences: list[_Sentence], share: float, seed: int) -> tuple[list[_Sentence], list[_Sentence]]:
-    """Holds out equal sentences together, in the order of their hashes, but none that alone has a tag."""
+    """Hold out equal sentences together, in the order of their hashes, but none that alone has a tag."""
     if len(sentences) < 2:
         raise DataError(f"Expected at least 2 sentences to hold some out, received {len(sentences)}.")
     groups: dict[str, list[_Sentence]] = {}

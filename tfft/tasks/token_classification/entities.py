@@ -27,7 +27,7 @@ class Entity(NamedTuple):
 
 
 def entities(tags: Sequence[str], *, prefixed: bool | None = None) -> list[Entity]:
-    """Finds the entities in the tags of a sentence.
+    """Find the entities in the tags of a sentence.
 
     Tags are read as the evaluation of CoNLL-2000 does, and with it seqeval in its default mode: ``B-`` begins an
     entity, and so does ``I-`` behind ``"O"`` or behind another type. ``E-`` and ``L-`` end one, ``S-`` and ``U-`` are

@@ -25,18 +25,18 @@ class TokenClassificationHead(Head):
     least_names: ClassVar[int] = 2
 
     def loss(self, *, soft: bool = False) -> keras.losses.Loss:
-        """Returns the cross-entropy or the focal loss, a mean over labelled words."""
+        """Return the cross-entropy or the focal loss, a mean over labelled words."""
         _refuse(soft)
         gamma = FOCAL_GAMMA if self.loss_name == "focal" else 0.0
         return TagCrossentropy(gamma, self.label_smoothing, name="focal" if gamma else "crossentropy")
 
     def metrics(self, *, soft: bool = False) -> list[keras.metrics.Metric]:
-        """Returns ``accuracy``, the share of labelled words with the right tag."""
+        """Return ``accuracy``, the share of labelled words with the right tag."""
         _refuse(soft)
         return [TagAccuracy(name="accuracy")]
 
     def attach(self, features: keras.KerasTensor | ModelFeatures) -> keras.KerasTensor:
-        """Puts ``dropout`` and ``logits`` behind features of words [B, W, width]; returns logits [B, W, units]."""
+        """Put ``dropout`` and ``logits`` behind features of words [B, W, width]; returns logits [B, W, units]."""
         given = ModelFeatures.of(features)
         dropped = keras.layers.Dropout(self.dropout, name=DROPOUT_LAYER)(given.tensor)
         if given.word_starts is None:
@@ -44,7 +44,7 @@ class TokenClassificationHead(Head):
         return WordLogits(self, name=LOGITS_LAYER)(dropped, given.word_starts)
 
     def postprocess(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Turns logits [B, W, tags] into probabilities and the most probable tag of each word."""
+        """Turn logits [B, W, tags] into probabilities and the most probable tag of each word."""
         logits = tf.cast(logits, tf.float32)
         label = tf.gather(tf.constant(self.class_names, tf.string), tf.argmax(logits, axis=-1))
         there = tf.reduce_max(logits, axis=-1) > ABSENT / 2

@@ -20,11 +20,11 @@ class TaggedWords(TextModality):
     items = "tagged words"
 
     def matches(self, source: Any, settings: Mapping[str, Any]) -> Match | None:
-        """Takes any source: it is asked only where the task is named."""
+        """Take any source: it is asked only where the task is named."""
         return Match("tagged words", _load, frozenset({"text", "label", "task", "validation", "seed"}), 3)
 
     def read_labelled(self, source: Any, class_names: Sequence[str], settings: Mapping[str, Any]) -> TokenExamples:
-        """Reads a file of tagged sentences."""
+        """Read a file of tagged sentences."""
         from tfft.tasks.token_classification.data import read_tagged
 
         return read_tagged(source, class_names, **_lists(settings))

@@ -141,7 +141,7 @@ class CutPlan:
         return next((cut for cut in self.cuts if cut.block == self.choice), None)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain values, fit for JSON."""
+        """Return plain values, fit for JSON."""
         values = dataclasses.asdict(self)
         values["cuts"] = [
             {**cut, "crossing": [{"shape": list(s), "dtype": d} for s, d in cut["crossing"]]} for cut in values["cuts"]
@@ -338,7 +338,7 @@ def _times(
 
 
 def _for_first_cut(pieces: Pieces, staged: Staged, arrays: Any) -> list[np.ndarray]:
-    """Picks what crosses the first cut; a model may have inputs that nothing reads."""
+    """Pick what crosses the first cut; a model may have inputs that nothing reads."""
     if staged.front is not None:
         return list(arrays)
     wanted = {id(t) for t in pieces.crossing[0]}
@@ -346,7 +346,7 @@ def _for_first_cut(pieces: Pieces, staged: Staged, arrays: Any) -> list[np.ndarr
 
 
 def _random(staged: Staged, count: int) -> list[np.ndarray]:
-    """Makes inputs of the network where there are no examples to look at."""
+    """Make inputs of the network where there are no examples to look at."""
     generator = np.random.default_rng(0)
     made = []
     for tensor in staged.net.inputs:

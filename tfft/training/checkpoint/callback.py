@@ -77,7 +77,7 @@ class CheckpointConfig:
         return CheckpointStore(self.folder, self.keep)
 
     def clear(self) -> None:
-        """Removes everything that was written about a training that has ended."""
+        """Remove everything that was written about a training that has ended."""
         store = self.store
         store.clear()  # first: checkpoints without an identity would be refused
         (store.folder / fingerprint.IDENTITY).unlink(missing_ok=True)
@@ -126,19 +126,19 @@ class CheckpointCallback(keras.callbacks.Callback):
             setattr(self, hook, functools.partial(self._call, hook))
 
     def set_params(self, params: dict[str, Any]) -> None:
-        """Hands them on."""
+        """Forward the calls to the other callbacks."""
         self.params = params
         for callback in self.callbacks:
             callback.set_params(params)
 
     def set_model(self, model: keras.Model) -> None:
-        """Hands it on."""
+        """Forward the calls to the other callbacks."""
         self._model = model
         for callback in self.callbacks:
             callback.set_model(model)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Lets the callbacks begin, then puts everything back to where it was."""
+        """Let the callbacks begin, then put everything back to where it was."""
         self._states = CallbackStates(self.callbacks)
         self._strategy = strategy_of(self._whole or self._model)
         if self._found is not None:
@@ -155,7 +155,7 @@ class CheckpointCallback(keras.callbacks.Callback):
         self._stops.install()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Lets go of signals."""
+        """Let go of signals."""
         self._stops.remove()
         set_initial_epoch(self._model, None)
         self._call("on_train_end", logs)
@@ -163,7 +163,7 @@ class CheckpointCallback(keras.callbacks.Callback):
             self._end_going_on()
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Lets the callbacks begin; in an epoch that was begun before, puts everything back once more."""
+        """Let the callbacks begin; in an epoch that was begun before, put everything back once more."""
         set_initial_epoch(self._model, None)  # else the next fit would start here too
         self._epoch, self._done = epoch, 0
         self._call("on_epoch_begin", epoch, logs)
@@ -174,7 +174,7 @@ class CheckpointCallback(keras.callbacks.Callback):
             self._end_going_on()
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Hands on what is not skipped."""
+        """Forward the calls that are not skipped."""
         if batch >= self._skip:
             self._call("on_train_batch_begin", batch, logs)
 
@@ -195,7 +195,7 @@ class CheckpointCallback(keras.callbacks.Callback):
             self._leave()
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Keeps the metrics of the training, which Keras resets now, and all else where a callback may change it."""
+        """Keep the metrics of the training, which Keras resets now, and all else where a callback may change it."""
         self._check_skipped()
         self._training_metrics = metrics_of(self._model)
         if self._strategy is None and any(map(_takes_part_in_tests, self.callbacks)):
@@ -203,7 +203,7 @@ class CheckpointCallback(keras.callbacks.Callback):
         self._call("on_test_begin", logs)
 
     def on_test_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Saves where the process has been asked to stop: all steps of the epoch are done, its validation is not."""
+        """Save where the process has been asked to stop: all steps of the epoch are done, its validation is not."""
         self._call("on_test_batch_end", batch, logs)
         if self._stops.received and not self._model.stop_training:
             if self._strategy is None:
@@ -295,7 +295,7 @@ class CheckpointCallback(keras.callbacks.Callback):
         self._found = None
 
     def _skip_steps(self) -> None:
-        """Makes ``fit`` draw the batches that were trained already, and do nothing with them."""
+        """Make ``fit`` draw the batches that were trained already, and do nothing with them."""
         model, arrays = self._model, self._resumed.arrays
         metrics = [arrays[f"metrics/{i}"] for i in range(sum(name.startswith("metrics/") for name in arrays))]
         self._done = self._left = self._skip
@@ -318,7 +318,7 @@ class CheckpointCallback(keras.callbacks.Callback):
         model.train_function = draw
 
     def _check_skipped(self) -> None:
-        """Refuses an epoch that ended before the place where the training was stopped."""
+        """Refuse an epoch that ended before the place where the training was stopped."""
         if self._left > self._model.steps_per_execution - 1:
             self._model.train_function = self._train
             raise PlanError(

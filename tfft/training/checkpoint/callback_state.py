@@ -56,7 +56,7 @@ class CallbackStates:
         self.notes: list[str] = []
 
     def prepare(self, states: Sequence[Mapping[str, Any]], *, inside: bool) -> None:
-        """Lets files that callbacks write go on where they were; called before ``on_train_begin``.
+        """Let files that callbacks write go on where they were; called before ``on_train_begin``.
 
         Args:
             states: from :meth:`collect`.
@@ -84,7 +84,7 @@ class CallbackStates:
                 )
 
     def collect(self, arrays: MutableMapping[str, np.ndarray]) -> list[dict[str, Any]]:
-        """Returns the states; arrays go into ``arrays``."""
+        """Return the states; arrays go into ``arrays``."""
         return [self._state(i, callback, arrays) for i, callback in enumerate(self._callbacks)]
 
     def misfits(self, states: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -98,7 +98,7 @@ class CallbackStates:
         )
 
     def restore(self, states: Sequence[Mapping[str, Any]], arrays: Mapping[str, np.ndarray]) -> None:
-        """Gives each callback its state."""
+        """Give each callback its state."""
         for callback, state, before in zip(self._callbacks, states, self._before, strict=True):
             value = unpack(state["value"], arrays)
             if state["own"]:
@@ -138,14 +138,14 @@ def has_state(callback: Any) -> bool:
 
 
 def _variable(value: Any) -> Any:
-    """Returns the variable that an attribute holds or is, or None."""
+    """Return the variable that an attribute holds or is, or None."""
     if isinstance(value, (keras.random.SeedGenerator, tf.random.Generator)):
         return value.state
     return value if isinstance(value, (keras.Variable, tf.Variable)) else None
 
 
 def _values(callback: Any) -> dict[str, Packed]:
-    """Returns all attributes that can be kept, as they are at this moment."""
+    """Return all attributes that can be kept, as they are at this moment."""
     found: dict[str, Packed] = {}
     for name, value in vars(callback).items():
         variable = _variable(value)
@@ -168,7 +168,7 @@ def _same(one: Packed, other: Packed | None) -> bool:
 
 
 def _opaque(callback: Any) -> list[tuple[str, Any]]:
-    """Returns attributes that cannot be kept and may hold state: not functions, and not what describes something."""
+    """Return attributes that cannot be kept and may hold state: not functions, and not what describes something."""
     kept = _values(callback)
     return [
         (name, value)

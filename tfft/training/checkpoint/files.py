@@ -39,7 +39,7 @@ class NotPlainError(Exception):
 def write(
     folder: Path, name: str, base: str | None, arrays: Mapping[str, np.ndarray], state: Mapping[str, Any]
 ) -> None:
-    """Writes the files of a checkpoint into an empty folder; they are on the disk when this returns.
+    """Write the files of a checkpoint into an empty folder; they are on the disk when this returns.
 
     Args:
         folder: that will be renamed to ``name``.
@@ -96,7 +96,7 @@ class _Hashed:
                 self._file.close()  # writes what is left, which fails once more on a full disk
 
     def write(self, data: bytes | memoryview) -> None:
-        """Adds bytes."""
+        """Add bytes."""
         self._digest.update(data)
         self._file.write(data)
         self.size += len(data)
@@ -123,7 +123,7 @@ def _parsed(data: bytes | bytearray, what: str) -> Any:
 
 
 def read(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray], dict[str, Any]]:
-    """Returns manifest, arrays and state of a checkpoint; the bytes that were checked are those that are returned.
+    """Return manifest, arrays and state of a checkpoint; the bytes that were checked are those that are returned.
 
     Raises:
         UnusableError: something is missing, damaged, or was not written by tfft.
@@ -155,7 +155,7 @@ def _checked(folder: Path, name: str, files: Mapping[str, Any], largest: int | N
 
 
 def _bytes(path: Path, largest: int | None = None) -> bytearray:
-    """Reads a plain file; no link, which could lead anywhere, and no pipe, which could wait for ever."""
+    """Read a plain file; no link, which could lead anywhere, and no pipe, which could wait for ever."""
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
         with os.fdopen(os.open(path, flags), "rb") as file:
@@ -172,7 +172,7 @@ def _bytes(path: Path, largest: int | None = None) -> bytearray:
 
 
 def _cut(data: bytearray, table: list[Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    """Returns the arrays, which must fill the file one after the other."""
+    """Return the arrays, which must fill the file one after the other."""
     arrays, at = {}, 0
     for row in table:
         dtype, shape = _dtype(row["dtype"]), tuple(row["shape"])
@@ -201,7 +201,7 @@ def _dtype(name: str) -> np.dtype:
 
 
 def sync(folder: Path) -> None:
-    """Makes the names in a folder outlive a power failure."""
+    """Make the names in a folder outlive a power failure."""
     if os.name == "nt":  # Windows cannot open folders
         return
     descriptor = os.open(folder, os.O_RDONLY)

@@ -28,7 +28,7 @@ _LONGEST = 60  # characters of a value that are shown
 
 
 def facts() -> dict[str, Any]:
-    """Returns what decides the last bits of a result beside settings and data: versions, devices, threads, modes.
+    """Return what decides the last bits of a result beside settings and data: versions, devices, threads, modes.
 
     Example:
         >>> tfft.training.checkpoint.fingerprint.facts()["determinism"]
@@ -93,7 +93,7 @@ def differences(old: Any, new: Any, where: str = "") -> list[str]:
 def verify_or_record(
     folder: Path, settings: Mapping[str, Any], *, going_on: bool, machine: Literal["same", "any"] = "same"
 ) -> list[str]:
-    """Writes down what a training is, or checks that it is the one that was written down.
+    """Write down what a training is, or checks that it is the one that was written down.
 
     Args:
         folder: of the checkpoints.

@@ -75,7 +75,7 @@ class CheckpointManager:
         self._phases, self._solves = tuple(phases), any(phase.solves_head for phase in phases)
 
     def enter(self, job: Any) -> tuple[History, Score | None]:
-        """Puts the model back to the start of the phase that was stopped, or saves that of the first one.
+        """Put the model back to the start of the phase that was stopped, or saves that of the first one.
 
         Args:
             job: what goes from one phase to the next: the model, the number of epochs, the last optimizer.
@@ -110,7 +110,7 @@ class CheckpointManager:
     def course(
         self, callbacks: Sequence[keras.callbacks.Callback], model: keras.Model
     ) -> list[keras.callbacks.Callback]:
-        """Returns what to give to ``fit`` in place of the callbacks of a phase."""
+        """Return what to give to ``fit`` in place of the callbacks of a phase."""
         found, self._found = self._found, None  # of the first phase that is entered
         self._course = CheckpointCallback(
             self._settings, self._store, callbacks, model=model, found=found, about={"phase": self.done},
@@ -119,7 +119,7 @@ class CheckpointManager:
         return [self._course]
 
     def finish(self, job: Any, done: History, best: Score | None) -> None:
-        """Saves the end of a phase.
+        """Save the end of a phase.
 
         Args:
             job: as in :meth:`enter`.
@@ -133,7 +133,7 @@ class CheckpointManager:
         self._save(job)
 
     def close(self, job: Any) -> History:
-        """Ends the training: the checkpoints are removed, unless their settings say otherwise.
+        """End the training: the checkpoints are removed, unless their settings say otherwise.
 
         Args:
             job: as in :meth:`enter`.

@@ -70,7 +70,7 @@ class Resume(CheckpointCallback):
         self._variable = epoch
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Looks for a checkpoint and goes on from it, or writes the first one."""
+        """Look for a checkpoint and goes on from it, or writes the first one."""
         refuse_workers(self._model)
         self._store.claim()
         found = open_store(self._settings, self._store, self._identity(), self.notes)
@@ -83,13 +83,13 @@ class Resume(CheckpointCallback):
         super().on_train_begin(logs)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Sets the variable of the epoch."""
+        """Set the variable of the epoch."""
         if self._variable is not None:
             self._variable.assign(epoch)
         super().on_epoch_begin(epoch, logs)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Removes the checkpoints."""
+        """Remove the checkpoints."""
         super().on_train_end(logs)
         if self._settings.remove:
             self._settings.clear()
@@ -113,7 +113,7 @@ class Resume(CheckpointCallback):
 
 
 def refuse_workers(model: keras.Model) -> None:
-    """Raises :class:`PlanError` under a strategy with several processes."""
+    """Raise :class:`PlanError` under a strategy with several processes."""
     if has_workers(model):
         raise PlanError(
             "CheckpointConfig under a strategy with several workers are not supported: each of them would have "
@@ -125,7 +125,7 @@ def refuse_workers(model: keras.Model) -> None:
 def open_store(
     settings: CheckpointConfig, store: CheckpointStore, what: Mapping[str, Any], notes: list[str]
 ) -> Checkpoint | None:
-    """Returns the checkpoint to go on from, if there is one and it is of the same training.
+    """Return the checkpoint to go on from, if there is one and it is of the same training.
 
     Args:
         settings: of the checkpoints.

@@ -15,7 +15,7 @@ class UnpackableError(Exception):
 
 
 def pack(value: Any, arrays: MutableMapping[str, np.ndarray], prefix: str) -> Any:
-    """Returns a value as JSON can hold it; arrays go into ``arrays``, and their names into the result.
+    """Return a value as JSON can hold it; arrays go into ``arrays``, and their names into the result.
 
     Args:
         value: None, numbers, strings, arrays, tensors and variables, and lists, tuples and dicts of those.
@@ -47,7 +47,7 @@ def pack(value: Any, arrays: MutableMapping[str, np.ndarray], prefix: str) -> An
 
 
 def unpack(packed: Any, arrays: Mapping[str, np.ndarray]) -> Any:
-    """Returns what :func:`pack` was given; tensors and variables come back as arrays."""
+    """Return what :func:`pack` was given; tensors and variables come back as arrays."""
     if not isinstance(packed, dict):
         return packed
     ((kind, content),) = packed.items()

@@ -32,7 +32,7 @@ class StopRequests:
         self._previous: dict[int, Any] = {}
 
     def install(self) -> None:
-        """Starts to listen; does nothing outside of the main thread, where Python allows no handlers."""
+        """Start to listen; do nothing outside of the main thread, where Python allows no handlers."""
         self.received = None
         if threading.current_thread() is not threading.main_thread() or self._previous:
             return
@@ -43,14 +43,14 @@ class StopRequests:
                 signal.signal(number, self._handle)
 
     def remove(self) -> None:
-        """Puts the handlers back that were there before."""
+        """Put the handlers back that were there before."""
         for number, previous in self._previous.items():
             if signal.getsignal(number) == self._handle:
                 signal.signal(number, previous)
         self._previous = {}
 
     def leave(self, message: str) -> NoReturn:
-        """Ends the process as the signal would have, after what there was to say.
+        """End the process as the signal would have, after what there was to say.
 
         Raises:
             SystemExit: 143, after SIGTERM.

@@ -34,7 +34,7 @@ def collect(
     everything: bool = False,
     optimizer: bool = True,
 ) -> tuple[Arrays, dict[str, Any]]:
-    """Takes down the state of a training between two steps.
+    """Take down the state of a training between two steps.
 
     Args:
         model: the whole model.
@@ -77,7 +77,7 @@ def restore(
     callbacks: CallbackStates | None = None,
     optimizer: bool = True,
 ) -> None:
-    """Puts back what :func:`collect` took down, every bit of it.
+    """Put back what :func:`collect` took down, every bit of it.
 
     Args:
         model: made and compiled as it was then.
@@ -122,12 +122,12 @@ def restore(
 
 
 def metrics_of(fitted: keras.Model) -> list[np.ndarray]:
-    """Returns what the metrics have gathered in the epoch so far."""
+    """Return what the metrics have gathered in the epoch so far."""
     return [_value(v) for v in fitted.metrics_variables]
 
 
 def restore_metrics(fitted: keras.Model, values: Sequence[np.ndarray], batch: Any) -> None:
-    """Gives the metrics back what they had gathered.
+    """Give the metrics back what they had gathered.
 
     Args:
         fitted: compiled; Keras makes its metrics' variables in the first step, if not here.
@@ -148,12 +148,12 @@ def restore_metrics(fitted: keras.Model, values: Sequence[np.ndarray], batch: An
 
 
 def movable(model: keras.Model) -> list[keras.Variable]:
-    """Returns the weights that a step of ``fit`` may change: the trainable ones, and statistics of trainable layers."""
+    """Return the weights that a step of ``fit`` may change: the trainable ones, and statistics of trainable layers."""
     return [*model.trainable_weights, *statistics_of(model)]
 
 
 def broken(arrays: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> list[str]:
-    """Returns which of the weights and optimizer variables that move are not all finite numbers.
+    """Return which of the weights and optimizer variables that move are not all finite numbers.
 
     Args:
         arrays: from :func:`collect` without ``everything``.
@@ -219,7 +219,7 @@ def _optimizer_variables(fitted: keras.Model) -> list[Any]:
 
 
 def variables_of(optimizer: keras.optimizers.Optimizer, others: Container[int]) -> list[keras.Variable]:
-    """Returns the variables of an optimizer and of those inside of it.
+    """Return the variables of an optimizer and of those inside of it.
 
     Args:
         optimizer: built.
@@ -238,7 +238,7 @@ def variables_of(optimizer: keras.optimizers.Optimizer, others: Container[int]) 
 def take_optimizer(
     model: keras.Model, optimizer: keras.optimizers.Optimizer, arrays: MutableMapping[str, np.ndarray]
 ) -> dict[str, Any]:
-    """Takes down an optimizer that is not the model's any more, but whose slots are wanted later.
+    """Take down an optimizer that is not the model's any more, but whose slots are wanted later.
 
     Args:
         model: that it trained.
@@ -262,7 +262,7 @@ def take_optimizer(
 def optimizer_from(
     model: keras.Model, taken: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
 ) -> keras.optimizers.Optimizer:
-    """Makes the optimizer again that :func:`take_optimizer` took down.
+    """Make the optimizer again that :func:`take_optimizer` took down.
 
     Args:
         model: the same.

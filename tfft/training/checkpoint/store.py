@@ -99,7 +99,7 @@ class CheckpointStore:
         self._base: str | None = None
 
     def claim(self) -> None:
-        """Makes the folder and takes it for this process; removes what killed writers left in it.
+        """Make the folder and take it for this process; remove what killed writers left in it.
 
         Raises:
             CheckpointError: another process is writing there, or the folder cannot be written.
@@ -123,7 +123,7 @@ class CheckpointStore:
                 shutil.rmtree(path, ignore_errors=True)
 
     def save(self, arrays: Mapping[str, np.ndarray], state: Mapping[str, Any], *, base: bool = False) -> Path:
-        """Writes a checkpoint; when this returns it is on the disk.
+        """Write a checkpoint; when this returns it is on the disk.
 
         Args:
             arrays: numbers of any NumPy type, and of bfloat16.
@@ -161,7 +161,7 @@ class CheckpointStore:
         return target
 
     def load(self) -> Checkpoint | None:
-        """Reads the newest checkpoint that is whole, down to the last bit.
+        """Read the newest checkpoint that is whole, down to the last bit.
 
         Returns:
             The checkpoint with its base, or None where there is none; :attr:`notes` tells what was passed over.
@@ -179,7 +179,7 @@ class CheckpointStore:
         return None
 
     def clear(self) -> None:
-        """Removes all checkpoints and lets other processes write; other files in the folder stay."""
+        """Remove all checkpoints and lets other processes write; other files in the folder stay."""
         for path in [*map(self.folder.joinpath, self._names()), *self._folders(_ASIDE)]:
             _remove(path)
         self._base = None
@@ -189,7 +189,7 @@ class CheckpointStore:
             self.folder.rmdir()
 
     def release(self) -> None:
-        """Lets other processes write to the folder."""
+        """Let other processes write to the folder."""
         descriptor = _claimed.pop(os.path.realpath(self.folder), None)
         if descriptor is not None:
             (self.folder / LOCK).unlink(missing_ok=True)
@@ -216,7 +216,7 @@ class CheckpointStore:
                 _remove(self.folder / name)
 
     def _names(self) -> list[str]:
-        """Names of all checkpoints, newest first."""
+        """Name of all checkpoints, newest first."""
         return sorted((path.name for path in self._folders(_NAME)), key=lambda name: -_number(name))
 
     def _folders(self, pattern: re.Pattern[str]) -> Iterator[Path]:
@@ -249,7 +249,7 @@ def _number(name: str) -> int:
 
 
 def _lock(folder: Path) -> tuple[int, bool]:
-    """Returns the descriptor of a folder's lock, and whether the system guarantees that nobody else has it."""
+    """Return the descriptor of a folder's lock, and whether the system guarantees that nobody else has it."""
     while True:
         descriptor = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR | getattr(os, "O_NOFOLLOW", 0), 0o644)
         alone = fcntl is not None
@@ -280,7 +280,7 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 
 def _remove(path: Path) -> None:
-    """Removes a checkpoint; killed half-way, what is left does not have the name of one."""
+    """Remove a checkpoint; killed half-way, what is left does not have the name of one."""
     aside = path
     if not path.name.startswith("."):
         aside = path.with_name(f".{path.name}.{os.getpid()}.old")
