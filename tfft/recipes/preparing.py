@@ -93,7 +93,7 @@ def open_backbone(backbone: Any, config: SharedSettings) -> Backbone:
     if isinstance(backbone, Backbone):
         if options:
             raise PlanError(
-                f"{join_names(options)} apply to an unopened backbone, and this one is open: pass them to load_backbone."
+                f"{join_names(options)} apply to unopened backbones, this one is open: pass them to load_backbone."
             )
         return _fitted(backbone, config)
     if config.batch_norm == "train" and not isinstance(backbone, keras.Model):
