@@ -158,7 +158,7 @@ PICTURES: dict[str, tuple[Callable[[pathlib.Path], None], str, str]] = {
     "link to itself": (_link("x.jpg", "x.jpg"), "unusable", "cannot be read"),
     "link loop": (_link("loop", "."), "unusable", "is a link back to a folder above it"),
     "picture of no class": (lambda root: (root / "x.jpg").write_bytes(encoded(picture(900))), "unusable",
-                            "x.jpg is not inside of a class folder"),
+                            "x.jpg is not inside a class folder"),
     "notes": (_file("notes.txt", b"to do"), "stray", "notes.txt"),
     "wrong extension": (_file("x.jpg", lambda: encoded(picture(900), "PNG")), "misnamed", "x.jpg is a PNG"),
     "CMYK": (_file("x.jpg", lambda: encoded(picture(900).convert("CMYK"))), "cmyk", "x.jpg"),

@@ -80,7 +80,7 @@ def test_a_table_is_answered_row_by_row_and_keeps_its_columns(run, capsys, tmp_p
     out = tmp_path / "answers.csv"
     shown = ask(capsys, run, table, "--out", out, code=1)  # a row could not be used
     assert f"{table}:82 has nothing in premise and hypothesis" in shown.err or "has nothing in" in shown.err
-    assert "81 rows, 1 of which could not be used" in shown.out
+    assert "81 rows, 1 of them unusable" in shown.out
     with out.open(encoding="utf-8", newline="") as file:
         answers = list(csv.DictReader(file))
     assert list(answers[0]) == [*PAIR, "relation", "predicted_label", "predicted_probability", "predicted_error"]
@@ -121,8 +121,8 @@ def test_json_lines_and_python(run, tmp_path):
     [
         (["--text", "good"], "takes pairs: give one --text-pair for each --text"),
         (["--text", "a", "--text-pair", "b", "--text-pair", "c"], "got 1 --text, 2 --text-pair and 0 files"),
-        (["--text", "a", "--text-pair", "b", "--out", "x.csv"], "no table is given"),
-        (["a.csv", "b.csv"], "A table is predicted for alone; got 2 files"),
+        (["--text", "a", "--text-pair", "b", "--out", "x.csv"], "Expected a table. Received: none."),
+        (["a.csv", "b.csv"], "Expected a table alone. Received: 2 files"),
     ],
 )
 def test_wrong_questions(run, capsys, arguments, says):

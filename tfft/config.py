@@ -273,7 +273,7 @@ class SharedSettings:
     )  # fmt: skip
     loss: Literal["cross_entropy", "focal"] = setting(
         "cross_entropy",
-        help="Loss function; focal reduces the weight of examples that are already classified correctly.",
+        help="Loss function; focal gives less weight to easy examples.",
         check=one_of("cross_entropy", "focal"), cli=Option(),
     )  # fmt: skip
     class_weight: Literal["balanced"] | Mapping[str, float] | None = setting(
@@ -365,7 +365,7 @@ class SharedSettings:
                 problems.append(f"{name} and label must be different columns. Received: {self.label!r} for both")
         several = [name for name in roles if getattr(self, name) is not None]
         if len(several) > 1:
-            problems.append(f"{' and '.join(several)} both name the input column: give one of them")
+            problems.append(f"{' and '.join(several)} each name the input column: give one of them")
         return problems
 
 

@@ -95,8 +95,7 @@ class DatasetExamples(Examples):
         if len(given) != 1 or shape.rank != 4 or shape[-1] not in (1, 3):
             got = shape if len(given) == 1 else f"{len(given)} inputs"
             raise DataError(
-                f"The {self.name} dataset must yield images [B, rows, columns, 1 or 3 channels]. Received: "
-                f"{got}."
+                f"The {self.name} dataset must yield images [B, rows, columns, 1 or 3 channels]. Received: {got}."
             )
 
 

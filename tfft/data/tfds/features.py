@@ -79,8 +79,8 @@ def chosen_features(info: Any, *, image: Any = None, audio: Any = None, text: An
     for name in inputs:
         if kind == "image" and np.dtype(known[name].np_dtype) != np.uint8:
             raise DataError(
-                f"The images in {name!r} of {info.full_name} are {known[name].np_dtype}. Expected uint8: tfft writes no "
-                "other pixels to files. Read them with tfds, and pass arrays."
+                f"The images in {name!r} of {info.full_name} are {known[name].np_dtype}. Expected uint8: tfft writes "
+                "no other pixels to files. Read them with tfds, and pass arrays."
             )
     label = _only_label(info, known, inputs) if label is None else _named(info, known, "label", label)
     return Chosen(kind, inputs, label, *_labels_of(info, label, known[label]))
