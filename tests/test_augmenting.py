@@ -309,5 +309,5 @@ def test_boxes_and_masks_move_as_points_do():
 def test_what_labels_cannot_follow_is_refused(image_folder):
     examples = list_images(image_folder(per_class=2))
     examples = dataclasses.replace(examples, follow=lambda label, transform: label)
-    with pytest.raises(PlanError, match="'rand' moves pixels in ways that labels cannot follow"):
+    with pytest.raises(PlanError, match="'rand' cannot move labels"):
         data.to_dataset(examples, SPEC, augment="rand")

@@ -285,5 +285,5 @@ def test_wrong_labels_of_texts_and_recordings_are_listed(tmp_path):
 
 
 def test_arrays_are_not_checked():
-    with pytest.raises(DataError, match="check looks at files and texts, and these are arrays"):
+    with pytest.raises(DataError, match="check expects files or texts. Received: arrays"):
         check((np.zeros((4, 8, 8, 3), np.uint8), [0, 1, 0, 1]))

@@ -171,7 +171,7 @@ def test_arrays_are_divided_without_copies():
     for part in (splits.train, splits.validation, splits.train.take(np.array([4, 1]))):
         assert np.array_equal(part.images, images[part.positions])
         assert [splits.class_names[i] for i in part.labels] == names[part.positions].tolist()
-    with pytest.raises(DataError, match="Each class needs at least 2 images"):
+    with pytest.raises(DataError, match="at least 2 images per class"):
         load((images[:4], [0, 0, 0, 1]))
 
 
@@ -196,9 +196,9 @@ def test_batches_of_what_they_cannot_be_made_of(place):
     photos = load(place / "photos")
     with pytest.raises(DataError, match=r"got a Splits\. Give one of its parts, such as splits\.train"):
         to_dataset(photos, backbone().input_spec)
-    with pytest.raises(DataError, match="brought to one size: give the backbone's input_spec"):
+    with pytest.raises(DataError, match="pass the backbone's input_spec"):
         to_dataset(photos.train)
-    with pytest.raises(DataError, match="an AudioSpec is for recordings"):
+    with pytest.raises(DataError, match="an AudioSpec"):
         to_dataset(load(arrays()).train, tfft.AudioSpec())
     with pytest.raises(DataError, match=r"for arrays, use tfft.modalities.image.from_arrays; .* Received: a tuple\."):
         to_dataset(arrays())

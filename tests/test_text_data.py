@@ -236,5 +236,5 @@ def test_rows_of_one_group_and_equal_texts_stay_on_one_side(tmp_path):
     assert not set(splits.train.texts) & set(splits.validation.texts)
     with pytest.raises(DataError, match=r"no column 'writer' \(group=\)"):
         load_texts(tmp_path / "t.csv", group="writer")
-    with pytest.raises(DataError, match="is a column of one table that is split here"):
+    with pytest.raises(DataError, match="expects a column of a single table"):
         load_texts((["a", "b"], [0, 1]), group="author")

@@ -296,7 +296,7 @@ def test_a_damaged_file_is_made_again(name, parts, tmp_path):
     path.chmod(0o644)
     path.write_bytes(content)
     again = get(parts[0], cache=tmp_path)
-    assert f"{name} has another content than was written" in again.notes[0]
+    assert f"{name} has different content than when written" in again.notes[0]
     check_rows(again, parts[0])
 
 

@@ -119,8 +119,8 @@ def test_json_lines_and_python(run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--text", "good"], "takes pairs: give one --text-pair for each --text"),
-        (["--text", "a", "--text-pair", "b", "--text-pair", "c"], "got 1 --text, 2 --text-pair and 0 files"),
+        (["--text", "good"], "expects pairs: one --text-pair for each --text"),
+        (["--text", "a", "--text-pair", "b", "--text-pair", "c"], "Received: 1 --text, 2 --text-pair and 0 files"),
         (["--text", "a", "--text-pair", "b", "--out", "x.csv"], "Expected a table. Received: none."),
         (["a.csv", "b.csv"], "Expected a table alone. Received: 2 files"),
     ],

@@ -162,7 +162,7 @@ def test_the_command_line_trains_predicts_and_measures(place, tmp_path, capsys):
     assert cli.main(arguments) == 0
     shown = capsys.readouterr().out
     assert "120 texts" in shown or "texts: 120" in shown
-    assert "pieces in the middle" in shown
+    assert "text: median" in shown
     assert cli.main(["predict", str(out), "--text", "good film", "--text", "awful", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["predictions"]
     assert [row["text"] for row in found] == ["good film", "awful"]

@@ -224,7 +224,7 @@ def test_it_says_what_there_is_where_it_is_not_clear():
         local_copy(place)
     with pytest.raises(DataError, match=r"has 2 features with labels: kind, label\. .* label='kind'"):
         local_copy(place, {"image": "image"})
-    with pytest.raises(DataError, match=r"no feature 'lable' \(label=\)\. Did you mean 'label'\? Expected one of: image"):
+    with pytest.raises(DataError, match=r"no feature 'lable' .* Did you mean 'label'\? Expected one of: image"):
         local_copy(place, {"image": "image", "label": "lable"})
     with pytest.raises(DataError, match=r"'label' of tiny/1\.0\.0 \(ClassLabel\) has no images \(image=\)"):
         local_copy(place, {"image": "label"})
@@ -233,7 +233,7 @@ def test_it_says_what_there_is_where_it_is_not_clear():
     with pytest.raises(DataError, match="task='token_classification' expects files in its own format"):
         local_copy(place, {"task": "token_classification"})
     assert local_copy(place, {"image": "mask", "label": "kind"}).source.name.startswith("tiny-1.0.0-")
-    with pytest.raises(DataError, match=r"nothing/1\.0\.0 has no feature with images, recordings or texts. Features: x"):
+    with pytest.raises(DataError, match="has no feature with images, recordings or texts. Features: x"):
         local_copy(store({"x": np.int64}, "nothing", train=[{"x": 1}]))
     with pytest.raises(DataError, match=r"has no labels: expected one ClassLabel, .* t \(Text\)\. Name another"):
         local_copy(store({"t": F.Text()}, "unnamed", train=[{"t": "a"}]))

@@ -237,9 +237,7 @@ def _same_size(pixels: np.ndarray) -> InputSpec:
 
 def _label_problems(labels: np.ndarray) -> list[str]:
     if labels.dtype.kind not in "iubf":
-        return [
-            f"labels must be numbers, received {labels.dtype}: np.unique(labels, return_inverse=True) numbers them"
-        ]
+        return [f"labels must be numbers, received {labels.dtype}: np.unique(labels, return_inverse=True) numbers them"]
     if labels.dtype.kind == "f" and not np.isfinite(labels).all():
         return ["labels must be finite, received NaN or infinity"]
     if labels.dtype.kind == "i" and labels.ndim == 1 and labels.size and labels.min() < 0:
