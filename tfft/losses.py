@@ -1,7 +1,7 @@
-"""Losses and metrics that Keras lacks, or has with a fault: all of them take logits.
+"""Losses and metrics on logits that Keras lacks or implements with a fault.
 
-Hides how a loss stays finite and keeps its gradient where the model is very wrong, how smoothing is spread over
-classes that are given by number, and which words of a padded batch count.
+Implementation notes: the losses stay finite and keep their gradient for very wrong predictions; padding of words does
+not count.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ require_platform()
 
 import keras  # noqa: E402
 
-# The logits that say "there is no word here" are all this; those of a word that the model could not see are this but
-# for one. A layer that computes logits never comes near it, and a softmax of it is finite.
+# All logits have this value where there is no word, and all but one for a word that the model could not see. A layer of
+# logits never comes near it, and its softmax is finite.
 ABSENT = -1e9
 
 
 @keras.saving.register_keras_serializable(package="tfft")
 class SparseCrossentropy(keras.losses.Loss):
-    """Cross-entropy of whole-number labels and logits, with label smoothing, which Keras has for one-hot only.
+    """Cross-entropy of integer labels and logits, with label smoothing, which Keras has for one-hot labels only.
 
     With smoothing s and C classes the target is ``1 - s + s / C`` for the label and ``s / C`` elsewhere.
 
     Args:
-        label_smoothing: s, 0 or more and below 1.
+        label_smoothing: The s above, 0 or more and below 1.
         **kwargs: ``name``, ``reduction``, ``dtype``.
 
     Example:
@@ -53,16 +53,16 @@ class SparseCrossentropy(keras.losses.Loss):
 
 @keras.saving.register_keras_serializable(package="tfft")
 class FocalCrossentropy(keras.losses.Loss):
-    """Focal loss of logits: cross-entropy in which an example counts the less the better it is known.
+    """Focal loss of logits: cross-entropy with less weight for well-classified examples.
 
-    The term of a class with probability p is ``-(1 - p) ** gamma * log(p)`` in place of ``-log(p)`` (Lin et al.,
-    "Focal loss for dense object detection", 2017). It is computed from logits without clipping, so an example
-    that is very wrong keeps its gradient, which the losses of Keras of that name cut off.
+    The term of a class with probability p is ``-(1 - p) ** gamma * log(p)`` instead of ``-log(p)`` (Lin et al., "Focal
+    loss for dense object detection", 2017). It is computed from logits without clipping, so a very wrong example keeps
+    its gradient, unlike in the Keras losses of that name.
 
     Args:
-        gamma: how fast the weight falls; 0 is plain cross-entropy.
-        label_smoothing: as in :class:`SparseCrossentropy`, or towards 1/2 where labels are independent.
-        independent: False for one class of several, True for labels that are each 0 or 1.
+        gamma: Focusing parameter; 0 is plain cross-entropy.
+        label_smoothing: As in :class:`SparseCrossentropy`, or towards 1/2 for independent labels.
+        independent: Whether labels are each 0 or 1, instead of one class of several.
         **kwargs: ``name``, ``reduction``, ``dtype``.
 
     Example:
@@ -107,15 +107,15 @@ class FocalCrossentropy(keras.losses.Loss):
 
 @keras.saving.register_keras_serializable(package="tfft")
 class TagCrossentropy(keras.losses.Loss):
-    """Cross-entropy of the tags of words, a mean over the labelled words of a batch.
+    """Cross-entropy of the tags of words: the mean over the labelled words of a batch.
 
     The loss of :func:`tfft.heads.token_classification`.
-    Padding does not count, whatever its share of the batch: labels below 0 are left out, and so are words that the
-    model could not see (see :class:`tfft.heads.WordLogits`). Labels may be padded further than the logits.
+    Padding does not count, whatever its share of the batch: labels below 0 are ignored, and so are words that the model
+    could not see (see :class:`tfft.heads.WordLogits`). Labels may be padded further than the logits.
 
     Args:
         gamma: 0 for cross-entropy, above for the focal loss, as in :class:`FocalCrossentropy`.
-        label_smoothing: as in :class:`SparseCrossentropy`.
+        label_smoothing: As in :class:`SparseCrossentropy`.
         **kwargs: ``name``, ``reduction``, ``dtype``.
 
     Example:
@@ -148,7 +148,7 @@ class TagCrossentropy(keras.losses.Loss):
 
 @keras.saving.register_keras_serializable(package="tfft")
 class TagAccuracy(keras.metrics.Mean):
-    """Share of labelled words whose tag is right; a word that the model could not see counts as it is answered.
+    """Share of labelled words with the correct tag; a word that the model could not see counts with its prediction.
 
     Args:
         **kwargs: ``name``, ``dtype``.
@@ -168,15 +168,15 @@ class TagAccuracy(keras.metrics.Mean):
 
 
 def aligned_tags(y_true: Any, y_pred: Any) -> tuple[Any, Any, Any]:
-    """Bring labels and logits of words to one width.
+    """Pad labels and logits of words to one width.
 
     Args:
-        y_true: whole numbers [B, V], below 0 for padding.
-        y_pred: logits [B, W, C].
+        y_true: Integers [B, V], below 0 for padding.
+        y_pred: Logits [B, W, C].
 
     Returns:
-        Labels int32 and logits, both padded to the larger of V and W, and bool of the same width: True for words that
-        are labelled and that the model saw.
+        Labels int32 and logits, both padded to the larger of V and W, and bool of the same width: True for labelled
+        words that the model saw.
     """
     ops = keras.ops
     labels, logits = ops.cast(y_true, "int32"), ops.convert_to_tensor(y_pred)

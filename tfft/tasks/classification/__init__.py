@@ -21,7 +21,7 @@ _SEVERAL = "some examples have several labels: task='multilabel' takes them"
 
 
 class Classification(Task):
-    """One of several classes for each example, with a logit for each class."""
+    """One of several classes per example, with one logit per class."""
 
     name: ClassVar[str] = "classification"
     exclusive_classes: ClassVar[bool] = True
@@ -29,7 +29,7 @@ class Classification(Task):
     checks_label_errors: ClassVar[bool] = True
 
     def infer(self, values: Sequence[Any]) -> int:
-        """Fit all labels but lists, if nothing else does better."""
+        """Accept all labels except lists, with the lowest priority."""
         return 0 if any(isinstance(value, list) for value in values) else 1
 
     def class_names(self, values: Sequence[Any]) -> tuple[str, ...]:
@@ -37,18 +37,18 @@ class Classification(Task):
         return sorted_names(values)
 
     def label_problems(self, values: Sequence[Any], class_names: Sequence[str], places: Sequence[str]) -> list[str]:
-        """Refuse examples with several labels, and labels that no class has."""
+        """Report examples with several labels, and unknown labels."""
         if any(isinstance(value, list) for value in values):
             return [_SEVERAL]
         return unknown_labels(values, class_names, places)
 
     def learning_problems(self, values: Sequence[Any], class_names: Sequence[str], *, split: bool) -> list[str]:
-        """Refuse a single class, labels that look like an id, and classes that cannot be split."""
+        """Report a single class, labels that look like an id, and classes that cannot be split."""
         count = len(values)
         if any(isinstance(value, list) for value in values):
             return [_SEVERAL]
         if len(class_names) < 2:
-            return [f"all {count} examples have the label {class_names[0]!r}: there is nothing to tell apart"]
+            return [f"all {count} examples have the label {class_names[0]!r}. Expected at least two classes"]
         if len(class_names) > _IDS and count / len(class_names) < 2:
             return [
                 f"{len(class_names)} of {count} labels are different, such as {class_names[0]!r}: is that column an id "
@@ -112,17 +112,17 @@ class Classification(Task):
 
 
 class Binary(Classification):
-    """One of two classes for each example, with a single logit; only where it is asked for."""
+    """One of two classes per example, with a single logit; only on request."""
 
     name: ClassVar[str] = "binary"
     labels_from_folders: ClassVar[bool] = False
 
     def infer(self, values: Sequence[Any]) -> int:
-        """Never fits: two classes get two logits unless ``task="binary"`` says otherwise."""
+        """Never chosen automatically: two classes get two logits unless ``task="binary"`` is given."""
         return 0
 
     def learning_problems(self, values: Sequence[Any], class_names: Sequence[str], *, split: bool) -> list[str]:
-        """Refuse what classification refuses, and more than two classes."""
+        """Report the problems of classification, and more than two classes."""
         problems = super().learning_problems(values, class_names, split=split)
         if not problems and len(class_names) > 2:
             return [

@@ -19,7 +19,7 @@ class ClassEvaluator(Evaluator):
         self.confusion = np.zeros((len(self.names), len(self.names)), np.int64)
 
     def check(self, labels: np.ndarray) -> None:
-        """Refuse labels that the head has no output for."""
+        """Raise an error for labels without an output in the head."""
         n = len(self.names)
         strange = sorted({int(v) for v in labels.reshape(-1) if not 0 <= v < n})
         if strange:

@@ -105,21 +105,21 @@ def classification(
     label_smoothing: float = 0.0,
     loss: str = "cross_entropy",
 ) -> ClassificationHead:
-    """One of several classes for each example; the labels are whole numbers.
+    """Create a head for one of several classes per example; the labels are integers.
 
     Args:
-        class_names: at least two, in the order of the labels; ``splits.class_names`` of loaded data.
-        dropout: share of features dropped while training, 0 or more and below 1.
-        l2: weight decay of the kernel, 0 or more.
-        label_smoothing: share of the target spread over all classes, 0 or more and below 1.
-        loss: ``"cross_entropy"``, or ``"focal"``, which gives examples that are right already less weight; for
-            classes of very different size, see :class:`tfft.losses.FocalCrossentropy`.
+        class_names: At least two names in the order of the labels; ``splits.class_names`` of loaded data.
+        dropout: Dropout rate of the features, 0 or more and below 1.
+        l2: L2 penalty of the kernel, 0 or more.
+        label_smoothing: Share of the target spread over all classes, 0 or more and below 1.
+        loss: ``"cross_entropy"``, or ``"focal"``, which gives less weight to easy examples; for imbalanced classes, see
+            :class:`tfft.losses.FocalCrossentropy`.
 
     Returns:
         A head with one logit per class.
 
     Raises:
-        PlanError: listing everything that is wrong.
+        PlanError: If arguments are invalid; the message lists all problems.
 
     Example:
         >>> head = classification(["ants", "bees"], l2=1e-4)
@@ -136,14 +136,14 @@ def binary(
     label_smoothing: float = 0.0,
     loss: str = "cross_entropy",
 ) -> BinaryHead:
-    """Yes or no for each example, with a single logit; the labels are 0 and 1.
+    """Create a head for two classes with a single logit; the labels are 0 and 1.
 
     Args:
-        class_names: the names of 0 and 1; or the name of 1 alone, ``"bee"`` giving ``"not bee"``, ``"bee"``.
-        dropout: as in :func:`classification`.
-        l2: as in :func:`classification`.
-        label_smoothing: share of the target moved towards 1/2.
-        loss: as in :func:`classification`.
+        class_names: Names of 0 and 1; or the name of 1 alone: ``"bee"`` gives ``"not bee"``, ``"bee"``.
+        dropout: As in :func:`classification`.
+        l2: As in :func:`classification`.
+        label_smoothing: Share of the target moved towards 1/2.
+        loss: As in :func:`classification`.
 
     Returns:
         A head with one logit.

@@ -1,4 +1,4 @@
-"""Multilabel: each example has any number of labels."""
+"""Multi-label classification: any number of labels per example."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["MULTILABEL", "Multilabel"]
 
 
 class Multilabel(Task):
-    """Any number of labels for each example, each with a logit of its own."""
+    """Any number of labels per example, with one logit per label."""
 
     name: ClassVar[str] = "multilabel"
 
     def infer(self, values: Sequence[Any]) -> int:
-        """Fit where an example has a list of labels."""
+        """Accept values with a list of labels."""
         return 3 if any(isinstance(value, list) for value in values) else 0
 
     def class_names(self, values: Sequence[Any]) -> tuple[str, ...]:
@@ -30,7 +30,7 @@ class Multilabel(Task):
         return sorted_names(values)
 
     def label_problems(self, values: Sequence[Any], class_names: Sequence[str], places: Sequence[str]) -> list[str]:
-        """Refuse labels that no class has."""
+        """Report unknown labels."""
         return unknown_labels(values, class_names, places)
 
     def encode(self, values: Sequence[Any], class_names: Sequence[str]) -> np.ndarray:

@@ -19,7 +19,7 @@ class MultilabelEvaluator(Evaluator):
         self.exact, self.total, self.squares = 0, 0.0, 0.0
 
     def check(self, labels: np.ndarray) -> None:
-        """Refuse labels that the head has no output for."""
+        """Raise an error for labels without an output in the head."""
         if labels.ndim != 2 or labels.shape[1] != len(self.names) or not np.isin(labels, (0, 1)).all():
             raise DataError(
                 f"Expected labels [B, {len(self.names)}] of 0 and 1, one column per label; got {labels.shape}."

@@ -1,4 +1,4 @@
-"""Scores for numbers."""
+"""Scores for regression."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from tfft.registry import Evaluator
 
 
 class RegressionEvaluator(Evaluator):
-    """Sums for numbers."""
+    """Error sums for regression."""
 
     def __init__(self, head: Head) -> None:
         self.units, self.values = head.units, 0
         self.absolute, self.absolute_squares, self.squares, self.true, self.true_squares = (0.0,) * 5
 
     def check(self, labels: np.ndarray) -> None:
-        """Refuse labels that the head has no output for."""
+        """Raise an error for labels without an output in the head."""
         if labels.size != len(labels) * self.units or not np.isfinite(labels).all():
             raise DataError(f"Expected finite labels [B, {self.units}], one per value of the head; got {labels.shape}.")
 

@@ -1,4 +1,4 @@
-"""Token classification: each word of a sentence has a tag."""
+"""Token classification: one tag per word of a sentence."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["OUTSIDE", "TOKEN_CLASSIFICATION", "Entity", "TokenClassification", "
 
 
 class TokenClassification(Task):
-    """A tag for each word: names of people and places, parts of speech."""
+    """One tag per word, such as entities or parts of speech."""
 
     name: ClassVar[str] = "token_classification"
     head_kind: ClassVar[str] = "tokens"
@@ -29,7 +29,7 @@ class TokenClassification(Task):
 
     @property
     def reader(self) -> Modality | None:
-        """Read files of words and their tags."""
+        """The reader of files with words and tags."""
         from tfft.tasks.token_classification.reader import TAGGED_WORDS
 
         return TAGGED_WORDS
@@ -69,7 +69,7 @@ class TokenClassification(Task):
         return TokenClassificationHead
 
     def unsupported(self, config: Any) -> Iterator[str]:
-        """Refuse what is for one label per example."""
+        """Report settings for one label per example."""
         for name in ("class_weight", "sampling", "separator"):
             if getattr(config, name, None):
                 yield f"{name} means nothing where each word has a tag: leave it out"
@@ -81,7 +81,7 @@ class TokenClassification(Task):
         return TagEvaluator(head)
 
     def format_prediction(self, name: str, outputs: Mapping[str, Any]) -> str:
-        """Return the sentence with a tag behind each word that has one."""
+        """Return the sentence with a tag after each word that has one."""
         if "tags" not in outputs:
             return super().format_prediction(name, outputs)
         return " ".join(word if tag == OUTSIDE else f"{word}/{tag}" for word, tag in outputs["tags"])

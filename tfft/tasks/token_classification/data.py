@@ -1,7 +1,6 @@
-"""Sentences whose words are tagged, from files or lists: :func:`load_tagged`, :class:`TokenExamples`.
+"""Sentences with tagged words, from files or lists: :func:`load_tagged`, :class:`TokenExamples`.
 
-Hides the two forms in which such data come (CoNLL columns, JSON lines), how sentences become strings again, and which
-of the many small faults of hand-made annotations are errors.
+Implementation notes: the data comes as CoNLL columns or JSON lines; sentences become strings again.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from tfft.specs import AudioSpec, InputSpec
 
 OUTSIDE, PADDING = "O", -1
 
-_BLANK = re.compile("[ \t\n\r\f\v]+")  # what the model cuts sentences at; other white space is part of a word
+_BLANK = re.compile("[ \t\n\r\f\v]+")  # separators of words; other white space is part of a word
 _PREFIX = re.compile(r"[BIESLU](-.*)?", re.DOTALL)
 _INSIDE = re.compile(r"([BI])-(.*)", re.DOTALL)
 _SHOWN = 10  # problems in one message
@@ -36,10 +35,10 @@ _JSON = (".jsonl", ".json", ".ndjson")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TokenExamples(TextExamples):
-    """Sentences and the tags of their words: texts, the words of each joined by blanks.
+    """Sentences and the tags of their words; each text is its words joined by blanks.
 
-    ``labels`` are int32 [N, W], W the words of the longest: index into ``class_names``, -1 for padding. ``class_names``
-    are the tags, ``"O"`` first where there is one, then sorted.
+    ``labels`` are int32 [N, W], W the number of words of the longest sentence: index into ``class_names``, -1 for
+    padding. ``class_names`` are the tags, ``"O"`` first if present, then sorted.
     """
 
     pairs: np.ndarray | None = None
@@ -48,7 +47,7 @@ class TokenExamples(TextExamples):
 
     @property
     def words(self) -> int:
-        """Number of words of all sentences."""
+        """Number of words in all sentences."""
         return int((self.labels >= 0).sum())
 
     @property
@@ -59,7 +58,7 @@ class TokenExamples(TextExamples):
 
     @property
     def lengths(self) -> np.ndarray | None:
-        """None: sentences come in the order that is drawn."""
+        """None: sentences keep the drawn order."""
         return None
 
     def batches(self, spec: InputSpec | AudioSpec | None, options: BatchOptions) -> tf.data.Dataset:
