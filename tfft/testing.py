@@ -1,7 +1,7 @@
-"""Contract runners: what tfft promises of every backbone, head and export, as checks anyone can run.
+"""Contract tests for backbones, heads, tasks and exports.
 
-tfft's own tests run these on every kind of model; run them on a backbone of your own before you trust
-it. They train for a few steps on random data of the right shape, so they take seconds, not minutes.
+tfft's own tests run these on every kind of model; run them on your own backbone before you use it. They train for a few
+steps on random data of the right shape, so they take seconds.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tfft.models import build  # noqa: E402
 
 
 class ContractError(TfftError, AssertionError):
-    """A backbone breaks one of the promises; the message lists every one that it breaks."""
+    """A backbone breaks part of the contract; the message lists all failed checks."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +85,7 @@ def check_backbone(
     reference: Callable[[Any], Any] | None = None,
     tolerance: float = 1e-5,
 ) -> Contract:
-    """Check everything that the rest of tfft relies on in a backbone.
+    """Check the contract of a backbone.
 
     Output equal to the original; every variable in exactly one block; frozen blocks bit-equal under
     Adam, SGD and AdamW while every trainable variable moves; finite gradients; independent rows;

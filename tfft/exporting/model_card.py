@@ -1,4 +1,4 @@
-"""The model card that lies beside the weights: what the model takes, answers and was made of."""
+"""Model card of an export: inputs, outputs and origin."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tfft.exporting.signatures import Serving
 
 
 def model_card(model: keras.Model, serving: Serving, extra: Mapping[str, object] | None = None) -> str:
-    """Write the card of a model as Markdown.
+    """Format the card of a model as Markdown.
 
     Args:
         model: the Keras model.

@@ -1,7 +1,7 @@
-"""What an exported model can be asked: functions with named inputs and outputs around a Keras model.
+"""Serving signatures of a Keras model: functions with named inputs and outputs.
 
-Hidden here: how the task's postprocessing joins the model (labels, probabilities), how the contents of files reach it
-(its modality says that), and which variables and tables the SavedModel has to carry.
+Implementation notes: the functions include the task's postprocessing (labels, probabilities) and the modality's
+decoding of files, and the SavedModel must contain all variables and tables that they use.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _NO_KIND = f"{BYTES_SIGNATURE} left out: the model's input is not one image."
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Serving(Served):
-    """The functions of one model, before they are written.
+    """Serving functions of one model, before export.
 
     Attributes:
         signatures: ``serving_default`` and, where files are taken, ``serve_bytes``: concrete functions.
@@ -57,7 +57,7 @@ def serving_functions(
     class_names: Sequence[str] | None = None,
     input_spec: InputSpec | None = None,
 ) -> Serving:
-    """Wrap a model as the functions that will be served, without writing anything.
+    """Wrap a model as serving functions, without writing anything.
 
     Args:
         model: a built functional or Sequential Keras model.

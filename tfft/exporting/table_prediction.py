@@ -1,6 +1,6 @@
-"""Predictions for the rows of a table, written beside its columns: :func:`predict_table`, :func:`write_predictions`.
+"""Predictions for the rows of a table, as new columns: :func:`predict_table`, :func:`write_predictions`.
 
-Hides what the rows name, texts or files, and that a row that names nothing does not stop the others.
+Implementation notes: an empty row does not stop the others.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _PREFIX = "predicted_"  # of the columns that are added, so that those of the ta
 def predict_each(
     model: Served, items: Sequence[Any], pairs: Sequence[str] | None = None, *, top: int = 3
 ) -> Iterator[Prediction]:
-    """Predict for whatever a model takes, in order.
+    """Predict for any inputs of a model, in order.
 
     Args:
         model: such as :func:`tfft.exporting.open_export` gives.
@@ -56,10 +56,10 @@ def predict_table(
     encoding: str = "utf-8",
     top: int = 3,
 ) -> tuple[Table, Iterator[Prediction]]:
-    """Read a table and predicts for each of its rows.
+    """Read a table and predict for each of its rows.
 
-    Use it for texts in a column (or pairs in two), or for files that a column names. Other columns are left alone, so a
-    table with labels may be given as it is.
+    Use it for texts in a column (or pairs in two), or for files in a column. Other columns are ignored, so a table with
+    labels can be used unchanged.
 
     Args:
         model: such as :func:`tfft.exporting.open_export` gives.
@@ -122,16 +122,16 @@ def check_target(out: str | os.PathLike[str]) -> Path:
     """
     target = Path(out).expanduser()
     if target.suffix.lower() not in SUFFIXES:
-        raise DataError(f"{target} is no table by its name, expected {join_names(SUFFIXES)}.")
+        raise DataError(f"{target} has no table suffix. Expected {join_names(SUFFIXES)}.")
     if target.exists():
-        raise DataError(f"{target} is there already, and nothing is overwritten. Give another name or remove it.")
+        raise DataError(f"{target} exists already, and tfft overwrites no files. Use another name or remove it.")
     if not target.parent.is_dir():
         raise DataError(f"The folder {target.parent} of {target.name} does not exist. Make it first.")
     return target
 
 
 def write_predictions(table: Table, predictions: Iterable[Prediction], out: str | os.PathLike[str]) -> list[Prediction]:
-    """Write a table with what a model says of each row in further columns.
+    """Write a table with the predictions of each row in further columns.
 
     They are ``predicted_label`` and ``predicted_probability`` for classes, one for each output else, and
     ``predicted_error`` where a row could not be used. The file is written under another name and renamed when whole.

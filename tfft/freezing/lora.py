@@ -1,6 +1,6 @@
-"""Low-rank updates in place of whole kernels: :func:`add_lora` and :func:`merge_lora`.
+"""Low-rank updates (LoRA) of the kernels in blocks: :func:`add_lora` and :func:`merge_lora`.
 
-Hides which kernels of a block take an update, and that blocks of SavedModels and layers of Keras do it differently.
+Implementation notes: blocks of SavedModels and Keras layers implement updates differently.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _KINDS = ("norm", "bias", "none")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Kernel:
-    """A kernel that takes an update."""
+    """Kernel that supports an update."""
 
     name: str
     layer: keras.layers.Layer
@@ -40,12 +40,12 @@ def add_lora(
     seed: int = 0,
     variables: str | None = None,
 ) -> keras.Model:
-    """Give the kernels of some blocks a low-rank update (LoRA) that trains in place of the kernels.
+    """Add trainable low-rank updates (LoRA) to the kernels of some blocks.
 
-    Use it where few examples must not change much of a backbone, or where training all of it takes too much
-    memory: the optimizer keeps its state for ``rank * (rows + columns)`` values per kernel, not for all of it. The
-    kernel counts as ``W + alpha / rank * A B``. B starts as zeros, so the model computes what it did before.
-    A convolution's kernel is seen as a matrix of [height * width * channels, filters]; depthwise ones take none.
+    Use it for few examples, or if training the whole backbone takes too much memory: the optimizer keeps its state for
+    ``rank * (rows + columns)`` values per kernel, not for all of it. The effective kernel is ``W + alpha / rank * A
+    B``. B is initially zero, so the model computes the same as before. A convolution's kernel is treated as a matrix of
+    [height * width * channels, filters]; depthwise kernels are not supported.
 
     Of the chosen blocks only these updates train, biases and normalization stay fixed; the other blocks are
     frozen, and the head trains. :func:`tfft.unfreeze` may be called later: of a block with updates it frees these
@@ -107,11 +107,11 @@ def add_lora(
 
 
 def merge_lora(model: keras.Model) -> keras.Model:
-    """Add the low-rank updates of a model to its kernels, which ends :func:`add_lora`.
+    """Add the low-rank updates of a model to its kernels and remove them.
 
-    Use it when training is done: the model then has the layers and variables that it had before, with other
-    values, and costs in inference what it did. The blocks that had updates are frozen afterwards; to train on,
-    call :func:`tfft.unfreeze` or :func:`add_lora` again.
+    Use it after training: the model then has its original layers and variables, with other values, and the original
+    inference cost. The blocks with updates are frozen afterwards; to continue training, call :func:`tfft.unfreeze` or
+    :func:`add_lora` again.
 
     Args:
         model: a model with low-rank updates; changed in place, compiled again as ``unfreeze`` does it.

@@ -1,7 +1,7 @@
-"""New weights for the last blocks of a backbone: :func:`reinitialize`.
+"""Reinitialization of the last blocks of a backbone: :func:`reinitialize`.
 
-Hides how Keras layers are asked for the values they would start with, and which values variables of a
-SavedModel start with, that come without initializers.
+Implementation notes: Keras layers use their own initializers; variables of a SavedModel, which has none, follow rules
+by name and shape.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ def reinitialize(
     dataset: tf.data.Dataset | None = None,
     initializers: Mapping[str, Initializer] | None = None,
 ) -> list[keras.Variable]:
-    """Give the last blocks of a backbone new weights, as if they had not been pretrained.
+    """Give the last blocks of a backbone new random weights.
 
-    Use it where the last blocks know too much about the task they were pretrained for, which makes fine-tuning
-    on little data unstable (for BERT one to five of them). Call it before ``anchor``, and train these blocks
-    after it: what the model computed with them is lost, and with it what a head has learned behind them.
+    Use it if the last blocks are too specific to the pretraining task, which makes fine-tuning on little data unstable
+    (for BERT one to five of them). Call it before :func:`tfft.regularizers.add_l2_sp`, and train these blocks
+    afterwards: a trained head no longer fits their features.
 
     Keras layers get what their own initializers draw. Blocks of a SavedModel, which come without any, get kernels from
     a truncated normal distribution with variance ``2 / fan_in`` (convolutions, He 2015) or ``1 / fan_in`` (dense

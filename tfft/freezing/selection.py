@@ -1,6 +1,6 @@
-"""From "the last 3 blocks" to flags on variables: :func:`select`, :func:`unfreeze`, :func:`freeze`.
+"""Selection and freezing of blocks: :func:`select`, :func:`unfreeze`, :func:`freeze`.
 
-Hides the rules of selection and what Keras needs so that a changed flag takes effect.
+Implementation notes: a changed flag takes effect in Keras only after compiling again.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _LOG = logging.getLogger("tfft")
 
 
 def select(model: keras.Model | Backbone, blocks: Blocks) -> list[Block]:
-    """Return the blocks of a backbone that a selection means, in the order of computation.
+    """Return the selected blocks of a backbone, in the order of computation.
 
-    Use it to look at a selection before :func:`unfreeze` acts on it; both read it the same way.
+    Use it to inspect a selection before :func:`unfreeze` uses it.
 
     Args:
         model: a Keras model (the backbone inside it is found), or a backbone.
@@ -182,12 +182,12 @@ def set_flags(
 
 
 def has_updates(block: Block) -> bool:
-    """Tells whether a block has low-rank updates."""
+    """Whether a block has low-rank updates."""
     return any(True for layer in block.layers for _ in updated_layers(layer))
 
 
 def freeze(model: keras.Model) -> keras.Model:
-    """Freeze every block of the backbone: what is left to train is the head.
+    """Freeze every block of the backbone, so that only the head trains.
 
     Args:
         model: any Keras model; changed in place, compiled again as :func:`unfreeze` does.
@@ -304,7 +304,7 @@ def _holds(layer: keras.layers.Layer, kind: str) -> bool:
 
 
 def _keeps(layer: keras.layers.Layer, variable: keras.Variable, kind: str, batch_norm: bool) -> bool:
-    """Tells whether a variable of a Keras layer belongs to a kind of variables."""
+    """Whether a variable of a Keras layer belongs to a kind of variables."""
     if kind == "lora":
         return any(variable is v for pair in pairs_of(layer) for v in (pair.first, pair.second))
     if kind == "norm":
@@ -365,7 +365,7 @@ def compile_again(model: keras.Model) -> None:
         model.train_function = None
         _LOG.info("tfft: %s has to be compiled again before training: %s", model.name, error)
     else:
-        _LOG.info("tfft: compiled %s again: its trainable variables changed, the optimizer starts afresh", model.name)
+        _LOG.info("tfft: compiled %s again: its trainable variables changed, the optimizer state is reset", model.name)
 
 
 def _configured(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
@@ -388,7 +388,7 @@ def _set_opened(layer: keras.layers.Layer, kind: str | None) -> None:
 
 
 def _free_native(layer: keras.layers.Layer, kind: str, batch_norm: bool, lost: list[str]) -> None:
-    """Free one Keras layer; appends its name to ``lost`` where a .keras file cannot hold the result."""
+    """Unfreeze one Keras layer; append its name to ``lost`` if a .keras file cannot store the result."""
     set_trainable(layer, True)
     saved = {id(sub) for sub in _configured(layer)}
     if kind == "all":

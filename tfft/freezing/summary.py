@@ -1,4 +1,4 @@
-"""What a model consists of and what of it trains, as a table: :func:`describe`."""
+"""Table of a model's blocks and their trainable parts: :func:`describe`."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """What :func:`describe` returns; ``print`` shows it as a table.
+    """Result of :func:`describe`; ``print`` shows it as a table.
 
     Attributes:
         model: name of the model.
@@ -109,9 +109,9 @@ class Description:
 
 
 def describe(model: keras.Model) -> Description:
-    """Says for each block of a model's backbone and each layer of its head whether it trains.
+    """Describe the blocks of a model's backbone and the layers of its head, and which of them train.
 
-    Use it before and after :func:`tfft.unfreeze`; it reads the flags, it changes nothing.
+    Use it before and after :func:`tfft.unfreeze`; it changes nothing.
 
     Args:
         model: any built Keras model.

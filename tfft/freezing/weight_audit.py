@@ -1,7 +1,6 @@
-"""Proves that training changed what it should and nothing else: :func:`audit`.
+"""Audit that training changed exactly the trainable variables: :func:`audit`.
 
-Hides how variables are sorted into frozen, trainable and free to move, and the digests that are kept
-instead of copies, so that an audit of a large model needs no memory.
+Implementation notes: digests instead of copies are stored, so the audit of a large model needs little memory.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from tfft.keras_compat import flatten_layers, own_trainable_variables, own_weigh
 
 @dataclasses.dataclass(frozen=True)
 class AuditReport:
-    """What became of a model's variables since the snapshot.
+    """Changes of a model's variables since the snapshot.
 
     Attributes:
         frozen: number of variables that were frozen.
@@ -73,7 +72,7 @@ class AuditReport:
 
 
 class Audit:
-    """A snapshot of a model's variables, to be compared with the model later. Made by :func:`audit`.
+    """Snapshot of a model's variables, to compare with the model later. Made by :func:`audit`.
 
     Attributes:
         report: the result of the last :meth:`check` or :meth:`compare`; None before it.
@@ -89,7 +88,7 @@ class Audit:
         self.unchanged: list[keras.Variable] = []
 
     def compare(self) -> AuditReport:
-        """Compare and return what it finds, without raising."""
+        """Compare and return the result without raising."""
         found: dict[str, list[str]] = {"frozen": [], "trainable": [], "free": []}
         self.unchanged = []
         for (variable, kind), digest in zip(self._kinds, self._digests, strict=True):
@@ -112,13 +111,13 @@ class Audit:
         return self.report
 
     def check(self) -> AuditReport:
-        """Compares, and raises when a frozen variable moved or a trainable one did not.
+        """Compare, and raise an error if a frozen variable changed or a trainable one did not.
 
         Returns:
-            The report, when all is well.
+            The report, if the audit passes.
 
         Raises:
-            AuditError: lists every variable at fault.
+            AuditError: If the audit fails; the message lists every variable at fault.
         """
         report = self.compare()
         if report.ok:
@@ -153,8 +152,8 @@ class Audit:
 def audit(model: keras.Model, *, allow_unchanged: str | None = None) -> Audit:
     """Take a snapshot of a model, to check after training that exactly the trainable variables changed.
 
-    Use it around ``fit``. What is frozen is decided now, by the flags as they stand. Statistics of
-    trainable layers (BatchNormalization) may move or not; optimizer and random state are not looked at.
+    Use it around ``fit``. The current flags define the frozen variables. Statistics of trainable layers
+    (BatchNormalization) may change or not; optimizer and random state are ignored.
 
     Args:
         model: any built Keras model.
@@ -199,7 +198,7 @@ def _kinds(model: keras.Model) -> list[tuple[keras.Variable, str]]:
 
 
 def _updates_itself(layer: keras.layers.Layer) -> bool:
-    """Tells whether a layer may change its non-trainable variables in training: only when it trains."""
+    """Whether a layer may change its non-trainable variables in training: only if it trains."""
     if is_opened(layer):
         return bool(layer.trainable_weights) and getattr(layer, "batch_norm", "fixed") == "train"
     return bool(layer.trainable)

@@ -1,6 +1,6 @@
-"""Reads learning rates off a curve of losses over rising rates: :func:`rules`.
+"""Rules for choosing a learning rate from a loss curve: :func:`rules`.
 
-Hides fastai's four rules, what they drop at the ends, and when a curve says nothing.
+Implementation notes: four rules of fastai.
 """
 
 from __future__ import annotations

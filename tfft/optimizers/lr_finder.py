@@ -1,6 +1,6 @@
-"""Which learning rate a model trains well at: :func:`lr_find`.
+"""Learning rate range test: :func:`lr_find`.
 
-Hides a short training at a rising rate, and that neither the model nor any random state knows of it afterwards.
+Implementation notes: a short training with a rising rate, after which the model and all random states are restored.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _STEPS = ("train_step", "compute_loss", keras_compat.INNER_COMPUTE_LOSS)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LearningRates:
-    """What :func:`lr_find` returns; ``print`` shows the four rates.
+    """Result of :func:`lr_find`; ``print`` shows the four rates.
 
     Attributes:
         lrs: [N] rates that were tried, rising.
@@ -126,13 +126,12 @@ def lr_find(
     optimizer: keras.optimizers.Optimizer | None = None,
     seed: int = 0,
 ) -> LearningRates:
-    """Return rates to train a model at, from one short training at a rising rate (Smith 2015, 2017).
+    """Return learning rates for a model, from one short training with a rising rate (Smith 2015, 2017).
 
-    Use it before training, with the blocks unfrozen that are going to train and at the batch size that is going to
-    be used: the answer depends on both. Each step is made at a higher rate than the one before; where the loss
-    falls, rates are good. The rules are fastai's, with three differences: a loss belongs to the rate of the
-    step before it and not after it, a fall counts from a thousandth of the whole fall on, and ``slide`` looks at the
-    loss relative to its beginning. So no rule depends on the unit of the loss.
+    Use it before training, with the trainable blocks and the batch size of the training: the result depends on both.
+    Each step uses a higher rate than the one before; rates are good where the loss falls. The rules are fastai's, with
+    three differences: a loss belongs to the rate of the step before it, a fall counts from a thousandth of the whole
+    fall on, and ``slide`` uses the loss relative to its start. So no rule depends on the unit of the loss.
 
     Smoothing lags behind, and on very smooth problems the loss takes several steps beyond the largest stable rate
     to come back: trust the middle of the fall (``valley``), not its end. On a frozen backbone the curve is flat

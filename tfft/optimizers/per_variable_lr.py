@@ -1,6 +1,6 @@
-"""One rate per variable, with any Keras optimizer: :class:`LayerwiseOptimizer`.
+"""Separate learning rate per variable, with any Keras optimizer: :class:`LayerwiseOptimizer`.
 
-Hides where Keras' optimizers read the rate and the step, so that both can differ between variables.
+Implementation notes: both the rate and the step can differ between variables.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _SETTINGS = (
 # Saved models name the class as it was called at first.
 @keras.saving.register_keras_serializable(package="tfft", name="ScaledOptimizer")
 class LayerwiseOptimizer(keras.optimizers.Optimizer):
-    """Gives each variable a rate of its own: the rate of a Keras optimizer times a factor.
+    """Wrap a Keras optimizer so that each variable has its own learning rate: the optimizer's times a factor.
 
     Use it to train lower blocks slower than the head (:func:`layerwise_lr_multipliers` makes the factors). It is the
     update that is scaled, with its weight decay, not the gradient: Adam and its relatives divide by the size
@@ -55,8 +55,8 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
     without a break, and the first step of a new variable is the full ``rate * sign(gradient)``.
 
     Args:
-        optimizer: of Keras, not built yet; it belongs to this one from then on. Any whose step is proportional
-            to the rate: see :data:`LINEAR`. Put loss scaling around this, as ``compile`` does by itself.
+        optimizer: Unbuilt Keras optimizer, which then belongs to this one. Its step must be proportional to the rate:
+            see :data:`LINEAR`. Put loss scaling around this optimizer, as ``compile`` does.
         factors: by path of the variable (``variable.path``), each at least 0; 1 for those not named.
         ages: steps by path of the variable; 0 for those not named.
         name: of this optimizer.
@@ -299,7 +299,7 @@ for _name in _SETTINGS:
 
 
 def is_one_of(optimizer: keras.optimizers.Optimizer, names: Sequence[str]) -> bool:
-    """Tells whether an optimizer is an instance of one of Keras' classes, by their names."""
+    """Whether an optimizer is an instance of one of Keras' classes, by their names."""
     return any(c.__name__ in names and c.__module__.startswith("keras.") for c in type(optimizer).__mro__)
 
 

@@ -1,6 +1,6 @@
-"""The rate of a phase over its steps: :func:`build_schedule`, :data:`SCHEDULES`.
+"""Learning rate schedules of a phase: :func:`build_schedule`, :data:`SCHEDULES`.
 
-Hides how schedules of several papers are written as pieces of one kind, with the ends exact and no step at rate 0.
+Implementation notes: all schedules consist of segments of one kind, with exact ends and no step at rate 0.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What an optimizer has learned goes on into the next phase: :func:`transfer_slots`.
+"""Transfer of optimizer state to the next phase: :func:`transfer_slots`.
 
-Hides which variables of an optimizer belong to which variable of the model, and which of them mean anything later.
+Implementation notes: only state that belongs to a single variable can be transferred.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _FREE = (
 
 @dataclasses.dataclass(frozen=True)
 class SlotTransfer:
-    """What :func:`transfer_slots` returns.
+    """Result of :func:`transfer_slots`.
 
     Attributes:
         ages: steps that each variable whose slots were taken over has been trained so far, by path.
@@ -41,7 +41,7 @@ class SlotTransfer:
 def transfer_slots(
     old: keras.optimizers.Optimizer, new: keras.optimizers.Optimizer, *, fresh: Collection[str] = ()
 ) -> SlotTransfer:
-    """Copy momentum and the like of the variables that both optimizers train, and set their ages.
+    """Copy slots such as momentum for variables that both optimizers train, and set their ages.
 
     Use it between two phases: ``compile`` makes an optimizer anew, which forgets what it knew of the variables
     that go on training. The steps of ``new`` start at 0, so that its schedule does; the age of each variable

@@ -1,9 +1,7 @@
-"""Callbacks that give the average of the weights a training went through: :class:`ExponentialMovingAverage`,
-:class:`StochasticWeightAveraging`.
+"""Callbacks for weight averaging in training: :class:`ExponentialMovingAverage`, :class:`StochasticWeightAveraging`.
 
-Hides when the average is in the model and when the weights that train are: validation, whatever is done at
-the end of an epoch, and the finished model have the average; every step of training starts from the weights
-that the step before it made, bit by bit.
+Implementation notes: validation, callbacks at the end of an epoch, and the finished model use the average; every
+training step starts from the weights of the step before it, bit by bit.
 
 Keras' own pair, ``use_ema`` of an optimizer and ``SwapEMAWeights``, was not enough: it swaps by adding and
 subtracting, which changes the weights that train by rounding; with ``swap_on_epoch`` a training that ends early
@@ -28,7 +26,7 @@ State = dict[str, np.ndarray | float | int]
 
 
 class _Average(keras.callbacks.Callback):
-    """Holds an average and puts it into the model in place of the weights that train, and back.
+    """Hold an average, and swap it with the training weights of the model.
 
     The average is in the model from the start of validation, or from the end of an epoch, until the next batch
     is trained.
@@ -47,7 +45,7 @@ class _Average(keras.callbacks.Callback):
     # ------------------------------------------------------------------ as a callback
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Start with the weights as they are, or goes on from the state that was set."""
+        """Start from the current weights, or from the state that was set."""
         if self.model.steps_per_execution != 1:
             raise PlanError(
                 f"The model was compiled with steps_per_execution={self.model.steps_per_execution}, so that callbacks "
@@ -168,7 +166,7 @@ class _Average(keras.callbacks.Callback):
 
 
 class ExponentialMovingAverage(_Average):
-    """Averages the weights over the steps of a training, later ones counting more; the model ends with the average.
+    """Exponential moving average of the weights over the steps; the model ends with the average.
 
     Use it as a callback of ``fit`` where validation jumps from epoch to epoch. After each step the average
     becomes ``d * average + (1 - d) * weights``; it starts at the weights before the first step. Validation is
@@ -212,7 +210,7 @@ class ExponentialMovingAverage(_Average):
 
 
 class StochasticWeightAveraging(_Average):
-    """Averages the weights of the last part of a training, all counting the same; the model ends with that (SWA).
+    """Mean of the weights over the last part of a training (SWA); the model ends with it.
 
     Use it as a callback of ``fit`` with a rate that does not fall to nearly 0 in that part, so that the weights
     move about in the valley that they have found. Before that part nothing changes. In it validation and callbacks

@@ -1,4 +1,4 @@
-"""Scores for the tags of words, and of the entities that tags with prefixes mean."""
+"""Scores for the tags of words and for entities."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class TagEvaluator(Evaluator):
             )
 
     def weight(self, labels: np.ndarray, logits: np.ndarray) -> int:
-        """Return how many words the loss of a batch is the mean of."""
+        """Return the number of words in the mean loss of a batch."""
         width = min(labels.shape[1], logits.shape[1])
         return int(((labels[:, :width] >= 0) & _is_seen(logits[:, :width])).sum())
 
@@ -89,7 +89,7 @@ class TagEvaluator(Evaluator):
         self.sentences[len(there & found), len(there), len(found)] += 1
 
     def result(self, count: int, loss: float) -> Scores:
-        """Return what was counted, of ``count`` sentences."""
+        """Return the scores of ``count`` sentences."""
         words = int(self.confusion.sum())
         if not words:
             raise DataError("No word of the dataset has a label, so there is nothing to measure.")

@@ -1,4 +1,4 @@
-"""The head for a tag of each word."""
+"""Head for token classification."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tfft.losses import ABSENT, TagAccuracy, TagCrossentropy
 
 @dataclasses.dataclass(frozen=True)
 class TokenClassificationHead(Head):
-    """A logit per tag and word; the labels are whole numbers [B, W], below 0 for padding.
+    """One logit per tag and word; the labels are integers [B, W], below 0 for padding.
 
     Served: ``probabilities`` float32 [B, W, tags], ``label`` tf.string [B, W], ``logits``; where there is no word,
     zeros and ``""``.
@@ -65,18 +65,19 @@ def token_classification(
     label_smoothing: float = 0.0,
     loss: str = "cross_entropy",
 ) -> TokenClassificationHead:
-    """One of several tags for each word of a sentence: names of people and places, parts of speech.
+    """Create a head for one of several tags per word of a sentence, such as entities or parts of speech.
 
     The model takes sentences whose words are separated by blanks. The first token of a word decides its tag. The model
     does not see words behind the end of what the backbone can take: training leaves them out, and the answer is
     ``"O"`` where there is such a tag, and ``""`` where there is none.
 
     Args:
-        tag_names: in the order of the labels, such as ``["O", "B-PER", "I-PER"]``; ``tagged.tag_names`` of loaded data.
-        dropout: as in :func:`tfft.heads.classification`.
-        l2: as in :func:`tfft.heads.classification`.
-        label_smoothing: as in :func:`tfft.heads.classification`.
-        loss: as in :func:`tfft.heads.classification`.
+        tag_names: Tags in the order of the labels, such as ``["O", "B-PER", "I-PER"]``; ``data.class_names`` of loaded
+            data.
+        dropout: As in :func:`tfft.heads.classification`.
+        l2: As in :func:`tfft.heads.classification`.
+        label_smoothing: As in :func:`tfft.heads.classification`.
+        loss: As in :func:`tfft.heads.classification`.
 
     Returns:
         A head with one logit per tag and word.

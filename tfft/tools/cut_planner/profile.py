@@ -1,6 +1,6 @@
-"""How long the pieces of a model take: measured on this machine, or from a stated rate.
+"""Computing time of the pieces of a model: measured on this machine, or from a given rate.
 
-Hides which few things are measured and how the rest follows from them; no variable of the model is changed.
+Implementation notes: few measurements determine all times; no variable of the model changes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ENOUGH = 1.0  # seconds that a measurement goes on for
 
 @dataclasses.dataclass(frozen=True)
 class Times:
-    """Seconds: per example unless said otherwise.
+    """Times in seconds: per example unless stated otherwise.
 
     Attributes:
         forward: for each piece, by TensorFlow.

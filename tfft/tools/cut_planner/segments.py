@@ -1,6 +1,6 @@
-"""A model in pieces, from block to block: what crosses each cut, how much of the work is in front of it.
+"""Segments of a model between blocks: tensors across each cut, and the work in front of it.
 
-Hides how every possible cut is looked at in one walk over the graph, without changing what trains.
+Implementation notes: one walk over the graph covers all cuts, without changing what trains.
 """
 
 from __future__ import annotations
