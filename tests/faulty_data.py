@@ -254,7 +254,7 @@ TABLES: dict[str, tuple[Callable[[pathlib.Path], None], str, str]] = {
     "open quote": (_bytes(lambda data: data + b'"never closed,good\n'), "unreadable", "quote"),
     "too many fields": (_bytes(lambda data: data + b"a,b,good\n"), "unreadable", "has 3 fields, expected 2"),
     "no such column": (_bytes(lambda data: data.replace(b"text,", b"txt,", 1)), "unreadable", "no column 'text'"),
-    "one class": (_rows(lambda rows: [[t, "good"] for t, _ in rows]), "unreadable", "nothing to tell apart"),
+    "one class": (_rows(lambda rows: [[t, "good"] for t, _ in rows]), "unreadable", "Expected at least two classes"),
     "ids as labels": (_rows(lambda rows: [[t, f"r{i}"] for i, (t, _) in enumerate(rows)]), "unreadable", "too few: r0"),
     "twice a column": (_bytes(lambda data: data.replace(b"text,label", b"text,text")), "unreadable", "more than once"),
     "nothing": (lambda path: path.write_bytes(b""), "unreadable", "is empty"),

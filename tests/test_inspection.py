@@ -250,7 +250,7 @@ def test_wrong_labels_are_listed_in_tables_of_images_too(tmp_path):
     report = check(tmp_path / "t.csv", **settings, backbone=colours())
     [found] = [finding for finding in report.findings if finding.kind == "label"]
     assert [item.name for item in found.items] == [str(tmp_path / "7.png")]
-    assert "is labelled 'red'; the probe says 'green'" in found.items[0].detail
+    assert "is labelled 'red'; the probe predicts 'green'" in found.items[0].detail
     plain = check(tmp_path / "t.csv", **settings)
     assert not [finding for finding in plain.findings if finding.kind == "label"]
     assert "Labels were not checked: give a backbone for that." in plain.notes
@@ -281,7 +281,7 @@ def test_wrong_labels_of_texts_and_recordings_are_listed(tmp_path):
         check(tmp_path / "t.jsonl", backbone=backbone())
     (tmp_path / "n.jsonl").write_text("\n".join(json.dumps({"text": t, "label": i + 0.5}) for i, t in enumerate(texts)))
     report = check(tmp_path / "n.jsonl", backbone=tmp_path / "bert")
-    assert any("a probe tells classes" in note for note in report.notes)
+    assert any("a probe needs one class per example" in note for note in report.notes)
 
 
 def test_arrays_are_not_checked():

@@ -208,7 +208,7 @@ def _cut(root):
 FAULTS = {
     "empty": (lambda root: (root / "low" / "x.wav").write_bytes(b""), "unusable", "x.wav is empty"),
     "cut off": (_cut, "unusable", "it is cut off"),
-    "text": (lambda root: (root / "low" / "x.wav").write_bytes(b"hello, no sound"), "unusable", "not a readable recording"),
+    "text": (lambda root: (root / "low" / "x.wav").write_bytes(b"hello, no sound"), "unusable", "not a readable"),
     "no samples": (lambda root: write(root / "low" / "x.wav", np.zeros(0)), "unusable", "has no samples"),
     "silence": (lambda root: write(root / "low" / "x.wav", np.zeros(4000)), "unusable", "is silent"),
     "not a number": (

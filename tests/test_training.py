@@ -228,7 +228,7 @@ def test_data_without_an_end_or_a_batch_is_refused():
         train(network(), stripes().take(0), None, PHASES)
     with pytest.raises(DataError, match="no batch"):
         train(network(), stripes().filter(lambda x, y: False), None, PHASES)
-    with pytest.raises(DataError, match="validation data never ends"):
+    with pytest.raises(DataError, match="validation data repeats without end"):
         train(network(), stripes(), stripes().repeat(), PHASES)
     with pytest.raises(DataError, match="validation data holds no batch"):
         train(network(), stripes(), stripes().take(0), PHASES)

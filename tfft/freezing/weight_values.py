@@ -1,4 +1,4 @@
-"""The values of a model's variables, taken out and put back bit by bit, and matched with those of another model.
+"""Values of a model's variables: copied, restored bit by bit, and matched with those of another model.
 
 Hides which variables training may move, and how a mapping or a list of arrays is held against a model.
 """
@@ -21,12 +21,12 @@ Values = Mapping[str, Any] | Sequence[Any]
 
 
 def movable(model: keras.Model) -> list[keras.Variable]:
-    """Return what training may change: the trainable variables, then the statistics of trainable layers."""
+    """Return the variables that training may change: the trainable ones, then the statistics of trainable layers."""
     return [*model.trainable_variables, *statistics(model)]
 
 
 def statistics(model: keras.Model) -> list[keras.Variable]:
-    """Return the floating variables that layers which train may move by themselves (BatchNormalization)."""
+    """Return the floating variables that trainable layers may update themselves (BatchNormalization)."""
     found = {
         id(v): v
         for layer in flatten_layers(model)
@@ -38,7 +38,7 @@ def statistics(model: keras.Model) -> list[keras.Variable]:
 
 
 def is_floating(variable: keras.Variable) -> bool:
-    """Tells whether a variable holds numbers that can be averaged."""
+    """Whether a variable has values that can be averaged."""
     return tf.as_dtype(variable.dtype).is_floating
 
 
@@ -55,7 +55,7 @@ def put(variables: Sequence[keras.Variable], values: Sequence[Any]) -> None:
 
 @contextlib.contextmanager
 def restored(model: keras.Model) -> Iterator[None]:
-    """Give all variables of a model and of its metrics the values back that they had before the context."""
+    """Restore all variables of a model and of its metrics at the end of the context."""
     variables = list({id(v): v for v in [*model.variables, *model.metrics_variables]}.values())
     kept = take(variables)
     try:
@@ -65,7 +65,7 @@ def restored(model: keras.Model) -> Iterator[None]:
 
 
 def matched(model: keras.Model, given: Values, what: str) -> dict[int, np.ndarray]:
-    """Hold given values against the variables of a model.
+    """Match given values with the variables of a model.
 
     Args:
         model: built.
