@@ -193,7 +193,7 @@ SPLIT: dict[str, tuple[Callable[[pathlib.Path], None], str, str]] = {
     "leak": (lambda root: (root / "val/bee/x.jpg").write_bytes((root / "train/bee/03.jpg").read_bytes()), "leak",
              "x.jpg is the same file as"),
     "class in one part": (lambda root: (root / "val/ant").rename(root / "val/Ant"), "unmatched-class", "Ant is in"),
-    "darker": (lambda root: [_darken(path) for path in (root / "val").rglob("*.jpg")], "drift", "brightness is"),
+    "darker": (lambda root: [_darken(path) for path in (root / "val").rglob("*.jpg")], "drift", "brightness has"),
 }  # fmt: skip
 
 
@@ -252,7 +252,7 @@ TABLES: dict[str, tuple[Callable[[pathlib.Path], None], str, str]] = {
     "label in capitals": (_rows(lambda rows: rows.extend([["a b c", "Good"], ["c d", "Good"]])), "class-twins", "Good"),
     "wrong encoding": (_bytes(lambda data: data.replace(b"film", b"caf\xe9", 1)), "unreadable", "is not utf-8"),
     "open quote": (_bytes(lambda data: data + b'"never closed,good\n'), "unreadable", "quote"),
-    "too many fields": (_bytes(lambda data: data + b"a,b,good\n"), "unreadable", "has 3 fields, expected 2"),
+    "too many fields": (_bytes(lambda data: data + b"a,b,good\n"), "unreadable", "has 3 fields. Expected 2"),
     "no such column": (_bytes(lambda data: data.replace(b"text,", b"txt,", 1)), "unreadable", "no column 'text'"),
     "one class": (_rows(lambda rows: [[t, "good"] for t, _ in rows]), "unreadable", "Expected at least two classes"),
     "ids as labels": (_rows(lambda rows: [[t, f"r{i}"] for i, (t, _) in enumerate(rows)]), "unreadable", "too few: r0"),

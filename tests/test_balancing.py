@@ -217,7 +217,7 @@ def test_what_cannot_be_balanced_is_refused(tiny_model):
         numbered(np.eye(57, dtype=np.float32)[:, :3], sampling="balanced")
     prefix, _ = features.split_frozen(tiny_model)
     found = features.extract(prefix, (np.zeros((4, 32, 32, 3), np.uint8), np.zeros((4, 2))), cache=None, verbose=False)
-    with pytest.raises(PlanError, match=r"whole numbers \[N\]"):
+    with pytest.raises(PlanError, match=r"integer labels \[N\]"):
         found.dataset(sampling="balanced")
 
 

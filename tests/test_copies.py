@@ -66,7 +66,7 @@ def test_one_colour_and_very_many_pictures_are_not_compared(tmp_path, monkeypatc
     monkeypatch.setattr(module, "_MOST", 1)
     found = find_duplicates(facts)
     assert found.pairs == ()
-    assert "among more than 1 pictures" in found.note
+    assert "among more than 1 images" in found.note
 
 
 TURNS = {
@@ -133,7 +133,7 @@ def test_sixes_and_nines_by_many_hands_are_not_copies(tmp_path):
     drawn = [symbol("69"[i % 2], tuple(random.integers(5, 11, 2)), int(random.integers(30, 38))) for i in range(60)]
     found = find_duplicates(facts_of(tmp_path, drawn))
     assert {copy.kind for copy in found.pairs} <= {"pixels", "file"}
-    assert "not near duplicates" in found.note
+    assert "near copies are not searched" in found.note
 
 
 def colours(images):

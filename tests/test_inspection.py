@@ -117,7 +117,7 @@ def test_larger_crops_are_told_with_a_backbone(tmp_path):
         [item] = planted(report, kind, place).items
         assert item.name.endswith(place) or item.other.endswith(place)
         assert "a part in common" in item.detail
-    assert not any("not looked for" in note for note in report.notes)
+    assert not any("not searched" in note for note in report.notes)
 
 
 @pytest.mark.parametrize("fault", TABLES)

@@ -191,7 +191,7 @@ def test_batches_of_what_they_cannot_be_made_of(place):
     texts, tagged = load(TEXT_PAIR).train, load(SENTENCES, task="token_classification").train
     with pytest.raises(PlanError, match="do not apply to texts; leave them out: augment='flip'"):
         to_dataset(texts, augment="flip")
-    with pytest.raises(PlanError, match="mean nothing for tagged words; leave them out: sampling='balanced'"):
+    with pytest.raises(PlanError, match="do not apply to tagged words; leave them out: sampling='balanced'"):
         to_dataset(tagged, sampling="balanced")
     photos = load(place / "photos")
     with pytest.raises(DataError, match=r"got a Splits\. Give one of its parts, such as splits\.train"):

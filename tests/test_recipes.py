@@ -198,7 +198,7 @@ def test_all_wrong_settings_are_told_at_once_before_anything_is_loaded():
 def test_bad_data_stops_before_the_backbone_is_opened():
     with pytest.raises(DataError, match="no-such-folder"):
         finetune("no-such-backbone", "no-such-folder")
-    with pytest.raises(DataError, match="got a dict"):
+    with pytest.raises(DataError, match="Received: a dict"):
         finetune("no-such-backbone", {})
     with pytest.raises(DataError, match="at least two classes. Received: 1"):
         finetune("no-such-backbone", (np.zeros((4, 8, 8)), np.zeros(4, int)))

@@ -368,7 +368,7 @@ def test_waves_are_varied_while_blocks_train_the_same_with_a_cache_and_without(p
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)  # the same views in the same order
     assert not np.allclose(losses[0], losses[2], rtol=1e-2)
     assert kept.plan.augment == Augmentation(shift=0.1, mask=0.2)
-    with pytest.raises(PlanError, match="flip cannot vary recordings.*shift, mask"):
+    with pytest.raises(PlanError, match="flip cannot augment recordings.*shift, mask"):
         tfft.finetune(backbone(), place, augment="flip", verbose=False)
     with pytest.raises(PlanError, match="mask cannot vary pictures"):
         tfft.modalities.image.from_arrays(

@@ -416,8 +416,7 @@ def test_the_comparison_can_fail(uncached):
 def test_what_is_frozen_runs_without_its_dropout_and_it_is_said():
     history = run(made(dropout=0.5), [Phase("fine-tune", 1, 1, 1e-2)], cached=True)
     assert history.notes == (
-        "phase 'fine-tune': frozen layers run as in inference, without its dropout "
-        "(layer_0_dropout, layer_1_dropout)",
+        "phase 'fine-tune': frozen layers run as in inference, without its dropout (layer_0_dropout, layer_1_dropout)",
     )
 
 

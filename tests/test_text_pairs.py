@@ -110,7 +110,7 @@ def test_json_lines_and_python(run, tmp_path):
         predict_table(served, path, ["a"])
     with pytest.raises(DataError, match=r"(?s)no column 'premiss'.*Did you mean 'premise'"):
         predict_table(served, write(tmp_path / "t.csv", planted(2)), ["premiss", "hypothesis"])
-    with pytest.raises(DataError, match="is no table by its name, expected .csv"):
+    with pytest.raises(DataError, match="has no table suffix. Expected .csv"):
         write_predictions(table, [], tmp_path / "out.parquet")
     with pytest.raises(DataError, match="The folder .*missing of out.csv does not exist"):
         write_predictions(table, [], tmp_path / "missing" / "out.csv")

@@ -213,7 +213,7 @@ def test_what_cannot_tag_words_is_refused():
     with pytest.raises(BackboneError, match="cannot tag words: token classification takes single sentences"):
         tfft.build(tiny, head, pair=True)
     bare = tfft.backbones.Backbone("numbers", tiny.model, "tests")
-    with pytest.raises(BackboneError, match="cannot tag words: it does not take texts"):
+    with pytest.raises(BackboneError, match="cannot tag words: it has no tokenizer"):
         tfft.build(bare, head)
     names = ("token_ids", "padding_mask")
     with pytest.raises(BackboneError, match=r"\(Letters\) does not give the pieces of single words"):

@@ -222,7 +222,7 @@ def test_everything_wrong_with_the_phases_is_told_at_once():
 
 
 def test_data_without_an_end_or_a_batch_is_refused():
-    with pytest.raises(DataError, match="never ends"):
+    with pytest.raises(DataError, match="repeats without end"):
         train(network(), stripes().repeat(), None, PHASES)
     with pytest.raises(DataError, match="no batch"):
         train(network(), stripes().take(0), None, PHASES)

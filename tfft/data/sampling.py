@@ -88,7 +88,7 @@ def classes_to_balance(sampling: str | None, labels: np.ndarray) -> np.ndarray |
         return None
     if sampling not in SAMPLINGS:
         hint = did_you_mean(str(sampling), SAMPLINGS)
-        raise PlanError(f"sampling must be {join_names(SAMPLINGS)} or None, received {sampling!r}.{hint}")
+        raise PlanError(f"Expected sampling={join_names(SAMPLINGS)} or None. Received: {sampling!r}.{hint}")
     labels = np.asarray(labels)
     if labels.ndim != 1 or labels.dtype.kind not in "iub":
         raise PlanError(

@@ -230,7 +230,7 @@ def _rows_or_reasons(answer: Callable[[Any], dict[str, np.ndarray]], values: Seq
 
 
 def _tagged(text: str, tags: np.ndarray) -> Prediction:
-    """Put each word of a text beside its tag, which is empty where the model could not see the word."""
+    """Pair each word of a text with its tag, which is empty if the model could not see the word."""
     words = tf.strings.split(text).numpy().tolist()  # as the model parts them
     pairs = [[word.decode(), tag.decode()] for word, tag in zip(words, tags, strict=False)]  # padding has no word
     return Prediction(text, outputs={"tags": pairs})

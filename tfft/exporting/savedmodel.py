@@ -164,7 +164,7 @@ def _is_version(name: str) -> bool:
 
 @contextlib.contextmanager
 def _aside(target: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Give a folder beside the target to write in; remove it, and parents it made, on any failure."""
+    """Yield a folder next to the target to write in; remove it, and parents it created, on any failure."""
     made = [parent for parent in target.parents if not parent.exists()]
     # A server polls for folders whose names are numbers: it does not see this one. Not mkdtemp, whose
     # folders only the owner can read; the server may run as another user.

@@ -47,7 +47,7 @@ class Serving(Served):
 
     @property
     def encoded(self) -> EncodedInput | None:
-        """How the model takes the contents of files; None without ``serve_bytes``."""
+        """Input for the contents of files; None without ``serve_bytes``."""
         return None if self.serving_input is None else self.serving_input.encoded
 
 

@@ -288,7 +288,7 @@ class _OfBlock:
 
 @contextlib.contextmanager
 def _calling(layer: keras.layers.Layer, call: Callable[..., Any]) -> Iterator[None]:
-    """Let a layer compute something else for a while; past Keras' tracking of attributes."""
+    """Replace the computation of a layer temporarily, bypassing Keras' tracking of attributes."""
     layer.__dict__["call"] = call
     try:
         yield

@@ -101,27 +101,27 @@ def relative_gradients(
     ones, and confuses slight noise with a fault of the first blocks. Compare with another choice on the validation
     examples.
 
-    The model runs in inference mode, so dropout is off and statistics are as they are; normalization is left
-    out, as in the paper. Frozen blocks count like others. Nothing of the model is changed: no weight, flag,
-    statistic, random state, metric or optimizer.
+    The model runs in inference mode, without dropout and with fixed statistics; normalization is excluded, as in the
+    paper. Frozen blocks are included. Nothing in the model changes: no weight, flag, statistic, random state, metric or
+    optimizer.
 
     The method: Lee et al., "Surgical Fine-Tuning Improves Adaptation to Distribution Shifts", 2023 (Auto-RGN, per
-    block in place of per tensor).
+    block instead of per tensor).
 
     Args:
-        model: any built Keras model.
-        dataset: batches of ``(inputs, labels)`` or ``(inputs, labels, sample_weight)``, as ``fit`` takes them.
-        batches: how many of them at most; at least 1.
-        loss: from ``(labels, predictions)`` to a scalar or to one value per example; a Keras loss such as
-            ``tfft.heads.from_model(model).loss()`` gets the sample weights too. None takes that of a compiled model,
-            without its regularizers.
+        model: Any built Keras model.
+        dataset: Batches of ``(inputs, labels)`` or ``(inputs, labels, sample_weight)``, as for ``fit``.
+        batches: Maximum number of batches; at least 1.
+        loss: Function from ``(labels, predictions)`` to a scalar or to one value per example; a Keras loss such as
+            ``tfft.heads.from_model(model).loss()`` also gets the sample weights. Defaults to the loss of a compiled
+            model, without its regularizers.
 
     Returns:
         A table, sorted: ``print`` it, or read ``.rows``, ``.best(k)`` and ``.to_dict()``.
 
     Raises:
-        BlockError: the model is not built, nothing in it can train, there is no loss, or ``batches`` is below 1.
-        DataError: the dataset is empty or has no labels, or the gradients are not finite.
+        BlockError: If the model is not built, nothing in it can train, there is no loss, or ``batches`` is below 1.
+        DataError: If the dataset is empty or has no labels, or the gradients are not finite.
 
     Example:
         >>> print(relative_gradients(model, train, loss=tfft.heads.from_model(model).loss()))
@@ -172,18 +172,18 @@ def surgical_blocks(
     """Return the names of the k blocks with the largest relative gradients, for :func:`tfft.unfreeze`.
 
     Args:
-        model: as for :func:`relative_gradients`.
-        dataset: as for :func:`relative_gradients`.
-        k: how many blocks.
-        batches: as for :func:`relative_gradients`.
-        loss: as for :func:`relative_gradients`.
+        model: As for :func:`relative_gradients`.
+        dataset: As for :func:`relative_gradients`.
+        k: Number of blocks.
+        batches: As for :func:`relative_gradients`.
+        loss: As for :func:`relative_gradients`.
 
     Returns:
         Names, the block with the largest relative gradient first.
 
     Raises:
-        BlockError: as :func:`relative_gradients`, or when there are not that many blocks.
-        DataError: as :func:`relative_gradients`.
+        BlockError: As for :func:`relative_gradients`, or if there are fewer blocks.
+        DataError: As for :func:`relative_gradients`.
 
     Example:
         >>> tfft.unfreeze(model, surgical_blocks(model, train, 2, loss=tfft.heads.from_model(model).loss()))
@@ -192,7 +192,7 @@ def surgical_blocks(
 
 
 def _looked_at(block: Block) -> list[keras.Variable]:
-    """What could train in a block, whether it is frozen now or not, without normalization and low-rank updates."""
+    """Return the variables of a block that could train, frozen or not, without normalization and low-rank updates."""
     found: dict[int, keras.Variable] = {}
     for layer in block.layers:
         for sub in flatten_layers(layer):

@@ -47,22 +47,22 @@ def add_lora(
     B``. B is initially zero, so the model computes the same as before. A convolution's kernel is treated as a matrix of
     [height * width * channels, filters]; depthwise kernels are not supported.
 
-    Of the chosen blocks only these updates train, biases and normalization stay fixed; the other blocks are
-    frozen, and the head trains. :func:`tfft.unfreeze` may be called later: of a block with updates it frees these
-    only. A ``.keras`` file holds the updates; :func:`merge_lora` ends it. The model is compiled again as
-    ``unfreeze`` does it. Models that were made of the same layers before, such as those of
-    ``tfft.features.split``, have to be made again.
+    Only these updates train in the chosen blocks; biases and normalization stay fixed. The other blocks are frozen, and
+    the head trains. A later :func:`tfft.unfreeze` unfreezes only the updates of a block that has them. A ``.keras``
+    file contains the updates until :func:`merge_lora`. The model is compiled again as by ``unfreeze``. Models built
+    from the same layers before, such as those of :func:`tfft.features.split_frozen`, must be built again.
 
     The method: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021.
 
     Args:
-        model: any built Keras model; changed in place.
-        blocks: which blocks, as :func:`tfft.freezing.select` takes them. Blocks that are chosen by name must each
-            have a fitting kernel; those that a number, a share, a slice or ``"all"`` means are frozen without one.
-        rank: columns of A and rows of B, at least 1. From ``min(rows, columns)`` on, any change can be made.
-        alpha: scale of the update, over 0; ``rank`` by default, so that A B is added as it is.
-        seed: chooses the values that A starts from.
-        variables: regular expression, searched in the names of kernels, for a part of them: ``"query|value"``.
+        model: Any built Keras model; changed in place.
+        blocks: Blocks, as in :func:`tfft.freezing.select`. Blocks chosen by name must each have a suitable kernel;
+            those chosen by a number, a share, a slice or ``"all"`` are frozen without one.
+        rank: Number of columns of A and of rows of B, at least 1. From ``min(rows, columns)`` on, the update has full
+            rank.
+        alpha: Positive scale of the update. Defaults to ``rank``, so that A B is added unscaled.
+        seed: Seed for the initial values of A.
+        variables: Regular expression to search in the names of kernels, to select some: ``"query|value"``.
 
     Returns:
         The same model.
@@ -114,7 +114,7 @@ def merge_lora(model: keras.Model) -> keras.Model:
     :func:`add_lora` again.
 
     Args:
-        model: a model with low-rank updates; changed in place, compiled again as ``unfreeze`` does it.
+        model: Model with low-rank updates; changed in place, and compiled again as by ``unfreeze``.
 
     Returns:
         The same model.
@@ -160,7 +160,7 @@ def _number_problems(rank: int, alpha: float | None, seed: int) -> list[str]:
 def _targets(
     model: keras.Model | Backbone, blocks: Blocks, variables: str | None, problems: list[str]
 ) -> tuple[list[Block], dict[str, list[_Kernel]]]:
-    """Return the blocks that take updates and their kernels; appends what is wrong to ``problems``."""
+    """Return the blocks to update and their kernels; append problems to ``problems``."""
     try:
         pattern = re.compile(variables or "")
     except re.error as error:
@@ -201,7 +201,7 @@ def _kernels(block: Block) -> list[_Kernel]:
 
 
 def _open_parts(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
-    """The layers inside one, but for those whose kernel another layer rewrites at each step."""
+    """Return the nested layers of a layer, except those whose kernel another layer rewrites at each step."""
     rewritten = {
         id(part)
         for sub in flatten_layers(layer)

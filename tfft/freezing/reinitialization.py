@@ -59,10 +59,10 @@ def reinitialize(
     Zhang et al., Revisiting Few-sample BERT Fine-tuning (2021).
 
     Args:
-        model: built; changed in place.
-        blocks: how many, counted from the end, as :func:`tfft.freezing.select` counts them; 0 does nothing. A model
-            without a backbone inside is all backbone, its last layer the last block.
-        seed: of the new values; the same seed gives the same values.
+        model: Built model; changed in place.
+        blocks: Number of last blocks, as in :func:`tfft.freezing.select`; 0 does nothing. A model without a backbone
+            inside counts as a backbone as a whole, with its last layer as the last block.
+        seed: Seed for the new values.
         dataset: batches of inputs or (inputs, labels) to take BatchNorm statistics from, for all BatchNormalization
             in these blocks, whether it trains or not; needed where it is fixed.
         initializers: for variables of a SavedModel by a regular expression, searched in their names; the first that
@@ -108,7 +108,7 @@ def reinitialize(
 
 
 def _seeds(seed: int, number: int) -> Iterator[int]:
-    """Give every layer a row of seeds of its own, so that values do not depend on how many layers came before it."""
+    """Give every layer its own seeds, so that values do not depend on the number of layers before it."""
     generator = np.random.default_rng([seed, number])
     while True:
         yield int(generator.integers(1, 2**31))

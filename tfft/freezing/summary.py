@@ -34,18 +34,18 @@ class Row:
     """One block or head layer.
 
     Attributes:
-        block: its name.
+        block: Name of the block.
         part: ``"backbone"`` or ``"head"``.
-        output: shape of what it gives, None for dimensions that vary; None where Keras cannot say.
-        parameters: number of values in its variables.
-        trainable_parameters: number of those that training changes.
-        flops: multiply-adds per example; None where unknown.
-        flops_share: share of the whole model's multiply-adds; None where those are unknown.
-        trainable: ``"yes"``, ``"no"``, ``"partly"``, or ``"lora"`` where low-rank updates train and nothing else;
-            empty without variables that could train.
-        batch_norm: ``"fixed"``, ``"train"``, or empty where there is none.
-        note: why it is not cut further, where that was tried.
-        lora_parameters: number of those that belong to low-rank updates.
+        output: Output shape, None for variable dimensions; None if unknown to Keras.
+        parameters: Number of values in its variables.
+        trainable_parameters: Number of trainable values.
+        flops: Multiply-adds per example; None if unknown.
+        flops_share: Share of the whole model's multiply-adds; None if those are unknown.
+        trainable: ``"yes"``, ``"no"``, ``"partly"``, or ``"lora"`` if only low-rank updates train; empty without
+            variables that could train.
+        batch_norm: ``"fixed"``, ``"train"``, or empty if there is none.
+        note: Reason why it is not divided further, if that was tried.
+        lora_parameters: Number of values in low-rank updates.
     """
 
     block: str
@@ -66,11 +66,11 @@ class Description:
     """Result of :func:`describe`; ``print`` shows it as a table.
 
     Attributes:
-        model: name of the model.
-        rows: blocks in the order of computation, then the head's layers.
-        parameters: number of values in the model's variables.
-        trainable_parameters: number of those that training changes.
-        flops: multiply-adds per example; None where a part of them is unknown.
+        model: Name of the model.
+        rows: Blocks in the order of computation, then the head's layers.
+        parameters: Number of values in the model's variables.
+        trainable_parameters: Number of trainable values.
+        flops: Multiply-adds per example; None if some are unknown.
     """
 
     model: str
@@ -114,7 +114,7 @@ def describe(model: keras.Model) -> Description:
     Use it before and after :func:`tfft.unfreeze`; it changes nothing.
 
     Args:
-        model: any built Keras model.
+        model: Any built Keras model.
 
     Returns:
         A table: ``print(tfft.describe(model))``; ``.rows`` and ``.to_dict()`` for programs.

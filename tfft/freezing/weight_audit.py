@@ -25,13 +25,13 @@ class AuditReport:
     """Changes of a model's variables since the snapshot.
 
     Attributes:
-        frozen: number of variables that were frozen.
-        trainable: number of variables that were trainable.
-        free: number of variables that may move or not: statistics of trainable layers.
-        frozen_moved: paths of frozen variables that changed: a fault.
-        trainable_unchanged: paths of trainable variables that did not change: a fault.
-        allowed_unchanged: paths of those that did not, and were allowed to.
-        free_moved: number of free variables that changed.
+        frozen: Number of frozen variables.
+        trainable: Number of trainable variables.
+        free: Number of variables that may change or not: statistics of trainable layers.
+        frozen_moved: Paths of frozen variables that changed: a fault.
+        trainable_unchanged: Paths of trainable variables that did not change: a fault.
+        allowed_unchanged: Paths of unchanged variables that were allowed.
+        free_moved: Number of free variables that changed.
     """
 
     frozen: int
@@ -44,7 +44,7 @@ class AuditReport:
 
     @property
     def ok(self) -> bool:
-        """True when nothing is wrong."""
+        """Whether the audit passes."""
         return not self.frozen_moved and not self.trainable_unchanged
 
     @property
@@ -156,9 +156,9 @@ def audit(model: keras.Model, *, allow_unchanged: str | None = None) -> Audit:
     (BatchNormalization) may change or not; optimizer and random state are ignored.
 
     Args:
-        model: any built Keras model.
-        allow_unchanged: regular expression, searched in the paths of trainable variables that did
-            not change, for variables that truly have no gradient; None allows none.
+        model: Any built Keras model.
+        allow_unchanged: Regular expression to search in the paths of unchanged trainable variables, for those that
+            truly have no gradient; None allows none.
 
     Returns:
         An audit; ``.check()`` compares, and so does leaving its ``with`` block.

@@ -1,6 +1,6 @@
 """Values of a model's variables: copied, restored bit by bit, and matched with those of another model.
 
-Hides which variables training may move, and how a mapping or a list of arrays is held against a model.
+Implementation notes: a mapping or a list of arrays is matched by path or by position.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def take(variables: Sequence[keras.Variable]) -> list[np.ndarray]:
 
 
 def put(variables: Sequence[keras.Variable], values: Sequence[Any]) -> None:
-    """Give variables their values."""
+    """Assign values to variables."""
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
 

@@ -315,7 +315,7 @@ def _losses(around: keras.Model, batches: Iterator[Any], rates: np.ndarray, stop
 
 @contextlib.contextmanager
 def _same_random_state() -> Iterator[None]:
-    """Give Python, NumPy, TensorFlow and Keras the random state back that they had."""
+    """Restore the random state of Python, NumPy, TensorFlow and Keras at the end of the context."""
     python, numpy, drawn = random.getstate(), np.random.get_state(), keras_compat.tensorflow_seed_sequence()
     tensorflow: tuple[Any, ...] = () if drawn is None else drawn.getstate()
     generator = keras_compat.tensorflow_generator()

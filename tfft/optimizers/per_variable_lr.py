@@ -57,9 +57,9 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
     Args:
         optimizer: Unbuilt Keras optimizer, which then belongs to this one. Its step must be proportional to the rate:
             see :data:`LINEAR`. Put loss scaling around this optimizer, as ``compile`` does.
-        factors: by path of the variable (``variable.path``), each at least 0; 1 for those not named.
-        ages: steps by path of the variable; 0 for those not named.
-        name: of this optimizer.
+        factors: Factors by path of the variable (``variable.path``), each at least 0; 1 for others.
+        ages: Steps by path of the variable; 0 for others.
+        name: Name of this optimizer.
 
     Raises:
         PlanError: If the optimizer cannot be scaled or a number is out of range; from ``build``, when a path
@@ -137,7 +137,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
         self.optimizer.exclude_from_weight_decay(var_list, var_names)
 
     def finalize_variable_values(self, var_list: Sequence[keras.Variable]) -> None:
-        """Put the moving average into the variables, where there is one."""
+        """Assign the moving average to the variables, if there is one."""
         self.optimizer.finalize_variable_values([v for v in var_list if self._factor(v)])
 
     @property

@@ -43,22 +43,23 @@ def transfer_slots(
 ) -> SlotTransfer:
     """Copy slots such as momentum for variables that both optimizers train, and set their ages.
 
-    Use it between two phases: ``compile`` makes an optimizer anew, which forgets what it knew of the variables
-    that go on training. The steps of ``new`` start at 0, so that its schedule does; the age of each variable
-    makes Adam's correction right all the same. Ages add up over many phases. A phase after which slots are
-    carried, with the same variables and rate, gives the weights of training without a break.
+    Use it between two phases: ``compile`` creates a new optimizer, which loses the state of the variables that continue
+    to train. The steps of ``new`` start at 0, so that its schedule does; the age of each variable keeps Adam's
+    correction right. Ages add up over many phases. A phase with transferred slots, the same variables and the same
+    rate, gives the weights of uninterrupted training.
 
-    SGD, RMSprop, Adagrad, Adadelta, Lion, Adam, AdamW, Adamax and Lamb can be carried. Others (Nadam, Muon, ...)
-    keep state that is not of one variable, or that depends on the weights; they start afresh and the note says so.
+    SGD, RMSprop, Adagrad, Adadelta, Lion, Adam, AdamW, Adamax and Lamb are supported. Others (Nadam, Muon, ...) keep
+    state that does not belong to one variable, or that depends on the weights; they start from zero and the note says
+    so.
 
     Args:
-        old: what trained until now; with or without :class:`LayerwiseOptimizer` and loss scaling around it.
+        old: Previous optimizer, with or without :class:`LayerwiseOptimizer` and loss scaling.
         new: of the same class and settings (rate, weight decay, clipping and averaging may differ), built, before
             its first step. For Adam, AdamW, Adamax and Lamb it must be a :class:`LayerwiseOptimizer`.
-        fresh: paths of variables that must not take over anything, because their values were made anew.
+        fresh: Paths of variables that must start with empty slots, because their values are new.
 
     Returns:
-        The ages, the variables that start afresh, and a sentence about it.
+        The ages, the variables with empty slots, and a note.
 
     Raises:
         PlanError: If ``new`` is not built, has made a step, or needs ages and cannot have them.

@@ -156,8 +156,7 @@ def _whole_numbers(labels: Any) -> list[int]:
     found = np.asarray(labels)
     if found.ndim != 1 or found.dtype.kind not in "iub":
         raise DataError(
-            "Pairs are of one class or of two, so labels must be whole numbers [B], one class for each example; "
-            f"received {found.dtype} {found.shape}."
+            f"Expected integer labels [B] for pairs, one class per example. Received: {found.dtype} {found.shape}."
         )
     return found.tolist()
 

@@ -76,12 +76,12 @@ class TokenExamples(TextExamples):
 
 @dataclasses.dataclass(frozen=True)
 class TagReport:
-    """What is worth knowing of tagged sentences; ``print`` it.
+    """Statistics of tagged sentences; ``print`` it.
 
     Attributes:
-        words: how many there are to learn from.
-        counts: of the words with each tag.
-        notes: what is no error, one sentence each.
+        words: Number of training words.
+        counts: Number of words with each tag.
+        notes: Remarks, one sentence each.
     """
 
     words: int
@@ -108,7 +108,7 @@ def load_tagged(
     validation: float = 0.2,
     seed: int = 0,
 ) -> Splits[TokenExamples]:
-    """Read sentences whose words are tagged, and decides which are held out.
+    """Load sentences with tagged words, and split them.
 
     Use it for :func:`tfft.heads.token_classification`. A file is read by its ending: ``.jsonl``, ``.ndjson`` and
     ``.json`` hold one JSON object per line, with a list of words and one of tags; any other is in CoNLL columns: a

@@ -36,7 +36,7 @@ class TokenClassificationHead(Head):
         return [TagAccuracy(name="accuracy")]
 
     def attach(self, features: keras.KerasTensor | ModelFeatures) -> keras.KerasTensor:
-        """Put ``dropout`` and ``logits`` behind features of words [B, W, width]; returns logits [B, W, units]."""
+        """Add ``dropout`` and ``logits`` to features of words [B, W, width]; return logits [B, W, units]."""
         given = ModelFeatures.of(features)
         dropped = keras.layers.Dropout(self.dropout, name=DROPOUT_LAYER)(given.tensor)
         if given.word_starts is None:

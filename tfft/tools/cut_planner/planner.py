@@ -69,7 +69,7 @@ class Cut:
 
     @property
     def gain(self) -> float | None:
-        """How many times as long it takes without a cache."""
+        """Time without a cache divided by the time with it."""
         return None if not self.seconds_cached else self.seconds_uncached / self.seconds_cached
 
 

@@ -79,7 +79,7 @@ class Pieces:
 
 
 def take_apart(model: keras.Model, *, ignore_dropout: bool = False) -> Pieces:
-    """Take a model apart at every block.
+    """Divide a model at every block.
 
     Args:
         model: functional or sequential.
@@ -162,7 +162,7 @@ def _piece(flat: keras.Model, gives: Sequence[keras.KerasTensor], inside: Set[in
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Look:
-    """What running the pieces once on an example has shown.
+    """Shapes and FLOP of the pieces, from running them once on an example.
 
     Attributes:
         functions: for each piece its function for any number of examples, or None where nothing is computed.
