@@ -194,7 +194,7 @@ def test_batches_of_what_they_cannot_be_made_of(place):
     with pytest.raises(PlanError, match="do not apply to tagged words; leave them out: sampling='balanced'"):
         to_dataset(tagged, sampling="balanced")
     photos = load(place / "photos")
-    with pytest.raises(DataError, match=r"got a Splits\. Give one of its parts, such as splits\.train"):
+    with pytest.raises(DataError, match=r"Received: a Splits\. Give one of its parts, such as splits\.train"):
         to_dataset(photos, backbone().input_spec)
     with pytest.raises(DataError, match="pass the backbone's input_spec"):
         to_dataset(photos.train)

@@ -198,7 +198,7 @@ def _centre(values: np.ndarray, centre: np.ndarray | None) -> np.ndarray:
 def _classes(head: Head) -> int:
     if not registry.task(head.task).exclusive_classes or head.class_names is None:
         raise PlanError(
-            f"The nearest mean tells one of several classes; the head is {head.task}. Use "
+            f"A nearest-mean head expects one of several classes; the head is {head.task}. Use "
             "tfft.features.fit_linear_probe."
         )
     return len(head.class_names)
