@@ -158,7 +158,7 @@ PICTURES: dict[str, tuple[Callable[[pathlib.Path], None], str, str]] = {
     "link to itself": (_link("x.jpg", "x.jpg"), "unusable", "cannot be read"),
     "link loop": (_link("loop", "."), "unusable", "is a link back to a folder above it"),
     "picture of no class": (lambda root: (root / "x.jpg").write_bytes(encoded(picture(900))), "unusable",
-                            "x.jpg is not inside of a class folder"),
+                            "x.jpg is not inside a class folder"),
     "notes": (_file("notes.txt", b"to do"), "stray", "notes.txt"),
     "wrong extension": (_file("x.jpg", lambda: encoded(picture(900), "PNG")), "misnamed", "x.jpg is a PNG"),
     "CMYK": (_file("x.jpg", lambda: encoded(picture(900).convert("CMYK"))), "cmyk", "x.jpg"),
@@ -193,7 +193,7 @@ SPLIT: dict[str, tuple[Callable[[pathlib.Path], None], str, str]] = {
     "leak": (lambda root: (root / "val/bee/x.jpg").write_bytes((root / "train/bee/03.jpg").read_bytes()), "leak",
              "x.jpg is the same file as"),
     "class in one part": (lambda root: (root / "val/ant").rename(root / "val/Ant"), "unmatched-class", "Ant is in"),
-    "darker": (lambda root: [_darken(path) for path in (root / "val").rglob("*.jpg")], "drift", "brightness is"),
+    "darker": (lambda root: [_darken(path) for path in (root / "val").rglob("*.jpg")], "drift", "brightness has"),
 }  # fmt: skip
 
 
@@ -252,9 +252,9 @@ TABLES: dict[str, tuple[Callable[[pathlib.Path], None], str, str]] = {
     "label in capitals": (_rows(lambda rows: rows.extend([["a b c", "Good"], ["c d", "Good"]])), "class-twins", "Good"),
     "wrong encoding": (_bytes(lambda data: data.replace(b"film", b"caf\xe9", 1)), "unreadable", "is not utf-8"),
     "open quote": (_bytes(lambda data: data + b'"never closed,good\n'), "unreadable", "quote"),
-    "too many fields": (_bytes(lambda data: data + b"a,b,good\n"), "unreadable", "has 3 fields, expected 2"),
+    "too many fields": (_bytes(lambda data: data + b"a,b,good\n"), "unreadable", "has 3 fields. Expected 2"),
     "no such column": (_bytes(lambda data: data.replace(b"text,", b"txt,", 1)), "unreadable", "no column 'text'"),
-    "one class": (_rows(lambda rows: [[t, "good"] for t, _ in rows]), "unreadable", "nothing to tell apart"),
+    "one class": (_rows(lambda rows: [[t, "good"] for t, _ in rows]), "unreadable", "Expected at least two classes"),
     "ids as labels": (_rows(lambda rows: [[t, f"r{i}"] for i, (t, _) in enumerate(rows)]), "unreadable", "too few: r0"),
     "twice a column": (_bytes(lambda data: data.replace(b"text,label", b"text,text")), "unreadable", "more than once"),
     "nothing": (lambda path: path.write_bytes(b""), "unreadable", "is empty"),

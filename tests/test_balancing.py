@@ -60,21 +60,21 @@ def test_weights_by_name():
     assert class_weights(LABELS, NAMES, {2: 4}) == {0: 1.0, 1: 1.0, 2: 4.0}
     with pytest.raises(PlanError, match="3 problems") as caught:
         class_weights(LABELS, NAMES, {"fleis": 1, "ants": 0, "bees": float("nan"), "flies": 2})
-    for word in ("called 'fleis'", "Did you mean 'flies'", "weight of 'ants'", "weight of 'bees'"):
+    for word in ("class 'fleis'", "Did you mean 'flies'", "weight of 'ants'", "weight of 'bees'"):
         assert word in str(caught.value)
-    with pytest.raises(PlanError, match="no class is called 3"):
+    with pytest.raises(PlanError, match="unknown class 3"):
         class_weights(LABELS, NAMES, {3: 1.0})
-    with pytest.raises(PlanError, match="received 'balance'. Did you mean 'balanced'"):
+    with pytest.raises(PlanError, match="Received: 'balance'. Did you mean 'balanced'"):
         class_weights(LABELS, NAMES, "balance")
 
 
 def test_classes_without_examples_and_strange_labels_have_no_weight():
-    with pytest.raises(DataError, match="No example has the class bees, so there is no balanced weight"):
+    with pytest.raises(DataError, match="Received: none of bees"):
         class_weights(np.array([0, 2, 2]), NAMES)
     assert class_weights(np.array([0, 2, 2]), NAMES, {"bees": 2.0})[1] == 2.0
-    with pytest.raises(DataError, match="labels must be from 0 to 2, received 3 at position 1"):
+    with pytest.raises(DataError, match="labels must be in 0 to 2. Received: 3 at position 1"):
         class_weights(np.array([0, 3, 2]), NAMES)
-    with pytest.raises(DataError, match="Expected labels"):
+    with pytest.raises(DataError, match="Expected integer labels"):
         class_weights(np.array(["a", "b"]), NAMES)
 
 
@@ -125,13 +125,13 @@ def test_the_weight_of_a_mixed_example_is_that_of_its_shares():
 
 def test_weights_that_do_not_fit_the_labels_are_refused():
     plain = tf.data.Dataset.from_tensor_slices((np.zeros((57, 2), np.float32), LABELS)).batch(19)
-    with pytest.raises(PlanError, match="all of them; received 0, 2"):
+    with pytest.raises(PlanError, match="Received: 0, 2"):
         apply_class_weights(plain, {0: 1.0, 2: 1.0})
-    with pytest.raises(PlanError, match="weight of 1 must be a number over 0"):
+    with pytest.raises(PlanError, match="weight of 1 must be a positive number"):
         apply_class_weights(plain, {0: 1.0, 1: 0.0, 2: 1.0})
     with pytest.raises(DataError, match=r"shares \[B, 2\] to weight 2 classes"):
         apply_class_weights(one_hot(plain, 3), {0: 1.0, 1: 1.0})
-    with pytest.raises(DataError, match="received float32"):
+    with pytest.raises(DataError, match="Received: float32"):
         apply_class_weights(plain.map(lambda x, y: (x, tf.cast(y, tf.float32))), {0: 1.0, 1: 1.0, 2: 1.0})
 
 
@@ -211,13 +211,13 @@ def test_each_showing_of_an_example_is_another_view():
 
 
 def test_what_cannot_be_balanced_is_refused(tiny_model):
-    with pytest.raises(PlanError, match="received 'balance'. Did you mean 'balanced'"):
+    with pytest.raises(PlanError, match="Received: 'balance'. Did you mean 'balanced'"):
         numbered(sampling="balance")
-    with pytest.raises(PlanError, match=r"whole numbers \[N\].*received float32"):
+    with pytest.raises(PlanError, match=r"integer labels \[N\].*Received: float32"):
         numbered(np.eye(57, dtype=np.float32)[:, :3], sampling="balanced")
     prefix, _ = features.split_frozen(tiny_model)
     found = features.extract(prefix, (np.zeros((4, 32, 32, 3), np.uint8), np.zeros((4, 2))), cache=None, verbose=False)
-    with pytest.raises(PlanError, match=r"whole numbers \[N\]"):
+    with pytest.raises(PlanError, match=r"integer labels \[N\]"):
         found.dataset(sampling="balanced")
 
 
@@ -227,7 +227,7 @@ def test_good_labels_pass_and_an_unseen_class_is_told(image_folder):
     assert check_labels(splits.train, splits.validation, splits.class_names) == ()
     assert check_labels(LABELS, None, 3) == ()
     [note] = check_labels(LABELS, np.array([0, 0, 2]), NAMES)
-    assert note.startswith("No validation example has the class bees")
+    assert note.startswith("No validation example of bees")
 
 
 def test_all_that_is_wrong_with_labels_is_told_at_once():
@@ -236,15 +236,15 @@ def test_all_that_is_wrong_with_labels_is_told_at_once():
     with pytest.raises(DataError, match="4 problems") as caught:
         check_labels(train, held, NAMES)
     for text in (
-        "training labels must be whole numbers, received 1.5 at position 1, nan at position 2",
-        "training labels must be from 0 to 2, received -1.0 at position 4, 7.0 at position 5",
-        "validation labels must be from 0 to 2, received 3 at position 3",
-        "no training example has the class bees, flies",
+        "training labels must be integers. Received: 1.5 at position 1, nan at position 2",
+        "training labels must be in 0 to 2. Received: -1.0 at position 4, 7.0 at position 5",
+        "validation labels must be in 0 to 2. Received: 3 at position 3",
+        "no training example of bees, flies",
     ):
         assert text in str(caught.value)
-    with pytest.raises(DataError, match=r"received shape \(4, 3\)"):
+    with pytest.raises(DataError, match=r"Received: shape \(4, 3\)"):
         check_labels(np.eye(4)[:, :3], None, NAMES)
     with pytest.raises(DataError, match="and 15 more"):
         check_labels(np.append(np.arange(3), np.full(20, 9)), None, NAMES)
-    with pytest.raises(DataError, match="never ends"):
+    with pytest.raises(DataError, match="repeats without end"):
         check_labels(held.repeat(), None, NAMES)

@@ -149,7 +149,7 @@ def test_defaults_solve_the_head_and_keep_the_features(backbone, photos, tmp_pat
     assert main(["cache", "clear", "--folder", str(kept)]) == 0
     assert capsys.readouterr().out.endswith("MB freed\n")
     assert main(["cache", "list", "--folder", str(kept)]) == 0
-    assert capsys.readouterr().out == "Nothing is kept.\n"
+    assert capsys.readouterr().out == "The cache is empty.\n"
 
 
 @pytest.mark.slow
@@ -213,7 +213,7 @@ def test_an_existing_run_is_not_touched(run, photos, backbone, capsys):
 
 def test_predict_needs_something_to_predict_for(capsys):
     assert main(["predict", "run"]) == 2
-    assert "give image FILEs, or texts with --text" in capsys.readouterr().err
+    assert "Expected image FILEs, texts with --text" in capsys.readouterr().err
 
 
 def test_train_needs_data_or_a_plan(tmp_path, capsys):
@@ -342,7 +342,7 @@ def test_evaluate_on_other_data_matches_classes_by_name(run, photos, tmp_path, c
     assert "95 % interval" in capsys.readouterr().out
     (tmp_path / "new" / "red").rename(tmp_path / "new" / "reds")
     assert main(["evaluate", str(run), str(tmp_path / "new")]) == 2
-    assert "classes that the model does not know: reds. Did you mean 'red'?" in capsys.readouterr().err
+    assert "unknown classes: reds. Did you mean 'red'?" in capsys.readouterr().err
 
 
 def test_evaluate_without_a_run(photos, tmp_path, capsys):

@@ -183,8 +183,8 @@ def test_each_setting_of_a_phase_accepts_and_refuses(name):
         ({"augment": 5}, "augment: Expected names such as 'flip'"),
         ({"augment": "crop=much"}, "augment takes numbers, such as crop=0.7, got 'crop=much'"),
         ({"sampling": "balanced", "class_weight": "balanced"}, "give one of them"),
-        ({"text": ("a", "b"), "label": "b"}, "text and label must be different columns, got 'b' for both"),
-        ({"image": 0, "label": 0}, "image and label must be different columns, got 0 for both"),
+        ({"text": ("a", "b"), "label": "b"}, "text and label must be different columns. Received: 'b' for both"),
+        ({"image": 0, "label": 0}, "image and label must be different columns. Received: 0 for both"),
         ({"text": "t", "image": "i", "audio": "a"}, "text and image and audio each name the input"),
     ],
 )

@@ -55,7 +55,7 @@ def test_pictures_that_are_all_alike_are_not_copies(tmp_path):
         drawings.append(Image.fromarray((canvas * random.uniform(0.8, 1)).astype(np.uint8)))
     found = find_duplicates(facts_of(tmp_path, drawings))
     assert {copy.kind for copy in found.pairs} <= {"pixels", "file"}
-    assert "near copies are not looked for: 1 of 100 unrelated pictures is" in found.note
+    assert "near copies are not searched: 1 % of unrelated pairs" in found.note
 
 
 def test_one_colour_and_very_many_pictures_are_not_compared(tmp_path, monkeypatch):
@@ -66,7 +66,7 @@ def test_one_colour_and_very_many_pictures_are_not_compared(tmp_path, monkeypatc
     monkeypatch.setattr(module, "_MOST", 1)
     found = find_duplicates(facts)
     assert found.pairs == ()
-    assert "among more than 1 pictures" in found.note
+    assert "among more than 1 images" in found.note
 
 
 TURNS = {
@@ -107,7 +107,7 @@ def test_rotated_copies_are_not_looked_for_where_unrelated_pictures_are_alike_wh
     facts = facts_of(tmp_path, [*images, *alike, crop(images[0]), turned[1]])
     found = find_duplicates(facts)
     assert [(copy.first, copy.second) for copy in found.pairs] == [(0, 60)]
-    assert "rotated copies are not looked for: 1 of 100 unrelated pictures is" in found.note
+    assert "rotated copies are not searched: 1 % of unrelated pairs" in found.note
     without = find_duplicates([*facts[:30], *facts[60:]])  # where nothing else is alike, both are found
     assert [(copy.first, copy.second) for copy in without.pairs] == [(0, 30), (1, 31)]
 
@@ -133,7 +133,7 @@ def test_sixes_and_nines_by_many_hands_are_not_copies(tmp_path):
     drawn = [symbol("69"[i % 2], tuple(random.integers(5, 11, 2)), int(random.integers(30, 38))) for i in range(60)]
     found = find_duplicates(facts_of(tmp_path, drawn))
     assert {copy.kind for copy in found.pairs} <= {"pixels", "file"}
-    assert "near copies are not looked for" in found.note
+    assert "near copies are not searched" in found.note
 
 
 def colours(images):

@@ -78,7 +78,7 @@ def test_every_bad_file_is_named_with_its_reason_and_the_rest_is_used(photos):
     reasons = {os.path.basename(item.path): item.reason for item in examples.skipped}
     expected = {name: reason for name, (_, reason) in BAD.items()}
     expected |= {"dangling.jpg": "is a link to", "itself.jpg": "cannot be read", "loop": "link back to a folder"}
-    expected |= {"pipe.jpg": "not a regular file", "stray.jpg": "not inside of a class folder"}
+    expected |= {"pipe.jpg": "not a regular file", "stray.jpg": "not inside a class folder"}
     assert set(reasons) == set(expected)
     for name, reason in expected.items():
         assert reason in reasons[name], name
@@ -227,7 +227,7 @@ def test_a_missing_folder_names_its_nearest_sibling(photos):
     with pytest.raises(DataError, match="Did you mean 'photos'"):
         load(photos.parent / "photo" / "train")
     (photos.parent / "photos.zip").write_bytes(b"PK")
-    with pytest.raises(DataError, match="is a file, expected a folder"):
+    with pytest.raises(DataError, match="is a file. Expected a folder"):
         load(photos.parent / "photos.zip")
 
 
@@ -258,7 +258,7 @@ def test_empty_classes_and_classes_of_one_are_all_named(photos):
     (photos / "broken" / "a.jpg").write_bytes(b"")
     with pytest.raises(DataError, match="2 problems") as caught:
         load(photos)
-    assert "'empty' has no image" in str(caught.value)
+    assert "'empty' has no usable image" in str(caught.value)
     assert "a.jpg is empty" in str(caught.value)
     shutil.rmtree(photos / "empty")
     shutil.rmtree(photos / "broken")

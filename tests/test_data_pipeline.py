@@ -185,7 +185,7 @@ def test_labels_get_the_dtype_of_their_task(labels, dtype):
         (np.zeros((4, 3, 8, 8)), np.zeros(4, int), "channels first"),
         (np.zeros((0, 8, 8, 3)), np.zeros(0, int), "nothing empty"),
         (np.zeros((4, 8, 8)), np.zeros(3, int), "received 4 images, labels"),
-        (np.zeros((4, 8, 8)), np.int64(3), "one label for each image"),
+        (np.zeros((4, 8, 8)), np.int64(3), "one label per image"),
         (np.full((4, 8, 8), 0.5), np.zeros(4, int), "multiply by 255"),
         (np.full((4, 8, 8), 256), np.zeros(4, int), "0 to 255, received 256 to 256"),
         (np.full((4, 8, 8), np.nan), np.zeros(4, int), "NaN"),

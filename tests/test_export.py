@@ -191,7 +191,7 @@ def test_bytes_for_a_foreign_image_model_need_a_known_pixel_range(tmp_path):
     names = ["a", "b"]
     unknown = export(image_model(), tmp_path / "unknown", class_names=names)
     assert set(unknown.signatures) == {"serving_default"}
-    assert "which pixel range" in unknown.notes[0]
+    assert "pixel range of the model" in unknown.notes[0]
     scaling = export(image_model(keras.layers.Rescaling(1 / 255)), tmp_path / "scaling", class_names=names)
     assert set(scaling.signatures) == {"serving_default", "serve_bytes"}
 

@@ -86,7 +86,7 @@ def test_balanced_sampling_and_focal_loss_are_used_and_written(tmp_path):
     plain = finetune(backbone(), squares((40, 10)), **{**settings, "sampling": None}, **QUICK)
     assert plain.history.rows[0]["loss"] != run.history.rows[0]["loss"]
     ready = tf.data.Dataset.from_tensor_slices(squares()).batch(8)
-    with pytest.raises(PlanError, match="a ready dataset has its order already"):
+    with pytest.raises(PlanError, match="A ready dataset has its own order"):
         finetune(backbone(), (ready, ready, ["a", "b"]), sampling="balanced", verbose=False)
 
 
@@ -96,7 +96,7 @@ def test_classes_that_nothing_is_measured_on_are_named(capsys):
     train = tf.data.Dataset.from_tensor_slices((images, labels)).batch(8)
     held_out = tf.data.Dataset.from_tensor_slices((images[:5], labels[:5])).batch(8)
     finetune(backbone(), (train, held_out, ["dark", "light"]), plan="linear_probe")
-    assert "no held-out example of light: the scores say nothing about it" in capsys.readouterr().out
+    assert "no held-out example of light: the scores do not cover it" in capsys.readouterr().out
 
 
 class Stop(keras.callbacks.Callback):
@@ -149,7 +149,7 @@ def test_the_cost_is_told_beforehand_and_follows_what_trains(capsys):
     plan = dataclasses.replace(plan, phases=(last, every))
     text = cost(model, plan, 100, cached=True)
     work = sum(rows[:-1]) * 100 + 3 * rows[-1] * 100 * 4
-    shares = f"{work / (3 * sum(rows) * 100 * 4):.0%} of what 4 epochs of everything take"
+    shares = f"{work / (3 * sum(rows) * 100 * 4):.0%} of the cost of training everything for 4 epochs"
     assert shares in text.splitlines()[0]
     assert "cost of all" in text
     assert "100% of what 4 epochs" in text

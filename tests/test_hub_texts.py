@@ -209,7 +209,7 @@ def test_what_does_not_fit_is_said(place, backbone):
         tfft.load_backbone(place / "encoder", preprocessor=place / "preprocess", output="pooled_output", pooling="mean")
     with pytest.raises(BackboneError, match=r"preprocessor= is for SavedModels"):
         tfft.load_backbone("keras:MobileNetV2:random", preprocessor=place / "preprocess")
-    with pytest.raises(PlanError, match="preprocessor say how to open a backbone"):
+    with pytest.raises(PlanError, match="preprocessor apply to unopened backbones"):
         tfft.finetune(backbone, place / "reviews.jsonl", text="review", label="label", preprocessor="x", verbose=False)
 
 

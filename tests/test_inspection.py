@@ -117,7 +117,7 @@ def test_larger_crops_are_told_with_a_backbone(tmp_path):
         [item] = planted(report, kind, place).items
         assert item.name.endswith(place) or item.other.endswith(place)
         assert "a part in common" in item.detail
-    assert not any("not looked for" in note for note in report.notes)
+    assert not any("not searched" in note for note in report.notes)
 
 
 @pytest.mark.parametrize("fault", TABLES)
@@ -250,7 +250,7 @@ def test_wrong_labels_are_listed_in_tables_of_images_too(tmp_path):
     report = check(tmp_path / "t.csv", **settings, backbone=colours())
     [found] = [finding for finding in report.findings if finding.kind == "label"]
     assert [item.name for item in found.items] == [str(tmp_path / "7.png")]
-    assert "is labelled 'red'; the probe says 'green'" in found.items[0].detail
+    assert "is labelled 'red'; the probe predicts 'green'" in found.items[0].detail
     plain = check(tmp_path / "t.csv", **settings)
     assert not [finding for finding in plain.findings if finding.kind == "label"]
     assert "Labels were not checked: give a backbone for that." in plain.notes
@@ -281,9 +281,9 @@ def test_wrong_labels_of_texts_and_recordings_are_listed(tmp_path):
         check(tmp_path / "t.jsonl", backbone=backbone())
     (tmp_path / "n.jsonl").write_text("\n".join(json.dumps({"text": t, "label": i + 0.5}) for i, t in enumerate(texts)))
     report = check(tmp_path / "n.jsonl", backbone=tmp_path / "bert")
-    assert any("a probe tells classes" in note for note in report.notes)
+    assert any("a probe needs one class per example" in note for note in report.notes)
 
 
 def test_arrays_are_not_checked():
-    with pytest.raises(DataError, match="check looks at files and texts, and these are arrays"):
+    with pytest.raises(DataError, match="check expects files or texts. Received: arrays"):
         check((np.zeros((4, 8, 8, 3), np.uint8), [0, 1, 0, 1]))

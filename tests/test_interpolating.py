@@ -324,9 +324,9 @@ def test_checkpoints_that_do_not_fit_are_refused_with_names(runs, tmp_path):
     assert f"no values for {paths(model)[0]}" in text
     assert f"'{paths(model)[0]}' has the shape" in text
     assert same(model.get_weights(), before)
-    with pytest.raises(PlanError, match="list of checkpoints is empty"):
+    with pytest.raises(PlanError, match="at least one checkpoint. Received: an empty list"):
         greedy_soup(model, [], HELD_OUT)
-    with pytest.raises(PlanError, match="Expected a list of checkpoints, received one: str"):
+    with pytest.raises(PlanError, match="Expected a list of checkpoints. Received: one, str"):
         greedy_soup(model, "a.keras", HELD_OUT)
     with pytest.raises(PlanError, match="is not compiled"):
         greedy_soup(of_keras(), [weights[0]], HELD_OUT)

@@ -176,7 +176,7 @@ def test_bytes_behind_the_same_path_size_and_time_are_not_looked_at_again(place,
     for a, b in zip(wanted, arrays_of(again), strict=True):
         np.testing.assert_array_equal(a, b)
     monkeypatch.undo()
-    with pytest.raises(DataError, match="has no recording that can be used"):
+    with pytest.raises(DataError, match="has no usable recording"):
         load_recordings(root, store=store)
 
 
@@ -219,7 +219,7 @@ def test_damaged_waves_are_made_again(damage, place, tmp_path, monkeypatch, capl
         for a, b in zip(wanted, arrays_of(load_recordings(place, store=store)), strict=True):
             np.testing.assert_array_equal(a, b)
     assert len(seen) == 24
-    assert "were not used but made again" in caplog.text
+    assert "were computed again" in caplog.text
     assert list((tmp_path / "waves").iterdir()) == [entry]
 
 
@@ -228,13 +228,13 @@ def test_a_disk_without_room_or_rights_is_told(place, tmp_path, monkeypatch, cap
     (tmp_path / "waves").write_text("no folder")
     splits = load_recordings(place, store=tmp_path / "files.sqlite")
     assert len(splits.train.waves[:3]) == 3
-    assert "Waves are not kept, since" in caplog.text
+    assert "Waveforms are not stored" in caplog.text
     monkeypatch.setattr(store, "SPARE", 2**60)
-    with pytest.raises(DataError, match=r"no room for the waves of the recordings: they take .* TFFT_CACHE_DIR"):
+    with pytest.raises(DataError, match=r"no room for the waveforms of the recordings: they need .* TFFT_CACHE_DIR"):
         _ = waves_of(load_recordings(place, store=tmp_path / "other" / "files.sqlite"))
     assert list((tmp_path / "other" / "waves").iterdir()) == []
     monkeypatch.setattr(waveform_store, "SPARE", 2**60)
-    with pytest.raises(DataError, match="no room for the waves of the recordings"):
+    with pytest.raises(DataError, match="no room for the waveforms of the recordings"):
         _ = waves_of(load_recordings(place))
 
 
@@ -292,7 +292,7 @@ def test_training_from_a_file_is_training_from_memory(place, on_disk, tmp_path, 
     run = tfft.finetune(backbone(), place, out=tmp_path / "run", **how)
     [entry] = tfft.features.list_caches()
     assert (entry.model, entry.examples, entry.folder.parent) == (
-        "waves of the recordings",
+        "waveforms of the recordings",
         24,
         tmp_path / "cache/waves",
     )

@@ -185,7 +185,7 @@ def test_the_command_line_trains_writes_and_exports(preset, tmp_path, capsys):
     assert [row["text"] for row in rows] == ["abc", "xyz"]
     assert all(row["generated_text"].startswith(row["text"]) for row in rows)
     assert cli.main(command) == 2
-    assert "is there and not empty" in capsys.readouterr().err
+    assert "is not empty" in capsys.readouterr().err
 
 
 def test_documents_come_from_files_folders_and_lists(tmp_path):
@@ -199,7 +199,7 @@ def test_documents_come_from_files_folders_and_lists(tmp_path):
     with pytest.raises(DataError, match=r"bad.txt:2 is not UTF-8: byte 7 of the line is 0xe9"):
         causal_lm.read_documents(tmp_path / "bad.txt")
     (tmp_path / "empty.txt").write_text("\n\n")
-    with pytest.raises(DataError, match="Found 0 documents, expected two or more"):
+    with pytest.raises(DataError, match="Found 0 documents. Expected two or more"):
         causal_lm.read_documents(tmp_path / "empty.txt")
     with pytest.raises(DataError, match="does not exist"):
         causal_lm.read_documents(tmp_path / "gone.txt")
@@ -220,7 +220,7 @@ def test_what_cannot_be_used_is_said(preset, tmp_path):
         causal_lm.finetune(preset, ["a", "b"], epochs=0, learning_rate=-1.0, validation=2.0)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("")
-    with pytest.raises(PlanError, match="is there and not empty"):
+    with pytest.raises(PlanError, match="is not empty"):
         causal_lm.finetune(preset, ["a", "b"], out=tmp_path / "full")
     with pytest.raises(DataError, match="All documents are equal"):
         causal_lm.finetune(preset, ["a", "a"], verbose=False)

@@ -201,13 +201,13 @@ def test_a_model_fits_mixed_examples_and_is_validated_on_whole_ones():
     [
         (noise(shape=(6,)), {"cutmix_alpha": 1.0}, r"cutmix needs inputs \[B, H, W, C\].*mixup takes any"),
         (noise(dtype=np.int32), {"mixup_alpha": 1.0}, "uint8 pixels or floating"),
-        (noise().map(lambda x, y: (x, y, y)), {"mixup_alpha": 1.0}, "mix first, then add weights"),
+        (noise().map(lambda x, y: (x, y, y)), {"mixup_alpha": 1.0}, "Mix first, then call apply_class_weights"),
         (noise().map(lambda x, y: x), {"mixup_alpha": 1.0}, r"\(inputs, labels\)"),
         (noise().map(lambda x, y: ((x, x), y)), {"cutmix_alpha": 1.0}, "cutmix needs one input, received 2"),
         (
             noise().map(lambda x, y: (x, tf.cast(y, tf.float32))),
             {"mixup_alpha": 1.0},
-            "whole numbers .*received float32",
+            "integer labels .*Received: float32",
         ),
     ],
 )

@@ -100,7 +100,7 @@ def test_the_kind_of_data_can_be_named():
     assert tfft.build(eye, head, modality="image").inputs[0].name == "image"
     heard = tfft.build(eye, head, modality="audio", audio=tfft.AudioSpec(8000, 0.5))
     assert heard.inputs[0].name == "audio"
-    with pytest.raises(BackboneError, match="has one rate and one length. Fix: audio="):
+    with pytest.raises(BackboneError, match="Expected a sample rate and a clip length. Fix: audio="):
         tfft.build(eye, head, modality="audio")
     with pytest.raises(BackboneError, match="takes no texts"):
         tfft.build(eye, head, modality="text")

@@ -137,7 +137,7 @@ def test_flexible_backbones_take_another_size_and_fixed_ones_say_theirs():
     model = build(image_backbone(size=(None, None), flexible=True), HEAD, image_size=(48, 24))
     assert model.get_layer("preprocess").output.shape == (None, 48, 24, 3)
     assert build(image_backbone(), HEAD, image_size=32).output.shape == (None, 3)
-    with pytest.raises(BackboneError, match="takes images of 32 x 32 pixels only, received image_size=48"):
+    with pytest.raises(BackboneError, match="expects images of 32 x 32 pixels. Received: image_size=48"):
         build(image_backbone(), HEAD, image_size=48)
     with pytest.raises(BackboneError, match="one number or"):
         build(image_backbone(size=(None, None), flexible=True), HEAD, image_size=(1, 2, 3))

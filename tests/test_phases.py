@@ -177,7 +177,7 @@ def test_mixed_features_are_named(tmp_path):
     x, y = (np.concatenate(part) for part in zip(*stripes(64).as_numpy_iterator(), strict=True))
     source = FeatureSource((x, y), (x, y), batch_size=16, cache="memory")
     _, _, history = run(dataclasses.replace(FINE, mixup_alpha=0.2), source=source)
-    assert any("so its results are mixed, not the inputs" in note for note in history.notes)
+    assert any("so features are mixed, not inputs" in note for note in history.notes)
     frozen = audit(network())
     assert frozen is not None
 
@@ -189,7 +189,7 @@ def test_mixed_features_are_named(tmp_path):
         ({"optimizer": "adamm"}, "Did you mean 'adam'"),
         ({"layer_decay": 1.5}, "layer_decay: Expected a number above 0 and at most 1. Received: 1.5"),
         ({"lr_multipliers": {"block1": -1}}, "Expected a factor above 0 for 'block1'. Received: -1"),
-        ({"l2_sp": 0.1, "weight_decay": 0.1}, "pulls to the pretrained weights and weight_decay to 0"),
+        ({"l2_sp": 0.1, "weight_decay": 0.1}, "pulls towards the pretrained weights and weight_decay towards 0"),
         ({"ema_decay": 0.9, "swa_fraction": 0.5}, "give one of them"),
         ({"ema_decay": 1.0}, "ema_decay: Expected a number of at least 0 and below 1. Received: 1.0"),
         ({"lora_rank": -1}, "lora_rank: Expected a whole number of at least 0"),

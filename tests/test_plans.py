@@ -92,7 +92,7 @@ def test_settings_of_phases_go_to_those_that_train_blocks():
 
 
 def test_what_does_not_fit_a_plan_is_refused_all_at_once():
-    with pytest.raises(PlanError, match="There is no plan 'gradul'. Did you mean 'gradual'"):
+    with pytest.raises(PlanError, match="Unknown plan 'gradul'. Did you mean 'gradual'"):
         plans.named("gradul")
     with pytest.raises(PlanError) as caught:
         phases(NamedPlan("fastai", {"layer_decy": 0.5, "stages": 2}), unfreeze=3, head_epochs=2)

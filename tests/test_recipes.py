@@ -143,7 +143,7 @@ def test_arrays_and_names_as_labels(capsys):
     assert run.final_scores.accuracy > 0.9
     text = capsys.readouterr().out
     for told in (
-        "48 examples to learn from, 12 held out",
+        "48 training examples, 12 held out",
         "plan for test",
         "frozen  1/12",
         "frozen variables unchanged",
@@ -198,11 +198,11 @@ def test_all_wrong_settings_are_told_at_once_before_anything_is_loaded():
 def test_bad_data_stops_before_the_backbone_is_opened():
     with pytest.raises(DataError, match="no-such-folder"):
         finetune("no-such-backbone", "no-such-folder")
-    with pytest.raises(DataError, match="got a dict"):
+    with pytest.raises(DataError, match="Received: a dict"):
         finetune("no-such-backbone", {})
-    with pytest.raises(DataError, match="at least two classes, got 1"):
+    with pytest.raises(DataError, match="at least two classes. Received: 1"):
         finetune("no-such-backbone", (np.zeros((4, 8, 8)), np.zeros(4, int)))
-    with pytest.raises(DataError, match="too few: 1"):
+    with pytest.raises(DataError, match="Too few: 1"):
         finetune("no-such-backbone", (np.zeros((3, 8, 8)), np.array([0, 0, 1])))
 
 
@@ -215,7 +215,7 @@ def test_blocks_that_do_not_exist_stop_before_training(tmp_path):
 
 def test_settings_beside_a_plan_are_refused(tmp_path):
     plan = recommend(DatasetStats(100, 2, 3, (16, 16)))
-    with pytest.raises(PlanError, match="batch_size, seed given beside plan="):
+    with pytest.raises(PlanError, match="batch_size, seed given together with plan="):
         finetune("b", "d", plan=plan, batch_size=4, seed=5)
     with pytest.raises(PlanError, match="task: Expected a task: classification.* Received: 'detection'"):
         finetune("b", "d", plan=dataclasses.replace(plan, task="detection"))
@@ -225,7 +225,7 @@ def test_settings_beside_a_plan_are_refused(tmp_path):
     with pytest.raises(PlanError, match="does not exist"):
         plan_from_yaml(path)
     for text, message in (
-        ("- a", "must be a YAML mapping"),
+        ("- a", "Expected a YAML mapping"),
         ("{", "cannot be read"),
         ("backbon: x", "Did you mean 'backbone'"),
     ):
@@ -290,22 +290,22 @@ def ready(images=None, labels=(0, 1, 2, 1), names=("a", "b", "c"), change=lambda
     return good, change(tf.data.Dataset.from_tensor_slices((images, np.array(labels))).batch(2)), names
 
 
-@pytest.mark.representative("data0-must be 0 to 2, one for each of the 3 class names, got 0 to 3")
+@pytest.mark.representative("data0-must be 0 to 2, one for each of 3 class names. Received: 0 to 3")
 @pytest.mark.parametrize(
     ("data", "match"),
     [
         (
             ready(labels=(0, 1, 3, 1)),
-            "must be 0 to 2, one for each of the 3 class names, got 0 to 3",
+            "must be 0 to 2, one for each of 3 class names. Received: 0 to 3",
         ),
-        (ready(labels=(0, -1, 2, 1)), "got -1 to 2"),
-        (ready(labels=np.eye(3)), r"whole numbers \[B\], got .*shape=\(None, 3\)"),
-        (ready(labels=(0.0, 1.0)), "whole numbers.*float64"),
+        (ready(labels=(0, -1, 2, 1)), "Received: -1 to 2"),
+        (ready(labels=np.eye(3)), r"batches of integers \[B\]. Received: .*shape=\(None, 3\)"),
+        (ready(labels=(0.0, 1.0)), "integers.*float64"),
         (ready(change=lambda data: data.unbatch()), r"batched\? dataset.batch\(32\)"),
-        (ready(change=lambda data: data.take(0)), "validation dataset holds no examples"),
-        (ready(change=lambda data: data.repeat()), "never ends"),
-        (ready(np.full((4, 16, 16, 4), 9, np.uint8)), r"1 or 3 channels last, got \(None, 16, 16, 4\)"),
-        (ready(np.full((4, 16, 16), 9, np.uint8)), r"images \[B, rows, columns, channels\].*got \(None, 16, 16\)"),
+        (ready(change=lambda data: data.take(0)), "validation dataset is empty"),
+        (ready(change=lambda data: data.repeat()), "repeats without end"),
+        (ready(np.full((4, 16, 16, 4), 9, np.uint8)), r"1 or 3 channels\]. Received: \(None, 16, 16, 4\)"),
+        (ready(np.full((4, 16, 16), 9, np.uint8)), r"images \[B, rows, columns, 1 or.*Received: \(None, 16, 16\)"),
         (ready(np.full((4, 16, 16, 3), 0.5)), "validation dataset cannot be used: pixels must be in 0 to 255.*by 255"),
     ],
 )
@@ -347,7 +347,7 @@ def test_augmented_runs_repeat_and_ready_datasets_are_not_augmented():
     for one, other in zip(run.model.get_weights(), again.model.get_weights(), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)  # cached and not
     dataset = tf.data.Dataset.from_tensor_slices((np.repeat(images[..., None], 3, -1), labels)).batch(8)
-    with pytest.raises(PlanError, match="A ready dataset is varied with its own map"):
+    with pytest.raises(PlanError, match="For a ready dataset, augment with its own map"):
         finetune(backbone(), (dataset, dataset, ["a", "b"]), **settings)
 
 

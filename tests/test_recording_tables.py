@@ -97,7 +97,7 @@ def test_every_row_that_cannot_be_used_is_named(place, tmp_path):
     for call in (lambda: tfft.finetune(backbone(), path, audio="audio", image="audio"),):
         with pytest.raises(PlanError, match="image and audio each name the input: give one of them"):
             call()
-    with pytest.raises(DataError, match="image and audio each say"):
+    with pytest.raises(DataError, match="image and audio each name"):
         tfft.check(path, audio="audio", image="audio")
 
 

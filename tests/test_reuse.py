@@ -134,7 +134,7 @@ def _python(code: str, **environment: str) -> subprocess.CompletedProcess:
 def test_another_backend_of_keras_is_refused_with_the_fix():
     done = _python("import tfft; tfft.load_backbone('efficientnet-lite0')", KERAS_BACKEND="numpy")
     assert done.returncode == 1
-    assert "tfft runs Keras on TensorFlow, but KERAS_BACKEND='numpy' is set. Unset it" in done.stderr
+    assert "tfft needs Keras on TensorFlow. Received: KERAS_BACKEND='numpy'. Unset it" in done.stderr
 
 
 @pytest.mark.slow

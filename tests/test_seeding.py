@@ -34,9 +34,9 @@ def test_seeds_give_a_mean_a_spread_and_a_folder_each(tmp_path):
 
 def test_one_seed_has_no_spread():
     for seeds in (1, [3], [4, 4]):
-        with pytest.raises(PlanError, match="at least two seeds"):
+        with pytest.raises(PlanError, match="at least two different seeds"):
             finetune_seeds("b", "d", seeds=seeds)
-    with pytest.raises(PlanError, match="seed belong to a single run"):
+    with pytest.raises(PlanError, match="seed apply to a single run"):
         finetune_seeds("b", "d", seeds=2, seed=1)
 
 

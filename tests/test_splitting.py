@@ -37,7 +37,7 @@ def test_groups_stay_whole_and_shares_are_near():
 
 def test_a_class_in_one_group_cannot_be_split():
     groups = ["a" if label == 2 else f"{i % 9}" for i, label in enumerate(LABELS)]
-    with pytest.raises(DataError, match=r"class 2 would be on one side only \(all of it is in one group\)"):
+    with pytest.raises(DataError, match=r"class 2 would be on one side only \(all of its examples are in one group\)"):
         hold_out(KEYS, 0.2, 0, labels=LABELS, groups=groups)
 
 
@@ -52,7 +52,7 @@ def test_folds_cover_everything_once(groups):
 
 
 def test_more_folds_than_examples_are_refused():
-    with pytest.raises(DataError, match="Cannot deal 21 folds of 20 examples in the smallest class"):
+    with pytest.raises(DataError, match="Cannot make 21 folds of 20 examples in the smallest class"):
         folds(KEYS, 21, 0, labels=LABELS)
 
 
@@ -60,11 +60,11 @@ def test_groups_are_read_from_names():
     names = ["7_theo_3.wav", "7_lucas_0.wav"]
     assert groups_by(names, r"_(\w+)_") == ("theo", "lucas")
     assert groups_by(["a/b.jpg", "c.jpg"], "folder") == ("a", ".")
-    with pytest.raises(DataError, match="not found in 1 of 3 names: x.wav"):
+    with pytest.raises(DataError, match="does not match 1 of 3 names: x.wav"):
         groups_by([*names, "x.wav"], r"_(\w+)_")
-    with pytest.raises(DataError, match="has 0 groups in parentheses, expected one"):
+    with pytest.raises(DataError, match="has 0 groups in parentheses. Expected one"):
         groups_by(names, "theo")
-    with pytest.raises(DataError, match="is no regular expression"):
+    with pytest.raises(DataError, match="is not a valid regular expression"):
         groups_by(names, "(")
 
 
@@ -73,15 +73,15 @@ def test_a_split_is_written_and_read_again(tmp_path):
     parts = {"train": [k for k, h in zip(KEYS, held, strict=True) if not h], "validation": list(np.array(KEYS)[held])}
     write_split(tmp_path / "split.csv", parts)
     np.testing.assert_array_equal(read_split(tmp_path / "split.csv", KEYS), held)
-    with pytest.raises(DataError, match="does not say where 1 of 101 examples belong: new.jpg"):
+    with pytest.raises(DataError, match="lacks 1 of 101 examples: new.jpg"):
         read_split(tmp_path / "split.csv", [*KEYS, "new.jpg"])
-    with pytest.raises(DataError, match="names 1 examples that are not there"):
+    with pytest.raises(DataError, match="names 1 examples that do not exist"):
         read_split(tmp_path / "split.csv", KEYS[1:])
     (tmp_path / "bad.csv").write_text("item,part\n0.jpg,somewhere\n")
     with pytest.raises(DataError, match="line 2: '0.jpg', 'somewhere'"):
         read_split(tmp_path / "bad.csv", KEYS)
     (tmp_path / "other.csv").write_text("a,b\n")
-    with pytest.raises(DataError, match="is no split, expected a table with the columns item and part"):
+    with pytest.raises(DataError, match="is not a split file. Expected a table with the columns item and part"):
         read_split(tmp_path / "other.csv", KEYS)
 
 
@@ -109,7 +109,7 @@ def test_a_run_writes_its_split_and_another_takes_it(tmp_path):
     common = {"plan": "linear_probe", "export_to": False, "cache": "memory", "verbose": False}
     first = tfft.finetune(backbone(), root, seed=3, out=tmp_path / "one", **common)
     (root / "bee" / "new.jpg").write_bytes(encoded(picture(5000)))
-    with pytest.raises(DataError, match="does not say where 1 of 37 examples belong: bee/new.jpg"):
+    with pytest.raises(DataError, match="lacks 1 of 37 examples: bee/new.jpg"):
         load(root, validation=tmp_path / "one" / "split.csv")
     (root / "bee" / "new.jpg").unlink()
     split = str(tmp_path / "one" / "split.csv")
@@ -144,5 +144,5 @@ def test_cross_validation_holds_each_example_out_once(tmp_path):
     assert sum(row.final_scores.examples for row in found.rows) == len(seen)
     assert "over 3 folds" in str(found)
     assert (tmp_path / "out" / "fold-3" / "split.csv").is_file()
-    with pytest.raises(PlanError, match="validation belong to a single run"):
+    with pytest.raises(PlanError, match="validation apply to a single run"):
         tfft.cross_validate(backbone(), root, validation=0.3)

@@ -156,7 +156,7 @@ def test_the_report_tells_what_is_odd():
         ("review,stars\na,1\nb,2\n", {"text": "reveiw"}, r"no column 'reveiw'.*Did you mean 'review'"),
         ("review,stars\na,1\nb,2\n", {"label": "label"}, r"no column 'label'.*It has: 'review', 'stars'"),
         ("review,stars\na,1\nb,1\n", {}, "all 2 examples have the label '1'"),
-        ("review,stars\na,1\nb\nc,2\n", {}, r"r.csv:3 has 1 fields, expected 2"),
+        ("review,stars\na,1\nb\nc,2\n", {}, r"r.csv:3 has 1 fields. Expected 2"),
         ('review,stars\na,1\n"b,2\nc,3\nd,4\n', {}, r"r.csv:3 has a quote that is not closed"),
         ('review,stars\na,1\n"b" x,2\n', {}, r"r.csv:3 has a quote that is not closed, or closed too early"),
         ("", {}, "is empty"),
@@ -199,7 +199,7 @@ def test_values_that_are_no_text_are_skipped_or_refused(tmp_path):
     with pytest.raises(DataError, match=r"4 problems(?s:.*)jsonl:3 has the int 5"):
         load_texts(tmp_path / "r.jsonl", text="t", label="y", strict=True)
     (tmp_path / "bad.jsonl").write_text('{"t": "a"}\n[1]\n{"t": \n')
-    with pytest.raises(DataError, match=r"(?s)bad.jsonl:2 holds a list.*bad.jsonl:3 is no JSON"):
+    with pytest.raises(DataError, match=r"(?s)bad.jsonl:2 holds a list.*bad.jsonl:3 is not valid JSON"):
         load_texts(tmp_path / "bad.jsonl", text="t", label="y")
 
 
@@ -236,5 +236,5 @@ def test_rows_of_one_group_and_equal_texts_stay_on_one_side(tmp_path):
     assert not set(splits.train.texts) & set(splits.validation.texts)
     with pytest.raises(DataError, match=r"no column 'writer' \(group=\)"):
         load_texts(tmp_path / "t.csv", group="writer")
-    with pytest.raises(DataError, match="is a column of one table that is split here"):
+    with pytest.raises(DataError, match="expects a column of a single table"):
         load_texts((["a", "b"], [0, 1]), group="author")

@@ -296,7 +296,7 @@ def test_a_damaged_file_is_made_again(name, parts, tmp_path):
     path.chmod(0o644)
     path.write_bytes(content)
     again = get(parts[0], cache=tmp_path)
-    assert f"{name} has another content than was written" in again.notes[0]
+    assert f"{name} has different content than when written" in again.notes[0]
     check_rows(again, parts[0])
 
 
@@ -416,8 +416,7 @@ def test_the_comparison_can_fail(uncached):
 def test_what_is_frozen_runs_without_its_dropout_and_it_is_said():
     history = run(made(dropout=0.5), [Phase("fine-tune", 1, 1, 1e-2)], cached=True)
     assert history.notes == (
-        "phase 'fine-tune': what is frozen runs as in inference, without its dropout "
-        "(layer_0_dropout, layer_1_dropout)",
+        "phase 'fine-tune': frozen layers run as in inference, without its dropout (layer_0_dropout, layer_1_dropout)",
     )
 
 
@@ -467,5 +466,5 @@ def test_a_head_for_each_piece_is_not_solved():
     model = made("none")
     hidden = model.get_layer("backbone")(model.get_layer("tokens")(model.input))
     whole = keras.Model(model.input, heads.classification(["no", "yes"]).attach(hidden))
-    with pytest.raises(PlanError, match="answers for every piece"):
+    with pytest.raises(PlanError, match="predicts for every token"):
         solve(whole, SOURCE, l2=1.0, seed=0, verbose=False)

@@ -80,7 +80,7 @@ def test_a_table_is_answered_row_by_row_and_keeps_its_columns(run, capsys, tmp_p
     out = tmp_path / "answers.csv"
     shown = ask(capsys, run, table, "--out", out, code=1)  # a row could not be used
     assert f"{table}:82 has nothing in premise and hypothesis" in shown.err or "has nothing in" in shown.err
-    assert "81 rows, 1 of which could not be used" in shown.out
+    assert "81 rows, 1 of them unusable" in shown.out
     with out.open(encoding="utf-8", newline="") as file:
         answers = list(csv.DictReader(file))
     assert list(answers[0]) == [*PAIR, "relation", "predicted_label", "predicted_probability", "predicted_error"]
@@ -110,7 +110,7 @@ def test_json_lines_and_python(run, tmp_path):
         predict_table(served, path, ["a"])
     with pytest.raises(DataError, match=r"(?s)no column 'premiss'.*Did you mean 'premise'"):
         predict_table(served, write(tmp_path / "t.csv", planted(2)), ["premiss", "hypothesis"])
-    with pytest.raises(DataError, match="is no table by its name, expected .csv"):
+    with pytest.raises(DataError, match="has no table suffix. Expected .csv"):
         write_predictions(table, [], tmp_path / "out.parquet")
     with pytest.raises(DataError, match="The folder .*missing of out.csv does not exist"):
         write_predictions(table, [], tmp_path / "missing" / "out.csv")
@@ -119,10 +119,10 @@ def test_json_lines_and_python(run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--text", "good"], "takes pairs: give one --text-pair for each --text"),
-        (["--text", "a", "--text-pair", "b", "--text-pair", "c"], "got 1 --text, 2 --text-pair and 0 files"),
-        (["--text", "a", "--text-pair", "b", "--out", "x.csv"], "no table is given"),
-        (["a.csv", "b.csv"], "A table is predicted for alone; got 2 files"),
+        (["--text", "good"], "expects pairs: one --text-pair for each --text"),
+        (["--text", "a", "--text-pair", "b", "--text-pair", "c"], "Received: 1 --text, 2 --text-pair and 0 files"),
+        (["--text", "a", "--text-pair", "b", "--out", "x.csv"], "Expected a table. Received: none."),
+        (["a.csv", "b.csv"], "Expected a table alone. Received: 2 files"),
     ],
 )
 def test_wrong_questions(run, capsys, arguments, says):

@@ -162,7 +162,7 @@ def test_the_command_line_trains_predicts_and_measures(place, tmp_path, capsys):
     assert cli.main(arguments) == 0
     shown = capsys.readouterr().out
     assert "120 texts" in shown or "texts: 120" in shown
-    assert "pieces in the middle" in shown
+    assert "text: median" in shown
     assert cli.main(["predict", str(out), "--text", "good film", "--text", "awful", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["predictions"]
     assert [row["text"] for row in found] == ["good film", "awful"]
@@ -199,5 +199,5 @@ def test_other_folders_are_measured_whole_and_by_the_names_of_their_classes(plac
     assert sorted(np.concatenate([y for _, y in dataset])) == [1, 1, 2, 2]  # not 0 and 1, as in their own order
     (split / "train.jsonl").write_text('{"text": "a", "label": "goood"}\n{"text": "b", "label": "ugly"}')
     (split / "val.jsonl").write_text('{"text": "a", "label": "goood"}')
-    with pytest.raises(DataError, match="classes that the model does not know: goood.*Did you mean 'good'"):
+    with pytest.raises(DataError, match="unknown classes: goood.*Did you mean 'good'"):
         labelled_data(run, split)

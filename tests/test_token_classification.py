@@ -210,10 +210,10 @@ class Letters(keras.layers.Layer):
 
 def test_what_cannot_tag_words_is_refused():
     head, tiny = heads.token_classification(TAGS), tagging_models.bert(8)
-    with pytest.raises(BackboneError, match="cannot tag words: its sentences are tagged one by one"):
+    with pytest.raises(BackboneError, match="cannot tag words: token classification takes single sentences"):
         tfft.build(tiny, head, pair=True)
     bare = tfft.backbones.Backbone("numbers", tiny.model, "tests")
-    with pytest.raises(BackboneError, match="cannot tag words: it does not take texts"):
+    with pytest.raises(BackboneError, match="cannot tag words: it has no tokenizer"):
         tfft.build(bare, head)
     names = ("token_ids", "padding_mask")
     with pytest.raises(BackboneError, match=r"\(Letters\) does not give the pieces of single words"):

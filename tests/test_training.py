@@ -222,13 +222,13 @@ def test_everything_wrong_with_the_phases_is_told_at_once():
 
 
 def test_data_without_an_end_or_a_batch_is_refused():
-    with pytest.raises(DataError, match="never ends"):
+    with pytest.raises(DataError, match="repeats without end"):
         train(network(), stripes().repeat(), None, PHASES)
     with pytest.raises(DataError, match="no batch"):
         train(network(), stripes().take(0), None, PHASES)
     with pytest.raises(DataError, match="no batch"):
         train(network(), stripes().filter(lambda x, y: False), None, PHASES)
-    with pytest.raises(DataError, match="validation data never ends"):
+    with pytest.raises(DataError, match="validation data repeats without end"):
         train(network(), stripes(), stripes().repeat(), PHASES)
     with pytest.raises(DataError, match="validation data holds no batch"):
         train(network(), stripes(), stripes().take(0), PHASES)

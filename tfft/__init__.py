@@ -7,8 +7,8 @@
     model.fit(...)
     tfft.export(model, "served/1")
 
-Importing tfft costs nothing: names are looked up on first use, and TensorFlow is imported then. What
-``.keras`` files need from tfft is registered with Keras as soon as Keras itself is imported.
+Importing tfft is cheap: names load on first use, and TensorFlow with them. The layers that ``.keras`` files need are
+registered as soon as Keras is imported.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ _REGISTERED = (
     "tfft.optimizers.per_variable_lr", "tfft.optimizers.schedules", "tfft.regularizers.l2_sp",
 )  # fmt: skip
 
-# Modules that these import, and that may be the first to import Keras.
+# Modules that these import and that may be the first to import Keras.
 _BELOW_LAYERS = ("tfft.keras_compat", "tfft.backbones.base")
 
 __all__ = sorted([*_NAMES, *_MODULES, "__version__"])
@@ -83,23 +83,23 @@ def __dir__() -> list[str]:
 
 
 def register_layers(keras: Any) -> None:
-    """Makes tfft's layers known to ``keras.saving.load_model``; called when Keras has been imported."""
+    """Register tfft's layers for ``keras.saving.load_model``; called once Keras has been imported."""
     if keras.config.backend() != "tensorflow":
-        return  # tfft cannot run, but must not disturb; it says so when it is used
+        return  # tfft cannot run, but importing Keras must work; using tfft raises the error
     started = [sys.modules[name] for name in _BELOW_LAYERS if name in sys.modules]
     if not all(hasattr(module, "COMPLETE") for module in started):
-        return  # it is what imports Keras, the layers need it whole, and it calls this function at its end
+        return  # this module imports Keras and calls this function at its end
     if _registering:
         return
     from tfft.errors import DependencyError
 
     _registering.append(True)
-    with contextlib.suppress(DependencyError):  # the same for versions that are too old
+    with contextlib.suppress(DependencyError):  # also for versions that are too old
         for module in _REGISTERED:
             importlib.import_module(module)
 
 
-_registering: list[bool] = []  # not empty from the first call on: the layers themselves import what calls it again
+_registering: list[bool] = []  # non-empty after the first call: importing the layers calls it again
 
 wrapt.register_post_import_hook(register_layers, "keras")
 

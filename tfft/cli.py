@@ -1,9 +1,8 @@
-"""The command ``tfft``: arguments in, recipes called, results and errors printed.
+"""Entry point of the command ``tfft``.
 
-Hidden here: what a shell needs and a script does not. TensorFlow is imported only once the arguments
-are known to be right; ``--json`` puts one JSON object on standard output and nothing else; an error
-is one sentence on standard error and an exit code (2: wrong input, 1: anything else, 130: Ctrl-C).
-Set ``TFFT_DEBUG=1`` to see the traceback and TensorFlow's own messages.
+Implementation notes: TensorFlow is imported only after the arguments have been checked. ``--json`` prints one JSON
+object on standard output and nothing else; an error is one sentence on standard error and an exit code (2: wrong input,
+1: any other error, 130: Ctrl-C). Set ``TFFT_DEBUG=1`` to see the traceback and TensorFlow's own messages.
 """
 
 from __future__ import annotations
@@ -43,10 +42,10 @@ _EPILOG = "Start with: tfft demo"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line.
+    """Run the command line.
 
     Args:
-        arguments: without the program's name; those of the process by default.
+        arguments: Arguments without the program name. Defaults to those of the process.
 
     Returns:
         The exit code.
@@ -66,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         say("tfft: interrupted")
         return _INTERRUPTED
-    except BrokenPipeError:  # the reader of a pipe has left, as in `tfft list | head`
+    except BrokenPipeError:  # the reading end of a pipe was closed, as in `tfft list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return SUCCESS
     except OSError as error:
@@ -106,7 +105,7 @@ def parser() -> argparse.ArgumentParser:
 
 @contextlib.contextmanager
 def _results_only(options: argparse.Namespace) -> Iterator[PrintResult]:
-    """Gives a function that prints the result as JSON or text; with --json all else goes to standard error."""
+    """Return a function that prints the result as JSON or text; with --json, other output goes to standard error."""
     out = sys.stdout
 
     def print_result(values: dict[str, Any], text: Any) -> None:

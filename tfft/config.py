@@ -1,7 +1,7 @@
-"""Every setting of a run, typed once: :class:`RunConfig`, :class:`Phase` and :class:`Plan`.
+"""All settings of a run: :class:`RunConfig`, :class:`Phase` and :class:`Plan`.
 
 The keywords of :func:`tfft.finetune`, the options of ``tfft train``, the keys of ``plan.yaml`` and their documentation
-all come from the fields here. This module never imports TensorFlow.
+come from the fields here. This module never imports TensorFlow.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from tfft.specs import Augmentation, augmentation
 
 __all__ = ["Phase", "Plan", "RunConfig", "RunSettings", "SharedSettings", "config_of"]
 
-# New names of settings by the old ones, which plans and checkpoints of earlier versions have.
+# New names by old name, for plans and checkpoints of earlier versions.
 _ALIASES: dict[str, str] = {
     "part_size": "microbatch_size",
     "rates": "lr_multipliers",
@@ -119,7 +119,7 @@ def _task_problem(value: Any) -> str | None:
 
 
 class _TaskName(Check):
-    """Check for the name of a task, also of one that is registered later."""
+    """Check for a task name; includes tasks that are registered later."""
 
     def __call__(self, value: Any) -> str | None:
         """Return the valid names and the nearest one, or None for a task."""
@@ -134,7 +134,7 @@ _TASK = _TaskName(("'auto'", "the name of a task"), lambda value: _task_problem(
 @documents()
 @dataclass(frozen=True, kw_only=True)
 class SharedSettings:
-    """Settings that :class:`RunConfig` and :class:`Plan` have in common: all but those that become phases.
+    """Settings that :class:`RunConfig` and :class:`Plan` share: all except those that become phases.
 
     Attributes:
         {settings}
@@ -273,14 +273,14 @@ class SharedSettings:
     )  # fmt: skip
     loss: Literal["cross_entropy", "focal"] = setting(
         "cross_entropy",
-        help="Loss function; focal gives less weight to examples that are right already.",
+        help="Loss function; focal gives less weight to easy examples.",
         check=one_of("cross_entropy", "focal"), cli=Option(),
     )  # fmt: skip
     class_weight: Literal["balanced"] | Mapping[str, float] | None = setting(
         None,
-        help="Weights of the classes in the loss; balanced weights each by the inverse of its share.",
+        help="Weights of the classes in the loss; balanced uses the inverse of each share.",
         details="A mapping gives the weights by class name.",
-        default_help="all the same",
+        default_help="equal weights",
         check=NONE | one_of("balanced") | _WEIGHTS, cli=Option(),
     )  # fmt: skip
     sampling: Literal["balanced"] | None = setting(
@@ -314,7 +314,7 @@ class SharedSettings:
     augment: Augmentation | str | Sequence[str] | None = setting(
         None,
         help="Random changes while blocks train: flip, crop, rand for images; shift, mask for recordings.",
-        details='With a strength as in "crop=0.7"; several in a list; or a tfft.specs.Augmentation. No flip for digits '
+        details='Takes a strength as in "crop=0.7", a list, or a tfft.specs.Augmentation. Do not flip digits '
         "or letters.",
         default_help="no changes",
         check=_augment, cli=Option(metavar="CHANGE", nargs="+"),
@@ -322,13 +322,13 @@ class SharedSettings:
     views: int | Literal["auto"] = setting(
         "auto",
         help="Number of augmented versions of each example, the example itself included, used in turn.",
-        details="With a cache the frozen part runs once on each of them.",
+        details="With a cache, the frozen part runs once on each version.",
         default_help="half the epochs, 4 to 8",
         check=AUTO | whole(1), cli=Option(parse_whole, "K"),
     )  # fmt: skip
     trust: bool = setting(
         False,
-        help="Open a SavedModel although the scan found unusual operations.",
+        help="Open a SavedModel even if the scan finds operations outside the allowlist.",
         check=FLAG, cli=Option(), group="data", scope=("opening",),
     )  # fmt: skip
     constants: Literal["fixed", "trainable"] = setting(
@@ -338,7 +338,7 @@ class SharedSettings:
     )  # fmt: skip
     strict: bool = setting(
         False,
-        help="Raise an error for a file that cannot be used, in place of skipping it.",
+        help="Raise an error for a file that cannot be used, instead of skipping it.",
         check=FLAG, cli=Option(), group="data", scope=("reading",),
     )  # fmt: skip
 
@@ -352,25 +352,25 @@ class SharedSettings:
         return {name: value for name in named if (value := getattr(self, name)) != _DEFAULTS[name]}
 
     def problems(self) -> list[str]:
-        """Return a sentence for everything that cannot be used."""
+        """Return a sentence for each invalid setting or combination."""
         return [*problems_of(self), *self._combinations()]
 
     def check(self) -> None:
-        """Raise one :class:`PlanError` with everything that cannot be used."""
+        """Raise one :class:`PlanError` for all invalid settings and combinations."""
         raise_problems(PlanError, "These settings cannot be used", self.problems())
 
     def _combinations(self) -> list[str]:
         problems = []
         if self.sampling and self.class_weight:
-            problems.append("class_weight and sampling both make classes equal: give one of them")
+            problems.append("class_weight and sampling both balance the classes: give one of them")
         columns = self.text if isinstance(self.text, (tuple, list)) else (self.text,)
         roles = {"text": columns, "image": (self.image,), "audio": (self.audio,)}
         for name, used in roles.items():
             if self.label is not None and self.label in used:
-                problems.append(f"{name} and label must be different columns, got {self.label!r} for both")
+                problems.append(f"{name} and label must be different columns. Received: {self.label!r} for both")
         several = [name for name in roles if getattr(self, name) is not None]
         if len(several) > 1:
-            problems.append(f"{' and '.join(several)} each name the input: give one of them")
+            problems.append(f"{' and '.join(several)} each name the input column: give one of them")
         return problems
 
 
@@ -401,7 +401,7 @@ class _PhaseSettings:
     learning_rate: float | tuple[float, float] | Literal["auto"] = setting(
         "auto",
         help="Peak learning rate of the phase with unfrozen blocks.",
-        details="A pair is for (head, blocks), and trains the head too.",
+        details="A pair (head, blocks) sets both rates and also trains the head.",
         default_help="from the data, the backbone and the batch size",
         check=AUTO | _RATE | _RATES, cli=Option(float, "RATE"),
     )  # fmt: skip
@@ -425,10 +425,10 @@ class RunConfig(SharedSettings, _PhaseSettings):
 
         Args:
             settings: values by name.
-            others: further names that the caller takes, for suggestions.
+            others: Other names that the caller accepts, for suggestions.
 
         Raises:
-            PlanError: for all names that no setting has, with the nearest ones.
+            PlanError: For all unknown names, with suggestions.
         """
         names = [f.name for f in dataclasses.fields(self)]
         check_names([name for name in settings if name not in names], [*names, *others], "the run")
@@ -436,7 +436,7 @@ class RunConfig(SharedSettings, _PhaseSettings):
 
 
 class RunSettings(TypedDict, total=False):
-    """Keywords of :func:`tfft.finetune` for type checkers: the fields of :class:`RunConfig` but ``task``."""
+    """Keywords of :func:`tfft.finetune` for type checkers: the fields of :class:`RunConfig` except ``task``."""
 
     unfreeze: int | float | str | list[str] | Literal["auto"]
     epochs: int | Literal["auto"]
@@ -482,16 +482,16 @@ _DEFAULTS = defaults_of(RunConfig)
 def config_of(
     config: RunConfig | None, task: str, settings: Mapping[str, Any], others: Sequence[str] = ()
 ) -> RunConfig:
-    """Return the settings of a call: those of ``config``, with the keywords of the call in their place.
+    """Return the settings of a call: those of ``config``, overridden by the keywords of the call.
 
     Args:
-        config: as given; None for the defaults.
-        task: as given; ``"auto"`` keeps that of ``config``.
-        settings: keywords of the call.
-        others: further names that the caller takes, for suggestions.
+        config: Config of the call; None for the defaults.
+        task: Task of the call; ``"auto"`` keeps the one in ``config``.
+        settings: Keywords of the call.
+        others: Other names that the caller accepts, for suggestions.
 
     Raises:
-        PlanError: for a ``config`` of another type, and for all unknown names.
+        PlanError: For a ``config`` of another type, and for all unknown names.
     """
     if not (config is None or isinstance(config, RunConfig)):
         fix = " Pass a plan as plan=." if isinstance(config, Plan) else ""
@@ -517,7 +517,7 @@ def _rates(value: Any) -> str | None:
 @documents()
 @dataclass(frozen=True)
 class Phase:
-    """One stretch of training with a fixed trainable set.
+    """Stretch of training with a fixed trainable set.
 
     Attributes:
         {settings}
@@ -531,7 +531,7 @@ class Phase:
     learning_rate: float = field(metadata=describe("Peak learning rate.", check=_RATE, always=True))
     warmup: float = setting(
         0.1,
-        help="Share of the steps in which the rate rises, where the schedule has a rise.",
+        help="Share of the steps for the warmup, for a schedule that has one.",
         check=number(0, below=1), always=True,
     )  # fmt: skip
     patience: int | None = setting(
@@ -550,22 +550,22 @@ class Phase:
     schedule: str = setting(
         "cosine",
         help='Learning-rate schedule: "cosine" (linear rise, then a cosine to nearly 0), "linear", "constant", '
-        '"one_cycle", "slanted" (triangular), "steps" (a tenth at 2/5, 3/5 and 4/5) or "plateau" (a tenth whenever the '
-        "validation loss stands still).",
+        '"one_cycle", "slanted" (triangular), "steps" (a tenth at 2/5, 3/5 and 4/5) or "plateau" (a tenth when the '
+        "validation loss stops improving).",
         always=True,
     )  # fmt: skip
     optimizer: str = setting("adam", help="Name of a Keras optimizer.", always=True)
     weight_decay: float = setting(
-        0.0, help="Decoupled weight decay, as in AdamW; biases and normalization are spared.", check=number(0)
+        0.0, help="Decoupled weight decay, as in AdamW; not for biases and normalization.", check=number(0)
     )
     layer_decay: float = setting(
         1.0,
-        help="Factor of the learning rate from each block to the one below it.",
+        help="Learning-rate factor from each block to the block below it.",
         check=number(above=0, at_most=1),
     )  # fmt: skip
     lr_multipliers: Mapping[str, float] = setting(
         {},
-        help="Factors of the learning rate for single blocks, by name or pattern, on top of layer_decay.",
+        help="Learning-rate factors for individual blocks, by name or pattern, multiplied by layer_decay.",
         check=_rates,
     )  # fmt: skip
     l2_sp: float = setting(
@@ -585,7 +585,7 @@ class Phase:
     swa_fraction: float = setting(
         0.0,
         help="Share of the phase, at its end, over which weights are averaged; 0 for none.",
-        details='Made for a rate that stays up there, as with schedule="constant".',
+        details='Best with a rate that stays high, as with schedule="constant".',
         check=number(0, below=1),
     )  # fmt: skip
     interpolate: bool = setting(
@@ -596,41 +596,41 @@ class Phase:
     )  # fmt: skip
     num_surgical_blocks: int = setting(
         0,
-        help="Number of blocks to train among those of unfreeze: the ones with the largest gradients for the size of "
-        "their weights when the phase begins; 0 for all.",
+        help="Number of blocks to train among those of unfreeze: those with the largest gradients relative to "
+        "their weights at the start of the phase; 0 for all.",
         check=whole(0),
     )  # fmt: skip
     reinitialize: int = setting(
         0,
-        help="Number of last blocks that start from new weights.",
-        details='finetune lets BatchNorm statistics follow the data then (batch_norm="train"), since those of the old '
-        "weights would be wrong.",
+        help="Number of last blocks to reinitialize.",
+        details='finetune then updates BatchNorm statistics (batch_norm="train"), since those of the old '
+        "weights do not fit.",
         check=whole(0),
     )  # fmt: skip
     lora_rank: int = setting(
         0,
-        help="Rank of the low-rank updates that train in place of the kernels of the blocks; 0 for the kernels.",
+        help="Rank of the low-rank updates that train instead of the kernels; 0 trains the kernels.",
         check=whole(0),
     )  # fmt: skip
     global_clipnorm: float | None = setting(
-        None, help="Largest norm of all gradients together.", default_help="no limit", check=NONE | number(above=0)
+        None, help="Maximum global norm of the gradients.", default_help="no limit", check=NONE | number(above=0)
     )
     contrastive_repeats: int = setting(
         0,
-        help="How often each example is shown per epoch to tune the features on pairs (SetFit), for few examples; 0 "
-        "for training on labels.",
-        details="All examples of a batch are compared: the cosine of their features is to be 1 within a class and 0 "
-        "between classes. The head stays as it is, so a phase that computes it has to follow.",
+        help="Repeats of each example per epoch for contrastive training on pairs (SetFit), for few examples; 0 "
+        "trains on labels.",
+        details="The loss compares all examples of a batch: the target cosine of features is 1 within a class and 0 "
+        "between classes. The head does not train, so a phase that computes it must follow.",
         check=whole(0),
     )  # fmt: skip
 
     @property
     def solves_head(self) -> bool:
-        """Whether the head is computed and not trained."""
+        """Whether the head is computed instead of trained."""
         return self.head != "train"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values, fit for YAML and JSON; settings that are switched off are left out."""
+        """Return plain values for YAML and JSON, without settings that are switched off."""
         defaults = defaults_of(Phase)
         return {
             f.name: _plain(value)
@@ -642,7 +642,7 @@ class Phase:
 @documents()
 @dataclass(frozen=True, kw_only=True)
 class Plan(SharedSettings):
-    """Every setting of a run, as used: written to ``plan.yaml``, and enough to repeat it.
+    """All settings of a run, as used: stored in ``plan.yaml``, and enough to repeat the run.
 
     Attributes:
         {settings}
@@ -653,7 +653,7 @@ class Plan(SharedSettings):
     backbone_digest: str | None = setting(
         None,
         help="Digest of the files of the backbone, see tfft.backbones.digest.",
-        details="A run that repeats the plan with the same handle needs the same files.",
+        details="Repeating the plan with the same handle requires the same files.",
         default_help="for a backbone without files",
     )  # fmt: skip
     name: str = setting("", help='Name of the plan, such as "lp_ft"; see tfft.plans.')
@@ -667,15 +667,15 @@ class Plan(SharedSettings):
     versions: Mapping[str, str] = setting({}, help="Versions of tfft, TensorFlow, Keras and NumPy during the run.")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values, fit for YAML and JSON, in the order of ``plan.yaml``."""
+        """Return plain values for YAML and JSON, in the order of ``plan.yaml``."""
         return {name: _plain(getattr(self, name)) for name in _PLAN_KEYS}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Plan:
-        """Build a plan from :meth:`to_dict`'s result.
+        """Build a plan from the result of :meth:`to_dict`.
 
         Raises:
-            PlanError: for a name that no setting has, with the nearest one.
+            PlanError: For an unknown name, with the nearest valid one.
         """
         known = _renamed(values)
         check_names(known, _PLAN_KEYS, "the plan")
@@ -703,10 +703,10 @@ def _renamed(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def current_names(value: Any) -> Any:
-    """Return stored settings with the names that they have today: of settings, and of classes under ``class``.
+    """Return stored settings under their current names, including classes under ``class``.
 
     Args:
-        value: nested plain values, such as the settings beside a checkpoint.
+        value: Nested plain values, such as the settings stored with a checkpoint.
     """
     if isinstance(value, list):
         return [current_names(one) for one in value]
@@ -724,7 +724,7 @@ def current_names(value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value of a setting as YAML and JSON have it."""
+    """Convert the value of a setting to plain YAML and JSON values."""
     if isinstance(value, (Phase, Augmentation)):
         return value.to_dict()
     if isinstance(value, (tuple, list)):
@@ -734,7 +734,7 @@ def _plain(value: Any) -> Any:
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
-# Settings of a phase that a named plan leaves to its user.
+# Settings of a phase that a named plan accepts as keywords.
 PHASE_KEYWORDS = tuple(
     f.name
     for f in dataclasses.fields(Phase)

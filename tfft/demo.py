@@ -1,8 +1,8 @@
-"""The main job on data and weights that come with pip: :func:`demo` and :func:`demo_text`, behind ``tfft demo``.
+"""Demo runs on data and weights that come with pip: :func:`demo` and :func:`demo_text`, behind ``tfft demo``.
 
-Writes scikit-learn's handwritten digits as a folder of PNG files per class, fine-tunes EfficientNet-Lite0 on it, and
-asks the exported model in a process that knows nothing of tfft. For texts the same with messages to a shop, which were
-written for this demo, and MiniLM.
+The image demo writes scikit-learn's handwritten digits as a folder of PNG files per class, fine-tunes
+EfficientNet-Lite0 on it, and predicts with the exported model in a process without tfft. The text demo does the same
+with MiniLM and messages to a shop, which were written for this demo.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _SHOWN = 8
 _LEAST_ACCURACY, _LEAST_TEXT_ACCURACY = 0.97, 0.8
 _INSTALL = 'pip install ".[demo]"'
 
-# Runs in a process of its own, where neither tfft nor Keras can be imported.
+# Runs in a fresh process that can import neither tfft nor Keras.
 _ASK = """
 import sys
 for name in ("tfft", "keras", "tf_keras"):
@@ -70,12 +70,12 @@ for text, label, row in zip(sys.argv[2:], answer["label"].numpy(), answer["proba
 
 @dataclasses.dataclass(frozen=True)
 class Shown:
-    """What :func:`demo` did.
+    """Result of :func:`demo`.
 
     Attributes:
-        run: the run.
-        as_expected: whether the scores are those that the demo is known to reach.
-        seconds: wall time.
+        run: The run.
+        as_expected: Whether the scores reach the known scores of the demo.
+        seconds: Wall time.
     """
 
     run: Run
@@ -84,19 +84,19 @@ class Shown:
 
 
 def demo(out: str | os.PathLike[str] = "tfft-demo") -> Shown:
-    """Trains on handwritten digits, exports, and predicts in a fresh process; takes a few minutes at most.
+    """Train on handwritten digits, export, and predict in a fresh process; take a few minutes at most.
 
-    Use it to see that an installation works, and what each step prints and writes.
+    Use it to check an installation, and to see the output and files of each step.
 
     Args:
-        out: a new or empty folder for the data, the run and the export.
+        out: New or empty folder for the data, the run and the export.
 
     Returns:
-        The run and what it cost.
+        The run and its wall time.
 
     Raises:
-        PlanError: when the folder holds anything.
-        DependencyError: when scikit-learn or the pretrained weights are not installed.
+        PlanError: If the folder is not empty.
+        DependencyError: If scikit-learn or the pretrained weights are not installed.
 
     Example:
         >>> demo("tfft-demo").run.final_scores.accuracy                   # doctest: +SKIP
@@ -108,7 +108,7 @@ def demo(out: str | os.PathLike[str] = "tfft-demo") -> Shown:
         f"\nThe backbone, {BACKBONE}, pretrained on ImageNet:\n{describe(load_backbone(BACKBONE).model)}\n", flush=True
     )
     run = finetune(BACKBONE, data, out=folder / "run")
-    print("\nIn a fresh process, with TensorFlow and without tfft, the exported model reads digits it has not seen:")
+    print("\nIn a fresh process, with TensorFlow and without tfft, the exported model predicts held-out digits:")
     print(_ask(run, data), flush=True)
     _say_where({"data": folder / "digits"}, run)
     print(f"Try: tfft predict {run.folder} {folder / 'digits' / '3'}/*.png")
@@ -124,24 +124,24 @@ def demo(out: str | os.PathLike[str] = "tfft-demo") -> Shown:
 
 
 def demo_text(out: str | os.PathLike[str] = "tfft-demo-text") -> Shown:
-    """Trains on 120 messages to a shop in six topics, exports, and asks about new ones in a fresh process.
+    """Train on 120 messages to a shop in six topics, export, and predict new ones in a fresh process.
 
     Args:
-        out: a new or empty folder for the data, the run and the export.
+        out: New or empty folder for the data, the run and the export.
 
     Returns:
-        The run and what it cost.
+        The run and its wall time.
 
     Raises:
-        PlanError: when the folder holds anything.
-        DependencyError: when KerasHub or the pretrained weights are not installed, with the command for it.
+        PlanError: If the folder is not empty.
+        DependencyError: If KerasHub or the pretrained weights are not installed; the message has the command.
 
     Example:
         >>> demo_text("tfft-demo-text").run.final_scores.accuracy         # doctest: +SKIP
     """
     start = time.monotonic()
     folder = _new_folder(out)
-    backbone = load_backbone(TEXT_BACKBONE)  # what is missing is told before anything is written
+    backbone = load_backbone(TEXT_BACKBONE)  # a missing package is an error before anything is written
     folder.mkdir(parents=True, exist_ok=True)
     data = folder / "messages.csv"
     shutil.copyfile(_MESSAGES, data)
@@ -162,16 +162,16 @@ def demo_text(out: str | os.PathLike[str] = "tfft-demo-text") -> Shown:
 
 
 def write_digits(folder: pathlib.Path) -> pathlib.Path:
-    """Writes scikit-learn's 1797 handwritten digits as PNG files, one folder for each of the ten classes.
+    """Write scikit-learn's 1797 handwritten digits as PNG files, one folder per class.
 
     Args:
-        folder: a new folder.
+        folder: New folder.
 
     Returns:
         The folder.
 
     Raises:
-        DependencyError: when scikit-learn is not installed.
+        DependencyError: If scikit-learn is not installed.
     """
     try:
         from sklearn.datasets import load_digits
@@ -193,7 +193,7 @@ def _new_folder(out: str | os.PathLike[str]) -> pathlib.Path:
         held = (
             join_names(sorted(path.name for path in folder.iterdir()), limit=5) if folder.is_dir() else "it is a file"
         )
-        raise PlanError(f"{folder} exists and is not an empty folder ({held}). Give another one: tfft demo --out DIR.")
+        raise PlanError(f"{folder} exists and is not an empty folder ({held}). Use another one: tfft demo --out DIR.")
     return folder
 
 
@@ -214,7 +214,7 @@ def _run(script: str, run: Run, asked: Sequence[str]) -> str:
 
 
 def _places(run: Run) -> tuple[pathlib.Path, pathlib.Path]:
-    """Returns the folders of a run that was written and exported."""
+    """Return the folders of a run and its export."""
     if run.folder is None or run.export is None:
         raise ExportError("The demo expects a run with a folder and an export.")
     return run.folder, run.export.path
@@ -229,7 +229,7 @@ def _say_where(data: dict[str, pathlib.Path], run: Run) -> None:
         "Keras model": folder / "model.keras",
         "SavedModel": exported,
     }
-    print("\nWhere everything lies:")
+    print("\nFiles of this demo:")
     for name, path in places.items():
         print(f"  {name:12} {path}")
 

@@ -1,9 +1,8 @@
-"""Errors that say what happened, what was expected, what was received and how to fix it.
+"""Error classes, and helpers that format their messages.
 
-Every error that tfft raises on purpose derives from :class:`TfftError`, so a program can catch one
-type; each class also derives from the built-in exception a caller would expect. The helpers here
-keep the sentences alike: :func:`did_you_mean` suggests the nearest valid name and
-:func:`raise_problems` reports everything that is wrong at once instead of one thing per run.
+Every intended error derives from :class:`TfftError`, so a program can catch a single type; each class also derives from
+the built-in exception that a caller would expect. :func:`did_you_mean` suggests the nearest valid name and
+:func:`raise_problems` reports all problems at once.
 """
 
 from __future__ import annotations
@@ -17,60 +16,59 @@ from typing import NoReturn
 
 
 class TfftError(Exception):
-    """Base class of every error that tfft raises on purpose."""
+    """Base class of all intended errors of tfft."""
 
 
 class HandleError(TfftError, ValueError):
-    """A backbone handle names nothing that can be found; the message tells the nearest name."""
+    """A backbone handle that matches nothing; the message suggests the nearest name."""
 
 
 class SavedModelError(TfftError, ValueError):
-    """A folder is not a SavedModel, or its graph cannot be opened; the message says which part."""
+    """A folder that is not a SavedModel, or a graph that cannot be opened; the message says which part."""
 
 
 class UnsafeModelError(SavedModelError):
-    """A graph holds operations that reach outside of it; look at them, then pass ``trust=True``."""
+    """A graph with operations that reach outside of it; inspect them, then pass ``trust=True``."""
 
 
 class BackboneError(TfftError, ValueError):
-    """A backbone cannot be used the way it was asked to (mode, output, image size)."""
+    """A backbone that does not support the requested use (mode, output, image size)."""
 
 
 class BlockError(TfftError, ValueError):
-    """A selection of blocks matches nothing; the message lists the blocks there are."""
+    """A selection of blocks that matches nothing; the message lists the available blocks."""
 
 
 class DataError(TfftError, ValueError):
-    """The examples cannot be used; the message names every file or class at fault."""
+    """Examples that cannot be used; the message names each file or class at fault."""
 
 
 class PlanError(TfftError, ValueError):
-    """Settings contradict each other or are out of range; all of them are listed together."""
+    """Settings that contradict each other or are out of range; the message lists all of them."""
 
 
 class AuditError(TfftError, RuntimeError):
-    """A frozen variable moved, or a trainable one did not."""
+    """A frozen variable that changed, or a trainable one that did not."""
 
 
 class ExportError(TfftError, RuntimeError):
-    """The export could not be written or did not compute the same; nothing was left behind."""
+    """An export that could not be written or computes different values; nothing is left on disk."""
 
 
 class DependencyError(TfftError, ImportError):
-    """A package is missing or too old; the message gives the command that installs it."""
+    """A package that is missing or too old; the message has the command that installs it."""
 
 
 def did_you_mean(word: str, choices: Iterable[str], *, limit: int = 3) -> str:
-    """Returns ``" Did you mean 'x'?"`` for the choices nearest to a word, or an empty string.
+    """Return ``" Did you mean 'x'?"`` for the choices nearest to a word, or an empty string.
 
     Args:
-        word: what the user wrote.
-        choices: the valid names.
-        limit: how many suggestions at most.
+        word: Word that the user wrote.
+        choices: Valid names.
+        limit: Maximum number of suggestions.
 
     Returns:
-        A sentence that starts with a space, ready to be appended to a message; empty when no
-        choice is near.
+        A sentence that starts with a space, to append to a message; empty if no choice is near.
 
     Example:
         >>> did_you_mean("blok3", ["block3", "head"])
@@ -84,7 +82,7 @@ def did_you_mean(word: str, choices: Iterable[str], *, limit: int = 3) -> str:
 
 
 def join_names(names: Iterable[object], *, limit: int = 20) -> str:
-    """Returns names joined by commas, cut after ``limit`` with the number of those left out."""
+    """Join names by commas; after ``limit`` names, show the number of the others."""
     every = [str(name) for name in names]
     shown = ", ".join(every[:limit])
     return shown if len(every) <= limit else f"{shown} and {len(every) - limit} more"
@@ -128,15 +126,15 @@ def reason_of(error: BaseException, *, limit: int = 500) -> str:
 
 
 def raise_problems(error: type[TfftError], title: str, problems: Sequence[str]) -> None:
-    """Raises one error that lists every problem, or returns when there is none.
+    """Raise one error that lists all problems; do nothing if there are none.
 
     Args:
-        error: class of the error.
-        title: first line of the message.
-        problems: one sentence each.
+        error: Class of the error.
+        title: First line of the message.
+        problems: One sentence per problem.
 
     Raises:
-        TfftError: of the class given, when ``problems`` is not empty.
+        TfftError: Of the given class, if ``problems`` is not empty.
     """
     if len(problems) == 1:
         raise error(f"{title}: {problems[0]}")
@@ -145,7 +143,7 @@ def raise_problems(error: type[TfftError], title: str, problems: Sequence[str]) 
 
 
 def missing_package(package: str, purpose: str, install: str) -> NoReturn:
-    """Raises :class:`DependencyError` with the command that installs what is missing."""
+    """Raise :class:`DependencyError` with the command that installs the package."""
     raise DependencyError(
         f"{purpose} needs the package {package!r}, which is not installed. Install it with: {install}"
     )
@@ -155,18 +153,17 @@ _MINIMUM = {"tensorflow": (2, 20), "keras": (3, 15)}
 
 
 def require_platform() -> None:
-    """Checks the installed TensorFlow and Keras without importing them.
+    """Check the versions of TensorFlow and Keras without importing them.
 
-    Called at the import of every part of tfft that needs them.
+    Called at the import of each module that needs them.
 
     Raises:
-        DependencyError: when one is missing or older than tfft works with, or Keras is set to another
-            backend.
+        DependencyError: If one is missing or too old, or Keras is configured for another backend.
     """
     backend = os.environ.get("KERAS_BACKEND", "tensorflow")
     if backend != "tensorflow":
         raise DependencyError(
-            f"tfft runs Keras on TensorFlow, but KERAS_BACKEND={backend!r} is set. Unset it, or set it to 'tensorflow'."
+            f"tfft needs Keras on TensorFlow. Received: KERAS_BACKEND={backend!r}. Unset it, or set it to 'tensorflow'."
         )
     problems = []
     for package, minimum in _MINIMUM.items():
@@ -182,7 +179,7 @@ def require_platform() -> None:
 
 
 def installed_version(package: str) -> str | None:
-    """Returns the version of an installed package, or None; without importing it."""
+    """Return the version of an installed package without importing it, or None."""
     # tensorflow-cpu and nightly builds install the same module under another distribution name.
     names = [package, "tensorflow-cpu", "tf-nightly"] if package == "tensorflow" else [package, f"{package}-nightly"]
     for name in names:

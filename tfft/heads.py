@@ -1,12 +1,12 @@
-"""Heads: what a model predicts, and the loss, metrics and served answers that belong to it.
+"""Heads: task-specific layers with their loss, metrics and postprocessing.
 
-A head ends in logits, and its loss, its metrics and :meth:`Head.postprocess` all start from them; kept in one object,
-they cannot disagree (a metric that expects probabilities and gets logits reports nonsense without an error). The last
-layer of a model stores its head in its config, so a saved model knows its own classes.
+A head ends in logits, and its loss, its metrics and :meth:`Head.postprocess` all start from them; one object keeps them
+consistent (a metric that expects probabilities but gets logits reports nonsense without an error). The last layer of a
+model stores its head in its config, so a saved model knows its classes.
 
-Each task has a class of heads and a function that makes one: ``heads.classification``, ``heads.binary``,
-``heads.multilabel``, ``heads.regression``, ``heads.token_classification``, and ``heads.NAME`` for every task that
-:func:`tfft.registry.register_task` added. They live in ``tfft/tasks``; here is what all of them share.
+Each task has a class of heads and a factory function: ``heads.classification``, ``heads.binary``, ``heads.multilabel``,
+``heads.regression``, ``heads.token_classification``, and ``heads.NAME`` for every task added with
+:func:`tfft.registry.register_task`. They are in ``tfft/tasks``; this module has their base classes.
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ LOGITS_LAYER, DROPOUT_LAYER = "logits", "dropout"
 LOSSES = ("cross_entropy", "focal")
 FOCAL_GAMMA = 2.0
 
-OUTSIDE = "O"  # the tag of a word that belongs to no entity
+OUTSIDE = "O"  # tag of a word outside of any entity
 
 ConvexLoss = Literal["softmax", "sigmoid", "squared"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ModelFeatures:
-    """What a backbone gives a head.
+    """Features of a backbone for a head.
 
     Attributes:
-        values: one tensor, or, for heads that need several resolutions, tensors by their stride in pixels.
-        word_starts: for words, int [B, W]: -1 where there is no word, -2 where the model cannot see it, else 0 or more,
-            as :class:`tfft.layers.word_alignment.TokenizeWords` gives them. None: all words are there.
+        values: One tensor, or tensors by their stride in pixels for heads that need several resolutions.
+        word_starts: For words, int [B, W]: -1 without a word, -2 for a word beyond the model's limit, else 0 or more,
+            as from :class:`tfft.layers.word_alignment.TokenizeWords`. None: all words are present.
     """
 
     values: keras.KerasTensor | Mapping[int, keras.KerasTensor]
@@ -62,10 +62,10 @@ class ModelFeatures:
 
     @property
     def tensor(self) -> keras.KerasTensor:
-        """The one tensor.
+        """The only tensor.
 
         Raises:
-            PlanError: when there are several.
+            PlanError: If there are several.
         """
         if isinstance(self.values, Mapping):
             raise PlanError(
@@ -75,26 +75,26 @@ class ModelFeatures:
 
     @classmethod
     def of(cls, features: Any) -> ModelFeatures:
-        """Returns features as they are, or a tensor (or tensors by stride) as features."""
+        """Wrap a tensor (or tensors by stride) as features; return features unchanged."""
         return features if isinstance(features, cls) else cls(features)
 
 
 @dataclasses.dataclass(frozen=True)
 class Head:
-    """What a model predicts; make one with :func:`classification`, :func:`binary`, :func:`multilabel`,
+    """Task-specific output of a model; see :func:`classification`, :func:`binary`, :func:`multilabel`,
     :func:`regression` or :func:`token_classification`.
 
-    A task of your own derives a class from this one and overrides :meth:`loss`, :meth:`metrics` and
-    :meth:`postprocess`; further fields need a default and become part of the saved config.
+    Your own task derives from this class and overrides :meth:`loss`, :meth:`metrics` and :meth:`postprocess`; further
+    fields need a default and become part of the saved config.
 
     Attributes:
-        task: name of its task, such as ``"classification"``.
-        class_names: names in the order of the labels; for regression the names of the values, or None.
-        units: width of the last layer; 1 for binary.
-        dropout: share of features dropped while training.
-        l2: weight decay of the last layer's kernel.
-        label_smoothing: share of the target that is spread over all classes.
-        loss_name: ``"cross_entropy"`` or ``"focal"``; regression takes the squared error with either.
+        task: Name of its task, such as ``"classification"``.
+        class_names: Names in the order of the labels; for regression the names of the values, or None.
+        units: Number of units in the last layer; 1 for binary.
+        dropout: Dropout rate of the features.
+        l2: L2 penalty of the last layer's kernel.
+        label_smoothing: Share of the target that is spread over all classes.
+        loss_name: ``"cross_entropy"`` or ``"focal"``; regression always uses the squared error.
     """
 
     least_names: ClassVar[int] = 1
@@ -117,41 +117,41 @@ class Head:
 
     @property
     def selection(self) -> registry.Metric:
-        """The measurement that decides which of two models is better."""
+        """Metric that selects the better of two models."""
         return registry.task(self.task).selection
 
     @property
     def feature_level(self) -> registry.FeatureLevel:
-        """What it takes of a backbone, see :class:`tfft.registry.Task`."""
+        """Features that it takes from a backbone, see :class:`tfft.registry.Task`."""
         return registry.task(self.task).feature_level
 
     @property
     def modalities(self) -> frozenset[str]:
-        """Kinds of data that its task can be learned from; empty for all."""
+        """Modalities that its task supports; empty for all."""
         return registry.task(self.task).modalities
 
     def loss(self, *, soft: bool = False) -> keras.losses.Loss:
-        """Returns the loss that takes this head's labels and logits.
+        """Return the loss for this head's labels and logits.
 
         Args:
-            soft: True for labels that are shares, float [B, units], as :func:`tfft.data.apply_mixup` and
-                :func:`tfft.data.one_hot` give them. For labels of one class it has the same value either way.
+            soft: Whether labels are shares, float [B, units], as from :func:`tfft.data.apply_mixup` and
+                :func:`tfft.data.one_hot`. For labels of one class the value is the same.
         """
         raise NotImplementedError(f"{type(self).__name__}.loss")
 
     def metrics(self, *, soft: bool = False) -> list[keras.metrics.Metric]:
-        """Returns new metrics that take this head's labels and logits.
+        """Return new metrics for this head's labels and logits.
 
         Args:
-            soft: as in :meth:`loss`. Of soft labels the class with the largest share counts as the right one.
+            soft: As in :meth:`loss`. For soft labels, the class with the largest share is the correct one.
         """
         raise NotImplementedError(f"{type(self).__name__}.metrics")
 
     def compile_args(self, *, soft: bool = False) -> dict[str, Any]:
-        """Returns ``loss`` and ``metrics`` for ``model.compile``.
+        """Return ``loss`` and ``metrics`` for ``model.compile``.
 
         Args:
-            soft: True for labels that are shares, as in :meth:`loss`; of the validation examples too.
+            soft: Whether labels are shares, as in :meth:`loss`; also those of the validation examples.
 
         Example:
             >>> model.compile(optimizer="adam", **head.compile_args())
@@ -159,10 +159,10 @@ class Head:
         return {"loss": self.loss(soft=soft), "metrics": self.metrics(soft=soft)}
 
     def attach(self, features: keras.KerasTensor | ModelFeatures) -> keras.KerasTensor:
-        """Puts the layers ``dropout`` and ``logits`` behind features.
+        """Add the layers ``dropout`` and ``logits`` to features.
 
         Args:
-            features: [B, width], width known; or :class:`ModelFeatures`.
+            features: [B, width] with a known width; or :class:`ModelFeatures`.
 
         Returns:
             float32 logits [B, units].
@@ -171,10 +171,10 @@ class Head:
         return Logits(self, name=LOGITS_LAYER)(dropped)
 
     def postprocess(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Turns logits into what a server answers. TensorFlow ops only, row i depends on row i only.
+        """Convert logits to served outputs, with TensorFlow ops and independently for each row.
 
         Args:
-            logits: what the model predicts.
+            logits: Output of the model.
 
         Returns:
             Outputs by name, one row per example.
@@ -186,7 +186,7 @@ class Head:
         raise NotImplementedError(f"{type(self).__name__}.postprocess")
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain values, fit for YAML and JSON; the task is written as ``kind``."""
+        """Return plain values for YAML and JSON; the task is written as ``kind``."""
         task = registry.task(self.task)
         values = dataclasses.asdict(self)
         del values["task"]
@@ -195,17 +195,17 @@ class Head:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Head:
-        """Builds the head of a task from :meth:`to_dict`'s result.
+        """Build the head of a task from the result of :meth:`to_dict`.
 
         Raises:
-            PlanError: for an unknown task, or values that the head cannot have.
+            PlanError: For an unknown task, or invalid values.
         """
         fields = dict(values)
         task = registry.task(fields.pop("kind"))
         return task.head_class()(task=task.name, **fields)
 
     def problems(self) -> list[str]:
-        """Returns what is wrong with the fields, one sentence each."""
+        """Return the problems of the fields, one sentence each."""
         problems = []
         if self.loss_name not in LOSSES:
             hint = did_you_mean(self.loss_name, LOSSES)
@@ -221,7 +221,7 @@ class Head:
         return problems
 
     def name_problems(self) -> list[str]:
-        """Returns what is wrong with the names of the classes."""
+        """Return the problems of the class names."""
         names = self.class_names
         if names is None:
             return ["class_names is missing"] if self.needs_names else []
@@ -237,7 +237,7 @@ class Head:
 
     @staticmethod
     def units_for(class_names: tuple[str, ...]) -> int:
-        """Returns the width of the last layer for some classes."""
+        """Return the number of units in the last layer for some classes."""
         return len(class_names)
 
 
@@ -252,16 +252,16 @@ def __dir__() -> list[str]:
 
 
 def from_model(model: keras.Model) -> Head:
-    """Finds the head of a model that :func:`tfft.build` made, also after saving and loading.
+    """Return the head of a model from :func:`tfft.build`, also after saving and loading.
 
     Args:
-        model: any Keras model that holds a ``Logits`` layer, also inside of another model.
+        model: Any Keras model with a ``Logits`` layer, also inside a nested model.
 
     Returns:
         Its :class:`Head`.
 
     Raises:
-        PlanError: when there is none.
+        PlanError: If there is none.
     """
     found = _logits_layers(model)
     if not found:
@@ -275,14 +275,14 @@ def from_model(model: keras.Model) -> Head:
 
 
 def set_l2(model: keras.Model, l2: float) -> None:
-    """Gives the head of a model another weight decay; a compiled model follows with its next ``compile``.
+    """Set the weight decay of a model's head; a compiled model uses it after its next ``compile``.
 
     Args:
-        model: with one head of tfft; changed in place.
-        l2: weight decay of the last layer's kernel, 0 or more.
+        model: Model with one head of tfft; changed in place.
+        l2: L2 penalty of the last layer's kernel, 0 or more.
 
     Raises:
-        PlanError: when the model has no head, or ``l2`` is out of range.
+        PlanError: If the model has no head, or ``l2`` is out of range.
 
     Example:
         >>> set_l2(model, 1e-3)
@@ -297,11 +297,11 @@ def set_l2(model: keras.Model, l2: float) -> None:
 
 @keras.saving.register_keras_serializable(package="tfft")
 class Logits(keras.layers.Dense):
-    """The last layer: a Dense layer in float32 that carries the :class:`Head` in its config.
+    """Last layer: a Dense layer in float32 with the :class:`Head` in its config.
 
     Args:
-        head: a head, or its ``to_dict()``.
-        **kwargs: as for ``keras.layers.Dense``; units and regularizer come from the head.
+        head: Head, or its ``to_dict()``.
+        **kwargs: As for ``keras.layers.Dense``; units and regularizer come from the head.
     """
 
     def __init__(self, head: Head | Mapping[str, Any], **kwargs: Any) -> None:
@@ -314,22 +314,22 @@ class Logits(keras.layers.Dense):
         self.head = self_head
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """Puts the layer behind others, and makes sure that those which are frozen are so inside too."""
+        """Call the layer, and make sure that nested layers of frozen layers are frozen too."""
         if isinstance(inputs, keras.KerasTensor):
             _freeze_inside(inputs)
         return super().__call__(inputs, *args, **kwargs)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor as plain values."""
+        """Return the arguments of the constructor as plain values."""
         return {**super().get_config(), "head": self.head.to_dict()}
 
 
 def _freeze_inside(tensor: keras.KerasTensor) -> None:
-    """Freezes the layers inside of frozen layers, in everything that a tensor was computed by.
+    """Freeze the nested layers of frozen layers, in the whole graph of a tensor.
 
-    A layer that is made of layers, as those of transformers are, forgets in a file that it is frozen: Keras loads it
-    as such, but builds what is inside as trainable, and the model counts and trains that. The head is called when all
-    in front of it has been built, also when a file is loaded.
+    A composite layer, such as those of transformers, loses the frozen state of its nested layers in a file: Keras loads
+    it as frozen, but builds its nested layers as trainable, and the model would train them. The head is called after
+    all layers before it are built, also when a file is loaded.
     """
     waiting, seen = [tensor], set()
     while waiting:
@@ -347,23 +347,23 @@ def _freeze_inside(tensor: keras.KerasTensor) -> None:
 
 @keras.saving.register_keras_serializable(package="tfft")
 class WordLogits(Logits):
-    """The last layer of a model that tags words: it also says which words it could not see.
+    """Last layer of a model for token classification, which also marks words that it could not see.
 
-    Where there is no word, all logits are :data:`tfft.losses.ABSENT`. Where a word could not be seen, the tag ``"O"``
-    has the logit 0 and all others that number, so that it is answered with ``"O"``; without that tag it is as if
-    there were no word. Loss, metrics and :meth:`Head.postprocess` go by that, also behind an export.
+    Without a word, all logits are :data:`tfft.losses.ABSENT`. For a word beyond the model's limit, the tag ``"O"`` has
+    the logit 0 and all others that number, so that ``"O"`` is predicted; without that tag it counts as no word. Loss,
+    metrics and :meth:`Head.postprocess` follow this, also in an export.
 
     Args:
-        head: as for :class:`Logits`.
-        **kwargs: as for :class:`Logits`.
+        head: As for :class:`Logits`.
+        **kwargs: As for :class:`Logits`.
     """
 
     def build(self, features_shape: Any, word_starts_shape: Any = None) -> None:
-        """Makes the kernel for features of a known width."""
+        """Create the kernel for features of a known width."""
         super().build(features_shape)
 
     def call(self, features: Any, word_starts: Any) -> Any:
-        """Returns logits [B, W, units] from features [B, W, D] and the starts of words [B, W]."""
+        """Return logits [B, W, units] from features [B, W, D] and the starts of words [B, W]."""
         ops = keras.ops
         names = self.head.class_names or ()
         unseen = [0.0 if name == OUTSIDE else ABSENT for name in names]
@@ -372,18 +372,18 @@ class WordLogits(Logits):
         return ops.where(starts >= 0, super().call(features), other)
 
     def compute_output_shape(self, features_shape: Any, word_starts_shape: Any = None) -> Any:
-        """Returns the shape of the features with the tags in place of their width."""
+        """Return the shape of the features with the tags instead of their width."""
         return super().compute_output_shape(features_shape)
 
 
 def as_names(names: Any) -> tuple[str, ...]:
-    """Returns a list of names as a tuple, and refuses a text, which would be taken for a list of letters.
+    """Return a list of names as a tuple; a single string is an error, not a list of letters.
 
     Raises:
-        PlanError: for a text.
+        PlanError: For a string.
     """
     if isinstance(names, str):
-        raise PlanError(f"Expected a list of names, received the text {names!r}. Write [{names!r}, ...].")
+        raise PlanError(f"Expected a list of names. Received: the text {names!r}. Write [{names!r}, ...].")
     return tuple(names)
 
 

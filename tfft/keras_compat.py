@@ -175,7 +175,7 @@ def saves_graph(layer: keras.layers.Layer) -> bool:
 
 
 def build_shapes(model: keras.Model) -> list[Any]:
-    """Return the input shapes that a subclassed model was first called with; empty where Keras noted none.
+    """Return the input shapes that a subclassed model was first called with; empty if Keras recorded none.
 
     ``Layer._build_shapes_dict``: a subclassed model has no ``inputs``.
     """
@@ -199,7 +199,7 @@ def recompile(model: keras.Model) -> None:
     ``Trainer._compile_config``: the public ``get_compile_config`` serializes, which loses user-defined losses.
 
     Raises:
-        TypeError: when the settings are not known, or the class has a ``compile`` of its own.
+        TypeError: If the settings are not known, or the class has a ``compile`` of its own.
     """
     optimizer = model.optimizer
     settings = dict(getattr(getattr(model, "_compile_config", None), "config", None) or {})
@@ -352,7 +352,7 @@ def uses_weight_decay(optimizer: keras.optimizers.Optimizer, variable: keras.Var
 def weight_decay(optimizer: keras.optimizers.Optimizer, variable: keras.Variable) -> float | None:
     """Return the strength of weight decay for a variable, whether it is excluded or not; None without weight decay.
 
-    ``Muon._should_use_adamw``: Muon has two strengths, and tells the variables apart privately.
+    ``Muon._should_use_adamw``: Muon has two strengths, and separates the variables privately.
     """
     if hasattr(optimizer, "_should_use_adamw") and optimizer._should_use_adamw(variable):
         return optimizer.adam_weight_decay
@@ -436,7 +436,7 @@ def tensorflow_generator() -> tf.random.Generator | None:
 
 
 def in_safe_mode() -> bool | None:
-    """Return whether a ``.keras`` file is being loaded with ``safe_mode``; None where nobody chose.
+    """Return whether a ``.keras`` file is being loaded with ``safe_mode``; None if it was not set.
 
     ``serialization_lib.in_safe_mode``: public names switch it, and none reads it.
     """

@@ -1,7 +1,7 @@
-"""Losses and metrics that Keras lacks, or has with a fault: all of them take logits.
+"""Losses and metrics on logits that Keras lacks or implements with a fault.
 
-Hides how a loss stays finite and keeps its gradient where the model is very wrong, how smoothing is spread over
-classes that are given by number, and which words of a padded batch count.
+Implementation notes: the losses stay finite and keep their gradient for very wrong predictions; padding of words does
+not count.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ require_platform()
 
 import keras  # noqa: E402
 
-# The logits that say "there is no word here" are all this; those of a word that the model could not see are this but
-# for one. A layer that computes logits never comes near it, and a softmax of it is finite.
+# All logits have this value where there is no word, and all but one for a word that the model could not see. A layer of
+# logits never comes near it, and its softmax is finite.
 ABSENT = -1e9
 
 
 @keras.saving.register_keras_serializable(package="tfft")
 class SparseCrossentropy(keras.losses.Loss):
-    """Cross-entropy of whole-number labels and logits, with label smoothing, which Keras has for one-hot only.
+    """Cross-entropy of integer labels and logits, with label smoothing, which Keras has for one-hot labels only.
 
     With smoothing s and C classes the target is ``1 - s + s / C`` for the label and ``s / C`` elsewhere.
 
     Args:
-        label_smoothing: s, 0 or more and below 1.
+        label_smoothing: The s above, 0 or more and below 1.
         **kwargs: ``name``, ``reduction``, ``dtype``.
 
     Example:
@@ -38,7 +38,7 @@ class SparseCrossentropy(keras.losses.Loss):
         self.label_smoothing = float(label_smoothing)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Returns the loss of each example, [B]; labels are [B] or [B, 1], logits [B, C]."""
+        """Return the loss of each example, [B]; labels are [B] or [B, 1], logits [B, C]."""
         labels = keras.ops.cast(keras.ops.reshape(y_true, (-1,)), "int32")
         loss = keras.ops.sparse_categorical_crossentropy(labels, y_pred, from_logits=True)
         if not self.label_smoothing:
@@ -47,22 +47,22 @@ class SparseCrossentropy(keras.losses.Loss):
         return (1.0 - self.label_smoothing) * loss + self.label_smoothing * spread
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor as plain values."""
+        """Return the arguments of the constructor as plain values."""
         return {**super().get_config(), "label_smoothing": self.label_smoothing}
 
 
 @keras.saving.register_keras_serializable(package="tfft")
 class FocalCrossentropy(keras.losses.Loss):
-    """Focal loss of logits: cross-entropy in which an example counts the less the better it is known.
+    """Focal loss of logits: cross-entropy with less weight for well-classified examples.
 
-    The term of a class with probability p is ``-(1 - p) ** gamma * log(p)`` in place of ``-log(p)`` (Lin et al.,
-    "Focal loss for dense object detection", 2017). It is computed from logits without clipping, so an example
-    that is very wrong keeps its gradient, which the losses of Keras of that name cut off.
+    The term of a class with probability p is ``-(1 - p) ** gamma * log(p)`` instead of ``-log(p)`` (Lin et al., "Focal
+    loss for dense object detection", 2017). It is computed from logits without clipping, so a very wrong example keeps
+    its gradient, unlike in the Keras losses of that name.
 
     Args:
-        gamma: how fast the weight falls; 0 is plain cross-entropy.
-        label_smoothing: as in :class:`SparseCrossentropy`, or towards 1/2 where labels are independent.
-        independent: False for one class of several, True for labels that are each 0 or 1.
+        gamma: Focusing parameter; 0 is plain cross-entropy.
+        label_smoothing: As in :class:`SparseCrossentropy`, or towards 1/2 for independent labels.
+        independent: Whether labels are each 0 or 1, instead of one class of several.
         **kwargs: ``name``, ``reduction``, ``dtype``.
 
     Example:
@@ -78,7 +78,7 @@ class FocalCrossentropy(keras.losses.Loss):
         self.gamma, self.label_smoothing, self.independent = float(gamma), float(label_smoothing), bool(independent)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Returns the loss of each example, [B]; logits are [B, C], labels whole [B] or shares [B, C]."""
+        """Return the loss of each example, [B]; logits are [B, C], labels whole [B] or shares [B, C]."""
         ops, smoothing = keras.ops, self.label_smoothing
         if self.independent:
             target = ops.reshape(y_true, ops.shape(y_pred)) * (1.0 - smoothing) + smoothing / 2.0
@@ -100,22 +100,22 @@ class FocalCrossentropy(keras.losses.Loss):
         return -(rest**self.gamma) * log_p
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor as plain values."""
+        """Return the arguments of the constructor as plain values."""
         own = {"gamma": self.gamma, "label_smoothing": self.label_smoothing, "independent": self.independent}
         return {**super().get_config(), **own}
 
 
 @keras.saving.register_keras_serializable(package="tfft")
 class TagCrossentropy(keras.losses.Loss):
-    """Cross-entropy of the tags of words, a mean over the labelled words of a batch.
+    """Cross-entropy of the tags of words: the mean over the labelled words of a batch.
 
     The loss of :func:`tfft.heads.token_classification`.
-    Padding does not count, whatever its share of the batch: labels below 0 are left out, and so are words that the
-    model could not see (see :class:`tfft.heads.WordLogits`). Labels may be padded further than the logits.
+    Padding does not count, whatever its share of the batch: labels below 0 are ignored, and so are words that the model
+    could not see (see :class:`tfft.heads.WordLogits`). Labels may be padded further than the logits.
 
     Args:
         gamma: 0 for cross-entropy, above for the focal loss, as in :class:`FocalCrossentropy`.
-        label_smoothing: as in :class:`SparseCrossentropy`.
+        label_smoothing: As in :class:`SparseCrossentropy`.
         **kwargs: ``name``, ``reduction``, ``dtype``.
 
     Example:
@@ -128,7 +128,7 @@ class TagCrossentropy(keras.losses.Loss):
         self.gamma, self.label_smoothing = self._of_words.gamma, self._of_words.label_smoothing
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Returns the loss of each sentence [B]: the sum over its words, scaled so that the mean of all sentences
+        """Return the loss of each sentence [B]: the sum over its words, scaled so that the mean of all sentences
         is the mean of all words.
         """
         ops = keras.ops
@@ -142,20 +142,20 @@ class TagCrossentropy(keras.losses.Loss):
         return sums * sentences / ops.maximum(ops.sum(weights), 1.0)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor as plain values."""
+        """Return the arguments of the constructor as plain values."""
         return {**super().get_config(), "gamma": self.gamma, "label_smoothing": self.label_smoothing}
 
 
 @keras.saving.register_keras_serializable(package="tfft")
 class TagAccuracy(keras.metrics.Mean):
-    """Share of labelled words whose tag is right; a word that the model could not see counts as it is answered.
+    """Share of labelled words with the correct tag; a word that the model could not see counts with its prediction.
 
     Args:
         **kwargs: ``name``, ``dtype``.
     """
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        """Adds a batch: labels [B, W], below 0 for padding, and logits [B, W, C]."""
+        """Add a batch: labels [B, W], below 0 for padding, and logits [B, W, C]."""
         ops = keras.ops
         labels, logits, _ = aligned_tags(y_true, y_pred)
         answered = ops.logical_and(
@@ -168,15 +168,15 @@ class TagAccuracy(keras.metrics.Mean):
 
 
 def aligned_tags(y_true: Any, y_pred: Any) -> tuple[Any, Any, Any]:
-    """Brings labels and logits of words to one width.
+    """Pad labels and logits of words to one width.
 
     Args:
-        y_true: whole numbers [B, V], below 0 for padding.
-        y_pred: logits [B, W, C].
+        y_true: Integers [B, V], below 0 for padding.
+        y_pred: Logits [B, W, C].
 
     Returns:
-        Labels int32 and logits, both padded to the larger of V and W, and bool of the same width: True for words that
-        are labelled and that the model saw.
+        Labels int32 and logits, both padded to the larger of V and W, and bool of the same width: True for labelled
+        words that the model saw.
     """
     ops = keras.ops
     labels, logits = ops.cast(y_true, "int32"), ops.convert_to_tensor(y_pred)
@@ -188,6 +188,6 @@ def aligned_tags(y_true: Any, y_pred: Any) -> tuple[Any, Any, Any]:
 
 @keras.saving.register_keras_serializable(package="tfft")
 def soft_binary_accuracy(y_true: Any, y_pred: Any) -> Any:
-    """Returns for each example the share of labels [B, n] on the same side of 1/2 as the logits' probability."""
+    """Return for each example the share of labels [B, n] on the same side of 1/2 as the logits' probability."""
     same = keras.ops.equal(y_true > 0.5, y_pred > 0.0)
     return keras.ops.mean(keras.ops.cast(same, "float32"), axis=-1)

@@ -1,8 +1,7 @@
-"""Backbone and head become one Keras model that takes raw examples and gives logits.
+"""Assembly of backbone and head into one Keras model from raw examples to logits.
 
-Hides how the parts are joined: what an example is stands in front of the backbone (its modality does that), the
-features are brought to the level that the head takes, the layers have fixed names that the other modules rely on, and
-the backbone starts frozen.
+Implementation notes: the modality adds the input, the features are pooled to the level that the head takes, the layers
+have fixed names that other modules rely on, and the backbone starts frozen.
 """
 
 from __future__ import annotations
@@ -27,17 +26,17 @@ from tfft.specs import AudioSpec  # noqa: E402
 POOL_LAYER = "pool"
 
 _OPTIONS = ("modality", "image_size", "pair", "audio", "name")
-_RANKS = {"sequence": 3, "spatial": 4}  # of the features that a head of this level takes
+_RANKS = {"sequence": 3, "spatial": 4}  # rank of the features for a head of this level
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ModelInput:
-    """What a modality puts in front of a backbone, and what the backbone makes of it.
+    """Input of a modality and the features of the backbone for it.
 
     Attributes:
-        inputs: a ``keras.Input``, or a nest of them.
-        features: of the backbone: a tensor, or a list with one for each stride for the level ``"pyramid"``.
-        word_starts: int [B, W], where each word of a sentence starts; None where the features are not of words.
+        inputs: A ``keras.Input``, or a nested structure of them.
+        features: Features of the backbone: a tensor, or a list with one per stride for the level ``"pyramid"``.
+        word_starts: int [B, W], the start of each word in a sentence; None if the features are not those of words.
     """
 
     inputs: Any
@@ -56,33 +55,34 @@ def build(
     name: str | None = None,
     **options: Any,
 ) -> keras.Model:
-    """Joins a backbone and a head; the backbone starts frozen, the head trainable.
+    """Build a model from a backbone and a head; the backbone starts frozen, the head trainable.
 
-    The layers are ``image``, ``preprocess``, ``backbone``, ``pool`` (where features have more than
-    one position), ``dropout`` and ``logits``. The backbone's layers are shared, not copied: training
-    the model trains them, and building freezes them in every model made from this backbone. A backbone
-    that takes no known kind of data keeps its own inputs, with their names.
+    The layers are ``image``, ``preprocess``, ``backbone``, ``pool`` (if features have more than one position),
+    ``dropout`` and ``logits``. The backbone's layers are shared, not copied: training the model trains them, and
+    building freezes them in every model of this backbone. A backbone with an unknown modality keeps its own inputs,
+    with their names.
 
     Args:
-        backbone: from :func:`tfft.load_backbone`.
-        head: from :mod:`tfft.heads`.
-        modality: what an example is, ``"image"``, ``"text"`` or ``"audio"``; None for what the backbone takes, and
-            for audio where ``audio`` is given.
-        image_size: rows and columns, or one number for both, in place of the backbone's usual size;
-            only for backbones that are flexible.
-        audio: for a model that takes sound waves, float32 [B, samples]: an image backbone is shown their spectrum
-            (:class:`tfft.layers.log_mel.LogMel`), one that takes waves itself, a batch or one at a time, is given them.
-        pair: True for a model that takes pairs of texts, ``{"text": ..., "text_pair": ...}``; not for words.
-        name: name of the model; the backbone's unless given.
-        **options: those of a modality that was registered, see :attr:`tfft.registry.Modality.build_options`.
+        backbone: Backbone from :func:`tfft.load_backbone`.
+        head: Head from :mod:`tfft.heads`.
+        modality: ``"image"``, ``"text"`` or ``"audio"``. Defaults to that of the backbone, or audio if ``audio`` is
+            given.
+        image_size: Height and width, or one number for both, for a flexible backbone. Defaults to the backbone's usual
+            size.
+        audio: Audio settings of a model for waveforms, float32 [B, samples]: an image backbone receives their
+            spectrogram (:class:`tfft.layers.log_mel.LogMel`); a backbone for waveforms receives them directly, as a
+            batch or one at a time.
+        pair: Whether the model takes pairs of texts, ``{"text": ..., "text_pair": ...}``; not for token classification.
+        name: Name of the model. Defaults to the backbone's.
+        **options: Options of a registered modality, see :attr:`tfft.registry.Modality.build_options`.
 
     Returns:
         A functional ``keras.Model`` from uint8 pixels in 0 to 255, [B, any, any, channels], to
         float32 logits [B, units]. Keras casts float pixels to uint8, so they must be in 0 to 255 too.
 
     Raises:
-        BackboneError: when the size does not fit, or the features are not one tensor of known width.
-        PlanError: when the head's task cannot be learned from this kind of data, there is no such kind, or it has no
+        BackboneError: If the size does not fit, or the features are not one tensor of known width.
+        PlanError: If the head's task does not support the modality, the modality is unknown, or it has no
             such option.
 
     Example:
@@ -114,7 +114,7 @@ def build(
 def _modality_of(
     backbone: Backbone, head: Head, name: str | None, options: Mapping[str, Any]
 ) -> registry.Modality | None:
-    """Returns what an example of a model is: what was asked for, or what the backbone fits best; None if neither."""
+    """Return the modality of a model: the requested one, or that which fits the backbone best; None if neither."""
     if name is not None:
         if head.modalities and name not in head.modalities:
             raise PlanError(f"The task {head.task!r} is learned from {join_names(head.modalities)}, not from {name!r}.")
@@ -144,7 +144,7 @@ def _own_inputs(network: keras.Model) -> ModelInput:
 
 
 def _network(backbone: Backbone) -> keras.Model:
-    """Returns the backbone's model under the name that the rest of tfft knows it by, with its one output."""
+    """Return the backbone's model under its fixed name in tfft, with a single output."""
     model = backbone.model
     try:
         inputs, outputs = (model.input, model.output) if model.built else (None, None)
@@ -170,13 +170,13 @@ def _network(backbone: Backbone) -> keras.Model:
 
 
 def _pyramid_network(backbone: Backbone, image_size: int | tuple[int, int] | None) -> tuple[keras.Model, list[int]]:
-    """Returns the backbone's model with a feature map for each stride, in a list, and the strides."""
+    """Return the backbone's model with a list of feature maps, one per stride, and the strides."""
     maps = pyramid(backbone, image_size=image_size)
     return keras.Model(backbone.model.input, list(maps.values()), name=BACKBONE_LAYER), list(maps)
 
 
 def _at_level(backbone: Backbone, features: Any, level: registry.FeatureLevel, strides: Sequence[int]) -> Any:
-    """Returns features as a head of some level takes them: pooled, by stride, or as they are if they have the shape."""
+    """Return features for the level of a head: pooled, by stride, or unchanged if they have the shape."""
     if level == "pooled":
         return _pooled(backbone, features)
     if level == "pyramid":
@@ -208,5 +208,5 @@ def _freeze(backbone: Backbone, network: keras.Model) -> None:
         for layer in block.layers:
             layer.trainable = False
     left = [variable.path for variable in network.trainable_variables]
-    if left:  # layers outside of all blocks would be trained without anyone having asked for it
+    if left:  # layers outside of all blocks would be trained by accident
         raise BackboneError(f"{backbone.name} could not be frozen, still trainable: {', '.join(left[:5])}.")

@@ -27,12 +27,12 @@ _T = TypeVar("_T")
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """Condition for one value. Call it for a sentence about what is wrong, or None; join alternatives with ``|``.
+    """Condition for one value. A call returns an error sentence, or None; join alternatives with ``|``.
 
     Attributes:
-        expected: noun phrases, one for each alternative.
-        accepts: whether a value is valid.
-        choices: valid names, for suggestions and for the command line.
+        expected: Noun phrases, one per alternative.
+        accepts: Function that returns whether a value is valid.
+        choices: Valid names, for suggestions and for the command line.
     """
 
     expected: tuple[str, ...]
@@ -45,7 +45,7 @@ class Check:
         return Check(expected, lambda value: self.accepts(value) or other.accepts(value), choices)
 
     def __call__(self, value: Any) -> str | None:
-        """Return what is expected and what was received, or None for a valid value."""
+        """Return the expected and the received value as a sentence, or None for a valid value."""
         if self.accepts(value):
             return None
         *most, last = self.expected
@@ -64,14 +64,14 @@ def one_of(*choices: str) -> Check:
 
 
 def whole(at_least: int) -> Check:
-    """Return a check for whole numbers; True and False are none."""
+    """Return a check for integers; booleans do not pass."""
     return satisfies(f"a whole number of at least {at_least}", lambda value: is_whole(value) and value >= at_least)
 
 
 def number(
     at_least: float = -math.inf, at_most: float = math.inf, *, above: float = -math.inf, below: float = math.inf
 ) -> Check:
-    """Return a check for finite numbers in a range; True and False are none."""
+    """Return a check for finite numbers in a range; booleans do not pass."""
     limits = [
         f"{words} {limit:g}"
         for words, limit in (("of at least", at_least), ("above", above), ("at most", at_most), ("below", below))
@@ -84,7 +84,7 @@ def number(
 
 
 def pair(expected: str, of: Check, where: Callable[[Any, Any], bool] = lambda first, second: True) -> Check:
-    """Return a check for two values in a tuple or list, each of which passes a check, and which fit together."""
+    """Return a check for a tuple or list of two values that each pass a check and fit together."""
     return satisfies(
         expected,
         lambda value: (
@@ -94,17 +94,17 @@ def pair(expected: str, of: Check, where: Callable[[Any, Any], bool] = lambda fi
 
 
 def string(expected: str = "a string that is not empty") -> Check:
-    """Return a check for strings that are not empty."""
+    """Return a check for non-empty strings."""
     return satisfies(expected, lambda value: isinstance(value, str) and bool(value))
 
 
 def is_whole(value: Any) -> bool:
-    """Whether a value is a whole number; True and False are none."""
+    """Whether a value is an integer; booleans are not."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a finite number; True and False are none."""
+    """Whether a value is a finite number; booleans are not."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -121,12 +121,12 @@ COLUMN = satisfies(
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """How the command line reads a setting. Names among which to choose come from the setting's check.
+    """How the command line parses a setting. The choices come from the setting's check.
 
     Attributes:
-        parse: makes a value of a text; None keeps the text.
-        metavar: name of the value in the help.
-        nargs: number of values, as ``argparse`` takes it.
+        parse: Function from a string to the value; None keeps the string.
+        metavar: Name of the value in the help.
+        nargs: Number of values, as in ``argparse``.
     """
 
     parse: Callable[[str], Any] | None = None
@@ -139,14 +139,14 @@ class About:
     """Description of a setting besides its name, type and default.
 
     Attributes:
-        help: sentence for the command line and the documentation.
-        details: more sentences, for the documentation only.
-        default_help: what the default amounts to, where the value alone does not say it.
-        check: gives a sentence about a value that cannot be used, or None.
-        cli: option of the command line; None for none.
-        group: of options in the help of a command.
-        scope: part of a run that alone uses the setting: ``"reading"`` data or ``"opening"`` the backbone.
-        always: written to YAML also where it has its default.
+        help: Sentence for the command line and the documentation.
+        details: Further sentences, for the documentation only.
+        default_help: Meaning of the default, if the value alone does not show it.
+        check: Check of the value.
+        cli: Option of the command line; None for none.
+        group: Group of options in the help of a command.
+        scope: The only part of a run that uses the setting: ``"reading"`` data or ``"opening"`` the backbone.
+        always: Whether YAML files include it even if it has its default.
     """
 
     help: str
@@ -165,7 +165,7 @@ def about(field: dataclasses.Field[Any]) -> About:
 
 
 def describe(help: str, **description: Any) -> dict[str, About]:
-    """Return the metadata of a field that has no default; takes what :class:`About` takes."""
+    """Return the metadata of a field without a default; takes the arguments of :class:`About`."""
     return {"about": About(help, **description)}
 
 
@@ -173,9 +173,9 @@ def setting(default: Any, *, help: str, **description: Any) -> Any:
     """Return a dataclass field with a default and a description.
 
     Args:
-        default: its value; a mutable one is made anew for each object.
-        help: one sentence.
-        **description: other attributes of :class:`About`.
+        default: Default value; a mutable one is copied for each object.
+        help: One sentence.
+        **description: Other attributes of :class:`About`.
 
     Example:
         >>> epochs: int = setting(3, help="Passes over the training data.", check=whole(1), cli=Option(int, "N"))
@@ -186,7 +186,7 @@ def setting(default: Any, *, help: str, **description: Any) -> Any:
 
 
 def resolved(table: type, name: str, default: Any, check: Check) -> Any:
-    """Return the field of another table with another default and check, for a subclass that narrows its type."""
+    """Return a field of another table with a new default and check, for a subclass that narrows its type."""
     known = about(next(field for field in dataclasses.fields(table) if field.name == name))
     return dataclasses.field(
         default=default, metadata={"about": dataclasses.replace(known, check=check, default_help="")}
@@ -194,7 +194,7 @@ def resolved(table: type, name: str, default: Any, check: Check) -> Any:
 
 
 def defaults_of(table: type) -> dict[str, Any]:
-    """Return the default of each field that has one, by name."""
+    """Return the defaults by field name."""
     return {
         field.name: field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
         for field in dataclasses.fields(table)
@@ -203,7 +203,7 @@ def defaults_of(table: type) -> dict[str, Any]:
 
 
 def problems_of(settings: Any) -> Iterator[str]:
-    """Yield a sentence for each field whose value does not pass its check."""
+    """Yield a sentence for each field whose value fails its check."""
     for field in dataclasses.fields(settings):
         check = about(field).check
         if check is not None and (problem := check(getattr(settings, field.name))):
@@ -211,12 +211,12 @@ def problems_of(settings: Any) -> Iterator[str]:
 
 
 def check_names(names: Iterable[str], known: Iterable[str], where: str) -> None:
-    """Raise one PlanError for all names that no setting has, with the nearest ones.
+    """Raise one PlanError for all unknown names, with suggestions.
 
     Args:
-        names: as given.
-        known: valid names.
-        where: what they were given to, in words.
+        names: Names to check.
+        known: Valid names.
+        where: Where the names were given, for the message.
     """
     known = list(known)
     problems = [
@@ -231,10 +231,10 @@ def check_names(names: Iterable[str], known: Iterable[str], where: str) -> None:
 
 
 def documents(table: type | None = None) -> Callable[[_T], _T]:
-    """Decorate a function or class whose docstring has a line ``{settings}``: the settings of a table go there.
+    """Decorate a function or class: replace the line ``{settings}`` of its docstring by the settings of a table.
 
     Args:
-        table: dataclass with the settings; None for the decorated class itself.
+        table: Dataclass with the settings; None for the decorated class itself.
     """
 
     def fill(item: _T) -> _T:
@@ -246,7 +246,7 @@ def documents(table: type | None = None) -> Callable[[_T], _T]:
 
 
 def with_settings(docstring: str, table: type) -> str:
-    """Return a docstring with an entry for each setting in place of the line ``{settings}``."""
+    """Return a docstring with an entry per setting in place of the line ``{settings}``."""
 
     def entries(match: re.Match[str]) -> str:
         fields = [field for field in dataclasses.fields(table) if "about" in field.metadata]
@@ -280,7 +280,7 @@ Container = Any  # a parser or a group of one; argparse names no type for both
 
 
 class _OneOrSeveral(argparse.Action):
-    """Keeps one value as it is, and several as a tuple."""
+    """Action that stores one value as it is, and several as a tuple."""
 
     def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
         setattr(namespace, self.dest, values[0] if len(values) == 1 else tuple(values))
@@ -290,12 +290,12 @@ def add_arguments(parser: argparse.ArgumentParser, table: type, groups: Mapping[
     """Add the settings of a table to a parser, in groups.
 
     Args:
-        parser: of a command.
-        table: dataclass with the settings.
-        groups: titles by the names of groups; the settings of other groups are left out.
+        parser: Parser of a command.
+        table: Dataclass with the settings.
+        groups: Titles by group name; settings of other groups are left out.
 
     Returns:
-        The group of ``argparse`` by name, for more options.
+        The ``argparse`` groups by name, for further options.
     """
     made: dict[str, Container] = {name: parser.add_argument_group(title) for name, title in groups.items()}
     for field in dataclasses.fields(table):
@@ -305,14 +305,14 @@ def add_arguments(parser: argparse.ArgumentParser, table: type, groups: Mapping[
 
 
 def add_option(container: Container, table: type, name: str, *, default: Any = None, help: str | None = None) -> None:
-    """Add the option for one setting; without one it has no value, which leaves the setting to its default.
+    """Add the option for one setting; if it is absent, the setting keeps its default.
 
     Args:
-        container: parser or group.
-        table: dataclass with the settings.
-        name: of the setting.
-        default: for a command that has another.
-        help: for a command in which the setting means something more special.
+        container: Parser or group.
+        table: Dataclass with the settings.
+        name: Name of the setting.
+        default: Default to show, for a command with a different one.
+        help: Help, for a command in which the setting has a narrower meaning.
     """
     field = next(field for field in dataclasses.fields(table) if field.name == name)
     known = about(field)
@@ -333,7 +333,7 @@ def add_option(container: Container, table: type, name: str, *, default: Any = N
 
 
 def _with_default(text: str, field: dataclasses.Field[Any], default: Any = None) -> str:
-    """Return a help text with the default, where there is one to tell."""
+    """Return a help text with the default, if there is one to show."""
     value = field.default if default is None else default
     shown = about(field).default_help if default is None else ""
     if not shown and is_number(value):
@@ -344,12 +344,12 @@ def _with_default(text: str, field: dataclasses.Field[Any], default: Any = None)
 
 
 def help_table(table: type, names: Iterable[str], width: int = 79) -> str:
-    """Return the help of settings as text, as ``argparse`` lays it out.
+    """Format the help of settings as ``argparse`` does.
 
     Args:
-        table: dataclass with the settings.
-        names: of the settings.
-        width: of a line.
+        table: Dataclass with the settings.
+        names: Names of the settings.
+        width: Line width.
     """
     fields = {field.name: field for field in dataclasses.fields(table)}
     lines = []
@@ -360,35 +360,35 @@ def help_table(table: type, names: Iterable[str], width: int = 79) -> str:
 
 
 def given_options(table: type, options: argparse.Namespace) -> dict[str, Any]:
-    """Return the settings that a command line gave, by name."""
+    """Return the settings given on a command line, by name."""
     values = {field.name: getattr(options, field.name, None) for field in dataclasses.fields(table)}
     return {name: value for name, value in values.items() if value is not None}
 
 
 def parse_whole(text: str, at_least: int = 1) -> int:
-    """Read a whole number of at least 1, or of another least value."""
+    """Parse an integer of at least 1, or of another minimum."""
     if not text.isascii() or not text.isdecimal() or int(text) < at_least:
         raise argparse.ArgumentTypeError(f"expected a whole number from {at_least} on, received {text!r}")
     return int(text)
 
 
 def parse_count(text: str) -> int:
-    """Read a whole number of at least 0."""
+    """Parse an integer of at least 0."""
     return parse_whole(text, 0)
 
 
 def parse_whole_or_auto(text: str) -> int | str:
-    """Read a whole number of at least 1, or ``auto``."""
+    """Parse an integer of at least 1, or ``auto``."""
     return text if text == "auto" else parse_whole(text)
 
 
 def parse_column(text: str) -> int | str:
-    """Read the name of a column, or its number."""
+    """Parse the name or number of a column."""
     return int(text) if text.isascii() and text.isdecimal() else text
 
 
 def parse_value(text: str) -> int | float | str:
-    """Read a number where the text is one: whole, else with a fraction."""
+    """Parse a number if the text is one, else keep the text."""
     for kind in (int, float):
         with contextlib.suppress(ValueError):
             return kind(text)
@@ -396,14 +396,14 @@ def parse_value(text: str) -> int | float | str:
 
 
 def parse_share(text: str) -> float | str:
-    """Read a number, or keep the text."""
+    """Parse a number, or keep the text."""
     with contextlib.suppress(ValueError):
         return float(text)
     return text
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
-    """Read NAME=VALUE: numbers, true and false as such, anything else as text."""
+    """Parse NAME=VALUE: numbers, true and false as such, other values as text."""
     name, equals, value = text.partition("=")
     if not (name.isidentifier() and equals and value):
         raise argparse.ArgumentTypeError(f"expected NAME=VALUE, such as layer_decay=0.8, received {text!r}")

@@ -1,8 +1,8 @@
-"""Plain descriptions that travel between the parts of tfft. This module never imports TensorFlow.
+"""Specifications of model inputs and augmentations. This module never imports TensorFlow.
 
-:class:`InputSpec` says what pixels a backbone expects and travels with it into data, model and
-export, so that preprocessing cannot disagree between training and serving. :class:`Preset` is one
-row of the catalog. :func:`augmentation` reads the names of random changes, as in ``augment="flip"``.
+:class:`InputSpec` describes the pixels that a backbone expects; data, model and export share it, so that preprocessing
+is the same in training and serving. :class:`Preset` is one row of the catalog. :func:`augmentation` parses names of
+random changes, as in ``augment="flip"``.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ ResizeMode = Literal["stretch", "crop", "pad"]
 
 @dataclasses.dataclass(frozen=True)
 class InputSpec:
-    """What a backbone expects of one image; pixels arrive as uint8 in 0 to 255 and are mapped to it.
+    """Image input of a backbone, to which uint8 pixels in 0 to 255 are mapped.
 
     A pixel ``p`` becomes ``low + p / 255 * (high - low)`` with ``value_range = (low, high)``, then
-    ``(value - mean) / std`` where those are given.
+    ``(value - mean) / std`` if those are given.
 
     Attributes:
-        height: rows in pixels.
-        width: columns in pixels.
-        channels: 3 for colour, 1 for grey.
-        value_range: what black and white become.
-        mean: per-channel mean that is subtracted after the range is mapped, or None.
-        std: per-channel divisor after that, or None.
+        height: Height in pixels.
+        width: Width in pixels.
+        channels: 3 for RGB, 1 for grayscale.
+        value_range: Values of black and white.
+        mean: Per-channel mean, subtracted after the range is mapped; None for none.
+        std: Per-channel divisor after that; None for none.
         interpolation: ``"bilinear"``, ``"bicubic"``, ``"nearest"`` or ``"area"``.
-        resize: what to do with another aspect ratio: cut to it around the centre (``"crop"``, as most
-            networks were evaluated), ``"stretch"`` the whole picture, or ``"pad"`` it with black.
-        flexible: True when the backbone accepts other sizes than ``height`` x ``width``.
-        source: where the numbers come from, in words: shown to the user.
+        resize: Fit for another aspect ratio: ``"crop"`` the centre (as most networks were evaluated), ``"stretch"`` the
+            whole image, or ``"pad"`` it with black.
+        flexible: Whether the backbone accepts sizes other than ``height`` x ``width``.
+        source: Origin of the numbers, in words; shown to the user.
     """
 
     height: int = 224
@@ -60,29 +60,29 @@ class InputSpec:
         return self.height, self.width
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain values, fit for YAML and JSON."""
+        """Return plain values for YAML and JSON."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> InputSpec:
-        """Builds a spec from :meth:`to_dict`'s result."""
+        """Build a spec from the result of :meth:`to_dict`."""
         return cls(**values)
 
 
 @dataclasses.dataclass(frozen=True)
 class AudioSpec:
-    """How a model listens: what a wave is, and how its spectrum is drawn for an image backbone.
+    """Audio input of a model: the waveform, and its spectrogram for an image backbone.
 
     Attributes:
-        sample_rate: samples a second.
-        seconds: length of a clip; longer ones are cut off, shorter ones followed by silence.
-        window: length of the pieces whose spectrum is taken, in seconds.
-        step: from one piece to the next, in seconds.
-        bands: of the mel scale.
-        lowest: frequency in Hz.
-        highest: frequency in Hz; None for half of the sample rate.
-        range: decibels below the loudest place of a clip that are shown; what is quieter is black. docs/audio.md tells
-            how the default was chosen.
+        sample_rate: Samples per second.
+        seconds: Clip length; longer recordings are cut off, shorter ones are padded with silence.
+        window: Length of the analysis window in seconds.
+        step: Hop between windows in seconds.
+        bands: Number of mel bands.
+        lowest: Lowest frequency in Hz.
+        highest: Highest frequency in Hz; None for half of the sample rate.
+        range: Dynamic range in decibels below the loudest point of a clip; quieter points are black. docs/audio.md
+            explains the default.
     """
 
     sample_rate: int = 16000
@@ -96,16 +96,16 @@ class AudioSpec:
 
     @property
     def samples(self) -> int:
-        """Length of a clip in samples."""
+        """Clip length in samples."""
         return round(self.seconds * self.sample_rate)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain values, fit for YAML and JSON."""
+        """Return plain values for YAML and JSON."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> AudioSpec:
-        """Builds a spec from :meth:`to_dict`'s result."""
+        """Build a spec from the result of :meth:`to_dict`."""
         return cls(**values)
 
 
@@ -114,13 +114,13 @@ Pooling = Literal["cls", "mean", "last", "none"]
 
 @dataclasses.dataclass(frozen=True)
 class TextSpec:
-    """What a backbone does with text, besides its tokenizer.
+    """Text input of a backbone, besides its tokenizer.
 
     Attributes:
-        max_length: most pieces of one example that the backbone can take, those that mark its ends included.
-        pooling: how the features of all pieces become one: that of the first piece (``"cls"``), their ``"mean"``,
-            that of the ``"last"`` piece (for decoders), or ``"none"`` where the backbone gives one already.
-        source: where this comes from, in words: shown to the user.
+        max_length: Maximum sequence length of the backbone in tokens, special tokens included.
+        pooling: Pooling of token features into one vector: the first token (``"cls"``), the ``"mean"``, the ``"last"``
+            token (for decoders), or ``"none"`` if the backbone returns one vector.
+        source: Origin of the values, in words; shown to the user.
     """
 
     max_length: int = 512
@@ -128,26 +128,26 @@ class TextSpec:
     source: str = "assumed"
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain values, fit for YAML and JSON."""
+        """Return plain values for YAML and JSON."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TextSpec:
-        """Builds a spec from :meth:`to_dict`'s result."""
+        """Build a spec from the result of :meth:`to_dict`."""
         return cls(**values)
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """How pictures or recordings are varied while training.
+    """Random changes to images or recordings during training.
 
     Attributes:
-        flip: True mirrors half of them, left and right. Not for digits, letters and other things that mean
-            something else in a mirror.
-        crop: least share of the area that a random crop keeps; 1 for no crops.
-        rand: strength of RandAugment, 0 to 1; 0 for none.
-        shift: of recordings: share of the clip that one begins earlier or later at most; 0 for none.
-        mask: of recordings: share of the time, and of the mel scale, that is silenced at most; 0 for none.
+        flip: Whether to mirror half of the images horizontally. Not for digits, letters and other images with a
+            different meaning when mirrored.
+        crop: Minimum share of the area that a random crop keeps; 1 for no crops.
+        rand: Strength of RandAugment, 0 to 1; 0 for none.
+        shift: For recordings: maximum shift as a share of the clip; 0 for none.
+        mask: For recordings: maximum share of the time, and of the mel scale, to silence; 0 for none.
     """
 
     flip: bool = False
@@ -157,14 +157,14 @@ class Augmentation:
     mask: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain values, fit for YAML and JSON."""
+        """Return plain values for YAML and JSON."""
         return dataclasses.asdict(self)
 
 
 OF_PICTURES, OF_SOUNDS = ("flip", "crop", "rand"), ("shift", "mask")
 CHANGES = OF_PICTURES + OF_SOUNDS
-# The strength of a change that is named without a number. Crops keep half of the area: fine-tuning needs less than the
-# 0.08 of training from scratch.
+# Strength of a change that is named without a number. Crops keep half of the area: fine-tuning needs weaker crops than
+# the 0.08 of training from scratch.
 _USUAL: Mapping[str, Any] = {"flip": True, "crop": 0.5, "rand": 0.5, "shift": 0.1, "mask": 0.2}
 
 
@@ -174,17 +174,16 @@ def augmentation(
     """Return the augmentation for names of random changes.
 
     Args:
-        changes: ``"flip"`` (left and right change places), ``"crop"`` (a part of at least half of the image),
-            ``"rand"`` (RandAugment at strength 0.5); for recordings ``"shift"`` (by up to a tenth of the clip) and
-            ``"mask"`` (up to a fifth of the time and of the mel scale is silenced); ``"crop=0.7"`` or ``"rand=0.3"``
-            for another least share or strength, several in a list, an :class:`Augmentation` or its ``to_dict()``; None
-            for none.
+        changes: ``"flip"`` (horizontal mirroring), ``"crop"`` (at least half of the image), ``"rand"`` (RandAugment at
+            strength 0.5); for recordings ``"shift"`` (by up to a tenth of the clip) and ``"mask"`` (silence up to a
+            fifth of the time and of the mel scale); ``"crop=0.7"`` or ``"rand=0.3"`` for another minimum share or
+            strength, a list of several, an :class:`Augmentation` or its ``to_dict()``; None for none.
 
     Returns:
-        The augmentation, or None where nothing changes.
+        The augmentation, or None if nothing changes.
 
     Raises:
-        PlanError: for an unknown name, with the nearest one, or a share out of range.
+        PlanError: For an unknown name, with the nearest valid one, or a share out of range.
 
     Example:
         >>> augmentation(["flip", "crop"])
@@ -196,22 +195,20 @@ def augmentation(
         found = Augmentation(**changes)
     else:
         given = dict(_named(name) for name in ([changes] if isinstance(changes, str) else changes))
-        problems = [
-            f"{name!r} is not known.{did_you_mean(str(name), CHANGES)}" for name in given if name not in CHANGES
-        ]
+        problems = [f"{name!r} is unknown.{did_you_mean(str(name), CHANGES)}" for name in given if name not in CHANGES]
         raise_problems(PlanError, f"augment takes {join_names(CHANGES)}", problems)
         values: dict[str, Any] = {name: _USUAL[name] if value is None else value for name, value in given.items()}
         found = Augmentation(**values)
     problems = []
     if not (isinstance(found.crop, (int, float)) and 0 < found.crop <= 1):
-        problems.append(f"crop is the least share of the picture that stays, over 0 and at most 1, got {found.crop!r}")
+        problems.append(f"Expected crop (minimum share of the area) above 0 and at most 1. Received: {found.crop!r}")
     if not (isinstance(found.rand, (int, float)) and 0 <= found.rand <= 1):
-        problems.append(f"rand is the strength of RandAugment, 0 to 1, got {found.rand!r}")
+        problems.append(f"Expected rand (strength of RandAugment) in 0 to 1. Received: {found.rand!r}")
     for name in OF_SOUNDS:
         value = getattr(found, name)
         if not (isinstance(value, (int, float)) and 0 <= value < 1):
-            problems.append(f"{name} is a share of the clip, 0 or more and below 1, got {value!r}")
-    raise_problems(PlanError, "The examples cannot be varied", problems)
+            problems.append(f"Expected {name} (share of the clip) of at least 0 and below 1. Received: {value!r}")
+    raise_problems(PlanError, "The augmentation cannot be used", problems)
     return found if changes_of(found) else None
 
 

@@ -1,7 +1,7 @@
-"""Contract runners: what tfft promises of every backbone, head and export, as checks anyone can run.
+"""Contract tests for backbones, heads, tasks and exports.
 
-tfft's own tests run these on every kind of model; run them on a backbone of your own before you trust
-it. They train for a few steps on random data of the right shape, so they take seconds, not minutes.
+tfft's own tests run these on every kind of model; run them on your own backbone before you use it. They train for a few
+steps on random data of the right shape, so they take seconds.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tfft.models import build  # noqa: E402
 
 
 class ContractError(TfftError, AssertionError):
-    """A backbone breaks one of the promises; the message lists every one that it breaks."""
+    """A backbone breaks part of the contract; the message lists all failed checks."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Contract:
 
 
 def sample_inputs(model: keras.Model, examples: int = 4, *, seed: int = 0) -> Any:
-    """Returns random inputs of the shape and type a model takes.
+    """Return random inputs of the shape and type a model takes.
 
     Args:
         model: any functional model.
@@ -85,7 +85,7 @@ def check_backbone(
     reference: Callable[[Any], Any] | None = None,
     tolerance: float = 1e-5,
 ) -> Contract:
-    """Checks everything that the rest of tfft relies on in a backbone.
+    """Check the contract of a backbone.
 
     Output equal to the original; every variable in exactly one block; frozen blocks bit-equal under
     Adam, SGD and AdamW while every trainable variable moves; finite gradients; independent rows;
@@ -127,7 +127,7 @@ def _report(what: str, checks: Iterator[tuple[str, Callable[[], str | None]]]) -
 
 
 def check_head(head: heads.Head, *, width: int = 8) -> Contract:
-    """Checks that a head's loss, metrics, logits and serving outputs agree with each other.
+    """Check that a head's loss, metrics, logits and serving outputs agree with each other.
 
     Args:
         head: from :mod:`tfft.heads`, or one of your own.
@@ -149,7 +149,7 @@ def check_head(head: heads.Head, *, width: int = 8) -> Contract:
 def check_task(
     task: registry.Task | str, class_names: Sequence[str] = ("O", "B-a", "B-b"), **settings: Any
 ) -> Contract:
-    """Checks what tfft relies on in a task: its head, its evaluator, its labels and its words for a prediction.
+    """Check what tfft relies on in a task: its head, its evaluator, its labels and its words for a prediction.
 
     Run it on a task of your own, after :func:`tfft.registry.register_task`.
 
@@ -285,7 +285,7 @@ def _trained(head: heads.Head, width: int) -> _Trained:
 def check_export(
     path: str | pathlib.Path, model: keras.Model, *, examples: Any = None, tolerance: float = 1e-5
 ) -> Contract:
-    """Checks an export that is already in place: layout, signatures, and answers equal to the model's.
+    """Check an export that is already in place: layout, signatures, and answers equal to the model's.
 
     :func:`tfft.export` makes the same comparison before it puts a version in place; this one can be
     run again after copying it to a server.

@@ -1,5 +1,5 @@
-"""Large arrays that are kept: in memory while they are small, in files that are mapped beyond.
+"""Storage for large arrays: in memory while they are small, otherwise in memory-mapped files.
 
-What is hidden here: how rows lie in a file, how a file gets into its place whole or not at all, and how rows are read
-by position without the process growing by what it has seen. Knows nothing of TensorFlow, nor of what the rows mean.
+Implementation notes: files are put in place atomically, and reading by position does not accumulate pages of the
+mapping in the process. This package does not depend on TensorFlow.
 """

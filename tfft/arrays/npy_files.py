@@ -1,7 +1,7 @@
-"""Arrays as files: written example by example, mapped when they are read.
+"""Arrays in files: written example by example, memory-mapped for reading.
 
-Hides how rows of differing length lie in files: their values one after the other, and one more file with the number
-of items of each row; and that a process counts what it has seen of a mapped file. Knows nothing of TensorFlow.
+Implementation notes: rows of different lengths are stored one after the other, with the lengths in another file. Pages
+of a mapped file are released after reading, because they count as memory of the process.
 """
 
 from __future__ import annotations
@@ -16,43 +16,43 @@ import numpy as np
 
 from tfft.arrays.ragged import Ragged, Rows, offsets_of
 
-LENGTHS = "lengths.bin"  # beside the files of rows that differ in length
+LENGTHS = "lengths.bin"  # next to the files of rows of different lengths
 
-_HELD = 64 * 2**20  # bytes of mapped files that are looked at before their pages are given back
+_HELD = 64 * 2**20  # bytes read from mapped files before their pages are released
 
-Item = tuple[Sequence[int | None], np.dtype]  # shape of one example, None first where it differs, and type
+Item = tuple[Sequence[int | None], np.dtype]  # shape of one example, None first if it varies, and type
 
 
 def map_file(file: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Maps a file to memory, read-only; the file may be closed or unlinked afterwards."""
+    """Map a file to memory, read-only; the file may be closed or unlinked afterwards."""
     if 0 in shape:
-        return np.empty(shape, dtype)  # nothing can be mapped
+        return np.empty(shape, dtype)  # an empty file cannot be mapped
     return np.memmap(file, dtype, "r", 0, shape)
 
 
 def give_back(array: Rows) -> None:
-    """Lets the system forget the pages of a mapped file that this process has looked at; its disk cache keeps them."""
+    """Release the pages of a mapped file that this process has read; the disk cache keeps them."""
     mapped = getattr(array.values if isinstance(array, Ragged) else array, "_mmap", None)
     if mapped is not None and hasattr(mapped, "madvise"):  # not on Windows
         mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def item_bytes(items: Sequence[Item], length: float = 1.0) -> float:
-    """Returns the size of one example.
+    """Return the size of one example.
 
     Args:
-        items: shape and type of each of its arrays.
-        length: of rows that differ in length.
+        items: Shape and type of each of its arrays.
+        length: Length of rows that vary.
     """
     sizes = [np.prod([length if n is None else n for n in shape]) * np.dtype(dtype).itemsize for shape, dtype in items]
     return float(sum(sizes))
 
 
 def by_position(*arrays: Rows) -> Callable[[np.ndarray], list[np.ndarray]]:
-    """Returns a function that reads some rows of each array, however many all of them are.
+    """Return a function that reads some rows of each array with bounded memory.
 
     Args:
-        arrays: with one row for each example, in memory or mapped.
+        arrays: Arrays with one row per example, in memory or mapped.
     """
     seen = 0
 
@@ -60,7 +60,7 @@ def by_position(*arrays: Rows) -> Callable[[np.ndarray], list[np.ndarray]]:
         nonlocal seen
         found = [a.rows(at) if isinstance(a, Ragged) else np.asarray(a[at]) for a in arrays]
         seen += sum(a.nbytes for a in found)
-        if seen > _HELD:  # else the process would seem to hold the whole file
+        if seen > _HELD:  # else the whole file would count as memory of the process
             seen = 0
             for array in arrays:
                 give_back(array)
@@ -70,14 +70,14 @@ def by_position(*arrays: Rows) -> Callable[[np.ndarray], list[np.ndarray]]:
 
 
 class ArrayFile:
-    """An array that is written example by example to a file.
+    """Array that is written to a file example by example.
 
-    Writes by calls, never through a mapping: on a full disk a write fails, a mapping kills the process.
+    It writes with calls, not through a mapping: on a full disk a call fails, but a mapping kills the process.
 
     Args:
-        descriptor: of a file open for writing; stays open.
-        shape: of one example.
-        dtype: of the file.
+        descriptor: Descriptor of a file open for writing; it stays open.
+        shape: Shape of one example.
+        dtype: Type in the file.
     """
 
     def __init__(self, descriptor: int, shape: Sequence[int], dtype: np.dtype) -> None:
@@ -85,7 +85,7 @@ class ArrayFile:
         self.item, self.dtype, self.count = tuple(shape), np.dtype(dtype), 0
 
     def append(self, array: np.ndarray) -> None:
-        """Adds examples."""
+        """Add examples."""
         data = np.ascontiguousarray(array, self.dtype).reshape(-1).view(np.uint8).data
         self._digest.update(data)
         while len(data):
@@ -94,7 +94,7 @@ class ArrayFile:
 
     @property
     def about(self) -> dict[str, Any]:
-        """Shape, type and hash of what was written."""
+        """Shape, type and hash of the written array."""
         return {
             "shape": [self.count, *self.item],
             "dtype": self.dtype.name,
@@ -103,11 +103,11 @@ class ArrayFile:
 
 
 class ArrayFiles:
-    """Several arrays of the same examples, each written to a file of its own.
+    """Several arrays of the same examples, each written to its own file.
 
     Args:
-        items: of the arrays.
-        make: opens a new file by its name and returns its descriptor.
+        items: Shapes and types of the arrays.
+        make: Function that opens a new file by name and returns its descriptor.
     """
 
     def __init__(self, items: Sequence[Item], make: Callable[[str], int]) -> None:
@@ -117,13 +117,13 @@ class ArrayFiles:
         for name, (shape, dtype) in zip(self._names, items, strict=True):
             known = [size for size in shape if size is not None]
             self._files[name] = ArrayFile(make(name), known, dtype)
-            if len(known) < len(shape):  # the first axis differs between examples
+            if len(known) < len(shape):  # the first axis varies between examples
                 self._fills[name] = 0
         if self._fills:
             self._files[LENGTHS] = ArrayFile(make(LENGTHS), (), np.dtype(np.int32))
 
     def append(self, arrays: Sequence[Rows]) -> None:
-        """Adds examples to each array."""
+        """Add examples to each array."""
         for name, array in zip(self._names, arrays, strict=True):
             if isinstance(array, Ragged):
                 self._files[name].append(array.values)
@@ -135,7 +135,7 @@ class ArrayFiles:
 
     @property
     def about(self) -> dict[str, dict[str, Any]]:
-        """What was written, by file name: shape, type, hash, and for rows that differ in length their padding."""
+        """Shape, type and hash by file name, and the padding of rows of different lengths."""
         return {
             name: file.about | ({"fill": self._fills[name]} if name in self._fills else {})
             for name, file in self._files.items()
@@ -143,11 +143,11 @@ class ArrayFiles:
 
 
 def put_together(files: Mapping[str, np.ndarray], about: Mapping[str, Mapping[str, Any]]) -> tuple[Rows, ...]:
-    """Makes arrays of what was read from files.
+    """Build arrays from the contents of files.
 
     Args:
-        files: content of each, by name, in order.
-        about: from :attr:`ArrayFiles.about`.
+        files: Content of each file, by name, in order.
+        about: Description from :attr:`ArrayFiles.about`.
     """
     offsets = offsets_of(files[LENGTHS]) if LENGTHS in files else None
     return tuple(

@@ -1,6 +1,6 @@
-"""Rows of differing length, such as the features of the pieces of texts: :class:`Ragged`.
+"""Rows of different lengths, such as token features of texts: :class:`Ragged`.
 
-Hides that they lie one after the other without padding, in memory or in a file. Knows nothing of TensorFlow.
+Implementation notes: the rows are stored one after the other without padding, in memory or in a file.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import numpy as np
 
 
 class Ragged:
-    """Rows of differing length, stored without padding; :meth:`rows` gives some of them, padded, as one array.
+    """Rows of different lengths, stored without padding; :meth:`rows` returns some of them as one padded array.
 
     Args:
-        values: [items of all rows, ...], read-only by convention.
+        values: Items of all rows [items, ...], read-only by convention.
         offsets: int64 [rows + 1]: row i is ``values[offsets[i]:offsets[i + 1]]``.
-        fill: value of padding.
+        fill: Padding value.
 
     Example:
         >>> Ragged(np.arange(5.0), np.array([0, 2, 5])).rows([0, 1])
@@ -29,12 +29,12 @@ class Ragged:
 
     @classmethod
     def of(cls, padded: np.ndarray, lengths: np.ndarray, fill: int | float = 0) -> Ragged:
-        """Takes the padding off.
+        """Remove the padding.
 
         Args:
             padded: [rows, longest, ...].
-            lengths: [rows], how many items of each row are no padding.
-            fill: value of padding in what is read later.
+            lengths: Number of items of each row that are not padding, [rows].
+            fill: Padding value for later reads.
         """
         return cls(padded[np.arange(padded.shape[1]) < lengths[:, None]], offsets_of(lengths), fill)
 
@@ -46,7 +46,7 @@ class Ragged:
 
     def __array__(self, *_: Any, **__: Any) -> np.ndarray:
         raise TypeError(
-            "Rows of differing length are no array: take some of them, padded, with rows(positions), or all of their "
+            "Rows of different lengths cannot become one array: get some of them, padded, with rows(positions), or all "
             "items, one row after the other, with values and offsets."
         )
 
@@ -57,7 +57,7 @@ class Ragged:
 
     @property
     def shape(self) -> tuple[int | None, ...]:
-        """Shape of all rows, with None for the axis that differs."""
+        """Shape of all rows, with None for the axis that varies."""
         return (len(self), None, *self.values.shape[1:])
 
     @property
@@ -67,14 +67,14 @@ class Ragged:
 
     @property
     def nbytes(self) -> int:
-        """Size of the values and of what tells the rows apart."""
+        """Size of the values and offsets in bytes."""
         return self.values.nbytes + self.offsets.nbytes
 
     def rows(self, at: Any) -> np.ndarray:
-        """Returns some rows as one array [b, longest of these, ...].
+        """Return some rows as one padded array [b, longest of these, ...].
 
         Args:
-            at: positions [b].
+            at: Positions [b].
         """
         at = np.asarray(at, np.int64)
         starts, ends = self.offsets[at], self.offsets[at + 1]
@@ -85,13 +85,13 @@ class Ragged:
         return found
 
     def map(self, values: np.ndarray) -> Ragged:
-        """Returns the same rows with other values, for example of another type."""
+        """Return the same rows with other values, for example of another type."""
         return Ragged(values, self.offsets, self.fill)
 
 
-Rows = np.ndarray | Ragged  # one row for each example
+Rows = np.ndarray | Ragged  # one row per example
 
 
 def offsets_of(lengths: np.ndarray) -> np.ndarray:
-    """Returns where rows of such lengths begin, and where the last one ends; int64 [rows + 1]."""
+    """Return the start offset of each row, and the end of the last one; int64 [rows + 1]."""
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])

@@ -1,6 +1,6 @@
-"""Arrays that are not kept: in memory while they are few, in a nameless temporary file beyond.
+"""Temporary arrays: in memory while they are small, otherwise in an unnamed temporary file.
 
-Hides where they are: either way they are arrays, and the file is gone when nobody uses them any more.
+Implementation notes: the file disappears with its last user.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from tfft.arrays.npy_files import ArrayFiles, map_file, put_together
 from tfft.arrays.ragged import Ragged, Rows, offsets_of
 
-LIMIT = 256 * 2**20  # bytes that are held in memory
+LIMIT = 256 * 2**20  # bytes to keep in memory
 
 
 class Holder:
@@ -27,7 +27,7 @@ class Holder:
         self._files: ArrayFiles | None = None
 
     def append(self, arrays: Sequence[Rows]) -> None:
-        """Adds examples to each array."""
+        """Add examples to each array."""
         if self._files is not None:
             self._files.append(arrays)
             return
@@ -37,7 +37,7 @@ class Holder:
             self._spill()
 
     def finish(self) -> tuple[Rows, ...]:
-        """Returns the arrays; the holder is empty then."""
+        """Return the arrays and empty the holder."""
         if self._files is not None:
             about, made = self._files.about, {}
             for name, file in self._open.items():
@@ -49,7 +49,7 @@ class Holder:
         return tuple(_joined(parts) for parts in columns)
 
     def close(self) -> None:
-        """Lets go of everything, after a failure."""
+        """Release everything after a failure."""
         self._parts = []
         for file in self._open.values():
             file.close()
@@ -66,7 +66,7 @@ class Holder:
 
 
 def _joined(parts: list[Rows]) -> Rows:
-    """Concatenates parts, letting go of each when it is copied, so that not all of it is there twice."""
+    """Concatenate parts, releasing each after its copy, to avoid holding the data twice."""
     ragged = [part for part in parts if isinstance(part, Ragged)]
     if not ragged:
         return _joined_arrays(parts)

@@ -1,8 +1,7 @@
-"""Arrays kept on disk by a key: written aside and renamed when whole, checked before they are used.
+"""Arrays on disk by key: written atomically, verified before use.
 
-Hides the layout of an entry, how a writer that was killed is told from one that is at work, and every
-way in which an entry can be unusable. Entries are never changed: a process that has one mapped keeps it
-when another removes or replaces it.
+Implementation notes: file locks distinguish an active writer from a killed one. Entries are immutable: a process that
+has mapped one keeps it when another process removes or replaces it.
 """
 
 from __future__ import annotations
@@ -32,30 +31,30 @@ from tfft.io.cache_dir import SPARE, move_away
 try:
     import fcntl
 except ImportError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]  # asked for before each use
+    fcntl = None  # type: ignore[assignment]  # checked before each use
 
-WAVES = "waves"  # folder in tfft's cache for what recordings are brought to
+WAVES = "waves"  # folder in tfft's cache for waveforms
 MANIFEST, LOCK = "manifest.json", "writing"
 _KEY = re.compile(r"[0-9a-f]{64}")
 _ASIDE = re.compile(r"\.[0-9a-f]{64}\..+\.(tmp|old)")
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
-_YOUNG, _OLD = 60.0, 86400.0  # seconds in which a writer has surely taken its lock, and after which it is given up
+_YOUNG, _OLD = 60.0, 86400.0  # seconds by which a writer has its lock, and after which it is considered dead
 
 
 class CacheFullError(DataError):
-    """The disk has no room for the arrays; nothing was left behind."""
+    """The disk has too little space for the arrays; nothing is left on disk."""
 
 
 def read_entry(root: Path, key: str) -> tuple[tuple[Rows, ...], Mapping[str, Any]] | str:
-    """Opens an entry, if it is exactly what was written.
+    """Open an entry if it is intact.
 
     Args:
-        root: folder of the cache.
-        key: of the entry.
+        root: Folder of the cache.
+        key: Key of the entry.
 
     Returns:
-        The arrays, mapped to memory read-only, and what the writer noted; or why there are none, in
-        words, empty where there is no entry.
+        The arrays, memory-mapped read-only, and the metadata of the writer; or the reason why the entry is unusable, an
+        empty string if there is none.
     """
     folder = root / key
     if not folder.is_dir():
@@ -69,9 +68,9 @@ def read_entry(root: Path, key: str) -> tuple[tuple[Rows, ...], Mapping[str, Any
         try:
             with (folder / name).open("rb") as file:
                 if os.fstat(file.fileno()).st_size != int(np.prod(shape)) * dtype.itemsize:
-                    return f"{name} has another size than was written"
+                    return f"{name} has a different size than when written"
                 if hashlib.file_digest(file, "sha256").hexdigest() != about["sha256"]:
-                    return f"{name} has another content than was written"
+                    return f"{name} has different content than when written"
                 files[name] = map_file(file, shape, dtype)
         except OSError as error:
             return f"{name} cannot be read: {error.strerror}"
@@ -79,16 +78,16 @@ def read_entry(root: Path, key: str) -> tuple[tuple[Rows, ...], Mapping[str, Any
 
 
 class EntryWriter:
-    """Writes one entry aside and puts it in place when whole. A context: left before :meth:`commit`, all is removed.
+    """Writer of one entry, which is put in place when complete. A context manager that removes an uncommitted entry.
 
     Args:
-        root: folder of the cache; made if needed.
-        key: of the entry.
-        what: is kept, for messages.
-        remedy: sentences that tell what can be done where the disk is full.
+        root: Folder of the cache; created if needed.
+        key: Key of the entry.
+        what: Noun for the content, for messages.
+        remedy: Advice for a full disk.
 
     Raises:
-        OSError: the folder cannot be written.
+        OSError: If the folder is not writable.
     """
 
     def __init__(self, root: Path, key: str, what: str = "arrays", remedy: str = "Free some.") -> None:
@@ -98,8 +97,8 @@ class EntryWriter:
         self._aside = Path(tempfile.mkdtemp(prefix=f".{key}.", suffix=".tmp", dir=root))
         self._open = [os.open(self._aside / LOCK, os.O_CREAT | os.O_RDWR)]
         if fcntl is not None:
-            with contextlib.suppress(OSError):  # some network folders know no locks
-                fcntl.flock(self._open[0], fcntl.LOCK_EX)  # the system lets go of it when the process dies
+            with contextlib.suppress(OSError):  # some network folders do not support locks
+                fcntl.flock(self._open[0], fcntl.LOCK_EX)  # the system releases it when the process dies
         self._files = ArrayFiles([], self._make)
 
     def __enter__(self) -> EntryWriter:
@@ -113,15 +112,15 @@ class EntryWriter:
             raise CacheFullError(no_room(self._root, *self._words)) from error
 
     def start(self, count: int, items: Sequence[Item], length: float = 1.0) -> None:
-        """Opens one file for each array.
+        """Open one file for each array.
 
         Args:
-            count: number of examples.
-            items: shape of one example, with None first where examples differ in length, and type, of each array.
-            length: expected, of those.
+            count: Number of examples.
+            items: Shape of one example, with None first if examples vary in length, and type, of each array.
+            length: Expected length of those.
 
         Raises:
-            CacheFullError: the disk has less room than that takes.
+            CacheFullError: If the disk has too little space.
         """
         wanted = math.ceil(count * item_bytes(items, length))
         free = shutil.disk_usage(self._root).free
@@ -130,14 +129,14 @@ class EntryWriter:
         self._files = ArrayFiles(items, self._make)
 
     def append(self, arrays: Sequence[Rows]) -> None:
-        """Adds examples to each array."""
+        """Add examples to each array."""
         self._files.append(arrays)
 
     def commit(self, about: Mapping[str, Any]) -> None:
-        """Puts the entry in place, unless another process has done so in the meantime.
+        """Put the entry in place, unless another process has done so already.
 
         Args:
-            about: JSON values to keep with it.
+            about: JSON values to store with it.
         """
         content = {"key": self._key, "written": time.time(), "arrays": self._files.about, "about": dict(about)}
         manifest = {"content": content, "sha256": _hash(content)}
@@ -161,7 +160,7 @@ class EntryWriter:
             try:
                 self._aside.rename(target)
                 return
-            except OSError:  # there is one already
+            except OSError:  # it exists already
                 if not isinstance(read_entry(self._root, self._key), str):
                     return
                 move_away(target, ".old")
@@ -169,18 +168,18 @@ class EntryWriter:
 
 
 def no_room(root: Path, what: str, remedy: str, wanted: int | None = None, free: int | None = None) -> str:
-    """Says that the disk is full and what can be done."""
-    numbers = "" if wanted is None else f": they take {megabytes(wanted)}, and {megabytes(free or 0)} are free"
+    """Return a message that the disk is full, with advice."""
+    numbers = "" if wanted is None else f": they need {megabytes(wanted)}, and {megabytes(free or 0)} are free"
     return f"The disk of {root} has no room for the {what}{numbers}. {remedy}"
 
 
 def megabytes(count: int) -> str:
-    """Returns a number of bytes in words."""
+    """Format a number of bytes."""
     return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
 
 
 def sweep(root: Path) -> None:
-    """Removes what writers that were killed have left behind."""
+    """Remove the unfinished entries of killed writers."""
     for path in unfinished(root):
         try:
             if path.suffix == ".old" or (_age(path) > _YOUNG and not is_written(path)):
@@ -194,7 +193,7 @@ def _age(path: Path) -> float:
 
 
 def is_written(path: Path) -> bool:
-    """Tells whether a process is at work on an unfinished entry."""
+    """Whether a process is writing an unfinished entry."""
     try:
         if fcntl is None:
             return _age(path) < _OLD
@@ -211,12 +210,12 @@ def is_written(path: Path) -> bool:
 
 
 def entries(root: Path) -> list[Path]:
-    """Returns the folders of all entries, good or damaged."""
+    """Return the folders of all entries, including damaged ones."""
     return [path for path in _folders(root) if _KEY.fullmatch(path.name)]
 
 
 def unfinished(root: Path) -> list[Path]:
-    """Returns the folders that writers are at work on, or have left behind."""
+    """Return the folders of unfinished entries."""
     return [path for path in _folders(root) if _ASIDE.fullmatch(path.name)]
 
 
@@ -228,7 +227,7 @@ def _folders(root: Path) -> list[Path]:
 
 
 def size_of(folder: Path) -> int:
-    """Returns the bytes of all files in a folder."""
+    """Return the bytes of all files in a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
@@ -237,7 +236,7 @@ def _hash(content: Mapping[str, Any]) -> str:
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """Returns what the writer of an entry noted, or None where that is damaged."""
+    """Return the metadata of the writer of an entry, or None if it is damaged."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         content = manifest["content"]

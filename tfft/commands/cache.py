@@ -40,5 +40,5 @@ def run(options: argparse.Namespace, print_result: PrintResult) -> int:
         )
         table.add_row(when, entry.model, f"{entry.examples:,}", shapes, f"{entry.bytes / 1e6:,.1f} MB", entry.engine)
     values = [dataclasses.asdict(entry) | {"folder": str(entry.folder)} for entry in entries]
-    print_result({"entries": values}, table if entries else "Nothing is kept.")
+    print_result({"entries": values}, table if entries else "The cache is empty.")
     return SUCCESS

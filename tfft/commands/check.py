@@ -1,4 +1,4 @@
-"""``tfft check``: looks for faults in a data set."""
+"""``tfft check``: report problems in a dataset."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, print_result: PrintResult) -> int:
-    """Look for faults in a data set; the exit code is 1 if there are any."""
+    """Report problems in a dataset; the exit code is 1 if there are any."""
     start_tensorflow()
     from tfft import inspection
     from tfft.console.progress import reading_bar

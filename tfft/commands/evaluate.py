@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, print_result: PrintResult) -> int:
-    """Measure the model of a run on labelled examples that it has not learned from."""
+    """Evaluate the model of a run on labelled examples that it was not trained on."""
     start_tensorflow()
     from tfft import recipes
     from tfft.evaluation import evaluate as measure

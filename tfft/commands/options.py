@@ -15,13 +15,13 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def add_settings(parser: argparse.ArgumentParser, *names: str, default: Any = None, help: str | None = None) -> None:
-    """Add options for settings of a run, as ``tfft train`` has them.
+    """Add options for settings of a run, as in ``tfft train``.
 
     Args:
-        parser: of the command.
-        *names: of the settings.
-        default: for a command that has another.
-        help: for a command in which the setting means something more special.
+        parser: Parser of the command.
+        *names: Names of the settings.
+        default: Default to show, for a command with a different one.
+        help: Help, for a command in which the setting has a narrower meaning.
     """
     for name in names:
         add_option(parser, RunConfig, name, default=default, help=help)

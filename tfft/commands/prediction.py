@@ -1,6 +1,6 @@
-"""``tfft predict``: files, texts or rows of a table to labels.
+"""``tfft predict``: predict labels for files, texts or rows of a table.
 
-Hides which columns of a table a model has learned from; what it takes, its modality says.
+Implementation notes: the run provides the columns of a table; the modality of the model determines the accepted files.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, print_result: PrintResult) -> int:
-    """Predicts for files, texts or a table; what cannot be used is reported and does not stop the others."""
+    """Predict for files, texts or a table; report inputs that cannot be used and continue."""
     if not options.files and not options.text:
-        raise DataError("Nothing to predict for: give image FILEs, or texts with --text; or a table of either.")
+        raise DataError("Expected image FILEs, texts with --text, or a table of either. Received: nothing.")
     tables = [file for file in options.files if file.lower().endswith(_TABLES)]
     if options.out is not None and not tables:
-        raise DataError("--out writes the rows of a table with what the model says of them; no table is given.")
+        raise DataError("--out writes the rows of a table with their predictions. Expected a table. Received: none.")
     if all((pathlib.Path(options.model) / name).is_file() for name in ("model.keras", "settings.json")):
-        return _write(options, print_result)  # a language model: it has no classes to choose from
+        return _write(options, print_result)  # a language model has no classes
     served = _answering(pathlib.Path(options.model))
     if tables:
         return _predict_table(options, served, print_result)
@@ -72,9 +72,9 @@ def _predict_table(options: argparse.Namespace, served: Any, print_result: Print
     from tfft.exporting.table_prediction import check_target
 
     if len(options.files) > 1 or options.text or options.text_pair:
-        raise DataError(f"A table is predicted for alone; got {len(options.files)} files, and --text or not.")
+        raise DataError(f"Expected a table alone. Received: {len(options.files)} files, possibly with --text.")
     if options.out is not None:
-        check_target(options.out)  # told before anything is computed
+        check_target(options.out)  # fail before computing
     columns = _columns(options, served)
     try:
         table, found = predict_table(served, options.files[0], columns, top=options.top)
@@ -87,7 +87,7 @@ def _predict_table(options: argparse.Namespace, served: Any, print_result: Print
         bad = [f"{place} {row.error}" for place, row in zip(table.places, rows, strict=True) if row.error]
         for line in bad:
             say(f"tfft: {line}")
-        text = f"{options.out}: {len(rows):,} rows, {len(bad):,} of which could not be used"
+        text = f"{options.out}: {len(rows):,} rows, {len(bad):,} of them unusable"
         print_result({"model": options.model, "out": options.out, "rows": len(rows), "errors": bad}, text)
     else:
         rows = _shown(zip(table.places, found, strict=True), served.task, options.json)
@@ -99,7 +99,7 @@ def _predict_table(options: argparse.Namespace, served: Any, print_result: Print
 
 
 def _columns(options: argparse.Namespace, served: Any) -> Sequence[str | int]:
-    """The columns of a table: those that were named, or else those that the run has learned from."""
+    """Return the columns of a table: those that were named, else those of the training data."""
     if options.column is not None:
         return options.column
     taken, plan = served.asked(), pathlib.Path(options.model) / "plan.yaml"
@@ -115,7 +115,7 @@ def _columns(options: argparse.Namespace, served: Any) -> Sequence[str | int]:
 
 
 def _shown(rows: Iterable[tuple[str, Any]], task: str, silent: bool) -> list[Any]:
-    """Prints predictions as they come, each behind the name of what it is for, unless silent; and returns them."""
+    """Print predictions as they arrive, each after the name of its input, unless silent; return them."""
     found = []
     for name, row in rows:
         found.append(row)
@@ -127,14 +127,14 @@ def _shown(rows: Iterable[tuple[str, Any]], task: str, silent: bool) -> list[Any
 
 
 def _line(name: str, row: Any, task: str) -> str:
-    """One prediction in the words of its task; those of any task where tfft does not know it."""
+    """Format one prediction for its task, or generically for an unknown task."""
     asked = name if row.pair is None or name != row.file else f"{name} | {row.pair}"
     known = registry.task(task) if task in registry.task_names() else registry.Task()
     return known.format_prediction(asked, row.answer)
 
 
 def _write(options: argparse.Namespace, print_result: PrintResult) -> int:
-    """Lets a language model go on with texts."""
+    """Generate continuations of texts with a language model."""
     start_tensorflow()
     from tfft.tasks import causal_lm as models
 
@@ -146,7 +146,7 @@ def _write(options: argparse.Namespace, print_result: PrintResult) -> int:
 
 
 def _answering(path: pathlib.Path) -> Any:
-    """Opens what answers: ``Serving`` of a run or a .keras file, or an ``ExportedModel``; both are asked alike."""
+    """Open the model: ``Serving`` for a run or a .keras file, or an ``ExportedModel``; both have the same methods."""
     if not path.exists():
         raise DataError(f"{path} does not exist. Expected a run folder, an exported model or a .keras file.")
     start_tensorflow()
@@ -162,5 +162,5 @@ def _answering(path: pathlib.Path) -> Any:
     file = path if path.is_file() else path / "model.keras"
     serving = serving_functions(load_keras_file(file))
     if serving.modality is None:
-        raise DataError(f"The model in {path} takes no files and no texts. {' '.join(serving.notes)}")
+        raise DataError(f"The model in {path} accepts neither files nor texts. {' '.join(serving.notes)}")
     return serving

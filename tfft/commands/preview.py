@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, print_result: PrintResult) -> int:
-    """Draw a grid of training images, and of views of them."""
+    """Draw a grid of training images and their views."""
     RunConfig(image_size=options.image_size, augment=options.augment, seed=options.seed).check()
     start_tensorflow()
     from tfft.data import load
@@ -43,7 +43,7 @@ def run(options: argparse.Namespace, print_result: PrintResult) -> int:
     grid = {"augment": options.augment, "rows": options.rows, "columns": options.columns, "seed": options.seed}
     drawn = kind.preview(examples, spec, **grid)
     if drawn is None:
-        raise DataError(f"{options.data} holds {kind.items}, and preview draws images.")
+        raise DataError(f"{options.data} holds {kind.items}. preview expects images.")
     png, height, width = drawn
     target = write_whole(options.out, png)
     values = {"file": str(target), "height": height, "width": width}

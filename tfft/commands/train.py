@@ -77,12 +77,12 @@ def _strategy(options: argparse.Namespace) -> NamedPlan | None:
     if options.plan is None and not options.set:
         return None
     if options.config is not None:
-        raise PlanError("--config holds the phases; --plan and --set make others. Give one of them.")
+        raise PlanError("--config already sets the phases, and so do --plan and --set. Give one of them.")
     return named(options.plan or "lp_ft", **dict(options.set or ()))
 
 
 def _example(model: Any) -> str:
-    """Return arguments for ``tfft predict``, by what the model takes."""
+    """Return arguments for ``tfft predict`` that fit the inputs of the model."""
     from tfft.exporting.signatures import serving_input
 
     taken = serving_input(model)

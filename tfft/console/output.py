@@ -1,4 +1,4 @@
-"""What all commands share with the shell: exit codes, messages, and how TensorFlow starts quietly."""
+"""Exit codes, messages and the quiet start of TensorFlow, for all commands."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ PrintResult = Callable[[dict[str, Any], Any], None]
 
 
 def say(text: str) -> None:
-    """Prints a message for a person, on standard error."""
+    """Print a message for the user on standard error."""
     print(text, file=sys.stderr, flush=True)
 
 
 def debugging() -> bool:
-    """Tells whether the user asked for tracebacks and all messages, with ``TFFT_DEBUG=1``."""
+    """Whether the user asked for tracebacks and all messages, with ``TFFT_DEBUG=1``."""
     return os.environ.get("TFFT_DEBUG", "") not in ("", "0")
 
 
 def start_tensorflow() -> None:
-    """Imports TensorFlow; holds back the notes its C++ side prints then, unless someone asked to see them."""
+    """Import TensorFlow and suppress the messages of its C++ code, unless debugging."""
     if debugging() or "TF_CPP_MIN_LOG_LEVEL" in os.environ:
         import tensorflow
 
         return
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # what fails is raised in Python too; 2 would show oneDNN's notes
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # errors are raised in Python too; 2 would show oneDNN's notes
     stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:
         import tensorflow
 
-        tensorflow.config.list_physical_devices()  # looks for a GPU, and prints when there is none
+        tensorflow.config.list_physical_devices()  # looks for a GPU, and prints a message if there is none
     finally:
         os.dup2(stderr, 2)
         os.close(stderr)

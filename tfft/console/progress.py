@@ -1,4 +1,4 @@
-"""A bar that moves while files are read: :func:`reading_bar`."""
+"""Progress bar for reading files: :func:`reading_bar`."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ ReadingProgress = Callable[[int, int], None]
 
 @contextlib.contextmanager
 def reading_bar(shown: bool = True) -> Iterator[ReadingProgress | None]:
-    """Shows on standard error how many files are read, in a terminal or a notebook, and takes the bar away at the end.
+    """Show a progress bar on standard error, in a terminal or a notebook, and remove it at the end.
 
     Args:
-        shown: False shows nothing anywhere.
+        shown: Whether to show the bar.
 
     Yields:
-        What is called with (files read, files in all); None where nobody would see it.
+        A function to call with (files read, files in total); None if standard error is not shown to a user.
 
     Example:
         >>> with reading_bar() as progress:

@@ -1,4 +1,4 @@
-"""Draws rich tables as plain text."""
+"""Rendering of rich tables as plain text."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from rich.console import Console, RenderableType
 
 
 def render(*parts: RenderableType, least: int = 100) -> str:
-    """Returns what rich draws as text without colours, as wide as the terminal but not narrower than a table needs.
+    """Render rich objects as text without colours, as wide as the terminal but at least ``least`` columns.
 
     Args:
-        parts: drawn below each other.
-        least: columns that a table needs.
+        parts: Objects to render below each other.
+        least: Minimum width in columns.
     """
     width = max(least, min(shutil.get_terminal_size((120, 24)).columns, 160))
     text = io.StringIO()

@@ -1,7 +1,6 @@
-"""Labelled examples of any kind: from wherever they are to a ``tf.data.Dataset`` that fits a backbone.
+"""Labelled examples of any modality, from a source to a ``tf.data.Dataset`` that fits a backbone.
 
-What is hidden here: which modality reads a source, how examples are split, and the order in which they come. What an
-example is, the packages in ``tfft.modalities`` say, each with loaders and tools of its own.
+The packages in ``tfft.modalities`` define the examples of each modality, with loaders and tools of their own.
 """
 
 from tfft.errors import require_platform

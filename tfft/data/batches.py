@@ -1,6 +1,6 @@
-"""Examples of any kind to a ``tf.data.Dataset``: :class:`BatchOptions`, :func:`assemble`, :func:`assemble_views`.
+"""Batched ``tf.data`` pipelines with a repeatable order: :class:`BatchOptions`, :func:`assemble`.
 
-Hides how rows become batches whose order can be repeated; the order itself is that of :mod:`tfft.data.sampling`.
+Implementation notes: :mod:`tfft.data.sampling` computes the order of the rows.
 """
 
 from __future__ import annotations
@@ -19,29 +19,28 @@ from tfft.specs import Augmentation
 
 CACHE_LIMIT = 512 * 2**20  # bytes of decoded examples that cache="auto" keeps in memory
 
-Fetch = Callable[[tf.Tensor], Any]  # int64 [b] positions to what the model takes
-# Position, label, seed int64 [2] of the example and number of the view, to one varied input and its label.
+Fetch = Callable[[tf.Tensor], Any]  # int64 [b] positions to model inputs
+# From position, label, seed int64 [2] of the example and view number to one augmented input and its label.
 MakeView = Callable[[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class BatchOptions:
-    """How examples become batches.
+    """Options for batching examples.
 
     Attributes:
-        batch_size: examples per batch; the last one of a pass may be smaller.
-        shuffle: True gives another order in each pass, a pure function of seed and epoch.
-        seed: picks another series of orders.
-        epoch: an int64 variable on the CPU that holds the epoch at the start of each pass, for programs that resume.
-            None counts the passes from 0; every start of a pass counts, also one that is not finished.
-        augment: how examples are varied, see :func:`tfft.data.to_dataset`; None for not at all.
-        views: how many variations there are, used in turn; None for another one each time. Of no effect without
-            ``augment``.
-        sampling: ``"balanced"`` draws every class equally often; None shows each example once in a pass.
-        cache: whether decoded examples are kept in memory; ``"auto"`` where they take less than 512 MB.
+        batch_size: Examples per batch; the last batch of a pass may be smaller.
+        shuffle: Whether each pass has another order, a pure function of seed and epoch.
+        seed: Seed for the orders.
+        epoch: An int64 variable on the CPU with the epoch at the start of each pass, for programs that resume. None
+            counts the passes from 0; every started pass counts, also an unfinished one.
+        augment: Augmentation, see :func:`tfft.data.to_dataset`; None for none.
+        views: Number of views, used in turn; None for a new one each time. No effect without ``augment``.
+        sampling: ``"balanced"`` draws every class equally often; None shows each example once per pass.
+        cache: Whether to keep decoded examples in memory; ``"auto"`` if they take less than 512 MB.
 
     Raises:
-        PlanError: when a value is out of range.
+        PlanError: If a value is out of range.
     """
 
     batch_size: int = 32
@@ -63,12 +62,12 @@ class BatchOptions:
             problems.append(f"cache must be True, False or 'auto', received {self.cache!r}")
         if self.epoch is not None and not isinstance(self.epoch, tf.Variable):
             problems.append(f"epoch must be a tf.Variable of dtype int64 or None, received {type(self.epoch).__name__}")
-        raise_problems(PlanError, "The dataset cannot be made", problems)
+        raise_problems(PlanError, "The dataset cannot be built", problems)
 
     def refuse(self, names: Sequence[str], items: str) -> None:
-        """Raises PlanError where one of some options is set that means nothing for ``items``."""
+        """Raise PlanError if one of some options is set that does not apply to ``items``."""
         given = [f"{name}={value!r}" for name in names if (value := getattr(self, name)) is not None]
-        raise_problems(PlanError, f"These mean nothing for {items}; leave them out", given)
+        raise_problems(PlanError, f"These options do not apply to {items}; leave them out", given)
 
 
 def assemble(
@@ -79,19 +78,18 @@ def assemble(
     views: int = 1,
     lengths: np.ndarray | None = None,
 ) -> tf.data.Dataset:
-    """Makes a dataset of anything that is fetched by position, in the order of :func:`tfft.data.to_dataset`.
+    """Build a dataset from a function that fetches by position, in the order of :func:`tfft.data.to_dataset`.
 
     Args:
-        fetch: from int64 rows [b] to what the model takes, runs as TensorFlow ops. The row of a view of an
-            example is its position plus ``view * len(labels)``.
-        labels: of all examples, by position.
-        options: batch size and order; examples are not varied here.
-        views: of each example; one in each pass, in turn.
-        lengths: of the examples, [N], so that batches hold examples of similar length; see
-            :func:`tfft.data.sampling.rows`.
+        fetch: Function from int64 rows [b] to model inputs, as TensorFlow ops. The row of a view of an example is its
+            position plus ``view * len(labels)``.
+        labels: Labels of all examples, by position.
+        options: Batch size and order; no augmentation here.
+        views: Number of views per example; one in each pass, in turn.
+        lengths: Lengths of the examples, [N], to batch examples of similar length; see :func:`tfft.data.sampling.rows`.
 
     Returns:
-        Dataset of (what is fetched, labels), its length known.
+        Dataset of (inputs, labels) with a known length.
     """
     targets = on_cpu(labels)
     order = example_rows(labels, options, views=views, lengths=lengths)
@@ -106,16 +104,16 @@ def assemble(
 def assemble_views(
     make: MakeView, labels: np.ndarray, options: BatchOptions, *, every: int | None = None
 ) -> tf.data.Dataset:
-    """Makes a dataset of varied examples; a view is a pure function of seed, position and number.
+    """Build a dataset of augmented examples; a view is a pure function of seed, position and number.
 
     Args:
-        make: makes one view of one example, as TensorFlow ops; view 0 is the example as it is.
-        labels: of all examples, by position.
-        options: batch size and order, and the number of views that are shown in turn.
-        every: shows so many views of each example in one pass, view 0 of each first; None for one view in a pass.
+        make: Function that makes one view of one example, as TensorFlow ops; view 0 is the example itself.
+        labels: Labels of all examples, by position.
+        options: Batch size and order, and the number of views to use in turn.
+        every: Number of views of each example per pass, view 0 of each first; None for one view per pass.
 
     Returns:
-        Dataset of (inputs, labels), its length known.
+        Dataset of (inputs, labels) with a known length.
     """
     targets, count = on_cpu(labels), len(labels)
     length = count if every is None else every * count
@@ -133,31 +131,31 @@ def assemble_views(
 def example_rows(
     labels: np.ndarray, options: BatchOptions, *, views: int | None = 1, lengths: np.ndarray | None = None
 ) -> tf.data.Dataset:
-    """Makes a dataset of the rows of each pass, see :func:`tfft.data.sampling.rows`."""
+    """Build a dataset of the rows of each pass, see :func:`tfft.data.sampling.rows`."""
     classes = classes_to_balance(options.sampling, labels)
     return rows(len(labels), options.shuffle, options.seed, options.epoch, views, classes, lengths, options.batch_size)
 
 
 def with_length(dataset: tf.data.Dataset, count: int, batch_size: int) -> tf.data.Dataset:
-    """Sets the number of batches of a dataset, and reads ahead."""
-    # Behind flat_map the length is lost, and Keras needs it to know where an epoch ends.
+    """Set the number of batches of a dataset, and prefetch."""
+    # flat_map loses the length, and Keras needs it to find the end of an epoch.
     dataset = dataset.apply(tf.data.experimental.assert_cardinality(math.ceil(count / batch_size)))
     return dataset.prefetch(tf.data.AUTOTUNE)
 
 
 def on_cpu(values: np.ndarray) -> tf.Tensor:
-    """Returns a tensor on the CPU, where tf.data runs; one elsewhere would be copied in each call."""
+    """Return a tensor on the CPU, where tf.data runs; elsewhere, each call would copy it."""
     with tf.device("CPU:0"):
         return tf.constant(values)
 
 
 def gathering(values: tf.Tensor) -> Fetch:
-    """Returns what gives the rows of a tensor."""
+    """Return a function that fetches rows of a tensor."""
     return lambda positions: tf.gather(values, positions)
 
 
 def as_targets(labels: np.ndarray) -> np.ndarray:
-    """Returns labels as int32, or as float32 where they have fractions."""
+    """Return labels as int32, or as float32 if they are not integers."""
     return labels.astype(np.float32 if labels.dtype.kind == "f" else np.int32)
 
 

@@ -1,8 +1,8 @@
-"""Classes of unequal size: weights for the loss, :func:`class_weights`, and for datasets, :func:`apply_class_weights`.
+"""Class weights for imbalanced classes: :func:`class_weights`, and for datasets :func:`apply_class_weights`.
 
-Hides how a weight reaches the loss: Keras multiplies the loss of each example by its weight and divides by the
-number of examples, not by the sum of the weights. The other answer to unequal classes, to draw them equally often,
-is ``sampling="balanced"`` of :func:`tfft.data.to_dataset`; use one of the two.
+Keras multiplies the loss of each example by its weight and divides by the number of examples, not by the sum of the
+weights. The alternative is to draw all classes equally often with ``sampling="balanced"`` of
+:func:`tfft.data.to_dataset`; use one of the two.
 """
 
 from __future__ import annotations
@@ -25,67 +25,65 @@ def class_weights(
     """Compute class weights for ``model.fit(class_weight=)``, :func:`apply_class_weights` or ``fit_linear_probe``.
 
     Args:
-        examples: labels [N], whole numbers; or what has them: :class:`tfft.data.Examples`, features, a
+        examples: Integer labels [N], or an object with labels: :class:`tfft.data.Examples`, features, a
             ``tf.data.Dataset`` of (inputs, labels) batches, which is read once.
-        class_names: in the order of the labels, or how many classes there are.
-        how: ``"balanced"``: ``N / (classes * examples of the class)``, so that every class has the same say and
-            the mean weight of an example is 1; or weights by name (or number) of the class, 1 for the others.
+        class_names: Class names in the order of the labels, or the number of classes.
+        how: ``"balanced"``: ``N / (classes * examples of the class)``, so that all classes have the same total weight
+            and the mean weight of an example is 1; or weights by class name (or number), 1 for the others.
 
     Returns:
-        A weight over 0 for each class, by its number.
+        A positive weight for each class, by its number.
 
     Raises:
-        DataError: when labels are outside of the classes or, for ``"balanced"``, a class has no example.
-        PlanError: for names that no class has, with the nearest, and weights that are not over 0.
+        DataError: If labels are outside of the classes or, for ``"balanced"``, a class has no example.
+        PlanError: For unknown class names, with the nearest valid one, and for weights that are not positive.
 
     Example:
         >>> weights = class_weights(splits.train, splits.class_names)
         >>> model.fit(train, class_weight=weights)
     """
     names, labels = names_of(class_names), labels_of(examples)
-    raise_problems(DataError, "Classes cannot be weighted", label_problems(labels, len(names), "labels"))
+    raise_problems(DataError, "The class weights cannot be computed", label_problems(labels, len(names), "labels"))
     if isinstance(how, Mapping):
         return _given(names, how)
     if how != "balanced":
         raise PlanError(
-            f"class_weight must be 'balanced' or weights by class name, received {how!r}."
+            f"Expected class_weight='balanced' or weights by class name. Received: {how!r}."
             f"{did_you_mean(str(how), ['balanced'])}"
         )
     counts = np.bincount(labels.astype(np.int64), minlength=len(names))
     if missing := [name for name, count in zip(names, counts, strict=True) if not count]:
         raise DataError(
-            f"No example has the class {join_names(missing)}, so there is no balanced weight for it. Add examples, "
+            f"Expected examples of every class. Received: none of {join_names(missing)}. Add examples, "
             "leave the class out, or give weights by class name."
         )
     return {k: len(labels) / (len(names) * int(count)) for k, count in enumerate(counts)}
 
 
 def apply_class_weights(dataset: tf.data.Dataset, weights: Mapping[int, float]) -> tf.data.Dataset:
-    """Adds the weight of each example to the batches of a dataset: (inputs, labels, weight [B]).
+    """Add the weight of each example to the batches of a dataset: (inputs, labels, weight [B]).
 
-    Use it where ``fit(class_weight=)`` does not do: for labels that are shares, as :func:`tfft.data.apply_mixup` gives
-    them, Keras takes the weight of the largest share only. Here it is the sum of share times weight.
+    Use it for soft labels, as from :func:`tfft.data.apply_mixup`: there, ``fit(class_weight=)`` uses the weight of the
+    largest share only. Here it is the sum of share times weight.
 
     Args:
-        dataset: of (inputs, labels) batches; labels are whole numbers [B] or [B, 1], or shares [B, classes]; for
-            two classes also the share of the second, [B] or [B, 1]. Weights that are there are multiplied.
-        weights: of every class from 0 on, as :func:`class_weights` returns them.
+        dataset: Dataset of (inputs, labels) batches; labels are integers [B] or [B, 1], or shares [B, classes]; for two
+            classes also the share of the second, [B] or [B, 1]. Existing weights are multiplied.
+        weights: Weights of all classes from 0, as from :func:`class_weights`.
 
     Returns:
         Dataset of (inputs, labels, float32 weights), for ``model.fit``.
 
     Raises:
-        PlanError: when classes are left out, or a weight is not over 0.
-        DataError: when the dataset has no labels of such a kind.
+        PlanError: If a class is missing, or a weight is not positive.
+        DataError: If the dataset has no such labels.
 
     Example:
         >>> weights = class_weights(splits.train, splits.class_names)
         >>> train = apply_class_weights(apply_mixup(train, 3, mixup_alpha=0.2), weights)
     """
     if sorted(weights) != list(range(len(weights))) or not weights:
-        raise PlanError(
-            f"weights must be those of the classes 0, 1, 2 ..., all of them; received {join_names(weights)}."
-        )
+        raise PlanError(f"Expected weights of all classes 0, 1, 2, .... Received: {join_names(weights)}.")
     table = _given(names_of(len(weights)), weights)
     with tf.device("CPU:0"):
         values = tf.constant([table[k] for k in range(len(table))], tf.float32)
@@ -108,14 +106,14 @@ def _given(names: tuple[str, ...], how: Mapping[str | int, float] | Mapping[int,
         known = key in weights if isinstance(key, (int, np.integer)) else key in names
         if not known:
             problems.append(
-                f"no class is called {key!r}, there are {join_names(names)}.{did_you_mean(str(key), names)}"
+                f"unknown class {key!r}. Expected one of: {join_names(names)}.{did_you_mean(str(key), names)}"
             )
         number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
         if not (number and 0 < value < float("inf")):
-            problems.append(f"the weight of {key!r} must be a number over 0, received {value!r}")
+            problems.append(f"the weight of {key!r} must be a positive number. Received: {value!r}")
         elif known:
             weights[key if isinstance(key, (int, np.integer)) else names.index(key)] = float(value)
-    raise_problems(PlanError, "Classes cannot be weighted", problems)
+    raise_problems(PlanError, "The class weights cannot be used", problems)
     return weights
 
 
@@ -125,7 +123,7 @@ def _check_labels(spec: tf.TensorSpec, count: int) -> None:
     fits = wide == count or (wide == 1 and (count == 2 or not shares))
     if spec.shape.rank not in (1, 2) or not (spec.dtype.is_integer or shares) or not fits:
         raise DataError(
-            f"Labels must be whole numbers [B] or shares [B, {count}] to weight {count} classes; received "
+            f"Expected integer labels [B] or shares [B, {count}] to weight {count} classes. Received: "
             f"{spec.dtype.name} {spec.shape}."
         )
 

@@ -1,8 +1,8 @@
-"""A folder of labelled files: one folder per class, with or without ``train/`` and ``val/``.
+"""Folders of labelled files: one folder per class, with or without ``train/`` and ``val/``.
 
-Hides the state that real folders are in. Each file is read once before training starts, so that a bad one is named with
-its reason instead of stopping an epoch; the order of files on disk, the operating system and later additions do not
-change which side of the split a file is on. What a file holds, its modality says.
+Implementation notes: each file is read once before training, so that an unreadable one is reported with its reason
+instead of stopping an epoch. The split of a file does not depend on the order on disk, the operating system or files
+that are added later.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ F = TypeVar("F", bound=FileExamples)
 
 
 class Facts(Protocol):
-    """Statistics of a file, as far as folders and tables ask for them."""
+    """Statistics of a file that folders and tables need."""
 
     path: str
     reason: str | None
@@ -42,15 +42,15 @@ class Facts(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class FileType:
-    """What the files of a modality are.
+    """Description of the files of a modality.
 
     Attributes:
-        item: singular noun for messages.
-        items: plural of it.
-        suffixes: that its files end in, in small letters.
-        read_facts: reads files: paths, a callback with (done, all), and the file to keep facts in.
-        find_duplicates: among the facts about files.
-        foreign: further suffixes of such files that cannot be read.
+        item: Singular noun for messages.
+        items: Plural of it.
+        suffixes: File suffixes in lower case.
+        read_facts: Function that reads files: paths, a callback with (done, all), and the file that stores the facts.
+        find_duplicates: Function that finds duplicates from the facts.
+        foreign: Other suffixes of such files that cannot be read.
     """
 
     item: str
@@ -64,20 +64,20 @@ class FileType:
 def list_class_folders(
     make: type[F], kind: FileType, folder: str | os.PathLike[str], reading: ReadOptions, least_classes: int = 2
 ) -> F:
-    """Lists the files of a folder that has one folder per class.
+    """List the files of a folder with one folder per class.
 
-    Sub-folders of a class folder are part of the class. Hidden files are ignored.
+    Subfolders belong to their class folder. Hidden files are ignored.
 
     Args:
-        make: class of the examples.
-        kind: what the files are.
-        folder: that holds the class folders.
-        reading: how files are read.
-        least_classes: how many class folders there must be; 1 for data to measure a model on.
+        make: Class of the examples.
+        kind: File type.
+        folder: Folder with the class folders.
+        reading: Options for reading files.
+        least_classes: Minimum number of class folders; 1 for data to evaluate on.
 
     Raises:
-        DataError: when the folder is missing, holds fewer than ``least_classes`` or an empty
-            class; or files are to be read strictly and one cannot be used.
+        DataError: If the folder is missing, has fewer than ``least_classes`` classes or an empty class, or if a file
+            cannot be used and reading is strict.
     """
     root = existing(folder)
     parts = split_folders(root)
@@ -94,7 +94,7 @@ def list_class_folders(
     used = [pair for pair, fine in zip(files, good, strict=True) if fine]
     if reading.strict:
         bad = [str(item) for item in skipped if not is_stray(item, kind.suffixes + kind.foreign)]
-        raise_problems(DataError, f"Files in {root} that cannot be used", bad)
+        raise_problems(DataError, f"Unusable files in {root}", bad)
     paths = tuple(path for path, _ in used)
     labels = np.array([label for _, label in used], np.int32)
     known = tuple(one for one in facts if one.reason is None)
@@ -106,22 +106,21 @@ def list_class_folders(
 def load_class_folders(
     make: type[F], kind: FileType, folder: str | os.PathLike[str], split: SplitOptions, reading: ReadOptions
 ) -> Splits[F]:
-    """Lists a folder of files and decides which are held out for validation.
+    """List a folder of files and split it into training and validation files.
 
-    Where the folder has ``train/`` and ``val/`` (or ``valid/``, ``validation/``), these are used. Otherwise a share of
-    each class is drawn by a hash of seed and file name: the choice is the same on every machine, and a file keeps its
-    side when others are added, but for the few at the border. Duplicates stay on one side. A ``test/`` folder is left
-    alone.
+    If the folder has ``train/`` and ``val/`` (or ``valid/``, ``validation/``), these are used. Otherwise a hash of seed
+    and file name draws a share of each class: the split is the same on every machine, and almost all files keep their
+    side when others are added. Duplicates stay on one side. A ``test/`` folder is ignored.
 
     Args:
-        make: class of the examples.
-        kind: what the files are.
-        folder: class folders, or the split folders that hold them.
-        split: how they are divided.
-        reading: how files are read.
+        make: Class of the examples.
+        kind: File type.
+        folder: Class folders, or the split folders that hold them.
+        split: Options of the split.
+        reading: Options for reading files.
 
     Raises:
-        DataError: when there is no usable data; the message names every class or file at fault.
+        DataError: If there is no usable data; the message names each class or file at fault.
     """
     root = existing(folder)
     parts = split_folders(root)
@@ -150,7 +149,7 @@ def _given_split(
     train, validation = (list_class_folders(make, kind, parts[name], reading) for name in ("train", "validation"))
     _check_same_classes(parts, train, validation)
     if split.group is not None:
-        raise DataError(f"{root} is split into folders already, so group={split.group!r} has nothing to decide.")
+        raise DataError(f"{root} is already split into folders. Received: group={split.group!r}. Leave group out.")
     duplicates = kind.find_duplicates(train.facts + validation.facts)
     train, validation = (
         dataclasses.replace(part, names=tuple(key_of(path, root) for path in part.paths))
@@ -168,12 +167,12 @@ def _given_split(
 
 
 def existing(folder: str | os.PathLike[str]) -> Path:
-    """Returns a folder that is there; refuses others with the nearest name."""
+    """Return an existing folder as a path, or raise an error with the nearest name."""
     root = Path(folder).expanduser()
     if root.is_dir():
         return root
     if root.exists():
-        raise DataError(f"{root} is a file, expected a folder. If it is an archive, unpack it first.")
+        raise DataError(f"{root} is a file. Expected a folder. If it is an archive, unpack it first.")
     parent = next((p for p in root.parents if p.is_dir()), Path("."))
     missing = root.relative_to(parent).parts[0] if parent in root.parents else str(root)
     siblings = [entry.name for entry in _entries(parent) if entry.is_dir()]
@@ -182,12 +181,12 @@ def existing(folder: str | os.PathLike[str]) -> Path:
 
 
 def is_stray(item: Skipped, suffixes: tuple[str, ...]) -> bool:
-    """Says whether a file is of another kind by its name; what may hide files, such as a folder, is not."""
+    """Whether a file is of another type by its name; folders and other containers are not."""
     return os.path.isfile(item.path) and Path(item.path).suffix.lower() not in suffixes
 
 
 def class_folders(root: Path, skipped: list[Skipped], least: int, kind: FileType) -> tuple[str, ...]:
-    """Returns the names of the class folders, sorted; what is beside them is added to ``skipped``."""
+    """Return the sorted names of the class folders; add other entries to ``skipped``."""
     names = []
     for entry in _entries(root):
         if not _is_text(entry.name):
@@ -195,7 +194,7 @@ def class_folders(root: Path, skipped: list[Skipped], least: int, kind: FileType
         elif _is_folder(entry):
             names.append(entry.name)
         else:
-            skipped.append(Skipped(entry.path, "is not inside of a class folder"))
+            skipped.append(Skipped(entry.path, "is not inside a class folder"))
     if len(names) >= max(least, 1):
         return tuple(names)
     files = sum(Path(item.path).suffix.lower() in kind.suffixes for item in skipped)
@@ -207,7 +206,7 @@ def class_folders(root: Path, skipped: list[Skipped], least: int, kind: FileType
 
 
 def files_of(folder: Path, skipped: list[Skipped], kind: FileType, above: tuple[str, ...] = ()) -> Iterator[str]:
-    """Yields the files of a class folder that end as ``kind`` says; what else there is is added to ``skipped``."""
+    """Yield the files of a class folder with the suffixes of ``kind``; add other entries to ``skipped``."""
     real = os.path.realpath(folder)
     if real in above:
         skipped.append(Skipped(str(folder), "is a link back to a folder above it"))
@@ -231,11 +230,11 @@ def files_of(folder: Path, skipped: list[Skipped], kind: FileType, above: tuple[
 
 
 def split_folders(root: Path) -> dict[str, Path]:
-    """Returns the folders ``"train"``, ``"validation"`` and ``"test"`` of data that is split, else none."""
+    """Return the folders ``"train"``, ``"validation"`` and ``"test"`` of split data, else an empty mapping."""
     by_name = {e.name.lower(): Path(e.path) for e in _entries(root) if _is_folder(e)}
     roles = (("train", _TRAIN), ("validation", _VALIDATION), ("test", _TEST))
     parts = {role: by_name[name] for role, names in roles for name in names if name in by_name}
-    # "train" may be the name of a class; as a part of a split it has folders of its own.
+    # "train" may be a class name; a split folder has folders of its own.
     nested = {role: path for role, path in parts.items() if any(_is_folder(e) for e in _entries(path))}
     if "train" in nested:
         return nested
@@ -269,7 +268,7 @@ def _is_text(name: str) -> bool:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link that leads to itself
+    except OSError:  # a link to itself
         return False
 
 
@@ -280,7 +279,7 @@ def _check_classes(root: Path, examples: FileExamples, kind: FileType) -> None:
             continue
         inside = [item for item in examples.skipped if (root / name) in Path(item.path).parents]
         why = f"; {len(inside)} files were skipped, the first: {inside[0]}" if inside else ""
-        problems.append(f"the class folder {name!r} has no {kind.item} that can be used{why}")
+        problems.append(f"the class folder {name!r} has no usable {kind.item}{why}")
     fix = f"add {kind.items} to the class or remove its folder"
     raise_problems(DataError, f"{root} cannot be used as it is ({fix})", problems)
 
@@ -299,7 +298,7 @@ def _check_same_classes(parts: dict[str, Path], train: FileExamples, validation:
 
 def _check_divisible(examples: FileExamples, kind: FileType) -> None:
     problems = [
-        f"class {name!r} has one {kind.item}, which cannot be both learned from and held out: "
+        f"class {name!r} has one {kind.item}, too few to split: "
         f"add {kind.items}, remove the class, or make your own train/ and val/ folders"
         for name, count in examples.counts.items()
         if count == 1

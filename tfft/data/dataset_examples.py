@@ -1,4 +1,4 @@
-"""Datasets of batches that somebody made elsewhere, as examples: :class:`DatasetExamples`."""
+"""Ready-made datasets of batches as examples: :class:`DatasetExamples`."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DatasetExamples(Examples):
-    """A ``tf.data.Dataset`` of (inputs, labels) batches, which is used as it is.
+    """A ``tf.data.Dataset`` of (inputs, labels) batches, used as it is.
 
     Attributes:
-        dataset: batches of inputs and whole numbers.
-        name: of the part, for messages: ``"training"`` or ``"validation"``.
-        class_counts: of the examples, int64 [classes].
-        class_names: in the order of the labels.
-        skipped: nothing.
+        dataset: Batches of inputs and integer labels.
+        name: Name of the split, for messages: ``"training"`` or ``"validation"``.
+        class_counts: Number of examples per class, int64 [classes].
+        class_names: Class names in the order of the labels.
+        skipped: Always empty.
     """
 
     dataset: tf.data.Dataset
@@ -44,44 +44,44 @@ class DatasetExamples(Examples):
 
     @property
     def labels(self) -> np.ndarray:  # type: ignore[override]
-        """Of all examples, sorted: their order is not known."""
+        """Labels of all examples, sorted, since their order is unknown."""
         return np.repeat(np.arange(len(self.class_counts)), self.class_counts)
 
     @functools.cached_property
     def batch_size(self) -> int | None:  # type: ignore[override]
-        """Of the first batch."""
+        """Size of the first batch."""
         return int(tf.shape(next(iter(self.dataset))[1])[0])
 
     @property
     def shorter_side(self) -> float | None:
-        """Of images of one size."""
+        """Shorter side of the images, if all have one size."""
         inputs = self.dataset.element_spec[0]
         shape = inputs.shape if isinstance(inputs, tf.TensorSpec) and inputs.shape.rank == 4 else None
         return None if shape is None or None in tuple(shape[1:3]) else float(min(shape[1:3]))
 
     @property
     def title(self) -> str:
-        """What these are."""
+        """Description for messages."""
         return "datasets given in memory"
 
     def take(self, positions: np.ndarray) -> Self:
-        """Refuses: a dataset is not read by position."""
-        raise DataError("Examples of a ready dataset cannot be taken by position.")
+        """Raise an error: a dataset cannot be read by position."""
+        raise DataError("The examples of a ready dataset cannot be selected by position.")
 
     def batches(self, spec: InputSpec | AudioSpec | None, options: BatchOptions) -> tf.data.Dataset:
-        """Returns the dataset; for a backbone that takes images its images are checked."""
+        """Return the dataset, after checking its images if the backbone takes images."""
         if spec is not None:
             self._check_images()
         return self.dataset
 
     def feature_source(self, staged: Staged, batch_size: int, views: Views | None = None) -> Any:
-        """Returns the dataset."""
+        """Return the dataset."""
         if staged.preprocess is not None:
             self._check_images()
         return self.dataset
 
     def fingerprint(self, *others: Self) -> str:
-        """Returns the counts; what more a dataset holds would take a pass to see."""
+        """Return a hash of the class counts; hashing the content would take a pass over the dataset."""
         return f"{[part.class_counts.tolist() for part in (self, *others)]}"
 
     def _check_images(self) -> None:
@@ -95,25 +95,24 @@ class DatasetExamples(Examples):
         if len(given) != 1 or shape.rank != 4 or shape[-1] not in (1, 3):
             got = shape if len(given) == 1 else f"{len(given)} inputs"
             raise DataError(
-                f"The {self.name} dataset must give images [B, rows, columns, channels] with 1 or 3 channels last, got "
-                f"{got}."
+                f"The {self.name} dataset must yield images [B, rows, columns, 1 or 3 channels]. Received: {got}."
             )
 
 
 def ready_splits(train: Any, validation: Any, class_names: Sequence[str]) -> Splits[DatasetExamples]:
-    """Makes splits of two datasets of batches.
+    """Return splits of two datasets of batches.
 
     Args:
-        train: to learn from.
-        validation: to judge by.
-        class_names: in the order of the labels.
+        train: Training batches.
+        validation: Validation batches.
+        class_names: Class names in the order of the labels.
 
     Raises:
-        DataError: when they are no datasets of (inputs, labels) batches that end, or labels are of no class.
+        DataError: If they are not finite datasets of (inputs, labels) batches, or a label has no class.
     """
     if not isinstance(validation, tf.data.Dataset):
         raise DataError(
-            f"The second of (train, validation, class_names) must be a dataset, got {type(validation).__name__}."
+            f"The second of (train, validation, class_names) must be a dataset. Received: {type(validation).__name__}."
         )
     names = tuple(str(name) for name in class_names)
     parts = [
@@ -124,16 +123,16 @@ def ready_splits(train: Any, validation: Any, class_names: Sequence[str]) -> Spl
 
 
 def _count(dataset: tf.data.Dataset, name: str, classes: int) -> np.ndarray:
-    """Counts the examples of each class, and checks on the way that no label is of another."""
+    """Count the examples of each class, and check that all labels have a class."""
     spec = dataset.element_spec
     if not isinstance(spec, tuple) or len(spec) < 2:
-        raise DataError(f"The {name} dataset must give batches of (inputs, labels), got {spec}.")
+        raise DataError(f"The {name} dataset must yield batches of (inputs, labels). Received: {spec}.")
     labels = spec[1]
     if not isinstance(labels, tf.TensorSpec) or labels.shape.rank not in (1, None) or not labels.dtype.is_integer:
         hint = " Is it batched? dataset.batch(32)" if getattr(labels, "shape", None) == () else ""
-        raise DataError(f"The labels of the {name} dataset must be batches of whole numbers [B], got {labels}.{hint}")
+        raise DataError(f"The labels of the {name} dataset must be batches of integers [B]. Received: {labels}.{hint}")
     if int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY:
-        raise DataError(f"The {name} dataset never ends (it repeats); an epoch needs an end.")
+        raise DataError(f"The {name} dataset repeats without end. Remove repeat(), or limit it with take().")
 
     def add(state: tuple[tf.Tensor, ...], batch: Any) -> tuple[tf.Tensor, ...]:
         numbers = tf.cast(batch[1], tf.int64)
@@ -146,10 +145,10 @@ def _count(dataset: tf.data.Dataset, name: str, classes: int) -> np.ndarray:
     start = (np.zeros(classes, np.int64), np.int64(tf.int64.max), np.int64(tf.int64.min))
     counts, low, high = dataset.reduce(start, add)
     if int(high) < int(low):
-        raise DataError(f"The {name} dataset holds no examples, expected at least one batch.")
+        raise DataError(f"The {name} dataset is empty. Expected at least one batch.")
     if low < 0 or high >= classes:
         raise DataError(
-            f"The labels of the {name} dataset must be 0 to {classes - 1}, one for each of the {classes} class names, "
-            f"got {int(low)} to {int(high)}."
+            f"The labels of the {name} dataset must be 0 to {classes - 1}, one for each of {classes} class names. "
+            f"Received: {int(low)} to {int(high)}."
         )
     return np.asarray(counts)

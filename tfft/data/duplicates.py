@@ -1,4 +1,4 @@
-"""Examples that occur more than once: :class:`Duplicate`, :class:`Duplicates`. Each modality finds its own."""
+"""Duplicate examples: :class:`Duplicate`, :class:`Duplicates`. Each modality has its own search."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Literal
 
 @dataclasses.dataclass(frozen=True)
 class Duplicate:
-    """Two examples that are one.
+    """A pair of duplicates.
 
     Attributes:
-        first: position of one.
-        second: position of the other, larger.
-        kind: ``"file"`` (the same bytes), ``"pixels"`` (the same content, stored in another way), ``"near"``, or
-            ``"part"`` (one is a part of the other, found by features).
-        similarity: correlation of the two, 1 for the same content.
-        turned: ``"mirrored"``, ``"rotated by a half turn"`` and the like, where the two are not the same way round.
+        first: Position of one example.
+        second: Position of the other, larger.
+        kind: ``"file"`` (the same bytes), ``"pixels"`` (the same decoded content), ``"near"``, or ``"part"`` (one is a
+            crop of the other, found by features).
+        similarity: Correlation of the two, 1 for equal content.
+        turned: ``"mirrored"``, ``"rotated by a half turn"`` and the like, if the orientations differ.
     """
 
     first: int
@@ -28,12 +28,12 @@ class Duplicate:
 
 @dataclasses.dataclass(frozen=True)
 class Duplicates:
-    """The duplicates in a data set.
+    """Duplicates in a dataset.
 
     Attributes:
-        pairs: each example with an earlier one that it is a copy of; of many copies each is named at least once.
-        note: why near duplicates were not looked for, or not rotated ones; empty where they were.
-        ways: the orientations in which near duplicates were looked for.
+        pairs: Pairs of an example and an earlier duplicate of it; each duplicate is in at least one pair.
+        note: Reason why near duplicates, or rotated ones, were not searched; empty if they were.
+        ways: Orientations in which near duplicates were searched.
     """
 
     pairs: tuple[Duplicate, ...] = ()
@@ -42,5 +42,5 @@ class Duplicates:
 
     @property
     def positions(self) -> list[tuple[int, int]]:
-        """The two positions of each pair."""
+        """Positions of the examples in each pair."""
         return [(pair.first, pair.second) for pair in self.pairs]

@@ -1,6 +1,6 @@
-"""Labelled examples of any kind, and their division for training: :class:`Examples`, :class:`Splits`.
+"""Labelled examples of any modality, and their split: :class:`Examples`, :class:`Splits`.
 
-What an example is, each modality says in a subclass of its own. Everything else asks the objects.
+Each modality defines its examples in a subclass.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _NO_DUPLICATES = Duplicates()
 
 @dataclasses.dataclass(frozen=True)
 class Skipped:
-    """An example that is not used.
+    """Example that was skipped.
 
     Attributes:
-        path: where it is; bytes that are no text are written as ``\\xNN``.
-        reason: why, as the rest of a sentence that starts with the path.
+        path: Path; bytes that are not UTF-8 are written as ``\\xNN``.
+        reason: Reason, as the rest of a sentence that starts with the path.
     """
 
     path: str
@@ -48,14 +48,14 @@ class Skipped:
 class Examples(abc.ABC):
     """Labelled examples in a fixed order.
 
-    A subclass says what one example is: a file, an array, a text. See the ones in ``tfft.modalities``.
+    A subclass defines an example: a file, an array, a text. See the subclasses in ``tfft.modalities``.
 
     Attributes:
-        modality: name of the kind of data, such as ``"image"``; empty where it is not known.
-        labels: as the task has them, along the first axis: int [N] for classes, float [N, K] of 0 and 1 for several
-            labels, float [N] for numbers, and whatever else a task learns from.
-        class_names: in the order of the labels; empty where labels are no classes.
-        skipped: what was found and is not used.
+        modality: Name of the modality, such as ``"image"``; empty if unknown.
+        labels: Labels of the task along the first axis: int [N] for classes, float [N, K] of 0 and 1 for multi-label,
+            float [N] for regression, or another form that a task defines.
+        class_names: Class names in the order of the labels; empty if labels are not classes.
+        skipped: Examples that were found and skipped.
     """
 
     modality: ClassVar[str] = ""
@@ -68,54 +68,54 @@ class Examples(abc.ABC):
 
     @abc.abstractmethod
     def take(self, positions: np.ndarray) -> Self:
-        """Returns the examples at some positions, with the same classes."""
+        """Return the examples at some positions, with the same classes."""
 
     @abc.abstractmethod
     def batches(self, spec: InputSpec | AudioSpec | None, options: BatchOptions) -> tf.data.Dataset:
-        """Makes a dataset of (inputs, labels) batches, see :func:`tfft.data.to_dataset`."""
+        """Return a dataset of (inputs, labels) batches, see :func:`tfft.data.to_dataset`."""
 
     @abc.abstractmethod
     def feature_source(self, staged: Staged, batch_size: int, views: Views | None = None) -> Any:
-        """Returns the examples as :func:`tfft.features.extract` reads them.
+        """Return the examples in a form that :func:`tfft.features.extract` reads.
 
-        That is a :class:`tfft.features.sources.Source`, or what one is made of: a dataset, or (inputs, labels).
+        That is a :class:`tfft.features.sources.Source`, a dataset, or (inputs, labels).
 
         Args:
-            staged: the frozen model that will run on them.
-            batch_size: examples at a time.
-            views: how they are varied; None for the examples as they are.
+            staged: Frozen model that will run on them.
+            batch_size: Examples per batch.
+            views: Augmentation; None for the examples themselves.
 
         Raises:
-            DataError: when they do not fit the model, or cannot be varied.
+            DataError: If they do not fit the model, or cannot be augmented.
         """
 
     @abc.abstractmethod
     def fingerprint(self, *others: Self) -> str:
-        """Returns another value for other examples, labels or order; ``others`` follow these."""
+        """Return a hash of examples, labels and order; ``others`` follow these."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """A name for each example that is the same on every machine; empty where there are none."""
+        """Name of each example, the same on every machine; empty if they have none."""
         return ()
 
     @property
     def places(self) -> tuple[str, ...]:
-        """Where each example was found, for messages, such as ``reviews.csv:12``."""
+        """Origin of each example, for messages, such as ``reviews.csv:12``."""
         return self.names
 
     @property
     def inputs(self) -> Any:
-        """What a model takes, of all examples; None where that is not in memory and has to be read."""
+        """Model inputs of all examples; None if they must be read first."""
         return None
 
     @property
     def lengths(self) -> np.ndarray | None:
-        """Length of each example, int [N], so that similar ones share a batch; None where all have one size."""
+        """Length of each example, int [N], to batch similar lengths together; None if all have one size."""
         return None
 
     @property
     def counts(self) -> dict[str, int]:
-        """Number of examples of each class."""
+        """Number of examples per class."""
         if not self.class_names:
             return {}
         if self.labels.ndim > 1:
@@ -125,30 +125,30 @@ class Examples(abc.ABC):
         return dict(zip(self.class_names, totals.tolist(), strict=True))
 
     def join(self, other: Self) -> Self:
-        """Returns these examples followed by others of the same source."""
-        raise DataError(f"{type(self).__name__} cannot be put together again: read the source once more.")
+        """Return these examples followed by others of the same source."""
+        raise DataError(f"{type(self).__name__} cannot be merged: load the source again.")
 
     def read(self, progress: Progress | None = None) -> None:  # noqa: B027  most have nothing to read
-        """Reads now what would be read when it is first needed; ``progress`` is called with (done, all)."""
+        """Read now what would otherwise be read on first use; ``progress`` is called with (done, all)."""
 
     @property
     def batch_size(self) -> int | None:
-        """Examples per batch where that cannot be chosen any more; None where it can."""
+        """Examples per batch if that is fixed; None if it can be chosen."""
         return None
 
     @property
     def shorter_side(self) -> float | None:
-        """Median of the shorter sides of images, in pixels; None for other data, and where it is not known."""
+        """Median shorter side of the images in pixels; None for other data, or if unknown."""
         return None
 
     @property
     def export_files(self) -> tuple[str, ...]:
-        """Some files that an export can be checked with; empty where inputs have to do."""
+        """Some files for checking an export; empty if inputs are used for that."""
         return ()
 
     @property
     def title(self) -> str:
-        """What these are, where they have no place to be named by."""
+        """Description for examples without a path."""
         return f"{self.modality}s given in memory"
 
 
@@ -157,20 +157,20 @@ E = TypeVar("E", bound=Examples)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Splits(Generic[E]):
-    """Examples to learn from and examples to judge by; none is in both.
+    """Training and validation examples, without overlap.
 
     Attributes:
-        train: to learn from.
-        validation: held out.
-        split_from: in words, how the two came about.
-        task: what the labels are, such as ``"classification"``.
-        skipped: what was found for either and is not used.
-        groups: of the examples, those of training first: one group is on one side. None where each stands alone.
-        duplicates: examples that occur more than once; positions count the training examples first.
-        duplicates_note: why duplicates were not looked for, or only some.
-        report: what is worth knowing of the data; ``print`` it.
-        test_folder: a ``test/`` folder that was left alone, or None.
-        root: folder that the names of files are relative to.
+        train: Training examples.
+        validation: Held-out examples.
+        split_from: Origin of the split, in words.
+        task: Task of the labels, such as ``"classification"``.
+        skipped: Examples that were found and skipped.
+        groups: Group of each example, training examples first; each group is on one side. None without groups.
+        duplicates: Duplicates; positions count the training examples first.
+        duplicates_note: Reason why duplicates were not searched, or only some.
+        report: Report of the data check; ``print`` it.
+        test_folder: Ignored ``test/`` folder, or None.
+        root: Folder that file names are relative to.
     """
 
     train: E
@@ -187,12 +187,12 @@ class Splits(Generic[E]):
 
     @property
     def modality(self) -> str:
-        """Name of the kind of data."""
+        """Name of the modality."""
         return self.train.modality
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The classes, the same for both parts."""
+        """Class names, the same for both parts."""
         return self.train.class_names
 
     @property
@@ -202,24 +202,24 @@ class Splits(Generic[E]):
 
     @property
     def items(self) -> dict[str, list[str]] | None:
-        """The names of the examples by part, as :func:`tfft.data.write_split` takes them; None without names."""
+        """Names of the examples by part, for :func:`tfft.data.write_split`; None without names."""
         if not self.train.names:
             return None
         return {name: list(part.names) for name, part in self.parts.items()}
 
     @property
     def leaked(self) -> np.ndarray:
-        """Positions of validation examples of which a duplicate is among the training examples."""
+        """Positions of validation examples with a duplicate among the training examples."""
         border = len(self.train)
         crossing = [pair.second - border for pair in self.duplicates if pair.first < border <= pair.second]
         return np.unique(crossing).astype(np.int64)
 
     def fingerprint(self) -> str:
-        """Returns another value for other data; a run that was stopped goes on with the same only."""
+        """Return a hash of the data; an interrupted run resumes only if it is the same."""
         return self.train.fingerprint(self.validation)
 
     def with_class_names(self, class_names: tuple[str, ...]) -> Splits[E]:
-        """Returns the same examples with other names for the classes."""
+        """Return the same examples with other class names."""
         parts = {name: _renamed(part, class_names) for name, part in self.parts.items()}
         return dataclasses.replace(self, **parts)
 
@@ -233,15 +233,15 @@ def divide(
     duplicates: Duplicates = _NO_DUPLICATES,
     **fields: Any,
 ) -> Splits[E]:
-    """Divides examples in two, with groups and duplicates counted as the parts are.
+    """Split examples in two; groups and duplicates are reordered accordingly.
 
     Args:
-        examples: all of them.
+        examples: All examples.
         held_out: bool [N], True for validation.
-        split_from: in words, how that came about.
-        groups: of the examples, or None.
-        duplicates: among the examples.
-        **fields: further fields of :class:`Splits`.
+        split_from: Origin of the split, in words.
+        groups: Groups of the examples, or None.
+        duplicates: Duplicates among the examples.
+        **fields: Further fields of :class:`Splits`.
     """
     train, validation = np.flatnonzero(~held_out), np.flatnonzero(held_out)
     order = np.concatenate([train, validation])
@@ -263,20 +263,20 @@ def divide(
 
 
 def fold_splits(splits: Splits[E], count: int = 5, *, seed: int = 0) -> Iterator[Splits[E]]:
-    """Deals the examples of a split anew, so that each is held out once.
+    """Redistribute the examples of a split into folds, so that each is held out once.
 
-    Use it to measure on small data: :func:`tfft.cross_validate` trains one model for each.
+    Use it to evaluate on small data: :func:`tfft.cross_validate` trains one model per fold.
 
     Args:
-        splits: of a folder or a table of files, from :func:`tfft.data.load`; its own two parts are put together.
-        count: of folds.
-        seed: picks another deal.
+        splits: Splits of a folder or a table of files, from :func:`tfft.data.load`; the two parts are merged.
+        count: Number of folds.
+        seed: Seed for the folds.
 
     Yields:
         ``count`` splits. Groups and duplicates stay in one fold.
 
     Raises:
-        DataError: when there are fewer examples of a class, or fewer groups, than folds; or the examples have no names.
+        DataError: If a class has fewer examples than folds, or there are fewer groups; or the examples have no names.
     """
     examples = splits.train.join(splits.validation)
     duplicates = Duplicates(splits.duplicates, splits.duplicates_note)
@@ -287,7 +287,7 @@ def fold_splits(splits: Splits[E], count: int = 5, *, seed: int = 0) -> Iterator
         yield divide(
             examples,
             dealt == fold,
-            f"fold {fold + 1} of {count}, dealt with seed {seed}",
+            f"fold {fold + 1} of {count}, drawn with seed {seed}",
             groups=splits.groups,
             duplicates=duplicates,
             task=splits.task,

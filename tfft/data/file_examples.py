@@ -1,4 +1,4 @@
-"""Files with labels, whatever is in them: :class:`FileExamples`, which images and recordings have in common."""
+"""Labelled files: :class:`FileExamples`, the base class for images and recordings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from tfft.data.examples import Examples, Skipped
 
-_COLUMNS = ("paths", "facts", "names")  # that have a value for each file
+_COLUMNS = ("paths", "facts", "names")  # with one value per file
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -19,13 +19,13 @@ class FileExamples(Examples):
     """Files with labels.
 
     Attributes:
-        paths: of the files.
-        labels: int32 [N], index into ``class_names``; from tables also float32 [N, K], 0 or 1 for each of several
-            classes, or float32 [N], numbers.
-        class_names: in the order of the labels; empty for numbers.
-        skipped: files that were found and are not used.
-        facts: what was learned by reading each file, in the order of ``paths``; empty where they were not read.
-        names: of the examples, relative paths with ``/``; those of a table are unique.
+        paths: Paths of the files.
+        labels: int32 [N], index into ``class_names``; from tables also float32 [N, K] of 0 and 1 for multi-label, or
+            float32 [N] for regression.
+        class_names: Class names in the order of the labels; empty for regression.
+        skipped: Files that were found and skipped.
+        facts: Statistics of each file, in the order of ``paths``; empty if the files were not read.
+        names: Names of the examples, relative paths with ``/``; unique for a table.
     """
 
     paths: tuple[str, ...]
@@ -44,18 +44,18 @@ class FileExamples(Examples):
         return self.paths
 
     def take(self, positions: np.ndarray) -> Self:
-        """Returns the examples at some positions, with the same classes."""
+        """Return the examples at some positions, with the same classes."""
         columns = {name: getattr(self, name) for name in _COLUMNS}
         taken: dict[str, Any] = {n: tuple(column[i] for i in positions) for n, column in columns.items() if column}
         return dataclasses.replace(self, labels=self.labels[positions], **taken)
 
     def join(self, other: Self) -> Self:
-        """Returns these files followed by others."""
+        """Return these files followed by others."""
         columns: dict[str, Any] = {name: getattr(self, name) + getattr(other, name) for name in _COLUMNS}
         return dataclasses.replace(self, labels=np.concatenate([self.labels, other.labels]), **columns)
 
     def fingerprint(self, *others: Self) -> str:
-        """Hashes names, sizes and labels: reading every byte would take as long as training on few of them."""
+        """Return a hash of names, sizes and labels; hashing all bytes would take as long as a short training."""
         result = hashlib.sha256()
         for part in (self, *others):
             for path, label in zip(part.paths, part.labels, strict=True):

@@ -1,7 +1,7 @@
-"""Facts about files, kept from one check to the next: :func:`indexed_facts`.
+"""Index of file statistics, stored between checks: :func:`indexed_facts`.
 
-Hides the data base. A file that has the size and the time of change that it had is not read again; nothing is lost when
-the data base is, or cannot be opened: the files are read.
+Implementation notes: the index is an SQLite database. A file with unchanged size and modification time is not read
+again. If the database is missing or cannot be opened, all files are read.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ Progress = Callable[[int, int], None]
 
 @dataclasses.dataclass(frozen=True)
 class FileKind:
-    """One kind of files: how they are read, and how the statistics of one become a row and come back.
+    """Reader for one type of file, and the conversion of its statistics to a database row.
 
     Attributes:
-        decoder: name and version of what reads them; another one may refuse other files.
-        examine: reads files and calls back with (files done, files in all).
-        from_row: makes the facts about a file of its path, their values and the bytes kept with them.
-        thumbnail: bytes to keep beside the values.
+        decoder: Name and version of the decoder; another one may reject other files.
+        examine: Function that reads files and calls back with (files done, files in total).
+        from_row: Function from the path, values and stored bytes to the facts about a file.
+        thumbnail: Function that returns the bytes to store with the values.
     """
 
     decoder: str
@@ -47,13 +47,13 @@ def indexed_facts(
     progress: Progress | None = None,
     store: str | os.PathLike[str] | None = None,
 ) -> list[Any]:
-    """Returns the facts about files, reading those that are new or have changed.
+    """Return the facts about files, reading those that are new or have changed.
 
     Args:
-        kind: of the files.
-        paths: the files.
-        progress: called with (files done, files in all) while files are read.
-        store: file of the data base; None reads every file.
+        kind: Type of the files.
+        paths: Paths of the files.
+        progress: Function called with (files done, files in total) while files are read.
+        store: Path of the database; None reads every file.
     """
     if store is None:
         return kind.examine(paths, progress)
@@ -78,7 +78,7 @@ def indexed_facts(
 
 
 def _mark(path: str, kind: FileKind) -> str:
-    """What changes with the file: the target of a link, its size and its times."""
+    """Return a mark that changes with the file: target of a link, size and times."""
     try:
         found = os.stat(path)
     except OSError:
@@ -95,8 +95,8 @@ def _opened(place: Path) -> sqlite3.Connection:
             base.execute("create table if not exists facts (path text primary key, mark text, facts text, thumb blob)")
             return base
         except (OSError, sqlite3.Error) as error:
-            _log.warning("Facts about files are not kept, since %s cannot be used: %s.", place, error)
-    raise AssertionError("a data base in memory can always be made")
+            _log.warning("File statistics are not stored because %s cannot be used: %s.", place, error)
+    raise AssertionError("an in-memory database can always be created")
 
 
 def _known(base: sqlite3.Connection, kind: FileKind, paths: Sequence[str], marks: Sequence[str]) -> dict[int, Any]:
@@ -117,8 +117,8 @@ def _write(base: sqlite3.Connection, kind: FileKind, rows: Sequence[tuple[str, A
     try:
         with base:
             base.executemany("insert or replace into facts values (?, ?, ?, ?)", values)
-    except sqlite3.Error as error:  # a full disk, another process: the facts are known, only not kept
-        _log.warning("Facts about %d files are not kept: %s.", len(rows), error)
+    except sqlite3.Error as error:  # a full disk, another process: the facts are known, but not stored
+        _log.warning("The statistics of %d files are not stored: %s.", len(rows), error)
 
 
 def _name(path: str) -> str:

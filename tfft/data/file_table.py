@@ -1,7 +1,4 @@
-"""Tables that name files, whatever is in these: :func:`load_file_table`, :func:`read_file_table`.
-
-Hides where the files are, which rows cannot be used, what their labels are, and how rows are split.
-"""
+"""Tables of file paths and labels: :func:`load_file_table`, :func:`read_file_table`."""
 
 from __future__ import annotations
 
@@ -23,7 +20,7 @@ from tfft.errors import DataError, raise_problems
 
 F = TypeVar("F", bound=FileExamples)
 
-_SHOWN = 20  # rows at fault in a message
+_SHOWN = 20  # maximum rows listed in a message
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -31,13 +28,13 @@ class FileRows:
     """Rows of a table that have a path and a label.
 
     Attributes:
-        name: of the table, for messages.
-        root: folder of relative paths.
-        paths: of the files.
-        labels: as they are written.
-        groups: of the rows; None where they have none.
+        name: Name of the table, for messages.
+        root: Folder for relative paths.
+        paths: Paths of the files.
+        labels: Labels as written.
+        groups: Groups of the rows; None without groups.
         places: ``file:line`` of each row.
-        skipped: rows that cannot be used.
+        skipped: Rows that were skipped.
     """
 
     name: str
@@ -49,14 +46,14 @@ class FileRows:
     skipped: tuple[Skipped, ...]
 
     def usable(self, facts: Sequence[Facts], strict: bool = False) -> FileRows:
-        """Returns the rows whose files can be used.
+        """Return the rows whose files can be used.
 
         Args:
-            facts: of the file of each row.
-            strict: True makes a row that cannot be used an error.
+            facts: Facts about the file of each row.
+            strict: Whether an unusable row is an error.
 
         Raises:
-            DataError: when no row is left, or ``strict`` and one is left out.
+            DataError: If no row is left, or if ``strict`` and a row is unusable.
         """
         bad = [
             Skipped(place, f"names {fact.path}, which {fact.reason}")
@@ -65,10 +62,10 @@ class FileRows:
         ]
         skipped = (*self.skipped, *bad)
         if strict:
-            raise_problems(DataError, f"Rows of {self.name} that cannot be used", list(map(str, skipped[:_SHOWN])))
+            raise_problems(DataError, f"Unusable rows of {self.name}", list(map(str, skipped[:_SHOWN])))
         good = [at for at, fact in enumerate(facts) if fact.reason is None]
         if not good:
-            raise DataError(f"No row of {self.name} can be used: {skipped[0] if skipped else 'there is none'}.")
+            raise DataError(f"No row of {self.name} can be used: {skipped[0] if skipped else 'it is empty'}.")
         paths, labels, places = (tuple(own[at] for at in good) for own in (self.paths, self.labels, self.places))
         groups = None if self.groups is None else tuple(self.groups[at] for at in good)
         return dataclasses.replace(
@@ -76,10 +73,10 @@ class FileRows:
         )
 
     def parse_labels(self, table: TableOptions, class_names: Sequence[str] | None = None) -> ParsedLabels:
-        """Returns the labels as a task learns from them; see :func:`tfft.data.label_parsing.parse_labels`.
+        """Return the labels in the form of the task; see :func:`tfft.data.label_parsing.parse_labels`.
 
         Raises:
-            DataError: when they cannot be used.
+            DataError: If they cannot be used.
         """
         return parse_labels(
             [self.labels], [self.places], task=table.task, separator=table.separator, class_names=class_names
@@ -95,19 +92,19 @@ def load_file_table(
     split: SplitOptions,
     reading: ReadOptions,
 ) -> Splits[F]:
-    """Reads a table with a file and a label in each row, and splits it; duplicates and groups stay on one side.
+    """Load a table with a file and a label per row, and split it; duplicates and groups stay on one side.
 
     Args:
-        make: class of the examples.
-        kind: what the files are.
-        source: as :func:`tfft.data.table.read_table` takes it.
-        column: the paths: name of the setting that says which column it is, such as ``"image"``, and that column.
-        table: the other columns.
-        split: how rows are divided.
-        reading: how files are read.
+        make: Class of the examples.
+        kind: File type.
+        source: Source for :func:`tfft.data.table.read_table`.
+        column: Name of the setting for the path column, such as ``"image"``, and the column.
+        table: Other columns.
+        split: Options of the split.
+        reading: Options for reading files.
 
     Raises:
-        DataError: listing everything that is wrong, with file and line.
+        DataError: If rows cannot be used; the message lists all problems with file and line.
     """
     rows = read_rows(source, column, table, split.group)
     facts = kind.read_facts(rows.paths, reading.progress, reading.store)
@@ -137,19 +134,19 @@ def read_file_table(
     table: TableOptions,
     reading: ReadOptions,
 ) -> F:
-    """Reads a whole table for a model that knows its classes.
+    """Read a complete table for a model with known classes.
 
     Args:
-        make: class of the examples.
-        kind: what the files are.
-        source: as in :func:`load_file_table`.
-        column: as in :func:`load_file_table`.
-        class_names: of the model; empty for numbers.
-        table: the other columns, and the task of the model.
-        reading: how files are read.
+        make: Class of the examples.
+        kind: File type.
+        source: As in :func:`load_file_table`.
+        column: As in :func:`load_file_table`.
+        class_names: Class names of the model; empty for regression.
+        table: Other columns, and the task of the model.
+        reading: Options for reading files.
 
     Raises:
-        DataError: as :func:`load_file_table`, and for labels that are not among the classes.
+        DataError: As in :func:`load_file_table`, and for labels outside of the classes.
     """
     rows = read_rows(source, column, table)
     facts = kind.read_facts(rows.paths, reading.progress, reading.store)
@@ -162,16 +159,16 @@ def read_file_table(
 def read_rows(
     source: Any, column: tuple[str, str | int], table: TableOptions, group: str | int | None = None
 ) -> FileRows:
-    """Reads a table with a file and a label in each row; no file is opened.
+    """Read a table with a file and a label per row, without opening the files.
 
     Args:
-        source: as :func:`tfft.data.table.read_table` takes it.
-        column: as in :func:`load_file_table`.
-        table: the other columns.
-        group: column of what must not be on both sides of a split, or None.
+        source: Source for :func:`tfft.data.table.read_table`.
+        column: As in :func:`load_file_table`.
+        table: Other columns.
+        group: Column with the groups of the split, or None.
 
     Raises:
-        DataError: when the table cannot be read, or lacks a column.
+        DataError: If the table cannot be read, or lacks a column.
     """
     role, files = column
     is_file = isinstance(source, (str, os.PathLike))
@@ -206,7 +203,7 @@ def read_rows(
 
 
 def _unique_names(paths: Sequence[str], root: str) -> tuple[str, ...]:
-    """Names below a root; a file may be in several rows, with several labels: its number keeps the names apart."""
+    """Return names below a root; a number distinguishes rows that share a file."""
     names, seen = [], dict[str, int]()
     for path in paths:
         name = os.path.relpath(path, root).replace(os.sep, "/")
@@ -216,6 +213,6 @@ def _unique_names(paths: Sequence[str], root: str) -> tuple[str, ...]:
 
 
 def _common(paths: Sequence[str], root: str) -> str:
-    """The folder that the names of files are relative to: the root, or, for files elsewhere, what they share."""
+    """Return the folder that file names are relative to: the root, or the common parent of files elsewhere."""
     inside = all(Path(path).is_relative_to(root) for path in paths)
     return root if inside else os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])

@@ -1,7 +1,6 @@
-"""Labels of tables and texts, in the forms that people write them, as the arrays that a task learns from.
+"""Parsing of labels from tables and texts into arrays for a task: :func:`parse_labels`.
 
-:func:`parse_labels` is the one place where a column becomes labels. What labels mean, which are wrong and how they are
-encoded is decided by the task, see :class:`tfft.registry.Task`.
+The task defines the meaning, the checks and the encoding of labels, see :class:`tfft.registry.Task`.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ _SHOWN = 10
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ParsedLabels:
-    """Labels as a task learns from them.
+    """Labels in the form of a task.
 
     Attributes:
-        task: its name.
-        class_names: in the order of the labels; empty for numbers.
-        parts: one array of labels for each part of the data, in their order.
+        task: Name of the task.
+        class_names: Class names in the order of the labels; empty for regression.
+        parts: One array of labels per part of the data, in order.
     """
 
     task: str
@@ -35,7 +34,7 @@ class ParsedLabels:
 
     @property
     def labels(self) -> np.ndarray:
-        """The labels of data in one part."""
+        """Labels of data in one part."""
         [labels] = self.parts
         return labels
 
@@ -48,22 +47,22 @@ def parse_labels(
     separator: str | None = None,
     class_names: Sequence[str] | None = None,
 ) -> ParsedLabels:
-    """Parses the labels of a dataset that comes in one part or in two.
+    """Parse the labels of a dataset with one or two parts.
 
     Args:
-        columns: the label of each example, by part; the first part is the one to learn from. A single part without
-            ``class_names`` is still to be split.
-        places: of the examples, for messages, such as ``reviews.csv:12``; by part.
-        task: name of a task, or ``"auto"`` for the one that fits the labels.
-        separator: between the labels of one example, where it may have several.
-        class_names: of a model that knows its classes; None takes those of the first part.
+        columns: Label of each example, by part; the first part is for training. A single part without ``class_names``
+            is still to be split.
+        places: Places of the examples, for messages, such as ``reviews.csv:12``; by part.
+        task: Name of a task, or ``"auto"`` to infer it from the labels.
+        separator: Separator between the labels of one example, if it may have several.
+        class_names: Class names of an existing model; None takes those of the first part.
 
     Returns:
         The labels, their task and their classes.
 
     Raises:
-        DataError: listing the labels that cannot be used, with their places.
-        PlanError: for an unknown task.
+        DataError: If labels cannot be used; the message lists them with their places.
+        PlanError: For an unknown task.
 
     Example:
         >>> parsed = parse_labels([["cat", "dog", "cat", "dog"]], [["a:1", "a:2", "a:3", "a:4"]])
@@ -82,14 +81,14 @@ def parse_labels(
 
 
 def has_value(value: Any) -> bool:
-    """Says whether a field holds anything: no None, NaN or blank."""
+    """Whether a field has a value other than None, NaN or blank."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return False
     return not (isinstance(value, str) and not value.strip()) and type(value).__name__ != "NAType"
 
 
 def values_of(labels: Sequence[Any], separator: str | None) -> list[Any]:
-    """Returns labels as text, or as lists of text where there may be several."""
+    """Return labels as text, or as lists of text if there may be several."""
 
     def plain(label: Any) -> str:
         if isinstance(label, float) and label.is_integer():

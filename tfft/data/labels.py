@@ -1,7 +1,7 @@
-"""The labels of examples, looked at before training: :func:`check_labels`, :func:`labels_of`.
+"""Checks of labels before training: :func:`check_labels`, :func:`labels_of`.
 
-Hides where labels come from (arrays, examples, features, datasets). A label that no class has fails late: in the
-middle of an epoch, or, one-hot, not at all: it becomes a row of zeros, which teaches nothing.
+Implementation notes: a label outside of the classes fails late: in the middle of an epoch or, one-hot encoded, not at
+all, because it becomes a row of zeros.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ import tensorflow as tf
 
 from tfft.errors import DataError, join_names, raise_problems
 
-_SHOWN = 5  # labels at fault in one message
+_SHOWN = 5  # maximum labels listed in a message
 
 
 def check_labels(train: Any, validation: Any, class_names: Sequence[str] | int) -> tuple[str, ...]:
-    """Checks that labels are whole numbers of classes, and that there is every class to learn from.
+    """Check that labels are valid class numbers and that every class has a training example.
 
-    Use it before the first long run on data that another program made.
+    Use it before the first long run on data from another program.
 
     Args:
-        train: labels [N] or [N, 1], whole numbers; or what has them: :class:`tfft.data.Examples`, features, a
+        train: Integer labels [N] or [N, 1], or an object with labels: :class:`tfft.data.Examples`, features, a
             ``tf.data.Dataset`` of (inputs, labels) batches, which is read once.
-        validation: the same of the held-out examples, or None.
-        class_names: in the order of the labels, or how many classes there are.
+        validation: The same for the held-out examples, or None.
+        class_names: Class names in the order of the labels, or the number of classes.
 
     Returns:
-        What is worth knowing and no error, one sentence each: classes that no validation example has.
+        Warnings, one sentence each: classes without a validation example.
 
     Raises:
-        DataError: listing labels that are no whole number or outside of the classes, with their positions, and
-            classes without a training example.
+        DataError: If labels are not integers or are outside of the classes (with their positions), or if a class has no
+            training example.
 
     Example:
         >>> check_labels(splits.train, splits.validation, splits.class_names)
@@ -52,25 +52,23 @@ def check_labels(train: Any, validation: Any, class_names: Sequence[str] | int) 
             counts[what] = np.bincount(good, minlength=len(names))
     missing = _without(counts.get("training"), names)
     if missing:
-        problems.append(f"no training example has the class {join_names(missing)}: add some, or leave the class out")
+        problems.append(f"no training example of {join_names(missing)}: add some, or leave the class out")
     raise_problems(DataError, "The labels cannot be used", problems)
     unseen = _without(counts.get("validation"), names)
     if not unseen:
         return ()
-    return (
-        f"No validation example has the class {join_names(unseen)}, so nothing is known about how well it is told.",
-    )
+    return (f"No validation example of {join_names(unseen)}, so the scores do not cover it.",)
 
 
 def labels_of(given: Any) -> np.ndarray:
-    """Returns the labels of anything that has some, [N] where they came as [N, 1].
+    """Return the labels of an object with labels; [N, 1] becomes [N].
 
     Args:
-        given: labels; or :class:`tfft.data.Examples`, features or whatever else has ``labels``; or a
+        given: Labels; an object with ``labels``, such as :class:`tfft.data.Examples` or features; or a
             ``tf.data.Dataset`` of batches (inputs, labels, ...), which is read once.
 
     Raises:
-        DataError: when there are none.
+        DataError: If there are none.
     """
     if isinstance(given, tf.data.Dataset):
         labels = _labels_of_dataset(given)
@@ -78,35 +76,35 @@ def labels_of(given: Any) -> np.ndarray:
         labels = np.asarray(getattr(given, "labels", given))
     if not labels.size or not labels.ndim or labels.dtype.kind not in "iubf":
         raise DataError(
-            "Expected labels, whole numbers [N], or examples, features or a dataset that hold them; received "
+            "Expected integer labels [N], or examples, features or a dataset with labels. Received: "
             f"{type(given).__name__} with labels of {labels.dtype} {labels.shape}."
         )
     return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
 
 
 def label_problems(labels: np.ndarray, count: int, what: str) -> list[str]:
-    """Returns what is wrong with the labels of ``count`` classes, sentences without a full stop.
+    """Return the problems with labels of ``count`` classes, as sentences without a full stop.
 
     Args:
-        labels: as :func:`labels_of` returns them.
-        count: of classes.
-        what: what they are, for the sentence.
+        labels: Labels from :func:`labels_of`.
+        count: Number of classes.
+        what: Subject of the sentences.
     """
     if labels.ndim != 1:
-        return [f"{what} must be whole numbers [N], one class for each example, received shape {labels.shape}"]
+        return [f"{what} must be integers [N], one class per example. Received: shape {labels.shape}"]
     broken = np.flatnonzero(~(labels == np.floor(labels)))  # NaN too
     whole = np.setdiff1d(np.arange(len(labels)), broken)
     outside = whole[(labels[whole] < 0) | (labels[whole] >= count)]
     problems = []
     if len(broken):
-        problems.append(f"{what} must be whole numbers, received {_places(labels, broken)}")
+        problems.append(f"{what} must be integers. Received: {_places(labels, broken)}")
     if len(outside):
-        problems.append(f"{what} must be from 0 to {count - 1}, received {_places(labels, outside)}")
+        problems.append(f"{what} must be in 0 to {count - 1}. Received: {_places(labels, outside)}")
     return problems
 
 
 def names_of(class_names: Sequence[str] | int) -> tuple[str, ...]:
-    """Returns the names of classes; numbers where only their number is given."""
+    """Return the class names; numbers if only their count is given."""
     if isinstance(class_names, (int, np.integer)):
         return tuple(str(number) for number in range(int(class_names)))
     return tuple(class_names)
@@ -117,10 +115,10 @@ def _labels_of_dataset(dataset: tf.data.Dataset) -> np.ndarray:
     if not isinstance(spec, tuple) or len(spec) < 2 or not isinstance(spec[1], tf.TensorSpec):
         raise DataError(f"Expected a dataset of (inputs, labels) batches, received one of {spec}.")
     if int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY:
-        raise DataError("The dataset never ends (it repeats): pass one pass over it, for example dataset.take(steps).")
+        raise DataError("The dataset repeats without end. Limit it to one pass, for example with dataset.take(steps).")
     found = [np.atleast_1d(labels) for labels in dataset.map(lambda *batch: batch[1]).as_numpy_iterator()]
     if not found:
-        raise DataError("The dataset holds no examples.")
+        raise DataError("The dataset is empty.")
     return np.concatenate(found)
 
 

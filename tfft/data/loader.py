@@ -1,6 +1,6 @@
-"""Labelled examples from any source, :func:`load`, and their batches, :func:`to_dataset`.
+"""Loading of labelled examples, :func:`load`, and batching, :func:`to_dataset`.
 
-Hides which modality reads a source: each says how surely it holds its kind of data, and which settings mean something.
+Implementation notes: each modality rates how surely it recognizes a source, and declares the settings that apply to it.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ def load(
     seconds: float | None = None,
     **further: Any,
 ) -> Splits[Any]:
-    """Reads labelled examples from wherever they are, and decides which are held out for validation.
+    """Load labelled examples from any source and split them into training and validation examples.
 
-    Use it as the first step of a training that you write yourself; :func:`to_dataset` makes batches of the parts.
-    Each modality has loaders of its own, whose pages tell more.
+    Use it as the first step of your own training loop; :func:`to_dataset` makes batches of the parts.
+    Each modality has more specific loaders; see their pages.
 
     Args:
         source: one of these:
@@ -65,34 +65,34 @@ def load(
             - ``(texts, labels)``; with ``task="token_classification"`` files or lists of tagged words;
             - ``(images, labels)``, two arrays (:func:`tfft.modalities.image.load_arrays`);
             - ``"tfds:NAME"``, or a folder that tensorflow-datasets prepared.
-        validation: share to hold out, or the file of an earlier split, where examples have names. Of no effect where
-            the source is split already.
-        seed: of the split.
-        strict: True makes an example that cannot be used an error.
-        check: False does not decode the files of a folder of images once.
-        progress: called with (files done, files in all).
-        group: what must not be on both sides: ``"folder"`` or a regular expression for a folder of files, a column of
-            a table.
-        store: file that keeps the statistics of files that were read.
-        image: column with the paths of images; of a dataset of tfds a feature, as with the next three.
-        audio: column with the paths of recordings.
-        text: column with the texts, two for pairs.
-        label: column with the labels.
-        task: what the labels are: ``"classification"``, ``"binary"``, ``"multilabel"``, ``"regression"``, or
-            ``"token_classification"``, a tag for each word; ``"auto"`` looks at them.
-        separator: between several labels of one example.
-        root: folder of the files that a table names.
-        encoding: of tables and text files, UTF-8 by default.
-        sample_rate: that recordings are brought to.
-        seconds: length of the clips that recordings become.
-        **further: settings of a modality that another package brought.
+        validation: Share to hold out, or the file of an earlier split if examples have names. No effect if the source
+            is split already.
+        seed: Seed for the split.
+        strict: Whether an unusable example is an error.
+        check: Whether to decode each file of an image folder once.
+        progress: Function called with (files done, files in total).
+        group: Groups to keep on one side of the split: ``"folder"`` or a regular expression for a folder of files, a
+            column for a table.
+        store: File that stores the statistics of files that were read.
+        image: Column with the paths of images; for TensorFlow Datasets a feature, as for the next three.
+        audio: Column with the paths of recordings.
+        text: Column with the texts; two columns for pairs.
+        label: Column with the labels.
+        task: Meaning of the labels: ``"classification"``, ``"binary"``, ``"multilabel"``, ``"regression"``, or
+            ``"token_classification"``, one tag per word; ``"auto"`` infers it.
+        separator: Separator between several labels of one example.
+        root: Folder of the files in a table.
+        encoding: Encoding of tables and text files. Defaults to UTF-8.
+        sample_rate: Sample rate in Hz to which recordings are resampled.
+        seconds: Clip length in seconds.
+        **further: Settings of a modality from another package.
 
     Returns:
-        :class:`Splits`: ``train``, ``validation`` and how they came about. What its parts are, the modality says:
-        :class:`tfft.modalities.image.ImageFiles`, :class:`tfft.modalities.text.TextExamples`, ...
+        :class:`Splits`: ``train``, ``validation`` and the origin of the split. The class of the parts depends on the
+        modality: :class:`tfft.modalities.image.ImageFiles`, :class:`tfft.modalities.text.TextExamples`, ...
 
     Raises:
-        DataError: when there is no usable data, or a setting means nothing for it; everything at fault is named.
+        DataError: If there is no usable data, or a setting does not apply to it; the message names everything at fault.
 
     Example:
         >>> splits = load("photos/", validation=0.25)
@@ -109,7 +109,7 @@ def load(
 
 
 def _for_task(splits: Splits[Any], name: str) -> Splits[Any]:
-    """Returns classes that were read from the names of folders as the labels of the task that was asked for."""
+    """Convert classes that were read from folder names to the labels of the requested task."""
     task = registry.asked_task(name)
     if task is None or task.name == splits.task or not task.labels_from_folders:
         return splits
@@ -139,60 +139,59 @@ def to_dataset(
     views: int | None = None,
     sampling: str | None = None,
 ) -> tf.data.Dataset:
-    """Makes a dataset of inputs and labels that fits a backbone, for ``model.fit`` and ``evaluate``.
+    """Build a dataset of inputs and labels that fits a backbone, for ``model.fit`` and ``evaluate``.
 
     Args:
-        examples: a part of what :func:`load` gives, such as ``splits.train``, or of what a modality lists.
-        spec: the backbone's ``input_spec``; needed for files of images. Texts and recordings do without: a model of
-            texts takes strings, and recordings know their rate.
-        batch_size: examples per batch; the last one of a pass may be smaller.
-        shuffle: True gives another order in each pass, a pure function of seed and epoch.
-        seed: picks another series of orders.
-        cache: True decodes every image file once, now, and keeps the pixels in memory; False decodes in
-            each pass; ``"auto"`` is True where the pixels take less than 512 MB.
-        epoch: an int64 variable on the CPU that holds the epoch at the start of each pass, for
-            programs that resume. Unless given, the dataset counts its passes from 0; every start
-            of a pass counts, also one that is not finished.
-        augment: of images ``"flip"``, ``"crop"``, ``"rand"``, of recordings ``"shift"``, ``"mask"``, several in a list,
-            or an :class:`~tfft.specs.Augmentation`: each showing is another view, a pure function of seed, position and
-            number; the first one is the example as it is. Files of images are then decoded in each pass.
-        views: how many views there are, used in turn; None for another one each time. Of no effect
-            without ``augment``.
-        sampling: ``"balanced"`` draws every class equally often, in passes of unchanged length: examples of
-            small classes come several times, those of large ones in some of the passes. None shows each
-            example once in a pass.
+        examples: Part of the result of :func:`load`, such as ``splits.train``, or examples from a modality.
+        spec: The backbone's ``input_spec``; required for image files. Not for texts, which the model takes as strings,
+            or recordings, which have their sample rate.
+        batch_size: Examples per batch; the last batch of a pass may be smaller.
+        shuffle: Whether each pass has another order, a pure function of seed and epoch.
+        seed: Seed for the orders.
+        cache: True decodes every image file once, immediately, and keeps the pixels in memory; False decodes in each
+            pass; ``"auto"`` is True if the pixels take less than 512 MB.
+        epoch: An int64 variable on the CPU with the epoch at the start of each pass, for programs that resume. Without
+            it, the dataset counts its passes from 0; every started pass counts, also an unfinished one.
+        augment: For images ``"flip"``, ``"crop"``, ``"rand"``, for recordings ``"shift"``, ``"mask"``, a list of
+            several, or an :class:`~tfft.specs.Augmentation`: each repeat of an example is another view, a pure function
+            of seed, position and number; the first one is the example itself. Image files are then decoded in each
+            pass.
+        views: Number of views, used in turn; None for a new one each time. No effect without ``augment``.
+        sampling: ``"balanced"`` draws every class equally often, in passes of unchanged length: examples of small
+            classes repeat, those of large classes appear in some of the passes only. None shows each example once per
+            pass.
 
     Returns:
-        Dataset of (inputs, labels), its length known: uint8 [B, H, W, C] for images, strings [B] for texts (for pairs a
-        dict of two), float32 [B, samples] for recordings.
+        Dataset of (inputs, labels) with a known length: uint8 [B, H, W, C] for images, strings [B] for texts (a dict of
+        two for pairs), float32 [B, samples] for recordings.
 
     Raises:
-        DataError: when there are no examples, or a file cannot be decoded while the pixels are cached; the
-            file is named. Where they are not, a file that broke after it was listed stops the pass that
-            reads it with a ``tf.errors.OpError``, which names the file when it is missing, empty or no
-            image; damage inside of a picture is reported without its name: list the folder again to find it.
-        PlanError: when arguments are out of range, or mean nothing for such examples.
+        DataError: If there are no examples, or a file cannot be decoded while the pixels are cached; the message names
+            the file. Without the cache, a file that was damaged after listing stops the pass with a
+            ``tf.errors.OpError``, which names the file if it is missing, empty or not an image; it does not name a file
+            with damaged content: list the folder again to find it.
+        PlanError: If arguments are out of range, or do not apply to the examples.
 
     Example:
         >>> train = to_dataset(splits.train, backbone.input_spec, shuffle=True)
-        >>> model.fit(train, epochs=3, shuffle=False)  # the dataset has shuffled; Keras would warn
+        >>> model.fit(train, epochs=3, shuffle=False)  # the dataset shuffles already, and Keras would warn
     """
     if not isinstance(examples, Examples):
         fix = " Give one of its parts, such as splits.train." if hasattr(examples, "train") else ""
         raise DataError(
-            "Expected a part of what tfft.data.load gives (for arrays there is tfft.modalities.image.from_arrays, for "
-            f"waves tfft.modalities.audio.from_waves), got a {type(examples).__name__}.{fix}"
+            "Expected a part of the result of tfft.data.load (for arrays, use tfft.modalities.image.from_arrays; for "
+            f"waveforms, tfft.modalities.audio.from_waves). Received: a {type(examples).__name__}.{fix}"
         )
     options = BatchOptions(batch_size, shuffle, seed, epoch, augment, views, sampling, cache)
     return examples.batches(spec, options)
 
 
 def load_copy(copy: LocalCopy, settings: Mapping[str, Any]) -> Splits[Any]:
-    """Reads a dataset of TensorFlow Datasets that is there as files, with the names of classes that it has itself.
+    """Load a local copy of a dataset of TensorFlow Datasets, with its own class names.
 
     Args:
-        copy: from :func:`tfft.data.tfds.source.local_copy`.
-        settings: of :func:`load`; those that name features are replaced by what the files have.
+        copy: Copy from :func:`tfft.data.tfds.source.local_copy`.
+        settings: Settings of :func:`load`; those that name features are replaced by the columns of the files.
     """
     splits = load(copy.source, **{**settings, **copy.settings})
     splits = dataclasses.replace(splits, skipped=(*splits.skipped, *copy.skipped))
@@ -202,24 +201,24 @@ def load_copy(copy: LocalCopy, settings: Mapping[str, Any]) -> Splits[Any]:
 
 
 def explicit(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the settings that are not left as they are by default."""
+    """Return the settings that differ from their defaults."""
     return {name: value for name, value in settings.items() if value != _DEFAULTS.get(name)}
 
 
 def reader_of(source: Any, settings: Mapping[str, Any]) -> registry.Modality:
-    """Returns the modality that reads a source: the one that is surest of it, the first among equals.
+    """Return the modality that is surest to recognize a source; the first one of equals.
 
     Args:
-        source: as :func:`load` takes it, but no dataset of TensorFlow Datasets.
-        settings: of :func:`load` that are given.
+        source: Source for :func:`load`, except TensorFlow Datasets.
+        settings: Explicit settings of :func:`load`.
 
     Raises:
-        DataError: when columns of several modalities are named, or none of them knows the source.
+        DataError: If columns of several modalities are named, or no modality recognizes the source.
     """
     modalities = [registry.modality(name) for name in registry.modality_names()]
     named = [column for each in modalities for column in each.columns if settings.get(column) is not None]
     if len(named) > 1:
-        raise DataError(f"{' and '.join(named)} each say what is to be looked at: give one of them.")
+        raise DataError(f"{' and '.join(named)} each name the input: give one of them.")
     reader = task_reader(settings.get("task", registry.AUTO))
     if reader is not None and set(named) <= set(reader.columns):
         return reader
@@ -229,21 +228,21 @@ def reader_of(source: Any, settings: Mapping[str, Any]) -> registry.Modality:
         return next(each for certainty, each in matches if certainty == best)
     got = f"a {type(source).__name__}" + (f" of {len(source)}" if isinstance(source, (tuple, list)) else "")
     raise DataError(
-        "Data must be a folder with one folder per class, a table of texts or of files (.csv, .tsv, .jsonl, or a "
+        "Expected a folder with one folder per class, a table of texts or of files (.csv, .tsv, .jsonl, or a "
         "DataFrame; image= or audio= names the column of files), 'tfds:NAME', "
         "(images, labels) or (texts, labels), or (train, validation, class_names) with two tf.data.Dataset of batches; "
-        f"got {got}."
+        f"Received: {got}."
     )
 
 
 def task_reader(task: str) -> registry.Modality | None:
-    """Returns what reads the data of a task whose labels have a form of their own; None for all other tasks."""
+    """Return the modality for a task with its own label format; None for other tasks."""
     asked = registry.asked_task(task)
     return None if asked is None else asked.reader
 
 
 def _check_names(further: Mapping[str, Any]) -> None:
-    """Refuses a setting that no modality has."""
+    """Raise an error for a setting that no modality has."""
     known = set(_DEFAULTS)
     for name in registry.modality_names():
         each = registry.modality(name)

@@ -1,9 +1,8 @@
-"""Examples mixed with one another: :func:`apply_mixup`, and the labels that fit them, :func:`one_hot`.
+"""MixUp and CutMix for datasets, :func:`apply_mixup`, and matching labels, :func:`one_hot`.
 
-Hides the random numbers, which are a pure function of seed, epoch and the number of the batch, and how labels become
-shares. The layers MixUp and CutMix of Keras are not used: they take their numbers from a state of their own (a seed
-in a tensor is refused), so a run that resumes in the middle of an epoch would go on with others; MixUp takes
-pictures only; and the share that CutMix writes into the label is not the share of the pixels.
+Implementation notes: the random numbers are a pure function of seed, epoch and batch number. The layers MixUp and
+CutMix of Keras are not used: their random state cannot resume in the middle of an epoch (a tensor as seed raises an
+error); MixUp accepts images only; and CutMix writes a share into the label that is not the share of the pixels.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import tensorflow as tf
 
 from tfft.errors import DataError, PlanError, raise_problems
 
-_DOMAIN = 0x6D6978  # keeps these numbers apart from others that are made of the same seed
+_DOMAIN = 0x6D6978  # separates these random numbers from others with the same seed
 
 
 def apply_mixup(
@@ -27,37 +26,36 @@ def apply_mixup(
     seed: int = 0,
     epoch: tf.Variable | None = None,
 ) -> tf.data.Dataset:
-    """Mixes the examples of each batch in pairs, inputs and labels by the same share.
+    """Mix the examples of each batch in pairs, inputs and labels with the same share.
 
-    With mixup both examples of a pair become sums: ``share * a + (1 - share) * b`` and the other way round
-    (Zhang et al., "mixup: Beyond empirical risk minimization", 2018). With cutmix they exchange a rectangle
+    MixUp replaces both examples of a pair by sums: ``share * a + (1 - share) * b`` and the other way round
+    (Zhang et al., "mixup: Beyond empirical risk minimization", 2018). CutMix exchanges a rectangle
     (Yun et al., "CutMix: Regularization strategy to train strong classifiers with localizable features", 2019), and
-    the share is exactly that of the values that stay. The share is drawn anew for each pair, from Beta(a, a). What
-    one example gives the other gets, so inputs and labels of a batch keep their mean. With an odd number one
-    example of the batch stays as it is. Features of a frozen network can be mixed like pictures (Verma et al.,
-    "Manifold mixup", 2019), so this also works with a cache of features.
+    and the share is exactly that of the remaining values. Each pair has its own share, drawn from Beta(a, a). Pairs
+    exchange what they mix, so inputs and labels of a batch keep their mean. In a batch of odd size, one example stays
+    unchanged. Features of a frozen network can be mixed like images (Verma et al., "Manifold mixup", 2019), so this
+    also works with a feature cache.
 
-    Mixing helps long training on much data; on little data and with few epochs it often does not.
+    Mixing helps long training on large data; on small data with few epochs it often does not.
 
     Args:
-        dataset: of (inputs, labels) batches, as :func:`tfft.data.to_dataset` and ``Features.dataset`` give them.
-            Inputs are uint8 or floating, one tensor or several; labels are whole numbers [B], or rows [B, classes].
-        classes: width of the head, ``head.units``: the number of classes, or 1 for a binary head.
-        mixup_alpha: a of Beta(a, a), the larger the more is mixed: 0.1 to 0.4 is usual; 0 for none.
-        cutmix_alpha: the same for rectangles, 1 is usual; 0 for none. Where both are given, half of the batches are
-            mixed in each way.
-        seed: picks another series.
-        epoch: an int variable that tells the epoch at the start of each pass, the one of
-            :func:`tfft.data.to_dataset`. Unless given, the dataset counts its passes from 0.
+        dataset: Dataset of (inputs, labels) batches, as from :func:`tfft.data.to_dataset` and ``Features.dataset``.
+            Inputs are uint8 or floating, one tensor or several; labels are integers [B], or rows [B, classes].
+        classes: Number of head units, ``head.units``: the number of classes, or 1 for a binary head.
+        mixup_alpha: The a of Beta(a, a); larger values mix more. 0.1 to 0.4 is usual; 0 for none.
+        cutmix_alpha: The same for rectangles. 1 is usual; 0 for none. If both are given, half of the batches use each.
+        seed: Seed for the random numbers.
+        epoch: An int variable with the epoch at the start of each pass, the one given to :func:`tfft.data.to_dataset`.
+            Without it, the dataset counts its passes from 0.
 
     Returns:
-        Dataset of (inputs of the same types and shapes, float32 shares [B, classes]), of the same length. uint8
-        pixels are rounded to whole grey levels. Compile with ``head.compile_args(soft=True)``. A program that
-        resumes within an epoch skips batches of what is returned, not of ``dataset``.
+        Dataset of (inputs of the same types and shapes, float32 shares [B, classes]), of the same length. uint8 pixels
+        are rounded. Compile with ``head.compile_args(soft=True)``. To resume within an epoch, skip batches of the
+        result, not of ``dataset``.
 
     Raises:
-        PlanError: when a value is out of range.
-        DataError: when inputs or labels are of another kind.
+        PlanError: If a value is out of range.
+        DataError: If inputs or labels have another form.
 
     Example:
         >>> train = apply_mixup(splits_train, head.units, mixup_alpha=0.2, seed=1)
@@ -85,24 +83,24 @@ def apply_mixup(
     numbers = tf.data.Dataset.from_tensors(0).flat_map(one_pass)
     found = tf.data.Dataset.zip((dataset, numbers)).map(mix, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     length = dataset.cardinality()
-    if length >= 0:  # flat_map has none, and Keras needs it to know where an epoch ends
+    if length >= 0:  # flat_map has no length, and Keras needs one to find the end of an epoch
         found = found.apply(tf.data.experimental.assert_cardinality(length))
     return found.prefetch(tf.data.AUTOTUNE)
 
 
 def one_hot(dataset: tf.data.Dataset, classes: int) -> tf.data.Dataset:
-    """Turns the labels of a dataset into shares, for validation of a model that is compiled for mixed labels.
+    """Convert the labels of a dataset to shares, to validate a model that is compiled for mixed labels.
 
     Args:
-        dataset: of (inputs, labels) batches; labels as in :func:`apply_mixup`.
-        classes: width of the head, ``head.units``.
+        dataset: Dataset of (inputs, labels) batches; labels as in :func:`apply_mixup`.
+        classes: Number of head units, ``head.units``.
 
     Returns:
-        Dataset of (inputs, float32 shares [B, classes]): one-hot rows for whole numbers; for ``classes=1`` the
-        label as a number.
+        Dataset of (inputs, float32 shares [B, classes]): one-hot rows for integers; for ``classes=1`` the label as a
+        number.
 
     Raises:
-        DataError: when labels are of another kind. A label that no class has stops the pass that reads it.
+        DataError: If labels have another form. A label outside of the classes stops the pass that reads it.
 
     Example:
         >>> model.evaluate(one_hot(validation, head.units))
@@ -119,18 +117,18 @@ def one_hot(dataset: tf.data.Dataset, classes: int) -> tf.data.Dataset:
 def _mix(
     inputs: Any, labels: tf.Tensor, mixup_alpha: float, cutmix_alpha: float, seed: tf.Tensor
 ) -> tuple[Any, tf.Tensor]:
-    """Mixes one batch by the numbers of one seed."""
+    """Mix one batch with the random numbers of one seed."""
     which, order, shares, places = tf.unstack(tf.random.split(seed, 4))
     count = tf.shape(labels)[0]
     pairs = count // 2
-    # The first half of a shuffled order meets the second; with an odd number the last one meets itself.
+    # The first half of a shuffled order is paired with the second; with an odd number, the last one pairs with itself.
     order = tf.random.experimental.stateless_shuffle(tf.range(count), seed=order)
     paired = order[: 2 * pairs]
     swapped = tf.concat([order[pairs : 2 * pairs], order[:pairs]], 0)
     partner = tf.tensor_scatter_nd_update(tf.range(count), paired[:, None], swapped)
 
     def of_each(values: tf.Tensor) -> tf.Tensor:
-        """From a value of each pair to one of each example, 0 for the one without a partner."""
+        """Expand a value per pair to one per example, 0 for the one without a partner."""
         shape = tf.concat([[count], tf.shape(values)[1:]], 0)
         return tf.scatter_nd(paired[:, None], tf.concat([values, values], 0), shape)
 
@@ -156,8 +154,8 @@ def _mix(
 
 
 def _beta(a: float, count: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Draws from Beta(a, a). A gamma number of a small a rounds to 0, its logarithm does not: it is that of a
-    number of a + 1, plus log(u) / a (Marsaglia and Tsang, "A simple method for generating gamma variables", 2000).
+    """Draw from Beta(a, a). For small a, a gamma variate rounds to 0, but its logarithm does not: it is that of a gamma
+    variate of a + 1, plus log(u) / a (Marsaglia and Tsang, "A simple method for generating gamma variables", 2000).
     """
     seeds = tf.unstack(tf.random.split(seed, 4))
     gammas = [tf.math.log(tf.random.stateless_gamma([count], s, alpha=a + 1.0)) for s in seeds[:2]]
@@ -170,14 +168,14 @@ def _blend(one: tf.Tensor, other: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
     kind = tf.float64 if one.dtype == tf.float64 else tf.float32
     share = tf.cast(tf.reshape(share, [-1, *[1] * (one.shape.rank - 1)]), kind)
     start = tf.cast(other, kind)
-    sums = start + share * (tf.cast(one, kind) - start)  # exact where both are the same
+    sums = start + share * (tf.cast(one, kind) - start)  # exact if both are equal
     return tf.cast(tf.round(sums) if one.dtype.is_integer else sums, one.dtype)
 
 
 def _rectangle(shape: tf.Tensor, share: tf.Tensor, middle: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns where pairs exchange values, bool [P, H, W], and the exact share that stays, [P].
+    """Return the rectangles that pairs exchange, bool [P, H, W], and the exact share that stays, [P].
 
-    As in the paper the middle is anywhere, so a rectangle may reach over the edge, and is cut off there.
+    As in the paper, the centre is anywhere, so a rectangle may cross the edge, where it is clipped.
     """
     size = tf.cast(shape[1:3], tf.float32)
     half = tf.sqrt(1.0 - share)[:, None] / 2
@@ -196,7 +194,7 @@ def _shares(labels: tf.Tensor, classes: int) -> tf.Tensor:
     if labels.shape.rank == 2 and labels.shape[1] == classes:
         return tf.cast(labels, tf.float32)
     labels = tf.cast(tf.reshape(labels, [-1]), tf.int64)
-    known = tf.debugging.Assert(  # one_hot would make a row of zeros of it
+    known = tf.debugging.Assert(  # one_hot would return a row of zeros
         tf.reduce_all((labels >= 0) & (labels < classes)),
         [f"Labels must be from 0 to {classes - 1}. Received:", labels],
         summarize=20,
@@ -215,7 +213,7 @@ def _check_arguments(classes: Any, mixup_alpha: Any, cutmix_alpha: Any, epoch: A
             problems.append(f"{name} must be a number of at least 0, received {value!r}")
     if epoch is not None and not isinstance(epoch, tf.Variable):
         problems.append(f"epoch must be a tf.Variable of dtype int64 or None, received {type(epoch).__name__}")
-    raise_problems(PlanError, "Examples cannot be mixed", problems)
+    raise_problems(PlanError, "MixUp cannot be applied", problems)
 
 
 def _check_elements(dataset: tf.data.Dataset, classes: int, cutmix_alpha: float) -> None:
@@ -231,12 +229,12 @@ def _check_elements(dataset: tf.data.Dataset, classes: int, cutmix_alpha: float)
             problems.append(f"cutmix needs inputs [B, H, W, C], received {tensor.shape}; mixup takes any")
         elif tensor.shape.rank is None:
             problems.append(f"the rank of inputs must be known, received {tensor.shape}")
-    raise_problems(DataError, "Examples cannot be mixed", problems)
+    raise_problems(DataError, "MixUp cannot be applied", problems)
 
 
 def _check_labels(spec: Any, classes: int) -> None:
     if isinstance(spec, tuple) and len(spec) > 2:
-        raise DataError("Examples that have weights cannot be mixed: mix first, then call apply_class_weights().")
+        raise DataError("Expected no weights. Received: weighted examples. Mix first, then call apply_class_weights().")
     if not isinstance(spec, tuple) or len(spec) != 2 or not isinstance(spec[1], tf.TensorSpec):
         raise DataError(f"Expected a dataset of (inputs, labels) batches, received one of {spec}.")
     labels = spec[1]
@@ -245,6 +243,6 @@ def _check_labels(spec: Any, classes: int) -> None:
     rows = labels.shape.rank == 2 and labels.shape[1] == classes
     if not (rows or (one and (whole or classes == 1))):
         raise DataError(
-            f"Labels must be whole numbers [B] or rows [B, {classes}] for a head of {classes} units; received "
+            f"Expected integer labels [B] or rows [B, {classes}] for a head of {classes} units. Received: "
             f"{labels.dtype.name} {labels.shape}."
         )

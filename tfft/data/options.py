@@ -1,4 +1,4 @@
-"""Settings of reading that all kinds of data share: :class:`ReadOptions`, :class:`TableOptions`."""
+"""Options for reading, shared by all modalities: :class:`ReadOptions`, :class:`TableOptions`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from tfft.errors import did_you_mean, join_names
 
 @dataclasses.dataclass(frozen=True)
 class ReadOptions:
-    """How files are read.
+    """Options for reading files.
 
     Attributes:
-        strict: True makes a file or row that cannot be used an error, all of them named; else it is listed in
-            ``skipped``.
-        check: False skips decoding every file once; a damaged one then fails later.
-        progress: called with (files done, files in all).
-        store: file that keeps the statistics of files, so that only new ones are read the next time.
+        strict: Whether an unusable file or row is an error (all are named); otherwise they are listed in ``skipped``.
+        check: Whether to decode every file once; without it, a damaged file fails later.
+        progress: Function called with (files done, files in total).
+        store: File that stores the statistics of files, so that only new ones are read next time.
     """
 
     strict: bool = False
@@ -30,15 +29,15 @@ class ReadOptions:
 
 @dataclasses.dataclass(frozen=True)
 class TableOptions:
-    """What the columns of a table hold, besides the inputs.
+    """Columns of a table, besides the inputs.
 
     Attributes:
-        label: column of the labels.
+        label: Column with the labels.
         task: ``"classification"``, ``"multilabel"`` (several labels in a list, or with a ``separator``),
-            ``"regression"`` (numbers), ...; ``"auto"`` looks at the labels.
-        separator: between the labels of one example.
-        root: folder of the files that a table names; that of the table by default.
-        encoding: of the table.
+            ``"regression"`` (numbers), ...; ``"auto"`` infers it from the labels.
+        separator: Separator between the labels of one example.
+        root: Folder of the files in a table. Defaults to that of the table.
+        encoding: Encoding of the table.
     """
 
     label: str | int = "label"
@@ -49,19 +48,19 @@ class TableOptions:
 
 
 def setting_names(*classes: type) -> frozenset[str]:
-    """Returns the names of the settings that options have."""
+    """Return the names of the settings in option classes."""
     return frozenset(field.name for each in classes for field in dataclasses.fields(each))
 
 
 def options_from(settings: dict[str, Any], *classes: Any) -> tuple[Any, ...]:
-    """Deals settings out to the options that they belong to.
+    """Distribute settings to the option classes that have them.
 
     Raises:
-        TypeError: for a setting that none of them has, with the nearest one.
+        TypeError: For a setting that none of them has, with the nearest one.
     """
     known = setting_names(*classes)
     unknown = [name for name in settings if name not in known]
     if unknown:
         hint = did_you_mean(unknown[0], known)
-        raise TypeError(f"There is no setting {unknown[0]!r}.{hint} There are {join_names(sorted(known))}.")
+        raise TypeError(f"Unknown setting {unknown[0]!r}.{hint} Expected one of: {join_names(sorted(known))}.")
     return tuple(each(**{name: settings[name] for name in setting_names(each) & set(settings)}) for each in classes)

@@ -1,8 +1,7 @@
-"""The order in which examples come: a pure function of seed and epoch, for files, arrays and features alike.
+"""Order of examples as a pure function of seed and epoch, for files, arrays and features.
 
-Hides how an order is drawn, also the one in which all classes come equally often, and which view of an example
-an epoch shows. Nothing is remembered from one epoch to the next, so a program that resumes in the middle of a run
-sees the examples that it would have seen.
+Implementation notes: the order is computed without state, also for balanced classes and views, so a program that
+resumes in the middle of an epoch sees the same examples as without the interruption.
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ from tfft.errors import PlanError, did_you_mean, join_names
 
 SAMPLINGS = ("balanced",)
 
-_STRETCH = 50  # batches that are sorted by length among themselves
-_ROUNDS = 4  # of the cipher that shuffles the examples of a class; what TensorFlow's index_shuffle uses
+_STRETCH = 50  # batches per stretch that is sorted by length
+_ROUNDS = 4  # of the cipher that shuffles the examples of a class, as in TensorFlow's index_shuffle
 
 
 def rows(
@@ -30,19 +29,19 @@ def rows(
     lengths: np.ndarray | None = None,
     batch_size: int = 1,
 ) -> tf.data.Dataset:
-    """Makes a dataset of the rows of one epoch: positions of examples, plus ``view * count``.
+    """Build a dataset of the rows of one epoch: positions of examples, plus ``view * count``.
 
     Args:
-        count: of examples.
-        shuffle: True gives another order in each pass.
-        seed: picks another series of orders.
-        epoch: an int variable that tells the epoch at the start of each pass; None counts the passes.
-        views: of each example. The n-th showing of an example shows view n, or ``n % views``; None has no end.
-        classes: whole numbers [count] to draw all classes equally often; None shows each example once.
-        lengths: of the examples, [count], whole numbers. Examples of similar length follow each other, so that batches
-            of them need little padding: with ``shuffle`` within stretches of 50 batches, which then come in another
-            order; without it from the shortest to the longest of all. None does not look at the length.
-        batch_size: that the rows are made for, where there are lengths.
+        count: Number of examples.
+        shuffle: Whether each pass has another order.
+        seed: Seed for the orders.
+        epoch: An int variable with the epoch at the start of each pass; None counts the passes.
+        views: Number of views. The n-th repeat of an example uses view n, or ``n % views``; None for no limit.
+        classes: Integers [count] to draw all classes equally often; None shows each example once.
+        lengths: Lengths of the examples, integers [count]. Examples of similar length are adjacent, so that batches
+            need little padding: with ``shuffle`` within stretches of 50 batches, whose batches are shuffled; without it
+            from the shortest to the longest. None ignores the length.
+        batch_size: Batch size, used with ``lengths``.
 
     Returns:
         Dataset of int64 scalars, ``count`` of them.
@@ -76,25 +75,25 @@ def rows(
 
 
 def classes_to_balance(sampling: str | None, labels: np.ndarray) -> np.ndarray | None:
-    """Returns the labels where classes are to be balanced, None where each example comes once.
+    """Return the labels if classes are to be balanced, or None.
 
     Args:
         sampling: ``"balanced"`` or None.
-        labels: of all examples.
+        labels: Labels of all examples.
 
     Raises:
-        PlanError: for another word, with the nearest one, or where labels are not one class of each example.
+        PlanError: For another word, with the nearest one, or if labels are not one class per example.
     """
     if sampling is None:
         return None
     if sampling not in SAMPLINGS:
         hint = did_you_mean(str(sampling), SAMPLINGS)
-        raise PlanError(f"sampling must be {join_names(SAMPLINGS)} or None, received {sampling!r}.{hint}")
+        raise PlanError(f"Expected sampling={join_names(SAMPLINGS)} or None. Received: {sampling!r}.{hint}")
     labels = np.asarray(labels)
     if labels.ndim != 1 or labels.dtype.kind not in "iub":
         raise PlanError(
-            "sampling='balanced' draws classes, so labels must be whole numbers [N], one class for each example; "
-            f"received {labels.dtype} {labels.shape}. Use sampling=None."
+            "sampling='balanced' expects integer labels [N], one class per example. "
+            f"Received: {labels.dtype} {labels.shape}. Use sampling=None."
         )
     return labels
 
@@ -104,7 +103,7 @@ def _each_once(count: int) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
 def _by_length(order: tf.Tensor, sizes: tf.Tensor, batch_size: int, key: tf.Tensor) -> tf.Tensor:
-    """Sorts stretches of a shuffled order by length, and shuffles the batches, a smaller last one staying last."""
+    """Sort stretches of a shuffled order by length and shuffle the batches, except a smaller last one."""
     count = tf.size(order, tf.int64)
     stretch = tf.range(count) // (_STRETCH * batch_size)
     longest = tf.reduce_max(sizes) + 1
@@ -116,8 +115,8 @@ def _by_length(order: tf.Tensor, sizes: tf.Tensor, batch_size: int, key: tf.Tens
 
 
 def _balanced(classes: np.ndarray, seed: int) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
-    """Draws the classes in turn, over the end of epochs too, and the examples of each class one permutation
-    after the other: so every example of a class is shown as often as any other, once more at most.
+    """Draw the classes in turn, also across epochs, and the examples of each class in one permutation after the other,
+    so that the numbers of repeats of two examples of a class differ by at most one.
     """
     _, own, sizes = np.unique(classes, return_inverse=True, return_counts=True)
     count, kinds = len(classes), len(sizes)

@@ -1,7 +1,7 @@
-"""Which examples are held out: by a hash of their names, in the shares of the classes, with groups kept whole.
+"""Training and validation split by a hash of the names, stratified and with whole groups.
 
-Hides the draw. It depends on the names of examples and the seed alone, so it is the same on every machine, and an
-example keeps its side when others are added, but for the few at the border.
+Implementation notes: the split depends on the names of examples and the seed alone, so it is the same on every machine,
+and almost all examples keep their side when others are added.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _SHOWN = 10
 
 @dataclasses.dataclass(frozen=True)
 class SplitOptions:
-    """How examples are divided into those to learn from and those to judge by.
+    """Options for splitting examples.
 
     Attributes:
-        validation: share to hold out, above 0 and below 1, of each class alike; or the file of an earlier split, such
-            as ``split.csv`` of a run. Of no effect where the source is split already.
-        seed: picks another draw.
-        group: what must not be on both sides, such as the pictures of one person: ``"folder"`` or a regular expression
-            on the names of files, with the telling part in parentheses; of a table a column.
+        validation: Share to hold out, above 0 and below 1, of each class; or the file of an earlier split, such as
+            ``split.csv`` of a run. No effect if the source is split already.
+        seed: Seed for the split.
+        group: Groups to keep on one side, such as the images of one person: ``"folder"`` or a regular expression on
+            file names with the group in parentheses; a column for a table.
     """
 
     validation: float | str | os.PathLike[str] = 0.2
@@ -43,14 +43,14 @@ class SplitOptions:
 
     @property
     def share(self) -> float:
-        """The share to hold out, for examples without names.
+        """Share to hold out, for examples without names.
 
         Raises:
-            DataError: when the file of a split is given.
+            DataError: If the file of a split is given.
         """
         if isinstance(self.validation, (str, os.PathLike)):
             raise DataError(
-                f"validation={self.validation!r} is for files of images and recordings, which have names. Give a share."
+                f"validation={self.validation!r} needs examples with names, such as image files. Expected a share."
             )
         return self.validation
 
@@ -63,20 +63,20 @@ class SplitOptions:
         groups: Sequence[str] | None = None,
         pairs: Sequence[tuple[int, int]] = (),
     ) -> tuple[np.ndarray, str]:
-        """Draws what is held out, or reads it from the file of an earlier split.
+        """Draw the held-out examples, or read them from the file of an earlier split.
 
         Args:
-            names: of the examples, all different, [N].
-            whole: what the share is of, for a sentence.
-            labels: whole numbers [N]; None where there are no classes.
-            groups: examples of one group stay on one side.
-            pairs: positions of duplicates, which stay on one side too.
+            names: Unique names of the examples, [N].
+            whole: Noun phrase for what the share is taken of.
+            labels: Integers [N]; None without classes.
+            groups: Groups of the examples; each stays on one side.
+            pairs: Positions of duplicates, which also stay on one side.
 
         Returns:
-            bool [N], True for what is held out, and in words how that came about.
+            bool [N], True for held-out examples, and the origin of the split in words.
 
         Raises:
-            DataError: when the examples cannot be divided like that.
+            DataError: If such a split is impossible.
         """
         if isinstance(self.validation, (str, os.PathLike)):
             return read_split(self.validation, names), f"the split in {self.validation}"
@@ -86,7 +86,7 @@ class SplitOptions:
         except DataError:
             if groups is not None or together is None:
                 raise
-            # A class of duplicates only: it is divided all the same, and its duplicates are reported as leaks.
+            # A class of duplicates only is divided anyway, and its duplicates are reported as leaks.
             held_out = hold_out(names, self.validation, self.seed, labels=labels)
         return held_out, f"{self.validation * 100:g} % of {whole}, drawn with seed {self.seed}"
 
@@ -99,23 +99,23 @@ def hold_out(
     labels: np.ndarray | None = None,
     groups: Sequence[str] | None = None,
 ) -> np.ndarray:
-    """Draws a share of examples, of each class alike, and no group in part.
+    """Draw a stratified share of the examples, without dividing a group.
 
     Args:
-        keys: the names of the examples, all different, [N].
-        share: to hold out, above 0 and below 1.
-        seed: picks another draw.
-        labels: whole numbers [N]; None where there are no classes.
-        groups: examples of one group stay on one side, [N] names; None where each stands alone.
+        keys: Unique names of the examples, [N].
+        share: Share to hold out, above 0 and below 1.
+        seed: Seed for the split.
+        labels: Integers [N]; None without classes.
+        groups: Group names [N]; None without groups.
 
     Returns:
-        bool [N], True for what is held out. Each class has at least one example on either side.
+        bool [N], True for held-out examples. Each class has at least one example on either side.
 
     Raises:
-        DataError: when the share is none, or a class cannot be on both sides.
+        DataError: If the share is invalid, or a class cannot be on both sides.
     """
     if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share < 1:
-        raise DataError(f"validation is a share of the data above 0 and below 1, received {share!r}. Usual: 0.2.")
+        raise DataError(f"Expected validation as a share above 0 and below 1. Received: {share!r}. Usual: 0.2.")
     labels = np.zeros(len(keys), np.int64) if labels is None else np.asarray(labels)
     classes, numbers = np.unique(labels, return_inverse=True)
     counts = np.bincount(numbers, minlength=len(classes))
@@ -140,20 +140,20 @@ def folds(
     labels: np.ndarray | None = None,
     groups: Sequence[str] | None = None,
 ) -> np.ndarray:
-    """Deals examples into folds, each class alike, and no group in part.
+    """Distribute examples into stratified folds, without dividing a group.
 
     Args:
-        keys: the names of the examples, all different, [N].
-        count: of folds, 2 or more.
-        seed: picks another deal.
-        labels: whole numbers [N]; None where there are no classes.
-        groups: examples of one group come into one fold, [N] names; None where each stands alone.
+        keys: Unique names of the examples, [N].
+        count: Number of folds, 2 or more.
+        seed: Seed for the folds.
+        labels: Integers [N]; None without classes.
+        groups: Group names [N]; None without groups.
 
     Returns:
-        int [N], the number of the fold of each example, from 0.
+        int [N], the fold of each example, from 0.
 
     Raises:
-        DataError: when there are fewer examples of a class, or fewer groups, than folds.
+        DataError: If a class has fewer examples than folds, or there are fewer groups.
     """
     labels = np.zeros(len(keys), np.int64) if labels is None else np.asarray(labels)
     classes, numbers = np.unique(labels, return_inverse=True)
@@ -161,8 +161,8 @@ def folds(
     names, group, tables = _grouped(keys, numbers, len(classes), groups)
     if count < 2 or len(names) < count or (groups is None and counts.min() < count):
         least = f"{len(names)} groups" if groups is not None else f"{counts.min()} examples in the smallest class"
-        raise DataError(f"Cannot deal {count} folds of {least}; expected from 2 folds to as many.")
-    # Big groups first, while there is room to make up for them; each to the fold that it leaves most even.
+        raise DataError(f"Cannot make {count} folds of {least}. Expected 2 to that many folds.")
+    # Large groups first, while others can still compensate; each to the fold that it balances best.
     ranks = [_rank(name, seed) for name in names]
     order = sorted(range(len(names)), key=lambda at: (-int(tables[at].sum()), ranks[at]))
     filled, found = np.zeros((count, len(classes)), int), np.zeros(len(names), int)
@@ -175,43 +175,43 @@ def folds(
 
 
 def groups_by(names: Sequence[str], group: str) -> tuple[str, ...]:
-    """Reads the group of each example out of its name.
+    """Extract the group of each example from its name.
 
     Args:
-        names: relative paths of files, with ``/``.
+        names: Relative paths of files, with ``/``.
         group: ``"folder"`` for the folder a file is in, or a regular expression with one group in parentheses, such
             as ``r"_(\\w+)_"`` for the speaker in ``7_theo_3.wav``.
 
     Raises:
-        DataError: when the expression is none, or a name does not match.
+        DataError: If the expression is invalid, or a name does not match.
     """
     if group == "folder":
         return tuple(str(PurePath(name).parent) for name in names)
     try:
         pattern = re.compile(group)
     except re.error as error:
-        raise DataError(f"group={group!r} is no regular expression: {error}.") from error
+        raise DataError(f"group={group!r} is not a valid regular expression: {error}.") from error
     if pattern.groups != 1:
         raise DataError(
-            f"group={group!r} has {pattern.groups} groups in parentheses, expected one: the part of a file's name that "
-            'tells what belongs together, such as r"_(\\w+)_" for the speaker in 7_theo_3.wav; or "folder".'
+            f"group={group!r} has {pattern.groups} groups in parentheses. Expected one: the part of a file name that "
+            'names the group, such as r"_(\\w+)_" for the speaker in 7_theo_3.wav; or "folder".'
         )
     found = [pattern.search(name) for name in names]
     missed = [name for name, match in zip(names, found, strict=True) if match is None or match[1] is None]
     if missed:
         raise DataError(
-            f"group={group!r} is not found in {len(missed)} of {len(names)} names: {join_names(missed[:5])}."
+            f"group={group!r} does not match {len(missed)} of {len(names)} names: {join_names(missed[:5])}."
         )
     return tuple(match[1] for match in found)  # type: ignore[index]
 
 
 def joined(first: Sequence[str] | None, pairs: Sequence[tuple[int, int]], count: int) -> tuple[str, ...] | None:
-    """Returns groups in which also the examples of some pairs are together, such as copies of one photo.
+    """Merge groups so that the examples of each pair, such as duplicates, are in one group.
 
     Args:
-        first: groups that there are already, [N], or None.
-        pairs: positions of two examples each.
-        count: N.
+        first: Existing groups, [N], or None.
+        pairs: Pairs of positions.
+        count: Number of examples, N.
     """
     if not len(pairs):
         return None if first is None else tuple(first)
@@ -234,11 +234,11 @@ def joined(first: Sequence[str] | None, pairs: Sequence[tuple[int, int]], count:
 
 
 def write_split(path: str | os.PathLike[str], parts: Mapping[str, Sequence[str]]) -> None:
-    """Writes which example is on which side, as a table with the columns ``item`` and ``part``.
+    """Write a split as a table with the columns ``item`` and ``part``.
 
     Args:
-        path: of the file; written under another name and renamed.
-        parts: names of the examples by part, ``"train"`` and ``"validation"``.
+        path: Path of the file, which is written atomically.
+        parts: Names of the examples by part, ``"train"`` and ``"validation"``.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -249,17 +249,17 @@ def write_split(path: str | os.PathLike[str], parts: Mapping[str, Sequence[str]]
 
 
 def read_split(path: str | os.PathLike[str], keys: Sequence[str]) -> np.ndarray:
-    """Reads which examples are held out, from a file of :func:`write_split`.
+    """Read the held-out examples from a file of :func:`write_split`.
 
     Args:
-        path: of the file.
-        keys: the names of the examples that there are.
+        path: Path of the file.
+        keys: Names of the current examples.
 
     Returns:
-        bool [N], True for what is held out.
+        bool [N], True for held-out examples.
 
     Raises:
-        DataError: when the file is none, or does not fit the examples.
+        DataError: If the file is not a split, or does not fit the examples.
     """
     try:
         with open(path, encoding="utf-8", newline="") as file:
@@ -267,9 +267,9 @@ def read_split(path: str | os.PathLike[str], keys: Sequence[str]) -> np.ndarray:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"The split {str(path)!r} cannot be read: {error}.") from error
     if not rows or rows[0] != ["item", "part"]:
-        raise DataError(f"{str(path)!r} is no split, expected a table with the columns item and part.")
+        raise DataError(f"{str(path)!r} is not a split file. Expected a table with the columns item and part.")
     problems = [
-        f"line {line}: {join_names(map(repr, row))}, expected an item and {TRAIN!r} or {VALIDATION!r}"
+        f"line {line}: {join_names(map(repr, row))}. Expected an item and {TRAIN!r} or {VALIDATION!r}"
         for line, row in enumerate(rows[1:], 2)
         if len(row) != 2 or row[1] not in (TRAIN, VALIDATION)
     ]
@@ -280,19 +280,19 @@ def read_split(path: str | os.PathLike[str], keys: Sequence[str]) -> np.ndarray:
     if missing:
         hint = did_you_mean(missing[0], gone)
         raise DataError(
-            f"The split {str(path)!r} does not say where {len(missing)} of {len(keys)} examples belong: "
+            f"The split {str(path)!r} lacks {len(missing)} of {len(keys)} examples: "
             f"{join_names(missing[:5])}.{hint} Make a new split, or add lines for them."
         )
     if gone:
         raise DataError(
-            f"The split {str(path)!r} names {len(gone)} examples that are not there (any more), or cannot be used: "
-            f"{join_names(gone[:5])}. Make a new split, or take their lines out."
+            f"The split {str(path)!r} names {len(gone)} examples that do not exist or cannot be used: "
+            f"{join_names(gone[:5])}. Make a new split, or remove their lines."
         )
     return np.array([part[key] == VALIDATION for key in keys])
 
 
 def key_of(path: str, root: str | os.PathLike[str]) -> str:
-    """Returns the name of a file that is the same on every machine: below its root, with ``/``, in composed letters."""
+    """Return a file name that is the same on every machine: relative to its root, with ``/``, Unicode-composed."""
     return unicodedata.normalize("NFC", Path(path).relative_to(root).as_posix())
 
 
@@ -303,13 +303,13 @@ def _rank(key: str, seed: int) -> str:
 def _grouped(
     keys: Sequence[str], numbers: np.ndarray, classes: int, groups: Sequence[str] | None
 ) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Names of the groups, the group of each example, and how many of each class a group has."""
+    """Return the names of the groups, the group of each example, and the class counts of each group."""
     if groups is None:
         return list(keys), np.arange(len(keys)), np.eye(classes, dtype=int)[numbers]
     names, group = np.unique(np.asarray(groups, object).astype(str), return_inverse=True)
     tables = np.zeros((len(names), classes), int)
     np.add.at(tables, (group, numbers), 1)
-    # By the first name in it, not the group's own: clusters of copies are only numbered.
+    # By the first name in the group, not its own name: clusters of duplicates are only numbered.
     first: dict[int, str] = {}
     for key, at in sorted(zip(keys, group.tolist(), strict=True)):
         first.setdefault(at, key)
@@ -321,7 +321,7 @@ def _check_both_sides(classes: np.ndarray, counts: np.ndarray, taken: np.ndarray
     for at, name in enumerate(classes):
         if not 0 < taken[at] < counts[at]:
             holders = int((tables[:, at] > 0).sum())
-            few = " (all of it is in one group)" if holders == 1 else ""
+            few = " (all of its examples are in one group)" if holders == 1 else ""
             problems.append(f"class {name} would be on one side only{few}")
     fix = "use other groups, another seed, or make your own train/ and val/ folders"
     raise_problems(DataError, f"The data cannot be split by group ({fix})", problems)

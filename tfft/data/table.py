@@ -1,7 +1,6 @@
-"""Tables of labelled examples, read from files and DataFrames: :func:`read_table`.
+"""Tables of labelled examples from files and DataFrames: :func:`read_table`.
 
-Hides quoting, encodings and the forms of a file; every value comes with the place it was found at, so that a fault can
-be named by file and line.
+Every value comes with its place, so that errors can name file and line.
 """
 
 from __future__ import annotations
@@ -18,19 +17,19 @@ from typing import Any
 from tfft.errors import DataError, did_you_mean, join_names, raise_problems
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
-_SHOWN = 20  # faults of one file in a message
+_SHOWN = 20  # maximum problems of one file listed in a message
 _GUESSES = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Table:
-    """Rows with places.
+    """Rows with their places.
 
     Attributes:
-        columns: names, or None for a file that is read without a header.
-        rows: values in the order of the columns; None where a row has none.
+        columns: Column names, or None for a file without a header.
+        rows: Values in the order of the columns; None for a missing one.
         places: ``file:line`` of each row.
-        name: of the whole, for messages.
+        name: Name of the table, for messages.
     """
 
     columns: tuple[str, ...] | None
@@ -39,16 +38,16 @@ class Table:
     name: str
 
     def column(self, which: str | int, role: str) -> list[Any]:
-        """Returns the values of a column.
+        """Return the values of a column.
 
         Raises:
-            DataError: when there is no such column, with the nearest name and all that there are.
+            DataError: If there is no such column; the message has the nearest name and all columns.
         """
         if self.columns is None:
             width = max((len(row) for row in self.rows), default=0)
             if isinstance(which, int) and which < width:
                 return [row[which] for row in self.rows]
-            raise DataError(f"{self.name} has the columns 0 to {width - 1}, got {role}={which!r}.")
+            raise DataError(f"{self.name} has the columns 0 to {width - 1}. Received: {role}={which!r}.")
         if which not in self.columns:
             fix = f" To read a file without a header, give numbers: {role}=0." if isinstance(which, str) else ""
             raise DataError(
@@ -60,15 +59,15 @@ class Table:
 
 
 def read_table(source: Any, *, header: bool = True, encoding: str = "utf-8") -> Table:
-    """Reads a table.
+    """Read a table.
 
     Args:
-        source: a ``.csv``, ``.tsv``, ``.jsonl`` or ``.ndjson`` file, or a pandas DataFrame.
-        header: whether the first row of a ``.csv`` or ``.tsv`` file holds the names of the columns.
-        encoding: of a file.
+        source: A ``.csv``, ``.tsv``, ``.jsonl`` or ``.ndjson`` file, or a pandas DataFrame.
+        header: Whether the first row of a ``.csv`` or ``.tsv`` file has the column names.
+        encoding: Encoding of a file.
 
     Raises:
-        DataError: when it cannot be read, with every line at fault.
+        DataError: If it cannot be read; the message lists each line at fault.
     """
     if not isinstance(source, (str, os.PathLike)):
         names = tuple(str(name) for name in source.columns)
@@ -77,12 +76,12 @@ def read_table(source: Any, *, header: bool = True, encoding: str = "utf-8") -> 
     path = Path(source).expanduser()
     text = _decoded(path, encoding)
     if not text.strip():
-        raise DataError(f"{path} is empty, expected a table with texts and labels.")
+        raise DataError(f"{path} is empty. Expected a table with texts and labels.")
     suffix = path.suffix.lower()
     if suffix in (".jsonl", ".ndjson"):
         return _json_lines(path, text)
     if suffix not in SUFFIXES:
-        raise DataError(f"{path} is no table that is known, expected {join_names(SUFFIXES)}.")
+        raise DataError(f"{path} is not a supported table. Expected one of: {join_names(SUFFIXES)}.")
     faults: list[str] = []
     read: list[Sequence[Any]] = []
     places: list[str] = []
@@ -98,7 +97,7 @@ def read_table(source: Any, *, header: bool = True, encoding: str = "utf-8") -> 
     for fields, place in zip(read, places, strict=True):
         if len(fields) != width:
             hint = " Is a comma or a quote in a text not quoted?" if suffix == ".csv" else ""
-            faults.append(f"{place} has {len(fields)} fields, expected {width}.{hint}")
+            faults.append(f"{place} has {len(fields)} fields. Expected {width}.{hint}")
     _raise(path, faults)
     return Table(header_row, tuple(read), tuple(places), str(path))
 
@@ -111,19 +110,19 @@ def _decoded(path: Path, encoding: str) -> str:
     try:
         return data.decode("utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding)
     except LookupError as error:
-        raise DataError(f"There is no encoding {encoding!r}.") from error
+        raise DataError(f"Unknown encoding {encoding!r}.") from error
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         at = error.start - (data.rfind(b"\n", 0, error.start) + 1)
         guess = _GUESSES.get(data[:2], "latin-1")
         raise DataError(
             f"{path}:{line} is not {encoding}: byte {at} of the line is 0x{data[error.start]:02x}. "
-            f"Save the file as UTF-8, or say what it is in: encoding={guess!r}, for example."
+            f"Save the file as UTF-8, or pass its encoding, such as encoding={guess!r}."
         ) from error
 
 
 def _quoted(text: str, path: Path, faults: list[str]) -> Iterator[tuple[int, list[str]]]:
-    limit = csv.field_size_limit(2**31 - 1)  # of the process; a long text is no fault
+    limit = csv.field_size_limit(2**31 - 1)  # of the process; long texts are allowed
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     start = 1
     try:
@@ -133,15 +132,15 @@ def _quoted(text: str, path: Path, faults: list[str]) -> Iterator[tuple[int, lis
             start = reader.line_num + 1
     except csv.Error as error:
         faults.append(
-            f"{path}:{start} has a quote that is not closed, or closed too early ({error}): inside of a quoted text "
-            'a quote is written twice, ""'
+            f"{path}:{start} has a quote that is not closed, or closed too early ({error}): inside a quoted text "
+            'write each quote twice, ""'
         )
     finally:
         csv.field_size_limit(limit)
 
 
 def _tabbed(text: str, path: Path, faults: list[str]) -> Iterator[tuple[int, list[str]]]:
-    """Fields between tabs. Most such files know no quoting, so a quote is an ordinary character but around a field."""
+    """Split fields at tabs. Most such files do not quote, so only quotes around a whole field are special."""
     for line, content in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), 1):
         if content:
             yield line, [_unquoted(field) for field in content.split("\t")]
@@ -162,10 +161,10 @@ def _json_lines(path: Path, text: str) -> Table:
         try:
             value = json.loads(content)
         except json.JSONDecodeError as error:
-            faults.append(f"{path}:{line} is no JSON: {error.msg} at character {error.pos}")
+            faults.append(f"{path}:{line} is not valid JSON: {error.msg} at character {error.pos}")
             continue
         if not isinstance(value, dict):
-            faults.append(f"{path}:{line} holds a {type(value).__name__}, expected an object with one name per column")
+            faults.append(f"{path}:{line} holds a {type(value).__name__}. Expected an object with one name per column")
             continue
         names.update(dict.fromkeys(value))
         found.append(value)

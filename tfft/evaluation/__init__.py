@@ -1,4 +1,4 @@
-"""How good a model is, with an interval: :func:`evaluate`. What is counted belongs to the task of its head."""
+"""Evaluation with confidence intervals: :func:`evaluate`. The task of the head defines the scores."""
 
 from __future__ import annotations
 

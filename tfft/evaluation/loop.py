@@ -1,7 +1,7 @@
-"""Runs a model over a dataset and counts: :func:`evaluate`.
+"""Evaluation loop: :func:`evaluate`.
 
-What is counted is the evaluator's of the head's task. Only counts and sums are kept, so that memory does not grow with
-the dataset.
+Implementation notes: the evaluator of the head's task keeps counts and sums only, so memory does not grow with the
+dataset.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from tfft.layers.pixel_checks import check_pixels
 
 
 def evaluate(model: keras.Model, dataset: tf.data.Dataset, *, head: heads.Head | None = None) -> Scores:
-    """Measures a model on labelled examples that it was not trained on.
+    """Evaluate a model on labelled examples that it was not trained on.
 
     Use it on held-out data; it needs no ``compile``.
 
     Args:
-        model: gives logits (values for regression), as models of :func:`tfft.build` do.
-        dataset: finite, batches of (inputs, labels): int labels [B] for classes, 0 or 1 for a binary
-            head, floats [B, classes] of 0 and 1 for several labels, floats [B] or [B, n] for regression, ints
-            [B, W] for the tags of words, below 0 for padding.
-        head: what the outputs mean; None finds the model's own.
+        model: Model with logits (values for regression), as from :func:`tfft.build`.
+        dataset: Finite dataset of (inputs, labels) batches: int labels [B] for classes, 0 or 1 for a binary head,
+            floats [B, classes] of 0 and 1 for multi-label, floats [B] or [B, n] for regression, ints [B, W] for tags of
+            words, below 0 for padding.
+        head: Head that defines the outputs; None uses the model's own.
 
     Returns:
-        Scores with a 95 % interval, precision and recall per class, and the baseline of always
-        answering the commonest class. Where words are tagged with ``B-`` and ``I-``, precision, recall and F1 are of
-        whole entities (:func:`tfft.tasks.token_classification.entities`); words beyond the model's limit count with
-        the tag that is predicted for them, ``"O"``, and ``measures["words_not_seen"]`` is their number.
+        Scores with a 95 % interval, precision and recall per class, and the baseline of always predicting the most
+        frequent class. For token classification with ``B-`` and ``I-`` tags, precision, recall and F1 refer to whole
+        entities (:func:`tfft.tasks.token_classification.entities`); words beyond the model's limit count with their
+        predicted tag, ``"O"``, and ``measures["words_not_seen"]`` is their number.
 
     Raises:
-        DataError: when the dataset is empty, infinite, has labels that the head has no class for, or gives
-            floating images in 0 to 1 to a model that takes pixels in 0 to 255.
-        TfftError: when the model has no head of tfft and none is given, or gives NaN.
+        DataError: If the dataset is empty, infinite, has labels without a class in the head, or has floating images in
+            0 to 1 for a model that takes pixels in 0 to 255.
+        TfftError: If the model has no head of tfft and none is given, or returns NaN.
 
     Example:
         >>> scores = tfft.evaluate(model, validation)
@@ -49,9 +49,9 @@ def evaluate(model: keras.Model, dataset: tf.data.Dataset, *, head: heads.Head |
     head = heads.from_model(model) if head is None else head
     spec = dataset.element_spec
     if not isinstance(spec, tuple) or len(spec) < 2:
-        raise DataError(f"Evaluation needs batches of (inputs, labels); this dataset gives {spec}.")
+        raise DataError(f"Expected batches of (inputs, labels) to evaluate. Received: {spec}.")
     if int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY:
-        raise DataError("The dataset never ends (it repeats): evaluate a finite one, for example dataset.take(n).")
+        raise DataError("The dataset repeats without end: evaluate a finite one, for example dataset.take(n).")
     loss_of = head.loss()
 
     @tf.function(input_signature=[spec[0], spec[1]])  # one trace also for a shorter last batch
@@ -76,10 +76,10 @@ def evaluate(model: keras.Model, dataset: tf.data.Dataset, *, head: heads.Head |
         bad += int((~np.isfinite(logits)).reshape(len(labels), -1).any(axis=-1).sum())
         evaluator.update(labels, logits)
     if not count:
-        raise DataError("The dataset holds no examples, so there is nothing to measure.")
+        raise DataError("Expected a dataset with examples. Received: an empty one.")
     if bad:
         raise TfftError(
-            f"The model gives NaN or infinity for {bad} of {count} examples: its weights or the inputs hold some."
+            f"The model gives NaN or infinity for {bad} of {count} examples: its weights or inputs are not finite."
         )
     return evaluator.result(count, loss / max(weighed, 1))
 

@@ -1,4 +1,4 @@
-"""The result of an evaluation: numbers with intervals, as a table or as plain values. Needs no TensorFlow."""
+"""Scores of an evaluation with confidence intervals, as a table or as plain values."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _OLD = {"tokens": {"task": "token_classification", "items": "sentences"}}  # wha
 
 
 def wilson_interval(right: float, total: int, z: float = _Z95) -> tuple[float, float]:
-    """Returns the interval in which the true share lies, by Wilson's score method (1927).
+    """Return the confidence interval of a proportion, by Wilson's score method (1927).
 
-    Stays within 0 and 1 and is honest for few examples and for shares near 1, where the usual
-    "plus or minus 1.96 standard errors" is not.
+    It stays within 0 and 1 and is accurate for few examples and for shares near 1, unlike the usual "plus or minus 1.96
+    standard errors".
 
     Args:
-        right: number of successes.
-        total: number of trials, over 0.
-        z: normal quantile; the default gives 95 %.
+        right: Number of successes.
+        total: Number of trials, at least 1.
+        z: Normal quantile; the default gives 95 %.
 
     Returns:
         Lower and upper end.
@@ -45,7 +45,7 @@ def wilson_interval(right: float, total: int, z: float = _Z95) -> tuple[float, f
 
 
 def mean_interval(total: float, squares: float, count: int) -> tuple[float, float]:
-    """Returns the normal 95 % interval of a mean, from the sum and the sum of squares."""
+    """Return the normal 95 % interval of a mean, from the sum and the sum of squares."""
     mean = total / count
     variance = max(0.0, squares / count - mean * mean) * count / max(1, count - 1)
     half = _Z95 * math.sqrt(variance / count)
@@ -53,26 +53,26 @@ def mean_interval(total: float, squares: float, count: int) -> tuple[float, floa
 
 
 def f1_interval(counts: np.ndarray, *, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
-    """Returns a 95 % interval of the F1 of entities, from how many there are in each sentence.
+    """Return a 95 % interval of the entity F1, from the counts of each sentence.
 
-    It is drawn by a bootstrap over sentences, because the entities of one sentence are right or wrong together. A
-    bootstrap knows nothing of mistakes that are not among these sentences: without any it would say that F1 is 1 for
-    certain. So the interval is never narrower than the one from Wilson's score method for as many independent
-    entities: F1 is 2 j / (1 + j) of the share j of entities, true or predicted, that are both.
+    It is a bootstrap over sentences, because the entities of one sentence are not independent. A bootstrap cannot
+    represent mistakes that are not in these sentences: without any mistake, its interval would be 1 to 1. So the
+    interval is never narrower than the one from Wilson's score method for as many independent entities: F1 is 2 j / (1
+    + j) of the share j of entities, true or predicted, that are both.
 
     Args:
-        counts: whole numbers [S, 3]: entities that are right, that are true, that are predicted, of each sentence.
-        draws: of the bootstrap.
-        seed: of its random numbers.
+        counts: Integers [S, 3]: correct, true and predicted entities of each sentence.
+        draws: Number of bootstrap samples.
+        seed: Seed for the bootstrap.
 
     Returns:
-        Lower and upper end; 0 and 1 where there is no entity.
+        Lower and upper end; 0 and 1 without entities.
     """
     right, true, predicted = np.asarray(counts, np.int64).reshape(-1, 3).sum(axis=0).tolist()
     if not true + predicted:
         return 0.0, 1.0
     independent = [2 * j / (1 + j) for j in wilson_interval(right, true + predicted - right)]
-    kinds, often = np.unique(counts, axis=0, return_counts=True)  # as good as all sentences, and few
+    kinds, often = np.unique(counts, axis=0, return_counts=True)  # equivalent to all sentences, and few
     drawn = np.random.default_rng(seed).multinomial(often.sum(), often / often.sum(), size=draws) @ kinds
     entities = drawn[:, 1] + drawn[:, 2]
     values = 2 * drawn[:, 0][entities > 0] / entities[entities > 0]
@@ -82,15 +82,15 @@ def f1_interval(counts: np.ndarray, *, draws: int = 2000, seed: int = 0) -> tupl
 
 @dataclasses.dataclass(frozen=True)
 class ClassScore:
-    """How one class fares.
+    """Scores of one class.
 
     Attributes:
-        name: the class.
-        examples: how many examples are of it.
-        predicted: how many the model takes for it.
-        precision: share of those predicted that are right; None when none is predicted.
-        recall: share of its examples that are found; None when it has none.
-        f1: harmonic mean of both; None when either is.
+        name: Class name.
+        examples: Number of its examples.
+        predicted: Number of predictions of this class.
+        precision: Share of the predictions that are correct; None without predictions.
+        recall: Share of its examples that are found; None without examples.
+        f1: Harmonic mean of both; None if either is.
     """
 
     name: str
@@ -103,23 +103,23 @@ class ClassScore:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Scores:
-    """What :func:`tfft.evaluation.evaluate` returns; ``print`` shows it as a table.
+    """Result of :func:`tfft.evaluation.evaluate`; ``print`` shows it as a table.
 
     Attributes:
-        task: of the head, such as ``"classification"``; ``kind`` in stored scores.
-        examples: number of examples; of sentences where words are tagged.
-        loss: mean loss per example, without weight decay; per word where words are tagged.
-        accuracy: share of right answers; for several labels, of right decisions; for words, of those with the right
-            tag; None for regression.
+        task: Task of the head, such as ``"classification"``; ``kind`` in stored scores.
+        examples: Number of examples; of sentences for token classification.
+        loss: Mean loss per example, without weight decay; per word for token classification.
+        accuracy: Share of correct predictions; for multi-label, of single labels; for token classification, of words;
+            None for regression.
         interval: 95 % interval of :attr:`metric` (Wilson's for classes, normal otherwise; for f1 see
             :func:`f1_interval`).
-        metric: what the interval is of: ``"accuracy"``, ``"mean_absolute_error"``, or ``"f1"`` of the entities in
+        metric: Metric of the interval: ``"accuracy"``, ``"mean_absolute_error"``, or ``"f1"`` of the entities in
             sentences.
-        majority_baseline: accuracy of always answering the commonest class; None for regression and f1.
-        per_class: one row per class, or per type of entity where the metric is f1; empty for regression.
-        confusion: examples by true class (row) and predicted class (column); None where there is no such thing.
-        measures: further numbers by name.
-        items: plural noun for the examples, such as "sentences".
+        majority_baseline: Accuracy of always predicting the most frequent class; None for regression and f1.
+        per_class: One row per class, or per entity type if the metric is f1; empty for regression.
+        confusion: Examples by true class (row) and predicted class (column); None if not applicable.
+        measures: Further numbers by name.
+        items: Plural noun for the examples, such as "sentences".
     """
 
     task: str
@@ -136,14 +136,14 @@ class Scores:
 
     @property
     def value(self) -> float:
-        """The number that :attr:`interval` belongs to."""
+        """Value of :attr:`metric`, to which :attr:`interval` belongs."""
         return float(
             self.measures[self.metric] if self.accuracy is None or self.metric != "accuracy" else self.accuracy
         )
 
     @property
     def most_confused(self) -> list[tuple[str, str, int]]:
-        """Up to ten pairs of classes that are mixed up most: true class, predicted class, how often."""
+        """Up to ten most confused pairs of classes: true class, predicted class, count."""
         if self.confusion is None:
             return []
         off = np.array(self.confusion)
@@ -154,7 +154,7 @@ class Scores:
         return [(names[i], names[j], int(off[i, j])) for i, j in pairs if off[i, j]]
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain values, fit for JSON; the confusion matrix only up to 200 classes."""
+        """Return plain values for JSON; the confusion matrix only up to 200 classes."""
         counts = self.confusion
         dense = None if counts is None or len(counts) > _DENSE_CONFUSION else counts.tolist()
         return {
@@ -173,7 +173,7 @@ class Scores:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Scores:
-        """Builds scores from :meth:`to_dict`'s result."""
+        """Build scores from the result of :meth:`to_dict`."""
         values = dict(values)
         values["task"] = values.pop("kind")
         values |= _OLD.get(values["task"], {})
@@ -219,7 +219,7 @@ class Scores:
 
 
 def class_score(name: str, right: int, examples: int, predicted: int) -> ClassScore:
-    """Returns the row of one class from its counts."""
+    """Return the scores of one class from its counts."""
     precision = right / predicted if predicted else None
     recall = right / examples if examples else None
     f1 = None if precision is None or recall is None else 2 * right / (examples + predicted)
@@ -227,13 +227,13 @@ def class_score(name: str, right: int, examples: int, predicted: int) -> ClassSc
 
 
 def class_rows(names: Sequence[str], right: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> list[ClassScore]:
-    """Returns the rows of all classes from their counts, one number for each class."""
+    """Return the scores of all classes from their counts, one number per class."""
     counts = zip(right.tolist(), true.tolist(), predicted.tolist(), strict=True)
     return [class_score(name, *row) for name, row in zip(names, counts, strict=True)]
 
 
 def names_of_units(class_names: Sequence[str] | None, count: int) -> list[str]:
-    """Returns names for so many classes: those of a head, or numbers where it has none."""
+    """Return the class names of a head, or numbers if it has none."""
     names = list(class_names or ())
     if len(names) == 1 and count == 2:
         return [f"not {names[0]}", names[0]]

@@ -1,8 +1,8 @@
-"""A trained model as one SavedModel that serves; hides how it is built, checked and put in place.
+"""Export of a trained model as a SavedModel for serving, and prediction with it.
 
-``tfft.export(model, "served/1")`` writes; :func:`open_export` reads one back with TensorFlow alone, and
-:func:`predict_files`, :func:`predict_recordings`, :func:`predict_texts` and :func:`predict_table` ask it. The package
-is not called ``export``: importing it would then hide the function of that name.
+``tfft.export(model, "served/1")`` writes; :func:`open_export` loads an export with TensorFlow alone, and
+:func:`predict_files`, :func:`predict_recordings`, :func:`predict_texts` and :func:`predict_table` predict with it. The
+package is not called ``export``, because that would hide the function of that name.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Opens an exported SavedModel with TensorFlow alone; hides versions, signatures and assets.
+"""Loading of an exported SavedModel with TensorFlow alone: :func:`open_export`.
 
-Neither Keras nor the rest of tfft is needed to run one: what this module can do with an export, any server can. Only
-:meth:`Served.predict`, which takes what examples are before they are arrays, asks the modalities.
+Neither Keras nor the rest of tfft is needed to run an export: any server can do the same. Only :meth:`Served.predict`,
+which takes raw examples, uses the modalities.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ TASK_FILE = "task.txt"  # among the assets: name of the task
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EncodedInput:
-    """How a model takes examples as the contents of files, through ``serve_bytes``.
+    """Input of a model for the contents of files, through ``serve_bytes``.
 
     Attributes:
-        name: of the signature's input, such as ``"image_bytes"``.
-        decode: one file, a tf.string scalar, to one array, in TensorFlow operations.
-        decoded: shape and type of that array.
-        prepare: arrays of that kind to what the model's input takes.
-        encode: the rows of an input to the contents of files that hold them, or others like them, for the check.
+        name: Name of the signature's input, such as ``"image_bytes"``.
+        decode: Function from one file, a tf.string scalar, to one array, in TensorFlow operations.
+        decoded: Shape and type of that array.
+        prepare: Function from such arrays to the model's input.
+        encode: Function from the rows of an input to contents of files with the same or similar values, for the check.
     """
 
     name: str
@@ -45,19 +45,19 @@ class EncodedInput:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ServingInput:
-    """How a served model takes one kind of data. Of an export that was opened, only the first four are known.
+    """Input of a served model for one modality. For a loaded export, only the first four are known.
 
     Attributes:
-        modality: name of the kind of data.
-        signature: that is asked with what :meth:`tfft.registry.Modality.read_items` reads.
-        spec: what reading has to know of the model, such as the rate of recordings.
-        parts: names of the signature's inputs in the order of what an item holds, where it has several.
-        encoded: how it takes files; None where it takes none.
-        names: of inputs in the signature, by their names in the Keras model; others keep theirs.
-        samples: rows that the check asks every such model, by what they are.
-        assets: text files that are written beside the model, by name.
-        card: heading and sentence for the model card; None where there is nothing to say.
-        notes: what was left out and why, one sentence each.
+        modality: Name of the modality.
+        signature: Signature for the values that :meth:`tfft.registry.Modality.read_items` reads.
+        spec: Properties of the model needed for reading, such as the sample rate.
+        parts: Names of the signature's inputs in the order of the values of an item, if it has several.
+        encoded: Input for files; None if it takes none.
+        names: From input names of the Keras model to those of the signature; others are equal.
+        samples: Rows for the check of every such model, by description.
+        assets: Text files to write next to the model, by name.
+        card: Heading and sentence for the model card, or None.
+        notes: Omitted signatures and the reasons, one sentence each.
     """
 
     modality: str
@@ -73,11 +73,11 @@ class ServingInput:
 
 
 class Served:
-    """A model that answers through signatures, exported or not yet.
+    """Model with signatures, exported or not yet.
 
     Attributes:
-        signatures: functions by name; each takes named tensors and returns named tensors.
-        class_names: in the order of the probabilities; empty where there are none.
+        signatures: Functions by name; each takes named tensors and returns named tensors.
+        class_names: Class names in the order of the probabilities; empty if there are none.
     """
 
     signatures: Mapping[str, Any]
@@ -85,57 +85,57 @@ class Served:
 
     @property
     def place(self) -> str:
-        """What it is called in messages."""
+        """Name of the model in messages."""
         return "The model"
 
     @property
     def serving_input(self) -> ServingInput | None:
-        """How it takes examples; None where it takes no known kind of data."""
+        """Serving input of the model; None if its modality is unknown."""
         raise NotImplementedError
 
     @property
     def modality(self) -> str | None:
-        """Name of the kind of data that :meth:`predict` takes; None where it takes arrays through signatures only."""
+        """Modality for :meth:`predict`; None if the model takes arrays through signatures only."""
         found = self.serving_input
         return found.modality if found is not None and found.signature in self.signatures else None
 
     @property
     def input_spec(self) -> Any:
-        """What reading examples has to know of the model, such as rate and length of recordings; else None."""
+        """Properties of the model needed for reading examples, such as rate and length of recordings; else None."""
         return None if self.serving_input is None else self.serving_input.spec
 
     def predict(self, items: Sequence[Any]) -> dict[str, np.ndarray]:
-        """Predicts for examples as its modality reads them: contents of image files, sound waves, texts.
+        """Predict for examples as their modality reads them: contents of image files, waveforms, texts.
 
         Args:
-            items: one each; tuples where the model has several inputs, as for pairs of texts.
+            items: Values; tuples if the model has several inputs, as for pairs of texts.
 
         Returns:
             Outputs by name, one row per item: ``probabilities``, ``label`` (bytes), ``logits``.
 
         Raises:
-            ExportError: when the model takes no known kind of data.
+            ExportError: If the modality of the model is unknown.
         """
         taken = self.asked()
         return _ask(self.signatures[taken.signature], items, taken.parts)
 
     def asked(self) -> ServingInput:
-        """Returns how it takes examples.
+        """Return the serving input.
 
         Raises:
-            ExportError: when it takes no known kind of data.
+            ExportError: If the modality of the model is unknown.
         """
         found = self.serving_input
         if found is None or self.modality is None:
             raise ExportError(
-                f"{self.place} takes no kind of data that can be read for it "
+                f"{self.place} takes no known modality "
                 f"({join_names(registry.modality_names())}). "
                 f"It has the signatures {join_names(self.signatures)}. Its inputs have to be passed to them as arrays."
             )
         return found
 
     def predict_bytes(self, encoded: Sequence[bytes]) -> dict[str, np.ndarray]:
-        """Predicts for encoded images (JPEG, PNG, GIF, BMP or WebP files as they are on disk), or for WAV files.
+        """Predict for encoded images (JPEG, PNG, GIF, BMP or WebP files as they are on disk), or for WAV files.
 
         WAV files must have 16 bits and the rate of ``input_spec``.
 
@@ -146,7 +146,7 @@ class Served:
             Outputs by name, one row per file, as of :meth:`predict`.
 
         Raises:
-            ExportError: when the model has no signature for the contents of files.
+            ExportError: If the model has no signature for the contents of files.
         """
         if BYTES_SIGNATURE not in self.signatures:
             raise ExportError(
@@ -157,7 +157,7 @@ class Served:
 
 
 def _ask(signature: Any, items: Sequence[Any], parts: Sequence[str] = ()) -> dict[str, np.ndarray]:
-    """Returns what a signature says to items, by output name, one row per item."""
+    """Return what a signature says to items, by output name, one row per item."""
     specs = signature.structured_input_signature[1]
     names = parts or sorted(specs)  # TensorFlow keeps no order of them
     columns: list[Sequence[Any]] = [items] if len(specs) == 1 else list(zip(*items, strict=True))
@@ -170,14 +170,14 @@ def _ask(signature: Any, items: Sequence[Any], parts: Sequence[str] = ()) -> dic
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ExportedModel(Served):
-    """An exported model, ready to run.
+    """Loaded exported model.
 
     Attributes:
-        path: the version folder that was loaded.
-        signatures: callables by name; each takes named tensors and returns named tensors.
-        class_names: from ``assets/labels.txt``; empty where there is none.
-        task: its name, see :func:`tfft.registry.task`; ``"outputs"`` where the model has no head of tfft.
-        loaded: what TensorFlow loaded; it owns the variables, so it must live as long as the signatures.
+        path: Version folder.
+        signatures: Callables by name; each takes named tensors and returns named tensors.
+        class_names: Class names from ``assets/labels.txt``; empty if there is none.
+        task: Name of the task, see :func:`tfft.registry.task`; ``"outputs"`` if the model has no head of tfft.
+        loaded: Object loaded by TensorFlow; it owns the variables, so it must live as long as the signatures.
     """
 
     path: pathlib.Path
@@ -193,25 +193,25 @@ class ExportedModel(Served):
 
     @functools.cached_property
     def serving_input(self) -> ServingInput | None:  # type: ignore[override]
-        """How it takes examples, as the first modality says that knows it; None where none does."""
+        """Serving input of the first modality that recognizes the model; None if none does."""
         kinds = map(registry.modality, registry.modality_names())
         told = (kind.served(self.signatures, self.path / "assets") for kind in kinds)
         return next((found for found in told if found is not None), None)
 
 
 def open_export(path: str | os.PathLike[str]) -> ExportedModel:
-    """Loads an exported model to predict with it, without Keras.
+    """Load an exported model to predict with it, without Keras.
 
     Args:
-        path: a version folder (``served/1``), or the folder above it: then the highest version is
-            taken, as TensorFlow Serving does.
+        path: A version folder (``served/1``), or its parent folder, of which the highest version is loaded, as in
+            TensorFlow Serving.
 
     Returns:
         The loaded model.
 
     Raises:
-        SavedModelError: when there is no SavedModel.
-        DependencyError: when it needs tensorflow-text, and that is missing.
+        SavedModelError: If there is no SavedModel.
+        DependencyError: If it needs tensorflow-text, and that is missing.
 
     Example:
         >>> served = tfft.exporting.open_export("served")            # doctest: +SKIP
@@ -238,12 +238,12 @@ def open_export(path: str | os.PathLike[str]) -> ExportedModel:
 
 
 def is_savedmodel(folder: pathlib.Path) -> bool:
-    """Tells whether a folder holds a SavedModel itself (not one folder further down)."""
+    """Whether a folder itself is a SavedModel (not one of its subfolders)."""
     return (folder / "saved_model.pb").is_file()
 
 
 def versions_in(base: pathlib.Path) -> dict[int, str]:
-    """Returns the version folders in a folder, as ``{number: folder name}``; empty when it does not exist."""
+    """Return the version folders in a folder, as ``{number: folder name}``; empty if it does not exist."""
     if not base.is_dir():
         return {}
     names = [entry.name for entry in base.iterdir() if entry.is_dir()]

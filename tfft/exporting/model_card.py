@@ -1,4 +1,4 @@
-"""The model card that lies beside the weights: what the model takes, answers and was made of."""
+"""Model card of an export: inputs, outputs and origin."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tfft.exporting.signatures import Serving
 
 
 def model_card(model: keras.Model, serving: Serving, extra: Mapping[str, object] | None = None) -> str:
-    """Writes the card of a model as Markdown.
+    """Format the card of a model as Markdown.
 
     Args:
         model: the Keras model.
@@ -46,7 +46,7 @@ def model_card(model: keras.Model, serving: Serving, extra: Mapping[str, object]
 
 
 def describe_functions(serving: Serving) -> dict[str, str]:
-    """Returns one line for each signature: inputs and outputs with type and shape."""
+    """Return one line for each signature: inputs and outputs with type and shape."""
     return {
         name: f"{_tensors(function.structured_input_signature[1])} -> {_tensors(function.structured_outputs)}"
         for name, function in serving.signatures.items()
@@ -54,7 +54,7 @@ def describe_functions(serving: Serving) -> dict[str, str]:
 
 
 def versions() -> dict[str, str]:
-    """Returns the versions of tfft, TensorFlow and Keras that run now."""
+    """Return the versions of tfft, TensorFlow and Keras that run now."""
     own = installed_version("tfft") or "unknown"  # run from a checkout that is not installed
     return {"tfft": own, "TensorFlow": tf.__version__, "Keras": keras.__version__}
 

@@ -1,8 +1,8 @@
-"""Proof that a written SavedModel computes what the Keras model computes; hides the second process.
+"""Parity check of a written SavedModel against the Keras model.
 
-The SavedModel runs in a fresh Python process where neither Keras nor tfft can be imported, on the
-examples given or on random ones, whole, with its rows in another order, and one row alone. A server
-batches requests of different callers together, so a row must not depend on its neighbours.
+Implementation notes: the SavedModel runs in a fresh Python process that can import neither Keras nor tfft, on given or
+random examples: the whole batch, its rows in reverse order, and one row alone. A server batches requests of different
+callers, so a row must not depend on the others.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _RANDOM_SIZES = ((40, 56), (96, 64))  # taller, wider, smaller and larger than w
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """One call of a signature and what it has to answer."""
+    """One call of a signature with its expected outputs."""
 
     what: str
     signature: str
@@ -45,26 +45,26 @@ class Trial:
     expected: Mapping[str, np.ndarray]
 
     def rows(self, order: Sequence[int], what: str) -> Trial:
-        """Returns the trial with some of its rows, in another order."""
+        """Return the trial with some of its rows, in another order."""
         pick = list(order)
         inputs = {name: value[pick] for name, value in self.inputs.items()}
         return Trial(what, self.signature, inputs, {name: value[pick] for name, value in self.expected.items()})
 
 
 def check(folder: pathlib.Path, serving: Serving, examples: Examples | None, tolerance: float) -> float:
-    """Runs a SavedModel in a fresh process and compares it with the Keras model.
+    """Run a SavedModel in a fresh process and compare it with the Keras model.
 
     Args:
-        folder: of the SavedModel.
-        serving: its functions and their reference.
-        examples: what to run it on: image arrays, arrays by input name, or image files (paths or contents).
-        tolerance: largest allowed ``|served - expected| / (1 + the largest |expected|)``.
+        folder: Folder of the SavedModel.
+        serving: Its functions and their reference.
+        examples: Examples for the check: image arrays, arrays by input name, or image files (paths or contents).
+        tolerance: Maximum ``|served - expected| / (1 + the largest |expected|)``.
 
     Returns:
-        The largest difference that was found, in the same measure.
+        The largest difference found, in the same measure.
 
     Raises:
-        ExportError: when an output differs or is not finite, or when the process fails.
+        ExportError: If an output differs or is not finite, or if the process fails.
     """
     with quiet_tensorflow():  # several batch shapes in a row: Keras would advise against the retracing
         trials = _with_other_orders(_trials(serving, examples), serving)
@@ -83,7 +83,7 @@ def check(folder: pathlib.Path, serving: Serving, examples: Examples | None, tol
 
 @contextlib.contextmanager
 def quiet_tensorflow() -> Iterator[None]:
-    """Holds back what TensorFlow's Python logger says below the level of an error."""
+    """Suppress messages of TensorFlow's Python logger below the level of an error."""
     logger = logging.getLogger("tensorflow")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -130,7 +130,7 @@ def _with_other_orders(trials: Sequence[Trial], serving: Serving) -> list[Trial]
 
 
 def _files(serving: Serving, examples: Examples | None) -> list[bytes]:
-    """Returns the contents of the examples where they are files; none where they are arrays."""
+    """Return the contents of the examples if they are files; an empty list if they are arrays."""
     if serving.encoded is None or examples is None or isinstance(examples, (Mapping, np.ndarray)):
         return []
     chosen = list(examples)[:_MAX_EXAMPLES]
@@ -234,7 +234,7 @@ def _compare(trial: Trial, outputs: Mapping[str, np.ndarray], tolerance: float) 
 
 
 def _near_ties(expected: Mapping[str, np.ndarray], served: np.ndarray, tolerance: float) -> np.ndarray:
-    """Returns where the probabilities are so near to a tie that either label is right within the tolerance."""
+    """Return where the probabilities are so close to a tie that either label is correct within the tolerance."""
     probabilities = expected.get("probabilities")
     if probabilities is None or probabilities.ndim != 2 or probabilities.shape[1] < 1:
         return np.zeros(served.shape, bool)

@@ -12,7 +12,7 @@ import sys
 
 
 def main(model_path: str, calls_path: str, results_path: str, *libraries: str) -> None:
-    """Loads a SavedModel, runs every call and writes what came out."""
+    """Load a SavedModel, run every call and write what came out."""
     for name in ("keras", "tf_keras", "tensorflow_hub", "tfft"):
         sys.modules[name] = None  # type: ignore[assignment]  # an import of it now fails; TensorFlow itself copes
     import tensorflow as tf

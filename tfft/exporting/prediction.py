@@ -1,7 +1,7 @@
-"""Predicts for files and texts with any function from their contents to outputs; hides what a bad file does.
+"""Prediction for files and texts with any function from their contents to outputs.
 
-One file that cannot be decoded fails its whole batch: here it is found, named with its reason, and the
-others are answered all the same. Examples of similar length are answered together. TensorFlow alone is enough.
+Implementation notes: a file that cannot be decoded would fail its whole batch, so it is found and reported, and the
+others are predicted. Items of similar length share batches. TensorFlow alone suffices.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _WINDOW = 64  # batches of items that are sorted by length together
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RequestItem:
-    """One thing that a model is asked about, as a modality has read it.
+    """Input of a prediction, as read by a modality.
 
     Attributes:
-        name: path as given; for texts the text.
-        value: what the model's signature takes, a tuple where it has several inputs.
-        error: why it cannot be used, or None.
-        pair: the second text of a pair, or None.
-        length: by which items are batched; None where all have one size.
+        name: Path as given; for texts the text.
+        value: Value for the model's signature, a tuple if it has several inputs.
+        error: Reason why it cannot be used, or None.
+        pair: Second text of a pair, or None.
+        length: Length for batching; None if all items have one size.
     """
 
     name: str
@@ -48,16 +48,16 @@ class RequestItem:
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """What a model says of one file.
+    """Prediction for one input.
 
     Attributes:
-        file: path as given; for texts the text.
-        label: name of the most probable class; None where the task has none, or on an error.
-        probability: of that class.
-        top: the most probable classes with their probabilities, falling.
-        outputs: the model's outputs for this file, as plain values, where it is not a classifier.
-        error: why there is no prediction, or None.
-        pair: the second text of a pair, or None.
+        file: Path as given; for texts the text.
+        label: Most probable class; None if the task has none, or on an error.
+        probability: Probability of that class.
+        top: Most probable classes with their probabilities, in descending order.
+        outputs: Outputs of the model as plain values, if it is not a classifier.
+        error: Reason why there is no prediction, or None.
+        pair: Second text of a pair, or None.
     """
 
     file: str
@@ -70,16 +70,16 @@ class Prediction:
 
     @property
     def answer(self) -> dict[str, Any]:
-        """What the model says, as plain values by name; empty on an error."""
+        """Prediction as plain values by name; empty on an error."""
         if self.label is None:
             return self.outputs
         return {"label": self.label, "probability": self.probability, "top": self.top}
 
     def to_dict(self, name: str = "file") -> dict[str, Any]:
-        """Returns plain values, fit for JSON: the error alone, or the prediction without it.
+        """Return plain values for JSON: the error alone, or the prediction without it.
 
         Args:
-            name: of the entry that says what was asked about.
+            name: Name of the entry that identifies the input.
         """
         asked = {name: self.file} | ({} if self.pair is None else {f"{name}_pair": self.pair})
         if self.error is not None:
@@ -93,13 +93,13 @@ class Prediction:
 def predict_files(
     answer: Answer, files: Sequence[str | os.PathLike[str]], *, class_names: Sequence[str] = (), top: int = 3
 ) -> Iterator[Prediction]:
-    """Predicts for image files, in order; a file that cannot be used gets its reason instead.
+    """Predict for image files, in order; a file that cannot be used gets its reason instead.
 
     Args:
-        answer: encoded images to outputs by name, such as :meth:`ExportedModel.predict_bytes`.
-        files: paths.
-        class_names: in the order of the probabilities; unnamed classes get their number.
-        top: how many classes to list for each file.
+        answer: Function from encoded images to outputs by name, such as :meth:`ExportedModel.predict_bytes`.
+        files: Paths.
+        class_names: Class names in the order of the probabilities; unnamed classes get their number.
+        top: Number of classes to list per file.
 
     Yields:
         One prediction per file, as batches are finished.
@@ -121,20 +121,20 @@ def predict_recordings(
     class_names: Sequence[str] = (),
     top: int = 3,
 ) -> Iterator[Prediction]:
-    """Predicts for recordings in any format and at any rate that training could read, in order.
+    """Predict for recordings of any supported format and rate, in order.
 
     Args:
-        answer: waves [n, samples] to outputs by name, such as :meth:`ExportedModel.predict`.
-        files: paths.
-        spec: rate and length of the waves that the model takes.
-        class_names: as in :func:`predict_files`.
-        top: as in :func:`predict_files`.
+        answer: Function from waveforms [n, samples] to outputs by name, such as :meth:`ExportedModel.predict`.
+        files: Paths.
+        spec: Rate and length of the model's waveforms.
+        class_names: As in :func:`predict_files`.
+        top: As in :func:`predict_files`.
 
     Yields:
         One prediction per file; a file that cannot be used gets its reason instead.
 
     Raises:
-        DependencyError: when reading or resampling needs a package that is missing.
+        DependencyError: If reading or resampling needs a package that is missing.
     """
     items = registry.modality("audio").read_items(files, spec)
     return predict_items(lambda waves: answer(np.stack(waves)), items, class_names=class_names, top=top)
@@ -148,15 +148,15 @@ def predict_texts(
     class_names: Sequence[str] = (),
     top: int = 3,
 ) -> Iterator[Prediction]:
-    """Predicts for texts or for pairs of texts, in order.
+    """Predict for texts or for pairs of texts, in order.
 
     Args:
-        answer: function from texts, and the second texts of pairs, to outputs by name, such as
+        answer: Function from texts, and the second texts of pairs, to outputs by name, such as
             :meth:`ExportedModel.predict` for texts.
-        texts: any strings.
-        pairs: the second text of each pair; None where there are no pairs.
-        class_names: as in :func:`predict_files`.
-        top: as in :func:`predict_files`.
+        texts: Texts.
+        pairs: Second text of each pair; None without pairs.
+        class_names: As in :func:`predict_files`.
+        top: As in :func:`predict_files`.
 
     Yields:
         One prediction per text, whose ``file`` is the text. Where words are tagged, ``outputs["tags"]`` holds each word
@@ -175,7 +175,7 @@ def predict_items(
     top: int = 3,
     decodes: bool = False,
 ) -> Iterator[Prediction]:
-    """Predicts for items that a modality reads, in order; one that cannot be used gets its reason instead.
+    """Predict for items that a modality reads, in order; one that cannot be used gets its reason instead.
 
     Args:
         answer: values of items to outputs by name, one row each, such as :meth:`ExportedModel.predict`.
@@ -220,7 +220,7 @@ def _rows(answer: Callable[[Any], dict[str, np.ndarray]], values: Sequence[Any])
 
 
 def _rows_or_reasons(answer: Callable[[Any], dict[str, np.ndarray]], values: Sequence[Any]) -> Sequence[Row | str]:
-    """Returns a row of outputs for each value, or the reason that there is none."""
+    """Return a row of outputs for each value, or the reason that there is none."""
     try:
         return _rows(answer, values)
     except tf.errors.OpError as error:
@@ -230,7 +230,7 @@ def _rows_or_reasons(answer: Callable[[Any], dict[str, np.ndarray]], values: Seq
 
 
 def _tagged(text: str, tags: np.ndarray) -> Prediction:
-    """Puts each word of a text beside its tag, which is empty where the model could not see the word."""
+    """Pair each word of a text with its tag, which is empty if the model could not see the word."""
     words = tf.strings.split(text).numpy().tolist()  # as the model parts them
     pairs = [[word.decode(), tag.decode()] for word, tag in zip(words, tags, strict=False)]  # padding has no word
     return Prediction(text, outputs={"tags": pairs})

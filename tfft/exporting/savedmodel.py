@@ -1,7 +1,7 @@
-"""Writes a Keras model as a versioned SavedModel and puts it in place only once it is proven.
+"""Export of a Keras model as a versioned SavedModel, put in place only after its parity check.
 
-Hidden here: the order of things. Build aside, check in a fresh process, rename; and when any of it
-fails, leave the disk as it was.
+Implementation notes: the model is built in a temporary folder, checked in a fresh process and renamed; on any failure
+the disk is left unchanged.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from tfft.specs import InputSpec
 
 @dataclasses.dataclass(frozen=True)
 class ExportResult:
-    """What :func:`export` wrote.
+    """Result of :func:`export`.
 
     Attributes:
-        path: the version folder, as in ``served/1``.
-        largest_difference: largest ``|served - expected| / (1 + |expected|)`` that the check found.
-        signatures: one line for each signature, by name: its inputs and outputs.
-        class_names: in the order of the logits; empty where there are none.
-        notes: what was left out and why.
+        path: Version folder, such as ``served/1``.
+        largest_difference: Largest ``|served - expected| / (1 + |expected|)`` in the check.
+        signatures: Inputs and outputs of each signature, by name.
+        class_names: Class names in the order of the logits; empty if there are none.
+        notes: Omitted signatures, with the reasons.
     """
 
     path: pathlib.Path
@@ -56,7 +56,7 @@ def export(
     input_spec: InputSpec | None = None,
     tolerance: float = 1e-5,
 ) -> ExportResult:
-    """Writes a model as one SavedModel for serving, checked before it is put in place.
+    """Export a model as one SavedModel for serving, checked before it is put in place.
 
     Use it when training is done. The SavedModel holds everything: decoding, resizing, scaling, the
     network, probabilities and label names. It has the signatures ``serving_default`` (``images``: uint8
@@ -65,34 +65,34 @@ def export(
     recordings takes ``audio``: float32 ``[batch, samples]``, and ``audio_bytes``: WAV files of 16 bits. A model with
     other inputs has ``serving_default`` with its own input names.
 
-    The check runs the SavedModel in a fresh process, with TensorFlow alone, on the CPU: its answers must
-    equal ``model.predict`` and each row must be independent of the others in the batch.
+    The check runs the SavedModel in a fresh process, with TensorFlow alone, on the CPU: its outputs must equal
+    ``model.predict``, and each row must be independent of the others in the batch.
 
     Args:
-        model: a built functional or Sequential Keras model, from ``tfft.build`` or made otherwise.
-        path: a version folder as TensorFlow Serving reads it, ``served/1``. Where the last part is not a
-            number, the next free version inside of that folder is used.
-        class_names: names of the classes. A model from ``tfft.build`` knows them. For another model they
-            make a classifier of it: softmax is applied unless its last layer has an activation of its own.
-        examples: what the check runs on: images ``[n, height, width, channels]``, arrays by input name,
-            or image files (paths or contents); at most 16 are used. Default: random inputs.
-        card: facts for the model card, such as scores; nested mappings are allowed.
-        input_spec: for a model that tfft did not build: the pixels that it expects.
-        tolerance: largest allowed ``|served - expected| / (1 + the largest |expected|)`` of each output.
+        model: Built functional or Sequential Keras model, from ``tfft.build`` or any other.
+        path: Version folder for TensorFlow Serving, ``served/1``. If the last part is not a number, the next free
+            version inside that folder is used.
+        class_names: Class names. A model from ``tfft.build`` has its own. They make any other model a classifier:
+            softmax is applied unless its last layer has an activation.
+        examples: Examples for the check: images ``[n, height, width, channels]``, arrays by input name, or image files
+            (paths or contents); at most 16 are used. Defaults to random inputs.
+        card: Facts for the model card, such as scores; nested mappings are allowed.
+        input_spec: Pixels that a model expects which tfft did not build.
+        tolerance: Maximum ``|served - expected| / (1 + the largest |expected|)`` of each output.
 
     Returns:
         Path, largest difference and signatures.
 
     Raises:
-        ExportError: when the version exists already, the model cannot be served or the check fails;
-            nothing is left behind and nothing existing is touched.
+        ExportError: If the version exists already, the model cannot be served or the check fails; nothing is left
+            behind and nothing existing is changed.
 
     Example:
         >>> exported = tfft.export(model, "served/1")              # doctest: +SKIP
         >>> exported.largest_difference                            # doctest: +SKIP
         2.4e-07
     """
-    version_folder(path)  # a wrong place is told before anything is built
+    version_folder(path)  # fail before building anything
     serving = serving_functions(model, class_names=class_names, input_spec=input_spec)
     return write_checked(model, serving, path, examples=examples, card=card, tolerance=tolerance)
 
@@ -106,7 +106,7 @@ def write_checked(
     card: Mapping[str, object] | None = None,
     tolerance: float = 1e-5,
 ) -> ExportResult:
-    """Writes the functions of a model aside, checks them in a fresh process and puts them in place.
+    """Write the functions of a model aside, check them in a fresh process and put them in place.
 
     Args:
         model: that owns the variables and tables.
@@ -133,7 +133,7 @@ def write_checked(
 
 
 def version_folder(path: str | os.PathLike[str]) -> pathlib.Path:
-    """Returns the folder an export to ``path`` goes to, and refuses one that exists.
+    """Return the folder an export to ``path`` goes to, and refuse one that exists.
 
     Args:
         path: as :func:`export` takes it.
@@ -142,7 +142,7 @@ def version_folder(path: str | os.PathLike[str]) -> pathlib.Path:
         ``path`` itself when its last part is a number, else the next version inside of it.
 
     Raises:
-        ExportError: when that version exists, or something on the way is not a folder.
+        ExportError: If that version exists, or something on the way is not a folder.
     """
     target = pathlib.Path(path).expanduser()
     for parent in (target, *target.parents):
@@ -168,7 +168,7 @@ def _is_version(name: str) -> bool:
 
 @contextlib.contextmanager
 def _aside(target: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Gives a folder beside the target to write in; removes it, and parents it made, on any failure."""
+    """Yield a folder next to the target to write in; remove it, and parents it created, on any failure."""
     made = [parent for parent in target.parents if not parent.exists()]
     # A server polls for folders whose names are numbers: it does not see this one. Not mkdtemp, whose
     # folders only the owner can read; the server may run as another user.
@@ -207,7 +207,7 @@ def _write(model: keras.Model, serving: Serving, folder: pathlib.Path, card: Map
 
 
 def _captured(model: keras.Model, serving: Serving) -> list[object]:
-    """Returns the variables and tables that the functions read: the optimizer's slots stay out."""
+    """Return the variables and tables that the functions read: the optimizer's slots stay out."""
     handles = {id(handle) for function in serving.signatures.values() for handle in function.captured_inputs}
     tracked = [variable.value for variable in model.variables]
     tracked += list(tf.train.TrackableView(model).descendants())

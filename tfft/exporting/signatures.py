@@ -1,7 +1,7 @@
-"""What an exported model can be asked: functions with named inputs and outputs around a Keras model.
+"""Serving signatures of a Keras model: functions with named inputs and outputs.
 
-Hidden here: how the task's postprocessing joins the model (labels, probabilities), how the contents of files reach it
-(its modality says that), and which variables and tables the SavedModel has to carry.
+Implementation notes: the functions include the task's postprocessing (labels, probabilities) and the modality's
+decoding of files, and the SavedModel must contain all variables and tables that they use.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _NO_KIND = f"{BYTES_SIGNATURE} left out: the model's input is not one image."
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Serving(Served):
-    """The functions of one model, before they are written.
+    """Serving functions of one model, before export.
 
     Attributes:
         signatures: ``serving_default`` and, where files are taken, ``serve_bytes``: concrete functions.
@@ -47,7 +47,7 @@ class Serving(Served):
 
     @property
     def encoded(self) -> EncodedInput | None:
-        """How the model takes the contents of files; None without ``serve_bytes``."""
+        """Input for the contents of files; None without ``serve_bytes``."""
         return None if self.serving_input is None else self.serving_input.encoded
 
 
@@ -57,7 +57,7 @@ def serving_functions(
     class_names: Sequence[str] | None = None,
     input_spec: InputSpec | None = None,
 ) -> Serving:
-    """Wraps a model as the functions that will be served, without writing anything.
+    """Wrap a model as serving functions, without writing anything.
 
     Args:
         model: a built functional or Sequential Keras model.
@@ -69,7 +69,7 @@ def serving_functions(
         The functions and the reference that they are compared with.
 
     Raises:
-        ExportError: when the model's inputs, outputs or class names do not allow it.
+        ExportError: If the model's inputs, outputs or class names do not allow it.
     """
     inputs = _inputs(model)
     postprocess, task, names = _postprocess(model, class_names)
@@ -103,7 +103,7 @@ def serving_functions(
 def serving_input(
     model: keras.Model, inputs: Mapping[str, tf.TensorSpec] | None = None, **options: Any
 ) -> ServingInput | None:
-    """Returns how a model takes examples, as the first modality says that knows its inputs; None where none does.
+    """Return how a model takes examples, as the first modality says that knows its inputs; None where none does.
 
     Args:
         model: any functional or Sequential Keras model.
@@ -162,7 +162,7 @@ def _arrange(model: keras.Model, ordered: Sequence[Any]) -> Any:
 
 
 def _structure(model: keras.Model, side: str) -> Any:
-    """Returns the inputs or outputs as the model nests them; a Sequential model has no such attribute."""
+    """Return the inputs or outputs as the model nests them; a Sequential model has no such attribute."""
     return getattr(model, f"{side}s")[0] if isinstance(model, keras.Sequential) else getattr(model, side)
 
 
@@ -218,7 +218,7 @@ def _as_named(model: keras.Model) -> Callable[[Any], dict[str, tf.Tensor]]:
 
 
 def _assumed_head(model: keras.Model, class_names: tuple[str, ...]) -> tuple[heads.Head, Callable]:
-    """Returns the head that class names and the last activation imply, and what undoes that activation."""
+    """Return the head that class names and the last activation imply, and what undoes that activation."""
     outputs = model.outputs
     if len(outputs) != 1 or len(outputs[0].shape) != 2:
         raise ExportError(

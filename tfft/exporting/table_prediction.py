@@ -1,6 +1,6 @@
-"""Predictions for the rows of a table, written beside its columns: :func:`predict_table`, :func:`write_predictions`.
+"""Predictions for the rows of a table, as new columns: :func:`predict_table`, :func:`write_predictions`.
 
-Hides what the rows name, texts or files, and that a row that names nothing does not stop the others.
+Implementation notes: an empty row does not stop the others.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _PREFIX = "predicted_"  # of the columns that are added, so that those of the ta
 def predict_each(
     model: Served, items: Sequence[Any], pairs: Sequence[str] | None = None, *, top: int = 3
 ) -> Iterator[Prediction]:
-    """Predicts for whatever a model takes, in order.
+    """Predict for any inputs of a model, in order.
 
     Args:
         model: such as :func:`tfft.exporting.open_export` gives.
@@ -39,7 +39,7 @@ def predict_each(
         One prediction for each item; what cannot be used gets its reason instead.
 
     Raises:
-        ExportError: when the model takes no kind of data that can be read for it.
+        ExportError: If the model takes no kind of data that can be read for it.
     """
     given, taken = list(items) if pairs is None else list(zip(items, pairs, strict=True)), model.asked()
     read = registry.modality(taken.modality).read_items(given, taken.spec)
@@ -56,10 +56,10 @@ def predict_table(
     encoding: str = "utf-8",
     top: int = 3,
 ) -> tuple[Table, Iterator[Prediction]]:
-    """Reads a table and predicts for each of its rows.
+    """Read a table and predict for each of its rows.
 
-    Use it for texts in a column (or pairs in two), or for files that a column names. Other columns are left alone, so a
-    table with labels may be given as it is.
+    Use it for texts in a column (or pairs in two), or for files in a column. Other columns are ignored, so a table with
+    labels can be used unchanged.
 
     Args:
         model: such as :func:`tfft.exporting.open_export` gives.
@@ -73,7 +73,7 @@ def predict_table(
         The table, and one prediction for each of its rows, as they are made.
 
     Raises:
-        DataError: when the table cannot be read, has no such column, or the model takes more or fewer columns.
+        DataError: If the table cannot be read, has no such column, or the model takes more or fewer columns.
 
     Example:
         >>> table, found = predict_table(tfft.exporting.open_export("served"), "new.csv", ["review"])
@@ -115,23 +115,23 @@ def _predictions(
 
 
 def check_target(out: str | os.PathLike[str]) -> Path:
-    """Returns the file that predictions are to be written to; refuses one that is there or has another form.
+    """Return the file that predictions are to be written to; refuses one that is there or has another form.
 
     Raises:
-        DataError: when it exists, its folder does not, or it is no table by its name.
+        DataError: If it exists, its folder does not, or it is no table by its name.
     """
     target = Path(out).expanduser()
     if target.suffix.lower() not in SUFFIXES:
-        raise DataError(f"{target} is no table by its name, expected {join_names(SUFFIXES)}.")
+        raise DataError(f"{target} has no table suffix. Expected {join_names(SUFFIXES)}.")
     if target.exists():
-        raise DataError(f"{target} is there already, and nothing is overwritten. Give another name or remove it.")
+        raise DataError(f"{target} exists already, and tfft overwrites no files. Use another name or remove it.")
     if not target.parent.is_dir():
         raise DataError(f"The folder {target.parent} of {target.name} does not exist. Make it first.")
     return target
 
 
 def write_predictions(table: Table, predictions: Iterable[Prediction], out: str | os.PathLike[str]) -> list[Prediction]:
-    """Writes a table with what a model says of each row in further columns.
+    """Write a table with the predictions of each row in further columns.
 
     They are ``predicted_label`` and ``predicted_probability`` for classes, one for each output else, and
     ``predicted_error`` where a row could not be used. The file is written under another name and renamed when whole.
@@ -145,7 +145,7 @@ def write_predictions(table: Table, predictions: Iterable[Prediction], out: str 
         The predictions.
 
     Raises:
-        DataError: when the file is there already, or is no table by its name.
+        DataError: If the file is there already, or is no table by its name.
     """
     target, found = check_target(out), list(predictions)
     names = table.columns or tuple(f"column_{i}" for i in range(max(map(len, table.rows), default=0)))

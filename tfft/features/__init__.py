@@ -1,8 +1,7 @@
-"""The frozen part of a model, run once: :func:`split_frozen`, :func:`extract`, and a head solved on the result.
+"""Frozen features, computed once: :func:`split_frozen`, :func:`extract`, and linear heads on them.
 
-What is offered here takes a model apart, computes what its frozen part gives with the fastest engine there
-is, keeps it, and tells beforehand what that costs. Importing this package does not import TensorFlow:
-:func:`list_caches` and :func:`clear_caches` work without it.
+Implementation notes: importing this package does not import TensorFlow: :func:`list_caches` and :func:`clear_caches`
+work without it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""Batches through the network: as they come, or, for texts, those of similar length together.
+"""Batched inference of the frozen network; texts are batched by length.
 
-Hides that texts are sorted: short ones do not wait for long ones, and the results come back in the order of the
-examples, without padding.
+Implementation notes: texts are sorted by length, and the results return in the order of the examples, without padding.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from tfft.arrays.ragged import Ragged, Rows, offsets_of
 from tfft.errors import DataError
 from tfft.features.engines import Arrays, Opener, Staged, run
 
-WINDOW = 64  # batches whose examples are sorted together
+WINDOW = 64  # batches to sort together
 PIECES = 1024  # of texts that are computed at a time: more leave the caches of a processor, fewer leave it waiting
 _ON_GPU = 16  # times as many
 _LIMIT = 128 * 2**20  # bytes of results after which a window ends before it is full
@@ -26,20 +25,20 @@ _LIMIT = 128 * 2**20  # bytes of results after which a window ends before it is 
 def compute(
     staged: Staged, opener: Opener, batches: Iterable[Arrays], batch_size: int = 32
 ) -> Iterator[Sequence[Rows]]:
-    """Runs a network over batches.
+    """Run a network over batches.
 
     Args:
-        staged: the network is its ``net``.
-        opener: of the network; opened with the first batch that is computed.
-        batches: the network's inputs, from :meth:`tfft.features.sources.Source.batches`.
-        batch_size: examples of each batch that comes; texts are computed :data:`PIECES` pieces at a time.
+        staged: Model with the network as its ``net``.
+        opener: Opener of the engine, which is opened with the first computed batch.
+        batches: Inputs of the network, from :meth:`tfft.features.sources.Source.batches`.
+        batch_size: Examples per incoming batch; texts are computed :data:`PIECES` tokens at a time.
 
     Yields:
-        The network's outputs for some examples, in the order of the examples. What has an axis of pieces comes
-        without padding.
+        The outputs of the network for some examples, in the order of the examples. Outputs with a token axis have no
+        padding.
 
     Raises:
-        DataError: an output of the network for texts has an axis that cannot be told from its shape.
+        DataError: If an output of the network for texts has another variable axis than tokens.
     """
     if staged.mask is None:
         batches = iter(batches)
@@ -59,7 +58,7 @@ def compute(
 
 
 def check_axes(staged: Staged) -> None:
-    """Raises DataError where an output of a network for texts has another free axis than examples and pieces."""
+    """Raise DataError if an output of a network for texts has another variable axis than examples and tokens."""
     for tensor in staged.net.outputs if staged.mask is not None else ():
         if tensor.shape[0] is not None or None in tensor.shape[2:]:
             raise DataError(
@@ -94,7 +93,7 @@ def _mask(staged: Staged) -> int:
 
 
 def paddings(staged: Staged) -> list[int]:
-    """Returns for each input of a network for texts what stands there behind a text; 0 where that is not known."""
+    """Return the padding value of each input of a network for texts; 0 if unknown."""
     if any(tf.as_dtype(t.dtype) != tf.string for t in staged.inputs):
         return [0] * len(staged.net.inputs)
     tensors = [np.asarray(t) for t in staged.enter([tf.constant(["", "a b c d e f g h"])] * len(staged.inputs))]
@@ -103,14 +102,14 @@ def paddings(staged: Staged) -> list[int]:
 
 
 def typical(staged: Staged, arrays: Arrays) -> tuple[list[np.ndarray], int]:
-    """Cuts a batch of texts to their mean length: for measuring what texts take in batches of similar length.
+    """Cut a batch of texts to their mean length, to measure the cost of batches of similar length.
 
     Args:
-        staged: for texts.
-        arrays: the network's inputs.
+        staged: Model for texts.
+        arrays: Inputs of the network.
 
     Returns:
-        The inputs, and the mean number of pieces.
+        The inputs, and the mean number of tokens.
     """
     length = round(float(arrays[_mask(staged)].sum(axis=1).mean()))
     inputs = zip(staged.net.inputs, arrays, strict=True)
@@ -118,7 +117,7 @@ def typical(staged: Staged, arrays: Arrays) -> tuple[list[np.ndarray], int]:
 
 
 class _Window:
-    """Examples that are computed in another order than they came in."""
+    """Window of examples that are computed in another order."""
 
     def __init__(self, staged: Staged, batches: Sequence[Arrays], fills: Sequence[int]) -> None:
         self._net, self._fills = staged.net, fills
@@ -137,7 +136,7 @@ class _Window:
         self._left = len(self._lengths)
 
     def batches(self) -> Iterator[tuple[list[np.ndarray], tuple[_Window, np.ndarray]]]:
-        """Yields inputs of examples of similar length, the longest first, and where they belong."""
+        """Yield inputs of similar length, the longest first, with their positions."""
         order = np.argsort(-self._lengths, kind="stable")
         start, pieces = 0, PIECES * (_ON_GPU if tf.config.get_visible_devices("GPU") else 1)
         while start < len(order):
@@ -147,7 +146,7 @@ class _Window:
             start += count
 
     def put(self, results: Arrays, at: np.ndarray) -> None:
-        """Takes the network's outputs for some examples."""
+        """Store the network's outputs for some examples."""
         lengths = self._lengths[at]
         if self._found is None:
             self._found = [self._empty(t.shape, a) for t, a in zip(self._net.outputs, results, strict=True)]
@@ -170,7 +169,7 @@ class _Window:
         return self._left == 0
 
     def finish(self) -> list[Rows]:
-        """Returns the outputs of all examples, in the order in which they came."""
+        """Return the outputs of all examples in their original order."""
         passed = {id(t): fill for t, fill in zip(self._net.inputs, self._fills, strict=True)}
         return [
             Ragged(found, self._offsets, passed.get(id(tensor), 0)) if _is_ragged(tensor.shape) else found

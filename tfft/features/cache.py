@@ -1,6 +1,6 @@
-"""What is kept in tfft's folders of arrays: :func:`list_caches` and :func:`clear_caches`; see :mod:`tfft.arrays`.
+"""Management of cached features: :func:`list_caches` and :func:`clear_caches`; see :mod:`tfft.arrays`.
 
-Hides which folders there are: one for features, one for waves of recordings. Knows nothing of TensorFlow.
+Implementation notes: one folder holds features, another one waveforms. This module does not import TensorFlow.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tfft.arrays.ragged import Rows
 from tfft.arrays.store import WAVES, entries, is_written, read_manifest, size_of, unfinished
 from tfft.io.cache_dir import cache_dir
 
-HELD: dict[str, tuple[tuple[Rows, ...], dict[str, Any]]] = {}  # what cache="memory" keeps, by key
+HELD: dict[str, tuple[tuple[Rows, ...], dict[str, Any]]] = {}  # entries of cache="memory" by key
 
 WHAT = "features"
 REMEDY = (
@@ -28,19 +28,19 @@ REMEDY = (
 
 @dataclasses.dataclass(frozen=True)
 class CacheEntry:
-    """One set of features on disk.
+    """One entry of the feature cache on disk.
 
     Attributes:
-        key: hash of everything that the features depend on.
-        folder: where it is.
-        bytes: size on disk.
-        examples: number of examples.
-        shapes: of the arrays, the examples first; or, where they differ in length, the items of all examples.
-        dtypes: of the arrays.
-        model: name of the model that gave them.
-        engine: what computed them.
-        version: of tfft that wrote it.
-        written: seconds since 1970.
+        key: Hash of everything that the features depend on.
+        folder: Folder of the entry.
+        bytes: Size on disk.
+        examples: Number of examples.
+        shapes: Shapes of the arrays, the examples first; or, for variable lengths, the items of all examples.
+        dtypes: Types of the arrays.
+        model: Name of the model.
+        engine: Engine that computed them.
+        version: Version of tfft that wrote it.
+        written: Seconds since 1970.
     """
 
     key: str
@@ -56,18 +56,18 @@ class CacheEntry:
 
 
 def default_folder() -> Path:
-    """Returns where features are kept unless told otherwise: ``features`` in :func:`tfft.io.cache_dir.cache_dir`."""
+    """Return the default folder for features: ``features`` in :func:`tfft.io.cache_dir.cache_dir`."""
     return cache_dir() / "features"
 
 
 def list_caches(folder: str | os.PathLike[str] | None = None) -> list[CacheEntry]:
-    """Lists the features on disk, newest first, without checking their content.
+    """List the features on disk, newest first, without checking their content.
 
     Args:
-        folder: that was given as ``cache=``; by default tfft's own, in which waves of recordings are kept as well.
+        folder: Folder given as ``cache=``. Defaults to tfft's own, which also holds waveforms of recordings.
 
     Returns:
-        One :class:`CacheEntry` for each; entries with a damaged manifest are left out.
+        One :class:`CacheEntry` per entry; entries with a damaged manifest are left out.
 
     Example:
         >>> sum(entry.bytes for entry in tfft.features.list_caches())
@@ -82,16 +82,16 @@ def list_caches(folder: str | os.PathLike[str] | None = None) -> list[CacheEntry
 
 
 def clear_caches(folder: str | os.PathLike[str] | None = None) -> int:
-    """Removes all features on disk, damaged and abandoned ones too; nothing else in the folder is touched.
+    """Remove all features on disk, including damaged and abandoned entries; other files in the folder stay.
 
-    Without a folder, kept waves of recordings are removed as well, and those features that ``cache="memory"`` keeps in
-    this process are forgotten. Processes that are reading or writing some go on unharmed.
+    Without a folder, cached waveforms are removed too, as are the features of ``cache="memory"`` in this process. Other
+    processes can continue to read or write.
 
     Args:
-        folder: that was given as ``cache=``; tfft's own by default.
+        folder: Folder given as ``cache=``. Defaults to tfft's own.
 
     Returns:
-        How many bytes were freed.
+        Number of bytes freed.
 
     Example:
         >>> tfft.features.clear_caches()

@@ -1,7 +1,7 @@
-"""The key of a cache entry: one hash of everything that the features depend on.
+"""Key of a cache entry: one hash of everything that the features depend on.
 
-Hides what a model's computation is apart from names and from what only training reads, so that the key
-is the same in the next process, and changes with one weight, one pixel, the size or the order.
+Implementation notes: the key ignores names and settings that only training uses, so it is the same in the next process;
+it changes with any weight, any pixel, the size and the order.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from tfft.features.functional_graph import Step, flatten, steps_of
 from tfft.keras_compat import flatten_layers
 from tfft.layers.tokenize import Tokenize
 
-FORMAT = 2  # of the entries; another number makes all of them be made again
+FORMAT = 2  # version of the entries; a new number invalidates all of them
 _TOKENIZING = ("keras-hub", "tensorflow-text")
 _TRAINING_ONLY = ("training", "regularizers", "selected", "batch_norm", "note", "trusted", "source_digest")
 
 
 class NoKey(Exception):
-    """A layer does not tell its settings, so no key can be made. Never leaves tfft.features."""
+    """No key can be computed, because a layer does not expose its settings. Never leaves tfft.features."""
 
 
 def cache_key(prefix: keras.Model, items: str, *, dtype: str, engine: str) -> str:
-    """Returns the key of a prefix' features.
+    """Return the cache key for the features of a prefix.
 
     Args:
-        prefix: functional.
-        items: digest of the examples, in order.
-        dtype: that features are kept in.
-        engine: that computes them.
+        prefix: Functional model.
+        items: Digest of the examples, in order.
+        dtype: Type of the stored features.
+        engine: Engine that computes them.
 
     Raises:
-        NoKey: when a layer does not tell its settings.
+        NoKey: If a layer does not expose its settings.
     """
     parts = {
         "format": FORMAT,
@@ -58,13 +58,13 @@ def cache_key(prefix: keras.Model, items: str, *, dtype: str, engine: str) -> st
 
 
 def versions(engine: str) -> dict[str, str | None]:
-    """Returns the versions that features may depend on."""
+    """Return the versions that features may depend on."""
     packages = ("tfft", "tensorflow", "keras", *((litert.PACKAGE,) if engine == "litert" else ()))
     return {package: installed_version(package) for package in packages}
 
 
 def model_digest(model: keras.Model) -> str:
-    """Returns a hash of what a functional model computes in inference: graph, settings and values of variables."""
+    """Return a hash of the inference computation of a functional model: graph, settings and values of variables."""
     flat = flatten(model)
     known = {id(t): f"input {i}" for i, t in enumerate(flat.inputs)}
     digest = hashlib.sha256()
@@ -82,7 +82,7 @@ def model_digest(model: keras.Model) -> str:
 
 
 def add_array(digest: Any, array: np.ndarray) -> None:
-    """Adds type, shape and values of an array to a hash."""
+    """Add type, shape and values of an array to a hash."""
     _add(digest, [str(array.dtype), list(array.shape)])
     digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
@@ -95,9 +95,9 @@ def _ordered_variables(step: Step) -> list[keras.Variable]:
 
 
 def _same_graph(graph: BlockGraph) -> Any:
-    """Describes a piece of a SavedModel by what its nodes do: their names change each time it is opened."""
+    """Describe a piece of a SavedModel by its operations, because node names change each time it is opened."""
     nodes = {node.name: node for node in graph.graph_def.node}
-    if graph.graph_def.library.function:  # loops; functions refer to each other by name, so these are left as they are
+    if graph.graph_def.library.function:  # loops: functions refer to each other by name, so keep the names
         return graph.to_config()
     entering: dict[str, list[Any]] = {}
     for kind in ("feeds", "variables", "tables"):
@@ -147,8 +147,8 @@ def _settings(step: Step) -> list[Any]:
     operation = step.operation
     try:
         config = dict(operation.get_config())
-    except Exception as error:  # whatever a layer of another make raises
-        raise NoKey(f"{step.name!r} ({type(operation).__name__}) does not tell its settings: {error}") from error
+    except Exception as error:  # third-party layers may raise anything
+        raise NoKey(f"{step.name!r} ({type(operation).__name__}) does not expose its settings: {error}") from error
     for name in ("name", "trainable"):
         config.pop(name, None)
     if isinstance(operation, Tokenize):
@@ -161,13 +161,13 @@ def _settings(step: Step) -> list[Any]:
 
 
 def _class_name(kind: type) -> str:
-    """Returns the name that Keras saves for a class, which stays where its module moves; else module and name."""
+    """Return the name under which Keras saves a class, which is stable if its module moves; else module and name."""
     name = keras.saving.get_registered_name(kind)
     return name if keras.saving.get_registered_object(name) is kind else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _nameless(config: Any) -> Any:
-    """Leaves out of nested settings what differs each time a layer is made, or once it was called."""
+    """Remove values that differ between instances or calls of a layer from nested settings."""
     if isinstance(config, Mapping):
         own = ("name", "trainable") if {"name", "trainable"} <= config.keys() else ()
         return {k: _nameless(v) for k, v in config.items() if k not in (*own, "build_config")}
@@ -179,7 +179,7 @@ def _tokenizers(model: keras.Model) -> bool:
 
 
 def _assets(operation: Any) -> list[tuple[str, str]]:
-    """Returns a name and a hash for each file that a layer keeps beside its settings: vocabularies."""
+    """Return a name and a hash for each asset file of a layer, such as a vocabulary."""
     parts = flatten_layers(operation) if isinstance(operation, keras.layers.Layer) else []
     found = []
     for number, part in enumerate(parts):
@@ -198,7 +198,7 @@ def _add(digest: Any, value: Any) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Returns JSON values for a setting, or raises :class:`NoKey` where its content cannot be told."""
+    """Return JSON values for a setting, or raise :class:`NoKey` if its content is unknown."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, Mapping):

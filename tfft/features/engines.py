@@ -1,7 +1,7 @@
-"""What runs a frozen prefix: LiteRT on the processor where it can, TensorFlow otherwise.
+"""Engines for a frozen prefix: LiteRT on a CPU if possible, otherwise TensorFlow.
 
-Hides the choice, the check of one against the other on the first batch, and that raw pixels are resized
-and scaled by TensorFlow in the input pipeline while only the network itself is converted.
+Implementation notes: LiteRT is checked against TensorFlow on the first batch. TensorFlow resizes and scales raw pixels
+in the input pipeline; only the network itself is converted.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from tfft.layers.preprocess import Preprocess
 from tfft.layers.tokenize import Tokenize
 from tfft.specs import AudioSpec
 
-TOLERANCE = 1e-4  # largest difference of LiteRT to TensorFlow that is accepted, relative to the largest feature
+TOLERANCE = 1e-4  # maximum difference between LiteRT and TensorFlow, relative to the largest feature
 ENGINES = ("auto", "litert", "tensorflow")
-AHEAD = 2  # batches that are being worked on at a time, so that no core waits for a batch's last example
+AHEAD = 2  # batches in progress, so that no core waits for the last example of a batch
 
-# A 6-layer encoder of width 384 takes 1.1 to 1.4 times as long with LiteRT, for 16, 32 and 64 pieces alike.
+# A 6-layer encoder of width 384 takes 1.1 to 1.4 times as long with LiteRT, for 16, 32 and 64 tokens.
 _OF_TEXTS = "TensorFlow computed the features: encoders of texts are no faster with LiteRT."
 
 EngineName = Literal["auto", "litert", "tensorflow"]
@@ -40,17 +40,17 @@ _said: set[str] = set()
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Staged:
-    """A prefix in two stages.
+    """Prefix in two stages.
 
     Attributes:
-        front: raw pixels or texts to what the network takes; TensorFlow runs it in the input pipeline. None
-            where the network takes the prefix' inputs as they are.
-        net: the network.
-        preprocess: the layer in front that knows the size of the images, or None.
-        audio: rate and length of the sound waves that the prefix takes, or None.
-        mask: position of the network's input that tells the pieces of texts from padding, or None.
-        inputs: of the prefix, in order.
-        takes: maps what is passed to the prefix to a list in the order of ``inputs``.
+        front: From raw pixels or texts to the inputs of the network; TensorFlow runs it in the input pipeline. None if
+            the network takes the inputs of the prefix directly.
+        net: Network.
+        preprocess: Layer that defines the size of the images, or None.
+        audio: Sample rate and clip length of the prefix' waveforms, or None.
+        mask: Position of the network input with the padding mask of texts, or None.
+        inputs: Inputs of the prefix, in order.
+        takes: Function from the argument of the prefix to a list in the order of ``inputs``.
     """
 
     front: keras.Model | None
@@ -62,7 +62,7 @@ class Staged:
     audio: AudioSpec | None = None
 
     def enter(self, value: Any) -> list[tf.Tensor]:
-        """Runs the front on what is passed to the prefix, and returns the network's inputs; fit for tf.data."""
+        """Run the front and return the network's inputs; can be used in tf.data."""
         tensors = self.takes(value)
         if self.front is None:
             return [tf.cast(t, i.dtype) for t, i in zip(tensors, self.inputs, strict=True)]
@@ -71,10 +71,10 @@ class Staged:
 
 
 def stage(prefix: keras.Model) -> Staged:
-    """Takes the preprocessing off a prefix, of pixels or of texts, so that the rest can be converted.
+    """Separate the preprocessing of pixels or texts from a prefix, so that the rest can be converted.
 
     Raises:
-        BackboneError: when Keras knows no graph of it.
+        BackboneError: If the model is not functional.
     """
     flat = flatten(prefix)
     steps = steps_of(flat)
@@ -94,12 +94,12 @@ def stage(prefix: keras.Model) -> Staged:
 
 
 def mask_of(step: Step) -> keras.KerasTensor:
-    """Returns what tells pieces from padding in what a call of ``Tokenize`` gives."""
+    """Return the padding mask among the outputs of a ``Tokenize`` call."""
     return step.outputs[sorted(step.operation.names).index(step.operation.mask)]  # Keras sorts dictionaries by name
 
 
 class TensorFlowEngine:
-    """The network as a TensorFlow graph, on the GPU where there is one."""
+    """Network as a TensorFlow graph, on the GPU if there is one."""
 
     name = "tensorflow"
 
@@ -107,22 +107,22 @@ class TensorFlowEngine:
         self._function = litert.trace(net, [t.shape for t in net.inputs])
 
     def submit(self, arrays: Arrays) -> Callable[[], list[np.ndarray]]:
-        """Runs a batch."""
+        """Run a batch."""
         result = [np.asarray(t) for t in self._function(*(tf.convert_to_tensor(a) for a in arrays))]
         return lambda: result
 
     def close(self) -> None:
-        """Nothing to end."""
+        """Do nothing; there is nothing to close."""
 
 
 class LiteRTEngine:
-    """The network through LiteRT; inputs that are also outputs do not go through it.
+    """Network through LiteRT; inputs that are also outputs bypass it.
 
     Args:
-        net: the network.
-        plain: runs batches whose examples have another shape than those it was converted for.
-        first: the first batch.
-        texts: whether the network takes texts of any length.
+        net: Network.
+        plain: Engine for batches with other example shapes than those of the conversion.
+        first: First batch.
+        texts: Whether the network takes texts of any length.
     """
 
     name = "litert"
@@ -135,18 +135,18 @@ class LiteRTEngine:
         computed = [t for t, i in zip(net.outputs, self._passed, strict=True) if i is None]
         if not computed:
             raise litert.Unfit("there is nothing to compute")
-        # Shapes that only the data tells are fixed: few graphs convert without.
+        # Shapes known only from data are fixed: few graphs convert otherwise.
         shapes = [t.shape for t in net.inputs] if texts else [(None, *shape) for shape in self._shapes]
         content = litert.convert(keras.Model(net.input, computed), shapes)
         self._pool = litert.Pool(content)
 
     @property
     def layout(self) -> str:
-        """How the cores are used, in words."""
+        """Description of the use of cores."""
         return f"{self._pool.workers} x {self._pool.threads} threads"
 
     def submit(self, arrays: Arrays) -> Callable[[], list[np.ndarray]]:
-        """Starts on a batch."""
+        """Start on a batch."""
         if not self._texts and [a.shape[1:] for a in arrays] != self._shapes:
             return self._plain.submit(arrays)
         waiting = self._pool.submit(arrays)
@@ -158,23 +158,23 @@ class LiteRTEngine:
         return result
 
     def close(self) -> None:
-        """Ends its threads."""
+        """Stop its threads."""
         self._pool.close()
 
 
 def choose(engine: str, texts: bool = False) -> tuple[str, str]:
-    """Decides which engine to try, without converting anything.
+    """Select the engine to try, without converting anything.
 
     Args:
         engine: ``"auto"``, ``"litert"`` or ``"tensorflow"``.
-        texts: whether the network takes texts.
+        texts: Whether the network takes texts.
 
     Returns:
-        Name of the engine, and why it is not LiteRT, in words, or an empty string.
+        Name of the engine, and the reason why it is not LiteRT, or an empty string.
 
     Raises:
-        PlanError: for another name.
-        DependencyError: LiteRT was asked for and is not installed.
+        PlanError: For another name.
+        DependencyError: If LiteRT was requested and is not installed.
     """
     if engine not in ENGINES:
         raise PlanError(
@@ -199,19 +199,19 @@ def choose(engine: str, texts: bool = False) -> tuple[str, str]:
 def open_engine(
     net: keras.Model, engine: str, first: Arrays, texts: bool = False
 ) -> tuple[TensorFlowEngine | LiteRTEngine, str]:
-    """Opens an engine for a network, and checks it against TensorFlow on the first batch.
+    """Open an engine for a network, and check it against TensorFlow on the first batch.
 
     Args:
-        net: from :func:`stage`.
+        net: Network from :func:`stage`.
         engine: ``"auto"``, ``"litert"`` or ``"tensorflow"``.
-        first: the network's inputs for the first batch.
-        texts: whether the network takes texts of any length.
+        first: Inputs of the network for the first batch.
+        texts: Whether the network takes texts of any length.
 
     Returns:
-        The engine, and a note why it is not LiteRT, or what the check found.
+        The engine, and a note with the reason why it is not LiteRT, or the result of the check.
 
     Raises:
-        BackboneError: LiteRT was asked for and cannot run the network.
+        BackboneError: If LiteRT was requested and cannot run the network.
     """
     plain = TensorFlowEngine(net)
     chosen, note = choose(engine, texts)
@@ -235,12 +235,12 @@ def open_engine(
 
 
 class Opener:
-    """Opens an engine for a network when the first batch is there, and keeps it for the next data set. A context.
+    """Context manager that opens an engine with the first batch and keeps it for later datasets.
 
     Args:
-        net: from :func:`stage`.
+        net: Network from :func:`stage`.
         engine: ``"auto"``, ``"litert"`` or ``"tensorflow"``.
-        texts: whether the network takes texts of any length.
+        texts: Whether the network takes texts of any length.
     """
 
     def __init__(self, net: keras.Model, engine: str, texts: bool = False) -> None:
@@ -249,13 +249,13 @@ class Opener:
 
     @property
     def opened(self) -> tuple[TensorFlowEngine | LiteRTEngine, str]:
-        """What :meth:`open` gave."""
+        """Result of :meth:`open`."""
         if self._opened is None:
             raise RuntimeError("The engine is opened with the first batch.")
         return self._opened
 
     def open(self, first: Arrays) -> tuple[TensorFlowEngine | LiteRTEngine, str]:
-        """Returns what :func:`open_engine` gave for the first batch of all."""
+        """Return the result of :func:`open_engine` for the first batch."""
         if self._opened is None:
             self._opened = open_engine(self.net, self.engine, first, self.texts)
         return self._opened
@@ -286,14 +286,14 @@ def _compare(plain: TensorFlowEngine, fast: LiteRTEngine, first: Arrays) -> floa
 def run(
     engine: TensorFlowEngine | LiteRTEngine, batches: Iterable[tuple[Arrays, Any]]
 ) -> Iterator[tuple[list[np.ndarray], Any]]:
-    """Runs batches through an engine, some at a time, in order.
+    """Run batches through an engine, a few at a time, in order.
 
     Args:
-        engine: from :func:`open_engine`.
-        batches: pairs of the network's inputs and anything that belongs to them.
+        engine: Engine from :func:`open_engine`.
+        batches: Pairs of the network's inputs and any associated value.
 
     Yields:
-        Pairs of the outputs and what belonged to the inputs.
+        Pairs of the outputs and the associated values.
     """
     waiting: deque[tuple[Callable[[], list[np.ndarray]], Any]] = deque()
     for arrays, rest in batches:
@@ -313,7 +313,7 @@ def _say(note: str) -> None:
 
 
 def largest_difference(wanted: Arrays, got: Arrays) -> float:
-    """Returns the largest difference between results, relative to the largest value of each; inf if shapes differ."""
+    """Return the largest difference between results, relative to the largest value of each; inf if shapes differ."""
     worst = 0.0
     for a, b in zip(wanted, got, strict=True):
         if a.shape != b.shape or a.dtype != b.dtype:

@@ -1,6 +1,6 @@
-"""Frozen features of a data set, computed once: :func:`extract` and what it gives, :class:`Features`.
+"""Frozen features of a dataset, computed once: :func:`extract`, :class:`Features`.
 
-Hides the cache's key, which engine runs, and that reading, computing and writing go on at the same time.
+Implementation notes: reading, computing and writing overlap.
 """
 
 from __future__ import annotations
@@ -49,41 +49,40 @@ def extract(
     seed: int = 0,
     verbose: bool = True,
 ) -> Features:
-    """Runs a frozen model over a data set once, and keeps what it gives for the next time.
+    """Run a frozen model over a dataset once, and cache its outputs.
 
-    Use it with the prefix that :func:`tfft.features.split_frozen` gives, and train the suffix on the result;
-    or with a backbone, for features to do something else with. The model runs as in inference.
+    Use it with the prefix from :func:`tfft.features.split_frozen`, and train the suffix on the result; or with a
+    backbone, to use its features elsewhere. The model runs in inference mode.
 
     Args:
-        prefix: functional model, or a backbone, which then takes raw pixels.
-        dataset: ``tf.data.Dataset`` of (inputs, labels) batches, or of inputs alone, in the same order
-            each time; :class:`tfft.data.Examples`, decoded as the prefix' Preprocess layer says; an
-            array; or a pair (array, labels). Images are uint8 where the prefix begins with Preprocess; texts are
-            arrays or lists of strings, pairs of texts a dict of two.
-        cache: ``"auto"`` keeps features in the user's cache folder, and in memory with a note where that is
-            impossible; a path keeps them there; ``"memory"`` until the process ends; None or False not at
-            all. What is found in a cache was made by the same weights, graph, preprocessing, examples,
-            order, type, engine and versions, and is checked against its hash.
-        dtype: ``"float16"`` halves the size and rounds features to 11 significant bits, which moves them
-            by up to 0.05 %.
-        engine: ``"auto"`` uses LiteRT on a processor and TensorFlow on a GPU or where LiteRT cannot run
-            the model; ``"litert"`` and ``"tensorflow"`` insist.
-        batch_size: examples at a time, for files and arrays. Texts are computed by length, of short ones more at a
-            time than of long ones.
-        augment: vary pictures, as :func:`tfft.data.to_dataset` takes it: of each the features of ``views`` views
-            are computed. Training on them equals training on ``to_dataset(..., augment=, views=, seed=)``.
-        views: how many, the picture as it is included. More epochs than views see some of them again.
-        seed: of the variations.
-        verbose: print the size before computing, and the time after.
+        prefix: Functional model, or a backbone, which then takes raw pixels.
+        dataset: ``tf.data.Dataset`` of (inputs, labels) batches, or of inputs alone, in the same order each time;
+            :class:`tfft.data.Examples`, decoded for the Preprocess layer of the prefix; an array; or a pair (array,
+            labels). Images are uint8 if the prefix begins with Preprocess; texts are arrays or lists of strings, pairs
+            of texts a dict of two.
+        cache: ``"auto"`` stores features in the user's cache folder, or in memory with a note if that is impossible; a
+            path stores them there; ``"memory"`` until the process ends; None or False does not store them. A cached
+            entry was computed with the same weights, graph, preprocessing, examples, order, type, engine and versions,
+            and its hash is verified.
+        dtype: ``"float16"`` halves the size and rounds features to 11 significant bits, an error of up to 0.05 %.
+        engine: ``"auto"`` uses LiteRT on a CPU, and TensorFlow on a GPU or if LiteRT cannot run the model; ``"litert"``
+            and ``"tensorflow"`` require one.
+        batch_size: Examples per batch, for files and arrays. Texts are batched by length, with more short than long
+            ones per batch.
+        augment: Augmentation of images, as in :func:`tfft.data.to_dataset`: features are computed for ``views`` views
+            of each. Training on them equals training on ``to_dataset(..., augment=, views=, seed=)``.
+        views: Number of views, the image itself included. With more epochs than views, views repeat.
+        seed: Seed for the views.
+        verbose: Print the size before computing, and the time after.
 
     Returns:
         :class:`Features`.
 
     Raises:
-        DataError: the examples do not fit or cannot be read, or the disk is full.
-        PlanError: arguments are out of range.
-        BackboneError: Keras knows no graph of the model, or LiteRT was insisted on and cannot run it.
-        DependencyError: LiteRT was insisted on and is not installed.
+        DataError: If the examples do not fit or cannot be read, or the disk is full.
+        PlanError: If arguments are out of range.
+        BackboneError: If the model is not functional, or LiteRT was requested and cannot run it.
+        DependencyError: If LiteRT was requested and is not installed.
 
     Example:
         >>> prefix, suffix = tfft.features.split_frozen(model)
@@ -109,23 +108,23 @@ def extract_each(
     verbose: bool = True,
     views: Views | None = None,
 ) -> list[Features]:
-    """Does what :func:`extract` does for several data sets; the model is converted once.
+    """Implement :func:`extract` for several datasets; the model is converted once.
 
     Args:
-        prefix: as in :func:`extract`, like all that is not named here.
-        datasets: for example the training and the validation examples.
-        cache: as in :func:`extract`.
-        dtype: as in :func:`extract`.
-        engine: as in :func:`extract`.
-        batch_size: as in :func:`extract`.
-        verbose: as in :func:`extract`.
-        views: variations of the first data set's pictures.
+        prefix: As in :func:`extract`, like all that are not described here.
+        datasets: Datasets, such as the training and the validation examples.
+        cache: As in :func:`extract`.
+        dtype: As in :func:`extract`.
+        engine: As in :func:`extract`.
+        batch_size: As in :func:`extract`.
+        verbose: As in :func:`extract`.
+        views: Views of the images in the first dataset.
 
     Returns:
-        :class:`Features` of each data set.
+        :class:`Features` of each dataset.
 
     Raises:
-        TfftError: as :func:`extract`.
+        TfftError: As in :func:`extract`.
 
     Example:
         >>> train, validation = extract_each(prefix, [splits.train, splits.validation])
@@ -165,7 +164,7 @@ def _extract(model: keras.Model, work: _Work, cache: Any) -> Features:
 
 @dataclasses.dataclass(eq=False)
 class _Work:
-    """One extraction: what is computed from what, and what there is to say about it."""
+    """One extraction: inputs, settings and notes."""
 
     staged: Staged
     source: Source
@@ -186,7 +185,7 @@ class _Work:
             print(text, flush=True)
 
     def hold(self) -> Features:
-        """Computes features without a cache."""
+        """Compute features without a cache."""
         holder = Holder()
         try:
             about = self.compute(holder, "in memory")
@@ -195,7 +194,7 @@ class _Work:
             holder.close()
 
     def compute(self, target: Any, where: str) -> dict[str, Any]:
-        """Runs the network over all examples into a target, and tells what is to be noted with the features."""
+        """Run the network over all examples into a target, and return the metadata of the features."""
         start = time.perf_counter()
         done, items = 0, None
         for arrays in compute(self.staged, self.opener, self.source.batches(self.staged), self.batch_size):

@@ -1,6 +1,6 @@
-"""What :func:`tfft.features.extract` gives: :class:`Features`, arrays that are a dataset for the suffix.
+"""Result of :func:`tfft.features.extract`: :class:`Features`, arrays that form a dataset for the suffix.
 
-Hides whether they are in memory or in a file, and which view of an example an epoch shows.
+Implementation notes: the arrays are in memory or in a file; epochs use the views in turn.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from tfft.errors import DataError
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Features:
-    """What a frozen prefix gives for every example of a data set, in order.
+    """Outputs of a frozen prefix for every example of a dataset, in order.
 
     Attributes:
-        arrays: [N, ...], float32 or float16; a tuple where the prefix gives several tensors. Read-only
-            and mapped from a file where they are kept on disk. What differs in length, such as the features of
-            the pieces of texts, is a :class:`~tfft.arrays.ragged.Ragged` in place of an array.
-        labels: of the examples, or None.
-        engine: ``"litert"`` or ``"tensorflow"``, whichever computed them.
-        seconds: that reading and computing took; 0 where they were found in a cache.
-        notes: what was decided and why, one sentence each.
-        cached: whether they were found, not computed.
-        folder: where they are kept on disk, or None.
-        views: of each example; the rows of all first views come first, then those of the second.
+        arrays: [N, ...], float32 or float16; a tuple if the prefix has several outputs. Read-only and memory-mapped if
+            stored on disk. Outputs of variable length, such as token features, are a
+            :class:`~tfft.arrays.ragged.Ragged` instead of an array.
+        labels: Labels of the examples, or None.
+        engine: Engine that computed them, ``"litert"`` or ``"tensorflow"``.
+        seconds: Time for reading and computing; 0 if they came from a cache.
+        notes: Decisions and their reasons, one sentence each.
+        cached: Whether they came from a cache.
+        folder: Folder on disk, or None.
+        views: Number of views; the rows of all first views come first, then those of the second.
     """
 
     arrays: Rows | tuple[Rows, ...]
@@ -54,7 +54,7 @@ class Features:
 
     @property
     def bytes(self) -> int:
-        """Size of the arrays."""
+        """Size of the arrays in bytes."""
         return sum(a.nbytes for a in self.parts)
 
     @property
@@ -72,23 +72,23 @@ class Features:
         sampling: str | None = None,
         lengths: np.ndarray | None = None,
     ) -> tf.data.Dataset:
-        """Makes a dataset for the suffix, in the order that :func:`tfft.data.to_dataset` has for the same arguments.
+        """Build a dataset for the suffix, in the order of :func:`tfft.data.to_dataset` for the same arguments.
 
         Args:
-            batch_size: examples per batch; the last one of a pass may be smaller.
-            shuffle: True gives another order in each pass, a pure function of seed and epoch.
-            seed: picks another series of orders.
-            epoch: as in :func:`tfft.data.to_dataset`.
-            sampling: as in :func:`tfft.data.to_dataset`: ``"balanced"`` draws all classes equally often.
-            lengths: of the texts behind the features, [N], see :attr:`tfft.data.Examples.lengths`: texts of similar
-                length then share batches, the same ones as without features. Each batch is as long as its longest
-                example, either way.
+            batch_size: Examples per batch; the last batch of a pass may be smaller.
+            shuffle: Whether each pass has another order, a pure function of seed and epoch.
+            seed: Seed for the orders.
+            epoch: As in :func:`tfft.data.to_dataset`.
+            sampling: As in :func:`tfft.data.to_dataset`: ``"balanced"`` draws all classes equally often.
+            lengths: Lengths of the texts, [N], see :attr:`tfft.data.Examples.lengths`: texts of similar length then
+                share batches, the same ones as without features. Each batch is as long as its longest example in either
+                case.
 
         Returns:
-            Dataset of (float32 features, labels), its length known. Several tensors come as a tuple.
+            Dataset of (float32 features, labels) with a known length. Several tensors form a tuple.
 
         Raises:
-            DataError: when there are no labels.
+            DataError: If there are no labels.
 
         Example:
             >>> suffix.fit(features.dataset(shuffle=True), epochs=20, shuffle=False)
@@ -99,24 +99,24 @@ class Features:
         return assemble(self.fetch, self.labels, options, views=self.views, lengths=lengths)
 
     def take(self, at: np.ndarray) -> Any:
-        """Returns the features of some examples as one batch for the suffix, padded where they differ in length.
+        """Return the features of some examples as one batch for the suffix, with padding.
 
         Args:
-            at: positions [b].
+            at: Positions [b].
         """
         return self._packed([tf.constant(array) for array in self.rows(at)])
 
     def rows(self, at: np.ndarray) -> list[np.ndarray]:
-        """Returns some examples of each array, padded where they differ in length.
+        """Return some examples of each array, with padding.
 
         Args:
-            at: positions [b].
+            at: Positions [b].
         """
         return by_position(*self.parts)(at)
 
     @tf.autograph.experimental.do_not_convert
     def fetch(self, positions: tf.Tensor) -> Any:
-        """Does what :meth:`take` does, as operations of TensorFlow in a dataset."""
+        """Implement :meth:`take` with TensorFlow operations in a dataset."""
         found = tf.numpy_function(by_position(*self.parts), [positions], [tf.as_dtype(a.dtype) for a in self.parts])
         for tensor, array in zip(found, self.parts, strict=True):
             tensor.set_shape([None, *array.shape[1:]])

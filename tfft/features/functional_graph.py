@@ -1,7 +1,7 @@
-"""Keras models as flat lists of calls, and new models made of a part of those calls.
+"""Keras models as flat lists of calls, and new models made of some of those calls.
 
-Hides Keras' bookkeeping of functional graphs (nodes, histories, nested models). Layers are called again
-on new inputs, never copied: every model made here shares its variables with the one it came from.
+Implementation notes: layers are called again on new inputs, never copied, so every model made here shares its variables
+with the original.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ class Step:
     """One call of a layer or operation in a functional model.
 
     Attributes:
-        operation: a Keras layer, or an operation such as ``x + y``.
+        operation: Keras layer, or an operation such as ``x + y``.
         node: Keras' record of the call.
-        inputs: the tensors that enter.
-        outputs: the tensors that it gives.
+        inputs: Input tensors.
+        outputs: Output tensors.
     """
 
     operation: Any
@@ -52,23 +52,23 @@ class Step:
 
     @property
     def trains(self) -> bool:
-        """Whether training changes one of its variables by its gradient."""
+        """Whether gradients update one of its variables."""
         return any(v.trainable for v in self.variables)
 
     @property
     def arguments(self) -> tuple[Any, Any]:
-        """Positional and keyword arguments, with Keras tensors where tensors enter."""
+        """Positional and keyword arguments, with Keras tensors for inputs."""
         return self.node.arguments.args, self.node.arguments.kwargs
 
 
 def flatten(model: keras.Model) -> keras.Model:
-    """Returns the same computation as one functional model without models inside of it.
+    """Return the same computation as one functional model without nested models.
 
     Args:
-        model: functional or sequential, built.
+        model: Functional or sequential model, built.
 
     Raises:
-        BackboneError: when Keras does not know the model's graph.
+        BackboneError: If the model is not functional.
     """
     if not is_functional(model):
         raise BackboneError(
@@ -84,7 +84,7 @@ def flatten(model: keras.Model) -> keras.Model:
 
 
 def steps_of(model: keras.Model) -> list[Step]:
-    """Returns the calls of a functional model in an order of computation that depends on the graph alone."""
+    """Return the calls of a functional model in a topological order that depends on the graph alone."""
     ends = {id(t) for t in model.inputs}
     order: list[Step] = []
     done: set[int] = set()
@@ -108,17 +108,17 @@ def steps_of(model: keras.Model) -> list[Step]:
 def divide(
     flat: keras.Model, inside: Set[int], names: tuple[str, str], again: Set[int] = frozenset()
 ) -> tuple[keras.Model, keras.Model]:
-    """Divides a flat model into two, the second of which continues from the first.
+    """Split a flat model into two, the second of which continues from the first.
 
     Args:
-        flat: from :func:`flatten`.
-        inside: keys of the calls that belong to the first model, and of all that those need.
-        names: of the two models.
-        again: keys of calls of the first model that the second makes again for itself.
+        flat: Model from :func:`flatten`.
+        inside: Keys of the calls of the first model, with all calls that they need.
+        names: Names of the two models.
+        again: Keys of calls in the first model that the second model repeats.
 
     Returns:
-        Both models. The first gives one tensor, or a list: what it computes and the second needs, then
-        the inputs that the second reads itself.
+        Both models. The first returns one tensor, or a list: the computed tensors that the second needs, then the
+        inputs that the second uses directly.
     """
     steps = steps_of(flat)
     rest = [step for step in steps if step.key not in inside or step.key in again]
@@ -136,7 +136,7 @@ def divide(
 
 
 def descendants(steps: Sequence[Step], starts: Iterable[Step]) -> set[int]:
-    """Returns the keys of the given calls and of all that follow from them."""
+    """Return the keys of the given calls and their descendants."""
     found = {step.key for step in starts}
     reached: set[int] = set()
     for step in steps:
@@ -147,7 +147,7 @@ def descendants(steps: Sequence[Step], starts: Iterable[Step]) -> set[int]:
 
 
 def ancestors(steps: Sequence[Step], ends: Iterable[Step]) -> set[int]:
-    """Returns the keys of the given calls and of all that they need."""
+    """Return the keys of the given calls and their ancestors."""
     found = {step.key for step in ends}
     needed: set[int] = set()
     for step in reversed(steps):
@@ -158,7 +158,7 @@ def ancestors(steps: Sequence[Step], ends: Iterable[Step]) -> set[int]:
 
 
 def flat_inputs(model: keras.Model, value: Any) -> list[Any]:
-    """Returns what is passed to a model as a list in the order of ``model.inputs``; dictionaries go by name."""
+    """Return the argument of a model as a list in the order of ``model.inputs``; dictionaries match by name."""
     if isinstance(value, dict):
         names = [producer(t).name for t in model.inputs]
         if set(names) <= set(value):
@@ -176,7 +176,7 @@ def _step_of(tensor: keras.KerasTensor) -> Step:
 
 
 def _fresh_input(tensor: keras.KerasTensor, used: set[str] | None = None) -> keras.KerasTensor:
-    """Makes an input for a tensor, named as its layer: with ``_output`` where it was computed and is none itself."""
+    """Create an input for a tensor, named after its layer, with the suffix ``_output`` for a computed tensor."""
     operation = producer(tensor)
     base = str(operation.name)
     if used is not None:  # a layer that is called on both sides would have the name twice
@@ -188,7 +188,7 @@ def _fresh_input(tensor: keras.KerasTensor, used: set[str] | None = None) -> ker
 
 
 def _replay(steps: list[Step], known: dict[int, Any]) -> None:
-    """Calls every step again on the tensors in ``known``, entering nested models, and adds the results to it."""
+    """Repeat every call on the tensors in ``known``, entering nested models, and add the results to it."""
     for step in steps:
         args, kwargs = step.node.arguments.fill_in(known)
         if _can_enter(step):
@@ -204,7 +204,7 @@ def _replay(steps: list[Step], known: dict[int, Any]) -> None:
 
 def _can_enter(step: Step) -> bool:
     args, kwargs = step.arguments
-    # A value given for `training` is of no consequence: Keras replaces it when the outer model is called.
+    # A value given for `training` has no effect: Keras replaces it when the outer model is called.
     others = keras.tree.flatten([value for name, value in kwargs.items() if name != "training"])
     if not is_functional(step.operation) or len(args) != 1 or any(value is not None for value in others):
         return False

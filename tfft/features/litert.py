@@ -1,8 +1,7 @@
-"""Keras models through LiteRT: converted with constants for variables, run by one interpreter per core.
+"""LiteRT inference of Keras models: conversion with constant variables, one interpreter per core.
 
-Hides the conversion and its noise, how work is cut into pieces for the interpreters, and that variables
-have to be constants before converting: otherwise reading them stays in the graph, BatchNorm is not folded
-into the convolutions, and the result is slower than TensorFlow.
+Implementation notes: variables must be constants before converting: otherwise the graph keeps reading them, BatchNorm
+is not folded into the convolutions, and the result is slower than TensorFlow.
 """
 
 from __future__ import annotations
@@ -26,31 +25,31 @@ from tfft.errors import installed_version
 from tfft.keras_compat import with_constants
 
 PACKAGE = "ai-edge-litert"
-_MEMORY = 2 * 2**30  # bytes that the weights of all interpreters together may take
-_LARGE = 2e-3  # seconds for one example on one core, beyond which calls with more than one gain nothing
+_MEMORY = 2 * 2**30  # maximum bytes for the weights of all interpreters
+_LARGE = 2e-3  # seconds for one example on one core, above which batching gains nothing
 _LOCK = threading.Lock()
 
 
 class Unfit(Exception):
-    """LiteRT cannot run this model; the message says why. Never leaves tfft.features."""
+    """LiteRT cannot run this model; the message has the reason. Never leaves tfft.features."""
 
 
 def version() -> str | None:
-    """Returns the version of the installed package, or None."""
+    """Return the version of the installed package, or None."""
     return installed_version(PACKAGE)
 
 
 def cores() -> int:
-    """Returns how many cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def trace(model: keras.Model, shapes: Sequence[Sequence[int | None]]) -> tf.types.experimental.ConcreteFunction:
-    """Traces a functional model in inference as a function of a flat list of tensors.
+    """Trace a functional model in inference as a function of a flat list of tensors.
 
     Args:
-        model: functional.
-        shapes: of its inputs.
+        model: Functional model.
+        shapes: Shapes of its inputs.
     """
     pairs = zip(model.inputs, shapes, strict=True)
     specs = [tf.TensorSpec(shape, t.dtype, name=f"input_{i}") for i, (t, shape) in enumerate(pairs)]
@@ -63,14 +62,14 @@ def trace(model: keras.Model, shapes: Sequence[Sequence[int | None]]) -> tf.type
 
 
 def convert(model: keras.Model, shapes: Sequence[Sequence[int | None]]) -> bytes:
-    """Converts a model to LiteRT's format in float32, without a word on the terminal.
+    """Convert a model to LiteRT's format in float32, without terminal output.
 
     Args:
-        model: functional.
-        shapes: of its inputs; only the first axis, the batch, may be None.
+        model: Functional model.
+        shapes: Shapes of its inputs; only the first axis, the batch, may be None.
 
     Raises:
-        Unfit: with the reason.
+        Unfit: If conversion fails, with the reason.
     """
     try:
         with quiet():
@@ -84,7 +83,7 @@ def convert(model: keras.Model, shapes: Sequence[Sequence[int | None]]) -> bytes
 
 
 def first_line(error: Exception) -> str:
-    """Returns what an error of TensorFlow says, without the places in the code that it names."""
+    """Return the message of a TensorFlow error without code locations."""
     text = re.sub(r"\S+:\d+:\d+: error:", "", str(error))
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[0][:200] if lines else type(error).__name__
@@ -101,14 +100,14 @@ def _check_types(graph: tf.Graph) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps the converter's and the interpreter's own messages, which are written in C++, off the terminal."""
+    """Suppress the messages of the converter and the interpreter, which are written in C++."""
     loggers = [logging.getLogger(name) for name in ("absl", "tensorflow")]
     levels = [logger.level for logger in loggers]
     with _LOCK, contextlib.ExitStack() as stack:
         sys.stderr.flush()
         try:
             kept = os.dup(2)
-        except OSError:  # there is no standard error to keep quiet
+        except OSError:  # there is no standard error
             yield
             return
         stack.callback(os.close, kept)
@@ -126,7 +125,7 @@ def quiet() -> Iterator[None]:
 
 
 class _Interpreter:
-    """One LiteRT interpreter, which sizes itself to what it is given."""
+    """LiteRT interpreter that resizes itself to its inputs."""
 
     def __init__(self, content: bytes, threads: int) -> None:
         from ai_edge_litert.interpreter import Interpreter
@@ -155,11 +154,11 @@ class _Interpreter:
 class Pool:
     """Interpreters of one model, one per core, that share the examples of each batch.
 
-    One interpreter with all cores leaves them waiting for each other at every small layer; so each core
-    gets an interpreter, unless the weights are too large to be held so many times.
+    A single interpreter with all cores synchronizes them at every small layer; so each core has its own interpreter,
+    unless the weights are too large for that many copies.
 
     Args:
-        content: from :func:`convert`.
+        content: Converted model from :func:`convert`.
     """
 
     def __init__(self, content: bytes) -> None:
@@ -173,10 +172,10 @@ class Pool:
         self._chunk: int | None = None
 
     def submit(self, arrays: Sequence[np.ndarray]) -> Callable[[], list[np.ndarray]]:
-        """Starts on a batch and returns a function that waits for its result.
+        """Start on a batch and return a function that waits for its result.
 
         Args:
-            arrays: one for each input of the model, with the examples along the first axis.
+            arrays: One array per model input, with the examples along the first axis.
         """
         if self._chunk is None:
             self._chunk = self._fastest_chunk(arrays)
@@ -189,7 +188,7 @@ class Pool:
         return result
 
     def close(self) -> None:
-        """Ends the threads."""
+        """End the threads."""
         self._executor.shutdown(wait=True, cancel_futures=True)
 
     def _start(self, arrays: Sequence[np.ndarray], chunk: int) -> list[Future[list[np.ndarray]]]:
@@ -205,7 +204,8 @@ class Pool:
             self._free.put(interpreter)
 
     def _fastest_chunk(self, arrays: Sequence[np.ndarray]) -> int:
-        """Measures on the first batch how many examples per call are fastest: large images 1, tiny ones many."""
+        """Measure the fastest number of examples per call on the first batch: 1 for large images, more for small
+        ones."""
         few = [a[: self.workers] for a in arrays]
         if self._best_time(few, 1) > _LARGE:
             return 1

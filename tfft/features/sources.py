@@ -1,7 +1,7 @@
-"""The examples that features are made of: examples of a modality, arrays or a dataset, and their identity.
+"""Sources of examples for features: examples of a modality, arrays or datasets, with their identity.
 
-Hides how arrays and datasets are identified, by their values, and that what was read while computing is what the key
-says. Examples of a modality bring their own :class:`Source`.
+Implementation notes: arrays and datasets are identified by their values, and the examples read for computing must match
+the key. Modalities have their own :class:`Source`.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from tfft.errors import DataError, raise_problems
 from tfft.features.engines import Staged
 from tfft.specs import Augmentation
 
-_ROWS = 1024  # of an array that are hashed at a time, at most
+_ROWS = 1024  # maximum rows of an array to hash at a time
 _BYTES = 64 * 2**20
-_TEXTS = 128  # that are cut into pieces at a time
+_TEXTS = 128  # to tokenize at a time
 
 
 class Source(abc.ABC):
     """Examples in a fixed order.
 
     Attributes:
-        count: how many, each view counted, or None while that is not known.
-        labels: of all examples, or None where there are none or they are not known yet.
-        views: of each example.
+        count: Number of examples including views, or None while unknown.
+        labels: Labels of all examples, or None if there are none or they are unknown.
+        views: Number of views per example.
     """
 
     count: int | None = None
@@ -42,20 +42,20 @@ class Source(abc.ABC):
 
     @abc.abstractmethod
     def identity(self) -> str:
-        """Returns a hash of all examples in their order; afterwards ``count`` and ``labels`` are known."""
+        """Return a hash of all examples in order; afterwards ``count`` and ``labels`` are known."""
 
     @abc.abstractmethod
     def batches(self, staged: Staged) -> Iterator[list[np.ndarray]]:
-        """Yields the network's inputs, batch by batch, while the next batches are being read.
+        """Yield the network's inputs batch by batch, reading ahead.
 
         Raises:
-            DataError: when something cannot be read, or is not what :meth:`identity` saw.
+            DataError: If an example cannot be read, or differs from those that :meth:`identity` saw.
         """
 
 
 @dataclasses.dataclass(frozen=True)
 class Views:
-    """Variations of examples, see :func:`tfft.data.batches.assemble_views`."""
+    """Augmented views of examples, see :func:`tfft.data.batches.assemble_views`."""
 
     changes: Augmentation
     count: int
@@ -63,7 +63,7 @@ class Views:
 
 
 class Positioned(Protocol):
-    """An array that is read by position and may be in a file, such as the waveforms of recordings."""
+    """Array that is read by position and may be in a file, such as waveforms."""
 
     shape: tuple[int, ...]
     ndim: int
@@ -80,10 +80,10 @@ Vary = Callable[[Any, np.ndarray, Views], tf.data.Dataset]
 
 
 def open_source(dataset: Any, staged: Staged, batch_size: int, views: Views | None = None) -> Source:
-    """Makes a source of whatever :func:`tfft.features.extract` takes.
+    """Return a source for any dataset of :func:`tfft.features.extract`.
 
     Raises:
-        DataError: when it is none of that, or does not fit the prefix.
+        DataError: If it has another form, or does not fit the prefix.
     """
     if isinstance(dataset, Examples):
         given = dataset.feature_source(staged, batch_size, views)
@@ -103,7 +103,7 @@ def open_source(dataset: Any, staged: Staged, batch_size: int, views: Views | No
 
 
 def _varied_arrays(dataset: Any, staged: Staged, batch_size: int, views: Views) -> Source:
-    """The modality whose inputs the model takes varies them."""
+    """Return augmented arrays from the modality whose inputs the model takes."""
     if isinstance(dataset, tuple) and len(dataset) == 2:
         for name in registry.modality_names():
             source = registry.modality(name).array_source(*dataset, staged, batch_size, views)
@@ -116,14 +116,14 @@ def _varied_arrays(dataset: Any, staged: Staged, batch_size: int, views: Views) 
 
 
 def enter_all(dataset: tf.data.Dataset, staged: Staged) -> Iterator[list[np.ndarray]]:
-    """Yields what the network takes for each batch of a dataset of (inputs, labels), reading ahead."""
+    """Yield the network's inputs for each batch of a dataset of (inputs, labels), reading ahead."""
     enter = tf.autograph.experimental.do_not_convert(lambda inputs, _: tuple(staged.enter(inputs)))
     for tensors in dataset.map(enter, tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE):
         yield [tensor.numpy() for tensor in tensors]
 
 
 def _is_positioned(value: Any) -> bool:
-    """Whether a value is read by position as an array is, and is none."""
+    """Whether a value is not an array but is read by position like one."""
     wanted = ("shape", "dtype", "nbytes", "__getitem__", "__len__")
     return not isinstance(value, np.ndarray) and all(hasattr(value, name) for name in wanted)
 
@@ -133,7 +133,7 @@ def _is_texts(value: Any) -> bool:
 
 
 def _as_array(value: Any) -> np.ndarray | Positioned:
-    """Returns an array, or what is read by position like one.
+    """Return an array, or an object that is read by position like one.
 
     Texts become Python strings, whatever their kind, so that equal texts have equal hashes.
     """
@@ -151,18 +151,18 @@ def _as_array(value: Any) -> np.ndarray | Positioned:
 
 
 class ArraySource(Source):
-    """Arrays in memory, or mapped to it, or read by position.
+    """Arrays in memory, memory-mapped, or read by position.
 
     Args:
-        values: what the model takes.
-        labels: of the examples, or None.
-        staged: the model.
-        batch_size: examples at a time; of texts at least 128.
-        views: how examples are varied, or None.
-        vary: makes the views, where there are any.
+        values: Inputs of the model.
+        labels: Labels of the examples, or None.
+        staged: Model.
+        batch_size: Examples per batch; at least 128 for texts.
+        views: Augmentation, or None.
+        vary: Function that makes the views, if any.
 
     Raises:
-        DataError: when the arrays do not belong together or do not fit the model.
+        DataError: If the arrays do not match each other or the model.
     """
 
     def __init__(
@@ -194,7 +194,7 @@ class ArraySource(Source):
         _check(staged, [tf.TensorSpec([None, *a.shape[1:]], a.dtype) for a in self._leaves])
 
     def identity(self) -> str:
-        """Hashes the values."""
+        """Hash the values."""
         hashes = [_RowHash() for _ in self._leaves]
         count = len(self._leaves[0])
         step = max(1, min(_ROWS, _BYTES * count // max(1, *(leaf.nbytes for leaf in self._leaves))))
@@ -204,7 +204,7 @@ class ArraySource(Source):
         return _joined(hashes) if self._views is None else with_views(_joined(hashes), self._views)
 
     def batches(self, staged: Staged) -> Iterator[list[np.ndarray]]:
-        """Slices the arrays."""
+        """Slice the arrays."""
         if self._views is not None and self._vary is not None and self.labels is not None:
             yield from enter_all(self._vary(self._leaves[0], self.labels, self._views), staged)
             return
@@ -245,7 +245,7 @@ class DatasetSource(Source):
         _check(staged, staged.takes(self._inputs(spec)))
 
     def identity(self) -> str:
-        """Reads the dataset once."""
+        """Read the dataset once."""
         digest = _Digest(self)
         for element in self._dataset:
             digest.add(element)
@@ -253,7 +253,7 @@ class DatasetSource(Source):
         return self._identity
 
     def batches(self, staged: Staged) -> Iterator[list[np.ndarray]]:
-        """Reads the dataset."""
+        """Read the dataset."""
 
         @tf.autograph.experimental.do_not_convert
         def enter(*element: Any) -> tuple[Any, ...]:
@@ -277,7 +277,7 @@ class DatasetSource(Source):
 
 
 class _Digest:
-    """Hashes the batches of a dataset and collects count and labels in passing."""
+    """Hash of the batches of a dataset, which also collects count and labels."""
 
     def __init__(self, source: DatasetSource, labels_only: bool = False) -> None:
         self._source, self._labels_only = source, labels_only
@@ -311,7 +311,7 @@ class _Digest:
 
 
 class _RowHash:
-    """Hash of an array that comes in parts, however it is divided."""
+    """Hash of an array that comes in parts, independent of the division."""
 
     def __init__(self) -> None:
         self._digest, self._count = hashlib.sha256(), 0
@@ -339,13 +339,13 @@ def _joined(hashes: Sequence[_RowHash]) -> str:
 
 
 def with_views(identity: str, views: Views | None) -> str:
-    """Returns the identity of examples that are varied."""
+    """Return the identity of augmented examples."""
     settings = None if views is None else [views.changes.to_dict(), views.count, views.seed]
     return hashlib.sha256(json.dumps([identity, settings]).encode()).hexdigest()
 
 
 def _check(staged: Staged, specs: Sequence[Any]) -> None:
-    """Raises DataError with everything in which examples do not fit the prefix' inputs."""
+    """Raise DataError with all mismatches between examples and the prefix' inputs."""
     if len(specs) != len(staged.inputs):
         names = [t.name for t in staged.inputs]
         raise DataError(f"The model takes {len(names)} inputs ({', '.join(names)}), received {len(specs)}.")

@@ -1,6 +1,6 @@
-"""A model in two: the frozen part, whose result never changes, and the part that trains.
+"""Split of a model into a constant frozen prefix and a trainable suffix.
 
-Hides which parts of a model are constant while it trains, and why some are not although they are frozen.
+Implementation notes: dropout and moving statistics can make a frozen part vary during training.
 """
 
 from __future__ import annotations
@@ -22,30 +22,29 @@ from tfft.layers.tokenize import Tokenize
 def split_frozen(
     model: keras.Model, *, cut: str | None = None, ignore_dropout: bool = False
 ) -> tuple[keras.Model, keras.Model]:
-    """Divides a model into its frozen prefix and its trainable suffix, which share its variables.
+    """Split a model into its frozen prefix and its trainable suffix, which share its variables.
 
-    Use it to compute the frozen part once, with :func:`tfft.features.extract`, and to train the suffix
-    on what it gave: every step changes the variables of the model itself, so that afterwards the model
-    is trained. ``suffix(prefix(x))`` equals ``model(x)``, in ``fit`` too.
+    Use it to compute the frozen part once, with :func:`tfft.features.extract`, and to train the suffix on the features:
+    every step updates the variables of the model itself, so that afterwards the model is trained. ``suffix(prefix(x))``
+    equals ``model(x)``, also in ``fit``.
 
-    The prefix reaches as far as nothing trains: the whole backbone and its pooling in feature
-    extraction, everything in front of the first trainable layer otherwise.
+    The prefix ends before the first trainable layer: for feature extraction it contains the whole backbone with its
+    pooling.
 
     Args:
-        model: functional or sequential; from :func:`tfft.build`, after :func:`tfft.unfreeze`, or any other.
-        cut: name of the backbone's block that ends the prefix; it may end earlier than nothing trains,
-            not later.
-        ignore_dropout: True runs the prefix without the dropout inside of it, in place of refusing. The
-            frozen part then behaves in training as it does in inference.
+        model: Functional or sequential model; from :func:`tfft.build`, after :func:`tfft.unfreeze`, or any other.
+        cut: Name of the backbone block that ends the prefix; it may end earlier than necessary, not later.
+        ignore_dropout: Whether to run the prefix without its dropout instead of raising an error. The frozen part then
+            behaves in training as in inference.
 
     Returns:
-        ``(prefix, suffix)``, both functional and not compiled. The prefix takes what the model takes. It
-        gives one tensor, or a list where the suffix needs more, such as the inputs that transformer
-        blocks read themselves; the suffix takes what the prefix gives, and gives what the model gives.
+        ``(prefix, suffix)``, both functional and not compiled. The prefix takes the inputs of the model. It returns one
+        tensor, or a list if the suffix needs more, such as the inputs that transformer blocks use directly; the suffix
+        takes the outputs of the prefix and returns those of the model.
 
     Raises:
-        BackboneError: when there is no such block, nothing is frozen or nothing trains, or the frozen
-            part is not constant in training: dropout in it, or statistics that move.
+        BackboneError: If there is no such block, nothing is frozen or nothing trains, or the frozen part varies in
+            training because of dropout or moving statistics.
 
     Example:
         >>> prefix, suffix = tfft.features.split_frozen(model)
@@ -77,19 +76,19 @@ def split_frozen(
 
 
 def split_head(model: keras.Model) -> tuple[keras.Model, keras.Model]:
-    """Divides a model in front of its head, whatever trains.
+    """Split a model before its head, independent of the trainable blocks.
 
-    Use it for a linear probe: the features of the backbone as it is in inference, and the head alone.
+    Use it for a linear probe: the backbone in inference mode, and the head alone.
 
     Args:
-        model: with one head of tfft.
+        model: Model with one head of tfft.
 
     Returns:
         ``(prefix, suffix)``: from the model's inputs to features [B, width], and from there to logits.
 
     Raises:
-        PlanError: when the model has no head of tfft.
-        BackboneError: when Keras does not know the model's graph.
+        PlanError: If the model has no head of tfft.
+        BackboneError: If the model is not functional.
 
     Example:
         >>> prefix, suffix = split_head(model)
@@ -106,7 +105,7 @@ def split_head(model: keras.Model) -> tuple[keras.Model, keras.Model]:
 
 
 def backbone_dropout(model: keras.Model, early: Sequence[Step]) -> set[int]:
-    """Returns the keys of the random calls that are the backbone's; the head's dropout is to stay."""
+    """Return the keys of the random calls in the backbone; the head's dropout stays."""
     needed = ancestors(early, [s for s in early if s.variables])
     backbone = find_backbone(model)
     own = set() if backbone is model else {id(part) for part in flatten_layers(backbone)}
@@ -114,20 +113,20 @@ def backbone_dropout(model: keras.Model, early: Sequence[Step]) -> set[int]:
 
 
 def split_steady(model: keras.Model) -> tuple[keras.Model, keras.Model, str]:
-    """Does what :func:`split_frozen` does; dropout inside of what is frozen is left out, and a note says so.
+    """Implement :func:`split_frozen` without the dropout of the frozen part, which a note reports.
 
     Returns:
-        Prefix, suffix, and the note; empty where there is no dropout in the prefix.
+        Prefix, suffix, and the note; empty if the prefix has no dropout.
 
     Raises:
-        BackboneError: as :func:`split_frozen`, for statistics that move for one.
+        BackboneError: As in :func:`split_frozen`, for example for moving statistics.
     """
     try:
         return *split_frozen(model), ""
     except BackboneError:
         prefix, suffix = split_frozen(model, ignore_dropout=True)
     names = [s.name for s in steps_of(prefix) if is_random(s)]
-    return prefix, suffix, f"what is frozen runs as in inference, without its dropout ({join_names(names, limit=3)})"
+    return prefix, suffix, f"frozen layers run as in inference, without its dropout ({join_names(names, limit=3)})"
 
 
 def _trainable(model: keras.Model, steps: Sequence[Step]) -> list[Step]:
@@ -162,7 +161,7 @@ def _after_block(model: keras.Model, steps: Sequence[Step], cut: str) -> list[St
 
 
 def _frozen_names(model: keras.Model) -> list[str]:
-    """Returns the names of the blocks in front of the first that trains."""
+    """Return the names of the blocks before the first trainable one."""
     names = []
     for block in blocks_of(model):
         if block.trainable_parameters:
@@ -172,7 +171,7 @@ def _frozen_names(model: keras.Model) -> list[str]:
 
 
 def is_random(step: Step) -> bool:
-    """Tells whether a call draws random numbers in training, dropout for one."""
+    """Whether a call draws random numbers in training, such as dropout."""
     if not isinstance(step.operation, keras.layers.Layer):
         return False
     return any(_draws(part) for part in flatten_layers(step.operation))
@@ -187,7 +186,7 @@ def _draws(layer: keras.layers.Layer) -> bool:
 
 
 def moves(step: Step) -> bool:
-    """Tells whether a call changes variables by itself in training, statistics for one, though no gradient does."""
+    """Whether a call updates variables in training without a gradient, such as statistics."""
     layer = step.operation
     if not isinstance(layer, keras.layers.Layer):
         return False
@@ -220,7 +219,7 @@ def _not_constant(model: keras.Model, unsteady: Sequence[Step], lost: Sequence[S
 
 
 def leave_growth_to_suffix(flat: keras.Model, steps: Sequence[Step], inside: set[int]) -> None:
-    """Moves calls at the end of the prefix that only make data larger, such as padding, into the suffix."""
+    """Move calls at the end of the prefix that only enlarge data, such as padding, into the suffix."""
     ends = {id(t) for t in flat.outputs}
     for step in reversed(steps):
         given = {id(t) for t in step.outputs}
@@ -234,10 +233,10 @@ def leave_growth_to_suffix(flat: keras.Model, steps: Sequence[Step], inside: set
 
 
 def _masks(steps: Sequence[Step], inside: set[int]) -> set[int]:
-    """Returns the calls behind the tokenizer whose result the suffix needs and that read no variable.
+    """Return the calls after the tokenizer that read no variable and whose result the suffix needs.
 
-    The suffix makes what comes from the pieces alone, such as masks, again: it would take room, and behind the end of
-    a text it is not always 0.
+    The suffix recomputes tensors that depend on tokens alone, such as masks: storing them takes space, and after the
+    end of a text they are not always 0.
     """
     tokens = [s for s in steps if isinstance(s.operation, Tokenize)]
     bound = descendants(steps, [s for s in steps if s.variables])
@@ -248,7 +247,7 @@ def _masks(steps: Sequence[Step], inside: set[int]) -> set[int]:
 
 
 def example_bytes(tensors: Sequence[keras.KerasTensor]) -> int | None:
-    """Bytes of one example; None where a size is not known."""
+    """Return the bytes of one example; None if a size is unknown."""
     total = 0
     for tensor in {id(t): t for t in tensors}.values():
         if None in tensor.shape[1:]:

@@ -1,7 +1,7 @@
-"""Choose which parts of a pretrained network train, see the choice, and prove that it held.
+"""Freezing of blocks in a pretrained network, with a table and an audit of the result.
 
-Hides how a choice of blocks becomes ``trainable`` flags that Keras obeys, keeps in a ``.keras`` file
-and does not silently ignore after a ``fit``. Works on any Keras model, built by tfft or not.
+Implementation notes: the flags are set so that Keras respects them after a ``fit`` and stores them in a ``.keras``
+file. All of this works on any Keras model.
 """
 
 from __future__ import annotations

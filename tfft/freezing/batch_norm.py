@@ -1,7 +1,7 @@
-"""BatchNorm statistics that fit the weights a model has now: :func:`refresh_batch_norm`.
+"""Recomputation of BatchNorm statistics for the current weights: :func:`refresh_batch_norm`.
 
-Hides how the statistics of a whole data set are put together from batches, and how they are read out of a
-block of a SavedModel, whose graph only ever moves them a little.
+Implementation notes: batch statistics are combined exactly; those of a SavedModel block are derived from the changes of
+its moving averages.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ STATISTIC = re.compile(r"(moving|running)_(mean|var)", re.I)
 
 
 def refresh_batch_norm(model: keras.Model, dataset: tf.data.Dataset) -> list[keras.Variable]:
-    """Sets the moving statistics of BatchNormalization to those of a pass over data, with the weights as they are.
+    """Recompute the moving statistics of BatchNormalization in one pass over data, with the current weights.
 
-    Use it after weights have been averaged, interpolated or replaced while BatchNormalization trains: the
-    moving statistics were gathered with other weights. They become the mean and the variance over all examples,
-    each counted once, not a moving average. Only layers that train their statistics are touched; a model
-    whose BatchNormalization is frozen (as :func:`tfft.unfreeze` leaves it by default) is left as it is, in no time.
+    Use it after weights were averaged, interpolated or replaced while BatchNormalization trains: the moving statistics
+    belong to other weights. They become the mean and the variance over all examples, each counted once, not a moving
+    average. Only layers that train their statistics change; for a model with frozen BatchNormalization (the default of
+    :func:`tfft.unfreeze`) this returns immediately.
 
     In the pass each of these layers normalizes by its batch, as in training, while dropout is off; the result
     therefore depends a little on the size of the batches, but not on their order. For blocks of a SavedModel
@@ -50,7 +50,7 @@ def refresh_batch_norm(model: keras.Model, dataset: tf.data.Dataset) -> list[ker
         The variables that were set; empty where no statistics train.
 
     Raises:
-        DataError: when the dataset is empty or never ends.
+        DataError: If the dataset is empty or never ends.
         PlanError: for layers with ``renorm=True``, and for blocks whose statistics do not move as moving averages do.
 
     Example:
@@ -61,29 +61,29 @@ def refresh_batch_norm(model: keras.Model, dataset: tf.data.Dataset) -> list[ker
 
 
 def is_norm(layer: keras.layers.Layer) -> bool:
-    """Tells whether a layer normalizes features (batch, layer, group, RMS, ... by its class name)."""
+    """Whether a layer normalizes features (batch, layer, group, RMS, ... by its class name)."""
     return bool(_NORM_CLASS.search(type(layer).__name__)) and not isinstance(layer, _NOT_NORM)
 
 
 def batch_norms(layer: keras.layers.Layer) -> list[keras.layers.BatchNormalization]:
-    """Returns the BatchNormalization layers in a layer, itself included."""
+    """Return the BatchNormalization layers in a layer, itself included."""
     return [sub for sub in flatten_layers(layer) if isinstance(sub, keras.layers.BatchNormalization)]
 
 
 def has_statistics(layer: keras.layers.Layer) -> bool:
-    """Tells whether a block of a SavedModel holds running statistics, by its variables' names."""
+    """Whether a block of a SavedModel has running statistics, by the names of its variables."""
     names = getattr(layer, "variable_names", ()) or [v.path for v in layer.weights]
     return any(STATISTIC.search(name) for name in names)
 
 
 def training_norms(model: keras.Model) -> tuple[list[keras.layers.BatchNormalization], list[Any]]:
-    """Returns the Keras layers and the opened blocks that move statistics in training."""
+    """Return the Keras layers and the opened blocks that move statistics in training."""
     opened = [layer for layer in flatten_layers(model) if is_opened(layer) and moves_statistics(layer)]
     return [norm for norm in batch_norms(model) if norm.trainable], opened
 
 
 def moves_statistics(layer: Any) -> bool:
-    """Tells whether an opened block follows the statistics of new data in training."""
+    """Whether an opened block updates its statistics in training."""
     return layer.batch_norm == "train" and layer.runs_training_graph and has_statistics(layer)
 
 
@@ -93,7 +93,7 @@ def recompute(
     norms: Sequence[keras.layers.BatchNormalization],
     opened: Sequence[Any],
 ) -> list[keras.Variable]:
-    """Does what :func:`refresh_batch_norm` says for the given layers, whether they train or not."""
+    """Implement :func:`refresh_batch_norm` for the given layers, whether they train or not."""
     renorm = [norm.name for norm in norms if getattr(norm, "renorm", False)]
     if renorm:
         raise PlanError(
@@ -288,7 +288,7 @@ class _OfBlock:
 
 @contextlib.contextmanager
 def _calling(layer: keras.layers.Layer, call: Callable[..., Any]) -> Iterator[None]:
-    """Lets a layer compute something else for a while; past Keras' tracking of attributes."""
+    """Replace the computation of a layer temporarily, bypassing Keras' tracking of attributes."""
     layer.__dict__["call"] = call
     try:
         yield

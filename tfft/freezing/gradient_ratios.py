@@ -1,6 +1,6 @@
-"""Which blocks new data would change most: :func:`relative_gradients` and :func:`surgical_blocks`.
+"""Relative gradients per block: :func:`relative_gradients` and :func:`surgical_blocks`.
 
-Hides how gradients of frozen variables are taken without touching a flag, a statistic or the optimizer.
+Implementation notes: gradients of frozen variables are computed without changing flags, statistics or the optimizer.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from tfft.layers.lora import pairs_of
 
 @dataclasses.dataclass(frozen=True)
 class BlockGradient:
-    """How much one block would be changed.
+    """Gradient of one block.
 
     Attributes:
-        block: its name.
-        parameters: number of values that were looked at: what could train, without normalization.
+        block: Name of the block.
+        parameters: Number of values included: all that could train, without normalization.
         weight_norm: Euclidean norm of these values together.
-        gradient_norm: of the loss' gradient by them, mean over the batches.
+        gradient_norm: Norm of the gradient of the loss, mean over the batches.
         relative: ``gradient_norm / weight_norm``.
     """
 
@@ -46,13 +46,13 @@ class BlockGradient:
 
 @dataclasses.dataclass(frozen=True)
 class RelativeGradients:
-    """What :func:`relative_gradients` returns; ``print`` shows it as a table.
+    """Result of :func:`relative_gradients`; ``print`` shows it as a table.
 
     Attributes:
-        rows: one for each block with parameters, the largest relative gradient first.
-        batches: number of batches that were looked at.
-        examples: number of examples in them.
-        loss: mean loss over the batches.
+        rows: One row per block with parameters, the largest relative gradient first.
+        batches: Number of batches.
+        examples: Number of examples in them.
+        loss: Mean loss over the batches.
     """
 
     rows: tuple[BlockGradient, ...]
@@ -61,13 +61,13 @@ class RelativeGradients:
     loss: float
 
     def best(self, k: int = 1) -> list[str]:
-        """Returns the names of the k blocks with the largest relative gradients, as ``unfreeze`` takes them."""
+        """Return the names of the k blocks with the largest relative gradients, for ``unfreeze``."""
         if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= len(self.rows):
             raise BlockError(f"k must be a whole number from 1 to {len(self.rows)}, the number of blocks; got {k!r}.")
         return [row.block for row in self.rows[:k]]
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain values, fit for JSON."""
+        """Return plain values, fit for JSON."""
         values = dataclasses.asdict(self)
         return {**values, "rows": list(values["rows"])}
 
@@ -92,36 +92,36 @@ def relative_gradients(
     batches: int = 5,
     loss: Callable[..., Any] | None = None,
 ) -> RelativeGradients:
-    """Says how large the loss' gradient is in each block, relative to the block's weights.
+    """Compute the gradient norm of the loss in each block, relative to the block's weights.
 
-    Use it to choose which blocks to train when new data differs from the old in one respect and there is little
-    of it: the blocks with the largest value are those that fit the new data worst. The head must fit already
-    (train or solve it on the frozen backbone first), otherwise all gradients tell of the head. It is a
-    criterion that worked on corrupted images and shifted labels, and no proof: in small networks with one spoiled
-    block it finds weights of a wrong scale, mostly finds mixed up ones, and takes slight noise for a fault of the
-    first blocks. Compare with another choice on the validation examples.
+    Use it to choose the blocks to train if new data differs from the old in one respect and there is little of it: the
+    blocks with the largest values fit the new data worst. The head must be trained or solved on the frozen backbone
+    first, otherwise all gradients reflect the head. The criterion worked on corrupted images and shifted labels, but it
+    is a heuristic: in small networks with one corrupted block it finds weights of a wrong scale, mostly finds shuffled
+    ones, and confuses slight noise with a fault of the first blocks. Compare with another choice on the validation
+    examples.
 
-    The model runs in inference mode, so dropout is off and statistics are as they are; normalization is left
-    out, as in the paper. Frozen blocks count like others. Nothing of the model is changed: no weight, flag,
-    statistic, random state, metric or optimizer.
+    The model runs in inference mode, without dropout and with fixed statistics; normalization is excluded, as in the
+    paper. Frozen blocks are included. Nothing in the model changes: no weight, flag, statistic, random state, metric or
+    optimizer.
 
     The method: Lee et al., "Surgical Fine-Tuning Improves Adaptation to Distribution Shifts", 2023 (Auto-RGN, per
-    block in place of per tensor).
+    block instead of per tensor).
 
     Args:
-        model: any built Keras model.
-        dataset: batches of ``(inputs, labels)`` or ``(inputs, labels, sample_weight)``, as ``fit`` takes them.
-        batches: how many of them at most; at least 1.
-        loss: from ``(labels, predictions)`` to a scalar or to one value per example; a Keras loss such as
-            ``tfft.heads.from_model(model).loss()`` gets the sample weights too. None takes that of a compiled model,
-            without its regularizers.
+        model: Any built Keras model.
+        dataset: Batches of ``(inputs, labels)`` or ``(inputs, labels, sample_weight)``, as for ``fit``.
+        batches: Maximum number of batches; at least 1.
+        loss: Function from ``(labels, predictions)`` to a scalar or to one value per example; a Keras loss such as
+            ``tfft.heads.from_model(model).loss()`` also gets the sample weights. Defaults to the loss of a compiled
+            model, without its regularizers.
 
     Returns:
         A table, sorted: ``print`` it, or read ``.rows``, ``.best(k)`` and ``.to_dict()``.
 
     Raises:
-        BlockError: the model is not built, nothing in it can train, there is no loss, or ``batches`` is below 1.
-        DataError: the dataset is empty or has no labels, or the gradients are not finite.
+        BlockError: If the model is not built, nothing in it can train, there is no loss, or ``batches`` is below 1.
+        DataError: If the dataset is empty or has no labels, or the gradients are not finite.
 
     Example:
         >>> print(relative_gradients(model, train, loss=tfft.heads.from_model(model).loss()))
@@ -169,21 +169,21 @@ def surgical_blocks(
     batches: int = 5,
     loss: Callable[..., Any] | None = None,
 ) -> list[str]:
-    """Returns the names of the k blocks with the largest relative gradients, as :func:`tfft.unfreeze` takes them.
+    """Return the names of the k blocks with the largest relative gradients, for :func:`tfft.unfreeze`.
 
     Args:
-        model: as for :func:`relative_gradients`.
-        dataset: as for :func:`relative_gradients`.
-        k: how many blocks.
-        batches: as for :func:`relative_gradients`.
-        loss: as for :func:`relative_gradients`.
+        model: As for :func:`relative_gradients`.
+        dataset: As for :func:`relative_gradients`.
+        k: Number of blocks.
+        batches: As for :func:`relative_gradients`.
+        loss: As for :func:`relative_gradients`.
 
     Returns:
         Names, the block with the largest relative gradient first.
 
     Raises:
-        BlockError: as :func:`relative_gradients`, or when there are not that many blocks.
-        DataError: as :func:`relative_gradients`.
+        BlockError: As for :func:`relative_gradients`, or if there are fewer blocks.
+        DataError: As for :func:`relative_gradients`.
 
     Example:
         >>> tfft.unfreeze(model, surgical_blocks(model, train, 2, loss=tfft.heads.from_model(model).loss()))
@@ -192,7 +192,7 @@ def surgical_blocks(
 
 
 def _looked_at(block: Block) -> list[keras.Variable]:
-    """What could train in a block, whether it is frozen now or not, without normalization and low-rank updates."""
+    """Return the variables of a block that could train, frozen or not, without normalization and low-rank updates."""
     found: dict[int, keras.Variable] = {}
     for layer in block.layers:
         for sub in flatten_layers(layer):
@@ -235,7 +235,7 @@ def _measure(
     batches: int,
     loss: Callable[..., Any] | None,
 ) -> tuple[np.ndarray, float, int, int]:
-    """Returns the sum over batches of each group's gradient norm and of the loss, and both counts."""
+    """Return the sum over batches of each group's gradient norm and of the loss, and both counts."""
     step = tf.function(_Norms(model, groups, loss), autograph=False, reduce_retracing=True)
     sums, total, seen, examples = np.zeros(len(groups)), 0.0, 0, 0
     for batch in itertools.islice(iter(dataset), batches):

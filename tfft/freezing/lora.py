@@ -1,6 +1,6 @@
-"""Low-rank updates in place of whole kernels: :func:`add_lora` and :func:`merge_lora`.
+"""Low-rank updates (LoRA) of the kernels in blocks: :func:`add_lora` and :func:`merge_lora`.
 
-Hides which kernels of a block take an update, and that blocks of SavedModels and layers of Keras do it differently.
+Implementation notes: blocks of SavedModels and Keras layers implement updates differently.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _KINDS = ("norm", "bias", "none")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Kernel:
-    """A kernel that takes an update."""
+    """Kernel that supports an update."""
 
     name: str
     layer: keras.layers.Layer
@@ -40,29 +40,29 @@ def add_lora(
     seed: int = 0,
     variables: str | None = None,
 ) -> keras.Model:
-    """Gives the kernels of some blocks a low-rank update (LoRA) that trains in place of the kernels.
+    """Add trainable low-rank updates (LoRA) to the kernels of some blocks.
 
-    Use it where few examples must not change much of a backbone, or where training all of it takes too much
-    memory: the optimizer keeps its state for ``rank * (rows + columns)`` values per kernel, not for all of it. The
-    kernel counts as ``W + alpha / rank * A B``. B starts as zeros, so the model computes what it did before.
-    A convolution's kernel is seen as a matrix of [height * width * channels, filters]; depthwise ones take none.
+    Use it for few examples, or if training the whole backbone takes too much memory: the optimizer keeps its state for
+    ``rank * (rows + columns)`` values per kernel, not for all of it. The effective kernel is ``W + alpha / rank * A
+    B``. B is initially zero, so the model computes the same as before. A convolution's kernel is treated as a matrix of
+    [height * width * channels, filters]; depthwise kernels are not supported.
 
-    Of the chosen blocks only these updates train, biases and normalization stay fixed; the other blocks are
-    frozen, and the head trains. :func:`tfft.unfreeze` may be called later: of a block with updates it frees these
-    only. A ``.keras`` file holds the updates; :func:`merge_lora` ends it. The model is compiled again as
-    ``unfreeze`` does it. Models that were made of the same layers before, such as those of
-    ``tfft.features.split_frozen``, have to be made again.
+    Only these updates train in the chosen blocks; biases and normalization stay fixed. The other blocks are frozen, and
+    the head trains. A later :func:`tfft.unfreeze` unfreezes only the updates of a block that has them. A ``.keras``
+    file contains the updates until :func:`merge_lora`. The model is compiled again as by ``unfreeze``. Models built
+    from the same layers before, such as those of :func:`tfft.features.split_frozen`, must be built again.
 
     The method: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021.
 
     Args:
-        model: any built Keras model; changed in place.
-        blocks: which blocks, as :func:`tfft.freezing.select` takes them. Blocks that are chosen by name must each
-            have a fitting kernel; those that a number, a share, a slice or ``"all"`` means are frozen without one.
-        rank: columns of A and rows of B, at least 1. From ``min(rows, columns)`` on, any change can be made.
-        alpha: scale of the update, over 0; ``rank`` by default, so that A B is added as it is.
-        seed: chooses the values that A starts from.
-        variables: regular expression, searched in the names of kernels, for a part of them: ``"query|value"``.
+        model: Any built Keras model; changed in place.
+        blocks: Blocks, as in :func:`tfft.freezing.select`. Blocks chosen by name must each have a suitable kernel;
+            those chosen by a number, a share, a slice or ``"all"`` are frozen without one.
+        rank: Number of columns of A and of rows of B, at least 1. From ``min(rows, columns)`` on, the update has full
+            rank.
+        alpha: Positive scale of the update. Defaults to ``rank``, so that A B is added unscaled.
+        seed: Seed for the initial values of A.
+        variables: Regular expression to search in the names of kernels, to select some: ``"query|value"``.
 
     Returns:
         The same model.
@@ -107,20 +107,20 @@ def add_lora(
 
 
 def merge_lora(model: keras.Model) -> keras.Model:
-    """Adds the low-rank updates of a model to its kernels, which ends :func:`add_lora`.
+    """Add the low-rank updates of a model to its kernels and remove them.
 
-    Use it when training is done: the model then has the layers and variables that it had before, with other
-    values, and costs in inference what it did. The blocks that had updates are frozen afterwards; to train on,
-    call :func:`tfft.unfreeze` or :func:`add_lora` again.
+    Use it after training: the model then has its original layers and variables, with other values, and the original
+    inference cost. The blocks with updates are frozen afterwards; to continue training, call :func:`tfft.unfreeze` or
+    :func:`add_lora` again.
 
     Args:
-        model: a model with low-rank updates; changed in place, compiled again as ``unfreeze`` does it.
+        model: Model with low-rank updates; changed in place, and compiled again as by ``unfreeze``.
 
     Returns:
         The same model.
 
     Raises:
-        BlockError: when the model has no low-rank updates.
+        BlockError: If the model has no low-rank updates.
 
     Example:
         >>> tfft.freezing.merge_lora(model)
@@ -160,7 +160,7 @@ def _number_problems(rank: int, alpha: float | None, seed: int) -> list[str]:
 def _targets(
     model: keras.Model | Backbone, blocks: Blocks, variables: str | None, problems: list[str]
 ) -> tuple[list[Block], dict[str, list[_Kernel]]]:
-    """Returns the blocks that take updates and their kernels; appends what is wrong to ``problems``."""
+    """Return the blocks to update and their kernels; append problems to ``problems``."""
     try:
         pattern = re.compile(variables or "")
     except re.error as error:
@@ -201,7 +201,7 @@ def _kernels(block: Block) -> list[_Kernel]:
 
 
 def _open_parts(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
-    """The layers inside one, but for those whose kernel another layer rewrites at each step."""
+    """Return the nested layers of a layer, except those whose kernel another layer rewrites at each step."""
     rewritten = {
         id(part)
         for sub in flatten_layers(layer)
@@ -212,7 +212,7 @@ def _open_parts(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
 
 
 def _written_layers(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
-    """Yields a model and the layers in it whose class and settings a ``.keras`` file of the model holds.
+    """Yield a model and the layers in it whose class and settings a ``.keras`` file of the model holds.
 
     Those are the layers of graphs of layers. A model with a constructor of its own, and any other composite
     layer, makes its parts anew when it is loaded, whatever became of them.
@@ -224,7 +224,7 @@ def _written_layers(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
 
 
 def _forget_traces(model: keras.Model) -> None:
-    """Makes a model and those inside of it trace their steps anew: traced ones know the old variables."""
+    """Make a model and those inside of it trace their steps anew: traced ones know the old variables."""
     for layer in flatten_layers(model):
         if isinstance(layer, keras.Model):
             layer.train_function = layer.test_function = layer.predict_function = None

@@ -1,7 +1,7 @@
-"""New weights for the last blocks of a backbone: :func:`reinitialize`.
+"""Reinitialization of the last blocks of a backbone: :func:`reinitialize`.
 
-Hides how Keras layers are asked for the values they would start with, and which values variables of a
-SavedModel start with, that come without initializers.
+Implementation notes: Keras layers use their own initializers; variables of a SavedModel, which has none, follow rules
+by name and shape.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ def reinitialize(
     dataset: tf.data.Dataset | None = None,
     initializers: Mapping[str, Initializer] | None = None,
 ) -> list[keras.Variable]:
-    """Gives the last blocks of a backbone new weights, as if they had not been pretrained.
+    """Give the last blocks of a backbone new random weights.
 
-    Use it where the last blocks know too much about the task they were pretrained for, which makes fine-tuning
-    on little data unstable (for BERT one to five of them). Call it before ``anchor``, and train these blocks
-    after it: what the model computed with them is lost, and with it what a head has learned behind them.
+    Use it if the last blocks are too specific to the pretraining task, which makes fine-tuning on little data unstable
+    (for BERT one to five of them). Call it before :func:`tfft.regularizers.add_l2_sp`, and train these blocks
+    afterwards: a trained head no longer fits their features.
 
     Keras layers get what their own initializers draw. Blocks of a SavedModel, which come without any, get kernels from
     a truncated normal distribution with variance ``2 / fan_in`` (convolutions, He 2015) or ``1 / fan_in`` (dense
@@ -59,10 +59,10 @@ def reinitialize(
     Zhang et al., Revisiting Few-sample BERT Fine-tuning (2021).
 
     Args:
-        model: built; changed in place.
-        blocks: how many, counted from the end, as :func:`tfft.freezing.select` counts them; 0 does nothing. A model
-            without a backbone inside is all backbone, its last layer the last block.
-        seed: of the new values; the same seed gives the same values.
+        model: Built model; changed in place.
+        blocks: Number of last blocks, as in :func:`tfft.freezing.select`; 0 does nothing. A model without a backbone
+            inside counts as a backbone as a whole, with its last layer as the last block.
+        seed: Seed for the new values.
         dataset: batches of inputs or (inputs, labels) to take BatchNorm statistics from, for all BatchNormalization
             in these blocks, whether it trains or not; needed where it is fixed.
         initializers: for variables of a SavedModel by a regular expression, searched in their names; the first that
@@ -72,7 +72,7 @@ def reinitialize(
         The variables that were set.
 
     Raises:
-        BlockError: when the backbone has fewer blocks, ``blocks`` is no int, or a layer cannot be made again.
+        BlockError: If the backbone has fewer blocks, ``blocks`` is no int, or a layer cannot be made again.
         PlanError: lists every variable that no rule is known for, and every layer whose statistics would stay wrong.
 
     Example:
@@ -108,7 +108,7 @@ def reinitialize(
 
 
 def _seeds(seed: int, number: int) -> Iterator[int]:
-    """Gives every layer a row of seeds of its own, so that values do not depend on how many layers came before it."""
+    """Give every layer its own seeds, so that values do not depend on the number of layers before it."""
     generator = np.random.default_rng([seed, number])
     while True:
         yield int(generator.integers(1, 2**31))
@@ -138,7 +138,7 @@ def _check_statistics(chosen: list[Block], dataset: tf.data.Dataset | None) -> N
 
 
 def _native(layer: keras.layers.Layer, draw: Iterator[int]) -> list[_Change]:
-    """Makes the layer again from its config, and returns what the new one starts with."""
+    """Make the layer again from its config, and return what the new one starts with."""
     try:
         with _python_seed(next(draw)):  # Keras draws the seeds of initializers without one from Python's generator
             fresh = type(layer).from_config(layer.get_config())
@@ -186,7 +186,7 @@ def _opened(layer: Any, draw: Iterator[int], given: Mapping[str, Initializer], p
 
 
 def _start_of(name: str, shape: tuple[int, ...], seed: int) -> Initializer | None:
-    """Returns how a variable of a SavedModel starts, by its name and shape; None where that is not clear."""
+    """Return how a variable of a SavedModel starts, by its name and shape; None where that is not clear."""
     leaf = re.split(r"[/.]", name)[-1]
     if re.fullmatch(r"(beta|bias(es)?|b)(_\d+)?", leaf, re.I):
         return keras.initializers.Zeros()

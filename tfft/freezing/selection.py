@@ -1,6 +1,6 @@
-"""From "the last 3 blocks" to flags on variables: :func:`select`, :func:`unfreeze`, :func:`freeze`.
+"""Selection and freezing of blocks: :func:`select`, :func:`unfreeze`, :func:`freeze`.
 
-Hides the rules of selection and what Keras needs so that a changed flag takes effect.
+Implementation notes: a changed flag takes effect in Keras only after compiling again.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _LOG = logging.getLogger("tfft")
 
 
 def select(model: keras.Model | Backbone, blocks: Blocks) -> list[Block]:
-    """Returns the blocks of a backbone that a selection means, in the order of computation.
+    """Return the selected blocks of a backbone, in the order of computation.
 
-    Use it to look at a selection before :func:`unfreeze` acts on it; both read it the same way.
+    Use it to inspect a selection before :func:`unfreeze` uses it.
 
     Args:
         model: a Keras model (the backbone inside it is found), or a backbone.
@@ -52,7 +52,7 @@ def select(model: keras.Model | Backbone, blocks: Blocks) -> list[Block]:
         The chosen blocks; empty only where ``blocks`` says none.
 
     Raises:
-        BlockError: when the selection means no block; the message lists the blocks there are.
+        BlockError: If the selection means no block; the message lists the blocks there are.
 
     Example:
         >>> [block.name for block in tfft.freezing.select(model, 2)]
@@ -84,7 +84,7 @@ def select(model: keras.Model | Backbone, blocks: Blocks) -> list[Block]:
 def unfreeze(
     model: keras.Model, blocks: Blocks, *, only: Kind | None = None, batch_norm: BatchNorm | None = None
 ) -> keras.Model:
-    """Makes the chosen blocks of the backbone trainable, freezes the others and keeps the head trainable.
+    """Make the chosen blocks of the backbone trainable, freeze the others and keep the head trainable.
 
     Use it between two calls of ``fit``, on any Keras model. Everything outside of the backbone is
     made trainable; a model without a backbone inside is all backbone, its last layer the last block.
@@ -111,7 +111,7 @@ def unfreeze(
         The same model.
 
     Raises:
-        BlockError: when the selection means no block, nothing in it can train, or a block of a SavedModel
+        BlockError: If the selection means no block, nothing in it can train, or a block of a SavedModel
             was opened for the other BatchNorm mode.
 
     Example:
@@ -141,7 +141,7 @@ def unfreeze(
 def set_flags(
     model: keras.Model | Backbone, wanted: Sequence[Block], kind: str = "all", batch_norm: str | None = None
 ) -> list[str]:
-    """Sets every flag as :func:`unfreeze` does, without compiling again.
+    """Set every flag as :func:`unfreeze` does, without compiling again.
 
     Args:
         model: changed in place.
@@ -182,12 +182,12 @@ def set_flags(
 
 
 def has_updates(block: Block) -> bool:
-    """Tells whether a block has low-rank updates."""
+    """Whether a block has low-rank updates."""
     return any(True for layer in block.layers for _ in updated_layers(layer))
 
 
 def freeze(model: keras.Model) -> keras.Model:
-    """Freezes every block of the backbone: what is left to train is the head.
+    """Freeze every block of the backbone, so that only the head trains.
 
     Args:
         model: any Keras model; changed in place, compiled again as :func:`unfreeze` does.
@@ -304,7 +304,7 @@ def _holds(layer: keras.layers.Layer, kind: str) -> bool:
 
 
 def _keeps(layer: keras.layers.Layer, variable: keras.Variable, kind: str, batch_norm: bool) -> bool:
-    """Tells whether a variable of a Keras layer belongs to a kind of variables."""
+    """Whether a variable of a Keras layer belongs to a kind of variables."""
     if kind == "lora":
         return any(variable is v for pair in pairs_of(layer) for v in (pair.first, pair.second))
     if kind == "norm":
@@ -348,7 +348,7 @@ def _check_effect(wanted: Sequence[Block], kind: str) -> None:
 
 
 def set_trainable(layer: keras.layers.Layer, value: bool) -> None:
-    """Sets the flag of a layer, of all layers inside it and of all their variables.
+    """Set the flag of a layer, of all layers inside it and of all their variables.
 
     Assigning a value that the flag already has does nothing at all in Keras on TensorFlow, so
     ``backbone.trainable = True`` leaves layers frozen that were frozen one by one: go there and back.
@@ -358,7 +358,7 @@ def set_trainable(layer: keras.layers.Layer, value: bool) -> None:
 
 
 def compile_again(model: keras.Model) -> None:
-    """Compiles a compiled model again with the same settings and a fresh optimizer.
+    """Compile a compiled model again with the same settings and a fresh optimizer.
 
     Where that cannot be done the model is left uncompiled, so that ``fit`` asks for ``compile``.
     """
@@ -371,11 +371,11 @@ def compile_again(model: keras.Model) -> None:
         model.train_function = None
         _LOG.info("tfft: %s has to be compiled again before training: %s", model.name, error)
     else:
-        _LOG.info("tfft: compiled %s again: its trainable variables changed, the optimizer starts afresh", model.name)
+        _LOG.info("tfft: compiled %s again: its trainable variables changed, the optimizer state is reset", model.name)
 
 
 def _configured(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
-    """Yields the layers whose ``trainable`` flag Keras writes into a ``.keras`` file.
+    """Yield the layers whose ``trainable`` flag Keras writes into a ``.keras`` file.
 
     That is the layer itself and, if it is a graph of layers, those of the graph; the parts of any
     other composite layer are rebuilt by its constructor, with the flag of the whole.
@@ -394,7 +394,7 @@ def _set_opened(layer: keras.layers.Layer, kind: str | None) -> None:
 
 
 def _free_native(layer: keras.layers.Layer, kind: str, batch_norm: bool, lost: list[str]) -> None:
-    """Frees one Keras layer; appends its name to ``lost`` where a .keras file cannot hold the result."""
+    """Unfreeze one Keras layer; append its name to ``lost`` if a .keras file cannot store the result."""
     set_trainable(layer, True)
     saved = {id(sub) for sub in _configured(layer)}
     if kind == "all":

@@ -1,4 +1,4 @@
-"""What a model consists of and what of it trains, as a table: :func:`describe`."""
+"""Table of a model's blocks and their trainable parts: :func:`describe`."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ class Row:
     """One block or head layer.
 
     Attributes:
-        block: its name.
+        block: Name of the block.
         part: ``"backbone"`` or ``"head"``.
-        output: shape of what it gives, None for dimensions that vary; None where Keras cannot say.
-        parameters: number of values in its variables.
-        trainable_parameters: number of those that training changes.
-        flops: multiply-adds per example; None where unknown.
-        flops_share: share of the whole model's multiply-adds; None where those are unknown.
-        trainable: ``"yes"``, ``"no"``, ``"partly"``, or ``"lora"`` where low-rank updates train and nothing else;
-            empty without variables that could train.
-        batch_norm: ``"fixed"``, ``"train"``, or empty where there is none.
-        note: why it is not cut further, where that was tried.
-        lora_parameters: number of those that belong to low-rank updates.
+        output: Output shape, None for variable dimensions; None if unknown to Keras.
+        parameters: Number of values in its variables.
+        trainable_parameters: Number of trainable values.
+        flops: Multiply-adds per example; None if unknown.
+        flops_share: Share of the whole model's multiply-adds; None if those are unknown.
+        trainable: ``"yes"``, ``"no"``, ``"partly"``, or ``"lora"`` if only low-rank updates train; empty without
+            variables that could train.
+        batch_norm: ``"fixed"``, ``"train"``, or empty if there is none.
+        note: Reason why it is not divided further, if that was tried.
+        lora_parameters: Number of values in low-rank updates.
     """
 
     block: str
@@ -63,14 +63,14 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """What :func:`describe` returns; ``print`` shows it as a table.
+    """Result of :func:`describe`; ``print`` shows it as a table.
 
     Attributes:
-        model: name of the model.
-        rows: blocks in the order of computation, then the head's layers.
-        parameters: number of values in the model's variables.
-        trainable_parameters: number of those that training changes.
-        flops: multiply-adds per example; None where a part of them is unknown.
+        model: Name of the model.
+        rows: Blocks in the order of computation, then the head's layers.
+        parameters: Number of values in the model's variables.
+        trainable_parameters: Number of trainable values.
+        flops: Multiply-adds per example; None if some are unknown.
     """
 
     model: str
@@ -80,7 +80,7 @@ class Description:
     flops: int | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain values, fit for JSON."""
+        """Return plain values, fit for JSON."""
         values = dataclasses.asdict(self)
         values["rows"] = [{**row, "output": row["output"] and list(row["output"])} for row in values["rows"]]
         return values
@@ -109,12 +109,12 @@ class Description:
 
 
 def describe(model: keras.Model) -> Description:
-    """Says for each block of a model's backbone and each layer of its head whether it trains.
+    """Describe the blocks of a model's backbone and the layers of its head, and which of them train.
 
-    Use it before and after :func:`tfft.unfreeze`; it reads the flags, it changes nothing.
+    Use it before and after :func:`tfft.unfreeze`; it changes nothing.
 
     Args:
-        model: any built Keras model.
+        model: Any built Keras model.
 
     Returns:
         A table: ``print(tfft.describe(model))``; ``.rows`` and ``.to_dict()`` for programs.
@@ -122,7 +122,7 @@ def describe(model: keras.Model) -> Description:
         network is small beside them); a block of a SavedModel says its own or stays unknown.
 
     Raises:
-        BlockError: when the model is not built yet.
+        BlockError: If the model is not built yet.
 
     Example:
         >>> print(tfft.describe(model))
@@ -200,7 +200,7 @@ Shapes = dict[int, tuple[int | None, ...]]
 
 
 def _shapes(model: keras.Model) -> Shapes:
-    """Returns what each layer gives, at the size at which the model around it calls the backbone.
+    """Return what each layer gives, at the size at which the model around it calls the backbone.
 
     A backbone that takes any size leaves its own sizes open; the model around it does not.
     """

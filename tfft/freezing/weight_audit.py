@@ -1,7 +1,6 @@
-"""Proves that training changed what it should and nothing else: :func:`audit`.
+"""Audit that training changed exactly the trainable variables: :func:`audit`.
 
-Hides how variables are sorted into frozen, trainable and free to move, and the digests that are kept
-instead of copies, so that an audit of a large model needs no memory.
+Implementation notes: digests instead of copies are stored, so the audit of a large model needs little memory.
 """
 
 from __future__ import annotations
@@ -23,16 +22,16 @@ from tfft.keras_compat import flatten_layers, own_trainable_variables, own_weigh
 
 @dataclasses.dataclass(frozen=True)
 class AuditReport:
-    """What became of a model's variables since the snapshot.
+    """Changes of a model's variables since the snapshot.
 
     Attributes:
-        frozen: number of variables that were frozen.
-        trainable: number of variables that were trainable.
-        free: number of variables that may move or not: statistics of trainable layers.
-        frozen_moved: paths of frozen variables that changed: a fault.
-        trainable_unchanged: paths of trainable variables that did not change: a fault.
-        allowed_unchanged: paths of those that did not, and were allowed to.
-        free_moved: number of free variables that changed.
+        frozen: Number of frozen variables.
+        trainable: Number of trainable variables.
+        free: Number of variables that may change or not: statistics of trainable layers.
+        frozen_moved: Paths of frozen variables that changed: a fault.
+        trainable_unchanged: Paths of trainable variables that did not change: a fault.
+        allowed_unchanged: Paths of unchanged variables that were allowed.
+        free_moved: Number of free variables that changed.
     """
 
     frozen: int
@@ -45,7 +44,7 @@ class AuditReport:
 
     @property
     def ok(self) -> bool:
-        """True when nothing is wrong."""
+        """Whether the audit passes."""
         return not self.frozen_moved and not self.trainable_unchanged
 
     @property
@@ -59,12 +58,12 @@ class AuditReport:
         return line + (f", {self.free_moved} of {self.free} statistics moved" if self.free else "")
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain values, fit for JSON."""
+        """Return plain values, fit for JSON."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> AuditReport:
-        """Makes a report from :meth:`to_dict`'s result."""
+        """Make a report from :meth:`to_dict`'s result."""
         plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return cls(**plain)
 
@@ -73,7 +72,7 @@ class AuditReport:
 
 
 class Audit:
-    """A snapshot of a model's variables, to be compared with the model later. Made by :func:`audit`.
+    """Snapshot of a model's variables, to compare with the model later. Made by :func:`audit`.
 
     Attributes:
         report: the result of the last :meth:`check` or :meth:`compare`; None before it.
@@ -89,7 +88,7 @@ class Audit:
         self.unchanged: list[keras.Variable] = []
 
     def compare(self) -> AuditReport:
-        """Compares and returns what it finds, without raising."""
+        """Compare and return the result without raising."""
         found: dict[str, list[str]] = {"frozen": [], "trainable": [], "free": []}
         self.unchanged = []
         for (variable, kind), digest in zip(self._kinds, self._digests, strict=True):
@@ -112,13 +111,13 @@ class Audit:
         return self.report
 
     def check(self) -> AuditReport:
-        """Compares, and raises when a frozen variable moved or a trainable one did not.
+        """Compare, and raise an error if a frozen variable changed or a trainable one did not.
 
         Returns:
-            The report, when all is well.
+            The report, if the audit passes.
 
         Raises:
-            AuditError: lists every variable at fault.
+            AuditError: If the audit fails; the message lists every variable at fault.
         """
         report = self.compare()
         if report.ok:
@@ -151,15 +150,15 @@ class Audit:
 
 
 def audit(model: keras.Model, *, allow_unchanged: str | None = None) -> Audit:
-    """Takes a snapshot of a model, to check after training that exactly the trainable variables changed.
+    """Take a snapshot of a model, to check after training that exactly the trainable variables changed.
 
-    Use it around ``fit``. What is frozen is decided now, by the flags as they stand. Statistics of
-    trainable layers (BatchNormalization) may move or not; optimizer and random state are not looked at.
+    Use it around ``fit``. The current flags define the frozen variables. Statistics of trainable layers
+    (BatchNormalization) may change or not; optimizer and random state are ignored.
 
     Args:
-        model: any built Keras model.
-        allow_unchanged: regular expression, searched in the paths of trainable variables that did
-            not change, for variables that truly have no gradient; None allows none.
+        model: Any built Keras model.
+        allow_unchanged: Regular expression to search in the paths of unchanged trainable variables, for those that
+            truly have no gradient; None allows none.
 
     Returns:
         An audit; ``.check()`` compares, and so does leaving its ``with`` block.
@@ -199,7 +198,7 @@ def _kinds(model: keras.Model) -> list[tuple[keras.Variable, str]]:
 
 
 def _updates_itself(layer: keras.layers.Layer) -> bool:
-    """Tells whether a layer may change its non-trainable variables in training: only when it trains."""
+    """Whether a layer may change its non-trainable variables in training: only if it trains."""
     if is_opened(layer):
         return bool(layer.trainable_weights) and getattr(layer, "batch_norm", "fixed") == "train"
     return bool(layer.trainable)

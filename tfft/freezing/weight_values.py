@@ -1,6 +1,6 @@
-"""The values of a model's variables, taken out and put back bit by bit, and matched with those of another model.
+"""Values of a model's variables: copied, restored bit by bit, and matched with those of another model.
 
-Hides which variables training may move, and how a mapping or a list of arrays is held against a model.
+Implementation notes: a mapping or a list of arrays is matched by path or by position.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ Values = Mapping[str, Any] | Sequence[Any]
 
 
 def movable(model: keras.Model) -> list[keras.Variable]:
-    """Returns what training may change: the trainable variables, then the statistics of trainable layers."""
+    """Return the variables that training may change: the trainable ones, then the statistics of trainable layers."""
     return [*model.trainable_variables, *statistics(model)]
 
 
 def statistics(model: keras.Model) -> list[keras.Variable]:
-    """Returns the floating variables that layers which train may move by themselves (BatchNormalization)."""
+    """Return the floating variables that trainable layers may update themselves (BatchNormalization)."""
     found = {
         id(v): v
         for layer in flatten_layers(model)
@@ -38,24 +38,24 @@ def statistics(model: keras.Model) -> list[keras.Variable]:
 
 
 def is_floating(variable: keras.Variable) -> bool:
-    """Tells whether a variable holds numbers that can be averaged."""
+    """Whether a variable has values that can be averaged."""
     return tf.as_dtype(variable.dtype).is_floating
 
 
 def take(variables: Sequence[keras.Variable]) -> list[np.ndarray]:
-    """Returns copies of the values."""
+    """Return copies of the values."""
     return [np.array(keras.ops.convert_to_numpy(v)) for v in variables]
 
 
 def put(variables: Sequence[keras.Variable], values: Sequence[Any]) -> None:
-    """Gives variables their values."""
+    """Assign values to variables."""
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
 
 
 @contextlib.contextmanager
 def restored(model: keras.Model) -> Iterator[None]:
-    """Gives all variables of a model and of its metrics the values back that they had before the context."""
+    """Restore all variables of a model and of its metrics at the end of the context."""
     variables = list({id(v): v for v in [*model.variables, *model.metrics_variables]}.values())
     kept = take(variables)
     try:
@@ -65,7 +65,7 @@ def restored(model: keras.Model) -> Iterator[None]:
 
 
 def matched(model: keras.Model, given: Values, what: str) -> dict[int, np.ndarray]:
-    """Holds given values against the variables of a model.
+    """Match given values with the variables of a model.
 
     Args:
         model: built.

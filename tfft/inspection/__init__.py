@@ -1,7 +1,4 @@
-"""What is wrong, odd or worth knowing in a data set, before a model learns it: :func:`check`.
-
-Hides where each finding comes from: files, classes, copies, the two sides of a split, or a probe on features.
-"""
+"""Checks of a dataset before training: :func:`check`."""
 
 from tfft.errors import require_platform
 

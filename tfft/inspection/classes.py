@@ -1,4 +1,4 @@
-"""Findings about classes: names that are nearly the same, too few examples, imbalance, two sides that do not fit."""
+"""Checks of classes: similar names, too few examples, imbalance, different classes in the splits."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _UNEVEN, _VERY_UNEVEN = 5, 50  # times as many examples in the largest class as 
 
 
 def class_findings(counts: Mapping[str, Mapping[str, int]]) -> Iterator[Finding]:
-    """Yields findings about the classes of a data set.
+    """Yield findings about the classes of a dataset.
 
     Args:
-        counts: number of usable examples of each class, by part; the part that is learned from comes first.
+        counts: Number of usable examples per class, by part; the training part comes first.
     """
     train = next(iter(counts.values()))
     yield from twins(list(dict.fromkeys(name for part in counts.values() for name in part)))
@@ -29,21 +29,21 @@ def class_findings(counts: Mapping[str, Mapping[str, int]]) -> Iterator[Finding]
         empty = [name for name, count in own.items() if not count]
         if empty:
             remedy = "add examples or remove its folder"
-            items = tuple(Item(name, f"has no example that can be used{where}") for name in empty)
+            items = tuple(Item(name, f"has no usable example{where}") for name in empty)
             yield Finding("empty-class", "error", f"{len(empty)} classes are empty{where}", remedy, items)
     if len(train) < 2:
         remedy = "a classifier needs two classes or more; expected one folder for each"
         yield Finding("one-class", "error", f"there are {len(train) or 'no'} classes", remedy, _all(train))
     few = {name: count for name, count in train.items() if 0 < count < _FEW}
     if few:
-        remedy = "add examples, or take plan='few_shot', which is made for few"
+        remedy = "add examples, or use plan='few_shot'"
         yield Finding("few", "warning", f"{len(few)} classes have fewer than {_FEW} examples", remedy, _all(few))
     yield from _unmatched(counts)
     yield from uneven(train)
 
 
 def uneven(counts: Mapping[str, int]) -> Iterator[Finding]:
-    """Yields what is to be said where classes are of very different sizes."""
+    """Yield a finding if classes have very different sizes."""
     full = {name: count for name, count in counts.items() if count}
     if len(full) < 2 or max(full.values()) < _UNEVEN * min(full.values()):
         return
@@ -59,7 +59,7 @@ def uneven(counts: Mapping[str, int]) -> Iterator[Finding]:
 
 
 def twins(names: Sequence[str]) -> Iterator[Finding]:
-    """Yields class names that differ only by case, blanks or the way their letters are stored."""
+    """Yield class names that differ only by case, blanks or Unicode composition."""
     alike: dict[str, list[str]] = defaultdict(list)
     for name in names:
         plain = unicodedata.normalize("NFKC", name).casefold()
@@ -89,7 +89,7 @@ def _all(counts: Mapping[str, int]) -> tuple[Item, ...]:
 
 
 def label_text(names: Sequence[str], label: Any) -> str:
-    """Returns the class of an example in words, all of them where it has several, or its number."""
+    """Return the class names of an example, or its number."""
     if np.ndim(label):
         return ", ".join(name for name, on in zip(names, label, strict=True) if on)
     return names[label] if np.asarray(label).dtype.kind != "f" else f"{label:g}"

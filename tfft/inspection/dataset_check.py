@@ -1,6 +1,6 @@
-"""The check of a whole data set: :func:`check`, and of one that was read already: :func:`check_splits`.
+"""Check of a dataset: :func:`check`, and of a loaded one: :func:`check_splits`.
 
-Hides where findings come from: what is odd in examples their modality says, what is wrong with labels a probe.
+Implementation notes: the modality checks the examples, a probe the labels.
 """
 
 from __future__ import annotations
@@ -34,30 +34,30 @@ def check(
     store: str | os.PathLike[str] | None = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> DataReport:
-    """Looks for everything in a data set that spoils a model and is easily overlooked.
+    """Check a dataset for problems that reduce the quality of a model and are easily overlooked.
 
-    Use it before the first training on new data. Nothing is changed or removed. :func:`tfft.finetune` does the same,
-    without labels, before every training.
+    Use it before the first training on new data. It changes and removes nothing. :func:`tfft.finetune` runs the same
+    check, without labels, before every training.
 
     Args:
-        data: folder with one folder of images or recordings per class, also within ``train/``, ``val/`` and ``test/``;
-            a table of files; a table of texts, as :func:`tfft.modalities.text.load_texts` takes it; or ``"tfds:NAME"``.
-        backbone: with it the labels are checked as well: examples that a probe on its frozen features takes for another
-            class are listed; and in folders of images those that are larger crops of others are found.
-        text: column of a table that holds the texts; of TensorFlow Datasets the feature, as with the other columns.
-        image: column of a table that holds the paths of image files.
-        audio: column of a table that holds the paths of recordings.
-        label: column that holds the labels.
-        seed: of the split of texts, and of the probe.
-        store: file that keeps the statistics of images and recordings, so that a second check reads new
-            ones only; ``"auto"`` has its place in the user's cache folder, None keeps nothing.
-        progress: called with (files read, files in all).
+        data: Folder with one folder of images or recordings per class, also within ``train/``, ``val/`` and ``test/``;
+            a table of files; a table of texts, as for :func:`tfft.modalities.text.load_texts`; or ``"tfds:NAME"``.
+        backbone: Backbone to check labels: examples that a probe on its frozen features assigns to another class are
+            listed; in folders of images, larger crops of other images are found too.
+        text: Column with the texts; for TensorFlow Datasets the feature, as for the other columns.
+        image: Column with the paths of image files.
+        audio: Column with the paths of recordings.
+        label: Column with the labels.
+        seed: Seed for the split of texts, and for the probe.
+        store: File that stores the statistics of images and recordings, so that a second check reads new ones only;
+            ``"auto"`` uses the user's cache folder, None stores nothing.
+        progress: Function called with (files read, files in total).
 
     Returns:
         A :class:`DataReport`: print it, or write it with ``write_json`` and ``write_html``.
 
     Raises:
-        DataError: when there is no such data.
+        DataError: If the data does not exist.
 
     Example:
         >>> report = tfft.check("photos/", backbone="efficientnet-lite0")
@@ -83,11 +83,11 @@ def check(
 
 
 def check_splits(splits: Splits[Any], name: str = "") -> DataReport:
-    """Looks at a data set that was read by :func:`tfft.data.load`; no file is read again.
+    """Check a dataset from :func:`tfft.data.load`, without reading files again.
 
     Args:
-        splits: the examples, with the statistics of their files.
-        name: of the data, for the report.
+        splits: Examples with the statistics of their files.
+        name: Name of the data, for the report.
     """
     kind, notes = registry.modality(splits.modality), list[str]()
     findings = in_order(kind.findings(splits, notes=notes))
@@ -97,7 +97,7 @@ def check_splits(splits: Splits[Any], name: str = "") -> DataReport:
 def _loaded(
     data: Any, name: str, settings: dict[str, Any], backbone: str | os.PathLike[str] | Backbone | None
 ) -> DataReport:
-    """Looks at what loading gives; what stops it is a finding, in place of an error."""
+    """Load and check a source; loading errors become findings."""
     try:
         splits = load(data, **settings)
     except DataError as error:
@@ -117,7 +117,7 @@ def _without_label(copy: LocalCopy) -> Iterator[Finding]:
 
 
 def _stopped(error: DataError) -> Finding:
-    """What stops a training, as a finding."""
+    """Convert an error that prevents training to a finding."""
     first, *lines = str(error).splitlines()
     items = tuple(Item(line.strip(" -")) for line in lines if line.strip())
     return Finding("unreadable", "error", first.rstrip(".:"), "see the message", items)

@@ -1,4 +1,4 @@
-"""Findings about a validation part that is not like the training part."""
+"""Detection of drift between the training and validation parts."""
 
 from __future__ import annotations
 
@@ -17,15 +17,14 @@ _CHANCE = 1e-3
 def drift_findings(
     measures: Mapping[str, Mapping[str, np.ndarray]], counts: Mapping[str, Mapping[str, int]]
 ) -> Iterator[Finding]:
-    """Yields findings about parts of the data that differ from the first.
+    """Yield findings about parts of the data that differ from the first.
 
-    Measures are compared by the test of Kolmogorov and Smirnov, the shares of the classes by half the sum of their
-    differences.
+    Measures are compared with the Kolmogorov-Smirnov test, class shares by their total variation distance.
 
     Args:
-        measures: values [N] of the examples by name, such as the brightness of images, by part; the part that is
-            learned from comes first.
-        counts: number of examples of each class by part.
+        measures: Values [N] of the examples by name, such as the brightness of images, by part; the training part comes
+            first.
+        counts: Number of examples per class, by part.
     """
     (first, ours), *rest = measures.items()
     for part, theirs in rest:
@@ -37,24 +36,24 @@ def drift_findings(
             distance = ks_distance(ours[name], theirs[name])
             if distance > _APART and ks_chance(distance, sizes[0], sizes[1]) < _CHANCE:
                 middle = [float(np.median(values[name])) for values in (ours, theirs)]
-                items.append(Item(name, f"is {middle[1]:.4g} in the middle of {part} and {middle[0]:.4g} in {first}"))
+                items.append(Item(name, f"has the median {middle[1]:.4g} in {part} and {middle[0]:.4g} in {first}"))
         share = _class_distance(counts[first], counts[part])
         if share > _APART:
             items.append(Item("classes", f"have other shares in {part}: {share:.0%} of it would have to move"))
         if items:
-            remedy = "a score on it tells less of other data; draw both parts from the same pictures if you can"
+            remedy = "a score on it is less reliable for other data; draw both parts from the same source if you can"
             yield Finding("drift", "warning", f"{part} is not like {first}", remedy, tuple(items))
 
 
 def ks_distance(one: np.ndarray, other: np.ndarray) -> float:
-    """Returns the largest difference of the cumulative shares of two samples."""
+    """Return the Kolmogorov-Smirnov distance of two samples."""
     every = np.concatenate([one, other])
     shares = [np.searchsorted(np.sort(values), every, side="right") / len(values) for values in (one, other)]
     return float(np.abs(shares[0] - shares[1]).max())
 
 
 def ks_chance(distance: float, one: int, other: int) -> float:
-    """Returns how often two samples of one distribution are that far apart (Smirnov, 1948, for large samples)."""
+    """Return the p-value of a Kolmogorov-Smirnov distance (Smirnov, 1948, for large samples)."""
     scaled = distance * math.sqrt(one * other / (one + other))
     if scaled < 0.2:
         return 1.0

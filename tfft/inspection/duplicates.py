@@ -1,4 +1,4 @@
-"""Findings about copies: within a class, in two classes, and on both sides of a split."""
+"""Findings about duplicates: within a class, across classes, and across the split."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ _WORDS = {
 def copy_findings(
     copies: Sequence[Duplicate], names: Sequence[str], labels: Sequence[str], parts: Sequence[str]
 ) -> Iterator[Finding]:
-    """Yields findings about copies.
+    """Yield findings about duplicates.
 
     Args:
-        copies: pairs of positions.
-        names: of the examples, by position.
-        labels: class of each.
-        parts: part of the data that each is in.
+        copies: Pairs of positions.
+        names: Names of the examples, by position.
+        labels: Class of each example.
+        parts: Part of each example.
     """
     leaks: list[Item] = []
     conflicts: list[Item] = []
     within: list[Item] = []
     alike: list[Item] = []
-    # Parts are found with features, which training does not look for.
+    # Crops are found with features, which training does not search.
     but = ", but for those with a part in common" if any(copy.kind == "part" for copy in copies) else ""
     for copy in copies:
         item = Item(names[copy.second], _words(copy), names[copy.first])
@@ -41,17 +41,17 @@ def copy_findings(
         elif labels[copy.first] == labels[copy.second]:
             (alike if copy.kind in ("near", "part") else within).append(item)
     if leaks:
-        message = f"{len(leaks)} copies are on both sides of the split: what was learned by heart counts as right"
+        message = f"{len(leaks)} duplicates are on both sides of the split: memorized answers inflate the score"
         remedy = f"remove them on one side; scores are given with and without them{but}"
         yield Finding("leak", "warning", message, remedy, tuple(leaks))
     if conflicts:
-        message = f"{len(conflicts)} copies have different classes"
+        message = f"{len(conflicts)} duplicates have different classes"
         yield Finding("conflict", "warning", message, "decide on one class and remove the other", tuple(conflicts))
     if within:
-        message = f"{len(within)} pictures are there more than once in their class"
+        message = f"{len(within)} images occur more than once in their class"
         yield Finding("copy", "warning", message, "remove all but one; they are kept on one side", tuple(within))
     if alike:
-        message = f"{len(alike)} pictures look like copies of another of their class"
+        message = f"{len(alike)} images look like duplicates of another one in their class"
         remedy = f"look at them; they are kept on one side of a split that tfft makes{but}"
         yield Finding("near-copy", "note", message, remedy, tuple(alike))
 

@@ -1,4 +1,4 @@
-"""What a check found, and how it is shown: :class:`DataReport`."""
+"""Findings of a check, and their display: :class:`DataReport`."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _SHOWN = 5  # items of a finding in the terminal; the JSON has all
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """One thing that a finding is about.
+    """One subject of a finding.
 
     Attributes:
-        name: file, row or class.
-        detail: what is the matter with it, as the rest of a sentence; may be empty.
-        other: a second file, where the finding is about two.
+        name: File, row or class.
+        detail: Problem, as the rest of a sentence; may be empty.
+        other: Second file, if the finding is about two.
     """
 
     name: str
@@ -37,15 +37,15 @@ class Item:
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One kind of thing that was found.
+    """One type of problem in a dataset.
 
     Attributes:
-        kind: short name, such as ``"unreadable"``; always the same for the same kind.
-        level: ``"error"`` (training stops, or leaves the items out), ``"warning"`` (the result may mislead) or
-            ``"note"`` (it is dealt with, and worth knowing).
-        message: what was found, a sentence without a full stop.
-        remedy: what to do about it, the same.
-        items: where.
+        kind: Short identifier, such as ``"unreadable"``.
+        level: ``"error"`` (training stops or skips the items), ``"warning"`` (the result may mislead) or ``"note"``
+            (handled by tfft, for information).
+        message: Sentence about the problem, without a full stop.
+        remedy: Sentence about the fix, without a full stop.
+        items: Affected files, rows or classes.
     """
 
     kind: str
@@ -64,14 +64,14 @@ class Finding:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DataReport:
-    """Everything that a check found, the worst first.
+    """All findings of a check, the most severe first.
 
     Attributes:
-        data: what was checked.
-        counts: number of usable examples of each class, by part of the data.
-        findings: what was found.
-        notes: what was not looked for, and why.
-        seconds: that the check took.
+        data: Name of the checked data.
+        counts: Number of usable examples per class, by part of the data.
+        findings: Findings.
+        notes: Checks that were skipped, and why.
+        seconds: Duration of the check.
     """
 
     data: str
@@ -87,11 +87,11 @@ class DataReport:
 
     @property
     def ok(self) -> bool:
-        """True where nothing was found but notes."""
+        """Whether there are no findings other than notes."""
         return all(finding.level == "note" for finding in self.findings)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain values, fit for JSON; all items are in it."""
+        """Return plain values for JSON, with all items."""
         return {
             "data": self.data,
             "examples": self.examples,
@@ -103,11 +103,11 @@ class DataReport:
         }
 
     def write_json(self, path: str | os.PathLike[str]) -> None:
-        """Writes :meth:`to_dict` into a file, under another name first."""
+        """Write :meth:`to_dict` to a file atomically."""
         _write(Path(path), json.dumps(self.to_dict(), ensure_ascii=False, indent=1))
 
     def write_html(self, path: str | os.PathLike[str]) -> None:
-        """Writes a page with the findings and small pictures of their files; it needs nothing beside it."""
+        """Write a self-contained page with the findings and thumbnails of their files."""
         from tfft.inspection.html_report import page
 
         _write(Path(path), page(self))
@@ -127,7 +127,7 @@ class DataReport:
 
 
 def in_order(findings: Iterator[Finding]) -> tuple[Finding, ...]:
-    """Sorts findings, the worst first, and leaves out those without a place where they need one."""
+    """Sort findings by severity, and remove those that lost all items."""
     return tuple(sorted(findings, key=lambda finding: LEVELS.index(finding.level)))
 
 

@@ -1,4 +1,4 @@
-"""A report as one HTML page with small pictures: :func:`page`."""
+"""HTML report with thumbnails: :func:`page`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import os
 from tfft import registry
 from tfft.inspection.findings import DataReport, Finding, Item
 
-_PICTURES = 24  # of one finding
+_PICTURES = 24  # maximum thumbnails per finding
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 62rem; padding: 0 1rem; color: #222 }
 h2 { font-size: 1.05rem; margin: 2rem 0 .2rem; border-left: .5rem solid #bbb; padding-left: .6rem }
@@ -24,7 +24,7 @@ table { border-collapse: collapse } td, th { padding: .1rem .8rem .1rem 0; text-
 
 
 def page(report: DataReport) -> str:
-    """Returns a page that needs nothing beside it; names of files are escaped, pictures are decoded and made anew."""
+    """Return a self-contained page; file names are escaped, thumbnails are decoded and encoded again."""
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>",
         f"<title>{_escaped(report.data)}</title><style>{_STYLE}</style><h1>{_escaped(report.data)}</h1>",
@@ -41,7 +41,7 @@ def _counts(report: DataReport) -> str:
         for part, counts in report.counts.items()
         for name, count in counts.items()
     ]
-    return f"<p>{report.examples:,} examples that can be used</p><table>{''.join(rows)}</table>"
+    return f"<p>{report.examples:,} usable examples</p><table>{''.join(rows)}</table>"
 
 
 def _finding(finding: Finding) -> str:

@@ -1,6 +1,6 @@
-"""Findings about labels that a probe on frozen features doubts: :func:`label_findings`, :func:`doubted`.
+"""Labels that a probe on frozen features doubts: :func:`label_findings`, :func:`doubted`.
 
-Hides how examples of any kind become features: the same model that a training would start from, up to its head.
+Implementation notes: the features come from the model that a training would start from, without its head.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ NOT_CHECKED = "Labels were not checked: give a backbone for that."
 
 
 def doubted(splits: Any, backbone: str | os.PathLike[str] | Backbone, seed: int, notes: list[str]) -> Iterator[Finding]:
-    """Yields findings about the labels of both parts of a data set.
+    """Yield findings about the labels of both parts of a dataset.
 
     Args:
-        splits: from :func:`tfft.data.load`.
-        backbone: whose features the probe is solved on.
-        seed: of the folds.
-        notes: one sentence is added where labels were not looked at.
+        splits: Splits from :func:`tfft.data.load`.
+        backbone: Backbone for the features.
+        seed: Seed for the folds.
+        notes: List to which a sentence is added if labels were not checked.
 
     Raises:
-        DataError: when the backbone takes something else.
-        TfftError: when it cannot be opened.
+        DataError: If the backbone takes another modality.
+        TfftError: If the backbone cannot be opened.
     """
     if not registry.task(splits.task).checks_label_errors:
-        notes.append("Labels were not checked: a probe tells classes, and these are several labels or numbers.")
+        notes.append("Labels were not checked: a probe needs one class per example.")
         return
     kind = registry.modality(splits.modality)
     opened = opened_for(kind, backbone)
@@ -50,10 +50,10 @@ def doubted(splits: Any, backbone: str | os.PathLike[str] | Backbone, seed: int,
 
 
 def opened_for(kind: registry.Modality, backbone: str | os.PathLike[str] | Backbone) -> Backbone:
-    """Opens a backbone that takes some kind of data.
+    """Open a backbone for a modality.
 
     Raises:
-        DataError: when it takes something else.
+        DataError: If it takes another modality.
     """
     opened = backbone if isinstance(backbone, Backbone) else load_backbone(backbone)
     if kind.why_not(opened) is not None:
@@ -72,28 +72,28 @@ def label_findings(
     seed: int,
     notes: list[str],
 ) -> Iterator[Finding]:
-    """Yields a finding about labels that a probe doubts, if there are any.
+    """Yield a finding about doubtful labels, if there are any.
 
     Args:
-        features: of the examples, [N, D].
-        labels: whole numbers [N].
-        class_names: in the order of the labels.
-        names: of the examples.
-        backbone: name of what gave the features.
-        seed: of the folds.
-        notes: one sentence is added where there are too few examples.
+        features: Features of the examples, [N, D].
+        labels: Integers [N].
+        class_names: Class names in the order of the labels.
+        names: Names of the examples.
+        backbone: Name of the backbone.
+        seed: Seed for the folds.
+        notes: List to which a sentence is added if there are too few examples.
     """
     found = label_candidates(features, labels, class_names, seed=seed)
     if found:
         items = tuple(
             Item(
                 names[one.position],
-                f"is labelled {one.label!r}; the probe says {one.suggested!r} ({one.probability:.0%})",
+                f"is labelled {one.label!r}; the probe predicts {one.suggested!r} ({one.probability:.0%})",
             )
             for one in found
         )
-        message = f"{len(found)} labels may be wrong, by a probe on features of {backbone}"
-        remedy = "look at them, the most doubtful first; many will be right"
+        message = f"{len(found)} labels may be wrong, according to a probe on features of {backbone}"
+        remedy = "check them, the most doubtful first; many will be correct"
         yield Finding("label", "note", message, remedy, items)
     elif np.bincount(labels, minlength=len(class_names)).min() < 5:
         notes.append("Labels were not checked: a class has fewer than 5 examples.")

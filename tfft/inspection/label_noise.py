@@ -1,6 +1,6 @@
-"""Labels that may be wrong: :func:`label_candidates`.
+"""Detection of label noise: :func:`label_candidates`.
 
-Hides the probe that every example is judged by without having been learned from.
+Implementation notes: cross-validation predicts each example with a probe that was not trained on it.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ _FOLDS = 5
 
 @dataclasses.dataclass(frozen=True)
 class LabelCandidate:
-    """An example whose label a probe doubts.
+    """Example whose label may be wrong.
 
     Attributes:
-        position: of the example.
-        label: that it has.
-        suggested: that the probe takes it for.
-        probability: of the suggested class.
+        position: Position of the example.
+        label: Its label.
+        suggested: Class that the probe predicts.
+        probability: Probability of the suggested class.
     """
 
     position: int
@@ -37,22 +37,22 @@ class LabelCandidate:
 def label_candidates(
     features: np.ndarray, labels: np.ndarray, class_names: Sequence[str], *, seed: int = 0
 ) -> list[LabelCandidate]:
-    """Lists examples whose label may be wrong, the most doubtful first.
+    """List examples whose label may be wrong, the most doubtful first.
 
     This is confident learning (Northcutt, Jiang and Chuang, "Confident Learning: Estimating Uncertainty in Dataset
-    Labels", 2021): an example is doubted where another class is as probable for it as that class usually is for its own
-    examples. The probabilities come from a linear head on frozen features that has not seen the example. Where we
-    differ: the strength of the head's penalty is chosen once on all examples; and nothing is removed, only listed,
-    since in tests of the authors only about half of what is doubted is wrong.
+    Labels", 2021): an example is a candidate if another class is as probable for it as that class usually is for its
+    own examples. The probabilities come from a linear head on frozen features that was not trained on the example.
+    Differences: the strength of the head's penalty is chosen once on all examples; and nothing is removed, only listed,
+    since in the authors' tests only about half of the candidates are wrong.
 
     Args:
-        features: [N, D], one row for each example.
-        labels: whole numbers [N].
-        class_names: in the order of the labels.
-        seed: of the folds.
+        features: Features [N, D], one row per example.
+        labels: Integers [N].
+        class_names: Class names in the order of the labels.
+        seed: Seed for the folds.
 
     Returns:
-        Candidates. None where a class has fewer examples than there are folds (5).
+        Candidates. None if a class has fewer examples than there are folds (5).
 
     Example:
         >>> label_candidates(features, labels, ["ant", "bee"])[0].suggested
@@ -81,7 +81,7 @@ def label_candidates(
 
 
 def out_of_fold(features: np.ndarray, labels: np.ndarray, class_names: Sequence[str], seed: int) -> np.ndarray:
-    """Returns probabilities [N, K] of a linear head for examples that it was not solved on."""
+    """Return probabilities [N, K] of linear heads for examples that they were not trained on."""
     head = heads.classification(list(class_names))
     strength = fit_linear_probe(features, labels, head, seed=seed).l2
     part = folds([str(i) for i in range(len(labels))], _FOLDS, seed, labels=labels)

@@ -1,4 +1,4 @@
-"""Findings about files that are not used: :func:`unusable`."""
+"""Findings about skipped files: :func:`unusable`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from tfft.inspection.findings import Finding, Item
 
 
 def unusable(skipped: Sequence[Skipped], items: str, suffixes: tuple[str, ...]) -> Iterator[Finding]:
-    """Yields a finding about files that cannot be used, and one about files of another kind.
+    """Yield a finding about unusable files, and one about files of another type.
 
     Args:
-        skipped: files and folders that are not used, with the reasons.
-        items: plural noun for the files that are looked for, such as "images".
-        suffixes: that these files end in.
+        skipped: Skipped files and folders, with the reasons.
+        items: Plural noun for the expected files, such as "images".
+        suffixes: Suffixes of the expected files.
     """
     bad: list[Item] = []
     stray: list[Item] = []
@@ -23,9 +23,9 @@ def unusable(skipped: Sequence[Skipped], items: str, suffixes: tuple[str, ...]) 
         (stray if is_stray(item, suffixes) else bad).append(Item(item.path, item.reason))
     if bad:
         message = f"{len(bad)} files or folders cannot be used"
-        remedy = "repair, replace or remove them; training goes on without them"
+        remedy = "repair, replace or remove them; training skips them"
         yield Finding("unusable", "error", message, remedy, tuple(bad))
     if stray:
         yield Finding(
-            "stray", "note", f"{len(stray)} files are no {items} by their names", "they are left alone", tuple(stray)
+            "stray", "note", f"{len(stray)} files are no {items} by their names", "they are ignored", tuple(stray)
         )

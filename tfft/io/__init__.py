@@ -1,1 +1,1 @@
-"""Files on disk: atomic writes and the cache folder. Knows nothing of TensorFlow."""
+"""Atomic file writes and the cache folder, without TensorFlow."""

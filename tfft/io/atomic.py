@@ -1,6 +1,6 @@
-"""Files that are whole or not there: :func:`whole`, :func:`write_whole`.
+"""Atomic file writes: :func:`whole`, :func:`write_whole`.
 
-Hides that they are written under another name beside their own and renamed. Knows no framework.
+Implementation notes: files are written under a temporary name in the same folder and renamed.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Gives a place to write a file to, which takes its own name once everything is written.
+    """Yield a temporary path, which is renamed to ``path`` once everything is written.
 
     Args:
-        path: of the file; one that is there stays until the new one is whole.
+        path: Path of the file; an existing file stays until the new one is complete.
 
     Yields:
         Another path in the same folder, with the same suffix.
@@ -35,16 +35,16 @@ def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write_whole(path: str | os.PathLike[str], content: str | bytes) -> Path:
-    """Writes a file that is never half there; text as UTF-8, line ends as they are.
+    """Write a file atomically; text as UTF-8, with unchanged line ends.
 
     Args:
-        path: of the file.
-        content: all of it.
+        path: Path of the file.
+        content: Complete content.
 
     Returns:
         The path.
     """
-    # File names may hold what is no text; it is written as \udcff, not refused.
+    # File names may contain undecodable bytes; they are written as \udcff.
     data = content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace")
     with whole(path) as aside:
         aside.write_bytes(data)

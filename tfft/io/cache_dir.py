@@ -1,7 +1,7 @@
-"""tfft's own cache on disk: where it is, and how a folder gets into it whole or not at all.
+"""tfft's cache on disk: its location, and atomic creation of its folders.
 
-Hides the temporary name, the rename, what happens when two processes make the same entry, and the
-manifest by which a damaged entry is noticed and made anew instead of being used for ever. Knows nothing of TensorFlow.
+Implementation notes: entries are written under a temporary name and renamed, also if two processes make the same one. A
+manifest detects damaged entries, which are made again.
 """
 
 from __future__ import annotations
@@ -17,42 +17,42 @@ from pathlib import Path
 from tfft.errors import SavedModelError, TfftError
 
 MANIFEST = "tfft_manifest.json"
-SPARE = 64 * 2**20  # bytes that are left free on a disk
+SPARE = 64 * 2**20  # bytes to leave free on a disk
 
 
 def cache_dir() -> Path:
-    """Returns the folder of tfft's cache: ``$TFFT_CACHE_DIR``, or ``~/.cache/tfft``.
+    """Return the folder of tfft's cache: ``$TFFT_CACHE_DIR``, or ``~/.cache/tfft``.
 
-    It is not created here; deleting it is always safe.
+    It is not created here; it can be deleted at any time.
     """
     chosen = os.environ.get("TFFT_CACHE_DIR")
     return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "tfft"
 
 
 def free_space(folder: Path) -> int:
-    """Returns the bytes that are free on the disk of a folder, which need not exist yet."""
+    """Return the free bytes on the disk of a folder, which need not exist yet."""
     return shutil.disk_usage(next(path for path in (folder, *folder.absolute().parents) if path.is_dir())).free
 
 
 def cached_folder(
     name: str, write: Callable[[Path], None], *, by_size: bool = False, error: type[TfftError] = SavedModelError
 ) -> Path:
-    """Returns a folder of the cache, made by ``write`` unless it is there and whole.
+    """Return a folder of the cache, created by ``write`` unless it is there and complete.
 
-    Any number of processes may ask for the same entry at once: each that finds it missing makes its
-    own copy aside, the first to finish puts it in place, the others drop theirs.
+    Several processes may request the same entry at once: each writes its own copy, the first to finish renames it into
+    place, and the others delete theirs.
 
     Args:
-        name: path of the entry below :func:`cache_dir`; it must change when the content would.
-        write: fills an empty folder.
-        by_size: True compares the sizes of files in place of their contents, for folders that take long to read.
-        error: what is raised.
+        name: Path of the entry below :func:`cache_dir`; it must depend on the content.
+        write: Function that fills an empty folder.
+        by_size: Whether to compare sizes of files instead of contents, for folders that take long to read.
+        error: Class of the error to raise.
 
     Returns:
-        The folder, which is complete and equal to its manifest.
+        The folder, which is complete and matches its manifest.
 
     Raises:
-        TfftError: of the class given: the cache cannot be written.
+        TfftError: Of the given class, if the cache cannot be written.
     """
     target = cache_dir() / name
     if is_whole(target, by_size):
@@ -62,7 +62,7 @@ def cached_folder(
         aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
     except OSError as failure:
         raise error(
-            f"tfft's cache {target.parent} cannot be written ({failure}). Choose another folder with the environment "
+            f"Cannot write tfft's cache {target.parent} ({failure}). Choose another folder with the environment "
             "variable TFFT_CACHE_DIR."
         ) from failure
     try:
@@ -76,7 +76,7 @@ def cached_folder(
 
 
 def is_whole(folder: Path, by_size: bool = False) -> bool:
-    """Tells whether a folder of the cache holds exactly what its manifest says; ``by_size`` as it was written."""
+    """Whether a folder of the cache matches its manifest; with ``by_size`` by file sizes only."""
     try:
         wanted = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -110,7 +110,7 @@ def _put_in_place(aside: Path, target: Path, by_size: bool, error: type[TfftErro
         try:
             aside.rename(target)
             return
-        except OSError:  # there is one already: another process was faster, or it is damaged
+        except OSError:  # it exists already: another process was faster, or it is damaged
             if is_whole(target, by_size):
                 return
             move_away(target)
@@ -118,11 +118,11 @@ def _put_in_place(aside: Path, target: Path, by_size: bool, error: type[TfftErro
 
 
 def move_away(target: Path, suffix: str = ".damaged") -> None:
-    """Removes a folder, which is renamed first, so that nobody sees a part of it.
+    """Rename a folder, then remove it, so that no process sees it partly removed.
 
     Args:
-        target: the folder; that it is gone already is no error.
-        suffix: of the name that it has until it is removed.
+        target: Folder to remove; a missing folder is not an error.
+        suffix: Suffix of its name until it is removed.
     """
     broken = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=suffix, dir=target.parent))
     try:

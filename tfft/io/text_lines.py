@@ -1,4 +1,4 @@
-"""Texts in files, one in each line: :func:`read_lines`."""
+"""Text files with one text per line: :func:`read_lines`."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from tfft.errors import DataError
 
 
 def read_lines(files: Sequence[str]) -> list[str]:
-    """Reads the texts in files, one in each line.
+    """Read texts from files with one text per line.
 
     Args:
-        files: paths of ``.txt`` files in UTF-8; ``-`` is the standard input.
+        files: Paths of ``.txt`` files in UTF-8; ``-`` is the standard input.
 
     Raises:
-        DataError: for another kind of file, or a line that is not UTF-8.
+        DataError: For another kind of file, or a line that is not UTF-8.
     """
     texts: list[str] = []
     for file in files:
         if file != "-" and not file.lower().endswith(".txt"):
             raise DataError(
-                "This model takes texts: give them with --text, in a .txt file with one in each line, in a table, or - "
-                f"for the standard input; got {file!r}."
+                "Expected texts, since this model takes texts: --text, a .txt file with one per line, a table, or - "
+                f"for the standard input. Received: {file!r}."
             )
         data = sys.stdin.buffer.read() if file == "-" else pathlib.Path(file).read_bytes()
         for number, line in enumerate(data.splitlines(), 1):

@@ -1,4 +1,4 @@
-"""Keras layers that models built by tfft contain, registered so that a ``.keras`` file loads after ``import tfft``."""
+"""Keras layers of models built by tfft, registered so that a ``.keras`` file loads after ``import tfft``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pixels as networks trained with Caffe take them: :class:`CaffePixels`."""
+"""Preprocessing for networks trained with Caffe: :class:`CaffePixels`."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import keras
 
 @keras.saving.register_keras_serializable(package="tfft")
 class CaffePixels(keras.layers.Layer):
-    """Turns RGB pixels in 0 to 255 into what networks trained with Caffe want: BGR minus the means.
+    """Convert RGB pixels in 0 to 255 to the input of networks trained with Caffe: BGR minus the means.
 
-    Has no variables; ResNet and VGG of ``keras.applications`` get it as their first layer.
+    It has no variables; ResNet and VGG of ``keras.applications`` start with it.
 
     Args:
-        means: of ImageNet's blue, green and red, subtracted in this order.
-        **kwargs: of every Keras layer.
+        means: Means of ImageNet's blue, green and red, subtracted in this order.
+        **kwargs: Arguments of every Keras layer.
     """
 
     def __init__(self, means: Sequence[float] = (103.939, 116.779, 123.68), **kwargs: Any) -> None:
@@ -24,14 +24,14 @@ class CaffePixels(keras.layers.Layer):
         self.means = tuple(float(mean) for mean in means)
 
     def call(self, inputs: Any) -> Any:
-        """Maps ``[batch, height, width, 3]`` to the same shape."""
+        """Map ``[batch, height, width, 3]`` to the same shape."""
         blue_first = keras.ops.flip(inputs, axis=-1)
         return blue_first - keras.ops.convert_to_tensor(self.means, dtype=blue_first.dtype)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """Returns the shape of the input."""
+        """Return the shape of the input."""
         return input_shape
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments that make this layer again."""
+        """Return the arguments of the constructor."""
         return {**super().get_config(), "means": list(self.means)}

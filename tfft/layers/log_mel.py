@@ -1,6 +1,6 @@
-"""From sound waves to what a backbone expects: :class:`LogMel` and :class:`Clip`.
+"""Waveform preprocessing for backbones: :class:`LogMel` and :class:`Clip`.
 
-Both are TensorFlow ops only, so training, prediction and the exported model hear the same.
+Both consist of TensorFlow ops only, so training, prediction and the exported model compute the same.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ _QUIETEST = 1e-10  # of the power; below it there is only rounding
 
 @keras.saving.register_keras_serializable(package="tfft")
 class LogMel(keras.layers.Layer):
-    """Sound waves in, pictures of their spectrum out: time from left to right, low sounds at the bottom.
+    """Convert waveforms to log-mel spectrogram images: time from left to right, low frequencies at the bottom.
 
-    The power of short Hann windows is summed in bands that are equally wide on the mel scale (Stevens, Volkmann and
-    Newman, 1937; here in the form of HTK), put on the scale of decibels below the loudest place of the clip, and drawn
-    in grey. So loudness as a whole makes no difference. It has no variables and computes in float32.
+    The power of short Hann windows is summed in bands of equal width on the mel scale (Stevens, Volkmann and Newman,
+    1937; in the form of HTK), converted to decibels below the maximum of the clip, and drawn in grayscale. So overall
+    loudness has no effect. The layer has no variables and computes in float32.
 
     Args:
-        audio: how a wave is looked at, or its ``to_dict()``.
-        image: what the backbone expects of a picture, or its ``to_dict()``; ``resize`` is of no effect, the whole
-            picture is stretched to the size.
-        **kwargs: as for any Keras layer.
+        audio: Audio settings, or their ``to_dict()``.
+        image: Input spec of the backbone, or its ``to_dict()``; ``resize`` has no effect, since the whole image is
+            stretched.
+        **kwargs: As for any Keras layer.
 
     Call arguments:
         inputs: float32 [B, samples] in -1 to 1 at ``audio.sample_rate``, of any length: longer clips are cut off,
-            shorter ones followed by silence.
+            shorter ones padded with silence.
 
     Output shape:
         [B, image.height, image.width, image.channels].
@@ -52,34 +52,34 @@ class LogMel(keras.layers.Layer):
         self.image = InputSpec.from_dict(image) if isinstance(image, Mapping) else image
         check_spec(self.image)
         check_audio(self.audio)
-        self.supports_jit = False  # the Fourier transform is not there on every device
+        self.supports_jit = False  # not every device has a Fourier transform
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        """Returns pictures, scaled as the backbone expects them."""
+        """Return spectrogram images, scaled for the backbone."""
         spectrum = log_mel(tf.cast(inputs, tf.float32), self.audio)
         pixels = tf.reverse(tf.transpose(spectrum, [0, 2, 1]), axis=[1])[..., None] * 255.0
-        # Not rounded to grey levels, as photos are: a difference in the last bit would be one of a whole level.
+        # Not rounded to grey levels, as photos are: a difference in the last bit could become a whole level.
         pixels = tf.image.resize(pixels, self.image.image_size, self.image.interpolation, antialias=True)
         pixels = tf.repeat(tf.clip_by_value(pixels, 0.0, 255.0), self.image.channels, axis=-1)
         return tf.cast(scale_pixels(pixels, self.image), self.compute_dtype)
 
     def compute_output_spec(self, inputs: Any) -> keras.KerasTensor:
-        """Returns shape and type."""
+        """Return shape and type."""
         _check_waves(inputs)
         shape = (inputs.shape[0], *self.image.image_size, self.image.channels)
         return keras.KerasTensor(shape, self.compute_dtype)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor as plain values."""
+        """Return the arguments of the constructor as plain values."""
         return {**super().get_config(), "audio": self.audio.to_dict(), "image": self.image.to_dict()}
 
 
 def log_mel(waves: tf.Tensor, spec: AudioSpec) -> tf.Tensor:
-    """Returns the loudness in each band at each time, 0 to 1, float32 [B, frames, bands].
+    """Return the log-mel spectrogram, 0 to 1, float32 [B, frames, bands].
 
     Args:
-        waves: float32 [B, samples].
-        spec: how they are looked at.
+        waves: Waveforms, float32 [B, samples].
+        spec: Audio settings.
     """
     fitted = fit(waves, spec)
     window, step = round(spec.window * spec.sample_rate), round(spec.step * spec.sample_rate)
@@ -95,11 +95,11 @@ def log_mel(waves: tf.Tensor, spec: AudioSpec) -> tf.Tensor:
 
 @keras.saving.register_keras_serializable(package="tfft")
 class Clip(keras.layers.Layer):
-    """Sound waves of any length in, of one length out, for backbones that take waves themselves; see :func:`fit`.
+    """Fit waveforms of any length to one length, for backbones that take waveforms; see :func:`fit`.
 
     Args:
-        audio: rate and length, or its ``to_dict()``; the rest of it is of no effect.
-        **kwargs: as for any Keras layer.
+        audio: Audio settings, or their ``to_dict()``; only rate and length are used.
+        **kwargs: As for any Keras layer.
 
     Call arguments:
         inputs: float32 [B, samples].
@@ -114,28 +114,28 @@ class Clip(keras.layers.Layer):
         check_audio(self.audio)
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        """Cuts off or adds silence."""
+        """Cut off or pad with silence."""
         return fit(tf.cast(inputs, self.compute_dtype), self.audio)
 
     def compute_output_spec(self, inputs: Any) -> keras.KerasTensor:
-        """Returns shape and type."""
+        """Return shape and type."""
         _check_waves(inputs)
         return keras.KerasTensor((inputs.shape[0], self.audio.samples), self.compute_dtype)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor as plain values."""
+        """Return the arguments of the constructor as plain values."""
         return {**super().get_config(), "audio": self.audio.to_dict()}
 
 
 def fit(waves: tf.Tensor, spec: AudioSpec) -> tf.Tensor:
-    """Cuts waves [B, any] off at the end, or lets silence follow them: [B, spec.samples]."""
+    """Cut waveforms off at the end, or pad them with silence: [B, spec.samples]."""
     fitted = waves[:, : spec.samples]
     fitted = tf.pad(fitted, [[0, 0], [0, spec.samples - tf.shape(fitted)[1]]])
     return tf.ensure_shape(fitted, [None, spec.samples])
 
 
 def audio_of(model: keras.Model) -> AudioSpec | None:
-    """Returns how a model listens, or None where it takes no sound waves."""
+    """Return the audio settings of a model, or None if it takes no waveforms."""
     return next((layer.audio for layer in model.layers if isinstance(layer, (LogMel, Clip))), None)
 
 
@@ -148,7 +148,7 @@ def _check_waves(inputs: Any) -> None:
 
 
 def check_audio(spec: AudioSpec) -> None:
-    """Raises PlanError with everything in a spec that no recording can have, or returns."""
+    """Raise PlanError with all invalid values in a spec."""
     problems = []
     if spec.sample_rate < 1000:
         problems.append(f"sample_rate is in samples a second, at least 1000, got {spec.sample_rate!r}")

@@ -1,11 +1,10 @@
-"""Low-rank updates of kernels (LoRA): the pair of small matrices, and Keras layers that carry one.
+"""Low-rank updates of kernels (LoRA): pairs of small matrices, and Keras layers with an update.
 
-Hides how a kernel of any rank is seen as a matrix, where the small matrices start, and how a layer of
-Keras that is part of a model gets an update and loses it again without leaving that model.
+Implementation notes: a layer of a model gets an update, and loses it again, in place.
 
-Keras' own ``enable_lora`` is not used. In Keras 3.15.1 a saved layer comes back with both matrices zero, where
-their gradients are zero too, so that it never trains again; ``Dense`` forgets ``lora_alpha``; the bias trains; setting
-``trainable`` frees the kernel as well; and nothing removes it. (tests/test_lora.py notices when this changes.)
+Keras' own ``enable_lora`` is not used. In Keras 3.15.1 a saved layer comes back with both matrices zero, where their
+gradients are zero too, so that it never trains again; ``Dense`` loses ``lora_alpha``; the bias trains; setting
+``trainable`` unfreezes the kernel as well; and it cannot be removed. (tests/test_lora.py notices when this changes.)
 """
 
 from __future__ import annotations
@@ -30,13 +29,13 @@ from tfft.keras_compat import (
 
 @dataclasses.dataclass(frozen=True)
 class LowRank:
-    """Settings of one update.
+    """Settings of one low-rank update.
 
     Attributes:
-        rank: columns of the first matrix and rows of the second.
-        alpha: the product counts ``alpha / rank`` times.
-        seed: numbers that together choose the first matrix.
-        split: number of the kernel's axes that become the rows of the matrix it is seen as.
+        rank: Number of columns of the first matrix and of rows of the second.
+        alpha: Scaling: the product is multiplied by ``alpha / rank``.
+        seed: Numbers that determine the initial first matrix.
+        split: Number of kernel axes that become the rows of its matrix form.
     """
 
     rank: int
@@ -45,20 +44,20 @@ class LowRank:
     split: int
 
     def to_config(self) -> dict[str, Any]:
-        """Returns JSON values."""
+        """Return JSON values."""
         return {**dataclasses.asdict(self), "seed": list(self.seed)}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any] | LowRank) -> LowRank:
-        """Makes the settings from :meth:`to_config`'s result."""
+        """Build the settings from the result of :meth:`to_config`."""
         return config if isinstance(config, LowRank) else cls(**{**config, "seed": tuple(config["seed"])})
 
     def shapes(self, kernel: Sequence[int]) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Returns the shapes of both matrices for a kernel of this shape."""
+        """Return the shapes of both matrices for a kernel of this shape."""
         return (math.prod(kernel[: self.split]), self.rank), (self.rank, math.prod(kernel[self.split :]))
 
     def start(self, kernel: Sequence[int]) -> np.ndarray:
-        """Returns the first matrix as it starts: uniform within ``1 / sqrt(rows)``, as the paper's code has it."""
+        """Return the initial first matrix: uniform within ``1 / sqrt(rows)``, as in the paper's code."""
         rows, rank = self.shapes(kernel)[0]
         random = np.random.default_rng(self.seed)
         return random.uniform(-1, 1, (rows, rank)).astype(np.float32) / np.float32(math.sqrt(rows))
@@ -66,13 +65,13 @@ class LowRank:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pair:
-    """Both matrices of one kernel; the second starts as zeros, so that nothing changes at first.
+    """Both matrices of one kernel; the second is initially zero, so that nothing changes at first.
 
     A plain object, so that Keras does not track its variables a second time.
 
     Attributes:
-        settings: rank, scale and view.
-        kernel: the variable that is updated and does not train itself.
+        settings: Rank, scale and matrix form.
+        kernel: Updated variable, which does not train itself.
         first: [rows, rank].
         second: [rank, columns].
     """
@@ -84,7 +83,7 @@ class Pair:
 
     @classmethod
     def on(cls, layer: keras.layers.Layer, kernel: keras.Variable, settings: LowRank, prefix: str = "") -> Pair:
-        """Adds both variables to a layer that may be built already."""
+        """Add both variables to a layer, which may already be built."""
         names = (f"{prefix}lora_a", f"{prefix}lora_b")
         with unlocked(layer):
             first, second = (
@@ -97,24 +96,24 @@ class Pair:
         return pair
 
     def restart(self) -> None:
-        """Puts both matrices back to where they start."""
+        """Reset both matrices to their initial values."""
         self.first.assign(self.settings.start(self.kernel.shape))
         self.second.assign(np.zeros(self.second.shape, np.float32))
 
     def update(self, first: Any, second: Any) -> Any:
-        """Returns what is added to the kernel, for the values of both matrices."""
+        """Return the update of the kernel for the values of both matrices."""
         product = keras.ops.matmul(first, second) * (self.settings.alpha / self.settings.rank)
         return keras.ops.reshape(product, self.kernel.shape)
 
     def updated(self) -> Any:
-        """Returns the kernel with its update, in float32 or the kernel's own type."""
+        """Return the kernel with its update, in float32 or the kernel's own type."""
         with no_autocast():  # otherwise the kernel is rounded before it is updated
             kernel = keras.ops.convert_to_tensor(self.kernel)
             update = self.update(keras.ops.convert_to_tensor(self.first), keras.ops.convert_to_tensor(self.second))
             return kernel + keras.ops.cast(update, kernel.dtype)
 
     def merge_from(self, layer: keras.layers.Layer) -> None:
-        """Adds the update to the kernel and takes both variables from the layer."""
+        """Add the update to the kernel and remove both variables from the layer."""
         self.kernel.assign(self.updated())
         self.second.assign(np.zeros(self.second.shape, np.float32))  # functions traced before add nothing twice
         for variable in (self.first, self.second):
@@ -122,16 +121,16 @@ class Pair:
 
 
 def pairs_of(layer: keras.layers.Layer) -> tuple[Pair, ...]:
-    """Returns the low-rank updates of a layer itself; empty for a layer that has none."""
+    """Return the low-rank updates of a layer itself; empty if it has none."""
     return tuple(getattr(layer, "low_rank_pairs", ()))
 
 
 def einsum_split(equation: str, position: int) -> int | None:
-    """Returns how many leading axes of an operand are summed over, or are not; None where they are mixed.
+    """Return the number of leading operand axes that are all summed over, or all not; None if they are mixed.
 
     Args:
-        equation: as ``"abc,cde->abde"``.
-        position: of the operand; for the kernel of the example 1, and the result is 1.
+        equation: Equation such as ``"abc,cde->abde"``.
+        position: Position of the operand; for the kernel of the example 1, and the result is 1.
     """
     terms, _, out = equation.replace(" ", "").replace("...", "").partition("->")
     kernel = terms.split(",")[position]
@@ -147,10 +146,10 @@ else:
 
 
 class _Updated(_InFront):
-    """What layers with an update have in common; stands in front of the Keras class.
+    """Mixin of layers with an update, before the Keras class in the base classes.
 
     Args:
-        low_rank: settings of the update.
+        low_rank: Settings of the update.
     """
 
     _pair: Pair | None = None
@@ -160,12 +159,12 @@ class _Updated(_InFront):
         self._settings = LowRank.from_config(low_rank)
 
     def build(self, input_shape: Any) -> None:
-        """Makes the layer's variables, then those of the update."""
+        """Create the layer's variables, then those of the update."""
         super().build(input_shape)
         self.attach(self._settings)
 
     def attach(self, settings: LowRank) -> None:
-        """Adds the update to a layer that is built."""
+        """Add the update to a built layer."""
         self._settings = settings
         self._pair = Pair.on(self, super().kernel, settings)
         self._hold_base()
@@ -177,14 +176,14 @@ class _Updated(_InFront):
 
     @property
     def kernel(self) -> Any:
-        """The kernel with its update, which is what ``call`` of the Keras class multiplies with."""
+        """The kernel with its update, which ``call`` of the Keras class uses."""
         if self._pair is None:
             return super().kernel
         return keras.ops.cast(self._pair.updated(), self.compute_dtype)
 
     @property
     def trainable(self) -> bool:
-        """Whether the update trains; kernel and bias stay fixed as long as there is one."""
+        """Whether the update trains; kernel and bias stay fixed while there is one."""
         return keras.layers.Layer.trainable.fget(self)
 
     @trainable.setter
@@ -202,11 +201,11 @@ class _Updated(_InFront):
             variable.trainable = False
 
     def save_own_variables(self, store: Any) -> None:
-        """Writes the layer's variables, then those of the update."""
+        """Write the layer's variables, then those of the update."""
         keras.layers.Layer.save_own_variables(self, store)  # that of the Keras class writes the sum
 
     def load_own_variables(self, store: Any) -> None:
-        """Reads what this class wrote, or what the plain layer wrote; the update then starts anew."""
+        """Load a file of this class, or of the plain layer, which resets the update."""
         base = self._base()
         if self._pair is None or len(store.keys()) != len(base):
             keras.layers.Layer.load_own_variables(self, store)
@@ -221,14 +220,14 @@ class _Updated(_InFront):
 
 
 class _Inside(_InFront):
-    """In files, a layer of the plain class with the update in its kernel.
+    """Mixin of layers that are saved as the plain class with the update in its kernel.
 
-    For layers that another layer makes anew when it is loaded: it makes plain ones. Keras finds variables in a
-    file by the names of classes, so a class of these has the name of the plain one.
+    For layers that another layer rebuilds as plain ones when it is loaded. Keras finds variables in a file by class
+    names, so such a class has the name of the plain one.
     """
 
     def save_own_variables(self, store: Any) -> None:
-        """Writes the variables of the plain layer, with the update in the kernel."""
+        """Write the variables of the plain layer, with the update in the kernel."""
         super(_Updated, self).save_own_variables(store)  # type: ignore[misc]  # it stands in front of _Updated
 
     def get_config(self) -> dict[str, Any]:
@@ -237,7 +236,7 @@ class _Inside(_InFront):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> keras.layers.Layer:
-        """Makes a plain layer."""
+        """Build a plain layer."""
         plain: Any = cls.__mro__[4]
         return plain.from_config(config)
 
@@ -278,9 +277,9 @@ _PLAIN = {cls: plain for classes in (_OWN, _INSIDE) for plain, cls in classes.it
 
 
 def split_of(layer: keras.layers.Layer) -> int | str:
-    """Returns how a Keras layer's kernel is seen as a matrix, or why the layer takes no low-rank update.
+    """Return the matrix form of a Keras layer's kernel, or the reason why the layer supports no low-rank update.
 
-    Only the classes of Keras itself are taken: a subclass may do anything with its kernel.
+    Only the classes of Keras itself are supported: a subclass may use its kernel in any way.
     """
     if type(layer) not in _OWN:
         return f"{type(layer).__name__}"
@@ -296,20 +295,20 @@ def split_of(layer: keras.layers.Layer) -> int | str:
 
 
 def update_layer(layer: keras.layers.Layer, settings: LowRank, *, inside: bool) -> None:
-    """Gives a Keras layer that is part of a model an update; the layer object and its variables stay the same.
+    """Add an update to a Keras layer in a model; the layer object and its variables stay the same.
 
     Args:
-        layer: built, one that :func:`split_of` gives a number for.
-        settings: of the update.
-        inside: True where another layer makes this one anew when a file is loaded, as a plain layer: files then hold
-            the kernel with its update.
+        layer: Built layer for which :func:`split_of` returns a number.
+        settings: Settings of the update.
+        inside: Whether another layer rebuilds this one as a plain layer when a file is loaded: files then contain the
+            kernel with its update.
     """
     layer.__class__ = (_INSIDE if inside else _OWN)[type(layer)]
     layer.attach(settings)
 
 
 def merge_layer(layer: keras.layers.Layer) -> None:
-    """Adds the update to the kernel and makes the layer what it was."""
+    """Add the update to the kernel and restore the plain layer."""
     (pair,) = pairs_of(layer)
     pair.merge_from(layer)
     for name in ("_pair", "_settings"):
@@ -318,5 +317,5 @@ def merge_layer(layer: keras.layers.Layer) -> None:
 
 
 def updated_layers(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
-    """Yields a layer and the layers inside it that have low-rank updates."""
+    """Yield a layer and the layers inside it that have low-rank updates."""
     return (sub for sub in flatten_layers(layer) if pairs_of(sub))

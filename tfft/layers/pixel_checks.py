@@ -1,4 +1,4 @@
-"""Pixels that cannot be right, refused before anything is computed with them: :func:`check_pixels`."""
+"""Checks of pixel ranges: :func:`check_pixels`."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from tfft.errors import DataError, raise_problems
 
 
 def check_pixels(images: tf.Tensor | np.ndarray, name: str) -> None:
-    """Refuses floating images that are scaled already, where raw pixels are expected.
+    """Raise an error for floating images that are already scaled, if raw pixels are expected.
 
-    Models of tfft take uint8, and Keras casts to it: without this check, pixels from 0 to 1 would
-    all be black and nothing would say so.
+    Models of tfft take uint8, and Keras casts to it: without this check, pixels from 0 to 1 would silently become
+    black.
 
     Args:
-        images: one batch, or all images; integers pass.
-        name: what they are, for the message, for example "the training dataset".
+        images: One batch, or all images; integers pass.
+        name: Name for the message, such as "the training dataset".
 
     Raises:
-        DataError: when floating pixels are not in 0 to 255, or all in 0 to 1 (but not all 0).
+        DataError: If floating pixels are not in 0 to 255, or all in 0 to 1 (but not all 0).
     """
     if tf.as_dtype(images.dtype).is_floating:
         pixels = tf.cast(images, tf.float32).numpy()
@@ -27,7 +27,7 @@ def check_pixels(images: tf.Tensor | np.ndarray, name: str) -> None:
 
 
 def pixel_problems(images: np.ndarray) -> list[str]:
-    """Returns what is wrong with pixels, sentences without a full stop."""
+    """Return the problems of pixels, as sentences without a full stop."""
     if images.dtype == np.uint8 or images.size == 0:
         return []
     if images.dtype.kind not in "iuf":

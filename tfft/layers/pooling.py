@@ -1,4 +1,4 @@
-"""How the features of all pieces of a text become one vector: :class:`PoolPieces`."""
+"""Pooling of token features into one vector: :class:`PoolPieces`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import keras
 
 @keras.saving.register_keras_serializable(package="tfft")
 class PoolPieces(keras.layers.Layer):
-    """Pools features of pieces, leaving padding out.
+    """Pool token features, ignoring padding.
 
     Args:
-        how: ``"cls"`` takes the first piece, ``"mean"`` the mean of all, ``"last"`` the last.
-        **kwargs: as for any Keras layer.
+        how: ``"cls"`` takes the first token, ``"mean"`` the mean of all, ``"last"`` the last.
+        **kwargs: As for any Keras layer.
     """
 
     def __init__(self, how: Literal["cls", "mean", "last"], **kwargs: Any) -> None:
@@ -21,7 +21,7 @@ class PoolPieces(keras.layers.Layer):
         self.how = how
 
     def call(self, features: Any, present: Any) -> Any:
-        """Returns [B, D] from features [B, L, D] and ``present`` [B, L], 1 for pieces and 0 for padding."""
+        """Return [B, D] from features [B, L, D] and ``present`` [B, L], 1 for tokens and 0 for padding."""
         if self.how == "cls":
             return features[:, 0]
         weights = keras.ops.cast(present, features.dtype)[:, :, None]
@@ -30,9 +30,9 @@ class PoolPieces(keras.layers.Layer):
         return keras.ops.sum(features * weights, axis=1) / keras.ops.maximum(keras.ops.sum(weights, axis=1), 1)
 
     def compute_output_shape(self, features_shape: Any, present_shape: Any) -> Any:
-        """Returns the shape without the pieces."""
+        """Return the shape without the token axis."""
         return (features_shape[0], features_shape[2])
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor as plain values."""
+        """Return the arguments of the constructor as plain values."""
         return {**super().get_config(), "how": self.how}

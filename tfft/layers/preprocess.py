@@ -1,9 +1,9 @@
-"""From raw pixels to what a backbone expects: the one way, in TensorFlow ops only.
+"""Image preprocessing for a backbone, in TensorFlow ops only.
 
-Training, evaluation, prediction and the exported model call these same functions, so preprocessing
-cannot differ between them. After resizing, pixels are rounded to whole grey levels: a picture
-resized by the input pipeline and stored as uint8 is bit-equal to one resized inside the model.
-Control flow is written in ops and kept from AutoGraph, which would take most of the time of tracing.
+Training, evaluation, prediction and the exported model call the same functions, so preprocessing cannot differ between
+them. After resizing, pixels are rounded: an image resized by the input pipeline and stored as uint8 is bit-equal to one
+resized inside the model. Control flow is written in ops and excluded from AutoGraph, which would take most of the
+tracing time.
 """
 
 from __future__ import annotations
@@ -34,27 +34,26 @@ _SHAPE_HINTS = (
 
 @tf.autograph.experimental.do_not_convert
 def resize_pixels(images: tf.Tensor, spec: InputSpec) -> tf.Tensor:
-    """Brings pixels to the size and the number of channels of a spec: the only resize in tfft.
+    """Resize pixels to the size and number of channels of a spec: the only resize in tfft.
 
-    Shrinking averages over the pixels that are left out (antialias). Colour becomes grey by
-    brightness, grey becomes colour by repetition. Images of the right size pass unchanged, apart
-    from rounding.
+    Reducing averages over the omitted pixels (antialias). Colour becomes grayscale by luminance, grayscale becomes
+    colour by repetition. Images of the right size pass unchanged, apart from rounding.
 
     Args:
         images: uint8 or float in 0 to 255, [B, h, w, C] or [h, w, C], C 1 or 3; sizes may be dynamic.
-        spec: the wanted size, channels, interpolation and resize mode.
+        spec: Target size, channels, interpolation and resize mode.
 
     Returns:
         float32 [..., spec.height, spec.width, spec.channels] with whole values in 0 to 255.
 
     Raises:
-        DataError: when the shape cannot be images.
-        tf.errors.InvalidArgumentError: the same, where the shape is known only when the pixels come.
-        PlanError: when the spec names an unknown interpolation or resize mode.
+        DataError: If the shape is not that of images.
+        tf.errors.InvalidArgumentError: The same, if the shape is known at run time only.
+        PlanError: If the spec names an unknown interpolation or resize mode.
     """
     check_spec(spec)
     images = _checked(tf.convert_to_tensor(images))
-    # Pixels stay uint8 as long as they can: they are a quarter as large, and whole already.
+    # Pixels stay uint8 as long as possible: they take a quarter of the space, and are integers already.
     keep = images.dtype == tf.uint8 and images.shape[-1] == spec.channels and spec.interpolation in _FROM_BYTES
     pixels = images if keep else _with_channels(tf.cast(images, tf.float32), spec.channels)
     size = list(spec.image_size)
@@ -73,11 +72,11 @@ def resize_pixels(images: tf.Tensor, spec: InputSpec) -> tf.Tensor:
 
 @tf.autograph.experimental.do_not_convert
 def scale_pixels(images: tf.Tensor, spec: InputSpec) -> tf.Tensor:
-    """Maps pixels from 0 to 255 to the range that a backbone was trained on.
+    """Map pixels from 0 to 255 to the value range of a backbone.
 
     Args:
         images: uint8 or float in 0 to 255, [..., C].
-        spec: ``value_range``, ``mean`` and ``std``.
+        spec: Spec with ``value_range``, ``mean`` and ``std``.
 
     Returns:
         float32 of the same shape: ``(low + p / 255 * (high - low) - mean) / std``.
@@ -85,21 +84,21 @@ def scale_pixels(images: tf.Tensor, spec: InputSpec) -> tf.Tensor:
     low, high = spec.value_range
     mean = np.array(0.0 if spec.mean is None else spec.mean)
     std = np.array(1.0 if spec.std is None else spec.std)
-    # Two passes over the pixels in place of four: this is a good part of the time of reading a data set.
+    # Two passes over the pixels instead of four: a considerable part of the time for reading a dataset.
     factor, offset = (high - low) / 255.0 / std, (low - mean) / std
     return tf.cast(images, tf.float32) * factor.astype(np.float32) + offset.astype(np.float32)
 
 
 @keras.saving.register_keras_serializable(package="tfft")
 class Preprocess(keras.layers.Layer):
-    """Raw pixels of any size in, what the backbone expects out: :func:`resize_pixels`, :func:`scale_pixels`.
+    """Preprocess raw pixels of any size for a backbone: :func:`resize_pixels`, :func:`scale_pixels`.
 
-    The first layer of every model that :func:`tfft.build` makes, so ``model.predict`` takes raw
-    pixels. It has no variables and always computes in float32, also under a mixed precision policy.
+    It is the first layer of every model from :func:`tfft.build`, so ``model.predict`` takes raw pixels. It has no
+    variables and always computes in float32, also under a mixed precision policy.
 
     Args:
-        spec: the contract, or its ``to_dict()``.
-        **kwargs: ``name``, ``dtype`` of the output (float32 unless given).
+        spec: Input spec, or its ``to_dict()``.
+        **kwargs: ``name``, ``dtype`` of the output. Defaults to float32.
 
     Call arguments:
         inputs: uint8 or float in 0 to 255, [B, h, w, C], sizes may be dynamic.
@@ -120,30 +119,30 @@ class Preprocess(keras.layers.Layer):
         check_spec(self.spec)
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        """Resizes and scales."""
+        """Resize and scale."""
         return tf.cast(scale_pixels(resize_pixels(inputs, self.spec), self.spec), self.compute_dtype)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """Returns the input's leading dimensions and the size of the spec."""
+        """Return the input's leading dimensions and the size of the spec."""
         return (*input_shape[:-3], self.spec.height, self.spec.width, self.spec.channels)
 
     def compute_output_spec(self, inputs: keras.KerasTensor) -> keras.KerasTensor:
-        """Returns shape and dtype without tracing the resize."""
+        """Return shape and dtype without tracing the resize."""
         _check_shape(inputs)
         return keras.KerasTensor(self.compute_output_shape(inputs.shape), dtype=self.compute_dtype)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor as plain values."""
+        """Return the arguments of the constructor as plain values."""
         return {**super().get_config(), "spec": self.spec.to_dict()}
 
 
 def preprocess_of(model: keras.Model) -> Preprocess | None:
-    """Returns the layer that prepares the images of a model, or None where the model has none."""
+    """Return the preprocessing layer of an image model, or None."""
     return next((layer for layer in model.layers if isinstance(layer, Preprocess)), None)
 
 
 def check_spec(spec: InputSpec) -> None:
-    """Raises PlanError with everything in a spec that no image can have, or returns."""
+    """Raise PlanError with all invalid values in a spec."""
     problems = []
     if min(spec.height, spec.width) < 1:
         problems.append(f"height and width must be at least 1 pixel, received {spec.height} x {spec.width}")
@@ -165,7 +164,7 @@ def check_spec(spec: InputSpec) -> None:
 
 
 def _operations(assertion: tf.Operation | None) -> list[tf.Operation]:
-    return [] if assertion is None else [assertion]  # eager asserts have run already and give None
+    return [] if assertion is None else [assertion]  # eager asserts have already run and return None
 
 
 def _check_shape(images: tf.Tensor | keras.KerasTensor) -> None:
@@ -175,7 +174,7 @@ def _check_shape(images: tf.Tensor | keras.KerasTensor) -> None:
 
 
 def _checked(images: tf.Tensor) -> tf.Tensor:
-    """Checks the shape, when the pixels come where tracing does not know it: Keras relaxes it after two shapes."""
+    """Check the shape at run time if tracing does not know it: Keras relaxes it after two shapes."""
     if images.shape.rank is None:
         is_batch = tf.debugging.Assert(tf.rank(images) == 4, [_SHAPES, tf.shape(images), _SHAPE_HINTS])
         with tf.control_dependencies(_operations(is_batch)):

@@ -1,7 +1,7 @@
-"""The table of relative positions of DeBERTa as a layer that Keras can build again: :class:`RelativePositions`.
+"""Relative position table of DeBERTa as a layer that Keras can rebuild: :class:`RelativePositions`.
 
-Hides that KerasHub's layer builds what is inside of it only when it is called, so that a ``.keras`` file with it is
-written and cannot be loaded.
+Implementation notes: KerasHub's layer builds its nested layers only when it is called, so a ``.keras`` file with it can
+be written but not loaded.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ _THEIRS = "RelativeEmbedding"
 
 @keras.saving.register_keras_serializable(package="tfft")
 class RelativePositions(keras.layers.Layer):
-    """Gives the normalised embedding of every distance between two pieces, the same for each text.
+    """Return the normalized embedding of every distance between two tokens, the same for each text.
 
-    As in DeBERTa v3 (He et al., 2021), computed as KerasHub's ``RelativeEmbedding`` does. :func:`rebuildable` puts it
-    in place of that one; nobody needs to make one.
+    As in DeBERTa v3 (He et al., 2021), computed as in KerasHub's ``RelativeEmbedding``, which :func:`rebuildable`
+    replaces by this layer.
 
     Args:
-        hidden_dim: width of the features.
-        bucket_size: distances that are told apart, in either direction.
-        layer_norm_epsilon: of the normalisation.
-        kernel_initializer: of the embeddings.
-        **kwargs: as for any Keras layer.
+        hidden_dim: Width of the features.
+        bucket_size: Number of distance buckets in either direction.
+        layer_norm_epsilon: Epsilon of the normalization.
+        kernel_initializer: Initializer of the embeddings.
+        **kwargs: As for any Keras layer.
 
     Returns:
         [B, 2 * bucket_size, hidden_dim], from features [B, ...].
@@ -50,20 +50,20 @@ class RelativePositions(keras.layers.Layer):
         )
 
     def build(self, _: Any) -> None:
-        """Makes the weights of the normalisation, which do not depend on the input."""
+        """Create the weights of the normalization, which do not depend on the input."""
         self.layer_norm.build((None, 2 * self.bucket_size, self.hidden_dim))
 
     def call(self, inputs: Any) -> Any:
-        """Repeats the table for each text."""
+        """Repeat the table for each text."""
         table = self.layer_norm(ops.convert_to_tensor(self.rel_embeddings)[None])
         return ops.repeat(table, ops.shape(inputs)[0], axis=0)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """Returns the shape for inputs of a shape."""
+        """Return the shape for inputs of a shape."""
         return (input_shape[0], 2 * self.bucket_size, self.hidden_dim)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor as plain values."""
+        """Return the arguments of the constructor as plain values."""
         return {
             **super().get_config(),
             "hidden_dim": self.hidden_dim,
@@ -74,10 +74,10 @@ class RelativePositions(keras.layers.Layer):
 
 
 def rebuildable(network: keras.Model) -> None:
-    """Puts :class:`RelativePositions` in place of KerasHub's layer, which keeps its variables and its name.
+    """Replace KerasHub's layer by :class:`RelativePositions`, with the same variables and name.
 
     Args:
-        network: as KerasHub reads it; changed in place. Only networks of DeBERTa have such a layer.
+        network: Network from KerasHub; changed in place. Only networks of DeBERTa have such a layer.
     """
     for layer in network.layers:
         if type(layer).__name__ == _THEIRS and type(layer).__module__.startswith("keras_hub."):

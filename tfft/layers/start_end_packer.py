@@ -1,4 +1,4 @@
-"""Tokens of a text as a decoder takes them: :class:`StartEndPieces`."""
+"""Token inputs of a decoder: :class:`StartEndPieces`."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from tfft.errors import BackboneError
 
 @keras.saving.register_keras_serializable(package="tfft")
 class StartEndPieces(keras.layers.Layer):
-    """Packs the pieces of a text for a decoder: mark of the start, pieces, padding.
+    """Pack the tokens of a text for a decoder: start token, tokens, padding.
 
     Args:
-        tokenizer: of KerasHub.
-        sequence_length: that every text is padded or cut to.
-        **kwargs: as for any Keras layer.
+        tokenizer: Tokenizer of KerasHub.
+        sequence_length: Length to which every text is padded or cut.
+        **kwargs: As for any Keras layer.
     """
 
     def __init__(self, tokenizer: Any, sequence_length: int, **kwargs: Any) -> None:
@@ -26,10 +26,10 @@ class StartEndPieces(keras.layers.Layer):
         self.sequence_length = int(sequence_length)
 
     def build(self, texts_shape: Any) -> None:
-        """Has nothing to build: the tokenizer is ready when its vocabulary has been loaded."""
+        """Build nothing: the tokenizer is ready once its vocabulary is loaded."""
 
     def call(self, texts: Any) -> dict[str, Any]:
-        """Returns ``token_ids`` and ``padding_mask``, [B, sequence_length]."""
+        """Return ``token_ids`` and ``padding_mask``, [B, sequence_length]."""
         import tensorflow as tf
 
         if isinstance(texts, tuple):
@@ -45,6 +45,6 @@ class StartEndPieces(keras.layers.Layer):
         return {"token_ids": ids, "padding_mask": tf.ones_like(pieces).to_tensor(0, shape=shape)}
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor as plain values; the vocabulary is stored beside."""
+        """Return the arguments of the constructor as plain values; the vocabulary is stored separately."""
         own = {"tokenizer": keras.saving.serialize_keras_object(self.tokenizer)}
         return {**super().get_config(), **own, "sequence_length": self.sequence_length}

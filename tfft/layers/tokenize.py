@@ -1,7 +1,7 @@
-"""From texts to the inputs of an encoder, as one Keras layer: :class:`Tokenize`.
+"""Tokenization as a Keras layer: :class:`Tokenize`.
 
-Hides that tokenizers pad every text to one length: what comes out is as long as the longest text of the batch, so
-short texts do not pay for long ones.
+Implementation notes: tokenizers pad every text to one length; this layer trims the batch to its longest text, so short
+texts are cheaper than long ones.
 """
 
 from __future__ import annotations
@@ -18,21 +18,20 @@ from tfft.keras_compat import calls_with_labels
 
 @keras.saving.register_keras_serializable(package="tfft")
 class Tokenize(keras.layers.Layer):
-    """Cuts texts into pieces and numbers them, inside of the model: training, serving and tests see the same pieces.
+    """Tokenize texts inside the model, so that training, serving and tests use the same tokens.
 
     Args:
-        packer: layer that makes of texts [B], or of a list of two such tensors for pairs, a dict of int or bool
-            tensors [B, length] with one length for all; pieces that do not fit are cut off. A KerasHub preprocessor
-            is one.
-        names: of the backbone's inputs, and under which name the packer gives each.
-        mask: name of the backbone's input that is 1 for pieces and 0 for padding.
-        max_length: most pieces of one example, what marks its ends included.
-        fixed: True for a backbone that takes texts of exactly that length.
-        **kwargs: as for any Keras layer.
+        packer: Layer that converts texts [B], or a list of two such tensors for pairs, to a dict of int or bool tensors
+            [B, length] with one length for all; tokens that do not fit are cut off. A KerasHub preprocessor is one.
+        names: From the names of the backbone's inputs to those of the packer's outputs.
+        mask: Name of the backbone's input that is 1 for tokens and 0 for padding.
+        max_length: Maximum sequence length in tokens, special tokens included.
+        fixed: Whether the backbone takes texts of exactly that length.
+        **kwargs: As for any Keras layer.
 
     Returns:
-        From string [B]: a dict of int32 [B, L] by the names of the backbone's inputs; L is the number of pieces of the
-        longest text of the batch.
+        From string [B]: a dict of int32 [B, L] by the names of the backbone's inputs; L is the number of tokens of the
+        longest text in the batch.
     """
 
     def __init__(
@@ -59,12 +58,12 @@ class Tokenize(keras.layers.Layer):
             packer.sequence_length = self.max_length
 
     def build(self, input_shape: Any) -> None:
-        """Has nothing to build: the packer builds itself at its first call, when its vocabulary has been loaded."""
+        """Build nothing: the packer builds itself at its first call, once its vocabulary is loaded."""
 
     def call(self, texts: tf.Tensor | Sequence[tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Returns the backbone's inputs for texts."""
+        """Return the backbone's inputs for texts."""
         texts = tuple(texts) if isinstance(texts, (list, tuple)) else (texts,)
-        # In a graph also when called directly: outside of one KerasHub takes another way, which knows no pairs.
+        # In a graph also when called directly: eagerly, KerasHub takes another path, which does not support pairs.
         if not tf.executing_eagerly():
             return self._cut(*texts)
         return (self._one if len(texts) == 1 else self._two)(*texts)
@@ -81,13 +80,13 @@ class Tokenize(keras.layers.Layer):
         return {name: value[:, :longest] for name, value in found.items()}
 
     def compute_output_spec(self, texts: Any) -> dict[str, keras.KerasTensor]:
-        """Returns shapes and types without reading a text."""
+        """Return shapes and types without reading a text."""
         batch = keras.tree.flatten(texts)[0].shape[0]
         shape = (batch, self.max_length if self.fixed else None)
         return {name: keras.KerasTensor(shape, "int32", name=name) for name in self.names}
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor as plain values; the vocabulary is stored beside, as an asset."""
+        """Return the arguments of the constructor as plain values; the vocabulary is stored separately, as an asset."""
         own = {"packer": keras.saving.serialize_keras_object(self.packer), "names": self.names}
         own |= {"fixed": True} if self.fixed else {}
         return {**super().get_config(), **own, "mask": self.mask, "max_length": self.max_length}

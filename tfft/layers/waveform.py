@@ -1,4 +1,4 @@
-"""Backbones that take one sound wave at a time, such as YAMNet, given a batch of them: :class:`EachWave`."""
+"""Batching for backbones that take one waveform at a time, such as YAMNet: :class:`EachWave`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import tensorflow as tf
 
 @keras.saving.register_keras_serializable(package="tfft")
 class EachWave(keras.layers.Layer):
-    """Runs a model without a batch dimension on each wave of a batch, one after the other.
+    """Run a model without a batch dimension on each waveform of a batch, one after the other.
 
-    The model's layers stay what they are: its blocks can be frozen and trained one by one.
+    The model's layers are unchanged: its blocks can be frozen and trained individually.
 
     Args:
-        network: functional model from one wave, float32 [samples], to features [width] or [time, width]; or its
+        network: Functional model from one waveform, float32 [samples], to features [width] or [time, width]; or its
             serialized form.
-        **kwargs: as for any Keras layer.
+        **kwargs: As for any Keras layer.
 
     Call arguments:
         inputs: float32 [B, samples].
@@ -30,23 +30,23 @@ class EachWave(keras.layers.Layer):
     def __init__(self, network: keras.Model | Mapping[str, Any], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.network = keras.saving.deserialize_keras_object(network) if isinstance(network, Mapping) else network
-        self.supports_jit = False  # what cuts a wave into pieces often is not there for XLA
+        self.supports_jit = False  # framing operations are often missing in XLA
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """The network has its variables already."""
+        """Build nothing: the network has its variables already."""
         self.built = True
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        """Returns the features of each wave."""
+        """Return the features of each waveform."""
         output = self.network.output
         signature = tf.TensorSpec(output.shape, output.dtype)
         return tf.map_fn(lambda wave: self.network(wave, training=training), inputs, fn_output_signature=signature)
 
     def compute_output_spec(self, inputs: keras.KerasTensor, training: bool | None = None) -> keras.KerasTensor:
-        """Returns shape and type."""
+        """Return shape and type."""
         output = self.network.output
         return keras.KerasTensor((inputs.shape[0], *output.shape), output.dtype)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor as plain values."""
+        """Return the arguments of the constructor as plain values."""
         return {**super().get_config(), "network": keras.saving.serialize_keras_object(self.network)}

@@ -1,7 +1,7 @@
-"""Where the words of a sentence are among its pieces: :class:`TokenizeWords`, :class:`GatherWords`.
+"""Alignment of words with their tokens: :class:`TokenizeWords`, :class:`GatherWords`.
 
-Hides that tokenizers know no words: some mark where one begins, some glue the blank before it to it, all may cut it
-into several pieces, and the end of a long sentence is cut off.
+Implementation notes: tokenizers have no notion of words: some mark the start of a word, some attach the preceding blank
+to it, all may divide it into several tokens, and the end of a long sentence is cut off.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import tensorflow as tf
 from tfft.errors import BackboneError
 from tfft.layers.tokenize import Tokenize
 
-WORD_STARTS = "word_starts"  # beside the backbone's inputs
+WORD_STARTS = "word_starts"  # in addition to the backbone's inputs
 NO_WORD, NOT_SEEN = -1, -2
 
-_MOST_MARKS = 3  # pieces that a tokenizer may put before a text
+_MOST_MARKS = 3  # tokens that a tokenizer may add before a text
 _PROBES = (
     "a", "the end", "Hello, world!", "It's 3.50 (or more)", "we'll e-mail U.S. folks", "naïve Größe", "你好 世界",
     "🙂 ok 🙂", "नमस्ते दुनिया", "don't x 7",
@@ -27,28 +27,27 @@ _PROBES = (
 
 @keras.saving.register_keras_serializable(package="tfft")
 class TokenizeWords(Tokenize):
-    """Cuts sentences into the pieces that :class:`Tokenize` cuts them into, and tells where their words start.
+    """Tokenize sentences as :class:`Tokenize` does, and return where their words start.
 
-    Words are what blanks (space, tab, line ends) separate; several blanks count as one. Make one with :meth:`of`,
-    which finds out how the tokenizer treats the blank before a word.
+    Words are separated by blanks (space, tab, line ends); several blanks count as one. Create it with :meth:`of`, which
+    detects how the tokenizer treats the blank before a word.
 
     Args:
-        packer: as for :class:`Tokenize`, with an attribute ``tokenizer`` that gives the pieces of texts [N] without
-            marks and padding, [N, any].
-        names: as for :class:`Tokenize`.
-        mask: as for :class:`Tokenize`.
-        max_length: as for :class:`Tokenize`.
-        ids: name of the backbone's input that holds the numbers of the pieces.
-        marks: pieces before the first word.
-        blank: ``"apart"`` where a word has the same pieces alone and behind a blank, ``"glued"`` where the blank
-            before it belongs to it.
-        **kwargs: as for any Keras layer.
+        packer: As for :class:`Tokenize`, with an attribute ``tokenizer`` that returns the tokens of texts [N] without
+            special tokens and padding, [N, any].
+        names: As for :class:`Tokenize`.
+        mask: As for :class:`Tokenize`.
+        max_length: As for :class:`Tokenize`.
+        ids: Name of the backbone's input with the token ids.
+        marks: Number of special tokens before the first word.
+        blank: ``"apart"`` if a word has the same tokens alone and after a blank, ``"glued"`` if the blank before it
+            belongs to it.
+        **kwargs: As for any Keras layer.
 
     Returns:
-        From string [B]: a dict as of :class:`Tokenize` with ``word_starts`` int32 [B, W] beside it, W the words of the
-        longest sentence before anything is cut off: the position of the first piece of each word, -1 where there is
-        no word, -2 where there is one that cannot be seen. That is a word behind the longest length, and one that
-        leaves no piece, such as a control character.
+        From string [B]: a dict as from :class:`Tokenize` with an additional ``word_starts`` int32 [B, W], W the number
+        of words of the longest sentence before truncation: the position of the first token of each word, -1 for no
+        word, -2 for a word that was cut off or has no token, such as a control character.
     """
 
     def __init__(
@@ -67,14 +66,14 @@ class TokenizeWords(Tokenize):
 
     @classmethod
     def of(cls, tokenize: Tokenize, name: str | None = None) -> TokenizeWords:
-        """Makes one from a backbone's tokenizer.
+        """Create the layer from a backbone's tokenizer.
 
         Args:
-            tokenize: as in ``backbone.tokenizer``.
-            name: of the layer.
+            tokenize: Layer such as ``backbone.tokenizer``.
+            name: Name of the layer.
 
         Raises:
-            BackboneError: where the words of a sentence cannot be found among its pieces.
+            BackboneError: If the words of a sentence cannot be aligned with its tokens.
         """
         if not callable(getattr(tokenize.packer, "tokenizer", None)):
             raise BackboneError(
@@ -86,7 +85,7 @@ class TokenizeWords(Tokenize):
         return cls(**config, **_learned(tokenize))
 
     def call(self, texts: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Returns the backbone's inputs and the starts of the words."""
+        """Return the backbone's inputs and the starts of the words."""
         words = tf.strings.split(texts)
         found = super().call(tf.strings.reduce_join(words, axis=-1, separator=" "))
         return {**found, WORD_STARTS: self._starts(words, found[self.ids])}
@@ -95,7 +94,7 @@ class TokenizeWords(Tokenize):
         pieces = pieces_of_words(self.packer.tokenizer, words, self.blank)
         first_word = tf.gather(pieces.row_splits, words.row_splits)  # piece with which each sentence begins
         sentences = tf.RaggedTensor.from_row_splits(pieces.flat_values, first_word)
-        # A word is where it is expected only if everything before it is, too: what was cut off is not.
+        # A word is at its expected position only if everything before it is: not after truncation.
         expected = sentences.to_tensor(-1)
         width = tf.maximum(tf.shape(expected)[1], tf.shape(packed)[1])
         same = _widened(expected, width, -1) == _widened(packed[:, self.marks :], width, -2)
@@ -107,39 +106,39 @@ class TokenizeWords(Tokenize):
         return tf.cast(words.with_flat_values(starts).to_tensor(NO_WORD), tf.int32)
 
     def compute_output_spec(self, texts: Any) -> dict[str, keras.KerasTensor]:
-        """Returns shapes and types without reading a text."""
+        """Return shapes and types without reading a text."""
         batch = keras.tree.flatten(texts)[0].shape[0]
         starts = keras.KerasTensor((batch, None), "int32", name=WORD_STARTS)
         return {**super().compute_output_spec(texts), WORD_STARTS: starts}
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor as plain values; the vocabulary is stored beside, as an asset."""
+        """Return the arguments of the constructor as plain values; the vocabulary is stored beside, as an asset."""
         return {**super().get_config(), "ids": self.ids, "marks": self.marks, "blank": self.blank}
 
 
 @keras.saving.register_keras_serializable(package="tfft")
 class GatherWords(keras.layers.Layer):
-    """Takes the features of the first piece of each word (Devlin et al., "BERT", 2019, section 5.3)."""
+    """Select the features of the first token of each word (Devlin et al., "BERT", 2019, section 5.3)."""
 
     def call(self, features: Any, word_starts: Any) -> Any:
-        """Returns [B, W, D] from features [B, L, D] and starts [B, W]; zeros where a start is below 0."""
+        """Return [B, W, D] from features [B, L, D] and starts [B, W]; zeros where a start is below 0."""
         ops = keras.ops
         padded = ops.pad(features, ((0, 0), (0, 1), (0, 0)))
         at = ops.where(word_starts >= 0, word_starts, ops.shape(features)[1])
         return ops.take_along_axis(padded, at[..., None], axis=1)
 
     def compute_output_shape(self, features_shape: Any, word_starts_shape: Any) -> Any:
-        """Returns the shape with words in place of pieces."""
+        """Return the shape with words instead of tokens."""
         return (*word_starts_shape, features_shape[-1])
 
 
 def pieces_of_words(tokenizer: Any, words: tf.RaggedTensor, blank: str) -> tf.RaggedTensor:
-    """Returns the numbers of the pieces of each word, int32 [words, any].
+    """Return the token ids of each word, int32 [words, any].
 
     Args:
-        tokenizer: gives the pieces of texts [N].
-        words: [B, any].
-        blank: as for :class:`TokenizeWords`.
+        tokenizer: Function that returns the tokens of texts [N].
+        words: Words [B, any].
+        blank: As for :class:`TokenizeWords`.
     """
     flat = words.flat_values
     if blank == "glued":
@@ -159,7 +158,7 @@ def _widened(values: tf.Tensor, width: tf.Tensor, with_: int) -> tf.Tensor:
 
 
 def _learned(tokenize: Tokenize) -> dict[str, Any]:
-    """Finds out by a few texts which arguments of :class:`TokenizeWords` give the pieces of whole texts."""
+    """Find by examples which arguments of :class:`TokenizeWords` reproduce the tokens of whole texts."""
     plain, packed, ways = _tried(tokenize)
     fitting = [blank for blank, pieces in ways.items() if pieces == plain]
     if not fitting:
@@ -169,7 +168,7 @@ def _learned(tokenize: Tokenize) -> dict[str, Any]:
         )
     for name, rows in packed.items():
         for marks in range(_MOST_MARKS + 1):
-            room = tokenize.max_length - marks - _MOST_MARKS  # what is cut off has other pieces at its end
+            room = tokenize.max_length - marks - _MOST_MARKS  # a truncated text has other tokens at its end
             pairs = [(row[marks:][:room], pieces[:room]) for row, pieces in zip(rows, plain, strict=True)]
             if room > 0 and all(row[: len(pieces)] == pieces for row, pieces in pairs):
                 return {"ids": name, "marks": marks, "blank": fitting[0]}
@@ -180,7 +179,7 @@ def _learned(tokenize: Tokenize) -> dict[str, Any]:
 
 
 def _tried(tokenize: Tokenize) -> tuple[list[Any], dict[str, list[Any]], dict[str, list[Any]]]:
-    # In a graph, as models run: outside of one KerasHub runs other code, which gives other pieces for what is unknown.
+    # In a graph, as models run: eagerly, KerasHub runs other code, with other tokens for unknown words.
     @tf.function(autograph=False)
     def tokenizer(texts: tf.Tensor) -> tf.RaggedTensor:
         return _as_ragged(tokenize.packer.tokenizer(texts))

@@ -1,7 +1,6 @@
-"""Kinds of data: one package each for images, texts and audio; :mod:`tfft.registry` lists them.
+"""Modalities: one package each for images, texts and audio; :mod:`tfft.registry` lists them.
 
-Each package shows what users need of it. The names are looked up on first use, so that the modality itself can be asked
-for without everything that it may do.
+Each package exports its public names, which are imported on first use, so that importing a modality is cheap.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ def __getattr__(name: str) -> Any:
 
 
 def lazy_names(package: str, modules: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Returns ``__getattr__`` and ``__dir__`` for a package that imports its names on first use.
+    """Return ``__getattr__`` and ``__dir__`` for a package that imports its names on first use.
 
     Args:
         package: ``__name__`` of the package.
-        modules: the module within the package, or anywhere with its whole name, by the name that it defines.
+        modules: Module of each name, relative to the package or absolute.
     """
 
     def get(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Rates: which rate each block gets, how it goes over the steps, and how to find one.
+"""Learning rates: per block, over the steps, and a range test.
 
 Everything here works with ``model.compile`` and ``model.fit`` of Keras alone.
 """

@@ -1,6 +1,6 @@
 """The optimizer of a phase, by name: :func:`build_optimizer`.
 
-Hides what Keras' optimizers are called and take, and which variables weight decay has to spare.
+Implementation notes: biases and normalization are excluded from weight decay.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from tfft.optimizers.schedules import SCHEDULES, build_schedule
 
 _WRAPPERS = ("LossScaleOptimizer", "MultiOptimizer", "Optimizer")
 _SPARED = ("bias", "gamma", "beta", "scale", "offset")
-MOMENTUM = 0.9  # of SGD: Keras' own default is none, which nobody fine-tunes with
+MOMENTUM = 0.9  # of SGD: Keras' own default is none, which is unusual for fine-tuning
 
 
 def build_optimizer(
     phase: Phase, model: keras.Model, steps: int, *, wrapped: bool = False
 ) -> keras.optimizers.Optimizer:
-    """Returns the optimizer of a phase, built for what trains in the model now.
+    """Return the optimizer of a phase, built for the currently trainable variables.
 
-    Use it with your own ``compile``, after :func:`tfft.unfreeze`. Settings are Keras' defaults, but SGD has a
-    momentum of 0.9 (not Nesterov's). Weight decay is decoupled, with any optimizer; it is 0 where the phase
-    says 0, with AdamW too. Biases, normalisation and all variables of less than two dimensions are spared
-    from it. The norm of all gradients together is clipped to ``phase.global_clipnorm``.
+    Use it with your own ``compile``, after :func:`tfft.unfreeze`. Settings are Keras' defaults, except for SGD with a
+    momentum of 0.9 (not Nesterov). Weight decay is decoupled, with any optimizer; it is 0 if the phase says 0, also
+    with AdamW. Biases, normalization and all variables of less than two dimensions are excluded. The global norm of the
+    gradients is clipped to ``phase.global_clipnorm``.
 
     Args:
         phase: gives ``optimizer``, ``schedule``, ``learning_rate``, ``warmup``, ``weight_decay``, ``global_clipnorm``,
@@ -72,7 +72,7 @@ def build_optimizer(
 
 
 def optimizer_names() -> tuple[str, ...]:
-    """Returns the names of Keras' optimizers in lower case, as a phase takes them."""
+    """Return the names of Keras' optimizers in lower case, as a phase takes them."""
     return tuple(sorted(_kinds()))
 
 
@@ -113,7 +113,7 @@ def _strength(kind: type[keras.optimizers.Optimizer], phase: Phase) -> float | N
 
 
 def _spared(model: keras.Model) -> list[keras.Variable]:
-    """Returns the trainable variables that weight decay must not touch."""
+    """Return the trainable variables that are excluded from weight decay."""
     spared = set()
     for layer in flatten_layers(model):
         norm = is_norm(layer) and not is_opened(layer)

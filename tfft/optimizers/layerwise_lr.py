@@ -1,6 +1,6 @@
-"""Which rate each block gets: :func:`layerwise_lr_multipliers`.
+"""Layer-wise learning rates: :func:`layerwise_lr_multipliers`.
 
-Hides how blocks, the head and patterns of names become one factor for each trainable variable.
+Implementation notes: blocks, the head and name patterns determine one factor per trainable variable.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tfft.errors import PlanError, did_you_mean, join_names, raise_problems
 
 @dataclasses.dataclass(frozen=True)
 class _Unit:
-    """A block or a layer of the head, how many units are between it and the head, and what of it trains."""
+    """Block or head layer, its distance to the head, and its trainable variables."""
 
     name: str
     depth: int
@@ -29,12 +29,12 @@ class _Unit:
 def layerwise_lr_multipliers(
     model: keras.Model, *, layer_decay: float = 1.0, lr_multipliers: Mapping[str, float] | None = None
 ) -> dict[str, float]:
-    """Returns the factor of the rate of every trainable variable, for :class:`LayerwiseOptimizer`.
+    """Return the learning-rate factor of every trainable variable, for :class:`LayerwiseOptimizer`.
 
-    Use it where lower blocks, whose features are general, should move less than upper ones and the head. With
-    ``layer_decay=d`` the head has the factor 1, the top block ``d``, the block below it ``d ** 2``, and so on.
-    All blocks count, frozen or not, so a block has the same rate whichever others train. In a model
-    without a backbone inside, the last block is the head.
+    Use it if lower blocks, whose features are general, should change less than upper ones and the head. With
+    ``layer_decay=d`` the head has the factor 1, the top block ``d``, the block below it ``d ** 2``, and so on. Frozen
+    blocks count too, so the rate of a block does not depend on which others train. In a model without a backbone
+    inside, the last block is the head.
 
     ELECTRA (Clark et al. 2020), where this is from, also leaves a place between the head and the top layer; here
     there is none. Usual values: 0.65 to 0.9 for transformers; ULMFiT's (Howard and Ruder 2018) is 1 / 2.6. What
@@ -51,7 +51,7 @@ def layerwise_lr_multipliers(
         Factors by ``variable.path``, of all trainable variables.
 
     Raises:
-        PlanError: when a pattern matches nothing, two match the same block or a number is out of range; all of
+        PlanError: If a pattern matches nothing, two match the same block or a number is out of range; all of
             it in one message.
 
     Example:
@@ -80,7 +80,7 @@ def layerwise_lr_multipliers(
 
 
 def _units(model: keras.Model) -> list[_Unit]:
-    """Returns blocks and layers of the head, which hold each trainable variable once."""
+    """Return blocks and layers of the head, which hold each trainable variable once."""
     blocks, head = blocks_of(model), head_layers(model)
     above = 1 if head else 0
     groups = [(b.name, len(blocks) - 1 - i + above, b.layers) for i, b in enumerate(blocks)]
@@ -97,7 +97,7 @@ def _units(model: keras.Model) -> list[_Unit]:
 
 
 def _match(names: Sequence[str], lr_multipliers: Mapping[str, float]) -> tuple[dict[str, float], list[str]]:
-    """Returns the factor of each name that a pattern matches, and what is wrong with the patterns."""
+    """Return the factor of each name that a pattern matches, and what is wrong with the patterns."""
     on_top: dict[str, float] = {}
     by: dict[str, list[str]] = {}
     problems = []

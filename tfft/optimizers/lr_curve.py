@@ -1,6 +1,6 @@
-"""Reads learning rates off a curve of losses over rising rates: :func:`rules`.
+"""Rules for choosing a learning rate from a loss curve: :func:`rules`.
 
-Hides fastai's four rules, what they drop at the ends, and when a curve says nothing.
+Implementation notes: four rules of fastai.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _WINDOW, _LEVEL = 15, 0.005  # of slide: points between the slopes that it compa
 
 
 def smooth(losses: Sequence[float], beta: float) -> np.ndarray:
-    """Returns the exponential mean up to each loss, divided by the sum of its weights.
+    """Return the exponential mean up to each loss, divided by the sum of its weights.
 
     Args:
         losses: [N].
@@ -38,7 +38,7 @@ def smooth(losses: Sequence[float], beta: float) -> np.ndarray:
 
 
 def rules(lrs: np.ndarray, losses: np.ndarray, smoothed: np.ndarray, steps: int) -> dict[str, float]:
-    """Returns the rate that each rule finds, by its name.
+    """Return the rate that each rule finds, by its name.
 
     Args:
         lrs: [N] rates, rising by one factor.
@@ -47,7 +47,7 @@ def rules(lrs: np.ndarray, losses: np.ndarray, smoothed: np.ndarray, steps: int)
         steps: number of rates that were meant to be tried; a tenth of that is dropped at the beginning.
 
     Raises:
-        PlanError: when there are too few points, or no fall.
+        PlanError: If there are too few points, or no fall.
     """
     first, last = steps // 10, len(lrs) - _TAIL
     if last - first < _LEAST:

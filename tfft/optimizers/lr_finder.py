@@ -1,6 +1,6 @@
-"""Which learning rate a model trains well at: :func:`lr_find`.
+"""Learning rate range test: :func:`lr_find`.
 
-Hides a short training at a rising rate, and that neither the model nor any random state knows of it afterwards.
+Implementation notes: a short training with a rising rate, after which the model and all random states are restored.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _STEPS = ("train_step", "compute_loss", keras_compat.INNER_COMPUTE_LOSS)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LearningRates:
-    """What :func:`lr_find` returns; ``print`` shows the four rates.
+    """Result of :func:`lr_find`; ``print`` shows the four rates.
 
     Attributes:
         lrs: [N] rates that were tried, rising.
@@ -77,7 +77,7 @@ class LearningRates:
         return render(table, tried)
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
-        """Draws the loss over the rate, with the four rates.
+        """Draw the loss over the rate, with the four rates.
 
         Args:
             path: of a picture to write (its ending says which kind), or None.
@@ -86,7 +86,7 @@ class LearningRates:
             The figure of matplotlib, which notebooks can show.
 
         Raises:
-            DependencyError: when matplotlib is not installed.
+            DependencyError: If matplotlib is not installed.
 
         Example:
             >>> tfft.optimizers.lr_find(model, train).plot("rates.png")
@@ -126,13 +126,12 @@ def lr_find(
     optimizer: keras.optimizers.Optimizer | None = None,
     seed: int = 0,
 ) -> LearningRates:
-    """Returns rates to train a model at, from one short training at a rising rate (Smith 2015, 2017).
+    """Return learning rates for a model, from one short training with a rising rate (Smith 2015, 2017).
 
-    Use it before training, with the blocks unfrozen that are going to train and at the batch size that is going to
-    be used: the answer depends on both. Each step is made at a higher rate than the one before; where the loss
-    falls, rates are good. The rules are fastai's, with three differences: a loss belongs to the rate of the
-    step before it and not after it, a fall counts from a thousandth of the whole fall on, and ``slide`` looks at the
-    loss relative to its beginning. So no rule depends on the unit of the loss.
+    Use it before training, with the trainable blocks and the batch size of the training: the result depends on both.
+    Each step uses a higher rate than the one before; rates are good where the loss falls. The rules are fastai's, with
+    three differences: a loss belongs to the rate of the step before it, a fall counts from a thousandth of the whole
+    fall on, and ``slide`` uses the loss relative to its start. So no rule depends on the unit of the loss.
 
     Smoothing lags behind, and on very smooth problems the loss takes several steps beyond the largest stable rate
     to come back: trust the middle of the fall (``valley``), not its end. On a frozen backbone the curve is flat
@@ -161,9 +160,9 @@ def lr_find(
         The rates, the losses and four suggestions.
 
     Raises:
-        PlanError: when settings are out of range, the model cannot be trained as it is, its loss is no finite
+        PlanError: If settings are out of range, the model cannot be trained as it is, its loss is no finite
             number at ``start``, or there is no fall between ``start`` and ``end``.
-        DataError: when there is no example.
+        DataError: If there is no example.
 
     Example:
         >>> tfft.unfreeze(model, 3)
@@ -260,7 +259,7 @@ def _around(model: keras.Model, optimizer: keras.optimizers.Optimizer | None, ra
 
 
 def _copy(optimizer: keras.optimizers.Optimizer, rate: float) -> keras.optimizers.Optimizer:
-    """Returns an optimizer of the same settings with another rate and no slots."""
+    """Return an optimizer of the same settings with another rate and no slots."""
     if isinstance(optimizer, LayerwiseOptimizer):
         return optimizer.around(_copy(optimizer.optimizer, rate))
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
@@ -284,7 +283,7 @@ def _batches(data: Any, batch_size: int, seed: int) -> Iterator[Any]:
 
 
 def _losses(around: keras.Model, batches: Iterator[Any], rates: np.ndarray, stop: float, beta: float) -> list[float]:
-    """Returns the loss before the first step and after each one, until it is too large."""
+    """Return the loss before the first step and after each one, until it is too large."""
     optimizer = around.optimizer
 
     def step(batch: Any) -> tf.Tensor:
@@ -316,7 +315,7 @@ def _losses(around: keras.Model, batches: Iterator[Any], rates: np.ndarray, stop
 
 @contextlib.contextmanager
 def _same_random_state() -> Iterator[None]:
-    """Gives Python, NumPy, TensorFlow and Keras the random state back that they had."""
+    """Restore the random state of Python, NumPy, TensorFlow and Keras at the end of the context."""
     python, numpy, drawn = random.getstate(), np.random.get_state(), keras_compat.tensorflow_seed_sequence()
     tensorflow: tuple[Any, ...] = () if drawn is None else drawn.getstate()
     generator = keras_compat.tensorflow_generator()

@@ -1,6 +1,6 @@
-"""One rate per variable, with any Keras optimizer: :class:`LayerwiseOptimizer`.
+"""Separate learning rate per variable, with any Keras optimizer: :class:`LayerwiseOptimizer`.
 
-Hides where Keras' optimizers read the rate and the step, so that both can differ between variables.
+Implementation notes: both the rate and the step can differ between variables.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _SETTINGS = (
 # Saved models name the class as it was called at first.
 @keras.saving.register_keras_serializable(package="tfft", name="ScaledOptimizer")
 class LayerwiseOptimizer(keras.optimizers.Optimizer):
-    """Gives each variable a rate of its own: the rate of a Keras optimizer times a factor.
+    """Wrap a Keras optimizer so that each variable has its own learning rate: the optimizer's times a factor.
 
     Use it to train lower blocks slower than the head (:func:`layerwise_lr_multipliers` makes the factors). It is the
     update that is scaled, with its weight decay, not the gradient: Adam and its relatives divide by the size
@@ -55,14 +55,14 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
     without a break, and the first step of a new variable is the full ``rate * sign(gradient)``.
 
     Args:
-        optimizer: of Keras, not built yet; it belongs to this one from then on. Any whose step is proportional
-            to the rate: see :data:`LINEAR`. Put loss scaling around this, as ``compile`` does by itself.
-        factors: by path of the variable (``variable.path``), each at least 0; 1 for those not named.
-        ages: steps by path of the variable; 0 for those not named.
-        name: of this optimizer.
+        optimizer: Unbuilt Keras optimizer, which then belongs to this one. Its step must be proportional to the rate:
+            see :data:`LINEAR`. Put loss scaling around this optimizer, as ``compile`` does.
+        factors: Factors by path of the variable (``variable.path``), each at least 0; 1 for others.
+        ages: Steps by path of the variable; 0 for others.
+        name: Name of this optimizer.
 
     Raises:
-        PlanError: when the optimizer cannot be scaled or a number is out of range; from ``build``, when a path
+        PlanError: If the optimizer cannot be scaled or a number is out of range; from ``build``, when a path
             is no trainable variable of the model, or all factors are 0.
 
     Example:
@@ -115,11 +115,11 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
 
     @property
     def ages(self) -> keras.Variable:
-        """Steps that each trainable variable had been trained before; needs ``build``."""
+        """Step that each trainable variable had been trained before; needs ``build``."""
         return self._ages
 
     def around(self, optimizer: keras.optimizers.Optimizer) -> LayerwiseOptimizer:
-        """Returns one with the same factors and name, and the same variables without weight decay.
+        """Return one with the same factors and name, and the same variables without weight decay.
 
         Args:
             optimizer: to scale, not built yet.
@@ -129,15 +129,15 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
         return made
 
     def scale_loss(self, loss: Any) -> Any:
-        """Returns the loss whose gradients the optimizer inside expects."""
+        """Return the loss whose gradients the optimizer inside expects."""
         return self.optimizer.scale_loss(loss)
 
     def exclude_from_weight_decay(self, var_list: Any = None, var_names: Any = None) -> None:
-        """Spares variables from weight decay; call it before the optimizer is built. Kept in ``.keras`` files."""
+        """Spare variables from weight decay; call it before the optimizer is built. Kept in ``.keras`` files."""
         self.optimizer.exclude_from_weight_decay(var_list, var_names)
 
     def finalize_variable_values(self, var_list: Sequence[keras.Variable]) -> None:
-        """Puts the moving average into the variables, where there is one."""
+        """Assign the moving average to the variables, if there is one."""
         self.optimizer.finalize_variable_values([v for v in var_list if self._factor(v)])
 
     @property
@@ -153,7 +153,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
     # --------------------------------------------------------------------------------------- the work
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
-        """Makes the slots of all variables that move, and the ages.
+        """Make the slots of all variables that move, and the ages.
 
         Args:
             variables: the trainable variables of the model.
@@ -190,7 +190,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
         ]
 
     def apply(self, grads: Sequence[Any], trainable_variables: Sequence[keras.Variable] | None = None) -> None:
-        """Makes one step.
+        """Make one step.
 
         Args:
             grads: one for each variable.
@@ -209,7 +209,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
         return self._by_index[self._get_variable_index(variable)]
 
     def _update(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Stands in for ``update_step`` of the optimizer inside."""
+        """Stand in for ``update_step`` of the optimizer inside."""
         inner, factor = self.optimizer, self._factor(variable)
         rate = learning_rate if factor == 1.0 else keras.ops.multiply(learning_rate, factor)
         if not self._corrected:
@@ -220,7 +220,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
             type(inner).update_step(inner, gradient, variable, rate)
 
     def _decay(self, variables: Sequence[keras.Variable]) -> None:
-        """Stands in for ``_apply_weight_decay`` of the optimizer inside."""
+        """Stand in for ``_apply_weight_decay`` of the optimizer inside."""
         inner = self.optimizer
         shares = []
         for v in variables:
@@ -242,17 +242,17 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
     # ------------------------------------------------------------------------------------------ saving
 
     def save_own_variables(self, store: Any) -> None:
-        """Writes the ages; Keras writes the optimizer inside as a part of this one."""
+        """Write the ages; Keras writes the optimizer inside as a part of this one."""
         if self.built:
             store["ages"] = self._ages.numpy()
 
     def load_own_variables(self, store: Any) -> None:
-        """Reads the ages."""
+        """Read the ages."""
         if self.built and "ages" in store:
             self._ages.assign(store["ages"])
 
     def get_config(self) -> dict[str, Any]:
-        """Returns plain values. Ages are state, as slots are: they are not in it."""
+        """Return plain values. Ages are state, as slots are: they are not in it."""
         return {
             "name": self.name,
             "optimizer": keras.saving.serialize_keras_object(self.optimizer),
@@ -262,7 +262,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> LayerwiseOptimizer:
-        """Makes one again; factors of variables that do not train any more have no effect then."""
+        """Make one again; factors of variables that do not train any more have no effect then."""
         config = dict(config)
         inner = keras.saving.deserialize_keras_object(config.pop("optimizer"), custom_objects)
         spared = config.pop("spared", None)
@@ -299,7 +299,7 @@ for _name in _SETTINGS:
 
 
 def is_one_of(optimizer: keras.optimizers.Optimizer, names: Sequence[str]) -> bool:
-    """Tells whether an optimizer is an instance of one of Keras' classes, by their names."""
+    """Whether an optimizer is an instance of one of Keras' classes, by their names."""
     return any(c.__name__ in names and c.__module__.startswith("keras.") for c in type(optimizer).__mro__)
 
 

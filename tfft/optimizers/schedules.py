@@ -1,6 +1,6 @@
-"""The rate of a phase over its steps: :func:`build_schedule`, :data:`SCHEDULES`.
+"""Learning rate schedules of a phase: :func:`build_schedule`, :data:`SCHEDULES`.
 
-Hides how schedules of several papers are written as pieces of one kind, with the ends exact and no step at rate 0.
+Implementation notes: all schedules consist of segments of one kind, with exact ends and no step at rate 0.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class PiecewiseSchedule(keras.optimizers.schedules.LearningRateSchedule):
         steps: number of steps in all.
 
     Raises:
-        PlanError: when the pieces are not in order or a number is out of range.
+        PlanError: If the pieces are not in order or a number is out of range.
 
     Example:
         >>> PiecewiseSchedule([(0, 10, 1e-4, 1e-3, "linear"), (10, 100, 1e-3, 1e-5, "cosine")], steps=101)
@@ -77,7 +77,7 @@ class PiecewiseSchedule(keras.optimizers.schedules.LearningRateSchedule):
             raise PlanError(f"A piece of a schedule ends before it starts, or its rate is negative: {self.pieces}.")
 
     def __call__(self, step: Any) -> Any:
-        """Returns the rate at a step, a float32 scalar."""
+        """Return the rate at a step, a float32 scalar."""
         step = ops.minimum(ops.cast(step, "float32"), float(self.steps - 1))
         rate = ops.convert_to_tensor(self.pieces[0].begin, "float32")
         for piece in self.pieces:
@@ -90,12 +90,12 @@ class PiecewiseSchedule(keras.optimizers.schedules.LearningRateSchedule):
         return rate
 
     def get_config(self) -> dict[str, Any]:
-        """Returns plain values."""
+        """Return plain values."""
         return {"pieces": [list(dataclasses.astuple(piece)) for piece in self.pieces], "steps": self.steps}
 
 
 def build_schedule(phase: Phase, steps: int) -> Schedule | float:
-    """Returns the rate of a phase as a function of the step, for any Keras optimizer.
+    """Return the rate of a phase as a function of the step, for any Keras optimizer.
 
     The first step is never at rate 0, and neither is the last, so that even one step trains.
 

@@ -1,6 +1,6 @@
-"""What an optimizer has learned goes on into the next phase: :func:`transfer_slots`.
+"""Transfer of optimizer state to the next phase: :func:`transfer_slots`.
 
-Hides which variables of an optimizer belong to which variable of the model, and which of them mean anything later.
+Implementation notes: only state that belongs to a single variable can be transferred.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _FREE = (
 
 @dataclasses.dataclass(frozen=True)
 class SlotTransfer:
-    """What :func:`transfer_slots` returns.
+    """Result of :func:`transfer_slots`.
 
     Attributes:
         ages: steps that each variable whose slots were taken over has been trained so far, by path.
@@ -41,27 +41,28 @@ class SlotTransfer:
 def transfer_slots(
     old: keras.optimizers.Optimizer, new: keras.optimizers.Optimizer, *, fresh: Collection[str] = ()
 ) -> SlotTransfer:
-    """Copies momentum and the like of the variables that both optimizers train, and sets their ages.
+    """Copy slots such as momentum for variables that both optimizers train, and set their ages.
 
-    Use it between two phases: ``compile`` makes an optimizer anew, which forgets what it knew of the variables
-    that go on training. The steps of ``new`` start at 0, so that its schedule does; the age of each variable
-    makes Adam's correction right all the same. Ages add up over many phases. A phase after which slots are
-    carried, with the same variables and rate, gives the weights of training without a break.
+    Use it between two phases: ``compile`` creates a new optimizer, which loses the state of the variables that continue
+    to train. The steps of ``new`` start at 0, so that its schedule does; the age of each variable keeps Adam's
+    correction right. Ages add up over many phases. A phase with transferred slots, the same variables and the same
+    rate, gives the weights of uninterrupted training.
 
-    SGD, RMSprop, Adagrad, Adadelta, Lion, Adam, AdamW, Adamax and Lamb can be carried. Others (Nadam, Muon, ...)
-    keep state that is not of one variable, or that depends on the weights; they start afresh and the note says so.
+    SGD, RMSprop, Adagrad, Adadelta, Lion, Adam, AdamW, Adamax and Lamb are supported. Others (Nadam, Muon, ...) keep
+    state that does not belong to one variable, or that depends on the weights; they start from zero and the note says
+    so.
 
     Args:
-        old: what trained until now; with or without :class:`LayerwiseOptimizer` and loss scaling around it.
+        old: Previous optimizer, with or without :class:`LayerwiseOptimizer` and loss scaling.
         new: of the same class and settings (rate, weight decay, clipping and averaging may differ), built, before
             its first step. For Adam, AdamW, Adamax and Lamb it must be a :class:`LayerwiseOptimizer`.
-        fresh: paths of variables that must not take over anything, because their values were made anew.
+        fresh: Paths of variables that must start with empty slots, because their values are new.
 
     Returns:
-        The ages, the variables that start afresh, and a sentence about it.
+        The ages, the variables with empty slots, and a note.
 
     Raises:
-        PlanError: when ``new`` is not built, has made a step, or needs ages and cannot have them.
+        PlanError: If ``new`` is not built, has made a step, or needs ages and cannot have them.
 
     Example:
         >>> second = tfft.optimizers.LayerwiseOptimizer(keras.optimizers.Adam(1e-4), {})
@@ -133,7 +134,7 @@ def _why_not(old: keras.optimizers.Optimizer, new: keras.optimizers.Optimizer) -
 
 
 def _pairs(old: Any, new: Any) -> list[tuple[keras.Variable, keras.Variable]]:
-    """Returns the variables of both: the same object, or the same path and shape where that is unique."""
+    """Return the variables of both: the same object, or the same path and shape where that is unique."""
     known = trained_variables(_inside(old))
     same = {id(v): v for v in known}
     paths = [v.path for v in known]

@@ -1,4 +1,4 @@
-"""Plans: which phases a training has, and every number in them, with the reason for each.
+"""Plans: the phases of a training with all settings, and the reason for each.
 
 A plan is data (:class:`tfft.Plan`, :class:`tfft.Phase`). ``tfft.finetune(..., plan=tfft.plans.gradual())`` uses a named
 one, :func:`tfft.recommend_plan` chooses. Implementation notes: the numbers follow from a few

@@ -1,4 +1,4 @@
-"""The numbers of a plan: :class:`Draft` derives each from the facts, unless the user gave it, and keeps the reason.
+"""Default settings of a plan: :class:`Draft` derives each from the data statistics, and records the reason.
 
 The numbers are rules of thumb, not the result of a search.
 """
@@ -15,29 +15,29 @@ from tfft.plans.stats import DatasetStats
 
 FROZEN, FINE_TUNE, CONTRASTIVE, HEAD = "frozen", "fine-tune", "contrastive", "head"
 
-HEAD_STEPS, FINE_TUNE_STEPS = 240, 280  # each phase should get these, if that takes no more than _MOST_EPOCHS
+HEAD_STEPS, FINE_TUNE_STEPS = 240, 280  # target steps of each phase, within _MOST_EPOCHS
 _LEAST_EPOCHS, _MOST_EPOCHS = 2, 10
 _FROZEN_RATE, _FINE_TUNE_RATE, _FAR_RATE = 5e-3, 3e-4, 1e-3  # at a batch of 32
 _TEXT_RATE = 5e-5  # of transformers (Devlin et al. 2019 tried 2e-5 to 5e-5)
 _TRANSFORMER = {"optimizer": "adamw", "weight_decay": 0.01, "schedule": "linear", "global_clipnorm": 1.0}
 _LEAST_VIEWS, _MOST_VIEWS = 4, 8
-_FEW = 500  # examples, below which tiny images are treated as any other
+_FEW = 500  # below so many examples, tiny images have no special rule
 _TINY_SIDE, _TINY_SIZE = 32, 64  # pixels
 _SMALL_SIDE, _SMALL_SIZE = 64, 128
 _SHOWN, _COMPARED, _PAIR_STEPS = 40, 32, 200  # times an example is shown on pairs, examples of a batch, most steps
 PAIRED = 64  # examples of each class at most, which are compared in pairs
-_FITS = 0.78  # below it, all blocks train; docs/plans.md tells on which data that was seen to be right
-_SHARES = ((500, 6), (5_000, 3), (50_000, 2))  # below so many examples, one block in so many
+_FITS = 0.78  # below it, all blocks train; docs/plans.md has the evidence
+_SHARES = ((500, 6), (5_000, 3), (50_000, 2))  # (below so many examples, train one block in so many)
 
 
 @dataclasses.dataclass(eq=False)
 class Draft:
-    """A plan in the making.
+    """Plan under construction.
 
     Attributes:
-        stats: about the examples and the backbone.
-        config: what the user gave.
-        reasons: why each open value became what it is, by the name of the setting.
+        stats: Statistics of the examples and the backbone.
+        config: Settings of the user.
+        reasons: Reasons for the chosen values, by setting.
     """
 
     stats: DatasetStats
@@ -46,24 +46,25 @@ class Draft:
 
     @property
     def task(self) -> registry.Task:
-        """What the labels mean; classification as long as nobody has said or seen it."""
+        """Task of the labels; classification if unknown."""
         return registry.asked_task(self.config.task) or registry.task("classification")
 
     @property
     def steps(self) -> int:
-        """Steps of an epoch."""
+        """Steps per epoch."""
         size = 32 if self.config.batch_size == "auto" else self.config.batch_size
         return math.ceil(self.stats.examples / size)
 
     @property
     def is_tiny(self) -> bool:
-        """Whether the images are so small that the pretrained features fit them badly, and are enough to say so."""
+        """Whether the images are too small for the pretrained features, with enough examples to rely on that."""
         side = self.stats.image_side
         return side is not None and side <= _TINY_SIDE and self.stats.examples >= _FEW
 
     @property
     def is_far(self) -> bool:
-        """Whether a linear head on the pretrained features does badly: the data is unlike what they are made for."""
+        """Whether a linear head on the pretrained features has a low score: the data differs from the pretraining
+        data."""
         return self.stats.fit is not None and self.stats.fit < _FITS
 
     def image_size(self) -> tuple[int, int] | None:
@@ -89,7 +90,7 @@ class Draft:
         return stats.image_size
 
     def unfreeze(self) -> int | float | str | list[str]:
-        """The blocks to train: fewer for fewer examples."""
+        """Blocks to train: fewer for fewer examples."""
         stats, wish = self.stats, self.config.unfreeze
         if wish != "auto":
             return wish if isinstance(wish, (int, float, str)) else list(wish)
@@ -121,7 +122,7 @@ class Draft:
         return "all"
 
     def epochs(self, name: str = "epochs", steps: int = FINE_TUNE_STEPS) -> int:
-        """Epochs of a phase that should get so many steps."""
+        """Epochs of a phase for a number of steps."""
         wish = getattr(self.config, name)
         if wish != "auto":
             return int(wish)
@@ -129,12 +130,12 @@ class Draft:
         self.reasons[name] = f"{epochs * self.steps} steps; an epoch has {self.steps}, and about {steps} are enough"
         if epochs == _MOST_EPOCHS:
             self.reasons[name] = (
-                f"{epochs * self.steps} steps; an epoch has only {self.steps}, and more epochs would learn by heart"
+                f"{epochs * self.steps} steps; an epoch has only {self.steps}, and more epochs would overfit"
             )
         return epochs
 
     def rates(self) -> tuple[float, float]:
-        """Rates of a head that is trained and of blocks that are fine-tuned."""
+        """Learning rates of a trained head and of fine-tuned blocks."""
         rate = self.config.learning_rate
         size = 32 if self.config.batch_size == "auto" else self.config.batch_size
         scale = math.sqrt(size / 32)
@@ -144,32 +145,32 @@ class Draft:
             return float(rate[0]), float(rate[1])
         if rate != "auto":
             return frozen, float(rate)
-        self.reasons["learning_rate"] = "far lower, so as to change the pretrained blocks and not to erase them"
+        self.reasons["learning_rate"] = "far lower, to adapt the pretrained blocks without forgetting"
         return frozen, fine
 
     def how(self) -> dict[str, Any]:
-        """Settings of a phase that fine-tunes: for texts those that transformers are trained with."""
+        """Further settings of a fine-tuning phase: for texts, those usual for transformers."""
         return dict(_TRANSFORMER) if self.stats.texts else {}
 
     def head(self) -> Phase:
-        """The head alone: solved, unless something was said that only training has a use for."""
+        """Phase of the head alone: solved, unless a setting requires training."""
         config = self.config
         pair = isinstance(config.learning_rate, (tuple, list))
         solves = self.task.solves_head
         if not solves:
             self.reasons["head"] = self.task.head_reason
         if config.head_epochs == "auto" and not pair and solves:
-            self.reasons["head"] = "on a frozen backbone the best linear head can be computed, without steps and rates"
+            self.reasons["head"] = "on a frozen backbone the best linear head can be computed, without gradient steps"
             if config.l2 == "auto":
                 self.reasons["l2"] = "by cross-validation on the features of the frozen backbone"
             return Phase(FROZEN, "none", 0, 0.0, head="linear_probe")
         if not pair:
-            self.reasons["frozen_learning_rate"] = f"the new head starts from nothing; Adam, batch {config.batch_size}"
+            self.reasons["frozen_learning_rate"] = f"the new head is random; Adam, batch {config.batch_size}"
         self.no_l2()
         return Phase(FROZEN, "none", self.epochs("head_epochs", HEAD_STEPS), self.rates()[0])
 
     def shown(self, wish: int | None) -> int:
-        """How often each example is shown in an epoch on pairs: less often where there are many."""
+        """Repeats of each example per epoch of contrastive training: fewer for many examples."""
         stats = self.stats
         paired = min(stats.examples, PAIRED * stats.classes)
         size = min(paired, _COMPARED)
@@ -183,12 +184,12 @@ class Draft:
         return found
 
     def no_l2(self) -> None:
-        """Says what an open ``l2`` is where no head is solved."""
+        """Record the reason for an open ``l2`` if no head is solved."""
         if self.config.l2 == "auto":
-            self.reasons["l2"] = "0: only for a solved head it is chosen"
+            self.reasons["l2"] = "0: chosen for a solved head only"
 
     def views(self, epochs: int) -> int:
-        """Half as many views as epochs, 4 to 8: the frozen part runs so much less, and each is seen about twice."""
+        """Half as many views as epochs, 4 to 8: fewer passes of the frozen part, and each view is used about twice."""
         stats = self.stats
         if self.config.views != "auto":
             return int(self.config.views)
@@ -197,7 +198,7 @@ class Draft:
             return max(1, epochs)
         views = max(1, min(epochs, max(_LEAST_VIEWS, min(_MOST_VIEWS, math.ceil(epochs / 2)))))
         self.reasons["views"] = (
-            f"what is frozen runs {views} x {stats.examples:,} = {views * stats.examples:,} times, in place of "
+            f"frozen layers run {views} x {stats.examples:,} = {views * stats.examples:,} times, in place of "
             f"{epochs} epochs x {stats.examples:,} = {epochs * stats.examples:,}"
         )
         return views

@@ -1,4 +1,4 @@
-"""A plan as tables that are read before the training begins: :func:`format_plan`."""
+"""Formatting of a plan as tables: :func:`format_plan`."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ _ELSEWHERE = set("name unfreeze epochs learning_rate solve schedule optimizer wa
 
 
 def format_plan(plan: Plan) -> str:
-    """Returns a plan as text: one table with its phases, one with the other settings, and why tfft chose them.
+    """Format a plan as text: a table of phases, a table of the other settings, and the reasons for chosen values.
 
     Args:
-        plan: as :func:`recommend` or :func:`tfft.recommend_plan` gives it.
+        plan: Plan from :func:`recommend` or :func:`tfft.recommend_plan`.
 
     Returns:
-        The text; print it.
+        The text to print.
     """
     from rich.table import Table  # here, since the command line imports plans for its help
 

@@ -1,6 +1,6 @@
-"""What to do with everything that was left to tfft: :func:`recommend`.
+"""Choice of all open settings: :func:`recommend`.
 
-A pure function of a few facts, so that the same data gets the same plan and every choice has a reason that can be read.
+It is a pure function of a few statistics, so the same data gets the same plan, and every choice has a reason.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from tfft.plans.strategies import NamedPlan
 from tfft.specs import augmentation
 
 _TOO_FEW = 10  # examples of the smallest class, below which nothing is trained
-_UNEQUAL = 10  # times more examples in the largest class than in the smallest
+_UNEQUAL = 10  # ratio of the largest to the smallest class
 
 
 def recommend(
@@ -25,30 +25,30 @@ def recommend(
     backbone: str = "",
     data: str = "",
 ) -> Plan:
-    """Fills every setting that was left open, each with its reason.
+    """Fill in all open settings, each with its reason.
 
-    Use it to see what :func:`tfft.finetune` would do, or to change a plan before running it.
+    Use it to see the plan of :func:`tfft.finetune`, or to change a plan before running it.
 
     Below ten examples in the smallest class the plan is ``few_shot``, else ``lp_ft``; see :mod:`tfft.plans.strategies`.
     Epochs follow from steps: fine-tuning gets at least 280, a trained head 240, in 2 to 10 epochs. The fewer the
-    examples, the fewer last blocks train: a sixth of them below 500, a third below 5,000, half below 50,000, else
-    all. Tiny images look like nothing the backbone was trained on; with 500 of them and more, at least half of the
-    blocks train, at a higher rate. Where a linear head on the pretrained features does badly, all blocks train, at that
-    rate. Rates are for Adam and grow with the square root of the batch size. Texts get AdamW at lower rates, and with
-    at most 64 examples in the smallest class the reasons name ``setfit`` as an alternative; it is never chosen.
+    examples, the fewer last blocks train: a sixth of them below 500, a third below 5,000, half below 50,000, else all.
+    Tiny images are unlike the pretraining data; with 500 of them and more, at least half of the blocks train, at a
+    higher rate. If a linear head on the pretrained features has a low score, all blocks train at that rate. Rates are
+    for Adam and grow with the square root of the batch size. Texts get AdamW at lower rates, and with at most 64
+    examples in the smallest class the reasons name ``setfit`` as an alternative; it is never chosen automatically.
 
     Args:
-        stats: about data and backbone.
-        config: what is not to be chosen; None leaves everything open.
-        plan: the phases to make; None chooses.
-        backbone: handle, written into the plan.
-        data: folder, written into the plan.
+        stats: Statistics of data and backbone.
+        config: Fixed settings; None leaves everything open.
+        plan: Named plan for the phases; None chooses one.
+        backbone: Handle, written into the plan.
+        data: Folder, written into the plan.
 
     Returns:
         A plan; ``reasons`` has one sentence per open setting.
 
     Raises:
-        PlanError: when settings are out of range or do not fit the plan, all of them listed.
+        PlanError: If settings are out of range or do not fit the plan; all of them are listed.
 
     Example:
         >>> plan = recommend(DatasetStats(examples=1437, classes=10, blocks=18))
@@ -77,7 +77,7 @@ def recommend(
 
 
 def _drafted(stats: DatasetStats, config: RunConfig) -> Draft:
-    """Returns a plan in the making, with the defaults of the task where it has others."""
+    """Return a draft of the plan, with the defaults of the task."""
     draft = Draft(stats, config)
     for name, default in draft.task.phase_defaults().items():
         if getattr(config, name) == getattr(RunConfig(), name):
@@ -90,9 +90,7 @@ def _choose(draft: Draft) -> NamedPlan:
     smallest, config = draft.stats.smallest, draft.config
     asked = any(getattr(config, name) != "auto" for name in ("unfreeze", "epochs", "head_epochs", "learning_rate"))
     if smallest is not None and smallest < _TOO_FEW and not asked and draft.task.solves_head:
-        draft.reasons["plan"] = (
-            f"{smallest} examples in the smallest class are too few to train on without learning them by heart"
-        )
+        draft.reasons["plan"] = f"{smallest} examples in the smallest class are too few to train on without overfitting"
         return NamedPlan("few_shot")
     return NamedPlan("lp_ft")
 

@@ -1,4 +1,4 @@
-"""What the choice of a plan depends on: :class:`DatasetStats`, numbers about the examples and the backbone."""
+"""Statistics on which the choice of a plan depends: :class:`DatasetStats`."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class DatasetStats:
-    """Numbers about the examples and the backbone from which :func:`recommend` chooses a plan.
+    """Statistics of the examples and the backbone from which :func:`recommend` chooses a plan.
 
     Attributes:
-        examples: number of training examples.
-        classes: number of classes.
-        blocks: number of blocks in the backbone; 0 if nothing in it can train.
-        image_size: height and width for which the backbone was made; None for a backbone without images.
-        flexible: whether the backbone accepts other sizes.
-        image_side: median of the shorter image side in pixels; None if unknown.
-        cached: whether the frozen part runs once for each view of an example, instead of in every epoch.
-        smallest: number of training examples in the smallest class; None if unknown.
-        largest: number of training examples in the largest class; None if unknown.
-        texts: whether the examples are texts.
-        fit: how well the features of the backbone separate the classes: cross-validated accuracy of a linear head on
-            them, between that of the most common class (0) and all right (1); None if unknown.
+        examples: Number of training examples.
+        classes: Number of classes.
+        blocks: Number of blocks in the backbone; 0 if nothing in it can train.
+        image_size: Height and width that the backbone was trained at; None for a backbone without images.
+        flexible: Whether the backbone accepts other sizes.
+        image_side: Median of the shorter image side in pixels; None if unknown.
+        cached: Whether the frozen part runs once per view of an example, instead of in every epoch.
+        smallest: Number of training examples in the smallest class; None if unknown.
+        largest: Number of training examples in the largest class; None if unknown.
+        texts: Whether the examples are texts.
+        fit: Cross-validated accuracy of a linear head on the features of the backbone, scaled so that the most common
+            class is 0 and a perfect score 1; None if unknown.
     """
 
     examples: int

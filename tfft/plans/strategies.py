@@ -1,8 +1,8 @@
-"""Named ways to fine-tune: ``tfft.finetune(backbone, data, plan=tfft.plans.gradual(stages=4))``.
+"""Named plans for fine-tuning: ``tfft.finetune(backbone, data, plan=tfft.plans.gradual(stages=4))``.
 
-Each function here returns a :class:`NamedPlan`, which becomes phases once the data and the backbone are known. Every
-one takes any setting of :class:`tfft.Phase` that says how blocks train (``layer_decay=0.8``, ``optimizer="adamw"``,
-``mixup_alpha=0.2``, ...) and gives it to all of its phases that train blocks.
+Each function returns a :class:`NamedPlan`, which becomes phases once the data and the backbone are known. Each accepts
+any setting of :class:`tfft.Phase` about training blocks (``layer_decay=0.8``, ``optimizer="adamw"``,
+``mixup_alpha=0.2``, ...) and applies it to all of its phases that train blocks.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from tfft.config import PHASE_KEYWORDS, Phase, RunConfig
 from tfft.errors import PlanError, did_you_mean, join_names, raise_problems
 from tfft.plans.defaults import CONTRASTIVE, FINE_TUNE, FINE_TUNE_STEPS, FROZEN, HEAD, HEAD_STEPS, Draft
 
-_OPEN = ("unfreeze", "epochs", "head_epochs", "learning_rate")  # settings that have no meaning in some plans
-_ULMFIT = 2.6  # from one group of blocks to the one below it (Howard & Ruder 2018)
-_FEW_PER_CLASS = 3  # below it cross-validation of a linear head has nothing to hold out
+_OPEN = ("unfreeze", "epochs", "head_epochs", "learning_rate")  # settings that do not apply to some plans
+_ULMFIT = 2.6  # rate factor from one group of blocks to the one below it (Howard & Ruder 2018)
+_FEW_PER_CLASS = 3  # below it, cross-validation of a linear head is impossible
 _BIT_STEPS = ((20_000, 500), (500_000, 10_000), (None, 20_000))  # by number of examples
 _BIT_RATE, _BIT_BATCH = 0.003, 512
 _SETFIT_RATE = 2e-5
@@ -27,21 +27,21 @@ _SETFIT_RATE = 2e-5
 
 @dataclasses.dataclass(frozen=True)
 class NamedPlan:
-    """A plan whose numbers are still open: give it to :func:`tfft.finetune` as ``plan``.
+    """Plan with open numbers: pass it to :func:`tfft.finetune` as ``plan``.
 
     Attributes:
         name: ``"lp_ft"``, ``"gradual"``, ...
-        settings: of the phases, and what is special to the plan.
+        settings: Settings of the phases, and of the plan itself.
     """
 
     name: str
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def check(self, config: RunConfig) -> None:
-        """Find what the plan cannot use, before anything is loaded.
+        """Find settings that do not apply to the plan, before loading anything.
 
         Raises:
-            PlanError: for a setting that has no meaning in the plan, or that no phase has; all listed.
+            PlanError: For settings that do not apply to the plan, or that no phase has; all are listed.
         """
         _, takes, special = _BUILDERS[self.name]
         problems = [
@@ -64,10 +64,10 @@ class NamedPlan:
         raise_problems(PlanError, f"The plan {self.name!r} cannot be made", problems)
 
     def phases(self, draft: Draft) -> tuple[Phase, ...]:
-        """Return the phases for some data and settings, and leave the reasons in the draft.
+        """Return the phases for some data and settings, and record the reasons in the draft.
 
         Raises:
-            PlanError: as :meth:`check`.
+            PlanError: As :meth:`check`.
         """
         self.check(draft.config)
         builder, _, special = _BUILDERS[self.name]
@@ -81,39 +81,39 @@ _COMPUTED = ("few_shot", "setfit")  # plans without a phase that trains a head
 
 
 def named(name: str, **settings: Any) -> NamedPlan:
-    """Returns a plan by its name.
+    """Return a plan by name.
 
     Args:
-        name: one of :data:`PLAN_NAMES`.
-        **settings: as its function takes them.
+        name: One of :data:`PLAN_NAMES`.
+        **settings: Arguments of its function.
 
     Raises:
-        PlanError: for another name, with the nearest one.
+        PlanError: For another name, with the nearest one.
 
     Example:
         >>> tfft.finetune(backbone, "photos/", plan=named("gradual", stages=4))
     """
     if name not in _BUILDERS:
-        raise PlanError(f"There is no plan {name!r}.{did_you_mean(name, PLAN_NAMES)} Plans: {join_names(PLAN_NAMES)}.")
+        raise PlanError(f"Unknown plan {name!r}.{did_you_mean(name, PLAN_NAMES)} Plans: {join_names(PLAN_NAMES)}.")
     return NamedPlan(name, settings)
 
 
 def linear_probe() -> NamedPlan:
-    """Leaves the backbone frozen and solves the best linear head for it.
+    """Freeze the backbone and compute the best linear head.
 
-    Use it as the baseline that everything else has to beat, and where no time is to be spent.
+    Use it as a baseline, and for the fastest training.
     """
     return NamedPlan("linear_probe")
 
 
 def lp_ft(**phase: Any) -> NamedPlan:
-    """Solves the head, then fine-tunes the last blocks from there: what tfft does by default.
+    """Compute the best linear head, then fine-tune the last blocks from there. This is the default.
 
     Kumar et al., "Fine-tuning can distort pretrained features and underperform out-of-distribution", 2022. They train
-    all blocks; here the number of blocks follows from the number of examples (``unfreeze`` says otherwise).
+    all blocks; here the number of blocks follows from the number of examples (or from ``unfreeze``).
 
     Args:
-        **phase: settings of the second phase, see :class:`tfft.Phase`.
+        **phase: Settings of the second phase, see :class:`tfft.Phase`.
 
     Example:
         >>> tfft.finetune(backbone, data, plan=lp_ft(layer_decay=0.8, l2_sp=0.01))
@@ -122,86 +122,85 @@ def lp_ft(**phase: Any) -> NamedPlan:
 
 
 def gradual(*, stages: int | None = None, **phase: Any) -> NamedPlan:
-    """Solves the head, then trains one more group of blocks in each phase, from the top down.
+    """Compute the best linear head, then train one more group of blocks in each phase, from the top down.
 
     Gradual unfreezing with discriminative rates: Howard & Ruder, "Universal language model fine-tuning for text
-    classification", 2018: each group learns 2.6 times slower than the one above it, and rates are slanted triangles.
-    They unfreeze one layer per epoch; here the epochs of the fine-tuning are shared out over the stages.
+    classification", 2018: the rate of each group is 2.6 times lower than that of the one above it, and rates are
+    slanted triangles. They unfreeze one layer per epoch; here the epochs of the fine-tuning are divided among the
+    stages.
 
     Args:
-        stages: phases after the head; by default 3, or as many as there are blocks.
-        **phase: settings of these phases.
+        stages: Number of phases after the head. Defaults to 3, or to the number of blocks if that is smaller.
+        **phase: Settings of these phases.
     """
     return NamedPlan("gradual", phase if stages is None else {"stages": stages, **phase})
 
 
 def full(**phase: Any) -> NamedPlan:
-    """Trains everything at once from a new head: what most scripts do.
+    """Train everything at once from a new head, as most scripts do.
 
-    Use it as a baseline, or where the data is large and unlike what the backbone was trained on.
+    Use it as a baseline, or for large data that is unlike the pretraining data.
 
     Args:
-        **phase: settings of the phase.
+        **phase: Settings of the phase.
     """
     return NamedPlan("full", phase)
 
 
 def bit(*, steps: int | None = None, **phase: Any) -> NamedPlan:
-    """Trains everything by the BiT-HyperRule: SGD, steps and MixUp by the number of examples.
+    """Train everything by the BiT-HyperRule: SGD, steps and MixUp by the number of examples.
 
     Kolesnikov et al., "Big Transfer (BiT)", 2020: 500 steps below 20,000 examples, 10,000 below 500,000, else 20,000;
-    MixUp of 0.1 from 20,000 on; a tenth of the rate at 2/5, 3/5 and 4/5 of the steps (they have 0.3, 0.6 and
-    0.9 in the longer ones); rate 0.003 for a batch of 512, in proportion for others. Where we differ: the resolution
-    is that of the plan (theirs is 128 or 480 pixels, which is too slow without an accelerator), and the steps are
-    counted in whole epochs.
+    MixUp of 0.1 from 20,000 on; a tenth of the rate at 2/5, 3/5 and 4/5 of the steps (0.3, 0.6 and 0.9 in their longer
+    schedules); rate 0.003 for a batch of 512, in proportion for others. Differences: the resolution is that of the plan
+    (theirs is 128 or 480 pixels, which is too slow without an accelerator), and the steps are whole epochs.
 
     Args:
-        steps: in place of the rule's.
-        **phase: settings of the phase.
+        steps: Number of steps. Defaults to the rule's.
+        **phase: Settings of the phase.
     """
     return NamedPlan("bit", {"steps": steps, **phase})
 
 
 def fastai(**phase: Any) -> NamedPlan:
-    """Does what ``fine_tune`` of fastai does: one epoch of the head, then one cycle over everything.
+    """Train as fastai's ``fine_tune``: one epoch of the head, then one cycle over everything.
 
     Howard & Gugger, "fastai: a layered API for deep learning", 2020, and ``callback/schedule.py`` of fastai: the head
-    at 2e-3, then all blocks at 1e-3, falling geometrically to a hundredth of it for the lowest block. Where we differ:
+    at 2e-3, then all blocks at 1e-3, falling geometrically to a hundredth of it for the lowest block. Differences:
     every block has its own rate, not every third of them; cycles start at 1/25 of their peak and rise for a quarter of
-    the steps, as its ``fit_one_cycle`` does and its ``fine_tune`` does not; Adam has no weight decay unless you ask.
+    the steps, as in its ``fit_one_cycle`` but not in its ``fine_tune``; Adam has no weight decay by default.
 
     Args:
-        **phase: settings of the second phase.
+        **phase: Settings of the second phase.
     """
     return NamedPlan("fastai", phase)
 
 
 def few_shot() -> NamedPlan:
-    """Computes a head and trains nothing: for fewer than about ten examples per class.
+    """Compute a head and train nothing: for fewer than about ten examples per class.
 
-    From 3 per class on the linear head is solved, below it each class is its mean feature (nearest class mean; Snell et
-    al., "Prototypical networks for few-shot learning", 2017). A head that starts at random has too few examples to
-    become anything.
+    With at least 3 examples per class, it computes the best linear head; below that, the nearest class mean (Snell et
+    al., "Prototypical networks for few-shot learning", 2017). A random head has too few examples to train.
     """
     return NamedPlan("few_shot")
 
 
 def setfit(*, shown: int | None = None, **phase: Any) -> NamedPlan:
-    """Solves the head, tunes the features on pairs of examples, and solves the head on the tuned ones.
+    """Compute the head, tune the features on pairs of examples, and compute the head on the tuned features.
 
     For 2 to 64 examples per class, of texts above all: the contrastive tuning of SetFit (Tunstall et al., "Efficient
-    few-shot learning without prompts", 2022). From few examples come many pairs; the cosine of the features of two
-    examples is to be 1 within a class and 0 between classes. As there, AdamW at 2e-5 with a tenth of the steps for the
-    rise, in steps of 32 examples. Where we differ: theirs are 16 pairs, ours all that 32 different examples make, so
-    fewer steps do; an epoch has at most about 200.
+    few-shot learning without prompts", 2022). Few examples give many pairs; the target cosine of the features of two
+    examples is 1 within a class and 0 between classes. As there, AdamW at 2e-5 with a tenth of the steps for the
+    warmup, in steps of 32 examples. Differences: their batches have 16 pairs, ours all pairs of 32 different examples,
+    so fewer steps suffice; an epoch has at most about 200.
 
-    The first phase is the linear probe, to compare with. Where the tuned model is worse than it on the validation
-    examples the history says so, and the tuned one is kept: of so few examples hardly any are held out, and they cannot
-    tell.
+    The first phase is the linear probe, for comparison. If the tuned model is worse on the validation examples, the
+    history says so, and the tuned model is kept: so few held-out examples cannot decide.
 
     Args:
-        shown: how often each example is shown in an epoch; None follows from the number of examples, 40 at most.
-        **phase: settings of the phase with the pairs, see :class:`tfft.Phase`.
+        shown: Repeats of each example per epoch. Defaults to a number that follows from the number of examples, at most
+            40.
+        **phase: Settings of the phase with the pairs, see :class:`tfft.Phase`.
 
     Example:
         >>> tfft.finetune("minilm", "reviews.csv", plan=setfit(), text="review", label="stars")
@@ -210,14 +209,14 @@ def setfit(*, shown: int | None = None, **phase: Any) -> NamedPlan:
 
 
 def surgical(*, blocks: int = 2, **phase: Any) -> NamedPlan:
-    """Solves the head, then trains the few blocks whose gradients are largest for the size of their weights.
+    """Compute the head, then train the few blocks with the largest gradients relative to their weights.
 
     Lee et al., "Surgical fine-tuning improves adaptation to distribution shifts", 2023 (their Auto-RGN criterion).
-    Where we differ: blocks are chosen once and all get the same rate; theirs get a rate in proportion, every epoch.
+    Differences: blocks are chosen once and all get the same rate; theirs get a proportional rate, every epoch.
 
     Args:
-        blocks: how many are trained.
-        **phase: settings of the second phase.
+        blocks: Number of blocks to train.
+        **phase: Settings of the second phase.
     """
     return NamedPlan("surgical", {"blocks": blocks, **phase})
 
@@ -306,11 +305,11 @@ def _setfit(draft: Draft, shown: int | None = None) -> list[Phase]:
     if config.unfreeze in (0, "none"):
         raise PlanError("The plan 'setfit' tunes features, so blocks have to train; got unfreeze='none'.")
     if config.unfreeze == "auto":
-        draft.reasons["unfreeze"] = "all blocks: pairs are many also of few examples, and the rate is low"
+        draft.reasons["unfreeze"] = "all blocks: even few examples give many pairs, and the rate is low"
     if config.epochs == "auto":
         draft.reasons["epochs"] = "one pass over the pairs, each example being in many of them"
     if config.learning_rate == "auto":
-        draft.reasons["learning_rate"] = "so low because all blocks train, on few examples"
+        draft.reasons["learning_rate"] = "low, because all blocks train on few examples"
     unfreeze = "all" if config.unfreeze == "auto" else config.unfreeze
     epochs = 1 if config.epochs == "auto" else max(1, int(config.epochs))
     rate = _SETFIT_RATE if config.learning_rate == "auto" else float(config.learning_rate)
@@ -325,7 +324,7 @@ def _setfit(draft: Draft, shown: int | None = None) -> list[Phase]:
 
 def _surgical(draft: Draft, blocks: int = 2) -> list[Phase]:
     epochs, rate = draft.epochs(), draft.rates()[1]
-    draft.reasons["surgical"] = f"the {blocks} blocks with the largest gradients for the size of their weights"
+    draft.reasons["surgical"] = f"the {blocks} blocks with the largest gradients relative to their weights"
     return [draft.head(), Phase(FINE_TUNE, "all", max(1, epochs), rate, num_surgical_blocks=blocks, **draft.how())]
 
 

@@ -1,6 +1,7 @@
-"""Whole runs, from a folder to a served model: :func:`finetune`. The only place where the other parts meet.
+"""Complete runs, from labelled data to a served model: :func:`finetune`.
 
-Hides the order of the steps, the choice of every setting that was left open, and the files of a run.
+Implementation notes: this package alone imports all other parts. It orders the steps, chooses the settings that are
+"auto" and writes the files of a run.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What a plan will cost, before it is trained: :func:`cost`.
+"""Estimated compute of a plan, before training: :func:`cost`.
 
-Hides what runs once and what runs in every epoch. The unit is the multiply-add, as :func:`tfft.describe` counts them;
-how many a machine does in a second is seen in the first epoch.
+Implementation notes: the unit is the multiply-add, as counted by :func:`tfft.describe`; frozen blocks count once if
+they are cached, else in every epoch.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ _BACKWARD = 2  # times the forward pass: gradients of the inputs and of the weig
 
 
 def cost(model: keras.Model, plan: Plan, examples: int, *, cached: bool) -> str:
-    """Says for each phase how many multiply-adds it takes, and how many with everything unfrozen.
+    """Return the multiply-adds of each phase, and its share of training everything.
 
     Args:
-        model: as it will be trained.
-        plan: whose phases are to be trained.
-        examples: that an epoch has.
-        cached: whether what is frozen runs once for each view of an example, not in every epoch.
+        model: Model, as it will be trained.
+        plan: Plan with the phases.
+        examples: Number of examples per epoch.
+        cached: Whether the frozen blocks run once per view of an example instead of in every epoch.
 
     Returns:
-        One line for each phase; empty where the multiply-adds of a block are not known.
+        One line per phase; an empty string if the multiply-adds of a block are unknown.
     """
     rows = describe(model).rows
     names = [row.block for row in rows if row.part == "backbone"]
@@ -43,13 +43,13 @@ def cost(model: keras.Model, plan: Plan, examples: int, *, cached: bool) -> str:
         line = f"cost of {phase.name}: {_amount(work)} multiply-adds"
         if phase.epochs:
             share = work / (whole * phase.epochs)
-            line += f", {share:.0%} of what {phase.epochs} epochs of everything take"
-        lines.append(line + (", less what is in the cache" if cached else ""))
+            line += f", {share:.0%} of the cost of training everything for {phase.epochs} epochs"
+        lines.append(line + (", less the cached part" if cached else ""))
     return "\n".join(lines)
 
 
 def _first(model: keras.Model, phase: Phase, names: Sequence[str]) -> int:
-    """Position of the first block that trains; behind the last where none does."""
+    """Return the position of the first block that trains, or one past the last block if none does."""
     if phase.unfreeze in ("none", 0):
         return len(names)
     return min((names.index(block.name) for block in select(model, phase.unfreeze)), default=len(names))

@@ -1,6 +1,7 @@
-"""The same run with several seeds, or on several folds: :func:`finetune_seeds`, :func:`cross_validate`.
+"""Repeated runs over seeds or folds: :func:`finetune_seeds`, :func:`cross_validate`.
 
-One run says little: another seed draws another split, order and dropout, and the scores differ by that alone.
+Implementation notes: scores differ between seeds because the split, the order and the dropout differ, so compare
+settings by the spread.
 """
 
 from __future__ import annotations
@@ -44,14 +45,14 @@ _EXPECTED = (
 
 @dataclasses.dataclass(frozen=True)
 class SeedRow:
-    """One run of several.
+    """One of several runs.
 
     Attributes:
-        seed: its seed, or the number of its fold.
-        frozen_scores: scores after the first phase.
-        final_scores: scores at the end.
-        seconds: that the run took, everything counted.
-        folder: where it was written; None where nowhere.
+        seed: Seed of the run, or the number of its fold.
+        frozen_scores: Scores after the first phase.
+        final_scores: Scores at the end.
+        seconds: Total time of the run.
+        folder: Folder of the run; None if nothing was written.
     """
 
     seed: int
@@ -62,7 +63,7 @@ class SeedRow:
 
     @property
     def failed(self) -> bool:
-        """Whether the run learned nothing: no better than naming the commonest class (Mosbach et al., 2021)."""
+        """Whether the run is no better than always predicting the most frequent class (Mosbach et al., 2021)."""
         return (
             self.final_scores.majority_baseline is not None
             and self.final_scores.value <= self.final_scores.majority_baseline
@@ -74,8 +75,8 @@ class SeedRuns:
     """The same run with several seeds; ``print`` it.
 
     Attributes:
-        rows: one for each seed, failed ones too.
-        unit: what they differ in, ``"seed"`` or ``"fold"``.
+        rows: One row per seed, failed runs included.
+        unit: ``"seed"`` or ``"fold"``.
     """
 
     rows: tuple[SeedRow, ...]
@@ -83,16 +84,16 @@ class SeedRuns:
 
     @property
     def mean(self) -> float:
-        """Mean over the seeds of the score at the end."""
+        """Mean final score over the seeds."""
         return statistics.mean(row.final_scores.value for row in self.rows)
 
     @property
     def spread(self) -> float:
-        """Standard deviation over the seeds of the score at the end."""
+        """Standard deviation of the final score over the seeds."""
         return statistics.stdev(row.final_scores.value for row in self.rows)
 
     def __str__(self) -> str:
-        """A table, and mean and spread under it."""
+        """Format the runs as a table, followed by mean and spread."""
         table = Table(title_justify="left")
         for name in (self.unit, "after the first phase", "at the end", "seconds", ""):
             table.add_column(name, justify="right" if name else "left")
@@ -106,7 +107,7 @@ class SeedRuns:
         text += f"over {len(scores)} {self.unit}s), {min(scores):.4f} to {max(scores):.4f}"
         failed = sum(row.failed for row in self.rows)
         if failed:
-            text += f"\n{failed} of {len(scores)} runs learned nothing; they are in the mean"
+            text += f"\n{failed} of {len(scores)} runs learned nothing; the mean includes them"
         return f"{render(table).rstrip()}\n{text}"
 
 
@@ -126,8 +127,8 @@ def finetune_seeds(
 ) -> SeedRuns:
     """Call :func:`tfft.finetune` once for each seed and report mean and spread.
 
-    Use it before you believe that one setting is better than another: a difference that is smaller than the spread
-    over the seeds is none. Models are kept in ``out`` only, so memory does not grow with the seeds.
+    Use it before you conclude that one setting is better than another: a difference smaller than the spread over the
+    seeds is not evidence. Models are stored in ``out`` only, so memory use does not grow with the number of seeds.
 
     Args:
         backbone: As in :func:`tfft.finetune`.
@@ -140,13 +141,13 @@ def finetune_seeds(
         callbacks: As in :func:`tfft.finetune`.
         verbose: As in :func:`tfft.finetune`.
         config: As in :func:`tfft.finetune`.
-        **settings: Settings of :func:`tfft.finetune`, but ``seed``.
+        **settings: Settings of :func:`tfft.finetune`, except ``seed``.
 
     Returns:
         One row for each seed, mean and spread; ``print`` it.
 
     Raises:
-        PlanError: when there are fewer than two seeds, or the settings cannot be used.
+        PlanError: If there are fewer than two seeds, or the settings cannot be used.
         TfftError: as :func:`tfft.finetune`.
 
     Example:
@@ -154,7 +155,7 @@ def finetune_seeds(
     """
     chosen = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if isinstance(seeds, bool) or len(set(chosen)) < max(2, len(chosen)):
-        raise PlanError(f"A spread needs at least two seeds, all of them different, got seeds={seeds!r}.")
+        raise PlanError(f"seeds: Expected at least two different seeds. Received: {seeds!r}.")
     _check_single(settings, "seed", len(chosen))
     shared = config_of(config, task, settings, ("seeds", *_OTHERS))
     options = {"plan": plan, "cache": cache, "callbacks": callbacks, "verbose": verbose}
@@ -184,13 +185,13 @@ def cross_validate(
 ) -> SeedRuns:
     """Call :func:`tfft.finetune` once for each fold of some data, and report mean and spread.
 
-    Use it on small data, where one validation split is too small to tell two settings apart: every example is held out
-    once. Duplicates of one image, and groups, stay in one fold.
+    Use it on small data, where one validation split is too small to compare two settings: every example is held out
+    once. Duplicates and groups stay in one fold.
 
     Args:
         backbone: As in :func:`tfft.finetune`.
         data: A folder of images or recordings, a table of files with ``image=`` or ``audio=``, or
-            :class:`tfft.data.Splits`; data with a split is put together. A backbone that takes waveforms needs
+            :class:`tfft.data.Splits`; an existing split is merged. A backbone that takes waveforms needs
             ``sample_rate=``.
         task: As in :func:`tfft.finetune`.
         folds: Number of folds.
@@ -200,14 +201,14 @@ def cross_validate(
         callbacks: As in :func:`tfft.finetune`.
         verbose: As in :func:`tfft.finetune`.
         config: As in :func:`tfft.finetune`.
-        **settings: Settings of :func:`tfft.finetune`, but ``validation``; ``seed`` also draws the folds.
+        **settings: Settings of :func:`tfft.finetune`, except ``validation``; ``seed`` also determines the folds.
 
     Returns:
         One row for each fold, mean and spread; ``print`` it.
 
     Raises:
-        PlanError: when the settings cannot be used.
-        DataError: when there are fewer examples of a class, or fewer groups, than folds.
+        PlanError: If the settings cannot be used.
+        DataError: If a class has fewer examples than folds, or there are fewer groups than folds.
 
     Example:
         >>> print(tfft.cross_validate("efficientnet-lite0", "photos/", folds=5, plan="linear_probe"))
@@ -231,13 +232,13 @@ def cross_validate(
 def _check_single(settings: Mapping[str, Any], name: str, runs: int) -> None:
     taken = [one for one in (name, "export_to") if one in settings]
     if taken:
-        raise PlanError(f"{' and '.join(taken)} belong to a single run: here there are {runs}.")
+        raise PlanError(f"{' and '.join(taken)} apply to a single run only. Received: {runs} runs.")
 
 
 def _row(
     backbone: Any, data: Any, number: int, place: pathlib.Path | None, config: RunConfig, options: dict[str, Any]
 ) -> SeedRow:
-    """One run; its model is let go, so memory does not grow with the runs."""
+    """Train one run and release its model, so that memory use does not grow with the number of runs."""
     began = time.perf_counter()
     run = finetune(backbone, data, out=place, export_to=False, config=config, **options)
     row = SeedRow(number, run.frozen_scores, run.final_scores, time.perf_counter() - began, place)
@@ -248,7 +249,7 @@ def _row(
 
 
 def _listed(data: Any, config: RunConfig, progress: ReadingProgress | None) -> tuple[Splits, RunConfig]:
-    """Return the data of :func:`cross_validate`, and the settings without those that reading has used."""
+    """Return the data for :func:`cross_validate`, and the config without the settings that reading has used."""
     if isinstance(data, Splits):
         return data, config
     given = config.given("reading")

@@ -72,38 +72,38 @@ def finetune(
 ) -> Run:
     """Train a model on labelled examples from a pretrained backbone, phase by phase, then measure and export it.
 
-    By default the backbone is frozen first and the best linear head on its features is computed (the linear probe);
-    then the last blocks are trained too, starting from that head (Kumar et al., "Fine-tuning can distort
-    pretrained features and underperform out-of-distribution", 2022). The frozen part runs once, through the
-    fastest engine there is; later epochs read its result from a cache. Both phases are measured on held-out
-    examples, and an audit proves that frozen weights have not moved.
-    Each phase ends with the weights of its best epoch on those examples (the second phase with the frozen
-    backbone's, where no epoch of its own was better, and says so), so the scores are a little
-    too good; where it matters, measure with :func:`tfft.evaluate` on examples kept out of the run.
+    By default tfft first freezes the backbone and computes the best linear head on its features (the linear probe);
+    then it trains the last blocks too, starting from that head (Kumar et al., "Fine-tuning can distort pretrained
+    features and underperform out-of-distribution", 2022). The frozen part runs once, through the fastest available
+    engine; later epochs read its features from a cache. Both phases are measured on held-out examples, and an audit
+    proves that frozen weights have not changed. Each phase ends with the weights of its best epoch on the held-out
+    examples. If no epoch of the second phase beats the frozen backbone, the weights of the frozen backbone stay.
+    Because the held-out examples select the epoch, the scores are slightly optimistic; for an unbiased score, call
+    :func:`tfft.evaluate` on examples that the run did not use.
 
     Args:
-        backbone: A handle as :func:`tfft.load_backbone` takes it, an opened backbone, or a Keras model.
-        data: Anything that :func:`tfft.data.load` takes: a folder with one folder per class (or ``train/`` and
+        backbone: A handle as in :func:`tfft.load_backbone`, an opened backbone, or a Keras model.
+        data: Any source that :func:`tfft.data.load` reads: a folder with one folder per class (or ``train/`` and
             ``val/`` with those inside) of images, of recordings or of ``.txt`` files; a table of any of these;
             ``(images, labels)`` arrays; texts as :func:`tfft.modalities.text.load_texts` takes them (a DataFrame,
             ``(texts, labels)``); ``"tfds:NAME"`` or a folder that tensorflow-datasets prepared. Or its result; or
             ``(train, validation, class_names)`` with two datasets of batches of inputs and int labels.
-        task: Meaning of the labels, see below. Defaults to "auto".
+        task: Meaning of the labels; see below. Defaults to "auto".
         plan: A named plan such as ``"gradual"`` or ``tfft.plans.lp_ft(layer_decay=0.8)``, which gives the phases; or a
             :class:`tfft.Plan` or the file of one, which gives the phases and all settings.
             None chooses: see :func:`tfft.plans.recommend`.
-        out: New or empty folder for plan, metrics, history, labels, model and export; None writes nothing. During
+        out: New or empty folder for the plan, metrics, history, labels, model and export; None writes nothing. During
             training, checkpoints are saved there: after a kill at any moment the same call resumes, to the same weights
-            (to the last bit on a CPU with ``deterministic=True``). Another plan or other data is refused.
-        export_to: Version folder for the export, such as ``"served/1"``; by default ``export/1`` in
+            (bit for bit on a CPU with ``deterministic=True``). Another plan or other data raises an error.
+        export_to: Version folder for the export, such as ``"served/1"``. Defaults to ``export/1`` in
             ``out``; False exports nothing.
         cache: Place for the features of the frozen part: ``"auto"`` in the user's cache folder (a second run
             finds them there), a folder, ``"memory"`` until the process ends, or None to run everything in
-            every epoch. Ready datasets may differ from pass to pass: they are cached if this is not "auto", and
-            refused if they do.
+            every epoch. Ready datasets may differ from pass to pass: tfft caches them only if this is not "auto", and
+            raises an error if they differ.
         callbacks: Keras callbacks for all epochs. Their ``model`` is the whole model.
         verbose: Print plan, progress and results.
-        config: All settings as one object; keywords replace its values. None has the defaults.
+        config: All settings as one object; keywords override its values. None means the defaults.
         **settings: Settings by name, see below.
 
     Keyword Args:
@@ -113,9 +113,9 @@ def finetune(
         A :class:`~tfft.recipes.Run` with the model, the scores of both phases and the export.
 
     Raises:
-        PlanError: for settings that cannot be used, all at once, before anything is loaded; ``out`` not
-            empty; a loss that is not a number.
-        TfftError: for data, a backbone or an export that does not work out, each with its own class.
+        PlanError: If settings cannot be used (all problems in one error, before anything is loaded), if ``out`` is not
+            empty, or if the loss is not finite.
+        TfftError: If the data, backbone or export fails, each with its own class.
 
     Example:
         >>> run = tfft.finetune("efficientnet-lite0", "photos/", out="runs/photos")
@@ -133,11 +133,11 @@ def finetune(
         run_data = load_run_data(data, chosen, progress)
     if run_data.is_ready and chosen.augment:
         raise PlanError(
-            "augment varies pictures of a folder or of arrays. A ready dataset is varied with its own map()."
+            "augment= expects images in a folder or arrays. For a ready dataset, augment with its own map()."
         )
     say(data_line(run_data))
     if run_data.is_ready and chosen.sampling:
-        raise PlanError("sampling draws from a folder or from arrays; a ready dataset has its order already.")
+        raise PlanError("sampling= expects a folder or arrays. A ready dataset has its own order: leave sampling out.")
     keras.utils.set_random_seed(chosen.seed)
     if chosen.deterministic:
         tf.config.experimental.enable_op_determinism()
@@ -155,12 +155,12 @@ def finetune(
         plan = plan_for(opened, run_data, chosen, cache, named_plan, verbose)
     plan = dataclasses.replace(plan, versions=_versions(), backbone_digest=opened.digest)
     for phase in plan.phases:
-        select(opened, phase.unfreeze)  # a block that does not exist is an error before training
+        select(opened, phase.unfreeze)  # an unknown block is an error before training
     say(format_plan(plan))
 
     for place in (folder, None if target is None else target.parent):
         if place is not None:
-            check_writable(place)  # told before training, not after
+            check_writable(place)  # fail before training, not after
     going_on = folder is not None and is_unfinished(folder)
     run, held_out = _train(opened, run_data, plan, cache, callbacks, verbose, folder)
     run = dataclasses.replace(run, folder=folder)
@@ -168,18 +168,18 @@ def finetune(
         on_chief(run.model, lambda: write_run(run, folder))
         target = target or (None if export_to is False else folder / EXPORT / "1")
     if target is not None and going_on and target.is_dir() and target.parent.parent == folder:
-        say(f"{target} was exported before the run was stopped")  # exports are whole or not there
+        say(f"{target} was exported before the run was stopped")  # exports are complete or absent
         target = None
     if target is not None:
         try:
             exported = on_chief(run.model, lambda: _export(run, target, run_data, held_out))
         except TfftError as error:
-            error.run = run  # type: ignore[attr-defined]  # what was trained is not lost with what was not exported
-            error.add_note("The trained model is the attribute `run` of this error.")
+            error.run = run  # type: ignore[attr-defined]  # a failed export does not lose the trained model
+            error.add_note("The attribute `run` of this error holds the trained model.")
             raise
         run = dataclasses.replace(run, export=exported)
     if folder is not None and (folder / CHECKPOINTS).is_dir():
-        on_chief(run.model, lambda: shutil.rmtree(folder / CHECKPOINTS))  # from here on nothing is left to do
+        on_chief(run.model, lambda: shutil.rmtree(folder / CHECKPOINTS))  # the run is complete
     if run.export is not None:
         say(f"exported to {run.export.path}, largest difference {run.export.largest_difference:.1e}")
     say(run.summary)
@@ -197,26 +197,26 @@ def rerun(
     callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: bool = True,
 ) -> Run:
-    """Does again what a plan says.
+    """Repeat a run from its plan.
 
-    Use it with the ``plan.yaml`` of a run: the same data, versions, machine and number of threads give
-    the same weights.
+    Call it with the ``plan.yaml`` of a run: the same data, versions, machine and number of threads give the same
+    weights.
 
     Args:
-        plan: a plan, or the file of one.
-        backbone: in place of the plan's; needed where that was given in memory.
-        data: in place of the plan's; needed where that was given in memory.
-        out: as in :func:`finetune`.
-        export_to: as in :func:`finetune`.
-        cache: as in :func:`finetune`.
-        callbacks: as in :func:`finetune`.
-        verbose: as in :func:`finetune`.
+        plan: Plan, or the path of one.
+        backbone: Backbone in place of the plan's; required if that one was given in memory.
+        data: Data in place of the plan's; required if that was given in memory.
+        out: As in :func:`finetune`.
+        export_to: As in :func:`finetune`.
+        cache: As in :func:`finetune`.
+        callbacks: As in :func:`finetune`.
+        verbose: As in :func:`finetune`.
 
     Returns:
         A new run.
 
     Raises:
-        TfftError: as :func:`finetune`.
+        TfftError: As in :func:`finetune`.
 
     Example:
         >>> tfft.recipes.rerun("runs/photos/plan.yaml", out="runs/photos-again")
@@ -237,7 +237,7 @@ def rerun(
 def _chosen(
     plan: Plan | NamedPlan | str | os.PathLike[str] | None, config: RunConfig
 ) -> tuple[RunConfig | Plan, NamedPlan | None]:
-    """Return the settings of a run, which are those of a whole plan where one is given, and the named plan."""
+    """Return the settings of a run, taken from a complete plan if given, and the named plan."""
     if isinstance(plan, str) and plan.isidentifier() and not os.path.exists(plan):
         plan = named(plan)
     if plan is None or isinstance(plan, NamedPlan):
@@ -245,7 +245,7 @@ def _chosen(
     twice = [name for name, default in defaults_of(RunConfig).items() if getattr(config, name) != default]
     if twice:
         raise PlanError(
-            f"{join_names(twice)} given beside plan=, which sets them all. Change the plan, or leave it out."
+            f"{join_names(twice)} given together with plan=, which sets them all. Change the plan, or leave it out."
         )
     return with_new_statistics(plan if isinstance(plan, Plan) else plan_from_yaml(plan), None), None
 
@@ -286,12 +286,12 @@ def _train(
     held_out = data.validation(spec, plan.batch_size)
     with tf.device("CPU:0"):
         epoch = tf.Variable(0, dtype=tf.int64, trainable=False, name="epoch")
-    memory: dict[str, Any] = {"scores": []}  # of the phases that are done, also before the run was stopped
+    memory: dict[str, Any] = {"scores": []}  # of completed phases, also those before an interruption
     say = _printer(verbose)
 
     def measure(phase: Phase, history: History) -> None:
         if phase.contrastive_repeats and memory["scores"] and phase is not plan.phases[-1]:
-            line = "features changed; the head will follow them"  # a score of both together would say nothing
+            line = "features changed; the head will follow"  # a score would mean nothing
         else:
             scores = evaluate(model, held_out)
             memory["scores"].append(json.dumps(scores.to_dict()))
@@ -299,7 +299,7 @@ def _train(
         say(f"{phase.name}: {line}\n{history.audits[phase.name].summary}")
         for note in history.notes:
             say(note)
-        if folder is not None and phase is not plan.phases[-1]:  # a later phase that fails loses only itself
+        if folder is not None and phase is not plan.phases[-1]:  # a failure in a later phase loses that phase only
             on_chief(model, lambda: write_model(model, folder))
 
     history = train(
@@ -331,7 +331,7 @@ def _train(
 
 
 def _checkpoints(model: keras.Model, plan: Plan, data: RunData, folder: pathlib.Path | None) -> CheckpointConfig | None:
-    """Where a run is saved while it trains; several workers cannot be."""
+    """Return where to write checkpoints; None with several workers, which cannot write them."""
     if folder is None or has_workers(model):
         return None
     settings = {name: value for name, value in plan.to_dict().items() if name not in ("reasons", "versions", "phases")}

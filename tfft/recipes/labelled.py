@@ -1,4 +1,4 @@
-"""Labelled data for the model of a run, without what the run has learned from: :func:`labelled_data`."""
+"""Labelled data for evaluating a run, without its training examples: :func:`labelled_data`."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ _COLUMNS = (*ROLES, "separator")
 def labelled_data(
     run: Run, data: str | os.PathLike[str], batch_size: int = 32
 ) -> tuple[tf.data.Dataset, list[str], str]:
-    """Reads labelled data as the model of a run takes it; of the data of the run itself, what was held out.
+    """Read labelled data for the model of a run; for the run's own data, only the held-out examples.
 
     Args:
-        run: read with :func:`tfft.load_run`.
-        data: folder or table of the kind that the run has learned from, or ``"tfds:NAME"``.
-        batch_size: examples in a batch.
+        run: Run from :func:`tfft.load_run`.
+        data: Folder or table of the kind that the run was trained on, or ``"tfds:NAME"``.
+        batch_size: Examples per batch.
 
     Returns:
-        Batches of inputs and labels, what was left out, and in words which examples they are.
+        Batches of inputs and labels, the skipped files, and a description of the examples.
 
     Raises:
-        DataError: when the data cannot be used for this model.
+        DataError: If the data does not fit the model.
 
     Example:
         >>> dataset, skipped, words = labelled_data(tfft.load_run("runs/photos"), "more-photos/")
@@ -47,8 +47,8 @@ def labelled_data(
     settings = {name: value for name in _COLUMNS if (value := getattr(plan, name)) is not None}
     settings |= {"task": plan.task, "store": cache_dir() / "files.sqlite"}
     own = path.exists() and pathlib.Path(plan.data).exists() and path.samefile(plan.data)
-    if own or reader.is_split(path):  # never on what the run has learned from
-        drawn = _folder(run) / "split.csv"  # as it was when the run learned: files may have come since
+    if own or reader.is_split(path):  # never the training examples
+        drawn = _folder(run) / "split.csv"  # as during training: files may have been added since
         split = {"validation": plan.validation, "seed": plan.seed, "group": plan.group}
         splits = reader.load(
             path, explicit({**settings, **({"validation": drawn} if own and drawn.is_file() else split)})
@@ -62,53 +62,50 @@ def labelled_data(
 
 
 def _reader(run: Run) -> tuple[registry.Modality, Any]:
-    """What reads data for the model of a run, and what the model takes."""
+    """Return the modality that reads data for the model of a run, and the input spec of the model."""
     kinds = [registry.modality(name) for name in registry.modality_names()]
     for kind in kinds:
         if (spec := kind.input_of(run.model)) is not None:
             return task_reader(run.plan.task) or kind, spec
     raise DataError(
-        f"The model in {run.folder} does not take files or texts that tfft reads "
+        f"The model in {run.folder} takes no input that tfft reads from files "
         f"({join_names(k.items for k in kinds)}). "
         "Use tfft.evaluate(model, dataset)."
     )
 
 
 def _as_files(run: Run, data: str | os.PathLike[str]) -> tuple[Run, pathlib.Path]:
-    """Puts files in place of datasets of TensorFlow Datasets, in the plan of the run and as data."""
+    """Replace datasets of TensorFlow Datasets by their files, in the plan of the run and in the data."""
     plan, own = run.plan, is_tfds(run.plan.data)
     columns = {name: getattr(plan, name) for name in ROLES} if own else {}
     settings = {**columns, "sample_rate": plan.sample_rate, "task": plan.task}
     if not is_tfds(data):
-        if own and pathlib.Path(data).is_dir():  # the names of features say nothing about a folder
+        if own and pathlib.Path(data).is_dir():  # feature names do not apply to a folder
             without: dict[str, Any] = dict.fromkeys(columns)
             run = dataclasses.replace(run, plan=dataclasses.replace(plan, **without))
         return run, pathlib.Path(data)
     copy = local_copy(data, settings)
     learned = plan.data
     if own:
-        with contextlib.suppress(DataError):  # where it is not there any more, this is other data
+        with contextlib.suppress(DataError):  # if the source is gone, this is other data
             learned = str(local_copy(plan.data, settings).source)
     inner = {name: folder for folder, name in copy.class_names.items()}
-    names = tuple(inner.get(name, name) for name in run.class_names)  # the files have those of folders
+    names = tuple(inner.get(name, name) for name in run.class_names)  # the files use the folder names
     plan = dataclasses.replace(plan, data=learned, **copy.settings)
     return dataclasses.replace(run, plan=plan, class_names=names), copy.source
 
 
 def _with_classes(examples: Examples, run: Run, place: pathlib.Path) -> Examples:
-    """Returns examples that have names of classes of their own with the numbers that the model has for these."""
+    """Return examples whose class numbers are those of the model."""
     known, own = tuple(run.class_names), examples.class_names
-    if own in (known, ()):  # numbers have no classes
+    if own in (known, ()):  # numeric labels have no classes
         return examples
     unknown = [name for name in own if name not in known]
     if unknown:
         hint = "".join(did_you_mean(name, known) for name in unknown[:3])
-        raise DataError(
-            f"{place} has classes that the model does not know: {join_names(unknown)}.{hint} It knows: "
-            f"{join_names(known)}."
-        )
+        raise DataError(f"{place} has unknown classes: {join_names(unknown)}.{hint} Expected: {join_names(known)}.")
     numbers = np.array([known.index(name) for name in own], np.int32)
-    if examples.labels.dtype.kind == "f":  # several labels: a column for each class
+    if examples.labels.dtype.kind == "f":  # multi-label: one column per class
         labels = np.zeros((len(examples), len(known)), examples.labels.dtype)
         labels[:, numbers] = examples.labels
     else:

@@ -1,6 +1,7 @@
-"""What is known before a training begins: the opened backbone, the data and the plan: :func:`recommend_plan`.
+"""Preparation of a run, before training: opened backbone, data and plan: :func:`recommend_plan`.
 
-Hides the order in which they depend on each other.
+Implementation notes: data and backbone determine each other's settings, so this module fixes the order of opening and
+reading.
 """
 
 from __future__ import annotations
@@ -38,10 +39,10 @@ def recommend_plan(
 ) -> Plan:
     """Return the plan that :func:`tfft.finetune` would follow for some data and a backbone; train nothing.
 
-    To choose how many blocks train, it first runs the frozen backbone over the examples, and keeps the features for the
-    training: the score of a linear head on them shows whether the backbone knows such data.
+    To choose how many blocks to train, it first runs the frozen backbone on the examples and caches the features for
+    the training: the score of a linear head on them shows how well the backbone fits the data.
 
-    Use it to see and change a plan before it costs anything: the result is data, and ``finetune(plan=...)`` takes it.
+    Use it to inspect and change a plan before training: the result is data, and ``finetune(plan=...)`` accepts it.
 
     Args:
         data: As in :func:`tfft.finetune`.
@@ -50,13 +51,13 @@ def recommend_plan(
         plan: A named plan for the phases, or its name; None chooses one.
         cache: As in :func:`tfft.finetune`.
         config: As in :func:`tfft.finetune`.
-        **settings: Settings of :func:`tfft.finetune` that tfft is not to choose.
+        **settings: Settings of :func:`tfft.finetune` to fix instead of having tfft choose them.
 
     Returns:
-        A plan with its ``reasons``; ``print(tfft.plans.format_plan(plan))`` shows it as tables.
+        A plan with its ``reasons``; ``print(tfft.plans.format_plan(plan))`` prints it as tables.
 
     Raises:
-        TfftError: for settings, data or a backbone that cannot be used.
+        TfftError: If the settings, the data or the backbone cannot be used.
 
     Example:
         >>> plan = tfft.recommend_plan("photos/", "efficientnet-lite0", seed=1)
@@ -79,7 +80,7 @@ _Config = TypeVar("_Config", bound=SharedSettings)
 
 
 def with_new_statistics(config: _Config, plan: NamedPlan | None) -> _Config:
-    """Let BatchNorm statistics follow the data where a phase reinitializes blocks: the old ones would be wrong."""
+    """Set ``batch_norm="train"`` if a phase reinitializes blocks: the old statistics would not fit new weights."""
     anew = plan is not None and bool(plan.settings.get("reinitialize"))
     if isinstance(config, Plan):
         anew = any(phase.reinitialize for phase in config.phases)
@@ -92,7 +93,7 @@ def open_backbone(backbone: Any, config: SharedSettings) -> Backbone:
     if isinstance(backbone, Backbone):
         if options:
             raise PlanError(
-                f"{join_names(options)} say how to open a backbone, and this one is open: pass them to load_backbone."
+                f"{join_names(options)} apply to unopened backbones, this one is open: pass them to load_backbone."
             )
         return _fitted(backbone, config)
     if config.batch_norm == "train" and not isinstance(backbone, keras.Model):
@@ -114,7 +115,7 @@ def plan_for(
     plan: NamedPlan | None,
     verbose: bool = False,
 ) -> Plan:
-    """Fills every setting that was left open."""
+    """Fill in every setting that was left open."""
     before = None if config.preprocessor is None else _absolute(os.fspath(config.preprocessor))
     task = registry.task(data.task)
     resolved: dict[str, Any] = {"task": data.task, "preprocessor": before}
@@ -146,7 +147,7 @@ def plan_for(
 
 
 def feature_source(data: RunData, plan: Plan, cache: str | os.PathLike[str] | bool | None) -> FeatureSource | None:
-    """The examples as what is frozen sees them once; None where nothing is kept."""
+    """Return the examples as a source of frozen features; None if features are not cached."""
     if not is_cached(data, cache):
         return None
     train = data.splits.train
@@ -174,7 +175,7 @@ def _facts(backbone: Backbone, data: RunData, cache: object) -> DatasetStats:
 
 
 def build_model(backbone: Backbone, data: RunData, plan: Plan) -> keras.Model:
-    """Puts the head on a backbone."""
+    """Build the model: a backbone with the head of the task."""
     l2 = 0.0 if plan.l2 == "auto" else plan.l2
     head = registry.task(plan.task).make_head(
         data.class_names, dropout=plan.dropout, l2=l2, label_smoothing=plan.label_smoothing, loss=plan.loss
@@ -190,18 +191,16 @@ def is_cached(data: RunData, cache: object) -> bool:
 
 
 def spec_of(backbone: Backbone, plan: Plan) -> InputSpec | None:
-    """What the backbone expects, in the size of the plan."""
+    """Return the input spec of the backbone, with the image size of the plan."""
     if backbone.input_spec is None:
         return None
     return dataclasses.replace(backbone.input_spec, height=plan.image_size[0], width=plan.image_size[1])
 
 
 def data_line(data: RunData) -> str:
-    """Says in a few lines what the data is."""
+    """Summarize the data in a few lines."""
     splits = data.splits
-    text = (
-        f"data: {len(splits.train)} examples to learn from, {len(splits.validation)} held out ({splits.split_from}); "
-    )
+    text = f"data: {len(splits.train)} training examples, {len(splits.validation)} held out ({splits.split_from}); "
     if data.class_names:
         text += f"{len(data.class_names)} classes: {join_names(data.class_names, limit=12)}"
     else:
@@ -211,26 +210,26 @@ def data_line(data: RunData) -> str:
         text += f"\n{len(splits.skipped)} files skipped: " + "; ".join(map(str, splits.skipped[:3]))
         text += "; ..." if len(splits.skipped) > 3 else ""
     if data.unseen:
-        text += f"\nno held-out example of {join_names(data.unseen, limit=5)}: the scores say nothing about it"
+        text += f"\nno held-out example of {join_names(data.unseen, limit=5)}: the scores do not cover it"
     return text
 
 
 def _absolute(name: str) -> str:
-    """A local folder or file by its whole path, so that a plan can be repeated from anywhere; its pin is kept."""
+    """Make a local path absolute, so that a plan can be repeated from any folder; a pin is kept."""
     plain, pin = split_pin(name)
     return pinned(os.path.abspath(plain), pin) if os.path.exists(plain) else name
 
 
 def check_same_backbone(backbone: Backbone, plan: Plan) -> None:
-    """Refuses to repeat a plan with a backbone of the same handle and another content.
+    """Check that a backbone has the digest in the plan.
 
     Raises:
-        PlanError: with both digests.
+        PlanError: If the digests differ; the message has both.
     """
     differ = plan.backbone_digest and backbone.digest and backbone.digest != plan.backbone_digest
     if differ and _absolute(backbone.origin) == plan.backbone:
         raise PlanError(
-            f"The backbone {plan.backbone!r} is not what it was when the plan was made: its digest is "
-            f"{backbone.digest}, the plan says backbone_digest: {plan.backbone_digest}. Take the files of that time, "
+            f"The backbone {plan.backbone!r} has changed since the plan was made: its digest is "
+            f"{backbone.digest}, the plan says backbone_digest: {plan.backbone_digest}. Restore those files, "
             "or set backbone_digest to null in the plan to train on the new ones."
         )

@@ -1,6 +1,6 @@
-"""How well a frozen backbone fits some data, before a plan is made: :func:`fit_of`.
+"""Cross-validated linear probe that shows how well a frozen backbone fits the data: :func:`fit_of`.
 
-Hides that nothing is computed twice: the features are those that the first phase solves its head on, from the cache.
+Implementation notes: nothing is computed twice; the probe reads the cached features that the first phase uses.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from tfft.training import FeatureSource
 def fit_of(
     model: keras.Model, data: RunData, source: FeatureSource, *, seed: int, verbose: bool, grouped: bool = False
 ) -> float | None:
-    """Measures a linear head on the features of a frozen backbone, by cross-validation on the training examples.
+    """Measure a linear head on frozen features, by cross-validation on the training examples.
 
     Args:
-        model: the backbone with a head for the classes; not changed.
-        data: that the counts of the classes are of.
-        source: the same examples.
-        seed: of the folds.
-        verbose: print what is computed.
-        grouped: True where the held-out examples are of other groups, such as speakers: the folds do not know the
-            groups, and a head that knows the voices looks better than it is. Then the held-out examples, which are
-            of other groups, are looked at too, and the lower of the two counts.
+        model: Backbone with a head for the classes; not changed.
+        data: Data with the class counts.
+        source: Source of the same examples' features.
+        seed: Seed for the folds.
+        verbose: Print progress.
+        grouped: Whether the held-out examples are of other groups, such as speakers. The folds ignore groups, so a head
+            that recognizes voices scores too high; with ``grouped``, the head is also measured on the held-out
+            examples, and the lower score counts.
 
     Returns:
-        Where the accuracy lies between that of naming the commonest class (0) and all right (1); None where no
-        examples can be held out.
+        Accuracy, scaled so that predicting the most frequent class is 0 and a perfect score is 1; None if no examples
+        can be held out.
     """
     prefix, _ = split_head(model)
     train, held_out = source.extract(prefix, verbose, varied=False)
-    labels: Any = train.labels  # where there are none, solving says so
+    labels: Any = train.labels  # without labels, solving raises the error
     solved = fit_linear_probe(np.asarray(train.arrays), labels, heads.from_model(model), seed=seed)
     if solved.best is None or solved.best.accuracy is None:
         return None

@@ -1,7 +1,7 @@
-"""What a run leaves behind: :class:`Run`, its folder, and how to read it again.
+"""Results of a run and its folder: :class:`Run`, :func:`load_run`.
 
-Hides the files. Each is written under another name and renamed, ``metrics.json`` last of the small
-ones, so a folder holds whole files only.
+Implementation notes: each file is written under a temporary name and renamed, ``metrics.json`` last of the small ones,
+so a folder never holds half-written files.
 """
 
 from __future__ import annotations
@@ -46,21 +46,21 @@ PLAN, METRICS, HISTORY, LABELS, SKIPPED, CHECK, SPLIT, MODEL, EXPORT, CHECKPOINT
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Run:
-    """The result of :func:`tfft.finetune`.
+    """Result of :func:`tfft.finetune`.
 
     Attributes:
-        model: the trained model: an ordinary compiled Keras model from raw pixels to logits.
-        plan: every setting as used, and the reasons.
-        history: one row per epoch.
-        frozen_scores: scores on the held-out examples before any block was unfrozen.
-        final_scores: scores at the end.
-        class_names: in the order of the logits.
-        skipped: files that were not used.
-        folder: where it was written; None where nowhere.
-        export: what was exported; None where nothing was, or the run was read from its folder.
-        data_report: result of the data check; None where there was none, or the run was read from its folder.
-        split_names: names of the examples by split; None where they have none, or the run was read from its folder.
-        deduplicated_scores: final scores without the held-out examples that also occur in the training data; None where
+        model: Trained model: an ordinary compiled Keras model from raw pixels to logits.
+        plan: Plan with every setting as used, and the reasons.
+        history: One row per epoch.
+        frozen_scores: Scores on the held-out examples before any block was unfrozen.
+        final_scores: Scores at the end.
+        class_names: Class names in the order of the logits.
+        skipped: Files that were skipped.
+        folder: Folder of the run; None if nothing was written.
+        export: Result of the export; None without one, or if the run was loaded from its folder.
+        data_report: Result of the data check; None without one, or if the run was loaded from its folder.
+        split_names: Names of the examples by split; None if they have none, or if the run was loaded from its folder.
+        deduplicated_scores: Final scores without the held-out examples that also occur in the training data; None if
             there are none.
     """
 
@@ -79,7 +79,7 @@ class Run:
 
     @property
     def summary(self) -> str:
-        """What came of it in a few lines: frozen, final and what fine-tuning changed."""
+        """Summarize the scores: frozen, final, and the change by fine-tuning."""
         first = self.plan.phases[0]
         name = "frozen backbone" if first.unfreeze in ("none", 0) else first.name
         lines = [f"{name:15}  {self.frozen_scores.summary}", f"at the end       {self.final_scores.summary}"]
@@ -92,7 +92,7 @@ class Run:
 
     @property
     def card(self) -> dict[str, Any]:
-        """What the model card of an export says of the run: the backbone and both scores."""
+        """Return the facts for the model card of an export: the backbone and both scores."""
         scores = {"frozen": self.frozen_scores, "final": self.final_scores}
         return {
             "backbone": self.plan.backbone,
@@ -104,7 +104,7 @@ class Run:
 
 
 def compare(frozen: Scores, final: Scores) -> str:
-    """Says in one sentence what fine-tuning changed, and whether the intervals overlap."""
+    """Describe in one sentence the change by fine-tuning, and whether the intervals overlap."""
     if final.to_dict() == frozen.to_dict():
         return "fine-tuning did not help: its best epoch was no better, so the frozen backbone's weights were kept"
     gain = final.value - frozen.value
@@ -116,43 +116,43 @@ def compare(frozen: Scores, final: Scores) -> str:
 
 
 def metrics_of(frozen: Scores, final: Scores, deduplicated: Scores | None = None) -> dict[str, Any]:
-    """Returns the content of ``metrics.json``."""
+    """Return the content of ``metrics.json``."""
     found = {"frozen": frozen.to_dict(), "final": final.to_dict(), "majority_baseline": final.majority_baseline}
     return found if deduplicated is None else {**found, "deduplicated": deduplicated.to_dict()}
 
 
 def check_out(out: str | os.PathLike[str] | None) -> pathlib.Path | None:
-    """Returns the folder of a run to be, and refuses one that holds anything; creates nothing.
+    """Return the folder for a new run, or raise an error if it is not empty; create nothing.
 
-    A folder with checkpoints is that of a run that was stopped: it may go on.
+    A folder with checkpoints is accepted: its run was interrupted and can resume.
 
     Raises:
-        PlanError: when it is a file, or holds something else.
+        PlanError: If it is a file, or holds other files.
     """
     if out is None:
         return None
     folder = pathlib.Path(out).expanduser()
     if folder.exists() and not folder.is_dir():
-        raise PlanError(f"out={str(out)!r} is a file, expected a new or empty folder.")
+        raise PlanError(f"out={str(out)!r} is a file. Expected a new or empty folder.")
     if folder.is_dir() and any(folder.iterdir()) and not is_unfinished(folder):
         inside = sorted(path.name for path in folder.iterdir())
         raise PlanError(
-            f"The folder out={str(out)!r} is not empty ({join_names(inside, limit=5)}), and a run overwrites nothing. "
-            "Give another folder or empty this one."
+            f"The folder out={str(out)!r} is not empty ({join_names(inside, limit=5)}), and tfft overwrites no files. "
+            "Use another folder or empty this one."
         )
     return folder
 
 
 def is_unfinished(folder: pathlib.Path) -> bool:
-    """Tells whether a folder is that of a run that was stopped, and can go on."""
+    """Whether a folder holds an interrupted run that can resume."""
     return (folder / CHECKPOINTS).is_dir()
 
 
 def check_writable(folder: pathlib.Path) -> None:
-    """Makes sure that files can be made in a folder, or where it is to be made, before anything is trained.
+    """Check that a folder is writable, or can be created, before training.
 
     Raises:
-        PlanError: when not, with what the system says.
+        PlanError: If it is not writable, with the message of the system.
     """
     place = next(path for path in (folder, *folder.parents) if path.exists())
     try:
@@ -163,7 +163,7 @@ def check_writable(folder: pathlib.Path) -> None:
 
 
 def write_model(model: keras.Model, folder: pathlib.Path) -> None:
-    """Writes a model into a run's folder, in place of an earlier one; the file is whole or not there."""
+    """Write a model into the folder of a run atomically, replacing an earlier one."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with whole(folder / MODEL) as aside:
@@ -173,7 +173,7 @@ def write_model(model: keras.Model, folder: pathlib.Path) -> None:
 
 
 def write_run(run: Run, folder: pathlib.Path) -> None:
-    """Writes all files of a run but the export into a folder."""
+    """Write all files of a run, except the export, into a folder."""
     write_model(run.model, folder)
     write_whole(folder / PLAN, plan_to_yaml(run.plan))
     run.history.to_csv(folder / HISTORY)
@@ -193,18 +193,18 @@ def write_run(run: Run, folder: pathlib.Path) -> None:
 
 
 def load_run(folder: str | os.PathLike[str]) -> Run:
-    """Reads a run from the folder that :func:`tfft.finetune` wrote, with its model.
+    """Load a run, with its model, from the folder that :func:`tfft.finetune` wrote.
 
-    Use it to go on with a model, or to look at what was done.
+    Use it to predict with a model or continue training it, or to inspect its history.
 
     Args:
-        folder: the run's folder.
+        folder: Folder of the run.
 
     Returns:
-        The run; ``export`` is None also where the folder holds an export.
+        The run; ``export`` is None even if the folder holds an export.
 
     Raises:
-        TfftError: when a file of the run is missing or cannot be read; the message names it.
+        TfftError: If a file of the run is missing or unreadable; the message names it.
 
     Example:
         >>> run = tfft.load_run("runs/ants")
@@ -215,7 +215,7 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
     if missing:
         what = "does not exist" if not folder.is_dir() else f"has no {join_names(missing)}"
         raise TfftError(
-            f"{folder} is not the folder of a finished run: it {what}. tfft.finetune(..., out=folder) writes one."
+            f"{folder} is not the folder of a finished run: it {what}. Create one with tfft.finetune(..., out=folder)."
         )
     try:
         metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
@@ -236,21 +236,21 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
 
 
 def plan_to_yaml(plan: Plan) -> str:
-    """Returns a plan as YAML text, in the order of its fields."""
+    """Format a plan as YAML, in the order of its fields."""
     return yaml.safe_dump(plan.to_dict(), sort_keys=False, allow_unicode=True, width=120)
 
 
 def plan_from_yaml(path: str | os.PathLike[str]) -> Plan:
-    """Reads a plan, as written into a run's folder or by hand.
+    """Load a plan from the folder of a run, or one written by hand.
 
     Args:
-        path: of the YAML file.
+        path: Path of the YAML file.
 
     Returns:
         The plan, for :func:`rerun` or ``finetune(plan=...)``.
 
     Raises:
-        PlanError: when the file is no YAML mapping, or names a setting that does not exist.
+        PlanError: If the file is not a YAML mapping, or names an unknown setting.
 
     Example:
         >>> plan_from_yaml("runs/ants/plan.yaml").phases
@@ -263,7 +263,7 @@ def plan_from_yaml(path: str | os.PathLike[str]) -> Plan:
         raise PlanError(f"The plan {os.fspath(path)!r} cannot be read: {error}") from error
     if not isinstance(values, Mapping):
         raise PlanError(
-            f"The plan {os.fspath(path)!r} must be a YAML mapping of settings, got {type(values).__name__}."
+            f"Expected a YAML mapping of settings in the plan {os.fspath(path)!r}. Received: {type(values).__name__}."
         )
     try:
         return Plan.from_dict(values)

@@ -1,7 +1,7 @@
-"""The data of one run, wherever it came from: :class:`RunData`, :func:`load_run_data`.
+"""Data of a run from any source: :class:`RunData`, :func:`load_run_data`.
 
-Hides the differences between a folder, a table, arrays, texts and ready datasets from the recipe: it asks the examples
-and their modality.
+Implementation notes: the examples and their modality handle the differences between folders, tables, arrays, texts and
+ready datasets.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ _Config = TypeVar("_Config", bound=SharedSettings)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RunData:
-    """Labelled examples, split, before it is known which size and batches they are needed in.
+    """Labelled and split examples, before their size and batches are chosen.
 
     Attributes:
-        splits: the examples.
-        modality: what one of them is; None for ready datasets, which do not say.
-        name: of the source, for the plan.
-        given: True where splits or datasets were given, which somebody has read as they are wanted.
+        splits: Examples.
+        modality: Modality of the examples; None for ready datasets.
+        name: Name of the source, for the plan.
+        given: Whether the caller passed splits or datasets, which are used as they are.
     """
 
     splits: Splits[Any]
@@ -48,65 +48,65 @@ class RunData:
 
     @property
     def task(self) -> str:
-        """What the labels are."""
+        """Task of the labels."""
         return self.splits.task
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """In the order of the labels."""
+        """Class names in the order of the labels."""
         return self.splits.class_names
 
     @property
     def is_ready(self) -> bool:
-        """Whether the batches were given, and may be shuffled or augmented."""
+        """Whether the caller passed batches, which are neither shuffled nor augmented."""
         return self.modality is None
 
     @property
     def is_text(self) -> bool:
-        """Whether the examples are made of strings."""
+        """Whether the examples are texts."""
         return self.modality is not None and not self.modality.numeric
 
     @property
     def is_grouped(self) -> bool:
-        """Whether held-out examples are of other groups than those that are learned from, or may be, as voices."""
+        """Whether held-out examples are, or may be, of other groups than the training examples, such as speakers."""
         return self.splits.groups is not None or (self.modality is not None and self.modality.may_be_grouped)
 
     @functools.cached_property
     def counts(self) -> tuple[int, ...]:
-        """Number of training examples of each class; empty where labels are no single classes."""
+        """Number of training examples per class; empty if the labels are not single classes."""
         return _class_counts(self.splits, 0)
 
     @functools.cached_property
     def unseen(self) -> tuple[str, ...]:
-        """Classes that no validation example has."""
+        """Classes without a validation example."""
         counts = _class_counts(self.splits, 1)
         return tuple(name for name, count in zip(self.class_names, counts, strict=False) if not count)
 
     @functools.cached_property
     def checked(self) -> DataReport | None:
-        """What a look at the examples found; None where there is nothing to look at."""
+        """Report of the data check; None if there is nothing to check."""
         return None if self.splits.items is None else check_splits(self.splits, self.name)
 
     @property
     def report(self) -> str:
-        """What is worth knowing of the data, to be printed."""
+        """Summary of the data to print."""
         found = [] if self.checked is None else self.checked.findings
         worth = [str(finding) for finding in found if finding.level != "note"]
         return "\n".join([*([] if self.splits.report is None else [str(self.splits.report)]), *worth])
 
     def training(self, spec: InputSpec | None, plan: Plan, epoch: tf.Variable) -> tf.data.Dataset:
-        """Makes the training dataset; its order follows a variable with the epoch."""
+        """Return the training dataset; a variable with the epoch determines its order."""
         options = BatchOptions(
             plan.batch_size, True, plan.seed, epoch, plan.augment, plan.views if plan.augment else None, plan.sampling
         )
         return self.splits.train.batches(spec, options)
 
     def validation(self, spec: InputSpec | None, batch_size: int) -> tf.data.Dataset:
-        """Makes the validation dataset."""
+        """Return the validation dataset."""
         return self.splits.validation.batches(spec, BatchOptions(batch_size))
 
     def deduplicated(self, spec: InputSpec | None, batch_size: int) -> tf.data.Dataset | None:
-        """Makes the validation dataset without duplicates of training examples; None where there are none."""
+        """Return the validation dataset without duplicates of training examples; None if there are none."""
         validation, leaked = self.splits.validation, self.splits.leaked
         if not 0 < len(leaked) < len(validation):
             return None
@@ -114,16 +114,16 @@ class RunData:
         return validation.take(clean).batches(spec, BatchOptions(batch_size))
 
     def adapted(self, backbone: Backbone, config: _Config, verbose: bool) -> tuple[RunData, _Config]:
-        """Returns the examples as a backbone takes them, read, and the settings that were chosen for that.
+        """Return the examples in the form that a backbone takes, and the settings chosen for it.
 
         Args:
-            backbone: that will see them.
-            config: of the user.
-            verbose: print what was chosen, and show a bar while files are read.
+            backbone: Backbone that the examples are for.
+            config: Settings of the user.
+            verbose: Print the choices, and show a progress bar while files are read.
 
         Raises:
-            PlanError: when the backbone takes another kind of data.
-            BackboneError: when it takes none that is known.
+            PlanError: If the backbone takes another modality.
+            BackboneError: If the modality that it takes is unknown.
         """
         if self.modality is None:
             return self, config
@@ -143,33 +143,33 @@ class RunData:
         return {"modality": self.modality.name, **self.modality.model_options(self.splits)}
 
     def notes(self, backbone: Backbone) -> list[str]:
-        """Returns what is to be said about the examples and a backbone."""
+        """Return remarks about the examples and a backbone, to print."""
         return [] if self.modality is None else list(self.modality.notes(self.splits, backbone))
 
     def check_backbone(self, backbone: Backbone) -> None:
-        """Raises PlanError where a backbone takes another kind of data."""
+        """Raise PlanError if a backbone takes another modality."""
         if self.modality is None or (why := self.modality.why_not(backbone)) is None:
             return
         kinds = [registry.modality(name) for name in registry.modality_names()]
         takes = [kind for kind in kinds if kind.fits(backbone, {})]
-        if not takes and self.modality.numeric:  # a Keras model of one's own keeps its inputs
+        if not takes and self.modality.numeric:  # a user's own Keras model keeps its inputs
             return
         fix = f"give {takes[0].items}" if takes else f"tfft.list_backbones(kind={self.modality.name!r}) shows some"
         raise PlanError(f"The data holds {self.modality.items}, and the backbone {why}: {fix}.")
 
 
 def load_run_data(data: Any, config: SharedSettings, progress: ReadingProgress | None = None) -> RunData:
-    """Reads data in any accepted form.
+    """Load data in any accepted form.
 
     Args:
-        data: as :func:`tfft.data.load` takes it, or what it gives; or ``(train, validation, class_names)`` with two
+        data: Source for :func:`tfft.data.load`, or its result; or ``(train, validation, class_names)`` with two
             datasets of batches.
-        config: share held out where the data is not split yet, seed of the split, columns of a table.
-        progress: called with (files read, files in all) while files of images or recordings are read.
+        config: Settings, such as the validation split, the seed and the columns of a table.
+        progress: Function called with (files read, files in total) while images or recordings are read.
 
     Raises:
-        DataError: when the form is unknown or the data cannot be used.
-        PlanError: when settings mean nothing for it.
+        DataError: If the form is unknown or the data cannot be used.
+        PlanError: If a setting does not apply to the data.
     """
     asked = config.given("reading")
     if isinstance(data, Splits):
@@ -189,24 +189,24 @@ def load_run_data(data: Any, config: SharedSettings, progress: ReadingProgress |
 
 
 def _run_data(splits: Splits[Any], name: str, config: SharedSettings, given: bool = False) -> RunData:
-    if not splits.modality:  # datasets in splits of somebody's own making
+    if not splits.modality:  # the caller's own splits of datasets
         return RunData(splits, None, splits.train.title, given=True)
     modality = registry.modality(splits.modality)
     if (changes := augmentation(config.augment)) is not None:
         wrong = [change for change in changes_of(changes) if change not in modality.augmentations]
         if wrong:
-            valid = join_names(modality.augmentations) or "nothing to vary"
+            valid = join_names(modality.augmentations) or "no augmentation"
             raise PlanError(
-                f"augment={join_names(wrong)} cannot vary {modality.items}. For {modality.items} there is {valid}."
+                f"augment={join_names(wrong)} cannot augment {modality.items}. For {modality.items}, expected: {valid}."
             )
     return RunData(splits, modality, name or splits.train.title, given)
 
 
 def check_supported(config: SharedSettings) -> None:
-    """Refuses settings that mean nothing for the task that was asked for.
+    """Check that all settings apply to the task.
 
     Raises:
-        PlanError: naming all of them.
+        PlanError: If some do not; the message names all of them.
     """
     task = registry.asked_task(config.task)
     raise_problems(PlanError, "These settings cannot be used", [] if task is None else list(task.unsupported(config)))

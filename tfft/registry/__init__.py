@@ -1,10 +1,10 @@
-"""Tasks and modalities by name: the one place where they are listed, and what each has to answer.
+"""Registry of tasks and modalities by name.
 
-A task says what a label means, a modality what an example is. Both are objects of the classes :class:`Task` and
-:class:`Modality`, one folder each under ``tfft/tasks`` and ``tfft/modalities``, imported when they are first asked for.
-Everything that trains, evaluates, exports or inspects gets them from here and imports none of them by itself, so that a
-new one changes no other file. A package outside of tfft adds its own with :func:`register_task` and
-:func:`register_modality`, or through the entry point groups ``tfft.tasks`` and ``tfft.modalities``.
+A task defines the meaning of labels, a modality the kind of examples. Both are objects of the classes :class:`Task` and
+:class:`Modality`, one folder each under ``tfft/tasks`` and ``tfft/modalities``, imported on first use. Training,
+evaluation, export and inspection get them from here and import none of them directly, so a new one requires no change
+elsewhere. Another package adds its own with :func:`register_task` and :func:`register_modality`, or through the entry
+point groups ``tfft.tasks`` and ``tfft.modalities``.
 
 This package imports neither TensorFlow nor Keras.
 """
@@ -47,7 +47,7 @@ T = TypeVar("T", Task, Modality)
 
 
 class _Registry(Generic[T]):
-    """Objects by name; those of tfft are imported when they are first asked for."""
+    """Objects by name; those of tfft are imported on first use."""
 
     def __init__(self, what: str, group: str, built_in: Mapping[str, str], aliases: Mapping[str, str]) -> None:
         self._what, self._group = what, group
@@ -56,15 +56,15 @@ class _Registry(Generic[T]):
         self._found_entry_points = False
 
     def names(self) -> tuple[str, ...]:
-        """Returns all names, those of tfft first."""
+        """Return all names, those of tfft first."""
         self._find_entry_points()
         return tuple(dict.fromkeys((*self._lazy, *self._objects)))
 
     def canonical(self, name: Any) -> str:
-        """Returns the name of an object by this name or an alias, without importing it.
+        """Return the canonical name for a name or an alias, without importing the object.
 
         Raises:
-            PlanError: for an unknown name, with the nearest one.
+            PlanError: For an unknown name, with the nearest one.
         """
         known = self.names()
         found = self._aliases.get(name, name) if isinstance(name, str) else name
@@ -75,10 +75,10 @@ class _Registry(Generic[T]):
         return found
 
     def get(self, name: str) -> T:
-        """Returns an object by its name; imports it where it was not asked for before.
+        """Return an object by name, importing it on first use.
 
         Raises:
-            PlanError: for an unknown name, with the nearest one.
+            PlanError: For an unknown name, with the nearest one.
         """
         name = self.canonical(name)
         if name not in self._objects:
@@ -87,10 +87,10 @@ class _Registry(Generic[T]):
         return self._objects[name]
 
     def add(self, value: T, *aliases: str) -> Callable[[], None]:
-        """Registers an object under its name and returns a function that removes it again."""
+        """Register an object under its name and return a function that removes it."""
         name = value.name
         if name in self.names():
-            raise PlanError(f"The {self._what} {name!r} is registered already. Fix: give yours another name.")
+            raise PlanError(f"The {self._what} {name!r} is registered already. Fix: use another name.")
         self._objects[name] = value
         self._aliases.update(dict.fromkeys(aliases, name))
 
@@ -133,10 +133,10 @@ _MODALITIES: _Registry[Modality] = _Registry(
 
 
 def task(name: str) -> Task:
-    """Returns a task by name, also by the name that saved heads and plans have for it.
+    """Return a task by name, including names in saved heads and plans.
 
     Raises:
-        PlanError: for an unknown name, with the nearest one and all there are.
+        PlanError: For an unknown name, with the nearest one and all tasks.
 
     Example:
         >>> task("multilabel").solves_head
@@ -146,10 +146,10 @@ def task(name: str) -> Task:
 
 
 def task_name(name: str) -> str:
-    """Returns the name of a task by any of its names, without importing it.
+    """Return the canonical name of a task, without importing it.
 
     Raises:
-        PlanError: for an unknown name, with the nearest one and all there are.
+        PlanError: For an unknown name, with the nearest one and all tasks.
 
     Example:
         >>> task_name("tokens")
@@ -159,67 +159,65 @@ def task_name(name: str) -> str:
 
 
 def task_names() -> tuple[str, ...]:
-    """Returns the names of all tasks."""
+    """Return the names of all tasks."""
     return _TASKS.names()
 
 
 def asked_task(name: str) -> Task | None:
-    """Returns the task of a setting; None for ``"auto"``, which leaves it to the labels.
+    """Return the task of a setting; None for ``"auto"``, which leaves it to the labels.
 
     Raises:
-        PlanError: for an unknown name, with the nearest one.
+        PlanError: For an unknown name, with the nearest one.
     """
     return None if name == AUTO else task(name)
 
 
 def infer_task(values: Sequence[Any]) -> Task:
-    """Returns the task that label values fit best.
+    """Return the task that label values fit best.
 
     Args:
-        values: as :meth:`Task.infer` takes them.
+        values: Label values, as for :meth:`Task.infer`.
 
     Raises:
-        PlanError: when they fit none.
+        PlanError: If they fit none.
     """
     every = [task(name) for name in task_names()]
     fits = [one.infer(values) for one in every]
     if not max(fits):
-        raise PlanError(
-            f"The labels fit none of the tasks {join_names(task_names())}. Fix: say which it is with task=."
-        )
+        raise PlanError(f"The labels fit none of the tasks {join_names(task_names())}. Fix: pass the task as task=.")
     return every[fits.index(max(fits))]
 
 
 def register_task(value: Task, *aliases: str) -> Callable[[], None]:
-    """Adds a task of your own.
+    """Register a custom task.
 
     Args:
-        value: the task.
-        *aliases: further names, such as one in older plans.
+        value: Task.
+        *aliases: Further names, such as one in older plans.
 
     Returns:
-        A function that removes it again, for tests.
+        A function that removes it, for tests.
 
     Raises:
-        PlanError: when there is one of this name.
+        PlanError: If the name is taken.
     """
     return _TASKS.add(value, *aliases)
 
 
 def modality(name: str) -> Modality:
-    """Returns a kind of data by name.
+    """Return a modality by name.
 
     Raises:
-        PlanError: for an unknown name, with the nearest one and all there are.
+        PlanError: For an unknown name, with the nearest one and all modalities.
     """
     return _MODALITIES.get(name)
 
 
 def modality_names() -> tuple[str, ...]:
-    """Returns the names of all kinds of data."""
+    """Return the names of all modalities."""
     return _MODALITIES.names()
 
 
 def register_modality(value: Modality, *aliases: str) -> Callable[[], None]:
-    """Adds a kind of data of your own; see :func:`register_task`."""
+    """Register a custom modality; see :func:`register_task`."""
     return _MODALITIES.add(value, *aliases)

@@ -1,4 +1,4 @@
-"""What a modality answers: :class:`Modality`, and how it reads a source: :class:`Match`."""
+"""Interface of a modality: :class:`Modality`, and its way to load a source: :class:`Match`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tfft.models import ModelInput
     from tfft.specs import InputSpec
 
-# Settings that ask for nothing where there is nothing to do: no file to decode, to skip, to remember or to wait for.
+# Settings that are harmless if they do not apply: decoding, skipping, storing and progress.
 _HARMLESS = frozenset({"validation", "seed", "strict", "check", "progress", "store"})
 _TABLES_ONLY = (
     " Folders and arrays are read for classification: a table with a column of files (image= or audio=) can hold "
@@ -36,15 +36,15 @@ _TABLES_ONLY = (
 
 @dataclasses.dataclass(frozen=True)
 class Match:
-    """How a modality reads a source.
+    """Way of a modality to load a source.
 
     Attributes:
-        form: what the source is, words for a sentence, such as "a folder of images".
-        load: reads it, ``load(source, **settings)``, and returns :class:`tfft.data.Splits`.
-        settings: names of the settings that mean something for it.
-        certainty: 3 where a setting says so, 2 where the source looks like it, 1 where nothing speaks against it; the
-            highest of all modalities wins.
-        has_names: whether its examples have names, so that the file of an earlier split can be read.
+        form: Description of the source for a sentence, such as "a folder of images".
+        load: Function ``load(source, **settings)`` that returns :class:`tfft.data.Splits`.
+        settings: Names of the settings that apply to it.
+        certainty: 3 if a setting requires it, 2 if the source looks like it, 1 if it is possible; the highest of all
+            modalities wins.
+        has_names: Whether its examples have names, so that the file of an earlier split can be used.
     """
 
     form: str
@@ -54,16 +54,16 @@ class Match:
     has_names: bool = False
 
     def check(self, settings: Mapping[str, Any]) -> None:
-        """Refuses settings that mean nothing for the source.
+        """Check that all settings apply to the source.
 
         Args:
-            settings: those that are not left as they are by default.
+            settings: Settings that differ from their defaults.
 
         Raises:
-            DataError: naming all of them, and those that there are.
+            DataError: If some do not; the message names all of them, and those that apply.
         """
         wrong = {name: value for name, value in settings.items() if name not in self.settings | _HARMLESS}
-        from tfft.registry import AUTO, asked_task  # which knows this class
+        from tfft.registry import AUTO, asked_task  # which imports this class
 
         asked = asked_task(wrong.get("task", AUTO))
         if asked is None or asked.labels_from_folders:
@@ -83,12 +83,12 @@ class Match:
 
 @dataclasses.dataclass(frozen=True)
 class Adapted:
-    """Examples as a backbone takes them.
+    """Examples in the form that a backbone takes.
 
     Attributes:
-        splits: the examples.
-        settings: of reading, that were chosen for the backbone.
-        notes: what is to be said about it, one line each.
+        splits: Examples.
+        settings: Settings for reading that were chosen for the backbone.
+        notes: Remarks, one line each.
     """
 
     splits: Splits[Any]
@@ -97,19 +97,19 @@ class Adapted:
 
 
 class Modality:
-    """What an example is: how it is found, read, checked, fed to a backbone, and served.
+    """Kind of example: how it is found, read, checked, passed to a backbone, and served.
 
     Attributes:
         name: ``"image"``, ``"text"``, ``"audio"``.
-        item: singular noun for messages, such as "image".
-        items: plural of it.
-        columns: names of the settings that name its columns in a table, such as ``("text",)``.
-        settings: names of the settings of reading that only this modality takes, such as ``("sample_rate",)``.
-        request: name of the entry of a prediction that says what was asked about, in JSON.
-        augmentations: names of what can be varied about an example, as ``augment=`` takes them.
-        may_be_grouped: whether examples often come from few sources that are not named, such as speakers.
-        build_options: names of the options of :func:`tfft.build` that only this modality takes.
-        numeric: whether examples are numbers, which a Keras model of one's own takes as they are.
+        item: Singular noun for messages, such as "image".
+        items: Plural of it.
+        columns: Names of the settings for its table columns, such as ``("text",)``.
+        settings: Names of the settings for reading that only this modality has, such as ``("sample_rate",)``.
+        request: Name of the JSON entry of a prediction that identifies its input.
+        augmentations: Names of its augmentations, for ``augment=``.
+        may_be_grouped: Whether examples often come from few unnamed sources, such as speakers.
+        build_options: Names of the options of :func:`tfft.build` that only this modality has.
+        numeric: Whether examples are numeric, so that any Keras model may take them directly.
     """
 
     name: ClassVar[str]
@@ -126,36 +126,36 @@ class Modality:
     # --- data
 
     def matches(self, source: Any, settings: Mapping[str, Any]) -> Match | None:
-        """Says how a source of this kind of data would be read; None where it is something else.
+        """Return the way to load a source of this modality; None for other sources.
 
         Args:
-            source: as :func:`tfft.data.load` takes it, but no name of a TensorFlow dataset.
-            settings: of reading, those that were given.
+            source: Source for :func:`tfft.data.load`, except TensorFlow Datasets.
+            settings: Explicit settings for reading.
         """
         return None
 
     def load(self, source: Any, settings: Mapping[str, Any]) -> Splits[Any]:
-        """Reads a source and divides it into training and validation examples.
+        """Load a source and split it into training and validation examples.
 
         Args:
-            source: as in :meth:`matches`.
-            settings: of reading, those that were given.
+            source: As in :meth:`matches`.
+            settings: Explicit settings for reading.
 
         Raises:
-            DataError: when the source is of another kind, or a setting means nothing for it.
+            DataError: If the source is of another kind, or a setting does not apply to it.
         """
         match = self.match(source, settings)
         return match.load(source, **{name: value for name, value in settings.items() if name in match.settings})
 
     def match(self, source: Any, settings: Mapping[str, Any]) -> Match:
-        """Returns how a source would be read.
+        """Return the way to load a source.
 
         Args:
-            source: as in :meth:`matches`.
-            settings: of reading, those that were given.
+            source: As in :meth:`matches`.
+            settings: Explicit settings for reading.
 
         Raises:
-            DataError: when the source is of another kind, or a setting means nothing for it.
+            DataError: If the source is of another kind, or a setting does not apply to it.
         """
         match = self.matches(source, settings)
         if match is None:
@@ -164,31 +164,31 @@ class Modality:
         return match
 
     def read_labelled(self, source: Any, class_names: Sequence[str], settings: Mapping[str, Any]) -> Examples:
-        """Reads a source for a model that knows its classes, without dividing it.
+        """Load a source for a model with known classes, without splitting it.
 
         Args:
-            source: as in :meth:`matches`.
-            class_names: of the model, in the order of its outputs.
-            settings: of reading; ``task`` is that of the model.
+            source: As in :meth:`matches`.
+            class_names: Class names of the model, in the order of its outputs.
+            settings: Settings for reading; ``task`` is that of the model.
         """
         raise NotImplementedError
 
     def is_split(self, source: Any) -> bool:
-        """Says whether a source names the part that is to be learned from."""
+        """Whether a source marks its training part."""
         return False
 
     def adapt(self, splits: Splits[Any], backbone: Backbone, settings: Mapping[str, Any]) -> Adapted:
-        """Returns the examples as a backbone takes them, such as recordings at its sample rate.
+        """Return the examples in the form that a backbone takes, such as recordings at its sample rate.
 
         Args:
-            splits: the examples, of which nothing has been read that depends on the backbone.
-            backbone: that will see them.
-            settings: of reading, those that were given.
+            splits: Examples of which nothing that depends on the backbone has been read.
+            backbone: Backbone for the examples.
+            settings: Explicit settings for reading.
         """
         return Adapted(splits)
 
     def array_source(self, values: Any, labels: Any, staged: Staged, batch_size: int, views: Views) -> Source | None:
-        """Returns varied arrays as features are made of them; None where the model takes another kind of data."""
+        """Return augmented arrays as a source of features; None if the model takes another modality."""
         return None
 
     # --- checks
@@ -203,150 +203,150 @@ class Modality:
         store: str | os.PathLike[str] | None,
         progress: Callable[[int, int], None] | None,
     ) -> DataReport | None:
-        """Looks at a source that can be checked in a state that cannot be loaded.
+        """Check a source that may not be loadable.
 
         Args:
-            source: as :func:`tfft.check` takes it, like all that follows.
-            columns: those that were named, by role.
-            backbone: for the check of labels.
-            seed: of the split and the probe.
-            store: file that keeps the statistics of files that were read.
-            progress: called with (files read, files in all).
+            source: Source, as in :func:`tfft.check`, like all that follow.
+            columns: Named columns, by role.
+            backbone: Backbone for the check of labels.
+            seed: Seed for the split and the probe.
+            store: File that stores the statistics of files.
+            progress: Function called with (files read, files in total).
 
         Returns:
-            The report; None where the source is to be loaded first, and :meth:`findings` asked.
+            The report; None if the source must be loaded first, for :meth:`findings`.
         """
         return None
 
     def findings(self, splits: Splits[Any], *, notes: list[str]) -> Iterator[Finding]:
-        """Yields what is wrong, odd or worth knowing in the examples.
+        """Yield findings about the examples.
 
         Args:
-            splits: that were read; no file is read again.
-            notes: gets a sentence for each thing that was not looked for.
+            splits: Loaded splits; no file is read again.
+            notes: List to which a sentence is added for each skipped check.
         """
         return iter(())
 
     def counts(self, splits: Splits[Any]) -> dict[str, dict[str, int]]:
-        """Returns the number of examples of each class, by part."""
+        """Return the number of examples per class, by part."""
         return {"train": splits.train.counts, "validation": splits.validation.counts}
 
     def example_names(self, examples: Examples) -> Sequence[str]:
-        """Returns what examples are called in reports."""
+        """Return the names of the examples for reports."""
         return examples.places
 
     def preview(
         self, examples: Examples, image: InputSpec, *, augment: Any, rows: int, columns: int, seed: int
     ) -> tuple[bytes, int, int] | None:
-        """Draws examples as training will see them, side by side.
+        """Draw a grid of examples as training sees them.
 
         Args:
-            examples: to choose from.
-            image: size and fitting of each picture.
-            augment: how they are varied, as :func:`tfft.finetune` takes it.
-            rows: examples that are drawn.
-            columns: pictures in a row.
-            seed: of the choice and of the views.
+            examples: Examples to choose from.
+            image: Size and fitting of each image.
+            augment: Augmentation, as in :func:`tfft.finetune`.
+            rows: Number of examples to draw.
+            columns: Number of images per row.
+            seed: Seed for the choice and the views.
 
         Returns:
-            A PNG file, its height and its width; None where examples cannot be drawn.
+            A PNG file, its height and its width; None if examples cannot be drawn.
         """
         return None
 
     def thumbnail(self, path: str) -> bytes | None:
-        """Returns a small picture of a file as JPEG, 96 x 96, for reports; None where there is none to be had."""
+        """Return a 96 x 96 thumbnail of a file as JPEG, for reports; None if there is none."""
         return None
 
     def notes(self, splits: Splits[Any], backbone: Backbone) -> Iterator[str]:
-        """Yields what is to be said about examples and a backbone, such as how many texts will be cut off."""
+        """Yield remarks about examples and a backbone, such as the number of truncated texts."""
         return iter(())
 
     # --- model
 
     def why_not(self, backbone: Backbone) -> str | None:
-        """Returns why a backbone cannot take this kind of data, as a sentence; None where it can."""
+        """Return the reason why a backbone does not fit this modality; None if it does."""
         return None
 
     def fits(self, backbone: Backbone, options: Mapping[str, Any]) -> int:
-        """Returns how surely a model of a backbone is meant to take this kind of data; the highest of all wins.
+        """Return how surely a backbone is meant for this modality; the highest of all wins.
 
         Args:
-            backbone: any.
-            options: of :func:`tfft.build`, such as ``audio``.
+            backbone: Any backbone.
+            options: Options of :func:`tfft.build`, such as ``audio``.
 
         Returns:
-            0 for not at all.
+            A number; 0 for a backbone that does not fit.
         """
         return 0 if self.why_not(backbone) else 1
 
     def model_options(self, splits: Splits[Any]) -> dict[str, Any]:
-        """Returns the options of :func:`tfft.build` for a model of these examples."""
+        """Return the options of :func:`tfft.build` for a model of these examples."""
         return {}
 
     def attach_input(
         self, backbone: Backbone, network: keras.Model, level: FeatureLevel = "pooled", **options: Any
     ) -> ModelInput:
-        """Puts the model's inputs, and what has to happen to them, in front of a backbone.
+        """Add the model's inputs and their preprocessing to a backbone.
 
         Args:
-            backbone: that :meth:`why_not` has nothing against.
-            network: its model, a layer of the model to be.
-            level: what the head takes; pooling over all positions is done behind this, where features still have some.
-            **options: of :func:`tfft.build`; those of other kinds of data are left alone.
+            backbone: Backbone that :meth:`why_not` accepts.
+            network: Its model, a layer of the new model.
+            level: Level of features that the head takes; pooling happens later if features still have positions.
+            **options: Options of :func:`tfft.build`; those of other modalities are ignored.
 
         Raises:
-            BackboneError: when the backbone cannot take this kind of data, or not as the options say.
+            BackboneError: If the backbone does not fit this modality, or the options.
         """
         raise NotImplementedError
 
     def input_of(self, model: keras.Model) -> Any:
-        """Returns what a built model takes of this kind of data, such as its size; None where it takes another."""
+        """Return the input spec of a built model, such as its size; None for another modality."""
         return None
 
     # --- serving
 
     def serving(self, model: keras.Model, inputs: Mapping[str, tf.TensorSpec], **options: Any) -> ServingInput | None:
-        """Returns how a model takes this kind of data; None where its inputs are something else.
+        """Return the serving input of a model for this modality; None if its inputs are of another kind.
 
         Args:
-            model: any Keras model.
-            inputs: of it, by name.
-            **options: of :func:`tfft.export`, such as ``input_spec``.
+            model: Any Keras model.
+            inputs: Inputs of the model by name.
+            **options: Options of :func:`tfft.export`, such as ``input_spec``.
         """
         return None
 
     def served(self, signatures: Mapping[str, Any], assets: Path) -> ServingInput | None:
-        """Returns how an exported model takes this kind of data; None where it takes something else.
+        """Return the serving input of an exported model for this modality; None for another one.
 
         Args:
-            signatures: of the model, by name.
-            assets: the folder of its assets.
+            signatures: Signatures of the model by name.
+            assets: Folder of its assets.
         """
         return None
 
     def read_items(self, items: Sequence[Any], spec: Any) -> Iterator[RequestItem]:
-        """Yields what a model is asked about as its signature takes it, or the reason why it cannot.
+        """Yield inputs for the model's signature, or the reason why an item cannot be used.
 
         Args:
-            items: paths; for texts the texts.
-            spec: of the model, from :meth:`serving` or :meth:`served`.
+            items: Paths; for texts the texts.
+            spec: Spec of the model, from :meth:`serving` or :meth:`served`.
         """
         raise NotImplementedError
 
     def request_noun(self, spec: Any) -> str:
-        """Returns what a served model is given, in the plural, such as "image files"."""
+        """Return a plural noun for the inputs of a served model, such as "image files"."""
         return self.items
 
     def columns_of(self, spec: Any) -> tuple[str, ...]:
-        """Returns the columns of a table that a served model is given, by their usual names."""
+        """Return the usual names of the table columns for a served model."""
         return self.columns
 
     def item_of_row(self, fields: Sequence[Any], folder: Path) -> Any:
-        """Returns what the fields of a row name, as :meth:`read_items` takes it; None where they name nothing.
+        """Return the item in the fields of a row, for :meth:`read_items`; None if they are empty.
 
         Args:
-            fields: those of :meth:`columns_of`, each of which holds something.
-            folder: of relative paths.
+            fields: Non-empty fields of :meth:`columns_of`.
+            folder: Folder for relative paths.
         """
         [path] = fields
         return str(folder / path.strip()) if isinstance(path, str) else None
@@ -354,22 +354,22 @@ class Modality:
     def items_of_command(
         self, model: str, spec: Any, files: Sequence[str], texts: Sequence[str], second: Sequence[str]
     ) -> list[Any]:
-        """Returns what ``tfft predict`` is asked about, as :meth:`read_items` takes it.
+        """Return the items of a ``tfft predict`` command, for :meth:`read_items`.
 
         Args:
-            model: that is asked, for messages.
-            spec: of the model.
-            files: that were named.
-            texts: of ``--text``.
-            second: of ``--text-pair``.
+            model: Path of the model, for messages.
+            spec: Spec of the model.
+            files: Paths of the files.
+            texts: Values of ``--text``.
+            second: Values of ``--text-pair``.
 
         Raises:
-            DataError: when the model takes something else.
+            DataError: If the model takes other inputs.
         """
         if texts or second:
             raise DataError(f"The model in {model} takes {self.request_noun(spec)}, not --text.")
         return list(files)
 
     def example_arguments(self, spec: Any) -> str:
-        """Returns what could be written behind ``tfft predict MODEL``."""
+        """Return example arguments for ``tfft predict MODEL``."""
         return f"{self.item.upper()}..."

@@ -1,4 +1,4 @@
-"""What a task answers: :class:`Task`, :class:`Evaluator`."""
+"""Interface of a task: :class:`Task`, :class:`Evaluator`."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ FeatureLevel = Literal["pooled", "sequence", "spatial", "pyramid"]
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """The measurement that decides which of two models is better: best epoch, WiSE-FT, soups.
+    """Metric that selects the better of two models: best epoch, WiSE-FT, soups.
 
     Attributes:
-        name: of the logged metric without ``val_``, such as ``"accuracy"``; the loss decides between equal values, and
-            alone where the metric is not logged.
+        name: Name of the logged metric without ``val_``, such as ``"accuracy"``; the loss breaks ties, and decides
+            alone if the metric is not logged.
         higher_is_better: False for errors.
     """
 
@@ -33,11 +33,11 @@ class Metric:
 
 @dataclasses.dataclass(frozen=True)
 class Default:
-    """A setting of training that a task has another default for.
+    """Task-specific default of a training setting.
 
     Attributes:
-        value: the default.
-        reason: why, for the reasons of a plan.
+        value: Default.
+        reason: Reason, for the reasons of a plan.
     """
 
     value: Any
@@ -45,25 +45,25 @@ class Default:
 
 
 class Task:
-    """What a label means: how it is read, predicted, trained, scored and shown.
+    """Meaning of a label: how it is read, predicted, trained, scored and shown.
 
-    A subclass sets the class attributes and overrides what differs; the methods below hold what most tasks share.
+    A subclass sets the class attributes and overrides methods; the base methods fit most tasks.
 
     Attributes:
-        name: as users write it, ``task="multilabel"``.
-        head_kind: name of the task in the config of saved heads; the name itself unless history says otherwise.
-        modalities: names of the kinds of data that it can be learned from; empty for all.
-        feature_level: what the head takes of a backbone: one vector per example (``"pooled"``), one per token or frame
+        name: Name for users, ``task="multilabel"``.
+        head_kind: Name of the task in the config of saved heads; usually the same.
+        modalities: Names of the supported modalities; empty for all.
+        feature_level: Features for the head: one vector per example (``"pooled"``), one per token or frame
             (``"sequence"``), a feature map (``"spatial"``) or feature maps of several strides (``"pyramid"``).
-        exclusive_classes: whether each example has exactly one of several classes, as class weights, balanced sampling,
-            nearest class means and training on pairs of examples need.
-        labels_from_folders: whether the name of a folder can be the label of the files in it.
-        solves_head: whether the best head on frozen features can be computed (a linear probe); else it is trained.
-        head_reason: why the head is trained, for the reasons of a plan, where it is.
-        caches_features: whether the frozen part of the model may run once for all epochs.
-        moves_with_pixels: whether flips and crops of an image have to be applied to its labels too (boxes, masks).
-        checks_label_errors: whether a probe can name labels that look wrong.
-        selection: the measurement that picks the best epoch.
+        exclusive_classes: Whether each example has exactly one of several classes, which class weights, balanced
+            sampling, nearest class means and contrastive training require.
+        labels_from_folders: Whether a folder name can be the label of its files.
+        solves_head: Whether the best head on frozen features can be computed (a linear probe); else it is trained.
+        head_reason: Reason for training the head, for the reasons of a plan.
+        caches_features: Whether the frozen part of the model may run once for all epochs.
+        moves_with_pixels: Whether flips and crops of an image also apply to its labels (boxes, masks).
+        checks_label_errors: Whether a probe can find labels that look wrong.
+        selection: Metric that selects the best epoch.
     """
 
     name: ClassVar[str]
@@ -83,90 +83,90 @@ class Task:
 
     @property
     def reader(self) -> Modality | None:
-        """What reads its data where labels come in files of their own (CoNLL, COCO); None where every modality does."""
+        """Modality that reads its data, if labels have their own files (CoNLL, COCO); None if every modality does."""
         return None
 
     def infer(self, values: Sequence[Any]) -> int:
-        """Returns how well label values fit, for ``task="auto"``: 0 for not at all; the highest of all tasks wins."""
+        """Return how well label values fit, for ``task="auto"``: 0 for not at all; the highest of all tasks wins."""
         return 0
 
     def class_names(self, values: Sequence[Any]) -> tuple[str, ...]:
-        """Returns the names of the classes among label values, in the order of their numbers; empty for numbers."""
+        """Return the class names among label values, in the order of their numbers; empty for numbers."""
         return ()
 
     def label_problems(self, values: Sequence[Any], class_names: Sequence[str], places: Sequence[str]) -> list[str]:
-        """Returns what is wrong with label values, one sentence each with its place (``table.csv:12``)."""
+        """Return the problems of label values, one sentence each with its place (``table.csv:12``)."""
         return []
 
     def learning_problems(self, values: Sequence[Any], class_names: Sequence[str], *, split: bool) -> list[str]:
-        """Returns why nothing can be learned from label values as a whole, such as a single class.
+        """Return reasons why label values as a whole cannot be trained on, such as a single class.
 
         Args:
-            values: of the training examples.
-            class_names: from :meth:`class_names`.
-            split: whether some of the examples are still to be held out.
+            values: Values of the training examples.
+            class_names: Result of :meth:`class_names`.
+            split: Whether some of the examples are still to be held out.
         """
         return []
 
     def encode(self, values: Sequence[Any], class_names: Sequence[str]) -> np.ndarray:
-        """Returns checked label values as the array that a model is trained on, one row per example."""
+        """Return checked label values as the array for training, one row per example."""
         raise NotImplementedError
 
     def strata(self, labels: np.ndarray) -> np.ndarray | None:
-        """Returns the class of each example, int [N], for a split that keeps the shares; None where there is none."""
+        """Return the class of each example, int [N], for a stratified split; None if there are no classes."""
         return None
 
     def counts(self, labels: np.ndarray, class_names: Sequence[str]) -> dict[str, int]:
-        """Returns the number of examples of each class; empty where labels are no classes."""
+        """Return the number of examples per class; empty if labels are not classes."""
         return {}
 
     # --- model
 
     def head_factory(self) -> Callable[..., Head]:
-        """Returns the function that ``tfft.heads`` has under the name of the task."""
+        """Return the factory function of ``tfft.heads`` for the task."""
         return self.make_head
 
     def make_head(self, class_names: Sequence[str], **settings: Any) -> Head:
-        """Makes the head for a configuration.
+        """Build the head for a configuration.
 
         Args:
-            class_names: from :meth:`class_names`.
-            **settings: ``dropout``, ``l2``, ``label_smoothing`` and ``loss`` of the configuration; a task ignores what
-                has no meaning for it, and :meth:`unsupported` says so.
+            class_names: Result of :meth:`class_names`.
+            **settings: ``dropout``, ``l2``, ``label_smoothing`` and ``loss`` of the configuration; a task ignores
+                settings that do not apply, which :meth:`unsupported` reports.
         """
         raise NotImplementedError
 
     def head_class(self) -> type[Head]:
-        """Returns the class of its heads, which reads them back from a saved model."""
+        """Return the class of its heads, for loading a saved model."""
         raise NotImplementedError
 
     # --- training and evaluation
 
     def unsupported(self, config: Any) -> Iterator[str]:
-        """Yields a sentence for each setting that has no meaning for this task."""
+        """Yield a sentence for each setting that does not apply to this task."""
         for name in () if self.exclusive_classes else ("class_weight", "sampling"):
             if getattr(config, name, None):
                 yield f"{name} is for examples of one class each, and the task is {self.name}: leave it out"
 
     def phase_defaults(self) -> Mapping[str, Default]:
-        """Returns defaults of training that differ for this task, by the name of the setting, such as ``dropout``."""
+        """Return task-specific training defaults by setting, such as ``dropout``."""
         return {}
 
     def evaluator(self, head: Head) -> Evaluator:
-        """Returns a new object that counts over batches and gives the scores."""
+        """Return a new evaluator, which counts over batches and computes the scores."""
         raise NotImplementedError
 
     # --- what a person sees
 
     def format_prediction(self, name: str, outputs: Mapping[str, Any]) -> str:
-        """Returns one prediction as a line of text.
+        """Format one prediction as a line of text.
 
         Args:
-            name: of what was asked about, such as a file.
-            outputs: plain values by name, from :attr:`tfft.exporting.Prediction.answer`.
+            name: Name of the input, such as a file.
+            outputs: Plain values by name, from :attr:`tfft.exporting.Prediction.answer`.
 
         Returns:
-            The most probable class with the next ones in parentheses, where there are ``label``, ``probability`` and
+            The most probable class with the next ones in parentheses, if there are ``label``, ``probability`` and
             ``top``; else all outputs as JSON.
         """
         if "label" not in outputs or "probability" not in outputs:
@@ -178,16 +178,16 @@ class Task:
     # --- contract tests, see tfft.testing.check_task
 
     def sample_labels(self, head: Head, scores: np.ndarray) -> np.ndarray:
-        """Returns labels that a linear head can learn.
+        """Return labels that a linear head can learn.
 
         Args:
-            head: that is to learn them.
-            scores: random linear functions of the features, float [N, ..., at least 2 and as many as the head's units].
+            head: Head to train.
+            scores: Random linear functions of the features, float [N, ..., at least 2 and as many as the head's units].
         """
         raise NotImplementedError
 
     def score_served(self, head: Head, outputs: Mapping[str, np.ndarray], labels: np.ndarray) -> Mapping[str, float]:
-        """Computes the head's metrics from what a server answers, to compare the two; by their name."""
+        """Compute the head's metrics by name from served outputs, to compare the two."""
         return {}
 
 
@@ -195,20 +195,20 @@ class Evaluator:
     """Counts and sums over batches, so that memory does not grow with the dataset."""
 
     def check(self, labels: np.ndarray) -> None:
-        """Refuses labels that the head has no output for.
+        """Raise an error for labels without an output in the head.
 
         Raises:
-            DataError: with the labels at fault.
+            DataError: With the labels at fault.
         """
 
     def weight(self, labels: np.ndarray, logits: np.ndarray) -> int:
-        """Returns how many items of a batch the mean loss is over: the examples, unless a label has several parts."""
+        """Return the number of items in a batch for the mean loss: the examples, unless a label has several parts."""
         return len(labels)
 
     def update(self, labels: np.ndarray, logits: np.ndarray) -> None:
-        """Adds a batch."""
+        """Add a batch."""
         raise NotImplementedError
 
     def result(self, count: int, loss: float) -> Scores:
-        """Returns the scores of all batches, with a 95 % interval."""
+        """Return the scores of all batches, with a 95 % interval."""
         raise NotImplementedError

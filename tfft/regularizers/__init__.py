@@ -1,6 +1,6 @@
-"""Regularizers: the L2-SP pull of weights towards their pretrained values.
+"""Regularizers: the L2-SP penalty towards pretrained weights.
 
-Everything here works with ``model.compile`` and ``model.fit`` of Keras alone.
+They work with ``model.compile`` and ``model.fit`` of Keras alone.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""L2-SP: training that is pulled back to the pretrained weights instead of to zero (:func:`add_l2_sp`).
+"""L2-SP: an L2 penalty towards the pretrained weights instead of zero (:func:`add_l2_sp`).
 
-Hides how a pull on single variables becomes a loss that Keras adds up in every model that shares them,
-and how it comes off again without a trace.
+Implementation notes: the penalty is a regularizer of variables, so it applies in every model that shares them, and can
+be removed.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from tfft.freezing.weight_values import matched
 class L2SP(keras.regularizers.Regularizer):
     """Penalty ``strength / 2 * sum((w - anchor)**2)`` of one variable; its gradient is ``strength * (w - anchor)``.
 
-    Use :func:`add_l2_sp` for a model. By itself it is a Keras regularizer like any other, for example the
+    Use :func:`add_l2_sp` for a model. This class is a Keras regularizer like any other, for example as the
     ``kernel_regularizer`` of a layer; a ``.keras`` file then holds the anchor as text, which is large.
 
     Li, Grandvalet and Davoine, Explicit Inductive Bias for Transfer Learning with Convolutional Networks (2018).
 
     Args:
-        anchor: values that the variable is pulled to, in its shape.
-        strength: of the pull, 0 or more.
-        dtype: of the penalty, ``"float32"`` or ``"float64"``; that of the anchor by default, float32 for a list.
+        anchor: Values to pull the variable to, in its shape.
+        strength: Strength, 0 or more.
+        dtype: Type of the penalty, ``"float32"`` or ``"float64"``. Defaults to that of the anchor, float32 for a list.
 
     Raises:
-        PlanError: when the strength is negative or no number, or the anchor holds values that are no numbers.
+        PlanError: If the strength is negative or not a number, or the anchor is not finite.
 
     Example:
         >>> pull = tfft.regularizers.L2SP(kernel.numpy(), 0.01)
@@ -56,12 +56,12 @@ class L2SP(keras.regularizers.Regularizer):
             self.anchor = tf.constant(values)
 
     def __call__(self, x: Any) -> Any:
-        """Returns the penalty, a scalar."""
+        """Return the penalty, a scalar."""
         distance = tf.cast(tf.convert_to_tensor(x), self.anchor.dtype) - self.anchor
         return 0.5 * self.strength * tf.reduce_sum(tf.square(distance))
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor."""
+        """Return the arguments of the constructor."""
         return {
             "anchor": self.anchor.numpy().tolist(),
             "strength": self.strength,
@@ -70,7 +70,7 @@ class L2SP(keras.regularizers.Regularizer):
 
 
 class _Pull(L2SP):
-    """A pull that :func:`add_l2_sp` has put on a variable, on top of the regularizer that it had before."""
+    """Penalty that :func:`add_l2_sp` adds to the existing regularizer of a variable."""
 
     def __init__(self, anchor: Any, strength: float, own: Callable[[Any], Any] | None) -> None:
         super().__init__(anchor, strength)
@@ -82,13 +82,13 @@ class _Pull(L2SP):
 
 
 class L2SPPenalty:
-    """Variables that are pulled to where they were; made by :func:`add_l2_sp`.
+    """Variables with an L2-SP penalty; made by :func:`add_l2_sp`.
 
-    Leaving its ``with`` block takes the pull off, as :func:`remove_l2_sp` does.
+    Leaving its ``with`` block removes the penalty, as :func:`remove_l2_sp` does.
 
     Attributes:
-        variables: what is pulled.
-        strength: of the pull.
+        variables: Variables with the penalty.
+        strength: Strength of the penalty.
     """
 
     def __init__(self, model: keras.Model, variables: Sequence[keras.Variable], strength: float) -> None:
@@ -96,14 +96,14 @@ class L2SPPenalty:
         self.variables = tuple(variables)
 
     def distance(self) -> float:
-        """Returns the Euclidean distance of all pulled variables together from their anchors.
+        """Return the Euclidean distance of all variables together from their anchors.
 
         Raises:
-            PlanError: when the pull has been taken off.
+            PlanError: If the penalty was removed.
         """
         pulls = [v.regularizer for v in self.variables]
         if not all(isinstance(pull, _Pull) for pull in pulls):
-            raise PlanError("The pull has been taken off, so there are no anchors to measure from.")
+            raise PlanError("The L2-SP penalty was removed, so there are no anchors to measure from.")
         squares = [
             float(np.sum((np.asarray(keras.ops.convert_to_numpy(v), "float64") - pull.anchor.numpy()) ** 2))
             for v, pull in zip(self.variables, pulls, strict=True)
@@ -127,39 +127,39 @@ def add_l2_sp(
     variables: Sequence[keras.Variable] | None = None,
     start: Mapping[str, Any] | Sequence[Any] | None = None,
 ) -> L2SPPenalty:
-    """Pulls the trainable variables of the backbone to the values they have now: the L2-SP penalty.
+    """Add an L2-SP penalty: pull the trainable backbone variables towards their current values.
 
-    Use it in place of weight decay when a backbone is fine-tuned on little data: decay would pull the
-    weights to zero, away from what was learned in pretraining. Call it after :func:`tfft.unfreeze` and
-    before ``compile``; variables that are unfrozen later are not pulled. Models that share the variables
-    (:func:`tfft.features.split_frozen`, :func:`tfft.training.microbatched`) have the pull too.
+    Use it instead of weight decay when fine-tuning a backbone on little data: decay would pull the weights to zero,
+    away from the pretrained values. Call it after :func:`tfft.unfreeze` and before ``compile``; variables that are
+    unfrozen later have no penalty. It also applies in models that share the variables
+    (:func:`tfft.features.split_frozen`, :func:`tfft.training.microbatched`).
 
-    Biases and scales and offsets of normalisation are pulled like the kernels: their pretrained values
-    are as good a place to stay at, while zero is none. Running statistics are not, no gradient moves them.
-    The head is not pulled, as it has no pretrained values: the second term of the paper, ``b / 2 * |w|^2``, is
-    its own ``l2 = b / 2``. A regularizer that a variable has already stays in force beside the pull.
+    Biases, and scales and offsets of normalization, are included: their pretrained values are as meaningful as those of
+    kernels, unlike zero. Running statistics are not, since they have no gradient. The head is not, since it has no
+    pretrained values: the second term of the paper, ``b / 2 * |w|^2``, is its own ``l2 = b / 2``. An existing
+    regularizer of a variable stays in force.
 
-    The penalty is part of ``loss`` and ``val_loss``, as all penalties of Keras are. It lives in memory only:
-    a model that is saved while it is pulled loads without the pull. With a plain gradient step, rate times
-    strength must stay below 2, or the pull itself makes the weights swing.
+    The penalty is part of ``loss`` and ``val_loss``, like all penalties in Keras. It exists in memory only: a model
+    that is saved with it loads without it. With plain gradient descent, rate times strength must stay below 2, or the
+    penalty itself makes the weights oscillate.
 
     Li, Grandvalet and Davoine, Explicit Inductive Bias for Transfer Learning with Convolutional Networks (2018).
 
     Args:
-        model: built; its variables get regularizers. A pull from an earlier call is replaced.
+        model: Built model; its variables get regularizers. An earlier penalty is replaced.
         strength: ``a`` in ``a / 2 * |w - start|^2``; 0.01 is common.
-        blocks: of the backbone, as :func:`tfft.freezing.select` takes them; only what trains in them is pulled. A
-            model without a backbone inside is all backbone, its last layer too.
-        variables: what is pulled, in place of ``blocks``; trainable ones of the model.
-        start: values to pull to, by path or in the order of ``model.weights``, where they are not the present ones.
+        blocks: Blocks of the backbone, as in :func:`tfft.freezing.select`; only their trainable variables are included.
+            A model without a backbone inside counts as a backbone as a whole.
+        variables: Trainable variables of the model, instead of ``blocks``.
+        start: Anchor values, by path or in the order of ``model.weights``. Defaults to the current values.
 
     Returns:
-        What is pulled; as a context manager it takes the pull off at its end.
+        The penalty; as a context manager, it is removed at the end of the block.
 
     Raises:
-        PlanError: for a bad strength, for variables that do not train or are not the model's, when there is nothing
-            to pull, or when ``start`` does not fit.
-        BlockError: when ``blocks`` means no block.
+        PlanError: For an invalid strength, for variables that do not train or are not the model's, if there is no
+            variable, or if ``start`` does not fit.
+        BlockError: If ``blocks`` matches no block.
 
     Example:
         >>> tfft.unfreeze(model, 3)
@@ -190,13 +190,13 @@ def add_l2_sp(
 
 
 def remove_l2_sp(model: keras.Model) -> int:
-    """Takes off what :func:`add_l2_sp` has put on a model; every variable has the regularizer from before again.
+    """Remove the penalty of :func:`add_l2_sp` from a model, and restore the earlier regularizers.
 
     Args:
-        model: anchored or not.
+        model: Model with or without the penalty.
 
     Returns:
-        How many variables were pulled.
+        Number of variables that had the penalty.
 
     Example:
         >>> tfft.regularizers.remove_l2_sp(model)

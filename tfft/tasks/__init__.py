@@ -1,4 +1,4 @@
-"""Tasks: what a label means, one package each; :func:`tfft.registry.task` gives one by its name."""
+"""Tasks: the meaning of labels, one package each; :func:`tfft.registry.task` returns one by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Advisory tools beside the training walk; experimental, their form may change.
+"""Advisory tools; experimental, their interface may change.
 
 :func:`plan_cut` estimates the size and time of a feature cache for every cut of a network.
 """

@@ -1,9 +1,7 @@
-"""Trains a model phase by phase, and checks that each phase trained what it should: :func:`train`.
+"""Training in phases, with an audit of each phase: :func:`train`.
 
-Hides the schedule, the bookkeeping of epochs, how the best weights are kept, what is computed once, and what
-is looked for when a loss becomes NaN. What happens in between is ``model.compile`` and ``model.fit``. What a machine
-can bear is beside it: :func:`find_batch_size` and :func:`microbatched`
-for batches that do not fit.
+Each phase is a plain ``model.compile`` and ``model.fit``. For batches that do not fit into memory, see
+:func:`find_batch_size` and :func:`microbatched`.
 """
 
 from __future__ import annotations

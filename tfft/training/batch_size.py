@@ -1,6 +1,6 @@
-"""How many examples a step should take on this machine: :func:`find_batch_size`.
+"""Search for a batch size on this machine: :func:`find_batch_size`.
 
-Hides how memory and time of a training step are measured, and that the model is as before afterwards.
+Implementation notes: the search measures memory and time of real training steps, then restores the model.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tfft.errors import DataError, PlanError, raise_problems
 from tfft.freezing.weight_values import restored
 from tfft.training.microbatch import check_plain
 
-MARGIN = 0.8  # of the memory that is available: the input pipeline, the evaluation and other programs need some too
+MARGIN = 0.8  # of the available memory: input pipeline, evaluation and other programs need some too
 CLOSE = 1.1  # a batch is as good as the fastest if an example takes at most this much longer
 _CAP, _BLIND_CAP = 1024, 32  # no batch beyond this is looked at unless asked for; where memory cannot be measured
 _STEPS, _SECONDS = 4, 2.0  # steps per trial, the first of which is not timed, and when a trial ends before that
@@ -33,12 +33,12 @@ _MB = 2**20
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """One batch size, tried.
+    """Trial of one batch size.
 
     Attributes:
-        size: examples per step.
-        seconds: per example, the best of the timed steps; None where the step did not fit.
-        megabytes: that tensors took on the device at most during the steps; None where it is not known.
+        size: Examples per step.
+        seconds: Seconds per example, the best of the timed steps; None if the step did not fit.
+        megabytes: Peak memory of tensors on the device during the steps; None if unknown.
     """
 
     size: int
@@ -48,13 +48,13 @@ class Trial:
 
 @dataclasses.dataclass(frozen=True)
 class BatchSize:
-    """What :func:`find_batch_size` returns; ``print`` shows the trials and the choice.
+    """Result of :func:`find_batch_size`; ``print`` shows the trials and the choice.
 
     Attributes:
-        size: the choice.
-        largest: the largest power of two that fits: tried, or, on a CPU, following from the trials.
-        trials: in the order of size.
-        reason: why this size, in words.
+        size: Chosen size.
+        largest: Largest power of two that fits: tried or, on a CPU, extrapolated from the trials.
+        trials: Trials in the order of size.
+        reason: Reason for the choice.
     """
 
     size: int
@@ -76,41 +76,38 @@ class BatchSize:
 def find_batch_size(
     model: keras.Model, examples: Any, *, start: int = 8, limit: int | None = None, memory: float | None = None
 ) -> BatchSize:
-    """Returns a batch size for training a model on this machine, from real training steps of growing size.
+    """Return a batch size for training a model on this machine, from real training steps of growing size.
 
-    Use it before training, when the size is open. The largest batch that fits is what is often asked for,
-    but it is not what is chosen: from some size on a bigger batch only makes fewer steps of the same
-    examples, and needs more memory for it. The choice is the smallest power of two that takes at most 10 %
-    longer per example than the fastest. The largest that fits is in the result, for recipes that need a
-    certain big batch; for one that does not fit there is :func:`tfft.training.microbatched`.
+    Use it before training. The result is not the largest batch that fits: above some size, a larger batch only means
+    fewer steps on the same examples, and more memory. The choice is the smallest power of two that takes at most 10 %
+    longer per example than the fastest. The largest that fits is in the result, for recipes that need a certain large
+    batch; for one that does not fit, see :func:`tfft.training.microbatched`.
 
-    The first trial is one example. Then sizes double until doubling has not made an example 5 % faster twice
-    in a row, or, on a GPU, until a step does not fit. On a CPU a process that takes too much is ended by the
-    system, so a size is only tried if a straight line through the last two trials says that it stays within
-    ``memory``.
+    The first trial is one example. Then sizes double until doubling has not made an example 5 % faster twice in a row,
+    or, on a GPU, until a step does not fit. On a CPU the system kills a process that takes too much memory, so a size
+    is only tried if linear extrapolation of the last two trials stays within ``memory``.
 
-    Afterwards the weights, the statistics of BatchNormalization, the seeds of the layers, the optimizer and
-    the metrics are as before, bit by bit: the steps are made by a copy of the optimizer, and what they change
-    in the model is put back, after an error too.
+    Afterwards the weights, the statistics of BatchNormalization, the seeds of the layers, the optimizer and the metrics
+    are unchanged, bit for bit: a copy of the optimizer makes the steps, and their changes to the model are undone, also
+    after an error.
 
     Args:
-        model: functional or sequential, compiled, frozen and unfrozen as it will be trained.
-        examples: a dataset of batches, of which the first is used, or a batch: (inputs, labels) or (inputs,
-            labels, sample weights). They are repeated to make bigger batches.
-        start: first size that is looked at after one example.
-        limit: largest size that is looked at; by default 1024, or 32 on a CPU where memory cannot be
-            measured (TensorFlow without oneDNN, or not on Linux and no ``memory`` given). Never more than
-            the dataset has examples, where that is known.
-        memory: megabytes that tensors may take; by default all of a GPU, and on a CPU what they take now
-            and 80 % of what is available.
+        model: Functional or sequential model, compiled, with the trainable set of the training.
+        examples: Dataset of batches, of which the first is used, or a batch: (inputs, labels) or (inputs, labels,
+            sample weights). They are repeated to make larger batches.
+        start: First size to try after one example.
+        limit: Largest size to try. Defaults to 1024, or to 32 on a CPU if memory cannot be measured (TensorFlow without
+            oneDNN, or not on Linux without ``memory``). Never more than the number of examples, if known.
+        memory: Megabytes that tensors may take. Defaults to all of a GPU, and on a CPU to the current use plus 80 % of
+            the available memory.
 
     Returns:
         The size, the trials and the reason.
 
     Raises:
-        PlanError: when the model is not compiled or has a training step of its own, a setting is not
-            positive, or not even one example fits.
-        DataError: when there is no example.
+        PlanError: If the model is not compiled or has its own training step, a setting is not positive, or not even one
+            example fits.
+        DataError: If there is no example.
 
     Example:
         >>> model.compile("adam", **tfft.heads.from_model(model).compile_args())
@@ -130,17 +127,17 @@ def find_batch_size(
 
 
 def choose(trials: Sequence[Trial]) -> Trial:
-    """Returns the smallest trial that takes at most 10 % longer per example than the fastest.
+    """Return the smallest trial that takes at most 10 % longer per example than the fastest.
 
     Args:
-        trials: in the order of size; those that did not fit are passed over.
+        trials: Trials in the order of size; those that did not fit are ignored.
     """
     ran = [t for t in trials if t.seconds is not None]
     return next(t for t in ran if _seconds(t) <= CLOSE * min(map(_seconds, ran)))
 
 
 def _seconds(trial: Trial) -> float:
-    """Seconds per example, infinite where the step did not fit."""
+    """Return seconds per example, infinite if the step did not fit."""
     return math.inf if trial.seconds is None else trial.seconds
 
 
@@ -160,7 +157,7 @@ def _check(model: keras.Model, start: int, limit: int | None, memory: float | No
 
 
 def _rows(examples: Any) -> tuple[Any, int | None]:
-    """Returns some examples, and how many there are in all where that is known."""
+    """Return some examples, and the total number if known."""
     known = None
     if isinstance(examples, tf.data.Dataset):
         batches = int(examples.cardinality())
@@ -183,7 +180,7 @@ def _power_of_two(number: int) -> int:
 
 
 def _copy(model: keras.Model) -> keras.Model:
-    """Returns a model of the same layers, compiled with an optimizer of its own, so that the model's stays as it is."""
+    """Return a model with the same layers and its own optimizer, so that the model's optimizer is unchanged."""
     twin = keras.Model(model.input, model.output, name=model.name)
     twin.dtype_policy = model.dtype_policy
     optimizer = type(model.optimizer).from_config(model.optimizer.get_config())
@@ -192,7 +189,7 @@ def _copy(model: keras.Model) -> keras.Model:
 
 
 class _Clock(keras.callbacks.Callback):
-    """Times steps but for the first, which traces and compiles."""
+    """Timer of steps, except the first, which traces and compiles."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -202,14 +199,14 @@ class _Clock(keras.callbacks.Callback):
         self._began = time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        float((logs or {})["loss"])  # waits for a GPU
+        float((logs or {})["loss"])  # waits for the GPU
         if batch:
             self.times.append(time.perf_counter() - self._began)
         self.model.stop_training = sum(self.times) > _SECONDS
 
 
 class _Search:
-    """The trials, and what follows from them."""
+    """State of the search: trials and their evaluation."""
 
     def __init__(self, twin: keras.Model, rows: Any, meter: _Meter, highest: int) -> None:
         self._twin, self._rows, self._meter, self._highest = twin, rows, meter, highest
@@ -217,7 +214,7 @@ class _Search:
         self.trials: list[Trial] = []
 
     def run(self, start: int) -> None:
-        """Tries one example, then powers of two from ``start`` on."""
+        """Try one example, then powers of two from ``start`` on."""
         self._try(1)
         following = min(_power_of_two(start), self._highest)
         idle = 0
@@ -262,7 +259,7 @@ class _Search:
         self.trials.append(Trial(size, min(clock.times) / size, self._meter.peak()))
 
     def _expected(self, size: int) -> float | None:
-        """Megabytes of a size that was not tried, on a straight line."""
+        """Extrapolate the megabytes of a size linearly."""
         tried = [(t.size, t.megabytes) for t in self._ran if t.megabytes is not None]
         if not tried:
             return None
@@ -304,10 +301,10 @@ class _Search:
 
 
 class _Meter:
-    """What TensorFlow's allocator says of the device that trains.
+    """Memory statistics of TensorFlow's allocator for the training device.
 
-    The process' own size would not do: TensorFlow keeps what it once took, so a second model in the same
-    process would seem to take nothing.
+    The size of the process is no substitute: TensorFlow does not return memory, so a second model in the same process
+    would seem to take none.
     """
 
     def __init__(self, memory: float | None) -> None:
@@ -325,7 +322,7 @@ class _Meter:
         return not self.on_gpu and (self.allowed is None or self.peak() is None)
 
     def start(self) -> float | None:
-        """Starts a new peak, and returns the megabytes in use."""
+        """Start a new peak, and return the megabytes in use."""
         gc.collect()
         with contextlib.suppress(ValueError):  # TensorFlow without oneDNN does not count what it takes on a CPU
             tf.config.experimental.reset_memory_stats(self._device)
@@ -333,17 +330,17 @@ class _Meter:
         return None
 
     def peak(self) -> float | None:
-        """Returns the highest use since the start, in megabytes."""
+        """Return the highest use since the start, in megabytes."""
         with contextlib.suppress(ValueError):
             return tf.config.experimental.get_memory_info(self._device)["peak"] / _MB
         return None
 
 
 def available_memory() -> float:
-    """Returns the megabytes that a process on Linux can still take: of the machine, or of its container.
+    """Return the megabytes that a process on Linux can still allocate, on the machine or in its container.
 
     Raises:
-        OSError: where the system does not tell.
+        OSError: If the system does not report it.
     """
     lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
     found = [next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) / 1024]

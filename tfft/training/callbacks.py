@@ -1,4 +1,4 @@
-"""Callbacks that watch one phase: rows of the history, the best weights, a loss that is not a number."""
+"""Callbacks of a phase: history rows, best weights, and a check for non-finite losses."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from tfft.weight_averaging.selection import ACCURACY, Score, selection_score
 
 
 class PhaseWatch(keras.callbacks.Callback):
-    """Records each epoch, keeps the best weights in memory and stops at the first loss that is not finite.
+    """Record each epoch, keep the best weights in memory and stop at the first non-finite loss.
 
-    Only variables that may change in the phase are copied, once per better epoch.
+    It copies only variables that may change in the phase, once per better epoch.
 
     Args:
-        phase: the phase.
-        steps: steps per epoch.
-        why: says what is wrong with the data or the settings when the loss is not finite.
-        verbose: print one line per epoch.
-        start: score of the weights the phase starts from, which an epoch has to beat; None: any epoch does.
-        before: values that variables had when ``start`` was measured, where they differ from those of the first step.
-        selection: the measurement that decides which epoch is the best.
+        phase: Phase.
+        steps: Steps per epoch.
+        why: Function that explains a non-finite loss by the data or the settings.
+        verbose: Print one line per epoch.
+        start: Score of the initial weights, which an epoch has to beat; None if any epoch does.
+        before: Values of variables when ``start`` was measured, if they differ from those of the first step.
+        selection: Metric that selects the best epoch.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class PhaseWatch(keras.callbacks.Callback):
         self._epoch, self._began = 0, 0.0
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Checks that what the optimizer will train is what the phase names, and keeps the first weights."""
+        """Check that the optimizer trains the variables of the phase, and keep the initial weights."""
         optimizer = {id(v): v.path for v in trained_variables(self.model.optimizer)}
         flags = {id(v): v.path for v in self.model.trainable_variables}
         if set(optimizer) != set(flags):
@@ -75,11 +75,11 @@ class PhaseWatch(keras.callbacks.Callback):
         self.first = {v.path: value for v, value in zip(self._movable, self._kept, strict=True)}
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Starts the clock."""
+        """Start the clock."""
         self._epoch, self._began = epoch, time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Stops at the first step whose loss is not a finite number."""
+        """Stop at the first step whose loss is not a finite number."""
         loss = (logs or {}).get("loss")
         if loss is not None and not math.isfinite(float(loss)):
             self._give_up(
@@ -87,7 +87,7 @@ class PhaseWatch(keras.callbacks.Callback):
             )
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Writes the row and keeps the weights if they are the best so far."""
+        """Write the row and keep the weights if they are the best so far."""
         logs = {name: float(value) for name, value in (logs or {}).items()}
         if not math.isfinite(logs.get("val_loss", 0.0)):
             self._give_up(logs["val_loss"], epoch, f"the end of epoch {epoch + 1}, on the validation examples")
@@ -103,20 +103,20 @@ class PhaseWatch(keras.callbacks.Callback):
             print(line(row, self.phase.epochs), flush=True)
 
     def restore_best(self) -> None:
-        """Gives the model the weights of its best epoch, or those from before the phase where none was better."""
+        """Restore the weights of the best epoch, or those from before the phase if none was better."""
         for variable, value in zip(self._movable, self._kept, strict=True):
             variable.assign(value)
         for variable, value in self._before if not self.best_epoch else ():
             variable.assign(value)
 
     def get_state(self) -> dict[str, Any]:
-        """Returns what a training that goes on needs to know."""
+        """Return the state that a resumed training needs."""
         elapsed = time.perf_counter() - self._began
         return {"rows": self.rows, "best": self.best, "best_epoch": self.best_epoch, "kept": self._kept,
                 "epoch": self._epoch, "elapsed": elapsed}  # fmt: skip
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Takes it back, after ``on_train_begin``."""
+        """Restore the state, after ``on_train_begin``."""
         self.rows, self.best, self.best_epoch = list(state["rows"]), state["best"], state["best_epoch"]
         self._kept, self._epoch = list(state["kept"]), state["epoch"]
         self._began = time.perf_counter() - state["elapsed"]
@@ -134,11 +134,11 @@ class PhaseWatch(keras.callbacks.Callback):
 
 
 class EpochCount(keras.callbacks.Callback):
-    """Sets a variable to the number of the epoch before it begins.
+    """Set a variable to the number of the epoch before the epoch begins.
 
     Args:
-        variable: that datasets read at the start of a pass.
-        before: epochs of earlier phases.
+        variable: Variable that datasets read at the start of a pass.
+        before: Number of epochs in earlier phases.
     """
 
     def __init__(self, variable: tf.Variable, before: int) -> None:
@@ -146,16 +146,16 @@ class EpochCount(keras.callbacks.Callback):
         self._variable, self._before = variable, before
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Sets it."""
+        """Set it."""
         self._variable.assign(self._before + epoch)
 
 
 class OnWhole(keras.callbacks.Callback):
-    """Lets a callback see the whole model while a part of it is fitted: it may save, evaluate or stop that.
+    """Wrapper that gives a callback the whole model while a part of it is fitted, so that it can save or evaluate it.
 
     Args:
-        callback: of the user; kept as an attribute.
-        whole: shares its variables and its optimizer with the fitted part.
+        callback: Callback of the user; stored as an attribute.
+        whole: Whole model, which shares variables and optimizer with the fitted part.
     """
 
     def __init__(self, callback: keras.callbacks.Callback, whole: keras.Model) -> None:
@@ -165,11 +165,11 @@ class OnWhole(keras.callbacks.Callback):
             setattr(self, hook, functools.partial(self._call, hook))
 
     def set_params(self, params: dict[str, Any]) -> None:
-        """Hands them on."""
+        """Forward the calls to the other callbacks."""
         self.callback.set_params(params)
 
     def set_model(self, model: keras.Model) -> None:
-        """Gives the callback the whole model."""
+        """Give the callback the whole model."""
         self._model = model
         self._whole.stop_training = False
         self.callback.set_model(self._whole)
@@ -184,7 +184,7 @@ _HOOKS = [name for name in dir(keras.callbacks.Callback) if name.startswith("on_
 
 
 def line(row: dict[str, Any], epochs: int) -> str:
-    """Returns what is printed of one row of the history, with the rate at its end and the time that is left."""
+    """Format a row of the history, with the learning rate and the remaining time."""
     width = len(str(epochs))
     shown = {k: v for k, v in row.items() if k not in ("phase", "epoch", "seconds", "learning_rate")}
     numbers = "  ".join(f"{name} {value:.4f}" for name, value in shown.items())

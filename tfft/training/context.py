@@ -1,4 +1,4 @@
-"""What stays the same over the phases of a training: :class:`TrainingContext`."""
+"""State shared by the phases of a training: :class:`TrainingContext`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tfft.training.suffix import FeatureSource, TrainableSuffix, build_suffix
 
 @dataclasses.dataclass(eq=False)
 class TrainingContext:
-    """What stays the same over the phases, the history so far, and the optimizer of the phase before."""
+    """Model, data and settings shared by the phases, the history so far, and the previous optimizer."""
 
     model: keras.Model
     given: tf.data.Dataset | Callable[[], tf.data.Dataset]
@@ -48,7 +48,7 @@ class TrainingContext:
     done: History = dataclasses.field(default_factory=History)
 
     def course(self, callbacks: Sequence[keras.callbacks.Callback]) -> list[keras.callbacks.Callback]:
-        """Returns callbacks as ``fit`` is to have them: alone, or inside of one that saves what they know too."""
+        """Return the callbacks for ``fit``, wrapped in the checkpoint callback if there are checkpoints."""
         return list(callbacks) if self.manager is None else self.manager.course(callbacks, self.model)
 
     @functools.cached_property
@@ -57,7 +57,7 @@ class TrainingContext:
         return self.given if isinstance(self.given, tf.data.Dataset) else self.given()
 
     def part(self, notes: list[str], phase: Phase) -> TrainableSuffix:
-        """Returns what is to be fitted in a phase whose blocks are unfrozen."""
+        """Return the part to fit in a phase with unfrozen blocks."""
         part: TrainableSuffix | str = (
             "" if self.source is None else build_suffix(self.model, self.source, self.epoch, verbose=self.verbose)
         )
@@ -74,7 +74,7 @@ class TrainingContext:
     def batches(
         self, part: TrainableSuffix, phase: Phase, notes: list[str]
     ) -> tuple[TrainableSuffix, int, dict[str, Any]]:
-        """Returns a part with its examples mixed and weighted, its steps per epoch, and what it is compiled with."""
+        """Return a part with mixed and weighted examples, its steps per epoch, and its compile arguments."""
         dataset, steps = counted(part.dataset)
         for metric in keras.tree.flatten(self.compile_arguments.get("metrics")):
             if isinstance(metric, keras.metrics.Metric):
@@ -94,16 +94,14 @@ class TrainingContext:
             held_out = None if part.validation is None else one_hot(part.validation, head.units)
             part = dataclasses.replace(part, dataset=training, validation=held_out)
             if self.source is not None and part.model.inputs[0].shape != self.model.inputs[0].shape:
-                notes.append(
-                    f"phase {phase.name!r}: what is frozen runs once, so its results are mixed, not the inputs"
-                )
+                notes.append(f"phase {phase.name!r}: frozen layers run once, so features are mixed, not inputs")
         if self.class_weight is not None:
             part = dataclasses.replace(part, dataset=apply_class_weights(part.dataset, self.class_weight))
         return part, steps, arguments
 
 
 def slice_for(context: TrainingContext, phase: Phase, notes: list[str]) -> None:
-    """Makes the blocks of a phase trainable, and no others."""
+    """Make the blocks of a phase trainable, and no others."""
     model = context.model
     model.compiled = False  # it is compiled later; unfreeze need not do it too
     unfreeze(model, phase.unfreeze, batch_norm=context.batch_norm)
@@ -124,7 +122,7 @@ def slice_for(context: TrainingContext, phase: Phase, notes: list[str]) -> None:
 
 
 def counted(dataset: tf.data.Dataset) -> tuple[tf.data.Dataset, int]:
-    """Returns a dataset that knows its number of batches, and the number."""
+    """Return a dataset with a known number of batches, and the number."""
     count = length(dataset, "training")
     if count == tf.data.UNKNOWN_CARDINALITY:
         count = int(dataset.reduce(np.int64(0), lambda n, *_: n + 1))
@@ -134,12 +132,10 @@ def counted(dataset: tf.data.Dataset) -> tuple[tf.data.Dataset, int]:
 
 
 def length(dataset: tf.data.Dataset, name: str) -> int:
-    """Returns the number of batches, or that it is not known; refuses none and no end."""
+    """Return the number of batches, or the marker for an unknown one; raise an error for empty or infinite data."""
     count = int(dataset.cardinality())
     if count == tf.data.INFINITE_CARDINALITY:
-        raise DataError(
-            f"The {name} data never ends (it repeats): an epoch needs an end, for example dataset.take(steps)."
-        )
+        raise DataError(f"The {name} data repeats without end. Limit it, for example with dataset.take(steps).")
     if count == 0:
         raise DataError(
             f"The {name} data holds no batch. With drop_remainder, a batch larger than the data gives none."

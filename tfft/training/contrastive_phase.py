@@ -1,7 +1,6 @@
-"""What a phase that tunes features on pairs of examples is fitted on: :func:`contrast`.
+"""Data and model of a contrastive phase: :func:`contrast`.
 
-Hides how the few examples that are paired come out of a dataset of any kind, and which part of the model gives their
-features.
+Implementation notes: the examples for pairs come from any dataset; the fitted model ends at the features.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ from tfft.features import Features, split_head
 from tfft.training.context import TrainingContext
 from tfft.training.suffix import TrainableSuffix, build_suffix
 
-_LEAST = 4  # examples of a batch that can be compared: two of two classes
+_LEAST = 4  # minimum batch for pairs: two examples of two classes
 
 # From positions to inputs of any structure, and the classes of all positions.
 _Paired = tuple[Callable[[tf.Tensor], Any], np.ndarray[Any, Any]]
 
 
 def check_contrast(model: keras.Model, phases: Sequence[Phase]) -> None:
-    """Refuses phases on pairs for a model whose examples have no class, before anything is trained."""
+    """Raise an error for contrastive phases if the examples of the model have no class, before training."""
     names = [phase.name for phase in phases if phase.contrastive_repeats]
     if not names:
         return
@@ -43,21 +42,21 @@ def check_contrast(model: keras.Model, phases: Sequence[Phase]) -> None:
 
 
 def freeze_head(model: keras.Model) -> None:
-    """Keeps everything behind the features as it is, which pairs say nothing about."""
+    """Freeze everything after the features, which pairs do not train."""
     for layer in split_head(model)[1].layers:
         layer.trainable = False
 
 
 def contrast(context: TrainingContext, phase: Phase, notes: list[str]) -> tuple[TrainableSuffix, int, dict[str, Any]]:
-    """Returns the part of the model up to its features with its pairs, steps per epoch, and what it is compiled with.
+    """Return the model up to its features with its pairs, the steps per epoch, and the compile arguments.
 
     Args:
-        job: whose model is sliced for the phase.
-        phase: with the number of pairs.
-        notes: one sentence is added for everything that is not as in other phases.
+        job: Context, whose model has the trainable blocks of the phase.
+        phase: Phase with the number of pairs.
+        notes: List to which a sentence is added for each difference from other phases.
 
     Raises:
-        DataError: when no pairs can be made of the examples.
+        DataError: If the examples form no pairs.
     """
     model, fetch, labels = _examples(context, phase, notes)
     names = heads.from_model(context.model).class_names or ()
@@ -86,7 +85,7 @@ def contrast(context: TrainingContext, phase: Phase, notes: list[str]) -> tuple[
 def _examples(
     context: TrainingContext, phase: Phase, notes: list[str]
 ) -> tuple[keras.Model, Callable[[tf.Tensor], Any], np.ndarray[Any, Any]]:
-    """Returns the model to fit, the whole one or what is behind its frozen part, and the examples that it takes."""
+    """Return the model to fit, the whole one or its trainable suffix, and its examples."""
     if context.source is not None:
         # Each example once and as it is: what is drawn twice, or varied, would be compared with itself.
         plain = dataclasses.replace(
@@ -108,7 +107,7 @@ def _examples(
 
 
 def _of_features(features: Features, seed: int) -> _Paired:
-    """Takes at most :data:`MOST` examples of each class, drawn by the seed, none of them twice."""
+    """Select at most :data:`MOST` examples per class with the seed, none of them twice."""
     labels = np.asarray(_whole_numbers(features.labels))
     taken: dict[int, set[bytes]] = {}
     kept = []
@@ -124,7 +123,7 @@ def _of_features(features: Features, seed: int) -> _Paired:
 
 
 def _collect(dataset: tf.data.Dataset) -> _Paired | None:
-    """Reads at most :data:`MOST` examples of each class; None where they are not of one shape."""
+    """Read at most :data:`MOST` examples per class; None if their shapes differ."""
     taken: dict[int, set[bytes]] = {}
     rows: list[list[Any]] = []
     classes: list[int] = []
@@ -157,8 +156,7 @@ def _whole_numbers(labels: Any) -> list[int]:
     found = np.asarray(labels)
     if found.ndim != 1 or found.dtype.kind not in "iub":
         raise DataError(
-            "Pairs are of one class or of two, so labels must be whole numbers [B], one class for each example; "
-            f"received {found.dtype} {found.shape}."
+            f"Expected integer labels [B] for pairs, one class per example. Received: {found.dtype} {found.shape}."
         )
     return found.tolist()
 

@@ -1,4 +1,4 @@
-"""What is looked into after a phase, or when its loss is no number: :func:`audit_phase`, :func:`diagnose_nan_loss`."""
+"""Diagnosis of a phase: :func:`audit_phase`, and of a non-finite loss: :func:`diagnose_nan_loss`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NO_GRADIENT = 1e-7  # Adam's epsilon: below it a step is smaller than float32 c
 
 
 def diagnose_nan_loss(dataset: tf.data.Dataset, phase: Phase) -> str:
-    """Looks for what makes a loss NaN: values in the data that are no numbers, else the rate."""
+    """Find the cause of a NaN loss: non-finite values in the data, otherwise the learning rate."""
     parts: dict[str, int] = {}
     for batch in dataset:
         for name, part in zip(("inputs", "labels"), batch, strict=False):
@@ -33,7 +33,7 @@ def diagnose_nan_loss(dataset: tf.data.Dataset, phase: Phase) -> str:
 
 
 def audit_phase(check: Audit, part: TrainableSuffix, phase: Phase) -> tuple[AuditReport, list[str]]:
-    """Audits a phase; lets a variable stand still only if it is shown to have no gradient."""
+    """Audit a phase; accept an unchanged variable only if it provably has no gradient."""
     report = check.compare()
     if report.ok:
         return report, []

@@ -1,8 +1,8 @@
 """Training on several GPUs or machines with ``tf.distribute``: :func:`fit`, :func:`on_chief`, :func:`is_chief`.
 
-Hides what Keras 3 leaves to be done under a strategy: its ``fit`` fails with several workers and with
-texts, a last batch smaller than the number of replicas breaks a step, and each replica goes on with
-BatchNorm statistics of its own. Without a strategy nothing here does anything.
+Implementation notes: this module works around Keras 3: its ``fit`` fails with several workers and with texts, a last
+batch smaller than the number of replicas breaks a step, and each replica keeps its own BatchNorm statistics. Without a
+strategy, nothing here has an effect.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ _ASYNCHRONOUS = (
 
 
 def is_chief(model: keras.Model | None = None) -> bool:
-    """Tells whether this process is the first of the workers.
+    """Whether this process is the first of the workers.
 
-    Use it for what should happen once, such as printing. To write files use :func:`on_chief`.
+    Use it for single actions such as printing. To write files, use :func:`on_chief`.
 
     Args:
-        model: goes by the strategy that it was made under; None goes by the scope around the call.
+        model: Model whose strategy counts; None for the current scope.
 
     Returns:
-        True without a strategy and with one process; with several workers True in the first only.
+        True without a strategy and with one process; with several workers, True in the first only.
 
     Example:
         >>> with strategy.scope():
@@ -47,20 +47,18 @@ def is_chief(model: keras.Model | None = None) -> bool:
 
 
 def on_chief(model: keras.Model, write: Callable[[], Result]) -> Result | None:
-    """Runs a function in the first worker only, and as if there were no strategy.
+    """Run a function in the first worker only, outside of the strategy.
 
-    Use it inside ``strategy.scope()`` for everything that writes. An ``if is_chief():`` around
-    ``model.save`` is not enough: saving makes variables, which inside the scope every worker would have to
-    make at the same moment; TensorFlow cannot export a trained model inside a scope, and ``model.predict``
-    would wait for the other workers.
+    Use it inside ``strategy.scope()`` for everything that writes files. An ``if is_chief():`` around ``model.save`` is
+    not enough: saving creates variables, which inside the scope every worker would have to create at the same moment;
+    TensorFlow cannot export a trained model inside a scope, and ``model.predict`` would wait for the other workers.
 
     Args:
-        model: what is written; while the function runs it predicts in this process alone.
-        write: saves or exports; must not train. It runs in a thread of its own, where TensorFlow knows
-            of no scope.
+        model: Model to write; while the function runs, it predicts in this process alone.
+        write: Function that saves or exports; must not train. It runs in a separate thread, outside of the scope.
 
     Returns:
-        What the function returns; None in the other workers, which do not wait.
+        The result of the function; None in the other workers, which do not wait.
 
     Example:
         >>> with strategy.scope():
@@ -70,14 +68,14 @@ def on_chief(model: keras.Model, write: Callable[[], Result]) -> Result | None:
 
 
 def alone(model: keras.Model, work: Callable[[], Result]) -> Result:
-    """Runs a function as if there were no strategy, in each worker that calls this.
+    """Run a function outside of the strategy, in each worker that calls this.
 
     Args:
-        model: evaluates and predicts in this process alone while the function runs.
-        work: must not train.
+        model: Model, which evaluates and predicts in this process alone while the function runs.
+        work: Function; must not train.
 
     Returns:
-        What the function returns.
+        The result of the function.
     """
     with _detached(model):
         if not tf.distribute.has_strategy():
@@ -87,17 +85,17 @@ def alone(model: keras.Model, work: Callable[[], Result]) -> Result:
 
 
 def strategy_of(model: keras.Model) -> tf.distribute.Strategy | None:
-    """Returns the strategy that a model's variables were made under, or None where there is only one copy.
+    """Return the strategy under which a model's variables were created, or None for a single copy.
 
     Args:
-        model: any built model.
+        model: Any built model.
 
     Returns:
-        A strategy with several replicas or several workers; None for everything else.
+        A strategy with several replicas or several workers; None otherwise.
 
     Raises:
-        PlanError: when model, variables and the scope around this call do not belong together, or the
-            strategy is one that does not keep all replicas alike.
+        PlanError: If model, variables and the current scope do not match, or the strategy does not keep replicas in
+            sync.
     """
     around = tf.distribute.get_strategy() if tf.distribute.has_strategy() else None
     made_under = keras_compat.distribute_strategy(model)
@@ -121,13 +119,13 @@ def strategy_of(model: keras.Model) -> tf.distribute.Strategy | None:
 
 
 def has_workers(model: keras.Model) -> bool:
-    """Tells whether a model is trained by several programs that run at the same time."""
+    """Whether several processes train a model together."""
     strategy = strategy_of(model)
     return strategy is not None and _has_workers(strategy)
 
 
 def scope_of(model: keras.Model) -> contextlib.AbstractContextManager[Any]:
-    """Returns the scope to compile a model in: its strategy's, or one that does nothing."""
+    """Return the scope for compiling a model: that of its strategy, or a null context."""
     strategy = strategy_of(model)
     return contextlib.nullcontext() if strategy is None else strategy.scope()
 
@@ -140,25 +138,25 @@ def fit(
     callbacks: Sequence[keras.callbacks.Callback] = (),
     **settings: Any,
 ) -> keras.callbacks.History:
-    """Runs ``model.fit``, also under a strategy with several workers, where Keras' own fails.
+    """Run ``model.fit``, also under a strategy with several workers, where Keras' own fails.
 
-    :func:`tfft.training.train` uses it; use it in place of ``model.fit`` with your own ``compile``. A batch
-    is the global one: the replicas share it out. Where it does not divide by their number, its first
-    examples are used twice, so that no replica is left without. Before each validation and at the end
-    of each epoch all replicas get the mean of their BatchNorm statistics.
+    :func:`tfft.training.train` uses it; call it instead of ``model.fit`` with your own ``compile``. A batch is the
+    global one, divided among the replicas. If its size is not a multiple of their number, its first examples are used
+    twice, so that each replica gets some. Before each validation and at the end of each epoch, all replicas get the
+    mean of their BatchNorm statistics.
 
     Args:
-        model: built and compiled, in ``strategy.scope()`` if there is a strategy.
-        dataset: finite, global batches of (inputs, labels), the same on all workers.
-        validation: the same, held out; None for none.
-        callbacks: of Keras. All workers must have the same ones, except for those that only write.
-        **settings: other keyword arguments of ``model.fit`` for datasets.
+        model: Model built and compiled in ``strategy.scope()`` if there is a strategy.
+        dataset: Finite dataset of global batches of (inputs, labels), the same on all workers.
+        validation: Validation dataset; None for none.
+        callbacks: Keras callbacks. All workers must have the same ones, except for those that only write.
+        **settings: Other keyword arguments of ``model.fit`` for datasets.
 
     Returns:
         The history of Keras, the same on all workers.
 
     Raises:
-        PlanError: when the model, its optimizer or a metric was made outside of the scope.
+        PlanError: If the model, its optimizer or a metric was created outside of the scope.
 
     Example:
         >>> with tf.distribute.MultiWorkerMirroredStrategy().scope():
@@ -171,13 +169,13 @@ def fit(
     if strategy is not None:
         dataset = _shared(dataset, strategy)
         validation = None if validation is None else _shared(validation, strategy)
-        callbacks = [_MeanStatistics(strategy), *callbacks]  # first: the others see what comes of it
+        callbacks = [_MeanStatistics(strategy), *callbacks]  # first, so that the others see its effect
     with contextlib.nullcontext() if strategy is None else _working(model, dataset, strategy):
         return model.fit(dataset, validation_data=validation, callbacks=callbacks, shuffle=False, **settings)
 
 
 def statistics_of(model: keras.Model) -> list[keras.Variable]:
-    """Returns the variables that training may change beside the trainable ones: those of trainable layers."""
+    """Return the non-trainable variables that training may change: those of trainable layers."""
     return [
         v
         for layer in keras_compat.flatten_layers(model)
@@ -187,7 +185,7 @@ def statistics_of(model: keras.Model) -> list[keras.Variable]:
 
 
 def one_copy(variable: keras.Variable) -> Any:
-    """Returns what a gradient tape knows a variable as outside of replicas: its first copy, if there are several."""
+    """Return the object by which a gradient tape knows a variable outside of replicas: its first copy."""
     held = variable.value
     return held.values[0] if isinstance(held, tf.distribute.DistributedValues) else variable
 
@@ -207,7 +205,7 @@ def _has_workers(strategy: tf.distribute.Strategy) -> bool:
 
 @contextlib.contextmanager
 def _working(model: keras.Model, dataset: tf.data.Dataset, strategy: tf.distribute.Strategy) -> Iterator[None]:
-    """Makes ``model.fit`` work under a strategy, by going round two faults of Keras 3."""
+    """Make ``model.fit`` work under a strategy, by working around two faults of Keras 3."""
     with strategy.scope():
         _check_made_inside(model, strategy)  # before an optimizer from outside fails to make its slots
         # Keras would build from the mean of a first batch over the replicas. That fails with several workers and for
@@ -220,7 +218,7 @@ def _working(model: keras.Model, dataset: tf.data.Dataset, strategy: tf.distribu
 
 @contextlib.contextmanager
 def _detached(model: keras.Model) -> Iterator[None]:
-    """Lets ``fit`` and ``predict`` go by the scope they are called in, not by the one the model was made in."""
+    """Make ``fit`` and ``predict`` use the current scope instead of the one the model was created in."""
     kept = keras_compat.distribute_strategy(model)
     if kept is None:
         yield
@@ -267,7 +265,7 @@ def _check_made_inside(model: keras.Model, strategy: tf.distribute.Strategy) -> 
 
 
 def _shared(dataset: tf.data.Dataset, strategy: tf.distribute.Strategy) -> tf.data.Dataset:
-    """Makes every batch a multiple of the replicas, and lets workers share batches rather than files."""
+    """Make every batch a multiple of the replicas, and make workers share batches rather than files."""
     replicas = strategy.num_replicas_in_sync
     sizes = {spec.shape[0] if spec.shape.rank else None for spec in tf.nest.flatten(dataset.element_spec)}
     if any(size is None or size % replicas for size in sizes):
@@ -286,9 +284,9 @@ def _filled(batch: Any, replicas: int) -> Any:
 
 
 class _MeanStatistics(keras.callbacks.Callback):
-    """Gives all replicas the mean of the statistics that each has gathered from its share of the batches.
+    """Give all replicas the mean of the statistics that each has accumulated from its share of the batches.
 
-    Keras 3 leaves every replica with its own: validation, best weights and export would each see others.
+    Keras 3 keeps separate values per replica, so validation, best weights and export would differ.
     """
 
     def __init__(self, strategy: tf.distribute.Strategy) -> None:
@@ -296,7 +294,7 @@ class _MeanStatistics(keras.callbacks.Callback):
         self._strategy = strategy
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Finds the statistics, and keeps their first values, which are the same everywhere."""
+        """Find the statistics, and store their initial values, which are the same everywhere."""
         self._variables = [v for v in statistics_of(self.model) if tf.as_dtype(v.dtype).is_floating]
         self._starts = [tf.convert_to_tensor(keras.ops.convert_to_numpy(v)) for v in self._variables]
         self._mean_moves = tf.function(lambda: self._strategy.run(self._moves), autograph=False)
@@ -317,5 +315,5 @@ class _MeanStatistics(keras.callbacks.Callback):
         self._settle()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Also where there is no validation."""
+        """Synchronize also without validation."""
         self._settle()

@@ -1,4 +1,4 @@
-"""What happened in each epoch: :class:`History`."""
+"""Metrics of each epoch: :class:`History`."""
 
 from __future__ import annotations
 
@@ -18,15 +18,14 @@ _FIRST = ("phase", "epoch", "loss", "accuracy", "val_loss", "val_accuracy", "lea
 
 @dataclasses.dataclass(frozen=True)
 class History:
-    """The course of a training.
+    """History of a training.
 
     Attributes:
-        rows: one mapping per epoch, in order: ``phase``, ``epoch`` (from 1 within its phase), ``loss``
-            and the head's metrics, the same with ``val_``, ``learning_rate`` at its end, ``seconds``.
-        best: for each phase the epoch whose weights the model was given back at its end; 0 for those
-            from before it.
-        audits: for each phase what the audit found.
-        notes: what the engine saw and let pass, one sentence each.
+        rows: One mapping per epoch, in order: ``phase``, ``epoch`` (from 1 within its phase), ``loss`` and the head's
+            metrics, the same with ``val_``, final ``learning_rate``, ``seconds``.
+        best: Best epoch of each phase, whose weights were restored at its end; 0 for those from before it.
+        audits: Audit report of each phase.
+        notes: Remarks of the training, one sentence each.
     """
 
     rows: tuple[Mapping[str, Any], ...] = ()
@@ -36,16 +35,16 @@ class History:
 
     @property
     def columns(self) -> list[str]:
-        """Names of all columns that occur, the usual ones first."""
+        """Names of all columns, the usual ones first."""
         names = dict.fromkeys(name for row in self.rows for name in row)
         return [n for n in _FIRST if n in names] + [n for n in names if n not in _FIRST]
 
     def of(self, phase: str) -> list[Mapping[str, Any]]:
-        """Returns the rows of one phase."""
+        """Return the rows of one phase."""
         return [row for row in self.rows if row["phase"] == phase]
 
     def __add__(self, other: History) -> History:
-        """Joins the histories of two phases."""
+        """Join the histories of two phases."""
         return History(
             self.rows + other.rows,
             {**self.best, **other.best},
@@ -54,10 +53,10 @@ class History:
         )
 
     def to_csv(self, path: str | os.PathLike[str]) -> pathlib.Path:
-        """Writes one line per epoch; the file is whole or not there.
+        """Write one line per epoch, atomically.
 
         Args:
-            path: file to write; its folder must exist.
+            path: Path of the file; its folder must exist.
 
         Returns:
             The path.
@@ -70,7 +69,7 @@ class History:
 
     @classmethod
     def from_csv(cls, path: str | os.PathLike[str]) -> History:
-        """Reads the rows that :meth:`to_csv` wrote; what the audits found is not in the file."""
+        """Read the rows that :meth:`to_csv` wrote, which do not include the audits."""
         with open(path, encoding="utf-8", newline="") as file:
             rows = [{k: _value(k, v) for k, v in row.items() if v != ""} for row in csv.DictReader(file)]
         return cls(tuple(rows))

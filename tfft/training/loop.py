@@ -1,6 +1,6 @@
-"""Phases one after the other in plain Keras: :func:`train`, :func:`train_phase`.
+"""Training in phases with plain Keras: :func:`train`, :func:`train_phase`.
 
-Hides what goes from one phase to the next: the best score so far, the count of epochs, the history.
+Implementation notes: the best score, the epoch count and the history carry over from phase to phase.
 """
 
 from __future__ import annotations
@@ -48,58 +48,56 @@ def train(
     checkpoints: str | os.PathLike[str] | CheckpointConfig | None = None,
     memory: MutableMapping[str, Any] | None = None,
 ) -> History:
-    """Trains a model through phases, each with its own trainable blocks, rate and schedule.
+    """Train a model through phases, each with its own trainable blocks, rate and schedule.
 
-    Use it when a plan has more than one phase. After it the model is an ordinary compiled Keras model with the best
-    weights by validation accuracy, or by what else the task of its head measures: a phase none of whose epochs beats
-    the weights it started from hands those back, and its history says so. A contrastive phase cannot tell: it leaves a
-    head that no longer fits the features, so it keeps its last weights, and what follows begins without a score to
-    beat.
+    Use it for a plan with more than one phase. Afterwards the model is an ordinary compiled Keras model with the best
+    weights by validation accuracy, or by the selection metric of its task: a phase without an epoch that beats its
+    initial weights restores those, and its history says so. A contrastive phase cannot be compared: its head no longer
+    fits the features, so it keeps its last weights, and the next phase starts without a score to beat.
 
-    With a ``source``, what is frozen is computed once and kept, and only what trains is fitted, on the
-    result; the numbers are the same. Where that cannot be, the phase fits the whole model on ``dataset``,
-    and the history says why.
+    With a ``source``, frozen layers run once and their features are cached, and only the trainable suffix is fitted;
+    the numbers are the same. If that is impossible, the phase fits the whole model on ``dataset``, and the history has
+    the reason.
 
-    With ``checkpoints`` the same program goes on where it was stopped, at any step of any phase: what is done is not
-    done again, and the final weights are those of a run that was never stopped, to the last bit on a CPU with
-    ``tf.config.experimental.enable_op_determinism()``. That takes an ``epoch``, or a dataset that is not shuffled.
+    With ``checkpoints``, the same program resumes at any step of any phase: completed work is not repeated, and the
+    final weights are those of an uninterrupted run, bit for bit on a CPU with
+    ``tf.config.experimental.enable_op_determinism()``. This requires an ``epoch``, or a dataset that is not shuffled.
 
     Args:
-        model: with a head of tfft, or pass ``loss``; changed in place.
-        dataset: finite, batches of (inputs, labels); or a function that makes it, called when it is needed.
-        validation: the same, held out; None keeps the last weights instead of the best.
-        phases: in order.
-        batch_norm: as :func:`tfft.unfreeze` takes it.
-        callbacks: of Keras; used in every phase that has epochs, before tfft's own. Their ``model`` is the
-            whole one, also where a part of it is fitted.
-        verbose: print one line per epoch.
-        loss: overrides the head's.
-        metrics: override the head's.
-        source: the examples behind both datasets. A phase that solves the head takes ``dataset`` without one.
-        epoch: int64 variable on the CPU that is set to the number of the epoch, counted through all phases,
-            before each one: give it to :func:`tfft.data.to_dataset` too, and the order of the examples does
-            not depend on how often the dataset was read.
-        l2: penalty of a solved head, or ``"auto"`` to choose it by cross-validation.
-        seed: of that choice.
-        microbatch_size: examples that are computed at a time, for batches that do not fit into memory; see
-            :func:`microbatched`. None for whole batches.
-        class_weight: of the examples of each class, by its number; see :func:`tfft.data.class_weights`.
-        after_phase: called with the phase and its history when its best weights are back in the model; not for
-            phases that were done before the program was stopped.
-        checkpoints: a folder, or :class:`CheckpointConfig`, where the training is saved while it runs. None saves
-            nothing.
-        memory: values of yours that belong to the training: numbers, strings, arrays, lists and dicts of those. They
-            are saved with the end of each phase, after ``after_phase``, and put back when the training goes on.
+        model: Model with a head of tfft, or with ``loss``; changed in place.
+        dataset: Finite dataset of (inputs, labels) batches; or a function that returns one, called on demand.
+        validation: Validation dataset; None keeps the last weights instead of the best.
+        phases: Phases in order.
+        batch_norm: As in :func:`tfft.unfreeze`.
+        callbacks: Keras callbacks, used in every phase with epochs, before tfft's own. Their ``model`` is the whole
+            model, even if a part of it is fitted.
+        verbose: Print one line per epoch.
+        loss: Loss instead of the head's.
+        metrics: Metrics instead of the head's.
+        source: Examples behind both datasets. Without it, a phase that solves the head uses ``dataset``.
+        epoch: int64 variable on the CPU that is set to the epoch number, counted over all phases, before each epoch:
+            pass it to :func:`tfft.data.to_dataset` too, so that the order of the examples does not depend on the number
+            of passes.
+        l2: Penalty of a solved head, or ``"auto"`` to choose it by cross-validation.
+        seed: Seed for that choice.
+        microbatch_size: Examples per microbatch, for batches that do not fit into memory; see :func:`microbatched`.
+            None for whole batches.
+        class_weight: Class weights by class number; see :func:`tfft.data.class_weights`.
+        after_phase: Function called with the phase and its history, after its best weights are restored; not for phases
+            completed before an interruption.
+        checkpoints: A folder, or :class:`CheckpointConfig`, for checkpoints during training. None saves nothing.
+        memory: Values of the caller that belong to the training: numbers, strings, arrays, lists and dicts of those.
+            They are saved at the end of each phase, after ``after_phase``, and restored when the training resumes.
 
     Returns:
         The history of all phases.
 
     Raises:
-        PlanError: when settings are out of range (all listed), the loss is not a finite number, or the checkpoints
-            are of a training with other settings (all differences are listed).
-        CheckpointError: when checkpoints cannot be written, or another process is writing to their folder.
-        DataError: when the dataset or the validation dataset is empty or never ends.
-        AuditError: when a frozen variable moved or a trainable one did not though it has a gradient.
+        PlanError: If settings are out of range (all listed), the loss is not finite, or the checkpoints belong to a
+            training with other settings (all differences are listed).
+        CheckpointError: If checkpoints cannot be written, or another process is writing to their folder.
+        DataError: If the dataset or the validation dataset is empty or infinite.
+        AuditError: If a frozen variable changed, or a trainable one with a gradient did not.
 
     Example:
         >>> phases = [Phase("frozen", "none", 5, 3e-3), Phase("fine-tune", 3, 5, 3e-4)]
@@ -155,22 +153,22 @@ def train(
 def train_phase(
     model: keras.Model, dataset: tf.data.Dataset, validation: tf.data.Dataset | None, phase: Phase, **settings: Any
 ) -> History:
-    """Trains one phase: freezes, compiles, checks the trainable set, fits, keeps the best weights, audits.
+    """Train one phase: freeze, compile, check the trainable set, fit, keep the best weights, audit.
 
-    Use it to put something of your own between phases.
+    Use it to run your own code between phases.
 
     Args:
-        model: as in :func:`train`.
-        dataset: as in :func:`train`.
-        validation: as in :func:`train`.
-        phase: what trains, how fast and how long.
-        **settings: the keyword arguments of :func:`train`.
+        model: As in :func:`train`.
+        dataset: As in :func:`train`.
+        validation: As in :func:`train`.
+        phase: Phase to train.
+        **settings: Keyword arguments of :func:`train`.
 
     Returns:
         The history of the phase.
 
     Raises:
-        TfftError: as in :func:`train`.
+        TfftError: As in :func:`train`.
 
     Example:
         >>> history = tfft.training.train_phase(model, train, validation, Phase("fine-tune", 3, 5, 3e-4))

@@ -1,6 +1,6 @@
-"""Big batches in little memory: :func:`microbatched`.
+"""Gradient accumulation over microbatches of each batch: :func:`microbatched`.
 
-Hides how a batch is cut, and what has to be weighted so that the gradient of its parts is the gradient of the whole.
+Implementation notes: parts are weighted so that their gradients add up to the gradient of the whole batch.
 """
 
 from __future__ import annotations
@@ -24,38 +24,38 @@ _OWN = ("train_step", "compute_loss", "compute_metrics")
 def microbatched(
     model: keras.Model, microbatch_size: int, *, batch_norm: Literal["refuse", "parts"] = "refuse"
 ) -> keras.Model:
-    """Returns a model that trains the same variables on big batches, but computes them part by part.
+    """Return a model that trains the same variables on large batches, computed in microbatches.
 
-    Use it when the batch that a recipe asks for does not fit into memory. Each step cuts its batch into
-    parts of nearly equal size, runs one after the other forwards and backwards, adds their gradients up,
-    each weighted by its share of the examples, and then lets the optimizer make one step. Activations are
-    held for one part only. The weights become those of training on whole batches, up to rounding.
+    Use it if the batch of a recipe does not fit into memory. Each step divides its batch into microbatches of nearly
+    equal size, runs them forwards and backwards one after the other, adds up their gradients, weighted by their shares
+    of the examples, and then lets the optimizer make one step. Only the activations of one microbatch are in memory.
+    The weights equal those of training on whole batches, up to rounding.
 
-    ``gradient_accumulation_steps`` of a Keras optimizer is not that. It collects batches instead of
-    cutting them, and gives all of them the same weight, so the examples of a last, smaller batch count
-    more than the others. It counts on over the end of an epoch, so a group may mix two epochs, and what
-    is collected when ``fit`` ends is lost. It counts every batch as a step: schedules run too fast.
+    ``gradient_accumulation_steps`` of a Keras optimizer is different. It accumulates batches instead of dividing them,
+    with the same weight for all, so the examples of a smaller last batch count more than others. It continues across
+    epochs, so a group may mix two epochs, and gradients accumulated when ``fit`` ends are lost. It counts every batch
+    as a step, so schedules run too fast.
 
-    Losses may be means over the examples, or not depend on them; Keras' losses, ``kernel_regularizer``,
-    ``activity_regularizer`` and a ``SavedModel``'s own regularizers are. A ``layer.add_loss`` that sums over
-    the examples is weighted too, and so becomes smaller than on the whole batch. Dropout draws new numbers
-    for each part. Gradients of embeddings are added up as dense arrays.
+    Losses must be means over the examples, or not depend on them, as for Keras' losses, ``kernel_regularizer``,
+    ``activity_regularizer`` and the regularizers of a ``SavedModel``. A ``layer.add_loss`` that sums over the examples
+    is weighted too, and so becomes smaller than on the whole batch. Dropout draws new numbers for each microbatch.
+    Gradients of embeddings are added up as dense arrays.
 
     Args:
-        model: functional or sequential, with Keras' own training step. It need not be compiled, and is not
+        model: Functional or sequential model with Keras' own training step. It need not be compiled, and is not
             changed.
-        microbatch_size: examples per part at most.
-        batch_norm: what to do where BatchNormalization trains with the statistics of the batch.
-            ``"refuse"``: raise an error, as those would be statistics of the parts and the result not that
-            of the whole batch. ``"parts"``: take them; the running statistics move once per part.
+        microbatch_size: Maximum number of examples per microbatch.
+        batch_norm: Behaviour if BatchNormalization trains with batch statistics. ``"refuse"``: raise an error, because
+            the statistics of microbatches would change the result. ``"parts"``: use them; the running statistics are
+            updated once per microbatch.
 
     Returns:
-        A model that shares all layers with ``model`` and is not compiled. Compile and fit it on batches of
-        the full size; evaluate, predict and go on with ``model``. Its ``save`` saves ``model``.
+        A model that shares all layers with ``model`` and is not compiled. Compile and fit it on batches of the full
+        size; evaluate, predict and continue with ``model``. Its ``save`` saves ``model``.
 
     Raises:
-        PlanError: when the model has no graph or a training step of its own, or ``microbatch_size`` is not a
-            positive int; from ``fit``, when a loss is not a mean over the examples, or as ``batch_norm`` says.
+        PlanError: If the model is not functional or has its own training step, or ``microbatch_size`` is not a positive
+            int; from ``fit``, if a loss is not a mean over the examples, or for ``batch_norm="refuse"``.
 
     Example:
         >>> parts = tfft.training.microbatched(model, 16)
@@ -74,7 +74,7 @@ def microbatched(
 
 
 def check_plain(model: keras.Model, purpose: str) -> None:
-    """Raises :class:`PlanError` for a model without a graph, or with a training step that is not Keras' own."""
+    """Raise :class:`PlanError` for a model that is not functional, or has its own training step."""
     if not is_functional(model):
         raise PlanError(
             f"{getattr(model, 'name', model)!r} cannot be {purpose}: Keras knows no graph of it (a subclass of "
@@ -91,7 +91,7 @@ def check_plain(model: keras.Model, purpose: str) -> None:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Settings:
-    """What a model in parts remembers; a plain object, so that Keras does not track the whole model as a layer."""
+    """Settings of a microbatched model; a plain object, so that Keras does not track the whole model as a layer."""
 
     whole: keras.Model
     microbatch_size: int
@@ -99,7 +99,7 @@ class _Settings:
 
 
 class _InParts(keras.Model):
-    """The same graph as another model, with a training step that goes through a batch in parts."""
+    """Graph of another model, with a training step over microbatches."""
 
     def __init__(self, whole: keras.Model, microbatch_size: int, batch_norm: str) -> None:
         super().__init__(inputs=whole.input, outputs=whole.output, name=whole.name)
@@ -107,18 +107,18 @@ class _InParts(keras.Model):
         self._settings = _Settings(whole, microbatch_size, batch_norm)
 
     def save(self, *args: Any, **kwargs: Any) -> None:
-        """Saves the model that this one was made from, which has the same variables."""
+        """Save the original model, which has the same variables."""
         self._settings.whole.save(*args, **kwargs)
 
     def make_train_function(self, force: bool = False) -> Callable[..., Any]:
-        """Checks, when all settings are final, that parts can stand for the whole."""
+        """Check, once all settings are final, that microbatches are equivalent to the whole batch."""
         _check_losses(self)
         if self._settings.batch_norm == "refuse":
             _check_statistics(self)
         return super().make_train_function(force)
 
     def train_step(self, data: Any) -> dict[str, Any]:
-        """Makes one step of the optimizer from the gradients of all parts."""
+        """Make one optimizer step from the gradients of all microbatches."""
         variables = self.trainable_weights
         if not variables:
             raise PlanError(f"Nothing in {self.name!r} trains, so there is nothing to fit. Unfreeze a layer first.")
@@ -130,7 +130,7 @@ class _InParts(keras.Model):
 
 
 class _Gradients:
-    """The gradient of a batch as the sum over its parts."""
+    """Gradient of a batch as the sum over its microbatches."""
 
     def __init__(self, model: _InParts, variables: list[keras.Variable], data: Any) -> None:
         self._model, self._variables, self._data = model, variables, data
@@ -138,7 +138,7 @@ class _Gradients:
         self._reached: list[bool] = [False] * len(variables)
 
     def of_the_batch(self, size: int) -> list[tf.Tensor | None]:
-        """Returns the gradients, None where the loss does not depend on a variable."""
+        """Return the gradients, None if the loss does not depend on a variable."""
         # Summed in float32 also where variables are kept in half precision.
         sums = [tf.zeros(v.shape, tf.float32 if _is_half(v.dtype) else v.dtype) for v in self._variables]
         sums = self._in_fixed_sizes(size, sums) if self._model.jit_compile else self._in_equal_sizes(size, sums)
@@ -148,7 +148,7 @@ class _Gradients:
         ]
 
     def _in_equal_sizes(self, size: int, sums: list[tf.Tensor]) -> list[tf.Tensor]:
-        """No part of one left-over example: that would be a poor sample for statistics and for shown losses."""
+        """Sum over parts of equal size, since a single left-over example is a poor sample for statistics."""
         count = (self._total + size - 1) // size
 
         def body(i: tf.Tensor, sums: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
@@ -157,7 +157,7 @@ class _Gradients:
         return _loop(count, body, sums)
 
     def _in_fixed_sizes(self, size: int, sums: list[tf.Tensor]) -> list[tf.Tensor]:
-        """XLA compiles a loop for one shape: full parts in a loop, then the rest."""
+        """Sum over parts of fixed size, since XLA compiles a loop for one shape: full parts, then the rest."""
         count, rest = self._total // size, self._total % size
 
         def body(i: tf.Tensor, sums: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
@@ -168,7 +168,7 @@ class _Gradients:
         return tf.cond(rest > 0, lambda: self._added(sums, left), lambda: sums)
 
     def _added(self, sums: list[tf.Tensor], rows: tf.Tensor) -> list[tf.Tensor]:
-        """Adds the gradients of one part, and updates the metrics with it."""
+        """Add the gradients of one part, and update the metrics with it."""
         model = self._model
         data = keras.tree.map_structure(lambda t: None if t is None else tf.gather(t, rows), self._data)
         x, y, weights = keras.utils.unpack_x_y_sample_weight(data)

@@ -1,6 +1,6 @@
-"""One phase from its slicing to its audit: :func:`fit_phase`, and :func:`solve_phase` where nothing is stepped.
+"""Training of one phase: :func:`fit_phase`, or :func:`solve_phase` for a computed head.
 
-Hides the order of freezing, compiling and checking that Keras needs for a phase to train what it says.
+Implementation notes: freezing, compiling and checking follow the order that Keras needs.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _PLATEAU = 2  # epochs without a better validation loss before the rate falls
 
 
 def fit_phase(context: TrainingContext, phase: Phase, start: Score | None) -> tuple[History, Score | None]:
-    """Trains one phase; returns its history and the score of the weights it leaves."""
+    """Train one phase; return its history and the score of the weights it leaves."""
     notes: list[str] = []
     slice_for(context, phase, notes)
     if phase.contrastive_repeats:
@@ -103,7 +103,7 @@ def _fit(
 
 
 def _reinitialized(context: TrainingContext, phase: Phase) -> list[tuple[Any, np.ndarray]]:
-    """Gives the last blocks new weights, and returns the old ones of all that may change."""
+    """Give the last blocks new weights, and return the old values of all variables that may change."""
     if not phase.reinitialize:
         return []
     before = [(v, keras.ops.convert_to_numpy(v).copy()) for v in context.model.weights]
@@ -151,7 +151,7 @@ def _callbacks(
 
 
 def solve_phase(context: TrainingContext, phase: Phase, start: Score | None) -> tuple[History, Score | None]:
-    """Computes the head; returns the history with one row, and the score of the weights it leaves."""
+    """Compute the head; return the history with one row, and the score of the weights it leaves."""
     began, model = time.perf_counter(), context.model
     slice_for(context, phase, [])
     source = context.source or FeatureSource(context.dataset, context.validation, cache=None)
@@ -189,7 +189,7 @@ def solve_phase(context: TrainingContext, phase: Phase, start: Score | None) -> 
 
 
 def _worse_than_before(context: TrainingContext, phase: Phase, score: Score | None) -> list[str]:
-    """Says where a head on tuned features is worse than one of before: the features are not given back for that."""
+    """Return a note if a head on tuned features is worse than an earlier one; the features are not restored."""
     scored = ((selection_score(row, context.selection, "val_"), row["phase"]) for row in context.done.rows)
     earlier = [(found, name) for found, name in scored if found is not None]
     if score is None or not earlier or score >= max(earlier)[0]:
@@ -202,8 +202,8 @@ def _worse_than_before(context: TrainingContext, phase: Phase, score: Score | No
 
     return [
         f"phase {phase.name!r}: with the tuned features the model is worse on the validation examples "
-        f"({shown(score)}) than it was in phase {name!r} ({shown(best)}). They are kept all the same: as few examples "
-        "as pairs are for cannot tell which is better"
+        f"({shown(score)}) than it was in phase {name!r} ({shown(best)}). They are kept anyway: so few examples "
+        "cannot show which is better"
     ]
 
 

@@ -1,4 +1,4 @@
-"""What can be wrong with phases before anything is trained: :func:`check_phases`."""
+"""Checks of phases before training: :func:`check_phases`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from tfft.settings import is_number, is_whole, problems_of
 
 
 def check_phases(phases: Sequence[Phase], *, validation: bool = True) -> None:
-    """Finds everything that is out of range in phases, or does not go together.
+    """Find all values in phases that are out of range or incompatible.
 
     Args:
-        phases: in order.
-        validation: whether there are validation examples, which some settings need.
+        phases: Phases in order.
+        validation: Whether there are validation examples, which some settings need.
 
     Raises:
-        PlanError: with all problems at once.
+        PlanError: With all problems at once.
     """
     problems = [] if phases else ["there is no phase, so nothing would be trained"]
     names = [phase.name for phase in phases]
@@ -50,17 +50,17 @@ def _choices(phase: Phase) -> Iterator[str]:
 
 def _together(phase: Phase, validation: bool) -> Iterator[str]:
     if phase.l2_sp and phase.weight_decay:
-        yield "l2_sp pulls to the pretrained weights and weight_decay to 0: give one of them"
+        yield "l2_sp pulls towards the pretrained weights and weight_decay towards 0: give one of them"
     if phase.ema_decay and phase.swa_fraction:
         yield "ema_decay and swa_fraction are both averages of the weights: give one of them"
     if phase.lora_rank and (phase.reinitialize or phase.l2_sp):
-        yield "lora_rank leaves the kernels as they are, so reinitialize and l2_sp do not fit"
+        yield "lora_rank does not train the kernels, so reinitialize and l2_sp do not apply"
     if phase.lora_rank and phase.num_surgical_blocks:
         yield "num_surgical_blocks chooses among the blocks, and lora_rank takes those of unfreeze: give one of them"
     if isinstance(phase.unfreeze, int) and is_whole(phase.reinitialize) and phase.reinitialize > phase.unfreeze > 0:
         yield f"reinitialize={phase.reinitialize} is more than the {phase.unfreeze} blocks that train"
     if phase.reinitialize and phase.interpolate:
-        yield "interpolate goes back to the weights before the phase, and reinitialize throws those away"
+        yield "interpolate goes back to the weights before the phase, and reinitialize discards those"
     if phase.unfreeze in ("none", 0):
         asked = [
             name

@@ -1,4 +1,4 @@
-"""The course of a training as a picture: :func:`plot_history`."""
+"""Plot of a training history: :func:`plot_history`."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from tfft.training.history import History
 
 
 def plot_history(history: History | Any, path: str | os.PathLike[str] | None = None) -> Any:
-    """Draws loss, accuracy and rate over the epochs of all phases, which are shaded in turn.
+    """Plot loss, accuracy and learning rate over the epochs of all phases, which are shaded in turn.
 
     Args:
-        history: a :class:`~tfft.training.History`, something that has one as ``history`` (a run), or the path of a
+        history: A :class:`~tfft.training.History`, an object with one as ``history`` (a run), or the path of a
             ``history.csv``.
-        path: file to draw into, by its ending (``.png``, ``.svg``, ``.pdf``); None only returns the figure.
+        path: File to write, by its suffix (``.png``, ``.svg``, ``.pdf``); None only returns the figure.
 
     Returns:
-        The ``matplotlib`` figure; a notebook shows it.
+        The ``matplotlib`` figure, which notebooks display.
 
     Raises:
-        DependencyError: when matplotlib is not installed.
-        DataError: when the history has no epoch.
+        DependencyError: If matplotlib is not installed.
+        DataError: If the history has no epoch.
 
     Example:
         >>> tfft.plot_history(run, "history.png")
@@ -39,7 +39,7 @@ def plot_history(history: History | Any, path: str | os.PathLike[str] | None = N
         history = history.history
     rows = history.rows
     if not rows:
-        raise DataError("The history has no epoch, so there is nothing to draw.")
+        raise DataError("Expected a history with epochs. Received: an empty one.")
     panels = [names for names in _PANELS if any(name in row for row in rows for name in names)]
     figure = Figure(figsize=(8, 2.4 * len(panels)), layout="constrained")
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
@@ -62,7 +62,7 @@ _PANELS = (("loss", "val_loss"), ("accuracy", "val_accuracy"), ("error", "val_er
 
 
 def _shade(axis: Any, history: History) -> None:
-    """Marks where phases begin, and the epoch whose weights each gave back."""
+    """Mark the phases and their best epochs."""
     names = [row["phase"] for row in history.rows]
     for number, phase in enumerate(dict.fromkeys(names)):
         first, count = names.index(phase) + 0.5, names.count(phase)

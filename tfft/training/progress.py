@@ -1,4 +1,4 @@
-"""A bar that moves while a phase is trained, where someone can see it: :class:`Progress`."""
+"""Progress bar of a phase: :class:`Progress`."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-_PAUSE = 0.2  # seconds between two looks at the rate, which costs a copy from the device
+_PAUSE = 0.2  # seconds between two reads of the rate, which copies from the device
 
 
 class Progress(keras.callbacks.Callback):
-    """Shows phase, step, loss, rate and the time that is left, in a terminal or a notebook.
+    """Show phase, step, loss, learning rate and remaining time, in a terminal or a notebook.
 
-    Where the output goes to a file nothing is shown: the lines that are printed for each epoch say it all.
+    If the output goes to a file, nothing is shown, since each epoch prints a line.
 
     Args:
-        title: name of the phase.
-        steps: of the whole phase.
-        console: where to; the standard output by default.
+        title: Name of the phase.
+        steps: Steps of the whole phase.
+        console: Console to write to. Defaults to standard output.
     """
 
     def __init__(self, title: str, steps: int, console: Console | None = None) -> None:
@@ -32,7 +32,7 @@ class Progress(keras.callbacks.Callback):
         self._done, self._looked = 0, 0.0
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Shows the bar."""
+        """Show the bar."""
         if self._bar is not None or not (self._console.is_terminal or self._console.is_jupyter):
             return
         columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
@@ -41,7 +41,7 @@ class Progress(keras.callbacks.Callback):
         self._bar.start()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Moves it."""
+        """Move it."""
         self._done += 1
         if self._bar is None or time.perf_counter() - self._looked < _PAUSE:
             return
@@ -52,17 +52,17 @@ class Progress(keras.callbacks.Callback):
         self._bar.update(self._task, completed=self._done, now=now)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Takes the bar away."""
+        """Remove the bar."""
         self.close()
 
     def go_on(self, done: int) -> None:
-        """Shows steps that were done before the program was stopped; called after ``on_train_begin``."""
+        """Show steps that were completed before an interruption; called after ``on_train_begin``."""
         self._done = done
         if self._bar is not None:
             self._bar.update(self._task, completed=done)
 
     def close(self) -> None:
-        """Takes the bar away, also after an error, when Keras calls no hook."""
+        """Remove the bar, also after an error, when Keras calls no hook."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

@@ -1,7 +1,7 @@
-"""The frozen part of a model, computed once in place of once per epoch, and the head solved on what it gives.
+"""Trainable suffix of a model on cached frozen features, and heads solved on them.
 
-Hides which part of a phase is constant, and what is fitted instead of the whole model: a part that shares
-its variables, on features that :mod:`tfft.features` computes and keeps.
+Implementation notes: the suffix shares its variables with the model, and :mod:`tfft.features` computes and caches the
+features.
 """
 
 from __future__ import annotations
@@ -33,31 +33,30 @@ from tfft.features.split_model import example_bytes, split_steady
 from tfft.io.cache_dir import free_space
 from tfft.specs import Augmentation, augmentation
 
-_SHARE_OF_DISK = 0.5  # of what is free; features that need more are computed again in every epoch
-_SAMPLE = 256  # texts whose length tells how much the features of all will take
+_SHARE_OF_DISK = 0.5  # of the free space; larger features are computed again in every epoch
+_SAMPLE = 256  # texts whose length predicts the size of all features
 _GAPS = {"float32": 1e-3, "float16": 1e-2}  # largest difference of a result, relative to the largest result
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FeatureSource:
-    """The examples behind a training dataset, as they are before they are shuffled and batched.
+    """Examples behind a training dataset, before shuffling and batching.
 
     Attributes:
-        train: what :func:`tfft.features.extract` takes: ``tfft.data.Examples``, arrays with labels, or a
-            dataset that gives the same examples in the same order each time.
-        validation: the same, held out; None for none.
-        batch_size: examples per step.
-        shuffle: True trains in another order in each epoch, the one that :func:`tfft.data.to_dataset` has
-            for the same seed.
-        seed: of the order.
-        cache: where features are kept, as :func:`tfft.features.extract` takes it.
-        dtype: that features are kept in.
-        augment: how training pictures are varied while blocks train, as :func:`tfft.data.to_dataset` takes it;
-            a head is solved on the pictures as they are.
-        views: of each picture, used in turn, one in each epoch.
-        sampling: ``"balanced"`` draws all classes equally often, as :func:`tfft.data.to_dataset` does.
-        lengths: of the training texts, [N], see :attr:`tfft.data.Examples.lengths`: texts of similar length share
-            batches, as they do without features. None for an order that does not look at the length.
+        train: Examples for :func:`tfft.features.extract`: ``tfft.data.Examples``, arrays with labels, or a dataset with
+            the same examples in the same order each time.
+        validation: Validation examples; None for none.
+        batch_size: Examples per step.
+        shuffle: Whether each epoch has another order, that of :func:`tfft.data.to_dataset` for the same seed.
+        seed: Seed for the order.
+        cache: Place for features, as in :func:`tfft.features.extract`.
+        dtype: Type of the stored features.
+        augment: Augmentation of training images while blocks train, as in :func:`tfft.data.to_dataset`; a head is
+            solved without augmentation.
+        views: Number of views, used in turn, one per epoch.
+        sampling: ``"balanced"`` draws all classes equally often, as in :func:`tfft.data.to_dataset`.
+        lengths: Lengths of the training texts, [N], see :attr:`tfft.data.Examples.lengths`: texts of similar length
+            share batches, as without features. None ignores the length.
     """
 
     train: Any
@@ -73,7 +72,8 @@ class FeatureSource:
     lengths: np.ndarray | None = None
 
     def extract(self, prefix: keras.Model, verbose: bool, *, varied: bool) -> tuple[Features, Features | None]:
-        """Returns the features of the training examples, varied or as they are, and of the validation examples."""
+        """Return the features of the training examples, with or without augmentation, and of the validation
+        examples."""
         changes = augmentation(self.augment) if varied else None
         found = extract_each(
             prefix,
@@ -89,14 +89,14 @@ class FeatureSource:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainableSuffix:
-    """What a phase is fitted on: the whole model, or the part of it that is left to train.
+    """Model and data that a phase fits: the whole model, or its trainable part.
 
     Attributes:
-        model: shares its variables with the whole model and has all that train.
-        dataset: what it takes, with as many batches as the whole model's.
-        validation: the same, held out; None for none.
-        notes: on how the part differs from the whole model.
-        features: what the training dataset is made of; None where the model is the whole one.
+        model: Model that shares its variables with the whole model and has all trainable ones.
+        dataset: Its training data, with as many batches as the whole model's.
+        validation: Its validation data; None for none.
+        notes: Differences between the part and the whole model.
+        features: Features in the training dataset; None for the whole model.
     """
 
     model: keras.Model
@@ -109,16 +109,16 @@ class TrainableSuffix:
 def build_suffix(
     model: keras.Model, source: FeatureSource, epoch: tf.Variable | None, *, verbose: bool = True
 ) -> TrainableSuffix | str:
-    """Computes what is frozen in a model, and returns what is left to train on the result.
+    """Compute the frozen features of a model, and return the trainable suffix with its data.
 
     Args:
-        model: sliced for the phase.
-        source: the examples.
-        epoch: as in :func:`tfft.data.to_dataset`.
-        verbose: print what is computed.
+        model: Model with the trainable blocks of the phase.
+        source: Examples.
+        epoch: As in :func:`tfft.data.to_dataset`.
+        verbose: Print progress.
 
     Returns:
-        The part that trains and its datasets; or why there is none, in words.
+        The trainable part and its datasets; or the reason why there is none.
     """
     try:
         prefix, suffix, note = split_steady(model)
@@ -150,11 +150,11 @@ def build_suffix(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Probe:
-    """A head solved on the features of the frozen backbone.
+    """Head solved on frozen features.
 
     Attributes:
-        part: the head alone, on features.
-        note: what was found, in one sentence.
+        part: Head alone, on features.
+        note: Result in one sentence.
     """
 
     part: TrainableSuffix
@@ -171,29 +171,29 @@ def solve(
     class_weight: Mapping[int, float] | None = None,
     prototypes: bool = False,
 ) -> Probe:
-    """Puts the best linear head for the frozen backbone into a model (the linear probe), or the nearest class mean.
+    """Set the head of a model to the linear probe on the frozen backbone, or to the nearest class mean.
 
     Args:
-        model: with a head of tfft; changed in place: kernel, bias and the head's ``l2``.
-        source: the examples.
-        l2: strength of the penalty, or ``"auto"`` to choose it by cross-validation.
-        seed: of the folds.
-        verbose: print what is computed.
-        class_weight: of the examples of each class, for a linear probe.
-        prototypes: True takes the mean of each class in place of the best head.
+        model: Model with a head of tfft; changed in place: kernel, bias and the head's ``l2``.
+        source: Examples.
+        l2: Strength of the penalty, or ``"auto"`` to choose it by cross-validation.
+        seed: Seed for the folds.
+        verbose: Print progress.
+        class_weight: Class weights, for a linear probe.
+        prototypes: Whether to use the mean of each class instead of the linear probe.
 
     Returns:
-        What was solved, for measuring and for the record.
+        The solution, for evaluation and for the record.
     """
     prefix, suffix = split_head(model)
     train, held_out = source.extract(prefix, verbose, varied=False)
     if any(isinstance(part, Ragged) for part in train.parts):
         raise PlanError(
-            f"The head of {model.name!r} answers for every piece of a text, so it cannot be solved on one row of "
+            f"The head of {model.name!r} predicts for every token of a text, so it cannot be solved on one row of "
             "features for each text. Train it: a phase with epochs, a rate and head='train'."
         )
     features, head = np.asarray(train.arrays), heads.from_model(model)
-    labels: Any = train.labels  # where there are none, solving says so
+    labels: Any = train.labels  # without labels, solving raises the error
     if prototypes:
         means = nearest_mean_head(features, labels, head)
         set_head_weights(model, means)
@@ -213,7 +213,7 @@ def solve(
 
 
 def _bytes(prefix: keras.Model, staged: Staged, source: FeatureSource) -> int | None:
-    """Returns what the features will take, or None where that is not known."""
+    """Return the size of the features, or None if unknown."""
     examples = source.train
     if isinstance(examples, tf.data.Dataset) or getattr(examples, "batch_size", None):
         return None  # its length is in batches, if it is known
@@ -230,7 +230,7 @@ def _bytes(prefix: keras.Model, staged: Staged, source: FeatureSource) -> int | 
 
 
 def _inputs(examples: Any) -> Any:
-    """Returns what the model takes, of a pair (inputs, labels) or of examples in memory; None of others."""
+    """Return the model inputs, from a pair (inputs, labels) or from examples in memory; None for others."""
     return examples[0] if isinstance(examples, tuple) else getattr(examples, "inputs", None)
 
 
@@ -239,16 +239,16 @@ def _count(examples: Any) -> int:
 
 
 def _some(values: Any, at: np.ndarray) -> Any:
-    """Returns some of the texts, or pairs of texts, that a source is made of."""
+    """Return some of the texts, or pairs of texts, in a source."""
     if isinstance(values, Mapping):
         return {name: _some(value, at) for name, value in values.items()}
     return np.asarray(values, object)[at]
 
 
 def _gap(model: keras.Model, suffix: keras.Model, train: Features, source: FeatureSource) -> str:
-    """Says how features of texts fail to give what the model gives, or nothing.
+    """Describe the difference between features of texts and the model's own results, if any.
 
-    They do where a layer looks at what is behind the end of a text: a convolution, a mean over padding.
+    They differ if a layer reads beyond the end of a text: a convolution, a mean over padding.
     """
     ragged = next((part for part in train.parts if isinstance(part, Ragged)), None)
     given = _inputs(source.train)

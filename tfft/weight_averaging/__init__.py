@@ -1,4 +1,4 @@
-"""Averages of weights: moving averages in training, points between two models (WiSE-FT), model soups.
+"""Weight averaging: moving averages in training, WiSE-FT, and model soups.
 
 Everything here works with ``model.compile`` and ``model.fit`` of Keras alone.
 """

@@ -1,9 +1,7 @@
-"""Callbacks that give the average of the weights a training went through: :class:`ExponentialMovingAverage`,
-:class:`StochasticWeightAveraging`.
+"""Callbacks for weight averaging in training: :class:`ExponentialMovingAverage`, :class:`StochasticWeightAveraging`.
 
-Hides when the average is in the model and when the weights that train are: validation, whatever is done at
-the end of an epoch, and the finished model have the average; every step of training starts from the weights
-that the step before it made, bit by bit.
+Implementation notes: validation, callbacks at the end of an epoch, and the finished model use the average; every
+training step starts from the weights of the step before it, bit by bit.
 
 Keras' own pair, ``use_ema`` of an optimizer and ``SwapEMAWeights``, was not enough: it swaps by adding and
 subtracting, which changes the weights that train by rounding; with ``swap_on_epoch`` a training that ends early
@@ -28,7 +26,7 @@ State = dict[str, np.ndarray | float | int]
 
 
 class _Average(keras.callbacks.Callback):
-    """Holds an average and puts it into the model in place of the weights that train, and back.
+    """Hold an average, and swap it with the training weights of the model.
 
     The average is in the model from the start of validation, or from the end of an epoch, until the next batch
     is trained.
@@ -47,7 +45,7 @@ class _Average(keras.callbacks.Callback):
     # ------------------------------------------------------------------ as a callback
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Starts with the weights as they are, or goes on from the state that was set."""
+        """Start from the current weights, or from the state that was set."""
         if self.model.steps_per_execution != 1:
             raise PlanError(
                 f"The model was compiled with steps_per_execution={self.model.steps_per_execution}, so that callbacks "
@@ -59,29 +57,29 @@ class _Average(keras.callbacks.Callback):
         self._take_given()
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Gives the model the weights that train."""
+        """Give the model the weights that train."""
         self._epoch = epoch
         self._hide()
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Gives the model the weights that train."""
+        """Give the model the weights that train."""
         self._hide()
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Gives the model the average, inside of ``fit``."""
+        """Give the model the average, inside of ``fit``."""
         if self._fitting:
             self._take_given()
             self._settle_epoch()
             self._show()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Gives the model the average, for all callbacks behind this one."""
+        """Give the model the average, for all callbacks behind this one."""
         self._take_given()
         self._settle_epoch()
         self._show()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Leaves the average in the model."""
+        """Leave the average in the model."""
         self._take_given()
         self._show()
         self._raw, self._fitting = None, False
@@ -89,7 +87,7 @@ class _Average(keras.callbacks.Callback):
     # ------------------------------------------------------------------ to go on later
 
     def get_state(self) -> State:
-        """Returns all that is needed to go on later: plain values and arrays, of the weights that train too.
+        """Return all that is needed to go on later: plain values and arrays, of the weights that train too.
 
         Call it between two batches or at the end of an epoch, together with the state of the optimizer.
         """
@@ -102,7 +100,7 @@ class _Average(keras.callbacks.Callback):
         return state
 
     def set_state(self, state: Mapping[str, np.ndarray | float | int]) -> None:
-        """Goes on from a state in the next ``fit``, which starts by giving the model the weights that trained.
+        """Go on from a state in the next ``fit``, which starts by giving the model the weights that trained.
 
         Inside of ``fit``, after ``on_train_begin``, it does so before the next step.
 
@@ -146,11 +144,11 @@ class _Average(keras.callbacks.Callback):
         return [tf.convert_to_tensor(v) for v in self._variables]
 
     def _add(self, share: float) -> None:
-        """Moves the average towards the weights by a share of the way."""
+        """Move the average towards the weights by a share of the way."""
         self._flat.move(share)
 
     def _settle_epoch(self) -> None:
-        """Takes in the end of an epoch, once."""
+        """Take in the end of an epoch, once."""
 
     def _show(self) -> None:
         if self._raw is not None or not self.updates:
@@ -168,7 +166,7 @@ class _Average(keras.callbacks.Callback):
 
 
 class ExponentialMovingAverage(_Average):
-    """Averages the weights over the steps of a training, later ones counting more; the model ends with the average.
+    """Exponential moving average of the weights over the steps; the model ends with the average.
 
     Use it as a callback of ``fit`` where validation jumps from epoch to epoch. After each step the average
     becomes ``d * average + (1 - d) * weights``; it starts at the weights before the first step. Validation is
@@ -205,14 +203,14 @@ class ExponentialMovingAverage(_Average):
         self.decay, self.ramp = float(decay), bool(ramp)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Takes in the step."""
+        """Take in the step."""
         self.updates += 1
         n = self.updates
         self._add(1.0 - (min(self.decay, (1 + n) / (10 + n)) if self.ramp else self.decay))
 
 
 class StochasticWeightAveraging(_Average):
-    """Averages the weights of the last part of a training, all counting the same; the model ends with that (SWA).
+    """Mean of the weights over the last part of a training (SWA); the model ends with it.
 
     Use it as a callback of ``fit`` with a rate that does not fall to nearly 0 in that part, so that the weights
     move about in the valley that they have found. Before that part nothing changes. In it validation and callbacks
@@ -258,7 +256,7 @@ class StochasticWeightAveraging(_Average):
         self._last_taken = -1
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Finds where the last part begins."""
+        """Find where the last part begins."""
         self._last_taken = -1
         total = self.params["epochs"]
         if self.every == "step":
@@ -272,7 +270,7 @@ class StochasticWeightAveraging(_Average):
         super().on_train_begin(logs)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Takes in the step, where steps are averaged."""
+        """Take in the step, where steps are averaged."""
         if self.every == "step":
             self._take(self._epoch * self.params["steps"] + batch)
 
@@ -301,17 +299,17 @@ class _Flat:
         self._row = self._now()
 
     def parts(self) -> list[tf.Tensor]:
-        """Returns the average of each variable."""
+        """Return the average of each variable."""
         sizes = [math.prod(v.shape) for v in self._variables]
         parts = tf.split(self._row, sizes) if sizes else []
         return [tf.reshape(part, v.shape) for part, v in zip(parts, self._variables, strict=True)]
 
     def set(self, parts: Sequence[np.ndarray]) -> None:
-        """Sets the average of each variable."""
+        """Set the average of each variable."""
         self._row = tf.concat([tf.reshape(tf.cast(part, self._dtype), [-1]) for part in parts], axis=0)
 
     def move(self, share: float) -> None:
-        """Moves it towards the variables by a share of the way; 1 copies them bit by bit."""
+        """Move it towards the variables by a share of the way; 1 copies them bit by bit."""
         self._row = self._now() if share == 1.0 else self._move(self._row, tf.constant(share, self._dtype))
 
     def _now(self) -> tf.Tensor:

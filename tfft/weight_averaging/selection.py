@@ -1,7 +1,7 @@
-"""Which of two models is better by what validation measured: :func:`selection_score`.
+"""Comparison of two models by their validation results: :func:`selection_score`.
 
-Epochs, points between two models and soups are all chosen by it. The measurement that decides belongs to the task of
-the model's head, see :class:`tfft.registry.Metric`.
+It selects epochs, WiSE-FT points and soups. The task of the model's head defines the metric, see
+:class:`tfft.registry.Metric`.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ _WORST: Score = (-math.inf, -math.inf)
 
 
 def selection_score(logs: Mapping[str, float], metric: Metric = ACCURACY, prefix: str = "") -> Score | None:
-    """Returns how good a model is: by a metric where it was measured, then by its loss. Higher is better.
+    """Return a score for comparing models: a metric if it was measured, then the loss. Higher is better.
 
     Args:
-        logs: results by name, as ``model.evaluate(..., return_dict=True)`` gives them, or logs of an epoch.
-        metric: the measurement that decides; see :func:`measured`.
-        prefix: of the names that count: ``"val_"`` for logs of an epoch.
+        logs: Results by name, from ``model.evaluate(..., return_dict=True)`` or the logs of an epoch.
+        metric: Metric that decides first; see :func:`measured`.
+        prefix: Prefix of the names: ``"val_"`` for logs of an epoch.
 
     Returns:
-        The metric (0 where it was not measured) and the negative loss; the worst there is where one of them is no
-        finite number; None without a loss.
+        The metric (0 if it was not measured) and the negative loss; the worst possible score if one of them is not
+        finite; None without a loss.
 
     Example:
         >>> selection_score({"loss": 0.5, "accuracy": 0.9}) > selection_score({"loss": 0.1, "accuracy": 0.8})
@@ -50,7 +50,7 @@ def selection_score(logs: Mapping[str, float], metric: Metric = ACCURACY, prefix
 
 
 def measured(logs: Mapping[str, float], name: str, prefix: str = "") -> float | None:
-    """Returns the result of a name, else the first one whose name contains it, or None.
+    """Return the result of a name, else the first one whose name contains it, or None.
 
     Keras calls the accuracy of classes ``sparse_categorical_accuracy``, unless it is given a name.
     """
@@ -60,10 +60,10 @@ def measured(logs: Mapping[str, float], name: str, prefix: str = "") -> float | 
 
 
 def selection_of(model: keras.Model) -> Metric:
-    """Returns the measurement that decides for a model: that of its head's task; the accuracy without a head of tfft.
+    """Return the selection metric of a model: that of its head's task; the accuracy without a head of tfft.
 
     Args:
-        model: any Keras model.
+        model: Any Keras model.
     """
     try:
         return heads.from_model(model).selection

@@ -1,6 +1,6 @@
-"""One model from several that were fine-tuned from the same start (model soups): :func:`greedy_soup`.
+"""Model soups: one model from several that were fine-tuned from the same start: :func:`greedy_soup`.
 
-Hides how weights are read from files without running anything in them, and how the average grows.
+Implementation notes: reading weights from files runs no code in them.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ _ENDINGS = (".weights.h5", ".keras")
 
 @dataclasses.dataclass(frozen=True)
 class Ingredient:
-    """One of the models a soup was tried from.
+    """One model that was tried in a soup.
 
     Attributes:
-        name: of its file, or its number.
-        loss: of this model alone.
-        accuracy: of this model alone; None where the model has no such metric.
-        taken: whether it is in the soup.
-        soup_loss: of the soup with it.
-        soup_accuracy: of the soup with it.
+        name: Name of its file, or its number.
+        loss: Loss of this model alone.
+        accuracy: Accuracy of this model alone; None if the model has no such metric.
+        taken: Whether it is in the soup.
+        soup_loss: Loss of the soup with it.
+        soup_accuracy: Accuracy of the soup with it.
     """
 
     name: str
@@ -52,12 +52,12 @@ class Ingredient:
 
 @dataclasses.dataclass(frozen=True)
 class Soup:
-    """What :func:`greedy_soup` returns; ``print`` shows it as a table.
+    """Result of :func:`greedy_soup`; ``print`` shows it as a table.
 
     Attributes:
-        ingredients: from the best to the worst alone, which is the order they were tried in.
-        results: everything that ``evaluate`` gave for the soup, by name.
-        best: the same for the best model alone.
+        ingredients: Models from the best to the worst alone, which is the order of the trials.
+        results: Results of ``evaluate`` for the soup, by name.
+        best: Results of the best model alone.
     """
 
     ingredients: tuple[Ingredient, ...]
@@ -66,11 +66,11 @@ class Soup:
 
     @property
     def taken(self) -> tuple[str, ...]:
-        """Names of what is in the soup, in the order in which they came in."""
+        """Names of the models in the soup, in the order in which they were added."""
         return tuple(one.name for one in self.ingredients if one.taken)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain values, fit for JSON."""
+        """Return plain values for JSON."""
         rows = [dataclasses.asdict(one) for one in self.ingredients]
         return {"ingredients": rows, "results": dict(self.results), "best": dict(self.best)}
 
@@ -95,38 +95,37 @@ def greedy_soup(
     metric: str | Metric | None = None,
     refresh: tf.data.Dataset | None = None,
 ) -> Soup:
-    """Averages those of several fine-tuned models that are better together than alone: a greedy soup.
+    """Average those fine-tuned models that are better together than alone: a greedy soup.
 
-    Use it when runs with other seeds or settings have been made from the same pretrained backbone and the same
-    head: the best of them is what one would keep anyway, and the average costs no more to serve. The models are
-    ordered by what they reach on the data. The best one starts the soup; each of the others is averaged in if the
-    soup is not worse with it than without it. So the soup is never worse on this data than the best model. Models from
-    different starts do not mix: then the best one stays alone.
+    Use it for runs with other seeds or settings from the same pretrained backbone and the same head: the average costs
+    no more to serve than the best of them. The models are ordered by their score on the data. The best one starts the
+    soup; each of the others is added if the soup does not get worse. So on this data the soup is never worse than the
+    best model. Models from different starts do not mix; then the best one stays alone.
 
-    "Not worse" goes by accuracy, then by loss; the paper goes by accuracy alone, which on few examples is equal for
-    many soups. Whole numbers, such as counters, are those of the best model. Running statistics are averaged, or
-    recomputed with ``refresh``. Files are read one at a time and not kept in memory; nothing stored in them is run.
+    Soups are compared by accuracy, then by loss; the paper uses accuracy alone, which is often equal on few examples.
+    Integers, such as counters, are those of the best model. Running statistics are averaged, or recomputed with
+    ``refresh``. Files are read one at a time and not kept in memory; no code in them runs.
 
     Wortsman et al., Model soups (2022).
 
     Args:
-        model: compiled, of the same layers as the others; gets the weights of the soup. What it has before does not
-            take part: put ``model.get_weights()`` into the list for that.
-        checkpoints: files of ``model.save_weights("....weights.h5")`` or ``model.save("....keras")``, arrays in the
+        model: Compiled model with the same layers as the others; it gets the weights of the soup. Its current weights
+            are not included: add ``model.get_weights()`` to the list for that.
+        checkpoints: Files from ``model.save_weights("....weights.h5")`` or ``model.save("....keras")``, arrays in the
             order of ``model.weights``, or all of them by path.
-        dataset: held out, finite, batches of (inputs, labels).
-        metric: the result that decides before the loss: a :class:`tfft.registry.Metric`, or the name of one where
-            higher is better; None: that of the head's task, which is the accuracy for classes.
-        refresh: training examples in batches, for :func:`tfft.freezing.refresh_batch_norm` of soups of several models
-            where BatchNormalization trains; None averages the statistics.
+        dataset: Finite held-out dataset of (inputs, labels) batches.
+        metric: Metric that decides before the loss: a :class:`tfft.registry.Metric`, or the name of one for which
+            higher is better. Defaults to that of the head's task, which is the accuracy for classes.
+        refresh: Training batches for :func:`tfft.freezing.refresh_batch_norm` of soups, if BatchNormalization trains;
+            None averages the statistics.
 
     Returns:
-        What was tried, in which order, and what was taken.
+        The trials in order, and the models in the soup.
 
     Raises:
-        PlanError: when there is no checkpoint, or one does not fit the model (all of them are listed with the variables
+        PlanError: If there is no checkpoint, or one does not fit the model (all of them are listed with the variables
             at fault), is missing or is of another kind; when the model is not compiled. The model keeps its weights.
-        DataError: when the dataset is empty or never ends.
+        DataError: If the dataset is empty or infinite.
 
     Example:
         >>> print(tfft.weight_averaging.greedy_soup(model, sorted(Path("runs").glob("*.keras")), validation))
@@ -167,7 +166,7 @@ def _row(name: str, single: Mapping[str, float], taken: bool, soup: Mapping[str,
 
 
 class _Pot:
-    """The soup, its sum in double precision, and the model that it is measured in."""
+    """The soup, its sum in double precision, and the model for its evaluation."""
 
     def __init__(self, model: keras.Model, refresh: tf.data.Dataset | None) -> None:
         self._model, self._refresh = model, refresh
@@ -209,11 +208,11 @@ class _Pot:
 
 
 def _named(model: keras.Model, checkpoints: Sequence[Checkpoint]) -> list[tuple[str, Checkpoint]]:
-    """Names all checkpoints, and checks all of them before anything is measured."""
+    """Return names of all checkpoints, after checking all of them."""
     if isinstance(checkpoints, (str, os.PathLike, Mapping)):
-        raise PlanError(f"Expected a list of checkpoints, received one: {type(checkpoints).__name__}.")
+        raise PlanError(f"Expected a list of checkpoints. Received: one, {type(checkpoints).__name__}.")
     if not len(checkpoints):
-        raise PlanError("The list of checkpoints is empty, so there is nothing to make a soup of.")
+        raise PlanError("Expected at least one checkpoint. Received: an empty list.")
     named, problems = [], []
     for i, checkpoint in enumerate(checkpoints):
         name = os.fspath(checkpoint) if isinstance(checkpoint, (str, os.PathLike)) else f"number {i + 1}"
@@ -229,7 +228,7 @@ def _named(model: keras.Model, checkpoints: Sequence[Checkpoint]) -> list[tuple[
 
 
 def _read(model: keras.Model, checkpoint: Checkpoint, name: str = "the checkpoint") -> list[np.ndarray]:
-    """Returns the arrays of a checkpoint in the order of ``model.weights``."""
+    """Return the arrays of a checkpoint in the order of ``model.weights``."""
     if isinstance(checkpoint, (str, os.PathLike)):
         given: Any = _from_file(model, Path(checkpoint))
     else:

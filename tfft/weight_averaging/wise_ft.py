@@ -1,6 +1,6 @@
-"""The straight line between the weights from before and after fine-tuning (WiSE-FT): :func:`interpolate`.
+"""Interpolation of weights from before and after fine-tuning (WiSE-FT): :func:`interpolate`.
 
-Hides how points on the line are made without losing a bit of its ends, and how the best is chosen.
+Implementation notes: both ends are restored bit by bit.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from tfft.weight_averaging.selection import Score, measured, selection_of, selec
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """One point on the line, and what was measured there.
+    """One interpolation point with its results.
 
     Attributes:
         alpha: 0 for the start, 1 for the end.
-        loss: of the model with these weights, with its penalties.
-        accuracy: None where the model has no such metric.
-        results: everything that ``evaluate`` gave, by name.
+        loss: Loss of the model with these weights, with its penalties.
+        accuracy: Accuracy; None if the model has no such metric.
+        results: Results of ``evaluate``, by name.
     """
 
     alpha: float
@@ -42,11 +42,11 @@ class Point:
 
 @dataclasses.dataclass(frozen=True)
 class Interpolation:
-    """What :func:`interpolate` returns; ``print`` shows it as a table.
+    """Result of :func:`interpolate`; ``print`` shows it as a table.
 
     Attributes:
-        points: in the order of alpha, both ends included.
-        best: the one whose weights the model has now.
+        points: Points in the order of alpha, both ends included.
+        best: Point whose weights the model has now.
     """
 
     points: tuple[Point, ...]
@@ -54,11 +54,11 @@ class Interpolation:
 
     @property
     def alpha(self) -> float:
-        """Of the best point."""
+        """Alpha of the best point."""
         return self.best.alpha
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain values, fit for JSON."""
+        """Return plain values for JSON."""
         points = [{**dataclasses.asdict(p), "results": dict(p.results)} for p in self.points]
         return {"alpha": self.alpha, "points": points}
 
@@ -83,42 +83,41 @@ def interpolate(
     metric: str | Metric | None = None,
     refresh: tf.data.Dataset | None = None,
 ) -> Interpolation:
-    """Looks for the best weights on the line from those before fine-tuning to those after it (WiSE-FT).
+    """Find the best interpolation of the weights before and after fine-tuning (WiSE-FT).
 
-    Use it after fine-tuning. Points between both ends are often better than either, on new kinds of pictures more
-    than on those of the training. The weights are ``(1 - alpha) * start + alpha * end``, where ``end`` is what the
-    model has now. Both ends are measured too and taken bit by bit, so that the model never ends worse on this
-    data than the better end. The head must be the same network at both ends: solve or train it on the frozen
-    backbone first, and take ``start`` after that; between a new head and a trained one lies nothing useful.
+    Use it after fine-tuning. Points between both ends are often better than either, more so on other image
+    distributions than on that of the training. The weights are ``(1 - alpha) * start + alpha * end``, where ``end`` are
+    the current weights. Both ends are evaluated too and restored bit by bit, so that on this data the model is never
+    worse than the better end. The head must be the same at both ends: solve or train it on the frozen backbone first,
+    and take ``start`` after that; interpolating between a new head and a trained one is useless.
 
-    The best is the point with the highest accuracy (or what else the task measures), then the lowest loss; among points
-    that are equal in both the one nearest to the start, which keeps more of what the pretrained network can do. Each
-    point is measured by ``model.evaluate``. What is chosen on held-out data looks a little better there than it is.
+    The best point has the highest accuracy (or other metric of the task), then the lowest loss; among equal points, the
+    one nearest to the start, which preserves more of the pretrained network. Each point is evaluated with
+    ``model.evaluate``. Because held-out data selects the point, its score there is slightly optimistic.
 
-    Running statistics are interpolated like the weights; that is exact only at the ends. Where BatchNormalization
-    trains, ``refresh`` recomputes them at every point between. Whole numbers, such as counters, stay as they are at
-    the end, except at alpha 0.
+    Running statistics are interpolated like the weights, which is exact at the ends only. If BatchNormalization trains,
+    ``refresh`` recomputes them at every point between. Integers, such as counters, stay those of the end, except at
+    alpha 0.
 
     Wortsman et al., Robust fine-tuning of zero-shot models (2022).
 
     Args:
-        model: compiled, with the weights of the end; changed in place.
-        start: arrays from before, by path (variables that are left out stay as they are) or in the order of
-            ``model.weights``, as ``model.get_weights()`` gave them.
-        dataset: held out, finite, batches of (inputs, labels).
-        steps: number of points, with both ends; at least 2.
-        metric: the result that decides before the loss: a :class:`tfft.registry.Metric`, or the name of one where
-            higher is better; None: that of the head's task, which is the accuracy for classes.
-        refresh: training examples in batches, for :func:`tfft.freezing.refresh_batch_norm`; None interpolates
-            statistics.
+        model: Compiled model with the weights of the end; changed in place.
+        start: Arrays from before fine-tuning, by path (missing variables stay unchanged) or in the order of
+            ``model.weights``, as from ``model.get_weights()``.
+        dataset: Finite held-out dataset of (inputs, labels) batches.
+        steps: Number of points including both ends; at least 2.
+        metric: Metric that decides before the loss: a :class:`tfft.registry.Metric`, or the name of one for which
+            higher is better. Defaults to that of the head's task, which is the accuracy for classes.
+        refresh: Training batches for :func:`tfft.freezing.refresh_batch_norm`; None interpolates statistics.
 
     Returns:
-        All points and the best one, whose weights the model has then.
+        All points and the best one, whose weights the model then has.
 
     Raises:
-        PlanError: when the model is not compiled, ``start`` does not fit it (everything that does not is listed), a
+        PlanError: If the model is not compiled, ``start`` does not fit it (everything that does not is listed), a
             setting is out of range, or the loss is nowhere a finite number. The model keeps its weights then.
-        DataError: when the dataset is empty or never ends.
+        DataError: If the dataset is empty or infinite.
 
     Example:
         >>> before = model.get_weights()
@@ -153,7 +152,7 @@ def interpolate(
 
 
 class _Line:
-    """Puts a model anywhere between two sets of weights; only what differs between them is touched."""
+    """Set a model to any point between two sets of weights; only differing values are written."""
 
     def __init__(self, model: keras.Model, start: Mapping[int, np.ndarray], refresh: tf.data.Dataset | None) -> None:
         every = model.weights
@@ -172,7 +171,7 @@ class _Line:
             self._end += take(more)
 
     def go(self, alpha: float) -> None:
-        """Gives the model the weights at ``alpha``."""
+        """Set the weights of the model to the point ``alpha``."""
         if alpha in (0.0, 1.0):
             put(self.variables, self._start if alpha == 0.0 else self._end)
             return
@@ -189,12 +188,12 @@ class _Line:
 
 
 class Measure:
-    """Measures a compiled model on a dataset, and says what the results are worth.
+    """Evaluation of a compiled model on a dataset, with a score for comparisons.
 
     Args:
-        model: compiled.
-        dataset: held out, finite.
-        metric: the result that decides before the loss, or its name where higher is better; None: that of the head's
+        model: Compiled model.
+        dataset: Finite held-out dataset.
+        metric: Metric that decides before the loss, or its name if higher is better. Defaults to that of the head's
             task.
     """
 
@@ -215,7 +214,7 @@ class Measure:
         self._metric = given or selection_of(model)
 
     def __call__(self) -> dict[str, float]:
-        """Returns what ``evaluate`` measures with the weights as they are."""
+        """Return the results of ``evaluate`` with the current weights."""
         results = self._model.evaluate(self._dataset, verbose=0, return_dict=True)
         name = self._metric.name
         if self._required and name not in results:
@@ -225,10 +224,10 @@ class Measure:
         return {name: float(value) for name, value in results.items()}
 
     def score(self, results: Mapping[str, float]) -> Score:
-        """Returns what results are worth; higher is better."""
+        """Return the score of results; higher is better."""
         return selection_score(results, self._metric)  # type: ignore[return-value]  # evaluate always gives a loss
 
 
 def percent(share: float | None) -> str:
-    """Returns a share as text, or nothing."""
+    """Return a share as text, or nothing."""
     return "" if share is None else f"{share:.1%}"

@@ -1,7 +1,7 @@
-"""Examples of TensorFlow Datasets as files that tfft reads: :func:`write_examples`.
+"""Export of TensorFlow Datasets to files that tfft reads: :func:`write_examples`.
 
-Hides what is written for which kind of labels: classes become folders, several labels and numbers a table beside the
-files, texts JSON lines. Images are written as they are stored; nothing is decoded.
+Implementation notes: classes become folders; multi-label and regression data a table next to the files; texts become
+JSON lines. Images are written as stored, without decoding.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _ENDINGS = (
 
 
 def is_table(chosen: Chosen) -> bool:
-    """Tells whether files are listed in a table, since folders can only tell one class of each."""
+    """Whether files are listed in a table, because folders can only represent one class per file."""
     return chosen.kind != "text" and chosen.labels != ONE
 
 
@@ -41,21 +41,21 @@ def write_examples(
     rate: int | None,
     progress: Callable[[int, int], None] | None,
 ) -> list[tuple[str, str]]:
-    """Writes the examples of a dataset.
+    """Write the examples of a dataset.
 
     Args:
-        builder: of TensorFlow Datasets, prepared.
-        chosen: what of each example.
-        parts: the splits by the part that they are for, ``"train"``, ``"validation"`` and ``"test"``.
-        folder: to fill.
-        rate: samples a second, of recordings whose dataset does not tell.
-        progress: called with (examples written, examples in all).
+        builder: Prepared builder of TensorFlow Datasets.
+        chosen: Features to write.
+        parts: Names of the dataset splits by part: ``"train"``, ``"validation"`` and ``"test"``.
+        folder: Folder to fill.
+        rate: Sample rate in Hz for recordings of a dataset that does not state one.
+        progress: Function called with (examples written, examples in total).
 
     Returns:
-        Examples that are not written, with the reason as the rest of a sentence.
+        Examples that were skipped, with the reason as the rest of a sentence.
 
     Raises:
-        DataError: when a value is none that a model can learn from.
+        DataError: If a value is not one that a model can train on.
     """
     writer = _Writer(builder.info, chosen, folder, rate)
     count, done = sum(builder.info.splits[split].num_examples for split in parts.values()), 0
@@ -70,7 +70,7 @@ def write_examples(
 
 
 def _read(builder: Any, chosen: Chosen, split: str) -> Iterator[tuple[str, list[Any], Any]]:
-    """Yields the name of each example, its inputs and its label; nothing else of it is read."""
+    """Yield name, inputs and label of each example; other features are not read."""
     import tensorflow_datasets as tfds
 
     known = {"/".join(path): (path, feature) for path, feature in leaves(builder.info.features)}
@@ -105,12 +105,12 @@ def _value(example: Any, path: Sequence[str]) -> Any:
 
 
 def _is_lazy(feature: Any) -> bool:
-    """Whether recordings are stored as the files they were."""
+    """Whether recordings are stored as encoded files."""
     return bool(getattr(feature, "_lazy_decode", False))
 
 
 class _Writer:
-    """Puts examples into a folder, one after the other. A context, in which tables stay open."""
+    """Writer of examples into a folder. A context manager that closes the tables."""
 
     def __init__(self, info: Any, chosen: Chosen, folder: Path, rate: int | None) -> None:
         self.skipped: list[tuple[str, str]] = []
@@ -151,7 +151,8 @@ class _Writer:
             write_split(self._folder / SPLIT, self._items)
 
     def _label(self, value: Any) -> Any:
-        """The label as a table holds it, the name of its folder's class, or None where an example has none."""
+        """Return the label as a table holds it, or the class name of its folder; None for an example without a
+        label."""
         if self._chosen.labels == ONE:
             return self._class_name(int(value))
         if self._chosen.labels == SEVERAL:
@@ -162,7 +163,7 @@ class _Writer:
         return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
     def _class_name(self, number: int) -> str | None:
-        if number < 0:  # so are labels marked that are kept back, as in test sets of competitions
+        if number < 0:  # marks withheld labels, as in test sets of competitions
             return None
         return self._chosen.classes[number] if self._chosen.classes else str(number)
 
@@ -172,14 +173,12 @@ class _Writer:
         ending = next((ending for start, ending in _ENDINGS if value.startswith(start)), "")
         if value[:4] == b"RIFF":
             ending = ".webp" if value[8:12] == b"WEBP" else ".wav"
-        # What is no picture is named when the files are read.
+        # Files that are not images are reported when they are read.
         return value, ending or (".png" if self._chosen.kind == "image" else ".wav")
 
     def _wave(self, samples: np.ndarray) -> bytes:
         if self._rate is None:
-            raise DataError(
-                f"{self._name} does not tell how many samples a second its recordings have: say it with sample_rate=."
-            )
+            raise DataError(f"{self._name} does not state the sample rate of its recordings. Pass it as sample_rate=.")
         if samples.dtype.kind == "f":
             samples = np.rint(np.clip(samples, -1, 1) * 32767).astype(np.int64)
         width = 2 if not samples.size or np.abs(samples).max() <= 32768 else 4
@@ -193,8 +192,8 @@ class _Writer:
 
     def _write(self, path: Path, data: bytes) -> None:
         target = self._folder / path
-        if not target.resolve().is_relative_to(self._folder):  # safe names cannot; a mistake in them must not either
-            raise DataError(f"{self._name} has a name that leads out of its folder: {str(path)!r}.")
+        if not target.resolve().is_relative_to(self._folder):  # guards against an error in safe_name
+            raise DataError(f"{self._name} has a name that points outside of its folder: {str(path)!r}.")
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data)
 

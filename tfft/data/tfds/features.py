@@ -1,6 +1,6 @@
-"""Which features of a dataset of TensorFlow Datasets are meant: :func:`chosen_features`.
+"""Choice of the input and label features of a TensorFlow dataset: :func:`chosen_features`.
 
-Hides that features lie in each other, and which kinds of them can be inputs or labels.
+Implementation notes: features are nested, and only some types can be inputs or labels.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from tfft.errors import DataError, did_you_mean, join_names
 
 KINDS = {"image": "images", "audio": "recordings", "text": "texts"}
 
-# One of several classes, several of them, numbers, or any value, which the loader of tables looks at.
+# Single class, several classes, number, or any value, which the loader of tables interprets.
 ONE, SEVERAL, NUMBER, VALUE = "classification", "multilabel", "regression", "value"
 
 
 @dataclasses.dataclass(frozen=True)
 class Chosen:
-    """What is read of each example.
+    """Features to read from each example.
 
     Attributes:
         kind: ``"image"``, ``"audio"`` or ``"text"``.
-        inputs: names of the features that a model takes, with ``/`` between the levels; two for pairs of texts.
-        label: name of the feature with the labels.
-        labels: what they are: ``ONE``, ``SEVERAL``, ``NUMBER`` or ``VALUE``.
-        classes: names of the classes, by number; empty where the dataset gives none.
+        inputs: Names of the input features, with ``/`` between the levels; two for pairs of texts.
+        label: Name of the feature with the labels.
+        labels: Type of the labels: ``ONE``, ``SEVERAL``, ``NUMBER`` or ``VALUE``.
+        classes: Class names, by number; empty if the dataset has none.
     """
 
     kind: str
@@ -39,7 +39,7 @@ class Chosen:
 
 
 def leaves(features: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yields the features of a dataset that hold no named ones, with the names on the way to them."""
+    """Yield the leaf features of a dataset with their paths."""
     import tensorflow_datasets as tfds
 
     if isinstance(features, tfds.features.FeaturesDict):
@@ -50,25 +50,25 @@ def leaves(features: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[s
 
 
 def chosen_features(info: Any, *, image: Any = None, audio: Any = None, text: Any = None, label: Any = None) -> Chosen:
-    """Finds the inputs and the labels of a dataset.
+    """Find the inputs and the labels of a dataset.
 
     Args:
         info: ``builder.info``.
-        image: name of the feature with the images, where there are several.
-        audio: of that with the recordings.
-        text: of that with the texts; two for pairs.
-        label: of that with the labels.
+        image: Name of the image feature, if there are several.
+        audio: Name of the audio feature.
+        text: Name of the text feature; two for pairs.
+        label: Name of the label feature.
 
     Raises:
-        DataError: when it is not clear what is meant; the message lists the candidates.
+        DataError: If the choice is ambiguous; the message lists the candidates.
     """
-    # Sorted: read from a file, features come in no order.
+    # Sorted, because features read from a file have no fixed order.
     found = sorted(leaves(info.features), key=lambda leaf: leaf[0])
     known = {"/".join(path): feature for path, feature in found}
     roles = {"image": image, "audio": audio, "text": text}
     given = {role: wanted for role, wanted in roles.items() if wanted is not None}
     if len(given) > 1:
-        raise DataError(f"{' and '.join(given)} each say what is to be looked at: give one of them.")
+        raise DataError(f"{' and '.join(given)} each name the input: give one of them.")
     if given:
         [(kind, wanted)] = given.items()
         inputs = tuple(wanted) if isinstance(wanted, (tuple, list)) else (wanted,)
@@ -79,24 +79,24 @@ def chosen_features(info: Any, *, image: Any = None, audio: Any = None, text: An
     for name in inputs:
         if kind == "image" and np.dtype(known[name].np_dtype) != np.uint8:
             raise DataError(
-                f"The images in {name!r} of {info.full_name} are {known[name].np_dtype}, expected uint8: other pixels "
-                "are no pictures that a file of tfft can hold. Read them with tfds, and give arrays."
+                f"The images in {name!r} of {info.full_name} are {known[name].np_dtype}. Expected uint8: tfft writes "
+                "no other pixels to files. Read them with tfds, and pass arrays."
             )
     label = _only_label(info, known, inputs) if label is None else _named(info, known, "label", label)
     return Chosen(kind, inputs, label, *_labels_of(info, label, known[label]))
 
 
 def rate_of(info: Any, chosen: Chosen) -> int | None:
-    """Returns the samples a second of recordings, where the dataset tells them."""
+    """Return the sample rate of recordings, if the dataset states it."""
     known = {"/".join(path): feature for path, feature in leaves(info.features)}
-    return getattr(known[chosen.inputs[0]], "sample_rate", None) or None  # read from a file, it is 0
+    return getattr(known[chosen.inputs[0]], "sample_rate", None) or None  # 0 if read from a file
 
 
 def _named(info: Any, known: dict[str, Any], role: str, name: Any) -> str:
     if name in known:
         return name
     hint = did_you_mean(str(name), known)
-    raise DataError(f"{info.full_name} has no feature {name!r} ({role}=).{hint} It has: {_described(known)}.")
+    raise DataError(f"{info.full_name} has no feature {name!r} ({role}=).{hint} Expected one of: {_described(known)}.")
 
 
 def _described(known: dict[str, Any]) -> str:
@@ -107,20 +107,20 @@ def _is(kind: str, feature: Any) -> bool:
     import tensorflow_datasets as tfds
 
     own = {"image": tfds.features.Image, "audio": tfds.features.Audio, "text": tfds.features.Text}[kind]
-    return isinstance(feature, own) and not isinstance(feature, tfds.features.LabeledImage)  # of a mask
+    return isinstance(feature, own) and not isinstance(feature, tfds.features.LabeledImage)  # the image of a mask
 
 
 def _check_input(info: Any, known: dict[str, Any], kind: str, name: Any) -> None:
     feature = known[_named(info, known, kind, name)]
     if not _is(kind, feature) and not (kind == "text" and _is_scalar(feature, "OSU")):
         raise DataError(
-            f"The feature {name!r} of {info.full_name} ({type(feature).__name__}) holds no {KINDS[kind]} ({kind}=). "
-            f"It has: {_described(known)}."
+            f"The feature {name!r} of {info.full_name} ({type(feature).__name__}) has no {KINDS[kind]} ({kind}=). "
+            f"Features: {_described(known)}."
         )
 
 
 def _only_input(info: Any, known: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
-    """Images come before recordings, and both before texts, which beside them are names of files and notes."""
+    """Prefer images to recordings, and both to texts, which next to them are file names and notes."""
     for kind in KINDS:
         candidates = [name for name, feature in known.items() if _is(kind, feature)]
         if len(candidates) > 1:
@@ -128,8 +128,8 @@ def _only_input(info: Any, known: dict[str, Any]) -> tuple[str, tuple[str, ...]]
         if candidates:
             return kind, (candidates[0],)
     raise DataError(
-        f"{info.full_name} has no feature with images, recordings or texts; it has: {_described(known)}. Where one of "
-        "them holds texts, name it with text=."
+        f"{info.full_name} has no feature with images, recordings or texts. Features: {_described(known)}. If one of "
+        "them holds texts, pass it as text=."
     )
 
 
@@ -142,17 +142,17 @@ def _only_label(info: Any, known: dict[str, Any], inputs: Sequence[str]) -> str:
         if candidates:
             return candidates[0]
     raise DataError(
-        f"{info.full_name} has no labels: expected one ClassLabel, a Sequence of them, or a number with a fraction; it "
-        f"has: {_described(known)}. Name another one with label=."
+        f"{info.full_name} has no labels: expected one ClassLabel, a Sequence of them, or a number with a fraction. "
+        f"Features: {_described(known)}. Name another one with label=."
     )
 
 
 def _refuse(info: Any, candidates: Sequence[str], role: str, what: str, at: int) -> None:
     keys = info.supervised_keys
     own = keys[at] if keys and isinstance(keys[at], str) else None
-    usual = f" Its authors mean {own!r}." if own in candidates else ""
+    usual = f" The dataset itself uses {own!r}." if own in candidates else ""
     raise DataError(
-        f"{info.full_name} has {len(candidates)} {what}: {join_names(candidates)}. Say which is meant, such as "
+        f"{info.full_name} has {len(candidates)} {what}: {join_names(candidates)}. Choose one, such as "
         f"{role}={(own if own in candidates else candidates[0])!r}.{usual}"
     )
 
@@ -164,7 +164,7 @@ def _is_class(feature: Any) -> bool:
 
 
 def _is_classes(feature: Any) -> bool:
-    return _is_class(getattr(feature, "feature", None))  # of a Sequence
+    return _is_class(getattr(feature, "feature", None))  # the elements of a Sequence
 
 
 def _is_scalar(feature: Any, kinds: str) -> bool:
@@ -181,7 +181,7 @@ def _labels_of(info: Any, name: str, feature: Any) -> tuple[str, tuple[str, ...]
     if _is_scalar(feature, "iubOSU"):
         return VALUE, ()
     raise DataError(
-        f"The feature {name!r} of {info.full_name} ({type(feature).__name__}) holds no labels (label=): expected a "
+        f"The feature {name!r} of {info.full_name} ({type(feature).__name__}) has no labels (label=). Expected a "
         "ClassLabel, a Sequence of them, or a single number or text."
     )
 

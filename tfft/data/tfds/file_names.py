@@ -1,7 +1,7 @@
-"""Names that come from elsewhere as names of files and folders: :func:`safe_name`, :func:`class_folder_names`.
+"""Portable and safe file names: :func:`safe_name`, :func:`class_folder_names`.
 
-Hides what a name may not hold so that every system keeps it, and that no name leads out of the folder it is put into.
-Characters that it may not hold are written as in addresses, ``a/b`` as ``a%2Fb``; ``urllib.parse.unquote`` reads them.
+Implementation notes: forbidden characters are percent-encoded, ``a/b`` as ``a%2Fb``; ``urllib.parse.unquote`` decodes
+them. No name can point outside of its folder.
 """
 
 from __future__ import annotations
@@ -10,24 +10,24 @@ import hashlib
 from collections.abc import Sequence
 
 _FORBIDDEN = frozenset('<>:"/\\|?*%\x7f') | {chr(code) for code in range(32)}
-# On Windows these are devices, with any extension; what comes behind are files that systems make in folders of photos.
+# Devices on Windows, with any extension; then files that operating systems create in photo folders.
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))}
 _RESERVED |= {"thumbs", "desktop", "__macosx", "icon"}
 _LONGEST = 180  # bytes: file systems allow 255, and extensions follow
 
 
 def safe_name(name: str) -> str:
-    """Returns a name that can be that of a file or folder everywhere, and is another one for another name.
+    """Return a name that is valid on every file system; different names have different results.
 
     Args:
-        name: any text, also an empty one.
+        name: Any text, even empty.
 
     Example:
         >>> safe_name("Ram C/V"), safe_name(".."), safe_name("con")
         ('Ram C%2FV', '%2E%2E', '%63on')
     """
     found = "".join(_coded(char) if char in _FORBIDDEN or "\ud800" <= char <= "\udfff" else char for char in name)
-    if found.startswith((".", " ")):  # hidden, or one of the two that lead elsewhere
+    if found.startswith((".", " ")):  # hidden files, and the links . and ..
         found = _coded(found[0]) + found[1:]
     if found.endswith((".", " ")):  # Windows drops them
         found = found[:-1] + _coded(found[-1])
@@ -40,10 +40,10 @@ def safe_name(name: str) -> str:
 
 
 def class_folder_names(names: Sequence[str]) -> dict[str, str]:
-    """Returns the name of the folder of each class; names that differ by case only get folders that differ in more.
+    """Return the folder name of each class; names that differ by case only get clearly different folders.
 
     Args:
-        names: of the classes.
+        names: Class names.
     """
     folded = [name.casefold() for name in names]
     return {
@@ -57,9 +57,9 @@ def _coded(char: str) -> str:
 
 
 def _capitals(name: str) -> str:
-    """Codes capital letters: on many disks they are the same as small ones."""
+    """Percent-encode capital letters, because many file systems ignore case."""
     parts = name.split("%")
-    # Behind each % are two digits of a code, which stay.
+    # The two hex digits after each % stay.
     tails = [part[:2] + "".join(map(_small, part[2:])) for part in parts[1:]]
     return "%".join(["".join(map(_small, parts[0])), *tails])
 

@@ -1,7 +1,7 @@
 """TensorFlow Datasets as a source of examples: :func:`local_copy`.
 
-Hides the package tensorflow-datasets: a dataset is written once into tfft's cache folder, as files that tfft reads, and
-everything behind that (checks, copies, splits, resuming) is as for files of one's own.
+Implementation notes: a dataset is written once into tfft's cache folder as files that tfft reads. Checks, duplicates,
+splits and resuming then work as for any other files.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tfft.registry import asked_task
 
 PREFIX = "tfds:"
 _ABOUT = "dataset.json"
-_FORM = 1  # of what is written: a higher one makes all copies anew
+_FORM = 1  # version of the files: a higher one rewrites all copies
 _ROLES = {TRAIN: ("train", "training"), VALIDATION: ("validation", "valid", "val", "dev"), TEST: ("test", "testing")}
 _OWN = "tensorflow_datasets."
 ROLES = ("image", "audio", "text", "label")  # settings that name features
@@ -33,15 +33,15 @@ ROLES = ("image", "audio", "text", "label")  # settings that name features
 
 @dataclasses.dataclass(frozen=True)
 class LocalCopy:
-    """A dataset as files.
+    """A dataset written to files.
 
     Attributes:
-        source: folder or table that the loaders of tfft read.
-        settings: further arguments for them: which columns are meant, what the labels are, which rows are held out.
-            What is None is not to be given, whatever names the user gave to features.
-        name: the dataset, as it can be asked for again.
-        skipped: examples that are not among the files.
-        class_names: of the classes by the names of their folders, where these could not be the same.
+        source: Folder or table that tfft reads.
+        settings: Further arguments for the loaders: columns, task and split. A value of None removes the user's
+            argument.
+        name: Name of the dataset, with which it can be loaded again.
+        skipped: Examples that were not written.
+        class_names: Class names by folder name, if they differ.
     """
 
     source: Path
@@ -52,7 +52,7 @@ class LocalCopy:
 
 
 def is_tfds(source: Any) -> bool:
-    """Tells whether a source is ``"tfds:NAME"`` or a folder that tensorflow-datasets prepared."""
+    """Whether a source is ``"tfds:NAME"`` or a folder prepared by tensorflow-datasets."""
     if not isinstance(source, (str, os.PathLike)):
         return False
     path = Path(source).expanduser()
@@ -66,22 +66,22 @@ def local_copy(
     settings: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> LocalCopy:
-    """Writes a dataset into tfft's cache folder, unless it is there.
+    """Write a dataset into tfft's cache folder, unless it is there already.
 
-    The split ``train`` is what is learned from, ``validation`` what is held out; ``test`` is written and left alone.
-    Without ``validation`` a share of ``train`` is held out. The names of files are the ids that tensorflow-datasets
-    gives to examples, so they are the same on every machine.
+    The split ``train`` is used for training, ``validation`` for validation; ``test`` is written but not used. Without
+    ``validation``, a share of ``train`` is held out. The file names are the example ids of tensorflow-datasets, so they
+    are the same on every machine.
 
     Args:
-        source: ``"tfds:NAME"``, also with ``/CONFIG`` and ``:VERSION``; or a folder that was prepared.
-        settings: of :func:`tfft.data.load`. ``image``, ``audio``, ``text`` (two for pairs) and ``label`` name features,
-            where there are several; ``task`` says what the labels are, where they are not to be looked at;
-            ``sample_rate`` is that of recordings whose dataset does not tell it.
-        progress: called with (examples written, examples in all); None for the one in ``settings``.
+        source: ``"tfds:NAME"``, also with ``/CONFIG`` and ``:VERSION``; or a prepared folder.
+        settings: Settings of :func:`tfft.data.load`. ``image``, ``audio``, ``text`` (two for pairs) and ``label`` name
+            features if there are several; ``task`` fixes the meaning of the labels; ``sample_rate`` is for recordings
+            of a dataset that does not state it.
+        progress: Function called with (examples written, examples in total); None for the one in ``settings``.
 
     Raises:
-        DataError: when there is no such dataset, it cannot be prepared, or it is not clear what of it is meant.
-        DependencyError: when tensorflow-datasets is not installed.
+        DataError: If the dataset does not exist or cannot be prepared, or if the choice of features is ambiguous.
+        DependencyError: If tensorflow-datasets is not installed.
 
     Example:
         >>> copy = local_copy("tfds:rock_paper_scissors")
@@ -93,12 +93,12 @@ def local_copy(
     asked = asked_task(task)
     if asked is not None and asked.reader is not None:
         raise DataError(
-            f"task={task!r} is for files in a format of its own, and {os.fspath(source)} is a dataset of tfds."
+            f"task={task!r} expects files in its own format. Received: {os.fspath(source)}, a dataset of tfds."
         )
     builder, name = _opened(os.fspath(source))
     chosen = chosen_features(builder.info, **{role: given.get(role) for role in ROLES})
     parts = _parts(builder.info)
-    # What the dataset tells is written as it is; a wish for another rate is one for those who read the files.
+    # The dataset's own rate is written as it is; the loaders resample if another rate is requested.
     rate = given.get("sample_rate") if chosen.kind == "audio" and rate_of(builder.info, chosen) is None else None
 
     def write(folder: Path) -> None:
@@ -108,7 +108,7 @@ def local_copy(
             about = {"name": name, "parts": parts, "skipped": skipped}
             (folder / _ABOUT).write_text(json.dumps(about, indent=1), encoding="utf-8")
         except OSError as error:
-            raise DataError(f"{name} cannot be written into {cache_dir()}: {error.strerror or error}.") from error
+            raise DataError(f"{name} cannot be written to {cache_dir()}: {error.strerror or error}.") from error
 
     entry = f"{safe_name(builder.info.full_name.replace('/', '-'))}-{_key(builder, chosen, parts, rate)[:16]}"
     folder = cached_folder(f"tfds/{entry}", write, by_size=True, error=DataError)
@@ -146,7 +146,7 @@ def _settings(folder: Path, chosen: Chosen, task: str) -> dict[str, Any]:
 
 
 def _opened(source: str) -> tuple[Any, str]:
-    """Returns the builder of a dataset that is prepared, and the name that it has in plans."""
+    """Return the builder of a prepared dataset, and its name in plans."""
     try:
         import tensorflow_datasets as tfds
     except ModuleNotFoundError:
@@ -156,7 +156,7 @@ def _opened(source: str) -> tuple[Any, str]:
         _check_classes(folder)
         try:
             return tfds.builder_from_directory(folder), source
-        except Exception as error:  # of any kind: the files may hold anything
+        except Exception as error:  # any exception: the files are arbitrary
             raise DataError(f"The dataset in {folder} cannot be opened: {_first_line(error)}") from error
     builder = _named(tfds, source.removeprefix(PREFIX))
     _prepare(builder)
@@ -166,21 +166,21 @@ def _opened(source: str) -> tuple[Any, str]:
 
 def _named(tfds: Any, wanted: str) -> Any:
     if not wanted:
-        raise DataError(f"Expected the name of a dataset behind {PREFIX}, such as {PREFIX}rock_paper_scissors.")
-    # Asked for here, since the package reads the variable only once.
+        raise DataError(f"Expected the name of a dataset after {PREFIX}, such as {PREFIX}rock_paper_scissors.")
+    # Read here, since the package reads the variable only once.
     place = os.environ.get("TFDS_DATA_DIR")
     try:
         return tfds.builder(wanted, data_dir=place)
     except ImportError as error:
         missing_package(error.name or "?", f"The dataset {wanted!r}", f"pip install {error.name}")
-    except Exception as error:  # ValueError, AssertionError, own classes: of a name, a configuration or a version
+    except Exception as error:  # ValueError, AssertionError, own classes: for a name, a configuration or a version
         base = wanted.split("/")[0].split(":")[0]
         known = tfds.list_builders(with_community_datasets=False)
         if base in known:
             raise DataError(f"TensorFlow Datasets cannot open {wanted!r}: {_first_line(error)}") from error
         where = place or "~/tensorflow_datasets"
         raise DataError(
-            f"There is no dataset {wanted!r} among the {len(known)} of TensorFlow Datasets, and none that was prepared "
+            f"No dataset {wanted!r} among the {len(known)} of TensorFlow Datasets, and none prepared "
             f"in {where}.{did_you_mean(base, known)} Expected {PREFIX}NAME, {PREFIX}NAME/CONFIG or "
             f"{PREFIX}NAME:VERSION."
         ) from error
@@ -194,11 +194,11 @@ def _prepare(builder: Any) -> None:
         builder.download_and_prepare()
     except ImportError as error:
         missing_package(error.name or "?", f"Preparing {name}", f"pip install {error.name}")
-    except Exception as error:  # of the network, of a publisher's page, of the code for this dataset
+    except Exception as error:  # from the network, the publisher's page or the dataset's code
         raise DataError(
             f"{name} is not prepared in {builder.data_dir}, and downloading and preparing it failed: "
-            f"{type(error).__name__}: {_first_line(error)} Prepare it where that works (tfds build {builder.name}) and "
-            "copy the folder to that place, or give the folder in place of the name."
+            f"{type(error).__name__}: {_first_line(error)} Prepare it elsewhere (tfds build {builder.name}) and "
+            "copy the folder there, or pass the folder instead of the name."
         ) from error
 
 
@@ -208,7 +208,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _check_classes(folder: Path) -> None:
-    """Refuses a folder whose features name a class from elsewhere: the package would import it, and run its code."""
+    """Reject a folder whose features name a foreign class: the package would import it and run its code."""
     try:
         tree = json.loads((folder / "features.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -216,8 +216,8 @@ def _check_classes(folder: Path) -> None:
     foreign = sorted({name for name in _class_names(tree) if not str(name).startswith(_OWN)})
     if foreign:
         raise DataError(
-            f"{folder / 'features.json'} names classes that are not of tensorflow-datasets, and opening the dataset "
-            f"would run their code: {join_names(foreign)}. If you trust them, read the data with tfds and give arrays."
+            f"{folder / 'features.json'} names classes from outside tensorflow-datasets, and opening the dataset "
+            f"would run their code: {join_names(foreign)}. If you trust them, read the data with tfds and pass arrays."
         )
 
 
@@ -232,14 +232,14 @@ def _class_names(tree: Any) -> Iterator[Any]:
 
 
 def _parts(info: Any) -> dict[str, str]:
-    """Returns the splits by the part that they are for; those with other names are left alone."""
+    """Return the splits by the part that they are for; other splits are ignored."""
     there = {name.lower(): name for name, split in info.splits.items() if split.num_examples}
     found = {role: there[name] for role, names in _ROLES.items() for name in reversed(names) if name in there}
     if TRAIN not in found and len(there) == 1 and not found:
-        found[TRAIN] = next(iter(there.values()))  # such as "all": a share of it is held out
+        found[TRAIN] = next(iter(there.values()))  # such as "all", which is then split
     if TRAIN not in found:
         has = join_names(map(repr, info.splits)) or "none"
-        raise DataError(f"{info.full_name} has no split 'train' to learn from; it has: {has}.")
+        raise DataError(f"{info.full_name} has no split 'train'. Splits: {has}.")
     return {role: found[role] for role in _ROLES if role in found}
 
 
@@ -254,7 +254,7 @@ def _check_room(info: Any, parts: Mapping[str, str]) -> None:
 
 
 def _key(builder: Any, chosen: Chosen, parts: Mapping[str, str], rate: int | None) -> str:
-    """A hash that is another one where other files would be written."""
+    """Return a hash of everything that determines the written files."""
     files = []
     for split in parts.values():
         for path in builder.info.splits[split].filepaths:

@@ -1,8 +1,8 @@
-"""Several convex functions minimised side by side by L-BFGS, in NumPy alone: :func:`minimise`.
+"""L-BFGS for several convex functions in parallel, in NumPy: :func:`minimise`.
 
-Hides the recursion of Nocedal ("Updating quasi-Newton matrices with limited storage", 1980) and its line search.
-SciPy's L-BFGS-B gives the same minima, but brings a second BLAS with threads of its own; the two take the cores from
-each other at every step (on two cores a step of a probe took 35 ms in place of 11), and it handles one function.
+Implementation notes: recursion of Nocedal ("Updating quasi-Newton matrices with limited storage", 1980) with a line
+search. SciPy's L-BFGS-B finds the same minima, but brings a second BLAS with threads of its own; the two compete for
+the cores at every step (on two cores a step of a probe took 35 ms instead of 11), and it handles one function only.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from collections.abc import Callable
 
 import numpy as np
 
-_ENOUGH = 1e-4  # of the decrease that the slope promises (Armijo 1966)
+_ENOUGH = 1e-4  # share of the decrease predicted by the slope (Armijo 1966)
 _SHORTENINGS = 20
 
 
 @dataclasses.dataclass(frozen=True)
 class Minimum:
-    """Where the functions are least.
+    """Minima of the functions.
 
     Attributes:
-        values: [F, n].
-        steps: taken by the function that needed most.
-        converged: whether every function met the tolerance.
+        values: Minimizers [F, n].
+        steps: Steps of the slowest function.
+        converged: Whether every function met the tolerance.
     """
 
     values: np.ndarray
@@ -40,17 +40,17 @@ def minimise(
     steps: int,
     memory: int = 10,
 ) -> Minimum:
-    """Minimises F smooth convex functions of n unknowns each, evaluated together but stepped one by one.
+    """Minimize F smooth convex functions of n unknowns each, evaluated together but stepped separately.
 
-    A function is done when its last step, and by the quadratic model all that is left to gain, is at most
-    ``tolerance`` times its value. Unknowns should be scaled so that the curvature is near 1 along each.
+    A function is done when its last step, and by the quadratic model all remaining decrease, is at most ``tolerance``
+    times its value. Scale the unknowns so that the curvature is near 1 along each.
 
     Args:
-        objective: from points [A, n] and the numbers [A] of the functions to their values [A] and gradients [A, n].
-        start: [F, n]; its type is that of the computation.
-        tolerance: relative to the value of a function.
-        steps: at most.
-        memory: pairs of step and change of gradient that are kept.
+        objective: Function from points [A, n] and the numbers [A] of the functions to values [A] and gradients [A, n].
+        start: Start [F, n]; its type is that of the computation.
+        tolerance: Tolerance relative to the value of a function.
+        steps: Maximum number of steps.
+        memory: Number of pairs of step and gradient change to store.
 
     Returns:
         A :class:`Minimum`.
@@ -85,7 +85,7 @@ class _Run:
     done: bool = False
 
     def aim(self, tolerance: float) -> None:
-        """Finds the next direction, or that there is nothing left to gain."""
+        """Find the next direction, or stop if no decrease remains."""
         if not self.moving:
             return
         self.direction = self._direction()
@@ -103,7 +103,7 @@ class _Run:
         self.point, self.value, self.gradient = point, value, gradient
 
     def _direction(self) -> np.ndarray:
-        """The two loops over the pairs: the gradient times an estimate of the inverse Hessian."""
+        """Return the product of gradient and estimated inverse Hessian, by the two-loop recursion."""
         found, shares = -self.gradient, []
         for step, change, product in reversed(self.pairs):
             share = _dot(step, found) / product
@@ -124,7 +124,7 @@ def _dot(left: np.ndarray, right: np.ndarray) -> float:
 def _step(
     objective: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]], runs: list[_Run], slack: float
 ) -> None:
-    """Moves every run that is not done, each as far as its own slope allows."""
+    """Move every unfinished run, each as far as its own slope allows."""
     lengths = {number: 1.0 for number, run in enumerate(runs) if run.moving}
     for _ in range(_SHORTENINGS):
         tried = np.array(list(lengths))
@@ -135,7 +135,7 @@ def _step(
             if value <= run.value + _ENOUGH * promised + slack * abs(run.value):  # slack is for rounding
                 run.accept(point, float(value), gradient)
                 del lengths[number]
-            else:  # to the lowest point of the parabola through what is known
+            else:  # to the minimum of the parabola through the known values
                 lowest = -promised / (2 * (value - run.value - promised)) if np.isfinite(value) else 0.0
                 lengths[number] = length * float(np.clip(lowest, 0.1, 0.5))
         if not lengths:

@@ -1,12 +1,12 @@
-"""A head without training: every class by the mean of its features, :func:`nearest_mean_head`.
+"""Nearest-mean classifier as a linear head, without training: :func:`nearest_mean_head`.
 
-Hides how the nearest mean becomes a kernel and a bias, so that it fits the layer ``logits`` of any model. It is the
-classifier of prototypical networks (Snell, Swersky and Zemel, "Prototypical networks for few-shot learning", 2017)
-and of SimpleShot (Wang et al., "SimpleShot: Revisiting nearest-neighbor classification for few-shot learning", 2019).
+The nearest mean becomes a kernel and a bias, so that it fits the layer ``logits`` of any model. It is the classifier of
+prototypical networks (Snell, Swersky and Zemel, "Prototypical networks for few-shot learning", 2017) and of SimpleShot
+(Wang et al., "SimpleShot: Revisiting nearest-neighbor classification for few-shot learning", 2019).
 
-Both ways are linear. In Euclidean distance ``-|x - m_k|^2 / 2`` is ``m_k . x - |m_k|^2 / 2`` but for a term that
-all classes share. The cosine of ``x - c`` with a direction ``d_k`` is ``d_k . x - d_k . c`` but for a positive
-factor that all classes share; so the label is that of the cosine exactly, only how sure it is grows with the length
+Both distances are linear. For the Euclidean distance, ``-|x - m_k|^2 / 2`` is ``m_k . x - |m_k|^2 / 2`` up to a term
+that all classes share. The cosine of ``x - c`` with a direction ``d_k`` is ``d_k . x - d_k . c`` up to a positive
+factor that all classes share; so the label is exactly that of the cosine, and only the confidence grows with the norm
 of ``x - c``.
 """
 
@@ -24,24 +24,24 @@ from tfft.heads import Head
 
 Distance = Literal["cosine", "euclidean"]
 
-_HALVINGS = 60  # of the range of exponents in which the scale is sought
-_SURE = 2.0  # the logit between two prototypes where no class has a second example to judge the scale by
+_HALVINGS = 60  # bisection steps over the exponent of the scale
+_SURE = 2.0  # logit difference of two prototypes if no class has a second example to fit the scale
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Prototypes:
-    """Means of classes as a linear head, for :func:`tfft.features.set_head_weights`.
+    """Class means as a linear head, for :func:`tfft.features.set_head_weights`.
 
     Attributes:
-        kernel: float64 [D, units], for features as they come.
+        kernel: float64 [D, units], for unscaled features.
         bias: float64 [units].
-        means: float64 [classes, D]: the mean of each class or, for the cosine, its direction, of length 1.
-        centre: [D], what the cosine subtracts first; zeros for Euclidean distance.
-        scale: that logits are multiplied with.
+        means: float64 [classes, D]: the mean of each class or, for the cosine, its unit direction.
+        centre: [D], subtracted first for the cosine; zeros for the Euclidean distance.
+        scale: Factor of the logits.
         distance: ``"cosine"`` or ``"euclidean"``.
-        loss: cross-entropy of each example under the means of the others, on average; NaN where no class has two.
-        accuracy: share right in the same way.
-        judged: how many examples that is: those of classes that have more than one.
+        loss: Mean leave-one-out cross-entropy; NaN if no class has two examples.
+        accuracy: Leave-one-out accuracy.
+        judged: Number of these examples: those of classes with more than one.
     """
 
     kernel: np.ndarray
@@ -57,7 +57,7 @@ class Prototypes:
     def __str__(self) -> str:
         text = f"nearest mean of {len(self.means)} classes, {self.distance} distance, scale {self.scale:.3g}"
         if not self.judged:
-            return f"{text}; no class has two examples to judge it by"
+            return f"{text}; no class has two examples to evaluate it"
         return (
             f"{text}; left out one by one, {self.judged} examples: accuracy {self.accuracy:.4f}, loss {self.loss:.4f}"
         )
@@ -72,35 +72,34 @@ def nearest_mean_head(
     centre: np.ndarray | None = None,
     scale: float | None = None,
 ) -> Prototypes:
-    """Makes the head that tells the class whose mean is nearest; nothing is trained or tuned on held-out data.
+    """Compute a nearest-mean head; nothing is trained or tuned on held-out data.
 
-    Use it with one to five examples of a class, where a solved head has little to go by, or to add a class at once:
-    the means of the others stay (for the cosine with the ``centre`` given), and so do their columns at a given
-    ``scale``. With more examples a solved head is better where classes are many or near each other.
+    Use it with one to five examples per class, too few for a linear probe, or to add a class immediately: the means of
+    the other classes stay (for the cosine with the same ``centre``), and so do their columns at a given ``scale``. With
+    more examples a linear probe is better if classes are many or similar.
 
-    Labels do not depend on the scale; probabilities do. Unless given, it is the one with the least cross-entropy of
-    each example under the means of all others (left out in closed form), with one imagined example of each class
-    added to what an example should be (Laplace's rule), so that it stays finite where all are right.
+    Labels do not depend on the scale; probabilities do. By default, it minimizes the leave-one-out cross-entropy (in
+    closed form), with one pseudo-example of each class added to the targets (Laplace's rule), so that it stays finite
+    if all predictions are right.
 
     Args:
-        features: [N, D] of any float type.
-        labels: [N] whole numbers; of every class at least one.
-        head: of classification or binary, from :mod:`tfft.heads`.
-        distance: ``"cosine"``: features are centred and brought to length 1, then averaged, and the direction
-            counts; better for features of deep networks, whose length tells little of the class (Wang et al. 2019;
-            on EfficientNet-Lite0 with 1 to 60 examples of a class never less accurate in twelve cases).
-            ``"euclidean"``: plain means and distances; linear discriminant analysis with the same round spread
-            for all classes.
-        centre: [D], what the cosine subtracts; the mean of ``features`` unless given. Not for Euclidean distance,
-            where it would change nothing.
-        scale: over 0; None to find it.
+        features: Features [N, D] of any float type.
+        labels: Integers [N]; at least one of every class.
+        head: Head for classification or binary, from :mod:`tfft.heads`.
+        distance: ``"cosine"``: features are centred and normalized, then averaged, and the direction counts; better for
+            features of deep networks, whose norm contains little class information (Wang et al. 2019; on
+            EfficientNet-Lite0 with 1 to 60 examples per class never less accurate in twelve cases). ``"euclidean"``:
+            plain means and distances; linear discriminant analysis with the same isotropic covariance for all classes.
+        centre: [D], subtracted for the cosine. Defaults to the mean of ``features``. Not for the Euclidean distance,
+            where it has no effect.
+        scale: Positive factor of the logits; None to fit it.
 
     Returns:
         :class:`Prototypes`, for :func:`tfft.features.set_head_weights`.
 
     Raises:
-        DataError: when features and labels do not fit together, or a class has no example.
-        PlanError: when the head is of another kind, or a setting is out of range.
+        DataError: If features and labels do not match, or a class has no example.
+        PlanError: If the head has another task, or a setting is out of range.
 
     Example:
         >>> found = nearest_mean_head(features.arrays, features.labels, tfft.heads.from_model(model))
@@ -135,9 +134,9 @@ def nearest_mean_head(
 def _left_out(
     values: np.ndarray, points: np.ndarray, labels: np.ndarray, sums: np.ndarray, sizes: np.ndarray, distance: Distance
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the logits [N, K] at scale 1 of every example under means without it, and of which there are such.
+    """Return the leave-one-out logits [N, K] at scale 1, and which examples have them.
 
-    Only the mean of its own class changes. The centre is that of all examples: one of them hardly moves it.
+    Only the mean of its own class changes. The centre is that of all examples, which one example hardly changes.
     """
     each, seen = np.arange(len(labels)), sizes[labels] > 1
     rest = sums[labels] - points
@@ -153,7 +152,7 @@ def _left_out(
 
 
 def _scale(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Finds the best factor of logits by halving: the loss is convex in it, so its slope changes sign once."""
+    """Find the best factor of logits by bisection: the loss is convex in it, so its slope changes sign once."""
     count, classes = logits.shape
     target = np.full(logits.shape, 1.0 / (count + classes))
     target[np.arange(count), labels] += count / (count + classes)
@@ -169,7 +168,7 @@ def _scale(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def _guess(means: np.ndarray, values: np.ndarray, distance: Distance) -> float:
-    """With a single example of each class nothing tells the scale; prototypes then differ by a fixed logit."""
+    """Return the scale for one example per class, where prototypes differ by a fixed logit."""
     if distance == "cosine":
         own = np.einsum("nd,nd->n", values, _unit(values))  # the lengths
         typical = float(np.mean(own[:, None] * (1 - _unit(values) @ means.T)))
@@ -199,7 +198,7 @@ def _centre(values: np.ndarray, centre: np.ndarray | None) -> np.ndarray:
 def _classes(head: Head) -> int:
     if not registry.task(head.task).exclusive_classes or head.class_names is None:
         raise PlanError(
-            f"The nearest mean tells one of several classes; the head is {head.task}. Use "
+            f"A nearest-mean head expects one of several classes; the head is {head.task}. Use "
             "tfft.features.fit_linear_probe."
         )
     return len(head.class_names)

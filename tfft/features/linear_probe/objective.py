@@ -1,10 +1,10 @@
-"""Where a head's loss is least, on rows of features: :class:`Problem`, :func:`fit`, in the view of a :class:`Basis`.
+"""Optimum of a head's loss on features: :class:`Problem`, :func:`fit`, in the coordinates of a :class:`Basis`.
 
-Hides what makes this fast. All folds are solved at once, so that one matrix product serves them. The unknowns belong
-to the principal axes of the features and are scaled by the curvature there, so that L-BFGS (Liu and Nocedal, "On the
-limited memory BFGS method for large scale optimization", 1989) needs few steps at any strength of the penalty: the
-Hessian of the multinomial loss is close to the covariance of the features times a curvature p (1 - p) of each class
-(Böhning, "Multinomial logistic regression algorithm", 1992, bounds it by 1/2), which is measured where a fit starts.
+Implementation notes: all folds are solved at once, so that they share one matrix product. The unknowns are coordinates
+along the principal axes of the features, scaled by the curvature there, so that L-BFGS (Liu and Nocedal, "On the
+limited memory BFGS method for large scale optimization", 1989) needs few steps at any penalty: the Hessian of the
+multinomial loss is close to the covariance of the features times a curvature p (1 - p) of each class (Böhning,
+"Multinomial logistic regression algorithm", 1992, bounds it by 1/2), which is measured at the start of a fit.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _THREADED_WORK = 2e9  # additions and products in one step: some 30 ms on one co
 
 
 class _Stop(TypedDict):
-    """When the search for a minimum ends."""
+    """Stopping criterion of a minimization."""
 
     tolerance: float
     steps: int
@@ -40,12 +40,12 @@ _FINAL_STOP: _Stop = {"tolerance": 1e-8, "steps": 1000}
 
 @dataclasses.dataclass(frozen=True)
 class Basis:
-    """Centred features seen along their principal axes; made by :func:`find_basis`.
+    """Centred features along their principal axes; made by :func:`find_basis`.
 
     Attributes:
         mean: [D], subtracted.
-        vectors: the axes, [D, r], orthonormal, so that an L2 penalty is the same in both views; None for the columns.
-        variances: [r], along the axes.
+        vectors: Orthonormal axes [D, r], so that an L2 penalty is the same in both coordinates; None for the columns.
+        variances: Variances along the axes, [r].
     """
 
     mean: np.ndarray
@@ -53,7 +53,7 @@ class Basis:
     variances: np.ndarray
 
     def project(self, features: np.ndarray, rows: np.ndarray | None, dtype: Any) -> np.ndarray:
-        """Returns rows (None: all) of features [N, D] in this view, [n, r]."""
+        """Return rows (None: all) of features [N, D] in these coordinates, [n, r]."""
         count = len(features) if rows is None else len(rows)
         out = np.empty((count, len(self.variances)), dtype)
         vectors = None if self.vectors is None else self.vectors.astype(dtype)
@@ -64,26 +64,26 @@ class Basis:
         return out
 
     def to_raw(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Turns [F, U, r + 1] into kernels [F, U, D] and biases [F, U] for features as they come."""
+        """Convert [F, U, r + 1] to kernels [F, U, D] and biases [F, U] for raw features."""
         kernel = values[..., :-1] if self.vectors is None else values[..., :-1] @ self.vectors.T
         return kernel, values[..., -1] - kernel @ self.mean
 
     def pull(self, gradient: np.ndarray, total: np.ndarray) -> np.ndarray:
-        """Turns the gradient for a raw kernel, [F, U, D], and its bias, [F, U], into that of the values."""
+        """Convert the gradient for a raw kernel, [F, U, D], and its bias, [F, U], to that of the values."""
         along = gradient - total[..., None] * self.mean
         return along if self.vectors is None else along @ self.vectors
 
 
 def find_basis(features: np.ndarray, rows: np.ndarray) -> Basis:
-    """Centres by all of the features, read in blocks, and finds the axes from some rows.
+    """Centre by all features, read in blocks, and find the axes from some rows.
 
     Args:
-        features: [N, D], finite.
-        rows: sorted numbers of rows, [n].
+        features: Finite features [N, D].
+        rows: Sorted row numbers [n].
 
     Returns:
-        A basis of all D axes or, where ``rows`` is every row, of the axes that these span; of the columns as they
-        are where finding axes would take too long.
+        A basis of all D axes or, if ``rows`` is every row, of the axes that they span; of the unchanged columns if
+        finding axes would take too long.
     """
     mean, variances = _moments(features)
     plain = Basis(mean, None, variances)
@@ -109,14 +109,14 @@ def find_basis(features: np.ndarray, rows: np.ndarray) -> Basis:
 
 @dataclasses.dataclass
 class Problem:
-    """The loss of several heads (folds) on the same rows, each with its own weights of the rows.
+    """Loss of several heads (folds) on the same rows, each with its own weights of the rows.
 
     Attributes:
-        rows: [N, d]; float32 rows in a basis are computed with in float32, all else in float64.
+        rows: [N, d]; float32 rows in a basis are computed in float32, all others in float64.
         targets: int [N] for classification, float [N, U] for the others.
-        weights: [F, N], each row of them with the sum 1.
-        head: says which loss.
-        basis: where rows are raw features, the view that the values are in; None when rows are in it already.
+        weights: [F, N], each row with the sum 1.
+        head: Head that defines the loss.
+        basis: Coordinates of the values if rows are raw features; None if rows are in them already.
     """
 
     rows: np.ndarray
@@ -132,7 +132,7 @@ class Problem:
     def value_and_gradient(
         self, values: np.ndarray, l2: float = 0.0, folds: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Returns weighted loss plus penalty of each fold, [F], and the gradients; values are [F, U, r + 1]."""
+        """Return weighted loss plus penalty of each fold, [F], and the gradients; values are [F, U, r + 1]."""
         every = self.weights if folds is None or len(folds) == len(self.weights) else self.weights[folds]
         gradient = np.zeros((values.shape[0] * values.shape[1], self.rows.shape[1]), self.dtype)
         total, loss = np.zeros(values.shape[:2], self.dtype), np.zeros(len(values))
@@ -151,7 +151,7 @@ class Problem:
         return loss + l2 * np.einsum("fud,fud->f", kernel, kernel, dtype=np.float64), gradient
 
     def score(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Returns loss and hits of each head on each row, [F, N], and the mean curvature for each unit, [U]."""
+        """Return loss and hits of each head on each row, [F, N], and the mean curvature for each unit, [U]."""
         losses, hits = np.empty(self.weights.shape), np.zeros(self.weights.shape)
         curvature = np.zeros(values.shape[1])
         for part, _, logits in self._forward(values):
@@ -174,7 +174,7 @@ class Problem:
             yield part, block, logits.reshape(*values.shape[:2], len(block))
 
     def _terms(self, logits: np.ndarray, part: slice) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the losses [F, n] and their slopes by the logits [F, U, n]; may overwrite the logits."""
+        """Return the losses [F, n] and their slopes by the logits [F, U, n]; may overwrite the logits."""
         if self.head.convex_loss == "softmax":
             return _softmax_terms(logits, self.targets[part], self.head.label_smoothing)
         target = self.targets[part].T.astype(self.dtype)
@@ -191,7 +191,7 @@ class Problem:
 
 @dataclasses.dataclass(frozen=True)
 class Fitted:
-    """Values [F, U, r + 1] at the optimum, the steps it took, and whether the tolerance was met."""
+    """Values [F, U, r + 1] at the optimum, the number of steps, and whether the tolerance was met."""
 
     values: np.ndarray
     steps: int
@@ -206,14 +206,14 @@ def fit(
     *,
     final: bool = False,
 ) -> Fitted:
-    """Minimises a problem plus ``l2`` times the squared kernel by L-BFGS; biases are free.
+    """Minimize a problem plus ``l2`` times the squared kernel by L-BFGS; biases are not penalized.
 
     Args:
-        problem: of any kind but regression, see :class:`Ridge`.
-        l2: 0 or more.
-        variances: of the basis, [r].
-        start: [F, U, r + 1]; None for no kernel and biases at the frequencies of the classes.
-        final: to a tight tolerance instead of one that is enough to compare strengths.
+        problem: Problem of any kind but regression, see :class:`Ridge`.
+        l2: Strength, 0 or more.
+        variances: Variances of the basis, [r].
+        start: Start [F, U, r + 1]; None for a zero kernel and biases at the class frequencies.
+        final: Whether to use a tight tolerance instead of one that suffices to compare strengths.
 
     Returns:
         The values at the optimum.
@@ -235,10 +235,10 @@ def fit(
 
 
 class Ridge:
-    """Least squares in closed form: made once for a problem, solved for any strength.
+    """Ridge regression in closed form: prepared once for a problem, solved for any strength.
 
     Args:
-        problem: of regression.
+        problem: Regression problem.
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -260,7 +260,7 @@ class Ridge:
         self._means, self._units = means[:, 0], units
 
     def fit(self, l2: float) -> Fitted:
-        """Returns the values at the optimum of mean squared error plus ``l2`` times the squared kernel."""
+        """Return the values at the optimum of mean squared error plus ``l2`` times the squared kernel."""
         wide = self._gram.shape[1]
         least = 1e-12 * max(float(np.trace(self._gram[0])) / wide, 1e-12)
         found = []
@@ -271,7 +271,7 @@ class Ridge:
 
 
 def blocks(count: int, wide: int) -> Iterator[slice]:
-    """Cuts the rows of features [count, wide] into slices that take little memory."""
+    """Divide the rows of features [count, wide] into slices that take little memory."""
     return _parts(count, _BLOCK_FEATURES // wide)
 
 
@@ -281,7 +281,7 @@ def _parts(count: int, size: int) -> Iterator[slice]:
 
 
 def _few_threads(work: int) -> contextlib.AbstractContextManager:
-    """One BLAS thread for little work: several gain nothing there, and lose much where other work wants the cores."""
+    """Use one BLAS thread for little work, where several gain nothing and slow down other work."""
     if work > _THREADED_WORK or (controller := _blas()) is None:
         return contextlib.nullcontext()
     return controller.limit(limits=1, user_api="blas")
@@ -309,7 +309,7 @@ def _minimise(problem: Problem, start: np.ndarray, l2: float, sizes: np.ndarray,
 
 
 def _without_features(problem: Problem, wide: int) -> np.ndarray:
-    """Returns no kernel and the biases that are best then; half an example more of each keeps them finite."""
+    """Return a zero kernel with its best biases; half a pseudo-example per class keeps them finite."""
     folds, units, smoothing = len(problem.weights), problem.head.units, problem.head.label_smoothing
     half = 0.5 / len(problem.targets)
     values = np.zeros((folds, units, wide + 1))

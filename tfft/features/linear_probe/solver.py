@@ -1,11 +1,11 @@
-"""Linear probes: the best linear head for given features, computed in closed form or by L-BFGS, not by SGD.
+"""Linear probes: the best linear head for given features, in closed form or by L-BFGS instead of SGD.
 
-On frozen features a head is a convex problem with one answer. Hidden here is how the strength of its penalty is
-chosen: examples held out by class, strengths from strong to weak, each fit starting from the last (Friedman, Hastie
-and Tibshirani, "Regularization paths for generalized linear models via coordinate descent", 2010), a sample in place
-of many examples. A probe by L-BFGS with a swept penalty is the protocol of Kornblith, Shlens and Le ("Do better
-ImageNet models transfer better?", 2019) and of CLIP (Radford et al. 2021); starting fine-tuning from it is LP-FT
-(Kumar et al., "Fine-tuning can distort pretrained features and underperform out-of-distribution", 2022).
+On frozen features a head is a convex problem with one solution. Implementation notes: the penalty is chosen on
+stratified held-out examples, from strong to weak with warm starts (Friedman, Hastie and Tibshirani, "Regularization
+paths for generalized linear models via coordinate descent", 2010), on a sample of large data. A probe by L-BFGS with a
+swept penalty is the protocol of Kornblith, Shlens and Le ("Do better ImageNet models transfer better?", 2019) and of
+CLIP (Radford et al. 2021); starting fine-tuning from it is LP-FT (Kumar et al., "Fine-tuning can distort pretrained
+features and underperform out-of-distribution", 2022).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tfft.features.linear_probe.nearest_mean import Prototypes
 from tfft.features.linear_probe.objective import Basis, Fitted, Problem, Ridge, blocks, find_basis, fit
 from tfft.heads import Head, Logits
 
-SWEEP_EXAMPLES = 20_000  # the sweep looks at no more: they tell a strength within the half power of ten that is tried
+SWEEP_EXAMPLES = 20_000  # maximum for the sweep: enough to find a strength to half a power of ten
 _SWEEP_LOGITS = 2_000_000  # ... and at fewer where there are many classes, but at ten of each
 _SWEEP_VALUES = 2**27  # ... and at fewer where features are very wide: half a gigabyte
 _STRENGTHS = 10.0 ** -np.arange(9)  # of the total variance of the features: from no influence to hardly a penalty
@@ -34,14 +34,14 @@ _HALF_POWER = 10**0.5
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """One strength of the penalty, judged on examples that were held out.
+    """One strength of the penalty, evaluated on held-out examples.
 
     Attributes:
-        l2: the strength.
-        loss: the head's loss, the mean over folds.
-        loss_error: standard error of that mean over the folds; over the examples where there is one validation set.
-        accuracy: share right (for multilabel: of single labels); None for regression.
-        accuracy_error: its standard error.
+        l2: Strength.
+        loss: Loss of the head, the mean over folds.
+        loss_error: Standard error of that mean over the folds; over the examples with a single validation set.
+        accuracy: Accuracy (for multi-label: of single labels); None for regression.
+        accuracy_error: Its standard error.
     """
 
     l2: float
@@ -57,18 +57,18 @@ class Trial:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Solved:
-    """A head at its optimum; printed, it shows the sweep.
+    """Head at its optimum; ``print`` shows the sweep.
 
     Attributes:
-        kernel: float64 [D, units], for features as they come.
+        kernel: float64 [D, units], for unscaled features.
         bias: float64 [units].
-        l2: the strength used, see :func:`fit_linear_probe`.
-        table: what the sweep tried, strong to weak; empty when ``l2`` was given.
-        iterations: L-BFGS steps, those of the sweep included; 0 for regression.
-        seconds: wall time of everything.
-        loss: the head's loss on all training features, weighted where classes are, without the penalty.
-        converged: whether the final solution met its tolerance.
-        sweep_examples: how many training examples the sweep looked at; 0 without a sweep.
+        l2: Strength used, see :func:`fit_linear_probe`.
+        table: Trials of the sweep, strong to weak; empty if ``l2`` was given.
+        iterations: L-BFGS steps, including the sweep; 0 for regression.
+        seconds: Total wall time.
+        loss: Loss of the head on all training features, with class weights if given, without the penalty.
+        converged: Whether the final solution met its tolerance.
+        sweep_examples: Number of training examples in the sweep; 0 without a sweep.
     """
 
     kernel: np.ndarray
@@ -83,7 +83,7 @@ class Solved:
 
     @property
     def best(self) -> Trial | None:
-        """The row of the table with the least held-out loss; None without a sweep."""
+        """The trial with the lowest held-out loss; None without a sweep."""
         return min(self.table, key=lambda trial: trial.loss, default=None)
 
     def __str__(self) -> str:
@@ -105,47 +105,47 @@ def fit_linear_probe(
     class_weight: str | Mapping[str | int, float] | Mapping[int, float] | None = None,
     verbose: bool = False,
 ) -> Solved:
-    """Finds the kernel and bias that minimise the head's loss plus an L2 penalty: the linear probe.
+    """Find the kernel and bias that minimise the head's loss plus an L2 penalty: the linear probe.
 
-    Use it as the first result of any project and, with :func:`set_head_weights`, as the start of fine-tuning.
-    What is minimised is ``head.loss()``, a mean over examples (and over units, for all but classification), plus
-    ``l2 * sum(kernel ** 2)``; the bias is free. So ``l2`` means what it means in ``keras.regularizers.L2(l2)`` and in
-    ``heads.classification(l2=...)``: with it, training goes on from an optimum. scikit-learn sums over examples and
-    halves the penalty: its ``C`` is ``1 / (2 * N * l2)``, its ``alpha`` of ridge regression ``N * l2``, with
-    ``l2 * units`` for ``l2`` where the loss is a mean over units. The head's own ``l2`` and ``dropout`` are not used.
-    Features are not standardised by column, as in the protocols above: the spread of a channel tells how much it
-    matters (on EfficientNet-Lite0, standardising gave a higher loss on new examples in eleven cases of thirteen); the
-    principal axes see to the conditioning. Focal loss has no single optimum: a head with it gets that of
+    Use it as the first result of any project and, with :func:`set_head_weights`, as the start of fine-tuning. It
+    minimizes ``head.loss()``, a mean over examples (and over units, for all but classification), plus ``l2 * sum(kernel
+    ** 2)``, without a penalty on the bias. So ``l2`` means the same as in ``keras.regularizers.L2(l2)`` and
+    ``heads.classification(l2=...)``: with it, training continues from an optimum. scikit-learn sums over examples and
+    halves the penalty: its ``C`` is ``1 / (2 * N * l2)``, its ``alpha`` of ridge regression ``N * l2``, with ``l2 *
+    units`` for ``l2`` if the loss is a mean over units. The head's own ``l2`` and ``dropout`` are not used. Features
+    are not standardized by column, as in the protocols above: the spread of a channel shows its importance (on
+    EfficientNet-Lite0, standardizing gave a higher loss on new examples in eleven cases of thirteen); the principal
+    axes improve the conditioning. Focal loss has no single optimum: a head with it gets that of cross-entropy, a good
+    start for training with either.
     cross-entropy, a good start for training with either.
 
-    The sweep goes from strong to weak in powers of ten until the held-out loss has risen twice, then tries half a
-    power on both sides of the best. The least loss wins. The rule of one standard error (Breiman et al. 1984) would
-    prefer stronger ones, but its error bar has no unbiased estimate (Bengio and Grandvalet 2004). At most
-    ``SWEEP_EXAMPLES`` examples, drawn by class, are swept (fewer where features are wider than 6,700 or classes more
-    than 100); with N more, the penalty keeps its weight against the sum of the losses, ``l2 * swept / N``. The sweep
+    The sweep goes from strong to weak in powers of ten until the held-out loss has risen twice, then tries half a power
+    on both sides of the best. The lowest loss wins. The one-standard-error rule (Breiman et al. 1984) would prefer
+    stronger penalties, but its error bar has no unbiased estimate (Bengio and Grandvalet 2004). The sweep uses at most
+    ``SWEEP_EXAMPLES`` stratified examples (fewer if features are wider than 6,700 or classes more than 100); with N
+    examples in total, the penalty keeps its weight against the sum of the losses, ``l2 * swept / N``. The sweep
     computes in float32, the final solution in float64 and from all examples.
 
     Args:
-        features: [N, D] of any float type; may be a ``np.memmap``: it is read in blocks.
-        labels: [N] whole numbers for classification and binary, [N, units] for multilabel, [N] or [N, units] for
+        features: Features [N, D] of any float type; may be a ``np.memmap``, which is read in blocks.
+        labels: Integers [N] for classification and binary, [N, units] for multi-label, [N] or [N, units] for
             regression.
-        head: from :mod:`tfft.heads`.
-        l2: the strength, 0 or more, or ``"auto"`` to choose it.
-        folds: parts for cross-validation, balanced by class where there are classes; an example that is the only
-            one of its class is never held out.
-        seed: draws folds and sample; the same seed gives the same numbers on the same machine.
-        validation: (features, labels) to choose ``l2`` on, in place of folds; never trained on.
-        class_weight: ``"balanced"`` or weights by class name, as :func:`tfft.data.class_weights` takes them. What is
-            minimised is then what ``fit(class_weight=)`` minimises, ``mean(weight * loss)`` plus the penalty; ``l2``
-            is chosen by the weighted loss of held-out examples, their accuracy stays the plain share.
-        verbose: print the table as it grows.
+        head: Head from :mod:`tfft.heads`.
+        l2: Strength, 0 or more, or ``"auto"`` to choose it.
+        folds: Number of cross-validation folds, stratified by class; the only example of a class is never held out.
+        seed: Seed for folds and sample; the same seed gives the same numbers on the same machine.
+        validation: (features, labels) to choose ``l2`` on instead of folds; never trained on.
+        class_weight: ``"balanced"`` or weights by class name, as in :func:`tfft.data.class_weights`. The objective is
+            then that of ``fit(class_weight=)``, ``mean(weight * loss)`` plus the penalty; the weighted loss of held-out
+            examples determines ``l2``, and the accuracy stays unweighted.
+        verbose: Print the table as it grows.
 
     Returns:
         A :class:`Solved`.
 
     Raises:
-        DataError: when features and labels do not fit together or the head, listing everything.
-        PlanError: when ``l2``, ``folds`` or a weight is out of range, or a head without classes gets weights.
+        DataError: If features and labels do not match each other or the head; the message lists all problems.
+        PlanError: If ``l2``, ``folds`` or a weight is out of range, or a head without classes gets weights.
 
     Example:
         >>> solved = fit_linear_probe(features, labels, tfft.heads.from_model(model))
@@ -188,16 +188,17 @@ def fit_linear_probe(
 
 
 def set_head_weights(model: keras.Model, solved: Solved | Prototypes) -> None:
-    """Puts a solved kernel and bias into the layer ``logits`` of a model; its loss is then that of the probe.
+    """Copy a solved kernel and bias into the layer ``logits`` of a model; its loss is then that of the probe.
 
-    Use it before fine-tuning, so that the first steps do not spoil the backbone for a random head (Kumar et al. 2022).
+    Use it before fine-tuning, so that the first steps do not distort the backbone for a random head (Kumar et al.
+    2022).
 
     Args:
-        model: made by :func:`tfft.build`; the features are what its layer ``dropout`` receives. Changed in place.
-        solved: from :func:`fit_linear_probe`, or prototypes from :func:`tfft.features.nearest_mean_head`.
+        model: Model from :func:`tfft.build`; the features are the inputs of its layer ``dropout``. Changed in place.
+        solved: Result of :func:`fit_linear_probe` or :func:`tfft.features.nearest_mean_head`.
 
     Raises:
-        PlanError: when the model has no such layer, several, or one of another shape.
+        PlanError: If the model has no such layer, several, or one of another shape.
 
     Example:
         >>> set_head_weights(model, fit_linear_probe(features, labels, tfft.heads.from_model(model)))
@@ -222,9 +223,9 @@ def set_head_weights(model: keras.Model, solved: Solved | Prototypes) -> None:
 
 
 class _Sweep:
-    """Tries strengths on held-out rows; knows the best and where a fit on all rows would start.
+    """Sweep of strengths on held-out rows, with the best one and a start for the fit on all rows.
 
-    The weights of a problem have the sum 1, so its strengths are those of the caller by the mean weight of a row.
+    The weights of a problem have the sum 1, so its strengths are those of the caller divided by the mean row weight.
     """
 
     def __init__(
@@ -252,7 +253,7 @@ class _Sweep:
         return self._done[self.best.l2][1].mean(0, keepdims=True)
 
     def run(self) -> None:
-        """Goes down the path until it has risen twice, then looks around its lowest point."""
+        """Follow the path until the loss has risen twice, then search around its minimum."""
         total = max(float(self._variances.sum()), 1e-12) / self._problem.gain
         for strength in _STRENGTHS * (total * self._mean):
             self._try(strength)
@@ -276,7 +277,7 @@ class _Sweep:
             print(trial, flush=True)
 
     def _guess(self, l2: float) -> np.ndarray | None:
-        """Follows the line through the two nearest solutions, over the logarithm of the strength."""
+        """Extrapolate the two nearest solutions linearly over the logarithm of the strength."""
         near = sorted(self._done, key=lambda done: abs(np.log(done / l2)))[:2]
         found = [self._done[done][1] for done in near]
         if len(near) < 2:
@@ -299,7 +300,7 @@ def _solve(problem: Problem, l2: float, variances: np.ndarray, start: np.ndarray
 def _weighing(
     targets: np.ndarray, head: Head, class_weight: str | Mapping[str | int, float] | Mapping[int, float] | None
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns what tells the weights [n] of targets."""
+    """Return a function from targets to their weights [n]."""
     if class_weight is None:
         return lambda some: np.ones(len(some))
     if not _is_exclusive(head):
@@ -329,7 +330,7 @@ def _hold_out(
     weigh: Callable[[np.ndarray], np.ndarray],
     generator: np.random.Generator,
 ) -> tuple[Problem, np.ndarray, np.ndarray]:
-    """Returns the rows of the sweep in float32, the fold that each is held out of (-1 trains always), its weight."""
+    """Return the rows of the sweep in float32, the fold that each is held out of (-1: never), and its weight."""
     rows, swept = basis.project(features, sample, np.float32), targets[sample]
     if validation is None:
         fold = _folds(swept, head, folds, generator)
@@ -346,7 +347,7 @@ def _hold_out(
 
 
 def _folds(targets: np.ndarray, head: Head, folds: int, generator: np.random.Generator) -> np.ndarray:
-    """Deals the rows of each class out in turn, so that a class with two rows is never missing in training."""
+    """Assign the rows of each class to folds in turn, so that a class with two rows is never missing in training."""
     order = generator.permutation(len(targets))
     classes = _classes(targets, head)[order]
     order = order[np.argsort(classes, kind="stable")]
@@ -362,7 +363,7 @@ def _folds(targets: np.ndarray, head: Head, folds: int, generator: np.random.Gen
 
 
 def _sample(targets: np.ndarray, width: int, head: Head, generator: np.random.Generator) -> np.ndarray:
-    """Draws the rows of the sweep, sorted: of every class the same share, but ten where there are."""
+    """Draw the rows of the sweep, sorted: the same share of each class, but at least ten if available."""
     limit = min(SWEEP_EXAMPLES, max(_SWEEP_LOGITS // head.units, 10 * head.units), max(_SWEEP_VALUES // width, 100))
     if len(targets) <= limit:
         return np.arange(len(targets))
@@ -398,7 +399,7 @@ def _check_plan(l2: float | str, folds: int) -> None:
 
 
 def _targets(features: np.ndarray, labels: np.ndarray, head: Head, what: str, width: int | None = None) -> np.ndarray:
-    """Returns int [N] for classification, float [N, units] for the rest; raises all that is wrong."""
+    """Return int [N] for classification, float [N, units] for others; raise an error with all problems."""
     labels = np.asarray(labels)
     problems = []
     if not isinstance(features, np.ndarray) or features.ndim != 2 or not features.size or features.dtype.kind != "f":

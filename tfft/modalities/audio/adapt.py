@@ -1,6 +1,6 @@
-"""Rate and length of recordings for backbones that take waveforms themselves: :func:`adapt_waveforms`.
+"""Sample rate and clip length for backbones that take waveforms: :func:`adapt_waveforms`.
 
-Hides that such a backbone was made for one rate, which its files do not name, while an image backbone takes any.
+Implementation notes: such a backbone needs one sample rate, which its files do not state; an image backbone takes any.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from tfft.modalities.audio.examples import AudioExamples, with_waveforms
 from tfft.modalities.audio.folder import AudioOptions, spec_of
 from tfft.registry import Adapted
 
-USUAL_RATE = 16_000  # of models that take waves: YAMNet, VGGish, TRILL, wav2vec 2.0
+USUAL_RATE = 16_000  # of models that take waveforms: YAMNet, VGGish, TRILL, wav2vec 2.0
 
 
 def adapt_waveforms(splits: Splits[AudioExamples], backbone: Backbone, settings: Mapping[str, Any]) -> Adapted:
-    """Chooses rate and length of recordings, of which no waveform has been read yet, for a backbone.
+    """Choose the sample rate and clip length for a backbone, before any waveform is read.
 
     Args:
-        splits: the recordings.
-        backbone: any; only one that takes waveforms changes rate and length.
-        settings: ``sample_rate`` and ``seconds`` as they were asked for; ``fixed`` is True where the recordings were
-            read as someone wanted them, and are not to be changed.
+        splits: Recordings.
+        backbone: Any backbone; only one that takes waveforms changes rate and length.
+        settings: ``sample_rate`` and ``seconds`` as requested; ``fixed`` is True if the recordings were already read as
+            requested and must not change.
 
     Raises:
-        BackboneError: when the backbone takes neither images nor waveforms.
+        BackboneError: If the backbone takes neither images nor waveforms.
     """
     if backbone.input_spec is not None or backbone.text_spec is not None:
         return Adapted(splits)
@@ -37,14 +37,14 @@ def adapt_waveforms(splits: Splits[AudioExamples], backbone: Backbone, settings:
         if now.sample_rate == USUAL_RATE:
             return Adapted(splits)
         note = (
-            f"backbone: it takes waves, and is given {now.sample_rate:,} samples a second, as these were read; most "
+            f"backbone: it takes waveforms, and receives {now.sample_rate:,} samples per second; most "
             f"such backbones take {USUAL_RATE:,}"
         )
         return Adapted(splits, notes=(note,))
     rate, seconds, notes = settings.get("sample_rate"), settings.get("seconds"), []
     if rate is None:
         rate = USUAL_RATE
-        words = "samples a second, as most that take waves do; else say sample_rate="
+        words = "samples per second, as most such backbones; otherwise pass sample_rate="
         notes.append(f"backbone: assumed to take {rate:,} {words}")
     length = wave_length(backbone.model, backbone.name)
     if length is not None and seconds is None:

@@ -1,4 +1,4 @@
-"""Sound waves in front of a backbone: shown to an image backbone as a spectrum, given to others as they are."""
+"""Waveform input for a backbone: as a spectrogram for an image backbone, directly for others."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ def attach_waves(
     audio: AudioSpec,
     image_size: int | tuple[int, int] | None = None,
 ) -> ModelInput:
-    """Puts an input of waves and a network together.
+    """Build the input of a model: waveforms and a network.
 
     Args:
-        backbone: that takes images or waves.
-        network: its model.
-        audio: rate and length of the waves.
-        image_size: of the spectrum's picture, for an image backbone.
+        backbone: Backbone that takes images or waveforms.
+        network: Model of the backbone.
+        audio: Sample rate and clip length.
+        image_size: Size of the spectrogram, for an image backbone.
 
     Raises:
-        BackboneError: when the backbone takes neither, or waves of another length.
+        BackboneError: If the backbone takes neither, or waveforms of another length.
     """
     inputs = keras.Input((None,), dtype="float32", name=AUDIO_INPUT)
     if backbone.input_spec is not None:
@@ -39,8 +39,8 @@ def attach_waves(
     length = wave_length(network, backbone.name)
     if length not in (None, audio.samples):
         raise BackboneError(
-            f"{backbone.name} takes waves of {length} samples only, and {audio.seconds:g} s at {audio.sample_rate} "
-            f"samples a second are {audio.samples}. Fix: seconds={length / audio.sample_rate:g}."
+            f"{backbone.name} expects {length} samples. Received: {audio.seconds:g} s at {audio.sample_rate} "
+            f"samples per second, {audio.samples} samples. Fix: seconds={length / audio.sample_rate:g}."
         )
     waves = Clip(audio, name=CLIP_LAYER)(inputs)
     if len(keras.tree.flatten(network.input)[0].shape) == 2:
@@ -49,24 +49,24 @@ def attach_waves(
 
 
 def wave_length(network: keras.Model, name: str) -> int | None:
-    """Returns how many samples a network that takes waves wants; None for any number.
+    """Return the number of samples that a network expects; None for any number.
 
     Raises:
-        BackboneError: when it takes something else.
+        BackboneError: If it takes another input.
     """
     takes = keras.tree.flatten(network.input)
     shape = tuple(takes[0].shape)
     if len(takes) != 1 or takes[0].dtype != "float32" or len(shape) not in (1, 2, 3) or (shape[2:] not in ((), (1,))):
         found = [(tuple(t.shape), t.dtype) for t in takes]
         raise BackboneError(
-            f"{name} takes neither images nor waves in float32, [batch, samples], [batch, samples, 1] or [samples], "
+            f"{name} takes neither images nor float32 waveforms, [batch, samples], [batch, samples, 1] or [samples], "
             f"but {found}."
         )
     return shape[0] if len(shape) == 1 else shape[1]
 
 
 def _batched(network: keras.Model) -> tuple[keras.KerasTensor, keras.KerasTensor]:
-    """Returns an input [batch, samples] for a network that takes [samples] or [batch, samples, 1], and the features."""
+    """Return an input [batch, samples] for a network that takes [samples] or [batch, samples, 1], and the features."""
     [takes] = keras.tree.flatten(network.input)
     length = takes.shape[0] if len(takes.shape) == 1 else takes.shape[1]
     inputs = keras.Input((length,), dtype="float32", name="waves")

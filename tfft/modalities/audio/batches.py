@@ -1,7 +1,7 @@
-"""Sound waves to a ``tf.data.Dataset``, as they are or varied: :func:`from_waves`.
+"""``tf.data`` pipelines of waveforms, with or without augmentation: :func:`from_waves`.
 
-Hides whether they are in memory or in a file, and how a wave is shifted and masked. A view is a pure function of seed,
-position and number, as those of pictures.
+Implementation notes: waveforms may be in memory or in a file. A view is a pure function of seed, position and number,
+as for images.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from tfft.specs import AudioSpec, Augmentation, augmentation, check_kind
 def from_waves(
     waves: np.ndarray | WaveformArray, labels: np.ndarray, spec: AudioSpec, **settings: Any
 ) -> tf.data.Dataset:
-    """Makes a dataset of waves and labels, for ``model.fit`` and ``evaluate``.
+    """Build a dataset of waveforms and labels, for ``model.fit`` and ``evaluate``.
 
     Args:
         waves: float32 [N, samples] in -1 to 1, such as ``splits.train.waves``; a :class:`WaveformArray`
             and a ``np.memmap`` are read batch by batch.
-        labels: whole numbers [N], one class each; float [N, K] of 0 and 1 for several labels, float [N] for numbers.
-        spec: with the rate of the waves.
-        **settings: of :class:`tfft.data.BatchOptions`. ``augment`` takes ``"shift"``, ``"mask"``, both in a list, or an
-            :class:`~tfft.specs.Augmentation`: each showing of a wave is another view of it, see :func:`vary_wave`; the
-            first one is the wave as it is.
+        labels: Integers [N] for classes; float [N, K] of 0 and 1 for multi-label, float [N] for regression.
+        spec: Spec with the sample rate of the waveforms.
+        **settings: Settings of :class:`tfft.data.BatchOptions`. ``augment`` takes ``"shift"``, ``"mask"``, a list of
+            both, or an :class:`~tfft.specs.Augmentation`: each repeat of a waveform is another view, see
+            :func:`vary_wave`; the first one is the waveform itself.
 
     Returns:
-        Dataset of (float32 [B, samples], int32 [B] or float32), its length known.
+        Dataset of (float32 [B, samples], int32 [B] or float32) with a known length.
 
     Raises:
-        DataError: when waves and labels cannot belong together.
-        PlanError: for changes that are not for recordings.
+        DataError: If waveforms and labels have different lengths or wrong shapes.
+        PlanError: For augmentation that does not apply to recordings.
 
     Example:
         >>> splits = tfft.data.load("digits/")
@@ -49,9 +49,9 @@ def from_waves(
 def wave_batches(
     waves: np.ndarray | WaveformArray, labels: np.ndarray, spec: AudioSpec, options: BatchOptions
 ) -> tf.data.Dataset:
-    """Does what :func:`from_waves` does."""
+    """Implement :func:`from_waves`."""
     if waves.ndim != 2 or not len(waves) or len(labels) != len(waves):
-        raise DataError(f"Expected waves [N, samples] and labels [N], received {waves.shape} and {np.shape(labels)}.")
+        raise DataError(f"Expected waves [N, samples] and labels [N]. Received: {waves.shape} and {np.shape(labels)}.")
     targets, fetch = as_targets(np.asarray(labels)), _fetching(waves)
     changes = augmentation(options.augment)
     if changes is None:
@@ -67,15 +67,15 @@ def wave_views(
     count: int,
     options: BatchOptions,
 ) -> tf.data.Dataset:
-    """Makes one pass over all views of all waves: view 0 of each, then view 1 of each, and so on.
+    """Build a dataset of all views of all waveforms: view 0 of each, then view 1 of each, and so on.
 
     Args:
-        waves: float32 [N, samples], as :func:`from_waves` takes them.
-        labels: [N].
-        spec: with the rate of the waves.
-        changes: what varies.
-        count: of views.
-        options: size of batches and seed.
+        waves: Waveforms as in :func:`from_waves`, float32 [N, samples].
+        labels: Labels [N].
+        spec: Spec with the sample rate.
+        changes: Augmentation.
+        count: Number of views.
+        options: Batch size and seed.
 
     Returns:
         Dataset of (float32 [B, samples], labels [B]) with ``count * N`` examples.
@@ -85,18 +85,18 @@ def wave_views(
 
 @tf.autograph.experimental.do_not_convert
 def vary_wave(wave: tf.Tensor, spec: AudioSpec, changes: Augmentation, seed: tf.Tensor, view: tf.Tensor) -> tf.Tensor:
-    """Makes one view of one wave.
+    """Make one view of one waveform.
 
-    View 0 is the wave as it is. The others begin earlier or later, silence filling the gap (``shift``), and are silent
-    for some time and in some band of the mel scale (``mask``): the two masks of SpecAugment (Park et al., 2019), laid
-    on the wave, so that the model and its preprocessing are the same with and without.
+    View 0 is the waveform itself. The others start earlier or later, padded with silence (``shift``), and are silent
+    for some time and in some mel bands (``mask``): the two masks of SpecAugment (Park et al., 2019), applied to the
+    waveform so that the model and its preprocessing do not change.
 
     Args:
-        wave: float32 [samples].
-        spec: with its rate.
-        changes: what may vary.
-        seed: int [2], of this wave.
-        view: int scalar, from 0.
+        wave: Waveform, float32 [samples].
+        spec: Spec with the sample rate.
+        changes: Augmentation.
+        seed: Seed for this waveform, int [2].
+        view: Number of the view, int scalar, from 0.
 
     Returns:
         float32 [samples].
@@ -119,7 +119,7 @@ def vary_wave(wave: tf.Tensor, spec: AudioSpec, changes: Augmentation, seed: tf.
 
 
 def _fetching(waves: np.ndarray | WaveformArray) -> Fetch:
-    """Returns what gives float32 [b, samples] for int64 positions [b]."""
+    """Return a function from int64 positions [b] to float32 [b, samples]."""
     if isinstance(waves, np.memmap) and waves.dtype == np.float32:
         waves = WaveformArray(waves, np.arange(len(waves)))
     if not isinstance(waves, WaveformArray):

@@ -1,4 +1,4 @@
-"""Findings about recordings."""
+"""Checks of recordings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tfft.modalities.audio.decode import SUFFIXES, RecordingFacts
 from tfft.modalities.audio.examples import AudioExamples
 from tfft.specs import AudioSpec
 
-# Short name, level, message, remedy, which recordings are meant, and what is said of one.
+# Short name, level, message, remedy, condition, and message for one recording.
 _Look = tuple[str, Level, str, str, Callable[[RecordingFacts], bool], Callable[[RecordingFacts], str]]
 
 _CLIPPED = 0.01  # of the samples
@@ -24,10 +24,10 @@ _SHORT = 0.1  # seconds
 
 
 def recording_findings(splits: Splits[AudioExamples]) -> Iterator[Finding]:
-    """Yields findings about recordings that were read by :func:`load_recordings`; no file is read again.
+    """Yield findings about recordings from :func:`load_recordings`, without reading files again.
 
     Args:
-        splits: the recordings, with the statistics of their files.
+        splits: Recordings with the statistics of their files.
     """
     parts, facts = splits.parts, splits.train.facts + splits.validation.facts
     labels = [label_text(own.class_names, label) for own in parts.values() for label in own.labels]
@@ -43,18 +43,18 @@ def _findings(facts: Sequence[RecordingFacts], spec: AudioSpec) -> Iterator[Find
     looks: tuple[_Look, ...] = (
         ("clipped", "warning", "are clipped: too loud for their files", "record them again, less loud",
          lambda f: f.clipped > _CLIPPED, lambda f: f"has {f.clipped:.0%} of its samples at the limit"),
-        ("quiet", "warning", "are very quiet", "look whether anything can be heard",
+        ("quiet", "warning", "are very quiet", "check that they contain sound",
          lambda f: f.peak < _QUIET, lambda f: f"reaches {f.peak:.4f} of 1"),
-        ("offset", "warning", "do not swing around zero", "look at the recording device",
+        ("offset", "warning", "have a DC offset", "check the recording device",
          lambda f: abs(f.offset) > _OFFSET, lambda f: f"has a mean of {f.offset:+.3f}"),
-        ("short", "warning", f"are shorter than {_SHORT} s", "listen to them",
+        ("short", "warning", f"are shorter than {_SHORT} s", "check them",
          lambda f: f.seconds < _SHORT, lambda f: f"lasts {f.seconds:.3f} s"),
-        ("cut", "note", f"are longer than the {spec.seconds:g} s that are heard", "seconds= hears more",
+        ("cut", "note", f"are longer than the {spec.seconds:g} s clip", "increase seconds= to use more",
          lambda f: f.seconds > spec.seconds + 1e-3, lambda f: f"lasts {f.seconds:.2f} s"),
-        ("stereo", "note", "have several channels", "their mean is heard",
+        ("stereo", "note", "have several channels", "the model receives their mean",
          lambda f: f.channels > 1, lambda f: f"has {f.channels}"),
-        ("rate", "warning", f"do not have {spec.sample_rate} samples a second, as most do", "they are resampled; make "
-         "sure that the rate does not tell the class", lambda f: f.rate != spec.sample_rate, lambda f: f"has {f.rate}"),
+        ("rate", "warning", f"do not have the usual {spec.sample_rate} samples per second", "they are resampled; make "
+         "sure that the rate does not show the class", lambda f: f.rate != spec.sample_rate, lambda f: f"has {f.rate}"),
     )  # fmt: skip
     for kind, level, words, remedy, odd, said in looks:
         found = [one for one in facts if odd(one)]

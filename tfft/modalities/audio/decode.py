@@ -1,6 +1,6 @@
-"""One recording in one file: :func:`read_recording`.
+"""Decoding of recordings: :func:`read_recording`.
 
-Hides formats of files, what can be wrong with a recording, and how it gets another rate and length.
+Implementation notes: this module handles file formats, damaged files, resampling and clipping to a length.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ INSTALL = 'pip install "tfft[audio]"'
 WAV = (".wav",)
 SUFFIXES = (*WAV, ".flac", ".ogg", ".oga", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf", ".w64")
 _LOUDEST = 0.999
-_WINDOW = 256  # files that are read ahead of the one that is waited for
-_AHEAD = 64 * 2**20  # bytes of waves that are
+_WINDOW = 256  # files to read ahead
+_AHEAD = 64 * 2**20  # bytes of waveforms to read ahead
 
 
 @dataclasses.dataclass(frozen=True)
 class RecordingFacts:
-    """What is known of one recording.
+    """Statistics of one recording.
 
     Attributes:
-        path: of the file.
-        reason: why it cannot be used, as a part of a sentence; None where it can.
-        seconds: its length.
-        rate: samples a second.
-        channels: that it has.
-        peak: largest absolute value, 1 for the loudest that the file can hold.
-        clipped: share of the samples that are as loud as the file can hold.
-        offset: mean of all samples, 0 for a wave that swings evenly.
-        digest: hash of the file's bytes.
-        samples: hash of the decoded samples.
+        path: Path of the file.
+        reason: Reason why it cannot be used, as part of a sentence; None if it can.
+        seconds: Length in seconds.
+        rate: Sample rate in Hz.
+        channels: Number of channels.
+        peak: Largest absolute value, 1 for full scale.
+        clipped: Share of the samples at full scale.
+        offset: Mean of all samples (DC offset).
+        digest: Hash of the file's bytes.
+        samples: Hash of the decoded samples.
     """
 
     path: str
@@ -59,14 +59,13 @@ class RecordingFacts:
 
 
 def read_recording(path: str) -> tuple[RecordingFacts, np.ndarray]:
-    """Reads one recording.
+    """Read one recording.
 
     Args:
-        path: the file.
+        path: Path of the file.
 
     Returns:
-        What is known of it, and its samples, float32 [n] in -1 to 1, the mean of its channels; empty where it cannot
-        be used.
+        Its statistics, and its samples, float32 [n] in -1 to 1, the mean of the channels; empty if it cannot be used.
     """
     nothing = np.zeros(0, np.float32)
     try:
@@ -82,12 +81,12 @@ def read_recording(path: str) -> tuple[RecordingFacts, np.ndarray]:
     try:
         samples, rate = _pcm(path) if data[:4] == b"RIFF" else _by_package(path)
     except (ValueError, EOFError, RuntimeError, OverflowError, wave.Error) as error:
-        return RecordingFacts(path, f"is no recording that can be read: {error}", digest=digest), nothing
+        return RecordingFacts(path, f"is not a readable recording: {error}", digest=digest), nothing
     reason = None
     if not len(samples):
         reason = "has no samples"
     elif not np.isfinite(samples).all():
-        reason = "has samples that are no numbers"
+        reason = "has samples that are not finite"
     elif not np.abs(samples).max():
         reason = "is silent from start to end"
     mono = samples.mean(axis=1, dtype=np.float32) if len(samples) else nothing
@@ -108,7 +107,7 @@ def read_recording(path: str) -> tuple[RecordingFacts, np.ndarray]:
 
 
 def _pcm(path: str) -> tuple[np.ndarray, int]:
-    """Samples float32 [n, channels] of a WAV file with whole numbers; with floats, by soundfile."""
+    """Read the samples float32 [n, channels] of an integer WAV file; soundfile reads floating-point ones."""
     try:
         with wave.open(path) as file:
             rate, channels, width, count = (
@@ -123,9 +122,9 @@ def _pcm(path: str) -> tuple[np.ndarray, int]:
             return _by_package(path)
         raise
     if len(data) < count * channels * width:
-        raise ValueError(f"it is cut off: {len(data):,} of {count * channels * width:,} bytes are there")
+        raise ValueError(f"it is cut off: {len(data):,} of {count * channels * width:,} bytes are present")
     if not rate or not channels or width not in (1, 2, 3, 4):
-        raise ValueError(f"it says {channels} channels of {8 * width} bits at {rate} samples a second")
+        raise ValueError(f"its header states {channels} channels of {8 * width} bits at {rate} samples per second")
     if width == 1:
         whole = (np.frombuffer(data, np.uint8).astype(np.float32) - 128) / 128
     elif width == 3:
@@ -150,14 +149,14 @@ def _by_package(path: str) -> tuple[np.ndarray, int]:
 def examine_recordings(
     paths: Sequence[str], progress: Callable[[int, int], None] | None = None
 ) -> list[RecordingFacts]:
-    """Reads recordings, several at a time, and keeps what is known of them; their samples are let go.
+    """Read recordings in parallel and return their statistics, without the samples.
 
     Args:
-        paths: the files.
-        progress: called with (files read, files in all).
+        paths: Paths of the files.
+        progress: Function called with (files read, files in total).
 
     Returns:
-        The facts, in the order of the files.
+        The statistics, in the order of the files.
     """
     found = []
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
@@ -174,12 +173,12 @@ def recording_facts(
     progress: Callable[[int, int], None] | None = None,
     store: str | os.PathLike[str] | None = None,
 ) -> list[RecordingFacts]:
-    """Returns the facts about recordings, reading those that are new or have changed.
+    """Return the statistics of recordings, reading only those that are new or have changed.
 
     Args:
-        paths: the files.
-        progress: called with (files done, files in all) while files are read.
-        store: file in which facts are kept; None reads every file.
+        paths: Paths of the files.
+        progress: Function called with (files done, files in total) while files are read.
+        store: File that stores the statistics; None reads every file.
     """
     return indexed_facts(_RECORDINGS, paths, progress, store)
 
@@ -194,19 +193,19 @@ _RECORDINGS = FileKind(
 def read_waves(
     facts: Sequence[RecordingFacts], spec: AudioSpec, progress: Callable[[int, int], None] | None = None
 ) -> Iterator[np.ndarray]:
-    """Reads recordings, several at a time, and brings them to one rate and length.
+    """Read recordings in parallel, resampled and fitted to one length.
 
     Args:
-        facts: what the files are known to be.
-        spec: rate and length.
-        progress: called with (files read, files in all).
+        facts: Statistics of the files.
+        spec: Sample rate and clip length.
+        progress: Function called with (files read, files in total).
 
     Yields:
-        float32 [spec.samples] of each, in their order.
+        float32 [spec.samples] for each, in order.
 
     Raises:
-        DataError: when a file is not what it was any more.
-        DependencyError: when a package is needed, with the command that installs it.
+        DataError: If a file has changed.
+        DependencyError: If a package is missing; the message has the command that installs it.
     """
     cores, done = os.cpu_count() or 1, 0
     window = max(cores, min(_WINDOW, _AHEAD // (4 * spec.samples)))
@@ -224,27 +223,27 @@ def _wave(known: RecordingFacts, spec: AudioSpec) -> np.ndarray:
     if (facts.reason, facts.samples, facts.rate) != (None, known.samples, known.rate):
         now = facts.reason or "has other samples"
         raise DataError(
-            f"{known.path} was changed after it was first read: expected the same recording, it {now}. Read the data "
-            "again when nothing writes to it."
+            f"{known.path} was changed after it was first read: it {now}. Load the data "
+            "again when no other program writes to it."
         )
     return fitted(samples, facts.rate, spec)
 
 
 def fitted(samples: np.ndarray, rate: int, spec: AudioSpec) -> np.ndarray:
-    """Brings samples to the rate and the length of a spec.
+    """Resample and fit samples to the length of a spec.
 
-    The package soxr resamples: it filters what the new rate cannot hold, and takes any two rates.
+    The package soxr resamples; it includes the anti-aliasing filter and takes any two rates.
 
     Args:
-        samples: float32 [n].
-        rate: samples a second.
-        spec: what is wanted.
+        samples: Samples, float32 [n].
+        rate: Their sample rate in Hz.
+        spec: Target rate and length.
 
     Returns:
         float32 [spec.samples].
 
     Raises:
-        DependencyError: when the rate differs and soxr is not installed.
+        DependencyError: If the rate differs and soxr is not installed.
     """
     if rate != spec.sample_rate:
         samples = _resampler(rate, spec).resample(samples, rate, spec.sample_rate)
@@ -254,7 +253,7 @@ def fitted(samples: np.ndarray, rate: int, spec: AudioSpec) -> np.ndarray:
 
 
 def check_rates(facts: Sequence[RecordingFacts], spec: AudioSpec) -> None:
-    """Raises DependencyError where recordings need the package that resamples and it is missing, or returns."""
+    """Raise DependencyError if recordings need resampling and the package for it is missing."""
     other = next((one.rate for one in facts if one.rate != spec.sample_rate), None)
     if other is not None:
         _resampler(other, spec)
@@ -268,10 +267,10 @@ def _resampler(rate: int, spec: AudioSpec) -> ModuleType:
 
 
 def same_recordings(facts: Sequence[RecordingFacts]) -> Duplicates:
-    """Returns which recordings are there twice: the same file, or the same samples in another.
+    """Return duplicate recordings: the same file, or the same samples in another file.
 
     Args:
-        facts: of the recordings.
+        facts: Statistics of the recordings.
     """
     files: dict[str, int] = {}
     samples: dict[str, int] = {}

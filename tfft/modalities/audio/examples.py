@@ -23,14 +23,14 @@ from tfft.specs import AudioSpec, InputSpec
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class AudioExamples(FileExamples):
-    """Files of recordings with labels and waveforms, which are read when they are first asked for.
+    """Labelled recordings with waveforms, which are read on first use.
 
     ``facts`` are :class:`tfft.modalities.audio.decode.RecordingFacts`.
 
     Attributes:
-        spec: sample rate and length of the waveforms.
-        source: of the waveforms of all files that were read together.
-        positions: of these recordings in it, int [N].
+        spec: Sample rate and clip length of the waveforms.
+        source: Source of the waveforms of all files that were loaded together.
+        positions: Positions of these recordings in the source, int [N].
     """
 
     modality: ClassVar[str] = "audio"
@@ -40,7 +40,7 @@ class AudioExamples(FileExamples):
 
     @functools.cached_property
     def waves(self) -> np.ndarray | WaveformArray:
-        """The waveforms, [N, samples]: float32, or a :class:`WaveformArray` where all take more than 512 MB."""
+        """Waveforms, [N, samples]: float32, or a :class:`WaveformArray` if they take more than 512 MB."""
         return self.source.part(self.positions)
 
     @property
@@ -50,41 +50,41 @@ class AudioExamples(FileExamples):
 
     @property
     def title(self) -> str:
-        """What these are."""
+        """Description for messages."""
         return "recordings given in memory"
 
     def read(self, progress: Progress | None = None) -> None:
-        """Reads the waveforms of all files now."""
+        """Read the waveforms of all files now."""
         self.source.read(progress)
 
     def take(self, positions: np.ndarray) -> Self:
-        """Returns the recordings at some positions; no waveform is read for that."""
+        """Return the recordings at some positions, without reading waveforms."""
         taken = super().take(positions)
         return dataclasses.replace(taken, positions=self.positions[positions]) if len(self.positions) else taken
 
     def join(self, other: Self) -> Self:
-        """Returns these recordings followed by others of the same source."""
+        """Return these recordings followed by others of the same source."""
         return dataclasses.replace(super().join(other), positions=np.concatenate([self.positions, other.positions]))
 
     def with_spec(self, spec: AudioSpec, store: str | os.PathLike[str] | None = None) -> Self:
-        """Returns the same recordings with waveforms of another rate and length, of which none is read yet."""
+        """Return the same recordings with another sample rate and length; nothing is read yet."""
         return dataclasses.replace(
             self, spec=spec, source=WaveSource(self.facts, spec, store), positions=np.arange(len(self))
         )
 
     def batches(self, spec: InputSpec | AudioSpec | None, options: BatchOptions) -> tf.data.Dataset:
-        """Makes a dataset of (float32 [B, samples], labels), with rate and length of ``spec`` if it is given."""
+        """Build a dataset of (float32 [B, samples], labels), with the rate and length of ``spec`` if given."""
         if isinstance(spec, AudioSpec) and spec != self.spec:
             return self.with_spec(spec, self.source.store).batches(None, options)
         return wave_batches(self.waves, self.labels, self.spec, options)
 
     def feature_source(self, staged: Staged, batch_size: int, views: Views | None = None) -> Source:
-        """Returns the waveforms as the model takes them."""
+        """Return the waveforms in the form that the model takes."""
         return wave_source(self.waves, self.labels, staged, batch_size, views)
 
 
 def wave_source(waves: Any, labels: Any, staged: Staged, batch_size: int, views: Views | None) -> Source:
-    """Returns waveforms as features are made of them; with ``views`` all variations of each."""
+    """Return a source of features for waveforms; with ``views`` for all views of each."""
 
     def vary(values: Any, labels: np.ndarray, views: Views) -> tf.data.Dataset:
         options = BatchOptions(batch_size, seed=views.seed)
@@ -96,21 +96,21 @@ def wave_source(waves: Any, labels: Any, staged: Staged, batch_size: int, views:
 def with_waveforms(
     splits: Splits[AudioExamples], spec: AudioSpec, store: str | os.PathLike[str] | None
 ) -> Splits[AudioExamples]:
-    """Puts waveforms to the recordings of both parts; none is read yet.
+    """Add waveforms to the recordings of both parts, without reading them yet.
 
     Args:
-        splits: files, with their statistics.
-        spec: sample rate and length of the waveforms.
-        store: a file; waveforms that are too many for memory are kept in the folder ``waves`` beside it. None keeps
-            nothing for long.
+        splits: Files with their statistics.
+        spec: Sample rate and clip length of the waveforms.
+        store: A file; waveforms too large for memory are stored in the folder ``waves`` next to it. None stores them
+            temporarily.
 
     Raises:
-        DependencyError: when files have another rate, and the package that resamples is missing.
+        DependencyError: If files have another rate, and the resampling package is missing.
     """
     facts = splits.train.facts + splits.validation.facts
     check_rates(facts, spec)
     source, border = WaveSource(facts, spec, store), len(splits.train)
     train = dataclasses.replace(splits.train, spec=spec, source=source, positions=np.arange(border))
     held_out = dataclasses.replace(splits.validation, spec=spec, source=source, positions=np.arange(border, len(facts)))
-    report = f"recordings: {spec.sample_rate} samples a second, {spec.seconds:g} s of each are heard"
+    report = f"recordings: {spec.sample_rate} samples per second, clips of {spec.seconds:g} s"
     return dataclasses.replace(splits, train=train, validation=held_out, report=report)

@@ -1,6 +1,6 @@
-"""A folder of labelled recordings, one folder per class: :func:`load_recordings`.
+"""Folders of labelled recordings, one folder per class: :func:`load_recordings`.
 
-Hides that recordings of any rate and length become waveforms of one.
+Implementation notes: recordings of any rate and length become waveforms of one rate and length.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from tfft.specs import AudioSpec
 
 RECORDINGS = FileType("recording", "recordings", SUFFIXES, recording_facts, same_recordings)
 
-_SHARE = 0.95  # of the recordings that are heard whole, where no length is given
-_LONGEST = 10.0  # seconds, unless asked for more
+_SHARE = 0.95  # of the recordings that fit into the default clip length
+_LONGEST = 10.0  # seconds, by default
 
 
 @dataclasses.dataclass(frozen=True)
 class AudioOptions:
-    """The waveforms that recordings become.
+    """Options for the waveforms.
 
     Attributes:
-        sample_rate: of the waveforms; the commonest of the files by default. Other files are resampled by the package
-            soxr.
-        seconds: of the waveforms: longer recordings are cut off, shorter ones followed by silence. By default what
-            95 % of the recordings fit into, at most 10.
+        sample_rate: Sample rate in Hz. Defaults to the most common one of the files. Other files are resampled with the
+            package soxr.
+        seconds: Clip length in seconds: longer recordings are cut off, shorter ones padded with silence. Defaults to
+            the 95th percentile of the recordings, at most 10.
     """
 
     sample_rate: int | None = None
@@ -43,22 +43,22 @@ class AudioOptions:
 
 
 def load_recordings(folder: str | os.PathLike[str], **settings: Any) -> Splits[AudioExamples]:
-    """Reads a folder of recordings and decides which are held out for validation.
+    """Load a folder of recordings and split it into training and validation examples.
 
-    Use it for spoken words, calls of animals, noises of machines: anything that a short clip shows. WAV files with 8 to
-    32 bits are read as they are, other formats (FLAC, Ogg, MP3, WAV with floats) with the package soundfile. Channels
-    are averaged. Each file is read now, so that what cannot be used is known, and once more when waveforms are first
-    asked for; where all of them take more than 512 MB they are kept in a file, so memory does not grow with the data.
+    Use it for any sounds that a short clip can represent: spoken words, animal calls, machine noises. WAV files with 8
+    to 32 bits are read directly, other formats (FLAC, Ogg, MP3, floating-point WAV) with the package soundfile.
+    Channels are averaged. Each file is read immediately, to find unusable ones, and again when waveforms are first
+    needed; waveforms of more than 512 MB are stored in a file, so memory does not grow with the data.
 
     Args:
-        folder: one folder per class, or ``train/`` and ``val/`` that hold them.
-        **settings: of :class:`AudioOptions` (``sample_rate``, ``seconds``), :class:`tfft.data.SplitOptions`
+        folder: Folder with one folder per class, or with ``train/`` and ``val/`` that contain them.
+        **settings: Settings of :class:`AudioOptions` (``sample_rate``, ``seconds``), :class:`tfft.data.SplitOptions`
             (``validation``, ``seed``, ``group``) and :class:`tfft.data.options.ReadOptions` (``strict``, ``store``,
             ``progress``).
 
     Raises:
-        DataError: when there is no usable data; the message names every class or file at fault.
-        DependencyError: when a package is needed, with the command that installs it.
+        DataError: If there is no usable data; the message names each class or file at fault.
+        DependencyError: If a package is missing; the message has the command that installs it.
 
     Example:
         >>> splits = load_recordings("digits/", group=r"_(\\w+)_")
@@ -71,11 +71,11 @@ def load_recordings(folder: str | os.PathLike[str], **settings: Any) -> Splits[A
 
 
 def list_recordings(folder: str | os.PathLike[str], store: str | os.PathLike[str] | None = None) -> AudioExamples:
-    """Reads a folder of recordings without dividing it.
+    """Load a folder of recordings without splitting it.
 
     Args:
-        folder: one folder per class.
-        store: as in :func:`load_recordings`.
+        folder: Folder with one folder per class.
+        store: As in :func:`load_recordings`.
     """
     examples = list_class_folders(AudioExamples, RECORDINGS, folder, ReadOptions(store=store), least_classes=1)
     return examples.with_spec(spec_of(examples.facts, AudioOptions()), store)
@@ -84,13 +84,13 @@ def list_recordings(folder: str | os.PathLike[str], store: str | os.PathLike[str
 def heard(
     splits: Splits[AudioExamples], options: AudioOptions, store: str | os.PathLike[str] | None
 ) -> Splits[AudioExamples]:
-    """Puts waveforms to recordings, of the rate and length that are asked for or that most have."""
+    """Add waveforms to recordings, with the requested or the most common rate and length."""
     spec = spec_of(splits.train.facts + splits.validation.facts, options)
     return with_waveforms(splits, spec, store)
 
 
 def holds_recordings(folder: str | os.PathLike[str]) -> bool:
-    """Says whether most files in the class folders of a folder are recordings, by their names."""
+    """Whether most files in the class folders of a folder are recordings, by their names."""
     counts = {True: 0, False: 0}
     for path in Path(folder).glob("*/*"):
         inner = path.glob("*") if path.is_dir() else [path]
@@ -103,7 +103,7 @@ def holds_recordings(folder: str | os.PathLike[str]) -> bool:
 
 
 def spec_of(facts: Sequence[RecordingFacts], options: AudioOptions) -> AudioSpec:
-    """Returns the rate of most recordings and the length that most fit into, unless others are wanted."""
+    """Return the requested sample rate and clip length, or those that fit most recordings."""
     rates = [one.rate for one in facts]
     rate = options.sample_rate or max(set(rates), key=rates.count)
     seconds = options.seconds

@@ -1,4 +1,4 @@
-"""Recordings as one of the kinds of data: :data:`AUDIO`."""
+"""Audio modality: :data:`AUDIO`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class AudioModality(Modality):
-    """Recordings of sound, brought to one rate and one length."""
+    """Recordings, converted to one sample rate and length."""
 
     name = "audio"
     item = "recording"
@@ -40,7 +40,7 @@ class AudioModality(Modality):
     # --- data
 
     def matches(self, source: Any, settings: Mapping[str, Any]) -> Match | None:
-        """Knows tables whose column of recordings is named, and folders of mostly recordings."""
+        """Recognize tables with a column of recordings, and folders of mostly recordings."""
         from tfft.data.options import ReadOptions, TableOptions, setting_names
         from tfft.data.split import SplitOptions
         from tfft.modalities.audio.folder import AudioOptions, holds_recordings, load_recordings
@@ -56,30 +56,30 @@ class AudioModality(Modality):
         return None
 
     def read_labelled(self, source: Any, class_names: Sequence[str], settings: Mapping[str, Any]) -> AudioExamples:
-        """Reads a folder or a table of recordings."""
+        """Load a labelled folder or table of recordings."""
         from tfft.modalities.audio.folder import holds_recordings, list_recordings
         from tfft.modalities.audio.table import read_recording_table
 
         if "audio" in settings:
             return read_recording_table(source, class_names, **settings)
         if not Path(source).is_dir() or not holds_recordings(source):
-            raise DataError(f"{source} holds no recordings, and the model listens to them.")
+            raise DataError(f"{source} holds no recordings. The model expects recordings.")
         return list_recordings(source, settings.get("store"))
 
     def is_split(self, source: Any) -> bool:
-        """Says whether a folder has ``train/`` and ``val/``."""
+        """Whether a folder has ``train/`` and ``val/``."""
         from tfft.data.class_folders import split_folders
 
         return Path(source).is_dir() and "validation" in split_folders(Path(source))
 
     def adapt(self, splits: Splits[Any], backbone: Backbone, settings: Mapping[str, Any]) -> Adapted:
-        """Chooses rate and length for a backbone that takes waveforms; an image backbone takes any."""
+        """Choose the rate and length for a backbone that takes waveforms; an image backbone takes any."""
         from tfft.modalities.audio.adapt import adapt_waveforms
 
         return adapt_waveforms(splits, backbone, settings)
 
     def array_source(self, values: Any, labels: Any, staged: Staged, batch_size: int, views: Views) -> Source | None:
-        """Returns varied waveforms for a model that takes such."""
+        """Return augmented waveforms for a model that takes them."""
         from tfft.modalities.audio.examples import wave_source
 
         return None if staged.audio is None else wave_source(values, labels, staged, batch_size, views)
@@ -87,7 +87,7 @@ class AudioModality(Modality):
     # --- checks
 
     def findings(self, splits: Any, *, notes: list[str]) -> Iterator[Finding]:
-        """Yields findings about files, loudness, classes and copies."""
+        """Yield findings about files, loudness, classes and duplicates."""
         from tfft.modalities.audio.checks import recording_findings
 
         return recording_findings(splits)
@@ -95,15 +95,15 @@ class AudioModality(Modality):
     # --- model
 
     def why_not(self, backbone: Backbone) -> str | None:
-        """Returns why a backbone takes no recordings: it takes texts; any other is tried."""
+        """Return the reason why a backbone does not fit recordings, such as a text backbone; None if it may fit."""
         return None if backbone.text_spec is None else f"{backbone.name} takes texts, not recordings"
 
     def fits(self, backbone: Backbone, options: Mapping[str, Any]) -> int:
-        """Returns 2 where waves are asked for; no backbone says by itself that it takes them."""
+        """Return 2 if waveforms are requested; no backbone declares that it takes them."""
         return 2 if options.get("audio") is not None else 0
 
     def model_options(self, splits: Any) -> dict[str, Any]:
-        """Returns the rate and length of the recordings."""
+        """Return the sample rate and length of the recordings."""
         return {"audio": splits.train.spec}
 
     def attach_input(
@@ -116,17 +116,17 @@ class AudioModality(Modality):
         image_size: int | tuple[int, int] | None = None,
         **options: Any,
     ) -> ModelInput:
-        """Puts an input of waves, and their spectrum for an image backbone, in front of a network."""
+        """Add an input of waveforms, and their spectrogram for an image backbone, to a network."""
         from tfft.modalities.audio.attach import attach_waves
 
         if audio is None:
             raise BackboneError(
-                "A model of recordings has one rate and one length. Fix: audio=tfft.AudioSpec(sample_rate, seconds)."
+                "Expected a sample rate and a clip length. Fix: audio=tfft.AudioSpec(sample_rate, seconds)."
             )
         return attach_waves(backbone, network, audio, image_size)
 
     def input_of(self, model: keras.Model) -> AudioSpec | None:
-        """Returns rate and length of the waveforms that a model takes."""
+        """Return the rate and length of the waveforms that a model takes."""
         from tfft.layers.log_mel import audio_of
 
         return audio_of(model)
@@ -134,25 +134,25 @@ class AudioModality(Modality):
     # --- serving
 
     def serving(self, model: keras.Model, inputs: Mapping[str, tf.TensorSpec], **options: Any) -> ServingInput | None:
-        """Returns how a model takes waves and WAV files."""
+        """Return the serving input for waveforms and WAV files."""
         from tfft.modalities.audio.serving import audio_input
 
         return audio_input(model)
 
     def served(self, signatures: Mapping[str, Any], assets: Path) -> ServingInput | None:
-        """Returns how an exported model takes waves."""
+        """Return the serving input of an exported model for waveforms."""
         from tfft.modalities.audio.serving import served_audio
 
         return served_audio(assets)
 
     def read_items(self, items: Sequence[Any], spec: Any) -> Iterator[RequestItem]:
-        """Yields waves at the rate and length that a model takes."""
+        """Yield waveforms at the rate and length of a model."""
         from tfft.modalities.audio.serving import read_recordings
 
         return read_recordings(items, spec)
 
     def example_arguments(self, spec: Any) -> str:
-        """Returns the form of file that most recordings have."""
+        """Return the usual file type of recordings."""
         return "WAV..."
 
 

@@ -1,4 +1,4 @@
-"""Recordings at the outside of a model: how it is served with WAV files, and how files are read for it."""
+"""Serving of audio models with WAV files, and reading of files for prediction."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from tfft.layers.log_mel import audio_of, fit
 from tfft.modalities.audio.decode import fitted, read_recording
 from tfft.specs import AudioSpec
 
-AUDIO_FILE = "audio.json"  # among the assets: rate and length of the waves that a model takes
+AUDIO_FILE = "audio.json"  # among the assets: rate and length of the model's waveforms
 
 
 def audio_input(model: keras.Model) -> ServingInput | None:
-    """Returns how a model takes waves and WAV files; None where it takes none."""
+    """Return the serving input for waveforms and WAV files; None if the model takes none."""
     spec = audio_of(model)
     if spec is None:
         return None
@@ -38,14 +38,14 @@ def audio_input(model: keras.Model) -> ServingInput | None:
 
 def _sentence(spec: AudioSpec) -> str:
     return (
-        f"Waves are float32 from -1 to 1, the mean of all channels, at {spec.sample_rate} samples a second; "
-        f"the model uses {spec.seconds:g} s ({spec.samples} samples): longer ones are cut off, silence follows "
-        "shorter ones. WAV files must have 16 bits and this rate."
+        f"Waveforms are float32 in -1 to 1, the mean of all channels, at {spec.sample_rate} samples per second; "
+        f"the model uses {spec.seconds:g} s ({spec.samples} samples): longer ones are cut off, shorter ones "
+        "padded with silence. WAV files must have 16 bits and this rate."
     )
 
 
 def served_audio(assets: pathlib.Path) -> ServingInput | None:
-    """Returns how an exported model takes waves, from its assets; None where it does not."""
+    """Return the serving input of an exported audio model, from its assets; None for other models."""
     file = assets / AUDIO_FILE
     if not file.is_file():
         return None
@@ -53,10 +53,10 @@ def served_audio(assets: pathlib.Path) -> ServingInput | None:
 
 
 def read_recordings(files: Sequence[str | os.PathLike[str]], spec: AudioSpec) -> Iterator[RequestItem]:
-    """Yields waves at the rate and length that a model takes, from files of any format and rate.
+    """Yield waveforms at the rate and length of a model, from files of any format and rate.
 
     Raises:
-        DependencyError: when reading or resampling needs a package that is missing.
+        DependencyError: If reading or resampling needs a package that is missing.
     """
     for file in [os.fspath(one) for one in files]:
         facts, wave = read_recording(file)
@@ -67,22 +67,22 @@ def read_recordings(files: Sequence[str | os.PathLike[str]], spec: AudioSpec) ->
 
 
 def decode_wav(encoded: tf.Tensor, spec: AudioSpec) -> tf.Tensor:
-    """Turns a WAV file of 16 bits into a wave as :class:`~tfft.layers.log_mel.LogMel` takes it.
+    """Decode a 16-bit WAV file to a waveform for :class:`~tfft.layers.log_mel.LogMel`.
 
     Args:
-        encoded: tf.string scalar, the bytes of the file.
-        spec: the rate that it must have, and the length.
+        encoded: Content of the file, tf.string scalar.
+        spec: Required sample rate, and the length.
 
     Returns:
         float32 [spec.samples], the mean of all channels.
 
     Raises:
-        tf.errors.InvalidArgumentError: when it is no such file, or has another rate.
+        tf.errors.InvalidArgumentError: If it is another kind of file, or has another rate.
     """
     full = tf.debugging.Assert(tf.strings.length(encoded) > 0, ["The recording is empty (0 bytes)."])
     with tf.control_dependencies([] if full is None else [full]):
         wave, rate = tf.audio.decode_wav(encoded)
-    said = f"The recording must have {spec.sample_rate} samples a second; resample it. It has:"
+    said = f"Expected a recording with {spec.sample_rate} samples per second; resample it. Received:"
     same = tf.debugging.Assert(tf.equal(rate, spec.sample_rate), [said, rate])
     some = tf.debugging.Assert(tf.size(wave) > 0, ["The recording has no samples."])
     with tf.control_dependencies([op for op in (same, some) if op is not None]):

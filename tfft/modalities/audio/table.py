@@ -14,23 +14,23 @@ from tfft.modalities.audio.folder import RECORDINGS, AudioOptions, heard, spec_o
 
 
 def load_recording_table(source: Any, *, audio: str | int = "audio", **settings: Any) -> Splits[AudioExamples]:
-    """Reads a table with a recording and a label in each row, and splits it.
+    """Load a table with a recording and a label per row, and split it.
 
-    Use it for recordings that are not sorted into folders, that have several labels each, or numbers. The same
-    recording stays on one side of the split.
+    Use it for recordings that are not sorted into folders, or with multi-label or numeric targets. Rows with the same
+    recording stay on one side of the split.
 
     Args:
-        source: a ``.csv``, ``.tsv``, ``.jsonl`` or ``.ndjson`` file, or a pandas DataFrame.
-        audio: column of the paths, absolute or below ``root``.
-        **settings: of :class:`tfft.data.options.TableOptions` (``label``, ``task``, ``separator``, ``root``,
+        source: A ``.csv``, ``.tsv``, ``.jsonl`` or ``.ndjson`` file, or a pandas DataFrame.
+        audio: Column with the paths, absolute or relative to ``root``.
+        **settings: Settings of :class:`tfft.data.options.TableOptions` (``label``, ``task``, ``separator``, ``root``,
             ``encoding``), and all of :func:`load_recordings`.
 
     Returns:
-        The recordings; ``task`` says what the labels are, as for an image table.
+        The recordings; ``task`` is the task of the labels, as for an image table.
 
     Raises:
-        DataError: listing everything that is wrong, with file and line.
-        DependencyError: when a package is needed, with the command that installs it.
+        DataError: If rows cannot be used; the message lists all problems with file and line.
+        DependencyError: If a package is missing; the message has the command that installs it.
 
     Example:
         >>> splits = load_recording_table("clips.csv", audio="file", label="word", group="speaker")
@@ -45,16 +45,16 @@ def load_recording_table(source: Any, *, audio: str | int = "audio", **settings:
 def read_recording_table(
     source: Any, class_names: Sequence[str], *, audio: str | int = "audio", **settings: Any
 ) -> AudioExamples:
-    """Reads a whole table for a model that knows its classes.
+    """Load a complete table for a model with known classes.
 
     Args:
-        source: as :func:`load_recording_table` takes it.
-        class_names: of the model; empty for numbers.
-        audio: column of the paths.
-        **settings: of :class:`AudioOptions` and :class:`tfft.data.options.TableOptions`, and ``store``.
+        source: As in :func:`load_recording_table`.
+        class_names: Class names of the model; empty for regression.
+        audio: Column with the paths.
+        **settings: Settings of :class:`AudioOptions` and :class:`tfft.data.options.TableOptions`, and ``store``.
 
     Raises:
-        DataError: as :func:`load_recording_table`, and for labels that are not among the classes.
+        DataError: As in :func:`load_recording_table`, and for labels outside of the classes.
     """
     waves, table, reading = options_from(settings, AudioOptions, TableOptions, ReadOptions)
     examples = read_file_table(AudioExamples, RECORDINGS, source, ("audio", audio), class_names, table, reading)

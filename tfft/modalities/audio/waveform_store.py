@@ -1,7 +1,7 @@
-"""Waves of many recordings, read by position: :class:`WaveformArray`, and where they come from, :class:`WaveSource`.
+"""Waveforms of many recordings, read by position: :class:`WaveformArray` and its source, :class:`WaveSource`.
 
-Hides when recordings are read, and where their waves are: in memory while they are few, beyond that in a mapped file
-that another run finds again.
+Implementation notes: waveforms are in memory while they are few, otherwise in a memory-mapped file that other runs can
+use.
 """
 
 from __future__ import annotations
@@ -27,26 +27,27 @@ from tfft.io.cache_dir import SPARE, free_space
 from tfft.modalities.audio.decode import RecordingFacts, read_waves
 from tfft.specs import AudioSpec
 
-LIMIT = 512 * 2**20  # bytes of waves that are held in memory
+LIMIT = 512 * 2**20  # bytes of waveforms to keep in memory
 
-_FORMAT = 1  # of what is kept; another number makes all of it be made again
-_WHAT = "waves of the recordings"
+_FORMAT = 1  # version of the stored files; a new number invalidates all of them
+_WHAT = "waveforms of the recordings"
 _REMEDY = (
     "Free some (tfft.features.clear_caches() removes older ones), choose another disk with the environment variables "
-    "TFFT_CACHE_DIR and TMPDIR, or hear less: seconds=, sample_rate=."
+    "TFFT_CACHE_DIR and TMPDIR, or reduce the data: seconds=, sample_rate=."
 )
 
 _log = logging.getLogger(__name__)
 
 
 class WaveformArray:
-    """Waves that are read from a file when they are asked for; ``waves[at]`` gives an array, however many there are.
+    """Waveforms that are read from a file on access; ``waves[at]`` returns an array.
 
-    Slices and arrays of positions give float32 [b, samples], a number gives [samples]. ``np.asarray(waves)`` reads all.
+    Slices and arrays of positions return float32 [b, samples], a number returns [samples]. ``np.asarray(waves)`` reads
+    all.
 
     Args:
-        held: float32 [M, samples], mapped.
-        at: which of them these are, int [N].
+        held: Memory-mapped float32 [M, samples].
+        at: Positions of these waveforms in it, int [N].
 
     Example:
         >>> waves = tfft.data.load("birds/").train.waves
@@ -76,23 +77,23 @@ class WaveformArray:
         return self[:].astype(dtype or self.dtype, copy=False)
 
     def take(self, at: np.ndarray) -> WaveformArray:
-        """Returns the waves at some positions, without reading them."""
+        """Return the waveforms at some positions, without reading them."""
         return WaveformArray(self._held, self._at[at])
 
     @property
     def nbytes(self) -> int:
-        """Size of all of them."""
+        """Size of all waveforms in bytes."""
         return self.shape[0] * self.shape[1] * self.dtype.itemsize
 
 
 class WaveSource:
-    """The waves of recordings, which are read once, when some of them are first asked for.
+    """Waveforms of recordings, read once, on first use.
 
     Args:
-        facts: what the files are known to be.
-        spec: rate and length that they are brought to.
-        store: a file; what is too large for memory is kept in the folder ``waves`` beside it. None keeps it in a
-            nameless temporary file, until nobody uses it any more.
+        facts: Statistics of the files.
+        spec: Target sample rate and length.
+        store: A file; waveforms too large for memory are stored in the folder ``waves`` next to it. None stores them in
+            an unnamed temporary file.
     """
 
     def __init__(
@@ -103,30 +104,30 @@ class WaveSource:
         self._progress: Callable[[int, int], None] | None = None
 
     def part(self, at: np.ndarray) -> np.ndarray | WaveformArray:
-        """Returns the waves of some recordings.
+        """Return the waveforms of some recordings.
 
         Args:
-            at: their positions, int [N].
+            at: Their positions, int [N].
 
         Returns:
-            An array, float32 [N, samples], while all are few; :class:`WaveformArray` beyond.
+            An array, float32 [N, samples], if all waveforms fit into memory; else a :class:`WaveformArray`.
 
         Raises:
-            DataError: when a file is not what it was any more, or the disk is full.
-            DependencyError: when a package is needed, with the command that installs it.
+            DataError: If a file has changed, or the disk is full.
+            DependencyError: If a package is missing; the message has the command that installs it.
         """
         if len(self._facts) * self._spec.samples * 4 > LIMIT:
             held, places = self._mapped
             return WaveformArray(held, places[at])
         start, end = (int(at[0]), int(at[-1]) + 1) if len(at) else (0, 0)
-        in_a_row = np.array_equal(at, np.arange(start, end))  # then nothing need be copied
+        in_a_row = np.array_equal(at, np.arange(start, end))  # then no copy is needed
         return self._in_memory[start:end] if in_a_row else self._in_memory[at]
 
     def read(self, progress: Callable[[int, int], None] | None) -> None:
-        """Reads the recordings now.
+        """Read the recordings now.
 
         Args:
-            progress: called with (files read, files in all); not at all where they have been read before.
+            progress: Function called with (files read, files in total); not called if they are read already.
         """
         self._progress = progress
         try:
@@ -143,7 +144,7 @@ class WaveSource:
 
     @functools.cached_property
     def _mapped(self) -> tuple[np.ndarray, np.ndarray]:
-        """The waves of all files by their paths, whatever the split, so that another one finds them too."""
+        """Return the waveforms of all files by path, independent of the split, so that other splits reuse them."""
         by_path = {one.path: one for one in self._facts}  # a table may name a file in several rows
         rows = {path: row for row, path in enumerate(sorted(by_path))}
         places = np.array([rows[one.path] for one in self._facts], np.int64)
@@ -152,16 +153,16 @@ class WaveSource:
         return self._unkept(files) if held is None else held, places
 
     def _kept(self, files: Sequence[RecordingFacts], root: Path) -> np.ndarray | None:
-        """The waves in a folder, written unless they are there and whole; None where they cannot be kept."""
+        """Return stored waveforms, writing them unless they are intact; None if the folder is not writable."""
         key = _key(files, self._spec)
         found = read_entry(root, key)
         if isinstance(found, str):
             if found:
-                _log.warning("The waves in %s were not used but made again: %s.", root / key, found)
+                _log.warning("The waveforms in %s were computed again: %s.", root / key, found)
             try:
                 writer = EntryWriter(root, key, _WHAT, _REMEDY)
             except OSError as error:
-                _log.warning("Waves are not kept, since %s cannot be written: %s.", root, error.strerror or error)
+                _log.warning("Waveforms are not stored: cannot write to %s: %s.", root, error.strerror or error)
                 return None
             with writer:
                 writer.start(len(files), [((self._spec.samples,), np.dtype(np.float32))])
@@ -186,12 +187,12 @@ class WaveSource:
 
 
 def _whole(values: np.ndarray | Ragged) -> np.ndarray:
-    assert isinstance(values, np.ndarray)  # noqa: S101  waves have one length
+    assert isinstance(values, np.ndarray)  # noqa: S101  waveforms have one length
     return values
 
 
 def _key(files: Sequence[RecordingFacts], spec: AudioSpec) -> str:
-    """A hash of all that waves depend on: not of the files' names, which may change."""
+    """Return a hash of everything that waveforms depend on, except the file names."""
     resampled = any(one.rate != spec.sample_rate for one in files)
     parts = [_FORMAT, spec.sample_rate, spec.samples, installed_version("soxr") if resampled else None]
     found = hashlib.sha256(json.dumps(parts).encode())

@@ -1,7 +1,6 @@
-"""Images in memory with their labels, divided in two: :func:`load_arrays`.
+"""Labelled images in memory, split in two: :func:`load_arrays`.
 
-Hides that no image is copied to divide them: each part knows its positions, and takes its images when they are asked
-for.
+Implementation notes: splitting does not copy images; each part stores positions and selects its images on access.
 """
 
 from __future__ import annotations
@@ -16,17 +15,17 @@ from tfft.modalities.image.examples import ImageArrays
 
 
 def load_arrays(source: Any, *, validation: float = 0.2, seed: int = 0) -> Splits[ImageArrays]:
-    """Divides images in memory.
+    """Split images in memory.
 
-    Use it for data that other packages give as arrays. At least one image of each class is on either side.
+    Use it for arrays from other packages. Each class has at least one image on either side.
 
     Args:
-        source: ``(images, labels)``: images [N, H, W] or [N, H, W, C], and one whole number or name for each.
-        validation: share of each class to hold out.
-        seed: of the draw.
+        source: ``(images, labels)``: images [N, H, W] or [N, H, W, C], and one integer or name for each.
+        validation: Share of each class to hold out.
+        seed: Seed for the split.
 
     Raises:
-        DataError: when they cannot belong together, or a class has fewer than two images.
+        DataError: If images and labels do not match, or a class has fewer than two images.
 
     Example:
         >>> digits = sklearn.datasets.load_digits()
@@ -36,19 +35,19 @@ def load_arrays(source: Any, *, validation: float = 0.2, seed: int = 0) -> Split
     """
     images, labels = (np.asarray(part) for part in source)
     if labels.ndim != 1 or len(labels) != len(images):
-        raise DataError(f"Expected one label per image, got images {images.shape} and labels {labels.shape}.")
+        raise DataError(f"Expected one label per image. Received: images {images.shape} and labels {labels.shape}.")
     if labels.dtype.kind not in "iubUSO":
-        raise DataError(f"Labels must be whole numbers or names, one class each; got {labels.dtype}.")
+        raise DataError(f"Expected integers or names as labels. Received: {labels.dtype}.")
     if images.ndim not in (3, 4):
-        raise DataError(f"Expected images [N, H, W] or [N, H, W, C], got {images.shape}.")
+        raise DataError(f"Expected images [N, H, W] or [N, H, W, C]. Received: {images.shape}.")
     values, numbers = np.unique(labels, return_inverse=True)
     counts = np.bincount(numbers)
     if len(values) < 2:
-        raise DataError(f"Expected at least two classes, got {len(values)}: {join_names(values)}.")
+        raise DataError(f"Expected at least two classes. Received: {len(values)}: {join_names(values)}.")
     single = [str(value) for value, count in zip(values, counts, strict=True) if count < 2]
     if single:
         raise DataError(
-            f"Each class needs at least 2 images, one to learn from and one to hold out; too few: {join_names(single)}."
+            f"Expected at least 2 images per class, for training and validation. Too few: {join_names(single)}."
         )
     held = _held_out(numbers, counts, validation, seed)
     names = tuple(str(v.decode() if isinstance(v, bytes) else v) for v in values.tolist())

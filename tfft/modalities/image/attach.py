@@ -1,4 +1,4 @@
-"""Images in front of a backbone: pixels of any size in, what the backbone expects out."""
+"""Image input for a backbone, with preprocessing of pixels of any size."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ IMAGE_INPUT = "image"
 def attach_images(
     backbone: Backbone, network: keras.Model, image_size: int | tuple[int, int] | None = None
 ) -> ModelInput:
-    """Puts an input of pixels, their preprocessing and a network together.
+    """Build the input of a model: pixels, their preprocessing and a network.
 
     Args:
-        backbone: with an ``input_spec``.
-        network: its model.
-        image_size: rows and columns, or one number for both, in place of the backbone's usual size.
+        backbone: Backbone with an ``input_spec``.
+        network: Model of the backbone.
+        image_size: Height and width, or one number for both. Defaults to the backbone's usual size.
 
     Raises:
-        BackboneError: when the size does not fit.
+        BackboneError: If the size does not fit.
     """
     spec = spec_of(backbone, image_size)
     inputs = keras.Input((None, None, spec.channels), dtype="uint8", name=IMAGE_INPUT)
@@ -35,10 +35,10 @@ def attach_images(
 
 
 def spec_of(backbone: Backbone, image_size: int | tuple[int, int] | None = None) -> InputSpec:
-    """Returns the images that a backbone takes, in another size where one is given.
+    """Return the input spec of a backbone, with another size if given.
 
     Raises:
-        BackboneError: when it takes no images, or none of this size.
+        BackboneError: If it takes no images, or not this size.
     """
     spec = backbone.input_spec
     if spec is None:
@@ -46,11 +46,11 @@ def spec_of(backbone: Backbone, image_size: int | tuple[int, int] | None = None)
     if image_size is not None:
         size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
         if len(size) != 2:
-            raise BackboneError(f"image_size must be one number or (rows, columns), received {image_size!r}.")
+            raise BackboneError(f"Expected image_size as one number or (height, width). Received: {image_size!r}.")
         if size != spec.image_size and not spec.flexible:
             raise BackboneError(
-                f"{backbone.name} takes images of {spec.height} x {spec.width} pixels only, received "
-                f"image_size={image_size!r}. Leave image_size out: images of any size are resized to that."
+                f"{backbone.name} expects images of {spec.height} x {spec.width} pixels. Received: "
+                f"image_size={image_size!r}. Leave image_size out: images of any size are resized."
             )
         spec = dataclasses.replace(spec, height=size[0], width=size[1])
     check_spec(spec)
@@ -60,14 +60,14 @@ def spec_of(backbone: Backbone, image_size: int | tuple[int, int] | None = None)
 def features_of(
     backbone: Backbone, network: keras.Model, pixels: keras.KerasTensor, spec: InputSpec
 ) -> keras.KerasTensor:
-    """Returns what a network makes of prepared pixels.
+    """Return the features of preprocessed pixels.
 
     Raises:
-        BackboneError: when it takes pixels of another shape.
+        BackboneError: If the network takes pixels of another shape.
     """
     inputs = keras.tree.flatten(network.input)
     if len(inputs) != 1:
-        raise BackboneError(f"{backbone.name} has {len(inputs)} inputs, expected one for images. Set input_spec=None.")
+        raise BackboneError(f"{backbone.name} has {len(inputs)} inputs. Expected one for images. Set input_spec=None.")
     wanted = tuple(inputs[0].shape[1:])
     received = tuple(pixels.shape[1:])
     if len(wanted) != 3 or any(w is not None and w != r for w, r in zip(wanted, received, strict=True)):

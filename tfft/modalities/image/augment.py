@@ -1,7 +1,7 @@
-"""Views of a picture: itself, and random variations of it that can be made again. Those of sounds are in ``waves``.
+"""Views of an image: the image itself, and reproducible random variations of it.
 
-Hides the random numbers. A view is a pure function of seed, position and number, so a cache of views and
-a pipeline that makes them anew in every epoch show the same pictures.
+Implementation notes: a view is a pure function of seed, position and number, so a feature cache and a pipeline that
+augments in every epoch use the same images.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ from tfft.modalities.image.randaugment import rand_augment
 from tfft.modalities.image.transform import PixelTransform, fitting
 from tfft.specs import Augmentation, InputSpec
 
-_ASPECT = math.log(4 / 3)  # a crop is at most so much wider or taller than the picture it becomes
-_RAND = 1  # keeps the numbers of "rand" apart from the others of a view
+_ASPECT = math.log(4 / 3)  # largest change of the aspect ratio by a crop
+_RAND = 1  # separates the random numbers of "rand" from the others of a view
 
 
 @tf.autograph.experimental.do_not_convert
 def view_of(
     pixels: tf.Tensor, spec: InputSpec, changes: Augmentation, seed: tf.Tensor, view: tf.Tensor
 ) -> tuple[tf.Tensor, PixelTransform]:
-    """Makes one view of one picture, in the size that a backbone expects.
+    """Make one view of one image, in the size of a backbone.
 
-    View 0 is the picture as it is. The others are cut out of the picture before it is resized: a part of
-    random area, shape and place (Szegedy et al., "Going deeper with convolutions", 2015), mirrored in half of the
-    cases, and changed in colour and shape (:func:`~tfft.modalities.image.randaugment.rand_augment`).
+    View 0 is the image itself. The others are crops of random area, aspect ratio and place (Szegedy et al., "Going
+    deeper with convolutions", 2015), taken before resizing, mirrored in half of the cases, and changed by RandAugment
+    (:func:`~tfft.modalities.image.randaugment.rand_augment`).
 
     Args:
-        pixels: uint8 [h, w, C], decoded, of any size.
-        spec: the wanted size and channels.
-        changes: what may vary.
-        seed: int [2], of this picture.
-        view: int scalar, from 0.
+        pixels: Decoded image of any size, uint8 [h, w, C].
+        spec: Target size and channels.
+        changes: Augmentation.
+        seed: Seed for this image, int [2].
+        view: Number of the view, int scalar, from 0.
 
     Returns:
-        uint8 [spec.height, spec.width, spec.channels], and where the parts of the picture are in it; the moves of
-        RandAugment are not part of that.
+        uint8 [spec.height, spec.width, spec.channels], and the transform of places in the image, without the moves of
+        RandAugment.
     """
     size = tf.cast(tf.shape(pixels)[:2], tf.float32)
     plain = fitting(size, spec)
@@ -67,7 +67,7 @@ def view_of(
 
 
 def _part(size: tf.Tensor, spec: InputSpec, least: float, numbers: tf.Tensor) -> tf.Tensor:
-    """Draws a part of a picture: top, left, bottom, right, whole numbers as float32 [4]."""
+    """Draw a crop of an image: top, left, bottom, right, integers as float32 [4]."""
     area = size[0] * size[1] * (least + (1 - least) * numbers[0])
     aspect = tf.exp((2 * numbers[1] - 1) * _ASPECT) * (spec.width / spec.height)
     wanted = tf.stack([tf.sqrt(area / aspect), tf.sqrt(area * aspect)])

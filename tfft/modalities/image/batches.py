@@ -1,6 +1,6 @@
-"""Images to a ``tf.data.Dataset``: files and arrays, as they are or varied, the same pixels whichever way.
+"""``tf.data`` pipelines of images, from files and arrays, with or without augmentation.
 
-Hides when files are decoded and what is kept in memory.
+Implementation notes: files and arrays give the same pixels; decoded images may be cached in memory.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from tfft.modalities.image.file_info import why_unreadable
 from tfft.modalities.image.transform import PixelTransform
 from tfft.specs import Augmentation, InputSpec, augmentation, check_kind
 
-# The label of an example, and what became of its pixels, to the label of the view.
+# From the label of an example and the transform of its pixels to the label of the view.
 Follow = Callable[[tf.Tensor, PixelTransform], tf.Tensor]
 
 
@@ -44,25 +44,25 @@ def file_batches(
     options: BatchOptions,
     follow: Follow | None = None,
 ) -> tf.data.Dataset:
-    """Makes a dataset of pixels and labels of files; everything is as in :func:`tfft.data.to_dataset`.
+    """Build a dataset of pixels and labels from files, as :func:`tfft.data.to_dataset` does.
 
     Args:
-        paths: of the files.
-        labels: of each.
-        spec: the backbone's ``input_spec``.
-        options: how examples become batches.
-        follow: moves the label of an example with its pixels, for labels that are places in a picture; files are then
-            decoded in each pass. None for labels that stay.
+        paths: Paths of the files.
+        labels: Labels of the files.
+        spec: Input spec of the backbone.
+        options: Options for batching.
+        follow: Function that moves the label of an example with its pixels, for labels that are places in an image;
+            files are then decoded in each pass. None for other labels.
 
     Returns:
-        Dataset of (uint8 [B, H, W, C], labels), its length known.
+        Dataset of (uint8 [B, H, W, C], labels) with a known length.
 
     Raises:
-        DataError: when there are no examples, or a file cannot be decoded while the pixels are cached.
+        DataError: If there are no examples, or a file cannot be decoded while the pixels are cached.
     """
     check_spec(spec)
     if not len(paths):
-        raise DataError("There are no examples to make a dataset of.")
+        raise DataError("Expected at least one example. Received: none.")
     if (changes := augmentation(options.augment)) is not None or follow is not None:
         options = options if changes else dataclasses.replace(options, views=1)
         make = _view_maker(_decoding(paths), spec, changes or Augmentation(), follow)
@@ -88,17 +88,17 @@ def file_views(
     count: int,
     options: BatchOptions,
 ) -> tf.data.Dataset:
-    """Makes one pass over all views of files: view 0 of each, then view 1 of each, and so on.
+    """Build a dataset of all views of files: view 0 of each, then view 1 of each, and so on.
 
-    Use it to compute something of every view once; :func:`tfft.data.to_dataset` shows the same ones in turn.
+    Use it to compute something once per view; :func:`tfft.data.to_dataset` uses the same views in turn.
 
     Args:
-        paths: of the files.
-        labels: of each.
-        spec: as in :func:`tfft.data.to_dataset`.
-        changes: what varies.
-        count: of views.
-        options: size of batches and seed.
+        paths: Paths of the files.
+        labels: Labels of the files.
+        spec: As in :func:`tfft.data.to_dataset`.
+        changes: Augmentation.
+        count: Number of views.
+        options: Batch size and seed.
 
     Returns:
         Dataset of (uint8 [B, H, W, C], labels [B]) with ``count * len(paths)`` examples.
@@ -109,7 +109,7 @@ def file_views(
 def array_views(
     images: np.ndarray, labels: np.ndarray, spec: InputSpec, changes: Augmentation, count: int, options: BatchOptions
 ) -> tf.data.Dataset:
-    """Does what :func:`file_views` does, of images in memory."""
+    """Implement :func:`file_views` for images in memory."""
     pixels, targets = checked_arrays(images, labels)
     return assemble_views(_view_maker(gathering(on_cpu(pixels)), spec, changes), targets, options, every=count)
 
@@ -117,22 +117,20 @@ def array_views(
 def from_arrays(
     images: np.ndarray | tf.Tensor, labels: np.ndarray | tf.Tensor, spec: InputSpec | None = None, **settings: Any
 ) -> tf.data.Dataset:
-    """Makes the same kind of dataset as :func:`tfft.data.to_dataset` from images that are in memory.
+    """Build a dataset as :func:`tfft.data.to_dataset` does, from images in memory.
 
     Args:
-        images: [N, H, W] grey or [N, H, W, C] with C 1 or 3; uint8, or numbers in 0 to 255, which
-            are rounded to whole grey levels.
-        labels: whole numbers [N] for one class each, 0 or 1 [N, n] for several labels, float [N] or
-            [N, k] for regression.
-        spec: brings the images to its size and channels; None leaves them as they are.
-        **settings: of :class:`tfft.data.BatchOptions`: ``batch_size``, ``shuffle``, ``augment``, ...
+        images: [N, H, W] grayscale or [N, H, W, C] with C 1 or 3; uint8, or numbers in 0 to 255, which are rounded.
+        labels: Integers [N] for classes, 0 or 1 [N, n] for multi-label, float [N] or [N, k] for regression.
+        spec: Spec with the target size and channels; None leaves the images unchanged.
+        **settings: Settings of :class:`tfft.data.BatchOptions`: ``batch_size``, ``shuffle``, ``augment``, ...
 
     Returns:
         Dataset of (uint8 [B, H, W, C], int32 [B] or float32 labels).
 
     Raises:
-        DataError: when images and labels cannot belong together or are no pixels; all problems at once.
-        PlanError: when settings are out of range.
+        DataError: If images and labels do not match or are not pixels; all problems at once.
+        PlanError: If settings are out of range.
 
     Example:
         >>> digits = sklearn.datasets.load_digits()
@@ -144,7 +142,7 @@ def from_arrays(
 def array_batches(
     images: np.ndarray, labels: np.ndarray, spec: InputSpec | None, options: BatchOptions
 ) -> tf.data.Dataset:
-    """Does what :func:`from_arrays` does."""
+    """Implement :func:`from_arrays`."""
     pixels, targets = checked_arrays(images, labels)
     fetch = gathering(on_cpu(pixels))
     if spec is not None:
@@ -162,14 +160,14 @@ def array_batches(
 
 
 def checked_arrays(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns images as uint8 [N, H, W, C] and labels as int32 or float32, as :func:`from_arrays` takes them.
+    """Return images as uint8 [N, H, W, C] and labels as int32 or float32, for :func:`from_arrays`.
 
     Args:
-        images: as in :func:`from_arrays`.
-        labels: as in :func:`from_arrays`.
+        images: As in :func:`from_arrays`.
+        labels: As in :func:`from_arrays`.
 
     Raises:
-        DataError: when they cannot belong together or are no pixels; all problems at once.
+        DataError: If they do not match or are not pixels; all problems at once.
     """
     problems = []
     if images.ndim == 3:
@@ -177,10 +175,10 @@ def checked_arrays(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, 
     if images.ndim != 4 or images.shape[-1] not in (1, 3) or 0 in images.shape:
         problems.append(
             "images must be [N, H, W] or [N, H, W, C] with C 1 or 3 and nothing empty, "
-            f"received shape {images.shape}; channels first: transpose"
+            f"received shape {images.shape} (transpose channels-first images)"
         )
     elif len(images) != len(labels) if labels.ndim else True:
-        problems.append(f"there must be one label for each image, received {len(images)} images, labels {labels.shape}")
+        problems.append(f"there must be one label per image. Received: {len(images)} images, labels {labels.shape}")
     problems += pixel_problems(images) + _label_problems(labels)
     raise_problems(DataError, "The arrays cannot be used", problems)
     whole = images if images.dtype == np.uint8 else np.rint(images).astype(np.uint8)
@@ -191,7 +189,7 @@ def checked_arrays(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, 
 def _view_maker(fetch: Fetch, spec: InputSpec, changes: Augmentation, follow: Follow | None = None) -> batches.MakeView:
     check_kind(changes, sounds=False)
     if follow is not None and changes.rand:
-        raise PlanError("augment='rand' moves pixels in ways that labels cannot follow. Fix: use 'flip' and 'crop'.")
+        raise PlanError("augment='rand' cannot move labels that are places. Fix: use 'flip' and 'crop'.")
 
     def make(position: tf.Tensor, label: tf.Tensor, seed: tf.Tensor, view: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         pixels, transform = view_of(fetch(position), spec, changes, seed, view)
@@ -222,10 +220,10 @@ def _decoded(paths: Sequence[str], decode: Fetch) -> tf.Tensor:
 
 
 def raise_unreadable(paths: Sequence[str]) -> None:
-    """Raises DataError naming the files that cannot be decoded, which TensorFlow does not; returns where all can."""
+    """Raise DataError naming the files that cannot be decoded; return if all can."""
     reasons = ((path, why_unreadable(path)) for path in paths)
     problems = [f"{path} {reason}" for path, reason in reasons if reason]
-    raise_problems(DataError, "Files that cannot be used (list the folder again to leave them out)", problems)
+    raise_problems(DataError, "Unusable files (list the folder again to leave them out)", problems)
 
 
 def _resizing(fetch: Fetch, spec: InputSpec) -> Fetch:
@@ -239,11 +237,9 @@ def _same_size(pixels: np.ndarray) -> InputSpec:
 
 def _label_problems(labels: np.ndarray) -> list[str]:
     if labels.dtype.kind not in "iubf":
-        return [
-            f"labels must be numbers, received dtype {labels.dtype}: np.unique(labels, return_inverse=True) counts them"
-        ]
+        return [f"labels must be numbers, received {labels.dtype}: np.unique(labels, return_inverse=True) numbers them"]
     if labels.dtype.kind == "f" and not np.isfinite(labels).all():
         return ["labels must be finite, received NaN or infinity"]
     if labels.dtype.kind == "i" and labels.ndim == 1 and labels.size and labels.min() < 0:
-        return [f"labels must be counted from 0, received {labels.min()}"]
+        return [f"labels must start at 0. Received: {labels.min()}"]
     return []

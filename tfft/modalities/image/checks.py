@@ -1,4 +1,4 @@
-"""Findings about image files: which cannot be used, which are stored in an unusual way, copies, and the two parts."""
+"""Checks of image files: unusable files, unusual formats, duplicates, and differences between the splits."""
 
 from __future__ import annotations
 
@@ -22,38 +22,38 @@ from tfft.modalities.image.decode_errors import FOREIGN_SUFFIXES, SUFFIXES
 from tfft.modalities.image.examples import ImageFiles
 from tfft.modalities.image.file_info import ImageFileInfo
 
-_SMALL = 32  # pixels of a side
+_SMALL = 32  # pixels per side
 _LONG_AND_THIN = 4.0
 _LONG_NAME = 200  # bytes; most file systems end at 255, archives and other systems before that
-_FEW = 0.2  # of the pictures: what fewer are is odd, what more are is how the data is
+_FEW = 0.2  # of the images: a rarer property is reported as unusual
 
 _ODDITIES: dict[str, tuple[Level, str, str]] = {
-    known.CMYK: ("note", "{n} pictures are CMYK, made for print", "they are converted; colours may be a little off"),
-    known.DEEP: ("note", "{n} pictures have 16 bits for each colour", "they are read as 8 bits"),
-    known.PALETTE: ("note", "{n} pictures have a palette", "their colours are looked up; nothing is to be done"),
+    known.CMYK: ("note", "{n} images are CMYK, made for print", "they are converted; colours may differ slightly"),
+    known.DEEP: ("note", "{n} images have 16 bits per channel", "they are read as 8 bits"),
+    known.PALETTE: ("note", "{n} images have a palette", "no action needed: their colours are looked up"),
     known.TRANSPARENT: (
         "note",
-        "{n} pictures are transparent in places",
-        "white is laid under them; save them on another ground if that is wrong",
+        "{n} images have transparent pixels",
+        "they are composited on white; save them on another background if that is wrong",
     ),
-    known.GREY: ("note", "{n} pictures are grey, the others are not", "make sure that grey does not tell the class"),
-    known.ANIMATED: ("warning", "{n} pictures are animated", "only the first frame is used; save the frame you mean"),
-    known.ROTATED: ("note", "{n} pictures are turned by their EXIF mark", "they are turned upright, also when served"),
+    known.GREY: ("note", "{n} images are grayscale, the others are not", "check that this does not reveal the class"),
+    known.ANIMATED: ("warning", "{n} images are animated", "only the first frame is used; save the frame you mean"),
+    known.ROTATED: ("note", "{n} images have an EXIF orientation", "they are rotated accordingly, also in serving"),
     known.MISNAMED: (
         "warning",
         "{n} files have the extension of another format",
-        "they are read by their content; rename them, since other programs may not",
+        "tfft detects the format; rename them for other programs",
     ),
-    known.FLAT: ("warning", "{n} pictures are of one colour only", "look at them: there is nothing to learn from"),
+    known.FLAT: ("warning", "{n} images have a single colour", "check them: they contain no information"),
 }
 
 
 def split_findings(splits: Splits[ImageFiles], notes: list[str]) -> Iterator[Finding]:
-    """Yields findings about images that were listed by :func:`tfft.data.load`; no file is read again.
+    """Yield findings about images from :func:`tfft.data.load`, without reading files again.
 
     Args:
-        splits: the examples, with the statistics of their files.
-        notes: one sentence is added where copies were not looked for.
+        splits: Examples with the statistics of their files.
+        notes: List to which a sentence is added if duplicates were not searched.
     """
     parts = splits.parts
     notes += [splits.duplicates_note] if splits.duplicates_note else []
@@ -67,18 +67,18 @@ def split_findings(splits: Splits[ImageFiles], notes: list[str]) -> Iterator[Fin
 
 
 def listed_findings(parts: Mapping[str, ImageFiles], skipped: Sequence[Skipped]) -> Iterator[Finding]:
-    """Yields findings about the files of all parts.
+    """Yield findings about the files of all parts.
 
     Args:
-        parts: examples by part.
-        skipped: what cannot be used, of all parts.
+        parts: Examples by part.
+        skipped: Skipped files of all parts.
     """
     facts: list[ImageFileInfo] = [one for own in parts.values() for one in own.facts]
     yield from file_findings(facts, described(parts)[1] if facts else [], skipped)
 
 
 def described(parts: Mapping[str, ImageFiles]) -> tuple[list[str], list[str], list[str]]:
-    """Returns paths, class names and parts of all examples, in the order that copies are counted in."""
+    """Return paths, class names and parts of all examples, in the order in which duplicates are numbered."""
     paths = [path for own in parts.values() for path in own.paths]
     labels = [label_text(own.class_names, label) for own in parts.values() for label in own.labels]
     where = [part for part, own in parts.items() for _ in own.paths]
@@ -86,7 +86,7 @@ def described(parts: Mapping[str, ImageFiles]) -> tuple[list[str], list[str], li
 
 
 def measures_of(parts: Mapping[str, ImageFiles]) -> dict[str, dict[str, np.ndarray]]:
-    """Returns brightness, contrast, size and shape of the images of each part, as :func:`drift_findings` takes them."""
+    """Return brightness, contrast, size and aspect ratio of the images by part, for :func:`drift_findings`."""
     return {part: _measures(own.facts) for part, own in parts.items()}
 
 
@@ -105,12 +105,12 @@ def _measures(facts: Sequence[ImageFileInfo]) -> dict[str, np.ndarray]:
 def file_findings(
     facts: Sequence[ImageFileInfo], labels: Sequence[str], skipped: Sequence[Skipped]
 ) -> Iterator[Finding]:
-    """Yields findings about single files.
+    """Yield findings about single files.
 
     Args:
-        facts: of the files that can be used.
-        labels: the class of each.
-        skipped: what cannot be used.
+        facts: Statistics of the usable files.
+        labels: Class of each file.
+        skipped: Unusable files.
     """
     yield from unusable(skipped, "images", SUFFIXES + FOREIGN_SUFFIXES)
     for oddity, (level, message, remedy) in _ODDITIES.items():
@@ -121,12 +121,12 @@ def file_findings(
     small = [one for one in facts if min(one.height, one.width) < _SMALL]
     if small and len(small) <= _FEW * len(facts):
         items = tuple(Item(one.path, f"is {one.width} x {one.height} pixels") for one in small)
-        yield Finding("small", "warning", f"{len(small)} pictures are very small", "look for larger ones", items)
+        yield Finding("small", "warning", f"{len(small)} images are very small", "look for larger ones", items)
     thin = [one for one in facts if max(one.height, one.width) > _LONG_AND_THIN * min(one.height, one.width)]
     if thin:
         items = tuple(Item(one.path, f"is {one.width} x {one.height} pixels") for one in thin)
-        remedy = "most of them is cropped away; resize='pad' or 'stretch' shows them whole"
-        yield Finding("thin", "warning", f"{len(thin)} pictures are long and thin", remedy, items)
+        remedy = "cropping removes most of each; resize='pad' or 'stretch' keeps them whole"
+        yield Finding("thin", "warning", f"{len(thin)} images are long and thin", remedy, items)
     yield from _names(facts)
     yield from _telling_formats(facts, labels)
 
@@ -143,13 +143,13 @@ def _names(facts: Sequence[ImageFileInfo]) -> Iterator[Finding]:
         yield Finding("long-name", "warning", message, remedy, tuple(Item(path) for path in long))
     apart = [one.path for one in facts if unicodedata.normalize("NFC", one.path) != one.path]
     if apart:
-        message = f"{len(apart)} file names have letters and their marks apart, as macOS writes them"
-        remedy = "nothing is to be done here; a list of names made elsewhere may not match"
+        message = f"{len(apart)} file names use decomposed Unicode, as macOS writes it"
+        remedy = "no action needed; lists of names from elsewhere may not match"
         yield Finding("decomposed-name", "note", message, remedy, tuple(Item(path) for path in apart))
 
 
 def _telling_formats(facts: Sequence[ImageFileInfo], labels: Sequence[str]) -> Iterator[Finding]:
-    """Formats that give the class away: a network may learn how JPEG looks and not what is in the picture."""
+    """Find a format that reveals the class: a network may learn JPEG artifacts instead of the content."""
     by_class: dict[str, Counter[str]] = defaultdict(Counter)
     for one, label in zip(facts, labels, strict=True):
         by_class[label][one.kind] += 1
@@ -160,4 +160,4 @@ def _telling_formats(facts: Sequence[ImageFileInfo], labels: Sequence[str]) -> I
     if len(pure) == len(by_class) and len(set(pure.values())) > 1:
         items = tuple(Item(label, f"is stored as {kind}") for label, kind in pure.items())
         remedy = "store all classes in one format, or the model may learn the format"
-        yield Finding("telling-format", "warning", "the format of a file tells its class", remedy, items)
+        yield Finding("telling-format", "warning", "the file format reveals the class", remedy, items)

@@ -1,8 +1,8 @@
-"""Whether one picture is a part of another: :func:`best_parts`, :func:`part_similarity`.
+"""Detection of images that are crops of another: :func:`best_parts`, :func:`part_similarity`.
 
-Hides how a crop of unknown size, place and orientation is looked for: a picture is made smaller by each of several
-shares and laid over every place of the other (normalized cross-correlation, Lewis, 1995) at 32 x 32 pixels, and what
-comes out best is moved and stretched a little at a larger size as long as the correlation grows.
+Implementation notes: to find a crop of unknown size, place and orientation, an image is reduced to several scales and
+compared with every place of the other by normalized cross-correlation (Lewis, 1995) at 32 x 32 pixels. The best match
+is then refined by shifting and stretching at a larger size while the correlation grows.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from numpy.lib.stride_tricks import sliding_window_view
 from tfft.modalities.image.file_info import THUMB
 from tfft.modalities.image.thumbnails import EVERY_WAY, normal, turn
 
-LARGE = 96  # pixels of a side of the pictures that decide
-_SIDES = (19, 22, 25, 28, 30, 32)  # of 32 that a part may have: 0.6 of a side and more
-_STEPS = (2.0, 1.0, 0.5)  # pixels of the large picture
-_SHOWN = 48  # pixels of a side of what is compared in the end: the smallest part of a large picture has more
+LARGE = 96  # pixels per side of the images for the decision
+_SIDES = (19, 22, 25, 28, 30, 32)  # side lengths of a crop, of 32: at least 0.6 of a side
+_STEPS = (2.0, 1.0, 0.5)  # pixels of the large image
+_SHOWN = 48  # pixels per side in the final comparison; the smallest crop of a large image has more
 # Changes of top, left, height and width: shifted, one edge moved, stretched from the middle one way and both ways.
 _CHANGES = ((1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1), (-1, 0, 1, 0), (0, -1, 0, 1),
             (-0.5, 0, 1, 0), (0, -0.5, 0, 1), (-0.5, -0.5, 1, 1))  # fmt: skip
@@ -28,16 +28,16 @@ _MOVES = tuple(np.array(change, np.float32) * sign for change in _CHANGES for si
 
 
 def best_parts(whole: np.ndarray, parts: np.ndarray, ways: Sequence[int] = EVERY_WAY) -> tuple[np.ndarray, np.ndarray]:
-    """Looks for pictures in one that may hold them.
+    """Search one image for crops.
 
     Args:
-        whole: uint8 [32, 32].
-        parts: uint8 [P, 32, 32].
-        ways: orientations to try.
+        whole: Image, uint8 [32, 32].
+        parts: Possible crops, uint8 [P, 32, 32].
+        ways: Orientations to try.
 
     Returns:
-        The largest correlation of each, float32 [P]; and where, int64 [P, 5]: the orientation of the part, the first
-        row and column, and the number of rows and columns of the picture that it covers.
+        The largest correlation of each, float32 [P]; and its place, int64 [P, 5]: the orientation of the crop, the
+        first row and column, and the numbers of rows and columns that it covers.
     """
     turned = np.stack([turn(parts, way) for way in ways]).astype(np.float32)
     best = np.full(len(parts), -1, np.float32)
@@ -45,7 +45,7 @@ def best_parts(whole: np.ndarray, parts: np.ndarray, ways: Sequence[int] = EVERY
     for high, wide in itertools.product(_SIDES, repeat=2):
         small = normal(_area(high) @ turned @ _area(wide).T).reshape(-1, high * wide)
         windows = sliding_window_view(whole, (high, wide))
-        # Not a matrix product: many small ones on several threads take longer, on a busy machine many times as long.
+        # Not a matrix product: many small ones on several threads are slower, on a busy machine many times slower.
         found = np.einsum("td,wd->tw", small, normal(windows.reshape(-1, high, wide)))
         found = found.reshape(len(ways), len(parts), -1)
         for i in range(len(parts)):
@@ -57,12 +57,12 @@ def best_parts(whole: np.ndarray, parts: np.ndarray, ways: Sequence[int] = EVERY
 
 
 def part_similarity(whole: np.ndarray, part: np.ndarray, where: Sequence[int]) -> float:
-    """Returns the correlation of a picture with the best fitting part of another near a place.
+    """Return the correlation of an image with the best fitting part of another near a place.
 
     Args:
-        whole: grey [96, 96].
-        part: the same.
-        where: a row of what :func:`best_parts` gives.
+        whole: Grayscale image [96, 96].
+        part: The possible crop, likewise.
+        where: Row of the places from :func:`best_parts`.
     """
     way, *box = where
     at = np.array(box, np.float32) * (LARGE / THUMB)
@@ -88,12 +88,12 @@ def _fit(sums: np.ndarray, shown: np.ndarray, box: np.ndarray) -> float:
 
 
 def _sums(picture: np.ndarray) -> np.ndarray:
-    """Sums over all above and left of each corner of a pixel (Crow, Summed-area tables, 1984)."""
+    """Compute the summed-area table (Crow, 1984)."""
     return np.pad(picture.astype(np.float64).cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
 
 
 def _cut(sums: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """A part of a picture as the means of 48 x 48 areas, but for a factor."""
+    """Return a part of an image as the means of 48 x 48 areas, up to a factor."""
     for start, length in zip(box[:2], box[2:], strict=True):
         ends = start + length * np.arange(_SHOWN + 1) / _SHOWN
         low = np.minimum(ends.astype(int), LARGE - 1)
@@ -103,7 +103,7 @@ def _cut(sums: np.ndarray, box: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def _area(side: int) -> np.ndarray:
-    """Means of equal parts of 32 pixels, [side, 32]."""
+    """Return a matrix that averages equal parts of 32 pixels, [side, 32]."""
     ends = THUMB * np.arange(side + 1) / side
-    reach = np.clip(ends[:, None] - np.arange(THUMB), 0, 1)  # how much of each pixel lies before each end
+    reach = np.clip(ends[:, None] - np.arange(THUMB), 0, 1)  # share of each pixel before each end
     return ((reach[1:] - reach[:-1]) * (side / THUMB)).astype(np.float32)

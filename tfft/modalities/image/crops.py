@@ -1,7 +1,7 @@
-"""Pictures that are parts of others: :func:`find_cropped_duplicates`.
+"""Images that are crops of others: :func:`find_cropped_duplicates`.
 
-Hides which pairs are looked at, out of all: those whose features, of any backbone, are nearest to each other. What
-decides is the picture itself, read again at a larger size where a small one says that it may be worth it.
+Implementation notes: features of a backbone choose the candidate pairs; the pixels decide, read again at a larger size
+if a small version is promising.
 """
 
 from __future__ import annotations
@@ -18,34 +18,34 @@ from tfft.modalities.image.duplicates import comparable, drawings, in_doubt, thu
 from tfft.modalities.image.file_info import ImageFileInfo, grey_picture
 from tfft.modalities.image.thumbnails import turned_words
 
-SIMILAR_PART = 0.95  # correlation from which on; of many places that are tried one fits better than for whole pictures
-_NEAREST = 3  # pictures to which each is compared; measured in benchmarks/copies.py
-_ROUGH = 0.7  # correlation at 32 x 32 pixels from which on files are read again; all but a few true copies have more
-_TOO_ALIKE = 0.86  # as for near copies, and more: of so many parts one is more alike; 0.73 to 0.80 among photos
+SIMILAR_PART = 0.95  # minimum correlation; higher than for whole images, since many places are tried
+_NEAREST = 3  # images to which each is compared; measured in benchmarks/copies.py
+_ROUGH = 0.7  # minimum correlation at 32 x 32 pixels for reading files again; almost all true crops exceed it
+_TOO_ALIKE = 0.86  # as for near duplicates, but higher, because many parts are tried; 0.73 to 0.80 among photos
 _SAMPLE = 200
 _BLOCK = 256
-_KEPT = 256  # pictures of 96 x 96 pixels in memory
+_KEPT = 256  # images of 96 x 96 pixels in memory
 
 _Decided = tuple[float, int]  # similarity and orientation
 
 
 def find_cropped_duplicates(facts: Sequence[ImageFileInfo], features: np.ndarray, found: Duplicates) -> Duplicates:
-    """Finds pictures that are crops of others, of 60 % of a side and more, which features tell are alike.
+    """Find images that are crops of others, of at least 60 % of a side, with the help of features.
 
     Features of a network choose candidates, as for the copies of Douze et al. (The 2021 image similarity dataset and
-    challenge, 2021); they do not decide, since different pictures of one thing have features nearly as near.
+    challenge, 2021); they do not decide, since different images of one object have features nearly as close.
 
     Args:
-        facts: as :func:`find_duplicates` takes them.
-        features: of each, [N, D].
-        found: what :func:`find_duplicates` found among them; it is not found again.
+        facts: Statistics of the files, as for :func:`find_duplicates`.
+        features: Features of each image, [N, D].
+        found: Result of :func:`find_duplicates`; its pairs are not reported again.
 
     Returns:
-        :class:`Duplicates` with the further pairs, of kind ``"part"``. Nothing is looked for where that
-        function did not, nor among drawings.
+        :class:`Duplicates` with the additional pairs, of kind ``"part"``. The search is skipped under the same
+        conditions as in that function, and among drawings.
     """
     alone = comparable(facts, found)
-    alone = [at for at in alone if not drawings(thumb_of(facts[at])[None])[0]]  # a line is a part of many symbols
+    alone = [at for at in alone if not drawings(thumb_of(facts[at])[None])[0]]  # a line is part of many symbols
     if not found.ways or len(alone) < 2:
         return Duplicates(())
     decide = decider([facts[at] for at in alone], found.ways)
@@ -70,10 +70,10 @@ def find_cropped_duplicates(facts: Sequence[ImageFileInfo], features: np.ndarray
 
 
 def neighbours(features: np.ndarray) -> list[tuple[int, int]]:
-    """Returns pairs of pictures of which one is among the three nearest of the other, by the angle of their features.
+    """Return pairs of images in which one is among the three nearest of the other, by cosine of their features.
 
     Args:
-        features: [N, D].
+        features: Features [N, D].
     """
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
     unit = (features / np.maximum(lengths, 1e-6)).astype(np.float32)
@@ -91,11 +91,11 @@ def neighbours(features: np.ndarray) -> list[tuple[int, int]]:
 def decider(
     facts: Sequence[ImageFileInfo], ways: Sequence[int]
 ) -> Callable[[np.ndarray, np.ndarray], Iterator[_Decided]]:
-    """Returns what tells of pairs how similar one is to the best part of the other, whichever is the larger.
+    """Return a function that computes the similarity of pairs: of one image and the best part of the other.
 
     Args:
-        facts: of the pictures.
-        ways: orientations to try.
+        facts: Statistics of the images.
+        ways: Orientations to try.
     """
     read = functools.lru_cache(_KEPT)(lambda at: grey_picture(facts[at].path, LARGE))
 

@@ -1,8 +1,7 @@
-"""From the bytes of an image file to pixels, in TensorFlow ops only: :func:`decode_image`, :func:`decode_pixels`.
+"""Decoding of image files with TensorFlow ops: :func:`decode_image`, :func:`decode_pixels`.
 
-Hides the five formats, their traps and the checks that come before decoding. The input pipeline and an exported model
-decode with these same functions, so they cannot differ. Control flow is written in ops and kept from AutoGraph, which
-would take most of the time of tracing.
+Implementation notes: the input pipeline and exported models use the same functions, so they cannot differ. Guards run
+before decoding. Control flow is written in ops and excluded from AutoGraph, which would take most of the tracing time.
 """
 
 from __future__ import annotations
@@ -23,25 +22,24 @@ _WHITE = 255
 
 @tf.autograph.experimental.do_not_convert
 def decode_image(encoded: tf.Tensor, spec: InputSpec, *, path: tf.Tensor | None = None) -> tf.Tensor:
-    """Turns one encoded image into pixels of the size that a backbone expects.
+    """Decode one image to pixels of the size that a backbone expects.
 
-    Use it wherever bytes come in: in ``Dataset.map``, eagerly, or in an exported signature. Reads
-    JPEG (also CMYK), PNG (16 bit is scaled to 8, palettes and grey are expanded), BMP, still WebP,
-    and the first frame of a GIF. EXIF orientation is applied. Transparent PNG and WebP pixels are
-    laid over white, as a viewer shows them; a BMP's fourth channel is dropped, since most writers
-    leave it undefined.
+    Use it wherever encoded images are the input: in ``Dataset.map``, eagerly, or in an exported signature. It reads
+    JPEG (including CMYK), PNG (16 bits are scaled to 8, palettes and grayscale are expanded), BMP, still WebP, and the
+    first frame of a GIF. EXIF orientation is applied. Transparent PNG and WebP pixels are composited on white; the
+    fourth channel of a BMP is dropped, since most writers leave it undefined.
 
     Args:
-        encoded: tf.string scalar, the bytes of a file.
-        spec: size, channels, interpolation and resize mode.
-        path: tf.string scalar that the errors below name as the file; None for none.
+        encoded: Content of a file, tf.string scalar.
+        spec: Size, channels, interpolation and resize mode.
+        path: File name for error messages, tf.string scalar; None for none.
 
     Returns:
         uint8 [spec.height, spec.width, spec.channels].
 
     Raises:
-        tf.errors.InvalidArgumentError: when the bytes are empty, of another format, damaged, an
-            animated WebP, or a picture of more than 100 megapixels; checked before decoding.
+        tf.errors.InvalidArgumentError: If the bytes are empty, of another format, damaged, an animated WebP, or an
+        image of more than 100 megapixels; checked before decoding.
 
     Example:
         >>> pixels = decode_image(tf.io.read_file("cat.jpg"), backbone.input_spec)
@@ -51,11 +49,11 @@ def decode_image(encoded: tf.Tensor, spec: InputSpec, *, path: tf.Tensor | None 
 
 @tf.autograph.experimental.do_not_convert
 def decode_pixels(encoded: tf.Tensor, path: tf.Tensor | None = None) -> tf.Tensor:
-    """Decodes like :func:`decode_image`, without resizing.
+    """Decode like :func:`decode_image`, without resizing.
 
     Args:
-        encoded: tf.string scalar.
-        path: tf.string scalar, the file to name in errors.
+        encoded: Content of a file, tf.string scalar.
+        path: File name for error messages, tf.string scalar.
 
     Returns:
         uint8 [rows, columns, 3], upright.
@@ -73,7 +71,7 @@ def _decode(encoded: tf.Tensor, path: tf.Tensor | None = None) -> tf.Tensor:
         encoded = tf.identity(encoded)
     header = headers.read_header(encoded)
     with tf.control_dependencies(_guards(header, file)):
-        # Both wait for the guards: the choice of the decoder, and what it reads.
+        # Both wait for the guards: the choice of the decoder, and its input.
         encoded, kind = tf.identity(encoded), tf.identity(header.kind)
     pixels = tf.switch_case(kind, [lambda read=read: read(encoded) for read in _DECODERS])
     pixels.set_shape([None, None, 3])
@@ -87,7 +85,7 @@ _traced_with_path = tf.function(_decode, input_signature=[_STRING, _STRING], aut
 
 
 def _operations(assertion: tf.Operation | None) -> list[tf.Operation]:
-    return [] if assertion is None else [assertion]  # eager asserts have run already and give None
+    return [] if assertion is None else [assertion]  # eager asserts have already run and return None
 
 
 def _guards(header: headers.Header, file: list[Any]) -> list[tf.Operation]:
@@ -97,7 +95,7 @@ def _guards(header: headers.Header, file: list[Any]) -> list[tf.Operation]:
     )
     sized = tf.debugging.Assert(
         (header.kind == headers.UNKNOWN) | (header.height * header.width > 0),
-        ["The image is damaged or packed in an unusual way: its header tells no usable size.", *file],
+        ["The image is damaged or packed in an unusual way: its header has no usable size.", *file],
     )
     small = tf.debugging.Assert(
         header.height * header.width <= PIXELS_LIMIT,
@@ -116,7 +114,7 @@ def _guards(header: headers.Header, file: list[Any]) -> list[tf.Operation]:
 
 
 def _no_image(encoded: tf.Tensor) -> tf.Tensor:
-    return tf.zeros([0, 0, 3], tf.uint8)  # never used: the guard has stopped by then
+    return tf.zeros([0, 0, 3], tf.uint8)  # never used: the guard raises first
 
 
 def _decode_jpeg(encoded: tf.Tensor) -> tf.Tensor:
@@ -125,7 +123,7 @@ def _decode_jpeg(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def _decode_png(encoded: tf.Tensor) -> tf.Tensor:
-    # Without transparency TensorFlow fills the fourth channel with the largest number of the file's bit depth.
+    # Without transparency, TensorFlow fills the fourth channel with the maximum of the file's bit depth.
     depth = tf.minimum(tf.io.decode_raw(tf.strings.substr(encoded, 24, 1), tf.uint8)[0], 8)
     opaque = tf.bitwise.left_shift(tf.constant(1, tf.int32), tf.cast(depth, tf.int32)) - 1
     return _over_white(tf.io.decode_png(encoded, channels=4), tf.cast(opaque, tf.uint8))

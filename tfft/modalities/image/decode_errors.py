@@ -1,8 +1,7 @@
-"""Why a file cannot be used as an image, in words that tell what to do about it.
+"""Explanations why a file cannot be used as an image.
 
-Hides how files fail: on disk (missing, empty, not readable), by content (another format under an
-image's name) and in the decoder. The decoder is the one that training uses, so what passes here
-does not fail there.
+Implementation notes: files fail on disk (missing, empty, unreadable), by content (another format with an image suffix)
+and in the decoder, which is the one that training uses, so a file that passes here does not fail there.
 """
 
 from __future__ import annotations
@@ -37,17 +36,17 @@ _FOREIGN = (
     (rb"PK\x03\x04", "a zip archive"),
     (rb"version https://git-lfs", "a Git LFS pointer; fetch the real file with `git lfs pull`"),
 )
-_FRAME = ("Graph execution error", "Detected at node", "File ", "[[")  # where in the graph, not what
+_FRAME = ("Graph execution error", "Detected at node", "File ", "[[")  # location in the graph, not the cause
 
 
 def read_bytes(path: str) -> tuple[bytes | None, str | None]:
-    """Reads a file that should be an image.
+    """Read a file that should be an image.
 
     Args:
-        path: the file.
+        path: Path of the file.
 
     Returns:
-        Its bytes, or None; and the reason why they are no image, as a part of a sentence, or None where they may be.
+        Its bytes, or None; and the reason why it is not an image, as part of a sentence, or None if it may be one.
     """
     reason = _why_not_on_disk(path)
     if reason:
@@ -66,14 +65,14 @@ def read_bytes(path: str) -> tuple[bytes | None, str | None]:
 
 
 def why_undecodable(decode: Callable[[], object], encoded: bytes) -> str | None:
-    """Tells why the decoder of training refuses bytes.
+    """Return the reason why the training decoder rejects an image.
 
     Args:
-        decode: runs it on them.
-        encoded: the bytes.
+        decode: Function that runs the decoder.
+        encoded: Content of the file.
 
     Returns:
-        The reason as a part of a sentence, or None when all was decoded.
+        The reason as part of a sentence, or None if decoding succeeded.
     """
     try:
         decode()
@@ -87,7 +86,7 @@ def _why_not_on_disk(path: str) -> str | None:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
         return f"is a link to {os.readlink(path)!r}, which is missing" if os.path.islink(path) else "is missing"
-    except OSError as error:  # a link that leads to itself, a folder without permission
+    except OSError as error:  # a link to itself, a folder without permission
         return f"cannot be read: {error.strerror or error}"
     return None if stat.S_ISREG(mode) else "is not a regular file"
 
@@ -102,5 +101,5 @@ def _in_words(error: tf.errors.OpError, encoded: bytes) -> str:
         is_text = encoded[:256].isascii() and b"\x00" not in encoded[:256]
         return f"is {'text' if is_text else 'of an unknown format'}, not an image; expected {FORMATS}"
     lines = (re.sub(r"\{\{.*?\}\}|\[Op:.*?\]", "", line).strip() for line in error.message.split("\n"))
-    details = [line for line in lines if line and not line.startswith(_FRAME)]  # the decoder's own words come last
+    details = [line for line in lines if line and not line.startswith(_FRAME)]  # the decoder's message comes last
     return "is damaged or cut off" + (f": {details[-1].rstrip('.')}" if details else "")

@@ -1,9 +1,9 @@
-"""Pictures that are there more than once: :func:`find_duplicates`.
+"""Search for duplicate images: :func:`find_duplicates`.
 
-Hides how a copy is told from a picture that is merely alike. The same bytes and the same pixels are certain. Beyond
-those, small grey copies of the pictures are laid over each other, also mirrored, rotated by quarter turns and a little
-cropped, which finds a photo again that was compressed, cropped by a few per cent, mirrored, rotated, brightened or made
-smaller. Larger crops are found by :func:`tfft.modalities.image.crops.find_cropped_duplicates`.
+Implementation notes: equal bytes and equal pixels are certain. Near duplicates are found by correlating small grayscale
+versions, also mirrored, rotated by quarter turns and slightly cropped, which detects photos that were compressed,
+cropped by a few per cent, mirrored, rotated, brightened or reduced. Larger crops are found by
+:func:`tfft.modalities.image.crops.find_cropped_duplicates`.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ from tfft.data.duplicates import Duplicate, Duplicates
 from tfft.modalities.image.file_info import ImageFileInfo
 from tfft.modalities.image.thumbnails import EVERY_WAY, UPRIGHT, candidates, similarity, turned_words
 
-SIMILAR = 0.90  # correlation at which two pictures are taken for copies; measured in benchmarks/copies.py
-_TOO_ALIKE = 0.8  # correlation that 1 of 100 unrelated pictures may have, where copies can still be told
+SIMILAR = 0.90  # minimum correlation of duplicates; measured in benchmarks/copies.py
+_TOO_ALIKE = 0.8  # maximum 99th percentile of the correlation of unrelated images for a reliable search
 _SAMPLE = 2000
-_UNRELATED = 0.8  # share of the pairs that are no copies in any data set of use
-_MOST = 60_000  # pictures; the comparison of all with all takes about a minute then, and grows with the square
-_PAPER = 2  # grey levels between which paper is one grey
-_FLATTEST = 4.0  # grey levels of deviation; what has less has no picture to compare
+_UNRELATED = 0.8  # share of pairs that are not duplicates in any useful dataset
+_MOST = 60_000  # images; comparing all pairs then takes about a minute, and grows quadratically
+_PAPER = 2  # range of grey levels that counts as uniform background
+_FLATTEST = 4.0  # standard deviation in grey levels; images with less have no content to compare
 
 
 def find_duplicates(facts: Sequence[ImageFileInfo], near: bool = True) -> Duplicates:
-    """Finds pictures that are the same, or were made from one another.
+    """Find images that are equal, or were made from one another.
 
-    The hash that chooses what is compared is the DCT hash of Zauner (Implementation and benchmarking of perceptual
-    image hash functions, 2010) with a wide limit; what decides is the correlation, which a hash of 64 bits cannot: a
-    crop of 5 % of the width changes as many of its bits as another photo of the same kind may.
+    Candidates are chosen by the DCT hash of Zauner (Implementation and benchmarking of perceptual image hash functions,
+    2010) with a wide limit; the correlation decides, which a 64-bit hash cannot: a crop of 5 % of the width may change
+    as many bits as another photo of the same kind.
 
     Args:
-        facts: of files that can be decoded, as :func:`tfft.modalities.image.file_info.examine_all` gives them.
-        near: False finds the same bytes and pixels only.
+        facts: Statistics of decodable files, from :func:`tfft.modalities.image.file_info.examine_all`.
+        near: Whether to find near duplicates, beyond equal bytes and pixels.
 
     Returns:
-        :class:`Duplicates`. Near copies are not looked for where unrelated pictures are about as similar as copies are,
-        such as drawings of one digit, nor among more than 60,000 pictures; rotated ones not where that is so of
-        rotated pictures, and never among drawings, such as 6 and 9.
+        :class:`Duplicates`. Near duplicates are not searched if unrelated images are about as similar as duplicates,
+        such as drawings of one digit, nor among more than 60,000 images; rotated ones not if the same holds for rotated
+        images, and never among drawings, such as 6 and 9.
     """
     pairs = list(_same(facts))
     if not near:
@@ -49,7 +49,7 @@ def find_duplicates(facts: Sequence[ImageFileInfo], near: bool = True) -> Duplic
     if len(alone) < 2:
         return Duplicates(tuple(pairs))
     if len(alone) > _MOST:
-        note = f"near copies are not looked for among more than {_MOST:,} pictures, only equal files and pixels"
+        note = f"among more than {_MOST:,} images, only equal files and pixels are searched, not near duplicates"
         return Duplicates(tuple(pairs), note)
     thumbs = np.stack([thumb_of(facts[at]) for at in alone])
     ways, note = _ways(thumbs)
@@ -57,7 +57,7 @@ def find_duplicates(facts: Sequence[ImageFileInfo], near: bool = True) -> Duplic
         return Duplicates(tuple(pairs), note)
     left, right = candidates(thumbs, ways)
     found, way = similarity(thumbs, left, right, ways)
-    # A symbol may be another one when it is rotated, as 6 is, even where no other pair of a data set is alike.
+    # A rotated symbol may be another one, as for 6, even if no other pair in the dataset is similar.
     drawn = drawings(thumbs)
     symbols = np.flatnonzero((drawn[left] | drawn[right]) & ~np.isin(way, UPRIGHT))
     found[symbols], way[symbols] = similarity(thumbs, left[symbols], right[symbols], UPRIGHT)
@@ -68,22 +68,22 @@ def find_duplicates(facts: Sequence[ImageFileInfo], near: bool = True) -> Duplic
 
 
 def comparable(facts: Sequence[ImageFileInfo], found: Duplicates) -> list[int]:
-    """Positions of the pictures that can be laid over others; of equal ones the first only."""
+    """Return the positions of the images to compare; of equal ones the first only."""
     later = {copy.second for copy in found.pairs if copy.kind in ("file", "pixels")}
     return [at for at, f in enumerate(facts) if at not in later and f.thumb is not None and f.thumb.std() > _FLATTEST]
 
 
 def thumb_of(facts: ImageFileInfo) -> np.ndarray:
-    """Returns the small copy of a picture that could be decoded."""
+    """Return the small version of a decoded image."""
     assert facts.thumb is not None  # noqa: S101
     return facts.thumb
 
 
 def drawings(thumbs: np.ndarray) -> np.ndarray:
-    """Tells which pictures are mostly of one grey, as symbols on paper are and photos seldom.
+    """Return which images are mostly of one grey level, as symbols on paper usually are and photos rarely.
 
     Args:
-        thumbs: uint8 [N, 32, 32].
+        thumbs: Small images, uint8 [N, 32, 32].
 
     Returns:
         bool [N].
@@ -99,32 +99,33 @@ def usual_similarity(
     sample: int = _SAMPLE,
     limit: float = SIMILAR,
 ) -> float:
-    """What 99 of 100 pairs of pictures stay below, true copies left out; 1 where too many would be copies.
+    """Return the 99th percentile of the similarity of unrelated pairs; 1 if too many would be duplicates.
 
     Args:
-        count: of the pictures.
-        similar: the search that decides what is a copy, from two arrays of positions.
-        sample: pairs to look at.
-        limit: similarity of copies.
+        count: Number of images.
+        similar: Function that computes the similarity, from two arrays of positions.
+        sample: Number of pairs to compare.
+        limit: Minimum similarity of duplicates.
     """
-    if count < 40:  # few pairs, of which true copies would be a good part
+    if count < 40:  # few pairs, of which true duplicates could be a large part
         return 0.0
     random = np.random.default_rng(0)
     left = random.integers(0, count, sample)
     found = similar(left, (left + random.integers(1, count, sample)) % count)
-    # Duplicates are far above other pairs. What is merely alike has all similarities up to that of copies, and beyond.
+    # Duplicates are far above other pairs. In a dataset of similar images, similarities are continuous up to that of
+    # duplicates.
     unrelated = found[found < limit]
     return float(np.quantile(unrelated, 0.99)) if len(unrelated) > _UNRELATED * sample else 1.0
 
 
 def in_doubt(what: str, usual: float, limit: float = SIMILAR) -> str:
-    """Says why something is not looked for."""
-    alike = f"1 of 100 unrelated pictures is {usual:.2f} similar to another, and copies are {limit:.2f} and more"
-    return f"{what} are not looked for: {alike}"
+    """Return a note why a search is skipped."""
+    alike = f"1 % of unrelated pairs have a similarity above {usual:.2f}, and the limit for duplicates is {limit:.2f}"
+    return f"{what} are not searched: {alike}"
 
 
 def _ways(thumbs: np.ndarray) -> tuple[tuple[int, ...], str]:
-    """In which orientations copies can be told from other pictures, and a note where not in all."""
+    """Return the orientations in which duplicates can be detected, and a note if some are excluded."""
     for ways, rest, what in ((UPRIGHT, (), "near copies"), (EVERY_WAY, UPRIGHT, "rotated copies")):
         usual = usual_similarity(len(thumbs), functools.partial(_similarity, thumbs, ways))
         if usual > _TOO_ALIKE:

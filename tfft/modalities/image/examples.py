@@ -21,17 +21,17 @@ from tfft.modalities.image.feature_source import FileSource
 from tfft.modalities.image.headers import read_header
 from tfft.specs import AudioSpec, InputSpec
 
-_HEADERS_READ = 64  # files whose size is looked at
+_HEADERS_READ = 64  # files whose size is read
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageFiles(FileExamples):
-    """Image files with labels; ``facts`` are :class:`tfft.modalities.image.file_info.ImageFileInfo`.
+    """Labelled image files; ``facts`` are :class:`tfft.modalities.image.file_info.ImageFileInfo`.
 
     Attributes:
-        follow: moves the label of an example with its pixels, ``follow(label, transform)`` with a
-            :class:`tfft.modalities.image.transform.PixelTransform`, for labels that are places in a picture (boxes,
-            masks); None for labels that stay.
+        follow: Function that moves the label of an example with its pixels, ``follow(label, transform)`` with a
+            :class:`tfft.modalities.image.transform.PixelTransform`, for labels that are places in an image (boxes,
+            masks); None for other labels.
     """
 
     modality: ClassVar[str] = "image"
@@ -49,33 +49,33 @@ class ImageFiles(FileExamples):
 
     @property
     def export_files(self) -> tuple[str, ...]:
-        """The first four."""
+        """The first four files."""
         return self.paths[:4]
 
     def batches(self, spec: InputSpec | AudioSpec | None, options: BatchOptions) -> tf.data.Dataset:
-        """Makes a dataset of (uint8 [B, H, W, C], labels); files are decoded in parallel."""
+        """Build a dataset of (uint8 [B, H, W, C], labels); files are decoded in parallel."""
         if spec is None:
             raise DataError(
-                "Files of images are brought to one size: give the backbone's input_spec. A backbone without one takes "
+                "Expected a spec, to resize image files: pass the backbone's input_spec. A backbone without one takes "
                 "no images."
             )
         return file_batches(self.paths, self.labels, as_image_spec(spec), options, self.follow)
 
     def feature_source(self, staged: Staged, batch_size: int, views: Views | None = None) -> Source:
-        """Returns the files, which are decoded as the model's preprocessing says."""
+        """Return the files, which are decoded as in the model's preprocessing."""
         return FileSource(self.paths, self.labels, staged, batch_size, views)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageArrays(Examples):
-    """Some of the images of an array; none is copied until it is asked for.
+    """Selection of the images in an array; images are copied on access only.
 
     Attributes:
-        source: all images, [M, H, W] or [M, H, W, C].
-        positions: which of them these are, int [N].
+        source: All images, [M, H, W] or [M, H, W, C].
+        positions: Positions of the selected images, int [N].
         labels: int64 [N], index into ``class_names``.
-        class_names: of the labels, sorted.
-        skipped: nothing; arrays hold no broken files.
+        class_names: Sorted class names.
+        skipped: Always empty.
     """
 
     modality: ClassVar[str] = "image"
@@ -90,7 +90,7 @@ class ImageArrays(Examples):
 
     @property
     def images(self) -> np.ndarray:
-        """The images, a new array at each call."""
+        """The selected images, a new array at each access."""
         return self.source[self.positions]
 
     @property
@@ -100,7 +100,7 @@ class ImageArrays(Examples):
 
     @property
     def shorter_side(self) -> float | None:
-        """Of every image."""
+        """Shorter side of every image."""
         return float(min(self.source.shape[1:3]))
 
     @property
@@ -109,15 +109,15 @@ class ImageArrays(Examples):
         return f"arrays {self.source.shape}"
 
     def take(self, positions: np.ndarray) -> Self:
-        """Returns the examples at some positions."""
+        """Return the examples at some positions."""
         return dataclasses.replace(self, positions=self.positions[positions], labels=self.labels[positions])
 
     def batches(self, spec: InputSpec | AudioSpec | None, options: BatchOptions) -> tf.data.Dataset:
-        """Makes a dataset of (uint8 [B, H, W, C], labels)."""
+        """Build a dataset of (uint8 [B, H, W, C], labels)."""
         return array_batches(self.images, self.labels, None if spec is None else as_image_spec(spec), options)
 
     def feature_source(self, staged: Staged, batch_size: int, views: Views | None = None) -> Any:
-        """Returns the images as the model takes them."""
+        """Return the images in the form that the model takes."""
         if staged.preprocess is None:
             return self.batches(None, BatchOptions(batch_size))
         pixels, labels = checked_arrays(self.images, self.labels)
@@ -126,7 +126,7 @@ class ImageArrays(Examples):
         return image_source(pixels, labels, staged, batch_size, views)
 
     def fingerprint(self, *others: Self) -> str:
-        """Hashes the names of the classes, all images and their labels."""
+        """Hash the names of the classes, all images and their labels."""
         labels = np.zeros(len(self.source), np.int64)
         for part in (self, *others):
             labels[part.positions] = part.labels
@@ -134,11 +134,11 @@ class ImageArrays(Examples):
 
 
 def image_source(pixels: Any, labels: Any, staged: Staged, batch_size: int, views: Views | None) -> Source:
-    """Returns images in memory as features are made of them; with ``views`` all variations of each."""
+    """Return a source of features for images in memory; with ``views`` for all views of each."""
 
     def vary(values: np.ndarray, labels: np.ndarray, views: Views) -> tf.data.Dataset:
         if staged.preprocess is None:
-            raise DataError("Only images for a model that has a Preprocess layer can be varied.")
+            raise DataError("Augmentation expects a model with a Preprocess layer.")
         options = BatchOptions(batch_size, seed=views.seed)
         return array_views(values, labels, staged.preprocess.spec, views.changes, views.count, options)
 
@@ -146,9 +146,9 @@ def image_source(pixels: Any, labels: Any, staged: Staged, batch_size: int, view
 
 
 def as_image_spec(spec: InputSpec | AudioSpec) -> InputSpec:
-    """Returns the spec of images; refuses that of recordings."""
+    """Return an image spec; raise an error for an audio spec."""
     if isinstance(spec, AudioSpec):
-        raise DataError("These are images, and an AudioSpec is for recordings: give the backbone's input_spec.")
+        raise DataError("Expected an image spec. Received: an AudioSpec. Pass the backbone's input_spec.")
     return spec
 
 

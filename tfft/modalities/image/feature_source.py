@@ -1,4 +1,4 @@
-"""Image files as features are made of them: :class:`FileSource`."""
+"""Image files as a source of features: :class:`FileSource`."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from tfft.modalities.image.batches import file_batches, file_views, raise_unread
 
 
 class FileSource(Source):
-    """Image files, identified by relative name, size and content.
+    """Source of image files, identified by relative name, size and content.
 
     Args:
-        paths: of the files.
-        labels: of each.
-        staged: the model, which begins with a Preprocess layer.
-        batch_size: files at a time.
-        views: how pictures are varied, or None.
+        paths: Paths of the files.
+        labels: Labels of the files.
+        staged: Model that starts with a Preprocess layer.
+        batch_size: Files per batch.
+        views: Augmentation, or None.
 
     Raises:
-        DataError: when there are no files, or the model does not tell the size of its images.
+        DataError: If there are no files, or the model does not define the size of its images.
     """
 
     def __init__(
         self, paths: Sequence[str], labels: np.ndarray, staged: Staged, batch_size: int, views: Views | None = None
     ) -> None:
         if not len(paths):
-            raise DataError("There are no examples to make features of.")
+            raise DataError("Expected at least one example. Received: none.")
         if staged.preprocess is None:
             raise DataError(
-                "The model has no Preprocess layer that tells the size of the images. Pass a dataset: "
+                "Expected a model with a Preprocess layer, which defines the image size. Pass a dataset: "
                 "tfft.data.to_dataset(examples, spec)."
             )
         self._paths, self._spec, self._batch_size = paths, staged.preprocess.spec, batch_size
@@ -49,7 +49,7 @@ class FileSource(Source):
         self._seen: list[tuple[int, int]] = []
 
     def identity(self) -> str:
-        """Hashes every file."""
+        """Hash every file."""
         self._seen = self._stamps()
         top = os.path.commonpath([os.path.dirname(os.path.abspath(p)) for p in self._paths])
         names = [os.path.relpath(os.path.abspath(p), top).replace(os.sep, "/") for p in self._paths]
@@ -59,7 +59,7 @@ class FileSource(Source):
         return with_views(json.dumps([self._spec.to_dict(), files]), self._views)
 
     def batches(self, staged: Staged) -> Iterator[list[np.ndarray]]:
-        """Decodes the files."""
+        """Decode the files."""
         size, views = self._batch_size, self._views
         if views is None:
             dataset = file_batches(self._paths, self._targets, self._spec, BatchOptions(size, cache=False))
@@ -72,7 +72,7 @@ class FileSource(Source):
             raise_unreadable(self._paths)
             raise error
         if self._seen and self._stamps() != self._seen:
-            raise DataError("Files were changed while their features were computed. Start again.")
+            raise DataError("Files were changed while their features were computed. Run it again.")
 
     def _stamps(self) -> list[tuple[int, int]]:
         stamps, problems = [], []

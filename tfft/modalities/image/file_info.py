@@ -1,7 +1,7 @@
-"""What one reading of an image file tells: :func:`examine`, :class:`ImageFileInfo`.
+"""Statistics of an image file from one pass: :func:`examine`, :class:`ImageFileInfo`.
 
-Hides that everything comes out of one pass over the bytes and one run of the decoder that training uses: whether the
-file can be used, how it is stored, hashes of bytes and pixels, and a small grey copy to find similar pictures by.
+Implementation notes: one pass over the bytes and one run of the training decoder determine whether the file is usable,
+how it is stored, hashes of bytes and pixels, and a small grayscale version for finding duplicates.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from tfft.modalities.image.decode import decode_pixels
 from tfft.modalities.image.decode_errors import KIND_SUFFIXES, read_bytes, why_undecodable
 from tfft.modalities.image.headers import BMP, GIF, JPEG, PNG, WEBP, read_header
 
-THUMB = 32  # pixels of a side of the small copy
-_WINDOW = 256  # files that are read ahead of the one that is waited for
+THUMB = 32  # pixels per side of the small version
+_WINDOW = 256  # files to read ahead
 _NAMES = {JPEG: "JPEG", PNG: "PNG", GIF: "GIF", BMP: "BMP", WEBP: "WebP"}
 
 CMYK, DEEP, PALETTE, TRANSPARENT, GREY, ANIMATED, ROTATED, MISNAMED, FLAT = (
@@ -33,21 +33,21 @@ CMYK, DEEP, PALETTE, TRANSPARENT, GREY, ANIMATED, ROTATED, MISNAMED, FLAT = (
 
 @dataclasses.dataclass(frozen=True)
 class ImageFileInfo:
-    """What is known of one image file.
+    """Statistics of one image file.
 
     Attributes:
-        path: of the file.
-        reason: why it cannot be used, as a part of a sentence; None where it can.
-        size: in bytes; 0 where it cannot be read.
-        digest: hash of its bytes; empty where it cannot be read.
-        pixels: hash of its decoded pixels and their shape; empty where it cannot be decoded.
-        kind: ``"JPEG"``, ``"PNG"``, ``"GIF"``, ``"BMP"`` or ``"WebP"``; empty where it is none.
-        height: rows as stored.
-        width: columns as stored.
-        oddities: how it is stored, where that is unusual: ``"cmyk"``, ``"16-bit"``, ``"palette"``, ``"transparent"``,
-            ``"grey"``, ``"animated"``, ``"rotated"`` (turned upright by its EXIF mark), ``"misnamed"`` (its extension
-            is that of another format), ``"flat"`` (one colour only).
-        thumb: the upright picture in grey, stretched to uint8 [32, 32]; None where it cannot be decoded.
+        path: Path of the file.
+        reason: Reason why it cannot be used, as part of a sentence; None if it can.
+        size: Size in bytes; 0 if it cannot be read.
+        digest: Hash of its bytes; empty if it cannot be read.
+        pixels: Hash of its decoded pixels and their shape; empty if it cannot be decoded.
+        kind: ``"JPEG"``, ``"PNG"``, ``"GIF"``, ``"BMP"`` or ``"WebP"``; empty if it is none of them.
+        height: Rows as stored.
+        width: Columns as stored.
+        oddities: Unusual properties: ``"cmyk"``, ``"16-bit"``, ``"palette"``, ``"transparent"``, ``"grey"``,
+            ``"animated"``, ``"rotated"`` (by EXIF orientation), ``"misnamed"`` (with the suffix of another format),
+            ``"flat"`` (a single colour).
+        thumb: Upright image in grayscale, stretched to uint8 [32, 32]; None if it cannot be decoded.
     """
 
     path: str
@@ -63,10 +63,10 @@ class ImageFileInfo:
 
 
 def examine(path: str) -> ImageFileInfo:
-    """Reads and decodes an image file once.
+    """Read and decode an image file once.
 
     Args:
-        path: the file.
+        path: Path of the file.
 
     Example:
         >>> examine("cat.jpg").oddities
@@ -101,26 +101,26 @@ def examine(path: str) -> ImageFileInfo:
 
 
 def why_unreadable(path: str) -> str | None:
-    """Tells why a file is no image that can be decoded.
+    """Return the reason why a file is not a decodable image.
 
     Args:
-        path: the file.
+        path: Path of the file.
 
     Returns:
-        The reason as a part of a sentence, or None when the whole file was decoded.
+        The reason as part of a sentence, or None if the whole file was decoded.
     """
     return examine(path).reason
 
 
 def grey_picture(path: str, side: int) -> np.ndarray | None:
-    """Reads an image again, upright, in grey and stretched to a square.
+    """Read an image again, upright, in grayscale and stretched to a square.
 
     Args:
-        path: the file.
-        side: pixels of a side.
+        path: Path of the file.
+        side: Pixels per side.
 
     Returns:
-        uint8 [side, side]; None where it can no longer be read or decoded.
+        uint8 [side, side]; None if it can no longer be read or decoded.
     """
     encoded, _ = read_bytes(path)
     found: list[tf.Tensor] = []
@@ -132,12 +132,12 @@ def grey_picture(path: str, side: int) -> np.ndarray | None:
 def examine_all(
     paths: Sequence[str], progress: Callable[[int, int], None] | None = None, threads: int | None = None
 ) -> list[ImageFileInfo]:
-    """Reads and decodes files, in parallel threads and in order; a few hundred at a time are under way.
+    """Read and decode files in parallel threads, yielding in order, with a few hundred in progress.
 
     Args:
-        paths: the files.
-        progress: called with (files done, files in all) after each file.
-        threads: how many at once; as many as processors unless given.
+        paths: Paths of the files.
+        progress: Function called with (files done, files in total) after each file.
+        threads: Number of threads. Defaults to the number of processors.
     """
     found: list[ImageFileInfo] = []
     with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
@@ -154,12 +154,12 @@ def facts_of(
     progress: Callable[[int, int], None] | None = None,
     store: str | os.PathLike[str] | None = None,
 ) -> list[ImageFileInfo]:
-    """Returns the facts about image files, reading those that are new or have changed.
+    """Return the statistics of image files, reading only those that are new or have changed.
 
     Args:
-        paths: the files.
-        progress: called with (files done, files in all) while files are read.
-        store: file in which facts are kept; None reads every file.
+        paths: Paths of the files.
+        progress: Function called with (files done, files in total) while files are read.
+        store: File that stores the statistics; None reads every file.
     """
     return indexed_facts(_PICTURES, paths, progress, store)
 
@@ -246,7 +246,7 @@ def _of_png(data: bytes) -> list[str]:
 
 
 def _of_gif(data: bytes) -> list[str]:
-    """Animated where there is a second picture; the blocks are walked over, not decoded."""
+    """Detect animation by a second frame; blocks are skipped, not decoded."""
     flags = data[10]
     at, pictures = 13 + ((3 << ((flags & 7) + 1)) if flags & 0x80 else 0), 0
     while at < len(data) and pictures < 2:

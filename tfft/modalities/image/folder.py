@@ -1,4 +1,4 @@
-"""A folder of labelled images: :func:`list_images`, :func:`load_images`."""
+"""Folders of labelled images: :func:`list_images`, :func:`load_images`."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ def list_images(
     least_classes: int = 2,
     store: str | os.PathLike[str] | None = None,
 ) -> ImageFiles:
-    """Lists the images of a folder that has one folder per class.
+    """List the images of a folder with one folder per class.
 
-    Use it to look at a data set before training, or for data that is split already. Sub-folders
-    of a class folder are part of the class. Hidden files are ignored.
+    Use it to inspect a dataset before training, or for data that is already split. Subfolders of a class folder belong
+    to the class. Hidden files are ignored.
 
     Args:
-        folder: the folder that holds the class folders.
-        strict: True makes every image that cannot be used an error, all of them named; files that are no
-            images by their extension (``notes.txt``, ``README``) are only listed in ``skipped``.
-        check: False skips decoding; a damaged file then fails later.
-        progress: called with (files checked, files in all) while files are decoded.
-        least_classes: how many class folders there must be; 1 for data to measure a model on.
-        store: file that keeps the statistics of files, so that only new ones are read the next time.
+        folder: Folder with the class folders.
+        strict: Whether an unusable image is an error (all are named); files without an image suffix (``notes.txt``,
+            ``README``) are only listed in ``skipped``.
+        check: Whether to decode each file; without it, a damaged file fails later.
+        progress: Function called with (files checked, files in total) while files are decoded.
+        least_classes: Minimum number of class folders; 1 for data to evaluate on.
+        store: File that stores the statistics of files, so that only new ones are read next time.
 
     Returns:
-        :class:`ImageFiles`; what was left out is in ``skipped``.
+        :class:`ImageFiles`; skipped files are in ``skipped``.
 
     Raises:
-        DataError: when the folder is missing, holds fewer than ``least_classes`` or an empty
-            class; or ``strict`` and an image cannot be used.
+        DataError: If the folder is missing, has fewer than ``least_classes`` classes or an empty class, or if
+            ``strict`` and an image cannot be used.
 
     Example:
         >>> list_images("photos/").counts
@@ -58,20 +58,19 @@ def list_images(
 
 
 def load_images(folder: str | os.PathLike[str], **settings: Any) -> Splits[ImageFiles]:
-    """Lists a folder of images and decides which are held out for validation.
+    """Load a folder of images and split it into training and validation examples.
 
-    Where the folder has ``train/`` and ``val/`` (or ``valid/``, ``validation/``), these are used.
-    Otherwise a share of each class is drawn by a hash of seed and file name: the choice is the
-    same on every machine, and a file keeps its side when others are added, but for the few at the
-    border. Copies of one picture stay on one side. A ``test/`` folder is left alone.
+    If the folder has ``train/`` and ``val/`` (or ``valid/``, ``validation/``), these are used. Otherwise a hash of seed
+    and file name draws a share of each class: the split is the same on every machine, and almost all files keep their
+    side when others are added. Duplicates stay on one side. A ``test/`` folder is ignored.
 
     Args:
-        folder: class folders, or the split folders that hold them.
-        **settings: of :class:`tfft.data.SplitOptions` (``validation``, ``seed``, ``group``) and
+        folder: Class folders, or the split folders that contain them.
+        **settings: Settings of :class:`tfft.data.SplitOptions` (``validation``, ``seed``, ``group``) and
             :class:`tfft.data.options.ReadOptions` (``strict``, ``check``, ``progress``, ``store``).
 
     Raises:
-        DataError: when there is no usable data; the message names every class or file at fault.
+        DataError: If there is no usable data; the message names each class or file at fault.
 
     Example:
         >>> splits = load_images("photos/", validation=0.25)

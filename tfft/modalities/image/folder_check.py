@@ -1,7 +1,7 @@
-"""The check of a folder of images, in whatever state it is: :func:`check_folder`.
+"""Check of an image folder in any state: :func:`check_folder`.
 
-Hides that a folder is listed without what :func:`tfft.data.load` insists on, and that a backbone which has seen all
-pictures finds more: larger crops of others, and labels that look wrong.
+Implementation notes: the folder is listed without the requirements of :func:`tfft.data.load`. With a backbone, the
+check also finds larger crops and suspicious labels.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ def check_folder(
     store: str | os.PathLike[str] | None,
     progress: Progress | None,
 ) -> DataReport:
-    """Looks at a folder of images; what stops a training is a finding here.
+    """Check a folder of images; problems that prevent training are findings here.
 
     Args:
-        folder: with one folder for each class, also within ``train/``, ``val/`` and ``test/``.
-        backbone: as :func:`tfft.check` takes it, like all that follows.
-        seed: of the probe.
-        store: file that keeps the statistics of images, or None.
-        progress: called with (files read, files in all).
+        folder: Folder with one folder per class, also within ``train/``, ``val/`` and ``test/``.
+        backbone: As in :func:`tfft.check`, like all that follow.
+        seed: Seed for the probe.
+        store: File that stores the statistics of images, or None.
+        progress: Function called with (files read, files in total).
 
     Raises:
-        DataError: when there is no such folder, or the backbone takes no images.
+        DataError: If the folder does not exist, or the backbone takes no images.
     """
     parts, skipped = _surveyed(Path(folder), store, progress)
     notes: list[str] = []
@@ -71,7 +71,7 @@ def check_folder(
 def _surveyed(
     folder: Path, store: str | os.PathLike[str] | None, progress: Progress | None
 ) -> tuple[dict[str, ImageFiles], list[Skipped]]:
-    """Lists the usable examples by part, and what cannot be used."""
+    """List the usable examples by part, and the unusable files."""
     root = existing(folder)
     try:
         places = split_folders(root) or {"": root}
@@ -102,7 +102,7 @@ def _findings(
 
 
 def _copies(facts: Sequence[ImageFileInfo], seen: _Seen | None, notes: list[str]) -> list[Duplicate]:
-    """Copies among all, with features also those that are larger crops."""
+    """Return duplicates in all parts, with features also larger crops."""
     found = find_duplicates(facts)
     pairs, said = list(found.pairs), [found.note]
     if seen is not None:
@@ -120,10 +120,10 @@ def _copies(facts: Sequence[ImageFileInfo], seen: _Seen | None, notes: list[str]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Seen:
-    """What a backbone saw: features [N, D] of the examples of all parts that have the classes of the first."""
+    """Features of a backbone [N, D], for the examples of all parts that have the classes of the first."""
 
     examples: ImageFiles
-    positions: list[int]  # of the examples among all of the survey
+    positions: list[int]  # positions among all examples
     features: np.ndarray
     backbone: str
 

@@ -1,10 +1,9 @@
-"""What the first bytes of an encoded image tell: format, size and which way is up, in TensorFlow ops.
+"""Format, size and orientation of encoded images, read from their headers with TensorFlow ops.
 
-Hides the five file formats. Everything here is part of the graph, so the size of a picture is known
-before a byte of it is decompressed, and EXIF orientation is applied in an exported model exactly as
-in training. Positions are int64; reading past the end gives the last byte again and never fails,
-because the decoder that follows refuses a file that is too short. Nothing here is left for AutoGraph to
-convert, which would take most of the time of tracing.
+Implementation notes: all of this is part of the graph, so the size of an image is known before it is decompressed, and
+an exported model applies EXIF orientation exactly as training does. Positions are int64; reading past the end returns
+the last byte and never fails, because the decoder rejects files that are too short. Nothing is left for AutoGraph,
+which would take most of the tracing time.
 """
 
 from __future__ import annotations
@@ -17,18 +16,18 @@ UNKNOWN, JPEG, PNG, GIF, BMP, WEBP = range(6)
 
 _EXIF = 0x45786966  # "Exif"
 _ORIENTATION_TAG = 0x0112
-_MOST_SEGMENTS = 4096  # more is not a photo; the size then stays unknown and the picture is refused
+_MOST_SEGMENTS = 4096  # a file with more is not a photo; its size stays unknown and the image is rejected
 
 
 class Header(NamedTuple):
-    """What a header says.
+    """Values of a header.
 
     Attributes:
         kind: int32 scalar, one of ``UNKNOWN``, ``JPEG``, ``PNG``, ``GIF``, ``BMP``, ``WEBP``.
-        height: int64 scalar, rows as stored; 0 where no size was found.
-        width: int64 scalar, columns as stored; 0 where no size was found.
-        orientation: int64 scalar, 1 to 8 as EXIF counts; 1 where nothing is said.
-        animated: bool scalar, True for a WebP with several frames.
+        height: int64 scalar, rows as stored; 0 if unknown.
+        width: int64 scalar, columns as stored; 0 if unknown.
+        orientation: int64 scalar, EXIF orientation 1 to 8; 1 if not stated.
+        animated: bool scalar, whether it is a WebP with several frames.
     """
 
     kind: tf.Tensor
@@ -41,16 +40,16 @@ class Header(NamedTuple):
 class _Layout(NamedTuple):
     height: tf.Tensor
     width: tf.Tensor
-    exif: tf.Tensor  # position of the EXIF data, 0 where there is none
+    exif: tf.Tensor  # position of the EXIF data, 0 if absent
     animated: tf.Tensor
 
 
 @tf.autograph.experimental.do_not_convert
 def read_header(encoded: tf.Tensor) -> Header:
-    """Reads format, size and orientation without decoding the picture.
+    """Read format, size and orientation without decoding the image.
 
     Args:
-        encoded: tf.string scalar, at least one byte.
+        encoded: Content of a file, tf.string scalar, at least one byte.
 
     Returns:
         A :class:`Header` of scalar tensors.
@@ -71,10 +70,10 @@ def read_header(encoded: tf.Tensor) -> Header:
 
 @tf.autograph.experimental.do_not_convert
 def bmp_palette(encoded: tf.Tensor) -> tf.Tensor:
-    """Returns the colours that the pixels of an 8 bit BMP are numbers of, which TensorFlow leaves out.
+    """Return the palette of an 8-bit BMP, which TensorFlow ignores.
 
     Args:
-        encoded: tf.string scalar, a BMP.
+        encoded: Content of a BMP, tf.string scalar.
 
     Returns:
         uint8 [256, 3], red, green, blue.
@@ -126,7 +125,7 @@ def _jpeg(data: tf.Tensor) -> _Layout:
     def step(at: tf.Tensor, height: tf.Tensor, width: tf.Tensor, exif: tf.Tensor) -> tuple[tf.Tensor, ...]:
         here = _bytes(data, at, 9)
         marker, length = here[1], _big(here[2:4])
-        skip = (here[0] != 0xFF) | (marker == 0xFF)  # decoders pass over stray and fill bytes, so must this
+        skip = (here[0] != 0xFF) | (marker == 0xFF)  # decoders skip stray and fill bytes, so this must too
         alone = (marker == 0x01) | ((marker >= 0xD0) & (marker <= 0xD8))
         frame = (marker >= 0xC0) & (marker <= 0xCF) & (marker != 0xC4) & (marker != 0xC8) & (marker != 0xCC) & ~skip
         end = ((marker == 0xD9) | (marker == 0xDA)) & ~skip
@@ -153,7 +152,7 @@ def _png(data: tf.Tensor) -> _Layout:
         here = _bytes(data, at, 8)
         return _big(here[4:]), at + 8, at + 12 + _big(here[:4])
 
-    # The pixels (IDAT) can be thousands of chunks; the orientation stands before them.
+    # The pixels (IDAT) can be thousands of chunks; the orientation precedes them.
     exif = _find_chunk(data, 8, chunk, wanted=0x65584966, last=0x49444154)
     return _Layout(_big(sizes[4:]), _big(sizes[:4]), exif, tf.constant(False))
 
@@ -167,7 +166,7 @@ def _bmp(data: tf.Tensor) -> _Layout:
     sizes = _bytes(data, 18, 8)
     height = _little(sizes[4:])
     height = tf.where(height >= 2**31, 2**32 - height, height)  # negative: rows run from top to bottom
-    packed = _little(_bytes(data, 30, 4))  # run lengths (1, 2) would be read as if they were pixels
+    packed = _little(_bytes(data, 30, 4))  # run lengths (1, 2) would be read as pixels
     readable = (packed == 0) | (packed == 3)
     return _Layout(tf.where(readable, height, 0), _little(sizes[:4]), _int(0), tf.constant(False))
 

@@ -1,4 +1,4 @@
-"""Images as one of the kinds of data: :data:`IMAGE`."""
+"""Image modality: :data:`IMAGE`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class ImageModality(Modality):
-    """Pictures: files of JPEG, PNG, GIF, BMP or WebP, or arrays of pixels."""
+    """Images: JPEG, PNG, GIF, BMP or WebP files, or arrays of pixels."""
 
     name = "image"
     item = "image"
@@ -37,7 +37,7 @@ class ImageModality(Modality):
     # --- data
 
     def matches(self, source: Any, settings: Mapping[str, Any]) -> Match | None:
-        """Knows tables whose column of images is named, pairs of arrays, and any other path as a folder of images."""
+        """Recognize tables with a column of images, pairs of arrays, and any other path as a folder of images."""
         from tfft.data.options import ReadOptions, TableOptions, setting_names
         from tfft.data.split import SplitOptions
         from tfft.modalities.image.arrays import load_arrays
@@ -48,7 +48,7 @@ class ImageModality(Modality):
         if settings.get("image") is not None:
             columns = setting_names(TableOptions) | {"image"}
             return Match("a table of images", load_image_table, (files | columns) - {"check"}, 3, has_names=True)
-        if isinstance(source, (str, os.PathLike)):  # whose loader says what is there
+        if isinstance(source, (str, os.PathLike)):  # the loader reports what it finds
             return Match("a folder of images", load_images, files, 1, has_names=True)
         if isinstance(source, (tuple, list)) and len(source) == 2 and hasattr(source[0], "__len__"):
             if not isinstance(source[0], (str, bytes, os.PathLike)) and not hasattr(source[0], "element_spec"):
@@ -56,7 +56,7 @@ class ImageModality(Modality):
         return None
 
     def read_labelled(self, source: Any, class_names: Sequence[str], settings: Mapping[str, Any]) -> ImageFiles:
-        """Reads a folder or a table of image files."""
+        """Load a labelled folder or table of image files."""
         from tfft.data.class_folders import split_folders
         from tfft.modalities.image.folder import list_images
         from tfft.modalities.image.table import read_image_table
@@ -68,12 +68,12 @@ class ImageModality(Modality):
         return list_images(place, least_classes=1, store=settings.get("store"))
 
     def is_split(self, source: Any) -> bool:
-        """Says whether a folder has ``train/`` and another part."""
+        """Whether a folder has ``train/`` and another part."""
         folder = Path(source)
         return folder.is_dir() and {"train"} < {path.name.lower() for path in folder.iterdir() if path.is_dir()}
 
     def array_source(self, values: Any, labels: Any, staged: Staged, batch_size: int, views: Views) -> Source | None:
-        """Returns varied images for a model that begins with their preprocessing."""
+        """Return augmented images for a model that starts with a Preprocess layer."""
         from tfft.modalities.image.examples import image_source
 
         return None if staged.preprocess is None else image_source(values, labels, staged, batch_size, views)
@@ -81,17 +81,17 @@ class ImageModality(Modality):
     # --- checks
 
     def check_source(self, source: Any, columns: Mapping[str, Any], **options: Any) -> DataReport | None:
-        """Looks at a folder in whatever state it is; tables are loaded first."""
+        """Check a folder in any state; tables are loaded first."""
         from tfft.modalities.image.folder_check import check_folder
 
         if columns:
             return None
         if not isinstance(source, (str, os.PathLike)):
-            raise DataError("check looks at files and texts, and these are arrays.")
+            raise DataError("check expects files or texts. Received: arrays.")
         return check_folder(source, **options)
 
     def findings(self, splits: Any, *, notes: list[str]) -> Iterator[Finding]:
-        """Yields findings about files, classes, copies and the two parts."""
+        """Yield findings about files, classes, duplicates and the splits."""
         from tfft.modalities.image.checks import split_findings
 
         return split_findings(splits, notes)
@@ -99,14 +99,14 @@ class ImageModality(Modality):
     def preview(
         self, examples: Any, image: InputSpec, *, augment: Any, rows: int, columns: int, seed: int
     ) -> tuple[bytes, int, int]:
-        """Draws images, and views of them."""
+        """Draw a grid of images and their views."""
         from tfft.modalities.image.preview import as_png, preview
 
         grid = preview(examples, image, augment=augment, rows=rows, columns=columns, seed=seed)
         return as_png(grid), grid.shape[0], grid.shape[1]
 
     def thumbnail(self, path: str) -> bytes | None:
-        """Returns a small picture of an image file."""
+        """Return a thumbnail of an image file."""
         from tfft.modalities.image.preview import thumbnail
 
         return thumbnail(path)
@@ -114,7 +114,7 @@ class ImageModality(Modality):
     # --- model
 
     def why_not(self, backbone: Backbone) -> str | None:
-        """Returns why a backbone takes no images."""
+        """Return the reason why a backbone does not fit images; None if it does."""
         return None if backbone.input_spec is not None else f"{backbone.name} does not take images"
 
     def attach_input(
@@ -126,13 +126,13 @@ class ImageModality(Modality):
         image_size: int | tuple[int, int] | None = None,
         **options: Any,
     ) -> ModelInput:
-        """Puts an input of pixels and their preprocessing in front of a network."""
+        """Add an input of pixels and their preprocessing to a network."""
         from tfft.modalities.image.attach import attach_images
 
         return attach_images(backbone, network, image_size)
 
     def input_of(self, model: keras.Model) -> InputSpec | None:
-        """Returns the size and range of the images that a model takes."""
+        """Return the size and range of the images that a model takes."""
         from tfft.layers.preprocess import preprocess_of
 
         layer = preprocess_of(model)
@@ -141,25 +141,25 @@ class ImageModality(Modality):
     # --- serving
 
     def serving(self, model: keras.Model, inputs: Mapping[str, tf.TensorSpec], **options: Any) -> ServingInput | None:
-        """Returns how a model takes arrays of pixels and image files."""
+        """Return the serving input for arrays of pixels and image files."""
         from tfft.modalities.image.serving import image_input
 
         return image_input(model, inputs, options.get("input_spec"))
 
     def served(self, signatures: Mapping[str, Any], assets: Path) -> ServingInput | None:
-        """Returns how an exported model takes image files."""
+        """Return the serving input of an exported model for image files."""
         from tfft.modalities.image.serving import served_images
 
         return served_images(signatures)
 
     def read_items(self, items: Sequence[Any], spec: Any) -> Iterator[RequestItem]:
-        """Yields the contents of image files."""
+        """Yield the contents of image files."""
         from tfft.modalities.image.serving import read_files
 
         return read_files(items)
 
     def request_noun(self, spec: Any) -> str:
-        """Returns "image files"."""
+        """Return ``"image files"``."""
         return "image files"
 
 

@@ -1,4 +1,4 @@
-"""Pictures as training will see them, side by side: :func:`preview`."""
+"""Grid of training images and their views: :func:`preview`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tfft.modalities.image.examples import ImageArrays, ImageFiles
 from tfft.specs import Augmentation, InputSpec, augmentation
 
 _THUMBNAIL = InputSpec(height=96, width=96, resize="pad")
-_GAP = 4  # white pixels between two pictures
+_GAP = 4  # white pixels between two images
 
 
 def preview(
@@ -28,17 +28,17 @@ def preview(
     columns: int = 6,
     seed: int = 0,
 ) -> np.ndarray:
-    """Draws a grid of pictures: a row for each of some examples, the picture itself first, then views of it.
+    """Draw a grid of images: one row per example, with the image itself first, followed by its views.
 
-    Use it before training, to see that nothing that tells the class is cut off, mirrored or recoloured.
+    Use it before training, to check that augmentation does not crop, mirror or recolour the features of a class.
 
     Args:
-        examples: from :func:`tfft.data.load` or :func:`list_images`.
-        spec: size and fitting, a backbone's ``input_spec``.
-        augment: as :func:`tfft.data.to_dataset` takes it. Without, the grid is filled with different examples.
-        rows: examples that are drawn, of each class alike.
-        columns: pictures in a row.
-        seed: of the choice and of the views; training with the same seed sees other views.
+        examples: Examples from :func:`tfft.data.load` or :func:`list_images`.
+        spec: Size and fitting, from a backbone's ``input_spec``.
+        augment: As in :func:`tfft.data.to_dataset`. Without it, the grid shows different examples.
+        rows: Number of examples to draw, balanced over the classes.
+        columns: Number of images per row.
+        seed: Seed for the choice and the views; training with the same seed uses other views.
 
     Returns:
         uint8 [height, width, 3].
@@ -48,7 +48,7 @@ def preview(
     """
     check_spec(spec)
     if min(rows, columns) < 1 or not len(examples):
-        raise DataError(f"There is nothing to draw: {len(examples)} examples in {rows} rows and {columns} columns.")
+        raise DataError(f"Nothing to draw. Received: {len(examples)} examples, {rows} rows, {columns} columns.")
     varied = augmentation(augment)
     chosen = _chosen(examples, rows if varied else rows * columns, seed)
     if varied is None:
@@ -68,7 +68,7 @@ def preview(
 def _drawn(
     examples: ImageFiles | ImageArrays, spec: InputSpec, changes: Augmentation, views: int, seed: int
 ) -> np.ndarray:
-    """All views of examples, uint8 [views * N, H, W, C]: the first views of all, then the second ones."""
+    """Return all views of examples, uint8 [views * N, H, W, C]: all first views, then all second views."""
     options = BatchOptions(seed=seed)
     if isinstance(examples, ImageFiles):
         dataset = file_views(examples.paths, examples.labels, spec, changes, views, options)
@@ -78,7 +78,7 @@ def _drawn(
 
 
 def _chosen(examples: ImageFiles | ImageArrays, count: int, seed: int) -> ImageFiles | ImageArrays:
-    """Some examples, of each class in turn where each has one class."""
+    """Select examples, from each class in turn if examples have one class."""
     order = np.random.default_rng(seed).permutation(len(examples))
     if examples.labels.ndim == 1 and examples.labels.dtype.kind != "f":
         labels, place = examples.labels[order], np.zeros(len(order), int)
@@ -89,13 +89,13 @@ def _chosen(examples: ImageFiles | ImageArrays, count: int, seed: int) -> ImageF
 
 
 def as_png(grid: np.ndarray) -> bytes:
-    """Returns a picture as the bytes of a PNG file."""
+    """Encode an image as PNG."""
     with tf.device("CPU:0"):
         return tf.io.encode_png(grid).numpy()
 
 
 def thumbnail(path: str) -> bytes | None:
-    """Returns a picture of 96 x 96 pixels of an image file, as JPEG; None where it cannot be decoded."""
+    """Return a thumbnail of 96 x 96 pixels of an image file, as JPEG; None if it cannot be decoded."""
     try:
         with tf.device("CPU:0"):
             return tf.io.encode_jpeg(decode_image(tf.io.read_file(path), _THUMBNAIL), quality=80).numpy()

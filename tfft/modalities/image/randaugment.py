@@ -1,9 +1,9 @@
-"""RandAugment of one picture: :func:`rand_augment`.
+"""RandAugment for one image: :func:`rand_augment`.
 
-Hides the changes and their ranges, which are those of Cubuk et al. ("RandAugment: Practical automated data
-augmentation with a reduced search space", 2020). The layer RandAugment of Keras is not used: it takes its numbers
-from a state of its own whatever seed it is given, so a view could not be made again; it computes every change of
-every picture; and at strength 0.5 it turns pictures by up to 180 degrees, where the paper stays below 15.
+Implementation notes: the changes and their ranges are those of Cubuk et al. ("RandAugment: Practical automated data
+augmentation with a reduced search space", 2020). The layer RandAugment of Keras is not used: it draws from its own
+random state whatever seed it gets, so views cannot be reproduced; it computes every change for every image; and at
+strength 0.5 it rotates by up to 180 degrees, where the paper stays below 15.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
-CHANGES_EACH = 2  # that a picture goes through, one after the other; the N of the paper
+CHANGES_EACH = 2  # changes applied to an image; the N of the paper
 
 _TURN, _SHEAR, _SHIFT, _FACTOR, _BITS = math.radians(30), 0.3, 0.45, 0.9, 4  # at strength 1
-_GREY = 128  # what comes in from outside of the picture
-_SMOOTH = ((1, 1, 1), (1, 5, 1), (1, 1, 1))  # what sharpness moves away from, as Pillow has it
+_GREY = 128  # fill value outside of the image
+_SMOOTH = ((1, 1, 1), (1, 5, 1), (1, 1, 1))  # blur kernel for sharpness, as in Pillow
 
 Change = Callable[[tf.Tensor, tf.Tensor, float], tf.Tensor]  # float pixels, sign, strength -> float pixels
 
 
 @tf.autograph.experimental.do_not_convert
 def rand_augment(pixels: tf.Tensor, strength: float, seed: tf.Tensor) -> tf.Tensor:
-    """Puts a picture through two of fourteen changes of colour and shape, drawn by a seed.
+    """Apply two of fourteen changes of colour and shape to an image, drawn with a seed.
 
     Args:
-        pixels: uint8 [H, W, C], C 1 or 3, the size known.
-        strength: over 0 and at most 1; the paper's magnitude over 10. 0.5 is moderate.
-        seed: int [2]; the same one makes the same picture.
+        pixels: Image of known size, uint8 [H, W, C] with C 1 or 3.
+        strength: Strength above 0 and at most 1; the paper's magnitude divided by 10. 0.5 is moderate.
+        seed: Seed, int [2]; the same seed gives the same image.
 
     Returns:
         uint8 [H, W, C].
@@ -53,7 +53,7 @@ def _whole(pixels: tf.Tensor) -> tf.Tensor:
 
 
 def _away(plain: tf.Tensor | float, pixels: tf.Tensor, sign: tf.Tensor, strength: float) -> tf.Tensor:
-    """Moves pixels towards a plain version of the picture (sign -1), or away from it."""
+    """Move pixels towards a plain version of the image (sign -1), or away from it."""
     return plain + (1.0 + sign * _FACTOR * strength) * (pixels - plain)
 
 
@@ -79,7 +79,7 @@ def _sharpness(pixels: tf.Tensor, sign: tf.Tensor, strength: float) -> tf.Tensor
         return pixels
     kernel = tf.constant(_SMOOTH, tf.float32)[:, :, None, None] / 13.0
     inner = tf.nn.depthwise_conv2d(pixels[None], tf.tile(kernel, [1, 1, channels, 1]), [1] * 4, "VALID")[0]
-    inside = tf.pad(tf.ones_like(inner), [[1, 1], [1, 1], [0, 0]]) > 0  # the edge stays as it is
+    inside = tf.pad(tf.ones_like(inner), [[1, 1], [1, 1], [0, 0]]) > 0  # the edge is unchanged
     smooth = tf.where(inside, tf.pad(inner, [[1, 1], [1, 1], [0, 0]]), pixels)
     return _away(smooth, pixels, sign, strength)
 
@@ -100,7 +100,7 @@ def _autocontrast(pixels: tf.Tensor, _: tf.Tensor, __: float) -> tf.Tensor:
 
 
 def _equalize(pixels: tf.Tensor, _: tf.Tensor, __: float) -> tf.Tensor:
-    """Gives each channel a flat histogram, by the rule of Pillow."""
+    """Equalize the histogram of each channel, as Pillow does."""
     done = []
     for channel in tf.unstack(tf.cast(pixels, tf.int32), axis=-1):
         counts = tf.math.bincount(tf.reshape(channel, [-1]), minlength=256, maxlength=256)
@@ -112,7 +112,7 @@ def _equalize(pixels: tf.Tensor, _: tf.Tensor, __: float) -> tf.Tensor:
 
 
 def _moved(pixels: tf.Tensor, matrix: list[tf.Tensor | float]) -> tf.Tensor:
-    """Fetches the pixel (x, y), counted from the middle, from (a x + b y + c, d x + e y + f)."""
+    """Fetch the pixel (x, y), counted from the middle, from (a x + b y + c, d x + e y + f)."""
     a, b, c, d, e, f = (tf.cast(value, tf.float32) for value in matrix)
     x, y = (pixels.shape[1] - 1) / 2, (pixels.shape[0] - 1) / 2
     zero = tf.zeros([])

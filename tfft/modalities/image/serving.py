@@ -1,4 +1,4 @@
-"""Images at the outside of a model: how it is served with files, and how files are read for it."""
+"""Serving of image models with image files, and reading of files for prediction."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _SAMPLES = 3
 def image_input(
     model: keras.Model, inputs: Mapping[str, tf.TensorSpec], given: InputSpec | None
 ) -> ServingInput | None:
-    """Returns how a model takes image files; None where its input is not one image.
+    """Return the serving input for image files; None if the model's input is not one image.
 
     Args:
-        model: any Keras model.
-        inputs: of it, by name.
-        given: the pixels that a model expects which tfft did not build.
+        model: Any Keras model.
+        inputs: Inputs of the model by name.
+        given: Input spec for a model that tfft did not build.
     """
     [(name, tensor), *others] = inputs.items()
     preprocess = preprocess_of(model)
@@ -48,7 +48,7 @@ def image_input(
         source = "the model itself: it scales pixels from 0 to 255"
         spec = InputSpec(height, width, channels, value_range=(0.0, 255.0), source=source)
         return _taking(spec, lambda pixels: tf.cast(pixels, tensor.dtype))
-    return _taking_none("nothing says which pixel range the model expects; pass input_spec=.")
+    return _taking_none("the pixel range of the model is unknown; pass input_spec=.")
 
 
 def _taking_none(why: str) -> ServingInput:
@@ -57,7 +57,7 @@ def _taking_none(why: str) -> ServingInput:
 
 def _taking(spec: InputSpec, prepare: Callable[[Any], Any], names: Mapping[str, str] | None = None) -> ServingInput:
     def encode(images: Sequence[np.ndarray]) -> list[bytes]:
-        if any(image.dtype != np.uint8 for image in images):  # scaled already: no file can hold them
+        if any(image.dtype != np.uint8 for image in images):  # scaled already: image files cannot store them
             shape = (_SAMPLES, spec.height, spec.width, spec.channels)
             images = list(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
         return [tf.io.encode_png(image).numpy() for image in images]
@@ -70,7 +70,7 @@ def _taking(spec: InputSpec, prepare: Callable[[Any], Any], names: Mapping[str, 
 
 def _sentence(spec: InputSpec) -> str:
     low, high = spec.value_range
-    normalised = "" if spec.mean is None else f", then mean {spec.mean} and deviation {spec.std} are taken out"
+    normalised = "" if spec.mean is None else f", minus mean {spec.mean}, divided by {spec.std}"
     return (
         f"Pixels are 0 to 255. Inside the model every image becomes {spec.height} x {spec.width} x {spec.channels} "
         f"({spec.interpolation}, {spec.resize}); 0 to 255 is mapped to {low:g} to {high:g}{normalised} ({spec.source})."
@@ -78,7 +78,7 @@ def _sentence(spec: InputSpec) -> str:
 
 
 def served_images(signatures: Mapping[str, Any]) -> ServingInput | None:
-    """Returns how an exported model takes image files; None where it does not."""
+    """Return the serving input of an exported model for image files; None if it takes none."""
     function = signatures.get(BYTES_SIGNATURE)
     if function is None or set(function.structured_input_signature[1]) != {BYTES_INPUT}:
         return None
@@ -86,7 +86,7 @@ def served_images(signatures: Mapping[str, Any]) -> ServingInput | None:
 
 
 def read_files(files: Sequence[str | os.PathLike[str]]) -> Iterator[RequestItem]:
-    """Yields the contents of files; the model decodes them."""
+    """Yield the contents of files; the model decodes them."""
     for file in [os.fspath(one) for one in files]:
         try:
             yield RequestItem(file, pathlib.Path(file).read_bytes())

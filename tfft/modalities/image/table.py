@@ -14,23 +14,23 @@ from tfft.modalities.image.folder import IMAGE_FILES
 
 
 def load_image_table(source: Any, *, image: str | int = "image", **settings: Any) -> Splits[ImageFiles]:
-    """Reads a table with a file and a label in each row, and splits it.
+    """Load a table with a file and a label per row, and split it.
 
-    Use it for pictures that are not sorted into folders, that have several labels each, or numbers. Copies of one
-    picture stay on one side of the split.
+    Use it for images that are not sorted into folders, or with multi-label or numeric targets. Duplicates stay on one
+    side of the split.
 
     Args:
-        source: a ``.csv``, ``.tsv``, ``.jsonl`` or ``.ndjson`` file, or a pandas DataFrame.
-        image: column of the paths, absolute or below ``root``.
-        **settings: of :class:`tfft.data.options.TableOptions` (``label``, ``task``, ``separator``, ``root``,
+        source: A ``.csv``, ``.tsv``, ``.jsonl`` or ``.ndjson`` file, or a pandas DataFrame.
+        image: Column with the paths, absolute or relative to ``root``.
+        **settings: Settings of :class:`tfft.data.options.TableOptions` (``label``, ``task``, ``separator``, ``root``,
             ``encoding``), :class:`tfft.data.SplitOptions` and :class:`tfft.data.options.ReadOptions`.
 
     Returns:
-        The examples; ``task`` says what the labels are: int32 [N] for one class each, float32 [N, K] of 0 and 1 for
-        several, or float32 [N] for numbers.
+        The examples; ``task`` is the task of the labels: int32 [N] for classes, float32 [N, K] of 0 and 1 for
+        multi-label, or float32 [N] for regression.
 
     Raises:
-        DataError: listing everything that is wrong, with file and line.
+        DataError: If rows cannot be used; the message lists all problems with file and line.
 
     Example:
         >>> splits = load_image_table("flowers.csv", image="file", label="species")
@@ -44,16 +44,16 @@ def load_image_table(source: Any, *, image: str | int = "image", **settings: Any
 def read_image_table(
     source: Any, class_names: Sequence[str], *, image: str | int = "image", **settings: Any
 ) -> ImageFiles:
-    """Reads a whole table for a model that knows its classes.
+    """Load a complete table for a model with known classes.
 
     Args:
-        source: as :func:`load_image_table` takes it.
-        class_names: of the model; empty for numbers.
-        image: column of the paths.
-        **settings: of :class:`tfft.data.options.TableOptions`, and ``store``.
+        source: As in :func:`load_image_table`.
+        class_names: Class names of the model; empty for regression.
+        image: Column with the paths.
+        **settings: Settings of :class:`tfft.data.options.TableOptions`, and ``store``.
 
     Raises:
-        DataError: as :func:`load_image_table`, and for labels that are not among the classes.
+        DataError: As in :func:`load_image_table`, and for labels outside of the classes.
     """
     options = options_from(settings, TableOptions, ReadOptions)
     return read_file_table(ImageFiles, IMAGE_FILES, source, ("image", image), class_names, *options)

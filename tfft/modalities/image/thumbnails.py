@@ -1,8 +1,7 @@
-"""Small grey pictures laid over each other: :func:`candidates`, :func:`similarity`.
+"""Comparison of small grayscale images: :func:`candidates`, :func:`similarity`.
 
-Hides in how many ways two pictures are laid over each other, and how the many pairs that need no look are passed over:
-by hashes of all eight orientations, all from one transform; by the correlation of the slowest waves; and by the
-correlation without shifting.
+Implementation notes: most pairs are excluded without a full comparison: by hashes of all eight orientations, which come
+from one transform; by the correlation of the low frequencies; and by the correlation without shifting.
 """
 
 from __future__ import annotations
@@ -16,25 +15,25 @@ import numpy as np
 from tfft.modalities.image.file_info import THUMB
 
 EVERY_WAY = tuple(range(8))
-UPRIGHT = (0, 1)  # as it is and mirrored
-_BACK = (0, 1, 2, 3, 4, 6, 5, 7)  # the way that undoes each
-_CANDIDATES = 18  # of the 64 bits of the hash that may differ
-_ROUGH = 0.8  # the same, of slow waves, over small crops
-_GLANCE = 0.5  # correlation without shifting that a candidate needs; true copies have more
-_ROWS, _COLUMNS = 32, 8192  # hashes compared at a time: what fits the processor's own memory
-_PAIRS, _FEW = 2048, 128  # pairs at a time; of those whose crops are made, which take 28 times the memory
+UPRIGHT = (0, 1)  # original and mirrored
+_BACK = (0, 1, 2, 3, 4, 6, 5, 7)  # inverse of each orientation
+_CANDIDATES = 18  # maximum number of different bits of the 64-bit hash
+_ROUGH = 0.8  # minimum correlation of low frequencies over small crops
+_GLANCE = 0.5  # minimum correlation without shifting; true duplicates have more
+_ROWS, _COLUMNS = 32, 8192  # hashes compared at a time, to fit into the processor cache
+_PAIRS, _FEW = 2048, 128  # pairs at a time; for pairs with crops, which take 28 times the memory
 _HALF, _QUARTER = "rotated by a half turn", "rotated by a quarter turn"
 _BOTH = f"mirrored and {_QUARTER}"
 _TURNS = ("", "mirrored", f"mirrored and {_HALF}", _HALF, _BOTH, _QUARTER, _QUARTER, _BOTH)
 
 
 def turn(pictures: np.ndarray, way: int) -> np.ndarray:
-    """Returns square pictures [..., S, S] in one of eight orientations: rotated by quarter turns, and mirrored.
+    """Transform square images [..., S, S] to one of eight orientations: rotated by quarter turns, and mirrored.
 
     Args:
-        pictures: of any type.
-        way: 0 as they are, 1 mirrored, 3 rotated by a half turn, 5 and 6 by a quarter turn; the others are the mirrored
-            ones of these.
+        pictures: Images of any type.
+        way: 0 unchanged, 1 mirrored, 3 rotated by a half turn, 5 and 6 by a quarter turn; the others are mirrored
+            versions of these.
     """
     turned = np.swapaxes(pictures, -1, -2) if way & 4 else pictures
     turned = turned[..., ::-1, :] if way & 2 else turned
@@ -42,19 +41,19 @@ def turn(pictures: np.ndarray, way: int) -> np.ndarray:
 
 
 def turned_words(way: int) -> str:
-    """Says an orientation in words that are true of both pictures: the way back has the same."""
+    """Describe an orientation in words that fit both directions of a pair."""
     return _TURNS[way]
 
 
 def candidates(thumbs: np.ndarray, ways: Sequence[int] = EVERY_WAY) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the positions of pairs that may be copies.
+    """Return the positions of pairs that may be duplicates.
 
-    The orientations of a hash need no other picture: mirroring changes the sign of every other wave, transposing swaps
-    rows and columns of waves.
+    The hashes of all orientations come from one transform: mirroring flips the sign of every other frequency,
+    transposing swaps rows and columns of frequencies.
 
     Args:
-        thumbs: uint8 [N, 32, 32].
-        ways: orientations that a copy may have.
+        thumbs: Small images, uint8 [N, 32, 32].
+        ways: Orientations of possible duplicates.
 
     Returns:
         Two arrays int64 [P], the smaller position in the first.
@@ -71,7 +70,7 @@ def candidates(thumbs: np.ndarray, ways: Sequence[int] = EVERY_WAY) -> tuple[np.
                 left, right = np.divmod(np.flatnonzero(differ <= _CANDIDATES), differ.shape[1])
                 later = right + first > left + start
                 left, right = left[later] + start, right[later] + first
-                # What the slow waves leave out adds at most the product of the rests to the correlation.
+                # The omitted high frequencies add at most the product of the remainders to the correlation.
                 glance = _overlap(slow[left], waves[right]) + rest[left] * rest[right]
                 found.append((left * len(thumbs) + right)[glance > _GLANCE])
     left, right = np.divmod(np.unique(np.concatenate(found)), max(len(thumbs), 1))
@@ -81,18 +80,18 @@ def candidates(thumbs: np.ndarray, ways: Sequence[int] = EVERY_WAY) -> tuple[np.
 def similarity(
     thumbs: np.ndarray, left: np.ndarray, right: np.ndarray, ways: Sequence[int] = EVERY_WAY
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the largest correlation of pairs of pictures over small crops of either, in all orientations.
+    """Return the largest correlation of pairs of images over small crops of either, in all orientations.
 
-    Orientations in which the whole pictures do not resemble each other at all are not looked at further.
+    Orientations with little correlation of the whole images are skipped.
 
     Args:
-        thumbs: uint8 [N, 32, 32].
-        left: positions [P].
-        right: positions [P].
-        ways: orientations to try.
+        thumbs: Small images, uint8 [N, 32, 32].
+        left: Positions [P].
+        right: Positions [P].
+        ways: Orientations to try.
 
     Returns:
-        float32 [P], at most 1; and the orientation int64 [P] of the second picture that has it.
+        float32 [P], at most 1; and the orientation int64 [P] of the second image at which it occurs.
     """
     best, found_way = np.full(len(left), -1, np.float32), np.zeros(len(left), np.int64)
     for start in range(0, len(left), _PAIRS):
@@ -106,14 +105,14 @@ def similarity(
 
 
 def normal(pictures: np.ndarray) -> np.ndarray:
-    """Pictures [..., S, S] as vectors [..., S * S] of mean 0 and length 1."""
+    """Return images [..., S, S] as vectors [..., S * S] of mean 0 and length 1."""
     flat = _flat(pictures).astype(np.float32)
     flat = flat - flat.mean(axis=-1, keepdims=True)
     return flat / np.maximum(np.linalg.norm(flat, axis=-1, keepdims=True), 1e-3)
 
 
 class _Seen:
-    """Pictures [P, 32, 32] with what they are compared by."""
+    """Images [P, 32, 32] with precomputed values for the comparison."""
 
     def __init__(self, thumbs: np.ndarray) -> None:
         self.grey = thumbs.astype(np.float32)
@@ -122,7 +121,7 @@ class _Seen:
 
 
 def _laid_over(one: _Seen, other: _Seen, way: int) -> np.ndarray:
-    """The largest correlation of each pair in one orientation, exact where it is not small."""
+    """Return the largest correlation of each pair in one orientation, exact unless it is small."""
     found = _overlap(one.strengths, _turned_waves(other.strengths, way)) + one.rests * other.rests
     near = np.flatnonzero(found > _GLANCE)
     found[near] = _overlap(one.vectors[near], turn(_square(other.vectors[near]), way))
@@ -142,7 +141,7 @@ def _best_crop(cropped: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 
 def _rough_crop(cropped: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """What :func:`_best_crop` gives for pictures of the 64 slowest waves only [P, 8, 8], nearly."""
+    """Approximate :func:`_best_crop` from the 64 lowest frequencies only [P, 8, 8]."""
     crops = (_flat(cropped) @ _wave_crops()).reshape(len(cropped), _wave_crops().shape[1] // 64, 64)
     both = np.einsum("ncd,nd->nc", crops, _flat(whole))
     lengths = (
@@ -166,7 +165,7 @@ def _square(vectors: np.ndarray) -> np.ndarray:
 
 
 def _waves(thumbs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Strengths float32 [N, 8, 8] of the slowest waves of pictures of length 1, and the length [N] of the rest."""
+    """Return the coefficients float32 [N, 8, 8] of the low frequencies of normalized images, and the remainder [N]."""
     waves = _cosines()
     strengths = np.empty((len(thumbs), 8, 8), np.float32)
     for start in range(0, len(thumbs), 4096):
@@ -183,29 +182,29 @@ def _cosines() -> np.ndarray:
 
 
 def _turned_waves(strengths: np.ndarray, way: int) -> np.ndarray:
-    odd = 1 - 2 * (np.arange(8, dtype=np.float32) % 2)  # a wave of odd number changes its sign when it is mirrored
+    odd = 1 - 2 * (np.arange(8, dtype=np.float32) % 2)  # odd frequencies change their sign when mirrored
     turned = np.swapaxes(strengths, 1, 2) if way & 4 else strengths
     turned = turned * odd[:, None] if way & 2 else turned
     return turned * odd if way & 1 else turned
 
 
 def _hashes(strengths: np.ndarray) -> np.ndarray:
-    """DCT hashes, uint64 [N]: which of the 64 slowest waves are stronger than the median of them."""
-    scale = np.where(np.arange(8) == 0, np.sqrt(2), 1).astype(np.float32)  # the hash takes waves of one height
+    """Return DCT hashes, uint64 [N]: which of the 64 lowest frequencies exceed their median."""
+    scale = np.where(np.arange(8) == 0, np.sqrt(2), 1).astype(np.float32)  # the hash uses cosines of equal amplitude
     flat = (strengths * scale[:, None] * scale).reshape(len(strengths), 64)
     bits = flat > np.median(flat[:, 1:], axis=1, keepdims=True)
-    bits[:, 0] = True  # the mean, which is not in the strengths
+    bits[:, 0] = True  # the mean, which is not in the coefficients
     return np.packbits(bits, axis=1).view(np.uint64)[:, 0]
 
 
 def _crops(pictures: np.ndarray) -> np.ndarray:
-    """Pictures [N, 32, 32] whole and cropped by up to 10 % of a side at nine places, [N, 28, 32, 32]."""
+    """Return images [N, 32, 32] whole and cropped by up to 10 % of a side at nine places, [N, 28, 32, 32]."""
     return np.stack([down @ pictures @ across.T for down, across in _windows()], axis=1)
 
 
 @functools.cache
 def _wave_crops() -> np.ndarray:
-    """The same for strengths of waves: a matrix [64, 28 * 64]."""
+    """Return the same crops for frequency coefficients: a matrix [64, 28 * 64]."""
     waves = _cosines()
     small = [(waves @ down @ waves.T, waves @ across @ waves.T) for down, across in _windows()]
     return np.ascontiguousarray(np.concatenate([np.kron(down, across) for down, across in small]).T)
@@ -221,7 +220,7 @@ def _windows() -> tuple[tuple[np.ndarray, np.ndarray], ...]:
 
 
 def _window(share: float, place: float) -> np.ndarray:
-    """Linear interpolation from 32 pixels to 32 within a part of them."""
+    """Return the linear interpolation from 32 pixels to 32 within a part of them."""
     at = np.clip(((np.arange(THUMB) + 0.5) * share + (1 - share) * place * THUMB) - 0.5, 0, THUMB - 1)
     low = np.minimum(np.floor(at).astype(int), THUMB - 2)
     weights = np.zeros((THUMB, THUMB), np.float32)

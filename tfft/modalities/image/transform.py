@@ -1,6 +1,6 @@
-"""Where the parts of a picture are after resizing, cropping and mirroring: :class:`PixelTransform`.
+"""Coordinates of an image after resizing, cropping and mirroring: :class:`PixelTransform`.
 
-A label that is a place in the picture (a point, a box, a mask) has to move with the pixels.
+A label that is a place in the image (a point, a box, a mask) has to move with the pixels.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from tfft.specs import InputSpec
 
 
 class PixelTransform(NamedTuple):
-    """From places in a picture to places in a view of it.
+    """Transform from coordinates in an image to coordinates in a view of it.
 
     Attributes:
-        box: float32 [4]: top, left, bottom and right of the part that fills the view, in pixels of the picture; beyond
-            its edges where the view is padded.
-        mirrored: bool: left and right have changed places.
+        box: float32 [4]: top, left, bottom and right of the part that fills the view, in pixels of the image; beyond
+            its edges if the view is padded.
+        mirrored: bool: whether left and right are swapped.
         size: int32 [2]: rows and columns of the view.
     """
 
@@ -27,13 +27,13 @@ class PixelTransform(NamedTuple):
     size: tf.Tensor
 
     def points(self, places: tf.Tensor) -> tf.Tensor:
-        """Moves points.
+        """Move points.
 
         Args:
-            places: float [..., 2], row and column in pixels of the picture, 0.5 for the middle of the first.
+            places: Points, float [..., 2]: row and column in pixels of the image, 0.5 for the middle of the first.
 
         Returns:
-            float32 [..., 2] in pixels of the view, outside of it where the point was cut off.
+            float32 [..., 2] in pixels of the view, outside of it if the point was cut off.
         """
         size = tf.cast(self.size, tf.float32)
         moved = (tf.cast(places, tf.float32) - self.box[:2]) * (size / (self.box[2:] - self.box[:2]))
@@ -41,10 +41,10 @@ class PixelTransform(NamedTuple):
         return tf.stack([rows, tf.where(self.mirrored, size[1] - columns, columns)], axis=-1)
 
     def boxes(self, boxes: tf.Tensor) -> tf.Tensor:
-        """Moves boxes.
+        """Move boxes.
 
         Args:
-            boxes: float [..., 4]: top, left, bottom, right in pixels of the picture.
+            boxes: Boxes, float [..., 4]: top, left, bottom, right in pixels of the image.
 
         Returns:
             float32 [..., 4] in pixels of the view, not clipped to it.
@@ -53,11 +53,11 @@ class PixelTransform(NamedTuple):
         return tf.concat([tf.reduce_min(corners, axis=-2), tf.reduce_max(corners, axis=-2)], axis=-1)
 
     def mask(self, mask: tf.Tensor, outside: int = 0) -> tf.Tensor:
-        """Moves a mask; no value is mixed with another.
+        """Move a mask, by nearest-neighbour sampling.
 
         Args:
-            mask: [rows, columns] of the picture.
-            outside: value of what is not in the picture.
+            mask: Mask [rows, columns] of the image.
+            outside: Value outside of the image.
 
         Returns:
             The mask of the view, of the same type.
@@ -72,18 +72,18 @@ class PixelTransform(NamedTuple):
         return tf.where(inside, moved, tf.cast(outside, mask.dtype))
 
     def _sources(self, axis: int) -> tf.Tensor:
-        """For each row (or column) of the view, the one of the picture that it shows."""
+        """Return the source row (or column) in the image for each row (or column) of the view."""
         count, start, end = self.size[axis], self.box[axis], self.box[axis + 2]
         middles = (tf.range(tf.cast(count, tf.float32)) + 0.5) / tf.cast(count, tf.float32)
         return tf.cast(tf.floor(start + middles * (end - start)), tf.int32)
 
 
 def fitting(size: tf.Tensor, spec: InputSpec) -> PixelTransform:
-    """Returns what :func:`tfft.layers.preprocess.resize_pixels` does to a picture.
+    """Return the transform of :func:`tfft.layers.preprocess.resize_pixels`.
 
     Args:
-        size: float32 [2], rows and columns of the picture.
-        spec: as that function takes it.
+        size: float32 [2], rows and columns of the image.
+        spec: Input spec, as in that function.
     """
     wanted = tf.constant(spec.image_size, tf.float32)
     box = tf.concat([[0.0, 0.0], size], axis=0)

@@ -1,4 +1,4 @@
-"""Texts in front of a backbone: strings in, features of whole texts or of each word out."""
+"""Text input for a backbone, with features of whole texts or of words."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from tfft.layers.word_alignment import WORD_STARTS, GatherWords, TokenizeWords
 from tfft.models import POOL_LAYER, ModelInput
 
 TEXT_INPUT, PAIR_INPUT = "text", "text_pair"
-WORDS_LAYER = "words"  # in the place of pooling, where words are tagged
+WORDS_LAYER = "words"  # replaces pooling for token classification
 
 
 def attach_texts(backbone: Backbone, network: keras.Model, pair: bool = False) -> ModelInput:
-    """Puts inputs of texts, the tokenizer and a network together; features of tokens are pooled.
+    """Build the input of a model: strings, tokenizer and network; token features are pooled.
 
     Args:
-        backbone: with a ``text_spec``.
-        network: its model.
-        pair: whether the model takes pairs of texts.
+        backbone: Backbone with a ``text_spec``.
+        network: Model of the backbone.
+        pair: Whether the model takes pairs of texts.
 
     Raises:
-        BackboneError: when the backbone takes no texts, or takes them as they are and pairs are asked for.
+        BackboneError: If the backbone takes no texts, or takes raw texts and pairs are requested.
     """
     if backbone.text_spec is None:
         raise BackboneError(f"{backbone.name} takes no texts.")
@@ -42,29 +42,29 @@ def attach_texts(backbone: Backbone, network: keras.Model, pair: bool = False) -
     tokens = tokenize(list(inputs.values()) if pair else inputs)
     features = network(tokens)
     if len(features.shape) == 3:
-        how: Any = backbone.text_spec.pooling  # "none" is for words
+        how: Any = backbone.text_spec.pooling  # "none" is for token classification
         features = PoolPieces(how, name=POOL_LAYER)(features, tokens[tokenize.mask])
     return ModelInput(inputs, features)
 
 
 def attach_words(backbone: Backbone, network: keras.Model, pair: bool = False) -> ModelInput:
-    """Puts an input of sentences and a network together, with the features of each word and where the words start.
+    """Build the input of a model for token classification: features and start of each word.
 
     Args:
-        backbone: with a tokenizer.
-        network: its model.
-        pair: refused where it is True.
+        backbone: Backbone with a tokenizer.
+        network: Model of the backbone.
+        pair: Must be False.
 
     Raises:
-        BackboneError: when the tokens of the backbone do not show where words start.
+        BackboneError: If the tokens of the backbone do not show where words start.
     """
     problem = None
     if backbone.tokenizer is None:
-        problem = "it does not take texts that are cut into pieces"
+        problem = "it has no tokenizer of its own"
     elif pair:
-        problem = "its sentences are tagged one by one: leave pair=True out"
+        problem = "token classification takes single sentences: leave pair=True out"
     elif len(network.output.shape) != 3:
-        problem = f"its features have the shape {tuple(network.output.shape)}, expected [batch, pieces, width]"
+        problem = f"its features have the shape {tuple(network.output.shape)}instead of [batch, tokens, width]"
     if problem or backbone.tokenizer is None:
         raise BackboneError(f"{backbone.name} cannot tag words: {problem}.")
     inputs = keras.Input((), dtype="string", name=TEXT_INPUT)

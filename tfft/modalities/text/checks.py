@@ -1,4 +1,4 @@
-"""Findings about tables of labelled texts."""
+"""Checks of labelled texts."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from tfft.inspection.classes import twins, uneven
 from tfft.inspection.findings import Finding, Item, Level
 from tfft.modalities.text.examples import TextExamples
 
-_LONG = 20_000  # characters; no encoder reads so much
+_LONG = 20_000  # characters; longer than the input of any encoder
 _FEW = 10
-# UTF-8 that was read as Latin-1 and saved again: "Ã©" in place of "é".
+# UTF-8 that was decoded as Latin-1 and saved again: "Ã©" in place of "é".
 _MOJIBAKE = re.compile("Ã[\x80-\xbf©¨¼¶¤±§]|â€[™œ\x9d“”¦]|Â[ ©®°]")
 _MARKUP = re.compile(r"</?(p|br|div|span|a|b|i|td|tr|li)\b[^>]*>|&(amp|lt|gt|quot|nbsp|#\d+);", re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
 def text_findings(splits: Splits[TextExamples]) -> Iterator[Finding]:
-    """Yields findings about texts that were read by :func:`load_texts`.
+    """Yield findings about texts from :func:`load_texts`.
 
     Args:
-        splits: both parts.
+        splits: Both parts.
     """
     yield from _findings(splits, {"train": splits.train, "validation": splits.validation}, text_counts(splits))
 
 
 def text_counts(splits: Splits[TextExamples]) -> dict[str, dict[str, int]]:
-    """Returns the number of texts in each class, by part; of all texts where labels are no classes."""
+    """Return the number of texts per class, by part; of all texts if labels are not classes."""
     return {"train": _counts(splits.train, splits), "validation": _counts(splits.validation, splits)}
 
 
@@ -47,7 +47,7 @@ def _findings(
 ) -> Iterator[Finding]:
     if splits.skipped:
         items = tuple(Item(one.path, one.reason) for one in splits.skipped)
-        remedy = "fill the fields or remove the rows; training goes on without them"
+        remedy = "fill the fields or remove the rows; training skips them"
         yield Finding("unusable", "error", f"{len(items)} rows cannot be used", remedy, items)
     rows = [
         (part, place, text, label.tobytes() if isinstance(label, np.ndarray) else label)
@@ -63,7 +63,7 @@ def _findings(
         if few:
             items = tuple(Item(name, f"has {count}") for name, count in few.items())
             message = f"{len(few)} classes have fewer than {_FEW} examples"
-            yield Finding("few", "warning", message, "add examples, or take plan='setfit'", items)
+            yield Finding("few", "warning", message, "add examples, or use plan='setfit'", items)
         yield from uneven(total)
 
 
@@ -89,27 +89,27 @@ def _repeats(rows: Sequence[tuple[str, str, str, Any]]) -> Iterator[Finding]:
             if rows[at][0] != rows[first][0]:
                 leaks.append(item)
     if leaks:
-        message = f"{len(leaks)} texts are on both sides of the split: what was learned by heart counts as right"
+        message = f"{len(leaks)} texts are on both sides of the split: memorized answers inflate the score"
         yield Finding("leak", "warning", message, "remove them on one side", tuple(leaks))
     if conflicts:
         message = f"{len(conflicts)} equal texts have different labels"
         yield Finding("conflict", "warning", message, "decide on one label and remove the other", tuple(conflicts))
     if same:
-        message = f"{len(same)} texts are there more than once"
+        message = f"{len(same)} texts occur more than once"
         yield Finding("copy", "note", message, "remove all but one; they are kept on one side", tuple(same))
 
 
 def _spelling(rows: Sequence[tuple[str, str, str, Any]]) -> Iterator[Finding]:
     looks: tuple[tuple[str, Level, str, str, Callable[[str], Any]], ...] = (
-        ("empty-text", "warning", "texts have no character that shows", "remove them", lambda t: not t.strip()),
+        ("empty-text", "warning", "texts have no visible character", "remove them", lambda t: not t.strip()),
         ("long-text", "warning", f"texts are longer than {_LONG:,} characters",
-         "only the beginning is read; cut them up", lambda t: len(t) > _LONG),
+         "only the beginning is read; divide them", lambda t: len(t) > _LONG),
         ("mojibake", "warning", "texts look like UTF-8 that was read as another encoding (Ã© for é)",
          "read the source again with encoding='utf-8'", _MOJIBAKE.search),
         ("replaced", "warning", "texts have � where a character was lost", "read the source in its own encoding",
          lambda t: "\ufffd" in t),
-        ("markup", "warning", "texts have HTML in them", "take it out, unless requests have it too", _MARKUP.search),
-        ("control", "warning", "texts have control characters", "take them out", _CONTROL.search),
+        ("markup", "warning", "texts have HTML in them", "remove it, unless requests have it too", _MARKUP.search),
+        ("control", "warning", "texts have control characters", "remove them", _CONTROL.search),
     )  # fmt: skip
     for kind, level, words, remedy, odd in looks:
         places = tuple(Item(place) for _, place, text, _ in rows if odd(text.replace("\0", " ")))

@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TextExamples(Examples):
-    """Texts with labels.
+    """Labelled texts.
 
     Attributes:
         texts: str [N], an object array.
-        pairs: the second text of each pair, or None.
-        labels: int32 [N] for classes, float32 [N, C] of 0 and 1 for several labels, float32 [N] for numbers.
-        class_names: in the order of the labels; empty for numbers.
-        places: where each was found, such as ``reviews.csv:12``.
-        skipped: rows that are not used.
+        pairs: Second text of each pair, or None.
+        labels: int32 [N] for classes, float32 [N, C] of 0 and 1 for multi-label, float32 [N] for regression.
+        class_names: Class names in the order of the labels; empty for regression.
+        places: Origin of each example, such as ``reviews.csv:12``.
+        skipped: Rows that were skipped.
     """
 
     modality: ClassVar[str] = "text"
@@ -44,22 +44,22 @@ class TextExamples(Examples):
 
     @property
     def columns(self) -> dict[str, np.ndarray]:
-        """The texts by the name of the input that takes them."""
+        """The texts by the name of their model input."""
         return {"text": self.texts} | ({} if self.pairs is None else {"text_pair": self.pairs})
 
     @property
     def inputs(self) -> Any:
-        """What a model takes: the texts, or ``{"text": ..., "text_pair": ...}``."""
+        """Model inputs: the texts, or ``{"text": ..., "text_pair": ...}``."""
         return self.texts if self.pairs is None else self.columns
 
     @property
     def lengths(self) -> np.ndarray | None:
-        """Bytes of each text (of both, for pairs): what batches are made by, int64 [N]."""
+        """Length of each text in bytes (of both, for pairs), for batching by length, int64 [N]."""
         bytes_of = [[len(text.encode("utf-8", "replace")) for text in column] for column in self.columns.values()]
         return np.asarray(bytes_of, np.int64).sum(axis=0)
 
     def take(self, positions: np.ndarray) -> Self:
-        """Returns the examples at some positions."""
+        """Return the examples at some positions."""
         pairs = None if self.pairs is None else self.pairs[positions]
         places = tuple(self.places[i] for i in positions) if self.places else ()
         return dataclasses.replace(
@@ -67,7 +67,8 @@ class TextExamples(Examples):
         )
 
     def batches(self, spec: InputSpec | AudioSpec | None, options: BatchOptions) -> tf.data.Dataset:
-        """Makes batches of (strings [B], labels), of a dict of two for pairs; without ``shuffle`` short texts first."""
+        """Build batches of (strings [B], labels), with a dict of two for pairs; without ``shuffle`` short texts
+        first."""
         options.refuse(("augment", "views"), "texts")
         with tf.device("CPU:0"):
             columns = {name: tf.constant(values) for name, values in self.columns.items()}
@@ -79,11 +80,11 @@ class TextExamples(Examples):
         return assemble(fetch, self.labels, options, lengths=self.lengths)
 
     def feature_source(self, staged: Staged, batch_size: int, views: Views | None = None) -> Any:
-        """Returns texts and labels."""
+        """Return texts and labels."""
         return self.inputs, self.labels
 
     def fingerprint(self, *others: Self) -> str:
-        """Hashes all texts and labels in their order."""
+        """Hash all texts and labels in their order."""
         return " ".join(_hash_of(part) for part in (self, *others))
 
 

@@ -1,6 +1,6 @@
-"""Labelled texts from a table, lists or folders: :func:`load_texts`, :func:`read_texts`.
+"""Labelled texts from tables, lists or folders: :func:`load_texts`, :func:`read_texts`.
 
-Hides the forms that texts and labels come in, and that equal texts stay on one side of a split.
+Implementation notes: equal texts stay on one side of a split.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SHOWN = 10
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Raw:
-    """Texts and labels as they were found."""
+    """Texts and labels as they were read."""
 
     texts: list[Any]
     pairs: list[Any] | None
@@ -40,7 +40,7 @@ class _Raw:
 
 @dataclasses.dataclass(frozen=True)
 class _Columns:
-    """Which columns of a table are meant."""
+    """Columns of a table to read."""
 
     text: tuple[str | int, ...]
     label: str | int
@@ -51,26 +51,25 @@ class _Columns:
 
 
 def load_texts(source: Any, *, text: str | int | Sequence[str | int] = "text", **settings: Any) -> Splits[TextExamples]:
-    """Reads labelled texts and splits them.
+    """Load labelled texts and split them.
 
-    Use it for everything that is not images. Equal texts (but for case and blanks at the ends) are never on both sides
-    of a split that is made here.
+    Equal texts (ignoring case and surrounding blanks) are never on both sides of a split that is made here.
 
     Args:
-        source: a ``.csv``, ``.tsv``, ``.jsonl`` or ``.ndjson`` file; a pandas DataFrame; ``(texts, labels)``; a pair of
+        source: A ``.csv``, ``.tsv``, ``.jsonl`` or ``.ndjson`` file; a pandas DataFrame; ``(texts, labels)``; a pair of
             files ``(train, validation)``; a folder with ``train`` and ``val`` (or ``dev``, ``valid``, ``validation``)
             tables; or a folder with one folder of ``.txt`` files per class, also within ``train/`` and ``val/``.
-        text: column of the texts, by name; by number for a file without a header; two of them for pairs.
-        **settings: of :class:`tfft.data.options.TableOptions` (``label``, ``task``, ``separator``, ``encoding``), of
-            :class:`tfft.data.SplitOptions` (``validation``, a share; ``seed``; ``group``, a column of a table; shares
-            are then met roughly), and ``strict``: True makes a row without a text or a label an error; else it is
-            skipped and listed.
+        text: Column with the texts, by name; by number for a file without a header; two columns for pairs.
+        **settings: Settings of :class:`tfft.data.options.TableOptions` (``label``, ``task``, ``separator``,
+            ``encoding``), :class:`tfft.data.SplitOptions` (``validation``, a share; ``seed``; ``group``, a column of a
+            table, with which shares are approximate), and ``strict``: whether a row without a text or a label is an
+            error; otherwise it is skipped and listed.
 
     Returns:
-        Both parts, and a report of what is worth knowing.
+        Both parts, and a report about the texts.
 
     Raises:
-        DataError: listing everything that is wrong, with file and line.
+        DataError: If rows cannot be used; the message lists all problems with file and line.
 
     Example:
         >>> splits = load_texts("reviews.csv", text="review", label="stars")
@@ -80,7 +79,7 @@ def load_texts(source: Any, *, text: str | int | Sequence[str | int] = "text", *
     table, split, reading = options_from(settings, TableOptions, SplitOptions, ReadOptions)
     parts, origin = _parts(source, _Columns.of(text, table), table.encoding, split.group)
     if split.group is not None and (len(parts) > 1 or parts[0].groups is None):
-        raise DataError(f"group={split.group!r} is a column of one table that is split here; this data has none.")
+        raise DataError(f"group= expects a column of a single table without a split. Received: group={split.group!r}.")
     skipped: list[Skipped] = []
     cleaned = [_cleaned(part, reading.strict, skipped) for part in parts]
     columns, places = ([getattr(part, name) for part in cleaned] for name in ("labels", "places"))
@@ -105,21 +104,21 @@ def load_texts(source: Any, *, text: str | int | Sequence[str | int] = "text", *
 def read_texts(
     source: Any, class_names: Sequence[str], *, text: str | int | Sequence[str | int] = "text", **settings: Any
 ) -> TextExamples:
-    """Reads labelled texts without splitting them, for a model that knows its classes.
+    """Load labelled texts without splitting them, for a model with known classes.
 
     Args:
-        source: as :func:`load_texts` takes it, in one part.
-        class_names: of the model; empty for numbers.
-        text: as in :func:`load_texts`.
-        **settings: of :class:`tfft.data.options.TableOptions`; ``task`` is that of the model.
+        source: As in :func:`load_texts`, with one part.
+        class_names: Class names of the model; empty for regression.
+        text: As in :func:`load_texts`.
+        **settings: Settings of :class:`tfft.data.options.TableOptions`; ``task`` is that of the model.
 
     Raises:
-        DataError: as :func:`load_texts`, and for labels that are not among the classes.
+        DataError: As in :func:`load_texts`, and for labels outside of the classes.
     """
     (table,) = options_from({"task": "classification", **settings}, TableOptions)
     parts, _ = _parts(source, _Columns.of(text, table), table.encoding)
     if len(parts) > 1:
-        raise DataError("Expected texts in one part, got two. Give the file or folder that is meant.")
+        raise DataError("Expected texts in one part. Received: two. Pass one file or folder.")
     raw = _cleaned(parts[0], False, [])
     parsed = parse_labels(
         [raw.labels], [raw.places], task=table.task, separator=table.separator, class_names=class_names
@@ -131,7 +130,7 @@ def read_texts(
 
 
 def _parts(source: Any, columns: _Columns, encoding: str, group: str | int | None = None) -> tuple[list[_Raw], str]:
-    """Returns one part that is to be split, or two, and how they came about."""
+    """Return one part to be split, or two parts, and their origin in words."""
     if isinstance(source, (str, os.PathLike)):
         path = Path(source).expanduser()
         if not path.exists():
@@ -146,10 +145,10 @@ def _parts(source: Any, columns: _Columns, encoding: str, group: str | int | Non
             return [_of_table(Path(p).expanduser(), columns, encoding) for p in source], "the two files given"
         texts, labels = (list(part) for part in source)
         if len(texts) != len(labels):
-            raise DataError(f"Expected one label for each text, got {len(texts)} texts and {len(labels)} labels.")
+            raise DataError(f"Expected one label per text. Received: {len(texts)} texts and {len(labels)} labels.")
         return [_Raw(texts, None, labels, tuple(f"example {i}" for i in range(len(texts))))], ""
     raise DataError(
-        f"Expected a table ({join_names(SUFFIXES)}), a DataFrame, (texts, labels), two files or a folder of texts; got "
+        f"Expected a table ({join_names(SUFFIXES)}), a DataFrame, (texts, labels), two files or a folder. Received: "
         f"{type(source).__name__}."
     )
 
@@ -158,7 +157,7 @@ def _of_table(path: Path, columns: _Columns, encoding: str, group: str | int | N
     numbered = [isinstance(column, int) for column in (*columns.text, columns.label)]
     if any(numbered) and not all(numbered) and path.suffix.lower() in (".csv", ".tsv"):
         raise DataError(
-            f"text={columns.text!r} and label={columns.label!r}: give names for a file with a header, numbers for one "
+            f"text={columns.text!r} and label={columns.label!r}: use names for a file with a header, numbers for one "
             "without."
         )
     return _raw(read_table(path, header=not any(numbered), encoding=encoding), columns, group)
@@ -167,7 +166,7 @@ def _of_table(path: Path, columns: _Columns, encoding: str, group: str | int | N
 def _raw(table: Table, columns: _Columns, group: str | int | None = None) -> _Raw:
     label = columns.label
     if label in columns.text:
-        raise DataError(f"text and label must be different columns of {table.name}, got {label!r} for both.")
+        raise DataError(f"text and label must be different columns of {table.name}. Received: {label!r} for both.")
     problems, found = [], {}
     grouped = () if group is None else (("group", group),)
     for role, which in (*(("text", column) for column in columns.text), ("label", label), *grouped):
@@ -193,9 +192,9 @@ def _folder(path: Path, columns: _Columns, encoding: str) -> tuple[list[_Raw], s
         return [_of_folders(folders[name], encoding) for name in ("train", held)], f"train/ and {held}/"
     if folders:
         return [_of_folders(path, encoding)], ""
-    fix = f" It has {join_names(tables)}: give one of them." if tables else ""
+    fix = f" It has {join_names(tables)}: pass one of them." if tables else ""
     raise DataError(
-        f"{path} holds no texts: expected train.csv and val.csv (or .tsv, .jsonl), or one folder of .txt files for "
+        f"{path} holds no texts. Expected train.csv and val.csv (or .tsv, .jsonl), or one folder of .txt files for "
         f"each class.{fix}"
     )
 
@@ -222,7 +221,7 @@ def _of_folders(root: Path, encoding: str) -> _Raw:
 
 
 def _cleaned(raw: _Raw, strict: bool, skipped: list[Skipped]) -> _Raw:
-    """Leaves out rows that have no text or no label."""
+    """Skip rows without a text or a label."""
     keep, faults = [], []
     columns = [raw.texts] if raw.pairs is None else [raw.texts, raw.pairs]
     for i, (place, label) in enumerate(zip(raw.places, raw.labels, strict=True)):
@@ -237,7 +236,7 @@ def _cleaned(raw: _Raw, strict: bool, skipped: list[Skipped]) -> _Raw:
         more = [f"{len(faults) - _SHOWN} more"] if len(faults) > _SHOWN else []
         raise_problems(DataError, "The texts cannot be used", [*map(str, faults[:_SHOWN]), *more])
     if not keep:
-        what = str(faults[0]) if faults else "there is no row"
+        what = str(faults[0]) if faults else "the table is empty"
         raise DataError(f"No row has a text and a label: {what}.")
     skipped += faults
     pairs = None if raw.pairs is None else [raw.pairs[i] for i in keep]
@@ -253,7 +252,7 @@ def _no_text(value: Any) -> str:
         except UnicodeEncodeError as error:
             return f"half a character (a lone surrogate) at position {error.start} of its text"
         return ""
-    return "no text" if not has_value(value) else f"the {type(value).__name__} {value!r} in place of a text"
+    return "no text" if not has_value(value) else f"the {type(value).__name__} {value!r} instead of a text"
 
 
 def _examples(raw: _Raw, labels: np.ndarray, names: tuple[str, ...]) -> TextExamples:
@@ -264,7 +263,7 @@ def _examples(raw: _Raw, labels: np.ndarray, names: tuple[str, ...]) -> TextExam
 def _held_out(
     examples: TextExamples, strata: np.ndarray | None, split: SplitOptions, groups: Sequence[str] | None = None
 ) -> np.ndarray:
-    """Draws groups of equal texts, from each class alike, until the share is reached."""
+    """Draw groups of equal texts from each class until the share is reached."""
     share, seed = split.share, split.seed
     rows = zip(*examples.columns.values(), strict=True)
     keys = ["\0".join(text.strip().casefold() for text in row) for row in rows]
@@ -279,11 +278,11 @@ def _held_out(
     for stratum in np.unique(strata):
         members = random.permutation(np.flatnonzero(strata == stratum))
         wanted, taken = max(1, round(int(sizes[members].sum()) * share)), 0
-        for member in members[:-1]:  # one group stays to learn from
+        for member in members[:-1]:  # one group stays for training
             if taken >= wanted:
                 break
             held[member] = True
             taken += int(sizes[member])
     if not held.any():
-        raise DataError("All texts are equal, so none can be held out.")
+        raise DataError("Expected at least two different texts, to hold some out. Received: equal texts only.")
     return held[group]

@@ -1,4 +1,4 @@
-"""Texts as one of the kinds of data: :data:`TEXT`."""
+"""Text modality: :data:`TEXT`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class TextModality(Modality):
     # --- data
 
     def matches(self, source: Any, settings: Mapping[str, Any]) -> Match | None:
-        """Knows tables, folders of ``.txt`` files or tables, and lists of strings."""
+        """Recognize tables, folders of ``.txt`` files or tables, and lists of strings."""
         from tfft.data.options import TableOptions, setting_names
         from tfft.data.split import SplitOptions
         from tfft.modalities.text.load import load_texts
@@ -49,13 +49,13 @@ class TextModality(Modality):
         return Match("texts", load_texts, names - {"root"}, certainty)
 
     def read_labelled(self, source: Any, class_names: Sequence[str], settings: Mapping[str, Any]) -> TextExamples:
-        """Reads a table or a folder of texts."""
+        """Load a labelled table or folder of texts."""
         from tfft.modalities.text.load import read_texts
 
         return read_texts(source, class_names, **{name: v for name, v in settings.items() if name != "store"})
 
     def is_split(self, source: Any) -> bool:
-        """Says whether a folder has a table or a folder to learn from, and another one."""
+        """Whether a folder has a table or a folder for training, and another one."""
         folder = Path(source)
         if not folder.is_dir():
             return False
@@ -65,19 +65,19 @@ class TextModality(Modality):
     # --- checks
 
     def findings(self, splits: Any, *, notes: list[str]) -> Iterator[Finding]:
-        """Yields findings about texts, classes and copies."""
+        """Yield findings about texts, classes and duplicates."""
         from tfft.modalities.text.checks import text_findings
 
         return text_findings(splits)
 
     def counts(self, splits: Any) -> dict[str, dict[str, int]]:
-        """Returns the number of texts in each class, by part; of all texts where labels are no classes."""
+        """Return the number of texts per class, by part; of all texts if labels are not classes."""
         from tfft.modalities.text.checks import text_counts
 
         return text_counts(splits)
 
     def notes(self, splits: Splits[Any], backbone: Backbone) -> Iterator[str]:
-        """Says how many texts are longer than what is read of them."""
+        """Yield a note about the number of truncated texts."""
         from tfft.modalities.text.truncation import truncation_note
 
         if note := truncation_note(splits.train, backbone):
@@ -86,11 +86,11 @@ class TextModality(Modality):
     # --- model
 
     def why_not(self, backbone: Backbone) -> str | None:
-        """Returns why a backbone takes no texts."""
+        """Return the reason why a backbone does not fit texts; None if it does."""
         return None if backbone.text_spec is not None else f"{backbone.name} does not take texts"
 
     def model_options(self, splits: Any) -> dict[str, Any]:
-        """Returns whether the examples are pairs."""
+        """Return whether the examples are pairs."""
         return {"pair": splits.train.pairs is not None}
 
     def attach_input(
@@ -102,45 +102,45 @@ class TextModality(Modality):
         pair: bool = False,
         **options: Any,
     ) -> ModelInput:
-        """Puts an input of strings and the tokenizer in front of a network."""
+        """Add an input of strings and the tokenizer to a network."""
         from tfft.modalities.text.attach import attach_texts, attach_words
 
         return (attach_words if level == "sequence" else attach_texts)(backbone, network, pair)
 
     def input_of(self, model: keras.Model) -> str | None:
-        """Returns ``"string"`` for a model that takes nothing but strings."""
+        """Return ``"string"`` for a model that takes strings only."""
         return "string" if all(tensor.dtype == "string" for tensor in model.inputs) else None
 
     # --- serving
 
     def serving(self, model: keras.Model, inputs: Mapping[str, tf.TensorSpec], **options: Any) -> ServingInput | None:
-        """Returns how a model takes texts."""
+        """Return the serving input for texts."""
         from tfft.modalities.text.serving import text_input
 
         return text_input(inputs)
 
     def served(self, signatures: Mapping[str, Any], assets: Path) -> ServingInput | None:
-        """Returns how an exported model takes texts."""
+        """Return the serving input of an exported model for texts."""
         from tfft.modalities.text.serving import served_texts
 
         return served_texts(signatures)
 
     def read_items(self, items: Sequence[Any], spec: Any) -> Iterator[RequestItem]:
-        """Yields texts, and pairs of texts."""
+        """Yield texts, and pairs of texts."""
         from tfft.modalities.text.serving import read_texts
 
         return read_texts(items)
 
     def request_noun(self, spec: Any) -> str:
-        """Returns "texts", or "pairs of texts"."""
+        """Return ``"texts"`` or ``"pairs of texts"``."""
         return "texts" if len(spec) == 1 else "pairs of texts"
 
     def columns_of(self, spec: Any) -> tuple[str, ...]:
-        """Returns the names of the model's inputs."""
+        """Return the names of the model's inputs."""
         return tuple(spec)
 
     def item_of_row(self, fields: Sequence[Any], folder: Path) -> Any:
-        """Returns the text, or the pair of texts, of a row."""
+        """Return the text, or the pair of texts, of a row."""
         from tfft.modalities.text.serving import texts_of_row
 
         return texts_of_row(fields)
@@ -148,13 +148,13 @@ class TextModality(Modality):
     def items_of_command(
         self, model: str, spec: Any, files: Sequence[str], texts: Sequence[str], second: Sequence[str]
     ) -> list[Any]:
-        """Returns the texts of a command: those of ``--text``, and the lines of files."""
+        """Return the texts of a command: those of ``--text``, and the lines of files."""
         from tfft.modalities.text.serving import texts_of_command
 
         return texts_of_command(model, spec, files, texts, second)
 
     def example_arguments(self, spec: Any) -> str:
-        """Returns an option for each of the model's inputs."""
+        """Return an option for each model input."""
         return " ".join(f'--{name.replace("_", "-")} "..."' for name in sorted(spec))
 
 

@@ -1,4 +1,4 @@
-"""What is worth knowing of texts before they are trained on: :class:`TextReport`, :func:`report_on`."""
+"""Statistics of labelled texts: :class:`TextReport`, :func:`report_on`."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _SHOWN = 5
 
 @dataclasses.dataclass(frozen=True)
 class TextReport:
-    """Facts of labelled texts; ``print`` it.
+    """Statistics of labelled texts; ``print`` it.
 
     Attributes:
-        examples: how many.
-        empty: places of texts without a character that shows.
-        duplicates: texts that occur before, but for case and blanks at the ends.
-        contradicting: places of equal texts with different labels.
-        words: examples by number of words: (least, most, how many); most is None for no end.
-        longest: number of characters of the longest text.
-        longest_place: where it is.
-        other_scripts: share of texts with characters beyond ASCII.
-        similar_names: classes whose names differ by case or blanks only.
+        examples: Number of texts.
+        empty: Places of texts without a visible character.
+        duplicates: Number of texts that occur before, ignoring case and surrounding blanks.
+        contradicting: Places of equal texts with different labels.
+        words: Histogram of the number of words: (least, most, number of texts); most is None for no limit.
+        longest: Number of characters of the longest text.
+        longest_place: Place of the longest text.
+        other_scripts: Share of texts with characters beyond ASCII.
+        similar_names: Classes whose names differ by case or blanks only.
     """
 
     examples: int
@@ -43,7 +43,7 @@ class TextReport:
     similar_names: tuple[tuple[str, ...], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain values, fit for JSON."""
+        """Return plain values for JSON."""
         return dataclasses.asdict(self)
 
     def __str__(self) -> str:
@@ -78,11 +78,11 @@ class TextReport:
 def report_on(
     parts: Sequence[tuple[np.ndarray, np.ndarray, Sequence[str]]], class_names: Sequence[str] = ()
 ) -> TextReport:
-    """Looks at texts.
+    """Compute the statistics of texts.
 
     Args:
-        parts: texts, labels and places of each part.
-        class_names: of the labels.
+        parts: Texts, labels and places of each part.
+        class_names: Class names of the labels.
     """
     texts = np.concatenate([part[0] for part in parts])
     labels = [label.tobytes() if isinstance(label, np.ndarray) else label for part in parts for label in part[1]]

@@ -1,4 +1,4 @@
-"""Texts at the outside of a model: how it is served with strings, and how texts are read for it."""
+"""Serving of text models, and reading of texts for prediction."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SAMPLES = (
 
 
 def text_input(inputs: Mapping[str, tf.TensorSpec]) -> ServingInput | None:
-    """Returns how a model takes texts, one in each of its inputs; None where an input is something else."""
+    """Return the serving input for texts, one for each model input; None if another input is needed."""
     if any(spec.dtype != tf.string or spec.shape.rank != 1 for spec in inputs.values()):
         return None
     pair = (TEXT_INPUT, PAIR_INPUT)
@@ -31,7 +31,7 @@ def text_input(inputs: Mapping[str, tf.TensorSpec]) -> ServingInput | None:
 
 
 def served_texts(signatures: Mapping[str, Any]) -> ServingInput | None:
-    """Returns how an exported model takes a text, or a pair, for each row; None where it does not."""
+    """Return the serving input of an exported model for texts or pairs; None for other models."""
     function = signatures.get(ARRAY_SIGNATURE)
     found = None if function is None else text_input(function.structured_input_signature[1])
     if found is None or (len(found.spec) > 1 and set(found.spec) != {TEXT_INPUT, PAIR_INPUT}):
@@ -40,7 +40,7 @@ def served_texts(signatures: Mapping[str, Any]) -> ServingInput | None:
 
 
 def read_texts(items: Sequence[str | tuple[str, str]]) -> Iterator[RequestItem]:
-    """Yields texts and pairs of texts, with their lengths."""
+    """Yield texts and pairs of texts, with their lengths."""
     for item in items:
         if isinstance(item, str):
             yield RequestItem(item, item, length=len(item))
@@ -51,17 +51,17 @@ def read_texts(items: Sequence[str | tuple[str, str]]) -> Iterator[RequestItem]:
 def texts_of_command(
     model: str, inputs: Sequence[str], files: Sequence[str], texts: Sequence[str], second: Sequence[str]
 ) -> list[Any]:
-    """Returns the texts, or the pairs, of a command.
+    """Return the texts, or the pairs, given to a command.
 
     Args:
-        model: that is asked, for messages.
-        inputs: names of its inputs.
-        files: with a text in each line.
-        texts: of ``--text``.
-        second: of ``--text-pair``.
+        model: Path of the model, for messages.
+        inputs: Names of its inputs.
+        files: Files with one text per line.
+        texts: Values of ``--text``.
+        second: Values of ``--text-pair``.
 
     Raises:
-        DataError: when these are not what the model takes.
+        DataError: If the model takes other inputs.
     """
     if len(inputs) == 1:
         if second:
@@ -69,13 +69,13 @@ def texts_of_command(
         return [*texts, *read_lines(files)]
     if files or len(texts) != len(second):
         raise DataError(
-            f"The model in {model} takes pairs: give one --text-pair for each --text, or a table; got "
+            f"The model in {model} expects pairs: one --text-pair for each --text, or a table. Received: "
             f"{len(texts)} --text, {len(second)} --text-pair and {len(files)} files."
         )
     return list(zip(texts, second, strict=True))
 
 
 def texts_of_row(fields: Sequence[Any]) -> Any:
-    """Returns the text, or the pair of texts, in the fields of a row."""
+    """Return the text, or the pair of texts, in the fields of a row."""
     texts = tuple(" ".join(map(str, v)) if isinstance(v, (list, tuple)) else str(v) for v in fields)
     return texts[0] if len(texts) == 1 else texts

@@ -1,4 +1,4 @@
-"""What is a source of texts: :func:`holds_texts`."""
+"""Detection of text sources: :func:`holds_texts`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from tfft.data.table import SUFFIXES
 
 
 def holds_texts(source: Any, settings: Mapping[str, Any]) -> int:
-    """Says how surely a source holds texts, as :attr:`tfft.registry.Match.certainty`; 0 for not at all.
+    """Return how surely a source holds texts, as :attr:`tfft.registry.Match.certainty`; 0 for no texts.
 
     Args:
-        source: as :func:`tfft.data.load` takes it.
-        settings: of reading that are given; a named column makes a table of a source.
+        source: Source for :func:`tfft.data.load`.
+        settings: Explicit settings for reading; a column name implies a table.
     """
     columns = any(settings.get(name) is not None for name in ("text", "label", "separator"))
     if settings.get("text") is not None:
@@ -37,7 +37,7 @@ def holds_texts(source: Any, settings: Mapping[str, Any]) -> int:
 
 
 def _are_texts(values: Any) -> bool:
-    """Whether values are strings, looking at the first few; pairs of texts are a pair of lists."""
+    """Whether values are strings, judged by the first few; pairs of texts are two lists."""
     if isinstance(values, (str, bytes)) or not hasattr(values, "__len__") or not len(values):
         return False
     if isinstance(values, np.ndarray) and values.ndim != 1:
@@ -46,7 +46,7 @@ def _are_texts(values: Any) -> bool:
 
 
 def _folder_of_texts(folder: Path) -> bool:
-    """Whether a folder has tables, or folders of mostly .txt files: a note among photos makes no texts of them."""
+    """Whether a folder has tables, or mostly .txt files in its folders; a note among photos does not count."""
     for entry in sorted(folder.iterdir()):
         if entry.suffix.lower() in SUFFIXES:
             return True

@@ -1,4 +1,4 @@
-"""How many texts are longer than what a backbone reads of them: :func:`truncation_note`."""
+"""Number of texts that a backbone truncates: :func:`truncation_note`."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ import tensorflow as tf
 from tfft.backbones.base import Backbone
 from tfft.modalities.text.examples import TextExamples
 
-_COUNTED = 20_000  # texts that are cut into pieces to see how many are too long
+_COUNTED = 20_000  # maximum number of texts to tokenize
 
 
 def truncation_note(texts: TextExamples, backbone: Backbone) -> str:
-    """Says how long texts are for a backbone, and how many are cut off; empty where it reads them as they are."""
+    """Return a note about text lengths and truncation; empty for a backbone that takes raw texts."""
     if backbone.tokenizer is None or backbone.text_spec is None:
         return ""
     lengths = piece_lengths(backbone, texts)
     limit = backbone.tokenizer.max_length
     full = int((lengths >= limit).sum())
-    note = f"text: {np.median(lengths):.0f} pieces in the middle, {lengths.max()} at most, of {limit} that are read"
+    note = f"text: median {np.median(lengths):.0f} tokens, maximum {lengths.max()}; max_length is {limit}"
     if full:
         note += (
-            f"; {full} of {len(lengths)} texts ({full / len(lengths):.1%}) fill all of them and may be cut off: "
-            f"max_length reads more, up to {backbone.text_spec.max_length}"
+            f"; {full} of {len(lengths)} texts ({full / len(lengths):.1%}) reach it and may be truncated: "
+            f"increase max_length, up to {backbone.text_spec.max_length}"
         )
     return note
 
 
 def piece_lengths(backbone: Backbone, texts: TextExamples, batch: int = 1024) -> np.ndarray:
-    """Returns the number of pieces of (at most 20,000) texts, as the tokenizer cuts them."""
+    """Return the number of tokens of (at most 20,000) texts."""
     tokenizer = backbone.tokenizer
     assert tokenizer is not None  # noqa: S101
     step = max(1, len(texts) // _COUNTED)

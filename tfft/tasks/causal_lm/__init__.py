@@ -1,7 +1,7 @@
-"""Causal language models on small texts: decoders of KerasHub, low-rank updates, honest perplexity, a SavedModel.
+"""Causal language models on small texts: decoders of KerasHub with low-rank updates, perplexity, and export.
 
-:func:`finetune` does the whole; :func:`causal_lm`, :func:`windows` and :func:`perplexity` are its parts, for a ``fit``
-of one's own. Generation, samplers and tokenizers are KerasHub's.
+:func:`finetune` runs everything; :func:`causal_lm`, :func:`windows` and :func:`perplexity` are its parts, for your own
+``fit``. Generation, samplers and tokenizers are KerasHub's.
 """
 
 from __future__ import annotations

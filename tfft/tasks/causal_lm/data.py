@@ -1,6 +1,6 @@
-"""Documents to windows without padding: where they come from, who is held out, what is predicted.
+"""Documents for language modelling, packed into windows without padding.
 
-Hides encodings, the marks between documents, and that nothing is predicted across two of them.
+Implementation notes: no token is predicted across two documents.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from tfft.errors import DataError, join_names
 
 
 def read_documents(data: str | os.PathLike[str] | Sequence[str]) -> list[str]:
-    """Reads documents from a file, a folder or a list.
+    """Read documents from a file, a folder or a list.
 
     Raises:
-        DataError: when a file cannot be read, with line and byte; or there are fewer than two documents.
+        DataError: If a file cannot be read, with line and byte; or there are fewer than two documents.
     """
     if isinstance(data, (str, os.PathLike)):
         path = Path(data).expanduser()
@@ -40,25 +40,25 @@ def read_documents(data: str | os.PathLike[str] | Sequence[str]) -> list[str]:
     documents = [text.strip("\n") for text in found if text.strip()]
     if len(documents) < 2:
         raise DataError(
-            f"Found {len(documents)} documents, expected two or more: one to learn from and one to hold out. In a file "
-            "empty lines part them."
+            f"Found {len(documents)} documents. Expected two or more, for training and validation. In a file, "
+            "empty lines separate them."
         )
     return documents
 
 
 def split_documents(documents: Sequence[str], share: float, seed: int) -> tuple[list[str], list[str]]:
-    """Holds some documents out; equal ones stay on one side, and count once where they are measured on.
+    """Hold out some documents; equal ones stay on one side, and count once in the held-out part.
 
     Args:
-        documents: two different ones at least.
-        share: of them to hold out, at least one.
-        seed: of the draw.
+        documents: At least two different documents.
+        share: Share to hold out, at least one document.
+        seed: Seed for the split.
 
     Returns:
-        Those to learn from, those held out.
+        The training documents and the held-out ones.
 
     Raises:
-        DataError: when all are equal.
+        DataError: If all are equal.
     """
     different = sorted(set(documents))
     if len(different) < 2:
@@ -72,22 +72,22 @@ def split_documents(documents: Sequence[str], share: float, seed: int) -> tuple[
 def windows(
     texts: Sequence[str], tokenizer: Any, length: int, *, batch_size: int = 8, shuffle: bool = False, seed: int = 0
 ) -> tf.data.Dataset:
-    """Packs documents into windows of one length, one after the other, so that nothing is padding.
+    """Pack documents into windows of one length, one after the other, without padding.
 
-    Each document begins with the start mark and ends with the end mark. A window may hold the end of one and the
-    beginning of the next; the piece after an end mark is never predicted, since nothing tells it.
+    Each document starts with the start token and ends with the end token. A window may hold the end of one and the
+    beginning of the next; the token after an end token is never predicted.
 
     Args:
-        texts: the documents.
-        tokenizer: of KerasHub, with ``start_token_id`` and ``end_token_id``.
-        length: pieces in a window.
-        batch_size: windows in a batch.
-        shuffle: True draws the order of the documents anew in each pass, and another cut with it.
-        seed: of the orders.
+        texts: Documents.
+        tokenizer: Tokenizer of KerasHub, with ``start_token_id`` and ``end_token_id``.
+        length: Tokens per window.
+        batch_size: Windows per batch.
+        shuffle: Whether each pass has another order of the documents, and so other windows.
+        seed: Seed for the orders.
 
     Returns:
-        Dataset of ``({"token_ids", "padding_mask"} [B, length], next pieces [B, length], weights [B, length])``. The
-        weights are 1 where the next piece is to be predicted.
+        Dataset of ``({"token_ids", "padding_mask"} [B, length], next tokens [B, length], weights [B, length])``. The
+        weights are 1 where the next token is to be predicted.
     """
     cut = [pieces_of(text, tokenizer) for text in texts]
     passes = iter(range(2**31))
@@ -116,7 +116,7 @@ def windows(
 
 
 def pieces_of(text: str, tokenizer: Any) -> np.ndarray:
-    """Returns the pieces of a document between the marks of its start and end, int32 [n]."""
+    """Return the tokens of a document with its start and end tokens, int32 [n]."""
     pieces = np.asarray(tokenizer(tf.constant(text)), np.int32).reshape(-1)
     return np.concatenate([[tokenizer.start_token_id], pieces, [tokenizer.end_token_id]]).astype(np.int32)
 

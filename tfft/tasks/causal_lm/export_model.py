@@ -1,6 +1,6 @@
-"""A language model as a SavedModel that writes: :func:`export`.
+"""Export of a language model as a SavedModel that generates text: :func:`export`.
 
-Hides that tokenizer, loop and samplers have to be one graph, and how it is proven.
+Implementation notes: tokenizer, loop and sampler form one graph, which is checked against the Keras model.
 """
 
 from __future__ import annotations
@@ -32,25 +32,24 @@ def export(
     examples: Sequence[str] | None = None,
     card: Mapping[str, object] | None = None,
 ) -> ExportResult:
-    """Writes a language model as one SavedModel from texts to texts, checked before it is put in place.
+    """Export a language model as one SavedModel from texts to texts, checked before it is put in place.
 
-    ``serving_default`` takes ``text`` (strings, ``[batch]``) and gives ``generated_text``: each with what the model
-    writes behind it, always the likeliest piece (greedy), so that the same question has the same answer and a server
-    may put questions together. The check asks a fresh process with TensorFlow alone, as :func:`tfft.export` does, and
-    compares with ``model.generate``.
+    ``serving_default`` takes ``text`` (strings, ``[batch]``) and returns ``generated_text``: each text with its greedy
+    continuation, so that the same request has the same answer and a server may batch requests. The check runs in a
+    fresh process with TensorFlow alone, as for :func:`tfft.export`, and compares with ``model.generate``.
 
     Args:
-        model: from ``finetune``, ``load`` or ``causal_lm`` of :mod:`tfft.tasks.causal_lm`.
-        path: version folder, as :func:`tfft.export` takes it.
-        max_length: pieces of a text with its continuation; the model's ``sequence_length`` by default.
-        examples: further texts for the check.
-        card: facts for the model card.
+        model: Model from ``finetune``, ``load`` or ``causal_lm`` of :mod:`tfft.tasks.causal_lm`.
+        path: Version folder, as in :func:`tfft.export`.
+        max_length: Maximum tokens of a text with its continuation. Defaults to the model's ``sequence_length``.
+        examples: Further texts for the check.
+        card: Facts for the model card.
 
     Returns:
-        Path and signatures, as of :func:`tfft.export`.
+        Path and signatures, as for :func:`tfft.export`.
 
     Raises:
-        ExportError: when the version exists, the model cannot be served, or it writes something else than here.
+        ExportError: If the version exists, the model cannot be served, or its outputs differ.
 
     Example:
         >>> tfft.tasks.causal_lm.export(run.model, "served/1", max_length=60)
@@ -92,7 +91,7 @@ def export(
 
 
 class _Greedy:
-    """Writes with the likeliest pieces, whatever sampler the user has set."""
+    """Greedy generation, independent of the sampler that the user has set."""
 
     def __init__(self, model: keras.Model) -> None:
         import keras_hub

@@ -1,4 +1,4 @@
-"""How well a language model predicts documents: :func:`perplexity`, and what has to be beaten, :func:`unigram`."""
+"""Perplexity of a language model: :func:`perplexity`, and a baseline: :func:`unigram`."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tfft.tasks.causal_lm.data import pieces_of
 
 @dataclasses.dataclass(frozen=True)
 class Perplexity:
-    """How surprised a model is by documents: e to the mean loss of a piece.
+    """Perplexity of documents: the exponential of the mean loss per token.
 
     Attributes:
-        value: of all pieces together; 1 is perfect.
-        interval: 95 %, over documents.
-        pieces: that were predicted.
-        documents: that they are in.
+        value: Over all tokens; 1 is perfect.
+        interval: 95 % interval over documents.
+        pieces: Number of predicted tokens.
+        documents: Number of documents.
     """
 
     value: float
@@ -32,7 +32,7 @@ class Perplexity:
     documents: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain values, fit for JSON."""
+        """Return plain values, fit for JSON."""
         return dataclasses.asdict(self)
 
     def __str__(self) -> str:
@@ -41,16 +41,15 @@ class Perplexity:
 
 
 def perplexity(model: keras.Model, texts: Sequence[str], *, batch_size: int = 8) -> Perplexity:
-    """Measures how well a model predicts documents, each read from its start with nothing before it.
+    """Measure the perplexity of documents, each from its start without context.
 
     Args:
-        model: a KerasHub causal language model.
-        texts: documents; what is longer than the model's ``sequence_length`` is measured in parts, each from its own
-            beginning.
-        batch_size: parts at a time.
+        model: KerasHub causal language model.
+        texts: Documents; those longer than the model's ``sequence_length`` are divided into separate parts.
+        batch_size: Parts per batch.
 
     Raises:
-        DataError: when there is nothing to predict.
+        DataError: If there is nothing to predict.
     """
     length, tokenizer = model.preprocessor.sequence_length, model.preprocessor.tokenizer
     losses, counts = np.zeros(len(texts)), np.zeros(len(texts), int)
@@ -77,12 +76,12 @@ def perplexity(model: keras.Model, texts: Sequence[str], *, batch_size: int = 8)
 
 
 def unigram(train: Sequence[str], texts: Sequence[str], tokenizer: Any) -> Perplexity:
-    """Measures a model that knows only how often each piece occurs, the least that a language model has to beat.
+    """Measure the perplexity of a unigram model, a baseline for language models.
 
     Args:
-        train: documents to count in; one is added to each count (Laplace).
-        texts: documents to measure on.
-        tokenizer: of KerasHub.
+        train: Training documents; one is added to each count (Laplace).
+        texts: Documents to evaluate.
+        tokenizer: Tokenizer of KerasHub.
     """
     seen = np.ones(tokenizer.vocabulary_size())
     for text in train:

@@ -1,6 +1,6 @@
 """Fine-tuning of causal language models: :func:`finetune`.
 
-Hides that everything but the low-rank updates stays as it was, to the bit, and which epoch is kept.
+Implementation notes: everything except the low-rank updates stays bit-equal, and the best epoch is kept.
 """
 
 from __future__ import annotations
@@ -34,17 +34,15 @@ _WARMUP = 0.1
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LanguageRun:
-    """The result of :func:`finetune`.
+    """Result of :func:`finetune`.
 
     Attributes:
-        model: a KerasHub causal language model; ``model.generate("Once upon")`` writes.
-        before: perplexity on the held-out documents before training.
-        after: the same at the end. The best epoch was chosen by it, so it is a little too good where there are few
-            documents.
-        unigram: the same of a model that knows how often each piece occurs in the training documents, and no more:
-            what has to be beaten.
+        model: KerasHub causal language model; ``model.generate("Once upon")`` continues a text.
+        before: Perplexity on the held-out documents before training.
+        after: Perplexity at the end. It also selected the best epoch, so it is slightly optimistic for few documents.
+        unigram: Perplexity of a unigram model of the training documents, as a baseline.
         history: one row per epoch.
-        folder: where it was written; None where nowhere.
+        folder: Folder of the run; None if nothing was written.
     """
 
     model: keras.Model
@@ -61,22 +59,22 @@ class LanguageRun:
 
 
 def causal_lm(preset: str | os.PathLike[str], *, lora_rank: int = 8, max_length: int | None = None) -> keras.Model:
-    """Opens a decoder of KerasHub as a language model that writes, with low-rank updates that train.
+    """Open a decoder of KerasHub as a language model for generation, with trainable low-rank updates.
 
-    Use it for your own ``fit``; :func:`finetune` does the whole.
+    Use it for your own ``fit``; :func:`finetune` runs everything.
 
     Args:
-        preset: as ``keras_hub.models.CausalLM.from_preset`` takes it, also with ``keras_hub:`` in front, or a folder.
-        lora_rank: rank of the updates of the kernels in attention and feed-forward layers; everything else is frozen. 0
+        preset: Preset for ``keras_hub.models.CausalLM.from_preset``, also with the prefix ``keras_hub:``, or a folder.
+        lora_rank: Rank of the updates of the kernels in attention and feed-forward layers; everything else is frozen. 0
             leaves everything trainable.
-        max_length: most pieces that are read or written; 128 by default, or what the model takes if that is less.
+        max_length: Maximum number of tokens to read or write. Defaults to 128, or the model's limit if that is lower.
 
     Returns:
         A ``keras_hub.models.CausalLM``, from token ids to logits [B, L, vocabulary].
 
     Raises:
-        BackboneError: when the preset is no decoder, or takes fewer pieces.
-        DependencyError: when KerasHub is missing.
+        BackboneError: If the preset is not a decoder, or has a lower limit.
+        DependencyError: If KerasHub is missing.
 
     Example:
         >>> model = causal_lm("keras_hub:gpt2_base_en", lora_rank=8)
@@ -110,34 +108,34 @@ def finetune(
     seed: int = 0,
     verbose: bool = True,
 ) -> LanguageRun:
-    """Teaches a decoder the way some texts are written, and measures on documents that it has not seen.
+    """Fine-tune a decoder on documents, and measure its perplexity on held-out ones.
 
-    Training is AdamW with a linear rise and a cosine fall, on the low-rank updates alone (Hu et al., 2021). After each
-    epoch the held-out perplexity is measured; the weights of the best one are kept, those from before training where
-    none is better, and two epochs without a better one end it.
+    Training uses AdamW with a linear warmup and cosine decay, on the low-rank updates alone (Hu et al., 2021). After
+    each epoch the held-out perplexity is measured; the weights of the best epoch are kept, those from before training
+    if none is better, and two epochs without improvement end the training.
 
     Args:
-        preset: as :func:`causal_lm` takes it.
-        data: a ``.txt`` file, whose documents are parted by empty lines; a folder of ``.txt`` files, one document each;
-            or a list of texts.
-        out: new folder for ``model.keras`` (updates added to the kernels), ``metrics.json``, ``settings.json`` and
+        preset: As in :func:`causal_lm`.
+        data: A ``.txt`` file, whose documents are separated by empty lines; a folder of ``.txt`` files, one document
+            each; or a list of texts.
+        out: New folder for ``model.keras`` (updates added to the kernels), ``metrics.json``, ``settings.json`` and
             ``history.csv``; None writes nothing.
-        lora_rank: rank of the updates; 0 trains everything.
-        epochs: at most.
-        learning_rate: at the peak; some 1e-3 for updates, 5e-5 for everything.
-        batch_size: windows in a step.
-        max_length: pieces in a window.
-        validation: share of the documents to hold out, at least one.
-        seed: of the split, the order and the updates.
-        verbose: print a line for each epoch.
+        lora_rank: Rank of the updates; 0 trains everything.
+        epochs: Maximum number of epochs.
+        learning_rate: Peak learning rate; about 1e-3 for updates, 5e-5 for everything.
+        batch_size: Windows per step.
+        max_length: Tokens per window.
+        validation: Share of the documents to hold out, at least one.
+        seed: Seed for the split, the order and the updates.
+        verbose: Print a line for each epoch.
 
     Returns:
         :class:`LanguageRun`.
 
     Raises:
-        DataError: when there are fewer than two documents, or a file cannot be read; with line and byte.
-        PlanError: when a setting is out of range, or ``out`` is not empty.
-        BackboneError: as :func:`causal_lm`.
+        DataError: If there are fewer than two documents, or a file cannot be read; with line and byte.
+        PlanError: If a setting is out of range, or ``out`` is not empty.
+        BackboneError: As in :func:`causal_lm`.
 
     Example:
         >>> run = tfft.tasks.causal_lm.finetune("keras_hub:gpt2_base_en", "poems.txt", out="runs/poems")
@@ -176,7 +174,7 @@ def _fit(
     learning_rate: float,
     say: Callable[[str], None],
 ) -> tuple[Perplexity, list[dict[str, float]]]:
-    """Trains, puts the best weights back, and returns their perplexity and a row for each epoch."""
+    """Train, restore the best weights, and return their perplexity and a row for each epoch."""
     steps = int(dataset.cardinality())
     rising = max(1, round(_WARMUP * steps * epochs))
     falling = max(1, steps * epochs - rising)
@@ -203,15 +201,15 @@ def _fit(
 
 
 def is_run(folder: str | os.PathLike[str]) -> bool:
-    """Tells whether a folder is one that :func:`finetune` wrote."""
+    """Whether a folder was written by :func:`finetune`."""
     return all((Path(folder).expanduser() / name).is_file() for name in (MODEL, SETTINGS))
 
 
 def load(folder: str | os.PathLike[str]) -> keras.Model:
-    """Reads the model of a run that :func:`finetune` wrote.
+    """Load the model of a run from :func:`finetune`.
 
     Raises:
-        DataError: when there is none.
+        DataError: If there is none.
     """
     file = Path(folder).expanduser() / MODEL
     if not file.is_file():
@@ -237,7 +235,7 @@ def _new_folder(out: str | os.PathLike[str] | None) -> Path | None:
         return None
     folder = Path(out).expanduser()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise PlanError(f"out={str(out)!r} is there and not empty, and a run overwrites nothing. Give another folder.")
+        raise PlanError(f"out={str(out)!r} is not empty, and tfft overwrites no files. Use another folder.")
     return folder
 
 

@@ -21,7 +21,7 @@ _SEVERAL = "some examples have several labels: task='multilabel' takes them"
 
 
 class Classification(Task):
-    """One of several classes for each example, with a logit for each class."""
+    """One of several classes per example, with one logit per class."""
 
     name: ClassVar[str] = "classification"
     exclusive_classes: ClassVar[bool] = True
@@ -29,26 +29,26 @@ class Classification(Task):
     checks_label_errors: ClassVar[bool] = True
 
     def infer(self, values: Sequence[Any]) -> int:
-        """Fits all labels but lists, if nothing else does better."""
+        """Accept all labels except lists, with the lowest priority."""
         return 0 if any(isinstance(value, list) for value in values) else 1
 
     def class_names(self, values: Sequence[Any]) -> tuple[str, ...]:
-        """Returns the labels that occur."""
+        """Return the labels that occur."""
         return sorted_names(values)
 
     def label_problems(self, values: Sequence[Any], class_names: Sequence[str], places: Sequence[str]) -> list[str]:
-        """Refuses examples with several labels, and labels that no class has."""
+        """Report examples with several labels, and unknown labels."""
         if any(isinstance(value, list) for value in values):
             return [_SEVERAL]
         return unknown_labels(values, class_names, places)
 
     def learning_problems(self, values: Sequence[Any], class_names: Sequence[str], *, split: bool) -> list[str]:
-        """Refuses a single class, labels that look like an id, and classes that cannot be split."""
+        """Report a single class, labels that look like an id, and classes that cannot be split."""
         count = len(values)
         if any(isinstance(value, list) for value in values):
             return [_SEVERAL]
         if len(class_names) < 2:
-            return [f"all {count} examples have the label {class_names[0]!r}: there is nothing to tell apart"]
+            return [f"all {count} examples have the label {class_names[0]!r}. Expected at least two classes"]
         if len(class_names) > _IDS and count / len(class_names) < 2:
             return [
                 f"{len(class_names)} of {count} labels are different, such as {class_names[0]!r}: is that column an id "
@@ -66,63 +66,63 @@ class Classification(Task):
         ]
 
     def encode(self, values: Sequence[Any], class_names: Sequence[str]) -> np.ndarray:
-        """Returns the number of each label, int32 [N]."""
+        """Return the number of each label, int32 [N]."""
         position = {name: i for i, name in enumerate(class_names)}
         return np.array([position[value] for value in values], np.int32)
 
     def strata(self, labels: np.ndarray) -> np.ndarray | None:
-        """Returns the labels, which are numbers of classes."""
+        """Return the labels, which are numbers of classes."""
         return labels
 
     def counts(self, labels: np.ndarray, class_names: Sequence[str]) -> dict[str, int]:
-        """Returns the number of examples of each class."""
+        """Return the number of examples of each class."""
         totals = np.bincount(labels, minlength=len(class_names))
         return dict(zip(class_names, totals.tolist(), strict=True))
 
     def head_factory(self) -> Callable[..., Head]:
-        """Returns :func:`tfft.heads.classification`."""
+        """Return :func:`tfft.heads.classification`."""
         from tfft.tasks.classification.head import classification
 
         return classification
 
     def make_head(self, class_names: Sequence[str], **settings: Any) -> Head:
-        """Makes the head for a configuration."""
+        """Make the head for a configuration."""
         return self.head_factory()(class_names, **settings)
 
     def head_class(self) -> type[Head]:
-        """Returns the class of its heads."""
+        """Return the class of its heads."""
         from tfft.tasks.classification.head import ClassificationHead
 
         return ClassificationHead
 
     def evaluator(self, head: Head) -> Evaluator:
-        """Returns a new object that counts hits for each class."""
+        """Return a new object that counts hits for each class."""
         from tfft.tasks.classification.evaluator import ClassEvaluator
 
         return ClassEvaluator(head)
 
     def sample_labels(self, head: Head, scores: np.ndarray) -> np.ndarray:
-        """Returns the number of the largest score."""
+        """Return the number of the largest score."""
         return scores.argmax(-1).astype("int32")
 
     def score_served(self, head: Head, outputs: Mapping[str, np.ndarray], labels: np.ndarray) -> Mapping[str, float]:
-        """Returns the share of examples whose served label is right."""
+        """Return the share of examples whose served label is right."""
         names = np.array(head.class_names, dtype=bytes)
         return {"accuracy": float(np.mean(outputs["label"] == names[labels]))}
 
 
 class Binary(Classification):
-    """One of two classes for each example, with a single logit; only where it is asked for."""
+    """One of two classes per example, with a single logit; only on request."""
 
     name: ClassVar[str] = "binary"
     labels_from_folders: ClassVar[bool] = False
 
     def infer(self, values: Sequence[Any]) -> int:
-        """Never fits: two classes get two logits unless ``task="binary"`` says otherwise."""
+        """Never chosen automatically: two classes get two logits unless ``task="binary"`` is given."""
         return 0
 
     def learning_problems(self, values: Sequence[Any], class_names: Sequence[str], *, split: bool) -> list[str]:
-        """Refuses what classification refuses, and more than two classes."""
+        """Report the problems of classification, and more than two classes."""
         problems = super().learning_problems(values, class_names, split=split)
         if not problems and len(class_names) > 2:
             return [
@@ -131,13 +131,13 @@ class Binary(Classification):
         return problems
 
     def head_factory(self) -> Callable[..., Head]:
-        """Returns :func:`tfft.heads.binary`."""
+        """Return :func:`tfft.heads.binary`."""
         from tfft.tasks.classification.head import binary
 
         return binary
 
     def head_class(self) -> type[Head]:
-        """Returns the class of its heads."""
+        """Return the class of its heads."""
         from tfft.tasks.classification.head import BinaryHead
 
         return BinaryHead

@@ -19,7 +19,7 @@ class ClassEvaluator(Evaluator):
         self.confusion = np.zeros((len(self.names), len(self.names)), np.int64)
 
     def check(self, labels: np.ndarray) -> None:
-        """Refuses labels that the head has no output for."""
+        """Raise an error for labels without an output in the head."""
         n = len(self.names)
         strange = sorted({int(v) for v in labels.reshape(-1) if not 0 <= v < n})
         if strange:
@@ -28,14 +28,14 @@ class ClassEvaluator(Evaluator):
             )
 
     def update(self, labels: np.ndarray, logits: np.ndarray) -> None:
-        """Adds a batch."""
+        """Add a batch."""
         logits, n = logits.reshape(len(labels), -1), len(self.names)
         predicted = (logits[:, 0] > 0).astype(int) if logits.shape[1] == 1 else logits.argmax(axis=-1)
         true = labels.reshape(len(labels), -1)[:, 0].astype(int)
         self.confusion += np.bincount(true * n + predicted, minlength=n * n).reshape(n, n)
 
     def result(self, count: int, loss: float) -> Scores:
-        """Returns the scores of all batches."""
+        """Return the scores of all batches."""
         right, true, predicted = self.confusion.diagonal(), self.confusion.sum(axis=1), self.confusion.sum(axis=0)
         rows = class_rows(self.names, right, true, predicted)
         recalls = [row.recall for row in rows if row.recall is not None]

@@ -25,7 +25,7 @@ class ClassificationHead(Head):
     convex_loss: ClassVar[ConvexLoss | None] = "softmax"
 
     def loss(self, *, soft: bool = False) -> keras.losses.Loss:
-        """Returns the cross-entropy or the focal loss of a softmax."""
+        """Return the cross-entropy or the focal loss of a softmax."""
         if self.loss_name == "focal":
             return FocalCrossentropy(FOCAL_GAMMA, self.label_smoothing, name="focal")
         if not soft:
@@ -35,12 +35,12 @@ class ClassificationHead(Head):
         )
 
     def metrics(self, *, soft: bool = False) -> list[keras.metrics.Metric]:
-        """Returns ``accuracy``."""
+        """Return ``accuracy``."""
         kind = keras.metrics.CategoricalAccuracy if soft else keras.metrics.SparseCategoricalAccuracy
         return [kind(name="accuracy")]
 
     def postprocess(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Turns logits [B, classes] into probabilities and the name of the most probable class."""
+        """Turn logits [B, classes] into probabilities and the name of the most probable class."""
         logits = tf.cast(logits, tf.float32)
         label = tf.gather(tf.constant(self.class_names, tf.string), tf.argmax(logits, axis=-1))
         return {"probabilities": tf.nn.softmax(logits), "label": label, "logits": logits}
@@ -56,22 +56,22 @@ class BinaryHead(Head):
     convex_loss: ClassVar[ConvexLoss | None] = "sigmoid"
 
     def loss(self, *, soft: bool = False) -> keras.losses.Loss:
-        """Returns the cross-entropy or the focal loss of a sigmoid."""
+        """Return the cross-entropy or the focal loss of a sigmoid."""
         return independent_loss(self)
 
     def metrics(self, *, soft: bool = False) -> list[keras.metrics.Metric]:
-        """Returns ``accuracy``."""
+        """Return ``accuracy``."""
         return independent_metrics(soft)
 
     def postprocess(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Turns logits [B, 1] into the probabilities of both classes and the name of the more probable one."""
+        """Turn logits [B, 1] into the probabilities of both classes and the name of the more probable one."""
         logits = tf.cast(logits, tf.float32)
         probabilities = tf.concat([tf.sigmoid(-logits), tf.sigmoid(logits)], axis=-1)
         label = tf.gather(tf.constant(self.class_names, tf.string), tf.cast(logits[:, 0] > 0.0, tf.int64))
         return {"probabilities": probabilities, "label": label, "logits": logits}
 
     def name_problems(self) -> list[str]:
-        """Returns what is wrong with the names of the two classes."""
+        """Return what is wrong with the names of the two classes."""
         if self.class_names is not None and len(self.class_names) != 2:
             names = join_names(self.class_names)
             return [f"binary needs two class names, those of 0 and 1, or the name of 1; received {names}"]
@@ -79,19 +79,19 @@ class BinaryHead(Head):
 
     @staticmethod
     def units_for(class_names: tuple[str, ...]) -> int:
-        """Returns 1: one logit stands for both classes."""
+        """Return 1: one logit stands for both classes."""
         return 1
 
 
 def independent_loss(head: Head) -> keras.losses.Loss:
-    """Returns the loss of labels that are each 0 or 1, or a share between."""
+    """Return the loss of labels that are each 0 or 1, or a share between."""
     if head.loss_name == "focal":
         return FocalCrossentropy(FOCAL_GAMMA, head.label_smoothing, True, name="focal")
     return keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=head.label_smoothing, name="crossentropy")
 
 
 def independent_metrics(soft: bool) -> list[keras.metrics.Metric]:
-    """Returns the accuracy of labels that are each 0 or 1: the share of single labels that are right."""
+    """Return the accuracy of labels that are each 0 or 1: the share of single labels that are right."""
     if soft:  # Keras would ask for a label that is exactly 0 or 1
         return [keras.metrics.MeanMetricWrapper(soft_binary_accuracy, name="accuracy")]
     return [keras.metrics.BinaryAccuracy(threshold=0.0, name="accuracy")]  # logit 0 is probability 1/2
@@ -105,21 +105,21 @@ def classification(
     label_smoothing: float = 0.0,
     loss: str = "cross_entropy",
 ) -> ClassificationHead:
-    """One of several classes for each example; the labels are whole numbers.
+    """Create a head for one of several classes per example; the labels are integers.
 
     Args:
-        class_names: at least two, in the order of the labels; ``splits.class_names`` of loaded data.
-        dropout: share of features dropped while training, 0 or more and below 1.
-        l2: weight decay of the kernel, 0 or more.
-        label_smoothing: share of the target spread over all classes, 0 or more and below 1.
-        loss: ``"cross_entropy"``, or ``"focal"``, which gives examples that are right already less weight; for
-            classes of very different size, see :class:`tfft.losses.FocalCrossentropy`.
+        class_names: At least two names in the order of the labels; ``splits.class_names`` of loaded data.
+        dropout: Dropout rate of the features, 0 or more and below 1.
+        l2: L2 penalty of the kernel, 0 or more.
+        label_smoothing: Share of the target spread over all classes, 0 or more and below 1.
+        loss: ``"cross_entropy"``, or ``"focal"``, which gives less weight to easy examples; for imbalanced classes, see
+            :class:`tfft.losses.FocalCrossentropy`.
 
     Returns:
         A head with one logit per class.
 
     Raises:
-        PlanError: listing everything that is wrong.
+        PlanError: If arguments are invalid; the message lists all problems.
 
     Example:
         >>> head = classification(["ants", "bees"], l2=1e-4)
@@ -136,14 +136,14 @@ def binary(
     label_smoothing: float = 0.0,
     loss: str = "cross_entropy",
 ) -> BinaryHead:
-    """Yes or no for each example, with a single logit; the labels are 0 and 1.
+    """Create a head for two classes with a single logit; the labels are 0 and 1.
 
     Args:
-        class_names: the names of 0 and 1; or the name of 1 alone, ``"bee"`` giving ``"not bee"``, ``"bee"``.
-        dropout: as in :func:`classification`.
-        l2: as in :func:`classification`.
-        label_smoothing: share of the target moved towards 1/2.
-        loss: as in :func:`classification`.
+        class_names: Names of 0 and 1; or the name of 1 alone: ``"bee"`` gives ``"not bee"``, ``"bee"``.
+        dropout: As in :func:`classification`.
+        l2: As in :func:`classification`.
+        label_smoothing: Share of the target moved towards 1/2.
+        loss: As in :func:`classification`.
 
     Returns:
         A head with one logit.

@@ -1,4 +1,4 @@
-"""What tasks whose labels are names of classes share: their order, and labels that no class has."""
+"""Class names for tasks with named labels: their order, and unknown labels."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from tfft.errors import did_you_mean
 
 
 def sorted_names(values: Sequence[Any]) -> tuple[str, ...]:
-    """Returns the classes among label values, numbers by their size, others by code point.
+    """Return the classes among label values, numbers by size, others by code point.
 
     Args:
-        values: text, or lists of text where an example may have several labels.
+        values: Text, or lists of text if an example may have several labels.
     """
     names = {one for value in values for one in as_list(value)}
     try:
@@ -22,7 +22,7 @@ def sorted_names(values: Sequence[Any]) -> tuple[str, ...]:
 
 
 def unknown_labels(values: Sequence[Any], class_names: Sequence[str], places: Sequence[str]) -> list[str]:
-    """Returns a sentence for each label that no class has, with its place and the nearest name."""
+    """Return a sentence for each unknown label, with its place and the nearest name."""
     known = set(class_names)
     return [
         f"{place} has the label {one!r}, which no training example has.{did_you_mean(one, class_names)}"
@@ -33,5 +33,5 @@ def unknown_labels(values: Sequence[Any], class_names: Sequence[str], places: Se
 
 
 def as_list(value: Any) -> list[str]:
-    """Returns the labels of one example as a list."""
+    """Return the labels of one example as a list."""
     return value if isinstance(value, list) else [value]

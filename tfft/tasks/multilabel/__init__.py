@@ -1,4 +1,4 @@
-"""Multilabel: each example has any number of labels."""
+"""Multi-label classification: any number of labels per example."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ __all__ = ["MULTILABEL", "Multilabel"]
 
 
 class Multilabel(Task):
-    """Any number of labels for each example, each with a logit of its own."""
+    """Any number of labels per example, with one logit per label."""
 
     name: ClassVar[str] = "multilabel"
 
     def infer(self, values: Sequence[Any]) -> int:
-        """Fits where an example has a list of labels."""
+        """Accept values with a list of labels."""
         return 3 if any(isinstance(value, list) for value in values) else 0
 
     def class_names(self, values: Sequence[Any]) -> tuple[str, ...]:
-        """Returns the labels that occur."""
+        """Return the labels that occur."""
         return sorted_names(values)
 
     def label_problems(self, values: Sequence[Any], class_names: Sequence[str], places: Sequence[str]) -> list[str]:
-        """Refuses labels that no class has."""
+        """Report unknown labels."""
         return unknown_labels(values, class_names, places)
 
     def encode(self, values: Sequence[Any], class_names: Sequence[str]) -> np.ndarray:
-        """Returns float32 [N, K] of 0 and 1."""
+        """Return float32 [N, K] of 0 and 1."""
         position = {name: i for i, name in enumerate(class_names)}
         found = np.zeros((len(values), len(class_names)), np.float32)
         for row, value in enumerate(values):
@@ -42,37 +42,37 @@ class Multilabel(Task):
         return found
 
     def counts(self, labels: np.ndarray, class_names: Sequence[str]) -> dict[str, int]:
-        """Returns the number of examples with each label."""
+        """Return the number of examples with each label."""
         return dict(zip(class_names, labels.sum(axis=0).astype(int).tolist(), strict=True))
 
     def head_factory(self) -> Callable[..., Head]:
-        """Returns :func:`tfft.heads.multilabel`."""
+        """Return :func:`tfft.heads.multilabel`."""
         from tfft.tasks.multilabel.head import multilabel
 
         return multilabel
 
     def make_head(self, class_names: Sequence[str], **settings: Any) -> Head:
-        """Makes the head for a configuration."""
+        """Make the head for a configuration."""
         return self.head_factory()(class_names, **settings)
 
     def head_class(self) -> type[Head]:
-        """Returns the class of its heads."""
+        """Return the class of its heads."""
         from tfft.tasks.multilabel.head import MultilabelHead
 
         return MultilabelHead
 
     def evaluator(self, head: Head) -> Evaluator:
-        """Returns a new object that counts hits for each label."""
+        """Return a new object that counts hits for each label."""
         from tfft.tasks.multilabel.evaluator import MultilabelEvaluator
 
         return MultilabelEvaluator(head)
 
     def sample_labels(self, head: Head, scores: np.ndarray) -> np.ndarray:
-        """Returns which scores are positive."""
+        """Return which scores are positive."""
         return (scores[..., : head.units] > 0).astype("float32")
 
     def score_served(self, head: Head, outputs: Mapping[str, np.ndarray], labels: np.ndarray) -> Mapping[str, float]:
-        """Returns the share of single labels that are right."""
+        """Return the share of single labels that are right."""
         return {"accuracy": float(np.mean(outputs["labels_above_half"] == (labels > 0.5)))}
 
 

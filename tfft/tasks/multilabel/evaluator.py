@@ -19,14 +19,14 @@ class MultilabelEvaluator(Evaluator):
         self.exact, self.total, self.squares = 0, 0.0, 0.0
 
     def check(self, labels: np.ndarray) -> None:
-        """Refuses labels that the head has no output for."""
+        """Raise an error for labels without an output in the head."""
         if labels.ndim != 2 or labels.shape[1] != len(self.names) or not np.isin(labels, (0, 1)).all():
             raise DataError(
                 f"Expected labels [B, {len(self.names)}] of 0 and 1, one column per label; got {labels.shape}."
             )
 
     def update(self, labels: np.ndarray, logits: np.ndarray) -> None:
-        """Adds a batch."""
+        """Add a batch."""
         true, predicted = labels > 0.5, logits > 0
         self.right += (true & predicted).sum(axis=0)
         self.true += true.sum(axis=0)
@@ -37,7 +37,7 @@ class MultilabelEvaluator(Evaluator):
         self.squares += float((share**2).sum())
 
     def result(self, count: int, loss: float) -> Scores:
-        """Returns the scores of all batches."""
+        """Return the scores of all batches."""
         rows = class_rows(self.names, self.right, self.true, self.predicted)
         both = int(self.true.sum() + self.predicted.sum())
         low, high = mean_interval(self.total, self.squares, count)

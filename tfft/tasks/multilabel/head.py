@@ -1,4 +1,4 @@
-"""The head for any number of labels per example: each label has a logit of its own."""
+"""Head for any number of labels per example, with one logit per label."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class MultilabelHead(Head):
     convex_loss: ClassVar[ConvexLoss | None] = "sigmoid"
 
     def loss(self, *, soft: bool = False) -> keras.losses.Loss:
-        """Returns the cross-entropy or the focal loss of sigmoids, a mean over labels."""
+        """Return the cross-entropy or the focal loss of sigmoids, a mean over labels."""
         return independent_loss(self)
 
     def metrics(self, *, soft: bool = False) -> list[keras.metrics.Metric]:
-        """Returns ``accuracy``, the share of single labels that are right."""
+        """Return ``accuracy``, the share of single labels that are right."""
         return independent_metrics(soft)
 
     def postprocess(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Turns logits [B, n] into probabilities and the labels above 1/2."""
+        """Turn logits [B, n] into probabilities and the labels above 1/2."""
         logits = tf.cast(logits, tf.float32)
         return {"probabilities": tf.sigmoid(logits), "labels_above_half": logits > 0.0, "logits": logits}
 
@@ -44,14 +44,14 @@ def multilabel(
     label_smoothing: float = 0.0,
     loss: str = "cross_entropy",
 ) -> MultilabelHead:
-    """Any number of labels for each example; the targets are rows of 0 and 1.
+    """Create a head for any number of labels per example; the targets are rows of 0 and 1.
 
     Args:
-        class_names: in the order of the columns.
-        dropout: as in :func:`tfft.heads.classification`.
-        l2: as in :func:`tfft.heads.classification`.
-        label_smoothing: share of each target moved towards 1/2.
-        loss: as in :func:`tfft.heads.classification`.
+        class_names: Names in the order of the columns.
+        dropout: As in :func:`tfft.heads.classification`.
+        l2: As in :func:`tfft.heads.classification`.
+        label_smoothing: Share of each target moved towards 1/2.
+        loss: As in :func:`tfft.heads.classification`.
 
     Returns:
         A head with one logit per label.

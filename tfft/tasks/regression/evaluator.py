@@ -1,4 +1,4 @@
-"""Scores for numbers."""
+"""Scores for regression."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from tfft.registry import Evaluator
 
 
 class RegressionEvaluator(Evaluator):
-    """Sums for numbers."""
+    """Error sums for regression."""
 
     def __init__(self, head: Head) -> None:
         self.units, self.values = head.units, 0
         self.absolute, self.absolute_squares, self.squares, self.true, self.true_squares = (0.0,) * 5
 
     def check(self, labels: np.ndarray) -> None:
-        """Refuses labels that the head has no output for."""
+        """Raise an error for labels without an output in the head."""
         if labels.size != len(labels) * self.units or not np.isfinite(labels).all():
             raise DataError(f"Expected finite labels [B, {self.units}], one per value of the head; got {labels.shape}.")
 
     def update(self, labels: np.ndarray, logits: np.ndarray) -> None:
-        """Adds a batch."""
+        """Add a batch."""
         true, given = (a.reshape(len(labels), -1).astype(np.float64) for a in (labels, logits))
         off = np.abs(given - true)
         self.values += true.size
@@ -34,7 +34,7 @@ class RegressionEvaluator(Evaluator):
         self.true_squares += float((true**2).sum())
 
     def result(self, count: int, loss: float) -> Scores:
-        """Returns the scores of all batches."""
+        """Return the scores of all batches."""
         spread = self.true_squares - self.true**2 / self.values
         low, high = mean_interval(self.absolute, self.absolute_squares, count)
         measures = {

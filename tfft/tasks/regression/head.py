@@ -1,4 +1,4 @@
-"""The head for numbers."""
+"""Head for regression."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tfft.heads import ConvexLoss, Head, as_names
 
 @dataclasses.dataclass(frozen=True)
 class RegressionHead(Head):
-    """One unit for each number; the labels are float [B] or [B, units].
+    """One unit per number; the labels are float [B] or [B, units].
 
     Served: ``value`` float32 [B, units].
     """
@@ -23,25 +23,25 @@ class RegressionHead(Head):
     convex_loss: ClassVar[ConvexLoss | None] = "squared"
 
     def loss(self, *, soft: bool = False) -> keras.losses.Loss:
-        """Returns the squared error."""
+        """Return the squared error."""
         return keras.losses.MeanSquaredError(name="squared_error")
 
     def metrics(self, *, soft: bool = False) -> list[keras.metrics.Metric]:
-        """Returns ``error``, the mean absolute error."""
+        """Return ``error``, the mean absolute error."""
         return [keras.metrics.MeanAbsoluteError(name="error")]
 
     def postprocess(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Returns the numbers as they are."""
+        """Return the numbers unchanged."""
         return {"value": tf.cast(logits, tf.float32)}
 
 
 def regression(names: Sequence[str] | int = 1, *, dropout: float = 0.2, l2: float = 0.0) -> RegressionHead:
-    """One or more numbers for each example, learned by squared error.
+    """Create a head for one or more numbers per example, trained with the squared error.
 
     Args:
-        names: how many values, or their names.
-        dropout: as in :func:`tfft.heads.classification`.
-        l2: as in :func:`tfft.heads.classification`.
+        names: Number of values, or their names.
+        dropout: As in :func:`tfft.heads.classification`.
+        l2: As in :func:`tfft.heads.classification`.
 
     Returns:
         A head with one unit per value.

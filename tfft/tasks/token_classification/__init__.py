@@ -1,4 +1,4 @@
-"""Token classification: each word of a sentence has a tag."""
+"""Token classification: one tag per word of a sentence."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["OUTSIDE", "TOKEN_CLASSIFICATION", "Entity", "TokenClassification", "
 
 
 class TokenClassification(Task):
-    """A tag for each word: names of people and places, parts of speech."""
+    """One tag per word, such as entities or parts of speech."""
 
     name: ClassVar[str] = "token_classification"
     head_kind: ClassVar[str] = "tokens"
@@ -29,18 +29,18 @@ class TokenClassification(Task):
 
     @property
     def reader(self) -> Modality | None:
-        """Reads files of words and their tags."""
+        """The reader of files with words and tags."""
         from tfft.tasks.token_classification.reader import TAGGED_WORDS
 
         return TAGGED_WORDS
 
     def class_names(self, values: Sequence[Any]) -> tuple[str, ...]:
-        """Returns the tags that occur, ``"O"`` first."""
+        """Return the tags that occur, ``"O"`` first."""
         tags = {tag for sentence in values for tag in sentence}
         return tuple(sorted(tags, key=lambda tag: (tag != OUTSIDE, tag)))
 
     def encode(self, values: Sequence[Any], class_names: Sequence[str]) -> np.ndarray:
-        """Returns int32 [N, W], W the words of the longest sentence, -1 for padding."""
+        """Return int32 [N, W], W the words of the longest sentence, -1 for padding."""
         number = {name: at for at, name in enumerate(class_names)}
         labels = np.full((len(values), max(map(len, values), default=0)), -1, np.int32)
         for row, tags in enumerate(values):
@@ -48,52 +48,52 @@ class TokenClassification(Task):
         return labels
 
     def counts(self, labels: np.ndarray, class_names: Sequence[str]) -> dict[str, int]:
-        """Returns the number of words with each tag."""
+        """Return the number of words with each tag."""
         totals = np.bincount(labels[labels >= 0], minlength=len(class_names))
         return dict(zip(class_names, totals.tolist(), strict=True))
 
     def head_factory(self) -> Callable[..., Head]:
-        """Returns :func:`tfft.heads.token_classification`."""
+        """Return :func:`tfft.heads.token_classification`."""
         from tfft.tasks.token_classification.head import token_classification
 
         return token_classification
 
     def make_head(self, class_names: Sequence[str], **settings: Any) -> Head:
-        """Makes the head for a configuration."""
+        """Make the head for a configuration."""
         return self.head_factory()(class_names, **settings)
 
     def head_class(self) -> type[Head]:
-        """Returns the class of its heads."""
+        """Return the class of its heads."""
         from tfft.tasks.token_classification.head import TokenClassificationHead
 
         return TokenClassificationHead
 
     def unsupported(self, config: Any) -> Iterator[str]:
-        """Refuses what is for one label per example."""
+        """Report settings for one label per example."""
         for name in ("class_weight", "sampling", "separator"):
             if getattr(config, name, None):
                 yield f"{name} means nothing where each word has a tag: leave it out"
 
     def evaluator(self, head: Head) -> Evaluator:
-        """Returns a new object that counts words and entities."""
+        """Return a new object that counts words and entities."""
         from tfft.tasks.token_classification.evaluator import TagEvaluator
 
         return TagEvaluator(head)
 
     def format_prediction(self, name: str, outputs: Mapping[str, Any]) -> str:
-        """Returns the sentence with a tag behind each word that has one."""
+        """Return the sentence with a tag after each word that has one."""
         if "tags" not in outputs:
             return super().format_prediction(name, outputs)
         return " ".join(word if tag == OUTSIDE else f"{word}/{tag}" for word, tag in outputs["tags"])
 
     def sample_labels(self, head: Head, scores: np.ndarray) -> np.ndarray:
-        """Returns the number of the largest score of each word; the last word of every other sentence is padding."""
+        """Return the number of the largest score of each word; the last word of every other sentence is padding."""
         labels = scores.argmax(-1).astype("int32")
         labels[::2, -1] = -1
         return labels
 
     def score_served(self, head: Head, outputs: Mapping[str, np.ndarray], labels: np.ndarray) -> Mapping[str, float]:
-        """Returns the share of labelled words whose served tag is right."""
+        """Return the share of labelled words whose served tag is right."""
         names, labelled = np.array(head.class_names, dtype=bytes), labels >= 0
         return {"accuracy": float(np.mean(outputs["label"][labelled] == names[labels[labelled]]))}
 

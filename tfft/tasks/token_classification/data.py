@@ -1,7 +1,6 @@
-"""Sentences whose words are tagged, from files or lists: :func:`load_tagged`, :class:`TokenExamples`.
+"""Sentences with tagged words, from files or lists: :func:`load_tagged`, :class:`TokenExamples`.
 
-Hides the two forms in which such data come (CoNLL columns, JSON lines), how sentences become strings again, and which
-of the many small faults of hand-made annotations are errors.
+Implementation notes: the data comes as CoNLL columns or JSON lines; sentences become strings again.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from tfft.specs import AudioSpec, InputSpec
 
 OUTSIDE, PADDING = "O", -1
 
-_BLANK = re.compile("[ \t\n\r\f\v]+")  # what the model cuts sentences at; other white space is part of a word
+_BLANK = re.compile("[ \t\n\r\f\v]+")  # separators of words; other white space is part of a word
 _PREFIX = re.compile(r"[BIESLU](-.*)?", re.DOTALL)
 _INSIDE = re.compile(r"([BI])-(.*)", re.DOTALL)
 _SHOWN = 10  # problems in one message
@@ -36,10 +35,10 @@ _JSON = (".jsonl", ".json", ".ndjson")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TokenExamples(TextExamples):
-    """Sentences and the tags of their words: texts, the words of each joined by blanks.
+    """Sentences and the tags of their words; each text is its words joined by blanks.
 
-    ``labels`` are int32 [N, W], W the words of the longest: index into ``class_names``, -1 for padding. ``class_names``
-    are the tags, ``"O"`` first where there is one, then sorted.
+    ``labels`` are int32 [N, W], W the number of words of the longest sentence: index into ``class_names``, -1 for
+    padding. ``class_names`` are the tags, ``"O"`` first if present, then sorted.
     """
 
     pairs: np.ndarray | None = None
@@ -48,7 +47,7 @@ class TokenExamples(TextExamples):
 
     @property
     def words(self) -> int:
-        """Number of words of all sentences."""
+        """Number of words in all sentences."""
         return int((self.labels >= 0).sum())
 
     @property
@@ -59,11 +58,11 @@ class TokenExamples(TextExamples):
 
     @property
     def lengths(self) -> np.ndarray | None:
-        """None: sentences come in the order that is drawn."""
+        """None: sentences keep the drawn order."""
         return None
 
     def batches(self, spec: InputSpec | AudioSpec | None, options: BatchOptions) -> tf.data.Dataset:
-        """Makes a dataset of (string [B], int32 [B, W]), W the words of the longest sentence of the batch."""
+        """Make a dataset of (string [B], int32 [B, W]), W the words of the longest sentence of the batch."""
         options.refuse(("augment", "views", "sampling"), "tagged words")
         texts = on_cpu(np.array([text.encode() for text in self.texts]))
         dataset = assemble(lambda at: tf.gather(texts, at), self.labels, options)
@@ -77,12 +76,12 @@ class TokenExamples(TextExamples):
 
 @dataclasses.dataclass(frozen=True)
 class TagReport:
-    """What is worth knowing of tagged sentences; ``print`` it.
+    """Statistics of tagged sentences; ``print`` it.
 
     Attributes:
-        words: how many there are to learn from.
-        counts: of the words with each tag.
-        notes: what is no error, one sentence each.
+        words: Number of training words.
+        counts: Number of words with each tag.
+        notes: Remarks, one sentence each.
     """
 
     words: int
@@ -109,7 +108,7 @@ def load_tagged(
     validation: float = 0.2,
     seed: int = 0,
 ) -> Splits[TokenExamples]:
-    """Reads sentences whose words are tagged, and decides which are held out.
+    """Load sentences with tagged words, and split them.
 
     Use it for :func:`tfft.heads.token_classification`. A file is read by its ending: ``.jsonl``, ``.ndjson`` and
     ``.json`` hold one JSON object per line, with a list of words and one of tags; any other is in CoNLL columns: a
@@ -168,7 +167,7 @@ def read_tagged(
     words: str = "tokens",
     tags: str = "tags",
 ) -> TokenExamples:
-    """Reads tagged sentences without dividing them, for a model that knows its tags.
+    """Read tagged sentences without dividing them, for a model that knows its tags.
 
     Args:
         source: a file or two lists, as :func:`load_tagged` takes them.
@@ -296,7 +295,7 @@ def _faults(words: Any, tags: Any) -> list[str]:
 
 
 def _divided(sentences: list[_Sentence], share: float, seed: int) -> tuple[list[_Sentence], list[_Sentence]]:
-    """Holds out equal sentences together, in the order of their hashes, but none that alone has a tag."""
+    """Hold out equal sentences together, in the order of their hashes, but none that alone has a tag."""
     if len(sentences) < 2:
         raise DataError(f"Expected at least 2 sentences to hold some out, received {len(sentences)}.")
     groups: dict[str, list[_Sentence]] = {}

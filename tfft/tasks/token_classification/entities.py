@@ -1,4 +1,4 @@
-"""From the tags of words to the entities they mean: :func:`entities`. Hides how broken sequences are read."""
+"""Entities from the tags of words: :func:`entities`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SAME = {"L": "E", "U": "S"}  # BILOU's words for it
 
 
 class Entity(NamedTuple):
-    """A run of words that is one thing.
+    """Entity in a sentence.
 
     Attributes:
         type: such as ``"PER"``.
@@ -27,7 +27,7 @@ class Entity(NamedTuple):
 
 
 def entities(tags: Sequence[str], *, prefixed: bool | None = None) -> list[Entity]:
-    """Finds the entities in the tags of a sentence.
+    """Find the entities in the tags of a sentence.
 
     Tags are read as the evaluation of CoNLL-2000 does, and with it seqeval in its default mode: ``B-`` begins an
     entity, and so does ``I-`` behind ``"O"`` or behind another type. ``E-`` and ``L-`` end one, ``S-`` and ``U-`` are
@@ -63,7 +63,7 @@ def entities(tags: Sequence[str], *, prefixed: bool | None = None) -> list[Entit
 
 
 def are_prefixed(tags: Iterable[str]) -> bool:
-    """Says whether tags mark entities with ``B-``, ``I-`` and the like: all but ``"O"`` do, and there are some."""
+    """Whether tags mark entities with ``B-``, ``I-`` and the like: all but ``"O"`` do, and there are some."""
     inside = {tag for tag in tags if tag not in (OUTSIDE, "")}
     return bool(inside) and all(_PREFIXED.fullmatch(tag) for tag in inside)
 

@@ -1,4 +1,4 @@
-"""Scores for the tags of words, and of the entities that tags with prefixes mean."""
+"""Scores for the tags of words and for entities."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class TagEvaluator(Evaluator):
                 self.by_type[entity.type] += 0
 
     def check(self, labels: np.ndarray) -> None:
-        """Raises DataError for labels that are not the tags of words."""
+        """Raise DataError for labels that are not the tags of words."""
         if labels.ndim != 2 or labels.dtype.kind not in "iu":
             raise DataError(
                 f"Expected labels [B, W], a whole number for each word and -1 for padding; got {labels.dtype} "
@@ -51,12 +51,12 @@ class TagEvaluator(Evaluator):
             )
 
     def weight(self, labels: np.ndarray, logits: np.ndarray) -> int:
-        """Returns how many words the loss of a batch is the mean of."""
+        """Return the number of words in the mean loss of a batch."""
         width = min(labels.shape[1], logits.shape[1])
         return int(((labels[:, :width] >= 0) & _is_seen(logits[:, :width])).sum())
 
     def update(self, labels: np.ndarray, logits: np.ndarray) -> None:
-        """Adds a batch of labels [B, V] and logits [B, W, C]."""
+        """Add a batch of labels [B, V] and logits [B, W, C]."""
         width = max(labels.shape[1], logits.shape[1])
         true = np.pad(labels, ((0, 0), (0, width - labels.shape[1])), constant_values=-1)
         logits = np.pad(logits, ((0, 0), (0, width - logits.shape[1]), (0, 0)), constant_values=ABSENT)
@@ -89,7 +89,7 @@ class TagEvaluator(Evaluator):
         self.sentences[len(there & found), len(there), len(found)] += 1
 
     def result(self, count: int, loss: float) -> Scores:
-        """Returns what was counted, of ``count`` sentences."""
+        """Return the scores of ``count`` sentences."""
         words = int(self.confusion.sum())
         if not words:
             raise DataError("No word of the dataset has a label, so there is nothing to measure.")

@@ -1,4 +1,4 @@
-"""The head for a tag of each word."""
+"""Head for token classification."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tfft.losses import ABSENT, TagAccuracy, TagCrossentropy
 
 @dataclasses.dataclass(frozen=True)
 class TokenClassificationHead(Head):
-    """A logit per tag and word; the labels are whole numbers [B, W], below 0 for padding.
+    """One logit per tag and word; the labels are integers [B, W], below 0 for padding.
 
     Served: ``probabilities`` float32 [B, W, tags], ``label`` tf.string [B, W], ``logits``; where there is no word,
     zeros and ``""``.
@@ -25,18 +25,18 @@ class TokenClassificationHead(Head):
     least_names: ClassVar[int] = 2
 
     def loss(self, *, soft: bool = False) -> keras.losses.Loss:
-        """Returns the cross-entropy or the focal loss, a mean over labelled words."""
+        """Return the cross-entropy or the focal loss, a mean over labelled words."""
         _refuse(soft)
         gamma = FOCAL_GAMMA if self.loss_name == "focal" else 0.0
         return TagCrossentropy(gamma, self.label_smoothing, name="focal" if gamma else "crossentropy")
 
     def metrics(self, *, soft: bool = False) -> list[keras.metrics.Metric]:
-        """Returns ``accuracy``, the share of labelled words with the right tag."""
+        """Return ``accuracy``, the share of labelled words with the right tag."""
         _refuse(soft)
         return [TagAccuracy(name="accuracy")]
 
     def attach(self, features: keras.KerasTensor | ModelFeatures) -> keras.KerasTensor:
-        """Puts ``dropout`` and ``logits`` behind features of words [B, W, width]; returns logits [B, W, units]."""
+        """Add ``dropout`` and ``logits`` to features of words [B, W, width]; return logits [B, W, units]."""
         given = ModelFeatures.of(features)
         dropped = keras.layers.Dropout(self.dropout, name=DROPOUT_LAYER)(given.tensor)
         if given.word_starts is None:
@@ -44,7 +44,7 @@ class TokenClassificationHead(Head):
         return WordLogits(self, name=LOGITS_LAYER)(dropped, given.word_starts)
 
     def postprocess(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Turns logits [B, W, tags] into probabilities and the most probable tag of each word."""
+        """Turn logits [B, W, tags] into probabilities and the most probable tag of each word."""
         logits = tf.cast(logits, tf.float32)
         label = tf.gather(tf.constant(self.class_names, tf.string), tf.argmax(logits, axis=-1))
         there = tf.reduce_max(logits, axis=-1) > ABSENT / 2
@@ -65,18 +65,19 @@ def token_classification(
     label_smoothing: float = 0.0,
     loss: str = "cross_entropy",
 ) -> TokenClassificationHead:
-    """One of several tags for each word of a sentence: names of people and places, parts of speech.
+    """Create a head for one of several tags per word of a sentence, such as entities or parts of speech.
 
     The model takes sentences whose words are separated by blanks. The first token of a word decides its tag. The model
     does not see words behind the end of what the backbone can take: training leaves them out, and the answer is
     ``"O"`` where there is such a tag, and ``""`` where there is none.
 
     Args:
-        tag_names: in the order of the labels, such as ``["O", "B-PER", "I-PER"]``; ``tagged.tag_names`` of loaded data.
-        dropout: as in :func:`tfft.heads.classification`.
-        l2: as in :func:`tfft.heads.classification`.
-        label_smoothing: as in :func:`tfft.heads.classification`.
-        loss: as in :func:`tfft.heads.classification`.
+        tag_names: Tags in the order of the labels, such as ``["O", "B-PER", "I-PER"]``; ``data.class_names`` of loaded
+            data.
+        dropout: As in :func:`tfft.heads.classification`.
+        l2: As in :func:`tfft.heads.classification`.
+        label_smoothing: As in :func:`tfft.heads.classification`.
+        loss: As in :func:`tfft.heads.classification`.
 
     Returns:
         A head with one logit per tag and word.

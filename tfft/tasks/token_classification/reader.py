@@ -1,4 +1,4 @@
-"""How sentences whose words are tagged are read: :data:`TAGGED_WORDS`."""
+"""Reader of sentences with tagged words: :data:`TAGGED_WORDS`."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ if TYPE_CHECKING:
 
 
 class TaggedWords(TextModality):
-    """Texts of which each word has a tag."""
+    """Texts with one tag per word."""
 
     item = "sentence"
     items = "tagged words"
 
     def matches(self, source: Any, settings: Mapping[str, Any]) -> Match | None:
-        """Takes any source: it is asked only where the task is named."""
+        """Accept any source, since it is used only if the task is named."""
         return Match("tagged words", _load, frozenset({"text", "label", "task", "validation", "seed"}), 3)
 
     def read_labelled(self, source: Any, class_names: Sequence[str], settings: Mapping[str, Any]) -> TokenExamples:
-        """Reads a file of tagged sentences."""
+        """Read a file of tagged sentences."""
         from tfft.tasks.token_classification.data import read_tagged
 
         return read_tagged(source, class_names, **_lists(settings))
 
     def is_split(self, source: Any) -> bool:
-        """Says that a single file is not split."""
+        """Return False: a single file is not split."""
         return False
 
 

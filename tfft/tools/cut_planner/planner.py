@@ -1,6 +1,6 @@
-"""Where to cut a model, what a cache of the frozen part costs, and whether it is worth it: :func:`plan_cut`.
+"""Planner for the cut of a feature cache: :func:`plan_cut`.
 
-Hides the arithmetic: sizes from shapes, seconds from a few measurements.
+Implementation notes: sizes follow from shapes, times from a few measurements.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tfft.tools.cut_planner.segments import Look, Pieces, look_at, take_apart
 
 @dataclasses.dataclass(frozen=True)
 class Cut:
-    """One place to cut a model: in front of it the frozen prefix, behind it what trains.
+    """Possible cut of a model: the frozen prefix in front of it, the trainable suffix behind it.
 
     Attributes:
         block: that ends the prefix; ``"(pixels)"`` or ``"(pieces)"`` in front of the first one, where nothing is
@@ -69,13 +69,13 @@ class Cut:
 
     @property
     def gain(self) -> float | None:
-        """How many times as long it takes without a cache."""
+        """Time without a cache divided by the time with it."""
         return None if not self.seconds_cached else self.seconds_uncached / self.seconds_cached
 
 
 @dataclasses.dataclass(frozen=True)
 class CutPlan:
-    """What :func:`plan_cut` returns; ``print`` shows it as a table.
+    """Result of :func:`plan_cut`; ``print`` shows it as a table.
 
     Attributes:
         model: name of the model.
@@ -141,7 +141,7 @@ class CutPlan:
         return next((cut for cut in self.cuts if cut.block == self.choice), None)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain values, fit for JSON."""
+        """Return plain values, fit for JSON."""
         values = dataclasses.asdict(self)
         values["cuts"] = [
             {**cut, "crossing": [{"shape": list(s), "dtype": d} for s, d in cut["crossing"]]} for cut in values["cuts"]
@@ -188,7 +188,7 @@ def plan_cut(
     dtype: Literal["float32", "float16"] = "float32",
     ignore_dropout: bool = False,
 ) -> CutPlan:
-    """Says for each place to cut a model what features from there cost and save, and which one to take.
+    """Estimate the cost and the savings of features for each cut of a model, and choose one.
 
     Use it before :func:`tfft.unfreeze` to see what training more blocks costs, and after it to see whether
     :func:`tfft.features.split_frozen` and :func:`tfft.features.extract` pay. Nothing in the model is changed.
@@ -338,7 +338,7 @@ def _times(
 
 
 def _for_first_cut(pieces: Pieces, staged: Staged, arrays: Any) -> list[np.ndarray]:
-    """Picks what crosses the first cut; a model may have inputs that nothing reads."""
+    """Pick what crosses the first cut; a model may have inputs that nothing reads."""
     if staged.front is not None:
         return list(arrays)
     wanted = {id(t) for t in pieces.crossing[0]}
@@ -346,7 +346,7 @@ def _for_first_cut(pieces: Pieces, staged: Staged, arrays: Any) -> list[np.ndarr
 
 
 def _random(staged: Staged, count: int) -> list[np.ndarray]:
-    """Makes inputs of the network where there are no examples to look at."""
+    """Make inputs of the network where there are no examples to look at."""
     generator = np.random.default_rng(0)
     made = []
     for tensor in staged.net.inputs:
@@ -374,7 +374,7 @@ def _count(source: Source, dataset: Any, notes: list[str]) -> int:
 
 
 def _kept(examples: Examples, staged: Staged) -> bool:
-    """Tells whether :func:`tfft.data.to_dataset` would decode the files only once."""
+    """Whether :func:`tfft.data.to_dataset` would decode the files only once."""
     if staged.preprocess is None:
         return False
     spec = staged.preprocess.spec

@@ -1,6 +1,6 @@
-"""How long the pieces of a model take: measured on this machine, or from a stated rate.
+"""Computing time of the pieces of a model: measured on this machine, or from a given rate.
 
-Hides which few things are measured and how the rest follows from them; no variable of the model is changed.
+Implementation notes: few measurements determine all times; no variable of the model changes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ENOUGH = 1.0  # seconds that a measurement goes on for
 
 @dataclasses.dataclass(frozen=True)
 class Times:
-    """Seconds: per example unless said otherwise.
+    """Times in seconds: per example unless stated otherwise.
 
     Attributes:
         forward: for each piece, by TensorFlow.
@@ -60,7 +60,7 @@ class Times:
 
 
 def stated(look: Look, latest: int, rate: float, basis: str) -> Times:
-    """Returns times from a rate alone: a training step costs three times the forward pass.
+    """Return times from a rate alone: a training step costs three times the forward pass.
 
     Args:
         look: at the pieces.
@@ -74,7 +74,7 @@ def stated(look: Look, latest: int, rate: float, basis: str) -> Times:
 
 
 def product_rate(size: int = 1024) -> float:
-    """Measures the FLOP per second of one matrix product; convolutions reach less."""
+    """Measure the FLOP per second of one matrix product; convolutions reach less."""
     matrix = tf.fill([size, size], 0.5)
     _, seconds = _timed(lambda: tf.linalg.matmul(matrix, matrix).numpy())
     return 2 * size**3 / seconds
@@ -83,7 +83,7 @@ def product_rate(size: int = 1024) -> float:
 def measured(
     model: keras.Model, pieces: Pieces, look: Look, staged: Staged, source: Source | None, arrays: Sequence[np.ndarray]
 ) -> Times:
-    """Measures on one batch; see :func:`tfft.tools.plan_cut` for what is measured and what is derived.
+    """Measure on one batch; see :func:`tfft.tools.plan_cut` for what is measured and what is derived.
 
     Args:
         model: the whole.
@@ -151,7 +151,7 @@ def _forward(function: Callable[..., Any] | None, values: Sequence[tf.Tensor]) -
 
 
 def _timed(call: Callable[[], Any]) -> tuple[float, float]:
-    """Returns what the first call takes more than others, and what those take: the median, other programs run too."""
+    """Return what the first call takes more than others, and what those take: the median, other programs run too."""
     start = time.perf_counter()
     call()
     first = time.perf_counter() - start
@@ -173,7 +173,7 @@ def _trainable_from_birth(net: keras.Model) -> list[keras.Variable]:
 def _training_step(
     net: keras.Model, values: Sequence[tf.Tensor], variables: Sequence[keras.Variable]
 ) -> Callable[[], Any]:
-    """Makes a step of Adam, whose changes go to copies: the gradients are the model's, its variables stay."""
+    """Make a step of Adam, whose changes go to copies: the gradients are the model's, its variables stay."""
     copies = [keras.Variable(tf.zeros(v.shape, v.dtype), name=f"copy_{i}") for i, v in enumerate(variables)]
     optimizer = keras.optimizers.Adam(name="measuring")
     optimizer.build(copies)
@@ -206,7 +206,7 @@ def _line(places: Sequence[float], known: dict[int, float]) -> list[float]:
 
 
 def _engine(network: Piece, entering: dict[int, np.ndarray]) -> tuple[float, float]:
-    """Measures the engine that extract() would use on a prefix: seconds to open it, and per example."""
+    """Measure the engine that extract() would use on a prefix: seconds to open it, and per example."""
     if network.net is None:
         return 0.0, 0.0
     arrays = [entering[id(t)] for t in network.takes]
@@ -226,7 +226,7 @@ def _engine(network: Piece, entering: dict[int, np.ndarray]) -> tuple[float, flo
 
 
 def _read(batches: Iterable[Sequence[np.ndarray]]) -> tuple[float, float]:
-    """Returns the seconds until a source is open, and those for each example then."""
+    """Return the seconds until a source is open, and those for each example then."""
     begin = time.perf_counter()
     done, times = [], []
     for arrays in batches:
@@ -251,7 +251,7 @@ def _front(staged: Staged, count: int) -> float:
 
 
 def _fit() -> tuple[float, float]:
-    """Measures on a model of one weight what Keras' ``fit`` takes for each step, and once."""
+    """Measure on a model of one weight what Keras' ``fit`` takes for each step, and once."""
     model = keras.Sequential(
         [keras.Input((1,), name="x"), keras.layers.Dense(1, kernel_initializer="zeros", name="y")], name="measuring"
     )

@@ -1,6 +1,6 @@
-"""A model in pieces, from block to block: what crosses each cut, how much of the work is in front of it.
+"""Segments of a model between blocks: tensors across each cut, and the work in front of it.
 
-Hides how every possible cut is looked at in one walk over the graph, without changing what trains.
+Implementation notes: one walk over the graph covers all cuts, without changing what trains.
 """
 
 from __future__ import annotations
@@ -69,17 +69,17 @@ class Pieces:
         return max((k for k, why in enumerate(self.refused) if not why), default=0)
 
     def network(self, cut: int) -> Piece:
-        """Returns the part between the first cut, behind the preprocessing, and another."""
+        """Return the part between the first cut, behind the preprocessing, and another."""
         return _piece(self.flat, self.crossing[cut], self.inside[0])
 
     def suffix(self, cut: int) -> tuple[keras.Model, tuple[keras.KerasTensor, ...]]:
-        """Returns the part behind a cut, and the tensors of the flat model that it takes."""
+        """Return the part behind a cut, and the tensors of the flat model that it takes."""
         first, second = divide(self.flat, self.inside[cut], ("prefix", "suffix"))
         return second, tuple(first.outputs)
 
 
 def take_apart(model: keras.Model, *, ignore_dropout: bool = False) -> Pieces:
-    """Takes a model apart at every block.
+    """Divide a model at every block.
 
     Args:
         model: functional or sequential.
@@ -89,7 +89,7 @@ def take_apart(model: keras.Model, *, ignore_dropout: bool = False) -> Pieces:
         The pieces. They share the model's variables; nothing was changed.
 
     Raises:
-        BackboneError: when the model has no blocks, or Keras knows no graph of it.
+        BackboneError: If the model has no blocks, or Keras knows no graph of it.
     """
     flat = flatten(model)
     blocks = blocks_of(model)
@@ -116,7 +116,7 @@ def take_apart(model: keras.Model, *, ignore_dropout: bool = False) -> Pieces:
 def _in_front(
     model: keras.Model, flat: keras.Model, steps: Sequence[Step], before: Sequence[Block], ignore_dropout: bool
 ) -> tuple[set[int], str]:
-    """Finds what is in front of a cut, and why split() refuses to cut there."""
+    """Find what is in front of a cut, and why split() refuses to cut there."""
     known = {id(part) for block in before for layer in block.layers for part in flatten_layers(layer)}
     late = descendants(steps, [s for s in steps if s.variables and id(s.operation) not in known])
     early = [s for s in steps if s.key not in late]
@@ -152,7 +152,7 @@ def _crossing(flat: keras.Model, steps: Sequence[Step], inside: Set[int]) -> tup
 
 
 def _piece(flat: keras.Model, gives: Sequence[keras.KerasTensor], inside: Set[int]) -> Piece:
-    """Makes the piece from a cut to the given tensors."""
+    """Make the piece from a cut to the given tensors."""
     whole = keras.Model(flat.input, gives[0] if len(gives) == 1 else list(gives))
     if all(s.key in inside for s in steps_of(whole)):
         return Piece(None, (), tuple(gives))
@@ -162,7 +162,7 @@ def _piece(flat: keras.Model, gives: Sequence[keras.KerasTensor], inside: Set[in
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Look:
-    """What running the pieces once on an example has shown.
+    """Shapes and FLOP of the pieces, from running them once on an example.
 
     Attributes:
         functions: for each piece its function for any number of examples, or None where nothing is computed.
@@ -178,7 +178,7 @@ class Look:
 
 
 def look_at(pieces: Pieces, arrays: Sequence[np.ndarray]) -> Look:
-    """Runs the pieces one after the other on the first of some examples.
+    """Run the pieces one after the other on the first of some examples.
 
     Args:
         pieces: from :func:`take_apart`.
@@ -204,7 +204,7 @@ def look_at(pieces: Pieces, arrays: Sequence[np.ndarray]) -> Look:
 def walk(
     pieces: Pieces, functions: Sequence[Callable[..., Any] | None], arrays: Sequence[np.ndarray]
 ) -> Iterator[tuple[int, dict[int, tf.Tensor]]]:
-    """Yields for each cut its position and what crosses it, by the identity of the flat model's tensors.
+    """Yield for each cut its position and what crosses it, by the identity of the flat model's tensors.
 
     Args:
         pieces: from :func:`take_apart`.

@@ -1,1 +1,1 @@
-"""CheckpointConfig of a training run: what is saved, when, and how a stopped run resumes."""
+"""Checkpoints of a training run: content, schedule, and resuming."""

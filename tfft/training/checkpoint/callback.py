@@ -1,7 +1,7 @@
 """Checkpoints within one ``fit``: :class:`CheckpointCallback`, :class:`CheckpointConfig`.
 
-Hides when a checkpoint is written, how a position inside of an epoch is found again, and in which order things have
-to be put back for the rest of the training to be the same to the last bit.
+Implementation notes: this module decides when to write a checkpoint, finds a position inside an epoch again, and
+restores the state in the order that makes the rest of the training bit-identical.
 """
 
 from __future__ import annotations
@@ -30,23 +30,22 @@ from tfft.training.checkpoint.store import Checkpoint, CheckpointError, Checkpoi
 from tfft.training.distribute import is_chief, strategy_of
 from tfft.training.progress import Progress
 
-_PAUSE = 20  # times as long as a checkpoint took until the next one: saving takes at most 5 % of the time
+_PAUSE = 20  # minimum pause as a multiple of the time for a checkpoint: saving takes at most 5 % of the time
 
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
-    """Where and how often a training is saved, and what it is.
+    """Location and schedule of checkpoints, and the identity of the training.
 
     Attributes:
-        folder: for this training alone; made when needed.
-        every: seconds between two checkpoints. The next one is never written sooner than 20 times what the last one
-            took.
-        every_steps: steps between two, instead of seconds.
-        keep: how many are kept.
-        identity: what must be equal for the training to go on, such as the plan and a fingerprint of the data;
-            plain values. Versions, devices and threads are always compared.
-        machine: ``"any"`` lets versions, devices and threads differ; the weights may then differ in the last bits.
-        remove: True removes them when the training has ended.
+        folder: Folder for this training alone; created if needed.
+        every: Seconds between checkpoints, but at least 20 times the duration of the last one.
+        every_steps: Steps between checkpoints, instead of seconds.
+        keep: Number of checkpoints to keep.
+        identity: Plain values that must be equal to resume, such as the plan and a fingerprint of the data. Versions,
+            devices and threads are always compared.
+        machine: ``"any"`` allows other versions, devices and threads; the weights may then differ in the last bits.
+        remove: Whether to remove the checkpoints when the training has ended.
 
     Example:
         >>> CheckpointConfig("run/checkpoints", every=300, identity={"plan": plan.to_dict()})
@@ -77,7 +76,7 @@ class CheckpointConfig:
         return CheckpointStore(self.folder, self.keep)
 
     def clear(self) -> None:
-        """Removes everything that was written about a training that has ended."""
+        """Remove all files of a finished training."""
         store = self.store
         store.clear()  # first: checkpoints without an identity would be refused
         (store.folder / fingerprint.IDENTITY).unlink(missing_ok=True)
@@ -86,23 +85,23 @@ class CheckpointConfig:
 
 
 class CheckpointCallback(keras.callbacks.Callback):
-    """Runs callbacks, and saves and brings back the state of one ``fit``. What :class:`Resume` and phases share.
+    """Callback that runs other callbacks, and saves and restores the state of one ``fit``.
 
-    It runs the callbacks itself because it has to come after all of them: they forget what they know in
-    ``on_train_begin``. After a restart the steps of the epoch that were done already are drawn from the dataset and
-    not trained, and the callbacks do not hear of them.
+    It runs the callbacks itself because it must come after all of them: they reset their state in ``on_train_begin``.
+    After a restart, the finished steps of the epoch are drawn from the dataset but not trained, and the callbacks are
+    not called for them.
 
     Args:
-        settings: of the checkpoints.
-        store: where they go.
-        callbacks: that belong to the training.
-        model: the whole model, where another is fitted that shares its variables; None for the fitted one.
-        found: the checkpoint to go on from, or None.
-        about: plain values that are saved with every checkpoint.
-        verbose: print where the training goes on from.
+        settings: Settings of the checkpoints.
+        store: Checkpoint store.
+        callbacks: Callbacks of the training.
+        model: Whole model, if another one that shares its variables is fitted; None for the fitted one.
+        found: Checkpoint to resume from, or None.
+        about: Plain values to save with every checkpoint.
+        verbose: Print the position from which training resumes.
 
     Attributes:
-        notes: what could not be saved, one sentence each.
+        notes: Objects that could not be saved, one sentence each.
     """
 
     def __init__(
@@ -126,19 +125,19 @@ class CheckpointCallback(keras.callbacks.Callback):
             setattr(self, hook, functools.partial(self._call, hook))
 
     def set_params(self, params: dict[str, Any]) -> None:
-        """Hands them on."""
+        """Forward the calls to the other callbacks."""
         self.params = params
         for callback in self.callbacks:
             callback.set_params(params)
 
     def set_model(self, model: keras.Model) -> None:
-        """Hands it on."""
+        """Forward the calls to the other callbacks."""
         self._model = model
         for callback in self.callbacks:
             callback.set_model(model)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Lets the callbacks begin, then puts everything back to where it was."""
+        """Start the callbacks, then restore the state."""
         self._states = CallbackStates(self.callbacks)
         self._strategy = strategy_of(self._whole or self._model)
         if self._found is not None:
@@ -155,33 +154,33 @@ class CheckpointCallback(keras.callbacks.Callback):
         self._stops.install()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Lets go of signals."""
+        """Remove the signal handlers."""
         self._stops.remove()
         set_initial_epoch(self._model, None)
         self._call("on_train_end", logs)
-        if self._found is not None:  # nothing was left to do
+        if self._found is not None:  # nothing remained to do
             self._end_going_on()
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Lets the callbacks begin; in an epoch that was begun before, puts everything back once more."""
+        """Start the callbacks; in a resumed epoch, restore the state again."""
         set_initial_epoch(self._model, None)  # else the next fit would start here too
         self._epoch, self._done = epoch, 0
         self._call("on_epoch_begin", epoch, logs)
         if self._found is not None:
-            if self._skip:  # Keras has just reset the metrics, and callbacks have seen this epoch begin before
+            if self._skip:  # Keras has just reset the metrics, and callbacks have already seen the start of this epoch
                 self._restore()
                 self._skip_steps()
             self._end_going_on()
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Hands on what is not skipped."""
+        """Forward the calls that are not skipped."""
         if batch >= self._skip:
             self._call("on_train_batch_begin", batch, logs)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Saves, where it is time."""
+        """Save if a checkpoint is due."""
         if batch < self._skip:
-            if self._stops.received:  # nothing was done since the last checkpoint
+            if self._stops.received:  # no step since the last checkpoint
                 self._leave()
             return
         self._call("on_train_batch_end", batch, logs)
@@ -195,7 +194,7 @@ class CheckpointCallback(keras.callbacks.Callback):
             self._leave()
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Keeps the metrics of the training, which Keras resets now, and all else where a callback may change it."""
+        """Keep the training metrics, which Keras resets now, and other state that a callback may change."""
         self._check_skipped()
         self._training_metrics = metrics_of(self._model)
         if self._strategy is None and any(map(_takes_part_in_tests, self.callbacks)):
@@ -203,7 +202,7 @@ class CheckpointCallback(keras.callbacks.Callback):
         self._call("on_test_begin", logs)
 
     def on_test_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Saves where the process has been asked to stop: all steps of the epoch are done, its validation is not."""
+        """Save if the process was asked to stop: all steps of the epoch are done, its validation is not."""
         self._call("on_test_batch_end", batch, logs)
         if self._stops.received and not self._model.stop_training:
             if self._strategy is None:
@@ -211,7 +210,7 @@ class CheckpointCallback(keras.callbacks.Callback):
             self._leave()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Saves, where it is time."""
+        """Save if a checkpoint is due."""
         self._check_skipped()
         self._training_metrics, self._before_test, self._skip = None, None, 0
         self._call("on_epoch_end", epoch, logs)
@@ -295,7 +294,7 @@ class CheckpointCallback(keras.callbacks.Callback):
         self._found = None
 
     def _skip_steps(self) -> None:
-        """Makes ``fit`` draw the batches that were trained already, and do nothing with them."""
+        """Make ``fit`` draw the batches that were already trained, and ignore them."""
         model, arrays = self._model, self._resumed.arrays
         metrics = [arrays[f"metrics/{i}"] for i in range(sum(name.startswith("metrics/") for name in arrays))]
         self._done = self._left = self._skip
@@ -318,7 +317,7 @@ class CheckpointCallback(keras.callbacks.Callback):
         model.train_function = draw
 
     def _check_skipped(self) -> None:
-        """Refuses an epoch that ended before the place where the training was stopped."""
+        """Raise an error if an epoch ended before the position of the checkpoint."""
         if self._left > self._model.steps_per_execution - 1:
             self._model.train_function = self._train
             raise PlanError(
@@ -344,7 +343,7 @@ def _takes_part_in_tests(callback: keras.callbacks.Callback) -> bool:
 
 
 def _history(history: keras.callbacks.History, epoch: int, logs: Mapping[str, float] | None) -> dict[str, Any]:
-    """What ``fit`` will return of the epochs so far; Keras adds the row of an epoch after all other callbacks."""
+    """Return the history of the epochs so far; Keras adds the row of an epoch after all other callbacks."""
     rows = {name: [float(v) for v in values] for name, values in history.history.items()}
     if logs is None:
         return {"epoch": list(history.epoch), "rows": list(rows.items())}

@@ -1,6 +1,6 @@
-"""What callbacks remember between epochs: :class:`CallbackStates`.
+"""State of callbacks between epochs: :class:`CallbackStates`.
 
-Hides how state is taken out of callbacks that were not made for it, Keras' own among them.
+Implementation notes: state is extracted also from callbacks without ``get_state``, including Keras' own.
 """
 
 from __future__ import annotations
@@ -19,34 +19,33 @@ from tfft.training.callbacks import OnWhole
 from tfft.training.checkpoint.serialization import UnpackableError, pack, unpack
 from tfft.training.progress import Progress
 
-_KERAS_OWN = ("_model", "params", "_params", "validation_data")  # what every callback has and fit sets anew
+_KERAS_OWN = ("_model", "params", "_params", "validation_data")  # attributes of every callback, which fit sets
 _SET_AGAIN = ("min_delta",)  # Keras turns its sign in the first epoch of each process, with ``monitor_op``
 
 Packed = tuple[Any, dict[str, np.ndarray]]  # a value, and the arrays in it
 
 
 class CallbackStates:
-    """Takes down and brings back what callbacks have come to remember since training began.
+    """Save and restore the state that callbacks have accumulated since training began.
 
-    A callback with ``get_state()`` and ``set_state(value)`` is asked; the value may be made of None, numbers, strings,
-    arrays, lists, tuples and dicts, and is given back inside of ``fit``, after ``on_train_begin``, when the weights are
-    those of that moment. Of any other one, Keras' own among them, every attribute that holds such values,
-    or a variable, and that changed since :meth:`begin`, is kept. So the settings that a program gives a callback when
-    it is run again are those that hold.
+    For a callback with ``get_state()`` and ``set_state(value)``, these are called; the value may consist of None,
+    numbers, strings, arrays, lists, tuples and dicts, and is restored inside ``fit``, after ``on_train_begin``, with
+    the weights of the same moment. For other callbacks, including Keras' own, every attribute is saved that holds such
+    values or a variable and has changed since :meth:`begin`. So the settings of the restarted program apply.
 
     Args:
-        callbacks: in order.
+        callbacks: Callbacks in order.
 
     Attributes:
-        notes: what of which callback cannot be kept, one sentence each.
+        notes: State that cannot be saved, one sentence per callback.
 
     Raises:
-        PlanError: one of them brings back state of its own.
+        PlanError: If one of them restores state of its own.
     """
 
     def __init__(self, callbacks: Sequence[keras.callbacks.Callback]) -> None:
         found = [c.callback if isinstance(c, OnWhole) else c for c in callbacks]
-        self._callbacks = [c for c in found if not isinstance(c, Progress)]  # which depends on who is watching
+        self._callbacks = [c for c in found if not isinstance(c, Progress)]  # which depends on the terminal
         if any(isinstance(c, keras.callbacks.BackupAndRestore) for c in self._callbacks):
             raise PlanError(
                 "keras.callbacks.BackupAndRestore would bring back an older state than the checkpoints do: remove it "
@@ -56,11 +55,11 @@ class CallbackStates:
         self.notes: list[str] = []
 
     def prepare(self, states: Sequence[Mapping[str, Any]], *, inside: bool) -> None:
-        """Lets files that callbacks write go on where they were; called before ``on_train_begin``.
+        """Let files that callbacks write continue at their position; called before ``on_train_begin``.
 
         Args:
-            states: from :meth:`collect`.
-            inside: of a ``fit`` that goes on; False for one that begins.
+            states: States from :meth:`collect`.
+            inside: Whether a ``fit`` resumes; False for one that begins.
         """
         for callback, state in zip(self._callbacks, states, strict=False):
             if not isinstance(callback, keras.callbacks.CSVLogger) or state.get("bytes") is None:
@@ -68,10 +67,10 @@ class CallbackStates:
             callback.append = callback.append or inside  # else Keras starts the file anew
             exists = callback.append and os.path.exists(callback.filename)
             if exists and os.path.getsize(callback.filename) > state["bytes"]:
-                os.truncate(callback.filename, state["bytes"])  # rows of epochs that are run again
+                os.truncate(callback.filename, state["bytes"])  # removes rows of epochs that run again
 
     def begin(self) -> None:
-        """Notes how the callbacks are now: after ``on_train_begin``, or before anything."""
+        """Record the current state of the callbacks: after ``on_train_begin``, or before anything."""
         self._before = [{} if has_state(c) else _values(c) for c in self._callbacks]
         for callback in self._callbacks:
             if has_state(callback) or type(callback).__module__.startswith(("keras.", "tfft.")):
@@ -84,11 +83,11 @@ class CallbackStates:
                 )
 
     def collect(self, arrays: MutableMapping[str, np.ndarray]) -> list[dict[str, Any]]:
-        """Returns the states; arrays go into ``arrays``."""
+        """Return the states; arrays are added to ``arrays``."""
         return [self._state(i, callback, arrays) for i, callback in enumerate(self._callbacks)]
 
     def misfits(self, states: Sequence[Mapping[str, Any]]) -> list[str]:
-        """Tells whether states are of other callbacks, in words."""
+        """Describe a difference between the saved and the current callbacks, if any."""
         was, now = (
             [current_names({"class": s["class"]})["class"] for s in states],
             [type(c).__name__ for c in self._callbacks],
@@ -98,7 +97,7 @@ class CallbackStates:
         )
 
     def restore(self, states: Sequence[Mapping[str, Any]], arrays: Mapping[str, np.ndarray]) -> None:
-        """Gives each callback its state."""
+        """Restore the state of each callback."""
         for callback, state, before in zip(self._callbacks, states, self._before, strict=True):
             value = unpack(state["value"], arrays)
             if state["own"]:
@@ -133,19 +132,19 @@ class CallbackStates:
 
 
 def has_state(callback: Any) -> bool:
-    """Tells whether a callback decides itself what is kept."""
+    """Whether a callback defines its own state."""
     return callable(getattr(callback, "get_state", None)) and callable(getattr(callback, "set_state", None))
 
 
 def _variable(value: Any) -> Any:
-    """Returns the variable that an attribute holds or is, or None."""
+    """Return the variable that an attribute holds or is, or None."""
     if isinstance(value, (keras.random.SeedGenerator, tf.random.Generator)):
         return value.state
     return value if isinstance(value, (keras.Variable, tf.Variable)) else None
 
 
 def _values(callback: Any) -> dict[str, Packed]:
-    """Returns all attributes that can be kept, as they are at this moment."""
+    """Return all attributes that can be saved, with their current values."""
     found: dict[str, Packed] = {}
     for name, value in vars(callback).items():
         variable = _variable(value)
@@ -168,7 +167,7 @@ def _same(one: Packed, other: Packed | None) -> bool:
 
 
 def _opaque(callback: Any) -> list[tuple[str, Any]]:
-    """Returns attributes that cannot be kept and may hold state: not functions, and not what describes something."""
+    """Return attributes that cannot be saved and may hold state; functions and descriptive values do not."""
     kept = _values(callback)
     return [
         (name, value)

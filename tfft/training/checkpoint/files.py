@@ -1,6 +1,6 @@
-"""The files of one checkpoint: written with a hash of every byte, and read only if every byte is the same.
+"""Files of one checkpoint, with a hash of every byte that is verified on reading.
 
-Hides the format: the values of all arrays one after the other, a state in JSON, and a manifest with names, types,
+Implementation notes: a checkpoint is the values of all arrays, a state in JSON, and a manifest with names, types,
 shapes, sizes and hashes. Nothing is ever unpickled, and a manifest names no files: there are three, with fixed names.
 """
 
@@ -23,34 +23,34 @@ import numpy as np
 MANIFEST, ARRAYS, STATE = "manifest.json", "arrays.bin", "state.json"
 FORMAT = 1
 
-_LARGEST_TEXT = 256 * 2**20  # bytes of a manifest or a state; more is not ours
+_LARGEST_TEXT = 256 * 2**20  # bytes of a manifest or a state; larger files are not from tfft
 _KINDS = "biufc"  # of numpy's types: numbers
 _NAMED = ("bfloat16", "float8_e4m3fn", "float8_e5m2", "int4", "uint4")  # types that NumPy alone does not have
 
 
 class UnusableError(Exception):
-    """Why a checkpoint cannot be used, in words."""
+    """A checkpoint that cannot be used; the message has the reason."""
 
 
 class NotPlainError(Exception):
-    """What cannot be written into a checkpoint, in words."""
+    """A value that cannot be written to a checkpoint; the message names it."""
 
 
 def write(
     folder: Path, name: str, base: str | None, arrays: Mapping[str, np.ndarray], state: Mapping[str, Any]
 ) -> None:
-    """Writes the files of a checkpoint into an empty folder; they are on the disk when this returns.
+    """Write the files of a checkpoint into an empty folder, synced to disk.
 
     Args:
-        folder: that will be renamed to ``name``.
-        name: of the checkpoint.
-        base: name of the checkpoint that it goes on from, or None.
-        arrays: of numbers.
-        state: values that JSON can hold.
+        folder: Folder, which will be renamed to ``name``.
+        name: Name of the checkpoint.
+        base: Name of the base checkpoint, or None.
+        arrays: Numeric arrays.
+        state: Values for JSON.
 
     Raises:
-        NotPlainError: something else is among them.
-        OSError: as the system says.
+        NotPlainError: If other values are among them.
+        OSError: If the system cannot write.
     """
     table, files = [], {}
     with _Hashed(folder / ARRAYS) as file:
@@ -76,7 +76,7 @@ def write(
 
 
 class _Hashed:
-    """A new file that is synced when closed, and the hash of what went into it."""
+    """New file that is synced when closed, with a hash of its content."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("xb")
@@ -93,10 +93,10 @@ class _Hashed:
                 os.fsync(self._file.fileno())
         finally:
             with contextlib.suppress(OSError) if kind is not None else contextlib.nullcontext():
-                self._file.close()  # writes what is left, which fails once more on a full disk
+                self._file.close()  # flushes, which fails again on a full disk
 
     def write(self, data: bytes | memoryview) -> None:
-        """Adds bytes."""
+        """Add bytes."""
         self._digest.update(data)
         self._file.write(data)
         self.size += len(data)
@@ -108,7 +108,7 @@ class _Hashed:
 
 
 def _text(content: Any) -> bytes:
-    """JSON without a byte that could be another one and mean the same."""
+    """Encode canonical JSON, in which every byte is significant."""
     return json.dumps(content, sort_keys=True, separators=(",", ":")).encode("ascii")
 
 
@@ -123,10 +123,10 @@ def _parsed(data: bytes | bytearray, what: str) -> Any:
 
 
 def read(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray], dict[str, Any]]:
-    """Returns manifest, arrays and state of a checkpoint; the bytes that were checked are those that are returned.
+    """Return manifest, arrays and state of a checkpoint; the returned bytes are the verified ones.
 
     Raises:
-        UnusableError: something is missing, damaged, or was not written by tfft.
+        UnusableError: If something is missing, damaged, or was not written by tfft.
     """
     manifest = _parsed(_bytes(folder / MANIFEST, _LARGEST_TEXT), "manifest")
     try:
@@ -155,7 +155,7 @@ def _checked(folder: Path, name: str, files: Mapping[str, Any], largest: int | N
 
 
 def _bytes(path: Path, largest: int | None = None) -> bytearray:
-    """Reads a plain file; no link, which could lead anywhere, and no pipe, which could wait for ever."""
+    """Read a plain file; not a link, which could lead anywhere, nor a pipe, which could block forever."""
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
         with os.fdopen(os.open(path, flags), "rb") as file:
@@ -172,7 +172,7 @@ def _bytes(path: Path, largest: int | None = None) -> bytearray:
 
 
 def _cut(data: bytearray, table: list[Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    """Returns the arrays, which must fill the file one after the other."""
+    """Return the arrays, which must fill the file one after the other."""
     arrays, at = {}, 0
     for row in table:
         dtype, shape = _dtype(row["dtype"]), tuple(row["shape"])
@@ -201,7 +201,7 @@ def _dtype(name: str) -> np.dtype:
 
 
 def sync(folder: Path) -> None:
-    """Makes the names in a folder outlive a power failure."""
+    """Make the names in a folder survive a power failure."""
     if os.name == "nt":  # Windows cannot open folders
         return
     descriptor = os.open(folder, os.O_RDONLY)

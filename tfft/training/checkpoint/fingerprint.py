@@ -1,6 +1,6 @@
 """Settings that must be equal for a training to resume: :func:`verify_or_record`, :func:`differences`.
 
-Hides which facts about the machine decide the last bits of a result, and the file they are written to.
+Implementation notes: facts about the machine also determine the last bits of a result.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from tfft.training.checkpoint.files import sync
 from tfft.training.checkpoint.store import CheckpointError
 
 IDENTITY = "identity.json"
-_LONGEST = 60  # characters of a value that are shown
+_LONGEST = 60  # characters of a value to show
 
 
 def facts() -> dict[str, Any]:
-    """Returns what decides the last bits of a result beside settings and data: versions, devices, threads, modes.
+    """Return the facts besides settings and data that determine a result: versions, devices, threads, modes.
 
     Example:
         >>> tfft.training.checkpoint.fingerprint.facts()["determinism"]
@@ -59,12 +59,12 @@ def facts() -> dict[str, Any]:
 
 
 def differences(old: Any, new: Any, where: str = "") -> list[str]:
-    """Says in words how two nested values differ, one sentence for each place.
+    """Describe how two nested values differ, with one sentence per place.
 
     Args:
-        old: what was.
-        new: what is.
-        where: name of the value.
+        old: Old value.
+        new: New value.
+        where: Name of the value.
 
     Returns:
         For example ``["plan.batch_size was 32 and is 64"]``; an empty list when they are equal.
@@ -93,21 +93,21 @@ def differences(old: Any, new: Any, where: str = "") -> list[str]:
 def verify_or_record(
     folder: Path, settings: Mapping[str, Any], *, going_on: bool, machine: Literal["same", "any"] = "same"
 ) -> list[str]:
-    """Writes down what a training is, or checks that it is the one that was written down.
+    """Record the identity of a training, or verify it against the recorded one.
 
     Args:
-        folder: of the checkpoints.
-        settings: what must be equal for it to go on: a plan, a fingerprint of the data. Plain values.
-        going_on: True when there is a checkpoint to go on from.
-        machine: ``"any"`` lets versions, devices and threads differ; the result then is as good, but not
-            the same to the last bit.
+        folder: Folder of the checkpoints.
+        settings: Plain values that must be equal to resume: a plan, a fingerprint of the data.
+        going_on: Whether there is a checkpoint to resume from.
+        machine: ``"any"`` allows other versions, devices and threads; the result is then equally good, but not
+            bit-identical.
 
     Returns:
-        Notes on what differs and was let pass.
+        Notes on accepted differences.
 
     Raises:
-        PlanError: settings or machine are others; all differences are listed.
-        CheckpointError: the file is missing, damaged or cannot be written.
+        PlanError: If settings or machine differ; the message lists all differences.
+        CheckpointError: If the file is missing, damaged or not writable.
     """
     now = {"settings": json.loads(json.dumps(settings, default=str)), "machine": facts()}
     path = folder / IDENTITY
@@ -154,7 +154,7 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         why = "cannot be read"
     raise CheckpointError(
-        f"{path} {why}, so nobody can tell which settings the checkpoints beside it belong to. Choose another folder, "
+        f"{path} {why}, so the settings of the checkpoints next to it are unknown. Choose another folder, "
         "or delete this one to start anew."
     )
 

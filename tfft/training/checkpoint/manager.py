@@ -1,7 +1,7 @@
 """Checkpoints of a training with several phases: :class:`CheckpointManager`, called between phases.
 
-Hides what has to be kept from one phase to the next, and how a phase that was stopped is entered again: its set-up is
-done once more on the weights and the random state that it started from, then the rest is put back.
+Implementation notes: an interrupted phase is set up again on the weights and random state at its start, then the rest
+of the state is restored.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ from tfft.weight_averaging.selection import Score
 
 
 class CheckpointManager:
-    """Saves a training at the end of each phase and inside of them, and finds where to go on.
+    """Save a training within and after each phase, and find where to resume.
 
     Args:
-        settings: of the checkpoints.
-        model: the whole model, as it is before the first phase.
-        phases: of the training.
-        about: what else must be equal for it to go on.
-        memory: values of the caller that are kept with each phase; plain ones and arrays.
-        verbose: print where it goes on from.
+        settings: Settings of the checkpoints.
+        model: Whole model, as before the first phase.
+        phases: Phases of the training.
+        about: Other values that must be equal to resume.
+        memory: Values of the caller to save with each phase; plain values and arrays.
+        verbose: Print the position from which training resumes.
 
     Attributes:
-        done: number of phases that are done.
-        history: of those.
-        best: score of the weights that the last of them left.
+        done: Number of completed phases.
+        history: History of the completed phases.
+        best: Score of the weights after the last completed phase.
 
     Raises:
-        PlanError: the checkpoints in the folder are of another training; everything that differs is listed.
-        CheckpointError: the folder cannot be written, or another process is using it.
+        PlanError: If the checkpoints belong to another training; the message lists all differences.
+        CheckpointError: If the folder is not writable, or another process uses it.
     """
 
     def __init__(
@@ -75,15 +75,15 @@ class CheckpointManager:
         self._phases, self._solves = tuple(phases), any(phase.solves_head for phase in phases)
 
     def enter(self, job: Any) -> tuple[History, Score | None]:
-        """Puts the model back to the start of the phase that was stopped, or saves that of the first one.
+        """Restore the model to the start of the interrupted phase, or save the start of the first one.
 
         Args:
-            job: what goes from one phase to the next: the model, the number of epochs, the last optimizer.
+            job: State passed between phases: the model, the number of epochs, the last optimizer.
 
         Returns:
-            The history of the phases that are done, and the score of the weights that the last of them left.
+            The history of the completed phases, and the score of the weights after the last of them.
         """
-        # What callbacks gather over several phases. Those with a state of their own have one inside of fit only.
+        # State of callbacks over several phases. Those with a state of their own have one inside of fit only.
         states = CallbackStates([c for c in job.callbacks if not has_state(c)])
         states.begin()
         self._states = states
@@ -110,7 +110,7 @@ class CheckpointManager:
     def course(
         self, callbacks: Sequence[keras.callbacks.Callback], model: keras.Model
     ) -> list[keras.callbacks.Callback]:
-        """Returns what to give to ``fit`` in place of the callbacks of a phase."""
+        """Return the callbacks to pass to ``fit`` for a phase."""
         found, self._found = self._found, None  # of the first phase that is entered
         self._course = CheckpointCallback(
             self._settings, self._store, callbacks, model=model, found=found, about={"phase": self.done},
@@ -119,12 +119,12 @@ class CheckpointManager:
         return [self._course]
 
     def finish(self, job: Any, done: History, best: Score | None) -> None:
-        """Saves the end of a phase.
+        """Save the end of a phase.
 
         Args:
-            job: as in :meth:`enter`.
-            done: what happened in it.
-            best: score of the weights that it left.
+            job: As in :meth:`enter`.
+            done: History of the phase.
+            best: Score of the weights after it.
         """
         self._notes += [] if self._course is None else self._course.notes
         self._course, self._found, self._entered = None, None, True
@@ -133,10 +133,10 @@ class CheckpointManager:
         self._save(job)
 
     def close(self, job: Any) -> History:
-        """Ends the training: the checkpoints are removed, unless their settings say otherwise.
+        """End the training and remove the checkpoints, unless their settings keep them.
 
         Args:
-            job: as in :meth:`enter`.
+            job: As in :meth:`enter`.
 
         Returns:
             The history of all phases, with notes about the checkpoints.

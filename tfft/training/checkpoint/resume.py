@@ -1,6 +1,6 @@
-"""Training that goes on after a kill: :class:`Resume` for Keras' own ``fit``.
+"""Resuming of Keras' own ``fit`` after a kill: :class:`Resume`.
 
-Hides how a training is told from another one, and the order of looking for a checkpoint, comparing and going on.
+Implementation notes: a fingerprint identifies the training; a checkpoint is found, compared, then restored.
 """
 
 from __future__ import annotations
@@ -22,33 +22,33 @@ from tfft.training.distribute import has_workers
 
 
 class Resume(CheckpointCallback):
-    """Lets Keras' own ``fit`` go on after a kill at any moment, as if nothing had happened.
+    """Callback that resumes Keras' own ``fit`` after a kill at any moment, with the same result.
 
-    Give it the other callbacks and nothing else to ``fit``, and run the same program again: weights, optimizer,
-    random generators, metrics, callbacks and ``stop_training`` are put back, the steps that were done are skipped, and
-    the final weights are those of a run that was never stopped, to the last bit on a CPU with
-    ``tf.config.experimental.enable_op_determinism()``. It can be stopped in the middle of an epoch too; SIGTERM and
-    Ctrl-C save within one step.
+    Pass it the other callbacks and pass nothing else to ``fit``, then run the same program again: weights, optimizer,
+    random generators, metrics, callbacks and ``stop_training`` are restored, finished steps are skipped, and the final
+    weights are those of an uninterrupted run, bit for bit on a CPU with
+    ``tf.config.experimental.enable_op_determinism()``. Training can also be interrupted in the middle of an epoch;
+    SIGTERM and Ctrl-C save within one step.
 
-    That holds if the order of the examples is a function of the epoch: of datasets of tfft that were given an
-    ``epoch``, and of datasets that are not shuffled. Keras' ``shuffle=True`` and ``Dataset.shuffle`` start from the
-    beginning in each process. The dataset must end: one that repeats for ever would start from the beginning too.
-    Skipped batches are read. A callback of yours with ``get_state()`` and ``set_state(state)`` decides itself what is
-    kept; of others every attribute is kept that holds numbers, strings or arrays and has changed. With several
-    replicas (``tf.distribute``) it saves at the ends of epochs only.
+    This requires an order of the examples that is a function of the epoch, as in datasets of tfft with an ``epoch`` and
+    in datasets that are not shuffled. Keras' ``shuffle=True`` and ``Dataset.shuffle`` start from the beginning in each
+    process. The dataset must be finite: an endless one would start from the beginning too. Skipped batches are read. A
+    callback with ``get_state()`` and ``set_state(state)`` defines its own state; for others, every attribute is saved
+    that holds numbers, strings or arrays and has changed. With several replicas (``tf.distribute``), it saves at the
+    ends of epochs only.
 
     Args:
-        checkpoints: a folder, or :class:`CheckpointConfig`. They are removed when ``fit`` ends, unless these keep them;
-            the same program then trains anew.
-        callbacks: all others. Those that are passed to ``fit`` beside this one forget what they knew.
-        epoch: int64 variable on the CPU that is set to the number of the epoch before each one; give it to
+        checkpoints: A folder, or :class:`CheckpointConfig`. They are removed when ``fit`` ends, unless the config keeps
+            them; the same program then starts a new training.
+        callbacks: All other callbacks. Those passed to ``fit`` separately lose their state.
+        epoch: int64 variable on the CPU that is set to the epoch number before each epoch; pass it to
             :func:`tfft.data.to_dataset` too.
-        verbose: print where the training goes on from.
+        verbose: Print the position from which training resumes.
 
     Raises:
-        PlanError: from ``fit``, when model, optimizer, callbacks, number of batches, settings or machine are
-            others than those of the checkpoints in the folder; everything that differs is listed.
-        CheckpointError: from ``fit``, when the folder cannot be written or another process is using it.
+        PlanError: From ``fit``, if model, optimizer, callbacks, number of batches, settings or machine differ from
+            those of the checkpoints in the folder; the message lists all differences.
+        CheckpointError: From ``fit``, if the folder is not writable or another process uses it.
 
     Example:
         >>> epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
@@ -70,7 +70,7 @@ class Resume(CheckpointCallback):
         self._variable = epoch
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Looks for a checkpoint and goes on from it, or writes the first one."""
+        """Find a checkpoint and resume from it, or write the first one."""
         refuse_workers(self._model)
         self._store.claim()
         found = open_store(self._settings, self._store, self._identity(), self.notes)
@@ -83,13 +83,13 @@ class Resume(CheckpointCallback):
         super().on_train_begin(logs)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Sets the variable of the epoch."""
+        """Set the epoch variable."""
         if self._variable is not None:
             self._variable.assign(epoch)
         super().on_epoch_begin(epoch, logs)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Removes the checkpoints."""
+        """Remove the checkpoints."""
         super().on_train_end(logs)
         if self._settings.remove:
             self._settings.clear()
@@ -97,7 +97,7 @@ class Resume(CheckpointCallback):
             self._store.release()
 
     def _identity(self) -> dict[str, Any]:
-        """What a plain ``fit`` tells about itself."""
+        """Return the identity of a plain ``fit``."""
         model = self._model
         shapes = [[list(v.shape), str(v.dtype), bool(v.trainable)] for v in model.weights]
         try:
@@ -113,7 +113,7 @@ class Resume(CheckpointCallback):
 
 
 def refuse_workers(model: keras.Model) -> None:
-    """Raises :class:`PlanError` under a strategy with several processes."""
+    """Raise :class:`PlanError` under a strategy with several processes."""
     if has_workers(model):
         raise PlanError(
             "CheckpointConfig under a strategy with several workers are not supported: each of them would have "
@@ -125,13 +125,13 @@ def refuse_workers(model: keras.Model) -> None:
 def open_store(
     settings: CheckpointConfig, store: CheckpointStore, what: Mapping[str, Any], notes: list[str]
 ) -> Checkpoint | None:
-    """Returns the checkpoint to go on from, if there is one and it is of the same training.
+    """Return the checkpoint to resume from, if there is one of the same training.
 
     Args:
-        settings: of the checkpoints.
-        store: claimed.
-        what: the training's identity.
-        notes: gets what was passed over.
+        settings: Settings of the checkpoints.
+        store: Claimed checkpoint store.
+        what: Identity of the training.
+        notes: List to which skipped checkpoints are added.
     """
     found = store.load()
     notes += store.notes

@@ -1,4 +1,4 @@
-"""Values of many kinds as plain ones with arrays beside them, and back: :func:`pack`, :func:`unpack`."""
+"""Conversion of values to plain ones with separate arrays, and back: :func:`pack`, :func:`unpack`."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import tensorflow as tf
 
 
 class UnpackableError(Exception):
-    """A value that cannot be written down without knowing what it is."""
+    """A value of a type that cannot be serialized."""
 
 
 def pack(value: Any, arrays: MutableMapping[str, np.ndarray], prefix: str) -> Any:
-    """Returns a value as JSON can hold it; arrays go into ``arrays``, and their names into the result.
+    """Return a value for JSON; arrays are added to ``arrays``, and their names to the result.
 
     Args:
         value: None, numbers, strings, arrays, tensors and variables, and lists, tuples and dicts of those.
-        arrays: gets one more entry for each array.
-        prefix: of the names of those entries.
+        arrays: Mapping that receives one entry per array.
+        prefix: Prefix of the names of those entries.
 
     Returns:
-        What :func:`unpack` takes.
+        The argument for :func:`unpack`.
 
     Raises:
-        UnpackableError: something else is in it.
+        UnpackableError: If it contains other types.
     """
     if value is None or type(value) in (bool, int, float, str):
         return value
@@ -47,7 +47,7 @@ def pack(value: Any, arrays: MutableMapping[str, np.ndarray], prefix: str) -> An
 
 
 def unpack(packed: Any, arrays: Mapping[str, np.ndarray]) -> Any:
-    """Returns what :func:`pack` was given; tensors and variables come back as arrays."""
+    """Return the value that :func:`pack` was given; tensors and variables become arrays."""
     if not isinstance(packed, dict):
         return packed
     ((kind, content),) = packed.items()

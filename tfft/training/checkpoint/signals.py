@@ -1,4 +1,4 @@
-"""A request to stop that waits until a step is done: :class:`StopRequests`."""
+"""Stop requests that wait for the end of a step: :class:`StopRequests`."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopRequests:
-    """Takes SIGTERM and SIGINT (Ctrl-C) while ``fit`` runs, so that what was done can be saved before the end.
+    """Handle SIGTERM and SIGINT (Ctrl-C) during ``fit``, so that the state can be saved before the end.
 
-    The second signal acts at once, as it would without this. So does the first one when ``fit`` is not running any
-    more, because it ended with an error.
+    The second signal acts immediately, as it would without this class. So does the first one if ``fit`` is no longer
+    running, because it ended with an error.
 
     Args:
-        fitting: tells whether ``fit`` runs, from the frame that a signal interrupted.
+        fitting: Function that returns whether ``fit`` runs, from the interrupted frame.
 
     Attributes:
-        received: number of the signal, or None.
+        received: Number of the signal, or None.
     """
 
     def __init__(self, fitting: Callable[[FrameType | None], bool]) -> None:
@@ -32,7 +32,7 @@ class StopRequests:
         self._previous: dict[int, Any] = {}
 
     def install(self) -> None:
-        """Starts to listen; does nothing outside of the main thread, where Python allows no handlers."""
+        """Install the handlers; do nothing outside the main thread, where Python does not allow them."""
         self.received = None
         if threading.current_thread() is not threading.main_thread() or self._previous:
             return
@@ -43,14 +43,14 @@ class StopRequests:
                 signal.signal(number, self._handle)
 
     def remove(self) -> None:
-        """Puts the handlers back that were there before."""
+        """Restore the previous handlers."""
         for number, previous in self._previous.items():
             if signal.getsignal(number) == self._handle:
                 signal.signal(number, previous)
         self._previous = {}
 
     def leave(self, message: str) -> NoReturn:
-        """Ends the process as the signal would have, after what there was to say.
+        """End the process as the signal would have, after a message.
 
         Raises:
             SystemExit: 143, after SIGTERM.

@@ -1,9 +1,9 @@
-"""Everything that decides how a training goes on, as arrays and plain values: :func:`collect`, :func:`restore`.
+"""State of a training as arrays and plain values: :func:`collect`, :func:`restore`.
 
-Hides where Keras, TensorFlow, NumPy and Python keep random state, which variables a step may change, and what a
-callback remembers. What cannot be brought back is the state inside of TensorFlow's stateful random operations
-(``tf.random.uniform`` in a layer, ``Dataset.shuffle``): use ``keras.random`` with a ``SeedGenerator``, and datasets
-whose order is a function of the epoch.
+Implementation notes: this covers the random states of Keras, TensorFlow, NumPy and Python, the variables that a step
+may change, and the state of callbacks. The state inside TensorFlow's stateful random operations (``tf.random.uniform``
+in a layer, ``Dataset.shuffle``) cannot be restored: use ``keras.random`` with a ``SeedGenerator``, and datasets whose
+order is a function of the epoch.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ def collect(
     everything: bool = False,
     optimizer: bool = True,
 ) -> tuple[Arrays, dict[str, Any]]:
-    """Takes down the state of a training between two steps.
+    """Collect the state of a training between two steps.
 
     Args:
-        model: the whole model.
-        fitted: the part of it that is fitted, which holds the optimizer; None for the model.
-        callbacks: whose state belongs to it.
-        everything: True takes all weights, False those that training may change as the flags stand.
-        optimizer: False leaves the optimizer out.
+        model: Whole model.
+        fitted: Fitted part of it, which has the optimizer; None for the model.
+        callbacks: Callbacks with state.
+        everything: Whether to include all weights instead of those that may currently change.
+        optimizer: Whether to include the optimizer.
 
     Returns:
-        Arrays and plain values, fit for a :class:`~tfft.training.checkpoint.store.CheckpointStore`.
+        Arrays and plain values, for a :class:`~tfft.training.checkpoint.store.CheckpointStore`.
 
     Example:
         >>> arrays, state = collect(model)
@@ -77,19 +77,18 @@ def restore(
     callbacks: CallbackStates | None = None,
     optimizer: bool = True,
 ) -> None:
-    """Puts back what :func:`collect` took down, every bit of it.
+    """Restore the state from :func:`collect`, bit for bit.
 
     Args:
-        model: made and compiled as it was then.
-        arrays: from :func:`collect`.
-        state: from :func:`collect`.
-        fitted: as it was then.
-        callbacks: as they were then, in the same order.
-        optimizer: False leaves the optimizer alone.
+        model: Model built and compiled in the same way.
+        arrays: Arrays from :func:`collect`.
+        state: State from :func:`collect`.
+        fitted: Fitted part, as in :func:`collect`.
+        callbacks: Same callbacks in the same order.
+        optimizer: Whether to restore the optimizer.
 
     Raises:
-        PlanError: model, optimizer or callbacks are others than then; everything that differs is listed,
-            and nothing was changed.
+        PlanError: If model, optimizer or callbacks differ; the message lists all differences, and nothing was changed.
     """
     fitted = fitted or model
     weights, about = _weights(model, fitted), state["weights"]
@@ -122,20 +121,20 @@ def restore(
 
 
 def metrics_of(fitted: keras.Model) -> list[np.ndarray]:
-    """Returns what the metrics have gathered in the epoch so far."""
+    """Return the accumulated values of the metrics in the current epoch."""
     return [_value(v) for v in fitted.metrics_variables]
 
 
 def restore_metrics(fitted: keras.Model, values: Sequence[np.ndarray], batch: Any) -> None:
-    """Gives the metrics back what they had gathered.
+    """Restore the accumulated values of the metrics.
 
     Args:
-        fitted: compiled; Keras makes its metrics' variables in the first step, if not here.
-        values: from :func:`metrics_of`.
-        batch: that the model takes: inputs and labels.
+        fitted: Compiled model; Keras creates its metric variables in the first step, if not here.
+        values: Values from :func:`metrics_of`.
+        batch: Batch of inputs and labels for the model.
 
     Raises:
-        PlanError: there are other metrics.
+        PlanError: If the metrics differ.
     """
     keras_compat.build_for(fitted, batch)
     variables = fitted.metrics_variables
@@ -148,16 +147,16 @@ def restore_metrics(fitted: keras.Model, values: Sequence[np.ndarray], batch: An
 
 
 def movable(model: keras.Model) -> list[keras.Variable]:
-    """Returns the weights that a step of ``fit`` may change: the trainable ones, and statistics of trainable layers."""
+    """Return the weights that a step of ``fit`` may change: the trainable ones, and statistics of trainable layers."""
     return [*model.trainable_weights, *statistics_of(model)]
 
 
 def broken(arrays: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> list[str]:
-    """Returns which of the weights and optimizer variables that move are not all finite numbers.
+    """Return the names of changeable weights and optimizer variables that are not finite.
 
     Args:
-        arrays: from :func:`collect` without ``everything``.
-        state: from :func:`collect`.
+        arrays: Arrays from :func:`collect` without ``everything``.
+        state: State from :func:`collect`.
     """
     names = {f"weights/{i}": path for i, path in state["weights"]["held"]}
     names |= {key: f"the optimizer's {key}" for key in arrays if key.startswith("optimizer/")}
@@ -194,7 +193,7 @@ def _take(variables: Sequence[Any], key: str, arrays: Arrays) -> dict[str, Any]:
 
 
 def _random_variables(model: keras.Model, fitted: keras.Model) -> list[Any]:
-    """States of all random generators in the layers, and TensorFlow variables there that are no weights."""
+    """Return the states of all random generators in the layers, and TensorFlow variables that are not weights."""
     found: list[Any] = []
     for layer in [*keras_compat.flatten_layers(model), *keras_compat.flatten_layers(fitted)]:
         found += [generator.state for generator in keras_compat.seed_generators(layer)]
@@ -219,11 +218,11 @@ def _optimizer_variables(fitted: keras.Model) -> list[Any]:
 
 
 def variables_of(optimizer: keras.optimizers.Optimizer, others: Container[int]) -> list[keras.Variable]:
-    """Returns the variables of an optimizer and of those inside of it.
+    """Return the variables of an optimizer and of nested optimizers.
 
     Args:
-        optimizer: built.
-        others: ids of variables that it holds but does not own: those that it trains.
+        optimizer: Built optimizer.
+        others: Ids of variables that it references but does not own: those that it trains.
     """
     found = list(optimizer.variables)
     for value in vars(optimizer).values():
@@ -238,12 +237,12 @@ def variables_of(optimizer: keras.optimizers.Optimizer, others: Container[int]) 
 def take_optimizer(
     model: keras.Model, optimizer: keras.optimizers.Optimizer, arrays: MutableMapping[str, np.ndarray]
 ) -> dict[str, Any]:
-    """Takes down an optimizer that is not the model's any more, but whose slots are wanted later.
+    """Collect an optimizer that no longer belongs to the model, but whose slots are needed later.
 
     Args:
-        model: that it trained.
-        optimizer: built.
-        arrays: gets its variables.
+        model: Model that it trained.
+        optimizer: Built optimizer.
+        arrays: Mapping that receives its variables.
 
     Returns:
         Plain values for :func:`optimizer_from`.
@@ -262,12 +261,12 @@ def take_optimizer(
 def optimizer_from(
     model: keras.Model, taken: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
 ) -> keras.optimizers.Optimizer:
-    """Makes the optimizer again that :func:`take_optimizer` took down.
+    """Rebuild the optimizer that :func:`take_optimizer` collected.
 
     Args:
-        model: the same.
-        taken: plain values.
-        arrays: with its variables.
+        model: The same model.
+        taken: Plain values.
+        arrays: Arrays with its variables.
     """
     optimizer = keras.optimizers.deserialize(taken["config"])
     weights = model.weights

@@ -1,7 +1,6 @@
-"""CheckpointConfig in a folder that outlive a kill, a full disk and a flipped bit: :class:`CheckpointStore`.
+"""Checkpoints on disk that survive a kill, a full disk and a flipped bit: :class:`CheckpointStore`.
 
-Hides the layout on disk, how a checkpoint gets there whole or not at all, which ones are kept, and every way in which
-one can be unusable. Knows nothing of models.
+Implementation notes: checkpoints are written atomically and verified. This module does not depend on models.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from tfft.training.checkpoint.files import NotPlainError, UnusableError, read, s
 try:
     import fcntl
 except ImportError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]  # asked for before each use
+    fcntl = None  # type: ignore[assignment]  # checked before each use
 
 LOCK = ".lock"
 
@@ -35,24 +34,24 @@ _NAME = re.compile(r"(base|checkpoint)-(\d{6,12})")
 _ASIDE = re.compile(r"\.(base|checkpoint)-\d{6,12}\.[^/]*\.(tmp|old)")
 _FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 _TAKEN = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
-_OLD = 86400.0  # seconds after which a writer is given up where the system knows no locks
+_OLD = 86400.0  # seconds after which a writer counts as dead if the system has no locks
 
 _claimed: dict[str, int] = {}  # descriptors of the locks that this process holds, by folder
 
 
 class CheckpointError(TfftError, OSError):
-    """A checkpoint could not be written or read; those that were whole are still there."""
+    """A checkpoint could not be written or read; complete ones still exist."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """What was saved.
+    """Content of a checkpoint.
 
     Attributes:
-        name: of its folder; those written later have higher numbers.
-        arrays: by name.
-        state: plain values.
-        base: the checkpoint that it goes on from, or None.
+        name: Name of its folder; later checkpoints have higher numbers.
+        arrays: Arrays by name.
+        state: Plain values.
+        base: Base checkpoint that it depends on, or None.
     """
 
     name: str
@@ -62,27 +61,27 @@ class Checkpoint:
 
     @property
     def is_base(self) -> bool:
-        """True for one that others go on from."""
+        """Whether others can depend on this checkpoint."""
         return self.name.startswith("base")
 
 
 class CheckpointStore:
-    """Keeps the newest checkpoints in a folder, so that there is a good one at any moment.
+    """Folder with the newest checkpoints, at least one of which is intact at any moment.
 
-    Each is a folder of its own. It is written under a hidden name, synced to the disk with the hash of every byte,
-    and renamed; older ones are removed after that. One process at a time writes to a folder: the system lets go of
-    its claim when it dies.
+    Each checkpoint is a folder. It is written under a hidden name, synced to disk with the hash of every byte, and
+    renamed; older ones are removed after that. One process at a time writes to a folder: its lock ends with the
+    process.
 
-    Some things are saved rarely (all weights, at the start of a phase) and others often (those that move). The
-    former are *bases*: a checkpoint belongs to the newest base, is loaded with it, and is of no use without it.
+    Some state is saved rarely (all weights, at the start of a phase), other state often (the changing weights). The
+    former are *bases*: a checkpoint depends on the newest base and is loaded with it.
 
     Args:
-        folder: made when needed.
-        keep: how many checkpoints and how many bases are kept.
+        folder: Folder; created if needed.
+        keep: Number of checkpoints, and of bases, to keep.
 
     Attributes:
-        folder: where they are.
-        notes: what was wrong with the checkpoints that the last :meth:`load` passed over, one sentence each.
+        folder: Folder of the checkpoints.
+        notes: Problems of the checkpoints that the last :meth:`load` skipped, one sentence each.
 
     Example:
         >>> store = CheckpointStore("run/checkpoints")
@@ -99,10 +98,10 @@ class CheckpointStore:
         self._base: str | None = None
 
     def claim(self) -> None:
-        """Makes the folder and takes it for this process; removes what killed writers left in it.
+        """Create and lock the folder for this process; remove leftovers of killed writers.
 
         Raises:
-            CheckpointError: another process is writing there, or the folder cannot be written.
+            CheckpointError: If another process is writing there, or the folder is not writable.
         """
         key = os.path.realpath(self.folder)
         if key in _claimed and _is_at(_claimed[key], self.folder / LOCK):
@@ -114,7 +113,7 @@ class CheckpointStore:
             if isinstance(error, CheckpointError):
                 raise
             raise CheckpointError(
-                f"CheckpointConfig cannot be written to {self.folder} ({error.strerror or error}). Choose a "
+                f"Checkpoints cannot be written to {self.folder} ({error.strerror or error}). Choose a "
                 "folder that "
                 "this user can write to."
             ) from error
@@ -123,19 +122,19 @@ class CheckpointStore:
                 shutil.rmtree(path, ignore_errors=True)
 
     def save(self, arrays: Mapping[str, np.ndarray], state: Mapping[str, Any], *, base: bool = False) -> Path:
-        """Writes a checkpoint; when this returns it is on the disk.
+        """Write a checkpoint and sync it to disk.
 
         Args:
-            arrays: numbers of any NumPy type, and of bfloat16.
-            state: values that JSON can hold; NaN and infinity are fine.
-            base: True makes it one that the following ones belong to.
+            arrays: Arrays of any numeric NumPy type, and of bfloat16.
+            state: Values for JSON; NaN and infinity are allowed.
+            base: Whether the following checkpoints depend on it.
 
         Returns:
             Its folder.
 
         Raises:
-            CheckpointError: it could not be written, for example because the disk is full. Nothing half-written
-                is left, and the last good checkpoint is as it was.
+            CheckpointError: If it could not be written, for example because the disk is full. Nothing incomplete is
+                left, and the last good checkpoint is unchanged.
         """
         self.claim()
         name = f"{'base' if base else 'checkpoint'}-{1 + max(map(_number, self._names()), default=0):06d}"
@@ -150,7 +149,7 @@ class CheckpointStore:
             raise CheckpointError(str(error)) from error
         except OSError as error:
             if aside is not None:
-                shutil.rmtree(aside, ignore_errors=True)  # now: the message tells what is free
+                shutil.rmtree(aside, ignore_errors=True)  # now, because the message states the free space
             raise CheckpointError(self._refusal(error, arrays)) from error
         finally:
             if aside is not None:
@@ -161,10 +160,10 @@ class CheckpointStore:
         return target
 
     def load(self) -> Checkpoint | None:
-        """Reads the newest checkpoint that is whole, down to the last bit.
+        """Load the newest intact checkpoint.
 
         Returns:
-            The checkpoint with its base, or None where there is none; :attr:`notes` tells what was passed over.
+            The checkpoint with its base, or None if there is none; :attr:`notes` lists skipped ones.
         """
         self.notes = []
         for name in self._names():
@@ -179,7 +178,7 @@ class CheckpointStore:
         return None
 
     def clear(self) -> None:
-        """Removes all checkpoints and lets other processes write; other files in the folder stay."""
+        """Remove all checkpoints and release the lock; other files in the folder stay."""
         for path in [*map(self.folder.joinpath, self._names()), *self._folders(_ASIDE)]:
             _remove(path)
         self._base = None
@@ -189,7 +188,7 @@ class CheckpointStore:
             self.folder.rmdir()
 
     def release(self) -> None:
-        """Lets other processes write to the folder."""
+        """Release the lock on the folder."""
         descriptor = _claimed.pop(os.path.realpath(self.folder), None)
         if descriptor is not None:
             (self.folder / LOCK).unlink(missing_ok=True)
@@ -216,7 +215,7 @@ class CheckpointStore:
                 _remove(self.folder / name)
 
     def _names(self) -> list[str]:
-        """Names of all checkpoints, newest first."""
+        """Return the names of all checkpoints, newest first."""
         return sorted((path.name for path in self._folders(_NAME)), key=lambda name: -_number(name))
 
     def _folders(self, pattern: re.Pattern[str]) -> Iterator[Path]:
@@ -249,13 +248,13 @@ def _number(name: str) -> int:
 
 
 def _lock(folder: Path) -> tuple[int, bool]:
-    """Returns the descriptor of a folder's lock, and whether the system guarantees that nobody else has it."""
+    """Return the descriptor of a folder's lock, and whether the system guarantees exclusive access."""
     while True:
         descriptor = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR | getattr(os, "O_NOFOLLOW", 0), 0o644)
         alone = fcntl is not None
         try:
             if fcntl is not None:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go of it when we die
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system releases it when the process dies
         except OSError as error:
             alone = False  # some network folders know no locks
             if error.errno in _TAKEN:
@@ -280,7 +279,7 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 
 def _remove(path: Path) -> None:
-    """Removes a checkpoint; killed half-way, what is left does not have the name of one."""
+    """Remove a checkpoint; an interrupted removal does not leave a valid name."""
     aside = path
     if not path.name.startswith("."):
         aside = path.with_name(f".{path.name}.{os.getpid()}.old")
