@@ -10,7 +10,7 @@ from tfft.inspection.classes import class_findings, label_text
 from tfft.inspection.duplicates import copy_findings
 from tfft.inspection.findings import Finding, Item, Level
 from tfft.inspection.skipped import unusable
-from tfft.modalities.audio.decode import SUFFIXES, RecordingFacts
+from tfft.modalities.audio.decode import SUFFIXES, WAV_FORM, RecordingFacts
 from tfft.modalities.audio.examples import AudioExamples
 from tfft.specs import AudioSpec
 
@@ -54,7 +54,11 @@ def _findings(facts: Sequence[RecordingFacts], spec: AudioSpec) -> Iterator[Find
         ("stereo", "note", "have several channels", "their mean is heard",
          lambda f: f.channels > 1, lambda f: f"has {f.channels}"),
         ("rate", "warning", f"do not have {spec.sample_rate} samples a second, as most do", "they are resampled; make "
-         "sure that the rate does not tell the class", lambda f: f.rate != spec.sample_rate, lambda f: f"has {f.rate}"),
+         "sure that the rate does not tell the class; serve_bytes of an export takes files of this one rate",
+         lambda f: f.rate != spec.sample_rate, lambda f: f"has {f.rate}"),
+        ("served", "note", "cannot be sent to an exported model as files", "serve_bytes decodes WAV files; "
+         "send others as waves, or use tfft predict, which reads all of them",
+         lambda f: f.form != WAV_FORM, lambda f: f"is {f.form}"),
     )  # fmt: skip
     for kind, level, words, remedy, odd, said in looks:
         found = [one for one in facts if odd(one)]

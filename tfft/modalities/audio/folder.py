@@ -46,7 +46,7 @@ def load_recordings(folder: str | os.PathLike[str], **settings: Any) -> Splits[A
     """Reads a folder of recordings and decides which are held out for validation.
 
     Use it for spoken words, calls of animals, noises of machines: anything that a short clip shows. WAV files with 8 to
-    32 bits are read as they are, other formats (FLAC, Ogg, MP3, WAV with floats) with the package soundfile. Channels
+    32 bits or floats are read as they are, other formats (FLAC, Ogg, MP3) with the package soundfile. Channels
     are averaged. Each file is read now, so that what cannot be used is known, and once more when waveforms are first
     asked for; where all of them take more than 512 MB they are kept in a file, so memory does not grow with the data.
 

@@ -15,6 +15,7 @@ from tfft.exporting.loader import ARRAY_SIGNATURE, EncodedInput, ServingInput
 from tfft.exporting.prediction import RequestItem
 from tfft.layers.log_mel import audio_of, fit
 from tfft.modalities.audio.decode import fitted, read_recording
+from tfft.modalities.audio.wav import decode_wav_bytes
 from tfft.specs import AudioSpec
 
 AUDIO_FILE = "audio.json"  # among the assets: rate and length of the waves that a model takes
@@ -40,7 +41,7 @@ def _sentence(spec: AudioSpec) -> str:
     return (
         f"Waves are float32 from -1 to 1, the mean of all channels, at {spec.sample_rate} samples a second; "
         f"the model uses {spec.seconds:g} s ({spec.samples} samples): longer ones are cut off, silence follows "
-        "shorter ones. WAV files must have 16 bits and this rate."
+        "shorter ones. WAV files of 8 to 32 bits or floats are decoded; they must have this rate."
     )
 
 
@@ -67,7 +68,7 @@ def read_recordings(files: Sequence[str | os.PathLike[str]], spec: AudioSpec) ->
 
 
 def decode_wav(encoded: tf.Tensor, spec: AudioSpec) -> tf.Tensor:
-    """Turns a WAV file of 16 bits into a wave as :class:`~tfft.layers.log_mel.LogMel` takes it.
+    """Turns a WAV file into a wave as :class:`~tfft.layers.log_mel.LogMel` takes it.
 
     Args:
         encoded: tf.string scalar, the bytes of the file.
@@ -79,9 +80,7 @@ def decode_wav(encoded: tf.Tensor, spec: AudioSpec) -> tf.Tensor:
     Raises:
         tf.errors.InvalidArgumentError: when it is no such file, or has another rate.
     """
-    full = tf.debugging.Assert(tf.strings.length(encoded) > 0, ["The recording is empty (0 bytes)."])
-    with tf.control_dependencies([] if full is None else [full]):
-        wave, rate = tf.audio.decode_wav(encoded)
+    wave, rate = decode_wav_bytes(encoded)
     said = f"The recording must have {spec.sample_rate} samples a second; resample it. It has:"
     same = tf.debugging.Assert(tf.equal(rate, spec.sample_rate), [said, rate])
     some = tf.debugging.Assert(tf.size(wave) > 0, ["The recording has no samples."])
