@@ -16,6 +16,7 @@ from tfft import heads
 from tfft.config import Phase
 from tfft.errors import PlanError
 from tfft.training import distribute
+from tfft.training.callbacks import check_callbacks
 from tfft.training.checkpoint.callback import CheckpointConfig
 from tfft.training.checkpoint.manager import CheckpointManager
 from tfft.training.context import TrainingContext, length
@@ -71,7 +72,10 @@ def train(
         phases: in order.
         batch_norm: as :func:`tfft.unfreeze` takes it.
         callbacks: of Keras; used in every phase that has epochs, before tfft's own. Their ``model`` is the
-            whole one, also where a part of it is fitted.
+            whole one with its optimizer and metrics, also where a part of it is fitted. Each phase is one ``fit`` for
+            them: ``CSVLogger`` needs ``append=True`` to keep the rows of the phase before. Where
+            ``LearningRateScheduler`` or ``ReduceLROnPlateau`` is among them, it sets the rate, and the phase has no
+            schedule. For averaged weights there is ``ema_decay`` in place of ``SwapEMAWeights``.
         verbose: print one line per epoch.
         loss: overrides the head's.
         metrics: override the head's.
@@ -107,6 +111,7 @@ def train(
         >>> history.to_csv("history.csv")
     """
     check_phases(phases, validation=validation is not None)
+    check_callbacks(callbacks)
     if loss is not None and any(phase.mixup_alpha or phase.cutmix_alpha for phase in phases):
         raise PlanError("mixup and cutmix need labels that are shares, which only the losses of tfft's heads take.")
     check_contrast(model, phases)
