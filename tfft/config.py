@@ -192,6 +192,24 @@ class SharedSettings:
         check=string("the text between two labels, such as '|'") | NONE,
         cli=Option(metavar="TEXT"), group="text", scope=("reading",),
     )  # fmt: skip
+    delimiter: str | None = setting(
+        None,
+        help="Character between the fields of a table, such as ';'.",
+        default_help="what makes all rows equally long",
+        check=string() | NONE, cli=Option(metavar="CHAR"), group="data", scope=("reading",),
+    )  # fmt: skip
+    encoding: str | None = setting(
+        None,
+        help="Encoding of tables and text files, such as cp1252.",
+        default_help="that of a byte-order mark, else UTF-8, else a guess",
+        check=string() | NONE, cli=Option(metavar="NAME"), group="data", scope=("reading",),
+    )  # fmt: skip
+    decimal: str | None = setting(
+        None,
+        help="Decimal mark of labels that are numbers, a point or a comma.",
+        default_help="the labels tell",
+        check=NONE | one_of(".", ","), cli=Option(metavar="MARK"), group="data", scope=("reading",),
+    )  # fmt: skip
     max_length: int | None = setting(
         None,
         help="Maximum sequence length in tokens.",
@@ -444,6 +462,9 @@ class RunSettings(TypedDict, total=False):
     sample_rate: int | None
     seconds: float | None
     separator: str | None
+    delimiter: str | None
+    encoding: str | None
+    decimal: str | None
     max_length: int | None
     pooling: Literal["cls", "mean", "last", "pooled_output"] | None
     preprocessor: str | None

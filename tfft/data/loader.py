@@ -21,7 +21,8 @@ from tfft.specs import AudioSpec, Augmentation, InputSpec
 
 _DEFAULTS: dict[str, Any] = {
     "validation": 0.2, "seed": 0, "strict": False, "check": True, "progress": None, "group": None, "store": None,
-    "label": None, "task": "auto", "separator": None, "root": None, "encoding": None,
+    "label": None, "task": "auto", "separator": None, "root": None, "encoding": None, "delimiter": None,
+    "decimal": None,
 }  # fmt: skip
 
 
@@ -43,6 +44,8 @@ def load(
     separator: str | None = None,
     root: str | os.PathLike[str] | None = None,
     encoding: str | None = None,
+    delimiter: str | None = None,
+    decimal: str | None = None,
     sample_rate: int | None = None,
     seconds: float | None = None,
     **further: Any,
@@ -82,7 +85,9 @@ def load(
             ``"token_classification"``, a tag for each word; ``"auto"`` looks at them.
         separator: between several labels of one example.
         root: folder of the files that a table names.
-        encoding: of tables and text files, UTF-8 by default.
+        encoding: of tables and text files; that of a byte-order mark, UTF-8 or a guess by default.
+        delimiter: between the fields of a table; the rows tell by default.
+        decimal: ``","`` where labels are numbers such as 1,5; the labels tell by default.
         sample_rate: that recordings are brought to.
         seconds: length of the clips that recordings become.
         **further: settings of a modality that another package brought.

@@ -38,14 +38,18 @@ class TableOptions:
             ``"regression"`` (numbers), ...; ``"auto"`` looks at the labels.
         separator: between the labels of one example.
         root: folder of the files that a table names; that of the table by default.
-        encoding: of the table.
+        encoding: of the table; None for UTF-8 or what its bytes say.
+        delimiter: between the fields of the table; None looks at the rows.
+        decimal: ``","`` for labels such as 1,5; None looks at the labels.
     """
 
     label: str | int = "label"
     task: str = "auto"
     separator: str | None = None
     root: str | os.PathLike[str] | None = None
-    encoding: str = "utf-8"
+    encoding: str | None = None
+    delimiter: str | None = None
+    decimal: str | None = None
 
 
 def setting_names(*classes: type) -> frozenset[str]:

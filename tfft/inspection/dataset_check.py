@@ -30,6 +30,9 @@ def check(
     image: str | int | None = None,
     audio: str | int | None = None,
     label: str | int | None = None,
+    delimiter: str | None = None,
+    encoding: str | None = None,
+    decimal: str | None = None,
     seed: int = 0,
     store: str | os.PathLike[str] | None = "auto",
     progress: Callable[[int, int], None] | None = None,
@@ -48,6 +51,9 @@ def check(
         image: column of a table that holds the paths of image files.
         audio: column of a table that holds the paths of recordings.
         label: column that holds the labels.
+        delimiter: between the fields of a table, as :func:`tfft.data.load` takes it, and the next two.
+        encoding: of a table.
+        decimal: mark of labels that are numbers.
         seed: of the split of texts, and of the probe.
         store: file that keeps the statistics of images and recordings, so that a second check reads new
             ones only; ``"auto"`` has its place in the user's cache folder, None keeps nothing.
@@ -65,7 +71,8 @@ def check(
         >>> report.write_html("report.html")
     """
     start = time.perf_counter()
-    columns = explicit({"text": text, "image": image, "audio": audio, "label": label})
+    form = {"delimiter": delimiter, "encoding": encoding, "decimal": decimal}
+    columns = explicit({"text": text, "image": image, "audio": audio, "label": label, **form})
     if is_tfds(data):
         copy = local_copy(data, columns, progress)
         settings: dict[str, Any] = {name: copy.settings[name] for name in ROLES}

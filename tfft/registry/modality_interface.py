@@ -333,6 +333,10 @@ class Modality:
         """
         raise NotImplementedError
 
+    def file_suffixes(self) -> tuple[str, ...]:
+        """Returns the endings, in small letters, of the files in a folder that a served model can be asked about."""
+        return ()
+
     def request_noun(self, spec: Any) -> str:
         """Returns what a served model is given, in the plural, such as "image files"."""
         return self.items

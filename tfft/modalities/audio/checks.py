@@ -10,7 +10,7 @@ from tfft.inspection.classes import class_findings, label_text
 from tfft.inspection.duplicates import copy_findings
 from tfft.inspection.findings import Finding, Item, Level
 from tfft.inspection.skipped import unusable
-from tfft.modalities.audio.decode import SUFFIXES, WAV_FORM, RecordingFacts
+from tfft.modalities.audio.decode import FOREIGN_SUFFIXES, SUFFIXES, WAV_FORM, RecordingFacts
 from tfft.modalities.audio.examples import AudioExamples
 from tfft.specs import AudioSpec
 
@@ -32,7 +32,7 @@ def recording_findings(splits: Splits[AudioExamples]) -> Iterator[Finding]:
     parts, facts = splits.parts, splits.train.facts + splits.validation.facts
     labels = [label_text(own.class_names, label) for own in parts.values() for label in own.labels]
     where = [part for part, own in parts.items() for _ in own.paths]
-    yield from unusable(splits.skipped, "recordings", SUFFIXES)
+    yield from unusable(splits.skipped, "recordings", SUFFIXES + FOREIGN_SUFFIXES)
     yield from _findings(facts, splits.train.spec)
     if registry.task(splits.task).exclusive_classes:
         yield from class_findings({part: own.counts for part, own in parts.items()})

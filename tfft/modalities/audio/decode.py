@@ -25,6 +25,7 @@ INSTALL = 'pip install "tfft[audio]"'
 WAV = (".wav",)
 WAV_FORM = "WAV"
 SUFFIXES = (*WAV, ".flac", ".ogg", ".oga", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf", ".w64")
+FOREIGN_SUFFIXES = (".m4a", ".aac", ".wma", ".amr", ".mp4", ".webm", ".opus", ".ra")  # nothing here reads them
 _LOUDEST = 0.999
 _WINDOW = 256  # files that are read ahead of the one that is waited for
 _AHEAD = 64 * 2**20  # bytes of waves that are

@@ -17,11 +17,11 @@ from tfft.data.class_folders import FileType, list_class_folders, load_class_fol
 from tfft.data.examples import Splits
 from tfft.data.options import ReadOptions, options_from
 from tfft.data.split import SplitOptions
-from tfft.modalities.audio.decode import SUFFIXES, RecordingFacts, recording_facts, same_recordings
+from tfft.modalities.audio.decode import FOREIGN_SUFFIXES, SUFFIXES, RecordingFacts, recording_facts, same_recordings
 from tfft.modalities.audio.examples import AudioExamples, with_waveforms
 from tfft.specs import AudioSpec
 
-RECORDINGS = FileType("recording", "recordings", SUFFIXES, recording_facts, same_recordings)
+RECORDINGS = FileType("recording", "recordings", SUFFIXES, recording_facts, same_recordings, FOREIGN_SUFFIXES)
 
 _SHARE = 0.95  # of the recordings that are heard whole, where no length is given
 _LONGEST = 10.0  # seconds, unless asked for more
@@ -96,7 +96,7 @@ def holds_recordings(folder: str | os.PathLike[str]) -> bool:
         inner = path.glob("*") if path.is_dir() else [path]
         for file in inner:
             if file.suffix and not file.name.startswith("."):
-                counts[file.suffix.lower() in SUFFIXES] += 1
+                counts[file.suffix.lower() in SUFFIXES + FOREIGN_SUFFIXES] += 1
         if sum(counts.values()) > 1000:
             break
     return counts[True] > counts[False]
