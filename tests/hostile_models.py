@@ -456,6 +456,124 @@ def second_model_as_text(path, secret, target):
     (path / "saved_model.pbtxt").write_text("")
 
 
+# ------------------------------------------------------------- code that looks as if nothing reached it
+
+
+class _WithStep(_Model):
+    """A model beside a function that writes and that no endpoint calls: honest, until something names the function."""
+
+    def __init__(self, target: str) -> None:
+        super().__init__(lambda m, x: x @ m.kernel)
+        self._target = target
+
+    @tf.function(input_signature=SPEC)
+    def step(self, x: tf.Tensor) -> tf.Tensor:
+        return _after(tf.io.write_file(self._target, "x"), x * 1.0)
+
+
+def with_step(path: pathlib.Path, target: str, **signatures: str) -> None:
+    """Saves it with signatures by the names of its functions; without any its ``__call__`` is the endpoint."""
+    model = _WithStep(target)
+    chosen = {name: getattr(model, function).get_concrete_function() for name, function in signatures.items()}
+    model.step.get_concrete_function()
+    tf.saved_model.save(model, str(path), signatures=chosen or model.__call__)
+
+
+def _step_of(meta: Any) -> str:
+    return _function(meta, "inference_step").signature.name
+
+
+def step_named_in_a_text(path, secret, target):
+    with_step(path, target)
+    with changed(path) as meta:
+        _function(meta, "inference___call__").attr["forward_function_name"].s = _step_of(meta).encode()
+
+
+def step_named_in_a_text_of_a_node(path, secret, target):
+    with_step(path, target)
+    with changed(path) as meta:
+        node = _function(meta, "inference___call__").node_def.add(name="hidden", op="NoOp")
+        node.attr["texts"].list.s.append(_step_of(meta).encode())
+
+
+def step_named_as_one_of_several_functions(path, secret, target):
+    with_step(path, target)
+    with changed(path) as meta:
+        node = _function(meta, "inference___call__").node_def.add(name="hidden", op="NoOp")
+        node.attr["branches"].list.func.add().attr["inner"].func.name = _step_of(meta)
+
+
+def step_called_before_a_node_of_the_endpoint(path, secret, target):
+    """A call that hands nothing on, which a node of the model waits for."""
+    with_step(path, target)
+    with changed(path) as meta:
+        body = _function(meta, "inference___call__")
+        call = body.node_def.add(name="hidden", op="StatefulPartitionedCall", input=["x"])
+        call.attr["f"].func.name = _step_of(meta)
+        next(node for node in body.node_def if node.op == "MatMul").input.append("^hidden")
+
+
+def step_as_the_gradient_of_a_function(path, secret, target):
+    with_step(path, target)
+    with changed(path) as meta:
+        called = _function(meta, "inference___call__").signature.name
+        meta.graph_def.library.gradient.add(function_name=called, gradient_func=_step_of(meta))
+
+
+def step_as_the_gradient_of_an_operation(path, secret, target):
+    with_step(path, target)
+    with changed(path) as meta:
+        meta.graph_def.library.registered_gradients.add(registered_op_type="Relu", gradient_func=_step_of(meta))
+
+
+def step_as_the_initializer_of_a_resource(path, secret, target):
+    """The function has its honest name, and another one under which TensorFlow runs it at load."""
+    with_step(path, target)
+    with changed(path) as meta:
+        nodes = meta.object_graph_def.nodes
+        step = next(child.node_id for child in nodes[0].children if child.local_name == "step")
+        nodes[0].children.add(node_id=len(nodes), local_name="resource")
+        nodes.add().resource.SetInParent()
+        nodes[-1].children.add(node_id=step, local_name="_initialize")
+
+
+def step_as_a_saver_of_an_object(path, secret, target):
+    with_step(path, target)
+    with changed(path) as meta:
+        nodes = meta.object_graph_def.nodes
+        step = next(child.node_id for child in nodes[0].children if child.local_name == "step")
+        saver = nodes[0].saveable_objects["state"]
+        saver.save_function, saver.restore_function = step, step
+
+
+def step_as_a_regularization_loss(path, secret, target):
+    """tfft calls these losses by itself."""
+    with_step(path, target)
+    with changed(path) as meta:
+        nodes = meta.object_graph_def.nodes
+        step = next(child.node_id for child in nodes[0].children if child.local_name == "step")
+        nodes[0].children.add(node_id=len(nodes), local_name="regularization_losses")
+        nodes.add().user_object.identifier = "trackable_list_wrapper"
+        nodes[-1].children.add(node_id=step, local_name="0")
+
+
+def step_as_the_default_signature(path, secret, target):
+    """The default endpoint writes; another one does not, and nobody asked for it."""
+    model = _WithStep(target)
+    root = tf.Module()
+    root.kernel = model.kernel
+    functions = {"serving_default": model.step, "other": model.__call__}
+    tf.saved_model.save(root, str(path), {name: f.get_concrete_function() for name, f in functions.items()})
+
+
+def tf1_waits_for_a_hidden_node(path, secret, target):
+    def change(meta):
+        _tf1_save(meta, target)
+        next(n for n in meta.graph_def.node if n.name == "features").input.append("^hidden")
+
+    _tf1(path, change)
+
+
 REFUSED: dict[Callable[..., None], str] = {
     writes_when_called: r"WriteFile \(__inference.*: writes files\)",
     reads_when_called: r"ReadFile \(__inference.*: reads files\)",
@@ -497,6 +615,17 @@ REFUSED: dict[Callable[..., None], str] = {
     asset_that_is_a_link: r"assets/.*_vocabulary\.txt links to a place outside of the folder",
     variables_that_are_a_link: r"variables links to a place outside of the folder",
     pipe_in_the_folder: r"fingerprint\.pb is no file and no folder, but a pipe",
+    step_named_in_a_text: r"WriteFile \(__inference_.*step_\d+/.*: writes files\)",
+    step_named_in_a_text_of_a_node: r"WriteFile \(__inference_.*step_\d+/.*: writes files\)",
+    step_named_as_one_of_several_functions: r"WriteFile \(__inference_.*step_\d+/.*: writes files\)",
+    step_called_before_a_node_of_the_endpoint: r"WriteFile \(__inference_.*step_\d+/.*: writes files\)",
+    step_as_the_gradient_of_a_function: r"WriteFile \(__inference_.*step_\d+/.*: writes files\)",
+    step_as_the_gradient_of_an_operation: r"WriteFile \(__inference_.*step_\d+/.*: writes files\)",
+    step_as_the_initializer_of_a_resource: r"WriteFile \(__inference_.*step_\d+/.*: writes files\)",
+    step_as_a_saver_of_an_object: r"WriteFile \(__inference_.*step_\d+/.*: writes files\)",
+    step_as_a_regularization_loss: r"WriteFile \(__inference_.*step_\d+/.*: writes files\)",
+    step_as_the_default_signature: r"WriteFile \(__inference_.*step_\d+/.*: writes files\)",
+    tf1_waits_for_a_hidden_node: r"SaveV2 \(hidden: writes files\)",
     second_model_as_text: r"saved_model\.pbtxt beside saved_model\.pb",
 }
 HOSTILE = {make.__name__: make for make in REFUSED}

@@ -71,7 +71,7 @@ def run(backbone, photos, tmp_path_factory):
     """A run that `tfft train` made."""
     out = tmp_path_factory.mktemp("runs") / "run"
     arguments = ["train", str(photos), "--backbone", backbone, "--out", str(out), "--unfreeze", "1", "--seed", "3"]
-    arguments += ["--epochs", "2", "--frozen-epochs", "6", "--batch-size", "8", "--input-range", "-1", "1"]
+    arguments += ["--epochs", "2", "--head-epochs", "6", "--batch-size", "8", "--input-range", "-1", "1"]
     assert main(arguments) == 0
     return out
 

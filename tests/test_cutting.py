@@ -20,7 +20,8 @@ from tfft.backbones import blocks
         ("encoder/layer_11/attention/self/query/kernel", "encoder_layer_11"),
         ("blocks_7/se/conv2d/kernel", "blocks_7"),
         ("conv2d_5/kernel", "conv2d_5"),
-        ("depthwise_conv2d/kernel", "depthwise"),
+        ("depthwise_conv2d/kernel", "depthwise_conv2d"),
+        ("batch_normalization/gamma", "batch_normalization"),
         ("dense/kernel", "dense"),
         ("res2a_branch2a/kernel", "res2a"),
     ],
@@ -68,3 +69,34 @@ def test_a_shared_variable_ties_everything_between():
 def test_names_are_unique():
     segments = [["block1/kernel"], ["block2/kernel"], ["block1/other"]]
     assert [g.name for g in blocks.group_segments(segments, [""] * 3)] == ["block1", "block2", "block1_2"]
+
+
+@pytest.mark.parametrize(
+    ("layers", "names"),
+    [
+        (["expanded_conv_depthwise", "expanded_conv_project", "block_1_expand"], ["expanded_conv", "block_1"]),
+        (["time_distributed", "time_distributed_1"], ["time_distributed", "time_distributed_1"]),
+        (["hidden1", "z_mean"], ["hidden1", "z_mean"]),
+        (["dense_hidden", "dense_out"], ["dense_hidden", "dense_out"]),
+        (["my_first_conv", "my_second_conv", "my_dense"], ["my_first_conv", "my_second_conv", "my_dense"]),
+        (["stem_conv", "block0_conv"], ["stem", "block0"]),
+        (["conv2d", "conv2d_1", "mixed0_conv", "mixed1_conv"], ["stem", "mixed0", "mixed1"]),
+        (["conv2d_7", "conv2d_8", "dense"], ["conv2d_7", "conv2d_8", "dense"]),
+    ],
+)
+def test_names_keep_their_words(layers, names):
+    segments = [[f"{layer}/kernel", f"{layer}/bias"] for layer in layers]
+    assert [g.name for g in blocks.group_segments(segments, [""] * len(segments))] == names
+
+
+def test_a_segment_that_cannot_train_joins_its_neighbour():
+    segments = [["scale/mean"], ["block0_conv/kernel"], ["block1_conv/kernel"], ["post_activation_max"]]
+    groups = blocks.group_segments(segments, [""] * 4, {"scale/mean", "post_activation_max"})
+    assert [(g.name, g.start, g.stop) for g in groups] == [("block0", 0, 2), ("block1", 2, 4)]
+    everything = blocks.group_segments([["a/table"], ["b/table"]], [""] * 2, {"a/table", "b/table"})
+    assert [g.name for g in everything] == ["a", "b"]
+
+
+def test_a_block_that_is_not_cut_says_why():
+    (group,) = blocks.group_segments([["left/kernel", "right/kernel", "join/kernel"]], [""])
+    assert "no single tensor" in group.note

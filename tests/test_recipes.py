@@ -73,7 +73,7 @@ def test_the_folder_holds_the_run(done):
         assert metrics[name]["accuracy"] == scores.accuracy
         assert metrics[name]["interval"] == list(scores.interval)
         assert {"loss", "examples"} <= set(metrics[name])
-    assert metrics["majority"] == run.final_scores.majority_baseline
+    assert metrics["majority_baseline"] == run.final_scores.majority_baseline
     assert (root / "run" / "labels.txt").read_text() == "blue\ngreen\nred\n"
     with open(root / "run" / "history.csv", newline="") as file:
         assert len(list(csv.DictReader(file))) == 14

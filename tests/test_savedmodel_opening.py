@@ -341,14 +341,15 @@ def test_what_is_no_savedmodel_says_so(tmp_path):
         open_savedmodel(tmp_path)
 
 
-def test_an_export_of_a_frozen_model_cannot_be_unfrozen_in_silence(tmp_path):
+def test_an_export_of_a_frozen_model_opens_frozen_and_can_be_unfrozen(tmp_path):
     model = savedmodels.convnet()
     model.trainable = False
     model.export(tmp_path / "frozen", verbose=False)
     opened = open_savedmodel(tmp_path / "frozen")
     assert [layer.name for layer in blocks_of(opened.model)] == BLOCKS["plain_convnet"]
-    with pytest.raises(BlockError, match=r"Nothing in the chosen blocks can train \(block2, head\)"):
-        tfft.unfreeze(opened.model, 2)
+    assert opened.model.trainable_weights == []
+    tfft.unfreeze(opened.model, 1)
+    assert {v.name for v in opened.model.trainable_weights} == {"head_conv.kernel", "head_bn.gamma", "head_bn.beta"}
 
 
 def test_damaged_weights_are_reported(made, tmp_path):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterable, Sequence
 from importlib import metadata
 from typing import NoReturn
@@ -87,6 +88,43 @@ def join_names(names: Iterable[object], *, limit: int = 20) -> str:
     every = [str(name) for name in names]
     shown = ", ".join(every[:limit])
     return shown if len(every) <= limit else f"{shown} and {len(every) - limit} more"
+
+
+_PREAMBLE = re.compile(
+    r"Exception encountered when calling|in user code:|Graph execution error|Traceback \(most recent"
+)
+_PLACE = re.compile(
+    r"Detected at node|<stack traces? unavailable>|File \"|\[\[\{\{node|\s*~*\^+~*\s*$|During handling|$"
+)
+
+
+def reason_of(error: BaseException, *, limit: int = 500) -> str:
+    """Returns the line of an error message that says what went wrong, without preambles of Keras and TensorFlow.
+
+    Keras puts "Exception encountered when calling ..." before the reason and the arguments behind it; TensorFlow puts
+    it behind the places in the code that led there.
+
+    Args:
+        error: the error of another library.
+        limit: most characters; the end is kept of a longer line.
+
+    Returns:
+        One line; the name of the error's class where it says nothing.
+
+    Example:
+        >>> reason_of(ValueError("Exception encountered when calling Dense.call().\\n\\nOdd shapes."))
+        'Odd shapes.'
+    """
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
+    first = text.splitlines()[0] if text else ""
+    if _PREAMBLE.match(first):
+        lines = text.split("Arguments received by")[0].splitlines()
+        told = [line.strip() for line in lines if not _PREAMBLE.match(line.strip()) and not _PLACE.match(line.strip())]
+        # Keras' own reason comes first and its details follow; below lines of code it is the last one.
+        backwards = any(_PREAMBLE.match(line.strip()) for line in lines if not line.strip().startswith("Exception enc"))
+        first = (told[-1] if backwards else told[0]) if told else first
+    first = re.sub(r"\s*\[Op:[^\]]*\]( name:.*)?$", "", first.strip()) or type(error).__name__
+    return first if len(first) <= limit else f"... {first[-limit:]}"
 
 
 def raise_problems(error: type[TfftError], title: str, problems: Sequence[str]) -> None:

@@ -66,7 +66,9 @@ def load_backbone(
     max_length: int | None = None,
     pooling: TokenPooling | None = None,
     preprocessor: str | os.PathLike[str] | None = None,
+    weights: str | os.PathLike[str] | None = None,
     trust: bool = False,
+    per_example: bool = False,
     name: str | None = None,
 ) -> Backbone:
     """Opens a pretrained model as a backbone: a Keras model of named blocks, with its input contract.
@@ -77,12 +79,15 @@ def load_backbone(
     Args:
         handle: A short name of :func:`list_backbones` (``"efficientnet-lite0"`` needs no network), a name of
             ``keras.applications`` (``"MobileNetV2"``, ``"keras:mobilenet_v2:random"``), a SavedModel folder or its
-            ``.tar.gz``, a ``.keras`` file, ``https://tfhub.dev/...``, ``https://www.kaggle.com/models/...``,
+            ``.tar.gz``, a ``.keras`` or ``.h5`` file of a model, ``https://tfhub.dev/...``, ``https://www.kaggle.com/models/...``,
             ``owner/model/framework/variation/version``, ``"keras_hub:<preset>"``, a folder of a Hugging Face text model
             (``config.json``, ``model.safetensors``, vocabulary), or a built Keras model.
             ``"<any of these with files>@sha256:<digest>"`` opens that content and no other, see :func:`digest`.
-        output: Name of the output to use, for a model with several.
-        signature: Signature of a SavedModel to call. Defaults to its ``__call__``.
+        output: Name of the output to use, for a model with several. For a SavedModel also the name of a block, for what
+            leaves it, or ``"probabilities"`` for what a classifier gives. Defaults to the only output of floating-point
+            numbers; for a SavedModel that ends in a classifier, what goes into its last layer.
+        signature: Signature or saved function of a SavedModel to call. Defaults to its ``__call__``, else to the
+            default signature where that takes a batch and gives floating-point numbers, else to the only one that does.
         tags: Tags of the meta graph, for a SavedModel with several.
         input_range: Values that black and white become, as ``(0, 1)`` or ``(-1, 1)``. Defaults to what is known of the
             model, else assumed.
@@ -95,8 +100,12 @@ def load_backbone(
         pooling: How the features of all tokens become one vector, for text models. Defaults to what suits the model.
         preprocessor: Handle of the SavedModel that makes the inputs of a TF Hub encoder from texts. Defaults to the one
             that belongs to it, for those of :func:`list_backbones`.
+        weights: File of weights for a network of ``keras.applications``: ``.h5`` of Keras 2, or ``.weights.h5``. The
+            handle ``"keras:ResNet50:weights.h5"`` means the same. Defaults to those of ImageNet.
         trust: Whether to open a SavedModel although the scan found operations that reach outside of it; a pin does the
             same. Defaults to False.
+        per_example: Whether the inputs of a SavedModel have no batch axis, so that it is called once for each example.
+            Defaults to False.
         name: Name of the backbone. Defaults to one made from the handle.
 
     Returns:
@@ -126,12 +135,16 @@ def load_backbone(
         max_length=max_length,
         pooling=pooling,
         preprocessor=preprocessor,
+        weights=weights,
         trust=trust,
+        per_example=per_example,
         name=name,
     )
     text, pin = split_pin(os.fspath(handle).strip()) if isinstance(handle, (str, os.PathLike)) else (handle, None)
     loader = find_loader(text)
     options.check(text, loader.name, loader.options)
+    if weights is not None:
+        text = f"{text}:{os.fspath(weights)}"  # the one form that runs, plans and pins know
     found = checked_digest(loader, text, pin)
     backbone = loader.load(text, dataclasses.replace(options, digest=found, pinned=pin is not None))
     origin = pinned(backbone.origin, pin)

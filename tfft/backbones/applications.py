@@ -20,7 +20,7 @@ import keras  # noqa: E402  (the check above gives a better message than the imp
 
 from tfft.backbones.base import Backbone  # noqa: E402
 from tfft.backbones.fetch.remote import impatient  # noqa: E402
-from tfft.backbones.keras_model import with_plain_input  # noqa: E402
+from tfft.backbones.formats.h5_weights import assign_weights  # noqa: E402
 from tfft.layers.caffe_pixels import CaffePixels  # noqa: E402
 
 RANDOM = ":random"
@@ -34,14 +34,14 @@ def from_applications(name: str, weights: str | None = "imagenet", *, backbone_n
 
     Args:
         name: as ``"MobileNetV2"``, ``"mobilenet_v2"`` or ``"keras:mobilenet-v2"``; with ``":random"``
-            at its end the weights are random, which needs no network.
-        weights: ``"imagenet"`` (downloaded once into ``~/.keras``), None for random ones, or the
-            path of a ``.weights.h5`` file for the network without its classifier.
+            at its end the weights are random, which needs no network, with ``":<path>"`` those of a file.
+        weights: ``"imagenet"`` (downloaded once into ``~/.keras``), None for random ones, or the path of a
+            ``.h5`` file of Keras 2 or a ``.weights.h5`` file; a classifier in it is left out.
         backbone_name: of the backbone; the network's own name by default.
 
     Returns:
         A backbone whose model maps ``[batch, height, width, 3]`` to ``[batch, features]``, for any
-        image size, with the InputSpec of the network's family.
+        image size (NASNet: for its own only), with the InputSpec of the network's family.
 
     Raises:
         HandleError: there is no such network, or its weights are out of reach.
@@ -50,9 +50,9 @@ def from_applications(name: str, weights: str | None = "imagenet", *, backbone_n
         >>> from_applications("MobileNetV2").input_spec.value_range
         (-1.0, 1.0)
     """
-    short = name.removeprefix("keras:")
-    if short.lower().endswith(RANDOM):
-        short, weights = short[: -len(RANDOM)], None
+    short, _, given = name.removeprefix("keras:").partition(":")
+    if given:
+        weights = None if given.lower() == RANDOM.removeprefix(":") else given
     app = find_application(short)
     if app is None:
         names = [app.name for app in APPLICATIONS]
@@ -60,24 +60,39 @@ def from_applications(name: str, weights: str | None = "imagenet", *, backbone_n
             f"keras.applications has no network {short!r}.{did_you_mean(short, names)} "
             f"It has: {join_names(names, limit=50)}."
         )
-    model = _build(app, weights, backbone_name or app.name.lower())
+    file = None if weights in (None, "imagenet") else _existing(weights)
+    model = _build(app, None if file else weights, backbone_name or app.name.lower())
+    if file:
+        assign_weights(model, file)
     notes = () if weights else ("The weights are random, not pretrained.",)
-    return Backbone(model.name, model, f"keras:{app.name}{'' if weights else RANDOM}", _spec(app), notes)
+    suffix = f":{file}" if file else "" if weights else RANDOM
+    return Backbone(model.name, model, f"keras:{app.name}{suffix}", _spec(app), notes)
+
+
+def _existing(weights: str) -> Path:
+    path = Path(weights).expanduser()
+    if not path.is_file():
+        raise HandleError(
+            f"There is no file of weights {weights!r}. Expected an .h5 file, 'random' for random weights, or nothing "
+            "for those of ImageNet."
+        )
+    return path
 
 
 def _build(app: Application, weights: str | None, name: str) -> keras.Model:
-    image = keras.Input((None, None, 3), name="image")
+    side = app.size if _fixed_size(app) else None
+    image = keras.Input((side, side, 3), name="image")
     first = CaffePixels(name="caffe_pixels")(image) if app.scaling == "means" else image
     make = getattr(keras.applications, app.name)
-    how = {"include_top": False, "weights": weights, "input_tensor": first, "pooling": "avg", "name": name}
+    how = {"include_top": False, "weights": weights, "input_tensor": first, "pooling": "avg"}
     with warnings.catch_warnings():
         # MobileNets say which size's weights they take where the input has none.
         warnings.filterwarnings("ignore", message=".*input_shape. is undefined")
         if weights != "imagenet" or _weights_cached(app):
-            return with_plain_input(make(**how))
+            return _named(make(**how), name)
         try:
             with impatient(_WEIGHTS_HOST):
-                return with_plain_input(make(**how))
+                return _named(make(**how), name)
         except Exception as error:
             if not isinstance(error, OSError) and "URL fetch failure" not in str(error):
                 raise
@@ -89,6 +104,16 @@ def _build(app: Application, weights: str | None, name: str) -> keras.Model:
             ) from error
 
 
+def _fixed_size(app: Application) -> bool:
+    """Whether the layers of a network depend on the size of its images: NASNet's cells do not fit else."""
+    return app.name.startswith("NASNet")
+
+
+def _named(model: keras.Model, name: str) -> keras.Model:
+    """The network under another name: given to Keras, it would decide about weights and names of layers too."""
+    return keras.Model(model.inputs[0], model.outputs[0], name=name)
+
+
 def _weights_cached(app: Application) -> bool:
     """Whether Keras has a weight file that looks like this network's; then it needs no server."""
     home = os.environ.get("KERAS_HOME")
@@ -97,7 +122,9 @@ def _weights_cached(app: Application) -> bool:
 
 
 def _spec(app: Application) -> InputSpec:
-    spec = InputSpec(height=app.size, width=app.size, flexible=True, source=f"keras.applications, {app.name}")
+    spec = InputSpec(
+        height=app.size, width=app.size, flexible=not _fixed_size(app), source=f"keras.applications, {app.name}"
+    )
     if app.scaling == "symmetric":
         return dataclasses.replace(spec, value_range=(-1, 1))
     if app.scaling == "standardised":

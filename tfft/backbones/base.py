@@ -15,7 +15,7 @@ import keras
 
 from tfft import register_layers
 from tfft.backbones import blocks as block_cuts
-from tfft.keras_compat import inbound_nodes, producer
+from tfft.keras_compat import flatten_layers, inbound_nodes, own_trainable_variables, producer
 from tfft.layers.tokenize import Tokenize
 from tfft.layers.waveform import EachWave
 from tfft.specs import InputSpec, TextSpec
@@ -32,8 +32,8 @@ class Block:
         name: unique within the backbone, in the order of computation.
         layers: the Keras layers it consists of, in order.
         note: why it is not cut further, where that was tried; otherwise empty.
-        ends: operations and layers in it that the whole computation passes through, in order; the next block reads the
-            output of the last. Empty where it is not known.
+        ends: operations and layers in it that the whole computation passes through (in networks of cells: that later
+            cells read), in order; the next block reads the output of the last. Empty where it is not known.
     """
 
     name: str
@@ -70,6 +70,7 @@ class Backbone:
         tokenizer: makes the model's inputs of texts; None where the model takes no text, or takes it as it is.
         text_spec: what it does with text; None where the input is not text.
         digest: of the files it was opened from, see :func:`tfft.backbones.digest`; None where there are none.
+        endpoint: what of a SavedModel is called, with its inputs and outputs, in words; empty for other formats.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Backbone:
     tokenizer: Tokenize | None = None
     text_spec: TextSpec | None = None
     digest: str | None = None
+    endpoint: str = ""
 
     @property
     def blocks(self) -> list[Block]:
@@ -143,7 +145,8 @@ def _blocks_within(network: keras.Model) -> list[Block]:
         note = "not cut: a subclassed model has no graph to look into"
         return [Block(network.name, tuple(network.layers), note, (network,))]
     weighted = [layer for layer in network.layers if layer.weights]
-    if not any(isinstance(layer, (keras.Model, EachWave)) or is_opened(layer) for layer in weighted):
+    composite = [layer for layer in weighted if isinstance(layer, (keras.Model, EachWave)) or is_opened(layer)]
+    if not composite or _are_details(composite, len(weighted)):
         return _group_layers(network)
     blocks: list[Block] = []
     for layer in weighted:
@@ -153,6 +156,14 @@ def _blocks_within(network: keras.Model) -> list[Block]:
         else:
             blocks.append(Block(layer.name, (layer,), getattr(layer, "note", ""), (layer,)))
     return _uniquely_named(blocks)
+
+
+def _are_details(composite: Sequence[keras.layers.Layer], count: int) -> bool:
+    """Whether nested models are layers among others (the downsampling of ConvNeXt), not networks to look into."""
+    if not all(isinstance(layer, keras.Sequential) for layer in composite):
+        return False
+    inside = [layer for network in composite for layer in network.layers if layer.weights]
+    return len(inside) <= count - len(composite)
 
 
 def is_opened(layer: keras.layers.Layer) -> bool:
@@ -193,15 +204,18 @@ def _group_layers(model: keras.Model) -> list[Block]:
         note = "not cut: the model has several outputs"
         return [Block(model.name, tuple(model.layers), note)]
     cuts = block_cuts.dominator_chain(heavy, reads, sinks[0])
-    level = block_cuts.segment_levels(heavy, reads, cuts)
+    cuts, level, cells = block_cuts.cell_cuts(heavy, reads, cuts)
     paths: list[list[str]] = [[] for _ in cuts]
     members: list[list[keras.layers.Layer]] = [[] for _ in cuts]
+    fixed: set[str] = set()
     for name in order:
         at = min(level.get(name, 0), len(cuts) - 1)
         if isinstance(by_name[name], keras.layers.Layer):
             members[at].append(by_name[name])
-        paths[at] += [f"{name}/{v.path.split('/')[-1]}" for v in _weights(by_name[name])]
-    groups = block_cuts.group_segments(paths, cuts)
+        own = [f"{cells.get(name, name)}/{v.path.split('/')[-1]}" for v in _weights(by_name[name])]
+        paths[at] += own
+        fixed |= set() if _can_train(by_name[name]) else set(own)
+    groups = block_cuts.group_segments(paths, cuts, fixed)
     return [
         Block(
             g.name,
@@ -215,6 +229,11 @@ def _group_layers(model: keras.Model) -> list[Block]:
 
 def _weights(operation: Any) -> list[keras.Variable]:
     return operation.weights if isinstance(operation, keras.layers.Layer) else []
+
+
+def _can_train(operation: Any) -> bool:
+    """Whether a layer has variables that train unless they are frozen, as Normalization has not."""
+    return any(own_trainable_variables(part) for part in flatten_layers(operation)) if _weights(operation) else True
 
 
 def _inputs_of(layer: Any, known: dict[str, Any]) -> list[str]:

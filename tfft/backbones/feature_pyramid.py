@@ -156,8 +156,9 @@ def _outputs_within(network: keras.Model, ends: set[int]) -> dict[int, keras.Ker
     found: dict[int, keras.KerasTensor] = {}
     for operation in network.layers if isinstance(network, keras.Sequential) else network.operations:
         if id(operation) in ends:
-            if isinstance(operation.output, keras.KerasTensor):
-                found[id(operation)] = operation.output
+            output: Any = keras.Operation.output.fget(operation)  # of its call in `network`, if it is a model itself
+            if isinstance(output, keras.KerasTensor):
+                found[id(operation)] = output
         elif isinstance(operation, keras.Sequential) or hasattr(operation, "operations"):
             inner = _outputs_within(operation, ends)
             if inner:

@@ -13,6 +13,7 @@ require_platform()
 import keras  # noqa: E402  (the check above gives a better message than the import)
 
 from tfft.backbones.base import BACKBONE_LAYER, PREPROCESS_LAYER, Backbone  # noqa: E402
+from tfft.backbones.formats.keras2_file import load_h5_model  # noqa: E402
 from tfft.backbones.formats.keras_file import load_keras_file  # noqa: E402
 from tfft.layers.caffe_pixels import CaffePixels  # noqa: E402
 
@@ -174,7 +175,7 @@ def _softmax_at_end(model: keras.Model) -> str:
 
 
 def from_keras_file(path: Path, *, output: str | None = None, name: str | None = None) -> Backbone:
-    """Opens a ``.keras`` file as a backbone, with Keras' safe mode on.
+    """Opens a ``.keras`` or an ``.h5`` file as a backbone, with Keras' safe mode on.
 
     Args:
         path: the file.
@@ -188,5 +189,5 @@ def from_keras_file(path: Path, *, output: str | None = None, name: str | None =
         UnsafeModelError: a block in it may reach outside of it.
         BackboneError: Keras cannot load it, for instance since its custom classes are not imported.
     """
-    model = load_keras_file(path)
+    model = load_keras_file(path) if path.suffix == ".keras" else load_h5_model(path)
     return from_keras_model(model, output=output, name=name or path.stem, origin=str(path))

@@ -24,7 +24,9 @@ _MEANT_FOR = {
     "signature": "SavedModels",
     "tags": "SavedModels",
     "trust": "SavedModels",
+    "per_example": "SavedModels",
     "preprocessor": "SavedModels",
+    "weights": "networks of keras.applications",
     "max_length": "models with a tokenizer",
     "pooling": "models with a tokenizer",
     "backbone_dropout": "SavedModels and text models; other Keras models always run their own dropout in training",
@@ -52,7 +54,9 @@ class LoadOptions:
     max_length: int | None = None
     pooling: TokenPooling | None = None
     preprocessor: str | os.PathLike[str] | None = None
+    weights: str | os.PathLike[str] | None = None
     trust: bool = False
+    per_example: bool = False
     name: str | None = None
     digest: str | None = None
     pinned: bool = False
@@ -124,7 +128,7 @@ def with_input_options(backbone: Backbone, options: LoadOptions) -> Backbone:
         low, high = map(float, options.input_range)
         source = f"given: input_range=({low:g}, {high:g})"
         spec = dataclasses.replace(spec, value_range=(low, high), mean=None, std=None, source=source)
-        notes = tuple(note for note in notes if "The pixel range is assumed" not in note)
+        notes = tuple(note for note in notes if "The pixel range is" not in note)
     return dataclasses.replace(backbone, input_spec=spec, notes=notes)
 
 

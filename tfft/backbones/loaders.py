@@ -85,7 +85,7 @@ class Application:
     """Networks of ``keras.applications``, by name."""
 
     name = "keras.applications network"
-    options: frozenset[str] = frozenset()
+    options = frozenset({"weights"})
 
     def matches(self, handle: str) -> bool:
         """Returns whether there is a network of that name, and neither a preset nor a folder."""
@@ -93,8 +93,10 @@ class Application:
             return False
         return handle.startswith(KERAS_PREFIX) or find_application(handle.split(":")[0]) is not None
 
-    def files(self, handle: str) -> None:
-        """Returns None: Keras fetches the weights."""
+    def files(self, handle: str) -> Path | None:
+        """Returns the file of weights that the handle names, or None: Keras fetches the weights."""
+        weights = Path(handle.removeprefix(KERAS_PREFIX).partition(":")[2]).expanduser()
+        return weights if weights.is_file() else None  # from_applications names what is missing
 
     def load(self, handle: str, options: LoadOptions) -> Backbone:
         """Builds the network."""
@@ -104,24 +106,40 @@ class Application:
 
 
 class KerasFile:
-    """``.keras`` files."""
+    """``.keras`` files, of Keras 3 and Keras 2."""
 
     name = ".keras file"
     options = frozenset({"output"})
+    suffixes: tuple[str, ...] = (".keras",)
 
     def matches(self, handle: str) -> bool:
         """Returns whether the file is there."""
-        return handle.endswith(".keras") and Path(handle).expanduser().is_file()
+        return handle.endswith(self.suffixes) and Path(handle).expanduser().is_file()
 
     def files(self, handle: str) -> Path:
         """Returns the file."""
         return Path(handle).expanduser()
 
     def load(self, handle: str, options: LoadOptions) -> Backbone:
-        """Opens the file, with Keras' safe mode on."""
+        """Opens the file, with Keras' safe mode on; what only Keras 2 knows, with that."""
+        from tfft.backbones.formats.keras2_file import written_by_keras2
         from tfft.backbones.keras_model import from_keras_file
+        from tfft.backbones.savedmodel.backbone import from_keras2_file
 
-        return from_keras_file(self.files(handle), output=options.output, name=options.name)
+        path = self.files(handle)
+        try:
+            return from_keras_file(path, output=options.output, name=options.name)
+        except BackboneError as error:
+            if error.__cause__ is None or not written_by_keras2(path):  # no cause: refused by tfft, not by Keras
+                raise
+            return from_keras2_file(path, options, error.__cause__)
+
+
+class H5File(KerasFile):
+    """``.h5`` files of whole models."""
+
+    name = ".h5 file"
+    suffixes = (".h5", ".hdf5")
 
 
 class HuggingFaceText:
@@ -154,7 +172,8 @@ class SavedModel:
 
     name = "SavedModel"
     options = frozenset(
-        {"output", "signature", "tags", "trust", "preprocessor", "max_length", "pooling", "backbone_dropout"}
+        {"output", "signature", "tags", "trust", "per_example"}
+        | {"preprocessor", "max_length", "pooling", "backbone_dropout"}
     )
 
     def matches(self, handle: str) -> bool:
@@ -194,7 +213,14 @@ class KerasModel:
         return from_keras_model(handle, output=options.output, name=options.name)
 
 
-LOADERS: tuple[BackboneLoader, ...] = (KerasHub(), Application(), KerasFile(), HuggingFaceText(), SavedModel())
+LOADERS: tuple[BackboneLoader, ...] = (
+    KerasHub(),
+    Application(),
+    KerasFile(),
+    H5File(),
+    HuggingFaceText(),
+    SavedModel(),
+)
 _registered: list[BackboneLoader] = []
 
 

@@ -17,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     parser.add_argument("handle", metavar="HANDLE", help="short name, folder, file or address of a model")
     add_settings(parser, "image_size", "input_range", "output", "trust")
+    parser.add_argument("--signature", metavar="NAME", help="signature or saved function of a SavedModel to call")
     add_json(parser)
 
 
@@ -28,15 +29,17 @@ def run(options: argparse.Namespace, print_result: PrintResult) -> int:
     from tfft.backbones import load_backbone
     from tfft.freezing import describe
 
-    backbone = load_backbone(options.handle, **settings)
+    backbone = load_backbone(options.handle, signature=options.signature, **settings)
     table, spec = describe(backbone.model), backbone.input_spec
     values = {
         "name": backbone.name,
         "origin": backbone.origin,
         "digest": backbone.digest,
+        "endpoint": backbone.endpoint,
         "input": spec and spec.to_dict(),
     }
-    lines = [str(table), _input_sentence(spec), *backbone.notes]
+    called = [f"Called: {backbone.endpoint}"] if backbone.endpoint else []
+    lines = [str(table), *called, _input_sentence(spec), *backbone.notes]
     lines += [f"Digest: sha256:{backbone.digest}"] if backbone.digest else []
     print_result({**values, "notes": backbone.notes, **table.to_dict()}, "\n".join(lines))
     return SUCCESS

@@ -127,7 +127,7 @@ def check_savedmodel(folder: Path) -> Path:
 
 def _other_format(names: list[str]) -> str:
     if any(name.endswith((".keras", ".h5")) for name in names):
-        return " A .keras file is opened by its own path, or: tfft.load_backbone(keras.models.load_model(path))."
+        return " A .keras or .h5 file is opened by its own path."
     if "config.json" in names:
         return " This looks like a KerasHub or Hugging Face preset: try the handle 'keras_hub:<folder>'."
     return ""

@@ -15,6 +15,7 @@ from typing import Any
 
 import keras
 
+from tfft.backbones.formats.keras2_file import refuse_changed, refuse_lambda
 from tfft.errors import BackboneError, TfftError, UnsafeModelError, join_names
 
 _CONFIG = "config.json"
@@ -82,6 +83,8 @@ def _check(path: Path) -> None:
         if _CONFIG not in names or archive.getinfo(_CONFIG).file_size > _MOST_CONFIG:
             return  # Keras says what is missing
         config = json.loads(archive.read(_CONFIG))
+    refuse_lambda(path, config)
+    refuse_changed(path, config)
     found = sorted(set(_local_paths(config)))
     if found:
         raise UnsafeModelError(

@@ -8,6 +8,7 @@ whole program as bytes (``DatasetFromGraph``, ``XlaCallModule``), into which no 
 
 from __future__ import annotations
 
+from tfft.backbones.savedmodel.packages import package_of_op
 from tfft.backbones.text_ops import is_text_op
 
 _ALLOWED = frozenset(
@@ -142,4 +143,5 @@ def allowed(op: str) -> bool:
 
 def reason_against(op: str) -> str:
     """Says in words why an operation is refused."""
-    return _REASON_OF.get(op, "not known to only compute")
+    package = package_of_op(op)
+    return f"an operation of the package {package}" if package else _REASON_OF.get(op, "not known to only compute")

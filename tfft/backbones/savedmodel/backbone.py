@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 import keras
 
@@ -13,10 +15,12 @@ from tfft.backbones.base import Backbone
 from tfft.backbones.catalog import find_preset
 from tfft.backbones.fetch.digests import split_pin
 from tfft.backbones.fetch.resolver import resolve
+from tfft.backbones.formats.keras2_file import savedmodel_by_keras2
 from tfft.backbones.keras_model import image_spec
 from tfft.backbones.load_options import LoadOptions
 from tfft.backbones.savedmodel import text
-from tfft.backbones.savedmodel.opener import open_savedmodel
+from tfft.backbones.savedmodel.opener import Opened, open_savedmodel
+from tfft.layers.each_example import EachExample
 from tfft.specs import InputSpec, Preset
 
 
@@ -58,35 +62,66 @@ def from_savedmodel(handle: str, options: LoadOptions) -> Backbone:
         batch_norm=options.batch_norm,
         backbone_dropout=options.backbone_dropout,
         trust=options.trust or options.pinned,
+        per_example=options.per_example,
     )
     _remember_source(opened.model.layers, options.digest)
-    spec, notes = _input_contract(opened.model, preset)
-    backbone = Backbone(name, opened.model, handle, spec, (*opened.notes, *notes), digest=options.digest)
+    spec, notes = _input_contract(opened, preset)
+    backbone = Backbone(
+        name, opened.model, handle, spec, (*opened.notes, *notes), digest=options.digest, endpoint=opened.endpoint
+    )
     if preprocessor is None or before is None:
         return text.with_strings(backbone) if text.takes_strings(backbone) else backbone
     trust = options.trust or split_pin(preprocessor)[1] is not None  # a pin speaks for what it pins only
     return text.with_preprocessor(backbone, before, max_length=options.max_length, pooling=options.pooling, trust=trust)
 
 
+def from_keras2_file(path: Path, options: LoadOptions, error: BaseException) -> Backbone:
+    """Opens a file that only Keras 2 can load, as the SavedModel that ``tf_keras`` makes of it.
+
+    Args:
+        path: ``.h5`` or ``.keras`` file.
+        options: As :func:`tfft.backbones.load_backbone` takes them.
+        error: What Keras 3 raised.
+
+    Returns:
+        The backbone, with a note.
+
+    Raises:
+        BackboneError: ``tf_keras`` is not installed, or cannot load the file.
+        UnsafeModelError: The file names or does something that reaches outside of it.
+    """
+    with tempfile.TemporaryDirectory(prefix="tfft-keras2-") as place:
+        folder = Path(place, "model")
+        savedmodel_by_keras2(path, folder, error)
+        backbone = from_savedmodel(str(folder), dataclasses.replace(options, name=options.name or path.stem))
+    notes = ("Loaded with Keras 2 (tf_keras) and opened as its SavedModel: Keras 3 does not know all of its layers.",)
+    return dataclasses.replace(backbone, origin=str(path), notes=(*notes, *backbone.notes))
+
+
 def _remember_source(layers: Sequence[keras.layers.Layer], digest: str | None) -> None:
     """Lets the blocks in a ``.keras`` file tell which SavedModel they came from."""
     for layer in layers:
-        if hasattr(layer, "source_digest"):
+        if isinstance(layer, EachExample):
+            _remember_source(layer.network.layers, digest)
+        elif hasattr(layer, "source_digest"):
             layer.source_digest = digest
 
 
-def _input_contract(model: keras.Model, preset: Preset | None) -> tuple[InputSpec | None, tuple[str, ...]]:
-    """What the model expects of pixels, and a note where that is assumed."""
-    spec = image_spec(model)
+def _input_contract(opened: Opened, preset: Preset | None) -> tuple[InputSpec | None, tuple[str, ...]]:
+    """What the model expects of pixels, and a note where that is not certain."""
+    spec, pixels = image_spec(opened.model), opened.pixels
     if spec is None:
         return None, ()
     known = preset.input if preset else None
-    if known is None:
-        return spec, (f"The pixel range is {spec.source}. input_range= sets another.",)
-    if spec.flexible:
+    if known is not None and spec.flexible:
         return known, ()
-    # The catalog's contract, with the size that the graph insists on.
-    return dataclasses.replace(known, height=spec.height, width=spec.width, flexible=False), ()
+    if known is not None:
+        # The catalog's contract, with the size that the graph insists on.
+        return dataclasses.replace(known, height=spec.height, width=spec.width, flexible=False), ()
+    if pixels is None:
+        return spec, (f"The pixel range is {spec.source}. input_range= sets another.",)
+    spec = dataclasses.replace(spec, value_range=pixels.value_range, source=pixels.source)
+    return spec, (pixels.warning or f"The pixel range is {pixels.source}. input_range= sets another.",)
 
 
 def _short_name(handle: str) -> str:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
 
+from tfft.backbones.savedmodel.graph import FlatGraph, flatten
 from tfft.errors import BackboneError, SavedModelError, did_you_mean, join_names
 
 
@@ -30,6 +31,8 @@ class Endpoint:
         training: place of the ``training`` argument (position or name); None where there is none.
         has_training: whether it was also saved for training.
         single: True when the input is one bare tensor.
+        outputs: nest of the specs of its results.
+        note: why it was chosen where that is not obvious, as a sentence; empty otherwise.
     """
 
     label: str
@@ -41,6 +44,29 @@ class Endpoint:
     training: int | str | None
     has_training: bool
     single: bool
+    outputs: Any = None
+    note: str = ""
+
+    def __str__(self) -> str:
+        """The endpoint with its inputs and outputs, as ``serve(x: float32 (None, 4)) -> y: float32 (None, 2)``."""
+        takes = join_names(f"{key}: {_spec_text(spec)}" for key, spec in zip(self.input_keys, self.specs, strict=True))
+        leaves = [("/".join(path), leaf) for path, leaf in _flatten_with_paths(self.outputs)]
+        gives = join_names(f"{key}: {_spec_text(leaf)}" if key else _spec_text(leaf) for key, leaf in leaves)
+        return f"{self.label}({takes}) -> {gives}"
+
+    def unfit(self, per_example: bool) -> str:
+        """Says why this is no model that takes a batch of examples and gives features; empty if it may be one."""
+        scalars = [k for k, spec in zip(self.input_keys, self.specs, strict=True) if spec.shape.rank == 0]
+        if scalars and not per_example:
+            return f"takes no batch (a single value as {join_names(scalars)})"
+        leaves = [leaf for _, leaf in _flatten_with_paths(self.outputs)]
+        if self.outputs is not None and not any(_is_float(leaf) for leaf in leaves):
+            return "gives no floating-point numbers"
+        return ""
+
+    def flat(self, variables: Sequence[tf.Variable], training: bool = False) -> FlatGraph:
+        """Traces the endpoint into one flat graph whose inputs are those of the endpoint."""
+        return flatten(lambda *tensors: self.call(tensors, training), self.specs, variables)
 
     def call(self, tensors: Sequence[tf.Tensor], training: bool = False) -> Any:
         """Calls the model with its flattened inputs."""
@@ -58,16 +84,18 @@ class Endpoint:
         return self.function(*arguments, **keywords)
 
 
-def find_endpoint(loaded: Any, signature: str | None = None) -> Endpoint:
+def find_endpoint(loaded: Any, signature: str | None = None, *, per_example: bool = False) -> Endpoint:
     """Chooses how a restored SavedModel is called.
 
     Args:
         loaded: result of ``tf.saved_model.load``.
         signature: name of a signature or of a saved function; None takes ``__call__``, a Keras
-            export's ``serve``, or the default signature, in this order.
+            export's ``serve``, or the default signature, in this order. Where that one takes no batch or gives no
+            floating-point numbers, the only other that does is taken.
+        per_example: whether an endpoint that takes a single number fits.
 
     Raises:
-        BackboneError: when ``signature`` names nothing; the message lists what there is.
+        BackboneError: when ``signature`` names nothing, or several fit; the message lists what there is.
         SavedModelError: when nothing can be called.
     """
     functions = _restored_functions(loaded)
@@ -82,25 +110,68 @@ def find_endpoint(loaded: Any, signature: str | None = None) -> Endpoint:
         raise BackboneError(
             f"The SavedModel has no signature {signature!r}.{hint} It has: {join_names(names) or 'none'}."
         )
-    for name in ("__call__", "serve"):
-        if name in functions:
-            return _from_function(name, functions[name])
-    for name in ("serving_default", "default", "image_feature_vector", *signatures):
-        if name in signatures:
-            return _from_signature(name, signatures[name])
-    if len(functions) == 1:
-        return _from_function(*functions.popitem())
-    raise SavedModelError(
-        "The SavedModel has no __call__, no serve and no signatures, so it is not known how to call it."
-        + (f" Choose one of its functions with signature=: {join_names(functions)}." if functions else "")
-    )
+    called = [name for name in ("__call__", "serve") if name in functions]
+    usual = [name for name in (*_USUAL_SIGNATURES, *signatures) if name in signatures]
+    only = [] if called or usual else [*functions] if len(functions) == 1 else []
+    if not (called or usual or only):
+        raise SavedModelError(
+            "The SavedModel has no __call__, no serve and no signatures, so it is not known how to call it."
+            + (f" Choose one of its functions with signature=: {join_names(functions)}." if functions else "")
+        )
+    first = (called or only or usual)[0]
+    if called or only:
+        default = _tried(_from_function, first, functions[first])
+    else:
+        default = _tried(_from_signature, first, signatures[first])
+    why = "takes no tensor" if default is None else default.unfit(per_example)
+    if default is not None and not why:
+        return default
+    others = [_tried(_from_signature, name, signatures[name]) for name in dict.fromkeys(usual) if name != first]
+    fitting = [other for other in others if other is not None and not other.unfit(per_example)]
+    if not fitting:  # a signature is often a saved function too, under another name
+        others = [_tried(_from_function, name, functions[name]) for name in functions if name != first]
+        fitting = [other for other in others if other is not None and not other.unfit(per_example)]
+    if len(fitting) == 1:
+        note = f"{fitting[0]} is called, since {default or first} {why} and no other fits. signature= chooses another."
+        return dataclasses.replace(fitting[0], note=note)
+    if fitting:
+        raise BackboneError(
+            f"{default or first} {why}. Choose another with signature= (on the command line: --signature). These fit: "
+            f"{join_names(fitting)}."
+        )
+    if default is None:
+        raise SavedModelError(f"The endpoint {first} takes no tensor.")
+    return default
+
+
+def _tried(make: Callable[[str, Any], Endpoint], name: str, function: Any) -> Endpoint | None:
+    """An endpoint; None where it takes no tensor."""
+    try:
+        return make(name, function)
+    except SavedModelError:
+        return None
+
+
+_USUAL_SIGNATURES = ("serving_default", "default", "image_feature_vector")
 
 
 def _restored_functions(loaded: Any) -> dict[str, Any]:
+    """The functions of the root; where it has none, those that call one of its parts (``query_model``)."""
+    found = _own_functions(loaded)
+    return found or {
+        name: functions["__call__"]
+        for name in dir(loaded)
+        if not name.startswith("_") and "__call__" in (functions := _own_functions(getattr(loaded, name, None)))
+    }
+
+
+def _own_functions(loaded: Any) -> dict[str, Any]:
     found = {}
     for name in ["__call__", *(n for n in dir(loaded) if not n.startswith("_"))]:
         value = inspect.getattr_static(loaded, name, None)
-        value = getattr(loaded, name, None) if value is not None else None
+        if value is None or isinstance(value, property):  # of a variable; some raise outside of graphs
+            continue
+        value = getattr(loaded, name, None)
         if getattr(value, "concrete_functions", None):
             found[name] = value
     return found
@@ -114,10 +185,10 @@ def _from_function(name: str, function: Any) -> Endpoint:
     candidates = []
     for concrete in function.concrete_functions:
         arguments, keywords = concrete.structured_input_signature
-        candidates.append(_bind(parameters, default_of, arguments, keywords))
-    trained = {c.get("training") for c in candidates if "training" in c}
-    usable = [c for c in candidates if c.get("training", False) in (False, None)] or candidates
-    chosen = min(usable, key=_fixed_dimensions)
+        candidates.append((_bind(parameters, default_of, arguments, keywords), concrete.structured_outputs))
+    trained = {c.get("training") for c, _ in candidates if "training" in c}
+    usable = [c for c in candidates if c[0].get("training", False) in (False, None)] or candidates
+    chosen, outputs = min(usable, key=lambda c: _fixed_dimensions(c[0]))
     # An argument that is a tensor but has a default is a hyperparameter, not an input.
     bound = {
         k: tf.constant(default_of[k], v.dtype)
@@ -131,7 +202,8 @@ def _from_function(name: str, function: Any) -> Endpoint:
     if "training" in bound:
         place = parameters.index("training") if "training" in parameters else "training"
     nests = {k: v for k, v in [*zip(parameters, positional, strict=False), *sorted(keywords.items())] if _has_specs(v)}
-    return _endpoint(name, function, positional, keywords, nests, place, True in trained and False in trained)
+    both = True in trained and False in trained
+    return _endpoint(name, function, positional, keywords, nests, place, both, outputs)
 
 
 def _bind(parameters: list[str], defaults: dict[str, Any], arguments: Any, keywords: Any) -> dict[str, Any]:
@@ -145,7 +217,8 @@ def _bind(parameters: list[str], defaults: dict[str, Any], arguments: Any, keywo
 def _from_signature(name: str, function: Any) -> Endpoint:
     _, keywords = function.structured_input_signature
     nests = dict(sorted(keywords.items()))
-    return _endpoint(f"signature {name!r}", function, (), nests, nests, None, False)
+    outputs = function.structured_outputs
+    return _endpoint(f"signature {name!r}", function, (), nests, nests, None, False, outputs)
 
 
 def _endpoint(
@@ -156,6 +229,7 @@ def _endpoint(
     nests: dict[str, Any],
     training: int | str | None,
     has_training: bool,
+    outputs: Any,
 ) -> Endpoint:
     keys: list[str] = []
     specs: list[tf.TensorSpec] = []
@@ -168,7 +242,20 @@ def _endpoint(
     if not specs:
         raise SavedModelError(f"The endpoint {label} takes no tensor.")
     single = len(specs) == 1 and len(nests) == 1
-    return Endpoint(label, function, positional, keywords, tuple(keys), tuple(specs), training, has_training, single)
+    return Endpoint(
+        label, function, positional, keywords, tuple(keys), tuple(specs), training, has_training, single, outputs
+    )
+
+
+def _spec_text(spec: Any) -> str:
+    if not hasattr(spec, "shape") or not hasattr(spec, "dtype"):
+        return type(spec).__name__
+    shape = "of any shape" if spec.shape.rank is None else str(tuple(spec.shape.as_list()))
+    return f"{spec.dtype.name} {shape}"
+
+
+def _is_float(leaf: Any) -> bool:
+    return isinstance(leaf, (tf.TensorSpec, tf.Tensor)) and leaf.dtype.is_floating
 
 
 def _has_specs(nest: Any) -> bool:
@@ -188,29 +275,70 @@ def _flatten_with_paths(nest: Any) -> list[tuple[tuple[str, ...], Any]]:
     return [((), nest)]
 
 
-def choose_output(structure: Any, output: str | None, prefer: Sequence[str] = ()) -> tuple[int, str]:
-    """Returns position and key of the output to use among a function's flattened results.
+def choose_output(
+    structure: Any, output: str | None, prefer: Sequence[str] = (), names: Mapping[str, str] | None = None
+) -> tuple[int, str, str]:
+    """Returns the output to use among a function's flattened results.
 
     Args:
         structure: nest of tensors (or TensorSpecs) as the function returns it.
-        output: key (``"pooled_output"``, ``"encoder_outputs/3"``), or None for the only one or the
-            one called ``default``.
+        output: key (``"pooled_output"``, ``"encoder_outputs/3"``), or None for the only one, the
+            one called ``default``, or the only one of floating-point numbers.
         prefer: keys that come before ``default``.
+        names: names for keys that are numbers; both are taken.
+
+    Returns:
+        Its position among the tensors of the results, its key, and a note where others were passed over.
 
     Raises:
         BackboneError: when there are several and none is chosen, or the chosen one does not exist;
             the message lists keys with shapes.
     """
-    leaves = [("/".join(path), leaf) for path, leaf in _flatten_with_paths(structure)]
+    numbers = output_keys(structure)
+    named = [(names or {}).get(key, key) for key in numbers]
+    leaves = [(key, leaf) for key, (_, leaf) in zip(named, _flatten_with_paths(structure), strict=True)]
     keys = [key for key, _ in leaves]
-    table = join_names([f"{key or '(the only one)'} {tuple(leaf.shape.as_list())}" for key, leaf in leaves], limit=40)
+    floats = [key for key, leaf in leaves if _is_float(leaf)]
+    table = output_table(structure, names)
+
+    def found(key: str, note: str = "") -> tuple[int, str, str]:
+        before = [leaf for _, leaf in leaves[: keys.index(key)]]
+        tensors = [t for t in tf.nest.flatten(before, expand_composites=True) if t is not None]
+        return len(tensors), key, note
+
     if output is not None:
-        if output in keys:
-            return keys.index(output), output
-        raise BackboneError(f"The model has no output {output!r}.{did_you_mean(output, keys)} It has: {table}.")
+        output = (names or {}).get(output, output)
+        if output not in keys:
+            raise BackboneError(f"The model has no output {output!r}.{did_you_mean(output, keys)} It has: {table}.")
+        if output not in floats:
+            raise BackboneError(
+                f"The output {output!r} holds no floating-point numbers, so no features. It has: {table}."
+            )
+        return found(output)
     for key in (*prefer, "", "default"):
-        if key in keys:
-            return keys.index(key), key
+        if key in floats:
+            return found(key)
+    if len(floats) == 1:
+        return found(floats[0], "" if len(leaves) == 1 else f"Only {floats[0]!r} of its outputs ({table}) is features.")
+    if len(leaves) == 1 and not isinstance(leaves[0][1], tf.TypeSpec | tf.Tensor):
+        raise BackboneError(f"The model gives {_spec_text(leaves[0][1])}, and features are one tensor of numbers.")
     if len(leaves) == 1:
-        return 0, keys[0]
+        return found(keys[0])
     raise BackboneError(f"The model has several outputs; choose one with output=. It has: {table}.")
+
+
+def output_keys(structure: Any) -> list[str]:
+    """Returns the keys of a function's results; an empty one for a bare tensor."""
+    return ["/".join(path) for path, _ in _flatten_with_paths(structure)]
+
+
+def output_table(structure: Any, names: Mapping[str, str] | None = None) -> str:
+    """Returns the keys of a function's results, or the names for them, with their shapes and types, in words."""
+    named = [(names or {}).get(key, key) for key in output_keys(structure)]
+    leaves = [(key, leaf) for key, (_, leaf) in zip(named, _flatten_with_paths(structure), strict=True)]
+    return join_names([f"{key or '(the only one)'} {_shape_first(leaf)}" for key, leaf in leaves], limit=40)
+
+
+def _shape_first(leaf: Any) -> str:
+    words = _spec_text(leaf).split(" ", 1)
+    return " ".join(reversed(words))

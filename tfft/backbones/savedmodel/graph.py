@@ -51,6 +51,14 @@ def data_inputs(node: Any) -> list[str]:
     return [ref for ref in node.input if not ref.startswith("^")]
 
 
+def attribute(node: Any, name: str) -> Any:
+    """Returns an attribute of a node, an empty one where it has none: indexing would add that to the node."""
+    return node.attr[name] if name in node.attr else _NO_ATTRIBUTE
+
+
+_NO_ATTRIBUTE = tf.compat.v1.AttrValue()
+
+
 @dataclasses.dataclass(eq=False)
 class FlatGraph:
     """A function without nested calls.
@@ -120,7 +128,8 @@ def flatten(
     flat, renamed, outputs, controls = _Inliner(graph.as_graph_def()).run(
         [t.name for t in graph.outputs], [op.name for op in graph.control_outputs]
     )
-    by_handle = {id(v.handle): v for v in [*traced.variables, *variables]}
+    # Keras 2 lists tables among the variables of its preprocessing layers; restored, they are None.
+    by_handle = {id(v.handle): v for v in [*traced.variables, *variables] if v is not None}
     captured_variables, tables = {}, {}
     nodes = {node.name: node for node in flat.node}
     for external, placeholder in graph.captures:

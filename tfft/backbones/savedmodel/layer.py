@@ -23,7 +23,7 @@ from tfft.backbones.savedmodel.lora_targets import Uses
 from tfft.backbones.savedmodel.resources import make_resource
 from tfft.backbones.savedmodel.scan import check_graph
 from tfft.backbones.text_ops import load_text_ops, ops_of_graph
-from tfft.errors import BlockError, SavedModelError, TfftError, UnsafeModelError, join_names
+from tfft.errors import BlockError, SavedModelError, TfftError, UnsafeModelError, join_names, reason_of
 from tfft.keras_compat import in_safe_mode
 from tfft.layers.lora import LowRank, Pair
 
@@ -379,9 +379,8 @@ class SavedModelBlock(keras.layers.Layer):
         except TfftError:
             raise
         except Exception as error:  # a config from a stranger can hold anything
-            said = (str(error).strip().splitlines() or [""])[0]
             raise SavedModelError(
-                f"The block {config.get('name')!r} in the file is damaged: {type(error).__name__}: {said[:200]}"
+                f"The block {config.get('name')!r} in the file is damaged: {type(error).__name__}: {reason_of(error)}"
             ) from error
 
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,9 @@ from tfft.backbones.savedmodel.layer import SavedModelBlock, VariableSpec
 from tfft.backbones.savedmodel.partition import Analysis, Piece, piece_graph, variable_paths
 from tfft.backbones.savedmodel.resources import resource_contents
 from tfft.backbones.savedmodel.scan import check_graph
+
+# Older versions of Keras and code by hand make statistics with the flag of a weight.
+_STATISTIC = re.compile(r"(^|[/._])(moving|running)_?(mean|avg|average|var|variance)(_\d+)?$", re.I)
 
 
 class Maker:
@@ -39,8 +43,8 @@ class Maker:
     ) -> None:
         self._output_shape, self._may_train = output_shape, trainable
         self._loaded, self._inference, self._training, self._trusted = loaded, inference, training, trusted
-        join_names = getattr(loaded, "trainable_variables", None)
-        self._trainable = None if join_names is None else {id(v) for v in join_names}
+        listed = getattr(loaded, "trainable_variables", None)
+        self._listed = None if listed is None else {id(v) for v in listed}
         self._regularizers = self._flat_regularizers(loaded)
         graphs = [a.flat for a in (training, inference) if a is not None]  # the inference graph's names win
         self._paths = {id(g.variables[p]): path for g in graphs for p, path in variable_paths(g).items()}
@@ -126,13 +130,34 @@ class Maker:
         return BlockGraph(graph, feeds, variables, table_places, end, piece.updates)
 
     def _spec(self, variable: Any) -> VariableSpec:
-        trainable = variable.trainable if self._trainable is None else id(variable) in self._trainable
-        return VariableSpec(
-            self._paths.get(id(variable), variable.name.split(":")[0]),
-            tuple(variable.shape.as_list()),
-            variable.dtype.name,
-            bool(trainable and self._may_train and variable.dtype.is_floating),
-        )
+        # The list of trainable variables leaves out what was frozen when the model was saved; a variable's own flag
+        # tells what can train at all.
+        path = self._paths.get(id(variable), variable.name.split(":")[0])
+        statistic = self._left_out(variable) and _STATISTIC.search(path) is not None
+        trainable = variable.trainable and variable.dtype.is_floating and self._may_train and not statistic
+        return VariableSpec(path, tuple(variable.shape.as_list()), variable.dtype.name, bool(trainable))
+
+    def _left_out(self, variable: Any) -> bool:
+        return self._listed is not None and id(variable) not in self._listed
+
+    def freeze_as_saved(self, layers: Sequence[SavedModelBlock]) -> list[str]:
+        """Freezes what was frozen when the model was saved; unlike other fixed variables, it can be unfrozen.
+
+        Returns:
+            Names of the blocks that were frozen, wholly or in part.
+        """
+        found = []
+        for layer in layers:
+            able = [variable for variable, own in self.pairs(layer) if own.trainable]
+            training = [self._spec(variable).name for variable in able if not self._left_out(variable)]
+            if not training and able:
+                layer.trainable = False
+            elif len(training) < len(able):
+                layer.set_trainable_variables(training)
+            else:
+                continue
+            found.append(layer.name)
+        return found
 
     @staticmethod
     def _flat_regularizers(loaded: Any) -> list[FlatGraph]:

@@ -7,20 +7,26 @@ for each piece, and a self-check against the SavedModel on a small random batch.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import pathlib
 import re
+import shutil
+import weakref
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import keras
 import tensorflow as tf
 
-from tfft.backbones.savedmodel import parity, tf1
-from tfft.backbones.savedmodel.endpoint import Endpoint, choose_output, find_endpoint
-from tfft.backbones.savedmodel.graph import FlatGraph, flatten
+from tfft.backbones.savedmodel import parity
+from tfft.backbones.savedmodel.adapting import Adapted, adapt, for_each_example
+from tfft.backbones.savedmodel.endpoint import find_endpoint, output_keys
+from tfft.backbones.savedmodel.features import choose_features
+from tfft.backbones.savedmodel.graph import FlatGraph
 from tfft.backbones.savedmodel.layer import SavedModelBlock
 from tfft.backbones.savedmodel.layer_builder import Maker
+from tfft.backbones.savedmodel.packages import needs
 from tfft.backbones.savedmodel.partition import (
     Analysis,
     NoMatch,
@@ -31,9 +37,20 @@ from tfft.backbones.savedmodel.partition import (
     updated_variable,
     whole,
 )
-from tfft.backbones.savedmodel.scan import check_savedmodel, read_meta_graphs
+from tfft.backbones.savedmodel.pixel_range import PixelRange, find_pixel_range
+from tfft.backbones.savedmodel.prune import write_pruned
+from tfft.backbones.savedmodel.scan import Judged, check_savedmodel, chosen_meta_graph, read_meta_graphs
+from tfft.backbones.savedmodel.signature_names import output_names, with_input_names
 from tfft.backbones.text_ops import load_text_ops, ops_in
-from tfft.errors import BackboneError, SavedModelError, TfftError
+from tfft.errors import (
+    BackboneError,
+    DependencyError,
+    SavedModelError,
+    TfftError,
+    UnsafeModelError,
+    join_names,
+    reason_of,
+)
 
 BatchNorm = Literal["fixed", "train"]
 
@@ -45,9 +62,10 @@ class Opened:
     Attributes:
         model: functional Keras model; each layer but the inputs is a block.
         notes: what was left out or could not be done, one sentence each.
-        endpoint: how the SavedModel is called, in words.
+        endpoint: what of the SavedModel is called, with its inputs and outputs, in words.
         output: key of the chosen output; empty where there is only one.
         largest_difference: between the opened model and the SavedModel in the self-check.
+        pixels: the range of pixels it takes, where its only input is images in floating-point numbers.
     """
 
     model: keras.Model
@@ -55,6 +73,7 @@ class Opened:
     endpoint: str
     output: str
     largest_difference: float
+    pixels: PixelRange | None = None
 
 
 def open_savedmodel(
@@ -68,6 +87,7 @@ def open_savedmodel(
     batch_norm: BatchNorm = "fixed",
     backbone_dropout: bool = False,
     trust: bool = False,
+    per_example: bool = False,
 ) -> Opened:
     """Opens a SavedModel: same numbers, but made of Keras layers that can be frozen one by one.
 
@@ -82,6 +102,7 @@ def open_savedmodel(
             publisher's training graph in trainable blocks.
         backbone_dropout: True keeps the publisher's dropout in training, which also needs that graph.
         trust: True loads a model in spite of what the scan found.
+        per_example: True for a SavedModel whose inputs have no batch axis: it is called once for each example.
 
     Returns:
         The opened model.
@@ -98,31 +119,57 @@ def open_savedmodel(
     """
     folder = pathlib.Path(path)
     name = _keras_name(name or folder.name)
-    loaded = load(folder, tags, trust)
     try:
-        endpoint = find_endpoint(loaded, signature)
-        opener = _Opener(loaded, endpoint, output, prefer, trust)
+        loaded, left_out = load(folder, tags, trust, signature)
+        endpoint = with_input_names(loaded, find_endpoint(loaded, signature, per_example=per_example))
+        adapted = _outside_strategy(lambda: adapt(endpoint, loaded, per_example))
+        opener = _Opener(loaded, adapted, output, prefer, trust)
+        opener.notes += left_out
         training = opener.training_graph(batch_norm, backbone_dropout)
         return opener.open(name, training, batch_norm)
+    except SavedModelError as error:
+        known = [] if isinstance(error, UnsafeModelError) else read_meta_graphs(folder)
+        if missing := " ".join(filter(None, map(needs, known))):
+            raise DependencyError(f"{str(folder)!r} cannot be opened. {missing}") from error
+        raise
     except TfftError:
         raise
     except Exception as error:  # a damaged graph fails wherever TensorFlow comes to need what is missing
         raise SavedModelError(
-            f"{str(folder)!r} was loaded and cannot be opened: {type(error).__name__}: {_first_line(error)[:500]}"
+            f"{str(folder)!r} was loaded and cannot be opened: {type(error).__name__}: {reason_of(error)}"
         ) from error
 
 
-def load(folder: pathlib.Path, tags: Sequence[str] | None, trust: bool) -> Any:
-    """Scans and loads a SavedModel."""
-    meta_graphs = read_meta_graphs(folder) if trust else check_savedmodel(folder)
-    known = [sorted(meta.meta_info_def.tags) for meta in meta_graphs]
-    if tags is None and len(known) > 1:
-        tags = [] if [] in known else next((t for t in known if t == ["serve"]), known[0])
-    elif tags is None and known[0] != ["serve"]:
-        tags = known[0]
+def load(
+    folder: pathlib.Path, tags: Sequence[str] | None, trust: bool, signature: str | None = None
+) -> tuple[Any, list[str]]:
+    """Scans and loads a SavedModel.
+
+    Args:
+        folder: the SavedModel.
+        tags: of the meta graph; None for the default.
+        trust: True loads it unscanned.
+        signature: that will be called; None for the default.
+
+    Returns:
+        The loaded model, and notes on what was left out of it.
+    """
+    judged = Judged(read_meta_graphs(folder)) if trust else check_savedmodel(folder, tags=tags, signature=signature)
+    meta = chosen_meta_graph(judged.meta_graphs, tags, folder)
     load_text_ops(ops_in(folder), f"The SavedModel {str(folder)!r}")
-    if tags is not None and sorted(tags) not in known:
-        raise SavedModelError(f"{str(folder)!r} has no meta graph with tags {list(tags)}. It has: {known}.")
+    if judged.pruned is None:
+        return _load(folder, list(meta.meta_info_def.tags), folder), []
+    part = write_pruned(judged.pruned, folder)
+    try:
+        loaded = _load(part, list(meta.meta_info_def.tags), folder)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    weakref.finalize(loaded, shutil.rmtree, part, ignore_errors=True)  # tables may be read from its assets again
+    return loaded, [f"Left out, since neither loading nor the endpoint runs it: {join_names(judged.left_out)}."]
+
+
+def _load(folder: pathlib.Path, tags: Sequence[str], shown: pathlib.Path) -> Any:
     quiet = tf.get_logger()  # it warns twice of every reference variable, which are dealt with in tf1.py
     level = quiet.level
     quiet.setLevel("ERROR")
@@ -130,7 +177,8 @@ def load(folder: pathlib.Path, tags: Sequence[str] | None, trust: bool) -> Any:
         # The strategy stack is per thread: what is created here must be plain, also inside a strategy scope.
         return _outside_strategy(lambda: tf.saved_model.load(str(folder), tags=tags))
     except Exception as error:  # TensorFlow raises a dozen classes for a damaged model
-        raise SavedModelError(f"TensorFlow cannot load {str(folder)!r}: {_first_line(error)}") from error
+        raise SavedModelError(f"TensorFlow cannot load {str(shown)!r}: {reason_of(error)}") from error
+        raise SavedModelError(f"TensorFlow cannot load {str(folder)!r}: {reason_of(error)}") from error
     finally:
         quiet.setLevel(level)
 
@@ -144,10 +192,6 @@ def _outside_strategy(function: Any) -> Any:
         return pool.submit(function).result()
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
 def _keras_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("_") or "backbone"
 
@@ -155,22 +199,16 @@ def _keras_name(name: str) -> str:
 class _Opener:
     """Carries what the steps of one opening share."""
 
-    def __init__(self, loaded: Any, endpoint: Endpoint, output: str | None, prefer: Sequence[str], trust: bool) -> None:
-        self.loaded, self.endpoint, self.trust = loaded, endpoint, trust
-        self.notes: list[str] = []
-        self.variables = list(getattr(loaded, "variables", None) or [])
-        probe = self._flat(False)
-        position, self.output = choose_output(probe.structure, output, prefer)
-        self.position = position
-        declared = tf.nest.flatten(probe.structure)[position].shape
-        self.output_shape = None if declared.rank is None else tuple(declared.as_list())
-        self.inference = Analysis(tf1.with_resource_variables(probe, loaded), probe.outputs[position])
-
-    def _flat(self, training: bool) -> FlatGraph:
-        endpoint = self.endpoint
-        return _outside_strategy(
-            lambda: flatten(lambda *tensors: endpoint.call(tensors, training), endpoint.specs, self.variables)
-        )
+    def __init__(self, loaded: Any, adapted: Adapted, output: str | None, prefer: Sequence[str], trust: bool) -> None:
+        self.loaded, self.endpoint, self.trust = loaded, adapted.endpoint, trust
+        self.batch_axis = adapted.batch_axis
+        self.notes = list(adapted.notes)
+        self.variables = [v for v in getattr(loaded, "variables", None) or () if v is not None]
+        self.frozen: list[str] = []
+        names = output_names(loaded, adapted.flat, output_keys(adapted.flat.structure))
+        self.choice = choose_features(adapted.flat, output, prefer, names)
+        self.notes += self.choice.notes
+        self.output, self.inference = self.choice.name, self.choice.analysis
 
     # ------------------------------------------------------------------ training graph
 
@@ -190,8 +228,11 @@ class _Opener:
                 f"{asked} needs the graph for training=True, which this SavedModel was saved without "
                 f"(called as {self.endpoint.label}). Open it without, and its statistics stay fixed."
             )
-        flat = self._flat(True)
-        analysis = Analysis(flat, flat.outputs[self.position])
+        flat = _outside_strategy(lambda: self.endpoint.flat(self.variables, training=True))
+        try:
+            analysis = self.choice.in_training(flat)
+        except NoMatch as error:
+            raise BackboneError(f"The training graph cannot be used up to this tensor: {error}.") from error
         statistics = [u for u in flat.updates if _updates_statistics(flat, u)]
         random = random_ops(flat, analysis.order)
         if dropout and statistics and batch_norm == "fixed":
@@ -228,12 +269,16 @@ class _Opener:
             model, difference, limit = self._build(name, one, None, None, "fixed")
             self.notes.append(f"The model stays one block ({note}).")
         if difference > limit:
-            raise SavedModelError(
-                f"The opened model differs from the SavedModel by {difference:.3g} (at most {limit:.3g} is accepted), "
-                "so it is not used. Does the model draw random numbers or change its state in inference?"
-            )
+            raise _differs(difference, limit)
         self._note_unused(model)
-        return Opened(model, tuple(self.notes), self.endpoint.label, self.output, difference)
+        if self.frozen:
+            self.notes.append(
+                f"Frozen when the model was saved, and opened so: {join_names(self.frozen)}. tfft.unfreeze trains them."
+            )
+        if self.batch_axis is not None:
+            model = for_each_example(model, self.batch_axis)
+        pixels = find_pixel_range(self.inference, self.endpoint.specs[0]) if self.endpoint.single else None
+        return Opened(model, tuple(self.notes), str(self.endpoint), self.output, difference, pixels)
 
     def _build(
         self,
@@ -244,18 +289,37 @@ class _Opener:
         batch_norm: str,
         trainable: bool = True,
     ) -> tuple[keras.Model, float, float]:
-        maker = Maker(self.loaded, self.inference, training, self.trust, self.output_shape, trainable)
+        maker = Maker(self.loaded, self.inference, training, self.trust, self.choice.shape, trainable)
         layers = maker.layers(pieces, matched, batch_norm)
-        sample = parity.sample_batch(self.endpoint.specs)
+        sample, reference = self._checked_on
         if trainable and not self._gradients_agree(maker, layers, sample):
             return self._build(name, pieces, training, matched, batch_norm, trainable=False)
+        self.frozen = maker.freeze_as_saved(layers)
         model = self._connect(name, maker, layers)
         entering = sample[0] if self.endpoint.single else dict(zip(self.endpoint.input_keys, sample, strict=True))
-        difference, limit = parity.largest_difference(model(entering, training=False), self._original(sample))
+        difference, limit = parity.largest_difference(model(entering, training=False), reference)
         return model, difference, limit
 
+    @functools.cached_property
+    def _checked_on(self) -> tuple[list[tf.Tensor], tf.Tensor]:
+        """A batch that the SavedModel takes, and what the opened model must give for it."""
+        return parity.accepted_batch(self.endpoint.specs, self._reference)
+
     def _original(self, sample: Sequence[tf.Tensor]) -> tf.Tensor:
-        return tf.nest.flatten(self.endpoint.call(sample, False))[self.position]
+        """The output of the SavedModel itself."""
+        results = tf.nest.flatten(self.endpoint.call(sample, False), expand_composites=True)
+        return [result for result in results if result is not None][self.choice.position]
+
+    def _reference(self, sample: Sequence[tf.Tensor]) -> tf.Tensor:
+        """What the opened model must give: the output, or a tensor before it in a graph that gives the same output."""
+        original = self._original(sample)
+        if not self.choice.inside:
+            return original
+        features, end = self.choice.run(sample)
+        difference, limit = parity.largest_difference(end, original)
+        if difference > limit:
+            raise _differs(difference, limit)
+        return features
 
     def _gradients_agree(self, maker: Maker, layers: Sequence[SavedModelBlock], sample: Sequence[tf.Tensor]) -> bool:
         """Tells whether dropping the custom gradients did no harm.
@@ -267,9 +331,14 @@ class _Opener:
         if not pairs or not any("_gradient_op_type" in node.attr for node in self.inference.flat.graph_def.node):
             return True
         theirs, ours = zip(*pairs, strict=True)
-        difference = parity.gradient_difference(
-            lambda: self._original(sample), theirs, lambda: maker.chain(layers, sample), ours
-        )
+        if self.choice.inside:  # the SavedModel gives its own output only; both sides are its graph with its variables
+            difference = parity.gradient_difference(
+                lambda: self._original(sample), theirs, lambda: self.choice.run(sample)[1], theirs
+            )
+        else:
+            difference = parity.gradient_difference(
+                lambda: self._original(sample), theirs, lambda: maker.chain(layers, sample), ours
+            )
         if difference is None:
             self.notes.append("Saved without its custom gradients; the plain derivatives are used.")
         elif not parity.gradients_agree(difference):
@@ -281,7 +350,7 @@ class _Opener:
 
     def _connect(self, name: str, maker: Maker, layers: list[SavedModelBlock]) -> keras.Model:
         inputs = [
-            _keras_input(spec, _keras_name(key), layers)
+            _keras_input(spec, _keras_name(key), layers, self.batch_axis is not None)
             for key, spec in zip(self.endpoint.input_keys, self.endpoint.specs, strict=True)
         ]
         output = maker.chain(layers, inputs)
@@ -298,17 +367,27 @@ class _Opener:
             self.notes.append(f"{len(unused)} variables do not contribute to {where} and are left out ({shown}).")
 
 
+def _differs(difference: float, limit: float) -> SavedModelError:
+    return SavedModelError(
+        f"The opened model differs from the SavedModel by {difference:.3g} (at most {limit:.3g} is accepted), "
+        "so it is not used. Does the model draw random numbers or change its state in inference?"
+    )
+
+
 def _updates_statistics(flat: FlatGraph, update: str) -> bool:
     changed = updated_variable(flat, update)
     return any(id(v) == changed and v.dtype.is_floating for v in flat.variables.values())
 
 
-def _keras_input(spec: tf.TensorSpec, key: str, layers: Sequence[SavedModelBlock]) -> Any:
+def _keras_input(spec: tf.TensorSpec, key: str, layers: Sequence[SavedModelBlock], per_example: bool) -> Any:
     taken = {layer.name for layer in layers}
     name = f"input_{key}" if key in taken else key
     shape = spec.shape.as_list()
-    if not shape:
-        raise SavedModelError(f"The input {key!r} is a scalar; a model needs a batch dimension.")
-    if shape[0] is None:
+    if not shape and not per_example:
+        raise SavedModelError(
+            f"The input {key!r} is a single value, and a model needs a batch dimension. per_example=True calls the "
+            "model once for each example."
+        )
+    if shape and shape[0] is None:
         return keras.Input(shape=shape[1:], dtype=spec.dtype.name, name=name)
     return keras.Input(batch_shape=shape, dtype=spec.dtype.name, name=name)

@@ -6,48 +6,110 @@ SavedModel had custom ones, which opening replaces by the plain derivative.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from tfft.errors import SavedModelError
+from tfft.errors import SavedModelError, TfftError, join_names, reason_of
 
 TOLERANCE = 1e-5  # of outputs, relative to the largest one where that is above 1
 _GRADIENT_TOLERANCE = 1e-2  # honest custom gradients differ by rounding, 1e-6; others by their very size
 _SIDE, _LENGTH, _SAMPLES = 96, 8, 16_000  # some image models fail below 75 pixels, some audio models below a second
 
 
-def sample_batch(specs: Sequence[tf.TensorSpec]) -> list[tf.Tensor]:
+@dataclasses.dataclass(frozen=True)
+class _Kind:
+    """What sample values are like: many SavedModels fail on most of what their shapes allow.
+
+    Attributes:
+        integers: the largest whole number.
+        strings: two strings.
+        side: of pictures of any size.
+        length: of sequences of any length.
+    """
+
+    integers: int = 1
+    strings: tuple[bytes, bytes] = (b"a", b"two words")
+    side: int = _SIDE
+    length: int = _LENGTH
+
+
+def sample_batch(specs: Sequence[tf.TensorSpec], kind: _Kind | None = None) -> list[tf.Tensor]:
     """Returns random inputs for a function: two examples, unknown sides and lengths chosen small.
 
-    Raises:
-        SavedModelError: when an input has no rank.
+    Args:
+        specs: shapes and types; each has a rank.
+        kind: what the values are like.
     """
-    random = np.random.default_rng(0)
+    random, kind = np.random.default_rng(0), kind or _Kind()
     batch = []
     for spec in specs:
-        if spec.shape.rank is None:
-            raise SavedModelError("An input of the model has no rank, so it cannot become a Keras input.")
-        shape = [n if n is not None else _unknown(spec, i) for i, n in enumerate(spec.shape.as_list())]
+        shape = [n if n is not None else _unknown(spec, i, kind) for i, n in enumerate(spec.shape.as_list())]
         if spec.dtype == tf.string:
-            values = np.resize(np.array([b"a", b"two words"], dtype=object), shape)
+            values = np.resize(np.array(kind.strings, dtype=object), shape)
         elif spec.dtype.is_floating:
             values = random.random(shape)
         else:
-            values = random.integers(0, 2, shape)
+            values = random.integers(0, kind.integers + 1, shape)
         batch.append(tf.constant(values, spec.dtype))
     return batch
 
 
-def _unknown(spec: tf.TensorSpec, axis: int) -> int:
+def accepted_batch(
+    specs: Sequence[tf.TensorSpec], run: Callable[[Sequence[tf.Tensor]], Any]
+) -> tuple[list[tf.Tensor], Any]:
+    """Returns the first of several kinds of inputs that a function takes, and what it gives.
+
+    Args:
+        specs: shapes and types of its inputs.
+        run: the SavedModel.
+
+    Raises:
+        SavedModelError: when it fails on all of them; the message has its own words for the first.
+    """
+    errors: list[Exception] = []
+    for kind in _kinds(specs):
+        try:
+            batch = sample_batch(specs, kind)
+            return batch, run(batch)
+        except TfftError:
+            raise
+        except Exception as error:  # whatever TensorFlow raises for a value that the model does not take
+            errors.append(error)
+    shapes = join_names(f"{spec.dtype.name} {tuple(spec.shape.as_list())}" for spec in specs)
+    first = errors[0]
+    raise SavedModelError(
+        f"The SavedModel itself fails on every input that was tried ({shapes}): {type(first).__name__}: "
+        f"{reason_of(first)}. Another output or signature may work: output=, signature=."
+    ) from first
+
+
+def _kinds(specs: Sequence[tf.TensorSpec]) -> Iterator[_Kind]:
+    yield _Kind()
+    types = {spec.dtype for spec in specs}
+    open_sizes = any(None in spec.shape.as_list()[1:] for spec in specs)
+    if any(not t.is_floating and t != tf.string for t in types):
+        yield _Kind(integers=0)  # a table of one entry
+    if tf.string in types:
+        picture = tf.io.encode_png(tf.zeros([_SIDE, _SIDE, 3], tf.uint8)).numpy()
+        yield _Kind(strings=(b"1", b"0"))  # numbers in words
+        yield _Kind(strings=(picture, picture))
+        yield _Kind(integers=0, strings=(b"", b""))
+    if open_sizes:
+        yield _Kind(side=224, length=128)
+        yield _Kind(integers=0, side=299, length=512)
+
+
+def _unknown(spec: tf.TensorSpec, axis: int, kind: _Kind) -> int:
     rank = spec.shape.rank
     if rank == 2 and axis == 1 and spec.dtype.is_floating:
         return _SAMPLES  # features have a known width; what is open is time
     if axis == 0:
         return _SAMPLES if rank == 1 and spec.dtype.is_floating else 2
-    return _SIDE if rank == 4 or (rank == 5 and axis > 1) else _LENGTH
+    return kind.side if rank == 4 or (rank == 5 and axis > 1) else kind.length
 
 
 def largest_difference(ours: Any, reference: Any) -> tuple[float, float]:

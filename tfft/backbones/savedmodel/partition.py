@@ -155,8 +155,9 @@ def find_pieces(analysis: Analysis) -> list[Piece]:
     flat, cuts = analysis.flat, analysis.cuts
     segments = analysis.segments()
     paths = variable_paths(flat)
+    fixed = {paths[p] for p, v in flat.variables.items() if not (v.trainable and v.dtype.is_floating)}
     groups = block_cuts.group_segments(
-        [[paths[p] for p in segment] for segment in segments], [_scope_of(node_of(cut)) for cut in cuts]
+        [[paths[p] for p in segment] for segment in segments], [_scope_of(node_of(cut)) for cut in cuts], fixed
     )
     pieces: list[Piece] = []
     start = None

@@ -19,7 +19,7 @@ from tfft.backbones.savedmodel.layer import SavedModelBlock
 from tfft.backbones.savedmodel.layer_builder import Maker
 from tfft.backbones.savedmodel.opener import load
 from tfft.backbones.savedmodel.partition import Analysis, whole
-from tfft.errors import BackboneError, SavedModelError, join_names
+from tfft.errors import BackboneError, SavedModelError, join_names, reason_of
 
 LENGTH = 128  # pieces that a preprocessor of TF Hub gives unless it is told otherwise
 
@@ -101,7 +101,7 @@ def open_preprocessor(
         DependencyError: when tensorflow-text is needed and missing.
     """
     folder = pathlib.Path(path)
-    loaded = load(folder, None, trust)
+    loaded, _ = load(folder, None, trust)
     length = LENGTH if max_length is None else max_length
     call = _packing(loaded, folder, length, max_length is not None)
     one = _traced(loaded, folder, call, keys, 1, trust)
@@ -160,8 +160,9 @@ def _traced(
     except SavedModelError:
         raise
     except Exception as error:  # TensorFlow raises several classes where no saved function fits
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise SavedModelError(f"The preprocessor {str(folder)!r} cannot be called with texts: {said}") from error
+        raise SavedModelError(
+            f"The preprocessor {str(folder)!r} cannot be called with texts: {reason_of(error)}"
+        ) from error
     analysis = Analysis(flat, flat.outputs[0])
     maker = Maker(loaded, analysis, None, trust, (len(keys), None, None), False)
     (layer,) = maker.layers([whole(analysis, f"pieces_{count}", "")], None, "fixed")

@@ -13,10 +13,11 @@ read a vocabulary are let through where their path can be followed back to an as
 from __future__ import annotations
 
 import collections
+import dataclasses
 import math
 import os
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from tfft.backbones.savedmodel import folder_scan
@@ -28,13 +29,13 @@ from tfft.backbones.savedmodel.allowlist import (
     reason_against,
 )
 from tfft.backbones.savedmodel.call_graph import CallGraph, base_of, data_inputs, function_names
+from tfft.backbones.savedmodel.prune import INITIALIZER, Fault, collected, pruned, signature_outputs
 from tfft.errors import SavedModelError, UnsafeModelError, join_names
 
 __all__ = ["check_graph", "check_savedmodel", "function_names", "read_meta_graphs"]
 
 _SAVER = WRITES_CHECKPOINT | READS_CHECKPOINT
 _MOST_PADDING = 2**30  # bytes that constants may claim beyond those that are stored
-_INITIALIZER = "__saved_model_init_op"
 
 
 def check_graph(graph_def: Any, where: str, remedy: str) -> None:
@@ -59,14 +60,36 @@ def check_graph(graph_def: Any, where: str, remedy: str) -> None:
         )
 
 
-def check_savedmodel(path: str | os.PathLike[str]) -> list[Any]:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Judged:
+    """A SavedModel that passed the scan.
+
+    Attributes:
+        meta_graphs: all of them, as they are in the file.
+        pruned: the only part that may be loaded, for :func:`tfft.backbones.savedmodel.prune.write_pruned`; None where
+            the whole model passed.
+        left_out: what is in the file and not in that part, in words.
+    """
+
+    meta_graphs: list[Any]
+    pruned: Any = None
+    left_out: tuple[str, ...] = ()
+
+
+def check_savedmodel(
+    path: str | os.PathLike[str], *, tags: Sequence[str] | None = None, signature: str | None = None
+) -> Judged:
     """Parses a SavedModel and refuses one that does more than compute; nothing of it is loaded.
+
+    Code at fault that neither loading nor the endpoint reaches is left out, and what remains is scanned on its own.
 
     Args:
         path: the folder.
+        tags: of the meta graph that will be loaded.
+        signature: signature or function that will be called; None for the default.
 
     Returns:
-        Its meta graphs.
+        What may be loaded.
 
     Raises:
         SavedModelError: when the folder holds no readable ``saved_model.pb``, or less than its checkpoint declares.
@@ -77,7 +100,21 @@ def check_savedmodel(path: str | os.PathLike[str]) -> list[Any]:
     meta_graphs = read_meta_graphs(folder)
     for meta in meta_graphs:
         found += folder_scan.asset_findings(meta, folder)
-        found += _MetaGraph(meta).findings()
+        found += _form_findings(CallGraph(meta.graph_def))
+    faults = (
+        {} if found else {at: faults for at, meta in enumerate(meta_graphs) if (faults := _MetaGraph(meta).faults())}
+    )
+    judged = Judged(meta_graphs)
+    if faults:
+        chosen = meta_graphs.index(chosen_meta_graph(meta_graphs, tags, folder))
+        part = pruned(meta_graphs[chosen], faults.get(chosen, ()), signature)
+        if part is not None and not [*_form_findings(CallGraph(part.meta.graph_def)), *_MetaGraph(part.meta).faults()]:
+            others = [
+                f"the meta graph {sorted(m.meta_info_def.tags)}" for m in meta_graphs if m is not meta_graphs[chosen]
+            ]
+            judged = Judged(meta_graphs, part.meta, (*part.left_out, *others))
+        else:
+            found += [fault.text for one in faults.values() for fault in one]
     if not found:
         folder_scan.check_checkpoint(folder)
     else:
@@ -87,7 +124,21 @@ def check_savedmodel(path: str | os.PathLike[str]) -> list[Any]:
             "If you trust where it comes from, pass trust=True (on the command line: --trust), or pin exactly this "
             "one by its digest: tfft.backbones.digest(folder)."
         )
-    return meta_graphs
+    return judged
+
+
+def chosen_meta_graph(meta_graphs: Sequence[Any], tags: Sequence[str] | None, folder: pathlib.Path) -> Any:
+    """Returns the meta graph with some tags; by default the one for serving, else the one without tags or the first.
+
+    Raises:
+        SavedModelError: when there is none with these tags.
+    """
+    known = [sorted(meta.meta_info_def.tags) for meta in meta_graphs]
+    if tags is None:
+        tags = [] if [] in known else ["serve"] if ["serve"] in known else known[0]
+    if sorted(tags) not in known:
+        raise SavedModelError(f"{str(folder)!r} has no meta graph with tags {list(tags)}. It has: {known}.")
+    return meta_graphs[known.index(sorted(tags))]
 
 
 def read_meta_graphs(folder: pathlib.Path) -> list[Any]:
@@ -174,16 +225,18 @@ class _MetaGraph:
         self._filename = base_of(saver.filename_tensor_name)
         self._restoring = calls.upstream([saver.restore_op_name])
         self._saving = calls.upstream([saver.save_tensor_name]) - self._restoring
-        self._served = calls.upstream(self._outputs(lambda key: key != _INITIALIZER))
+        self._served = calls.upstream(self._outputs(lambda key: key != INITIALIZER))
         # Whatever may run, at load or when the model is used. The saver of another meta graph is in none of these.
-        self._running = calls.upstream([*self._outputs(lambda key: True), *self._collected()])
+        self._running = calls.upstream([*self._outputs(lambda key: True), *collected(meta)])
         self._assets = {base_of(asset.tensor_info.name) for asset in folder_scan.assets_of(meta)}
         self._bound = self._captures()
 
-    def findings(self) -> Iterator[str]:
-        """Yields everything that reaches, or may reach, outside of the model."""
+    def faults(self) -> list[Fault]:
+        """Returns every operation that reaches, or may reach, outside of the model."""
+        return [Fault(place, node.name, node.op, text) for place, node, text in self._findings()]
+
+    def _findings(self) -> Iterator[tuple[str, Any, str]]:
         calls = self._calls
-        yield from _form_findings(calls)
         outside = [n for n in calls.nodes if n not in self._saving and n not in self._restoring]
         others = calls.closure([*self._bound, *calls.named_otherwise()]) | calls.functions_of(outside)
         restoring = calls.functions_of(self._restoring)
@@ -195,11 +248,11 @@ class _MetaGraph:
                 else:
                     saves = node.name not in self._running and node.name not in self._restoring
                     restores = node.name in self._restoring and node.name not in self._running
-                yield from self._saver_finding(node, place, saves, restores)
+                yield from ((place, node, text) for text in self._saver_finding(node, place, saves, restores))
             elif node.op in READS_VOCABULARY:
-                yield from self._vocabulary_finding(node, place)
+                yield from ((place, node, text) for text in self._vocabulary_finding(node, place))
             elif not _computes(node, calls):
-                yield _told(node, place)
+                yield place, node, _told(node, place)
 
     def _saver_finding(self, node: Any, place: str, saves: bool, restores: bool) -> Iterator[str]:
         if saves:  # runs only where somebody asks the model to be saved
@@ -244,22 +297,4 @@ class _MetaGraph:
     def _outputs(self, wanted: Any) -> Iterator[str]:
         for key, signature in self._meta.signature_def.items():
             if wanted(key):
-                for info in signature.outputs.values():
-                    yield info.name
-                    yield from (info.coo_sparse.values_tensor_name, info.coo_sparse.indices_tensor_name)
-                    yield info.coo_sparse.dense_shape_tensor_name
-                    yield from (part.name for part in info.composite_tensor.components)
-
-    def _collected(self) -> Iterator[str]:
-        """Nodes that TF1 collections name: initializers of tables, local variables and the model run at load."""
-        from tensorflow.core.framework import variable_pb2
-
-        for collection in self._meta.collection_def.values():
-            yield from collection.node_list.value
-            for value in collection.bytes_list.value:
-                variable = variable_pb2.VariableDef()
-                try:
-                    variable.ParseFromString(value)
-                except Exception:  # some other proto
-                    continue
-                yield from (variable.initializer_name, variable.snapshot_name, variable.initial_value_name)
+                yield from signature_outputs(signature)

@@ -1,0 +1,94 @@
+"""Makes an endpoint take batches of examples with known shapes, whatever the SavedModel takes: :func:`adapt`."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import keras
+
+from tfft.backbones.savedmodel import tf1
+from tfft.backbones.savedmodel.batches import fixed_rows, free_batch
+from tfft.backbones.savedmodel.endpoint import Endpoint
+from tfft.backbones.savedmodel.example_inputs import described, parsed_endpoint
+from tfft.backbones.savedmodel.graph import FlatGraph
+from tfft.backbones.savedmodel.input_shapes import settle_shapes
+from tfft.layers.each_example import EachExample
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Adapted:
+    """An endpoint whose inputs have a rank.
+
+    Attributes:
+        endpoint: the endpoint.
+        flat: its graph for inference, with reference variables replaced.
+        notes: what was assumed or changed, one sentence each.
+        batch_axis: for a model that is called once for each example: whether its inputs have a first axis of 1; None
+            for a model that takes batches.
+    """
+
+    endpoint: Endpoint
+    flat: FlatGraph
+    notes: tuple[str, ...]
+    batch_axis: bool | None = None
+
+
+def adapt(endpoint: Endpoint, loaded: Any, per_example: bool = False) -> Adapted:
+    """Settles shapes and batch of an endpoint.
+
+    Args:
+        endpoint: of the SavedModel.
+        loaded: the restored SavedModel.
+        per_example: whether its inputs have no batch axis, so that it is called once for each example.
+    """
+    variables = list(getattr(loaded, "variables", None) or [])
+
+    def flat_of(one: Endpoint) -> FlatGraph:
+        return tf1.with_resource_variables(one.flat(variables), loaded)
+
+    notes = (endpoint.note,) if endpoint.note else ()
+    flat = flat_of(endpoint)
+    parsed = parsed_endpoint(endpoint, flat)
+    if parsed is not None:
+        endpoint, flat, notes = parsed, flat_of(parsed), (*notes, described(parsed))
+        per_example |= not parsed.batched
+    settled, more = settle_shapes(endpoint, flat)
+    if settled is not endpoint:
+        endpoint, flat, notes = settled, flat_of(settled), (*notes, *more)
+    rows = fixed_rows(endpoint.specs)
+    if per_example:
+        note = "It takes one example at a time, so it is called once for each example of a batch; that is slow."
+        return Adapted(endpoint, flat, (*notes, note), False)
+    if rows is None or (rows > 1 and all(spec.shape.rank == 1 for spec in endpoint.specs)):  # a waveform
+        return Adapted(endpoint, flat, notes)
+    free = free_batch(endpoint, flat_of)
+    if free is not None:
+        note = f"It was saved for {rows} example{'s' * (rows > 1)} at a time; its graph takes a batch of any size."
+        return Adapted(free, flat_of(free), (*notes, note))
+    if rows == 1:
+        note = "It takes one example at a time, so it is called once for each example of a batch; that is slow."
+        return Adapted(endpoint, flat, (*notes, note), True)
+    note = (
+        f"Its input takes exactly {rows} rows. If they are one example, pass per_example=True, which calls it once for "
+        f"each; if they are a batch, train with batch_size={rows}."
+    )
+    return Adapted(endpoint, flat, (*notes, note))
+
+
+def for_each_example(model: keras.Model, batch_axis: bool) -> keras.Model:
+    """Returns a model that calls another once for each example of a batch.
+
+    Args:
+        model: of one example.
+        batch_axis: whether its inputs have a first axis of 1.
+    """
+
+    def batched(tensor: keras.KerasTensor) -> Any:
+        shape = tensor.shape[1:] if batch_axis else tensor.shape
+        return keras.Input(shape, dtype=tensor.dtype, name=tensor.name)
+
+    inputs = keras.tree.map_structure(batched, model.input)
+    return keras.Model(
+        inputs, EachExample(model, batch_axis, name="each_example")(inputs), name=f"{model.name}_batched"
+    )

@@ -1,0 +1,94 @@
+"""Which tensor of a graph is the features: an output, what goes into the classifier at its end, or a block's end."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from tfft.backbones.savedmodel.graph import data_inputs, node_of
+from tfft.backbones.savedmodel.partition import Analysis, variable_paths
+
+PROBABILITIES = "probabilities"  # value of output= for what a classifier gives in the end
+_ACTIVATIONS = {"Softmax": "Softmax", "LogSoftmax": "LogSoftmax", "Sigmoid": "Sigmoid"}
+_SAME = frozenset({"Identity", "StopGradient", "Reshape", "Squeeze", "ExpandDims", "Cast", "CheckNumerics"})
+_SHIFTS = frozenset({"BiasAdd", "Add", "AddV2", "Sub", "Mul", "RealDiv"})
+_PRODUCTS = frozenset({"MatMul", "BatchMatMulV2", "BatchMatMulV3", "Einsum", "Conv2D"})
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+    """The last layer of a classifier.
+
+    Attributes:
+        features: reference of the tensor that goes into it.
+        activation: ``"Softmax"``, ``"LogSoftmax"`` or ``"Sigmoid"``.
+        kernel: name of its kernel.
+        learned: whether the features depend on any variable; False for a linear model of the raw inputs.
+    """
+
+    features: str
+    activation: str
+    kernel: str
+    learned: bool
+
+
+def find_classifier(analysis: Analysis) -> Classifier | None:
+    """Returns the classifier that a graph's output ends in; None where it ends in something else.
+
+    That is a matrix product, or a convolution over single positions, with a kernel of its own, then a bias, then
+    Softmax or Sigmoid; reshaping between them does not matter.
+    """
+    flat = analysis.flat
+    ref, _ = _back(analysis, analysis.output, _SAME)
+    activation, ref = _activation(analysis, ref)
+    if not activation:
+        return None
+    ref, reshaped = _back(analysis, ref, _SAME | _SHIFTS)
+    node = flat.nodes[node_of(ref)]
+    if node.op not in _PRODUCTS:
+        return None
+    data, *others = [r for r in data_inputs(node)[:2] if analysis.data[node_of(r)]] or [""]
+    kernels = analysis.own[node.name]
+    if not data or others or not kernels or (node.op == "Conv2D" and not _covers_one_position(analysis, node, data)):
+        return None
+    if reshaped and node.op == "MatMul":  # a dense layer over several positions: flattened before, restored after
+        data, _ = _back(analysis, data, frozenset({"Reshape", "Transpose"}))
+    kernel = min(variable_paths(flat)[placeholder] for placeholder in kernels)
+    tensor = analysis.tensor(data)
+    learned = analysis.tainted[node_of(data)] and tensor.dtype.is_floating and bool(tensor.shape.rank)
+    return Classifier(data, activation, kernel, learned)
+
+
+def _back(analysis: Analysis, ref: str, through: frozenset[str]) -> tuple[str, bool]:
+    """Follows a tensor back through operations with one data input; also tells whether one of them reshaped it."""
+    reshaped = False
+    while True:
+        node = analysis.flat.nodes[node_of(ref)]
+        data = [r for r in data_inputs(node) if analysis.data[node_of(r)]]
+        # What a reshape takes its target from depends on the data as well; its tensor comes first.
+        if node.op not in through or not data or (len(data) > 1 and node.op in _SHIFTS):
+            return ref, reshaped
+        reshaped |= node.op == "Reshape"
+        ref = data[0]
+
+
+def _activation(analysis: Analysis, ref: str) -> tuple[str, str]:
+    """The activation that makes a tensor, and what goes into it."""
+    node: Any = analysis.flat.nodes[node_of(ref)]
+    inputs = data_inputs(node)
+    if node.op in _ACTIVATIONS:
+        return _ACTIVATIONS[node.op], inputs[0]
+    exponential = analysis.flat.nodes[node_of(inputs[0])] if node.op == "RealDiv" else None
+    if exponential is None or exponential.op != "Exp" or not analysis.data[node_of(inputs[1])]:
+        return "", ref
+    shifted = analysis.flat.nodes[node_of(data_inputs(exponential)[0])]  # exp(x - max) / sum, as Keras 2 writes it
+    inside = data_inputs(shifted)[0] if shifted.op == "Sub" else data_inputs(exponential)[0]
+    return "Softmax", inside
+
+
+def _covers_one_position(analysis: Analysis, node: Any, data: str) -> bool:
+    kernel, entering = analysis.tensor(data_inputs(node)[1]).shape, analysis.tensor(data).shape
+    if kernel.rank != 4:
+        return False
+    sides = entering[1:3].as_list() if entering.rank == 4 else []
+    return kernel[:2].as_list() in ([1, 1], sides)

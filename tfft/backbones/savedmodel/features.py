@@ -1,0 +1,138 @@
+"""Which tensor of a SavedModel's graph becomes the features: :func:`choose_features`.
+
+An output by its key, the end of a block by its name, or, where the output is a classifier, what goes into its last
+layer: the probabilities of the publisher's classes say little about other classes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import tensorflow as tf
+
+from tfft.backbones.savedmodel.classifier import PROBABILITIES, Classifier, find_classifier
+from tfft.backbones.savedmodel.endpoint import choose_output, output_keys, output_table
+from tfft.backbones.savedmodel.graph import FlatGraph
+from tfft.backbones.savedmodel.partition import Analysis, Piece, find_pieces, match_pieces
+from tfft.backbones.savedmodel.running import run_graph
+from tfft.errors import BackboneError, did_you_mean, join_names
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Features:
+    """The chosen tensor.
+
+    Attributes:
+        analysis: of the graph up to it.
+        name: key of the output, or name of the block; empty where there is only one output.
+        position: of the output behind it among the tensors that the SavedModel gives.
+        shape: as far as it is known.
+        notes: what a user needs to know of the choice, one sentence each.
+        whole: analysis of the graph up to that output.
+        pieces: all blocks up to that output, where the end of one was chosen.
+    """
+
+    analysis: Analysis
+    name: str
+    position: int
+    shape: tuple[int | None, ...] | None
+    notes: tuple[str, ...]
+    whole: Analysis
+    pieces: Sequence[Piece] = ()
+
+    @property
+    def inside(self) -> bool:
+        """Whether it is a tensor before the output."""
+        return self.analysis is not self.whole
+
+    def run(self, tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        """Computes the features and the output behind them in the flat graph."""
+        return run_graph(self.whole.flat, [self.analysis.output, self.whole.output], tensors)
+
+    def in_training(self, flat: FlatGraph) -> Analysis:
+        """Returns the analysis of the graph for training up to the same tensor.
+
+        Raises:
+            NoMatch: where that graph has no such tensor.
+        """
+        whole = Analysis(flat, flat.outputs[self.position])
+        if not self.inside:
+            return whole
+        if self.pieces:
+            matched = match_pieces(self.whole, self.pieces, whole)
+            (end,) = (piece.end for piece in matched if piece.name == self.name)
+            return Analysis(flat, end)
+        found = find_classifier(whole)
+        return whole if found is None else Analysis(flat, found.features)
+
+
+def choose_features(
+    flat: FlatGraph, output: str | None, prefer: Sequence[str] = (), names: Mapping[str, str] | None = None
+) -> Features:
+    """Chooses the features of a graph.
+
+    Args:
+        flat: the graph.
+        output: key of an output, name of a block, ``"probabilities"`` for what a classifier gives, or None.
+        prefer: keys of outputs that are taken, where there are, before the one called ``default``.
+        names: names for keys that are numbers; both are taken.
+
+    Raises:
+        BackboneError: when there are several outputs and none is chosen, or there is no such output or block.
+    """
+    names = names or {}
+    named = output is not None and output in (*output_keys(flat.structure), *names.values())
+    position, key, note = choose_output(flat.structure, output if named else None, prefer, names)
+    whole = Analysis(flat, flat.outputs[position])
+    declared = [t for t in tf.nest.flatten(flat.structure, expand_composites=True) if t is not None][position].shape
+    notes = (note,) if note else ()
+    plain = Features(whole, key, position, _known(declared), notes, whole)
+    if named:
+        return plain
+    if output is not None and output != PROBABILITIES:
+        return _end_of_block(plain, output)
+    found = find_classifier(whole)
+    if output == PROBABILITIES:
+        if found is None:
+            raise BackboneError(
+                f"output={PROBABILITIES!r} is for a model that ends in a classifier with Softmax or Sigmoid, which was "
+                f"not found in this one. It has: {output_table(flat.structure)}."
+            )
+        return plain
+    return plain if found is None else _before(plain, found)
+
+
+def _end_of_block(plain: Features, block: str) -> Features:
+    pieces = find_pieces(plain.whole)
+    names = [piece.name for piece in pieces]
+    if block not in names:
+        outputs = [key for key in output_keys(plain.whole.flat.structure) if key]
+        raise BackboneError(
+            f"The model has no output {block!r}.{did_you_mean(block, [*outputs, *names])} It has: "
+            f"{output_table(plain.whole.flat.structure)}. The end of a block can be taken as well: {join_names(names)}."
+        )
+    end = pieces[names.index(block)].end
+    if end == plain.whole.output:
+        return dataclasses.replace(plain, name=block)
+    analysis = Analysis(plain.whole.flat, end)
+    shape = _known(analysis.tensor(end).shape)
+    return dataclasses.replace(plain, analysis=analysis, name=block, shape=shape, pieces=pieces)
+
+
+def _before(plain: Features, found: Classifier) -> Features:
+    what = f"the classifier {found.kernel.rsplit('/', 1)[0]!r} ({found.activation})"
+    if not found.learned:
+        note = f"The model is {what} on its own inputs, so its probabilities are its only features."
+        return dataclasses.replace(plain, notes=(*plain.notes, note))
+    analysis = Analysis(plain.whole.flat, found.features)
+    shape = _known(analysis.tensor(found.features).shape)
+    note = (
+        f"The model ends in {what}; its features are what goes into it{'' if shape is None else f', {shape}'}. "
+        f"output={PROBABILITIES!r} gives what it gives, output= with a block's name the end of that block."
+    )
+    return dataclasses.replace(plain, analysis=analysis, shape=shape, notes=(*plain.notes, note))
+
+
+def _known(shape: tf.TensorShape) -> tuple[int | None, ...] | None:
+    return None if shape.rank is None else tuple(shape.as_list())

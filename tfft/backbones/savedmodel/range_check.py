@@ -1,0 +1,141 @@
+"""Tries the ranges of pixels that a model might take on a picture that looks like a photograph.
+
+The picture is drawn, not stored: discs of any size that cover each other have the statistics of photographs (the dead
+leaves model; Lee, Mumford and Huang, 2001).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from tfft.backbones.savedmodel.graph import FlatGraph, attribute, data_inputs, node_of
+from tfft.backbones.savedmodel.partition import Analysis
+from tfft.backbones.savedmodel.running import run_graph
+
+Range = tuple[float, float]
+_SIDE, _LARGEST = 128, 224  # of the picture where the model takes any size; a larger one is enlarged
+
+
+def drawn_picture(height: int, width: int, channels: int) -> np.ndarray:
+    """Returns a picture with the statistics of photographs, float64 [height, width, channels] in 0 to 1."""
+    random = np.random.default_rng(0)
+    rows, columns = np.mgrid[0:height, 0:width]
+    side = max(height, width)
+    picture = np.zeros((height, width, 3))
+    picture[:] = (0.5 + 0.3 * (0.5 - rows / height))[..., None]  # light comes from above
+    for _ in range(400):
+        radius = min(0.02 / np.sqrt(random.random()), 0.35) * side  # many small things, few large ones
+        inside = (rows - random.random() * height) ** 2 + (columns - random.random() * width) ** 2 < radius**2
+        light = np.clip(random.normal(0.42, 0.24), 0, 1)
+        picture[inside] = np.clip(light + random.normal(0, 0.06, 3), 0, 1)  # colours of things are mostly weak
+    picture = np.clip(picture + random.normal(0, 0.02, picture.shape), 0, 1)
+    if channels == 1:
+        return picture.mean(-1, keepdims=True)
+    return np.concatenate([picture, np.ones((height, width, channels - 3))], -1)
+
+
+def _run(analysis: Analysis, spec: tf.TensorSpec, ref: str, ranges: Sequence[Range]) -> dict[Range, np.ndarray]:
+    """Computes a tensor for the picture in each range; nothing where the model does not take it."""
+    height, width, channels = (n or side for n, side in zip(spec.shape[1:], (_SIDE, _SIDE, 3), strict=True))
+    small = drawn_picture(min(height, _LARGEST), min(width, _LARGEST), channels)
+    rows, columns = (np.arange(n) * m // n for n, m in zip((height, width), small.shape, strict=False))
+    picture = small[rows][:, columns]
+    both = np.stack([picture, picture[:, ::-1]])
+    batch = both[np.arange(spec.shape[0] or 2) % 2]
+    scaled = [tf.constant(low + batch * (high - low), spec.dtype) for low, high in ranges]
+    try:
+        if spec.shape[0] is None:  # the graph is imported only once
+            values = tf.split(run_graph(analysis.flat, [ref], [tf.concat(scaled, 0)])[0], len(ranges))
+        else:
+            values = [run_graph(analysis.flat, [ref], [images])[0] for images in scaled]
+    except (tf.errors.OpError, ValueError):  # pictures of this size are not taken, or examples depend on each other
+        return {}
+    found = {r: np.asarray(value, np.float64) for r, value in zip(ranges, values, strict=True)}
+    return found if all(np.all(np.isfinite(value)) for value in found.values()) else {}
+
+
+def compare_ranges(analysis: Analysis, spec: tf.TensorSpec, ranges: Sequence[Range]) -> dict[Range, float]:
+    """Returns by how much the output differs from that for the first range, for each other one.
+
+    Args:
+        analysis: of the graph.
+        spec: of its only input, images.
+        ranges: of pixels.
+
+    Returns:
+        The distance as a share of the larger of the two; empty where the model cannot be run on the picture.
+    """
+    found = _run(analysis, spec, analysis.output, ranges)
+    wanted = found.pop(ranges[0], np.zeros(1))
+    lengths = {r: max(float(np.linalg.norm(ours)), float(np.linalg.norm(wanted)), 1e-12) for r, ours in found.items()}
+    return {r: float(np.linalg.norm(ours - wanted)) / lengths[r] for r, ours in found.items()}
+
+
+def fit_of_statistics(analysis: Analysis, spec: tf.TensorSpec, ranges: Sequence[Range]) -> dict[Range, float]:
+    """Returns how badly each range fits the statistics that the first BatchNorm was trained with.
+
+    Args:
+        analysis: of the graph.
+        spec: of its only input, images.
+        ranges: of pixels.
+
+    Returns:
+        For each range the median over the channels of the absolute logarithm of found to stored deviation, plus that
+        of the distance of the means in stored deviations; empty where there is no BatchNorm, or it was never trained.
+    """
+    found = _first_batch_norm(analysis)
+    if found is None:
+        return {}
+    entering, mean, variance = found
+    stored_mean, stored = (np.asarray(t, np.float64) for t in run_graph(analysis.flat, [mean, variance]))
+    if np.allclose(stored_mean, 0) and np.allclose(stored, 1):
+        return {}
+    fits = {}
+    for value_range, values in _run(analysis, spec, entering, ranges).items():
+        axes = tuple(range(values.ndim - 1))
+        contrast = np.abs(np.log((values.std(axis=axes) + 1e-9) / (np.sqrt(stored) + 1e-9)))
+        offset = np.abs(values.mean(axis=axes) - stored_mean) / (np.sqrt(stored) + 1e-9)
+        fits[value_range] = float(np.median(contrast) + np.median(offset))
+    return fits
+
+
+def _first_batch_norm(analysis: Analysis) -> tuple[str, str, str] | None:
+    """What enters the first BatchNorm behind a layer, and its stored mean and variance, as references."""
+    flat: FlatGraph = analysis.flat
+    for name in analysis.order:
+        node = flat.nodes[name]
+        if not analysis.data[name] or not analysis.own[name]:
+            continue
+        refs = data_inputs(node)
+        if node.op.startswith("FusedBatchNorm"):
+            usual = not attribute(node, "data_format").s.startswith(b"NC") and not attribute(node, "is_training").b
+            return (refs[0], refs[3], refs[4]) if usual else None
+        if node.op == "Mul" and (found := _written_out(analysis, refs)) is not None:
+            return found
+    return None
+
+
+def _written_out(analysis: Analysis, refs: Sequence[str]) -> tuple[str, str, str] | None:
+    """The same for x * inv + (beta - mean * inv) with inv = rsqrt(variance + epsilon) * gamma, as Keras 3 saves it."""
+    flat = analysis.flat
+    data = [ref for ref in refs if analysis.data[node_of(ref)]]
+    factor = [ref for ref in refs if not analysis.data[node_of(ref)]]
+    if len(data) != 1 or len(factor) != 1:
+        return None
+    inverse = flat.nodes[node_of(factor[0])]
+    roots = [inverse, *(flat.nodes[node_of(ref)] for ref in data_inputs(inverse))]
+    root = next((node for node in roots if node.op == "Rsqrt"), None)
+    if root is None:
+        return None
+    total = flat.nodes[node_of(data_inputs(root)[0])]
+    means = [
+        ref
+        for user in flat.consumers[inverse.name]
+        if flat.nodes[user].op == "Mul" and not analysis.data.get(user, True)
+        for ref in data_inputs(flat.nodes[user])
+        if node_of(ref) != inverse.name
+    ]
+    return (data[0], means[0], data_inputs(total)[0]) if total.op in ("AddV2", "Add") and len(means) == 1 else None

@@ -1,0 +1,60 @@
+"""Backbones that take one example at a time, given a batch of them: :class:`EachExample`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfft.layers.waveform import EachWave
+
+
+@keras.saving.register_keras_serializable(package="tfft")
+class EachExample(EachWave):
+    """Runs a model that takes one example at a time on each example of a batch, one after the other.
+
+    The model's layers stay what they are: its blocks can be frozen and trained one by one.
+
+    Args:
+        network: functional model of one example, with a first axis of 1 or without a batch axis; or its serialized
+            form.
+        batch_axis: whether the network's inputs have that first axis of 1.
+        **kwargs: as for any Keras layer.
+
+    Call arguments:
+        inputs: as the network's, with a first axis of any length.
+
+    Output shape:
+        [B, ...], the network's output without a first axis of 1.
+    """
+
+    def __init__(self, network: Any, batch_axis: bool = True, **kwargs: Any) -> None:
+        super().__init__(network, **kwargs)
+        self.batch_axis = batch_axis
+
+    def call(self, inputs: Any, training: bool | None = None) -> tf.Tensor:
+        """Returns the features of each example."""
+        shape = self._row_shape()
+        drop = len(shape) < len(self.network.output.shape)
+
+        def one(example: Any) -> tf.Tensor:
+            if self.batch_axis:
+                example = tf.nest.map_structure(lambda t: t[tf.newaxis], example)
+            features = self.network(example, training=training)
+            return features[0] if drop else features
+
+        return tf.map_fn(one, inputs, fn_output_signature=tf.TensorSpec(shape, self.network.output.dtype))
+
+    def compute_output_spec(self, inputs: Any, training: bool | None = None) -> keras.KerasTensor:
+        """Returns shape and type."""
+        batch = keras.tree.flatten(inputs)[0].shape[0]
+        return keras.KerasTensor((batch, *self._row_shape()), self.network.output.dtype)
+
+    def _row_shape(self) -> tuple[int | None, ...]:
+        shape = tuple(self.network.output.shape)
+        return shape[1:] if shape and (self.batch_axis or (shape[0] == 1 and len(shape) > 1)) else shape
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor as plain values."""
+        return {**super().get_config(), "batch_axis": self.batch_axis}
