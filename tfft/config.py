@@ -718,7 +718,9 @@ def _renamed(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def current_names(value: Any) -> Any:
-    """Return stored settings with the names that they have today: of settings, and of classes under ``class``.
+    """Return stored settings as they are called today, with the defaults of those that came later.
+
+    The names are those of settings, and of classes under ``class``.
 
     Args:
         value: nested plain values, such as the settings beside a checkpoint.
@@ -735,6 +737,8 @@ def current_names(value: Any) -> Any:
             named[name] = {phase: current_names(settings) for phase, settings in one.items()}
         else:
             named[name] = current_names(one)
+    if "backbone_digest" in named:  # a plan, of a version that may have had fewer settings
+        named = {f.name: _plain(_DEFAULTS[f.name]) for f in dataclasses.fields(SharedSettings)} | named
     return named
 
 
