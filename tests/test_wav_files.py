@@ -3,13 +3,18 @@
 import io
 import struct
 
+import keras
 import numpy as np
 import pytest
 import soundfile
 import tensorflow as tf
 from faulty_data import finding_of
+from test_recipes import backbone
 
+from tfft import heads, models
+from tfft.exporting import export, open_export
 from tfft.modalities.audio import load_recordings, read_recording
+from tfft.modalities.audio.decode import fitted
 from tfft.modalities.audio.serving import decode_wav
 from tfft.modalities.audio.wav import UnsupportedWav, decode_wav_bytes, read_wav
 from tfft.specs import AudioSpec
@@ -134,3 +139,20 @@ def test_the_check_names_what_an_export_cannot_decode(tmp_path):
     assert [item.name.rsplit("/", 1)[-1] for item in found.items] == ["x.flac"]
     assert "FLAC" in found.items[0].detail
     assert len(load_recordings(tmp_path).train) > 2
+
+
+@pytest.mark.slow
+def test_an_export_answers_for_files_as_the_model_does_for_what_training_reads(tmp_path):
+    spec = AudioSpec(RATE, 0.5)
+    model = models.build(backbone(), heads.classification(["a", "b"]), audio=spec)
+    export(model, tmp_path / "served" / "1")
+    served = open_export(tmp_path / "served")
+    waves = []
+    for name, content in FORMS.items():
+        (tmp_path / "x.wav").write_bytes(content)
+        facts, mono = read_recording(str(tmp_path / "x.wav"))
+        waves.append(fitted(mono, facts.rate, spec))
+        assert facts.reason is None, name
+    wanted = keras.ops.softmax(model.predict(np.stack(waves), verbose=0))
+    found = served.predict_bytes(list(FORMS.values()))["probabilities"]
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
