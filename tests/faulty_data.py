@@ -250,7 +250,6 @@ TABLES: dict[str, tuple[Callable[[pathlib.Path], None], str, str]] = {
     "repeated otherwise": (_rows(lambda rows: rows.append([rows[4][0].upper() + " ", rows[4][1]])), "copy", ":62"),
     "two labels": (_rows(lambda rows: rows.append([rows[4][0], rows[5][1]])), "conflict", ":62"),
     "label in capitals": (_rows(lambda rows: rows.extend([["a b c", "Good"], ["c d", "Good"]])), "class-twins", "Good"),
-    "wrong encoding": (_bytes(lambda data: data.replace(b"film", b"caf\xe9", 1)), "unreadable", "is not utf-8"),
     "open quote": (_bytes(lambda data: data + b'"never closed,good\n'), "unreadable", "quote"),
     "too many fields": (_bytes(lambda data: data + b"a,b,good\n"), "unreadable", "has 3 fields. Expected 2"),
     "no such column": (_bytes(lambda data: data.replace(b"text,", b"txt,", 1)), "unreadable", "no column 'text'"),

@@ -227,7 +227,7 @@ def test_a_missing_folder_names_its_nearest_sibling(photos):
     with pytest.raises(DataError, match="Did you mean 'photos'"):
         load(photos.parent / "photo" / "train")
     (photos.parent / "photos.zip").write_bytes(b"PK")
-    with pytest.raises(DataError, match="is a file. Expected a folder"):
+    with pytest.raises(DataError, match="Received: the file .*photos.zip. It is an archive: unpack it"):
         load(photos.parent / "photos.zip")
 
 

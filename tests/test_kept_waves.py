@@ -3,7 +3,6 @@
 import csv
 import os
 import pathlib
-import wave
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ from tfft import cli
 from tfft.arrays import store
 from tfft.data import BatchOptions, fold_splits
 from tfft.errors import DataError
-from tfft.modalities.audio import from_waves, load_recording_table, load_recordings, waveform_store
+from tfft.modalities.audio import decode, from_waves, load_recording_table, load_recordings, waveform_store
 from tfft.modalities.audio.batches import wave_views
 from tfft.modalities.audio.decode import recording_facts
 from tfft.modalities.audio.waveform_store import WaveformArray
@@ -68,9 +67,8 @@ def on_disk(monkeypatch, tmp_path):
 def opened(monkeypatch):
     """Returns a list that the path of every recording is added to when it is opened as a sound."""
     found = []
-    plain, other = wave.open, soundfile.read
-    monkeypatch.setattr(wave, "open", lambda path, *rest: found.append(str(path)) or plain(path, *rest))
-    monkeypatch.setattr(soundfile, "read", lambda path, **how: found.append(str(path)) or other(path, **how))
+    decoded = decode._decoded
+    monkeypatch.setattr(decode, "_decoded", lambda path, data: found.append(str(path)) or decoded(path, data))
     return found
 
 

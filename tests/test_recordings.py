@@ -137,7 +137,7 @@ def test_from_a_folder_to_a_server(place, tmp_path, capsys):
         export_to=tmp_path / "served" / "1", cache="memory", verbose=False,
     )  # fmt: skip
     assert run.final_scores.accuracy > run.final_scores.majority_baseline
-    speakers = [{name.split("_")[1] for name in names} for names in run.items.values()]
+    speakers = [{name.split("_")[1] for name in names} for names in run.split_names.values()]
     assert not speakers[0] & speakers[1]
     assert (run.plan.group, run.history.audits["fine-tune"].ok) == (r"(speaker\d)", True)
     file = str(place / "low" / "3_speaker3.wav")

@@ -55,8 +55,9 @@ _MODULES = (
 )  # fmt: skip
 # Modules with classes that a `.keras` file may name.
 _REGISTERED = (
-    "tfft.layers.pooling", "tfft.layers.preprocess", "tfft.layers.log_mel", "tfft.layers.tokenize",
-    "tfft.layers.word_alignment", "tfft.layers.waveform", "tfft.layers.each_example", "tfft.layers.relative_positions",
+    "tfft.layers.pooling", "tfft.layers.pixel_checks", "tfft.layers.preprocess", "tfft.layers.log_mel",
+    "tfft.layers.tokenize", "tfft.layers.word_alignment", "tfft.layers.waveform", "tfft.layers.each_example",
+    "tfft.layers.relative_positions",
     "tfft.layers.caffe_pixels", "tfft.layers.start_end_packer", "tfft.layers.litert_model",
     "tfft.backbones.savedmodel.layer", "tfft.contrastive", "tfft.heads",
     "tfft.optimizers.per_variable_lr", "tfft.optimizers.schedules", "tfft.regularizers.l2_sp",

@@ -192,6 +192,24 @@ class SharedSettings:
         check=string("the text between two labels, such as '|'") | NONE,
         cli=Option(metavar="TEXT"), group="text", scope=("reading",),
     )  # fmt: skip
+    delimiter: str | None = setting(
+        None,
+        help="Character between the fields of a table, such as ';'.",
+        default_help="what makes all rows equally long",
+        check=string() | NONE, cli=Option(metavar="CHAR"), group="data", scope=("reading",),
+    )  # fmt: skip
+    encoding: str | None = setting(
+        None,
+        help="Encoding of tables and text files, such as cp1252.",
+        default_help="that of a byte-order mark, else UTF-8, else a guess",
+        check=string() | NONE, cli=Option(metavar="NAME"), group="data", scope=("reading",),
+    )  # fmt: skip
+    decimal: str | None = setting(
+        None,
+        help="Decimal mark of labels that are numbers, a point or a comma.",
+        default_help="the labels tell",
+        check=NONE | one_of(".", ","), cli=Option(metavar="MARK"), group="data", scope=("reading",),
+    )  # fmt: skip
     max_length: int | None = setting(
         None,
         help="Maximum sequence length in tokens.",
@@ -449,6 +467,9 @@ class RunSettings(TypedDict, total=False):
     sample_rate: int | None
     seconds: float | None
     separator: str | None
+    delimiter: str | None
+    encoding: str | None
+    decimal: str | None
     max_length: int | None
     pooling: Literal["cls", "mean", "last", "pooled_output"] | None
     preprocessor: str | None
@@ -703,7 +724,9 @@ def _renamed(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def current_names(value: Any) -> Any:
-    """Return stored settings under their current names, including classes under ``class``.
+    """Return stored settings as they are called today, with the defaults of those that came later.
+
+    The names are those of settings, and of classes under ``class``.
 
     Args:
         value: Nested plain values, such as the settings stored with a checkpoint.
@@ -720,6 +743,8 @@ def current_names(value: Any) -> Any:
             named[name] = {phase: current_names(settings) for phase, settings in one.items()}
         else:
             named[name] = current_names(one)
+    if "backbone_digest" in named:  # a plan, of a version that may have had fewer settings
+        named = {f.name: _plain(_DEFAULTS[f.name]) for f in dataclasses.fields(SharedSettings)} | named
     return named
 
 

@@ -435,6 +435,25 @@ def tensorflow_generator() -> tf.random.Generator | None:
 # ------------------------------------------------------------------ saving and graphs
 
 
+class InspectedInputs(Functional):
+    """A functional model that sees its inputs as they are given, before Keras casts them to the types of the graph.
+
+    ``Functional`` and ``Functional._standardize_inputs``: a first layer sees pixels that are cast to uint8 already. It
+    is saved, loaded and cloned like any functional model.
+    """
+
+    def inspect_inputs(self, inputs: list[Any]) -> None:
+        """Raise an error for inputs that the model must not take; the one hook for subclasses.
+
+        Args:
+            inputs: flat list of tensors or arrays, symbolic within ``fit`` and ``predict``.
+        """
+
+    def _standardize_inputs(self, inputs: Any) -> Any:
+        self.inspect_inputs([one for one in keras.tree.flatten(inputs) if one is not None])
+        return super()._standardize_inputs(inputs)
+
+
 def in_safe_mode() -> bool | None:
     """Return whether a ``.keras`` file is being loaded with ``safe_mode``; None if it was not set.
 

@@ -21,6 +21,7 @@ from tfft import registry  # noqa: E402
 from tfft.backbones.base import BACKBONE_LAYER, Backbone, blocks_of  # noqa: E402
 from tfft.backbones.feature_pyramid import pyramid  # noqa: E402
 from tfft.heads import Head, ModelFeatures  # noqa: E402
+from tfft.layers.pixel_checks import PixelModel  # noqa: E402
 from tfft.specs import AudioSpec  # noqa: E402
 
 POOL_LAYER = "pool"
@@ -78,7 +79,8 @@ def build(
 
     Returns:
         A functional ``keras.Model`` from uint8 pixels in 0 to 255, [B, any, any, channels], to
-        float32 logits [B, units]. Keras casts float pixels to uint8, so they must be in 0 to 255 too.
+        float32 logits [B, units]. Keras casts float pixels to uint8, so they must be in 0 to 255 too; a
+        :class:`tfft.layers.pixel_checks.PixelModel` refuses others.
 
     Raises:
         BackboneError: If the size does not fit, or the features are not one tensor of known width.
@@ -106,7 +108,9 @@ def build(
         attached = kind.attach_input(backbone, network, level, **options)
     features = _at_level(backbone, attached.features, level, strides)
     logits = head.attach(ModelFeatures(features, attached.word_starts))
-    model = keras.Model(attached.inputs, logits, name=name or re.sub(r"[^\w.-]+", "_", backbone.name))
+    pixels = any(tensor.dtype == "uint8" for tensor in keras.tree.flatten(attached.inputs))
+    kind_of_model = PixelModel if pixels else keras.Model
+    model = kind_of_model(attached.inputs, logits, name=name or re.sub(r"[^\w.-]+", "_", backbone.name))
     _freeze(backbone, network)
     return model
 

@@ -29,7 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "files",
         nargs="*",
         metavar="FILE",
-        help="images or recordings; for texts .txt files, a text in each line, or -; or one table (.csv, .tsv, .jsonl)",
+        help="images or recordings, or folders of them; for texts .txt files, a text in each line, or -; or one table "
+        "(.csv, .tsv, .jsonl)",
     )
     parser.add_argument("--text", action="append", metavar="TEXT", help="a text; may be given several times")
     parser.add_argument("--text-pair", action="append", metavar="TEXT", help="the second text, for a model of pairs")
@@ -37,6 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--column", type=parse_column, nargs="+", metavar="COLUMN",
         help="column of a table with the texts or files; two for pairs (as in training)",
     )  # fmt: skip
+    parser.add_argument("--delimiter", metavar="CHAR", help="character between the fields of the table (looked for)")
+    parser.add_argument("--encoding", metavar="NAME", help="encoding of the table (UTF-8, or a guess)")
     parser.add_argument("--out", metavar="FILE", help="new table: the rows of the given one with their predictions")
     parser.add_argument("--top", type=parse_whole, default=3, metavar="K", help="number of classes to list (3)")
     add_json(parser)
@@ -58,13 +61,26 @@ def run(options: argparse.Namespace, print_result: PrintResult) -> int:
 
     taken = served.asked()
     kind = registry.modality(taken.modality)
-    asked = (options.files, options.text or (), options.text_pair or ())
+    files = [file for given in options.files for file in _files_in(given, kind.file_suffixes())]
+    asked = (files, options.text or (), options.text_pair or ())
     items = kind.items_of_command(options.model, taken.spec, *asked)
     found = predict_each(served, items, top=options.top)
     rows = _shown(((row.file, row) for row in found), served.task, options.json)
     if options.json:
         print_result({"model": options.model, "predictions": [row.to_dict(kind.request) for row in rows]}, "")
     return FAILED if any(row.error for row in rows) else SUCCESS
+
+
+def _files_in(given: str, suffixes: Sequence[str]) -> list[str]:
+    """Returns a file as it is, and the files of a folder and those below it that end as the modality's do."""
+    folder = pathlib.Path(given)
+    if not folder.is_dir():
+        return [given]
+    inside = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    found = [str(path) for path in inside if path.suffix.lower() in suffixes]
+    if not found:
+        raise DataError(f"Expected files of {join_names(suffixes)} in {folder}. Received: {len(inside)} other files.")
+    return found
 
 
 def _predict_table(options: argparse.Namespace, served: Any, print_result: PrintResult) -> int:
@@ -77,7 +93,8 @@ def _predict_table(options: argparse.Namespace, served: Any, print_result: Print
         check_target(options.out)  # fail before computing
     columns = _columns(options, served)
     try:
-        table, found = predict_table(served, options.files[0], columns, top=options.top)
+        form = {"delimiter": options.delimiter, "encoding": options.encoding}
+        table, found = predict_table(served, options.files[0], columns, top=options.top, **form)
     except DataError as error:
         if options.column is not None:
             raise

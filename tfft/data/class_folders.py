@@ -20,7 +20,9 @@ from tfft.data.examples import Skipped, Splits, divide
 from tfft.data.file_examples import FileExamples
 from tfft.data.options import ReadOptions
 from tfft.data.split import SplitOptions, groups_by, key_of
+from tfft.data.table import archive_hint
 from tfft.errors import DataError, did_you_mean, join_names, raise_problems
+from tfft.io.name_files import composed
 
 _TRAIN, _VALIDATION, _TEST = ("train", "training"), ("val", "valid", "validation"), ("test", "testing")
 _SYSTEM_FILES = ("thumbs.db", "desktop.ini", "__macosx", "icon\r")
@@ -86,8 +88,10 @@ def list_class_folders(
             f"{root} is split into {join_names(p.name for p in parts.values())}; list {parts['train']} or use load."
         )
     skipped: list[Skipped] = []
-    classes = class_folders(root, skipped, least_classes, kind)
-    files = [(path, label) for label, name in enumerate(classes) for path in files_of(root / name, skipped, kind)]
+    folders = class_folders(root, skipped, least_classes, kind)
+    classes = tuple(sorted({composed(name) for name in folders}))
+    label_of = {name: classes.index(composed(name)) for name in folders}
+    files = [(path, label_of[name]) for name in folders for path in files_of(root / name, skipped, kind)]
     facts = kind.read_facts([path for path, _ in files], reading.progress, reading.store) if reading.check else []
     skipped += [Skipped(one.path, one.reason) for one in facts if one.reason]
     good = [one.reason is None for one in facts] if reading.check else [True] * len(files)
@@ -99,7 +103,7 @@ def list_class_folders(
     labels = np.array([label for _, label in used], np.int32)
     known = tuple(one for one in facts if one.reason is None)
     examples = make(paths, labels, classes, tuple(skipped), known, tuple(key_of(path, root) for path in paths))
-    _check_classes(root, examples, kind)
+    _check_classes(root, examples, kind, folders)
     return examples
 
 
@@ -172,7 +176,7 @@ def existing(folder: str | os.PathLike[str]) -> Path:
     if root.is_dir():
         return root
     if root.exists():
-        raise DataError(f"{root} is a file. Expected a folder. If it is an archive, unpack it first.")
+        raise DataError(f"Expected a folder with one folder per class. Received: the file {root}.{archive_hint(root)}")
     parent = next((p for p in root.parents if p.is_dir()), Path("."))
     missing = root.relative_to(parent).parts[0] if parent in root.parents else str(root)
     siblings = [entry.name for entry in _entries(parent) if entry.is_dir()]
@@ -272,12 +276,13 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _check_classes(root: Path, examples: FileExamples, kind: FileType) -> None:
+def _check_classes(root: Path, examples: FileExamples, kind: FileType, folders: Sequence[str]) -> None:
     problems = []
     for name, count in examples.counts.items():
         if count:
             continue
-        inside = [item for item in examples.skipped if (root / name) in Path(item.path).parents]
+        own = {root / folder for folder in folders if composed(folder) == name}
+        inside = [item for item in examples.skipped if own & set(Path(item.path).parents)]
         why = f"; {len(inside)} files were skipped, the first: {inside[0]}" if inside else ""
         problems.append(f"the class folder {name!r} has no usable {kind.item}{why}")
     fix = f"add {kind.items} to the class or remove its folder"

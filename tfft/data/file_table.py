@@ -8,15 +8,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from tfft import registry
+from tfft.console.output import say
 from tfft.data.class_folders import Facts, FileType
 from tfft.data.examples import Skipped, Splits, divide
 from tfft.data.file_examples import FileExamples
 from tfft.data.label_parsing import ParsedLabels, has_value, parse_labels
 from tfft.data.options import ReadOptions, TableOptions
+from tfft.data.path_lookup import PathLookup
 from tfft.data.split import SplitOptions
-from tfft.data.table import read_table
+from tfft.data.table import Table, read_table
 from tfft.errors import DataError, raise_problems
+from tfft.io.name_files import composed
 
 F = TypeVar("F", bound=FileExamples)
 
@@ -35,6 +40,7 @@ class FileRows:
         groups: Groups of the rows; None without groups.
         places: ``file:line`` of each row.
         skipped: Rows that were skipped.
+        lookup: Object that found the files.
     """
 
     name: str
@@ -44,6 +50,7 @@ class FileRows:
     groups: tuple[str, ...] | None
     places: tuple[str, ...]
     skipped: tuple[Skipped, ...]
+    lookup: PathLookup
 
     def usable(self, facts: Sequence[Facts], strict: bool = False) -> FileRows:
         """Return the rows whose files can be used.
@@ -56,7 +63,7 @@ class FileRows:
             DataError: If no row is left, or if ``strict`` and a row is unusable.
         """
         bad = [
-            Skipped(place, f"names {fact.path}, which {fact.reason}")
+            Skipped(place, f"names {fact.path}, which {self.lookup.why_not(fact.path) or fact.reason}")
             for place, fact in zip(self.places, facts, strict=True)
             if fact.reason
         ]
@@ -79,7 +86,12 @@ class FileRows:
             DataError: If they cannot be used.
         """
         return parse_labels(
-            [self.labels], [self.places], task=table.task, separator=table.separator, class_names=class_names
+            [self.labels],
+            [self.places],
+            task=table.task,
+            separator=table.separator,
+            decimal=table.decimal,
+            class_names=class_names,
         )
 
 
@@ -100,13 +112,14 @@ def load_file_table(
         source: Source for :func:`tfft.data.table.read_table`.
         column: Name of the setting for the path column, such as ``"image"``, and the column.
         table: Other columns.
+        kind: File type.
         split: Options of the split.
         reading: Options for reading files.
 
     Raises:
         DataError: If rows cannot be used; the message lists all problems with file and line.
     """
-    rows = read_rows(source, column, table, split.group)
+    rows = read_rows(source, column, table, kind, split.group)
     facts = kind.read_facts(rows.paths, reading.progress, reading.store)
     rows = rows.usable(facts, reading.strict)
     parsed = rows.parse_labels(table)
@@ -148,7 +161,7 @@ def read_file_table(
     Raises:
         DataError: As in :func:`load_file_table`, and for labels outside of the classes.
     """
-    rows = read_rows(source, column, table)
+    rows = read_rows(source, column, table, kind)
     facts = kind.read_facts(rows.paths, reading.progress, reading.store)
     rows = rows.usable(facts)
     labels = rows.parse_labels(table, class_names).labels
@@ -157,9 +170,12 @@ def read_file_table(
 
 
 def read_rows(
-    source: Any, column: tuple[str, str | int], table: TableOptions, group: str | int | None = None
+    source: Any, column: tuple[str, str | int], table: TableOptions, kind: FileType, group: str | int | None = None
 ) -> FileRows:
     """Read a table with a file and a label per row, without opening the files.
+
+    A file that is written in another way, such as an id without extension or a path with ``\\``, is found where exactly
+    one can be meant; one line on standard error tells of it.
 
     Args:
         source: Source for :func:`tfft.data.table.read_table`.
@@ -174,7 +190,13 @@ def read_rows(
     is_file = isinstance(source, (str, os.PathLike))
     folder = Path(source).expanduser().parent if is_file else Path()
     place = folder if table.root is None else Path(table.root).expanduser()
-    rows = read_table(source, header=not isinstance(files, int), encoding=table.encoding)
+    lookup = PathLookup(place, kind.suffixes)
+    form = {"encoding": table.encoding, "delimiter": table.delimiter}
+    rows = read_table(source, header=not isinstance(files, int), **form)
+    if (places := _without_header(rows, lookup)) is not None and (files, table.label) == (role, "label"):
+        rows = read_table(source, header=False, **form)
+        files, table = places[0], dataclasses.replace(table, label=places[1])
+        say(f"tfft: {rows.name} has no header: column {places[0]} is read as {role}= and {places[1]} as label=.")
     columns: dict[str, str | int] = {role: files, "label": table.label} | ({} if group is None else {"group": group})
     problems, values = [], {}
     for name, which in columns.items():
@@ -184,29 +206,49 @@ def read_rows(
             problems.append(str(error))
     raise_problems(DataError, "The table cannot be used", problems)
     skipped, used = [], []
-    for at, (path, label) in enumerate(zip(values[role], values["label"], strict=True)):
+    paths = [_path_text(value) for value in values[role]]
+    for at, (path, label) in enumerate(zip(paths, values["label"], strict=True)):
         if not has_value(path) or not isinstance(path, str):
             skipped.append(Skipped(rows.places[at], f"has {'no path' if not has_value(path) else repr(path)}"))
         elif not has_value(label) and not (isinstance(label, (list, tuple)) and len(label)):
             skipped.append(Skipped(rows.places[at], "has no label"))
         else:
             used.append(at)
+    found = tuple(lookup.find(paths[at].strip()) for at in used)
+    if lookup.note:
+        say(f"tfft: files of {rows.name} were found although it names them differently: {lookup.note}.")
     return FileRows(
         rows.name,
         str(place),
-        tuple(str(place / values[role][at].strip()) for at in used),
+        found,
         tuple(values["label"][at] for at in used),
         None if group is None else tuple(str(values["group"][at]) for at in used),
         tuple(rows.places[at] for at in used),
         tuple(skipped),
+        lookup,
     )
+
+
+def _path_text(value: Any) -> Any:
+    """A path, or an id that pandas has read as a number, as text."""
+    if isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and float(value).is_integer():
+        return str(int(value))
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _without_header(rows: Table, lookup: PathLookup) -> tuple[int, int] | None:
+    """The numbers of the columns of paths and labels of a table of two columns whose first row names a file."""
+    first = rows.columns or ()
+    named = [at for at, field in enumerate(first) if field and os.path.isfile(lookup.find(field))]
+    lookup.changed.clear()
+    return (named[0], 1 - named[0]) if len(first) == 2 and len(named) == 1 else None
 
 
 def _unique_names(paths: Sequence[str], root: str) -> tuple[str, ...]:
     """Return names below a root; a number distinguishes rows that share a file."""
     names, seen = [], dict[str, int]()
     for path in paths:
-        name = os.path.relpath(path, root).replace(os.sep, "/")
+        name = composed(os.path.relpath(path, root).replace(os.sep, "/"))
         seen[name] = seen.get(name, 0) + 1
         names.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
     return tuple(names)

@@ -7,15 +7,22 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from tfft import registry
+from tfft.console.output import say
 from tfft.errors import DataError, raise_problems
+from tfft.io.name_files import composed
 
 _SHOWN = 10
+_MANY = 10  # whole numbers that are labels: fewer are often classes, such as stars or digits
+_AMOUNTS = "whole numbers that are amounts, such as ages or prices, need task='regression'"
+_COMMAS = re.compile(r"[-+]?\d+(,\d+)?")
+_DECIMAL = re.compile(r"[-+]?\d+(\.\d{3})*(,\d+)?")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -45,6 +52,7 @@ def parse_labels(
     *,
     task: str = registry.AUTO,
     separator: str | None = None,
+    decimal: str | None = None,
     class_names: Sequence[str] | None = None,
 ) -> ParsedLabels:
     """Parse the labels of a dataset with one or two parts.
@@ -55,6 +63,8 @@ def parse_labels(
         places: Places of the examples, for messages, such as ``reviews.csv:12``; by part.
         task: Name of a task, or ``"auto"`` to infer it from the labels.
         separator: Separator between the labels of one example, if it may have several.
+        decimal: ``","`` for numbers such as 1,5. By default, commas are decimal marks if all labels are numbers then,
+            with a message.
         class_names: Class names of an existing model; None takes those of the first part.
 
     Returns:
@@ -70,14 +80,46 @@ def parse_labels(
         ('classification', ('cat', 'dog'), array([0, 1, 0, 1], dtype=int32))
     """
     values = [values_of(column, separator) for column in columns]
+    if decimal == "," or (decimal is None and task in (registry.AUTO, "regression") and _has_decimal_commas(values)):
+        values = [[_with_point(value) for value in column] for column in values]
+        if decimal is None:
+            say("tfft: labels such as '1,5' are read as numbers with a decimal comma (decimal='.' says otherwise).")
     chosen = registry.asked_task(task) or registry.infer_task([value for part in values for value in part])
-    names = chosen.class_names(values[0]) if class_names is None else tuple(class_names)
+    names = chosen.class_names(values[0]) if class_names is None else tuple(map(composed, class_names))
     problems = [] if class_names is not None else chosen.learning_problems(values[0], names, split=len(values) == 1)
     if not problems:
         for part, own in zip(values, places, strict=True):
             problems += chosen.label_problems(part, names, own)
+    amounts = task == registry.AUTO and chosen.exclusive_classes and _may_be_amounts(names)
+    if amounts and problems:
+        problems = [*problems[: _SHOWN - 1], _AMOUNTS]
     raise_problems(DataError, "The labels cannot be used", list(dict.fromkeys(problems))[:_SHOWN])
-    return ParsedLabels(chosen.name, names, tuple(chosen.encode(part, names) for part in values))
+    if amounts and class_names is None:
+        say(f"tfft: the labels are read as {len(names)} classes; {_AMOUNTS}.")
+    parts = tuple(chosen.encode(part, names) for part in values)
+    return ParsedLabels(chosen.name, names if class_names is None else tuple(class_names), parts)
+
+
+def _may_be_amounts(class_names: Sequence[str]) -> bool:
+    """Whether classes are many whole numbers, such as ages, and not the numbers of classes from 0 on."""
+    try:
+        found = sorted(int(name) for name in class_names)
+    except ValueError:
+        return False
+    return len(found) > _MANY and found not in (list(range(len(found))), list(range(1, len(found) + 1)))
+
+
+def _has_decimal_commas(columns: Sequence[Sequence[Any]]) -> bool:
+    """Whether all labels are numbers if a comma is a decimal mark, and it cannot mark thousands."""
+    values = [value for column in columns for value in column]
+    if not all(isinstance(value, str) and _COMMAS.fullmatch(value) for value in values):
+        return False
+    behind = {len(value.partition(",")[2]) for value in values if "," in value}
+    return bool(behind - {3})
+
+
+def _with_point(value: Any) -> Any:
+    return value.replace(".", "").replace(",", ".") if isinstance(value, str) and _DECIMAL.fullmatch(value) else value
 
 
 def has_value(value: Any) -> bool:
@@ -93,14 +135,14 @@ def values_of(labels: Sequence[Any], separator: str | None) -> list[Any]:
     def plain(label: Any) -> str:
         if isinstance(label, float) and label.is_integer():
             return str(int(label))
-        return str(label.item() if hasattr(label, "item") else label).strip()
+        return composed(str(label.item() if hasattr(label, "item") else label).strip())
 
     found: list[Any] = []
     for label in labels:
         if isinstance(label, (list, tuple, set)) or (isinstance(label, np.ndarray) and label.ndim):
             found.append([plain(one) for one in label])
         elif separator is not None:
-            found.append([one.strip() for one in str(label).split(separator) if one.strip()])
+            found.append([plain(one) for one in str(label).split(separator) if one.strip()])
         else:
             found.append(plain(label))
     return found

@@ -21,7 +21,8 @@ from tfft.specs import AudioSpec, Augmentation, InputSpec
 
 _DEFAULTS: dict[str, Any] = {
     "validation": 0.2, "seed": 0, "strict": False, "check": True, "progress": None, "group": None, "store": None,
-    "label": None, "task": "auto", "separator": None, "root": None, "encoding": None,
+    "label": None, "task": "auto", "separator": None, "root": None, "encoding": None, "delimiter": None,
+    "decimal": None,
 }  # fmt: skip
 
 
@@ -43,6 +44,8 @@ def load(
     separator: str | None = None,
     root: str | os.PathLike[str] | None = None,
     encoding: str | None = None,
+    delimiter: str | None = None,
+    decimal: str | None = None,
     sample_rate: int | None = None,
     seconds: float | None = None,
     **further: Any,
@@ -82,7 +85,9 @@ def load(
             ``"token_classification"``, one tag per word; ``"auto"`` infers it.
         separator: Separator between several labels of one example.
         root: Folder of the files in a table.
-        encoding: Encoding of tables and text files. Defaults to UTF-8.
+        encoding: Encoding of tables and text files. Defaults to that of a byte-order mark, UTF-8 or a guess.
+        delimiter: Delimiter between the fields of a table. Inferred by default.
+        decimal: ``","`` for numeric labels such as 1,5. Inferred by default.
         sample_rate: Sample rate in Hz to which recordings are resampled.
         seconds: Clip length in seconds.
         **further: Settings of a modality from another package.

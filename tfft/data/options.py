@@ -37,14 +37,18 @@ class TableOptions:
             ``"regression"`` (numbers), ...; ``"auto"`` infers it from the labels.
         separator: Separator between the labels of one example.
         root: Folder of the files in a table. Defaults to that of the table.
-        encoding: Encoding of the table.
+        encoding: Encoding of the table; None for UTF-8 or a guess from its bytes.
+        delimiter: Delimiter between its fields; None infers it.
+        decimal: ``","`` for labels such as 1,5; None infers it.
     """
 
     label: str | int = "label"
     task: str = "auto"
     separator: str | None = None
     root: str | os.PathLike[str] | None = None
-    encoding: str = "utf-8"
+    encoding: str | None = None
+    delimiter: str | None = None
+    decimal: str | None = None
 
 
 def setting_names(*classes: type) -> frozenset[str]:

@@ -9,10 +9,8 @@ from __future__ import annotations
 import csv
 import dataclasses
 import hashlib
-import io
 import os
 import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 
@@ -20,6 +18,7 @@ import numpy as np
 
 from tfft.errors import DataError, did_you_mean, join_names, raise_problems
 from tfft.io.atomic import write_whole
+from tfft.io.name_files import composed, csv_text
 
 TRAIN, VALIDATION = "train", "validation"
 _SHOWN = 10
@@ -240,12 +239,8 @@ def write_split(path: str | os.PathLike[str], parts: Mapping[str, Sequence[str]]
         path: Path of the file, which is written atomically.
         parts: Names of the examples by part, ``"train"`` and ``"validation"``.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["item", "part"])
-    for part, names in parts.items():
-        writer.writerows([name, part] for name in names)
-    write_whole(path, text.getvalue())
+    rows = [(name, part) for part, names in parts.items() for name in names]
+    write_whole(path, csv_text([("item", "part"), *rows]))
 
 
 def read_split(path: str | os.PathLike[str], keys: Sequence[str]) -> np.ndarray:
@@ -262,9 +257,9 @@ def read_split(path: str | os.PathLike[str], keys: Sequence[str]) -> np.ndarray:
         DataError: If the file is not a split, or does not fit the examples.
     """
     try:
-        with open(path, encoding="utf-8", newline="") as file:
+        with open(path, encoding="utf-8-sig", newline="") as file:
             rows = list(csv.reader(file))
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"The split {str(path)!r} cannot be read: {error}.") from error
     if not rows or rows[0] != ["item", "part"]:
         raise DataError(f"{str(path)!r} is not a split file. Expected a table with the columns item and part.")
@@ -274,7 +269,8 @@ def read_split(path: str | os.PathLike[str], keys: Sequence[str]) -> np.ndarray:
         if len(row) != 2 or row[1] not in (TRAIN, VALIDATION)
     ]
     raise_problems(DataError, f"The split {str(path)!r} cannot be used", problems[:_SHOWN])
-    part = dict(rows[1:])
+    part = {composed(name): side for name, side in rows[1:]}
+    keys = [composed(key) for key in keys]
     missing = [key for key in keys if key not in part]
     gone = sorted(set(part) - set(keys))
     if missing:
@@ -292,8 +288,8 @@ def read_split(path: str | os.PathLike[str], keys: Sequence[str]) -> np.ndarray:
 
 
 def key_of(path: str, root: str | os.PathLike[str]) -> str:
-    """Return a file name that is the same on every machine: relative to its root, with ``/``, Unicode-composed."""
-    return unicodedata.normalize("NFC", Path(path).relative_to(root).as_posix())
+    """Returns the name of a file that is the same on every machine: below its root, with ``/``, in composed letters."""
+    return composed(Path(path).relative_to(root).as_posix())
 
 
 def _rank(key: str, seed: int) -> str:

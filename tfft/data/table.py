@@ -14,11 +14,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from tfft.console.output import say
+from tfft.data.dialect import DELIMITER_NAMES, decode_table, find_delimiter, looks_like_data
 from tfft.errors import DataError, did_you_mean, join_names, raise_problems
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
-_SHOWN = 20  # maximum problems of one file listed in a message
-_GUESSES = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+_SHOWN = 20  # faults of one file in a message
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -49,22 +50,28 @@ class Table:
                 return [row[which] for row in self.rows]
             raise DataError(f"{self.name} has the columns 0 to {width - 1}. Received: {role}={which!r}.")
         if which not in self.columns:
-            fix = f" To read a file without a header, give numbers: {role}=0." if isinstance(which, str) else ""
+            if looks_like_data(self.columns):
+                raise DataError(
+                    f"{self.name} seems to have no header: its first row is {join_names(map(repr, self.columns))}, and "
+                    f"{role}={which!r} is no number. Give numbers for all columns, counted from 0 "
+                    f"({role}=0), or write the names of the columns into the first line."
+                )
             raise DataError(
                 f"{self.name} has no column {which!r} ({role}=).{did_you_mean(str(which), self.columns)} "
-                f"It has: {join_names(map(repr, self.columns))}.{fix}"
+                f"It has: {join_names(map(repr, self.columns))}."
             )
         at = self.columns.index(which)
         return [row[at] for row in self.rows]
 
 
-def read_table(source: Any, *, header: bool = True, encoding: str = "utf-8") -> Table:
-    """Read a table.
+def read_table(source: Any, *, header: bool = True, encoding: str | None = None, delimiter: str | None = None) -> Table:
+    """Reads a table; what had to be guessed about its form is told in one line on standard error.
 
     Args:
-        source: A ``.csv``, ``.tsv``, ``.jsonl`` or ``.ndjson`` file, or a pandas DataFrame.
-        header: Whether the first row of a ``.csv`` or ``.tsv`` file has the column names.
-        encoding: Encoding of a file.
+        source: a ``.csv``, ``.tsv``, ``.jsonl`` or ``.ndjson`` file, or a pandas DataFrame.
+        header: whether the first row of a ``.csv`` or ``.tsv`` file holds the names of the columns.
+        encoding: of a file; None for that of its byte-order mark, UTF-8, or a guess.
+        delimiter: between the fields of a ``.csv`` or ``.tsv`` file; None looks at the rows.
 
     Raises:
         DataError: If it cannot be read; the message lists each line at fault.
@@ -74,18 +81,30 @@ def read_table(source: Any, *, header: bool = True, encoding: str = "utf-8") -> 
         rows = tuple(tuple(row) for row in source.itertuples(index=False, name=None))
         return Table(names, rows, tuple(f"row {i}" for i in range(len(rows))), "the DataFrame")
     path = Path(source).expanduser()
-    text = _decoded(path, encoding)
-    if not text.strip():
-        raise DataError(f"{path} is empty. Expected a table with texts and labels.")
     suffix = path.suffix.lower()
-    if suffix in (".jsonl", ".ndjson"):
-        return _json_lines(path, text)
+    content = _content(path)
     if suffix not in SUFFIXES:
-        raise DataError(f"{path} is not a supported table. Expected one of: {join_names(SUFFIXES)}.")
+        raise DataError(f"{path} is no table that is known, expected {join_names(SUFFIXES)}.{archive_hint(path)}")
+    text, guessed = decode_table(content, path, encoding)
+    if not text.strip():
+        raise DataError(f"{path} is empty, expected a table with texts and labels.")
+    if suffix in (".jsonl", ".ndjson"):
+        _tell(path, guessed, None)
+        return _json_lines(path, text)
+    usual = "\t" if suffix == ".tsv" else ","
+    found = (delimiter or find_delimiter(text, usual)).replace("\\t", "\t")
+    if len(found) != 1 or found in '"\r\n':
+        raise DataError(f"Expected one character between fields. Received: delimiter={delimiter!r}. Usual: , ; | \\t")
+    _tell(path, guessed, found if delimiter is None and found != usual else None)
+    return _separated(path, text, found, header)
+
+
+def _separated(path: Path, text: str, delimiter: str, header: bool) -> Table:
+    """Returns the rows of a text with fields between delimiters."""
     faults: list[str] = []
     read: list[Sequence[Any]] = []
     places: list[str] = []
-    for line, row in (_tabbed if suffix == ".tsv" else _quoted)(text, path, faults):
+    for line, row in _tabbed(text) if delimiter == "\t" else _quoted(text, path, faults, delimiter):
         read.append(row)
         places.append(f"{path}:{line}")
     header_row: tuple[str, ...] | None = None
@@ -96,38 +115,50 @@ def read_table(source: Any, *, header: bool = True, encoding: str = "utf-8") -> 
     width = len(header_row) if header_row else max((len(fields) for fields in read), default=0)
     for fields, place in zip(read, places, strict=True):
         if len(fields) != width:
-            hint = " Is a comma or a quote in a text not quoted?" if suffix == ".csv" else ""
-            faults.append(f"{place} has {len(fields)} fields. Expected {width}.{hint}")
+            hint = f" Is a {delimiter!r} or a quote in a text not quoted?" if delimiter != "\t" else ""
+            faults.append(f"{place} has {len(fields)} fields, expected {width}.{hint}")
     _raise(path, faults)
     return Table(header_row, tuple(read), tuple(places), str(path))
 
 
-def _decoded(path: Path, encoding: str) -> str:
+def archive_hint(path: Path) -> str:
+    """Returns what to do with an archive or a workbook that is given as data; nothing for other files."""
+    name = path.name.lower()
+    if name.endswith((".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".7z", ".rar")):
+        folder = path.with_name(name.partition(".")[0])
+        return (
+            f' It is an archive: unpack it and give the folder, for example with python -c "import shutil; '
+            f"shutil.unpack_archive('{path}', '{folder}')\"."
+        )
+    if name.endswith((".xlsx", ".xls", ".ods", ".parquet")):
+        return " Save it as .csv, or read it with pandas and give the DataFrame."
+    return ""
+
+
+def _content(path: Path) -> bytes:
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
-    try:
-        return data.decode("utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding)
-    except LookupError as error:
-        raise DataError(f"Unknown encoding {encoding!r}.") from error
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        at = error.start - (data.rfind(b"\n", 0, error.start) + 1)
-        guess = _GUESSES.get(data[:2], "latin-1")
-        raise DataError(
-            f"{path}:{line} is not {encoding}: byte {at} of the line is 0x{data[error.start]:02x}. "
-            f"Save the file as UTF-8, or pass its encoding, such as encoding={guess!r}."
-        ) from error
 
 
-def _quoted(text: str, path: Path, faults: list[str]) -> Iterator[tuple[int, list[str]]]:
-    limit = csv.field_size_limit(2**31 - 1)  # of the process; long texts are allowed
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+def _tell(path: Path, encoding: str | None, delimiter: str | None) -> None:
+    """Says on standard error what was guessed about a table."""
+    taken = [] if encoding is None else [f"the encoding {encoding} (encoding= says otherwise)"]
+    if delimiter is not None:
+        name = DELIMITER_NAMES.get(delimiter, repr(delimiter))
+        taken.append(f"{name} between its fields (delimiter= says otherwise)")
+    if taken:
+        say(f"tfft: {path} is read with {join_names(taken)}.")
+
+
+def _quoted(text: str, path: Path, faults: list[str], delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    limit = csv.field_size_limit(2**31 - 1)  # of the process; a long text is no fault
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
     start = 1
     try:
         for row in reader:
-            if row:
+            if row and not (start == 1 and text[:4].lower() == "sep="):  # written by Excel for itself
                 yield start, row
             start = reader.line_num + 1
     except csv.Error as error:
@@ -139,10 +170,10 @@ def _quoted(text: str, path: Path, faults: list[str]) -> Iterator[tuple[int, lis
         csv.field_size_limit(limit)
 
 
-def _tabbed(text: str, path: Path, faults: list[str]) -> Iterator[tuple[int, list[str]]]:
-    """Split fields at tabs. Most such files do not quote, so only quotes around a whole field are special."""
+def _tabbed(text: str) -> Iterator[tuple[int, list[str]]]:
+    """Fields between tabs. Most such files know no quoting, so a quote is an ordinary character but around a field."""
     for line, content in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), 1):
-        if content:
+        if content and not (line == 1 and content.lower().startswith("sep=")):
             yield line, [_unquoted(field) for field in content.split("\t")]
 
 

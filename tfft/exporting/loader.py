@@ -19,6 +19,7 @@ import tensorflow as tf
 from tfft import registry
 from tfft.backbones.text_ops import load_text_ops, ops_in
 from tfft.errors import ExportError, SavedModelError, join_names
+from tfft.io.name_files import parse_lines
 
 ARRAY_SIGNATURE, BYTES_SIGNATURE = "serving_default", "serve_bytes"
 TASK_FILE = "task.txt"  # among the assets: name of the task
@@ -231,7 +232,7 @@ def open_export(path: str | os.PathLike[str]) -> ExportedModel:
     load_text_ops(ops_in(folder), f"The model in {folder}")
     loaded = tf.saved_model.load(str(folder))
     labels = folder / "assets" / "labels.txt"
-    names = tuple(labels.read_text(encoding="utf-8").split("\n")[:-1]) if labels.is_file() else ()
+    names = parse_lines(labels.read_bytes().decode("utf-8")) if labels.is_file() else ()
     written = folder / "assets" / TASK_FILE
     task = written.read_text(encoding="utf-8").strip() if written.is_file() else "outputs"
     return ExportedModel(folder, dict(loaded.signatures), names, loaded, task)

@@ -23,6 +23,7 @@ from tfft.exporting.loader import TASK_FILE, versions_in
 from tfft.exporting.model_card import describe_functions, model_card
 from tfft.exporting.parity import Examples, check, quiet_tensorflow
 from tfft.exporting.signatures import Serving, serving_functions
+from tfft.io.name_files import format_lines
 from tfft.keras_compat import flatten_layers
 from tfft.specs import InputSpec
 
@@ -191,13 +192,13 @@ def _write(model: keras.Model, serving: Serving, folder: pathlib.Path, card: Map
     with tempfile.TemporaryDirectory(prefix="tfft-assets-") as scratch:
         texts = {"model_card.md": model_card(model, serving, card), TASK_FILE: f"{serving.task}\n"}
         if serving.class_names:
-            texts["labels.txt"] = "".join(f"{name}\n" for name in serving.class_names)
+            texts["labels.txt"] = format_lines(serving.class_names)
         if serving.serving_input is not None:
             texts |= serving.serving_input.assets
         module.documents = []
         for name, text in texts.items():
             source = pathlib.Path(scratch, name)
-            source.write_text(text, encoding="utf-8")
+            source.write_text(text, encoding="utf-8", newline="\n")
             module.documents.append(tf.saved_model.Asset(str(source)))
         try:
             with quiet_tensorflow():  # "Assets written to" would name the temporary folder

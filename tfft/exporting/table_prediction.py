@@ -53,7 +53,8 @@ def predict_table(
     columns: Sequence[str | int],
     *,
     root: str | os.PathLike[str] | None = None,
-    encoding: str = "utf-8",
+    encoding: str | None = None,
+    delimiter: str | None = None,
     top: int = 3,
 ) -> tuple[Table, Iterator[Prediction]]:
     """Read a table and predict for each of its rows.
@@ -66,7 +67,8 @@ def predict_table(
         source: a ``.csv``, ``.tsv``, ``.jsonl`` or ``.ndjson`` file, or a pandas DataFrame.
         columns: of the texts, or of the paths: absolute, or below ``root``. Numbers for a file without a header.
         root: folder of the files; that of the table by default.
-        encoding: of the table.
+        encoding: of the table; None looks at its bytes.
+        delimiter: between its fields; None looks at the rows.
         top: classes to list for each row.
 
     Returns:
@@ -87,7 +89,9 @@ def predict_table(
             f"The model takes {kind.request_noun(taken.spec)}, so name {wanted} "
             f"column{'s' if wanted > 1 else ''}; received {len(columns)}: {join_names(map(repr, columns))}."
         )
-    table = read_table(source, header=not any(isinstance(column, int) for column in columns), encoding=encoding)
+    table = read_table(
+        source, header=not any(isinstance(column, int) for column in columns), encoding=encoding, delimiter=delimiter
+    )
     problems, values = [], []
     for column in columns:
         try:

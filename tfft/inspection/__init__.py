@@ -8,6 +8,7 @@ import keras  # noqa: E402, F401  before tfft.backbones: tfft registers its laye
 
 from tfft.inspection.dataset_check import check, check_splits  # noqa: E402
 from tfft.inspection.findings import DataReport, Finding, Item  # noqa: E402
+from tfft.inspection.heatmaps import grad_cam  # noqa: E402
 from tfft.inspection.label_noise import LabelCandidate, label_candidates  # noqa: E402
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     "LabelCandidate",
     "check",
     "check_splits",
+    "grad_cam",
     "label_candidates",
 ]

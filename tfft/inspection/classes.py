@@ -5,22 +5,26 @@ from __future__ import annotations
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 
+from tfft.data import Skipped
 from tfft.errors import did_you_mean, join_names
 from tfft.inspection.findings import Finding, Item, Level
+from tfft.io.name_files import composed
 
 _FEW = 10
 _UNEVEN, _VERY_UNEVEN = 5, 50  # times as many examples in the largest class as in the smallest
 
 
-def class_findings(counts: Mapping[str, Mapping[str, int]]) -> Iterator[Finding]:
-    """Yield findings about the classes of a dataset.
+def class_findings(counts: Mapping[str, Mapping[str, int]], skipped: Sequence[Skipped] = ()) -> Iterator[Finding]:
+    """Yields findings about the classes of a data set.
 
     Args:
-        counts: Number of usable examples per class, by part; the training part comes first.
+        counts: number of usable examples of each class, by part; the part that is learned from comes first.
+        skipped: files that cannot be used, for the reason why a class is empty.
     """
     train = next(iter(counts.values()))
     yield from twins(list(dict.fromkeys(name for part in counts.values() for name in part)))
@@ -29,7 +33,9 @@ def class_findings(counts: Mapping[str, Mapping[str, int]]) -> Iterator[Finding]
         empty = [name for name, count in own.items() if not count]
         if empty:
             remedy = "add examples or remove its folder"
-            items = tuple(Item(name, f"has no usable example{where}") for name in empty)
+            items = tuple(
+                Item(name, f"has no example that can be used{where}{_first(name, skipped)}") for name in empty
+            )
             yield Finding("empty-class", "error", f"{len(empty)} classes are empty{where}", remedy, items)
     if len(train) < 2:
         remedy = "a classifier needs two classes or more; expected one folder for each"
@@ -40,6 +46,12 @@ def class_findings(counts: Mapping[str, Mapping[str, int]]) -> Iterator[Finding]
         yield Finding("few", "warning", f"{len(few)} classes have fewer than {_FEW} examples", remedy, _all(few))
     yield from _unmatched(counts)
     yield from uneven(train)
+
+
+def _first(name: str, skipped: Sequence[Skipped]) -> str:
+    """Says why the first file in the folder of a class is not used."""
+    first = next((item for item in skipped if name in map(composed, PurePath(item.path).parts[:-1])), None)
+    return "" if first is None else f"; the first file: {first}"
 
 
 def uneven(counts: Mapping[str, int]) -> Iterator[Finding]:

@@ -30,6 +30,9 @@ def check(
     image: str | int | None = None,
     audio: str | int | None = None,
     label: str | int | None = None,
+    delimiter: str | None = None,
+    encoding: str | None = None,
+    decimal: str | None = None,
     seed: int = 0,
     store: str | os.PathLike[str] | None = "auto",
     progress: Callable[[int, int], None] | None = None,
@@ -48,6 +51,9 @@ def check(
         image: Column with the paths of image files.
         audio: Column with the paths of recordings.
         label: Column with the labels.
+        delimiter: Delimiter of a table, as in :func:`tfft.data.load`, like the next two.
+        encoding: Encoding of a table.
+        decimal: Decimal mark of numeric labels.
         seed: Seed for the split of texts, and for the probe.
         store: File that stores the statistics of images and recordings, so that a second check reads new ones only;
             ``"auto"`` uses the user's cache folder, None stores nothing.
@@ -65,7 +71,8 @@ def check(
         >>> report.write_html("report.html")
     """
     start = time.perf_counter()
-    columns = explicit({"text": text, "image": image, "audio": audio, "label": label})
+    form = {"delimiter": delimiter, "encoding": encoding, "decimal": decimal}
+    columns = explicit({"text": text, "image": image, "audio": audio, "label": label, **form})
     if is_tfds(data):
         copy = local_copy(data, columns, progress)
         settings: dict[str, Any] = {name: copy.settings[name] for name in ROLES}

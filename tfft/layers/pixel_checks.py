@@ -1,11 +1,57 @@
-"""Checks of pixel ranges: :func:`check_pixels`."""
+"""Pixels that cannot be right, refused in time: :func:`check_pixels` and :class:`PixelModel`."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import keras
 import numpy as np
 import tensorflow as tf
 
 from tfft.errors import DataError, raise_problems
+from tfft.keras_compat import InspectedInputs
+
+_EXPECTED = "Expected pixels from 0 to 255: the model scales them itself. Received floats from"
+_FIX = "Leave out the division by 255 or the preprocess_input in front of the model."
+
+
+@keras.saving.register_keras_serializable(package="tfft")
+class PixelModel(InspectedInputs):
+    """A functional model of pixels from 0 to 255 that refuses floats which were scaled already.
+
+    Keras casts what a model is given to the type of its input, uint8: of pixels from 0 to 1 nothing but 0 is left
+    before any layer could look. This model looks first, in ``predict``, ``evaluate``, ``fit`` and when it is called. It
+    refuses a batch of floats that has a negative value or one over 255, or lies within 0 to 1 and is not all 0.
+    Integers cost nothing.
+
+    Example:
+        >>> keras.saving.load_model("model.keras").predict(photos / 255)  # doctest: +SKIP
+        Traceback (most recent call last):
+        InvalidArgumentError: Expected pixels from 0 to 255: the model scales them itself. Received ...
+    """
+
+    def inspect_inputs(self, inputs: list[Any]) -> None:
+        """Raises DataError for scaled pixels, and within a graph ``tf.errors.InvalidArgumentError``."""
+        for given, wanted in zip(inputs, self.inputs, strict=False):
+            if wanted.dtype != "uint8" or isinstance(given, keras.KerasTensor):
+                continue
+            if tf.is_tensor(given):
+                if given.dtype.is_floating:
+                    _check_tensor(given)
+            elif np.asarray(given).dtype.kind == "f":
+                _check_tensor(tf.convert_to_tensor(given))
+
+
+@tf.autograph.experimental.do_not_convert
+def _check_tensor(images: tf.Tensor) -> None:
+    pixels = tf.cast(images, tf.float32)
+    low, high = tf.reduce_min(pixels), tf.reduce_max(pixels)
+    possible = (tf.size(pixels) == 0) | ((low >= 0) & (high <= 255) & ((high > 1) | (high == 0)))  # NaN is neither
+    if tf.executing_eagerly():
+        if not bool(possible):
+            raise DataError(f"{_EXPECTED} {float(low):g} to {float(high):g}. {_FIX}")
+        return
+    tf.debugging.Assert(possible, [_EXPECTED, low, "to", high, _FIX])  # runs of itself within a tf.function
 
 
 def check_pixels(images: tf.Tensor | np.ndarray, name: str) -> None:

@@ -17,9 +17,10 @@ from tfft.data.loader import explicit, task_reader
 from tfft.data.tfds.source import ROLES, is_tfds, local_copy
 from tfft.errors import DataError, did_you_mean, join_names
 from tfft.io.cache_dir import cache_dir
+from tfft.io.name_files import composed
 from tfft.recipes.run import Run
 
-_COLUMNS = (*ROLES, "separator")
+_COLUMNS = (*ROLES, "separator", "delimiter", "encoding", "decimal")
 
 
 def labelled_data(
@@ -96,9 +97,9 @@ def _as_files(run: Run, data: str | os.PathLike[str]) -> tuple[Run, pathlib.Path
 
 
 def _with_classes(examples: Examples, run: Run, place: pathlib.Path) -> Examples:
-    """Return examples whose class numbers are those of the model."""
-    known, own = tuple(run.class_names), examples.class_names
-    if own in (known, ()):  # numeric labels have no classes
+    """Returns examples that have names of classes of their own with the numbers that the model has for these."""
+    known, own = tuple(map(composed, run.class_names)), tuple(map(composed, examples.class_names))
+    if own in (known, ()):  # numbers have no classes
         return examples
     unknown = [name for name in own if name not in known]
     if unknown:

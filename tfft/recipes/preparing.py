@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from pathlib import Path
 from typing import Any, TypeVar, Unpack
 
 import keras
@@ -21,6 +22,7 @@ from tfft.errors import PlanError, join_names
 from tfft.models import build
 from tfft.plans import DatasetStats, NamedPlan, named, recommend
 from tfft.recipes.probing import fit_of
+from tfft.recipes.run import MODEL, PLAN
 from tfft.recipes.run_data import RunData, check_supported, load_run_data
 from tfft.recipes.sizing import fitting_batch_size
 from tfft.specs import InputSpec
@@ -98,7 +100,15 @@ def open_backbone(backbone: Any, config: SharedSettings) -> Backbone:
         return _fitted(backbone, config)
     if config.batch_norm == "train" and not isinstance(backbone, keras.Model):
         options["batch_norm"] = "train"
-    return _fitted(load_backbone(backbone, **options), config)
+    return _fitted(load_backbone(_model_of_run(backbone), **options), config)
+
+
+def _model_of_run(handle: Any) -> Any:
+    """Returns the model file of a run, for the folder of a run; any other handle as it is."""
+    if not isinstance(handle, (str, os.PathLike)):
+        return handle
+    folder = Path(handle).expanduser()
+    return folder / MODEL if all((folder / name).is_file() for name in (MODEL, PLAN)) else handle
 
 
 def _fitted(backbone: Backbone, config: SharedSettings) -> Backbone:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import io
 import json
 import os
 import pathlib
@@ -28,6 +27,7 @@ from tfft.evaluation import Scores
 from tfft.exporting.savedmodel import ExportResult
 from tfft.inspection import DataReport
 from tfft.io.atomic import whole, write_whole
+from tfft.io.name_files import csv_text, format_lines
 from tfft.training import History
 
 PLAN, METRICS, HISTORY, LABELS, SKIPPED, CHECK, SPLIT, MODEL, EXPORT, CHECKPOINTS = (
@@ -177,13 +177,9 @@ def write_run(run: Run, folder: pathlib.Path) -> None:
     write_model(run.model, folder)
     write_whole(folder / PLAN, plan_to_yaml(run.plan))
     run.history.to_csv(folder / HISTORY)
-    write_whole(folder / LABELS, "".join(f"{name}\n" for name in run.class_names))
+    write_whole(folder / LABELS, format_lines(run.class_names))
     if run.skipped:
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["path", "reason"])
-        writer.writerows([item.path, item.reason] for item in run.skipped)
-        write_whole(folder / SKIPPED, text.getvalue())
+        write_whole(folder / SKIPPED, csv_text([("path", "reason"), *((s.path, s.reason) for s in run.skipped)]))
     if run.data_report is not None:
         run.data_report.write_json(folder / CHECK)
     if run.split_names is not None:

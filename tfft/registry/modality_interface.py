@@ -333,6 +333,10 @@ class Modality:
         """
         raise NotImplementedError
 
+    def file_suffixes(self) -> tuple[str, ...]:
+        """Returns the endings, in small letters, of the files in a folder that a served model can be asked about."""
+        return ()
+
     def request_noun(self, spec: Any) -> str:
         """Return a plural noun for the inputs of a served model, such as "image files"."""
         return self.items

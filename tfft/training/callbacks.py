@@ -180,6 +180,46 @@ class OnWhole(keras.callbacks.Callback):
             self._model.stop_training = True
 
 
+def build_metrics(model: keras.Model, dataset: tf.data.Dataset) -> None:
+    """Builds the metrics of a model that was compiled but is not fitted itself.
+
+    Keras builds them in the first step. Callbacks ask them by name whether a monitor such as ``val_accuracy`` is better
+    when it is larger.
+
+    Args:
+        model: compiled.
+        dataset: batches with the labels that the model is trained on.
+    """
+    _, labels, *_ = dataset.element_spec
+    some, outputs = (
+        keras.tree.map_structure(lambda spec: tf.zeros([size or 1 for size in spec.shape], spec.dtype), each)
+        for each in (labels, model.output)
+    )
+    model.compute_loss(None, some, outputs)
+    model.compute_metrics(None, some, outputs)
+    model.reset_metrics()
+
+
+def check_callbacks(callbacks: Sequence[keras.callbacks.Callback]) -> None:
+    """Refuses a callback of Keras that needs an optimizer with averages of its own.
+
+    Raises:
+        PlanError: with the setting that does the same.
+    """
+    if any(isinstance(one, keras.callbacks.SwapEMAWeights) for one in callbacks):
+        raise PlanError(
+            "Expected callbacks that do not exchange weights. Received: SwapEMAWeights, which needs an optimizer with "
+            "use_ema=True. Set ema_decay=0.999 (of finetune or Phase): it averages the weights, evaluates the averages "
+            "and keeps them."
+        )
+
+
+def rate_setter(callbacks: Sequence[keras.callbacks.Callback]) -> str | None:
+    """Returns the name of the first callback of Keras that sets the learning rate; None where none does."""
+    setters = (keras.callbacks.LearningRateScheduler, keras.callbacks.ReduceLROnPlateau)
+    return next((type(one).__name__ for one in callbacks if isinstance(one, setters)), None)
+
+
 _HOOKS = [name for name in dir(keras.callbacks.Callback) if name.startswith("on_")]
 
 

@@ -16,6 +16,7 @@ from tfft import heads
 from tfft.config import Phase
 from tfft.errors import PlanError
 from tfft.training import distribute
+from tfft.training.callbacks import check_callbacks
 from tfft.training.checkpoint.callback import CheckpointConfig
 from tfft.training.checkpoint.manager import CheckpointManager
 from tfft.training.context import TrainingContext, length
@@ -70,7 +71,9 @@ def train(
         phases: Phases in order.
         batch_norm: As in :func:`tfft.unfreeze`.
         callbacks: Keras callbacks, used in every phase with epochs, before tfft's own. Their ``model`` is the whole
-            model, even if a part of it is fitted.
+            model with its optimizer and metrics, even if a part of it is fitted. Each phase is one ``fit``: a
+            ``CSVLogger`` needs ``append=True``. A ``LearningRateScheduler`` or ``ReduceLROnPlateau`` sets the rate, so
+            the phase has no schedule. Use ``ema_decay`` instead of ``SwapEMAWeights``.
         verbose: Print one line per epoch.
         loss: Loss instead of the head's.
         metrics: Metrics instead of the head's.
@@ -105,6 +108,7 @@ def train(
         >>> history.to_csv("history.csv")
     """
     check_phases(phases, validation=validation is not None)
+    check_callbacks(callbacks)
     if loss is not None and any(phase.mixup_alpha or phase.cutmix_alpha for phase in phases):
         raise PlanError("mixup and cutmix need labels that are shares, which only the losses of tfft's heads take.")
     check_contrast(model, phases)

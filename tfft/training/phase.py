@@ -5,6 +5,7 @@ Implementation notes: freezing, compiling and checking follow the order that Ker
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -18,7 +19,7 @@ from tfft.freezing import audit, merge_lora, reinitialize
 from tfft.optimizers import build_optimizer, transfer_slots
 from tfft.regularizers import add_l2_sp, remove_l2_sp
 from tfft.training import distribute
-from tfft.training.callbacks import EpochCount, OnWhole, PhaseWatch, line
+from tfft.training.callbacks import EpochCount, OnWhole, PhaseWatch, build_metrics, line, rate_setter
 from tfft.training.context import TrainingContext, slice_for
 from tfft.training.contrastive_phase import contrast, freeze_head
 from tfft.training.diagnostics import audit_phase, diagnose_nan_loss
@@ -68,11 +69,20 @@ def _fit(
         context.optimizer = None  # it knew another loss
     else:
         part, steps, arguments = context.batches(context.part(notes, phase), phase, notes)
-    optimizer = _optimizer(context, phase, steps * phase.epochs, {variable.path for variable, _ in before})
+    setter = rate_setter(context.callbacks)
+    if setter and phase.schedule != "plateau":
+        notes.append(
+            f"phase {phase.name!r}: {setter} sets the learning rate, so it starts at {phase.learning_rate:g} and the "
+            f"schedule {phase.schedule!r} is not used"
+        )
+    scheduled = dataclasses.replace(phase, schedule="plateau") if setter else phase  # a number, which can be set
+    optimizer = _optimizer(context, scheduled, steps * phase.epochs, {variable.path for variable, _ in before})
     whole = context.compile_arguments if phase.contrastive_repeats else arguments
     model.compile(optimizer=optimizer, **whole)  # what callbacks see, and the user is given back
     if part.model is not model:
         part.model.compile(optimizer=optimizer, **arguments)
+        if context.callbacks and not phase.contrastive_repeats:
+            build_metrics(model, part.dataset)
     watch = PhaseWatch(
         phase,
         steps,
@@ -172,6 +182,8 @@ def solve_phase(context: TrainingContext, phase: Phase, start: Score | None) -> 
     row |= distribute.alone(probe.part.model, lambda: _measured(probe.part, heads.from_model(model).compile_args))
     row |= {"learning_rate": 0.0, "seconds": time.perf_counter() - began}
     notes = [f"phase {phase.name!r}: {probe.note}"]
+    if context.callbacks:
+        notes.append(f"phase {phase.name!r}: it has no epochs, so callbacks are not called")
     report = check.compare()
     if report.frozen_moved:
         check.check()

@@ -10,7 +10,7 @@ from tfft.inspection.classes import class_findings, label_text
 from tfft.inspection.duplicates import copy_findings
 from tfft.inspection.findings import Finding, Item, Level
 from tfft.inspection.skipped import unusable
-from tfft.modalities.audio.decode import SUFFIXES, RecordingFacts
+from tfft.modalities.audio.decode import FOREIGN_SUFFIXES, SUFFIXES, WAV_FORM, RecordingFacts
 from tfft.modalities.audio.examples import AudioExamples
 from tfft.specs import AudioSpec
 
@@ -32,7 +32,7 @@ def recording_findings(splits: Splits[AudioExamples]) -> Iterator[Finding]:
     parts, facts = splits.parts, splits.train.facts + splits.validation.facts
     labels = [label_text(own.class_names, label) for own in parts.values() for label in own.labels]
     where = [part for part, own in parts.items() for _ in own.paths]
-    yield from unusable(splits.skipped, "recordings", SUFFIXES)
+    yield from unusable(splits.skipped, "recordings", SUFFIXES + FOREIGN_SUFFIXES)
     yield from _findings(facts, splits.train.spec)
     if registry.task(splits.task).exclusive_classes:
         yield from class_findings({part: own.counts for part, own in parts.items()})
@@ -53,8 +53,12 @@ def _findings(facts: Sequence[RecordingFacts], spec: AudioSpec) -> Iterator[Find
          lambda f: f.seconds > spec.seconds + 1e-3, lambda f: f"lasts {f.seconds:.2f} s"),
         ("stereo", "note", "have several channels", "the model receives their mean",
          lambda f: f.channels > 1, lambda f: f"has {f.channels}"),
-        ("rate", "warning", f"do not have the usual {spec.sample_rate} samples per second", "they are resampled; make "
-         "sure that the rate does not show the class", lambda f: f.rate != spec.sample_rate, lambda f: f"has {f.rate}"),
+        ("rate", "warning", f"do not have {spec.sample_rate} samples a second, as most do", "they are resampled; make "
+         "sure that the rate does not tell the class; serve_bytes of an export takes files of this one rate",
+         lambda f: f.rate != spec.sample_rate, lambda f: f"has {f.rate}"),
+        ("served", "note", "cannot be sent to an exported model as files", "serve_bytes decodes WAV files; "
+         "send others as waves, or use tfft predict, which reads all of them",
+         lambda f: f.form != WAV_FORM, lambda f: f"is {f.form}"),
     )  # fmt: skip
     for kind, level, words, remedy, odd, said in looks:
         found = [one for one in facts if odd(one)]

@@ -9,7 +9,6 @@ import dataclasses
 import hashlib
 import importlib
 import os
-import wave
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
@@ -19,11 +18,14 @@ import numpy as np
 from tfft.data.duplicates import Duplicate, Duplicates
 from tfft.data.file_index import FileKind, indexed_facts
 from tfft.errors import DataError, installed_version, missing_package
+from tfft.modalities.audio.wav import MAGIC, UnsupportedWav, read_wav
 from tfft.specs import AudioSpec
 
 INSTALL = 'pip install "tfft[audio]"'
 WAV = (".wav",)
+WAV_FORM = "WAV"
 SUFFIXES = (*WAV, ".flac", ".ogg", ".oga", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf", ".w64")
+FOREIGN_SUFFIXES = (".m4a", ".aac", ".wma", ".amr", ".mp4", ".webm", ".opus", ".ra")  # nothing here reads them
 _LOUDEST = 0.999
 _WINDOW = 256  # files to read ahead
 _AHEAD = 64 * 2**20  # bytes of waveforms to read ahead
@@ -44,6 +46,7 @@ class RecordingFacts:
         offset: Mean of all samples (DC offset).
         digest: Hash of the file's bytes.
         samples: Hash of the decoded samples.
+        form: ``"WAV"`` if an exported model can decode it too, else name and code of the format.
     """
 
     path: str
@@ -56,6 +59,7 @@ class RecordingFacts:
     offset: float = 0.0
     digest: str = ""
     samples: str = ""
+    form: str = ""
 
 
 def read_recording(path: str) -> tuple[RecordingFacts, np.ndarray]:
@@ -79,9 +83,9 @@ def read_recording(path: str) -> tuple[RecordingFacts, np.ndarray]:
     if not data:
         return RecordingFacts(path, "is empty (0 bytes)"), nothing
     try:
-        samples, rate = _pcm(path) if data[:4] == b"RIFF" else _by_package(path)
-    except (ValueError, EOFError, RuntimeError, OverflowError, wave.Error) as error:
-        return RecordingFacts(path, f"is not a readable recording: {error}", digest=digest), nothing
+        samples, rate, form = _decoded(path, data)
+    except (ValueError, EOFError, RuntimeError, OverflowError) as error:
+        return RecordingFacts(path, f"is no recording that can be read: {error}", digest=digest), nothing
     reason = None
     if not len(samples):
         reason = "has no samples"
@@ -103,45 +107,28 @@ def read_recording(path: str) -> tuple[RecordingFacts, np.ndarray]:
         offset=float(mono.mean()),
         digest=digest,
         samples=hashlib.blake2b(np.ascontiguousarray(samples).data, digest_size=16).hexdigest(),
+        form=form,
     ), mono
 
 
-def _pcm(path: str) -> tuple[np.ndarray, int]:
-    """Read the samples float32 [n, channels] of an integer WAV file; soundfile reads floating-point ones."""
-    try:
-        with wave.open(path) as file:
-            rate, channels, width, count = (
-                file.getframerate(),
-                file.getnchannels(),
-                file.getsampwidth(),
-                file.getnframes(),
-            )
-            data = file.readframes(count)
-    except wave.Error as error:
-        if "unknown format" in str(error):
-            return _by_package(path)
-        raise
-    if len(data) < count * channels * width:
-        raise ValueError(f"it is cut off: {len(data):,} of {count * channels * width:,} bytes are present")
-    if not rate or not channels or width not in (1, 2, 3, 4):
-        raise ValueError(f"its header states {channels} channels of {8 * width} bits at {rate} samples per second")
-    if width == 1:
-        whole = (np.frombuffer(data, np.uint8).astype(np.float32) - 128) / 128
-    elif width == 3:
-        bytes_ = np.frombuffer(data, np.uint8).reshape(-1, 3).astype(np.int32)
-        whole = ((bytes_[:, 0] << 8 | bytes_[:, 1] << 16 | bytes_[:, 2] << 24) / 2**31).astype(np.float32)
-    else:
-        whole = (np.frombuffer(data, f"<i{width}") / 2.0 ** (8 * width - 1)).astype(np.float32)
-    return whole.reshape(-1, channels), rate
+def _decoded(path: str, data: bytes) -> tuple[np.ndarray, int, str]:
+    """Samples float32 [n, channels], their rate, and the form of the file."""
+    if data[:4] in MAGIC and data[8:12] == b"WAVE":
+        try:
+            return *read_wav(data), WAV_FORM
+        except UnsupportedWav:
+            pass
+    return _by_package(path)
 
 
-def _by_package(path: str) -> tuple[np.ndarray, int]:
+def _by_package(path: str) -> tuple[np.ndarray, int, str]:
     try:
         soundfile = importlib.import_module("soundfile")
     except ImportError:
         missing_package("soundfile", f"The recording {path}", INSTALL)
     try:
-        return soundfile.read(path, dtype="float32", always_2d=True)
+        with soundfile.SoundFile(path) as file:
+            return file.read(dtype="float32", always_2d=True), file.samplerate, f"{file.format} {file.subtype}"
     except soundfile.SoundFileError as error:
         raise ValueError(str(error)) from error
 
@@ -184,7 +171,7 @@ def recording_facts(
 
 
 _RECORDINGS = FileKind(
-    f"sound 1 {installed_version('soundfile')}",
+    f"sound 2 {installed_version('soundfile')}",
     lambda paths, progress: examine_recordings(paths, progress),
     lambda path, values, _: RecordingFacts(path=path, **values),
 )

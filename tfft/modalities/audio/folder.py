@@ -17,11 +17,11 @@ from tfft.data.class_folders import FileType, list_class_folders, load_class_fol
 from tfft.data.examples import Splits
 from tfft.data.options import ReadOptions, options_from
 from tfft.data.split import SplitOptions
-from tfft.modalities.audio.decode import SUFFIXES, RecordingFacts, recording_facts, same_recordings
+from tfft.modalities.audio.decode import FOREIGN_SUFFIXES, SUFFIXES, RecordingFacts, recording_facts, same_recordings
 from tfft.modalities.audio.examples import AudioExamples, with_waveforms
 from tfft.specs import AudioSpec
 
-RECORDINGS = FileType("recording", "recordings", SUFFIXES, recording_facts, same_recordings)
+RECORDINGS = FileType("recording", "recordings", SUFFIXES, recording_facts, same_recordings, FOREIGN_SUFFIXES)
 
 _SHARE = 0.95  # of the recordings that fit into the default clip length
 _LONGEST = 10.0  # seconds, by default
@@ -45,10 +45,10 @@ class AudioOptions:
 def load_recordings(folder: str | os.PathLike[str], **settings: Any) -> Splits[AudioExamples]:
     """Load a folder of recordings and split it into training and validation examples.
 
-    Use it for any sounds that a short clip can represent: spoken words, animal calls, machine noises. WAV files with 8
-    to 32 bits are read directly, other formats (FLAC, Ogg, MP3, floating-point WAV) with the package soundfile.
-    Channels are averaged. Each file is read immediately, to find unusable ones, and again when waveforms are first
-    needed; waveforms of more than 512 MB are stored in a file, so memory does not grow with the data.
+    Use it for spoken words, calls of animals, noises of machines: anything that a short clip shows. WAV files with 8 to
+    32 bits or floats are read as they are, other formats (FLAC, Ogg, MP3) with the package soundfile. Channels
+    are averaged. Each file is read now, so that what cannot be used is known, and once more when waveforms are first
+    asked for; where all of them take more than 512 MB they are kept in a file, so memory does not grow with the data.
 
     Args:
         folder: Folder with one folder per class, or with ``train/`` and ``val/`` that contain them.
@@ -96,7 +96,7 @@ def holds_recordings(folder: str | os.PathLike[str]) -> bool:
         inner = path.glob("*") if path.is_dir() else [path]
         for file in inner:
             if file.suffix and not file.name.startswith("."):
-                counts[file.suffix.lower() in SUFFIXES] += 1
+                counts[file.suffix.lower() in SUFFIXES + FOREIGN_SUFFIXES] += 1
         if sum(counts.values()) > 1000:
             break
     return counts[True] > counts[False]

@@ -151,6 +151,12 @@ class AudioModality(Modality):
 
         return read_recordings(items, spec)
 
+    def file_suffixes(self) -> tuple[str, ...]:
+        """Returns the endings of recordings."""
+        from tfft.modalities.audio.decode import SUFFIXES
+
+        return SUFFIXES
+
     def example_arguments(self, spec: Any) -> str:
         """Return the usual file type of recordings."""
         return "WAV..."

@@ -15,6 +15,7 @@ from tfft.exporting.loader import ARRAY_SIGNATURE, EncodedInput, ServingInput
 from tfft.exporting.prediction import RequestItem
 from tfft.layers.log_mel import audio_of, fit
 from tfft.modalities.audio.decode import fitted, read_recording
+from tfft.modalities.audio.wav import decode_wav_bytes
 from tfft.specs import AudioSpec
 
 AUDIO_FILE = "audio.json"  # among the assets: rate and length of the model's waveforms
@@ -38,9 +39,9 @@ def audio_input(model: keras.Model) -> ServingInput | None:
 
 def _sentence(spec: AudioSpec) -> str:
     return (
-        f"Waveforms are float32 in -1 to 1, the mean of all channels, at {spec.sample_rate} samples per second; "
-        f"the model uses {spec.seconds:g} s ({spec.samples} samples): longer ones are cut off, shorter ones "
-        "padded with silence. WAV files must have 16 bits and this rate."
+        f"Waves are float32 from -1 to 1, the mean of all channels, at {spec.sample_rate} samples a second; "
+        f"the model uses {spec.seconds:g} s ({spec.samples} samples): longer ones are cut off, silence follows "
+        "shorter ones. WAV files of 8 to 32 bits or floats are decoded; they must have this rate."
     )
 
 
@@ -79,10 +80,8 @@ def decode_wav(encoded: tf.Tensor, spec: AudioSpec) -> tf.Tensor:
     Raises:
         tf.errors.InvalidArgumentError: If it is another kind of file, or has another rate.
     """
-    full = tf.debugging.Assert(tf.strings.length(encoded) > 0, ["The recording is empty (0 bytes)."])
-    with tf.control_dependencies([] if full is None else [full]):
-        wave, rate = tf.audio.decode_wav(encoded)
-    said = f"Expected a recording with {spec.sample_rate} samples per second; resample it. Received:"
+    wave, rate = decode_wav_bytes(encoded)
+    said = f"The recording must have {spec.sample_rate} samples a second; resample it. It has:"
     same = tf.debugging.Assert(tf.equal(rate, spec.sample_rate), [said, rate])
     some = tf.debugging.Assert(tf.size(wave) > 0, ["The recording has no samples."])
     with tf.control_dependencies([op for op in (same, some) if op is not None]):

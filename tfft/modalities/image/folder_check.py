@@ -25,6 +25,7 @@ from tfft.inspection.drift import drift_findings
 from tfft.inspection.duplicates import copy_findings
 from tfft.inspection.findings import DataReport, Finding, in_order
 from tfft.inspection.label_errors import NOT_CHECKED, label_findings, opened_for
+from tfft.io.name_files import composed
 from tfft.modalities.image.checks import described, listed_findings, measures_of
 from tfft.modalities.image.crops import find_cropped_duplicates
 from tfft.modalities.image.duplicates import find_duplicates
@@ -79,12 +80,14 @@ def _surveyed(
         places = {"": root}
     parts, skipped = {}, list[Skipped]()
     for part, place in places.items():
-        names = class_folders(place, skipped, 0, IMAGE_FILES)
-        found = [(path, i) for i, name in enumerate(names) for path in files_of(place / name, skipped, IMAGE_FILES)]
+        folders = class_folders(place, skipped, 0, IMAGE_FILES)
+        names = tuple(sorted(set(map(composed, folders))))
+        number = {name: names.index(composed(name)) for name in folders}
+        found = [(path, number[name]) for name in folders for path in files_of(place / name, skipped, IMAGE_FILES)]
         facts = facts_of([path for path, _ in found], progress, store)
         skipped += [Skipped(one.path, one.reason) for one in facts if one.reason]
-        used = [(one, number) for one, (_, number) in zip(facts, found, strict=True) if one.reason is None]
-        labels = np.array([number for _, number in used], np.int32)
+        used = [(one, label) for one, (_, label) in zip(facts, found, strict=True) if one.reason is None]
+        labels = np.array([label for _, label in used], np.int32)
         good = tuple(one for one, _ in used)
         parts[part] = ImageFiles(tuple(one.path for one in good), labels, names, (), good)
     return parts, skipped
@@ -95,7 +98,7 @@ def _findings(
 ) -> Iterator[Finding]:
     counts = {part: own.counts for part, own in parts.items()}
     yield from listed_findings(parts, skipped)
-    yield from class_findings(counts)
+    yield from class_findings(counts, skipped)
     facts = [one for own in parts.values() for one in own.facts]
     yield from copy_findings(_copies(facts, seen, notes), *described(parts))
     yield from drift_findings(measures_of(parts), counts)

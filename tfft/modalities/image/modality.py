@@ -158,6 +158,12 @@ class ImageModality(Modality):
 
         return read_files(items)
 
+    def file_suffixes(self) -> tuple[str, ...]:
+        """Returns the endings of image files."""
+        from tfft.modalities.image.folder import IMAGE_FILES
+
+        return IMAGE_FILES.suffixes
+
     def request_noun(self, spec: Any) -> str:
         """Return ``"image files"``."""
         return "image files"

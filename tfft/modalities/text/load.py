@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from tfft import registry
+from tfft.data.dialect import decode_table
 from tfft.data.examples import Skipped, Splits
 from tfft.data.label_parsing import has_value, parse_labels
 from tfft.data.options import ReadOptions, TableOptions, options_from
@@ -77,13 +78,13 @@ def load_texts(source: Any, *, text: str | int | Sequence[str | int] = "text", *
         >>> model.fit(to_dataset(splits.train, shuffle=True), validation_data=to_dataset(splits.validation))
     """
     table, split, reading = options_from(settings, TableOptions, SplitOptions, ReadOptions)
-    parts, origin = _parts(source, _Columns.of(text, table), table.encoding, split.group)
+    parts, origin = _parts(source, _Columns.of(text, table), table, split.group)
     if split.group is not None and (len(parts) > 1 or parts[0].groups is None):
         raise DataError(f"group= expects a column of a single table without a split. Received: group={split.group!r}.")
     skipped: list[Skipped] = []
     cleaned = [_cleaned(part, reading.strict, skipped) for part in parts]
     columns, places = ([getattr(part, name) for part in cleaned] for name in ("labels", "places"))
-    parsed = parse_labels(columns, places, task=table.task, separator=table.separator)
+    parsed = parse_labels(columns, places, task=table.task, separator=table.separator, decimal=table.decimal)
     names = parsed.class_names
     examples = [_examples(part, own, names) for part, own in zip(cleaned, parsed.parts, strict=True)]
     report = report_on([(e.texts, e.labels, e.places) for e in examples], names)
@@ -116,12 +117,17 @@ def read_texts(
         DataError: As in :func:`load_texts`, and for labels outside of the classes.
     """
     (table,) = options_from({"task": "classification", **settings}, TableOptions)
-    parts, _ = _parts(source, _Columns.of(text, table), table.encoding)
+    parts, _ = _parts(source, _Columns.of(text, table), table)
     if len(parts) > 1:
         raise DataError("Expected texts in one part. Received: two. Pass one file or folder.")
     raw = _cleaned(parts[0], False, [])
     parsed = parse_labels(
-        [raw.labels], [raw.places], task=table.task, separator=table.separator, class_names=class_names
+        [raw.labels],
+        [raw.places],
+        task=table.task,
+        separator=table.separator,
+        decimal=table.decimal,
+        class_names=class_names,
     )
     return _examples(raw, parsed.labels, parsed.class_names)
 
@@ -129,20 +135,22 @@ def read_texts(
 # --- sources -----------------------------------------------------------------------------------------------------
 
 
-def _parts(source: Any, columns: _Columns, encoding: str, group: str | int | None = None) -> tuple[list[_Raw], str]:
-    """Return one part to be split, or two parts, and their origin in words."""
+def _parts(
+    source: Any, columns: _Columns, form: TableOptions, group: str | int | None = None
+) -> tuple[list[_Raw], str]:
+    """Returns one part that is to be split, or two, and how they came about."""
     if isinstance(source, (str, os.PathLike)):
         path = Path(source).expanduser()
         if not path.exists():
             raise DataError(f"{path} does not exist. Expected a table ({join_names(SUFFIXES)}) or a folder of texts.")
         if path.is_dir():
-            return _folder(path, columns, encoding)
-        return [_of_table(path, columns, encoding, group)], ""
+            return _folder(path, columns, form)
+        return [_of_table(path, columns, form, group)], ""
     if hasattr(source, "columns") and hasattr(source, "iloc"):
         return [_raw(read_table(source), columns, group)], ""
     if isinstance(source, (tuple, list)) and len(source) == 2:
         if all(isinstance(part, (str, os.PathLike)) for part in source):
-            return [_of_table(Path(p).expanduser(), columns, encoding) for p in source], "the two files given"
+            return [_of_table(Path(p).expanduser(), columns, form) for p in source], "the two files given"
         texts, labels = (list(part) for part in source)
         if len(texts) != len(labels):
             raise DataError(f"Expected one label per text. Received: {len(texts)} texts and {len(labels)} labels.")
@@ -153,14 +161,16 @@ def _parts(source: Any, columns: _Columns, encoding: str, group: str | int | Non
     )
 
 
-def _of_table(path: Path, columns: _Columns, encoding: str, group: str | int | None = None) -> _Raw:
+def _of_table(path: Path, columns: _Columns, form: TableOptions, group: str | int | None = None) -> _Raw:
     numbered = [isinstance(column, int) for column in (*columns.text, columns.label)]
     if any(numbered) and not all(numbered) and path.suffix.lower() in (".csv", ".tsv"):
         raise DataError(
             f"text={columns.text!r} and label={columns.label!r}: use names for a file with a header, numbers for one "
             "without."
         )
-    return _raw(read_table(path, header=not any(numbered), encoding=encoding), columns, group)
+    return _raw(
+        read_table(path, header=not any(numbered), encoding=form.encoding, delimiter=form.delimiter), columns, group
+    )
 
 
 def _raw(table: Table, columns: _Columns, group: str | int | None = None) -> _Raw:
@@ -179,27 +189,27 @@ def _raw(table: Table, columns: _Columns, group: str | int | None = None) -> _Ra
     return _Raw(found[columns.text[0]], pairs, found[label], table.places, None if group is None else found[group])
 
 
-def _folder(path: Path, columns: _Columns, encoding: str) -> tuple[list[_Raw], str]:
+def _folder(path: Path, columns: _Columns, form: TableOptions) -> tuple[list[_Raw], str]:
     inside = {entry.name.lower(): entry for entry in sorted(path.iterdir())}
     tables = {entry.stem.lower(): entry for entry in inside.values() if entry.suffix.lower() in SUFFIXES}
     held = next((name for name in _HELD if name in tables), None)
     if "train" in tables and held:
         files = [tables["train"], tables[held]]
-        return [_of_table(f, columns, encoding) for f in files], " and ".join(f.name for f in files)
+        return [_of_table(f, columns, form) for f in files], " and ".join(f.name for f in files)
     folders = {name: entry for name, entry in inside.items() if entry.is_dir() and not name.startswith(".")}
     held = next((name for name in _HELD if name in folders), None)
     if "train" in folders and held:
-        return [_of_folders(folders[name], encoding) for name in ("train", held)], f"train/ and {held}/"
+        return [_of_folders(folders[name], form.encoding) for name in ("train", held)], f"train/ and {held}/"
     if folders:
-        return [_of_folders(path, encoding)], ""
-    fix = f" It has {join_names(tables)}: pass one of them." if tables else ""
+        return [_of_folders(path, form.encoding)], ""
+    fix = f" It has {join_names(tables)}: give one of them." if tables else ""
     raise DataError(
         f"{path} holds no texts. Expected train.csv and val.csv (or .tsv, .jsonl), or one folder of .txt files for "
         f"each class.{fix}"
     )
 
 
-def _of_folders(root: Path, encoding: str) -> _Raw:
+def _of_folders(root: Path, encoding: str | None) -> _Raw:
     texts, labels, places, problems = [], [], [], []
     for folder in sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")):
         files = sorted(folder.glob("*.txt"))
@@ -207,9 +217,10 @@ def _of_folders(root: Path, encoding: str) -> _Raw:
             problems.append(f"{folder} has no .txt file")
         for file in files:
             try:
-                texts.append(file.read_bytes().decode("utf-8-sig" if encoding == "utf-8" else encoding))
-            except UnicodeDecodeError as error:
-                problems.append(f"{file} is not {encoding}: byte {error.start} is 0x{error.object[error.start]:02x}")
+                content = file.read_bytes()
+                texts.append(decode_table(content, file, encoding)[0] if encoding else content.decode("utf-8-sig"))
+            except (UnicodeDecodeError, DataError) as error:
+                problems.append(f"{error}" if encoding else f"{file} is not UTF-8: {error}. Say what it is: encoding=")
                 continue
             labels.append(folder.name)
             places.append(str(file))

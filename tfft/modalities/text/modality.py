@@ -131,6 +131,10 @@ class TextModality(Modality):
 
         return read_texts(items)
 
+    def file_suffixes(self) -> tuple[str, ...]:
+        """Returns the ending of files with a text in each line."""
+        return (".txt",)
+
     def request_noun(self, spec: Any) -> str:
         """Return ``"texts"`` or ``"pairs of texts"``."""
         return "texts" if len(spec) == 1 else "pairs of texts"
