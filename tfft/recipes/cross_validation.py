@@ -62,11 +62,8 @@ class SeedRow:
 
     @property
     def failed(self) -> bool:
-        """Whether the run learned nothing: no better than naming the commonest class (Mosbach et al., 2021)."""
-        return (
-            self.final_scores.majority_baseline is not None
-            and self.final_scores.value <= self.final_scores.majority_baseline
-        )
+        """Whether the run learned nothing: no better than one answer for all examples (Mosbach et al., 2021)."""
+        return self.final_scores.learned_nothing
 
 
 @dataclasses.dataclass(frozen=True)

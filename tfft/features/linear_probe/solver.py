@@ -420,7 +420,7 @@ def _targets(features: np.ndarray, labels: np.ndarray, head: Head, what: str, wi
     raise_problems(DataError, f"The head cannot be solved on these {what}", problems)
     if head.convex_loss == "softmax":
         return labels.reshape(-1).astype(np.int64)
-    return labels.reshape(len(labels), head.units).astype(np.float64)
+    return head.scaled(labels.reshape(len(labels), head.units).astype(np.float64))
 
 
 def _not_finite(features: np.ndarray) -> list[int]:

@@ -30,6 +30,14 @@ class Regression(Task):
             return 0
         return 0 if all(number.is_integer() for number in numbers) else 2
 
+    def learning_problems(self, values: Sequence[Any], class_names: Sequence[str], *, split: bool) -> list[str]:
+        """Refuses targets that are all the same."""
+        from tfft.tasks.regression.head import constant_targets
+
+        if not all(_fits(value) for value in values) or len({float(value) for value in values}) > 1:
+            return []
+        return [constant_targets([float(value) for value in values]).rstrip(".")]
+
     def label_problems(self, values: Sequence[Any], class_names: Sequence[str], places: Sequence[str]) -> list[str]:
         """Refuses labels that are no finite numbers."""
         wrong = zip(places, values, strict=True)
