@@ -120,7 +120,8 @@ def test_scores_name_the_errors_of_mean_and_median():
     assert scores.value == pytest.approx(2.0)
     assert scores.measures["mean_baseline"] == pytest.approx(2.0)
     assert scores.measures["median_baseline"] == pytest.approx(2.0)
-    assert scores.learned_nothing and "always the mean 2.0000, the median 2.0000: nothing was learned" in scores.summary
+    assert scores.learned_nothing
+    assert "always the mean 2.0000, the median 2.0000: nothing was learned" in scores.summary
     assert Scores.from_dict(json.loads(json.dumps(scores.to_dict()))).baselines == scores.baselines
 
 

@@ -382,7 +382,7 @@ class WordLogits(Logits):
         """Makes the kernel for features of a known width."""
         super().build(features_shape)
 
-    def call(self, features: Any, word_starts: Any) -> Any:
+    def call(self, features: Any, word_starts: Any) -> Any:  # type: ignore[override]
         """Returns logits [B, W, units] from features [B, W, D] and the starts of words [B, W]."""
         ops = keras.ops
         names = self.head.class_names or ()

@@ -33,6 +33,7 @@ class Features:
         notes: what was decided and why, one sentence each.
         cached: whether they were found, not computed.
         folder: where they are kept on disk, or None.
+        weights: of the examples in the loss, where the dataset had some; else None.
         views: of each example; the rows of all first views come first, then those of the second.
     """
 
@@ -44,6 +45,7 @@ class Features:
     cached: bool = False
     folder: Path | None = None
     views: int = 1
+    weights: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.parts[0]) // self.views

@@ -45,6 +45,7 @@ class Match:
         certainty: 3 where a setting says so, 2 where the source looks like it, 1 where nothing speaks against it; the
             highest of all modalities wins.
         has_names: whether its examples have names, so that the file of an earlier split can be read.
+        joinable: whether its parts can be put together and dealt into folds although they have no names.
     """
 
     form: str
@@ -52,6 +53,7 @@ class Match:
     settings: frozenset[str]
     certainty: int = 2
     has_names: bool = False
+    joinable: bool = False
 
     def check(self, settings: Mapping[str, Any]) -> None:
         """Refuses settings that mean nothing for the source.

@@ -73,8 +73,8 @@ class ImageArrays(Examples):
     Attributes:
         source: all images, [M, H, W] or [M, H, W, C].
         positions: which of them these are, int [N].
-        labels: int64 [N], index into ``class_names``.
-        class_names: of the labels, sorted.
+        labels: as the task has them.
+        class_names: of the labels; empty for numbers.
         skipped: nothing; arrays hold no broken files.
     """
 
@@ -112,6 +112,13 @@ class ImageArrays(Examples):
         """Returns the examples at some positions."""
         return dataclasses.replace(self, positions=self.positions[positions], labels=self.labels[positions])
 
+    def join(self, other: Self) -> Self:
+        """Returns these examples followed by others of the same array."""
+        if other.source is not self.source:
+            return super().join(other)
+        positions = np.concatenate([self.positions, other.positions])
+        return dataclasses.replace(self, positions=positions, labels=np.concatenate([self.labels, other.labels]))
+
     def batches(self, spec: InputSpec | AudioSpec | None, options: BatchOptions) -> tf.data.Dataset:
         """Makes a dataset of (uint8 [B, H, W, C], labels)."""
         return array_batches(self.images, self.labels, None if spec is None else as_image_spec(spec), options)
@@ -127,7 +134,7 @@ class ImageArrays(Examples):
 
     def fingerprint(self, *others: Self) -> str:
         """Hashes the names of the classes, all images and their labels."""
-        labels = np.zeros(len(self.source), np.int64)
+        labels = np.zeros((len(self.source), *self.labels.shape[1:]), self.labels.dtype)
         for part in (self, *others):
             labels[part.positions] = part.labels
         return _hash_of(self.class_names, self.source, labels)
