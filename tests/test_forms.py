@@ -232,3 +232,34 @@ def test_sample_weights_count_in_the_loss(plan):
         settings |= {"epochs": 60, "learning_rate": (0.03, 0.03)}
     run = finetune(backbone(), (train, dataset(PIXELS, LABELS), ["a", "b", "c"]), **settings)
     assert run.final_scores.accuracy > 0.9
+
+
+def test_missing_labels_are_named():
+    with pytest.raises(DataError, match="none at the positions 1, 3"):
+        label_column([1.0, None, 2.0, float("nan")])
+    with pytest.raises(DataError, match="none at the positions 1"):
+        label_column(["cat", float("nan"), "dog"])
+
+
+def test_labels_of_texts_have_the_same_forms():
+    texts = [f"a text {i}" for i in range(COUNT)]
+    for labels in (ONE_HOT, LABELS[:, None], pandas.DataFrame(ONE_HOT), LABELS):
+        splits = tfft.data.load((texts, labels))
+        assert (splits.task, splits.class_names) == ("classification", ("0", "1", "2"))
+
+
+def test_a_table_and_its_csv_have_the_same_classes(tmp_path):
+    frame = pandas.DataFrame({"text": [f"a text {i}" for i in range(12)], "label": [1, 2, None] * 4})
+    frame.to_csv(tmp_path / "table.csv", index=False)
+    for source in (frame, tmp_path / "table.csv"):
+        assert tfft.data.load(source).class_names == ("1", "2")
+
+
+def test_several_columns_of_labels_get_the_way_out():
+    frame = pandas.DataFrame({"text": ["w", "x", "y", "z"], "a": [1, 0, 1, 0], "b": [0, 1, 0, 1]})
+    with pytest.raises(DataError, match=r"Expected one column for label=.*idxmax\(axis=1\).*values.tolist\(\)"):
+        tfft.data.load(frame, label=["a", "b"])
+    frame["label"] = frame[["a", "b"]].idxmax(axis=1)
+    assert tfft.data.load(frame).class_names == ("a", "b")
+    frame["label"] = [[1.5, 2.0], [2.5, 3.0], [0.5, 1.0], [3.5, 9.0]]
+    assert tfft.data.load(frame).task == "regression"

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfft import registry
-from tfft.data.label_parsing import values_of
+from tfft.data.label_parsing import has_value, values_of
 from tfft.errors import DataError, did_you_mean, join_names, raise_problems
 from tfft.layers.pixel_checks import pixel_problems
 
@@ -120,6 +120,14 @@ def label_column(labels: Any, task: str = registry.AUTO) -> tuple[list[Any], tup
     rows = as_array(labels, "labels")
     rows = rows[:, 0] if rows.ndim == 2 and rows.shape[1] == 1 else rows
     if rows.ndim == 1 or rows.size == 0:
+        if isinstance(labels, (list, tuple)) and rows.dtype.kind in "US":
+            rows = np.array([*labels, None], object)[:-1]  # NumPy would make the text "nan" of a missing value
+        missing = [i for i, label in enumerate(rows.tolist()) if not has_value(label)]
+        if missing:
+            raise DataError(
+                f"Expected a label for each example. Received: none at the positions {join_names(missing, limit=5)}. "
+                "Leave those examples out."
+            )
         return [label.decode() if isinstance(label, bytes) else label for label in rows.tolist()], None
     if rows.ndim != 2 or rows.dtype.kind not in "iubf":
         raise DataError(

@@ -15,6 +15,7 @@ import numpy as np
 
 from tfft import registry
 from tfft.data.examples import Skipped, Splits
+from tfft.data.forms import label_column
 from tfft.data.label_parsing import has_value, parse_labels
 from tfft.data.options import ReadOptions, TableOptions, options_from
 from tfft.data.split import SplitOptions, hold_out, joined
@@ -44,10 +45,11 @@ class _Columns:
 
     text: tuple[str | int, ...]
     label: str | int
+    task: str = "auto"
 
     @classmethod
     def of(cls, text: str | int | Sequence[str | int], table: TableOptions) -> _Columns:
-        return cls((text,) if isinstance(text, (str, int)) else tuple(text), table.label)
+        return cls((text,) if isinstance(text, (str, int)) else tuple(text), table.label, table.task)
 
 
 def load_texts(source: Any, *, text: str | int | Sequence[str | int] = "text", **settings: Any) -> Splits[TextExamples]:
@@ -144,7 +146,7 @@ def _parts(source: Any, columns: _Columns, encoding: str, group: str | int | Non
     if isinstance(source, (tuple, list)) and len(source) == 2:
         if all(isinstance(part, (str, os.PathLike)) for part in source):
             return [_of_table(Path(p).expanduser(), columns, encoding) for p in source], "the two files given"
-        texts, labels = (list(part) for part in source)
+        texts, labels = list(source[0]), _listed(source[1], columns.task)
         if len(texts) != len(labels):
             raise DataError(f"Expected one label for each text, got {len(texts)} texts and {len(labels)} labels.")
         return [_Raw(texts, None, labels, tuple(f"example {i}" for i in range(len(texts))))], ""
@@ -152,6 +154,11 @@ def _parts(source: Any, columns: _Columns, encoding: str, group: str | int | Non
         f"Expected a table ({join_names(SUFFIXES)}), a DataFrame, (texts, labels), two files or a folder of texts; got "
         f"{type(source).__name__}."
     )
+
+
+def _listed(labels: Any, task: str) -> list[Any]:
+    """Returns labels in a list; one-hot rows, columns and [N, 1] as the values they mean."""
+    return label_column(labels, task)[0] if getattr(labels, "ndim", 1) == 2 else list(labels)
 
 
 def _of_table(path: Path, columns: _Columns, encoding: str, group: str | int | None = None) -> _Raw:
