@@ -55,13 +55,18 @@ def pixel_array(images: Any) -> np.ndarray:
     """
     pixels = as_array(images, "images")
     pixels = pixels[..., None] if pixels.ndim == 3 else pixels
-    problems = shape_problems(pixels.shape)
+    raise_problems(DataError, "The images cannot be used", picture_problems(pixels))
     if pixels.dtype == bool:
         pixels = pixels.astype(np.uint8) * np.uint8(255)
-    raise_problems(DataError, "The images cannot be used", problems or pixel_problems(pixels))
     if pixels.shape[-1] in (2, 4):
         pixels = np.asarray(_on_white(tf.convert_to_tensor(pixels)))
     return pixels if pixels.dtype == np.uint8 else np.rint(pixels).astype(np.uint8)
+
+
+def picture_problems(images: np.ndarray) -> list[str]:
+    """Returns why :func:`pixel_array` would refuse pictures, sentences without a full stop."""
+    shape = (*images.shape, 1) if images.ndim == 3 else images.shape
+    return shape_problems(shape) or ([] if images.dtype == bool else pixel_problems(images))
 
 
 def shape_problems(shape: Sequence[int | None]) -> list[str]:

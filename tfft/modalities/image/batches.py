@@ -24,7 +24,7 @@ from tfft.data.batches import (
     on_cpu,
     with_length,
 )
-from tfft.data.forms import pixel_array
+from tfft.data.forms import picture_problems, pixel_array
 from tfft.errors import DataError, PlanError, raise_problems
 from tfft.layers.preprocess import check_spec, resize_pixels
 from tfft.modalities.image.augment import view_of
@@ -137,7 +137,7 @@ def from_arrays(
         >>> digits = sklearn.datasets.load_digits()
         >>> from_arrays(digits.images * (255 / 16), digits.target, backbone.input_spec, shuffle=True)
     """
-    return array_batches(pixel_array(images), np.asarray(labels), spec, BatchOptions(**settings))
+    return array_batches(np.asarray(images), np.asarray(labels), spec, BatchOptions(**settings))
 
 
 def array_batches(
@@ -170,10 +170,11 @@ def checked_arrays(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, 
     Raises:
         DataError: when they cannot belong together or are no pixels; all problems at once.
     """
+    problems = picture_problems(images)
+    if labels.ndim == 0 or len(images) != len(labels):
+        problems.append(f"there must be one label for each image, received {len(images)} images, labels {labels.shape}")
+    raise_problems(DataError, "The arrays cannot be used", problems + _label_problems(labels))
     pixels = pixel_array(images)
-    if labels.ndim == 0 or len(pixels) != len(labels):
-        raise DataError(f"Expected one label for each image. Received: {len(pixels)} images, labels {labels.shape}.")
-    raise_problems(DataError, "The labels cannot be used", _label_problems(labels))
     one_class = labels.ndim == 1 and labels.dtype.kind in "iub"
     return pixels, labels.astype(np.int32 if one_class else np.float32)
 
