@@ -113,7 +113,7 @@ def by_extract(form, model):
 
 
 def by_lr_find(form, model):
-    return len(lr_find(model, form, steps=20, end=1e-3, batch_size=8, stop=1e9).losses)
+    return len(lr_find(model, form, steps=20, start=1e-5, end=10.0, batch_size=8, stop=1e9).losses)
 
 
 def by_check(form, model):
