@@ -182,7 +182,7 @@ def test_labels_get_the_dtype_of_their_task(labels, dtype):
     ("images", "labels", "match"),
     [
         (np.zeros((4, 2)), np.zeros(4, int), "received shape"),
-        (np.zeros((4, 3, 8, 8)), np.zeros(4, int), "channels first"),
+        (np.zeros((4, 3, 8, 8)), np.zeros(4, int), "channels come last"),
         (np.zeros((0, 8, 8, 3)), np.zeros(0, int), "nothing empty"),
         (np.zeros((4, 8, 8)), np.zeros(3, int), "received 4 images, labels"),
         (np.zeros((4, 8, 8)), np.int64(3), "one label per image"),

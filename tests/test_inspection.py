@@ -284,6 +284,6 @@ def test_wrong_labels_of_texts_and_recordings_are_listed(tmp_path):
     assert any("a probe needs one class per example" in note for note in report.notes)
 
 
-def test_arrays_are_not_checked():
-    with pytest.raises(DataError, match="check expects files or texts. Received: arrays"):
-        check((np.zeros((4, 8, 8, 3), np.uint8), [0, 1, 0, 1]))
+def test_arrays_are_checked_by_their_classes():
+    report = check((np.zeros((40, 8, 8, 3), np.uint8), [0, 1] * 5 + [1] * 30))
+    assert {part: sum(counts.values()) for part, counts in report.counts.items()} == {"train": 32, "validation": 8}

@@ -170,6 +170,22 @@ class Head:
         dropped = keras.layers.Dropout(self.dropout, name=DROPOUT_LAYER)(ModelFeatures.of(features).tensor)
         return Logits(self, name=LOGITS_LAYER)(dropped)
 
+    def fitted_to(self, labels: Any) -> Head:
+        """Returns the head with what it has to know of the training labels: for regression mean, spread and median.
+
+        Args:
+            labels: of all training examples, as the task has them.
+        """
+        return self
+
+    def scaled(self, targets: Any) -> Any:
+        """Returns targets as the last layer has to compute them, before :meth:`to_units`."""
+        return targets
+
+    def to_units(self, logits: Any) -> Any:
+        """Returns what the last layer computed in the units of the labels; only numbers have any."""
+        return logits
+
     def postprocess(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:
         """Convert logits to served outputs, with TensorFlow ops and independently for each row.
 
@@ -319,6 +335,10 @@ class Logits(keras.layers.Dense):
             _freeze_inside(inputs)
         return super().__call__(inputs, *args, **kwargs)
 
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Returns logits, or values in the units of the labels."""
+        return self.head.to_units(super().call(inputs, training=training))
+
     def get_config(self) -> dict[str, Any]:
         """Return the arguments of the constructor as plain values."""
         return {**super().get_config(), "head": self.head.to_dict()}
@@ -362,8 +382,8 @@ class WordLogits(Logits):
         """Create the kernel for features of a known width."""
         super().build(features_shape)
 
-    def call(self, features: Any, word_starts: Any) -> Any:
-        """Return logits [B, W, units] from features [B, W, D] and the starts of words [B, W]."""
+    def call(self, features: Any, word_starts: Any) -> Any:  # type: ignore[override]
+        """Returns logits [B, W, units] from features [B, W, D] and the starts of words [B, W]."""
         ops = keras.ops
         names = self.head.class_names or ()
         unseen = [0.0 if name == OUTSIDE else ABSENT for name in names]

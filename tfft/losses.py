@@ -6,6 +6,7 @@ not count.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from tfft.errors import PlanError, require_platform
@@ -49,6 +50,35 @@ class SparseCrossentropy(keras.losses.Loss):
     def get_config(self) -> dict[str, Any]:
         """Return the arguments of the constructor as plain values."""
         return {**super().get_config(), "label_smoothing": self.label_smoothing}
+
+
+@keras.saving.register_keras_serializable(package="tfft")
+class ScaledSquaredError(keras.losses.Loss):
+    """Squared error in units of the spread of the targets, so that a loss of 1 is that of always saying the mean.
+
+    A rate, a weight decay or a limit of the gradient then means the same for prices in cents and in millions.
+
+    Args:
+        spreads: standard deviation of each value over the training examples.
+        **kwargs: ``name``, ``reduction``, ``dtype``.
+
+    Example:
+        >>> ScaledSquaredError([100_000.0])(prices, model(photos))
+    """
+
+    def __init__(self, spreads: Sequence[float], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.spreads = [float(spread) for spread in spreads]
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Returns the loss of each example, [B]; values are [B, units], targets [B, units], or [B] for one unit."""
+        true = keras.ops.reshape(keras.ops.cast(y_true, y_pred.dtype), keras.ops.shape(y_pred))
+        off = (true - y_pred) / keras.ops.convert_to_tensor(self.spreads, y_pred.dtype)
+        return keras.ops.mean(keras.ops.square(off), axis=-1)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor as plain values."""
+        return {**super().get_config(), "spreads": self.spreads}
 
 
 @keras.saving.register_keras_serializable(package="tfft")

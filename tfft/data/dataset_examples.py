@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import tensorflow as tf
 
+from tfft import registry
 from tfft.data.batches import BatchOptions
+from tfft.data.dataset_forms import regular, with_labels, with_pixels
 from tfft.data.examples import Examples, Skipped, Splits
+from tfft.data.forms import label_column, labels_for
+from tfft.data.label_parsing import values_of
 from tfft.errors import DataError
-from tfft.layers.pixel_checks import check_pixels
 from tfft.specs import AudioSpec, InputSpec
 
 if TYPE_CHECKING:
@@ -26,11 +29,12 @@ class DatasetExamples(Examples):
     """A ``tf.data.Dataset`` of (inputs, labels) batches, used as it is.
 
     Attributes:
-        dataset: Batches of inputs and integer labels.
-        name: Name of the split, for messages: ``"training"`` or ``"validation"``.
-        class_counts: Number of examples per class, int64 [classes].
-        class_names: Class names in the order of the labels.
-        skipped: Always empty.
+        dataset: batches of inputs and whole numbers.
+        name: of the part, for messages: ``"training"`` or ``"validation"``.
+        class_counts: of the examples, int64 [classes]; empty where labels are no single classes.
+        class_names: in the order of the labels.
+        skipped: nothing.
+        values: labels of all examples where they are no single classes; else None.
     """
 
     dataset: tf.data.Dataset
@@ -38,13 +42,16 @@ class DatasetExamples(Examples):
     class_counts: np.ndarray
     class_names: tuple[str, ...]
     skipped: tuple[Skipped, ...] = ()
+    values: np.ndarray | None = None
 
     def __len__(self) -> int:
-        return int(self.class_counts.sum())
+        return int(self.class_counts.sum()) if self.values is None else len(self.values)
 
     @property
     def labels(self) -> np.ndarray:  # type: ignore[override]
-        """Labels of all examples, sorted, since their order is unknown."""
+        """Of all examples; sorted where they are classes: their order is not known."""
+        if self.values is not None:
+            return self.values
         return np.repeat(np.arange(len(self.class_counts)), self.class_counts)
 
     @functools.cached_property
@@ -69,86 +76,132 @@ class DatasetExamples(Examples):
         raise DataError("The examples of a ready dataset cannot be selected by position.")
 
     def batches(self, spec: InputSpec | AudioSpec | None, options: BatchOptions) -> tf.data.Dataset:
-        """Return the dataset, after checking its images if the backbone takes images."""
-        if spec is not None:
-            self._check_images()
-        return self.dataset
+        """Returns the dataset; for a backbone that takes images with pixels as it takes them."""
+        return self.dataset if spec is None else self._pictures(as_channels(spec))
 
     def feature_source(self, staged: Staged, batch_size: int, views: Views | None = None) -> Any:
-        """Return the dataset."""
-        if staged.preprocess is not None:
-            self._check_images()
-        return self.dataset
+        """Returns the dataset."""
+        return self.dataset if staged.preprocess is None else self._pictures(staged.preprocess.spec.channels)
+
+    def _pictures(self, channels: int | None) -> tf.data.Dataset:
+        return with_pixels(self.dataset, f"the {self.name} dataset", channels)
 
     def fingerprint(self, *others: Self) -> str:
-        """Return a hash of the class counts; hashing the content would take a pass over the dataset."""
-        return f"{[part.class_counts.tolist() for part in (self, *others)]}"
-
-    def _check_images(self) -> None:
-        given = tf.nest.flatten(self.dataset.element_spec[0])
-        shape = given[0].shape
-        known = shape.rank is not None and (shape.rank == 0 or shape[-1] is not None)
-        if len(given) == 1 and (given[0].dtype.is_floating or not known):
-            [first] = tf.nest.flatten(next(iter(self.dataset))[0])
-            shape = first.shape
-            check_pixels(first, f"the {self.name} dataset")
-        if len(given) != 1 or shape.rank != 4 or shape[-1] not in (1, 3):
-            got = shape if len(given) == 1 else f"{len(given)} inputs"
-            raise DataError(
-                f"The {self.name} dataset must yield images [B, rows, columns, 1 or 3 channels]. Received: {got}."
-            )
+        """Returns the counts; what more a dataset holds would take a pass to see."""
+        values = [None if part.values is None else part.values.tolist() for part in (self, *others)]
+        return f"{[part.class_counts.tolist() for part in (self, *others)]}" + (
+            "" if values[0] is None else f"{values}"
+        )
 
 
-def ready_splits(train: Any, validation: Any, class_names: Sequence[str]) -> Splits[DatasetExamples]:
-    """Return splits of two datasets of batches.
+def as_channels(spec: InputSpec | AudioSpec) -> int | None:
+    """Returns how many channels of pixels a backbone takes; None for a backbone that takes no images."""
+    return spec.channels if isinstance(spec, InputSpec) else None
+
+
+def is_ready(source: Any) -> bool:
+    """Whether a source is (train, validation) or (train, validation, class_names) with two datasets."""
+    pair = isinstance(source, (tuple, list)) and len(source) in (2, 3)
+    return pair and isinstance(source[0], tf.data.Dataset)
+
+
+def ready_splits(
+    train: Any, validation: Any, class_names: Sequence[str] | None = None, task: str = registry.AUTO
+) -> Splits[DatasetExamples]:
+    """Makes splits of two datasets.
 
     Args:
-        train: Training batches.
-        validation: Validation batches.
-        class_names: Class names in the order of the labels.
+        train: to learn from, (inputs, labels) or (inputs, labels, sample weights), in batches or single. Sample weights
+            count in the loss; scores count every example once.
+        validation: to judge by.
+        class_names: in the order of the labels; None takes those of a dataset that knows them, as those of
+            ``keras.utils.image_dataset_from_directory`` do, or the labels themselves.
+        task: what the labels are; ``"auto"`` looks at them.
 
     Raises:
-        DataError: If they are not finite datasets of (inputs, labels) batches, or a label has no class.
+        DataError: when they are no datasets of examples with labels that end, or labels are of no class.
     """
     if not isinstance(validation, tf.data.Dataset):
         raise DataError(
-            f"The second of (train, validation, class_names) must be a dataset. Received: {type(validation).__name__}."
+            "Expected a dataset as the second of (train, validation, class_names). Received: "
+            f"{type(validation).__name__}."
         )
-    names = tuple(str(name) for name in class_names)
-    parts = [
-        DatasetExamples(dataset, name, _count(dataset, name, len(names)), names)
-        for dataset, name in ((train, "training"), (validation, "validation"))
-    ]
-    return Splits(parts[0], parts[1], "the two datasets given")
+    known = getattr(train, "class_names", None) if class_names is None else class_names
+    titles = ("training", "validation")
+    datasets = [regular(each, f"the {title} dataset") for each, title in zip((train, validation), titles, strict=True)]
+    labels = [_labels_of(each, title) for each, title in zip(datasets, titles, strict=True)]
+    if known is not None and len(known) == 0:
+        known = None
+    asked, head = _meaning(labels, known, task)
+    parts = []
+    for dataset, title, own in zip(datasets, titles, labels, strict=True):
+        values = labels_for(head, own)
+        dataset = with_labels(dataset, head, f"the {title} dataset")
+        if asked.exclusive_classes:
+            _check_range(values, len(head.class_names), title)
+            counts = np.bincount(values, minlength=len(head.class_names)).astype(np.int64)
+            parts.append(DatasetExamples(dataset, title, counts, head.class_names))
+        else:
+            names = head.class_names
+            parts.append(DatasetExamples(dataset, title, np.zeros(0, np.int64), names, values=values))
+    return Splits(parts[0], parts[1], "the two datasets given", task=asked.name)
 
 
-def _count(dataset: tf.data.Dataset, name: str, classes: int) -> np.ndarray:
-    """Count the examples of each class, and check that all labels have a class."""
-    spec = dataset.element_spec
-    if not isinstance(spec, tuple) or len(spec) < 2:
-        raise DataError(f"The {name} dataset must yield batches of (inputs, labels). Received: {spec}.")
-    labels = spec[1]
-    if not isinstance(labels, tf.TensorSpec) or labels.shape.rank not in (1, None) or not labels.dtype.is_integer:
-        hint = " Is it batched? dataset.batch(32)" if getattr(labels, "shape", None) == () else ""
-        raise DataError(f"The labels of the {name} dataset must be batches of integers [B]. Received: {labels}.{hint}")
-    if int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY:
-        raise DataError(f"The {name} dataset repeats without end. Remove repeat(), or limit it with take().")
+@dataclasses.dataclass(frozen=True)
+class _Labels:
+    """What labels are, as :func:`tfft.data.forms.labels_for` asks a head."""
 
-    def add(state: tuple[tf.Tensor, ...], batch: Any) -> tuple[tf.Tensor, ...]:
-        numbers = tf.cast(batch[1], tf.int64)
-        low, high = tf.reduce_min(numbers), tf.reduce_max(numbers)
-        inside = tf.boolean_mask(numbers, (numbers >= 0) & (numbers < classes))
-        counted = tf.math.bincount(tf.cast(inside, tf.int32), minlength=classes, maxlength=classes, dtype=tf.int64)
-        counted = tf.ensure_shape(counted, [classes])
-        return state[0] + counted, tf.minimum(state[1], low), tf.maximum(state[2], high)
+    task: str
+    class_names: tuple[str, ...]
+    units: int
 
-    start = (np.zeros(classes, np.int64), np.int64(tf.int64.max), np.int64(tf.int64.min))
-    counts, low, high = dataset.reduce(start, add)
-    if int(high) < int(low):
-        raise DataError(f"The {name} dataset is empty. Expected at least one batch.")
+
+def _meaning(labels: Sequence[np.ndarray], known: Sequence[str] | None, task: str) -> tuple[registry.Task, _Labels]:
+    """Returns the task of labels and what they are."""
+    values, own = label_column(labels[0], task)
+    asked = registry.asked_task(task)
+    if asked is None:
+        numbers = known is not None and labels[0].dtype.kind in "iu"  # of classes, whatever they look like
+        asked = registry.task("classification") if numbers and not _has_lists(values) else _inferred(values)
+    if known is not None and asked.class_names(["a"]):
+        names = tuple(str(name) for name in known)
+    elif not asked.class_names(["a"]):
+        names = ()
+    elif own is not None:
+        names = own
+    elif labels[0].dtype.kind in "iubf":
+        names = tuple(str(i) for i in range(1 + max(int(part.max(initial=0)) for part in labels)))
+    else:
+        names = asked.class_names(values_of(values, None))
+    units = len(names) or (labels[0].shape[1] if labels[0].ndim == 2 else 1)
+    return asked, _Labels(asked.name, names, units)
+
+
+def _inferred(values: Sequence[Any]) -> registry.Task:
+    return registry.infer_task(values_of(values, None))
+
+
+def _has_lists(values: Sequence[Any]) -> bool:
+    return any(isinstance(value, list) for value in values)
+
+
+def _labels_of(dataset: tf.data.Dataset, name: str) -> np.ndarray:
+    found = list(dataset.map(lambda *batch: batch[1]).as_numpy_iterator())
+    if not found or not sum(map(len, found)):
+        raise DataError(f"The {name} dataset holds no examples, expected at least one batch.")
+    labels = np.concatenate(found)
+    return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+
+
+def _check_range(labels: np.ndarray, classes: int, name: str) -> None:
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise DataError(
+            f"The labels of the {name} dataset must be whole numbers [B] or one-hot [B, K], got {labels.dtype} "
+            f"{labels.shape}."
+        )
+    low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= classes:
         raise DataError(
-            f"The labels of the {name} dataset must be 0 to {classes - 1}, one for each of {classes} class names. "
-            f"Received: {int(low)} to {int(high)}."
+            f"The labels of the {name} dataset must be 0 to {classes - 1}, one for each of the {classes} class names, "
+            f"got {low} to {high}."
         )
-    return np.asarray(counts)

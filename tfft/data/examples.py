@@ -282,7 +282,8 @@ def fold_splits(splits: Splits[E], count: int = 5, *, seed: int = 0) -> Iterator
     duplicates = Duplicates(splits.duplicates, splits.duplicates_note)
     groups = joined(splits.groups, duplicates.positions, len(examples))
     strata = registry.task(splits.task).strata(examples.labels)
-    dealt = folds(examples.names, count, seed, labels=strata, groups=groups)
+    names = examples.names or tuple(f"{i:09d}" for i in range(len(examples)))  # what is in memory has its place
+    dealt = folds(names, count, seed, labels=strata, groups=groups)
     for fold in range(count):
         yield divide(
             examples,

@@ -129,17 +129,42 @@ def has_value(value: Any) -> bool:
     return not (isinstance(value, str) and not value.strip()) and type(value).__name__ != "NAType"
 
 
+_POINT = re.compile(r"[+-]?(0|[1-9]\d*)\.0+")  # "1.0"; "01" and "1e3" are names
+
+
+def _is_list(label: Any) -> bool:
+    return isinstance(label, (list, tuple, set)) or (isinstance(label, np.ndarray) and label.ndim > 0)
+
+
+def _is_number(label: Any) -> bool:
+    try:
+        float(label)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
 def values_of(labels: Sequence[Any], separator: str | None) -> list[Any]:
-    """Return labels as text, or as lists of text if there may be several."""
+    """Returns labels as text, or as lists of text where there may be several.
+
+    One label has one spelling: where all of a column are numbers, 1, 1.0, ``"1"`` and ``"1.0"`` are the same, because
+    pandas makes 1.0 of 1 as soon as one value of a column is missing.
+    """
+    items = [one for label in labels for one in (label if _is_list(label) else [label])]
+    numbers = separator is None and all(map(_is_number, items))
 
     def plain(label: Any) -> str:
-        if isinstance(label, float) and label.is_integer():
-            return str(int(label))
-        return composed(str(label.item() if hasattr(label, "item") else label).strip())
+        value = label.item() if hasattr(label, "item") else label
+        if isinstance(value, bytes):
+            value = value.decode()
+        text = str(value).strip()
+        if isinstance(value, float) or (numbers and isinstance(value, str) and _POINT.fullmatch(text)):
+            return str(int(float(text))) if math.isfinite(float(text)) and float(text).is_integer() else text
+        return composed(text)
 
     found: list[Any] = []
     for label in labels:
-        if isinstance(label, (list, tuple, set)) or (isinstance(label, np.ndarray) and label.ndim):
+        if _is_list(label):
             found.append([plain(one) for one in label])
         elif separator is not None:
             found.append([plain(one) for one in str(label).split(separator) if one.strip()])

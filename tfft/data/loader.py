@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from tfft import registry
 from tfft.data.batches import BatchOptions
+from tfft.data.dataset_examples import is_ready, ready_splits
 from tfft.data.examples import Examples, Splits
 from tfft.data.tfds.source import LocalCopy, is_tfds, local_copy
 from tfft.errors import DataError, did_you_mean, raise_problems
@@ -66,7 +67,9 @@ def load(
               (:func:`tfft.modalities.image.load_image_table`), with ``audio=`` of recordings
               (:func:`tfft.modalities.audio.load_recording_table`), else of texts;
             - ``(texts, labels)``; with ``task="token_classification"`` files or lists of tagged words;
-            - ``(images, labels)``, two arrays (:func:`tfft.modalities.image.load_arrays`);
+            - ``(images, labels)``, arrays or lists, twice for two parts, or a ``tf.data.Dataset`` of both
+              (:func:`tfft.modalities.image.load_arrays`);
+            - ``(train, validation)`` or ``(train, validation, class_names)``, two datasets of inputs and labels;
             - ``"tfds:NAME"``, or a folder that tensorflow-datasets prepared.
         validation: Share to hold out, or the file of an earlier split if examples have names. No effect if the source
             is split already.
@@ -108,6 +111,9 @@ def load(
     named = {name: value for name, value in locals().items() if name not in ("source", "further")}
     given = explicit({**named, **further})
     _check_names(further)
+    if is_ready(source):
+        registry.Match("ready datasets", ready_splits, frozenset({"task"})).check(given)
+        return ready_splits(source[0], source[1], source[2] if len(source) > 2 else None, task=task)
     if is_tfds(source):
         return load_copy(local_copy(source, given), given)
     return _for_task(reader_of(source, given).load(source, given), given.get("task", registry.AUTO))

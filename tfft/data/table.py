@@ -44,6 +44,12 @@ class Table:
         Raises:
             DataError: If there is no such column; the message has the nearest name and all columns.
         """
+        if isinstance(which, (list, tuple)):
+            raise DataError(
+                f"Expected one column for {role}=. Received: {list(which)}. Make one of them: of one-hot columns "
+                f"table['label'] = table[{list(which)}].idxmax(axis=1); of several numbers or labels for each row a "
+                f"column of lists, table['label'] = table[{list(which)}].values.tolist()."
+            )
         if self.columns is None:
             width = max((len(row) for row in self.rows), default=0)
             if isinstance(which, int) and which < width:

@@ -13,22 +13,24 @@ import numpy as np
 import tensorflow as tf
 
 from tfft import heads, registry
-from tfft.errors import DataError, TfftError
+from tfft.data.dataset_forms import batches_for
+from tfft.errors import DataError, PlanError, TfftError
 from tfft.evaluation.scores import Scores
-from tfft.layers.pixel_checks import check_pixels
 
 
-def evaluate(model: keras.Model, dataset: tf.data.Dataset, *, head: heads.Head | None = None) -> Scores:
-    """Evaluate a model on labelled examples that it was not trained on.
+def evaluate(model: keras.Model, dataset: Any, *, head: heads.Head | None = None) -> Scores:
+    """Measures a model on labelled examples that it was not trained on.
 
     Use it on held-out data; it needs no ``compile``.
 
     Args:
-        model: Model with logits (values for regression), as from :func:`tfft.build`.
-        dataset: Finite dataset of (inputs, labels) batches: int labels [B] for classes, 0 or 1 for a binary head,
-            floats [B, classes] of 0 and 1 for multi-label, floats [B] or [B, n] for regression, ints [B, W] for tags of
-            words, below 0 for padding.
-        head: Head that defines the outputs; None uses the model's own.
+        model: gives logits (values for regression), as models of :func:`tfft.build` do.
+        dataset: finite, batches of (inputs, labels): int labels [B] for classes (also one-hot [B, classes], [B, 1], or
+            names), 0 or 1 for a binary head, floats [B, classes] of 0 and 1 for several labels, floats [B] or [B, n]
+            for regression, ints [B, W] for the tags of words, below 0 for padding. Or ``(inputs, labels)`` as arrays
+            or lists, or a part of what :func:`tfft.data.load` gives. Sample weights are left aside: every example
+            counts once.
+        head: what the outputs mean; None finds the model's own.
 
     Returns:
         Scores with a 95 % interval, precision and recall per class, and the baseline of always predicting the most
@@ -46,12 +48,11 @@ def evaluate(model: keras.Model, dataset: tf.data.Dataset, *, head: heads.Head |
         >>> print(scores.summary)
         accuracy 0.9542 (95 % interval 0.9085 to 0.9776, 153 examples), commonest class 0.5425
     """
+    if not isinstance(model, keras.Model):
+        raise PlanError(f"Expected a keras.Model. Received: {type(model).__name__}. A run has one: run.model.")
     head = heads.from_model(model) if head is None else head
+    dataset = batches_for(model, head, dataset)
     spec = dataset.element_spec
-    if not isinstance(spec, tuple) or len(spec) < 2:
-        raise DataError(f"Expected batches of (inputs, labels) to evaluate. Received: {spec}.")
-    if int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY:
-        raise DataError("The dataset repeats without end: evaluate a finite one, for example dataset.take(n).")
     loss_of = head.loss()
 
     @tf.function(input_signature=[spec[0], spec[1]])  # one trace also for a shorter last batch
@@ -61,11 +62,7 @@ def evaluate(model: keras.Model, dataset: tf.data.Dataset, *, head: heads.Head |
 
     evaluator = registry.task(head.task).evaluator(head)
     count, weighed, loss, bad = 0, 0, 0.0, 0
-    takes_pixels = _takes_pixels(model)
     for batch in dataset:
-        if takes_pixels and not count:
-            for images in keras.tree.flatten(batch[0]):
-                check_pixels(images, "the dataset")
         labels = np.asarray(batch[1])
         evaluator.check(labels)
         logits, batch_loss = (np.asarray(t) for t in forward(batch[0], batch[1]))
@@ -82,8 +79,3 @@ def evaluate(model: keras.Model, dataset: tf.data.Dataset, *, head: heads.Head |
             f"The model gives NaN or infinity for {bad} of {count} examples: its weights or inputs are not finite."
         )
     return evaluator.result(count, loss / max(weighed, 1))
-
-
-def _takes_pixels(model: keras.Model) -> bool:
-    inputs = getattr(model, "inputs", None) or []  # a subclassed model has none
-    return len(inputs) == 1 and inputs[0].dtype == "uint8"

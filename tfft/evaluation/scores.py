@@ -13,6 +13,9 @@ from rich.table import Table
 from tfft.console.tables import render
 
 _Z95 = 1.959963984540054  # the 97.5 % point of the normal distribution
+# Measures of a regression: the mean absolute errors of always answering the mean or the median of the training targets,
+# and the root mean square error of the former.
+MEAN_BASELINE, MEDIAN_BASELINE, RMSE_BASELINE = "mean_baseline", "median_baseline", "rmse_baseline"
 _ROWS_SHOWN = 25
 _DENSE_CONFUSION = 200
 _OLD = {"tokens": {"task": "token_classification", "items": "sentences"}}  # what scores of earlier runs say otherwise
@@ -118,7 +121,8 @@ class Scores:
         majority_baseline: Accuracy of always predicting the most frequent class; None for regression and f1.
         per_class: One row per class, or per entity type if the metric is f1; empty for regression.
         confusion: Examples by true class (row) and predicted class (column); None if not applicable.
-        measures: Further numbers by name.
+        measures: Further numbers by name; for regression also the errors of always predicting the mean or the median of
+            the training targets, ``"mean_baseline"`` and ``"median_baseline"``.
         items: Plural noun for the examples, such as "sentences".
     """
 
@@ -140,6 +144,23 @@ class Scores:
         return float(
             self.measures[self.metric] if self.accuracy is None or self.metric != "accuracy" else self.accuracy
         )
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Whether :attr:`value` is an error."""
+        return self.metric == "mean_absolute_error"
+
+    @property
+    def baselines(self) -> dict[str, float]:
+        """The same score of one answer for all examples: the training mean and median; empty where there is none."""
+        return {name: self.measures[name] for name in (MEAN_BASELINE, MEDIAN_BASELINE) if name in self.measures}
+
+    @property
+    def learned_nothing(self) -> bool:
+        """Whether one answer for all examples is as good: the commonest class, the training mean or the median."""
+        if self.lower_is_better:
+            return bool(self.baselines) and self.value >= min(self.baselines.values())
+        return self.majority_baseline is not None and self.value <= self.majority_baseline
 
     @property
     def most_confused(self) -> list[tuple[str, str, int]]:
@@ -193,6 +214,10 @@ class Scores:
         text = f"{name} {self.value:.4f} (95 % interval {low:.4f} to {high:.4f}, {self.examples} {self.items})"
         if self.metric == "f1":
             return f"entity {text}, accuracy of words {self.accuracy:.4f}"
+        if MEAN_BASELINE in self.measures:
+            mean, median = self.baselines.values()
+            text += f", always the mean {mean:.4f}, the median {median:.4f}"
+            return f"{text}: nothing was learned" if self.learned_nothing else text
         return text if self.majority_baseline is None else f"{text}, commonest class {self.majority_baseline:.4f}"
 
     def __str__(self) -> str:

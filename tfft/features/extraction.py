@@ -225,6 +225,7 @@ class _Work:
             cached=cached,
             folder=folder,
             views=self.source.views,
+            weights=self.source.weights,
         )
 
     def _begin(self, target: Any, arrays: Sequence[Rows], where: str) -> list[Item]:

@@ -33,6 +33,7 @@ class Features:
         notes: Decisions and their reasons, one sentence each.
         cached: Whether they came from a cache.
         folder: Folder on disk, or None.
+        weights: Sample weights in the loss, if the dataset had some; else None.
         views: Number of views; the rows of all first views come first, then those of the second.
     """
 
@@ -44,6 +45,7 @@ class Features:
     cached: bool = False
     folder: Path | None = None
     views: int = 1
+    weights: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.parts[0]) // self.views

@@ -10,14 +10,16 @@ import abc
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
 
 from tfft import registry
+from tfft.data.dataset_forms import regular, with_pixels
 from tfft.data.examples import Examples
+from tfft.data.forms import pixel_array, plain_labels
 from tfft.errors import DataError, raise_problems
 from tfft.features.engines import Staged
 from tfft.specs import Augmentation
@@ -33,11 +35,13 @@ class Source(abc.ABC):
     Attributes:
         count: Number of examples including views, or None while unknown.
         labels: Labels of all examples, or None if there are none or they are unknown.
+        weights: Sample weights of all examples in the loss, or None.
         views: Number of views per example.
     """
 
     count: int | None = None
     labels: np.ndarray | None = None
+    weights: np.ndarray | None = None
     views: int = 1
 
     @abc.abstractmethod
@@ -174,12 +178,16 @@ class ArraySource(Source):
         views: Views | None = None,
         vary: Vary | None = None,
     ) -> None:
+        if staged.preprocess is not None and not _is_positioned(values):
+            pixels = pixel_array(values)
+            grey = pixels.shape[-1] < staged.preprocess.spec.channels
+            values = np.repeat(pixels, staged.preprocess.spec.channels, -1) if grey else pixels
         if _is_texts(values):
             values = _as_array(values)
         elif isinstance(values, dict):
             values = {name: _as_array(value) if _is_texts(value) else value for name, value in values.items()}
         self._leaves = [_as_array(v) for v in staged.takes(values)]
-        self.labels = None if labels is None else np.asarray(labels)
+        self.labels = None if labels is None else plain_labels(labels)
         self._batch_size = batch_size if staged.mask is None else max(batch_size, _TEXTS)
         given: list[Any] = [*self._leaves, *([] if self.labels is None else [self.labels])]
         counts = {len(array) if array.ndim else -1 for array in given}
@@ -229,14 +237,11 @@ class DatasetSource(Source):
     """Batches of a ``tf.data.Dataset``."""
 
     def __init__(self, dataset: tf.data.Dataset, staged: Staged) -> None:
+        if isinstance(dataset.element_spec, (tuple, Mapping)) and len(dataset.element_spec) > 1:
+            dataset = _with_labels(dataset, staged)
         spec = dataset.element_spec
-        self._has_labels = isinstance(spec, tuple) and len(spec) == 2
-        if isinstance(spec, tuple) and len(spec) > 2:
-            raise DataError(
-                f"The dataset must give (images, labels), received {len(spec)} parts; weights have no place."
-            )
-        if self._has_labels and not isinstance(spec[1], tf.TensorSpec):
-            raise DataError(f"Labels must be one tensor, received {spec[1]}.")
+        self._has_labels = isinstance(spec, tuple) and len(spec) >= 2
+        self._has_weights = isinstance(spec, tuple) and len(spec) == 3
         if int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY:
             raise DataError(
                 "The dataset never ends (it repeats); pass one pass over it, for example dataset.take(steps)."
@@ -276,6 +281,17 @@ class DatasetSource(Source):
         return element[0] if self._has_labels or (isinstance(element, tuple) and len(element) == 1) else element
 
 
+def _with_labels(dataset: tf.data.Dataset, staged: Staged) -> tf.data.Dataset:
+    """Returns a dataset of examples with labels in batches, pictures as the model takes them."""
+    if isinstance(dataset.element_spec, Mapping) and not {"label", "labels", "y"} & set(dataset.element_spec):
+        return dataset  # inputs by name
+    rank = len(staged.inputs[0].shape) if len(staged.inputs) == 1 else None
+    dataset = regular(dataset, "the dataset", rank=rank)
+    if staged.preprocess is None:
+        return dataset
+    return with_pixels(dataset, "the dataset", staged.preprocess.spec.channels)
+
+
 class _Digest:
     """Hash of the batches of a dataset, which also collects count and labels."""
 
@@ -283,6 +299,7 @@ class _Digest:
         self._source, self._labels_only = source, labels_only
         self._hashes: list[_RowHash] = []
         self._labels: list[np.ndarray] = []
+        self._weights: list[np.ndarray] = []
         self._count = 0
 
     def add(self, element: Any) -> None:
@@ -294,13 +311,16 @@ class _Digest:
         self._count += len(leaves[0])
         if self._source._has_labels:
             self._labels.append(np.asarray(element[1]))
+        if self._source._has_weights:
+            self._weights.append(np.asarray(element[2]))
 
     def finish(self) -> str:
         if not self._count:
             raise DataError("The dataset gives no examples.")
         self._source.count = self._count
-        labels = np.concatenate(self._labels) if self._labels else None
+        labels = plain_labels(np.concatenate(self._labels)) if self._labels else None
         self._source.labels = labels
+        self._source.weights = np.concatenate(self._weights) if self._weights else None
         if self._labels_only:
             return ""
         hashes = self._hashes

@@ -11,7 +11,7 @@ import itertools
 import math
 import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -21,6 +21,7 @@ from rich.table import Table
 
 from tfft import heads, keras_compat
 from tfft.console.tables import render
+from tfft.data.dataset_forms import arrays_for, batches_for
 from tfft.errors import DataError, PlanError, missing_package, raise_problems
 from tfft.freezing.weight_values import restored
 from tfft.optimizers import lr_curve
@@ -115,7 +116,7 @@ class LearningRates:
 
 def lr_find(
     model: keras.Model,
-    data: tf.data.Dataset | Sequence[Any],
+    data: Any,
     *,
     start: float = 1e-7,
     end: float = 10.0,
@@ -145,8 +146,8 @@ def lr_find(
     Args:
         model: built; compiled (its loss and a copy of its optimizer are used), or with a head of tfft (which knows
             its loss; the optimizer is Adam then).
-        data: dataset of batches, or (inputs, labels) or (inputs, labels, sample weights) as arrays. Repeated where
-            it is shorter than ``steps``.
+        data: dataset of batches, (inputs, labels) or (inputs, labels, sample weights) as arrays, or a part of what
+            :func:`tfft.data.load` gives. Repeated where it is shorter than ``steps``.
         start: first rate.
         end: last rate, where the test gets there.
         steps: number of rates.
@@ -173,7 +174,7 @@ def lr_find(
     _check(model, start, end, steps, stop, beta)
     rates = np.geomspace(start, end, steps)
     with _same_random_state(), restored(model):
-        losses = _losses(_around(model, optimizer, start), _batches(data, batch_size, seed), rates, stop, beta)
+        losses = _losses(_around(model, optimizer, start), _batches(model, data, batch_size, seed), rates, stop, beta)
     return _read(rates, losses, beta)
 
 
@@ -270,16 +271,26 @@ def _copy(optimizer: keras.optimizers.Optimizer, rate: float) -> keras.optimizer
     return copy
 
 
-def _batches(data: Any, batch_size: int, seed: int) -> Iterator[Any]:
-    if not isinstance(data, tf.data.Dataset):
-        if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
-            raise DataError(f"Expected a dataset of batches, or (inputs, labels). Received: {type(data).__name__}.")
-        arrays = keras.tree.map_structure(np.asarray, tuple(data))
+def _batches(model: keras.Model, data: Any, batch_size: int, seed: int) -> Iterator[Any]:
+    head = _head_of(model)
+    if isinstance(data, tf.data.Dataset) and int(data.cardinality()) == tf.data.INFINITE_CARDINALITY:
+        return iter(data)
+    if isinstance(data, (tuple, list)):
+        arrays = arrays_for(model, head, data)
         count = len(keras.tree.flatten(arrays)[0])
         order = np.random.default_rng(seed).permutation(count)
         shuffled = keras.tree.map_structure(lambda a: a[order], arrays)
         data = tf.data.Dataset.from_tensor_slices(shuffled).batch(batch_size)
-    return iter(data.repeat())
+    return iter(batches_for(model, head, data, batch_size=batch_size).repeat())
+
+
+def _head_of(model: keras.Model) -> heads.Head | None:
+    """Returns the head whose labels a model learns; None where it has none, or is compiled with another loss."""
+    try:
+        head = heads.from_model(model)
+    except PlanError:
+        return None
+    return None if model.compiled and type(model.loss) is not type(head.loss()) else head
 
 
 def _losses(around: keras.Model, batches: Iterator[Any], rates: np.ndarray, stop: float, beta: float) -> list[float]:

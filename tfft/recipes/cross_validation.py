@@ -23,7 +23,8 @@ from rich.table import Table
 from tfft.config import RunConfig, RunSettings, config_of
 from tfft.console.progress import ReadingProgress, reading_bar
 from tfft.console.tables import render
-from tfft.data import Splits, fold_splits, load
+from tfft.data import Examples, Splits, fold_splits, load
+from tfft.data.dataset_examples import is_ready
 from tfft.data.loader import reader_of
 from tfft.data.tfds.source import is_tfds
 from tfft.errors import PlanError
@@ -38,8 +39,8 @@ from tfft.settings import defaults_of
 SEEDS = "seeds.csv"
 _OTHERS = ("out", "plan", "cache", "callbacks", "verbose", "config")
 _EXPECTED = (
-    "cross_validate takes a folder of images or recordings, a table of files with image= or audio=, a dataset of tfds "
-    "with one of these, or Splits."
+    "cross_validate takes a folder of images or recordings, a table of files with image= or audio=, (images, labels) "
+    "arrays, a dataset of tfds with one of these, or Splits."
 )
 
 
@@ -63,11 +64,8 @@ class SeedRow:
 
     @property
     def failed(self) -> bool:
-        """Whether the run is no better than always predicting the most frequent class (Mosbach et al., 2021)."""
-        return (
-            self.final_scores.majority_baseline is not None
-            and self.final_scores.value <= self.final_scores.majority_baseline
-        )
+        """Whether the run learned nothing: no better than one answer for all examples (Mosbach et al., 2021)."""
+        return self.final_scores.learned_nothing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -254,11 +252,14 @@ def _listed(data: Any, config: RunConfig, progress: ReadingProgress | None) -> t
         return data, config
     given = config.given("reading")
     if not is_tfds(data):
-        if not reader_of(data, given).match(data, given).has_names:
+        if is_ready(data):
+            raise PlanError(_EXPECTED)
+        match = reader_of(data, given).match(data, given)
+        if not (match.has_names or match.joinable):
             raise PlanError(_EXPECTED)
     reading = {name: value for name, value in given.items() if name not in ("seed", "validation")}
     splits = load(data, **reading, store=cache_dir() / "files.sqlite", progress=progress)
-    if splits.items is None:  # such as texts of tfds
+    if splits.items is None and type(splits.train).join is Examples.join:  # such as texts of tfds
         raise PlanError(_EXPECTED)
     defaults = defaults_of(RunConfig)
     return splits, dataclasses.replace(config, **{name: defaults[name] for name in reading})

@@ -98,7 +98,8 @@ class Run:
             "backbone": self.plan.backbone,
             "backbone_digest": self.plan.backbone_digest,
             "scores": {
-                name: {s.metric: s.value, "interval": s.interval, "examples": s.examples} for name, s in scores.items()
+                name: {s.metric: s.value, "interval": s.interval, "examples": s.examples, **s.baselines}
+                for name, s in scores.items()
             },
         }
 
@@ -110,7 +111,7 @@ def compare(frozen: Scores, final: Scores) -> str:
     gain = final.value - frozen.value
     text = f"fine-tuning changed {final.metric.replace('_', ' ')} by {gain:+.4f}"
     apart = frozen.interval[1] < final.interval[0] or final.interval[1] < frozen.interval[0]
-    if gain < 0:
+    if gain > 0 if final.lower_is_better else gain < 0:
         text += ": it did not help; the frozen backbone (unfreeze='none') is the better model here"
     return text if apart else text + "; the two 95 % intervals overlap"
 
@@ -118,6 +119,7 @@ def compare(frozen: Scores, final: Scores) -> str:
 def metrics_of(frozen: Scores, final: Scores, deduplicated: Scores | None = None) -> dict[str, Any]:
     """Return the content of ``metrics.json``."""
     found = {"frozen": frozen.to_dict(), "final": final.to_dict(), "majority_baseline": final.majority_baseline}
+    found |= final.baselines
     return found if deduplicated is None else {**found, "deduplicated": deduplicated.to_dict()}
 
 

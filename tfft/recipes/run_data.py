@@ -19,7 +19,7 @@ from tfft.backbones.base import Backbone
 from tfft.config import Plan, SharedSettings
 from tfft.console.progress import ReadingProgress, reading_bar
 from tfft.data import BatchOptions, Splits, load
-from tfft.data.dataset_examples import ready_splits
+from tfft.data.dataset_examples import is_ready, ready_splits
 from tfft.data.loader import explicit, load_copy
 from tfft.data.tfds.source import is_tfds, local_copy
 from tfft.errors import PlanError, join_names, raise_problems
@@ -174,9 +174,9 @@ def load_run_data(data: Any, config: SharedSettings, progress: ReadingProgress |
     asked = config.given("reading")
     if isinstance(data, Splits):
         return _run_data(data, data.root, config, given=True)
-    if isinstance(data, (tuple, list)) and len(data) == 3 and isinstance(data[0], tf.data.Dataset):
-        registry.Match("ready datasets", ready_splits, frozenset()).check(explicit(asked))
-        splits = ready_splits(*data)
+    if is_ready(data):
+        registry.Match("ready datasets", ready_splits, frozenset({"task"})).check(explicit(asked))
+        splits = ready_splits(data[0], data[1], data[2] if len(data) > 2 else None, task=config.task)
         return RunData(splits, None, splits.train.title, given=True)
     check_supported(config)
     reading: dict[str, Any] = {**asked, "store": cache_dir() / "files.sqlite", "progress": progress}

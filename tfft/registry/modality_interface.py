@@ -45,6 +45,7 @@ class Match:
         certainty: 3 if a setting requires it, 2 if the source looks like it, 1 if it is possible; the highest of all
             modalities wins.
         has_names: Whether its examples have names, so that the file of an earlier split can be used.
+        joinable: Whether its parts can be joined and dealt into folds although they have no names.
     """
 
     form: str
@@ -52,6 +53,7 @@ class Match:
     settings: frozenset[str]
     certainty: int = 2
     has_names: bool = False
+    joinable: bool = False
 
     def check(self, settings: Mapping[str, Any]) -> None:
         """Check that all settings apply to the source.

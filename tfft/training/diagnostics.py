@@ -11,10 +11,12 @@ import tensorflow as tf
 from tfft.config import Phase
 from tfft.errors import AuditError, join_names
 from tfft.freezing import Audit, AuditReport
+from tfft.freezing.weight_audit import step_shows
 from tfft.training import distribute
 from tfft.training.suffix import TrainableSuffix
 
 _NO_GRADIENT = 1e-7  # Adam's epsilon: below it a step is smaller than float32 can show
+_OF_RATE = ("adam", "adamw", "nadam", "adamax", "lion", "rmsprop")  # a step is about the rate, whatever the gradient
 
 
 def diagnose_nan_loss(dataset: tf.data.Dataset, phase: Phase) -> str:
@@ -39,19 +41,43 @@ def audit_phase(check: Audit, part: TrainableSuffix, phase: Phase) -> tuple[Audi
         return report, []
     if report.frozen_moved:
         check.check()
-    found = _gradients(part.model, part.dataset, check.unchanged)
-    still = [v for v, g in zip(check.unchanged, found, strict=True) if g > _NO_GRADIENT]
+    gradients = _gradients(part.model, part.dataset, check.unchanged)
+    found = {v.path: gradient for v, gradient in zip(check.unchanged, gradients, strict=True)}
+    pulled = [v for v in check.unchanged if np.max(found[v.path]) > _NO_GRADIENT]
+    still = [v for v in pulled if step_shows(v, _steps(found[v.path], phase, _rate_of(part.model, v.path, phase)))]
     if still:
         raise AuditError(
             f"In phase {phase.name!r} {len(still)} trainable variables have a gradient but did not change: "
             f"{join_names(v.path for v in still)}. Learning rate {phase.learning_rate:g}; did a callback put them back?"
         )
-    return report, [f"phase {phase.name!r}: no gradient reaches {join_names(report.trainable_unchanged)}"]
+    notes, large = [], [v.path for v in pulled]
+    if large:
+        notes.append(
+            f"phase {phase.name!r}: {join_names(large)} did not change: at a learning rate of {phase.learning_rate:g} "
+            f"a step is smaller than {pulled[0].dtype} can show there; a higher rate moves them"
+        )
+    if without := [path for path in found if path not in large]:
+        notes.append(f"phase {phase.name!r}: no gradient reaches {join_names(without)}")
+    return report, notes
 
 
-def _gradients(model: keras.Model, dataset: tf.data.Dataset, variables: Sequence[keras.Variable]) -> list[float]:
+def _rate_of(model: keras.Model, path: str, phase: Phase) -> float:
+    factors = getattr(model.optimizer, "factors", {})
+    return float(phase.learning_rate * factors.get(path, 1.0))
+
+
+def _steps(gradient: np.ndarray, phase: Phase, rate: float) -> np.ndarray:
+    """Returns about how far one step moves each element."""
+    if phase.optimizer in _OF_RATE:
+        return rate * gradient / (gradient + _NO_GRADIENT)
+    limit = phase.global_clipnorm or np.inf
+    return rate * np.minimum(gradient, limit if phase.optimizer == "sgd" else 1e-3)
+
+
+def _gradients(model: keras.Model, dataset: tf.data.Dataset, variables: Sequence[keras.Variable]) -> list[np.ndarray]:
+    """Returns the absolute gradient of each variable."""
     inputs, labels = next(iter(dataset))[:2]
     with tf.GradientTape() as tape:
         loss = model.compute_loss(x=inputs, y=labels, y_pred=model(inputs, training=False))
     found = tape.gradient(loss, [distribute.one_copy(v) for v in variables])
-    return [0.0 if g is None else float(tf.reduce_max(tf.abs(tf.convert_to_tensor(g)))) for g in found]
+    return [np.zeros(1) if g is None else np.abs(np.asarray(tf.convert_to_tensor(g), np.float64)) for g in found]

@@ -120,6 +120,8 @@ def build_suffix(
     Returns:
         The trainable part and its datasets; or the reason why there is none.
     """
+    if len(getattr(getattr(source.train, "dataset", source.train), "element_spec", ())) == 3:
+        return "Its examples have weights in the loss, which features do not carry."
     try:
         prefix, suffix, note = split_steady(model)
         staged = stage(prefix)
@@ -199,7 +201,9 @@ def solve(
         set_head_weights(model, means)
         note = f"the head is the mean of each class ({means.distance} distance)"
     else:
-        solved = fit_linear_probe(features, labels, head, l2=l2, seed=seed, class_weight=class_weight)
+        solved = fit_linear_probe(
+            features, labels, head, l2=l2, seed=seed, class_weight=class_weight, sample_weight=train.weights
+        )
         set_head_weights(model, solved)
         heads.set_l2(model, solved.l2)
         note = f"head solved in {solved.seconds:.1f} s with l2={solved.l2:.3g}"

@@ -20,6 +20,7 @@ import numpy as np
 
 from tfft import registry
 from tfft.data.class_balance import class_weights
+from tfft.data.forms import labels_for
 from tfft.errors import DataError, PlanError, join_names, raise_problems
 from tfft.features.linear_probe.nearest_mean import Prototypes
 from tfft.features.linear_probe.objective import Basis, Fitted, Problem, Ridge, blocks, find_basis, fit
@@ -103,6 +104,7 @@ def fit_linear_probe(
     seed: int = 0,
     validation: tuple[np.ndarray, np.ndarray] | None = None,
     class_weight: str | Mapping[str | int, float] | Mapping[int, float] | None = None,
+    sample_weight: np.ndarray | None = None,
     verbose: bool = False,
 ) -> Solved:
     """Find the kernel and bias that minimise the head's loss plus an L2 penalty: the linear probe.
@@ -138,6 +140,7 @@ def fit_linear_probe(
         class_weight: ``"balanced"`` or weights by class name, as in :func:`tfft.data.class_weights`. The objective is
             then that of ``fit(class_weight=)``, ``mean(weight * loss)`` plus the penalty; the weighted loss of held-out
             examples determines ``l2``, and the accuracy stays unweighted.
+        sample_weight: Weight of each example in the loss, [N], 0 or more; multiplied by that of its class.
         verbose: Print the table as it grows.
 
     Returns:
@@ -161,16 +164,17 @@ def fit_linear_probe(
         )
     targets = _targets(features, labels, head, "features")
     weigh = _weighing(targets, head, class_weight)
+    own = _own_weights(sample_weight, len(targets))
     generator = np.random.default_rng(seed)
     sample = _sample(targets, features.shape[1], head, generator)
     basis = find_basis(features, sample)
     sweep = None
     if l2 == "auto":
-        held = _hold_out(features, targets, sample, validation, basis, head, folds, weigh, generator)
+        held = _hold_out(features, targets, sample, validation, basis, head, folds, weigh, generator, own[sample])
         sweep = _Sweep(*held, basis.variances, verbose)
         sweep.run()
         l2 = sweep.best.l2 * len(sample) / len(targets)
-    weights = weigh(targets)
+    weights = weigh(targets) * own
     problem, mean = _whole(features, targets, sample, head, basis, weights), float(weights.mean())
     fitted = _solve(problem, float(l2) / mean, basis.variances, None if sweep is None else sweep.start)
     kernel, bias = basis.to_raw(fitted.values)
@@ -310,6 +314,19 @@ def _weighing(
     return lambda some: by_class[_classes(some, head)]
 
 
+def _own_weights(sample_weight: np.ndarray | None, count: int) -> np.ndarray:
+    """Returns the weight of each example in the loss."""
+    if sample_weight is None:
+        return np.ones(count)
+    weights = np.asarray(sample_weight, np.float64).reshape(-1)
+    if len(weights) != count or not np.isfinite(weights).all() or weights.min() < 0 or not weights.any():
+        raise DataError(
+            f"Expected {count} sample weights, one for each example, finite, 0 or more and not all 0. Received: "
+            f"{len(weights)} from {weights.min(initial=np.inf):g} to {weights.max(initial=-np.inf):g}."
+        )
+    return weights
+
+
 def _whole(
     features: np.ndarray, targets: np.ndarray, sample: np.ndarray, head: Head, basis: Basis, weights: np.ndarray
 ) -> Problem:
@@ -329,6 +346,7 @@ def _hold_out(
     folds: int,
     weigh: Callable[[np.ndarray], np.ndarray],
     generator: np.random.Generator,
+    own: np.ndarray,
 ) -> tuple[Problem, np.ndarray, np.ndarray]:
     """Return the rows of the sweep in float32, the fold that each is held out of (-1: never), and its weight."""
     rows, swept = basis.project(features, sample, np.float32), targets[sample]
@@ -341,7 +359,7 @@ def _hold_out(
         swept = np.concatenate([swept, other[chosen]])
         fold = np.repeat([-1, 0], [len(sample), len(chosen)])
     trains = fold != np.arange(fold.max() + 1)[:, None]
-    weights = weigh(swept)
+    weights = weigh(swept) * np.concatenate([own, np.ones(len(swept) - len(own))])
     shares = trains * weights
     return Problem(rows, swept, shares / shares.sum(1, keepdims=True), head), fold, weights
 
@@ -399,8 +417,8 @@ def _check_plan(l2: float | str, folds: int) -> None:
 
 
 def _targets(features: np.ndarray, labels: np.ndarray, head: Head, what: str, width: int | None = None) -> np.ndarray:
-    """Return int [N] for classification, float [N, units] for others; raise an error with all problems."""
-    labels = np.asarray(labels)
+    """Returns int [N] for classification, float [N, units] for the rest; raises all that is wrong."""
+    labels = labels_for(head, np.asarray(labels))
     problems = []
     if not isinstance(features, np.ndarray) or features.ndim != 2 or not features.size or features.dtype.kind != "f":
         received = f"{features.dtype} {features.shape}" if isinstance(features, np.ndarray) else type(features).__name__
@@ -421,7 +439,7 @@ def _targets(features: np.ndarray, labels: np.ndarray, head: Head, what: str, wi
     raise_problems(DataError, f"The head cannot be solved on these {what}", problems)
     if head.convex_loss == "softmax":
         return labels.reshape(-1).astype(np.int64)
-    return labels.reshape(len(labels), head.units).astype(np.float64)
+    return head.scaled(labels.reshape(len(labels), head.units).astype(np.float64))
 
 
 def _not_finite(features: np.ndarray) -> list[int]:

@@ -8,21 +8,34 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
+from tfft import registry
+from tfft.data.dataset_forms import regular, with_pixels
 from tfft.data.examples import Splits, divide
+from tfft.data.forms import label_column, pixel_array
+from tfft.data.label_parsing import parse_labels
 from tfft.errors import DataError, join_names
 from tfft.modalities.image.examples import ImageArrays
 
+_LARGEST = 4 * 2**30  # bytes of a dataset that is read into memory
 
-def load_arrays(source: Any, *, validation: float = 0.2, seed: int = 0) -> Splits[ImageArrays]:
-    """Split images in memory.
+
+def load_arrays(
+    source: Any, *, validation: float = 0.2, seed: int = 0, task: str = registry.AUTO
+) -> Splits[ImageArrays]:
+    """Divides images in memory.
 
     Use it for arrays from other packages. Each class has at least one image on either side.
 
     Args:
-        source: ``(images, labels)``: images [N, H, W] or [N, H, W, C], and one integer or name for each.
-        validation: Share of each class to hold out.
-        seed: Seed for the split.
+        source: ``(images, labels)``, as :func:`tfft.data.forms.pixel_array` and
+            :func:`tfft.data.forms.label_column` take them; ``((images, labels), (images, labels))``, to learn from and
+            to hold out, as ``keras.datasets`` gives them; or a ``tf.data.Dataset`` of images and labels, which is read
+            into memory.
+        validation: share of each class to hold out; of no effect where the source is two pairs.
+        seed: of the draw.
+        task: what the labels are; ``"auto"`` looks at them.
 
     Raises:
         DataError: If images and labels do not match, or a class has fewer than two images.
@@ -33,26 +46,67 @@ def load_arrays(source: Any, *, validation: float = 0.2, seed: int = 0) -> Split
         >>> len(splits.train), len(splits.validation)
         (1438, 359)
     """
-    images, labels = (np.asarray(part) for part in source)
-    if labels.ndim != 1 or len(labels) != len(images):
-        raise DataError(f"Expected one label per image. Received: images {images.shape} and labels {labels.shape}.")
-    if labels.dtype.kind not in "iubUSO":
-        raise DataError(f"Expected integers or names as labels. Received: {labels.dtype}.")
-    if images.ndim not in (3, 4):
-        raise DataError(f"Expected images [N, H, W] or [N, H, W, C]. Received: {images.shape}.")
-    values, numbers = np.unique(labels, return_inverse=True)
+    pairs = source if _are_pairs(source) else [_in_memory(source) if isinstance(source, tf.data.Dataset) else source]
+    images = [_checked(pixel_array(images), labels) for images, labels in pairs]
+    columns, known = zip(*(label_column(labels, task) for _, labels in pairs), strict=True)
+    places = [[f"label {i}" for i in range(len(column))] for column in columns]
+    parsed = parse_labels(columns, places, task=task, class_names=next((names for names in known if names), None))
+    labels = np.concatenate(parsed.parts)
+    whole = images[0] if len(images) == 1 else np.concatenate(images)
+    examples = ImageArrays(whole, np.arange(len(whole)), labels, parsed.class_names)
+    if len(pairs) == 2:
+        held = np.arange(len(whole)) >= len(images[0])
+        return divide(examples, held, "the two parts given", task=parsed.task)
+    strata = registry.task(parsed.task).strata(labels)
+    numbers = np.zeros(len(labels), np.int64) if strata is None else strata
     counts = np.bincount(numbers)
-    if len(values) < 2:
-        raise DataError(f"Expected at least two classes. Received: {len(values)}: {join_names(values)}.")
-    single = [str(value) for value, count in zip(values, counts, strict=True) if count < 2]
+    _check_counts(counts, parsed.class_names if strata is not None else ("",))
+    of = "" if strata is None else " of each class"
+    held = _held_out(numbers, counts, validation, seed)
+    return divide(examples, held, f"{validation * 100:g} %{of}, drawn with seed {seed}", task=parsed.task)
+
+
+def _are_pairs(source: Any) -> bool:
+    """Whether a source is (images, labels) twice."""
+    return isinstance(source, (tuple, list)) and all(isinstance(part, tuple) and len(part) == 2 for part in source)
+
+
+def _in_memory(dataset: tf.data.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Reads a dataset of images and labels."""
+    batches = with_pixels(regular(dataset, "the dataset"), "the dataset")
+    if len(batches.element_spec) > 2:
+        raise DataError(
+            "Expected (images, labels). Received: a dataset with sample weights, which has to be split by you: give "
+            "(train, validation, class_names) with two datasets."
+        )
+    size = 0
+    found: list[tuple[np.ndarray, np.ndarray]] = []
+    for images, labels in batches.as_numpy_iterator():
+        size += images.nbytes
+        if size > _LARGEST or (found and images.shape[1:] != found[0][0].shape[1:]):
+            raise DataError(
+                "Expected a dataset of images of one size that fits in memory, to divide it in two. Received: one of "
+                f"several sizes, or of more than {_LARGEST / 2**30:g} GB. Divide it: (train, validation, class_names)."
+            )
+        found.append((images, labels))
+    if not found:
+        raise DataError("Expected at least one batch. Received: the dataset holds no examples.")
+    return np.concatenate([images for images, _ in found]), np.concatenate([labels for _, labels in found])
+
+
+def _checked(pixels: np.ndarray, labels: Any) -> np.ndarray:
+    if not hasattr(labels, "__len__") or len(labels) != len(pixels):
+        count = len(labels) if hasattr(labels, "__len__") else labels
+        raise DataError(f"Expected one label for each image. Received: {len(pixels)} images and labels: {count}.")
+    return pixels
+
+
+def _check_counts(counts: np.ndarray, names: tuple[str, ...]) -> None:
+    single = [name for name, count in zip(names, counts.tolist(), strict=False) if count == 1]
     if single:
         raise DataError(
             f"Expected at least 2 images per class, for training and validation. Too few: {join_names(single)}."
         )
-    held = _held_out(numbers, counts, validation, seed)
-    names = tuple(str(v.decode() if isinstance(v, bytes) else v) for v in values.tolist())
-    whole = ImageArrays(images, np.arange(len(images)), numbers, names)
-    return divide(whole, held, f"{validation * 100:g} % of each class, drawn with seed {seed}")
 
 
 def _held_out(numbers: np.ndarray, counts: np.ndarray, share: float, seed: int) -> np.ndarray:
@@ -60,5 +114,6 @@ def _held_out(numbers: np.ndarray, counts: np.ndarray, share: float, seed: int) 
     held = np.zeros(len(numbers), bool)
     for label, count in enumerate(counts):
         members = random.permutation(np.flatnonzero(numbers == label))
-        held[members[: min(count - 1, max(1, round(count * share)))]] = True
+        if count:
+            held[members[: min(count - 1, max(1, round(count * share)))]] = True
     return held

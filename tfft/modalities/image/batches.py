@@ -24,8 +24,8 @@ from tfft.data.batches import (
     on_cpu,
     with_length,
 )
+from tfft.data.forms import picture_problems, pixel_array
 from tfft.errors import DataError, PlanError, raise_problems
-from tfft.layers.pixel_checks import pixel_problems
 from tfft.layers.preprocess import check_spec, resize_pixels
 from tfft.modalities.image.augment import view_of
 from tfft.modalities.image.decode import decode_image, decode_pixels
@@ -120,10 +120,11 @@ def from_arrays(
     """Build a dataset as :func:`tfft.data.to_dataset` does, from images in memory.
 
     Args:
-        images: [N, H, W] grayscale or [N, H, W, C] with C 1 or 3; uint8, or numbers in 0 to 255, which are rounded.
-        labels: Integers [N] for classes, 0 or 1 [N, n] for multi-label, float [N] or [N, k] for regression.
-        spec: Spec with the target size and channels; None leaves the images unchanged.
-        **settings: Settings of :class:`tfft.data.BatchOptions`: ``batch_size``, ``shuffle``, ``augment``, ...
+        images: as :func:`tfft.data.forms.pixel_array` takes them.
+        labels: whole numbers [N] for one class each, 0 or 1 [N, n] for several labels, float [N] or
+            [N, k] for regression.
+        spec: brings the images to its size and channels; None leaves them as they are.
+        **settings: of :class:`tfft.data.BatchOptions`: ``batch_size``, ``shuffle``, ``augment``, ...
 
     Returns:
         Dataset of (uint8 [B, H, W, C], int32 [B] or float32 labels).
@@ -169,21 +170,13 @@ def checked_arrays(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, 
     Raises:
         DataError: If they do not match or are not pixels; all problems at once.
     """
-    problems = []
-    if images.ndim == 3:
-        images = images[..., None]
-    if images.ndim != 4 or images.shape[-1] not in (1, 3) or 0 in images.shape:
-        problems.append(
-            "images must be [N, H, W] or [N, H, W, C] with C 1 or 3 and nothing empty, "
-            f"received shape {images.shape} (transpose channels-first images)"
-        )
-    elif len(images) != len(labels) if labels.ndim else True:
-        problems.append(f"there must be one label per image. Received: {len(images)} images, labels {labels.shape}")
-    problems += pixel_problems(images) + _label_problems(labels)
-    raise_problems(DataError, "The arrays cannot be used", problems)
-    whole = images if images.dtype == np.uint8 else np.rint(images).astype(np.uint8)
+    problems = picture_problems(images)
+    if labels.ndim == 0 or len(images) != len(labels):
+        problems.append(f"there must be one label for each image, received {len(images)} images, labels {labels.shape}")
+    raise_problems(DataError, "The arrays cannot be used", problems + _label_problems(labels))
+    pixels = pixel_array(images)
     one_class = labels.ndim == 1 and labels.dtype.kind in "iub"
-    return whole, labels.astype(np.int32 if one_class else np.float32)
+    return pixels, labels.astype(np.int32 if one_class else np.float32)
 
 
 def _view_maker(fetch: Fetch, spec: InputSpec, changes: Augmentation, follow: Follow | None = None) -> batches.MakeView:

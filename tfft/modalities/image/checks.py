@@ -58,9 +58,13 @@ def split_findings(splits: Splits[ImageFiles], notes: list[str]) -> Iterator[Fin
     parts = splits.parts
     notes += [splits.duplicates_note] if splits.duplicates_note else []
     counts = {part: own.counts for part, own in parts.items()}
-    yield from listed_findings(parts, splits.skipped)
+    files = isinstance(splits.train, ImageFiles)  # arrays have no files to look at
+    if files:
+        yield from listed_findings(parts, splits.skipped)
     if registry.task(splits.task).exclusive_classes:
         yield from class_findings(counts)
+    if not files:
+        return
     yield from copy_findings(splits.duplicates, *described(parts))
     if splits.split_from.startswith("the folders"):
         yield from drift_findings(measures_of(parts), counts)

@@ -71,11 +71,11 @@ class ImageArrays(Examples):
     """Selection of the images in an array; images are copied on access only.
 
     Attributes:
-        source: All images, [M, H, W] or [M, H, W, C].
-        positions: Positions of the selected images, int [N].
-        labels: int64 [N], index into ``class_names``.
-        class_names: Sorted class names.
-        skipped: Always empty.
+        source: all images, [M, H, W] or [M, H, W, C].
+        positions: which of them these are, int [N].
+        labels: as the task has them.
+        class_names: of the labels; empty for numbers.
+        skipped: nothing; arrays hold no broken files.
     """
 
     modality: ClassVar[str] = "image"
@@ -112,6 +112,13 @@ class ImageArrays(Examples):
         """Return the examples at some positions."""
         return dataclasses.replace(self, positions=self.positions[positions], labels=self.labels[positions])
 
+    def join(self, other: Self) -> Self:
+        """Returns these examples followed by others of the same array."""
+        if other.source is not self.source:
+            return super().join(other)
+        positions = np.concatenate([self.positions, other.positions])
+        return dataclasses.replace(self, positions=positions, labels=np.concatenate([self.labels, other.labels]))
+
     def batches(self, spec: InputSpec | AudioSpec | None, options: BatchOptions) -> tf.data.Dataset:
         """Build a dataset of (uint8 [B, H, W, C], labels)."""
         return array_batches(self.images, self.labels, None if spec is None else as_image_spec(spec), options)
@@ -126,8 +133,8 @@ class ImageArrays(Examples):
         return image_source(pixels, labels, staged, batch_size, views)
 
     def fingerprint(self, *others: Self) -> str:
-        """Hash the names of the classes, all images and their labels."""
-        labels = np.zeros(len(self.source), np.int64)
+        """Hashes the names of the classes, all images and their labels."""
+        labels = np.zeros((len(self.source), *self.labels.shape[1:]), self.labels.dtype)
         for part in (self, *others):
             labels[part.positions] = part.labels
         return _hash_of(self.class_names, self.source, labels)

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfft.errors import DataError
 from tfft.registry import FeatureLevel, Match, Modality
 
 if TYPE_CHECKING:
@@ -50,9 +49,11 @@ class ImageModality(Modality):
             return Match("a table of images", load_image_table, (files | columns) - {"check"}, 3, has_names=True)
         if isinstance(source, (str, os.PathLike)):  # the loader reports what it finds
             return Match("a folder of images", load_images, files, 1, has_names=True)
-        if isinstance(source, (tuple, list)) and len(source) == 2 and hasattr(source[0], "__len__"):
-            if not isinstance(source[0], (str, bytes, os.PathLike)) and not hasattr(source[0], "element_spec"):
-                return Match("arrays", load_arrays, frozenset({"validation", "seed"}), 1)
+        pair = isinstance(source, (tuple, list)) and len(source) == 2 and hasattr(source[0], "__len__")
+        if hasattr(source, "element_spec") or (
+            pair and not isinstance(source[0], (str, bytes, os.PathLike)) and not hasattr(source[0], "element_spec")
+        ):
+            return Match("arrays", load_arrays, frozenset({"validation", "seed", "task"}), 1, joinable=True)
         return None
 
     def read_labelled(self, source: Any, class_names: Sequence[str], settings: Mapping[str, Any]) -> ImageFiles:
@@ -87,7 +88,7 @@ class ImageModality(Modality):
         if columns:
             return None
         if not isinstance(source, (str, os.PathLike)):
-            raise DataError("check expects files or texts. Received: arrays.")
+            return None  # arrays are loaded first
         return check_folder(source, **options)
 
     def findings(self, splits: Any, *, notes: list[str]) -> Iterator[Finding]:

@@ -16,6 +16,7 @@ import numpy as np
 from tfft import registry
 from tfft.data.dialect import decode_table
 from tfft.data.examples import Skipped, Splits
+from tfft.data.forms import label_column
 from tfft.data.label_parsing import has_value, parse_labels
 from tfft.data.options import ReadOptions, TableOptions, options_from
 from tfft.data.split import SplitOptions, hold_out, joined
@@ -45,10 +46,11 @@ class _Columns:
 
     text: tuple[str | int, ...]
     label: str | int
+    task: str = "auto"
 
     @classmethod
     def of(cls, text: str | int | Sequence[str | int], table: TableOptions) -> _Columns:
-        return cls((text,) if isinstance(text, (str, int)) else tuple(text), table.label)
+        return cls((text,) if isinstance(text, (str, int)) else tuple(text), table.label, table.task)
 
 
 def load_texts(source: Any, *, text: str | int | Sequence[str | int] = "text", **settings: Any) -> Splits[TextExamples]:
@@ -159,6 +161,11 @@ def _parts(
         f"Expected a table ({join_names(SUFFIXES)}), a DataFrame, (texts, labels), two files or a folder. Received: "
         f"{type(source).__name__}."
     )
+
+
+def _listed(labels: Any, task: str) -> list[Any]:
+    """Returns labels in a list; one-hot rows, columns and [N, 1] as the values they mean."""
+    return label_column(labels, task)[0] if getattr(labels, "ndim", 1) == 2 else list(labels)
 
 
 def _of_table(path: Path, columns: _Columns, form: TableOptions, group: str | int | None = None) -> _Raw:

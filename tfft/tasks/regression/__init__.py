@@ -23,21 +23,36 @@ class Regression(Task):
     selection: ClassVar[Metric] = Metric("loss", higher_is_better=False)
 
     def infer(self, values: Sequence[Any]) -> int:
-        """Accept numbers, some of them fractional: integers are more likely classes."""
-        try:
-            numbers = [float(value) for value in values]
-        except (TypeError, ValueError):
+        """Fits numbers, some of them with a fraction: whole numbers are more likely classes. Lists of numbers too."""
+        if not all(_fits(value) for value in values):
             return 0
-        return 0 if all(number.is_integer() for number in numbers) else 2
+        rows = [_row(value) for value in values]
+        fraction = any(not number.is_integer() for row in rows for number in row)
+        several = len({len(row) for row in rows}) == 1 and isinstance(values[0], list) and len(rows[0]) > 1
+        return 0 if not fraction else 4 if several else 2
+
+    def learning_problems(self, values: Sequence[Any], class_names: Sequence[str], *, split: bool) -> list[str]:
+        """Refuses targets that are all the same."""
+        from tfft.tasks.regression.head import constant_targets
+
+        if not all(_fits(value) for value in values):
+            return []
+        constant = [column for column in zip(*map(_row, values), strict=False) if len(set(column)) < 2]
+        return [constant_targets(constant[0]).rstrip(".")] if constant else []
 
     def label_problems(self, values: Sequence[Any], class_names: Sequence[str], places: Sequence[str]) -> list[str]:
-        """Report labels that are not finite numbers."""
-        wrong = zip(places, values, strict=True)
+        """Refuses labels that are no finite numbers."""
+        wrong = list(zip(places, values, strict=True))
+        width = len(_row(values[0])) if len(values) and _fits(values[0]) else 1
+        other = [(place, value) for place, value in wrong if _fits(value) and len(_row(value)) != width]
+        if other:
+            return [f"{place} has {len(_row(v))} numbers, expected {width} as the first has" for place, v in other]
         return [f"{place} has the label {value!r}, expected a number" for place, value in wrong if not _fits(value)]
 
     def encode(self, values: Sequence[Any], class_names: Sequence[str]) -> np.ndarray:
-        """Return float32 [N]."""
-        return np.array([float(value) for value in values], np.float32)
+        """Returns float32 [N], or [N, K] where each example has several numbers."""
+        rows = np.array([_row(value) for value in values], np.float32)
+        return rows[:, 0] if rows.shape[1] == 1 else rows
 
     def head_factory(self) -> Callable[..., Head]:
         """Return :func:`tfft.heads.regression`."""
@@ -76,9 +91,13 @@ class Regression(Task):
         return {"error": float(np.mean(np.abs(outputs["value"] - labels.reshape(outputs["value"].shape))))}
 
 
+def _row(value: Any) -> list[float]:
+    return [float(one) for one in (value if isinstance(value, list) else [value])]
+
+
 def _fits(value: Any) -> bool:
     try:
-        return math.isfinite(float(value))
+        return bool(value or value == 0) and all(map(math.isfinite, _row(value)))
     except (TypeError, ValueError):
         return False
 

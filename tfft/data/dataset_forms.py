@@ -1,0 +1,228 @@
+"""Datasets, arrays and tuples of examples as batches that a model takes: :func:`regular`, :func:`batches_for`.
+
+Hides which of them come in batches, which pictures are no uint8 and which labels are one-hot, names or columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfft import registry
+from tfft.data.batches import BatchOptions
+from tfft.data.forms import as_array, labels_for, pixel_array, pixel_batch, shape_problems
+from tfft.errors import DataError, join_names, raise_problems
+from tfft.layers.pixel_checks import pixel_problems
+from tfft.layers.preprocess import preprocess_of
+
+_KEYS = (("image", "audio", "text", "input", "inputs", "x"), ("label", "labels", "y", "target"))
+
+
+def regular(dataset: tf.data.Dataset, name: str, *, rank: int | None = None, batch_size: int = 32) -> tf.data.Dataset:
+    """Returns a dataset of (inputs, labels) or (inputs, labels, sample weights) batches.
+
+    Args:
+        dataset: of such batches or of single examples, also as dictionaries with ``image`` or ``text`` and ``label``.
+        name: of the dataset, for messages.
+        rank: of a batch of inputs; None guesses from inputs and labels.
+        batch_size: of examples that come one by one.
+
+    Raises:
+        DataError: when it gives something else, or never ends.
+    """
+    if isinstance(dataset.element_spec, Mapping):
+        dataset = _pairs(dataset, name)
+    spec = dataset.element_spec
+    if not isinstance(spec, tuple) or len(spec) not in (2, 3) or not isinstance(spec[1], tf.TensorSpec):
+        raise DataError(
+            "Expected a dataset of (inputs, labels) or (inputs, labels, sample weights). Received: "
+            f"{name} gives {spec}. Zip inputs and labels: tf.data.Dataset.zip((inputs, labels)); of tfds: "
+            "as_supervised=True."
+        )
+    if int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY:
+        raise DataError(
+            f"Expected a dataset that ends: {name} never ends (it repeats). Give one pass over it, for example "
+            "dataset.take(steps)."
+        )
+    if not _is_single(spec, rank):
+        return dataset
+    sizes = {tuple(one.shape) for one in tf.nest.flatten(spec[0])}
+    if any(None in size for size in sizes):
+        raise DataError(
+            f"Expected examples of one size, or batches. Received: {name} gives single examples of "
+            f"{join_names(sizes)}. Resize them in a map(), then batch: dataset.batch(32)."
+        )
+    return dataset.batch(batch_size)
+
+
+def _pairs(dataset: tf.data.Dataset, name: str) -> tf.data.Dataset:
+    found = [next((key for key in keys if key in dataset.element_spec), None) for keys in _KEYS]
+    if None in found:
+        raise DataError(
+            f"Expected a dataset of (inputs, labels). Received: {name} gives dictionaries with "
+            f"{join_names(dataset.element_spec)}. Make pairs: dataset.map(lambda row: (row['image'], row['label']))."
+        )
+    inputs, labels = found
+    return dataset.map(lambda row: (row[inputs], row[labels]))
+
+
+def _is_single(spec: Any, rank: int | None) -> bool:
+    """Whether elements are single examples, not batches."""
+    first = tf.nest.flatten(spec[0])[0].shape
+    if first.rank is None or spec[1].shape.rank is None:
+        return False
+    if rank is not None and first.rank in (rank, rank - 1) and not (rank == 4 and first.rank == 3):
+        return first.rank == rank - 1
+    if first.rank == 3 and spec[1].shape.rank == 1:  # a picture with a one-hot label, or grey pictures
+        return first[-1] in (1, 3, 4) and spec[1].shape[0] is not None
+    return spec[1].shape.rank == 0
+
+
+def with_pixels(dataset: tf.data.Dataset, name: str, channels: int | None = None) -> tf.data.Dataset:
+    """Returns a dataset of batches whose pictures are uint8; one that gives these already is returned as it is.
+
+    Args:
+        dataset: from :func:`regular`.
+        name: of the dataset, for messages.
+        channels: as in :func:`pixel_batch`.
+
+    Raises:
+        DataError: when the first batch holds no pictures, or no pixels in 0 to 255.
+    """
+    given = tf.nest.flatten(dataset.element_spec[0])
+    first, shape = given[0], given[0].shape
+    known = shape.rank == 4 and first.dtype == tf.uint8
+    if len(given) == 1 and known and shape[-1] in ((1, 3) if channels is None else (channels,)):
+        return dataset
+    if len(given) != 1:
+        raise DataError(f"Expected images [B, rows, columns, channels]. Received: {name} gives {len(given)} inputs.")
+    batch = next(iter(dataset), None)
+    if batch is None:
+        raise DataError(f"Expected at least one batch. Received: {name} holds no examples.")
+    example = np.asarray(batch[0])
+    example = example[..., None] if example.ndim == 3 else example
+    problems = shape_problems(example.shape) or ([] if example.dtype == bool else pixel_problems(example))
+    raise_problems(DataError, f"The images of {name} cannot be used", problems)
+    last = example.shape[-1]
+
+    def change(inputs: Any, *others: Any) -> Any:
+        [images] = tf.nest.flatten(inputs)
+        grey = images.shape.rank == 3 or (images.shape.rank is None and np.asarray(batch[0]).ndim == 3)
+        images = tf.ensure_shape(images, [None, None, None] if grey else [None, None, None, last])
+        return tf.nest.pack_sequence_as(inputs, [pixel_batch(images, channels)]), *others
+
+    return dataset.map(change, tf.data.AUTOTUNE)
+
+
+def with_labels(dataset: tf.data.Dataset, head: Any, name: str) -> tf.data.Dataset:
+    """Returns a dataset of batches whose labels are as a head learns them; see :func:`labels_for`.
+
+    Args:
+        dataset: from :func:`regular`.
+        head: as in :func:`labels_for`.
+        name: of the dataset, for messages.
+
+    Raises:
+        DataError: when those of the first batch cannot be.
+    """
+    spec = dataset.element_spec[1]
+    task = registry.task(head.task)
+    if not task.exclusive_classes or (spec.shape.rank == 1 and spec.dtype.is_integer):
+        return dataset
+    batch = next(iter(dataset.map(lambda *batch: batch[1])), None)
+    if batch is None or (batch.dtype != tf.string and batch.shape.rank == 1 and batch.dtype.is_integer):
+        return dataset
+    labels_for(head, np.asarray(batch))  # says what is wrong with them
+    names = tf.constant(list(head.class_names or ()), tf.string)
+
+    def change(inputs: Any, labels: Any, *weights: Any) -> Any:
+        if labels.shape.rank == 2:
+            one = tf.reshape(labels, [-1]) if labels.shape[1] == 1 else tf.argmax(labels, axis=-1, output_type=tf.int32)
+            labels = one
+        if labels.dtype == tf.string:
+            same = labels[:, None] == names[None]
+            labels = tf.where(tf.reduce_any(same, -1), tf.argmax(same, -1, output_type=tf.int32), -1)
+        elif labels.dtype.is_floating:  # what is no whole number becomes the label of no class
+            labels = tf.where(labels == tf.floor(labels), tf.cast(labels, tf.int32), -1)
+        return inputs, labels, *weights
+
+    return dataset.map(change, tf.data.AUTOTUNE)
+
+
+def batches_for(model: Any, head: Any, data: Any, *, batch_size: int = 32) -> tf.data.Dataset:
+    """Returns examples in any form as batches that a model takes, with labels as its head learns them.
+
+    Args:
+        model: a Keras model.
+        head: of the model, or None where its labels are not known.
+        data: a dataset as :func:`regular` takes it; ``(inputs, labels)`` or ``(inputs, labels, sample weights)`` in
+            arrays, lists or columns; a part of what :func:`tfft.data.load` gives.
+        batch_size: of what comes in no batches.
+
+    Raises:
+        DataError: when it is none of these, or does not fit the model.
+    """
+    if hasattr(data, "train") and hasattr(data, "validation"):
+        raise DataError("Expected examples of one part. Received: Splits. Give splits.validation or splits.train.")
+    inputs = getattr(model, "inputs", None) or []
+    channels, rank = _pixels_of(model), len(inputs[0].shape) if len(inputs) == 1 else None
+    if hasattr(data, "batches") and hasattr(data, "labels"):
+        layer = preprocess_of(model)
+        data = data.batches(None if layer is None else layer.spec, BatchOptions(batch_size))
+    elif not isinstance(data, tf.data.Dataset):
+        data = tf.data.Dataset.from_tensor_slices(arrays_for(model, head, data)).batch(batch_size)
+    spec = data.element_spec
+    if head is None and isinstance(spec, tuple) and len(spec) > 1 and not isinstance(spec[1], tf.TensorSpec):
+        return data  # several outputs, which only the loss of its owner knows
+    data = regular(data, "the dataset", rank=rank, batch_size=batch_size)
+    data = data if channels is None else with_pixels(data, "the dataset", channels)
+    return data if head is None else with_labels(data, head, "the dataset")
+
+
+def _pixels_of(model: Any) -> int | None:
+    """Returns how many channels of pixels a model takes; None for a model that takes no pixels."""
+    inputs = getattr(model, "inputs", None) or []  # a subclassed model has none
+    if len(inputs) != 1 or inputs[0].dtype != "uint8":
+        return None
+    return inputs[0].shape[-1] or 3
+
+
+def arrays_for(model: Any, head: Any, data: Any) -> tuple[Any, ...]:
+    """Returns ``(inputs, labels)`` or ``(inputs, labels, sample weights)`` as arrays that a model takes.
+
+    Args:
+        model: as in :func:`batches_for`.
+        head: as in :func:`batches_for`.
+        data: arrays, lists or columns; inputs may be a dictionary of them.
+
+    Raises:
+        DataError: when it is something else, or the parts are not of one length.
+    """
+    if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
+        raise DataError(
+            "Expected a tf.data.Dataset of batches, (inputs, labels), or a part of what tfft.data.load gives. "
+            f"Received: {type(data).__name__}."
+        )
+    inputs, labels, *weights = data
+    given = _arrays(inputs, "inputs") if _pixels_of(model) is None else pixel_array(inputs)
+    rows = labels_for(head, labels) if head is not None else _arrays(labels, "labels")
+    parts = (given, rows, *(_arrays(one, "sample weights") for one in weights))
+    arrays = tf.nest.flatten(parts)
+    counts = sorted({len(one) if one.ndim else 1 for one in arrays})
+    if len(counts) != 1:
+        raise DataError(
+            f"Expected one label for each input. Received: arrays of {join_names(counts)} rows, "
+            f"{join_names(one.shape for one in arrays)}."
+        )
+    if counts == [0]:
+        raise DataError("Expected at least one example. Received: none.")
+    return parts
+
+
+def _arrays(values: Any, what: str) -> Any:
+    if isinstance(values, Mapping):
+        return {name: as_array(value, what) for name, value in values.items()}
+    return as_array(values, what)
