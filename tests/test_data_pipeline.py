@@ -185,13 +185,13 @@ def test_labels_get_the_dtype_of_their_task(labels, dtype):
         (np.zeros((4, 3, 8, 8)), np.zeros(4, int), "channels come last"),
         (np.zeros((0, 8, 8, 3)), np.zeros(0, int), "nothing empty"),
         (np.zeros((4, 8, 8)), np.zeros(3, int), "received 4 images, labels"),
-        (np.zeros((4, 8, 8)), np.int64(3), "one label per image"),
+        (np.zeros((4, 8, 8)), np.int64(3), "one label for each image"),
         (np.full((4, 8, 8), 0.5), np.zeros(4, int), "multiply by 255"),
         (np.full((4, 8, 8), 256), np.zeros(4, int), "0 to 255, received 256 to 256"),
         (np.full((4, 8, 8), np.nan), np.zeros(4, int), "NaN"),
         (np.full((4, 8, 8), "x"), np.zeros(4, int), "images must be numbers"),
         (np.zeros((4, 8, 8)), np.array(["a", "b", "a", "b"]), "np.unique"),
-        (np.zeros((4, 8, 8)), np.array([0, 1, -1, 0]), "counted from 0"),
+        (np.zeros((4, 8, 8)), np.array([0, 1, -1, 0]), "must start at 0"),
         (np.zeros((4, 8, 8)), np.array([0.0, np.inf, 1, 0]), "labels must be finite"),
         (np.full((4, 8, 8), -1), np.array(["a"] * 3), "3 problems"),
     ],
@@ -206,7 +206,7 @@ def test_wrong_arguments_are_all_named(examples):
         to_dataset(examples, SPEC, batch_size=0, cache="yes", epoch=3)
     for word in ("batch_size", "cache", "epoch"):
         assert word in str(caught.value)
-    with pytest.raises(DataError, match="no examples"):
+    with pytest.raises(DataError, match="at least one example"):
         to_dataset(examples.take(np.array([], int)), SPEC)
 
 

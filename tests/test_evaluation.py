@@ -129,7 +129,7 @@ def test_what_cannot_be_measured_is_refused(three):
         evaluate(echo(heads.multilabel(["x", "y"]), 2), dataset(np.zeros((2, 2)), np.array([0.0, 1.0])))
     with pytest.raises(DataError, match=r"Expected finite labels \[B, 1\]"):
         evaluate(echo(heads.regression(), 1), dataset(np.zeros((2, 1)), np.array([0.0, np.nan])))
-    with pytest.raises(DataError, match="no examples"):
+    with pytest.raises(DataError, match="dataset with examples"):
         evaluate(model, dataset(np.zeros((0, 3)), np.zeros(0, "int32")))
     with pytest.raises(DataError, match="never ends"):
         evaluate(model, dataset(np.zeros((3, 3)), np.zeros(3, "int32")).repeat())

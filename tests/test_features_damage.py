@@ -106,7 +106,7 @@ def test_a_write_that_fails_leaves_nothing(model, tmp_path, monkeypatch, code, p
 
 def test_a_full_disk_is_told_before_writing(model, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 100, 100))
-    with pytest.raises(DataError, match=r"no room for the features: they take 0\.0 MB, and 0\.0 MB are free.*float16"):
+    with pytest.raises(DataError, match=r"no room for the features: they need 0\.0 MB, and 0\.0 MB are free.*float16"):
         get(model, cache=tmp_path)
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setenv("TFFT_CACHE_DIR", str(tmp_path / "auto"))

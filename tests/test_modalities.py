@@ -65,7 +65,7 @@ def test_a_kind_of_data_of_ones_own_is_read_learned_and_measured(measurements, t
     assert (splits.modality, splits.class_names, len(splits.train)) == (measurements, ("calm", "storm"), 18)
     values, labels = next(iter(data.to_dataset(splits.train, batch_size=18)))
     assert (values.shape, sorted(labels.numpy().tolist())) == ((18, 4), [0] * 9 + [1] * 9)
-    with pytest.raises(DataError, match="'storm' has no reading that can be used"):
+    with pytest.raises(DataError, match="'storm' has no usable reading"):
         data.load(tmp_path / "data", digits=1)
     with pytest.raises(DataError, match="label='x' means nothing for a folder of readings, which takes digits"):
         data.load(tmp_path / "data", label="x")
@@ -86,7 +86,7 @@ def test_without_its_kind_a_model_keeps_its_own_inputs_and_is_asked_by_arrays_on
     assert model.layers[1].name == "backbone"
     serving = serving_functions(model)
     assert serving.modality is None
-    with pytest.raises(ExportError, match="takes no kind of data that can be read for it"):
+    with pytest.raises(ExportError, match="takes no known modality"):
         serving.predict([np.zeros(4)])
     with pytest.raises(ExportError, match="has no signature 'serve_bytes'"):
         serving.predict_bytes([b""])

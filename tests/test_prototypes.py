@@ -196,7 +196,7 @@ def test_what_has_no_mean_is_refused_with_all_reasons():
     with pytest.raises(DataError, match="2 problems") as caught:
         nearest_mean_head(features[:, 0], np.append(labels, 9), HEAD)
     assert "features must be an array of floats [N, D]" in str(caught.value)
-    assert "received 9 at position 60" in str(caught.value)
+    assert "Received: 9 at position 60" in str(caught.value)
     with pytest.raises(DataError, match="60 rows, 59 labels"):
         nearest_mean_head(features, labels[:-1], HEAD)
     with pytest.raises(DataError, match="NaN or infinite"):

@@ -202,7 +202,7 @@ def test_bad_data_stops_before_the_backbone_is_opened():
         finetune("no-such-backbone", {})
     with pytest.raises(DataError, match="all 4 examples have the label '0'"):
         finetune("no-such-backbone", (np.zeros((4, 8, 8)), np.zeros(4, int)))
-    with pytest.raises(DataError, match="Too few: 1"):
+    with pytest.raises(DataError, match="too few: 1"):
         finetune("no-such-backbone", (np.zeros((3, 8, 8)), np.array([0, 0, 1])))
 
 

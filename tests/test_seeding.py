@@ -58,7 +58,7 @@ def test_a_history_is_drawn_from_memory_and_from_its_file(tmp_path):
     assert list(figure.axes[0].lines[1].get_ydata()) == [0.6, 0.5]
     history.to_csv(tmp_path / "history.csv")
     assert len(plot_history(tmp_path / "history.csv").axes) == 3
-    with pytest.raises(DataError, match="no epoch"):
+    with pytest.raises(DataError, match="history with epochs"):
         plot_history(History())
 
 

@@ -194,7 +194,7 @@ def test_values_that_are_no_text_are_skipped_or_refused(tmp_path):
     splits = load_texts(tmp_path / "r.jsonl", text="t", label="y")
     reasons = {item.path.rsplit(":", 1)[1]: item.reason for item in splits.skipped}
     assert reasons["2"] == reasons["8"] == "has no text"
-    assert reasons["3"] == "has the int 5 in place of a text"
+    assert reasons["3"] == "has the int 5 instead of a text"
     assert "lone surrogate" in reasons["5"]
     with pytest.raises(DataError, match=r"4 problems(?s:.*)jsonl:3 has the int 5"):
         load_texts(tmp_path / "r.jsonl", text="t", label="y", strict=True)

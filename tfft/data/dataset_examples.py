@@ -188,7 +188,7 @@ def _has_lists(values: Sequence[Any]) -> bool:
 def _labels_of(dataset: tf.data.Dataset, name: str) -> np.ndarray:
     found = list(dataset.map(lambda *batch: batch[1]).as_numpy_iterator())
     if not found or not sum(map(len, found)):
-        raise DataError(f"The {name} dataset holds no examples, expected at least one batch.")
+        raise DataError(f"The {name} dataset is empty. Expected at least one batch.")
     labels = np.concatenate(found)
     return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
 
@@ -196,12 +196,12 @@ def _labels_of(dataset: tf.data.Dataset, name: str) -> np.ndarray:
 def _check_range(labels: np.ndarray, classes: int, name: str) -> None:
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise DataError(
-            f"The labels of the {name} dataset must be whole numbers [B] or one-hot [B, K], got {labels.dtype} "
+            f"The labels of the {name} dataset must be whole numbers [B] or one-hot [B, K]. Received: {labels.dtype} "
             f"{labels.shape}."
         )
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= classes:
         raise DataError(
-            f"The labels of the {name} dataset must be 0 to {classes - 1}, one for each of the {classes} class names, "
-            f"got {low} to {high}."
+            f"The labels of the {name} dataset must be 0 to {classes - 1}, one for each of {classes} class names. "
+            f"Received: {low} to {high}."
         )

@@ -93,7 +93,7 @@ def read_table(source: Any, *, header: bool = True, encoding: str | None = None,
         raise DataError(f"{path} is no table that is known, expected {join_names(SUFFIXES)}.{archive_hint(path)}")
     text, guessed = decode_table(content, path, encoding)
     if not text.strip():
-        raise DataError(f"{path} is empty, expected a table with texts and labels.")
+        raise DataError(f"{path} is empty. Expected a table with texts and labels.")
     if suffix in (".jsonl", ".ndjson"):
         _tell(path, guessed, None)
         return _json_lines(path, text)
@@ -122,7 +122,7 @@ def _separated(path: Path, text: str, delimiter: str, header: bool) -> Table:
     for fields, place in zip(read, places, strict=True):
         if len(fields) != width:
             hint = f" Is a {delimiter!r} or a quote in a text not quoted?" if delimiter != "\t" else ""
-            faults.append(f"{place} has {len(fields)} fields, expected {width}.{hint}")
+            faults.append(f"{place} has {len(fields)} fields. Expected {width}.{hint}")
     _raise(path, faults)
     return Table(header_row, tuple(read), tuple(places), str(path))
 

@@ -85,7 +85,7 @@ def read_recording(path: str) -> tuple[RecordingFacts, np.ndarray]:
     try:
         samples, rate, form = _decoded(path, data)
     except (ValueError, EOFError, RuntimeError, OverflowError) as error:
-        return RecordingFacts(path, f"is no recording that can be read: {error}", digest=digest), nothing
+        return RecordingFacts(path, f"is not a readable recording: {error}", digest=digest), nothing
     reason = None
     if not len(samples):
         reason = "has no samples"

@@ -153,7 +153,7 @@ def _parts(
     if isinstance(source, (tuple, list)) and len(source) == 2:
         if all(isinstance(part, (str, os.PathLike)) for part in source):
             return [_of_table(Path(p).expanduser(), columns, form) for p in source], "the two files given"
-        texts, labels = (list(part) for part in source)
+        texts, labels = list(source[0]), _listed(source[1], columns.task)
         if len(texts) != len(labels):
             raise DataError(f"Expected one label per text. Received: {len(texts)} texts and {len(labels)} labels.")
         return [_Raw(texts, None, labels, tuple(f"example {i}" for i in range(len(texts))))], ""
