@@ -6,6 +6,7 @@ import gc
 import re
 
 import hostile_models
+import hostile_parts
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -13,7 +14,7 @@ import tf_keras
 
 from tfft.backbones import load_backbone
 from tfft.backbones.savedmodel.opener import load
-from tfft.errors import DependencyError, UnsafeModelError
+from tfft.errors import BackboneError, DependencyError, UnsafeModelError
 
 v1 = tf.compat.v1
 
@@ -155,3 +156,31 @@ def test_a_missing_package_of_an_operation_is_named(tmp_path):
         body.node_def.add(name="forest", op="SimpleMLInferenceOp")
     with pytest.raises(UnsafeModelError, match=r"SimpleMLInferenceOp .* the package tensorflow_decision_forests"):
         load_backbone(tmp_path / "m")
+
+
+@pytest.mark.parametrize("name", hostile_parts.REACHED)
+def test_a_part_that_is_reached_after_all_is_refused(tmp_path, monkeypatch, name):
+    options = hostile_parts.make(name, tmp_path / "m", str(tmp_path / "target"))
+    if name == "by_a_path":  # which the rest of the model does not have
+        with pytest.raises(BackboneError, match="no signature 'keep.write'"):
+            load_backbone(tmp_path / "m", **options)
+        return
+    monkeypatch.setattr(tf.saved_model, "load", lambda *a, **k: pytest.fail("it was loaded"))
+    with pytest.raises(UnsafeModelError, match=r"WriteFile \(__inference_write_.*: writes files\)"):
+        load_backbone(tmp_path / "m", **options)
+    assert not (tmp_path / "target").exists()
+
+
+@pytest.mark.parametrize("name", hostile_parts.TF1)
+def test_a_node_that_is_reached_after_all_is_refused(tmp_path, name):
+    hostile_parts.TF1[name](tmp_path / "m", str(tmp_path / "target"))
+    with pytest.raises(UnsafeModelError, match=r"(WriteFile|ReadFile) \(hidden: (writes|reads) files\)"):
+        load_backbone(tmp_path / "m")
+    assert not (tmp_path / "target").exists()
+
+
+def test_only_the_meta_graph_that_is_loaded_counts(tmp_path):
+    hostile_parts.two_meta_graphs(tmp_path / "m", str(tmp_path / "target"))
+    with pytest.raises(UnsafeModelError, match=r"WriteFile \(hidden: writes files\)"):
+        load_backbone(tmp_path / "m", tags=["train"])
+    assert "the meta graph ['train']" in " ".join(load_backbone(tmp_path / "m").notes)

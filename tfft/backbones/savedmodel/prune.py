@@ -156,6 +156,8 @@ class _Pruning:
     def _objects_with(self, refused: set[str]) -> set[int] | None:
         """Numbers of the functions that hold faults; None where one of them runs without being asked for."""
         gone = {at for at, node in enumerate(self.objects) if refused & set(_concrete(node))}
+        if any(node.captured_tensor.concrete_function in refused for node in self.objects):  # lifted out of it at load
+            return None
         for parent in self.objects:
             for child in parent.children:
                 if child.node_id in gone and child.local_name in _RUN_AT_LOAD:
@@ -248,6 +250,8 @@ class _Pruning:
         start = {name for node in self.objects for name in _concrete(node)}
         start |= {name for gradient in library.gradient for name in (gradient.function_name, gradient.gradient_func)}
         start |= {gradient.gradient_func for gradient in library.registered_gradients}
+        # TensorFlow may put one function in place of another that implements the same.
+        start |= {function.signature.name for function in library.function if "api_implements" in function.attr}
         start |= self.calls.functions_of(nodes)
         keep: set[str] = set()
         while new := self.calls.closure(start) - keep:
