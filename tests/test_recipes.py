@@ -290,6 +290,24 @@ def ready(images=None, labels=(0, 1, 2, 1), names=("a", "b", "c"), change=lambda
     return good, change(tf.data.Dataset.from_tensor_slices((images, np.array(labels))).batch(2)), names
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "data",
+    [
+        ready(labels=np.eye(3)),
+        ready(np.full((4, 16, 16, 4), 9, np.uint8)),
+        ready(np.full((4, 16, 16), 9, np.uint8)),
+        ready(change=lambda data: data.unbatch()),
+    ],
+    ids=["one-hot", "rgba", "grey", "single examples"],
+)
+def test_a_validation_dataset_of_another_form_is_brought_to_that_of_the_training(data):
+    run = finetune(backbone(), data, unfreeze="none", export_to=False, batch_size=2, verbose=False)
+    assert run.final_scores.examples == (
+        3 if len(list(data[1])) == 2 and data[1].element_spec[1].shape.rank == 2 else 4
+    )
+
+
 @pytest.mark.representative("data0-must be 0 to 2, one for each of 3 class names. Received: 0 to 3")
 @pytest.mark.parametrize(
     ("data", "match"),
@@ -299,13 +317,8 @@ def ready(images=None, labels=(0, 1, 2, 1), names=("a", "b", "c"), change=lambda
             "must be 0 to 2, one for each of 3 class names. Received: 0 to 3",
         ),
         (ready(labels=(0, -1, 2, 1)), "Received: -1 to 2"),
-        (ready(labels=np.eye(3)), r"batches of integers \[B\]. Received: .*shape=\(None, 3\)"),
-        (ready(labels=(0.0, 1.0)), "integers.*float64"),
-        (ready(change=lambda data: data.unbatch()), r"batched\? dataset.batch\(32\)"),
         (ready(change=lambda data: data.take(0)), "validation dataset is empty"),
-        (ready(change=lambda data: data.repeat()), "repeats without end"),
-        (ready(np.full((4, 16, 16, 4), 9, np.uint8)), r"1 or 3 channels\]. Received: \(None, 16, 16, 4\)"),
-        (ready(np.full((4, 16, 16), 9, np.uint8)), r"images \[B, rows, columns, 1 or.*Received: \(None, 16, 16\)"),
+        (ready(change=lambda data: data.repeat()), "never ends"),
         (ready(np.full((4, 16, 16, 3), 0.5)), "validation dataset cannot be used: pixels must be in 0 to 255.*by 255"),
     ],
 )

@@ -129,14 +129,16 @@ def ready_splits(
     known = getattr(train, "class_names", None) if class_names is None else class_names
     titles = ("training", "validation")
     datasets = [regular(each, f"the {title} dataset") for each, title in zip((train, validation), titles, strict=True)]
-    labels = [_labels_of(each, title) for each, title in zip(datasets, titles, strict=True)]
+    labels, lengths = zip(*map(_labels_of, datasets, titles), strict=True)
     if known is not None and len(known) == 0:
         known = None
     asked, head = _meaning(labels, known, task)
     parts = []
-    for dataset, title, own in zip(datasets, titles, labels, strict=True):
+    for dataset, title, own, length in zip(datasets, titles, labels, lengths, strict=True):
         values = labels_for(head, own)
         dataset = with_labels(dataset, head, f"the {title} dataset")
+        if int(dataset.cardinality()) == tf.data.UNKNOWN_CARDINALITY:  # as after unbatch(); Keras warns of those
+            dataset = dataset.apply(tf.data.experimental.assert_cardinality(length))
         if asked.exclusive_classes:
             _check_range(values, len(head.class_names), title)
             counts = np.bincount(values, minlength=len(head.class_names)).astype(np.int64)
@@ -185,12 +187,13 @@ def _has_lists(values: Sequence[Any]) -> bool:
     return any(isinstance(value, list) for value in values)
 
 
-def _labels_of(dataset: tf.data.Dataset, name: str) -> np.ndarray:
+def _labels_of(dataset: tf.data.Dataset, name: str) -> tuple[np.ndarray, int]:
+    """Return the labels of a dataset and its number of batches."""
     found = list(dataset.map(lambda *batch: batch[1]).as_numpy_iterator())
     if not found or not sum(map(len, found)):
         raise DataError(f"The {name} dataset is empty. Expected at least one batch.")
     labels = np.concatenate(found)
-    return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+    return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels, len(found)
 
 
 def _check_range(labels: np.ndarray, classes: int, name: str) -> None:

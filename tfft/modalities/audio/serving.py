@@ -81,7 +81,7 @@ def decode_wav(encoded: tf.Tensor, spec: AudioSpec) -> tf.Tensor:
         tf.errors.InvalidArgumentError: If it is another kind of file, or has another rate.
     """
     wave, rate = decode_wav_bytes(encoded)
-    said = f"The recording must have {spec.sample_rate} samples a second; resample it. It has:"
+    said = f"Expected a recording with {spec.sample_rate} samples per second; resample it. Received:"
     same = tf.debugging.Assert(tf.equal(rate, spec.sample_rate), [said, rate])
     some = tf.debugging.Assert(tf.size(wave) > 0, ["The recording has no samples."])
     with tf.control_dependencies([op for op in (same, some) if op is not None]):
