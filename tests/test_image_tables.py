@@ -98,7 +98,7 @@ def test_classes_several_labels_and_numbers_are_learned(place, tmp_path):
     run = tfft.finetune(backbone(), table, image="file", label="colour", out=tmp_path / "run", **QUICK)
     assert run.final_scores.accuracy > run.final_scores.majority_baseline
     assert run.plan.image == "file"
-    assert run.items is not None
+    assert run.split_names is not None
     scores = {}
     for label, separator in (("tags", "|"), ("level", None)):
         found = tfft.finetune(backbone(), table, image="file", label=label, separator=separator, **QUICK)

@@ -289,7 +289,7 @@ def test_models_of_one_wave_at_a_time_get_a_batch(place, tmp_path, capsys):
         out=tmp_path / "run",
     )  # fmt: skip
     said = capsys.readouterr().out
-    assert "assumed to take 16,000 samples a second" in said
+    assert "assumed to take 16,000 samples per second" in said
     spec = tfft.modalities.audio.audio_of(run.model)
     assert (spec.sample_rate, run.plan.sample_rate) == (16000, 16000)
     assert run.history.audits["fine-tune"].ok
