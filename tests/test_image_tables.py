@@ -166,6 +166,6 @@ def test_a_preview_shows_the_picture_and_views_of_it(tmp_path, capsys):
     assert "pixels, of" in capsys.readouterr().out
     with pytest.raises(PlanError, match="augment takes numbers, such as crop=0.7, got 'crop=much'"):
         preview(examples, spec, augment="crop=much")
-    with pytest.raises(PlanError, match="'crip' is not known"):
+    with pytest.raises(PlanError, match="'crip' is unknown"):
         preview(examples, spec, augment="crip=0.5")
     assert keras.backend.backend() == "tensorflow"

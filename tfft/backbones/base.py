@@ -173,7 +173,7 @@ def _are_details(composite: Sequence[keras.layers.Layer], count: int) -> bool:
 
 
 def is_opened(layer: keras.layers.Layer) -> bool:
-    """Tells whether a layer is a block that tfft cut out of a SavedModel."""
+    """Whether a layer is a block that tfft cut out of a SavedModel."""
     return bool(getattr(layer, "is_tfft_block", False))
 
 

@@ -48,7 +48,7 @@ def text_folder(handle: str) -> Path | None:
 
 
 def is_text_folder(path: Path) -> bool:
-    """Tells whether a folder is a Hugging Face model with a vocabulary, or a KerasHub preset with a tokenizer."""
+    """Whether a folder is a Hugging Face model with a vocabulary, or a KerasHub preset with a tokenizer."""
     if not (path / "config.json").is_file() or (path / "saved_model.pb").exists():
         return False
     config = read_json(path / "config.json")

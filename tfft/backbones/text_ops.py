@@ -31,7 +31,7 @@ _loaded: set[str] = set()
 
 
 def is_text_op(op: str) -> bool:
-    """Tells whether an operation is one of tensorflow-text; all of them only compute."""
+    """Whether an operation is one of tensorflow-text; all of them only compute."""
     return op in _TEXT_OPS
 
 

@@ -175,7 +175,7 @@ def read_rows(
     """Read a table with a file and a label per row, without opening the files.
 
     A file that is written in another way, such as an id without extension or a path with ``\\``, is found where exactly
-    one can be meant; one line on standard error tells of it.
+    one can be meant; one line on standard error reports it.
 
     Args:
         source: Source for :func:`tfft.data.table.read_table`.

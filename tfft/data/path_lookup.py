@@ -1,7 +1,7 @@
 """Files that a table names, found where the name is written in another way: :class:`PathLookup`.
 
 Tables are written on one machine and read on another, or hold ids in place of names. A file is taken where exactly one
-can be meant; each way of writing is told once, with the number of rows.
+can be meant; each way of writing is reported once, with the number of rows.
 """
 
 from __future__ import annotations

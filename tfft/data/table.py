@@ -71,7 +71,7 @@ class Table:
 
 
 def read_table(source: Any, *, header: bool = True, encoding: str | None = None, delimiter: str | None = None) -> Table:
-    """Reads a table; what had to be guessed about its form is told in one line on standard error.
+    """Reads a table; guesses about its form are reported in one line on standard error.
 
     Args:
         source: a ``.csv``, ``.tsv``, ``.jsonl`` or ``.ndjson`` file, or a pandas DataFrame.

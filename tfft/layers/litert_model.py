@@ -169,7 +169,7 @@ class _Runner:
             return np.concatenate(rows) if rows else np.zeros(empty, _outside(self.output))
 
     def _takes_batches(self, arrays: Sequence[np.ndarray]) -> bool:
-        """Tells by a trial whether two examples together give what each gives alone."""
+        """Whether, by a trial, two examples together give what each gives alone."""
         two = [np.concatenate([a[:1], a[-1:]]) for a in arrays]
         if not len(arrays[0]):
             return False

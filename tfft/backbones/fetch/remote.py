@@ -1,7 +1,7 @@
 """Models that lie on a server: TF Hub and Kaggle, through the packages that own their caches.
 
 Hides that tensorflow_hub no longer imports beside a new setuptools, where the caches keep what, and
-that a machine without a network should be told so at once, with what to do about it.
+that a machine without a network should get an error at once, with the way out.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class HubAddress:
     _web_page = re.compile(r"/(frameworks|variations|versions)(?=/)")
 
     def accepts(self, handle: str) -> bool:
-        """Tells whether a handle is of this form."""
+        """Whether a handle is of this form."""
         return handle.startswith("https://")
 
     def fetch(self, handle: str) -> Path:
@@ -142,7 +142,7 @@ class KaggleName:
     """owner/model/framework/variation[/version], fetched and cached by kagglehub."""
 
     def accepts(self, handle: str) -> bool:
-        """Tells whether a handle is of this form."""
+        """Whether a handle is of this form."""
         return bool(_KAGGLE_NAME.match(handle)) and not handle.startswith(".")
 
     def fetch(self, handle: str) -> Path:

@@ -30,7 +30,7 @@ class Source(Protocol):
     """A place that models come from."""
 
     def accepts(self, handle: str) -> bool:
-        """Tells whether a handle is of this source's form; it need not exist."""
+        """Whether a handle is of this source's form; it need not exist."""
 
     def fetch(self, handle: str) -> Path:
         """Returns the SavedModel folder, after a download where that is needed."""

@@ -1,6 +1,6 @@
 """A reader of pickles that cannot be made to do anything: tensors, containers and plain values, opcode by opcode.
 
-Python's own unpickler imports and calls what a file names; even one that is told to import nothing can be made to fill
+Python's own unpickler imports and calls what a file names; even without imports it can be made to fill
 the memory with a dozen bytes, or to count for ever. The reader here is an interpreter of its own: it has no way to
 import, every name it knows stands for one of its own functions, and it counts what it does.
 """

@@ -137,7 +137,7 @@ _REASON_OF = {op: reason for reason, ops in _REASONS.items() for op in ops.split
 
 
 def allowed(op: str) -> bool:
-    """Tells whether an operation only computes."""
+    """Whether an operation only computes."""
     return op in _ALLOWED or is_text_op(op)
 
 

@@ -60,7 +60,7 @@ def find_classifier(analysis: Analysis) -> Classifier | None:
 
 
 def _back(analysis: Analysis, ref: str, through: frozenset[str]) -> tuple[str, bool]:
-    """Follows a tensor back through operations with one data input; also tells whether one of them reshaped it."""
+    """Follows a tensor back through operations with one data input; also returns whether one of them reshaped it."""
     reshaped = False
     while True:
         node = analysis.flat.nodes[node_of(ref)]

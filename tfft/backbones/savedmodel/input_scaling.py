@@ -42,7 +42,7 @@ class Scaling:
         axis: axis of the channels here.
         kind: ``"standardized"`` for a picture less its own mean, divided by its own deviation.
         place: name of the operation that takes it.
-        statistics: mean and deviation of the input's channels in training, where a BatchNorm tells them.
+        statistics: mean and deviation of the input's channels in training, if a BatchNorm has them.
         integers: whether it became whole numbers without being scaled up.
         largest: factor and offset where the input was scaled up most; None where it never was.
     """

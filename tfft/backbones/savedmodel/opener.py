@@ -357,7 +357,7 @@ class Opener:
         return features
 
     def _gradients_agree(self, maker: Maker, layers: Sequence[SavedModelBlock], sample: Sequence[tf.Tensor]) -> bool:
-        """Tells whether dropping the custom gradients did no harm.
+        """Whether dropping the custom gradients did no harm.
 
         A gradient that differs on purpose (straight-through, reversal) would be wrong without its
         Python function; such a model is frozen for good rather than trained wrongly.

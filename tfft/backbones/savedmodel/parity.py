@@ -148,7 +148,7 @@ def gradient_difference(
 
 
 def differentiable(run: Callable[[], tf.Tensor], variables: Sequence[tf.Variable]) -> bool:
-    """Tells whether TensorFlow can differentiate a function by its variables, as ``fit`` will."""
+    """Whether TensorFlow can differentiate a function by its variables, as ``fit`` will."""
     try:
         _gradients(run, variables)
     except Exception:  # it raises a dozen classes, plain assertions among them, where an operation has no gradient
@@ -157,7 +157,7 @@ def differentiable(run: Callable[[], tf.Tensor], variables: Sequence[tf.Variable
 
 
 def gradients_agree(difference: float | None) -> bool:
-    """Tells whether a difference of gradients is rounding."""
+    """Whether a difference of gradients is rounding."""
     return difference is None or difference <= _GRADIENT_TOLERANCE
 
 

@@ -106,7 +106,7 @@ class Analysis:
         return [ref for ref in refs if ref] + [self.output]
 
     def _lacks_bias(self, name: str) -> bool:
-        """Tells whether all that a node's result enters is the addition of a bias."""
+        """Whether all that a node's result enters is the addition of a bias."""
         if self.flat.nodes[name].op not in PRODUCTS or len(self.flat.consumers[name]) != 1:
             return False
         (adds,) = self.flat.consumers[name]
@@ -325,7 +325,7 @@ def variable_paths(flat: FlatGraph) -> dict[str, str]:
 
 
 def _paths_of_bare_names(analysis: Analysis) -> dict[str, str]:
-    """Paths for the variables that nobody named, neither themselves nor the operations that read them.
+    """Paths for the variables without names, neither themselves nor the operations that read them.
 
     They are numbered by the layers that they make, as Keras does it: ``dense``, ``dense_1``.
     """

@@ -27,13 +27,13 @@ def preferred_outputs(pooling: str | None) -> tuple[str, ...]:
 
 
 def takes_strings(backbone: Backbone) -> bool:
-    """Tells whether a model takes texts as they are: one input, [B] of strings."""
+    """Whether a model takes texts as they are: one input, [B] of strings."""
     inputs = backbone.model.inputs
     return len(inputs) == 1 and inputs[0].dtype == "string" and len(inputs[0].shape) == 1
 
 
 def with_strings(backbone: Backbone) -> Backbone:
-    """Returns a model that takes texts as they are with what is known of it as a text model."""
+    """Returns a model that takes texts as they are with its text specification."""
     spec = TextSpec(_LIMIT, "none", "as the model gives it")
     return dataclasses.replace(backbone, text_spec=spec)
 
