@@ -90,7 +90,7 @@ def test_keras_applications():
     }
     maps = found(load_backbone("mobilenet_v2:random"), 32)
     assert {stride: block for stride, (block, _) in maps.items()} == {
-        2: "expanded", 4: "block_2", 8: "block_5", 16: "block_12", 32: "Conv_1"
+        2: "expanded_conv", 4: "block_2", 8: "block_5", 16: "block_12", 32: "Conv_1"
     }  # fmt: skip
 
 

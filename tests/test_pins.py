@@ -96,6 +96,8 @@ def test_a_pin_of_an_encoder_does_not_speak_for_its_preprocessor(tmp_path):
     savedmodels.preprocessor(tmp_path / "before")
     with hostile_models.changed(tmp_path / "before") as meta:
         meta.graph_def.node.add(name="hidden", op="NoSuchOperation")
+        restore = next(node for node in meta.graph_def.node if node.name == meta.saver_def.restore_op_name)
+        restore.input.append("^hidden")
     encoder = f"{tmp_path / 'encoder'}@sha256:{digest(tmp_path / 'encoder')}"
     with pytest.raises(UnsafeModelError, match="NoSuchOperation"):
         load_backbone(encoder, preprocessor=tmp_path / "before")

@@ -293,7 +293,7 @@ def test_models_of_one_wave_at_a_time_get_a_batch(place, tmp_path, capsys):
     spec = tfft.modalities.audio.audio_of(run.model)
     assert (spec.sample_rate, run.plan.sample_rate) == (16000, 16000)
     assert run.history.audits["fine-tune"].ok
-    assert [block.name for block in tfft.backbones.blocks_of(run.model)] == ["matmul", "matmul_1"]
+    assert [block.name for block in tfft.backbones.blocks_of(run.model)] == ["dense", "dense_1"]
     network = tf.saved_model.load(str(tmp_path / "yam"))
     waves = np.stack([np.resize(tone(300, rate=16000), spec.samples), np.resize(tone(2000, rate=16000), spec.samples)])
     fresh = tfft.build(

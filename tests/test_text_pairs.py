@@ -89,7 +89,7 @@ def test_a_table_is_answered_row_by_row_and_keeps_its_columns(run, capsys, tmp_p
     assert np.mean(right) >= 0.9  # in the order of the table, although texts of similar length run together
     assert answers[-1]["predicted_label"] == ""
     again = ask(capsys, run, table, "--out", out, code=2)
-    assert "is there already, and nothing is overwritten" in again.err
+    assert "exists already, and tfft overwrites no files" in again.err
     lines = ask(capsys, run / "export", table, "--column", *PAIR, "--json", code=1).out
     found = json.loads(lines)["predictions"]
     assert [row.get("label", "") for row in found] == [row["predicted_label"] for row in answers]

@@ -325,8 +325,8 @@ def test_a_file_becomes_a_run_that_tags_words_on_the_command_line(tmp_path, caps
         tagging_models.bert(), file, task="token_classification", text="words", label="ner", unfreeze="all", epochs=9,
         head_epochs=1, learning_rate=3e-3, dropout=0.0, out=folder, verbose=False,
     )  # fmt: skip
-    assert done.final.metric == "f1"
-    assert done.final.value >= 0.95 > 0.6 > done.frozen.value
+    assert done.final_scores.metric == "f1"
+    assert done.final_scores.value >= 0.95 > 0.6 > done.frozen_scores.value
     assert [phase.solves_head for phase in done.plan.phases] == [False, False]
     assert done.export.largest_difference < 1e-5
     capsys.readouterr()

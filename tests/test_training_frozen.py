@@ -173,7 +173,7 @@ def models_like(model):
 
 @pytest.mark.slow
 def test_a_solved_phase_has_a_frozen_backbone(splits, tiny_model):
-    with pytest.raises(PlanError, match="the head is solved, so unfreeze must be 'none', got 2"):
+    with pytest.raises(PlanError, match="head='linear_probe' needs unfreeze='none'. Received: unfreeze=2"):
         run(tiny_model, splits, [Phase("frozen", 2, 0, 0.0, head="linear_probe")], cached=True)
 
 
