@@ -152,7 +152,7 @@ def test_the_cost_is_told_beforehand_and_follows_what_trains(capsys):
     shares = f"{work / (3 * sum(rows) * 100 * 4):.0%} of the cost of training everything for 4 epochs"
     assert shares in text.splitlines()[0]
     assert "cost of all" in text
-    assert "100% of what 4 epochs" in text
+    assert "100% of the cost of training everything for 4 epochs" in text
     finetune(backbone(), squares(), epochs=1, batch_size=8, cache="memory")
     assert "cost of fine-tune: " in capsys.readouterr().out
 

@@ -117,7 +117,7 @@ def test_a_run_writes_its_split_and_another_takes_it(tmp_path):
     assert second.split_names == first.split_names
     assert second.plan.validation == split
     group = tfft.finetune(backbone(), root, group=r"(\d)\.jpg", **common)
-    ends = [{name[-5] for name in names} for names in group.items.values()]
+    ends = [{name[-5] for name in names} for names in group.split_names.values()]
     assert not ends[0] & ends[1]
     with pytest.raises(DataError, match="means nothing for arrays"):
         tfft.finetune(backbone(), (np.zeros((8, 32, 32, 3)), [0, 1] * 4), group="folder", verbose=False)
