@@ -1,5 +1,8 @@
 """Every network of ``keras.applications`` opens into the blocks of the table, whatever was built before it."""
 
+import ctypes
+import gc
+
 import keras
 import numpy as np
 import pytest
@@ -14,6 +17,16 @@ from tfft.backbones.feature_pyramid import feature_maps
 # One of each family but the Inceptions, whose convolutions without padding leave no map that lies over the image.
 FAMILIES = ["ConvNeXtTiny", "DenseNet121", "EfficientNetB0", "EfficientNetV2B0", "MobileNet", "MobileNetV2"]
 FAMILIES += ["MobileNetV3Small", "NASNetMobile", "ResNet50", "ResNet50V2", "VGG16", "Xception"]
+
+
+@pytest.fixture(autouse=True)
+def give_memory_back():
+    """Some of these networks have hundreds of megabytes, which the process would keep."""
+    yield
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def owned_once(backbone):
