@@ -134,7 +134,9 @@ class ImageArrays(Examples):
 
     def fingerprint(self, *others: Self) -> str:
         """Hashes the names of the classes, all images and their labels."""
-        labels = np.zeros((len(self.source), *self.labels.shape[1:]), self.labels.dtype)
+        # int64 for classes, as checkpoints of earlier versions have it.
+        dtype = np.int64 if self.labels.dtype.kind in "iu" else self.labels.dtype
+        labels = np.zeros((len(self.source), *self.labels.shape[1:]), dtype)
         for part in (self, *others):
             labels[part.positions] = part.labels
         return _hash_of(self.class_names, self.source, labels)
