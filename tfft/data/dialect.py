@@ -1,6 +1,6 @@
 """How a table is written: its encoding and what separates its fields, :func:`decode_table`, :func:`find_delimiter`.
 
-What a byte-order mark or the table itself makes certain is taken as it is. Where it is a guess, the caller tells the
+What a byte-order mark or the table itself makes certain is used as is. For a guess, the caller reports to the
 user in one sentence what was taken. The guesses are those of charset-normalizer (which TensorFlow brings, through
 requests) and of ``csv.Sniffer``, and a guess about separators is taken only where it makes all rows equally long.
 """

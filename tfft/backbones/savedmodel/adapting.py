@@ -15,6 +15,8 @@ from tfft.backbones.savedmodel.graph import FlatGraph
 from tfft.backbones.savedmodel.input_shapes import settle_shapes
 from tfft.layers.each_example import EachExample
 
+_ONE_AT_A_TIME = "It takes one example at a time, so it is called once for each example of a batch; that is slow."
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Adapted:
@@ -66,8 +68,7 @@ def adapt(endpoint: Endpoint, loaded: Any, per_example: bool = False) -> Adapted
         endpoint, flat, notes = settled, flat_of(settled), (*notes, *more)
     rows = fixed_rows(endpoint.specs)
     if per_example:
-        note = "It takes one example at a time, so it is called once for each example of a batch; that is slow."
-        return Adapted(endpoint, flat, (*notes, note), False, converted)
+        return Adapted(endpoint, flat, (*notes, _ONE_AT_A_TIME), False, converted)
     if rows is None or (rows > 1 and all(spec.shape.rank == 1 for spec in endpoint.specs)):  # a waveform
         return Adapted(endpoint, flat, notes, None, converted)
     free = free_batch(endpoint, flat_of)
@@ -75,8 +76,7 @@ def adapt(endpoint: Endpoint, loaded: Any, per_example: bool = False) -> Adapted
         note = f"It was saved for {rows} example{'s' * (rows > 1)} at a time; its graph takes a batch of any size."
         return Adapted(free, flat_of(free), (*notes, note), None, converted)
     if rows == 1:
-        note = "It takes one example at a time, so it is called once for each example of a batch; that is slow."
-        return Adapted(endpoint, flat, (*notes, note), True, converted)
+        return Adapted(endpoint, flat, (*notes, _ONE_AT_A_TIME), True, converted)
     note = (
         f"Its input takes exactly {rows} rows. If they are one example, pass per_example=True, which calls it once for "
         f"each; if they are a batch, train with batch_size={rows}."

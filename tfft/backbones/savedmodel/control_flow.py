@@ -311,7 +311,7 @@ def _replaced(
 
     try:
         graph = trace(False)
-    except ValueError:  # a value changes its shape in the loop, which TF1 was told and the file is not
+    except ValueError:  # a value changes its shape in the loop, which TF1 knew and the file does not say
         graph = trace(True)
     return _spliced(flat, graph, dict(zip(plain, graph.inputs, strict=False)), results)
 

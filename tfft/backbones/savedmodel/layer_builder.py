@@ -135,7 +135,7 @@ class Maker:
 
     def _spec(self, variable: Any) -> VariableSpec:
         # The list of trainable variables leaves out what was frozen when the model was saved; a variable's own flag
-        # tells what can train at all.
+        # shows what can train at all.
         path = self._paths.get(id(variable), variable.name.split(":")[0])
         lifted = id(variable) in self._inference.flat.lifted  # was a node of the graph, and is listed nowhere
         statistic = (lifted or self._left_out(variable)) and _STATISTIC.search(path) is not None

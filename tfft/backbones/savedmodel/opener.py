@@ -231,9 +231,9 @@ class Opener:
         if constants == "fixed" and flat.variables:
             return flat
         kernels = find_kernels(flat)
-        told = f"{len(kernels)} constants of the graph ({sum(kernels.values()):,} values)"
+        described = f"{len(kernels)} constants of the graph ({sum(kernels.values()):,} values)"
         if constants == "fixed":
-            way = f' constants="trainable" makes variables of {told}.' if kernels else ""
+            way = f' constants="trainable" makes variables of {described}.' if kernels else ""
             self.notes.append(f"The graph holds no variables, so it is used frozen, as a feature extractor.{way}")
             return flat
         if not kernels:
@@ -241,7 +241,7 @@ class Opener:
                 'constants="trainable" found no constant in the graph that a matrix product, a convolution, a bias or '
                 "a normalisation reads. Leave it out: the variables that the graph holds are trained without it."
             )
-        self.notes.append(f"{told} became variables that are trained.")
+        self.notes.append(f"{described} became variables that are trained.")
         return with_trainable_kernels(flat)
 
     # ------------------------------------------------------------------ training graph

@@ -81,7 +81,7 @@ def _read_off(found: Scaling) -> PixelRange | None:
             return PixelRange(value_range, f"{_text(value_range)}, since the BatchNorm {place!r} was trained on {what}")
     value_range = range_of(found.scale, found.shift)
     if value_range is None and found.largest is not None and _nothing(found.scale, found.shift):
-        value_range = range_of(*found.largest)  # scaled up and down again: what it was scaled up to tells
+        value_range = range_of(*found.largest)  # scaled up and down again: the larger range counts
         if value_range is not None:
             up = f"it first takes {_formula(*found.largest)}"
             return PixelRange(value_range, f"{_text(value_range)}, since the model scales pixels itself: {up}")
@@ -118,7 +118,7 @@ def _nothing(scale: np.ndarray, shift: np.ndarray) -> bool:
 
 
 def _changes(value_range: Range, scale: np.ndarray, shift: np.ndarray) -> bool:
-    """Whether a scaling moves an end of a range by more than a few hundredths of it; nobody scales for less."""
+    """Whether a scaling moves an end of a range by more than a few hundredths of it; models do not scale by less."""
     width = value_range[1] - value_range[0]
     return any(np.abs(scale * end + shift - end).max() > 0.03 * width for end in value_range)
 

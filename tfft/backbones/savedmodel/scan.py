@@ -98,17 +98,16 @@ def check_savedmodel(
     folder = pathlib.Path(path)
     found = list(folder_scan.findings(folder))
     meta_graphs = read_meta_graphs(folder)
-    for meta in meta_graphs:
-        found += folder_scan.asset_findings(meta, folder)
-        found += _form_findings(CallGraph(meta.graph_def))
-    faults = (
-        {} if found else {at: faults for at, meta in enumerate(meta_graphs) if (faults := _MetaGraph(meta).faults())}
-    )
+    scanned = [_MetaGraph(meta) for meta in meta_graphs]
+    for meta, graph in zip(meta_graphs, scanned, strict=True):
+        found += [*folder_scan.asset_findings(meta, folder), *graph.malformed()]
+    faults = {} if found else {at: faults for at, graph in enumerate(scanned) if (faults := graph.faults())}
     judged = Judged(meta_graphs)
     if faults:
         chosen = meta_graphs.index(chosen_meta_graph(meta_graphs, tags, folder))
         part = pruned(meta_graphs[chosen], faults.get(chosen, ()), signature)
-        if part is not None and not [*_form_findings(CallGraph(part.meta.graph_def)), *_MetaGraph(part.meta).faults()]:
+        rest = None if part is None else _MetaGraph(part.meta)
+        if part is not None and rest is not None and not [*rest.malformed(), *rest.faults()]:
             others = [
                 f"the meta graph {sorted(m.meta_info_def.tags)}" for m in meta_graphs if m is not meta_graphs[chosen]
             ]
@@ -230,6 +229,10 @@ class _MetaGraph:
         self._running = calls.upstream([*self._outputs(lambda key: True), *collected(meta)])
         self._assets = {base_of(asset.tensor_info.name) for asset in folder_scan.assets_of(meta)}
         self._bound = self._captures()
+
+    def malformed(self) -> Iterator[str]:
+        """Yields what is wrong with the form of the graph, whatever its operations do."""
+        return _form_findings(self._calls)
 
     def faults(self) -> list[Fault]:
         """Returns every operation that reaches, or may reach, outside of the model."""
