@@ -254,8 +254,9 @@ def _prediction(item: RequestItem, row: Row, class_names: Sequence[str], top: in
     probabilities = row.get("probabilities")
     if probabilities is None or "label" not in row:
         outputs = {name: _plain(value) for name, value in row.items()}
-        if probabilities is not None and len(class_names) == len(probabilities):
-            outputs["probabilities"] = dict(zip(class_names, outputs["probabilities"], strict=True))
+        for name in ("probabilities", "shares"):
+            if np.shape(row.get(name, ())) == (len(class_names),):
+                outputs[name] = dict(zip(class_names, outputs[name], strict=True))
         return Prediction(item.name, outputs=outputs, pair=item.pair)
     best = np.argsort(-probabilities, kind="stable")[:top]
     named = len(class_names) == len(probabilities)

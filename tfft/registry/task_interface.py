@@ -55,6 +55,7 @@ class Task:
         modalities: Names of the supported modalities; empty for all.
         feature_level: Features for the head: one vector per example (``"pooled"``), one per token or frame
             (``"sequence"``), a feature map (``"spatial"``) or feature maps of several strides (``"pyramid"``).
+        strides: Strides of the feature maps for a head of the level ``"pyramid"``, in pixels.
         exclusive_classes: Whether each example has exactly one of several classes, which class weights, balanced
             sampling, nearest class means and contrastive training require.
         labels_from_folders: Whether a folder name can be the label of its files.
@@ -70,6 +71,7 @@ class Task:
     head_kind: ClassVar[str] = ""
     modalities: ClassVar[frozenset[str]] = frozenset()
     feature_level: ClassVar[FeatureLevel] = "pooled"
+    strides: ClassVar[tuple[int, ...]] = (8, 16, 32)
     exclusive_classes: ClassVar[bool] = False
     labels_from_folders: ClassVar[bool] = False
     solves_head: ClassVar[bool] = True
