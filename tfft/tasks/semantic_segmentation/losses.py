@@ -114,6 +114,7 @@ class PixelMeanIoU(keras.metrics.MeanIoU):
 
     def __init__(self, num_classes: int, **kwargs: Any) -> None:
         own = {"ignore_class": VOID, "sparse_y_true": True, "sparse_y_pred": False, "axis": -1}
+        kwargs.setdefault("dtype", "float64")  # counts stay exact, and sample weights may be fractions
         super().__init__(num_classes, **{**kwargs, **own})
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:

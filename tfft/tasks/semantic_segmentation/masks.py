@@ -100,7 +100,7 @@ def survey(path: str) -> MaskInfo:
     try:
         with tf.device("CPU:0"):
             if data[_TYPE_AT] in _COLOURS:
-                pixels, in_colour = _colours(data).numpy(), True
+                pixels, in_colour = _colours(tf.constant(data)).numpy(), True
             else:
                 pixels, in_colour = _values(tf.constant(data)).numpy(), False
     except tf.errors.OpError as error:
@@ -130,6 +130,7 @@ class Masks:
     colours: Mapping[int, int]
     digests: tuple[str, ...] = ()
 
+    @tf.autograph.experimental.do_not_convert
     def follow(self, label: tf.Tensor, transform: PixelTransform) -> tf.Tensor:
         """Read the mask of an example and move it into a view.
 
@@ -181,6 +182,11 @@ class Masks:
             return tuple(on_cpu(each) for each in given)
 
 
+# Every pipeline decodes, and tracing takes time: they share one trace.
+_STRING = tf.TensorSpec([], tf.string)
+
+
+@tf.function(input_signature=[_STRING], autograph=False)
 def _values(encoded: tf.Tensor) -> tf.Tensor:
     """Return the values of a grey or palette PNG, or the red ones of an RGB, int32 [rows, columns]."""
     depth = tf.io.decode_raw(tf.strings.substr(encoded, _DEPTH_AT, 1), tf.uint8)[0]
@@ -189,6 +195,7 @@ def _values(encoded: tf.Tensor) -> tf.Tensor:
     return tf.cast(pixels, tf.int32) // (65535 // most)  # the decoder scales all depths to 16 bits
 
 
+@tf.function(input_signature=[_STRING], autograph=False)
 def _colours(encoded: tf.Tensor) -> tf.Tensor:
     """Return the colours of a PNG as numbers, int32 [rows, columns]."""
     pixels = tf.cast(tf.io.decode_png(encoded, channels=3), tf.int32)
