@@ -142,6 +142,11 @@ class Examples(abc.ABC):
         return None
 
     @property
+    def image_shape(self) -> tuple[float, float] | None:
+        """Median height and width of the images in pixels; None for other data, or if unknown."""
+        return None
+
+    @property
     def export_files(self) -> tuple[str, ...]:
         """Some files for checking an export; empty if inputs are used for that."""
         return ()

@@ -141,7 +141,7 @@ def finetune(
     keras.utils.set_random_seed(chosen.seed)
     if chosen.deterministic:
         tf.config.experimental.enable_op_determinism()
-    opened = open_backbone(backbone, chosen)
+    opened = open_backbone(backbone, chosen, run_data.task)
     run_data.check_backbone(opened)
     run_data, chosen = run_data.adapted(opened, chosen, verbose)
     for note in opened.notes:

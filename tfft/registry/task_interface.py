@@ -61,6 +61,10 @@ class Task:
         solves_head: Whether the best head on frozen features can be computed (a linear probe); else it is trained.
         head_reason: Reason for training the head, for the reasons of a plan.
         caches_features: Whether the frozen part of the model may run once for all epochs.
+        strides: Strides in pixels of the feature maps for the level ``"pyramid"``.
+        image_pixels: Number of pixels that images should have, in the median shape of the data, where the backbone
+            takes any size; None for the size that the backbone was trained at.
+        resize: How an image becomes the size of the model, unless the user says; None for the backbone's own way.
         moves_with_pixels: Whether flips and crops of an image also apply to its labels (boxes, masks).
         checks_label_errors: Whether a probe can find labels that look wrong.
         selection: Metric that selects the best epoch.
@@ -75,6 +79,9 @@ class Task:
     solves_head: ClassVar[bool] = True
     head_reason: ClassVar[str] = "trained: for this task the best head cannot be computed"
     caches_features: ClassVar[bool] = True
+    strides: ClassVar[tuple[int, ...]] = (8, 16, 32)
+    image_pixels: ClassVar[int | None] = None
+    resize: ClassVar[Literal["crop", "stretch", "pad"] | None] = None
     moves_with_pixels: ClassVar[bool] = False
     checks_label_errors: ClassVar[bool] = False
     selection: ClassVar[Metric] = Metric("accuracy")
