@@ -165,6 +165,26 @@ class Task:
 
     # --- what a person sees
 
+    def plain_outputs(self, row: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return the served outputs of one example as plain values; None to convert each output by itself.
+
+        Args:
+            row: Served outputs by name, arrays without the batch axis.
+        """
+        return None
+
+    def draw(self, file: str, outputs: Mapping[str, Any]) -> bytes | None:
+        """Draw a prediction on its input, for ``tfft predict --draw``; None for tasks with nothing to draw.
+
+        Args:
+            file: Path of the input.
+            outputs: Plain values by name, as in :meth:`format_prediction`.
+
+        Returns:
+            A PNG file.
+        """
+        return None
+
     def format_prediction(self, name: str, outputs: Mapping[str, Any]) -> str:
         """Format one prediction as a line of text.
 
