@@ -174,7 +174,7 @@ class Splits(Generic[E]):
         duplicates: Duplicates; positions count the training examples first.
         duplicates_note: Reason why duplicates were not searched, or only some.
         report: Report of the data check; ``print`` it.
-        test_folder: Ignored ``test/`` folder, or None.
+        test_folder: Labelled folder ``test/`` beside ``train/``, on which a run measures the final model; or None.
         root: Folder that file names are relative to.
     """
 
