@@ -106,7 +106,14 @@ def open_backbone(backbone: Any, config: SharedSettings, task: str) -> Backbone:
         return _fitted(backbone, config, task)
     if config.batch_norm == "train" and not isinstance(backbone, keras.Model):
         options["batch_norm"] = "train"
-    return _fitted(load_backbone(_model_of_run(backbone), **options), config, task)
+    handle = _model_of_run(backbone)
+    opened, size = load_backbone(handle, **options), config.image_size
+    spec = opened.input_spec
+    if spec is not None and not spec.flexible and size != "auto":
+        size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+        if size != spec.image_size:  # a SavedModel may be opened for another size, or it says why not
+            opened = load_backbone(handle, image_size=size, **options)
+    return _fitted(opened, config, task)
 
 
 def _model_of_run(handle: Any) -> Any:
