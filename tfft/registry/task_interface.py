@@ -156,7 +156,11 @@ class Task:
                 yield f"{name} is for examples of one class each, and the task is {self.name}: leave it out"
 
     def phase_defaults(self) -> Mapping[str, Default]:
-        """Return task-specific training defaults by setting, such as ``dropout``."""
+        """Return task-specific defaults of :class:`tfft.RunConfig` by setting, such as ``dropout``."""
+        return {}
+
+    def phase_settings(self) -> Mapping[str, Any]:
+        """Return settings of :class:`tfft.Phase` for the phases that train, such as ``optimizer``."""
         return {}
 
     def evaluator(self, head: Head) -> Evaluator:
