@@ -24,7 +24,11 @@ _COLUMNS = (*ROLES, "separator", "delimiter", "encoding", "decimal")
 
 
 def labelled_data(
-    run: Run, data: str | os.PathLike[str], batch_size: int = 32
+    run: Run,
+    data: str | os.PathLike[str],
+    batch_size: int = 32,
+    *,
+    images: str | os.PathLike[str] | None = None,
 ) -> tuple[tf.data.Dataset, list[str], str]:
     """Read labelled data for the model of a run; for the run's own data, only the held-out examples.
 
@@ -32,6 +36,8 @@ def labelled_data(
         run: Run from :func:`tfft.load_run`.
         data: Folder or table of the kind that the run was trained on, or ``"tfds:NAME"``.
         batch_size: Examples per batch.
+        images: Folder of the pictures of an annotation file. Defaults to the one beside it, or that of the run for the
+            run's own data.
 
     Returns:
         Batches of inputs and labels, the skipped files, and a description of the examples.
@@ -48,6 +54,8 @@ def labelled_data(
     settings = {name: value for name in _COLUMNS if (value := getattr(plan, name)) is not None}
     settings |= {"task": plan.task, "store": cache_dir() / "files.sqlite"}
     own = path.exists() and pathlib.Path(plan.data).exists() and path.samefile(plan.data)
+    folder = images if images is not None else plan.images if own else None
+    settings |= {} if folder is None else {"images": folder}
     if own or reader.is_split(path):  # never the training examples
         drawn = _folder(run) / "split.csv"  # as during training: files may have been added since
         split = {"validation": plan.validation, "seed": plan.seed, "group": plan.group}

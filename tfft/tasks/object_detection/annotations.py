@@ -90,9 +90,7 @@ class PictureBoxes:
         """Return the picture with some of its boxes, bool [n]."""
         at = np.flatnonzero(chosen)
         names, places = (tuple(column[i] for i in at) for column in (self.class_names, self.places))
-        return dataclasses.replace(
-            self, boxes=self.boxes[at], crowd=self.crowd[at], class_names=names, places=places
-        )
+        return dataclasses.replace(self, boxes=self.boxes[at], crowd=self.crowd[at], class_names=names, places=places)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -81,7 +81,9 @@ def _total(objects: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
     return total
 
 
-def small_objects(labels: np.ndarray, class_names: Any, image_size: tuple[int, int], stride: int = FINEST) -> str | None:
+def small_objects(
+    labels: np.ndarray, class_names: Any, image_size: tuple[int, int], stride: int = FINEST
+) -> str | None:
     """Return a warning if many objects are smaller than a cell of the finest features.
 
     An object's size is the square root of its area, after its picture was stretched to the size of the model.
@@ -104,7 +106,9 @@ def small_objects(labels: np.ndarray, class_names: Any, image_size: tuple[int, i
     classes = labels[..., 0][labels[..., 0] >= 0].astype(int)
     if not len(sides) or (sides < stride).mean() <= _FEW:
         return None
-    shares = {name: float((sides[classes == at] < stride).mean()) for at, name in enumerate(class_names) if at in classes}
+    shares = {
+        name: float((sides[classes == at] < stride).mean()) for at, name in enumerate(class_names) if at in classes
+    }
     most = ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share > _FEW)
     factor = stride / max(float(np.quantile(sides, _FEW)), 1e-6)
     height, width = (math.ceil(side * factor / _MULTIPLE - 1e-6) * _MULTIPLE for side in image_size)

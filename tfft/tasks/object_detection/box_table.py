@@ -49,10 +49,13 @@ def find_box_table(source: Any) -> list[tuple[str, Any]]:
 
 
 def _tables_in(folder: Path) -> list[Path]:
-    return [file for file in sorted(folder.iterdir()) if file.suffix.lower() in SUFFIXES and _has_boxes(file)]
+    return [file for file in sorted(folder.iterdir()) if has_boxes(file)]
 
 
-def _has_boxes(file: Path) -> bool:
+def has_boxes(file: Path) -> bool:
+    """Whether a file is a table whose first lines name the corners of boxes."""
+    if file.suffix.lower() not in SUFFIXES:
+        return False
     with open(file, "rb") as opened:
         start = opened.read(2000).replace(b"\0", b"").decode("utf-8", "replace").lower()
     return any(all(names[at] in start for names in _CORNERS.values()) for at in range(4))
@@ -120,9 +123,9 @@ def _columns(table: Table, image: str | int | None, label: str | int | None) -> 
     wanted |= sized if None in corners.values() and None not in sized.values() else corners
     if missing := [meaning for meaning, column in wanted.items() if column is None]:
         raise DataError(
-            f"Expected a table with a row per box: file, xmin, ymin, xmax, ymax and class. Received: {table.name} with the "
-            f"columns {join_names(map(repr, table.columns or ()))}, of which none is {join_names(missing)}. Rename them, or "
-            "name those of the files and classes: image='...', label='...'."
+            f"Expected a table with a row per box: file, xmin, ymin, xmax, ymax and class. Received: {table.name} with "
+            f"the columns {join_names(map(repr, table.columns or ()))}, of which none is {join_names(missing)}. Rename "
+            "them, or name those of the files and classes: image='...', label='...'."
         )
     return {meaning: table.column(column, meaning) for meaning, column in wanted.items()}
 
@@ -150,7 +153,9 @@ def _pictures(
         box = {side: _number(value, decimal) for side, value in written.items()}
         label = columns["class"][at]
         if bad := [f"{side} {written[side]!r}" for side in sides if not math.isfinite(box[side])]:
-            problems.append(f"{place} has {join_names(bad)}. Expected four numbers, or none for a picture without objects")
+            problems.append(
+                f"{place} has {join_names(bad)}. Expected four numbers, or none for a picture without objects"
+            )
         elif _is_empty(label):
             problems.append(f"{place} has a box without a class")
         else:

@@ -37,10 +37,10 @@ def find_coco(source: Path) -> list[tuple[str, Path]]:
 
 
 def _files_in(folder: Path) -> list[Path]:
-    return [file for file in sorted(folder.glob("*.json")) if _is_coco(file)] if folder.is_dir() else []
+    return [file for file in sorted(folder.glob("*.json")) if is_coco(file)] if folder.is_dir() else []
 
 
-def _is_coco(file: Path) -> bool:
+def is_coco(file: Path) -> bool:
     """Whether a file has the keys of COCO somewhere, without parsing it."""
     if not file.is_file() or not file.stat().st_size:
         return False
@@ -76,8 +76,8 @@ def read_coco(
 def _content(file: Path) -> dict[str, list[Any]]:
     if (size := file.stat().st_size) > _LARGEST:
         raise DataError(
-            f"Expected a COCO file of at most {_LARGEST // 10**6} MB, since it is read into memory. Received: {file} of "
-            f"{size // 10**6} MB. Divide it by pictures."
+            f"Expected a COCO file of at most {_LARGEST // 10**6} MB, since it is read into memory. Received: {file} "
+            f"of {size // 10**6} MB. Divide it by pictures."
         )
     try:
         content = json.loads(file.read_bytes())
@@ -138,7 +138,9 @@ def _objects(
             hint = did_you_mean(str(category), map(str, categories))
             problems.append(f"{place} has the category {category!r}, which categories does not list.{hint}")
         elif not numbers:
-            problems.append(f"{place} has the bbox {box!r}. Expected [left, top, width, height], four numbers in pixels")
+            problems.append(
+                f"{place} has the bbox {box!r}. Expected [left, top, width, height], four numbers in pixels"
+            )
         else:
             left, top, width, height = map(float, box or ())
             corners = (top, left, top + height, left + width)

@@ -124,7 +124,9 @@ def load_boxes(
     fields = {"task": TASK, "root": loaded.root, "test_folder": test}
     if "validation" in parts:
         if "train" not in parts:
-            raise DataError(f"{annotations.source} has a validation part but none for training. Name one of them train.")
+            raise DataError(
+                f"{annotations.source} has a validation part but none for training. Name one of them train."
+            )
         held_out = np.array([one.part == "validation" for one in loaded.pictures])
         words, groups = f"the parts of {annotations.source}", None
     else:
@@ -231,14 +233,16 @@ def _upright_size(fact: ImageFileInfo) -> tuple[int, int, bool]:
 def _notes(clipped: Sequence[str], empty: Sequence[str], facts: Sequence[ImageFileInfo]) -> list[str]:
     notes = []
     if clipped:
-        notes.append(f"{len(clipped)} boxes reach a little out of their pictures and are clipped, such as {clipped[0]}.")
+        notes.append(
+            f"{len(clipped)} boxes reach a little out of their pictures and are clipped, such as {clipped[0]}."
+        )
     if empty:
         notes.append(f"{len(empty)} boxes have no area and are left out, such as {empty[0]}.")
     turned = [fact.path for fact in facts if ROTATED in fact.oddities]
     if turned:
         notes.append(
-            f"{len(turned)} pictures have an EXIF orientation, such as {turned[0]}; their boxes are taken to belong to the "
-            "upright picture, as viewers show it."
+            f"{len(turned)} pictures have an EXIF orientation, such as {turned[0]}; their boxes are taken to belong to "
+            "the upright picture, as viewers show it."
         )
     return notes
 
@@ -246,11 +250,17 @@ def _notes(clipped: Sequence[str], empty: Sequence[str], facts: Sequence[ImageFi
 def _trained_names(annotations: Annotations, pictures: Sequence[PictureBoxes], parts: set[str]) -> tuple[str, ...]:
     """Return the classes with objects, in the order of the file, or sorted if it has none."""
     held = {name for one in pictures for name in one.class_names}
-    own = {name for one in pictures if one.part in parts for name, c in zip(one.class_names, one.crowd) if not c}
+    own = {
+        name
+        for one in pictures
+        if one.part in parts
+        for name, c in zip(one.class_names, one.crowd, strict=True)
+        if not c
+    }
     if not own:
         raise DataError(
-            f"Expected at least one object to learn. Received: {len(pictures)} pictures in {annotations.source} without "
-            "any. Are the annotations those of these pictures?"
+            f"Expected at least one object to learn. Received: {len(pictures)} pictures in {annotations.source} "
+            "without any. Are the annotations those of these pictures?"
         )
     if unseen := sorted(held - own):
         raise DataError(
@@ -264,8 +274,8 @@ def _check_trained(splits: Splits[BoxedImages]) -> None:
     """Raise DataError if a drawn split leaves a class without a training object."""
     if missing := [name for name, count in splits.train.counts.items() if not count]:
         raise DataError(
-            f"All objects of {join_names(map(repr, missing))} are in pictures that are held out ({splits.split_from}). Add "
-            "pictures of them, or use another seed."
+            f"All objects of {join_names(map(repr, missing))} are in pictures that are held out ({splits.split_from}). "
+            "Add pictures of them, or use another seed."
         )
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from tfft.data.class_folders import existing
-from tfft.data.table import SUFFIXES
 from tfft.errors import DataError, join_names, raise_problems
 from tfft.tasks.object_detection import box_table, coco, voc, yolo
 from tfft.tasks.object_detection.annotations import Annotations, PictureBoxes
@@ -59,12 +58,14 @@ def recognise(source: Any) -> Recognised:
     found = {form: files for form, (find, _, _) in _FORMATS.items() if (files := find(path))}
     if len(found) > 1:
         each = join_names(f"{form} ({files[0][1]})" for form, files in found.items())
-        raise DataError(f"Expected annotations in one format. Received: {path} with {each}. Give one of them as the data.")
+        raise DataError(
+            f"Expected annotations in one format. Received: {path} with {each}. Give one of them as the data."
+        )
     for form, files in found.items():
         if len({part for part, _ in files}) < len(files):
             raise DataError(
-                f"Expected one annotation file per part. Received: {join_names(str(file) for _, file in files)}. Give one "
-                "of them as the data, or name them ..._train and ..._val."
+                f"Expected one annotation file per part. Received: {join_names(str(file) for _, file in files)}. Give "
+                "one of them as the data, or name them ..._train and ..._val."
             )
         return Recognised(form, tuple(files), _FORMATS[form][1])
     looked = "\n".join(f"  - {text}" for _, _, text in _FORMATS.values())
@@ -74,13 +75,31 @@ def recognise(source: Any) -> Recognised:
 
 
 def guess_format(source: Any) -> str | None:
-    """Return the format of annotations if a source certainly holds some, for other tasks; None if not."""
+    """Return the format of annotations if a path certainly holds some; None if not.
+
+    Args:
+        source: Any source of examples.
+    """
+    if not isinstance(source, (str, os.PathLike)) or not Path(source).expanduser().exists():
+        return None
+    path = Path(source).expanduser()
+    if path.is_file() and not (coco.is_coco(path) if path.suffix.lower() == ".json" else box_table.has_boxes(path)):
+        return None
     try:
-        if isinstance(source, (str, os.PathLike)) and Path(source).suffix.lower() not in SUFFIXES:
-            return recognise(source).form
+        return recognise(path).form
     except (DataError, OSError):
-        pass
-    return None
+        return None
+
+
+def is_split(source: Any) -> bool:
+    """Whether annotations mark a training part and a validation part, without reading the pictures."""
+    both = {"train", "validation"}
+    try:
+        if both <= {part for part, _ in recognise(source).files}:
+            return True
+        return both <= {one.part for one in read_annotations(source).pictures}
+    except DataError:
+        return False
 
 
 def read_annotations(

@@ -127,8 +127,8 @@ def choose_folder(
     counts = exact if any(exact) else [sum(place.has(name) for name in some) for place in places]
     if not any(counts) and some:
         raise DataError(
-            f"The pictures of {source} were not found, such as {some[0]!r}. Looked in {join_names(looked) or 'no folder'}. "
-            "Name their folder: images='...'."
+            f"The pictures of {source} were not found, such as {some[0]!r}. Looked in "
+            f"{join_names(looked) or 'no folder'}. Name their folder: images='...'."
         )
     return places[counts.index(max(counts))] if places else PictureFolder(Path(source).parent)
 

@@ -28,6 +28,7 @@ from tfft.tasks.object_detection.picture_folder import (
 
 LOOKED_FOR = "Pascal VOC: .xml files in Annotations/ beside JPEGImages/ or images/, or beside the pictures"
 _LARGEST = 10_000_000  # bytes of a file
+_LISTS = ("train", "val", "valid", "validation", "test")
 _SIDES = ("ymin", "xmin", "ymax", "xmax")
 
 
@@ -86,7 +87,9 @@ def _tree(file: Path, problems: list[str]) -> ElementTree.Element | None:
         data = file.read_bytes()
         plain = data.replace(b"\0", b"").upper()  # UTF-16 has a zero beside each letter
         if len(data) > _LARGEST:
-            raise ValueError(f"has {len(data) // 10**6} MB. Expected a VOC annotation of at most {_LARGEST // 10**6} MB")
+            raise ValueError(
+                f"has {len(data) // 10**6} MB. Expected a VOC annotation of at most {_LARGEST // 10**6} MB"
+            )
         if b"<!DOCTYPE" in plain or b"<!ENTITY" in plain:
             _NoDocumentType().doctype("", None, None)
         tree = ElementTree.fromstring(data, ElementTree.XMLParser(target=_NoDocumentType()))
@@ -155,7 +158,7 @@ def _from_zero(pictures: Sequence[PictureBoxes], notes: list[str]) -> Sequence[P
 
 
 def _listed_parts(root: Path, stems: set[str], problems: list[str]) -> dict[str, str]:
-    """Return the part of each picture in ``ImageSets/Main``; empty without both lists."""
+    """Return the part of each picture in ``ImageSets/Main/train.txt`` and ``val.txt``; empty without both lists."""
     folder = next((f for f in (root / "ImageSets" / "Main", root / "ImageSets") if f.is_dir()), root)
     files = {part_of(file.stem): file for file in sorted(folder.glob("*.txt")) if file.stem.lower() in _LISTS}
     if not {"train", "validation"} <= set(files):
@@ -163,10 +166,10 @@ def _listed_parts(root: Path, stems: set[str], problems: list[str]) -> dict[str,
     found: dict[str, str] = {}
     for part, file in files.items():
         for line, text in enumerate(file.read_text("utf-8-sig").splitlines(), 1):
-            stem = Path(text.strip().split(" ")[0] if text.strip().split(" ")[0] in stems else text.strip()).name
-            stem = stem if stem in stems else os.path.splitext(stem)[0]
             if not text.strip():
                 continue
+            stem = Path(text.strip()).name
+            stem = stem if stem in stems else os.path.splitext(stem)[0]
             if stem not in stems:
                 problems.append(f"{file}:{line} names {text.strip()!r}, which has no .xml file")
             elif found.get(stem, part) != part:
@@ -175,15 +178,12 @@ def _listed_parts(root: Path, stems: set[str], problems: list[str]) -> dict[str,
     return found
 
 
-_LISTS = ("train", "val", "valid", "validation", "test")
-
-
 def _unannotated(folder: PictureFolder, pictures: Sequence[PictureBoxes]) -> list[str]:
     known = {os.path.realpath(one.path) for one in pictures}
     left = [path for path in images_in(folder.folder) if os.path.realpath(path) not in known]
     if not left:
         return []
     return [
-        f"{len(left)} pictures in {folder.folder} have no .xml file and are left out, such as {os.path.basename(left[0])}: "
-        "VOC has a file without objects for a picture without objects."
+        f"{len(left)} pictures in {folder.folder} have no .xml file and are left out, such as "
+        f"{os.path.basename(left[0])}: VOC has a file without objects for a picture without objects."
     ]

@@ -1,9 +1,9 @@
 """YOLO folders: :func:`find_yolo`, :func:`read_yolo`.
 
-Implementation notes: each picture has a ``.txt`` file of its name, in ``labels/`` where the picture is in ``images/`` or
-beside it, with a line ``class centre-x centre-y width height`` per object in shares of the picture. A longer line is a
-polygon, of which the box is used. A picture without a file, or with an empty one, is an example without objects.
-Folders in ``data.yaml`` are looked for below it only, whatever the file says.
+Implementation notes: each picture has a ``.txt`` file of its name, in ``labels/`` where the picture is in ``images/``
+or beside it. A line has ``class centre-x centre-y width height`` of an object in shares of the picture. A longer
+line is a polygon, of which the box is used. A picture without a file, or with an empty one, is an example without
+objects. Folders in ``data.yaml`` are looked for below it only, whatever the file says.
 """
 
 from __future__ import annotations
@@ -84,7 +84,9 @@ def read_yolo(
             objects = _objects(file, names, problems) if file.is_file() else []
             pictures.append(PictureBoxes.of(path, str(file), objects, part=part, normalised=True))
     if not pictures:
-        raise DataError(f"{root} has no pictures. Expected them in images/ beside labels/. Name their folder: images='...'.")
+        raise DataError(
+            f"{root} has no pictures. Expected them in images/ beside labels/. Name their folder: images='...'."
+        )
     pictures += _without_picture(root, used)
     return Annotations("YOLO", str(place), tuple(pictures), names or _numbers(pictures), tuple(notes))
 
@@ -131,8 +133,8 @@ def _pictures_of(
             place = _below(root if images is None else top.folder, str(described.get("path") or ""), str(entry))
             if place is None:
                 problems.append(
-                    f"data.yaml: {key}: {entry!r} is not below {top.folder}. Write the folder as below data.yaml, or name "
-                    "the folder of the pictures: images='...'"
+                    f"data.yaml: {key}: {entry!r} is not below {top.folder}. Write the folder as below data.yaml, or "
+                    "name the folder of the pictures: images='...'"
                 )
             elif place.is_dir():
                 found.append((part, top, list(images_in(place))))
@@ -149,8 +151,8 @@ def _pictures_of(
 def _below(root: Path, path: str, entry: str) -> Path | None:
     """Return a folder or list that ``data.yaml`` names, if it lies below its own folder.
 
-    Many tools write ``../train/images`` for what is ``train/images`` beside the file, and an absolute ``path`` of another
-    machine; what is there without either is meant.
+    Many tools write ``../train/images`` for what is ``train/images`` beside the file, and an absolute ``path`` of
+    another machine; what is there without either is meant.
     """
     plain = [word for word in entry.replace("\\", "/").split("/") if word not in ("", ".")]
     inner = [word for word in plain if word != ".."]
@@ -192,8 +194,8 @@ def _objects(file: Path, names: Sequence[str], problems: list[str]) -> list[Boxe
             problems.append(f"{place} has the class {fields[0]}. Expected {last}")
         elif max(numbers[1:]) > 2:
             problems.append(
-                f"{place} is in pixels ({' '.join(fields[1:5])}). Expected shares of the picture: divide x and width by "
-                "its width, y and height by its height"
+                f"{place} is in pixels ({' '.join(fields[1:5])}). Expected shares of the picture: divide x and width "
+                "by its width, y and height by its height"
             )
         else:
             number = int(numbers[0])
