@@ -70,7 +70,8 @@ def test_an_object_that_is_mostly_cut_off_is_padding_and_a_crowd_stays():
     view = follow(label, transform((0, 60, 100, 200))).numpy()  # from column 60 of 200: 40 % and 27 % are left
     assert view[:, 0].tolist() == [1, -1, -3, -1]
     np.testing.assert_allclose(view[0, 1:5], [0, 0, 1, 40 / 140], atol=1e-6)
-    assert (view[1, 1:5] == 0).all() and view[2, 4] > 0
+    assert (view[1, 1:5] == 0).all()
+    assert view[2, 4] > 0
     assert (view[:, 5:] == [100, 140]).all(), "areas in pixels of the picture stay true"
 
 
@@ -78,7 +79,8 @@ def test_areas_in_pixels_of_the_picture_do_not_change_in_a_crop():
     label = rows((0, 0.2, 0.3, 0.4, 0.5))
     view = follow(label, transform((10, 40, 60, 140), True)).numpy()
     areas = [(row[3] - row[1]) * (row[4] - row[2]) * row[5] * row[6] for row in (label[0], view[0])]
-    assert areas[0] == pytest.approx(20 * 40) and areas[1] == pytest.approx(20 * 40, rel=1e-5)
+    assert areas[0] == pytest.approx(20 * 40)
+    assert areas[1] == pytest.approx(20 * 40, rel=1e-5)
 
 
 def test_labels_of_many_pictures_follow_at_once_and_in_a_graph():
@@ -120,7 +122,9 @@ def test_a_box_stays_on_its_pixels(drawn, resize):
     for augment in (None, changes):
         options = BatchOptions(24, augment=augment, epoch=epoch)
         [(images, labels)] = many.batches(spec, options).as_numpy_iterator()
-        assert images.shape == (24, 64, 96, 3) and labels.shape == (24, 1, 7) and labels.dtype == np.float32
+        assert images.shape == (24, 64, 96, 3)
+        assert labels.shape == (24, 1, 7)
+        assert labels.dtype == np.float32
         for image, label in zip(images, labels, strict=True):
             if label[0, 0] == 0:
                 seen += 1
@@ -136,7 +140,8 @@ def test_random_colours_cannot_move_boxes(drawn):
 
 def test_a_label_has_classes_corners_and_the_size_of_the_picture(tmp_path):
     labels = encode(truth(tmp_path), ("cat", "dog"))
-    assert labels.shape == (5, 2, 7) and labels.dtype == np.float32
+    assert labels.shape == (5, 2, 7)
+    assert labels.dtype == np.float32
     np.testing.assert_allclose(labels[0], [[0, 2 / 40, 3 / 60, 0.5, 0.5, 40, 60], [1, 0.25, 25 / 60, 1, 1, 40, 60]])
     np.testing.assert_allclose(labels[4], [[-1, 0, 0, 0, 0, 48, 48]] * 2)
     crowd = PictureBoxes.of("x", "", [BoxedObject((0, 0, 5, 5), "dog", "", True)], height=10, width=10)
@@ -153,13 +158,17 @@ def fitted(*box, height=100, width=200, normalised=False, turned=False, **fields
 
 def test_a_box_a_little_outside_is_clipped_and_one_without_area_left_out():
     result = fitted(-2, -1, 103, 202)
-    assert not result.faults and result.clipped == ["x.xml: object 1"]
+    assert not result.faults
+    assert result.clipped == ["x.xml: object 1"]
     assert result.picture.boxes.tolist() == [[0, 0, 100, 200]]
     assert fitted(-6, 0, 50, 50, height=1000).clipped, "1 % of a large picture"
     result = fitted(10, 20, 10, 60)
-    assert not result.faults and result.empty == ["x.xml: object 1"] and not len(result.picture)
+    assert not result.faults
+    assert result.empty == ["x.xml: object 1"]
+    assert not len(result.picture)
     result = fitted(0.25, 0.5, 0.5, 1.0, normalised=True)
-    assert result.picture.boxes.tolist() == [[25, 100, 50, 200]] and not result.clipped
+    assert result.picture.boxes.tolist() == [[25, 100, 50, 200]]
+    assert not result.clipped
 
 
 @pytest.mark.parametrize(
@@ -211,9 +220,8 @@ def test_parts_with_other_numbers_of_rows_join(boxed):
     first = dataclasses.replace(boxed.train, labels=boxed.train.labels[:, :1])
     joined = first.join(boxed.validation)
     assert joined.labels.shape == (5, 2, 7)
-    assert (joined.labels[: len(first), 1, 0] == -1).all() and (
-        joined.labels[:, 1, 5:] == joined.labels[:, 0, 5:]
-    ).all()
+    assert (joined.labels[: len(first), 1, 0] == -1).all()
+    assert (joined.labels[:, 1, 5:] == joined.labels[:, 0, 5:]).all()
     back = boxed.validation.join(first)
     np.testing.assert_array_equal(back.labels[: len(boxed.validation)], boxed.validation.labels)
 

@@ -21,6 +21,7 @@ _PARTS = {
     "train": "train", "training": "train", "val": "validation", "valid": "validation", "validation": "validation",
     "dev": "validation", "test": "test", "testing": "test",
 }  # fmt: skip
+_USUAL = ("jpegimages", "images", "imgs", "img", "photos")
 _TRIED = 50  # names by which a folder is recognized
 
 
@@ -124,19 +125,25 @@ def choose_folder(
     some = names[:: max(1, len(names) // _TRIED)][:_TRIED]
     places = [PictureFolder(folder) for folder in looked]
     exact = [sum((place.folder / name).is_file() for name in some) for place in places]
-    counts = exact if any(exact) else [sum(place.has(name) for name in some) for place in places]
-    if not any(counts) and some:
+    # A search in depth is for the folder of the annotations and those that are called after pictures.
+    deep = [place for at, place in enumerate(places) if not at or place.folder.name.lower() in _USUAL]
+    places, counts = (places, exact) if any(exact) else (deep, [sum(map(place.has, some)) for place in deep])
+    if not some and places:
+        return places[0]
+    if not any(counts):
         raise DataError(
             f"The pictures of {source} were not found, such as {some[0]!r}. Looked in "
             f"{join_names(looked) or 'no folder'}. Name their folder: images='...'."
         )
-    return places[counts.index(max(counts))] if places else PictureFolder(Path(source).parent)
+    # The first that has half of them: a folder further away may have all by the names of another data set.
+    at = next((at for at, count in enumerate(counts) if 2 * count >= len(some)), counts.index(max(counts)))
+    return places[at]
 
 
 def beside(folder: Path, part: str = "") -> list[Path]:
     """Return the folders in which the pictures of annotations in a folder usually lie, the likeliest first."""
     others = sorted(entry for entry in folder.parent.iterdir() if entry.is_dir()) if folder.parent.is_dir() else []
-    usual = [entry for entry in others if entry.name.lower() in ("jpegimages", "images", "imgs", "img", "photos")]
+    usual = [entry for entry in others if entry.name.lower() in _USUAL]
     of_part = [entry for entry in others if part and part_of(entry.name) == part]
     inner = sorted(entry for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
     return [folder, *inner, *of_part, *usual, *others]

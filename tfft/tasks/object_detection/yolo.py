@@ -83,7 +83,7 @@ def read_yolo(
             used.add(os.path.abspath(file))
             objects = _objects(file, names, problems) if file.is_file() else []
             pictures.append(PictureBoxes.of(path, str(file), objects, part=part, normalised=True))
-    if not pictures:
+    if not pictures and not problems:
         raise DataError(
             f"{root} has no pictures. Expected them in images/ beside labels/. Name their folder: images='...'."
         )
