@@ -226,6 +226,14 @@ def test_parts_with_other_numbers_of_rows_join(boxed):
     np.testing.assert_array_equal(back.labels[: len(boxed.validation)], boxed.validation.labels)
 
 
+def test_classes_get_the_numbers_of_a_model():
+    labels = np.full((1, 4, 7), -1, np.float32)
+    labels[0, :3, 0] = [1, 0, -3]  # dog, cat, a crowd of dogs
+    examples = BoxedImages(("a",), labels, ("cat", "dog")).renumbered(np.array([2, 0]), ("dog", "bird", "cat"))
+    assert examples.labels[0, :, 0].tolist() == [0, 2, -2, -1]
+    assert examples.class_names == ("dog", "bird", "cat")
+
+
 def test_pictures_are_dealt_by_their_rarest_class(tmp_path):
     labels = np.full((4, 2, 7), -1.0, np.float32)
     labels[0, :, 0], labels[1, 0, 0], labels[2, 0, 0] = [0, 1], 0, 0

@@ -1,5 +1,6 @@
 """Readers of boxes: every format gives the same labels, every fault is named, and no file leads out of its folder."""
 
+import dataclasses
 import json
 import os
 import re
@@ -37,6 +38,7 @@ from tfft.config import RunConfig
 from tfft.data import load
 from tfft.errors import DataError, PlanError
 from tfft.inspection import check_splits
+from tfft.recipes.run_data import load_run_data
 from tfft.tasks.object_detection.annotations import encode, fit_to_picture
 from tfft.tasks.object_detection.data import load_boxes, read_boxes
 from tfft.tasks.object_detection.formats import read_annotations, recognise
@@ -528,6 +530,13 @@ def test_pictures_elsewhere_are_named_with_images(tmp_path, detection):  # noqa:
         load(file, task="object_detection")
     splits = load(file, task="object_detection", images=tmp_path / "far")
     assert len(splits.train) + len(splits.validation) == 5
+    config = RunConfig(task="object_detection", images=str(tmp_path / "far"))
+    data = load_run_data(file, config)
+    assert data.modality.items == "images with boxes"
+    assert data.splits.fingerprint() == splits.fingerprint()
+    assert "pictures: 5 in COCO" in data.report
+    with pytest.raises(PlanError, match="augment=rand cannot augment images with boxes. .* expected: flip, crop"):
+        load_run_data(file, dataclasses.replace(config, augment="rand"))
     with pytest.raises(DataError, match="Expected images= to be the folder of the pictures"):
         load(file, task="object_detection", images=tmp_path / "nowhere")
     with pytest.raises(DataError, match="images='x' means nothing for a folder of images"):

@@ -114,12 +114,7 @@ def _with_classes(examples: Examples, run: Run, place: pathlib.Path) -> Examples
         hint = "".join(did_you_mean(name, known) for name in unknown[:3])
         raise DataError(f"{place} has unknown classes: {join_names(unknown)}.{hint} Expected: {join_names(known)}.")
     numbers = np.array([known.index(name) for name in own], np.int32)
-    if examples.labels.dtype.kind == "f":  # multi-label: one column per class
-        labels = np.zeros((len(examples), len(known)), examples.labels.dtype)
-        labels[:, numbers] = examples.labels
-    else:
-        labels = np.where(examples.labels < 0, examples.labels, numbers[examples.labels])
-    return dataclasses.replace(examples, labels=labels, class_names=known)  # type: ignore[type-var]
+    return examples.renumbered(numbers, known)
 
 
 def _folder(run: Run) -> pathlib.Path:

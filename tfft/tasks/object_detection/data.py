@@ -58,6 +58,14 @@ class BoxedImages(ImageFiles):
         totals = np.bincount(classes[classes >= 0].astype(int), minlength=len(self.class_names))
         return dict(zip(self.class_names, totals.tolist(), strict=True))
 
+    def renumbered(self, numbers: np.ndarray, class_names: tuple[str, ...]) -> Self:
+        """Return the same pictures with the numbers that a model has for their classes, also in crowd regions."""
+        labels, classes = self.labels.copy(), self.labels[..., 0].astype(int)
+        crowd = classes < PADDING
+        new = numbers[np.where(crowd, -2 - classes, np.maximum(classes, 0))]
+        labels[..., 0] = np.where(classes == PADDING, PADDING, np.where(crowd, -2 - new, new))
+        return dataclasses.replace(self, labels=labels, class_names=class_names)
+
     def join(self, other: Self) -> Self:
         """Return these pictures followed by others."""
         most = max(self.labels.shape[1], other.labels.shape[1])
