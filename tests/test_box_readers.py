@@ -436,6 +436,36 @@ def test_a_yolo_description_does_not_lead_out_of_its_folder(tmp_path):
         load_boxes(root, strict=True)
 
 
+def test_labels_of_a_part_that_is_not_read_are_not_missing_pictures(tmp_path):
+    root = given_yaml(tmp_path)
+    pictures(root / "test" / "images", ["b.png"])
+    write_yolo(root / "test" / "labels", names=["b.png"])
+    (root / "train" / "labels" / "README.txt").write_text("about these pictures")
+    assert not load_boxes(root, strict=True).skipped
+
+
+def test_hostile_values_are_refused_in_few_words(tmp_path):
+    """Lists in lists that would be a text of many gigabytes, and numbers beyond all floats."""
+    root = as_yolo(tmp_path / "yolo")
+    bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n"
+    bomb += "".join(f"a{at}: &a{at} [{', '.join([f'*a{at - 1}'] * 9)}]\n" for at in range(1, 12))
+    (root / "data.yaml").write_text(f"{bomb}names: [*a11]\ntrain: *a11\n")
+    with pytest.raises(DataError, match="Expected names in .* to be a list of class names"):
+        load_boxes(root)
+    (root / "data.yaml").write_text(f"{bomb}names: [cat, dog]\ntrain: [*a11]\n")
+    with pytest.raises(DataError, match="train: '' is not below"):
+        load_boxes(root)
+    other = as_coco(tmp_path / "coco")
+    coco_with(
+        other,
+        annotations=lambda found: (found[0].update(bbox=[10**400, 1, 2, 3]), found[1].update(image_id=[[7] * 10**6])),
+        images=lambda found: found[4].update(file_name="x" * 5000),
+    )
+    with pytest.raises(DataError, match=r"(?s)annotations\[0\].* has the bbox \[1000") as caught:
+        load_boxes(other)
+    assert len(str(caught.value)) < 2000
+
+
 TABLE_FAULTS = {
     "number": ("a.png,cat,3,", "a.png,cat,x,", r"boxes.csv:2 has left 'x'. Expected four numbers"),
     "class": ("a.png,cat", "a.png,", "boxes.csv:2 has a box without a class"),

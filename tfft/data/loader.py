@@ -268,8 +268,8 @@ def _check_own_formats(source: Any) -> None:
         reader = registry.task(name).reader
         if reader is not None and (form := reader.own_format(source)) is not None:
             raise DataError(
-                f"Pass task={name!r} (--task {name}) for {os.fspath(source)}: it holds {form} annotations. For another "
-                "task, give only the files that belong to it."
+                f"Pass task={name!r} (--task {name}) for {os.fspath(source)}: it holds {form} annotations. If "
+                "its folders are classes, pass task='classification'."
             )
 
 

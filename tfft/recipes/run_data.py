@@ -142,8 +142,17 @@ class RunData:
             return {}
         return {"modality": self.modality.name, **self.modality.model_options(self.splits)}
 
-    def notes(self, backbone: Backbone) -> list[str]:
-        """Return remarks about the examples and a backbone, to print."""
+    def notes(self, backbone: Backbone, image_size: tuple[int, int] = (0, 0)) -> list[str]:
+        """Return remarks about the examples and a backbone, to print.
+
+        Args:
+            backbone: Backbone of the run.
+            image_size: Height and width of the images in this run; (0, 0) for those of the backbone.
+        """
+        if backbone.input_spec is not None and all(image_size):
+            height, width = image_size
+            spec = dataclasses.replace(backbone.input_spec, height=height, width=width)
+            backbone = dataclasses.replace(backbone, input_spec=spec)
         return [] if self.modality is None else list(self.modality.notes(self.splits, backbone))
 
     def check_backbone(self, backbone: Backbone) -> None:

@@ -54,7 +54,7 @@ def _tables_in(folder: Path) -> list[Path]:
 
 def has_boxes(file: Path) -> bool:
     """Whether a file is a table whose first lines name the corners of boxes."""
-    if file.suffix.lower() not in SUFFIXES:
+    if file.suffix.lower() not in SUFFIXES or not file.is_file():
         return False
     with open(file, "rb") as opened:
         start = opened.read(2000).replace(b"\0", b"").decode("utf-8", "replace").lower()

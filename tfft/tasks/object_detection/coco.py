@@ -22,6 +22,7 @@ from tfft.tasks.object_detection.picture_folder import PictureFolder, beside, ch
 
 LOOKED_FOR = "COCO: a .json file with images, annotations and categories, also in annotations/, train/ and valid/"
 _LARGEST = 500_000_000  # bytes; the json module takes about eight times as much memory
+_SHOWN = 80  # characters of a value in a message
 _KEYS = ("images", "annotations", "categories")
 
 
@@ -133,13 +134,13 @@ def _objects(
         image, category, box = (entry.get(key) for key in ("image_id", "category_id", "bbox"))
         numbers = isinstance(box, list) and len(box) == 4 and all(map(_is_finite, box))
         if not isinstance(image, (int, str)) or image not in listed:
-            problems.append(f"{place} belongs to the picture {image!r}, which images does not list")
+            problems.append(f"{place} belongs to the picture {_shown(image)}, which images does not list")
         elif not isinstance(category, (int, str)) or category not in categories:
             hint = did_you_mean(str(category), map(str, categories))
-            problems.append(f"{place} has the category {category!r}, which categories does not list.{hint}")
+            problems.append(f"{place} has the category {_shown(category)}, which categories does not list.{hint}")
         elif not numbers:
             problems.append(
-                f"{place} has the bbox {box!r}. Expected [left, top, width, height], four numbers in pixels"
+                f"{place} has the bbox {_shown(box)}. Expected [left, top, width, height], four numbers in pixels"
             )
         else:
             left, top, width, height = map(float, box or ())
@@ -154,7 +155,15 @@ def _objects(
 
 
 def _is_finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    try:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an integer beyond all floats
+        return False
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def _pictures(
@@ -171,7 +180,7 @@ def _pictures(
         try:
             path = folder.find(name if isinstance(name, str) else "")
         except ValueError as error:
-            problems.append(f"{place} has the file_name {name!r}, which {error}")
+            problems.append(f"{place} has the file_name {_shown(name)}, which {error}")
             continue
         sides = {side: int(entry[side]) if _is_finite(entry.get(side)) else 0 for side in ("height", "width")}
         found.append(PictureBoxes.of(path, place, objects[id_], part=part, **sides))

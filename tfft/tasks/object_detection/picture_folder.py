@@ -58,7 +58,7 @@ class PictureFolder:
                 f"leads out of the picture folder {self.folder}: write names below it, without '..' or a first '/'"
             )
         written = self.folder / plain
-        if not written.is_file():
+        if not os.path.isfile(written):
             written = Path(self._elsewhere(plain) or written)
         real = os.path.realpath(written)
         if not (real == self._real or real.startswith(self._real.rstrip(os.sep) + os.sep)):
@@ -124,7 +124,7 @@ def choose_folder(
     looked = [folder for folder in dict.fromkeys(candidates) if folder.is_dir()]
     some = names[:: max(1, len(names) // _TRIED)][:_TRIED]
     places = [PictureFolder(folder) for folder in looked]
-    exact = [sum((place.folder / name).is_file() for name in some) for place in places]
+    exact = [sum(os.path.isfile(place.folder / name) for name in some) for place in places]
     # A search in depth is for the folder of the annotations and those that are called after pictures.
     deep = [place for at, place in enumerate(places) if not at or place.folder.name.lower() in _USUAL]
     places, counts = (places, exact) if any(exact) else (deep, [sum(map(place.has, some)) for place in deep])

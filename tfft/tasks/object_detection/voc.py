@@ -158,7 +158,7 @@ def _listed_parts(root: Path, stems: set[str], problems: list[str]) -> dict[str,
         return {}
     found: dict[str, str] = {}
     for part, file in files.items():
-        for line, text in enumerate(file.read_text("utf-8-sig").splitlines(), 1):
+        for line, text in enumerate(file.read_text("utf-8-sig", "replace").splitlines(), 1):
             if not text.strip():
                 continue
             stem = Path(text.strip()).name

@@ -23,6 +23,8 @@ from tfft.tasks.object_detection.picture_folder import PictureFolder, images_in,
 LOOKED_FOR = "YOLO: data.yaml, or labels/ with .txt files beside images/"
 _KEYS = {"train": "train", "val": "validation", "test": "test"}
 _NAMES = ("classes.txt", "obj.names", "names.txt", "_darknet.labels")
+_CLASSES = 100_000  # at most
+_TRIED = 20  # text files by which a folder is recognized
 _LINE = "Expected: class centre-x centre-y width height"
 
 
@@ -47,11 +49,17 @@ def _describes(file: Path) -> bool:
 
 
 def _has_lines(folder: Path) -> bool:
-    """Whether a folder has a text file whose first line are a number of a class and four or more others."""
-    for file in sorted(folder.glob("*.txt"))[:20] if folder.is_dir() else ():
-        if file.name not in _NAMES and len(fields := file.read_text("utf-8", "replace").split("\n")[0].split()) >= 5:
-            return all(math.isfinite(_number(field)) for field in fields)
-    return False
+    """Whether a folder has a text file that begins with the number of a class and four or more others."""
+    files = sorted(folder.glob("*.txt"))[:_TRIED] if folder.is_dir() else ()
+    return any(map(_is_labels, files))
+
+
+def _is_labels(file: Path) -> bool:
+    if file.name in _NAMES or not file.is_file():
+        return False
+    with open(file, encoding="utf-8-sig", errors="replace") as opened:
+        fields = opened.readline(10_000).split()
+    return len(fields) >= 5 and all(math.isfinite(_number(field)) for field in fields)
 
 
 def read_yolo(
@@ -87,7 +95,7 @@ def read_yolo(
         raise DataError(
             f"{root} has no pictures. Expected them in images/ beside labels/. Name their folder: images='...'."
         )
-    pictures += _without_picture(root, used)
+    pictures += _without_picture(used)
     return Annotations("YOLO", str(place), tuple(pictures), names or _numbers(pictures), tuple(notes))
 
 
@@ -104,9 +112,12 @@ def _described(file: Path) -> dict[str, Any]:
 def _class_names(root: Path, described: dict[str, Any]) -> tuple[str, ...]:
     names = described.get("names")
     if isinstance(names, dict):
-        at = {int(key): str(name) for key, name in names.items() if str(key).isdecimal()}
-        return tuple(at.get(number, str(number)) for number in range(max(at, default=-1) + 1))
-    if isinstance(names, (list, tuple)):
+        numbers = range(max((key for key in names if isinstance(key, int)), default=-1) + 1)
+        names = [names.get(number, number) for number in numbers] if len(numbers) <= _CLASSES else None
+    if names is not None:
+        # A text of lists that refer to lists can be longer than the memory, so only plain names become text.
+        if not isinstance(names, list) or not all(isinstance(name, (str, int, float)) for name in names):
+            raise DataError(f"Expected names in {root / 'data.yaml'} to be a list of class names, or one by number.")
         return tuple(map(str, names))
     files = [folder / name for folder in (root, root / "labels") for name in _NAMES]
     file = next((file for file in files if file.is_file()), None)
@@ -114,7 +125,7 @@ def _class_names(root: Path, described: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _lines(file: Path) -> tuple[str, ...]:
-    return tuple(line.strip("\r") for line in file.read_text("utf-8-sig").rstrip().split("\n"))
+    return tuple(line.strip("\r") for line in file.read_text("utf-8-sig", "replace").rstrip().split("\n"))
 
 
 def _numbers(pictures: Sequence[PictureBoxes]) -> tuple[str, ...]:
@@ -130,7 +141,8 @@ def _pictures_of(
     for key, part in _KEYS.items():
         given = described.get(key)
         for entry in given if isinstance(given, list) else [given] if given else []:
-            place = _below(root if images is None else top.folder, str(described.get("path") or ""), str(entry))
+            path, entry = (value if isinstance(value, str) else "" for value in (described.get("path"), entry))
+            place = _below(top.folder, path, entry)
             if place is None:
                 problems.append(
                     f"data.yaml: {key}: {entry!r} is not below {top.folder}. Write the folder as below data.yaml, or "
@@ -220,11 +232,9 @@ def _number(field: str) -> float:
         return math.nan
 
 
-def _without_picture(root: Path, used: set[str]) -> list[PictureBoxes]:
+def _without_picture(used: set[str]) -> list[PictureBoxes]:
     """Return the label files to which no picture belongs, as pictures that do not exist."""
-    found = []
-    for folder in [path for path in root.rglob("labels") if path.is_dir()]:
-        for file in sorted(folder.rglob("*.txt")):
-            if file.name not in _NAMES and os.path.abspath(file) not in used and not file.name.startswith("."):
-                found.append(PictureBoxes.of(str(file.with_suffix("")), str(file), [], normalised=True))
-    return found
+    folders = sorted({Path(file).parent for file in used})
+    files = [file for folder in folders if folder.is_dir() for file in sorted(folder.glob("*.txt"))]
+    lost = [file for file in files if os.path.abspath(file) not in used and _is_labels(file)]
+    return [PictureBoxes.of(str(file.with_suffix("")), str(file), [], normalised=True) for file in lost]
