@@ -376,6 +376,10 @@ def test_data_for_a_known_model_takes_its_numbers(tmp_path):
     numbers[:3] = 3, 2, 1
     np.testing.assert_array_equal(masks, numbers[pixels[..., 0]])
     assert list(examples.counts) == ["sky", "water", "tree", "ground"]
+    again = load_masks(folder).train.renumbered(np.array([3, 2, 1]), ("sky", "water", "tree", "ground"))
+    pixels, masks = batch(again)
+    np.testing.assert_array_equal(masks, numbers[pixels[..., 0]])
+    assert again.pixels.tolist() == [0, *load_masks(folder).train.pixels[::-1].tolist()]
     with pytest.raises(DataError, match="has classes that the model does not know: water"):
         read_masks(folder, ["ground", "tree"])
 

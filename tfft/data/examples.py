@@ -124,6 +124,20 @@ class Examples(abc.ABC):
             totals = np.bincount(self.labels, minlength=len(self.class_names))
         return dict(zip(self.class_names, totals.tolist(), strict=True))
 
+    def renumbered(self, numbers: np.ndarray, class_names: tuple[str, ...]) -> Self:
+        """Return the same examples with the numbers that a model has for their classes.
+
+        Args:
+            numbers: New number of each class, int32.
+            class_names: Class names of the model.
+        """
+        if self.labels.dtype.kind == "f":  # multi-label: one column per class
+            labels = np.zeros((len(self), len(class_names)), self.labels.dtype)
+            labels[:, numbers] = self.labels
+        else:
+            labels = np.where(self.labels < 0, self.labels, numbers[self.labels])
+        return dataclasses.replace(self, labels=labels, class_names=class_names)  # type: ignore[type-var]
+
     def join(self, other: Self) -> Self:
         """Return these examples followed by others of the same source."""
         raise DataError(f"{type(self).__name__} cannot be merged: load the source again.")
@@ -139,6 +153,11 @@ class Examples(abc.ABC):
     @property
     def shorter_side(self) -> float | None:
         """Median shorter side of the images in pixels; None for other data, or if unknown."""
+        return None
+
+    @property
+    def image_shape(self) -> tuple[float, float] | None:
+        """Median height and width of the images in pixels; None for other data, or if unknown."""
         return None
 
     @property
@@ -169,7 +188,7 @@ class Splits(Generic[E]):
         duplicates: Duplicates; positions count the training examples first.
         duplicates_note: Reason why duplicates were not searched, or only some.
         report: Report of the data check; ``print`` it.
-        test_folder: Ignored ``test/`` folder, or None.
+        test_folder: Labelled folder ``test/`` beside ``train/``, on which a run measures the final model; or None.
         root: Folder that file names are relative to.
     """
 

@@ -174,6 +174,7 @@ def predict_items(
     class_names: Sequence[str] = (),
     top: int = 3,
     decodes: bool = False,
+    task: str = "",
 ) -> Iterator[Prediction]:
     """Predict for items that a modality reads, in order; one that cannot be used gets its reason instead.
 
@@ -183,11 +184,13 @@ def predict_items(
         class_names: as in :func:`predict_files`.
         top: as in :func:`predict_files`.
         decodes: whether the model itself decodes the values, so that one of them may fail all others.
+        task: name of the model's task, which may have its own form of plain values; empty if unknown.
 
     Yields:
         One prediction per item, as batches are finished.
     """
     ask = _rows_or_reasons if decodes else _rows
+    plain = registry.task(task).plain_outputs if task in registry.task_names() else None
     for window in _windows(items):
         readable = [at for at, item in enumerate(window) if item.error is None]
         readable.sort(key=lambda at: window[at].length or 0)
@@ -198,6 +201,8 @@ def predict_items(
             row = answered.get(at, item.error or "")
             if isinstance(row, str):
                 yield Prediction(item.name, error=row, pair=item.pair)
+            elif plain is not None and (outputs := plain(row)) is not None:
+                yield Prediction(item.name, outputs=_named(outputs, class_names), pair=item.pair)
             else:
                 yield _prediction(item, row, class_names, top)
 
@@ -254,15 +259,22 @@ def _prediction(item: RequestItem, row: Row, class_names: Sequence[str], top: in
     probabilities = row.get("probabilities")
     if probabilities is None or "label" not in row:
         outputs = {name: _plain(value) for name, value in row.items()}
-        for name in ("probabilities", "shares"):
-            if np.shape(row.get(name, ())) == (len(class_names),):
-                outputs[name] = dict(zip(class_names, outputs[name], strict=True))
-        return Prediction(item.name, outputs=outputs, pair=item.pair)
+        return Prediction(item.name, outputs=_named(outputs, class_names), pair=item.pair)
     best = np.argsort(-probabilities, kind="stable")[:top]
     named = len(class_names) == len(probabilities)
     join_names = tuple((class_names[i] if named else str(i), float(probabilities[i])) for i in best)
     label = row["label"].decode()
     return Prediction(item.name, label, float(probabilities.max()), join_names, pair=item.pair)
+
+
+def _named(outputs: dict[str, Any], class_names: Sequence[str]) -> dict[str, Any]:
+    """Return plain outputs with names for the numbers that there are one of for each class."""
+    named = dict(outputs)
+    for name in ("probabilities", "shares"):
+        values = outputs.get(name)
+        if isinstance(values, list) and len(values) == len(class_names) and not isinstance(values[0], list):
+            named[name] = dict(zip(class_names, values, strict=True))
+    return named
 
 
 def _plain(value: Any) -> Any:

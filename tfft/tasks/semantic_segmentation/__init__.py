@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -33,6 +33,8 @@ class SemanticSegmentation(Task):
     strides: ClassVar[tuple[int, ...]] = (4, 8, 16, 32)
     solves_head: ClassVar[bool] = False
     head_reason: ClassVar[str] = "trained: a decoder of several layers has no closed solution"
+    image_pixels: ClassVar[int | None] = 170_000  # 352 x 480 for the common shape of photos
+    resize: ClassVar[Literal["crop", "stretch", "pad"] | None] = "stretch"  # a crop would never see the sides
     moves_with_pixels: ClassVar[bool] = True
     selection: ClassVar[Metric] = Metric("mean_iou")
 
@@ -77,8 +79,20 @@ class SemanticSegmentation(Task):
             yield "augment='rand' moves and bends pictures, which masks cannot follow: use 'flip' and 'crop'"
 
     def phase_defaults(self) -> Mapping[str, Default]:
-        """Return less dropout."""
-        return {"dropout": Default(0.1, "0.1: the decoder has few channels, and neighbouring pixels agree anyway")}
+        """Return small batches, less dropout, and a frozen backbone."""
+        return {
+            "batch_size": Default(8, "8: each picture has thousands of cells, each of them an example"),
+            "dropout": Default(0.1, "0.1: the decoder has few channels, and neighbouring pixels agree anyway"),
+            "unfreeze": Default(
+                "none",
+                "none: the decoder is deep enough for frozen features, which are computed once (unfreeze=2 tunes "
+                "the last blocks too, at many times the cost)",
+            ),
+        }
+
+    def phase_settings(self) -> Mapping[str, Any]:
+        """Return weight decay, as the decoder is trained from the start."""
+        return {"weight_decay": 0.01}
 
     def evaluator(self, head: Head) -> Evaluator:
         """Return a new object that counts pixels."""
@@ -94,6 +108,18 @@ class SemanticSegmentation(Task):
         named = shares if isinstance(shares, Mapping) else {f"class {c}": share for c, share in enumerate(shares)}
         shown = sorted(((share, label) for label, share in named.items() if share > 0), reverse=True)[:_SHOWN]
         return f"{name}: {', '.join(f'{label} {100 * share:.1f} %' for share, label in shown)}"
+
+    def plain_outputs(self, row: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return mask and shares; probabilities of every cell would fill megabytes of text."""
+        return {"shares": row["shares"].tolist(), "mask": row["mask"].tolist()} if "shares" in row else None
+
+    def draw(self, file: str, outputs: Mapping[str, Any]) -> bytes | None:
+        """Draw the mask over a picture, in its own size."""
+        from tfft.tasks.semantic_segmentation.drawing import draw_file
+
+        if "mask" not in outputs:
+            return None
+        return draw_file(file, np.array(outputs["mask"], np.uint8), len(outputs["shares"]))
 
     def sample_labels(self, head: Head, scores: np.ndarray) -> np.ndarray:
         """Return the class with the largest score of each cell; the first cell of every other picture is void."""

@@ -60,6 +60,19 @@ class MaskedImages(ImageFiles):
         """Number of pixels of each class in all masks, int64 [classes]."""
         return self.labels[:, 1:].sum(axis=0, dtype=np.int64)
 
+    def renumbered(self, numbers: np.ndarray, class_names: tuple[str, ...]) -> Self:
+        """Return the same pictures with the numbers that a model has for their classes."""
+        if self.masks is None:
+            return dataclasses.replace(self, class_names=class_names)
+        new = {**dict(enumerate(numbers.tolist())), VOID: VOID}
+        values, colours = (
+            {code: new[c] for code, c in table.items()} for table in (self.masks.values, self.masks.colours)
+        )
+        masks = dataclasses.replace(self.masks, values=values, colours=colours)
+        labels = np.zeros((len(self), 1 + len(class_names)), np.int32)
+        labels[:, 0], labels[:, 1 + numbers] = self.labels[:, 0], self.labels[:, 1:]
+        return dataclasses.replace(self, labels=labels, class_names=class_names, masks=masks, follow=masks.follow)
+
     def join(self, other: Self) -> Self:
         """Return these pictures followed by others of the same dataset."""
         if other.masks is not self.masks:
@@ -78,8 +91,8 @@ class MaskedImages(ImageFiles):
     def feature_source(self, staged: Staged, batch_size: int, views: Views | None = None) -> Source:
         """Return the files, with masks at the stride of the logits."""
         masks = self.masks
-        moved: dict[str, Any] = {} if masks is None else {"follow": functools.partial(masks.follow_in, STRIDE)}
-        return FileSource(self.paths, self.labels, staged, batch_size, views, **moved)
+        follow = None if masks is None else functools.partial(masks.follow_in, STRIDE)
+        return FileSource(self.paths, self.labels, staged, batch_size, views, follow)
 
 
 @dataclasses.dataclass(frozen=True)

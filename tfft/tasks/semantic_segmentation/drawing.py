@@ -64,6 +64,28 @@ def legend(class_names: Sequence[str]) -> dict[str, str]:
     return {name: "#{:02x}{:02x}{:02x}".format(*colour) for name, colour in zip(class_names, colours, strict=True)}
 
 
+def draw_file(file: str, mask: np.ndarray, classes: int) -> bytes:
+    """Draw a mask of any size over a picture file.
+
+    Args:
+        file: Path of the picture.
+        mask: Mask of the whole picture, uint8 [h, w].
+        classes: Number of classes.
+
+    Returns:
+        A PNG file of the size of the picture.
+    """
+    import tensorflow as tf
+
+    from tfft.modalities.image.decode import decode_pixels
+    from tfft.modalities.image.preview import as_png
+
+    with tf.device("CPU:0"):
+        picture = decode_pixels(tf.io.read_file(file))
+        large = tf.image.resize(mask[..., None], tf.shape(picture)[:2], "nearest")[..., 0]
+    return as_png(overlay(picture.numpy(), large.numpy(), classes))
+
+
 def preview(examples: Any, spec: Any, *, augment: Any, rows: int, columns: int, seed: int) -> np.ndarray:
     """Draw a grid of pictures with their masks, one row per example and one view per column.
 
