@@ -255,6 +255,8 @@ def test_masks_may_lie_elsewhere_and_a_missing_folder_is_named(tmp_path):
     assert len(load(folder, task="semantic_segmentation", masks=folder / "truth").train) == 5
     with pytest.raises(DataError, match=r"with masks='truht'. Did you mean 'truth'\?"):
         load_masks(folder, masks="truht")
+    with pytest.raises(DataError, match=r"Pass task='semantic_segmentation' .*it holds mask annotations"):
+        load(name_classes(write(tmp_path / "usual", CLASSES)))
     with pytest.raises(DataError, match="label='x' means nothing for pictures with masks"):
         load(folder, task="semantic_segmentation", label="x")
 
@@ -391,6 +393,10 @@ def test_the_report_and_the_check_work_on_masks(tmp_path):
     assert str(splits.report).startswith("pixels: ")
     assert "have no label" in str(splits.report)
     assert "ground" in str(check_splits(splits))
+    assert "ground" in str(tfft.check(tmp_path, task="semantic_segmentation", store=None))
+    change(tmp_path, CLASSES[1] + 3)
+    report = tfft.check(tmp_path, task="semantic_segmentation", store=None)
+    assert "values that no class has" in str(report)
 
 
 # --- bad inputs
@@ -520,6 +526,11 @@ def test_overlays_show_the_classes_and_leave_void_as_it_is(tmp_path):
     png, height, width = reader.preview(splits.train, spec(), augment=None, rows=2, columns=3, seed=0)
     assert (height, width) == (2 * HEIGHT, 3 * WIDTH)
     assert tf.io.decode_png(png).shape == (height, width, 3)
+    answer = {"mask": np.zeros((6, 8), np.uint8), "shares": np.array([1.0, 0.0, 0.0])}
+    task = registry.task("semantic_segmentation")
+    png = task.draw(splits.train.paths[0], task.plain_outputs(answer))
+    shown = tf.io.decode_png(png).numpy()
+    np.testing.assert_array_equal(shown, overlay(np.asarray(Image.open(splits.train.paths[0])), CLASSES[0] * 0, 3))
     grid = reader.preview(splits.train, spec(), augment="flip", rows=2, columns=3, seed=0)
     assert grid[1:] == (2 * HEIGHT, 3 * WIDTH)
 

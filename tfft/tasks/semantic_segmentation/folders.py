@@ -118,6 +118,24 @@ def find_parts(folder: str | Path, masks: str | Path | None = None) -> Layout:
     return Layout(root, _listed(root, whole) or {"": whole}, test)
 
 
+def is_split(folder: Path) -> bool:
+    """Whether a folder has pictures and masks for training and others for validation."""
+    try:
+        return folder.is_dir() and "validation" in find_parts(folder).parts
+    except DataError:  # masks elsewhere
+        return {"train"} < set(_by_role(folder))
+
+
+def has_masks(folder: Path) -> bool:
+    """Whether a folder has pictures and PNG masks with the same names, as only this task has them."""
+    try:
+        part = next(iter(find_parts(folder).parts.values())) if folder.is_dir() else None
+    except DataError:
+        return False
+    pictures = {path.stem for path in part.pictures.iterdir()} if part else set()
+    return part is not None and any(path.suffix == ".png" and path.stem in pictures for path in part.masks.iterdir())
+
+
 def pairs_of(part: Part, root: Path, problems: list[str]) -> list[Pair]:
     """Pair the pictures of a part with their masks by name.
 

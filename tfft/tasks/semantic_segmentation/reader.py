@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from tfft.modalities.image.modality import ImageModality
 from tfft.registry import Match
 
 if TYPE_CHECKING:
+    from tfft.inspection.findings import DataReport
     from tfft.specs import InputSpec
     from tfft.tasks.semantic_segmentation.data import MaskedImages
 
@@ -29,6 +31,12 @@ class MaskedPictures(ImageModality):
         names = setting_names(SplitOptions, ReadOptions) | _OWN
         return Match("pictures with masks", _load, names, 3, has_names=True)
 
+    def own_format(self, source: Any) -> str | None:
+        """Return ``"mask"`` if a folder has pictures and PNG masks with their names."""
+        from tfft.tasks.semantic_segmentation.folders import has_masks
+
+        return "mask" if isinstance(source, (str, os.PathLike)) and has_masks(Path(source)) else None
+
     def read_labelled(self, source: Any, class_names: Sequence[str], settings: Mapping[str, Any]) -> MaskedImages:
         """Read a folder of pictures with masks."""
         from tfft.tasks.semantic_segmentation.data import read_masks
@@ -38,9 +46,13 @@ class MaskedPictures(ImageModality):
 
     def is_split(self, source: Any) -> bool:
         """Whether a folder has parts for training and validation."""
-        from tfft.tasks.semantic_segmentation.folders import find_parts
+        from tfft.tasks.semantic_segmentation.folders import is_split
 
-        return Path(source).is_dir() and "validation" in find_parts(source).parts
+        return is_split(Path(source))
+
+    def check_source(self, source: Any, columns: Mapping[str, Any], **options: Any) -> DataReport | None:
+        """Return None: the masks are read first."""
+        return None
 
     def preview(
         self, examples: Any, image: InputSpec, *, augment: Any, rows: int, columns: int, seed: int
