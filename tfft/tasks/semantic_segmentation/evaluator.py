@@ -81,6 +81,7 @@ class SegmentationEvaluator(Evaluator):
         measures = {
             "mean_iou": mean_iou(totals),
             "mean_dice": float(np.mean(2 * right[shown] / (true + found)[shown])),
+            "pixel_accuracy": int(right.sum()) / pixels,
             "boundary_f1": _mean_boundary_f1(self.boundaries),
         }
         named = zip(self.names, iou.tolist(), shown.tolist(), strict=True)
