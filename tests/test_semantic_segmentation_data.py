@@ -386,6 +386,19 @@ def test_data_for_a_known_model_takes_its_numbers(tmp_path):
         read_masks(folder, ["ground", "tree"])
 
 
+def test_data_without_a_class_table_is_read_for_a_model(tmp_path):
+    folder = write(tmp_path / "a", RNG.integers(0, 2, (3, 8, 8)).astype(np.uint8) * 7)
+    model = load_masks(folder).class_names
+    assert model == ("class 0", "class 7")
+    examples = read_masks(write(tmp_path / "b", np.full((2, 8, 8), 7, np.uint8)), model)  # of one class alone
+    assert np.unique(batch(examples, spec(8, 8))[1]).tolist() == [1]
+    assert read_masks(tmp_path / "a", ["ground"] + [f"c{i}" for i in range(7)]).counts["c6"] == 3
+    with pytest.raises(DataError, match="values that no class has: 7"):
+        read_masks(tmp_path / "b", ["class 0", "class 5"])
+    name_classes(write(tmp_path / "c" / "test", CLASSES, as_colours).parent, colours=True)
+    assert len(read_masks(tmp_path / "c" / "test", list(COLOURS), ignore="224 224 192")) == COUNT
+
+
 def test_the_report_and_the_check_work_on_masks(tmp_path):
     from tfft.inspection import check_splits
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -16,6 +17,7 @@ from tfft.tasks.semantic_segmentation.masks import MaskInfo
 Ignore = str | int | Sequence[str | int] | None
 
 _VOID_NAMES = ("void", "unlabelled", "unlabeled", "ignore", "ignored", "unknown")
+_BY_VALUE = "class {}"  # name of a class that no table names
 _UNKNOWN = -1
 _SOFT = 16  # rare values or colours that no class has: an edge between two classes that was blurred has many
 _RARE, _FEW = 0.01, 0.2  # share of the pixels of one such value, and of all of them
@@ -100,6 +102,24 @@ def coding_of(table: ClassTable | None, infos: Sequence[MaskInfo], ignore: Ignor
     return Coding(names, {VOID: VOID, **numbers}, colours, table.are_grey, tuple(notes))
 
 
+def coding_of_names(
+    class_names: Sequence[str], infos: Sequence[MaskInfo], ignore: Ignore, problems: list[str]
+) -> Coding:
+    """Choose the classes of masks without a class table, for a model that knows its classes.
+
+    Args:
+        class_names: Classes of the model, in the order of their values or named by them.
+        infos: As in :func:`coding_of`, like the others.
+        ignore: Names, values or colours to leave out.
+        problems: List to which sentences are added.
+    """
+    named = [re.fullmatch(_BY_VALUE.format(r"(\d+)"), name) for name in class_names]
+    values = {int(match[1]): at for at, match in enumerate(named) if match is not None}
+    if len(values) < len(class_names):
+        return coding_of(ClassTable(tuple(class_names), None, "the model"), infos, ignore, problems)
+    return Coding(tuple(class_names), {VOID: VOID, **values}, {})
+
+
 def unknown_codes(info: MaskInfo, coding: Coding) -> str | None:
     """Return a sentence about the values or colours of a mask that no class has; None if there are none."""
     unknown = coding.classes_of(info) == _UNKNOWN
@@ -149,7 +169,7 @@ def _without_table(
             "masks have the values 0 and 255 alone: these are two classes (ignore=255 makes 255 no label)",
         )
     numbers = {value: at for at, value in enumerate(found)}
-    names = tuple(f"class {value}" for value in found)
+    names = tuple(_BY_VALUE.format(value) for value in found)
     return Coding(names, {**dict.fromkeys(void, VOID), **numbers}, {}, notes=tuple(notes))
 
 

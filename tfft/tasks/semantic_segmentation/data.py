@@ -29,7 +29,7 @@ from tfft.modalities.image.folder import IMAGE_FILES
 from tfft.modalities.image.headers import read_header
 from tfft.tasks.semantic_segmentation import STRIDE, VOID
 from tfft.tasks.semantic_segmentation.class_table import find_class_table
-from tfft.tasks.semantic_segmentation.coding import Coding, Ignore, coding_of, unknown_codes
+from tfft.tasks.semantic_segmentation.coding import Coding, Ignore, coding_of, coding_of_names, unknown_codes
 from tfft.tasks.semantic_segmentation.folders import Layout, Pair, find_parts, pairs_of
 from tfft.tasks.semantic_segmentation.masks import MaskInfo, Masks, survey_all
 
@@ -204,8 +204,12 @@ def _read(
         _raise(source, [*problems, "there is no picture with a mask"])
     infos = survey_all([pair.mask for pair in pairs])
     problems += [f"{info.path} {info.reason}" for info in infos if info.reason]
+    good = [info for info in infos if info.reason is None]
     table = find_class_table(layout.places)
-    coding = coding_of(table, [info for info in infos if info.reason is None], ignore, problems)
+    if table is None and class_names is not None:
+        coding = coding_of_names(class_names, good, ignore, problems)
+    else:
+        coding = coding_of(table, good, ignore, problems)
     facts, skipped = _facts(pairs, reading, problems)
     usable = [fact is None or fact.reason is None for fact in facts]
     for pair, info, fact, use in zip(pairs, infos, facts, usable, strict=True):
@@ -217,19 +221,28 @@ def _read(
     at = np.flatnonzero(usable).tolist()
     if not len(at):
         _raise(source, [str(one) for one in skipped])
-    chosen, masks = [pairs[i] for i in at], [infos[i] for i in at]
+    known = tuple(fact for i in at if (fact := facts[i]) is not None)
+    examples = _examples([pairs[i] for i in at], [infos[i] for i in at], coding, tuple(skipped), known)
+    areas = np.array([infos[i].counts.sum() for i in at], np.int64)
+    return _Read(layout, examples, np.array([roles[i] for i in at]), areas, coding)
+
+
+def _examples(
+    pairs: Sequence[Pair],
+    masks: Sequence[MaskInfo],
+    coding: Coding,
+    skipped: tuple[Skipped, ...],
+    facts: tuple[ImageFileInfo, ...],
+) -> MaskedImages:
     labels = np.array([_label(n, info, coding) for n, info in enumerate(masks)], np.int32)
     every = Masks(
         tuple(info.path for info in masks), np.array([coding.by_colour(info) for info in masks]), coding.values,
         coding.colours, tuple(info.digest for info in masks),
     )  # fmt: skip
-    known = tuple(fact for i in at if (fact := facts[i]) is not None)
-    examples = MaskedImages(
-        tuple(pair.picture for pair in chosen), labels, coding.names, tuple(skipped), known,
-        tuple(pair.name for pair in chosen), every.follow, every,
+    return MaskedImages(
+        tuple(pair.picture for pair in pairs), labels, coding.names, skipped, facts,
+        tuple(pair.name for pair in pairs), every.follow, every,
     )  # fmt: skip
-    areas = np.array([info.counts.sum() for info in masks], np.int64)
-    return _Read(layout, examples, np.array([roles[i] for i in at]), areas, coding)
 
 
 def _facts(

@@ -56,6 +56,8 @@ class Layout:
     def places(self) -> list[Path]:
         """Folders in which a file with the classes may lie, the data folder first."""
         folders = [self.root]
+        if self.root.name.lower() in (*_TEST, *sum(_ROLES.values(), ())):  # a part of a data folder, by itself
+            folders.append(self.root.parent)
         for part in self.parts.values():
             folders += [part.pictures.parent, part.masks.parent, part.masks]
         return list(dict.fromkeys(folders))
