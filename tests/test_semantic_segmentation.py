@@ -381,11 +381,11 @@ def learned(tmp_path_factory):
     model = tfft.build(small_backbone(), head)
     tfft.unfreeze(model, "all")
     spec = model.get_layer("preprocess").spec
-    train, held_out = (
-        to_dataset(part, spec, batch_size=8, shuffle=part is splits.train) for part in splits.parts.values()
-    )
+    held_out = to_dataset(splits.validation, spec, batch_size=8)
+    images, masks = next(iter(to_dataset(splits.train, spec, batch_size=64)))
     model.compile(keras.optimizers.Adam(0.01), **heads.from_model(model).compile_args())
-    history = model.fit(train.cache(), epochs=25, validation_data=held_out, verbose=0, shuffle=False).history
+    history = model.fit(images, masks, batch_size=8, epochs=12, verbose=0).history
+    history |= {f"val_{name}": value for name, value in model.evaluate(held_out, verbose=0, return_dict=True).items()}
     return model, splits, held_out, history
 
 
@@ -395,13 +395,13 @@ slow_fixtures = ("learned",)
 def test_thin_lines_are_learned_by_plain_fit(learned):
     model, splits, held_out, history = learned
     assert history["loss"][-1] < 0.3 * history["loss"][0]
-    assert history["val_mean_iou"][-1] > 0.9
+    assert history["val_mean_iou"] > 0.9
     scores = evaluate(model, splits.validation)
-    assert scores.value > 0.8  # a line of one cell is a pixel wider or narrower in enlarged logits
+    assert scores.value > 0.9
     assert scores.measures["boundary_f1"] > 0.9
     assert scores.majority_baseline < 0.4
     assert scores.accuracy > 0.95
-    np.testing.assert_allclose(scores.loss, history["val_loss"][-1], rtol=0.01)
+    np.testing.assert_allclose(scores.loss, history["val_loss"], rtol=0.01)
     assert evaluate(model, held_out).to_dict() == scores.to_dict()
 
 
@@ -430,7 +430,7 @@ def test_an_export_gives_the_same_masks_in_a_fresh_process(learned, tmp_path):
     assert answer["mask"].dtype == np.uint8
     for path, row in zip(splits.validation.paths, answer["mask"], strict=True):
         truth = np.asarray(Image.open(path.replace("images", "masks")))
-        assert (row == truth)[truth != VOID].mean() > 0.93
+        assert (row == truth)[truth != VOID].mean() > 0.9
     [found] = predict_each(served, [splits.validation.paths[0]])
     assert set(found.outputs["shares"]) == set(NAMES)
     assert TASK.format_prediction("0.png", found.answer).startswith("0.png: background ")

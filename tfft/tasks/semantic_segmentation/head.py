@@ -17,7 +17,7 @@ from tfft.tasks.semantic_segmentation import STRIDE, VOID
 from tfft.tasks.semantic_segmentation.layers import UpsampleLike
 from tfft.tasks.semantic_segmentation.losses import PixelAccuracy, PixelMeanIoU, SegmentationLoss
 
-_MOMENTUM = 0.97  # of BatchNorm: a training on few pictures has a few hundred steps
+_MOMENTUM = 0.9  # of BatchNorm: few pictures make few steps, and a batch has thousands of cells
 _RARE = 1.1  # constant of the ENet weights: a class without pixels weighs 10.5, one with all of them 1.35
 
 

@@ -72,6 +72,9 @@ class MaskInfo:
 def survey_all(paths: Sequence[str], progress: Any = None) -> list[MaskInfo]:
     """Read mask files once, in parallel; ``progress`` is called with (files done, files in total)."""
     found: list[MaskInfo] = []
+    with tf.device("CPU:0"):
+        for decode in (_values, _colours):  # traced once, not by each thread
+            decode.get_concrete_function()
     with ThreadPoolExecutor() as pool:
         for one in pool.map(survey, paths):
             found.append(one)
