@@ -151,7 +151,7 @@ def fit_to_picture(picture: PictureBoxes, height: int, width: int, turned: bool 
     for at, (box, place) in enumerate(zip(boxes, picture.places, strict=True)):
         outside = np.concatenate([-box[:2], box[2:] - size[2:]])
         shown = _shown(picture.boxes[at])
-        if not picture.normalised and len(box) and 0 < box.max() <= 1 and min(height, width) > 4:
+        if not picture.normalised and 0 < box.max() <= 1 and min(height, width) > 4:
             faults.append(f"{place}: the box {shown} is in shares of the picture (0 to 1). Expected pixels")
         elif box[2] < box[0] or box[3] < box[1]:
             faults.append(
