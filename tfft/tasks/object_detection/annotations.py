@@ -151,8 +151,9 @@ def fit_to_picture(picture: PictureBoxes, height: int, width: int, turned: bool 
     boxes = picture.boxes * size if picture.normalised else picture.boxes
     outside = np.concatenate([-boxes[:, :2], boxes[:, 2:] - size[2:]], axis=1)
     common = np.minimum(boxes[:, 2:], size[2:]) - np.maximum(boxes[:, :2], 0)
-    in_shares = (boxes <= 1).all(axis=1) & (boxes > 0).any(axis=1) & (not picture.normalised and min(height, width) > 4)
-    is_reversed = (boxes[:, 2:] < boxes[:, :2]).any(axis=1)
+    in_pixels = not picture.normalised and min(height, width) > 4
+    in_shares = np.asarray((boxes <= 1).all(axis=1) & (boxes > 0).any(axis=1) & in_pixels)
+    is_reversed = np.asarray((boxes[:, 2:] < boxes[:, :2]).any(axis=1))
     beyond = (outside > np.maximum(_BEYOND[0], _BEYOND[1] * size)).any(axis=1) | (common < 0).any(axis=1)
     faults = []
     for at in np.flatnonzero(in_shares | is_reversed | beyond):
