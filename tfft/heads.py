@@ -5,8 +5,8 @@ consistent (a metric that expects probabilities but gets logits reports nonsense
 model stores its head in its config, so a saved model knows its classes.
 
 Each task has a class of heads and a factory function: ``heads.classification``, ``heads.binary``, ``heads.multilabel``,
-``heads.regression``, ``heads.token_classification``, and ``heads.NAME`` for every task added with
-:func:`tfft.registry.register_task`. They are in ``tfft/tasks``; this module has their base classes.
+``heads.regression``, ``heads.token_classification``, ``heads.semantic_segmentation``, and ``heads.NAME`` for every task
+added with :func:`tfft.registry.register_task`. They are in ``tfft/tasks``; this module has their base classes.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ if TYPE_CHECKING:  # what __getattr__ gives
     from tfft.tasks.classification.head import binary, classification
     from tfft.tasks.multilabel.head import multilabel
     from tfft.tasks.regression.head import regression
+    from tfft.tasks.semantic_segmentation.head import semantic_segmentation
     from tfft.tasks.token_classification.head import token_classification
 
 __all__ = [
     "LOSSES", "Head", "Logits", "ModelFeatures", "WordLogits", "binary", "classification", "from_model", "multilabel",
-    "regression", "set_l2", "token_classification",
+    "regression", "semantic_segmentation", "set_l2", "token_classification",
 ]  # fmt: skip
 
 LOGITS_LAYER, DROPOUT_LAYER = "logits", "dropout"

@@ -89,11 +89,11 @@ class ClassScore:
 
     Attributes:
         name: Class name.
-        examples: Number of its examples.
+        examples: Number of its examples; of its pixels for semantic segmentation.
         predicted: Number of predictions of this class.
         precision: Share of the predictions that are correct; None without predictions.
         recall: Share of its examples that are found; None without examples.
-        f1: Harmonic mean of both; None if either is.
+        f1: Harmonic mean of both, which is also called the Dice coefficient; None if either is.
     """
 
     name: str
@@ -102,6 +102,11 @@ class ClassScore:
     precision: float | None
     recall: float | None
     f1: float | None
+
+    @property
+    def iou(self) -> float | None:
+        """Intersection over union, a function of f1; None if that is."""
+        return None if self.f1 is None else self.f1 / (2 - self.f1)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -113,12 +118,13 @@ class Scores:
         examples: Number of examples; of sentences for token classification.
         loss: Mean loss per example, without weight decay; per word for token classification.
         accuracy: Share of correct predictions; for multi-label, of single labels; for token classification, of words;
-            None for regression.
+            for semantic segmentation, of pixels; None for regression.
         interval: 95 % interval of :attr:`metric` (Wilson's for classes, normal otherwise; for f1 see
-            :func:`f1_interval`).
-        metric: Metric of the interval: ``"accuracy"``, ``"mean_absolute_error"``, or ``"f1"`` of the entities in
-            sentences.
-        majority_baseline: Accuracy of always predicting the most frequent class; None for regression and f1.
+            :func:`f1_interval`, for the mean IoU a bootstrap over pictures).
+        metric: Metric of the interval: ``"accuracy"``, ``"mean_absolute_error"``, ``"f1"`` of the entities in
+            sentences, or ``"mean_iou"`` of pixels.
+        majority_baseline: Accuracy, or mean IoU, of always predicting the most frequent class; None for regression and
+            f1.
         per_class: One row per class, or per entity type if the metric is f1; empty for regression.
         confusion: Examples by true class (row) and predicted class (column); None if not applicable.
         measures: Further numbers by name; for regression also the errors of always predicting the mean or the median of
@@ -221,7 +227,11 @@ class Scores:
         return text if self.majority_baseline is None else f"{text}, commonest class {self.majority_baseline:.4f}"
 
     def __str__(self) -> str:
-        measures = "".join(f", {k} {v if isinstance(v, int) else f'{v:.4f}'}" for k, v in self.measures.items())
+        measures = "".join(
+            f", {k} {v if isinstance(v, int) else f'{v:.4f}'}"
+            for k, v in self.measures.items()
+            if not k.startswith("iou of ")
+        )
         lines = [self.summary, f"loss {self.loss:.4f}{measures}"]
         if not self.per_class:
             return "\n".join(lines)
@@ -232,10 +242,13 @@ class Scores:
             title = f"the {_ROWS_SHOWN} rows of {len(self.per_class)} with the lowest recall"
         table = Table(title=title, title_justify="left")
         table.add_column("type" if self.metric == "f1" else "class")
-        for name in ("examples", "predicted", "precision", "recall", "f1"):
+        pixels = self.metric == "mean_iou"
+        last = ("dice", "iou") if pixels else ("f1",)
+        for name in ("pixels" if pixels else "examples", "predicted", "precision", "recall", *last):
             table.add_column(name, justify="right")
         for row in rows:
-            shares = ["-" if x is None else f"{x:.3f}" for x in (row.precision, row.recall, row.f1)]
+            values = (row.precision, row.recall, row.f1, row.iou)[: 2 + len(last)]
+            shares = ["-" if x is None else f"{x:.3f}" for x in values]
             table.add_row(row.name, str(row.examples), str(row.predicted), *shares)
         lines.append(render(table))
         if self.most_confused:
