@@ -321,6 +321,20 @@ def test_served_masks_are_those_of_enlarged_logits():
     assert TASK.format_prediction("x", {"shares": [0.25, 0.75]}) == "x: class 1 75.0 %, class 0 25.0 %"
 
 
+def test_the_check_of_an_export_accepts_other_classes_at_ties_alone():
+    from tfft.exporting.parity import _near_ties
+
+    logits = np.zeros((1, 2, 2, 3), np.float32)
+    logits[0, :, 0] = [5, 5, -9]  # a tie of the first two classes on the left, none on the right
+    logits[0, :, 1] = [9, -9, 0]
+    expected = {
+        name: value.numpy() for name, value in heads.semantic_segmentation(["a", "b", "c"]).postprocess(logits).items()
+    }
+    ties = _near_ties(expected, expected["mask"], 1e-5)
+    assert ties[0, :, 0].all()
+    assert not ties[0, :, 4:].any()
+
+
 def test_mixed_precision_gives_float32_logits_and_finite_gradients():
     keras.config.set_dtype_policy("mixed_float16")
     try:
