@@ -5,8 +5,8 @@ consistent (a metric that expects probabilities but gets logits reports nonsense
 model stores its head in its config, so a saved model knows its classes.
 
 Each task has a class of heads and a factory function: ``heads.classification``, ``heads.binary``, ``heads.multilabel``,
-``heads.regression``, ``heads.token_classification``, and ``heads.NAME`` for every task added with
-:func:`tfft.registry.register_task`. They are in ``tfft/tasks``; this module has their base classes.
+``heads.regression``, ``heads.token_classification``, ``heads.object_detection``, and ``heads.NAME`` for every task
+added with :func:`tfft.registry.register_task`. They are in ``tfft/tasks``; this module has their base classes.
 """
 
 from __future__ import annotations
@@ -29,12 +29,13 @@ from tfft.losses import ABSENT  # noqa: E402
 if TYPE_CHECKING:  # what __getattr__ gives
     from tfft.tasks.classification.head import binary, classification
     from tfft.tasks.multilabel.head import multilabel
+    from tfft.tasks.object_detection.head import object_detection
     from tfft.tasks.regression.head import regression
     from tfft.tasks.token_classification.head import token_classification
 
 __all__ = [
     "LOSSES", "Head", "Logits", "ModelFeatures", "WordLogits", "binary", "classification", "from_model", "multilabel",
-    "regression", "set_l2", "token_classification",
+    "object_detection", "regression", "set_l2", "token_classification",
 ]  # fmt: skip
 
 LOGITS_LAYER, DROPOUT_LAYER = "logits", "dropout"
@@ -82,7 +83,7 @@ class ModelFeatures:
 @dataclasses.dataclass(frozen=True)
 class Head:
     """Task-specific output of a model; see :func:`classification`, :func:`binary`, :func:`multilabel`,
-    :func:`regression` or :func:`token_classification`.
+    :func:`regression`, :func:`token_classification` or :func:`object_detection`.
 
     Your own task derives from this class and overrides :meth:`loss`, :meth:`metrics` and :meth:`postprocess`; further
     fields need a default and become part of the saved config.
@@ -331,8 +332,9 @@ class Logits(keras.layers.Dense):
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Call the layer, and make sure that nested layers of frozen layers are frozen too."""
-        if isinstance(inputs, keras.KerasTensor):
-            _freeze_inside(inputs)
+        for tensor in keras.tree.flatten(inputs):
+            if isinstance(tensor, keras.KerasTensor):
+                _freeze_inside(tensor)
         return super().__call__(inputs, *args, **kwargs)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
