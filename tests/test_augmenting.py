@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -10,6 +11,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from tfft import data, features
 from tfft.data import BatchOptions
 from tfft.errors import DataError, PlanError
+from tfft.layers.preprocess import Preprocess
 from tfft.modalities.image import ImageFiles, from_arrays, list_images
 from tfft.modalities.image.augment import view_of
 from tfft.modalities.image.batches import file_views
@@ -304,6 +306,29 @@ def test_boxes_and_masks_move_as_points_do():
             assert inside.mean() > 0.4
             assert np.abs(shown.numpy()[..., 0] / 8 - mask)[inside].max() < 1.1
             assert inside.all() or resize == "pad"
+
+
+def test_kept_features_of_views_come_with_the_labels_of_the_views(tmp_path):
+    paths = tuple(str(tmp_path / f"{i}.jpg") for i in range(5))
+    for number, (path, image) in enumerate(zip(paths, pictures(5, (24, 30)), strict=True)):
+        turned = Image.Exif()
+        turned[0x0112] = 6 if number % 2 else 1  # half of them lie on their side
+        Image.fromarray(image).save(path, exif=turned)
+    points = np.random.default_rng(3).uniform(8, 16, (5, 2)).astype(np.float32)
+    examples = ImageFiles(paths, points, (), follow=lambda point, transform: transform.points(point))
+    inputs = keras.Input((None, None, 3), dtype="uint8")
+    first = Preprocess(InputSpec(48, 40, resize="stretch"), name="preprocess")(inputs)
+    model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(first))
+    order = {"batch_size": 2, "shuffle": True, "seed": 4}
+    plain = data.to_dataset(examples, model.layers[1].spec, augment=BOTH, views=3, **order)
+    kept = features.extract(model, examples, cache=None, augment=BOTH, views=3, seed=4)
+    assert kept.labels.shape == (15, 2)
+    assert len(kept) == 5
+    varied = kept.dataset(**order)
+    for _ in range(4):
+        for (pixels, wanted), (values, moved) in zip(plain, varied, strict=True):
+            np.testing.assert_allclose(moved, wanted, atol=1e-3)
+            np.testing.assert_allclose(values, model(pixels), atol=1e-5)
 
 
 def test_what_labels_cannot_follow_is_refused(image_folder):

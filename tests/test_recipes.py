@@ -131,6 +131,31 @@ def test_a_plan_is_repeated_to_the_bit(done):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+@pytest.mark.parametrize("classes", [("blue", "red"), ("blue", "green")])
+def test_a_test_folder_is_measured_at_the_end_and_selects_nothing(classes, tmp_path, capsys):
+    random = np.random.default_rng(1)
+    for part, count in (("train", 8), ("val", 4), ("test", 5)):
+        for at, colour in enumerate([(30, 60, 200), (210, 40, 40)]):
+            folder = tmp_path / "photos" / part / (classes if part == "test" else ("blue", "red"))[at]
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = np.clip(random.normal(0, 20, (18, 24, 3)) + colour, 0, 255).astype(np.uint8)
+                (folder / f"{i}.png").write_bytes(tf.io.encode_png(pixels).numpy())
+    run = finetune(backbone(), tmp_path / "photos", out=tmp_path / "run", export_to=False, **{**FAST, "verbose": True})
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["selection"] == {"examples": "those of final", "epochs": 14}
+    if "green" in classes:
+        assert run.test_scores is None
+        assert "test was not measured: " in capsys.readouterr().out
+        assert "best of 14 epochs, so their scores are slightly optimistic" in run.summary
+        return
+    assert (run.test_scores.examples, run.final_scores.examples) == (10, 8)
+    assert metrics["test"]["examples"] == 10
+    assert "(they chose nothing)" in run.summary
+    assert load_run(tmp_path / "run").test_scores.to_dict() == run.test_scores.to_dict()
+
+
 def test_arrays_and_names_as_labels(capsys):
     random = np.random.default_rng(0)
     labels = np.array(["dark", "light"])[random.integers(0, 2, 60)]

@@ -96,7 +96,7 @@ def build(
     level = head.feature_level
     strides: list[int] = []
     if level == "pyramid":
-        network, strides = _pyramid_network(backbone, image_size)
+        network, strides = _pyramid_network(backbone, head, image_size)
     else:
         network = _network(backbone)
     own, options = options, {**options, "image_size": image_size, "pair": pair, "audio": audio}
@@ -173,9 +173,11 @@ def _network(backbone: Backbone) -> keras.Model:
     return keras.Model(inputs, keras.tree.flatten(outputs)[0], name=BACKBONE_LAYER)
 
 
-def _pyramid_network(backbone: Backbone, image_size: int | tuple[int, int] | None) -> tuple[keras.Model, list[int]]:
+def _pyramid_network(
+    backbone: Backbone, head: Head, image_size: int | tuple[int, int] | None
+) -> tuple[keras.Model, list[int]]:
     """Return the backbone's model with a list of feature maps, one per stride, and the strides."""
-    maps = pyramid(backbone, image_size=image_size)
+    maps = pyramid(backbone, registry.task(head.task).strides, image_size)
     return keras.Model(backbone.model.input, list(maps.values()), name=BACKBONE_LAYER), list(maps)
 
 

@@ -93,7 +93,8 @@ def load_backbone(
         tags: Tags of the meta graph, for a SavedModel with several.
         input_range: Values that black and white become, as ``(0, 1)`` or ``(-1, 1)``. Defaults to what is known of the
             model, else assumed.
-        image_size: Image size in pixels, one number or ``(height, width)``, where the backbone takes any size.
+        image_size: Image size in pixels, one number or ``(height, width)``, where the backbone takes any size; a
+            SavedModel of one size is opened for any if its graph is convolutions only.
         batch_norm: ``"fixed"`` keeps BatchNorm statistics in trained blocks, right for small data; ``"train"`` lets
             them follow the new data. Only a SavedModel needs it here; for other formats, pass it to
             :func:`tfft.unfreeze`. Defaults to ``"fixed"``.

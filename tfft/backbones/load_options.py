@@ -64,6 +64,11 @@ class LoadOptions:
     digest: str | None = None
     pinned: bool = False
 
+    @property
+    def sides(self) -> tuple[int, int] | None:
+        """Height and width that were asked for, or None."""
+        return None if self.image_size is None else _sides(self.image_size)
+
     @classmethod
     def names(cls) -> tuple[str, ...]:
         """Returns the names of all options."""
@@ -141,10 +146,10 @@ def _is_range(value: Any) -> bool:
     return numbers and value[0] < value[1]
 
 
-def _sides(image_size: Any) -> tuple[Any, ...]:
+def _sides(image_size: Any) -> tuple[Any, Any]:
     if not isinstance(image_size, (tuple, list)):
         return (image_size, image_size)
-    return tuple(image_size) if len(image_size) == 2 else (None, None)
+    return (image_size[0], image_size[1]) if len(image_size) == 2 else (None, None)
 
 
 def _is_pixels(side: object) -> bool:

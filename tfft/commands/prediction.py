@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from tfft import registry
@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--encoding", metavar="NAME", help="encoding of the table (UTF-8, or a guess)")
     parser.add_argument("--out", metavar="FILE", help="new table: the rows of the given one with their predictions")
     parser.add_argument("--top", type=parse_whole, default=3, metavar="K", help="number of classes to list (3)")
+    parser.add_argument("--draw", metavar="FOLDER", help="new folder: each image with its boxes or its mask drawn")
     add_json(parser)
 
 
@@ -65,10 +66,34 @@ def run(options: argparse.Namespace, print_result: PrintResult) -> int:
     asked = (files, options.text or (), options.text_pair or ())
     items = kind.items_of_command(options.model, taken.spec, *asked)
     found = predict_each(served, items, top=options.top)
+    if options.draw is not None:
+        found = _drawn(found, served.task, pathlib.Path(options.draw))
     rows = _shown(((row.file, row) for row in found), served.task, options.json)
     if options.json:
         print_result({"model": options.model, "predictions": [row.to_dict(kind.request) for row in rows]}, "")
     return FAILED if any(row.error for row in rows) else SUCCESS
+
+
+def _drawn(found: Iterator[Any], task: str, folder: pathlib.Path) -> Iterator[Any]:
+    """Write each input with its prediction drawn on it into a folder, and yield the predictions."""
+    from tfft.io.atomic import write_whole
+
+    if folder.exists():
+        raise DataError(f"--draw: {folder} exists. Expected a new folder, so that no picture is overwritten.")
+    drawing = registry.task(task).draw if task in registry.task_names() else registry.Task().draw
+    taken: set[str] = set()
+    for row in found:
+        if row.error is None:
+            png = drawing(row.file, row.outputs)
+            if png is None:
+                raise DataError(f"--draw: a model for {task or 'this task'} gives nothing to draw. Leave --draw out.")
+            folder.mkdir(parents=True, exist_ok=True)
+            stem, count = pathlib.Path(row.file).stem, 0
+            while (name := f"{stem}{f'-{count}' if count else ''}.png") in taken:  # files of two folders
+                count += 1
+            taken.add(name)
+            write_whole(folder / name, png)
+        yield row
 
 
 def _files_in(given: str, suffixes: Sequence[str]) -> list[str]:

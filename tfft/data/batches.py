@@ -77,6 +77,7 @@ def assemble(
     *,
     views: int = 1,
     lengths: np.ndarray | None = None,
+    moved: np.ndarray | None = None,
 ) -> tf.data.Dataset:
     """Build a dataset from a function that fetches by position, in the order of :func:`tfft.data.to_dataset`.
 
@@ -87,14 +88,15 @@ def assemble(
         options: Batch size and order; no augmentation here.
         views: Number of views per example; one in each pass, in turn.
         lengths: Lengths of the examples, [N], to batch examples of similar length; see :func:`tfft.data.sampling.rows`.
+        moved: Labels of all rows, if those of the views of an example differ, such as boxes in crops; None otherwise.
 
     Returns:
         Dataset of (inputs, labels) with a known length.
     """
-    targets = on_cpu(labels)
+    targets = on_cpu(labels if moved is None else moved)
     order = example_rows(labels, options, views=views, lengths=lengths)
     dataset = order.batch(options.batch_size).map(
-        lambda batch: (fetch(batch), tf.gather(targets, batch % len(labels))),
+        lambda batch: (fetch(batch), tf.gather(targets, batch % len(targets))),
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
     )

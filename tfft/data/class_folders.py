@@ -114,7 +114,8 @@ def load_class_folders(
 
     If the folder has ``train/`` and ``val/`` (or ``valid/``, ``validation/``), these are used. Otherwise a hash of seed
     and file name draws a share of each class: the split is the same on every machine, and almost all files keep their
-    side when others are added. Duplicates stay on one side. A ``test/`` folder is ignored.
+    side when others are added. Duplicates stay on one side. A ``test/`` folder is not loaded; see ``test_folder`` of
+    :class:`tfft.data.Splits`.
 
     Args:
         make: Class of the examples.

@@ -142,6 +142,11 @@ class Examples(abc.ABC):
         return None
 
     @property
+    def image_shape(self) -> tuple[float, float] | None:
+        """Median height and width of the images in pixels; None for other data, or if unknown."""
+        return None
+
+    @property
     def export_files(self) -> tuple[str, ...]:
         """Some files for checking an export; empty if inputs are used for that."""
         return ()
@@ -169,7 +174,7 @@ class Splits(Generic[E]):
         duplicates: Duplicates; positions count the training examples first.
         duplicates_note: Reason why duplicates were not searched, or only some.
         report: Report of the data check; ``print`` it.
-        test_folder: Ignored ``test/`` folder, or None.
+        test_folder: Labelled folder ``test/`` beside ``train/``, on which a run measures the final model; or None.
         root: Folder that file names are relative to.
     """
 

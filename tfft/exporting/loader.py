@@ -79,10 +79,12 @@ class Served:
     Attributes:
         signatures: Functions by name; each takes named tensors and returns named tensors.
         class_names: Class names in the order of the probabilities; empty if there are none.
+        task: Name of the task, see :func:`tfft.registry.task`; ``"outputs"`` if the model has no head of tfft.
     """
 
     signatures: Mapping[str, Any]
     class_names: tuple[str, ...]
+    task: str
 
     @property
     def place(self) -> str:

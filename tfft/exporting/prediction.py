@@ -174,6 +174,7 @@ def predict_items(
     class_names: Sequence[str] = (),
     top: int = 3,
     decodes: bool = False,
+    task: str = "",
 ) -> Iterator[Prediction]:
     """Predict for items that a modality reads, in order; one that cannot be used gets its reason instead.
 
@@ -183,11 +184,13 @@ def predict_items(
         class_names: as in :func:`predict_files`.
         top: as in :func:`predict_files`.
         decodes: whether the model itself decodes the values, so that one of them may fail all others.
+        task: name of the model's task, which may have its own form of plain values; empty if unknown.
 
     Yields:
         One prediction per item, as batches are finished.
     """
     ask = _rows_or_reasons if decodes else _rows
+    plain = registry.task(task).plain_outputs if task in registry.task_names() else None
     for window in _windows(items):
         readable = [at for at, item in enumerate(window) if item.error is None]
         readable.sort(key=lambda at: window[at].length or 0)
@@ -198,6 +201,8 @@ def predict_items(
             row = answered.get(at, item.error or "")
             if isinstance(row, str):
                 yield Prediction(item.name, error=row, pair=item.pair)
+            elif plain is not None and (outputs := plain(row)) is not None:
+                yield Prediction(item.name, outputs=outputs, pair=item.pair)
             else:
                 yield _prediction(item, row, class_names, top)
 

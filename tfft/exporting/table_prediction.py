@@ -44,7 +44,7 @@ def predict_each(
     given, taken = list(items) if pairs is None else list(zip(items, pairs, strict=True)), model.asked()
     read = registry.modality(taken.modality).read_items(given, taken.spec)
     decodes = taken.signature == BYTES_SIGNATURE
-    return predict_items(model.predict, read, class_names=model.class_names, top=top, decodes=decodes)
+    return predict_items(model.predict, read, class_names=model.class_names, top=top, decodes=decodes, task=model.task)
 
 
 def predict_table(

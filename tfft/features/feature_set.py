@@ -27,7 +27,7 @@ class Features:
         arrays: [N, ...], float32 or float16; a tuple if the prefix has several outputs. Read-only and memory-mapped if
             stored on disk. Outputs of variable length, such as token features, are a
             :class:`~tfft.arrays.ragged.Ragged` instead of an array.
-        labels: Labels of the examples, or None.
+        labels: Labels of the examples, or None; labels that move with the pixels, such as boxes, have a row per view.
         engine: Engine that computed them, ``"litert"`` or ``"tensorflow"``.
         seconds: Time for reading and computing; 0 if they came from a cache.
         notes: Decisions and their reasons, one sentence each.
@@ -98,7 +98,8 @@ class Features:
         if self.labels is None:
             raise DataError("These features have no labels. Extract them from (images, labels).")
         options = BatchOptions(batch_size, shuffle, seed, epoch, sampling=sampling)
-        return assemble(self.fetch, self.labels, options, views=self.views, lengths=lengths)
+        labels, moved = self.labels[: len(self)], self.labels if len(self.labels) > len(self) else None
+        return assemble(self.fetch, labels, options, views=self.views, lengths=lengths, moved=moved)
 
     def take(self, at: np.ndarray) -> Any:
         """Return the features of some examples as one batch for the suffix, with padding.

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 
-from tfft.config import Plan, RunConfig, SharedSettings
+from tfft.config import Phase, Plan, RunConfig, SharedSettings
 from tfft.plans.defaults import PAIRED, Draft
 from tfft.plans.stats import DatasetStats
 from tfft.plans.strategies import NamedPlan
+from tfft.settings import defaults_of
 from tfft.specs import augmentation
 
 _TOO_FEW = 10  # examples of the smallest class, below which nothing is trained
@@ -63,7 +64,7 @@ def recommend(
     if plan is None:
         plan = _choose(draft)
         _note_pairs(draft)
-    phases = plan.phases(draft)
+    phases = tuple(_with_task_settings(phase, draft) for phase in plan.phases(draft))
     _note_imbalance(draft)
     changes, span = augmentation(config.augment), config.input_range
     settings = {field.name: getattr(config, field.name) for field in dataclasses.fields(SharedSettings)}
@@ -84,6 +85,15 @@ def _drafted(stats: DatasetStats, config: RunConfig) -> Draft:
             draft.config = dataclasses.replace(draft.config, **{name: default.value})
             draft.reasons[name] = default.reason
     return draft
+
+
+def _with_task_settings(phase: Phase, draft: Draft) -> Phase:
+    """Return a phase with the settings of the task, where the plan leaves the default of all tasks."""
+    if not phase.epochs or phase.head != "train":
+        return phase
+    usual = defaults_of(Phase)
+    own = {name: value for name, value in draft.task.phase_settings().items() if getattr(phase, name) == usual[name]}
+    return dataclasses.replace(phase, **own)
 
 
 def _choose(draft: Draft) -> NamedPlan:

@@ -16,6 +16,7 @@ class DatasetStats:
         image_size: Height and width that the backbone was trained at; None for a backbone without images.
         flexible: Whether the backbone accepts other sizes.
         image_side: Median of the shorter image side in pixels; None if unknown.
+        image_shape: Median height and width of the images in pixels; None if unknown.
         cached: Whether the frozen part runs once per view of an example, instead of in every epoch.
         smallest: Number of training examples in the smallest class; None if unknown.
         largest: Number of training examples in the largest class; None if unknown.
@@ -30,6 +31,7 @@ class DatasetStats:
     image_size: tuple[int, int] | None = None
     flexible: bool = False
     image_side: float | None = None
+    image_shape: tuple[float, float] | None = None
     cached: bool = True
     smallest: int | None = None
     largest: int | None = None

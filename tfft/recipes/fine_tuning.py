@@ -18,12 +18,13 @@ from tfft.backbones.base import Backbone
 from tfft.config import Phase, Plan, RunConfig, RunSettings, config_of
 from tfft.console.progress import reading_bar
 from tfft.data import class_weights
-from tfft.errors import PlanError, TfftError, installed_version, join_names, raise_problems
+from tfft.errors import DataError, PlanError, TfftError, installed_version, join_names, raise_problems
 from tfft.evaluation import Scores, evaluate
 from tfft.exporting.savedmodel import ExportResult, export, version_folder
 from tfft.freezing import describe, select
 from tfft.plans import NamedPlan, format_plan, named
 from tfft.recipes.costing import cost
+from tfft.recipes.labelled import labelled_data
 from tfft.recipes.preparing import (
     build_model,
     check_same_backbone,
@@ -78,8 +79,8 @@ def finetune(
     engine; later epochs read its features from a cache. Both phases are measured on held-out examples, and an audit
     proves that frozen weights have not changed. Each phase ends with the weights of its best epoch on the held-out
     examples. If no epoch of the second phase beats the frozen backbone, the weights of the frozen backbone stay.
-    Because the held-out examples select the epoch, the scores are slightly optimistic; for an unbiased score, call
-    :func:`tfft.evaluate` on examples that the run did not use.
+    Because the held-out examples select the epoch, the scores are slightly optimistic. A folder ``test/`` beside
+    ``train/`` is measured at the end and selects nothing; :func:`tfft.evaluate` measures on any other examples.
 
     Args:
         backbone: A handle as in :func:`tfft.load_backbone`, an opened backbone, or a Keras model.
@@ -141,7 +142,7 @@ def finetune(
     keras.utils.set_random_seed(chosen.seed)
     if chosen.deterministic:
         tf.config.experimental.enable_op_determinism()
-    opened = open_backbone(backbone, chosen)
+    opened = open_backbone(backbone, chosen, run_data.task)
     run_data.check_backbone(opened)
     run_data, chosen = run_data.adapted(opened, chosen, verbose)
     for note in opened.notes:
@@ -164,6 +165,8 @@ def finetune(
     going_on = folder is not None and is_unfinished(folder)
     run, held_out = _train(opened, run_data, plan, cache, callbacks, verbose, folder)
     run = dataclasses.replace(run, folder=folder)
+    if run_data.splits.test_folder is not None:
+        run = dataclasses.replace(run, test_scores=_tested(run, run_data.splits.test_folder, say))
     if folder is not None:
         on_chief(run.model, lambda: write_run(run, folder))
         target = target or (None if export_to is False else folder / EXPORT / "1")
@@ -328,6 +331,16 @@ def _train(
         split_names=data.splits.items, deduplicated_scores=None if clean is None else evaluate(model, clean),
     )  # fmt: skip
     return run, held_out
+
+
+def _tested(run: Run, folder: str, say: Callable[[object], None]) -> Scores | None:
+    """Return the scores on the labelled examples of a ``test/`` folder; None, and a note, if it has no labels."""
+    try:
+        dataset, _, _ = labelled_data(run, folder, run.plan.batch_size)
+    except DataError as error:
+        say(f"{folder} was not measured: {error}")
+        return None
+    return evaluate(run.model, dataset)
 
 
 def _checkpoints(model: keras.Model, plan: Plan, data: RunData, folder: pathlib.Path | None) -> CheckpointConfig | None:

@@ -72,7 +72,7 @@ def recommend_plan(
     if strategy is not None:
         strategy.check(chosen)
     run_data = load_run_data(data, chosen)
-    opened = open_backbone(backbone, chosen)
+    opened = open_backbone(backbone, chosen, run_data.task)
     run_data.check_backbone(opened)
     run_data, chosen = run_data.adapted(opened, chosen, verbose=False)
     return plan_for(opened, run_data, chosen, cache, strategy)
@@ -89,18 +89,31 @@ def with_new_statistics(config: _Config, plan: NamedPlan | None) -> _Config:
     return dataclasses.replace(config, batch_norm="train") if anew else config
 
 
-def open_backbone(backbone: Any, config: SharedSettings) -> Backbone:
-    """Open a backbone with the settings of a run, unless it is open already."""
+def open_backbone(backbone: Any, config: SharedSettings, task: str) -> Backbone:
+    """Open a backbone with the settings of a run, unless it is open already.
+
+    Args:
+        backbone: As in :func:`tfft.finetune`.
+        config: Settings of the run.
+        task: Name of the task, which may have its own way to resize images.
+    """
     options = config.given("opening")
     if isinstance(backbone, Backbone):
         if options:
             raise PlanError(
                 f"{join_names(options)} apply to unopened backbones, this one is open: pass them to load_backbone."
             )
-        return _fitted(backbone, config)
+        return _fitted(backbone, config, task)
     if config.batch_norm == "train" and not isinstance(backbone, keras.Model):
         options["batch_norm"] = "train"
-    return _fitted(load_backbone(_model_of_run(backbone), **options), config)
+    handle = _model_of_run(backbone)
+    opened, size = load_backbone(handle, **options), config.image_size
+    spec = opened.input_spec
+    if spec is not None and not spec.flexible and size != "auto":
+        size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+        if size != spec.image_size:  # a SavedModel may be opened for another size, or it says why not
+            opened = load_backbone(handle, image_size=size, **options)
+    return _fitted(opened, config, task)
 
 
 def _model_of_run(handle: Any) -> Any:
@@ -111,10 +124,11 @@ def _model_of_run(handle: Any) -> Any:
     return folder / MODEL if all((folder / name).is_file() for name in (MODEL, PLAN)) else handle
 
 
-def _fitted(backbone: Backbone, config: SharedSettings) -> Backbone:
-    if config.resize is None or backbone.input_spec is None:
+def _fitted(backbone: Backbone, config: SharedSettings, task: str) -> Backbone:
+    resize = config.resize or registry.task(task).resize
+    if resize is None or backbone.input_spec is None:
         return backbone
-    return dataclasses.replace(backbone, input_spec=dataclasses.replace(backbone.input_spec, resize=config.resize))
+    return dataclasses.replace(backbone, input_spec=dataclasses.replace(backbone.input_spec, resize=resize))
 
 
 def plan_for(
@@ -161,10 +175,11 @@ def feature_source(data: RunData, plan: Plan, cache: str | os.PathLike[str] | bo
     if not is_cached(data, cache):
         return None
     train = data.splits.train
+    maps = registry.task(data.task).feature_level == "pyramid"  # a hundred times the size of pooled features
     return FeatureSource(
         train, data.splits.validation, batch_size=train.batch_size or plan.batch_size, shuffle=not data.is_ready,
         seed=plan.seed, cache=cache, augment=plan.augment, views=plan.views, sampling=plan.sampling,
-        lengths=train.lengths,
+        lengths=train.lengths, dtype="float16" if maps else "float32",
     )  # fmt: skip
 
 
@@ -177,6 +192,7 @@ def _facts(backbone: Backbone, data: RunData, cache: object) -> DatasetStats:
         image_size=None if spec is None else spec.image_size,
         flexible=spec is not None and spec.flexible,
         image_side=data.splits.train.shorter_side,
+        image_shape=data.splits.train.image_shape,
         cached=is_cached(data, cache),
         smallest=min(data.counts, default=None),
         largest=max(data.counts, default=None),

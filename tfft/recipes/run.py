@@ -62,6 +62,8 @@ class Run:
         split_names: Names of the examples by split; None if they have none, or if the run was loaded from its folder.
         deduplicated_scores: Final scores without the held-out examples that also occur in the training data; None if
             there are none.
+        test_scores: Final scores on the labelled ``test/`` folder of the data, which no choice was made on; None
+            without one.
     """
 
     model: keras.Model
@@ -76,6 +78,12 @@ class Run:
     data_report: DataReport | None = None
     split_names: Mapping[str, Sequence[str]] | None = None
     deduplicated_scores: Scores | None = None
+    test_scores: Scores | None = None
+
+    @property
+    def selected_from(self) -> int:
+        """Number of epochs, with the computed head as one, from which the held-out examples chose the weights."""
+        return len(self.history.rows)
 
     @property
     def summary(self) -> str:
@@ -88,12 +96,21 @@ class Run:
         if self.deduplicated_scores is not None:
             without = self.deduplicated_scores.summary
             lines.append(f"without copies   {without} (held-out examples that are not in the training data)")
+        if self.test_scores is not None:
+            lines.append(f"test examples    {self.test_scores.summary} (they chose nothing)")
+        elif self.selected_from > 1:
+            lines.append(
+                f"The held-out examples chose the best of {self.selected_from} epochs, so their scores are slightly "
+                "optimistic; tfft evaluate measures on others."
+            )
         return "\n".join(lines)
 
     @property
     def card(self) -> dict[str, Any]:
         """Return the facts for the model card of an export: the backbone and both scores."""
         scores = {"frozen": self.frozen_scores, "final": self.final_scores}
+        if self.test_scores is not None:
+            scores["test"] = self.test_scores
         return {
             "backbone": self.plan.backbone,
             "backbone_digest": self.plan.backbone_digest,
@@ -116,11 +133,17 @@ def compare(frozen: Scores, final: Scores) -> str:
     return text if apart else text + "; the two 95 % intervals overlap"
 
 
-def metrics_of(frozen: Scores, final: Scores, deduplicated: Scores | None = None) -> dict[str, Any]:
+def metrics_of(run: Run) -> dict[str, Any]:
     """Return the content of ``metrics.json``."""
-    found = {"frozen": frozen.to_dict(), "final": final.to_dict(), "majority_baseline": final.majority_baseline}
-    found |= final.baselines
-    return found if deduplicated is None else {**found, "deduplicated": deduplicated.to_dict()}
+    found: dict[str, Any] = {
+        "frozen": run.frozen_scores.to_dict(),
+        "final": run.final_scores.to_dict(),
+        "majority_baseline": run.final_scores.majority_baseline,
+        **run.final_scores.baselines,
+        "selection": {"examples": "those of final", "epochs": run.selected_from},
+    }
+    others = {"deduplicated": run.deduplicated_scores, "test": run.test_scores}
+    return found | {name: scores.to_dict() for name, scores in others.items() if scores is not None}
 
 
 def check_out(out: str | os.PathLike[str] | None) -> pathlib.Path | None:
@@ -186,8 +209,7 @@ def write_run(run: Run, folder: pathlib.Path) -> None:
         run.data_report.write_json(folder / CHECK)
     if run.split_names is not None:
         write_split(folder / SPLIT, run.split_names)
-    metrics = metrics_of(run.frozen_scores, run.final_scores, run.deduplicated_scores)
-    write_whole(folder / METRICS, json.dumps(metrics, indent=2) + "\n")
+    write_whole(folder / METRICS, json.dumps(metrics_of(run), indent=2) + "\n")
 
 
 def load_run(folder: str | os.PathLike[str]) -> Run:
@@ -221,6 +243,7 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
         frozen, final = Scores.from_dict(metrics["frozen"]), Scores.from_dict(metrics["final"])
         deduplicated = metrics.get("deduplicated", metrics.get("unleaked"))  # its name before 0.1.0
         deduplicated = None if deduplicated is None else Scores.from_dict(deduplicated)
+        tested = Scores.from_dict(metrics["test"]) if "test" in metrics else None
     except (ValueError, KeyError, TypeError) as error:
         raise TfftError(f"A file in {folder} is damaged or was changed ({METRICS} or {HISTORY}): {error}") from error
     model = load_keras_file(folder / MODEL, compile=True)
@@ -230,7 +253,10 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
             skipped = [Skipped(row["path"], row["reason"]) for row in csv.DictReader(file)]
     names = heads.from_model(model).class_names or ()
     plan = plan_from_yaml(folder / PLAN)
-    return Run(model, plan, history, frozen, final, names, tuple(skipped), folder, deduplicated_scores=deduplicated)
+    return Run(
+        model, plan, history, frozen, final, names, tuple(skipped), folder, deduplicated_scores=deduplicated,
+        test_scores=tested,
+    )  # fmt: skip
 
 
 def plan_to_yaml(plan: Plan) -> str:

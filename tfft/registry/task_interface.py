@@ -61,6 +61,10 @@ class Task:
         solves_head: Whether the best head on frozen features can be computed (a linear probe); else it is trained.
         head_reason: Reason for training the head, for the reasons of a plan.
         caches_features: Whether the frozen part of the model may run once for all epochs.
+        strides: Strides in pixels of the feature maps for the level ``"pyramid"``.
+        image_pixels: Number of pixels that images should have, in the median shape of the data, where the backbone
+            takes any size; None for the size that the backbone was trained at.
+        resize: How an image becomes the size of the model, unless the user says; None for the backbone's own way.
         moves_with_pixels: Whether flips and crops of an image also apply to its labels (boxes, masks).
         checks_label_errors: Whether a probe can find labels that look wrong.
         selection: Metric that selects the best epoch.
@@ -75,6 +79,9 @@ class Task:
     solves_head: ClassVar[bool] = True
     head_reason: ClassVar[str] = "trained: for this task the best head cannot be computed"
     caches_features: ClassVar[bool] = True
+    strides: ClassVar[tuple[int, ...]] = (8, 16, 32)
+    image_pixels: ClassVar[int | None] = None
+    resize: ClassVar[Literal["crop", "stretch", "pad"] | None] = None
     moves_with_pixels: ClassVar[bool] = False
     checks_label_errors: ClassVar[bool] = False
     selection: ClassVar[Metric] = Metric("accuracy")
@@ -149,7 +156,11 @@ class Task:
                 yield f"{name} is for examples of one class each, and the task is {self.name}: leave it out"
 
     def phase_defaults(self) -> Mapping[str, Default]:
-        """Return task-specific training defaults by setting, such as ``dropout``."""
+        """Return task-specific defaults of :class:`tfft.RunConfig` by setting, such as ``dropout``."""
+        return {}
+
+    def phase_settings(self) -> Mapping[str, Any]:
+        """Return settings of :class:`tfft.Phase` for the phases that train, such as ``optimizer``."""
         return {}
 
     def evaluator(self, head: Head) -> Evaluator:
@@ -157,6 +168,26 @@ class Task:
         raise NotImplementedError
 
     # --- what a person sees
+
+    def plain_outputs(self, row: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return the served outputs of one example as plain values; None to convert each output by itself.
+
+        Args:
+            row: Served outputs by name, arrays without the batch axis.
+        """
+        return None
+
+    def draw(self, file: str, outputs: Mapping[str, Any]) -> bytes | None:
+        """Draw a prediction on its input, for ``tfft predict --draw``; None for tasks with nothing to draw.
+
+        Args:
+            file: Path of the input.
+            outputs: Plain values by name, as in :meth:`format_prediction`.
+
+        Returns:
+            A PNG file.
+        """
+        return None
 
     def format_prediction(self, name: str, outputs: Mapping[str, Any]) -> str:
         """Format one prediction as a line of text.

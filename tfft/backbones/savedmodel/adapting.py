@@ -12,6 +12,7 @@ from tfft.backbones.savedmodel.batches import fixed_rows, free_batch
 from tfft.backbones.savedmodel.endpoint import Endpoint
 from tfft.backbones.savedmodel.example_inputs import described, parsed_endpoint
 from tfft.backbones.savedmodel.graph import FlatGraph
+from tfft.backbones.savedmodel.image_sizes import free_size, has_fixed_size
 from tfft.backbones.savedmodel.input_shapes import settle_shapes
 from tfft.layers.each_example import EachExample
 
@@ -38,16 +39,21 @@ class Adapted:
     converted: bool = False
 
 
-def adapt(endpoint: Endpoint, loaded: Any, per_example: bool = False) -> Adapted:
+def adapt(
+    endpoint: Endpoint, loaded: Any, per_example: bool = False, image_size: tuple[int, int] | None = None
+) -> Adapted:
     """Settles shapes and batch of an endpoint.
 
     Args:
         endpoint: of the SavedModel.
         loaded: the restored SavedModel.
         per_example: whether its inputs have no batch axis, so that it is called once for each example.
+        image_size: height and width in pixels of the images that it shall take; None for its own.
+
+    Raises:
+        BackboneError: The graph cannot take images of this size.
     """
     variables = list(getattr(loaded, "variables", None) or [])
-
     converted = False
 
     def flat_of(one: Endpoint) -> FlatGraph:
@@ -66,6 +72,10 @@ def adapt(endpoint: Endpoint, loaded: Any, per_example: bool = False) -> Adapted
     settled, more = settle_shapes(endpoint, flat)
     if settled is not endpoint:
         endpoint, flat, notes = settled, flat_of(settled), (*notes, *more)
+    if image_size is not None and has_fixed_size(endpoint, image_size):
+        _, height, width, _ = endpoint.specs[0].shape
+        endpoint, flat = free_size(endpoint, flat_of, image_size)
+        notes = (*notes, f"It was saved for images of {height} x {width} pixels; its convolutions take any size.")
     rows = fixed_rows(endpoint.specs)
     if per_example:
         return Adapted(endpoint, flat, (*notes, _ONE_AT_A_TIME), False, converted)

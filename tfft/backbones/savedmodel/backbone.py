@@ -65,6 +65,7 @@ def from_savedmodel(handle: str, options: LoadOptions) -> Backbone:
         constants=options.constants,
         trust=options.trust or options.pinned,
         per_example=options.per_example,
+        image_size=options.sides,
     )
     _remember_source(opened.model.layers, options.digest)
     spec, notes = input_contract(opened.model, preset, opened.pixels)

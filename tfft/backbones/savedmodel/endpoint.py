@@ -54,6 +54,11 @@ class Endpoint:
         gives = join_names(f"{key}: {_spec_text(leaf)}" if key else _spec_text(leaf) for key, leaf in leaves)
         return f"{self.label}({takes}) -> {gives}"
 
+    @property
+    def checked_specs(self) -> tuple[tf.TensorSpec, ...]:
+        """Shapes and types of inputs that the SavedModel itself takes, for comparing with it."""
+        return self.specs
+
     def unfit(self, per_example: bool) -> str:
         """Says why this is no model that takes a batch of examples and gives features; empty if it may be one."""
         scalars = [k for k, spec in zip(self.input_keys, self.specs, strict=True) if spec.shape.rank == 0]

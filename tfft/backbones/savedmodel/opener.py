@@ -91,6 +91,7 @@ def open_savedmodel(
     constants: Constants = "fixed",
     trust: bool = False,
     per_example: bool = False,
+    image_size: tuple[int, int] | None = None,
 ) -> Opened:
     """Opens a SavedModel: same numbers, but made of Keras layers that can be frozen one by one.
 
@@ -107,6 +108,7 @@ def open_savedmodel(
         constants: ``"trainable"`` makes variables of the weights that the graph holds as constants.
         trust: True loads a model in spite of what the scan found.
         per_example: True for a SavedModel whose inputs have no batch axis: it is called once for each example.
+        image_size: height and width in pixels of the images that it shall take, where it was saved for others.
 
     Returns:
         The opened model.
@@ -114,7 +116,7 @@ def open_savedmodel(
     Raises:
         SavedModelError: when it is no SavedModel or cannot be opened.
         UnsafeModelError: when it may reach outside of itself.
-        BackboneError: when the training graph was asked for and cannot be used.
+        BackboneError: when the training graph was asked for and cannot be used, or the graph cannot take this size.
 
     Example:
         >>> opened = open_savedmodel("efficientnet_lite0_feature_vector")
@@ -126,7 +128,7 @@ def open_savedmodel(
     try:
         loaded, left_out = load(folder, tags, trust, signature)
         endpoint = with_input_names(loaded, find_endpoint(loaded, signature, per_example=per_example))
-        adapted = _outside_strategy(lambda: adapt(endpoint, loaded, per_example))
+        adapted = _outside_strategy(lambda: adapt(endpoint, loaded, per_example, image_size))
         opener = Opener(loaded, adapted, output, prefer, trust, constants)
         opener.notes += left_out
         training = opener.training_graph(batch_norm, backbone_dropout)
@@ -338,7 +340,7 @@ class Opener:
     @functools.cached_property
     def _checked_on(self) -> tuple[list[tf.Tensor], tf.Tensor]:
         """A batch that the SavedModel takes, and what the opened model must give for it."""
-        return parity.accepted_batch(self.endpoint.specs, self._reference)
+        return parity.accepted_batch(self.endpoint.checked_specs, self._reference)
 
     def _original(self, sample: Sequence[tf.Tensor]) -> tf.Tensor:
         """The output of the SavedModel itself."""

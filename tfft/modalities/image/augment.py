@@ -42,28 +42,47 @@ def view_of(
         RandAugment.
     """
     size = tf.cast(tf.shape(pixels)[:2], tf.float32)
-    plain = fitting(size, spec)
+    transform = draw_transform(size, spec, changes, seed, view)
 
-    def varied() -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        own = tf.random.fold_in(seed, view)
-        numbers = tf.random.stateless_uniform([5], own)
-        box, mirrored = plain.box, plain.mirrored
+    def varied() -> tf.Tensor:
         if changes.crop < 1:
-            box = _part(size, spec, changes.crop, numbers)
-            top, left, bottom, right = tf.unstack(tf.cast(box, tf.int32))
+            top, left, bottom, right = tf.unstack(tf.cast(transform.box, tf.int32))
             small = resize_pixels(pixels[top:bottom, left:right], dataclasses.replace(spec, resize="stretch"))
         else:
             small = resize_pixels(pixels, spec)
         if changes.flip:
-            mirrored = numbers[4] < 0.5
-            small = tf.reverse(small, tf.boolean_mask([1], mirrored[None]))
+            small = tf.reverse(small, tf.boolean_mask([1], transform.mirrored[None]))
         if changes.rand:
+            own = tf.random.fold_in(seed, view)
             whole = rand_augment(tf.cast(small, tf.uint8), changes.rand, tf.random.fold_in(own, _RAND))
             small = tf.cast(whole, tf.float32)
-        return small, box, mirrored
+        return small
 
-    result, box, mirrored = tf.cond(view > 0, varied, lambda: (resize_pixels(pixels, spec), plain.box, plain.mirrored))
-    return tf.cast(result, tf.uint8), PixelTransform(box, mirrored, plain.size)
+    result = tf.cond(view > 0, varied, lambda: resize_pixels(pixels, spec))
+    return tf.cast(result, tf.uint8), transform
+
+
+@tf.autograph.experimental.do_not_convert
+def draw_transform(
+    size: tf.Tensor, spec: InputSpec, changes: Augmentation, seed: tf.Tensor, view: tf.Tensor
+) -> PixelTransform:
+    """Return the transform of a view without its pixels, for labels that move with them.
+
+    Args:
+        size: float32 [2], rows and columns of the image.
+        spec: As in :func:`view_of`, like all that follow.
+        changes: Augmentation.
+        seed: Seed for this image.
+        view: Number of the view.
+    """
+    plain = fitting(size, spec)
+    numbers = tf.random.stateless_uniform([5], tf.random.fold_in(seed, view))
+    box, mirrored = plain.box, plain.mirrored
+    if changes.crop < 1:
+        box = tf.where(view > 0, _part(size, spec, changes.crop, numbers), box)
+    if changes.flip:
+        mirrored = (view > 0) & (numbers[4] < 0.5)
+    return PixelTransform(box, mirrored, plain.size)
 
 
 def _part(size: tf.Tensor, spec: InputSpec, least: float, numbers: tf.Tensor) -> tf.Tensor:

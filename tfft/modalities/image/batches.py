@@ -27,9 +27,10 @@ from tfft.data.batches import (
 from tfft.data.forms import picture_problems, pixel_array
 from tfft.errors import DataError, PlanError, raise_problems
 from tfft.layers.preprocess import check_spec, resize_pixels
-from tfft.modalities.image.augment import view_of
+from tfft.modalities.image.augment import draw_transform, view_of
 from tfft.modalities.image.decode import decode_image, decode_pixels
 from tfft.modalities.image.file_info import why_unreadable
+from tfft.modalities.image.headers import picture_size
 from tfft.modalities.image.transform import PixelTransform
 from tfft.specs import Augmentation, InputSpec, augmentation, check_kind
 
@@ -104,6 +105,39 @@ def file_views(
         Dataset of (uint8 [B, H, W, C], labels [B]) with ``count * len(paths)`` examples.
     """
     return assemble_views(_view_maker(_decoding(paths), spec, changes), labels, options, every=count)
+
+
+def view_labels(
+    paths: Sequence[str],
+    labels: np.ndarray,
+    spec: InputSpec,
+    changes: Augmentation,
+    count: int,
+    options: BatchOptions,
+    follow: Follow,
+) -> np.ndarray:
+    """Return the labels of all views of files, in the order of :func:`file_views`, without decoding the images.
+
+    Args:
+        paths: Paths of the files.
+        labels: Labels of the files, places in an image.
+        spec: As in :func:`file_views`, like all that are not described here.
+        changes: Augmentation.
+        count: Number of views.
+        options: Batch size and seed.
+        follow: Function that moves the label of an example with its pixels.
+
+    Returns:
+        ``count * len(paths)`` labels, of the type and shape that ``follow`` returns.
+    """
+    files = on_cpu(np.array([path.encode() for path in paths]))
+
+    def make(position: tf.Tensor, label: tf.Tensor, seed: tf.Tensor, view: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        size = picture_size(tf.io.read_file(files[position]))
+        return position, follow(label, draw_transform(size, spec, changes, seed, view))
+
+    dataset = assemble_views(make, as_targets(labels), options, every=count)
+    return np.concatenate([np.asarray(moved) for _, moved in dataset])
 
 
 def array_views(

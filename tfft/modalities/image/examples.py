@@ -18,7 +18,7 @@ from tfft.features.engines import Staged
 from tfft.features.sources import ArraySource, Source, Views
 from tfft.modalities.image.batches import Follow, array_batches, array_views, checked_arrays, file_batches
 from tfft.modalities.image.feature_source import FileSource
-from tfft.modalities.image.headers import read_header
+from tfft.modalities.image.headers import picture_size
 from tfft.specs import AudioSpec, InputSpec
 
 _HEADERS_READ = 64  # files whose size is read
@@ -40,12 +40,20 @@ class ImageFiles(FileExamples):
     @property
     def shorter_side(self) -> float | None:
         """Median over up to 64 files, of which only the headers are read."""
-        sides = []
-        for path in self.paths[:: max(1, len(self) // _HEADERS_READ)]:
-            header = read_header(tf.io.read_file(path))
-            sides.append(min(int(header.height), int(header.width)))
-        known = [side for side in sides if side]
-        return float(np.median(known)) if known else None
+        sizes = self._sizes()
+        return float(np.median(sizes.min(axis=1))) if len(sizes) else None
+
+    @property
+    def image_shape(self) -> tuple[float, float] | None:
+        """Median over up to 64 files, of which only the headers are read."""
+        sizes = self._sizes()
+        return (float(np.median(sizes[:, 0])), float(np.median(sizes[:, 1]))) if len(sizes) else None
+
+    def _sizes(self) -> np.ndarray:
+        """Return rows and columns of some files, as far as they are known, float32 [n, 2]."""
+        paths = self.paths[:: max(1, len(self) // _HEADERS_READ)]
+        sizes = np.array([picture_size(tf.io.read_file(path)) for path in paths]).reshape(-1, 2)
+        return sizes[sizes.min(axis=1) > 0]
 
     @property
     def export_files(self) -> tuple[str, ...]:
@@ -63,7 +71,7 @@ class ImageFiles(FileExamples):
 
     def feature_source(self, staged: Staged, batch_size: int, views: Views | None = None) -> Source:
         """Return the files, which are decoded as in the model's preprocessing."""
-        return FileSource(self.paths, self.labels, staged, batch_size, views)
+        return FileSource(self.paths, self.labels, staged, batch_size, views, self.follow)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -102,6 +110,11 @@ class ImageArrays(Examples):
     def shorter_side(self) -> float | None:
         """Shorter side of every image."""
         return float(min(self.source.shape[1:3]))
+
+    @property
+    def image_shape(self) -> tuple[float, float] | None:
+        """Height and width of every image."""
+        return float(self.source.shape[1]), float(self.source.shape[2])
 
     @property
     def title(self) -> str:

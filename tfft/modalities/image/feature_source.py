@@ -15,7 +15,8 @@ from tfft.data.batches import BatchOptions, as_targets
 from tfft.errors import DataError, raise_problems
 from tfft.features.engines import Staged
 from tfft.features.sources import Source, Views, enter_all, with_views
-from tfft.modalities.image.batches import file_batches, file_views, raise_unreadable
+from tfft.modalities.image.batches import Follow, file_batches, file_views, raise_unreadable, view_labels
+from tfft.specs import Augmentation
 
 
 class FileSource(Source):
@@ -27,13 +28,21 @@ class FileSource(Source):
         staged: Model that starts with a Preprocess layer.
         batch_size: Files per batch.
         views: Augmentation, or None.
+        follow: Function that moves the label of a file with its pixels, or None; ``labels`` are then those of all
+            views.
 
     Raises:
         DataError: If there are no files, or the model does not define the size of its images.
     """
 
     def __init__(
-        self, paths: Sequence[str], labels: np.ndarray, staged: Staged, batch_size: int, views: Views | None = None
+        self,
+        paths: Sequence[str],
+        labels: np.ndarray,
+        staged: Staged,
+        batch_size: int,
+        views: Views | None = None,
+        follow: Follow | None = None,
     ) -> None:
         if not len(paths):
             raise DataError("Expected at least one example. Received: none.")
@@ -45,7 +54,8 @@ class FileSource(Source):
         self._paths, self._spec, self._batch_size = paths, staged.preprocess.spec, batch_size
         self._views, self.views = views, 1 if views is None else views.count
         self.count = len(paths) * self.views
-        self.labels = self._targets = as_targets(np.asarray(labels))
+        self._targets = as_targets(np.asarray(labels))
+        self.labels = self._targets if follow is None else self._moved(follow)
         self._seen: list[tuple[int, int]] = []
 
     def identity(self) -> str:
@@ -73,6 +83,11 @@ class FileSource(Source):
             raise error
         if self._seen and self._stamps() != self._seen:
             raise DataError("Files were changed while their features were computed. Run it again.")
+
+    def _moved(self, follow: Follow) -> np.ndarray:
+        views = self._views or Views(Augmentation(), 1, 0)
+        options = BatchOptions(self._batch_size, seed=views.seed)
+        return view_labels(self._paths, self._targets, self._spec, views.changes, views.count, options, follow)
 
     def _stamps(self) -> list[tuple[int, int]]:
         stamps, problems = [], []

@@ -69,6 +69,18 @@ def read_header(encoded: tf.Tensor) -> Header:
 
 
 @tf.autograph.experimental.do_not_convert
+def picture_size(encoded: tf.Tensor) -> tf.Tensor:
+    """Return rows and columns of the upright image, float32 [2], from its header.
+
+    Args:
+        encoded: Content of a file, tf.string scalar, at least one byte.
+    """
+    header = read_header(encoded)
+    stored = tf.cast(tf.stack([header.height, header.width]), tf.float32)
+    return tf.where(header.orientation > 4, stored[::-1], stored)  # orientations 5 to 8 lie on their side
+
+
+@tf.autograph.experimental.do_not_convert
 def bmp_palette(encoded: tf.Tensor) -> tf.Tensor:
     """Return the palette of an 8-bit BMP, which TensorFlow ignores.
 
