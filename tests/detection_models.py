@@ -1,4 +1,4 @@
-"""Pictures with planted objects, and a small network with feature maps at strides 8, 16 and 32 under a detector's head."""
+"""Pictures with planted objects, and a small network with three feature maps under a detector's head."""
 
 import keras
 import numpy as np

@@ -65,7 +65,7 @@ _REGISTERED = (
 )  # fmt: skip
 
 # Modules that these import and that may be the first to import Keras.
-_BELOW_LAYERS = ("tfft.keras_compat", "tfft.backbones.base")
+_BELOW_LAYERS = ("tfft.keras_compat", "tfft.backbones.base", "tfft.heads")
 
 __all__ = sorted([*_NAMES, *_MODULES, "__version__"])
 

@@ -15,7 +15,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from tfft import registry
+from tfft import register_layers, registry
 from tfft.errors import PlanError, did_you_mean, join_names, raise_problems, require_platform
 from tfft.keras_compat import flatten_layers, inbound_nodes, producer
 
@@ -417,3 +417,8 @@ def _logits_layers(model: keras.Model) -> list[Logits]:
         elif isinstance(layer, keras.Model):
             found += _logits_layers(layer)
     return found
+
+
+COMPLETE = True
+"""Marks the end of this module: only now can the layers of tasks, which import it, be imported."""
+register_layers(keras)

@@ -267,15 +267,19 @@ _SHAPES = {"pooled": (), "sequence": (5,), "spatial": (4, 4)}  # of the features
 
 def _trained(head: heads.Head, width: int) -> _Trained:
     task = registry.task(head.task)
-    if task.feature_level not in _SHAPES:
-        raise ContractError(f"Heads on features of the level {task.feature_level!r} cannot be checked yet.")
-    shape = (*_SHAPES[task.feature_level], width)
-    features = np.random.default_rng(0).normal(size=(64, *shape)).astype("float32")
-    scores = features @ np.random.default_rng(1).normal(size=(width, max(head.units, 2)))
+    shapes = {0: (*_SHAPES.get(task.feature_level, ()), width)}
+    if task.feature_level == "pyramid":
+        side = 2 * max(task.strides)  # pixels of the picture
+        shapes = {stride: (side // stride, side // stride, width) for stride in task.strides}
+    random = np.random.default_rng(0)
+    maps = {stride: random.normal(size=(64, *shape)).astype("float32") for stride, shape in shapes.items()}
+    scores = maps[min(maps)] @ np.random.default_rng(1).normal(size=(width, max(head.units, 2)))
     labels = task.sample_labels(head, scores)
     keras.utils.set_random_seed(0)
-    inputs = keras.Input(shape)
-    model = keras.Model(inputs, head.attach(inputs))
+    inputs = {stride: keras.Input(shape) for stride, shape in shapes.items()}
+    taken = heads.ModelFeatures(inputs if task.feature_level == "pyramid" else inputs[0])
+    features = list(maps.values())
+    model = keras.Model(list(inputs.values()), head.attach(taken))
     model.compile(keras.optimizers.Adam(0.05), **head.compile_args())
     losses = model.fit(features, labels, epochs=40, batch_size=64, verbose=0).history["loss"]
     logits = model.predict(features, verbose=0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["OBJECT_DETECTION", "ObjectDetection"]
 
-_SHOWN = 20
+_SHOWN, _SURE = 20, 0.3  # detections in a line, and the score from which they are shown
 _WITHOUT = {
     "class_weight": "the loss weighs objects by how well they are found",
     "sampling": "an image may have objects of several classes",
@@ -38,6 +38,8 @@ class ObjectDetection(Task):
     head_reason: ClassVar[str] = (
         "trained: which cells answer for an object depends on what they predict, so no linear system gives the head"
     )
+    image_pixels: ClassVar[int | None] = 288 * 384
+    resize: ClassVar[Literal["crop", "stretch", "pad"] | None] = "stretch"  # boxes relative to the image stay valid
     moves_with_pixels: ClassVar[bool] = True
     selection: ClassVar[Metric] = Metric("average_precision")
 
@@ -102,12 +104,24 @@ class ObjectDetection(Task):
         for name, why in _WITHOUT.items():
             if getattr(config, name, None):
                 yield f"{name} means nothing for object detection, {why}: leave it out"
+        if getattr(config, "resize", None) not in (None, self.resize):
+            yield f"resize={config.resize!r} would move boxes: leave it out, images are stretched to the model's size"
         if getattr(config, "loss", "cross_entropy") != "cross_entropy":
             yield f"object detection has one loss, received loss={config.loss!r}: leave it out"
 
     def phase_defaults(self) -> Mapping[str, Default]:
-        """Return no dropout."""
-        return {"dropout": Default(0.0, "0: each cell is an example, and a picture has thousands of them")}
+        """Return small batches, many epochs, flips and crops, and no dropout."""
+        return {
+            "dropout": Default(0.0, "0: each cell is an example, and an image has thousands of them"),
+            "batch_size": Default(8, "8: each cell is an example, so few images are enough for a step"),
+            "head_epochs": Default(40, "40: a new detector needs about a thousand steps, and each is fast on a cache"),
+            "epochs": Default(10, "10: the head is trained already"),
+            "augment": Default(("flip", "crop"), "objects are found in any place and size, and boxes move along"),
+        }
+
+    def phase_settings(self) -> Mapping[str, Any]:
+        """Return AdamW with clipped gradients: a batch with few objects has a loss of its own."""
+        return {"optimizer": "adamw", "weight_decay": 0.01, "global_clipnorm": 5.0}
 
     def evaluator(self, head: Head) -> Evaluator:
         """Return a new object that keeps the detections and objects of all images."""
@@ -115,21 +129,36 @@ class ObjectDetection(Task):
 
         return DetectionEvaluator(head)
 
+    def plain_outputs(self, row: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return the served outputs of one image without the places that hold no detection."""
+        count = int(row["num_detections"])
+        return {
+            "num_detections": count,
+            "detection_boxes": np.asarray(row["detection_boxes"])[:count].tolist(),
+            "detection_scores": np.asarray(row["detection_scores"])[:count].tolist(),
+            "detection_classes": np.asarray(row["detection_classes"])[:count].tolist(),
+            "detection_labels": [_text(label) for label in row["detection_labels"][:count]],
+        }
+
     def format_prediction(self, name: str, outputs: Mapping[str, Any]) -> str:
         """Return the objects of an image in one line, the surest first, with their boxes in percent of its sides."""
         if "detection_boxes" not in outputs:
             return super().format_prediction(name, outputs)
-        count = int(outputs["num_detections"])
-        if not count:
-            return f"{name}: no object"
         found = []
-        labels, scores = outputs["detection_labels"], outputs["detection_scores"]
-        for label, score, box in zip(labels, scores, outputs["detection_boxes"], strict=True):
+        for label, score, box in _sure(outputs):
             top, left, bottom, right = (round(100 * side) for side in box)
-            found.append(f"{label} {score:.2f} ({top}-{bottom} % down, {left}-{right} % across)")
-        more = f"; and {count - _SHOWN} more" if count > _SHOWN else ""
-        noun = "object" if count == 1 else "objects"
-        return f"{name}: {count} {noun}: {'; '.join(found[: min(count, _SHOWN)])}{more}"
+            found.append(f"{label} {score:.2f} (top {top}, left {left}, bottom {bottom}, right {right} %)")
+        if not found:
+            return f"{name}: no object"
+        more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+        noun = "object" if len(found) == 1 else "objects"
+        return f"{name}: {len(found)} {noun}: {'; '.join(found[:_SHOWN])}{more}"
+
+    def draw(self, file: str, outputs: Mapping[str, Any]) -> bytes | None:
+        """Return the image as a PNG file with its detections drawn on it, those with a score from 0.3 on."""
+        from tfft.tasks.object_detection.drawing import draw_file
+
+        return draw_file(file, _sure(outputs))
 
     def sample_labels(self, head: Head, scores: np.ndarray) -> np.ndarray:
         """Return one object per map: at the cell with the largest score, of its class, with the size of three cells."""
@@ -158,6 +187,16 @@ def require_scores() -> None:
     """
     if installed_version("pycocotools") is None:
         missing_package("pycocotools", "Object detection", 'pip install "tfft[detection]"')
+
+
+def _sure(outputs: Mapping[str, Any]) -> list[tuple[str, float, Sequence[float]]]:
+    """Return label, score and box of the detections that are shown to a person."""
+    names = ("detection_labels", "detection_scores", "detection_boxes")
+    return [one for one in zip(*(outputs[name] for name in names), strict=True) if one[1] >= _SURE]
+
+
+def _text(label: Any) -> str:
+    return label.decode() if isinstance(label, bytes) else str(label)
 
 
 OBJECT_DETECTION = ObjectDetection()

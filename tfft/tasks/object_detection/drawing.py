@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import colorsys
+import io
+import os
 from collections.abc import Sequence
 
 import numpy as np
 
 from tfft.errors import DataError, missing_package
 
+_INSTALL = 'pip install "tfft[detection]"'
 _GOLDEN = 0.618034  # of the circle of hues, so that few classes get colours far apart
 
 
@@ -37,7 +40,7 @@ def draw_boxes(
     try:
         from PIL import Image, ImageDraw, ImageFont
     except ImportError:
-        missing_package("pillow", "Drawing boxes", 'pip install "tfft[detection]"')
+        missing_package("pillow", "Drawing boxes", _INSTALL)
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
     if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
         raise DataError(f"Expected a picture uint8 [H, W, 3]. Received: {picture.dtype} {picture.shape}.")
@@ -59,3 +62,28 @@ def draw_boxes(
         canvas.rectangle(place, fill=(red, green, blue))
         canvas.text((left + line, top + line), text, fill=(0, 0, 0), font=font)
     return np.asarray(image)
+
+
+def draw_file(file: str | os.PathLike[str], detections: Sequence[tuple[str, float, Sequence[float]]]) -> bytes:
+    """Draw detections on an image file, turned as its EXIF data say.
+
+    Args:
+        file: Path of the image.
+        detections: Label, score and box (top, left, bottom, right, normalised) of each.
+
+    Returns:
+        A PNG file.
+
+    Raises:
+        DependencyError: If Pillow is missing.
+    """
+    try:
+        from PIL import Image, ImageOps
+    except ImportError:
+        missing_package("pillow", "Drawing boxes", _INSTALL)
+    with Image.open(file) as image:
+        picture = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    labels, scores, boxes = zip(*detections, strict=True) if detections else ((), (), ())
+    buffer = io.BytesIO()
+    Image.fromarray(draw_boxes(picture, np.array(boxes), labels, scores)).save(buffer, "PNG")
+    return buffer.getvalue()

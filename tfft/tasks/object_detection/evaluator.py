@@ -14,6 +14,7 @@ from tfft.tasks.object_detection import require_scores
 from tfft.tasks.object_detection.confusion import mistakes, overlaps
 from tfft.tasks.object_detection.matching import SIZES, ClassMatches, Found, Matches, match
 
+_PARTS = ("boxes", "scores", "classes")
 _DRAWS = 300
 _BASELINE_IMAGES, _BASELINE_BOXES = 500, 1000  # a larger sample would not change the baseline much
 _USUAL, _SUPPRESSED = 100, 0.6
@@ -67,8 +68,9 @@ class DetectionEvaluator(Evaluator):
         """Add a batch of labels [B, M, 7] and a model's output [B, P, C + 6]."""
         served = {name: value.numpy() for name, value in self._head.postprocess(logits).items()}
         for at, count in enumerate(served["num_detections"]):
-            found = (served[f"detection_{part}"][at, :count] for part in ("boxes", "scores", "classes"))
-            self.images.append(Found(labels[at][labels[at][:, 0] != -1], *found))
+            boxes, scores, classes = (served[f"detection_{part}"][at, :count] for part in _PARTS)
+            size = np.maximum(labels[at][:, 5:].max(axis=0), 1)  # padding may leave it out
+            self.images.append(Found(labels[at][labels[at][:, 0] != -1], boxes, scores, classes, size))
 
     def result(self, count: int, loss: float) -> Scores:
         """Return the scores of all images."""
@@ -165,7 +167,7 @@ def baseline(images: Sequence[Found], classes: int, seed: int = 0) -> float:
     boxes, scores, kinds = (np.concatenate(parts) for parts in zip(*usual, strict=True))
     order = np.argsort(-scores, kind="stable")[:_USUAL]
     answer = boxes[order], scores[order], kinds[order]
-    return match([Found(image.labels, *answer) for image in images], classes).average_precision() or 0.0
+    return match([Found(image.labels, *answer, image.size) for image in images], classes).average_precision() or 0.0
 
 
 def _usual(

@@ -26,12 +26,14 @@ class Found(NamedTuple):
         boxes: Boxes of the detections, normalised, float [d, 4].
         scores: Their scores in descending order, float [d].
         classes: Their classes, int [d].
+        size: Height and width of the image in pixels.
     """
 
     labels: np.ndarray
     boxes: np.ndarray
     scores: np.ndarray
     classes: np.ndarray
+    size: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -166,16 +168,15 @@ def match(images: Sequence[Found], classes: int) -> Matches:
 def _objects(images: Sequence[Found]) -> Iterator[dict[str, Any]]:
     for at, image in enumerate(images):
         for row in image.labels:
-            kind, box = int(row[0]), _pixels(row[1:5], row[5:])
+            kind, box = int(row[0]), _pixels(row[1:5], image.size)
             crowd = kind < 0
             yield {"image_id": at, "category_id": -2 - kind if crowd else kind, "iscrowd": int(crowd), **box}
 
 
 def _detections(images: Sequence[Found]) -> Iterator[dict[str, Any]]:
     for at, image in enumerate(images):
-        size = image.labels[0, 5:] if len(image.labels) else np.ones(2)
         for box, score, kind in zip(image.boxes, image.scores, image.classes, strict=True):
-            yield {"image_id": at, "category_id": int(kind), "score": float(score), **_pixels(box, size)}
+            yield {"image_id": at, "category_id": int(kind), "score": float(score), **_pixels(box, image.size)}
 
 
 def _numbered(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
