@@ -23,6 +23,7 @@ TABLES = (RunConfig, Phase, Plan)
 RUN = {
     "unfreeze": (3, None), "epochs": (2, -1), "head_epochs": (4, 0), "learning_rate": ((1e-2, 1e-3), (1e-2,)),
     "task": ("regression", "regresion"), "text": (("a", "b"), ("a", "b", "c")), "image": ("file", ""),
+    "images": ("photos", 3),
     "audio": ("clip", -1), "label": (1, 1.5), "sample_rate": (8000, 0), "seconds": (1.5, float("inf")),
     "separator": ("|", ""), "delimiter": (";", ""), "encoding": ("cp1252", ""),
     "decimal": (",", ";"), "max_length": (64, 2), "pooling": ("mean", "men"), "preprocessor": ("handle", 3),
@@ -310,8 +311,8 @@ def test_every_setting_of_a_phase_survives_yaml(name):
 def test_the_order_of_plan_yaml_stays():
     values = Plan(backbone="b", data="d").to_dict()
     assert list(values) == [
-        "backbone", "data", "backbone_digest", "name", "task", "text", "image", "audio", "label", "sample_rate",
-        "seconds", "separator", "delimiter", "encoding", "decimal",
+        "backbone", "data", "backbone_digest", "name", "task", "text", "image", "images", "audio", "label",
+        "sample_rate", "seconds", "separator", "delimiter", "encoding", "decimal",
         "max_length", "pooling", "preprocessor", "image_size", "batch_size", "microbatch_size",
         "seed", "deterministic", "validation", "group", "dropout", "l2", "label_smoothing", "loss", "class_weight",
         "sampling", "batch_norm", "input_range", "output", "resize", "augment", "views", "trust", "constants", "strict",

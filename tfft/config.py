@@ -163,6 +163,12 @@ class SharedSettings:
         details="Absolute paths, or relative to the table.",
         check=COLUMN | NONE, cli=Option(parse_column, "COLUMN"), group="data", scope=("reading",),
     )  # fmt: skip
+    images: str | os.PathLike[str] | None = setting(
+        None,
+        help="Folder of the pictures of an annotation file, for object detection.",
+        default_help="the likely folder beside the annotations",
+        check=_PATH | NONE, cli=Option(metavar="FOLDER"), group="data", scope=("reading",),
+    )  # fmt: skip
     audio: str | int | None = setting(
         None,
         help="Column of a table with the paths of recordings.",
@@ -462,6 +468,7 @@ class RunSettings(TypedDict, total=False):
     learning_rate: float | tuple[float, float] | Literal["auto"]
     text: str | int | tuple[str | int, ...] | None
     image: str | int | None
+    images: str | os.PathLike[str] | None
     audio: str | int | None
     label: str | int | None
     sample_rate: int | None

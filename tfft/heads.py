@@ -127,6 +127,11 @@ class Head:
         return registry.task(self.task).feature_level
 
     @property
+    def strides(self) -> tuple[int, ...]:
+        """Strides in pixels of the feature maps that it takes, if it takes a pyramid."""
+        return registry.task(self.task).strides
+
+    @property
     def modalities(self) -> frozenset[str]:
         """Modalities that its task supports; empty for all."""
         return registry.task(self.task).modalities

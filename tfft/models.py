@@ -177,7 +177,7 @@ def _pyramid_network(
     backbone: Backbone, head: Head, image_size: int | tuple[int, int] | None
 ) -> tuple[keras.Model, list[int]]:
     """Return the backbone's model with a list of feature maps, one per stride, and the strides."""
-    maps = pyramid(backbone, registry.task(head.task).strides, image_size)
+    maps = pyramid(backbone, head.strides, image_size)
     return keras.Model(backbone.model.input, list(maps.values()), name=BACKBONE_LAYER), list(maps)
 
 

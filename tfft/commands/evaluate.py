@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from tfft.commands.options import add_json
+from tfft.commands.options import add_json, add_settings
 from tfft.console.output import SUCCESS, PrintResult, start_tensorflow
 from tfft.settings import parse_whole
 
@@ -18,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "data", metavar="DATA", help="folder with one folder per class; of a split one, val/ is used; table; tfds:NAME"
     )
     parser.add_argument("--batch-size", type=parse_whole, default=32, metavar="N", help="examples per step (32)")
+    add_settings(parser, "images")
     add_json(parser)
 
 
@@ -29,7 +30,7 @@ def run(options: argparse.Namespace, print_result: PrintResult) -> int:
     from tfft.recipes.labelled import labelled_data
 
     done = recipes.load_run(options.run_folder)
-    dataset, skipped, words = labelled_data(done, options.data, options.batch_size)
+    dataset, skipped, words = labelled_data(done, options.data, options.batch_size, images=options.images)
     scores = measure(done.model, dataset)
     values = {"run": options.run_folder, "data": words, "skipped": skipped}
     print_result({**values, **scores.to_dict()}, f"{words}\n{scores}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from tfft import registry
 from tfft.commands.options import add_json, add_settings
 from tfft.config import RunConfig
 from tfft.console.output import SUCCESS, PrintResult, start_tensorflow
@@ -18,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     parser.add_argument("data", metavar="DATA", help="folder with one folder per class, also split")
     parser.add_argument("--out", metavar="FILE", default="preview.png", help="image to write (preview.png)")
+    add_settings(parser, "task", "images")
     add_settings(parser, "augment", help="Random changes: flip, crop, rand, or with a number as in crop=0.7.")
     add_settings(parser, "resize", default="crop")
     add_settings(parser, "image_size", default=160)
@@ -32,14 +32,15 @@ def run(options: argparse.Namespace, print_result: PrintResult) -> int:
     RunConfig(image_size=options.image_size, augment=options.augment, seed=options.seed).check()
     start_tensorflow()
     from tfft.data import load
+    from tfft.data.loader import modality_of
     from tfft.io.atomic import write_whole
     from tfft.specs import InputSpec
 
     size = options.image_size
     height, width = (size, size) if isinstance(size, int) else size
     spec = InputSpec(height=height, width=width, resize=options.resize)
-    splits = load(options.data)
-    kind, examples = registry.modality(splits.modality), splits.train
+    splits = load(options.data, task=options.task or "auto", images=options.images)
+    kind, examples = modality_of(splits), splits.train
     grid = {"augment": options.augment, "rows": options.rows, "columns": options.columns, "seed": options.seed}
     drawn = kind.preview(examples, spec, **grid)
     if drawn is None:

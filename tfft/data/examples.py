@@ -124,6 +124,20 @@ class Examples(abc.ABC):
             totals = np.bincount(self.labels, minlength=len(self.class_names))
         return dict(zip(self.class_names, totals.tolist(), strict=True))
 
+    def renumbered(self, numbers: np.ndarray, class_names: tuple[str, ...]) -> Self:
+        """Return the same examples with the numbers that a model has for their classes.
+
+        Args:
+            numbers: New number of each class, int32.
+            class_names: Class names of the model.
+        """
+        if self.labels.dtype.kind == "f":  # multi-label: one column per class
+            labels = np.zeros((len(self), len(class_names)), self.labels.dtype)
+            labels[:, numbers] = self.labels
+        else:
+            labels = np.where(self.labels < 0, self.labels, numbers[self.labels])
+        return dataclasses.replace(self, labels=labels, class_names=class_names)  # type: ignore[type-var]
+
     def join(self, other: Self) -> Self:
         """Return these examples followed by others of the same source."""
         raise DataError(f"{type(self).__name__} cannot be merged: load the source again.")

@@ -22,7 +22,7 @@ from tfft.specs import AudioSpec, Augmentation, InputSpec
 
 _DEFAULTS: dict[str, Any] = {
     "validation": 0.2, "seed": 0, "strict": False, "check": True, "progress": None, "group": None, "store": None,
-    "label": None, "task": "auto", "separator": None, "root": None, "encoding": None, "delimiter": None,
+    "label": None, "task": "auto", "separator": None, "root": None, "images": None, "encoding": None, "delimiter": None,
     "decimal": None,
 }  # fmt: skip
 
@@ -44,6 +44,7 @@ def load(
     task: str = "auto",
     separator: str | None = None,
     root: str | os.PathLike[str] | None = None,
+    images: str | os.PathLike[str] | None = None,
     encoding: str | None = None,
     delimiter: str | None = None,
     decimal: str | None = None,
@@ -66,6 +67,7 @@ def load(
             - a table (``.csv``, ``.tsv``, ``.jsonl``, ``.ndjson``, DataFrame): with ``image=`` of image files
               (:func:`tfft.modalities.image.load_image_table`), with ``audio=`` of recordings
               (:func:`tfft.modalities.audio.load_recording_table`), else of texts;
+            - with ``task="object_detection"`` boxes in COCO, Pascal VOC or YOLO format, or in a table;
             - ``(texts, labels)``; with ``task="token_classification"`` files or lists of tagged words;
             - ``(images, labels)``, arrays or lists, twice for two parts, or a ``tf.data.Dataset`` of both
               (:func:`tfft.modalities.image.load_arrays`);
@@ -88,6 +90,7 @@ def load(
             ``"token_classification"``, one tag per word; ``"auto"`` infers it.
         separator: Separator between several labels of one example.
         root: Folder of the files in a table.
+        images: Folder of the pictures of an annotation file, for object detection. Defaults to the one beside it.
         encoding: Encoding of tables and text files. Defaults to that of a byte-order mark, UTF-8 or a guess.
         delimiter: Delimiter between the fields of a table. Inferred by default.
         decimal: ``","`` for numeric labels such as 1,5. Inferred by default.
@@ -233,6 +236,8 @@ def reader_of(source: Any, settings: Mapping[str, Any]) -> registry.Modality:
     reader = task_reader(settings.get("task", registry.AUTO))
     if reader is not None and set(named) <= set(reader.columns):
         return reader
+    if not named and reader is None:
+        _check_own_formats(source)
     matches = [(match.certainty, each) for each in modalities if (match := each.matches(source, settings)) is not None]
     if matches:
         best = max(certainty for certainty, _ in matches)
@@ -250,6 +255,22 @@ def task_reader(task: str) -> registry.Modality | None:
     """Return the modality for a task with its own label format; None for other tasks."""
     asked = registry.asked_task(task)
     return None if asked is None else asked.reader
+
+
+def modality_of(splits: Splits[Any]) -> registry.Modality:
+    """Return the modality of loaded examples: the reader of their task if it has one."""
+    return task_reader(splits.task) or registry.modality(splits.modality)
+
+
+def _check_own_formats(source: Any) -> None:
+    """Raise an error for a source in the format of a task that has to be named."""
+    for name in registry.task_names():
+        reader = registry.task(name).reader
+        if reader is not None and (form := reader.own_format(source)) is not None:
+            raise DataError(
+                f"Pass task={name!r} (--task {name}) for {os.fspath(source)}: it holds {form} annotations. If "
+                "its folders are classes, pass task='classification'."
+            )
 
 
 def _check_names(further: Mapping[str, Any]) -> None:

@@ -11,10 +11,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from tfft import registry
 from tfft.backbones import Backbone
 from tfft.data import Splits, load
-from tfft.data.loader import explicit, reader_of
+from tfft.data.loader import explicit, modality_of, reader_of
 from tfft.data.tfds.source import ROLES, LocalCopy, is_tfds, local_copy
 from tfft.errors import DataError
 from tfft.inspection.findings import DataReport, Finding, Item, in_order
@@ -30,6 +29,8 @@ def check(
     image: str | int | None = None,
     audio: str | int | None = None,
     label: str | int | None = None,
+    task: str = "auto",
+    images: str | os.PathLike[str] | None = None,
     delimiter: str | None = None,
     encoding: str | None = None,
     decimal: str | None = None,
@@ -51,6 +52,8 @@ def check(
         image: Column with the paths of image files.
         audio: Column with the paths of recordings.
         label: Column with the labels.
+        task: Meaning of the labels, as in :func:`tfft.data.load`, for a task with files of its own.
+        images: Folder of the pictures of an annotation file, for object detection.
         delimiter: Delimiter of a table, as in :func:`tfft.data.load`, like the next two.
         encoding: Encoding of a table.
         decimal: Decimal mark of numeric labels.
@@ -72,7 +75,9 @@ def check(
     """
     start = time.perf_counter()
     form = {"delimiter": delimiter, "encoding": encoding, "decimal": decimal}
-    columns = explicit({"text": text, "image": image, "audio": audio, "label": label, **form})
+    columns = explicit(
+        {"text": text, "image": image, "audio": audio, "label": label, **form, "task": task, "images": images}
+    )
     if is_tfds(data):
         copy = local_copy(data, columns, progress)
         settings: dict[str, Any] = {name: copy.settings[name] for name in ROLES}
@@ -84,7 +89,8 @@ def check(
     place = cache_dir() / "files.sqlite" if store == "auto" else store
     reading: dict[str, Any] = {"seed": seed, "store": place, "progress": progress}
     name = os.fspath(data) if isinstance(data, (str, os.PathLike)) else f"{match.form} in memory"
-    own = kind.check_source(data, columns, backbone=backbone, **reading)
+    named = {name: value for name, value in columns.items() if name != "task"}
+    own = kind.check_source(data, named, backbone=backbone, **reading)
     report = _loaded(data, name, {**columns, **reading}, backbone) if own is None else own
     return dataclasses.replace(report, seconds=time.perf_counter() - start)
 
@@ -96,7 +102,7 @@ def check_splits(splits: Splits[Any], name: str = "") -> DataReport:
         splits: Examples with the statistics of their files.
         name: Name of the data, for the report.
     """
-    kind, notes = registry.modality(splits.modality), list[str]()
+    kind, notes = modality_of(splits), list[str]()
     findings = in_order(kind.findings(splits, notes=notes))
     return DataReport(name or splits.root or kind.items, kind.counts(splits), findings, tuple(notes))
 

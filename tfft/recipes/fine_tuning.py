@@ -147,13 +147,13 @@ def finetune(
     run_data, chosen = run_data.adapted(opened, chosen, verbose)
     for note in opened.notes:
         say(f"backbone: {note}")
-    for note in run_data.notes(opened):
-        say(note)
     if isinstance(chosen, Plan):
         check_same_backbone(opened, chosen)
         plan = chosen
     else:
         plan = plan_for(opened, run_data, chosen, cache, named_plan, verbose)
+    for note in run_data.notes(opened, plan.image_size):
+        say(note)
     plan = dataclasses.replace(plan, versions=_versions(), backbone_digest=opened.digest)
     for phase in plan.phases:
         select(opened, phase.unfreeze)  # an unknown block is an error before training

@@ -24,7 +24,11 @@ _COLUMNS = (*ROLES, "separator", "delimiter", "encoding", "decimal")
 
 
 def labelled_data(
-    run: Run, data: str | os.PathLike[str], batch_size: int = 32
+    run: Run,
+    data: str | os.PathLike[str],
+    batch_size: int = 32,
+    *,
+    images: str | os.PathLike[str] | None = None,
 ) -> tuple[tf.data.Dataset, list[str], str]:
     """Read labelled data for the model of a run; for the run's own data, only the held-out examples.
 
@@ -32,6 +36,8 @@ def labelled_data(
         run: Run from :func:`tfft.load_run`.
         data: Folder or table of the kind that the run was trained on, or ``"tfds:NAME"``.
         batch_size: Examples per batch.
+        images: Folder of the pictures of an annotation file. Defaults to the one beside it, or that of the run for the
+            run's own data.
 
     Returns:
         Batches of inputs and labels, the skipped files, and a description of the examples.
@@ -48,6 +54,8 @@ def labelled_data(
     settings = {name: value for name in _COLUMNS if (value := getattr(plan, name)) is not None}
     settings |= {"task": plan.task, "store": cache_dir() / "files.sqlite"}
     own = path.exists() and pathlib.Path(plan.data).exists() and path.samefile(plan.data)
+    folder = images if images is not None else plan.images if own else None
+    settings |= {} if folder is None else {"images": folder}
     if own or reader.is_split(path):  # never the training examples
         drawn = _folder(run) / "split.csv"  # as during training: files may have been added since
         split = {"validation": plan.validation, "seed": plan.seed, "group": plan.group}
@@ -106,12 +114,7 @@ def _with_classes(examples: Examples, run: Run, place: pathlib.Path) -> Examples
         hint = "".join(did_you_mean(name, known) for name in unknown[:3])
         raise DataError(f"{place} has unknown classes: {join_names(unknown)}.{hint} Expected: {join_names(known)}.")
     numbers = np.array([known.index(name) for name in own], np.int32)
-    if examples.labels.dtype.kind == "f":  # multi-label: one column per class
-        labels = np.zeros((len(examples), len(known)), examples.labels.dtype)
-        labels[:, numbers] = examples.labels
-    else:
-        labels = np.where(examples.labels < 0, examples.labels, numbers[examples.labels])
-    return dataclasses.replace(examples, labels=labels, class_names=known)  # type: ignore[type-var]
+    return examples.renumbered(numbers, known)
 
 
 def _folder(run: Run) -> pathlib.Path:

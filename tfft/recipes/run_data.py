@@ -20,7 +20,7 @@ from tfft.config import Plan, SharedSettings
 from tfft.console.progress import ReadingProgress, reading_bar
 from tfft.data import BatchOptions, Splits, load
 from tfft.data.dataset_examples import is_ready, ready_splits
-from tfft.data.loader import explicit, load_copy
+from tfft.data.loader import explicit, load_copy, modality_of
 from tfft.data.tfds.source import is_tfds, local_copy
 from tfft.errors import PlanError, join_names, raise_problems
 from tfft.inspection import DataReport, check_splits
@@ -142,8 +142,17 @@ class RunData:
             return {}
         return {"modality": self.modality.name, **self.modality.model_options(self.splits)}
 
-    def notes(self, backbone: Backbone) -> list[str]:
-        """Return remarks about the examples and a backbone, to print."""
+    def notes(self, backbone: Backbone, image_size: tuple[int, int] = (0, 0)) -> list[str]:
+        """Return remarks about the examples and a backbone, to print.
+
+        Args:
+            backbone: Backbone of the run.
+            image_size: Height and width of the images in this run; (0, 0) for those of the backbone.
+        """
+        if backbone.input_spec is not None and all(image_size):
+            height, width = image_size
+            spec = dataclasses.replace(backbone.input_spec, height=height, width=width)
+            backbone = dataclasses.replace(backbone, input_spec=spec)
         return [] if self.modality is None else list(self.modality.notes(self.splits, backbone))
 
     def check_backbone(self, backbone: Backbone) -> None:
@@ -191,7 +200,7 @@ def load_run_data(data: Any, config: SharedSettings, progress: ReadingProgress |
 def _run_data(splits: Splits[Any], name: str, config: SharedSettings, given: bool = False) -> RunData:
     if not splits.modality:  # the caller's own splits of datasets
         return RunData(splits, None, splits.train.title, given=True)
-    modality = registry.modality(splits.modality)
+    modality = modality_of(splits)
     if (changes := augmentation(config.augment)) is not None:
         wrong = [change for change in changes_of(changes) if change not in modality.augmentations]
         if wrong:

@@ -165,6 +165,16 @@ class Modality:
         match.check(settings)
         return match
 
+    def own_format(self, source: Any) -> str | None:
+        """Return the name of a format that only this reader of a task reads, if a source certainly has it.
+
+        :func:`tfft.data.load` then asks for the task instead of taking the source for something else.
+
+        Args:
+            source: As in :meth:`matches`.
+        """
+        return None
+
     def read_labelled(self, source: Any, class_names: Sequence[str], settings: Mapping[str, Any]) -> Examples:
         """Load a source for a model with known classes, without splitting it.
 

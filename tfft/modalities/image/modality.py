@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from tfft.registry import FeatureLevel, Match, Modality
 
@@ -31,7 +31,7 @@ class ImageModality(Modality):
     item = "image"
     items = "images"
     columns = ("image",)
-    augmentations = ("flip", "crop", "rand")
+    augmentations: ClassVar[tuple[str, ...]] = ("flip", "crop", "rand")
 
     # --- data
 

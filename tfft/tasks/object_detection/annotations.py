@@ -1,0 +1,251 @@
+"""Boxes of pictures as annotation files hold them, their labels, and how labels follow the pixels.
+
+:class:`PictureBoxes` is what every reader makes, :func:`fit_to_picture` compares it with the decoded picture,
+:func:`encode` makes the labels of the task, and :func:`follow` moves them into a crop or a mirrored view.
+
+Implementation notes: a label is float32 [M, 7], one row per object: class, top, left, bottom, right (0 to 1 of the
+picture), height and width of the picture in pixels. The class is -1 for padding and -(2 + c) for a region with a crowd
+of class c, which counts neither as an object nor as background.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import tensorflow as tf
+
+from tfft.modalities.image.transform import PixelTransform
+
+PADDING = -1
+LEAST_VISIBLE = 0.4  # share of an object's area in a view; an object with less is no example of its class
+_BEYOND = (3.0, 0.01)  # pixels, share of the side: a box may reach that far out of its picture
+
+
+class BoxedObject(NamedTuple):
+    """One object of a picture.
+
+    Attributes:
+        box: Top, left, bottom, right, in the unit of the picture's annotation.
+        name: Class name.
+        place: Where the object is written: file and line, or file and number.
+        crowd: Whether the box is a region with many objects of the class.
+    """
+
+    box: tuple[float, float, float, float]
+    name: str
+    place: str
+    crowd: bool = False
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PictureBoxes:
+    """The boxes of one picture.
+
+    Attributes:
+        path: Path of the picture.
+        place: Where the picture is written: a file, or a file and a line or number.
+        boxes: float64 [n, 4]: top, left, bottom, right in pixels, counted from the upper left corner; in shares of the
+            picture if ``normalised``.
+        class_names: Class name of each box.
+        crowd: bool [n], whether a box is a region with many objects.
+        places: Where each box is written.
+        height: Height of the picture in pixels as annotated; 0 if the file does not say.
+        width: Width as annotated; 0 if the file does not say.
+        part: ``"train"``, ``"validation"`` or ``"test"``; empty if the file does not say.
+        normalised: Whether boxes are in 0 to 1.
+    """
+
+    path: str
+    place: str
+    boxes: np.ndarray
+    class_names: tuple[str, ...]
+    crowd: np.ndarray
+    places: tuple[str, ...]
+    height: int = 0
+    width: int = 0
+    part: str = ""
+    normalised: bool = False
+
+    @classmethod
+    def of(cls, path: str, place: str, objects: Iterable[BoxedObject], **fields: Any) -> Self:
+        """Return a picture with some objects; ``fields`` are further attributes."""
+        every = list(objects)
+        return cls(
+            path,
+            place,
+            np.array([one.box for one in every], np.float64).reshape(-1, 4),
+            tuple(one.name for one in every),
+            np.array([one.crowd for one in every], bool),
+            tuple(one.place for one in every),
+            **fields,
+        )
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def only(self, chosen: np.ndarray) -> Self:
+        """Return the picture with some of its boxes, bool [n]."""
+        at = np.flatnonzero(chosen)
+        names, places = (tuple(column[i] for i in at) for column in (self.class_names, self.places))
+        return dataclasses.replace(self, boxes=self.boxes[at], crowd=self.crowd[at], class_names=names, places=places)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Annotations:
+    """What a reader found.
+
+    Attributes:
+        form: Name of the format.
+        source: File or folder, for messages.
+        pictures: Pictures with their boxes.
+        class_names: Classes in the order of the file; empty if it declares none.
+        notes: Remarks about what is harmless, one sentence each.
+    """
+
+    form: str
+    source: str
+    pictures: tuple[PictureBoxes, ...]
+    class_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class Fitted(NamedTuple):
+    """A picture whose boxes have been compared with its pixels.
+
+    Attributes:
+        picture: Picture with boxes in pixels inside of it.
+        faults: One sentence per fault that would make training wrong, with its place.
+        clipped: Places of boxes that reached a little out of the picture.
+        empty: Places of boxes without an area, which are left out.
+    """
+
+    picture: PictureBoxes
+    faults: list[str]
+    clipped: list[str]
+    empty: list[str]
+
+
+def fit_to_picture(picture: PictureBoxes, height: int, width: int, turned: bool = False) -> Fitted:
+    """Compare the boxes of a picture with its pixels.
+
+    A box that reaches out of the picture by up to 3 pixels or 1 % of the side is clipped: rounding and counting from
+    1 do that. One that reaches further, is reversed or in another unit is a fault, since it usually belongs to
+    another picture, size or order of columns. A box without an area marks nothing and is left out.
+
+    Args:
+        picture: Picture as annotated.
+        height: Height of the decoded, upright picture in pixels.
+        width: Width of the decoded, upright picture in pixels.
+        turned: Whether its EXIF orientation swapped height and width.
+    """
+    if wrong := _other_size(picture, height, width, turned):
+        return Fitted(picture, [wrong], [], [])
+    size = np.array([height, width, height, width], np.float64)
+    boxes = picture.boxes * size if picture.normalised else picture.boxes
+    faults, clipped, empty = [], [], []
+    keep = np.ones(len(boxes), bool)
+    tolerance = np.maximum(_BEYOND[0], _BEYOND[1] * size)
+    for at, (box, place) in enumerate(zip(boxes, picture.places, strict=True)):
+        outside = np.concatenate([-box[:2], box[2:] - size[2:]])
+        shown = _shown(picture.boxes[at])
+        if not picture.normalised and len(box) and 0 < box.max() <= 1 and min(height, width) > 4:
+            faults.append(f"{place}: the box {shown} is in shares of the picture (0 to 1). Expected pixels")
+        elif box[2] < box[0] or box[3] < box[1]:
+            faults.append(
+                f"{place}: the box {shown} is reversed (bottom above top, or right before left). Are its columns in "
+                "another order, or a width and a height taken for corners?"
+            )
+        elif (outside > tolerance).any() or (np.minimum(box[2:], size[2:]) < np.maximum(box[:2], 0)).any():
+            faults.append(
+                f"{place}: the box {shown} reaches {outside.max():.0f} pixels out of the picture of {height} x {width} "
+                "pixels (height x width)"
+            )
+        elif (np.minimum(box[2:], size[2:]) <= np.maximum(box[:2], 0)).any():
+            keep[at] = False
+            empty.append(place)
+        elif (outside > 1e-3).any():
+            clipped.append(place)
+    inside = np.clip(boxes, 0, size)
+    fitted = dataclasses.replace(picture, boxes=inside, height=height, width=width, normalised=False)
+    return Fitted(fitted.only(keep), faults, clipped, empty)
+
+
+def _other_size(picture: PictureBoxes, height: int, width: int, turned: bool) -> str:
+    """Return a fault if a picture was annotated at another size, else nothing."""
+    if not (picture.height and picture.width) or (picture.height, picture.width) == (height, width):
+        return ""
+    given = f"{picture.place}: {picture.path} was annotated with {picture.height} x {picture.width} pixels (height x "
+    if turned and (picture.height, picture.width) == (width, height):
+        return (
+            f"{given}width), but its EXIF orientation turns it to {height} x {width}, as every viewer shows it: save "
+            "the picture upright, or annotate it as shown"
+        )
+    return f"{given}width), but it has {height} x {width}: annotate it again, or take the picture that was annotated"
+
+
+def _shown(box: np.ndarray) -> str:
+    return "(top {:g}, left {:g}, bottom {:g}, right {:g})".format(*box)
+
+
+def encode(pictures: Sequence[PictureBoxes], class_names: Sequence[str], sizes: np.ndarray | None = None) -> np.ndarray:
+    """Return the labels of pictures.
+
+    Args:
+        pictures: Pictures with boxes in pixels.
+        class_names: Classes in the order of their numbers.
+        sizes: int [N, 2], height and width of each picture. Defaults to those of ``pictures``.
+
+    Returns:
+        float32 [N, M, 7], M the most objects of a picture and at least 1; see the module.
+
+    Example:
+        >>> encode([PictureBoxes.of("a.jpg", "a.xml", [((0, 0, 50, 50), "cat", "a.xml")], height=100, width=200)],
+        ...        ["cat"]).tolist()
+        [[[0.0, 0.0, 0.0, 0.5, 0.25, 100.0, 200.0]]]
+    """
+    number = {name: at for at, name in enumerate(class_names)}
+    labels = np.zeros((len(pictures), max(1, *map(len, pictures), 1), 7), np.float32)
+    labels[:, :, 0] = PADDING
+    if sizes is None:
+        sizes = np.array([(one.height, one.width) for one in pictures]).reshape(-1, 2)
+    labels[:, :, 5:] = sizes[:, None]
+    for row, one in zip(labels, pictures, strict=True):
+        classes = np.array([number[name] for name in one.class_names], np.float32)
+        row[: len(one), 0] = np.where(one.crowd, -2 - classes, classes)
+        row[: len(one), 1:5] = one.boxes / np.tile(row[0, 5:], 2)
+    return labels
+
+
+@tf.autograph.experimental.do_not_convert
+def follow(label: tf.Tensor, transform: PixelTransform) -> tf.Tensor:
+    """Move the boxes of a picture into a view of it.
+
+    An object of which less than 40 % of the area is left becomes padding: what is mostly cut off is no example of its
+    class. A crowd region stays while any of it is left, since its rest is still no background.
+
+    Args:
+        label: float32 [..., M, 7], boxes in shares of the picture.
+        transform: Transform from the picture to the view.
+
+    Returns:
+        float32 [..., M, 7]: boxes in shares of the view, clipped to it; height and width are those of the part of the
+        picture that fills the view, in pixels of the picture, so that areas in these pixels stay true.
+    """
+    label = tf.cast(label, tf.float32)
+    classes, sizes = label[..., :1], label[..., 5:7]
+    view = tf.tile(tf.cast(transform.size, tf.float32), [2])
+    moved = transform.boxes(label[..., 1:5] * tf.concat([sizes, sizes], axis=-1)) / view
+    inside = tf.clip_by_value(moved, 0.0, 1.0)
+    left = tf.math.divide_no_nan(_area(inside), _area(moved))
+    stays = tf.where(classes >= 0, left >= LEAST_VISIBLE, (left > 0) & (classes < PADDING))
+    kept = tf.where(stays, tf.concat([classes, inside], axis=-1), [float(PADDING), 0.0, 0.0, 0.0, 0.0])
+    part = tf.broadcast_to(transform.box[2:] - transform.box[:2], tf.shape(sizes))
+    return tf.concat([kept, part], axis=-1)
+
+
+def _area(boxes: tf.Tensor) -> tf.Tensor:
+    """Return the areas [..., 1] of boxes [..., 4]."""
+    return tf.reduce_prod(boxes[..., 2:] - boxes[..., :2], axis=-1, keepdims=True)

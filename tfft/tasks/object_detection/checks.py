@@ -1,0 +1,89 @@
+"""Findings about pictures with boxes: :func:`box_findings`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from tfft.data.examples import Splits
+from tfft.inspection.classes import twins, uneven
+from tfft.inspection.drift import drift_findings
+from tfft.inspection.duplicates import copy_findings
+from tfft.inspection.findings import Finding, Item
+from tfft.modalities.image.checks import file_findings, measures_of
+from tfft.tasks.object_detection.box_report import BoxReport
+from tfft.tasks.object_detection.data import BoxedImages
+
+_SAME = 1.0  # pixels by which the sides of one box may differ when it is drawn twice
+_FEW = 10  # objects of a class
+_TINY = 4.0  # pixels per side
+
+
+def box_findings(splits: Splits[BoxedImages], notes: list[str]) -> Iterator[Finding]:
+    """Yield findings about pictures with boxes, without reading files again.
+
+    Args:
+        splits: Result of :func:`tfft.tasks.object_detection.data.load_boxes`.
+        notes: List to which a sentence is added if duplicates were not searched.
+    """
+    parts = splits.parts
+    notes += [splits.duplicates_note] if splits.duplicates_note else []
+    facts = [one for part in parts.values() for one in part.facts]
+    yield from file_findings(facts, [""] * len(facts), splits.skipped)
+    yield from twins(splits.class_names)
+    yield from _class_counts(splits.train.counts)
+    yield from _drawn_twice(parts)
+    yield from _tiny(parts)
+    paths = [path for part in parts.values() for path in part.paths]
+    where = [name for name, part in parts.items() for _ in part.paths]
+    yield from copy_findings(splits.duplicates, paths, [""] * len(paths), where)
+    if splits.split_from.startswith("the parts"):
+        yield from drift_findings(measures_of(parts), {name: part.counts for name, part in parts.items()})
+    if isinstance(splits.report, BoxReport):
+        for note in splits.report.notes:
+            yield Finding("boxes", "note", note.rstrip("."), "look at them with tfft preview")
+
+
+def _class_counts(counts: Mapping[str, int]) -> Iterator[Finding]:
+    few = tuple(Item(name, f"has {count}") for name, count in counts.items() if count < _FEW)
+    if few:
+        message = f"{len(few)} classes have fewer than {_FEW} training objects"
+        yield Finding("few", "warning", message, "add pictures of them", few)
+    if len(counts) > 1:
+        for one in uneven(counts):
+            yield Finding("imbalance", "note", one.message, "look at the average precision of each class", one.items)
+
+
+def _drawn_twice(parts: Mapping[str, BoxedImages]) -> Iterator[Finding]:
+    """Find boxes that are drawn twice: of two classes, one of which is wrong, or of one class."""
+    two, one = list[Item](), list[Item]()
+    for part in parts.values():
+        for path, label in zip(part.paths, part.labels, strict=True):
+            rows = label[label[:, 0] >= 0]
+            boxes = rows[:, 1:5] * np.tile(rows[:, 5:7], 2)
+            near = (np.abs(boxes[:, None] - boxes[None]) <= _SAME).all(axis=-1)
+            for first, second in np.argwhere(np.triu(near, 1)):
+                names = [part.class_names[int(rows[at, 0])] for at in (first, second)]
+                box = "(top {:.0f}, left {:.0f}, bottom {:.0f}, right {:.0f})".format(*boxes[first])
+                if names[0] == names[1]:
+                    one.append(Item(path, f"has {names[0]!r} twice at {box}"))
+                else:
+                    two.append(Item(path, f"has {names[0]!r} and {names[1]!r} at {box}"))
+    if two:
+        message = f"{len(two)} boxes have two classes"
+        yield Finding("two-classes", "warning", message, "decide on one class and remove the other box", tuple(two))
+    if one:
+        message = f"{len(one)} boxes are drawn twice"
+        yield Finding("box-copy", "warning", message, "remove one of each: a detector is to find them once", tuple(one))
+
+
+def _tiny(parts: Mapping[str, BoxedImages]) -> Iterator[Finding]:
+    items = []
+    for part in parts.values():
+        sides = ((part.labels[..., 3:5] - part.labels[..., 1:3]) * part.labels[..., 5:7]).min(axis=-1)
+        for at in np.flatnonzero(((sides < _TINY) & (part.labels[..., 0] >= 0)).any(axis=1)):
+            items.append(Item(part.paths[at], f"has a box with a side below {_TINY:g} pixels"))
+    if items:
+        remedy = "remove boxes that were drawn by accident; a detector cannot find objects of that size"
+        yield Finding("tiny", "warning", f"{len(items)} pictures have tiny boxes", remedy, tuple(items))

@@ -1,0 +1,80 @@
+"""Grid of pictures with their boxes as training sees them: :func:`preview_boxes`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tfft.data.batches import BatchOptions
+from tfft.errors import DataError
+from tfft.specs import Augmentation, InputSpec, augmentation
+from tfft.tasks.object_detection.data import BoxedImages
+
+_GAP = 4  # white pixels between two pictures
+_COLOURS = ((230, 60, 40), (40, 120, 230), (30, 170, 80), (240, 160, 20), (150, 70, 200), (20, 180, 190))
+
+
+def preview_boxes(
+    examples: BoxedImages,
+    spec: InputSpec,
+    *,
+    augment: Augmentation | str | Sequence[str] | None = None,
+    rows: int = 6,
+    columns: int = 6,
+    seed: int = 0,
+) -> np.ndarray:
+    """Draw a grid of pictures with their boxes: one row per picture, the picture itself first, followed by its views.
+
+    Args:
+        examples: Pictures with boxes.
+        spec: Size of each picture; it is stretched.
+        augment: As in :func:`tfft.data.to_dataset`. Without it, the grid shows different pictures.
+        rows: Number of pictures to draw.
+        columns: Number of pictures per row.
+        seed: Seed for the choice and the views.
+
+    Returns:
+        uint8 [height, width, 3].
+    """
+    if min(rows, columns) < 1 or not len(examples):
+        raise DataError(f"Nothing to draw. Received: {len(examples)} pictures, {rows} rows, {columns} columns.")
+    spec = dataclasses.replace(spec, resize="stretch")
+    varied = augmentation(augment)
+    count = rows if varied else rows * columns
+    chosen = examples.take(np.random.default_rng(seed).permutation(len(examples))[:count])
+    drawn = [_drawn(chosen, spec, varied, view, seed) for view in range(columns if varied else 1)]
+    pictures = [one for row in zip(*drawn, strict=True) for one in row]
+    high = -(-len(pictures) // columns)
+    grid = np.full((high * (spec.height + _GAP) - _GAP, columns * (spec.width + _GAP) - _GAP, 3), 255, np.uint8)
+    for at, picture in enumerate(pictures):
+        top, left = (at // columns) * (spec.height + _GAP), (at % columns) * (spec.width + _GAP)
+        grid[top : top + spec.height, left : left + spec.width] = picture
+    return grid
+
+
+def _drawn(chosen: BoxedImages, spec: InputSpec, varied: Augmentation | None, view: int, seed: int) -> list[np.ndarray]:
+    """Return one view of each picture with its boxes; the epoch chooses the view."""
+    import tensorflow as tf
+
+    with tf.device("CPU:0"):
+        epoch = tf.Variable(view, dtype=tf.int64)
+    options = BatchOptions(batch_size=len(chosen), seed=seed, epoch=epoch, augment=varied, cache=False)
+    [(pixels, labels)] = chosen.batches(spec, options).as_numpy_iterator()
+    return [_with_boxes(one, label) for one, label in zip(pixels, labels, strict=True)]
+
+
+def _with_boxes(picture: Any, label: np.ndarray) -> np.ndarray:
+    """Draw the boxes of a label [M, 7] as frames of two pixels, in a colour for each class."""
+    result = np.array(picture)
+    size = np.tile(result.shape[:2], 2)
+    for row in label[label[:, 0] >= 0]:
+        top, left, bottom, right = np.clip(np.round(row[1:5] * size).astype(int), 0, size)
+        colour = _COLOURS[int(row[0]) % len(_COLOURS)]
+        frame = np.zeros(result.shape[:2], bool)
+        frame[top:bottom, left:right] = True
+        frame[top + 2 : bottom - 2, left + 2 : right - 2] = False
+        result[frame] = colour
+    return result

@@ -1,0 +1,182 @@
+"""Pascal VOC files: :func:`find_voc`, :func:`read_voc`.
+
+Implementation notes: VOC counts pixels from 1 and includes the last one, so the left edge of a box is ``xmin - 1`` and
+its right edge ``xmax``. A 0 anywhere shows that the tool counted from 0; then no file is shifted. VOC's own evaluation
+counts a ``difficult`` object neither as found nor as missed (Everingham et al., "The Pascal visual object classes
+challenge", 2010), which is what a crowd region means here. An XML file may come from a stranger: one with a document
+type is refused, since that is where entities come from that expand without end or read other files. Without it,
+``xml.etree`` follows no reference out of the file.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from xml.etree import ElementTree
+
+from tfft.tasks.object_detection.annotations import Annotations, BoxedObject, PictureBoxes
+from tfft.tasks.object_detection.picture_folder import (
+    PictureFolder,
+    beside,
+    choose_folder,
+    images_in,
+    part_folders,
+    part_of,
+)
+
+LOOKED_FOR = "Pascal VOC: .xml files in Annotations/ beside JPEGImages/ or images/, or beside the pictures"
+_LARGEST = 10_000_000  # bytes of a file
+_LISTS = ("train", "val", "valid", "validation", "test")
+_SIDES = ("ymin", "xmin", "ymax", "xmax")
+
+
+def find_voc(source: Path) -> list[tuple[str, Path]]:
+    """Return the folders of a folder that hold ``.xml`` files, with their parts."""
+    if not source.is_dir():
+        return []
+    parts = [(part, folder) for part, folder in part_folders(source) if _files_in(folder)]
+    if parts:
+        return parts
+    inner = [entry for entry in sorted(source.iterdir()) if entry.name.lower() in ("annotations", "xml", "labels")]
+    return [("", folder) for folder in (*inner, source) if folder.is_dir() and _files_in(folder)][:1]
+
+
+def _files_in(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.suffix.lower() == ".xml" and not file.name.startswith("."))
+
+
+def read_voc(
+    folders: Sequence[tuple[str, Path]], images: str | os.PathLike[str] | None, problems: list[str]
+) -> Annotations:
+    """Read folders of VOC files.
+
+    Args:
+        folders: Part and path of each.
+        images: Folder of the pictures; None looks beside the files.
+        problems: List to which a sentence is added for everything that cannot be used.
+    """
+    pictures: list[PictureBoxes] = []
+    notes: list[str] = []
+    for part, folder in folders:
+        trees = [(file, tree) for file in _files_in(folder) if (tree := _tree(file, problems)) is not None]
+        names = [_picture_name(file, tree) for file, tree in trees]
+        place = choose_folder(images, beside(folder, part), names, str(folder))
+        listed = _listed_parts(folder.parent, {file.stem for file, _ in trees}, problems) if not part else {}
+        for (file, tree), name in zip(trees, names, strict=True):
+            own = listed.get(file.stem, "unlisted") if listed else part
+            if (picture := _picture(file, tree, name, place, own, problems)) is not None:
+                pictures.append(picture)
+        notes += _unannotated(place, pictures)
+    if left := sum(one.part == "unlisted" for one in pictures):
+        notes.append(f"{left} annotated pictures are in neither train.txt nor val.txt and are left out.")
+    pictures = [one for one in pictures if one.part != "unlisted"]
+    return Annotations("Pascal VOC", str(folders[0][1]), tuple(_from_zero(pictures, notes)), (), tuple(notes))
+
+
+def _tree(file: Path, problems: list[str]) -> ElementTree.Element | None:
+    try:
+        data = file.read_bytes()
+        plain = data.replace(b"\0", b"").upper()  # UTF-16 has a zero beside each letter
+        if len(data) > _LARGEST:
+            raise ValueError(
+                f"has {len(data) // 10**6} MB. Expected a VOC annotation of at most {_LARGEST // 10**6} MB"
+            )
+        if b"<!DOCTYPE" in plain or b"<!ENTITY" in plain:
+            raise ValueError("has a DOCTYPE, which an annotation does not need and which may expand or read files")
+        tree = ElementTree.fromstring(data)  # without a DOCTYPE nothing can expand
+    except (OSError, LookupError, ElementTree.ParseError) as error:
+        problems.append(f"{file} cannot be read as XML: {error}")
+    except ValueError as error:
+        problems.append(f"{file} {error}")
+    else:
+        if tree.tag == "annotation":
+            return tree
+        problems.append(f"{file} holds <{tree.tag}>. Expected a VOC <annotation>")
+    return None
+
+
+def _picture_name(file: Path, tree: ElementTree.Element) -> str:
+    """Return the name of a picture; many tools copy ``filename`` from elsewhere, so an empty one is the file's own."""
+    return (tree.findtext("filename") or "").strip() or file.stem
+
+
+def _picture(
+    file: Path, tree: ElementTree.Element, name: str, folder: PictureFolder, part: str, problems: list[str]
+) -> PictureBoxes | None:
+    try:
+        path = folder.find(name)
+    except ValueError as error:
+        problems.append(f"{file} has the filename {name!r}, which {error}")
+        return None
+    objects = []
+    for at, element in enumerate(tree.iterfind("object"), 1):
+        place, box = f"{file}: object {at}", element.find("bndbox")
+        texts = [box.findtext(side) if box is not None else None for side in _SIDES]
+        sides = [_number(text) for text in texts]
+        name = (element.findtext("name") or "").strip("\r\n\t")
+        if not all(map(math.isfinite, sides)):
+            shown = ", ".join(f"{side} {text!r}" for side, text in zip(_SIDES, texts, strict=True))
+            problems.append(f"{place} has the box {shown}. Expected four numbers in pixels in <bndbox>")
+        elif not name.strip():
+            problems.append(f"{place} has no <name>")
+        else:
+            top, left, bottom, right = sides
+            crowd = (element.findtext("difficult") or "").strip() == "1"
+            objects.append(BoxedObject((top, left, bottom, right), name, place, crowd))
+    size = [_number(tree.findtext(f"size/{side}")) for side in ("height", "width")]
+    height, width = (int(side) if math.isfinite(side) else 0 for side in size)
+    return PictureBoxes.of(path, str(file), objects, height=height, width=width, part=part)
+
+
+def _number(text: str | None) -> float:
+    try:
+        return float(text or "")
+    except ValueError:
+        return math.nan
+
+
+def _from_zero(pictures: Sequence[PictureBoxes], notes: list[str]) -> Sequence[PictureBoxes]:
+    """Shift boxes so that they count from 0, unless they do."""
+    corners = [one for one in pictures if len(one)]
+    if any((one.boxes[:, :2] == 0).any() for one in corners):
+        notes.append("Boxes begin at 0, so pixels are counted from 0 here and not from 1 as in VOC.")
+        return pictures
+    if corners and all(one.boxes.max() <= 1 for one in corners):  # in shares, which is reported with the picture
+        return pictures
+    for one in corners:
+        one.boxes[:, :2] -= 1
+    return pictures
+
+
+def _listed_parts(root: Path, stems: set[str], problems: list[str]) -> dict[str, str]:
+    """Return the part of each picture in ``ImageSets/Main/train.txt`` and ``val.txt``; empty without both lists."""
+    folder = next((f for f in (root / "ImageSets" / "Main", root / "ImageSets") if f.is_dir()), root)
+    files = {part_of(file.stem): file for file in sorted(folder.glob("*.txt")) if file.stem.lower() in _LISTS}
+    if not {"train", "validation"} <= set(files):
+        return {}
+    found: dict[str, str] = {}
+    for part, file in files.items():
+        for line, text in enumerate(file.read_text("utf-8-sig", "replace").splitlines(), 1):
+            if not text.strip():
+                continue
+            stem = Path(text.strip()).name
+            stem = stem if stem in stems else os.path.splitext(stem)[0]
+            if stem not in stems:
+                problems.append(f"{file}:{line} names {text.strip()!r}, which has no .xml file")
+            elif found.get(stem, part) != part:
+                problems.append(f"{file}:{line} names {stem!r}, which is in {found[stem]} too")
+            found[stem] = part
+    return found
+
+
+def _unannotated(folder: PictureFolder, pictures: Sequence[PictureBoxes]) -> list[str]:
+    known = {os.path.realpath(one.path) for one in pictures}
+    left = [path for path in images_in(folder.folder) if os.path.realpath(path) not in known]
+    if not left:
+        return []
+    return [
+        f"{len(left)} pictures in {folder.folder} have no .xml file and are left out, such as "
+        f"{os.path.basename(left[0])}: VOC has a file without objects for a picture without objects."
+    ]
