@@ -151,7 +151,7 @@ def test_the_baseline_is_high_only_where_objects_have_their_place():
     rng = np.random.default_rng(0)
     fixed = [image([(0, *np.clip([0.2, 0.3, 0.7, 0.8] + rng.normal(0, 0.01, 4), 0, 1))]) for _ in range(20)]
     assert baseline(fixed, 1) > 0.6
-    places = rng.uniform(0, 0.9, (20, 2))
+    places = rng.uniform(0, 0.9, (60, 2))
     anywhere = [image([(0, *place, *(place + 0.1))]) for place in places]
     assert baseline(anywhere, 1) < 0.1
     assert baseline(fixed, 2) == pytest.approx(baseline(fixed, 1))
@@ -164,7 +164,8 @@ def test_the_baseline_is_high_only_where_objects_have_their_place():
 def output_of(boxes, scores, classes=2):
     """A model's output that has these detections: boxes [B, P, 4], scores [B, P, C]."""
     scores = np.clip(np.asarray(scores, np.float32), 1e-6, 1 - 1e-6)
-    return np.concatenate([np.log(scores / (1 - scores)), boxes, np.full((*scores.shape[:2], 2), 0.5)], -1, np.float32)
+    parts = [np.log(scores / (1 - scores)), boxes, np.full((*scores.shape[:2], 2), 0.5)]
+    return np.concatenate(parts, axis=-1).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +176,7 @@ def head():
 def labelled(*rows):
     labels = np.zeros((1, len(rows) + 1, 7), np.float32)
     labels[..., 0], labels[..., 5:] = -1, (100, 200)
-    labels[0, : len(rows), :5] = rows
+    labels[0, : len(rows), :5] = np.reshape(rows, (-1, 5))
     return labels
 
 
