@@ -237,3 +237,23 @@ FORMS = {
 
 def paths_of(annotations):
     return [Path(one.path).name for one in annotations.pictures]
+
+
+def coco_with(root, **changes):
+    file = root / "annotations" / "instances.json"
+    content = json.loads(file.read_text())
+    for key, change in changes.items():
+        change(content[key])
+    file.write_text(json.dumps(content))
+
+
+GIVEN = [["a.png", "c.png", "d.png"], ["b.png", "e.png"]]
+
+
+def given_yaml(root):
+    for folder, names in zip(("train", "valid"), GIVEN, strict=True):
+        pictures(root / folder / "images", names)
+        write_yolo(root / folder / "labels", names=names)
+    description = {"names": ["cat", "dog"], "nc": 2, "train": "../train/images", "val": "../valid/images"}
+    (root / "data.yaml").write_text(yaml.safe_dump(description))
+    return root

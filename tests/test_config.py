@@ -26,7 +26,8 @@ RUN = {
     "images": ("photos", 3),
     "audio": ("clip", -1), "label": (1, 1.5), "sample_rate": (8000, 0), "seconds": (1.5, float("inf")),
     "separator": ("|", ""), "delimiter": (";", ""), "encoding": ("cp1252", ""),
-    "decimal": (",", ";"), "max_length": (64, 2), "pooling": ("mean", "men"), "preprocessor": ("handle", 3),
+    "decimal": (",", ";"), "masks": ("annot", 3), "ignore": (("void", 11), 1.5),
+    "max_length": (64, 2), "pooling": ("mean", "men"), "preprocessor": ("handle", 3),
     "image_size": ((64, 96), (1, 2, 3)), "batch_size": (8, 0), "microbatch_size": (4, True), "seed": (7, 0.5),
     "deterministic": (True, "yes"), "validation": (0.3, "no-such-file.csv"), "group": ("folder", 2.0),
     "dropout": (0.0, 1.0), "l2": (1e-3, -1), "label_smoothing": (0.1, 1), "loss": ("focal", "focall"),
@@ -312,7 +313,7 @@ def test_the_order_of_plan_yaml_stays():
     values = Plan(backbone="b", data="d").to_dict()
     assert list(values) == [
         "backbone", "data", "backbone_digest", "name", "task", "text", "image", "images", "audio", "label",
-        "sample_rate", "seconds", "separator", "delimiter", "encoding", "decimal",
+        "sample_rate", "seconds", "separator", "delimiter", "encoding", "decimal", "masks", "ignore",
         "max_length", "pooling", "preprocessor", "image_size", "batch_size", "microbatch_size",
         "seed", "deterministic", "validation", "group", "dropout", "l2", "label_smoothing", "loss", "class_weight",
         "sampling", "batch_norm", "input_range", "output", "resize", "augment", "views", "trust", "constants", "strict",

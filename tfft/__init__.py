@@ -61,6 +61,7 @@ _REGISTERED = (
     "tfft.layers.caffe_pixels", "tfft.layers.start_end_packer", "tfft.layers.litert_model",
     "tfft.backbones.savedmodel.layer", "tfft.contrastive", "tfft.heads",
     "tfft.tasks.object_detection.layers", "tfft.tasks.object_detection.loss", "tfft.tasks.object_detection.metric",
+    "tfft.tasks.semantic_segmentation.layers", "tfft.tasks.semantic_segmentation.losses",
     "tfft.optimizers.per_variable_lr", "tfft.optimizers.schedules", "tfft.regularizers.l2_sp",
 )  # fmt: skip
 

@@ -81,6 +81,10 @@ _COLUMNS = satisfies(
     "two of them for pairs",
     lambda value: isinstance(value, (tuple, list)) and len(value) in (1, 2) and all(map(COLUMN.accepts, value)),
 )
+_IGNORED = satisfies(
+    "several of them",
+    lambda value: isinstance(value, (tuple, list)) and bool(value) and all(map(COLUMN.accepts, value)),
+)
 _SPLIT_FILE = satisfies(
     "a split file that exists", lambda value: isinstance(value, (str, os.PathLike)) and os.path.isfile(value)
 )
@@ -144,7 +148,7 @@ class SharedSettings:
         "auto",
         help=f"Meaning of the labels: {', '.join(registry.task_names())}.",
         details='"regression": numbers. "token_classification": one tag per word; text and label then name the lists '
-        "of words and tags in JSON lines.",
+        "of words and tags in JSON lines. \"semantic_segmentation\": one class per pixel, in masks.",
         default_help="inferred from the labels",
         check=_TASK,
         cli=Option(), group="text", scope=("reading",),
@@ -215,6 +219,19 @@ class SharedSettings:
         help="Decimal mark of labels that are numbers, a point or a comma.",
         default_help="the labels tell",
         check=NONE | one_of(".", ","), cli=Option(metavar="MARK"), group="data", scope=("reading",),
+    )  # fmt: skip
+    masks: str | os.PathLike[str] | None = setting(
+        None,
+        help="Folder of the masks, for semantic segmentation.",
+        details="Absolute, or below the data folder or each of its parts.",
+        default_help="masks, labels or annotations beside the images",
+        check=_PATH | NONE, cli=Option(metavar="FOLDER"), group="data", scope=("reading",),
+    )  # fmt: skip
+    ignore: str | int | tuple[str | int, ...] | None = setting(
+        None,
+        help="Classes of masks that count as no label: names, values or colours (\"r g b\").",
+        default_help="255, and a class named void or unlabelled",
+        check=COLUMN | _IGNORED | NONE, cli=Option(parse_column, "CLASS", "+"), group="data", scope=("reading",),
     )  # fmt: skip
     max_length: int | None = setting(
         None,
@@ -477,6 +494,8 @@ class RunSettings(TypedDict, total=False):
     delimiter: str | None
     encoding: str | None
     decimal: str | None
+    masks: str | os.PathLike[str] | None
+    ignore: str | int | tuple[str | int, ...] | None
     max_length: int | None
     pooling: Literal["cls", "mean", "last", "pooled_output"] | None
     preprocessor: str | None

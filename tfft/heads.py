@@ -5,8 +5,9 @@ consistent (a metric that expects probabilities but gets logits reports nonsense
 model stores its head in its config, so a saved model knows its classes.
 
 Each task has a class of heads and a factory function: ``heads.classification``, ``heads.binary``, ``heads.multilabel``,
-``heads.regression``, ``heads.token_classification``, ``heads.object_detection``, and ``heads.NAME`` for every task
-added with :func:`tfft.registry.register_task`. They are in ``tfft/tasks``; this module has their base classes.
+``heads.regression``, ``heads.token_classification``, ``heads.object_detection``, ``heads.semantic_segmentation``, and
+``heads.NAME`` for every task added with :func:`tfft.registry.register_task`. They are in ``tfft/tasks``; this module
+has their base classes.
 """
 
 from __future__ import annotations
@@ -31,11 +32,12 @@ if TYPE_CHECKING:  # what __getattr__ gives
     from tfft.tasks.multilabel.head import multilabel
     from tfft.tasks.object_detection.head import object_detection
     from tfft.tasks.regression.head import regression
+    from tfft.tasks.semantic_segmentation.head import semantic_segmentation
     from tfft.tasks.token_classification.head import token_classification
 
 __all__ = [
     "LOSSES", "Head", "Logits", "ModelFeatures", "WordLogits", "binary", "classification", "from_model", "multilabel",
-    "object_detection", "regression", "set_l2", "token_classification",
+    "object_detection", "regression", "semantic_segmentation", "set_l2", "token_classification",
 ]  # fmt: skip
 
 LOGITS_LAYER, DROPOUT_LAYER = "logits", "dropout"

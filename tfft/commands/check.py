@@ -19,7 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--backbone", metavar="HANDLE", help="check labels too, with a probe on its features, and find larger crops"
     )
     parser.add_argument("--html", metavar="FILE", help="write a page with thumbnails of the findings")
-    add_settings(parser, "task", "text", "image", "images", "audio", "label", "delimiter", "encoding", "decimal")
+    add_settings(parser, "task", "text", "image", "images", "masks", "ignore")
+    add_settings(parser, "audio", "label", "delimiter", "encoding", "decimal")
     add_settings(parser, "seed", default=0, help="Seed for the split of texts and for the probe.")
     add_json(parser)
 
@@ -40,6 +41,8 @@ def run(options: argparse.Namespace, print_result: PrintResult) -> int:
             label=options.label,
             task=options.task or "auto",
             images=options.images,
+            masks=options.masks,
+            ignore=options.ignore,
             delimiter=options.delimiter,
             encoding=options.encoding,
             decimal=options.decimal,

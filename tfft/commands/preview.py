@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     parser.add_argument("data", metavar="DATA", help="folder with one folder per class, also split")
     parser.add_argument("--out", metavar="FILE", default="preview.png", help="image to write (preview.png)")
-    add_settings(parser, "task", "images")
+    add_settings(parser, "task", "images", "masks", "ignore")
     add_settings(parser, "augment", help="Random changes: flip, crop, rand, or with a number as in crop=0.7.")
     add_settings(parser, "resize", default="crop")
     add_settings(parser, "image_size", default=160)
@@ -39,7 +39,8 @@ def run(options: argparse.Namespace, print_result: PrintResult) -> int:
     size = options.image_size
     height, width = (size, size) if isinstance(size, int) else size
     spec = InputSpec(height=height, width=width, resize=options.resize)
-    splits = load(options.data, task=options.task or "auto", images=options.images)
+    folders = {"images": options.images, "masks": options.masks}
+    splits = load(options.data, task=options.task or "auto", ignore=options.ignore, **folders)
     kind, examples = modality_of(splits), splits.train
     grid = {"augment": options.augment, "rows": options.rows, "columns": options.columns, "seed": options.seed}
     drawn = kind.preview(examples, spec, **grid)

@@ -23,7 +23,7 @@ from tfft.specs import AudioSpec, Augmentation, InputSpec
 _DEFAULTS: dict[str, Any] = {
     "validation": 0.2, "seed": 0, "strict": False, "check": True, "progress": None, "group": None, "store": None,
     "label": None, "task": "auto", "separator": None, "root": None, "images": None, "encoding": None, "delimiter": None,
-    "decimal": None,
+    "decimal": None, "masks": None, "ignore": None,
 }  # fmt: skip
 
 
@@ -48,6 +48,8 @@ def load(
     encoding: str | None = None,
     delimiter: str | None = None,
     decimal: str | None = None,
+    masks: str | os.PathLike[str] | None = None,
+    ignore: str | int | Sequence[str | int] | None = None,
     sample_rate: int | None = None,
     seconds: float | None = None,
     **further: Any,
@@ -69,6 +71,8 @@ def load(
               (:func:`tfft.modalities.audio.load_recording_table`), else of texts;
             - with ``task="object_detection"`` boxes in COCO, Pascal VOC or YOLO format, or in a table;
             - ``(texts, labels)``; with ``task="token_classification"`` files or lists of tagged words;
+            - with ``task="semantic_segmentation"`` a folder of images and one of masks
+              (:func:`tfft.tasks.semantic_segmentation.data.load_masks`);
             - ``(images, labels)``, arrays or lists, twice for two parts, or a ``tf.data.Dataset`` of both
               (:func:`tfft.modalities.image.load_arrays`);
             - ``(train, validation)`` or ``(train, validation, class_names)``, two datasets of inputs and labels;
@@ -87,13 +91,17 @@ def load(
         text: Column with the texts; two columns for pairs.
         label: Column with the labels.
         task: Meaning of the labels: ``"classification"``, ``"binary"``, ``"multilabel"``, ``"regression"``, or
-            ``"token_classification"``, one tag per word; ``"auto"`` infers it.
+            ``"token_classification"``, one tag per word, or ``"semantic_segmentation"``, one class per pixel;
+            ``"auto"`` infers it.
         separator: Separator between several labels of one example.
         root: Folder of the files in a table.
         images: Folder of the pictures of an annotation file, for object detection. Defaults to the one beside it.
         encoding: Encoding of tables and text files. Defaults to that of a byte-order mark, UTF-8 or a guess.
         delimiter: Delimiter between the fields of a table. Inferred by default.
         decimal: ``","`` for numeric labels such as 1,5. Inferred by default.
+        masks: Folder of the masks for semantic segmentation, absolute or below the data folder or each of its parts.
+            Defaults to ``masks``, ``labels`` or ``annotations`` beside ``images``.
+        ignore: Names, values or colours in masks that count as no label, in addition to 255.
         sample_rate: Sample rate in Hz to which recordings are resampled.
         seconds: Clip length in seconds.
         **further: Settings of a modality from another package.

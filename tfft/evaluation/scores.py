@@ -91,11 +91,11 @@ class ClassScore:
 
     Attributes:
         name: Class name.
-        examples: Number of its examples.
+        examples: Number of its examples; of its pixels for semantic segmentation.
         predicted: Number of predictions of this class.
         precision: Share of the predictions that are correct; None without predictions.
         recall: Share of its examples that are found; None without examples.
-        f1: Harmonic mean of both; None if either is.
+        f1: Harmonic mean of both, which is also called the Dice coefficient; None if either is.
         measures: Further numbers by name, such as the average precision; empty for most tasks.
     """
 
@@ -112,6 +112,11 @@ class ClassScore:
         values = dataclasses.asdict(self)
         return values if values["measures"] else {name: values[name] for name in values if name != "measures"}
 
+    @property
+    def iou(self) -> float | None:
+        """Intersection over union, a function of f1; None if that is."""
+        return None if self.f1 is None else self.f1 / (2 - self.f1)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Scores:
@@ -122,13 +127,13 @@ class Scores:
         examples: Number of examples; of sentences for token classification.
         loss: Mean loss per example, without weight decay; per word for token classification.
         accuracy: Share of correct predictions; for multi-label, of single labels; for token classification, of words;
-            None for regression and detection.
+            for semantic segmentation, of pixels; None for regression and detection.
         interval: 95 % interval of :attr:`metric` (Wilson's for classes, normal otherwise; for f1 see
-            :func:`f1_interval`).
+            :func:`f1_interval`, for the mean IoU and the map a bootstrap over pictures).
         metric: Metric of the interval: ``"accuracy"``, ``"mean_absolute_error"``, ``"f1"`` of the entities in
-            sentences, or ``"map"`` of detected objects.
-        majority_baseline: Accuracy of always predicting the most frequent class, or the map of the same boxes in every
-            image; None for regression and f1.
+            sentences, ``"mean_iou"`` of pixels, or ``"map"`` of detected objects.
+        majority_baseline: Accuracy, or mean IoU, of always predicting the most frequent class, or the map of the same
+            boxes in every image; None for regression and f1.
         per_class: One row per class, or per entity type if the metric is f1; empty for regression.
         confusion: Examples by true class (row) and predicted class (column); None if not applicable. For
             detected objects the last row and column are the background.
@@ -236,7 +241,11 @@ class Scores:
         return text if self.majority_baseline is None else f"{text}, {one_answer} {self.majority_baseline:.4f}"
 
     def __str__(self) -> str:
-        measures = "".join(f", {k} {v if isinstance(v, int) else f'{v:.4f}'}" for k, v in self.measures.items())
+        measures = "".join(
+            f", {k} {v if isinstance(v, int) else f'{v:.4f}'}"
+            for k, v in self.measures.items()
+            if not k.startswith("iou of ")
+        )
         lines = [self.summary, f"loss {self.loss:.4f}{measures}"]
         if not self.per_class:
             return "\n".join(lines)
@@ -247,14 +256,17 @@ class Scores:
             title = f"the {_ROWS_SHOWN} rows of {len(self.per_class)} with the lowest recall"
         table = Table(title=title, title_justify="left")
         table.add_column("type" if self.metric == "f1" else "class")
-        for name in ("examples", "predicted", "precision", "recall", "f1"):
+        pixels = self.metric == "mean_iou"
+        last = ("dice", "iou") if pixels else ("f1",)
+        for name in ("pixels" if pixels else "examples", "predicted", "precision", "recall", *last):
             table.add_column(name, justify="right")
         further = list(dict.fromkeys(name for row in rows for name in row.measures))
         for name in further:
             table.add_column(name, justify="right")
         for row in rows:
-            numbers = (row.precision, row.recall, row.f1, *(row.measures.get(name) for name in further))
-            shares = ["-" if x is None else f"{x:.3f}" for x in numbers]
+            values = (row.precision, row.recall, row.f1, row.iou)[: 2 + len(last)]
+            values += tuple(row.measures.get(name) for name in further)
+            shares = ["-" if x is None else f"{x:.3f}" for x in values]
             table.add_row(row.name, str(row.examples), str(row.predicted), *shares)
         lines.append(render(table))
         if self.most_confused:

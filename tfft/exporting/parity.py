@@ -236,6 +236,8 @@ def _compare(trial: Trial, outputs: Mapping[str, np.ndarray], tolerance: float) 
 def _near_ties(expected: Mapping[str, np.ndarray], served: np.ndarray, tolerance: float) -> np.ndarray:
     """Return where the probabilities are so close to a tie that either label is correct within the tolerance."""
     probabilities = expected.get("probabilities")
+    if probabilities is not None and (probabilities.ndim, served.ndim) == (4, 3):  # one class for each pixel
+        return _pixel_ties(probabilities, served, tolerance)
     if probabilities is None or probabilities.ndim != 2 or probabilities.shape[1] < 1:
         return np.zeros(served.shape, bool)
     if served.shape == probabilities.shape:  # one yes or no for each label
@@ -244,3 +246,15 @@ def _near_ties(expected: Mapping[str, np.ndarray], served: np.ndarray, tolerance
         top = np.sort(probabilities, axis=1)[:, -2:]
         return top[:, 1] - top[:, 0] <= 2 * tolerance
     return np.zeros(served.shape, bool)
+
+
+def _pixel_ties(probabilities: np.ndarray, served: np.ndarray, tolerance: float) -> np.ndarray:
+    """Return where two classes of a pixel are so close that either is correct, for masks larger than probabilities.
+
+    Masks come from enlarged logits. Logarithms of probabilities differ from logits by one number per cell, the same for
+    all classes, so the differences between classes are equal, also after enlarging.
+    """
+    logits = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
+    large = tf.image.resize(logits, served.shape[1:], "bilinear").numpy()
+    top = np.sort(large, axis=-1)[..., -2:]
+    return top[..., 1] - top[..., 0] <= 2 * tolerance * (1 + np.abs(logits).max())

@@ -202,7 +202,7 @@ def predict_items(
             if isinstance(row, str):
                 yield Prediction(item.name, error=row, pair=item.pair)
             elif plain is not None and (outputs := plain(row)) is not None:
-                yield Prediction(item.name, outputs=outputs, pair=item.pair)
+                yield Prediction(item.name, outputs=_named(outputs, class_names), pair=item.pair)
             else:
                 yield _prediction(item, row, class_names, top)
 
@@ -259,14 +259,22 @@ def _prediction(item: RequestItem, row: Row, class_names: Sequence[str], top: in
     probabilities = row.get("probabilities")
     if probabilities is None or "label" not in row:
         outputs = {name: _plain(value) for name, value in row.items()}
-        if probabilities is not None and len(class_names) == len(probabilities):
-            outputs["probabilities"] = dict(zip(class_names, outputs["probabilities"], strict=True))
-        return Prediction(item.name, outputs=outputs, pair=item.pair)
+        return Prediction(item.name, outputs=_named(outputs, class_names), pair=item.pair)
     best = np.argsort(-probabilities, kind="stable")[:top]
     named = len(class_names) == len(probabilities)
     join_names = tuple((class_names[i] if named else str(i), float(probabilities[i])) for i in best)
     label = row["label"].decode()
     return Prediction(item.name, label, float(probabilities.max()), join_names, pair=item.pair)
+
+
+def _named(outputs: dict[str, Any], class_names: Sequence[str]) -> dict[str, Any]:
+    """Return plain outputs with names for the numbers that there are one of for each class."""
+    named = dict(outputs)
+    for name in ("probabilities", "shares"):
+        values = outputs.get(name)
+        if isinstance(values, list) and len(values) == len(class_names) and not isinstance(values[0], list):
+            named[name] = dict(zip(class_names, values, strict=True))
+    return named
 
 
 def _plain(value: Any) -> Any:

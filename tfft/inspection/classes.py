@@ -101,7 +101,9 @@ def _all(counts: Mapping[str, int]) -> tuple[Item, ...]:
 
 
 def label_text(names: Sequence[str], label: Any) -> str:
-    """Return the class names of an example, or its number."""
+    """Return the class names of an example, or its number; nothing for boxes and masks."""
+    if np.ndim(label) > 1 or (np.ndim(label) == 1 and len(label) != len(names)):
+        return ""
     if np.ndim(label):
         return ", ".join(name for name, on in zip(names, label, strict=True) if on)
     return names[label] if np.asarray(label).dtype.kind != "f" else f"{label:g}"

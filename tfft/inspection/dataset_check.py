@@ -31,6 +31,8 @@ def check(
     label: str | int | None = None,
     task: str = "auto",
     images: str | os.PathLike[str] | None = None,
+    masks: str | os.PathLike[str] | None = None,
+    ignore: str | int | Sequence[str | int] | None = None,
     delimiter: str | None = None,
     encoding: str | None = None,
     decimal: str | None = None,
@@ -54,6 +56,8 @@ def check(
         label: Column with the labels.
         task: Meaning of the labels, as in :func:`tfft.data.load`, for a task with files of its own.
         images: Folder of the pictures of an annotation file, for object detection.
+        masks: Folder of the masks, as in :func:`tfft.data.load`, like the next one.
+        ignore: Classes of masks that count as no label.
         delimiter: Delimiter of a table, as in :func:`tfft.data.load`, like the next two.
         encoding: Encoding of a table.
         decimal: Decimal mark of numeric labels.
@@ -75,9 +79,8 @@ def check(
     """
     start = time.perf_counter()
     form = {"delimiter": delimiter, "encoding": encoding, "decimal": decimal}
-    columns = explicit(
-        {"text": text, "image": image, "audio": audio, "label": label, **form, "task": task, "images": images}
-    )
+    own_files = {"task": task, "images": images, "masks": masks, "ignore": ignore}
+    columns = explicit({"text": text, "image": image, "audio": audio, "label": label, **form, **own_files})
     if is_tfds(data):
         copy = local_copy(data, columns, progress)
         settings: dict[str, Any] = {name: copy.settings[name] for name in ROLES}

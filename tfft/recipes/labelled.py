@@ -20,7 +20,7 @@ from tfft.io.cache_dir import cache_dir
 from tfft.io.name_files import composed
 from tfft.recipes.run import Run
 
-_COLUMNS = (*ROLES, "separator", "delimiter", "encoding", "decimal")
+_COLUMNS = (*ROLES, "separator", "delimiter", "encoding", "decimal", "masks", "ignore")
 
 
 def labelled_data(

@@ -22,6 +22,10 @@ from tfft.modalities.image.transform import PixelTransform
 PADDING = -1
 LEAST_VISIBLE = 0.4  # share of an object's area in a view; an object with less is no example of its class
 _BEYOND = (3.0, 0.01)  # pixels, share of the side: a box may reach that far out of its picture
+_REVERSED = (
+    "is reversed (bottom above top, or right before left). Are its columns in another order, or a width and a height "
+    "taken for corners?"
+)
 
 
 class BoxedObject(NamedTuple):
@@ -145,32 +149,27 @@ def fit_to_picture(picture: PictureBoxes, height: int, width: int, turned: bool 
         return Fitted(picture, [wrong], [], [])
     size = np.array([height, width, height, width], np.float64)
     boxes = picture.boxes * size if picture.normalised else picture.boxes
-    faults, clipped, empty = [], [], []
-    keep = np.ones(len(boxes), bool)
-    tolerance = np.maximum(_BEYOND[0], _BEYOND[1] * size)
-    for at, (box, place) in enumerate(zip(boxes, picture.places, strict=True)):
-        outside = np.concatenate([-box[:2], box[2:] - size[2:]])
-        shown = _shown(picture.boxes[at])
-        if not picture.normalised and len(box) and 0 < box.max() <= 1 and min(height, width) > 4:
-            faults.append(f"{place}: the box {shown} is in shares of the picture (0 to 1). Expected pixels")
-        elif box[2] < box[0] or box[3] < box[1]:
-            faults.append(
-                f"{place}: the box {shown} is reversed (bottom above top, or right before left). Are its columns in "
-                "another order, or a width and a height taken for corners?"
-            )
-        elif (outside > tolerance).any() or (np.minimum(box[2:], size[2:]) < np.maximum(box[:2], 0)).any():
-            faults.append(
-                f"{place}: the box {shown} reaches {outside.max():.0f} pixels out of the picture of {height} x {width} "
-                "pixels (height x width)"
-            )
-        elif (np.minimum(box[2:], size[2:]) <= np.maximum(box[:2], 0)).any():
-            keep[at] = False
-            empty.append(place)
-        elif (outside > 1e-3).any():
-            clipped.append(place)
-    inside = np.clip(boxes, 0, size)
-    fitted = dataclasses.replace(picture, boxes=inside, height=height, width=width, normalised=False)
-    return Fitted(fitted.only(keep), faults, clipped, empty)
+    outside = np.concatenate([-boxes[:, :2], boxes[:, 2:] - size[2:]], axis=1)
+    common = np.minimum(boxes[:, 2:], size[2:]) - np.maximum(boxes[:, :2], 0)
+    in_pixels = not picture.normalised and min(height, width) > 4
+    in_shares = np.asarray((boxes <= 1).all(axis=1) & (boxes > 0).any(axis=1) & in_pixels)
+    is_reversed = np.asarray((boxes[:, 2:] < boxes[:, :2]).any(axis=1))
+    beyond = (outside > np.maximum(_BEYOND[0], _BEYOND[1] * size)).any(axis=1) | (common < 0).any(axis=1)
+    faults = []
+    for at in np.flatnonzero(in_shares | is_reversed | beyond):
+        start = f"{picture.places[at]}: the box {_shown(picture.boxes[at])}"
+        if in_shares[at]:
+            faults.append(f"{start} is in shares of the picture (0 to 1). Expected pixels")
+        elif is_reversed[at]:
+            faults.append(f"{start} {_REVERSED}")
+        else:
+            shape = f"the picture of {height} x {width} pixels (height x width)"
+            faults.append(f"{start} reaches {outside[at].max():.0f} pixels out of {shape}")
+    empty = (common <= 0).any(axis=1)
+    clipped = ~empty & (outside > 1e-3).any(axis=1)
+    fitted = dataclasses.replace(picture, boxes=np.clip(boxes, 0, size), height=height, width=width, normalised=False)
+    places = ([picture.places[at] for at in np.flatnonzero(which)] for which in (clipped, empty))
+    return Fitted(fitted.only(~empty), faults, *places)
 
 
 def _other_size(picture: PictureBoxes, height: int, width: int, turned: bool) -> str:

@@ -1,0 +1,200 @@
+"""Head for semantic segmentation: a light decoder with a loss of pixels."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfft.errors import PlanError
+from tfft.heads import DROPOUT_LAYER, FOCAL_GAMMA, LOGITS_LAYER, Head, Logits, ModelFeatures, as_names
+from tfft.tasks.semantic_segmentation import STRIDE, VOID
+from tfft.tasks.semantic_segmentation.layers import UpsampleLike
+from tfft.tasks.semantic_segmentation.losses import PixelAccuracy, PixelMeanIoU, SegmentationLoss
+
+_MOMENTUM = 0.9  # of BatchNorm: few pictures make few steps, and a batch has thousands of cells
+_RARE = 1.1  # constant of the ENet weights: a class without pixels weighs 10.5, one with all of them 1.35
+
+
+@dataclasses.dataclass(frozen=True)
+class SemanticSegmentationHead(Head):
+    """One logit per class and cell of 4 x 4 pixels; labels are masks [B, H, W], 255 for pixels without a label.
+
+    The decoder is a light one in the manner of LR-ASPP (Howard et al., "Searching for MobileNetV3", 2019): a 1 x 1
+    convolution brings the maps of all strides to one width; the coarsest is multiplied by a sigmoid gate that sees the
+    whole picture; then, from coarse to fine, a map is enlarged, added to the next finer one and passed through a
+    separable 3 x 3 convolution. LR-ASPP joins two strides and adds class scores; this decoder joins all of them as
+    U-Net does (Ronneberger et al., 2015), which thin objects need.
+
+    Served: ``mask`` uint8 [B, 4 h, 4 w], the most probable class of each pixel; ``probabilities`` float32 [B, h, w, C];
+    ``shares`` float32 [B, C], the share of the pixels that each class has in the mask.
+
+    Attributes:
+        width: Channels of the decoder.
+        class_weights: Weights of the classes in the cross-entropy; None for equal ones.
+    """
+
+    least_names: ClassVar[int] = 2
+
+    width: int = 96
+    class_weights: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.class_weights is not None:
+            object.__setattr__(self, "class_weights", tuple(float(weight) for weight in self.class_weights))
+        super().__post_init__()
+
+    def problems(self) -> list[str]:
+        """Return the problems of the fields, one sentence each."""
+        problems = super().problems()
+        if self.units > VOID:
+            problems.append(f"at most {VOID} classes fit into a mask of bytes, received {self.units}")
+        if not (isinstance(self.width, int) and self.width >= 1):
+            problems.append(f"width must be a whole number of at least 1, received {self.width!r}")
+        weights = self.class_weights
+        if weights is not None and (len(weights) != self.units or not all(0 < w < math.inf for w in weights)):
+            problems.append(f"class_weights must be {self.units} numbers above 0, received {list(weights)}")
+        return problems
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for YAML and JSON."""
+        weights = self.class_weights
+        return {**super().to_dict(), "class_weights": None if weights is None else list(weights)}
+
+    def fitted_to(self, labels: Any) -> SemanticSegmentationHead:
+        """Return the head with class weights from the pixels of training masks; given ones are kept.
+
+        The weight of a class with the share p of all labelled pixels is ``1 / ln(1.1 + p)`` (Paszke et al., "ENet",
+        2016, with 1.02 in place of 1.1: weights of 1.4 to 10.5 here, of 1.4 to 50 there).
+
+        Args:
+            labels: Labels of :class:`tfft.tasks.semantic_segmentation.data.MaskedImages`, int32 [N, 1 + classes], or
+                masks, int [N, H, W].
+
+        Example:
+            >>> head = tfft.heads.semantic_segmentation(splits.class_names).fitted_to(splits.train.labels)
+        """
+        if self.class_weights is not None:
+            return self
+        counts = self.pixels_of(np.asarray(labels))
+        shares = counts / max(counts.sum(), 1)
+        return dataclasses.replace(self, class_weights=tuple((1 / np.log(_RARE + shares)).tolist()))
+
+    def pixels_of(self, labels: np.ndarray) -> np.ndarray:
+        """Return the number of labelled pixels of each class, float64 [C], for labels as in :meth:`fitted_to`."""
+        if labels.ndim == 2 and labels.shape[1] == 1 + self.units:
+            return labels[:, 1:].sum(axis=0, dtype=np.float64)
+        if labels.ndim != 3:
+            raise PlanError(
+                f"Expected masks [N, H, W] or the labels of masked images [N, {1 + self.units}] for {self.units} "
+                f"classes. Received: labels {labels.shape}."
+            )
+        return np.bincount(labels[labels != VOID], minlength=self.units)[: self.units].astype(np.float64)
+
+    def loss(self, *, soft: bool = False) -> keras.losses.Loss:
+        """Return weighted cross-entropy (or the focal loss) plus the Dice loss."""
+        _refuse(soft)
+        gamma = FOCAL_GAMMA if self.loss_name == "focal" else 0.0
+        return SegmentationLoss(self.class_weights, gamma, self.label_smoothing, name="segmentation")
+
+    def metrics(self, *, soft: bool = False) -> list[keras.metrics.Metric]:
+        """Return ``mean_iou`` and ``accuracy`` of pixels, both at the size of the logits."""
+        _refuse(soft)
+        return [PixelMeanIoU(self.units, name="mean_iou"), PixelAccuracy(name="accuracy")]
+
+    def attach(self, features: keras.KerasTensor | ModelFeatures) -> keras.KerasTensor:
+        """Add the decoder, ``dropout`` and ``logits`` to maps by stride.
+
+        Args:
+            features: Maps [B, h, w, channels] by stride, at least one, the finest with stride 4.
+
+        Returns:
+            float32 logits [B, H / 4, W / 4, classes].
+        """
+        maps = ModelFeatures.of(features).values
+        if not isinstance(maps, Mapping):
+            raise PlanError(
+                "Expected feature maps by stride, as tfft.build gives them. Received: one tensor. Fix: "
+                f"head.attach(ModelFeatures({{{STRIDE}: tensor}}))."
+            )
+        sides = {stride: self._lateral(maps[stride], stride) for stride in sorted(maps, reverse=True)}
+        coarsest, *finer = sides
+        pooled = keras.layers.GlobalAveragePooling2D(keepdims=True, name="gate_pool")(maps[coarsest])
+        gate = keras.layers.Conv2D(self.width, 1, activation="sigmoid", name="gate")(pooled)
+        x = keras.layers.Multiply(name="gated")([sides[coarsest], gate])
+        for stride in finer:
+            x = UpsampleLike(name=f"up_{stride}")(x, sides[stride])
+            x = keras.layers.Add(name=f"add_{stride}")([x, sides[stride]])
+            mix = keras.layers.SeparableConv2D(self.width, 3, padding="same", use_bias=False, name=f"mix_{stride}")
+            x = _normalised(mix(x), f"mix_{stride}")
+        x = keras.layers.Dropout(self.dropout, name=DROPOUT_LAYER)(x)
+        return Logits(self, name=LOGITS_LAYER)(x)  # a Dense layer on the last axis: a 1 x 1 convolution
+
+    def _lateral(self, feature_map: keras.KerasTensor, stride: int) -> keras.KerasTensor:
+        layer = keras.layers.Conv2D(self.width, 1, use_bias=False, name=f"lateral_{stride}")
+        return _normalised(layer(feature_map), f"lateral_{stride}")
+
+    def postprocess(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Turn logits into masks at four times their size, probabilities, and the share of each class."""
+        logits = tf.cast(logits, tf.float32)
+        large = tf.image.resize(logits, tf.shape(logits)[1:3] * STRIDE, "bilinear")
+        mask = tf.argmax(large, axis=-1, output_type=tf.int32)
+        shares = [tf.reduce_mean(tf.cast(mask == c, tf.float32), axis=(1, 2)) for c in range(self.units)]
+        return {
+            "mask": tf.cast(mask, tf.uint8),
+            "probabilities": tf.nn.softmax(logits),
+            "shares": tf.stack(shares, axis=-1),
+        }
+
+
+def _normalised(tensor: keras.KerasTensor, name: str) -> keras.KerasTensor:
+    normal = keras.layers.BatchNormalization(momentum=_MOMENTUM, name=f"{name}_norm")(tensor)
+    return keras.layers.ReLU(name=f"{name}_relu")(normal)
+
+
+def _refuse(soft: bool) -> None:
+    if soft:
+        raise PlanError("The labels of pixels are whole numbers, so soft=True has no meaning for them. Leave it out.")
+
+
+def semantic_segmentation(
+    class_names: Sequence[str],
+    *,
+    width: int = 96,
+    class_weights: Sequence[float] | None = None,
+    dropout: float = 0.1,
+    l2: float = 0.0,
+    label_smoothing: float = 0.0,
+    loss: str = "cross_entropy",
+) -> SemanticSegmentationHead:
+    """Create a head for one of several classes per pixel.
+
+    Call :meth:`SemanticSegmentationHead.fitted_to` with the training labels, as :func:`tfft.finetune` does, so that
+    rare classes weigh more in the cross-entropy.
+
+    Args:
+        class_names: Class names in the order of the values in the masks.
+        width: Channels of the decoder; 96 gives about 110,000 parameters on EfficientNet-Lite0.
+        class_weights: Weights of the classes in the cross-entropy. Defaults to equal ones.
+        dropout: Dropout rate in front of the last layer.
+        l2: As in :func:`tfft.heads.classification`.
+        label_smoothing: As in :func:`tfft.heads.classification`; of the cross-entropy only.
+        loss: ``"cross_entropy"`` or ``"focal"``; the Dice loss is added to either.
+
+    Returns:
+        A head with one logit per class and cell of 4 x 4 pixels.
+
+    Example:
+        >>> head = semantic_segmentation(["background", "vessel"])
+        >>> model = tfft.build(tfft.load_backbone("efficientnet-lite0"), head, image_size=(352, 480))
+    """
+    names = as_names(class_names)
+    weights = None if class_weights is None else tuple(class_weights)
+    return SemanticSegmentationHead(
+        "semantic_segmentation", names, len(names), dropout, l2, label_smoothing, loss, width, weights
+    )

@@ -1,0 +1,74 @@
+"""Reader of pictures with masks: :data:`MASKED_PICTURES`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tfft.modalities.image.modality import ImageModality
+from tfft.registry import Match
+
+if TYPE_CHECKING:
+    from tfft.inspection.findings import DataReport
+    from tfft.specs import InputSpec
+    from tfft.tasks.semantic_segmentation.data import MaskedImages
+
+_OWN = frozenset({"masks", "ignore", "task"})
+
+
+class MaskedPictures(ImageModality):
+    """Pictures with one class per pixel."""
+
+    items = "pictures with masks"
+
+    def matches(self, source: Any, settings: Mapping[str, Any]) -> Match | None:
+        """Accept any source, since it is used only if the task is named."""
+        from tfft.data.options import ReadOptions, setting_names
+        from tfft.data.split import SplitOptions
+
+        names = setting_names(SplitOptions, ReadOptions) | _OWN
+        return Match("pictures with masks", _load, names, 3, has_names=True)
+
+    def own_format(self, source: Any) -> str | None:
+        """Return ``"mask"`` if a folder has pictures and PNG masks with their names."""
+        from tfft.tasks.semantic_segmentation.folders import has_masks
+
+        return "mask" if isinstance(source, (str, os.PathLike)) and has_masks(Path(source)) else None
+
+    def read_labelled(self, source: Any, class_names: Sequence[str], settings: Mapping[str, Any]) -> MaskedImages:
+        """Read a folder of pictures with masks."""
+        from tfft.tasks.semantic_segmentation.data import read_masks
+
+        known = {name: value for name, value in settings.items() if name in ("masks", "ignore", "store")}
+        return read_masks(source, class_names, **known)
+
+    def is_split(self, source: Any) -> bool:
+        """Whether a folder has parts for training and validation."""
+        from tfft.tasks.semantic_segmentation.folders import is_split
+
+        return is_split(Path(source))
+
+    def check_source(self, source: Any, columns: Mapping[str, Any], **options: Any) -> DataReport | None:
+        """Return None: the masks are read first."""
+        return None
+
+    def preview(
+        self, examples: Any, image: InputSpec, *, augment: Any, rows: int, columns: int, seed: int
+    ) -> tuple[bytes, int, int]:
+        """Draw a grid of pictures and their views, with the masks over them."""
+        from tfft.modalities.image.preview import as_png
+        from tfft.tasks.semantic_segmentation.drawing import preview
+
+        grid = preview(examples, image, augment=augment, rows=rows, columns=columns, seed=seed)
+        return as_png(grid), grid.shape[0], grid.shape[1]
+
+
+def _load(source: Any, *, task: str = "semantic_segmentation", **settings: Any) -> Any:
+    from tfft.tasks.semantic_segmentation.data import load_masks
+
+    return load_masks(source, **settings)
+
+
+MASKED_PICTURES = MaskedPictures()
