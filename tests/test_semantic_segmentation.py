@@ -434,3 +434,29 @@ def test_an_export_gives_the_same_masks_in_a_fresh_process(learned, tmp_path):
     [found] = predict_each(served, [splits.validation.paths[0]])
     assert set(found.outputs["shares"]) == set(NAMES)
     assert TASK.format_prediction("0.png", found.answer).startswith("0.png: background ")
+
+
+@pytest.mark.slow
+def test_finetune_trains_on_kept_maps_and_masks_and_measures_other_data(tmp_path):
+    from tfft.recipes.labelled import labelled_data
+
+    folder = write_lines(tmp_path / "data", 24)
+    keras.utils.set_random_seed(0)
+    run = tfft.finetune(
+        small_backbone(), folder, task="semantic_segmentation", augment="flip", views=2, head_epochs=2,
+        out=tmp_path / "run", export_to=False, cache=tmp_path / "cache", verbose=False,
+    )  # fmt: skip
+    plan = run.plan
+    assert (plan.batch_size, plan.dropout, plan.image_size) == (8, 0.1, (SIDE, SIDE))
+    assert [phase.unfreeze for phase in plan.phases] == ["none"]
+    assert {"mean_iou", "val_mean_iou"} <= set(run.history.rows[0])
+    assert not [note for note in run.history.notes if "every epoch runs the whole model" in note]
+    assert run.final_scores.metric == "mean_iou"
+    again = tfft.load_run(tmp_path / "run")
+    assert again.final_scores.to_dict() == run.final_scores.to_dict()
+    dataset, _, words = labelled_data(again, folder)
+    assert words.startswith("held-out examples")
+    assert evaluate(again.model, dataset).to_dict() == run.final_scores.to_dict()
+    other, _, words = labelled_data(again, write_lines(tmp_path / "other", 3))
+    assert words.startswith("all examples in")
+    assert evaluate(again.model, other).examples == 3

@@ -108,7 +108,13 @@ def test_a_task_from_outside_reads_labels_and_changes_plans(ordinal):
 # --- the tasks of tfft
 
 
-@pytest.mark.parametrize("name", registry.task_names())
+def _with_marks(name):
+    """Heads on pyramids have decoders, which take seconds to learn anything."""
+    dense = registry.task(name).feature_level == "pyramid"
+    return pytest.param(name, marks=pytest.mark.slow if dense else ())
+
+
+@pytest.mark.parametrize("name", [_with_marks(name) for name in registry.task_names()])
 def test_every_task_keeps_the_contract(name):
     names = ("O", "B-a") if name == "binary" else ("O", "B-a", "B-b")
     contract = testing.check_task(name, names)
@@ -213,7 +219,7 @@ def test_the_head_says_which_epoch_is_the_best(ordinal, better, best):
     assert history.best == {"head": best}
 
 
-@pytest.mark.parametrize("name", ["multilabel", "regression", "token_classification"])
+@pytest.mark.parametrize("name", ["multilabel", "regression", "token_classification", "semantic_segmentation"])
 def test_what_needs_one_class_for_each_example_is_refused_for_other_tasks(name):
     found = list(registry.task(name).unsupported(tfft.config.RunConfig(class_weight="balanced", sampling="balanced")))
     assert [sentence.split()[0] for sentence in found] == ["class_weight", "sampling"]

@@ -68,7 +68,7 @@ class SemanticSegmentation(Task):
     def unsupported(self, config: Any) -> Iterator[str]:
         """Report settings for one label per example, and augmentation that masks cannot follow."""
         if getattr(config, "class_weight", None):
-            yield "class_weight: the classes are weighted by their pixels already: leave it out"
+            yield "class_weight has no use, the classes are weighted by their pixels already: leave it out"
         for name in ("sampling", "separator"):
             if getattr(config, name, None):
                 yield f"{name} means nothing where each pixel has a class: leave it out"
