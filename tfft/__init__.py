@@ -60,12 +60,13 @@ _REGISTERED = (
     "tfft.layers.relative_positions",
     "tfft.layers.caffe_pixels", "tfft.layers.start_end_packer", "tfft.layers.litert_model",
     "tfft.backbones.savedmodel.layer", "tfft.contrastive", "tfft.heads",
+    "tfft.tasks.object_detection.layers", "tfft.tasks.object_detection.loss", "tfft.tasks.object_detection.metric",
     "tfft.tasks.semantic_segmentation.layers", "tfft.tasks.semantic_segmentation.losses",
     "tfft.optimizers.per_variable_lr", "tfft.optimizers.schedules", "tfft.regularizers.l2_sp",
 )  # fmt: skip
 
 # Modules that these import and that may be the first to import Keras.
-_BELOW_LAYERS = ("tfft.keras_compat", "tfft.backbones.base")
+_BELOW_LAYERS = ("tfft.keras_compat", "tfft.backbones.base", "tfft.heads")
 
 __all__ = sorted([*_NAMES, *_MODULES, "__version__"])
 

@@ -5,8 +5,9 @@ consistent (a metric that expects probabilities but gets logits reports nonsense
 model stores its head in its config, so a saved model knows its classes.
 
 Each task has a class of heads and a factory function: ``heads.classification``, ``heads.binary``, ``heads.multilabel``,
-``heads.regression``, ``heads.token_classification``, ``heads.semantic_segmentation``, and ``heads.NAME`` for every task
-added with :func:`tfft.registry.register_task`. They are in ``tfft/tasks``; this module has their base classes.
+``heads.regression``, ``heads.token_classification``, ``heads.object_detection``, ``heads.semantic_segmentation``, and
+``heads.NAME`` for every task added with :func:`tfft.registry.register_task`. They are in ``tfft/tasks``; this module
+has their base classes.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from tfft import registry
+from tfft import register_layers, registry
 from tfft.errors import PlanError, did_you_mean, join_names, raise_problems, require_platform
 from tfft.keras_compat import flatten_layers, inbound_nodes, producer
 
@@ -29,13 +30,14 @@ from tfft.losses import ABSENT  # noqa: E402
 if TYPE_CHECKING:  # what __getattr__ gives
     from tfft.tasks.classification.head import binary, classification
     from tfft.tasks.multilabel.head import multilabel
+    from tfft.tasks.object_detection.head import object_detection
     from tfft.tasks.regression.head import regression
     from tfft.tasks.semantic_segmentation.head import semantic_segmentation
     from tfft.tasks.token_classification.head import token_classification
 
 __all__ = [
     "LOSSES", "Head", "Logits", "ModelFeatures", "WordLogits", "binary", "classification", "from_model", "multilabel",
-    "regression", "semantic_segmentation", "set_l2", "token_classification",
+    "object_detection", "regression", "semantic_segmentation", "set_l2", "token_classification",
 ]  # fmt: skip
 
 LOGITS_LAYER, DROPOUT_LAYER = "logits", "dropout"
@@ -83,7 +85,7 @@ class ModelFeatures:
 @dataclasses.dataclass(frozen=True)
 class Head:
     """Task-specific output of a model; see :func:`classification`, :func:`binary`, :func:`multilabel`,
-    :func:`regression` or :func:`token_classification`.
+    :func:`regression`, :func:`token_classification` or :func:`object_detection`.
 
     Your own task derives from this class and overrides :meth:`loss`, :meth:`metrics` and :meth:`postprocess`; further
     fields need a default and become part of the saved config.
@@ -337,8 +339,9 @@ class Logits(keras.layers.Dense):
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Call the layer, and make sure that nested layers of frozen layers are frozen too."""
-        if isinstance(inputs, keras.KerasTensor):
-            _freeze_inside(inputs)
+        for tensor in keras.tree.flatten(inputs):
+            if isinstance(tensor, keras.KerasTensor):
+                _freeze_inside(tensor)
         return super().__call__(inputs, *args, **kwargs)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
@@ -421,3 +424,8 @@ def _logits_layers(model: keras.Model) -> list[Logits]:
         elif isinstance(layer, keras.Model):
             found += _logits_layers(layer)
     return found
+
+
+COMPLETE = True
+"""Marks the end of this module: only now can the layers of tasks, which import it, be imported."""
+register_layers(keras)

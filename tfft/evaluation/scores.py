@@ -18,6 +18,8 @@ _Z95 = 1.959963984540054  # the 97.5 % point of the normal distribution
 MEAN_BASELINE, MEDIAN_BASELINE, RMSE_BASELINE = "mean_baseline", "median_baseline", "rmse_baseline"
 _ROWS_SHOWN = 25
 _DENSE_CONFUSION = 200
+_SHOWN_AS = {"map": "mAP"}
+_ONE_ANSWER = {"map": "the same boxes in every image"}  # other than the commonest class
 _OLD = {"tokens": {"task": "token_classification", "items": "sentences"}}  # what scores of earlier runs say otherwise
 
 
@@ -94,6 +96,7 @@ class ClassScore:
         precision: Share of the predictions that are correct; None without predictions.
         recall: Share of its examples that are found; None without examples.
         f1: Harmonic mean of both, which is also called the Dice coefficient; None if either is.
+        measures: Further numbers by name, such as the average precision; empty for most tasks.
     """
 
     name: str
@@ -102,6 +105,12 @@ class ClassScore:
     precision: float | None
     recall: float | None
     f1: float | None
+    measures: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        values = dataclasses.asdict(self)
+        return values if values["measures"] else {name: values[name] for name in values if name != "measures"}
 
     @property
     def iou(self) -> float | None:
@@ -118,15 +127,16 @@ class Scores:
         examples: Number of examples; of sentences for token classification.
         loss: Mean loss per example, without weight decay; per word for token classification.
         accuracy: Share of correct predictions; for multi-label, of single labels; for token classification, of words;
-            for semantic segmentation, of pixels; None for regression.
+            for semantic segmentation, of pixels; None for regression and detection.
         interval: 95 % interval of :attr:`metric` (Wilson's for classes, normal otherwise; for f1 see
-            :func:`f1_interval`, for the mean IoU a bootstrap over pictures).
+            :func:`f1_interval`, for the mean IoU and the map a bootstrap over pictures).
         metric: Metric of the interval: ``"accuracy"``, ``"mean_absolute_error"``, ``"f1"`` of the entities in
-            sentences, or ``"mean_iou"`` of pixels.
-        majority_baseline: Accuracy, or mean IoU, of always predicting the most frequent class; None for regression and
-            f1.
+            sentences, ``"mean_iou"`` of pixels, or ``"map"`` of detected objects.
+        majority_baseline: Accuracy, or mean IoU, of always predicting the most frequent class, or the map of the same
+            boxes in every image; None for regression and f1.
         per_class: One row per class, or per entity type if the metric is f1; empty for regression.
-        confusion: Examples by true class (row) and predicted class (column); None if not applicable.
+        confusion: Examples by true class (row) and predicted class (column); None if not applicable. For
+            detected objects the last row and column are the background.
         measures: Further numbers by name; for regression also the errors of always predicting the mean or the median of
             the training targets, ``"mean_baseline"`` and ``"median_baseline"``.
         items: Plural noun for the examples, such as "sentences".
@@ -175,7 +185,7 @@ class Scores:
             return []
         off = np.array(self.confusion)
         np.fill_diagonal(off, 0)
-        names = [row.name for row in self.per_class]
+        names = [*(row.name for row in self.per_class), "background"]
         order = np.argsort(off, axis=None, kind="stable")[::-1][:10]
         pairs = [tuple(int(i) for i in np.unravel_index(at, off.shape)) for at in order]
         return [(names[i], names[j], int(off[i, j])) for i, j in pairs if off[i, j]]
@@ -193,7 +203,7 @@ class Scores:
             "metric": self.metric,
             "majority_baseline": self.majority_baseline,
             "measures": dict(self.measures),
-            "per_class": [dataclasses.asdict(row) for row in self.per_class],
+            "per_class": [row.to_dict() for row in self.per_class],
             "confusion": dense,
             "items": self.items,
         }
@@ -217,6 +227,7 @@ class Scores:
         """The result in one line."""
         low, high = self.interval
         name = self.metric.replace("_", " ")
+        name = _SHOWN_AS.get(name, name)
         text = f"{name} {self.value:.4f} (95 % interval {low:.4f} to {high:.4f}, {self.examples} {self.items})"
         if self.metric == "f1":
             return f"entity {text}, accuracy of words {self.accuracy:.4f}"
@@ -224,7 +235,10 @@ class Scores:
             mean, median = self.baselines.values()
             text += f", always the mean {mean:.4f}, the median {median:.4f}"
             return f"{text}: nothing was learned" if self.learned_nothing else text
-        return text if self.majority_baseline is None else f"{text}, commonest class {self.majority_baseline:.4f}"
+        if self.metric == "map":
+            text += f", at an IoU of 0.5 {self.measures['map50']:.4f}"
+        one_answer = _ONE_ANSWER.get(self.metric, "commonest class")
+        return text if self.majority_baseline is None else f"{text}, {one_answer} {self.majority_baseline:.4f}"
 
     def __str__(self) -> str:
         measures = "".join(
@@ -246,8 +260,12 @@ class Scores:
         last = ("dice", "iou") if pixels else ("f1",)
         for name in ("pixels" if pixels else "examples", "predicted", "precision", "recall", *last):
             table.add_column(name, justify="right")
+        further = list(dict.fromkeys(name for row in rows for name in row.measures))
+        for name in further:
+            table.add_column(name, justify="right")
         for row in rows:
             values = (row.precision, row.recall, row.f1, row.iou)[: 2 + len(last)]
+            values += tuple(row.measures.get(name) for name in further)
             shares = ["-" if x is None else f"{x:.3f}" for x in values]
             table.add_row(row.name, str(row.examples), str(row.predicted), *shares)
         lines.append(render(table))
@@ -256,12 +274,14 @@ class Scores:
         return "\n".join(lines)
 
 
-def class_score(name: str, right: int, examples: int, predicted: int) -> ClassScore:
-    """Return the scores of one class from its counts."""
+def class_score(
+    name: str, right: int, examples: int, predicted: int, *, measures: Mapping[str, float] | None = None
+) -> ClassScore:
+    """Return the scores of one class from its counts, and its further measures."""
     precision = right / predicted if predicted else None
     recall = right / examples if examples else None
     f1 = None if precision is None or recall is None else 2 * right / (examples + predicted)
-    return ClassScore(name, int(examples), int(predicted), precision, recall, f1)
+    return ClassScore(name, int(examples), int(predicted), precision, recall, f1, dict(measures or {}))
 
 
 def class_rows(names: Sequence[str], right: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> list[ClassScore]:

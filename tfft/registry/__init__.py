@@ -117,6 +117,7 @@ _TASKS: _Registry[Task] = _Registry(
         "multilabel": "tfft.tasks.multilabel:MULTILABEL",
         "regression": "tfft.tasks.regression:REGRESSION",
         "token_classification": "tfft.tasks.token_classification:TOKEN_CLASSIFICATION",
+        "object_detection": "tfft.tasks.object_detection:OBJECT_DETECTION",
         "semantic_segmentation": "tfft.tasks.semantic_segmentation:SEMANTIC_SEGMENTATION",
     },
     {"tokens": "token_classification"},  # in saved heads and plans
