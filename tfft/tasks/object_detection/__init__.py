@@ -117,11 +117,12 @@ class ObjectDetection(Task):
             "head_epochs": Default(40, "40: a new detector needs about a thousand steps, and each is fast on a cache"),
             "epochs": Default(10, "10: the head is trained already"),
             "augment": Default(("flip", "crop"), "objects are found in any place and size, and boxes move along"),
+            "views": Default(6, "the image, and five flips and crops of it, whose features are computed once"),
         }
 
     def phase_settings(self) -> Mapping[str, Any]:
-        """Return AdamW with clipped gradients: a batch with few objects has a loss of its own."""
-        return {"optimizer": "adamw", "weight_decay": 0.01, "global_clipnorm": 5.0}
+        """Return AdamW with clipped gradients and averaged weights: a batch with few objects has a loss of its own."""
+        return {"optimizer": "adamw", "weight_decay": 0.01, "global_clipnorm": 5.0, "ema_decay": 0.99}
 
     def evaluator(self, head: Head) -> Evaluator:
         """Return a new object that keeps the detections and objects of all images."""

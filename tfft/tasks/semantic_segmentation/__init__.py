@@ -83,6 +83,9 @@ class SemanticSegmentation(Task):
         return {
             "batch_size": Default(8, "8: each picture has thousands of cells, each of them an example"),
             "dropout": Default(0.1, "0.1: the decoder has few channels, and neighbouring pixels agree anyway"),
+            "head_epochs": Default(20, "20: a new decoder needs some hundred steps, and each is fast on a cache"),
+            "augment": Default(("flip", "crop"), "regions are found in any place and size, and masks move along"),
+            "views": Default(6, "the picture, and five flips and crops of it, whose features are computed once"),
             "unfreeze": Default(
                 "none",
                 "none: the decoder is deep enough for frozen features, which are computed once (unfreeze=2 tunes "
