@@ -1,8 +1,8 @@
 """Object detection and semantic segmentation: scores on held-out pictures over several seeds, and minutes.
 
 ``python benchmarks/dense.py object_detection FOLDER`` and ``python benchmarks/dense.py semantic_segmentation FOLDER``
-train the default plan of the task on an EfficientNet-Lite0: the head on kept feature maps of the frozen backbone, and for
-detection then the last blocks. ``--way anew`` runs the frozen backbone again in every epoch of the head. Held-out
+train the default plan of the task on an EfficientNet-Lite0: the head on kept feature maps of the frozen backbone, and
+for detection then the last blocks. ``--way anew`` runs the frozen backbone again in every epoch of the head. Held-out
 pictures chose the epoch, so the scores are slightly optimistic; a folder that is split keeps its parts.
 """
 
@@ -30,14 +30,13 @@ WAYS = {"default": {}, "last blocks": {"unfreeze": 3}, "anew": {"unfreeze": "non
 
 
 def train(task: str, folder: pathlib.Path, way: str, seed: int, settings: dict[str, object]) -> list[tuple[str, ...]]:
-    """Trains once; returns a row for each phase: seed, way, score with interval, minutes until then, seconds per epoch."""
-    began, quiet, ends = time.perf_counter(), io.StringIO(), []
+    """Trains once; returns way, seed, score, minutes until its end and seconds per epoch for each phase."""
+    began, quiet = time.perf_counter(), io.StringIO()
     with tempfile.TemporaryDirectory() as cache, contextlib.redirect_stdout(quiet):
         run = tfft.finetune(
             common.BACKBONE, folder, task=task, seed=seed, export_to=False, **{"cache": cache, **settings, **WAYS[way]}
         )
-        ends.append(time.perf_counter() - began)
-    rows, found = run.history.rows, []
+    whole, rows, found = time.perf_counter() - began, run.history.rows, []
     for phase, scores in zip(run.plan.phases, (run.frozen_scores, run.final_scores), strict=False):
         seconds = [row["seconds"] for row in rows if row["phase"] == phase.name]
         later = (
@@ -47,7 +46,7 @@ def train(task: str, folder: pathlib.Path, way: str, seed: int, settings: dict[s
         found.append((
             f"{way}: {phase.name}", f"{seed}", f"{scores.metric} {scores.value:.3f} ({low:.3f} to {high:.3f})",
             " ".join(f"{name} {value:.3f}" for name, value in scores.measures.items() if name in ("map50", "accuracy")),
-            f"{(ends[0] - later) / 60:.1f}", f"{statistics.median(seconds):.1f}",
+            f"{(whole - later) / 60:.1f}", f"{statistics.median(seconds):.1f}",
         ))  # fmt: skip
     return found
 
