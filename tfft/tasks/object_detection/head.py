@@ -19,7 +19,7 @@ from tfft.tasks.object_detection.metric import AveragePrecision
 DETECTIONS = 100  # of one picture, at most
 _DEPTH = 2  # convolutions of a tower
 _FIRST_REACH = 3.0  # before softplus: a new box reaches about 3 cells to each side
-_MOMENTUM = 0.97  # of BatchNorm: a head trains for few steps, and 0.99 would lag behind them
+_MOMENTUM = 0.9  # of BatchNorm: a small dataset has some fifty steps, and statistics with 0.99 would lag behind
 
 
 @dataclasses.dataclass(frozen=True)
