@@ -163,7 +163,7 @@ def baseline(images: Sequence[Found], classes: int, seed: int = 0) -> float:
     if len(images) > _BASELINE_IMAGES:
         images = [images[at] for at in np.sort(generator.permutation(len(images))[:_BASELINE_IMAGES])]
     half = generator.permutation(len(images)) % 2
-    answers = []
+    answers: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     for side in (1, 0):  # each half is answered with the boxes of the other
         parts = [np.insert(image.labels, 0, at, axis=1) for at, image in enumerate(images) if half[at] == side]
         every = np.concatenate([np.zeros((0, 8)), *parts])
