@@ -171,7 +171,7 @@ def baseline(images: Sequence[Found], classes: int, seed: int = 0) -> float:
         boxes, scores, kinds = (np.concatenate(part) for part in zip(*usual, strict=True))
         order = np.argsort(-scores, kind="stable")[:_USUAL]
         answers.append((boxes[order], scores[order], kinds[order]))
-    fixed = [Found(image.labels, *answers[half[at]], image.size) for at, image in enumerate(images)]
+    fixed = [Found(image.labels, *answers[int(half[at])], image.size) for at, image in enumerate(images)]
     return match(fixed, classes).average_precision() or 0.0
 
 
