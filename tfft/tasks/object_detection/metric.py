@@ -16,7 +16,6 @@ from tfft.tasks.object_detection.geometry import areas, intersections, iou, poin
 _CANDIDATES, _DETECTIONS = 300, 100
 _BINS = 128
 _MATCH = 0.5  # IoU
-_APART = 4.0  # more than a box can be wide, so that boxes of two classes never overlap
 
 
 @keras.saving.register_keras_serializable(package="tfft")
@@ -94,14 +93,12 @@ class AveragePrecision(keras.metrics.Metric):
         pictures, classes = tf.shape(output)[0], tf.shape(points.logits)[-1]
         flat = tf.reshape(tf.sigmoid(points.logits), [pictures, -1])
         scores, at = tf.math.top_k(flat, tf.minimum(_CANDIDATES, tf.shape(flat)[1]))
-        boxes = tf.clip_by_value(tf.gather(points.boxes, at // classes, batch_dims=1), 0.0, 1.0)
-        apart = _APART * tf.cast(at % classes, tf.float32)[..., None]
+        boxes, kinds = tf.gather(points.boxes, at // classes, batch_dims=1), at % classes
+        by_class = tf.one_hot(kinds, classes) * scores[..., None]
         kept = tf.image.combined_non_max_suppression(
-            (boxes + apart)[:, :, None], scores[..., None], _DETECTIONS, _DETECTIONS, self.iou_threshold,
-            self.score_threshold, clip_boxes=False,
-        )  # fmt: skip
-        kinds = tf.round(tf.floor((kept.nmsed_boxes[..., 0] + 1.0) / _APART))
-        return kept.nmsed_boxes - _APART * kinds[..., None], kept.nmsed_scores, tf.cast(kinds, tf.int32)
+            boxes[:, :, None], by_class, _DETECTIONS, _DETECTIONS, self.iou_threshold, self.score_threshold
+        )
+        return kept.nmsed_boxes, kept.nmsed_scores, tf.cast(kept.nmsed_classes, tf.int32)
 
     def _counted(self, classes: Any, bins: Any, which: Any) -> Any:
         at = tf.boolean_mask(classes * _BINS + bins, which)
