@@ -134,6 +134,11 @@ class Head:
         return registry.task(self.task).strides
 
     @property
+    def resize(self) -> Literal["crop", "stretch", "pad"] | None:
+        """How an image becomes the size of the model, if its task has a way of its own."""
+        return registry.task(self.task).resize
+
+    @property
     def modalities(self) -> frozenset[str]:
         """Modalities that its task supports; empty for all."""
         return registry.task(self.task).modalities

@@ -205,7 +205,7 @@ def _group_layers(model: keras.Model) -> list[Block]:
     if not heavy:
         return [Block(model.name, tuple(model.layers), "")] if layers else []
     outputs = {producer(t).name for t in keras.tree.flatten(model.outputs)}
-    sinks = [name for name in heavy if name in outputs] or [heavy[-1]]
+    sinks = _last([name for name in heavy if name in outputs] or [heavy[-1]], reads)
     if len(sinks) > 1:
         note = "not cut: the model has several outputs"
         return [Block(model.name, tuple(model.layers), note)]
@@ -231,6 +231,19 @@ def _group_layers(model: keras.Model) -> list[Block]:
         )
         for g in groups
     ]
+
+
+def _last(outputs: list[str], reads: dict[str, list[str]]) -> list[str]:
+    """Return the outputs that no other output is computed from: of a feature pyramid, the coarsest map alone."""
+    before: set[str] = set()
+    for name in outputs:
+        waiting = list(reads[name])
+        while waiting:
+            one = waiting.pop()
+            if one not in before:
+                before.add(one)
+                waiting += reads.get(one, ())
+    return [name for name in outputs if name not in before]
 
 
 def _weights(operation: Any) -> list[keras.Variable]:

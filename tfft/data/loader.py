@@ -242,10 +242,10 @@ def reader_of(source: Any, settings: Mapping[str, Any]) -> registry.Modality:
     if len(named) > 1:
         raise DataError(f"{' and '.join(named)} each name the input: give one of them.")
     reader = task_reader(settings.get("task", registry.AUTO))
+    if not named and (reader is None or reader.own_format(source) is None):
+        _check_own_formats(source, None if reader is None else settings["task"])
     if reader is not None and set(named) <= set(reader.columns):
         return reader
-    if not named and reader is None:
-        _check_own_formats(source)
     matches = [(match.certainty, each) for each in modalities if (match := each.matches(source, settings)) is not None]
     if matches:
         best = max(certainty for certainty, _ in matches)
@@ -270,15 +270,21 @@ def modality_of(splits: Splits[Any]) -> registry.Modality:
     return task_reader(splits.task) or registry.modality(splits.modality)
 
 
-def _check_own_formats(source: Any) -> None:
-    """Raise an error for a source in the format of a task that has to be named."""
+def _check_own_formats(source: Any, asked: str | None) -> None:
+    """Raise an error for a source in the format of a task that has to be named, or of another than the given one."""
     for name in registry.task_names():
         reader = registry.task(name).reader
-        if reader is not None and (form := reader.own_format(source)) is not None:
+        if reader is None or (form := reader.own_format(source)) is None:
+            continue
+        if asked is None:
             raise DataError(
                 f"Pass task={name!r} (--task {name}) for {os.fspath(source)}: it holds {form} annotations. If "
                 "its folders are classes, pass task='classification'."
             )
+        raise DataError(
+            f"Expected data for task={asked!r}. Received: {os.fspath(source)}, which holds {form} annotations: pass "
+            f"task={name!r} (--task {name})."
+        )
 
 
 def _check_names(further: Mapping[str, Any]) -> None:
