@@ -32,7 +32,7 @@ RUN = {
     "deterministic": (True, "yes"), "validation": (0.3, "no-such-file.csv"), "group": ("folder", 2.0),
     "dropout": (0.0, 1.0), "l2": (1e-3, -1), "label_smoothing": (0.1, 1), "loss": ("focal", "focall"),
     "class_weight": ({"a": 2.0}, "balance"), "sampling": ("balanced", "equal"), "batch_norm": ("train", "no"),
-    "input_range": ((-1.0, 1.0), (1, 0)), "output": ("1", 1), "resize": ("pad", "padd"),
+    "input_range": ((-1.0, 1.0), (1, 0)), "output": ("1", 1), "signature": ("infer", 1), "resize": ("pad", "padd"),
     "augment": (Augmentation(crop=0.5), "flop"), "views": (3, 0), "trust": (True, 1), "strict": (True, None),
     "constants": ("trainable", "all"),
 }  # fmt: skip
@@ -316,7 +316,8 @@ def test_the_order_of_plan_yaml_stays():
         "sample_rate", "seconds", "separator", "delimiter", "encoding", "decimal", "masks", "ignore",
         "max_length", "pooling", "preprocessor", "image_size", "batch_size", "microbatch_size",
         "seed", "deterministic", "validation", "group", "dropout", "l2", "label_smoothing", "loss", "class_weight",
-        "sampling", "batch_norm", "input_range", "output", "resize", "augment", "views", "trust", "constants", "strict",
+        "sampling", "batch_norm", "input_range", "output", "signature", "resize", "augment",
+        "views", "trust", "constants", "strict",
         "phases",
         "reasons", "versions",
     ]  # fmt: skip

@@ -346,6 +346,12 @@ class SharedSettings:
         help="Output to use, for a backbone with several.",
         check=string() | NONE, cli=Option(metavar="KEY"), group="data", scope=("opening",),
     )  # fmt: skip
+    signature: str | None = setting(
+        None,
+        help="Signature or saved function of a SavedModel to use.",
+        default_help="the one that takes a batch and gives features",
+        check=string() | NONE, cli=Option(metavar="NAME"), group="data", scope=("opening",),
+    )  # fmt: skip
     resize: Literal["crop", "stretch", "pad"] | None = setting(
         None,
         help="Fit of images with another aspect ratio.",
@@ -515,6 +521,7 @@ class RunSettings(TypedDict, total=False):
     batch_norm: Literal["fixed", "train"]
     input_range: tuple[float, float] | None
     output: str | None
+    signature: str | None
     resize: Literal["crop", "stretch", "pad"] | None
     augment: Augmentation | str | Sequence[str] | None
     views: int | Literal["auto"]
