@@ -280,3 +280,24 @@ def test_a_file_that_vanished_is_missing(tmp_path):
     assert why_unreadable(str(tmp_path / "gone.jpg")) == "is missing"
     assert "not a regular file" in why_unreadable(str(tmp_path))
     assert examine_all([]) == []
+
+
+def test_a_folder_with_a_table_of_its_files_names_the_call_that_reads_it(tmp_path):
+    fill(tmp_path / "houses" / "images", 3)
+    rows = "\n".join(f"images/{at}.jpeg,{at + 1},{100 * at}" for at in range(3))
+    (tmp_path / "houses" / "homes.csv").write_text(f"file,rooms,price\n{rows}\n")
+    with pytest.raises(DataError, match=r"holds the table homes.csv: .*homes.csv --image file --label price"):
+        load(tmp_path / "houses")
+    with pytest.raises(DataError, match=r"image='file', label='price'"):
+        load(tmp_path / "houses", task="regression")
+    (tmp_path / "houses" / "homes.csv").write_text("name,rooms\nred house,3\n")
+    with pytest.raises(DataError, match="has one class folder, 'images'"):
+        load(tmp_path / "houses")
+
+
+def test_a_table_beside_class_folders_is_left_alone(photos):
+    rows = "\n".join(f"bees/{at}.jpeg,bees" for at in range(5))
+    (photos / "labels.csv").write_text(f"file,label\n{rows}\n")
+    splits = load(photos)
+    assert splits.class_names == ("ants", "bees")
+    assert len(splits.train) + len(splits.validation) == 10

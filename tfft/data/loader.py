@@ -16,6 +16,7 @@ from tfft import registry
 from tfft.data.batches import BatchOptions
 from tfft.data.dataset_examples import is_ready, ready_splits
 from tfft.data.examples import Examples, Splits
+from tfft.data.folder_tables import check_no_table
 from tfft.data.tfds.source import LocalCopy, is_tfds, local_copy
 from tfft.errors import DataError, did_you_mean, raise_problems
 from tfft.specs import AudioSpec, Augmentation, InputSpec
@@ -246,6 +247,8 @@ def reader_of(source: Any, settings: Mapping[str, Any]) -> registry.Modality:
         _check_own_formats(source, None if reader is None else settings["task"])
     if reader is not None and set(named) <= set(reader.columns):
         return reader
+    if not named:
+        check_no_table(source)
     matches = [(match.certainty, each) for each in modalities if (match := each.matches(source, settings)) is not None]
     if matches:
         best = max(certainty for certainty, _ in matches)

@@ -46,9 +46,14 @@ def _are_texts(values: Any) -> bool:
 
 
 def _folder_of_texts(folder: Path) -> bool:
-    """Whether a folder has tables, or mostly .txt files in its folders; a note among photos does not count."""
-    for entry in sorted(folder.iterdir()):
-        if entry.suffix.lower() in SUFFIXES:
+    """Whether a folder has tables of its parts, or mostly .txt files in its folders.
+
+    A note among photos does not count, nor a table beside class folders.
+    """
+    entries = sorted(folder.iterdir())
+    alone = not any(entry.is_dir() and not entry.name.startswith(".") for entry in entries)
+    for entry in entries:
+        if entry.suffix.lower() in SUFFIXES and (alone or entry.stem.lower() == "train"):
             return True
         if entry.is_dir() and not entry.name.startswith("."):
             inside = sorted(entry.iterdir())[:50]
