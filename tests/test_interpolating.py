@@ -7,6 +7,7 @@ import tensorflow as tf
 from weight_models import compiled, dataset, of_keras, of_savedmodel, same, set_back
 
 import tfft
+from tfft import heads
 from tfft.errors import DataError, PlanError
 from tfft.freezing import refresh_batch_norm
 from tfft.freezing.weight_values import movable
@@ -339,3 +340,24 @@ def test_a_soup_has_a_table(runs):
     assert f"Soup of {len(soup.taken)} of 4 models" in text
     assert sum("number" in line and line.rstrip(" │").endswith("yes") for line in text.splitlines()) == len(soup.taken)
     assert soup.to_dict()["ingredients"][0]["taken"] is True
+
+
+def test_heads_with_another_scale_or_other_classes_make_no_soup(tmp_path):
+    def model(head):
+        inputs = keras.Input((3,))
+        built = keras.Model(inputs, head.attach(inputs))
+        built.compile("sgd", **head.compile_args())
+        return built
+
+    number = heads.regression()
+    small, large = number.fitted_to(np.arange(9.0)), number.fitted_to(100 * np.arange(9.0))
+    data = tf.data.Dataset.from_tensors((np.ones((4, 3), "float32"), np.ones(4, "float32")))
+    for name, head in (("small", small), ("large", large)):
+        model(head).save(tmp_path / f"{name}.keras")
+    files = [tmp_path / "small.keras", tmp_path / "large.keras"]
+    with pytest.raises(PlanError, match=r"large.keras: Its head has other means, spreads, medians"):
+        greedy_soup(model(small), files, data)
+    assert greedy_soup(model(small), files[:1], data).taken == (str(files[0]),)
+    model(heads.classification(["b", "a"])).save(tmp_path / "turned.keras")
+    with pytest.raises(PlanError, match="Its head has other class_names"):
+        greedy_soup(model(heads.classification(["a", "b"])), [tmp_path / "turned.keras"], data)

@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 from rich.table import Table
 
+from tfft import heads
 from tfft.console.tables import render
 from tfft.errors import PlanError, join_names, raise_problems
 from tfft.freezing.batch_norm import recompute, training_norms
@@ -27,6 +28,7 @@ from tfft.weight_averaging.wise_ft import Measure, percent
 Checkpoint = str | os.PathLike[str] | Sequence[Any] | Mapping[str, Any]
 
 _ENDINGS = (".weights.h5", ".keras")
+_OF_TRAINING = frozenset({"dropout", "l2", "label_smoothing", "loss_name"})  # the answers stay the same
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,9 +249,27 @@ def _from_file(model: keras.Model, path: Path) -> list[np.ndarray]:
         raise PlanError("There is no such file.")
     try:
         if path.name.endswith(".keras"):
-            return take(keras.models.load_model(path, compile=False, safe_mode=True).weights)
+            loaded = keras.models.load_model(path, compile=False, safe_mode=True)
+            _check_same_head(model, loaded)
+            return take(loaded.weights)
         model.load_weights(path)
+    except PlanError:
+        raise
     except Exception as error:  # whatever a file that is no such file makes Keras and h5py raise
         why = str(error).split("\n")[0]  # Keras goes on with lists of layers
         raise PlanError(f"It cannot be read into {model.name!r}: {why}") from error
     return take(model.weights)
+
+
+def _check_same_head(model: keras.Model, other: keras.Model) -> None:
+    """Raise an error if equal logits of two models mean something else: other classes, or another scale of numbers."""
+    try:
+        own, given = (heads.from_model(one).to_dict() for one in (model, other))
+    except PlanError:  # a model without a head of tfft
+        return
+    differing = [name for name in own if name not in _OF_TRAINING and own[name] != given.get(name)]
+    if differing:
+        raise PlanError(
+            f"Its head has other {join_names(differing)}, so an average of both would mean nothing. Train all models "
+            "on one split: pass the result of tfft.data.load to each run."
+        )
