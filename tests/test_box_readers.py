@@ -199,7 +199,10 @@ def test_given_parts_are_kept(tmp_path, detection, make):  # noqa: F811
     assert parts_of(splits) == GIVEN
     assert splits.split_from.startswith("the parts of")
     assert splits.train.class_names == splits.validation.class_names == ("cat", "dog")
-    assert (splits.test_folder is not None) == (make is given_roboflow)
+    assert splits.test_folder == (str(tmp_path / "test") if make is given_roboflow else None)
+    if splits.test_folder is not None:  # a run measures it alone: none of the other parts
+        tested = read_boxes(splits.test_folder, splits.class_names)
+        assert {os.path.dirname(path) for path in tested.paths} == {splits.test_folder}
 
 
 def test_a_drawn_split_depends_on_names_and_keeps_duplicates_together(tmp_path):

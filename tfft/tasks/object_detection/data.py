@@ -128,8 +128,7 @@ def load_boxes(
     names = _trained_names(annotations, loaded.pictures, {"train"} if "validation" in parts else parts)
     examples = _examples(loaded, names)
     duplicates = find_duplicates(loaded.facts)
-    test = annotations.source if any(one.part == "test" for one in annotations.pictures) else None
-    fields = {"task": TASK, "root": loaded.root, "test_folder": test}
+    fields = {"task": TASK, "root": loaded.root, "test_folder": _test_folder(annotations)}
     if "validation" in parts:
         if "train" not in parts:
             raise DataError(
@@ -149,6 +148,13 @@ def load_boxes(
     splits = divide(examples, held_out, words, groups=groups, duplicates=duplicates, **fields)
     _check_trained(splits)
     return dataclasses.replace(splits, report=BoxReport.of(splits, annotations.form, loaded.notes))
+
+
+def _test_folder(annotations: Annotations) -> str | None:
+    """Return the folder of the test part, if the part has one of its own."""
+    folder = os.path.join(annotations.source, "test")
+    marked = any(one.part == "test" for one in annotations.pictures)
+    return folder if marked and os.path.isdir(folder) else None
 
 
 def read_boxes(
