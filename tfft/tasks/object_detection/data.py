@@ -128,7 +128,7 @@ def load_boxes(
     names = _trained_names(annotations, loaded.pictures, {"train"} if "validation" in parts else parts)
     examples = _examples(loaded, names)
     duplicates = find_duplicates(loaded.facts)
-    fields = {"task": TASK, "root": loaded.root, "test_folder": _test_folder(annotations)}
+    fields = {"task": TASK, "root": loaded.root, "test_folder": _test_folder(source, annotations)}
     if "validation" in parts:
         if "train" not in parts:
             raise DataError(
@@ -150,11 +150,12 @@ def load_boxes(
     return dataclasses.replace(splits, report=BoxReport.of(splits, annotations.form, loaded.notes))
 
 
-def _test_folder(annotations: Annotations) -> str | None:
+def _test_folder(source: Any, annotations: Annotations) -> str | None:
     """Return the folder of the test part, if the part has one of its own."""
-    folder = os.path.join(annotations.source, "test")
-    marked = any(one.part == "test" for one in annotations.pictures)
-    return folder if marked and os.path.isdir(folder) else None
+    if not isinstance(source, (str, os.PathLike)) or all(one.part != "test" for one in annotations.pictures):
+        return None
+    folder = os.path.join(os.path.expanduser(source), "test")
+    return folder if os.path.isdir(folder) else None
 
 
 def read_boxes(
