@@ -58,7 +58,7 @@ def test_a_folder_is_predicted_file_by_file(run, photos, capsys):
 
 
 def test_a_run_folder_is_a_backbone(run):
-    opened, file = (open_backbone(handle, RunConfig()) for handle in (run, run / "model.keras"))
+    opened, file = (open_backbone(handle, RunConfig(), "classification") for handle in (run, run / "model.keras"))
     assert [block.name for block in opened.blocks] == [block.name for block in file.blocks]
 
 
