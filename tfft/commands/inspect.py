@@ -16,8 +16,7 @@ SUMMARY = "show the blocks and the input of a backbone"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     parser.add_argument("handle", metavar="HANDLE", help="short name, folder, file or address of a model")
-    parser.add_argument("--signature", metavar="NAME", help="signature or saved function of a SavedModel to call")
-    add_settings(parser, "image_size", "input_range", "output", "trust", "constants")
+    add_settings(parser, "image_size", "input_range", "output", "signature", "trust", "constants")
     add_json(parser)
 
 
@@ -29,7 +28,7 @@ def run(options: argparse.Namespace, print_result: PrintResult) -> int:
     from tfft.backbones import load_backbone
     from tfft.freezing import describe
 
-    backbone = load_backbone(options.handle, signature=options.signature, **settings)
+    backbone = load_backbone(options.handle, **settings)
     table, spec = describe(backbone.model), backbone.input_spec
     values = {
         "name": backbone.name,

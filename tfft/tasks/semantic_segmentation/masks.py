@@ -148,7 +148,8 @@ class Masks:
 
     def follow_in(self, stride: int, label: tf.Tensor, transform: PixelTransform) -> tf.Tensor:
         """Return the mask of a view at a stride, sides rounded up as in networks with "same" padding."""
-        return self.follow(label, transform._replace(size=-(-transform.size // stride)))
+        size = -(-transform.size // stride)
+        return self.follow(label, PixelTransform(transform.box, transform.mirrored, size))
 
     def read(self, position: tf.Tensor | int) -> tf.Tensor:
         """Read one mask as classes.
