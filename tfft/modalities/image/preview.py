@@ -57,11 +57,22 @@ def preview(
         pictures = _drawn(chosen, spec, varied, columns, seed)
         pictures = pictures.reshape(columns, len(chosen), *pictures.shape[1:]).swapaxes(0, 1)
         pictures = pictures.reshape(-1, *pictures.shape[2:])
+    return in_grid(pictures, columns)
+
+
+def in_grid(pictures: Sequence[np.ndarray] | np.ndarray, columns: int) -> np.ndarray:
+    """Return images of one size as one image, row by row on white.
+
+    Args:
+        pictures: Images, each uint8 [H, W, 3].
+        columns: Images per row.
+    """
+    height, width, _ = pictures[0].shape
     high = -(-len(pictures) // columns)
-    grid = np.full((high * (spec.height + _GAP) - _GAP, columns * (spec.width + _GAP) - _GAP, 3), 255, np.uint8)
+    grid = np.full((high * (height + _GAP) - _GAP, columns * (width + _GAP) - _GAP, 3), 255, np.uint8)
     for at, picture in enumerate(pictures):
-        top, left = (at // columns) * (spec.height + _GAP), (at % columns) * (spec.width + _GAP)
-        grid[top : top + spec.height, left : left + spec.width] = picture
+        top, left = (at // columns) * (height + _GAP), (at % columns) * (width + _GAP)
+        grid[top : top + height, left : left + width] = picture
     return grid
 
 

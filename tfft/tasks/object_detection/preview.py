@@ -10,10 +10,10 @@ import numpy as np
 
 from tfft.data.batches import BatchOptions
 from tfft.errors import DataError
+from tfft.modalities.image.preview import in_grid
 from tfft.specs import Augmentation, InputSpec, augmentation
 from tfft.tasks.object_detection.data import BoxedImages
 
-_GAP = 4  # white pixels between two pictures
 _COLOURS = ((230, 60, 40), (40, 120, 230), (30, 170, 80), (240, 160, 20), (150, 70, 200), (20, 180, 190))
 
 
@@ -47,12 +47,7 @@ def preview_boxes(
     chosen = examples.take(np.random.default_rng(seed).permutation(len(examples))[:count])
     drawn = [_drawn(chosen, spec, varied, view, seed) for view in range(columns if varied else 1)]
     pictures = [one for row in zip(*drawn, strict=True) for one in row]
-    high = -(-len(pictures) // columns)
-    grid = np.full((high * (spec.height + _GAP) - _GAP, columns * (spec.width + _GAP) - _GAP, 3), 255, np.uint8)
-    for at, picture in enumerate(pictures):
-        top, left = (at // columns) * (spec.height + _GAP), (at % columns) * (spec.width + _GAP)
-        grid[top : top + spec.height, left : left + spec.width] = picture
-    return grid
+    return in_grid(pictures, columns)
 
 
 def _drawn(chosen: BoxedImages, spec: InputSpec, varied: Augmentation | None, view: int, seed: int) -> list[np.ndarray]:
