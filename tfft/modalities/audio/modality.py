@@ -123,7 +123,7 @@ class AudioModality(Modality):
             raise BackboneError(
                 "Expected a sample rate and a clip length. Fix: audio=tfft.AudioSpec(sample_rate, seconds)."
             )
-        return attach_waves(backbone, network, audio, image_size)
+        return attach_waves(backbone, network, audio, image_size, level)
 
     def input_of(self, model: keras.Model) -> AudioSpec | None:
         """Return the rate and length of the waveforms that a model takes."""
