@@ -62,6 +62,7 @@ _REGISTERED = (
     "tfft.backbones.savedmodel.layer", "tfft.contrastive", "tfft.heads",
     "tfft.tasks.object_detection.layers", "tfft.tasks.object_detection.loss", "tfft.tasks.object_detection.metric",
     "tfft.tasks.semantic_segmentation.layers", "tfft.tasks.semantic_segmentation.losses",
+    "tfft.tasks.transcription.layers", "tfft.tasks.transcription.loss", "tfft.tasks.transcription.metric",
     "tfft.optimizers.per_variable_lr", "tfft.optimizers.schedules", "tfft.regularizers.l2_sp",
 )  # fmt: skip
 

@@ -19,7 +19,9 @@ MEAN_BASELINE, MEDIAN_BASELINE, RMSE_BASELINE = "mean_baseline", "median_baselin
 _ROWS_SHOWN = 25
 _DENSE_CONFUSION = 200
 _SHOWN_AS = {"map": "mAP"}
-_ONE_ANSWER = {"map": "the same boxes in every image"}  # other than the commonest class
+# Answers to all examples that baselines measure, other than the commonest class.
+_ONE_ANSWER = {"map": "the same boxes in every image", "word_error_rate": "commonest transcript"}
+_ERRORS = ("mean_absolute_error", "word_error_rate")  # metrics of which less is better
 _OLD = {"tokens": {"task": "token_classification", "items": "sentences"}}  # what scores of earlier runs say otherwise
 
 
@@ -131,7 +133,7 @@ class Scores:
         interval: 95 % interval of :attr:`metric` (Wilson's for classes, normal otherwise; for f1 see
             :func:`f1_interval`, for the mean IoU and the map a bootstrap over pictures).
         metric: Metric of the interval: ``"accuracy"``, ``"mean_absolute_error"``, ``"f1"`` of the entities in
-            sentences, ``"mean_iou"`` of pixels, or ``"map"`` of detected objects.
+            sentences, ``"mean_iou"`` of pixels, ``"map"`` of detected objects, or ``"word_error_rate"`` of transcripts.
         majority_baseline: Accuracy, or mean IoU, of always predicting the most frequent class, or the map of the same
             boxes in every image; None for regression and f1.
         per_class: One row per class, or per entity type if the metric is f1; empty for regression.
@@ -140,6 +142,7 @@ class Scores:
         measures: Further numbers by name; for regression also the errors of always predicting the mean or the median of
             the training targets, ``"mean_baseline"`` and ``"median_baseline"``.
         items: Plural noun for the examples, such as "sentences".
+        details: Further text for a person, such as the worst examples; not part of the summary.
     """
 
     task: str
@@ -153,6 +156,7 @@ class Scores:
     confusion: np.ndarray | None = None
     measures: Mapping[str, float] = dataclasses.field(default_factory=dict)
     items: str = "examples"
+    details: str = ""
 
     @property
     def value(self) -> float:
@@ -164,7 +168,7 @@ class Scores:
     @property
     def lower_is_better(self) -> bool:
         """Whether :attr:`value` is an error."""
-        return self.metric == "mean_absolute_error"
+        return self.metric in _ERRORS
 
     @property
     def baselines(self) -> dict[str, float]:
@@ -174,8 +178,10 @@ class Scores:
     @property
     def learned_nothing(self) -> bool:
         """Whether one answer for all examples is as good: the commonest class, the training mean or the median."""
+        if self.baselines:
+            return self.value >= min(self.baselines.values())
         if self.lower_is_better:
-            return bool(self.baselines) and self.value >= min(self.baselines.values())
+            return self.majority_baseline is not None and self.value >= self.majority_baseline
         return self.majority_baseline is not None and self.value <= self.majority_baseline
 
     @property
@@ -206,6 +212,7 @@ class Scores:
             "per_class": [row.to_dict() for row in self.per_class],
             "confusion": dense,
             "items": self.items,
+            **({"details": self.details} if self.details else {}),
         }
 
     @classmethod
@@ -247,6 +254,7 @@ class Scores:
             if not k.startswith("iou of ")
         )
         lines = [self.summary, f"loss {self.loss:.4f}{measures}"]
+        lines += [self.details] if self.details else []
         if not self.per_class:
             return "\n".join(lines)
         rows = list(self.per_class)

@@ -36,6 +36,7 @@ class Serving(Served):
         serving_input: how the model takes examples of its kind of data; None where it takes no known kind.
         task: name of the head's task, or ``"outputs"`` where the model's outputs are passed on as they are.
         notes: what was left out and why, one sentence each.
+        facts: facts of the head for the card.
     """
 
     signatures: Mapping[str, Any]
@@ -44,6 +45,7 @@ class Serving(Served):
     task: str
     serving_input: ServingInput | None = None  # type: ignore[assignment]
     notes: tuple[str, ...] = ()
+    facts: Mapping[str, object] = dataclasses.field(default_factory=dict)
 
     @property
     def encoded(self) -> EncodedInput | None:
@@ -97,7 +99,8 @@ def serving_functions(
         _check_batch_dimension(name, function)
     notes = ((_NO_KIND,) if taken is None else taken.notes, (note_on(ops_of(signatures)),))
     said = tuple(text for part in notes for text in part if text)
-    return Serving(signatures, reference, names, task, taken, said)
+    head = _head(model)
+    return Serving(signatures, reference, names, task, taken, said, {} if head is None else head.facts)
 
 
 def serving_input(
