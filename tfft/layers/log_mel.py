@@ -16,6 +16,7 @@ from tfft.errors import DataError, PlanError, raise_problems
 from tfft.layers.preprocess import check_spec, scale_pixels
 from tfft.specs import AudioSpec, InputSpec
 
+_LEAST_FRAMES = 5  # two are left of them at a fourth of the rate: Keras warns of attention to a single one
 _QUIETEST = 1e-10  # of the power; below it there is only rounding
 
 
@@ -154,7 +155,7 @@ class MelFrames(keras.layers.Layer):
         inputs: float32 [B, samples] in -1 to 1 at ``audio.sample_rate``.
 
     Output shape:
-        [B, frames, audio.bands]; at least one frame.
+        [B, frames, audio.bands]; at least five frames, of which the first is always present.
 
     Example:
         >>> MelFrames(AudioSpec(16000, 1.0))(waves).shape
@@ -171,7 +172,8 @@ class MelFrames(keras.layers.Layer):
         """Return frames, 0 where there is no audio."""
         waves, spec = tf.cast(inputs, tf.float32), self.audio
         window, step = round(spec.window * spec.sample_rate), round(spec.step * spec.sample_rate)
-        waves = tf.pad(waves, [[0, 0], [0, tf.maximum(window - tf.shape(waves)[1], 0)]])
+        least = window + (_LEAST_FRAMES - 1) * step
+        waves = tf.pad(waves, [[0, 0], [0, tf.maximum(least - tf.shape(waves)[1], 0)]])
         decibels = mel_decibels(waves, spec)
         counts = frame_count(used_samples(waves), window, step)
         there = (tf.range(tf.shape(decibels)[1]) < counts[:, None])[..., None]
