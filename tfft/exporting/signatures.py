@@ -81,8 +81,10 @@ def serving_functions(
         inputs = {name: tf.TensorSpec(spec.shape, spec.dtype, name=name) for name, spec in served.items()}
     own = tuple(inputs)
 
+    shorten = (lambda value: value) if taken is None or taken.shorten is None else taken.shorten
+
     def answer(values: Mapping[str, Any]) -> dict[str, tf.Tensor]:
-        return postprocess(model(_arrange(model, [values[name] for name in own]), training=False))
+        return postprocess(model(_arrange(model, [shorten(values[name]) for name in own]), training=False))
 
     def reference(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         # The check runs on the CPU, where the fresh process runs: a GPU's convolutions round differently.

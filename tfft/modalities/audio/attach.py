@@ -16,6 +16,7 @@ from tfft.registry import FeatureLevel
 from tfft.specs import AudioSpec
 
 AUDIO_INPUT, AUDIO_LAYER, CLIP_LAYER = "audio", "log_mel", "clip"
+SERVED_SECONDS = 30.0  # a model of frames takes any length: files may be longer than the training clips
 FRAMES_LAYER, PADDING_LAYER = "mel_frames", "drop_padding"
 
 
@@ -43,7 +44,8 @@ def attach_waves(
         spec = spec_of(backbone, image_size)
         return ModelInput(inputs, features_of(backbone, network, LogMel(audio, spec, name=AUDIO_LAYER)(inputs), spec))
     if (bands := frame_bands(network)) is not None:
-        frames = MelFrames(dataclasses.replace(audio, bands=bands), name=FRAMES_LAYER)(inputs)
+        audio = dataclasses.replace(audio, bands=bands, seconds=max(audio.seconds, SERVED_SECONDS))
+        frames = MelFrames(audio, name=FRAMES_LAYER)(inputs)
         return ModelInput(inputs, network(keras.tree.pack_sequence_as(network.input, [frames])))
     length = wave_length(network, backbone.name)
     if length not in (None, audio.samples):

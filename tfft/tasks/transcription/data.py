@@ -76,8 +76,9 @@ class TranscribedRecordings(AudioExamples):
 
     def batches(self, spec: InputSpec | AudioSpec | None, options: BatchOptions) -> tf.data.Dataset:
         """Build a dataset of (float32 [B, any], int32 [B, any]), each batch as long as its longest clip."""
-        if isinstance(spec, AudioSpec) and spec != self.spec:
-            return self.with_spec(spec, self.source.store).batches(None, options)
+        if isinstance(spec, AudioSpec) and spec.sample_rate != self.spec.sample_rate:
+            same = dataclasses.replace(self.spec, sample_rate=spec.sample_rate)
+            return self.with_spec(same, self.source.store).batches(None, options)
         return clip_batches(self.waves, self.labels, self.spec, options, self.lengths)
 
     def feature_source(self, staged: Staged, batch_size: int, views: Views | None = None) -> Source:
