@@ -1,9 +1,9 @@
 """Strings of spoken digits, transcribed for speakers that training never saw: word error rate and minutes.
 
 ``python benchmarks/transcription.py FOLDER``: the Free Spoken Digit Dataset, files called ``digit_speaker_number.wav``.
-Clips are strings of 3 to 7 digits of one speaker with pauses, in noise. Two speakers are left for the test; the texts of
-the test are strings that training clips do not have. Training clips are also played faster and slower, by up to 15 %,
-which changes the pitch of a voice too.
+Clips are strings of 3 to 7 digits of one speaker with pauses, in noise. Two speakers are left for the test; the texts
+of the test are strings that training clips do not have. Training clips are also played faster and slower, by up to
+15 %, which changes the pitch of a voice too.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ def main() -> None:
     common.machine()
     voices = read(options.folder)
     seen = [name for name in voices if name not in UNSEEN]
-    print(f"{options.clips} clips of {', '.join(seen)}; {options.test_clips} of each of {', '.join(UNSEEN)}", flush=True)
+    print(
+        f"{options.clips} clips of {', '.join(seen)}; {options.test_clips} of each of {', '.join(UNSEEN)}", flush=True
+    )
     rates = []
     with tempfile.TemporaryDirectory(prefix="tfft-transcription-") as name:
         place = pathlib.Path(name)

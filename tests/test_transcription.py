@@ -82,11 +82,14 @@ def test_loss_of_transcripts_that_do_not_fit_is_0_and_that_of_an_empty_one_is_si
         given = tf.constant(logits)
         tape.watch(given)
         found = CtcLoss(reduction=None)(labels, given)
-    assert found[0] > 0 and found[1] == 0
+    assert found[0] > 0
+    assert found[1] == 0
     assert float(found[2]) == pytest.approx(-np.log(softmax(logits[2, :3])[:, BLANK]).sum(), rel=1e-5)
     gradient = tape.gradient(found, given).numpy()
     assert np.isfinite(gradient).all()
-    assert not gradient[1].any() and gradient[0, :5].any() and not gradient[0, 5:].any()
+    assert not gradient[1].any()
+    assert gradient[0, :5].any()
+    assert not gradient[0, 5:].any()
 
 
 def test_greedy_decoding_is_a_loop(batch):
@@ -100,7 +103,7 @@ def test_greedy_decoding_is_a_loop(batch):
 
 
 def test_beam_search_finds_the_most_probable_text_where_greedy_does_not():
-    # Two frames, blank 0.6 and a 0.4 each: greedy says nothing (0.36), the text "a" has 0.64 (Graves, 2012, figure 7.5).
+    # Two frames, blank 0.6 and "a" 0.4 each: greedy says nothing (0.36), "a" has 0.64 (Graves, 2012, figure 7.5).
     logits = np.full((1, 3, BLANK + 1), -20.0, np.float32)
     logits[0, :2, BLANK], logits[0, :2, 1] = np.log(0.6), np.log(0.4)
     logits[0, 2] = ABSENT
@@ -137,7 +140,8 @@ def test_rate_of_characters_is_that_of_jiwer_over_batches():
 
 def test_contract_of_the_task():
     contract = testing.check_task("transcription", tuple("abcd"))
-    assert "loss falls" in contract.passed and "serving agrees with the metric" in contract.passed
+    assert "loss falls" in contract.passed
+    assert "serving agrees with the metric" in contract.passed
 
 
 def test_normalization():
@@ -158,9 +162,7 @@ def test_numbers_of_characters():
 
 def test_head_names_all_problems():
     with pytest.raises(PlanError, match="(?s)one loss.*label_smoothing.*beam_width must be a whole number"):
-        TranscriptionHead(
-            "transcription", ("a",), 2, loss_name="focal", label_smoothing=0.1, beam_width=0
-        )
+        TranscriptionHead("transcription", ("a",), 2, loss_name="focal", label_smoothing=0.1, beam_width=0)
     with pytest.raises(PlanError, match="at most 400, received 500"):
         heads.transcription([chr(0x4E00 + at) for at in range(500)])
     with pytest.raises(PlanError, match="soft=True"):
@@ -185,12 +187,16 @@ def test_evaluator_counts_as_jiwer_and_shows_the_worst():
     evaluator.update(encode(truth[:2], ALPHABET), logits_for(written[:2]))
     evaluator.update(encode(truth[2:], ALPHABET), logits_for(written[2:]))
     scores = evaluator.result(4, 1.0)
-    assert scores.value == pytest.approx(jiwer.wer(truth, written)) and scores.metric == "word_error_rate"
+    assert scores.value == pytest.approx(jiwer.wer(truth, written))
+    assert scores.metric == "word_error_rate"
     assert scores.measures["character_error_rate"] == pytest.approx(jiwer.cer(truth, written))
     assert scores.majority_baseline == pytest.approx(jiwer.wer(truth, ["a b c"] * 4))
-    assert scores.lower_is_better and not scores.learned_nothing and scores.measures["right"] == 0.5
+    assert scores.lower_is_better
+    assert not scores.learned_nothing
+    assert scores.measures["right"] == 0.5
     assert scores.interval[0] < scores.value < scores.interval[1]
-    assert "the 2 clips with the most wrong characters" in str(scores) and "REF: a b c" in str(scores)
+    assert "the 2 clips with the most wrong characters" in str(scores)
+    assert "REF: a b c" in str(scores)
     assert type(scores).from_dict(scores.to_dict()).details == scores.details
 
 
@@ -207,7 +213,8 @@ def test_interval_over_speakers_is_wider_where_they_differ():
     by_clip = error_interval(errors)
     by_speaker = error_interval(errors, np.repeat([-2, -3], 50))
     assert by_clip[0] < 0.4 < by_clip[1]
-    assert by_speaker[0] < 0.05 and by_speaker[1] > 0.75
+    assert by_speaker[0] < 0.05
+    assert by_speaker[1] > 0.75
     assert error_interval(np.array([(0, 20)] * 5))[1] > 0.0  # few clips without a mistake prove little
 
 
@@ -249,10 +256,12 @@ def test_a_clip_gives_the_same_alone_and_in_a_padded_batch(model, samples):
 
 def test_frames_are_counted_as_windows(model):
     frames = MelFrames(SPEC)(np.random.default_rng(0).normal(size=(2, 8000)).astype(np.float32))
-    assert frames.shape == (2, 98, 64) and float(tf.reduce_max(frames)) == 1.0
+    assert frames.shape == (2, 98, 64)
+    assert float(tf.reduce_max(frames)) == 1.0
     assert model(np.ones((1, 8000), np.float32)).shape == (1, 25, BLANK + 1)
     silence = model(np.zeros((2, 800), np.float32)).numpy()
-    assert (silence[:, 0] > ABSENT / 2).all() and (silence[:, 1:] == ABSENT).all()
+    assert (silence[:, 0] > ABSENT / 2).all()
+    assert (silence[:, 1:] == ABSENT).all()
 
 
 def test_file_of_the_model_keeps_everything(model, tmp_path):

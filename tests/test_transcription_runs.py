@@ -1,4 +1,4 @@
-"""Transcription from recordings to exported text: a planted language, a backbone of waves, a training that is stopped."""
+"""Transcription from recordings to exported text: a planted language, an opened backbone, a stopped training."""
 
 from __future__ import annotations
 
@@ -45,8 +45,10 @@ def run(table, tmp_path_factory):
 def test_a_language_of_tones_is_learned(run):
     scores = run.final_scores
     assert scores.measures["character_error_rate"] <= 0.02
-    assert scores.value < 0.1 < scores.majority_baseline and scores.examples == 40
-    assert run.plan.name == "from_scratch" and len(run.plan.phases) == 1
+    assert scores.value < 0.1 < scores.majority_baseline
+    assert scores.examples == 40
+    assert run.plan.name == "from_scratch"
+    assert len(run.plan.phases) == 1
     assert all(v.trainable for v in run.model.weights if "seed" not in v.path)
     best = min(row["val_character_error_rate"] for row in run.history.rows)
     assert best == pytest.approx(scores.measures["character_error_rate"], abs=1e-6)
@@ -71,22 +73,26 @@ def test_the_command_line_and_the_export_write_what_the_model_does(run, table, c
     encoded = served.signatures["serve_bytes"](audio_bytes=contents)
     for outputs in (arrays, encoded):
         assert [text.decode() for text in outputs["text"].numpy()] == texts
-        assert outputs["score"].shape == (6,) and 0.5 < outputs["score"].numpy().min() <= 1.0
+        assert outputs["score"].shape == (6,)
+        assert 0.5 < outputs["score"].numpy().min() <= 1.0
     np.testing.assert_allclose(arrays["score"], encoded["score"], atol=1e-5)
     card = (run.folder / "export" / "1" / "assets" / "model_card.md").read_text()
-    assert "small letters, without punctuation" in card and "Decoding: greedy" in card
+    assert "small letters, without punctuation" in card
+    assert "Decoding: greedy" in card
     assert run.export.largest_difference < 1e-5
 
 
 def test_held_out_clips_and_other_data_are_measured(run, table, tmp_path, capsys):
     assert cli.main(["evaluate", str(run.folder), str(table), "--json"]) == 0
     own = json.loads(capsys.readouterr().out)
-    assert own["data"].startswith("held-out examples") and own["examples"] == 40
+    assert own["data"].startswith("held-out examples")
+    assert own["examples"] == 40
     assert own["measures"]["word_error_rate"] == pytest.approx(run.final_scores.value)
     other = speech_data.write_table(tmp_path, 8, seed=5)
     assert cli.main(["evaluate", str(run.folder), str(other), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["examples"] == 8 and found["measures"]["groups"] == 4
+    assert found["examples"] == 8
+    assert found["measures"]["groups"] == 4
     assert cli.main(["predict", str(run.folder), *sorted(map(str, (tmp_path / "wavs").iterdir())), "--json"]) == 0
     written = [one["text"] for one in json.loads(capsys.readouterr().out)["predictions"]]
     assert found["measures"]["word_error_rate"] == pytest.approx(jiwer.wer(speech_data.sentences(8, 5), written))
@@ -96,7 +102,8 @@ def test_the_check_reports_transcripts(table, capsys):
     arguments = ["check", str(table), "--task", "transcription", "--audio", "file", "--text", "sentence", "--json"]
     assert cli.main(arguments) == 0
     report = json.loads(capsys.readouterr().out)
-    assert set(report["counts"]) == {"train", "validation"} and report["counts"]["train"]["a"] > 50
+    assert set(report["counts"]) == {"train", "validation"}
+    assert report["counts"]["train"]["a"] > 50
     assert "sentences" in {one["kind"] for one in report["findings"]}
 
 
@@ -147,7 +154,8 @@ def test_frozen_features_of_an_opened_backbone_are_kept_and_its_last_block_train
     said = capsys.readouterr().out
     assert [phase.name for phase in run.plan.phases] == ["frozen", "fine-tune"]
     assert "every epoch runs the whole model" not in said
-    assert run.history.audits["frozen"].ok and run.history.audits["fine-tune"].ok
+    assert run.history.audits["frozen"].ok
+    assert run.history.audits["fine-tune"].ok
     losses = [row["loss"] for row in run.history.rows if row["phase"] == "frozen"]
     assert losses[-1] < 0.9 * losses[0]
     assert any(isinstance(layer, DropPadding) for layer in run.model.layers)
@@ -155,4 +163,5 @@ def test_frozen_features_of_an_opened_backbone_are_kept_and_its_last_block_train
     waves[0, :8000], waves[1] = 0.1, 0.1
     logits = run.model.predict(waves, verbose=0)
     there = logits.max(-1) > ABSENT / 2
-    assert there[1].all() and there[0].sum() == -(-8000 * there.shape[1] // 16000)
+    assert there[1].all()
+    assert there[0].sum() == -(-8000 * there.shape[1] // 16000)

@@ -6,8 +6,8 @@ model stores its head in its config, so a saved model knows its classes.
 
 Each task has a class of heads and a factory function: ``heads.classification``, ``heads.binary``, ``heads.multilabel``,
 ``heads.regression``, ``heads.token_classification``, ``heads.object_detection``, ``heads.semantic_segmentation``,
-``heads.transcription``, and ``heads.NAME`` for every task added with :func:`tfft.registry.register_task`. They are in ``tfft/tasks``; this module
-has their base classes.
+``heads.transcription``, and ``heads.NAME`` for every task added with :func:`tfft.registry.register_task`. They are in
+``tfft/tasks``; this module has their base classes.
 """
 
 from __future__ import annotations

@@ -141,6 +141,14 @@ def _shifted(wave: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
 
 
 def without_band(wave: tf.Tensor, spec: AudioSpec, share: tf.Tensor, place: tf.Tensor) -> tf.Tensor:
+    """Return a waveform without a part of the mel scale, float32 [samples].
+
+    Args:
+        wave: Waveform, float32 [samples].
+        spec: Spec with the sample rate.
+        share: Width of the part, as a share of the scale.
+        place: Place of the part, 0 for the lowest frequencies to 1 for the highest.
+    """
     spectrum = tf.signal.rfft(wave)
     half = spec.sample_rate / 2
     hertz = tf.linspace(0.0, half, tf.shape(spectrum)[0])

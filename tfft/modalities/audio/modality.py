@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from tfft.errors import BackboneError, DataError
 from tfft.registry import Adapted, FeatureLevel, Match, Modality
@@ -32,7 +32,7 @@ class AudioModality(Modality):
     name = "audio"
     item = "recording"
     items = "recordings"
-    columns = ("audio",)
+    columns: ClassVar[tuple[str, ...]] = ("audio",)
     settings = frozenset({"sample_rate", "seconds"})
     augmentations = ("shift", "mask")
     may_be_grouped = True

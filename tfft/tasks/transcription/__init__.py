@@ -145,7 +145,9 @@ class Transcription(Task):
 
         letters = [chr(0xE000 + at) for at in range(len(names))]  # a class name of a test may have several characters
         any_name = re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True))))
-        served = ["".join(letters[names.index(one)] for one in any_name.findall(text.decode())) for text in outputs["text"]]
+        served = [
+            "".join(letters[names.index(one)] for one in any_name.findall(text.decode())) for text in outputs["text"]
+        ]
         return {"character_error_rate": jiwer.cer([decode(row, letters) for row in labels], served)}
 
 

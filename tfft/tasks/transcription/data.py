@@ -179,7 +179,9 @@ def load_transcripts(
     spec = _spec(found.facts, waves)
     splits = with_waveforms(splits, spec, reading.store)
     strange = outside(splits.validation.texts, names)
-    notes = (f"outside of the alphabet, only in held-out transcripts, and counted as errors: {strange}",) if strange else ()
+    notes = (
+        (f"outside of the alphabet, only in held-out transcripts, and counted as errors: {strange}",) if strange else ()
+    )
     hours = sum(fact.seconds for fact in splits.train.facts) / 3600
     return dataclasses.replace(splits, report=TranscriptReport(hours, normal.words, "".join(names), spec, notes))
 
@@ -260,9 +262,7 @@ def labels_of(texts: Sequence[str], class_names: Sequence[str], groups: Sequence
     return labels
 
 
-def _read(
-    source: Any, columns: Columns, normal: Normalization, waves: AudioOptions, reading: ReadOptions
-) -> _Found:
+def _read(source: Any, columns: Columns, normal: Normalization, waves: AudioOptions, reading: ReadOptions) -> _Found:
     """Read transcripts and the statistics of the recordings; what cannot be used is skipped, or named by an error."""
     rows = _file_rows(read_source(source, columns), normal)
     if not rows.paths:

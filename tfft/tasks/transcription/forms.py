@@ -120,8 +120,8 @@ def _from_folder(folder: Path, columns: Columns) -> Rows:
     if tables:
         raise DataError(f"{folder} is a folder with tables: give one of them, {join_names(tables, limit=5)}.")
     raise DataError(
-        f"{_EXPECTED} Received: the folder {folder} with {len(sounds)} recordings and {len(texts)} .txt files, of which "
-        "none has the name of a recording."
+        f"{_EXPECTED} Received: the folder {folder} with {len(sounds)} recordings and {len(texts)} .txt files, of "
+        "which none has the name of a recording."
     )
 
 
@@ -141,9 +141,7 @@ def _from_table(table: Table, folder: Path, columns: Columns) -> Rows:
     )
 
 
-def _column(
-    table: Table, which: str | int | None, role: str, usual: Sequence[str], problems: list[str]
-) -> list[Any]:
+def _column(table: Table, which: str | int | None, role: str, usual: Sequence[str], problems: list[str]) -> list[Any]:
     if which is None:
         which = next((name for name in usual if name in (table.columns or ())), None)
     if which is None:
@@ -240,7 +238,9 @@ def _beside(folder: Path, texts: Sequence[Path], sounds: Sequence[Path], columns
         paths.append(str(path.relative_to(folder)))
         found.append(" ".join(line for _, line in _lines(text, columns.encoding)))
         places.append(str(text))
-    skipped += [Skipped(str(path), "has a transcript, but no recording of its name beside it") for path in by_name.values()]
+    skipped += [
+        Skipped(str(path), "has a transcript, but no recording of its name beside it") for path in by_name.values()
+    ]
     groups = None if columns.group is None else groups_by(paths, str(columns.group))
     return _of_files(folder, paths, found, groups, places, skipped)
 
@@ -276,5 +276,3 @@ def _manifest_fault(value: Any, place: str) -> str:
     if value.get("offset"):
         return f"{place} takes a part of its recording (offset {value['offset']}): cut the recordings into clips first"
     return ""
-
-

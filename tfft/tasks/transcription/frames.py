@@ -19,7 +19,9 @@ _SHOWN = 20
 _PROBE = 1000  # windows, to measure how many frames a backbone makes of them
 
 
-def keep_whole(splits: Splits[TranscribedRecordings], backbone: Backbone, settings: Mapping[str, Any]) -> dict[str, Any]:
+def keep_whole(
+    splits: Splits[TranscribedRecordings], backbone: Backbone, settings: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return the settings for adapting recordings to a backbone so that none is cut off.
 
     Args:

@@ -69,7 +69,9 @@ class TranscriptionHead(Head):
             if getattr(self, name) not in valid:
                 problems.append(f"{name} must be {' or '.join(valid)}, received {getattr(self, name)!r}")
         if len(self.class_names or ()) > MOST_CHARACTERS:
-            problems.append(f"CTC needs a small alphabet, at most {MOST_CHARACTERS}, received {len(self.class_names or ())}")
+            problems.append(
+                f"CTC needs a small alphabet, at most {MOST_CHARACTERS}, received {len(self.class_names or ())}"
+            )
         return problems
 
     def loss(self, *, soft: bool = False) -> keras.losses.Loss:

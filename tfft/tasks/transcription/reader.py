@@ -14,7 +14,18 @@ if TYPE_CHECKING:
     from tfft.inspection.findings import DataReport, Finding
     from tfft.tasks.transcription.data import TranscribedRecordings
 
-_OWN = ("audio", "text", "group", "letter_case", "punctuation", "root", "encoding", "delimiter", "sample_rate", "seconds")
+_OWN = (
+    "audio",
+    "text",
+    "group",
+    "letter_case",
+    "punctuation",
+    "root",
+    "encoding",
+    "delimiter",
+    "sample_rate",
+    "seconds",
+)
 _READING = ("strict", "store", "progress")
 _SETTINGS = frozenset({*_OWN, *_READING, "task", "validation", "seed"})
 
