@@ -1,5 +1,7 @@
 """Plans by name through the whole recipe: frozen blocks to the bit, settings that reach the training, wrong input."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -42,6 +44,16 @@ def test_every_plan_trains_what_it_says_and_nothing_else(name, tmp_path):
     loaded = keras.saving.load_model(tmp_path / "run" / "model.keras")  # with its optimizer
     images = squares()[0][:4]
     np.testing.assert_allclose(loaded.predict(images, verbose=0), run.model.predict(images, verbose=0), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_backbone_with_random_weights_trains_as_a_whole_with_its_statistics():
+    opened = dataclasses.replace(backbone(), pretrained=False)
+    run = finetune(opened, squares(), epochs=1, **QUICK)
+    assert (run.plan.name, run.plan.batch_norm) == ("from_scratch", "train")
+    report = run.history.audits["train"]
+    assert report.trainable == len(run.model.trainable_variables)
+    assert not report.trainable_unchanged
 
 
 @pytest.mark.slow

@@ -40,6 +40,19 @@ def test_gradual_goes_down_from_the_top_and_slows_down_by_group():
         phases(plans.gradual(), unfreeze="block3")
 
 
+def test_random_weights_are_trained_as_a_whole():
+    plan = recommend(dataclasses.replace(FACTS, pretrained=False), RunConfig(batch_size=32))
+    assert plan.name == "from_scratch"
+    [phase] = plan.phases
+    assert (phase.unfreeze, phase.head, phase.optimizer, phase.learning_rate) == ("all", "train", "adamw", 1e-3)
+    assert phase.epochs == 60  # of 45 steps, more would only repeat them
+    many = recommend(dataclasses.replace(FACTS, pretrained=False, examples=9600), RunConfig(batch_size=32))
+    assert many.phases[0].epochs == 10  # of 300 steps
+    assert "random" in plan.reasons["plan"]
+    few = recommend(dataclasses.replace(FACTS, pretrained=False, examples=30, smallest=3), RunConfig(epochs=7))
+    assert (few.name, few.phases[0].epochs) == ("from_scratch", 7)
+
+
 @pytest.mark.parametrize(
     ("examples", "steps", "mixup"),
     [(19_999, 500, 0.0), (20_000, 10_000, 0.1), (499_999, 10_000, 0.1), (500_000, 20_000, 0.1)],

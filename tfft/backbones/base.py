@@ -71,6 +71,8 @@ class Backbone:
         text_spec: what it does with text; None where the input is not text.
         digest: of the files it was opened from, see :func:`tfft.backbones.digest`; None where there are none.
         endpoint: what of a SavedModel is called, with its inputs and outputs, in words; empty for other formats.
+        pretrained: whether the weights were trained before; False for an architecture with random weights, which plans
+            train as a whole from the start.
     """
 
     name: str
@@ -82,6 +84,7 @@ class Backbone:
     text_spec: TextSpec | None = None
     digest: str | None = None
     endpoint: str = ""
+    pretrained: bool = True
 
     @property
     def blocks(self) -> list[Block]:

@@ -16,6 +16,7 @@ from tfft.plans.strategies import (
     bit,
     fastai,
     few_shot,
+    from_scratch,
     full,
     gradual,
     linear_probe,
@@ -26,6 +27,6 @@ from tfft.plans.strategies import (
 )
 
 __all__ = [
-    "PLAN_NAMES", "DatasetStats", "NamedPlan", "bit", "fastai", "few_shot", "full", "gradual", "linear_probe", "lp_ft",
-    "named", "recommend", "setfit", "format_plan", "surgical",
+    "PLAN_NAMES", "DatasetStats", "NamedPlan", "bit", "fastai", "few_shot", "format_plan", "from_scratch", "full",
+    "gradual", "linear_probe", "lp_ft", "named", "recommend", "setfit", "surgical",
 ]  # fmt: skip

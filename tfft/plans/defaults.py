@@ -13,10 +13,12 @@ from tfft import registry
 from tfft.config import Phase, RunConfig
 from tfft.plans.stats import DatasetStats
 
-FROZEN, FINE_TUNE, CONTRASTIVE, HEAD = "frozen", "fine-tune", "contrastive", "head"
+FROZEN, FINE_TUNE, CONTRASTIVE, HEAD, SCRATCH = "frozen", "fine-tune", "contrastive", "head", "train"
 
 HEAD_STEPS, FINE_TUNE_STEPS = 240, 280  # target steps of each phase, within _MOST_EPOCHS
 _LEAST_EPOCHS, _MOST_EPOCHS = 2, 10
+_SCRATCH_STEPS, _SCRATCH_RATE = 3_000, 1e-3  # of random weights, at a batch of 32
+_LEAST_SCRATCH_EPOCHS, _MOST_SCRATCH_EPOCHS = 5, 60
 _FROZEN_RATE, _FINE_TUNE_RATE, _FAR_RATE = 5e-3, 3e-4, 1e-3  # at a batch of 32
 _TEXT_RATE = 5e-5  # of transformers (Devlin et al. 2019 tried 2e-5 to 5e-5)
 _TRANSFORMER = {"optimizer": "adamw", "weight_decay": 0.01, "schedule": "linear", "global_clipnorm": 1.0}
@@ -160,6 +162,25 @@ class Draft:
             return frozen, float(rate)
         self.reasons["learning_rate"] = "far lower, to adapt the pretrained blocks without forgetting"
         return frozen, fine
+
+    def scratch_epochs(self) -> int:
+        """Epochs of a training from random weights."""
+        if self.config.epochs != "auto":
+            return int(self.config.epochs)
+        epochs = min(_MOST_SCRATCH_EPOCHS, max(_LEAST_SCRATCH_EPOCHS, math.ceil(_SCRATCH_STEPS / self.steps)))
+        self.reasons["epochs"] = (
+            f"{epochs * self.steps:,} steps; an epoch has {self.steps:,}, and random weights take about "
+            f"{_SCRATCH_STEPS:,} steps"
+        )
+        return epochs
+
+    def scratch_rate(self) -> float:
+        """Peak learning rate of a training from random weights."""
+        if self.config.learning_rate != "auto":
+            return self.rates()[1]
+        size = 32 if self.config.batch_size == "auto" else self.config.batch_size
+        self.reasons["learning_rate"] = "usual for random weights, with a warmup"
+        return float(f"{_SCRATCH_RATE * math.sqrt(size / 32):.2g}")
 
     def how(self) -> dict[str, Any]:
         """Further settings of a fine-tuning phase: for texts, those usual for transformers."""

@@ -30,7 +30,8 @@ def recommend(
 
     Use it to see the plan of :func:`tfft.finetune`, or to change a plan before running it.
 
-    Below ten examples in the smallest class the plan is ``few_shot``, else ``lp_ft``; see :mod:`tfft.plans.strategies`.
+    A backbone with random weights gets the plan ``from_scratch``. Otherwise the plan is ``few_shot`` for fewer than ten
+    examples in the smallest class, else ``lp_ft``; see :mod:`tfft.plans.strategies`.
     Epochs follow from steps: fine-tuning gets at least 280, a trained head 240, in 2 to 10 epochs. The fewer the
     examples, the fewer last blocks train: a sixth of them below 500, a third below 5,000, half below 50,000, else all.
     Tiny images are unlike the pretraining data; with 500 of them and more, at least half of the blocks train, at a
@@ -98,6 +99,9 @@ def _with_task_settings(phase: Phase, draft: Draft) -> Phase:
 
 def _choose(draft: Draft) -> NamedPlan:
     smallest, config = draft.stats.smallest, draft.config
+    if not draft.stats.pretrained:
+        draft.reasons["plan"] = "the weights of the backbone are random, so there is nothing to keep frozen"
+        return NamedPlan("from_scratch")
     asked = any(getattr(config, name) != "auto" for name in ("unfreeze", "epochs", "head_epochs", "learning_rate"))
     if smallest is not None and smallest < _TOO_FEW and not asked and draft.task.solves_head:
         draft.reasons["plan"] = f"{smallest} examples in the smallest class are too few to train on without overfitting"

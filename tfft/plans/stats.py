@@ -23,6 +23,7 @@ class DatasetStats:
         texts: Whether the examples are texts.
         fit: Cross-validated accuracy of a linear head on the features of the backbone, scaled so that the most common
             class is 0 and a perfect score 1; None if unknown.
+        pretrained: Whether the weights of the backbone were trained before.
     """
 
     examples: int
@@ -37,3 +38,4 @@ class DatasetStats:
     largest: int | None = None
     texts: bool = False
     fit: float | None = None
+    pretrained: bool = True

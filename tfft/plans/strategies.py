@@ -15,7 +15,7 @@ from typing import Any
 from tfft import registry
 from tfft.config import PHASE_KEYWORDS, Phase, RunConfig
 from tfft.errors import PlanError, did_you_mean, join_names, raise_problems
-from tfft.plans.defaults import CONTRASTIVE, FINE_TUNE, FINE_TUNE_STEPS, FROZEN, HEAD, HEAD_STEPS, Draft
+from tfft.plans.defaults import CONTRASTIVE, FINE_TUNE, FINE_TUNE_STEPS, FROZEN, HEAD, HEAD_STEPS, SCRATCH, Draft
 
 _OPEN = ("unfreeze", "epochs", "head_epochs", "learning_rate")  # settings that do not apply to some plans
 _ULMFIT = 2.6  # rate factor from one group of blocks to the one below it (Howard & Ruder 2018)
@@ -147,6 +147,18 @@ def full(**phase: Any) -> NamedPlan:
     return NamedPlan("full", phase)
 
 
+def from_scratch(**phase: Any) -> NamedPlan:
+    """Train everything from random weights; the default for backbones without pretrained weights.
+
+    AdamW (Loshchilov & Hutter, "Decoupled weight decay regularization", 2019) at 1e-3 for a batch of 32, with a warmup
+    and a cosine, gradients clipped to a norm of 1, for about 3,000 steps within 5 to 60 epochs.
+
+    Args:
+        **phase: Settings of the phase.
+    """
+    return NamedPlan("from_scratch", phase)
+
+
 def bit(*, steps: int | None = None, **phase: Any) -> NamedPlan:
     """Train everything by the BiT-HyperRule: SGD, steps and MixUp by the number of examples.
 
@@ -259,6 +271,13 @@ def _full(draft: Draft) -> list[Phase]:
     return [Phase(FINE_TUNE, "all", draft.epochs(steps=HEAD_STEPS + FINE_TUNE_STEPS), draft.rates()[1], **draft.how())]
 
 
+def _from_scratch(draft: Draft) -> list[Phase]:
+    draft.no_l2()
+    draft.reasons["unfreeze"] = "all blocks: their weights are random"
+    epochs, rate = draft.scratch_epochs(), draft.scratch_rate()
+    return [Phase(SCRATCH, "all", epochs, rate, optimizer="adamw", weight_decay=0.01, global_clipnorm=1.0)]
+
+
 def _bit(draft: Draft, steps: int | None = None) -> list[Phase]:
     draft.no_l2()
     examples = draft.stats.examples
@@ -334,6 +353,7 @@ _BUILDERS: Mapping[str, tuple[_Builder, tuple[str, ...], tuple[str, ...]]] = {
     "lp_ft": (_lp_ft, _OPEN, ()),
     "gradual": (_gradual, _OPEN, ("stages",)),
     "full": (_full, ("epochs", "learning_rate"), ()),
+    "from_scratch": (_from_scratch, ("epochs", "learning_rate"), ()),
     "bit": (_bit, ("epochs", "learning_rate"), ("steps",)),
     "fastai": (_fastai, ("epochs", "learning_rate"), ()),
     "few_shot": (_few_shot, (), ()),

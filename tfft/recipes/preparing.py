@@ -143,6 +143,8 @@ def plan_for(
     before = None if config.preprocessor is None else _absolute(os.fspath(config.preprocessor))
     task = registry.task(data.task)
     resolved: dict[str, Any] = {"task": data.task, "preprocessor": before}
+    if not backbone.pretrained:
+        resolved["batch_norm"] = "train"  # there are no statistics to keep
     stats, config = _facts(backbone, data, cache), dataclasses.replace(config, **resolved)
     check_supported(config)
     names: dict[str, Any] = {"plan": plan, "backbone": _absolute(backbone.origin), "data": _absolute(data.name)}
@@ -197,6 +199,7 @@ def _facts(backbone: Backbone, data: RunData, cache: object) -> DatasetStats:
         smallest=min(data.counts, default=None),
         largest=max(data.counts, default=None),
         texts=data.is_text,
+        pretrained=backbone.pretrained,
     )
 
 
