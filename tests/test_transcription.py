@@ -197,7 +197,7 @@ def test_evaluator_counts_as_jiwer_and_shows_the_worst():
     assert scores.interval[0] < scores.value < scores.interval[1]
     assert "the 2 clips with the most wrong characters" in str(scores)
     assert "REF: a b c" in str(scores)
-    assert type(scores).from_dict(scores.to_dict()).details == scores.details
+    assert type(scores).from_dict(scores.to_dict()).worst == scores.worst
 
 
 def test_evaluator_names_labels_without_a_character():

@@ -32,6 +32,33 @@ class Metric:
 
 
 @dataclasses.dataclass(frozen=True)
+class ScoreDisplay:
+    """Words for the scores of a task, for :class:`tfft.evaluation.Scores`.
+
+    Attributes:
+        metric: Name of the main score.
+        higher_is_better: False for errors.
+        baseline: What ``majority_baseline`` answers for every example.
+        baselines: What further baselines answer, by the name of their measure.
+        details: Further measures at the end of the summary, as a format such as ``"at an IoU of 0.5 {map50:.4f}"``.
+        row: Noun for a row of the table.
+        table: Title of the table.
+        count: Title of the column with the number of items of a row.
+        columns: Titles of the columns after the recall: ``"f1"`` or ``"dice"``, then possibly ``"iou"``.
+    """
+
+    metric: str
+    higher_is_better: bool = True
+    baseline: str = "commonest class"
+    baselines: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    details: str = ""
+    row: str = "class"
+    table: str = "per class"
+    count: str = "examples"
+    columns: tuple[str, ...] = ("f1",)
+
+
+@dataclasses.dataclass(frozen=True)
 class Default:
     """Task-specific default of a training setting.
 
@@ -172,6 +199,14 @@ class Task:
         raise NotImplementedError
 
     # --- what a person sees
+
+    def score_display(self, metric: str) -> ScoreDisplay:
+        """Return the words for scores.
+
+        Args:
+            metric: Name of the main score, :attr:`tfft.evaluation.Scores.metric`.
+        """
+        return ScoreDisplay(metric.replace("_", " "))
 
     def plain_outputs(self, row: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return the served outputs of one example as plain values; None to convert each output by itself.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from tfft.errors import installed_version, missing_package
-from tfft.registry import Default, Evaluator, FeatureLevel, Metric, Modality, Task
+from tfft.registry import Default, Evaluator, FeatureLevel, Metric, Modality, ScoreDisplay, Task
 from tfft.tasks.transcription.text import MOST_CHARACTERS, alphabet, decode, encode
 
 if TYPE_CHECKING:
@@ -124,6 +124,13 @@ class Transcription(Task):
         from tfft.tasks.transcription.evaluator import TranscriptEvaluator
 
         return TranscriptEvaluator(head)
+
+    def score_display(self, metric: str) -> ScoreDisplay:
+        """Name the scores."""
+        return ScoreDisplay(
+            "word error rate", higher_is_better=False, baseline="commonest transcript",
+            details="character error rate {character_error_rate:.4f}",
+        )  # fmt: skip
 
     def format_prediction(self, name: str, outputs: Mapping[str, Any]) -> str:
         """Return the name and the text."""

@@ -98,7 +98,7 @@ class TranscriptEvaluator(Evaluator):
             metric=METRIC,
             majority_baseline=jiwer.wer(truth, [usual] * len(truth)),
             measures=measures,
-            details=self._worst(truth, written, by_letter),
+            worst=self._worst(truth, written, by_letter),
         )
 
     def _worst(self, truth: Sequence[str], written: Sequence[str], errors: np.ndarray) -> str:
