@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tfft.backbones.catalog import find_application, find_preset, plain
+from tfft.backbones.catalog import NEW_SPEECH_ENCODER, find_application, find_preset, plain
 from tfft.backbones.fetch.digests import check_pin, digest
 from tfft.backbones.fetch.resolver import KERAS_HUB_PREFIX, KERAS_PREFIX, files_of
 from tfft.backbones.huggingface import text_folder
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from tfft.backbones.base import Backbone
 
 ENTRY_POINTS = "tfft.backbone_loaders"
-NEW_SPEECH_ENCODER = "speech-encoder-small"
 _TEXT_OPTIONS = frozenset({"max_length", "pooling", "backbone_dropout"})
 
 
