@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 
 import tfft
-from tfft import heads, testing
+from tfft import heads
 from tfft.errors import DataError, PlanError
 from tfft.layers.log_mel import MelFrames
 from tfft.losses import ABSENT
@@ -136,12 +136,6 @@ def test_rate_of_characters_is_that_of_jiwer_over_batches():
     strange = CharacterErrorRate()  # "x" is outside of the alphabet: never right
     strange.update_state(encode(["x"], ALPHABET), np.eye(BLANK + 1, dtype=np.float32)[None, [BLANK]] * 9)
     assert strange.result().numpy() == 1.0
-
-
-def test_contract_of_the_task():
-    contract = testing.check_task("transcription", tuple("abcd"))
-    assert "loss falls" in contract.passed
-    assert "serving agrees with the metric" in contract.passed
 
 
 def test_normalization():

@@ -63,31 +63,21 @@ class TranscriptEvaluator(Evaluator):
 
         if not any(text.strip() for text in self.truth):
             raise DataError("No clip of the dataset has a transcript, so there is nothing to measure.")
-        # jiwer refuses empty transcripts: every letter written for one counts as an error.
+        # A rate needs words: clips without a transcript are left out, and their number is reported.
         used = [at for at, text in enumerate(self.truth) if text.strip()]
         truth, written = [self.truth[at] for at in used], [self.written[at] for at in used]
         words, letters = jiwer.process_words(truth, written), jiwer.process_characters(truth, written)
         by_word, by_letter = _errors(words), _errors(letters)
         groups = np.array([self.groups[at] for at in used])
         usual = collections.Counter(truth).most_common(1)[0][0]
-        low, high = error_interval(by_letter, groups)
         measures = {
             METRIC: words.wer,
-            "character_error_rate": letters.cer,
-            "character_error_rate_low": low,
-            "character_error_rate_high": high,
-            "substitutions": words.substitutions,
-            "deletions": words.deletions,
-            "insertions": words.insertions,
+            **_character_measures(letters.cer, by_letter, groups),
+            **{name: getattr(words, name) for name in ("substitutions", "deletions", "insertions")},
             "words": int(by_word[:, 1].sum()),
             "right": sum(one == other for one, other in zip(truth, written, strict=True)) / len(truth),
+            **_counts(truth, groups, len(self.truth) - len(used)),
         }
-        if len(set(groups.tolist())) > 1:
-            measures["groups"] = len(set(groups.tolist()))
-        if strange := sum(text.count(STRANGE) for text in truth):
-            measures["outside_of_alphabet"] = strange
-        if len(used) < len(self.truth):
-            measures["empty"] = len(self.truth) - len(used)
         return Scores(
             task=self._head.task,
             examples=count,
@@ -111,6 +101,20 @@ class TranscriptEvaluator(Evaluator):
         found = jiwer.process_words([truth[at] for at in order], [written[at] for at in order])
         shown = jiwer.visualize_alignment(found, show_measures=False)
         return f"the {len(order)} clips with the most wrong characters:\n{shown.strip()}"
+
+
+def _character_measures(rate: float, errors: np.ndarray, groups: np.ndarray) -> dict[str, float]:
+    """Return the character error rate with the ends of its interval."""
+    low, high = error_interval(errors, groups)
+    name = "character_error_rate"
+    return {name: rate, f"{name}_low": low, f"{name}_high": high}
+
+
+def _counts(truth: Sequence[str], groups: np.ndarray, empty: int) -> dict[str, int]:
+    """Return the numbers of groups, of characters outside of the alphabet and of empty transcripts, where above 0."""
+    named = len(set(groups.tolist()))
+    found = {"groups": named if named > 1 else 0, "outside_of_alphabet": sum(text.count(STRANGE) for text in truth)}
+    return {name: count for name, count in {**found, "empty": empty}.items() if count}
 
 
 def _errors(found: object) -> np.ndarray:
