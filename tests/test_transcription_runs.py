@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pathlib
 
 import jiwer
 import keras
@@ -69,7 +70,7 @@ def test_the_command_line_and_the_export_write_what_the_model_does(run, table, c
     for row, wave in zip(padded, waves, strict=True):
         row[: len(wave)] = wave
     arrays = served.signatures["serving_default"](audio=tf.constant(padded))
-    contents = tf.constant([open(file, "rb").read() for file in files])
+    contents = tf.constant([pathlib.Path(file).read_bytes() for file in files])
     encoded = served.signatures["serve_bytes"](audio_bytes=contents)
     for outputs in (arrays, encoded):
         assert [text.decode() for text in outputs["text"].numpy()] == texts
