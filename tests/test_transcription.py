@@ -14,11 +14,12 @@ import pytest
 import tensorflow as tf
 
 import tfft
-from tfft import heads
+from tfft import heads, registry
 from tfft.errors import DataError, PlanError
 from tfft.layers.log_mel import MelFrames
 from tfft.losses import ABSENT
 from tfft.specs import AudioSpec
+from tfft.tasks.transcription.data import labels_of
 from tfft.tasks.transcription.decoding import beam, frames_of, greedy
 from tfft.tasks.transcription.evaluator import TranscriptEvaluator, error_interval
 from tfft.tasks.transcription.head import TranscriptionHead
@@ -192,6 +193,14 @@ def test_evaluator_counts_as_jiwer_and_shows_the_worst():
     assert "the 2 clips with the most wrong characters" in str(scores)
     assert "REF: a b c" in str(scores)
     assert type(scores).from_dict(scores.to_dict()).worst == scores.worst
+
+
+def test_single_clips_are_ranked_by_their_characters():
+    outputs = {"text": np.array([b"a c", b"ab"], object)}
+    labels = labels_of(["a b", "ab"], ALPHABET, ["x", "y"])
+    found = registry.task("transcription").example_results(heads.transcription(ALPHABET), outputs, labels)
+    assert [(one.label, one.prediction, one.correct) for one in found] == [("a b", "a c", False), ("ab", "ab", True)]
+    assert found[0].error == pytest.approx(1 / 3)
 
 
 def test_evaluator_names_labels_without_a_character():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from tfft.errors import installed_version, missing_package
-from tfft.registry import Default, Evaluator, FeatureLevel, Metric, Modality, ScoreDisplay, Task
+from tfft.registry import Default, Evaluator, ExampleResult, FeatureLevel, Metric, Modality, ScoreDisplay, Task
 from tfft.tasks.transcription.text import MOST_CHARACTERS, alphabet, decode, encode
 
 if TYPE_CHECKING:
@@ -135,6 +135,17 @@ class Transcription(Task):
     def format_prediction(self, name: str, outputs: Mapping[str, Any]) -> str:
         """Return the name and the text."""
         return f"{name}: {outputs['text']}" if "text" in outputs else super().format_prediction(name, outputs)
+
+    def example_results(self, head: Head, outputs: Mapping[str, np.ndarray], labels: np.ndarray) -> list[ExampleResult]:
+        """Rank clips by their character error rate."""
+        import jiwer
+
+        results = []
+        for row, served in zip(labels, outputs["text"], strict=True):
+            truth, written = decode(row, head.class_names or ()), served.decode()
+            error = jiwer.cer(truth, written) if truth.strip() else float(len(written))
+            results.append(ExampleResult(truth, written, error, correct=truth == written))
+        return results
 
     def sample_labels(self, head: Head, scores: np.ndarray) -> np.ndarray:
         """Return the texts of the largest score of each frame, the last class being the blank."""
