@@ -43,9 +43,9 @@ def _phase_row(phase: Phase) -> tuple[str, ...]:
         how = "nearest class mean" if phase.head == "nearest_mean" else "linear probe"
         return phase.name, "head: computed, not trained", "", "", how
     blocks = phase.unfreeze
-    what = "head" if blocks in (0, "none") else f"head, {_blocks(blocks)}"
+    what = "head" if blocks in (0, "none") else f"head, {blocks_text(blocks)}"
     if phase.contrastive_repeats:
-        what = f"{_blocks(blocks)}, on pairs"
+        what = f"{blocks_text(blocks)}, on pairs"
     if phase.num_surgical_blocks:
         what += f": the {phase.num_surgical_blocks} with the largest gradients"
     rate = f"{phase.learning_rate:.3g}"
@@ -60,7 +60,8 @@ def _phase_row(phase: Phase) -> tuple[str, ...]:
     return phase.name, what, str(phase.epochs), rate, " ".join(settings)
 
 
-def _blocks(blocks: Any) -> str:
+def blocks_text(blocks: Any) -> str:
+    """Return a selection of blocks in words, such as "last 3 blocks"."""
     if blocks == "all":
         return "all blocks"
     if isinstance(blocks, float):

@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Unpack
 
@@ -24,6 +25,7 @@ from tfft.exporting.savedmodel import ExportResult, export, version_folder
 from tfft.freezing import describe, select
 from tfft.plans import NamedPlan, format_plan, named
 from tfft.recipes.costing import cost
+from tfft.recipes.expectation import expected_time
 from tfft.recipes.labelled import labelled_data
 from tfft.recipes.preparing import (
     build_model,
@@ -163,7 +165,11 @@ def finetune(
         if place is not None:
             check_writable(place)  # fail before training, not after
     going_on = folder is not None and is_unfinished(folder)
-    run, held_out = _train(opened, run_data, plan, cache, callbacks, verbose, folder)
+    expected = None if going_on else expected_time(opened, run_data, plan, cache, verbose)
+    if expected is not None:
+        say(expected)
+    seconds = {} if expected is None else {name: each.seconds for name, each in expected.phases.items()}
+    run, held_out = _train(opened, run_data, plan, cache, callbacks, verbose, folder, seconds)
     run = dataclasses.replace(run, folder=folder)
     if run_data.splits.test_folder is not None:
         run = dataclasses.replace(run, test_scores=_tested(run, run_data.splits.test_folder, say))
@@ -279,6 +285,7 @@ def _train(
     callbacks: Sequence[keras.callbacks.Callback],
     verbose: bool,
     folder: pathlib.Path | None,
+    expected: Mapping[str, float],
 ) -> tuple[Run, tf.data.Dataset]:
     keras.utils.set_random_seed(plan.seed)  # again: opening may or may not have drawn numbers
     model = build_model(backbone, data, plan)
@@ -289,8 +296,9 @@ def _train(
     held_out = data.validation(spec, plan.batch_size)
     with tf.device("CPU:0"):
         epoch = tf.Variable(0, dtype=tf.int64, trainable=False, name="epoch")
-    memory: dict[str, Any] = {"scores": []}  # of completed phases, also those before an interruption
-    say = _printer(verbose)
+    # Of completed phases, also those before an interruption.
+    memory: dict[str, Any] = {"scores": [], "seconds": {}, "expected_seconds": dict(expected)}
+    say, clock = _printer(verbose), [time.perf_counter()]
 
     def measure(phase: Phase, history: History) -> None:
         if phase.contrastive_repeats and memory["scores"] and phase is not plan.phases[-1]:
@@ -299,6 +307,8 @@ def _train(
             scores = evaluate(model, held_out)
             memory["scores"].append(json.dumps(scores.to_dict()))
             line = scores.summary
+        memory["seconds"][phase.name] = time.perf_counter() - clock[-1]
+        clock.append(time.perf_counter())
         say(f"{phase.name}: {line}\n{history.audits[phase.name].summary}")
         for note in history.notes:
             say(note)
@@ -329,6 +339,7 @@ def _train(
     run = Run(
         model, plan, history, scores[0], scores[-1], data.class_names, data.splits.skipped, data_report=data.checked,
         split_names=data.splits.items, deduplicated_scores=None if clean is None else evaluate(model, clean),
+        seconds=memory["seconds"], expected_seconds=memory["expected_seconds"],
     )  # fmt: skip
     return run, held_out
 

@@ -30,7 +30,7 @@ from tfft.io.atomic import whole, write_whole
 from tfft.io.name_files import csv_text, format_lines
 from tfft.training import History
 
-PLAN, METRICS, HISTORY, LABELS, SKIPPED, CHECK, SPLIT, MODEL, EXPORT, CHECKPOINTS = (
+PLAN, METRICS, HISTORY, LABELS, SKIPPED, CHECK, SPLIT, MODEL, EXPORT, CHECKPOINTS, TIMING = (
     "plan.yaml",
     "metrics.json",
     "history.csv",
@@ -41,6 +41,7 @@ PLAN, METRICS, HISTORY, LABELS, SKIPPED, CHECK, SPLIT, MODEL, EXPORT, CHECKPOINT
     "model.keras",
     "export",
     "checkpoints",
+    "timing.json",
 )
 
 
@@ -64,6 +65,8 @@ class Run:
             there are none.
         test_scores: Final scores on the labelled ``test/`` folder of the data, which no choice was made on; None
             without one.
+        seconds: Seconds that each phase took, by name, its features and scores included.
+        expected_seconds: The same as expected before training; empty if the training was too short to measure.
     """
 
     model: keras.Model
@@ -79,6 +82,8 @@ class Run:
     split_names: Mapping[str, Sequence[str]] | None = None
     deduplicated_scores: Scores | None = None
     test_scores: Scores | None = None
+    seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    expected_seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def selected_from(self) -> int:
@@ -209,6 +214,8 @@ def write_run(run: Run, folder: pathlib.Path) -> None:
         run.data_report.write_json(folder / CHECK)
     if run.split_names is not None:
         write_split(folder / SPLIT, run.split_names)
+    timing = {"seconds": dict(run.seconds), "expected_seconds": dict(run.expected_seconds)}
+    write_whole(folder / TIMING, json.dumps(timing, indent=2) + "\n")
     write_whole(folder / METRICS, json.dumps(metrics_of(run), indent=2) + "\n")
 
 
@@ -244,6 +251,7 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
         deduplicated = metrics.get("deduplicated", metrics.get("unleaked"))  # its name before 0.1.0
         deduplicated = None if deduplicated is None else Scores.from_dict(deduplicated)
         tested = Scores.from_dict(metrics["test"]) if "test" in metrics else None
+        timing = json.loads((folder / TIMING).read_text(encoding="utf-8")) if (folder / TIMING).is_file() else {}
     except (ValueError, KeyError, TypeError) as error:
         raise TfftError(f"A file in {folder} is damaged or was changed ({METRICS} or {HISTORY}): {error}") from error
     model = load_keras_file(folder / MODEL, compile=True)
@@ -255,7 +263,7 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
     plan = plan_from_yaml(folder / PLAN)
     return Run(
         model, plan, history, frozen, final, names, tuple(skipped), folder, deduplicated_scores=deduplicated,
-        test_scores=tested,
+        test_scores=tested, seconds=timing.get("seconds", {}), expected_seconds=timing.get("expected_seconds", {}),
     )  # fmt: skip
 
 
