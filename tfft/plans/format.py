@@ -75,6 +75,8 @@ def _rows(plan: Plan) -> dict[str, Any]:
     rows: dict[str, Any] = {}
     if "plan" in plan.reasons:
         rows["plan"] = plan.name
+    if "minutes" in plan.reasons:
+        rows["minutes"] = ""
     if any(plan.image_size):
         rows["image_size"] = "x".join(map(str, plan.image_size))
     for phase in plan.phases:

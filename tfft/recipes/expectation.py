@@ -124,6 +124,21 @@ class Stopwatch:
         """Model to measure, around the weights of the backbone."""
         return self._build()
 
+    @property
+    def caches(self) -> bool:
+        """Whether the frozen part runs once for all epochs."""
+        return self._source is not None
+
+    @property
+    def frozen(self) -> float:
+        """Seconds for the features of the whole backbone, of all examples."""
+        return self._unknown if self._frozen is None else self._frozen
+
+    @property
+    def blocks(self) -> int:
+        """Number of blocks of the backbone."""
+        return sum(row.part == "backbone" for row in describe(self.model).rows)
+
     @functools.cached_property
     def costs(self) -> list[float] | None:
         """Multiply-adds of each block for one example; None if those of a block are unknown."""
@@ -164,11 +179,15 @@ class Stopwatch:
         scoring = len(self._data.splits.validation) * self._each
         if phase.solves_head:
             return PhaseTime(0.0 if self._frozen is not None else self._unknown, 0.0, scoring)
-        time_of, features = self._measured(phase)
+        found, features = self._measured(phase)
+        return PhaseTime(features, found.start + phase.epochs * self.epoch(phase), scoring)
+
+    def epoch(self, phase: Phase) -> float:
+        """Return the expected seconds of one epoch, with its validation."""
         batch = 32 if phase.contrastive_repeats else self._batch
         steps: float = math.ceil(self._shown(phase) / batch)
         steps += len(self._data.splits.validation) / batch / _FORWARD
-        return PhaseTime(features, time_of.start + phase.epochs * steps * time_of.step, scoring)
+        return steps * self._measured(phase)[0].step
 
     def _shown(self, phase: Phase) -> int:
         """Return the number of examples that an epoch shows."""
@@ -258,10 +277,15 @@ def expected_time(
         cache: As in :func:`tfft.finetune`.
         verbose: Print the progress of features.
     """
-    if tf.distribute.has_strategy() or distribute_strategy(backbone.model) is not None:
+    if is_distributed(backbone):
         return None
     stopwatch = Stopwatch(backbone, data, plan, cache, verbose)
     return None if stopwatch.is_quick(plan) else stopwatch.expect(plan)
+
+
+def is_distributed(backbone: Backbone) -> bool:
+    """Whether a backbone trains under a strategy, where nothing is measured."""
+    return tf.distribute.has_strategy() or distribute_strategy(backbone.model) is not None
 
 
 def label(phase: Phase) -> str:

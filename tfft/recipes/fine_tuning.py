@@ -24,6 +24,7 @@ from tfft.evaluation import Scores, evaluate
 from tfft.exporting.savedmodel import ExportResult, export, version_folder
 from tfft.freezing import describe, select
 from tfft.plans import NamedPlan, format_plan, named
+from tfft.recipes.choosing import choose_plan, store_choice
 from tfft.recipes.costing import cost
 from tfft.recipes.expectation import expected_time
 from tfft.recipes.labelled import labelled_data
@@ -34,7 +35,6 @@ from tfft.recipes.preparing import (
     feature_source,
     is_cached,
     open_backbone,
-    plan_for,
     spec_of,
     with_new_statistics,
 )
@@ -153,7 +153,7 @@ def finetune(
         check_same_backbone(opened, chosen)
         plan = chosen
     else:
-        plan = plan_for(opened, run_data, chosen, cache, named_plan, verbose)
+        plan = choose_plan(opened, run_data, chosen, cache, named_plan, verbose, folder)
     for note in run_data.notes(opened, plan.image_size):
         say(note)
     plan = dataclasses.replace(plan, versions=_versions(), backbone_digest=opened.digest)
@@ -165,6 +165,8 @@ def finetune(
         if place is not None:
             check_writable(place)  # fail before training, not after
     going_on = folder is not None and is_unfinished(folder)
+    if folder is not None and isinstance(chosen, RunConfig):
+        store_choice(folder, plan, chosen, None if named_plan is None else named_plan.name)
     expected = None if going_on else expected_time(opened, run_data, plan, cache, verbose)
     if expected is not None:
         say(expected)
