@@ -457,7 +457,7 @@ class _PhaseSettings:
         help="Minutes that the training may take; epochs, trained blocks and phases are cut to fit.",
         details="The time is measured before training, so another machine may cut otherwise; the export comes on top.",
         default_help="no limit",
-        check=NONE | number(above=0), cli=Option(float, "MINUTES"),
+        check=number(above=0) | NONE, cli=Option(float, "MINUTES"),
     )  # fmt: skip
 
 

@@ -49,10 +49,12 @@ def _candidates(plan: Plan, seconds: float, stopwatch: Stopwatch) -> Iterator[Pl
     yield plan
     longest = stopwatch.expect(plan).seconds
     shares = sum(stopwatch.trained_share(phase) for phase in plan.phases)
+    fewer = list(_fewer(plan, stopwatch))
     for least in (_LEAST, 0.0):
-        for cut in _fewer(plan, stopwatch):
+        for cut in fewer:
             share = sum(stopwatch.trained_share(phase) for phase in cut.phases) / shares if shares else 1.0
-            if cut is not plan and longest * share * max(least, 0.1) > 1.5 * seconds:
+            last = not least and cut is fewer[-1]
+            if cut is not plan and not last and longest * share * max(least, 0.1) > 1.5 * seconds:
                 continue
             yield _fewer_epochs(cut, seconds, least, stopwatch)
     if plan.phases[0].solves_head and len(plan.phases) > 1:
@@ -103,5 +105,9 @@ def _with_reason(plan: Plan, cut: Plan, expected: float, seconds: float, minutes
 
 
 def _words(plan: Plan) -> str:
-    trained = [f"{phase.epochs} epochs of the {label(phase)}" for phase in plan.phases if phase.epochs]
+    trained = [
+        f"{phase.epochs} epochs of {'' if phase.unfreeze == 'all' else 'the '}{label(phase)}"
+        for phase in plan.phases
+        if phase.epochs
+    ]
     return " and ".join(trained) or "the head alone"
