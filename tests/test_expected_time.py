@@ -121,6 +121,21 @@ def test_what_cannot_be_cut_further_says_how_long_it_takes():
     assert (cut.name, cut.phases) == ("linear_probe", (PROBE,))
 
 
+def test_the_end_of_a_run_says_what_it_took_and_that_it_took_too_long():
+    assert expectation.took({"a": 90.0}, {"a": 60.0}, None) == "training took 1.5 minutes, expected 1.0"
+    assert expectation.took({"a": 90.0}, {}, 1.0) == ""
+    assert "minutes=1 was exceeded" in expectation.took({"a": 91.0}, {}, 1.0)
+
+
+def test_the_line_names_the_parts_and_the_cheaper_plan():
+    parts = {"frozen": expectation.PhaseTime(0.0, 6.0, 6.0), "fine-tune": expectation.PhaseTime(60.0, 300.0, 0.0)}
+    labels = {"frozen": "head", "fine-tune": "last 6 blocks"}
+    line = str(expectation.ExpectedTime(parts, labels, 12.0))
+    assert line == (
+        "about 6.2 minutes (features 1, head 0.1, last 6 blocks 5, scores 0.1); plan='linear_probe' takes about 0.2"
+    )
+
+
 def test_minutes_have_to_be_a_number_above_zero():
     with pytest.raises(PlanError, match="minutes: Expected a number above 0"):
         RunConfig(minutes=0).check()

@@ -40,6 +40,7 @@ from tfft.training.suffix import FeatureSource
 _QUICK = 20.0  # seconds on a usual machine, below which a run is not measured
 _USUAL = 12e9  # multiply-adds a second that two cores reach in training
 _FORWARD = 4.5  # steps of training in the time of a forward pass, see docs/notes/training.md
+_EXCEEDED = 1.5  # times the minutes of the user, from which on the end of a run says so
 _SAMPLE = 16  # examples that are timed
 
 
@@ -281,6 +282,22 @@ def expected_time(
         return None
     stopwatch = Stopwatch(backbone, data, plan, cache, verbose)
     return None if stopwatch.is_quick(plan) else stopwatch.expect(plan)
+
+
+def took(seconds: Mapping[str, float], expected: Mapping[str, float], minutes: float | None) -> str:
+    """Return a sentence that compares measured and expected seconds; empty if nothing was expected.
+
+    Args:
+        seconds: Seconds of each phase, by name.
+        expected: Expected seconds, by name.
+        minutes: Minutes that the user gave; None for none.
+    """
+    total, before = sum(seconds.values()), sum(expected.values())
+    line = f"training took {total / 60:.1f} minutes, expected {before / 60:.1f}" if before else ""
+    if minutes is not None and total > _EXCEEDED * 60 * minutes:
+        line = line or f"training took {total / 60:.1f} minutes"
+        line += f"; minutes={minutes:g} was exceeded: the machine was slower, or there was nothing left to cut"
+    return line
 
 
 def is_distributed(backbone: Backbone) -> bool:

@@ -26,7 +26,7 @@ from tfft.freezing import describe, select
 from tfft.plans import NamedPlan, format_plan, named
 from tfft.recipes.choosing import choose_plan, store_choice
 from tfft.recipes.costing import cost
-from tfft.recipes.expectation import expected_time
+from tfft.recipes.expectation import expected_time, took
 from tfft.recipes.labelled import labelled_data
 from tfft.recipes.preparing import (
     build_model,
@@ -173,6 +173,8 @@ def finetune(
     seconds = {} if expected is None else {name: each.seconds for name, each in expected.phases.items()}
     run, held_out = _train(opened, run_data, plan, cache, callbacks, verbose, folder, seconds)
     run = dataclasses.replace(run, folder=folder)
+    if line := took(run.seconds, run.expected_seconds, getattr(chosen, "minutes", None)):
+        say(line)
     if run_data.splits.test_folder is not None:
         run = dataclasses.replace(run, test_scores=_tested(run, run_data.splits.test_folder, say))
     if folder is not None:
