@@ -60,7 +60,7 @@ def cell(made: default_sets.Set, size: str, name: str, seed: int, options: argpa
     keras.backend.clear_session()
     return {
         "plan_used": run.plan.name, "trains": [str(phase.unfreeze) for phase in run.plan.phases],
-        "reason": run.plan.reasons.get("plan", ""), "metric": scores.metric, "score": scores.value,
+        "trial": run.plan.reasons.get("trial", ""), "metric": scores.metric, "score": scores.value,
         "interval": list(scores.interval), "lower_is_better": scores.lower_is_better, "seconds": seconds,
         "expected": sum(run.expected_seconds.values()) or None, "phases": sum(run.seconds.values()),
         "examples": len(data[1]), "test": len(labels), "baselines": dict(scores.baselines), "version": tfft.__version__,

@@ -176,7 +176,7 @@ def test_a_dearer_candidate_has_to_be_better_by_more_than_chance():
     assert chosen([0.9], [0.905], [0.906]).name == "head"
     assert chosen([0.9], [0.85, 0.95], [0.951]).name == "last 2 blocks"
     assert chosen([0.9], [0.95], [0.99]).name == "all blocks"
-    assert "head 0.900; last 2 blocks 0.850, then 0.950" in chosen([0.9], [0.85, 0.95], [0.951]).reasons["plan"]
+    assert "head 0.900; last 2 blocks 0.850, then 0.950" in chosen([0.9], [0.85, 0.95], [0.951]).reasons["trial"]
 
 
 @pytest.mark.slow
@@ -191,8 +191,8 @@ def test_the_measured_plan_is_chosen_once_and_stored(tmp_path, monkeypatch):
     for variable, value in zip(opened.model.weights, before, strict=True):
         np.testing.assert_array_equal(np.array(variable), value)
     assert plan.name in ("linear_probe", "lp_ft")
-    assert "by a trial of" in plan.reasons["plan"]
-    assert "others of them: head " in plan.reasons["plan"]
+    assert "by a trial of" in plan.reasons["trial"]
+    assert "others of them: head " in plan.reasons["trial"]
     forced = dataclasses.replace(plan, name="lp_ft", phases=(PROBE, Phase("fine-tune", 1, 3, 1e-3)))
     monkeypatch.setattr(choosing, "try_plans", lambda *_: forced)
     with pytest.raises(KeyboardInterrupt):
@@ -208,6 +208,6 @@ def test_the_measured_plan_is_chosen_once_and_stored(tmp_path, monkeypatch):
 def test_small_runs_get_the_rule_without_a_trial():
     plan = tfft.recommend_plan(squares(), backbone(), plan="measured", cache="memory", batch_size=8)
     assert plan.phases == tfft.recommend_plan(squares(), backbone(), plan="lp_ft", cache="memory", batch_size=8).phases
-    assert plan.reasons["plan"] == "no trial: training takes less time than it"
+    assert plan.reasons["trial"] == "no trial: training takes less time than it"
     with pytest.raises(PlanError, match="unfreeze= has no meaning in the plan 'measured'"):
         named("measured").check(RunConfig(unfreeze=2))

@@ -1,4 +1,4 @@
-"""Formatting of a plan as tables: :func:`format_plan`."""
+"""Formatting of a plan: :func:`format_plan` as tables, :func:`summarize_plan` as a line."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from tfft.config import Phase, Plan
 from tfft.plans.defaults import FINE_TUNE, FROZEN
 
 _ELSEWHERE = set("name unfreeze epochs learning_rate solve schedule optimizer warmup layer_decay surgical".split())
+
+_MEASURED = ("trial", "minutes")  # reasons that come from measuring
 
 
 def format_plan(plan: Plan) -> str:
@@ -36,6 +38,26 @@ def format_plan(plan: Plan) -> str:
     for name, value in _rows(plan).items():
         settings.add_row(name, str(value), plan.reasons.get(name, ""))
     return render(phases, settings)
+
+
+def summarize_plan(plan: Plan) -> str:
+    """Describe the phases of a plan in one line, and what was measured for them in one more each.
+
+    Args:
+        plan: Plan from :func:`recommend` or :func:`tfft.recommend_plan`.
+
+    Returns:
+        The line, such as ``plan lp_ft for efficientnet-lite0: linear probe; then head, last 3 blocks, 10 epochs at
+        0.0003``.
+    """
+    phases = []
+    for phase in plan.phases:
+        _, what, epochs, rate, how = _phase_row(phase)
+        counted = "1 epoch" if epochs == "1" else f"{epochs} epochs"
+        phases.append(how if phase.solves_head else f"{what}, {counted} at {rate}")
+    name = f"plan {plan.name}" if plan.name else "plan"
+    measured = [f"{key}: {plan.reasons[key]}" for key in _MEASURED if key in plan.reasons]
+    return "\n".join([f"{name} for {plan.backbone}: {'; then '.join(phases)}", *measured])
 
 
 def _phase_row(phase: Phase) -> tuple[str, ...]:
@@ -75,8 +97,7 @@ def _rows(plan: Plan) -> dict[str, Any]:
     rows: dict[str, Any] = {}
     if "plan" in plan.reasons:
         rows["plan"] = plan.name
-    if "minutes" in plan.reasons:
-        rows["minutes"] = ""
+    rows |= {key: "" for key in _MEASURED if key in plan.reasons}
     if any(plan.image_size):
         rows["image_size"] = "x".join(map(str, plan.image_size))
     for phase in plan.phases:

@@ -87,7 +87,7 @@ def choose_plan(
     config: RunConfig,
     cache: str | os.PathLike[str] | bool | None,
     plan: NamedPlan | None,
-    verbose: bool = False,
+    verbose: int = 0,
     folder: pathlib.Path | None = None,
 ) -> Plan:
     """Fill in every setting that was left open; where it is asked for, by measuring.
@@ -98,7 +98,7 @@ def choose_plan(
         config: Settings of the user.
         cache: As in :func:`tfft.finetune`.
         plan: Named plan, or None.
-        verbose: Print the progress of features.
+        verbose: As in :func:`tfft.features.extract`.
         folder: Folder of the run, where an interrupted run has stored the choice; None for none.
 
     Returns:

@@ -103,14 +103,14 @@ class Stopwatch:
         data: Data of the run.
         plan: Plan with the settings; its phases may change later.
         cache: As in :func:`tfft.finetune`.
-        verbose: Print the progress of features.
+        verbose: As in :func:`tfft.features.extract`.
 
     Attributes:
         spent: Seconds that the measuring took, without features that the run needs anyway.
     """
 
     def __init__(
-        self, backbone: Backbone, data: RunData, plan: Plan, cache: str | os.PathLike[str] | bool | None, verbose: bool
+        self, backbone: Backbone, data: RunData, plan: Plan, cache: str | os.PathLike[str] | bool | None, verbose: int
     ) -> None:
         self._data, self._plan, self._verbose = data, plan, verbose
         self._spec = spec_of(backbone, plan)
@@ -267,7 +267,7 @@ class Stopwatch:
 
 
 def expected_time(
-    backbone: Backbone, data: RunData, plan: Plan, cache: str | os.PathLike[str] | bool | None, verbose: bool
+    backbone: Backbone, data: RunData, plan: Plan, cache: str | os.PathLike[str] | bool | None, verbose: int
 ) -> ExpectedTime | None:
     """Return the expected time of a plan; None if it trains for a short time only, or on several devices.
 
@@ -276,7 +276,7 @@ def expected_time(
         data: Data of the run.
         plan: Plan with the phases.
         cache: As in :func:`tfft.finetune`.
-        verbose: Print the progress of features.
+        verbose: As in :func:`tfft.features.extract`.
     """
     if is_distributed(backbone):
         return None

@@ -235,4 +235,4 @@ def _chosen(candidates: Sequence[Candidate], found: Sequence[Candidate], inner: 
 
 
 def _with_reason(plan: Plan, reason: str) -> Plan:
-    return dataclasses.replace(plan, reasons={**plan.reasons, "plan": reason})
+    return dataclasses.replace(plan, reasons={**plan.reasons, "trial": reason})
