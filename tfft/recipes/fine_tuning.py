@@ -340,6 +340,7 @@ def _train(
         after_phase=measure,
         checkpoints=_checkpoints(model, plan, data, folder),
         memory=memory,
+        example_scores=True,
     )
     detail(describe(model))
     scores = [Scores.from_dict(json.loads(text)) for text in memory["scores"]]
