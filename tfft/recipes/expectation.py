@@ -39,6 +39,7 @@ from tfft.training.suffix import FeatureSource
 
 _QUICK = 20.0  # seconds on a usual machine, below which a run is not measured
 _USUAL = 12e9  # multiply-adds a second that two cores reach in training
+_USES = 100  # multiply-adds of each parameter for an example, where a block does not count its own
 _FORWARD = 4.5  # steps of training in the time of a forward pass, see docs/notes/training.md
 _EXCEEDED = 1.5  # times the minutes of the user, from which on the end of a run says so
 _SAMPLE = 16  # examples that are timed
@@ -151,10 +152,9 @@ class Stopwatch:
         """Whether a plan trains so little, by its multiply-adds, that measuring it is not worth its time."""
         if not any(phase.epochs for phase in plan.phases):
             return True
-        if self.costs is None:
-            return False
+        each = _USES * self.model.count_params() if self.costs is None else sum(self.costs)
         work = sum(self.trained_share(phase) * self._shown(phase) * phase.epochs for phase in plan.phases)
-        return 3 * work * sum(self.costs) / _USUAL < _QUICK
+        return 3 * work * each / _USUAL < _QUICK
 
     def trained_share(self, phase: Phase) -> float:
         """Share of the multiply-adds that the part of the model from the first block that trains on has."""
