@@ -46,6 +46,8 @@ PLAN, METRICS, HISTORY, LABELS, SKIPPED, CHECK, SPLIT, MODEL, EXPORT, CHECKPOINT
     "timing.json",
 )
 
+_SHOWN = 5e-5  # optimism that four digits show
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Run:
@@ -121,7 +123,7 @@ class Run:
         if self.test_scores is not None:
             lines.append(f"test examples    {self.test_scores.summary} (they chose nothing)")
         elif self.selected_from > 1:
-            by = "" if self.optimism is None else f", by up to about {self.optimism:.4f}"
+            by = f", by up to about {self.optimism:.4f}" if self.optimism and self.optimism >= _SHOWN else ""
             lines.append(
                 f"The held-out examples chose the best of {self.selected_from} epochs, so their scores are slightly "
                 f"optimistic{by}; tfft evaluate measures on others."
