@@ -110,8 +110,12 @@ def choose_plan(
     began = time.perf_counter()
     made = plan_for(backbone, data, config, cache, plan, verbose)
     asks = made.name == MEASURED or config.minutes is not None
-    if not asks or is_distributed(backbone):
+    if not asks:
         return made
+    if is_distributed(backbone):
+        reason = "nothing is measured on several devices, so nothing is cut or tried"
+        name = "lp_ft" if made.name == MEASURED else made.name
+        return dataclasses.replace(made, name=name, reasons={**made.reasons, "minutes": reason})
     asked = {"plan": None if plan is None else plan.name, **{name: _plain(getattr(config, name)) for name in _ASKED}}
     stored = _stored(folder, asked)
     if stored is not None:

@@ -26,7 +26,7 @@ from tfft.freezing import describe, select
 from tfft.plans import NamedPlan, format_plan, named, summarize_plan
 from tfft.recipes.choosing import choose_plan, store_choice
 from tfft.recipes.costing import cost
-from tfft.recipes.expectation import expected_time, took
+from tfft.recipes.expectation import expected_time, is_distributed, took
 from tfft.recipes.labelled import labelled_data
 from tfft.recipes.preparing import (
     build_model,
@@ -166,7 +166,7 @@ def finetune(
         if place is not None:
             check_writable(place)  # fail before training, not after
     going_on = folder is not None and is_unfinished(folder)
-    if folder is not None and isinstance(chosen, RunConfig):
+    if folder is not None and isinstance(chosen, RunConfig) and not is_distributed(opened):
         store_choice(folder, plan, chosen, None if named_plan is None else named_plan.name)
     expected = None if going_on else expected_time(opened, run_data, plan, cache, level)
     if expected is not None:
