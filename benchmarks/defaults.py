@@ -87,8 +87,9 @@ def train(makers: dict, options: argparse.Namespace) -> None:
         if key[0] not in cache:
             cache = {key[0]: makers[key[0]]()}
         row = dict(zip(("set", "size", "plan", "seed"), key, strict=True)) | cell(cache[key[0]], *key[1:], options)
+        text = options.out.read_text("utf-8") if options.out.is_file() else ""
         with options.out.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write("\n" * bool(text and not text.endswith("\n")) + json.dumps(row) + "\n")
         print(f"{' '.join(map(str, key))}: {row['metric']} {row['score']:.4f}, {row['seconds']:.0f} s", flush=True)
 
 
