@@ -2,7 +2,8 @@
 
 :mod:`tfft.exporting.parity` runs each written model in a process without Keras and without tfft. Such a process
 imports TensorFlow for about five seconds of computing and then works for less than one. Here one process per test
-session imports it; every check then is a fork of it: a process of its own, in which no model ran before.
+session imports it; every check then is a fork of it: a process of its own, in which no model ran before. Processes that
+tests start themselves, the notebooks and the demo run the script as users do.
 """
 
 from __future__ import annotations
@@ -22,20 +23,24 @@ class Forks:
     """Runs commands of `parity_worker.py` in forks, and all others as `subprocess.run` does."""
 
     def __init__(self, run: Callable[..., subprocess.CompletedProcess]) -> None:
-        self._run, self._server = run, None
+        self._run, self._server, self._usable = run, None, True
 
     def run(self, command: Any, **settings: Any) -> subprocess.CompletedProcess:
-        if not isinstance(command, list) or len(command) < 3 or not str(command[2]).endswith(SCRIPT):
+        check = isinstance(command, list) and len(command) > 2 and str(command[2]).endswith(SCRIPT)
+        if not check or not self._usable:
             return self._run(command, **settings)
-        if self._server is None or self._server.poll() is not None:
+        if self._server is None:
             self._server = self._start(settings["env"])
         with tempfile.TemporaryFile("w+") as said:
             request = {"argv": command[2:], "cwd": settings["cwd"], "said": f"/proc/{os.getpid()}/fd/{said.fileno()}"}
             self._server.stdin.write(json.dumps(request) + "\n")
             self._server.stdin.flush()
-            code = int(self._server.stdout.readline())
+            code = self._server.stdout.readline()
+            if not code:  # TensorFlow started threads
+                self._usable = False
+                return self._run(command, **settings)
             said.seek(0)
-            return subprocess.CompletedProcess(command, code, "", said.read())
+            return subprocess.CompletedProcess(command, int(code), "", said.read())
 
     @staticmethod
     def _start(environment: dict[str, str]) -> subprocess.Popen[str]:
@@ -45,9 +50,8 @@ class Forks:
 
     def close(self) -> None:
         if self._server is not None:
-            self._server.stdin.close()
-            self._server.wait()
-            self._server.stdout.close()
+            self._server.kill()
+            self._server.communicate()
 
 
 def serve() -> None:
