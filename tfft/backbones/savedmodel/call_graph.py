@@ -30,6 +30,23 @@ def _names_in(value: Any) -> Iterator[str]:
             yield from _names_in(inner)
 
 
+def _texts(attributes: Mapping[str, Any]) -> Iterator[bytes]:
+    for value in attributes.values():
+        yield from _texts_in(value)
+
+
+def _texts_in(value: Any) -> Iterator[bytes]:
+    kind = value.WhichOneof("value")
+    if kind == "s":
+        yield value.s
+    elif kind == "func":
+        yield from _texts(value.func.attr)
+    elif kind == "list":
+        yield from value.list.s
+        for function in value.list.func:
+            yield from _texts(function.attr)
+
+
 def base_of(ref: str) -> str:
     """Returns the node (or argument) that a reference points to, of any form: ``n``, ``n:1``, ``n:out:0``, ``^n``."""
     return ref.lstrip("^").split(":")[0]
@@ -51,6 +68,7 @@ class CallGraph:
         self.graph_def = graph_def
         self.nodes = {node.name: node for node in graph_def.node}
         self.library = {f.signature.name: f for f in graph_def.library.function}
+        self._by_text = {name.encode(): name for name in self.library}
         self._bodies = {name: {n.name: n for n in f.node_def} for name, f in self.library.items()}
         self._callers: dict[str, list[tuple[str, Any]]] = collections.defaultdict(list)
         self._calls: dict[str, list[str]] = {}
@@ -102,16 +120,33 @@ class CallGraph:
 
     def named_otherwise(self) -> set[str]:
         """Returns functions that are reached by other means than a node: as gradients, or by their name as a text."""
+        attributes = [node.attr for _, node in self.every_node()]
+        attributes += [function.attr for function in self.graph_def.library.function]
+        return self._unasked() | self._named_in(attributes)
+
+    def reached(self, functions: Iterable[str], nodes: Iterable[str]) -> set[str]:
+        """Returns all functions that others, or nodes of the graph, reach in any way, also by a name in a text."""
+        nodes = list(nodes)
+        start = {*functions, *self._unasked(), *self.functions_of(nodes)}
+        start |= self._named_in(self.nodes[name].attr for name in nodes)
+        seen: set[str] = set()
+        while new := self.closure(start) - seen:
+            seen |= new
+            for function in (self.library[name] for name in new):
+                start |= self._named_in([function.attr, *(node.attr for node in function.node_def)])
+        return seen
+
+    def _unasked(self) -> set[str]:
+        """Functions that TensorFlow may run without anybody naming them."""
         library = self.graph_def.library
-        found = {g.gradient_func for g in library.gradient} | {g.gradient_func for g in library.registered_gradients}
-        texts: set[bytes] = set()
-        for _, node in self.every_node():
-            texts |= {value.s for value in node.attr.values() if value.WhichOneof("value") == "s"}
-        for function in library.function:
-            texts |= {value.s for value in function.attr.values() if value.WhichOneof("value") == "s"}
-            if "api_implements" in function.attr:  # one of several that TensorFlow may put in place of another
-                found.add(function.signature.name)
-        return found | {name for name in self.library if name.encode() in texts}
+        found = {name for g in library.gradient for name in (g.function_name, g.gradient_func)}
+        found |= {gradient.gradient_func for gradient in library.registered_gradients}
+        # TensorFlow may put one function in place of another that implements the same.
+        return found | {f.signature.name for f in library.function if "api_implements" in f.attr}
+
+    def _named_in(self, attributes: Iterable[Mapping[str, Any]]) -> set[str]:
+        """Functions whose name is a text among some attributes."""
+        return {name for one in attributes for text in _texts(one) if (name := self._by_text.get(text))}
 
     # ------------------------------------------------------------------------- size
 

@@ -23,7 +23,8 @@ _SAME = frozenset(
     """Identity StopGradient PreventGradient CheckNumerics Snapshot EnsureShape ResizeBilinear ResizeBicubic
     ResizeNearestNeighbor ResizeArea ScaleAndTranslate CropAndResize ImageProjectiveTransformV2
     ImageProjectiveTransformV3 Pad PadV2 MirrorPad Reshape Squeeze ExpandDims Slice ClipByValue Maximum Minimum
-    AvgPool MaxPool SpaceToBatchND Round Rint Floor""".split()
+    AvgPool MaxPool SpaceToBatchND Round Rint Floor FakeQuantWithMinMaxArgs FakeQuantWithMinMaxVars
+    FakeQuantWithMinMaxVarsPerChannel QuantizeAndDequantizeV2 QuantizeAndDequantizeV3 QuantizeAndDequantizeV4""".split()
 )
 _REDUCTIONS = frozenset({"Mean", "Sum", "Max", "Min", "Prod", "Square", "SquaredDifference"})
 _MOST_VALUES = 2**22  # of a constant that is subtracted, such as a mean picture
