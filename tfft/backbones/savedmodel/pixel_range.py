@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from tfft.backbones.savedmodel.input_scaling import Scaling, find_scaling
 from tfft.backbones.savedmodel.partition import Analysis
-from tfft.backbones.savedmodel.range_check import compare_ranges, fit_of_statistics
+from tfft.backbones.savedmodel.range_check import compare_ranges, fit_of_statistics, measured_scaling
 
 Range = tuple[float, float]
 RANGES: tuple[Range, ...] = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0))  # that models take, the smallest first
@@ -56,6 +56,8 @@ def find_pixel_range(analysis: Analysis, spec: tf.TensorSpec) -> PixelRange | No
     if placeholders[0] not in analysis.data:
         return None
     found = find_scaling(analysis, placeholders[0], spec.shape[3])
+    if isinstance(found, str):
+        found = measured_scaling(analysis, spec) or found
     if isinstance(found, Scaling):
         known = _read_off(found)
         if known is not None:
