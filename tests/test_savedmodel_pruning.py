@@ -14,7 +14,7 @@ import tf_keras
 
 from tfft.backbones import load_backbone
 from tfft.backbones.savedmodel.opener import load
-from tfft.errors import BackboneError, DependencyError, UnsafeModelError
+from tfft.errors import BackboneError, DependencyError, SavedModelError, UnsafeModelError
 
 v1 = tf.compat.v1
 
@@ -177,6 +177,14 @@ def test_a_node_that_is_reached_after_all_is_refused(tmp_path, name):
     with pytest.raises(UnsafeModelError, match=r"(WriteFile|ReadFile) \(hidden: (writes|reads) files\)"):
         load_backbone(tmp_path / "m")
     assert not (tmp_path / "target").exists()
+
+
+@pytest.mark.parametrize("make", hostile_parts.NAMED_LIKE_A_SAVER, ids=lambda make: make.__name__)
+def test_a_value_is_never_taken_from_what_only_has_its_name(tmp_path, make):
+    make(tmp_path / "m", str(tmp_path / "target"))
+    with pytest.raises(SavedModelError, match="value of '.*PartitionedCall.* cannot be read"):
+        load_backbone(tmp_path / "m")
+    assert [file.name for file in tmp_path.iterdir()] == ["m"]
 
 
 def test_only_the_meta_graph_that_is_loaded_counts(tmp_path):

@@ -120,20 +120,21 @@ class CallGraph:
 
     def named_otherwise(self) -> set[str]:
         """Returns functions that are reached by other means than a node: as gradients, or by their name as a text."""
-        attributes = [node.attr for _, node in self.every_node()]
-        attributes += [function.attr for function in self.graph_def.library.function]
-        return self._unasked() | self._named_in(attributes)
+        nodes = {text for _, node in self.every_node() for text in _texts(node.attr)}
+        functions = {name for function in self.library for name in self._named_by(function)}
+        return self._unasked() | self._with_names(nodes) | functions
 
     def reached(self, functions: Iterable[str], nodes: Iterable[str]) -> set[str]:
         """Returns all functions that others, or nodes of the graph, reach in any way, also by a name in a text."""
         nodes = list(nodes)
         start = {*functions, *self._unasked(), *self.functions_of(nodes)}
-        start |= self._named_in(self.nodes[name].attr for name in nodes)
+        start |= self._with_names(text for name in nodes for text in _texts(self.nodes[name].attr))
         seen: set[str] = set()
         while new := self.closure(start) - seen:
             seen |= new
-            for function in (self.library[name] for name in new):
-                start |= self._named_in([function.attr, *(node.attr for node in function.node_def)])
+            for name in new:
+                start |= self._named_by(name)
+                start |= self._with_names(text for n in self.library[name].node_def for text in _texts(n.attr))
         return seen
 
     def _unasked(self) -> set[str]:
@@ -144,9 +145,16 @@ class CallGraph:
         # TensorFlow may put one function in place of another that implements the same.
         return found | {f.signature.name for f in library.function if "api_implements" in f.attr}
 
-    def _named_in(self, attributes: Iterable[Mapping[str, Any]]) -> set[str]:
-        """Functions whose name is a text among some attributes."""
-        return {name for one in attributes for text in _texts(one) if (name := self._by_text.get(text))}
+    def _named_by(self, function: str) -> set[str]:
+        """Functions that the attributes of a function or of its arguments name, in any way."""
+        proto = self.library[function]
+        attributes = [proto.attr, *(argument.attr for argument in proto.arg_attr.values())]
+        found = {name for one in attributes for value in one.values() for name in _names_in(value)}
+        return found | self._with_names(text for one in attributes for text in _texts(one))
+
+    def _with_names(self, texts: Iterable[bytes]) -> set[str]:
+        """Functions whose names are among some texts."""
+        return {name for text in texts if (name := self._by_text.get(text))}
 
     # ------------------------------------------------------------------------- size
 

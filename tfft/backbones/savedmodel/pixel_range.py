@@ -51,10 +51,13 @@ def find_pixel_range(analysis: Analysis, spec: tf.TensorSpec) -> PixelRange | No
         spec: of its only input.
     """
     placeholders = analysis.flat.inputs
-    if len(placeholders) != 1 or spec.shape.rank != 4 or spec.shape[3] not in (1, 3, 4) or not spec.dtype.is_floating:
+    if len(placeholders) != 1 or spec.shape.rank not in (3, 4) or not spec.dtype.is_floating:
         return None
-    if placeholders[0] not in analysis.data:
+    if placeholders[0] not in analysis.data or spec.shape[-1] not in (1, 3, 4):
         return None
+    if spec.shape.rank == 3:  # one image; a series of vectors looks the same until a layer takes images
+        alone = measured_scaling(analysis, spec)
+        return alone and _read_off(alone)
     found = find_scaling(analysis, placeholders[0], spec.shape[3])
     if isinstance(found, str):
         found = measured_scaling(analysis, spec) or found

@@ -80,12 +80,12 @@ def measured_scaling(analysis: Analysis, spec: tf.TensorSpec) -> Scaling | None:
 
     Args:
         analysis: of the graph.
-        spec: of its only input, images.
+        spec: of its only input, images or one image without a batch axis.
 
     Returns:
         The factor and the offset of each channel; None where what is done to a pixel is not that.
     """
-    flat, channels = analysis.flat, spec.shape[3]
+    flat, channels = analysis.flat, spec.shape[-1]
     layers = (n for n in analysis.order if flat.nodes[n].op in LAYERS and analysis.data[node_of(flat.nodes[n].input[0])])
     name = next(layers, "")
     ref = data_inputs(flat.nodes[name])[0] if name else ""
@@ -93,8 +93,9 @@ def measured_scaling(analysis: Analysis, spec: tf.TensorSpec) -> Scaling | None:
         return None
     black, white = np.zeros(channels), np.full(channels, 255.0)
     colours = [black, *np.eye(channels), white, white / 2, white * (np.arange(channels) + 1) / (channels + 1)]
-    size = [n or side for n, side in zip(spec.shape[1:3], (_SIDE, _SIDE), strict=True)]
-    pictures = [np.broadcast_to(c, (spec.shape[0] or 1, *size, channels)) for c in colours]
+    batch = [] if spec.shape.rank == 3 else [spec.shape[0] or 1]
+    size = [n or side for n, side in zip(spec.shape[-3:-1], (_SIDE, _SIDE), strict=True)]
+    pictures = [np.broadcast_to(c, (*batch, *size, channels)) for c in colours]
     try:
         values = [np.asarray(run_graph(flat, [ref], [tf.constant(p, spec.dtype)])[0], np.float64) for p in pictures]
     except (tf.errors.OpError, ValueError):
