@@ -96,9 +96,7 @@ class Tried:
         make = self.found.inputs or (lambda: testing.sample_inputs(model, 4))
         return keras.tree.map_structure(tf.constant, make())
 
-    def _trained(
-        self, model: keras.Model, x: Any, blocks: Any, moving: set[str], *, eagerly: bool = False
-    ) -> None:
+    def _trained(self, model: keras.Model, x: Any, blocks: Any, moving: set[str], *, eagerly: bool = False) -> None:
         """Takes a step and compares which blocks moved."""
         tfft.unfreeze(model, blocks)
         before = {b.name: [w.numpy() for w in b.variables] for b in self.backbone.blocks}

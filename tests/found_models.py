@@ -415,7 +415,9 @@ def quantization_aware(path):
     k, b = weight("conv1/kernel", 3, 3, 3, 4), weight("conv1/bias", 4)
     w, ends = weight("dense/kernel", 4, 3), {}
     for place in ("quantize_layer", "conv1/kernel", "conv1/post", "dense/kernel", "dense/post"):
-        ends[place] = [tf.Variable(v, trainable=False, name=f"quant_{place}_{n}") for n, v in (("min", -6.0), ("max", 6.0))]
+        ends[place] = [
+            tf.Variable(v, trainable=False, name=f"quant_{place}_{n}") for n, v in (("min", -6.0), ("max", 6.0))
+        ]
 
     def run(x):
         fake = lambda t, place: tf.quantization.fake_quant_with_min_max_vars(t, *ends[place])  # noqa: E731

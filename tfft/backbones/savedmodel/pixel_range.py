@@ -57,7 +57,7 @@ def find_pixel_range(analysis: Analysis, spec: tf.TensorSpec) -> PixelRange | No
         return None
     if spec.shape.rank == 3:  # one image; a series of vectors looks the same until a layer takes images
         alone = measured_scaling(analysis, spec)
-        return alone and _read_off(alone)
+        return None if alone is None else _read_off(alone)
     found = find_scaling(analysis, placeholders[0], spec.shape[3])
     if isinstance(found, str):
         found = measured_scaling(analysis, spec) or found

@@ -23,7 +23,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from tfft.backbones.savedmodel import folder_scan
-from tfft.backbones.savedmodel.call_graph import CallGraph
+from tfft.backbones.savedmodel.call_graph import CallGraph, base_of
 from tfft.errors import join_names
 
 INITIALIZER = "__saved_model_init_op"
@@ -211,11 +211,16 @@ class _Pruning:
         """Makes placeholders of what signatures feed, where it comes from code at fault, such as an input pipeline."""
         waited_for = {ref[1:] for _, node in self.calls.every_node() for ref in node.input if ref.startswith("^")}
         read = {ref for _, node in self.calls.every_node() for ref in node.input}
-        for info in [info for s in self.meta.signature_def.values() for info in s.inputs.values()]:
+        signatures, saver = self.meta.signature_def.values(), self.meta.saver_def
+        unfed = self.calls.upstream([*collected(self.meta), saver.restore_op_name, saver.save_tensor_name])
+        for signature in signatures:  # the nodes that it runs without feeding them
+            fed = {base_of(info.name) for info in signature.inputs.values()}
+            unfed |= self.calls.upstream(signature_outputs(signature)) - fed
+        for info in [info for signature in signatures for info in signature.inputs.values()]:
             name, _, index = info.name.partition(":")
             node = self.calls.nodes.get(name)
             alone = not any(ref.startswith(f"{name}:") and ref != f"{name}:0" for ref in read)
-            if node is None or index not in ("", "0") or not alone or name in waited_for:
+            if node is None or index not in ("", "0") or not alone or name in waited_for | unfed:
                 continue
             before = self.calls.upstream([name])
             ops = {self.nodes[one] for one in before & self.nodes.keys()}
@@ -304,4 +309,3 @@ def _concrete(node: Any) -> list[str]:
     if kind == "function":
         return list(node.function.concrete_functions)
     return [node.bare_concrete_function.concrete_function_name] if kind == "bare_concrete_function" else []
-

@@ -86,7 +86,9 @@ def measured_scaling(analysis: Analysis, spec: tf.TensorSpec) -> Scaling | None:
         The factor and the offset of each channel; None where what is done to a pixel is not that.
     """
     flat, channels = analysis.flat, spec.shape[-1]
-    layers = (n for n in analysis.order if flat.nodes[n].op in LAYERS and analysis.data[node_of(flat.nodes[n].input[0])])
+    layers = (
+        n for n in analysis.order if flat.nodes[n].op in LAYERS and analysis.data[node_of(flat.nodes[n].input[0])]
+    )
     name = next(layers, "")
     ref = data_inputs(flat.nodes[name])[0] if name else ""
     if not name or analysis.tensor(ref).shape.rank != 4 or analysis.tensor(ref).shape[3] != channels:
