@@ -37,7 +37,7 @@ for path in sys.argv[1:]:
     x, wanted = pickle.load(open(path + ".pickle", "rb"))
     try:
         x = keras.tree.map_structure(tf.constant, x)
-        found = keras.saving.load_model(path).predict(x, verbose=0)
+        found = keras.saving.load_model(path)(x)
         ok = all(np.allclose(a, b, atol=1e-5, rtol=1e-4) for a, b in zip(keras.tree.flatten(found), wanted))
         print(path, "same" if ok else "other numbers", sep="\\t")
     except Exception as error:
@@ -53,8 +53,8 @@ class Tried:
         wrong: what was not right, in words.
     """
 
-    def __init__(self, name: str, found: Found, folder: pathlib.Path) -> None:
-        self.name, self.found = name, found
+    def __init__(self, name: str, found: Found, folder: pathlib.Path, eager: bool = False) -> None:
+        self.name, self.found, self.eager = name, found, eager
         self.source, self.file = folder / name, folder / f"{name}.keras"
         self.backbone: Any = None
         self.wrong: list[str] = []
@@ -79,7 +79,7 @@ class Tried:
             self.wrong.append("there is something to train")
         model.save(self.file)
         with open(f"{self.file}.pickle", "wb") as file:
-            arrays = keras.tree.map_structure(np.asarray, (x, keras.tree.flatten(model.predict(x, verbose=0))))
+            arrays = keras.tree.map_structure(np.asarray, (x, keras.tree.flatten(model(x))))
             pickle.dump(arrays, file)
 
     @staticmethod
@@ -101,7 +101,7 @@ class Tried:
         tfft.unfreeze(model, blocks)
         before = {b.name: [w.numpy() for w in b.variables] for b in self.backbone.blocks}
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile(keras.optimizers.SGD(0.5), loss, run_eagerly=eagerly)
+        model.compile(keras.optimizers.SGD(0.5), loss, run_eagerly=eagerly or self.eager)
         model.fit(x, np.array([0, 1, 1, 0]), batch_size=4, verbose=0)
         moved = {
             block.name
@@ -138,6 +138,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help="of tests/found_models.py")
     parser.add_argument("--notes", action="store_true", help="also print endpoint, range and notes of each")
+    parser.add_argument("--eager", action="store_true", help="train without compiling a step, which is quicker here")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     tf.get_logger().setLevel("ERROR")
@@ -146,7 +147,7 @@ def main() -> None:
         tried = []
         for name, found in wanted.items():
             keras.utils.set_random_seed(1)
-            tried.append(Tried(name, found, pathlib.Path(folder)))
+            tried.append(Tried(name, found, pathlib.Path(folder), options.eager))
             print(name, "; ".join(tried[-1].wrong) or "right", sep=": ", file=sys.stderr, flush=True)
         loaded_again(tried)
     print("\n| kind | takes | blocks | every step |\n|---|---|---|---|")
