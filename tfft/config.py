@@ -402,6 +402,11 @@ class SharedSettings:
         help="Keep weights that a graph holds as constants, or make variables of them that can be trained.",
         check=one_of("fixed", "trainable"), cli=Option(), group="data", scope=("opening",),
     )  # fmt: skip
+    per_example: bool = setting(
+        False,
+        help="Call a SavedModel once for each example, because its inputs have no batch axis.",
+        check=FLAG, cli=Option(), group="data", scope=("opening",),
+    )  # fmt: skip
     strict: bool = setting(
         False,
         help="Raise an error for a file that cannot be used, instead of skipping it.",
@@ -562,6 +567,7 @@ class RunSettings(TypedDict, total=False):
     views: int | Literal["auto"]
     trust: bool
     constants: Literal["fixed", "trainable"]
+    per_example: bool
     strict: bool
 
 

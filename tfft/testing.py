@@ -72,7 +72,8 @@ def sample_inputs(model: keras.Model, examples: int = 4, *, seed: int = 0) -> An
             return random.integers(0, 256, shape, dtype=np.uint8)
         if "int" in tensor.dtype or tensor.dtype == "bool":
             ones = random.integers(0, 2, shape)
-            ones[:, :1] = 1  # a mask of zeros hides everything
+            if ones.ndim > 1:
+                ones[:, :1] = 1  # a mask of zeros hides everything
             return ones.astype(tensor.dtype)
         return random.random(shape).astype("float32")
 
