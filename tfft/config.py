@@ -416,9 +416,14 @@ class SharedSettings:
             if self.label is not None and self.label in used:
                 problems.append(f"{name} and label must be different columns. Received: {self.label!r} for both")
         several = [name for name in roles if getattr(self, name) is not None]
-        if len(several) > 1:
+        if len(several) > 1 and not set(several) <= self._together():
             problems.append(f"{' and '.join(several)} each name the input column: give one of them")
         return problems
+
+    def _together(self) -> frozenset[str]:
+        """Return the settings that may name columns of a table at the same time, which depends on the task."""
+        known = self.task in registry.task_names()  # another name is a problem of its own
+        return registry.task(self.task).input_columns if known else frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)

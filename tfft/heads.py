@@ -37,7 +37,8 @@ if TYPE_CHECKING:  # what __getattr__ gives
 
 __all__ = [
     "LOSSES", "Head", "Logits", "ModelFeatures", "WordLogits", "binary", "classification", "from_model", "multilabel",
-    "object_detection", "regression", "semantic_segmentation", "set_l2", "token_classification",
+    "object_detection", "regression", "semantic_segmentation", "set_l2", 
+    "token_classification",
 ]  # fmt: skip
 
 LOGITS_LAYER, DROPOUT_LAYER = "logits", "dropout"
@@ -213,6 +214,24 @@ class Head:
             array([b'bees', b'ants'], dtype=object)
         """
         raise NotImplementedError(f"{type(self).__name__}.postprocess")
+
+    def serving_model(self, model: keras.Model) -> keras.Model:
+        """Return the model that answers requests, if it takes other inputs than the one that is trained.
+
+        Args:
+            model: Model that ends in this head.
+        """
+        return model
+
+    @property
+    def tolerances(self) -> Mapping[str, float]:
+        """Differences that the check of an export accepts, by output, where computing amplifies rounding."""
+        return {}
+
+    @property
+    def further_signatures(self) -> Mapping[str, Callable[[Mapping[str, tf.Tensor]], dict[str, tf.Tensor]]]:
+        """Signatures that convert what ``serving_default`` answers, by name, such as to encoded files."""
+        return {}
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for YAML and JSON; the task is written as ``kind``."""

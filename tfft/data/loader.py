@@ -239,10 +239,11 @@ def reader_of(source: Any, settings: Mapping[str, Any]) -> registry.Modality:
         DataError: If columns of several modalities are named, or no modality recognizes the source.
     """
     modalities = [registry.modality(name) for name in registry.modality_names()]
-    named = [column for each in modalities for column in each.columns if settings.get(column) is not None]
-    if len(named) > 1:
-        raise DataError(f"{' and '.join(named)} each name the input: give one of them.")
+    columns = dict.fromkeys(column for each in modalities for column in each.columns)  # some read the same ones
+    named = [column for column in columns if settings.get(column) is not None]
     reader = task_reader(settings.get("task", registry.AUTO))
+    if len(named) > 1 and (reader is None or not set(named) <= set(reader.columns)):
+        raise DataError(f"{' and '.join(named)} each name the input: give one of them.")
     if not named and (reader is None or reader.own_format(source) is None):
         _check_own_formats(source, None if reader is None else settings["task"])
     if reader is not None and set(named) <= set(reader.columns):
