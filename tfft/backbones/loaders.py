@@ -231,6 +231,26 @@ class HuggingFaceText:
         return dataclasses.replace(backbone, origin=handle)
 
 
+class NewVoice:
+    """The acoustic model for speech synthesis with random weights, ``"voice-small"``."""
+
+    name = "new voice"
+    options: frozenset[str] = frozenset()
+
+    def matches(self, handle: str) -> bool:
+        """Returns whether the handle is its name."""
+        return handle == "voice-small"
+
+    def files(self, handle: str) -> None:
+        """Returns None: random weights have no files."""
+
+    def load(self, handle: str, options: LoadOptions) -> Backbone:
+        """Builds the network."""
+        from tfft.backbones.voice import voice
+
+        return voice(options.name or handle)
+
+
 class SavedModel:
     """Everything else: presets, folders, archives and addresses of SavedModels."""
 
@@ -286,6 +306,7 @@ LOADERS: tuple[BackboneLoader, ...] = (
     LiteRTModel(),
     OnnxFile(),
     HuggingFaceText(),
+    NewVoice(),
     SavedModel(),
 )
 _registered: list[BackboneLoader] = []
