@@ -63,6 +63,7 @@ _REGISTERED = (
     "tfft.backbones.savedmodel.layer", "tfft.contrastive", "tfft.heads",
     "tfft.tasks.object_detection.layers", "tfft.tasks.object_detection.loss", "tfft.tasks.object_detection.metric",
     "tfft.tasks.semantic_segmentation.layers", "tfft.tasks.semantic_segmentation.losses",
+    "tfft.tasks.speech_synthesis.layers", "tfft.tasks.speech_synthesis.losses", "tfft.tasks.speech_synthesis.vocoder",
     "tfft.optimizers.per_variable_lr", "tfft.optimizers.schedules", "tfft.regularizers.l2_sp",
 )  # fmt: skip
 

@@ -33,11 +33,12 @@ if TYPE_CHECKING:  # what __getattr__ gives
     from tfft.tasks.object_detection.head import object_detection
     from tfft.tasks.regression.head import regression
     from tfft.tasks.semantic_segmentation.head import semantic_segmentation
+    from tfft.tasks.speech_synthesis.head import speech_synthesis
     from tfft.tasks.token_classification.head import token_classification
 
 __all__ = [
     "LOSSES", "Head", "Logits", "ModelFeatures", "WordLogits", "binary", "classification", "from_model", "multilabel",
-    "object_detection", "regression", "semantic_segmentation", "set_l2", 
+    "object_detection", "regression", "semantic_segmentation", "set_l2", "speech_synthesis",
     "token_classification",
 ]  # fmt: skip
 
