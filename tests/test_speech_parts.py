@@ -202,6 +202,15 @@ def test_loss_and_metrics_equal_loops():
     metric.update_state(true, given)
     duration.update_state(true, given)
     assert float(metric.result()) == pytest.approx(np.mean(distances), rel=1e-4)
+    head = speech_synthesis("ab")
+    np.testing.assert_allclose(head.example_scores(true, given), -np.array(distances), rtol=1e-4)
+    evaluator = tfft.registry.task("speech_synthesis").evaluator(head)
+    evaluator.check(true)
+    evaluator.update(true, given)
+    scores = evaluator.result(2, 0.0)
+    assert scores.value == pytest.approx(np.mean(distances), rel=1e-4)
+    step = 1000 * 256 / 16000
+    assert scores.measures["duration_error_ms"] == pytest.approx(step * sum(errors) / sum(weights), rel=1e-5)
     assert float(duration.result()) == pytest.approx(sum(errors) / sum(weights), rel=1e-5)
 
 

@@ -74,6 +74,8 @@ def load(
             - ``(texts, labels)``; with ``task="token_classification"`` files or lists of tagged words;
             - with ``task="semantic_segmentation"`` a folder of images and one of masks
               (:func:`tfft.tasks.semantic_segmentation.data.load_masks`);
+            - with ``task="speech_synthesis"`` clips and their texts
+              (:func:`tfft.tasks.speech_synthesis.data.load_voice`);
             - ``(images, labels)``, arrays or lists, twice for two parts, or a ``tf.data.Dataset`` of both
               (:func:`tfft.modalities.image.load_arrays`);
             - ``(train, validation)`` or ``(train, validation, class_names)``, two datasets of inputs and labels;

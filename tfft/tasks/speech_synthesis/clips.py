@@ -32,7 +32,7 @@ class ClipStore:
     """Log-mel frames and durations of clips, computed on first use and kept in files, so that memory stays small.
 
     Attributes:
-        facts: What is known of each clip.
+        facts: Statistics of each clip.
         symbols: Numbers of the symbols of each, int32 [S].
         audio: Frames.
         seconds: Seconds of each symbol; None for an aligner.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from tfft.errors import DataError
@@ -12,10 +10,8 @@ from tfft.heads import Head
 from tfft.registry import Evaluator
 from tfft.tasks.speech_synthesis import MEAN_SPECTRUM, METRIC
 from tfft.tasks.speech_synthesis.head import SpeechSynthesisHead
-from tfft.tasks.speech_synthesis.losses import cosine_transform
+from tfft.tasks.speech_synthesis.losses import distortions
 from tfft.tasks.speech_synthesis.mel import frame_sizes
-
-_DECIBELS = 10 / math.log(10) * math.sqrt(2)
 
 
 class SpeechEvaluator(Evaluator):
@@ -29,7 +25,6 @@ class SpeechEvaluator(Evaluator):
         if not isinstance(head, SpeechSynthesisHead):
             raise TypeError(f"Expected a SpeechSynthesisHead. Received: {type(head).__name__}.")
         self.head = head
-        self.transform = cosine_transform(head.units).astype(np.float64)
         self.frames = self.symbols = 0
         self.distortion = self.squares = self.baseline = 0.0
         self.duration, self.duration_baseline = 0.0, 0.0
@@ -46,23 +41,18 @@ class SpeechEvaluator(Evaluator):
         """Add a batch."""
         step = 1000 * frame_sizes(self.head.audio)[1] / self.head.audio.sample_rate  # milliseconds
         known = np.array(self.head.log_durations or [0.0] * len(self.head.class_names or ()))
-        for true, given in zip(labels.astype(np.float64), logits.astype(np.float64), strict=True):
-            there = true[:, -2] > 0
-            true, given = true[there], given[: len(there)][there]
-            distances = self._distances(true[:, :-3] - given[:, :-2])
-            mean = float(distances.mean()) if len(true) else 0.0
-            self.frames += len(true)
-            self.distortion, self.squares = self.distortion + mean, self.squares + mean**2
-            flat = np.array(self.head.means or np.zeros(self.head.units))
-            self.baseline += float(self._distances(true[:, :-3] - flat).mean()) if len(true) else 0.0
-            weight, frames = true[:, -2], np.exp(true[:, -3])
-            self.symbols += round(float(weight.sum()))
-            self.duration += step * float((weight * np.abs(np.exp(np.minimum(given[:, -2], 9.0)) - frames)).sum())
-            usual = np.exp(known[true[:, -1].astype(int)])
-            self.duration_baseline += step * float((weight * np.abs(usual - frames)).sum())
-
-    def _distances(self, difference: np.ndarray) -> np.ndarray:
-        return _DECIBELS * np.sqrt(((difference @ self.transform) ** 2).sum(axis=1))
+        flat = np.zeros((*labels.shape[:2], self.head.units + 2))
+        flat[..., :-2] = np.array(self.head.means or np.zeros(self.head.units))
+        own = distortions(labels, logits)
+        self.distortion, self.squares = self.distortion + float(own.sum()), self.squares + float((own**2).sum())
+        self.baseline += float(distortions(labels, flat).sum())
+        there = labels[..., -2] > 0
+        true, given = labels[there].astype(np.float64), logits[there].astype(np.float64)
+        weight, frames = true[:, -2], np.exp(true[:, -3])
+        self.frames, self.symbols = self.frames + len(true), self.symbols + round(float(weight.sum()))
+        self.duration += step * float((weight * np.abs(np.exp(np.minimum(given[:, -2], 9.0)) - frames)).sum())
+        usual = np.exp(known[true[:, -1].astype(int)])
+        self.duration_baseline += step * float((weight * np.abs(usual - frames)).sum())
 
     def result(self, count: int, loss: float) -> Scores:
         """Return the scores of ``count`` clips."""

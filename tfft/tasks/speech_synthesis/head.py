@@ -8,13 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfft.errors import PlanError
 from tfft.heads import LOGITS_LAYER, Head, ModelFeatures, as_names
 from tfft.specs import AudioSpec
 from tfft.tasks.speech_synthesis.layers import MelLogits, PredictDurations
-from tfft.tasks.speech_synthesis.losses import DurationError, MelCepstralDistortion, SpeechLoss
+from tfft.tasks.speech_synthesis.losses import DurationError, MelCepstralDistortion, SpeechLoss, distortions
 from tfft.tasks.speech_synthesis.mel import FLOOR, frame_sizes, voice_spec
 from tfft.tasks.speech_synthesis.vocoder import ROUNDS, GriffinLim
 
@@ -107,6 +108,10 @@ class SpeechSynthesisHead(Head):
         """Return ``mel_cepstral_distortion`` in decibels and ``duration_error`` in frames."""
         _refuse(soft)
         return [MelCepstralDistortion(name="mel_cepstral_distortion"), DurationError(name="duration_error")]
+
+    def example_scores(self, labels: np.ndarray, logits: np.ndarray) -> np.ndarray | None:
+        """Return the negative mel cepstral distortion of each clip, float [B]."""
+        return -distortions(labels, logits)
 
     def attach(self, features: keras.KerasTensor | ModelFeatures) -> keras.KerasTensor:
         """Add the layer ``logits`` to the frames of a voice [B, T, bands + 2]."""

@@ -87,6 +87,20 @@ class DurationError(keras.metrics.Mean):
         return super().update_state(error, y_true[..., -2])
 
 
+def distortions(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    """Return the mean mel cepstral distortion of each clip in decibels, float64 [B].
+
+    Args:
+        labels: Targets, float [B, T, bands + 3].
+        logits: Predictions, float [B, T, bands + 2].
+    """
+    difference = labels[..., :-3].astype(np.float64) - logits[..., :-2]
+    squares = (difference @ cosine_transform(difference.shape[-1]).astype(np.float64)) ** 2
+    distance = 10 / math.log(10) * np.sqrt(2 * squares.sum(axis=-1))
+    there = labels[..., -2] > 0
+    return (distance * there).sum(axis=1) / np.maximum(there.sum(axis=1), 1)
+
+
 def cosine_transform(bands: int) -> np.ndarray:
     """Return the map from log magnitudes to coefficients 1 to 13 of the cepstrum of the power, float32 [bands, 13].
 

@@ -69,7 +69,7 @@ def clip_problems(
 
     Args:
         rows: Rows.
-        facts: What is known of each clip.
+        facts: Statistics of each clip.
         symbols: Symbols of each text.
         sample_rate: Rate of the voice; None for that of the clips.
     """
