@@ -92,6 +92,7 @@ def test_columns_are_named_together(tmp_path):
     path = table(tmp_path, [{"audio": f"{i}.wav", "words": "abcb"[i:], "other": "x"} for i in range(2)])
     found = tfft.data.load(path, task="speech_synthesis", audio="audio", text="words")
     assert {*found.train.texts, *found.validation.texts} == {"abcb", "bcb"}
+    assert load_voice(path, text=("words",)).train.texts == found.train.texts  # as the command line gives it
     tfft.RunConfig(task="speech_synthesis", audio="audio", text="words").check()
     same = table(tmp_path, [{"audio": f"{i}.wav", "text": "abc"} for i in range(3)], "same.csv")
     with pytest.raises(DataError, match="at least 2 different texts in .*same.csv.*Received: 3 clips of 'abc'"):

@@ -176,6 +176,8 @@ def _table(source: Any, columns: Mapping[str, Any], problems: list[str]) -> Rows
 
 
 def _column(names: Sequence[str], given: Any, usual: Sequence[str], role: str, table: str) -> str:
+    if isinstance(given, (list, tuple)) and len(given) == 1:  # as the command line gives it
+        [given] = given
     if given is not None:
         if given in names:
             return str(given)
