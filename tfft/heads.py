@@ -34,13 +34,14 @@ if TYPE_CHECKING:  # what __getattr__ gives
     from tfft.tasks.object_detection.head import object_detection
     from tfft.tasks.regression.head import regression
     from tfft.tasks.semantic_segmentation.head import semantic_segmentation
+    from tfft.tasks.speech_synthesis.head import speech_synthesis
     from tfft.tasks.token_classification.head import token_classification
     from tfft.tasks.transcription.head import transcription
 
 __all__ = [
     "LOSSES", "Head", "Logits", "ModelFeatures", "WordLogits", "binary", "classification", "from_model", "multilabel",
-    "object_detection", "regression", "semantic_segmentation", "set_l2", "token_classification",
-    "transcription",
+    "object_detection", "regression", "semantic_segmentation", "set_l2", "speech_synthesis",
+    "token_classification", "transcription",
 ]  # fmt: skip
 
 LOGITS_LAYER, DROPOUT_LAYER = "logits", "dropout"
@@ -233,6 +234,24 @@ class Head:
             array([b'bees', b'ants'], dtype=object)
         """
         raise NotImplementedError(f"{type(self).__name__}.postprocess")
+
+    def serving_model(self, model: keras.Model) -> keras.Model:
+        """Return the model that answers requests, if it takes other inputs than the one that is trained.
+
+        Args:
+            model: Model that ends in this head.
+        """
+        return model
+
+    @property
+    def tolerances(self) -> Mapping[str, float]:
+        """Differences that the check of an export accepts, by output, where computing amplifies rounding."""
+        return {}
+
+    @property
+    def further_signatures(self) -> Mapping[str, Callable[[Mapping[str, tf.Tensor]], dict[str, tf.Tensor]]]:
+        """Signatures that convert what ``serving_default`` answers, by name, such as to encoded files."""
+        return {}
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for YAML and JSON; the task is written as ``kind``."""

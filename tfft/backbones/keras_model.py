@@ -56,7 +56,7 @@ def from_keras_model(
             f"{type(model).__module__}.{type(model).__name__}.{_legacy_hint(model)}"
         )
     if output is None and _built_by_tfft(model):
-        inner, spec = model.get_layer(BACKBONE_LAYER), model.get_layer(PREPROCESS_LAYER).spec
+        inner, spec = model.get_layer(BACKBONE_LAYER), getattr(_layer(model, PREPROCESS_LAYER), "spec", None)
         return Backbone(
             name or model.name, inner, origin, spec, ("The backbone of a tfft model; its head is left out.",)
         )
@@ -81,8 +81,12 @@ def from_keras_model(
 
 
 def _built_by_tfft(model: keras.Model) -> bool:
-    layers = {layer.name: layer for layer in model.layers}
-    return BACKBONE_LAYER in layers and hasattr(layers.get(PREPROCESS_LAYER), "spec")
+    keeps = any(getattr(layer, "keeps_backbone", False) for layer in model.layers)
+    return _layer(model, BACKBONE_LAYER) is not None and (keeps or hasattr(_layer(model, PREPROCESS_LAYER), "spec"))
+
+
+def _layer(model: keras.Model, name: str) -> keras.layers.Layer | None:
+    return next((layer for layer in model.layers if layer.name == name), None)
 
 
 def _legacy_hint(model: object) -> str:

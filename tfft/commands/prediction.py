@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import argparse
 import pathlib
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from tfft import registry
@@ -19,6 +20,7 @@ from tfft.settings import parse_column, parse_whole
 
 SUMMARY = "predict labels for images, recordings, texts or a table"
 
+_LONGEST_NAME = 60  # characters of a file that is named after a text
 _TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
 
 
@@ -40,7 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--delimiter", metavar="CHAR", help="character between the fields of the table (looked for)")
     parser.add_argument("--encoding", metavar="NAME", help="encoding of the table (UTF-8, or a guess)")
-    parser.add_argument("--out", metavar="FILE", help="new table: the rows of the given one with their predictions")
+    parser.add_argument(
+        "--out",
+        metavar="FILE",
+        help="new table: the rows of the given one with their predictions; for a voice a new folder of WAV files",
+    )
     parser.add_argument("--top", type=parse_whole, default=3, metavar="K", help="number of classes to list (3)")
     parser.add_argument("--draw", metavar="FOLDER", help="new folder: each image with its boxes or its mask drawn")
     add_json(parser)
@@ -51,13 +57,13 @@ def run(options: argparse.Namespace, print_result: PrintResult) -> int:
     if not options.files and not options.text:
         raise DataError("Expected image FILEs, texts with --text, or a table of either. Received: nothing.")
     tables = [file for file in options.files if file.lower().endswith(_TABLES)]
-    if options.out is not None and not tables:
-        raise DataError("--out writes the rows of a table with their predictions. Expected a table. Received: none.")
     if all((pathlib.Path(options.model) / name).is_file() for name in ("model.keras", "settings.json")):
         return _write(options, print_result)  # a language model has no classes
     served = _answering(pathlib.Path(options.model))
     if tables:
         return _predict_table(options, served, print_result)
+    if options.out is not None and type(_task(served.task)).file_of is registry.Task.file_of:
+        raise DataError("--out writes the rows of a table with their predictions. Expected a table. Received: none.")
     from tfft.exporting import predict_each
 
     taken = served.asked()
@@ -68,6 +74,8 @@ def run(options: argparse.Namespace, print_result: PrintResult) -> int:
     found = predict_each(served, items, top=options.top)
     if options.draw is not None:
         found = _drawn(found, served.task, pathlib.Path(options.draw))
+    if options.out is not None:
+        found = _as_files(found, served.task, pathlib.Path(options.out))
     rows = _shown(((row.file, row) for row in found), served.task, options.json)
     if options.json:
         print_result({"model": options.model, "predictions": [row.to_dict(kind.request) for row in rows]}, "")
@@ -76,24 +84,51 @@ def run(options: argparse.Namespace, print_result: PrintResult) -> int:
 
 def _drawn(found: Iterator[Any], task: str, folder: pathlib.Path) -> Iterator[Any]:
     """Write each input with its prediction drawn on it into a folder, and yield the predictions."""
+    drawing = _task(task).draw
+
+    def draw(row: Any) -> tuple[str, str, bytes]:
+        png = drawing(row.file, row.outputs)
+        if png is None:
+            raise DataError(f"--draw: a model for {task or 'this task'} gives nothing to draw. Leave --draw out.")
+        return pathlib.Path(row.file).stem, ".png", png
+
+    return _written(found, folder, "--draw", draw)
+
+
+def _as_files(found: Iterator[Any], task: str, folder: pathlib.Path) -> Iterator[Any]:
+    """Write each prediction as a file into a folder, named after its text, and yield the predictions."""
+    of_prediction = _task(task).file_of
+
+    def make(row: Any) -> tuple[str, str, bytes]:
+        suffix, content = of_prediction(row.outputs) or ("", b"")
+        return re.sub(r"\W+", "-", row.file).strip("-")[:_LONGEST_NAME] or "text", suffix, content
+
+    return _written(found, folder, "--out", make)
+
+
+def _written(
+    found: Iterator[Any], folder: pathlib.Path, option: str, make: Callable[[Any], tuple[str, str, bytes]]
+) -> Iterator[Any]:
+    """Write a file for each prediction into a new folder, and yield the predictions."""
     from tfft.io.atomic import write_whole
 
     if folder.exists():
-        raise DataError(f"--draw: {folder} exists. Expected a new folder, so that no picture is overwritten.")
-    drawing = registry.task(task).draw if task in registry.task_names() else registry.Task().draw
+        raise DataError(f"{option}: {folder} exists. Expected a new folder, so that no file is overwritten.")
     taken: set[str] = set()
     for row in found:
         if row.error is None:
-            png = drawing(row.file, row.outputs)
-            if png is None:
-                raise DataError(f"--draw: a model for {task or 'this task'} gives nothing to draw. Leave --draw out.")
+            stem, suffix, content = make(row)
             folder.mkdir(parents=True, exist_ok=True)
-            stem, count = pathlib.Path(row.file).stem, 0
-            while (name := f"{stem}{f'-{count}' if count else ''}.png") in taken:  # files of two folders
+            count = 0
+            while (name := f"{stem}{f'-{count}' if count else ''}{suffix}") in taken:  # files of two folders
                 count += 1
             taken.add(name)
-            write_whole(folder / name, png)
+            write_whole(folder / name, content)
         yield row
+
+
+def _task(name: str) -> registry.Task:
+    return registry.task(name) if name in registry.task_names() else registry.Task()
 
 
 def _files_in(given: str, suffixes: Sequence[str]) -> list[str]:
@@ -171,8 +206,7 @@ def _shown(rows: Iterable[tuple[str, Any]], task: str, silent: bool) -> list[Any
 def _line(name: str, row: Any, task: str) -> str:
     """Format one prediction for its task, or generically for an unknown task."""
     asked = name if row.pair is None or name != row.file else f"{name} | {row.pair}"
-    known = registry.task(task) if task in registry.task_names() else registry.Task()
-    return known.format_prediction(asked, row.answer)
+    return _task(task).format_prediction(asked, row.answer)
 
 
 def _write(options: argparse.Namespace, print_result: PrintResult) -> int:

@@ -104,6 +104,11 @@ class Examples(abc.ABC):
         return self.names
 
     @property
+    def head_facts(self) -> Any:
+        """What :meth:`tfft.heads.Head.fitted_to` takes: the labels, unless they are read batch by batch."""
+        return self.labels
+
+    @property
     def captions(self) -> tuple[str, ...]:
         """What a person recognizes each example by: its path, or a text itself."""
         return self.places

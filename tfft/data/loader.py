@@ -78,6 +78,8 @@ def load(
               (:func:`tfft.tasks.semantic_segmentation.data.load_masks`);
             - with ``task="transcription"`` recordings and their transcripts
               (:func:`tfft.tasks.transcription.data.load_transcripts`);
+            - with ``task="speech_synthesis"`` clips and their texts
+              (:func:`tfft.tasks.speech_synthesis.data.load_voice`);
             - ``(images, labels)``, arrays or lists, twice for two parts, or a ``tf.data.Dataset`` of both
               (:func:`tfft.modalities.image.load_arrays`);
             - ``(train, validation)`` or ``(train, validation, class_names)``, two datasets of inputs and labels;
@@ -246,7 +248,8 @@ def reader_of(source: Any, settings: Mapping[str, Any]) -> registry.Modality:
         DataError: If columns of several modalities are named, or no modality recognizes the source.
     """
     modalities = [registry.modality(name) for name in registry.modality_names()]
-    named = [column for each in modalities for column in each.columns if settings.get(column) is not None]
+    columns = dict.fromkeys(column for each in modalities for column in each.columns)  # some read the same ones
+    named = [column for column in columns if settings.get(column) is not None]
     reader = task_reader(settings.get("task", registry.AUTO))
     if len(named) > 1 and (reader is None or not set(named) <= set(reader.columns)):
         raise DataError(f"{' and '.join(named)} each name the input: give one of them.")

@@ -37,6 +37,7 @@ class Serving(Served):
         task: name of the head's task, or ``"outputs"`` where the model's outputs are passed on as they are.
         notes: what was left out and why, one sentence each.
         facts: facts of the head for the card.
+        tolerances: see :attr:`tfft.heads.Head.tolerances`.
     """
 
     signatures: Mapping[str, Any]
@@ -46,6 +47,7 @@ class Serving(Served):
     serving_input: ServingInput | None = None  # type: ignore[assignment]
     notes: tuple[str, ...] = ()
     facts: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    tolerances: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def encoded(self) -> EncodedInput | None:
@@ -73,8 +75,10 @@ def serving_functions(
     Raises:
         ExportError: If the model's inputs, outputs or class names do not allow it.
     """
-    inputs = _inputs(model)
     postprocess, task, names = _postprocess(model, class_names)
+    head = _head(model)
+    model = model if head is None else head.serving_model(model)
+    inputs = _inputs(model)
     taken = serving_input(model, inputs, input_spec=input_spec)
     if taken is not None:
         served = {taken.names.get(name, name): spec for name, spec in inputs.items()}
@@ -97,12 +101,14 @@ def serving_functions(
     if taken is not None and taken.encoded is not None:
         one = {taken.encoded.name: tf.TensorSpec([None], tf.string, name=taken.encoded.name)}
         signatures[BYTES_SIGNATURE] = _trace(_bytes_function(answer, own[0], taken.encoded), one)
+    for name, convert in {} if head is None else head.further_signatures.items():
+        signatures[name] = _trace(lambda convert=convert, **values: convert(answer(values)), inputs)
     for name, function in signatures.items():
         _check_batch_dimension(name, function)
     notes = ((_NO_KIND,) if taken is None else taken.notes, (note_on(ops_of(signatures)),))
     said = tuple(text for part in notes for text in part if text)
-    head = _head(model)
-    return Serving(signatures, reference, names, task, taken, said, {} if head is None else head.facts)
+    facts, tolerances = ({}, {}) if head is None else (head.facts, head.tolerances)
+    return Serving(signatures, reference, names, task, taken, said, facts, tolerances)
 
 
 def serving_input(

@@ -161,7 +161,7 @@ def build_model(backbone: Backbone, data: RunData, plan: Plan) -> keras.Model:
     head = task.make_head(
         data.class_names, dropout=plan.dropout, l2=l2, label_smoothing=plan.label_smoothing, loss=plan.loss, **own
     )
-    head = head.fitted_to(data.splits.train.labels)
+    head = head.fitted_to(data.splits.train.head_facts)
     size = None if backbone.input_spec is None else plan.image_size
     return build(backbone, head, image_size=size, **data.model_options(backbone))
 

@@ -122,6 +122,7 @@ _TASKS: _Registry[Task] = _Registry(
         "object_detection": "tfft.tasks.object_detection:OBJECT_DETECTION",
         "semantic_segmentation": "tfft.tasks.semantic_segmentation:SEMANTIC_SEGMENTATION",
         "transcription": "tfft.tasks.transcription:TRANSCRIPTION",
+        "speech_synthesis": "tfft.tasks.speech_synthesis:SPEECH_SYNTHESIS",
     },
     {"tokens": "token_classification"},  # in saved heads and plans
 )
@@ -130,6 +131,7 @@ _MODALITIES: _Registry[Modality] = _Registry(
     "tfft.modalities",
     {
         "image": "tfft.modalities.image.modality:IMAGE",
+        "spoken_text": "tfft.tasks.speech_synthesis.reader:SPOKEN_TEXT",  # before text: a voice takes texts, too
         "text": "tfft.modalities.text.modality:TEXT",
         "audio": "tfft.modalities.audio.modality:AUDIO",
     },

@@ -1,4 +1,4 @@
-"""WAV files, decoded alike in Python and in a graph: :func:`read_wav`, :func:`decode_wav_bytes`.
+"""WAV files, decoded alike in Python and in a graph: :func:`read_wav`, :func:`decode_wav_bytes`, :func:`write_wav`.
 
 Training reads files with the first, an exported model with the second, and both follow the same steps: find the chunks
 ``fmt`` and ``data``, then turn the samples into floats. Both know the extensible form, further chunks, files whose
@@ -56,6 +56,26 @@ def read_wav(data: bytes) -> tuple[np.ndarray, int]:
     block = layout.channels * layout.width
     raw = data[layout.start : layout.start + layout.size // block * block]
     return _samples(raw, layout.code, layout.width).reshape(-1, layout.channels), layout.rate
+
+
+def write_wav(samples: np.ndarray, rate: int) -> bytes:
+    """Encode a waveform as a WAV file of 16 bits.
+
+    Args:
+        samples: float [n] in -1 to 1; what is outside is clipped.
+        rate: Samples per second.
+
+    Returns:
+        The file.
+    """
+    whole = np.round(np.clip(samples, -1.0, 1.0) * 32767.0).astype("<i2").tobytes()
+    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, _PCM, 1, rate, 2 * rate, 2, 16)
+    return (
+        struct.pack("<4sI4s", b"RIFF", 36 + len(whole), b"WAVE")
+        + form
+        + struct.pack("<4sI", b"data", len(whole))
+        + whole
+    )
 
 
 def _layout(data: bytes) -> _Layout:
