@@ -36,7 +36,7 @@ if TYPE_CHECKING:  # what __getattr__ gives
     from tfft.tasks.token_classification.head import token_classification
 
 __all__ = [
-    "LOSSES", "Head", "Logits", "ModelFeatures", "WordLogits", "binary", "classification", "from_model", "multilabel",
+    "LOSSES", "Head", "Logits", "ModelFeatures", "ServedFunction", "WordLogits", "binary", "classification", "from_model", "multilabel",
     "object_detection", "regression", "semantic_segmentation", "set_l2", "token_classification",
 ]  # fmt: skip
 
@@ -80,6 +80,19 @@ class ModelFeatures:
     def of(cls, features: Any) -> ModelFeatures:
         """Wrap a tensor (or tensors by stride) as features; return features unchanged."""
         return features if isinstance(features, cls) else cls(features)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ServedFunction:
+    """Function that an export serves in place of the model.
+
+    Attributes:
+        inputs: Inputs by name, with an open batch.
+        call: Function from named tensors to named tensors, one row per example, in TensorFlow operations.
+    """
+
+    inputs: Mapping[str, tf.TensorSpec]
+    call: Callable[[Mapping[str, tf.Tensor]], dict[str, tf.Tensor]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,6 +226,14 @@ class Head:
             array([b'bees', b'ants'], dtype=object)
         """
         raise NotImplementedError(f"{type(self).__name__}.postprocess")
+
+    def served(self, model: keras.Model) -> ServedFunction | None:
+        """Return what an export serves in place of the model and :meth:`postprocess`, such as decoding; None by default.
+
+        Args:
+            model: Model with this head.
+        """
+        return None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for YAML and JSON; the task is written as ``kind``."""

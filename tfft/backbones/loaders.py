@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tfft.backbones.catalog import find_application, find_preset
+from tfft.backbones.catalog import find_application, find_preset, plain
 from tfft.backbones.fetch.digests import check_pin, digest
 from tfft.backbones.fetch.resolver import KERAS_HUB_PREFIX, KERAS_PREFIX, files_of
 from tfft.backbones.huggingface import text_folder
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tfft.backbones.base import Backbone
 
 ENTRY_POINTS = "tfft.backbone_loaders"
+NEW_TRANSFORMER = "transformer-small"
 _TEXT_OPTIONS = frozenset({"max_length", "pooling", "backbone_dropout"})
 
 
@@ -231,6 +232,27 @@ class HuggingFaceText:
         return dataclasses.replace(backbone, origin=handle)
 
 
+class NewTransformer:
+    """The encoder-decoder transformer with random weights, ``"transformer-small"``."""
+
+    name = "new transformer"
+    options: frozenset[str] = frozenset({"max_length"})
+
+    def matches(self, handle: str) -> bool:
+        """Returns whether the handle is its name."""
+        return plain(handle) == plain(NEW_TRANSFORMER)
+
+    def files(self, handle: str) -> None:
+        """Returns None: random weights have no files."""
+
+    def load(self, handle: str, options: LoadOptions) -> Backbone:
+        """Builds the network."""
+        from tfft.backbones.transformer import POSITIONS, transformer
+
+        length = options.max_length or POSITIONS
+        return transformer(NEW_TRANSFORMER, source_length=length, target_length=length)
+
+
 class SavedModel:
     """Everything else: presets, folders, archives and addresses of SavedModels."""
 
@@ -286,6 +308,7 @@ LOADERS: tuple[BackboneLoader, ...] = (
     LiteRTModel(),
     OnnxFile(),
     HuggingFaceText(),
+    NewTransformer(),
     SavedModel(),
 )
 _registered: list[BackboneLoader] = []
