@@ -58,7 +58,7 @@ _REGISTERED = (
     "tfft.layers.pooling", "tfft.layers.pixel_checks", "tfft.layers.preprocess", "tfft.layers.log_mel",
     "tfft.layers.tokenize", "tfft.layers.word_alignment", "tfft.layers.waveform", "tfft.layers.each_example",
     "tfft.layers.relative_positions",
-    "tfft.layers.transformer_blocks", "tfft.layers.pair_tokenizer",
+    "tfft.layers.transformer_blocks", "tfft.layers.bart_blocks", "tfft.layers.pair_tokenizer",
     "tfft.layers.caffe_pixels", "tfft.layers.start_end_packer", "tfft.layers.litert_model",
     "tfft.backbones.savedmodel.layer", "tfft.contrastive", "tfft.heads",
     "tfft.tasks.object_detection.layers", "tfft.tasks.object_detection.loss", "tfft.tasks.object_detection.metric",

@@ -21,7 +21,7 @@ def transformer(
     width: int = 256,
     blocks: int = 3,
     heads: int = 4,
-    inner: int = 1024,
+    inner: int = 512,
     dropout: float = 0.1,
     source_length: int = POSITIONS,
     target_length: int = POSITIONS,

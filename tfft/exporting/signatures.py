@@ -117,9 +117,7 @@ def _own_serving(model: keras.Model, head: heads.Head, served: heads.ServedFunct
 
     said = note_on(ops_of({ARRAY_SIGNATURE: function}))
     notes = tuple(text for text in (*(() if taken is None else taken.notes), said) if text)
-    return Serving(
-        {ARRAY_SIGNATURE: function}, reference, tuple(head.class_names or ()), head.task, taken, notes
-    )
+    return Serving({ARRAY_SIGNATURE: function}, reference, tuple(head.class_names or ()), head.task, taken, notes)
 
 
 def serving_input(

@@ -16,6 +16,7 @@ import math
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 State = tuple[Any, Any, Any, Any]
 
@@ -57,9 +58,15 @@ def attend(query: Any, key: Any, value: Any, mask: Any) -> Any:
     scores = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2))) / math.sqrt(query.shape[-1])
     if mask is not None:
         scores = ops.where(mask, scores, ops.cast(_HIDDEN, scores.dtype))
-    mixed = ops.transpose(ops.matmul(ops.softmax(scores, axis=-1), value), (0, 2, 1, 3))
+    mixed = ops.transpose(ops.matmul(tf.nn.softmax(scores), value), (0, 2, 1, 3))
     shape = ops.shape(mixed)
     return ops.reshape(mixed, (shape[0], shape[1], query.shape[1] * query.shape[-1]))
+
+
+def specs_of(source: Any, mask: Any, target: Any, matrix: Any) -> State:
+    """Return the specs of a state with the same shapes."""
+    first, second, third, last = (keras.KerasTensor(t.shape, t.dtype) for t in (source, mask, target, matrix))
+    return first, second, third, last
 
 
 class _Block(keras.layers.Layer):
@@ -102,7 +109,7 @@ class _Block(keras.layers.Layer):
 
     def compute_output_spec(self, source: Any, mask: Any, target: Any, matrix: Any, **kwargs: Any) -> State:
         """Return the specs of the state, which keeps its shapes."""
-        return tuple(keras.KerasTensor(t.shape, t.dtype) for t in (source, mask, target, matrix))  # type: ignore[return-value]
+        return specs_of(source, mask, target, matrix)
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments of the constructor as plain values."""
@@ -164,12 +171,15 @@ class DecoderBlock(_Block):
 
     def call(self, source: Any, mask: Any, target: Any, matrix: Any, training: bool | None = None) -> State:
         """Return the state with new features of the target."""
+        return source, mask, self.decode(source, mask, target, training), matrix
+
+    def decode(self, source: Any, mask: Any, target: Any, training: bool | None = False) -> Any:
+        """Return features of the target [B, T, width]; each token sees those before it."""
         ops = keras.ops
         place = ops.arange(ops.shape(target)[1])
         query, key, value = self.split(self.project(self.norm_self(target)), 3)
         found = attend(query, key, value, (place[:, None] >= place[None])[None, None])
-        x = self._rest(target, found, *self.source_keys(source), mask, training)
-        return source, mask, x, matrix
+        return self._rest(target, found, *self.source_keys(source), mask, training)
 
     def source_keys(self, source: Any) -> tuple[Any, Any]:
         """Return keys and values of the source, each [B, H, S, d]."""
@@ -230,6 +240,14 @@ class TokenEmbeddings(keras.layers.Layer):
         ops = keras.ops
         found = ops.cast(ops.take(self.matrix, ids, axis=0), self.compute_dtype) * math.sqrt(self.width)
         return found + positions(start, ops.shape(ids)[1], self.width, self.compute_dtype)
+
+    def embed_source(self, ids: Any) -> Any:
+        """Return embeddings of sources [B, S, width]."""
+        return self.embed(ids)
+
+    def embed_target(self, ids: Any) -> Any:
+        """Return embeddings of targets [B, T, width]."""
+        return self.embed(ids)
 
     def compute_output_spec(self, source: Any, mask: Any, target: Any, training: bool | None = None) -> State:
         """Return the specs of the state."""

@@ -93,7 +93,9 @@ class TextToText(Task):
         """Return label smoothing and batches of many tokens."""
         return {
             "label_smoothing": Default(0.1, "0.1, as Vaswani et al. (2017): a source has several good targets"),
-            "batch_size": Default(128, "128 pairs of the mean length; batches are cut by tokens, so long pairs fill them"),
+            "batch_size": Default(
+                128, "128 pairs of the mean length; batches are cut by tokens, so long pairs fill them"
+            ),
         }
 
     def evaluator(self, head: Head) -> Evaluator:
@@ -104,9 +106,8 @@ class TextToText(Task):
 
     def score_display(self, metric: str) -> ScoreDisplay:
         """Return words for BLEU."""
-        return ScoreDisplay(
-            metric, baseline="copying the source", details="chrF {chrf:.2f}", row="text", table="texts"
-        )
+        details = "chrF {chrf:.2f}" if metric == "bleu" else ""
+        return ScoreDisplay(metric, baseline="copying the source", details=details, row="text", table="texts")
 
     def plain_outputs(self, row: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return the generated text and its log-probability."""

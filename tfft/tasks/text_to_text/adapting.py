@@ -43,7 +43,9 @@ def adapted_pairs(splits: Splits[PairExamples], backbone: Backbone) -> Adapted:
         raise BackboneError(f"{backbone.name} is no encoder-decoder.")
     if backbone.pair_tokenizer.tokenizer is None:
         backbone = _with_vocabulary(backbone, splits.train)
-        notes.append(f"vocabulary: {backbone.pair_tokenizer.tokenizer.vocabulary_size():,} tokens, learned from the training pairs")  # type: ignore[union-attr]
+        notes.append(
+            f"vocabulary: {backbone.pair_tokenizer.tokenizer.vocabulary_size():,} tokens, learned from the training pairs"
+        )  # type: ignore[union-attr]
     tokenizer: Any = backbone.pair_tokenizer
     parts, skipped = [], list(splits.skipped)
     for part in (splits.train, splits.validation):
@@ -56,7 +58,9 @@ def adapted_pairs(splits: Splits[PairExamples], backbone: Backbone) -> Adapted:
     limit = min(tokenizer.target_length, max(_LEAST, int(_SPARE * longest) + 1))
     tokenizer.target_length = limit  # of this run: what it may write
     notes += _notes(parts, tokenizer, limit)
-    duplicates = splits.duplicates if len(train) == len(splits.train) and len(parts[1]) == len(splits.validation) else ()
+    duplicates = (
+        splits.duplicates if len(train) == len(splits.train) and len(parts[1]) == len(splits.validation) else ()
+    )
     splits = dataclasses.replace(
         splits, train=train, validation=parts[1], skipped=tuple(skipped), duplicates=duplicates
     )

@@ -169,7 +169,9 @@ def load_pairs(
         train, held = examples[0].take(np.flatnonzero(~held_out)), examples[0].take(np.flatnonzero(held_out))
         words = f"{count:,} pairs of {read[0].name}, drawn with seed {seed}"
     if not len(train) or not len(held):
-        raise DataError(f"Expected pairs for training and for validation. Received: {len(train)} and {len(held)} ({words}).")
+        raise DataError(
+            f"Expected pairs for training and for validation. Received: {len(train)} and {len(held)} ({words})."
+        )
     report = report_on(train, held, read[0].columns, [note for found in checked for note in found.notes])
     skipped = tuple(one for found in checked for one in found.skipped)
     root = str(source) if isinstance(source, (str, os.PathLike)) else ""

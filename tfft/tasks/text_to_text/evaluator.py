@@ -109,8 +109,8 @@ def text_scores(written: Sequence[str], targets: Sequence[str], *, draws: int = 
         found[name] = float(score.score)
         signature = metric.get_signature()
         signatures.append(f"{name}: {signature}")
-        if draws and len(written) > 1:
-            values = json.loads(score.format(signature=str(signature), is_json=True, width=6))
+        values = json.loads(score.format(signature=str(signature), is_json=True, width=6))
+        if draws and "confidence_mean" in values:  # not where no text was written
             middle, half = float(values["confidence_mean"]), float(values["confidence_var"])
             found |= {f"{name}_low": max(0.0, middle - half), f"{name}_high": min(100.0, middle + half)}
         else:

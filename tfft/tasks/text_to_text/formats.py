@@ -83,7 +83,9 @@ def _table(source: Any, text: Any, target: Any, encoding: str | None, delimiter:
         )
     if text == target:
         raise DataError(f"text= and target= both name the column {text!r} of {table.name}. Name two columns.")
-    sides = [["" if v is None else v for v in table.column(one, role)] for one, role in ((text, "text"), (target, "target"))]
+    sides = [
+        ["" if v is None else v for v in table.column(one, role)] for one, role in ((text, "text"), (target, "target"))
+    ]
     faults = [
         f"{place} holds a {type(value).__name__} in the column {name!r}. Expected a text"
         for name, values in zip((text, target), sides, strict=True)
@@ -109,10 +111,18 @@ def _two_lists(source: Sequence[Any], encoding: str | None) -> Pairs:
                 f"together. {_where_they_part(*lines)}Remove or add the lines that one of them lacks."
             )
         places = [f"{first}:{at}" for at in range(1, len(lines[0]) + 1)]
-        return Pairs(lines[0], lines[1], places, f"{first} and {second}", (first.suffix[1:] or "source", second.suffix[1:] or "target"))
+        return Pairs(
+            lines[0],
+            lines[1],
+            places,
+            f"{first} and {second}",
+            (first.suffix[1:] or "source", second.suffix[1:] or "target"),
+        )
     sides = [list(part) for part in source]
     if len(sides[0]) != len(sides[1]):
-        raise DataError(f"Expected as many targets as sources. Received: {len(sides[0])} sources, {len(sides[1])} targets.")
+        raise DataError(
+            f"Expected as many targets as sources. Received: {len(sides[0])} sources, {len(sides[1])} targets."
+        )
     for name, side in zip(("source", "target"), sides, strict=True):
         wrong = [at for at, value in enumerate(side) if not isinstance(value, str)]
         if wrong:

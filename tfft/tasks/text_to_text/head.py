@@ -97,6 +97,12 @@ class TokenLogits(Logits):
         """Return the inputs in float32."""
         return keras.ops.cast(inputs, "float32")
 
+    def save_own_variables(self, store: Any) -> None:
+        """Save nothing, unlike a Dense layer."""
+
+    def load_own_variables(self, store: Any) -> None:
+        """Load nothing, unlike a Dense layer."""
+
     def compute_output_shape(self, input_shape: Any) -> Any:
         """Return the shape of the inputs."""
         return input_shape

@@ -6,19 +6,13 @@ to step are tensors whose first axis is the row, so that a beam search can reord
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from typing import Any, Protocol
 
 import keras
 import tensorflow as tf
 
 from tfft.backbones.base import find_backbone
-from tfft.errors import BackboneError, join_names
-from tfft.keras_compat import producer
 from tfft.layers.transformer_blocks import DecoderBlock, EncoderBlock, TokenEmbeddings
-
-_ENCODERS = re.compile(r"(transformer_)?encoder_(layer_)?(\d+)$|transformer_encoder_layer_(\d+)$")
 
 
 class Stepper(Protocol):
@@ -78,91 +72,49 @@ class CachedStepper:
         for at, block in enumerate(self.decoders):
             x, (key, value) = block.step(x, (carried[2 * at], carried[2 * at + 1]), tuple(keys[at]), there)
             found += [key, value]
-        matrix = tf.cast(tf.convert_to_tensor(self.embeddings.matrix), x.dtype)
-        return tf.cast(tf.matmul(x[:, 0], matrix, transpose_b=True), tf.float32), found
+        return next_logits(self.embeddings, x), found
 
 
 class PrefixStepper:
-    """Steps of any encoder-decoder, which runs its decoder on all tokens so far.
+    """Steps of any encoder-decoder of such blocks, which run the decoder on all tokens so far.
 
     It encodes once. A step costs as much as the text is long, so long texts take a time that grows with the square.
 
     Args:
-        network: Functional model with the inputs of KerasHub's encoder-decoders and logits as its output.
+        network: Model of the backbone: embeddings, encoder blocks and decoder blocks.
     """
 
     def __init__(self, network: keras.Model) -> None:
-        memory = _encoded(network)
-        inputs = dict(network.input)
-        encoder = {name: inputs[name] for name in ("encoder_token_ids", "encoder_padding_mask")}
-        self.encoder = keras.Model(encoder, memory)
-        rest = [memory, *(inputs[n] for n in ("encoder_padding_mask", "decoder_token_ids", "decoder_padding_mask"))]
-        self.decoder = keras.Model(rest, network.output)
+        layers = network.layers
+        self.embeddings: Any = next(layer for layer in layers if hasattr(layer, "embed_target"))
+        self.encoders: list[Any] = [layer for layer in layers if hasattr(layer, "encode")]
+        self.decoders: list[Any] = [layer for layer in layers if hasattr(layer, "decode")]
 
     def begin(self, source: tf.Tensor, rows: int) -> tuple[Any, list[tf.Tensor]]:
         """Encode sources."""
-        there = tf.cast(source >= 0, tf.int32)
-        given = {"encoder_token_ids": tf.maximum(source, 0), "encoder_padding_mask": there}
-        memory = self.encoder(given, training=False)
-        return (tf.repeat(memory, rows, axis=0), tf.repeat(there, rows, axis=0)), []
+        there = source >= 0
+        x = self.embeddings.embed_source(tf.maximum(source, 0))
+        for block in self.encoders:
+            x = block.encode(x, there)
+        return (tf.repeat(x, rows, axis=0), tf.repeat(there, rows, axis=0)), []
 
     def step(self, fixed: Any, carried: list[tf.Tensor], tokens: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
         """Run the decoder on all tokens."""
         memory, there = fixed
-        logits = self.decoder([memory, there, tokens, tf.ones_like(tokens)], training=False)
-        return tf.cast(logits[:, -1], tf.float32), carried
+        y = self.embeddings.embed_target(tokens)
+        for block in self.decoders:
+            y = block.decode(memory, there, y)
+        return next_logits(self.embeddings, y), carried
+
+
+def next_logits(embeddings: Any, features: tf.Tensor) -> tf.Tensor:
+    """Return float32 logits [N, V] of the token behind the last one, for features [N, t, width]."""
+    matrix = tf.cast(tf.convert_to_tensor(embeddings.matrix), features.dtype)
+    return tf.cast(tf.matmul(features[:, -1], matrix, transpose_b=True), tf.float32)
 
 
 def stepper_of(model: keras.Model) -> Stepper:
     """Return the stepper for the encoder-decoder in a model."""
     network = find_backbone(model)
-    return CachedStepper(network) if any(isinstance(la, DecoderBlock) for la in network.layers) else PrefixStepper(network)
-
-
-def recomputing(model: keras.Model) -> Stepper:
-    """Return a stepper without a cache that runs the whole model, as an oracle for tests."""
-    network = find_backbone(model)
-
-    class Recomputing:
-        def begin(self, source: tf.Tensor, rows: int) -> tuple[Any, list[tf.Tensor]]:
-            return tf.repeat(source, rows, axis=0), []
-
-        def step(self, fixed: Any, carried: list[tf.Tensor], tokens: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
-            given = {"encoder_token_ids": tf.maximum(fixed, 0), "encoder_padding_mask": tf.cast(fixed >= 0, tf.int32)}
-            given |= {"decoder_token_ids": tokens, "decoder_padding_mask": tf.ones_like(tokens)}
-            wanted = {name: given[name] for name in network.input}
-            return tf.cast(network(wanted, training=False)[:, -1], tf.float32), carried
-
-    return Recomputing()
-
-
-def _encoded(network: keras.Model) -> keras.KerasTensor:
-    """Return the output of the encoder: the only features that depend on the source and that the decoder reads."""
-    after = _reached(network, "decoder_token_ids")
-    inside = [op for op in network.operations if op.name not in after]
-    read = {
-        id(tensor): tensor
-        for op in network.operations
-        if op.name in after
-        for node in op._inbound_nodes
-        for tensor in node.input_tensors
-        if producer(tensor).name not in after and len(tensor.shape) == 3
-    }
-    names = {op.name for op in inside}
-    found = [tensor for tensor in read.values() if producer(tensor).name in names]
-    if len(found) != 1:
-        raise BackboneError(
-            f"Expected an encoder-decoder whose decoder reads one output of the encoder. Received: {network.name}, "
-            f"whose decoder reads {join_names([producer(t).name for t in found]) or 'none'}."
-        )
-    return found[0]
-
-
-def _reached(network: keras.Model, name: str) -> set[str]:
-    """Return the names of the operations that depend on an input."""
-    reached = {producer(network.input[name]).name}
-    for op in network.operations:
-        nodes: Sequence[Any] = op._inbound_nodes
-        if any(producer(t).name in reached for node in nodes for t in node.input_tensors):
-            reached.add(op.name)
-    return reached
+    cached = any(isinstance(layer, DecoderBlock) for layer in network.layers)
+    return CachedStepper(network) if cached else PrefixStepper(network)

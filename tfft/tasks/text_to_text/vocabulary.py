@@ -14,12 +14,12 @@ from tfft.errors import DataError, missing_package
 from tfft.tasks.text_to_text import INSTALL
 
 _LEAST, _MOST = 400, 8_000  # tokens
-_WORDS = 120  # running words per token of the vocabulary
+_WORDS = 180  # running words per token of the vocabulary
 _BYTES = 256
 
 
 def vocabulary_size(words: int) -> int:
-    """Return the number of tokens for some running words: one for 120, between 400 and 8,000.
+    """Return the number of tokens for some running words: one for 180, between 400 and 8,000.
 
     Small vocabularies suit small data (Gowda & May, "Finding the optimal vocabulary size for neural machine
     translation", 2020), and the logits of all tokens are a large part of the cost.
