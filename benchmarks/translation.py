@@ -44,9 +44,11 @@ class Curve(keras.callbacks.Callback):
         self.began = time.perf_counter()
 
     def on_train_begin(self, logs: Any = None) -> None:
+        """Start the clock."""
         self.began = time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Decode the held-out pairs, and stop if another epoch would not fit."""
         stopped = time.perf_counter()
         minutes = (stopped - self.began - self.aside) / 60
         written = translated(self.model, self.pairs)
@@ -144,9 +146,8 @@ def main() -> None:
     line("greedy decoding", translated(run.model, test), targets)
     line("beam search, 4 hypotheses", translated(run.model, test, 4), targets)
     for at in range(0, len(test), len(test) // 5):
-        print(
-            f"  {test.sources[at]}\n    expected: {targets[at]}\n    written:  {translated(run.model, test.take(np.array([at])))[0]}"
-        )
+        [written] = translated(run.model, test.take(np.array([at])))
+        print(f"  {test.sources[at]}\n    expected: {targets[at]}\n    written:  {written}")
 
 
 if __name__ == "__main__":

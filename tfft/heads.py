@@ -33,11 +33,13 @@ if TYPE_CHECKING:  # what __getattr__ gives
     from tfft.tasks.object_detection.head import object_detection
     from tfft.tasks.regression.head import regression
     from tfft.tasks.semantic_segmentation.head import semantic_segmentation
+    from tfft.tasks.text_to_text.head import text_to_text
     from tfft.tasks.token_classification.head import token_classification
 
 __all__ = [
-    "LOSSES", "Head", "Logits", "ModelFeatures", "ServedFunction", "WordLogits", "binary", "classification", "from_model", "multilabel",
-    "object_detection", "regression", "semantic_segmentation", "set_l2", "token_classification",
+    "LOSSES", "Head", "Logits", "ModelFeatures", "ServedFunction", "WordLogits", "binary", "classification",
+    "from_model", "multilabel", "object_detection", "regression", "semantic_segmentation", "set_l2", "text_to_text",
+    "token_classification",
 ]  # fmt: skip
 
 LOGITS_LAYER, DROPOUT_LAYER = "logits", "dropout"
@@ -228,7 +230,7 @@ class Head:
         raise NotImplementedError(f"{type(self).__name__}.postprocess")
 
     def served(self, model: keras.Model) -> ServedFunction | None:
-        """Return what an export serves in place of the model and :meth:`postprocess`, such as decoding; None by default.
+        """Return what an export serves in place of the model and :meth:`postprocess`, such as decoding; else None.
 
         Args:
             model: Model with this head.

@@ -22,7 +22,7 @@ def is_encoder_decoder(network: Any) -> bool:
 
 
 def from_bart(network: Any, tokenizer: Any, name: str, origin: str, max_length: int | None) -> Backbone:
-    """Make a backbone of KerasHub's BART whose blocks are ``embeddings``, ``encoder1``, …, ``decoder1``, …
+    """Make a backbone of KerasHub's BART, with the blocks ``embeddings``, ``encoder1``, …, ``decoder1``, …
 
     Args:
         network: ``keras_hub.models.BartBackbone``.
@@ -37,8 +37,9 @@ def from_bart(network: Any, tokenizer: Any, name: str, origin: str, max_length: 
     family = type(network).__name__
     if family != "BartBackbone":
         raise BackboneError(
-            f"{origin} is a {family}. Of the encoder-decoders of KerasHub, tfft opens BART: its blocks can be frozen and "
-            "trained one by one. Use a BART preset, a Hugging Face folder of BART, or 'transformer-small'."
+            f"{origin} is a {family}. Of the encoder-decoders of KerasHub, tfft opens BART only: it freezes and trains "
+            "blocks one by one, and needs to know them. Use a BART preset, a Hugging Face folder of BART, or "
+            "'transformer-small'."
         )
     limit = int(network.max_sequence_length)
     length = min(_USUAL, limit) if max_length is None else max_length
@@ -61,13 +62,13 @@ def from_bart(network: Any, tokenizer: Any, name: str, origin: str, max_length: 
 
 def _chain(network: Any) -> keras.Model:
     """Return the layers of a BART as a chain of blocks that ends in logits; the variables are shared, not copied."""
-    given = dict(network.input)
     embeddings = BartEmbeddings(
         network.token_embedding, network.encoder_position_embedding, network.decoder_position_embedding,
-        network.encoder_embeddings_layer_norm, network.decoder_embeddings_layer_norm, network.dropout, name="embeddings",
+        network.encoder_embeddings_layer_norm, network.decoder_embeddings_layer_norm, network.dropout,
+        name="embeddings",
     )  # fmt: skip
     names = ("encoder_token_ids", "encoder_padding_mask", "decoder_token_ids")
-    inputs = {n: keras.Input((None,), dtype="int32", name=n) for n in names if n in given}
+    inputs = {n: keras.Input((None,), dtype="int32", name=n) for n in names}
     state = embeddings(*inputs.values())
     for number, layer in enumerate(network.encoder_transformer_layers, 1):
         state = BartEncoder(layer, name=f"encoder{number}")(*state)

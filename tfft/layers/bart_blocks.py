@@ -1,8 +1,8 @@
 """Blocks of KerasHub's BART as a chain: :class:`BartEmbeddings`, :class:`BartEncoder`, :class:`BartDecoder`.
 
-Lewis et al., "BART: Denoising sequence-to-sequence pre-training", 2020. KerasHub's decoder layers all read the end of the
-encoder, so its graph cannot be cut between them. These layers hold those of KerasHub and pass on the whole state, as in
-:mod:`tfft.layers.transformer_blocks`.
+Lewis et al., "BART: Denoising sequence-to-sequence pre-training", 2020. KerasHub's decoder layers all read
+the end of the encoder, so its graph cannot be cut between them. These layers hold those of KerasHub and pass on the
+whole state, as in :mod:`tfft.layers.transformer_blocks`.
 """
 
 from __future__ import annotations

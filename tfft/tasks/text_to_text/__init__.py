@@ -102,7 +102,7 @@ class TextToText(Task):
         """Return a new object that decodes and compares texts."""
         from tfft.tasks.text_to_text.evaluator import TextEvaluator
 
-        return TextEvaluator(head)
+        return TextEvaluator(head)  # type: ignore[arg-type]  # made by this task
 
     def score_display(self, metric: str) -> ScoreDisplay:
         """Return words for BLEU."""

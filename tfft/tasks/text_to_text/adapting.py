@@ -40,12 +40,10 @@ def adapted_pairs(splits: Splits[PairExamples], backbone: Backbone) -> Adapted:
     """
     notes: list[str] = []
     if backbone.pair_tokenizer is None:
-        raise BackboneError(f"{backbone.name} is no encoder-decoder.")
+        raise BackboneError(f"{backbone.name} is no encoder-decoder, so it cannot write texts.")
     if backbone.pair_tokenizer.tokenizer is None:
         backbone = _with_vocabulary(backbone, splits.train)
-        notes.append(
-            f"vocabulary: {backbone.pair_tokenizer.tokenizer.vocabulary_size():,} tokens, learned from the training pairs"
-        )  # type: ignore[union-attr]
+        notes.append(f"vocabulary: {_size(backbone):,} tokens, learned from the training pairs")
     tokenizer: Any = backbone.pair_tokenizer
     parts, skipped = [], list(splits.skipped)
     for part in (splits.train, splits.validation):
@@ -53,7 +51,7 @@ def adapted_pairs(splits: Splits[PairExamples], backbone: Backbone) -> Adapted:
         keep, left_out = _fitting(whole, tokenizer)
         parts.append(whole.take(keep))
         skipped += left_out
-    train = parts[0]
+    train: Any = parts[0]
     longest = max(map(len, train.tokens.target))
     limit = min(tokenizer.target_length, max(_LEAST, int(_SPARE * longest) + 1))
     tokenizer.target_length = limit  # of this run: what it may write
@@ -83,6 +81,11 @@ def attach_pairs(backbone: Backbone, network: keras.Model) -> ModelInput:
     return ModelInput(inputs, network({name: tokens[name] for name in network.input}))
 
 
+def _size(backbone: Backbone) -> int:
+    held: Any = backbone.pair_tokenizer
+    return int(held.tokenizer.vocabulary_size())
+
+
 def _with_vocabulary(backbone: Backbone, train: PairExamples) -> Backbone:
     """Return the transformer with a vocabulary of the training texts, and its other settings."""
     texts = [*train.sources, *train.labels]
@@ -100,7 +103,8 @@ def _fitting(part: PairExamples, tokenizer: PairTokenizer) -> tuple[np.ndarray, 
     """Return the positions of pairs that the model takes, and the others with the reasons."""
     assert part.tokens is not None  # noqa: S101
     sides = (
-        ("source", part.tokens.source, tokenizer.source_length), ("target", part.tokens.target, tokenizer.target_length),
+        (SOURCE, part.tokens.source, tokenizer.source_length),
+        (TARGET, part.tokens.target, tokenizer.target_length),
     )  # fmt: skip
     too_long: dict[int, str] = {}
     for name, tokens, limit in sides:

@@ -83,8 +83,8 @@ class PairExamples(Examples):
 
     def tokenized(self, tokenizer: PairTokenizer) -> Self:
         """Return the same pairs with their tokens for a model."""
-        sides = [tokenizer.ragged(list(side)) for side in (self.sources, self.labels)]
-        return dataclasses.replace(self, tokenizer=tokenizer, tokens=TokenPairs.of(*sides, tokenizer))
+        sources, targets = (tokenizer.ragged(list(side)) for side in (self.sources, self.labels))
+        return dataclasses.replace(self, tokenizer=tokenizer, tokens=TokenPairs.of(sources, targets, tokenizer))
 
     def batches(self, spec: Any, options: BatchOptions) -> tf.data.Dataset:
         """Return batches of ({"source", "target"}, labels), see :func:`tfft.tasks.text_to_text.batching.token_batches`.
@@ -105,7 +105,8 @@ class PairExamples(Examples):
 
     def fitting(self) -> Self:
         """Return the pairs with texts cut to what the model takes."""
-        assert self.tokens is not None and self.tokenizer is not None  # noqa: S101
+        if self.tokens is None or self.tokenizer is None:
+            return self
         most = (self.tokenizer.source_length, self.tokenizer.target_length)
         sides = [
             [ids if len(ids) <= limit else np.concatenate([ids[: limit - 1], ids[-1:]]) for ids in side]
@@ -136,9 +137,10 @@ def load_pairs(
     """Load pairs of texts and split them.
 
     Args:
-        source: A table, a TMX file or two parallel files, as :func:`tfft.tasks.text_to_text.formats.read_pairs_of` takes
-            them; ``{"train": ..., "validation": ...}`` with two of these; a pair of two tables, the second held out; or
-            a folder with files named ``train`` and ``val`` (``valid``, ``validation``, ``dev``).
+        source: A table, a TMX file or two parallel files, as for
+            :func:`tfft.tasks.text_to_text.formats.read_pairs_of`; ``{"train": ..., "validation": ...}`` with
+            two of these; a pair of two tables, the second held out; or a folder with files named ``train`` and ``val``
+            (``valid``, ``validation``, ``dev``).
         text: Column, or language of a TMX file, to read.
         target: Column, or language of a TMX file, to write.
         validation: Share of the pairs to hold out, at most 2,000 pairs. Pairs with equal sources stay on one side.
@@ -212,8 +214,8 @@ def _parts(source: Any) -> list[Any]:
         if len(parts) != 2:
             raise DataError(
                 f"Expected the files train and val of pairs in {folder} ({', '.join(_FILES)}). Received: "
-                f"{', '.join(sorted(path.name for path in folder.iterdir())[:10]) or 'nothing'}. Name the file itself, or "
-                "two parallel files as a pair."
+                f"{', '.join(sorted(path.name for path in folder.iterdir())[:10]) or 'nothing'}. Name the file itself, "
+                "or two parallel files as a pair."
             )
         return parts
     return [source]

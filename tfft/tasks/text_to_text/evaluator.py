@@ -75,8 +75,9 @@ class TextEvaluator(Evaluator):
         copied = text_scores(self.sources, self.targets, draws=0)
         exact = float(np.mean([a == b for a, b in zip(self.written, self.targets, strict=True)]))
         measures = {
-            "bleu": found["bleu"], "chrf": found["chrf"], "chrf_low": found["chrf_low"], "chrf_high": found["chrf_high"],
-            "exact_match": exact, "copy_chrf": copied["chrf"], "decoded": len(self.written),
+            "bleu": found["bleu"], "chrf": found["chrf"], "chrf_low": found["chrf_low"],
+            "chrf_high": found["chrf_high"], "exact_match": exact, "copy_chrf": copied["chrf"],
+            "decoded": len(self.written),
         }  # fmt: skip
         samples = tuple(zip(self.sources, self.targets, self.written, strict=True))
         return Scores(

@@ -36,7 +36,9 @@ class TextPairs(TextModality):
         """Return ``"TMX"`` for such a file."""
         return "TMX" if str(source).lower().endswith(".tmx") else None
 
-    def read_labelled(self, source: Any, class_names: Sequence[str], settings: Mapping[str, Any]) -> PairExamples:
+    def read_labelled(  # type: ignore[override]
+        self, source: Any, class_names: Sequence[str], settings: Mapping[str, Any]
+    ) -> PairExamples:
         """Read all pairs of a source."""
         from tfft.tasks.text_to_text.data import read_pairs
 
