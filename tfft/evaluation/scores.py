@@ -230,6 +230,11 @@ class Scores:
         return cls(**values)
 
     @property
+    def brief(self) -> str:
+        """The main score without its interval."""
+        return f"{self.display.metric} {self.value:.4f}"
+
+    @property
     def summary(self) -> str:
         """The result in one line."""
         (low, high), words = self.interval, self.display

@@ -21,6 +21,7 @@ from tfft.arrays.ragged import Ragged, Rows
 from tfft.arrays.spill import Holder
 from tfft.arrays.store import CacheFullError, EntryWriter, megabytes, read_entry
 from tfft.backbones.base import Backbone
+from tfft.console.progress import progress_bar
 from tfft.errors import DataError, PlanError, installed_version, raise_problems
 from tfft.features.batching import compute
 from tfft.features.cache import HELD, REMEDY, WHAT, default_folder
@@ -47,7 +48,7 @@ def extract(
     augment: Augmentation | str | Sequence[str] | None = None,
     views: int = 4,
     seed: int = 0,
-    verbose: bool = True,
+    verbose: bool | int = True,
 ) -> Features:
     """Run a frozen model over a dataset once, and cache its outputs.
 
@@ -73,7 +74,7 @@ def extract(
             of each. Training on them equals training on ``to_dataset(..., augment=, views=, seed=)``.
         views: Number of views, the image itself included. With more epochs than views, views repeat.
         seed: Seed for the views.
-        verbose: Print the size before computing, and the time after.
+        verbose: True shows a progress bar, 2 also prints the size before computing and the time after, False nothing.
 
     Returns:
         :class:`Features`.
@@ -105,7 +106,7 @@ def extract_each(
     dtype: Literal["float32", "float16"] = "float32",
     engine: EngineName = "auto",
     batch_size: int = 32,
-    verbose: bool = True,
+    verbose: bool | int = True,
     views: Views | None = None,
 ) -> list[Features]:
     """Implement :func:`extract` for several datasets; the model is converted once.
@@ -172,7 +173,7 @@ class _Work:
     name: str
     dtype: str
     batch_size: int
-    verbose: bool
+    verbose: int
     notes: list[str] = dataclasses.field(default_factory=list)
 
     def note(self, text: str) -> None:
@@ -181,7 +182,7 @@ class _Work:
 
     def say(self, text: str) -> None:
         _log.info(text)
-        if self.verbose:
+        if self.verbose > 1:
             print(text, flush=True)
 
     def hold(self) -> Features:
@@ -197,13 +198,15 @@ class _Work:
         """Run the network over all examples into a target, and return the metadata of the features."""
         start = time.perf_counter()
         done, items = 0, None
-        for arrays in compute(self.staged, self.opener, self.source.batches(self.staged), self.batch_size):
-            arrays = [_narrowed(a, self.dtype) for a in arrays]
-            if items is None:
-                items = self._begin(target, arrays, where)
-            _check_items(items, arrays, done)
-            target.append(arrays)
-            done += len(arrays[0])
+        with progress_bar("features", self.source.count, shown=self.verbose > 0) as progress:
+            for arrays in compute(self.staged, self.opener, self.source.batches(self.staged), self.batch_size):
+                arrays = [_narrowed(a, self.dtype) for a in arrays]
+                if items is None:
+                    items = self._begin(target, arrays, where)
+                _check_items(items, arrays, done)
+                target.append(arrays)
+                done += len(arrays[0])
+                progress(done)
         seconds = time.perf_counter() - start
         opened, note = self.opener.opened
         self.say(f"Features of {done} examples: {seconds:.1f} s, {done / seconds:,.0f} a second, {opened.name}.")

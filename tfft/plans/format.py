@@ -1,4 +1,4 @@
-"""Formatting of a plan as tables: :func:`format_plan`."""
+"""Formatting of a plan: :func:`format_plan` as tables, :func:`summarize_plan` as a line."""
 
 from __future__ import annotations
 
@@ -36,6 +36,25 @@ def format_plan(plan: Plan) -> str:
     for name, value in _rows(plan).items():
         settings.add_row(name, str(value), plan.reasons.get(name, ""))
     return render(phases, settings)
+
+
+def summarize_plan(plan: Plan) -> str:
+    """Describe the phases of a plan in one line.
+
+    Args:
+        plan: Plan from :func:`recommend` or :func:`tfft.recommend_plan`.
+
+    Returns:
+        The line, such as ``plan lp_ft for efficientnet-lite0: linear probe; then head, last 3 blocks, 10 epochs at
+        0.0003``.
+    """
+    phases = []
+    for phase in plan.phases:
+        _, what, epochs, rate, how = _phase_row(phase)
+        counted = "1 epoch" if epochs == "1" else f"{epochs} epochs"
+        phases.append(how if phase.solves_head else f"{what}, {counted} at {rate}")
+    name = f"plan {plan.name}" if plan.name else "plan"
+    return f"{name} for {plan.backbone}: {'; then '.join(phases)}"
 
 
 def _phase_row(phase: Phase) -> tuple[str, ...]:

@@ -137,7 +137,7 @@ def plan_for(
     config: RunConfig,
     cache: str | os.PathLike[str] | bool | None,
     plan: NamedPlan | None,
-    verbose: bool = False,
+    verbose: int = 0,
 ) -> Plan:
     """Fill in every setting that was left open."""
     before = None if config.preprocessor is None else _absolute(os.fspath(config.preprocessor))

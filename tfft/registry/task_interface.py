@@ -60,6 +60,25 @@ class ScoreDisplay:
 
 
 @dataclasses.dataclass(frozen=True)
+class ExampleResult:
+    """Prediction for one labelled example, for the report of a run.
+
+    Attributes:
+        label: True label as text.
+        prediction: Predicted label as text.
+        error: How wrong the prediction is, from 0; the largest errors are shown first.
+        confidence: Probability of the predicted label, 0 to 1; None if the task has none.
+        correct: Whether label and prediction agree; None if there is no right or wrong.
+    """
+
+    label: str
+    prediction: str
+    error: float
+    confidence: float | None = None
+    correct: bool | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Default:
     """Task-specific default of a training setting.
 
@@ -243,6 +262,21 @@ class Task:
         others = ", ".join(f"{label} {probability:.3f}" for label, probability in outputs.get("top", ())[1:])
         line = f"{name}: {outputs['label']} {outputs['probability']:.3f}"
         return f"{line}  ({others})" if others else line
+
+    def example_results(
+        self, head: Head, outputs: Mapping[str, np.ndarray], labels: np.ndarray
+    ) -> list[ExampleResult] | None:
+        """Compare predictions with labels one by one, for the report of a run.
+
+        Args:
+            head: Head of the model.
+            outputs: Served outputs by name, one row per example.
+            labels: True labels in the same order.
+
+        Returns:
+            One result per example; None for tasks whose predictions are not shown in a report.
+        """
+        return None
 
     # --- contract tests, see tfft.testing.check_task
 

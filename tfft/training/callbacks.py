@@ -19,6 +19,8 @@ from tfft.registry import Metric
 from tfft.training.distribute import is_chief, statistics_of
 from tfft.weight_averaging.selection import ACCURACY, Score, selection_score
 
+_QUIET = 30.0  # seconds without a line, where not every epoch has one
+
 
 class PhaseWatch(keras.callbacks.Callback):
     """Record each epoch, keep the best weights in memory and stop at the first non-finite loss.
@@ -29,7 +31,8 @@ class PhaseWatch(keras.callbacks.Callback):
         phase: Phase.
         steps: Steps per epoch.
         why: Function that explains a non-finite loss by the data or the settings.
-        verbose: Print one line per epoch.
+        verbose: Print lines of epochs: 2 or more for every epoch, 1 for those that end half a minute after the last
+            line, 0 for none.
         start: Score of the initial weights, which an epoch has to beat; None if any epoch does.
         before: Values of variables when ``start`` was measured, if they differ from those of the first step.
         selection: Metric that selects the best epoch.
@@ -40,7 +43,7 @@ class PhaseWatch(keras.callbacks.Callback):
         phase: Phase,
         steps: int,
         why: Callable[[], str],
-        verbose: bool,
+        verbose: int,
         start: Score | None = None,
         before: Sequence[tuple[keras.Variable, np.ndarray]] = (),
         selection: Metric = ACCURACY,
@@ -53,6 +56,7 @@ class PhaseWatch(keras.callbacks.Callback):
         self.best: Score | None = start
         self._kept: list[np.ndarray] = []
         self._epoch, self._began = 0, 0.0
+        self._printed = time.perf_counter()
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Check that the optimizer trains the variables of the phase, and keep the initial weights."""
@@ -99,8 +103,9 @@ class PhaseWatch(keras.callbacks.Callback):
         if score is None or self.best is None or score > self.best:
             self.best, self.best_epoch = score, epoch + 1
             self._keep()
-        if self.verbose and is_chief():
+        if is_chief() and (self.verbose > 1 or (self.verbose and time.perf_counter() - self._printed > _QUIET)):
             print(line(row, self.phase.epochs), flush=True)
+            self._printed = time.perf_counter()
 
     def restore_best(self) -> None:
         """Restore the weights of the best epoch, or those from before the phase if none was better."""

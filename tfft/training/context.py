@@ -33,7 +33,7 @@ class TrainingContext:
     compile_arguments: Mapping[str, Any]
     batch_norm: Literal["fixed", "train"] | None
     callbacks: tuple[keras.callbacks.Callback, ...]
-    verbose: bool
+    verbose: int
     source: FeatureSource | None
     epoch: tf.Variable | None
     l2: float | Literal["auto"]

@@ -36,7 +36,7 @@ def train(
     *,
     batch_norm: Literal["fixed", "train"] | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
-    verbose: bool = True,
+    verbose: bool | int = True,
     loss: Any = None,
     metrics: Sequence[Any] | None = None,
     source: FeatureSource | None = None,
@@ -74,7 +74,7 @@ def train(
             model with its optimizer and metrics, even if a part of it is fitted. Each phase is one ``fit``: a
             ``CSVLogger`` needs ``append=True``. A ``LearningRateScheduler`` or ``ReduceLROnPlateau`` sets the rate, so
             the phase has no schedule. Use ``ema_decay`` instead of ``SwapEMAWeights``.
-        verbose: Print one line per epoch.
+        verbose: True prints epochs at intervals of half a minute, 2 every epoch and the features, False nothing.
         loss: Loss instead of the head's.
         metrics: Metrics instead of the head's.
         source: Examples behind both datasets. Without it, a phase that solves the head uses ``dataset``.

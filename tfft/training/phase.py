@@ -187,7 +187,7 @@ def solve_phase(context: TrainingContext, phase: Phase, start: Score | None) -> 
     report = check.compare()
     if report.frozen_moved:
         check.check()
-    if context.verbose:
+    if context.verbose > 1:
         print(line(row, 1), flush=True)
     score, best = selection_score(row, context.selection, "val_"), 1
     if score is not None and start is not None and score <= start:

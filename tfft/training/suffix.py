@@ -71,7 +71,7 @@ class FeatureSource:
     sampling: str | None = None
     lengths: np.ndarray | None = None
 
-    def extract(self, prefix: keras.Model, verbose: bool, *, varied: bool) -> tuple[Features, Features | None]:
+    def extract(self, prefix: keras.Model, verbose: int, *, varied: bool) -> tuple[Features, Features | None]:
         """Return the features of the training examples, with or without augmentation, and of the validation
         examples."""
         changes = augmentation(self.augment) if varied else None
@@ -107,7 +107,7 @@ class TrainableSuffix:
 
 
 def build_suffix(
-    model: keras.Model, source: FeatureSource, epoch: tf.Variable | None, *, verbose: bool = True
+    model: keras.Model, source: FeatureSource, epoch: tf.Variable | None, *, verbose: bool | int = True
 ) -> TrainableSuffix | str:
     """Compute the frozen features of a model, and return the trainable suffix with its data.
 
@@ -115,7 +115,7 @@ def build_suffix(
         model: Model with the trainable blocks of the phase.
         source: Examples.
         epoch: As in :func:`tfft.data.to_dataset`.
-        verbose: Print progress.
+        verbose: As in :func:`tfft.features.extract`.
 
     Returns:
         The trainable part and its datasets; or the reason why there is none.
@@ -169,7 +169,7 @@ def solve(
     *,
     l2: float | Literal["auto"],
     seed: int,
-    verbose: bool,
+    verbose: int,
     class_weight: Mapping[int, float] | None = None,
     prototypes: bool = False,
 ) -> Probe:
@@ -180,7 +180,7 @@ def solve(
         source: Examples.
         l2: Strength of the penalty, or ``"auto"`` to choose it by cross-validation.
         seed: Seed for the folds.
-        verbose: Print progress.
+        verbose: As in :func:`tfft.features.extract`.
         class_weight: Class weights, for a linear probe.
         prototypes: Whether to use the mean of each class instead of the linear probe.
 

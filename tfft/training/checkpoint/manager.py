@@ -55,7 +55,7 @@ class CheckpointManager:
         phases: Sequence[Phase],
         about: Mapping[str, Any],
         memory: MutableMapping[str, Any] | None = None,
-        verbose: bool = True,
+        verbose: bool | int = True,
     ) -> None:
         refuse_workers(model)
         self.done, self.history = 0, History()
@@ -114,7 +114,7 @@ class CheckpointManager:
         found, self._found = self._found, None  # of the first phase that is entered
         self._course = CheckpointCallback(
             self._settings, self._store, callbacks, model=model, found=found, about={"phase": self.done},
-            verbose=self._verbose,
+            verbose=bool(self._verbose),
         )  # fmt: skip
         return [self._course]
 
