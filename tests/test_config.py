@@ -25,7 +25,8 @@ RUN = {
     "minutes": (10, 0),
     "task": ("regression", "regresion"), "text": (("a", "b"), ("a", "b", "c")), "image": ("file", ""),
     "images": ("photos", 3),
-    "audio": ("clip", -1), "label": (1, 1.5), "sample_rate": (8000, 0), "seconds": (1.5, float("inf")),
+    "audio": ("clip", -1), "label": (1, 1.5), "target": ("de", -1),
+    "sample_rate": (8000, 0), "seconds": (1.5, float("inf")),
     "separator": ("|", ""), "delimiter": (";", ""), "encoding": ("cp1252", ""),
     "decimal": (",", ";"), "masks": ("annot", 3), "ignore": (("void", 11), 1.5),
     "letter_case": ("keep", "upper"), "punctuation": ("keep", "all"), "beam_width": (16, 0),
@@ -315,8 +316,8 @@ def test_the_order_of_plan_yaml_stays():
     values = Plan(backbone="b", data="d").to_dict()
     assert list(values) == [
         "backbone", "data", "backbone_digest", "name", "task", "text", "image", "images", "audio", "label",
-        "sample_rate", "seconds", "separator", "delimiter", "encoding", "decimal", "masks", "ignore",
-            "letter_case", "punctuation", "beam_width",
+        "target", "sample_rate", "seconds", "separator", "delimiter", "encoding", "decimal", "masks", "ignore",
+        "letter_case", "punctuation", "beam_width",
         "max_length", "pooling", "preprocessor", "image_size", "batch_size", "microbatch_size",
         "seed", "deterministic", "validation", "group", "dropout", "l2", "label_smoothing", "loss", "class_weight",
         "sampling", "batch_norm", "input_range", "output", "signature", "resize", "augment",

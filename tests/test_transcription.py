@@ -192,7 +192,7 @@ def test_evaluator_counts_as_jiwer_and_shows_the_worst():
     assert scores.interval[0] < scores.value < scores.interval[1]
     assert "the 2 clips with the most wrong characters" in str(scores)
     assert "REF: a b c" in str(scores)
-    assert type(scores).from_dict(scores.to_dict()).worst == scores.worst
+    assert type(scores).from_dict(scores.to_dict()).notes == scores.notes
 
 
 def test_single_clips_are_ranked_by_their_characters():

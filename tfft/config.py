@@ -185,6 +185,12 @@ class SharedSettings:
         help="Column with the labels.",
         check=COLUMN | NONE, cli=Option(parse_column, "COLUMN"), group="text", scope=("reading",),
     )  # fmt: skip
+    target: str | int | None = setting(
+        None,
+        help="Column with the texts to write, for the task text_to_text.",
+        details="text= then names the column with the texts to read.",
+        check=COLUMN | NONE, cli=Option(parse_column, "COLUMN"), group="text", scope=("reading",),
+    )  # fmt: skip
     sample_rate: int | None = setting(
         None,
         help="Sample rate in Hz to which recordings are resampled.",
@@ -531,6 +537,7 @@ class RunSettings(TypedDict, total=False):
     images: str | os.PathLike[str] | None
     audio: str | int | None
     label: str | int | None
+    target: str | int | None
     sample_rate: int | None
     seconds: float | None
     separator: str | None

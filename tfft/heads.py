@@ -35,13 +35,14 @@ if TYPE_CHECKING:  # what __getattr__ gives
     from tfft.tasks.regression.head import regression
     from tfft.tasks.semantic_segmentation.head import semantic_segmentation
     from tfft.tasks.speech_synthesis.head import speech_synthesis
+    from tfft.tasks.text_to_text.head import text_to_text
     from tfft.tasks.token_classification.head import token_classification
     from tfft.tasks.transcription.head import transcription
 
 __all__ = [
-    "LOSSES", "Head", "Logits", "ModelFeatures", "WordLogits", "binary", "classification", "from_model", "multilabel",
-    "object_detection", "regression", "semantic_segmentation", "set_l2", "speech_synthesis",
-    "token_classification", "transcription",
+    "LOSSES", "Head", "Logits", "ModelFeatures", "ServedFunction", "WordLogits", "binary", "classification",
+    "from_model", "multilabel", "object_detection", "regression", "semantic_segmentation", "set_l2",
+    "speech_synthesis", "text_to_text", "token_classification", "transcription",
 ]  # fmt: skip
 
 LOGITS_LAYER, DROPOUT_LAYER = "logits", "dropout"
@@ -84,6 +85,19 @@ class ModelFeatures:
     def of(cls, features: Any) -> ModelFeatures:
         """Wrap a tensor (or tensors by stride) as features; return features unchanged."""
         return features if isinstance(features, cls) else cls(features)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ServedFunction:
+    """Function that an export serves in place of the model.
+
+    Attributes:
+        inputs: Inputs by name, with an open batch.
+        call: Function from named tensors to named tensors, one row per example, in TensorFlow operations.
+    """
+
+    inputs: Mapping[str, tf.TensorSpec]
+    call: Callable[[Mapping[str, tf.Tensor]], dict[str, tf.Tensor]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -252,6 +266,14 @@ class Head:
     def further_signatures(self) -> Mapping[str, Callable[[Mapping[str, tf.Tensor]], dict[str, tf.Tensor]]]:
         """Signatures that convert what ``serving_default`` answers, by name, such as to encoded files."""
         return {}
+
+    def served(self, model: keras.Model) -> ServedFunction | None:
+        """Return what an export serves in place of the model and :meth:`postprocess`, such as decoding; else None.
+
+        Args:
+            model: Model with this head.
+        """
+        return None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for YAML and JSON; the task is written as ``kind``."""

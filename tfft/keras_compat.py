@@ -470,6 +470,21 @@ def calls_with_labels(preprocessor: Any) -> bool:
     return bool(getattr(preprocessor, "_call_accepts_labels", False))
 
 
+def prepare_tokenizer(tokenizer: Any) -> None:
+    """Create the TensorFlow resources of a KerasHub tokenizer anew, outside of any graph.
+
+    ``_maybe_initialized_tf``: KerasHub 0.32 creates them at the first use, and those that it creates within a graph are
+    gone with it. There is no public name. That of SentencePiece is also gone after ``tf.random.set_seed``, which
+    clears TensorFlow's kernels, so it is created again.
+    """
+    if hasattr(tokenizer, "set_proto"):
+        tokenizer.set_proto(tokenizer.proto)
+    create = getattr(tokenizer, "_maybe_initialized_tf", None)
+    if create is not None:
+        with tf.init_scope():
+            create()
+
+
 def op_definition(name: str) -> Any | None:
     """Return the ``OpDef`` of a TensorFlow operation, or None where it is not registered.
 

@@ -279,6 +279,8 @@ def _trained(head: heads.Head, width: int) -> _Trained:
     keras.utils.set_random_seed(0)
     inputs = {stride: keras.Input(shape) for stride, shape in shapes.items()}
     taken = heads.ModelFeatures(inputs if task.feature_level == "pyramid" else inputs[0])
+    if not task.trains_head:  # its weights are those of the backbone
+        taken = heads.ModelFeatures(keras.layers.Dense(head.units, name="backbone")(inputs[0]))
     features = list(maps.values())
     model = keras.Model(list(inputs.values()), head.attach(taken))
     model.compile(keras.optimizers.Adam(0.05), **head.compile_args())

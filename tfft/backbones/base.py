@@ -16,6 +16,7 @@ import keras
 from tfft import register_layers
 from tfft.backbones import blocks as block_cuts
 from tfft.keras_compat import flatten_layers, inbound_nodes, own_trainable_variables, producer
+from tfft.layers.pair_tokenizer import PairTokenizer
 from tfft.layers.tokenize import Tokenize
 from tfft.layers.waveform import EachWave
 from tfft.specs import InputSpec, TextSpec
@@ -73,6 +74,8 @@ class Backbone:
         endpoint: what of a SavedModel is called, with its inputs and outputs, in words; empty for other formats.
         pretrained: whether the weights were trained before; False for an architecture with random weights, which plans
             train as a whole from the start.
+        pair_tokenizer: for an encoder-decoder, whose outputs are logits of the next token: makes tokens of source and
+            target; None for other models.
     """
 
     name: str
@@ -85,6 +88,7 @@ class Backbone:
     digest: str | None = None
     endpoint: str = ""
     pretrained: bool = True
+    pair_tokenizer: PairTokenizer | None = None
 
     @property
     def blocks(self) -> list[Block]:

@@ -15,10 +15,11 @@ from typing import Literal
 from tfft.specs import InputSpec, Preset
 
 DEFAULT = "efficientnet-lite0"
-# Networks with random weights, and the functions that make them.
-NEW_NETWORKS: Mapping[str, str] = {
-    "speech-encoder-small": "tfft.backbones.speech_encoder:speech_encoder",
-    "voice-small": "tfft.backbones.voice:voice",
+# Networks with random weights: the function that makes each, and the options of load_backbone that it takes.
+NEW_NETWORKS: Mapping[str, tuple[str, frozenset[str]]] = {
+    "speech-encoder-small": ("tfft.backbones.speech_encoder:speech_encoder", frozenset()),
+    "transformer-small": ("tfft.backbones.transformer:transformer", frozenset({"max_length"})),
+    "voice-small": ("tfft.backbones.voice:voice", frozenset()),
 }
 
 Scaling = Literal["inside", "symmetric", "means", "standardised"]

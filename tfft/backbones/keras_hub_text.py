@@ -14,6 +14,7 @@ import numpy as np
 
 from tfft.backbones.base import Backbone
 from tfft.backbones.huggingface import check_sizes, read_json, with_vocabulary
+from tfft.backbones.keras_hub_pairs import from_bart, is_encoder_decoder
 from tfft.backbones.load_options import TokenPooling
 from tfft.errors import BackboneError, HandleError, join_names, missing_package, raise_problems
 from tfft.layers.relative_positions import rebuildable
@@ -70,6 +71,11 @@ def from_preset(
     check_sizes(Path(preset))
     network = _read(preset, "weights", hub.models.Backbone.from_preset, preset, **how)
     _add_token_types(Path(preset), network)
+    if is_encoder_decoder(network):
+        with with_vocabulary(preset) as place:
+            pieces = _read(preset, "vocabulary", hub.tokenizers.Tokenizer.from_preset, place)
+        origin = preset if Path(preset).is_dir() else f"keras_hub:{preset}"
+        return from_bart(network, pieces, name or Path(preset).name.replace(":", "_"), origin, max_length)
     limit = int(getattr(network, "max_sequence_length", None) or 512)
     decoder = not any("segment" in t.name for t in network.inputs) and _is_causal(network)
     length = min(_USUAL, limit) if max_length is None else max_length

@@ -238,12 +238,12 @@ class NewNetwork:
     Args:
         handle: Its name.
         function: Place of the function that makes it, ``"module:name"``.
-        options: Names of its options.
+        options: Names of the options that the function takes as keywords.
     """
 
     name = "new network"
 
-    def __init__(self, handle: str, function: str, options: frozenset[str] = frozenset()) -> None:
+    def __init__(self, handle: str, function: str, options: frozenset[str]) -> None:
         self.options = options
         self._handle, self._function = handle, function
 
@@ -317,7 +317,7 @@ LOADERS: tuple[BackboneLoader, ...] = (
     LiteRTModel(),
     OnnxFile(),
     HuggingFaceText(),
-    *(NewNetwork(name, function) for name, function in NEW_NETWORKS.items()),
+    *(NewNetwork(name, *made) for name, made in NEW_NETWORKS.items()),
     SavedModel(),
 )
 _registered: list[BackboneLoader] = []

@@ -25,6 +25,7 @@ _DEFAULTS: dict[str, Any] = {
     "validation": 0.2, "seed": 0, "strict": False, "check": True, "progress": None, "group": None, "store": None,
     "label": None, "task": "auto", "separator": None, "root": None, "images": None, "encoding": None, "delimiter": None,
     "decimal": None, "masks": None, "ignore": None, "letter_case": None, "punctuation": None,
+    "target": None,
 }  # fmt: skip
 
 
@@ -42,6 +43,7 @@ def load(
     audio: str | int | None = None,
     text: str | int | Sequence[str | int] | None = None,
     label: str | int | None = None,
+    target: str | int | None = None,
     task: str = "auto",
     separator: str | None = None,
     root: str | os.PathLike[str] | None = None,
@@ -80,6 +82,8 @@ def load(
               (:func:`tfft.tasks.transcription.data.load_transcripts`);
             - with ``task="speech_synthesis"`` clips and their texts
               (:func:`tfft.tasks.speech_synthesis.data.load_voice`);
+            - with ``task="text_to_text"`` pairs of texts in a table, in two parallel files or in a TMX file
+              (:func:`tfft.tasks.text_to_text.data.load_pairs`);
             - ``(images, labels)``, arrays or lists, twice for two parts, or a ``tf.data.Dataset`` of both
               (:func:`tfft.modalities.image.load_arrays`);
             - ``(train, validation)`` or ``(train, validation, class_names)``, two datasets of inputs and labels;
@@ -97,6 +101,7 @@ def load(
         audio: Column with the paths of recordings.
         text: Column with the texts; two columns for pairs.
         label: Column with the labels.
+        target: Column with the texts to write, for the task ``"text_to_text"``.
         task: Meaning of the labels: ``"classification"``, ``"binary"``, ``"multilabel"``, ``"regression"``, or
             ``"token_classification"``, one tag per word, ``"semantic_segmentation"``, one class per pixel, or
             ``"transcription"``, the text of a recording;

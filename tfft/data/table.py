@@ -178,9 +178,23 @@ def _quoted(text: str, path: Path, faults: list[str], delimiter: str) -> Iterato
 
 def _tabbed(text: str) -> Iterator[tuple[int, list[str]]]:
     """Fields between tabs. Most such files know no quoting, so a quote is an ordinary character but around a field."""
+    width = 0
     for line, content in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), 1):
         if content and not (line == 1 and content.lower().startswith("sep=")):
-            yield line, [_unquoted(field) for field in content.split("\t")]
+            fields = content.split("\t")
+            width = width or len(fields)
+            yield line, [_unquoted(field) for field in (_with_tabs(fields) if len(fields) > width else fields)]
+
+
+def _with_tabs(fields: list[str]) -> list[str]:
+    """Join the parts of quoted fields that hold tabs; used for rows with too many fields only."""
+    joined: list[str] = []
+    for field in fields:
+        if joined and joined[-1][:1] == '"' and joined[-1].count('"') % 2:
+            joined[-1] += f"\t{field}"
+        else:
+            joined.append(field)
+    return joined
 
 
 def _unquoted(field: str) -> str:

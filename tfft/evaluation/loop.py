@@ -65,6 +65,7 @@ def evaluate(model: keras.Model, dataset: Any, *, head: heads.Head | None = None
     for batch in dataset:
         labels = np.asarray(batch[1])
         evaluator.check(labels)
+        evaluator.observe(model, batch[0])
         logits, batch_loss = (np.asarray(t) for t in forward(batch[0], batch[1]))
         count += len(labels)
         weight = evaluator.weight(labels, logits)

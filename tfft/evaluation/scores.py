@@ -136,7 +136,7 @@ class Scores:
         measures: Further numbers by name; for regression also the errors of always predicting the mean or the median of
             the training targets, ``"mean_baseline"`` and ``"median_baseline"``.
         items: Plural noun for the examples, such as "sentences".
-        worst: The worst examples as text, for a person; not part of the summary.
+        notes: Further lines for a person, such as how a score was computed, or sample answers.
     """
 
     task: str
@@ -150,7 +150,7 @@ class Scores:
     confusion: np.ndarray | None = None
     measures: Mapping[str, float] = dataclasses.field(default_factory=dict)
     items: str = "examples"
-    worst: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def value(self) -> float:
@@ -211,7 +211,7 @@ class Scores:
             "per_class": [row.to_dict() for row in self.per_class],
             "confusion": dense,
             "items": self.items,
-            **({"worst": self.worst} if self.worst else {}),
+            **({"notes": list(self.notes)} if self.notes else {}),
         }
 
     @classmethod
@@ -223,6 +223,7 @@ class Scores:
         if "majority" in values:  # the name before 0.1.0
             values["majority_baseline"] = values.pop("majority")
         values["interval"] = tuple(values["interval"])
+        values["notes"] = tuple(values.get("notes", ()))
         values["per_class"] = tuple(ClassScore(**row) for row in values["per_class"])
         if values["confusion"] is not None:
             values["confusion"] = np.array(values["confusion"])
@@ -251,9 +252,8 @@ class Scores:
             if not k.startswith("iou of ")
         )
         lines = [self.summary, f"loss {self.loss:.4f}{measures}"]
-        lines += [self.worst] if self.worst else []
         if not self.per_class:
-            return "\n".join(lines)
+            return "\n".join((*lines, *self.notes))
         rows, words = list(self.per_class), self.display
         title = words.table
         if len(rows) > _ROWS_SHOWN:
@@ -274,7 +274,7 @@ class Scores:
         lines.append(render(table))
         if self.most_confused:
             lines.append("most confused: " + "; ".join(f"{a} taken for {b} {n}x" for a, b, n in self.most_confused[:5]))
-        return "\n".join(lines)
+        return "\n".join((*lines, *self.notes))
 
 
 def class_score(

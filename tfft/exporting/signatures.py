@@ -75,8 +75,10 @@ def serving_functions(
     Raises:
         ExportError: If the model's inputs, outputs or class names do not allow it.
     """
-    postprocess, task, names = _postprocess(model, class_names)
     head = _head(model)
+    if head is not None and (own_function := head.served(model)) is not None:
+        return _own_serving(model, head, own_function)
+    postprocess, task, names = _postprocess(model, class_names)
     model = model if head is None else head.serving_model(model)
     inputs = _inputs(model)
     taken = serving_input(model, inputs, input_spec=input_spec)
@@ -109,6 +111,23 @@ def serving_functions(
     said = tuple(text for part in notes for text in part if text)
     facts, tolerances = ({}, {}) if head is None else (head.facts, head.tolerances)
     return Serving(signatures, reference, names, task, taken, said, facts, tolerances)
+
+
+def _own_serving(model: keras.Model, head: heads.Head, served: heads.ServedFunction) -> Serving:
+    """Return the function of a head that serves more than the model's outputs, such as decoded text."""
+    inputs = {name: tf.TensorSpec(spec.shape, spec.dtype, name=name) for name, spec in served.inputs.items()}
+    taken = serving_input(model, inputs)
+    function = _trace(lambda **values: served.call(values), inputs)
+    _check_batch_dimension(ARRAY_SIGNATURE, function)
+    live = tf.function(lambda values: served.call(values), autograph=False, reduce_retracing=True)
+
+    def reference(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        with tf.device("/CPU:0"):
+            return {name: value.numpy() for name, value in live({n: tf.constant(values[n]) for n in inputs}).items()}
+
+    said = note_on(ops_of({ARRAY_SIGNATURE: function}))
+    notes = tuple(text for text in (*(() if taken is None else taken.notes), said) if text)
+    return Serving({ARRAY_SIGNATURE: function}, reference, tuple(head.class_names or ()), head.task, taken, notes)
 
 
 def serving_input(

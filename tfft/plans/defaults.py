@@ -203,6 +203,14 @@ class Draft:
         self.no_l2()
         return Phase(FROZEN, "none", self.epochs("head_epochs", HEAD_STEPS), self.rates()[0])
 
+    def heads(self) -> list[Phase]:
+        """Phases before the backbone: that of the head, if it has weights."""
+        if self.task.trains_head:
+            return [self.head()]
+        self.no_l2()
+        self.reasons["head"] = self.task.head_reason
+        return []
+
     def shown(self, wish: int | None) -> int:
         """Repeats of each example per epoch of contrastive training: fewer for many examples."""
         stats = self.stats

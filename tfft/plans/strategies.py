@@ -252,7 +252,7 @@ def _linear_probe(draft: Draft) -> list[Phase]:
 
 def _lp_ft(draft: Draft) -> list[Phase]:
     unfreeze, epochs, rate = draft.unfreeze(), draft.epochs(), draft.rates()[1]
-    phases = [draft.head()]
+    phases = draft.heads()
     if epochs and unfreeze not in (0, "none"):
         phases.append(Phase(FINE_TUNE, unfreeze, epochs, rate, **draft.how()))
     return phases
@@ -270,7 +270,7 @@ def _gradual(draft: Draft, stages: int | None = None) -> list[Phase]:
     each = max(1, round(epochs / stages))
     draft.reasons["stages"] = f"{stages} groups of the last {count} blocks, {each} epochs after each"
     decay = round(_ULMFIT ** (-stages / count), 4)
-    return [draft.head()] + [
+    return draft.heads() + [
         Phase(
             f"last {math.ceil(count * stage / stages)}", math.ceil(count * stage / stages), each, rate,
             **draft.how() | {"schedule": "slanted", "layer_decay": decay},
@@ -357,7 +357,7 @@ def _setfit(draft: Draft, shown: int | None = None) -> list[Phase]:
 def _surgical(draft: Draft, blocks: int = 2) -> list[Phase]:
     epochs, rate = draft.epochs(), draft.rates()[1]
     draft.reasons["surgical"] = f"the {blocks} blocks with the largest gradients relative to their weights"
-    return [draft.head(), Phase(FINE_TUNE, "all", max(1, epochs), rate, num_surgical_blocks=blocks, **draft.how())]
+    return [*draft.heads(), Phase(FINE_TUNE, "all", max(1, epochs), rate, num_surgical_blocks=blocks, **draft.how())]
 
 
 _Builder = Callable[..., list[Phase]]

@@ -77,7 +77,7 @@ def recommend_plan(
     run_data = load_run_data(data, chosen)
     opened = open_backbone(backbone, chosen, run_data.task)
     run_data.check_backbone(opened)
-    run_data, chosen = run_data.adapted(opened, chosen, verbose=False)
+    run_data, chosen, opened = run_data.adapted(opened, chosen, verbose=False)
     return choose_plan(opened, run_data, chosen, cache, strategy)
 
 

@@ -147,7 +147,7 @@ def finetune(
         tf.config.experimental.enable_op_determinism()
     opened = open_backbone(backbone, chosen, run_data.task)
     run_data.check_backbone(opened)
-    run_data, chosen = run_data.adapted(opened, chosen, level > 0)
+    run_data, chosen, opened = run_data.adapted(opened, chosen, level > 0)
     for note in opened.notes:
         say(f"backbone: {note}")
     if isinstance(chosen, Plan):

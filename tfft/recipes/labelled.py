@@ -20,8 +20,9 @@ from tfft.io.cache_dir import cache_dir
 from tfft.io.name_files import composed
 from tfft.recipes.run import Run
 
-_COLUMNS = (*ROLES, "separator", "delimiter", "encoding", "decimal", "masks", "ignore", "letter_case",
-            "punctuation")  # fmt: skip
+_COLUMNS = (
+    *ROLES, "separator", "delimiter", "encoding", "decimal", "masks", "ignore", "letter_case", "punctuation", "target",
+)  # fmt: skip
 
 
 def labelled_data(
@@ -95,10 +96,10 @@ def labelled_examples(
 
 def _reader(run: Run) -> tuple[registry.Modality, Any]:
     """Return the modality that reads data for the model of a run, and the input spec of the model."""
-    kinds = [registry.modality(name) for name in registry.modality_names()]
-    for kind in kinds:
+    kinds, own = [registry.modality(name) for name in registry.modality_names()], task_reader(run.plan.task)
+    for kind in kinds if own is None else (own, *kinds):
         if (spec := kind.input_of(run.model)) is not None:
-            return task_reader(run.plan.task) or kind, spec
+            return own or kind, spec
     raise DataError(
         f"The model in {run.folder} takes no input that tfft reads from files "
         f"({join_names(k.items for k in kinds)}). "

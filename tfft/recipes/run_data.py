@@ -113,8 +113,8 @@ class RunData:
         clean = np.setdiff1d(np.arange(len(validation)), leaked)
         return validation.take(clean).batches(spec, BatchOptions(batch_size))
 
-    def adapted(self, backbone: Backbone, config: _Config, verbose: bool) -> tuple[RunData, _Config]:
-        """Return the examples in the form that a backbone takes, and the settings chosen for it.
+    def adapted(self, backbone: Backbone, config: _Config, verbose: bool) -> tuple[RunData, _Config, Backbone]:
+        """Return the examples in the form that a backbone takes, the settings chosen for it, and the backbone.
 
         Args:
             backbone: Backbone that the examples are for.
@@ -126,7 +126,7 @@ class RunData:
             BackboneError: If the modality that it takes is unknown.
         """
         if self.modality is None:
-            return self, config
+            return self, config, backbone
         settings = {name: getattr(config, name, None) for name in self.modality.settings}
         adapted = self.modality.adapt(self.splits, backbone, {**settings, "fixed": self.given})
         if verbose:
@@ -134,7 +134,8 @@ class RunData:
                 print(note, flush=True)
         with reading_bar(verbose) as progress:
             adapted.splits.train.read(progress)
-        return dataclasses.replace(self, splits=adapted.splits), dataclasses.replace(config, **adapted.settings)
+        data = dataclasses.replace(self, splits=adapted.splits)
+        return data, dataclasses.replace(config, **adapted.settings), adapted.backbone or backbone
 
     def model_options(self, backbone: Backbone) -> dict[str, Any]:
         """Options of :func:`tfft.build` for these examples; none for a backbone that keeps its own inputs."""

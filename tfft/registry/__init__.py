@@ -123,6 +123,7 @@ _TASKS: _Registry[Task] = _Registry(
         "semantic_segmentation": "tfft.tasks.semantic_segmentation:SEMANTIC_SEGMENTATION",
         "transcription": "tfft.tasks.transcription:TRANSCRIPTION",
         "speech_synthesis": "tfft.tasks.speech_synthesis:SPEECH_SYNTHESIS",
+        "text_to_text": "tfft.tasks.text_to_text:TEXT_TO_TEXT",
     },
     {"tokens": "token_classification"},  # in saved heads and plans
 )

@@ -91,11 +91,14 @@ class Adapted:
         splits: Examples.
         settings: Settings for reading that were chosen for the backbone.
         notes: Remarks, one line each.
+        backbone: The backbone, fitted to the examples, such as one with a vocabulary learned from them; None for the
+            backbone as it is.
     """
 
     splits: Splits[Any]
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    backbone: Backbone | None = None
 
 
 class Modality:

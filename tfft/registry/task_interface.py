@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
+    import keras
     import numpy as np
 
     from tfft.evaluation.scores import Scores
@@ -106,6 +107,7 @@ class Task:
             sampling, nearest class means and contrastive training require.
         labels_from_folders: Whether a folder name can be the label of its files.
         solves_head: Whether the best head on frozen features can be computed (a linear probe); else it is trained.
+        trains_head: Whether the head has weights of its own, so that plans train it before the backbone.
         head_reason: Reason for training the head, for the reasons of a plan.
         caches_features: Whether the frozen part of the model may run once for all epochs.
         strides: Strides in pixels of the feature maps for the level ``"pyramid"``.
@@ -126,6 +128,7 @@ class Task:
     exclusive_classes: ClassVar[bool] = False
     labels_from_folders: ClassVar[bool] = False
     solves_head: ClassVar[bool] = True
+    trains_head: ClassVar[bool] = True
     head_reason: ClassVar[str] = "trained: for this task the best head cannot be computed"
     caches_features: ClassVar[bool] = True
     strides: ClassVar[tuple[int, ...]] = (8, 16, 32)
@@ -315,6 +318,16 @@ class Evaluator:
 
         Raises:
             DataError: With the labels at fault.
+        """
+
+    def observe(self, model: keras.Model, inputs: Any) -> None:
+        """Receive the model and the inputs of a batch before :meth:`update`, for what logits do not show.
+
+        A model of texts decodes here. By default, nothing happens.
+
+        Args:
+            model: Model that is evaluated.
+            inputs: Inputs of the batch.
         """
 
     def weight(self, labels: np.ndarray, logits: np.ndarray) -> int:

@@ -87,6 +87,8 @@ class TextModality(Modality):
 
     def why_not(self, backbone: Backbone) -> str | None:
         """Return the reason why a backbone does not fit texts; None if it does."""
+        if backbone.pair_tokenizer is not None:
+            return f"{backbone.name} is an encoder-decoder, which writes texts (task='text_to_text')"
         return None if backbone.text_spec is not None else f"{backbone.name} does not take texts"
 
     def model_options(self, splits: Any) -> dict[str, Any]:

@@ -88,19 +88,19 @@ class TranscriptEvaluator(Evaluator):
             metric=METRIC,
             majority_baseline=jiwer.wer(truth, [usual] * len(truth)),
             measures=measures,
-            worst=self._worst(truth, written, by_letter),
+            notes=self._worst(truth, written, by_letter),
         )
 
-    def _worst(self, truth: Sequence[str], written: Sequence[str], errors: np.ndarray) -> str:
-        """Return the alignments of the clips with the most wrong characters; empty if all are right."""
+    def _worst(self, truth: Sequence[str], written: Sequence[str], errors: np.ndarray) -> tuple[str, ...]:
+        """Return the alignments of the clips with the most wrong characters; nothing if all are right."""
         import jiwer
 
         order = [int(at) for at in np.argsort(-errors[:, 0], kind="stable")[:_WORST] if errors[at, 0]]
         if not order:
-            return ""
+            return ()
         found = jiwer.process_words([truth[at] for at in order], [written[at] for at in order])
         shown = jiwer.visualize_alignment(found, show_measures=False)
-        return f"the {len(order)} clips with the most wrong characters:\n{shown.strip()}"
+        return (f"the {len(order)} clips with the most wrong characters:\n{shown.strip()}",)
 
 
 def _character_measures(rate: float, errors: np.ndarray, groups: np.ndarray) -> dict[str, float]:

@@ -1,0 +1,77 @@
+"""Encoder-decoders of KerasHub that write texts: :func:`from_bart`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from tfft.backbones.base import Backbone
+from tfft.errors import BackboneError
+from tfft.layers.bart_blocks import BartDecoder, BartEmbeddings, BartEncoder
+from tfft.layers.pair_tokenizer import PairTokenizer
+from tfft.layers.transformer_blocks import TiedLogits
+from tfft.specs import TextSpec
+
+_USUAL = 128  # tokens of a text unless max_length says otherwise
+
+
+def is_encoder_decoder(network: Any) -> bool:
+    """Whether a network of KerasHub reads one text and writes another."""
+    return isinstance(network.input, dict) and "decoder_token_ids" in network.input
+
+
+def from_bart(network: Any, tokenizer: Any, name: str, origin: str, max_length: int | None) -> Backbone:
+    """Make a backbone of KerasHub's BART, with the blocks ``embeddings``, ``encoder1``, …, ``decoder1``, …
+
+    Args:
+        network: ``keras_hub.models.BartBackbone``.
+        tokenizer: Its tokenizer.
+        name: Name of the backbone.
+        origin: Handle.
+        max_length: Most tokens of each text. Defaults to 128, or what the model takes if that is less.
+
+    Raises:
+        BackboneError: For another family, a vocabulary of another model, or a length out of range.
+    """
+    family = type(network).__name__
+    if family != "BartBackbone":
+        raise BackboneError(
+            f"{origin} is a {family}. Of the encoder-decoders of KerasHub, tfft opens BART only: it freezes and trains "
+            "blocks one by one, and needs to know them. Use a BART preset, a Hugging Face folder of BART, or "
+            "'transformer-small'."
+        )
+    limit = int(network.max_sequence_length)
+    length = min(_USUAL, limit) if max_length is None else max_length
+    if not 4 <= length <= limit:
+        raise BackboneError(f"max_length must be 4 to {limit}, the positions of {origin}. Received: {max_length!r}.")
+    if tokenizer.vocabulary_size() > network.vocabulary_size:
+        raise BackboneError(
+            f"The vocabulary of {origin} has {tokenizer.vocabulary_size():,} tokens, but its weights know "
+            f"{network.vocabulary_size:,}: it belongs to another model. Take the vocabulary that came with the weights."
+        )
+    start, end = int(tokenizer.start_token_id), int(tokenizer.end_token_id)
+    pairs = PairTokenizer(
+        tokenizer, start=(end, start), end=end, source_start=(start,), source_end=(end,), source_length=length,
+        target_length=length, name="tokens",
+    )  # fmt: skip
+    note = f"At most {length} tokens of a source and of a target are used, of {limit} that are possible."
+    spec = TextSpec(limit, "none", "as an encoder-decoder")
+    return Backbone(name, _chain(network), origin, None, (note,), text_spec=spec, pair_tokenizer=pairs)
+
+
+def _chain(network: Any) -> keras.Model:
+    """Return the layers of a BART as a chain of blocks that ends in logits; the variables are shared, not copied."""
+    embeddings = BartEmbeddings(
+        network.token_embedding, network.encoder_position_embedding, network.decoder_position_embedding,
+        network.encoder_embeddings_layer_norm, network.decoder_embeddings_layer_norm, network.dropout,
+        name="embeddings",
+    )  # fmt: skip
+    names = ("encoder_token_ids", "encoder_padding_mask", "decoder_token_ids")
+    inputs = {n: keras.Input((None,), dtype="int32", name=n) for n in names}
+    state = embeddings(*inputs.values())
+    for number, layer in enumerate(network.encoder_transformer_layers, 1):
+        state = BartEncoder(layer, name=f"encoder{number}")(*state)
+    for number, layer in enumerate(network.decoder_transformer_layers, 1):
+        state = BartDecoder(layer, name=f"decoder{number}")(*state)
+    return keras.Model(inputs, TiedLogits(name="logits_of_matrix")(*state), name=network.name)

@@ -1,0 +1,146 @@
+"""Tokens of two texts for an encoder-decoder: :class:`PairTokenizer`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfft.keras_compat import prepare_tokenizer
+
+PADDING = -1  # in batches of tokens; every id of a vocabulary can be a token
+SOURCE, TARGET = "source", "target"
+_CHUNK = 4096  # texts that are tokenized at once
+_BROKEN = "\ufffd"  # what tokenizers put in place of a part of a character
+
+
+@keras.saving.register_keras_serializable(package="tfft")
+class PairTokenizer(keras.layers.Layer):
+    """Tokenize source and target of an encoder-decoder, and turn tokens into texts again.
+
+    In a model it is the first layer: it takes the tokens of both texts, -1 for padding, and returns the four inputs of
+    the network. It holds the tokenizer, so that a saved model knows its vocabulary.
+
+    Args:
+        tokenizer: Tokenizer of KerasHub; None for a vocabulary that is still to be learned.
+        start: Tokens in front of each target, from which the decoder begins.
+        end: Token behind each target.
+        source_start: Tokens in front of each source.
+        source_end: Tokens behind each source.
+        source_length: Most tokens of a source, with those around it; the rest is cut off.
+        target_length: Most tokens of a target, with those around it.
+        **kwargs: As for any Keras layer.
+
+    Call arguments:
+        source: int32 [B, S], -1 for padding.
+        target: int32 [B, T], from ``start`` on, -1 for padding.
+
+    Returns:
+        A dict of int32: ``encoder_token_ids`` [B, S], ``encoder_padding_mask``, ``decoder_token_ids`` [B, T] and
+        ``decoder_padding_mask``.
+    """
+
+    def __init__(
+        self,
+        tokenizer: keras.layers.Layer | Mapping[str, Any] | None,
+        *,
+        start: Sequence[int],
+        end: int,
+        source_start: Sequence[int] = (),
+        source_end: Sequence[int] = (),
+        source_length: int = 256,
+        target_length: int = 256,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if isinstance(tokenizer, Mapping):
+            tokenizer = keras.saving.deserialize_keras_object(tokenizer)
+        self.tokenizer, self.start, self.end = tokenizer, tuple(map(int, start)), int(end)
+        self.source_start, self.source_end = tuple(map(int, source_start)), tuple(map(int, source_end))
+        self.source_length, self.target_length = int(source_length), int(target_length)
+        self.supports_jit = False  # batches have many shapes, and XLA would compile each
+
+    def build(self, *shapes: Any) -> None:
+        """Build nothing: the tokenizer is ready once its vocabulary is loaded."""
+
+    def call(self, source: Any, target: Any) -> dict[str, Any]:
+        """Return the inputs of the network."""
+        ops = keras.ops
+        found = {}
+        for name, ids in (("encoder", source), ("decoder", target)):
+            ids = ops.cast(ids, "int32")
+            found[f"{name}_token_ids"] = ops.maximum(ids, 0)
+            found[f"{name}_padding_mask"] = ops.cast(ids >= 0, "int32")
+        return found
+
+    def compute_output_spec(self, source: Any, target: Any) -> dict[str, Any]:
+        """Return the specs of the network's inputs."""
+        names = {"encoder": source, "decoder": target}
+        return {
+            f"{name}_{what}": keras.KerasTensor(t.shape, "int32", name=f"{name}_{what}")
+            for name, t in names.items()
+            for what in ("token_ids", "padding_mask")
+        }
+
+    @property
+    def special(self) -> tuple[int, ...]:
+        """Tokens that are no part of a text."""
+        return tuple(sorted({*self.start, self.end, *self.source_start, *self.source_end}))
+
+    def ragged(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Return the tokens of texts, int32 arrays, without those around them and without a limit."""
+        found: list[np.ndarray] = []
+        for at in range(0, len(texts), _CHUNK):
+            rows = self._known([str(text) for text in texts[at : at + _CHUNK]])
+            found += [np.asarray(row, np.int32) for row in (rows.to_list() if hasattr(rows, "to_list") else rows)]
+        return found
+
+    def read(self, ids: np.ndarray) -> list[str]:
+        """Return the texts of tokens, int [B, T]; special tokens and padding are left out."""
+        rows = [[int(one) for one in row if one >= 0 and one not in self.special] for row in np.asarray(ids)]
+        found = self._known.detokenize(rows) if rows else []
+        texts = [one.decode("utf-8", "ignore") if isinstance(one, bytes) else str(one) for one in found]
+        return [text.replace(_BROKEN, "").strip() for text in texts]
+
+    def source_tokens(self, texts: tf.Tensor) -> tf.Tensor:
+        """Return the tokens of sources, int32 [B, S], -1 for padding, in a graph."""
+        room = self.source_length - len(self.source_start) - len(self.source_end)
+        pieces = self._known(texts)
+        if not isinstance(pieces, tf.RaggedTensor):
+            pieces = tf.RaggedTensor.from_tensor(pieces)
+        return _around(tf.cast(pieces, tf.int32)[:, :room], self.source_start, self.source_end).to_tensor(PADDING)
+
+    def texts(self, ids: tf.Tensor) -> tf.Tensor:
+        """Return the texts of tokens, string [B], in a graph; special tokens and padding are left out."""
+        keep = ids >= 0
+        for mark in self.special:
+            keep &= ids != mark
+        pieces = tf.ragged.boolean_mask(tf.maximum(ids, 0), keep)
+        whole = tf.strings.unicode_transcode(self._known.detokenize(pieces), "UTF-8", "UTF-8", errors="ignore")
+        return tf.strings.strip(tf.strings.regex_replace(whole, _BROKEN, ""))
+
+    def prepare(self) -> None:
+        """Get ready for :meth:`source_tokens` and :meth:`texts`; call it before they are traced."""
+        prepare_tokenizer(self._known)
+
+    @property
+    def _known(self) -> Any:
+        if self.tokenizer is None:
+            raise ValueError("The vocabulary of this encoder-decoder is not learned yet.")
+        return self.tokenizer
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments of the constructor as plain values; the vocabulary is stored separately, as an asset."""
+        held = None if self.tokenizer is None else keras.saving.serialize_keras_object(self.tokenizer)
+        own = {"tokenizer": held, "start": self.start, "end": self.end, "source_start": self.source_start}
+        own |= {"source_end": self.source_end, "source_length": self.source_length}
+        return {**super().get_config(), **own, "target_length": self.target_length}
+
+
+def _around(pieces: tf.RaggedTensor, first: Sequence[int], last: Sequence[int]) -> tf.RaggedTensor:
+    rows = pieces.nrows()
+    ends = [tf.tile(tf.constant([list(ids)], tf.int32, shape=[1, len(ids)]), [rows, 1]) for ids in (first, last)]
+    return tf.concat([ends[0], pieces, ends[1]], axis=1)

@@ -1,0 +1,137 @@
+"""Head for texts that follow from texts."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from tfft.errors import PlanError, require_platform
+
+require_platform()
+
+import keras  # noqa: E402
+import tensorflow as tf  # noqa: E402
+
+from tfft.heads import LOGITS_LAYER, Head, Logits, ModelFeatures, ServedFunction  # noqa: E402
+from tfft.tasks.text_to_text.losses import TokenAccuracy, TokenCrossentropy  # noqa: E402
+
+
+@dataclasses.dataclass(frozen=True)
+class TextToTextHead(Head):
+    """Decoding of an encoder-decoder; the labels are the next tokens, int [B, T], below 0 for padding.
+
+    It has no weights: the backbone gives the logits.
+
+    Attributes:
+        beam_size: Hypotheses of the beam search when texts are generated; 1 is greedy decoding.
+        length_penalty: Exponent of the length penalty of the beam search.
+    """
+
+    needs_names: ClassVar[bool] = False
+
+    class_names: tuple[str, ...] | None = None
+    units: int = 1
+    dropout: float = 0.0
+    beam_size: int = 1
+    length_penalty: float = 0.6
+
+    def problems(self) -> list[str]:
+        """Return the problems of the fields, one sentence each."""
+        problems = super().problems()
+        if isinstance(self.beam_size, bool) or not isinstance(self.beam_size, int) or self.beam_size < 1:
+            problems.append(f"beam_size must be a whole number of at least 1, received {self.beam_size!r}")
+        if not 0 <= self.length_penalty < float("inf"):
+            problems.append(f"length_penalty must be 0 or more, received {self.length_penalty!r}")
+        return problems
+
+    def loss(self, *, soft: bool = False) -> keras.losses.Loss:
+        """Return the cross-entropy of the next tokens, a mean over present tokens."""
+        _refuse(soft)
+        return TokenCrossentropy(self.label_smoothing, name="crossentropy")
+
+    def metrics(self, *, soft: bool = False) -> list[keras.metrics.Metric]:
+        """Return ``accuracy``, the share of tokens that are predicted after the true ones before them."""
+        _refuse(soft)
+        return [TokenAccuracy(name="accuracy")]
+
+    def attach(self, features: keras.KerasTensor | ModelFeatures) -> keras.KerasTensor:
+        """Mark logits of a backbone [B, T, V] as the model's; return them in float32."""
+        logits = ModelFeatures.of(features).tensor
+        head = dataclasses.replace(self, units=int(logits.shape[-1]))
+        return TokenLogits(head, name=LOGITS_LAYER)(logits)
+
+    def postprocess(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Return the most probable next token at each place, and the logits."""
+        logits = tf.cast(logits, tf.float32)
+        return {"next_token": tf.argmax(logits, axis=-1, output_type=tf.int32), "logits": logits}
+
+    def served(self, model: keras.Model) -> ServedFunction | None:
+        """Return decoding, from texts to texts."""
+        from tfft.tasks.text_to_text.decoding import Generator
+
+        generator = Generator.of(model, self)
+        generator.tokenizer.prepare()
+
+        def call(values: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+            texts, log_probability = generator.texts(values["text"])
+            return {"generated_text": texts, "log_probability": log_probability}
+
+        return ServedFunction({"text": tf.TensorSpec([None], tf.string, name="text")}, call)
+
+
+@keras.saving.register_keras_serializable(package="tfft")
+class TokenLogits(Logits):
+    """Last layer of an encoder-decoder: the logits of the backbone in float32, and the head in its config.
+
+    Args:
+        head: As for :class:`tfft.heads.Logits`.
+        **kwargs: As for :class:`tfft.heads.Logits`.
+    """
+
+    def build(self, input_shape: Any) -> None:
+        """Create nothing: the weights are those of the backbone."""
+        self.built = True
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Return the inputs in float32."""
+        return keras.ops.cast(inputs, "float32")
+
+    def save_own_variables(self, store: Any) -> None:
+        """Save nothing, unlike a Dense layer."""
+
+    def load_own_variables(self, store: Any) -> None:
+        """Load nothing, unlike a Dense layer."""
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Return the shape of the inputs."""
+        return input_shape
+
+
+def _refuse(soft: bool) -> None:
+    if soft:
+        raise PlanError("Tokens are whole numbers, so soft=True has no meaning for them. Leave it out.")
+
+
+def text_to_text(
+    *, label_smoothing: float = 0.0, beam_size: int = 1, length_penalty: float = 0.6, units: int = 1
+) -> TextToTextHead:
+    """Create a head for texts that follow from texts, such as translations.
+
+    Args:
+        label_smoothing: Share of the target that is spread over all tokens.
+        beam_size: Hypotheses of the beam search; 1 is greedy decoding.
+        length_penalty: Exponent a of the length penalty: finished hypotheses of n tokens are compared by their
+            log-probability divided by ((5 + n) / 6) ** a (Wu et al., "Google's neural machine translation system",
+            2016).
+        units: Number of tokens; set from the backbone when a model is built.
+
+    Returns:
+        A head without weights.
+
+    Example:
+        >>> head = text_to_text(label_smoothing=0.1, beam_size=4)
+    """
+    return TextToTextHead(
+        "text_to_text", None, units, label_smoothing=label_smoothing, beam_size=beam_size, length_penalty=length_penalty
+    )

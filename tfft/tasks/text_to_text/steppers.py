@@ -1,0 +1,120 @@
+"""One more token from an encoder-decoder: :class:`CachedStepper`, :class:`PrefixStepper`.
+
+A stepper encodes sources once and then gives the logits of the next token for rows of tokens. What it carries from step
+to step are tensors whose first axis is the row, so that a beam search can reorder them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import keras
+import tensorflow as tf
+
+from tfft.backbones.base import find_backbone
+from tfft.layers.transformer_blocks import DecoderBlock, EncoderBlock, TokenEmbeddings
+
+
+class Stepper(Protocol):
+    """Encoder-decoder, one token at a time."""
+
+    def begin(self, source: tf.Tensor, rows: int) -> tuple[Any, list[tf.Tensor]]:
+        """Encode sources.
+
+        Args:
+            source: Tokens, int32 [B, S], -1 for padding.
+            rows: Rows for each source, as in a beam.
+
+        Returns:
+            What all steps read, and what they pass on.
+        """
+
+    def step(self, fixed: Any, carried: list[tf.Tensor], tokens: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """Return float32 logits of the next token [N, V], and what the next step gets.
+
+        Args:
+            fixed: First result of :meth:`begin`.
+            carried: Second result of :meth:`begin`, or of the step before.
+            tokens: All tokens of each row so far, int32 [N, t].
+        """
+
+
+class CachedStepper:
+    """Steps of :func:`tfft.backbones.transformer.transformer` that keep the keys and values of earlier tokens.
+
+    Args:
+        network: Model of the backbone.
+    """
+
+    def __init__(self, network: keras.Model) -> None:
+        layers = network.layers
+        self.embeddings = next(layer for layer in layers if isinstance(layer, TokenEmbeddings))
+        self.encoders = [layer for layer in layers if isinstance(layer, EncoderBlock)]
+        self.decoders = [layer for layer in layers if isinstance(layer, DecoderBlock)]
+
+    def begin(self, source: tf.Tensor, rows: int) -> tuple[Any, list[tf.Tensor]]:
+        """Encode sources and compute their keys and values for each decoder block."""
+        there = source >= 0
+        x = self.embeddings.embed(tf.maximum(source, 0))
+        for block in self.encoders:
+            x = block.encode(x, there)
+        keys = [[tf.repeat(t, rows, axis=0) for t in block.source_keys(x)] for block in self.decoders]
+        count = tf.shape(source)[0] * rows
+        block = self.decoders[0]
+        empty = tf.zeros([count, block.heads, 0, block.width // block.heads], x.dtype)
+        return (tf.repeat(there, rows, axis=0), keys), [empty] * (2 * len(self.decoders))
+
+    def step(self, fixed: Any, carried: list[tf.Tensor], tokens: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """Run the decoder on the last token."""
+        there, keys = fixed
+        x = self.embeddings.embed(tokens[:, -1:], tf.shape(tokens)[1] - 1)
+        found: list[tf.Tensor] = []
+        for at, block in enumerate(self.decoders):
+            x, (key, value) = block.step(x, (carried[2 * at], carried[2 * at + 1]), tuple(keys[at]), there)
+            found += [key, value]
+        return next_logits(self.embeddings, x), found
+
+
+class PrefixStepper:
+    """Steps of any encoder-decoder of such blocks, which run the decoder on all tokens so far.
+
+    It encodes once. A step costs as much as the text is long, so long texts take a time that grows with the square.
+
+    Args:
+        network: Model of the backbone: embeddings, encoder blocks and decoder blocks.
+    """
+
+    def __init__(self, network: keras.Model) -> None:
+        layers = network.layers
+        self.embeddings: Any = next(layer for layer in layers if hasattr(layer, "embed_target"))
+        self.encoders: list[Any] = [layer for layer in layers if hasattr(layer, "encode")]
+        self.decoders: list[Any] = [layer for layer in layers if hasattr(layer, "decode")]
+
+    def begin(self, source: tf.Tensor, rows: int) -> tuple[Any, list[tf.Tensor]]:
+        """Encode sources."""
+        there = source >= 0
+        x = self.embeddings.embed_source(tf.maximum(source, 0))
+        for block in self.encoders:
+            x = block.encode(x, there)
+        return (tf.repeat(x, rows, axis=0), tf.repeat(there, rows, axis=0)), []
+
+    def step(self, fixed: Any, carried: list[tf.Tensor], tokens: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """Run the decoder on all tokens."""
+        memory, there = fixed
+        y = self.embeddings.embed_target(tokens)
+        for block in self.decoders:
+            y = block.decode(memory, there, y)
+        return next_logits(self.embeddings, y), carried
+
+
+def next_logits(embeddings: Any, features: tf.Tensor) -> tf.Tensor:
+    """Return float32 logits [N, V] of the token behind the last one, for features [N, t, width]."""
+    matrix = tf.cast(tf.convert_to_tensor(embeddings.matrix), features.dtype)
+    return tf.cast(tf.matmul(features[:, -1], matrix, transpose_b=True), tf.float32)
+
+
+def stepper_of(model: keras.Model) -> Stepper:
+    """Return the stepper for the encoder-decoder in a model."""
+    network = find_backbone(model)
+    cached = any(isinstance(layer, DecoderBlock) for layer in network.layers)
+    return CachedStepper(network) if cached else PrefixStepper(network)
