@@ -13,7 +13,9 @@ from tfft.registry import Default, Evaluator, FeatureLevel, Metric, Modality, Ta
 if TYPE_CHECKING:
     from tfft.heads import Head
 
-__all__ = ["OBJECT_DETECTION", "ObjectDetection"]
+__all__ = ["DETECTIONS", "OBJECT_DETECTION", "ObjectDetection"]
+
+DETECTIONS = 100  # of one picture, at most
 
 _SHOWN, _SURE = 20, 0.3  # detections in a line, and the score from which they are shown
 _WITHOUT = {

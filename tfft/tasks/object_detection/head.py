@@ -11,12 +11,12 @@ import tensorflow as tf
 
 from tfft.errors import PlanError
 from tfft.heads import DROPOUT_LAYER, LOGITS_LAYER, Head, ModelFeatures, as_names
+from tfft.tasks.object_detection import DETECTIONS
 from tfft.tasks.object_detection.geometry import points_of
 from tfft.tasks.object_detection.layers import DetectionLogits, TopDownSum
 from tfft.tasks.object_detection.loss import DetectionLoss
 from tfft.tasks.object_detection.metric import AveragePrecision
 
-DETECTIONS = 100  # of one picture, at most
 _DEPTH = 2  # convolutions of a tower
 _FIRST_REACH = 3.0  # before softplus: a new box reaches about 3 cells to each side
 _MOMENTUM = 0.9  # of BatchNorm: a small dataset has some fifty steps, and statistics with 0.99 would lag behind
