@@ -6,13 +6,15 @@ import detection_models
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from boxed_pictures import pictures, write_coco
 from PIL import Image
 from test_dense_recipes import masks
 
 import tfft
 from tfft.backbones import load_backbone, pyramid
-from tfft.errors import BackboneError
+from tfft.data.dataset_examples import ready_splits
+from tfft.errors import BackboneError, DataError
 
 
 def kinds(report):
@@ -71,3 +73,51 @@ def test_rare_classes_of_masks_are_named(tmp_path):
     few = kinds(tfft.check(folder, task="semantic_segmentation"))["few"]
     assert [item.name for item in few.items] == ["class 2"]
     assert "0.01% of the labelled pixels, in 1 pictures" in str(few)
+
+
+IMAGES = np.zeros((3, 8, 8, 3), np.uint8)
+BOX = [0, 0.1, 0.1, 0.5, 0.5, 8, 8]
+MEMORY = {
+    "form": ("object_detection", np.zeros((3, 4)), r"the training dataset has labels \(3, 4\). Expected \[N, M, 7\]"),
+    "class": ("object_detection", [[[2, *BOX[1:]]]] * 3, r"has the classes \[2.0\]. Expected 0 to 1, -1 for padding"),
+    "pixels": ("object_detection", [[[0, 1, 1, 5, 5, 8, 8]]] * 3, "has 3 boxes with corners outside of 0 to 1. Divide"),
+    "reversed": ("object_detection", [[[0, 0.5, 0.5, 0.1, 0.1, 8, 8]]] * 3, "has 3 boxes without an area or reversed"),
+    "colours": ("semantic_segmentation", np.zeros((3, 8, 8, 3), np.uint8), r"has masks \(3, 8, 8, 3\) of uint8"),
+    "values": (
+        "semantic_segmentation",
+        np.full((3, 8, 8), 7, np.uint8),
+        r"has the values \[7\]. Expected 0 to 1, and 255",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MEMORY)
+def test_labels_in_memory_that_mean_nothing_are_named(case):
+    task, labels, sentence = MEMORY[case]
+    labels = np.asarray(labels, np.float32) if isinstance(labels, list) else labels
+    data = tf.data.Dataset.from_tensor_slices((IMAGES, labels)).batch(2)
+    with pytest.raises(DataError, match=sentence):
+        ready_splits(data, data, ["a", "b"], task)
+
+
+@pytest.mark.parametrize("task", ["object_detection", "semantic_segmentation"])
+def test_arrays_alone_have_no_class_names(task):
+    labels = np.array([[BOX]] * 3, np.float32) if task == "object_detection" else np.zeros((3, 8, 8), np.int32)
+    with pytest.raises(DataError, match=r"Received: arrays or a dataset. Give \(train, validation, class_names\)"):
+        tfft.data.load((IMAGES, labels), task=task)
+    data = tf.data.Dataset.from_tensor_slices((IMAGES, labels)).batch(2)
+    with pytest.raises(DataError, match=f"names of the classes beside datasets for {task}"):
+        ready_splits(data, data, None, task)
+    splits = ready_splits(data, data, ["a", "b"], task)
+    assert splits.train.labels.shape == labels.shape
+    assert splits.class_names == ("a", "b")
+
+
+def test_batches_with_different_numbers_of_boxes_are_refused():
+    labels = [np.array([[BOX] * count], np.float32) for count in (1, 2)]
+    data = tf.data.Dataset.from_generator(
+        lambda: ((IMAGES[:1], one) for one in labels),
+        output_signature=(tf.TensorSpec((1, 8, 8, 3), tf.uint8), tf.TensorSpec((1, None, 7), tf.float32)),
+    )
+    with pytest.raises(DataError, match="one shape in all batches of the training dataset.*Fill boxes up"):
+        ready_splits(data, data, ["a", "b"], "object_detection")

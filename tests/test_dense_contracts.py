@@ -127,8 +127,22 @@ def test_microbatches_train(task, write):
         tfft.unfreeze(model, "all")
         parts = model if size is None else tfft.training.microbatched(model, size, batch_norm="parts")
         parts.compile(keras.optimizers.SGD(1e-3), **head.compile_args())
-        losses.append(parts.fit(tf.data.Dataset.from_tensors((images, labels)), verbose=0).history["loss"][0])
+        losses.append(
+            parts.fit(tf.data.Dataset.from_tensors((images, labels)), verbose=0, shuffle=False).history["loss"][0]
+        )
     whole, in_parts = losses
-    # Each part of a detector's batch has a divisor of its own, at least 1, which an untrained detector does not reach.
-    expected = whole if task == "semantic_segmentation" else whole / 2
-    assert in_parts == pytest.approx(expected, rel=0.1)
+    # BatchNorm and the divisor of a detector's loss are those of a part, so the numbers are close and not equal.
+    assert in_parts == pytest.approx(whole, rel=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["object_detection", "semantic_segmentation"])
+def test_ready_datasets_train(task):
+    images, labels = detection_models.pictures(12, seed=1)
+    if task == "semantic_segmentation":
+        labels = (images[..., 0] > 120).astype(np.int32)
+    data = tf.data.Dataset.from_tensor_slices((images, labels)).batch(4)
+    settings = {**SHORT, "batch_size": 4, "unfreeze": "none", "export_to": False, "cache": None}
+    run = tfft.finetune(backbone(), (data, data, ["square", "ring"]), task, **settings)
+    assert run.final_scores.examples == 12
+    assert [row.name for row in run.final_scores.per_class] == ["square", "ring"]

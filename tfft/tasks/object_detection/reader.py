@@ -83,8 +83,10 @@ class BoxedPictures(ImageModality):
 
 
 def _load(source: Any, *, task: str = "", **settings: Any) -> Any:
+    from tfft.modalities.image.arrays import refuse_arrays
     from tfft.tasks.object_detection.data import load_boxes
 
+    refuse_arrays(source, "a folder or file with annotations")
     return load_boxes(_parts(source), **settings)
 
 

@@ -82,8 +82,10 @@ class MaskedPictures(ImageModality):
 
 
 def _load(source: Any, *, task: str = "semantic_segmentation", **settings: Any) -> Any:
+    from tfft.modalities.image.arrays import refuse_arrays
     from tfft.tasks.semantic_segmentation.data import load_masks
 
+    refuse_arrays(source, "a folder of pictures and masks")
     return load_masks(source, **settings)
 
 
