@@ -36,7 +36,7 @@ def row(name: str) -> str:
         maps = tfft.backbones.feature_maps(backbone)
         strides = ", ".join(f"{stride}: `{found.block}`" for stride, found in maps.items() if stride >= 4)
     except BackboneError:
-        strides = "none lies over the image"
+        strides = "none aligned with the image"
     millions = sum(block.parameters for block in backbone.blocks) / 1e6
     return f"| {name} | {millions:.1f} | {len(names)} | {short(names)} | {strides} |"
 

@@ -133,12 +133,15 @@ def test_train_leaves_a_whole_run(run, backbone):
 def test_defaults_solve_the_head_and_keep_the_features(backbone, photos, tmp_path, capsys):
     kept, out = tmp_path / "kept", tmp_path / "run"
     arguments = ["train", str(photos), "--backbone", backbone, "--out", str(out), "--unfreeze", "1", "--epochs", "2"]
-    arguments += ["--batch-size", "8", "--cache", str(kept), "--augment", "crop", "--views", "2", "--no-export"]
+    arguments += ["--batch-size", "8", "--cache", str(kept), "--augment", "crop", "--views", "2", "--no-export", "-v"]
     assert main(arguments) == 0
     plan = tfft.recipes.plan_from_yaml(out / "plan.yaml")
     assert (plan.phases[0].head, plan.l2, plan.views) == ("linear_probe", "auto", 2)
     assert plan.augment == tfft.specs.Augmentation(crop=0.5)
-    assert "head solved in" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "head solved in" in shown
+    assert "fine-tune 2/2  " in shown  # a line for each epoch
+    assert "learning_rate" in shown  # every setting
     assert main(["cache", "list", "--folder", str(kept), "--json"]) == 0
     entries = json.loads(capsys.readouterr().out)["entries"]
     counts = sorted(entry["examples"] for entry in entries)
@@ -155,7 +158,8 @@ def test_defaults_solve_the_head_and_keep_the_features(backbone, photos, tmp_pat
 @pytest.mark.slow
 def test_config_repeats_a_run_and_no_export_leaves_it_out(run, tmp_path, capsys):
     out = tmp_path / "again"
-    assert main(["train", "--config", str(run / "plan.yaml"), "--out", str(out), "--no-export"]) == 0
+    assert main(["train", "--config", str(run / "plan.yaml"), "--out", str(out), "--no-export", "--quiet"]) == 0
+    assert capsys.readouterr().out == ""
     assert not (out / "export").exists()
     again, first = (keras.saving.load_model(folder / "model.keras").get_weights() for folder in (out, run))
     assert all(np.array_equal(a, b) for a, b in zip(again, first, strict=True))

@@ -22,6 +22,7 @@ TABLES = (RunConfig, Phase, Plan)
 # For each setting a value that is not its default, and one that cannot be used.
 RUN = {
     "unfreeze": (3, None), "epochs": (2, -1), "head_epochs": (4, 0), "learning_rate": ((1e-2, 1e-3), (1e-2,)),
+    "minutes": (10, 0),
     "task": ("regression", "regresion"), "text": (("a", "b"), ("a", "b", "c")), "image": ("file", ""),
     "images": ("photos", 3),
     "audio": ("clip", -1), "label": (1, 1.5), "sample_rate": (8000, 0), "seconds": (1.5, float("inf")),

@@ -66,7 +66,7 @@ def test_the_folder_holds_the_run(done):
     names = {path.name for path in (root / "run").iterdir()}
     assert names == {
         "plan.yaml", "metrics.json", "history.csv", "labels.txt", "skipped.csv", "model.keras", "export", "check.json",
-        "split.csv",
+        "split.csv", "timing.json",
     }  # fmt: skip
     metrics = json.loads((root / "run" / "metrics.json").read_text())
     for name, scores in (("frozen", run.frozen_scores), ("final", run.final_scores)):
@@ -160,7 +160,7 @@ def test_arrays_and_names_as_labels(capsys):
     random = np.random.default_rng(0)
     labels = np.array(["dark", "light"])[random.integers(0, 2, 60)]
     images = np.where(labels == "light", 200, 40)[:, None, None] + random.integers(-20, 20, (60, 8, 8))
-    run = finetune(backbone(), (images.astype("uint8"), labels), **{**FAST, "verbose": True, "unfreeze": "none"})
+    run = finetune(backbone(), (images.astype("uint8"), labels), **{**FAST, "verbose": 2, "unfreeze": "none"})
     assert run.class_names == ("dark", "light")
     assert run.folder is None
     assert run.export is None
@@ -174,6 +174,12 @@ def test_arrays_and_names_as_labels(capsys):
         "frozen variables unchanged",
     ):
         assert told in text
+    finetune(backbone(), (images.astype("uint8"), labels), **{**FAST, "verbose": True, "unfreeze": "none"})
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 8
+    assert lines[1] == "plan lp_ft for test: head, 12 epochs at 0.2"
+    assert lines[2].startswith("frozen: accuracy 0.9") or lines[2].startswith("frozen: accuracy 1.0")
+    assert "frozen variables unchanged" in lines[3]
 
 
 @pytest.mark.slow

@@ -62,19 +62,23 @@ def test_a_history_is_drawn_from_memory_and_from_its_file(tmp_path):
         plot_history(History())
 
 
-def test_a_bar_moves_in_a_terminal_and_not_in_a_file():
+def test_a_bar_moves_in_a_terminal_and_a_notebook_and_not_in_a_file():
     import keras
 
     shown = {}
-    for terminal in (True, False):
+    for place in ("terminal", "notebook", "file"):
         screen = io.StringIO()
-        console = Console(file=screen, force_terminal=terminal, width=100)
+        console = Console(file=screen, force_terminal=place == "terminal", force_jupyter=place == "notebook", width=100)
         model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
         model.compile("sgd", "mse")
         bar = Progress("fine-tune", 8, console)
         model.fit(np.zeros((16, 2)), np.zeros(16), batch_size=4, epochs=2, verbose=0, callbacks=[bar])
         bar.close()
-        shown[terminal] = screen.getvalue()
-    assert "fine-tune" in shown[True]
-    assert "rate 0.01" in shown[True]
-    assert shown[False] == ""
+        shown[place] = screen.getvalue()
+    assert "fine-tune" in shown["terminal"]
+    assert "rate 0.01" in shown["terminal"]
+    assert shown["file"] == ""
+    first, *_, last = shown["notebook"].split("\r")[1:]  # one line, which is written over and wiped at the end
+    assert first.startswith("fine-tune 1/8  loss 0.0000  rate 0.01")
+    assert last == ""
+    assert "\n" not in shown["notebook"]

@@ -378,7 +378,7 @@ def test_unknown_handles(handle, expected):
 def test_a_folder_with_a_slip_names_its_neighbour(tiny):
     with pytest.raises(HandleError, match="Did you mean 'tiny'"):
         resolve(tiny.with_name("tinny"))
-    with pytest.raises(SavedModelError, match=r"is a file; expected a SavedModel folder \(it lies in one"):
+    with pytest.raises(SavedModelError, match=r"is a file; expected a SavedModel folder \(its folder is one"):
         resolve(tiny / "saved_model.pb")
 
 

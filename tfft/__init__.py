@@ -40,6 +40,7 @@ _NAMES = {
     "cross_validate": "tfft.recipes",
     "recommend_plan": "tfft.recipes",
     "plot_history": "tfft.training",
+    "write_report": "tfft.reporting",
     "lr_find": "tfft.optimizers",
     "AudioSpec": "tfft.specs",
     "InputSpec": "tfft.specs",
@@ -50,8 +51,8 @@ _NAMES = {
 }
 _MODULES = (
     "backbones", "config", "contrastive", "data", "errors", "evaluation", "exporting", "features", "freezing", "heads",
-    "inspection", "modalities", "models", "optimizers", "plans", "recipes", "registry", "regularizers", "specs",
-    "tasks", "testing", "tools", "training", "weight_averaging",
+    "inspection", "modalities", "models", "optimizers", "plans", "recipes", "registry", "regularizers", "reporting",
+    "specs", "tasks", "testing", "tools", "training", "weight_averaging",
 )  # fmt: skip
 # Modules with classes that a `.keras` file may name.
 _REGISTERED = (
@@ -121,4 +122,5 @@ if TYPE_CHECKING:
     from tfft.freezing import audit, describe, freeze, unfreeze
     from tfft.config import Phase, Plan, RunConfig
     from tfft.specs import AudioSpec, InputSpec
+    from tfft.reporting import write_report
     from tfft.training import plot_history

@@ -26,6 +26,7 @@ from tfft.commands import (
     language,
     prediction,
     preview,
+    report,
     train,
 )
 from tfft.commands import list as list_presets
@@ -34,7 +35,8 @@ from tfft.errors import TfftError, did_you_mean, join_names
 
 _COMMANDS: dict[str, Any] = {
     "demo": demo, "train": train, "language": language, "check": check, "preview": preview, "inspect": inspect,
-    "predict": prediction, "evaluate": evaluate, "export": export, "cache": cache, "list": list_presets,
+    "predict": prediction, "evaluate": evaluate, "report": report, "export": export, "cache": cache,
+    "list": list_presets,
 }  # fmt: skip
 _WRONG_INPUT, _INTERRUPTED = 2, 130
 _DESCRIPTION = "Transfer learning with TensorFlow and Keras: from a folder of photos to a served model."

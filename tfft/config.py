@@ -452,6 +452,13 @@ class _PhaseSettings:
         default_help="from the data, the backbone and the batch size",
         check=AUTO | _RATE | _RATES, cli=Option(float, "RATE"),
     )  # fmt: skip
+    minutes: float | None = setting(
+        None,
+        help="Minutes that the training may take; epochs, trained blocks and phases are cut to fit.",
+        details="The time is measured before training, so another machine may cut otherwise; the export comes on top.",
+        default_help="no limit",
+        check=number(above=0) | NONE, cli=Option(float, "MINUTES"),
+    )  # fmt: skip
 
 
 @documents()
@@ -489,6 +496,7 @@ class RunSettings(TypedDict, total=False):
     epochs: int | Literal["auto"]
     head_epochs: int | Literal["auto"]
     learning_rate: float | tuple[float, float] | Literal["auto"]
+    minutes: float | None
     text: str | int | tuple[str | int, ...] | None
     image: str | int | None
     images: str | os.PathLike[str] | None

@@ -16,7 +16,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -24,7 +23,6 @@ import tensorflow as tf
 from tfft.backbones import load_backbone
 from tfft.data import load
 from tfft.errors import ExportError, PlanError, join_names, missing_package
-from tfft.freezing import describe
 from tfft.recipes import Run, finetune
 
 BACKBONE = "efficientnet-lite0"
@@ -36,7 +34,7 @@ _ASKED = (
     "You are wonderful, merci 😀",
     "I want my money back!",
 )
-_SHOWN = 8
+_SHOWN = 4
 _LEAST_ACCURACY, _LEAST_TEXT_ACCURACY = 0.97, 0.8
 _INSTALL = 'pip install ".[demo]"'
 
@@ -104,18 +102,15 @@ def demo(out: str | os.PathLike[str] = "tfft-demo") -> Shown:
     start = time.monotonic()
     folder = _new_folder(out)
     data = write_digits(folder / "digits")
-    print(
-        f"\nThe backbone, {BACKBONE}, pretrained on ImageNet:\n{describe(load_backbone(BACKBONE).model)}\n", flush=True
-    )
     run = finetune(BACKBONE, data, out=folder / "run")
-    print("\nIn a fresh process, with TensorFlow and without tfft, the exported model predicts held-out digits:")
+    print("In a fresh process, with TensorFlow and without tfft, the exported model predicts held-out digits:")
     print(_ask(run, data), flush=True)
-    _say_where({"data": folder / "digits"}, run)
-    print(f"Try: tfft predict {run.folder} {folder / 'digits' / '3'}/*.png")
+    _say_where(run)
+    print(f"Next: tfft predict {run.folder} {folder / 'digits' / '3'}/*.png")
     frozen, final = run.frozen_scores.accuracy or 0.0, run.final_scores.accuracy or 0.0
     as_expected = final > frozen and final >= _LEAST_ACCURACY
     print(
-        f"\nFrozen {frozen:.4f}, fine-tuned {final:.4f}: "
+        f"Frozen {frozen:.4f}, fine-tuned {final:.4f}: "
         + (f"better, and at least {_LEAST_ACCURACY}, as expected." if as_expected else "NOT as expected.")
     )
     seconds = time.monotonic() - start
@@ -145,17 +140,16 @@ def demo_text(out: str | os.PathLike[str] = "tfft-demo-text") -> Shown:
     folder.mkdir(parents=True, exist_ok=True)
     data = folder / "messages.csv"
     shutil.copyfile(_MESSAGES, data)
-    print(f"data: 120 messages to a shop, written for this demo, copied to {data}\n", flush=True)
-    print(f"The backbone, {TEXT_BACKBONE}:\n{describe(backbone.model)}\n", flush=True)
-    run = finetune(TEXT_BACKBONE, data, text="message", label="topic", out=folder / "run")
-    print("\nIn a fresh process, with TensorFlow and the operations of tensorflow-text, without Keras and tfft:")
+    print(f"120 messages to a shop, written for this demo, copied to {data}", flush=True)
+    run = finetune(backbone, data, text="message", label="topic", out=folder / "run")
+    print("In a fresh process, with TensorFlow and the operations of tensorflow-text, without Keras and tfft:")
     print(_run(_ASK_TEXTS, run, _ASKED), flush=True)
-    _say_where({"data": data}, run)
-    print(f'Try: tfft predict {run.folder} --text "Please cancel everything"')
+    _say_where(run)
+    print(f'Next: tfft predict {run.folder} --text "Please cancel everything"')
     frozen, final = run.frozen_scores.accuracy or 0.0, run.final_scores.accuracy or 0.0
     as_expected = final >= frozen and final >= _LEAST_TEXT_ACCURACY
     words = f"at least {_LEAST_TEXT_ACCURACY}, as expected." if as_expected else "NOT as expected."
-    print(f"\nFrozen {frozen:.4f}, fine-tuned {final:.4f}: {words}")
+    print(f"Frozen {frozen:.4f}, fine-tuned {final:.4f}: {words}")
     seconds = time.monotonic() - start
     print(f"Took {seconds:.0f} s; peak memory {_peak_megabytes():.0f} MB.", flush=True)
     return Shown(run, as_expected, seconds)
@@ -183,7 +177,7 @@ def write_digits(folder: pathlib.Path) -> pathlib.Path:
     for i, (image, target) in enumerate(zip(digits.images, digits.target, strict=True)):
         pixels = np.round(image * (255 / 16)).astype(np.uint8)[..., None]  # 17 grey levels, 0 to 16
         (folder / str(target) / f"{i:04}.png").write_bytes(tf.io.encode_png(pixels).numpy())
-    print(f"data: {len(digits.images)} handwritten digits, 8 x 8 pixels, written to {folder}", flush=True)
+    print(f"{len(digits.images)} handwritten digits, 8 x 8 pixels, written to {folder}", flush=True)
     return folder
 
 
@@ -220,18 +214,9 @@ def _places(run: Run) -> tuple[pathlib.Path, pathlib.Path]:
     return run.folder, run.export.path
 
 
-def _say_where(data: dict[str, pathlib.Path], run: Run) -> None:
+def _say_where(run: Run) -> None:
     folder, exported = _places(run)
-    places: dict[str, Any] = {
-        **data,
-        "plan": folder / "plan.yaml",
-        "scores": folder / "metrics.json",
-        "Keras model": folder / "model.keras",
-        "SavedModel": exported,
-    }
-    print("\nFiles of this demo:")
-    for name, path in places.items():
-        print(f"  {name:12} {path}")
+    print(f"Keras model: {folder / 'model.keras'}; SavedModel: {exported}; every setting: {folder / 'plan.yaml'}")
 
 
 def _peak_megabytes() -> float:

@@ -23,6 +23,7 @@ from tfft.keras_compat import flatten_layers, inbound_nodes, producer
 require_platform()
 
 import keras  # noqa: E402
+import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
 from tfft.losses import ABSENT  # noqa: E402
@@ -159,6 +160,18 @@ class Head:
             soft: As in :meth:`loss`. For soft labels, the class with the largest share is the correct one.
         """
         raise NotImplementedError(f"{type(self).__name__}.metrics")
+
+    def example_scores(self, labels: np.ndarray, logits: np.ndarray) -> np.ndarray | None:
+        """Return the score of each example, higher is better, whose mean selects the best epoch; None if it has none.
+
+        Args:
+            labels: Labels of a batch, as the loss takes them; one-hot for soft labels.
+            logits: Outputs of the model for the batch.
+
+        Returns:
+            Float [B], such as 1 for a correct class and 0 for a wrong one.
+        """
+        return None
 
     def compile_args(self, *, soft: bool = False) -> dict[str, Any]:
         """Return ``loss`` and ``metrics`` for ``model.compile``.

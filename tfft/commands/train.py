@@ -40,6 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     training.add_argument(
         "--cache", metavar="PLACE", help="keep frozen features in this folder, in memory, or off (user's cache folder)"
     )
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument(
+        "-v", "--verbose", dest="level", action="store_const", const=2, default=1,
+        help="print every setting with its reason, every epoch and the table of blocks",
+    )  # fmt: skip
+    shown.add_argument("-q", "--quiet", dest="level", action="store_const", const=0, help="print nothing but errors")
     groups["data"].add_argument("--no-export", action="store_true", help="do not write the SavedModel to RUN/export")
 
 
@@ -68,8 +74,10 @@ def run(options: argparse.Namespace, print_result: PrintResult) -> int:
         export_to=False if options.no_export else None,
         cache={None: "auto", "off": None}.get(options.cache, options.cache),
         config=config,
+        verbose=options.level,
     )
-    print(f"Saved to {options.out}. Next: tfft predict {shlex.quote(options.out)} {_example(done.model)}")
+    if options.level:
+        print(f"Saved to {options.out}. Next: tfft predict {shlex.quote(options.out)} {_example(done.model)}")
     return SUCCESS
 
 

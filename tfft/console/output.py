@@ -24,7 +24,7 @@ def debugging() -> bool:
 
 def start_tensorflow() -> None:
     """Import TensorFlow and suppress the messages of its C++ code, unless debugging."""
-    if debugging() or "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+    if debugging() or os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3") in ("0", "1"):
         import tensorflow
 
         return

@@ -104,6 +104,11 @@ class Examples(abc.ABC):
         return self.names
 
     @property
+    def captions(self) -> tuple[str, ...]:
+        """What a person recognizes each example by: its path, or a text itself."""
+        return self.places
+
+    @property
     def inputs(self) -> Any:
         """Model inputs of all examples; None if they must be read first."""
         return None

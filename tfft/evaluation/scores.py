@@ -10,16 +10,12 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from tfft import registry
 from tfft.console.tables import render
 
 _Z95 = 1.959963984540054  # the 97.5 % point of the normal distribution
-# Measures of a regression: the mean absolute errors of always answering the mean or the median of the training targets,
-# and the root mean square error of the former.
-MEAN_BASELINE, MEDIAN_BASELINE, RMSE_BASELINE = "mean_baseline", "median_baseline", "rmse_baseline"
 _ROWS_SHOWN = 25
 _DENSE_CONFUSION = 200
-_SHOWN_AS = {"map": "mAP"}
-_ONE_ANSWER = {"map": "the same boxes in every image"}  # other than the commonest class
 _OLD = {"tokens": {"task": "token_classification", "items": "sentences"}}  # what scores of earlier runs say otherwise
 
 
@@ -162,21 +158,28 @@ class Scores:
         )
 
     @property
+    def display(self) -> registry.ScoreDisplay:
+        """Words of the task for its scores."""
+        task = registry.task(self.task) if self.task in registry.task_names() else registry.Task()
+        return task.score_display(self.metric)
+
+    @property
     def lower_is_better(self) -> bool:
         """Whether :attr:`value` is an error."""
-        return self.metric == "mean_absolute_error"
+        return not self.display.higher_is_better
 
     @property
     def baselines(self) -> dict[str, float]:
-        """The same score of one answer for all examples: the training mean and median; empty where there is none."""
-        return {name: self.measures[name] for name in (MEAN_BASELINE, MEDIAN_BASELINE) if name in self.measures}
+        """The same score of further simple answers, such as the training mean and median; empty if there are none."""
+        return {name: self.measures[name] for name in self.display.baselines if name in self.measures}
 
     @property
     def learned_nothing(self) -> bool:
-        """Whether one answer for all examples is as good: the commonest class, the training mean or the median."""
-        if self.lower_is_better:
-            return bool(self.baselines) and self.value >= min(self.baselines.values())
-        return self.majority_baseline is not None and self.value <= self.majority_baseline
+        """Whether a baseline is as good, such as the commonest class or the training median."""
+        known = [*self.baselines.values(), *(() if self.majority_baseline is None else (self.majority_baseline,))]
+        if not known:
+            return False
+        return self.value >= min(known) if self.lower_is_better else self.value <= max(known)
 
     @property
     def most_confused(self) -> list[tuple[str, str, int]]:
@@ -223,22 +226,20 @@ class Scores:
         return cls(**values)
 
     @property
+    def brief(self) -> str:
+        """The main score without its interval."""
+        return f"{self.display.metric} {self.value:.4f}"
+
+    @property
     def summary(self) -> str:
         """The result in one line."""
-        low, high = self.interval
-        name = self.metric.replace("_", " ")
-        name = _SHOWN_AS.get(name, name)
-        text = f"{name} {self.value:.4f} (95 % interval {low:.4f} to {high:.4f}, {self.examples} {self.items})"
-        if self.metric == "f1":
-            return f"entity {text}, accuracy of words {self.accuracy:.4f}"
-        if MEAN_BASELINE in self.measures:
-            mean, median = self.baselines.values()
-            text += f", always the mean {mean:.4f}, the median {median:.4f}"
-            return f"{text}: nothing was learned" if self.learned_nothing else text
-        if self.metric == "map":
-            text += f", at an IoU of 0.5 {self.measures['map50']:.4f}"
-        one_answer = _ONE_ANSWER.get(self.metric, "commonest class")
-        return text if self.majority_baseline is None else f"{text}, {one_answer} {self.majority_baseline:.4f}"
+        (low, high), words = self.interval, self.display
+        text = f"{words.metric} {self.value:.4f} (95 % interval {low:.4f} to {high:.4f}, {self.examples} {self.items})"
+        parts = [text, *([words.details.format(accuracy=self.accuracy, **self.measures)] if words.details else ())]
+        if self.majority_baseline is not None:
+            parts.append(f"{words.baseline} {self.majority_baseline:.4f}")
+        parts += [f"{words.baselines[name]} {value:.4f}" for name, value in self.baselines.items()]
+        return ", ".join(parts) + (": nothing was learned" if self.learned_nothing else "")
 
     def __str__(self) -> str:
         measures = "".join(
@@ -249,22 +250,20 @@ class Scores:
         lines = [self.summary, f"loss {self.loss:.4f}{measures}"]
         if not self.per_class:
             return "\n".join(lines)
-        rows = list(self.per_class)
-        title = "per type of entity" if self.metric == "f1" else "per class"
+        rows, words = list(self.per_class), self.display
+        title = words.table
         if len(rows) > _ROWS_SHOWN:
             rows = sorted(rows, key=lambda row: 1.0 if row.recall is None else row.recall)[:_ROWS_SHOWN]
             title = f"the {_ROWS_SHOWN} rows of {len(self.per_class)} with the lowest recall"
         table = Table(title=title, title_justify="left")
-        table.add_column("type" if self.metric == "f1" else "class")
-        pixels = self.metric == "mean_iou"
-        last = ("dice", "iou") if pixels else ("f1",)
-        for name in ("pixels" if pixels else "examples", "predicted", "precision", "recall", *last):
+        table.add_column(words.row)
+        for name in (words.count, "predicted", "precision", "recall", *words.columns):
             table.add_column(name, justify="right")
         further = list(dict.fromkeys(name for row in rows for name in row.measures))
         for name in further:
             table.add_column(name, justify="right")
         for row in rows:
-            values = (row.precision, row.recall, row.f1, row.iou)[: 2 + len(last)]
+            values = (row.precision, row.recall, row.f1, row.iou)[: 2 + len(words.columns)]
             values += tuple(row.measures.get(name) for name in further)
             shares = ["-" if x is None else f"{x:.3f}" for x in values]
             table.add_row(row.name, str(row.examples), str(row.predicted), *shares)

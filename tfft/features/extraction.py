@@ -19,8 +19,9 @@ import numpy as np
 from tfft.arrays.npy_files import Item, item_bytes
 from tfft.arrays.ragged import Ragged, Rows
 from tfft.arrays.spill import Holder
-from tfft.arrays.store import CacheFullError, EntryWriter, megabytes, read_entry
+from tfft.arrays.store import CacheFullError, EntryWriter, megabytes, read_entry, read_manifest
 from tfft.backbones.base import Backbone
+from tfft.console.progress import progress_bar
 from tfft.errors import DataError, PlanError, installed_version, raise_problems
 from tfft.features.batching import compute
 from tfft.features.cache import HELD, REMEDY, WHAT, default_folder
@@ -32,6 +33,7 @@ from tfft.layers.preprocess import Preprocess
 from tfft.specs import Augmentation, augmentation
 
 DTYPES = ("float32", "float16")
+_FORETOLD, _LONG = 5.0, 60.0  # seconds after which the rate is known, and from which on the rest is worth a line
 
 _log = logging.getLogger(__name__)
 
@@ -47,7 +49,7 @@ def extract(
     augment: Augmentation | str | Sequence[str] | None = None,
     views: int = 4,
     seed: int = 0,
-    verbose: bool = True,
+    verbose: bool | int = True,
 ) -> Features:
     """Run a frozen model over a dataset once, and cache its outputs.
 
@@ -73,7 +75,7 @@ def extract(
             of each. Training on them equals training on ``to_dataset(..., augment=, views=, seed=)``.
         views: Number of views, the image itself included. With more epochs than views, views repeat.
         seed: Seed for the views.
-        verbose: Print the size before computing, and the time after.
+        verbose: True shows a progress bar, 2 also prints the size before computing and the time after, False nothing.
 
     Returns:
         :class:`Features`.
@@ -105,7 +107,7 @@ def extract_each(
     dtype: Literal["float32", "float16"] = "float32",
     engine: EngineName = "auto",
     batch_size: int = 32,
-    verbose: bool = True,
+    verbose: bool | int = True,
     views: Views | None = None,
 ) -> list[Features]:
     """Implement :func:`extract` for several datasets; the model is converted once.
@@ -136,6 +138,48 @@ def extract_each(
     with Opener(staged.net, engine, staged.mask is not None) as opener:
         work = [_Work(staged, s, opener, model.name, dtype, batch_size, verbose) for s in sources]
         return [_extract(model, each, cache) for each in work]
+
+
+def kept_seconds(
+    prefix: keras.Model,
+    datasets: Sequence[Any],
+    *,
+    cache: str | os.PathLike[str] | bool | None,
+    dtype: str = "float32",
+    batch_size: int = 32,
+    views: Views | None = None,
+) -> float | None:
+    """Return the seconds that cached features took when they were computed; None if they are not in the cache.
+
+    Args:
+        prefix: As in :func:`extract_each`, like all arguments.
+        datasets: Datasets, such as the training and the validation examples.
+        cache: Place for features.
+        dtype: Type of the stored features.
+        batch_size: Examples per batch.
+        views: Views of the images in the first dataset.
+    """
+    if cache is None or cache is False:
+        return None
+    staged = stage(prefix)
+    root = default_folder() if cache in ("auto", True) else Path(os.fspath(cache)).expanduser()  # type: ignore[arg-type]
+    total = 0.0
+    for i, dataset in enumerate(datasets):
+        source = open_source(dataset, staged, batch_size, None if i else views)
+        try:
+            engine, _ = choose("auto", staged.mask is not None)
+            key = cache_key(prefix, source.identity(), dtype=dtype, engine=engine)
+        except NoKey:
+            return None
+        if cache == "memory":
+            about: Any = HELD[key][1] if key in HELD else None
+        else:
+            manifest = read_manifest(root / key)
+            about = None if manifest is None else manifest["about"]
+        if about is None:
+            return None
+        total += float(about["seconds"])
+    return total
 
 
 def _views(augment: Augmentation | str | Sequence[str] | None, views: int, seed: int) -> Views | None:
@@ -172,7 +216,7 @@ class _Work:
     name: str
     dtype: str
     batch_size: int
-    verbose: bool
+    verbose: int
     notes: list[str] = dataclasses.field(default_factory=list)
 
     def note(self, text: str) -> None:
@@ -181,7 +225,7 @@ class _Work:
 
     def say(self, text: str) -> None:
         _log.info(text)
-        if self.verbose:
+        if self.verbose > 1:
             print(text, flush=True)
 
     def hold(self) -> Features:
@@ -196,14 +240,19 @@ class _Work:
     def compute(self, target: Any, where: str) -> dict[str, Any]:
         """Run the network over all examples into a target, and return the metadata of the features."""
         start = time.perf_counter()
-        done, items = 0, None
-        for arrays in compute(self.staged, self.opener, self.source.batches(self.staged), self.batch_size):
-            arrays = [_narrowed(a, self.dtype) for a in arrays]
-            if items is None:
-                items = self._begin(target, arrays, where)
-            _check_items(items, arrays, done)
-            target.append(arrays)
-            done += len(arrays[0])
+        done, items, foretold = 0, None, False
+        with progress_bar("features", self.source.count, shown=self.verbose > 0) as progress:
+            for arrays in compute(self.staged, self.opener, self.source.batches(self.staged), self.batch_size):
+                arrays = [_narrowed(a, self.dtype) for a in arrays]
+                if items is None:
+                    items = self._begin(target, arrays, where)
+                _check_items(items, arrays, done)
+                target.append(arrays)
+                done += len(arrays[0])
+                progress(done)
+                if not foretold and time.perf_counter() - start > _FORETOLD:
+                    foretold = True
+                    self._foretell(done, time.perf_counter() - start)
         seconds = time.perf_counter() - start
         opened, note = self.opener.opened
         self.say(f"Features of {done} examples: {seconds:.1f} s, {done / seconds:,.0f} a second, {opened.name}.")
@@ -212,6 +261,12 @@ class _Work:
             "model": self.name, "engine": opened.name, "version": installed_version("tfft"), "seconds": seconds,
             "notes": notes,
         }  # fmt: skip
+
+    def _foretell(self, done: int, seconds: float) -> None:
+        """Say how long the features will take, if that is minutes."""
+        left = ((self.source.count or 0) - done) * seconds / done
+        if left > _LONG and self.verbose:
+            print(f"features of {self.name}: about {left / 60:.0f} more minutes", flush=True)
 
     def features(
         self, arrays: Sequence[Rows], about: dict[str, Any], *, cached: bool = False, folder: Path | None = None

@@ -7,7 +7,7 @@ statistics of the examples and the backbone, :class:`DatasetStats`.
 
 from __future__ import annotations
 
-from tfft.plans.format import format_plan
+from tfft.plans.format import format_plan, summarize_plan
 from tfft.plans.recommendation import recommend
 from tfft.plans.stats import DatasetStats
 from tfft.plans.strategies import (
@@ -21,6 +21,7 @@ from tfft.plans.strategies import (
     gradual,
     linear_probe,
     lp_ft,
+    measured,
     named,
     setfit,
     surgical,
@@ -28,5 +29,5 @@ from tfft.plans.strategies import (
 
 __all__ = [
     "PLAN_NAMES", "DatasetStats", "NamedPlan", "bit", "fastai", "few_shot", "format_plan", "from_scratch", "full",
-    "gradual", "linear_probe", "lp_ft", "named", "recommend", "setfit", "surgical",
+    "gradual", "linear_probe", "lp_ft", "measured", "named", "recommend", "setfit", "summarize_plan", "surgical",
 ]  # fmt: skip

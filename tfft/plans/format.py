@@ -1,4 +1,4 @@
-"""Formatting of a plan as tables: :func:`format_plan`."""
+"""Formatting of a plan: :func:`format_plan` as tables, :func:`summarize_plan` as a line."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from tfft.config import Phase, Plan
 from tfft.plans.defaults import FINE_TUNE, FROZEN
 
 _ELSEWHERE = set("name unfreeze epochs learning_rate solve schedule optimizer warmup layer_decay surgical".split())
+
+_MEASURED = ("trial", "minutes")  # reasons that come from measuring
 
 
 def format_plan(plan: Plan) -> str:
@@ -38,14 +40,34 @@ def format_plan(plan: Plan) -> str:
     return render(phases, settings)
 
 
+def summarize_plan(plan: Plan) -> str:
+    """Describe the phases of a plan in one line, and what was measured for them in one more each.
+
+    Args:
+        plan: Plan from :func:`recommend` or :func:`tfft.recommend_plan`.
+
+    Returns:
+        The line, such as ``plan lp_ft for efficientnet-lite0: linear probe; then head, last 3 blocks, 10 epochs at
+        0.0003``.
+    """
+    phases = []
+    for phase in plan.phases:
+        _, what, epochs, rate, how = _phase_row(phase)
+        counted = "1 epoch" if epochs == "1" else f"{epochs} epochs"
+        phases.append(how if phase.solves_head else f"{what}, {counted} at {rate}")
+    name = f"plan {plan.name}" if plan.name else "plan"
+    measured = [f"{key}: {plan.reasons[key]}" for key in _MEASURED if key in plan.reasons]
+    return "\n".join([f"{name} for {plan.backbone}: {'; then '.join(phases)}", *measured])
+
+
 def _phase_row(phase: Phase) -> tuple[str, ...]:
     if phase.solves_head:
         how = "nearest class mean" if phase.head == "nearest_mean" else "linear probe"
         return phase.name, "head: computed, not trained", "", "", how
     blocks = phase.unfreeze
-    what = "head" if blocks in (0, "none") else f"head, {_blocks(blocks)}"
+    what = "head" if blocks in (0, "none") else f"head, {blocks_text(blocks)}"
     if phase.contrastive_repeats:
-        what = f"{_blocks(blocks)}, on pairs"
+        what = f"{blocks_text(blocks)}, on pairs"
     if phase.num_surgical_blocks:
         what += f": the {phase.num_surgical_blocks} with the largest gradients"
     rate = f"{phase.learning_rate:.3g}"
@@ -60,7 +82,8 @@ def _phase_row(phase: Phase) -> tuple[str, ...]:
     return phase.name, what, str(phase.epochs), rate, " ".join(settings)
 
 
-def _blocks(blocks: Any) -> str:
+def blocks_text(blocks: Any) -> str:
+    """Return a selection of blocks in words, such as "last 3 blocks"."""
     if blocks == "all":
         return "all blocks"
     if isinstance(blocks, float):
@@ -74,6 +97,7 @@ def _rows(plan: Plan) -> dict[str, Any]:
     rows: dict[str, Any] = {}
     if "plan" in plan.reasons:
         rows["plan"] = plan.name
+    rows |= {key: "" for key in _MEASURED if key in plan.reasons}
     if any(plan.image_size):
         rows["image_size"] = "x".join(map(str, plan.image_size))
     for phase in plan.phases:

@@ -119,7 +119,7 @@ def finetune_seeds(
     plan: NamedPlan | str | None = None,
     cache: str | os.PathLike[str] | bool | None = "auto",
     callbacks: Sequence[keras.callbacks.Callback] = (),
-    verbose: bool = True,
+    verbose: bool | int = True,
     config: RunConfig | None = None,
     **settings: Unpack[RunSettings],
 ) -> SeedRuns:
@@ -177,7 +177,7 @@ def cross_validate(
     plan: NamedPlan | str | None = None,
     cache: str | os.PathLike[str] | bool | None = "auto",
     callbacks: Sequence[keras.callbacks.Callback] = (),
-    verbose: bool = True,
+    verbose: bool | int = True,
     config: RunConfig | None = None,
     **settings: Unpack[RunSettings],
 ) -> SeedRuns:
@@ -216,7 +216,7 @@ def cross_validate(
     chosen.check()
     options = {"plan": plan, "cache": cache, "callbacks": callbacks, "verbose": verbose}
     folder = check_out(out)
-    with reading_bar(verbose) as progress:
+    with reading_bar(bool(verbose)) as progress:
         whole, chosen = _listed(data, chosen, progress)
     rows = []
     for number, splits in enumerate(fold_splits(whole, folds, seed=chosen.seed), 1):

@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Unpack
 
@@ -22,8 +23,10 @@ from tfft.errors import DataError, PlanError, TfftError, installed_version, join
 from tfft.evaluation import Scores, evaluate
 from tfft.exporting.savedmodel import ExportResult, export, version_folder
 from tfft.freezing import describe, select
-from tfft.plans import NamedPlan, format_plan, named
+from tfft.plans import NamedPlan, format_plan, named, summarize_plan
+from tfft.recipes.choosing import choose_plan, store_choice
 from tfft.recipes.costing import cost
+from tfft.recipes.expectation import expected_time, is_distributed, took
 from tfft.recipes.labelled import labelled_data
 from tfft.recipes.preparing import (
     build_model,
@@ -32,7 +35,6 @@ from tfft.recipes.preparing import (
     feature_source,
     is_cached,
     open_backbone,
-    plan_for,
     spec_of,
     with_new_statistics,
 )
@@ -67,7 +69,7 @@ def finetune(
     export_to: str | os.PathLike[str] | bool | None = None,
     cache: str | os.PathLike[str] | bool | None = "auto",
     callbacks: Sequence[keras.callbacks.Callback] = (),
-    verbose: bool = True,
+    verbose: bool | int = True,
     config: RunConfig | None = None,
     **settings: Unpack[RunSettings],
 ) -> Run:
@@ -103,7 +105,8 @@ def finetune(
             every epoch. Ready datasets may differ from pass to pass: tfft caches them only if this is not "auto", and
             raises an error if they differ.
         callbacks: Keras callbacks for all epochs. Their ``model`` is the whole model.
-        verbose: Print plan, progress and results.
+        verbose: True prints the plan and the result of each phase in a few lines, 2 all settings with their reasons,
+            every epoch and the table of blocks, False nothing.
         config: All settings as one object; keywords override its values. None means the defaults.
         **settings: Settings by name, see below.
 
@@ -127,10 +130,10 @@ def finetune(
     _check(chosen, named_plan, callbacks)
     folder = check_out(out)
     target = None if export_to is None or isinstance(export_to, bool) else version_folder(export_to)
-    verbose = verbose and is_chief()
-    say = _printer(verbose)
+    level = int(verbose) if is_chief() else 0
+    say, detail = _printer(level), _printer(level - 1)
 
-    with reading_bar(verbose) as progress:
+    with reading_bar(level > 0) as progress:
         run_data = load_run_data(data, chosen, progress)
     if run_data.is_ready and chosen.augment:
         raise PlanError(
@@ -144,27 +147,35 @@ def finetune(
         tf.config.experimental.enable_op_determinism()
     opened = open_backbone(backbone, chosen, run_data.task)
     run_data.check_backbone(opened)
-    run_data, chosen = run_data.adapted(opened, chosen, verbose)
+    run_data, chosen = run_data.adapted(opened, chosen, level > 0)
     for note in opened.notes:
         say(f"backbone: {note}")
     if isinstance(chosen, Plan):
         check_same_backbone(opened, chosen)
         plan = chosen
     else:
-        plan = plan_for(opened, run_data, chosen, cache, named_plan, verbose)
+        plan = choose_plan(opened, run_data, chosen, cache, named_plan, level, folder)
     for note in run_data.notes(opened, plan.image_size):
         say(note)
     plan = dataclasses.replace(plan, versions=_versions(), backbone_digest=opened.digest)
     for phase in plan.phases:
         select(opened, phase.unfreeze)  # an unknown block is an error before training
-    say(format_plan(plan))
+    say(summarize_plan(plan) if level == 1 else format_plan(plan))
 
     for place in (folder, None if target is None else target.parent):
         if place is not None:
             check_writable(place)  # fail before training, not after
     going_on = folder is not None and is_unfinished(folder)
-    run, held_out = _train(opened, run_data, plan, cache, callbacks, verbose, folder)
+    if folder is not None and isinstance(chosen, RunConfig) and not is_distributed(opened):
+        store_choice(folder, plan, chosen, None if named_plan is None else named_plan.name)
+    expected = None if going_on else expected_time(opened, run_data, plan, cache, level)
+    if expected is not None:
+        say(expected)
+    seconds = {} if expected is None else {name: each.seconds for name, each in expected.phases.items()}
+    run, held_out = _train(opened, run_data, plan, cache, callbacks, level, folder, seconds)
     run = dataclasses.replace(run, folder=folder)
+    if line := took(run.seconds, run.expected_seconds, getattr(chosen, "minutes", None)):
+        say(line)
     if run_data.splits.test_folder is not None:
         run = dataclasses.replace(run, test_scores=_tested(run, run_data.splits.test_folder, say))
     if folder is not None:
@@ -184,7 +195,7 @@ def finetune(
     if folder is not None and (folder / CHECKPOINTS).is_dir():
         on_chief(run.model, lambda: shutil.rmtree(folder / CHECKPOINTS))  # the run is complete
     if run.export is not None:
-        say(f"exported to {run.export.path}, largest difference {run.export.largest_difference:.1e}")
+        detail(f"exported to {run.export.path}, largest difference {run.export.largest_difference:.1e}")
     say(run.summary)
     return run
 
@@ -198,7 +209,7 @@ def rerun(
     export_to: str | os.PathLike[str] | None = None,
     cache: str | os.PathLike[str] | bool | None = "auto",
     callbacks: Sequence[keras.callbacks.Callback] = (),
-    verbose: bool = True,
+    verbose: bool | int = True,
 ) -> Run:
     """Repeat a run from its plan.
 
@@ -267,8 +278,8 @@ def _check(config: RunConfig | Plan, plan: NamedPlan | None, callbacks: Sequence
         plan.check(config)
 
 
-def _printer(verbose: bool) -> Callable[[object], None]:
-    return (lambda text: print(text, flush=True)) if verbose else (lambda text: None)
+def _printer(level: int) -> Callable[[object], None]:
+    return (lambda text: print(text, flush=True)) if level > 0 else (lambda text: None)
 
 
 def _train(
@@ -277,20 +288,23 @@ def _train(
     plan: Plan,
     cache: str | os.PathLike[str] | bool | None,
     callbacks: Sequence[keras.callbacks.Callback],
-    verbose: bool,
+    level: int,
     folder: pathlib.Path | None,
+    expected: Mapping[str, float],
 ) -> tuple[Run, tf.data.Dataset]:
     keras.utils.set_random_seed(plan.seed)  # again: opening may or may not have drawn numbers
     model = build_model(backbone, data, plan)
     spec = spec_of(backbone, plan)
     estimate = cost(model, plan, len(data.splits.train), cached=is_cached(data, cache))
-    if verbose and estimate:
-        print(estimate, flush=True)
+    say, detail = _printer(level), _printer(level - 1)
+    if estimate:
+        detail(estimate)
     held_out = data.validation(spec, plan.batch_size)
     with tf.device("CPU:0"):
         epoch = tf.Variable(0, dtype=tf.int64, trainable=False, name="epoch")
-    memory: dict[str, Any] = {"scores": []}  # of completed phases, also those before an interruption
-    say = _printer(verbose)
+    # Of completed phases, also those before an interruption.
+    memory: dict[str, Any] = {"scores": [], "seconds": {}, "expected_seconds": dict(expected)}
+    clock = [time.perf_counter()]
 
     def measure(phase: Phase, history: History) -> None:
         if phase.contrastive_repeats and memory["scores"] and phase is not plan.phases[-1]:
@@ -298,10 +312,14 @@ def _train(
         else:
             scores = evaluate(model, held_out)
             memory["scores"].append(json.dumps(scores.to_dict()))
-            line = scores.summary
-        say(f"{phase.name}: {line}\n{history.audits[phase.name].summary}")
+            line = scores.summary if level > 1 else scores.brief
+        if phase.epochs and not phase.contrastive_repeats:
+            line += f", epoch {history.best[phase.name]} of {phase.epochs}"
+        memory["seconds"][phase.name] = time.perf_counter() - clock[-1]
+        clock.append(time.perf_counter())
+        say(f"{phase.name}: {line}\n  {history.audits[phase.name].summary}")
         for note in history.notes:
-            say(note)
+            say("  " + note.removeprefix(f"phase {phase.name!r}: "))
         if folder is not None and phase is not plan.phases[-1]:  # a failure in a later phase loses that phase only
             on_chief(model, lambda: write_model(model, folder))
 
@@ -318,17 +336,19 @@ def _train(
         class_weight=_class_weight(data, plan),
         batch_norm=plan.batch_norm,
         callbacks=callbacks,
-        verbose=verbose,
+        verbose=level,
         after_phase=measure,
         checkpoints=_checkpoints(model, plan, data, folder),
         memory=memory,
+        example_scores=True,
     )
-    say(describe(model))
+    detail(describe(model))
     scores = [Scores.from_dict(json.loads(text)) for text in memory["scores"]]
     clean = data.deduplicated(spec, plan.batch_size)
     run = Run(
         model, plan, history, scores[0], scores[-1], data.class_names, data.splits.skipped, data_report=data.checked,
         split_names=data.splits.items, deduplicated_scores=None if clean is None else evaluate(model, clean),
+        seconds=memory["seconds"], expected_seconds=memory["expected_seconds"],
     )  # fmt: skip
     return run, held_out
 

@@ -49,6 +49,28 @@ def labelled_data(
         >>> dataset, skipped, words = labelled_data(tfft.load_run("runs/photos"), "more-photos/")
         >>> tfft.evaluate(run.model, dataset)
     """
+    examples, spec, skipped, words = labelled_examples(run, data, images=images)
+    dataset = to_dataset(examples, spec, batch_size=batch_size, cache=False)
+    return dataset, list(map(str, skipped)), words
+
+
+def labelled_examples(
+    run: Run, data: str | os.PathLike[str], *, images: str | os.PathLike[str] | None = None
+) -> tuple[Examples, Any, tuple[Any, ...], str]:
+    """Read labelled data as :func:`labelled_data` does, without making batches.
+
+    Args:
+        run: As in :func:`labelled_data`.
+        data: As in :func:`labelled_data`.
+        images: As in :func:`labelled_data`.
+
+    Returns:
+        The examples, the input spec of the model for :func:`tfft.data.to_dataset`, the skipped files, and a description
+        of the examples.
+
+    Raises:
+        DataError: If the data does not fit the model.
+    """
     run, path = _as_files(run, data)
     plan, (reader, spec) = run.plan, _reader(run)
     settings = {name: value for name in _COLUMNS if (value := getattr(plan, name)) is not None}
@@ -66,8 +88,7 @@ def labelled_data(
     else:
         examples = reader.read_labelled(path, run.class_names, settings)
         skipped, words = examples.skipped, f"all examples in {path}"
-    dataset = to_dataset(_with_classes(examples, run, path), spec, batch_size=batch_size, cache=False)
-    return dataset, list(map(str, skipped)), words
+    return _with_classes(examples, run, path), spec, tuple(skipped), words
 
 
 def _reader(run: Run) -> tuple[registry.Modality, Any]:

@@ -17,7 +17,7 @@ from tfft.training import FeatureSource
 
 
 def fit_of(
-    model: keras.Model, data: RunData, source: FeatureSource, *, seed: int, verbose: bool, grouped: bool = False
+    model: keras.Model, data: RunData, source: FeatureSource, *, seed: int, verbose: int, grouped: bool = False
 ) -> float | None:
     """Measure a linear head on frozen features, by cross-validation on the training examples.
 
@@ -26,7 +26,7 @@ def fit_of(
         data: Data with the class counts.
         source: Source of the same examples' features.
         seed: Seed for the folds.
-        verbose: Print progress.
+        verbose: As in :func:`tfft.features.extract`.
         grouped: Whether the held-out examples are of other groups, such as speakers. The folds ignore groups, so a head
             that recognizes voices scores too high; with ``grouped``, the head is also measured on the held-out
             examples, and the lower score counts.

@@ -18,16 +18,18 @@ from typing import Any, Generic, TypeVar
 
 from tfft.errors import PlanError, did_you_mean, join_names
 from tfft.registry.modality_interface import Adapted, Match, Modality
-from tfft.registry.task_interface import Default, Evaluator, FeatureLevel, Metric, Task
+from tfft.registry.task_interface import Default, Evaluator, ExampleResult, FeatureLevel, Metric, ScoreDisplay, Task
 
 __all__ = [
     "AUTO",
     "Adapted",
     "Default",
     "Evaluator",
+    "ExampleResult",
     "FeatureLevel",
     "Match",
     "Metric",
+    "ScoreDisplay",
     "Modality",
     "Task",
     "asked_task",

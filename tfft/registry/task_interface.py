@@ -32,6 +32,52 @@ class Metric:
 
 
 @dataclasses.dataclass(frozen=True)
+class ScoreDisplay:
+    """Words for the scores of a task, for :class:`tfft.evaluation.Scores`.
+
+    Attributes:
+        metric: Name of the main score.
+        higher_is_better: False for errors.
+        baseline: What ``majority_baseline`` answers for every example.
+        baselines: What further baselines answer, by the name of their measure.
+        details: Further measures at the end of the summary, as a format such as ``"at an IoU of 0.5 {map50:.4f}"``.
+        row: Noun for a row of the table.
+        table: Title of the table.
+        count: Title of the column with the number of items of a row.
+        columns: Titles of the columns after the recall: ``"f1"`` or ``"dice"``, then possibly ``"iou"``.
+    """
+
+    metric: str
+    higher_is_better: bool = True
+    baseline: str = "commonest class"
+    baselines: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    details: str = ""
+    row: str = "class"
+    table: str = "per class"
+    count: str = "examples"
+    columns: tuple[str, ...] = ("f1",)
+
+
+@dataclasses.dataclass(frozen=True)
+class ExampleResult:
+    """Prediction for one labelled example, for the report of a run.
+
+    Attributes:
+        label: True label as text.
+        prediction: Predicted label as text.
+        error: How wrong the prediction is, from 0; the largest errors are shown first.
+        confidence: Probability of the predicted label, 0 to 1; None if the task has none.
+        correct: Whether label and prediction agree; None if there is no right or wrong.
+    """
+
+    label: str
+    prediction: str
+    error: float
+    confidence: float | None = None
+    correct: bool | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Default:
     """Task-specific default of a training setting.
 
@@ -178,6 +224,14 @@ class Task:
 
     # --- what a person sees
 
+    def score_display(self, metric: str) -> ScoreDisplay:
+        """Return the words for scores.
+
+        Args:
+            metric: Name of the main score, :attr:`tfft.evaluation.Scores.metric`.
+        """
+        return ScoreDisplay(metric.replace("_", " "))
+
     def plain_outputs(self, row: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return the served outputs of one example as plain values; None to convert each output by itself.
 
@@ -214,6 +268,21 @@ class Task:
         others = ", ".join(f"{label} {probability:.3f}" for label, probability in outputs.get("top", ())[1:])
         line = f"{name}: {outputs['label']} {outputs['probability']:.3f}"
         return f"{line}  ({others})" if others else line
+
+    def example_results(
+        self, head: Head, outputs: Mapping[str, np.ndarray], labels: np.ndarray
+    ) -> list[ExampleResult] | None:
+        """Compare predictions with labels one by one, for the report of a run.
+
+        Args:
+            head: Head of the model.
+            outputs: Served outputs by name, one row per example.
+            labels: True labels in the same order.
+
+        Returns:
+            One result per example; None for tasks whose predictions are not shown in a report.
+        """
+        return None
 
     # --- contract tests, see tfft.testing.check_task
 

@@ -19,6 +19,8 @@ from tfft.registry import Metric
 from tfft.training.distribute import is_chief, statistics_of
 from tfft.weight_averaging.selection import ACCURACY, Score, selection_score
 
+_QUIET = 30.0  # seconds without a line, where not every epoch has one
+
 
 class PhaseWatch(keras.callbacks.Callback):
     """Record each epoch, keep the best weights in memory and stop at the first non-finite loss.
@@ -29,10 +31,12 @@ class PhaseWatch(keras.callbacks.Callback):
         phase: Phase.
         steps: Steps per epoch.
         why: Function that explains a non-finite loss by the data or the settings.
-        verbose: Print one line per epoch.
+        verbose: Print lines of epochs: 2 or more for every epoch, 1 for those that end half a minute after the last
+            line, 0 for none.
         start: Score of the initial weights, which an epoch has to beat; None if any epoch does.
         before: Values of variables when ``start`` was measured, if they differ from those of the first step.
         selection: Metric that selects the best epoch.
+        examples: Function that returns the score of each validation example, or None; called after each epoch.
     """
 
     def __init__(
@@ -40,19 +44,23 @@ class PhaseWatch(keras.callbacks.Callback):
         phase: Phase,
         steps: int,
         why: Callable[[], str],
-        verbose: bool,
+        verbose: int,
         start: Score | None = None,
         before: Sequence[tuple[keras.Variable, np.ndarray]] = (),
         selection: Metric = ACCURACY,
+        examples: Callable[[], np.ndarray | None] = lambda: None,
     ) -> None:
         super().__init__()
         self.phase, self.steps, self.verbose = phase, steps, verbose
         self.rows: list[dict[str, Any]] = []
         self.best_epoch = 0
+        self.example_scores: list[np.ndarray] = []
+        self._examples = examples
         self._why, self._before, self._selection = why, before, selection
         self.best: Score | None = start
         self._kept: list[np.ndarray] = []
         self._epoch, self._began = 0, 0.0
+        self._printed = time.perf_counter()
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Check that the optimizer trains the variables of the phase, and keep the initial weights."""
@@ -95,12 +103,15 @@ class PhaseWatch(keras.callbacks.Callback):
         row["learning_rate"] = float(self.model.optimizer.learning_rate)
         row["seconds"] = time.perf_counter() - self._began
         self.rows.append(row)
+        if (each := self._examples()) is not None:
+            self.example_scores.append(each)
         score = selection_score(logs, self._selection, "val_")
         if score is None or self.best is None or score > self.best:
             self.best, self.best_epoch = score, epoch + 1
             self._keep()
-        if self.verbose and is_chief():
+        if is_chief() and (self.verbose > 1 or (self.verbose and time.perf_counter() - self._printed > _QUIET)):
             print(line(row, self.phase.epochs), flush=True)
+            self._printed = time.perf_counter()
 
     def restore_best(self) -> None:
         """Restore the weights of the best epoch, or those from before the phase if none was better."""
@@ -113,13 +124,14 @@ class PhaseWatch(keras.callbacks.Callback):
         """Return the state that a resumed training needs."""
         elapsed = time.perf_counter() - self._began
         return {"rows": self.rows, "best": self.best, "best_epoch": self.best_epoch, "kept": self._kept,
-                "epoch": self._epoch, "elapsed": elapsed}  # fmt: skip
+                "epoch": self._epoch, "elapsed": elapsed, "example_scores": self.example_scores}  # fmt: skip
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Restore the state, after ``on_train_begin``."""
         self.rows, self.best, self.best_epoch = list(state["rows"]), state["best"], state["best_epoch"]
         self._kept, self._epoch = list(state["kept"]), state["epoch"]
         self._began = time.perf_counter() - state["elapsed"]
+        self.example_scores = list(state.get("example_scores", ()))  # which earlier versions did not keep
 
     def _keep(self) -> None:
         self._kept = [keras.ops.convert_to_numpy(v).copy() for v in self._movable]

@@ -33,7 +33,7 @@ class TrainingContext:
     compile_arguments: Mapping[str, Any]
     batch_norm: Literal["fixed", "train"] | None
     callbacks: tuple[keras.callbacks.Callback, ...]
-    verbose: bool
+    verbose: int
     source: FeatureSource | None
     epoch: tf.Variable | None
     l2: float | Literal["auto"]
@@ -42,6 +42,7 @@ class TrainingContext:
     class_weight: Mapping[int, float] | None
     pretrained: Mapping[str, np.ndarray] | None
     selection: Metric
+    example_scores: bool = False
     epochs_before: int = 0
     optimizer: keras.optimizers.Optimizer | None = None
     manager: CheckpointManager | None = None

@@ -11,7 +11,7 @@ from tfft.training.history import History
 
 
 def plot_history(history: History | Any, path: str | os.PathLike[str] | None = None) -> Any:
-    """Plot loss, accuracy and learning rate over the epochs of all phases, which are shaded in turn.
+    """Plot loss, metrics and learning rate over the epochs of all phases, which are shaded in turn.
 
     Args:
         history: A :class:`~tfft.training.History`, an object with one as ``history`` (a run), or the path of a
@@ -40,7 +40,12 @@ def plot_history(history: History | Any, path: str | os.PathLike[str] | None = N
     rows = history.rows
     if not rows:
         raise DataError("Expected a history with epochs. Received: an empty one.")
-    panels = [names for names in _PANELS if any(name in row for row in rows for name in names)]
+    logged = [name for name in history.columns if name not in _OTHERS and not name.startswith("val_")]
+    panels: list[tuple[str, ...]] = [
+        (name, f"val_{name}") for name in ("loss", *(name for name in logged if name != "loss"))
+    ]
+    panels.append(("learning_rate",))
+    panels = [names for names in panels if any(name in row for row in rows for name in names)]
     figure = Figure(figsize=(8, 2.4 * len(panels)), layout="constrained")
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     epochs = range(1, len(rows) + 1)
@@ -58,7 +63,7 @@ def plot_history(history: History | Any, path: str | os.PathLike[str] | None = N
     return figure
 
 
-_PANELS = (("loss", "val_loss"), ("accuracy", "val_accuracy"), ("error", "val_error"), ("learning_rate",))
+_OTHERS = ("phase", "epoch", "seconds", "learning_rate")  # columns that are no measurements
 
 
 def _shade(axis: Any, history: History) -> None:

@@ -26,7 +26,7 @@ from tfft.features import Features, fit_linear_probe, set_head_weights, split_he
 from tfft.features.batching import check_axes
 from tfft.features.cache import default_folder
 from tfft.features.engines import Staged, largest_difference, stage
-from tfft.features.extraction import extract_each
+from tfft.features.extraction import extract_each, kept_seconds
 from tfft.features.linear_probe.nearest_mean import nearest_mean_head
 from tfft.features.sources import Views, open_source
 from tfft.features.split_model import example_bytes, split_steady
@@ -71,7 +71,7 @@ class FeatureSource:
     sampling: str | None = None
     lengths: np.ndarray | None = None
 
-    def extract(self, prefix: keras.Model, verbose: bool, *, varied: bool) -> tuple[Features, Features | None]:
+    def extract(self, prefix: keras.Model, verbose: int, *, varied: bool) -> tuple[Features, Features | None]:
         """Return the features of the training examples, with or without augmentation, and of the validation
         examples."""
         changes = augmentation(self.augment) if varied else None
@@ -85,6 +85,18 @@ class FeatureSource:
             views=None if changes is None else Views(changes, self.views, self.seed),
         )
         return found[0], None if self.validation is None else found[1]
+
+    def kept_seconds(self, prefix: keras.Model, *, varied: bool) -> float | None:
+        """Return the seconds that the features took, if they are in the cache; None if they must be computed."""
+        changes = augmentation(self.augment) if varied else None
+        return kept_seconds(
+            prefix,
+            [d for d in (self.train, self.validation) if d is not None],
+            cache=self.cache,
+            dtype=self.dtype,
+            batch_size=self.batch_size,
+            views=None if changes is None else Views(changes, self.views, self.seed),
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -107,7 +119,7 @@ class TrainableSuffix:
 
 
 def build_suffix(
-    model: keras.Model, source: FeatureSource, epoch: tf.Variable | None, *, verbose: bool = True
+    model: keras.Model, source: FeatureSource, epoch: tf.Variable | None, *, verbose: bool | int = True
 ) -> TrainableSuffix | str:
     """Compute the frozen features of a model, and return the trainable suffix with its data.
 
@@ -115,7 +127,7 @@ def build_suffix(
         model: Model with the trainable blocks of the phase.
         source: Examples.
         epoch: As in :func:`tfft.data.to_dataset`.
-        verbose: Print progress.
+        verbose: As in :func:`tfft.features.extract`.
 
     Returns:
         The trainable part and its datasets; or the reason why there is none.
@@ -169,7 +181,7 @@ def solve(
     *,
     l2: float | Literal["auto"],
     seed: int,
-    verbose: bool,
+    verbose: int,
     class_weight: Mapping[int, float] | None = None,
     prototypes: bool = False,
 ) -> Probe:
@@ -180,7 +192,7 @@ def solve(
         source: Examples.
         l2: Strength of the penalty, or ``"auto"`` to choose it by cross-validation.
         seed: Seed for the folds.
-        verbose: Print progress.
+        verbose: As in :func:`tfft.features.extract`.
         class_weight: Class weights, for a linear probe.
         prototypes: Whether to use the mean of each class instead of the linear probe.
 

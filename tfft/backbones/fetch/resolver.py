@@ -160,7 +160,7 @@ def _unknown(text: str) -> NoReturn:
 
 
 def _folder_of(path: Path) -> str:
-    return f" (it lies in one: {str(path.parent)!r})" if path.name.startswith("saved_model.pb") else ""
+    return f" (its folder is one: {str(path.parent)!r})" if path.name.startswith("saved_model.pb") else ""
 
 
 class _Folder:

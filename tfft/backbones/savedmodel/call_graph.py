@@ -161,7 +161,7 @@ class CallGraph:
         Args:
             place: function in which it is read, empty for the graph itself.
             ref: reference to it.
-            accepts: tells of a node of the graph, and of the node that the value enters by, whether it is right.
+            accepts: whether a node of the graph is right, given the node that the value enters by.
             bound: for functions that are called from outside of the graph, whether each captured argument is right.
             entered: the node of the graph that reads it, where it is read there.
         """

@@ -48,6 +48,13 @@ class TextExamples(Examples):
         return {"text": self.texts} | ({} if self.pairs is None else {"text_pair": self.pairs})
 
     @property
+    def captions(self) -> tuple[str, ...]:
+        """The texts; those of a pair with a vertical bar between them."""
+        if self.pairs is None:
+            return tuple(map(str, self.texts))
+        return tuple(f"{first} | {second}" for first, second in zip(self.texts, self.pairs, strict=True))
+
+    @property
     def inputs(self) -> Any:
         """Model inputs: the texts, or ``{"text": ..., "text_pair": ...}``."""
         return self.texts if self.pairs is None else self.columns

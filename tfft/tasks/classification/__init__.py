@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from tfft.errors import join_names
-from tfft.registry import Evaluator, Task
+from tfft.registry import Evaluator, ExampleResult, Task
 from tfft.tasks.classification.labels import sorted_names, unknown_labels
 
 if TYPE_CHECKING:
@@ -35,6 +35,16 @@ class Classification(Task):
     def class_names(self, values: Sequence[Any]) -> tuple[str, ...]:
         """Return the labels that occur."""
         return sorted_names(values)
+
+    def example_results(self, head: Head, outputs: Mapping[str, np.ndarray], labels: np.ndarray) -> list[ExampleResult]:
+        """Rank mistakes by the probability of the wrong class, correct predictions by their doubt."""
+        names, results = head.class_names or (), []
+        for true, row in zip(labels.astype(int).ravel(), outputs["probabilities"], strict=True):
+            best, confidence = int(row.argmax()), float(row.max())
+            correct = bool(best == true)
+            error = 1.0 - confidence if correct else 1.0 + confidence
+            results.append(ExampleResult(names[true], names[best], error, confidence, correct))
+        return results
 
     def label_problems(self, values: Sequence[Any], class_names: Sequence[str], places: Sequence[str]) -> list[str]:
         """Report examples with several labels, and unknown labels."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from tfft.registry import Evaluator, Task
+from tfft.registry import Evaluator, ExampleResult, Task
 from tfft.tasks.classification.labels import as_list, sorted_names, unknown_labels
 
 if TYPE_CHECKING:
@@ -32,6 +32,17 @@ class Multilabel(Task):
     def label_problems(self, values: Sequence[Any], class_names: Sequence[str], places: Sequence[str]) -> list[str]:
         """Report unknown labels."""
         return unknown_labels(values, class_names, places)
+
+    def example_results(self, head: Head, outputs: Mapping[str, np.ndarray], labels: np.ndarray) -> list[ExampleResult]:
+        """Rank by the largest distance of a probability from its label."""
+        names, results = head.class_names or (), []
+        for true, row in zip(labels > 0.5, outputs["probabilities"], strict=True):
+            both = ([name for name, on in zip(names, mask, strict=True) if on] for mask in (true, row > 0.5))
+            label, prediction = (", ".join(found) or "none" for found in both)
+            error, certain = float(np.abs(row - true).max()), float(np.maximum(row, 1 - row).min())
+            correct = bool((true == (row > 0.5)).all())
+            results.append(ExampleResult(label, prediction, error, certain, correct))
+        return results
 
     def encode(self, values: Sequence[Any], class_names: Sequence[str]) -> np.ndarray:
         """Return float32 [N, K] of 0 and 1."""

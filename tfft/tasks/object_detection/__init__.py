@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from tfft.errors import installed_version, missing_package
-from tfft.registry import Default, Evaluator, FeatureLevel, Metric, Modality, Task
+from tfft.registry import Default, Evaluator, FeatureLevel, Metric, Modality, ScoreDisplay, Task
 
 if TYPE_CHECKING:
     from tfft.heads import Head
@@ -152,6 +152,10 @@ class ObjectDetection(Task):
         from tfft.tasks.object_detection.evaluator import DetectionEvaluator
 
         return DetectionEvaluator(head)
+
+    def score_display(self, metric: str) -> ScoreDisplay:
+        """Name the scores as COCO does."""
+        return ScoreDisplay("mAP", baseline="the same boxes in every image", details="at an IoU of 0.5 {map50:.4f}")
 
     def plain_outputs(self, row: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return the served outputs of one image without the places that hold no detection."""

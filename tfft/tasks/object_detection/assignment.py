@@ -21,7 +21,7 @@ class Assignment(NamedTuple):
         quality: Target of the cell's own class, 0 to 1; 0 for cells without an object. float [B, P].
         classes: Class of the cell's object; 0 without one. int32 [B, P].
         boxes: Box of the cell's object; any box without one. float [B, P, 4].
-        crowds: Whether the centre of a cell lies in a crowd region of a class. bool [B, P, C].
+        crowds: Whether the centre of a cell is in a crowd region of a class. bool [B, P, C].
     """
 
     quality: Any
@@ -33,7 +33,7 @@ class Assignment(NamedTuple):
 def assign(labels: Any, points: Points) -> Assignment:
     """Assign cells to objects by how well their predictions fit, task-aligned (Feng et al., "TOOD", ICCV 2021).
 
-    The candidates of an object are the cells whose centre lies in its box, or the nearest one if there is none. Their
+    The candidates of an object are the cells whose centre is in its box, or the nearest one if there is none. Their
     alignment is ``score ** 0.5 * IoU ** 4`` for the object's class and box; the 10 largest (and all that equal the
     tenth) belong to the object. A cell that belongs to several goes to the one with the largest IoU, and before that to
     one that has no other candidate. The quality of a cell is its alignment as a share of the object's largest, times

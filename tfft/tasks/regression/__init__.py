@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from tfft.registry import Default, Evaluator, Metric, Task
+from tfft.registry import Default, Evaluator, ExampleResult, Metric, ScoreDisplay, Task
 
 if TYPE_CHECKING:
     from tfft.heads import Head
@@ -16,11 +16,29 @@ if TYPE_CHECKING:
 __all__ = ["REGRESSION", "Regression"]
 
 
+# Measures: the mean absolute errors of always answering the mean or the median of the training targets, and the root
+# mean square error of the former.
+MEAN_BASELINE, MEDIAN_BASELINE, RMSE_BASELINE = "mean_baseline", "median_baseline", "rmse_baseline"
+
+
 class Regression(Task):
     """One number per example, trained with the squared error."""
 
     name: ClassVar[str] = "regression"
     selection: ClassVar[Metric] = Metric("loss", higher_is_better=False)
+
+    def score_display(self, metric: str) -> ScoreDisplay:
+        """Compare errors with those of a constant answer."""
+        baselines = {MEAN_BASELINE: "always the mean", MEDIAN_BASELINE: "the median"}
+        return ScoreDisplay(metric.replace("_", " "), higher_is_better=False, baselines=baselines)
+
+    def example_results(self, head: Head, outputs: Mapping[str, np.ndarray], labels: np.ndarray) -> list[ExampleResult]:
+        """Rank by the mean absolute error."""
+        results = []
+        for true, given in zip(labels.reshape(len(labels), -1), outputs["value"].reshape(len(labels), -1), strict=True):
+            label, prediction = (", ".join(f"{number:.6g}" for number in row) for row in (true, given))
+            results.append(ExampleResult(label, prediction, float(np.abs(true - given).mean())))
+        return results
 
     def infer(self, values: Sequence[Any]) -> int:
         """Fits numbers, some of them with a fraction: whole numbers are more likely classes. Lists of numbers too."""

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from tfft.errors import DataError
-from tfft.evaluation.scores import MEAN_BASELINE, MEDIAN_BASELINE, RMSE_BASELINE, Scores, mean_interval, names_of_units
+from tfft.evaluation.scores import Scores, mean_interval, names_of_units
 from tfft.heads import Head
 from tfft.registry import Evaluator
+from tfft.tasks.regression import MEAN_BASELINE, MEDIAN_BASELINE, RMSE_BASELINE
 
 
 class RegressionEvaluator(Evaluator):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from tfft.registry import Default, Evaluator, FeatureLevel, Metric, Modality, Task
+from tfft.registry import Default, Evaluator, FeatureLevel, Metric, Modality, ScoreDisplay, Task
 
 if TYPE_CHECKING:
     from tfft.heads import Head
@@ -114,6 +114,10 @@ class SemanticSegmentation(Task):
         from tfft.tasks.semantic_segmentation.evaluator import SegmentationEvaluator
 
         return SegmentationEvaluator(head)
+
+    def score_display(self, metric: str) -> ScoreDisplay:
+        """Count pixels."""
+        return ScoreDisplay(metric.replace("_", " "), count="pixels", columns=("dice", "iou"))
 
     def format_prediction(self, name: str, outputs: Mapping[str, Any]) -> str:
         """Return the classes of a picture with their shares, the largest first."""

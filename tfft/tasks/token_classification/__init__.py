@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from tfft.registry import Evaluator, FeatureLevel, Modality, Task
+from tfft.registry import Evaluator, FeatureLevel, Modality, ScoreDisplay, Task
 from tfft.tasks.token_classification.entities import OUTSIDE, Entity, entities
 
 if TYPE_CHECKING:
@@ -79,6 +79,13 @@ class TokenClassification(Task):
         from tfft.tasks.token_classification.evaluator import TagEvaluator
 
         return TagEvaluator(head)
+
+    def score_display(self, metric: str) -> ScoreDisplay:
+        """Score entities where tags are those of entities, else words."""
+        if metric != "f1":
+            return super().score_display(metric)
+        details = "accuracy of words {accuracy:.4f}"
+        return ScoreDisplay("entity f1", row="type", table="per type of entity", details=details)
 
     def format_prediction(self, name: str, outputs: Mapping[str, Any]) -> str:
         """Return the sentence with a tag after each word that has one."""

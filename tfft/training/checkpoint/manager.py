@@ -55,7 +55,7 @@ class CheckpointManager:
         phases: Sequence[Phase],
         about: Mapping[str, Any],
         memory: MutableMapping[str, Any] | None = None,
-        verbose: bool = True,
+        verbose: bool | int = True,
     ) -> None:
         refuse_workers(model)
         self.done, self.history = 0, History()
@@ -114,7 +114,7 @@ class CheckpointManager:
         found, self._found = self._found, None  # of the first phase that is entered
         self._course = CheckpointCallback(
             self._settings, self._store, callbacks, model=model, found=found, about={"phase": self.done},
-            verbose=self._verbose,
+            verbose=bool(self._verbose),
         )  # fmt: skip
         return [self._course]
 
@@ -192,9 +192,11 @@ def _plain(history: History) -> dict[str, Any]:
         "best": dict(history.best),
         "audits": {name: report.to_dict() for name, report in history.audits.items()},
         "notes": list(history.notes),
+        "example_scores": dict(history.example_scores),
     }
 
 
 def _history(plain: Mapping[str, Any]) -> History:
     audits = {name: AuditReport.from_dict(report) for name, report in plain["audits"].items()}
-    return History(tuple(plain["rows"]), plain["best"], audits, tuple(plain["notes"]))
+    scores = plain.get("example_scores", {})  # which earlier versions did not keep
+    return History(tuple(plain["rows"]), plain["best"], audits, tuple(plain["notes"]), scores)

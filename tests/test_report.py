@@ -1,0 +1,135 @@
+"""Report of a run: calibration by a loop, a page whose pictures load, the mistakes of a run, missing data."""
+
+import base64
+import dataclasses
+import html.parser
+import shutil
+import subprocess
+import xml.etree.ElementTree
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from test_recipes import backbone
+
+import tfft
+from tfft.cli import main
+from tfft.errors import TfftError
+from tfft.registry import ExampleResult
+from tfft.reporting.calibration import calibration
+from tfft.reporting.page import Page
+
+
+def test_calibration_is_that_of_a_loop():
+    random = np.random.default_rng(0)
+    confidence = random.uniform(0.3, 1.0, 200)
+    correct = random.random(200) < confidence**2  # too confident
+    found = calibration(confidence, correct)
+    error = 0.0
+    for low in np.arange(10) / 10:
+        rows = [i for i in range(200) if low <= confidence[i] < low + 0.1 or (low == 0.9 and confidence[i] == 1)]
+        if rows:
+            error += len(rows) / 200 * abs(np.mean(confidence[rows]) - np.mean(correct[rows]))
+    assert found.error == pytest.approx(error, abs=1e-12)
+    assert found.interval[0] < found.error < found.interval[1]
+    assert found.brier == pytest.approx(np.mean((confidence - correct) ** 2))
+    assert found.counts.sum() == 200
+    perfect = calibration(confidence, random.random(200) < confidence)
+    assert perfect.error < found.error
+
+
+def test_texts_of_a_page_are_escaped_and_numbers_aligned():
+    page = Page("a <b> & c")
+    page.table(("name", "share"), [("<script>", 0.5), ("x", None)])
+    page.examples([("<i>text</i>", ExampleResult("yes", "no", 1.9, 0.9, False))])
+    text = page.render()
+    assert "<script>" not in text
+    assert "<i>" not in text
+    assert '<td class="number">0.5000' in text
+    assert '<span class="bad">no (0.900)</span>' in text
+
+
+class Pictures(html.parser.HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.sources, self.headings, self._heading = [], [], False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self._heading = tag == "h2"
+        if tag == "img":
+            self.sources.append(dict(attributes)["src"])
+
+    def handle_data(self, data):
+        if self._heading:
+            self.headings.append(data)
+        self._heading = False
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    root = tmp_path_factory.mktemp("report")
+    random = np.random.default_rng(0)
+    for name, colour in (("blue", (30, 60, 200)), ("red", (210, 40, 40))):
+        (root / "photos" / name).mkdir(parents=True)
+        for i in range(20):
+            pixels = np.clip(random.normal(0, 20, (18, 24, 3)) + colour, 0, 255).astype(np.uint8)
+            (root / "photos" / name / f"{name}{i}.png").write_bytes(tf.io.encode_png(pixels).numpy())
+    shutil.copy(root / "photos" / "red" / "red0.png", root / "photos" / "blue" / "wrong.png")  # a wrong label
+    settings = {"plan": "linear_probe", "batch_size": 8, "validation": 0.5, "l2": 1e-3}
+    return tfft.finetune(backbone(), root / "photos", out=root / "run", export_to=False, verbose=False, **settings)
+
+
+@pytest.mark.slow
+def test_a_report_shows_scores_curves_calibration_and_mistakes(run, capsys):
+    assert main(["report", str(run.folder)]) == 0
+    assert capsys.readouterr().out == f"Report: {run.folder / 'report.html'}\n"
+    text = (run.folder / "report.html").read_text("utf-8")
+    page = Pictures(text)
+    wrong = run.final_scores.examples - round(run.final_scores.accuracy * run.final_scores.examples)
+    assert [title for title in page.headings if title.startswith("Mistakes")] == [
+        f"Mistakes ({wrong} of {run.final_scores.examples}), the most confident first"
+    ]
+    assert {"Learning curves", "Scores per class", "Calibration", "Data check", "Settings"} <= set(page.headings)
+    assert f"{run.final_scores.accuracy:.4f}" in text
+    for source in page.sources:
+        kind, data = source.split(";base64,")
+        if kind == "data:image/svg+xml":
+            assert xml.etree.ElementTree.fromstring(base64.b64decode(data)).tag.endswith("svg")
+        else:
+            assert tf.io.decode_jpeg(base64.b64decode(data)).shape == (96, 96, 3)
+    assert "src=http" not in text.replace('"', "")
+
+
+@pytest.mark.slow
+def test_without_data_or_a_folder_the_reason_is_given(run, tmp_path):
+    gone = dataclasses.replace(run, plan=dataclasses.replace(run.plan, data=str(tmp_path / "gone")))
+    text = tfft.write_report(gone, tmp_path / "page.html").read_text("utf-8")
+    assert "gone does not exist here" in text
+    assert "Scores per class" in text
+    with pytest.raises(TfftError, match="Expected a run with a folder, or path="):
+        tfft.write_report(dataclasses.replace(run, folder=None))
+
+
+@pytest.mark.slow
+@pytest.mark.process
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no browser")
+def test_the_page_opens_in_a_browser_of_any_width(run, tmp_path):
+    path = tfft.write_report(run, tmp_path / "page.html")
+    script = (
+        "<script>addEventListener('load', () => { const broken = [...document.images].filter(i => !i.naturalWidth);"
+        "document.title = `broken ${broken.length}, scrolls ${document.documentElement.scrollWidth > innerWidth}` })"
+        "</script></html>"
+    )
+    path.write_text(path.read_text("utf-8").replace("</html>", script), "utf-8")
+    for width in (400, 1400):
+        command = [
+            "chromium",
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            f"--window-size={width},900",
+            "--dump-dom",
+        ]
+        done = subprocess.run([*command, path.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+        assert "<title>broken 0, scrolls false</title>" in done.stdout

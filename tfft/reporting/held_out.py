@@ -1,0 +1,60 @@
+"""Predictions of a run on its held-out examples: :func:`held_out_results`."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+import numpy as np
+import tensorflow as tf
+
+from tfft import heads, registry
+from tfft.data import to_dataset
+from tfft.errors import TfftError
+from tfft.recipes import Run
+from tfft.recipes.labelled import labelled_examples
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+    """Held-out examples with their predictions.
+
+    Attributes:
+        results: One result per example; empty if the task shows none.
+        names: Name of each example: a path, or a text.
+        note: Reason why there are no results; empty if there are.
+    """
+
+    results: tuple[registry.ExampleResult, ...] = ()
+    names: tuple[str, ...] = ()
+    note: str = ""
+
+
+def held_out_results(run: Run, *, batch_size: int = 32) -> HeldOut:
+    """Predict for the held-out examples of a run.
+
+    Args:
+        run: Run with a folder, whose plan names the data.
+        batch_size: Examples per step.
+
+    Returns:
+        The results, or a note if the data is gone or the task shows no single examples.
+    """
+    head = heads.from_model(run.model)
+    task = registry.task(head.task)
+    if type(task).example_results is registry.Task.example_results:
+        return HeldOut(note=f"Single predictions are not shown for the task {head.task!r}.")
+    if not os.path.exists(run.plan.data):
+        return HeldOut(note=f"Single predictions need the data of the run, and {run.plan.data} does not exist here.")
+    try:
+        examples, spec, _, _ = labelled_examples(run, run.plan.data)
+    except TfftError as error:
+        return HeldOut(note=f"Single predictions need the data of the run: {error}")
+    if (lengths := examples.lengths) is not None:
+        examples = examples.take(np.argsort(lengths, kind="stable"))  # the order of batches of similar length
+    answer = tf.function(lambda inputs: head.postprocess(run.model(inputs, training=False)), reduce_retracing=True)
+    rows: list[registry.ExampleResult] = []
+    for inputs, labels, *_ in to_dataset(examples, spec, batch_size=batch_size, cache=False):
+        outputs = {name: value.numpy() for name, value in answer(inputs).items()}
+        rows += task.example_results(head, outputs, labels.numpy()) or []
+    return HeldOut(tuple(rows), examples.captions)

@@ -1,0 +1,196 @@
+"""Report of a run: :func:`write_report`."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tfft import registry
+from tfft.errors import TfftError
+from tfft.evaluation import Scores
+from tfft.io.atomic import write_whole
+from tfft.recipes import Run, load_run
+from tfft.recipes.run import CHECK, compare
+from tfft.reporting.calibration import calibration
+from tfft.reporting.figures import confusion_figure, figure, reliability_figure
+from tfft.reporting.held_out import HeldOut, held_out_results
+from tfft.reporting.page import Page
+from tfft.training import plot_history
+
+FILE = "report.html"
+_EXAMPLES = 24  # of each kind
+_SURE = 0.9  # predictions with a higher probability are not doubtful
+_FEW = 100  # predictions below which a reliability diagram says little
+
+
+def write_report(
+    run: Run | str | os.PathLike[str], path: str | os.PathLike[str] | None = None, *, batch_size: int = 32
+) -> pathlib.Path:
+    """Write a report of a run: one HTML file without scripts, which needs no network.
+
+    It shows scores with intervals and baselines, learning curves, scores per class, the confusion matrix, the
+    calibration of the probabilities, the most confident mistakes, the least certain predictions, the findings of the
+    data check, and every setting with its reason. The model predicts the held-out examples again for this.
+
+    Args:
+        run: Run with a folder, or the folder.
+        path: HTML file to write. Defaults to ``report.html`` in the folder of the run.
+        batch_size: Examples per step.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        TfftError: If the run has no folder, or a file of it is missing.
+        DependencyError: If matplotlib is not installed.
+
+    Example:
+        >>> tfft.write_report("runs/photos")
+        PosixPath('runs/photos/report.html')
+    """
+    run = run if isinstance(run, Run) else load_run(run)
+    if path is None and run.folder is None:
+        raise TfftError("Expected a run with a folder, or path=. The run was not written: call finetune(..., out=...).")
+    target = pathlib.Path(path).expanduser() if path is not None else pathlib.Path(run.folder or ".") / FILE
+    figure(1, 1)  # a missing package is an error before anything is computed
+    held_out = held_out_results(run, batch_size=batch_size)
+    page = Page(f"{run.plan.data or 'Run'}: {run.plan.task.replace('_', ' ')}")
+    _overview(page, run)
+    if run.history.rows:
+        page.section("Learning curves")
+        page.text("Dotted lines mark the best epoch of each phase, whose weights were kept.", "soft")
+        page.figure(plot_history(run), "Loss, metric and learning rate by epoch")
+    _classes(page, run.final_scores)
+    _predictions(page, held_out)
+    _findings(page, run.folder)
+    _plan(page, run)
+    return write_whole(target, page.render())
+
+
+def _overview(page: Page, run: Run) -> None:
+    trained = [phase for phase in run.plan.phases if phase.unfreeze not in (0, "none")]
+    page.text(f"{run.plan.backbone}, plan {run.plan.name or 'of your own'}, trained on {run.plan.data}.", "soft")
+    named = [("after the first phase", run.frozen_scores)] if trained and len(run.plan.phases) > 1 else []
+    named += [("at the end", run.final_scores)]
+    named += [("without duplicates of training examples", run.deduplicated_scores)] if run.deduplicated_scores else []
+    named += [("on the test folder", run.test_scores)] if run.test_scores else []
+    metric = run.final_scores.display.metric
+    page.table(
+        ("", metric, "95 % interval", "examples", "loss"),
+        [(name, s.value, f"{s.interval[0]:.4f} to {s.interval[1]:.4f}", s.examples, s.loss) for name, s in named],
+    )
+    for name, value in _baselines(run.final_scores):
+        page.text(f"Baseline, {name}: {metric} {value:.4f}.")
+    if len(named) > 1 and len(run.plan.phases) > 1:
+        change = compare(run.frozen_scores, run.final_scores)
+        page.text(f"{change[:1].upper()}{change[1:]}.")
+    if run.test_scores is None and run.selected_from > 1:
+        page.text(
+            f"The held-out examples selected the best of {run.selected_from} epochs, so their scores are slightly "
+            "optimistic."
+        )
+
+
+def _baselines(scores: Scores) -> list[tuple[str, float]]:
+    words = scores.display
+    found = [] if scores.majority_baseline is None else [(words.baseline, scores.majority_baseline)]
+    return found + [(words.baselines[name], value) for name, value in scores.baselines.items()]
+
+
+def _classes(page: Page, scores: Scores) -> None:
+    if not scores.per_class:
+        return
+    words = scores.display
+    page.section(f"Scores {words.table}")
+    further = list(dict.fromkeys(name for row in scores.per_class for name in row.measures))
+    page.table(
+        (words.row, words.count, "predicted", "precision", "recall", words.columns[0], *further),
+        [
+            (row.name, row.examples, row.predicted, row.precision, row.recall, row.f1, *map(row.measures.get, further))
+            for row in scores.per_class
+        ],
+    )
+    if scores.confusion is not None:
+        drawn = confusion_figure(scores.confusion, [row.name for row in scores.per_class])
+        if drawn is not None:
+            page.figure(drawn, "Confusion matrix: true classes down, predictions across")
+        if scores.most_confused:
+            pairs = "; ".join(f"{true} as {given} ({count})" for true, given, count in scores.most_confused)
+            page.text(f"Most confused, true class first: {pairs}.")
+
+
+def _predictions(page: Page, held_out: HeldOut) -> None:
+    if not held_out.results:
+        page.section("Held-out examples")
+        page.text(held_out.note, "soft")
+        return
+    _calibration(page, held_out.results)
+    pairs = list(zip(held_out.names, held_out.results, strict=True))
+    pairs.sort(key=lambda pair: -pair[1].error)
+    judged = all(result.correct is not None for _, result in pairs)
+    wrong = [(name, result) for name, result in pairs if not result.correct]
+    page.section(
+        f"Mistakes ({len(wrong):,} of {len(pairs):,}), the most confident first" if judged else "Largest errors"
+    )
+    if wrong:
+        page.examples(wrong[:_EXAMPLES])
+    else:
+        page.text("No held-out example is predicted wrongly.", "good")
+    doubtful = sorted(  # the names differ, so results are never compared
+        (result.confidence, name, result)
+        for name, result in pairs
+        if result.confidence is not None and result.confidence < _SURE
+    )
+    if doubtful:
+        page.section("Least certain predictions")
+        page.examples((name, result) for _, name, result in doubtful[:_EXAMPLES])
+
+
+def _calibration(page: Page, results: Sequence[registry.ExampleResult]) -> None:
+    known = [(r.confidence, r.correct) for r in results if r.confidence is not None and r.correct is not None]
+    if not known:
+        return
+    page.section("Calibration")
+    confidence, correct = (np.array(values) for values in zip(*known, strict=True))
+    found = calibration(confidence, correct)
+    low, high = found.interval
+    page.text(
+        f"Expected calibration error {found.error:.4f} (95 % interval {low:.4f} to {high:.4f}), Brier score "
+        f"{found.brier:.4f}: the mean probability of the predictions is {confidence.mean():.4f}, and "
+        f"{correct.mean():.4f} of them are correct."
+    )
+    if len(known) < _FEW:
+        page.text(f"There are only {len(known)} predictions, so the calibration is uncertain.", "soft")
+    page.figure(reliability_figure(found), "Reliability diagram: accuracy by probability")
+
+
+def _findings(page: Page, folder: pathlib.Path | None) -> None:
+    if folder is None or not (folder / CHECK).is_file():
+        return
+    report: dict[str, Any] = json.loads((folder / CHECK).read_text("utf-8"))
+    page.section("Data check")
+    findings = report.get("findings", [])
+    if not findings:
+        page.text("Nothing was found.", "good")
+        return
+    page.table(
+        ("level", "finding", "remedy"), [(one["level"], one["message"], one.get("remedy", "")) for one in findings]
+    )
+
+
+def _plan(page: Page, run: Run) -> None:
+    page.section("Settings")
+    rows = []
+    for phase in run.plan.phases:
+        settings = ", ".join(f"{name}={value}" for name, value in phase.to_dict().items() if name != "name")
+        rows.append((f"phase {phase.name}", settings, ""))
+    skipped = ("phases", "reasons", "versions")
+    for name, value in run.plan.to_dict().items():
+        if name not in skipped:
+            rows.append((name, str(value), run.plan.reasons.get(name, "")))
+    page.table(("setting", "value", "reason"), rows)
