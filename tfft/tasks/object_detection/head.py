@@ -126,6 +126,19 @@ class ObjectDetectionHead(Head):
         kind = keras.layers.SeparableConv2D if size > 1 else keras.layers.Conv2D
         return kind(self.width, size, padding="same", use_bias=False, name=f"{name}_conv")
 
+    def raw_outputs(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Return the boxes and scores of all cells without suppression, which LiteRT has no built-in operation for.
+
+        Args:
+            logits: Output of the model, float [B, P, C + 6].
+
+        Returns:
+            ``boxes`` float32 [B, P, 4] (top, left, bottom, right, normalised, not clipped) and ``scores`` float32
+            [B, P, C].
+        """
+        points = points_of(tf.cast(logits, tf.float32))
+        return {"boxes": points.boxes, "scores": tf.sigmoid(points.logits)}
+
     def postprocess(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:
         """Turn a model's output into at most 100 detections per picture, by non-maximum suppression in each class.
 
