@@ -228,10 +228,60 @@ def as_plain_table(root):
     return root / "boxes.csv"
 
 
+def as_labelme(root):
+    """A rectangle with its corners in any order, and a polygon, per object in turn."""
+    pictures(root)
+    for name, (height, width) in SIZES.items():
+        shapes = []
+        for at, (label, (top, left, bottom, right)) in enumerate(of_picture(OBJECTS, name)):
+            corners = [[right, top], [left, bottom]]
+            points = corners if at % 2 else [[left, top], [right, top], [right, bottom]]
+            kind = "rectangle" if at % 2 else "polygon"
+            shapes.append({"label": label, "points": points, "shape_type": kind, "group_id": None, "flags": {}})
+        content = {"version": "5.4.1", "shapes": shapes, "imagePath": f"..\\images\\{name}", "imageData": None}
+        content |= {"imageHeight": height, "imageWidth": width}
+        (root / name).with_suffix(".json").write_text(json.dumps(content))
+    return root
+
+
+def as_cvat(root):
+    pictures(root / "images")
+    entries = []
+    for at, (name, (height, width)) in enumerate(SIZES.items()):
+        shapes = "".join(
+            f'<box label="{label}" occluded="0" xtl="{left}" ytl="{top}" xbr="{right}" ybr="{bottom}" z_order="0"/>'
+            if at % 2
+            else f'<polygon label="{label}" points="{left},{top};{right},{top};{right},{bottom}"/>'
+            for label, (top, left, bottom, right) in of_picture(OBJECTS, name)
+        )
+        entries.append(f'<image id="{at}" name="{name}" width="{width}" height="{height}">{shapes}</image>')
+    labels = "".join(f"<label><name>{name}</name></label>" for name in NAMES)
+    meta = f"<version>1.1</version><meta><task><labels>{labels}</labels></task></meta>"
+    (root / "annotations.xml").write_text(f"<?xml version='1.0'?><annotations>{meta}{''.join(entries)}</annotations>")
+    return root
+
+
+def as_label_studio(root):
+    """Uploaded pictures, whose names have eight characters in front."""
+    pictures(root / "images")
+    tasks = []
+    for at, (name, (height, width)) in enumerate(SIZES.items()):
+        results = []
+        for label, (top, left, bottom, right) in of_picture(OBJECTS, name):
+            value = {"x": 100 * left / width, "y": 100 * top / height, "rotation": 0, "rectanglelabels": [label]}
+            value |= {"width": 100 * (right - left) / width, "height": 100 * (bottom - top) / height}
+            sizes = {"original_width": width, "original_height": height}
+            results.append({"type": "rectanglelabels", "value": value, **sizes})
+        data = {"image": f"/data/upload/1/0a1b2c3{at}-{name}"}
+        tasks.append({"id": at + 1, "data": data, "annotations": [{"result": results, "was_cancelled": False}]})
+    (root / "project-1.json").write_text(json.dumps(tasks))
+    return root
+
+
 FORMS = {
     "coco": as_coco, "roboflow": as_roboflow, "voc": as_voc, "small voc": as_small_voc, "voc beside": as_voc_beside,
     "yolo": as_yolo, "yolo without yaml": as_yolo_by_number, "table": as_table, "semicolons": as_semicolons,
-    "lines": as_lines,
+    "lines": as_lines, "labelme": as_labelme, "cvat": as_cvat, "label studio": as_label_studio,
 }  # fmt: skip
 
 

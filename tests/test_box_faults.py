@@ -122,7 +122,7 @@ VOC_FAULTS = {
     "no box": ("bndbox", "box", "a.xml: object 1 has the box .*None"),
     "no name": ("<name>cat</name>", "", "a.xml: object 1 has no <name>"),
     "not closed": ("</annotation>", "", "a.xml cannot be read as XML"),
-    "another file": ("annotation>", "html>", "a.xml holds <html>. Expected a VOC <annotation>"),
+    "another file": ("annotation>", "html>", "a.xml holds <html>. Expected a VOC annotation in <annotation>"),
     "outside": ("<xmax>30<", "<xmax>90<", "a.xml: object 1: the box .* reaches 30 pixels out"),
     "reversed": ("<xmax>30<", "<xmax>1<", "a.xml: object 1: the box .* is reversed"),
     "the size": ("<width>60<", "<width>61<", "a.xml: .*a.png was annotated with 40 x 61 pixels"),

@@ -46,7 +46,7 @@ from tfft.tasks.object_detection.formats import read_annotations, recognise
 FORM_NAMES = {
     "coco": "COCO", "roboflow": "COCO", "voc": "Pascal VOC", "small voc": "Pascal VOC", "voc beside": "Pascal VOC",
     "yolo": "YOLO", "yolo without yaml": "YOLO", "table": "a table of boxes", "semicolons": "a table of boxes",
-    "lines": "a table of boxes",
+    "lines": "a table of boxes", "labelme": "LabelMe", "cvat": "CVAT", "label studio": "Label Studio",
 }  # fmt: skip
 
 

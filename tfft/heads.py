@@ -234,6 +234,19 @@ class Head:
         """Returns what the last layer computed in the units of the labels; only numbers have any."""
         return logits
 
+    def raw_outputs(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Return served outputs without steps that small runtimes lack; a head that has them overrides this.
+
+        An export then has the signature ``raw``.
+
+        Args:
+            logits: Output of the model.
+
+        Returns:
+            Outputs by name, one row per example.
+        """
+        raise NotImplementedError
+
     def postprocess(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:
         """Convert logits to served outputs, with TensorFlow ops and independently for each row.
 

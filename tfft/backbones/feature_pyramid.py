@@ -96,13 +96,22 @@ def pyramid(
         Symbolic outputs by stride. A model from them shares all layers and weights with the backbone.
 
     Raises:
-        BackboneError: As for :func:`feature_maps`, or a stride is missing; with all that there are.
+        BackboneError: As for :func:`feature_maps`, a stride is missing (with all that there are), or a side of the
+            image is shorter than the largest stride.
 
     Example:
         >>> backbone = tfft.load_backbone("efficientnet-lite0")
         >>> neck = keras.Model(backbone.model.input, list(tfft.backbones.pyramid(backbone).values()))
     """
     maps = feature_maps(backbone, image_size)
+    height, width = _checked_size(backbone, image_size)
+    if min(height, width) < max(strides):
+        least = 2 * max(strides)
+        raise BackboneError(
+            f"Expected images with sides of at least {max(strides)} pixels, one cell of the coarsest feature map. "
+            f"Received: image_size=({height}, {width}). Use a larger one, such as image_size=({least}, {least}); "
+            "objects and thin regions need several cells."
+        )
     missing = [stride for stride in strides if stride not in maps]
     if missing:
         known = _shown({f"{stride} ({found.block})": found.shape for stride, found in maps.items()})

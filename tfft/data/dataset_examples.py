@@ -16,7 +16,7 @@ from tfft.data.dataset_forms import regular, with_labels, with_pixels
 from tfft.data.examples import Examples, Skipped, Splits
 from tfft.data.forms import label_column, labels_for
 from tfft.data.label_parsing import values_of
-from tfft.errors import DataError
+from tfft.errors import DataError, raise_problems
 from tfft.specs import AudioSpec, InputSpec
 
 if TYPE_CHECKING:
@@ -160,8 +160,10 @@ class _Labels:
 
 def _meaning(labels: Sequence[np.ndarray], known: Sequence[str] | None, task: str) -> tuple[registry.Task, _Labels]:
     """Returns the task of labels and what they are."""
-    values, own = label_column(labels[0], task)
     asked = registry.asked_task(task)
+    if asked is not None and asked.moves_with_pixels:
+        return asked, _places_in_images(asked, labels, known)
+    values, own = label_column(labels[0], task)
     if asked is None:
         numbers = known is not None and labels[0].dtype.kind in "iu"  # of classes, whatever they look like
         asked = registry.task("classification") if numbers and not _has_lists(values) else _inferred(values)
@@ -179,6 +181,23 @@ def _meaning(labels: Sequence[np.ndarray], known: Sequence[str] | None, task: st
     return asked, _Labels(asked.name, names, units)
 
 
+def _places_in_images(asked: registry.Task, labels: Sequence[np.ndarray], known: Sequence[str] | None) -> _Labels:
+    """Checks labels that are boxes or masks."""
+    names = tuple(str(name) for name in known or ())
+    if not names:
+        raise DataError(
+            f"Expected the names of the classes beside datasets for {asked.name}: (train, validation, class_names). "
+            "Received: none."
+        )
+    problems = [
+        f"the {title} dataset {problem}"
+        for title, part in zip(("training", "validation"), labels, strict=True)
+        for problem in asked.array_problems(part, names)
+    ]
+    raise_problems(DataError, "The labels cannot be used", problems)
+    return _Labels(asked.name, names, len(names))
+
+
 def _inferred(values: Sequence[Any]) -> registry.Task:
     return registry.infer_task(values_of(values, None))
 
@@ -192,6 +211,11 @@ def _labels_of(dataset: tf.data.Dataset, name: str) -> tuple[np.ndarray, int]:
     found = list(dataset.map(lambda *batch: batch[1]).as_numpy_iterator())
     if not found or not sum(map(len, found)):
         raise DataError(f"The {name} dataset is empty. Expected at least one batch.")
+    if len({batch.shape[1:] for batch in found}) > 1:
+        raise DataError(
+            f"Expected labels of one shape in all batches of the {name} dataset. Received: {found[0].shape[1:]} and "
+            "others. Fill boxes up with rows of class -1 to one number, and bring masks to one size."
+        )
     labels = np.concatenate(found)
     return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels, len(found)
 

@@ -22,6 +22,7 @@ from tfft.exporting.loader import ARRAY_SIGNATURE, BYTES_SIGNATURE, EncodedInput
 from tfft.keras_compat import producer
 from tfft.specs import InputSpec
 
+RAW_SIGNATURE = "raw"
 _NO_KIND = f"{BYTES_SIGNATURE} left out: the model's input is not one image."
 
 
@@ -30,7 +31,8 @@ class Serving(Served):
     """Serving functions of one model, before export.
 
     Attributes:
-        signatures: ``serving_default`` and, where files are taken, ``serve_bytes``: concrete functions.
+        signatures: ``serving_default``; where files are taken, ``serve_bytes``; and where the head has raw outputs,
+            ``raw``: concrete functions.
         reference: what ``serving_default`` has to answer: named arrays to named arrays, through ``model.predict``.
         class_names: in the order of the logits; empty where there are none.
         serving_input: how the model takes examples of its kind of data; None where it takes no known kind.
@@ -105,6 +107,10 @@ def serving_functions(
         signatures[BYTES_SIGNATURE] = _trace(_bytes_function(answer, own[0], taken.encoded), one)
     for name, convert in {} if head is None else head.further_signatures.items():
         signatures[name] = _trace(lambda convert=convert, **values: convert(answer(values)), inputs)
+    if (raw := _raw_outputs(model)) is not None:
+        signatures[RAW_SIGNATURE] = _trace(
+            lambda **values: raw(model(_arrange(model, [values[name] for name in own]), training=False)), inputs
+        )
     for name, function in signatures.items():
         _check_batch_dimension(name, function)
     notes = ((_NO_KIND,) if taken is None else taken.notes, (note_on(ops_of(signatures)),))
@@ -233,6 +239,11 @@ def _head(model: keras.Model) -> heads.Head | None:
         return heads.from_model(model)
     except TfftError:
         return None
+
+
+def _raw_outputs(model: keras.Model) -> Callable[[tf.Tensor], dict[str, tf.Tensor]] | None:
+    head = _head(model)
+    return None if head is None or type(head).raw_outputs is heads.Head.raw_outputs else head.raw_outputs
 
 
 def _as_named(model: keras.Model) -> Callable[[Any], dict[str, tf.Tensor]]:

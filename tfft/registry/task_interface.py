@@ -159,6 +159,15 @@ class Task:
         """Return the problems of label values, one sentence each with its place (``table.csv:12``)."""
         return []
 
+    def array_problems(self, labels: np.ndarray, class_names: Sequence[str]) -> list[str]:
+        """Return the problems of labels in memory that move with the pixels, one sentence each.
+
+        Args:
+            labels: Labels of all examples, as the head of the task takes them.
+            class_names: Names that the caller gave.
+        """
+        return []
+
     def learning_problems(self, values: Sequence[Any], class_names: Sequence[str], *, split: bool) -> list[str]:
         """Return reasons why label values as a whole cannot be trained on, such as a single class.
 

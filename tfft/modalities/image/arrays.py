@@ -66,6 +66,22 @@ def load_arrays(
     return divide(examples, held, f"{validation * 100:g} %{of}, drawn with seed {seed}", task=parsed.task)
 
 
+def refuse_arrays(source: Any, expected: str) -> None:
+    """Raise DataError for arrays and datasets whose labels are boxes or masks: nothing says what their classes are.
+
+    Args:
+        source: Any source of examples.
+        expected: What is read instead, such as ``"a folder of pictures and masks"``.
+    """
+    in_memory = isinstance(source, (tuple, list)) and any(hasattr(part, "shape") for part in source)
+    if in_memory or isinstance(source, tf.data.Dataset):
+        raise DataError(
+            f"Expected {expected}, or two datasets with class names. Received: arrays or a dataset. Give (train, "
+            "validation, class_names) to tfft.finetune, each tf.data.Dataset.from_tensor_slices((images, "
+            "labels)).batch(8)."
+        )
+
+
 def _are_pairs(source: Any) -> bool:
     """Whether a source is (images, labels) twice."""
     return isinstance(source, (tuple, list)) and all(isinstance(part, tuple) and len(part) == 2 for part in source)

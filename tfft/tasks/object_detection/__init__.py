@@ -13,7 +13,9 @@ from tfft.registry import Default, Evaluator, FeatureLevel, Metric, Modality, Sc
 if TYPE_CHECKING:
     from tfft.heads import Head
 
-__all__ = ["OBJECT_DETECTION", "ObjectDetection"]
+__all__ = ["DETECTIONS", "OBJECT_DETECTION", "ObjectDetection"]
+
+DETECTIONS = 100  # of one picture, at most
 
 _SHOWN, _SURE = 20, 0.3  # detections in a line, and the score from which they are shown
 _WITHOUT = {
@@ -76,6 +78,27 @@ class ObjectDetection(Task):
         kinds = np.asarray(labels)[..., 0].reshape(-1).astype(int)
         totals = np.bincount(kinds[kinds >= 0], minlength=len(class_names))
         return dict(zip(class_names, totals.tolist(), strict=True))
+
+    def array_problems(self, labels: np.ndarray, class_names: Sequence[str]) -> list[str]:
+        """Return the problems of labels in memory, float [N, M, 7]."""
+        if labels.ndim != 3 or labels.shape[-1] != 7:
+            columns = "class, top, left, bottom, right (0 to 1), height, width"
+            return [f"has labels {labels.shape}. Expected [N, M, 7]: {columns}"]
+        kinds = labels[..., 0]
+        objects = labels[kinds != -1]
+        strange = np.unique(kinds[(kinds < -1 - len(class_names)) | (kinds >= len(class_names)) | (kinds % 1 != 0)])
+        corners = objects[:, 1:5]
+        outside = int(((corners < -0.01) | (corners > 1.01)).any(axis=1).sum())
+        wrong = int((corners[:, 2:] <= corners[:, :2]).any(axis=1).sum())
+        found = [
+            (
+                len(strange),
+                f"has the classes {strange[:5].tolist()}. Expected 0 to {len(class_names) - 1}, -1 for padding",
+            ),
+            (outside, f"has {outside} boxes with corners outside of 0 to 1. Divide pixels by height and width"),
+            (wrong, f"has {wrong} boxes without an area or reversed. Expected top, left, bottom, right"),
+        ]
+        return [sentence for count, sentence in found if count]
 
     def head_factory(self) -> Callable[..., Head]:
         """Return :func:`tfft.heads.object_detection`."""

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tfft.tasks.object_detection import DETECTIONS
+
 if TYPE_CHECKING:
     from tfft.data.examples import Splits
     from tfft.tasks.object_detection.data import BoxedImages
@@ -120,6 +122,25 @@ def small_objects(
     return (
         f"{(sides < stride).mean():.0%} of the objects ({most}) are smaller than a cell of {stride} pixels at "
         f"{image_size[0]} x {image_size[1]}, and will be hard to find: {fix}."
+    )
+
+
+def crowded_pictures(labels: np.ndarray) -> str | None:
+    """Return a warning if pictures have more objects than a detector answers with.
+
+    Args:
+        labels: float32 [N, M, 7], labels of pictures.
+
+    Example:
+        >>> crowded_pictures(splits.train.labels)
+        '3 pictures have more than 100 objects, at most 150, and a detector finds at most 100 in one: ...'
+    """
+    counts = (labels[..., 0] >= 0).sum(axis=1)
+    if not (more := int((counts > DETECTIONS).sum())):
+        return None
+    return (
+        f"{more} pictures have more than {DETECTIONS} objects, at most {counts.max()}, and a detector finds at most "
+        f"{DETECTIONS} in one: cut them into tiles."
     )
 
 

@@ -12,12 +12,14 @@ from tfft.inspection.drift import drift_findings
 from tfft.inspection.duplicates import copy_findings
 from tfft.inspection.findings import Finding, Item
 from tfft.modalities.image.checks import file_findings, measures_of
-from tfft.tasks.object_detection.box_report import BoxReport
+from tfft.tasks.object_detection import OBJECT_DETECTION
+from tfft.tasks.object_detection.box_report import BoxReport, crowded_pictures, small_objects
 from tfft.tasks.object_detection.data import BoxedImages
 
 _SAME = 1.0  # pixels by which the sides of one box may differ when it is drawn twice
 _FEW = 10  # objects of a class
 _TINY = 4.0  # pixels per side
+_CELL = 32  # pixels: sides of the model's pictures are multiples of it
 
 
 def box_findings(splits: Splits[BoxedImages], notes: list[str]) -> Iterator[Finding]:
@@ -35,6 +37,7 @@ def box_findings(splits: Splits[BoxedImages], notes: list[str]) -> Iterator[Find
     yield from _class_counts(splits.train.counts)
     yield from _drawn_twice(parts)
     yield from _tiny(parts)
+    yield from _unanswerable(splits)
     paths = [path for part in parts.values() for path in part.paths]
     where = [name for name, part in parts.items() for _ in part.paths]
     yield from copy_findings(splits.duplicates, paths, [""] * len(paths), where)
@@ -87,3 +90,19 @@ def _tiny(parts: Mapping[str, BoxedImages]) -> Iterator[Finding]:
     if items:
         remedy = "remove boxes that were drawn by accident; a detector cannot find objects of that size"
         yield Finding("tiny", "warning", f"{len(items)} pictures have tiny boxes", remedy, tuple(items))
+
+
+def _unanswerable(splits: Splits[BoxedImages]) -> Iterator[Finding]:
+    """Find objects that a detector of the default size cannot see, and pictures with more than it answers with."""
+    labels = splits.train.labels
+    shape = np.median(labels[:, 0, 5:7], axis=0)
+    scale = min(1.0, float(np.sqrt((OBJECT_DETECTION.image_pixels or 0) / shape.prod())))
+    height, width = (max(_CELL, round(float(side) * scale / _CELL) * _CELL) for side in shape)
+    warnings = {
+        "small-objects": small_objects(labels, splits.class_names, (height, width)),
+        "crowded": crowded_pictures(labels),
+    }
+    for kind, text in warnings.items():
+        if text is not None:
+            message, _, remedy = text.rstrip(".").rpartition(": ")
+            yield Finding(kind, "warning", message, remedy)

@@ -7,9 +7,7 @@ without objects.
 
 from __future__ import annotations
 
-import json
 import math
-import mmap
 import os
 from collections import defaultdict
 from collections.abc import Sequence
@@ -18,7 +16,10 @@ from typing import Any
 
 from tfft.errors import DataError, did_you_mean
 from tfft.tasks.object_detection.annotations import Annotations, BoxedObject, PictureBoxes
+from tfft.tasks.object_detection.label_studio import is_label_studio
+from tfft.tasks.object_detection.labelme import is_labelme
 from tfft.tasks.object_detection.picture_folder import PictureFolder, beside, choose_folder, part_folders, part_of
+from tfft.tasks.object_detection.source_files import mentions, read_json
 
 LOOKED_FOR = "COCO: a .json file with images, annotations and categories, also in annotations/, train/ and valid/"
 _LARGEST = 500_000_000  # bytes; the json module takes about eight times as much memory
@@ -29,7 +30,7 @@ _KEYS = ("images", "annotations", "categories")
 def find_coco(source: Path) -> list[tuple[str, Path]]:
     """Return the COCO files of a folder with their parts; a file stands for itself."""
     if source.is_file():
-        return [("", source)] if source.suffix.lower() == ".json" else []
+        return [("", source)] if source.suffix.lower() == ".json" and not _is_other(source) else []
     inside = [(part, file) for part, folder in part_folders(source) for file in _files_in(folder)]
     if inside:
         return inside
@@ -43,10 +44,11 @@ def _files_in(folder: Path) -> list[Path]:
 
 def is_coco(file: Path) -> bool:
     """Whether a file has the keys of COCO somewhere, without parsing it."""
-    if not file.is_file() or not file.stat().st_size:
-        return False
-    with open(file, "rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return all(content.find(f'"{key}"'.encode()) >= 0 for key in _KEYS[:2])
+    return mentions(file, *_KEYS[:2])
+
+
+def _is_other(file: Path) -> bool:
+    return is_labelme(file) or is_label_studio(file)
 
 
 def read_coco(
@@ -75,15 +77,7 @@ def read_coco(
 
 
 def _content(file: Path) -> dict[str, list[Any]]:
-    if (size := file.stat().st_size) > _LARGEST:
-        raise DataError(
-            f"Expected a COCO file of at most {_LARGEST // 10**6} MB, since it is read into memory. Received: {file} "
-            f"of {size // 10**6} MB. Divide it by pictures."
-        )
-    try:
-        content = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
-        raise DataError(f"{file} is not valid JSON: {error}.") from error
+    content = read_json(file, "COCO", _LARGEST)
     wrong = [key for key in _KEYS if not isinstance(content, dict) or not isinstance(content.get(key), list)]
     if wrong:
         kind = "a list" if isinstance(content, list) else "a mapping"

@@ -10,7 +10,7 @@ from typing import Any
 
 from tfft.data.class_folders import existing
 from tfft.errors import DataError, join_names, raise_problems
-from tfft.tasks.object_detection import box_table, coco, voc, yolo
+from tfft.tasks.object_detection import box_table, coco, cvat, label_studio, labelme, voc, yolo
 from tfft.tasks.object_detection.annotations import Annotations, PictureBoxes
 
 SHOWN = 50  # problems in one message
@@ -35,6 +35,9 @@ _FORMATS: Mapping[str, tuple[Callable[[Path], list[tuple[str, Any]]], Callable[.
     "COCO": (coco.find_coco, coco.read_coco, coco.LOOKED_FOR),
     "Pascal VOC": (voc.find_voc, voc.read_voc, voc.LOOKED_FOR),
     "YOLO": (yolo.find_yolo, yolo.read_yolo, yolo.LOOKED_FOR),
+    "LabelMe": (labelme.find_labelme, labelme.read_labelme, labelme.LOOKED_FOR),
+    "CVAT": (cvat.find_cvat, cvat.read_cvat, cvat.LOOKED_FOR),
+    "Label Studio": (label_studio.find_label_studio, label_studio.read_label_studio, label_studio.LOOKED_FOR),
     "a table of boxes": (box_table.find_box_table, box_table.read_box_table, box_table.LOOKED_FOR),
 }
 
@@ -83,7 +86,8 @@ def guess_format(source: Any) -> str | None:
     if not isinstance(source, (str, os.PathLike)) or not Path(source).expanduser().exists():
         return None
     path = Path(source).expanduser()
-    if path.is_file() and not (coco.is_coco(path) if path.suffix.lower() == ".json" else box_table.has_boxes(path)):
+    known = {".json": (coco.is_coco, labelme.is_labelme, label_studio.is_label_studio), ".xml": (cvat.is_cvat,)}
+    if path.is_file() and not any(fits(path) for fits in known.get(path.suffix.lower(), (box_table.has_boxes,))):
         return None
     try:
         return recognise(path).form

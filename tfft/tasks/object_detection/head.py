@@ -11,12 +11,12 @@ import tensorflow as tf
 
 from tfft.errors import PlanError
 from tfft.heads import DROPOUT_LAYER, LOGITS_LAYER, Head, ModelFeatures, as_names
+from tfft.tasks.object_detection import DETECTIONS
 from tfft.tasks.object_detection.geometry import points_of
 from tfft.tasks.object_detection.layers import DetectionLogits, TopDownSum
 from tfft.tasks.object_detection.loss import DetectionLoss
 from tfft.tasks.object_detection.metric import AveragePrecision
 
-DETECTIONS = 100  # of one picture, at most
 _DEPTH = 2  # convolutions of a tower
 _FIRST_REACH = 3.0  # before softplus: a new box reaches about 3 cells to each side
 _MOMENTUM = 0.9  # of BatchNorm: a small dataset has some fifty steps, and statistics with 0.99 would lag behind
@@ -125,6 +125,19 @@ class ObjectDetectionHead(Head):
         """Return a convolution; a separable one trains about four times as fast on a CPU as a full 3 x 3."""
         kind = keras.layers.SeparableConv2D if size > 1 else keras.layers.Conv2D
         return kind(self.width, size, padding="same", use_bias=False, name=f"{name}_conv")
+
+    def raw_outputs(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Return the boxes and scores of all cells without suppression, which LiteRT has no built-in operation for.
+
+        Args:
+            logits: Output of the model, float [B, P, C + 6].
+
+        Returns:
+            ``boxes`` float32 [B, P, 4] (top, left, bottom, right, normalised, not clipped) and ``scores`` float32
+            [B, P, C].
+        """
+        points = points_of(tf.cast(logits, tf.float32))
+        return {"boxes": points.boxes, "scores": tf.sigmoid(points.logits)}
 
     def postprocess(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:
         """Turn a model's output into at most 100 detections per picture, by non-maximum suppression in each class.

@@ -27,8 +27,10 @@ class DetectionLoss(keras.losses.Loss):
     loss: Zhang et al., "VarifocalNet", CVPR 2021). The box loss is ``2 * quality * (1 - GIoU)``. In a crowd region, a
     cell without an object does not count for the region's class.
 
-    The divisor is the sum of the qualities over the batch, at least 1. So the mean over the pictures of a batch is the
-    loss, and a picture without objects adds its false alarms only.
+    The divisor is the sum of the qualities over the batch, at least 1, also where replicas of ``tf.distribute`` share
+    it. So the mean over the pictures of a batch is the loss, and a picture without objects adds its false alarms only.
+    Microbatches (:func:`tfft.training.microbatched`) each have a divisor of their own, so their sum is close to the
+    loss of the whole batch, but not equal to it.
 
     Args:
         **kwargs: ``name``, ``reduction``, ``dtype``.
@@ -53,5 +55,18 @@ class DetectionLoss(keras.losses.Loss):
         of_classes = tf.reduce_sum(weight * entropy, axis=(1, 2))
         of_boxes = tf.reduce_sum(targets.quality * (1.0 - giou(targets.boxes, points.boxes)), axis=1)
         pictures = tf.cast(tf.shape(labels)[0], tf.float32)
-        total = tf.maximum(tf.reduce_sum(targets.quality), 1.0)
-        return (of_classes + BOX_WEIGHT * of_boxes) * pictures / total
+        pictures, total = _over_replicas([pictures, tf.reduce_sum(targets.quality)])
+        return (of_classes + BOX_WEIGHT * of_boxes) * pictures / tf.maximum(total, 1.0)
+
+
+def _over_replicas(values: list[Any]) -> list[Any]:
+    """Return the sums of values over all replicas that share a batch; the values themselves without a strategy.
+
+    Keras takes the mean over the replicas, each of which has a part of the batch: with a divisor of its own, a replica
+    with few objects would count as much as one with many.
+    """
+    replica = tf.distribute.get_replica_context()
+    if replica is None or replica.num_replicas_in_sync == 1:
+        return values
+    sums: list[Any] = replica.all_reduce(tf.distribute.ReduceOp.SUM, values)
+    return sums

@@ -61,9 +61,11 @@ class BoxedPictures(ImageModality):
         return box_findings(splits, notes)
 
     def notes(self, splits: Any, backbone: Backbone) -> Iterator[str]:
-        """Yield a warning if objects are smaller than a cell of the features."""
-        from tfft.tasks.object_detection.box_report import small_objects
+        """Yield a warning if objects are smaller than a cell of the features, or too many for one answer."""
+        from tfft.tasks.object_detection.box_report import crowded_pictures, small_objects
 
+        if crowded := crowded_pictures(splits.train.labels):
+            yield crowded
         if backbone.input_spec is not None and (
             small := small_objects(splits.train.labels, splits.class_names, backbone.input_spec.image_size)
         ):
@@ -81,8 +83,10 @@ class BoxedPictures(ImageModality):
 
 
 def _load(source: Any, *, task: str = "", **settings: Any) -> Any:
+    from tfft.modalities.image.arrays import refuse_arrays
     from tfft.tasks.object_detection.data import load_boxes
 
+    refuse_arrays(source, "a folder or file with annotations")
     return load_boxes(_parts(source), **settings)
 
 

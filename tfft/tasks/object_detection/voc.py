@@ -17,6 +17,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from tfft.tasks.object_detection.annotations import Annotations, BoxedObject, PictureBoxes
+from tfft.tasks.object_detection.cvat import is_cvat
 from tfft.tasks.object_detection.picture_folder import (
     PictureFolder,
     beside,
@@ -25,6 +26,7 @@ from tfft.tasks.object_detection.picture_folder import (
     part_folders,
     part_of,
 )
+from tfft.tasks.object_detection.source_files import read_xml
 
 LOOKED_FOR = "Pascal VOC: .xml files in Annotations/ beside JPEGImages/ or images/, or beside the pictures"
 _LARGEST = 10_000_000  # bytes of a file
@@ -44,7 +46,8 @@ def find_voc(source: Path) -> list[tuple[str, Path]]:
 
 
 def _files_in(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if file.suffix.lower() == ".xml" and not file.name.startswith("."))
+    found = sorted(file for file in folder.iterdir() if file.suffix.lower() == ".xml" and file.name[:1] != ".")
+    return [] if found and is_cvat(found[0]) else found
 
 
 def read_voc(
@@ -76,25 +79,7 @@ def read_voc(
 
 
 def _tree(file: Path, problems: list[str]) -> ElementTree.Element | None:
-    try:
-        data = file.read_bytes()
-        plain = data.replace(b"\0", b"").upper()  # UTF-16 has a zero beside each letter
-        if len(data) > _LARGEST:
-            raise ValueError(
-                f"has {len(data) // 10**6} MB. Expected a VOC annotation of at most {_LARGEST // 10**6} MB"
-            )
-        if b"<!DOCTYPE" in plain or b"<!ENTITY" in plain:
-            raise ValueError("has a DOCTYPE, which an annotation does not need and which may expand or read files")
-        tree = ElementTree.fromstring(data)  # without a DOCTYPE nothing can expand
-    except (OSError, LookupError, ElementTree.ParseError) as error:
-        problems.append(f"{file} cannot be read as XML: {error}")
-    except ValueError as error:
-        problems.append(f"{file} {error}")
-    else:
-        if tree.tag == "annotation":
-            return tree
-        problems.append(f"{file} holds <{tree.tag}>. Expected a VOC <annotation>")
-    return None
+    return read_xml(file, "a VOC annotation", "annotation", _LARGEST, problems)
 
 
 def _picture_name(file: Path, tree: ElementTree.Element) -> str:

@@ -49,6 +49,18 @@ class SemanticSegmentation(Task):
         """Return the number of pictures that show each class."""
         return dict(zip(class_names, (labels[:, 1:] > 0).sum(axis=0).tolist(), strict=True))
 
+    def array_problems(self, labels: np.ndarray, class_names: Sequence[str]) -> list[str]:
+        """Return the problems of masks in memory, int [N, H, W]."""
+        if labels.ndim != 3 or labels.dtype.kind not in "iu":
+            return [
+                f"has masks {labels.shape} of {labels.dtype}. Expected whole numbers [N, H, W], one class per pixel"
+            ]
+        strange = np.setdiff1d(np.unique(labels), [*range(len(class_names)), VOID])
+        if not len(strange):
+            return []
+        last = len(class_names) - 1
+        return [f"has the values {strange[:5].tolist()}. Expected 0 to {last}, and {VOID} for pixels without a label"]
+
     def head_factory(self) -> Callable[..., Head]:
         """Return :func:`tfft.heads.semantic_segmentation`."""
         from tfft.tasks.semantic_segmentation.head import semantic_segmentation

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +11,12 @@ from tfft.modalities.image.modality import ImageModality
 from tfft.registry import Match
 
 if TYPE_CHECKING:
-    from tfft.inspection.findings import DataReport
+    from tfft.inspection.findings import DataReport, Finding
     from tfft.specs import InputSpec
     from tfft.tasks.semantic_segmentation.data import MaskedImages
 
 _OWN = frozenset({"masks", "ignore", "task"})
+_RARE, _FEW = 0.001, 5  # share of the labelled pixels, and pictures, below which a class is hardly learned
 
 
 class MaskedPictures(ImageModality):
@@ -54,6 +55,21 @@ class MaskedPictures(ImageModality):
         """Return None: the masks are read first."""
         return None
 
+    def findings(self, splits: Any, *, notes: list[str]) -> Iterator[Finding]:
+        """Yield findings about files, duplicates, the splits, and classes that few training pixels or pictures show."""
+        from tfft.inspection.findings import Finding, Item
+
+        yield from super().findings(splits, notes=notes)
+        pixels, counts = splits.train.pixels, splits.train.counts
+        few = tuple(
+            Item(name, f"has {share:.2%} of the labelled pixels, in {counts[name]} pictures")
+            for name, share in zip(splits.class_names, (pixels / pixels.sum()).tolist(), strict=True)
+            if share < _RARE or counts[name] < _FEW
+        )
+        if few:
+            message = f"{len(few)} classes are rare in the training masks"
+            yield Finding("few", "warning", message, "add pictures of them, or leave them out with ignore=", few)
+
     def preview(
         self, examples: Any, image: InputSpec, *, augment: Any, rows: int, columns: int, seed: int
     ) -> tuple[bytes, int, int]:
@@ -66,8 +82,10 @@ class MaskedPictures(ImageModality):
 
 
 def _load(source: Any, *, task: str = "semantic_segmentation", **settings: Any) -> Any:
+    from tfft.modalities.image.arrays import refuse_arrays
     from tfft.tasks.semantic_segmentation.data import load_masks
 
+    refuse_arrays(source, "a folder of pictures and masks")
     return load_masks(source, **settings)
 
 

@@ -1,0 +1,119 @@
+"""LabelMe folders: :func:`find_labelme`, :func:`read_labelme`.
+
+Implementation notes: each picture has a ``.json`` file with ``shapes``. The box of a polygon or circle is the smallest
+one around it. Points and lines have no area, so they mark no object.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tfft.tasks.object_detection.annotations import Annotations, BoxedObject, PictureBoxes
+from tfft.tasks.object_detection.picture_folder import PictureFolder, beside, choose_folder, part_folders
+from tfft.tasks.object_detection.source_files import Box, hull, mentions, parts_with, read_json
+
+LOOKED_FOR = "LabelMe: a .json file with shapes for each picture, beside it"
+_LARGEST = 100_000_000  # bytes; a file may hold its picture
+_AREAS = ("rectangle", "polygon", "circle")
+_LINES = ("point", "points", "line", "linestrip")
+
+
+def is_labelme(file: Path) -> bool:
+    """Whether a JSON file is one of LabelMe."""
+    return mentions(file, "shapes", "imagePath")
+
+
+def find_labelme(source: Path) -> list[tuple[str, Path]]:
+    """Return the folders with LabelMe files and their parts; a file stands for itself."""
+    if source.is_file():
+        return [("", source)] if source.suffix.lower() == ".json" and is_labelme(source) else []
+    inside = [(part, folder) for part, folder in part_folders(source) if _files_in(folder)]
+    names = ("annotations", "labels", "json")
+    return inside or [("", one) for one in (source, *(source / name for name in names)) if _files_in(one)][:1]
+
+
+def _files_in(folder: Path) -> list[Path]:
+    return parts_with(folder, is_labelme, ".json")
+
+
+def read_labelme(
+    places: Sequence[tuple[str, Path]], images: str | os.PathLike[str] | None, problems: list[str]
+) -> Annotations:
+    """Read LabelMe files.
+
+    Args:
+        places: Part and path of each folder or file.
+        images: Folder of the pictures; None looks beside the files.
+        problems: List to which a sentence is added for everything that cannot be used.
+    """
+    pictures: list[PictureBoxes] = []
+    lines = 0
+    for part, place in places:
+        files = [place] if place.is_file() else _files_in(place)
+        contents = [(file, read_json(file, "LabelMe", _LARGEST)) for file in files]
+        names = [_picture_name(file, content) for file, content in contents]
+        folder = choose_folder(images, beside(place if place.is_dir() else place.parent, part), names, str(place))
+        for (file, content), name in zip(contents, names, strict=True):
+            objects, left_out = _objects(file, content, problems)
+            lines += left_out
+            pictures += _picture(file, content, name, folder, objects, part, problems)
+    notes = (f"{lines} points and lines have no area and are left out.",) if lines else ()
+    return Annotations("LabelMe", str(places[0][1]), tuple(pictures), (), notes)
+
+
+def _picture_name(file: Path, content: Any) -> str:
+    """Return the last part of ``imagePath``, whose folders are those of another machine; else the name of the file."""
+    path = content.get("imagePath") if isinstance(content, dict) else None
+    return (path if isinstance(path, str) else "").replace("\\", "/").rpartition("/")[2] or file.stem
+
+
+def _picture(
+    file: Path, content: Any, name: str, folder: PictureFolder, objects: list[BoxedObject], part: str,
+    problems: list[str],
+) -> list[PictureBoxes]:  # fmt: skip
+    try:
+        path = folder.find(name)
+    except ValueError as error:
+        problems.append(f"{file} has the imagePath {name!r}, which {error}")
+        return []
+    sizes = [content.get(side) if isinstance(content, dict) else None for side in ("imageHeight", "imageWidth")]
+    height, width = (size if isinstance(size, int) and size > 0 else 0 for size in sizes)
+    return [PictureBoxes.of(path, str(file), objects, height=height, width=width, part=part)]
+
+
+def _objects(file: Path, content: Any, problems: list[str]) -> tuple[list[BoxedObject], int]:
+    """Return the objects of a picture, and the number of shapes without an area."""
+    shapes = content.get("shapes") if isinstance(content, dict) else None
+    if not isinstance(shapes, list):
+        problems.append(f"{file} has no list of shapes. Expected a LabelMe file")
+        return [], 0
+    found, lines = [], 0
+    for at, shape in enumerate(shapes):
+        place, shape = f"{file}: shapes[{at}]", shape if isinstance(shape, dict) else {}
+        kind, label = shape.get("shape_type") or "polygon", shape.get("label")
+        if kind in _LINES:
+            lines += 1
+        elif kind not in _AREAS:
+            problems.append(f"{place} has the shape_type {str(kind)[:40]!r}. Expected {', '.join(_AREAS)}")
+        elif not isinstance(label, str) or not label.strip():
+            problems.append(f"{place} has no label")
+        elif (box := _box(kind, shape.get("points"))) is None:
+            problems.append(f"{place} has no points [[x, y], ...] of finite numbers in pixels")
+        else:
+            found.append(BoxedObject(box, label, place))
+    return found, lines
+
+
+def _box(kind: str, points: Any) -> Box | None:
+    box = hull(points) if isinstance(points, list) else None
+    if box is None or kind != "circle":
+        return box
+    if len(points) != 2:
+        return None
+    (x, y), rim = points
+    reach = math.dist((x, y), rim)  # a circle has its centre and a point on its rim
+    return y - reach, x - reach, y + reach, x + reach
