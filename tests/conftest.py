@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import os
 import pathlib
+import subprocess
 from collections.abc import Callable, Iterator
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -117,6 +118,18 @@ def _no_waiting_for_the_disk() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _exports_are_checked_in_forks() -> Iterator[None]:
+    """The process that checks an export need not import TensorFlow anew; see `forked_checks`."""
+    import forked_checks
+
+    forks = forked_checks.Forks(subprocess.run)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess, "run", forks.run)
+        yield
+    forks.close()
 
 
 @pytest.fixture

@@ -260,6 +260,30 @@ def saver_by_its_name(path, secret, target):
         _function(meta, "inference___call__").attr["forward_function_name"].s = name.encode()
 
 
+def saver_by_a_list_of_texts(path, secret, target):
+    """A list of texts names the function that saves."""
+    _save(path)
+    with changed(path) as meta:
+        name = _function(meta, "traced_save").signature.name
+        _function(meta, "inference___call__").node_def[0].attr["names"].list.s.append(name.encode())
+
+
+def saver_as_an_attribute_of_a_function(path, secret, target):
+    """The endpoint itself, not one of its nodes, has the function that saves as an attribute."""
+    _save(path)
+    with changed(path) as meta:
+        name = _function(meta, "traced_save").signature.name
+        _function(meta, "inference___call__").attr["again"].func.name = name
+
+
+def saver_as_an_attribute_of_an_argument(path, secret, target):
+    """An argument of the endpoint has it."""
+    _save(path)
+    with changed(path) as meta:
+        name = _function(meta, "traced_save").signature.name
+        _function(meta, "inference___call__").arg_attr[0].attr["again"].func.name = name
+
+
 def _tf1(path: pathlib.Path, change: Callable[[Any], None]) -> None:
     savedmodels.slim_tf1(path)
     proto = saved_model_pb2.SavedModel()
@@ -596,6 +620,9 @@ REFUSED: dict[Callable[..., None], str] = {
     saver_reads_elsewhere: r"RestoreV2 \(__inference__traced_restore.*not the checkpoint: .*where \(Const\)",
     saver_as_a_gradient: r"SaveV2 \(__inference__traced_save.*: writes files\)",
     saver_by_its_name: r"SaveV2 \(__inference__traced_save.*: writes files\)",
+    saver_by_a_list_of_texts: r"SaveV2 \(__inference__traced_save.*: writes files\)",
+    saver_as_an_attribute_of_a_function: r"SaveV2 \(__inference__traced_save.*: writes files\)",
+    saver_as_an_attribute_of_an_argument: r"SaveV2 \(__inference__traced_save.*: writes files\)",
     tf1_collection_of_tables: r"SaveV2 \(hidden: writes files\)",
     tf1_main_op: r"SaveV2 \(hidden: writes files\)",
     tf1_legacy_init_op: r"WriteFile \(hidden: writes files\)",

@@ -235,7 +235,115 @@ def tf1_fed_by_control(path: pathlib.Path, target: str) -> None:
     _tf1(path, change)
 
 
-TF1 = {make.__name__: make for make in (tf1_control_input, tf1_local_variable, tf1_fed_by_control)}
+def _saves_beside(meta: Any, target: str) -> None:
+    """A saver with a path of its own, and an operation that gives a value once it has run."""
+    nodes = meta.graph_def.node
+    saver = next(n for n in nodes if n.name == "save/SaveV2")
+    saver.input[0] = _string(nodes, "save/where", target)
+    assert any(n.name == "save/control_dependency" and "^save/SaveV2" in n.input for n in nodes)
+
+
+def _called_in_front(meta: Any, inner: Callable[[Any], None], output: str) -> None:
+    """Adds what a function gives to the features; the call has a name that inlining leaves out again."""
+    library, nodes = meta.graph_def.library.function, meta.graph_def.node
+    body = library.add()
+    body.signature.name = "inner"
+    body.signature.output_arg.add(name="out", type=tf.float32.as_datatype_enum)
+    inner(body.node_def)
+    body.ret["out"] = output
+    call = nodes.add(name="PartitionedCall", op="PartitionedCall")
+    call.attr["f"].func.name = "inner"
+    call.attr["Tin"].list.SetInParent()
+    call.attr["Tout"].list.type.append(tf.float32.as_datatype_enum)
+    total = nodes.add(name="total", op="AddV2", input=["features", "PartitionedCall"])
+    total.attr["T"].type = tf.float32.as_datatype_enum
+    for signature in meta.signature_def.values():
+        signature.outputs["default"].name = "total:0"
+
+
+def table_with_the_name_of_a_saver(path: pathlib.Path, target: str) -> None:
+    """A table in a function is called as what saves: whoever takes the table by its name runs the saver."""
+
+    def inner(nodes):
+        table = nodes.add(name="save/control_dependency", op="HashTableV2")
+        table.attr["key_dtype"].type, table.attr["value_dtype"].type = 7, 9
+        nodes.add(name="size", op="LookupTableSizeV2", input=["save/control_dependency:table_handle:0"])
+        cast = nodes.add(name="cast", op="Cast", input=["size:size:0"])
+        cast.attr["SrcT"].type, cast.attr["DstT"].type = 9, 1
+
+    _tf1(path, lambda meta: (_saves_beside(meta, target), _called_in_front(meta, inner, "cast:y:0")))
+
+
+def variable_with_the_name_of_a_saver(path: pathlib.Path, target: str) -> None:
+    """What reads a reference variable in a function is called as what saves."""
+
+    def inner(nodes):
+        variable = nodes.add(name="v", op="VariableV2")
+        variable.attr["dtype"].type = 1
+        variable.attr["shape"].shape.SetInParent()
+        read = nodes.add(name="save/control_dependency", op="Identity", input=["v:ref:0"])
+        read.attr["T"].type = 1
+
+    _tf1(
+        path,
+        lambda meta: (_saves_beside(meta, target), _called_in_front(meta, inner, "save/control_dependency:output:0")),
+    )
+
+
+NAMED_LIKE_A_SAVER = (table_with_the_name_of_a_saver, variable_with_the_name_of_a_saver)
+
+
+def _read_in_front(meta: Any, secret: str) -> None:
+    """The images come from a file, where no signature feeds what the file says."""
+    nodes = meta.graph_def.node
+    nodes.add(name="hidden", op="ReadFile", input=[_string(nodes, "a", secret)])
+    raw = nodes.add(name="raw", op="DecodeRaw", input=["hidden"])
+    raw.attr["out_type"].type = 1
+    images = next(n for n in nodes if n.name == "images")
+    shape, dtype = images.attr["shape"], images.attr["dtype"]
+    images.op = "PlaceholderWithDefault"
+    images.input.append("raw")
+    images.ClearField("attr")
+    images.attr["shape"].CopyFrom(shape)
+    images.attr["dtype"].CopyFrom(dtype)
+
+
+def tf1_fed_by_another_signature(path: pathlib.Path, target: str) -> None:
+    """The signature that is called does not feed what another one feeds."""
+
+    def change(meta):
+        _read_in_front(meta, target)
+        other = meta.signature_def["other"]
+        other.CopyFrom(meta.signature_def["default"])
+        meta.signature_def["default"].inputs["images"].name = "late:0"
+        late = meta.graph_def.node.add(name="late", op="Placeholder")
+        late.attr["dtype"].type = 1
+
+    _tf1(path, change)
+
+
+def tf1_fed_and_run_at_load(path: pathlib.Path, target: str) -> None:
+    """What is fed is also part of what runs at load."""
+
+    def change(meta):
+        _read_in_front(meta, target)
+        meta.collection_def["saved_model_main_op"].node_list.value.append("images")
+
+    _tf1(path, change)
+
+
+TF1 = {
+    make.__name__: make
+    for make in (
+        tf1_control_input, tf1_local_variable, tf1_fed_by_control, tf1_fed_by_another_signature,
+        tf1_fed_and_run_at_load,
+    )
+}  # fmt: skip
+
+
+def file_in_front(path: pathlib.Path) -> None:
+    """An honest pipeline in front of the network: its signature feeds the images, so no file is ever read."""
+    _tf1(path, lambda meta: _read_in_front(meta, "nowhere"))
 
 
 def two_meta_graphs(path: pathlib.Path, target: str) -> None:

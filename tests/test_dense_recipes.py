@@ -1,8 +1,6 @@
 """Whole runs of object detection and segmentation: kept maps train as fresh ones do, and what is written serves."""
 
 import json
-import subprocess
-import sys
 
 import detection_models
 import keras
@@ -11,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 import tfft
+from tfft import cli
 from tfft.backbones.base import blocks_of
 from tfft.errors import DataError
 from tfft.recipes import finetune, load_run
@@ -77,7 +76,7 @@ def test_a_backbone_with_several_maps_keeps_its_blocks():
 @pytest.mark.parametrize(
     ("task", "write", "metric"), [("object_detection", boxes, "map"), ("semantic_segmentation", masks, "mean_iou")]
 )
-def test_kept_maps_train_as_fresh_ones_and_the_run_serves(task, write, metric, tmp_path):
+def test_kept_maps_train_as_fresh_ones_and_the_run_serves(task, write, metric, tmp_path, capsys):
     data = write(tmp_path / "data")
     runs = []
     for name, cache in (("kept", tmp_path / "cache"), ("fresh", None)):
@@ -99,9 +98,9 @@ def test_kept_maps_train_as_fresh_ones_and_the_run_serves(task, write, metric, t
     assert again.final_scores.to_dict() == runs[0].final_scores.to_dict()
     assert again.final_scores.metric == metric
     pictures = sorted(str(file) for file in data.rglob("0[0-3].png") if "masks" not in str(file))
-    command = [sys.executable, "-m", "tfft", "predict", str(tmp_path / "kept" / "export" / "1"), *pictures]
-    done = subprocess.run([*command, "--draw", str(tmp_path / "drawn")], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert len(done.stdout.splitlines()) == 4
+    export = str(tmp_path / "kept" / "export" / "1")
+    capsys.readouterr()
+    assert cli.main(["predict", export, *pictures, "--draw", str(tmp_path / "drawn")]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 4
     assert [file.name for file in sorted((tmp_path / "drawn").iterdir())] == [f"0{at}.png" for at in range(4)]
     assert tf.io.decode_png(tf.io.read_file(str(tmp_path / "drawn" / "00.png"))).shape == (96, 96, 3)

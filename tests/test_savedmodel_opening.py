@@ -208,7 +208,7 @@ def test_outputs_are_chosen_by_name(made):
     sequence = open_savedmodel(path, output="sequence_output")
     assert sequence.model.output.shape == (None, None, 8)
     assert [layer.name for layer in blocks_of(sequence.model)] == BLOCKS["transformer"][:-1]
-    assert "1 variables do not contribute to output 'sequence_output'" in sequence.notes[0]
+    assert "1 variable does not contribute to output 'sequence_output'" in sequence.notes[0]
     first = open_savedmodel(path, output="encoder_outputs/0")
     assert [layer.name for layer in blocks_of(first.model)] == ["embeddings", "transformer_layer_0"]
     with pytest.raises(

@@ -13,8 +13,8 @@ import tensorflow as tf
 import tf_keras
 
 from tfft.backbones import load_backbone
-from tfft.backbones.savedmodel.opener import load
-from tfft.errors import BackboneError, DependencyError, UnsafeModelError
+from tfft.backbones.savedmodel.loading import load
+from tfft.errors import BackboneError, DependencyError, SavedModelError, UnsafeModelError
 
 v1 = tf.compat.v1
 
@@ -177,6 +177,23 @@ def test_a_node_that_is_reached_after_all_is_refused(tmp_path, name):
     with pytest.raises(UnsafeModelError, match=r"(WriteFile|ReadFile) \(hidden: (writes|reads) files\)"):
         load_backbone(tmp_path / "m")
     assert not (tmp_path / "target").exists()
+
+
+def test_a_pipeline_in_front_of_what_is_fed_does_not_exist_in_the_process(tmp_path):
+    hostile_parts.file_in_front(tmp_path / "m")
+    loaded, [note] = load(tmp_path / "m", None, trust=False)
+    assert "what is in front of the input 'images' (ReadFile)" in note
+    kinds = {op.name: op.type for op in loaded.graph.get_operations()}
+    assert kinds["images"] == "Placeholder"
+    assert "ReadFile" not in kinds.values()
+
+
+@pytest.mark.parametrize("make", hostile_parts.NAMED_LIKE_A_SAVER, ids=lambda make: make.__name__)
+def test_a_value_is_never_taken_from_what_only_has_its_name(tmp_path, make):
+    make(tmp_path / "m", str(tmp_path / "target"))
+    with pytest.raises(SavedModelError, match="value of '.*PartitionedCall.* cannot be read"):
+        load_backbone(tmp_path / "m")
+    assert [file.name for file in tmp_path.iterdir()] == ["m"]
 
 
 def test_only_the_meta_graph_that_is_loaded_counts(tmp_path):

@@ -127,5 +127,5 @@ def test_a_bias_belongs_to_its_product_and_layers_without_names_are_numbered(tmp
 def test_only_what_is_left_out_is_noted(tmp_path):
     opened = opened_and_original(tmp_path, tf1_models.beside)[0]
     assert [n for n in opened.notes if "left out" in n] == [
-        "1 variables do not contribute to output 'y' and are left out (unused)."
+        "1 variable does not contribute to output 'y' and is left out (unused)."
     ]

@@ -58,11 +58,12 @@ _MODULES = (
 _REGISTERED = (
     "tfft.layers.pooling", "tfft.layers.pixel_checks", "tfft.layers.preprocess", "tfft.layers.log_mel",
     "tfft.layers.tokenize", "tfft.layers.word_alignment", "tfft.layers.waveform", "tfft.layers.each_example",
-    "tfft.layers.relative_positions", "tfft.layers.voice_blocks",
+    "tfft.layers.relative_positions", "tfft.layers.speech_blocks", "tfft.layers.voice_blocks",
     "tfft.layers.caffe_pixels", "tfft.layers.start_end_packer", "tfft.layers.litert_model",
     "tfft.backbones.savedmodel.layer", "tfft.contrastive", "tfft.heads",
     "tfft.tasks.object_detection.layers", "tfft.tasks.object_detection.loss", "tfft.tasks.object_detection.metric",
     "tfft.tasks.semantic_segmentation.layers", "tfft.tasks.semantic_segmentation.losses",
+    "tfft.tasks.transcription.layers", "tfft.tasks.transcription.loss", "tfft.tasks.transcription.metric",
     "tfft.tasks.speech_synthesis.layers", "tfft.tasks.speech_synthesis.losses", "tfft.tasks.speech_synthesis.vocoder",
     "tfft.optimizers.per_variable_lr", "tfft.optimizers.schedules", "tfft.regularizers.l2_sp",
 )  # fmt: skip

@@ -148,7 +148,8 @@ class SharedSettings:
         "auto",
         help=f"Meaning of the labels: {', '.join(registry.task_names())}.",
         details='"regression": numbers. "token_classification": one tag per word; text and label then name the lists '
-        "of words and tags in JSON lines. \"semantic_segmentation\": one class per pixel, in masks.",
+        "of words and tags in JSON lines. \"semantic_segmentation\": one class per pixel, in masks. "
+        "\"transcription\": the text of a recording; audio and text then name the columns.",
         default_help="inferred from the labels",
         check=_TASK,
         cli=Option(), group="text", scope=("reading",),
@@ -232,6 +233,24 @@ class SharedSettings:
         help="Classes of masks that count as no label: names, values or colours (\"r g b\").",
         default_help="255, and a class named void or unlabelled",
         check=COLUMN | _IGNORED | NONE, cli=Option(parse_column, "CLASS", "+"), group="data", scope=("reading",),
+    )  # fmt: skip
+    letter_case: Literal["lower", "keep"] | None = setting(
+        None,
+        help="Letters of transcripts: lower makes all of them small.",
+        default_help="lower",
+        check=NONE | one_of("lower", "keep"), cli=Option(), group="text", scope=("reading",),
+    )  # fmt: skip
+    punctuation: Literal["drop", "keep"] | None = setting(
+        None,
+        help="Punctuation of transcripts.",
+        default_help="drop",
+        check=NONE | one_of("drop", "keep"), cli=Option(), group="text", scope=("reading",),
+    )  # fmt: skip
+    beam_width: int | None = setting(
+        None,
+        help="Number of texts that the decoding of a transcription compares; 1 takes the best character of each frame.",
+        default_help="1",
+        check=NONE | whole(1), cli=Option(parse_whole, "N"), group="text",
     )  # fmt: skip
     max_length: int | None = setting(
         None,
@@ -383,6 +402,11 @@ class SharedSettings:
         help="Keep weights that a graph holds as constants, or make variables of them that can be trained.",
         check=one_of("fixed", "trainable"), cli=Option(), group="data", scope=("opening",),
     )  # fmt: skip
+    per_example: bool = setting(
+        False,
+        help="Call a SavedModel once for each example, because its inputs have no batch axis.",
+        check=FLAG, cli=Option(), group="data", scope=("opening",),
+    )  # fmt: skip
     strict: bool = setting(
         False,
         help="Raise an error for a file that cannot be used, instead of skipping it.",
@@ -515,6 +539,9 @@ class RunSettings(TypedDict, total=False):
     decimal: str | None
     masks: str | os.PathLike[str] | None
     ignore: str | int | tuple[str | int, ...] | None
+    letter_case: Literal["lower", "keep"] | None
+    punctuation: Literal["drop", "keep"] | None
+    beam_width: int | None
     max_length: int | None
     pooling: Literal["cls", "mean", "last", "pooled_output"] | None
     preprocessor: str | None
@@ -540,6 +567,7 @@ class RunSettings(TypedDict, total=False):
     views: int | Literal["auto"]
     trust: bool
     constants: Literal["fixed", "trainable"]
+    per_example: bool
     strict: bool
 
 

@@ -5,9 +5,9 @@ consistent (a metric that expects probabilities but gets logits reports nonsense
 model stores its head in its config, so a saved model knows its classes.
 
 Each task has a class of heads and a factory function: ``heads.classification``, ``heads.binary``, ``heads.multilabel``,
-``heads.regression``, ``heads.token_classification``, ``heads.object_detection``, ``heads.semantic_segmentation``, and
-``heads.NAME`` for every task added with :func:`tfft.registry.register_task`. They are in ``tfft/tasks``; this module
-has their base classes.
+``heads.regression``, ``heads.token_classification``, ``heads.object_detection``, ``heads.semantic_segmentation``,
+``heads.transcription``, and ``heads.NAME`` for every task added with :func:`tfft.registry.register_task`. They are in
+``tfft/tasks``; this module has their base classes.
 """
 
 from __future__ import annotations
@@ -36,11 +36,12 @@ if TYPE_CHECKING:  # what __getattr__ gives
     from tfft.tasks.semantic_segmentation.head import semantic_segmentation
     from tfft.tasks.speech_synthesis.head import speech_synthesis
     from tfft.tasks.token_classification.head import token_classification
+    from tfft.tasks.transcription.head import transcription
 
 __all__ = [
     "LOSSES", "Head", "Logits", "ModelFeatures", "WordLogits", "binary", "classification", "from_model", "multilabel",
     "object_detection", "regression", "semantic_segmentation", "set_l2", "speech_synthesis",
-    "token_classification",
+    "token_classification", "transcription",
 ]  # fmt: skip
 
 LOGITS_LAYER, DROPOUT_LAYER = "logits", "dropout"
@@ -145,6 +146,11 @@ class Head:
     def modalities(self) -> frozenset[str]:
         """Modalities that its task supports; empty for all."""
         return registry.task(self.task).modalities
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """Facts for the card of an export that only this head knows."""
+        return {}
 
     def loss(self, *, soft: bool = False) -> keras.losses.Loss:
         """Return the loss for this head's labels and logits.

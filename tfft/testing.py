@@ -72,7 +72,8 @@ def sample_inputs(model: keras.Model, examples: int = 4, *, seed: int = 0) -> An
             return random.integers(0, 256, shape, dtype=np.uint8)
         if "int" in tensor.dtype or tensor.dtype == "bool":
             ones = random.integers(0, 2, shape)
-            ones[:, :1] = 1  # a mask of zeros hides everything
+            if ones.ndim > 1:
+                ones[:, :1] = 1  # a mask of zeros hides everything
             return ones.astype(tensor.dtype)
         return random.random(shape).astype("float32")
 
@@ -281,6 +282,7 @@ def _trained(head: heads.Head, width: int) -> _Trained:
     features = list(maps.values())
     model = keras.Model(list(inputs.values()), head.attach(taken))
     model.compile(keras.optimizers.Adam(0.05), **head.compile_args())
+    _build_optimizer(model)
     losses = model.fit(features, labels, epochs=40, batch_size=64, verbose=0).history["loss"]
     logits = model.predict(features, verbose=0)
     return _Trained(model, labels, logits, losses, model.evaluate(features, labels, verbose=0, return_dict=True))
@@ -386,6 +388,11 @@ def _task(backbone: Backbone) -> tuple[keras.Model, Any, np.ndarray]:
     return model, x, y
 
 
+def _build_optimizer(model: keras.Model) -> None:
+    """Create the variables of the optimizer: a step that creates them itself is traced twice."""
+    model.optimizer.build(model.trainable_variables)
+
+
 def _values(model: keras.Model) -> dict[int, bytes]:
     return {id(v): np.asarray(keras.ops.convert_to_numpy(v)).tobytes() for v in model.weights}
 
@@ -398,6 +405,7 @@ def _freezing(backbone: Backbone, optimizer: str) -> None:
     chosen = {id(v) for block in last for v in block.variables}
     keras.utils.set_random_seed(0)
     model.compile(keras.optimizers.get({"class_name": optimizer, "config": {"learning_rate": 0.01}}), "mse")
+    _build_optimizer(model)
     expected = {id(v) for v in model.trainable_weights}
     before = _values(model)
     model.fit(x, y, epochs=2, batch_size=4, verbose=0)
@@ -430,6 +438,7 @@ def _learns(backbone: Backbone) -> str | None:
         return "nothing in it can be trained"
     unfreeze(model, "all")
     model.compile(keras.optimizers.Adam(3e-3), "mse")
+    _build_optimizer(model)
     losses = model.fit(x, y, epochs=12, batch_size=8, verbose=0).history["loss"]
     backbone.model.set_weights(start)
     _expect(bool(np.all(np.isfinite(losses))), f"the loss is not finite: {losses}")

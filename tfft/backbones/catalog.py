@@ -9,12 +9,17 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 from tfft.specs import InputSpec, Preset
 
 DEFAULT = "efficientnet-lite0"
+# Networks with random weights, and the functions that make them.
+NEW_NETWORKS: Mapping[str, str] = {
+    "speech-encoder-small": "tfft.backbones.speech_encoder:speech_encoder",
+    "voice-small": "tfft.backbones.voice:voice",
+}
 
 Scaling = Literal["inside", "symmetric", "means", "standardised"]
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tfft.backbones.catalog import find_application, find_preset
+from tfft.backbones.catalog import NEW_NETWORKS, find_application, find_preset, plain
 from tfft.backbones.fetch.digests import check_pin, digest
 from tfft.backbones.fetch.resolver import KERAS_HUB_PREFIX, KERAS_PREFIX, files_of
 from tfft.backbones.huggingface import text_folder
@@ -231,24 +232,34 @@ class HuggingFaceText:
         return dataclasses.replace(backbone, origin=handle)
 
 
-class NewVoice:
-    """The acoustic model for speech synthesis with random weights, ``"voice-small"``."""
+class NewNetwork:
+    """A network with random weights, to train from scratch.
 
-    name = "new voice"
-    options: frozenset[str] = frozenset()
+    Args:
+        handle: Its name.
+        function: Place of the function that makes it, ``"module:name"``.
+        options: Names of its options.
+    """
+
+    name = "new network"
+
+    def __init__(self, handle: str, function: str, options: frozenset[str] = frozenset()) -> None:
+        self.options = options
+        self._handle, self._function = handle, function
 
     def matches(self, handle: str) -> bool:
-        """Returns whether the handle is its name."""
-        return handle == "voice-small"
+        """Return whether the handle is its name."""
+        return plain(handle) == plain(self._handle)
 
     def files(self, handle: str) -> None:
-        """Returns None: random weights have no files."""
+        """Return None: random weights have no files."""
 
     def load(self, handle: str, options: LoadOptions) -> Backbone:
-        """Builds the network."""
-        from tfft.backbones.voice import voice
-
-        return voice(options.name or handle)
+        """Build the network."""
+        module, _, function = self._function.partition(":")
+        given = {name: value for name in self.options if (value := getattr(options, name)) is not None}
+        backbone: Backbone = getattr(importlib.import_module(module), function)(options.name or self._handle, **given)
+        return backbone
 
 
 class SavedModel:
@@ -306,7 +317,7 @@ LOADERS: tuple[BackboneLoader, ...] = (
     LiteRTModel(),
     OnnxFile(),
     HuggingFaceText(),
-    NewVoice(),
+    *(NewNetwork(name, function) for name, function in NEW_NETWORKS.items()),
     SavedModel(),
 )
 _registered: list[BackboneLoader] = []

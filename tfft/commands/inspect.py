@@ -16,7 +16,7 @@ SUMMARY = "show the blocks and the input of a backbone"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     parser.add_argument("handle", metavar="HANDLE", help="short name, folder, file or address of a model")
-    add_settings(parser, "image_size", "input_range", "output", "signature", "trust", "constants")
+    add_settings(parser, "image_size", "input_range", "output", "signature", "trust", "constants", "per_example")
     add_json(parser)
 
 

@@ -24,7 +24,7 @@ from tfft.specs import AudioSpec, Augmentation, InputSpec
 _DEFAULTS: dict[str, Any] = {
     "validation": 0.2, "seed": 0, "strict": False, "check": True, "progress": None, "group": None, "store": None,
     "label": None, "task": "auto", "separator": None, "root": None, "images": None, "encoding": None, "delimiter": None,
-    "decimal": None, "masks": None, "ignore": None,
+    "decimal": None, "masks": None, "ignore": None, "letter_case": None, "punctuation": None,
 }  # fmt: skip
 
 
@@ -51,6 +51,8 @@ def load(
     decimal: str | None = None,
     masks: str | os.PathLike[str] | None = None,
     ignore: str | int | Sequence[str | int] | None = None,
+    letter_case: str | None = None,
+    punctuation: str | None = None,
     sample_rate: int | None = None,
     seconds: float | None = None,
     **further: Any,
@@ -74,6 +76,8 @@ def load(
             - ``(texts, labels)``; with ``task="token_classification"`` files or lists of tagged words;
             - with ``task="semantic_segmentation"`` a folder of images and one of masks
               (:func:`tfft.tasks.semantic_segmentation.data.load_masks`);
+            - with ``task="transcription"`` recordings and their transcripts
+              (:func:`tfft.tasks.transcription.data.load_transcripts`);
             - with ``task="speech_synthesis"`` clips and their texts
               (:func:`tfft.tasks.speech_synthesis.data.load_voice`);
             - ``(images, labels)``, arrays or lists, twice for two parts, or a ``tf.data.Dataset`` of both
@@ -94,7 +98,8 @@ def load(
         text: Column with the texts; two columns for pairs.
         label: Column with the labels.
         task: Meaning of the labels: ``"classification"``, ``"binary"``, ``"multilabel"``, ``"regression"``, or
-            ``"token_classification"``, one tag per word, or ``"semantic_segmentation"``, one class per pixel;
+            ``"token_classification"``, one tag per word, ``"semantic_segmentation"``, one class per pixel, or
+            ``"transcription"``, the text of a recording;
             ``"auto"`` infers it.
         separator: Separator between several labels of one example.
         root: Folder of the files in a table.
@@ -105,6 +110,8 @@ def load(
         masks: Folder of the masks for semantic segmentation, absolute or below the data folder or each of its parts.
             Defaults to ``masks``, ``labels`` or ``annotations`` beside ``images``.
         ignore: Names, values or colours in masks that count as no label, in addition to 255.
+        letter_case: ``"lower"`` or ``"keep"``, for transcripts.
+        punctuation: ``"drop"`` or ``"keep"``, for transcripts.
         sample_rate: Sample rate in Hz to which recordings are resampled.
         seconds: Clip length in seconds.
         **further: Settings of a modality from another package.

@@ -69,6 +69,7 @@ def apply_mixup(
     with tf.device("CPU:0"):
         passes = tf.Variable(0, dtype=tf.int64, trainable=False, name="passes") if epoch is None else epoch
 
+    @tf.autograph.experimental.do_not_convert
     def one_pass(_: tf.Tensor) -> tf.data.Dataset:
         now = tf.cast(passes.read_value(), tf.int64)
         if epoch is None:
@@ -77,6 +78,7 @@ def apply_mixup(
         own = tf.random.fold_in(tf.constant([seed, _DOMAIN], tf.int64), now)
         return tf.data.Dataset.counter().map(lambda number: tf.random.fold_in(own, number))
 
+    @tf.autograph.experimental.do_not_convert
     def mix(batch: tuple[Any, tf.Tensor], number: tf.Tensor) -> tuple[Any, tf.Tensor]:
         return _mix(batch[0], _shares(batch[1], classes), mixup_alpha, cutmix_alpha, number)
 

@@ -55,6 +55,7 @@ def rows(
         sizes = None if lengths is None else tf.constant(lengths, tf.int64)
     draw = _each_once(count) if classes is None else _balanced(np.asarray(classes), seed)
 
+    @tf.autograph.experimental.do_not_convert  # nothing to convert, and looking for it takes time
     def one_pass(_: tf.Tensor) -> tf.data.Dataset:
         now = tf.cast(passes.read_value(), tf.int64)
         if epoch is None:

@@ -136,6 +136,7 @@ class Scores:
         measures: Further numbers by name; for regression also the errors of always predicting the mean or the median of
             the training targets, ``"mean_baseline"`` and ``"median_baseline"``.
         items: Plural noun for the examples, such as "sentences".
+        worst: The worst examples as text, for a person; not part of the summary.
     """
 
     task: str
@@ -149,6 +150,7 @@ class Scores:
     confusion: np.ndarray | None = None
     measures: Mapping[str, float] = dataclasses.field(default_factory=dict)
     items: str = "examples"
+    worst: str = ""
 
     @property
     def value(self) -> float:
@@ -209,6 +211,7 @@ class Scores:
             "per_class": [row.to_dict() for row in self.per_class],
             "confusion": dense,
             "items": self.items,
+            **({"worst": self.worst} if self.worst else {}),
         }
 
     @classmethod
@@ -248,6 +251,7 @@ class Scores:
             if not k.startswith("iou of ")
         )
         lines = [self.summary, f"loss {self.loss:.4f}{measures}"]
+        lines += [self.worst] if self.worst else []
         if not self.per_class:
             return "\n".join(lines)
         rows, words = list(self.per_class), self.display

@@ -49,10 +49,13 @@ class Tokenize(keras.layers.Layer):
         self.packer, self.names, self.mask, self.max_length = packer, dict(names), mask, int(max_length)
         self.fixed = bool(fixed)
         self.supports_jit = False  # strings: XLA has no operations for them, and Keras turns it on by itself on GPUs
-        # One for texts and one for pairs: TensorFlow finds no common form for calls with one argument and with two.
-        # A partial, since TensorFlow counts the tracings of a method over all layers, and would warn of too many.
+        # Tokenizers take seconds to trace: a function is traced once per layer, whatever the size of the batch. One for
+        # texts and one for pairs. A partial, since TensorFlow counts the tracings of a method over all layers, and
+        # would warn of too many.
+        texts = tf.TensorSpec([None], tf.string)
         self._one, self._two = (
-            tf.function(functools.partial(self._cut), autograph=False, reduce_retracing=True) for _ in range(2)
+            tf.function(functools.partial(self._cut), input_signature=signature, autograph=False)
+            for signature in ([texts], [texts, texts])
         )
         if getattr(packer, "sequence_length", max_length) != max_length:
             packer.sequence_length = self.max_length
@@ -64,8 +67,7 @@ class Tokenize(keras.layers.Layer):
         """Return the backbone's inputs for texts."""
         texts = tuple(texts) if isinstance(texts, (list, tuple)) else (texts,)
         # In a graph also when called directly: eagerly, KerasHub takes another path, which does not support pairs.
-        if not tf.executing_eagerly():
-            return self._cut(*texts)
+        # A function also in a graph: TensorFlow then traces the tokenizer once per layer, not once per graph.
         return (self._one if len(texts) == 1 else self._two)(*texts)
 
     def _cut(self, *texts: tf.Tensor) -> dict[str, tf.Tensor]:

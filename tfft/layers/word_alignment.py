@@ -84,10 +84,9 @@ class TokenizeWords(Tokenize):
         config = {**tokenize.get_config(), "packer": tokenize.packer, "name": name}
         return cls(**config, **_learned(tokenize))
 
-    def call(self, texts: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Return the backbone's inputs and the starts of the words."""
-        words = tf.strings.split(texts)
-        found = super().call(tf.strings.reduce_join(words, axis=-1, separator=" "))
+    def _cut(self, *texts: tf.Tensor) -> dict[str, tf.Tensor]:
+        words = tf.strings.split(texts[0])
+        found = super()._cut(tf.strings.reduce_join(words, axis=-1, separator=" "))
         return {**found, WORD_STARTS: self._starts(words, found[self.ids])}
 
     def _starts(self, words: tf.RaggedTensor, packed: tf.Tensor) -> tf.Tensor:
@@ -180,7 +179,7 @@ def _learned(tokenize: Tokenize) -> dict[str, Any]:
 
 def _tried(tokenize: Tokenize) -> tuple[list[Any], dict[str, list[Any]], dict[str, list[Any]]]:
     # In a graph, as models run: eagerly, KerasHub runs other code, with other tokens for unknown words.
-    @tf.function(autograph=False)
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
     def tokenizer(texts: tf.Tensor) -> tf.RaggedTensor:
         return _as_ragged(tokenize.packer.tokenizer(texts))
 

@@ -156,8 +156,10 @@ def _facts(backbone: Backbone, data: RunData, cache: object) -> DatasetStats:
 def build_model(backbone: Backbone, data: RunData, plan: Plan) -> keras.Model:
     """Build the model: a backbone with the head of the task."""
     l2 = 0.0 if plan.l2 == "auto" else plan.l2
-    head = registry.task(plan.task).make_head(
-        data.class_names, dropout=plan.dropout, l2=l2, label_smoothing=plan.label_smoothing, loss=plan.loss
+    task = registry.task(plan.task)
+    own = {name: getattr(plan, name) for name in task.head_settings}
+    head = task.make_head(
+        data.class_names, dropout=plan.dropout, l2=l2, label_smoothing=plan.label_smoothing, loss=plan.loss, **own
     )
     head = head.fitted_to(data.splits.train.head_facts)
     size = None if backbone.input_spec is None else plan.image_size

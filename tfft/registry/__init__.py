@@ -121,6 +121,7 @@ _TASKS: _Registry[Task] = _Registry(
         "token_classification": "tfft.tasks.token_classification:TOKEN_CLASSIFICATION",
         "object_detection": "tfft.tasks.object_detection:OBJECT_DETECTION",
         "semantic_segmentation": "tfft.tasks.semantic_segmentation:SEMANTIC_SEGMENTATION",
+        "transcription": "tfft.tasks.transcription:TRANSCRIPTION",
         "speech_synthesis": "tfft.tasks.speech_synthesis:SPEECH_SYNTHESIS",
     },
     {"tokens": "token_classification"},  # in saved heads and plans

@@ -30,6 +30,23 @@ def _names_in(value: Any) -> Iterator[str]:
             yield from _names_in(inner)
 
 
+def _texts(attributes: Mapping[str, Any]) -> Iterator[bytes]:
+    for value in attributes.values():
+        yield from _texts_in(value)
+
+
+def _texts_in(value: Any) -> Iterator[bytes]:
+    kind = value.WhichOneof("value")
+    if kind == "s":
+        yield value.s
+    elif kind == "func":
+        yield from _texts(value.func.attr)
+    elif kind == "list":
+        yield from value.list.s
+        for function in value.list.func:
+            yield from _texts(function.attr)
+
+
 def base_of(ref: str) -> str:
     """Returns the node (or argument) that a reference points to, of any form: ``n``, ``n:1``, ``n:out:0``, ``^n``."""
     return ref.lstrip("^").split(":")[0]
@@ -51,6 +68,7 @@ class CallGraph:
         self.graph_def = graph_def
         self.nodes = {node.name: node for node in graph_def.node}
         self.library = {f.signature.name: f for f in graph_def.library.function}
+        self._by_text = {name.encode(): name for name in self.library}
         self._bodies = {name: {n.name: n for n in f.node_def} for name, f in self.library.items()}
         self._callers: dict[str, list[tuple[str, Any]]] = collections.defaultdict(list)
         self._calls: dict[str, list[str]] = {}
@@ -102,16 +120,41 @@ class CallGraph:
 
     def named_otherwise(self) -> set[str]:
         """Returns functions that are reached by other means than a node: as gradients, or by their name as a text."""
+        nodes = {text for _, node in self.every_node() for text in _texts(node.attr)}
+        functions = {name for function in self.library for name in self._named_by(function)}
+        return self._unasked() | self._with_names(nodes) | functions
+
+    def reached(self, functions: Iterable[str], nodes: Iterable[str]) -> set[str]:
+        """Returns all functions that others, or nodes of the graph, reach in any way, also by a name in a text."""
+        nodes = list(nodes)
+        start = {*functions, *self._unasked(), *self.functions_of(nodes)}
+        start |= self._with_names(text for name in nodes for text in _texts(self.nodes[name].attr))
+        seen: set[str] = set()
+        while new := self.closure(start) - seen:
+            seen |= new
+            for name in new:
+                start |= self._named_by(name)
+                start |= self._with_names(text for n in self.library[name].node_def for text in _texts(n.attr))
+        return seen
+
+    def _unasked(self) -> set[str]:
+        """Functions that TensorFlow may run without anybody naming them."""
         library = self.graph_def.library
-        found = {g.gradient_func for g in library.gradient} | {g.gradient_func for g in library.registered_gradients}
-        texts: set[bytes] = set()
-        for _, node in self.every_node():
-            texts |= {value.s for value in node.attr.values() if value.WhichOneof("value") == "s"}
-        for function in library.function:
-            texts |= {value.s for value in function.attr.values() if value.WhichOneof("value") == "s"}
-            if "api_implements" in function.attr:  # one of several that TensorFlow may put in place of another
-                found.add(function.signature.name)
-        return found | {name for name in self.library if name.encode() in texts}
+        found = {name for g in library.gradient for name in (g.function_name, g.gradient_func)}
+        found |= {gradient.gradient_func for gradient in library.registered_gradients}
+        # TensorFlow may put one function in place of another that implements the same.
+        return found | {f.signature.name for f in library.function if "api_implements" in f.attr}
+
+    def _named_by(self, function: str) -> set[str]:
+        """Functions that the attributes of a function or of its arguments name, in any way."""
+        proto = self.library[function]
+        attributes = [proto.attr, *(argument.attr for argument in proto.arg_attr.values())]
+        found = {name for one in attributes for value in one.values() for name in _names_in(value)}
+        return found | self._with_names(text for one in attributes for text in _texts(one))
+
+    def _with_names(self, texts: Iterable[bytes]) -> set[str]:
+        """Functions whose names are among some texts."""
+        return {name for text in texts if (name := self._by_text.get(text))}
 
     # ------------------------------------------------------------------------- size
 

@@ -32,6 +32,7 @@ class Endpoint:
         has_training: whether it was also saved for training.
         single: True when the input is one bare tensor.
         outputs: nest of the specs of its results.
+        inference: what ``training`` is in inference: False, or None where it was only saved for its default None.
         note: why it was chosen where that is not obvious, as a sentence; empty otherwise.
     """
 
@@ -45,6 +46,7 @@ class Endpoint:
     has_training: bool
     single: bool
     outputs: Any = None
+    inference: bool | None = False
     note: str = ""
 
     def __str__(self) -> str:
@@ -83,9 +85,9 @@ class Endpoint:
         arguments = [tf.nest.map_structure(fill, a) for a in self.arguments]
         keywords = {k: tf.nest.map_structure(fill, v) for k, v in sorted(self.keywords.items())}
         if isinstance(self.training, int):
-            arguments[self.training] = training
+            arguments[self.training] = training or self.inference
         elif self.training is not None:
-            keywords[self.training] = training
+            keywords[self.training] = training or self.inference
         return self.function(*arguments, **keywords)
 
 
@@ -202,8 +204,9 @@ def _from_function(name: str, function: Any) -> Endpoint:
     if "training" in bound:
         place = parameters.index("training") if "training" in parameters else "training"
     nests = {k: v for k, v in [*zip(parameters, positional, strict=False), *sorted(keywords.items())] if _has_specs(v)}
-    both = True in trained and False in trained
-    return _endpoint(name, function, positional, keywords, nests, place, both, outputs)
+    both = True in trained and not {False, None}.isdisjoint(trained)
+    endpoint = _endpoint(name, function, positional, keywords, nests, place, both, outputs)
+    return endpoint if False in trained or None not in trained else dataclasses.replace(endpoint, inference=None)
 
 
 def _bind(parameters: list[str], defaults: dict[str, Any], arguments: Any, keywords: Any) -> dict[str, Any]:

@@ -17,13 +17,14 @@ from tfft.backbones.savedmodel.graph import attribute, data_inputs, node_of, spl
 from tfft.backbones.savedmodel.partition import Analysis
 from tfft.backbones.savedmodel.running import run_graph
 
-_LAYERS = frozenset("Conv2D DepthwiseConv2dNative Conv3D MatMul BatchMatMul BatchMatMulV2 BatchMatMulV3 Einsum".split())
+LAYERS = frozenset("Conv2D DepthwiseConv2dNative Conv3D MatMul BatchMatMul BatchMatMulV2 BatchMatMulV3 Einsum".split())
 _BATCH_NORM = frozenset({"FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3"})
 _SAME = frozenset(
     """Identity StopGradient PreventGradient CheckNumerics Snapshot EnsureShape ResizeBilinear ResizeBicubic
     ResizeNearestNeighbor ResizeArea ScaleAndTranslate CropAndResize ImageProjectiveTransformV2
     ImageProjectiveTransformV3 Pad PadV2 MirrorPad Reshape Squeeze ExpandDims Slice ClipByValue Maximum Minimum
-    AvgPool MaxPool SpaceToBatchND Round Rint Floor""".split()
+    AvgPool MaxPool SpaceToBatchND Round Rint Floor FakeQuantWithMinMaxArgs FakeQuantWithMinMaxVars
+    FakeQuantWithMinMaxVarsPerChannel QuantizeAndDequantizeV2 QuantizeAndDequantizeV3 QuantizeAndDequantizeV4""".split()
 )
 _REDUCTIONS = frozenset({"Mean", "Sum", "Max", "Min", "Prod", "Square", "SquaredDifference"})
 _MOST_VALUES = 2**22  # of a constant that is subtracted, such as a mean picture
@@ -108,7 +109,7 @@ class _Follower:
             if not any(entering) or name in self._states:
                 continue
             first = next(state for state in entering if state is not None)
-            if node.op in _LAYERS and entering[0] is not None and first.kind != "statistic":
+            if node.op in LAYERS and entering[0] is not None and first.kind != "statistic":
                 return dataclasses.replace(first.by_input(), place=name)
             if node.op in _BATCH_NORM and entering[0] is not None and not attribute(node, "is_training").b:
                 return self._batch_norm(name, first, refs)

@@ -11,8 +11,6 @@ import functools
 import os
 import pathlib
 import re
-import shutil
-import weakref
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -27,6 +25,7 @@ from tfft.backbones.savedmodel.features import choose_features
 from tfft.backbones.savedmodel.graph import FlatGraph
 from tfft.backbones.savedmodel.layer import SavedModelBlock
 from tfft.backbones.savedmodel.layer_builder import Maker
+from tfft.backbones.savedmodel.loading import load, outside_strategy
 from tfft.backbones.savedmodel.packages import needs
 from tfft.backbones.savedmodel.partition import (
     Analysis,
@@ -39,10 +38,8 @@ from tfft.backbones.savedmodel.partition import (
     whole,
 )
 from tfft.backbones.savedmodel.pixel_range import PixelRange, find_pixel_range
-from tfft.backbones.savedmodel.prune import write_pruned
-from tfft.backbones.savedmodel.scan import Judged, check_savedmodel, chosen_meta_graph, read_meta_graphs
+from tfft.backbones.savedmodel.scan import read_meta_graphs
 from tfft.backbones.savedmodel.signature_names import output_names, with_input_names
-from tfft.backbones.text_ops import load_text_ops, ops_in
 from tfft.errors import (
     BackboneError,
     DependencyError,
@@ -128,7 +125,7 @@ def open_savedmodel(
     try:
         loaded, left_out = load(folder, tags, trust, signature)
         endpoint = with_input_names(loaded, find_endpoint(loaded, signature, per_example=per_example))
-        adapted = _outside_strategy(lambda: adapt(endpoint, loaded, per_example, image_size))
+        adapted = outside_strategy(lambda: adapt(endpoint, loaded, per_example, image_size))
         opener = Opener(loaded, adapted, output, prefer, trust, constants)
         opener.notes += left_out
         training = opener.training_graph(batch_norm, backbone_dropout)
@@ -144,58 +141,6 @@ def open_savedmodel(
         raise SavedModelError(
             f"{str(folder)!r} was loaded and cannot be opened: {type(error).__name__}: {reason_of(error)}"
         ) from error
-
-
-def load(
-    folder: pathlib.Path, tags: Sequence[str] | None, trust: bool, signature: str | None = None
-) -> tuple[Any, list[str]]:
-    """Scans and loads a SavedModel.
-
-    Args:
-        folder: the SavedModel.
-        tags: of the meta graph; None for the default.
-        trust: True loads it unscanned.
-        signature: that will be called; None for the default.
-
-    Returns:
-        The loaded model, and notes on what was left out of it.
-    """
-    judged = Judged(read_meta_graphs(folder)) if trust else check_savedmodel(folder, tags=tags, signature=signature)
-    meta = chosen_meta_graph(judged.meta_graphs, tags, folder)
-    load_text_ops(ops_in(folder), f"The SavedModel {str(folder)!r}")
-    if judged.pruned is None:
-        return _load(folder, list(meta.meta_info_def.tags), folder), []
-    part = write_pruned(judged.pruned, folder)
-    try:
-        loaded = _load(part, list(meta.meta_info_def.tags), folder)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
-    weakref.finalize(loaded, shutil.rmtree, part, ignore_errors=True)  # tables may be read from its assets again
-    return loaded, [f"Left out, since neither loading nor the endpoint runs it: {join_names(judged.left_out)}."]
-
-
-def _load(folder: pathlib.Path, tags: Sequence[str], shown: pathlib.Path) -> Any:
-    quiet = tf.get_logger()  # it warns twice of every reference variable, which are dealt with in tf1.py
-    level = quiet.level
-    quiet.setLevel("ERROR")
-    try:
-        # The strategy stack is per thread: what is created here must be plain, also inside a strategy scope.
-        return _outside_strategy(lambda: tf.saved_model.load(str(folder), tags=tags))
-    except Exception as error:  # TensorFlow raises a dozen classes for a damaged model
-        raise SavedModelError(f"TensorFlow cannot load {str(shown)!r}: {reason_of(error)}") from error
-        raise SavedModelError(f"TensorFlow cannot load {str(folder)!r}: {reason_of(error)}") from error
-    finally:
-        quiet.setLevel(level)
-
-
-def _outside_strategy(function: Any) -> Any:
-    if not tf.distribute.has_strategy():
-        return function()
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(function).result()
 
 
 def _keras_name(name: str) -> str:
@@ -233,9 +178,11 @@ class Opener:
         if constants == "fixed" and flat.variables:
             return flat
         kernels = find_kernels(flat)
-        described = f"{len(kernels)} constants of the graph ({sum(kernels.values()):,} values)"
+        described = (
+            f"{len(kernels)} constant{'s' * (len(kernels) != 1)} of the graph ({sum(kernels.values()):,} values)"
+        )
         if constants == "fixed":
-            way = f' constants="trainable" makes variables of {described}.' if kernels else ""
+            way = f' constants="trainable" makes {described} trainable.' if kernels else ""
             self.notes.append(f"The graph holds no variables, so it is used frozen, as a feature extractor.{way}")
             return flat
         if not kernels:
@@ -243,7 +190,8 @@ class Opener:
                 'constants="trainable" found no constant in the graph that a matrix product, a convolution, a bias or '
                 "a normalisation reads. Leave it out: the variables that the graph holds are trained without it."
             )
-        self.notes.append(f"{described} became variables that are trained.")
+        became = "became a variable that is trained" if len(kernels) == 1 else "became variables that are trained"
+        self.notes.append(f"{described} {became}.")
         return with_trainable_kernels(flat)
 
     # ------------------------------------------------------------------ training graph
@@ -264,7 +212,7 @@ class Opener:
                 f"{asked} needs the graph for training=True, which this SavedModel was saved without "
                 f"(called as {self.endpoint.label}). Open it without, and its statistics stay fixed."
             )
-        flat = _outside_strategy(lambda: self.endpoint.flat(self.variables, training=True))
+        flat = outside_strategy(lambda: self.endpoint.flat(self.variables, training=True))
         try:
             analysis = self.choice.in_training(flat)
         except NoMatch as error:
@@ -406,9 +354,12 @@ class Opener:
     def _note_unused(self) -> None:
         unused = [v.name.split(":")[0] for v in self.variables if id(v) not in self.used]
         if unused:
+            verbs = "variable does not contribute" if len(unused) == 1 else "variables do not contribute"
             shown = ", ".join(unused[:4]) + (" and more" if len(unused) > 4 else "")
             where = f"output {self.output!r}" if self.output else "the output"
-            self.notes.append(f"{len(unused)} variables do not contribute to {where} and are left out ({shown}).")
+            self.notes.append(
+                f"{len(unused)} {verbs} to {where} and {'is' if len(unused) == 1 else 'are'} left out ({shown})."
+            )
 
 
 def _differs(difference: float, limit: float) -> SavedModelError:

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from tfft.backbones.savedmodel.input_scaling import Scaling, find_scaling
 from tfft.backbones.savedmodel.partition import Analysis
-from tfft.backbones.savedmodel.range_check import compare_ranges, fit_of_statistics
+from tfft.backbones.savedmodel.range_check import compare_ranges, fit_of_statistics, measured_scaling
 
 Range = tuple[float, float]
 RANGES: tuple[Range, ...] = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0))  # that models take, the smallest first
@@ -51,11 +51,16 @@ def find_pixel_range(analysis: Analysis, spec: tf.TensorSpec) -> PixelRange | No
         spec: of its only input.
     """
     placeholders = analysis.flat.inputs
-    if len(placeholders) != 1 or spec.shape.rank != 4 or spec.shape[3] not in (1, 3, 4) or not spec.dtype.is_floating:
+    if len(placeholders) != 1 or spec.shape.rank not in (3, 4) or not spec.dtype.is_floating:
         return None
-    if placeholders[0] not in analysis.data:
+    if placeholders[0] not in analysis.data or spec.shape[-1] not in (1, 3, 4):
         return None
+    if spec.shape.rank == 3:  # one image; a series of vectors looks the same until a layer takes images
+        alone = measured_scaling(analysis, spec)
+        return None if alone is None else _read_off(alone)
     found = find_scaling(analysis, placeholders[0], spec.shape[3])
+    if isinstance(found, str):
+        found = measured_scaling(analysis, spec) or found
     if isinstance(found, Scaling):
         known = _read_off(found)
         if known is not None:

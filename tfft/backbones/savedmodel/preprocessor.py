@@ -17,7 +17,7 @@ import tensorflow as tf
 from tfft.backbones.savedmodel.graph import flatten
 from tfft.backbones.savedmodel.layer import SavedModelBlock
 from tfft.backbones.savedmodel.layer_builder import Maker
-from tfft.backbones.savedmodel.opener import load
+from tfft.backbones.savedmodel.loading import load
 from tfft.backbones.savedmodel.partition import Analysis, whole
 from tfft.backbones.savedmodel.tf1 import modernized
 from tfft.errors import BackboneError, SavedModelError, join_names, reason_of

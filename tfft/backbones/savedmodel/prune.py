@@ -23,7 +23,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from tfft.backbones.savedmodel import folder_scan
-from tfft.backbones.savedmodel.call_graph import CallGraph
+from tfft.backbones.savedmodel.call_graph import CallGraph, base_of
 from tfft.errors import join_names
 
 INITIALIZER = "__saved_model_init_op"
@@ -138,6 +138,7 @@ class _Pruning:
         gone = self._objects_with(refused)
         if gone is None:
             return None
+        self._cut_at_inputs()
         kept_signatures = self._prune_signatures()
         if not self._callable(signature, gone, kept_signatures):
             return None
@@ -206,6 +207,31 @@ class _Pruning:
 
     # ------------------------------------------------------------------------------ the graph itself
 
+    def _cut_at_inputs(self) -> None:
+        """Makes placeholders of what signatures feed, where it comes from code at fault, such as an input pipeline."""
+        waited_for = {ref[1:] for _, node in self.calls.every_node() for ref in node.input if ref.startswith("^")}
+        read = {ref for _, node in self.calls.every_node() for ref in node.input}
+        signatures, saver = self.meta.signature_def.values(), self.meta.saver_def
+        unfed = self.calls.upstream([*collected(self.meta), saver.restore_op_name, saver.save_tensor_name])
+        for signature in signatures:  # the nodes that it runs without feeding them
+            fed = {base_of(info.name) for info in signature.inputs.values()}
+            unfed |= self.calls.upstream(signature_outputs(signature)) - fed
+        for info in [info for signature in signatures for info in signature.inputs.values()]:
+            name, _, index = info.name.partition(":")
+            node = self.calls.nodes.get(name)
+            alone = not any(ref.startswith(f"{name}:") and ref != f"{name}:0" for ref in read)
+            if node is None or index not in ("", "0") or not alone or name in waited_for | unfed:
+                continue
+            before = self.calls.upstream([name])
+            ops = {self.nodes[one] for one in before & self.nodes.keys()}
+            if ops and not self._ops_of(self.calls.functions_of(before)):
+                self.dropped.setdefault(f"what is in front of the input {name!r}", set()).update(ops)
+                self.nodes.pop(name, None)
+                node.Clear()
+                node.name, node.op = name, "Placeholder"
+                node.attr["dtype"].type = info.dtype
+                node.attr["shape"].shape.CopyFrom(info.tensor_shape)
+
     def _prune_signatures(self) -> dict[str, bool]:
         """Cuts out signatures that hold faults; returns whether each is left."""
         left = {}
@@ -246,19 +272,7 @@ class _Pruning:
     def _prune_library(self, nodes: Collection[str]) -> None:
         """Cuts out functions that nothing kept reaches: by a call, as a gradient, or by its name in a text."""
         library = self.meta.graph_def.library
-        texts = {text for name in nodes for text in _texts(self.calls.nodes[name].attr)}
-        start = {name for node in self.objects for name in _concrete(node)}
-        start |= {name for gradient in library.gradient for name in (gradient.function_name, gradient.gradient_func)}
-        start |= {gradient.gradient_func for gradient in library.registered_gradients}
-        # TensorFlow may put one function in place of another that implements the same.
-        start |= {function.signature.name for function in library.function if "api_implements" in function.attr}
-        start |= self.calls.functions_of(nodes)
-        keep: set[str] = set()
-        while new := self.calls.closure(start) - keep:
-            keep |= new
-            for function in (self.calls.library[name] for name in new):
-                texts |= {t for attr in (function.attr, *(n.attr for n in function.node_def)) for t in _texts(attr)}
-            start |= {name for name in self.calls.library if name.encode() in texts}
+        keep = self.calls.reached({name for node in self.objects for name in _concrete(node)}, nodes)
         kept = [function for function in library.function if function.signature.name in keep]
         del library.function[:]
         library.function.extend(kept)
@@ -295,11 +309,3 @@ def _concrete(node: Any) -> list[str]:
     if kind == "function":
         return list(node.function.concrete_functions)
     return [node.bare_concrete_function.concrete_function_name] if kind == "bare_concrete_function" else []
-
-
-def _texts(attributes: Any) -> Iterator[bytes]:
-    for value in attributes.values():
-        if value.WhichOneof("value") == "s":
-            yield value.s
-        elif value.WhichOneof("value") == "list":
-            yield from value.list.s

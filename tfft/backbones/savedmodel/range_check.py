@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfft.backbones.savedmodel.graph import FlatGraph, attribute, data_inputs, node_of
+from tfft.backbones.savedmodel.input_scaling import LAYERS, Scaling
 from tfft.backbones.savedmodel.partition import Analysis
 from tfft.backbones.savedmodel.running import run_graph
 
@@ -72,6 +73,45 @@ def compare_ranges(analysis: Analysis, spec: tf.TensorSpec, ranges: Sequence[Ran
     wanted = found.pop(ranges[0], np.zeros(1))
     lengths = {r: max(float(np.linalg.norm(ours)), float(np.linalg.norm(wanted)), 1e-12) for r, ours in found.items()}
     return {r: float(np.linalg.norm(ours - wanted)) / lengths[r] for r, ours in found.items()}
+
+
+def measured_scaling(analysis: Analysis, spec: tf.TensorSpec) -> Scaling | None:
+    """Measures on pictures of one colour what the first layer gets, where its graph cannot be followed.
+
+    Args:
+        analysis: of the graph.
+        spec: of its only input, images or one image without a batch axis.
+
+    Returns:
+        The factor and the offset of each channel; None where what is done to a pixel is not that.
+    """
+    flat, channels = analysis.flat, spec.shape[-1]
+    layers = (
+        n for n in analysis.order if flat.nodes[n].op in LAYERS and analysis.data[node_of(flat.nodes[n].input[0])]
+    )
+    name = next(layers, "")
+    ref = data_inputs(flat.nodes[name])[0] if name else ""
+    if not name or analysis.tensor(ref).shape.rank != 4 or analysis.tensor(ref).shape[3] != channels:
+        return None
+    black, white = np.zeros(channels), np.full(channels, 255.0)
+    colours = [black, *np.eye(channels), white, white / 2, white * (np.arange(channels) + 1) / (channels + 1)]
+    batch = [] if spec.shape.rank == 3 else [spec.shape[0] or 1]
+    size = [n or side for n, side in zip(spec.shape[-3:-1], (_SIDE, _SIDE), strict=True)]
+    pictures = [np.broadcast_to(c, (*batch, *size, channels)) for c in colours]
+    try:
+        values = [np.asarray(run_graph(flat, [ref], [tf.constant(p, spec.dtype)])[0], np.float64) for p in pictures]
+    except (tf.errors.OpError, ValueError):
+        return None
+    middle = np.stack([v[0, v.shape[1] // 2, v.shape[2] // 2] for v in values])
+    shift, factors = middle[0], middle[1 : channels + 1] - middle[0]
+    expected = np.stack(colours) @ factors + shift
+    tolerance = 0.02 * np.ptp(middle) + 1e-6
+    source = np.abs(factors).argmax(axis=0)
+    alone = np.count_nonzero(np.abs(factors) > 1e-3 * np.abs(factors).max(), axis=0)
+    if not np.allclose(expected, middle, rtol=0, atol=tolerance) or np.any(alone != 1) or len(set(source)) != channels:
+        return None
+    scale = factors[source, np.arange(channels)]
+    return Scaling(scale, shift, source, 3, place=name).by_input()
 
 
 def fit_of_statistics(analysis: Analysis, spec: tf.TensorSpec, ranges: Sequence[Range]) -> dict[Range, float]:

@@ -9,7 +9,7 @@ placeholder for its handle, through which its contents are read.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -63,7 +63,26 @@ def _table_handle(loaded: Any, name: str, op: str) -> tf.Tensor:
             f"The graph holds the lookup table {name!r} ({op}), whose contents cannot be read through TensorFlow 2. "
             "Choose an output that does not need it with output=, or save the model again with TensorFlow 1.15."
         )
-    return loaded.prune([], f"{own_name(name)}:0")()
+    return _value_of(loaded, _node_of(loaded, name, _TABLES))
+
+
+def _node_of(loaded: Any, name: str, ops: Collection[str]) -> Any:
+    """The operation of the loaded graph that a node of the flat graph was.
+
+    Names of nodes in functions are not those of the graph: a table in a function may be called as the saver is, whose
+    value must not be computed. So it has to be an operation of the same kind that nothing goes before.
+    """
+    found = {op.name: op for op in loaded.graph.get_operations()}.get(own_name(name))
+    if found is None or found.type not in ops or found.inputs or found.control_inputs:
+        raise SavedModelError(
+            f"The value of {name!r} cannot be read: it is a variable or a table within a function, or needs others. "
+            "Save the model again with TensorFlow 2."
+        )
+    return found
+
+
+def _value_of(loaded: Any, op: Any) -> Any:
+    return loaded.prune([], op.outputs[0].name)()
 
 
 def with_resource_variables(flat: FlatGraph, loaded: Any) -> FlatGraph:
@@ -112,6 +131,12 @@ def _read(loaded: Any, flat: FlatGraph, names: list[str]) -> dict[str, Any]:
     # A function cannot return a reference, so the values are taken behind the ops that read them.
     found = {}
     for name in names:
-        reader = next(n for n in flat.consumers[name] if flat.nodes[n].op in ("Identity", "RefIdentity"))
-        found[name] = loaded.prune([], f"{own_name(reader)}:0")().numpy()
+        reads = next(n for n in flat.consumers[name] if flat.nodes[n].op in ("Identity", "RefIdentity"))
+        variable = _node_of(loaded, name, _REFERENCE)
+        reader = next(
+            (op for op in variable.outputs[0].consumers() if op.name == own_name(reads) and not op.control_inputs), None
+        )
+        if reader is None or reader.type not in ("Identity", "RefIdentity"):
+            raise SavedModelError(f"The variable {name!r} cannot be read: {reads!r} is not what reads it.")
+        found[name] = _value_of(loaded, reader).numpy()
     return found
