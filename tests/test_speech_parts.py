@@ -75,6 +75,7 @@ def test_griffin_lim_equals_a_numpy_loop(momentum):
 def test_griffin_lim_restores_a_tone_and_rows_are_independent():
     waves = [tones("ab"), tones("cdea")]
     mels = [log_mel_frames(tf.constant(wave[None]), SPEC).numpy()[0] for wave in waves]
+    mels[0] = mels[0][:-6]  # it ends in a tone
     batch = np.zeros((2, len(mels[1]), 80), np.float32)
     batch[0, : len(mels[0])], batch[1] = mels
     counts = tf.constant([len(mel) for mel in mels])

@@ -95,13 +95,12 @@ class GriffinLim(keras.layers.Layer):
 
     def call(self, log_mel: tf.Tensor, frames: tf.Tensor) -> tf.Tensor:
         """Return waveforms."""
-        window, step = frame_sizes(self.audio)
+        step = frame_sizes(self.audio)[1]
         count = tf.shape(log_mel)[1]
         there = tf.sequence_mask(frames, count, tf.float32)[..., None]
         magnitude = mel_to_linear(log_mel, self.audio) * there
-        # Silent frames follow every row, so that its last windows overlap with zeros alone and in a batch alike.
-        magnitude = tf.pad(magnitude, [[0, 0], [0, -(-window // step)], [0, 0]])
-        waves = griffin_lim(magnitude, self.audio, self.rounds, self.momentum)[:, : count * step]
+        # Frames of magnitude 0 add nothing, so what is behind a row changes none of its samples.
+        waves = griffin_lim(magnitude, self.audio, self.rounds, self.momentum)
         return waves * tf.sequence_mask(frames * step, count * step, tf.float32)
 
     def compute_output_spec(self, log_mel: Any, frames: Any) -> keras.KerasTensor:
