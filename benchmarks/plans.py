@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import io
 import os
 import pathlib
@@ -57,17 +58,26 @@ def photos(folder: pathlib.Path, side: int) -> tuple[Arrays, Arrays]:
     return parts[0], parts[1]
 
 
+@functools.cache
+def mel_weights(side: int) -> tf.Tensor:
+    return tf.signal.linear_to_mel_weight_matrix(side, 129, 8000, 60.0, 3800.0)
+
+
+def spectrogram(path: pathlib.Path, side: int = 64) -> np.ndarray:
+    mel = mel_weights(side)
+    wave, _ = tf.audio.decode_wav(tf.io.read_file(str(path)), desired_channels=1)
+    power = tf.abs(tf.signal.stft(wave[:, 0], 256, 64)) ** 2 @ mel
+    level = tf.math.log(power + 1e-6)
+    level = (level - tf.reduce_min(level)) / (tf.reduce_max(level) - tf.reduce_min(level))
+    image = tf.image.resize(tf.transpose(level)[::-1, :, None], (side, side)) * 255
+    return tf.repeat(tf.cast(image, tf.uint8), 3, -1).numpy()
+
+
 def sounds(folder: pathlib.Path, side: int = 64) -> tuple[Arrays, Arrays]:
-    mel = tf.signal.linear_to_mel_weight_matrix(side, 129, 8000, 60.0, 3800.0)
     found: dict[bool, list[tuple[np.ndarray, int]]] = {False: [], True: []}
     for path in sorted(folder.glob("*.wav")):
         digit, speaker, _ = path.stem.split("_")
-        wave, _ = tf.audio.decode_wav(tf.io.read_file(str(path)), desired_channels=1)
-        power = tf.abs(tf.signal.stft(wave[:, 0], 256, 64)) ** 2 @ mel
-        level = tf.math.log(power + 1e-6)
-        level = (level - tf.reduce_min(level)) / (tf.reduce_max(level) - tf.reduce_min(level))
-        image = tf.image.resize(tf.transpose(level)[::-1, :, None], (side, side)) * 255
-        found[speaker in SPEAKERS].append((tf.repeat(tf.cast(image, tf.uint8), 3, -1).numpy(), int(digit)))
+        found[speaker in SPEAKERS].append((spectrogram(path, side), int(digit)))
     train, test = ((np.stack([x for x, _ in part]), np.array([y for _, y in part])) for part in found.values())
     return train, test
 
@@ -78,7 +88,7 @@ def run(name: str, data: Arrays, test: Arrays, seed: int, settings: dict[str, ob
     quiet, began = io.StringIO(), time.perf_counter()
     with tempfile.TemporaryDirectory() as cache, contextlib.redirect_stdout(quiet):
         done = tfft.finetune(
-            common.BACKBONE, data, plan=tfft.plans.strategies(name, **special), seed=seed, image_size=settings["side"],
+            common.BACKBONE, data, plan=tfft.plans.named(name, **special), seed=seed, image_size=settings["side"],
             cache=cache, verbose=False,
         )  # fmt: skip
     seconds = time.perf_counter() - began

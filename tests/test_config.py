@@ -22,12 +22,14 @@ TABLES = (RunConfig, Phase, Plan)
 # For each setting a value that is not its default, and one that cannot be used.
 RUN = {
     "unfreeze": (3, None), "epochs": (2, -1), "head_epochs": (4, 0), "learning_rate": ((1e-2, 1e-3), (1e-2,)),
+    "minutes": (10, 0),
     "task": ("regression", "regresion"), "text": (("a", "b"), ("a", "b", "c")), "image": ("file", ""),
     "images": ("photos", 3),
     "audio": ("clip", -1), "label": (1, 1.5), "target": ("de", -1),
     "sample_rate": (8000, 0), "seconds": (1.5, float("inf")),
     "separator": ("|", ""), "delimiter": (";", ""), "encoding": ("cp1252", ""),
     "decimal": (",", ";"), "masks": ("annot", 3), "ignore": (("void", 11), 1.5),
+    "letter_case": ("keep", "upper"), "punctuation": ("keep", "all"), "beam_width": (16, 0),
     "max_length": (64, 2), "pooling": ("mean", "men"), "preprocessor": ("handle", 3),
     "image_size": ((64, 96), (1, 2, 3)), "batch_size": (8, 0), "microbatch_size": (4, True), "seed": (7, 0.5),
     "deterministic": (True, "yes"), "validation": (0.3, "no-such-file.csv"), "group": ("folder", 2.0),
@@ -315,6 +317,7 @@ def test_the_order_of_plan_yaml_stays():
     assert list(values) == [
         "backbone", "data", "backbone_digest", "name", "task", "text", "image", "images", "audio", "label",
         "target", "sample_rate", "seconds", "separator", "delimiter", "encoding", "decimal", "masks", "ignore",
+            "letter_case", "punctuation", "beam_width",
         "max_length", "pooling", "preprocessor", "image_size", "batch_size", "microbatch_size",
         "seed", "deterministic", "validation", "group", "dropout", "l2", "label_smoothing", "loss", "class_weight",
         "sampling", "batch_norm", "input_range", "output", "signature", "resize", "augment",

@@ -124,6 +124,7 @@ def test_only_the_chief_prints_and_writes(found):
     run = found.folder / "worker_run"
     assert {path.name for path in run.iterdir()} == {
         "export", "history.csv", "labels.txt", "metrics.json", "model.keras", "plan.yaml",
+        "timing.json",
     }  # fmt: skip
     for name in ("val_losses", "scores"):
         assert found.of("worker0", "finetune")[name] == found.of("worker1", "finetune")[name]

@@ -165,7 +165,7 @@ def test_the_cost_is_told_beforehand_and_follows_what_trains(capsys):
     assert shares in text.splitlines()[0]
     assert "cost of all" in text
     assert "100% of the cost of training everything for 4 epochs" in text
-    finetune(backbone(), squares(), epochs=1, batch_size=8, cache="memory")
+    finetune(backbone(), squares(), epochs=1, batch_size=8, cache="memory", verbose=2)
     assert "cost of fine-tune: " in capsys.readouterr().out
 
 

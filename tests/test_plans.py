@@ -51,6 +51,8 @@ def test_random_weights_are_trained_as_a_whole():
     assert "random" in plan.reasons["plan"]
     few = recommend(dataclasses.replace(FACTS, pretrained=False, examples=30, smallest=3), RunConfig(epochs=7))
     assert (few.name, few.phases[0].epochs) == ("from_scratch", 7)
+    varied = recommend(dataclasses.replace(FACTS, pretrained=False), RunConfig(epochs=20, augment="flip"))
+    assert varied.views == 20  # nothing is computed once, so a view costs no more than its repeat
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def test_the_folder_holds_the_run(done):
     names = {path.name for path in (root / "run").iterdir()}
     assert names == {
         "plan.yaml", "metrics.json", "history.csv", "labels.txt", "skipped.csv", "model.keras", "export", "check.json",
-        "split.csv",
+        "split.csv", "timing.json",
     }  # fmt: skip
     metrics = json.loads((root / "run" / "metrics.json").read_text())
     for name, scores in (("frozen", run.frozen_scores), ("final", run.final_scores)):

@@ -58,13 +58,14 @@ _MODULES = (
 _REGISTERED = (
     "tfft.layers.pooling", "tfft.layers.pixel_checks", "tfft.layers.preprocess", "tfft.layers.log_mel",
     "tfft.layers.tokenize", "tfft.layers.word_alignment", "tfft.layers.waveform", "tfft.layers.each_example",
-    "tfft.layers.relative_positions",
+    "tfft.layers.relative_positions", "tfft.layers.speech_blocks",
     "tfft.layers.transformer_blocks", "tfft.layers.bart_blocks", "tfft.layers.pair_tokenizer",
     "tfft.layers.caffe_pixels", "tfft.layers.start_end_packer", "tfft.layers.litert_model",
     "tfft.backbones.savedmodel.layer", "tfft.contrastive", "tfft.heads",
     "tfft.tasks.object_detection.layers", "tfft.tasks.object_detection.loss", "tfft.tasks.object_detection.metric",
     "tfft.tasks.semantic_segmentation.layers", "tfft.tasks.semantic_segmentation.losses",
     "tfft.tasks.text_to_text.head", "tfft.tasks.text_to_text.losses",
+    "tfft.tasks.transcription.layers", "tfft.tasks.transcription.loss", "tfft.tasks.transcription.metric",
     "tfft.optimizers.per_variable_lr", "tfft.optimizers.schedules", "tfft.regularizers.l2_sp",
 )  # fmt: skip
 

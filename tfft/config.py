@@ -148,7 +148,8 @@ class SharedSettings:
         "auto",
         help=f"Meaning of the labels: {', '.join(registry.task_names())}.",
         details='"regression": numbers. "token_classification": one tag per word; text and label then name the lists '
-        "of words and tags in JSON lines. \"semantic_segmentation\": one class per pixel, in masks.",
+        "of words and tags in JSON lines. \"semantic_segmentation\": one class per pixel, in masks. "
+        "\"transcription\": the text of a recording; audio and text then name the columns.",
         default_help="inferred from the labels",
         check=_TASK,
         cli=Option(), group="text", scope=("reading",),
@@ -238,6 +239,24 @@ class SharedSettings:
         help="Classes of masks that count as no label: names, values or colours (\"r g b\").",
         default_help="255, and a class named void or unlabelled",
         check=COLUMN | _IGNORED | NONE, cli=Option(parse_column, "CLASS", "+"), group="data", scope=("reading",),
+    )  # fmt: skip
+    letter_case: Literal["lower", "keep"] | None = setting(
+        None,
+        help="Letters of transcripts: lower makes all of them small.",
+        default_help="lower",
+        check=NONE | one_of("lower", "keep"), cli=Option(), group="text", scope=("reading",),
+    )  # fmt: skip
+    punctuation: Literal["drop", "keep"] | None = setting(
+        None,
+        help="Punctuation of transcripts.",
+        default_help="drop",
+        check=NONE | one_of("drop", "keep"), cli=Option(), group="text", scope=("reading",),
+    )  # fmt: skip
+    beam_width: int | None = setting(
+        None,
+        help="Number of texts that the decoding of a transcription compares; 1 takes the best character of each frame.",
+        default_help="1",
+        check=NONE | whole(1), cli=Option(parse_whole, "N"), group="text",
     )  # fmt: skip
     max_length: int | None = setting(
         None,
@@ -422,9 +441,14 @@ class SharedSettings:
             if self.label is not None and self.label in used:
                 problems.append(f"{name} and label must be different columns. Received: {self.label!r} for both")
         several = [name for name in roles if getattr(self, name) is not None]
-        if len(several) > 1:
+        if len(several) > 1 and not set(several) <= self._together():
             problems.append(f"{' and '.join(several)} each name the input column: give one of them")
         return problems
+
+    def _together(self) -> frozenset[str]:
+        """Return the settings that may name columns of a table at the same time, which depends on the task."""
+        known = self.task in registry.task_names()  # another name is a problem of its own
+        return registry.task(self.task).input_columns if known else frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -457,6 +481,13 @@ class _PhaseSettings:
         details="A pair (head, blocks) sets both rates and also trains the head.",
         default_help="from the data, the backbone and the batch size",
         check=AUTO | _RATE | _RATES, cli=Option(float, "RATE"),
+    )  # fmt: skip
+    minutes: float | None = setting(
+        None,
+        help="Minutes that the training may take; epochs, trained blocks and phases are cut to fit.",
+        details="The time is measured before training, so another machine may cut otherwise; the export comes on top.",
+        default_help="no limit",
+        check=number(above=0) | NONE, cli=Option(float, "MINUTES"),
     )  # fmt: skip
 
 
@@ -495,6 +526,7 @@ class RunSettings(TypedDict, total=False):
     epochs: int | Literal["auto"]
     head_epochs: int | Literal["auto"]
     learning_rate: float | tuple[float, float] | Literal["auto"]
+    minutes: float | None
     text: str | int | tuple[str | int, ...] | None
     image: str | int | None
     images: str | os.PathLike[str] | None
@@ -509,6 +541,9 @@ class RunSettings(TypedDict, total=False):
     decimal: str | None
     masks: str | os.PathLike[str] | None
     ignore: str | int | tuple[str | int, ...] | None
+    letter_case: Literal["lower", "keep"] | None
+    punctuation: Literal["drop", "keep"] | None
+    beam_width: int | None
     max_length: int | None
     pooling: Literal["cls", "mean", "last", "pooled_output"] | None
     preprocessor: str | None

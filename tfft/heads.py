@@ -5,9 +5,9 @@ consistent (a metric that expects probabilities but gets logits reports nonsense
 model stores its head in its config, so a saved model knows its classes.
 
 Each task has a class of heads and a factory function: ``heads.classification``, ``heads.binary``, ``heads.multilabel``,
-``heads.regression``, ``heads.token_classification``, ``heads.object_detection``, ``heads.semantic_segmentation``, and
-``heads.NAME`` for every task added with :func:`tfft.registry.register_task`. They are in ``tfft/tasks``; this module
-has their base classes.
+``heads.regression``, ``heads.token_classification``, ``heads.object_detection``, ``heads.semantic_segmentation``,
+``heads.transcription``, and ``heads.NAME`` for every task added with :func:`tfft.registry.register_task`. They are in
+``tfft/tasks``; this module has their base classes.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from tfft.keras_compat import flatten_layers, inbound_nodes, producer
 require_platform()
 
 import keras  # noqa: E402
+import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
 from tfft.losses import ABSENT  # noqa: E402
@@ -35,11 +36,12 @@ if TYPE_CHECKING:  # what __getattr__ gives
     from tfft.tasks.semantic_segmentation.head import semantic_segmentation
     from tfft.tasks.text_to_text.head import text_to_text
     from tfft.tasks.token_classification.head import token_classification
+    from tfft.tasks.transcription.head import transcription
 
 __all__ = [
     "LOSSES", "Head", "Logits", "ModelFeatures", "ServedFunction", "WordLogits", "binary", "classification",
     "from_model", "multilabel", "object_detection", "regression", "semantic_segmentation", "set_l2", "text_to_text",
-    "token_classification",
+    "token_classification", "transcription",
 ]  # fmt: skip
 
 LOGITS_LAYER, DROPOUT_LAYER = "logits", "dropout"
@@ -158,6 +160,11 @@ class Head:
         """Modalities that its task supports; empty for all."""
         return registry.task(self.task).modalities
 
+    @property
+    def facts(self) -> dict[str, object]:
+        """Facts for the card of an export that only this head knows."""
+        return {}
+
     def loss(self, *, soft: bool = False) -> keras.losses.Loss:
         """Return the loss for this head's labels and logits.
 
@@ -174,6 +181,18 @@ class Head:
             soft: As in :meth:`loss`. For soft labels, the class with the largest share is the correct one.
         """
         raise NotImplementedError(f"{type(self).__name__}.metrics")
+
+    def example_scores(self, labels: np.ndarray, logits: np.ndarray) -> np.ndarray | None:
+        """Return the score of each example, higher is better, whose mean selects the best epoch; None if it has none.
+
+        Args:
+            labels: Labels of a batch, as the loss takes them; one-hot for soft labels.
+            logits: Outputs of the model for the batch.
+
+        Returns:
+            Float [B], such as 1 for a correct class and 0 for a wrong one.
+        """
+        return None
 
     def compile_args(self, *, soft: bool = False) -> dict[str, Any]:
         """Return ``loss`` and ``metrics`` for ``model.compile``.

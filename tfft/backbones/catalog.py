@@ -15,6 +15,7 @@ from typing import Literal
 from tfft.specs import InputSpec, Preset
 
 DEFAULT = "efficientnet-lite0"
+NEW_SPEECH_ENCODER = "speech-encoder-small"  # its weights are random
 
 Scaling = Literal["inside", "symmetric", "means", "standardised"]
 

@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tfft.backbones.catalog import find_application, find_preset, plain
+from tfft.backbones.catalog import NEW_SPEECH_ENCODER, find_application, find_preset, plain
 from tfft.backbones.fetch.digests import check_pin, digest
 from tfft.backbones.fetch.resolver import KERAS_HUB_PREFIX, KERAS_PREFIX, files_of
 from tfft.backbones.huggingface import text_folder
@@ -253,6 +253,26 @@ class NewTransformer:
         return transformer(NEW_TRANSFORMER, source_length=length, target_length=length)
 
 
+class NewSpeechEncoder:
+    """The encoder of speech with random weights, ``"speech-encoder-small"``."""
+
+    name = "new speech encoder"
+    options: frozenset[str] = frozenset()
+
+    def matches(self, handle: str) -> bool:
+        """Returns whether the handle is its name."""
+        return plain(handle) == plain(NEW_SPEECH_ENCODER)
+
+    def files(self, handle: str) -> None:
+        """Returns None: random weights have no files."""
+
+    def load(self, handle: str, options: LoadOptions) -> Backbone:
+        """Builds the network."""
+        from tfft.backbones.speech_encoder import speech_encoder
+
+        return speech_encoder(NEW_SPEECH_ENCODER)
+
+
 class SavedModel:
     """Everything else: presets, folders, archives and addresses of SavedModels."""
 
@@ -309,6 +329,7 @@ LOADERS: tuple[BackboneLoader, ...] = (
     OnnxFile(),
     HuggingFaceText(),
     NewTransformer(),
+    NewSpeechEncoder(),
     SavedModel(),
 )
 _registered: list[BackboneLoader] = []

@@ -104,7 +104,12 @@ def assemble(
 
 
 def assemble_views(
-    make: MakeView, labels: np.ndarray, options: BatchOptions, *, every: int | None = None
+    make: MakeView,
+    labels: np.ndarray,
+    options: BatchOptions,
+    *,
+    every: int | None = None,
+    lengths: np.ndarray | None = None,
 ) -> tf.data.Dataset:
     """Build a dataset of augmented examples; a view is a pure function of seed, position and number.
 
@@ -113,13 +118,17 @@ def assemble_views(
         labels: Labels of all examples, by position.
         options: Batch size and order, and the number of views to use in turn.
         every: Number of views of each example per pass, view 0 of each first; None for one view per pass.
+        lengths: As for :func:`assemble`; without effect with ``every``.
 
     Returns:
         Dataset of (inputs, labels) with a known length.
     """
     targets, count = on_cpu(labels), len(labels)
     length = count if every is None else every * count
-    order = tf.data.Dataset.range(length) if every else example_rows(labels, options, views=options.views)
+    if every:
+        order = tf.data.Dataset.range(length)
+    else:
+        order = example_rows(labels, options, views=options.views, lengths=lengths)
 
     def one(row: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         position, view = row % count, row // count

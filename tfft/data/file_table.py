@@ -124,8 +124,8 @@ def load_file_table(
     rows = rows.usable(facts, reading.strict)
     parsed = rows.parse_labels(table)
     known = tuple(one for one in facts if one.reason is None)
-    root = _common(rows.paths, rows.root)
-    names = _unique_names(rows.paths, root)
+    root = common_folder(rows.paths, rows.root)
+    names = unique_names(rows.paths, root)
     examples = make(rows.paths, parsed.labels, parsed.class_names, rows.skipped, known, names)
     duplicates = kind.find_duplicates(known)
     held_out, words = split.hold_out(
@@ -244,7 +244,7 @@ def _without_header(rows: Table, lookup: PathLookup) -> tuple[int, int] | None:
     return (named[0], 1 - named[0]) if len(first) == 2 and len(named) == 1 else None
 
 
-def _unique_names(paths: Sequence[str], root: str) -> tuple[str, ...]:
+def unique_names(paths: Sequence[str], root: str) -> tuple[str, ...]:
     """Return names below a root; a number distinguishes rows that share a file."""
     names, seen = [], dict[str, int]()
     for path in paths:
@@ -254,7 +254,7 @@ def _unique_names(paths: Sequence[str], root: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _common(paths: Sequence[str], root: str) -> str:
+def common_folder(paths: Sequence[str], root: str) -> str:
     """Return the folder that file names are relative to: the root, or the common parent of files elsewhere."""
     inside = all(Path(path).is_relative_to(root) for path in paths)
     return root if inside else os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])

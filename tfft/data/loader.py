@@ -24,7 +24,7 @@ from tfft.specs import AudioSpec, Augmentation, InputSpec
 _DEFAULTS: dict[str, Any] = {
     "validation": 0.2, "seed": 0, "strict": False, "check": True, "progress": None, "group": None, "store": None,
     "label": None, "task": "auto", "separator": None, "root": None, "images": None, "encoding": None, "delimiter": None,
-    "decimal": None, "masks": None, "ignore": None, "target": None,
+    "decimal": None, "masks": None, "ignore": None, "target": None, "letter_case": None, "punctuation": None,
 }  # fmt: skip
 
 
@@ -52,6 +52,8 @@ def load(
     decimal: str | None = None,
     masks: str | os.PathLike[str] | None = None,
     ignore: str | int | Sequence[str | int] | None = None,
+    letter_case: str | None = None,
+    punctuation: str | None = None,
     sample_rate: int | None = None,
     seconds: float | None = None,
     **further: Any,
@@ -77,6 +79,8 @@ def load(
               (:func:`tfft.tasks.semantic_segmentation.data.load_masks`);
             - with ``task="text_to_text"`` pairs of texts in a table, in two parallel files or in a TMX file
               (:func:`tfft.tasks.text_to_text.data.load_pairs`);
+            - with ``task="transcription"`` recordings and their transcripts
+              (:func:`tfft.tasks.transcription.data.load_transcripts`);
             - ``(images, labels)``, arrays or lists, twice for two parts, or a ``tf.data.Dataset`` of both
               (:func:`tfft.modalities.image.load_arrays`);
             - ``(train, validation)`` or ``(train, validation, class_names)``, two datasets of inputs and labels;
@@ -96,7 +100,8 @@ def load(
         label: Column with the labels.
         target: Column with the texts to write, for the task ``"text_to_text"``.
         task: Meaning of the labels: ``"classification"``, ``"binary"``, ``"multilabel"``, ``"regression"``, or
-            ``"token_classification"``, one tag per word, or ``"semantic_segmentation"``, one class per pixel;
+            ``"token_classification"``, one tag per word, ``"semantic_segmentation"``, one class per pixel, or
+            ``"transcription"``, the text of a recording;
             ``"auto"`` infers it.
         separator: Separator between several labels of one example.
         root: Folder of the files in a table.
@@ -107,6 +112,8 @@ def load(
         masks: Folder of the masks for semantic segmentation, absolute or below the data folder or each of its parts.
             Defaults to ``masks``, ``labels`` or ``annotations`` beside ``images``.
         ignore: Names, values or colours in masks that count as no label, in addition to 255.
+        letter_case: ``"lower"`` or ``"keep"``, for transcripts.
+        punctuation: ``"drop"`` or ``"keep"``, for transcripts.
         sample_rate: Sample rate in Hz to which recordings are resampled.
         seconds: Clip length in seconds.
         **further: Settings of a modality from another package.
@@ -244,9 +251,9 @@ def reader_of(source: Any, settings: Mapping[str, Any]) -> registry.Modality:
     """
     modalities = [registry.modality(name) for name in registry.modality_names()]
     named = [column for each in modalities for column in each.columns if settings.get(column) is not None]
-    if len(named) > 1:
-        raise DataError(f"{' and '.join(named)} each name the input: give one of them.")
     reader = task_reader(settings.get("task", registry.AUTO))
+    if len(named) > 1 and (reader is None or not set(named) <= set(reader.columns)):
+        raise DataError(f"{' and '.join(named)} each name the input: give one of them.")
     if not named and (reader is None or reader.own_format(source) is None):
         _check_own_formats(source, None if reader is None else settings["task"])
     if reader is not None and set(named) <= set(reader.columns):

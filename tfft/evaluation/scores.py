@@ -137,6 +137,7 @@ class Scores:
             the training targets, ``"mean_baseline"`` and ``"median_baseline"``.
         items: Plural noun for the examples, such as "sentences".
         notes: Further lines for a person, such as how a score was computed, or sample answers.
+        worst: The worst examples as text, for a person; not part of the summary.
     """
 
     task: str
@@ -151,6 +152,7 @@ class Scores:
     measures: Mapping[str, float] = dataclasses.field(default_factory=dict)
     items: str = "examples"
     notes: tuple[str, ...] = ()
+    worst: str = ""
 
     @property
     def value(self) -> float:
@@ -212,6 +214,7 @@ class Scores:
             "confusion": dense,
             "items": self.items,
             **({"notes": list(self.notes)} if self.notes else {}),
+            **({"worst": self.worst} if self.worst else {}),
         }
 
     @classmethod
@@ -252,6 +255,7 @@ class Scores:
             if not k.startswith("iou of ")
         )
         lines = [self.summary, f"loss {self.loss:.4f}{measures}"]
+        lines += [self.worst] if self.worst else []
         if not self.per_class:
             return "\n".join((*lines, *self.notes))
         rows, words = list(self.per_class), self.display

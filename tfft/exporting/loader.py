@@ -59,6 +59,8 @@ class ServingInput:
         assets: Text files to write next to the model, by name.
         card: Heading and sentence for the model card, or None.
         notes: Omitted signatures and the reasons, one sentence each.
+        shorten: Function that drops padding which all rows of the input share, for models to which it makes no
+            difference; None for others.
     """
 
     modality: str
@@ -71,6 +73,7 @@ class ServingInput:
     assets: Mapping[str, str] = dataclasses.field(default_factory=dict)
     card: tuple[str, str] | None = None
     notes: tuple[str, ...] = ()
+    shorten: Callable[[Any], Any] | None = None
 
 
 class Served:

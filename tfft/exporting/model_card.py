@@ -32,7 +32,7 @@ def model_card(model: keras.Model, serving: Serving, extra: Mapping[str, object]
         "Parameters": f"{model.count_params():,}",
         "Made on": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "Versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
-        **{name[:1].upper() + name[1:]: value for name, value in (extra or {}).items()},
+        **{name[:1].upper() + name[1:]: value for name, value in {**serving.facts, **(extra or {})}.items()},
     }
     parts = [f"# Model card: {model.name}", "\n".join(_bullets(facts)), "## Inputs and outputs"]
     parts.append("\n".join(f"- `{name}`: {text}" for name, text in describe_functions(serving).items()))

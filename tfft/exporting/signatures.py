@@ -36,6 +36,7 @@ class Serving(Served):
         serving_input: how the model takes examples of its kind of data; None where it takes no known kind.
         task: name of the head's task, or ``"outputs"`` where the model's outputs are passed on as they are.
         notes: what was left out and why, one sentence each.
+        facts: facts of the head for the card.
     """
 
     signatures: Mapping[str, Any]
@@ -44,6 +45,7 @@ class Serving(Served):
     task: str
     serving_input: ServingInput | None = None  # type: ignore[assignment]
     notes: tuple[str, ...] = ()
+    facts: Mapping[str, object] = dataclasses.field(default_factory=dict)
 
     @property
     def encoded(self) -> EncodedInput | None:
@@ -82,8 +84,10 @@ def serving_functions(
         inputs = {name: tf.TensorSpec(spec.shape, spec.dtype, name=name) for name, spec in served.items()}
     own = tuple(inputs)
 
+    shorten = (lambda value: value) if taken is None or taken.shorten is None else taken.shorten
+
     def answer(values: Mapping[str, Any]) -> dict[str, tf.Tensor]:
-        return postprocess(model(_arrange(model, [values[name] for name in own]), training=False))
+        return postprocess(model(_arrange(model, [shorten(values[name]) for name in own]), training=False))
 
     def reference(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         # The check runs on the CPU, where the fresh process runs: a GPU's convolutions round differently.
@@ -100,7 +104,8 @@ def serving_functions(
         _check_batch_dimension(name, function)
     notes = ((_NO_KIND,) if taken is None else taken.notes, (note_on(ops_of(signatures)),))
     said = tuple(text for part in notes for text in part if text)
-    return Serving(signatures, reference, names, task, taken, said)
+    head = _head(model)
+    return Serving(signatures, reference, names, task, taken, said, {} if head is None else head.facts)
 
 
 def _own_serving(model: keras.Model, head: heads.Head, served: heads.ServedFunction) -> Serving:

@@ -19,7 +19,7 @@ import tensorflow as tf
 from tfft.errors import BackboneError, PlanError, did_you_mean, missing_package
 from tfft.features import litert
 from tfft.features.functional_graph import Step, ancestors, divide, flat_inputs, flatten, steps_of
-from tfft.layers.log_mel import Clip, LogMel
+from tfft.layers.log_mel import Clip, LogMel, MelFrames
 from tfft.layers.preprocess import Preprocess
 from tfft.layers.tokenize import Tokenize
 from tfft.specs import AudioSpec
@@ -78,7 +78,7 @@ def stage(prefix: keras.Model) -> Staged:
     """
     flat = flatten(prefix)
     steps = steps_of(flat)
-    raw = [s for s in steps if isinstance(s.operation, (Preprocess, Tokenize, LogMel, Clip))]
+    raw = [s for s in steps if isinstance(s.operation, (Preprocess, Tokenize, LogMel, MelFrames, Clip))]
 
     def takes(value: Any) -> list[Any]:
         return flat_inputs(flat, value)
@@ -89,7 +89,7 @@ def stage(prefix: keras.Model) -> Staged:
     masks = {id(mask_of(s)) for s in raw if isinstance(s.operation, Tokenize)}
     mask = next((i for i, t in enumerate(front.outputs) if id(t) in masks), None)
     preprocess = next((s.operation for s in raw if isinstance(s.operation, Preprocess)), None)
-    audio = next((s.operation.audio for s in raw if isinstance(s.operation, (LogMel, Clip))), None)
+    audio = next((s.operation.audio for s in raw if isinstance(s.operation, (LogMel, MelFrames, Clip))), None)
     return Staged(front, net, preprocess, tuple(flat.inputs), takes, mask, audio)
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from tfft.arrays.npy_files import Item, item_bytes
 from tfft.arrays.ragged import Ragged, Rows
 from tfft.arrays.spill import Holder
-from tfft.arrays.store import CacheFullError, EntryWriter, megabytes, read_entry
+from tfft.arrays.store import CacheFullError, EntryWriter, megabytes, read_entry, read_manifest
 from tfft.backbones.base import Backbone
 from tfft.console.progress import progress_bar
 from tfft.errors import DataError, PlanError, installed_version, raise_problems
@@ -33,6 +33,7 @@ from tfft.layers.preprocess import Preprocess
 from tfft.specs import Augmentation, augmentation
 
 DTYPES = ("float32", "float16")
+_FORETOLD, _LONG = 5.0, 60.0  # seconds after which the rate is known, and from which on the rest is worth a line
 
 _log = logging.getLogger(__name__)
 
@@ -139,6 +140,48 @@ def extract_each(
         return [_extract(model, each, cache) for each in work]
 
 
+def kept_seconds(
+    prefix: keras.Model,
+    datasets: Sequence[Any],
+    *,
+    cache: str | os.PathLike[str] | bool | None,
+    dtype: str = "float32",
+    batch_size: int = 32,
+    views: Views | None = None,
+) -> float | None:
+    """Return the seconds that cached features took when they were computed; None if they are not in the cache.
+
+    Args:
+        prefix: As in :func:`extract_each`, like all arguments.
+        datasets: Datasets, such as the training and the validation examples.
+        cache: Place for features.
+        dtype: Type of the stored features.
+        batch_size: Examples per batch.
+        views: Views of the images in the first dataset.
+    """
+    if cache is None or cache is False:
+        return None
+    staged = stage(prefix)
+    root = default_folder() if cache in ("auto", True) else Path(os.fspath(cache)).expanduser()  # type: ignore[arg-type]
+    total = 0.0
+    for i, dataset in enumerate(datasets):
+        source = open_source(dataset, staged, batch_size, None if i else views)
+        try:
+            engine, _ = choose("auto", staged.mask is not None)
+            key = cache_key(prefix, source.identity(), dtype=dtype, engine=engine)
+        except NoKey:
+            return None
+        if cache == "memory":
+            about: Any = HELD[key][1] if key in HELD else None
+        else:
+            manifest = read_manifest(root / key)
+            about = None if manifest is None else manifest["about"]
+        if about is None:
+            return None
+        total += float(about["seconds"])
+    return total
+
+
 def _views(augment: Augmentation | str | Sequence[str] | None, views: int, seed: int) -> Views | None:
     changes = augmentation(augment)
     if changes is None:
@@ -197,7 +240,7 @@ class _Work:
     def compute(self, target: Any, where: str) -> dict[str, Any]:
         """Run the network over all examples into a target, and return the metadata of the features."""
         start = time.perf_counter()
-        done, items = 0, None
+        done, items, foretold = 0, None, False
         with progress_bar("features", self.source.count, shown=self.verbose > 0) as progress:
             for arrays in compute(self.staged, self.opener, self.source.batches(self.staged), self.batch_size):
                 arrays = [_narrowed(a, self.dtype) for a in arrays]
@@ -207,6 +250,9 @@ class _Work:
                 target.append(arrays)
                 done += len(arrays[0])
                 progress(done)
+                if not foretold and time.perf_counter() - start > _FORETOLD:
+                    foretold = True
+                    self._foretell(done, time.perf_counter() - start)
         seconds = time.perf_counter() - start
         opened, note = self.opener.opened
         self.say(f"Features of {done} examples: {seconds:.1f} s, {done / seconds:,.0f} a second, {opened.name}.")
@@ -215,6 +261,12 @@ class _Work:
             "model": self.name, "engine": opened.name, "version": installed_version("tfft"), "seconds": seconds,
             "notes": notes,
         }  # fmt: skip
+
+    def _foretell(self, done: int, seconds: float) -> None:
+        """Say how long the features will take, if that is minutes."""
+        left = ((self.source.count or 0) - done) * seconds / done
+        if left > _LONG and self.verbose:
+            print(f"features of {self.name}: about {left / 60:.0f} more minutes", flush=True)
 
     def features(
         self, arrays: Sequence[Rows], about: dict[str, Any], *, cached: bool = False, folder: Path | None = None

@@ -1,6 +1,6 @@
-"""Waveform preprocessing for backbones: :class:`LogMel` and :class:`Clip`.
+"""Waveform preprocessing for backbones: :class:`LogMel`, :class:`MelFrames` and :class:`Clip`.
 
-Both consist of TensorFlow ops only, so training, prediction and the exported model compute the same.
+All consist of TensorFlow ops only, so training, prediction and the exported model compute the same.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfft.errors import DataError, PlanError, raise_problems
 from tfft.layers.preprocess import check_spec, scale_pixels
 from tfft.specs import AudioSpec, InputSpec
 
+_LEAST_FRAMES = 5  # two are left of them at a fourth of the rate: Keras warns of attention to a single one
 _QUIETEST = 1e-10  # of the power; below it there is only rounding
 
 
@@ -81,16 +83,25 @@ def log_mel(waves: tf.Tensor, spec: AudioSpec) -> tf.Tensor:
         waves: Waveforms, float32 [B, samples].
         spec: Audio settings.
     """
-    fitted = fit(waves, spec)
+    decibels = mel_decibels(fit(waves, spec), spec)
+    below = decibels - tf.reduce_max(decibels, axis=[1, 2], keepdims=True)
+    return tf.maximum(below / spec.range + 1.0, 0.0)
+
+
+def mel_decibels(waves: tf.Tensor, spec: AudioSpec) -> tf.Tensor:
+    """Return the power in mel bands of all windows that lie within waveforms, in decibels, float32 [B, frames, bands].
+
+    Args:
+        waves: Waveforms, float32 [B, samples], of any length.
+        spec: Audio settings; the clip length has no effect.
+    """
     window, step = round(spec.window * spec.sample_rate), round(spec.step * spec.sample_rate)
-    power = tf.abs(tf.signal.stft(fitted, window, step, pad_end=False)) ** 2
+    power = tf.abs(tf.signal.stft(waves, window, step, pad_end=False)) ** 2
     bins = power.shape[-1]
     to_mel = tf.signal.linear_to_mel_weight_matrix(
         spec.bands, bins, spec.sample_rate, spec.lowest, spec.highest or spec.sample_rate / 2
     )
-    decibels = tf.math.log(tf.maximum(tf.matmul(power, to_mel), _QUIETEST)) * (10.0 / tf.math.log(10.0))
-    below = decibels - tf.reduce_max(decibels, axis=[1, 2], keepdims=True)
-    return tf.maximum(below / spec.range + 1.0, 0.0)
+    return tf.math.log(tf.maximum(tf.matmul(power, to_mel), _QUIETEST)) * (10.0 / tf.math.log(10.0))
 
 
 @keras.saving.register_keras_serializable(package="tfft")
@@ -127,6 +138,71 @@ class Clip(keras.layers.Layer):
         return {**super().get_config(), "audio": self.audio.to_dict()}
 
 
+@keras.saving.register_keras_serializable(package="tfft")
+class MelFrames(keras.layers.Layer):
+    """Convert waveforms to log-mel frames of their own length, for encoders of speech.
+
+    The mel bands are those of :class:`LogMel`, in decibels below the maximum of the clip, from -1 (at or below
+    ``audio.range`` decibels) to 1 (the maximum). Trailing zeros of a waveform are padding: frames that reach into them
+    are all 0, which no frame of audio is, and change nothing else. So a clip gives the same frames alone and in a
+    padded batch. The layer has no variables and computes in float32.
+
+    Args:
+        audio: Audio settings, or their ``to_dict()``; the clip length has no effect.
+        **kwargs: As for any Keras layer.
+
+    Call arguments:
+        inputs: float32 [B, samples] in -1 to 1 at ``audio.sample_rate``.
+
+    Output shape:
+        [B, frames, audio.bands]; at least five frames, of which the first is always present.
+
+    Example:
+        >>> MelFrames(AudioSpec(16000, 1.0))(waves).shape
+        TensorShape([8, 98, 64])
+    """
+
+    def __init__(self, audio: AudioSpec | Mapping[str, Any], **kwargs: Any) -> None:
+        super().__init__(autocast=False, **{**kwargs, "dtype": kwargs.get("dtype") or "float32"})
+        self.audio = AudioSpec.from_dict(audio) if isinstance(audio, Mapping) else audio
+        check_audio(self.audio)
+        self.supports_jit = False  # not every device has a Fourier transform
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Return frames, 0 where there is no audio."""
+        waves, spec = tf.cast(inputs, tf.float32), self.audio
+        window, step = round(spec.window * spec.sample_rate), round(spec.step * spec.sample_rate)
+        least = window + (_LEAST_FRAMES - 1) * step
+        waves = tf.pad(waves, [[0, 0], [0, tf.maximum(least - tf.shape(waves)[1], 0)]])
+        decibels = mel_decibels(waves, spec)
+        counts = frame_count(used_samples(waves), window, step)
+        there = (tf.range(tf.shape(decibels)[1]) < counts[:, None])[..., None]
+        loudest = tf.reduce_max(tf.where(there, decibels, -1e9), axis=[1, 2], keepdims=True)
+        level = tf.maximum((decibels - loudest) / spec.range + 1.0, 0.0)
+        return tf.where(there, 2.0 * level - 1.0, 0.0)
+
+    def compute_output_spec(self, inputs: Any) -> keras.KerasTensor:
+        """Return shape and type."""
+        _check_waves(inputs)
+        return keras.KerasTensor((inputs.shape[0], None, self.audio.bands), self.compute_dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments of the constructor as plain values."""
+        return {**super().get_config(), "audio": self.audio.to_dict()}
+
+
+def used_samples(waves: tf.Tensor) -> tf.Tensor:
+    """Return the number of samples without trailing zeros, int32 [B], for waveforms [B, samples]."""
+    at = tf.where(waves != 0.0, tf.range(1, tf.shape(waves)[1] + 1), 0)
+    return tf.reduce_max(at, axis=1)
+
+
+def frame_count(samples: Any, window: int, step: int) -> Any:
+    """Return how many windows lie within some samples, at least 1; for an int, an array or a tensor."""
+    count = (samples - window) // step + 1
+    return tf.maximum(count, 1) if tf.is_tensor(samples) else np.maximum(count, 1)
+
+
 def fit(waves: tf.Tensor, spec: AudioSpec) -> tf.Tensor:
     """Cut waveforms off at the end, or pad them with silence: [B, spec.samples]."""
     fitted = waves[:, : spec.samples]
@@ -136,7 +212,7 @@ def fit(waves: tf.Tensor, spec: AudioSpec) -> tf.Tensor:
 
 def audio_of(model: keras.Model) -> AudioSpec | None:
     """Return the audio settings of a model, or None if it takes no waveforms."""
-    return next((layer.audio for layer in model.layers if isinstance(layer, (LogMel, Clip))), None)
+    return next((layer.audio for layer in model.layers if isinstance(layer, (LogMel, Clip, MelFrames))), None)
 
 
 def _check_waves(inputs: Any) -> None:

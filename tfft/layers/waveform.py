@@ -1,4 +1,4 @@
-"""Batching for backbones that take one waveform at a time, such as YAMNet: :class:`EachWave`."""
+"""Layers around backbones for waveforms: :class:`EachWave`, which takes one at a time, and :class:`DropPadding`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+
+from tfft.layers.log_mel import used_samples
 
 
 @keras.saving.register_keras_serializable(package="tfft")
@@ -50,3 +52,31 @@ class EachWave(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """Return the arguments of the constructor as plain values."""
         return {**super().get_config(), "network": keras.saving.serialize_keras_object(self.network)}
+
+
+@keras.saving.register_keras_serializable(package="tfft")
+class DropPadding(keras.layers.Layer):
+    """Set the features of frames without audio to 0, for backbones that know no padding.
+
+    Trailing zeros of a waveform are padding. Of T frames for S samples, the first ``ceil(n T / S)`` belong to n samples
+    of audio; at least one does.
+
+    Call arguments:
+        waves: float32 [B, S], with S the same for every batch.
+        features: float [B, T, width].
+
+    Output shape:
+        That of the features.
+    """
+
+    def call(self, waves: tf.Tensor, features: tf.Tensor) -> tf.Tensor:
+        """Return the features of frames with audio, and 0 for the others."""
+        samples, frames = (tf.cast(tf.shape(tensor)[1], tf.int64) for tensor in (waves, features))
+        used = tf.cast(used_samples(waves), tf.int64)
+        counts = tf.maximum(-(-used * frames // samples), 1)
+        there = tf.range(frames) < counts[:, None]
+        return tf.where(there[..., None], features, tf.zeros([], features.dtype))
+
+    def compute_output_spec(self, waves: Any, features: keras.KerasTensor) -> keras.KerasTensor:
+        """Return shape and type."""
+        return keras.KerasTensor(features.shape, features.dtype)

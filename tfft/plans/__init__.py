@@ -21,6 +21,7 @@ from tfft.plans.strategies import (
     gradual,
     linear_probe,
     lp_ft,
+    measured,
     named,
     setfit,
     surgical,
@@ -28,5 +29,5 @@ from tfft.plans.strategies import (
 
 __all__ = [
     "PLAN_NAMES", "DatasetStats", "NamedPlan", "bit", "fastai", "few_shot", "format_plan", "from_scratch", "full",
-    "gradual", "linear_probe", "lp_ft", "named", "recommend", "setfit", "summarize_plan", "surgical",
+    "gradual", "linear_probe", "lp_ft", "measured", "named", "recommend", "setfit", "summarize_plan", "surgical",
 ]  # fmt: skip

@@ -235,7 +235,7 @@ class Draft:
         stats = self.stats
         if self.config.views != "auto":
             return int(self.config.views)
-        if not stats.cached:
+        if not stats.cached or not stats.pretrained:
             self.reasons["views"] = "a new one in every epoch: nothing is cached"
             return max(1, epochs)
         views = max(1, min(epochs, max(_LEAST_VIEWS, min(_MOST_VIEWS, math.ceil(epochs / 2)))))

@@ -9,6 +9,8 @@ from tfft.plans.defaults import FINE_TUNE, FROZEN
 
 _ELSEWHERE = set("name unfreeze epochs learning_rate solve schedule optimizer warmup layer_decay surgical".split())
 
+_MEASURED = ("trial", "minutes")  # reasons that come from measuring
+
 
 def format_plan(plan: Plan) -> str:
     """Format a plan as text: a table of phases, a table of the other settings, and the reasons for chosen values.
@@ -39,7 +41,7 @@ def format_plan(plan: Plan) -> str:
 
 
 def summarize_plan(plan: Plan) -> str:
-    """Describe the phases of a plan in one line.
+    """Describe the phases of a plan in one line, and what was measured for them in one more each.
 
     Args:
         plan: Plan from :func:`recommend` or :func:`tfft.recommend_plan`.
@@ -54,7 +56,8 @@ def summarize_plan(plan: Plan) -> str:
         counted = "1 epoch" if epochs == "1" else f"{epochs} epochs"
         phases.append(how if phase.solves_head else f"{what}, {counted} at {rate}")
     name = f"plan {plan.name}" if plan.name else "plan"
-    return f"{name} for {plan.backbone}: {'; then '.join(phases)}"
+    measured = [f"{key}: {plan.reasons[key]}" for key in _MEASURED if key in plan.reasons]
+    return "\n".join([f"{name} for {plan.backbone}: {'; then '.join(phases)}", *measured])
 
 
 def _phase_row(phase: Phase) -> tuple[str, ...]:
@@ -62,9 +65,9 @@ def _phase_row(phase: Phase) -> tuple[str, ...]:
         how = "nearest class mean" if phase.head == "nearest_mean" else "linear probe"
         return phase.name, "head: computed, not trained", "", "", how
     blocks = phase.unfreeze
-    what = "head" if blocks in (0, "none") else f"head, {_blocks(blocks)}"
+    what = "head" if blocks in (0, "none") else f"head, {blocks_text(blocks)}"
     if phase.contrastive_repeats:
-        what = f"{_blocks(blocks)}, on pairs"
+        what = f"{blocks_text(blocks)}, on pairs"
     if phase.num_surgical_blocks:
         what += f": the {phase.num_surgical_blocks} with the largest gradients"
     rate = f"{phase.learning_rate:.3g}"
@@ -79,7 +82,8 @@ def _phase_row(phase: Phase) -> tuple[str, ...]:
     return phase.name, what, str(phase.epochs), rate, " ".join(settings)
 
 
-def _blocks(blocks: Any) -> str:
+def blocks_text(blocks: Any) -> str:
+    """Return a selection of blocks in words, such as "last 3 blocks"."""
     if blocks == "all":
         return "all blocks"
     if isinstance(blocks, float):
@@ -93,6 +97,7 @@ def _rows(plan: Plan) -> dict[str, Any]:
     rows: dict[str, Any] = {}
     if "plan" in plan.reasons:
         rows["plan"] = plan.name
+    rows |= {key: "" for key in _MEASURED if key in plan.reasons}
     if any(plan.image_size):
         rows["image_size"] = "x".join(map(str, plan.image_size))
     for phase in plan.phases:

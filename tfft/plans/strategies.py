@@ -121,6 +121,19 @@ def lp_ft(**phase: Any) -> NamedPlan:
     return NamedPlan("lp_ft", phase)
 
 
+def measured(**phase: Any) -> NamedPlan:
+    """Choose between the linear probe and fine-tuning of few, more or all blocks by a short trial on training examples.
+
+    Successive halving (Jamieson & Talwalkar, "Non-stochastic best arm identification and hyperparameter optimization",
+    2016) with equal seconds for each candidate, see :mod:`tfft.recipes.trial`. The trial may take a quarter of
+    ``minutes``, or of the expected time of ``lp_ft``; where that is too short for it, the plan is ``lp_ft``.
+
+    Args:
+        **phase: Settings of the second phase, see :class:`tfft.Phase`.
+    """
+    return NamedPlan("measured", phase)
+
+
 def gradual(*, stages: int | None = None, **phase: Any) -> NamedPlan:
     """Compute the best linear head, then train one more group of blocks in each phase, from the top down.
 
@@ -351,6 +364,7 @@ _Builder = Callable[..., list[Phase]]
 _BUILDERS: Mapping[str, tuple[_Builder, tuple[str, ...], tuple[str, ...]]] = {
     "linear_probe": (_linear_probe, (), ()),
     "lp_ft": (_lp_ft, _OPEN, ()),
+    "measured": (_lp_ft, ("epochs", "learning_rate"), ()),
     "gradual": (_gradual, _OPEN, ("stages",)),
     "full": (_full, ("epochs", "learning_rate"), ()),
     "from_scratch": (_from_scratch, ("epochs", "learning_rate"), ()),

@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Unpack
 
@@ -23,7 +24,9 @@ from tfft.evaluation import Scores, evaluate
 from tfft.exporting.savedmodel import ExportResult, export, version_folder
 from tfft.freezing import describe, select
 from tfft.plans import NamedPlan, format_plan, named, summarize_plan
+from tfft.recipes.choosing import choose_plan, store_choice
 from tfft.recipes.costing import cost
+from tfft.recipes.expectation import expected_time, is_distributed, took
 from tfft.recipes.labelled import labelled_data
 from tfft.recipes.preparing import (
     build_model,
@@ -32,7 +35,6 @@ from tfft.recipes.preparing import (
     feature_source,
     is_cached,
     open_backbone,
-    plan_for,
     spec_of,
     with_new_statistics,
 )
@@ -152,7 +154,7 @@ def finetune(
         check_same_backbone(opened, chosen)
         plan = chosen
     else:
-        plan = plan_for(opened, run_data, chosen, cache, named_plan, level)
+        plan = choose_plan(opened, run_data, chosen, cache, named_plan, level, folder)
     for note in run_data.notes(opened, plan.image_size):
         say(note)
     plan = dataclasses.replace(plan, versions=_versions(), backbone_digest=opened.digest)
@@ -164,8 +166,16 @@ def finetune(
         if place is not None:
             check_writable(place)  # fail before training, not after
     going_on = folder is not None and is_unfinished(folder)
-    run, held_out = _train(opened, run_data, plan, cache, callbacks, level, folder)
+    if folder is not None and isinstance(chosen, RunConfig) and not is_distributed(opened):
+        store_choice(folder, plan, chosen, None if named_plan is None else named_plan.name)
+    expected = None if going_on else expected_time(opened, run_data, plan, cache, level)
+    if expected is not None:
+        say(expected)
+    seconds = {} if expected is None else {name: each.seconds for name, each in expected.phases.items()}
+    run, held_out = _train(opened, run_data, plan, cache, callbacks, level, folder, seconds)
     run = dataclasses.replace(run, folder=folder)
+    if line := took(run.seconds, run.expected_seconds, getattr(chosen, "minutes", None)):
+        say(line)
     if run_data.splits.test_folder is not None:
         run = dataclasses.replace(run, test_scores=_tested(run, run_data.splits.test_folder, say))
     if folder is not None:
@@ -280,6 +290,7 @@ def _train(
     callbacks: Sequence[keras.callbacks.Callback],
     level: int,
     folder: pathlib.Path | None,
+    expected: Mapping[str, float],
 ) -> tuple[Run, tf.data.Dataset]:
     keras.utils.set_random_seed(plan.seed)  # again: opening may or may not have drawn numbers
     model = build_model(backbone, data, plan)
@@ -291,7 +302,9 @@ def _train(
     held_out = data.validation(spec, plan.batch_size)
     with tf.device("CPU:0"):
         epoch = tf.Variable(0, dtype=tf.int64, trainable=False, name="epoch")
-    memory: dict[str, Any] = {"scores": []}  # of completed phases, also those before an interruption
+    # Of completed phases, also those before an interruption.
+    memory: dict[str, Any] = {"scores": [], "seconds": {}, "expected_seconds": dict(expected)}
+    clock = [time.perf_counter()]
 
     def measure(phase: Phase, history: History) -> None:
         if phase.contrastive_repeats and memory["scores"] and phase is not plan.phases[-1]:
@@ -302,6 +315,8 @@ def _train(
             line = scores.summary if level > 1 else scores.brief
         if phase.epochs and not phase.contrastive_repeats:
             line += f", epoch {history.best[phase.name]} of {phase.epochs}"
+        memory["seconds"][phase.name] = time.perf_counter() - clock[-1]
+        clock.append(time.perf_counter())
         say(f"{phase.name}: {line}\n  {history.audits[phase.name].summary}")
         for note in history.notes:
             say("  " + note.removeprefix(f"phase {phase.name!r}: "))
@@ -325,6 +340,7 @@ def _train(
         after_phase=measure,
         checkpoints=_checkpoints(model, plan, data, folder),
         memory=memory,
+        example_scores=True,
     )
     detail(describe(model))
     scores = [Scores.from_dict(json.loads(text)) for text in memory["scores"]]
@@ -332,6 +348,7 @@ def _train(
     run = Run(
         model, plan, history, scores[0], scores[-1], data.class_names, data.splits.skipped, data_report=data.checked,
         split_names=data.splits.items, deduplicated_scores=None if clean is None else evaluate(model, clean),
+        seconds=memory["seconds"], expected_seconds=memory["expected_seconds"],
     )  # fmt: skip
     return run, held_out
 

@@ -20,7 +20,8 @@ from tfft.io.cache_dir import cache_dir
 from tfft.io.name_files import composed
 from tfft.recipes.run import Run
 
-_COLUMNS = (*ROLES, "separator", "delimiter", "encoding", "decimal", "masks", "ignore", "target")
+_COLUMNS = (*ROLES, "separator", "delimiter", "encoding", "decimal", "masks", "ignore", "letter_case",
+            "punctuation", "target")  # fmt: skip
 
 
 def labelled_data(
@@ -86,7 +87,8 @@ def labelled_examples(
         )
         examples, skipped, words = splits.validation, splits.skipped, f"held-out examples: {splits.split_from}"
     else:
-        examples = reader.read_labelled(path, run.class_names, settings)
+        further = {name: value for name in reader.labelled_settings if (value := getattr(plan, name)) is not None}
+        examples = reader.read_labelled(path, run.class_names, {**settings, **further})
         skipped, words = examples.skipped, f"all examples in {path}"
     return _with_classes(examples, run, path), spec, tuple(skipped), words
 

@@ -1,4 +1,4 @@
-"""Preparation of a run, before training: opened backbone, data and plan: :func:`recommend_plan`.
+"""Preparation of a run, before training: opened backbone, data and plan: :func:`plan_for`.
 
 Implementation notes: data and backbone determine each other's settings, so this module fixes the order of opening and
 reading.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any, TypeVar, Unpack
+from typing import Any, TypeVar
 
 import keras
 
@@ -17,66 +17,16 @@ from tfft import registry
 from tfft.backbones import load_backbone
 from tfft.backbones.base import Backbone
 from tfft.backbones.fetch.digests import pinned, split_pin
-from tfft.config import Plan, RunConfig, RunSettings, SharedSettings, config_of
+from tfft.config import Plan, RunConfig, SharedSettings
 from tfft.errors import PlanError, join_names
 from tfft.models import build
-from tfft.plans import DatasetStats, NamedPlan, named, recommend
+from tfft.plans import DatasetStats, NamedPlan, recommend
 from tfft.recipes.probing import fit_of
 from tfft.recipes.run import MODEL, PLAN
-from tfft.recipes.run_data import RunData, check_supported, load_run_data
+from tfft.recipes.run_data import RunData, check_supported
 from tfft.recipes.sizing import fitting_batch_size
 from tfft.specs import InputSpec
 from tfft.training import FeatureSource
-
-
-def recommend_plan(
-    data: Any,
-    backbone: str | os.PathLike[str] | Backbone | keras.Model,
-    task: str = "auto",
-    *,
-    plan: NamedPlan | str | None = None,
-    cache: str | os.PathLike[str] | bool | None = "auto",
-    config: RunConfig | None = None,
-    **settings: Unpack[RunSettings],
-) -> Plan:
-    """Return the plan that :func:`tfft.finetune` would follow for some data and a backbone; train nothing.
-
-    To choose how many blocks to train, it first runs the frozen backbone on the examples and caches the features for
-    the training: the score of a linear head on them shows how well the backbone fits the data.
-
-    Use it to inspect and change a plan before training: the result is data, and ``finetune(plan=...)`` accepts it.
-
-    Args:
-        data: As in :func:`tfft.finetune`.
-        backbone: As in :func:`tfft.finetune`.
-        task: As in :func:`tfft.finetune`.
-        plan: A named plan for the phases, or its name; None chooses one.
-        cache: As in :func:`tfft.finetune`.
-        config: As in :func:`tfft.finetune`.
-        **settings: Settings of :func:`tfft.finetune` to fix instead of having tfft choose them.
-
-    Returns:
-        A plan with its ``reasons``; ``print(tfft.plans.format_plan(plan))`` prints it as tables.
-
-    Raises:
-        TfftError: If the settings, the data or the backbone cannot be used.
-
-    Example:
-        >>> plan = tfft.recommend_plan("photos/", "efficientnet-lite0", seed=1)
-        >>> print(tfft.plans.format_plan(plan))
-        >>> tfft.finetune("efficientnet-lite0", "photos/", plan=plan)
-    """
-    strategy = named(plan) if isinstance(plan, str) else plan
-    chosen = with_new_statistics(config_of(config, task, settings, ("plan", "cache", "config")), strategy)
-    chosen.check()
-    if strategy is not None:
-        strategy.check(chosen)
-    run_data = load_run_data(data, chosen)
-    opened = open_backbone(backbone, chosen, run_data.task)
-    run_data.check_backbone(opened)
-    run_data, chosen, opened = run_data.adapted(opened, chosen, verbose=False)
-    return plan_for(opened, run_data, chosen, cache, strategy)
-
 
 _Config = TypeVar("_Config", bound=SharedSettings)
 
@@ -206,8 +156,10 @@ def _facts(backbone: Backbone, data: RunData, cache: object) -> DatasetStats:
 def build_model(backbone: Backbone, data: RunData, plan: Plan) -> keras.Model:
     """Build the model: a backbone with the head of the task."""
     l2 = 0.0 if plan.l2 == "auto" else plan.l2
-    head = registry.task(plan.task).make_head(
-        data.class_names, dropout=plan.dropout, l2=l2, label_smoothing=plan.label_smoothing, loss=plan.loss
+    task = registry.task(plan.task)
+    own = {name: getattr(plan, name) for name in task.head_settings}
+    head = task.make_head(
+        data.class_names, dropout=plan.dropout, l2=l2, label_smoothing=plan.label_smoothing, loss=plan.loss, **own
     )
     head = head.fitted_to(data.splits.train.labels)
     size = None if backbone.input_spec is None else plan.image_size

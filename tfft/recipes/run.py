@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -16,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import yaml
 
 from tfft import heads
@@ -23,14 +25,14 @@ from tfft.backbones.formats.keras_file import load_keras_file
 from tfft.config import Plan
 from tfft.data import Skipped, write_split
 from tfft.errors import PlanError, TfftError, join_names
-from tfft.evaluation import Scores
+from tfft.evaluation import Scores, selection_optimism
 from tfft.exporting.savedmodel import ExportResult
 from tfft.inspection import DataReport
 from tfft.io.atomic import whole, write_whole
 from tfft.io.name_files import csv_text, format_lines
 from tfft.training import History
 
-PLAN, METRICS, HISTORY, LABELS, SKIPPED, CHECK, SPLIT, MODEL, EXPORT, CHECKPOINTS = (
+PLAN, METRICS, HISTORY, LABELS, SKIPPED, CHECK, SPLIT, MODEL, EXPORT, CHECKPOINTS, TIMING = (
     "plan.yaml",
     "metrics.json",
     "history.csv",
@@ -41,7 +43,10 @@ PLAN, METRICS, HISTORY, LABELS, SKIPPED, CHECK, SPLIT, MODEL, EXPORT, CHECKPOINT
     "model.keras",
     "export",
     "checkpoints",
+    "timing.json",
 )
+
+_SHOWN = 5e-5  # optimism that four digits show
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,6 +69,9 @@ class Run:
             there are none.
         test_scores: Final scores on the labelled ``test/`` folder of the data, which no choice was made on; None
             without one.
+        seconds: Seconds that each phase took, by name, its features and scores included.
+        expected_seconds: The same as expected before training; empty if the training was too short to measure.
+        stored_optimism: :attr:`optimism` of a run that was loaded from its folder.
     """
 
     model: keras.Model
@@ -79,11 +87,27 @@ class Run:
     split_names: Mapping[str, Sequence[str]] | None = None
     deduplicated_scores: Scores | None = None
     test_scores: Scores | None = None
+    seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    expected_seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    stored_optimism: float | None = None
 
     @property
     def selected_from(self) -> int:
         """Number of epochs, with the computed head as one, from which the held-out examples chose the weights."""
         return len(self.history.rows)
+
+    @functools.cached_property
+    def optimism(self) -> float | None:
+        """Estimate of how much that choice makes the final score too high; None if it is unknown.
+
+        See :func:`tfft.evaluation.selection_optimism`.
+        """
+        if self.stored_optimism is not None:
+            return self.stored_optimism
+        kept = list(self.history.example_scores.values())
+        if sum(map(len, kept)) != self.selected_from or not kept or len({each.shape[1] for each in kept}) > 1:
+            return None
+        return selection_optimism(np.concatenate(kept))
 
     @property
     def summary(self) -> str:
@@ -99,9 +123,10 @@ class Run:
         if self.test_scores is not None:
             lines.append(f"test examples    {self.test_scores.summary} (they chose nothing)")
         elif self.selected_from > 1:
+            by = f", by up to about {self.optimism:.4f}" if self.optimism and self.optimism >= _SHOWN else ""
             lines.append(
                 f"The held-out examples chose the best of {self.selected_from} epochs, so their scores are slightly "
-                "optimistic; tfft evaluate measures on others."
+                f"optimistic{by}; tfft evaluate measures on others."
             )
         return "\n".join(lines)
 
@@ -142,6 +167,8 @@ def metrics_of(run: Run) -> dict[str, Any]:
         **run.final_scores.baselines,
         "selection": {"examples": "those of final", "epochs": run.selected_from},
     }
+    if run.optimism is not None:
+        found["selection"]["optimism"] = run.optimism
     others = {"deduplicated": run.deduplicated_scores, "test": run.test_scores}
     return found | {name: scores.to_dict() for name, scores in others.items() if scores is not None}
 
@@ -209,6 +236,8 @@ def write_run(run: Run, folder: pathlib.Path) -> None:
         run.data_report.write_json(folder / CHECK)
     if run.split_names is not None:
         write_split(folder / SPLIT, run.split_names)
+    timing = {"seconds": dict(run.seconds), "expected_seconds": dict(run.expected_seconds)}
+    write_whole(folder / TIMING, json.dumps(timing, indent=2) + "\n")
     write_whole(folder / METRICS, json.dumps(metrics_of(run), indent=2) + "\n")
 
 
@@ -244,6 +273,8 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
         deduplicated = metrics.get("deduplicated", metrics.get("unleaked"))  # its name before 0.1.0
         deduplicated = None if deduplicated is None else Scores.from_dict(deduplicated)
         tested = Scores.from_dict(metrics["test"]) if "test" in metrics else None
+        optimism = metrics.get("selection", {}).get("optimism")
+        timing = json.loads((folder / TIMING).read_text(encoding="utf-8")) if (folder / TIMING).is_file() else {}
     except (ValueError, KeyError, TypeError) as error:
         raise TfftError(f"A file in {folder} is damaged or was changed ({METRICS} or {HISTORY}): {error}") from error
     model = load_keras_file(folder / MODEL, compile=True)
@@ -255,7 +286,8 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
     plan = plan_from_yaml(folder / PLAN)
     return Run(
         model, plan, history, frozen, final, names, tuple(skipped), folder, deduplicated_scores=deduplicated,
-        test_scores=tested,
+        test_scores=tested, seconds=timing.get("seconds", {}), expected_seconds=timing.get("expected_seconds", {}),
+        stored_optimism=optimism,
     )  # fmt: skip
 
 

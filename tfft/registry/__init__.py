@@ -122,6 +122,7 @@ _TASKS: _Registry[Task] = _Registry(
         "object_detection": "tfft.tasks.object_detection:OBJECT_DETECTION",
         "semantic_segmentation": "tfft.tasks.semantic_segmentation:SEMANTIC_SEGMENTATION",
         "text_to_text": "tfft.tasks.text_to_text:TEXT_TO_TEXT",
+        "transcription": "tfft.tasks.transcription:TRANSCRIPTION",
     },
     {"tokens": "token_classification"},  # in saved heads and plans
 )

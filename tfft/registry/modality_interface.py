@@ -113,6 +113,7 @@ class Modality:
         request: Name of the JSON entry of a prediction that identifies its input.
         augmentations: Names of its augmentations, for ``augment=``.
         may_be_grouped: Whether examples often come from few unnamed sources, such as speakers.
+        labelled_settings: Names of settings of a run that :meth:`read_labelled` takes besides the columns of a table.
         build_options: Names of the options of :func:`tfft.build` that only this modality has.
         numeric: Whether examples are numeric, so that any Keras model may take them directly.
     """
@@ -125,6 +126,7 @@ class Modality:
     request: ClassVar[str] = "file"
     augmentations: ClassVar[tuple[str, ...]] = ()
     may_be_grouped: ClassVar[bool] = False
+    labelled_settings: ClassVar[tuple[str, ...]] = ()
     build_options: ClassVar[frozenset[str]] = frozenset()
     numeric: ClassVar[bool] = True
 

@@ -116,6 +116,8 @@ class Task:
         moves_with_pixels: Whether flips and crops of an image also apply to its labels (boxes, masks).
         checks_label_errors: Whether a probe can find labels that look wrong.
         selection: Metric that selects the best epoch.
+        input_columns: Names of the settings for columns that it reads together, such as ``audio`` and ``text``.
+        head_settings: Names of the settings of a run that :meth:`make_head` takes, besides those of all tasks.
     """
 
     name: ClassVar[str]
@@ -134,6 +136,8 @@ class Task:
     moves_with_pixels: ClassVar[bool] = False
     checks_label_errors: ClassVar[bool] = False
     selection: ClassVar[Metric] = Metric("accuracy")
+    input_columns: ClassVar[frozenset[str]] = frozenset()
+    head_settings: ClassVar[tuple[str, ...]] = ()
 
     # --- labels
 

@@ -36,6 +36,7 @@ class PhaseWatch(keras.callbacks.Callback):
         start: Score of the initial weights, which an epoch has to beat; None if any epoch does.
         before: Values of variables when ``start`` was measured, if they differ from those of the first step.
         selection: Metric that selects the best epoch.
+        examples: Function that returns the score of each validation example, or None; called after each epoch.
     """
 
     def __init__(
@@ -47,11 +48,14 @@ class PhaseWatch(keras.callbacks.Callback):
         start: Score | None = None,
         before: Sequence[tuple[keras.Variable, np.ndarray]] = (),
         selection: Metric = ACCURACY,
+        examples: Callable[[], np.ndarray | None] = lambda: None,
     ) -> None:
         super().__init__()
         self.phase, self.steps, self.verbose = phase, steps, verbose
         self.rows: list[dict[str, Any]] = []
         self.best_epoch = 0
+        self.example_scores: list[np.ndarray] = []
+        self._examples = examples
         self._why, self._before, self._selection = why, before, selection
         self.best: Score | None = start
         self._kept: list[np.ndarray] = []
@@ -99,6 +103,8 @@ class PhaseWatch(keras.callbacks.Callback):
         row["learning_rate"] = float(self.model.optimizer.learning_rate)
         row["seconds"] = time.perf_counter() - self._began
         self.rows.append(row)
+        if (each := self._examples()) is not None:
+            self.example_scores.append(each)
         score = selection_score(logs, self._selection, "val_")
         if score is None or self.best is None or score > self.best:
             self.best, self.best_epoch = score, epoch + 1
@@ -118,13 +124,14 @@ class PhaseWatch(keras.callbacks.Callback):
         """Return the state that a resumed training needs."""
         elapsed = time.perf_counter() - self._began
         return {"rows": self.rows, "best": self.best, "best_epoch": self.best_epoch, "kept": self._kept,
-                "epoch": self._epoch, "elapsed": elapsed}  # fmt: skip
+                "epoch": self._epoch, "elapsed": elapsed, "example_scores": self.example_scores}  # fmt: skip
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Restore the state, after ``on_train_begin``."""
         self.rows, self.best, self.best_epoch = list(state["rows"]), state["best"], state["best_epoch"]
         self._kept, self._epoch = list(state["kept"]), state["epoch"]
         self._began = time.perf_counter() - state["elapsed"]
+        self.example_scores = list(state.get("example_scores", ()))  # which earlier versions did not keep
 
     def _keep(self) -> None:
         self._kept = [keras.ops.convert_to_numpy(v).copy() for v in self._movable]

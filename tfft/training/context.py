@@ -42,6 +42,7 @@ class TrainingContext:
     class_weight: Mapping[int, float] | None
     pretrained: Mapping[str, np.ndarray] | None
     selection: Metric
+    example_scores: bool = False
     epochs_before: int = 0
     optimizer: keras.optimizers.Optimizer | None = None
     manager: CheckpointManager | None = None

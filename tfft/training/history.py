@@ -10,6 +10,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from tfft.freezing import AuditReport
 from tfft.io.atomic import write_whole
 
@@ -26,12 +28,15 @@ class History:
         best: Best epoch of each phase, whose weights were restored at its end; 0 for those from before it.
         audits: Audit report of each phase.
         notes: Remarks of the training, one sentence each.
+        example_scores: Score of each validation example after each epoch, by phase, [epochs, N]; empty unless
+            :func:`train` was asked for them and the head has such scores.
     """
 
     rows: tuple[Mapping[str, Any], ...] = ()
     best: Mapping[str, int] = dataclasses.field(default_factory=dict)
     audits: Mapping[str, AuditReport] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    example_scores: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     @property
     def columns(self) -> list[str]:
@@ -50,6 +55,7 @@ class History:
             {**self.best, **other.best},
             {**self.audits, **other.audits},
             self.notes + other.notes,
+            {**self.example_scores, **other.example_scores},
         )
 
     def to_csv(self, path: str | os.PathLike[str]) -> pathlib.Path:

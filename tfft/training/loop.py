@@ -48,6 +48,7 @@ def train(
     after_phase: Callable[[Phase, History], None] | None = None,
     checkpoints: str | os.PathLike[str] | CheckpointConfig | None = None,
     memory: MutableMapping[str, Any] | None = None,
+    example_scores: bool = False,
 ) -> History:
     """Train a model through phases, each with its own trainable blocks, rate and schedule.
 
@@ -91,6 +92,8 @@ def train(
         checkpoints: A folder, or :class:`CheckpointConfig`, for checkpoints during training. None saves nothing.
         memory: Values of the caller that belong to the training: numbers, strings, arrays, lists and dicts of those.
             They are saved at the end of each phase, after ``after_phase``, and restored when the training resumes.
+        example_scores: Whether to keep the score of each validation example after each epoch, see
+            :attr:`History.example_scores`; costs one more pass over them in each epoch.
 
     Returns:
         The history of all phases.
@@ -126,7 +129,7 @@ def train(
         pretrained = {v.path: keras.ops.convert_to_numpy(v).copy() for v in model.weights}
     context = TrainingContext(
         model, dataset, validation, arguments, batch_norm, tuple(callbacks), verbose, source, epoch, l2, seed,
-        microbatch_size, class_weight, pretrained, selection_of(model),
+        microbatch_size, class_weight, pretrained, selection_of(model), example_scores,
     )  # fmt: skip
     best: Score | None = None
     if checkpoints is not None:

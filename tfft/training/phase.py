@@ -23,6 +23,7 @@ from tfft.training.callbacks import EpochCount, OnWhole, PhaseWatch, build_metri
 from tfft.training.context import TrainingContext, slice_for
 from tfft.training.contrastive_phase import contrast, freeze_head
 from tfft.training.diagnostics import audit_phase, diagnose_nan_loss
+from tfft.training.example_scores import ExampleScores
 from tfft.training.history import History
 from tfft.training.progress import Progress
 from tfft.training.suffix import FeatureSource, TrainableSuffix, solve
@@ -91,6 +92,7 @@ def _fit(
         start,
         before,
         context.selection,
+        ExampleScores(part, model) if context.example_scores and not phase.contrastive_repeats else lambda: None,
     )
     bar = Progress(phase.name, steps * phase.epochs)
     check = audit(model)  # of the whole model, also where a part of it is fitted
@@ -108,7 +110,10 @@ def _fit(
     elif phase.interpolate:
         best = _interpolated(context, phase, part, watch, notes)
     context.optimizer = optimizer if watch.best_epoch and not phase.contrastive_repeats else None
-    history = History(tuple(watch.rows), {phase.name: watch.best_epoch}, {phase.name: report}, tuple(notes))
+    history = History(
+        tuple(watch.rows), {phase.name: watch.best_epoch}, {phase.name: report}, tuple(notes),
+        _by_phase(phase, watch.example_scores),
+    )  # fmt: skip
     return history, best
 
 
@@ -197,7 +202,13 @@ def solve_phase(context: TrainingContext, phase: Phase, start: Score | None) -> 
         score, best = start, 0
     if start is None:
         notes += _worse_than_before(context, phase, score)
-    return History((row,), {phase.name: best}, {phase.name: report}, tuple(notes)), score
+    each = ExampleScores(probe.part, model)() if context.example_scores else None
+    scores = _by_phase(phase, [] if each is None else [each])
+    return History((row,), {phase.name: best}, {phase.name: report}, tuple(notes), scores), score
+
+
+def _by_phase(phase: Phase, scores: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    return {phase.name: np.stack(scores)} if scores else {}
 
 
 def _worse_than_before(context: TrainingContext, phase: Phase, score: Score | None) -> list[str]:

@@ -26,7 +26,7 @@ from tfft.features import Features, fit_linear_probe, set_head_weights, split_he
 from tfft.features.batching import check_axes
 from tfft.features.cache import default_folder
 from tfft.features.engines import Staged, largest_difference, stage
-from tfft.features.extraction import extract_each
+from tfft.features.extraction import extract_each, kept_seconds
 from tfft.features.linear_probe.nearest_mean import nearest_mean_head
 from tfft.features.sources import Views, open_source
 from tfft.features.split_model import example_bytes, split_steady
@@ -85,6 +85,18 @@ class FeatureSource:
             views=None if changes is None else Views(changes, self.views, self.seed),
         )
         return found[0], None if self.validation is None else found[1]
+
+    def kept_seconds(self, prefix: keras.Model, *, varied: bool) -> float | None:
+        """Return the seconds that the features took, if they are in the cache; None if they must be computed."""
+        changes = augmentation(self.augment) if varied else None
+        return kept_seconds(
+            prefix,
+            [d for d in (self.train, self.validation) if d is not None],
+            cache=self.cache,
+            dtype=self.dtype,
+            batch_size=self.batch_size,
+            views=None if changes is None else Views(changes, self.views, self.seed),
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn, Protocol
 
-from tfft.backbones.catalog import APPLICATIONS, PRESETS, find_application, find_preset
+from tfft.backbones.catalog import APPLICATIONS, NEW_SPEECH_ENCODER, PRESETS, find_application, find_preset
 from tfft.backbones.fetch.archives import SUFFIXES, unpack
 from tfft.backbones.fetch.digests import check_pin, digest, split_pin
 from tfft.backbones.fetch.remote import HubAddress, KaggleName
@@ -145,7 +145,7 @@ def _unknown(text: str) -> NoReturn:
         raise SavedModelError(
             f"{text!r} is a file; expected a SavedModel folder{_folder_of(path)}, or a {' / '.join(SUFFIXES)} of one."
         )
-    names = [p.name for p in PRESETS] + [app.name for app in APPLICATIONS]
+    names = [*(p.name for p in PRESETS), *(app.name for app in APPLICATIONS), NEW_SPEECH_ENCODER]
     folders = [p.name for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []
     hint = did_you_mean(path.name, folders) or did_you_mean(text, names)
     if "/" in text or text.startswith("."):

@@ -52,7 +52,7 @@ def wave_batches(
     """Implement :func:`from_waves`."""
     if waves.ndim != 2 or not len(waves) or len(labels) != len(waves):
         raise DataError(f"Expected waves [N, samples] and labels [N]. Received: {waves.shape} and {np.shape(labels)}.")
-    targets, fetch = as_targets(np.asarray(labels)), _fetching(waves)
+    targets, fetch = as_targets(np.asarray(labels)), fetching(waves)
     changes = augmentation(options.augment)
     if changes is None:
         return assemble(lambda at: fetch(at % len(targets)), targets, options)
@@ -80,7 +80,7 @@ def wave_views(
     Returns:
         Dataset of (float32 [B, samples], labels [B]) with ``count * N`` examples.
     """
-    return assemble_views(_view_maker(_fetching(waves), spec, changes), labels, options, every=count)
+    return assemble_views(_view_maker(fetching(waves), spec, changes), labels, options, every=count)
 
 
 @tf.autograph.experimental.do_not_convert
@@ -108,7 +108,7 @@ def vary_wave(wave: tf.Tensor, spec: AudioSpec, changes: Augmentation, seed: tf.
         if changes.shift:
             found = _shifted(found, (2 * numbers[0] - 1) * changes.shift)
         if changes.mask:
-            found = _without_band(found, spec, changes.mask * numbers[1], numbers[2])
+            found = without_band(found, spec, changes.mask * numbers[1], numbers[2])
             share = changes.mask * numbers[3]
             place = tf.linspace(0.0, 1.0, tf.shape(found)[0])
             start = numbers[4] * (1 - share)
@@ -118,7 +118,7 @@ def vary_wave(wave: tf.Tensor, spec: AudioSpec, changes: Augmentation, seed: tf.
     return tf.ensure_shape(tf.cond(view > 0, varied, lambda: wave), wave.shape)
 
 
-def _fetching(waves: np.ndarray | WaveformArray) -> Fetch:
+def fetching(waves: np.ndarray | WaveformArray) -> Fetch:
     """Return a function from int64 positions [b] to float32 [b, samples]."""
     if isinstance(waves, np.memmap) and waves.dtype == np.float32:
         waves = WaveformArray(waves, np.arange(len(waves)))
@@ -140,7 +140,15 @@ def _shifted(wave: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
     return tf.pad(wave, [[tf.maximum(by, 0), tf.maximum(-by, 0)]])[tf.maximum(-by, 0) :][:count]
 
 
-def _without_band(wave: tf.Tensor, spec: AudioSpec, share: tf.Tensor, place: tf.Tensor) -> tf.Tensor:
+def without_band(wave: tf.Tensor, spec: AudioSpec, share: tf.Tensor, place: tf.Tensor) -> tf.Tensor:
+    """Return a waveform without a part of the mel scale, float32 [samples].
+
+    Args:
+        wave: Waveform, float32 [samples].
+        spec: Spec with the sample rate.
+        share: Width of the part, as a share of the scale.
+        place: Place of the part, 0 for the lowest frequencies to 1 for the highest.
+    """
     spectrum = tf.signal.rfft(wave)
     half = spec.sample_rate / 2
     hertz = tf.linspace(0.0, half, tf.shape(spectrum)[0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 import tensorflow as tf
@@ -83,6 +83,9 @@ class AudioExamples(FileExamples):
         return wave_source(self.waves, self.labels, staged, batch_size, views)
 
 
+A = TypeVar("A", bound=AudioExamples)
+
+
 def wave_source(waves: Any, labels: Any, staged: Staged, batch_size: int, views: Views | None) -> Source:
     """Return a source of features for waveforms; with ``views`` for all views of each."""
 
@@ -93,9 +96,7 @@ def wave_source(waves: Any, labels: Any, staged: Staged, batch_size: int, views:
     return ArraySource(waves, labels, staged, batch_size, views, vary)
 
 
-def with_waveforms(
-    splits: Splits[AudioExamples], spec: AudioSpec, store: str | os.PathLike[str] | None
-) -> Splits[AudioExamples]:
+def with_waveforms(splits: Splits[A], spec: AudioSpec, store: str | os.PathLike[str] | None) -> Splits[A]:
     """Add waveforms to the recordings of both parts, without reading them yet.
 
     Args:

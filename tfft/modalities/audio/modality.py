@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from tfft.errors import BackboneError, DataError
 from tfft.registry import Adapted, FeatureLevel, Match, Modality
@@ -32,7 +32,7 @@ class AudioModality(Modality):
     name = "audio"
     item = "recording"
     items = "recordings"
-    columns = ("audio",)
+    columns: ClassVar[tuple[str, ...]] = ("audio",)
     settings = frozenset({"sample_rate", "seconds"})
     augmentations = ("shift", "mask")
     may_be_grouped = True
@@ -123,7 +123,7 @@ class AudioModality(Modality):
             raise BackboneError(
                 "Expected a sample rate and a clip length. Fix: audio=tfft.AudioSpec(sample_rate, seconds)."
             )
-        return attach_waves(backbone, network, audio, image_size)
+        return attach_waves(backbone, network, audio, image_size, level)
 
     def input_of(self, model: keras.Model) -> AudioSpec | None:
         """Return the rate and length of the waveforms that a model takes."""

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from tfft.exporting.loader import ARRAY_SIGNATURE, EncodedInput, ServingInput
 from tfft.exporting.prediction import RequestItem
-from tfft.layers.log_mel import audio_of, fit
+from tfft.layers.log_mel import MelFrames, audio_of, fit, used_samples
 from tfft.modalities.audio.decode import fitted, read_recording
 from tfft.modalities.audio.wav import decode_wav_bytes
 from tfft.specs import AudioSpec
@@ -34,7 +34,14 @@ def audio_input(model: keras.Model) -> ServingInput | None:
     encoded = EncodedInput("audio_bytes", lambda one: decode_wav(one, spec), clip, lambda waves: waves, encode)
     assets = {AUDIO_FILE: json.dumps(spec.to_dict()) + "\n"}
     card = ("Sounds", _sentence(spec))
-    return ServingInput("audio", ARRAY_SIGNATURE, spec, encoded=encoded, assets=assets, card=card)
+    frames = any(isinstance(layer, MelFrames) for layer in model.layers)
+    shorten = _without_padding if frames else None
+    return ServingInput("audio", ARRAY_SIGNATURE, spec, encoded=encoded, assets=assets, card=card, shorten=shorten)
+
+
+def _without_padding(waves: tf.Tensor) -> tf.Tensor:
+    """Cut waves [B, samples] to the longest one without trailing zeros, at least one sample."""
+    return waves[:, : tf.maximum(tf.reduce_max(used_samples(waves)), 1)]
 
 
 def _sentence(spec: AudioSpec) -> str:

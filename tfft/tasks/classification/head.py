@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfft.errors import join_names
@@ -39,6 +40,11 @@ class ClassificationHead(Head):
         kind = keras.metrics.CategoricalAccuracy if soft else keras.metrics.SparseCategoricalAccuracy
         return [kind(name="accuracy")]
 
+    def example_scores(self, labels: np.ndarray, logits: np.ndarray) -> np.ndarray | None:
+        """Return 1 for each example whose most probable class is right, else 0."""
+        right = labels.argmax(axis=-1) if labels.ndim == 2 and labels.shape[-1] > 1 else labels.reshape(-1)
+        return (logits.argmax(axis=-1) == right).astype(np.float32)
+
     def postprocess(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:
         """Turn logits [B, classes] into probabilities and the name of the most probable class."""
         logits = tf.cast(logits, tf.float32)
@@ -62,6 +68,10 @@ class BinaryHead(Head):
     def metrics(self, *, soft: bool = False) -> list[keras.metrics.Metric]:
         """Return ``accuracy``."""
         return independent_metrics(soft)
+
+    def example_scores(self, labels: np.ndarray, logits: np.ndarray) -> np.ndarray | None:
+        """Return 1 for each example whose more probable class is right, else 0."""
+        return independent_scores(labels, logits)
 
     def postprocess(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:
         """Turn logits [B, 1] into the probabilities of both classes and the name of the more probable one."""
@@ -95,6 +105,12 @@ def independent_metrics(soft: bool) -> list[keras.metrics.Metric]:
     if soft:  # Keras would ask for a label that is exactly 0 or 1
         return [keras.metrics.MeanMetricWrapper(soft_binary_accuracy, name="accuracy")]
     return [keras.metrics.BinaryAccuracy(threshold=0.0, name="accuracy")]  # logit 0 is probability 1/2
+
+
+def independent_scores(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    """Return the share of the labels of each example that are right, [B]."""
+    right = (logits > 0) == (labels.reshape(logits.shape) > 0.5)
+    return right.reshape(len(right), -1).mean(axis=-1)
 
 
 def classification(

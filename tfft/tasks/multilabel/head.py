@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfft.heads import ConvexLoss, Head, as_names
-from tfft.tasks.classification.head import independent_loss, independent_metrics
+from tfft.tasks.classification.head import independent_loss, independent_metrics, independent_scores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +30,10 @@ class MultilabelHead(Head):
     def metrics(self, *, soft: bool = False) -> list[keras.metrics.Metric]:
         """Return ``accuracy``, the share of single labels that are right."""
         return independent_metrics(soft)
+
+    def example_scores(self, labels: np.ndarray, logits: np.ndarray) -> np.ndarray | None:
+        """Return the share of the labels of each example that are right."""
+        return independent_scores(labels, logits)
 
     def postprocess(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:
         """Turn logits [B, n] into probabilities and the labels above 1/2."""

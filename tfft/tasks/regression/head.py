@@ -115,6 +115,11 @@ class RegressionHead(Head):
         """Returns ``error``, the mean absolute error in the units of the labels."""
         return [keras.metrics.MeanAbsoluteError(name="error")]
 
+    def example_scores(self, labels: np.ndarray, logits: np.ndarray) -> np.ndarray | None:
+        """Return the negative absolute error of each example, a mean over its numbers."""
+        error = np.abs(labels.reshape(logits.shape) - logits)
+        return -error.reshape(len(error), -1).mean(axis=-1)
+
     def postprocess(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:
         """Return the numbers unchanged."""
         return {"value": tf.cast(logits, tf.float32)}

@@ -192,9 +192,11 @@ def _plain(history: History) -> dict[str, Any]:
         "best": dict(history.best),
         "audits": {name: report.to_dict() for name, report in history.audits.items()},
         "notes": list(history.notes),
+        "example_scores": dict(history.example_scores),
     }
 
 
 def _history(plain: Mapping[str, Any]) -> History:
     audits = {name: AuditReport.from_dict(report) for name, report in plain["audits"].items()}
-    return History(tuple(plain["rows"]), plain["best"], audits, tuple(plain["notes"]))
+    scores = plain.get("example_scores", {})  # which earlier versions did not keep
+    return History(tuple(plain["rows"]), plain["best"], audits, tuple(plain["notes"]), scores)

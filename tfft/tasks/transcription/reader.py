@@ -1,0 +1,83 @@
+"""Reader of recordings with transcripts: :data:`TRANSCRIBED`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from tfft.modalities.audio.modality import AudioModality
+from tfft.registry import Adapted, Match
+
+if TYPE_CHECKING:
+    from tfft.backbones.base import Backbone
+    from tfft.data.examples import Splits
+    from tfft.inspection.findings import DataReport, Finding
+    from tfft.tasks.transcription.data import TranscribedRecordings
+
+_OWN = (
+    "audio",
+    "text",
+    "group",
+    "letter_case",
+    "punctuation",
+    "root",
+    "encoding",
+    "delimiter",
+    "sample_rate",
+    "seconds",
+)
+_READING = ("strict", "store", "progress")
+_SETTINGS = frozenset({*_OWN, *_READING, "task", "validation", "seed"})
+
+
+class TranscribedAudio(AudioModality):
+    """Recordings with the text that is said in each."""
+
+    item = "recording"
+    items = "recordings with transcripts"
+    columns: ClassVar[tuple[str, ...]] = ("audio", "text")
+    labelled_settings: ClassVar[tuple[str, ...]] = ("group", "sample_rate")
+
+    def matches(self, source: Any, settings: Mapping[str, Any]) -> Match | None:
+        """Accept any source, since it is used only if the task is named."""
+        return Match("recordings with transcripts", _load, _SETTINGS, 3, has_names=True)
+
+    def read_labelled(
+        self, source: Any, class_names: Sequence[str], settings: Mapping[str, Any]
+    ) -> TranscribedRecordings:
+        """Read recordings with transcripts for a model with a known alphabet."""
+        from tfft.tasks.transcription.data import read_transcripts
+
+        known = {name: settings[name] for name in (*_OWN, *_READING) if name in settings}
+        return read_transcripts(source, class_names, **known)
+
+    def is_split(self, source: Any) -> bool:
+        """Return False: no form marks its training part."""
+        return False
+
+    def adapt(self, splits: Splits[Any], backbone: Backbone, settings: Mapping[str, Any]) -> Adapted:
+        """Choose the rate for a backbone that takes waves, and check that each transcript fits its frames."""
+        from tfft.tasks.transcription.frames import check_fit, keep_whole
+
+        adapted = super().adapt(splits, backbone, keep_whole(splits, backbone, settings))
+        check_fit(adapted.splits, backbone)
+        return adapted
+
+    def check_source(self, source: Any, columns: Mapping[str, Any], **options: Any) -> DataReport | None:
+        """Return None: the transcripts are read first."""
+        return None
+
+    def findings(self, splits: Any, *, notes: list[str]) -> Iterator[Finding]:
+        """Yield findings about files, loudness, duplicates and transcripts."""
+        from tfft.tasks.transcription.checks import transcript_findings
+
+        return transcript_findings(splits)
+
+
+def _load(source: Any, *, task: str = "", **settings: Any) -> Any:
+    from tfft.tasks.transcription.data import load_transcripts
+
+    return load_transcripts(source, **settings)
+
+
+TRANSCRIBED = TranscribedAudio()
