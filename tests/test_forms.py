@@ -26,8 +26,10 @@ LABELS = np.arange(COUNT) % CLASSES
 PIXELS = np.clip(RANDOM.normal(60 + 60 * LABELS[:, None, None, None], 8, (COUNT, 8, 8, 3)), 0, 255).astype(np.uint8)
 OPAQUE = np.concatenate([PIXELS, np.full((COUNT, 8, 8, 1), 255, np.uint8)], axis=-1)
 ONE_HOT = np.eye(CLASSES, dtype=np.float32)[LABELS]
+FIXED = keras.initializers.GlorotUniform(seed=2)  # some other weights need more steps than the tests make
 BACKBONE = keras.Sequential(
-    [keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3, strides=2, name="block0_conv")], name="tiny"
+    [keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3, strides=2, kernel_initializer=FIXED, name="block0_conv")],
+    name="tiny",
 )
 
 
