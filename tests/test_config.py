@@ -37,7 +37,7 @@ RUN = {
     "class_weight": ({"a": 2.0}, "balance"), "sampling": ("balanced", "equal"), "batch_norm": ("train", "no"),
     "input_range": ((-1.0, 1.0), (1, 0)), "output": ("1", 1), "signature": ("infer", 1), "resize": ("pad", "padd"),
     "augment": (Augmentation(crop=0.5), "flop"), "views": (3, 0), "trust": (True, 1), "strict": (True, None),
-    "constants": ("trainable", "all"),
+    "constants": ("trainable", "all"), "per_example": (True, "yes"),
 }  # fmt: skip
 PHASE = {
     "name": ("a", None), "unfreeze": ([".*"], None), "epochs": (2, 0), "learning_rate": (1e-4, 0), "warmup": (0.3, 1),
@@ -321,7 +321,7 @@ def test_the_order_of_plan_yaml_stays():
         "max_length", "pooling", "preprocessor", "image_size", "batch_size", "microbatch_size",
         "seed", "deterministic", "validation", "group", "dropout", "l2", "label_smoothing", "loss", "class_weight",
         "sampling", "batch_norm", "input_range", "output", "signature", "resize", "augment",
-        "views", "trust", "constants", "strict",
+        "views", "trust", "constants", "per_example", "strict",
         "phases",
         "reasons", "versions",
     ]  # fmt: skip

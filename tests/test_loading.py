@@ -126,7 +126,7 @@ def test_every_setting_of_a_form_can_be_given(place):
         ("photos", {"task": "regression"}, "task='regression' means nothing for a folder of images, .* Folders and"),
         ("photos", {"root": "/x"}, "root='/x' means nothing for a folder of images, which takes check, group,"),
         ("sounds", {"label": "x"}, "label='x' means nothing for a folder of recordings"),
-        ("sounds.jsonl", {"audio": "clip", "text": "t"}, "text and audio each name the input"),
+        ("sounds.jsonl", {"audio": "clip", "text": "t"}, "audio and text each name the input"),
         ("photos.jsonl", {"image": "file", "sample_rate": 8000}, "sample_rate=8000 means nothing for a table"),
         ("texts.csv", {"root": "/x", "sample_rate": 8000}, "root='/x', sample_rate=8000 mean nothing for texts"),
         ("texts.csv", {"validation": "split.csv"}, "validation='split.csv' means nothing for texts"),
