@@ -113,7 +113,7 @@ def test_the_kind_of_data_can_be_named():
 class DenseHead:
     """What tasks on feature maps look like to `tfft.build`."""
 
-    task, modalities, class_names, strides, resize = "dense", frozenset(), None, (8, 16, 32), None
+    task, modalities, class_names, strides, resize, reader = "dense", frozenset(), None, (8, 16, 32), None, None
 
     def __init__(self, level):
         self.feature_level = level

@@ -162,6 +162,11 @@ class Head:
         return registry.task(self.task).modalities
 
     @property
+    def reader(self) -> registry.Modality | None:
+        """Modality that reads the data of its task, if labels have files of their own."""
+        return registry.task(self.task).reader
+
+    @property
     def facts(self) -> dict[str, object]:
         """Facts for the card of an export that only this head knows."""
         return {}

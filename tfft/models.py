@@ -103,7 +103,7 @@ def build(
         network = _network(backbone)
     own, options = options, {**options, "image_size": image_size, "pair": pair, "audio": audio}
     kind = _modality_of(backbone, head, modality, options)
-    reader = registry.task(head.task).reader
+    reader = head.reader
     kind = reader if kind is not None and reader is not None and reader.name == kind.name else kind
     _check_options(kind, own)
     if kind is None:

@@ -241,6 +241,7 @@ class _Work:
         """Run the network over all examples into a target, and return the metadata of the features."""
         start = time.perf_counter()
         done, items, foretold = 0, None, False
+        first: tuple[int, float] | None = None
         with progress_bar("features", self.source.count, shown=self.verbose > 0) as progress:
             for arrays in compute(self.staged, self.opener, self.source.batches(self.staged), self.batch_size):
                 arrays = [_narrowed(a, self.dtype) for a in arrays]
@@ -250,9 +251,12 @@ class _Work:
                 target.append(arrays)
                 done += len(arrays[0])
                 progress(done)
-                if not foretold and time.perf_counter() - start > _FORETOLD:
+                now = time.perf_counter()
+                if first is None:  # without the conversion of the network, which the first batch waits for
+                    first = done, now
+                elif not foretold and now - first[1] > _FORETOLD:
                     foretold = True
-                    self._foretell(done, time.perf_counter() - start)
+                    self._foretell((done - first[0]) / (now - first[1]), done)
         seconds = time.perf_counter() - start
         opened, note = self.opener.opened
         self.say(f"Features of {done} examples: {seconds:.1f} s, {done / seconds:,.0f} a second, {opened.name}.")
@@ -262,9 +266,9 @@ class _Work:
             "notes": notes,
         }  # fmt: skip
 
-    def _foretell(self, done: int, seconds: float) -> None:
-        """Say how long the features will take, if that is minutes."""
-        left = ((self.source.count or 0) - done) * seconds / done
+    def _foretell(self, rate: float, done: int) -> None:
+        """Print how long the features will take at a rate of examples per second, if that is minutes."""
+        left = ((self.source.count or 0) - done) / rate
         if left > _LONG and self.verbose:
             print(f"features of {self.name}: about {left / 60:.0f} more minutes", flush=True)
 
