@@ -108,17 +108,22 @@ def test_a_task_from_outside_reads_labels_and_changes_plans(ordinal):
 # --- the tasks of tfft
 
 
+SLOW = {"speech_synthesis", "text_to_text", "transcription"}
+UNSCORED = {"speech_synthesis", "text_to_text"}  # what they serve has no metric of training
+
+
 def _with_marks(name):
-    """Heads on pyramids have decoders, which take seconds to learn anything."""
-    dense = registry.task(name).feature_level == "pyramid"
-    return pytest.param(name, marks=pytest.mark.slow if dense else ())
+    """Heads on pyramids have decoders, and those of sequences search, which takes seconds."""
+    slow = name in SLOW or registry.task(name).feature_level == "pyramid"
+    return pytest.param(name, marks=pytest.mark.slow if slow else ())
 
 
 @pytest.mark.parametrize("name", [_with_marks(name) for name in registry.task_names()])
 def test_every_task_keeps_the_contract(name):
     names = ("O", "B-a") if name == "binary" else ("O", "B-a", "B-b")
     contract = testing.check_task(name, names)
-    assert {"loss falls", "serving agrees with the metric", "evaluation agrees with the metric"} <= set(contract.passed)
+    assert {"loss falls", "evaluation agrees with the metric"} <= set(contract.passed)
+    assert ("serving agrees with the metric" in contract.passed) == (name not in UNSCORED)
 
 
 def test_a_task_that_breaks_its_promises_is_named():

@@ -66,14 +66,15 @@ class TextToText(Task):
         return text_to_text
 
     def make_head(self, class_names: Sequence[str], **settings: Any) -> Head:
-        """Make the head for a configuration; dropout and l2 do not apply.
+        """Make the head for a configuration; dropout and l2 do not apply, and class names would stand for tokens.
 
         Raises:
             DependencyError: If the package for the scores is missing, before a run has spent time on training.
         """
         require_scores()
         known = ("label_smoothing", "beam_size", "length_penalty", "units")
-        return self.head_factory()(**{name: settings[name] for name in known if name in settings})
+        given = {name: settings[name] for name in known if name in settings}
+        return self.head_factory()(**{"units": max(1, len(class_names)), **given})
 
     def head_class(self) -> type[Head]:
         """Return the class of its heads."""
