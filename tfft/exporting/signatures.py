@@ -77,6 +77,7 @@ def serving_functions(
     Raises:
         ExportError: If the model's inputs, outputs or class names do not allow it.
     """
+    _inputs(model)  # a model that was never built is an error
     head = _head(model)
     if head is not None and (own_function := head.served(model)) is not None:
         return _own_serving(model, head, own_function)
