@@ -100,7 +100,6 @@ class Task:
         name: Name for users, ``task="multilabel"``.
         head_kind: Name of the task in the config of saved heads; usually the same.
         modalities: Names of the supported modalities; empty for all.
-        input_columns: Names of the settings for columns that it reads together, such as ``audio`` and ``text``.
         feature_level: Features for the head: one vector per example (``"pooled"``), one per token or frame
             (``"sequence"``), a feature map (``"spatial"``) or feature maps of several strides (``"pyramid"``).
         exclusive_classes: Whether each example has exactly one of several classes, which class weights, balanced

@@ -20,7 +20,7 @@ from tfft.tasks.text_to_text.vocabulary import learn_vocabulary, vocabulary_size
 
 _SYSTEMATIC = 0.1  # of the pairs: longer than the model takes in more of them is an error
 _SPARE = 1.25  # room of a generated text over the longest training target
-_UNKNOWN = 0.005  # share of unknown tokens that is said
+_UNKNOWN = 0.005  # share of unknown tokens from which a note reports them
 _LEAST = 16  # tokens that a model may write
 _SHOWN = 5
 

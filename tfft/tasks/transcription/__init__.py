@@ -1,4 +1,4 @@
-"""Transcription: the text that is said in a recording."""
+"""Transcription: the spoken text of a recording."""
 
 from __future__ import annotations
 

@@ -122,7 +122,7 @@ def transcription(
     punctuation: Punctuation = "drop",
     beam_width: int = 1,
 ) -> TranscriptionHead:
-    """Create a head that writes what is said, for a backbone that gives a sequence of frames.
+    """Create a head that transcribes speech, for a backbone that gives a sequence of frames.
 
     Args:
         characters: Alphabet in the order of the labels, a list or a text such as ``" abc"``; ``data.class_names`` of

@@ -31,7 +31,7 @@ _SETTINGS = frozenset({*_OWN, *_READING, "task", "validation", "seed"})
 
 
 class TranscribedAudio(AudioModality):
-    """Recordings with the text that is said in each."""
+    """Recordings with their transcripts."""
 
     item = "recording"
     items = "recordings with transcripts"
