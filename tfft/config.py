@@ -513,7 +513,7 @@ class RunConfig(SharedSettings, _PhaseSettings):
         """Return a copy with other values of some settings.
 
         Args:
-            settings: values by name.
+            settings: Values by name.
             others: Other names that the caller accepts, for suggestions.
 
         Raises:

@@ -97,14 +97,14 @@ _PLACE = re.compile(
 
 
 def reason_of(error: BaseException, *, limit: int = 500) -> str:
-    """Returns the line of an error message that says what went wrong, without preambles of Keras and TensorFlow.
+    """Return the line of an error message that says what went wrong, without preambles of Keras and TensorFlow.
 
     Keras puts "Exception encountered when calling ..." before the reason and the arguments behind it; TensorFlow puts
     it behind the places in the code that led there.
 
     Args:
-        error: the error of another library.
-        limit: most characters; the end is kept of a longer line.
+        error: The error of another library.
+        limit: Most characters; the end is kept of a longer line.
 
     Returns:
         One line; the name of the error's class where it says nothing.

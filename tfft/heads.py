@@ -224,19 +224,19 @@ class Head:
         return Logits(self, name=LOGITS_LAYER)(dropped)
 
     def fitted_to(self, labels: Any) -> Head:
-        """Returns the head with what it has to know of the training labels: for regression mean, spread and median.
+        """Return the head with what it has to know of the training labels: for regression mean, spread and median.
 
         Args:
-            labels: of all training examples, as the task has them.
+            labels: Of all training examples, as the task has them.
         """
         return self
 
     def scaled(self, targets: Any) -> Any:
-        """Returns targets as the last layer has to compute them, before :meth:`to_units`."""
+        """Return targets as the last layer has to compute them, before :meth:`to_units`."""
         return targets
 
     def to_units(self, logits: Any) -> Any:
-        """Returns what the last layer computed in the units of the labels; only numbers have any."""
+        """Return what the last layer computed in the units of the labels; only numbers have any."""
         return logits
 
     def raw_outputs(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -429,7 +429,7 @@ class Logits(keras.layers.Dense):
         return super().__call__(inputs, *args, **kwargs)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        """Returns logits, or values in the units of the labels."""
+        """Return logits, or values in the units of the labels."""
         return self.head.to_units(super().call(inputs, training=training))
 
     def get_config(self) -> dict[str, Any]:
@@ -476,7 +476,7 @@ class WordLogits(Logits):
         super().build(features_shape)
 
     def call(self, features: Any, word_starts: Any) -> Any:  # type: ignore[override]
-        """Returns logits [B, W, units] from features [B, W, D] and the starts of words [B, W]."""
+        """Return logits [B, W, units] from features [B, W, D] and the starts of words [B, W]."""
         ops = keras.ops
         names = self.head.class_names or ()
         unseen = [0.0 if name == OUTSIDE else ABSENT for name in names]

@@ -231,9 +231,9 @@ def update_loss_tracker(model: keras.Model, loss: tf.Tensor, count: tf.Tensor) -
     ``Trainer._loss_tracker`` and ``unscale_loss_for_distribution``: Keras' own ``train_step`` uses both.
 
     Args:
-        model: compiled, inside its training step.
-        loss: mean over the examples.
-        count: number of examples.
+        model: Compiled, inside its training step.
+        loss: Mean over the examples.
+        count: Number of examples.
     """
     model._loss_tracker.update_state(unscale_loss_for_distribution(loss), sample_weight=count)
 
@@ -244,8 +244,8 @@ def build_for(model: keras.Model, batch: Any) -> None:
     ``Trainer._symbolic_build``: publicly these variables appear in the first step only.
 
     Args:
-        model: compiled.
-        batch: arrays, tensors or ``tf.TensorSpec`` of a batch.
+        model: Compiled.
+        batch: Arrays, tensors or ``tf.TensorSpec`` of a batch.
     """
     model._symbolic_build(data_batch=batch)
 
@@ -329,8 +329,8 @@ def steps_ahead(optimizer: keras.optimizers.Optimizer, steps: Any) -> Iterator[N
     the optimizer is built.
 
     Args:
-        optimizer: whose count does not change.
-        steps: added to the count, in calls of ``apply``.
+        optimizer: Whose count does not change.
+        steps: Added to the count, in calls of ``apply``.
     """
     state = vars(optimizer)
     count = state["_iterations"]
@@ -446,7 +446,7 @@ class InspectedInputs(Functional):
         """Raise an error for inputs that the model must not take; the one hook for subclasses.
 
         Args:
-            inputs: flat list of tensors or arrays, symbolic within ``fit`` and ``predict``.
+            inputs: Flat list of tensors or arrays, symbolic within ``fit`` and ``predict``.
         """
 
     def _standardize_inputs(self, inputs: Any) -> Any:

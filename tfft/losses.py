@@ -59,7 +59,7 @@ class ScaledSquaredError(keras.losses.Loss):
     A rate, a weight decay or a limit of the gradient then means the same for prices in cents and in millions.
 
     Args:
-        spreads: standard deviation of each value over the training examples.
+        spreads: Standard deviation of each value over the training examples.
         **kwargs: ``name``, ``reduction``, ``dtype``.
 
     Example:
@@ -71,13 +71,13 @@ class ScaledSquaredError(keras.losses.Loss):
         self.spreads = [float(spread) for spread in spreads]
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Returns the loss of each example, [B]; values are [B, units], targets [B, units], or [B] for one unit."""
+        """Return the loss of each example, [B]; values are [B, units], targets [B, units], or [B] for one unit."""
         true = keras.ops.reshape(keras.ops.cast(y_true, y_pred.dtype), keras.ops.shape(y_pred))
         off = (true - y_pred) / keras.ops.convert_to_tensor(self.spreads, y_pred.dtype)
         return keras.ops.mean(keras.ops.square(off), axis=-1)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor as plain values."""
+        """Return the arguments of the constructor as plain values."""
         return {**super().get_config(), "spreads": self.spreads}
 
 

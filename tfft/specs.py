@@ -221,7 +221,7 @@ def check_kind(found: Augmentation, *, sounds: bool) -> None:
     """Raise PlanError if an augmentation holds a change that has no meaning for images, or for recordings.
 
     Args:
-        found: from :func:`augmentation`.
+        found: From :func:`augmentation`.
         sounds: True for recordings, False for images.
     """
     valid, what = (OF_SOUNDS, "recordings") if sounds else (OF_PICTURES, "pictures")
@@ -246,16 +246,16 @@ class Preset:
     """One row of the catalog: a pretrained model under a short name, as data only.
 
     Attributes:
-        name: the short name, as in ``tfft.load_backbone(name)``.
-        handle: pinned address: a TF Hub or Kaggle handle with its version, or ``"pip:<package>"``.
+        name: The short name, as in ``tfft.load_backbone(name)``.
+        handle: Pinned address: a TF Hub or Kaggle handle with its version, or ``"pip:<package>"``.
         kind: ``"image"`` or ``"text"``.
-        description: one line.
-        parameters: number of parameters in millions.
+        description: One line.
+        parameters: Number of parameters in millions.
         licence: SPDX name of the weights' licence.
-        paper: authors, title, year.
-        input: pixels it expects; None for text.
-        dimension: width of its feature vector.
-        preprocessor: handle of the matching text preprocessor, or None.
+        paper: Authors, title, year.
+        input: Pixels it expects; None for text.
+        dimension: Width of its feature vector.
+        preprocessor: Handle of the matching text preprocessor, or None.
     """
 
     name: str

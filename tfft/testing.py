@@ -36,8 +36,8 @@ class Contract:
     """Outcome of a contract runner.
 
     Attributes:
-        passed: names of the checks that held.
-        refused: checks that do not apply, with the reason the model itself gave.
+        passed: Names of the checks that held.
+        refused: Checks that do not apply, with the reason the model itself gave.
     """
 
     passed: tuple[str, ...]
@@ -53,9 +53,9 @@ def sample_inputs(model: keras.Model, examples: int = 4, *, seed: int = 0) -> An
     """Return random inputs of the shape and type a model takes.
 
     Args:
-        model: any functional model.
-        examples: size of the batch.
-        seed: of the random numbers.
+        model: Any functional model.
+        examples: Size of the batch.
+        seed: Of the random numbers.
 
     Returns:
         An array, or a nest of arrays, [examples, ...]. Unknown sides become 32 pixels, unknown
@@ -94,15 +94,15 @@ def check_backbone(
     SavedModel export with the same output; mixed precision works or is refused with a reason.
 
     Args:
-        backbone: from :func:`tfft.load_backbone`, or your own.
-        reference: the original model as a function of the inputs; None skips that one check.
-        tolerance: largest difference of outputs, relative to the largest output where that is above 1.
+        backbone: From :func:`tfft.load_backbone`, or your own.
+        reference: The original model as a function of the inputs; None skips that one check.
+        tolerance: Largest difference of outputs, relative to the largest output where that is above 1.
 
     Returns:
         What passed and what was refused.
 
     Raises:
-        ContractError: with every check that failed.
+        ContractError: With every check that failed.
 
     Example:
         >>> check_backbone(tfft.load_backbone("my_savedmodel/"))
@@ -131,14 +131,14 @@ def check_head(head: heads.Head, *, width: int = 8) -> Contract:
     """Check that a head's loss, metrics, logits and serving outputs agree with each other.
 
     Args:
-        head: from :mod:`tfft.heads`, or one of your own.
-        width: of the features it is put behind.
+        head: From :mod:`tfft.heads`, or one of your own.
+        width: Of the features it is put behind.
 
     Returns:
         What passed.
 
     Raises:
-        ContractError: with every check that failed.
+        ContractError: With every check that failed.
 
     Example:
         >>> print(check_head(heads.binary("spam")))
@@ -155,15 +155,15 @@ def check_task(
     Run it on a task of your own, after :func:`tfft.registry.register_task`.
 
     Args:
-        task: a registered task, or its name.
-        class_names: for its head.
-        **settings: further arguments of :meth:`tfft.registry.Task.make_head`.
+        task: A registered task, or its name.
+        class_names: For its head.
+        **settings: Further arguments of :meth:`tfft.registry.Task.make_head`.
 
     Returns:
         What passed and what does not apply.
 
     Raises:
-        ContractError: with every check that failed.
+        ContractError: With every check that failed.
 
     Example:
         >>> print(check_task("multilabel"))
@@ -299,16 +299,16 @@ def check_export(
     run again after copying it to a server.
 
     Args:
-        path: the version folder.
-        model: the Keras model it was made from.
-        examples: what to compare on, as :func:`tfft.export` takes them; random inputs by default.
-        tolerance: largest allowed ``|served - expected| / (1 + |expected|)``.
+        path: The version folder.
+        model: The Keras model it was made from.
+        examples: What to compare on, as :func:`tfft.export` takes them; random inputs by default.
+        tolerance: Largest allowed ``|served - expected| / (1 + |expected|)``.
 
     Returns:
         What passed.
 
     Raises:
-        ContractError: with every check that failed.
+        ContractError: With every check that failed.
     """
     from tfft.exporting.parity import check
     from tfft.exporting.signatures import serving_functions

@@ -72,7 +72,7 @@ def load_backbone(
     per_example: bool = False,
     name: str | None = None,
 ) -> Backbone:
-    """Opens a pretrained model as a backbone: a Keras model of named blocks, with its input contract.
+    """Open a pretrained model as a backbone: a Keras model of named blocks, with its input contract.
 
     The start of every transfer: the backbone goes into :func:`tfft.build` with a head, and its
     blocks can be frozen and trained one by one.
@@ -159,13 +159,13 @@ def load_backbone(
 
 
 def list_backbones(pattern: str | None = None, kind: Literal["image", "text"] | None = None) -> list[Preset]:
-    """Lists the pretrained models that are known by a short name.
+    """List the pretrained models that are known by a short name.
 
     Beside these, every name of ``keras.applications``, every SavedModel folder and every TF Hub or
     Kaggle address is a handle.
 
     Args:
-        pattern: part of a name, without regard to case, ``-`` and ``_``; None for all.
+        pattern: Part of a name, without regard to case, ``-`` and ``_``; None for all.
         kind: ``"image"`` or ``"text"``; None for both.
 
     Returns:

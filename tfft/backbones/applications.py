@@ -30,21 +30,21 @@ _WEIGHTS_HOST = "storage.googleapis.com"
 
 
 def from_applications(name: str, weights: str | None = "imagenet", *, backbone_name: str | None = None) -> Backbone:
-    """Makes a network of ``keras.applications`` a backbone: without its classifier, features averaged.
+    """Make a network of ``keras.applications`` a backbone: without its classifier, features averaged.
 
     Args:
-        name: as ``"MobileNetV2"``, ``"mobilenet_v2"`` or ``"keras:mobilenet-v2"``; with ``":random"``
+        name: As ``"MobileNetV2"``, ``"mobilenet_v2"`` or ``"keras:mobilenet-v2"``; with ``":random"``
             at its end the weights are random, which needs no network, with ``":<path>"`` those of a file.
         weights: ``"imagenet"`` (downloaded once into ``~/.keras``), None for random ones, or the path of a
             ``.h5`` file of Keras 2 or a ``.weights.h5`` file; a classifier in it is left out.
-        backbone_name: of the backbone; the network's own name by default.
+        backbone_name: Of the backbone; the network's own name by default.
 
     Returns:
         A backbone whose model maps ``[batch, height, width, 3]`` to ``[batch, features]``, for any
         image size (NASNet: for its own only), with the InputSpec of the network's family.
 
     Raises:
-        HandleError: there is no such network, or its weights are out of reach.
+        HandleError: There is no such network, or its weights are out of reach.
 
     Example:
         >>> from_applications("MobileNetV2").input_spec.value_range

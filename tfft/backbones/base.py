@@ -30,10 +30,10 @@ class Block:
     """A part of a backbone that is frozen or trained as one.
 
     Attributes:
-        name: unique within the backbone, in the order of computation.
-        layers: the Keras layers it consists of, in order.
-        note: why it is not cut further, where that was tried; otherwise empty.
-        ends: operations and layers in it that the whole computation passes through (in networks of cells: that later
+        name: Unique within the backbone, in the order of computation.
+        layers: The Keras layers it consists of, in order.
+        note: Why it is not cut further, where that was tried; otherwise empty.
+        ends: Operations and layers in it that the whole computation passes through (in networks of cells: that later
             cells read), in order; the next block reads the output of the last. Empty where it is not known.
     """
 
@@ -63,18 +63,18 @@ class Backbone:
     """A pretrained network without a task: pixels, texts or the ids of their pieces in, features out.
 
     Attributes:
-        name: short name.
-        model: functional Keras model; images enter it scaled as ``input_spec`` says.
-        origin: the handle it was made from.
-        input_spec: the pixels it expects; None where the input is not one image.
-        notes: what was assumed or left out when it was opened, one sentence each.
-        tokenizer: makes the model's inputs of texts; None where the model takes no text, or takes it as it is.
-        text_spec: what it does with text; None where the input is not text.
-        digest: of the files it was opened from, see :func:`tfft.backbones.digest`; None where there are none.
-        endpoint: what of a SavedModel is called, with its inputs and outputs, in words; empty for other formats.
-        pretrained: whether the weights were trained before; False for an architecture with random weights, which plans
+        name: Short name.
+        model: Functional Keras model; images enter it scaled as ``input_spec`` says.
+        origin: The handle it was made from.
+        input_spec: The pixels it expects; None where the input is not one image.
+        notes: What was assumed or left out when it was opened, one sentence each.
+        tokenizer: Makes the model's inputs of texts; None where the model takes no text, or takes it as it is.
+        text_spec: What it does with text; None where the input is not text.
+        digest: Of the files it was opened from, see :func:`tfft.backbones.digest`; None where there are none.
+        endpoint: What of a SavedModel is called, with its inputs and outputs, in words; empty for other formats.
+        pretrained: Whether the weights were trained before; False for an architecture with random weights, which plans
             train as a whole from the start.
-        pair_tokenizer: for an encoder-decoder, whose outputs are logits of the next token: makes tokens of source and
+        pair_tokenizer: For an encoder-decoder, whose outputs are logits of the next token: makes tokens of source and
             target; None for other models.
     """
 
@@ -103,12 +103,12 @@ class Backbone:
 
 
 def count_values(variables: Sequence[keras.Variable]) -> int:
-    """Returns the number of values in variables, each variable counted once."""
+    """Return the number of values in variables, each variable counted once."""
     return sum(math.prod(variable.shape) for variable in {id(v): v for v in variables}.values())
 
 
 def find_backbone(model: keras.Model) -> keras.Model:
-    """Returns the part of a model that is sliced.
+    """Return the part of a model that is sliced.
 
     That is its layer ``"backbone"`` (what :func:`tfft.build` makes), or the one nested model it has
     (how Keras users put a network under a head), or the model itself.
@@ -123,7 +123,7 @@ def find_backbone(model: keras.Model) -> keras.Model:
 
 
 def head_layers(model: keras.Model) -> list[keras.layers.Layer]:
-    """Returns the layers outside of the backbone that have variables."""
+    """Return the layers outside of the backbone that have variables."""
     backbone = find_backbone(model)
     if backbone is model:
         return []
@@ -140,14 +140,14 @@ def head_layers(model: keras.Model) -> list[keras.layers.Layer]:
 
 
 def blocks_of(model: keras.Model) -> list[Block]:
-    """Returns the blocks of any Keras model, in the order of computation.
+    """Return the blocks of any Keras model, in the order of computation.
 
     A layer that tfft made from a piece of a SavedModel is a block. The layers of other functional
     models are grouped: cut where the whole computation passes through one layer, and named by the
     layers' common prefix. A model that Keras cannot look into is one block.
 
     Args:
-        model: any built Keras model; the backbone inside it is found by :func:`find_backbone`.
+        model: Any built Keras model; the backbone inside it is found by :func:`find_backbone`.
     """
     return _blocks_within(find_backbone(model))
 
@@ -273,7 +273,7 @@ def _inputs_of(layer: Any, known: dict[str, Any]) -> list[str]:
 
 
 def names_of(blocks: Sequence[Block]) -> list[str]:
-    """Returns the names of blocks, in order."""
+    """Return the names of blocks, in order."""
     return [block.name for block in blocks]
 
 

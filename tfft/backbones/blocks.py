@@ -25,13 +25,13 @@ class Group:
 
 
 def dominator_chain(order: Sequence[str], predecessors: Mapping[str, Collection[str]], sink: str) -> list[str]:
-    """Returns the nodes that every path to the sink passes through, in order, the sink last.
+    """Return the nodes that every path to the sink passes through, in order, the sink last.
 
     Args:
-        order: the nodes in topological order.
-        predecessors: the nodes each one reads; names that are not in ``order`` are ignored, and a
+        order: The nodes in topological order.
+        predecessors: The nodes each one reads; names that are not in ``order`` are ignored, and a
             node without any starts a path of its own.
-        sink: the node that gives the output.
+        sink: The node that gives the output.
 
     Returns:
         The chain of dominators (Cooper, Harvey and Kennedy, 2001, for an acyclic graph: one pass
@@ -66,7 +66,7 @@ def dominator_chain(order: Sequence[str], predecessors: Mapping[str, Collection[
 def segment_levels(
     order: Sequence[str], predecessors: Mapping[str, Collection[str]], cuts: Sequence[str]
 ) -> dict[str, int]:
-    """Returns for each node the number of the segment it is computed in; segment i ends at ``cuts[i]``."""
+    """Return for each node the number of the segment it is computed in; segment i ends at ``cuts[i]``."""
     index = {name: i for i, name in enumerate(cuts)}
     known = set(order)
     level: dict[str, int] = {}
@@ -93,12 +93,12 @@ _ARCHITECTURE = re.compile(r"^(?:[a-z0-9]+_)+?(?=(?:stem|stage|downsampling)(?:_
 
 
 def layer_of(path: str) -> str:
-    """Returns the first name in a variable's path, which is that of a layer where Keras made it."""
+    """Return the first name in a variable's path, which is that of a layer where Keras made it."""
     return path.split("/")[0]
 
 
 def unit_key(path: str) -> str:
-    """Returns the part of a variable's path that names the unit it belongs to.
+    """Return the part of a variable's path that names the unit it belongs to.
 
     The key ends at the first number (``block_3_expand/kernel`` -> ``block_3``) and goes on over
     numbered units nested right below (``conv2_block1_1_conv/kernel`` -> ``conv2_block1``); without
@@ -132,7 +132,7 @@ def _next_number(tokens: Sequence[str], start: int, limit: int | None = None) ->
 
 
 def strip_common_scope(paths: Sequence[str]) -> list[str]:
-    """Removes the leading scopes that all paths share (a model's own name)."""
+    """Remove the leading scopes that all paths share (a model's own name)."""
     split = [p.split("/") for p in paths]
     while split and all(len(s) > 2 for s in split) and len({s[0] for s in split}) == 1:
         if re.search(r"\d", split[0][0]) and len({tuple(s[:2]) for s in split}) == 1:
@@ -142,7 +142,7 @@ def strip_common_scope(paths: Sequence[str]) -> list[str]:
 
 
 def _strip_architecture(paths: Sequence[str]) -> list[str]:
-    """Removes the architecture in front of the names of stages (``convnext_tiny_stage_0_block_1``)."""
+    """Remove the architecture in front of the names of stages (``convnext_tiny_stage_0_block_1``)."""
     found = [_ARCHITECTURE.match(path) for path in paths]
     prefixes = {match.group() for match in found if match}
     others = (path for path, match in zip(paths, found, strict=True) if not match)
@@ -158,14 +158,14 @@ _IN_CELL = re.compile(r"_((?:stem_|reduce_)?\d+)$")
 def cell_cuts(
     order: Sequence[str], predecessors: Mapping[str, Collection[str]], cuts: Sequence[str]
 ) -> tuple[list[str], dict[str, int], dict[str, str]]:
-    """Adds the ends of cells to cuts, for networks in which each cell reads two cells before it (NASNet).
+    """Add the ends of cells to cuts, for networks in which each cell reads two cells before it (NASNet).
 
     No tensor carries the whole computation there, but layers of Keras can be frozen cell by cell all the same.
 
     Args:
-        order: the nodes in topological order.
-        predecessors: the nodes each one reads.
-        cuts: the dominators.
+        order: The nodes in topological order.
+        predecessors: The nodes each one reads.
+        cuts: The dominators.
 
     Returns:
         All cuts, the segment of each node, and the name of the cell of each node in one.
@@ -193,10 +193,10 @@ def group_segments(
     """Names segments by their variables and merges neighbours of one unit.
 
     Args:
-        segments: for each segment, in order, the paths of the variables first used in it. A
+        segments: For each segment, in order, the paths of the variables first used in it. A
             variable that occurs in two segments ties them and everything between into one block.
-        ends: path of the node each segment ends at; its name counts where the variables' do not agree.
-        fixed: paths of variables that can never train; a segment with no others joins its neighbour.
+        ends: Path of the node each segment ends at; its name counts where the variables' do not agree.
+        fixed: Paths of variables that can never train; a segment with no others joins its neighbour.
 
     Returns:
         Groups that cover all segments, in order, with unique names.
@@ -243,7 +243,7 @@ def _merge(pieces: Sequence[_Piece]) -> list[_Piece]:
 
 
 def _join_fixed(pieces: Sequence[_Piece], fixed: set[str]) -> list[_Piece]:
-    """Joins what can never train to the piece before it, or the one after it at the start."""
+    """Join what can never train to the piece before it, or the one after it at the start."""
     dead = [bool(piece.paths) and fixed.issuperset(piece.paths) for piece in pieces]
     if all(dead[i] or not piece.paths for i, piece in enumerate(pieces)):
         return list(pieces)
@@ -261,7 +261,7 @@ def _join_fixed(pieces: Sequence[_Piece], fixed: set[str]) -> list[_Piece]:
 
 
 def _join_stem(pieces: list[_Piece]) -> list[_Piece]:
-    """Joins the first pieces to a stem where only later ones have names of their own."""
+    """Join the first pieces to a stem where only later ones have names of their own."""
     named = [not _AUTOMATIC.match(piece.name) for piece in pieces]
     first = named.index(True) if True in named else len(pieces)
     if not first or sum(named) < 2:

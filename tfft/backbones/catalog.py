@@ -30,9 +30,9 @@ class Application:
     """One network of ``keras.applications``.
 
     Attributes:
-        name: of the function, as ``"MobileNetV2"``.
-        size: height and width of its training images in pixels.
-        scaling: what is done to pixels: ``"inside"`` the model itself, ``"symmetric"`` to [-1, 1],
+        name: Of the function, as ``"MobileNetV2"``.
+        size: Height and width of its training images in pixels.
+        scaling: What is done to pixels: ``"inside"`` the model itself, ``"symmetric"`` to [-1, 1],
             ``"means"`` subtracted from BGR (Caffe), or ``"standardised"`` per channel (PyTorch).
     """
 
@@ -69,12 +69,12 @@ APPLICATIONS: tuple[Application, ...] = (
 
 
 def plain(name: str) -> str:
-    """Returns a name without case, hyphens and underscores, by which names are compared."""
+    """Return a name without case, hyphens and underscores, by which names are compared."""
     return re.sub(r"[\s_-]", "", name).lower()
 
 
 def find_application(name: str) -> Application | None:
-    """Returns the network of ``keras.applications`` of that name (any case, ``-`` or ``_``), or None."""
+    """Return the network of ``keras.applications`` of that name (any case, ``-`` or ``_``), or None."""
     return next((app for app in APPLICATIONS if plain(app.name) == plain(name)), None)
 
 
@@ -408,7 +408,7 @@ PRESETS: tuple[Preset, ...] = (
 
 
 def find_preset(name_or_handle: str) -> Preset | None:
-    """Returns the preset of a short name (any case, ``-`` or ``_``) or of a full handle, or None."""
+    """Return the preset of a short name (any case, ``-`` or ``_``) or of a full handle, or None."""
     wanted = name_or_handle.rstrip("/")
     for preset in PRESETS:
         if wanted == preset.handle or plain(wanted) == plain(preset.name):

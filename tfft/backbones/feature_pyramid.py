@@ -38,7 +38,7 @@ class FeatureMap:
 
 
 def feature_maps(backbone: Backbone, image_size: int | tuple[int, int] | None = None) -> dict[int, FeatureMap]:
-    """Returns the deepest feature map of a backbone at each stride.
+    """Return the deepest feature map of a backbone at each stride.
 
     For each power of two, that is the output of the last block whose map has this stride; a block that ends in pooling
     counts with its last map before it, where the model can be opened up there. A map that is smaller than
@@ -85,7 +85,7 @@ def feature_maps(backbone: Backbone, image_size: int | tuple[int, int] | None = 
 def pyramid(
     backbone: Backbone, strides: Sequence[int] = (8, 16, 32), image_size: int | tuple[int, int] | None = None
 ) -> dict[int, keras.KerasTensor]:
-    """Returns the feature maps of a backbone at the strides that a detector or segmenter needs.
+    """Return the feature maps of a backbone at the strides that a detector or segmenter needs.
 
     Args:
         backbone: As for :func:`feature_maps`.

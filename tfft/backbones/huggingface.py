@@ -34,7 +34,7 @@ _POSITIONS, _TABLES = ("max_position_embeddings", "n_positions"), ("position_emb
 
 
 def text_folder(handle: str) -> Path | None:
-    """Returns the folder of a text model that a handle stands for, also one that came with a package, or None.
+    """Return the folder of a text model that a handle stands for, also one that came with a package, or None.
 
     Raises:
         DependencyError: The package is not installed; with the command that installs it.
@@ -56,10 +56,10 @@ def is_text_folder(path: Path) -> bool:
 
 
 def packaged_folder(package: str) -> Path:
-    """Returns the folder of the text model that a package from PyPI holds.
+    """Return the folder of the text model that a package from PyPI holds.
 
     Raises:
-        DependencyError: when it is not installed, with the command that installs it.
+        DependencyError: When it is not installed, with the command that installs it.
     """
     module, inside, install = PACKAGES[package]
     found = importlib.util.find_spec(module)
@@ -70,16 +70,16 @@ def packaged_folder(package: str) -> Path:
 
 @contextlib.contextmanager
 def with_vocabulary(preset: str) -> Iterator[str]:
-    """Gives a folder whose vocabulary KerasHub can read.
+    """Give a folder whose vocabulary KerasHub can read.
 
     Args:
-        preset: folder of Hugging Face or of KerasHub, or a name.
+        preset: Folder of Hugging Face or of KerasHub, or a name.
 
     Yields:
         What was given; or, where the vocabulary is in ``tokenizer.json`` alone, a folder that has it in files.
 
     Raises:
-        HandleError: when the file cannot be read, or holds a vocabulary of another kind.
+        HandleError: When the file cannot be read, or holds a vocabulary of another kind.
     """
     folder = Path(preset)
     said = read_json(folder / "config.json")
@@ -100,13 +100,13 @@ def with_vocabulary(preset: str) -> Iterator[str]:
 
 
 def check_sizes(folder: Path) -> None:
-    """Refuses settings that claim a network larger than its weights are; of them only the headers are read.
+    """Refuse settings that claim a network larger than its weights are; of them only the headers are read.
 
     Args:
-        folder: with ``config.json`` and ``.safetensors`` files; others are not looked at.
+        folder: With ``config.json`` and ``.safetensors`` files; others are not looked at.
 
     Raises:
-        HandleError: naming all settings at fault.
+        HandleError: Naming all settings at fault.
     """
     config, files = read_json(folder / "config.json"), sorted(folder.glob("*.safetensors"))
     if "model_type" not in config or not files:
@@ -174,10 +174,10 @@ def _link(path: Path, place: Path) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Returns the settings in a file; none where it is not there.
+    """Return the settings in a file; none where it is not there.
 
     Raises:
-        HandleError: when it cannot be read, or holds something else.
+        HandleError: When it cannot be read, or holds something else.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))

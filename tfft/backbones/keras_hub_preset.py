@@ -13,7 +13,7 @@ from tfft.specs import InputSpec
 
 
 def from_image_preset(preset: str, *, name: str | None = None) -> Backbone:
-    """Opens a KerasHub preset of an image model as a backbone.
+    """Open a KerasHub preset of an image model as a backbone.
 
     Args:
         preset: As ``keras_hub.models.Backbone.from_preset`` takes it: ``"resnet_50_imagenet"``, a folder,
@@ -44,7 +44,7 @@ def from_image_preset(preset: str, *, name: str | None = None) -> Backbone:
 
 
 def has_tokenizer(preset: str) -> bool:
-    """Returns whether a KerasHub preset is a text model.
+    """Return whether a KerasHub preset is a text model.
 
     Raises:
         DependencyError: The package keras-hub is missing.

@@ -47,24 +47,24 @@ def from_preset(
     dropout: bool = False,
     name: str | None = None,
 ) -> Backbone:
-    """Opens a text model that KerasHub reads: encoders such as BERT, decoders such as GPT-2.
+    """Open a text model that KerasHub reads: encoders such as BERT, decoders such as GPT-2.
 
     Args:
-        preset: folder with ``config.json``, ``model.safetensors`` and a vocabulary, as Hugging Face has them; or what
+        preset: Folder with ``config.json``, ``model.safetensors`` and a vocabulary, as Hugging Face has them; or what
             ``keras_hub.models.Backbone.from_preset`` takes.
-        max_length: most pieces of a text that are read; 128 by default, or what the model takes if that is less.
+        max_length: Most pieces of a text that are read; 128 by default, or what the model takes if that is less.
         pooling: ``"cls"``, ``"mean"``, ``"last"`` or ``"pooled_output"``; by default what the folder says, else the
             mean for encoders and the last piece for decoders.
         dropout: True keeps the model's own dropout in training.
-        name: of the backbone.
+        name: Of the backbone.
 
     Returns:
         A backbone from the ids of pieces to their features [B, L, D], with its tokenizer.
 
     Raises:
-        DependencyError: when KerasHub or what it needs is not installed.
-        HandleError: when KerasHub cannot read the preset.
-        BackboneError: when the vocabulary does not fit, or an argument is out of range.
+        DependencyError: When KerasHub or what it needs is not installed.
+        HandleError: When KerasHub cannot read the preset.
+        BackboneError: When the vocabulary does not fit, or an argument is out of range.
     """
     hub = _keras_hub(preset)
     how = {} if dropout else {"dropout": 0.0}
@@ -101,17 +101,17 @@ def from_preset(
 
 
 def read_preset(preset: str, what: str, kind: str) -> Any:
-    """Reads a preset as a KerasHub task with its preprocessor.
+    """Read a preset as a KerasHub task with its preprocessor.
 
     Args:
-        preset: folder or name.
-        what: it is, for messages.
-        kind: name of the task's class in ``keras_hub.models``, such as ``"CausalLM"``.
+        preset: Folder or name.
+        what: It is, for messages.
+        kind: Name of the task's class in ``keras_hub.models``, such as ``"CausalLM"``.
 
     Raises:
-        DependencyError: when KerasHub or what it needs is not installed.
-        BackboneError: when the preset is of a family without such a task.
-        HandleError: when KerasHub cannot read it.
+        DependencyError: When KerasHub or what it needs is not installed.
+        BackboneError: When the preset is of a family without such a task.
+        HandleError: When KerasHub cannot read it.
     """
     hub = _keras_hub(preset)
     task = getattr(hub.models, kind)
@@ -171,7 +171,7 @@ def _read(preset: str, what: str, read: Any, place: str, **settings: Any) -> Any
 
 
 def _add_token_types(folder: Path, network: keras.Model) -> None:
-    """Adds the embedding of the one token type that RoBERTa has to those of its positions.
+    """Add the embedding of the one token type that RoBERTa has to those of its positions.
 
     KerasHub leaves it out (for XLM-RoBERTa it does not). It is zero as Facebook published the models, and is not in
     what others trained from them.

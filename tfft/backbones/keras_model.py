@@ -25,24 +25,24 @@ def from_keras_model(
     name: str | None = None,
     origin: str = "keras.Model",
 ) -> Backbone:
-    """Makes any built Keras model a backbone.
+    """Make any built Keras model a backbone.
 
     Use it for a model of your own, or one that another library built. What it expects of pixels
     cannot be read off a model: it is assumed and said in ``input_spec.source`` and in the notes, and
     ``load_backbone(model, input_range=...)`` sets it.
 
     Args:
-        model: functional, Sequential or subclassed; it must be built.
-        output: name of the output to use, for a functional model with several.
-        name: of the backbone; the model's by default.
-        origin: where it comes from, in words.
+        model: Functional, Sequential or subclassed; it must be built.
+        output: Name of the output to use, for a functional model with several.
+        name: Of the backbone; the model's by default.
+        origin: Where it comes from, in words.
 
     Returns:
         A backbone around the same layers and variables: nothing is copied. ``input_spec`` is None
         where the input is not one image.
 
     Raises:
-        BackboneError: the model is not built, has no weights, or an output must be chosen.
+        BackboneError: The model is not built, has no weights, or an output must be chosen.
 
     Example:
         >>> inputs = keras.Input((32, 32, 3))
@@ -135,14 +135,14 @@ def _choose_output(model: keras.Model, output: str | None) -> keras.Model:
 
 
 def with_plain_input(model: keras.Model) -> keras.Model:
-    """Returns a model that takes its one input as a plain tensor; given in a list, Keras warns at every call."""
+    """Return a model that takes its one input as a plain tensor; given in a list, Keras warns at every call."""
     if isinstance(model.input, (list, tuple)) and len(model.inputs) == 1:
         return keras.Model(model.inputs[0], model.output, name=model.name)
     return model
 
 
 def image_spec(model: keras.Model) -> InputSpec | None:
-    """Returns what can be read off a model whose only input is one batch of images, else None.
+    """Return what can be read off a model whose only input is one batch of images, else None.
 
     That is the size (224 where it is free) and the channels; the range is the TF Hub convention.
     """
@@ -179,18 +179,18 @@ def _softmax_at_end(model: keras.Model) -> str:
 
 
 def from_keras_file(path: Path, *, output: str | None = None, name: str | None = None) -> Backbone:
-    """Opens a ``.keras`` or an ``.h5`` file as a backbone, with Keras' safe mode on.
+    """Open a ``.keras`` or an ``.h5`` file as a backbone, with Keras' safe mode on.
 
     Args:
-        path: the file.
-        output: as for :func:`from_keras_model`.
-        name: as for :func:`from_keras_model`.
+        path: The file.
+        output: As for :func:`from_keras_model`.
+        name: As for :func:`from_keras_model`.
 
     Returns:
         The backbone.
 
     Raises:
-        UnsafeModelError: a block in it may reach outside of it.
+        UnsafeModelError: A block in it may reach outside of it.
         BackboneError: Keras cannot load it, for instance since its custom classes are not imported.
     """
     model = load_keras_file(path) if path.suffix == ".keras" else load_h5_model(path)

@@ -71,11 +71,11 @@ class LoadOptions:
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
-        """Returns the names of all options."""
+        """Return the names of all options."""
         return tuple(field.name for field in dataclasses.fields(cls) if field.name not in ("digest", "pinned"))
 
     def check(self, handle: object, loader: str, taken: Collection[str]) -> None:
-        """Refuses options that are out of range or that a loader does not take, all of them together.
+        """Refuse options that are out of range or that a loader does not take, all of them together.
 
         Args:
             handle: What is loaded, for messages.
@@ -110,7 +110,7 @@ class LoadOptions:
 
 
 def with_input_options(backbone: Backbone, options: LoadOptions) -> Backbone:
-    """Returns a backbone with the pixel range and the image size that were asked for.
+    """Return a backbone with the pixel range and the image size that were asked for.
 
     Raises:
         BackboneError: The backbone takes no image, or takes images of another size only.

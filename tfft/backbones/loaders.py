@@ -42,13 +42,13 @@ class BackboneLoader(Protocol):
     options: frozenset[str]
 
     def matches(self, handle: str) -> bool:
-        """Returns whether a handle, without its pin, is of this format; fast, and without opening the model."""
+        """Return whether a handle, without its pin, is of this format; fast, and without opening the model."""
 
     def files(self, handle: str) -> Path | None:
-        """Returns the file or folder that a pin of the handle covers, or None where there is none on this machine."""
+        """Return the file or folder that a pin of the handle covers, or None where there is none on this machine."""
 
     def load(self, handle: str, options: LoadOptions) -> Backbone:
-        """Opens the model.
+        """Open the model.
 
         Args:
             handle: A handle that matches, without its pin.
@@ -63,16 +63,16 @@ class KerasHub:
     options = _TEXT_OPTIONS
 
     def matches(self, handle: str) -> bool:
-        """Returns whether the handle has the prefix."""
+        """Return whether the handle has the prefix."""
         return handle.startswith(KERAS_HUB_PREFIX)
 
     def files(self, handle: str) -> Path | None:
-        """Returns the folder, for a preset that is one."""
+        """Return the folder, for a preset that is one."""
         folder = Path(handle.removeprefix(KERAS_HUB_PREFIX)).expanduser()
         return folder if folder.is_dir() else None
 
     def load(self, handle: str, options: LoadOptions) -> Backbone:
-        """Opens a text or an image preset."""
+        """Open a text or an image preset."""
         from tfft.backbones import keras_hub_preset, keras_hub_text
 
         preset = handle.removeprefix(KERAS_HUB_PREFIX)
@@ -89,18 +89,18 @@ class Application:
     options = frozenset({"weights"})
 
     def matches(self, handle: str) -> bool:
-        """Returns whether there is a network of that name, and neither a preset nor a folder."""
+        """Return whether there is a network of that name, and neither a preset nor a folder."""
         if find_preset(handle) or Path(handle).expanduser().is_dir():
             return False
         return handle.startswith(KERAS_PREFIX) or find_application(handle.split(":")[0]) is not None
 
     def files(self, handle: str) -> Path | None:
-        """Returns the file of weights that the handle names, or None: Keras fetches the weights."""
+        """Return the file of weights that the handle names, or None: Keras fetches the weights."""
         weights = Path(handle.removeprefix(KERAS_PREFIX).partition(":")[2]).expanduser()
         return weights if weights.is_file() else None  # from_applications names what is missing
 
     def load(self, handle: str, options: LoadOptions) -> Backbone:
-        """Builds the network."""
+        """Build the network."""
         from tfft.backbones.applications import from_applications
 
         return from_applications(handle, backbone_name=options.name)
@@ -114,15 +114,15 @@ class KerasFile:
     suffixes: tuple[str, ...] = (".keras",)
 
     def matches(self, handle: str) -> bool:
-        """Returns whether the file is there."""
+        """Return whether the file is there."""
         return handle.endswith(self.suffixes) and Path(handle).expanduser().is_file()
 
     def files(self, handle: str) -> Path:
-        """Returns the file."""
+        """Return the file."""
         return Path(handle).expanduser()
 
     def load(self, handle: str, options: LoadOptions) -> Backbone:
-        """Opens the file, with Keras' safe mode on; what only Keras 2 knows, with that."""
+        """Open the file, with Keras' safe mode on; what only Keras 2 knows, with that."""
         from tfft.backbones.formats.keras2_file import written_by_keras2
         from tfft.backbones.keras_model import from_keras_file
         from tfft.backbones.savedmodel.backbone import from_keras2_file
@@ -150,16 +150,16 @@ class FrozenGraph:
     options = frozenset({"output", "constants", "trust"})
 
     def matches(self, handle: str) -> bool:
-        """Returns whether the file is there, and is not the one of a SavedModel."""
+        """Return whether the file is there, and is not the one of a SavedModel."""
         path = Path(handle).expanduser()
         return path.suffix == ".pb" and path.name != "saved_model.pb" and path.is_file()
 
     def files(self, handle: str) -> Path:
-        """Returns the file."""
+        """Return the file."""
         return Path(handle).expanduser()
 
     def load(self, handle: str, options: LoadOptions) -> Backbone:
-        """Scans and opens the graph."""
+        """Scan and open the graph."""
         from tfft.backbones.formats.frozen_graph import from_frozen_graph
 
         return from_frozen_graph(self.files(handle), options)
@@ -172,15 +172,15 @@ class LiteRTModel:
     options = frozenset({"output"})
 
     def matches(self, handle: str) -> bool:
-        """Returns whether the file is there."""
+        """Return whether the file is there."""
         return handle.endswith(".tflite") and Path(handle).expanduser().is_file()
 
     def files(self, handle: str) -> Path:
-        """Returns the file."""
+        """Return the file."""
         return Path(handle).expanduser()
 
     def load(self, handle: str, options: LoadOptions) -> Backbone:
-        """Scans the file and opens it with the interpreter of LiteRT."""
+        """Scan the file and open it with the interpreter of LiteRT."""
         from tfft.backbones.formats.tflite import from_tflite
 
         return from_tflite(self.files(handle), options)
@@ -193,15 +193,15 @@ class OnnxFile:
     options: frozenset[str] = frozenset()
 
     def matches(self, handle: str) -> bool:
-        """Returns whether the file is there."""
+        """Return whether the file is there."""
         return handle.endswith(".onnx") and Path(handle).expanduser().is_file()
 
     def files(self, handle: str) -> Path:
-        """Returns the file."""
+        """Return the file."""
         return Path(handle).expanduser()
 
     def load(self, handle: str, options: LoadOptions) -> Backbone:
-        """Converts the file, compares the result and opens it."""
+        """Convert the file, compare the result and open it."""
         from tfft.backbones.formats.onnx_file import from_onnx
 
         return from_onnx(self.files(handle), options)
@@ -214,15 +214,15 @@ class HuggingFaceText:
     options = _TEXT_OPTIONS
 
     def matches(self, handle: str) -> bool:
-        """Returns whether the handle stands for such a folder."""
+        """Return whether the handle stands for such a folder."""
         return text_folder(handle) is not None
 
     def files(self, handle: str) -> Path | None:
-        """Returns the folder."""
+        """Return the folder."""
         return text_folder(handle)
 
     def load(self, handle: str, options: LoadOptions) -> Backbone:
-        """Opens the folder with KerasHub."""
+        """Open the folder with KerasHub."""
         from tfft.backbones.keras_hub_text import from_preset
 
         preset, settings = find_preset(handle), _text_settings(options)
@@ -272,15 +272,15 @@ class SavedModel:
     )
 
     def matches(self, handle: str) -> bool:
-        """Returns True: it is the last one that is asked, and names what is wrong with a handle."""
+        """Return True: it is the last one that is asked, and names what is wrong with a handle."""
         return True
 
     def files(self, handle: str) -> Path:
-        """Returns the folder or the archive, after a download where that is needed."""
+        """Return the folder or the archive, after a download where that is needed."""
         return files_of(handle)
 
     def load(self, handle: str, options: LoadOptions) -> Backbone:
-        """Scans and opens the SavedModel."""
+        """Scan and open the SavedModel."""
         from tfft.backbones.savedmodel.backbone import from_savedmodel, preprocessor_of
 
         if preprocessor_of(handle, options) is None:
@@ -295,14 +295,14 @@ class KerasModel:
     options = frozenset({"output"})
 
     def matches(self, handle: object) -> bool:
-        """Returns whether it is no text; whether it is a Keras model is checked when it is opened."""
+        """Return whether it is no text; whether it is a Keras model is checked when it is opened."""
         return not isinstance(handle, str)
 
     def files(self, handle: object) -> None:
-        """Returns None: a model in memory has no files."""
+        """Return None: a model in memory has no files."""
 
     def load(self, handle: Any, options: LoadOptions) -> Backbone:
-        """Wraps the model; nothing is copied."""
+        """Wrap the model; nothing is copied."""
         from tfft.backbones.keras_model import from_keras_model
 
         return from_keras_model(handle, output=options.output, name=options.name)
@@ -324,14 +324,14 @@ _registered: list[BackboneLoader] = []
 
 
 def find_loader(handle: object) -> BackboneLoader:
-    """Returns the loader of a handle: the first that matches, registered ones before those of tfft."""
+    """Return the loader of a handle: the first that matches, registered ones before those of tfft."""
     if not isinstance(handle, str):
         return KerasModel()
     return next(loader for loader in (*_registered, *_from_entry_points(), *LOADERS) if loader.matches(handle))
 
 
 def register_loader(loader: BackboneLoader) -> Callable[[], None]:
-    """Adds a format of your own to :func:`tfft.backbones.load_backbone`, and so to training and the command line.
+    """Add a format of your own to :func:`tfft.backbones.load_backbone`, and so to training and the command line.
 
     Registered loaders are asked before those of tfft, the newest first. A package can also name its loader as an entry
     point of the group ``"tfft.backbone_loaders"``; it is then found without a call.
@@ -362,7 +362,7 @@ def register_loader(loader: BackboneLoader) -> Callable[[], None]:
 
 
 def checked_digest(loader: BackboneLoader, handle: str, pin: str | None) -> str | None:
-    """Returns the digest of a handle's files, compared with the pin; None for formats without files.
+    """Return the digest of a handle's files, compared with the pin; None for formats without files.
 
     Raises:
         HandleError: The handle is pinned and has no files.

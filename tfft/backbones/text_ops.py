@@ -36,19 +36,19 @@ def is_text_op(op: str) -> bool:
 
 
 def ops_of(functions: Mapping[str, tf.types.experimental.ConcreteFunction]) -> set[str]:
-    """Returns the names of all operations in functions, and in the functions that they call."""
+    """Return the names of all operations in functions, and in the functions that they call."""
     return {op for function in functions.values() for op in ops_of_graph(function.graph.as_graph_def())}
 
 
 def ops_of_graph(graph: Any) -> set[str]:
-    """Returns the names of all operations in a GraphDef and its functions, without the names of those functions."""
+    """Return the names of all operations in a GraphDef and its functions, without the names of those functions."""
     found = {node.op for node in graph.node}
     found |= {node.op for inner in graph.library.function for node in inner.node_def}
     return found - {inner.signature.name for inner in graph.library.function}
 
 
 def ops_in(folder: pathlib.Path) -> set[str]:
-    """Returns the names of all operations in a SavedModel that is not loaded yet."""
+    """Return the names of all operations in a SavedModel that is not loaded yet."""
     from tensorflow.core.protobuf import saved_model_pb2
 
     model = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
@@ -56,7 +56,7 @@ def ops_in(folder: pathlib.Path) -> set[str]:
 
 
 def foreign(ops: Iterable[str]) -> list[str]:
-    """Returns the operations that belong to tensorflow-text, sorted."""
+    """Return the operations that belong to tensorflow-text, sorted."""
     return sorted(op for op in set(ops) if is_text_op(op))
 
 
@@ -73,10 +73,10 @@ def note_on(ops: Iterable[str]) -> str:
 
 
 def text_libraries(ops: Iterable[str], what: str) -> list[str]:
-    """Returns the files of tensorflow-text that define operations; none where TensorFlow is enough.
+    """Return the files of tensorflow-text that define operations; none where TensorFlow is enough.
 
     Raises:
-        DependencyError: when they are needed and the package is not installed.
+        DependencyError: When they are needed and the package is not installed.
     """
     needed = foreign(ops)
     if not needed:
@@ -92,10 +92,10 @@ def text_libraries(ops: Iterable[str], what: str) -> list[str]:
 
 
 def load_text_ops(ops: Iterable[str], what: str) -> None:
-    """Makes the operations of tensorflow-text known to this process, where some are needed.
+    """Make the operations of tensorflow-text known to this process, where some are needed.
 
     Raises:
-        DependencyError: when the package is missing or does not fit TensorFlow.
+        DependencyError: When the package is missing or does not fit TensorFlow.
     """
     for path in text_libraries(ops, what):
         if path in _loaded:

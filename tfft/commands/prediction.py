@@ -132,7 +132,7 @@ def _task(name: str) -> registry.Task:
 
 
 def _files_in(given: str, suffixes: Sequence[str]) -> list[str]:
-    """Returns a file as it is, and the files of a folder and those below it that end as the modality's do."""
+    """Return a file as it is, and the files of a folder and those below it that end as the modality's do."""
     folder = pathlib.Path(given)
     if not folder.is_dir():
         return [given]

@@ -29,12 +29,12 @@ class DatasetExamples(Examples):
     """A ``tf.data.Dataset`` of (inputs, labels) batches, used as it is.
 
     Attributes:
-        dataset: batches of inputs and whole numbers.
-        name: of the part, for messages: ``"training"`` or ``"validation"``.
-        class_counts: of the examples, int64 [classes]; empty where labels are no single classes.
-        class_names: in the order of the labels.
-        skipped: nothing.
-        values: labels of all examples where they are no single classes; else None.
+        dataset: Batches of inputs and whole numbers.
+        name: Of the part, for messages: ``"training"`` or ``"validation"``.
+        class_counts: Of the examples, int64 [classes]; empty where labels are no single classes.
+        class_names: In the order of the labels.
+        skipped: Nothing.
+        values: Labels of all examples where they are no single classes; else None.
     """
 
     dataset: tf.data.Dataset
@@ -76,18 +76,18 @@ class DatasetExamples(Examples):
         raise DataError("The examples of a ready dataset cannot be selected by position.")
 
     def batches(self, spec: InputSpec | AudioSpec | None, options: BatchOptions) -> tf.data.Dataset:
-        """Returns the dataset; for a backbone that takes images with pixels as it takes them."""
+        """Return the dataset; for a backbone that takes images with pixels as it takes them."""
         return self.dataset if spec is None else self._pictures(as_channels(spec))
 
     def feature_source(self, staged: Staged, batch_size: int, views: Views | None = None) -> Any:
-        """Returns the dataset."""
+        """Return the dataset."""
         return self.dataset if staged.preprocess is None else self._pictures(staged.preprocess.spec.channels)
 
     def _pictures(self, channels: int | None) -> tf.data.Dataset:
         return with_pixels(self.dataset, f"the {self.name} dataset", channels)
 
     def fingerprint(self, *others: Self) -> str:
-        """Returns the counts; what more a dataset holds would take a pass to see."""
+        """Return the counts; what more a dataset holds would take a pass to see."""
         values = [None if part.values is None else part.values.tolist() for part in (self, *others)]
         return f"{[part.class_counts.tolist() for part in (self, *others)]}" + (
             "" if values[0] is None else f"{values}"
@@ -95,7 +95,7 @@ class DatasetExamples(Examples):
 
 
 def as_channels(spec: InputSpec | AudioSpec) -> int | None:
-    """Returns how many channels of pixels a backbone takes; None for a backbone that takes no images."""
+    """Return how many channels of pixels a backbone takes; None for a backbone that takes no images."""
     return spec.channels if isinstance(spec, InputSpec) else None
 
 
@@ -108,18 +108,18 @@ def is_ready(source: Any) -> bool:
 def ready_splits(
     train: Any, validation: Any, class_names: Sequence[str] | None = None, task: str = registry.AUTO
 ) -> Splits[DatasetExamples]:
-    """Makes splits of two datasets.
+    """Make splits of two datasets.
 
     Args:
-        train: to learn from, (inputs, labels) or (inputs, labels, sample weights), in batches or single. Sample weights
+        train: To learn from, (inputs, labels) or (inputs, labels, sample weights), in batches or single. Sample weights
             count in the loss; scores count every example once.
-        validation: to judge by.
-        class_names: in the order of the labels; None takes those of a dataset that knows them, as those of
+        validation: To judge by.
+        class_names: In the order of the labels; None takes those of a dataset that knows them, as those of
             ``keras.utils.image_dataset_from_directory`` do, or the labels themselves.
-        task: what the labels are; ``"auto"`` looks at them.
+        task: What the labels are; ``"auto"`` looks at them.
 
     Raises:
-        DataError: when they are no datasets of examples with labels that end, or labels are of no class.
+        DataError: When they are no datasets of examples with labels that end, or labels are of no class.
     """
     if not isinstance(validation, tf.data.Dataset):
         raise DataError(
@@ -159,7 +159,7 @@ class _Labels:
 
 
 def _meaning(labels: Sequence[np.ndarray], known: Sequence[str] | None, task: str) -> tuple[registry.Task, _Labels]:
-    """Returns the task of labels and what they are."""
+    """Return the task of labels and what they are."""
     asked = registry.asked_task(task)
     if asked is not None and asked.moves_with_pixels:
         return asked, _places_in_images(asked, labels, known)
@@ -182,7 +182,7 @@ def _meaning(labels: Sequence[np.ndarray], known: Sequence[str] | None, task: st
 
 
 def _places_in_images(asked: registry.Task, labels: Sequence[np.ndarray], known: Sequence[str] | None) -> _Labels:
-    """Checks labels that are boxes or masks."""
+    """Check labels that are boxes or masks."""
     names = tuple(str(name) for name in known or ())
     if not names:
         raise DataError(

@@ -22,16 +22,16 @@ _KEYS = (("image", "audio", "text", "input", "inputs", "x"), ("label", "labels",
 
 
 def regular(dataset: tf.data.Dataset, name: str, *, rank: int | None = None, batch_size: int = 32) -> tf.data.Dataset:
-    """Returns a dataset of (inputs, labels) or (inputs, labels, sample weights) batches.
+    """Return a dataset of (inputs, labels) or (inputs, labels, sample weights) batches.
 
     Args:
-        dataset: of such batches or of single examples, also as dictionaries with ``image`` or ``text`` and ``label``.
-        name: of the dataset, for messages.
-        rank: of a batch of inputs; None guesses from inputs and labels.
-        batch_size: of examples that come one by one.
+        dataset: Of such batches or of single examples, also as dictionaries with ``image`` or ``text`` and ``label``.
+        name: Of the dataset, for messages.
+        rank: Of a batch of inputs; None guesses from inputs and labels.
+        batch_size: Of examples that come one by one.
 
     Raises:
-        DataError: when it gives something else, or never ends.
+        DataError: When it gives something else, or never ends.
     """
     if isinstance(dataset.element_spec, Mapping):
         dataset = _pairs(dataset, name)
@@ -82,15 +82,15 @@ def _is_single(spec: Any, rank: int | None) -> bool:
 
 
 def with_pixels(dataset: tf.data.Dataset, name: str, channels: int | None = None) -> tf.data.Dataset:
-    """Returns a dataset of batches whose pictures are uint8; one that gives these already is returned as it is.
+    """Return a dataset of batches whose pictures are uint8; one that gives these already is returned as it is.
 
     Args:
-        dataset: from :func:`regular`.
-        name: of the dataset, for messages.
-        channels: as in :func:`pixel_batch`.
+        dataset: From :func:`regular`.
+        name: Of the dataset, for messages.
+        channels: As in :func:`pixel_batch`.
 
     Raises:
-        DataError: when the first batch holds no pictures, or no pixels in 0 to 255.
+        DataError: When the first batch holds no pictures, or no pixels in 0 to 255.
     """
     given = tf.nest.flatten(dataset.element_spec[0])
     first, shape = given[0], given[0].shape
@@ -118,15 +118,15 @@ def with_pixels(dataset: tf.data.Dataset, name: str, channels: int | None = None
 
 
 def with_labels(dataset: tf.data.Dataset, head: Any, name: str) -> tf.data.Dataset:
-    """Returns a dataset of batches whose labels are as a head learns them; see :func:`labels_for`.
+    """Return a dataset of batches whose labels are as a head learns them; see :func:`labels_for`.
 
     Args:
-        dataset: from :func:`regular`.
-        head: as in :func:`labels_for`.
-        name: of the dataset, for messages.
+        dataset: From :func:`regular`.
+        head: As in :func:`labels_for`.
+        name: Of the dataset, for messages.
 
     Raises:
-        DataError: when those of the first batch cannot be.
+        DataError: When those of the first batch cannot be.
     """
     spec = dataset.element_spec[1]
     task = registry.task(head.task)
@@ -153,17 +153,17 @@ def with_labels(dataset: tf.data.Dataset, head: Any, name: str) -> tf.data.Datas
 
 
 def batches_for(model: Any, head: Any, data: Any, *, batch_size: int = 32) -> tf.data.Dataset:
-    """Returns examples in any form as batches that a model takes, with labels as its head learns them.
+    """Return examples in any form as batches that a model takes, with labels as its head learns them.
 
     Args:
-        model: a Keras model.
-        head: of the model, or None where its labels are not known.
-        data: a dataset as :func:`regular` takes it; ``(inputs, labels)`` or ``(inputs, labels, sample weights)`` in
+        model: A Keras model.
+        head: Of the model, or None where its labels are not known.
+        data: A dataset as :func:`regular` takes it; ``(inputs, labels)`` or ``(inputs, labels, sample weights)`` in
             arrays, lists or columns; a part of what :func:`tfft.data.load` gives.
-        batch_size: of what comes in no batches.
+        batch_size: Of what comes in no batches.
 
     Raises:
-        DataError: when it is none of these, or does not fit the model.
+        DataError: When it is none of these, or does not fit the model.
     """
     if hasattr(data, "train") and hasattr(data, "validation"):
         raise DataError("Expected examples of one part. Received: Splits. Give splits.validation or splits.train.")
@@ -183,7 +183,7 @@ def batches_for(model: Any, head: Any, data: Any, *, batch_size: int = 32) -> tf
 
 
 def _pixels_of(model: Any) -> int | None:
-    """Returns how many channels of pixels a model takes; None for a model that takes no pixels."""
+    """Return how many channels of pixels a model takes; None for a model that takes no pixels."""
     inputs = getattr(model, "inputs", None) or []  # a subclassed model has none
     if len(inputs) != 1 or inputs[0].dtype != "uint8":
         return None
@@ -191,15 +191,15 @@ def _pixels_of(model: Any) -> int | None:
 
 
 def arrays_for(model: Any, head: Any, data: Any) -> tuple[Any, ...]:
-    """Returns ``(inputs, labels)`` or ``(inputs, labels, sample weights)`` as arrays that a model takes.
+    """Return ``(inputs, labels)`` or ``(inputs, labels, sample weights)`` as arrays that a model takes.
 
     Args:
-        model: as in :func:`batches_for`.
-        head: as in :func:`batches_for`.
-        data: arrays, lists or columns; inputs may be a dictionary of them.
+        model: As in :func:`batches_for`.
+        head: As in :func:`batches_for`.
+        data: Arrays, lists or columns; inputs may be a dictionary of them.
 
     Raises:
-        DataError: when it is something else, or the parts are not of one length.
+        DataError: When it is something else, or the parts are not of one length.
     """
     if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
         raise DataError(

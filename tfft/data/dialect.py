@@ -34,15 +34,15 @@ def decode_table(data: bytes, path: Path, encoding: str | None) -> tuple[str, st
     """Decode a text file.
 
     Args:
-        data: the file.
-        path: of it, for messages.
-        encoding: that it has; None for that of its byte-order mark, UTF-8, or a guess.
+        data: The file.
+        path: Of it, for messages.
+        encoding: That it has; None for that of its byte-order mark, UTF-8, or a guess.
 
     Returns:
         The text without a byte-order mark, and the encoding where it was guessed, else None.
 
     Raises:
-        DataError: when it is not in the encoding, with line and byte; or no encoding is likely.
+        DataError: When it is not in the encoding, with line and byte; or no encoding is likely.
     """
     if encoding is not None:
         plain = encoding.lower().replace("_", "-") in ("utf-8", "utf8")
@@ -94,8 +94,8 @@ def find_delimiter(text: str, usual: str) -> str:
     """Return what separates the fields of a table.
 
     Args:
-        text: of the table.
-        usual: what the ending of the file says.
+        text: Of the table.
+        usual: What the ending of the file says.
 
     Returns:
         The usual one where it makes all rows equally long; else the one that the table speaks for; else the usual one.

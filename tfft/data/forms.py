@@ -22,14 +22,14 @@ _SHAPES = "images must be [N, H, W] or [N, H, W, C] with C 1, 3 or 4 (transparen
 
 
 def as_array(values: Any, what: str) -> np.ndarray:
-    """Returns a list, a column, a tensor or an array as an array.
+    """Return a list, a column, a tensor or an array as an array.
 
     Args:
-        values: any of these.
-        what: noun for the message, such as ``"images"``.
+        values: Any of these.
+        what: Noun for the message, such as ``"images"``.
 
     Raises:
-        DataError: when its items have several sizes.
+        DataError: When its items have several sizes.
     """
     try:
         return np.asarray(values)
@@ -44,14 +44,14 @@ def as_array(values: Any, what: str) -> np.ndarray:
 
 
 def pixel_array(images: Any) -> np.ndarray:
-    """Returns pictures in memory as uint8 [N, H, W, C], C 1 or 3; uint8 pictures are not copied.
+    """Return pictures in memory as uint8 [N, H, W, C], C 1 or 3; uint8 pictures are not copied.
 
     Args:
         images: [N, H, W] or [N, H, W, C]: uint8, or numbers in 0 to 255 of any type, which are rounded; True and False
             are white and black. White is laid under transparent pictures (C 4, or 2 for grey), as under files.
 
     Raises:
-        DataError: for everything else, pixels in 0 to 1 too: a model is asked with the same pixels later.
+        DataError: For everything else, pixels in 0 to 1 too: a model is asked with the same pixels later.
     """
     pixels = as_array(images, "images")
     pixels = pixels[..., None] if pixels.ndim == 3 else pixels
@@ -64,13 +64,13 @@ def pixel_array(images: Any) -> np.ndarray:
 
 
 def picture_problems(images: np.ndarray) -> list[str]:
-    """Returns why :func:`pixel_array` would refuse pictures, sentences without a full stop."""
+    """Return why :func:`pixel_array` would refuse pictures, sentences without a full stop."""
     shape = (*images.shape, 1) if images.ndim == 3 else images.shape
     return shape_problems(shape) or ([] if images.dtype == bool else pixel_problems(images))
 
 
 def shape_problems(shape: Sequence[int | None]) -> list[str]:
-    """Returns what is wrong with the shape of pictures, sentences without a full stop."""
+    """Return what is wrong with the shape of pictures, sentences without a full stop."""
     if len(shape) == 4 and shape[-1] in (1, 2, 3, 4) and 0 not in shape:
         return []
     hint = "; channels come last: np.moveaxis(images, 1, -1)" if len(shape) == 4 and shape[1] in (1, 3, 4) else ""
@@ -78,7 +78,7 @@ def shape_problems(shape: Sequence[int | None]) -> list[str]:
 
 
 def _on_white(pixels: tf.Tensor) -> tf.Tensor:
-    """Lays white under transparent pictures."""
+    """Lay white under transparent pictures."""
     floats = tf.cast(pixels, tf.float32)
     share = floats[..., -1:] / 255.0
     return tf.cast(tf.round(floats[..., :-1] * share + 255.0 * (1.0 - share)), tf.uint8)
@@ -88,7 +88,7 @@ def pixel_batch(images: tf.Tensor, channels: int | None = None) -> tf.Tensor:
     """Does what :func:`pixel_array` does within a dataset, where the values were looked at before.
 
     Args:
-        images: a batch, channels known.
+        images: A batch, channels known.
         channels: 3 makes three of a single one; None keeps it.
     """
     images = images[..., None] if images.shape.rank == 3 else images
@@ -105,18 +105,18 @@ def pixel_batch(images: tf.Tensor, channels: int | None = None) -> tf.Tensor:
 
 
 def label_column(labels: Any, task: str = registry.AUTO) -> tuple[list[Any], tuple[str, ...] | None]:
-    """Returns labels as a table would hold them, for :func:`tfft.data.label_parsing.parse_labels`.
+    """Return labels as a table would hold them, for :func:`tfft.data.label_parsing.parse_labels`.
 
     Args:
-        labels: whole numbers or names [N] or [N, 1]; one-hot or several labels of 0 and 1 [N, K]; numbers [N] or
+        labels: Whole numbers or names [N] or [N, 1]; one-hot or several labels of 0 and 1 [N, K]; numbers [N] or
             [N, K]; lists of names; a column or several of a DataFrame, whose names the classes then have.
-        task: that was asked for; ``"auto"`` looks at the labels.
+        task: That was asked for; ``"auto"`` looks at the labels.
 
     Returns:
         One value or list for each example, and the names of all classes where the labels say them.
 
     Raises:
-        DataError: when they have another form, or are shares of classes.
+        DataError: When they have another form, or are shares of classes.
     """
     columns = tuple(str(name) for name in labels.columns) if hasattr(labels, "columns") else None
     if isinstance(labels, (list, tuple)) and any(isinstance(label, (list, tuple, set)) for label in labels):
@@ -164,14 +164,14 @@ def _are_shares(rows: np.ndarray) -> bool:
 
 
 def labels_for(head: Any, labels: Any) -> np.ndarray:
-    """Returns labels in any form as the head of a model learns them.
+    """Return labels in any form as the head of a model learns them.
 
     Args:
-        head: a :class:`tfft.heads.Head`, or what has its ``task``, ``class_names`` and ``units``.
-        labels: as :func:`label_column` takes them; names are those of the head's classes.
+        head: A :class:`tfft.heads.Head`, or what has its ``task``, ``class_names`` and ``units``.
+        labels: As :func:`label_column` takes them; names are those of the head's classes.
 
     Raises:
-        DataError: for names that the head does not know, and rows that are not one-hot.
+        DataError: For names that the head does not know, and rows that are not one-hot.
     """
     task = registry.task(head.task)
     rows = labels if isinstance(labels, np.ndarray) else as_array(labels, "labels")
@@ -192,7 +192,7 @@ def labels_for(head: Any, labels: Any) -> np.ndarray:
 
 
 def plain_labels(labels: Any) -> np.ndarray:
-    """Returns labels of an unknown task as an array, [N] where they came as [N, 1]."""
+    """Return labels of an unknown task as an array, [N] where they came as [N, 1]."""
     rows = as_array(labels, "labels")
     return rows[:, 0] if rows.ndim == 2 and rows.shape[1] == 1 else rows
 

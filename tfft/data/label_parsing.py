@@ -145,7 +145,7 @@ def _is_number(label: Any) -> bool:
 
 
 def values_of(labels: Sequence[Any], separator: str | None) -> list[Any]:
-    """Returns labels as text, or as lists of text where there may be several.
+    """Return labels as text, or as lists of text where there may be several.
 
     One label has one spelling: where all of a column are numbers, 1, 1.0, ``"1"`` and ``"1.0"`` are the same, because
     pandas makes 1.0 of 1 as soon as one value of a column is missing.

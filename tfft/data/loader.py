@@ -65,7 +65,7 @@ def load(
     Each modality has more specific loaders; see their pages.
 
     Args:
-        source: one of these:
+        source: One of these:
 
             - a folder with one folder per class, also within ``train/`` and ``val/``: of images
               (:func:`tfft.modalities.image.load_images`), of recordings

@@ -22,8 +22,8 @@ class PathLookup:
     """The files of one folder, by all names that may stand for them.
 
     Args:
-        root: folder of relative paths.
-        suffixes: that files of the modality end in, in small letters.
+        root: Folder of relative paths.
+        suffixes: That files of the modality end in, in small letters.
     """
 
     def __init__(self, root: Path, suffixes: Sequence[str]) -> None:

@@ -288,7 +288,7 @@ def read_split(path: str | os.PathLike[str], keys: Sequence[str]) -> np.ndarray:
 
 
 def key_of(path: str, root: str | os.PathLike[str]) -> str:
-    """Returns the name of a file that is the same on every machine: below its root, with ``/``, in composed letters."""
+    """Return the name of a file that is the same on every machine: below its root, with ``/``, in composed letters."""
     return composed(Path(path).relative_to(root).as_posix())
 
 

@@ -71,13 +71,13 @@ class Table:
 
 
 def read_table(source: Any, *, header: bool = True, encoding: str | None = None, delimiter: str | None = None) -> Table:
-    """Reads a table; guesses about its form are reported in one line on standard error.
+    """Read a table; guesses about its form are reported in one line on standard error.
 
     Args:
-        source: a ``.csv``, ``.tsv``, ``.jsonl`` or ``.ndjson`` file, or a pandas DataFrame.
-        header: whether the first row of a ``.csv`` or ``.tsv`` file holds the names of the columns.
-        encoding: of a file; None for that of its byte-order mark, UTF-8, or a guess.
-        delimiter: between the fields of a ``.csv`` or ``.tsv`` file; None looks at the rows.
+        source: A ``.csv``, ``.tsv``, ``.jsonl`` or ``.ndjson`` file, or a pandas DataFrame.
+        header: Whether the first row of a ``.csv`` or ``.tsv`` file holds the names of the columns.
+        encoding: Of a file; None for that of its byte-order mark, UTF-8, or a guess.
+        delimiter: Between the fields of a ``.csv`` or ``.tsv`` file; None looks at the rows.
 
     Raises:
         DataError: If it cannot be read; the message lists each line at fault.
@@ -106,7 +106,7 @@ def read_table(source: Any, *, header: bool = True, encoding: str | None = None,
 
 
 def _separated(path: Path, text: str, delimiter: str, header: bool) -> Table:
-    """Returns the rows of a text with fields between delimiters."""
+    """Return the rows of a text with fields between delimiters."""
     faults: list[str] = []
     read: list[Sequence[Any]] = []
     places: list[str] = []
@@ -128,7 +128,7 @@ def _separated(path: Path, text: str, delimiter: str, header: bool) -> Table:
 
 
 def archive_hint(path: Path) -> str:
-    """Returns what to do with an archive or a workbook that is given as data; nothing for other files."""
+    """Return what to do with an archive or a workbook that is given as data; nothing for other files."""
     name = path.name.lower()
     if name.endswith((".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".7z", ".rar")):
         folder = path.with_name(name.partition(".")[0])

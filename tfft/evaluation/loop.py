@@ -19,18 +19,18 @@ from tfft.evaluation.scores import Scores
 
 
 def evaluate(model: keras.Model, dataset: Any, *, head: heads.Head | None = None) -> Scores:
-    """Measures a model on labelled examples that it was not trained on.
+    """Measure a model on labelled examples that it was not trained on.
 
     Use it on held-out data; it needs no ``compile``.
 
     Args:
-        model: gives logits (values for regression), as models of :func:`tfft.build` do.
-        dataset: finite, batches of (inputs, labels): int labels [B] for classes (also one-hot [B, classes], [B, 1], or
+        model: Gives logits (values for regression), as models of :func:`tfft.build` do.
+        dataset: Finite, batches of (inputs, labels): int labels [B] for classes (also one-hot [B, classes], [B, 1], or
             names), 0 or 1 for a binary head, floats [B, classes] of 0 and 1 for several labels, floats [B] or [B, n]
             for regression, ints [B, W] for the tags of words, below 0 for padding. Or ``(inputs, labels)`` as arrays
             or lists, or a part of what :func:`tfft.data.load` gives. Sample weights are left aside: every example
             counts once.
-        head: what the outputs mean; None finds the model's own.
+        head: What the outputs mean; None finds the model's own.
 
     Returns:
         Scores with a 95 % interval, precision and recall per class, and the baseline of always predicting the most

@@ -146,7 +146,7 @@ class Served:
         WAV files must have 16 bits and the rate of ``input_spec``.
 
         Args:
-            encoded: contents of one file each.
+            encoded: Contents of one file each.
 
         Returns:
             Outputs by name, one row per file, as of :meth:`predict`.

@@ -17,9 +17,9 @@ def model_card(model: keras.Model, serving: Serving, extra: Mapping[str, object]
     """Format the card of a model as Markdown.
 
     Args:
-        model: the Keras model.
-        serving: its functions.
-        extra: further facts, such as scores; nested mappings become nested lists.
+        model: The Keras model.
+        serving: Its functions.
+        extra: Further facts, such as scores; nested mappings become nested lists.
 
     Returns:
         The text.

@@ -179,12 +179,12 @@ def predict_items(
     """Predict for items that a modality reads, in order; one that cannot be used gets its reason instead.
 
     Args:
-        answer: values of items to outputs by name, one row each, such as :meth:`ExportedModel.predict`.
-        items: from :meth:`tfft.registry.Modality.read_items`.
-        class_names: as in :func:`predict_files`.
-        top: as in :func:`predict_files`.
-        decodes: whether the model itself decodes the values, so that one of them may fail all others.
-        task: name of the model's task, which may have its own form of plain values; empty if unknown.
+        answer: Values of items to outputs by name, one row each, such as :meth:`ExportedModel.predict`.
+        items: From :meth:`tfft.registry.Modality.read_items`.
+        class_names: As in :func:`predict_files`.
+        top: As in :func:`predict_files`.
+        decodes: Whether the model itself decodes the values, so that one of them may fail all others.
+        task: Name of the model's task, which may have its own form of plain values; empty if unknown.
 
     Yields:
         One prediction per item, as batches are finished.

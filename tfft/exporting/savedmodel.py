@@ -110,15 +110,15 @@ def write_checked(
     """Write the functions of a model aside, check them in a fresh process and put them in place.
 
     Args:
-        model: that owns the variables and tables.
-        serving: its functions.
-        path: as for :func:`export`, like the rest.
-        examples: as for :func:`export`.
-        card: as for :func:`export`.
-        tolerance: as for :func:`export`.
+        model: That owns the variables and tables.
+        serving: Its functions.
+        path: As for :func:`export`, like the rest.
+        examples: As for :func:`export`.
+        card: As for :func:`export`.
+        tolerance: As for :func:`export`.
 
     Raises:
-        ExportError: as :func:`export`.
+        ExportError: As :func:`export`.
     """
     target = version_folder(path)
     for reason in (getattr(layer, "why_not_exported", "") for layer in flatten_layers(model)):
@@ -137,7 +137,7 @@ def version_folder(path: str | os.PathLike[str]) -> pathlib.Path:
     """Return the folder an export to ``path`` goes to, and refuse one that exists.
 
     Args:
-        path: as :func:`export` takes it.
+        path: As :func:`export` takes it.
 
     Returns:
         ``path`` itself when its last part is a number, else the next version inside of it.

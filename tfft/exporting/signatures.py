@@ -33,13 +33,13 @@ class Serving(Served):
     Attributes:
         signatures: ``serving_default``; where files are taken, ``serve_bytes``; and where the head has raw outputs,
             ``raw``: concrete functions.
-        reference: what ``serving_default`` has to answer: named arrays to named arrays, through ``model.predict``.
-        class_names: in the order of the logits; empty where there are none.
-        serving_input: how the model takes examples of its kind of data; None where it takes no known kind.
-        task: name of the head's task, or ``"outputs"`` where the model's outputs are passed on as they are.
-        notes: what was left out and why, one sentence each.
-        facts: facts of the head for the card.
-        tolerances: see :attr:`tfft.heads.Head.tolerances`.
+        reference: What ``serving_default`` has to answer: named arrays to named arrays, through ``model.predict``.
+        class_names: In the order of the logits; empty where there are none.
+        serving_input: How the model takes examples of its kind of data; None where it takes no known kind.
+        task: Name of the head's task, or ``"outputs"`` where the model's outputs are passed on as they are.
+        notes: What was left out and why, one sentence each.
+        facts: Facts of the head for the card.
+        tolerances: See :attr:`tfft.heads.Head.tolerances`.
     """
 
     signatures: Mapping[str, Any]
@@ -66,9 +66,9 @@ def serving_functions(
     """Wrap a model as serving functions, without writing anything.
 
     Args:
-        model: a built functional or Sequential Keras model.
-        class_names: names of the classes; taken from the head of a model that tfft built.
-        input_spec: for a model that tfft did not build: the pixels its image input expects, which
+        model: A built functional or Sequential Keras model.
+        class_names: Names of the classes; taken from the head of a model that tfft built.
+        input_spec: For a model that tfft did not build: the pixels its image input expects, which
             ``serve_bytes`` then delivers.
 
     Returns:
@@ -143,9 +143,9 @@ def serving_input(
     """Return how a model takes examples, as the first modality says that knows its inputs; None where none does.
 
     Args:
-        model: any functional or Sequential Keras model.
-        inputs: of it, by name, where they are known.
-        **options: such as ``input_spec``, see :func:`serving_functions`.
+        model: Any functional or Sequential Keras model.
+        inputs: Of it, by name, where they are known.
+        **options: Such as ``input_spec``, see :func:`serving_functions`.
     """
     given = _inputs(model) if inputs is None else inputs
     kinds = map(registry.modality, registry.modality_names())

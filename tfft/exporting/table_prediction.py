@@ -30,10 +30,10 @@ def predict_each(
     """Predict for any inputs of a model, in order.
 
     Args:
-        model: such as :func:`tfft.exporting.open_export` gives.
-        items: texts, or pairs of them as tuples, for a model of texts, else paths of images or recordings.
-        pairs: the second text of each pair, where ``items`` are the first ones.
-        top: classes to list for each.
+        model: Such as :func:`tfft.exporting.open_export` gives.
+        items: Texts, or pairs of them as tuples, for a model of texts, else paths of images or recordings.
+        pairs: The second text of each pair, where ``items`` are the first ones.
+        top: Classes to list for each.
 
     Yields:
         One prediction for each item; what cannot be used gets its reason instead.
@@ -63,13 +63,13 @@ def predict_table(
     labels can be used unchanged.
 
     Args:
-        model: such as :func:`tfft.exporting.open_export` gives.
-        source: a ``.csv``, ``.tsv``, ``.jsonl`` or ``.ndjson`` file, or a pandas DataFrame.
-        columns: of the texts, or of the paths: absolute, or below ``root``. Numbers for a file without a header.
-        root: folder of the files; that of the table by default.
-        encoding: of the table; None looks at its bytes.
-        delimiter: between its fields; None looks at the rows.
-        top: classes to list for each row.
+        model: Such as :func:`tfft.exporting.open_export` gives.
+        source: A ``.csv``, ``.tsv``, ``.jsonl`` or ``.ndjson`` file, or a pandas DataFrame.
+        columns: Of the texts, or of the paths: absolute, or below ``root``. Numbers for a file without a header.
+        root: Folder of the files; that of the table by default.
+        encoding: Of the table; None looks at its bytes.
+        delimiter: Between its fields; None looks at the rows.
+        top: Classes to list for each row.
 
     Returns:
         The table, and one prediction for each of its rows, as they are made.
@@ -141,9 +141,9 @@ def write_predictions(table: Table, predictions: Iterable[Prediction], out: str 
     ``predicted_error`` where a row could not be used. The file is written under another name and renamed when whole.
 
     Args:
-        table: that was predicted for.
-        predictions: one for each row.
-        out: a new ``.csv``, ``.tsv``, ``.jsonl`` or ``.ndjson`` file.
+        table: That was predicted for.
+        predictions: One for each row.
+        out: A new ``.csv``, ``.tsv``, ``.jsonl`` or ``.ndjson`` file.
 
     Returns:
         The predictions.

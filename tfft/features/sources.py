@@ -282,7 +282,7 @@ class DatasetSource(Source):
 
 
 def _with_labels(dataset: tf.data.Dataset, staged: Staged) -> tf.data.Dataset:
-    """Returns a dataset of examples with labels in batches, pictures as the model takes them."""
+    """Return a dataset of examples with labels in batches, pictures as the model takes them."""
     if isinstance(dataset.element_spec, Mapping) and not {"label", "labels", "y"} & set(dataset.element_spec):
         return dataset  # inputs by name
     rank = len(staged.inputs[0].shape) if len(staged.inputs) == 1 else None

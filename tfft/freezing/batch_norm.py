@@ -42,8 +42,8 @@ def refresh_batch_norm(model: keras.Model, dataset: tf.data.Dataset) -> list[ker
     Izmailov et al., Averaging Weights Leads to Wider Optima and Better Generalization (2018).
 
     Args:
-        model: built, on one device; ``compile`` is not needed.
-        dataset: finite, batches of inputs or of (inputs, labels): training examples, in batches of the size of
+        model: Built, on one device; ``compile`` is not needed.
+        dataset: Finite, batches of inputs or of (inputs, labels): training examples, in batches of the size of
             training; ``dataset.take(n)`` will do where there are many.
 
     Returns:
@@ -51,7 +51,7 @@ def refresh_batch_norm(model: keras.Model, dataset: tf.data.Dataset) -> list[ker
 
     Raises:
         DataError: If the dataset is empty or never ends.
-        PlanError: for layers with ``renorm=True``, and for blocks whose statistics do not move as moving averages do.
+        PlanError: For layers with ``renorm=True``, and for blocks whose statistics do not move as moving averages do.
 
     Example:
         >>> model.fit(train, epochs=10, callbacks=[tfft.weight_averaging.StochasticWeightAveraging(0.25)])

@@ -68,7 +68,7 @@ def add_lora(
         The same model.
 
     Raises:
-        BlockError: lists all that is wrong: rank, alpha, seed, unknown blocks, blocks without a fitting kernel (and
+        BlockError: Lists all that is wrong: rank, alpha, seed, unknown blocks, blocks without a fitting kernel (and
             what they have instead), a model that has low-rank updates already.
 
     Example:

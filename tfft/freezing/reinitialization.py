@@ -63,9 +63,9 @@ def reinitialize(
         blocks: Number of last blocks, as in :func:`tfft.freezing.select`; 0 does nothing. A model without a backbone
             inside counts as a backbone as a whole, with its last layer as the last block.
         seed: Seed for the new values.
-        dataset: batches of inputs or (inputs, labels) to take BatchNorm statistics from, for all BatchNormalization
+        dataset: Batches of inputs or (inputs, labels) to take BatchNorm statistics from, for all BatchNormalization
             in these blocks, whether it trains or not; needed where it is fixed.
-        initializers: for variables of a SavedModel by a regular expression, searched in their names; the first that
+        initializers: For variables of a SavedModel by a regular expression, searched in their names; the first that
             is found counts, before all rules above.
 
     Returns:
@@ -73,7 +73,7 @@ def reinitialize(
 
     Raises:
         BlockError: If the backbone has fewer blocks, ``blocks`` is no int, or a layer cannot be made again.
-        PlanError: lists every variable that no rule is known for, and every layer whose statistics would stay wrong.
+        PlanError: Lists every variable that no rule is known for, and every layer whose statistics would stay wrong.
 
     Example:
         >>> tfft.unfreeze(model, 3)

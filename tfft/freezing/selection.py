@@ -35,8 +35,8 @@ def select(model: keras.Model | Backbone, blocks: Blocks) -> list[Block]:
     Use it to inspect a selection before :func:`unfreeze` uses it.
 
     Args:
-        model: a Keras model (the backbone inside it is found), or a backbone.
-        blocks: one of
+        model: A Keras model (the backbone inside it is found), or a backbone.
+        blocks: One of
 
             - an int n: the last n blocks; 0 means none;
             - a float f, 0 < f <= 1: the fewest last blocks that together hold at least that share
@@ -96,8 +96,8 @@ def unfreeze(
     left uncompiled, so that ``fit`` asks for ``compile``. Compile yourself to change the rate.
 
     Args:
-        model: the model; changed in place.
-        blocks: which blocks train, as :func:`select` takes it. ``"norm"`` and ``"bias"`` train only
+        model: The model; changed in place.
+        blocks: Which blocks train, as :func:`select` takes it. ``"norm"`` and ``"bias"`` train only
             the normalization layers or the bias variables, in all blocks. Of a block with low-rank updates
             (:func:`tfft.freezing.add_lora`) only these train.
         only: ``"norm"`` or ``"bias"``: train no more than that of the chosen blocks.
@@ -144,16 +144,16 @@ def set_flags(
     """Set every flag as :func:`unfreeze` does, without compiling again.
 
     Args:
-        model: changed in place.
-        wanted: the blocks that train.
+        model: Changed in place.
+        wanted: The blocks that train.
         kind: ``"norm"`` or ``"bias"`` for no more than that of them.
-        batch_norm: as for :func:`unfreeze`.
+        batch_norm: As for :func:`unfreeze`.
 
     Returns:
         Names of layers whose flags a ``.keras`` file cannot hold.
 
     Raises:
-        BlockError: as :func:`unfreeze`.
+        BlockError: As :func:`unfreeze`.
     """
     every = _blocks(model)
     chosen = {id(layer) for block in wanted for layer in block.layers}
@@ -190,7 +190,7 @@ def freeze(model: keras.Model) -> keras.Model:
     """Freeze every block of the backbone, so that only the head trains.
 
     Args:
-        model: any Keras model; changed in place, compiled again as :func:`unfreeze` does.
+        model: Any Keras model; changed in place, compiled again as :func:`unfreeze` does.
 
     Returns:
         The same model.

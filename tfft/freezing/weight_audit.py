@@ -81,8 +81,8 @@ class Audit:
     """Snapshot of a model's variables, to compare with the model later. Made by :func:`audit`.
 
     Attributes:
-        report: the result of the last :meth:`check` or :meth:`compare`; None before it.
-        unchanged: the trainable variables that the last comparison found unchanged.
+        report: The result of the last :meth:`check` or :meth:`compare`; None before it.
+        unchanged: The trainable variables that the last comparison found unchanged.
     """
 
     def __init__(self, model: keras.Model, allow_unchanged: str | None) -> None:
@@ -171,7 +171,7 @@ def audit(model: keras.Model, *, allow_unchanged: str | None = None) -> Audit:
         An audit; ``.check()`` compares, and so does leaving its ``with`` block.
 
     Raises:
-        AuditError: from ``.check()``: lists every frozen variable that moved and every trainable one
+        AuditError: From ``.check()``: lists every frozen variable that moved and every trainable one
             that did not.
 
     Example:
@@ -187,8 +187,8 @@ def step_shows(variable: keras.Variable, steps: Any) -> bool:
     The spacing of float32 is 0.002 at 30,000, that of bfloat16 0.008 at 1.
 
     Args:
-        variable: any of floating type.
-        steps: size of a step, one number or one for each element.
+        variable: Any of floating type.
+        steps: Size of a step, one number or one for each element.
     """
     values = np.abs(np.asarray(keras.ops.convert_to_numpy(variable), np.float64))
     about = ml_dtypes.finfo(keras.backend.standardize_dtype(variable.dtype))
@@ -197,7 +197,7 @@ def step_shows(variable: keras.Variable, steps: Any) -> bool:
 
 
 def _rate(model: keras.Model) -> float | None:
-    """Returns the constant learning rate of a model; None where there is none, or steps may be larger."""
+    """Return the constant learning rate of a model; None where there is none, or steps may be larger."""
     optimizer = getattr(model, "optimizer", None)
     optimizer = getattr(optimizer, "optimizer", optimizer)  # inside of one that scales rates or losses
     if not isinstance(optimizer, _STEPS_OF_RATE):

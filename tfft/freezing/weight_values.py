@@ -68,15 +68,15 @@ def matched(model: keras.Model, given: Values, what: str) -> dict[int, np.ndarra
     """Match given values with the variables of a model.
 
     Args:
-        model: built.
-        given: arrays in the order of ``model.weights``, or by path; a mapping may leave variables out.
-        what: what the values are, for messages.
+        model: Built.
+        given: Arrays in the order of ``model.weights``, or by path; a mapping may leave variables out.
+        what: What the values are, for messages.
 
     Returns:
         The arrays by their position in ``model.weights``.
 
     Raises:
-        PlanError: lists every name that the model has no variable of and every shape that differs.
+        PlanError: Lists every name that the model has no variable of and every shape that differs.
     """
     weights = model.weights
     pairs: list[tuple[int, Any]] = []

@@ -20,11 +20,11 @@ _UNEVEN, _VERY_UNEVEN = 5, 50  # times as many examples in the largest class as 
 
 
 def class_findings(counts: Mapping[str, Mapping[str, int]], skipped: Sequence[Skipped] = ()) -> Iterator[Finding]:
-    """Yields findings about the classes of a data set.
+    """Yield findings about the classes of a data set.
 
     Args:
-        counts: number of usable examples of each class, by part; the part that is learned from comes first.
-        skipped: files that cannot be used, for the reason why a class is empty.
+        counts: Number of usable examples of each class, by part; the part that is learned from comes first.
+        skipped: Files that cannot be used, for the reason why a class is empty.
     """
     train = next(iter(counts.values()))
     yield from twins(list(dict.fromkeys(name for part in counts.values() for name in part)))

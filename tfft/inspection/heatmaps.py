@@ -50,9 +50,9 @@ def grad_cam(
         float32 [B, H, W] from 0 to 1, the largest value of each map being 1; all 0 where nothing speaks for the class.
 
     Raises:
-        BackboneError: when the model has no feature map with positions, or no such layer.
-        DataError: when these are no images that the model takes.
-        PlanError: when there is no such class.
+        BackboneError: When the model has no feature map with positions, or no such layer.
+        DataError: When these are no images that the model takes.
+        PlanError: When there is no such class.
 
     Example:
         >>> maps = tfft.inspection.grad_cam(run.model, photos, "cat")

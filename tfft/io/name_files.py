@@ -28,7 +28,7 @@ def format_lines(names: Iterable[str]) -> str:
     A name that would not be one line, or that begins with a quotation mark, is written as a JSON string.
 
     Args:
-        names: any strings.
+        names: Any strings.
 
     Returns:
         Lines that :func:`parse_lines` reads back equal.
@@ -40,7 +40,7 @@ def parse_lines(text: str) -> tuple[str, ...]:
     """Return the names in lines of :func:`format_lines`, or in those of versions without quotes.
 
     Args:
-        text: with a line break after each name.
+        text: With a line break after each name.
     """
     return tuple(_unquoted(line) for line in text.split("\n")[:-1])
 
@@ -49,7 +49,7 @@ def csv_text(rows: Iterable[Sequence[Any]]) -> str:
     """Return rows as the text of a ``.csv`` file that reads back equal, line breaks of every kind included.
 
     Args:
-        rows: their fields, the names of the columns first.
+        rows: Their fields, the names of the columns first.
     """
     text = io.StringIO()
     plain, quoted = (csv.writer(text, lineterminator="\n", quoting=how) for how in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL))

@@ -17,13 +17,13 @@ class EachExample(EachWave):
     The model's layers stay what they are: its blocks can be frozen and trained one by one.
 
     Args:
-        network: functional model of one example, with a first axis of 1 or without a batch axis; or its serialized
+        network: Functional model of one example, with a first axis of 1 or without a batch axis; or its serialized
             form.
-        batch_axis: whether the network's inputs have that first axis of 1.
-        **kwargs: as for any Keras layer.
+        batch_axis: Whether the network's inputs have that first axis of 1.
+        **kwargs: As for any Keras layer.
 
     Call arguments:
-        inputs: as the network's, with a first axis of any length.
+        inputs: As the network's, with a first axis of any length.
 
     Output shape:
         [B, ...], the network's output without a first axis of 1.
@@ -34,7 +34,7 @@ class EachExample(EachWave):
         self.batch_axis = batch_axis
 
     def call(self, inputs: Any, training: bool | None = None) -> tf.Tensor:
-        """Returns the features of each example."""
+        """Return the features of each example."""
         shape = self._row_shape()
         drop = len(shape) < len(self.network.output.shape)
 
@@ -47,7 +47,7 @@ class EachExample(EachWave):
         return tf.map_fn(one, inputs, fn_output_signature=tf.TensorSpec(shape, self.network.output.dtype))
 
     def compute_output_spec(self, inputs: Any, training: bool | None = None) -> keras.KerasTensor:
-        """Returns shape and type."""
+        """Return shape and type."""
         batch = keras.tree.flatten(inputs)[0].shape[0]
         return keras.KerasTensor((batch, *self._row_shape()), self.network.output.dtype)
 
@@ -56,5 +56,5 @@ class EachExample(EachWave):
         return shape[1:] if shape and (self.batch_axis or (shape[0] == 1 and len(shape) > 1)) else shape
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor as plain values."""
+        """Return the arguments of the constructor as plain values."""
         return {**super().get_config(), "batch_axis": self.batch_axis}

@@ -24,7 +24,7 @@ _PLAIN = frozenset({"float32", "float16", "float64", "int32", "int64", "uint8", 
 
 
 def check_litert(content: bytes, where: str) -> None:
-    """Refuses a LiteRT model that holds more than operations of LiteRT itself.
+    """Refuse a LiteRT model that holds more than operations of LiteRT itself.
 
     Args:
         content: The file.
@@ -117,7 +117,7 @@ class LiteRTModel(keras.layers.Layer):
         return [(d["name"], _shape(d), _outside(d)) for d in self._runner.inputs]
 
     def call(self, inputs: Any) -> Any:
-        """Runs the interpreter on a batch."""
+        """Run the interpreter on a batch."""
         tensors = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
         spec = self.compute_output_spec(inputs)
         dtypes = [_outside(d) for d in self._runner.inputs]
@@ -130,7 +130,7 @@ class LiteRTModel(keras.layers.Layer):
         return keras.KerasTensor(_shape(self._runner.output), _outside(self._runner.output))
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the file and the name of the output."""
+        """Return the file and the name of the output."""
         config = super().get_config()
         for key in ("dtype", "trainable"):
             config.pop(key, None)
@@ -158,7 +158,7 @@ class _Runner:
         self._allocated = 0
 
     def __call__(self, *arrays: np.ndarray) -> np.ndarray:
-        """Computes the features of a batch; one example per call where the graph takes no batches."""
+        """Compute the features of a batch; one example per call where the graph takes no batches."""
         with self._lock:
             if self._batched is None:
                 self._batched = self._takes_batches(arrays)

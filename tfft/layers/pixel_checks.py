@@ -31,7 +31,7 @@ class PixelModel(InspectedInputs):
     """
 
     def inspect_inputs(self, inputs: list[Any]) -> None:
-        """Raises DataError for scaled pixels, and within a graph ``tf.errors.InvalidArgumentError``."""
+        """Raise DataError for scaled pixels, and within a graph ``tf.errors.InvalidArgumentError``."""
         for given, wanted in zip(inputs, self.inputs, strict=False):
             if wanted.dtype != "uint8" or isinstance(given, keras.KerasTensor):
                 continue

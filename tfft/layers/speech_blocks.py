@@ -21,7 +21,7 @@ class FrameConvolution(keras.layers.Layer):
         **kwargs: As for any Keras layer.
 
     Call arguments:
-        inputs: float [B, T, width], 0 in absent frames.
+        inputs: Float [B, T, width], 0 in absent frames.
 
     Output shape:
         [B, ceil(T / 2), filters].
@@ -73,7 +73,7 @@ class ConformerBlock(keras.layers.Layer):
         **kwargs: As for any Keras layer.
 
     Call arguments:
-        inputs: float [B, T, width], 0 in absent frames.
+        inputs: Float [B, T, width], 0 in absent frames.
 
     Output shape:
         [B, T, width].

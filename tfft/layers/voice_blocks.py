@@ -116,8 +116,8 @@ class SpeechBlock(keras.layers.Layer):
         **kwargs: As for any Keras layer.
 
     Call arguments:
-        inputs: float [B, N, width], 0 where the mask is.
-        mask: float [B, N, 1].
+        inputs: Float [B, N, width], 0 where the mask is.
+        mask: Float [B, N, 1].
 
     Output shape:
         [B, N, width].
@@ -178,7 +178,7 @@ class FrameBlock(SpeechBlock):
         **kwargs: As for :class:`SpeechBlock`.
 
     Call arguments:
-        frames: float [B, T, width + 2]; the last two channels stay as they are.
+        frames: Float [B, T, width + 2]; the last two channels stay as they are.
     """
 
     def build(self, shape: Any) -> None:  # type: ignore[override]
@@ -228,8 +228,8 @@ class DurationPredictor(keras.layers.Layer):
         **kwargs: As for any Keras layer.
 
     Call arguments:
-        inputs: float [B, S, any width].
-        mask: float [B, S, 1].
+        inputs: Float [B, S, any width].
+        mask: Float [B, S, 1].
 
     Output shape:
         [B, S, 1].

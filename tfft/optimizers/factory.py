@@ -37,10 +37,10 @@ def build_optimizer(
     gradients is clipped to ``phase.global_clipnorm``.
 
     Args:
-        phase: gives ``optimizer``, ``schedule``, ``learning_rate``, ``warmup``, ``weight_decay``, ``global_clipnorm``,
+        phase: Gives ``optimizer``, ``schedule``, ``learning_rate``, ``warmup``, ``weight_decay``, ``global_clipnorm``,
             ``layer_decay`` and ``lr_multipliers``.
-        model: with the phase's blocks unfrozen.
-        steps: number of steps of the whole phase.
+        model: With the phase's blocks unfrozen.
+        steps: Number of steps of the whole phase.
         wrapped: True gives a :class:`LayerwiseOptimizer` also where all factors are 1, which is what
             :func:`transfer_slots` needs for Adam and its like; else it is one only where a factor is not.
 
@@ -48,7 +48,7 @@ def build_optimizer(
         An optimizer, not used yet.
 
     Raises:
-        PlanError: with everything that is wrong with these settings.
+        PlanError: With everything that is wrong with these settings.
 
     Example:
         >>> phase = Phase("fine-tune", "all", 5, 1e-4, optimizer="adamw", weight_decay=0.01, layer_decay=0.8)

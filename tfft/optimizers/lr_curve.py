@@ -28,7 +28,7 @@ def smooth(losses: Sequence[float], beta: float) -> np.ndarray:
 
     Args:
         losses: [N].
-        beta: weight of the past, 0 to 1.
+        beta: Weight of the past, 0 to 1.
     """
     means, mean = [], 0.0
     for k, loss in enumerate(losses):
@@ -44,7 +44,7 @@ def rules(lrs: np.ndarray, losses: np.ndarray, smoothed: np.ndarray, steps: int)
         lrs: [N] rates, rising by one factor.
         losses: [N].
         smoothed: [N].
-        steps: number of rates that were meant to be tried; a tenth of that is dropped at the beginning.
+        steps: Number of rates that were meant to be tried; a tenth of that is dropped at the beginning.
 
     Raises:
         PlanError: If there are too few points, or no fall.

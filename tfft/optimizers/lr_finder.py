@@ -41,11 +41,11 @@ class LearningRates:
         lrs: [N] rates that were tried, rising.
         losses: [N] loss of the batch after the step at that rate.
         smoothed: [N] exponential mean of the losses, with the correction for its start.
-        steep: rate at which the smoothed loss falls fastest. Aggressive.
-        minimum: a tenth of the rate with the least smoothed loss.
-        valley: rate about the middle of the longest fall. What is suggested.
-        slide: rate from which on the slope changes little, looking at the curve from its right end.
-        stopped: why the test ended, in words.
+        steep: Rate at which the smoothed loss falls fastest. Aggressive.
+        minimum: A tenth of the rate with the least smoothed loss.
+        valley: Rate about the middle of the longest fall. What is suggested.
+        slide: Rate from which on the slope changes little, looking at the curve from its right end.
+        stopped: Why the test ended, in words.
     """
 
     lrs: np.ndarray
@@ -81,7 +81,7 @@ class LearningRates:
         """Draw the loss over the rate, with the four rates.
 
         Args:
-            path: of a picture to write (its ending says which kind), or None.
+            path: Of a picture to write (its ending says which kind), or None.
 
         Returns:
             The figure of matplotlib, which notebooks can show.
@@ -144,18 +144,18 @@ def lr_find(
     by itself, the next pass has its next order. Slots start at 0, also where the model's optimizer has some.
 
     Args:
-        model: built; compiled (its loss and a copy of its optimizer are used), or with a head of tfft (which knows
+        model: Built; compiled (its loss and a copy of its optimizer are used), or with a head of tfft (which knows
             its loss; the optimizer is Adam then).
-        data: dataset of batches, (inputs, labels) or (inputs, labels, sample weights) as arrays, or a part of what
+        data: Dataset of batches, (inputs, labels) or (inputs, labels, sample weights) as arrays, or a part of what
             :func:`tfft.data.load` gives. Repeated where it is shorter than ``steps``.
-        start: first rate.
-        end: last rate, where the test gets there.
-        steps: number of rates.
-        stop: the test ends when the smoothed loss is more than this many times its least value.
-        beta: of the exponential mean; 0 for none.
-        batch_size: examples per step, where ``data`` is arrays.
-        optimizer: of Keras, in place of the model's; a copy is used, its rate is not.
-        seed: of the order of arrays.
+        start: First rate.
+        end: Last rate, where the test gets there.
+        steps: Number of rates.
+        stop: The test ends when the smoothed loss is more than this many times its least value.
+        beta: Of the exponential mean; 0 for none.
+        batch_size: Examples per step, where ``data`` is arrays.
+        optimizer: Of Keras, in place of the model's; a copy is used, its rate is not.
+        seed: Of the order of arrays.
 
     Returns:
         The rates, the losses and four suggestions.
@@ -285,7 +285,7 @@ def _batches(model: keras.Model, data: Any, batch_size: int, seed: int) -> Itera
 
 
 def _head_of(model: keras.Model) -> heads.Head | None:
-    """Returns the head whose labels a model learns; None where it has none, or is compiled with another loss."""
+    """Return the head whose labels a model learns; None where it has none, or is compiled with another loss."""
     try:
         head = heads.from_model(model)
     except PlanError:

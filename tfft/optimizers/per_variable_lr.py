@@ -122,7 +122,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
         """Return one with the same factors and name, and the same variables without weight decay.
 
         Args:
-            optimizer: to scale, not built yet.
+            optimizer: To scale, not built yet.
         """
         made = type(self)(optimizer, self.factors, name=self.name)
         made._from_config, made._spared = True, self._spared
@@ -156,7 +156,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
         """Make the slots of all variables that move, and the ages.
 
         Args:
-            variables: the trainable variables of the model.
+            variables: The trainable variables of the model.
         """
         if self.built:
             return
@@ -193,8 +193,8 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
         """Make one step.
 
         Args:
-            grads: one for each variable.
-            trainable_variables: as given to ``build``; needed where it has not been called.
+            grads: One for each variable.
+            trainable_variables: As given to ``build``; needed where it has not been called.
         """
         if trainable_variables is None and not self.built:
             raise ValueError("The optimizer has not been built yet: call build(variables), or give the variables.")

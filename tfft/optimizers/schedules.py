@@ -28,10 +28,10 @@ class Segment:
     """One stretch of a :class:`PiecewiseSchedule`.
 
     Attributes:
-        start: first step of the piece, counted from 0.
-        stop: step at which ``end`` is reached; where the next piece starts earlier, it is not.
-        begin: rate at ``start``.
-        end: rate at ``stop``.
+        start: First step of the piece, counted from 0.
+        stop: Step at which ``end`` is reached; where the next piece starts earlier, it is not.
+        begin: Rate at ``start``.
+        end: Rate at ``stop``.
         curve: ``"linear"``, or ``"cosine"`` (half a wave: flat, steep, flat).
     """
 
@@ -50,9 +50,9 @@ class PiecewiseSchedule(keras.optimizers.schedules.LearningRateSchedule):
     are many orders of magnitude apart. After ``steps`` the rate stays what it was at the last step.
 
     Args:
-        pieces: in the order of their first steps, the first of which is 0; as :class:`Segment` or as
+        pieces: In the order of their first steps, the first of which is 0; as :class:`Segment` or as
             ``(start, stop, begin, end, curve)``.
-        steps: number of steps in all.
+        steps: Number of steps in all.
 
     Raises:
         PlanError: If the pieces are not in order or a number is out of range.
@@ -115,14 +115,14 @@ def build_schedule(phase: Phase, steps: int) -> Schedule | float:
     ``one_cycle`` and ``slanted`` have rises of their own and do not use ``phase.warmup``.
 
     Args:
-        phase: gives ``schedule``, ``learning_rate`` (the peak) and ``warmup``.
-        steps: number of steps of the whole phase, at least 1.
+        phase: Gives ``schedule``, ``learning_rate`` (the peak) and ``warmup``.
+        steps: Number of steps of the whole phase, at least 1.
 
     Returns:
         A schedule that ``.keras`` files can hold, or the peak rate for ``"plateau"``.
 
     Raises:
-        PlanError: for a schedule that there is not, or fewer than one step.
+        PlanError: For a schedule that there is not, or fewer than one step.
 
     Example:
         >>> phase = Phase("fine-tune", 3, 5, 3e-4, schedule="one_cycle")

@@ -28,9 +28,9 @@ class SlotTransfer:
     """Result of :func:`transfer_slots`.
 
     Attributes:
-        ages: steps that each variable whose slots were taken over has been trained so far, by path.
-        fresh: paths of the variables that start with slots of 0.
-        note: what was done, in one sentence.
+        ages: Steps that each variable whose slots were taken over has been trained so far, by path.
+        fresh: Paths of the variables that start with slots of 0.
+        note: What was done, in one sentence.
     """
 
     ages: Mapping[str, int]
@@ -54,7 +54,7 @@ def transfer_slots(
 
     Args:
         old: Previous optimizer, with or without :class:`LayerwiseOptimizer` and loss scaling.
-        new: of the same class and settings (rate, weight decay, clipping and averaging may differ), built, before
+        new: Of the same class and settings (rate, weight decay, clipping and averaging may differ), built, before
             its first step. For Adam, AdamW, Adamax and Lamb it must be a :class:`LayerwiseOptimizer`.
         fresh: Paths of variables that must start with empty slots, because their values are new.
 

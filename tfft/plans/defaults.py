@@ -212,7 +212,7 @@ class Draft:
         return []
 
     def shown(self, wish: int | None) -> int:
-        """Repeats of each example per epoch of contrastive training: fewer for many examples."""
+        """Repeat of each example per epoch of contrastive training: fewer for many examples."""
         stats = self.stats
         paired = min(stats.examples, PAIRED * stats.classes)
         size = min(paired, _COMPARED)

@@ -146,7 +146,7 @@ def finetune_seeds(
 
     Raises:
         PlanError: If there are fewer than two seeds, or the settings cannot be used.
-        TfftError: as :func:`tfft.finetune`.
+        TfftError: As :func:`tfft.finetune`.
 
     Example:
         >>> print(tfft.finetune_seeds("efficientnet-lite0", "photos/", seeds=5, plan="gradual"))

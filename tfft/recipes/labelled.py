@@ -129,7 +129,7 @@ def _as_files(run: Run, data: str | os.PathLike[str]) -> tuple[Run, pathlib.Path
 
 
 def _with_classes(examples: Examples, run: Run, place: pathlib.Path) -> Examples:
-    """Returns examples that have names of classes of their own with the numbers that the model has for these."""
+    """Return examples that have names of classes of their own with the numbers that the model has for these."""
     known, own = tuple(map(composed, run.class_names)), tuple(map(composed, examples.class_names))
     if own in (known, ()):  # numbers have no classes
         return examples

@@ -67,7 +67,7 @@ def open_backbone(backbone: Any, config: SharedSettings, task: str) -> Backbone:
 
 
 def _model_of_run(handle: Any) -> Any:
-    """Returns the model file of a run, for the folder of a run; any other handle as it is."""
+    """Return the model file of a run, for the folder of a run; any other handle as it is."""
     if not isinstance(handle, (str, os.PathLike)):
         return handle
     folder = Path(handle).expanduser()

@@ -351,7 +351,7 @@ class Modality:
         raise NotImplementedError
 
     def file_suffixes(self) -> tuple[str, ...]:
-        """Returns the endings, in small letters, of the files in a folder that a served model can be asked about."""
+        """Return the endings, in small letters, of the files in a folder that a served model can be asked about."""
         return ()
 
     def request_noun(self, spec: Any) -> str:

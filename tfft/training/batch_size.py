@@ -272,7 +272,7 @@ class _Search:
         return expected is None or allowed is None or expected <= allowed
 
     def result(self, known: int | None) -> BatchSize:
-        """Chooses."""
+        """Choose."""
         failed = [t.size for t in self.trials if t.seconds is None]
         ran = self._ran[1:] or self._ran  # one example is tried for its memory
         fastest, chosen = min(ran, key=_seconds), choose(ran)

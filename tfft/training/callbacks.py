@@ -193,14 +193,14 @@ class OnWhole(keras.callbacks.Callback):
 
 
 def build_metrics(model: keras.Model, dataset: tf.data.Dataset) -> None:
-    """Builds the metrics of a model that was compiled but is not fitted itself.
+    """Build the metrics of a model that was compiled but is not fitted itself.
 
     Keras builds them in the first step. Callbacks ask them by name whether a monitor such as ``val_accuracy`` is better
     when it is larger.
 
     Args:
-        model: compiled.
-        dataset: batches with the labels that the model is trained on.
+        model: Compiled.
+        dataset: Batches with the labels that the model is trained on.
     """
     _, labels, *_ = dataset.element_spec
     some, outputs = (
@@ -213,10 +213,10 @@ def build_metrics(model: keras.Model, dataset: tf.data.Dataset) -> None:
 
 
 def check_callbacks(callbacks: Sequence[keras.callbacks.Callback]) -> None:
-    """Refuses a callback of Keras that needs an optimizer with averages of its own.
+    """Refuse a callback of Keras that needs an optimizer with averages of its own.
 
     Raises:
-        PlanError: with the setting that does the same.
+        PlanError: With the setting that does the same.
     """
     if any(isinstance(one, keras.callbacks.SwapEMAWeights) for one in callbacks):
         raise PlanError(
@@ -227,7 +227,7 @@ def check_callbacks(callbacks: Sequence[keras.callbacks.Callback]) -> None:
 
 
 def rate_setter(callbacks: Sequence[keras.callbacks.Callback]) -> str | None:
-    """Returns the name of the first callback of Keras that sets the learning rate; None where none does."""
+    """Return the name of the first callback of Keras that sets the learning rate; None where none does."""
     setters = (keras.callbacks.LearningRateScheduler, keras.callbacks.ReduceLROnPlateau)
     return next((type(one).__name__ for one in callbacks if isinstance(one, setters)), None)
 

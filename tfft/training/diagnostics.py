@@ -67,7 +67,7 @@ def _rate_of(model: keras.Model, path: str, phase: Phase) -> float:
 
 
 def _steps(gradient: np.ndarray, phase: Phase, rate: float) -> np.ndarray:
-    """Returns about how far one step moves each element."""
+    """Return about how far one step moves each element."""
     if phase.optimizer in _OF_RATE:
         return rate * gradient / (gradient + _NO_GRADIENT)
     limit = phase.global_clipnorm or np.inf
@@ -75,7 +75,7 @@ def _steps(gradient: np.ndarray, phase: Phase, rate: float) -> np.ndarray:
 
 
 def _gradients(model: keras.Model, dataset: tf.data.Dataset, variables: Sequence[keras.Variable]) -> list[np.ndarray]:
-    """Returns the absolute gradient of each variable."""
+    """Return the absolute gradient of each variable."""
     inputs, labels = next(iter(dataset))[:2]
     with tf.GradientTape() as tape:
         loss = model.compute_loss(x=inputs, y=labels, y_pred=model(inputs, training=False))

@@ -105,10 +105,10 @@ class _Average(keras.callbacks.Callback):
         Inside of ``fit``, after ``on_train_begin``, it does so before the next step.
 
         Args:
-            state: what :meth:`get_state` gave, for a model of the same trainable variables in the same order.
+            state: What :meth:`get_state` gave, for a model of the same trainable variables in the same order.
 
         Raises:
-            PlanError: from ``fit``, when it is the state of another model.
+            PlanError: From ``fit``, when it is the state of another model.
         """
         self._given = dict(state)
 
@@ -182,14 +182,14 @@ class ExponentialMovingAverage(_Average):
         decay: ``d``, from 0 (no average) to below 1; 0.99 looks back about 100 steps, 0.999 about 1000.
         ramp: True uses ``min(decay, (1 + n) / (10 + n))`` in step ``n``, counted from 1, so that the average of a
             short training is not mostly where it started.
-        refresh: training examples in batches for :func:`tfft.freezing.refresh_batch_norm`, a pass over them for each
+        refresh: Training examples in batches for :func:`tfft.freezing.refresh_batch_norm`, a pass over them for each
             validation; None averages the statistics.
 
     Attributes:
-        updates: number of steps so far.
+        updates: Number of steps so far.
 
     Raises:
-        PlanError: for a decay out of range.
+        PlanError: For a decay out of range.
 
     Example:
         >>> average = tfft.weight_averaging.ExponentialMovingAverage(0.99)
@@ -219,19 +219,19 @@ class StochasticWeightAveraging(_Average):
     Izmailov et al., Averaging Weights Leads to Wider Optima and Better Generalization (2018).
 
     Args:
-        share: last part of the training that is averaged, over 0 and at most 1; at least one epoch or step.
+        share: Last part of the training that is averaged, over 0 and at most 1; at least one epoch or step.
         every: ``"epoch"`` takes the weights at the end of each epoch, ``"step"`` after each step, which is better
             for few epochs and needs a dataset whose length is known.
-        refresh: training examples in batches: BatchNorm statistics that train are recomputed on them, by
+        refresh: Training examples in batches: BatchNorm statistics that train are recomputed on them, by
             :func:`tfft.freezing.refresh_batch_norm`, each time the average is put into the model. None averages them
             like the weights, which is less right: statistics of averaged weights are not averages of statistics.
 
     Attributes:
-        updates: number of weights in the average so far; a training that was stopped before the last part has 0, and
+        updates: Number of weights in the average so far; a training that was stopped before the last part has 0, and
             its model is left as it is.
 
     Raises:
-        PlanError: listing all settings that are out of range; from ``fit``, when the number of steps is not known.
+        PlanError: Listing all settings that are out of range; from ``fit``, when the number of steps is not known.
 
     Example:
         >>> model.fit(train, epochs=20, callbacks=[tfft.weight_averaging.StochasticWeightAveraging(0.25)])

@@ -27,9 +27,9 @@ class _Guarded:
     """What tarfile reads from: gives no more bytes, and no larger pieces, than an honest archive needs.
 
     Args:
-        file: the unpacked stream.
-        most: bytes that may be passed over in it.
-        path: of the archive, for messages.
+        file: The unpacked stream.
+        most: Bytes that may be passed over in it.
+        path: Of the archive, for messages.
     """
 
     def __init__(self, file: BinaryIO, most: int, path: Path) -> None:
@@ -37,7 +37,7 @@ class _Guarded:
         self._reads = 0
 
     def read(self, size: int = -1) -> bytes:
-        """Reads as a file does; UnsafeModelError where tarfile was talked into reading too much."""
+        """Read as a file does; UnsafeModelError where tarfile was talked into reading too much."""
         self._reads += 1
         if not 0 <= size <= _MOST_HEADER:
             _refuse(self._path, f"a header in it claims {size:,} bytes")
@@ -46,33 +46,33 @@ class _Guarded:
         return self._file.read(size)
 
     def seek(self, position: int, whence: int = 0) -> int:
-        """Moves as a file does, within the bytes that are allowed."""
+        """Move as a file does, within the bytes that are allowed."""
         if whence or not 0 <= position <= self._most:
             _refuse(self._path, f"it leads to byte {position:,} of itself, and at most {self._most:,} are unpacked")
         return self._file.seek(position)
 
     def tell(self) -> int:
-        """Returns the position in the unpacked stream."""
+        """Return the position in the unpacked stream."""
         return self._file.tell()
 
     def drain(self) -> None:
-        """Reads the rest, so that gzip compares its checksum."""
+        """Read the rest, so that gzip compares its checksum."""
         while self._file.read(2**16):
             if self._file.tell() > self._most:
                 _refuse(self._path, f"it unpacks to more than {self._most:,} bytes")
 
 
 def unpack(path: Path, folder: Path) -> None:
-    """Unpacks an archive of a model into an empty folder.
+    """Unpack an archive of a model into an empty folder.
 
     Args:
-        path: a ``.tar``, ``.tar.gz`` or ``.tgz`` file.
-        folder: where to; what is in it after an error should not be used.
+        path: A ``.tar``, ``.tar.gz`` or ``.tgz`` file.
+        folder: Where to; what is in it after an error should not be used.
 
     Raises:
-        UnsafeModelError: for a member that is no plain file or folder or leads outside, and for more than 64 GiB,
+        UnsafeModelError: For a member that is no plain file or folder or leads outside, and for more than 64 GiB,
             100,000 members, or 200 times the size of the archive.
-        SavedModelError: when the archive is cut off, damaged or something else.
+        SavedModelError: When the archive is cut off, damaged or something else.
     """
     plain = path.suffix.lower() == ".tar"
     packed = path.stat().st_size

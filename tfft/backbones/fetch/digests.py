@@ -18,10 +18,10 @@ _MARK = "@sha256:"
 
 
 def split_pin(handle: str) -> tuple[str, str | None]:
-    """Splits ``"handle@sha256:..."`` into the handle and the digest; None where it is not pinned.
+    """Split ``"handle@sha256:..."`` into the handle and the digest; None where it is not pinned.
 
     Raises:
-        HandleError: when what follows ``@sha256:`` is not 64 hex digits.
+        HandleError: When what follows ``@sha256:`` is not 64 hex digits.
 
     Example:
         >>> split_pin("models/flowers@sha256:" + 64 * "0")[0]
@@ -39,18 +39,18 @@ def split_pin(handle: str) -> tuple[str, str | None]:
 
 
 def pinned(handle: str, digest: str | None) -> str:
-    """Returns a handle with its pin, or as it is without one."""
+    """Return a handle with its pin, or as it is without one."""
     return handle if digest is None else f"{handle}{_MARK}{digest}"
 
 
 def digest(path: str | os.PathLike[str]) -> str:
-    """Returns the digest of a model, by which a handle can be pinned.
+    """Return the digest of a model, by which a handle can be pinned.
 
     Use it to write down which model was looked at and found good: ``load_backbone(f"{path}@sha256:{digest(path)}")``
     opens this one and no other.
 
     Args:
-        path: a folder (SavedModel, or folder of a text model), or a file (``.tar.gz``, ``.keras``).
+        path: A folder (SavedModel, or folder of a text model), or a file (``.tar.gz``, ``.keras``).
 
     Returns:
         64 hex digits. Of a file the SHA-256 of its bytes, as ``sha256sum FILE`` prints it. Of a folder the SHA-256 of
@@ -60,8 +60,8 @@ def digest(path: str | os.PathLike[str]) -> str:
         (The manifest that tfft's own cache puts into a folder does not count.)
 
     Raises:
-        HandleError: there is nothing at this path.
-        SavedModelError: a part of the folder cannot be read, or is no file.
+        HandleError: There is nothing at this path.
+        SavedModelError: A part of the folder cannot be read, or is no file.
     """
     path = Path(path).expanduser()
     try:
@@ -76,10 +76,10 @@ def digest(path: str | os.PathLike[str]) -> str:
 
 
 def check_pin(handle: str, wanted: str | None, found: str) -> None:
-    """Compares a digest with the one that a handle was pinned to.
+    """Compare a digest with the one that a handle was pinned to.
 
     Raises:
-        SavedModelError: they differ; the message has both.
+        SavedModelError: They differ; the message has both.
     """
     if wanted is not None and wanted != found:
         raise SavedModelError(

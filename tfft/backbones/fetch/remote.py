@@ -39,7 +39,7 @@ class HubAddress:
         return handle.startswith("https://")
 
     def fetch(self, handle: str) -> Path:
-        """Returns the folder in the cache; HandleError with what to do where it cannot be had."""
+        """Return the folder in the cache; HandleError with what to do where it cannot be had."""
         address = handle.split("?")[0].rstrip("/")
         if "kaggle.com/models/" in address:  # as copied from the browser: .../frameworks/X/variations/Y/versions/1
             address = self._web_page.sub("", address)
@@ -66,7 +66,7 @@ class HubAddress:
 
 
 def hub_cache_entry(address: str) -> Path:
-    """Returns where tensorflow_hub keeps an address: ``$TFHUB_CACHE_DIR/<sha1 of the address>``."""
+    """Return where tensorflow_hub keeps an address: ``$TFHUB_CACHE_DIR/<sha1 of the address>``."""
     folder = os.environ.get("TFHUB_CACHE_DIR") or os.path.join(tempfile.gettempdir(), "tfhub_modules")
     return Path(folder).expanduser() / hashlib.sha1(address.encode()).hexdigest()
 
@@ -106,8 +106,8 @@ def impatient(host: str, port: int = 443) -> Iterator[None]:
     """Within it a server that cannot be reached is an OSError after seconds, not after minutes.
 
     Args:
-        host: name of the server, tried before anything else.
-        port: at which it listens.
+        host: Name of the server, tried before anything else.
+        port: At which it listens.
     """
     before = socket.getdefaulttimeout()
     if not urllib.request.getproxies().get("https"):  # behind a proxy this machine cannot ask for itself
@@ -146,7 +146,7 @@ class KaggleName:
         return bool(_KAGGLE_NAME.match(handle)) and not handle.startswith(".")
 
     def fetch(self, handle: str) -> Path:
-        """Returns the folder in the cache; HandleError with what to do where it cannot be had."""
+        """Return the folder in the cache; HandleError with what to do where it cannot be had."""
         place = Path(os.environ.get("KAGGLEHUB_CACHE") or Path.home() / ".cache" / "kagglehub").expanduser()
         entry = place / "models" / handle
         if handle.count("/") == 4 and entry.with_name(f"{entry.name}.complete").exists() and entry.is_dir():

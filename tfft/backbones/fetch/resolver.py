@@ -33,17 +33,17 @@ class Source(Protocol):
         """Whether a handle is of this source's form; it need not exist."""
 
     def fetch(self, handle: str) -> Path:
-        """Returns the SavedModel folder, after a download where that is needed."""
+        """Return the SavedModel folder, after a download where that is needed."""
 
 
 def resolve(handle: str | os.PathLike[str]) -> Path:
-    """Returns the local SavedModel folder of a handle, downloading or building it if need be.
+    """Return the local SavedModel folder of a handle, downloading or building it if need be.
 
     Use it to fetch a model ahead of time (on a machine with a network, before a job starts), or to
     see where a model lies. Where a copy is in a cache, neither the network nor TensorFlow is touched.
 
     Args:
-        handle: a short name (:func:`tfft.backbones.list_backbones`), a SavedModel folder or its
+        handle: A short name (:func:`tfft.backbones.list_backbones`), a SavedModel folder or its
             ``.tar.gz``, ``https://tfhub.dev/...``, ``https://www.kaggle.com/models/...``, or
             ``owner/model/framework/variation[/version]``. With ``@sha256:`` and a digest of
             :func:`tfft.backbones.digest` after it, another content is refused.
@@ -52,9 +52,9 @@ def resolve(handle: str | os.PathLike[str]) -> Path:
         Path of a folder that holds ``saved_model.pb``.
 
     Raises:
-        HandleError: nothing is known under this handle, or it is out of reach.
-        SavedModelError: what was found is not a SavedModel, or an incomplete one, or not the one that was pinned.
-        DependencyError: an optional package is missing; the message gives the command.
+        HandleError: Nothing is known under this handle, or it is out of reach.
+        SavedModelError: What was found is not a SavedModel, or an incomplete one, or not the one that was pinned.
+        DependencyError: An optional package is missing; the message gives the command.
 
     Example:
         >>> resolve("efficientnet-lite0")
@@ -77,7 +77,7 @@ def resolve(handle: str | os.PathLike[str]) -> Path:
 
 
 def files_of(handle: str) -> Path:
-    """Returns the file or folder that a pin of a handle covers, fetching it if need be.
+    """Return the file or folder that a pin of a handle covers, fetching it if need be.
 
     That is the archive or the SavedModel folder. What tfft itself builds from the weights in a package differs a little
     on each machine; there it is the file of the weights.
@@ -102,10 +102,10 @@ def _own_file(text: str) -> Path | None:
 
 
 def check_savedmodel(folder: Path) -> Path:
-    """Returns the folder if it holds a SavedModel (or a TF1 Hub module).
+    """Return the folder if it holds a SavedModel (or a TF1 Hub module).
 
     Raises:
-        SavedModelError: it does not; the message lists what it holds.
+        SavedModelError: It does not; the message lists what it holds.
     """
     names = sorted(p.name + "/" * p.is_dir() for p in folder.iterdir() if p.name != MANIFEST)
     if "saved_model.pb" not in names and "saved_model.pbtxt" not in names:

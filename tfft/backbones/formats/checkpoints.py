@@ -44,13 +44,13 @@ _STORAGES = {
 
 
 def read_pth(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Reads a PyTorch ``.pth`` / ``.pt`` file of weights, without PyTorch.
+    """Read a PyTorch ``.pth`` / ``.pt`` file of weights, without PyTorch.
 
     Use it to bring published PyTorch weights into a graph built with Keras or TensorFlow. Layouts
     stay PyTorch's: a convolution kernel is ``[out, in, height, width]``.
 
     Args:
-        path: file written by ``torch.save``, in the format of PyTorch 1.6 and later (a zip) or
+        path: File written by ``torch.save``, in the format of PyTorch 1.6 and later (a zip) or
             the older one. A state dict, or a training checkpoint that holds one.
 
     Returns:
@@ -58,9 +58,9 @@ def read_pth(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         Values that are not tensors (an epoch number) are left out. bfloat16 comes as float32.
 
     Raises:
-        UnsafeModelError: the file asks for a function or class other than tensors and containers.
-        SavedModelError: the file is cut off, damaged or no PyTorch file.
-        FileNotFoundError: there is no such file.
+        UnsafeModelError: The file asks for a function or class other than tensors and containers.
+        SavedModelError: The file is cut off, damaged or no PyTorch file.
+        FileNotFoundError: There is no such file.
 
     Example:
         >>> weights = read_pth("efficientnet-lite0.pth")
@@ -158,7 +158,7 @@ class _Reader:
         self._known.update({f"torch.{name}": None for name in _STORAGES})  # mentioned, never called
 
     def read(self, file: BinaryIO) -> Any:
-        """Reads one pickle."""
+        """Read one pickle."""
         return read_pickle(file, self._known, self._storage, str(self._path))
 
     def _storage(self, pid: Any) -> _Storage:

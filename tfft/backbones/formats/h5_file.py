@@ -26,14 +26,14 @@ _KINDS = "fiub"
 
 @contextlib.contextmanager
 def opened_h5(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
-    """Opens a file for reading, after a look at everything in it.
+    """Open a file for reading, after a look at everything in it.
 
     Args:
-        path: the file.
+        path: The file.
 
     Raises:
-        UnsafeModelError: it leads outside of itself, or declares far more than it holds.
-        BackboneError: it is no HDF5 file, or cut off.
+        UnsafeModelError: It leads outside of itself, or declares far more than it holds.
+        BackboneError: It is no HDF5 file, or cut off.
     """
     path = Path(path)
     try:
@@ -86,10 +86,10 @@ def _refuse(path: Path, why: str) -> None:
 
 
 def read_config(file: h5py.File) -> dict[str, Any] | None:
-    """Returns the config of a whole model, or None for a file of weights.
+    """Return the config of a whole model, or None for a file of weights.
 
     Raises:
-        BackboneError: the config is damaged.
+        BackboneError: The config is damaged.
     """
     text = file.attrs.get("model_config")
     if text is None:
@@ -104,16 +104,16 @@ def read_config(file: h5py.File) -> dict[str, Any] | None:
 
 
 def read_layers(file: h5py.File) -> list[tuple[str, dict[str, np.ndarray]]] | None:
-    """Returns the weights by name, layer by layer in the order of the network; layers without weights are left out.
+    """Return the weights by name, layer by layer in the order of the network; layers without weights are left out.
 
     Args:
-        file: of ``model.save("x.h5")`` or ``model.save_weights("x.h5")`` of Keras 2.
+        file: Of ``model.save("x.h5")`` or ``model.save_weights("x.h5")`` of Keras 2.
 
     Returns:
         The layers; None where it is a ``.weights.h5`` of Keras 3, which knows no layers by name.
 
     Raises:
-        BackboneError: the file names arrays that it does not hold, or that are no numbers.
+        BackboneError: The file names arrays that it does not hold, or that are no numbers.
     """
     root = file["model_weights"] if "model_weights" in file else file
     if "layer_names" not in root.attrs and "layer_names0" not in root.attrs:

@@ -12,15 +12,15 @@ from tfft.errors import BackboneError
 
 
 def assign_weights(model: keras.Model, path: Path) -> None:
-    """Puts the weights of a file into a network; a classifier at the end of the file is left out.
+    """Put the weights of a file into a network; a classifier at the end of the file is left out.
 
     Args:
-        model: the network without its classifier.
+        model: The network without its classifier.
         path: ``.h5`` of Keras 2 (weights or a whole model) or ``.weights.h5`` of Keras 3.
 
     Raises:
-        UnsafeModelError: the file leads outside of itself, or declares far more than it holds.
-        BackboneError: it is damaged, or its weights are of another network.
+        UnsafeModelError: The file leads outside of itself, or declares far more than it holds.
+        BackboneError: It is damaged, or its weights are of another network.
     """
     with opened_h5(path) as file:
         stored = read_layers(file)

@@ -38,7 +38,7 @@ _BUILTINS = {"__tuple__", "__tensor__", "__numpy__", "__typespec__", "TensorShap
 
 
 def lambda_layer(config: Any) -> str:
-    """Returns the name of a Lambda layer in a config whose function is Python code, or an empty text."""
+    """Return the name of a Lambda layer in a config whose function is Python code, or an empty text."""
     for value in _mappings(config):
         inner = value.get("config")
         if value.get("class_name") != "Lambda" or not isinstance(inner, Mapping):
@@ -53,10 +53,10 @@ def lambda_layer(config: Any) -> str:
 
 
 def refuse_lambda(path: Path, config: Any) -> None:
-    """Refuses a model with Python code in a Lambda layer.
+    """Refuse a model with Python code in a Lambda layer.
 
     Raises:
-        BackboneError: there is one.
+        BackboneError: There is one.
     """
     name = lambda_layer(config)
     if name:
@@ -68,10 +68,10 @@ def refuse_lambda(path: Path, config: Any) -> None:
 
 
 def refuse_changed(path: Path, config: Any) -> None:
-    """Refuses a model of Keras 2 of which Keras 3 would compute something else.
+    """Refuse a model of Keras 2 of which Keras 3 would compute something else.
 
     Raises:
-        BackboneError: there is such a function in it, with a cause, as where Keras 3 fails.
+        BackboneError: There is such a function in it, with a cause, as where Keras 3 fails.
     """
     if written_by_keras2(path) and any("hard_sigmoid" in value.values() for value in _mappings(config)):
         # 0.2 x + 0.5 in Keras 2, x / 6 + 0.5 in Keras 3, without a word.
@@ -80,17 +80,17 @@ def refuse_changed(path: Path, config: Any) -> None:
 
 
 def load_h5_model(path: Path) -> keras.Model:
-    """Loads a whole model from an ``.h5`` file with Keras 3, in safe mode.
+    """Load a whole model from an ``.h5`` file with Keras 3, in safe mode.
 
     Args:
-        path: the file.
+        path: The file.
 
     Returns:
         The model.
 
     Raises:
-        UnsafeModelError: the file leads outside of itself, declares far more than it holds, or reads files.
-        BackboneError: it holds weights only or a Lambda, is damaged, or is nothing that Keras 3 knows.
+        UnsafeModelError: The file leads outside of itself, declares far more than it holds, or reads files.
+        BackboneError: It holds weights only or a Lambda, is damaged, or is nothing that Keras 3 knows.
     """
     with opened_h5(path) as file:
         config = read_config(file)
@@ -114,7 +114,7 @@ def load_h5_model(path: Path) -> keras.Model:
 
 
 def _with_keras3(path: Path, config: dict[str, Any]) -> keras.Model:
-    """Loads a model as it is, or without the arguments of layers that Keras 3 dropped and that change nothing."""
+    """Load a model as it is, or without the arguments of layers that Keras 3 dropped and that change nothing."""
     changed = _without_dropped(config)
     if changed == config:
         return keras.saving.load_model(path, compile=False, safe_mode=True)
@@ -160,15 +160,15 @@ def written_by_keras2(path: Path) -> bool:
 
 
 def savedmodel_by_keras2(path: Path, folder: Path, error: BaseException) -> None:
-    """Loads a file with ``tf_keras`` and writes a SavedModel.
+    """Load a file with ``tf_keras`` and write a SavedModel.
 
     Args:
         path: ``.h5`` or ``.keras`` file.
-        folder: where the SavedModel goes.
-        error: what Keras 3 raised.
+        folder: Where the SavedModel goes.
+        error: What Keras 3 raised.
 
     Raises:
-        UnsafeModelError: the config names something that is no part of Keras 2.
+        UnsafeModelError: The config names something that is no part of Keras 2.
         BackboneError: ``tf_keras`` is not installed, or cannot load the file either.
     """
     config, reason = _config_of(path), _first_line(error)
@@ -197,7 +197,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _refuse_paths(path: Path, config: Any) -> None:
-    """Refuses vocabularies that are paths: the layer would read a file of this machine."""
+    """Refuse vocabularies that are paths: the layer would read a file of this machine."""
     found = {
         f"{value.get('class_name')}.{key}"
         for value in _mappings(config)
@@ -220,7 +220,7 @@ def _config_of(path: Path) -> Any:
 
 
 def _check_names(path: Path, config: Any, tf_keras: Any) -> None:
-    """Compares what a config names with what Keras 2 consists of."""
+    """Compare what a config names with what Keras 2 consists of."""
     names = "layers initializers regularizers constraints losses metrics optimizers layers.experimental.preprocessing"
     parts = [operator.attrgetter(name)(tf_keras) for name in names.split()]
     classes = {name for part in parts for name, value in vars(part).items() if isinstance(value, type)}

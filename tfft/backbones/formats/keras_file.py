@@ -25,17 +25,17 @@ _PATHS = ("vocabulary", "merges", "proto")  # KerasHub stores their contents bes
 
 
 def load_keras_file(path: str | os.PathLike[str], *, compile: bool = False) -> keras.Model:
-    """Loads a ``.keras`` file with safe mode on.
+    """Load a ``.keras`` file with safe mode on.
 
     Args:
-        path: the file.
+        path: The file.
         compile: True restores the optimizer too.
 
     Returns:
         The model.
 
     Raises:
-        UnsafeModelError: the file holds a graph that may reach outside of it, or reads files of this machine.
+        UnsafeModelError: The file holds a graph that may reach outside of it, or reads files of this machine.
         BackboneError: Keras cannot load it, for instance since its custom classes are not imported.
     """
     path = Path(path)

@@ -31,7 +31,7 @@ _SERVE = "serve"
 
 
 def from_onnx(path: Path, options: LoadOptions) -> Backbone:
-    """Opens an ONNX model with one input as a backbone whose weights can be trained.
+    """Open an ONNX model with one input as a backbone whose weights can be trained.
 
     Args:
         path: The file.
@@ -41,7 +41,7 @@ def from_onnx(path: Path, options: LoadOptions) -> Backbone:
         The backbone. Images are channels-last, whatever the file has.
 
     Raises:
-        DependencyError: onnx2keras is not installed.
+        DependencyError: Onnx2keras is not installed.
         UnsafeModelError: The file refers to other files, or to operations outside of the standard.
         SavedModelError: The file is damaged, or cannot be converted, or computes something else once it is.
     """
@@ -78,7 +78,7 @@ def _packages() -> tuple[Any, Any]:
 
 
 def _check(proto: Any, onnx: Any, path: Path) -> None:
-    """Refuses what reaches outside of the file, before anything of it is computed."""
+    """Refuse what reaches outside of the file, before anything of it is computed."""
     elsewhere = [t.name for t in _tensors(proto.graph) if t.data_location == onnx.TensorProto.EXTERNAL]
     foreign = {f"{n.op_type} ({n.domain})" for n in proto.graph.node if n.domain not in _STANDARD}
     inner = [n.op_type for n in proto.graph.node for a in n.attribute if a.HasField("g") or a.graphs]
@@ -130,7 +130,7 @@ def _reference(proto: Any, path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _export(model: keras.Model, images: bool, folder: str) -> None:
-    """Writes the converted model as a SavedModel with plain names, without the converter's Lambda layers."""
+    """Write the converted model as a SavedModel with plain names, without the converter's Lambda layers."""
     root = tf.train.Checkpoint()  # any trackable object takes attributes
     root.keep = [v.value for v in model.variables]
     root.variables = [v.value for v in model.variables]

@@ -35,8 +35,8 @@ class Name:
     """A function or class that a pickle names.
 
     Args:
-        title: as the pickle writes it, ``module.name``.
-        call: what stands for it; None for a name that is only mentioned.
+        title: As the pickle writes it, ``module.name``.
+        call: What stands for it; None for a name that is only mentioned.
     """
 
     __slots__ = ("call", "title")
@@ -46,20 +46,20 @@ class Name:
 
 
 def read_pickle(file: BinaryIO, known: Mapping[str, Call | None], load: Call, what: str) -> Any:
-    """Reads one pickle, up to its end and not further.
+    """Read one pickle, up to its end and not further.
 
     Args:
-        file: open for reading bytes.
-        known: what stands for ``module.name``; all other names are refused.
-        load: makes an object of the identifier of one that is stored outside of the pickle.
-        what: the file, for messages.
+        file: Open for reading bytes.
+        known: What stands for ``module.name``; all other names are refused.
+        load: Makes an object of the identifier of one that is stored outside of the pickle.
+        what: The file, for messages.
 
     Returns:
         Dicts, lists, tuples, plain values, and what ``known`` and ``load`` made.
 
     Raises:
-        UnsafeModelError: for a name that is not known.
-        pickle.UnpicklingError, ValueError: for bytes that are no such pickle.
+        UnsafeModelError: For a name that is not known.
+        pickle.UnpicklingError, ValueError: For bytes that are no such pickle.
     """
     machine = _Machine(known, load, what)
     bounded = cast(IO[bytes], _Bounded(file))  # it reads, and does nothing else that a file does

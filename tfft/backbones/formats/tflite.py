@@ -21,7 +21,7 @@ _NOTE = (
 
 
 def from_tflite(path: Path, options: LoadOptions) -> Backbone:
-    """Opens a ``.tflite`` file as a backbone without weights.
+    """Open a ``.tflite`` file as a backbone without weights.
 
     Args:
         path: The file.

@@ -24,12 +24,12 @@ class Adapted:
     """An endpoint whose inputs have a rank.
 
     Attributes:
-        endpoint: the endpoint.
-        flat: its graph for inference, with reference variables replaced.
-        notes: what was assumed or changed, one sentence each.
-        batch_axis: for a model that is called once for each example: whether its inputs have a first axis of 1; None
+        endpoint: The endpoint.
+        flat: Its graph for inference, with reference variables replaced.
+        notes: What was assumed or changed, one sentence each.
+        batch_axis: For a model that is called once for each example: whether its inputs have a first axis of 1; None
             for a model that takes batches.
-        converted: whether parts of the graph had the form of TF1 and were replaced.
+        converted: Whether parts of the graph had the form of TF1 and were replaced.
     """
 
     endpoint: Endpoint
@@ -42,13 +42,13 @@ class Adapted:
 def adapt(
     endpoint: Endpoint, loaded: Any, per_example: bool = False, image_size: tuple[int, int] | None = None
 ) -> Adapted:
-    """Settles shapes and batch of an endpoint.
+    """Settle shapes and batch of an endpoint.
 
     Args:
-        endpoint: of the SavedModel.
-        loaded: the restored SavedModel.
-        per_example: whether its inputs have no batch axis, so that it is called once for each example.
-        image_size: height and width in pixels of the images that it shall take; None for its own.
+        endpoint: Of the SavedModel.
+        loaded: The restored SavedModel.
+        per_example: Whether its inputs have no batch axis, so that it is called once for each example.
+        image_size: Height and width in pixels of the images that it shall take; None for its own.
 
     Raises:
         BackboneError: The graph cannot take images of this size.
@@ -95,11 +95,11 @@ def adapt(
 
 
 def for_each_example(model: keras.Model, batch_axis: bool) -> keras.Model:
-    """Returns a model that calls another once for each example of a batch.
+    """Return a model that calls another once for each example of a batch.
 
     Args:
-        model: of one example.
-        batch_axis: whether its inputs have a first axis of 1.
+        model: Of one example.
+        batch_axis: Whether its inputs have a first axis of 1.
     """
 
     def batched(tensor: keras.KerasTensor) -> Any:

@@ -26,7 +26,7 @@ from tfft.specs import InputSpec, Preset
 
 
 def preprocessor_of(handle: str, options: LoadOptions) -> str | None:
-    """Returns the handle of the preprocessor that belongs to an encoder: as asked for, else the catalog's."""
+    """Return the handle of the preprocessor that belongs to an encoder: as asked for, else the catalog's."""
     if options.preprocessor:
         return os.fspath(options.preprocessor)
     preset = find_preset(handle)
@@ -34,7 +34,7 @@ def preprocessor_of(handle: str, options: LoadOptions) -> str | None:
 
 
 def from_savedmodel(handle: str, options: LoadOptions) -> Backbone:
-    """Opens a SavedModel as a backbone.
+    """Open a SavedModel as a backbone.
 
     Args:
         handle: As :func:`tfft.backbones.resolve` takes it, without a pin.
@@ -79,7 +79,7 @@ def from_savedmodel(handle: str, options: LoadOptions) -> Backbone:
 
 
 def from_keras2_file(path: Path, options: LoadOptions, error: BaseException) -> Backbone:
-    """Opens a file that only Keras 2 can load, as the SavedModel that ``tf_keras`` makes of it.
+    """Open a file that only Keras 2 can load, as the SavedModel that ``tf_keras`` makes of it.
 
     Args:
         path: ``.h5`` or ``.keras`` file.
@@ -102,7 +102,7 @@ def from_keras2_file(path: Path, options: LoadOptions, error: BaseException) -> 
 
 
 def _remember_source(layers: Sequence[keras.layers.Layer], digest: str | None) -> None:
-    """Lets the blocks in a ``.keras`` file tell which SavedModel they came from."""
+    """Let the blocks in a ``.keras`` file tell which SavedModel they came from."""
     for layer in layers:
         if isinstance(layer, EachExample):
             _remember_source(layer.network.layers, digest)
@@ -113,7 +113,7 @@ def _remember_source(layers: Sequence[keras.layers.Layer], digest: str | None) -
 def input_contract(
     model: keras.Model, preset: Preset | None, pixels: PixelRange | None = None
 ) -> tuple[InputSpec | None, tuple[str, ...]]:
-    """Returns what a model expects of pixels, and a note where that is not certain.
+    """Return what a model expects of pixels, and a note where that is not certain.
 
     Args:
         model: The opened model.

@@ -20,17 +20,17 @@ from tfft.backbones.savedmodel.running import run_graph
 
 
 def fixed_rows(specs: Sequence[tf.TensorSpec]) -> int | None:
-    """Returns how many rows every input takes; None where one takes any number, or they differ."""
+    """Return how many rows every input takes; None where one takes any number, or they differ."""
     rows = {spec.shape[0] if spec.shape.rank else None for spec in specs}
     return rows.pop() if len(rows) == 1 else None
 
 
 def free_batch(endpoint: Endpoint, flat_of: Callable[[Endpoint], FlatGraph]) -> Endpoint | None:
-    """Returns the endpoint with a batch of any size; None where its graph computes something else then.
+    """Return the endpoint with a batch of any size; None where its graph computes something else then.
 
     Args:
-        endpoint: whose inputs all take the same fixed number of rows.
-        flat_of: makes the graph of an endpoint.
+        endpoint: Whose inputs all take the same fixed number of rows.
+        flat_of: Makes the graph of an endpoint.
     """
     rows = int(endpoint.specs[0].shape[0])
     specs = tuple(tf.TensorSpec([None, *s.shape[1:]], s.dtype, s.name) for s in endpoint.specs)
@@ -60,15 +60,15 @@ class FreeBatch(Endpoint):
     """An endpoint with a fixed number of rows, freed.
 
     Attributes:
-        inner: the endpoint itself.
-        rows: how many rows it takes at a time.
+        inner: The endpoint itself.
+        rows: How many rows it takes at a time.
     """
 
     inner: Endpoint
     rows: int
 
     def call(self, tensors: Sequence[tf.Tensor], training: bool = False) -> Any:
-        """Calls the SavedModel as often as the rows of a batch need, and puts the results together."""
+        """Call the SavedModel as often as the rows of a batch need, and put the results together."""
         count = int(tensors[0].shape[0])
         filled = [tf.gather(t, np.arange(-(-count // self.rows) * self.rows) % count) for t in tensors]
         starts = range(0, int(filled[0].shape[0]), self.rows)
@@ -104,7 +104,7 @@ def _freed(flat: FlatGraph, rows: int) -> FlatGraph:
 
 
 def _free_target(node: Any, rows: int) -> None:
-    """Leaves the first axis of a reshape's target to the number of elements, where it is the batch's."""
+    """Leave the first axis of a reshape's target to the number of elements, where it is the batch's."""
     value = tf.make_ndarray(node.attr["value"].tensor)
     if value.ndim == 1 and len(value) and value[0] == rows and not (value < 0).any():
         value[0] = -1

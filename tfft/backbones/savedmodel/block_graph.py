@@ -29,12 +29,12 @@ class BlockGraph:
     """A piece of a graph in a form that can be written into a config.
 
     Attributes:
-        graph_def: the piece, with placeholders for everything that enters.
-        feeds: placeholder -> position among the layer's inputs.
-        variables: placeholder -> position among the layer's variables.
-        tables: placeholder -> position among the layer's lookup tables.
-        end: reference of the result; empty for graphs that give none.
-        updates: ops that must run with it.
+        graph_def: The piece, with placeholders for everything that enters.
+        feeds: Placeholder -> position among the layer's inputs.
+        variables: Placeholder -> position among the layer's variables.
+        tables: Placeholder -> position among the layer's lookup tables.
+        end: Reference of the result; empty for graphs that give none.
+        updates: Ops that must run with it.
     """
 
     graph_def: Any
@@ -51,7 +51,7 @@ class BlockGraph:
         return {p: tf.as_dtype(nodes[n].attr["dtype"].type) for n, p in self.feeds.items() if n in nodes}
 
     def to_config(self) -> dict[str, Any]:
-        """Returns JSON values; the graph is compressed and base64-encoded."""
+        """Return JSON values; the graph is compressed and base64-encoded."""
         packed = zlib.compress(self.graph_def.SerializeToString(deterministic=True), 9)
         return {
             "graph": base64.b64encode(packed).decode("ascii"),
@@ -64,7 +64,7 @@ class BlockGraph:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> BlockGraph:
-        """Builds the graph from :meth:`to_config`'s result, without running anything of it."""
+        """Build the graph from :meth:`to_config`'s result, without running anything of it."""
         graph_def = tf.compat.v1.GraphDef()
         try:
             graph_def.ParseFromString(_unpacked(base64.b64decode(config["graph"])))
@@ -77,7 +77,7 @@ class BlockGraph:
 
 
 def _unpacked(packed: bytes) -> bytes:
-    """Unpacks a graph, up to what an honest one unpacks to: a megabyte of zlib can hold a gigabyte of zeros."""
+    """Unpack a graph, up to what an honest one unpacks to: a megabyte of zlib can hold a gigabyte of zeros."""
     most = min(_MOST_BYTES, max(_SMALL, _MOST_RATIO * len(packed)))
     stream = zlib.decompressobj()
     data = stream.decompress(packed, most)
@@ -97,11 +97,11 @@ class ImportedGraph:
     blocks would share one, so that building a model of many blocks would warn of retracing.
 
     Args:
-        graph: the piece.
-        variables: the layer's variables, in order.
-        tables: the layer's lookup tables, in order.
-        shape: of the result where the graph alone does not tell it, or None.
-        updates: low-rank updates of kernels, by position among the variables.
+        graph: The piece.
+        variables: The layer's variables, in order.
+        tables: The layer's lookup tables, in order.
+        shape: Of the result where the graph alone does not tell it, or None.
+        updates: Low-rank updates of kernels, by position among the variables.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class ImportedGraph:
         self._updates = dict(updates or {})
 
     def __call__(self, *tensors: tf.Tensor) -> tf.Tensor:
-        """Imports the piece into the graph being traced, on the tensors of that graph."""
+        """Import the piece into the graph being traced, on the tensors of that graph."""
         if not self._graph.graph_def.library.function:
             return self._run(*tensors)
         # The gradient of a loop looks its body up in the graph it was imported into. Only wrap_function
@@ -168,7 +168,7 @@ def _component(variable: Any) -> Any:
 
 
 def count_multiply_adds(graph: tf.Graph) -> int:
-    """Returns the multiply-adds of a graph's matrix products and convolutions for one example.
+    """Return the multiply-adds of a graph's matrix products and convolutions for one example.
 
     Unknown dimensions count as one, so the result is per example and a lower bound where shapes are
     not known.

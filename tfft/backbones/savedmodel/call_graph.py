@@ -16,7 +16,7 @@ _PASSES_ON = frozenset({"Identity", "StopGradient", "DisableCopyOnRead"})
 
 
 def function_names(node: Any) -> Iterator[str]:
-    """Yields the names of the functions a node refers to through its attributes: calls, branches, loop bodies."""
+    """Yield the names of the functions a node refers to through its attributes: calls, branches, loop bodies."""
     for value in node.attr.values():
         yield from _names_in(value)
 
@@ -48,12 +48,12 @@ def _texts_in(value: Any) -> Iterator[bytes]:
 
 
 def base_of(ref: str) -> str:
-    """Returns the node (or argument) that a reference points to, of any form: ``n``, ``n:1``, ``n:out:0``, ``^n``."""
+    """Return the node (or argument) that a reference points to, of any form: ``n``, ``n:1``, ``n:out:0``, ``^n``."""
     return ref.lstrip("^").split(":")[0]
 
 
 def data_inputs(node: Any) -> list[str]:
-    """Returns what a node reads, without what it only waits for."""
+    """Return what a node reads, without what it only waits for."""
     return [ref for ref in node.input if not ref.startswith("^")]
 
 
@@ -61,7 +61,7 @@ class CallGraph:
     """The functions of a graph and their callers.
 
     Args:
-        graph_def: the graph, with its library.
+        graph_def: The graph, with its library.
     """
 
     def __init__(self, graph_def: Any) -> None:
@@ -81,7 +81,7 @@ class CallGraph:
                     self._otherwise.add(name)
 
     def every_node(self) -> Iterator[tuple[str, Any]]:
-        """Yields (function, node) for all nodes; the function is empty for those of the graph itself."""
+        """Yield (function, node) for all nodes; the function is empty for those of the graph itself."""
         for node in self.graph_def.node:
             yield "", node
         for function in self.graph_def.library.function:
@@ -89,11 +89,11 @@ class CallGraph:
                 yield function.signature.name, node
 
     def called_by(self, node: Any) -> list[str]:
-        """Returns the functions that a node refers to, also those that are missing in the library."""
+        """Return the functions that a node refers to, also those that are missing in the library."""
         return [*function_names(node), *([node.op] if node.op in self.library else [])]
 
     def upstream(self, names: Iterable[str]) -> set[str]:
-        """Returns the nodes of the graph that must run for others, themselves included."""
+        """Return the nodes of the graph that must run for others, themselves included."""
         seen: set[str] = set()
         todo = [base_of(name) for name in names if name]
         while todo:
@@ -104,11 +104,11 @@ class CallGraph:
         return seen
 
     def functions_of(self, nodes: Iterable[str]) -> set[str]:
-        """Returns all functions that some nodes of the graph reach."""
+        """Return all functions that some nodes of the graph reach."""
         return self.closure(f for name in nodes for f in self.called_by(self.nodes[name]))
 
     def closure(self, start: Iterable[str]) -> set[str]:
-        """Returns functions and all that they reach."""
+        """Return functions and all that they reach."""
         seen: set[str] = set()
         todo = list(start)
         while todo:
@@ -119,13 +119,13 @@ class CallGraph:
         return seen
 
     def named_otherwise(self) -> set[str]:
-        """Returns functions that are reached by other means than a node: as gradients, or by their name as a text."""
+        """Return functions that are reached by other means than a node: as gradients, or by their name as a text."""
         nodes = {text for _, node in self.every_node() for text in _texts(node.attr)}
         functions = {name for function in self.library for name in self._named_by(function)}
         return self._unasked() | self._with_names(nodes) | functions
 
     def reached(self, functions: Iterable[str], nodes: Iterable[str]) -> set[str]:
-        """Returns all functions that others, or nodes of the graph, reach in any way, also by a name in a text."""
+        """Return all functions that others, or nodes of the graph, reach in any way, also by a name in a text."""
         nodes = list(nodes)
         start = {*functions, *self._unasked(), *self.functions_of(nodes)}
         start |= self._with_names(text for name in nodes for text in _texts(self.nodes[name].attr))
@@ -199,14 +199,14 @@ class CallGraph:
         bound: Mapping[str, list[list[bool]]],
         entered: str = "",
     ) -> list[str]:
-        """Returns where a value comes from that should come from nowhere else; empty where all is well.
+        """Return where a value comes from that should come from nowhere else; empty where all is well.
 
         Args:
-            place: function in which it is read, empty for the graph itself.
-            ref: reference to it.
-            accepts: whether a node of the graph is right, given the node that the value enters by.
-            bound: for functions that are called from outside of the graph, whether each captured argument is right.
-            entered: the node of the graph that reads it, where it is read there.
+            place: Function in which it is read, empty for the graph itself.
+            ref: Reference to it.
+            accepts: Whether a node of the graph is right, given the node that the value enters by.
+            bound: For functions that are called from outside of the graph, whether each captured argument is right.
+            entered: The node of the graph that reads it, where it is read there.
         """
         wrong: list[str] = []
         seen: set[tuple[str, str]] = set()

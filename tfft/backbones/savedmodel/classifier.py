@@ -20,10 +20,10 @@ class Classifier:
     """The last layer of a classifier.
 
     Attributes:
-        features: reference of the tensor that goes into it.
+        features: Reference of the tensor that goes into it.
         activation: ``"Softmax"``, ``"LogSoftmax"`` or ``"Sigmoid"``.
-        kernel: name of its kernel.
-        learned: whether the features depend on any variable; False for a linear model of the raw inputs.
+        kernel: Name of its kernel.
+        learned: Whether the features depend on any variable; False for a linear model of the raw inputs.
     """
 
     features: str
@@ -33,7 +33,7 @@ class Classifier:
 
 
 def find_classifier(analysis: Analysis) -> Classifier | None:
-    """Returns the classifier that a graph's output ends in; None where it ends in something else.
+    """Return the classifier that a graph's output ends in; None where it ends in something else.
 
     That is a matrix product, or a convolution over single positions, with a kernel of its own, then a bias, then
     Softmax or Sigmoid; reshaping between them does not matter.
@@ -60,7 +60,7 @@ def find_classifier(analysis: Analysis) -> Classifier | None:
 
 
 def _back(analysis: Analysis, ref: str, through: frozenset[str]) -> tuple[str, bool]:
-    """Follows a tensor back through operations with one data input; also returns whether one of them reshaped it."""
+    """Follow a tensor back through operations with one data input; also returns whether one of them reshaped it."""
     reshaped = False
     while True:
         node = analysis.flat.nodes[node_of(ref)]

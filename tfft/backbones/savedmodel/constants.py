@@ -28,7 +28,7 @@ _ELEMENTWISE = frozenset({"Add", "AddV2", "Sub", "Mul"})  # biases and folded no
 
 
 def find_kernels(flat: FlatGraph) -> dict[str, int]:
-    """Returns the constants of a graph that are weights, with the number of their values, in order of use."""
+    """Return the constants of a graph that are weights, with the number of their values, in order of use."""
     needed = flat.ancestors(flat.outputs)
     behind: set[str] = set()  # nodes that depend on a product
     found: dict[str, int] = {}
@@ -46,7 +46,7 @@ def find_kernels(flat: FlatGraph) -> dict[str, int]:
 
 
 def with_trainable_kernels(flat: FlatGraph) -> FlatGraph:
-    """Returns the graph with a trainable variable in place of each constant that is a weight."""
+    """Return the graph with a trainable variable in place of each constant that is a weight."""
     kernels = find_kernels(flat)
     return read_as_variables(
         flat,

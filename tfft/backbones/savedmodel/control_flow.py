@@ -43,7 +43,7 @@ _FOLDED: dict[str, Callable[..., Any]] = {
 
 
 def with_functions(flat: FlatGraph) -> FlatGraph:
-    """Returns the graph with every loop and condition of TF1 replaced; the same graph where there are none.
+    """Return the graph with every loop and condition of TF1 replaced; the same graph where there are none.
 
     Raises:
         SavedModelError: A loop or condition is not of the form that TF1 writes.
@@ -77,7 +77,7 @@ def _converted(flat: FlatGraph, node: Any) -> FlatGraph | None:
 
 
 def _folded(flat: FlatGraph) -> FlatGraph:
-    """Follows the way that each condition on a constant takes."""
+    """Follow the way that each condition on a constant takes."""
     known: dict[str, Any] = {}
     dead: set[str] = set()  # references that never get a value, and nodes that never run
     alias: dict[str, str] = {}
@@ -117,7 +117,7 @@ def _note_value(node: Any, refs: Sequence[str], known: dict[str, Any], flat: Fla
 
 
 def _reading_outside(flat: FlatGraph) -> FlatGraph:
-    """Reads variables in front of loops and conditions: the handles inside one have no gradient once stored."""
+    """Read variables in front of loops and conditions: the handles inside one have no gradient once stored."""
 
     def handle(ref: str) -> str | None:
         name = node_of(ref)
@@ -142,7 +142,7 @@ def _reading_outside(flat: FlatGraph) -> FlatGraph:
 
 
 def _loop(flat: FlatGraph, decision: Any) -> FlatGraph | None:
-    """Turns the loop that a ``LoopCond`` ends into a ``While``; None while it still holds others."""
+    """Turn the loop that a ``LoopCond`` ends into a ``While``; None while it still holds others."""
     switches = [flat.nodes[n] for n in dict.fromkeys(flat.consumers[decision.name]) if flat.nodes[n].op in _SWITCH]
     merges = [flat.nodes[node_of(switch.input[0])] for switch in switches]
     entering, leaving = [], []
@@ -178,7 +178,7 @@ def _loop(flat: FlatGraph, decision: Any) -> FlatGraph | None:
 
 
 def _condition(flat: FlatGraph, merge: Any) -> FlatGraph | None:
-    """Turns one result of a condition into an ``If``; None while its ways still hold others."""
+    """Turn one result of a condition into an ``If``; None while its ways still hold others."""
     refs = data_inputs(merge)
     if len(refs) != 2 or any(flat.nodes[node_of(ref)].op in _NEXT | _ENTER for ref in refs):
         return None
@@ -248,7 +248,7 @@ class _Region:
         return sorted(set(self._sources.values()))
 
     def run(self, state: Sequence[tf.Tensor], values: _Values) -> list[tf.Tensor]:
-        """Computes its results in the graph that is being traced."""
+        """Compute its results in the graph that is being traced."""
         entering = {ref: state[i] for ref, i in self._state.items()}
         entering |= {ref: values[tensor_name(source)] for ref, source in self._sources.items()}
         names = {ref: f"tfft_value_{i}" for i, ref in enumerate(entering)}
@@ -288,7 +288,7 @@ def _replaced(
     build: Callable[[_Values, bool], Sequence[tf.Tensor]],
     results: Mapping[str, int],
 ) -> FlatGraph:
-    """Puts what ``build`` traces in place of some nodes.
+    """Put what ``build`` traces in place of some nodes.
 
     Args:
         flat: The graph.
@@ -370,7 +370,7 @@ def _with_own_names(graph_def: Any) -> Any:
 
 
 def _rebuilt(flat: FlatGraph, nodes: Sequence[Any]) -> FlatGraph:
-    """Returns a graph of other nodes: what nothing reads is left out, and what is read comes first."""
+    """Return a graph of other nodes: what nothing reads is left out, and what is read comes first."""
     by_name = {node.name: node for node in nodes}
     order: dict[str, None] = {}
     for root in [*flat.inputs, *flat.captures, *(node_of(ref) for ref in flat.outputs)]:

@@ -22,18 +22,18 @@ class Endpoint:
     """One way to call a restored SavedModel.
 
     Attributes:
-        label: how it is called, in words.
-        function: the restored function.
-        arguments: its arguments by position: nests of TensorSpec for inputs, values for the rest.
-        keywords: the same for keyword arguments.
-        input_keys: names of the flattened input tensors.
-        specs: their shapes and types.
-        training: place of the ``training`` argument (position or name); None where there is none.
-        has_training: whether it was also saved for training.
+        label: How it is called, in words.
+        function: The restored function.
+        arguments: Its arguments by position: nests of TensorSpec for inputs, values for the rest.
+        keywords: The same for keyword arguments.
+        input_keys: Names of the flattened input tensors.
+        specs: Their shapes and types.
+        training: Place of the ``training`` argument (position or name); None where there is none.
+        has_training: Whether it was also saved for training.
         single: True when the input is one bare tensor.
-        outputs: nest of the specs of its results.
-        inference: what ``training`` is in inference: False, or None where it was only saved for its default None.
-        note: why it was chosen where that is not obvious, as a sentence; empty otherwise.
+        outputs: Nest of the specs of its results.
+        inference: What ``training`` is in inference: False, or None where it was only saved for its default None.
+        note: Why it was chosen where that is not obvious, as a sentence; empty otherwise.
     """
 
     label: str
@@ -76,7 +76,7 @@ class Endpoint:
         return flatten(lambda *tensors: self.call(tensors, training), self.specs, variables)
 
     def call(self, tensors: Sequence[tf.Tensor], training: bool = False) -> Any:
-        """Calls the model with its flattened inputs."""
+        """Call the model with its flattened inputs."""
         feed = iter(tensors)
 
         def fill(value: Any) -> Any:
@@ -92,18 +92,18 @@ class Endpoint:
 
 
 def find_endpoint(loaded: Any, signature: str | None = None, *, per_example: bool = False) -> Endpoint:
-    """Chooses how a restored SavedModel is called.
+    """Choose how a restored SavedModel is called.
 
     Args:
-        loaded: result of ``tf.saved_model.load``.
-        signature: name of a signature or of a saved function; None takes ``__call__``, a Keras
+        loaded: Result of ``tf.saved_model.load``.
+        signature: Name of a signature or of a saved function; None takes ``__call__``, a Keras
             export's ``serve``, or the default signature, in this order. Where that one takes no batch or gives no
             floating-point numbers, the only other that does is taken.
-        per_example: whether an endpoint that takes a single number fits.
+        per_example: Whether an endpoint that takes a single number fits.
 
     Raises:
-        BackboneError: when ``signature`` names nothing, or several fit; the message lists what there is.
-        SavedModelError: when nothing can be called.
+        BackboneError: When ``signature`` names nothing, or several fit; the message lists what there is.
+        SavedModelError: When nothing can be called.
     """
     functions = _restored_functions(loaded)
     signatures = dict(getattr(loaded, "signatures", {}) or {})
@@ -281,20 +281,20 @@ def _flatten_with_paths(nest: Any) -> list[tuple[tuple[str, ...], Any]]:
 def choose_output(
     structure: Any, output: str | None, prefer: Sequence[str] = (), names: Mapping[str, str] | None = None
 ) -> tuple[int, str, str]:
-    """Returns the output to use among a function's flattened results.
+    """Return the output to use among a function's flattened results.
 
     Args:
-        structure: nest of tensors (or TensorSpecs) as the function returns it.
-        output: key (``"pooled_output"``, ``"encoder_outputs/3"``), or None for the only one, the
+        structure: Nest of tensors (or TensorSpecs) as the function returns it.
+        output: Key (``"pooled_output"``, ``"encoder_outputs/3"``), or None for the only one, the
             one called ``default``, or the only one of floating-point numbers.
-        prefer: keys that come before ``default``.
-        names: names for keys that are numbers; both are taken.
+        prefer: Keys that come before ``default``.
+        names: Names for keys that are numbers; both are taken.
 
     Returns:
         Its position among the tensors of the results, its key, and a note where others were passed over.
 
     Raises:
-        BackboneError: when there are several and none is chosen, or the chosen one does not exist;
+        BackboneError: When there are several and none is chosen, or the chosen one does not exist;
             the message lists keys with shapes.
     """
     numbers = output_keys(structure)
@@ -331,12 +331,12 @@ def choose_output(
 
 
 def output_keys(structure: Any) -> list[str]:
-    """Returns the keys of a function's results; an empty one for a bare tensor."""
+    """Return the keys of a function's results; an empty one for a bare tensor."""
     return ["/".join(path) for path, _ in _flatten_with_paths(structure)]
 
 
 def output_table(structure: Any, names: Mapping[str, str] | None = None) -> str:
-    """Returns the keys of a function's results, or the names for them, with their shapes and types, in words."""
+    """Return the keys of a function's results, or the names for them, with their shapes and types, in words."""
     named = [(names or {}).get(key, key) for key in output_keys(structure)]
     leaves = [(key, leaf) for key, (_, leaf) in zip(named, _flatten_with_paths(structure), strict=True)]
     return join_names([f"{key or '(the only one)'} {_shape_first(leaf)}" for key, leaf in leaves], limit=40)

@@ -28,13 +28,13 @@ class Feature:
     """One feature that a parser gives.
 
     Attributes:
-        key: its name in the messages.
-        dtype: name of its type.
-        shape: its shape for one example, where it is dense.
+        key: Its name in the messages.
+        dtype: Name of its type.
+        shape: Its shape for one example, where it is dense.
         kind: ``"dense"``, ``"sparse"`` or ``"ragged"``.
-        outputs: what the parser gives for it, as references: the values, or indices, values and shape, or values and
+        outputs: What the parser gives for it, as references: the values, or indices, values and shape, or values and
             splits.
-        splits: name of the type of the splits.
+        splits: Name of the type of the splits.
     """
 
     key: str
@@ -61,11 +61,11 @@ class Feature:
 
 
 def parsed_endpoint(endpoint: Endpoint, flat: FlatGraph) -> ParsedExamples | None:
-    """Returns an endpoint that takes features in place of serialized examples; None where there is no parser.
+    """Return an endpoint that takes features in place of serialized examples; None where there is no parser.
 
     Args:
-        endpoint: any.
-        flat: its graph.
+        endpoint: Any.
+        flat: Its graph.
     """
     found = _parsers(flat)
     if not found:
@@ -92,9 +92,9 @@ class ParsedExamples(Endpoint):
     """An endpoint behind the parser of its serialized examples.
 
     Attributes:
-        inner: the endpoint itself.
-        features: what its parsers give.
-        place: of the serialized examples among its inputs.
+        inner: The endpoint itself.
+        features: What its parsers give.
+        place: Of the serialized examples among its inputs.
         batched: False where it takes one example at a time.
     """
 
@@ -104,7 +104,7 @@ class ParsedExamples(Endpoint):
     batched: bool
 
     def call(self, tensors: Sequence[tf.Tensor], training: bool = False) -> Any:
-        """Calls the SavedModel with serialized examples that hold the features."""
+        """Call the SavedModel with serialized examples that hold the features."""
         stop = self.place + len(self.features)
         values = [np.asarray(tensor) for tensor in tensors[self.place : stop]]
         if self.batched:

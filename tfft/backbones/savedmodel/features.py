@@ -24,13 +24,13 @@ class Features:
     """The chosen tensor.
 
     Attributes:
-        analysis: of the graph up to it.
-        name: key of the output, or name of the block; empty where there is only one output.
-        position: of the output behind it among the tensors that the SavedModel gives.
-        shape: as far as it is known.
-        notes: what a user needs to know of the choice, one sentence each.
-        whole: analysis of the graph up to that output.
-        pieces: all blocks up to that output, where the end of one was chosen.
+        analysis: Of the graph up to it.
+        name: Key of the output, or name of the block; empty where there is only one output.
+        position: Of the output behind it among the tensors that the SavedModel gives.
+        shape: As far as it is known.
+        notes: What a user needs to know of the choice, one sentence each.
+        whole: Analysis of the graph up to that output.
+        pieces: All blocks up to that output, where the end of one was chosen.
     """
 
     analysis: Analysis
@@ -47,14 +47,14 @@ class Features:
         return self.analysis is not self.whole
 
     def run(self, tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        """Computes the features and the output behind them in the flat graph."""
+        """Compute the features and the output behind them in the flat graph."""
         return run_graph(self.whole.flat, [self.analysis.output, self.whole.output], tensors)
 
     def in_training(self, flat: FlatGraph) -> Analysis:
-        """Returns the analysis of the graph for training up to the same tensor.
+        """Return the analysis of the graph for training up to the same tensor.
 
         Raises:
-            NoMatch: where that graph has no such tensor.
+            NoMatch: Where that graph has no such tensor.
         """
         whole = Analysis(flat, flat.outputs[self.position])
         if not self.inside:
@@ -70,16 +70,16 @@ class Features:
 def choose_features(
     flat: FlatGraph, output: str | None, prefer: Sequence[str] = (), names: Mapping[str, str] | None = None
 ) -> Features:
-    """Chooses the features of a graph.
+    """Choose the features of a graph.
 
     Args:
-        flat: the graph.
-        output: key of an output, name of a block, ``"probabilities"`` for what a classifier gives, or None.
-        prefer: keys of outputs that are taken, where there are, before the one called ``default``.
-        names: names for keys that are numbers; both are taken.
+        flat: The graph.
+        output: Key of an output, name of a block, ``"probabilities"`` for what a classifier gives, or None.
+        prefer: Keys of outputs that are taken, where there are, before the one called ``default``.
+        names: Names for keys that are numbers; both are taken.
 
     Raises:
-        BackboneError: when there are several outputs and none is chosen, or there is no such output or block.
+        BackboneError: When there are several outputs and none is chosen, or there is no such output or block.
     """
     names = names or {}
     named = output is not None and output in (*output_keys(flat.structure), *names.values())

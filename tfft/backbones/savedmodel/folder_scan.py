@@ -18,7 +18,7 @@ _MOST_FILES = 100_000
 
 
 def findings(folder: pathlib.Path) -> Iterator[str]:
-    """Yields what a SavedModel's folder should not hold, one sentence each."""
+    """Yield what a SavedModel's folder should not hold, one sentence each."""
     inside, count = folder.resolve(), 0
     for root, folders, files in os.walk(folder, followlinks=False):
         for name in [*folders, *files]:
@@ -38,7 +38,7 @@ def findings(folder: pathlib.Path) -> Iterator[str]:
 
 
 def assets_of(meta: Any) -> list[Any]:
-    """Returns the assets of a meta graph, also in the form of the first SavedModels."""
+    """Return the assets of a meta graph, also in the form of the first SavedModels."""
     from tensorflow.core.protobuf import meta_graph_pb2
 
     assets = list(meta.asset_file_def)
@@ -51,7 +51,7 @@ def assets_of(meta: Any) -> list[Any]:
 
 
 def asset_findings(meta: Any, folder: pathlib.Path) -> Iterator[str]:
-    """Yields the assets of a meta graph that are not files in ``assets/``."""
+    """Yield the assets of a meta graph that are not files in ``assets/``."""
     for asset in assets_of(meta):
         name = asset.filename
         inside = "\0" not in name and not os.path.isabs(name) and ".." not in pathlib.PurePath(name).parts
@@ -60,10 +60,10 @@ def asset_findings(meta: Any, folder: pathlib.Path) -> Iterator[str]:
 
 
 def check_checkpoint(folder: pathlib.Path) -> None:
-    """Refuses a checkpoint that claims more numbers than its files hold, for which memory would be set aside.
+    """Refuse a checkpoint that claims more numbers than its files hold, for which memory would be set aside.
 
     Raises:
-        SavedModelError: with both sizes.
+        SavedModelError: With both sizes.
     """
     index = folder / "variables" / "variables.index"
     if not index.is_file():
@@ -90,10 +90,10 @@ def check_checkpoint(folder: pathlib.Path) -> None:
 
 
 def read_proto(folder: pathlib.Path) -> bytes:
-    """Returns the bytes of ``saved_model.pb``.
+    """Return the bytes of ``saved_model.pb``.
 
     Raises:
-        SavedModelError: when there is none, or it is no file or too large.
+        SavedModelError: When there is none, or it is no file or too large.
     """
     path = folder / "saved_model.pb"
     try:

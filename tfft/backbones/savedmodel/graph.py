@@ -30,7 +30,7 @@ _MERGES, _BACK_EDGES = frozenset({"Merge", "RefMerge"}), frozenset({"NextIterati
 
 
 def split_ref(ref: str) -> tuple[str, int | None]:
-    """Splits ``"node:1"`` into node and output index; a control input ``"^node"`` has index None."""
+    """Split ``"node:1"`` into node and output index; a control input ``"^node"`` has index None."""
     if ref.startswith("^"):
         return ref[1:], None
     name, _, index = ref.partition(":")
@@ -38,22 +38,22 @@ def split_ref(ref: str) -> tuple[str, int | None]:
 
 
 def node_of(ref: str) -> str:
-    """Returns the node a reference points to."""
+    """Return the node a reference points to."""
     return split_ref(ref)[0]
 
 
 def tensor_name(ref: str) -> str:
-    """Returns ``"node:0"`` for ``"node"``."""
+    """Return ``"node:0"`` for ``"node"``."""
     return ref if ":" in ref else f"{ref}:0"
 
 
 def data_inputs(node: Any) -> list[str]:
-    """Returns the references a node reads, without control inputs."""
+    """Return the references a node reads, without control inputs."""
     return [ref for ref in node.input if not ref.startswith("^")]
 
 
 def attribute(node: Any, name: str) -> Any:
-    """Returns an attribute of a node, an empty one where it has none: indexing would add that to the node."""
+    """Return an attribute of a node, an empty one where it has none: indexing would add that to the node."""
     return node.attr[name] if name in node.attr else _NO_ATTRIBUTE
 
 
@@ -65,14 +65,14 @@ class FlatGraph:
     """A function without nested calls.
 
     Attributes:
-        graph_def: nodes in topological order; its library holds only bodies of loops and branches.
-        inputs: placeholder names of the function's arguments, in flattened order.
-        outputs: references of the flattened results.
-        structure: nest of the results, as the function returns it.
-        variables: placeholder name -> the variable whose handle it stands for.
-        tables: placeholder name -> handle of a lookup table.
-        updates: names of the ops that change variables when the function runs.
-        lifted: identities of the variables that were nodes of the graph; they belong to no object of the SavedModel.
+        graph_def: Nodes in topological order; its library holds only bodies of loops and branches.
+        inputs: Placeholder names of the function's arguments, in flattened order.
+        outputs: References of the flattened results.
+        structure: Nest of the results, as the function returns it.
+        variables: Placeholder name -> the variable whose handle it stands for.
+        tables: Placeholder name -> handle of a lookup table.
+        updates: Names of the ops that change variables when the function runs.
+        lifted: Identities of the variables that were nodes of the graph; they belong to no object of the SavedModel.
     """
 
     graph_def: Any
@@ -97,7 +97,7 @@ class FlatGraph:
         return set(self.variables) | set(self.tables)
 
     def ancestors(self, refs: Sequence[str], stop: frozenset[str] = frozenset()) -> set[str]:
-        """Returns the nodes that the references are computed from, not going beyond ``stop``."""
+        """Return the nodes that the references are computed from, not going beyond ``stop``."""
         seen: set[str] = set()
         todo = [node_of(ref) for ref in refs]
         while todo:
@@ -115,15 +115,15 @@ def flatten(
     """Traces a function of flat tensors and inlines everything it calls.
 
     Args:
-        function: takes one tensor for each spec and returns a nest of tensors.
-        specs: shapes and types of the arguments.
-        variables: further variables the function may capture (those it watches are found anyway).
+        function: Takes one tensor for each spec and returns a nest of tensors.
+        specs: Shapes and types of the arguments.
+        variables: Further variables the function may capture (those it watches are found anyway).
 
     Returns:
         The flat graph.
 
     Raises:
-        SavedModelError: when the function captures a resource that is neither a variable nor a
+        SavedModelError: When the function captures a resource that is neither a variable nor a
             lookup table.
     """
     traced = tf.function(function, autograph=False).get_concrete_function(*specs)
@@ -158,7 +158,7 @@ def flatten(
 
 
 def symbolic_graph(graph_def: Any, variables: Mapping[str, tf.Variable]) -> tf.Graph:
-    """Imports the nodes of a flat graph, for the shapes and types of its tensors."""
+    """Import the nodes of a flat graph, for the shapes and types of its tensors."""
     graph = tf.Graph()
     with graph.as_default():
         # A bare placeholder for a variable's handle would hide the variable's shape from all that follows.
@@ -168,7 +168,7 @@ def symbolic_graph(graph_def: Any, variables: Mapping[str, tf.Variable]) -> tf.G
 
 
 def consumers_through_identity(flat: FlatGraph, name: str) -> Iterator[Any]:
-    """Yields the nodes that use a resource handle, looking through Identity nodes."""
+    """Yield the nodes that use a resource handle, looking through Identity nodes."""
     for consumer in flat.consumers[name]:
         node = flat.nodes[consumer]
         if node.op == "Identity" and node.attr["T"].type == tf.resource.as_datatype_enum:
@@ -220,7 +220,7 @@ class _Inliner:
         self._emitted: dict[str, Any] = {}
 
     def run(self, outputs: Sequence[str], controls: Sequence[str]) -> tuple[Any, dict[str, str], list[str], list[str]]:
-        """Returns the flat graph, its names for the top-level nodes, the outputs, and the nodes that must run."""
+        """Return the flat graph, its names for the top-level nodes, the outputs, and the nodes that must run."""
         scope = _Scope(self, list(self._source.node), "", {}, {}, [])
         scope.expand()
         refs = [scope.tensors[split_ref(o)] for o in outputs]  # type: ignore[index]  # outputs are no control inputs
@@ -230,7 +230,7 @@ class _Inliner:
         return self._flat, renamed, refs, list(dict.fromkeys(run))
 
     def _keep_bodies(self) -> None:
-        """Copies the functions that loops and branches still refer to."""
+        """Copy the functions that loops and branches still refer to."""
         todo = [name for node in self._flat.node for name in function_names(node)]
         kept: set[str] = set()
         while todo:
@@ -288,7 +288,7 @@ class _Inliner:
         return copy.name
 
     def close_loop(self, merge: str, ref: str) -> None:
-        """Adds the edge that leads back to the start of a loop, once its end was emitted."""
+        """Add the edge that leads back to the start of a loop, once its end was emitted."""
         node = self._emitted[merge]
         entering = data_inputs(node)
         control = node.input[len(entering) :]

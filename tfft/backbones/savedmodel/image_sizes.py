@@ -32,12 +32,12 @@ _POOLED = frozenset({"Mean", "Max", "Shape"})  # behind these there is one value
 def free_size(
     endpoint: Endpoint, flat_of: Callable[[Endpoint], FlatGraph], size: tuple[int, int]
 ) -> tuple[Endpoint, FlatGraph]:
-    """Returns an endpoint of images of one size with images of any size, and its graph.
+    """Return an endpoint of images of one size with images of any size, and its graph.
 
     Args:
-        endpoint: whose only input is a batch of images of a fixed size, [B, H, W, C].
-        flat_of: makes the graph of an endpoint.
-        size: height and width in pixels on which it is tried.
+        endpoint: Whose only input is a batch of images of a fixed size, [B, H, W, C].
+        flat_of: Makes the graph of an endpoint.
+        size: Height and width in pixels on which it is tried.
 
     Raises:
         BackboneError: The graph is not convolutions only; with the operations that depend on the size.
@@ -70,7 +70,7 @@ class FreeSize(Endpoint):
     """An endpoint of images of one size, freed.
 
     Attributes:
-        inner: the endpoint itself.
+        inner: The endpoint itself.
     """
 
     inner: Endpoint
@@ -81,7 +81,7 @@ class FreeSize(Endpoint):
         return self.inner.specs
 
     def call(self, tensors: Sequence[tf.Tensor], training: bool = False) -> Any:
-        """Calls the SavedModel itself, which takes one size."""
+        """Call the SavedModel itself, which takes one size."""
         return self.inner.call(tensors, training)
 
     def flat(self, variables: Sequence[tf.Variable], training: bool = False) -> FlatGraph:

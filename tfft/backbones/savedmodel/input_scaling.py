@@ -37,15 +37,15 @@ class Scaling:
     """What a graph has done to its input at some point.
 
     Attributes:
-        scale: factor of each channel, in the order of the input.
-        shift: what is added after that.
-        channel: the input's channel behind each channel here.
-        axis: axis of the channels here.
+        scale: Factor of each channel, in the order of the input.
+        shift: What is added after that.
+        channel: The input's channel behind each channel here.
+        axis: Axis of the channels here.
         kind: ``"standardized"`` for a picture less its own mean, divided by its own deviation.
-        place: name of the operation that takes it.
-        statistics: mean and deviation of the input's channels in training, if a BatchNorm has them.
-        integers: whether it became whole numbers without being scaled up.
-        largest: factor and offset where the input was scaled up most; None where it never was.
+        place: Name of the operation that takes it.
+        statistics: Mean and deviation of the input's channels in training, if a BatchNorm has them.
+        integers: Whether it became whole numbers without being scaled up.
+        largest: Factor and offset where the input was scaled up most; None where it never was.
     """
 
     scale: np.ndarray
@@ -59,7 +59,7 @@ class Scaling:
     largest: tuple[np.ndarray, np.ndarray] | None = None
 
     def by_input(self) -> Scaling:
-        """Returns the same with the channels in the order of the input."""
+        """Return the same with the channels in the order of the input."""
         order = np.argsort(self.channel)
         statistics = None if self.statistics is None else (self.statistics[0][order], self.statistics[1][order])
         return dataclasses.replace(
@@ -67,11 +67,11 @@ class Scaling:
         )
 
     def pick(self, index: Any) -> Scaling:
-        """Returns the scaling of some of its channels."""
+        """Return the scaling of some of its channels."""
         return dataclasses.replace(self, scale=self.scale[index], shift=self.shift[index], channel=self.channel[index])
 
     def affine(self, scale: Any, shift: Any) -> Scaling:
-        """Returns the scaling after one more multiplication and addition."""
+        """Return the scaling after one more multiplication and addition."""
         made = dataclasses.replace(self, scale=self.scale * scale, shift=self.shift * scale + shift)
         before = 0.0 if self.largest is None else float(np.abs(self.largest[0]).max())
         if float(np.abs(made.scale).max()) > max(before, 1.01):
@@ -80,12 +80,12 @@ class Scaling:
 
 
 def find_scaling(analysis: Analysis, placeholder: str, channels: int) -> Scaling | str:
-    """Follows an input of images to the first layer.
+    """Follow an input of images to the first layer.
 
     Args:
-        analysis: of the graph.
-        placeholder: the input, [B, height, width, channels].
-        channels: how many there are.
+        analysis: Of the graph.
+        placeholder: The input, [B, height, width, channels].
+        channels: How many there are.
 
     Returns:
         What the first layer gets, or the name of the operation behind which it is not known.

@@ -26,11 +26,11 @@ _BY_CHANNEL = frozenset({"BiasAdd", "FusedBatchNorm", "FusedBatchNormV2", "Fused
 
 
 def settle_shapes(endpoint: Endpoint, flat: FlatGraph) -> tuple[Endpoint, tuple[str, ...]]:
-    """Fills in ranks and widths that an endpoint leaves open.
+    """Fill in ranks and widths that an endpoint leaves open.
 
     Args:
-        endpoint: any.
-        flat: its graph.
+        endpoint: Any.
+        flat: Its graph.
 
     Returns:
         The endpoint with the shapes that its graph asks for, and a note for each that is not certain.

@@ -35,9 +35,9 @@ class VariableSpec:
     """One variable of a block.
 
     Attributes:
-        name: its name in the SavedModel.
-        shape: its shape.
-        dtype: name of its type.
+        name: Its name in the SavedModel.
+        shape: Its shape.
+        dtype: Name of its type.
         trainable: False where the publisher keeps it fixed (statistics, tables, counters).
     """
 
@@ -76,22 +76,22 @@ class SavedModelBlock(keras.layers.Layer):
     Made by :func:`tfft.load_backbone`; there is no reason to construct one by hand.
 
     Args:
-        inference: graph that runs in inference, and in training too unless ``training`` is given.
-        variables: the block's variables, in order of first use.
-        training: graph that runs in training while the layer is trainable, or None.
-        regularizers: graphs that give the publisher's regularization losses of these variables.
-        tables: contents of lookup tables and SentencePiece models.
-        selected: which variables may train: ``"all"``, ``"none"``, ``"norm"``, ``"bias"``, or names.
+        inference: Graph that runs in inference, and in training too unless ``training`` is given.
+        variables: The block's variables, in order of first use.
+        training: Graph that runs in training while the layer is trainable, or None.
+        regularizers: Graphs that give the publisher's regularization losses of these variables.
+        tables: Contents of lookup tables and SentencePiece models.
+        selected: Which variables may train: ``"all"``, ``"none"``, ``"norm"``, ``"bias"``, or names.
         batch_norm: ``"train"`` where ``training`` moves statistics, else ``"fixed"``.
-        note: why the block is not cut further.
-        output_shape: shape of the result where the graph alone does not tell it, or None.
+        note: Why the block is not cut further.
+        output_shape: Shape of the result where the graph alone does not tell it, or None.
         trusted: True where the graph was let through in spite of what the scan found.
-        low_rank: settings of the low-rank updates, by name of the kernel; see :meth:`add_low_rank`.
-        source_digest: of the files that the block came from, see :func:`tfft.backbones.digest`; None if unknown.
-        name: of the block.
+        low_rank: Settings of the low-rank updates, by name of the kernel; see :meth:`add_low_rank`.
+        source_digest: Of the files that the block came from, see :func:`tfft.backbones.digest`; None if unknown.
+        name: Of the block.
 
     Call arguments:
-        inputs: the tensor the previous block gave, followed by the model inputs that this block
+        inputs: The tensor the previous block gave, followed by the model inputs that this block
             reads itself; one tensor, or a list of them.
         training: True inside ``fit``.
 
@@ -183,14 +183,14 @@ class SavedModelBlock(keras.layers.Layer):
         return self._selected
 
     def set_trainable_variables(self, selected: str | Sequence[str]) -> None:
-        """Chooses which of the block's variables train; kept in ``.keras`` files.
+        """Choose which of the block's variables train; kept in ``.keras`` files.
 
         Args:
             selected: ``"all"``, ``"none"``, ``"norm"``, ``"bias"``, or names as in
                 :attr:`variable_names`. What the publisher keeps fixed stays fixed.
 
         Raises:
-            BlockError: for a name the block has no variable of, or when the block has low-rank updates, which
+            BlockError: For a name the block has no variable of, or when the block has low-rank updates, which
                 are then all that trains.
         """
         if self._runtime.pairs and selected not in ("all", "none"):
@@ -241,7 +241,7 @@ class SavedModelBlock(keras.layers.Layer):
         return tuple(self._runtime.pairs.values())
 
     def kernels(self) -> dict[str, int]:
-        """Returns the kernels that a low-rank update fits, with the number of their axes that are rows.
+        """Return the kernels that a low-rank update fits, with the number of their axes that are rows.
 
         A kernel is a variable that the publisher trains, that is only ever read as a whole, and that enters a
         matrix product or a convolution (not a depthwise one).
@@ -258,10 +258,10 @@ class SavedModelBlock(keras.layers.Layer):
         return found
 
     def add_low_rank(self, settings: Mapping[str, Any]) -> None:
-        """Adds low-rank updates to kernels; as long as there are any, they are all that trains in the block.
+        """Add low-rank updates to kernels; as long as there are any, they are all that trains in the block.
 
         Args:
-            settings: by name of the kernel; names and splits as :meth:`kernels` gives them.
+            settings: By name of the kernel; names and splits as :meth:`kernels` gives them.
         """
         positions = {spec.name: i for i, spec in enumerate(self._specs.value)}
         for name, one in settings.items():
@@ -272,7 +272,7 @@ class SavedModelBlock(keras.layers.Layer):
         self._apply_selection()
 
     def merge_low_rank(self) -> None:
-        """Adds the updates to their kernels and takes them away."""
+        """Add the updates to their kernels and take them away."""
         for pair in self._runtime.pairs.values():
             pair.merge_from(self)
         self._runtime.pairs = {}
@@ -280,7 +280,7 @@ class SavedModelBlock(keras.layers.Layer):
         self._apply_selection()
 
     def assign_values(self, values: Sequence[Any]) -> None:
-        """Sets the variables, in the order the layer was made with."""
+        """Set the variables, in the order the layer was made with."""
         for variable, value in zip(self._runtime.slots, values, strict=True):
             variable.assign(value)
 
@@ -292,7 +292,7 @@ class SavedModelBlock(keras.layers.Layer):
         return bool(self.trainable and self._runtime.training is not None)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        """Runs the piece on the previous block's tensor and the model inputs it reads itself."""
+        """Run the piece on the previous block's tensor and the model inputs it reads itself."""
         tensors = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
         tensors = [self._cast(i, t) for i, t in enumerate(tensors)]
         function = self._runtime.inference
@@ -378,7 +378,7 @@ class SavedModelBlock(keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> SavedModelBlock:
-        """Makes a layer from :meth:`get_config`'s result; refuses graphs that fail the scan unless safe mode is off."""
+        """Make a layer from :meth:`get_config`'s result; refuse graphs that fail the scan unless safe mode is off."""
         try:
             return cls._from_config(dict(config))
         except TfftError:
@@ -395,11 +395,11 @@ class SavedModelBlock(keras.layers.Layer):
 
     @classmethod
     def from_scanned_config(cls, config: dict[str, Any], *, scan: bool = False) -> SavedModelBlock:
-        """Makes a layer from a config whose graphs were scanned before, or are scanned here.
+        """Make a layer from a config whose graphs were scanned before, or are scanned here.
 
         Args:
-            config: as :meth:`get_config` gives it, of this process unless ``scan`` is True.
-            scan: whether graphs that may reach outside of themselves are refused.
+            config: As :meth:`get_config` gives it, of this process unless ``scan`` is True.
+            scan: Whether graphs that may reach outside of themselves are refused.
         """
         config = dict(config)
         graphs = {
@@ -420,7 +420,7 @@ class SavedModelBlock(keras.layers.Layer):
 
 
 def _check_size(specs: Sequence[VariableSpec], where: str) -> None:
-    """Refuses variables that no machine holds, before memory is set aside for them."""
+    """Refuse variables that no machine holds, before memory is set aside for them."""
     size = sum(math.prod(spec.shape) * tf.as_dtype(spec.dtype).size for spec in specs)
     if size > _MOST_BYTES or any(n < 0 for spec in specs for n in spec.shape):
         raise UnsafeModelError(f"The {where} declares variables of {size:,} bytes; at most {_MOST_BYTES:,} are made.")

@@ -24,11 +24,11 @@ class Maker:
     """Builds the layers of one opened model.
 
     Args:
-        loaded: the restored SavedModel, for its lists of variables and its regularization losses.
-        inference: its graph for inference.
-        training: its graph for training, or None.
-        trusted: whether graphs that fail the scan are used all the same.
-        output_shape: shape of the model's output as the publisher declared it; None if unknown.
+        loaded: The restored SavedModel, for its lists of variables and its regularization losses.
+        inference: Its graph for inference.
+        training: Its graph for training, or None.
+        trusted: Whether graphs that fail the scan are used all the same.
+        output_shape: Shape of the model's output as the publisher declared it; None if unknown.
         trainable: False keeps every variable fixed for good.
     """
 
@@ -52,7 +52,7 @@ class Maker:
         self._wiring: list[tuple[bool, list[int]]] = []
 
     def _raw_inputs(self, pieces: Sequence[Piece], matched: Sequence[Piece] | None, index: int) -> list[str]:
-        """Returns the model inputs (placeholders of the inference graph) that a block reads, in order."""
+        """Return the model inputs (placeholders of the inference graph) that a block reads, in order."""
         placeholders = self._inference.flat.inputs
         used = set(pieces[index].inputs)
         if matched is not None:
@@ -65,7 +65,7 @@ class Maker:
     def layers(
         self, pieces: Sequence[Piece], matched: Sequence[Piece] | None, batch_norm: str
     ) -> list[SavedModelBlock]:
-        """Returns one layer for each piece, holding the values of the SavedModel's variables."""
+        """Return one layer for each piece, holding the values of the SavedModel's variables."""
         placeholders = self._inference.flat.inputs
         if matched is not None and self._training is not None:
             # Both graphs were traced from one function: inputs correspond by position.
@@ -147,7 +147,7 @@ class Maker:
         return known is not None and id(variable) not in known | self._inference.flat.lifted
 
     def freeze_as_saved(self, layers: Sequence[SavedModelBlock]) -> list[str]:
-        """Freezes what was frozen when the model was saved; unlike other fixed variables, it can be unfrozen.
+        """Freeze what was frozen when the model was saved; unlike other fixed variables, it can be unfrozen.
 
         Returns:
             Names of the blocks that were frozen, wholly or in part.
@@ -180,11 +180,11 @@ class Maker:
         return BlockGraph(graph, {}, places, {}, flat.outputs[0])
 
     def pairs(self, layer: SavedModelBlock) -> list[tuple[Any, keras.Variable]]:
-        """Returns (variable of the SavedModel, variable of the layer) for all of a layer's variables."""
+        """Return (variable of the SavedModel, variable of the layer) for all of a layer's variables."""
         return list(zip(self._sources[layer.name], layer.graph_variables, strict=True))
 
     def chain(self, layers: Sequence[SavedModelBlock], inputs: Sequence[Any]) -> Any:
-        """Calls the layers one after the other on the model's flat inputs, tensors or Keras tensors."""
+        """Call the layers one after the other on the model's flat inputs, tensors or Keras tensors."""
         value: Any = None
         for layer, (continues, positions) in zip(layers, self._wiring, strict=True):
             entering = [*([value] if continues else []), *(inputs[i] for i in positions)]

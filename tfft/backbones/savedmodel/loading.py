@@ -21,13 +21,13 @@ _Result = TypeVar("_Result")
 def load(
     folder: pathlib.Path, tags: Sequence[str] | None, trust: bool, signature: str | None = None
 ) -> tuple[Any, list[str]]:
-    """Scans and loads a SavedModel.
+    """Scan and load a SavedModel.
 
     Args:
-        folder: the SavedModel.
-        tags: of the meta graph; None for the default.
+        folder: The SavedModel.
+        tags: Of the meta graph; None for the default.
         trust: True loads it unscanned.
-        signature: that will be called; None for the default.
+        signature: That will be called; None for the default.
 
     Returns:
         The loaded model, and notes on what was left out of it.
@@ -62,7 +62,7 @@ def _load(folder: pathlib.Path, tags: Sequence[str], shown: pathlib.Path) -> Any
 
 
 def outside_strategy(function: Callable[[], _Result]) -> _Result:
-    """Runs a function in a thread of its own where a distribution strategy is active: what it makes is plain."""
+    """Run a function in a thread of its own where a distribution strategy is active: what it makes is plain."""
     if not tf.distribute.has_strategy():
         return function()
     from concurrent.futures import ThreadPoolExecutor

@@ -23,7 +23,7 @@ class Uses:
     """Who uses what in a GraphDef.
 
     Args:
-        graph_def: a piece of a graph.
+        graph_def: A piece of a graph.
     """
 
     def __init__(self, graph_def: Any) -> None:
@@ -34,14 +34,14 @@ class Uses:
                 self._users.setdefault(ref.removesuffix(":0"), []).append((node, position))
 
     def reads(self, handle: str) -> list[str] | None:
-        """Returns the ops that read a variable and are used; None where something else uses its handle."""
+        """Return the ops that read a variable and are used; None where something else uses its handle."""
         found = [node for node, _ in self._through(handle, {"Identity"})]
         if any(node.op != _READ for node in found):
             return None
         return list(dict.fromkeys(node.name for node in found if self._users.get(node.name)))
 
     def split(self, handle: str, shape: Sequence[int]) -> int | None:
-        """Returns how many axes of a kernel are its rows; None where it feeds no product and no convolution."""
+        """Return how many axes of a kernel are its rows; None where it feeds no product and no convolution."""
         if len(shape) < 2:
             return None
         for read in self.reads(handle) or ():
@@ -54,7 +54,7 @@ class Uses:
         return None
 
     def _through(self, name: str, ops: set[str]) -> Iterator[tuple[Any, int]]:
-        """Yields the nodes that use a tensor and their operand's position, looking through some ops."""
+        """Yield the nodes that use a tensor and their operand's position, looking through some ops."""
         for node, position in self._users.get(name, ()):
             if node.op in ops and position == 0:
                 yield from self._through(node.name, ops)

@@ -59,12 +59,12 @@ class Opened:
     """An opened SavedModel.
 
     Attributes:
-        model: functional Keras model; each layer but the inputs is a block.
-        notes: what was left out or could not be done, one sentence each.
-        endpoint: what of the SavedModel is called, with its inputs and outputs, in words.
-        output: key of the chosen output; empty where there is only one.
-        largest_difference: between the opened model and the SavedModel in the self-check.
-        pixels: the range of pixels it takes, where its only input is images in floating-point numbers.
+        model: Functional Keras model; each layer but the inputs is a block.
+        notes: What was left out or could not be done, one sentence each.
+        endpoint: What of the SavedModel is called, with its inputs and outputs, in words.
+        output: Key of the chosen output; empty where there is only one.
+        largest_difference: Between the opened model and the SavedModel in the self-check.
+        pixels: The range of pixels it takes, where its only input is images in floating-point numbers.
     """
 
     model: keras.Model
@@ -90,30 +90,30 @@ def open_savedmodel(
     per_example: bool = False,
     image_size: tuple[int, int] | None = None,
 ) -> Opened:
-    """Opens a SavedModel: same numbers, but made of Keras layers that can be frozen one by one.
+    """Open a SavedModel: same numbers, but made of Keras layers that can be frozen one by one.
 
     Args:
-        path: the folder.
-        name: of the Keras model; the folder's name by default.
-        output: which output to use where there are several.
-        prefer: outputs that are taken, where there are, before the one that the publisher calls default.
-        signature: which signature or saved function to call; chosen automatically by default.
-        tags: of the meta graph, for SavedModels with several.
+        path: The folder.
+        name: Of the Keras model; the folder's name by default.
+        output: Which output to use where there are several.
+        prefer: Outputs that are taken, where there are, before the one that the publisher calls default.
+        signature: Which signature or saved function to call; chosen automatically by default.
+        tags: Of the meta graph, for SavedModels with several.
         batch_norm: ``"fixed"`` keeps BatchNorm statistics in training; ``"train"`` runs the
             publisher's training graph in trainable blocks.
         backbone_dropout: True keeps the publisher's dropout in training, which also needs that graph.
         constants: ``"trainable"`` makes variables of the weights that the graph holds as constants.
         trust: True loads a model in spite of what the scan found.
         per_example: True for a SavedModel whose inputs have no batch axis: it is called once for each example.
-        image_size: height and width in pixels of the images that it shall take, where it was saved for others.
+        image_size: Height and width in pixels of the images that it shall take, where it was saved for others.
 
     Returns:
         The opened model.
 
     Raises:
-        SavedModelError: when it is no SavedModel or cannot be opened.
-        UnsafeModelError: when it may reach outside of itself.
-        BackboneError: when the training graph was asked for and cannot be used, or the graph cannot take this size.
+        SavedModelError: When it is no SavedModel or cannot be opened.
+        UnsafeModelError: When it may reach outside of itself.
+        BackboneError: When the training graph was asked for and cannot be used, or the graph cannot take this size.
 
     Example:
         >>> opened = open_savedmodel("efficientnet_lite0_feature_vector")
@@ -172,7 +172,7 @@ class Opener:
         self.output, self.inference = self.choice.name, self.choice.analysis
 
     def _with_constants(self, flat: FlatGraph, constants: Constants) -> FlatGraph:
-        """Makes weights that are constants trainable where that was asked for, and says how where it was not."""
+        """Make weights that are constants trainable where that was asked for, and say how where it was not."""
         if constants not in ("fixed", "trainable"):
             raise BackboneError(f"Expected constants='fixed' or 'trainable'. Received: constants={constants!r}.")
         if constants == "fixed" and flat.variables:
@@ -197,7 +197,7 @@ class Opener:
     # ------------------------------------------------------------------ training graph
 
     def training_graph(self, batch_norm: BatchNorm, dropout: bool) -> Analysis | None:
-        """Returns the training graph when it was asked for; refuses where it would do more than that."""
+        """Return the training graph when it was asked for; refuse where it would do more than that."""
         if batch_norm not in ("fixed", "train"):
             raise BackboneError(f"Expected batch_norm='fixed' or 'train'. Received: batch_norm={batch_norm!r}.")
         if batch_norm == "fixed" and not dropout:
@@ -238,7 +238,7 @@ class Opener:
     # ------------------------------------------------------------------------ assembly
 
     def open(self, name: str, training: Analysis | None, batch_norm: BatchNorm) -> Opened:
-        """Builds the model, checks it, and falls back to one block where cutting changed the numbers."""
+        """Build the model, check it, and fall back to one block where cutting changed the numbers."""
         pieces = find_pieces(self.inference)
         matched = None
         if training is not None:

@@ -23,7 +23,7 @@ _BY_TYPE = {
 
 
 def package_of_op(op: str) -> str:
-    """Returns the package that defines an operation, as pip knows it; empty where it is not known."""
+    """Return the package that defines an operation, as pip knows it; empty where it is not known."""
     return next((pip for prefix, (pip, _) in _BY_OP.items() if op.startswith(prefix)), "")
 
 
@@ -31,7 +31,7 @@ def needs(meta: Any) -> str:
     """Says which packages a SavedModel needs that are not imported, and how to get them; empty where there are none.
 
     Args:
-        meta: proto of its meta graph.
+        meta: Proto of its meta graph.
     """
     wanted = {}
     for name in _type_names(meta.object_graph_def):
@@ -47,14 +47,14 @@ def needs(meta: Any) -> str:
 
 
 def _type_names(objects: Any) -> Iterator[str]:
-    """Yields the registered names of the types that functions take and give."""
+    """Yield the registered names of the types that functions take and give."""
     for function in objects.concrete_functions.values():
         yield from _names_in(function.canonicalized_input_signature)
         yield from _names_in(function.output_signature)
 
 
 def _names_in(value: Any) -> Iterator[str]:
-    """Yields the names of types in a structured value, however deep."""
+    """Yield the names of types in a structured value, however deep."""
     kind = value.WhichOneof("kind")
     if kind == "type_spec_value":
         yield value.type_spec_value.type_spec_class_name

@@ -25,10 +25,10 @@ class _Kind:
     """What sample values are like: many SavedModels fail on most of what their shapes allow.
 
     Attributes:
-        integers: the largest whole number.
-        strings: two strings.
-        side: of pictures of any size.
-        length: of sequences of any length.
+        integers: The largest whole number.
+        strings: Two strings.
+        side: Of pictures of any size.
+        length: Of sequences of any length.
     """
 
     integers: int = 1
@@ -38,11 +38,11 @@ class _Kind:
 
 
 def sample_batch(specs: Sequence[tf.TensorSpec], kind: _Kind | None = None) -> list[tf.Tensor]:
-    """Returns random inputs for a function: two examples, unknown sides and lengths chosen small.
+    """Return random inputs for a function: two examples, unknown sides and lengths chosen small.
 
     Args:
-        specs: shapes and types; each has a rank.
-        kind: what the values are like.
+        specs: Shapes and types; each has a rank.
+        kind: What the values are like.
     """
     random, kind = np.random.default_rng(0), kind or _Kind()
     batch = []
@@ -61,14 +61,14 @@ def sample_batch(specs: Sequence[tf.TensorSpec], kind: _Kind | None = None) -> l
 def accepted_batch(
     specs: Sequence[tf.TensorSpec], run: Callable[[Sequence[tf.Tensor]], Any]
 ) -> tuple[list[tf.Tensor], Any]:
-    """Returns the first of several kinds of inputs that a function takes, and what it gives.
+    """Return the first of several kinds of inputs that a function takes, and what it gives.
 
     Args:
-        specs: shapes and types of its inputs.
-        run: the SavedModel.
+        specs: Shapes and types of its inputs.
+        run: The SavedModel.
 
     Raises:
-        SavedModelError: when it fails on all of them; the message has its own words for the first.
+        SavedModelError: When it fails on all of them; the message has its own words for the first.
     """
     errors: list[Exception] = []
     for kind in _kinds(specs):
@@ -113,7 +113,7 @@ def _unknown(spec: tf.TensorSpec, axis: int, kind: _Kind) -> int:
 
 
 def largest_difference(ours: Any, reference: Any) -> tuple[float, float]:
-    """Returns the largest difference of two outputs and the largest that is accepted."""
+    """Return the largest difference of two outputs and the largest that is accepted."""
     ours, reference = np.asarray(ours), np.asarray(reference)
     limit = TOLERANCE * max(1.0, float(np.max(np.abs(reference), initial=0.0)))
     difference = float(np.max(np.abs(ours - reference), initial=0.0))
@@ -126,13 +126,13 @@ def gradient_difference(
     opened: Callable[[], tf.Tensor],
     opened_variables: Sequence[tf.Variable],
 ) -> float | None:
-    """Compares the gradients of two functions that should compute the same.
+    """Compare the gradients of two functions that should compute the same.
 
     Args:
-        original: the SavedModel on a fixed batch.
-        original_variables: its variables.
-        opened: the opened model on the same batch.
-        opened_variables: the variables that correspond, in the same order.
+        original: The SavedModel on a fixed batch.
+        original_variables: Its variables.
+        opened: The opened model on the same batch.
+        opened_variables: The variables that correspond, in the same order.
 
     Returns:
         The largest relative difference over the variables; None where the SavedModel itself cannot be

@@ -43,14 +43,14 @@ class Piece:
     """A part of a flat graph between two cuts.
 
     Attributes:
-        name: of the block it becomes.
-        start: reference of the tensor it continues from; None for the first piece.
-        start_dtype: type of that tensor.
-        end: reference of the tensor it produces.
-        inputs: placeholders of the model's own inputs that it reads besides.
-        captures: placeholders of the variables and tables it uses.
-        updates: ops that change variables when it runs (training graphs).
-        note: why it is not cut further; empty where it is as small as it gets.
+        name: Of the block it becomes.
+        start: Reference of the tensor it continues from; None for the first piece.
+        start_dtype: Type of that tensor.
+        end: Reference of the tensor it produces.
+        inputs: Placeholders of the model's own inputs that it reads besides.
+        captures: Placeholders of the variables and tables it uses.
+        updates: Ops that change variables when it runs (training graphs).
+        note: Why it is not cut further; empty where it is as small as it gets.
     """
 
     name: str
@@ -158,7 +158,7 @@ class Analysis:
 
 
 def find_pieces(analysis: Analysis) -> list[Piece]:
-    """Cuts the graph at every block boundary.
+    """Cut the graph at every block boundary.
 
     Returns:
         Pieces in order of computation; every variable that the output needs is in exactly one.
@@ -221,7 +221,7 @@ def _same(a: str, b: str) -> bool:
 
 
 def importable(graph_def: Any) -> Any:
-    """Returns a copy without marks that stop it from being imported and differentiated.
+    """Return a copy without marks that stop it from being imported and differentiated.
 
     ``_gradient_op_type`` names a Python function of the process that saved the model; without it the
     plain derivative of the body is taken, which is the same for every honest custom gradient (the
@@ -243,14 +243,14 @@ class NoMatch(Exception):
 
 
 def match_pieces(inference: Analysis, pieces: Sequence[Piece], training: Analysis) -> list[Piece]:
-    """Cuts the training graph into pieces that do the same jobs as those of the inference graph.
+    """Cut the training graph into pieces that do the same jobs as those of the inference graph.
 
     Tensors of two traces are never matched by name. The end of a piece is the last cut before the
     variables of the next piece join, so both graphs are cut at the last dominator that depends on
     the same variables (of those that both outputs depend on).
 
     Raises:
-        NoMatch: where that tensor does not exist or the pieces would not own the same variables.
+        NoMatch: Where that tensor does not exist or the pieces would not own the same variables.
     """
     shared = inference.upstream(inference.output) & training.upstream(training.output)
     ends: dict[frozenset[int], str] = {}
@@ -307,7 +307,7 @@ _CALL_SCOPE = re.compile(r"^(Stateful)?PartitionedCall(_\d+)?$")
 
 
 def variable_paths(flat: FlatGraph) -> dict[str, str]:
-    """Returns a readable path for each captured variable, by placeholder.
+    """Return a readable path for each captured variable, by placeholder.
 
     That is the variable's own name where it has scopes (``block1/conv/kernel``); Keras 3 and others
     save bare names (``kernel``), then the scope of the op that reads the variable is put in front.
@@ -361,6 +361,6 @@ def _scope_of(name: str) -> str:
 
 
 def random_ops(flat: FlatGraph, names: Collection[str]) -> list[str]:
-    """Returns those of some nodes that draw random numbers, as in dropout."""
+    """Return those of some nodes that draw random numbers, as in dropout."""
     plain = {"StatefulUniform", "TruncatedNormal", "Multinomial"}
     return [name for name in names if "Random" in flat.nodes[name].op or flat.nodes[name].op in plain]

@@ -31,10 +31,10 @@ class PixelRange:
     """Pixels that a model takes.
 
     Attributes:
-        value_range: what black and white become.
-        source: where that comes from, in words.
+        value_range: What black and white become.
+        source: Where that comes from, in words.
         known: False where it is assumed.
-        warning: what the user should check; empty where it is known.
+        warning: What the user should check; empty where it is known.
     """
 
     value_range: Range
@@ -44,11 +44,11 @@ class PixelRange:
 
 
 def find_pixel_range(analysis: Analysis, spec: tf.TensorSpec) -> PixelRange | None:
-    """Returns the range of the pixels that a model takes; None for a model that takes something else.
+    """Return the range of the pixels that a model takes; None for a model that takes something else.
 
     Args:
-        analysis: of its graph.
-        spec: of its only input.
+        analysis: Of its graph.
+        spec: Of its only input.
     """
     placeholders = analysis.flat.inputs
     if len(placeholders) != 1 or spec.shape.rank not in (3, 4) or not spec.dtype.is_floating:
@@ -100,11 +100,11 @@ def _read_off(found: Scaling) -> PixelRange | None:
 
 
 def range_of(scale: np.ndarray, shift: np.ndarray) -> Range | None:
-    """Returns the range of pixels that makes sense of a factor and an offset; None where none or several do.
+    """Return the range of pixels that makes sense of a factor and an offset; None where none or several do.
 
     Args:
-        scale: factor of each channel.
-        shift: what is added after that.
+        scale: Factor of each channel.
+        shift: What is added after that.
     """
     if _nothing(scale, shift) or not (np.all(np.isfinite(scale)) and np.all(scale != 0)):
         return None

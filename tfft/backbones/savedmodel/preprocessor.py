@@ -37,11 +37,11 @@ class HubPreprocessor(keras.layers.Layer):
     Made by :func:`open_preprocessor`.
 
     Args:
-        keys: of the encoder's inputs.
-        one: layer from texts [B] to the inputs, stacked [len(keys), B, L].
-        two: the same from two such tensors, for pairs; None where the preprocessor takes none.
-        sequence_length: that every text is padded or cut to.
-        **kwargs: as for any Keras layer.
+        keys: Of the encoder's inputs.
+        one: Layer from texts [B] to the inputs, stacked [len(keys), B, L].
+        two: The same from two such tensors, for pairs; None where the preprocessor takes none.
+        sequence_length: That every text is padded or cut to.
+        **kwargs: As for any Keras layer.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class HubPreprocessor(keras.layers.Layer):
         """Has nothing to build: what it is made of is ready."""
 
     def call(self, texts: Any) -> dict[str, tf.Tensor]:
-        """Returns int32 [B, L] by key for texts [B], or for a pair of such tensors."""
+        """Return int32 [B, L] by key for texts [B], or for a pair of such tensors."""
         if not isinstance(texts, (tuple, list)):
             stacked = self.one(texts)
         elif self.two is None:
@@ -73,7 +73,7 @@ class HubPreprocessor(keras.layers.Layer):
         return dict(zip(self.keys, tf.unstack(stacked, num=len(self.keys)), strict=True))
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor as plain values, the graphs among them."""
+        """Return the arguments of the constructor as plain values, the graphs among them."""
         parts = {
             name: None if part is None else keras.saving.serialize_keras_object(part)
             for name, part in (("one", self.one), ("two", self.two))
@@ -84,22 +84,22 @@ class HubPreprocessor(keras.layers.Layer):
 def open_preprocessor(
     path: str | os.PathLike[str], keys: Sequence[str], *, max_length: int | None = None, trust: bool = False
 ) -> HubPreprocessor:
-    """Opens a text preprocessor in the form of TF Hub's Common SavedModel API.
+    """Open a text preprocessor in the form of TF Hub's Common SavedModel API.
 
     Args:
-        path: its folder.
-        keys: of the encoder's inputs, all of which it has to give.
-        max_length: pieces of a text; 128 by default, and where it offers no other.
+        path: Its folder.
+        keys: Of the encoder's inputs, all of which it has to give.
+        max_length: Pieces of a text; 128 by default, and where it offers no other.
         trust: True loads it in spite of what the scan found.
 
     Returns:
         The layer.
 
     Raises:
-        SavedModelError: when it is no SavedModel, or gives something else.
-        UnsafeModelError: when it may reach outside of itself.
-        BackboneError: when ``max_length`` is not possible.
-        DependencyError: when tensorflow-text is needed and missing.
+        SavedModelError: When it is no SavedModel, or gives something else.
+        UnsafeModelError: When it may reach outside of itself.
+        BackboneError: When ``max_length`` is not possible.
+        DependencyError: When tensorflow-text is needed and missing.
     """
     folder = pathlib.Path(path)
     loaded, _ = load(folder, None, trust)

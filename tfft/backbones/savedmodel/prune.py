@@ -45,10 +45,10 @@ class Fault:
     """An operation that the scan refuses.
 
     Attributes:
-        place: function that holds it; empty for the graph itself.
-        node: name of the operation's node.
-        op: its type.
-        text: the finding as a sentence.
+        place: Function that holds it; empty for the graph itself.
+        node: Name of the operation's node.
+        op: Its type.
+        text: The finding as a sentence.
     """
 
     place: str
@@ -62,8 +62,8 @@ class Pruned:
     """A meta graph without what the scan refused.
 
     Attributes:
-        meta: the proto.
-        left_out: what was cut out, in words.
+        meta: The proto.
+        left_out: What was cut out, in words.
     """
 
     meta: Any
@@ -71,12 +71,12 @@ class Pruned:
 
 
 def pruned(meta: Any, faults: Collection[Fault], signature: str | None = None) -> Pruned | None:
-    """Returns a meta graph without functions, signatures and nodes that hold faults.
+    """Return a meta graph without functions, signatures and nodes that hold faults.
 
     Args:
-        meta: proto of the meta graph; not changed.
-        faults: from the scan.
-        signature: signature or function that will be called; None for the default.
+        meta: Proto of the meta graph; not changed.
+        faults: From the scan.
+        signature: Signature or function that will be called; None for the default.
 
     Returns:
         The smaller meta graph, which is still to be scanned; None where the endpoint, or something that TensorFlow runs
@@ -88,10 +88,10 @@ def pruned(meta: Any, faults: Collection[Fault], signature: str | None = None) -
 
 
 def write_pruned(meta: Any, folder: pathlib.Path) -> pathlib.Path:
-    """Writes a SavedModel with one meta graph, the variables and the assets of another one.
+    """Write a SavedModel with one meta graph, the variables and the assets of another one.
 
     Args:
-        meta: proto of the meta graph.
+        meta: Proto of the meta graph.
         folder: SavedModel with the variables and assets. Files are linked where the system allows it, else copied.
 
     Returns:
@@ -208,7 +208,7 @@ class _Pruning:
     # ------------------------------------------------------------------------------ the graph itself
 
     def _cut_at_inputs(self) -> None:
-        """Makes placeholders of what signatures feed, where it comes from code at fault, such as an input pipeline."""
+        """Make placeholders of what signatures feed, where it comes from code at fault, such as an input pipeline."""
         waited_for = {ref[1:] for _, node in self.calls.every_node() for ref in node.input if ref.startswith("^")}
         read = {ref for _, node in self.calls.every_node() for ref in node.input}
         signatures, saver = self.meta.signature_def.values(), self.meta.saver_def
@@ -233,7 +233,7 @@ class _Pruning:
                 node.attr["shape"].shape.CopyFrom(info.tensor_shape)
 
     def _prune_signatures(self) -> dict[str, bool]:
-        """Cuts out signatures that hold faults; returns whether each is left."""
+        """Cut out signatures that hold faults; return whether each is left."""
         left = {}
         for key in [key for key in self.meta.signature_def if key != INITIALIZER]:
             nodes = self.calls.upstream(signature_outputs(self.meta.signature_def[key]))
@@ -252,7 +252,7 @@ class _Pruning:
             del collections[name]
 
     def _prune_nodes(self) -> set[str]:
-        """Cuts out the nodes that neither a signature nor the loader needs; returns the others."""
+        """Cut out the nodes that neither a signature nor the loader needs; return the others."""
         meta = self.meta
         saver = meta.saver_def
         ends = [saver.filename_tensor_name, saver.save_tensor_name, saver.restore_op_name]
@@ -270,7 +270,7 @@ class _Pruning:
         return keep
 
     def _prune_library(self, nodes: Collection[str]) -> None:
-        """Cuts out functions that nothing kept reaches: by a call, as a gradient, or by its name in a text."""
+        """Cut out functions that nothing kept reaches: by a call, as a gradient, or by its name in a text."""
         library = self.meta.graph_def.library
         keep = self.calls.reached({name for node in self.objects for name in _concrete(node)}, nodes)
         kept = [function for function in library.function if function.signature.name in keep]
@@ -279,7 +279,7 @@ class _Pruning:
 
 
 def collected(meta: Any) -> Iterator[str]:
-    """Yields the nodes that TF1 collections name: initializers of tables, local variables and the model run at load."""
+    """Yield the nodes that TF1 collections name: initializers of tables, local variables and the model run at load."""
     from tensorflow.core.framework import variable_pb2
 
     for collection in meta.collection_def.values():
@@ -295,7 +295,7 @@ def collected(meta: Any) -> Iterator[str]:
 
 
 def signature_outputs(signature: Any) -> Iterator[str]:
-    """Yields the tensors that a signature gives."""
+    """Yield the tensors that a signature gives."""
     for info in signature.outputs.values():
         yield info.name
         yield from (info.coo_sparse.values_tensor_name, info.coo_sparse.indices_tensor_name)

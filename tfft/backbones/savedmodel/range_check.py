@@ -21,7 +21,7 @@ _SIDE, _LARGEST = 128, 224  # of the picture where the model takes any size; a l
 
 
 def drawn_picture(height: int, width: int, channels: int) -> np.ndarray:
-    """Returns a picture with the statistics of photographs, float64 [height, width, channels] in 0 to 1."""
+    """Return a picture with the statistics of photographs, float64 [height, width, channels] in 0 to 1."""
     random = np.random.default_rng(0)
     rows, columns = np.mgrid[0:height, 0:width]
     side = max(height, width)
@@ -39,7 +39,7 @@ def drawn_picture(height: int, width: int, channels: int) -> np.ndarray:
 
 
 def _run(analysis: Analysis, spec: tf.TensorSpec, ref: str, ranges: Sequence[Range]) -> dict[Range, np.ndarray]:
-    """Computes a tensor for the picture in each range; nothing where the model does not take it."""
+    """Compute a tensor for the picture in each range; nothing where the model does not take it."""
     height, width, channels = (n or side for n, side in zip(spec.shape[1:], (_SIDE, _SIDE, 3), strict=True))
     small = drawn_picture(min(height, _LARGEST), min(width, _LARGEST), channels)
     rows, columns = (np.arange(n) * m // n for n, m in zip((height, width), small.shape, strict=False))
@@ -59,12 +59,12 @@ def _run(analysis: Analysis, spec: tf.TensorSpec, ref: str, ranges: Sequence[Ran
 
 
 def compare_ranges(analysis: Analysis, spec: tf.TensorSpec, ranges: Sequence[Range]) -> dict[Range, float]:
-    """Returns by how much the output differs from that for the first range, for each other one.
+    """Return by how much the output differs from that for the first range, for each other one.
 
     Args:
-        analysis: of the graph.
-        spec: of its only input, images.
-        ranges: of pixels.
+        analysis: Of the graph.
+        spec: Of its only input, images.
+        ranges: Of pixels.
 
     Returns:
         The distance as a share of the larger of the two; empty where the model cannot be run on the picture.
@@ -76,11 +76,11 @@ def compare_ranges(analysis: Analysis, spec: tf.TensorSpec, ranges: Sequence[Ran
 
 
 def measured_scaling(analysis: Analysis, spec: tf.TensorSpec) -> Scaling | None:
-    """Measures on pictures of one colour what the first layer gets, where its graph cannot be followed.
+    """Measure on pictures of one colour what the first layer gets, where its graph cannot be followed.
 
     Args:
-        analysis: of the graph.
-        spec: of its only input, images or one image without a batch axis.
+        analysis: Of the graph.
+        spec: Of its only input, images or one image without a batch axis.
 
     Returns:
         The factor and the offset of each channel; None where what is done to a pixel is not that.
@@ -115,12 +115,12 @@ def measured_scaling(analysis: Analysis, spec: tf.TensorSpec) -> Scaling | None:
 
 
 def fit_of_statistics(analysis: Analysis, spec: tf.TensorSpec, ranges: Sequence[Range]) -> dict[Range, float]:
-    """Returns how badly each range fits the statistics that the first BatchNorm was trained with.
+    """Return how badly each range fits the statistics that the first BatchNorm was trained with.
 
     Args:
-        analysis: of the graph.
-        spec: of its only input, images.
-        ranges: of pixels.
+        analysis: Of the graph.
+        spec: Of its only input, images.
+        ranges: Of pixels.
 
     Returns:
         For each range the median over the channels of the absolute logarithm of found to stored deviation, plus that

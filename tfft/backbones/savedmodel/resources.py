@@ -26,12 +26,12 @@ _FEW = 16  # strings of a constant that may be paths; vocabularies are longer
 
 
 def resource_contents(loaded: Any, flat: FlatGraph, capture: str) -> dict[str, str]:
-    """Returns what a captured resource holds, as JSON values.
+    """Return what a captured resource holds, as JSON values.
 
     Args:
-        loaded: the restored SavedModel.
-        flat: its graph.
-        capture: the placeholder that stands for the resource.
+        loaded: The restored SavedModel.
+        flat: Its graph.
+        capture: The placeholder that stands for the resource.
     """
     users = list(consumers_through_identity(flat, capture))
     if any(node.op.startswith("Sentencepiece") for node in users):
@@ -51,7 +51,7 @@ def resource_contents(loaded: Any, flat: FlatGraph, capture: str) -> dict[str, s
 
 
 def make_resource(contents: Mapping[str, str]) -> Any:
-    """Makes a resource again from :func:`resource_contents`' result; it has a ``resource_handle``."""
+    """Make a resource again from :func:`resource_contents`' result; it has a ``resource_handle``."""
     if _SENTENCEPIECE in contents:
         return SentencePieceModel(base64.b64decode(contents[_SENTENCEPIECE]))
     handles = {"variant", "resource"} & {contents["keys_dtype"], contents["values_dtype"]}
@@ -69,7 +69,7 @@ class SentencePieceModel(tf.saved_model.experimental.TrackableResource):
     """The model of a SentencePiece tokenizer, for the operations of tensorflow-text.
 
     Args:
-        model: the serialized ``ModelProto``.
+        model: The serialized ``ModelProto``.
     """
 
     def __init__(self, model: bytes) -> None:
@@ -92,7 +92,7 @@ class SentencePieceModel(tf.saved_model.experimental.TrackableResource):
 
 
 def check_carried(graph_def: Any, where: str) -> None:
-    """Refuses a graph that needs something which its config does not carry.
+    """Refuse a graph that needs something which its config does not carry.
 
     In the process that loaded the SavedModel, such a graph computes all the same: tables and variables that are nodes
     live in the process, and the assets are still in their folder. So running it would not show what is missing.

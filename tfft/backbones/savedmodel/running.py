@@ -11,12 +11,12 @@ from tfft.backbones.savedmodel.partition import Piece, piece_graph
 
 
 def run_graph(flat: FlatGraph, refs: Sequence[str], tensors: Sequence[tf.Tensor] = ()) -> list[tf.Tensor]:
-    """Computes tensors of a graph; gradients reach its variables.
+    """Compute tensors of a graph; gradients reach its variables.
 
     Args:
-        flat: the graph.
-        refs: references of the tensors.
-        tensors: values of the graph's inputs, in order; may be left out where the references do not depend on them.
+        flat: The graph.
+        refs: References of the tensors.
+        tensors: Values of the graph's inputs, in order; may be left out where the references do not depend on them.
 
     Returns:
         One tensor for each reference.

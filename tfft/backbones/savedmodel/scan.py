@@ -39,15 +39,15 @@ _MOST_PADDING = 2**30  # bytes that constants may claim beyond those that are st
 
 
 def check_graph(graph_def: Any, where: str, remedy: str) -> None:
-    """Refuses a graph with operations that reach outside of it.
+    """Refuse a graph with operations that reach outside of it.
 
     Args:
-        graph_def: the graph, with its library.
-        where: what it belongs to, for the message.
-        remedy: what the user writes to run it all the same.
+        graph_def: The graph, with its library.
+        where: What it belongs to, for the message.
+        remedy: What the user writes to run it all the same.
 
     Raises:
-        UnsafeModelError: with every such operation and its place.
+        UnsafeModelError: With every such operation and its place.
     """
     calls = CallGraph(graph_def)
     found = list(_form_findings(calls))
@@ -65,10 +65,10 @@ class Judged:
     """A SavedModel that passed the scan.
 
     Attributes:
-        meta_graphs: all of them, as they are in the file.
-        pruned: the only part that may be loaded, for :func:`tfft.backbones.savedmodel.prune.write_pruned`; None where
+        meta_graphs: All of them, as they are in the file.
+        pruned: The only part that may be loaded, for :func:`tfft.backbones.savedmodel.prune.write_pruned`; None where
             the whole model passed.
-        left_out: what is in the file and not in that part, in words.
+        left_out: What is in the file and not in that part, in words.
     """
 
     meta_graphs: list[Any]
@@ -79,21 +79,21 @@ class Judged:
 def check_savedmodel(
     path: str | os.PathLike[str], *, tags: Sequence[str] | None = None, signature: str | None = None
 ) -> Judged:
-    """Parses a SavedModel and refuses one that does more than compute; nothing of it is loaded.
+    """Parse a SavedModel and refuse one that does more than compute; nothing of it is loaded.
 
     Code at fault that neither loading nor the endpoint reaches is left out, and what remains is scanned on its own.
 
     Args:
-        path: the folder.
-        tags: of the meta graph that will be loaded.
-        signature: signature or function that will be called; None for the default.
+        path: The folder.
+        tags: Of the meta graph that will be loaded.
+        signature: Signature or function that will be called; None for the default.
 
     Returns:
         What may be loaded.
 
     Raises:
-        SavedModelError: when the folder holds no readable ``saved_model.pb``, or less than its checkpoint declares.
-        UnsafeModelError: with everything that was found.
+        SavedModelError: When the folder holds no readable ``saved_model.pb``, or less than its checkpoint declares.
+        UnsafeModelError: With everything that was found.
     """
     folder = pathlib.Path(path)
     found = list(folder_scan.findings(folder))
@@ -127,10 +127,10 @@ def check_savedmodel(
 
 
 def chosen_meta_graph(meta_graphs: Sequence[Any], tags: Sequence[str] | None, folder: pathlib.Path) -> Any:
-    """Returns the meta graph with some tags; by default the one for serving, else the one without tags or the first.
+    """Return the meta graph with some tags; by default the one for serving, else the one without tags or the first.
 
     Raises:
-        SavedModelError: when there is none with these tags.
+        SavedModelError: When there is none with these tags.
     """
     known = [sorted(meta.meta_info_def.tags) for meta in meta_graphs]
     if tags is None:
@@ -141,7 +141,7 @@ def chosen_meta_graph(meta_graphs: Sequence[Any], tags: Sequence[str] | None, fo
 
 
 def read_meta_graphs(folder: pathlib.Path) -> list[Any]:
-    """Parses ``saved_model.pb`` without loading the model."""
+    """Parse ``saved_model.pb`` without loading the model."""
     from tensorflow.core.protobuf import saved_model_pb2
 
     proto = saved_model_pb2.SavedModel()
@@ -214,7 +214,7 @@ class _MetaGraph:
     """What is found in one meta graph.
 
     Args:
-        meta: its proto.
+        meta: Its proto.
     """
 
     def __init__(self, meta: Any) -> None:
@@ -231,11 +231,11 @@ class _MetaGraph:
         self._bound = self._captures()
 
     def malformed(self) -> Iterator[str]:
-        """Yields what is wrong with the form of the graph, whatever its operations do."""
+        """Yield what is wrong with the form of the graph, whatever its operations do."""
         return _form_findings(self._calls)
 
     def faults(self) -> list[Fault]:
-        """Returns every operation that reaches, or may reach, outside of the model."""
+        """Return every operation that reaches, or may reach, outside of the model."""
         return [Fault(place, node.name, node.op, text) for place, node, text in self._findings()]
 
     def _findings(self) -> Iterator[tuple[str, Any, str]]:

@@ -19,7 +19,7 @@ _NUMBERS = re.compile(r"\d+([/_]\d+)*")
 
 
 def with_input_names(loaded: Any, endpoint: Endpoint) -> Endpoint:
-    """Returns an endpoint whose inputs have the names that a signature gives them, where they had numbers.
+    """Return an endpoint whose inputs have the names that a signature gives them, where they had numbers.
 
     Args:
         loaded: The restored SavedModel.
@@ -36,7 +36,7 @@ def with_input_names(loaded: Any, endpoint: Endpoint) -> Endpoint:
 
 
 def output_names(loaded: Any, flat: FlatGraph, keys: Sequence[str]) -> dict[str, str]:
-    """Returns names of outputs that have numbers for keys: of the layers that give them, as a signature names them.
+    """Return names of outputs that have numbers for keys: of the layers that give them, as a signature names them.
 
     Args:
         loaded: The restored SavedModel.

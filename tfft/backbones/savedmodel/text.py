@@ -22,7 +22,7 @@ _POOLINGS: dict[str, Pooling] = {"cls": "cls", "mean": "mean", "pooled_output": 
 
 
 def preferred_outputs(pooling: str | None) -> tuple[str, ...]:
-    """Returns the outputs of an encoder that hold what is pooled, the best first."""
+    """Return the outputs of an encoder that hold what is pooled, the best first."""
     return ("pooled_output",) if pooling == "pooled_output" else ("sequence_output",)
 
 
@@ -33,7 +33,7 @@ def takes_strings(backbone: Backbone) -> bool:
 
 
 def with_strings(backbone: Backbone) -> Backbone:
-    """Returns a model that takes texts as they are with its text specification."""
+    """Return a model that takes texts as they are with its text specification."""
     spec = TextSpec(_LIMIT, "none", "as the model gives it")
     return dataclasses.replace(backbone, text_spec=spec)
 
@@ -41,18 +41,18 @@ def with_strings(backbone: Backbone) -> Backbone:
 def with_preprocessor(
     backbone: Backbone, folder: Path, *, max_length: int | None, pooling: TokenPooling | None, trust: bool
 ) -> Backbone:
-    """Puts a preprocessor in front of an encoder.
+    """Put a preprocessor in front of an encoder.
 
     Args:
-        backbone: the encoder, from ids and mask [B, L] to the features of all pieces, or to one row for each text.
-        folder: of the preprocessor.
-        max_length: most pieces of a text that are read; 128 by default.
+        backbone: The encoder, from ids and mask [B, L] to the features of all pieces, or to one row for each text.
+        folder: Of the preprocessor.
+        max_length: Most pieces of a text that are read; 128 by default.
         pooling: ``"cls"``, ``"mean"`` or ``"pooled_output"``; by default the mean of all pieces where the encoder
             gives them.
         trust: True loads the preprocessor in spite of what the scan found.
 
     Raises:
-        BackboneError: when the encoder takes something else, or an argument does not fit.
+        BackboneError: When the encoder takes something else, or an argument does not fit.
     """
     inputs = {t.name: t for t in backbone.model.inputs}
     if MASK not in inputs:

@@ -23,7 +23,7 @@ _TABLES = frozenset({"HashTableV2", "MutableHashTableV2", "HashTable", "MutableH
 
 
 def modernized(flat: FlatGraph, loaded: Any) -> FlatGraph:
-    """Returns the graph without variables, tables, loops and conditions in the form of TF1.
+    """Return the graph without variables, tables, loops and conditions in the form of TF1.
 
     Args:
         flat: Graph of a function.
@@ -39,7 +39,7 @@ def modernized(flat: FlatGraph, loaded: Any) -> FlatGraph:
 
 
 def with_captured_tables(flat: FlatGraph, loaded: Any) -> FlatGraph:
-    """Returns the graph with a placeholder in place of each table; the same graph where there are none."""
+    """Return the graph with a placeholder in place of each table; the same graph where there are none."""
     needed = flat.ancestors(flat.outputs)
     found = {n.name: n.op for n in flat.graph_def.node if n.op in _TABLES and n.name in needed}
     if not found:
@@ -86,7 +86,7 @@ def _value_of(loaded: Any, op: Any) -> Any:
 
 
 def with_resource_variables(flat: FlatGraph, loaded: Any) -> FlatGraph:
-    """Returns the graph with its reference variables replaced; the same graph where there are none."""
+    """Return the graph with its reference variables replaced; the same graph where there are none."""
     references = [node.name for node in flat.graph_def.node if node.op in _REFERENCE]
     if not references:
         return flat
@@ -95,7 +95,7 @@ def with_resource_variables(flat: FlatGraph, loaded: Any) -> FlatGraph:
 
 
 def read_as_variables(flat: FlatGraph, made: Mapping[str, tf.Variable]) -> FlatGraph:
-    """Returns a graph that reads variables in place of some of its nodes.
+    """Return a graph that reads variables in place of some of its nodes.
 
     Args:
         flat: The graph.
@@ -123,7 +123,7 @@ def read_as_variables(flat: FlatGraph, made: Mapping[str, tf.Variable]) -> FlatG
 
 
 def own_name(node: str) -> str:
-    """Returns the name that a node had before its function was inlined."""
+    """Return the name that a node had before its function was inlined."""
     return "/".join(part for part in node.split("/") if "PartitionedCall" not in part)
 
 

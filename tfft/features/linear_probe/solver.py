@@ -315,7 +315,7 @@ def _weighing(
 
 
 def _own_weights(sample_weight: np.ndarray | None, count: int) -> np.ndarray:
-    """Returns the weight of each example in the loss."""
+    """Return the weight of each example in the loss."""
     if sample_weight is None:
         return np.ones(count)
     weights = np.asarray(sample_weight, np.float64).reshape(-1)
@@ -417,7 +417,7 @@ def _check_plan(l2: float | str, folds: int) -> None:
 
 
 def _targets(features: np.ndarray, labels: np.ndarray, head: Head, what: str, width: int | None = None) -> np.ndarray:
-    """Returns int [N] for classification, float [N, units] for the rest; raises all that is wrong."""
+    """Return int [N] for classification, float [N, units] for the rest; raise all that is wrong."""
     labels = labels_for(head, np.asarray(labels))
     problems = []
     if not isinstance(features, np.ndarray) or features.ndim != 2 or not features.size or features.dtype.kind != "f":

@@ -112,7 +112,7 @@ def read_recording(path: str) -> tuple[RecordingFacts, np.ndarray]:
 
 
 def _decoded(path: str, data: bytes) -> tuple[np.ndarray, int, str]:
-    """Samples float32 [n, channels], their rate, and the form of the file."""
+    """Return samples, float32 [n, channels], their rate, and the form of the file."""
     if data[:4] in MAGIC and data[8:12] == b"WAVE":
         try:
             return *read_wav(data), WAV_FORM

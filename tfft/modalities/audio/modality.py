@@ -152,7 +152,7 @@ class AudioModality(Modality):
         return read_recordings(items, spec)
 
     def file_suffixes(self) -> tuple[str, ...]:
-        """Returns the endings of recordings."""
+        """Return the endings of recordings."""
         from tfft.modalities.audio.decode import SUFFIXES
 
         return SUFFIXES

@@ -43,14 +43,14 @@ def read_wav(data: bytes) -> tuple[np.ndarray, int]:
     """Decode a WAV file.
 
     Args:
-        data: the file.
+        data: The file.
 
     Returns:
         float32 [n, channels] in -1 to 1 (floats as they are), and the samples a second.
 
     Raises:
-        UnsupportedWav: for another code of samples, such as ADPCM.
-        ValueError: when the file is damaged or cut off.
+        UnsupportedWav: For another code of samples, such as ADPCM.
+        ValueError: When the file is damaged or cut off.
     """
     layout = _layout(data)
     block = layout.channels * layout.width
@@ -62,7 +62,7 @@ def write_wav(samples: np.ndarray, rate: int) -> bytes:
     """Encode a waveform as a WAV file of 16 bits.
 
     Args:
-        samples: float [n] in -1 to 1; what is outside is clipped.
+        samples: Float [n] in -1 to 1; what is outside is clipped.
         rate: Samples per second.
 
     Returns:
@@ -168,7 +168,7 @@ def decode_wav_bytes(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         float32 [n, channels], and the samples a second, an int64 scalar.
 
     Raises:
-        tf.errors.InvalidArgumentError: when it is no WAV file, or one that :func:`read_wav` refuses.
+        tf.errors.InvalidArgumentError: When it is no WAV file, or one that :func:`read_wav` refuses.
     """
     length = tf.cast(tf.strings.length(encoded), tf.int64)
     magic = tf.strings.substr(tf.strings.join([encoded, "\0" * 12]), [0, 8], [4, 4])

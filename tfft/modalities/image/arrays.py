@@ -33,9 +33,9 @@ def load_arrays(
             :func:`tfft.data.forms.label_column` take them; ``((images, labels), (images, labels))``, to learn from and
             to hold out, as ``keras.datasets`` gives them; or a ``tf.data.Dataset`` of images and labels, which is read
             into memory.
-        validation: share of each class to hold out; of no effect where the source is two pairs.
-        seed: of the draw.
-        task: what the labels are; ``"auto"`` looks at them.
+        validation: Share of each class to hold out; of no effect where the source is two pairs.
+        seed: Of the draw.
+        task: What the labels are; ``"auto"`` looks at them.
 
     Raises:
         DataError: If images and labels do not match, or a class has fewer than two images.
@@ -88,7 +88,7 @@ def _are_pairs(source: Any) -> bool:
 
 
 def _in_memory(dataset: tf.data.Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Reads a dataset of images and labels."""
+    """Read a dataset of images and labels."""
     batches = with_pixels(regular(dataset, "the dataset"), "the dataset")
     if len(batches.element_spec) > 2:
         raise DataError(

@@ -154,11 +154,11 @@ def from_arrays(
     """Build a dataset as :func:`tfft.data.to_dataset` does, from images in memory.
 
     Args:
-        images: as :func:`tfft.data.forms.pixel_array` takes them.
-        labels: whole numbers [N] for one class each, 0 or 1 [N, n] for several labels, float [N] or
+        images: As :func:`tfft.data.forms.pixel_array` takes them.
+        labels: Whole numbers [N] for one class each, 0 or 1 [N, n] for several labels, float [N] or
             [N, k] for regression.
-        spec: brings the images to its size and channels; None leaves them as they are.
-        **settings: of :class:`tfft.data.BatchOptions`: ``batch_size``, ``shuffle``, ``augment``, ...
+        spec: Brings the images to its size and channels; None leaves them as they are.
+        **settings: Of :class:`tfft.data.BatchOptions`: ``batch_size``, ``shuffle``, ``augment``, ...
 
     Returns:
         Dataset of (uint8 [B, H, W, C], int32 [B] or float32 labels).

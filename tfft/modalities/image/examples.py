@@ -79,11 +79,11 @@ class ImageArrays(Examples):
     """Selection of the images in an array; images are copied on access only.
 
     Attributes:
-        source: all images, [M, H, W] or [M, H, W, C].
-        positions: which of them these are, int [N].
-        labels: as the task has them.
-        class_names: of the labels; empty for numbers.
-        skipped: nothing; arrays hold no broken files.
+        source: All images, [M, H, W] or [M, H, W, C].
+        positions: Which of them these are, int [N].
+        labels: As the task has them.
+        class_names: Of the labels; empty for numbers.
+        skipped: Nothing; arrays hold no broken files.
     """
 
     modality: ClassVar[str] = "image"
@@ -126,7 +126,7 @@ class ImageArrays(Examples):
         return dataclasses.replace(self, positions=self.positions[positions], labels=self.labels[positions])
 
     def join(self, other: Self) -> Self:
-        """Returns these examples followed by others of the same array."""
+        """Return these examples followed by others of the same array."""
         if other.source is not self.source:
             return super().join(other)
         positions = np.concatenate([self.positions, other.positions])
@@ -146,7 +146,7 @@ class ImageArrays(Examples):
         return image_source(pixels, labels, staged, batch_size, views)
 
     def fingerprint(self, *others: Self) -> str:
-        """Hashes the names of the classes, all images and their labels."""
+        """Hash the names of the classes, all images and their labels."""
         # int64 for classes, as checkpoints of earlier versions have it.
         dtype = np.int64 if self.labels.dtype.kind in "iu" else self.labels.dtype
         labels = np.zeros((len(self.source), *self.labels.shape[1:]), dtype)

@@ -160,7 +160,7 @@ class ImageModality(Modality):
         return read_files(items)
 
     def file_suffixes(self) -> tuple[str, ...]:
-        """Returns the endings of image files."""
+        """Return the endings of image files."""
         from tfft.modalities.image.folder import IMAGE_FILES
 
         return IMAGE_FILES.suffixes

@@ -140,7 +140,7 @@ def read_texts(
 def _parts(
     source: Any, columns: _Columns, form: TableOptions, group: str | int | None = None
 ) -> tuple[list[_Raw], str]:
-    """Returns one part that is to be split, or two, and how they came about."""
+    """Return one part that is to be split, or two, and how they came about."""
     if isinstance(source, (str, os.PathLike)):
         path = Path(source).expanduser()
         if not path.exists():
@@ -164,7 +164,7 @@ def _parts(
 
 
 def _listed(labels: Any, task: str) -> list[Any]:
-    """Returns labels in a list; one-hot rows, columns and [N, 1] as the values they mean."""
+    """Return labels in a list; one-hot rows, columns and [N, 1] as the values they mean."""
     return label_column(labels, task)[0] if getattr(labels, "ndim", 1) == 2 else list(labels)
 
 

@@ -134,7 +134,7 @@ class TextModality(Modality):
         return read_texts(items)
 
     def file_suffixes(self) -> tuple[str, ...]:
-        """Returns the ending of files with a text in each line."""
+        """Return the ending of files with a text in each line."""
         return (".txt",)
 
     def request_noun(self, spec: Any) -> str:

@@ -41,7 +41,7 @@ class LanguageRun:
         before: Perplexity on the held-out documents before training.
         after: Perplexity at the end. It also selected the best epoch, so it is slightly optimistic for few documents.
         unigram: Perplexity of a unigram model of the training documents, as a baseline.
-        history: one row per epoch.
+        history: One row per epoch.
         folder: Folder of the run; None if nothing was written.
     """
 

@@ -41,7 +41,7 @@ class ClassMatches:
     """Detections of one class in descending order of their scores.
 
     Attributes:
-        scores: float [D].
+        scores: Float [D].
         images: Number of the image of each detection, int [D].
         correct: Whether a detection is correct at each IoU of 0.5, 0.55, … 0.95, bool [10, D].
         wrong: Whether it is wrong; in a crowd region it is neither. bool [10, D].

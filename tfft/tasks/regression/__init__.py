@@ -41,7 +41,7 @@ class Regression(Task):
         return results
 
     def infer(self, values: Sequence[Any]) -> int:
-        """Fits numbers, some of them with a fraction: whole numbers are more likely classes. Lists of numbers too."""
+        """Fit numbers, some of them with a fraction: whole numbers are more likely classes. Lists of numbers too."""
         if not all(_fits(value) for value in values):
             return 0
         rows = [_row(value) for value in values]
@@ -50,7 +50,7 @@ class Regression(Task):
         return 0 if not fraction else 4 if several else 2
 
     def learning_problems(self, values: Sequence[Any], class_names: Sequence[str], *, split: bool) -> list[str]:
-        """Refuses targets that are all the same."""
+        """Refuse targets that are all the same."""
         from tfft.tasks.regression.head import constant_targets
 
         if not all(_fits(value) for value in values):
@@ -59,7 +59,7 @@ class Regression(Task):
         return [constant_targets(constant[0]).rstrip(".")] if constant else []
 
     def label_problems(self, values: Sequence[Any], class_names: Sequence[str], places: Sequence[str]) -> list[str]:
-        """Refuses labels that are no finite numbers."""
+        """Refuse labels that are no finite numbers."""
         wrong = list(zip(places, values, strict=True))
         width = len(_row(values[0])) if len(values) and _fits(values[0]) else 1
         other = [(place, value) for place, value in wrong if _fits(value) and len(_row(value)) != width]
@@ -68,7 +68,7 @@ class Regression(Task):
         return [f"{place} has the label {value!r}, expected a number" for place, value in wrong if not _fits(value)]
 
     def encode(self, values: Sequence[Any], class_names: Sequence[str]) -> np.ndarray:
-        """Returns float32 [N], or [N, K] where each example has several numbers."""
+        """Return float32 [N], or [N, K] where each example has several numbers."""
         rows = np.array([_row(value) for value in values], np.float32)
         return rows[:, 0] if rows.shape[1] == 1 else rows
 

@@ -47,7 +47,7 @@ class RegressionEvaluator(Evaluator):
             self.from_median += np.abs(true - self.head.medians).sum(axis=0)
 
     def result(self, count: int, loss: float) -> Scores:
-        """Returns the scores of all batches."""
+        """Return the scores of all batches."""
         low, high = mean_interval(self.errors, self.error_squares, count)
         measures = {
             "mean_absolute_error": self.errors / count,
@@ -73,7 +73,7 @@ class RegressionEvaluator(Evaluator):
         )
 
     def _of_each(self, count: int) -> dict[str, float]:
-        """Returns the error of each value: one mean over values in metres and in grams says little."""
+        """Return the error of each value: one mean over values in metres and in grams says little."""
         found = {}
         for unit, name in enumerate(names_of_units(self.head.class_names, self.units)):
             found[f"mean_absolute_error of {name}"] = float(self.absolute[unit] / count)

@@ -24,10 +24,10 @@ class RegressionHead(Head):
     Served: ``value`` float32 [B, units].
 
     Attributes:
-        means: of each value over the training examples; None for a last layer that works in the units of the labels,
+        means: Of each value over the training examples; None for a last layer that works in the units of the labels,
             as heads of earlier versions do. What the layer computes is multiplied by the spread and added to the mean.
-        spreads: standard deviation of each value over the training examples.
-        medians: of each value over the training examples: a baseline for the mean absolute error.
+        spreads: Standard deviation of each value over the training examples.
+        medians: Of each value over the training examples: a baseline for the mean absolute error.
     """
 
     needs_names: ClassVar[bool] = False
@@ -44,7 +44,7 @@ class RegressionHead(Head):
         super().__post_init__()
 
     def problems(self) -> list[str]:
-        """Returns what is wrong with the fields, one sentence each."""
+        """Return what is wrong with the fields, one sentence each."""
         problems = super().problems()
         given = [values for values in (self.means, self.spreads, self.medians) if values is not None]
         if given and ([len(values) for values in given] != [self.units] * 3 or not np.isfinite(given).all()):
@@ -54,19 +54,19 @@ class RegressionHead(Head):
         return problems
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain values, fit for YAML and JSON."""
+        """Return plain values, fit for YAML and JSON."""
         return {name: list(v) if isinstance(v, tuple) else v for name, v in super().to_dict().items()}
 
     def fitted_to(self, labels: Any) -> RegressionHead:
-        """Returns the head with mean, spread and median of training labels, and a unit for each of their values.
+        """Return the head with mean, spread and median of training labels, and a unit for each of their values.
 
         The last layer, the loss, weight decay and rates then mean the same whatever the unit of the labels is.
 
         Args:
-            labels: float [N] or [N, units].
+            labels: Float [N] or [N, units].
 
         Raises:
-            DataError: when a value is the same for all examples, or the head has another number of units.
+            DataError: When a value is the same for all examples, or the head has another number of units.
 
         Example:
             >>> head = tfft.heads.regression().fitted_to(prices)
@@ -95,24 +95,24 @@ class RegressionHead(Head):
         return "" if self.class_names is None else self.class_names[unit]
 
     def to_units(self, logits: Any) -> Any:
-        """Returns logits times the spread plus the mean."""
+        """Return logits times the spread plus the mean."""
         if self.means is None:
             return logits
         means, spreads = (keras.ops.convert_to_tensor(values, logits.dtype) for values in (self.means, self.spreads))
         return logits * spreads + means
 
     def scaled(self, targets: np.ndarray) -> np.ndarray:
-        """Returns targets [N, units] as the last layer has to compute them, before :meth:`to_units`."""
+        """Return targets [N, units] as the last layer has to compute them, before :meth:`to_units`."""
         return targets if self.means is None else (targets - np.array(self.means)) / np.array(self.spreads)
 
     def loss(self, *, soft: bool = False) -> keras.losses.Loss:
-        """Returns the squared error, in units of the spread where the head knows it."""
+        """Return the squared error, in units of the spread where the head knows it."""
         if self.spreads is None:
             return keras.losses.MeanSquaredError(name="squared_error")
         return ScaledSquaredError(self.spreads, name="squared_error")
 
     def metrics(self, *, soft: bool = False) -> list[keras.metrics.Metric]:
-        """Returns ``error``, the mean absolute error in the units of the labels."""
+        """Return ``error``, the mean absolute error in the units of the labels."""
         return [keras.metrics.MeanAbsoluteError(name="error")]
 
     def example_scores(self, labels: np.ndarray, logits: np.ndarray) -> np.ndarray | None:
@@ -126,7 +126,7 @@ class RegressionHead(Head):
 
 
 def constant_targets(values: Sequence[float] | np.ndarray, name: str = "") -> str:
-    """Returns the sentence for targets that are all the same."""
+    """Return the sentence for targets that are all the same."""
     of = f" of {name!r}" if name else ""
     return (
         f"Expected targets that differ from example to example. Received: {len(values)} training targets{of}, "

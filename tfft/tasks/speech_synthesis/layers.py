@@ -107,7 +107,7 @@ class MelLogits(Logits):
         **kwargs: As for :class:`tfft.heads.Logits`.
 
     Call arguments:
-        frames: float [B, T, bands + 2], as from :func:`tfft.backbones.voice.voice`.
+        frames: Float [B, T, bands + 2], as from :func:`tfft.backbones.voice.voice`.
 
     Output shape:
         float32 [B, T, bands + 2]: natural logarithms of magnitudes, and the other two channels.

@@ -116,16 +116,16 @@ def load_tagged(
     each sentence, lines with ``-DOCSTART-`` left out.
 
     Args:
-        source: a file; ``{"train": file, "validation": file}``; or ``(sentences, tags)``, two lists of lists of str.
-        words: name of the list of words in JSON lines.
-        tags: name of the list of tags in JSON lines.
-        validation: share of the sentences to hold out, above 0 and below 1. The choice is by a hash of the words, so
+        source: A file; ``{"train": file, "validation": file}``; or ``(sentences, tags)``, two lists of lists of str.
+        words: Name of the list of words in JSON lines.
+        tags: Name of the list of tags in JSON lines.
+        validation: Share of the sentences to hold out, above 0 and below 1. The choice is by a hash of the words, so
             a sentence that comes twice is not on both sides; sentences with a tag that no other has are not held
             out. Of no effect where there are two files.
-        seed: picks another draw.
+        seed: Picks another draw.
 
     Raises:
-        DataError: listing, with their lines, sentences with another number of tags than words, without words, with
+        DataError: Listing, with their lines, sentences with another number of tags than words, without words, with
             words that are empty or hold blanks, and tags that only validation has.
 
     Example:
@@ -170,13 +170,13 @@ def read_tagged(
     """Read tagged sentences without dividing them, for a model that knows its tags.
 
     Args:
-        source: a file or two lists, as :func:`load_tagged` takes them.
-        class_names: the tags of the model.
-        words: name of the list of words in JSON lines.
-        tags: name of the list of tags in JSON lines.
+        source: A file or two lists, as :func:`load_tagged` takes them.
+        class_names: The tags of the model.
+        words: Name of the list of words in JSON lines.
+        tags: Name of the list of tags in JSON lines.
 
     Raises:
-        DataError: as :func:`load_tagged`, and for tags that the model does not know.
+        DataError: As :func:`load_tagged`, and for tags that the model does not know.
     """
     problems: list[str] = []
     sentences, name = _every(source, words, tags, problems)

@@ -16,9 +16,9 @@ class Entity(NamedTuple):
     """Entity in a sentence.
 
     Attributes:
-        type: such as ``"PER"``.
-        start: position of its first word.
-        stop: position behind its last word.
+        type: Such as ``"PER"``.
+        start: Position of its first word.
+        stop: Position behind its last word.
     """
 
     type: str
@@ -37,8 +37,8 @@ def entities(tags: Sequence[str], *, prefixed: bool | None = None) -> list[Entit
     touch are then one; only prefixes can tell them apart.
 
     Args:
-        tags: of the words, in order; ``""`` is the same as ``"O"``.
-        prefixed: whether the tags have prefixes; None: if all of them but ``"O"`` have.
+        tags: Of the words, in order; ``""`` is the same as ``"O"``.
+        prefixed: Whether the tags have prefixes; None: if all of them but ``"O"`` have.
 
     Returns:
         The entities in order.

@@ -35,22 +35,22 @@ class Cut:
     """Possible cut of a model: the frozen prefix in front of it, the trainable suffix behind it.
 
     Attributes:
-        block: that ends the prefix; ``"(pixels)"`` or ``"(pieces)"`` in front of the first one, where nothing is
+        block: That ends the prefix; ``"(pixels)"`` or ``"(pieces)"`` in front of the first one, where nothing is
             frozen.
-        crossing: shape of one example and type of each tensor that crosses the cut.
-        example_bytes: size of that.
-        bytes: size for all examples.
-        fits: whether the disk has room for it.
-        flops_before: in front of the cut, per example: two for each multiply-add.
-        flops_behind: behind it.
-        seconds_cached: expected with features computed once, when all blocks behind the cut train; None
+        crossing: Shape of one example and type of each tensor that crosses the cut.
+        example_bytes: Size of that.
+        bytes: Size for all examples.
+        fits: Whether the disk has room for it.
+        flops_before: In front of the cut, per example: two for each multiply-add.
+        flops_behind: Behind it.
+        seconds_cached: Expected with features computed once, when all blocks behind the cut train; None
             where there is nothing to compute once.
-        seconds_uncached: the same when every epoch runs the whole model.
-        seconds_now: expected with features from this cut, for what trains now; None where that does not
+        seconds_uncached: The same when every epoch runs the whole model.
+        seconds_now: Expected with features from this cut, for what trains now; None where that does not
             allow the cut.
-        prefix_seconds: of that, once for each example: reading it and computing what is in front of the cut.
-        start_seconds: of that, once: opening the engine, tracing, and what ``fit`` takes for itself.
-        refused: why :func:`tfft.features.split_frozen` would not cut here now, or empty.
+        prefix_seconds: Of that, once for each example: reading it and computing what is in front of the cut.
+        start_seconds: Of that, once: opening the engine, tracing, and what ``fit`` takes for itself.
+        refused: Why :func:`tfft.features.split_frozen` would not cut here now, or empty.
     """
 
     block: str
@@ -78,19 +78,19 @@ class CutPlan:
     """Result of :func:`plan_cut`; ``print`` shows it as a table.
 
     Attributes:
-        model: name of the model.
-        examples: how many.
-        epochs: how many.
-        batch_size: of training.
-        dtype: of the features.
-        cuts: every place to cut, from the front to the end.
-        latest: name of the last block that the prefix may end with while what trains now trains, or None.
-        choice: name of the block to cut at: of those allowed the one of the least expected time that fits on
+        model: Name of the model.
+        examples: How many.
+        epochs: How many.
+        batch_size: Of training.
+        dtype: Of the features.
+        cuts: Every place to cut, from the front to the end.
+        latest: Name of the last block that the prefix may end with while what trains now trains, or None.
+        choice: Name of the block to cut at: of those allowed the one of the least expected time that fits on
             the disk; None where there is none.
-        seconds_uncached: expected for what trains now, without features.
-        folder: of the cache.
-        basis: where the seconds are from.
-        notes: what was assumed, one sentence each.
+        seconds_uncached: Expected for what trains now, without features.
+        folder: Of the cache.
+        basis: Where the seconds are from.
+        notes: What was assumed, one sentence each.
     """
 
     model: str
@@ -204,23 +204,23 @@ def plan_cut(
     these two over the FLOP behind the cut. Steps are measured in inference mode and write to copies.
 
     Args:
-        model: from :func:`tfft.build`, with or without :func:`tfft.unfreeze`.
-        dataset: anything that :func:`tfft.features.extract` takes, or the number of examples.
-        epochs: for which the suffix will train.
-        batch_size: of training.
+        model: From :func:`tfft.build`, with or without :func:`tfft.unfreeze`.
+        dataset: Anything that :func:`tfft.features.extract` takes, or the number of examples.
+        epochs: For which the suffix will train.
+        batch_size: Of training.
         measure: True measures, which takes as long as some training steps and a conversion. False takes the
             rate of one matrix product for everything, three forward passes for a training step, and nothing
             else: too low, but quick. A number is such a rate in FLOP per second.
-        dtype: of the features.
-        ignore_dropout: as in :func:`tfft.features.split_frozen`.
+        dtype: Of the features.
+        ignore_dropout: As in :func:`tfft.features.split_frozen`.
 
     Returns:
         :class:`CutPlan`: ``print(plan)``; ``.cuts``, ``.choice`` and ``.to_dict()`` for programs.
 
     Raises:
-        PlanError: arguments are out of range.
-        BackboneError: the model has no blocks, nothing trains, or Keras knows no graph of it.
-        DataError: the examples do not fit the model.
+        PlanError: Arguments are out of range.
+        BackboneError: The model has no blocks, nothing trains, or Keras knows no graph of it.
+        DataError: The examples do not fit the model.
 
     Example:
         >>> tfft.unfreeze(model, 3)

@@ -31,18 +31,18 @@ class Times:
     """Times in seconds: per example unless stated otherwise.
 
     Attributes:
-        forward: for each piece, by TensorFlow.
-        step: for each cut a training step of all that is behind it.
-        now: a training step of what trains now, from the latest cut that it allows.
-        basis: where the numbers are from, in words.
-        read: reading an example and bringing it to the size and scale that the network takes.
-        front: the last part of that, which a model does itself.
-        engine: what the engine of :func:`tfft.features.extract` takes, relative to ``forward``.
-        opening: that engine and the source, once.
-        tracing: for each cut the first step's extra, once.
-        tracing_whole: the same for running the whole model, once.
-        per_step: what Keras' ``fit`` adds to each step.
-        fit: what it takes once.
+        forward: For each piece, by TensorFlow.
+        step: For each cut a training step of all that is behind it.
+        now: A training step of what trains now, from the latest cut that it allows.
+        basis: Where the numbers are from, in words.
+        read: Reading an example and bringing it to the size and scale that the network takes.
+        front: The last part of that, which a model does itself.
+        engine: What the engine of :func:`tfft.features.extract` takes, relative to ``forward``.
+        opening: That engine and the source, once.
+        tracing: For each cut the first step's extra, once.
+        tracing_whole: The same for running the whole model, once.
+        per_step: What Keras' ``fit`` adds to each step.
+        fit: What it takes once.
     """
 
     forward: tuple[float, ...]
@@ -63,10 +63,10 @@ def stated(look: Look, latest: int, rate: float, basis: str) -> Times:
     """Return times from a rate alone: a training step costs three times the forward pass.
 
     Args:
-        look: at the pieces.
-        latest: position of the latest cut allowed.
+        look: At the pieces.
+        latest: Position of the latest cut allowed.
         rate: FLOP per second.
-        basis: where the rate is from, in words.
+        basis: Where the rate is from, in words.
     """
     forward = tuple(count / rate for count in look.flops)
     step = tuple(TRAINING * sum(forward[k:]) for k in range(len(forward)))
@@ -86,12 +86,12 @@ def measured(
     """Measure on one batch; see :func:`tfft.tools.plan_cut` for what is measured and what is derived.
 
     Args:
-        model: the whole.
-        pieces: of it.
-        look: at them.
-        staged: the whole model, from :func:`tfft.features.engines.stage`.
-        source: of examples, or None where only their number is known.
-        arrays: what crosses the first cut, in its order, for one batch.
+        model: The whole.
+        pieces: Of it.
+        look: At them.
+        staged: The whole model, from :func:`tfft.features.engines.stage`.
+        source: Of examples, or None where only their number is known.
+        arrays: What crosses the first cut, in its order, for one batch.
     """
     count, cuts = len(arrays[0]), range(len(pieces.cuts))
     behind = [sum(look.flops[k:]) for k in cuts]

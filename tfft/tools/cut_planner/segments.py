@@ -33,9 +33,9 @@ class Piece:
     """The part of a model between two cuts that follow each other.
 
     Attributes:
-        net: functional model of the part, or None where nothing is computed.
-        takes: tensors of the flat model that enter, in the order of the part's inputs.
-        gives: tensors of the flat model that the part gives.
+        net: Functional model of the part, or None where nothing is computed.
+        takes: Tensors of the flat model that enter, in the order of the part's inputs.
+        gives: Tensors of the flat model that the part gives.
     """
 
     net: keras.Model | None
@@ -48,12 +48,12 @@ class Pieces:
     """A model taken apart at all of its cuts.
 
     Attributes:
-        flat: the whole model, from :func:`tfft.features.functional_graph.flatten`.
-        cuts: names: :data:`FRONT`, or :data:`PIECES` of texts, then the blocks, each of which ends a prefix.
-        refused: for each cut why :func:`tfft.features.split_frozen` would not make it, or an empty string.
-        crossing: for each cut the tensors of the flat model that a suffix starts from.
-        pieces: from each cut to the next, the last one from the last cut to the end.
-        inside: for each cut the keys of the calls in front of it.
+        flat: The whole model, from :func:`tfft.features.functional_graph.flatten`.
+        cuts: Names: :data:`FRONT`, or :data:`PIECES` of texts, then the blocks, each of which ends a prefix.
+        refused: For each cut why :func:`tfft.features.split_frozen` would not make it, or an empty string.
+        crossing: For each cut the tensors of the flat model that a suffix starts from.
+        pieces: From each cut to the next, the last one from the last cut to the end.
+        inside: For each cut the keys of the calls in front of it.
     """
 
     flat: keras.Model
@@ -82,8 +82,8 @@ def take_apart(model: keras.Model, *, ignore_dropout: bool = False) -> Pieces:
     """Divide a model at every block.
 
     Args:
-        model: functional or sequential.
-        ignore_dropout: as in :func:`tfft.features.split_frozen`.
+        model: Functional or sequential.
+        ignore_dropout: As in :func:`tfft.features.split_frozen`.
 
     Returns:
         The pieces. They share the model's variables; nothing was changed.
@@ -165,10 +165,10 @@ class Look:
     """Shapes and FLOP of the pieces, from running them once on an example.
 
     Attributes:
-        functions: for each piece its function for any number of examples, or None where nothing is computed.
-        shapes: for each cut the shape of one example and the type of all that crosses it.
-        flops: for each piece, per example: two for each multiply-add of a matrix product or convolution.
-        loops: names of the cuts in front of pieces that loop; one round is counted at most.
+        functions: For each piece its function for any number of examples, or None where nothing is computed.
+        shapes: For each cut the shape of one example and the type of all that crosses it.
+        flops: For each piece, per example: two for each multiply-add of a matrix product or convolution.
+        loops: Names of the cuts in front of pieces that loop; one round is counted at most.
     """
 
     functions: tuple[tf.types.experimental.ConcreteFunction | None, ...]
@@ -181,8 +181,8 @@ def look_at(pieces: Pieces, arrays: Sequence[np.ndarray]) -> Look:
     """Run the pieces one after the other on the first of some examples.
 
     Args:
-        pieces: from :func:`take_apart`.
-        arrays: what crosses the first cut, in its order.
+        pieces: From :func:`take_apart`.
+        arrays: What crosses the first cut, in its order.
     """
     functions: list[tf.types.experimental.ConcreteFunction | None] = []
     shapes, flops, loops = [], [], []
@@ -207,9 +207,9 @@ def walk(
     """Yield for each cut its position and what crosses it, by the identity of the flat model's tensors.
 
     Args:
-        pieces: from :func:`take_apart`.
-        functions: of the pieces; each is asked for after its cut was yielded.
-        arrays: what crosses the first cut, in its order.
+        pieces: From :func:`take_apart`.
+        functions: Of the pieces; each is asked for after its cut was yielded.
+        arrays: What crosses the first cut, in its order.
     """
     known = {id(t): tf.constant(a) for t, a in zip(pieces.crossing[0], arrays, strict=True)}
     for at, piece in enumerate(pieces.pieces):

@@ -54,7 +54,7 @@ class StopRequests:
 
         Raises:
             SystemExit: 143, after SIGTERM.
-            KeyboardInterrupt: after SIGINT.
+            KeyboardInterrupt: After SIGINT.
         """
         number = self.received
         self.remove()
