@@ -179,7 +179,7 @@ def test_the_command_line_trains_writes_and_exports(preset, tmp_path, capsys):
     assert cli.main([*command, "--max-length", "16", "--export", served]) == 0
     shown = capsys.readouterr().out
     assert "held-out perplexity" in shown
-    assert f"ExportResult to {served}/1" in shown
+    assert f"Exported to {served}/1" in shown
     assert cli.main(["predict", out, "--text", "abc", "--text", "xyz", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["predictions"]
     assert [row["text"] for row in rows] == ["abc", "xyz"]
