@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 import tf1_models
 import tf_keras
+from tensorflow.core.protobuf import saved_model_pb2
 
 v1 = tf.compat.v1
 K2, L = tf_keras.layers, keras.layers
@@ -426,6 +427,47 @@ def quantization_aware(path):
         return fake(tf.reduce_mean(x, (1, 2)) @ fake(w, "dense/kernel"), "dense/post")
 
     module(path, run, tf.TensorSpec([None, 16, 16, 3]), keep=[k, b, w, ends])
+
+
+@found("Keras 2, its variables uploaded beside saved_model.pb", value_range=(0, 255))
+def keras2_without_folders(path):
+    keras2(path, image(), K2.Rescaling(1 / 255), *tail())
+    for file in (path / "variables").iterdir():
+        file.rename(path / file.name)
+    (path / "variables").rmdir()
+
+
+@found("module, one number and one word for each example")
+def columns(path):
+    w, emb = weight("dense/kernel", 6, 3), weight("embedding/table", 5, 4)
+
+    def run(age, fare, town):
+        towns = tf.gather(emb, tf.strings.to_hash_bucket_fast(town, 5))
+        return tf.concat([age[:, None], tf.cast(fare, tf.float32)[:, None], towns], 1) @ w
+
+    specs = [tf.TensorSpec([None], kind, name) for name, kind in (("age", tf.float32), ("fare", tf.float64))]
+    module(path, run, *specs, tf.TensorSpec([None], tf.string, "town"), keep=[w, emb])
+
+
+@found("module, a policy that gives the number of an action, and types of a package that is not there")
+def policy(path):
+    root = tf.Module()
+    root.first, root.last = weight("hidden/kernel", 4, 6), weight("q/kernel", 6, 3)
+
+    def distribution(observation):
+        return tf.nn.relu(observation @ root.first) @ root.last
+
+    def action(observation):
+        return {"action": tf.clip_by_value(tf.argmax(distribution(observation), -1) + 1, 1, 3)}
+
+    specs = [tf.TensorSpec([None, 4], name="observation")]
+    root.action, root.distribution = (tf.function(f, input_signature=specs) for f in (action, distribution))
+    tf.saved_model.save(root, str(path), {"action": root.action})
+    proto = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
+    for name, function in proto.meta_graphs[0].object_graph_def.concrete_functions.items():
+        if "distribution" in name:
+            function.output_signature.type_spec_value.type_spec_class_name = "tf_agents.Deterministic_ACTTypeSpec"
+    (path / "saved_model.pb").write_bytes(proto.SerializeToString())
 
 
 @found("module, a table of words as an asset and ragged rows inside")

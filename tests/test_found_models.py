@@ -12,6 +12,7 @@ from found_models import FOUND
 
 import tfft
 from tfft import testing
+from tfft.errors import BackboneError, SavedModelError, UnsafeModelError
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
@@ -30,3 +31,49 @@ def test_a_kind_that_strangers_publish_is_right_once_it_is_open(name, tmp_path):
     backbone.model.save(tmp_path / "m.keras")
     again = keras.saving.load_model(tmp_path / "m.keras")
     np.testing.assert_allclose(again(x), wanted, rtol=1e-4, atol=1e-5)
+
+
+def _closed(function, weight):
+    return lambda x: function(x, weight)
+
+
+def _saved(folder, **signatures):
+    root = tf.Module()
+    root.w = tf.Variable(tf.ones([2, 3]), name="dense/kernel")
+    specs = [tf.TensorSpec([None, 2], name="x")]
+    functions = {name: tf.function(_closed(f, root.w), input_signature=specs) for name, f in signatures.items()}
+    for name, function in functions.items():
+        setattr(root, name, function)
+    tf.saved_model.save(root, str(folder), functions)
+
+
+def test_missing_variables_and_pointers_in_their_place_are_named(tmp_path):
+    _saved(tmp_path, serve=lambda x, w: x @ w)
+    (data,) = (tmp_path / "variables").glob("variables.data-*")
+    data.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 24\n")
+    with pytest.raises(SavedModelError, match=r"data-00000-of-00001 is a pointer of Git LFS .*`git lfs pull`"):
+        tfft.load_backbone(tmp_path)
+    shutil.rmtree(tmp_path / "variables")
+    with pytest.raises(SavedModelError, match=r"Received: no variables.index and no variables.data-\*"):
+        tfft.load_backbone(tmp_path)
+    (tmp_path / "saved_model.pb").write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(SavedModelError, match="saved_model.pb is a pointer of Git LFS"):
+        tfft.load_backbone(tmp_path)
+
+
+def test_whole_numbers_without_scores_behind_them_are_no_features(tmp_path):
+    _saved(tmp_path, serving_default=lambda x, w: {"y": tf.cast(x @ w, tf.int64)})
+    with pytest.raises(BackboneError, match=r"gives no floating-point numbers.*output=: dense"):
+        tfft.load_backbone(tmp_path)
+
+
+def test_a_training_graph_without_a_signature_says_so(tmp_path):
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        w = tf.compat.v1.get_variable("w", [2, 2], use_resource=False)
+        tf.compat.v1.train.GradientDescentOptimizer(0.1).minimize(tf.reduce_sum(w))
+        session.run(tf.compat.v1.global_variables_initializer())
+        builder = tf.compat.v1.saved_model.builder.SavedModelBuilder(str(tmp_path / "m"))
+        builder.add_meta_graph_and_variables(session, ["tag"])
+        builder.save()
+    with pytest.raises(UnsafeModelError, match=r"does not open it: it has no signature and no function"):
+        tfft.load_backbone(tmp_path / "m")

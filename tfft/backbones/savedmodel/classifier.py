@@ -21,7 +21,7 @@ class Classifier:
 
     Attributes:
         features: Reference of the tensor that goes into it.
-        activation: ``"Softmax"``, ``"LogSoftmax"`` or ``"Sigmoid"``.
+        activation: ``"Softmax"``, ``"LogSoftmax"``, ``"Sigmoid"`` or ``"ArgMax"``.
         kernel: Name of its kernel.
         learned: Whether the features depend on any variable; False for a linear model of the raw inputs.
     """
@@ -36,11 +36,15 @@ def find_classifier(analysis: Analysis) -> Classifier | None:
     """Return the classifier that a graph's output ends in; None where it ends in something else.
 
     That is a matrix product, or a convolution over single positions, with a kernel of its own, then a bias, then
-    Softmax or Sigmoid; reshaping between them does not matter.
+    Softmax or Sigmoid; reshaping between them does not matter. A model that gives whole numbers, such as the number of
+    a class or of an action, ends in the ArgMax behind such a layer.
     """
     flat = analysis.flat
-    ref, _ = _back(analysis, analysis.output, _SAME)
-    activation, ref = _activation(analysis, ref)
+    if analysis.tensor(analysis.output).dtype.is_floating:
+        ref, _ = _back(analysis, analysis.output, _SAME)
+        activation, ref = _activation(analysis, ref)
+    else:
+        activation, ref = _choice(analysis)
     if not activation:
         return None
     ref, reshaped = _back(analysis, ref, _SAME | _SHIFTS)
@@ -84,6 +88,21 @@ def _activation(analysis: Analysis, ref: str) -> tuple[str, str]:
     shifted = analysis.flat.nodes[node_of(data_inputs(exponential)[0])]  # exp(x - max) / sum, as Keras 2 writes it
     inside = data_inputs(shifted)[0] if shifted.op == "Sub" else data_inputs(exponential)[0]
     return "Softmax", inside
+
+
+def _choice(analysis: Analysis) -> tuple[str, str]:
+    """The nearest ArgMax that a tensor of whole numbers comes from, and the scores that go into it."""
+    todo: list[str] = [analysis.output]
+    seen: set[str] = set()
+    for ref in todo:  # grows: from the output back to the inputs, one step at a time
+        node = analysis.flat.nodes[node_of(ref)]
+        inputs = [r for r in data_inputs(node) if analysis.data[node_of(r)]]
+        if node.op == "ArgMax" and inputs:
+            scores, _ = _back(analysis, inputs[0], _SAME)
+            return "ArgMax", _activation(analysis, scores)[1]
+        todo += [r for r in inputs if r not in seen]
+        seen.update(inputs)
+    return "", analysis.output
 
 
 def _covers_one_position(analysis: Analysis, node: Any, data: str) -> bool:

@@ -93,8 +93,14 @@ def choose_features(
     if output is not None and output != PROBABILITIES:
         return _end_of_block(plain, output)
     found = find_classifier(whole)
+    numbers = whole.tensor(whole.output).dtype.is_floating
+    if found is None and not numbers:
+        raise BackboneError(
+            f"The model gives no floating-point numbers, so no features. It has: {output_table(flat.structure)}. Take "
+            f"the end of a block with output=: {join_names([piece.name for piece in find_pieces(whole)])}."
+        )
     if output == PROBABILITIES:
-        if found is None:
+        if found is None or not numbers:
             raise BackboneError(
                 f"output={PROBABILITIES!r} is for a model that ends in a classifier with Softmax or Sigmoid, which was "
                 f"not found in this one. It has: {output_table(flat.structure)}."
@@ -127,9 +133,10 @@ def _before(plain: Features, found: Classifier) -> Features:
         return dataclasses.replace(plain, notes=(*plain.notes, note))
     analysis = Analysis(plain.whole.flat, found.features)
     shape = _known(analysis.tensor(found.features).shape)
+    gives = "" if found.activation == "ArgMax" else f"output={PROBABILITIES!r} gives what it gives, "
     note = (
         f"The model ends in {what}; its features are what goes into it{'' if shape is None else f', {shape}'}. "
-        f"output={PROBABILITIES!r} gives what it gives, output= with a block's name the end of that block."
+        f"{gives}output= with a block's name {'gives ' * (not gives)}the end of that block."
     )
     return dataclasses.replace(plain, analysis=analysis, shape=shape, notes=(*plain.notes, note))
 

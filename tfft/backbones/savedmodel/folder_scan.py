@@ -8,13 +8,14 @@ from __future__ import annotations
 import os
 import pathlib
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tfft.errors import SavedModelError
 
 MOST_PROTO = 2**31 - 1  # bytes of saved_model.pb, protobuf's own limit
 _MOST_FILES = 100_000
+_POINTER = b"version https://git-lfs."
 
 
 def findings(folder: pathlib.Path) -> Iterator[str]:
@@ -59,15 +60,58 @@ def asset_findings(meta: Any, folder: pathlib.Path) -> Iterator[str]:
             yield f"asset {name!r} leaves the folder assets/ or is missing"
 
 
+def checkpoint_folder(folder: pathlib.Path) -> pathlib.Path:
+    """Return where the variables are: in ``variables/``, or beside ``saved_model.pb``.
+
+    They are beside it in many repositories, since an upload of single files through a web page loses their folder.
+    """
+    usual = folder / "variables"
+    return folder if not usual.exists() and (folder / "variables.index").is_file() else usual
+
+
+def missing_variables(folder: pathlib.Path) -> str:
+    """Say which files of the checkpoint are missing, and what to do; empty if none is."""
+    missing = [
+        name for name in ("variables.index", "variables.data-*") if not any(checkpoint_folder(folder).glob(name))
+    ]
+    if not missing:
+        return ""
+    return (
+        f"Expected its weights in {str(folder / 'variables')!r}. Received: no {' and no '.join(missing)}. A SavedModel "
+        "is saved_model.pb together with the folder variables/; copy or download the whole folder."
+    )
+
+
+def _pointers(place: pathlib.Path) -> list[str]:
+    """Files of a checkpoint that are pointers of Git LFS."""
+    files = [place / "variables.index", *sorted(place.glob("variables.data-*"))]
+    return [path.name for path in files if path.is_file() and _is_pointer(path)]
+
+
+def _of_pointers(names: Sequence[str]) -> str:
+    verb = "is a pointer" if len(names) == 1 else "are pointers"
+    return (
+        f"{' and '.join(names)} {verb} of Git LFS in place of the contents. Run `git lfs pull` in the clone, or "
+        "download the files from the repository's web page."
+    )
+
+
+def _is_pointer(path: pathlib.Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(_POINTER)) == _POINTER
+
+
 def check_checkpoint(folder: pathlib.Path) -> None:
     """Refuse a checkpoint that claims more numbers than its files hold, for which memory would be set aside.
 
     Raises:
-        SavedModelError: With both sizes.
+        SavedModelError: With both sizes, or with the pointers of Git LFS in place of files.
     """
-    index = folder / "variables" / "variables.index"
+    index = checkpoint_folder(folder) / "variables.index"
     if not index.is_file():
         return
+    if pointers := _pointers(index.parent):
+        raise SavedModelError(f"TensorFlow cannot load {str(folder)!r}. {_of_pointers(pointers)}")
     import tensorflow as tf
 
     stored = sum(path.stat().st_size for path in index.parent.glob("variables.data-*") if path.is_file())
@@ -104,5 +148,7 @@ def read_proto(folder: pathlib.Path) -> bytes:
         raise SavedModelError(
             f"{str(path)!r} is no ordinary file of at most {MOST_PROTO:,} bytes (it says {status.st_size:,})."
         )
+    if _is_pointer(path):
+        raise SavedModelError(f"{str(folder)!r} cannot be opened: {_of_pointers([path.name])}")
     with path.open("rb") as file:
         return file.read(MOST_PROTO)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import tensorflow as tf
 
+from tfft.backbones.savedmodel import folder_scan
 from tfft.backbones.savedmodel.prune import write_pruned
 from tfft.backbones.savedmodel.scan import Judged, check_savedmodel, chosen_meta_graph, read_meta_graphs
 from tfft.backbones.text_ops import load_text_ops, ops_of_graph
@@ -36,16 +37,21 @@ def load(
     meta = chosen_meta_graph(judged.meta_graphs, tags, folder)
     ops = {op for one in judged.meta_graphs for op in ops_of_graph(one.graph_def)}
     load_text_ops(ops, f"The SavedModel {str(folder)!r}")
-    if judged.pruned is None:
-        return _load(folder, list(meta.meta_info_def.tags), folder), []
-    part = write_pruned(judged.pruned, folder)
+    notes = []
+    if judged.left_out:
+        notes.append(f"Left out, since neither loading nor the endpoint runs it: {join_names(judged.left_out)}.")
+    if beside := folder_scan.checkpoint_folder(folder) == folder:
+        notes.append("The variables are beside saved_model.pb in place of in variables/, and were read from there.")
+    if judged.pruned is None and not beside:
+        return _load(folder, list(meta.meta_info_def.tags), folder), notes
+    part = write_pruned(judged.pruned or meta, folder)
     try:
         loaded = _load(part, list(meta.meta_info_def.tags), folder)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
     weakref.finalize(loaded, shutil.rmtree, part, ignore_errors=True)  # tables may be read from its assets again
-    return loaded, [f"Left out, since neither loading nor the endpoint runs it: {join_names(judged.left_out)}."]
+    return loaded, notes
 
 
 def _load(folder: pathlib.Path, tags: Sequence[str], shown: pathlib.Path) -> Any:
@@ -56,6 +62,8 @@ def _load(folder: pathlib.Path, tags: Sequence[str], shown: pathlib.Path) -> Any
         # The strategy stack is per thread: what is created here must be plain, also inside a strategy scope.
         return outside_strategy(lambda: tf.saved_model.load(str(folder), tags=tags))
     except Exception as error:  # TensorFlow raises a dozen classes for a damaged model
+        if "variables" in str(error) and (reason := folder_scan.missing_variables(shown)):
+            raise SavedModelError(f"TensorFlow cannot load {str(shown)!r}. {reason}") from error
         raise SavedModelError(f"TensorFlow cannot load {str(shown)!r}: {reason_of(error)}") from error
     finally:
         quiet.setLevel(level)

@@ -1,4 +1,4 @@
-"""Packages that a SavedModel needs beside TensorFlow: :func:`package_of_op`, :func:`needs`."""
+"""Packages that a SavedModel needs beside TensorFlow: :func:`needs`, and which operations and functions need them."""
 
 from __future__ import annotations
 
@@ -46,11 +46,33 @@ def needs(meta: Any) -> str:
     )
 
 
+def functions_that_need(meta: Any) -> dict[str, str]:
+    """Return the functions with types of packages that are not imported, and the package of each as pip knows it.
+
+    TensorFlow cannot load a SavedModel with one of them, even where nobody calls it, such as the ``distribution`` of a
+    policy whose ``action`` is called.
+
+    Args:
+        meta: Proto of its meta graph.
+    """
+    found = {}
+    for name, function in meta.object_graph_def.concrete_functions.items():
+        for kind in _types_of(function):
+            for prefix, (pip, module) in _BY_TYPE.items():
+                if kind.startswith(prefix) and module not in sys.modules:
+                    found[name] = pip
+    return found
+
+
 def _type_names(objects: Any) -> Iterator[str]:
     """Yield the registered names of the types that functions take and give."""
     for function in objects.concrete_functions.values():
-        yield from _names_in(function.canonicalized_input_signature)
-        yield from _names_in(function.output_signature)
+        yield from _types_of(function)
+
+
+def _types_of(function: Any) -> Iterator[str]:
+    yield from _names_in(function.canonicalized_input_signature)
+    yield from _names_in(function.output_signature)
 
 
 def _names_in(value: Any) -> Iterator[str]:

@@ -47,7 +47,8 @@ def sample_batch(specs: Sequence[tf.TensorSpec], kind: _Kind | None = None) -> l
     random, kind = np.random.default_rng(0), kind or _Kind()
     batch = []
     for spec in specs:
-        shape = [n if n is not None else _unknown(spec, i, kind) for i, n in enumerate(spec.shape.as_list())]
+        alone = len(specs) == 1
+        shape = [n if n is not None else _unknown(spec, i, kind, alone) for i, n in enumerate(spec.shape.as_list())]
         if spec.dtype == tf.string:
             values = np.resize(np.array(kind.strings, dtype=object), shape)
         elif spec.dtype.is_floating:
@@ -103,12 +104,12 @@ def _kinds(specs: Sequence[tf.TensorSpec]) -> Iterator[_Kind]:
         yield _Kind(integers=0, side=299, length=512)
 
 
-def _unknown(spec: tf.TensorSpec, axis: int, kind: _Kind) -> int:
+def _unknown(spec: tf.TensorSpec, axis: int, kind: _Kind, alone: bool) -> int:
     rank = spec.shape.rank
     if rank == 2 and axis == 1 and spec.dtype.is_floating:
         return _SAMPLES  # features have a known width; what is open is time
-    if axis == 0:
-        return _SAMPLES if rank == 1 and spec.dtype.is_floating else 2
+    if axis == 0:  # one number for each example is a column of a table where there are others
+        return _SAMPLES if rank == 1 and spec.dtype.is_floating and alone else 2
     return kind.side if rank == 4 or (rank == 5 and axis > 1) else kind.length
 
 

@@ -93,6 +93,7 @@ def write_pruned(meta: Any, folder: pathlib.Path) -> pathlib.Path:
     Args:
         meta: Proto of the meta graph.
         folder: SavedModel with the variables and assets. Files are linked where the system allows it, else copied.
+            Variables beside ``saved_model.pb`` go to where TensorFlow looks for them.
 
     Returns:
         A new folder; the caller removes it.
@@ -107,6 +108,10 @@ def write_pruned(meta: Any, folder: pathlib.Path) -> pathlib.Path:
         for part in ("variables", "assets"):
             if (folder / part).is_dir():
                 shutil.copytree(folder / part, target / part, copy_function=_link)
+        if folder_scan.checkpoint_folder(folder) == folder:
+            (target / "variables").mkdir()
+            for file in [folder / "variables.index", *folder.glob("variables.data-*")]:
+                _link(str(file), str(target / "variables" / file.name))
     except BaseException:
         shutil.rmtree(target, ignore_errors=True)
         raise
@@ -292,6 +297,12 @@ def collected(meta: Any) -> Iterator[str]:
                 continue
             yield from (variable.initializer_name, variable.snapshot_name, variable.initial_value_name)
             yield variable.variable_name
+
+
+def has_endpoint(meta: Any) -> bool:
+    """Whether a meta graph has a signature or a function, whatever it holds."""
+    functions = any(_concrete(node) for node in meta.object_graph_def.nodes)
+    return functions or any(key != INITIALIZER for key in meta.signature_def)
 
 
 def signature_outputs(signature: Any) -> Iterator[str]:

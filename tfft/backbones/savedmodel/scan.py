@@ -29,12 +29,18 @@ from tfft.backbones.savedmodel.allowlist import (
     reason_against,
 )
 from tfft.backbones.savedmodel.call_graph import CallGraph, base_of, data_inputs, function_names
-from tfft.backbones.savedmodel.prune import INITIALIZER, Fault, collected, pruned, signature_outputs
+from tfft.backbones.savedmodel.packages import functions_that_need
+from tfft.backbones.savedmodel.prune import INITIALIZER, Fault, collected, has_endpoint, pruned, signature_outputs
 from tfft.errors import SavedModelError, UnsafeModelError, join_names
 
 __all__ = ["check_graph", "check_savedmodel", "function_names", "read_meta_graphs"]
 
 _SAVER = WRITES_CHECKPOINT | READS_CHECKPOINT
+_NO_ENDPOINT = (
+    " That alone does not open it: it has no signature and no function, so nothing says what goes in and what comes "
+    "out. Save it again with a signature (tf.compat.v1.saved_model.simple_save), or freeze its graph into a .pb file "
+    "and open that with output=, the name of a node."
+)
 _MOST_PADDING = 2**30  # bytes that constants may claim beyond those that are stored
 
 
@@ -116,14 +122,31 @@ def check_savedmodel(
             found += [fault.text for one in faults.values() for fault in one]
     if not found:
         folder_scan.check_checkpoint(folder)
+        judged = _without_foreign_types(judged, tags, folder, signature)
     else:
+        called = any(has_endpoint(meta) for meta in meta_graphs)
         raise UnsafeModelError(
             f"The SavedModel {str(folder)!r} may reach outside of itself, so it was not loaded: "
             f"{join_names(dict.fromkeys(found))}. "
             "If you trust where it comes from, pass trust=True (on the command line: --trust), or pin exactly this "
-            "one by its digest: tfft.backbones.digest(folder)."
+            f"one by its digest: tfft.backbones.digest(folder).{'' if called else _NO_ENDPOINT}"
         )
     return judged
+
+
+def _without_foreign_types(
+    judged: Judged, tags: Sequence[str] | None, folder: pathlib.Path, signature: str | None
+) -> Judged:
+    """Leave out functions whose types belong to packages that are not there; what is left is scanned once more."""
+    meta = judged.pruned or chosen_meta_graph(judged.meta_graphs, tags, folder)
+    faults = [Fault(name, "", f"types of {package}", "") for name, package in functions_that_need(meta).items()]
+    part = pruned(meta, faults, signature) if faults else None
+    if part is None:
+        return judged
+    rest = _MetaGraph(part.meta)
+    if [*rest.malformed(), *rest.faults()]:
+        return judged
+    return Judged(judged.meta_graphs, part.meta, (*judged.left_out, *part.left_out))
 
 
 def chosen_meta_graph(meta_graphs: Sequence[Any], tags: Sequence[str] | None, folder: pathlib.Path) -> Any:
