@@ -22,7 +22,6 @@ from tfft.exporting.loader import ARRAY_SIGNATURE, BYTES_SIGNATURE, EncodedInput
 from tfft.keras_compat import producer
 from tfft.specs import InputSpec
 
-RAW_SIGNATURE = "raw"
 _NO_KIND = f"{BYTES_SIGNATURE} left out: the model's input is not one image."
 
 
@@ -78,63 +77,54 @@ def serving_functions(
         ExportError: If the model's inputs, outputs or class names do not allow it.
     """
     _inputs(model)  # a model that was never built is an error
-    head = _head(model)
-    if head is not None and (own_function := head.served(model)) is not None:
-        return _own_serving(model, head, own_function)
-    postprocess, task, names = _postprocess(model, class_names)
-    model = model if head is None else head.serving_model(model)
-    inputs = _inputs(model)
-    taken = serving_input(model, inputs, input_spec=input_spec)
+    head, served = _served(model, class_names)
+    inputs = _inputs(served.model)
+    taken = serving_input(served.model, inputs, input_spec=input_spec)
     if taken is not None:
-        served = {taken.names.get(name, name): spec for name, spec in inputs.items()}
-        inputs = {name: tf.TensorSpec(spec.shape, spec.dtype, name=name) for name, spec in served.items()}
-    own = tuple(inputs)
+        renamed = {taken.names.get(name, name): spec for name, spec in inputs.items()}
+        inputs = {name: tf.TensorSpec(spec.shape, spec.dtype, name=name) for name, spec in renamed.items()}
+    signatures = _signatures(served, inputs, taken)
+    notes = ((_NO_KIND,) if taken is None else taken.notes, (note_on(ops_of(signatures)),))
+    said = tuple(text for part in notes for text in part if text)
+    reference = _reference(served, tuple(inputs))
+    if head is None:
+        return Serving(signatures, reference, (), "outputs", taken, said)
+    names = tuple(head.class_names or ())
+    return Serving(signatures, reference, names, head.task, taken, said, head.facts, head.tolerances)
 
+
+def _signatures(
+    served: heads.ServedModel, inputs: Mapping[str, tf.TensorSpec], taken: ServingInput | None
+) -> dict[str, tf.types.experimental.ConcreteFunction]:
     shorten = (lambda value: value) if taken is None or taken.shorten is None else taken.shorten
 
-    def answer(values: Mapping[str, Any]) -> dict[str, tf.Tensor]:
-        return postprocess(model(_arrange(model, [shorten(values[name]) for name in own]), training=False))
+    def outputs_of(values: Mapping[str, Any]) -> Any:
+        return served.model(_arrange(served.model, [shorten(values[name]) for name in inputs]), training=False)
 
+    signatures = {ARRAY_SIGNATURE: _trace(lambda **values: served.answer(outputs_of(values)), inputs)}
+    if taken is not None and taken.encoded is not None:
+        one = {taken.encoded.name: tf.TensorSpec([None], tf.string, name=taken.encoded.name)}
+        decoded = _bytes_function(lambda values: served.answer(outputs_of(values)), next(iter(inputs)), taken.encoded)
+        signatures[BYTES_SIGNATURE] = _trace(decoded, one)
+    for name, answer in served.further.items():
+        signatures[name] = _trace(lambda answer=answer, **values: answer(outputs_of(values)), inputs)
+    for name, function in signatures.items():
+        _check_batch_dimension(name, function)
+    return signatures
+
+
+def _reference(
+    served: heads.ServedModel, names: Sequence[str]
+) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
     def reference(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         # The check runs on the CPU, where the fresh process runs: a GPU's convolutions round differently.
         with tf.device("/CPU:0"):
-            tensors = [tf.constant(values[name]) for name in own]  # NumPy has no string type
-            outputs = model.predict(_arrange(model, tensors), batch_size=len(tensors[0]), verbose=0)
-            return {name: value.numpy() for name, value in postprocess(outputs).items()}
+            tensors = [tf.constant(values[name]) for name in names]  # NumPy has no string type
+            ordered = _arrange(served.model, tensors)
+            outputs = served.model.predict(ordered, batch_size=len(tensors[0]), verbose=0)
+            return {name: np.asarray(value) for name, value in served.answer(outputs).items()}
 
-    signatures = {ARRAY_SIGNATURE: _trace(lambda **values: answer(values), inputs)}
-    if taken is not None and taken.encoded is not None:
-        one = {taken.encoded.name: tf.TensorSpec([None], tf.string, name=taken.encoded.name)}
-        signatures[BYTES_SIGNATURE] = _trace(_bytes_function(answer, own[0], taken.encoded), one)
-    for name, convert in {} if head is None else head.further_signatures.items():
-        signatures[name] = _trace(lambda convert=convert, **values: convert(answer(values)), inputs)
-    if (raw := _raw_outputs(model)) is not None:
-        signatures[RAW_SIGNATURE] = _trace(
-            lambda **values: raw(model(_arrange(model, [values[name] for name in own]), training=False)), inputs
-        )
-    for name, function in signatures.items():
-        _check_batch_dimension(name, function)
-    notes = ((_NO_KIND,) if taken is None else taken.notes, (note_on(ops_of(signatures)),))
-    said = tuple(text for part in notes for text in part if text)
-    facts, tolerances = ({}, {}) if head is None else (head.facts, head.tolerances)
-    return Serving(signatures, reference, names, task, taken, said, facts, tolerances)
-
-
-def _own_serving(model: keras.Model, head: heads.Head, served: heads.ServedFunction) -> Serving:
-    """Return the function of a head that serves more than the model's outputs, such as decoded text."""
-    inputs = {name: tf.TensorSpec(spec.shape, spec.dtype, name=name) for name, spec in served.inputs.items()}
-    taken = serving_input(model, inputs)
-    function = _trace(lambda **values: served.call(values), inputs)
-    _check_batch_dimension(ARRAY_SIGNATURE, function)
-    live = tf.function(lambda values: served.call(values), autograph=False, reduce_retracing=True)
-
-    def reference(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        with tf.device("/CPU:0"):
-            return {name: value.numpy() for name, value in live({n: tf.constant(values[n]) for n in inputs}).items()}
-
-    said = note_on(ops_of({ARRAY_SIGNATURE: function}))
-    notes = tuple(text for text in (*(() if taken is None else taken.notes), said) if text)
-    return Serving({ARRAY_SIGNATURE: function}, reference, tuple(head.class_names or ()), head.task, taken, notes)
+    return reference
 
 
 def serving_input(
@@ -216,15 +206,14 @@ def _check_batch_dimension(name: str, function: tf.types.experimental.ConcreteFu
             )
 
 
-def _postprocess(
-    model: keras.Model, class_names: Sequence[str] | None
-) -> tuple[Callable[[Any], dict[str, tf.Tensor]], str, tuple[str, ...]]:
+def _served(model: keras.Model, class_names: Sequence[str] | None) -> tuple[heads.Head | None, heads.ServedModel]:
+    """Return the head of a model, or the one that class names imply, and the model that answers requests."""
     head = _head(model)
     if head is None:
         if class_names is None:
-            return _as_named(model), "outputs", ()
+            return None, heads.ServedModel(model, _as_named(model))
         assumed, to_logits = _assumed_head(model, tuple(class_names))
-        return lambda outputs: assumed.postprocess(to_logits(outputs)), assumed.task, tuple(class_names)
+        return assumed, heads.ServedModel(model, lambda outputs: assumed.postprocess(to_logits(outputs)))
     own = tuple(head.class_names or ())
     if class_names is not None and tuple(class_names) != own:
         if len(class_names) != len(own):
@@ -232,7 +221,7 @@ def _postprocess(
                 f"class_names has {len(class_names)} names, the model's head has {len(own)} classes: {', '.join(own)}."
             )
         head = dataclasses.replace(head, class_names=tuple(class_names))
-    return head.postprocess, head.task, tuple(head.class_names or ())
+    return head, head.served(model)
 
 
 def _head(model: keras.Model) -> heads.Head | None:
@@ -240,11 +229,6 @@ def _head(model: keras.Model) -> heads.Head | None:
         return heads.from_model(model)
     except TfftError:
         return None
-
-
-def _raw_outputs(model: keras.Model) -> Callable[[tf.Tensor], dict[str, tf.Tensor]] | None:
-    head = _head(model)
-    return None if head is None or type(head).raw_outputs is heads.Head.raw_outputs else head.raw_outputs
 
 
 def _as_named(model: keras.Model) -> Callable[[Any], dict[str, tf.Tensor]]:
