@@ -87,6 +87,7 @@ def _largest(a: list[np.ndarray], b: list[np.ndarray]) -> float:
     return max(float(np.abs(x - y).max()) for x, y in zip(a, b, strict=True))
 
 
+@pytest.mark.daily("worker0", "worker1")
 @pytest.mark.parametrize("me", DISTRIBUTED)
 def test_two_phases_give_the_weights_of_one_process(found, me):
     plain, shared = found.of("plain", "two_phases"), found.of(me, "two_phases")

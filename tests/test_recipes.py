@@ -119,7 +119,7 @@ def test_the_export_answers_with_names(done):
     assert served(images=tf.constant(red))["label"].numpy().tolist() == [b"red"]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_plan_is_repeated_to_the_bit(done):
     root, run, _, _ = done
     again = rerun(root / "run" / "plan.yaml", backbone=backbone(), verbose=False)
@@ -361,7 +361,7 @@ def test_ready_datasets_are_checked_before_anything_is_trained(data, match):
     assert np.array_equal(kernel.numpy(), before)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_batch_size_is_tried_and_parts_of_it_are_no_other_training():
     random = np.random.default_rng(0)
     labels = random.integers(0, 2, 60)
@@ -379,7 +379,7 @@ def test_a_batch_size_is_tried_and_parts_of_it_are_no_other_training():
     assert parts.plan.microbatch_size == 3
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_augmented_runs_repeat_and_ready_datasets_are_not_augmented():
     random = np.random.default_rng(0)
     labels = random.integers(0, 2, 40)
@@ -395,7 +395,7 @@ def test_augmented_runs_repeat_and_ready_datasets_are_not_augmented():
         finetune(backbone(), (dataset, dataset, ["a", "b"]), **settings)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_ready_datasets_are_cached_when_asked_and_only_if_they_repeat():
     random = np.random.default_rng(0)
     labels = random.integers(0, 2, 40)

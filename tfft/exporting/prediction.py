@@ -293,9 +293,9 @@ def _prediction(item: RequestItem, row: Row, class_names: Sequence[str], top: in
         return Prediction(item.name, outputs=_named(outputs, class_names), pair=item.pair)
     best = np.argsort(-probabilities, kind="stable")[:top]
     named = len(class_names) == len(probabilities)
-    join_names = tuple((class_names[i] if named else str(i), float(probabilities[i])) for i in best)
+    ranked = tuple((class_names[i] if named else str(i), float(probabilities[i])) for i in best)
     label = row["label"].decode()
-    return Prediction(item.name, label, float(probabilities.max()), join_names, pair=item.pair)
+    return Prediction(item.name, label, float(probabilities.max()), ranked, pair=item.pair)
 
 
 def _named(outputs: dict[str, Any], class_names: Sequence[str]) -> dict[str, Any]:
