@@ -29,6 +29,7 @@ import tensorflow as tf  # noqa: E402
 from tfft.losses import ABSENT  # noqa: E402
 
 if TYPE_CHECKING:  # what __getattr__ gives
+    from tfft.specs import InputSpec
     from tfft.tasks.classification.head import binary, classification
     from tfft.tasks.multilabel.head import multilabel
     from tfft.tasks.object_detection.head import object_detection
@@ -266,6 +267,21 @@ class Head:
             array([b'bees', b'ants'], dtype=object)
         """
         raise NotImplementedError(f"{type(self).__name__}.postprocess")
+
+    def sized_outputs(self, logits: tf.Tensor, sizes: tf.Tensor, spec: InputSpec) -> dict[str, tf.Tensor]:
+        """Convert logits to served outputs that have the size of each image, such as masks.
+
+        An export of an image model calls it in place of :meth:`postprocess` if a head overrides it.
+
+        Args:
+            logits: Output of the model.
+            sizes: Rows and columns of each image as it was given, upright, int32 [B, 2].
+            spec: Size of the model's images and the way in which they were fitted to it.
+
+        Returns:
+            Outputs by name, one row per example.
+        """
+        return self.postprocess(logits)
 
     def serving_model(self, model: keras.Model) -> keras.Model:
         """Return the model that answers requests, if it takes other inputs than the one that is trained.

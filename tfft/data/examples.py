@@ -74,6 +74,10 @@ class Examples(abc.ABC):
     def batches(self, spec: InputSpec | AudioSpec | None, options: BatchOptions) -> tf.data.Dataset:
         """Return a dataset of (inputs, labels) batches, see :func:`tfft.data.to_dataset`."""
 
+    def evaluation_batches(self, spec: InputSpec | AudioSpec | None, options: BatchOptions) -> tf.data.Dataset:
+        """Return batches for scores; by default as :meth:`batches`, where labels may have the size of the model."""
+        return self.batches(spec, options)
+
     @abc.abstractmethod
     def feature_source(self, staged: Staged, batch_size: int, views: Views | None = None) -> Any:
         """Return the examples in a form that :func:`tfft.features.extract` reads.

@@ -20,6 +20,7 @@ from tfft.backbones.text_ops import note_on, ops_of
 from tfft.errors import ExportError, TfftError
 from tfft.exporting.loader import ARRAY_SIGNATURE, BYTES_SIGNATURE, EncodedInput, Served, ServingInput
 from tfft.keras_compat import producer
+from tfft.layers.preprocess import preprocess_of
 from tfft.specs import InputSpec
 
 RAW_SIGNATURE = "raw"
@@ -34,22 +35,25 @@ class Serving(Served):
         signatures: ``serving_default``; where files are taken, ``serve_bytes``; and where the head has raw outputs,
             ``raw``: concrete functions.
         reference: What ``serving_default`` has to answer: named arrays to named arrays, through ``model.predict``.
+            Where outputs have the size of images, a second argument gives their sizes, int32 [B, 2].
         class_names: In the order of the logits; empty where there are none.
         serving_input: How the model takes examples of its kind of data; None where it takes no known kind.
         task: Name of the head's task, or ``"outputs"`` where the model's outputs are passed on as they are.
         notes: What was left out and why, one sentence each.
         facts: Facts of the head for the card.
         tolerances: See :attr:`tfft.heads.Head.tolerances`.
+        sized: Whether outputs have the size of each image, see :meth:`tfft.heads.Head.sized_outputs`.
     """
 
     signatures: Mapping[str, Any]
-    reference: Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
+    reference: Callable[..., dict[str, np.ndarray]]
     class_names: tuple[str, ...]
     task: str
     serving_input: ServingInput | None = None  # type: ignore[assignment]
     notes: tuple[str, ...] = ()
     facts: Mapping[str, object] = dataclasses.field(default_factory=dict)
     tolerances: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    sized: bool = False
 
     @property
     def encoded(self) -> EncodedInput | None:
@@ -92,20 +96,29 @@ def serving_functions(
 
     shorten = (lambda value: value) if taken is None or taken.shorten is None else taken.shorten
 
-    def answer(values: Mapping[str, Any]) -> dict[str, tf.Tensor]:
-        return postprocess(model(_arrange(model, [shorten(values[name]) for name in own]), training=False))
+    sized = None if head is None else _sized_outputs(model, head)
 
-    def reference(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def outputs_of(logits: Any, images: Any, sizes: Any) -> dict[str, tf.Tensor]:
+        if sized is None:
+            return postprocess(logits)
+        shape = tf.shape(images)
+        return sized(logits, tf.tile(shape[None, 1:3], [shape[0], 1]) if sizes is None else tf.cast(sizes, tf.int32))
+
+    def answer(values: Mapping[str, Any], sizes: Any = None) -> dict[str, tf.Tensor]:
+        logits = model(_arrange(model, [shorten(values[name]) for name in own]), training=False)
+        return outputs_of(logits, values[own[0]], sizes)
+
+    def reference(values: Mapping[str, np.ndarray], sizes: Any = None) -> dict[str, np.ndarray]:
         # The check runs on the CPU, where the fresh process runs: a GPU's convolutions round differently.
         with tf.device("/CPU:0"):
             tensors = [tf.constant(values[name]) for name in own]  # NumPy has no string type
             outputs = model.predict(_arrange(model, tensors), batch_size=len(tensors[0]), verbose=0)
-            return {name: value.numpy() for name, value in postprocess(outputs).items()}
+            return {name: value.numpy() for name, value in outputs_of(outputs, tensors[0], sizes).items()}
 
     signatures = {ARRAY_SIGNATURE: _trace(lambda **values: answer(values), inputs)}
     if taken is not None and taken.encoded is not None:
         one = {taken.encoded.name: tf.TensorSpec([None], tf.string, name=taken.encoded.name)}
-        signatures[BYTES_SIGNATURE] = _trace(_bytes_function(answer, own[0], taken.encoded), one)
+        signatures[BYTES_SIGNATURE] = _trace(_bytes_function(answer, own[0], taken.encoded, sized is not None), one)
     for name, convert in {} if head is None else head.further_signatures.items():
         signatures[name] = _trace(lambda convert=convert, **values: convert(answer(values)), inputs)
     if (raw := _raw_outputs(model)) is not None:
@@ -117,7 +130,7 @@ def serving_functions(
     notes = ((_NO_KIND,) if taken is None else taken.notes, (note_on(ops_of(signatures)),))
     said = tuple(text for part in notes for text in part if text)
     facts, tolerances = ({}, {}) if head is None else (head.facts, head.tolerances)
-    return Serving(signatures, reference, names, task, taken, said, facts, tolerances)
+    return Serving(signatures, reference, names, task, taken, said, facts, tolerances, sized is not None)
 
 
 def _own_serving(model: keras.Model, head: heads.Head, served: heads.ServedFunction) -> Serving:
@@ -153,12 +166,23 @@ def serving_input(
     return next((found for found in told if found is not None), None)
 
 
-def _bytes_function(answer: Callable, input_name: str, encoded: EncodedInput) -> Callable:
+def _bytes_function(answer: Callable, input_name: str, encoded: EncodedInput, sized: bool) -> Callable:
     def serve_bytes(**values: tf.Tensor) -> dict[str, tf.Tensor]:
-        decoded = tf.map_fn(encoded.decode, values[encoded.name], fn_output_signature=encoded.decoded)
-        return answer({input_name: encoded.prepare(decoded)})
+        files = values[encoded.name]
+        decoded = {input_name: encoded.prepare(tf.map_fn(encoded.decode, files, fn_output_signature=encoded.decoded))}
+        if not sized or encoded.size is None:
+            return answer(decoded)
+        return answer(decoded, tf.map_fn(encoded.size, files, fn_output_signature=tf.TensorSpec([2], tf.float32)))
 
     return serve_bytes
+
+
+def _sized_outputs(model: keras.Model, head: heads.Head) -> Callable[[Any, Any], dict[str, tf.Tensor]] | None:
+    """Return the outputs in the size of each image, from logits and sizes; None for a head that has none."""
+    layer = preprocess_of(model)
+    if layer is None or type(head).sized_outputs is heads.Head.sized_outputs:
+        return None
+    return lambda logits, sizes: head.sized_outputs(logits, sizes, layer.spec)
 
 
 def _inputs(model: keras.Model) -> dict[str, tf.TensorSpec]:

@@ -13,7 +13,9 @@ import tensorflow as tf
 
 from tfft.errors import PlanError
 from tfft.heads import DROPOUT_LAYER, FOCAL_GAMMA, LOGITS_LAYER, Head, Logits, ModelFeatures, as_names
+from tfft.specs import InputSpec
 from tfft.tasks.semantic_segmentation import STRIDE, VOID
+from tfft.tasks.semantic_segmentation.enlarge import masks_of
 from tfft.tasks.semantic_segmentation.layers import UpsampleLike
 from tfft.tasks.semantic_segmentation.losses import PixelAccuracy, PixelMeanIoU, SegmentationLoss
 
@@ -31,8 +33,9 @@ class SemanticSegmentationHead(Head):
     separable 3 x 3 convolution. LR-ASPP joins two strides and adds class scores; this decoder joins all of them as
     U-Net does (Ronneberger et al., 2015), which thin objects need.
 
-    Served: ``mask`` uint8 [B, 4 h, 4 w], the most probable class of each pixel; ``probabilities`` float32 [B, h, w, C];
-    ``shares`` float32 [B, C], the share of the pixels that each class has in the mask.
+    Served: ``mask`` uint8 [B, H, W], the most probable class of each pixel of the picture as it was given; in a batch
+    of files 255 beyond the edges of the smaller ones; ``size`` int32 [B, 2], rows and columns of each picture;
+    ``probabilities`` float32 [B, h, w, C]; ``shares`` float32 [B, C], the share of the pixels that each class has.
 
     Attributes:
         width: Channels of the decoder.
@@ -140,7 +143,10 @@ class SemanticSegmentationHead(Head):
         return _normalised(layer(feature_map), f"lateral_{stride}")
 
     def postprocess(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Turn logits into masks at four times their size, probabilities, and the share of each class."""
+        """Turn logits into masks at four times their size, probabilities, and the share of each class.
+
+        :meth:`sized_outputs`, which exports serve, gives masks of the size of the pictures.
+        """
         logits = tf.cast(logits, tf.float32)
         large = tf.image.resize(logits, tf.shape(logits)[1:3] * STRIDE, "bilinear")
         mask = tf.argmax(large, axis=-1, output_type=tf.int32)
@@ -150,6 +156,12 @@ class SemanticSegmentationHead(Head):
             "probabilities": tf.nn.softmax(logits),
             "shares": tf.stack(shares, axis=-1),
         }
+
+    def sized_outputs(self, logits: tf.Tensor, sizes: tf.Tensor, spec: InputSpec) -> dict[str, tf.Tensor]:
+        """Turn logits into masks of the size of each picture, probabilities, and the share of each class."""
+        logits = tf.cast(logits, tf.float32)
+        masks, shares = masks_of(logits, sizes, spec)
+        return {"mask": masks, "size": sizes, "probabilities": tf.nn.softmax(logits), "shares": shares}
 
 
 def _normalised(tensor: keras.KerasTensor, name: str) -> keras.KerasTensor:
