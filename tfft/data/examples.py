@@ -91,6 +91,10 @@ class Examples(abc.ABC):
         """
         return None
 
+    def evaluation_batches(self, spec: InputSpec | AudioSpec | None, options: BatchOptions) -> tf.data.Dataset:
+        """Return batches for scores; by default as :meth:`batches`, where labels may have the size of the model."""
+        return self.batches(spec, options)
+
     @abc.abstractmethod
     def feature_source(self, staged: Staged, batch_size: int, views: Views | None = None) -> Any:
         """Return the examples in a form that :func:`tfft.features.extract` reads.

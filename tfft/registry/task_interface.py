@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tfft.evaluation.scores import Scores
     from tfft.heads import Head
     from tfft.registry.modality_interface import Modality
+    from tfft.registry.report_interface import ReportBuilder
 
 FeatureLevel = Literal["pooled", "sequence", "spatial", "pyramid"]
 
@@ -310,6 +311,14 @@ class Task:
 
         Returns:
             One result per example; None for tasks whose predictions are not shown in a report.
+        """
+        return None
+
+    def report_builder(self, head: Head) -> ReportBuilder | None:
+        """Return a new object that makes sections of the report of a run, such as drawn pictures; None for none.
+
+        Args:
+            head: Head of the model.
         """
         return None
 
