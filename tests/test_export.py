@@ -110,7 +110,7 @@ def test_arrays_and_bytes_agree_with_predict(tiny, served):
         assert_same({k: v.numpy() for k, v in row.items()}, {k: v[i : i + 1] for k, v in wanted.items()})
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_optimizer_state_is_not_exported(tiny_model, tmp_path):
     plain = export(tiny_model, tmp_path / "plain" / "1").path
     tiny_model.compile("adam", **heads.from_model(tiny_model).compile_args())
@@ -186,7 +186,7 @@ def image_model(*layers):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_bytes_for_a_foreign_image_model_need_a_known_pixel_range(tmp_path):
     names = ["a", "b"]
     unknown = export(image_model(), tmp_path / "unknown", class_names=names)
@@ -267,7 +267,7 @@ def first(served, tmp_path):
     return pathlib.Path(shutil.copytree(served.path, tmp_path / "served" / "1"))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_existing_version_is_refused_untouched_and_the_next_one_is_named(tiny, first):
     before = tree(first)
     with pytest.raises(ExportError, match=r"Version 1 exists already.*served/2"):
@@ -304,7 +304,7 @@ def test_a_model_that_answers_otherwise_is_not_exported(layer, what, tmp_path):
     assert not list(tmp_path.iterdir())  # the folders on the way are gone too
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_model_that_gives_nan_is_not_exported(tiny_model, tmp_path):
     logits = tiny_model.get_layer("logits")
     logits.set_weights([np.full_like(w, np.nan) for w in logits.get_weights()])

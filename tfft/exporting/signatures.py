@@ -33,22 +33,25 @@ class Serving(Served):
         signatures: ``serving_default``; where files are taken, ``serve_bytes``; and where the head has raw outputs,
             ``raw``: concrete functions.
         reference: What ``serving_default`` has to answer: named arrays to named arrays, through ``model.predict``.
+            Where outputs have the size of images, a second argument gives their sizes, int32 [B, 2].
         class_names: In the order of the logits; empty where there are none.
         serving_input: How the model takes examples of its kind of data; None where it takes no known kind.
         task: Name of the head's task, or ``"outputs"`` where the model's outputs are passed on as they are.
         notes: What was left out and why, one sentence each.
         facts: Facts of the head for the card.
         tolerances: See :attr:`tfft.heads.Head.tolerances`.
+        sized: Whether outputs have the size of each image, see :attr:`tfft.heads.ServedModel.sized`.
     """
 
     signatures: Mapping[str, Any]
-    reference: Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
+    reference: Callable[..., dict[str, np.ndarray]]
     class_names: tuple[str, ...]
     task: str
     serving_input: ServingInput | None = None  # type: ignore[assignment]
     notes: tuple[str, ...] = ()
     facts: Mapping[str, object] = dataclasses.field(default_factory=dict)
     tolerances: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    sized: bool = False
 
     @property
     def encoded(self) -> EncodedInput | None:
@@ -89,8 +92,8 @@ def serving_functions(
     reference = _reference(served, tuple(inputs))
     if head is None:
         return Serving(signatures, reference, (), "outputs", taken, said)
-    names = tuple(head.class_names or ())
-    return Serving(signatures, reference, names, head.task, taken, said, head.facts, head.tolerances)
+    names, sized = tuple(head.class_names or ()), served.sized is not None
+    return Serving(signatures, reference, names, head.task, taken, said, head.facts, head.tolerances, sized)
 
 
 def _signatures(
@@ -101,28 +104,39 @@ def _signatures(
     def outputs_of(values: Mapping[str, Any]) -> Any:
         return served.model(_arrange(served.model, [shorten(values[name]) for name in inputs]), training=False)
 
-    signatures = {ARRAY_SIGNATURE: _trace(lambda **values: served.answer(outputs_of(values)), inputs)}
+    def answer(values: Mapping[str, Any], sizes: Any = None) -> dict[str, tf.Tensor]:
+        return _answer(served, outputs_of(values), next(iter(values.values())), sizes)
+
+    signatures = {ARRAY_SIGNATURE: _trace(lambda **values: answer(values), inputs)}
     if taken is not None and taken.encoded is not None:
         one = {taken.encoded.name: tf.TensorSpec([None], tf.string, name=taken.encoded.name)}
-        decoded = _bytes_function(lambda values: served.answer(outputs_of(values)), next(iter(inputs)), taken.encoded)
+        decoded = _bytes_function(answer, next(iter(inputs)), taken.encoded, served.sized is not None)
         signatures[BYTES_SIGNATURE] = _trace(decoded, one)
-    for name, answer in served.further.items():
-        signatures[name] = _trace(lambda answer=answer, **values: answer(outputs_of(values)), inputs)
+    for name, further in served.further.items():
+        signatures[name] = _trace(lambda further=further, **values: further(outputs_of(values)), inputs)
     for name, function in signatures.items():
         _check_batch_dimension(name, function)
     return signatures
 
 
-def _reference(
-    served: heads.ServedModel, names: Sequence[str]
-) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
-    def reference(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _answer(served: heads.ServedModel, outputs: Any, images: Any, sizes: Any) -> dict[str, tf.Tensor]:
+    """Return the answer of a model; without sizes, that of images as they were given."""
+    if served.sized is None:
+        return served.answer(outputs)
+    shape = tf.shape(images)
+    given = tf.tile(shape[None, 1:3], [shape[0], 1]) if sizes is None else tf.cast(sizes, tf.int32)
+    return served.sized(outputs, given)
+
+
+def _reference(served: heads.ServedModel, names: Sequence[str]) -> Callable[..., dict[str, np.ndarray]]:
+    def reference(values: Mapping[str, np.ndarray], sizes: Any = None) -> dict[str, np.ndarray]:
         # The check runs on the CPU, where the fresh process runs: a GPU's convolutions round differently.
         with tf.device("/CPU:0"):
             tensors = [tf.constant(values[name]) for name in names]  # NumPy has no string type
             ordered = _arrange(served.model, tensors)
             outputs = served.model.predict(ordered, batch_size=len(tensors[0]), verbose=0)
-            return {name: np.asarray(value) for name, value in served.answer(outputs).items()}
+            found = _answer(served, outputs, tensors[0], sizes)
+            return {name: np.asarray(value) for name, value in found.items()}
 
     return reference
 
@@ -143,10 +157,13 @@ def serving_input(
     return next((found for found in told if found is not None), None)
 
 
-def _bytes_function(answer: Callable, input_name: str, encoded: EncodedInput) -> Callable:
+def _bytes_function(answer: Callable, input_name: str, encoded: EncodedInput, sized: bool) -> Callable:
     def serve_bytes(**values: tf.Tensor) -> dict[str, tf.Tensor]:
-        decoded = tf.map_fn(encoded.decode, values[encoded.name], fn_output_signature=encoded.decoded)
-        return answer({input_name: encoded.prepare(decoded)})
+        files = values[encoded.name]
+        decoded = {input_name: encoded.prepare(tf.map_fn(encoded.decode, files, fn_output_signature=encoded.decoded))}
+        if not sized or encoded.size is None:
+            return answer(decoded)
+        return answer(decoded, tf.map_fn(encoded.size, files, fn_output_signature=tf.TensorSpec([2], tf.float32)))
 
     return serve_bytes
 

@@ -66,11 +66,15 @@ class ServedModel:
         answer: Function from the model's outputs to the outputs of ``serving_default`` (and ``serve_bytes``): named
             tensors, one row per example, in TensorFlow operations.
         further: Functions of the same kind for further signatures, by name, such as :data:`RAW_SIGNATURE`.
+        sized: Function in place of ``answer`` whose outputs have the size of each image, such as masks: from the
+            model's outputs, and rows and columns of each image as it was given, upright, int32 [B, 2]. None if no
+            output depends on them.
     """
 
     model: keras.Model
     answer: Answer
     further: Mapping[str, Answer] = dataclasses.field(default_factory=dict)
+    sized: Callable[[Any, tf.Tensor], dict[str, tf.Tensor]] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,7 +237,7 @@ class Head:
         """Return what an export serves: by default the model itself, with :meth:`postprocess`.
 
         Override it if requests have other inputs than training, if the answer needs more than one call of the model
-        (such as decoding), or for further signatures.
+        (such as decoding), for outputs in the size of each image, or for further signatures.
 
         Args:
             model: Model that ends in this head.
