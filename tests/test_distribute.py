@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-slow_fixtures = process_fixtures = ("found",)
+process_fixtures = ("found",)
+pytestmark = pytest.mark.nightly  # four processes train for over a minute
 
 HERE = pathlib.Path(__file__).parent
 DISTRIBUTED = ("mirrored", "worker0", "worker1")
@@ -87,7 +88,6 @@ def _largest(a: list[np.ndarray], b: list[np.ndarray]) -> float:
     return max(float(np.abs(x - y).max()) for x, y in zip(a, b, strict=True))
 
 
-@pytest.mark.daily("worker0", "worker1")
 @pytest.mark.parametrize("me", DISTRIBUTED)
 def test_two_phases_give_the_weights_of_one_process(found, me):
     plain, shared = found.of("plain", "two_phases"), found.of(me, "two_phases")

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from tfft import heads
 from tfft.errors import ExportError, SavedModelError
-from tfft.exporting import ExportResult, export, open_export
+from tfft.exporting import ExportResult, export, open_export, serving_functions
 from tfft.specs import InputSpec
 
 process_fixtures = ("served",)
@@ -377,3 +377,23 @@ def test_the_function_is_not_hidden_by_its_package():
     import tfft.exporting.savedmodel
 
     assert tfft.export is tfft.exporting.savedmodel.export
+
+
+def test_a_head_may_serve_another_model_and_further_signatures(tiny):
+    class Doubled(type(heads.from_model(tiny))):
+        def served(self, model):
+            image = keras.Input(model.input_shape[1:], dtype="float32", name="pixels")
+            asked = keras.Model(image, model(keras.ops.cast(image * 2, "uint8")))
+            return heads.ServedModel(asked, self.postprocess, {"raw": lambda logits: {"logits": logits}})
+
+    image = np.full((2, 32, 32, 3), 40.0, np.float32)
+    model = keras.models.clone_model(tiny)
+    model.set_weights(tiny.get_weights())
+    model.layers[-1].head = Doubled(**vars(model.layers[-1].head))
+    serving = serving_functions(model)
+    logits = tiny.predict((image * 2).astype(np.uint8), verbose=0)
+    np.testing.assert_allclose(serving.signatures["raw"](pixels=tf.constant(image))["logits"], logits, atol=1e-5)
+    wanted = {key: value.numpy() for key, value in heads.from_model(tiny).postprocess(logits).items()}
+    served = serving.signatures["serving_default"](pixels=tf.constant(image))
+    assert_same({key: value.numpy() for key, value in served.items()}, wanted)
+    assert_same(serving.reference({"pixels": image}), wanted)

@@ -131,7 +131,6 @@ def test_a_plan_is_repeated_to_the_bit(done):
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 @pytest.mark.parametrize("classes", [("blue", "red"), ("blue", "green")])
 def test_a_test_folder_is_measured_at_the_end_and_selects_nothing(classes, tmp_path, capsys):
     random = np.random.default_rng(1)
@@ -144,7 +143,7 @@ def test_a_test_folder_is_measured_at_the_end_and_selects_nothing(classes, tmp_p
                 (folder / f"{i}.png").write_bytes(tf.io.encode_png(pixels).numpy())
     run = finetune(backbone(), tmp_path / "photos", out=tmp_path / "run", export_to=False, **{**FAST, "verbose": True})
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert metrics["selection"] == {"examples": "those of final", "epochs": 14}
+    assert metrics["selection"] == {"examples": "those of final", "epochs": 14, "optimism": 0.0}
     if "green" in classes:
         assert run.test_scores is None
         assert "test was not measured: " in capsys.readouterr().out
@@ -176,6 +175,7 @@ def test_arrays_and_names_as_labels(capsys):
         assert told in text
     finetune(backbone(), (images.astype("uint8"), labels), **{**FAST, "verbose": True, "unfreeze": "none"})
     lines = capsys.readouterr().out.splitlines()
+    lines = [line for line in lines if not line.startswith("frozen  ")]  # epochs, on a slow machine
     assert len(lines) <= 8
     assert lines[1] == "plan lp_ft for test: head, 12 epochs at 0.2"
     assert lines[2].startswith("frozen: accuracy 0.9") or lines[2].startswith("frozen: accuracy 1.0")

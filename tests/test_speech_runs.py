@@ -66,7 +66,7 @@ def test_export_equals_the_model_in_another_process(run):
     )
     mel, audio, length, files = json.loads(done.stdout.splitlines()[-1])
     head = tfft.heads.from_model(run.model)
-    model = head.serving_model(run.model)
+    model = head.text_model(run.model)
     expected = {k: v.numpy() for k, v in head.postprocess(model.predict(tf.constant(["abc", "e"]), verbose=0)).items()}
     np.testing.assert_allclose(mel, expected["log_mel"], atol=1e-4)
     assert length == expected["length"].tolist()

@@ -23,7 +23,7 @@ from v0_cases import FIXTURES, _determinism_ends  # noqa: F401
 
 import tfft
 from tfft.cli import main
-from tfft.config import current_names
+from tfft.config.stored_settings import current_names
 
 PLACE = "/place"
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tfft.evaluation.scores import Scores
     from tfft.heads import Head
     from tfft.registry.modality_interface import Modality
+    from tfft.registry.report_interface import ReportBuilder
 
 FeatureLevel = Literal["pooled", "sequence", "spatial", "pyramid"]
 
@@ -247,6 +248,17 @@ class Task:
         """
         return None
 
+    def join_parts(self, rows: Sequence[Mapping[str, Any]], class_names: Sequence[str]) -> dict[str, Any]:
+        """Make one answer of those for the consecutive parts of an input that is longer than the model takes.
+
+        Only a task whose :attr:`reader` divides inputs needs it.
+
+        Args:
+            rows: Served outputs of each part by name, arrays without the batch axis.
+            class_names: Class names of the model.
+        """
+        raise NotImplementedError
+
     def draw(self, file: str, outputs: Mapping[str, Any]) -> bytes | None:
         """Draw a prediction on its input, for ``tfft predict --draw``; None for tasks with nothing to draw.
 
@@ -299,6 +311,14 @@ class Task:
 
         Returns:
             One result per example; None for tasks whose predictions are not shown in a report.
+        """
+        return None
+
+    def report_builder(self, head: Head) -> ReportBuilder | None:
+        """Return a new object that makes sections of the report of a run, such as drawn pictures; None for none.
+
+        Args:
+            head: Head of the model.
         """
         return None
 

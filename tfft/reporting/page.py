@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tfft import registry
@@ -22,6 +22,9 @@ td.number, th.number { text-align: right; font-variant-numeric: tabular-nums }
 .figure img { max-width: 100%; height: auto }
 .items { display: grid; grid-template-columns: repeat(auto-fill, minmax(10rem, 1fr)); gap: 1rem }
 figure { margin: 0; font-size: .82rem; overflow-wrap: anywhere } figure img { width: 96px; height: 96px }
+.large { grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr)) }
+.large figure img { width: 100%; height: auto }
+.colour { display: inline-block; width: .9rem; height: .9rem; border: 1px solid var(--line); vertical-align: middle }
 blockquote { margin: 0 0 .3rem; padding-left: .6rem; border-left: 3px solid var(--line) }
 blockquote { max-height: 7rem; overflow: auto }
 """
@@ -70,6 +73,23 @@ class Page:
     def examples(self, items: Iterable[tuple[str, registry.ExampleResult]]) -> None:
         """Add examples, each with its picture or text, its label and its prediction."""
         self._parts.append(f'<div class="items">{"".join(_example(name, result) for name, result in items)}</div>')
+
+    def pictures(self, items: Iterable[registry.ReportPicture]) -> None:
+        """Add large pictures with their captions."""
+        figures = (
+            f'<figure><img alt="" src="data:image/jpeg;base64,{base64.b64encode(one.jpeg).decode("ascii")}">'
+            f"<figcaption>{_escaped(one.caption)}</figcaption></figure>"
+            for one in items
+        )
+        self._parts.append(f'<div class="items large">{"".join(figures)}</div>')
+
+    def legend(self, colours: Mapping[str, str]) -> None:
+        """Add the colours of names, ``#rrggbb``."""
+        shown = (
+            f'<span class="colour" style="background:{_escaped(colour)}"></span> {_escaped(name)}'
+            for name, colour in colours.items()
+        )
+        self._parts.append(f"<p>{' &nbsp; '.join(shown)}</p>")
 
     def render(self) -> str:
         """Return the whole page."""

@@ -26,7 +26,8 @@ class BoxedPictures(ImageModality):
 
     item = "image"
     items = "images with boxes"
-    augmentations: ClassVar[tuple[str, ...]] = ("flip", "crop")  # the moves of "rand" are not known to the boxes
+    # The moves of "rand" are not known to the boxes.
+    augmentations: ClassVar[tuple[str, ...]] = ("flip", "crop", "colour")
 
     def matches(self, source: Any, settings: Mapping[str, Any]) -> Match | None:
         """Accept any source, since it is used only if the task is named."""
