@@ -29,13 +29,13 @@ from tfft.exporting.model_card import model_card
 from tfft.exporting.parity import Examples, decoded_files, quiet_tensorflow, random_arrays
 from tfft.exporting.signatures import Serving, serving_functions
 from tfft.features.litert import quiet
+from tfft.heads import RAW_SIGNATURE
 from tfft.io.name_files import format_lines
 from tfft.keras_compat import with_constants
 from tfft.specs import InputSpec
 
 Quantization = Literal["float16", "dynamic", "int8"]
 SUFFIX = ".tflite"
-RAW_SIGNATURE = "raw"
 CALIBRATION = 100  # examples; more hardly change the ranges of activations
 _CHECKED = 100  # examples for the comparison
 _TOLERANCES = {None: 1e-3, "float16": 2e-2}  # integers have none: the share of equal answers says what they cost
