@@ -13,6 +13,7 @@ import tfft
 from tfft.errors import ExportError
 from tfft.exporting import export_litert
 
+pytestmark = pytest.mark.slow
 NAMES = ("blue", "green", "red")
 
 
@@ -36,7 +37,7 @@ def plain(model, tmp_path_factory):
 
 def test_it_computes_what_keras_computes_from_pixels_of_one_size(model, plain):
     assert plain.inputs == {"images": "uint8 [1, 32, 32, 3]"}
-    assert set(plain.outputs) == {"logits", "probabilities"}
+    assert plain.outputs == {"logits": "float32 [1, 3]", "probabilities": "float32 [1, 3]"}
     assert plain.largest_difference < 1e-5
     assert plain.agreement == 1.0
     assert plain.examples == 12
@@ -78,6 +79,20 @@ def test_quantized_files_are_smaller_and_agree(quantize, share, tmp_path):
     assert made.agreement >= 0.75
     assert whole.largest_difference < made.largest_difference < 0.2
     assert quantize in str(made)
+
+
+@pytest.mark.parametrize(
+    ("task", "outputs"),
+    [("object_detection", {"boxes", "scores"}), ("semantic_segmentation", {"mask", "probabilities", "shares"})],
+)
+def test_detectors_and_segmenters(task, outputs, tmp_path):
+    import detection_models
+
+    keras.utils.set_random_seed(0)
+    network = tfft.build(detection_models.untrained(), getattr(tfft.heads, task)(("square", "ring"), width=8))
+    made = export_litert(network, tmp_path / "model.tflite")
+    assert set(made.outputs) == outputs
+    assert made.largest_difference < 1e-4
 
 
 def test_image_files_are_decoded_as_the_model_decodes_them(model, image_folder, tmp_path):
@@ -138,7 +153,6 @@ def test_operations_that_litert_lacks_are_named_with_their_layer(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.slow
 def test_the_command_line(image_folder, tmp_path, capsys):
     from tfft.cli import main
 

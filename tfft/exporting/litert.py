@@ -16,7 +16,7 @@ import sys
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import keras
@@ -93,7 +93,8 @@ def export_litert(
 
     Use it for a phone or a small device. The file has the signature ``serving_default`` for one example of a fixed
     size: for images, ``images``: uint8 ``[1, height, width, channels]``. Scaling of the pixels and probabilities are
-    inside. A detector gives the boxes and scores of all cells, without suppression. Class names and the model card are
+    inside. A detector gives the boxes and scores of all cells,
+    without suppression; a segmenter masks of the model's size. Class names and the model card are
     in the file as ``labels.txt`` and ``model_card.md``, in the zip archive at its end (``unzip model.tflite``).
 
     Args:
@@ -144,8 +145,7 @@ def export_litert(
         found = _compared(written, function, compared, quantize)
         os.link(written, target)  # fails where a file has appeared, and is never half written
     shapes = {name: _described(spec.shape, spec.dtype) for name, spec in specs.items()}
-    results = {name: _described(t.shape, t.dtype) for name, t in function.structured_outputs.items()}
-    return LiteRTExport(target, target.stat().st_size, quantize, shapes, results, **found)
+    return LiteRTExport(target, target.stat().st_size, quantize, shapes, **found)
 
 
 def target_file(path: str | os.PathLike[str]) -> pathlib.Path:
@@ -338,8 +338,9 @@ def _compared(
             agreement = float(np.mean(found.argmax(1) == wanted.argmax(1)))
     if problems:
         raise ExportError("The LiteRT file does not compute what the Keras model computes: " + "; ".join(problems))
+    outputs = {name: _described((1, *rows.shape[1:]), tf.as_dtype(rows.dtype)) for name, rows in results.items()}
     return {
-        "largest_difference": largest, "agreement": agreement, "examples": count, "milliseconds": milliseconds,
+        "outputs": outputs, "largest_difference": largest, "agreement": agreement, "examples": count, "milliseconds": milliseconds,
     }  # fmt: skip
 
 
@@ -363,5 +364,5 @@ def _run_fresh(file: pathlib.Path, examples: Mapping[str, np.ndarray]) -> tuple[
     return values, float(values.pop("_milliseconds"))
 
 
-def _described(shape: tf.TensorShape, dtype: tf.DType) -> str:
+def _described(shape: Iterable[int | None], dtype: tf.DType) -> str:
     return f"{dtype.name} [{', '.join('?' if n is None else str(n) for n in shape)}]"
