@@ -340,7 +340,8 @@ def _compared(
         raise ExportError("The LiteRT file does not compute what the Keras model computes: " + "; ".join(problems))
     outputs = {name: _described((1, *rows.shape[1:]), tf.as_dtype(rows.dtype)) for name, rows in results.items()}
     return {
-        "outputs": outputs, "largest_difference": largest, "agreement": agreement, "examples": count, "milliseconds": milliseconds,
+        "outputs": outputs, "largest_difference": largest, "agreement": agreement, "examples": count,
+        "milliseconds": milliseconds,
     }  # fmt: skip
 
 
