@@ -90,7 +90,7 @@ def test_a_rotated_picture_is_found_among_others(way, tmp_path):
     assert found.note == ""
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_unrelated_pictures_give_nothing(tmp_path):
     images = [picture(seed, (90, 70)) for seed in range(60)]
     facts = facts_of(tmp_path, images)
@@ -142,7 +142,7 @@ def colours(images):
     return np.stack([np.bincount(value, minlength=64) / len(value) for value in values])
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("way", [None, Image.Transpose.ROTATE_90])
 def test_a_larger_crop_is_found_by_features_and_only_by_them(way, tmp_path):
     images = [picture(seed, (180, 140)) for seed in range(40)]

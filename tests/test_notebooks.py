@@ -47,6 +47,7 @@ def test_outputs_are_cleared(path):
             assert cell.execution_count is None
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_runs_top_to_bottom(path, tmp_path):
     import nbformat

@@ -29,7 +29,6 @@ import tensorflow as tf  # noqa: E402
 from tfft.losses import ABSENT  # noqa: E402
 
 if TYPE_CHECKING:  # what __getattr__ gives
-    from tfft.specs import InputSpec
     from tfft.tasks.classification.head import binary, classification
     from tfft.tasks.multilabel.head import multilabel
     from tfft.tasks.object_detection.head import object_detection
@@ -41,12 +40,13 @@ if TYPE_CHECKING:  # what __getattr__ gives
     from tfft.tasks.transcription.head import transcription
 
 __all__ = [
-    "LOSSES", "Head", "Logits", "ModelFeatures", "ServedFunction", "WordLogits", "binary", "classification",
+    "LOSSES", "Head", "Logits", "ModelFeatures", "ServedModel", "WordLogits", "binary", "classification",
     "from_model", "multilabel", "object_detection", "regression", "semantic_segmentation", "set_l2",
     "speech_synthesis", "text_to_text", "token_classification", "transcription",
 ]  # fmt: skip
 
 LOGITS_LAYER, DROPOUT_LAYER = "logits", "dropout"
+RAW_SIGNATURE = "raw"  # outputs without the operations that small runtimes lack
 
 LOSSES = ("cross_entropy", "focal")
 FOCAL_GAMMA = 2.0
@@ -54,6 +54,7 @@ FOCAL_GAMMA = 2.0
 OUTSIDE = "O"  # tag of a word outside of any entity
 
 ConvexLoss = Literal["softmax", "sigmoid", "squared"]
+Answer = Callable[[Any], dict[str, tf.Tensor]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -89,16 +90,23 @@ class ModelFeatures:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class ServedFunction:
-    """Function that an export serves in place of the model.
+class ServedModel:
+    """Model that answers requests, and the conversions of its outputs.
 
     Attributes:
-        inputs: Inputs by name, with an open batch.
-        call: Function from named tensors to named tensors, one row per example, in TensorFlow operations.
+        model: Keras model with the inputs of a request.
+        answer: Function from the model's outputs to the outputs of ``serving_default`` (and ``serve_bytes``): named
+            tensors, one row per example, in TensorFlow operations.
+        further: Functions of the same kind for further signatures, by name, such as :data:`RAW_SIGNATURE`.
+        sized: Function in place of ``answer`` whose outputs have the size of each image, such as masks: from the
+            model's outputs, and rows and columns of each image as it was given, upright, int32 [B, 2]. None if no
+            output depends on them.
     """
 
-    inputs: Mapping[str, tf.TensorSpec]
-    call: Callable[[Mapping[str, tf.Tensor]], dict[str, tf.Tensor]]
+    model: keras.Model
+    answer: Answer
+    further: Mapping[str, Answer] = dataclasses.field(default_factory=dict)
+    sized: Callable[[Any, tf.Tensor], dict[str, tf.Tensor]] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,19 +248,6 @@ class Head:
         """Return what the last layer computed in the units of the labels; only numbers have any."""
         return logits
 
-    def raw_outputs(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Return served outputs without steps that small runtimes lack; a head that has them overrides this.
-
-        An export then has the signature ``raw``.
-
-        Args:
-            logits: Output of the model.
-
-        Returns:
-            Outputs by name, one row per example.
-        """
-        raise NotImplementedError
-
     def postprocess(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:
         """Convert logits to served outputs, with TensorFlow ops and independently for each row.
 
@@ -268,46 +263,21 @@ class Head:
         """
         raise NotImplementedError(f"{type(self).__name__}.postprocess")
 
-    def sized_outputs(self, logits: tf.Tensor, sizes: tf.Tensor, spec: InputSpec) -> dict[str, tf.Tensor]:
-        """Convert logits to served outputs that have the size of each image, such as masks.
+    def served(self, model: keras.Model) -> ServedModel:
+        """Return what an export serves: by default the model itself, with :meth:`postprocess`.
 
-        An export of an image model calls it in place of :meth:`postprocess` if a head overrides it.
-
-        Args:
-            logits: Output of the model.
-            sizes: Rows and columns of each image as it was given, upright, int32 [B, 2].
-            spec: Size of the model's images and the way in which they were fitted to it.
-
-        Returns:
-            Outputs by name, one row per example.
-        """
-        return self.postprocess(logits)
-
-    def serving_model(self, model: keras.Model) -> keras.Model:
-        """Return the model that answers requests, if it takes other inputs than the one that is trained.
+        Override it if requests have other inputs than training, if the answer needs more than one call of the model
+        (such as decoding), for outputs in the size of each image, or for further signatures.
 
         Args:
             model: Model that ends in this head.
         """
-        return model
+        return ServedModel(model, self.postprocess)
 
     @property
     def tolerances(self) -> Mapping[str, float]:
         """Differences that the check of an export accepts, by output, where computing amplifies rounding."""
         return {}
-
-    @property
-    def further_signatures(self) -> Mapping[str, Callable[[Mapping[str, tf.Tensor]], dict[str, tf.Tensor]]]:
-        """Signatures that convert what ``serving_default`` answers, by name, such as to encoded files."""
-        return {}
-
-    def served(self, model: keras.Model) -> ServedFunction | None:
-        """Return what an export serves in place of the model and :meth:`postprocess`, such as decoding; else None.
-
-        Args:
-            model: Model with this head.
-        """
-        return None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for YAML and JSON; the task is written as ``kind``."""

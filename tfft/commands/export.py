@@ -27,9 +27,7 @@ def run(options: argparse.Namespace, print_result: PrintResult) -> int:
     savedmodel.version_folder(options.out)  # a wrong folder is an error before the model is loaded
     done = recipes.load_run(options.run_folder)
     exported = savedmodel.export(done.model, options.out, card=done.card)
-    lines = [
-        f"ExportResult to {exported.path}; largest difference to the Keras model {exported.largest_difference:.1e}"
-    ]
+    lines = [f"Exported to {exported.path}; largest difference to the Keras model {exported.largest_difference:.1e}"]
     lines += [f"  {name}: {text}" for name, text in exported.signatures.items()]
     values = dataclasses.asdict(exported) | {"path": str(exported.path)}
     print_result(values, "\n".join([*lines, *exported.notes]))

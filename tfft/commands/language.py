@@ -36,6 +36,6 @@ def run(options: argparse.Namespace, print_result: PrintResult) -> int:
     settings = {name: value for name in names if (value := getattr(options, name)) is not None}
     done = models.finetune(options.backbone, options.data, out=options.out, **settings)
     if options.export:
-        print(f"ExportResult to {models.export(done.model, options.export).path}")
+        print(f"Exported to {models.export(done.model, options.export).path}")
     print(f'Saved to {options.out}. Next: tfft predict {shlex.quote(options.out)} --text "Once upon"')
     return SUCCESS

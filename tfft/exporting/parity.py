@@ -247,7 +247,7 @@ def _compare(
             scale = 1 + np.max(np.abs(wanted), initial=0.0)
             difference = float(np.max(np.abs(served - wanted), initial=0.0) / scale)
             largest = max(largest, difference) if name not in looser else largest
-            if not difference <= max(tolerance, looser.get(name, 0.0)):
+            if not difference <= max(tolerance, looser.get(name, tolerance)):
                 problems.append(f"{trial.what}: output {name!r} differs by {difference:.3g}")
         else:
             wrong = served != expected

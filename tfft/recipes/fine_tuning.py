@@ -32,10 +32,10 @@ from tfft.recipes.preparing import (
     build_model,
     check_same_backbone,
     data_line,
-    feature_source,
     is_cached,
     open_backbone,
     spec_of,
+    training_source,
     with_new_statistics,
 )
 from tfft.recipes.run import (
@@ -328,7 +328,7 @@ def _train(
         lambda: data.training(spec, plan, epoch),
         held_out,
         plan.phases,
-        source=feature_source(data, plan, cache),
+        source=training_source(data, plan, cache),
         epoch=epoch,
         l2=plan.l2,
         seed=plan.seed,

@@ -248,6 +248,17 @@ class Task:
         """
         return None
 
+    def join_parts(self, rows: Sequence[Mapping[str, Any]], class_names: Sequence[str]) -> dict[str, Any]:
+        """Make one answer of those for the consecutive parts of an input that is longer than the model takes.
+
+        Only a task whose :attr:`reader` divides inputs needs it.
+
+        Args:
+            rows: Served outputs of each part by name, arrays without the batch axis.
+            class_names: Class names of the model.
+        """
+        raise NotImplementedError
+
     def draw(self, file: str, outputs: Mapping[str, Any]) -> bytes | None:
         """Draw a prediction on its input, for ``tfft predict --draw``; None for tasks with nothing to draw.
 

@@ -12,8 +12,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfft.errors import PlanError
-from tfft.heads import DROPOUT_LAYER, FOCAL_GAMMA, LOGITS_LAYER, Head, Logits, ModelFeatures, as_names
-from tfft.specs import InputSpec
+from tfft.heads import DROPOUT_LAYER, FOCAL_GAMMA, LOGITS_LAYER, Head, Logits, ModelFeatures, ServedModel, as_names
+from tfft.layers.preprocess import preprocess_of
 from tfft.tasks.semantic_segmentation import STRIDE, VOID
 from tfft.tasks.semantic_segmentation.enlarge import masks_of
 from tfft.tasks.semantic_segmentation.layers import UpsampleLike
@@ -145,7 +145,7 @@ class SemanticSegmentationHead(Head):
     def postprocess(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:
         """Turn logits into masks at four times their size, probabilities, and the share of each class.
 
-        :meth:`sized_outputs`, which exports serve, gives masks of the size of the pictures.
+        Exports serve masks of the size of the pictures, see :meth:`served`.
         """
         logits = tf.cast(logits, tf.float32)
         large = tf.image.resize(logits, tf.shape(logits)[1:3] * STRIDE, "bilinear")
@@ -157,11 +157,18 @@ class SemanticSegmentationHead(Head):
             "shares": tf.stack(shares, axis=-1),
         }
 
-    def sized_outputs(self, logits: tf.Tensor, sizes: tf.Tensor, spec: InputSpec) -> dict[str, tf.Tensor]:
-        """Turn logits into masks of the size of each picture, probabilities, and the share of each class."""
-        logits = tf.cast(logits, tf.float32)
-        masks, shares = masks_of(logits, sizes, spec)
-        return {"mask": masks, "size": sizes, "probabilities": tf.nn.softmax(logits), "shares": shares}
+    def served(self, model: keras.Model) -> ServedModel:
+        """Return the model with masks of the size of each picture, probabilities, and the share of each class."""
+        layer = preprocess_of(model)
+        if layer is None:
+            return ServedModel(model, self.postprocess)
+
+        def sized(logits: tf.Tensor, sizes: tf.Tensor) -> dict[str, tf.Tensor]:
+            logits = tf.cast(logits, tf.float32)
+            masks, shares = masks_of(logits, sizes, layer.spec)
+            return {"mask": masks, "size": sizes, "probabilities": tf.nn.softmax(logits), "shares": shares}
+
+        return ServedModel(model, self.postprocess, sized=sized)
 
 
 def _normalised(tensor: keras.KerasTensor, name: str) -> keras.KerasTensor:

@@ -116,9 +116,8 @@ def refuse_workers(model: keras.Model) -> None:
     """Raise :class:`PlanError` under a strategy with several processes."""
     if has_workers(model):
         raise PlanError(
-            "CheckpointConfig under a strategy with several workers are not supported: each of them would have "
-            "to go on "
-            "from the same one. Train without checkpoints, or on one machine."
+            "Checkpoints are not supported under a strategy with several workers: each would have to resume from the "
+            "same one. Train without checkpoints, or on one machine."
         )
 
 
