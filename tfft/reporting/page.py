@@ -78,7 +78,7 @@ class Page:
         """Add large pictures with their captions."""
         figures = (
             f'<figure><img alt="" src="data:image/jpeg;base64,{base64.b64encode(one.jpeg).decode("ascii")}">'
-            f"<figcaption>{_escaped(one.caption)}</figcaption></figure>"
+            f"<figcaption>{escaped(one.caption)}</figcaption></figure>"
             for one in items
         )
         self._parts.append(f'<div class="items large">{"".join(figures)}</div>')
@@ -86,7 +86,7 @@ class Page:
     def legend(self, colours: Mapping[str, str]) -> None:
         """Add the colours of names, ``#rrggbb``."""
         shown = (
-            f'<span class="colour" style="background:{_escaped(colour)}"></span> {_escaped(name)}'
+            f'<span class="colour" style="background:{escaped(colour)}"></span> {escaped(name)}'
             for name, colour in colours.items()
         )
         self._parts.append(f"<p>{' &nbsp; '.join(shown)}</p>")
