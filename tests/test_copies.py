@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFont, ImageOps
 from tfft.modalities.image import duplicates as module
 from tfft.modalities.image import examine, find_cropped_duplicates, find_duplicates
 
-SURE = "near copies have a similarity of at least 0.90, where at most 0.05 false pairs are expected"
+SURE = "near duplicates have a similarity of at least 0.90, where at most 0.05 false pairs are expected"
 
 
 def facts_of(tmp_path, images):
@@ -57,7 +57,7 @@ def test_pictures_that_are_all_alike_are_not_copies(tmp_path):
         drawings.append(Image.fromarray((canvas * random.uniform(0.8, 1)).astype(np.uint8)))
     found = find_duplicates(facts_of(tmp_path, drawings))
     assert {copy.kind for copy in found.pairs} <= {"pixels", "file"}
-    assert "near copies are not searched: unrelated images" in found.note
+    assert "near duplicates are not searched: unrelated images" in found.note
 
 
 def test_one_colour_and_very_many_pictures_are_not_compared(tmp_path, monkeypatch):
@@ -124,7 +124,7 @@ def test_repetitive_patterns_that_are_alike_by_chance_are_not_copies(tmp_path):
     random = np.random.default_rng(0)
     found = find_duplicates(facts_of(tmp_path, [stripes(random) for _ in range(400)]))
     assert found.pairs == ()
-    assert "are not searched: unrelated images of this set are as similar as copies" in found.note
+    assert "are not searched: unrelated images of this set are as similar as duplicates" in found.note
 
 
 def symbol(text, at=(8, 2), size=36):
@@ -147,7 +147,7 @@ def test_sixes_and_nines_by_many_hands_are_not_copies(tmp_path):
     drawn = [symbol("69"[i % 2], tuple(random.integers(5, 11, 2)), int(random.integers(30, 38))) for i in range(60)]
     found = find_duplicates(facts_of(tmp_path, drawn))
     assert {copy.kind for copy in found.pairs} <= {"pixels", "file"}
-    assert "near copies are not searched" in found.note
+    assert "near duplicates are not searched" in found.note
 
 
 def colours(images):

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from tfft.data.duplicates import Duplicate, Duplicates
-from tfft.modalities.image.copy_limits import detail, is_rotated, limits_of, little_detail
 from tfft.modalities.image.crop_alignment import LARGE, best_parts, part_similarity
+from tfft.modalities.image.duplicate_limits import detail, is_rotated, limits_of, little_detail
 from tfft.modalities.image.duplicates import comparable, drawings, thumb_of
 from tfft.modalities.image.file_info import ImageFileInfo, grey_picture
 from tfft.modalities.image.thumbnails import turned_words

@@ -2,10 +2,9 @@
 
 Implementation notes: equal bytes and equal pixels are certain. Near duplicates are found by correlating small grayscale
 versions, also mirrored, rotated by quarter turns and slightly cropped; promising pairs are read again and laid over
-each other exactly at a larger size. This detects photos that were compressed, cropped by a few per cent,
-mirrored, rotated,
-brightened or reduced. The limit follows from the images (:mod:`tfft.modalities.image.copy_limits`). Larger crops are
-found by :func:`tfft.modalities.image.crops.find_cropped_duplicates`.
+each other exactly at a larger size. This detects photos that were compressed, cropped by a few per cent, mirrored,
+rotated, brightened or reduced. The limit follows from the images (:mod:`tfft.modalities.image.duplicate_limits`).
+:func:`tfft.modalities.image.crops.find_cropped_duplicates` finds larger crops.
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from tfft.data.duplicates import Duplicate, Duplicates
-from tfft.modalities.image.copy_limits import Limits, detail, is_rotated, limits_of, little_detail
 from tfft.modalities.image.crop_alignment import LARGE, part_similarity
+from tfft.modalities.image.duplicate_limits import Limits, detail, is_rotated, limits_of, little_detail
 from tfft.modalities.image.file_info import THUMB, ImageFileInfo, grey_picture
 from tfft.modalities.image.thumbnails import BACK, EVERY_WAY, EXACT, UPRIGHT, candidates, similarity, turned_words
 
@@ -47,8 +46,9 @@ def find_duplicates(facts: Sequence[ImageFileInfo], near: bool = True) -> Duplic
 
     Returns:
         :class:`Duplicates`. The note states the minimum similarity, which is higher the more alike unrelated images of
-        the set are, and what cannot be told at all: copies of drawings of one digit, or rotated ones. Near duplicates
-        are not searched among more than 60,000 images; rotated ones never among drawings, such as 6 and 9.
+        the set are, and which duplicates cannot be distinguished at all: those of drawings of one digit, or rotated
+        ones. Near duplicates are not searched among more than 60,000 images; rotated ones never among drawings, such
+        as 6 and 9.
     """
     pairs = list(_same(facts))
     if not near:
@@ -61,7 +61,7 @@ def find_duplicates(facts: Sequence[ImageFileInfo], near: bool = True) -> Duplic
         return Duplicates(tuple(pairs), note)
     thumbs = np.stack([thumb_of(facts[at]) for at in alone])
     if (count := _expected_pairs(thumbs)) > _MOST_PAIRS:
-        note = f"near copies are not searched: the images are so alike that about {count:,} pairs are to be compared"
+        note = f"near duplicates are not searched: the images are so similar that {count:,} pairs would be compared"
         return Duplicates(tuple(pairs), note)
     left, right, found, way, start = _compared(thumbs, [facts[at].path for at in alone])
     rotated, plain = is_rotated(way), little_detail(detail(thumbs), left, right)
@@ -70,7 +70,7 @@ def find_duplicates(facts: Sequence[ImageFileInfo], near: bool = True) -> Duplic
         one, other, alike = alone[left[i]], alone[right[i]], round(float(found[i]), 4)
         pairs.append(Duplicate(one, other, "near", alike, turned_words(way[i])))
     pairs.sort(key=lambda copy: (copy.first, copy.second))
-    return Duplicates(tuple(pairs), limits.words("near copies", "rotated copies"), _ways(limits))
+    return Duplicates(tuple(pairs), limits.words("near duplicates", "rotated duplicates"), _ways(limits))
 
 
 def _expected_pairs(thumbs: np.ndarray) -> int:
@@ -105,7 +105,7 @@ def _compared(thumbs: np.ndarray, paths: Sequence[str]) -> tuple[np.ndarray, np.
 
 
 def _look_again(paths: Sequence[str], left: np.ndarray, right: np.ndarray, found: np.ndarray, way: np.ndarray) -> None:
-    """Lay promising pairs over each other at a larger size: copies grow more similar, unrelated images hardly do."""
+    """Lay promising pairs over each other at a larger size, where duplicates are more similar."""
     read = functools.lru_cache(_KEPT)(lambda at: grey_picture(paths[at], LARGE))
     again = np.flatnonzero((found >= _PROMISING) & (found < _CLEAR))
     most = min(max(_LOOKS, len(paths) // 2), _MOST_LOOKS)
@@ -120,7 +120,7 @@ def _look_again(paths: Sequence[str], left: np.ndarray, right: np.ndarray, found
 
 
 def _ways(limits: Limits) -> tuple[int, ...]:
-    """Return the orientations in which copies of any images can be told from others."""
+    """Return the orientations in which duplicates of any images can be distinguished from others."""
     return () if limits.hides(False) else UPRIGHT if limits.hides(True) else EVERY_WAY
 
 

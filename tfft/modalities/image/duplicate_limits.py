@@ -1,12 +1,12 @@
-"""How similar two images must be to count as copies: :func:`limits_of`, :func:`detail`.
+"""How similar two images must be to count as duplicates: :func:`limits_of`, :func:`detail`.
 
 Implementation notes: the limit follows from the images compared. Near 1, the number of unrelated pairs above a
-similarity ``s`` falls as a power of ``1 - s``, whose exponent is the number of independent details that must
-agree by chance (the
-maximum likelihood estimate of Levina and Bickel, Maximum likelihood estimation of intrinsic dimension, 2005, here of a
-truncated tail and with a prior). It is fitted below the copies and extrapolated to where the expected number of false
-pairs is as small as wanted, as in a-contrario detection (Desolneux, Moisan and Morel, From Gestalt theory to image
-analysis, 2008). Images with little detail have a limit of their own: they would hide in the many pairs of the others.
+similarity ``s`` falls as a power of ``1 - s``, whose exponent is the number of independent details that must agree by
+chance (the maximum likelihood estimate of Levina and Bickel, Maximum likelihood estimation of intrinsic dimension,
+2005, here of a truncated tail and with a prior). It is fitted below the duplicates and extrapolated to where the
+expected number of false pairs is as small as wanted, as in a-contrario detection (Desolneux, Moisan and Morel, From
+Gestalt theory to image analysis, 2008). Images with little detail have a limit of their own: they would hide in the
+many pairs of the others.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from tfft.modalities.image.thumbnails import UPRIGHT, normal
 ALLOWED = 0.05  # expected number of false pairs of a check
 _SHARES = 5  # upright and rotated, with much and little detail, and parts
 _LITTLE = 24.0  # effective number of waves; about a fifth of photos have fewer, half have more than 40
-_SURE = 0.97  # almost all copies that were laid over each other exactly have more
+_SURE = 0.97  # almost all duplicates that were laid over each other exactly have more
 _HIGHEST = 0.998  # beyond it, grey levels are too coarse
-_STRAY = 20  # one of so many copies is not laid over exactly
+_STRAY = 20  # one of so many duplicates is not laid over exactly
 _TAIL = 400  # pairs that suffice for a fit; fewer are nearer to the limit
 _LOCAL = 0.94  # highest start of a fit, for a range that tells the exponent
 _USUAL, _TRUST = 8.0, 12.0  # exponent among photos, and the number of pairs which that is worth
 _LATEST = 0.955  # highest start of a fit at all
-_OPEN = 0.5  # open chains for each pair; copies of one image are similar to each other as well
-_CHAINS = 10  # pairs from which open chains tell that similarity is no copy
+_OPEN = 0.5  # open chains for each pair; duplicates of one image are similar to each other as well
+_CHAINS = 10  # pairs from which open chains tell that similarity is no duplicate
 _EXPONENTS = np.exp(np.linspace(np.log(0.25), np.log(60), 200))
 _FURTHER = np.linspace(0, 8, 801)  # logarithm of how much nearer to 1
 
@@ -40,10 +40,11 @@ _GROUPS: tuple[Group, ...] = ((False, False), (True, False), (False, True), (Tru
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """Minimum similarities of copies.
+    """Minimum similarities of duplicates.
 
     Attributes:
-        of_group: Limit by (rotated, little detail); infinite if copies cannot be told from unrelated images.
+        of_group: Limit by (rotated, little detail); infinite if unrelated images are as similar as
+            duplicates.
         least: Lowest limit.
         seen: Groups that have pairs which are somewhat similar.
     """
@@ -53,12 +54,12 @@ class Limits:
     seen: frozenset[Group]
 
     def accepts(self, similar: np.ndarray, rotated: np.ndarray, plain: np.ndarray) -> np.ndarray:
-        """Return which pairs are copies, bool [P]; arguments as for :func:`limits_of`."""
+        """Return which pairs are duplicates, bool [P]; arguments as for :func:`limits_of`."""
         known = [self.of_group[bool(a), bool(b)] for a, b in zip(rotated, plain, strict=True)]
         return similar >= np.array(known, float).reshape(-1)
 
     def hides(self, rotated: bool) -> bool:
-        """Return whether copies, or rotated ones, can be told from unrelated images nowhere in the set."""
+        """Return whether duplicates, or rotated ones, can be distinguished from unrelated images nowhere in the set."""
         seen = {plain for turned, plain in self.seen if rotated or not turned}
         return bool(seen) and all(np.isinf(self.of_group[rotated, plain]) for plain in seen)
 
@@ -69,7 +70,7 @@ class Limits:
             what: Name of all pairs.
             rotated: Name of the rotated ones.
         """
-        alike = "unrelated images of this set are as similar as copies"
+        alike = "unrelated images of this set are as similar as duplicates"
         if self.hides(False):
             return f"{what} are not searched: {alike}"
         little = " of images with little detail"
@@ -138,7 +139,7 @@ def limits_of(
     """
     between = (similar >= start) & (similar < least)
     crowded = np.union1d(left[between], right[between])
-    # A pair whose images resemble nothing else is a copy; among images with little detail it may be chance.
+    # A pair whose images resemble nothing else is a duplicate; among images with little detail it may be chance.
     alone = ~np.isin(left, crowded) & ~np.isin(right, crowded) & ~plain & (similar >= least)
     found: dict[Group, float] = {}
     seen = set()
@@ -147,8 +148,8 @@ def limits_of(
         # Where images with little detail are all alike, others may be alike by chance as well.
         free = alone & np.isfinite(found.get((turned, True), 0.0))
         limit = _limit(similar[own & ~free], int((similar[own] >= _SURE).sum()), least, start)
-        copies = own & (similar >= limit)
-        hidden = limit > _HIGHEST or _chained(left[copies], right[copies]) or start > _LATEST
+        duplicates = own & (similar >= limit)
+        hidden = limit > _HIGHEST or _chained(left[duplicates], right[duplicates]) or start > _LATEST
         found[turned, little] = np.inf if hidden or np.isinf(found.get((False, little), 0.0)) else limit
         if (similar[own] >= start).any():
             seen.add((turned, little))
@@ -163,7 +164,7 @@ def is_rotated(ways: np.ndarray) -> np.ndarray:
 def _limit(similar: np.ndarray, sure: int, least: float, start: float) -> float:
     """Return the limit for one group, from the similarities of pairs that may be unrelated."""
     rest = np.sort(similar[(similar < _SURE) & (similar >= start)])[::-1]
-    rest = rest[-(-sure // _STRAY) :]  # copies that were not laid over exactly
+    rest = rest[-(-sure // _STRAY) :]  # duplicates that were not laid over exactly
     if not len(rest):
         return least
     nearest = float(np.clip(rest[min(_TAIL, len(rest)) - 1], start, max(_LOCAL, start)))
@@ -188,7 +189,7 @@ def _extrapolated(similar: np.ndarray, low: float) -> float:
 
 
 def _chained(left: Sequence[int] | np.ndarray, right: Sequence[int] | np.ndarray) -> bool:
-    """Return whether pairs form chains: images that are similar to one, but not to each other, are no copies of it."""
+    """Return whether pairs form chains: images similar to one, but not to each other, are no duplicates of it."""
     if len(left) < _CHAINS:
         return False
     partners: dict[int, set[int]] = defaultdict(set)
