@@ -82,6 +82,7 @@ def test_transcripts_longer_than_the_frames_are_named(backbone, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The low-rank updates in")
+@pytest.mark.daily("blocks")
 @pytest.mark.parametrize("how", ["blocks", "lora"])
 def test_the_whole_way(preset, how, tmp_path):
     table = speech_data.write_table(tmp_path / "data", 40)

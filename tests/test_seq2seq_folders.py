@@ -242,6 +242,7 @@ def test_a_bart_whose_stacks_differ_is_refused(bart, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The low-rank updates in")
+@pytest.mark.daily("t5")
 @pytest.mark.parametrize("kind", ["t5", "bart"])
 def test_a_folder_goes_the_whole_way(kind, tmp_path, bart):
     folder = tmp_path / "t5"
