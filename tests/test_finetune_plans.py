@@ -33,7 +33,7 @@ def test_every_plan_trains_what_it_says_and_nothing_else(name, tmp_path):
     config = {} if name in ("linear_probe", "few_shot", "bit") else {"epochs": 2}
     plan = plans.named(name, **EXTRA.get(name, {}))
     run = finetune(opened, squares(), plan=plan, out=tmp_path / "run", export_to=False, **QUICK, **config)
-    assert run.plan.name == name
+    assert run.plan.name == ("lp_ft" if name == "measured" else name)  # the trial finds that blocks are worth it
     for phase in run.plan.phases:
         report = run.history.audits[phase.name]
         assert not report.frozen_moved

@@ -150,17 +150,44 @@ def _has_open_length(serving: Serving) -> bool:
     return any(shape.rank is not None and shape.rank > 1 and shape[1] is None for shape in shapes)
 
 
-def _files(serving: Serving, examples: Examples | None) -> list[bytes]:
-    """Return the contents of the examples if they are files; an empty list if they are arrays."""
+def _files(serving: Serving, examples: Examples | None, count: int = _MAX_EXAMPLES) -> list[bytes]:
+    """Return the contents of the first examples if they are files; an empty list if they are arrays."""
     if serving.encoded is None or examples is None or isinstance(examples, (Mapping, np.ndarray)):
         return []
-    chosen = list(examples)[:_MAX_EXAMPLES]
+    chosen = list(examples)[:count]
     if not all(isinstance(one, (bytes, str, os.PathLike)) for one in chosen):
         return []
     try:
         return [one if isinstance(one, bytes) else pathlib.Path(one).read_bytes() for one in chosen]
     except OSError as error:
         raise ExportError(f"An example for the check cannot be read: {error}") from error
+
+
+def decoded_files(serving: Serving, files: Sequence[bytes | str | os.PathLike]) -> np.ndarray:
+    """Return the contents of files as rows of the model's input.
+
+    Args:
+        serving: Functions of the model.
+        files: Paths or contents.
+
+    Raises:
+        ExportError: If the model takes no files, or a file cannot be read.
+    """
+    encoded, contents = serving.encoded, _files(serving, files, len(files))
+    if encoded is None or not contents:
+        raise ExportError("Expected arrays, since the model takes no files. Received: other values.")
+    return np.stack([encoded.prepare(encoded.decode(tf.constant(one))).numpy() for one in contents])
+
+
+def random_arrays(specs: Mapping[str, tf.TensorSpec], rows: int) -> dict[str, np.ndarray]:
+    """Return random rows for inputs, which are equal in every call.
+
+    Args:
+        specs: Inputs by name; their first axis is the batch.
+        rows: Number of rows.
+    """
+    generator = np.random.default_rng(0)
+    return {name: _random_array(spec, rows, _RANDOM_SIZES[0], generator) for name, spec in specs.items()}
 
 
 def _array(values: Any, spec: tf.TensorSpec) -> np.ndarray:

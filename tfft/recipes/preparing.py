@@ -128,11 +128,10 @@ def feature_source(data: RunData, plan: Plan, cache: str | os.PathLike[str] | bo
     if not is_cached(data, cache):
         return None
     train = data.splits.train
-    maps = registry.task(data.task).feature_level == "pyramid"  # a hundred times the size of pooled features
     return FeatureSource(
         train, data.splits.validation, batch_size=train.batch_size or plan.batch_size, shuffle=not data.is_ready,
         seed=plan.seed, cache=cache, augment=plan.augment, views=plan.views, sampling=plan.sampling,
-        lengths=train.lengths, dtype="float16" if maps else "float32",
+        lengths=train.lengths, dtype=registry.task(data.task).feature_dtype,
     )  # fmt: skip
 
 

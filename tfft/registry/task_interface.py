@@ -105,6 +105,7 @@ class Task:
             (``"sequence"``), a feature map (``"spatial"``) or feature maps of several strides (``"pyramid"``).
         exclusive_classes: Whether each example has exactly one of several classes, which class weights, balanced
             sampling, nearest class means and contrastive training require.
+        numeric_labels: Whether a label is a number, or a row of numbers, and no class.
         labels_from_folders: Whether a folder name can be the label of its files.
         solves_head: Whether the best head on frozen features can be computed (a linear probe); else it is trained.
         trains_head: Whether the head has weights of its own, so that plans train it before the backbone.
@@ -126,6 +127,7 @@ class Task:
     modalities: ClassVar[frozenset[str]] = frozenset()
     feature_level: ClassVar[FeatureLevel] = "pooled"
     exclusive_classes: ClassVar[bool] = False
+    numeric_labels: ClassVar[bool] = False
     labels_from_folders: ClassVar[bool] = False
     solves_head: ClassVar[bool] = True
     trains_head: ClassVar[bool] = True
@@ -139,6 +141,11 @@ class Task:
     selection: ClassVar[Metric] = Metric("accuracy")
     input_columns: ClassVar[frozenset[str]] = frozenset()
     head_settings: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def feature_dtype(self) -> Literal["float32", "float16"]:
+        """Type in which cached features are stored; feature maps have a hundred times the size of pooled features."""
+        return "float16" if self.feature_level == "pyramid" else "float32"
 
     # --- labels
 

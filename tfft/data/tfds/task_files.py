@@ -25,7 +25,7 @@ class TaskWriter:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Write what is known at the end only, such as an annotation file."""
+        """Write what depends on all examples, such as an annotation file."""
 
     def __enter__(self) -> TaskWriter:
         return self

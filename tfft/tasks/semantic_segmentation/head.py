@@ -12,7 +12,17 @@ import numpy as np
 import tensorflow as tf
 
 from tfft.errors import PlanError
-from tfft.heads import DROPOUT_LAYER, FOCAL_GAMMA, LOGITS_LAYER, Head, Logits, ModelFeatures, ServedModel, as_names
+from tfft.heads import (
+    DROPOUT_LAYER,
+    FOCAL_GAMMA,
+    LOGITS_LAYER,
+    RAW_SIGNATURE,
+    Head,
+    Logits,
+    ModelFeatures,
+    ServedModel,
+    as_names,
+)
 from tfft.layers.preprocess import preprocess_of
 from tfft.tasks.semantic_segmentation import STRIDE, VOID
 from tfft.tasks.semantic_segmentation.enlarge import masks_of
@@ -158,7 +168,10 @@ class SemanticSegmentationHead(Head):
         }
 
     def served(self, model: keras.Model) -> ServedModel:
-        """Return the model with masks of the size of each picture, probabilities, and the share of each class."""
+        """Return the model with masks of the size of each picture, probabilities, and the share of each class.
+
+        The signature ``raw`` has masks of the model's size, as small runtimes need them.
+        """
         layer = preprocess_of(model)
         if layer is None:
             return ServedModel(model, self.postprocess)
@@ -168,7 +181,7 @@ class SemanticSegmentationHead(Head):
             masks, shares = masks_of(logits, sizes, layer.spec)
             return {"mask": masks, "size": sizes, "probabilities": tf.nn.softmax(logits), "shares": shares}
 
-        return ServedModel(model, self.postprocess, sized=sized)
+        return ServedModel(model, self.postprocess, {RAW_SIGNATURE: self.postprocess}, sized)
 
 
 def _normalised(tensor: keras.KerasTensor, name: str) -> keras.KerasTensor:
