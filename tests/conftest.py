@@ -1,10 +1,10 @@
 """Fixtures for all tests, which are quiet and leave the user's caches alone, and three tiers of tests.
 
 `pytest -m "not slow"` is the quick tier, `pytest` the one for every change, and `pytest -m "slow or not slow"` runs
-everything, as CI does each night. A test is slow by `@pytest.mark.slow`, by a fixture that its module names in
-`slow_fixtures`, or as a repetition: of the items of a test marked `@pytest.mark.representative("id")`, those that are
-not named are slow. A test that takes long, and whose subject other tests cover in part, is `@pytest.mark.nightly`; of
-the items of a test marked `@pytest.mark.daily("id")`, those that are not named are. Nightly tests are slow, too.
+everything, as CI does each night. A test is slow by `@pytest.mark.slow` or by a fixture that its module names in
+`slow_fixtures`. It is nightly by `@pytest.mark.nightly`, if it takes long and other tests cover its subject in part, or
+as a repetition: of the items of a test marked `@pytest.mark.representative("id")` (quick) or `@pytest.mark.daily("id")`
+(slow), those that are not named. Nightly tests are slow, too.
 """
 
 from __future__ import annotations
@@ -32,16 +32,14 @@ _over: list[tuple[str, float]] = []
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Makes repetitions, and what a slow fixture is made for, slow."""
+    """Makes repetitions nightly, and nightly tests and those with a slow fixture slow."""
     for item in items:
-        daily = item.get_closest_marker("daily")
-        if daily is not None and item.callspec.id not in daily.args:
-            item.add_marker(pytest.mark.nightly)
-        if item.get_closest_marker("nightly") is not None:
-            item.add_marker(pytest.mark.slow)
-        mark = item.get_closest_marker("representative")
-        repeats = mark is not None and item.callspec.id not in mark.args
-        if repeats or set(getattr(item.module, "slow_fixtures", ())) & set(item.fixturenames):
+        for name in ("daily", "representative"):
+            mark = item.get_closest_marker(name)
+            if mark is not None and item.callspec.id not in mark.args:
+                item.add_marker(pytest.mark.nightly)
+        slow_fixtures = set(getattr(item.module, "slow_fixtures", ()))
+        if item.get_closest_marker("nightly") is not None or slow_fixtures & set(item.fixturenames):
             item.add_marker(pytest.mark.slow)
         if set(getattr(item.module, "process_fixtures", ())) & set(item.fixturenames):
             item.add_marker(pytest.mark.process)

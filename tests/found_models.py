@@ -685,6 +685,6 @@ def tf1_no_shape(path):
     tf1(path, make)
 
 
-@found("TensorFlow 1, weights and biases that nobody named")
+@found("TensorFlow 1, weights and biases without names of layers")
 def tf1_bare(path):
     tf1(path, tf1_models.bare_names)

@@ -50,6 +50,7 @@ def test_blocks_of_a_network(name):
     owned_once(backbone)
 
 
+@pytest.mark.daily("ConvNeXtTiny", "InceptionResNetV2")
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["ConvNeXtTiny", "NASNetMobile", "InceptionResNetV2"])
 def test_blocks_survive_the_config(name):

@@ -80,7 +80,7 @@ def test_a_crop_keeps_at_least_its_share():
     assert len(np.unique(varied[:, 0, 0, 0])) > 5  # from many places
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_files_and_arrays_show_the_same_views(image_folder):
     examples = list_images(image_folder(per_class=2))
     spec = InputSpec(12, 12)
@@ -96,7 +96,7 @@ def test_files_and_arrays_show_the_same_views(image_folder):
     assert np.array_equal(np.concatenate([next(iter(dataset))[0] for _ in range(3)]), by_row)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_features_of_views_are_those_of_the_views(image_folder, tiny_model, tmp_path):
     splits = data.load(image_folder())
     prefix, _ = features.split_frozen(tiny_model)

@@ -392,6 +392,7 @@ def test_masked_positions_do_not_count():
     close([norm.moving_mean.numpy(), norm.moving_variance.numpy()], moments(kept))
 
 
+@pytest.mark.daily("plain_convnet")
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["plain_convnet", "residual"])
 def test_statistics_of_an_opened_savedmodel_are_those_of_the_data(name, tmp_path_factory):

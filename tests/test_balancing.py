@@ -179,7 +179,7 @@ def test_a_class_of_one_size_each_is_shown_like_without_sampling():
     assert sorted(order) == list(range(12))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_files_arrays_and_features_come_in_one_balanced_order(image_folder, tiny_model):
     examples = list_images(image_folder())
     examples = examples.take(np.array([0, 1, 2, 3, 4, 5, 6, 7, 12]))

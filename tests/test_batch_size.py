@@ -59,7 +59,7 @@ def same(a, b):
     return len(a) == len(b) and all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_model_is_as_before_bit_by_bit_and_goes_on_as_if_nothing_had_been():
     kept = []
     for search in (False, True):
@@ -94,7 +94,7 @@ def test_the_steps_that_are_timed_do_train():
     assert not np.array_equal(Noting.seen[0], Noting.seen[-1])
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_everything_is_put_back_after_a_size_that_does_not_fit():
     model = network(Wide(bursts_at=16))  # TensorFlow waits ten seconds for memory before it gives up
     before = state(model)
@@ -117,7 +117,7 @@ def trials_within(allowed):
     print(json.dumps(found))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_no_batch_takes_more_memory_than_allowed():
     # The statistics are those of the process, in which other tests have models and pipelines.
     allowed = 24  # an example takes one megabyte
@@ -134,7 +134,7 @@ def test_no_batch_takes_more_memory_than_allowed():
     assert ([t.size for t in tiny.trials], tiny.size) == ([1], 1)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_no_batch_is_larger_than_the_data():
     found = find_batch_size(network(), examples(20))
     assert found.largest == 16

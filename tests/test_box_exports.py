@@ -87,7 +87,7 @@ def test_shapes_without_an_area_are_left_out_and_counted(tmp_path):
     ]
     file.write_text(json.dumps(content))
     found = read_annotations(tmp_path)
-    assert found.notes == ("1 points and lines have no area and are left out.",)
+    assert found.notes == (f"1 points and lines of {tmp_path} have no area and are left out.",)
     [picture] = [one for one in found.pictures if one.path.endswith("e.png")]
     assert picture.boxes.tolist() == [[12, 12, 28, 28]]
 

@@ -129,7 +129,7 @@ def test_train_leaves_a_whole_run(run, backbone):
     assert len(metrics["final"]["interval"]) == 2
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_defaults_solve_the_head_and_keep_the_features(backbone, photos, tmp_path, capsys):
     kept, out = tmp_path / "kept", tmp_path / "run"
     arguments = ["train", str(photos), "--backbone", backbone, "--out", str(out), "--unfreeze", "1", "--epochs", "2"]
@@ -301,7 +301,7 @@ def test_bad_files_are_named_and_do_not_stop_the_others(what, run, photos, tmp_p
 
 
 @pytest.mark.process
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_predict_from_a_shell_prints_json_and_nothing_else(run, photos):
     done = python("-m", "tfft", "predict", str(run / "export"), str(photos / "red" / "0.png"), "--json")
     assert done.returncode == 0

@@ -12,7 +12,9 @@ import pytest
 import yaml
 
 from tfft import cli, plans
-from tfft.config import _ALIASES, PHASE_KEYWORDS, Phase, Plan, RunConfig, RunSettings, SharedSettings, config_of
+from tfft.config import Phase, Plan, RunConfig, RunSettings, SharedSettings, config_of
+from tfft.config.plan import PHASE_KEYWORDS
+from tfft.config.stored_settings import ALIASES
 from tfft.errors import PlanError
 from tfft.settings import about, given_options
 from tfft.specs import Augmentation
@@ -343,8 +345,8 @@ def test_an_old_plan_loads():
 
 
 def test_old_names_are_read(monkeypatch):
-    monkeypatch.setitem(_ALIASES, "microbatch", "microbatch_size")
-    monkeypatch.setitem(_ALIASES, "low_rank", "lora_rank")
+    monkeypatch.setitem(ALIASES, "microbatch", "microbatch_size")
+    monkeypatch.setitem(ALIASES, "low_rank", "lora_rank")
     plan = Plan.from_dict(
         {"backbone": "b", "data": "d", "microbatch": 4}
         | {"phases": [{"name": "p", "unfreeze": 1, "epochs": 1, "learning_rate": 1e-3, "low_rank": 2}]}

@@ -182,7 +182,7 @@ def separation(encoder):
     return np.linalg.norm(means[0] - means[1]) / spread
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_plain_keras_tunes_an_embedding_on_pairs_and_labels_by_chance_do_not_help():
     results = {}
     for shuffled in (False, True):
@@ -204,7 +204,7 @@ def weights(model):
     return {v.path: v.numpy().copy() for v in model.weights}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_phase_on_pairs_changes_the_features_alone_and_then_the_head_is_solved_on_them(tmp_path):
     model, held_out, seen = network(), stripes(seed=9), []
     before, after = weights(model), {}
@@ -249,7 +249,7 @@ def network_with(values):
     return model
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_pairs_help_where_the_classes_are_hidden_and_labels_by_chance_do_not():
     scores = {}
     for shuffled in (False, True):
@@ -306,7 +306,7 @@ def test_all_of_a_batch_are_compared_so_parts_make_smaller_batches():
     assert {size: len(found) for size, found in steps.items()} == {None: 16, 100: 16, 8: 64, 1: 128}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_stopped_phase_goes_on_to_the_same_weights(tmp_path):
     [(x, y)] = stripes(96, batch=96).as_numpy_iterator()
     x = np.clip(2 * x + 6, 0, 12)  # pixels, as the pipeline that shuffles by the epoch wants them
@@ -386,7 +386,7 @@ def test_texts_of_any_length_are_paired(unfreeze):
     assert all("no frozen part to run ahead" in note for note in whole)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_what_is_frozen_of_texts_runs_once_and_gives_what_the_whole_model_gives():
     found = []
     for cached in (False, True):

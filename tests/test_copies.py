@@ -8,6 +8,8 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFont, ImageOps
 from tfft.modalities.image import duplicates as module
 from tfft.modalities.image import examine, find_cropped_duplicates, find_duplicates
 
+SURE = "near duplicates have a similarity of at least 0.90, where at most 0.05 false pairs are expected"
+
 
 def facts_of(tmp_path, images):
     found = []
@@ -32,7 +34,7 @@ def test_a_changed_picture_is_found_among_others(change, tmp_path):
     images = [picture(seed, (90, 70)) for seed in range(30)]
     found = find_duplicates(facts_of(tmp_path, [*images, *map(change, images[:10])]))
     assert [(copy.first, copy.second, copy.kind) for copy in found.pairs] == [(i, 30 + i, "near") for i in range(10)]
-    assert found.note == ""
+    assert found.note == SURE
 
 
 def test_equal_pixels_are_one_whatever_the_file(tmp_path):
@@ -55,7 +57,7 @@ def test_pictures_that_are_all_alike_are_not_copies(tmp_path):
         drawings.append(Image.fromarray((canvas * random.uniform(0.8, 1)).astype(np.uint8)))
     found = find_duplicates(facts_of(tmp_path, drawings))
     assert {copy.kind for copy in found.pairs} <= {"pixels", "file"}
-    assert "near copies are not searched: 1 % of unrelated pairs" in found.note
+    assert "near duplicates are not searched: unrelated images" in found.note
 
 
 def test_one_colour_and_very_many_pictures_are_not_compared(tmp_path, monkeypatch):
@@ -87,29 +89,42 @@ def test_a_rotated_picture_is_found_among_others(way, tmp_path):
     found = find_duplicates(facts_of(tmp_path, [*images, *(crop(image.transpose(way)) for image in images[:10])]))
     assert [(copy.first, copy.second, copy.kind) for copy in found.pairs] == [(i, 30 + i, "near") for i in range(10)]
     assert {copy.turned for copy in found.pairs} == {TURNS[way]}
-    assert found.note == ""
+    assert found.note == SURE
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_unrelated_pictures_give_nothing(tmp_path):
     images = [picture(seed, (90, 70)) for seed in range(60)]
     facts = facts_of(tmp_path, images)
     found = find_duplicates(facts)
-    assert (found.pairs, found.note) == ((), "")
+    assert (found.pairs, found.note) == ((), SURE)
     parts = find_cropped_duplicates(facts, colours(images), found)
-    assert (parts.pairs, parts.note) == ((), "")
+    assert parts.pairs == ()
+    assert parts.note.startswith("parts of images have a similarity of at least 0.95")
 
 
-def test_rotated_copies_are_not_looked_for_where_unrelated_pictures_are_alike_when_rotated(tmp_path):
+def test_a_rotated_copy_is_found_where_unrelated_pictures_are_somewhat_alike_when_rotated(tmp_path):
     images = [picture(seed, (64, 64)) for seed in range(30)]
     turned = [image.transpose(Image.Transpose.ROTATE_180) for image in images]
     alike = [Image.blend(picture(500 + i, (64, 64)), image, 0.62) for i, image in enumerate(turned)]
-    facts = facts_of(tmp_path, [*images, *alike, crop(images[0]), turned[1]])
-    found = find_duplicates(facts)
-    assert [(copy.first, copy.second) for copy in found.pairs] == [(0, 60)]
-    assert "rotated copies are not searched: 1 % of unrelated pairs" in found.note
-    without = find_duplicates([*facts[:30], *facts[60:]])  # where nothing else is alike, both are found
-    assert [(copy.first, copy.second) for copy in without.pairs] == [(0, 30), (1, 31)]
+    found = find_duplicates(facts_of(tmp_path, [*images, *alike, crop(images[0]), turned[1]]))
+    assert [(copy.first, copy.second) for copy in found.pairs] == [(0, 60), (1, 61)]
+
+
+def stripes(random):
+    """Return stripes of random direction, width and place: many are alike by chance."""
+    y, x = np.mgrid[:64, :64] / 64.0
+    angle, waves, phase = random.uniform(0, np.pi), random.uniform(1, 6), random.uniform(0, 6.3)
+    edge = np.sin(6.28 * waves * (x * np.cos(angle) + y * np.sin(angle)) + phase)
+    return Image.fromarray((128 + 90 * np.sign(edge)).astype(np.uint8)).convert("RGB")
+
+
+@pytest.mark.slow
+def test_repetitive_patterns_that_are_alike_by_chance_are_not_copies(tmp_path):
+    random = np.random.default_rng(0)
+    found = find_duplicates(facts_of(tmp_path, [stripes(random) for _ in range(400)]))
+    assert found.pairs == ()
+    assert "are not searched: unrelated images of this set are as similar as duplicates" in found.note
 
 
 def symbol(text, at=(8, 2), size=36):
@@ -124,7 +139,6 @@ def test_symbols_are_not_copies_of_others_because_they_are_rotated(tmp_path):
     found = find_duplicates(facts_of(tmp_path, [six, nine, symbol("6", (9, 3)), *others]))
     assert (0, 1) not in found.positions
     assert (1, 2) not in found.positions
-    assert (0, 2) in found.positions  # moved a little: looked for as before
     assert {copy.turned for copy in found.pairs} <= {"", "mirrored"}
 
 
@@ -133,7 +147,7 @@ def test_sixes_and_nines_by_many_hands_are_not_copies(tmp_path):
     drawn = [symbol("69"[i % 2], tuple(random.integers(5, 11, 2)), int(random.integers(30, 38))) for i in range(60)]
     found = find_duplicates(facts_of(tmp_path, drawn))
     assert {copy.kind for copy in found.pairs} <= {"pixels", "file"}
-    assert "near copies are not searched" in found.note
+    assert "near duplicates are not searched" in found.note
 
 
 def colours(images):
@@ -142,7 +156,7 @@ def colours(images):
     return np.stack([np.bincount(value, minlength=64) / len(value) for value in values])
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("way", [None, Image.Transpose.ROTATE_90])
 def test_a_larger_crop_is_found_by_features_and_only_by_them(way, tmp_path):
     images = [picture(seed, (180, 140)) for seed in range(40)]

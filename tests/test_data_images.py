@@ -396,7 +396,7 @@ assert not any(name.startswith("tfft") for name in sys.modules)
 
 
 @pytest.mark.process
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_saved_model_decodes_the_same_without_tfft(tmp_path):
     spec = InputSpec(16, 12, resize="crop")
 

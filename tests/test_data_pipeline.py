@@ -57,6 +57,7 @@ def test_pixels_are_those_of_the_one_decoder(examples, cache):
     assert tuple(dataset.element_spec[0].shape) == (None, 8, 6, 3)
 
 
+@pytest.mark.daily("True")
 @pytest.mark.slow
 @pytest.mark.parametrize("cache", [True, False])
 def test_shuffled_passes_differ_keep_pairs_and_repeat_by_seed(examples, cache):
@@ -122,7 +123,7 @@ def test_keras_fit_sees_another_order_in_each_epoch_and_the_same_in_each_run():
     assert seen(3) == first
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_auto_keeps_pixels_only_below_the_limit(examples, monkeypatch):
     size = 23 * 8 * 6 * 3
     monkeypatch.setattr(pipeline_module, "CACHE_LIMIT", size + 1)
@@ -135,7 +136,7 @@ def test_auto_keeps_pixels_only_below_the_limit(examples, monkeypatch):
         list(read_again)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_kept_pixels_do_not_need_the_files_any_more(examples):
     dataset = to_dataset(examples, SPEC, cache=True)
     with open(examples.paths[3], "wb") as file:

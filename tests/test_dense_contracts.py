@@ -4,6 +4,7 @@ import json
 import pathlib
 import subprocess
 import sys
+import types
 
 import detection_models
 import keras
@@ -14,9 +15,15 @@ from test_dense_recipes import boxes, masks
 
 import tfft
 from tfft.cli import main
+from tfft.data import BatchOptions
+from tfft.modalities.image import headers
+from tfft.modalities.image.batches import view_labels
+from tfft.specs import Augmentation, InputSpec
+from tfft.training.example_scores import ExampleScores
 
 TASKS = pytest.mark.parametrize(("task", "write"), [("object_detection", boxes), ("semantic_segmentation", masks)])
-SHORT = {"head_epochs": 1, "epochs": 1, "views": 2, "batch_size": 8, "verbose": False}
+SHORT = {"head_epochs": 1, "epochs": 1, "views": 2, "batch_size": 4, "verbose": False}
+PICTURES = 10  # 8 of them train, in two steps
 
 
 class Power(Exception):
@@ -47,19 +54,24 @@ def backbone():
     return detection_models.untrained()
 
 
+# Blocks that train and the step of the stop: within the only phase, and in the phase of the last block. Tracing takes
+# most of the time of these tests, so each task has one of them.
+STOPS = {"object_detection": ("none", 1), "semantic_segmentation": (1, 3)}
+
+
 @pytest.mark.slow
 @TASKS
 def test_a_stopped_run_ends_with_the_same_weights(task, write, tmp_path, capsys):
-    data = write(tmp_path / "data")
+    data = write(tmp_path / "data", PICTURES)
+    blocks, step = STOPS[task]
 
     def run(name, **more):
-        settings = {**SHORT, "head_epochs": 2, "unfreeze": 1, "deterministic": True, "export_to": False}
+        settings = {**SHORT, "unfreeze": blocks, "deterministic": True, "export_to": False}
         return tfft.finetune(backbone(), data, task, out=tmp_path / name, cache=tmp_path / "kept", **settings, **more)
 
     whole = run("whole")
-    for at in (3, 2):  # in the second epoch of the head, and in the phase of the last block
-        with pytest.raises(Power):
-            run("stopped", callbacks=[Fail(at)])
+    with pytest.raises(Power):
+        run("stopped", callbacks=[Fail(step)])
     again = run("stopped")
     for one, other in zip(whole.model.get_weights(), again.model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
@@ -72,14 +84,37 @@ def test_a_stopped_run_ends_with_the_same_weights(task, write, tmp_path, capsys)
 
 @pytest.mark.slow
 @TASKS
-def test_folds_and_seeds(task, write, tmp_path):
-    data = write(tmp_path / "data")
+def test_folds(task, write, tmp_path):
+    data = write(tmp_path / "data", PICTURES)
+    folds = tfft.cross_validate(backbone(), data, task, folds=2, **SHORT, unfreeze="none", cache=tmp_path / "kept")
+    assert sum(row.final_scores.examples for row in folds.rows) == PICTURES
+    assert "standard deviation" in str(folds)
+
+
+@pytest.mark.slow
+def test_seeds(tmp_path):
+    data = masks(tmp_path / "data", PICTURES)
     settings = {**SHORT, "unfreeze": "none", "cache": tmp_path / "kept"}
-    folds = tfft.cross_validate(backbone(), data, task, folds=2, **settings)
-    assert sum(row.final_scores.examples for row in folds.rows) == 20
-    seeds = tfft.finetune_seeds(backbone(), data, task, seeds=(3, 4), **settings)
+    seeds = tfft.finetune_seeds(backbone(), data, "semantic_segmentation", seeds=(3, 4), **settings)
     assert [row.seed for row in seeds.rows] == [3, 4]
-    assert "standard deviation" in str(folds) + str(seeds)
+    assert "standard deviation" in str(seeds)
+
+
+def test_headers_are_traced_once(tmp_path):
+    data = boxes(tmp_path / "data", 4)
+    examples = tfft.data.load(data, task="object_detection", validation=0.5).train
+    spec = InputSpec(32, 32, resize="stretch")
+    for seed in (0, 1):
+        view_labels(
+            examples.paths, examples.labels, spec, Augmentation(flip=True), 2, BatchOptions(seed=seed), examples.follow
+        )
+    assert headers._traced_size.experimental_get_tracing_count() == 1
+
+
+def test_a_head_without_scores_of_examples_runs_nothing_for_them():
+    model = detection_models.detector(width=8)
+    part = types.SimpleNamespace(model=None, validation=tf.data.Dataset.from_tensors((np.zeros(2), np.zeros(2))))
+    assert ExampleScores(part, model)() is None  # without a model to run
 
 
 @pytest.mark.slow
@@ -142,7 +177,7 @@ def test_ready_datasets_train(task):
     if task == "semantic_segmentation":
         labels = (images[..., 0] > 120).astype(np.int32)
     data = tf.data.Dataset.from_tensor_slices((images, labels)).batch(4)
-    settings = {**SHORT, "batch_size": 4, "unfreeze": "none", "export_to": False, "cache": None}
+    settings = {**SHORT, "unfreeze": "none", "export_to": False, "cache": None}
     run = tfft.finetune(backbone(), (data, data, ["square", "ring"]), task, **settings)
     assert run.final_scores.examples == 12
     assert [row.name for row in run.final_scores.per_class] == ["square", "ring"]

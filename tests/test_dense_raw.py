@@ -8,7 +8,7 @@ import tensorflow as tf
 from tfft.exporting.signatures import serving_functions
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_raw_signature_converts_for_litert():
     interpreter = pytest.importorskip("ai_edge_litert.interpreter")
     model = detection_models.detector(width=8)

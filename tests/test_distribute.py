@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-slow_fixtures = process_fixtures = ("found",)
+process_fixtures = ("found",)
+pytestmark = pytest.mark.nightly  # four processes train for over a minute
 
 HERE = pathlib.Path(__file__).parent
 DISTRIBUTED = ("mirrored", "worker0", "worker1")

@@ -41,6 +41,7 @@ def run(photos, tmp_path_factory):
     return out
 
 
+@pytest.mark.nightly
 def test_names_that_no_line_can_hold_survive_run_and_export(run):
     assert tfft.load_run(run).class_names == tuple(sorted(NAMES))
     assert open_export(run / "export").class_names == tuple(sorted(NAMES))

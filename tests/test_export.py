@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from tfft import heads
 from tfft.errors import ExportError, SavedModelError
-from tfft.exporting import ExportResult, export, open_export
+from tfft.exporting import ExportResult, export, open_export, serving_functions
 from tfft.specs import InputSpec
 
 process_fixtures = ("served",)
@@ -110,7 +110,7 @@ def test_arrays_and_bytes_agree_with_predict(tiny, served):
         assert_same({k: v.numpy() for k, v in row.items()}, {k: v[i : i + 1] for k, v in wanted.items()})
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_optimizer_state_is_not_exported(tiny_model, tmp_path):
     plain = export(tiny_model, tmp_path / "plain" / "1").path
     tiny_model.compile("adam", **heads.from_model(tiny_model).compile_args())
@@ -186,7 +186,7 @@ def image_model(*layers):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_bytes_for_a_foreign_image_model_need_a_known_pixel_range(tmp_path):
     names = ["a", "b"]
     unknown = export(image_model(), tmp_path / "unknown", class_names=names)
@@ -267,7 +267,7 @@ def first(served, tmp_path):
     return pathlib.Path(shutil.copytree(served.path, tmp_path / "served" / "1"))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_existing_version_is_refused_untouched_and_the_next_one_is_named(tiny, first):
     before = tree(first)
     with pytest.raises(ExportError, match=r"Version 1 exists already.*served/2"):
@@ -304,7 +304,7 @@ def test_a_model_that_answers_otherwise_is_not_exported(layer, what, tmp_path):
     assert not list(tmp_path.iterdir())  # the folders on the way are gone too
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_model_that_gives_nan_is_not_exported(tiny_model, tmp_path):
     logits = tiny_model.get_layer("logits")
     logits.set_weights([np.full_like(w, np.nan) for w in logits.get_weights()])
@@ -377,3 +377,23 @@ def test_the_function_is_not_hidden_by_its_package():
     import tfft.exporting.savedmodel
 
     assert tfft.export is tfft.exporting.savedmodel.export
+
+
+def test_a_head_may_serve_another_model_and_further_signatures(tiny):
+    class Doubled(type(heads.from_model(tiny))):
+        def served(self, model):
+            image = keras.Input(model.input_shape[1:], dtype="float32", name="pixels")
+            asked = keras.Model(image, model(keras.ops.cast(image * 2, "uint8")))
+            return heads.ServedModel(asked, self.postprocess, {"raw": lambda logits: {"logits": logits}})
+
+    image = np.full((2, 32, 32, 3), 40.0, np.float32)
+    model = keras.models.clone_model(tiny)
+    model.set_weights(tiny.get_weights())
+    model.layers[-1].head = Doubled(**vars(model.layers[-1].head))
+    serving = serving_functions(model)
+    logits = tiny.predict((image * 2).astype(np.uint8), verbose=0)
+    np.testing.assert_allclose(serving.signatures["raw"](pixels=tf.constant(image))["logits"], logits, atol=1e-5)
+    wanted = {key: value.numpy() for key, value in heads.from_model(tiny).postprocess(logits).items()}
+    served = serving.signatures["serving_default"](pixels=tf.constant(image))
+    assert_same({key: value.numpy() for key, value in served.items()}, wanted)
+    assert_same(serving.reference({"pixels": image}), wanted)

@@ -26,7 +26,7 @@ def opened(tmp_path):
     return make
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_lite0_has_the_maps_that_detectors_take():
     backbone = load_backbone("efficientnet-lite0")
     costs = [layer.flops for layer in backbone.model.layers[1:]]

@@ -140,7 +140,7 @@ here.get(here.network(), cache={folder!r})
 """
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.process
 def test_killed_while_writing(model, tmp_path):
     script = SLOW_WRITER.format(tests=str(pathlib.Path(__file__).parent), folder=str(tmp_path))

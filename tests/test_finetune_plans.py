@@ -33,7 +33,7 @@ def test_every_plan_trains_what_it_says_and_nothing_else(name, tmp_path):
     config = {} if name in ("linear_probe", "few_shot", "bit") else {"epochs": 2}
     plan = plans.named(name, **EXTRA.get(name, {}))
     run = finetune(opened, squares(), plan=plan, out=tmp_path / "run", export_to=False, **QUICK, **config)
-    assert run.plan.name == name
+    assert run.plan.name == ("lp_ft" if name == "measured" else name)  # the trial finds that blocks are worth it
     for phase in run.plan.phases:
         report = run.history.audits[phase.name]
         assert not report.frozen_moved
@@ -56,7 +56,7 @@ def test_a_backbone_with_random_weights_trains_as_a_whole_with_its_statistics():
     assert not report.trainable_unchanged
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_plan_can_be_named_and_its_phases_set():
     run = finetune(backbone(), squares(), plan="lp_ft", epochs=1, **QUICK)
     assert [phase.name for phase in run.plan.phases] == ["frozen", "fine-tune"]
@@ -75,7 +75,7 @@ def test_recommended_plans_are_those_that_are_used():
     assert run.plan.phases == plan.phases
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_class_weights_reach_the_solved_head_and_the_training():
     data = squares((60, 12))
     recalls = []
@@ -88,7 +88,7 @@ def test_class_weights_reach_the_solved_head_and_the_training():
         finetune(backbone(), data, class_weight={"2": 1.0}, **QUICK)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_balanced_sampling_and_focal_loss_are_used_and_written(tmp_path):
     settings = {"sampling": "balanced", "loss": "focal", "head_epochs": 2, "epochs": 1}
     run = finetune(backbone(), squares((40, 10)), out=tmp_path / "run", export_to=False, **settings, **QUICK)
@@ -123,7 +123,7 @@ class Stop(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_same_call_goes_on_in_the_phase_where_it_was_stopped(tmp_path, capsys):
     settings = {"epochs": 3, "export_to": False, "cache": "memory", "batch_size": 8, "seed": 3}
     whole = finetune(backbone(), squares(), out=tmp_path / "whole", **settings)
@@ -169,7 +169,7 @@ def test_the_cost_is_told_beforehand_and_follows_what_trains(capsys):
     assert "cost of fine-tune: " in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_blocks_of_a_savedmodel_that_start_anew_take_statistics_of_their_own(tmp_path):
     savedmodels.plain_convnet(tmp_path / "net")
     images = np.repeat(np.repeat(squares()[0], 2, axis=1), 2, axis=2)

@@ -121,6 +121,7 @@ def test_nothing_to_train_is_said(place, tmp_path):
         tfft.unfreeze(tfft.load_backbone(str(place / "savedmodel")).model, "all")
 
 
+@pytest.mark.daily("plain.tflite")
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["savedmodel", "plain.tflite"])
 def test_finetuning_a_frozen_backbone_trains_the_head(place, name, tmp_path):

@@ -92,7 +92,7 @@ def test_every_row_that_cannot_be_used_is_named(place, tmp_path):
     assert "no column 'lable'" in str(tfft.check(path, image="image", label="lable"))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_classes_several_labels_and_numbers_are_learned(place, tmp_path):
     table = place / "pictures.csv"
     run = tfft.finetune(backbone(), table, image="file", label="colour", out=tmp_path / "run", **QUICK)
@@ -112,7 +112,7 @@ def test_classes_several_labels_and_numbers_are_learned(place, tmp_path):
     assert again.final_scores.to_dict() == run.final_scores.to_dict()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_groups_that_were_not_seen_decide_how_much_trains(place):
     """The folds of the probe know all people of the training examples; only the held-out ones are new."""
     splits = load_image_table(place / "pictures.csv", image="file", label="colour", group="person")
@@ -141,7 +141,7 @@ def test_the_command_line(place, tmp_path, capsys):
     assert cli.main(["check", str(place / "pictures.csv"), "--image", "file", "--label", "colour"]) == 0
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_preview_shows_the_picture_and_views_of_it(tmp_path, capsys):
     from faulty_data import clean_pictures
 

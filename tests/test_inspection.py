@@ -220,7 +220,7 @@ def test_training_goes_on_and_tells_what_it_left_out(tmp_path):
     assert tfft.load_run(tmp_path / "run").deduplicated_scores.to_dict() == run.deduplicated_scores.to_dict()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_bar_moves_while_a_training_reads_files_and_only_where_it_is_seen(tmp_path, capfd, monkeypatch):
     root = clean_pictures(tmp_path / "photos")
     quick = {"export_to": False, "cache": "memory", "plan": "linear_probe"}

@@ -284,7 +284,7 @@ def test_features_are_the_same_from_a_file(place, tmp_path, monkeypatch):
     np.testing.assert_array_equal(alone.arrays, first.arrays[: len(alone)])
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_training_from_a_file_is_training_from_memory(place, on_disk, tmp_path, monkeypatch, capsys):
     how = QUICK | {"augment": ["shift", "mask"], "views": 2, "group": r"(speaker\d)", "cache": None}
     run = tfft.finetune(backbone(), place, out=tmp_path / "run", **how)
@@ -314,7 +314,7 @@ def test_training_from_a_file_is_training_from_memory(place, on_disk, tmp_path, 
     assert list((tmp_path / "cache" / "waves").iterdir()) == []
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_tables_are_learned_from_a_file(place, on_disk, tmp_path, capsys):
     table = place.parent / "clips.csv"
     how = {"audio": "file", "label": "word", "plan": "linear_probe", "verbose": False}

@@ -132,6 +132,7 @@ def test_only_updates_train(preset):
     assert {v.path.rsplit("lora_", 1)[-1] for v in model.trainable_variables} == {"a", "b"}
 
 
+@pytest.mark.nightly
 @pytest.mark.process
 def test_a_run_is_read_again_in_another_process(run):
     folder = run.folder
@@ -172,6 +173,7 @@ def test_an_export_writes_as_the_model_does(run, tmp_path):
         causal_lm.export(run.model, tmp_path / "other", max_length=400)
 
 
+@pytest.mark.nightly
 def test_the_command_line_trains_writes_and_exports(preset, tmp_path, capsys):
     (tmp_path / "lines.txt").write_text("\n\n".join(pattern(12)))
     out, served = str(tmp_path / "run"), str(tmp_path / "served")

@@ -109,6 +109,7 @@ def values(model):
 # --- add_lora ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.daily("convnet")
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_changes_at_first_and_then_only_the_updates_train(make, kind):
@@ -168,7 +169,7 @@ def test_merging_keeps_the_predictions_and_gives_the_structure_back(make, kind, 
         fit(model)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_keras_file_holds_the_updates_and_they_go_on_training(make, kind, tmp_path):
     model = make(kind)
@@ -186,7 +187,7 @@ def test_a_keras_file_holds_the_updates_and_they_go_on_training(make, kind, tmp_
     np.testing.assert_allclose(predict(freezing.merge_lora(again)), trained, atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_clone_has_updates_of_its_own(make, kind):
     model = make(kind)
@@ -201,7 +202,7 @@ def test_a_clone_has_updates_of_its_own(make, kind):
     assert np.abs(predict(clone) - start).max() > 1e-4
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("kind", ["transformer", "native"])
 def test_exports_compute_the_same_with_and_without_updates(make, kind, tmp_path):
     model = make(kind)
@@ -233,7 +234,7 @@ def test_the_frozen_prefix_ends_in_front_of_the_first_update(make, kind):
     np.testing.assert_allclose(suffix(prefix(inputs_of(model))), predict(model), atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("kind", "settings"),
     [("transformer", {"backbone_dropout": True}), ("convnet", {"batch_norm": "train"})],

@@ -84,6 +84,7 @@ Y = (X[:, 0] > 0).astype("int64") + (X[:, 1] > 0)
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
+@pytest.mark.daily("sgd")
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["sgd", "adam"])
 def test_the_suggestion_trains(name):

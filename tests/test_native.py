@@ -72,7 +72,7 @@ def test_a_caffe_network_takes_rgb_and_survives_saving(tmp_path):
     np.testing.assert_array_equal(again(np.ones((1, 8, 8, 3)))[0, 0, 0], [0, -1, -2])
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_layers_in_files_are_found_by_their_registered_names_alone():
     names = ["CaffePixels", "SavedModelBlock", "StartEndPieces", "Tokenize"]
     code = "import tfft, keras, sys\nfor name in sys.argv[1:]: print(keras.saving.get_registered_object(name).__name__)"

@@ -47,6 +47,7 @@ def test_outputs_are_cleared(path):
             assert cell.execution_count is None
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_runs_top_to_bottom(path, tmp_path):
     import nbformat
@@ -60,4 +61,4 @@ def test_runs_top_to_bottom(path, tmp_path):
             notebook, timeout=500, kernel_name="tfft-tests", resources={"metadata": {"path": str(tmp_path)}}
         ).execute()
     printed = "".join(o.get("text", "") for cell in notebook.cells for o in cell.get("outputs", []))
-    assert "fine-tuned" in printed
+    assert "fine-tuned" in printed or "trained: " in printed

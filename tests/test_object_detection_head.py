@@ -249,7 +249,7 @@ def test_what_is_served_is_a_greedy_suppression():
     assert served["num_detections"][0] == 100  # more would be found
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_contract_of_tasks():
     contract = testing.check_task("object_detection", ["a", "b"], width=16)
     assert {"loss falls", "serving agrees with the metric", "evaluation agrees with the metric", "rows are independent",

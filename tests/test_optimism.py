@@ -84,7 +84,7 @@ def test_a_training_keeps_them_for_every_epoch_and_only_where_asked():
     assert not train(model, data, data.take(3), [Phase("more", 1, 1, 1e-3)], verbose=False).example_scores
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_optimism_is_written_and_the_same_for_a_run_that_was_stopped(tmp_path):
     settings = {"epochs": 3, "export_to": False, "seed": 3, "l2": 0.1, **QUICK}
     whole = finetune(backbone(), squares((60, 60)), out=tmp_path / "whole", **settings)

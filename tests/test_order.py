@@ -86,6 +86,7 @@ def test_our_order_differs_in_each_epoch_and_repeats_by_seed(sampling):
     assert run(2) != first
 
 
+@pytest.mark.daily("flip", "crop")
 @pytest.mark.slow
 @pytest.mark.parametrize("augment", ["flip", "crop", "rand"])
 def test_our_variations_differ_in_each_epoch_and_repeat_by_seed(augment):

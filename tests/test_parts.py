@@ -128,7 +128,7 @@ def examples(name):
     return tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", ["plain_convnet", "residual", "transformer", "lstm"])
 def test_an_opened_savedmodel_trains_the_same_in_parts(opened, name):
     start = {v.path: v.numpy() for v in opened(name).trainable_variables}

@@ -101,7 +101,7 @@ def test_every_row_that_cannot_be_used_is_named(place, tmp_path):
         tfft.check(path, audio="audio", image="audio")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_classes_several_labels_and_numbers_are_learned(place, tmp_path, capsys):
     table = place / "clips.csv"
     run = tfft.finetune(backbone(), table, audio="file", label="word", out=tmp_path / "run", **QUICK)
@@ -126,7 +126,7 @@ def test_classes_several_labels_and_numbers_are_learned(place, tmp_path, capsys)
     assert sum(row.final_scores.examples for row in folds.rows) == 48
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_command_line(place, tmp_path, capsys):
     backbone().model.save(tmp_path / "tiny.keras")
     command = ["train", str(place / "clips.csv"), "--audio", "file", "--label", "word", "--group", "speaker"]

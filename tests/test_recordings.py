@@ -353,7 +353,7 @@ def test_views_of_waves():
     assert lost == {300, 1500}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_waves_are_varied_while_blocks_train_the_same_with_a_cache_and_without(place):
     splits = load_recordings(place)
     how = {"unfreeze": 1, "epochs": 2, "learning_rate": 1e-3, "augment": ["shift", "mask"], "views": 2}

@@ -374,7 +374,7 @@ def all_phases():
     return trained(None)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_saving_changes_nothing_and_what_is_done_is_not_done_again(tmp_path, all_phases):
     assert trained(tmp_path / "c", remove=False) == all_phases
     again = trained(tmp_path / "c", Fail(1), remove=False)  # no step is made
@@ -383,6 +383,7 @@ def test_saving_changes_nothing_and_what_is_done_is_not_done_again(tmp_path, all
     assert again[2] == all_phases[2]
 
 
+@pytest.mark.nightly
 def test_phases_go_on_from_any_step(tmp_path, all_phases):
     """Fails once in the first phase, three times in the second, once in the third."""
     fails = Fail(3), Fail(14), Fail(1), Fail(9), Fail(11)
@@ -390,11 +391,13 @@ def test_phases_go_on_from_any_step(tmp_path, all_phases):
     assert not (tmp_path / "c").exists()
 
 
+@pytest.mark.nightly
 def test_phases_go_on_from_their_borders(tmp_path, all_phases):
     hooks = {"on_test_batch_end": 9, "on_train_end": 1, "on_train_begin": 2, "on_epoch_end": 1}
     assert stopped(tmp_path / "c", *(Fail(n, hook=hook) for hook, n in hooks.items()), run=trained) == all_phases
 
 
+@pytest.mark.nightly
 def test_a_signal_while_the_average_is_in_the_model(tmp_path, all_phases):
     def stop():
         os.kill(os.getpid(), signal.SIGTERM)
@@ -406,7 +409,7 @@ def test_a_signal_while_the_average_is_in_the_model(tmp_path, all_phases):
     assert stopped(tmp_path / "c", *fails, run=trained, error=SystemExit, every=1000) == all_phases
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_head_is_solved_and_features_are_computed_once_more(tmp_path):
     phases = [
         Phase("solved", "none", 0, 0.0, head="linear_probe"),

@@ -384,6 +384,7 @@ def leaves(model):
     return {name.split("/")[-1].split(":")[0] for name, variable in names if id(variable) in trains}
 
 
+@pytest.mark.daily("none-expected2")
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("blocks", "expected"),

@@ -312,7 +312,7 @@ def test_a_server_that_refuses_or_is_silent(server, monkeypatch):
     assert time.monotonic() - start < 2.5
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.process
 def test_tensorflow_hub_imports_beside_a_setuptools_without_pkg_resources():
     pytest.importorskip("tf_keras")

@@ -46,7 +46,7 @@ def test_a_planted_voice_is_learned_and_speaks(run, tmp_path):
         assert not found["audio"][row][lengths[row] :].any()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_export_equals_the_model_in_another_process(run):
     script = (
         "import sys, json, tensorflow as tf\n"
@@ -66,7 +66,7 @@ def test_export_equals_the_model_in_another_process(run):
     )
     mel, audio, length, files = json.loads(done.stdout.splitlines()[-1])
     head = tfft.heads.from_model(run.model)
-    model = head.serving_model(run.model)
+    model = head.text_model(run.model)
     expected = {k: v.numpy() for k, v in head.postprocess(model.predict(tf.constant(["abc", "e"]), verbose=0)).items()}
     np.testing.assert_allclose(mel, expected["log_mel"], atol=1e-4)
     assert length == expected["length"].tolist()
@@ -78,7 +78,7 @@ def test_export_equals_the_model_in_another_process(run):
     assert "8000 samples per second" in card
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_another_voice_from_a_run_with_a_frozen_encoder(run, tmp_path):
     other = ljspeech(tmp_path / "other", [*texts(30, seed=1), "aff", "fba"], shift=1.2)
     before = {v.path: v.numpy() for v in run.model.get_layer("backbone").weights}
@@ -95,7 +95,7 @@ def test_another_voice_from_a_run_with_a_frozen_encoder(run, tmp_path):
     assert again.final_scores.value < again.frozen_scores.value
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_predict_writes_wav_files(run, tmp_path, capsys):
     from tfft.cli import main
 
@@ -148,7 +148,7 @@ class Interrupt(keras.callbacks.Callback):
             raise Interrupted
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_an_interrupted_training_goes_on_to_the_same_weights(data, tmp_path):
     weights = []
     for name, at in (("stopped", 9), ("stopped", None), ("whole", None)):

@@ -124,7 +124,7 @@ def test_a_run_writes_its_split_and_another_takes_it(tmp_path):
     assert CLASSES == first.class_names
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_cross_validation_holds_each_example_out_once(tmp_path):
     root = clean_pictures(tmp_path / "photos")
     data = (root / "bee" / "03.jpg").read_bytes()

@@ -47,6 +47,7 @@ def tiny_regression(head):
     return keras.Model(inputs, head.attach(inputs))
 
 
+@pytest.mark.daily("linear_probe", "full")
 @pytest.mark.slow
 @pytest.mark.parametrize("plan", ["linear_probe", "lp_ft", "full", "gradual"])
 def test_prices_are_learned_with_every_plan(plan):

@@ -42,7 +42,7 @@ def test_a_head_that_serves_something_else_is_found():
         testing.check_head(_Upside("classification", ("a", "b", "c"), 3, dropout=0.0))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_an_export_is_checked_in_place(tiny_model, build_tiny_model, tmp_path):
     exported = export(tiny_model, tmp_path / "served" / "1")
     assert testing.check_export(exported.path, tiny_model).passed == ("layout", "answers equal the model's")

@@ -57,7 +57,7 @@ def test_a_gpu_is_not_asked_to_compile_strings(model):
     assert not model.get_layer("tokens").supports_jit  # what Keras goes by where jit_compile="auto"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_only_unfrozen_blocks_train_and_there_is_no_dropout_unless_asked_for(folder, model):
     names = [block.name for block in tfft.load_backbone(folder).blocks]
     assert names == ["embeddings", "transformer_layer_0", "transformer_layer_1"]
@@ -88,7 +88,7 @@ def test_a_saved_model_needs_no_folder(tmp_path):
     assert [v.path for v in again.trainable_variables] == [v.path for v in model.trainable_variables]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_poolings(folder):
     mean, first, pooled = (tfft.load_backbone(folder, pooling=how) for how in ("mean", "cls", "pooled_output"))
     models = [tfft.build(b, heads.classification(["a", "b"])) for b in (mean, first, pooled)]
@@ -110,7 +110,7 @@ def test_what_the_folder_says_of_pooling_is_done(tmp_path):
     assert (spec.pooling, spec.source) == ("cls", "as the folder says")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_pairs_reach_the_model_as_two_segments(folder):
     model = tfft.build(tfft.load_backbone(folder), heads.classification(["no", "yes"]), pair=True)
     one, other = (np.array(t, object) for t in (["good film", "x"], ["bad plot", "a story"]))

@@ -382,7 +382,7 @@ def uncached():
     return weights_after(cached=False)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_cached_and_uncached_training_give_the_same_weights(uncached, narrow):
     (one, first), (two, second) = weights_after(cached=True), uncached
     for a, b in zip(one, two, strict=True):
@@ -405,7 +405,7 @@ def test_batches_of_texts_of_similar_length_are_the_same_ones(parts):
                 np.testing.assert_allclose(a.numpy()[here], b.numpy()[here], atol=2e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_comparison_can_fail(uncached):
     """Another order, all else equal."""
     other, _ = weights_after(cached=False, seed=4)

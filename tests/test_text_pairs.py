@@ -53,6 +53,7 @@ def run(tmp_path_factory):
     return place / "run"
 
 
+@pytest.mark.nightly
 def test_what_neither_text_tells_alone_is_learned(run):
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["frozen"]["accuracy"] < 0.7  # a linear head on features that were never trained
@@ -64,6 +65,7 @@ def ask(capsys, *arguments, code=0):
     return capsys.readouterr()
 
 
+@pytest.mark.nightly
 def test_pairs_are_asked_one_by_one_of_the_run_and_of_its_export(run, capsys):
     pair = ["--text", "the film is great", "--text-pair", "a awful film"]
     for model in (run, run / "export"):
@@ -74,6 +76,7 @@ def test_pairs_are_asked_one_by_one_of_the_run_and_of_its_export(run, capsys):
     assert ask(capsys, run, *pair).out.startswith("the film is great | a awful film: contradicts ")
 
 
+@pytest.mark.nightly
 def test_a_table_is_answered_row_by_row_and_keeps_its_columns(run, capsys, tmp_path):
     rows = planted(80, seed=9)
     table = write(tmp_path / "new.csv", [*rows, ["the film", "  ", "?"]])

@@ -67,7 +67,7 @@ def deberta():
     return keras_hub.models.DebertaV3Backbone(tokenizer.vocabulary_size(), **SIZES, bucket_size=8), tokenizer
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_deberta_gives_what_keras_hub_gives_and_is_exported(tmp_path):
     keras.utils.set_random_seed(0)
     for part in deberta():
@@ -87,6 +87,7 @@ def answering(model):
     return lambda texts: asked(tf.constant(texts)).numpy()
 
 
+@pytest.mark.daily("gpt2-last")
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "pooling"), [(roberta, "mean"), (distilbert, "mean"), (albert, "mean"), (deberta, "mean"), (gpt2, "last")]

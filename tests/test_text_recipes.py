@@ -97,7 +97,7 @@ for label in served(text=tf.constant(sys.argv[2:]))["label"].numpy():
     assert set(served.signatures) == {"serving_default"}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_what_is_frozen_runs_once_and_gives_the_same_weights(place):
     runs = [
         tfft.finetune(place / "bert", place / "reviews.jsonl", text="review", label="stars", epochs=2, unfreeze=1,

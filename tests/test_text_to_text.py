@@ -14,6 +14,7 @@ import tfft
 from tfft.backbones.transformer import END, START, transformer
 from tfft.data.batches import BatchOptions
 from tfft.errors import DataError, PlanError
+from tfft.exporting import serving_functions
 from tfft.tasks.text_to_text.adapting import adapted_pairs
 from tfft.tasks.text_to_text.batching import cuts
 from tfft.tasks.text_to_text.checks import swapped
@@ -317,6 +318,20 @@ def test_beams_find_more_probable_texts(model, batch):
     _, wide = search(model, source, 6, 0.0)
     assert wide.mean() >= greedy.mean() - 1e-5
     assert float(length_penalty(7, 0.6)) == pytest.approx(2**0.6)
+
+
+@pytest.mark.slow
+def test_the_served_model_decodes(model):
+    texts = tf.constant(sentences(3, seed=5)[0])
+    serving = serving_functions(model)
+    assert set(serving.signatures) == {"serving_default"}
+    served = serving.signatures["serving_default"](text=texts)
+    written, score = tf.function(Generator.of(model, tfft.heads.from_model(model)).texts)(texts)
+    assert served["generated_text"].numpy().tolist() == written.numpy().tolist()
+    np.testing.assert_allclose(served["log_probability"], score, rtol=1e-4)
+    reference = serving.reference({"text": texts.numpy()})
+    assert reference["generated_text"].tolist() == written.numpy().tolist()
+    np.testing.assert_allclose(reference["log_probability"], score, rtol=1e-4)
 
 
 def test_beam_search_against_all_texts():

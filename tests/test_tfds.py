@@ -311,7 +311,7 @@ def test_without_a_network_it_says_what_was_tried():
 # --- whole runs --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_run_by_name(tmp_path, capsys):
     store(squares(), train=pictures(30), test=pictures(6, start=60))
     run = tfft.finetune(backbone(), "tfds:tiny", out=tmp_path / "run", export_to=False, unfreeze=1, **QUICK)
@@ -338,7 +338,7 @@ def test_a_run_by_name(tmp_path, capsys):
     assert again.final_scores.to_dict() == run.final_scores.to_dict()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_classes_with_slashes_are_learned_and_measured(tmp_path):
     names = ["sky/blue", "leaf/green", "red"]
     store(squares(names), train=pictures(18, names), validation=pictures(9, names, start=40))
@@ -367,14 +367,14 @@ def test_check_by_name(capsys):
     assert finding_of(report, "conflict") is not None
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_folds_of_a_dataset():
     store(squares(), train=pictures(12))
     runs = tfft.cross_validate(backbone(), "tfds:tiny", folds=2, plan="linear_probe", cache="memory", verbose=False)
     assert len(runs.rows) == 2
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.process
 def test_importing_tfft_imports_no_datasets():
     code = "import sys, tfft, tfft.data; sys.exit('tensorflow_datasets' in sys.modules)"

@@ -134,6 +134,7 @@ def sentence_piece():
     return tagging_models.tokenizing(preprocessor, 24, ("token_ids", "padding_mask")), "apart"
 
 
+@pytest.mark.daily("sentence_piece")
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [word_piece, byte_pair, sentence_piece])
 def test_words_are_found_and_the_pieces_are_those_of_the_whole_sentence(make):
@@ -291,7 +292,7 @@ def test_shuffled_tags_are_not_learned(learned, tagger, data):
     tagger(data.train)  # as the other tests found it
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_tagger_is_sliced_and_described_like_any_model_and_learns_what_was_left_free():
     head = heads.token_classification(TAGS)
     model = tfft.build(tagging_models.bert(8), head)
@@ -316,7 +317,7 @@ def _by_path(model):
     return {variable.path: variable.numpy() for variable in model.variables}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_file_becomes_a_run_that_tags_words_on_the_command_line(tmp_path, capsys):
     sentences, tags = tagging_models.planted(600)
     file = tmp_path / "names.jsonl"
@@ -360,7 +361,7 @@ def test_a_recipe_says_what_means_nothing_for_tags():
 # --- pairs
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_whether_two_texts_belong_together_is_learned():
     generator = np.random.default_rng(0)
     first, second = (np.array([*"abcdefgh"], object)[generator.integers(0, 8, 800)] for _ in range(2))
@@ -463,7 +464,7 @@ def test_scores_are_those_counted_by_hand():
     assert scores.loss == pytest.approx(-(6 * np.log(p) + 3 * np.log(q)) / 9, rel=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_words_that_were_not_seen_are_counted_as_they_are_answered_and_reported():
     names = ("O", "B-LOC")
     model = tfft.build(tagging_models.bert(8, length=8), heads.token_classification(names))

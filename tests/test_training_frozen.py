@@ -53,7 +53,7 @@ def run(
     )  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("name", "augment"), [("plain_convnet", None), ("residual", Augmentation(flip=True, crop=0.4))]
 )
@@ -74,7 +74,7 @@ def test_cached_and_uncached_phases_give_the_same_weights(name, augment, splits,
     assert not histories[0].notes
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_comparison_can_fail(splits, tmp_path):
     """Other views, all else equal: the weights differ, so the test above would notice."""
     weights = []
@@ -94,7 +94,7 @@ def test_statistics_that_move_are_not_cached_and_it_is_said(splits, tiny_model):
     assert any(not np.array_equal(a, v) for a, v in zip(before, moving.weights, strict=True))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_callbacks_see_the_whole_model(splits, tiny_model, tmp_path):
     class Watch(keras.callbacks.Callback):
         epochs, batches = 0, 0
@@ -153,7 +153,7 @@ def test_fine_tuning_goes_on_from_the_solved_head(splits, tiny_model):
     assert history.audits["fine-tune"].trainable == 3
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_head_is_solved_on_a_plain_dataset_too(splits, tiny_model):
     history = run(tiny_model, splits, LP_FT[:1], cached=False, l2=0.01)  # in whatever order it comes
     weights = tiny_model.get_layer("logits").get_weights()

@@ -11,6 +11,7 @@ import jiwer
 import keras
 import numpy as np
 import pytest
+import speech_data
 import tensorflow as tf
 
 import tfft
@@ -18,6 +19,7 @@ from tfft import heads, registry
 from tfft.errors import DataError, PlanError
 from tfft.layers.log_mel import MelFrames
 from tfft.losses import ABSENT
+from tfft.modalities.audio import read_recording
 from tfft.specs import AudioSpec
 from tfft.tasks.transcription.data import labels_of
 from tfft.tasks.transcription.decoding import beam, frames_of, greedy
@@ -25,6 +27,7 @@ from tfft.tasks.transcription.evaluator import TranscriptEvaluator, error_interv
 from tfft.tasks.transcription.head import TranscriptionHead
 from tfft.tasks.transcription.loss import CtcLoss
 from tfft.tasks.transcription.metric import CharacterErrorRate
+from tfft.tasks.transcription.parts import quiet_parts
 from tfft.tasks.transcription.text import Normalization, decode, encode, least_frames
 
 ALPHABET = " abc"
@@ -274,6 +277,52 @@ def test_file_of_the_model_keeps_everything(model, tmp_path):
     waves = np.random.default_rng(0).normal(size=(2, 3000)).astype(np.float32)
     np.testing.assert_array_equal(again(waves), model(waves))
     assert heads.from_model(again) == heads.from_model(model)
+
+
+# --- recordings longer than the model takes
+
+
+def with_pauses(seconds, rate, pauses, seed=0):
+    """Noise of some seconds with 0.3 seconds of near silence around each pause, in seconds."""
+    wave = (0.1 * np.random.default_rng(seed).normal(size=round(seconds * rate))).astype(np.float32)
+    for pause in pauses:
+        wave[round((pause - 0.15) * rate) : round((pause + 0.15) * rate)] *= 0.01
+    return wave
+
+
+def test_long_recordings_are_divided_in_their_pauses():
+    spec, pauses = AudioSpec(1000, 3.0, window=0.03), (2.6, 5.2, 7.9)
+    wave = with_pauses(10.0, 1000, pauses)
+    parts = quiet_parts(wave, spec)
+    np.testing.assert_array_equal(np.concatenate(parts), wave)
+    ends = np.cumsum([len(part) for part in parts])[:-1] / 1000
+    np.testing.assert_allclose(ends, pauses, atol=0.06)
+    assert max(map(len, parts)) <= spec.samples
+    assert [len(part) for part in quiet_parts(wave[:3000], spec)] == [3000]
+    wave[3000:9000] = 0  # a part of silence has no words
+    assert 0 < sum(map(len, quiet_parts(wave, spec))) < 7000
+    assert not quiet_parts(np.zeros(3000, np.float32), spec)[0].any()
+
+
+def test_prediction_covers_the_whole_of_a_long_recording(model, tmp_path):
+    files = [str(speech_data.write_wav(tmp_path / f"{at}.wav", with_pauses(seconds, 8000, (21, 44), at)))
+             for at, seconds in enumerate((1.0, 62.0))]  # fmt: skip
+    (tmp_path / "none.wav").write_bytes(b"")
+    served = tfft.exporting.serving_functions(model)
+    short, bad, long = tfft.exporting.predict_each(served, [files[0], str(tmp_path / "none.wav"), files[1]])
+    assert bad.error == "is empty (0 bytes)"
+    wave, head = read_recording(files[1])[1], heads.from_model(model)
+    cuts = [0, *np.cumsum([len(part) for part in quiet_parts(wave, served.input_spec)])]
+    assert len(cuts) == 4
+    found = [head.postprocess(model(wave[None, a:b], training=False)) for a, b in itertools.pairwise(cuts)]
+    texts = [one["text"][0].numpy().decode() for one in found]
+    assert long.outputs["text"] == " ".join(text for text in texts if text)
+    assert len(long.outputs["text"]) > len(texts[0])
+    scores = [float(one["score"][0]) for one in found]
+    assert long.outputs["score"] == pytest.approx(np.prod(scores) ** (1 / 3), rel=1e-4)
+    assert (
+        short.outputs["text"] == head.postprocess(model(read_recording(files[0])[1][None]))["text"][0].numpy().decode()
+    )
 
 
 _MIRRORED = """

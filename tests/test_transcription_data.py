@@ -168,12 +168,26 @@ def test_transcripts_in_another_encoding_are_read(tmp_path, capsys):
     assert "is read with the encoding cp1252" in capsys.readouterr().err
 
 
+def test_recordings_without_sound_and_of_other_rates_are_named_with_their_lines(tmp_path):
+    pytest.importorskip("soxr")
+    for at in range(6):
+        wave = say("ab", at)
+        write_wav(tmp_path / f"{at}.wav", 0.01 * wave if at == 2 else wave, 2 * RATE if at > 3 else RATE)
+    (tmp_path / "t.csv").write_text("file,text\n" + "".join(f"{at}.wav,ab\n" for at in range(6)))
+    report = str(load_transcripts(tmp_path / "t.csv").report)
+    assert "1 recordings have hardly any sound" in report
+    assert "t.csv:4. Listen to them, and remove these rows" in report
+    assert "other sample rates than 8,000 are resampled: 2 with 16,000, such as" in report
+    assert "t.csv:6" in report
+    assert "sample_rate= chooses another rate" in report
+
+
 def test_alphabet_of_thousands_is_refused(tmp_path):
     for at in range(4):
         write_wav(tmp_path / f"{at}.wav", say("abcdef" * 8, at))
-    texts = ["".join(chr(0x4E00 + 150 * at + i) for i in range(150)) for at in range(4)]
+    texts = ["".join(chr(0x4E00 + 1000 * at + i) for i in range(1000)) for at in range(4)]
     (tmp_path / "t.csv").write_text("file,text\n" + "".join(f"{i}.wav,{t}\n" for i, t in enumerate(texts)), "utf-8")
-    with pytest.raises(DataError, match="450 different characters, and CTC needs a small alphabet, at most 400"):
+    with pytest.raises(DataError, match="3,000 different characters, and CTC needs a small alphabet, at most 400"):
         load_transcripts(tmp_path / "t.csv")
 
 

@@ -23,7 +23,7 @@ from v0_cases import FIXTURES, _determinism_ends  # noqa: F401
 
 import tfft
 from tfft.cli import main
-from tfft.config import current_names
+from tfft.config.stored_settings import current_names
 
 PLACE = "/place"
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
@@ -86,6 +86,7 @@ COMPILED = [
 ]  # fmt: skip
 
 
+@pytest.mark.daily("image_compiled", "image_compiled_focal", "pair_cosine_loss", "pull_to_the_start")
 @pytest.mark.slow
 @pytest.mark.parametrize("name", COMPILED)
 def test_a_compiled_model_measures_as_it_did_and_trains_on(name):
@@ -102,7 +103,7 @@ def test_a_compiled_model_measures_as_it_did_and_trains_on(name):
     assert np.abs(after - known["output"]).max() > 1e-3
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_all_names_that_files_may_hold_are_registered_in_a_fresh_process():
     names = json.loads((FIXTURES / "models" / "registered.json").read_text())
     assert len(names) > 20
@@ -186,7 +187,7 @@ def test_the_split_of_a_run_is_read_and_gives_its_accuracy(place):
     assert scores.loss == pytest.approx(metrics["loss"], rel=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_plan_is_repeated(place):
     plan, known = place / "runs" / "photos" / "plan.yaml", stored(FIXTURES / "photos.npz")
     run = tfft.finetune(v0_cases.network(), place / "photos", plan=plan, **v0_cases.QUICK)
@@ -196,7 +197,7 @@ def test_a_plan_is_repeated(place):
     assert run.final_scores.accuracy == json.loads(plan.with_name("metrics.json").read_text())["final"]["accuracy"]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_plan_is_repeated_on_the_command_line(place):
     old, new = place / "runs" / "reviews", place / "again"
     assert main(["train", "--config", str(old / "plan.yaml"), "--out", str(new), "--no-export"]) == 0

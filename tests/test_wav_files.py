@@ -141,7 +141,7 @@ def test_the_check_names_what_an_export_cannot_decode(tmp_path):
     assert len(load_recordings(tmp_path).train) > 2
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_an_export_answers_for_files_as_the_model_does_for_what_training_reads(tmp_path):
     spec = AudioSpec(RATE, 0.5)
     model = models.build(backbone(), heads.classification(["a", "b"]), audio=spec)

@@ -99,7 +99,7 @@ def table() -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def bare_names() -> tuple[dict[str, Any], dict[str, Any]]:
-    """Layers written by hand, of variables that nobody named."""
+    """Layers written by hand, of variables without names of layers."""
     images = v1.placeholder(tf.float32, [None, 8, 8, 3], "images")
     made = lambda *shape: v1.Variable(tf.random.normal(shape), use_resource=True)  # noqa: E731
     y = tf.nn.relu(tf.nn.conv2d(images, made(3, 3, 3, 4), 2, "SAME") + made(4))

@@ -13,8 +13,8 @@ from tfft.specs import InputSpec
 CLASSES = ("a", "b", "c")
 
 
-def of_keras(seed=3, head=None):
-    """Three blocks of convolution, BatchNorm and swish under a head, by default one without dropout."""
+def three_blocks(seed=3):
+    """A backbone of three blocks of convolution, BatchNorm and swish."""
     keras.utils.set_random_seed(seed)
     x = inputs = keras.Input((32, 32, 3))
     for k in range(3):
@@ -22,8 +22,12 @@ def of_keras(seed=3, head=None):
         x = keras.layers.BatchNormalization(name=f"block{k}_bn")(x)
         x = keras.layers.Activation("swish", name=f"block{k}_swish")(x)
     spec = InputSpec(32, 32, value_range=(-1.0, 1.0), source="the test")
-    backbone = Backbone("tiny", keras.Model(inputs, x, name="tiny"), "test", spec)
-    return tfft.build(backbone, head or heads.classification(CLASSES, dropout=0.0))
+    return Backbone("tiny", keras.Model(inputs, x, name="tiny"), "test", spec)
+
+
+def of_keras(seed=3, head=None):
+    """Three blocks under a head, by default one without dropout."""
+    return tfft.build(three_blocks(seed), head or heads.classification(CLASSES, dropout=0.0))
 
 
 def of_savedmodel(folder, name="plain_convnet", seed=5, **options):

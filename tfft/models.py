@@ -19,7 +19,8 @@ import keras  # noqa: E402
 
 from tfft import registry  # noqa: E402
 from tfft.backbones.base import BACKBONE_LAYER, Backbone, blocks_of  # noqa: E402
-from tfft.backbones.feature_pyramid import pyramid  # noqa: E402
+from tfft.backbones.feature_pyramid import pyramid, single_map  # noqa: E402
+from tfft.backbones.simple_pyramid import SingleMap, simple_pyramid  # noqa: E402
 from tfft.heads import Head, ModelFeatures  # noqa: E402
 from tfft.layers.pixel_checks import PixelModel  # noqa: E402
 from tfft.specs import AudioSpec  # noqa: E402
@@ -96,9 +97,9 @@ def build(
     if backbone.input_spec is not None and (resize := head.resize) is not None:
         backbone = dataclasses.replace(backbone, input_spec=dataclasses.replace(backbone.input_spec, resize=resize))
     level = head.feature_level
-    strides: list[int] = []
+    single: SingleMap | None = None
     if level == "pyramid":
-        network, strides = _pyramid_network(backbone, head, image_size)
+        network, single = _pyramid_network(backbone, head, image_size)
     else:
         network = _network(backbone)
     own, options = options, {**options, "image_size": image_size, "pair": pair, "audio": audio}
@@ -110,7 +111,7 @@ def build(
         attached = _own_inputs(network)
     else:
         attached = kind.attach_input(backbone, network, level, **options)
-    features = _at_level(backbone, attached.features, level, strides)
+    features = _at_level(backbone, attached.features, level, head.strides, single)
     logits = head.attach(ModelFeatures(features, attached.word_starts))
     pixels = any(tensor.dtype == "uint8" for tensor in keras.tree.flatten(attached.inputs))
     kind_of_model = PixelModel if pixels else keras.Model
@@ -179,16 +180,25 @@ def _network(backbone: Backbone) -> keras.Model:
 
 def _pyramid_network(
     backbone: Backbone, head: Head, image_size: int | tuple[int, int] | None
-) -> tuple[keras.Model, list[int]]:
-    """Return the backbone's model with a list of feature maps, one per stride, and the strides."""
-    maps = pyramid(backbone, head.strides, image_size)
-    return keras.Model(backbone.model.input, list(maps.values()), name=BACKBONE_LAYER), list(maps)
+) -> tuple[keras.Model, SingleMap | None]:
+    """Return the backbone's model with a list of feature maps, one per stride, or with its only one."""
+    single = single_map(backbone, head.strides, image_size)
+    maps = list(pyramid(backbone, head.strides, image_size).values()) if single is None else [single.tensor]
+    return keras.Model(backbone.model.input, maps, name=BACKBONE_LAYER), single
 
 
-def _at_level(backbone: Backbone, features: Any, level: registry.FeatureLevel, strides: Sequence[int]) -> Any:
+def _at_level(
+    backbone: Backbone,
+    features: Any,
+    level: registry.FeatureLevel,
+    strides: Sequence[int],
+    single: SingleMap | None,
+) -> Any:
     """Return features for the level of a head: pooled, by stride, or unchanged if they have the shape."""
     if level == "pooled":
         return _pooled(backbone, features)
+    if single is not None:  # its new layers are outside of the backbone, so that they train with the head
+        return simple_pyramid(keras.tree.flatten(features)[0], single, strides)
     if level == "pyramid":
         return dict(zip(strides, features, strict=True))
     rank = _RANKS.get(level)

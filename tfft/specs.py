@@ -146,6 +146,7 @@ class Augmentation:
             different meaning when mirrored.
         crop: Minimum share of the area that a random crop keeps; 1 for no crops.
         rand: Strength of RandAugment, 0 to 1; 0 for none.
+        colour: Strength of random changes of brightness, contrast, saturation and hue, 0 to 1; 0 for none.
         shift: For recordings: maximum shift as a share of the clip; 0 for none.
         mask: For recordings: maximum share of the time, and of the mel scale, to silence; 0 for none.
     """
@@ -155,17 +156,21 @@ class Augmentation:
     rand: float = 0.0
     shift: float = 0.0
     mask: float = 0.0
+    colour: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for YAML and JSON."""
-        return dataclasses.asdict(self)
+        values = dataclasses.asdict(self)
+        if not self.colour:  # features and plans of earlier versions do not have it, and stay valid
+            del values["colour"]
+        return values
 
 
-OF_PICTURES, OF_SOUNDS = ("flip", "crop", "rand"), ("shift", "mask")
+OF_PICTURES, OF_SOUNDS = ("flip", "crop", "rand", "colour"), ("shift", "mask")
 CHANGES = OF_PICTURES + OF_SOUNDS
 # Strength of a change that is named without a number. Crops keep half of the area: fine-tuning needs weaker crops than
 # the 0.08 of training from scratch.
-_USUAL: Mapping[str, Any] = {"flip": True, "crop": 0.5, "rand": 0.5, "shift": 0.1, "mask": 0.2}
+_USUAL: Mapping[str, Any] = {"flip": True, "crop": 0.5, "rand": 0.5, "colour": 0.4, "shift": 0.1, "mask": 0.2}
 
 
 def augmentation(
@@ -175,9 +180,10 @@ def augmentation(
 
     Args:
         changes: ``"flip"`` (horizontal mirroring), ``"crop"`` (at least half of the image), ``"rand"`` (RandAugment at
-            strength 0.5); for recordings ``"shift"`` (by up to a tenth of the clip) and ``"mask"`` (silence up to a
-            fifth of the time and of the mel scale); ``"crop=0.7"`` or ``"rand=0.3"`` for another minimum share or
-            strength, a list of several, an :class:`Augmentation` or its ``to_dict()``; None for none.
+            strength 0.5), ``"colour"`` (brightness, contrast, saturation and hue at strength 0.4); for recordings
+            ``"shift"`` (by up to a tenth of the clip) and ``"mask"`` (silence up to a fifth of the time and of the mel
+            scale); ``"crop=0.7"`` or ``"rand=0.3"`` for another minimum share or strength, a list of several, an
+            :class:`Augmentation` or its ``to_dict()``; None for none.
 
     Returns:
         The augmentation, or None if nothing changes.
@@ -204,6 +210,8 @@ def augmentation(
         problems.append(f"Expected crop (minimum share of the area) above 0 and at most 1. Received: {found.crop!r}")
     if not (isinstance(found.rand, (int, float)) and 0 <= found.rand <= 1):
         problems.append(f"Expected rand (strength of RandAugment) in 0 to 1. Received: {found.rand!r}")
+    if not (isinstance(found.colour, (int, float)) and 0 <= found.colour <= 1):
+        problems.append(f"Expected colour (strength of changes of colour) in 0 to 1. Received: {found.colour!r}")
     for name in OF_SOUNDS:
         value = getattr(found, name)
         if not (isinstance(value, (int, float)) and 0 <= value < 1):

@@ -91,8 +91,8 @@ def load_backbone(
         signature: Signature or saved function of a SavedModel to call. Defaults to its ``__call__``, else to the
             default signature where that takes a batch and gives floating-point numbers, else to the only one that does.
         tags: Tags of the meta graph, for a SavedModel with several.
-        input_range: Values that black and white become, as ``(0, 1)`` or ``(-1, 1)``. Defaults to what is known of the
-            model, else assumed.
+        input_range: Values that black and white become, as ``(0, 1)`` or ``(-1, 1)``. Defaults to the values of the
+            model if they are known, else assumed.
         image_size: Image size in pixels, one number or ``(height, width)``, where the backbone takes any size; a
             SavedModel of one size is opened for any if its graph is convolutions only.
         batch_norm: ``"fixed"`` keeps BatchNorm statistics in trained blocks, right for small data; ``"train"`` lets

@@ -14,10 +14,13 @@ import keras
 import tensorflow as tf
 
 from tfft.backbones.base import Backbone
+from tfft.backbones.simple_pyramid import SingleMap, simple_pyramid
 from tfft.errors import BackboneError, join_names
 from tfft.specs import InputSpec
 
 STRIDES = (1, 2, 4, 8, 16, 32, 64, 128)
+_SINGLE = (8, 16, 32)  # strides of Vision Transformers
+_FIRST_TOKENS = 8  # class, distillation and register tokens, at most
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -87,13 +90,17 @@ def pyramid(
 ) -> dict[int, keras.KerasTensor]:
     """Return the feature maps of a backbone at the strides that a detector or segmenter needs.
 
+    Of a backbone with one stride, such as a Vision Transformer, the last map is enlarged and pooled to the other
+    strides by new layers with random weights (:func:`tfft.backbones.simple_pyramid.simple_pyramid`).
+
     Args:
         backbone: As for :func:`feature_maps`.
         strides: Strides in pixels, powers of two. Defaults to 8, 16 and 32.
         image_size: As for :func:`feature_maps`.
 
     Returns:
-        Symbolic outputs by stride. A model from them shares all layers and weights with the backbone.
+        Symbolic outputs by stride. A model from them shares all layers and weights with the backbone; layers whose
+        names begin with ``pyramid`` are new.
 
     Raises:
         BackboneError: As for :func:`feature_maps`, a stride is missing (with all that there are), or a side of the
@@ -103,6 +110,9 @@ def pyramid(
         >>> backbone = tfft.load_backbone("efficientnet-lite0")
         >>> neck = keras.Model(backbone.model.input, list(tfft.backbones.pyramid(backbone).values()))
     """
+    single = single_map(backbone, strides, image_size)
+    if single is not None:
+        return simple_pyramid(single.tensor, single, strides)
     maps = feature_maps(backbone, image_size)
     height, width = _checked_size(backbone, image_size)
     if min(height, width) < max(strides):
@@ -121,6 +131,44 @@ def pyramid(
             "Ask for those, or choose another backbone."
         )
     return {stride: maps[stride].tensor for stride in strides}
+
+
+def single_map(
+    backbone: Backbone, strides: Sequence[int], image_size: int | tuple[int, int] | None = None
+) -> SingleMap | None:
+    """Return the last map of a backbone with one stride, such as a Vision Transformer; None for other backbones.
+
+    Args:
+        backbone: As for :func:`feature_maps`. Maps may be sequences of tokens, row by row, behind up to 8 others.
+        strides: Strides that are needed; None is returned if the backbone has them.
+        image_size: As for :func:`feature_maps`.
+
+    Raises:
+        BackboneError: The backbone takes no image or not this size.
+    """
+    size = _checked_size(backbone, image_size)
+    tensors = _block_outputs(backbone)
+    found: list[SingleMap] = []
+    for name, shape in _shapes(backbone, tensors, size).items():
+        one = _single(name, shape, size, tensors[name])
+        if one is not None:
+            found.append(one)
+        elif len(shape) == 3 and _stride(size, shape) is not None:
+            return None  # a map of another stride: a convolutional network
+    if not found or {one.stride for one in found} != {found[0].stride} or set(strides) <= {found[0].stride}:
+        return None
+    return found[-1]
+
+
+def _single(name: str, shape: tuple[int, ...], size: tuple[int, int], tensor: keras.KerasTensor) -> SingleMap | None:
+    """Return an output as a map at a stride of Vision Transformers; None if it is none."""
+    for stride in _SINGLE:
+        rows, columns = size[0] // stride, size[1] // stride
+        if shape[:-1] == (rows, columns):
+            return SingleMap(name, stride, (rows, columns, shape[-1]), 0, tensor)
+        if len(shape) == 2 and tensor.shape[1] is not None and 0 <= shape[0] - rows * columns <= _FIRST_TOKENS:
+            return SingleMap(name, stride, (rows, columns, shape[-1]), shape[0] - rows * columns, tensor)
+    return None
 
 
 def _checked_size(backbone: Backbone, image_size: int | tuple[int, int] | None) -> tuple[int, int]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import keras
 
 from tfft.backbones.base import Backbone
-from tfft.errors import BackboneError
+from tfft.backbones.huggingface import read_json
+from tfft.errors import BackboneError, HandleError, raise_problems
 from tfft.layers.bart_blocks import BartDecoder, BartEmbeddings, BartEncoder
 from tfft.layers.pair_tokenizer import PairTokenizer
 from tfft.layers.transformer_blocks import TiedLogits
@@ -19,6 +21,32 @@ _USUAL = 128  # tokens of a text unless max_length says otherwise
 def is_encoder_decoder(network: Any) -> bool:
     """Whether a network of KerasHub reads one text and writes another."""
     return isinstance(network.input, dict) and "decoder_token_ids" in network.input
+
+
+def check_bart(folder: Path) -> None:
+    """Refuse a Hugging Face folder of a BART that KerasHub would open as another model.
+
+    KerasHub gives the decoder the number and sizes of layers of the encoder, and does not scale embeddings.
+
+    Args:
+        folder: Any folder; only the settings of a BART are looked at.
+
+    Raises:
+        HandleError: With all settings at fault.
+    """
+    config = read_json(folder / "config.json")
+    if config.get("model_type") != "bart":
+        return
+    problems = [
+        f"decoder_{one} is {config.get(f'decoder_{one}')!r} and encoder_{one} {config.get(f'encoder_{one}')!r}"
+        for one in ("layers", "ffn_dim", "attention_heads")
+        if config.get(f"decoder_{one}") != config.get(f"encoder_{one}")
+    ]
+    if config.get("scale_embedding"):
+        problems.append("scale_embedding is True, expected False")
+    if config.get("activation_function", "gelu") != "gelu":
+        problems.append(f"activation_function is {config['activation_function']!r}, expected 'gelu'")
+    raise_problems(HandleError, f"KerasHub cannot hold the BART in {folder}; take another, such as bart-base", problems)
 
 
 def from_bart(network: Any, tokenizer: Any, name: str, origin: str, max_length: int | None) -> Backbone:
@@ -38,7 +66,7 @@ def from_bart(network: Any, tokenizer: Any, name: str, origin: str, max_length: 
     if family != "BartBackbone":
         raise BackboneError(
             f"{origin} is a {family}. Of the encoder-decoders of KerasHub, tfft opens BART only: it freezes and trains "
-            "blocks one by one, and needs to know them. Use a BART preset, a Hugging Face folder of BART, or "
+            "blocks one by one, and needs to know them. Use a BART preset, a Hugging Face folder of BART or T5, or "
             "'transformer-small'."
         )
     limit = int(network.max_sequence_length)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tfft.backbones.base import Backbone
+from tfft.backbones.keras_hub_speech import from_moonshine, is_moonshine
 from tfft.backbones.keras_model import from_keras_model
 from tfft.errors import HandleError, missing_package
 from tfft.specs import InputSpec
@@ -33,6 +34,8 @@ def from_image_preset(preset: str, *, name: str | None = None) -> Backbone:
     except Exception as error:  # kagglehub, huggingface_hub and Keras each raise their own
         raise HandleError(f"KerasHub cannot load the preset {preset!r}: {str(error).strip() or error!r}") from error
     short = name or Path(preset).name.replace(":", "_")
+    if is_moonshine(model):
+        return from_moonshine(model, short, f"keras_hub:{preset}")
     backbone = from_keras_model(model, name=short, origin=f"keras_hub:{preset}")
     if backbone.input_spec is None:
         return backbone

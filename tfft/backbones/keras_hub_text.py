@@ -14,8 +14,10 @@ import numpy as np
 
 from tfft.backbones.base import Backbone
 from tfft.backbones.huggingface import check_sizes, read_json, with_vocabulary
-from tfft.backbones.keras_hub_pairs import from_bart, is_encoder_decoder
+from tfft.backbones.keras_hub_pairs import check_bart, from_bart, is_encoder_decoder
+from tfft.backbones.keras_hub_speech import from_moonshine, is_moonshine
 from tfft.backbones.load_options import TokenPooling
+from tfft.backbones.t5_folder import from_t5_folder, is_t5_folder
 from tfft.errors import BackboneError, HandleError, join_names, missing_package, raise_problems
 from tfft.layers.relative_positions import rebuildable
 from tfft.layers.start_end_packer import StartEndPieces
@@ -69,7 +71,13 @@ def from_preset(
     hub = _keras_hub(preset)
     how = {} if dropout else {"dropout": 0.0}
     check_sizes(Path(preset))
+    if is_t5_folder(Path(preset)):
+        return from_t5_folder(Path(preset), max_length=max_length, dropout=dropout, name=name)
+    check_bart(Path(preset))
     network = _read(preset, "weights", hub.models.Backbone.from_preset, preset, **how)
+    if is_moonshine(network):
+        where = preset if Path(preset).is_dir() else f"keras_hub:{preset}"
+        return from_moonshine(network, name or Path(preset).name.replace(":", "_"), where)
     _add_token_types(Path(preset), network)
     if is_encoder_decoder(network):
         with with_vocabulary(preset) as place:

@@ -1,29 +1,54 @@
-"""``tfft export``: the model of a run as a SavedModel for serving."""
+"""``tfft export``: the model of a run as a SavedModel for serving, or as a LiteRT file."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import pathlib
+from typing import Any
 
 from tfft.commands.options import add_json
 from tfft.console.output import SUCCESS, PrintResult, start_tensorflow
 
-SUMMARY = "write the model of a run as a SavedModel for serving"
+SUMMARY = "write the model of a run as a SavedModel for serving, or as a LiteRT file for phones"
+_ROWS = 200  # labelled examples: half of them show the range of activations, half are compared
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     parser.add_argument("run_folder", metavar="RUN", help="run folder")
-    parser.add_argument("out", metavar="OUT", help="version folder such as served/1, or served for the next version")
+    parser.add_argument(
+        "out", metavar="OUT", help="version folder such as served/1, or served for the next version; or FILE.tflite"
+    )
+    parser.add_argument(
+        "--quantize",
+        choices=("float16", "dynamic", "int8"),
+        help="smaller numbers in a LiteRT file: float16; dynamic: weights in 8 bits; int8: everything in 8 bits",
+    )
+    parser.add_argument(
+        "--data", metavar="DATA", help="examples for int8 and for the comparison (the held-out examples of the run)"
+    )
     add_json(parser)
 
 
 def run(options: argparse.Namespace, print_result: PrintResult) -> int:
-    """Write the model of a run as a SavedModel."""
+    """Write the model of a run as a SavedModel or as a LiteRT file."""
     start_tensorflow()
+    from tfft.exporting import litert
+
+    if pathlib.Path(options.out).suffix == litert.SUFFIX:
+        return _litert(options, print_result)
+    return _savedmodel(options, print_result)
+
+
+def _savedmodel(options: argparse.Namespace, print_result: PrintResult) -> int:
     from tfft import recipes
+    from tfft.errors import ExportError
     from tfft.exporting import savedmodel
 
+    if options.quantize or options.data:
+        given = "--quantize" if options.quantize else "--data"
+        raise ExportError(f"{given} is for LiteRT files. Received: {options.out}. Name a file such as model.tflite.")
     savedmodel.version_folder(options.out)  # a wrong folder is an error before the model is loaded
     done = recipes.load_run(options.run_folder)
     exported = savedmodel.export(done.model, options.out, card=done.card)
@@ -32,3 +57,35 @@ def run(options: argparse.Namespace, print_result: PrintResult) -> int:
     values = dataclasses.asdict(exported) | {"path": str(exported.path)}
     print_result(values, "\n".join([*lines, *exported.notes]))
     return SUCCESS
+
+
+def _litert(options: argparse.Namespace, print_result: PrintResult) -> int:
+    from tfft import recipes
+    from tfft.exporting import litert
+
+    litert.target_file(options.out)  # a wrong file is an error before the model is loaded
+    done = recipes.load_run(options.run_folder)
+    rows = _examples(done, options.data)
+    made = litert.export_litert(
+        done.model, options.out, quantize=options.quantize, card=done.card,
+        representative=None if rows is None else rows[::2], examples=None if rows is None else rows[1::2],
+    )  # fmt: skip
+    print_result(dataclasses.asdict(made) | {"path": str(made.path)}, str(made))
+    return SUCCESS
+
+
+def _examples(done: Any, data: str | None) -> Any:
+    """Return inputs of labelled examples as the model takes them; None if the data of the run is gone."""
+    import numpy as np
+
+    from tfft.errors import DataError
+    from tfft.recipes.labelled import labelled_data
+
+    try:
+        dataset, _, _ = labelled_data(done, data or done.plan.data)
+    except DataError:
+        if data is None:
+            return None
+        raise
+    batches = [np.asarray(batch[0]) for batch in dataset.take(-(-_ROWS // 32))]
+    return np.concatenate(batches)[:_ROWS]

@@ -7,7 +7,8 @@ import shlex
 from typing import Any
 
 from tfft import registry
-from tfft.config import PHASE_KEYWORDS, Phase, RunConfig
+from tfft.config import Phase, RunConfig
+from tfft.config.plan import PHASE_KEYWORDS
 from tfft.console.output import SUCCESS, PrintResult, start_tensorflow
 from tfft.errors import DataError, PlanError
 from tfft.plans import PLAN_NAMES, NamedPlan, named

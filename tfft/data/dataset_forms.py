@@ -152,7 +152,7 @@ def with_labels(dataset: tf.data.Dataset, head: Any, name: str) -> tf.data.Datas
     return dataset.map(change, tf.data.AUTOTUNE)
 
 
-def batches_for(model: Any, head: Any, data: Any, *, batch_size: int = 32) -> tf.data.Dataset:
+def batches_for(model: Any, head: Any, data: Any, *, batch_size: int = 32, measured: bool = False) -> tf.data.Dataset:
     """Return examples in any form as batches that a model takes, with labels as its head learns them.
 
     Args:
@@ -161,6 +161,7 @@ def batches_for(model: Any, head: Any, data: Any, *, batch_size: int = 32) -> tf
         data: A dataset as :func:`regular` takes it; ``(inputs, labels)`` or ``(inputs, labels, sample weights)`` in
             arrays, lists or columns; a part of what :func:`tfft.data.load` gives.
         batch_size: Of what comes in no batches.
+        measured: Whether scores are computed, for which labels may have another size.
 
     Raises:
         DataError: When it is none of these, or does not fit the model.
@@ -171,7 +172,8 @@ def batches_for(model: Any, head: Any, data: Any, *, batch_size: int = 32) -> tf
     channels, rank = _pixels_of(model), len(inputs[0].shape) if len(inputs) == 1 else None
     if hasattr(data, "batches") and hasattr(data, "labels"):
         layer = preprocess_of(model)
-        data = data.batches(None if layer is None else layer.spec, BatchOptions(batch_size))
+        batches = getattr(data, "evaluation_batches", data.batches) if measured else data.batches
+        data = batches(None if layer is None else layer.spec, BatchOptions(batch_size))
     elif not isinstance(data, tf.data.Dataset):
         data = tf.data.Dataset.from_tensor_slices(arrays_for(model, head, data)).batch(batch_size)
     spec = data.element_spec

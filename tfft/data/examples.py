@@ -74,6 +74,27 @@ class Examples(abc.ABC):
     def batches(self, spec: InputSpec | AudioSpec | None, options: BatchOptions) -> tf.data.Dataset:
         """Return a dataset of (inputs, labels) batches, see :func:`tfft.data.to_dataset`."""
 
+    def trainable_part(self, model: Any, held_out: Any, options: BatchOptions) -> Any:
+        """Return the trainable part of a model with its batches, for examples whose features have a form of their own.
+
+        The default returns None, and features are extracted in front of the first layer that trains. Another task, such
+        as one with an encoder and a decoder, may compute something else once, and batch it itself.
+
+        Args:
+            model: Model with the trainable blocks of a phase.
+            held_out: Held-out examples of the same class; None for none.
+            options: Batch size and order of the training batches.
+
+        Returns:
+            A model that shares its variables with the given one, its training batches and its held-out batches (or
+            None); or the reason, a sentence, why the whole model has to run in each epoch, empty for none.
+        """
+        return None
+
+    def evaluation_batches(self, spec: InputSpec | AudioSpec | None, options: BatchOptions) -> tf.data.Dataset:
+        """Return batches for scores; by default as :meth:`batches`, where labels may have the size of the model."""
+        return self.batches(spec, options)
+
     @abc.abstractmethod
     def feature_source(self, staged: Staged, batch_size: int, views: Views | None = None) -> Any:
         """Return the examples in a form that :func:`tfft.features.extract` reads.

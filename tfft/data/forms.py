@@ -142,7 +142,7 @@ def label_column(labels: Any, task: str = registry.AUTO) -> tuple[list[Any], tup
     names = columns or tuple(str(i) for i in range(rows.shape[1]))
     asked = registry.asked_task(task)
     whole = bool(np.isin(rows, (0, 1)).all())
-    if asked is not None and asked.name == "regression" or (asked is None and not whole):
+    if asked is not None and asked.numeric_labels or (asked is None and not whole):
         if asked is None and _are_shares(rows):
             raise DataError(
                 "Expected labels of one class each. Received: shares of classes that add up to 1 (soft labels). Give "

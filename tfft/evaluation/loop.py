@@ -51,7 +51,7 @@ def evaluate(model: keras.Model, dataset: Any, *, head: heads.Head | None = None
     if not isinstance(model, keras.Model):
         raise PlanError(f"Expected a keras.Model. Received: {type(model).__name__}. A run has one: run.model.")
     head = heads.from_model(model) if head is None else head
-    dataset = batches_for(model, head, dataset)
+    dataset = batches_for(model, head, dataset, measured=True)
     spec = dataset.element_spec
     loss_of = head.loss()
 

@@ -1,8 +1,9 @@
-"""Export of a trained model as a SavedModel for serving, and prediction with it.
+"""Export of a trained model as a SavedModel for serving or as a LiteRT file, and prediction with an export.
 
-``tfft.export(model, "served/1")`` writes; :func:`open_export` loads an export with TensorFlow alone, and
-:func:`predict_files`, :func:`predict_recordings`, :func:`predict_texts` and :func:`predict_table` predict with it. The
-package is not called ``export``, because that would hide the function of that name.
+``tfft.export(model, "served/1")`` writes a SavedModel, and :func:`export_litert` writes a file for phones.
+:func:`open_export` loads a SavedModel with TensorFlow alone, and :func:`predict_files`, :func:`predict_recordings`,
+:func:`predict_texts` and :func:`predict_table` predict with it. The package is not called ``export``, because that
+would hide the function of that name.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from tfft.errors import require_platform
 
 require_platform()
 
+from tfft.exporting.litert import LiteRTExport, export_litert  # noqa: E402
 from tfft.exporting.loader import ExportedModel, open_export  # noqa: E402
 from tfft.exporting.prediction import Prediction, predict_files, predict_recordings, predict_texts  # noqa: E402
 from tfft.exporting.savedmodel import ExportResult, export  # noqa: E402
@@ -21,7 +23,9 @@ __all__ = [
     "ExportResult",
     "Prediction",
     "ExportedModel",
+    "LiteRTExport",
     "export",
+    "export_litert",
     "open_export",
     "predict_each",
     "predict_files",

@@ -35,6 +35,7 @@ class EncodedInput:
         decoded: Shape and type of that array.
         prepare: Function from such arrays to the model's input.
         encode: Function from the rows of an input to contents of files with the same or similar values, for the check.
+        size: Function from one file to the rows and columns of its image, upright; None if it is no image.
     """
 
     name: str
@@ -42,6 +43,7 @@ class EncodedInput:
     decoded: tf.TensorSpec
     prepare: Callable[[Any], Any]
     encode: Callable[[Sequence[np.ndarray]], list[bytes]]
+    size: Callable[[Any], Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

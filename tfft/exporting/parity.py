@@ -24,7 +24,7 @@ import tensorflow as tf
 
 from tfft.backbones.text_ops import ops_of, text_libraries
 from tfft.errors import ExportError, raise_problems
-from tfft.exporting.loader import ARRAY_SIGNATURE, BYTES_SIGNATURE
+from tfft.exporting.loader import ARRAY_SIGNATURE, BYTES_SIGNATURE, EncodedInput
 from tfft.exporting.signatures import Serving
 
 Examples = np.ndarray | Mapping[str, np.ndarray] | Sequence[bytes | str | os.PathLike]
@@ -106,14 +106,25 @@ def _trials(serving: Serving, examples: Examples | None) -> list[Trial]:
     trials = []
     if encoded is not None:
         files = files or encoded.encode([row for _, values in arrays for row in next(iter(values.values()))])
-        decoded = {first: np.stack([encoded.prepare(encoded.decode(tf.constant(one))).numpy() for one in files])}
+        decoded, expected = _of_files(serving, encoded, first, files)
         arrays.append((f"{len(files)} decoded files", decoded))
         contents = {encoded.name: np.array(files, dtype=object)}
         what = f"{BYTES_SIGNATURE} on {len(files)} files"
-        trials.append(Trial(what, BYTES_SIGNATURE, contents, serving.reference(decoded)))
+        trials.append(Trial(what, BYTES_SIGNATURE, contents, expected))
     for what, values in arrays:
         trials.append(Trial(f"{ARRAY_SIGNATURE} on {what}", ARRAY_SIGNATURE, values, serving.reference(values)))
     return trials
+
+
+def _of_files(
+    serving: Serving, encoded: EncodedInput, name: str, files: Sequence[bytes]
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return the decoded contents of files as the model's input, and the answer that they should get."""
+    contents = [tf.constant(one) for one in files]
+    decoded = {name: np.stack([encoded.prepare(encoded.decode(one)).numpy() for one in contents])}
+    if not serving.sized or encoded.size is None:
+        return decoded, serving.reference(decoded)
+    return decoded, serving.reference(decoded, np.stack([encoded.size(one).numpy() for one in contents]))
 
 
 def _with_other_orders(trials: Sequence[Trial], serving: Serving) -> list[Trial]:
@@ -125,6 +136,10 @@ def _with_other_orders(trials: Sequence[Trial], serving: Serving) -> list[Trial]
             alone = trial.rows([count - 1], f"{trial.what}, the last row alone")
             if trial.signature == ARRAY_SIGNATURE and _has_open_length(serving):  # alone, a row may be shorter
                 alone = dataclasses.replace(alone, expected=serving.reference(alone.inputs))
+            elif trial.signature == BYTES_SIGNATURE and serving.sized and (encoded := serving.encoded) is not None:
+                first = next(iter(serving.signatures[ARRAY_SIGNATURE].structured_input_signature[1]))
+                _, expected = _of_files(serving, encoded, first, alone.inputs[encoded.name].tolist())
+                alone = dataclasses.replace(alone, expected=expected)
             every.append(alone)
     return every
 
@@ -135,17 +150,44 @@ def _has_open_length(serving: Serving) -> bool:
     return any(shape.rank is not None and shape.rank > 1 and shape[1] is None for shape in shapes)
 
 
-def _files(serving: Serving, examples: Examples | None) -> list[bytes]:
-    """Return the contents of the examples if they are files; an empty list if they are arrays."""
+def _files(serving: Serving, examples: Examples | None, count: int = _MAX_EXAMPLES) -> list[bytes]:
+    """Return the contents of the first examples if they are files; an empty list if they are arrays."""
     if serving.encoded is None or examples is None or isinstance(examples, (Mapping, np.ndarray)):
         return []
-    chosen = list(examples)[:_MAX_EXAMPLES]
+    chosen = list(examples)[:count]
     if not all(isinstance(one, (bytes, str, os.PathLike)) for one in chosen):
         return []
     try:
         return [one if isinstance(one, bytes) else pathlib.Path(one).read_bytes() for one in chosen]
     except OSError as error:
         raise ExportError(f"An example for the check cannot be read: {error}") from error
+
+
+def decoded_files(serving: Serving, files: Sequence[bytes | str | os.PathLike]) -> np.ndarray:
+    """Return the contents of files as rows of the model's input.
+
+    Args:
+        serving: Functions of the model.
+        files: Paths or contents.
+
+    Raises:
+        ExportError: If the model takes no files, or a file cannot be read.
+    """
+    encoded, contents = serving.encoded, _files(serving, files, len(files))
+    if encoded is None or not contents:
+        raise ExportError("Expected arrays, since the model takes no files. Received: other values.")
+    return np.stack([encoded.prepare(encoded.decode(tf.constant(one))).numpy() for one in contents])
+
+
+def random_arrays(specs: Mapping[str, tf.TensorSpec], rows: int) -> dict[str, np.ndarray]:
+    """Return random rows for inputs, which are equal in every call.
+
+    Args:
+        specs: Inputs by name; their first axis is the batch.
+        rows: Number of rows.
+    """
+    generator = np.random.default_rng(0)
+    return {name: _random_array(spec, rows, _RANDOM_SIZES[0], generator) for name, spec in specs.items()}
 
 
 def _array(values: Any, spec: tf.TensorSpec) -> np.ndarray:
@@ -232,10 +274,12 @@ def _compare(
             scale = 1 + np.max(np.abs(wanted), initial=0.0)
             difference = float(np.max(np.abs(served - wanted), initial=0.0) / scale)
             largest = max(largest, difference) if name not in looser else largest
-            if not difference <= max(tolerance, looser.get(name, 0.0)):
+            if not difference <= max(tolerance, looser.get(name, tolerance)):
                 problems.append(f"{trial.what}: output {name!r} differs by {difference:.3g}")
         else:
-            wrong = (served != expected) & ~_near_ties(trial.expected, served, tolerance)
+            wrong = served != expected
+            if wrong.any():
+                wrong &= ~_near_ties(trial.expected, served, tolerance)
             if wrong.any():
                 problems.append(f"{trial.what}: output {name!r} differs in {int(wrong.sum())} of {wrong.size} places")
     return problems, largest
@@ -245,7 +289,11 @@ def _near_ties(expected: Mapping[str, np.ndarray], served: np.ndarray, tolerance
     """Return where the probabilities are so close to a tie that either label is correct within the tolerance."""
     probabilities = expected.get("probabilities")
     if probabilities is not None and (probabilities.ndim, served.ndim) == (4, 3):  # one class for each pixel
-        return _pixel_ties(probabilities, served, tolerance)
+        sizes = expected.get("size", np.tile(served.shape[1:], (len(served), 1)))
+        ties = np.zeros(served.shape, bool)
+        for at, (rows, columns) in enumerate(sizes.tolist()):  # one at a time: large pictures take much memory
+            ties[at, :rows, :columns] = _pixel_ties(probabilities[at : at + 1], (rows, columns), tolerance)[0]
+        return ties
     if probabilities is None or probabilities.ndim != 2 or probabilities.shape[1] < 1:
         return np.zeros(served.shape, bool)
     if served.shape == probabilities.shape:  # one yes or no for each label
@@ -256,13 +304,13 @@ def _near_ties(expected: Mapping[str, np.ndarray], served: np.ndarray, tolerance
     return np.zeros(served.shape, bool)
 
 
-def _pixel_ties(probabilities: np.ndarray, served: np.ndarray, tolerance: float) -> np.ndarray:
+def _pixel_ties(probabilities: np.ndarray, size: tuple[int, int], tolerance: float) -> np.ndarray:
     """Return where two classes of a pixel are so close that either is correct, for masks larger than probabilities.
 
     Masks come from enlarged logits. Logarithms of probabilities differ from logits by one number per cell, the same for
     all classes, so the differences between classes are equal, also after enlarging.
     """
     logits = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
-    large = tf.image.resize(logits, served.shape[1:], "bilinear").numpy()
+    large = tf.image.resize(logits, size, "bilinear").numpy()
     top = np.sort(large, axis=-1)[..., -2:]
     return top[..., 1] - top[..., 0] <= 2 * tolerance * (1 + np.abs(logits).max())

@@ -37,6 +37,8 @@ class RequestItem:
         error: Reason why it cannot be used, or None.
         pair: Second text of a pair, or None.
         length: Length for batching; None if all items have one size.
+        parts: Values of consecutive parts, in place of ``value``, if the input is longer than the model takes;
+            :meth:`tfft.registry.Task.join_parts` makes one answer of theirs.
     """
 
     name: str
@@ -44,6 +46,12 @@ class RequestItem:
     error: str | None = None
     pair: str | None = None
     length: int | None = None
+    parts: tuple[Any, ...] = ()
+
+    @property
+    def values(self) -> tuple[Any, ...]:
+        """Values for the signature: its parts, or the one value; none for an item that cannot be used."""
+        return () if self.error is not None else self.parts or (self.value,)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,18 +198,16 @@ def predict_items(
         One prediction per item, as batches are finished.
     """
     ask = _rows_or_reasons if decodes else _rows
-    plain = registry.task(task).plain_outputs if task in registry.task_names() else None
+    known = registry.task(task) if task in registry.task_names() else registry.Task()
     for window in _windows(items):
-        readable = [at for at, item in enumerate(window) if item.error is None]
-        readable.sort(key=lambda at: window[at].length or 0)
-        answered: dict[int, Row | str] = {}
-        for batch in (readable[i : i + _BATCH] for i in range(0, len(readable), _BATCH)):
-            answered |= zip(batch, ask(answer, [window[at].value for at in batch]), strict=True)
-        for at, item in enumerate(window):
-            row = answered.get(at, item.error or "")
+        answered = _answered(lambda values: ask(answer, values), window)
+        for item, rows in zip(window, answered, strict=True):
+            row = known.join_parts(rows, class_names) if item.parts and isinstance(rows, list) else rows
+            if isinstance(row, list):
+                [row] = row
             if isinstance(row, str):
                 yield Prediction(item.name, error=row, pair=item.pair)
-            elif plain is not None and (outputs := plain(row)) is not None:
+            elif (outputs := known.plain_outputs(row)) is not None:
                 yield Prediction(item.name, outputs=_named(outputs, class_names), pair=item.pair)
             else:
                 yield _prediction(item, row, class_names, top)
@@ -210,13 +216,38 @@ def predict_items(
 def _windows(items: Iterable[RequestItem]) -> Iterator[list[RequestItem]]:
     """Parts of the items that are read before any of them is answered: one batch, many where they are sorted."""
     window: list[RequestItem] = []
+    count = 0
     for item in items:
         window.append(item)
-        if len(window) == (_BATCH if item.length is None else _WINDOW * _BATCH):
+        count += max(1, len(item.parts))
+        if count >= (_BATCH if item.length is None else _WINDOW * _BATCH):
             yield window
-            window = []
+            window, count = [], 0
     if window:
         yield window
+
+
+def _answered(
+    ask: Callable[[Sequence[Any]], Sequence[Row | str]], window: Sequence[RequestItem]
+) -> list[list[Row] | str]:
+    """Return the rows for each item, one for each of its values, or the reason that there is none."""
+    places = [(at, part) for at, item in enumerate(window) for part in range(len(item.values))]
+    places.sort(key=lambda place: window[place[0]].length or 0)
+    found: dict[tuple[int, int], Row | str] = {}
+    for batch in (places[i : i + _BATCH] for i in range(0, len(places), _BATCH)):
+        found |= zip(batch, ask([window[at].values[part] for at, part in batch]), strict=True)
+    answered: list[list[Row] | str] = []
+    for at, item in enumerate(window):
+        rows: list[Row] = []
+        reason = item.error
+        for part in range(len(item.values)):
+            row = found[at, part]
+            if isinstance(row, str):
+                reason = reason or row
+            else:
+                rows.append(row)
+        answered.append(rows if reason is None else reason)
+    return answered
 
 
 def _rows(answer: Callable[[Any], dict[str, np.ndarray]], values: Sequence[Any]) -> Sequence[Row | str]:

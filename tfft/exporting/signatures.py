@@ -22,7 +22,6 @@ from tfft.exporting.loader import ARRAY_SIGNATURE, BYTES_SIGNATURE, EncodedInput
 from tfft.keras_compat import producer
 from tfft.specs import InputSpec
 
-RAW_SIGNATURE = "raw"
 _NO_KIND = f"{BYTES_SIGNATURE} left out: the model's input is not one image."
 
 
@@ -34,22 +33,25 @@ class Serving(Served):
         signatures: ``serving_default``; where files are taken, ``serve_bytes``; and where the head has raw outputs,
             ``raw``: concrete functions.
         reference: What ``serving_default`` has to answer: named arrays to named arrays, through ``model.predict``.
+            Where outputs have the size of images, a second argument gives their sizes, int32 [B, 2].
         class_names: In the order of the logits; empty where there are none.
         serving_input: How the model takes examples of its kind of data; None where it takes no known kind.
         task: Name of the head's task, or ``"outputs"`` where the model's outputs are passed on as they are.
         notes: What was left out and why, one sentence each.
         facts: Facts of the head for the card.
         tolerances: See :attr:`tfft.heads.Head.tolerances`.
+        sized: Whether outputs have the size of each image, see :attr:`tfft.heads.ServedModel.sized`.
     """
 
     signatures: Mapping[str, Any]
-    reference: Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
+    reference: Callable[..., dict[str, np.ndarray]]
     class_names: tuple[str, ...]
     task: str
     serving_input: ServingInput | None = None  # type: ignore[assignment]
     notes: tuple[str, ...] = ()
     facts: Mapping[str, object] = dataclasses.field(default_factory=dict)
     tolerances: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    sized: bool = False
 
     @property
     def encoded(self) -> EncodedInput | None:
@@ -78,63 +80,65 @@ def serving_functions(
         ExportError: If the model's inputs, outputs or class names do not allow it.
     """
     _inputs(model)  # a model that was never built is an error
-    head = _head(model)
-    if head is not None and (own_function := head.served(model)) is not None:
-        return _own_serving(model, head, own_function)
-    postprocess, task, names = _postprocess(model, class_names)
-    model = model if head is None else head.serving_model(model)
-    inputs = _inputs(model)
-    taken = serving_input(model, inputs, input_spec=input_spec)
+    head, served = _served(model, class_names)
+    inputs = _inputs(served.model)
+    taken = serving_input(served.model, inputs, input_spec=input_spec)
     if taken is not None:
-        served = {taken.names.get(name, name): spec for name, spec in inputs.items()}
-        inputs = {name: tf.TensorSpec(spec.shape, spec.dtype, name=name) for name, spec in served.items()}
-    own = tuple(inputs)
+        renamed = {taken.names.get(name, name): spec for name, spec in inputs.items()}
+        inputs = {name: tf.TensorSpec(spec.shape, spec.dtype, name=name) for name, spec in renamed.items()}
+    signatures = _signatures(served, inputs, taken)
+    notes = ((_NO_KIND,) if taken is None else taken.notes, (note_on(ops_of(signatures)),))
+    said = tuple(text for part in notes for text in part if text)
+    reference = _reference(served, tuple(inputs))
+    if head is None:
+        return Serving(signatures, reference, (), "outputs", taken, said)
+    names, sized = tuple(head.class_names or ()), served.sized is not None
+    return Serving(signatures, reference, names, head.task, taken, said, head.facts, head.tolerances, sized)
 
+
+def _signatures(
+    served: heads.ServedModel, inputs: Mapping[str, tf.TensorSpec], taken: ServingInput | None
+) -> dict[str, tf.types.experimental.ConcreteFunction]:
     shorten = (lambda value: value) if taken is None or taken.shorten is None else taken.shorten
 
-    def answer(values: Mapping[str, Any]) -> dict[str, tf.Tensor]:
-        return postprocess(model(_arrange(model, [shorten(values[name]) for name in own]), training=False))
+    def outputs_of(values: Mapping[str, Any]) -> Any:
+        return served.model(_arrange(served.model, [shorten(values[name]) for name in inputs]), training=False)
 
-    def reference(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        # The check runs on the CPU, where the fresh process runs: a GPU's convolutions round differently.
-        with tf.device("/CPU:0"):
-            tensors = [tf.constant(values[name]) for name in own]  # NumPy has no string type
-            outputs = model.predict(_arrange(model, tensors), batch_size=len(tensors[0]), verbose=0)
-            return {name: value.numpy() for name, value in postprocess(outputs).items()}
+    def answer(values: Mapping[str, Any], sizes: Any = None) -> dict[str, tf.Tensor]:
+        return _answer(served, outputs_of(values), next(iter(values.values())), sizes)
 
     signatures = {ARRAY_SIGNATURE: _trace(lambda **values: answer(values), inputs)}
     if taken is not None and taken.encoded is not None:
         one = {taken.encoded.name: tf.TensorSpec([None], tf.string, name=taken.encoded.name)}
-        signatures[BYTES_SIGNATURE] = _trace(_bytes_function(answer, own[0], taken.encoded), one)
-    for name, convert in {} if head is None else head.further_signatures.items():
-        signatures[name] = _trace(lambda convert=convert, **values: convert(answer(values)), inputs)
-    if (raw := _raw_outputs(model)) is not None:
-        signatures[RAW_SIGNATURE] = _trace(
-            lambda **values: raw(model(_arrange(model, [values[name] for name in own]), training=False)), inputs
-        )
+        decoded = _bytes_function(answer, next(iter(inputs)), taken.encoded, served.sized is not None)
+        signatures[BYTES_SIGNATURE] = _trace(decoded, one)
+    for name, further in served.further.items():
+        signatures[name] = _trace(lambda further=further, **values: further(outputs_of(values)), inputs)
     for name, function in signatures.items():
         _check_batch_dimension(name, function)
-    notes = ((_NO_KIND,) if taken is None else taken.notes, (note_on(ops_of(signatures)),))
-    said = tuple(text for part in notes for text in part if text)
-    facts, tolerances = ({}, {}) if head is None else (head.facts, head.tolerances)
-    return Serving(signatures, reference, names, task, taken, said, facts, tolerances)
+    return signatures
 
 
-def _own_serving(model: keras.Model, head: heads.Head, served: heads.ServedFunction) -> Serving:
-    """Return the function of a head that serves more than the model's outputs, such as decoded text."""
-    inputs = {name: tf.TensorSpec(spec.shape, spec.dtype, name=name) for name, spec in served.inputs.items()}
-    taken = serving_input(model, inputs)
-    function = _trace(lambda **values: served.call(values), inputs)
-    _check_batch_dimension(ARRAY_SIGNATURE, function)
-    live = tf.function(lambda values: served.call(values), autograph=False, reduce_retracing=True)
+def _answer(served: heads.ServedModel, outputs: Any, images: Any, sizes: Any) -> dict[str, tf.Tensor]:
+    """Return the answer of a model; without sizes, that of images as they were given."""
+    if served.sized is None:
+        return served.answer(outputs)
+    shape = tf.shape(images)
+    given = tf.tile(shape[None, 1:3], [shape[0], 1]) if sizes is None else tf.cast(sizes, tf.int32)
+    return served.sized(outputs, given)
 
-    def reference(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+
+def _reference(served: heads.ServedModel, names: Sequence[str]) -> Callable[..., dict[str, np.ndarray]]:
+    def reference(values: Mapping[str, np.ndarray], sizes: Any = None) -> dict[str, np.ndarray]:
+        # The check runs on the CPU, where the fresh process runs: a GPU's convolutions round differently.
         with tf.device("/CPU:0"):
-            return {name: value.numpy() for name, value in live({n: tf.constant(values[n]) for n in inputs}).items()}
+            tensors = [tf.constant(values[name]) for name in names]  # NumPy has no string type
+            ordered = _arrange(served.model, tensors)
+            outputs = served.model.predict(ordered, batch_size=len(tensors[0]), verbose=0)
+            found = _answer(served, outputs, tensors[0], sizes)
+            return {name: np.asarray(value) for name, value in found.items()}
 
-    said = note_on(ops_of({ARRAY_SIGNATURE: function}))
-    notes = tuple(text for text in (*(() if taken is None else taken.notes), said) if text)
-    return Serving({ARRAY_SIGNATURE: function}, reference, tuple(head.class_names or ()), head.task, taken, notes)
+    return reference
 
 
 def serving_input(
@@ -153,10 +157,13 @@ def serving_input(
     return next((found for found in told if found is not None), None)
 
 
-def _bytes_function(answer: Callable, input_name: str, encoded: EncodedInput) -> Callable:
+def _bytes_function(answer: Callable, input_name: str, encoded: EncodedInput, sized: bool) -> Callable:
     def serve_bytes(**values: tf.Tensor) -> dict[str, tf.Tensor]:
-        decoded = tf.map_fn(encoded.decode, values[encoded.name], fn_output_signature=encoded.decoded)
-        return answer({input_name: encoded.prepare(decoded)})
+        files = values[encoded.name]
+        decoded = {input_name: encoded.prepare(tf.map_fn(encoded.decode, files, fn_output_signature=encoded.decoded))}
+        if not sized or encoded.size is None:
+            return answer(decoded)
+        return answer(decoded, tf.map_fn(encoded.size, files, fn_output_signature=tf.TensorSpec([2], tf.float32)))
 
     return serve_bytes
 
@@ -216,15 +223,14 @@ def _check_batch_dimension(name: str, function: tf.types.experimental.ConcreteFu
             )
 
 
-def _postprocess(
-    model: keras.Model, class_names: Sequence[str] | None
-) -> tuple[Callable[[Any], dict[str, tf.Tensor]], str, tuple[str, ...]]:
+def _served(model: keras.Model, class_names: Sequence[str] | None) -> tuple[heads.Head | None, heads.ServedModel]:
+    """Return the head of a model, or the one that class names imply, and the model that answers requests."""
     head = _head(model)
     if head is None:
         if class_names is None:
-            return _as_named(model), "outputs", ()
+            return None, heads.ServedModel(model, _as_named(model))
         assumed, to_logits = _assumed_head(model, tuple(class_names))
-        return lambda outputs: assumed.postprocess(to_logits(outputs)), assumed.task, tuple(class_names)
+        return assumed, heads.ServedModel(model, lambda outputs: assumed.postprocess(to_logits(outputs)))
     own = tuple(head.class_names or ())
     if class_names is not None and tuple(class_names) != own:
         if len(class_names) != len(own):
@@ -232,7 +238,7 @@ def _postprocess(
                 f"class_names has {len(class_names)} names, the model's head has {len(own)} classes: {', '.join(own)}."
             )
         head = dataclasses.replace(head, class_names=tuple(class_names))
-    return head.postprocess, head.task, tuple(head.class_names or ())
+    return head, head.served(model)
 
 
 def _head(model: keras.Model) -> heads.Head | None:
@@ -240,11 +246,6 @@ def _head(model: keras.Model) -> heads.Head | None:
         return heads.from_model(model)
     except TfftError:
         return None
-
-
-def _raw_outputs(model: keras.Model) -> Callable[[tf.Tensor], dict[str, tf.Tensor]] | None:
-    head = _head(model)
-    return None if head is None or type(head).raw_outputs is heads.Head.raw_outputs else head.raw_outputs
 
 
 def _as_named(model: keras.Model) -> Callable[[Any], dict[str, tf.Tensor]]:

@@ -42,9 +42,15 @@ def predict_each(
         ExportError: If the model takes no kind of data that can be read for it.
     """
     given, taken = list(items) if pairs is None else list(zip(items, pairs, strict=True)), model.asked()
-    read = registry.modality(taken.modality).read_items(given, taken.spec)
+    read = _reader(model, taken.modality).read_items(given, taken.spec)
     decodes = taken.signature == BYTES_SIGNATURE
     return predict_items(model.predict, read, class_names=model.class_names, top=top, decodes=decodes, task=model.task)
+
+
+def _reader(model: Served, modality: str) -> registry.Modality:
+    """Return the modality that reads inputs: the reader of the model's task, if it is of the same modality."""
+    own = registry.task(model.task).reader if model.task in registry.task_names() else None
+    return own if own is not None and own.name == modality else registry.modality(modality)
 
 
 def predict_table(

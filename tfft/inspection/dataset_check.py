@@ -16,7 +16,7 @@ from tfft.data import Splits, load
 from tfft.data.loader import explicit, modality_of, reader_of
 from tfft.data.tfds.source import ROLES, LocalCopy, is_tfds, local_copy
 from tfft.errors import DataError
-from tfft.inspection.findings import DataReport, Finding, Item, in_order
+from tfft.inspection.findings import DataReport, Finding, Item, counted, in_order
 from tfft.inspection.label_errors import NOT_CHECKED, doubted
 from tfft.io.cache_dir import cache_dir
 
@@ -127,9 +127,8 @@ def _loaded(
 
 
 def _without_label(copy: LocalCopy) -> Iterator[Finding]:
-    if copy.skipped:
-        items = tuple(Item(one.path, one.reason) for one in copy.skipped)
-        yield Finding("unlabelled", "note", f"{len(items)} examples have no label", "they are left out", items)
+    items = [Item(one.path, one.reason) for one in copy.skipped]
+    return counted(items, "unlabelled", "note", "examples have no label", "they are left out")
 
 
 def _stopped(error: DataError) -> Finding:

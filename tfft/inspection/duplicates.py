@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from tfft.data.duplicates import Duplicate
-from tfft.inspection.findings import Finding, Item
+from tfft.inspection.findings import Finding, Item, counted
 
 _WORDS = {
     "file": "is the same file as",
@@ -40,20 +40,18 @@ def copy_findings(
             leaks.append(item)
         elif labels[copy.first] == labels[copy.second]:
             (alike if copy.kind in ("near", "part") else within).append(item)
-    if leaks:
-        message = f"{len(leaks)} duplicates are on both sides of the split: memorized answers inflate the score"
-        remedy = f"remove them on one side; scores are given with and without them{but}"
-        yield Finding("leak", "warning", message, remedy, tuple(leaks))
-    if conflicts:
-        message = f"{len(conflicts)} duplicates have different classes"
-        yield Finding("conflict", "warning", message, "decide on one class and remove the other", tuple(conflicts))
-    if within:
-        message = f"{len(within)} images occur more than once in their class"
-        yield Finding("copy", "warning", message, "remove all but one; they are kept on one side", tuple(within))
-    if alike:
-        message = f"{len(alike)} images look like duplicates of another one in their class"
-        remedy = f"look at them; they are kept on one side of a split that tfft makes{but}"
-        yield Finding("near-copy", "note", message, remedy, tuple(alike))
+    yield from counted(
+        leaks, "leak", "warning", "duplicates are on both sides of the split: memorized answers inflate the score",
+        f"remove them on one side; scores are given with and without them{but}",
+    )  # fmt: skip
+    words = "duplicates have different classes"
+    yield from counted(conflicts, "conflict", "warning", words, "decide on one class and remove the other")
+    words = "images occur more than once in their class"
+    yield from counted(within, "copy", "warning", words, "remove all but one; they are kept on one side")
+    yield from counted(
+        alike, "near-copy", "note", "images look like duplicates of another one in their class",
+        f"look at them; they are kept on one side of a split that tfft makes{but}",
+    )  # fmt: skip
 
 
 def _words(copy: Duplicate) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -60,6 +60,20 @@ class Finding:
         if len(self.items) > _SHOWN:
             lines.append(f"    and {len(self.items) - _SHOWN:,} more")
         return "\n".join(lines)
+
+
+def counted(items: Sequence[Item], kind: str, level: Level, words: str, remedy: str) -> Iterator[Finding]:
+    """Yield one finding about some items; nothing if there are none.
+
+    Args:
+        items: Affected files, rows or classes.
+        kind: As in :class:`Finding`.
+        level: As in :class:`Finding`.
+        words: Message behind the number of the items.
+        remedy: As in :class:`Finding`.
+    """
+    if items:
+        yield Finding(kind, level, f"{len(items)} {words}", remedy, tuple(items))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

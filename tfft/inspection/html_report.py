@@ -27,17 +27,17 @@ def page(report: DataReport) -> str:
     """Return a self-contained page; file names are escaped, thumbnails are decoded and encoded again."""
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>",
-        f"<title>{_escaped(report.data)}</title><style>{_STYLE}</style><h1>{_escaped(report.data)}</h1>",
+        f"<title>{escaped(report.data)}</title><style>{_STYLE}</style><h1>{escaped(report.data)}</h1>",
         _counts(report),
     ]
     parts += [_finding(finding) for finding in report.findings] or ["<p>Nothing was found.</p>"]
-    parts += [f"<p>{_escaped(note)}</p>" for note in report.notes]
+    parts += [f"<p>{escaped(note)}</p>" for note in report.notes]
     return "\n".join(parts)
 
 
 def _counts(report: DataReport) -> str:
     rows = [
-        f"<tr><td>{_escaped(part)}<td>{_escaped(name)}<td>{count:,}"
+        f"<tr><td>{escaped(part)}<td>{escaped(name)}<td>{count:,}"
         for part, counts in report.counts.items()
         for name, count in counts.items()
     ]
@@ -49,24 +49,31 @@ def _finding(finding: Finding) -> str:
     more = len(finding.items) - _PICTURES
     rest = f"<p class=remedy>and {more:,} more, in the JSON report</p>" if more > 0 else ""
     return (
-        f"<h2 class={finding.level}>{_escaped(finding.message)}</h2>"
-        f"<p class=remedy>{_escaped(finding.level)}: {_escaped(finding.remedy)}.</p>"
+        f"<h2 class={finding.level}>{escaped(finding.message)}</h2>"
+        f"<p class=remedy>{escaped(finding.level)}: {escaped(finding.remedy)}.</p>"
         f"<div class=items>{shown}</div>{rest}"
     )
 
 
 def _figure(item: Item) -> str:
     pictures = "".join(_picture(path) for path in (item.name, item.other) if path)
-    return f"<figure>{pictures}<figcaption>{_escaped(str(item))}</figcaption></figure>"
+    return f"<figure>{pictures}<figcaption>{escaped(str(item))}</figcaption></figure>"
 
 
 def _picture(path: str) -> str:
+    address = thumbnail_address(path)
+    return "" if address is None else f"<img alt='' src='{address}'>"
+
+
+def thumbnail_address(path: str) -> str | None:
+    """Return a thumbnail of a file as a ``data:`` address; None if no modality can draw it."""
     if not os.path.isfile(path):
-        return ""
+        return None
     kinds = map(registry.modality, registry.modality_names())
     jpeg = next((made for made in (kind.thumbnail(path) for kind in kinds) if made), None)
-    return "" if jpeg is None else f"<img alt='' src='data:image/jpeg;base64,{base64.b64encode(jpeg).decode('ascii')}'>"
+    return None if jpeg is None else f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode('ascii')}"
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
+    """Return a text for HTML; bytes of a file name that are no text are shown as escapes."""
     return html.escape(text.encode("utf-8", "backslashreplace").decode())

@@ -90,6 +90,17 @@ class PairTokenizer(keras.layers.Layer):
         """Tokens that are no part of a text."""
         return tuple(sorted({*self.start, self.end, *self.source_start, *self.source_end}))
 
+    @property
+    def unknown(self) -> int | None:
+        """Token for what the vocabulary does not cover; None if it covers every text, or names no such token."""
+        found = getattr(self._known, "unk_token_id", None)
+        if found is None:
+            try:
+                found = self._known.token_to_id(getattr(self._known, "unk_token", None) or "<unk>")
+            except (KeyError, ValueError):
+                return None
+        return None if found is None else int(found)
+
     def ragged(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Return the tokens of texts, int32 arrays, without those around them and without a limit."""
         found: list[np.ndarray] = []
@@ -99,8 +110,9 @@ class PairTokenizer(keras.layers.Layer):
         return found
 
     def read(self, ids: np.ndarray) -> list[str]:
-        """Return the texts of tokens, int [B, T]; special tokens and padding are left out."""
-        rows = [[int(one) for one in row if one >= 0 and one not in self.special] for row in np.asarray(ids)]
+        """Return the texts of tokens, int [B, T]; special tokens, padding and ids without a token are left out."""
+        size, special = self._size, set(self.special)
+        rows = [[int(one) for one in row if 0 <= one < size and one not in special] for row in np.asarray(ids)]
         found = self._known.detokenize(rows) if rows else []
         texts = [one.decode("utf-8", "ignore") if isinstance(one, bytes) else str(one) for one in found]
         return [text.replace(_BROKEN, "").strip() for text in texts]
@@ -114,8 +126,8 @@ class PairTokenizer(keras.layers.Layer):
         return _around(tf.cast(pieces, tf.int32)[:, :room], self.source_start, self.source_end).to_tensor(PADDING)
 
     def texts(self, ids: tf.Tensor) -> tf.Tensor:
-        """Return the texts of tokens, string [B], in a graph; special tokens and padding are left out."""
-        keep = ids >= 0
+        """Return the texts of tokens, string [B], in a graph; as :meth:`read`."""
+        keep = (ids >= 0) & (ids < self._size)
         for mark in self.special:
             keep &= ids != mark
         pieces = tf.ragged.boolean_mask(tf.maximum(ids, 0), keep)
@@ -131,6 +143,12 @@ class PairTokenizer(keras.layers.Layer):
         if self.tokenizer is None:
             raise ValueError("The vocabulary of this encoder-decoder is not learned yet.")
         return self.tokenizer
+
+    @property
+    def _size(self) -> int:
+        """Number of tokens in the vocabulary; a model may write ids of spare rows behind them, as T5 has."""
+        with tf.init_scope():
+            return int(self._known.vocabulary_size())
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments of the constructor as plain values; the vocabulary is stored separately, as an asset."""

@@ -95,10 +95,15 @@ class _Block(keras.layers.Layer):
             self.norm_last.build(shape)
         self.built = True
 
+    @property
+    def head_width(self) -> int:
+        """Width of a head."""
+        return self.width // self.heads
+
     def split(self, x: Any, parts: int) -> list[Any]:
         """Return [B, T, parts * width] as a list of [B, H, T, d]."""
         ops, shape = keras.ops, keras.ops.shape(x)
-        x = ops.reshape(x, (shape[0], shape[1], parts, self.heads, self.width // self.heads))
+        x = ops.reshape(x, (shape[0], shape[1], parts, self.heads, self.head_width))
         x = ops.transpose(x, (2, 0, 3, 1, 4))
         return [x[at] for at in range(parts)]
 

@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tfft import registry
-from tfft.config import PHASE_KEYWORDS, Phase, RunConfig
+from tfft.config import Phase, RunConfig
+from tfft.config.plan import PHASE_KEYWORDS
 from tfft.errors import PlanError, did_you_mean, join_names, raise_problems
 from tfft.plans.defaults import CONTRASTIVE, FINE_TUNE, FINE_TUNE_STEPS, FROZEN, HEAD, HEAD_STEPS, SCRATCH, Draft
 

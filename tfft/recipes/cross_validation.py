@@ -14,7 +14,7 @@ import os
 import pathlib
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Unpack
 
 import keras
@@ -157,14 +157,8 @@ def finetune_seeds(
     _check_single(settings, "seed", len(chosen))
     shared = config_of(config, task, settings, ("seeds", *_OTHERS))
     options = {"plan": plan, "cache": cache, "callbacks": callbacks, "verbose": verbose}
-    folder = check_out(out)
-    rows = []
-    for seed in chosen:
-        place = None if folder is None else folder / f"seed-{seed}"
-        rows.append(_row(backbone, data, seed, place, dataclasses.replace(shared, seed=seed), options))
-        if folder is not None:
-            _write(rows, folder)
-    return SeedRuns(tuple(rows))
+    runs = ((seed, data, dataclasses.replace(shared, seed=seed)) for seed in chosen)
+    return _trained(backbone, runs, "seed", check_out(out), options)
 
 
 def cross_validate(
@@ -218,13 +212,25 @@ def cross_validate(
     folder = check_out(out)
     with reading_bar(bool(verbose)) as progress:
         whole, chosen = _listed(data, chosen, progress)
+    parts = enumerate(fold_splits(whole, folds, seed=chosen.seed), 1)
+    return _trained(backbone, ((number, splits, chosen) for number, splits in parts), "fold", folder, options)
+
+
+def _trained(
+    backbone: Any,
+    runs: Iterable[tuple[int, Any, RunConfig]],
+    unit: str,
+    folder: pathlib.Path | None,
+    options: dict[str, Any],
+) -> SeedRuns:
+    """Train runs of a number, data and settings each; the table is written after every one."""
     rows = []
-    for number, splits in enumerate(fold_splits(whole, folds, seed=chosen.seed), 1):
-        place = None if folder is None else folder / f"fold-{number}"
-        rows.append(_row(backbone, splits, number, place, chosen, options))
+    for number, data, config in runs:
+        place = None if folder is None else folder / f"{unit}-{number}"
+        rows.append(_row(backbone, data, number, place, config, options))
         if folder is not None:
             _write(rows, folder)
-    return SeedRuns(tuple(rows), "fold")
+    return SeedRuns(tuple(rows), unit)
 
 
 def _check_single(settings: Mapping[str, Any], name: str, runs: int) -> None:

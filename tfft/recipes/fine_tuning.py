@@ -32,10 +32,10 @@ from tfft.recipes.preparing import (
     build_model,
     check_same_backbone,
     data_line,
-    feature_source,
     is_cached,
     open_backbone,
     spec_of,
+    training_source,
     with_new_statistics,
 )
 from tfft.recipes.run import (
@@ -299,7 +299,7 @@ def _train(
     say, detail = _printer(level), _printer(level - 1)
     if estimate:
         detail(estimate)
-    held_out = data.validation(spec, plan.batch_size)
+    held_out, measured = data.validation(spec, plan.batch_size), data.evaluation(spec, plan.batch_size)
     with tf.device("CPU:0"):
         epoch = tf.Variable(0, dtype=tf.int64, trainable=False, name="epoch")
     # Of completed phases, also those before an interruption.
@@ -310,7 +310,7 @@ def _train(
         if phase.contrastive_repeats and memory["scores"] and phase is not plan.phases[-1]:
             line = "features changed; the head will follow"  # a score would mean nothing
         else:
-            scores = evaluate(model, held_out)
+            scores = evaluate(model, measured)
             memory["scores"].append(json.dumps(scores.to_dict()))
             line = scores.summary if level > 1 else scores.brief
         if phase.epochs and not phase.contrastive_repeats:
@@ -328,7 +328,7 @@ def _train(
         lambda: data.training(spec, plan, epoch),
         held_out,
         plan.phases,
-        source=feature_source(data, plan, cache),
+        source=training_source(data, plan, cache),
         epoch=epoch,
         l2=plan.l2,
         seed=plan.seed,

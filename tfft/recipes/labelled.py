@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfft import registry
-from tfft.data import Examples, to_dataset
+from tfft.data import BatchOptions, Examples
 from tfft.data.loader import explicit, task_reader
 from tfft.data.tfds.source import ROLES, is_tfds, local_copy
 from tfft.errors import DataError, did_you_mean, join_names
@@ -52,7 +52,7 @@ def labelled_data(
         >>> tfft.evaluate(run.model, dataset)
     """
     examples, spec, skipped, words = labelled_examples(run, data, images=images)
-    dataset = to_dataset(examples, spec, batch_size=batch_size, cache=False)
+    dataset = examples.evaluation_batches(spec, BatchOptions(batch_size, cache=False))
     return dataset, list(map(str, skipped)), words
 
 

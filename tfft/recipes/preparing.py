@@ -18,6 +18,7 @@ from tfft.backbones import load_backbone
 from tfft.backbones.base import Backbone
 from tfft.backbones.fetch.digests import pinned, split_pin
 from tfft.config import Plan, RunConfig, SharedSettings
+from tfft.data.examples import Examples
 from tfft.errors import PlanError, join_names
 from tfft.models import build
 from tfft.plans import DatasetStats, NamedPlan, recommend
@@ -127,12 +128,21 @@ def feature_source(data: RunData, plan: Plan, cache: str | os.PathLike[str] | bo
     if not is_cached(data, cache):
         return None
     train = data.splits.train
-    maps = registry.task(data.task).feature_level == "pyramid"  # a hundred times the size of pooled features
     return FeatureSource(
         train, data.splits.validation, batch_size=train.batch_size or plan.batch_size, shuffle=not data.is_ready,
         seed=plan.seed, cache=cache, augment=plan.augment, views=plan.views, sampling=plan.sampling,
-        lengths=train.lengths, dtype="float16" if maps else "float32",
+        lengths=train.lengths, dtype=registry.task(data.task).feature_dtype,
     )  # fmt: skip
+
+
+def training_source(data: RunData, plan: Plan, cache: str | os.PathLike[str] | bool | None) -> FeatureSource | None:
+    """Return :func:`feature_source`, or the examples that make their own features; None if nothing is cached."""
+    train = data.splits.train
+    own = type(train).trainable_part is not Examples.trainable_part and wants_cache(data, cache)
+    if not own:
+        return feature_source(data, plan, cache)
+    held_out = data.splits.validation
+    return FeatureSource(train, held_out, batch_size=plan.batch_size, seed=plan.seed, cache=cache)
 
 
 def _facts(backbone: Backbone, data: RunData, cache: object) -> DatasetStats:
@@ -168,8 +178,12 @@ def build_model(backbone: Backbone, data: RunData, plan: Plan) -> keras.Model:
 
 def is_cached(data: RunData, cache: object) -> bool:
     """Whether the frozen part of the model runs once for all epochs."""
-    wanted = not (cache is None or cache is False or (data.is_ready and cache == "auto"))
-    return wanted and registry.task(data.task).caches_features
+    return wants_cache(data, cache) and registry.task(data.task).caches_features
+
+
+def wants_cache(data: RunData, cache: object) -> bool:
+    """Whether the user wants features to be kept."""
+    return not (cache is None or cache is False or (data.is_ready and cache == "auto"))
 
 
 def spec_of(backbone: Backbone, plan: Plan) -> InputSpec | None:

@@ -105,13 +105,17 @@ class RunData:
         """Return the validation dataset."""
         return self.splits.validation.batches(spec, BatchOptions(batch_size))
 
+    def evaluation(self, spec: InputSpec | None, batch_size: int) -> tf.data.Dataset:
+        """Return the validation dataset for scores, whose labels may have another size than those for training."""
+        return self.splits.validation.evaluation_batches(spec, BatchOptions(batch_size))
+
     def deduplicated(self, spec: InputSpec | None, batch_size: int) -> tf.data.Dataset | None:
         """Return the validation dataset without duplicates of training examples; None if there are none."""
         validation, leaked = self.splits.validation, self.splits.leaked
         if not 0 < len(leaked) < len(validation):
             return None
         clean = np.setdiff1d(np.arange(len(validation)), leaked)
-        return validation.take(clean).batches(spec, BatchOptions(batch_size))
+        return validation.take(clean).evaluation_batches(spec, BatchOptions(batch_size))
 
     def adapted(self, backbone: Backbone, config: _Config, verbose: bool) -> tuple[RunData, _Config, Backbone]:
         """Return the examples in the form that a backbone takes, the settings chosen for it, and the backbone.

@@ -164,7 +164,7 @@ class Trial:
                 source=feature_source(data, plan, self._cache), epoch=epoch, l2=plan.l2, seed=plan.seed,
                 microbatch_size=plan.microbatch_size, batch_norm=plan.batch_norm, verbose=False,
             )  # fmt: skip
-            scores = evaluate(model, held_out)
+            scores = evaluate(model, data.evaluation(spec, plan.batch_size))
         return dataclasses.replace(candidate, scores=(*candidate.scores, scores))
 
 

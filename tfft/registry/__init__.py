@@ -18,6 +18,7 @@ from typing import Any, Generic, TypeVar
 
 from tfft.errors import PlanError, did_you_mean, join_names
 from tfft.registry.modality_interface import Adapted, Match, Modality
+from tfft.registry.report_interface import ReportBuilder, ReportCurves, ReportPicture, ReportSection
 from tfft.registry.task_interface import Default, Evaluator, ExampleResult, FeatureLevel, Metric, ScoreDisplay, Task
 
 __all__ = [
@@ -29,6 +30,10 @@ __all__ = [
     "FeatureLevel",
     "Match",
     "Metric",
+    "ReportBuilder",
+    "ReportCurves",
+    "ReportPicture",
+    "ReportSection",
     "ScoreDisplay",
     "Modality",
     "Task",

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from tfft.backbones.base import Backbone
     from tfft.data.examples import Examples, Splits
+    from tfft.data.tfds.task_files import TaskFiles
     from tfft.exporting.loader import ServingInput
     from tfft.exporting.prediction import RequestItem
     from tfft.features.engines import Staged
@@ -187,6 +188,18 @@ class Modality:
             source: As in :meth:`matches`.
             class_names: Class names of the model, in the order of its outputs.
             settings: Settings for reading; ``task`` is that of the model.
+        """
+        raise NotImplementedError
+
+    def tfds_files(self, info: Any, settings: Mapping[str, Any]) -> TaskFiles:
+        """Return how examples of TensorFlow Datasets become the files of a task; for readers of tasks.
+
+        Args:
+            info: ``builder.info`` of the dataset.
+            settings: Explicit settings for reading, of which ``image`` and ``label`` may name features.
+
+        Raises:
+            DataError: If the dataset has no such features.
         """
         raise NotImplementedError
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tfft.evaluation.scores import Scores
     from tfft.heads import Head
     from tfft.registry.modality_interface import Modality
+    from tfft.registry.report_interface import ReportBuilder
 
 FeatureLevel = Literal["pooled", "sequence", "spatial", "pyramid"]
 
@@ -104,6 +105,7 @@ class Task:
             (``"sequence"``), a feature map (``"spatial"``) or feature maps of several strides (``"pyramid"``).
         exclusive_classes: Whether each example has exactly one of several classes, which class weights, balanced
             sampling, nearest class means and contrastive training require.
+        numeric_labels: Whether a label is a number, or a row of numbers, and no class.
         labels_from_folders: Whether a folder name can be the label of its files.
         solves_head: Whether the best head on frozen features can be computed (a linear probe); else it is trained.
         trains_head: Whether the head has weights of its own, so that plans train it before the backbone.
@@ -125,6 +127,7 @@ class Task:
     modalities: ClassVar[frozenset[str]] = frozenset()
     feature_level: ClassVar[FeatureLevel] = "pooled"
     exclusive_classes: ClassVar[bool] = False
+    numeric_labels: ClassVar[bool] = False
     labels_from_folders: ClassVar[bool] = False
     solves_head: ClassVar[bool] = True
     trains_head: ClassVar[bool] = True
@@ -138,6 +141,11 @@ class Task:
     selection: ClassVar[Metric] = Metric("accuracy")
     input_columns: ClassVar[frozenset[str]] = frozenset()
     head_settings: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def feature_dtype(self) -> Literal["float32", "float16"]:
+        """Type in which cached features are stored; feature maps have a hundred times the size of pooled features."""
+        return "float16" if self.feature_level == "pyramid" else "float32"
 
     # --- labels
 
@@ -247,6 +255,17 @@ class Task:
         """
         return None
 
+    def join_parts(self, rows: Sequence[Mapping[str, Any]], class_names: Sequence[str]) -> dict[str, Any]:
+        """Make one answer of those for the consecutive parts of an input that is longer than the model takes.
+
+        Only a task whose :attr:`reader` divides inputs needs it.
+
+        Args:
+            rows: Served outputs of each part by name, arrays without the batch axis.
+            class_names: Class names of the model.
+        """
+        raise NotImplementedError
+
     def draw(self, file: str, outputs: Mapping[str, Any]) -> bytes | None:
         """Draw a prediction on its input, for ``tfft predict --draw``; None for tasks with nothing to draw.
 
@@ -299,6 +318,14 @@ class Task:
 
         Returns:
             One result per example; None for tasks whose predictions are not shown in a report.
+        """
+        return None
+
+    def report_builder(self, head: Head) -> ReportBuilder | None:
+        """Return a new object that makes sections of the report of a run, such as drawn pictures; None for none.
+
+        Args:
+            head: Head of the model.
         """
         return None
 

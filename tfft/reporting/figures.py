@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tfft.errors import missing_package
+from tfft.registry import ReportCurves
 from tfft.reporting.calibration import Calibration
 
 _GREY = "#808080"  # readable on white and on black
@@ -78,6 +79,20 @@ def confusion_figure(confusion: np.ndarray, names: Sequence[str]) -> Any:
     axis.set_yticks(range(len(rows)), rows, fontsize=8)
     axis.set_xlabel("predicted")
     axis.set_ylabel("true")
+    return drawn
+
+
+def curves_figure(curves: ReportCurves) -> Any:
+    """Draw curves with both axes from 0 to 1."""
+    drawn = figure(5.6, 4.2)
+    axis = drawn.subplots()
+    for name, (horizontal, vertical) in curves.lines.items():
+        axis.plot(horizontal, vertical, linewidth=1.5, label=name)
+    axis.set_xlim(0, 1.02)
+    axis.set_ylim(0, 1.02)
+    axis.set_xlabel(curves.horizontal)
+    axis.set_ylabel(curves.vertical)
+    axis.legend(loc="lower left", fontsize="small")
     return drawn
 
 

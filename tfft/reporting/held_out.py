@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfft import heads, registry
-from tfft.data import to_dataset
+from tfft.data import BatchOptions
 from tfft.errors import TfftError
 from tfft.recipes import Run
 from tfft.recipes.labelled import labelled_examples
@@ -23,11 +23,13 @@ class HeldOut:
         results: One result per example; empty if the task shows none.
         names: Name of each example: a path, or a text.
         note: Reason why there are no results; empty if there are.
+        sections: Further sections of the task.
     """
 
     results: tuple[registry.ExampleResult, ...] = ()
     names: tuple[str, ...] = ()
     note: str = ""
+    sections: tuple[registry.ReportSection, ...] = ()
 
 
 def held_out_results(run: Run, *, batch_size: int = 32) -> HeldOut:
@@ -42,7 +44,9 @@ def held_out_results(run: Run, *, batch_size: int = 32) -> HeldOut:
     """
     head = heads.from_model(run.model)
     task = registry.task(head.task)
-    if type(task).example_results is registry.Task.example_results:
+    builder = task.report_builder(head)
+    shows_results = type(task).example_results is not registry.Task.example_results
+    if builder is None and not shows_results:
         return HeldOut(note=f"Single predictions are not shown for the task {head.task!r}.")
     if not os.path.exists(run.plan.data):
         return HeldOut(note=f"Single predictions need the data of the run, and {run.plan.data} does not exist here.")
@@ -52,9 +56,16 @@ def held_out_results(run: Run, *, batch_size: int = 32) -> HeldOut:
         return HeldOut(note=f"Single predictions need the data of the run: {error}")
     if (lengths := examples.lengths) is not None:
         examples = examples.take(np.argsort(lengths, kind="stable"))  # the order of batches of similar length
-    answer = tf.function(lambda inputs: head.postprocess(run.model(inputs, training=False)), reduce_retracing=True)
+    answer = tf.function(lambda inputs: run.model(inputs, training=False), reduce_retracing=True)
     rows: list[registry.ExampleResult] = []
-    for inputs, labels, *_ in to_dataset(examples, spec, batch_size=batch_size, cache=False):
-        outputs = {name: value.numpy() for name, value in answer(inputs).items()}
-        rows += task.example_results(head, outputs, labels.numpy()) or []
-    return HeldOut(tuple(rows), examples.captions)
+    done = 0
+    for inputs, labels, *_ in examples.evaluation_batches(spec, BatchOptions(batch_size, cache=False)):
+        logits, labels = answer(inputs), labels.numpy()
+        if builder is not None:
+            builder.add(examples.captions[done : done + len(labels)], labels, logits.numpy())
+        if shows_results:
+            outputs = {name: value.numpy() for name, value in head.postprocess(logits).items()}
+            rows += task.example_results(head, outputs, labels) or []
+        done += len(labels)
+    sections = () if builder is None else tuple(builder.sections())
+    return HeldOut(tuple(rows), examples.captions, sections=sections)

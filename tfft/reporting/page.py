@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import base64
-import html
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tfft import registry
+from tfft.inspection.html_report import escaped, thumbnail_address
 from tfft.reporting.figures import as_svg
 
 _STYLE = """
@@ -22,6 +22,9 @@ td.number, th.number { text-align: right; font-variant-numeric: tabular-nums }
 .figure img { max-width: 100%; height: auto }
 .items { display: grid; grid-template-columns: repeat(auto-fill, minmax(10rem, 1fr)); gap: 1rem }
 figure { margin: 0; font-size: .82rem; overflow-wrap: anywhere } figure img { width: 96px; height: 96px }
+.large { grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr)) }
+.large figure img { width: 100%; height: auto }
+.colour { display: inline-block; width: .9rem; height: .9rem; border: 1px solid var(--line); vertical-align: middle }
 blockquote { margin: 0 0 .3rem; padding-left: .6rem; border-left: 3px solid var(--line) }
 blockquote { max-height: 7rem; overflow: auto }
 """
@@ -38,16 +41,16 @@ class Page:
         self._parts = [
             "<!doctype html>", '<html lang="en">', '<meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{_escaped(title)}</title>", f"<style>{_STYLE}</style>", f"<h1>{_escaped(title)}</h1>",
+            f"<title>{escaped(title)}</title>", f"<style>{_STYLE}</style>", f"<h1>{escaped(title)}</h1>",
         ]  # fmt: skip
 
     def section(self, title: str) -> None:
         """Start a section."""
-        self._parts.append(f"<h2>{_escaped(title)}</h2>")
+        self._parts.append(f"<h2>{escaped(title)}</h2>")
 
     def text(self, text: str, kind: str = "") -> None:
         """Add a paragraph, of the class ``"soft"``, ``"good"`` or ``"bad"`` if given."""
-        self._parts.append(f'<p class="{kind}">{_escaped(text)}</p>' if kind else f"<p>{_escaped(text)}</p>")
+        self._parts.append(f'<p class="{kind}">{escaped(text)}</p>' if kind else f"<p>{escaped(text)}</p>")
 
     def table(self, titles: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         """Add a table; numbers are aligned to the right."""
@@ -64,12 +67,29 @@ class Page:
         """Add a matplotlib figure as a picture with a description."""
         data = base64.b64encode(as_svg(drawn).encode()).decode("ascii")
         self._parts.append(
-            f'<p class="figure"><img alt="{_escaped(description)}" src="data:image/svg+xml;base64,{data}"></p>'
+            f'<p class="figure"><img alt="{escaped(description)}" src="data:image/svg+xml;base64,{data}"></p>'
         )
 
     def examples(self, items: Iterable[tuple[str, registry.ExampleResult]]) -> None:
         """Add examples, each with its picture or text, its label and its prediction."""
         self._parts.append(f'<div class="items">{"".join(_example(name, result) for name, result in items)}</div>')
+
+    def pictures(self, items: Iterable[registry.ReportPicture]) -> None:
+        """Add large pictures with their captions."""
+        figures = (
+            f'<figure><img alt="" src="data:image/jpeg;base64,{base64.b64encode(one.jpeg).decode("ascii")}">'
+            f"<figcaption>{escaped(one.caption)}</figcaption></figure>"
+            for one in items
+        )
+        self._parts.append(f'<div class="items large">{"".join(figures)}</div>')
+
+    def legend(self, colours: Mapping[str, str]) -> None:
+        """Add the colours of names, ``#rrggbb``."""
+        shown = (
+            f'<span class="colour" style="background:{escaped(colour)}"></span> {escaped(name)}'
+            for name, colour in colours.items()
+        )
+        self._parts.append(f"<p>{' &nbsp; '.join(shown)}</p>")
 
     def render(self) -> str:
         """Return the whole page."""
@@ -78,35 +98,27 @@ class Page:
 
 def _example(name: str, result: registry.ExampleResult) -> str:
     shown = _picture(name)
-    words = f"<blockquote>{_escaped(name)}</blockquote>" if shown is None and not os.path.exists(name) else ""
-    place = f'<br><span class="soft">{_escaped(os.path.basename(name))}</span>' if not words else ""
+    words = f"<blockquote>{escaped(name)}</blockquote>" if shown is None and not os.path.exists(name) else ""
+    place = f'<br><span class="soft">{escaped(os.path.basename(name))}</span>' if not words else ""
     probability = "" if result.confidence is None else f" ({result.confidence:.3f})"
     kind = {True: "good", False: "bad", None: ""}[result.correct]
     return (
         f"<figure>{shown or ''}{words}<figcaption>"
-        f'<span class="{kind}">{_escaped(result.prediction)}{probability}</span>'
-        f"<br>true: {_escaped(result.label)}{place}</figcaption></figure>"
+        f'<span class="{kind}">{escaped(result.prediction)}{probability}</span>'
+        f"<br>true: {escaped(result.label)}{place}</figcaption></figure>"
     )
 
 
 def _picture(path: str) -> str | None:
-    if not os.path.isfile(path):
-        return None
-    kinds = map(registry.modality, registry.modality_names())
-    jpeg = next((made for made in (kind.thumbnail(path) for kind in kinds) if made), None)
-    data = None if jpeg is None else base64.b64encode(jpeg).decode("ascii")
-    return None if data is None else f'<img alt="" src="data:image/jpeg;base64,{data}"><br>'
+    address = thumbnail_address(path)
+    return None if address is None else f'<img alt="" src="{address}"><br>'
 
 
 def _cell(tag: str, text: str, right: bool) -> str:
-    return f'<{tag} class="number">{_escaped(text)}' if right else f"<{tag}>{_escaped(text)}"
+    return f'<{tag} class="number">{escaped(text)}' if right else f"<{tag}>{escaped(text)}"
 
 
 def _number(value: Any) -> str:
     if value is None:
         return "-"
     return f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _escaped(text: str) -> str:
-    return html.escape(text.encode("utf-8", "backslashreplace").decode())

@@ -17,7 +17,7 @@ from tfft.io.atomic import write_whole
 from tfft.recipes import Run, load_run
 from tfft.recipes.run import CHECK, compare
 from tfft.reporting.calibration import calibration
-from tfft.reporting.figures import confusion_figure, figure, reliability_figure
+from tfft.reporting.figures import confusion_figure, curves_figure, figure, reliability_figure
 from tfft.reporting.held_out import HeldOut, held_out_results
 from tfft.reporting.page import Page
 from tfft.training import plot_history
@@ -34,8 +34,9 @@ def write_report(
     """Write a report of a run: one HTML file without scripts, which needs no network.
 
     It shows scores with intervals and baselines, learning curves, scores per class, the confusion matrix, the
-    calibration of the probabilities, the most confident mistakes, the least certain predictions, the findings of the
-    data check, and every setting with its reason. The model predicts the held-out examples again for this.
+    calibration of the probabilities, the most confident mistakes, the least certain predictions, what a task adds (for
+    detection and segmentation the worst pictures, drawn), the findings of the data check, and every setting with its
+    reason. The model predicts the held-out examples again for this.
 
     Args:
         run: Run with a folder, or the folder.
@@ -66,7 +67,10 @@ def write_report(
         page.text("Dotted lines mark the best epoch of each phase, whose weights were kept.", "soft")
         page.figure(plot_history(run), "Loss, metric and learning rate by epoch")
     _classes(page, run.final_scores)
-    _predictions(page, held_out)
+    for section in held_out.sections:
+        _section(page, section)
+    if held_out.results or not held_out.sections:
+        _predictions(page, held_out)
     _findings(page, run.folder)
     _plan(page, run)
     return write_whole(target, page.render())
@@ -108,13 +112,15 @@ def _classes(page: Page, scores: Scores) -> None:
     words = scores.display
     page.section(f"Scores {words.table}")
     further = list(dict.fromkeys(name for row in scores.per_class for name in row.measures))
+    shown = ("precision", "recall", "f1", "iou")[: 2 + len(words.columns)]
     page.table(
-        (words.row, words.count, "predicted", "precision", "recall", words.columns[0], *further),
+        (words.row, words.count, "predicted", "precision", "recall", *words.columns, *further),
         [
-            (row.name, row.examples, row.predicted, row.precision, row.recall, row.f1, *map(row.measures.get, further))
+            (row.name, row.examples, row.predicted, *(getattr(row, name) for name in shown),
+             *map(row.measures.get, further))
             for row in scores.per_class
         ],
-    )
+    )  # fmt: skip
     if scores.confusion is not None:
         drawn = confusion_figure(scores.confusion, [row.name for row in scores.per_class])
         if drawn is not None:
@@ -149,6 +155,19 @@ def _predictions(page: Page, held_out: HeldOut) -> None:
     if doubtful:
         page.section("Least certain predictions")
         page.examples((name, result) for _, name, result in doubtful[:_EXAMPLES])
+
+
+def _section(page: Page, section: registry.ReportSection) -> None:
+    """Write a section of a task."""
+    page.section(section.title)
+    for text in section.text:
+        page.text(text, "soft")
+    if section.curves is not None:
+        page.figure(curves_figure(section.curves), f"{section.curves.vertical} by {section.curves.horizontal}")
+    if section.legend:
+        page.legend(section.legend)
+    if section.pictures:
+        page.pictures(section.pictures)
 
 
 def _calibration(page: Page, results: Sequence[registry.ExampleResult]) -> None:

@@ -29,12 +29,16 @@ class ExampleScores:
     """
 
     def __init__(self, part: TrainableSuffix, whole: keras.Model) -> None:
-        self._part, self._head = part, None
+        self._part = part
+        self._head: heads.Head | None = None
         if part.validation is not None and not tf.distribute.has_strategy():
             try:
-                self._head = heads.from_model(whole)
+                head = heads.from_model(whole)
             except PlanError:  # a model with another head and its own loss
                 return
+            if type(head).example_scores is heads.Head.example_scores:  # nothing to trace and to run in each epoch
+                return
+            self._head = head
             model = part.model
 
             @tf.function(input_signature=[part.validation.element_spec[0]])  # one trace also for a shorter last batch

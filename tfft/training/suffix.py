@@ -21,6 +21,8 @@ from tfft import heads
 from tfft.arrays.npy_files import item_bytes
 from tfft.arrays.ragged import Ragged
 from tfft.arrays.store import megabytes
+from tfft.data.batches import BatchOptions
+from tfft.data.examples import Examples
 from tfft.errors import BackboneError, DataError, PlanError
 from tfft.features import Features, fit_linear_probe, set_head_weights, split_head
 from tfft.features.batching import check_axes
@@ -132,6 +134,9 @@ def build_suffix(
     Returns:
         The trainable part and its datasets; or the reason why there is none.
     """
+    own = _own_part(model, source, epoch)
+    if own is not None:
+        return own
     if len(getattr(getattr(source.train, "dataset", source.train), "element_spec", ())) == 3:
         return "Its examples have weights in the loss, which features do not carry."
     try:
@@ -160,6 +165,15 @@ def build_suffix(
     )
     validation = None if held_out is None else held_out.dataset(source.batch_size)
     return TrainableSuffix(suffix, dataset, validation, (note,) if note else (), train)
+
+
+def _own_part(model: keras.Model, source: FeatureSource, epoch: tf.Variable | None) -> TrainableSuffix | str | None:
+    """Return the part that the examples make themselves; None if they leave it to :mod:`tfft.features`."""
+    if not isinstance(source.train, Examples):
+        return None
+    options = BatchOptions(source.batch_size, source.shuffle, source.seed, epoch)
+    part = source.train.trainable_part(model, source.validation, options)
+    return part if part is None or isinstance(part, str) else TrainableSuffix(*part)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

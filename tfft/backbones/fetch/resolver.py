@@ -120,7 +120,7 @@ def check_savedmodel(folder: Path) -> Path:
         held = join_names(sorted(p.name for p in (folder / "variables").iterdir()), limit=5) or "nothing"
         raise SavedModelError(
             f"{folder} is an incomplete SavedModel: variables/ lacks variables.index (it holds {held}). "
-            "Copy or download it again; if it lies in a cache, delete the folder first."
+            "Copy or download it again; if it is in a cache, delete the folder first."
         )
     return folder
 

@@ -18,6 +18,7 @@ import numpy as np
 from tfft.data.split import TRAIN, VALIDATION, write_split
 from tfft.data.tfds.features import NUMBER, ONE, SEVERAL, Chosen, leaves, rate_of
 from tfft.data.tfds.file_names import class_folder_names, safe_name
+from tfft.data.tfds.task_files import TaskFiles
 from tfft.errors import DataError
 
 TABLE, SPLIT = "examples.jsonl", "split.csv"
@@ -69,17 +70,58 @@ def write_examples(
     return writer.skipped
 
 
+def write_task_files(
+    builder: Any,
+    files: TaskFiles,
+    parts: Mapping[str, str],
+    folder: Path,
+    progress: Callable[[int, int], None] | None,
+) -> list[tuple[str, str]]:
+    """Write the examples of a dataset in the form that a task reads.
+
+    Args:
+        builder: As in :func:`write_examples`.
+        files: Features and form of the files.
+        parts: As in :func:`write_examples`, like all that follow.
+        folder: Folder to fill.
+        progress: Function called with (examples written, examples in total).
+
+    Returns:
+        Examples that were skipped, with the reason as the rest of a sentence.
+    """
+    count, done = sum(builder.info.splits[split].num_examples for split in parts.values()), 0
+    skipped = []
+    with files.open(folder.resolve()) as writer:
+        for part, split in parts.items():
+            for name, values in _rows(builder, files.features, files.encoded, split):
+                if (reason := writer.add(part, name, values)) is not None:
+                    skipped.append((name, reason))
+                done += 1
+                if progress is not None:
+                    progress(done, count)
+    return skipped
+
+
 def _read(builder: Any, chosen: Chosen, split: str) -> Iterator[tuple[str, list[Any], Any]]:
     """Yield name, inputs and label of each example; other features are not read."""
+    known = {"/".join(path): feature for path, feature in leaves(builder.info.features)}
+    encoded = [name for name in chosen.inputs if chosen.kind == "image" or _is_lazy(known[name])]
+    for name, values in _rows(builder, (*chosen.inputs, chosen.label), encoded, split):
+        yield name, [values[one] for one in chosen.inputs], values[chosen.label]
+
+
+def _rows(
+    builder: Any, features: Sequence[str], encoded: Sequence[str], split: str
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield name and features of each example, some of them as they are stored; others are not read."""
     import tensorflow_datasets as tfds
 
-    known = {"/".join(path): (path, feature) for path, feature in leaves(builder.info.features)}
-    ways = {name: path for name, (path, _) in known.items()}
+    ways = {"/".join(path): path for path, _ in leaves(builder.info.features)}
     wanted: dict[str, Any] = {}
     as_stored: dict[str, Any] = {}
-    for name in (*chosen.inputs, chosen.label):
+    for name in features:
         _put(wanted, ways[name], True)
-        if name in chosen.inputs and (chosen.kind == "image" or _is_lazy(known[name][1])):
+        if name in encoded:
             _put(as_stored, ways[name], tfds.decode.SkipDecoding())
     dataset = builder.as_dataset(
         split=split,
@@ -88,8 +130,14 @@ def _read(builder: Any, chosen: Chosen, split: str) -> Iterator[tuple[str, list[
         read_config=tfds.ReadConfig(add_tfds_id=True, try_autocache=False),
     )
     for example in dataset.as_numpy_iterator():
-        inputs = [_value(example, ways[name]) for name in chosen.inputs]
-        yield example["tfds_id"].decode(), inputs, _value(example, ways[chosen.label])
+        yield example["tfds_id"].decode(), {name: _value(example, ways[name]) for name in features}
+
+
+def file_ending(data: bytes, default: str) -> str:
+    """Return the ending of a file's name for its content, with its dot."""
+    if data[:4] == b"RIFF":
+        return ".webp" if data[8:12] == b"WEBP" else ".wav"
+    return next((ending for start, ending in _ENDINGS if data.startswith(start)), default)
 
 
 def _put(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
@@ -170,11 +218,8 @@ class _Writer:
     def _file(self, value: Any) -> tuple[bytes, str]:
         if self._chosen.kind == "audio" and not isinstance(value, bytes):
             return self._wave(np.asarray(value)), ".wav"
-        ending = next((ending for start, ending in _ENDINGS if value.startswith(start)), "")
-        if value[:4] == b"RIFF":
-            ending = ".webp" if value[8:12] == b"WEBP" else ".wav"
         # Files that are not images are reported when they are read.
-        return value, ending or (".png" if self._chosen.kind == "image" else ".wav")
+        return value, file_ending(value, ".png" if self._chosen.kind == "image" else ".wav")
 
     def _wave(self, samples: np.ndarray) -> bytes:
         if self._rate is None:

@@ -86,6 +86,44 @@ def chosen_features(info: Any, *, image: Any = None, audio: Any = None, text: An
     return Chosen(kind, inputs, label, *_labels_of(info, label, known[label]))
 
 
+def only_feature(
+    info: Any,
+    known: dict[str, Any],
+    fitting: Sequence[str],
+    role: str,
+    wanted: Any,
+    what: str,
+    allowed: Sequence[str] | None = None,
+) -> str:
+    """Return the feature of a role in a task: the one that is named, or the only one that fits.
+
+    Args:
+        info: ``builder.info``.
+        known: Leaf features by name.
+        fitting: Names of the features that fit.
+        role: Name of the setting, ``"image"`` or ``"label"``.
+        wanted: Value of the setting, or None.
+        what: What such features have, in words.
+        allowed: Names that the setting may have. Defaults to ``fitting``.
+
+    Raises:
+        DataError: If none or several fit, or the named one does not.
+    """
+    if wanted is not None:
+        name = _named(info, known, role, wanted)
+        if name not in (fitting if allowed is None else allowed):
+            raise DataError(
+                f"The feature {name!r} of {info.full_name} ({type(known[name]).__name__}) has no {what} ({role}=). "
+                f"Features: {_described(known)}."
+            )
+        return name
+    if not fitting:
+        raise DataError(f"{info.full_name} has no feature with {what}. Features: {_described(known)}.")
+    if len(fitting) > 1:
+        _refuse(info, list(fitting), role, f"features with {what}", 0)
+    return fitting[0]
+
+
 def rate_of(info: Any, chosen: Chosen) -> int | None:
     """Return the sample rate of recordings, if the dataset states it."""
     known = {"/".join(path): feature for path, feature in leaves(info.features)}

@@ -10,18 +10,18 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tfft.data.examples import Skipped
 from tfft.data.split import TRAIN, VALIDATION
-from tfft.data.tfds.export import SPLIT, TABLE, TEST, is_table, write_examples
+from tfft.data.tfds.export import SPLIT, TABLE, TEST, is_table, write_examples, write_task_files
 from tfft.data.tfds.features import NUMBER, SEVERAL, Chosen, chosen_features, rate_of
 from tfft.data.tfds.file_names import class_folder_names, safe_name
 from tfft.errors import DataError, did_you_mean, join_names, missing_package
 from tfft.io.cache_dir import SPARE, cache_dir, cached_folder, free_space
-from tfft.registry import asked_task
+from tfft.registry import Modality, asked_task
 
 PREFIX = "tfds:"
 _ABOUT = "dataset.json"
@@ -92,29 +92,63 @@ def local_copy(
     task, progress = given.get("task", "auto"), progress or given.get("progress")
     asked = asked_task(task)
     if asked is not None and asked.reader is not None:
-        raise DataError(
-            f"task={task!r} expects files in its own format. Received: {os.fspath(source)}, a dataset of tfds."
-        )
+        return _task_copy(source, asked.reader, str(task), given, progress)
     builder, name = _opened(os.fspath(source))
     chosen = chosen_features(builder.info, **{role: given.get(role) for role in ROLES})
     parts = _parts(builder.info)
     # The dataset's own rate is written as it is; the loaders resample if another rate is requested.
     rate = given.get("sample_rate") if chosen.kind == "audio" and rate_of(builder.info, chosen) is None else None
 
-    def write(folder: Path) -> None:
+    def write(folder: Path) -> list[tuple[str, str]]:
+        return write_examples(builder, chosen, parts, folder, rate, progress)
+
+    folder, skipped = _written(builder, name, parts, write, (dataclasses.asdict(chosen), dict(parts), rate))
+    return LocalCopy(_place(folder, chosen, parts), _settings(folder, chosen, task), name, skipped, _renamed(chosen))
+
+
+def _task_copy(
+    source: str | os.PathLike[str],
+    reader: Modality,
+    task: str,
+    given: Mapping[str, Any],
+    progress: Callable[[int, int], None] | None,
+) -> LocalCopy:
+    """Write a dataset in the form of a task with files of its own."""
+    if type(reader).tfds_files is Modality.tfds_files:
+        raise DataError(
+            f"task={task!r} expects files in its own format. Received: {os.fspath(source)}, a dataset of tfds."
+        )
+    builder, name = _opened(os.fspath(source))
+    files, parts = reader.tfds_files(builder.info, given), _parts(builder.info)
+
+    def write(folder: Path) -> list[tuple[str, str]]:
+        return write_task_files(builder, files, parts, folder, progress)
+
+    folder, skipped = _written(builder, name, parts, write, (task, files.features, files.classes, dict(parts)))
+    return LocalCopy(folder, dict.fromkeys(ROLES), name, skipped, {})
+
+
+def _written(
+    builder: Any,
+    name: str,
+    parts: Mapping[str, str],
+    write: Callable[[Path], list[tuple[str, str]]],
+    chosen: Sequence[Any],
+) -> tuple[Path, tuple[Skipped, ...]]:
+    """Return the folder of a copy, which is written unless it is there, and the examples that were skipped."""
+
+    def fill(folder: Path) -> None:
         _check_room(builder.info, parts)
         try:
-            skipped = write_examples(builder, chosen, parts, folder, rate, progress)
-            about = {"name": name, "parts": parts, "skipped": skipped}
+            about = {"name": name, "parts": parts, "skipped": write(folder)}
             (folder / _ABOUT).write_text(json.dumps(about, indent=1), encoding="utf-8")
         except OSError as error:
             raise DataError(f"{name} cannot be written to {cache_dir()}: {error.strerror or error}.") from error
 
-    entry = f"{safe_name(builder.info.full_name.replace('/', '-'))}-{_key(builder, chosen, parts, rate)[:16]}"
-    folder = cached_folder(f"tfds/{entry}", write, by_size=True, error=DataError)
+    entry = f"{safe_name(builder.info.full_name.replace('/', '-'))}-{_key(builder, chosen, parts)[:16]}"
+    folder = cached_folder(f"tfds/{entry}", fill, by_size=True, error=DataError)
     about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
-    skipped = tuple(Skipped(item, reason) for item, reason in about["skipped"])
-    return LocalCopy(_place(folder, chosen, parts), _settings(folder, chosen, task), name, skipped, _renamed(chosen))
+    return folder, tuple(Skipped(item, reason) for item, reason in about["skipped"])
 
 
 def _renamed(chosen: Chosen) -> dict[str, str]:
@@ -253,12 +287,12 @@ def _check_room(info: Any, parts: Mapping[str, str]) -> None:
         )
 
 
-def _key(builder: Any, chosen: Chosen, parts: Mapping[str, str], rate: int | None) -> str:
+def _key(builder: Any, chosen: Sequence[Any], parts: Mapping[str, str]) -> str:
     """Return a hash of everything that determines the written files."""
     files = []
     for split in parts.values():
         for path in builder.info.splits[split].filepaths:
             about = os.stat(path)
             files.append((os.path.basename(path), about.st_size, about.st_mtime_ns))
-    told = [_FORM, builder.info.full_name, dataclasses.asdict(chosen), dict(parts), rate, files]
+    told = [_FORM, builder.info.full_name, *chosen, files]
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()

@@ -8,7 +8,7 @@ from tfft import registry
 from tfft.data import Splits
 from tfft.inspection.classes import class_findings, label_text
 from tfft.inspection.duplicates import copy_findings
-from tfft.inspection.findings import Finding, Item, Level
+from tfft.inspection.findings import Finding, Item, Level, counted
 from tfft.inspection.skipped import unusable
 from tfft.modalities.audio.decode import FOREIGN_SUFFIXES, SUFFIXES, WAV_FORM, RecordingFacts
 from tfft.modalities.audio.examples import AudioExamples
@@ -61,7 +61,5 @@ def _findings(facts: Sequence[RecordingFacts], spec: AudioSpec) -> Iterator[Find
          lambda f: f.form != WAV_FORM, lambda f: f"is {f.form}"),
     )  # fmt: skip
     for kind, level, words, remedy, odd, said in looks:
-        found = [one for one in facts if odd(one)]
-        if found:
-            items = tuple(Item(one.path, said(one)) for one in found)
-            yield Finding(kind, level, f"{len(found)} recordings {words}", remedy, items)
+        found = [Item(one.path, said(one)) for one in facts if odd(one)]
+        yield from counted(found, kind, level, f"recordings {words}", remedy)

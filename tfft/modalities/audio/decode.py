@@ -219,8 +219,6 @@ def _wave(known: RecordingFacts, spec: AudioSpec) -> np.ndarray:
 def fitted(samples: np.ndarray, rate: int, spec: AudioSpec) -> np.ndarray:
     """Resample and fit samples to the length of a spec.
 
-    The package soxr resamples; it includes the anti-aliasing filter and takes any two rates.
-
     Args:
         samples: Samples, float32 [n].
         rate: Their sample rate in Hz.
@@ -232,11 +230,31 @@ def fitted(samples: np.ndarray, rate: int, spec: AudioSpec) -> np.ndarray:
     Raises:
         DependencyError: If the rate differs and soxr is not installed.
     """
-    if rate != spec.sample_rate:
-        samples = _resampler(rate, spec).resample(samples, rate, spec.sample_rate)
+    samples = resampled(samples, rate, spec)
     found = np.zeros(spec.samples, np.float32)
     found[: min(len(samples), spec.samples)] = samples[: spec.samples]
     return found
+
+
+def resampled(samples: np.ndarray, rate: int, spec: AudioSpec) -> np.ndarray:
+    """Resample samples to the rate of a spec, whatever their length.
+
+    The package soxr resamples; it includes the anti-aliasing filter and takes any two rates.
+
+    Args:
+        samples: Samples, float32 [n].
+        rate: Their sample rate in Hz.
+        spec: Target rate.
+
+    Returns:
+        float32 [any].
+
+    Raises:
+        DependencyError: If the rate differs and soxr is not installed.
+    """
+    if rate == spec.sample_rate:
+        return samples
+    return _resampler(rate, spec).resample(samples, rate, spec.sample_rate)
 
 
 def check_rates(facts: Sequence[RecordingFacts], spec: AudioSpec) -> None:

@@ -12,12 +12,13 @@ import math
 import tensorflow as tf
 
 from tfft.layers.preprocess import resize_pixels
+from tfft.modalities.image.colour import vary_colour
 from tfft.modalities.image.randaugment import rand_augment
 from tfft.modalities.image.transform import PixelTransform, fitting
 from tfft.specs import Augmentation, InputSpec
 
 _ASPECT = math.log(4 / 3)  # largest change of the aspect ratio by a crop
-_RAND = 1  # separates the random numbers of "rand" from the others of a view
+_RAND, _COLOUR = 1, 2  # separate the random numbers of "rand" and "colour" from the others of a view
 
 
 @tf.autograph.experimental.do_not_convert
@@ -27,7 +28,8 @@ def view_of(
     """Make one view of one image, in the size of a backbone.
 
     View 0 is the image itself. The others are crops of random area, aspect ratio and place (Szegedy et al., "Going
-    deeper with convolutions", 2015), taken before resizing, mirrored in half of the cases, and changed by RandAugment
+    deeper with convolutions", 2015), taken before resizing, mirrored in half of the cases, and changed in their colours
+    (:func:`~tfft.modalities.image.colour.vary_colour`) and by RandAugment
     (:func:`~tfft.modalities.image.randaugment.rand_augment`).
 
     Args:
@@ -52,6 +54,8 @@ def view_of(
             small = resize_pixels(pixels, spec)
         if changes.flip:
             small = tf.reverse(small, tf.boolean_mask([1], transform.mirrored[None]))
+        if changes.colour:
+            small = vary_colour(small, changes.colour, tf.random.fold_in(tf.random.fold_in(seed, view), _COLOUR))
         if changes.rand:
             own = tf.random.fold_in(seed, view)
             whole = rand_augment(tf.cast(small, tf.uint8), changes.rand, tf.random.fold_in(own, _RAND))

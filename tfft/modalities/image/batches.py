@@ -216,7 +216,7 @@ def checked_arrays(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, 
 def _view_maker(fetch: Fetch, spec: InputSpec, changes: Augmentation, follow: Follow | None = None) -> batches.MakeView:
     check_kind(changes, sounds=False)
     if follow is not None and changes.rand:
-        raise PlanError("augment='rand' cannot move labels that are places. Fix: use 'flip' and 'crop'.")
+        raise PlanError("augment='rand' cannot move labels that are places. Fix: use 'flip', 'crop' and 'colour'.")
 
     def make(position: tf.Tensor, label: tf.Tensor, seed: tf.Tensor, view: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         pixels, transform = view_of(fetch(position), spec, changes, seed, view)

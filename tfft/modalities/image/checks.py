@@ -15,7 +15,7 @@ from tfft.data import Skipped, Splits
 from tfft.inspection.classes import class_findings, label_text
 from tfft.inspection.drift import drift_findings
 from tfft.inspection.duplicates import copy_findings
-from tfft.inspection.findings import Finding, Item, Level
+from tfft.inspection.findings import Finding, Item, Level, counted
 from tfft.inspection.skipped import unusable
 from tfft.modalities.image import file_info as known
 from tfft.modalities.image.decode_errors import FOREIGN_SUFFIXES, SUFFIXES
@@ -127,10 +127,9 @@ def file_findings(
         items = tuple(Item(one.path, f"is {one.width} x {one.height} pixels") for one in small)
         yield Finding("small", "warning", f"{len(small)} images are very small", "look for larger ones", items)
     thin = [one for one in facts if max(one.height, one.width) > _LONG_AND_THIN * min(one.height, one.width)]
-    if thin:
-        items = tuple(Item(one.path, f"is {one.width} x {one.height} pixels") for one in thin)
-        remedy = "cropping removes most of each; resize='pad' or 'stretch' keeps them whole"
-        yield Finding("thin", "warning", f"{len(thin)} images are long and thin", remedy, items)
+    shapes = [Item(one.path, f"is {one.width} x {one.height} pixels") for one in thin]
+    remedy = "cropping removes most of each; resize='pad' or 'stretch' keeps them whole"
+    yield from counted(shapes, "thin", "warning", "images are long and thin", remedy)
     yield from _names(facts)
     yield from _telling_formats(facts, labels)
 
@@ -140,16 +139,14 @@ def _item(one: ImageFileInfo, oddity: str) -> Item:
 
 
 def _names(facts: Sequence[ImageFileInfo]) -> Iterator[Finding]:
-    long = [one.path for one in facts if len(os.fsencode(Path(one.path).name)) > _LONG_NAME]
-    if long:
-        remedy = "shorten them, since archives and other systems may cut them off"
-        message = f"{len(long)} file names are longer than {_LONG_NAME} bytes"
-        yield Finding("long-name", "warning", message, remedy, tuple(Item(path) for path in long))
-    apart = [one.path for one in facts if unicodedata.normalize("NFC", one.path) != one.path]
-    if apart:
-        message = f"{len(apart)} file names use decomposed Unicode, as macOS writes it"
-        remedy = "no action needed; lists of names from elsewhere may not match"
-        yield Finding("decomposed-name", "note", message, remedy, tuple(Item(path) for path in apart))
+    long = [Item(one.path) for one in facts if len(os.fsencode(Path(one.path).name)) > _LONG_NAME]
+    words = f"file names are longer than {_LONG_NAME} bytes"
+    remedy = "shorten them, since archives and other systems may cut them off"
+    yield from counted(long, "long-name", "warning", words, remedy)
+    apart = [Item(one.path) for one in facts if unicodedata.normalize("NFC", one.path) != one.path]
+    words = "file names use decomposed Unicode, as macOS writes it"
+    remedy = "no action needed; lists of names from elsewhere may not match"
+    yield from counted(apart, "decomposed-name", "note", words, remedy)
 
 
 def _telling_formats(facts: Sequence[ImageFileInfo], labels: Sequence[str]) -> Iterator[Finding]:

@@ -14,15 +14,15 @@ import numpy as np
 
 from tfft.data.duplicates import Duplicate, Duplicates
 from tfft.modalities.image.crop_alignment import LARGE, best_parts, part_similarity
-from tfft.modalities.image.duplicates import comparable, drawings, in_doubt, thumb_of, usual_similarity
+from tfft.modalities.image.duplicate_limits import detail, is_rotated, limits_of, little_detail
+from tfft.modalities.image.duplicates import comparable, drawings, thumb_of
 from tfft.modalities.image.file_info import ImageFileInfo, grey_picture
 from tfft.modalities.image.thumbnails import turned_words
 
-SIMILAR_PART = 0.95  # minimum correlation; higher than for whole images, since many places are tried
+SIMILAR_PART = 0.95  # least limit of the correlation; higher than for whole images, since many places are tried
 _NEAREST = 3  # images to which each is compared; measured in benchmarks/copies.py
 _ROUGH = 0.7  # minimum correlation at 32 x 32 pixels for reading files again; almost all true crops exceed it
-_TOO_ALIKE = 0.86  # as for near duplicates, but higher, because many parts are tried; 0.73 to 0.80 among photos
-_SAMPLE = 200
+_COUNTED = 0.88  # minimum correlation of the pairs from which the limit follows
 _BLOCK = 256
 _KEPT = 256  # images of 96 x 96 pixels in memory
 
@@ -48,24 +48,21 @@ def find_cropped_duplicates(facts: Sequence[ImageFileInfo], features: np.ndarray
     alone = [at for at in alone if not drawings(thumb_of(facts[at])[None])[0]]  # a line is part of many symbols
     if not found.ways or len(alone) < 2:
         return Duplicates(())
-    decide = decider([facts[at] for at in alone], found.ways)
-
-    def similar(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-        return np.array([value for value, _ in decide(left, right)])
-
-    usual = usual_similarity(len(alone), similar, _SAMPLE, SIMILAR_PART)
-    if usual > _TOO_ALIKE:
-        return Duplicates((), in_doubt("parts of pictures", usual, SIMILAR_PART))
     known = set(found.positions)
     pairs = [pair for pair in neighbours(features[alone]) if (alone[pair[0]], alone[pair[1]]) not in known]
     left, right = np.array(pairs, np.int64).reshape(-1, 2).T
+    decided = list(decider([facts[at] for at in alone], found.ways)(left, right))
+    similar, way = np.array(decided, float).reshape(-1, 2).T
+    rotated = is_rotated(way)
+    plain = little_detail(detail(np.stack([thumb_of(facts[at]) for at in alone])), left, right)
+    limits = limits_of(left, right, similar, rotated, plain, SIMILAR_PART, _COUNTED)
     return Duplicates(
         tuple(
-            Duplicate(alone[one], alone[other], "part", round(value, 4), turned_words(way))
-            for one, other, (value, way) in zip(left, right, decide(left, right), strict=True)
-            if value >= SIMILAR_PART
+            Duplicate(alone[left[i]], alone[right[i]], "part", round(similar[i], 4), turned_words(int(way[i])))
+            for i in np.flatnonzero(limits.accepts(similar, rotated, plain))
         ),
-        ways=found.ways,
+        limits.words("parts of images", "rotated parts"),
+        found.ways,
     )
 
 

@@ -1,29 +1,36 @@
 """Search for duplicate images: :func:`find_duplicates`.
 
 Implementation notes: equal bytes and equal pixels are certain. Near duplicates are found by correlating small grayscale
-versions, also mirrored, rotated by quarter turns and slightly cropped, which detects photos that were compressed,
-cropped by a few per cent, mirrored, rotated, brightened or reduced. Larger crops are found by
-:func:`tfft.modalities.image.crops.find_cropped_duplicates`.
+versions, also mirrored, rotated by quarter turns and slightly cropped; promising pairs are read again and laid over
+each other exactly at a larger size. This detects photos that were compressed, cropped by a few per cent, mirrored,
+rotated, brightened or reduced. The limit follows from the images (:mod:`tfft.modalities.image.duplicate_limits`).
+:func:`tfft.modalities.image.crops.find_cropped_duplicates` finds larger crops.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from tfft.data.duplicates import Duplicate, Duplicates
-from tfft.modalities.image.file_info import ImageFileInfo
-from tfft.modalities.image.thumbnails import EVERY_WAY, UPRIGHT, candidates, similarity, turned_words
+from tfft.modalities.image.crop_alignment import LARGE, part_similarity
+from tfft.modalities.image.duplicate_limits import Limits, detail, is_rotated, limits_of, little_detail
+from tfft.modalities.image.file_info import THUMB, ImageFileInfo, grey_picture
+from tfft.modalities.image.thumbnails import BACK, EVERY_WAY, EXACT, UPRIGHT, candidates, similarity, turned_words
 
-SIMILAR = 0.90  # minimum correlation of duplicates; measured in benchmarks/copies.py
-_TOO_ALIKE = 0.8  # maximum 99th percentile of the correlation of unrelated images for a reliable search
-_SAMPLE = 2000
-_UNRELATED = 0.8  # share of pairs that are not duplicates in any useful dataset
+SIMILAR = 0.90  # least limit of the correlation of duplicates; measured in benchmarks/copies.py
+_PROMISING = 0.85  # correlation of small versions from which both files are read again
+_CLEAR = 0.98  # correlation of small versions that needs no second look
+_LOOKS, _MOST_LOOKS = 300, 2000  # pairs that are read again: at least so many, or half as many as images; at most
+_SAMPLE = 1000  # images to estimate the number of pairs to compare
+_MOST_PAIRS = 500_000  # comparing them then takes about a minute
+_MOST_EXACT = 5000  # pairs compared at all frequencies; more are alike only in sets whose limit is higher
 _MOST = 60_000  # images; comparing all pairs then takes about a minute, and grows quadratically
 _PAPER = 2  # range of grey levels that counts as uniform background
 _FLATTEST = 4.0  # standard deviation in grey levels; images with less have no content to compare
+_KEPT = 256  # images of 96 x 96 pixels in memory
 
 
 def find_duplicates(facts: Sequence[ImageFileInfo], near: bool = True) -> Duplicates:
@@ -38,9 +45,10 @@ def find_duplicates(facts: Sequence[ImageFileInfo], near: bool = True) -> Duplic
         near: Whether to find near duplicates, beyond equal bytes and pixels.
 
     Returns:
-        :class:`Duplicates`. Near duplicates are not searched if unrelated images are about as similar as duplicates,
-        such as drawings of one digit, nor among more than 60,000 images; rotated ones not if the same holds for rotated
-        images, and never among drawings, such as 6 and 9.
+        :class:`Duplicates`. The note states the minimum similarity, which is higher the more alike unrelated images of
+        the set are, and which duplicates cannot be distinguished at all: those of drawings of one digit, or rotated
+        ones. Near duplicates are not searched among more than 60,000 images; rotated ones never among drawings, such
+        as 6 and 9.
     """
     pairs = list(_same(facts))
     if not near:
@@ -52,19 +60,68 @@ def find_duplicates(facts: Sequence[ImageFileInfo], near: bool = True) -> Duplic
         note = f"among more than {_MOST:,} images, only equal files and pixels are searched, not near duplicates"
         return Duplicates(tuple(pairs), note)
     thumbs = np.stack([thumb_of(facts[at]) for at in alone])
-    ways, note = _ways(thumbs)
-    if not ways:
+    if (count := _expected_pairs(thumbs)) > _MOST_PAIRS:
+        note = f"near duplicates are not searched: the images are so similar that {count:,} pairs would be compared"
         return Duplicates(tuple(pairs), note)
-    left, right = candidates(thumbs, ways)
-    found, way = similarity(thumbs, left, right, ways)
-    # A rotated symbol may be another one, as for 6, even if no other pair in the dataset is similar.
-    drawn = drawings(thumbs)
-    symbols = np.flatnonzero((drawn[left] | drawn[right]) & ~np.isin(way, UPRIGHT))
-    found[symbols], way[symbols] = similarity(thumbs, left[symbols], right[symbols], UPRIGHT)
-    for i in np.flatnonzero(found >= SIMILAR):
+    left, right, found, way, start = _compared(thumbs, [facts[at].path for at in alone])
+    rotated, plain = is_rotated(way), little_detail(detail(thumbs), left, right)
+    limits = limits_of(left, right, found, rotated, plain, SIMILAR, start)
+    for i in np.flatnonzero(limits.accepts(found, rotated, plain)):
         one, other, alike = alone[left[i]], alone[right[i]], round(float(found[i]), 4)
         pairs.append(Duplicate(one, other, "near", alike, turned_words(way[i])))
-    return Duplicates(tuple(sorted(pairs, key=lambda copy: (copy.first, copy.second))), note, ways)
+    pairs.sort(key=lambda copy: (copy.first, copy.second))
+    return Duplicates(tuple(pairs), limits.words("near duplicates", "rotated duplicates"), _ways(limits))
+
+
+def _expected_pairs(thumbs: np.ndarray) -> int:
+    """Return about how many pairs the hashes leave to compare."""
+    if len(thumbs) <= _SAMPLE:
+        return 0
+    some = np.random.default_rng(0).choice(len(thumbs), _SAMPLE, replace=False)
+    return int(len(candidates(thumbs[some])[0]) * (len(thumbs) / _SAMPLE) ** 2)
+
+
+def _compared(thumbs: np.ndarray, paths: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, float]:
+    """Return the pairs that are somewhat similar.
+
+    Returns:
+        Two arrays of positions, their similarity and orientation, all [P]; and the similarity from which on none is
+        missing.
+    """
+    left, right = candidates(thumbs)
+    rough, _ = similarity(thumbs, left, right, exact_from=np.inf)
+    some = np.flatnonzero(rough > EXACT)
+    some = some[np.argsort(-rough[some], kind="stable")]
+    start = EXACT if len(some) <= _MOST_EXACT else float(rough[some[_MOST_EXACT]])
+    some = np.sort(some[:_MOST_EXACT])
+    left, right = left[some], right[some]
+    found, way = similarity(thumbs, left, right)
+    # A rotated symbol may be another one, as for 6, even if no other pair in the dataset is similar.
+    drawn = drawings(thumbs)
+    symbols = np.flatnonzero((drawn[left] | drawn[right]) & is_rotated(way))
+    found[symbols], way[symbols] = similarity(thumbs, left[symbols], right[symbols], UPRIGHT)
+    _look_again(paths, left, right, found, way)
+    return left, right, found, way, start
+
+
+def _look_again(paths: Sequence[str], left: np.ndarray, right: np.ndarray, found: np.ndarray, way: np.ndarray) -> None:
+    """Lay promising pairs over each other at a larger size, where duplicates are more similar."""
+    read = functools.lru_cache(_KEPT)(lambda at: grey_picture(paths[at], LARGE))
+    again = np.flatnonzero((found >= _PROMISING) & (found < _CLEAR))
+    most = min(max(_LOOKS, len(paths) // 2), _MOST_LOOKS)
+    again = np.sort(again[np.argsort(-found[again], kind="stable")[:most]])
+    everything = (0, 0, THUMB, THUMB)
+    for i in again:
+        one, other = read(int(left[i])), read(int(right[i]))
+        if one is not None and other is not None:
+            forth = part_similarity(one, other, (int(way[i]), *everything))
+            back = part_similarity(other, one, (BACK[way[i]], *everything))
+            found[i] = max(found[i], forth, back)
+
+
+def _ways(limits: Limits) -> tuple[int, ...]:
+    """Return the orientations in which duplicates of any images can be distinguished from others."""
+    return () if limits.hides(False) else UPRIGHT if limits.hides(True) else EVERY_WAY
 
 
 def comparable(facts: Sequence[ImageFileInfo], found: Duplicates) -> list[int]:
@@ -91,50 +148,6 @@ def drawings(thumbs: np.ndarray) -> np.ndarray:
     flat = thumbs.reshape(len(thumbs), -1).astype(np.int16)
     paper = np.median(flat, axis=1, keepdims=True)
     return (np.abs(flat - paper) <= _PAPER).mean(axis=1) > 0.5
-
-
-def usual_similarity(
-    count: int,
-    similar: Callable[[np.ndarray, np.ndarray], np.ndarray],
-    sample: int = _SAMPLE,
-    limit: float = SIMILAR,
-) -> float:
-    """Return the 99th percentile of the similarity of unrelated pairs; 1 if too many would be duplicates.
-
-    Args:
-        count: Number of images.
-        similar: Function that computes the similarity, from two arrays of positions.
-        sample: Number of pairs to compare.
-        limit: Minimum similarity of duplicates.
-    """
-    if count < 40:  # few pairs, of which true duplicates could be a large part
-        return 0.0
-    random = np.random.default_rng(0)
-    left = random.integers(0, count, sample)
-    found = similar(left, (left + random.integers(1, count, sample)) % count)
-    # Duplicates are far above other pairs. In a dataset of similar images, similarities are continuous up to that of
-    # duplicates.
-    unrelated = found[found < limit]
-    return float(np.quantile(unrelated, 0.99)) if len(unrelated) > _UNRELATED * sample else 1.0
-
-
-def in_doubt(what: str, usual: float, limit: float = SIMILAR) -> str:
-    """Return a note why a search is skipped."""
-    alike = f"1 % of unrelated pairs have a similarity above {usual:.2f}, and the limit for duplicates is {limit:.2f}"
-    return f"{what} are not searched: {alike}"
-
-
-def _ways(thumbs: np.ndarray) -> tuple[tuple[int, ...], str]:
-    """Return the orientations in which duplicates can be detected, and a note if some are excluded."""
-    for ways, rest, what in ((UPRIGHT, (), "near copies"), (EVERY_WAY, UPRIGHT, "rotated copies")):
-        usual = usual_similarity(len(thumbs), functools.partial(_similarity, thumbs, ways))
-        if usual > _TOO_ALIKE:
-            return rest, in_doubt(what, usual)
-    return EVERY_WAY, ""
-
-
-def _similarity(thumbs: np.ndarray, ways: tuple[int, ...], one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    return similarity(thumbs, one, other, ways)[0]
 
 
 def _same(facts: Sequence[ImageFileInfo]) -> Iterator[Duplicate]:

@@ -68,16 +68,24 @@ def read_header(encoded: tf.Tensor) -> Header:
     return Header(kind, height, width, orientation, animated)
 
 
-@tf.autograph.experimental.do_not_convert
 def picture_size(encoded: tf.Tensor) -> tf.Tensor:
     """Return rows and columns of the upright image, float32 [2], from its header.
 
     Args:
         encoded: Content of a file, tf.string scalar, at least one byte.
     """
+    size: tf.Tensor = _traced_size(tf.convert_to_tensor(encoded))
+    return size
+
+
+def _size(encoded: tf.Tensor) -> tf.Tensor:
     header = read_header(encoded)
     stored = tf.cast(tf.stack([header.height, header.width]), tf.float32)
     return tf.where(header.orientation > 4, stored[::-1], stored)  # orientations 5 to 8 lie on their side
+
+
+# Every pipeline of boxes or masks reads sizes, and tracing the readers takes a second: they share one trace.
+_traced_size = tf.function(_size, input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
 
 
 @tf.autograph.experimental.do_not_convert

@@ -31,7 +31,7 @@ class ImageModality(Modality):
     item = "image"
     items = "images"
     columns = ("image",)
-    augmentations: ClassVar[tuple[str, ...]] = ("flip", "crop", "rand")
+    augmentations: ClassVar[tuple[str, ...]] = ("flip", "crop", "rand", "colour")
 
     # --- data
 

@@ -16,6 +16,7 @@ from tfft.exporting.loader import BYTES_SIGNATURE, EncodedInput, ServingInput
 from tfft.exporting.prediction import RequestItem
 from tfft.layers.preprocess import preprocess_of, scale_pixels
 from tfft.modalities.image.decode import decode_image
+from tfft.modalities.image.headers import picture_size
 from tfft.specs import InputSpec
 
 BYTES_INPUT = "image_bytes"
@@ -63,7 +64,7 @@ def _taking(spec: InputSpec, prepare: Callable[[Any], Any], names: Mapping[str, 
         return [tf.io.encode_png(image).numpy() for image in images]
 
     pixels = tf.TensorSpec([spec.height, spec.width, spec.channels], tf.uint8)
-    encoded = EncodedInput(BYTES_INPUT, lambda one: decode_image(one, spec), pixels, prepare, encode)
+    encoded = EncodedInput(BYTES_INPUT, lambda one: decode_image(one, spec), pixels, prepare, encode, picture_size)
     card = ("Images", _sentence(spec))
     return ServingInput("image", BYTES_SIGNATURE, spec, encoded=encoded, names=names or {}, card=card)
 

@@ -16,9 +16,9 @@ from tfft.modalities.image.file_info import THUMB
 
 EVERY_WAY = tuple(range(8))
 UPRIGHT = (0, 1)  # original and mirrored
-_BACK = (0, 1, 2, 3, 4, 6, 5, 7)  # inverse of each orientation
+BACK = (0, 1, 2, 3, 4, 6, 5, 7)  # inverse of each orientation
 _CANDIDATES = 18  # maximum number of different bits of the 64-bit hash
-_ROUGH = 0.8  # minimum correlation of low frequencies over small crops
+EXACT = 0.8  # minimum correlation of low frequencies over small crops for comparing all
 _GLANCE = 0.5  # minimum correlation without shifting; true duplicates have more
 _ROWS, _COLUMNS = 32, 8192  # hashes compared at a time, to fit into the processor cache
 _PAIRS, _FEW = 2048, 128  # pairs at a time; for pairs with crops, which take 28 times the memory
@@ -78,7 +78,11 @@ def candidates(thumbs: np.ndarray, ways: Sequence[int] = EVERY_WAY) -> tuple[np.
 
 
 def similarity(
-    thumbs: np.ndarray, left: np.ndarray, right: np.ndarray, ways: Sequence[int] = EVERY_WAY
+    thumbs: np.ndarray,
+    left: np.ndarray,
+    right: np.ndarray,
+    ways: Sequence[int] = EVERY_WAY,
+    exact_from: float = EXACT,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the largest correlation of pairs of images over small crops of either, in all orientations.
 
@@ -89,16 +93,18 @@ def similarity(
         left: Positions [P].
         right: Positions [P].
         ways: Orientations to try.
+        exact_from: Correlation of the low frequencies from which all frequencies are compared.
 
     Returns:
-        float32 [P], at most 1; and the orientation int64 [P] of the second image at which it occurs.
+        float32 [P], at most 1, of the low frequencies only where these are less alike;
+        and the orientation int64 [P] of the second image at which it occurs.
     """
     best, found_way = np.full(len(left), -1, np.float32), np.zeros(len(left), np.int64)
     for start in range(0, len(left), _PAIRS):
         part = slice(start, start + _PAIRS)
         one, other = (_Seen(thumbs[at[part]]) for at in (left, right))
         for way in ways:
-            found = _laid_over(one, other, way)
+            found = _laid_over(one, other, way, exact_from)
             found_way[part] = np.where(found > best[part], way, found_way[part])
             best[part] = np.maximum(best[part], found)
     return best, found_way
@@ -120,7 +126,7 @@ class _Seen:
         self.strengths, self.rests = _waves(thumbs)
 
 
-def _laid_over(one: _Seen, other: _Seen, way: int) -> np.ndarray:
+def _laid_over(one: _Seen, other: _Seen, way: int, exact_from: float) -> np.ndarray:
     """Return the largest correlation of each pair in one orientation, exact unless it is small."""
     found = _overlap(one.strengths, _turned_waves(other.strengths, way)) + one.rests * other.rests
     near = np.flatnonzero(found > _GLANCE)
@@ -128,11 +134,11 @@ def _laid_over(one: _Seen, other: _Seen, way: int) -> np.ndarray:
     near = near[found[near] > _GLANCE]
     own, others = one.strengths[near], other.strengths[near]
     forth = _rough_crop(own, _turned_waves(others, way))
-    found[near] = np.maximum(forth, _rough_crop(others, _turned_waves(own, _BACK[way])))
-    near = near[found[near] > _ROUGH]
+    found[near] = np.maximum(forth, _rough_crop(others, _turned_waves(own, BACK[way])))
+    near = near[found[near] > exact_from]
     for few in np.split(near, range(_FEW, len(near), _FEW)):
         own, others = one.grey[few], other.grey[few]
-        found[few] = np.maximum(_best_crop(own, turn(others, way)), _best_crop(others, turn(own, _BACK[way])))
+        found[few] = np.maximum(_best_crop(own, turn(others, way)), _best_crop(others, turn(own, BACK[way])))
     return found
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from tfft import registry
 from tfft.data import Splits
 from tfft.inspection.classes import twins, uneven
-from tfft.inspection.findings import Finding, Item, Level
+from tfft.inspection.findings import Finding, Item, Level, counted
 from tfft.modalities.text.examples import TextExamples
 
 _LONG = 20_000  # characters; longer than the input of any encoder
@@ -45,10 +45,9 @@ def _counts(part: TextExamples, splits: Splits[TextExamples]) -> dict[str, int]:
 def _findings(
     splits: Splits[TextExamples], parts: Mapping[str, TextExamples], counts: Mapping[str, Mapping[str, int]]
 ) -> Iterator[Finding]:
-    if splits.skipped:
-        items = tuple(Item(one.path, one.reason) for one in splits.skipped)
-        remedy = "fill the fields or remove the rows; training skips them"
-        yield Finding("unusable", "error", f"{len(items)} rows cannot be used", remedy, items)
+    unusable = [Item(one.path, one.reason) for one in splits.skipped]
+    remedy = "fill the fields or remove the rows; training skips them"
+    yield from counted(unusable, "unusable", "error", "rows cannot be used", remedy)
     rows = [
         (part, place, text, label.tobytes() if isinstance(label, np.ndarray) else label)
         for part, own in parts.items()
@@ -59,11 +58,9 @@ def _findings(
     yield from twins(splits.class_names)
     if registry.task(splits.task).exclusive_classes:
         total = Counter(counts["train"]) + Counter(counts["validation"])
-        few = {name: total[name] for name in splits.class_names if total[name] < _FEW}
-        if few:
-            items = tuple(Item(name, f"has {count}") for name, count in few.items())
-            message = f"{len(few)} classes have fewer than {_FEW} examples"
-            yield Finding("few", "warning", message, "add examples, or use plan='setfit'", items)
+        few = [Item(name, f"has {total[name]}") for name in splits.class_names if total[name] < _FEW]
+        words = f"classes have fewer than {_FEW} examples"
+        yield from counted(few, "few", "warning", words, "add examples, or use plan='setfit'")
         yield from uneven(total)
 
 
@@ -88,15 +85,12 @@ def _repeats(rows: Sequence[tuple[str, str, str, Any]]) -> Iterator[Finding]:
                 same.append(item)
             if rows[at][0] != rows[first][0]:
                 leaks.append(item)
-    if leaks:
-        message = f"{len(leaks)} texts are on both sides of the split: memorized answers inflate the score"
-        yield Finding("leak", "warning", message, "remove them on one side", tuple(leaks))
-    if conflicts:
-        message = f"{len(conflicts)} equal texts have different labels"
-        yield Finding("conflict", "warning", message, "decide on one label and remove the other", tuple(conflicts))
-    if same:
-        message = f"{len(same)} texts occur more than once"
-        yield Finding("copy", "note", message, "remove all but one; they are kept on one side", tuple(same))
+    words = "texts are on both sides of the split: memorized answers inflate the score"
+    yield from counted(leaks, "leak", "warning", words, "remove them on one side")
+    words = "equal texts have different labels"
+    yield from counted(conflicts, "conflict", "warning", words, "decide on one label and remove the other")
+    words = "texts occur more than once"
+    yield from counted(same, "copy", "note", words, "remove all but one; they are kept on one side")
 
 
 def _spelling(rows: Sequence[tuple[str, str, str, Any]]) -> Iterator[Finding]:
@@ -112,6 +106,5 @@ def _spelling(rows: Sequence[tuple[str, str, str, Any]]) -> Iterator[Finding]:
         ("control", "warning", "texts have control characters", "remove them", _CONTROL.search),
     )  # fmt: skip
     for kind, level, words, remedy, odd in looks:
-        places = tuple(Item(place) for _, place, text, _ in rows if odd(text.replace("\0", " ")))
-        if places:
-            yield Finding(kind, level, f"{len(places)} {words}", remedy, places)
+        places = [Item(place) for _, place, text, _ in rows if odd(text.replace("\0", " "))]
+        yield from counted(places, kind, level, words, remedy)

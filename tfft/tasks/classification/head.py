@@ -53,25 +53,36 @@ class ClassificationHead(Head):
 
 
 @dataclasses.dataclass(frozen=True)
-class BinaryHead(Head):
-    """One logit for two classes; the labels are 0 and 1.
-
-    Served as :class:`ClassificationHead` is.
-    """
+class IndependentHead(Head):
+    """Base class of heads whose labels are each 0 or 1, or a share between, with a logit for each."""
 
     convex_loss: ClassVar[ConvexLoss | None] = "sigmoid"
 
     def loss(self, *, soft: bool = False) -> keras.losses.Loss:
-        """Return the cross-entropy or the focal loss of a sigmoid."""
-        return independent_loss(self)
+        """Return the cross-entropy or the focal loss of sigmoids, a mean over labels."""
+        smoothing = self.label_smoothing
+        if self.loss_name == "focal":
+            return FocalCrossentropy(FOCAL_GAMMA, smoothing, True, name="focal")
+        return keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=smoothing, name="crossentropy")
 
     def metrics(self, *, soft: bool = False) -> list[keras.metrics.Metric]:
-        """Return ``accuracy``."""
-        return independent_metrics(soft)
+        """Return ``accuracy``, the share of single labels that are right."""
+        if soft:  # Keras would ask for a label that is exactly 0 or 1
+            return [keras.metrics.MeanMetricWrapper(soft_binary_accuracy, name="accuracy")]
+        return [keras.metrics.BinaryAccuracy(threshold=0.0, name="accuracy")]  # logit 0 is probability 1/2
 
     def example_scores(self, labels: np.ndarray, logits: np.ndarray) -> np.ndarray | None:
-        """Return 1 for each example whose more probable class is right, else 0."""
-        return independent_scores(labels, logits)
+        """Return the share of the labels of each example that are right, [B]."""
+        right = (logits > 0) == (labels.reshape(logits.shape) > 0.5)
+        return right.reshape(len(right), -1).mean(axis=-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class BinaryHead(IndependentHead):
+    """One logit for two classes; the labels are 0 and 1.
+
+    Served as :class:`ClassificationHead` is.
+    """
 
     def postprocess(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:
         """Turn logits [B, 1] into the probabilities of both classes and the name of the more probable one."""
@@ -91,26 +102,6 @@ class BinaryHead(Head):
     def units_for(class_names: tuple[str, ...]) -> int:
         """Return 1: one logit stands for both classes."""
         return 1
-
-
-def independent_loss(head: Head) -> keras.losses.Loss:
-    """Return the loss of labels that are each 0 or 1, or a share between."""
-    if head.loss_name == "focal":
-        return FocalCrossentropy(FOCAL_GAMMA, head.label_smoothing, True, name="focal")
-    return keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=head.label_smoothing, name="crossentropy")
-
-
-def independent_metrics(soft: bool) -> list[keras.metrics.Metric]:
-    """Return the accuracy of labels that are each 0 or 1: the share of single labels that are right."""
-    if soft:  # Keras would ask for a label that is exactly 0 or 1
-        return [keras.metrics.MeanMetricWrapper(soft_binary_accuracy, name="accuracy")]
-    return [keras.metrics.BinaryAccuracy(threshold=0.0, name="accuracy")]  # logit 0 is probability 1/2
-
-
-def independent_scores(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
-    """Return the share of the labels of each example that are right, [B]."""
-    right = (logits > 0) == (labels.reshape(logits.shape) > 0.5)
-    return right.reshape(len(right), -1).mean(axis=-1)
 
 
 def classification(

@@ -4,36 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import ClassVar
 
-import keras
-import numpy as np
 import tensorflow as tf
 
-from tfft.heads import ConvexLoss, Head, as_names
-from tfft.tasks.classification.head import independent_loss, independent_metrics, independent_scores
+from tfft.heads import as_names
+from tfft.tasks.classification.head import IndependentHead
 
 
 @dataclasses.dataclass(frozen=True)
-class MultilabelHead(Head):
+class MultilabelHead(IndependentHead):
     """One logit for each label; the targets are float [B, n] of 0 and 1.
 
     Served: ``probabilities`` float32 [B, n], ``labels_above_half`` bool [B, n], ``logits``.
     """
-
-    convex_loss: ClassVar[ConvexLoss | None] = "sigmoid"
-
-    def loss(self, *, soft: bool = False) -> keras.losses.Loss:
-        """Return the cross-entropy or the focal loss of sigmoids, a mean over labels."""
-        return independent_loss(self)
-
-    def metrics(self, *, soft: bool = False) -> list[keras.metrics.Metric]:
-        """Return ``accuracy``, the share of single labels that are right."""
-        return independent_metrics(soft)
-
-    def example_scores(self, labels: np.ndarray, logits: np.ndarray) -> np.ndarray | None:
-        """Return the share of the labels of each example that are right."""
-        return independent_scores(labels, logits)
 
     def postprocess(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:
         """Turn logits [B, n] into probabilities and the labels above 1/2."""

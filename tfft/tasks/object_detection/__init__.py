@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from tfft.errors import installed_version, missing_package
-from tfft.registry import Default, Evaluator, FeatureLevel, Metric, Modality, ScoreDisplay, Task
+from tfft.registry import Default, Evaluator, FeatureLevel, Metric, Modality, ReportBuilder, ScoreDisplay, Task
 
 if TYPE_CHECKING:
     from tfft.heads import Head
@@ -152,6 +152,12 @@ class ObjectDetection(Task):
         from tfft.tasks.object_detection.evaluator import DetectionEvaluator
 
         return DetectionEvaluator(head)
+
+    def report_builder(self, head: Head) -> ReportBuilder:
+        """Return a new object for precision-recall curves and the pictures with the most mistakes."""
+        from tfft.tasks.object_detection.report import DetectionReport
+
+        return DetectionReport(head)
 
     def score_display(self, metric: str) -> ScoreDisplay:
         """Name the scores as COCO does."""

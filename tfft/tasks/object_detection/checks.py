@@ -10,7 +10,7 @@ from tfft.data.examples import Splits
 from tfft.inspection.classes import twins, uneven
 from tfft.inspection.drift import drift_findings
 from tfft.inspection.duplicates import copy_findings
-from tfft.inspection.findings import Finding, Item
+from tfft.inspection.findings import Finding, Item, counted
 from tfft.modalities.image.checks import file_findings, measures_of
 from tfft.tasks.object_detection import OBJECT_DETECTION
 from tfft.tasks.object_detection.box_report import BoxReport, crowded_pictures, small_objects
@@ -49,10 +49,9 @@ def box_findings(splits: Splits[BoxedImages], notes: list[str]) -> Iterator[Find
 
 
 def _class_counts(counts: Mapping[str, int]) -> Iterator[Finding]:
-    few = tuple(Item(name, f"has {count}") for name, count in counts.items() if count < _FEW)
-    if few:
-        message = f"{len(few)} classes have fewer than {_FEW} training objects"
-        yield Finding("few", "warning", message, "add pictures of them", few)
+    few = [Item(name, f"has {count}") for name, count in counts.items() if count < _FEW]
+    words = f"classes have fewer than {_FEW} training objects"
+    yield from counted(few, "few", "warning", words, "add pictures of them")
     if len(counts) > 1:
         for one in uneven(counts):
             yield Finding("imbalance", "note", one.message, "look at the average precision of each class", one.items)
@@ -73,12 +72,10 @@ def _drawn_twice(parts: Mapping[str, BoxedImages]) -> Iterator[Finding]:
                     one.append(Item(path, f"has {names[0]!r} twice at {box}"))
                 else:
                     two.append(Item(path, f"has {names[0]!r} and {names[1]!r} at {box}"))
-    if two:
-        message = f"{len(two)} boxes have two classes"
-        yield Finding("two-classes", "warning", message, "decide on one class and remove the other box", tuple(two))
-    if one:
-        message = f"{len(one)} boxes are drawn twice"
-        yield Finding("box-copy", "warning", message, "remove one of each: a detector is to find them once", tuple(one))
+    remedy = "decide on one class and remove the other box"
+    yield from counted(two, "two-classes", "warning", "boxes have two classes", remedy)
+    remedy = "remove one of each: a detector is to find them once"
+    yield from counted(one, "box-copy", "warning", "boxes are drawn twice", remedy)
 
 
 def _tiny(parts: Mapping[str, BoxedImages]) -> Iterator[Finding]:
@@ -87,9 +84,8 @@ def _tiny(parts: Mapping[str, BoxedImages]) -> Iterator[Finding]:
         sides = ((part.labels[..., 3:5] - part.labels[..., 1:3]) * part.labels[..., 5:7]).min(axis=-1)
         for at in np.flatnonzero(((sides < _TINY) & (part.labels[..., 0] >= 0)).any(axis=1)):
             items.append(Item(part.paths[at], f"has a box with a side below {_TINY:g} pixels"))
-    if items:
-        remedy = "remove boxes that were drawn by accident; a detector cannot find objects of that size"
-        yield Finding("tiny", "warning", f"{len(items)} pictures have tiny boxes", remedy, tuple(items))
+    remedy = "remove boxes that were drawn by accident; a detector cannot find objects of that size"
+    yield from counted(items, "tiny", "warning", "pictures have tiny boxes", remedy)
 
 
 def _unanswerable(splits: Splits[BoxedImages]) -> Iterator[Finding]:

@@ -15,31 +15,21 @@ from pathlib import Path
 from typing import Any
 
 from tfft.errors import DataError, did_you_mean
-from tfft.tasks.object_detection.annotations import Annotations, BoxedObject, PictureBoxes
+from tfft.tasks.object_detection.annotations import Annotations, BoxedObject
 from tfft.tasks.object_detection.label_studio import is_label_studio
 from tfft.tasks.object_detection.labelme import is_labelme
-from tfft.tasks.object_detection.picture_folder import PictureFolder, beside, choose_folder, part_folders, part_of
+from tfft.tasks.object_detection.listed_pictures import ListedPicture, PictureList, find_files, read_listed, shown
 from tfft.tasks.object_detection.source_files import mentions, read_json
 
 LOOKED_FOR = "COCO: a .json file with images, annotations and categories, also in annotations/, train/ and valid/"
 _LARGEST = 500_000_000  # bytes; the json module takes about eight times as much memory
-_SHOWN = 80  # characters of a value in a message
 _KEYS = ("images", "annotations", "categories")
 
 
 def find_coco(source: Path) -> list[tuple[str, Path]]:
     """Return the COCO files of a folder with their parts; a file stands for itself."""
-    if source.is_file():
-        return [("", source)] if source.suffix.lower() == ".json" and not _is_other(source) else []
-    inside = [(part, file) for part, folder in part_folders(source) for file in _files_in(folder)]
-    if inside:
-        return inside
-    found = _files_in(source) or [file for name in ("annotations", "labels") for file in _files_in(source / name)]
-    return [(part_of(file.stem), file) for file in found]
-
-
-def _files_in(folder: Path) -> list[Path]:
-    return [file for file in sorted(folder.glob("*.json")) if is_coco(file)] if folder.is_dir() else []
+    is_one = (lambda file: not _is_other(file)) if source.is_file() else is_coco
+    return find_files(source, ".json", is_one, inner=("annotations", "labels"))
 
 
 def is_coco(file: Path) -> bool:
@@ -61,19 +51,23 @@ def read_coco(
         images: Folder of the pictures; None looks beside the files.
         problems: List to which a sentence is added for everything that cannot be used.
     """
-    pictures: list[PictureBoxes] = []
-    names: dict[str, None] = {}
-    notes: list[str] = []
-    for part, file in files:
-        content = _content(file)
-        listed = _by_id(file, "images", content["images"], problems)
-        wanted = [str(one.get("file_name", "")) for one in listed.values()]
-        place = choose_folder(images, beside(file.parent, part), wanted, str(file))
-        categories = _categories(file, content["categories"], problems, notes)
-        names |= dict.fromkeys(categories.values())
-        objects = _objects(file, content["annotations"], listed, categories, problems, notes)
-        pictures += _pictures(file, listed, objects, place, part, problems)
-    return Annotations("COCO", str(files[0][1]), tuple(pictures), tuple(names), tuple(notes))
+    return read_listed("COCO", "file_name", files, images, problems, _read)
+
+
+def _read(file: Path, problems: list[str]) -> PictureList:
+    content, notes = _content(file), list[str]()
+    listed = _by_id(file, "images", content["images"], problems)
+    categories = _categories(file, content["categories"], problems, notes)
+    objects = _objects(file, content["annotations"], listed, categories, problems, notes)
+    pictures = [_picture(file, id_, entry, objects[id_]) for id_, entry in listed.items()]
+    return PictureList(pictures, tuple(categories.values()), notes)
+
+
+def _picture(file: Path, id_: Any, entry: dict[str, Any], objects: Sequence[BoxedObject]) -> ListedPicture:
+    name = entry.get("file_name")
+    height, width = (int(entry[side]) if _is_finite(entry.get(side)) else 0 for side in ("height", "width"))
+    place = f"{file}: the picture {id_!r}"
+    return ListedPicture(name if isinstance(name, str) else "", place, objects, height, width)
 
 
 def _content(file: Path) -> dict[str, list[Any]]:
@@ -128,13 +122,13 @@ def _objects(
         image, category, box = (entry.get(key) for key in ("image_id", "category_id", "bbox"))
         numbers = isinstance(box, list) and len(box) == 4 and all(map(_is_finite, box))
         if not isinstance(image, (int, str)) or image not in listed:
-            problems.append(f"{place} belongs to the picture {_shown(image)}, which images does not list")
+            problems.append(f"{place} belongs to the picture {shown(image)}, which images does not list")
         elif not isinstance(category, (int, str)) or category not in categories:
             hint = did_you_mean(str(category), map(str, categories))
-            problems.append(f"{place} has the category {_shown(category)}, which categories does not list.{hint}")
+            problems.append(f"{place} has the category {shown(category)}, which categories does not list.{hint}")
         elif not numbers:
             problems.append(
-                f"{place} has the bbox {_shown(box)}. Expected [left, top, width, height], four numbers in pixels"
+                f"{place} has the bbox {shown(box)}. Expected [left, top, width, height], four numbers in pixels"
             )
         else:
             left, top, width, height = map(float, box or ())
@@ -153,29 +147,3 @@ def _is_finite(value: Any) -> bool:
         return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     except OverflowError:  # an integer beyond all floats
         return False
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
-
-
-def _pictures(
-    file: Path,
-    listed: dict[Any, dict[str, Any]],
-    objects: dict[Any, list[BoxedObject]],
-    folder: PictureFolder,
-    part: str,
-    problems: list[str],
-) -> list[PictureBoxes]:
-    found = []
-    for id_, entry in listed.items():
-        place, name = f"{file}: the picture {id_!r}", entry.get("file_name")
-        try:
-            path = folder.find(name if isinstance(name, str) else "")
-        except ValueError as error:
-            problems.append(f"{place} has the file_name {_shown(name)}, which {error}")
-            continue
-        sides = {side: int(entry[side]) if _is_finite(entry.get(side)) else 0 for side in ("height", "width")}
-        found.append(PictureBoxes.of(path, place, objects[id_], part=part, **sides))
-    return found

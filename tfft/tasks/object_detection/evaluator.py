@@ -78,7 +78,7 @@ class DetectionEvaluator(Evaluator):
         value = matches.average_precision()
         if value is None:
             raise DataError("No image of the dataset has an object, so there is nothing to measure.")
-        rows, thresholds = self._rows(matches)
+        rows, thresholds = class_rows(self.names, matches)
         confusion, kinds = mistakes(self.images, thresholds)
         drawn = matches.bootstrap(_DRAWS)
         objects = sum(int(one.objects.sum()) for one in matches.classes)
@@ -114,16 +114,17 @@ class DetectionEvaluator(Evaluator):
         found = {f"map_{name}": matches.average_precision(size=at) for at, name in enumerate(SIZES, 1)}
         return {name: value for name, value in found.items() if value is not None}
 
-    def _rows(self, matches: Matches) -> tuple[list[ClassScore], np.ndarray]:
-        """Return the scores of each class, and the score of each at which its F1 is largest."""
-        rows, thresholds = [], []
-        for kind, (name, one) in enumerate(zip(self.names, matches.classes, strict=True)):
-            threshold, correct, predicted = _best_f1(one)
-            known = {"ap": matches.average_precision(kind=kind), "ap50": matches.average_precision(0, kind)}
-            measures = {key: value for key, value in known.items() if value is not None} | {"threshold": threshold}
-            rows.append(class_score(name, correct, int(one.objects.sum()), predicted, measures=measures))
-            thresholds.append(threshold)
-        return rows, np.array(thresholds)
+
+def class_rows(names: Sequence[str], matches: Matches) -> tuple[list[ClassScore], np.ndarray]:
+    """Return the scores of each class, and the score of each at which its F1 is largest."""
+    rows, thresholds = [], []
+    for kind, (name, one) in enumerate(zip(names, matches.classes, strict=True)):
+        threshold, correct, predicted = _best_f1(one)
+        known = {"ap": matches.average_precision(kind=kind), "ap50": matches.average_precision(0, kind)}
+        measures = {key: value for key, value in known.items() if value is not None} | {"threshold": threshold}
+        rows.append(class_score(name, correct, int(one.objects.sum()), predicted, measures=measures))
+        thresholds.append(threshold)
+    return rows, np.array(thresholds)
 
 
 def _best_f1(one: ClassMatches) -> tuple[float, int, int]:

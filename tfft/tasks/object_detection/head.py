@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from tfft.errors import PlanError
-from tfft.heads import DROPOUT_LAYER, LOGITS_LAYER, Head, ModelFeatures, as_names
+from tfft.heads import DROPOUT_LAYER, LOGITS_LAYER, RAW_SIGNATURE, Head, ModelFeatures, ServedModel, as_names
 from tfft.tasks.object_detection import DETECTIONS
 from tfft.tasks.object_detection.geometry import points_of
 from tfft.tasks.object_detection.layers import DetectionLogits, TopDownSum
@@ -125,6 +125,10 @@ class ObjectDetectionHead(Head):
         """Return a convolution; a separable one trains about four times as fast on a CPU as a full 3 x 3."""
         kind = keras.layers.SeparableConv2D if size > 1 else keras.layers.Conv2D
         return kind(self.width, size, padding="same", use_bias=False, name=f"{name}_conv")
+
+    def served(self, model: keras.Model) -> ServedModel:
+        """Return the model with :meth:`postprocess`, and with :meth:`raw_outputs` as the signature ``raw``."""
+        return ServedModel(model, self.postprocess, {RAW_SIGNATURE: self.raw_outputs})
 
     def raw_outputs(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:
         """Return the boxes and scores of all cells without suppression, which LiteRT has no built-in operation for.

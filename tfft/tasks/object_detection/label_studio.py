@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from tfft.tasks.object_detection.annotations import Annotations, BoxedObject, PictureBoxes
-from tfft.tasks.object_detection.picture_folder import PictureFolder, beside, choose_folder, part_folders, part_of
-from tfft.tasks.object_detection.source_files import Box, hull, mentions, parts_with, read_json, turned
+from tfft.tasks.object_detection.annotations import Annotations, BoxedObject
+from tfft.tasks.object_detection.listed_pictures import ListedPicture, PictureList, find_files, read_listed
+from tfft.tasks.object_detection.source_files import Box, hull, mentions, read_json, turned
 
 LOOKED_FOR = "Label Studio: a .json file of the export JSON or JSON-MIN with rectanglelabels"
 _LARGEST = 500_000_000  # bytes
@@ -32,10 +32,7 @@ def is_label_studio(file: Path) -> bool:
 
 def find_label_studio(source: Path) -> list[tuple[str, Path]]:
     """Return the exports in a folder and their parts; a file stands for itself."""
-    if source.is_file():
-        return [("", source)] if source.suffix.lower() == ".json" and is_label_studio(source) else []
-    inside = [(p, file) for p, folder in part_folders(source) for file in parts_with(folder, is_label_studio, ".json")]
-    return inside or [(part_of(file.stem), file) for file in parts_with(source, is_label_studio, ".json")]
+    return find_files(source, ".json", is_label_studio)
 
 
 def read_label_studio(
@@ -48,29 +45,26 @@ def read_label_studio(
         images: Folder of the pictures; None looks beside the files.
         problems: List to which a sentence is added for everything that cannot be used.
     """
-    pictures: list[PictureBoxes] = []
-    several = 0
-    for part, file in files:
-        tasks = read_json(file, "Label Studio", _LARGEST)
-        if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
-            problems.append(f"{file} is no list of tasks. Export it as JSON")
-            continue
-        names = [_picture_name(task) for task in tasks]
-        plain = [_PREFIX.sub("", name, count=1) for name in names]
-        folder = choose_folder(images, beside(file.parent, part), [*plain, *names], str(file))
-        for at, (task, name) in enumerate(zip(tasks, names, strict=True)):
-            place = f"{file}: task {task.get('id', at)} ({name[:80]})"
-            results, more = _results(task)
-            several += more
-            objects, height, width = _objects(results, place, problems)
-            try:
-                path = _find(folder, name)
-            except ValueError as error:
-                problems.append(f"{place} has the picture {name[:80]!r}, which {error}")
-                continue
-            pictures.append(PictureBoxes.of(path, place, objects, height=height, width=width, part=part))
-    notes = (f"{several} pictures were labelled several times; the first annotation counts.",) if several else ()
-    return Annotations("Label Studio", str(files[0][1]), tuple(pictures), (), notes)
+    return read_listed("Label Studio", "picture", files, images, problems, _read)
+
+
+def _read(file: Path, problems: list[str]) -> PictureList | None:
+    tasks = read_json(file, "Label Studio", _LARGEST)
+    if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
+        problems.append(f"{file} is no list of tasks. Export it as JSON")
+        return None
+    pictures, several = [], 0
+    for at, task in enumerate(tasks):
+        name = _picture_name(task)
+        place = f"{file}: task {task.get('id', at)} ({name[:80]})"
+        results, more = _results(task)
+        several += more
+        objects, height, width = _objects(results, place, problems)
+        plain = _PREFIX.sub("", name, count=1)
+        other = plain if plain != name else ""
+        pictures.append(ListedPicture(name, place, objects, height, width, other_name=other))
+    notes = [f"{several} pictures of {file} were labelled several times; the first annotation counts."]
+    return PictureList(pictures, notes=notes if several else ())
 
 
 def _picture_name(task: dict[str, Any]) -> str:
@@ -83,12 +77,6 @@ def _picture_name(task: dict[str, Any]) -> str:
     if "?d=" in address:
         return address.partition("?d=")[2].lstrip("/")
     return address.partition("?")[0].replace("\\", "/").rpartition("/")[2]
-
-
-def _find(folder: PictureFolder, name: str) -> str:
-    path = folder.find(name)
-    plain = _PREFIX.sub("", name, count=1)
-    return path if os.path.isfile(path) or plain == name else folder.find(plain)
 
 
 def _results(task: dict[str, Any]) -> tuple[list[Any], bool]:

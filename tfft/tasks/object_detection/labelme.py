@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tfft.tasks.object_detection.annotations import Annotations, BoxedObject, PictureBoxes
-from tfft.tasks.object_detection.picture_folder import PictureFolder, beside, choose_folder, part_folders
+from tfft.tasks.object_detection.annotations import Annotations, BoxedObject
+from tfft.tasks.object_detection.listed_pictures import ListedPicture, PictureList, read_listed
+from tfft.tasks.object_detection.picture_folder import part_folders
 from tfft.tasks.object_detection.source_files import Box, hull, mentions, parts_with, read_json
 
 LOOKED_FOR = "LabelMe: a .json file with shapes for each picture, beside it"
@@ -50,44 +51,32 @@ def read_labelme(
         images: Folder of the pictures; None looks beside the files.
         problems: List to which a sentence is added for everything that cannot be used.
     """
-    pictures: list[PictureBoxes] = []
-    lines = 0
-    for part, place in places:
-        files = [place] if place.is_file() else _files_in(place)
-        contents = [(file, read_json(file, "LabelMe", _LARGEST)) for file in files]
-        names = [_picture_name(file, content) for file, content in contents]
-        folder = choose_folder(images, beside(place if place.is_dir() else place.parent, part), names, str(place))
-        for (file, content), name in zip(contents, names, strict=True):
-            objects, left_out = _objects(file, content, problems)
-            lines += left_out
-            pictures += _picture(file, content, name, folder, objects, part, problems)
-    notes = (f"{lines} points and lines have no area and are left out.",) if lines else ()
-    return Annotations("LabelMe", str(places[0][1]), tuple(pictures), (), notes)
+    return read_listed("LabelMe", "imagePath", places, images, problems, _read)
 
 
-def _picture_name(file: Path, content: Any) -> str:
+def _read(place: Path, problems: list[str]) -> PictureList:
+    pictures, lines = [], 0
+    for file in [place] if place.is_file() else _files_in(place):
+        content = read_json(file, "LabelMe", _LARGEST)
+        content = content if isinstance(content, dict) else {}
+        objects, left_out = _objects(file, content, problems)
+        lines += left_out
+        sizes = (content.get(side) for side in ("imageHeight", "imageWidth"))
+        height, width = (size if isinstance(size, int) and size > 0 else 0 for size in sizes)
+        pictures.append(ListedPicture(_picture_name(file, content), str(file), objects, height, width))
+    notes = [f"{lines} points and lines of {place} have no area and are left out."] if lines else []
+    return PictureList(pictures, notes=notes)
+
+
+def _picture_name(file: Path, content: dict[str, Any]) -> str:
     """Return the last part of ``imagePath``, whose folders are those of another machine; else the name of the file."""
-    path = content.get("imagePath") if isinstance(content, dict) else None
+    path = content.get("imagePath")
     return (path if isinstance(path, str) else "").replace("\\", "/").rpartition("/")[2] or file.stem
 
 
-def _picture(
-    file: Path, content: Any, name: str, folder: PictureFolder, objects: list[BoxedObject], part: str,
-    problems: list[str],
-) -> list[PictureBoxes]:  # fmt: skip
-    try:
-        path = folder.find(name)
-    except ValueError as error:
-        problems.append(f"{file} has the imagePath {name!r}, which {error}")
-        return []
-    sizes = [content.get(side) if isinstance(content, dict) else None for side in ("imageHeight", "imageWidth")]
-    height, width = (size if isinstance(size, int) and size > 0 else 0 for size in sizes)
-    return [PictureBoxes.of(path, str(file), objects, height=height, width=width, part=part)]
-
-
-def _objects(file: Path, content: Any, problems: list[str]) -> tuple[list[BoxedObject], int]:
+def _objects(file: Path, content: dict[str, Any], problems: list[str]) -> tuple[list[BoxedObject], int]:
     """Return the objects of a picture, and the number of shapes without an area."""
-    shapes = content.get("shapes") if isinstance(content, dict) else None
+    shapes = content.get("shapes")
     if not isinstance(shapes, list):
         problems.append(f"{file} has no list of shapes. Expected a LabelMe file")
         return [], 0

@@ -12,6 +12,7 @@ from tfft.registry import Match
 
 if TYPE_CHECKING:
     from tfft.backbones.base import Backbone
+    from tfft.data.tfds.task_files import TaskFiles
     from tfft.inspection.findings import DataReport, Finding
     from tfft.specs import InputSpec
     from tfft.tasks.object_detection.data import BoxedImages
@@ -26,7 +27,8 @@ class BoxedPictures(ImageModality):
 
     item = "image"
     items = "images with boxes"
-    augmentations: ClassVar[tuple[str, ...]] = ("flip", "crop")  # the moves of "rand" are not known to the boxes
+    # The moves of "rand" are not known to the boxes.
+    augmentations: ClassVar[tuple[str, ...]] = ("flip", "crop", "colour")
 
     def matches(self, source: Any, settings: Mapping[str, Any]) -> Match | None:
         """Accept any source, since it is used only if the task is named."""
@@ -43,6 +45,12 @@ class BoxedPictures(ImageModality):
         from tfft.tasks.object_detection.data import read_boxes
 
         return read_boxes(source, class_names, **{name: settings[name] for name in _READING if name in settings})
+
+    def tfds_files(self, info: Any, settings: Mapping[str, Any]) -> TaskFiles:
+        """Return how images and boxes of TensorFlow Datasets become files."""
+        from tfft.tasks.object_detection.tfds_files import boxes_of
+
+        return boxes_of(info, settings)
 
     def is_split(self, source: Any) -> bool:
         """Whether annotations mark a training part and a validation part."""

@@ -90,6 +90,14 @@ def parts_with(source: Path, is_one: Callable[[Path], bool], suffix: str) -> lis
     return [file for file in sorted(source.glob(f"*{suffix}")) if not file.name.startswith(".") and is_one(file)]
 
 
+def number(text: str | None) -> float:
+    """Return the number that a text writes; NaN if it writes none."""
+    try:
+        return float(text or "")
+    except ValueError:
+        return math.nan
+
+
 def hull(points: Any) -> Box | None:
     """Return the smallest upright box around points [(x, y), ...]; None if they are no finite numbers."""
     try:

@@ -26,7 +26,7 @@ from tfft.tasks.object_detection.picture_folder import (
     part_folders,
     part_of,
 )
-from tfft.tasks.object_detection.source_files import read_xml
+from tfft.tasks.object_detection.source_files import number, read_xml
 
 LOOKED_FOR = "Pascal VOC: .xml files in Annotations/ beside JPEGImages/ or images/, or beside the pictures"
 _LARGEST = 10_000_000  # bytes of a file
@@ -99,7 +99,7 @@ def _picture(
     for at, element in enumerate(tree.iterfind("object"), 1):
         place, box = f"{file}: object {at}", element.find("bndbox")
         texts = [box.findtext(side) if box is not None else None for side in _SIDES]
-        sides = [_number(text) for text in texts]
+        sides = [number(text) for text in texts]
         name = (element.findtext("name") or "").strip("\r\n\t")
         if not all(map(math.isfinite, sides)):
             shown = ", ".join(f"{side} {text!r}" for side, text in zip(_SIDES, texts, strict=True))
@@ -110,16 +110,9 @@ def _picture(
             top, left, bottom, right = sides
             crowd = (element.findtext("difficult") or "").strip() == "1"
             objects.append(BoxedObject((top, left, bottom, right), name, place, crowd))
-    size = [_number(tree.findtext(f"size/{side}")) for side in ("height", "width")]
+    size = [number(tree.findtext(f"size/{side}")) for side in ("height", "width")]
     height, width = (int(side) if math.isfinite(side) else 0 for side in size)
     return PictureBoxes.of(path, str(file), objects, height=height, width=width, part=part)
-
-
-def _number(text: str | None) -> float:
-    try:
-        return float(text or "")
-    except ValueError:
-        return math.nan
 
 
 def _from_zero(pictures: Sequence[PictureBoxes], notes: list[str]) -> Sequence[PictureBoxes]:

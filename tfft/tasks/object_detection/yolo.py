@@ -19,6 +19,7 @@ import yaml
 from tfft.errors import DataError, join_names
 from tfft.tasks.object_detection.annotations import Annotations, BoxedObject, PictureBoxes
 from tfft.tasks.object_detection.picture_folder import PictureFolder, images_in, part_folders
+from tfft.tasks.object_detection.source_files import number
 
 LOOKED_FOR = "YOLO: data.yaml, or labels/ with .txt files beside images/"
 _KEYS = {"train": "train", "val": "validation", "test": "test"}
@@ -59,7 +60,7 @@ def _is_labels(file: Path) -> bool:
         return False
     with open(file, encoding="utf-8-sig", errors="replace") as opened:
         fields = opened.readline(10_000).split()
-    return len(fields) >= 5 and all(math.isfinite(_number(field)) for field in fields)
+    return len(fields) >= 5 and all(math.isfinite(number(field)) for field in fields)
 
 
 def read_yolo(
@@ -197,7 +198,7 @@ def _objects(file: Path, names: Sequence[str], problems: list[str]) -> list[Boxe
         place, fields = f"{file}:{line}", text.split()
         if not fields:
             continue
-        numbers = [_number(field) for field in fields]
+        numbers = [number(field) for field in fields]
         polygon = len(numbers) >= 7 and len(numbers) % 2 == 1
         if not all(map(math.isfinite, numbers)) or not (len(numbers) == 5 or polygon):
             problems.append(f"{place} has {text.strip()[:80]!r}. {_LINE}, five numbers")
@@ -210,9 +211,9 @@ def _objects(file: Path, names: Sequence[str], problems: list[str]) -> list[Boxe
                 "by its width, y and height by its height"
             )
         else:
-            number = int(numbers[0])
+            at = int(numbers[0])
             box = _of_polygon(numbers[1:]) if polygon else _of_centre(*numbers[1:])
-            found.append(BoxedObject(box, names[number] if names else str(number), place))
+            found.append(BoxedObject(box, names[at] if names else str(at), place))
     return found
 
 
@@ -223,13 +224,6 @@ def _of_centre(x: float, y: float, width: float, height: float) -> tuple[float, 
 def _of_polygon(numbers: Sequence[float]) -> tuple[float, float, float, float]:
     x, y = numbers[::2], numbers[1::2]
     return min(y), min(x), max(y), max(x)
-
-
-def _number(field: str) -> float:
-    try:
-        return float(field)
-    except ValueError:
-        return math.nan
 
 
 def _without_picture(used: set[str]) -> list[PictureBoxes]:

@@ -25,6 +25,7 @@ class Regression(Task):
     """One number per example, trained with the squared error."""
 
     name: ClassVar[str] = "regression"
+    numeric_labels: ClassVar[bool] = True
     selection: ClassVar[Metric] = Metric("loss", higher_is_better=False)
 
     def score_display(self, metric: str) -> ScoreDisplay:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from tfft.registry import Default, Evaluator, FeatureLevel, Metric, Modality, ScoreDisplay, Task
+from tfft.registry import Default, Evaluator, FeatureLevel, Metric, Modality, ReportBuilder, ScoreDisplay, Task
 
 if TYPE_CHECKING:
     from tfft.heads import Head
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["SEMANTIC_SEGMENTATION", "STRIDE", "VOID", "SemanticSegmentation"]
 
 VOID = 255  # label of a pixel without a class; it counts in no loss and no score
+OUTSIDE = -1  # label beyond the edges of a picture, in a batch of masks of several sizes
 STRIDE = 4  # pixels of the picture per cell of the logits, along each side
 _SHOWN = 5  # classes in the line for a prediction
 
@@ -88,7 +89,7 @@ class SemanticSegmentation(Task):
         names = [changes] if isinstance(changes, str) else changes
         named = isinstance(names, (list, tuple)) and any(str(one).partition("=")[0] == "rand" for one in names)
         if named or getattr(changes, "rand", None):
-            yield "augment='rand' moves and bends pictures, which masks cannot follow: use 'flip' and 'crop'"
+            yield "augment='rand' moves and bends pictures, which masks cannot follow: use 'flip', 'crop' and 'colour'"
 
     def phase_defaults(self) -> Mapping[str, Default]:
         """Return small batches, less dropout, and a frozen backbone."""
@@ -115,6 +116,12 @@ class SemanticSegmentation(Task):
 
         return SegmentationEvaluator(head)
 
+    def report_builder(self, head: Head) -> ReportBuilder:
+        """Return a new object for the pictures with the lowest IoU."""
+        from tfft.tasks.semantic_segmentation.report import SegmentationReport
+
+        return SegmentationReport(head)
+
     def score_display(self, metric: str) -> ScoreDisplay:
         """Count pixels."""
         return ScoreDisplay(metric.replace("_", " "), count="pixels", columns=("dice", "iou"))
@@ -130,7 +137,11 @@ class SemanticSegmentation(Task):
 
     def plain_outputs(self, row: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return mask and shares; probabilities of every cell would fill megabytes of text."""
-        return {"shares": row["shares"].tolist(), "mask": row["mask"].tolist()} if "shares" in row else None
+        if "shares" not in row:
+            return None
+        # In a batch, each mask is as large as the largest picture.
+        rows, columns = row.get("size", row["mask"].shape)
+        return {"shares": row["shares"].tolist(), "mask": row["mask"][:rows, :columns].tolist()}
 
     def draw(self, file: str, outputs: Mapping[str, Any]) -> bytes | None:
         """Draw the mask over a picture, in its own size."""

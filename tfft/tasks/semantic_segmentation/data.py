@@ -16,18 +16,20 @@ from typing import Any, Self
 import numpy as np
 import tensorflow as tf
 
+from tfft.data.batches import BatchOptions
 from tfft.data.examples import Skipped, Splits, divide
 from tfft.data.options import ReadOptions, options_from
 from tfft.data.split import SplitOptions, groups_by, joined
 from tfft.errors import DataError, did_you_mean, join_names, raise_problems
 from tfft.features.engines import Staged
 from tfft.features.sources import Source, Views
+from tfft.modalities.image.batches import file_batches
 from tfft.modalities.image.examples import ImageFiles
 from tfft.modalities.image.feature_source import FileSource
 from tfft.modalities.image.file_info import ROTATED, ImageFileInfo
 from tfft.modalities.image.folder import IMAGE_FILES
 from tfft.modalities.image.headers import read_header
-from tfft.tasks.semantic_segmentation import STRIDE, VOID
+from tfft.tasks.semantic_segmentation import OUTSIDE, STRIDE, VOID
 from tfft.tasks.semantic_segmentation.class_table import find_class_table
 from tfft.tasks.semantic_segmentation.coding import Coding, Ignore, coding_of, coding_of_names, unknown_codes
 from tfft.tasks.semantic_segmentation.folders import Layout, Pair, find_parts, pairs_of
@@ -87,6 +89,29 @@ class MaskedImages(ImageFiles):
                 coding = [part.class_names, sorted(masks.values.items()), sorted(masks.colours.items())]
                 result.update(repr([coding, [masks.digests[at] for at in part.labels[:, 0]]]).encode())
         return result.hexdigest()
+
+    def evaluation_batches(self, spec: Any, options: BatchOptions) -> tf.data.Dataset:
+        """Return pictures in the size of the model, and masks in their own size, as users see and publish them.
+
+        Masks are int16 [B, H, W] with the rows and columns of the largest picture of the batch, :data:`OUTSIDE` beyond
+        the edges of a smaller one. Where the model does not see whole pictures, masks have its size.
+        """
+        masks = self.masks
+        if masks is None or spec is None or spec.resize != "stretch":
+            return super().evaluation_batches(spec, options)
+
+        def whole(row: tf.Tensor) -> tf.RaggedTensor:
+            return tf.RaggedTensor.from_tensor(tf.cast(masks.read(row[0]), tf.int16))
+
+        @tf.autograph.experimental.do_not_convert
+        def with_masks(pixels: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            read = tf.map_fn(whole, labels, fn_output_signature=tf.RaggedTensorSpec([None, None], tf.int16))
+            return pixels, read.to_tensor(OUTSIDE)
+
+        dataset = file_batches(self.paths, self.labels, spec, options)
+        return dataset.map(with_masks, num_parallel_calls=1, deterministic=True).prefetch(
+            1
+        )  # large masks, few at a time
 
     def feature_source(self, staged: Staged, batch_size: int, views: Views | None = None) -> Source:
         """Return the files, with masks at the stride of the logits."""

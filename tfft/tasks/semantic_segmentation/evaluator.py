@@ -7,15 +7,17 @@ and class. The bootstrap for the interval resamples these.
 from __future__ import annotations
 
 import numpy as np
-import tensorflow as tf
 
 from tfft.errors import DataError, join_names
 from tfft.evaluation.scores import Scores, class_rows
 from tfft.heads import Head
 from tfft.registry import Evaluator
-from tfft.tasks.semantic_segmentation import VOID
+from tfft.specs import InputSpec
+from tfft.tasks.semantic_segmentation import OUTSIDE, VOID
+from tfft.tasks.semantic_segmentation.enlarge import mask_of
 
 _TOLERANCE = 0.0075  # of the diagonal of a picture, as Csurka et al. (2013)
+_STRETCHED = InputSpec(resize="stretch")  # the masks of batches fill the size of the model
 _DRAWS, _AT_A_TIME = 1000, 50  # bootstrap samples, and how many are drawn together
 
 
@@ -44,7 +46,7 @@ class SegmentationEvaluator(Evaluator):
                 f"Expected masks [B, H, W] of whole numbers. Received: {labels.dtype} {labels.shape}. Colours and "
                 "one-hot masks: give the number of the class of each pixel."
             )
-        strange = np.setdiff1d(np.unique(labels), [*range(len(self.names)), VOID]).tolist()
+        strange = np.setdiff1d(np.unique(labels), [*range(len(self.names)), VOID, OUTSIDE]).tolist()
         if strange:
             raise DataError(
                 f"Expected masks with the values 0 to {len(self.names) - 1}, and {VOID} for pixels without a label. "
@@ -52,12 +54,10 @@ class SegmentationEvaluator(Evaluator):
             )
 
     def update(self, labels: np.ndarray, logits: np.ndarray) -> None:
-        """Add a batch of masks [B, H, W] and logits [B, h, w, C]."""
-        labels = labels.reshape(labels.shape[:3]).astype(np.int64)
-        for true, cells in zip(labels, logits, strict=True):
-            large = tf.image.resize(cells[None], true.shape, "bilinear")  # one at a time: many classes take much memory
-            found = tf.argmax(large, axis=-1).numpy()[0]
-            self._add(true, np.where(true == VOID, VOID, found))
+        """Add a batch of masks [B, H, W], :data:`OUTSIDE` beyond the edges of a picture, and logits [B, h, w, C]."""
+        for true, cells in zip(labels.reshape(labels.shape[:3]), logits, strict=True):
+            true = own_size(true).astype(np.int64)
+            self._add(true, np.where(true == VOID, VOID, found_mask(cells, true)))
 
     def _add(self, true: np.ndarray, found: np.ndarray) -> None:
         classes, labelled = len(self.names), true != VOID
@@ -99,6 +99,18 @@ class SegmentationEvaluator(Evaluator):
             confusion=self.confusion,
             measures=measures,
         )
+
+
+def own_size(mask: np.ndarray) -> np.ndarray:
+    """Return the part of a mask of a batch that is its picture, without what is beyond its edges."""
+    inside = mask != OUTSIDE
+    return mask[: inside.any(axis=1).sum(), : inside.any(axis=0).sum()]
+
+
+def found_mask(logits: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Return the most probable class of each pixel in the size of a mask, uint8 [H, W], from logits [h, w, C]."""
+    found: np.ndarray = mask_of(logits, mask.shape, _STRETCHED).numpy()
+    return found
 
 
 def ious(counts: np.ndarray) -> np.ndarray:

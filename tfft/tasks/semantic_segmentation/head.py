@@ -12,8 +12,20 @@ import numpy as np
 import tensorflow as tf
 
 from tfft.errors import PlanError
-from tfft.heads import DROPOUT_LAYER, FOCAL_GAMMA, LOGITS_LAYER, Head, Logits, ModelFeatures, as_names
+from tfft.heads import (
+    DROPOUT_LAYER,
+    FOCAL_GAMMA,
+    LOGITS_LAYER,
+    RAW_SIGNATURE,
+    Head,
+    Logits,
+    ModelFeatures,
+    ServedModel,
+    as_names,
+)
+from tfft.layers.preprocess import preprocess_of
 from tfft.tasks.semantic_segmentation import STRIDE, VOID
+from tfft.tasks.semantic_segmentation.enlarge import masks_of
 from tfft.tasks.semantic_segmentation.layers import UpsampleLike
 from tfft.tasks.semantic_segmentation.losses import PixelAccuracy, PixelMeanIoU, SegmentationLoss
 
@@ -31,8 +43,9 @@ class SemanticSegmentationHead(Head):
     separable 3 x 3 convolution. LR-ASPP joins two strides and adds class scores; this decoder joins all of them as
     U-Net does (Ronneberger et al., 2015), which thin objects need.
 
-    Served: ``mask`` uint8 [B, 4 h, 4 w], the most probable class of each pixel; ``probabilities`` float32 [B, h, w, C];
-    ``shares`` float32 [B, C], the share of the pixels that each class has in the mask.
+    Served: ``mask`` uint8 [B, H, W], the most probable class of each pixel of the picture as it was given; in a batch
+    of files 255 beyond the edges of the smaller ones; ``size`` int32 [B, 2], rows and columns of each picture;
+    ``probabilities`` float32 [B, h, w, C]; ``shares`` float32 [B, C], the share of the pixels that each class has.
 
     Attributes:
         width: Channels of the decoder.
@@ -140,7 +153,10 @@ class SemanticSegmentationHead(Head):
         return _normalised(layer(feature_map), f"lateral_{stride}")
 
     def postprocess(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Turn logits into masks at four times their size, probabilities, and the share of each class."""
+        """Turn logits into masks at four times their size, probabilities, and the share of each class.
+
+        Exports serve masks of the size of the pictures, see :meth:`served`.
+        """
         logits = tf.cast(logits, tf.float32)
         large = tf.image.resize(logits, tf.shape(logits)[1:3] * STRIDE, "bilinear")
         mask = tf.argmax(large, axis=-1, output_type=tf.int32)
@@ -150,6 +166,22 @@ class SemanticSegmentationHead(Head):
             "probabilities": tf.nn.softmax(logits),
             "shares": tf.stack(shares, axis=-1),
         }
+
+    def served(self, model: keras.Model) -> ServedModel:
+        """Return the model with masks of the size of each picture, probabilities, and the share of each class.
+
+        The signature ``raw`` has masks of the model's size, as small runtimes need them.
+        """
+        layer = preprocess_of(model)
+        if layer is None:
+            return ServedModel(model, self.postprocess)
+
+        def sized(logits: tf.Tensor, sizes: tf.Tensor) -> dict[str, tf.Tensor]:
+            logits = tf.cast(logits, tf.float32)
+            masks, shares = masks_of(logits, sizes, layer.spec)
+            return {"mask": masks, "size": sizes, "probabilities": tf.nn.softmax(logits), "shares": shares}
+
+        return ServedModel(model, self.postprocess, {RAW_SIGNATURE: self.postprocess}, sized)
 
 
 def _normalised(tensor: keras.KerasTensor, name: str) -> keras.KerasTensor:

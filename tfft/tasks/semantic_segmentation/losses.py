@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 
 from tfft.losses import FocalCrossentropy
-from tfft.tasks.semantic_segmentation import VOID
+from tfft.tasks.semantic_segmentation import OUTSIDE, VOID
 
 _SMOOTH = 1.0  # pixels added to both sides of the Dice ratio: a class of few pixels must not decide alone
 
@@ -22,18 +22,20 @@ def subsampled(labels: Any, logits: Any) -> tf.Tensor:
     """Return masks at the size of logits: of each cell the pixel in its middle.
 
     Args:
-        labels: Masks [B, H, W], or [B, H, W, 1]; of any type.
+        labels: Masks [B, H, W], or [B, H, W, 1]; of any type; :data:`OUTSIDE` beyond the right and the lower edge of
+            pictures that are smaller than others.
         logits: Logits [B, h, w, C].
 
     Returns:
         int32 [B, h, w].
     """
     labels = tf.cast(tf.reshape(labels, tf.shape(labels)[:3]), tf.int32)
-    for axis in (1, 2):
-        have, want = tf.shape(labels)[axis], tf.shape(logits)[axis]
+    inside = tf.reduce_any(labels != OUTSIDE, axis=2), tf.reduce_any(labels != OUTSIDE, axis=1)
+    for axis, there in enumerate(inside, 1):
+        have, want = tf.reduce_sum(tf.cast(there, tf.int32), axis=1)[:, None], tf.shape(logits)[axis]
         middles = (tf.range(want) * 2 + 1) * have // (2 * want)
-        labels = tf.gather(labels, middles, axis=axis)
-    return labels
+        labels = tf.gather(labels, middles, axis=axis, batch_dims=1)
+    return tf.where(labels == OUTSIDE, VOID, labels)
 
 
 @keras.saving.register_keras_serializable(package="tfft")

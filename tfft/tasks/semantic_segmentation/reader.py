@@ -11,6 +11,7 @@ from tfft.modalities.image.modality import ImageModality
 from tfft.registry import Match
 
 if TYPE_CHECKING:
+    from tfft.data.tfds.task_files import TaskFiles
     from tfft.inspection.findings import DataReport, Finding
     from tfft.specs import InputSpec
     from tfft.tasks.semantic_segmentation.data import MaskedImages
@@ -44,6 +45,12 @@ class MaskedPictures(ImageModality):
 
         known = {name: value for name, value in settings.items() if name in ("masks", "ignore", "store")}
         return read_masks(source, class_names, **known)
+
+    def tfds_files(self, info: Any, settings: Mapping[str, Any]) -> TaskFiles:
+        """Return how images and masks of TensorFlow Datasets become files."""
+        from tfft.tasks.semantic_segmentation.tfds_files import masks_of_dataset
+
+        return masks_of_dataset(info, settings)
 
     def is_split(self, source: Any) -> bool:
         """Whether a folder has parts for training and validation."""

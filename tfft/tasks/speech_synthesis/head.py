@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfft.errors import PlanError
-from tfft.heads import LOGITS_LAYER, Head, ModelFeatures, as_names
+from tfft.heads import LOGITS_LAYER, Head, ModelFeatures, ServedModel, as_names
 from tfft.specs import AudioSpec
 from tfft.tasks.speech_synthesis.layers import MelLogits, PredictDurations
 from tfft.tasks.speech_synthesis.losses import DurationError, MelCepstralDistortion, SpeechLoss, distortions
@@ -117,7 +117,12 @@ class SpeechSynthesisHead(Head):
         """Add the layer ``logits`` to the frames of a voice [B, T, bands + 2]."""
         return MelLogits(self, name=LOGITS_LAYER)(ModelFeatures.of(features).tensor)
 
-    def serving_model(self, model: keras.Model) -> keras.Model:
+    def served(self, model: keras.Model) -> ServedModel:
+        """Return the model from texts alone, with waveforms and the signature ``serve_wav``."""
+        return ServedModel(self.text_model(model), self.postprocess, {WAV_SIGNATURE: self._wav_files})
+
+    @staticmethod
+    def text_model(model: keras.Model) -> keras.Model:
         """Return the model from texts alone, which predicts the durations.
 
         Args:
@@ -149,12 +154,9 @@ class SpeechSynthesisHead(Head):
         """The iterations of Griffin-Lim amplify rounding about ten thousand times; ``log_mel`` is compared strictly."""
         return {"audio": 0.1}
 
-    @property
-    def further_signatures(self) -> dict[str, Callable[[Mapping[str, tf.Tensor]], dict[str, tf.Tensor]]]:
-        """Signatures that convert what ``serving_default`` answers: ``serve_wav``."""
-        return {WAV_SIGNATURE: self._wav_files}
+    def _wav_files(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:
+        served = self.postprocess(logits)
 
-    def _wav_files(self, served: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         def one(row: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
             return tf.audio.encode_wav(row[0][: row[1], None], self.audio.sample_rate)
 

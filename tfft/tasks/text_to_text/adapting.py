@@ -125,10 +125,7 @@ def _notes(parts: list[PairExamples], tokenizer: PairTokenizer, limit: int) -> l
     tokens: Any = parts[0].tokens
     medians = [int(np.median([len(ids) for ids in side])) for side in (tokens.source, tokens.target)]
     notes = [f"tokens: median {medians[0]} of a source, {medians[1]} of a target; at most {limit} are written"]
-    unknown = getattr(tokenizer.tokenizer, "unk_token_id", None)
-    named = getattr(tokenizer.tokenizer, "unk_token", None)
-    if unknown is None and named is not None:
-        unknown = tokenizer.tokenizer.token_to_id(named)  # type: ignore[union-attr]
+    unknown = tokenizer.unknown
     for name, side in ((SOURCE, tokens.source), (TARGET, tokens.target)):
         if unknown is None:
             break

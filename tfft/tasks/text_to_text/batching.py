@@ -7,9 +7,11 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
+from tfft.arrays.ragged import Ragged
 from tfft.data.batches import BatchOptions
 from tfft.layers.pair_tokenizer import PADDING, SOURCE, TARGET, PairTokenizer
 
+MEMORY = "memory"  # outputs of the encoder
 _STEP = 4  # tokens; pairs whose lengths are equal in these steps are shuffled among themselves
 
 
@@ -68,7 +70,9 @@ def cuts(lengths: np.ndarray, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
     return np.array([*starts, len(lengths)], np.int64), rounded
 
 
-def token_batches(pairs: TokenPairs, tokenizer: PairTokenizer, options: BatchOptions) -> tf.data.Dataset:
+def token_batches(
+    pairs: TokenPairs, tokenizer: PairTokenizer, options: BatchOptions, memory: Ragged | None = None
+) -> tf.data.Dataset:
     """Return batches of ({"source": int32 [B, S], "target": int32 [B, T]}, labels int32 [B, T]), -1 for padding.
 
     A label is the token behind each token of the target. The order is a pure function of seed and epoch: pairs of equal
@@ -78,6 +82,8 @@ def token_batches(pairs: TokenPairs, tokenizer: PairTokenizer, options: BatchOpt
         pairs: Tokens of all pairs.
         tokenizer: Tokenizer of the model.
         options: Batch size in pairs of the mean length, and order.
+        memory: Outputs of a frozen encoder for each source, which the batches then have too, as float32 [B, S, width];
+            None for none.
     """
     starts, rounded = cuts(pairs.lengths, options.batch_size)
     count, batches = len(rounded), len(starts) - 1
@@ -110,7 +116,12 @@ def token_batches(pairs: TokenPairs, tokenizer: PairTokenizer, options: BatchOpt
             labels = tf.concat([tf.fill([tf.shape(labels)[0], skipped], PADDING), labels[:, skipped:]], axis=1)
         # The last token of a text has no next one; with the others of its row gone, it is padding.
         inputs = tf.where(texts[:, 1:] >= 0, texts[:, :-1], PADDING)
-        return {SOURCE: tf.gather(source, rows).to_tensor(PADDING), TARGET: inputs}, labels
+        found = {SOURCE: tf.gather(source, rows).to_tensor(PADDING), TARGET: inputs}
+        if memory is not None:
+            encoded = tf.numpy_function(memory.rows, [rows], tf.float32)
+            encoded.set_shape([None, *memory.shape[1:]])
+            found[MEMORY] = encoded
+        return found, labels
 
     dataset = tf.data.Dataset.from_tensors(0).flat_map(order)
     dataset = dataset.map(fetch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)

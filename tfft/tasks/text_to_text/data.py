@@ -115,8 +115,20 @@ class PairExamples(Examples):
         return dataclasses.replace(self, tokens=TokenPairs(*sides))
 
     def feature_source(self, staged: Staged, batch_size: int, views: Views | None = None) -> Any:
-        """Return batches: features of pairs are not cached."""
+        """Return batches; :meth:`trainable_part` has the features of a frozen encoder."""
         return self.batches(None, BatchOptions(batch_size))
+
+    def trainable_part(self, model: Any, held_out: Any, options: BatchOptions) -> Any:
+        """Return the decoder of a model, and batches with the outputs of its frozen encoder.
+
+        Args:
+            model: Model with the trainable blocks of a phase.
+            held_out: Held-out pairs; None for none.
+            options: Batches of these pairs.
+        """
+        from tfft.tasks.text_to_text.memory import part_with_memory
+
+        return part_with_memory(model, self, held_out, options)
 
     def fingerprint(self, *others: Self) -> str:
         """Hash all texts in their order."""

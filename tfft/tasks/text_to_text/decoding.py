@@ -1,4 +1,4 @@
-"""Decoding of an encoder-decoder: :class:`Generator`, :func:`beam_search`.
+"""Decoding of an encoder-decoder: :class:`Generator`, :class:`GenerateTexts`, :func:`beam_search`.
 
 Implementation notes: one search serves both ways; greedy decoding is a beam of one. Everything is TensorFlow
 operations, so an export decodes as the model does.
@@ -57,6 +57,33 @@ class Generator:
         """Return generated texts, string [B], and their log-probability, float32 [B], for texts [B]."""
         tokens, log_probability = self.tokens(self.tokenizer.source_tokens(texts))
         return self.tokenizer.texts(tokens), log_probability
+
+
+class GenerateTexts(keras.layers.Layer):
+    """Layer from texts, string [B], to ``generated_text``, string [B], and ``log_probability``, float32 [B].
+
+    An export serves it; it is in no saved Keras model.
+
+    Args:
+        generator: Decoding of a model.
+        **kwargs: As for any Keras layer.
+    """
+
+    def __init__(self, generator: Generator, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.supports_jit = False  # texts
+        self.generator = generator
+        generator.tokenizer.prepare()
+
+    def call(self, inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Return generated texts."""
+        texts, log_probability = self.generator.texts(inputs)
+        return {"generated_text": texts, "log_probability": log_probability}
+
+    def compute_output_spec(self, inputs: keras.KerasTensor) -> dict[str, keras.KerasTensor]:
+        """Return the specs of the outputs."""
+        types = {"generated_text": "string", "log_probability": "float32"}
+        return {name: keras.KerasTensor(inputs.shape, dtype) for name, dtype in types.items()}
 
 
 def tokenizer_of(model: keras.Model) -> PairTokenizer:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from tfft.errors import PlanError, require_platform
@@ -13,7 +12,7 @@ require_platform()
 import keras  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
-from tfft.heads import LOGITS_LAYER, Head, Logits, ModelFeatures, ServedFunction  # noqa: E402
+from tfft.heads import LOGITS_LAYER, Head, Logits, ModelFeatures, ServedModel  # noqa: E402
 from tfft.tasks.text_to_text.losses import TokenAccuracy, TokenCrossentropy  # noqa: E402
 
 
@@ -66,18 +65,13 @@ class TextToTextHead(Head):
         logits = tf.cast(logits, tf.float32)
         return {"next_token": tf.argmax(logits, axis=-1, output_type=tf.int32), "logits": logits}
 
-    def served(self, model: keras.Model) -> ServedFunction | None:
-        """Return decoding, from texts to texts."""
-        from tfft.tasks.text_to_text.decoding import Generator
+    def served(self, model: keras.Model) -> ServedModel:
+        """Return a model that decodes, from texts to texts."""
+        from tfft.tasks.text_to_text.decoding import GenerateTexts, Generator
 
-        generator = Generator.of(model, self)
-        generator.tokenizer.prepare()
-
-        def call(values: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-            texts, log_probability = generator.texts(values["text"])
-            return {"generated_text": texts, "log_probability": log_probability}
-
-        return ServedFunction({"text": tf.TensorSpec([None], tf.string, name="text")}, call)
+        text = keras.Input((), dtype="string", name="text")
+        generate = GenerateTexts(Generator.of(model, self), name="generate")
+        return ServedModel(keras.Model(text, generate(text), name=model.name), dict)
 
 
 @keras.saving.register_keras_serializable(package="tfft")

@@ -9,6 +9,7 @@ from tfft.errors import require_platform
 require_platform()
 
 import keras  # noqa: E402
+import tensorflow as tf  # noqa: E402
 
 
 @keras.saving.register_keras_serializable(package="tfft")
@@ -47,11 +48,22 @@ class TokenCrossentropy(keras.losses.Loss):
             chosen = ops.take_along_axis(y_pred, ops.maximum(labels, 0)[..., None], axis=-1)[..., 0]
             each = each + self.label_smoothing * (chosen - ops.mean(y_pred, axis=-1))
         texts = ops.cast(ops.shape(labels)[0], each.dtype)
-        return ops.sum(each * there, axis=-1) * texts / ops.maximum(ops.sum(there), 1.0)
+        return ops.sum(each * there, axis=-1) * texts / ops.maximum(_of_each_copy(ops.sum(there)), 1.0)
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments of the constructor as plain values."""
         return {**super().get_config(), "label_smoothing": self.label_smoothing}
+
+
+def _of_each_copy(count: Any) -> Any:
+    """Return the mean of a number over the copies of the model, so that the mean of their losses is that of all tokens.
+
+    Without a strategy that copies the model, it is the number itself.
+    """
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return count
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, count) / context.num_replicas_in_sync
 
 
 @keras.saving.register_keras_serializable(package="tfft")

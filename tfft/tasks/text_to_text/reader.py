@@ -77,8 +77,8 @@ class TextPairs(TextModality):
         if backbone.pair_tokenizer is not None:
             return None
         return (
-            f"{backbone.name} is no encoder-decoder, so it cannot write texts: take 'transformer-small', a BART or T5 "
-            "preset of KerasHub, or a Hugging Face folder of BART"
+            f"{backbone.name} is no encoder-decoder, so it cannot write texts: take 'transformer-small', a BART "
+            "preset of KerasHub, or a Hugging Face folder of BART or T5"
         )
 
     def model_options(self, splits: Any) -> dict[str, Any]:

@@ -12,7 +12,6 @@ import keras
 import tensorflow as tf
 
 from tfft.backbones.base import find_backbone
-from tfft.layers.transformer_blocks import DecoderBlock, EncoderBlock, TokenEmbeddings
 
 
 class Stepper(Protocol):
@@ -40,7 +39,9 @@ class Stepper(Protocol):
 
 
 class CachedStepper:
-    """Steps of :func:`tfft.backbones.transformer.transformer` that keep the keys and values of earlier tokens.
+    """Steps that keep the keys and values of earlier tokens, of decoder blocks with a method ``step``.
+
+    Those are the blocks of :func:`tfft.backbones.transformer.transformer` and of T5.
 
     Args:
         network: Model of the backbone.
@@ -48,20 +49,21 @@ class CachedStepper:
 
     def __init__(self, network: keras.Model) -> None:
         layers = network.layers
-        self.embeddings = next(layer for layer in layers if isinstance(layer, TokenEmbeddings))
-        self.encoders = [layer for layer in layers if isinstance(layer, EncoderBlock)]
-        self.decoders = [layer for layer in layers if isinstance(layer, DecoderBlock)]
+        self.embeddings: Any = next(layer for layer in layers if hasattr(layer, "embed"))
+        self.encoders: list[Any] = [layer for layer in layers if hasattr(layer, "encode")]
+        self.decoders: list[Any] = [layer for layer in layers if hasattr(layer, "step")]
 
     def begin(self, source: tf.Tensor, rows: int) -> tuple[Any, list[tf.Tensor]]:
         """Encode sources and compute their keys and values for each decoder block."""
         there = source >= 0
         x = self.embeddings.embed(tf.maximum(source, 0))
+        shared, _ = getattr(self.embeddings, "tables", ((), ()))
         for block in self.encoders:
-            x = block.encode(x, there)
+            x = block.encode(x, there, *shared)
         keys = [[tf.repeat(t, rows, axis=0) for t in block.source_keys(x)] for block in self.decoders]
         count = tf.shape(source)[0] * rows
         block = self.decoders[0]
-        empty = tf.zeros([count, block.heads, 0, block.width // block.heads], x.dtype)
+        empty = tf.zeros([count, block.heads, 0, block.head_width], x.dtype)
         return (tf.repeat(there, rows, axis=0), keys), [empty] * (2 * len(self.decoders))
 
     def step(self, fixed: Any, carried: list[tf.Tensor], tokens: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
@@ -69,8 +71,9 @@ class CachedStepper:
         there, keys = fixed
         x = self.embeddings.embed(tokens[:, -1:], tf.shape(tokens)[1] - 1)
         found: list[tf.Tensor] = []
+        _, shared = getattr(self.embeddings, "tables", ((), ()))
         for at, block in enumerate(self.decoders):
-            x, (key, value) = block.step(x, (carried[2 * at], carried[2 * at + 1]), tuple(keys[at]), there)
+            x, (key, value) = block.step(x, (carried[2 * at], carried[2 * at + 1]), tuple(keys[at]), there, *shared)
             found += [key, value]
         return next_logits(self.embeddings, x), found
 
@@ -116,5 +119,5 @@ def next_logits(embeddings: Any, features: tf.Tensor) -> tf.Tensor:
 def stepper_of(model: keras.Model) -> Stepper:
     """Return the stepper for the encoder-decoder in a model."""
     network = find_backbone(model)
-    cached = any(isinstance(layer, DecoderBlock) for layer in network.layers)
+    cached = any(hasattr(layer, "step") for layer in network.layers)
     return CachedStepper(network) if cached else PrefixStepper(network)

@@ -132,6 +132,16 @@ class Transcription(Task):
             details="character error rate {character_error_rate:.4f}",
         )  # fmt: skip
 
+    def join_parts(self, rows: Sequence[Mapping[str, Any]], class_names: Sequence[str]) -> dict[str, Any]:
+        """Return the texts of consecutive parts, between blanks if the alphabet has one, and their mean score.
+
+        The mean is geometric, as that of the frames of a part is.
+        """
+        texts = [str(row["text"].decode()) for row in rows]
+        between = " " if " " in class_names else ""
+        scores = np.maximum([float(row["score"]) for row in rows], np.finfo(float).tiny)
+        return {"text": between.join(filter(None, texts)).encode(), "score": np.exp(np.log(scores).mean())}
+
     def format_prediction(self, name: str, outputs: Mapping[str, Any]) -> str:
         """Return the name and the text."""
         return f"{name}: {outputs['text']}" if "text" in outputs else super().format_prediction(name, outputs)

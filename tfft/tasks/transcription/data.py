@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import math
 import os
@@ -18,7 +19,7 @@ from tfft.data.label_parsing import has_value
 from tfft.data.options import ReadOptions, options_from
 from tfft.data.path_lookup import PathLookup
 from tfft.data.split import SplitOptions
-from tfft.errors import DataError, raise_problems
+from tfft.errors import DataError, join_names, raise_problems
 from tfft.features.engines import Staged
 from tfft.features.sources import ArraySource, Source, Views
 from tfft.modalities.audio.decode import RecordingFacts
@@ -34,7 +35,8 @@ LONGEST = 30.0  # seconds of a clip, unless seconds= says otherwise
 USUAL_RATE = 16_000  # speech has little above 8 kHz
 
 _RANGE = 80.0  # decibels: consonants are quiet
-_SHOWN = 20
+_SHOWN, _PLACES = 20, 5
+_QUIET = 0.01  # peak of a recording with hardly any sound
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -178,12 +180,11 @@ def load_transcripts(
     )  # fmt: skip
     spec = _spec(found.facts, waves)
     splits = with_waveforms(splits, spec, reading.store)
-    strange = outside(splits.validation.texts, names)
-    notes = (
-        (f"outside of the alphabet, only in held-out transcripts, and counted as errors: {strange}",) if strange else ()
-    )
+    notes = _notes(found, spec)
+    if strange := outside(splits.validation.texts, names):
+        notes.append(f"outside of the alphabet, only in held-out transcripts, and counted as errors: {strange}")
     hours = sum(fact.seconds for fact in splits.train.facts) / 3600
-    return dataclasses.replace(splits, report=TranscriptReport(hours, normal.words, "".join(names), spec, notes))
+    return dataclasses.replace(splits, report=TranscriptReport(hours, normal.words, "".join(names), spec, tuple(notes)))
 
 
 def read_transcripts(
@@ -280,6 +281,28 @@ def _read(source: Any, columns: Columns, normal: Normalization, waves: AudioOpti
     known = tuple(fact for fact in facts if fact.reason is None)
     names = unique_names(rows.paths, common_folder(rows.paths, rows.root))
     return _Found(rows, known, names)
+
+
+def _notes(found: _Found, spec: AudioSpec) -> list[str]:
+    """Return remarks on recordings with hardly any sound and on those of other sample rates, with their lines."""
+    notes = []
+    quiet = [at for at, fact in enumerate(found.facts) if fact.peak < _QUIET]
+    if quiet:
+        where = join_names([found.rows.places[at] for at in quiet], limit=_PLACES)
+        notes.append(
+            f"{len(quiet)} recordings have hardly any sound (at most {_QUIET:.0%} of full scale): {where}. Listen to "
+            "them, and remove these rows if nothing is said"
+        )
+    other = [at for at, fact in enumerate(found.facts) if fact.rate != spec.sample_rate]
+    if other:
+        rates = collections.Counter(found.facts[at].rate for at in other).most_common()
+        counts = ", ".join(f"{count} with {rate:,}" for rate, count in rates)
+        where = join_names([found.rows.places[at] for at in other], limit=_PLACES)
+        notes.append(
+            f"other sample rates than {spec.sample_rate:,} are resampled: {counts}, such as {where}. Those of lower "
+            "rates lack high sounds; sample_rate= chooses another rate for all"
+        )
+    return notes
 
 
 def _file_rows(found: Rows, normal: Normalization) -> FileRows:

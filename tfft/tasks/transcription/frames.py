@@ -69,6 +69,9 @@ def _frames(seconds: np.ndarray, part: TranscribedRecordings, backbone: Backbone
         window, step = round(spec.window * spec.sample_rate), round(spec.step * spec.sample_rate)
         made = model.compute_output_shape((1, _PROBE, bands))[1]
         return -(-frame_count(samples, window, step) * made // _PROBE)
+    counting = next((layer for layer in model.layers if hasattr(layer, "frames_of")), None)
+    if counting is not None:
+        return np.asarray(counting.frames_of(samples))
     if _takes_no_waves(backbone) or len(model.output_shape) != 3 or model.output_shape[1] is None:
         return None
     return -(-samples * model.output_shape[1] // spec.samples)

@@ -11,6 +11,7 @@ from tfft.registry import Adapted, Match
 if TYPE_CHECKING:
     from tfft.backbones.base import Backbone
     from tfft.data.examples import Splits
+    from tfft.exporting.prediction import RequestItem
     from tfft.inspection.findings import DataReport, Finding
     from tfft.tasks.transcription.data import TranscribedRecordings
 
@@ -66,6 +67,12 @@ class TranscribedAudio(AudioModality):
     def check_source(self, source: Any, columns: Mapping[str, Any], **options: Any) -> DataReport | None:
         """Return None: the transcripts are read first."""
         return None
+
+    def read_items(self, items: Sequence[Any], spec: Any) -> Iterator[RequestItem]:
+        """Yield waveforms; recordings that are longer than the model takes are divided where they are quiet."""
+        from tfft.tasks.transcription.parts import read_whole
+
+        return read_whole(items, spec)
 
     def findings(self, splits: Any, *, notes: list[str]) -> Iterator[Finding]:
         """Yield findings about files, loudness, duplicates and transcripts."""

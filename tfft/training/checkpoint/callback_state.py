@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfft.config import current_names
+from tfft.config.stored_settings import current_names
 from tfft.errors import PlanError
 from tfft.training.callbacks import OnWhole
 from tfft.training.checkpoint.serialization import UnpackableError, pack, unpack

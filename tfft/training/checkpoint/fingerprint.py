@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfft.config import current_names
+from tfft.config.stored_settings import current_names
 from tfft.errors import PlanError, installed_version
 from tfft.keras_compat import is_deterministic
 from tfft.training.checkpoint.files import sync

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfft import keras_compat
-from tfft.config import current_names
+from tfft.config.stored_settings import current_names
 from tfft.errors import PlanError, raise_problems
 from tfft.training.checkpoint.callback_state import CallbackStates
 from tfft.training.checkpoint.serialization import pack, unpack

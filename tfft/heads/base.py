@@ -1,51 +1,20 @@
-"""Heads: task-specific layers with their loss, metrics and postprocessing.
-
-A head ends in logits, and its loss, its metrics and :meth:`Head.postprocess` all start from them; one object keeps them
-consistent (a metric that expects probabilities but gets logits reports nonsense without an error). The last layer of a
-model stores its head in its config, so a saved model knows its classes.
-
-Each task has a class of heads and a factory function: ``heads.classification``, ``heads.binary``, ``heads.multilabel``,
-``heads.regression``, ``heads.token_classification``, ``heads.object_detection``, ``heads.semantic_segmentation``,
-``heads.transcription``, and ``heads.NAME`` for every task added with :func:`tfft.registry.register_task`. They are in
-``tfft/tasks``; this module has their base classes.
-"""
+"""Base class of all heads: :class:`Head`, :class:`ModelFeatures`, :class:`ServedModel`."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from tfft import register_layers, registry
-from tfft.errors import PlanError, did_you_mean, join_names, raise_problems, require_platform
-from tfft.keras_compat import flatten_layers, inbound_nodes, producer
+import keras
+import numpy as np
+import tensorflow as tf
 
-require_platform()
-
-import keras  # noqa: E402
-import numpy as np  # noqa: E402
-import tensorflow as tf  # noqa: E402
-
-from tfft.losses import ABSENT  # noqa: E402
-
-if TYPE_CHECKING:  # what __getattr__ gives
-    from tfft.tasks.classification.head import binary, classification
-    from tfft.tasks.multilabel.head import multilabel
-    from tfft.tasks.object_detection.head import object_detection
-    from tfft.tasks.regression.head import regression
-    from tfft.tasks.semantic_segmentation.head import semantic_segmentation
-    from tfft.tasks.speech_synthesis.head import speech_synthesis
-    from tfft.tasks.text_to_text.head import text_to_text
-    from tfft.tasks.token_classification.head import token_classification
-    from tfft.tasks.transcription.head import transcription
-
-__all__ = [
-    "LOSSES", "Head", "Logits", "ModelFeatures", "ServedFunction", "WordLogits", "binary", "classification",
-    "from_model", "multilabel", "object_detection", "regression", "semantic_segmentation", "set_l2",
-    "speech_synthesis", "text_to_text", "token_classification", "transcription",
-]  # fmt: skip
+from tfft import registry
+from tfft.errors import PlanError, did_you_mean, join_names, raise_problems
 
 LOGITS_LAYER, DROPOUT_LAYER = "logits", "dropout"
+RAW_SIGNATURE = "raw"  # outputs without the operations that small runtimes lack
 
 LOSSES = ("cross_entropy", "focal")
 FOCAL_GAMMA = 2.0
@@ -53,6 +22,7 @@ FOCAL_GAMMA = 2.0
 OUTSIDE = "O"  # tag of a word outside of any entity
 
 ConvexLoss = Literal["softmax", "sigmoid", "squared"]
+Answer = Callable[[Any], dict[str, tf.Tensor]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -88,16 +58,23 @@ class ModelFeatures:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class ServedFunction:
-    """Function that an export serves in place of the model.
+class ServedModel:
+    """Model that answers requests, and the conversions of its outputs.
 
     Attributes:
-        inputs: Inputs by name, with an open batch.
-        call: Function from named tensors to named tensors, one row per example, in TensorFlow operations.
+        model: Keras model with the inputs of a request.
+        answer: Function from the model's outputs to the outputs of ``serving_default`` (and ``serve_bytes``): named
+            tensors, one row per example, in TensorFlow operations.
+        further: Functions of the same kind for further signatures, by name, such as :data:`RAW_SIGNATURE`.
+        sized: Function in place of ``answer`` whose outputs have the size of each image, such as masks: from the
+            model's outputs, and rows and columns of each image as it was given, upright, int32 [B, 2]. None if no
+            output depends on them.
     """
 
-    inputs: Mapping[str, tf.TensorSpec]
-    call: Callable[[Mapping[str, tf.Tensor]], dict[str, tf.Tensor]]
+    model: keras.Model
+    answer: Answer
+    further: Mapping[str, Answer] = dataclasses.field(default_factory=dict)
+    sized: Callable[[Any, tf.Tensor], dict[str, tf.Tensor]] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,6 +197,8 @@ class Head:
         Returns:
             float32 logits [B, units].
         """
+        from tfft.heads.logits import Logits  # which needs this module
+
         dropped = keras.layers.Dropout(self.dropout, name=DROPOUT_LAYER)(ModelFeatures.of(features).tensor)
         return Logits(self, name=LOGITS_LAYER)(dropped)
 
@@ -239,19 +218,6 @@ class Head:
         """Return what the last layer computed in the units of the labels; only numbers have any."""
         return logits
 
-    def raw_outputs(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Return served outputs without steps that small runtimes lack; a head that has them overrides this.
-
-        An export then has the signature ``raw``.
-
-        Args:
-            logits: Output of the model.
-
-        Returns:
-            Outputs by name, one row per example.
-        """
-        raise NotImplementedError
-
     def postprocess(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:
         """Convert logits to served outputs, with TensorFlow ops and independently for each row.
 
@@ -267,31 +233,21 @@ class Head:
         """
         raise NotImplementedError(f"{type(self).__name__}.postprocess")
 
-    def serving_model(self, model: keras.Model) -> keras.Model:
-        """Return the model that answers requests, if it takes other inputs than the one that is trained.
+    def served(self, model: keras.Model) -> ServedModel:
+        """Return what an export serves: by default the model itself, with :meth:`postprocess`.
+
+        Override it if requests have other inputs than training, if the answer needs more than one call of the model
+        (such as decoding), for outputs in the size of each image, or for further signatures.
 
         Args:
             model: Model that ends in this head.
         """
-        return model
+        return ServedModel(model, self.postprocess)
 
     @property
     def tolerances(self) -> Mapping[str, float]:
         """Differences that the check of an export accepts, by output, where computing amplifies rounding."""
         return {}
-
-    @property
-    def further_signatures(self) -> Mapping[str, Callable[[Mapping[str, tf.Tensor]], dict[str, tf.Tensor]]]:
-        """Signatures that convert what ``serving_default`` answers, by name, such as to encoded files."""
-        return {}
-
-    def served(self, model: keras.Model) -> ServedFunction | None:
-        """Return what an export serves in place of the model and :meth:`postprocess`, such as decoding; else None.
-
-        Args:
-            model: Model with this head.
-        """
-        return None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for YAML and JSON; the task is written as ``kind``."""
@@ -349,146 +305,6 @@ class Head:
         return len(class_names)
 
 
-def __getattr__(name: str) -> Callable[..., Head]:
-    if not name.startswith("_") and name in registry.task_names():
-        return registry.task(name).head_factory()
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{did_you_mean(name, registry.task_names())}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *registry.task_names()])
-
-
-def from_model(model: keras.Model) -> Head:
-    """Return the head of a model from :func:`tfft.build`, also after saving and loading.
-
-    Args:
-        model: Any Keras model with a ``Logits`` layer, also inside a nested model.
-
-    Returns:
-        Its :class:`Head`.
-
-    Raises:
-        PlanError: If there is none.
-    """
-    found = _logits_layers(model)
-    if not found:
-        names = join_names([layer.name for layer in model.layers], limit=10)
-        raise PlanError(
-            f"The model {model.name!r} has no tfft head, so its classes are not known. Expected a last layer "
-            f"{LOGITS_LAYER!r} as tfft.build makes it; received the layers {names}. "
-            "Make the model with tfft.build(backbone, tfft.heads.classification(class_names))."
-        )
-    return found[-1].head
-
-
-def set_l2(model: keras.Model, l2: float) -> None:
-    """Set the weight decay of a model's head; a compiled model uses it after its next ``compile``.
-
-    Args:
-        model: Model with one head of tfft; changed in place.
-        l2: L2 penalty of the last layer's kernel, 0 or more.
-
-    Raises:
-        PlanError: If the model has no head, or ``l2`` is out of range.
-
-    Example:
-        >>> set_l2(model, 1e-3)
-    """
-    from_model(model)
-    layer = _logits_layers(model)[-1]
-    layer.head = dataclasses.replace(layer.head, l2=float(l2))
-    regularizer = keras.regularizers.L2(l2) if l2 else None
-    layer.kernel_regularizer = regularizer  # what is saved
-    layer.kernel.regularizer = regularizer  # what is trained with
-
-
-@keras.saving.register_keras_serializable(package="tfft")
-class Logits(keras.layers.Dense):
-    """Last layer: a Dense layer in float32 with the :class:`Head` in its config.
-
-    Args:
-        head: Head, or its ``to_dict()``.
-        **kwargs: As for ``keras.layers.Dense``; units and regularizer come from the head.
-    """
-
-    def __init__(self, head: Head | Mapping[str, Any], **kwargs: Any) -> None:
-        self_head = head if isinstance(head, Head) else Head.from_dict(head)
-        kwargs["units"] = self_head.units
-        kwargs["dtype"] = kwargs.get("dtype") or "float32"  # logits in half precision spoil the loss
-        if self_head.l2 and kwargs.get("kernel_regularizer") is None:
-            kwargs["kernel_regularizer"] = keras.regularizers.L2(self_head.l2)
-        super().__init__(**kwargs)
-        self.head = self_head
-
-    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """Call the layer, and make sure that nested layers of frozen layers are frozen too."""
-        for tensor in keras.tree.flatten(inputs):
-            if isinstance(tensor, keras.KerasTensor):
-                _freeze_inside(tensor)
-        return super().__call__(inputs, *args, **kwargs)
-
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
-        """Return logits, or values in the units of the labels."""
-        return self.head.to_units(super().call(inputs, training=training))
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments of the constructor as plain values."""
-        return {**super().get_config(), "head": self.head.to_dict()}
-
-
-def _freeze_inside(tensor: keras.KerasTensor) -> None:
-    """Freeze the nested layers of frozen layers, in the whole graph of a tensor.
-
-    A composite layer, such as those of transformers, loses the frozen state of its nested layers in a file: Keras loads
-    it as frozen, but builds its nested layers as trainable, and the model would train them. The head is called after
-    all layers before it are built, also when a file is loaded.
-    """
-    waiting, seen = [tensor], set()
-    while waiting:
-        operation = producer(waiting.pop())
-        if id(operation) in seen:
-            continue
-        seen.add(id(operation))
-        for layer in flatten_layers(operation) if isinstance(operation, keras.layers.Layer) else ():
-            if not layer.trainable and not isinstance(layer, keras.Model):
-                for inner in flatten_layers(layer, include_self=False):
-                    inner.trainable = False
-        for node in inbound_nodes(operation):
-            waiting += node.input_tensors
-
-
-@keras.saving.register_keras_serializable(package="tfft")
-class WordLogits(Logits):
-    """Last layer of a model for token classification, which also marks words that it could not see.
-
-    Without a word, all logits are :data:`tfft.losses.ABSENT`. For a word beyond the model's limit, the tag ``"O"`` has
-    the logit 0 and all others that number, so that ``"O"`` is predicted; without that tag it counts as no word. Loss,
-    metrics and :meth:`Head.postprocess` follow this, also in an export.
-
-    Args:
-        head: As for :class:`Logits`.
-        **kwargs: As for :class:`Logits`.
-    """
-
-    def build(self, features_shape: Any, word_starts_shape: Any = None) -> None:
-        """Create the kernel for features of a known width."""
-        super().build(features_shape)
-
-    def call(self, features: Any, word_starts: Any) -> Any:  # type: ignore[override]
-        """Return logits [B, W, units] from features [B, W, D] and the starts of words [B, W]."""
-        ops = keras.ops
-        names = self.head.class_names or ()
-        unseen = [0.0 if name == OUTSIDE else ABSENT for name in names]
-        starts = ops.convert_to_tensor(word_starts)[..., None]
-        other = ops.where(starts == -2, ops.convert_to_tensor(unseen, self.compute_dtype), ABSENT)
-        return ops.where(starts >= 0, super().call(features), other)
-
-    def compute_output_shape(self, features_shape: Any, word_starts_shape: Any = None) -> Any:
-        """Return the shape of the features with the tags instead of their width."""
-        return super().compute_output_shape(features_shape)
-
-
 def as_names(names: Any) -> tuple[str, ...]:
     """Return a list of names as a tuple; a single string is an error, not a list of letters.
 
@@ -498,18 +314,3 @@ def as_names(names: Any) -> tuple[str, ...]:
     if isinstance(names, str):
         raise PlanError(f"Expected a list of names. Received: the text {names!r}. Write [{names!r}, ...].")
     return tuple(names)
-
-
-def _logits_layers(model: keras.Model) -> list[Logits]:
-    found: list[Logits] = []
-    for layer in model.layers:
-        if isinstance(layer, Logits):
-            found.append(layer)
-        elif isinstance(layer, keras.Model):
-            found += _logits_layers(layer)
-    return found
-
-
-COMPLETE = True
-"""Marks the end of this module: only now can the layers of tasks, which import it, be imported."""
-register_layers(keras)
