@@ -1,4 +1,4 @@
-"""Size, speed and accuracy of the LiteRT files of a model: ``python benchmarks/litert.py FOLDER``.
+"""Size, speed and accuracy of the LiteRT files of a model: ``python benchmarks/litert_files.py FOLDER``.
 
 The folder has one folder per class. A linear probe on EfficientNet-Lite0 is trained on the training examples. The files
 are measured on the held-out ones, which chose nothing: the accuracy, with its 95 % interval, and the median time of
