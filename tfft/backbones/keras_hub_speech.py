@@ -31,12 +31,10 @@ def from_moonshine(network: Any, name: str, origin: str) -> Backbone:
     if multiple:
         width = -(-width // multiple) * multiple
     inputs = keras.Input((None,), dtype="float32", name="waves")
-    state = MoonshineFront(
-        network.conv1, network.group_norm, network.conv2, network.conv3, int(width * factor) // 2 * 2,
-        float(network.rope_theta), name="front",
-    )(inputs)  # fmt: skip
+    rotary = int(width * factor) // 2 * 2, float(network.rope_theta)
+    state = MoonshineFront(network.conv1, network.group_norm, network.conv2, network.conv3, name="front")(inputs)
     for number, layer in enumerate(network.encoder_blocks, 1):
-        state = MoonshineEncoder(layer, name=f"encoder{number}")(*state)
+        state = MoonshineEncoder(layer, *rotary, name=f"encoder{number}")(*state)
     model = keras.Model(inputs, MoonshineEnd(network.encoder_final_layer_norm, name="end")(*state), name=network.name)
     note = (
         "It is the encoder alone, for 16,000 samples per second: transcripts are written with CTC, without its decoder."

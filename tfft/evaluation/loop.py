@@ -58,7 +58,8 @@ def evaluate(model: keras.Model, dataset: Any, *, head: heads.Head | None = None
     @tf.function(input_signature=[spec[0], spec[1]])  # one trace also for a shorter last batch
     def forward(inputs: Any, labels: Any) -> tuple[tf.Tensor, tf.Tensor]:
         logits = tf.cast(model(inputs, training=False), tf.float32)
-        return logits, loss_of(labels, logits)
+        # Keras divides a loss by the replicas of the current strategy, also where only one copy computes it.
+        return logits, loss_of(labels, logits) * tf.distribute.get_strategy().num_replicas_in_sync
 
     evaluator = registry.task(head.task).evaluator(head)
     count, weighed, loss, bad = 0, 0, 0.0, 0

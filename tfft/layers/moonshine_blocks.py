@@ -1,7 +1,7 @@
 """Encoder of Moonshine as a chain: :class:`MoonshineFront`, :class:`MoonshineEncoder`, :class:`MoonshineEnd`.
 
 Jeffries et al., "Moonshine: speech recognition for live transcription and voice commands", 2024. The layers hold those
-of KerasHub and pass on features, which frames are present, and rotary positions. Difference: the normalization behind
+of KerasHub and pass on features and which frames are present. Difference: the normalization behind
 the first convolution takes its mean over the frames of audio, where KerasHub's takes it over the padding too; so a clip
 has the same features alone and in a padded batch.
 """
@@ -20,7 +20,7 @@ from tfft.layers.log_mel import used_samples
 _CONVOLUTIONS = ("conv1", "conv2", "conv3")
 _LEAST = 895  # samples of one frame: (3 - 1) * 2 + 1 of 3, of 7 every 3, of 127 every 64
 _EPSILON = 1e-5
-SpeechState = tuple[Any, Any, Any]
+SpeechState = tuple[Any, Any]
 
 
 def _layer(value: Any) -> keras.layers.Layer:
@@ -29,31 +29,26 @@ def _layer(value: Any) -> keras.layers.Layer:
 
 @keras.saving.register_keras_serializable(package="tfft")
 class MoonshineFront(keras.layers.Layer):
-    """Three convolutions from waveforms to frames, 41.7 per second, and the positions of the frames.
+    """Three convolutions from waveforms to frames, 41.7 per second.
 
     Args:
         conv1: First convolution of KerasHub's backbone.
         group_norm: Normalization of its output.
         conv2: Second convolution.
         conv3: Third convolution.
-        rotary_width: Features of a head that positions rotate, even.
-        rotary_base: Base of their wavelengths.
         **kwargs: As for any Keras layer.
 
     Call arguments:
         waves: float32 [B, samples]; trailing zeros are padding.
 
     Returns:
-        Features [B, T, width], bool [B, T] and rotary positions [T, rotary_width].
+        Features [B, T, width] and bool [B, T].
     """
 
-    def __init__(
-        self, conv1: Any, group_norm: Any, conv2: Any, conv3: Any, rotary_width: int, rotary_base: float, **kwargs: Any
-    ) -> None:
+    def __init__(self, conv1: Any, group_norm: Any, conv2: Any, conv3: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.conv1, self.conv2, self.conv3 = _layer(conv1), _layer(conv2), _layer(conv3)
         self.group_norm = _layer(group_norm)
-        self.rotary_width, self.rotary_base = rotary_width, rotary_base
         self.supports_jit = False
 
     def build(self, *shapes: Any) -> None:
@@ -71,7 +66,7 @@ class MoonshineFront(keras.layers.Layer):
         return ((((least - 127) // 64 + 1) - 7) // 3 + 1 - 3) // 2 + 1
 
     def call(self, waves: Any) -> SpeechState:
-        """Return features, presence and positions."""
+        """Return features and presence."""
         waves = tf.pad(waves, [[0, 0], [0, tf.maximum(_LEAST - tf.shape(waves)[1], 0)]])
         used = tf.maximum(used_samples(waves), _LEAST)
         x = tf.tanh(self.conv1(tf.cast(waves, self.compute_dtype)[..., None]))
@@ -79,10 +74,7 @@ class MoonshineFront(keras.layers.Layer):
         x = keras.ops.gelu(self.conv2(x), approximate=False)
         x = keras.ops.gelu(self.conv3(x), approximate=False)
         there = tf.range(tf.shape(x)[1]) < self.frames_of(used)[:, None]
-        half = self.rotary_width // 2
-        rates = self.rotary_base ** (-tf.range(half, dtype=tf.float32) / half)
-        angles = tf.range(tf.shape(x)[1], dtype=tf.float32)[:, None] * rates
-        return x, there, tf.cast(tf.repeat(angles, 2, axis=1), x.dtype)
+        return x, there
 
     def _normal(self, x: Any, frames: Any) -> Any:
         """Normalize over all features of the present frames."""
@@ -99,14 +91,13 @@ class MoonshineFront(keras.layers.Layer):
         return (
             keras.KerasTensor((waves.shape[0], None, self.conv3.filters), self.compute_dtype),
             keras.KerasTensor((waves.shape[0], None), "bool"),
-            keras.KerasTensor((None, self.rotary_width), self.compute_dtype),
         )
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments of the constructor as plain values."""
         parts = (*_CONVOLUTIONS, "group_norm")
         own = {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in parts}
-        return {**super().get_config(), **own, "rotary_width": self.rotary_width, "rotary_base": self.rotary_base}
+        return {**super().get_config(), **own}
 
 
 class _Held(keras.layers.Layer):
@@ -129,21 +120,34 @@ class _Held(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="tfft")
 class MoonshineEncoder(_Held):
-    """Encoder block of KerasHub.
+    """Encoder block of KerasHub, with the rotary positions of its frames.
 
     Args:
         layer: MoonshineEncoderBlock of KerasHub.
+        rotary_width: Features of a head that positions rotate, even.
+        rotary_base: Base of their wavelengths.
         **kwargs: As for any Keras layer.
     """
 
-    def call(self, x: Any, there: Any, rotary: Any, training: bool | None = None) -> SpeechState:
-        """Return the state with new features."""
-        return self.layer(x, rotary, attention_mask=there, training=training), there, rotary
+    def __init__(self, layer: Any, rotary_width: int, rotary_base: float, **kwargs: Any) -> None:
+        super().__init__(layer, **kwargs)
+        self.rotary_width, self.rotary_base = rotary_width, rotary_base
 
-    def compute_output_spec(self, x: Any, there: Any, rotary: Any, **kwargs: Any) -> SpeechState:
+    def call(self, x: Any, there: Any, training: bool | None = None) -> SpeechState:
+        """Return the state with new features."""
+        half = self.rotary_width // 2
+        rates = self.rotary_base ** (-tf.range(half, dtype=tf.float32) / half)
+        angles = tf.range(tf.shape(x)[1], dtype=tf.float32)[:, None] * rates
+        positions = tf.cast(tf.repeat(angles, 2, axis=1), x.dtype)
+        return self.layer(x, positions, attention_mask=there, training=training), there
+
+    def compute_output_spec(self, x: Any, there: Any, **kwargs: Any) -> SpeechState:
         """Return the specs of the state, which keeps its shapes."""
-        first, second, third = (keras.KerasTensor(t.shape, t.dtype) for t in (x, there, rotary))
-        return first, second, third
+        return keras.KerasTensor(x.shape, x.dtype), keras.KerasTensor(there.shape, there.dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments of the constructor as plain values."""
+        return {**super().get_config(), "rotary_width": self.rotary_width, "rotary_base": self.rotary_base}
 
 
 @keras.saving.register_keras_serializable(package="tfft")
@@ -155,10 +159,10 @@ class MoonshineEnd(_Held):
         **kwargs: As for any Keras layer.
     """
 
-    def call(self, x: Any, there: Any, rotary: Any) -> Any:
+    def call(self, x: Any, there: Any) -> Any:
         """Return features [B, T, width]."""
         return keras.ops.where(there[..., None], self.layer(x), 0.0)
 
-    def compute_output_spec(self, x: Any, there: Any, rotary: Any) -> Any:
+    def compute_output_spec(self, x: Any, there: Any) -> Any:
         """Return the spec of the features."""
         return keras.KerasTensor(x.shape, self.compute_dtype)
