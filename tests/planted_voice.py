@@ -50,12 +50,15 @@ QUICK = {"task": "speech_synthesis", "batch_size": 8, "verbose": False}
 
 
 def heard(wave):
-    """The letters of a waveform: the nearest tone of each loud frame, runs of at least 3 frames as one letter."""
+    """The letters of a waveform: the nearest tone of each frame with sound, runs of at least 3 frames as one letter.
+
+    Phases that Griffin-Lim finds let a tone swell and fade, so a frame inside of one may be much quieter than others.
+    """
     frames = np.stack([wave[t : t + 2 * STEP] for t in range(0, len(wave) - 2 * STEP, STEP)])
     power = np.abs(np.fft.rfft(frames * np.hanning(2 * STEP), 4096))
     near = [min(LETTERS, key=lambda one, at=at: abs(TONES[one] - at * RATE / 4096)) for at in power.argmax(axis=1)]
-    loud = power.max(axis=1) > 0.1 * power.max()
-    runs = [(letter, len(list(run))) for letter, run in itertools.groupby(np.where(loud, near, ""))]
+    sounds = power.max(axis=1) > 0.02 * power.max()
+    runs = [(letter, len(list(run))) for letter, run in itertools.groupby(itertools.compress(near, sounds))]
     return "".join(letter for letter, count in runs if count >= 3)
 
 

@@ -59,7 +59,7 @@ def backbone():
 STOPS = {"object_detection": ("none", 1), "semantic_segmentation": (1, 3)}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @TASKS
 def test_a_stopped_run_ends_with_the_same_weights(task, write, tmp_path, capsys):
     data = write(tmp_path / "data", PICTURES)
@@ -82,7 +82,7 @@ def test_a_stopped_run_ends_with_the_same_weights(task, write, tmp_path, capsys)
     assert shown["measures"] == pytest.approx(again.final_scores.to_dict()["measures"], abs=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @TASKS
 def test_folds(task, write, tmp_path):
     data = write(tmp_path / "data", PICTURES)
@@ -91,7 +91,7 @@ def test_folds(task, write, tmp_path):
     assert "standard deviation" in str(folds)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_seeds(tmp_path):
     data = masks(tmp_path / "data", PICTURES)
     settings = {**SHORT, "unfreeze": "none", "cache": tmp_path / "kept"}
@@ -135,7 +135,7 @@ def test_a_data_check_by_command(task, write, tmp_path, capsys):
     assert not [one for one in json.loads(capsys.readouterr().out)["findings"] if one["level"] == "error"]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.process
 @pytest.mark.parametrize("task", ["object_detection", "semantic_segmentation"])
 def test_two_replicas_have_the_loss_of_one(task):
@@ -148,7 +148,7 @@ def test_two_replicas_have_the_loss_of_one(task):
     np.testing.assert_allclose(found["two"], found["one"], rtol=0.05)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @TASKS
 def test_microbatches_train(task, write):
     images, labels = detection_models.pictures(8, seed=1)
@@ -170,7 +170,7 @@ def test_microbatches_train(task, write):
     assert in_parts == pytest.approx(whole, rel=0.1)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("task", ["object_detection", "semantic_segmentation"])
 def test_ready_datasets_train(task):
     images, labels = detection_models.pictures(12, seed=1)

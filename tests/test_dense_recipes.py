@@ -71,7 +71,7 @@ def test_a_backbone_with_several_maps_keeps_its_blocks():
     assert [block.name for block in blocks_of(model)] == [f"block{at}" for at in range(5)]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.process
 @pytest.mark.parametrize(
     ("task", "write", "metric"), [("object_detection", boxes, "map"), ("semantic_segmentation", masks, "mean_iou")]

@@ -80,6 +80,7 @@ def test_transcripts_longer_than_the_frames_are_named(backbone, tmp_path):
         check_fit(splits, backbone)
 
 
+@pytest.mark.daily("blocks")
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The low-rank updates in")
 @pytest.mark.daily("blocks")

@@ -155,7 +155,7 @@ def test_outputs_of_a_frozen_encoder_replace_it(t5):
         np.testing.assert_allclose(decoder(inputs, training=False), logits, atol=1e-5 * np.abs(logits).max())
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_training_is_the_same_with_the_outputs_kept(tmp_path):
     t5_models.write_folder(tmp_path / "t5", TEXTS, **VERSIONS["1.0"])
     runs = [
@@ -240,6 +240,7 @@ def test_a_bart_whose_stacks_differ_is_refused(bart, tmp_path):
         tfft.load_backbone(tmp_path / "other")
 
 
+@pytest.mark.daily("t5")
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The low-rank updates in")
 @pytest.mark.daily("t5")

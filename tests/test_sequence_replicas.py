@@ -8,7 +8,7 @@ import sys
 import pytest
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.process
 @pytest.mark.parametrize("task", ["text_to_text", "transcription"])
 def test_two_replicas_have_losses_and_scores_of_one(task):

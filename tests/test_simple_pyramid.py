@@ -111,7 +111,7 @@ def test_the_transformer_of_keras_hub_has_a_pyramid():
     }  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_detector_on_a_transformer_trains_and_is_saved(tmp_path):
     keras.utils.set_random_seed(0)
     run = tfft.finetune(
