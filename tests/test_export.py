@@ -397,3 +397,12 @@ def test_a_head_may_serve_another_model_and_further_signatures(tiny):
     served = serving.signatures["serving_default"](pixels=tf.constant(image))
     assert_same({key: value.numpy() for key, value in served.items()}, wanted)
     assert_same(serving.reference({"pixels": image}), wanted)
+
+
+def test_inputs_whose_names_begin_with_a_digit_get_names_that_python_takes(tmp_path):
+    """As in policies of reinforcement learning; TensorFlow would give them other names while tracing."""
+    inputs = {name: keras.Input((2,), name=name) for name in ("0_reward", "step")}
+    model = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Concatenate()(list(inputs.values()))))
+    served = open_export(export(model, tmp_path / "served" / "1").path)
+    signature = served.signatures["serving_default"]
+    assert set(signature.structured_input_signature[1]) == {"input_0_reward", "step"}

@@ -9,6 +9,7 @@ import importlib.util
 import pathlib
 import random
 import sys
+import tarfile
 
 import pytest
 
@@ -46,6 +47,8 @@ NAMES = [
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_damaged_files(fuzz, originals, name):
+    if name.startswith("tar") and not hasattr(tarfile, "data_filter"):
+        pytest.skip("this version of Python cannot unpack tar archives safely")
     outcomes = [fuzz.run_case(name, number, 7, originals) for number in range(CASES.get(name, 20))]
     assert {outcome for outcome, _ in outcomes} <= {"read", "refused"}, outcomes
 

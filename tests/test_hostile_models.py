@@ -126,6 +126,19 @@ MEMBERS = {
 }
 
 
+needs_filter = pytest.mark.skipif(not hasattr(tarfile, "data_filter"), reason="Python below 3.11.4 refuses archives")
+
+
+def test_without_a_safe_way_to_unpack_archives_are_refused(place, monkeypatch):
+    monkeypatch.delattr(tarfile, "data_filter", raising=False)
+    path = archive(place / "m.tar.gz", [("saved_model.pb", b"", {})])
+    before = everything(place)
+    with pytest.raises(SavedModelError, match=r"no safe way to unpack tar archives .* use Python 3\.11\.4 or later"):
+        resolve(path)
+    assert {k: v for k, v in everything(place).items() if not k.startswith("cache")} == before
+
+
+@needs_filter
 @pytest.mark.parametrize("kind", MEMBERS)
 def test_an_archive_holds_plain_files_only(place, kind):
     members, message = MEMBERS[kind]
@@ -137,6 +150,7 @@ def test_an_archive_holds_plain_files_only(place, kind):
     assert {k: v for k, v in everything(place).items() if not k.startswith("cache")} == before
 
 
+@needs_filter
 @pytest.mark.slow
 def test_an_archive_that_unpacks_to_a_full_disk(place):
     raw = io.BytesIO()
@@ -166,6 +180,7 @@ def header(size, kind=tarfile.REGTYPE, name="a"):
     return bytes(raw)
 
 
+@needs_filter
 @pytest.mark.parametrize(
     "content",
     [header(-512) * 4, header(2**32, tarfile.GNUTYPE_LONGNAME), header(-512, tarfile.XHDTYPE) * 3],
@@ -177,6 +192,7 @@ def test_headers_that_lie(place, content):
         resolve(place / "m.tar.gz")
 
 
+@needs_filter
 def test_an_archive_with_no_end_of_files(place, monkeypatch):
     monkeypatch.setattr("tfft.backbones.fetch.archives.MOST_MEMBERS", 20)
     path = archive(place / "m.tar", [(f"f{i}", b"", {}) for i in range(21)], "w")
@@ -184,6 +200,7 @@ def test_an_archive_with_no_end_of_files(place, monkeypatch):
         resolve(path)
 
 
+@needs_filter
 @pytest.mark.slow
 def test_what_follows_the_archive_is_limited(place):
     path = archive(place / "m.tar.gz", [MODEL])

@@ -195,7 +195,8 @@ def _flat_inputs(model: keras.Model) -> list[keras.KerasTensor]:
 def _input_names(model: keras.Model) -> list[str]:
     structure = _structure(model, "input")
     names = list(structure) if isinstance(structure, dict) else [tensor.name for tensor in model.inputs]
-    return [re.sub(r"\W", "_", name) for name in names]  # a signature's arguments are Python names
+    plain = [re.sub(r"\W", "_", name) for name in names]  # a signature's arguments are Python names
+    return [f"input_{name}" if name[:1].isdigit() else name for name in plain]
 
 
 def _arrange(model: keras.Model, ordered: Sequence[Any]) -> Any:

@@ -7,6 +7,7 @@ claim gigabytes, sizes below zero, a few kilobytes that unpack to a full disk.
 from __future__ import annotations
 
 import gzip
+import platform
 import tarfile
 import zlib
 from pathlib import Path
@@ -72,8 +73,14 @@ def unpack(path: Path, folder: Path) -> None:
     Raises:
         UnsafeModelError: For a member that is no plain file or folder or leads outside, and for more than 64 GiB,
             100,000 members, or 200 times the size of the archive.
-        SavedModelError: When the archive is cut off, damaged or something else.
+        SavedModelError: When the archive is cut off, damaged or something else, or this version of Python (3.11.0 to
+            3.11.3) lacks the filter that keeps its files inside of the folder.
     """
+    if not hasattr(tarfile, "data_filter"):
+        raise SavedModelError(
+            f"{path} was not unpacked: Python {platform.python_version()} has no safe way to unpack tar archives "
+            "(PEP 706). Unpack it yourself if you trust it, and give its folder; or use Python 3.11.4 or later."
+        )
     plain = path.suffix.lower() == ".tar"
     packed = path.stat().st_size
     most = min(MOST_BYTES, packed + _BLOCK if plain else max(SMALL, MOST_RATIO * packed))
