@@ -16,7 +16,7 @@ import sys
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import keras
@@ -25,7 +25,7 @@ import tensorflow as tf
 
 from tfft.errors import ExportError, did_you_mean, installed_version, join_names, missing_package
 from tfft.exporting.loader import ARRAY_SIGNATURE
-from tfft.exporting.model_card import model_card
+from tfft.exporting.model_card import describe_tensor, model_card
 from tfft.exporting.parity import Examples, decoded_files, quiet_tensorflow, random_arrays
 from tfft.exporting.signatures import Serving, serving_functions
 from tfft.features.litert import quiet
@@ -144,7 +144,7 @@ def export_litert(
                 archive.writestr(name, text)
         found = _compared(written, function, compared, quantize)
         os.link(written, target)  # fails where a file has appeared, and is never half written
-    shapes = {name: _described(spec.shape, spec.dtype) for name, spec in specs.items()}
+    shapes = {name: describe_tensor(spec.dtype, spec.shape) for name, spec in specs.items()}
     return LiteRTExport(target, target.stat().st_size, quantize, shapes, **found)
 
 
@@ -204,7 +204,7 @@ def _fixed_specs(serving: Serving) -> dict[str, tf.TensorSpec]:
         if isinstance(image, InputSpec) and len(shape) == 4:
             shape = [1, image.height, image.width, image.channels]
         if None in shape:
-            problems.append(f"{name} {_described(spec.shape, spec.dtype)}")
+            problems.append(f"{name} {describe_tensor(spec.dtype, spec.shape)}")
         fixed[name] = tf.TensorSpec(shape, spec.dtype, name=name)
     if problems:
         raise ExportError(
@@ -338,7 +338,10 @@ def _compared(
             agreement = float(np.mean(found.argmax(1) == wanted.argmax(1)))
     if problems:
         raise ExportError("The LiteRT file does not compute what the Keras model computes: " + "; ".join(problems))
-    outputs = {name: _described((1, *rows.shape[1:]), tf.as_dtype(rows.dtype)) for name, rows in results.items()}
+    outputs = {
+        name: describe_tensor(tf.as_dtype(rows.dtype), tf.TensorShape([1, *rows.shape[1:]]))
+        for name, rows in results.items()
+    }
     return {
         "outputs": outputs, "largest_difference": largest, "agreement": agreement, "examples": count,
         "milliseconds": milliseconds,
@@ -363,7 +366,3 @@ def _run_fresh(file: pathlib.Path, examples: Mapping[str, np.ndarray]) -> tuple[
     with np.load(results, allow_pickle=False) as stored:
         values = {name: stored[name] for name in stored.files}
     return values, float(values.pop("_milliseconds"))
-
-
-def _described(shape: Iterable[int | None], dtype: tf.DType) -> str:
-    return f"{dtype.name} [{', '.join('?' if n is None else str(n) for n in shape)}]"

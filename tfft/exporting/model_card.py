@@ -60,7 +60,14 @@ def versions() -> dict[str, str]:
 
 
 def _tensors(tensors: Mapping[str, tf.Tensor]) -> str:
-    return ", ".join(f"{name} {tensor.dtype.name} {_shape(tensor.shape)}" for name, tensor in sorted(tensors.items()))
+    return ", ".join(
+        f"{name} {describe_tensor(tensor.dtype, tensor.shape)}" for name, tensor in sorted(tensors.items())
+    )
+
+
+def describe_tensor(dtype: tf.DType, shape: tf.TensorShape) -> str:
+    """Return type and shape in words, such as ``"float32 [?, 3]"``."""
+    return f"{dtype.name} {_shape(shape)}"
 
 
 def _shape(shape: tf.TensorShape) -> str:
