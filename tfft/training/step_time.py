@@ -20,7 +20,7 @@ import tensorflow as tf
 from tfft.freezing.weight_values import restored
 
 _FEW = 8  # examples of the first trial
-_LONG = 1.0  # seconds of a whole batch, from which on the few examples are enough
+_LONG = 2.0  # seconds of a trial that is long enough to tell the rest
 _TRACED = 32  # eager updates of the optimizer in the time that tracing and compiling a step takes
 
 
@@ -63,10 +63,7 @@ def step_time(
     with restored(model):
         _timed(model, _first(batch, few), loss)  # operations and memory are set up in the first pass
         seconds, gradients = _timed(model, _first(batch, few), loss)
-        whole = seconds * batch_size / few
-        if whole < _LONG and batch_size > few:
-            filled = _first(batch, batch_size)
-            whole = min(_timed(model, filled, loss)[0] for _ in range(2))
+        whole = _of_batch(model, batch, loss, batch_size, (few, seconds))
         if tf.config.list_logical_devices("GPU"):  # which waits for the eager operations of a small step
             whole = max(whole - seconds, whole / _FEW)
         optimizer.build(model.trainable_variables)
@@ -75,6 +72,24 @@ def step_time(
         optimizer.apply(gradients, model.trainable_variables)
         updating = time.perf_counter() - began
     return StepTime(whole, _TRACED * updating)
+
+
+def _of_batch(
+    model: keras.Model, batch: tuple[Any, Any], loss: Callable[[Any, Any], Any], size: int, known: tuple[int, float]
+) -> float:
+    """Return the seconds of a batch, given those of a few examples.
+
+    Starting many small operations takes long, and as long for every batch size. So the examples are doubled until they
+    take long enough, and what is missing follows from the last doubling.
+    """
+    count, seconds = known
+    slope = seconds / count
+    while count < size and seconds < _LONG:
+        more = size if slope * size < _LONG else min(2 * count, size)
+        took = min(_timed(model, _first(batch, more), loss)[0] for _ in range(2))
+        slope = max(took - seconds, 0.0) / (more - count)
+        count, seconds = more, took
+    return seconds + slope * (size - count)
 
 
 def _first(batch: tuple[Any, Any], count: int) -> tuple[Any, Any]:

@@ -72,6 +72,11 @@ class PairExamples(Examples):
         )  # fmt: skip
 
     @property
+    def lengths(self) -> np.ndarray | None:
+        """Tokens of the longer text of each pair, int64 [N]; None before a model is known."""
+        return None if self.tokens is None else self.tokens.lengths
+
+    @property
     def counts(self) -> dict[str, int]:
         """Empty: texts have no classes."""
         return {}
