@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from planted_voice import LENGTH, LETTERS, QUICK, RATE, STEP, recognise, ljspeech, small, texts
+from planted_voice import LENGTH, LETTERS, QUICK, RATE, STEP, ljspeech, recognise, small, texts
 from v0_cases import _determinism_ends  # noqa: F401
 
 import tfft

@@ -38,6 +38,7 @@ _NAMES = {
     "load_run": "tfft.recipes",
     "finetune_seeds": "tfft.recipes",
     "cross_validate": "tfft.recipes",
+    "recommend": "tfft.recommendation",
     "recommend_plan": "tfft.recipes",
     "plot_history": "tfft.training",
     "write_report": "tfft.reporting",
@@ -51,8 +52,8 @@ _NAMES = {
 }
 _MODULES = (
     "backbones", "config", "contrastive", "data", "errors", "evaluation", "exporting", "features", "freezing", "heads",
-    "inspection", "modalities", "models", "optimizers", "plans", "recipes", "registry", "regularizers", "reporting",
-    "specs", "tasks", "testing", "tools", "training", "weight_averaging",
+    "inspection", "modalities", "models", "optimizers", "plans", "recipes", "recommendation", "registry",
+    "regularizers", "reporting", "specs", "tasks", "testing", "tools", "training", "weight_averaging",
 )  # fmt: skip
 # Modules with classes that a `.keras` file may name.
 _REGISTERED = (
@@ -114,8 +115,8 @@ wrapt.register_post_import_hook(register_layers, "keras")
 
 if TYPE_CHECKING:
     from tfft import backbones, config, contrastive, data, errors, evaluation, exporting, features, freezing, heads  # noqa: I001
-    from tfft import inspection, modalities, models, optimizers, plans, recipes, registry, regularizers, specs, tasks
-    from tfft import testing, tools, training, weight_averaging
+    from tfft import inspection, modalities, models, optimizers, plans, recipes, recommendation, registry, regularizers
+    from tfft import specs, tasks, testing, tools, training, weight_averaging
     from tfft.backbones import list_backbones, load_backbone, resolve
     from tfft.errors import TfftError
     from tfft.evaluation import evaluate
@@ -124,6 +125,7 @@ if TYPE_CHECKING:
     from tfft.models import build
     from tfft.optimizers import lr_find
     from tfft.recipes import cross_validate, finetune, finetune_seeds, load_run, recommend_plan
+    from tfft.recommendation import recommend
     from tfft.freezing import audit, describe, freeze, unfreeze
     from tfft.config import Phase, Plan, RunConfig
     from tfft.specs import AudioSpec, InputSpec

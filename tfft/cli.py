@@ -26,6 +26,7 @@ from tfft.commands import (
     language,
     prediction,
     preview,
+    recommend,
     report,
     train,
 )
@@ -35,8 +36,8 @@ from tfft.errors import TfftError, did_you_mean, join_names
 
 _COMMANDS: dict[str, Any] = {
     "demo": demo, "train": train, "language": language, "check": check, "preview": preview, "inspect": inspect,
-    "predict": prediction, "evaluate": evaluate, "report": report, "export": export, "cache": cache,
-    "list": list_presets,
+    "recommend": recommend, "predict": prediction, "evaluate": evaluate, "report": report, "export": export,
+    "cache": cache, "list": list_presets,
 }  # fmt: skip
 _WRONG_INPUT, _INTERRUPTED = 2, 130
 _DESCRIPTION = "Transfer learning with TensorFlow and Keras: from a folder of photos to a served model."

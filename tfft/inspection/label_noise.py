@@ -11,10 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tfft import heads
-from tfft.data.split import folds
-from tfft.features import fit_linear_probe
-
-_FOLDS = 5
+from tfft.features.linear_probe.out_of_fold import FOLDS, out_of_fold_logits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +57,7 @@ def label_candidates(
     """
     labels = np.asarray(labels)
     counts = np.bincount(labels, minlength=len(class_names))
-    if counts.min() < _FOLDS:
+    if counts.min() < FOLDS:
         return []
     probabilities = out_of_fold(features, labels, class_names, seed)
     usual = np.array([probabilities[labels == k, k].mean() for k in range(len(class_names))])
@@ -82,14 +79,6 @@ def label_candidates(
 
 def out_of_fold(features: np.ndarray, labels: np.ndarray, class_names: Sequence[str], seed: int) -> np.ndarray:
     """Return probabilities [N, K] of linear heads for examples that they were not trained on."""
-    head = heads.classification(list(class_names))
-    strength = fit_linear_probe(features, labels, head, seed=seed).l2
-    part = folds([str(i) for i in range(len(labels))], _FOLDS, seed, labels=labels)
-    found = np.zeros((len(labels), len(class_names)))
-    for fold in range(_FOLDS):
-        solved = fit_linear_probe(features[part != fold], labels[part != fold], head, l2=strength, seed=seed)
-        logits = features[part == fold] @ solved.kernel + solved.bias
-        logits -= logits.max(axis=1, keepdims=True)
-        odds = np.exp(logits)
-        found[part == fold] = odds / odds.sum(axis=1, keepdims=True)
-    return found
+    logits = out_of_fold_logits(features, labels, heads.classification(list(class_names)), strata=labels, seed=seed)
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(odds / odds.sum(axis=1, keepdims=True))
