@@ -15,8 +15,8 @@ from test_recipes import backbone
 import tfft
 from tfft.cli import main
 from tfft.errors import TfftError
+from tfft.evaluation.calibration import calibration
 from tfft.registry import ExampleResult
-from tfft.reporting.calibration import calibration
 from tfft.reporting.page import Page
 
 

@@ -32,6 +32,7 @@ _NAMES = {
     "describe": "tfft.freezing",
     "audit": "tfft.freezing",
     "evaluate": "tfft.evaluation",
+    "calibrate": "tfft.evaluation",
     "export": "tfft.exporting.savedmodel",
     "check": "tfft.inspection",
     "finetune": "tfft.recipes",
@@ -119,7 +120,7 @@ if TYPE_CHECKING:
     from tfft import specs, tasks, testing, tools, training, weight_averaging
     from tfft.backbones import list_backbones, load_backbone, resolve
     from tfft.errors import TfftError
-    from tfft.evaluation import evaluate
+    from tfft.evaluation import calibrate, evaluate
     from tfft.exporting.savedmodel import export
     from tfft.inspection import check
     from tfft.models import build

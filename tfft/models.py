@@ -7,6 +7,7 @@ have fixed names that other modules rely on, and the backbone starts frozen.
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,6 +19,7 @@ require_platform()
 import keras  # noqa: E402
 
 from tfft import registry  # noqa: E402
+from tfft.backbones import load_backbone  # noqa: E402
 from tfft.backbones.base import BACKBONE_LAYER, Backbone, blocks_of  # noqa: E402
 from tfft.backbones.feature_pyramid import pyramid, single_map  # noqa: E402
 from tfft.backbones.simple_pyramid import SingleMap, simple_pyramid  # noqa: E402
@@ -47,7 +49,7 @@ class ModelInput:
 
 
 def build(
-    backbone: Backbone,
+    backbone: Backbone | keras.Model | str | os.PathLike[str],
     head: Head,
     *,
     modality: str | None = None,
@@ -65,7 +67,7 @@ def build(
     with their names.
 
     Args:
-        backbone: Backbone from :func:`tfft.load_backbone`.
+        backbone: Backbone from :func:`tfft.load_backbone`, or what that function opens: a Keras model or a handle.
         head: Head from :mod:`tfft.heads`.
         modality: ``"image"``, ``"text"`` or ``"audio"``. Defaults to that of the backbone, or audio if ``audio`` is
             given.
@@ -92,6 +94,8 @@ def build(
         >>> model = build(load_backbone("efficientnet-lite0"), classification(splits.class_names))
         >>> model.compile("adam", **tfft.heads.from_model(model).compile_args())
     """
+    if not isinstance(backbone, Backbone):
+        backbone = load_backbone(backbone)
     if image_size is not None and backbone.input_spec is None:
         raise BackboneError(f"{backbone.name} does not take images, so image_size={image_size!r} has no meaning.")
     if backbone.input_spec is not None and (resize := head.resize) is not None:

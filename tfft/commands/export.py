@@ -26,8 +26,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="smaller numbers in a LiteRT file: float16; dynamic: weights in 8 bits; int8: everything in 8 bits",
     )
     parser.add_argument(
-        "--data", metavar="DATA", help="examples for int8 and for the comparison (the held-out examples of the run)"
-    )
+        "--calibrate", action="store_true",
+        help="fit the probabilities to held-out examples by a temperature; the predicted classes stay the same",
+    )  # fmt: skip
+    parser.add_argument(
+        "--data", metavar="DATA",
+        help="labelled examples for --calibrate, int8 and the comparison (the held-out examples of the run)",
+    )  # fmt: skip
     add_json(parser)
 
 
@@ -46,13 +51,14 @@ def _savedmodel(options: argparse.Namespace, print_result: PrintResult) -> int:
     from tfft.errors import ExportError
     from tfft.exporting import savedmodel
 
-    if options.quantize or options.data:
+    if options.quantize or (options.data and not options.calibrate):
         given = "--quantize" if options.quantize else "--data"
         raise ExportError(f"{given} is for LiteRT files. Received: {options.out}. Name a file such as model.tflite.")
     savedmodel.version_folder(options.out)  # a wrong folder is an error before the model is loaded
     done = recipes.load_run(options.run_folder)
-    exported = savedmodel.export(done.model, options.out, card=done.card)
-    lines = [f"Exported to {exported.path}; largest difference to the Keras model {exported.largest_difference:.1e}"]
+    card, lines = _calibrated(done, options)
+    exported = savedmodel.export(done.model, options.out, card=card)
+    lines += [f"Exported to {exported.path}; largest difference to the Keras model {exported.largest_difference:.1e}"]
     lines += [f"  {name}: {text}" for name, text in exported.signatures.items()]
     values = dataclasses.asdict(exported) | {"path": str(exported.path)}
     print_result(values, "\n".join([*lines, *exported.notes]))
@@ -65,13 +71,26 @@ def _litert(options: argparse.Namespace, print_result: PrintResult) -> int:
 
     litert.target_file(options.out)  # a wrong file is an error before the model is loaded
     done = recipes.load_run(options.run_folder)
+    card, lines = _calibrated(done, options)
     rows = _examples(done, options.data)
     made = litert.export_litert(
-        done.model, options.out, quantize=options.quantize, card=done.card,
+        done.model, options.out, quantize=options.quantize, card=card,
         representative=None if rows is None else rows[::2], examples=None if rows is None else rows[1::2],
     )  # fmt: skip
-    print_result(dataclasses.asdict(made) | {"path": str(made.path)}, str(made))
+    print_result(dataclasses.asdict(made) | {"path": str(made.path)}, "\n".join([*lines, str(made)]))
     return SUCCESS
+
+
+def _calibrated(done: Any, options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+    """Calibrate the model if that is asked for; return the facts for the model card and lines to print."""
+    if not options.calibrate:
+        return done.card, []
+    from tfft.evaluation import calibrate
+    from tfft.recipes.labelled import labelled_data
+
+    dataset, _, _ = labelled_data(done, options.data or done.plan.data)
+    found = str(calibrate(done.model, dataset))
+    return {**done.card, "calibration": found}, [found]
 
 
 def _examples(done: Any, data: str | None) -> Any:

@@ -116,16 +116,25 @@ class Served:
         """Predict for examples as their modality reads them: contents of image files, waveforms, texts.
 
         Args:
-            items: Values; tuples if the model has several inputs, as for pairs of texts.
+            items: Values; tuples if the model has several inputs, as for pairs of texts. An array of the type that
+                ``serving_default`` takes, such as uint8 pixels [B, height, width, 3], goes there.
 
         Returns:
             Outputs by name, one row per item: ``probabilities``, ``label`` (bytes), ``logits``.
 
         Raises:
-            ExportError: If the modality of the model is unknown.
+            ExportError: If the modality of the model is unknown, or the items are of another type.
         """
         taken = self.asked()
+        if isinstance(items, np.ndarray) and (default := self._default_for(items)) is not None:
+            return _ask(default, items)
         return _ask(self.signatures[taken.signature], items, taken.parts)
+
+    def _default_for(self, items: np.ndarray) -> Any:
+        """Return the default signature if it takes an array of this type; None if not."""
+        signature = self.signatures.get(ARRAY_SIGNATURE)
+        specs = [] if signature is None else list(signature.structured_input_signature[1].values())
+        return signature if len(specs) == 1 and specs[0].dtype.as_numpy_dtype == items.dtype else None
 
     def asked(self) -> ServingInput:
         """Return the serving input.
@@ -169,10 +178,17 @@ def _ask(signature: Any, items: Sequence[Any], parts: Sequence[str] = ()) -> dic
     specs = signature.structured_input_signature[1]
     names = parts or sorted(specs)  # TensorFlow keeps no order of them
     columns: list[Sequence[Any]] = [items] if len(specs) == 1 else list(zip(*items, strict=True))
-    values = {
-        name: tf.constant(np.asarray(list(column), specs[name].dtype.as_numpy_dtype), specs[name].dtype)
-        for name, column in zip(names, columns, strict=True)
-    }
+    try:
+        values = {
+            name: tf.constant(np.asarray(list(column), specs[name].dtype.as_numpy_dtype), specs[name].dtype)
+            for name, column in zip(names, columns, strict=True)
+        }
+    except (TypeError, ValueError) as error:
+        wanted = join_names([f"{name}: {specs[name].dtype.name} {specs[name].shape}" for name in names])
+        raise ExportError(
+            f"The items do not fit the inputs of the model. Expected one value per item for {wanted} (string: texts, "
+            f"or the contents of files). Received: {type(next(iter(items), None)).__name__}. TensorFlow says: {error}"
+        ) from error
     return {key: value.numpy() for key, value in signature(**values).items()}
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from tfft.errors import missing_package
+from tfft.evaluation.calibration import Calibration
 from tfft.registry import ReportCurves
-from tfft.reporting.calibration import Calibration
 
 _GREY = "#808080"  # readable on white and on black
 _MOST_CLASSES = 30

@@ -13,10 +13,10 @@ import numpy as np
 from tfft import registry
 from tfft.errors import TfftError
 from tfft.evaluation import Scores
+from tfft.evaluation.calibration import calibration
 from tfft.io.atomic import write_whole
 from tfft.recipes import Run, load_run
 from tfft.recipes.run import CHECK, compare
-from tfft.reporting.calibration import calibration
 from tfft.reporting.figures import confusion_figure, curves_figure, figure, reliability_figure
 from tfft.reporting.held_out import HeldOut, held_out_results
 from tfft.reporting.page import Page

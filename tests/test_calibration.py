@@ -1,0 +1,120 @@
+"""Temperature scaling: probabilities match the accuracy, the classes stay, files and exports have it."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+
+import tfft
+from tfft.cli import main
+from tfft.errors import DataError, ExportError, PlanError
+from tfft.evaluation.temperature import _fit, _sigmoid_loss, _softmax_loss
+
+WIDTH = 6
+
+
+def linear_model(head, scale):
+    """A model whose logits are a scaled copy of its inputs."""
+    inputs = keras.Input((WIDTH,), name="features")
+    backbone = keras.Model(inputs, keras.layers.Dense(WIDTH, kernel_initializer="identity")(inputs), name="numbers")
+    model = tfft.build(backbone, head)
+    units = head.units
+    model.get_layer("logits").set_weights([scale * np.eye(WIDTH, units, dtype=np.float32), np.zeros(units, np.float32)])
+    return model
+
+
+def labelled(count, units, seed=0):
+    """Numbers whose softmax is the true probability of each class."""
+    random = np.random.default_rng(seed)
+    numbers = np.zeros((count, WIDTH), np.float32)
+    numbers[:, :units] = random.normal(0, 2, (count, units))
+    odds = np.exp(numbers[:, :units])
+    odds /= odds.sum(axis=1, keepdims=True)
+    return numbers, (odds.cumsum(axis=1) < random.random((count, 1))).sum(axis=1)
+
+
+@pytest.mark.parametrize("scale", [0.25, 4.0])
+def test_the_planted_temperature_is_found(scale):
+    model = linear_model(tfft.heads.classification(["a", "b", "c"]), scale)
+    numbers, labels = labelled(3000, 3)
+    before = model.predict(numbers, verbose=0)
+    found = tfft.calibrate(model, (numbers, labels))
+    assert found.temperature == pytest.approx(scale, rel=0.1)
+    assert found.after.error < 0.03
+    assert found.before.error > 3 * found.after.error
+    assert found.loss_after < found.loss_before
+    assert found.after.brier < found.before.brier
+    after = model.predict(numbers, verbose=0)
+    np.testing.assert_allclose(after, before / found.temperature, rtol=1e-5, atol=1e-6)
+    assert np.array_equal(after.argmax(axis=1), before.argmax(axis=1))
+    again = tfft.calibrate(model, (numbers, labels))
+    assert again.temperature == pytest.approx(1, abs=1e-3)
+    assert str(found).startswith("temperature ")
+
+
+def test_labels_that_are_each_0_or_1():
+    random = np.random.default_rng(0)
+    numbers = np.zeros((3000, WIDTH), np.float32)
+    numbers[:, :2] = random.normal(0, 2, (3000, 2))
+    labels = (random.random((3000, 2)) < 1 / (1 + np.exp(-numbers[:, :2]))).astype(np.float32)
+    model = linear_model(tfft.heads.multilabel(["a", "b"]), 3.0)
+    found = tfft.calibrate(model, (numbers, labels))
+    assert found.temperature == pytest.approx(3, rel=0.1)
+    assert found.after.error < 0.03 < found.before.error
+
+
+def test_no_mistake_on_few_examples_is_not_certainty():
+    numbers, labels = labelled(60, 3)
+    numbers[:, :3] = 2 * np.eye(3)[labels]  # every example is right
+    model = linear_model(tfft.heads.classification(["a", "b", "c"]), 1.0)
+    tfft.calibrate(model, (numbers, labels))
+    probabilities = keras.ops.softmax(model.predict(numbers, verbose=0)).numpy().max(axis=1)
+    assert probabilities.max() < 0.99
+
+
+def test_the_temperature_is_that_of_a_dense_search():
+    numbers, labels = labelled(400, 3)
+    logits = 2.5 * numbers[:, :3].astype(np.float64)
+    grid = np.exp(np.linspace(np.log(0.05), np.log(20), 4001))
+    smoothing = 2 / 402
+    for loss, targets in ((_softmax_loss, labels), (_sigmoid_loss, np.eye(3)[labels])):
+        best = grid[np.argmin([loss(logits / t, targets, smoothing) for t in grid])]
+        assert _fit(logits, targets, loss) == pytest.approx(best, rel=2e-3)
+
+
+def test_what_has_no_probabilities_is_refused():
+    numbers, labels = labelled(60, 3)
+    with pytest.raises(PlanError, match="one head for classes to calibrate. Received: 1 of regression"):
+        tfft.calibrate(linear_model(tfft.heads.regression(), 1.0), (numbers, labels.astype(np.float32)))
+    with pytest.raises(DataError, match="at least 50 examples to calibrate on. Received: 20"):
+        tfft.calibrate(linear_model(tfft.heads.classification(["a", "b", "c"]), 1.0), (numbers[:20], labels[:20]))
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_an_export_is_calibrated_on_the_held_out_examples_of_the_run(tmp_path, capsys):
+    random = np.random.default_rng(0)
+    for at in range(300):
+        label, folder = at % 2, tmp_path / "photos" / "ab"[at % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = random.normal(128, 20, (8, 8, 3))
+        pixels[..., 0] += (2 * label - 1) * 12 + random.normal(0, 10)
+        keras.utils.save_img(folder / f"{at}.png", pixels.clip(0, 255), scale=False)
+    image = keras.Input((8, 8, 3))
+    means = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 64)(image))
+    backbone = keras.Model(image, keras.layers.Dense(3, kernel_initializer="identity")(means), name="means")
+    run = tfft.finetune(backbone, tmp_path / "photos", out=tmp_path / "run", export_to=False, verbose=False)
+    assert main(["export", str(tmp_path / "run"), str(tmp_path / "served" / "1"), "--calibrate"]) == 0
+    said = capsys.readouterr().out
+    assert "temperature" in said
+    card = (tmp_path / "served" / "1" / "assets" / "model_card.md").read_text()
+    assert "expected calibration error" in card
+    temperature = float(said.split("temperature ")[1].split()[0])
+    pixels = random.integers(90, 170, (3, 8, 8, 3)).astype(np.uint8)
+    served = tfft.exporting.open_export(tmp_path / "served")
+    answer = served.predict(pixels)
+    with pytest.raises(ExportError, match="one value per item for image_bytes: string .* Received: int"):
+        served.predict([3])
+    np.testing.assert_allclose(answer["logits"], run.model.predict(pixels, verbose=0) / temperature, rtol=0.02)
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["final"]["accuracy"] == run.final_scores.accuracy
