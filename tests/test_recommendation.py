@@ -5,6 +5,7 @@ import json
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tfft
 from tfft.backbones.available import available_backbones
@@ -111,6 +112,12 @@ def test_what_cannot_be_opened_is_left_out_with_its_reason(data, tmp_path):
 def test_wrong_arguments(data, arguments, sentence):
     with pytest.raises(PlanError, match=sentence):
         tfft.recommend(data, **arguments)
+
+
+def test_datasets_cannot_be_sampled(data):
+    parts = [tf.data.Dataset.from_tensor_slices(colours(count)).batch(8) for count in (64, 32)]
+    with pytest.raises(PlanError, match="which a tf.data.Dataset cannot give"):
+        compare((*parts, ["a", "b"]), network("red", [0, 1]))
 
 
 def test_too_few_examples():

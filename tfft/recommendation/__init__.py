@@ -6,7 +6,7 @@ better than the score of each.
 
 from __future__ import annotations
 
-from tfft.recommendation.recommending import recommend
+from tfft.recommendation.backbone_choice import recommend
 from tfft.recommendation.result import CandidateResult, Recommendation
 
 __all__ = ["CandidateResult", "Recommendation", "recommend"]
