@@ -20,6 +20,7 @@ from tfft.evaluation.calibration import Calibration, calibration
 from tfft.heads.logits import logits_layers
 
 _COLDEST, _HOTTEST = 0.05, 20.0  # temperatures
+_SPREAD = 0.5  # standard deviation of the logarithm of the temperature before anything is known
 _STEPS = 50  # of the golden section, to 1e-10 of the range
 _FOLDS = 5
 _LEAST = 50  # examples, below which a temperature says little
@@ -30,7 +31,8 @@ class TemperatureScaling:
     """Result of :func:`calibrate`; ``print`` compares the probabilities before and after.
 
     Attributes:
-        temperature: Number by which logits were divided; above 1 for a model that was too sure.
+        temperature: Number by which logits were divided; above 1 for a model that was too sure, 1 if no temperature
+            lowers the cross-entropy of other examples.
         examples: Number of examples.
         before: Calibration of the model as it was.
         after: Calibration with temperatures of other examples (five folds), so that it is not too good.
@@ -46,6 +48,11 @@ class TemperatureScaling:
     loss_after: float
 
     def __str__(self) -> str:
+        if self.temperature == 1:
+            return (
+                f"no temperature improves the probabilities of {self.examples} examples: expected calibration error "
+                f"{_shown(self.before)}, Brier score {self.before.brier:.4f}, cross-entropy {self.loss_before:.4f}"
+            )
         return (
             f"temperature {self.temperature:.3g} from {self.examples} examples: expected calibration error "
             f"{_shown(self.before)} before, {_shown(self.after)} after; Brier score {self.before.brier:.4f} and "
@@ -58,9 +65,9 @@ def calibrate(model: keras.Model, dataset: Any, *, seed: int = 0) -> Temperature
 
     Use it after training and before saving or exporting, where probabilities are shown or compared with a threshold.
     The predicted classes stay the same: only their probabilities change. This is temperature scaling (Guo et al., "On
-    calibration of modern neural networks", 2017). Differences: the targets are smoothed by one example more of each
-    answer, as in Platt ("Probabilistic outputs for support vector machines", 1999), so that a model without a mistake
-    on few examples does not become certain; and the scores afterwards are cross-fitted.
+    calibration of modern neural networks", 2017). Differences: a weak prior holds the temperature near 1 (its logarithm
+    has a standard deviation of 0.5), so that a model without a mistake on few examples does not become certain; the
+    scores afterwards are cross-fitted; and if those show no lower cross-entropy, the model stays as it is.
 
     Args:
         model: Model from :func:`tfft.build` for classes, one per example or several. Changed in place: kernel and bias
@@ -93,10 +100,10 @@ def calibrate(model: keras.Model, dataset: Any, *, seed: int = 0) -> Temperature
     for fold in range(_FOLDS):
         known = parts != fold
         cooled[~known] = logits[~known] / _fit(logits[known], labels[known], scale)
-    temperature = _fit(logits, labels, scale)
     (loss_before, before), (loss_after, after) = (
-        (scale(each, labels, 0.0), calibration(*_decisions(each, labels, head), seed=seed)) for each in (logits, cooled)
+        (scale(each, labels), calibration(*_decisions(each, labels, head), seed=seed)) for each in (logits, cooled)
     )
+    temperature = _fit(logits, labels, scale) if loss_after < loss_before else 1.0
     for variable in (layers[0].kernel, layers[0].bias):
         variable.assign(variable / temperature)
     return TemperatureScaling(temperature, len(labels), before, after, loss_before, loss_after)
@@ -118,39 +125,40 @@ def _answers(model: keras.Model, head: heads.Head, dataset: Any) -> tuple[np.nda
     return found, (given.reshape(found.shape) > 0.5).astype(np.float64)
 
 
-def _softmax_loss(logits: np.ndarray, labels: np.ndarray, smoothing: float) -> float:
+def _softmax_loss(logits: np.ndarray, labels: np.ndarray) -> float:
     odds = logits - logits.max(axis=1, keepdims=True)
-    logs = odds - np.log(np.exp(odds).sum(axis=1, keepdims=True))
-    right = logs[np.arange(len(labels)), labels]
-    return float(-((1 - smoothing) * right + smoothing * logs.mean(axis=1)).mean())
+    right = odds[np.arange(len(labels)), labels] - np.log(np.exp(odds).sum(axis=1))
+    return float(-right.mean())
 
 
-def _sigmoid_loss(logits: np.ndarray, labels: np.ndarray, smoothing: float) -> float:
-    wanted = (1 - smoothing) * labels + smoothing / 2
-    return float((np.logaddexp(0, logits) - wanted * logits).mean())
+def _sigmoid_loss(logits: np.ndarray, labels: np.ndarray) -> float:
+    return float((np.logaddexp(0, logits) - labels * logits).mean())
 
 
-_LOSSES: dict[str | None, Callable[[np.ndarray, np.ndarray, float], float]] = {
+_LOSSES: dict[str | None, Callable[[np.ndarray, np.ndarray], float]] = {
     "softmax": _softmax_loss, "sigmoid": _sigmoid_loss,
 }  # fmt: skip
 
 
-def _fit(logits: np.ndarray, labels: np.ndarray, loss: Callable[[np.ndarray, np.ndarray, float], float]) -> float:
-    """Return the temperature with the lowest smoothed cross-entropy, by a golden section over its logarithm."""
-    smoothing = 2 / (len(labels) + 2)
+def _fit(logits: np.ndarray, labels: np.ndarray, loss: Callable[[np.ndarray, np.ndarray], float]) -> float:
+    """Return the most probable temperature, by a golden section over its logarithm."""
+
+    def cost(at: float) -> float:
+        return loss(logits / np.exp(at), labels) + (at / _SPREAD) ** 2 / 2 / len(labels)
+
     low, high = np.log(_COLDEST), np.log(_HOTTEST)
     golden = (5**0.5 - 1) / 2
     inner = [high - golden * (high - low), low + golden * (high - low)]
-    values = [loss(logits / np.exp(at), labels, smoothing) for at in inner]
+    values = [cost(at) for at in inner]
     for _ in range(_STEPS):
         if values[0] < values[1]:
             high, inner[1], values[1] = inner[1], inner[0], values[0]
             inner[0] = high - golden * (high - low)
-            values[0] = loss(logits / np.exp(inner[0]), labels, smoothing)
+            values[0] = cost(inner[0])
         else:
             low, inner[0], values[0] = inner[0], inner[1], values[1]
             inner[1] = low + golden * (high - low)
-            values[1] = loss(logits / np.exp(inner[1]), labels, smoothing)
+            values[1] = cost(inner[1])
     return float(np.exp((low + high) / 2))
 
 
