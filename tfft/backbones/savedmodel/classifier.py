@@ -64,6 +64,15 @@ def find_classifier(analysis: Analysis) -> Classifier | None:
     return Classifier(data, activation, kernel, learned)
 
 
+def scores_of(analysis: Analysis) -> str:
+    """Return the tensor whose Softmax a classifier gives; empty where a graph's output is something else."""
+    found = find_classifier(analysis)
+    if found is None or found.activation not in ("Softmax", "LogSoftmax"):
+        return ""
+    ref, _ = _back(analysis, analysis.output, _RANKED)
+    return _activation(analysis, ref)[1]
+
+
 def last_product(analysis: Analysis) -> str:
     """Return the node that a graph's output ends in, before activation and bias."""
     ref, _ = _back(analysis, analysis.output, _RANKED)
