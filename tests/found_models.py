@@ -411,6 +411,34 @@ def on_device_training(path):
     tf.saved_model.save(root, str(path), {k: f.get_concrete_function() for k, f in parts.items()})
 
 
+@found("module, saved for training on a device: its step comes first, scores and probabilities come out")
+def on_device_first(path):
+    root = tf.Module()
+    root.w, root.v = weight("hidden/kernel", 4, 5), weight("dense/kernel", 5, 2)
+    rows = tf.TensorSpec([None, 4], name="x")
+
+    def infer(x):
+        logits = tf.nn.relu(x @ root.w) @ root.v
+        return {"logits": logits, "output": tf.nn.softmax(logits)}
+
+    root.infer = tf.function(infer, input_signature=[rows])
+    root.loss = tf.function(lambda x: {"loss": tf.reduce_mean(infer(x)["logits"] ** 2)}, input_signature=[rows])
+    tf.saved_model.save(root, str(path), {"a": root.loss.get_concrete_function(), "infer": root.infer})
+
+
+@found("module, one number in and one out for each example")
+def one_number_out(path):
+    w = weight("linear/kernel")
+    module(path, lambda x: tf.nn.sigmoid(x * w + 1.0), tf.TensorSpec([None], name="x"), keep=[w])
+
+
+@found("a function by itself, its weights as constants, for one example", trains=False)
+def lone_function(path):
+    w = tf.constant(np.random.default_rng(5).normal(size=(4, 3)), tf.float32)
+    call = tf.function(lambda x: tf.nn.relu(x @ w))
+    tf.saved_model.save(call.get_concrete_function(tf.TensorSpec([1, 4], name="inputs_0")), str(path))
+
+
 @found("module, quantization aware", value_range=(0, 255))
 def quantization_aware(path):
     k, b = weight("conv1/kernel", 3, 3, 3, 4), weight("conv1/bias", 4)
@@ -628,6 +656,18 @@ def tf1_estimator(path):
     tf1(path, make)
 
 
+@found("TensorFlow 1, serialized examples without a shape, the best scores and their names")
+def tf1_best_scores(path):
+    def make():
+        wire = v1.placeholder(tf.string, name="tf_example")
+        x = tf.identity(v1.io.parse_example(wire, {"x": v1.FixedLenFeature([4], tf.float32)})["x"], "x")
+        x.set_shape([None, 4])
+        scores, places = tf.nn.top_k(tf.nn.softmax(_dense(tf.nn.relu(_dense(x, 6, "fc1")), 3, "fc2")), 2)
+        return {"inputs": wire}, {"scores": scores, "classes": tf.as_string(places)}
+
+    tf1(path, make)
+
+
 @found("TensorFlow 1, module of Hub with two signatures and tags", options={"signature": "default"})
 def tf1_hub(path):
     with _tf1_session() as session:
@@ -655,6 +695,18 @@ def tf1_iterator(path):
         data = v1.data.Dataset.from_tensor_slices(np.ones([8, 4], np.float32)).batch(2)
         x = v1.placeholder_with_default(v1.data.make_initializable_iterator(data).get_next(), [None, 4], "x")
         return {"x": x}, {"y": _dense(tf.nn.relu(_dense(x, 5, "fc1")), 3, "fc2")}
+
+    tf1(path, make)
+
+
+@found("TensorFlow 1, an iterator of examples and labels in front of the network and of its training")
+def tf1_labelled_iterator(path):
+    def make():
+        data = v1.data.Dataset.from_tensor_slices((np.ones([8, 4], np.float32), np.ones([8, 3], np.float32))).batch(2)
+        x, labels = v1.data.make_initializable_iterator(data).get_next()
+        y = _dense(tf.nn.relu(_dense(x, 5, "fc1")), 3, "fc2")
+        v1.train.GradientDescentOptimizer(0.1).minimize(tf.reduce_mean(tf.square(y - labels)))
+        return {"x": x}, {"y": y}
 
     tf1(path, make)
 

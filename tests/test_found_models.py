@@ -16,7 +16,7 @@ from tfft.errors import BackboneError, SavedModelError, UnsafeModelError
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
-@pytest.mark.representative("keras3_archive", "tf1_iterator", "no_batch", "quantization_aware", "two_towers")
+@pytest.mark.representative("keras3_archive", "tf1_labelled_iterator", "no_batch", "quantization_aware", "two_towers")
 @pytest.mark.parametrize("name", FOUND)
 def test_a_kind_that_strangers_publish_is_right_once_it_is_open(name, tmp_path):
     kind = FOUND[name]
@@ -45,6 +45,32 @@ def _saved(folder, **signatures):
     for name, function in functions.items():
         setattr(root, name, function)
     tf.saved_model.save(root, str(folder), functions)
+
+
+def test_one_number_for_each_example_is_a_feature(tmp_path):
+    FOUND["one_number_out"].make(tmp_path / "m")
+    model = tfft.build(tfft.load_backbone(tmp_path / "m"), tfft.heads.classification(["a", "b"]))
+    assert model(tf.constant([0.5, -1.0, 2.0])).shape == (3, 2)
+
+
+def test_a_module_whose_function_was_never_saved_says_so(tmp_path):
+    root = tf.Module()
+    root.conv1 = tf.Variable(tf.ones([3, 3]))
+    tf.saved_model.save(root, str(tmp_path))
+    with pytest.raises(SavedModelError, match=r"holds no function: .* was never saved\. .*signatures=tf\.function"):
+        tfft.load_backbone(tmp_path)
+
+
+def test_a_table_without_a_row_for_the_unknown_is_named(tmp_path):
+    keys = tf.lookup.KeyValueTensorInitializer(["x", "y"], [0, 1], tf.string, tf.int32)
+    table, rows = tf.lookup.StaticHashTable(keys, -1), tf.Variable(tf.ones([2, 3]))
+    root = tf.Module()
+    root.keep = [table, rows]
+    words = tf.TensorSpec([None], tf.string, name="words")
+    root.__call__ = tf.function(lambda words: tf.gather(rows, table.lookup(words)), input_signature=[words])
+    tf.saved_model.save(root, str(tmp_path))
+    with pytest.raises(SavedModelError, match=r"fails on every input .* Its tables give -1 .*num_oov_indices=1"):
+        tfft.load_backbone(tmp_path)
 
 
 def test_missing_variables_and_pointers_in_their_place_are_named(tmp_path):

@@ -81,6 +81,16 @@ def tf1_input_pipeline(path):
     _tf1(path, lambda y: v1.data.make_initializable_iterator(dataset()).get_next())
 
 
+def tf1_copied_inputs(path):
+    """The signature names a copy of what the pipeline gives, which nothing reads."""
+    with v1.Graph().as_default(), v1.Session() as session:
+        data = v1.data.Dataset.from_tensor_slices(tf.ones([8, 4])).batch(2)
+        x = v1.data.make_initializable_iterator(data).get_next()
+        y = x @ v1.get_variable("w", [4, 3])
+        session.run(v1.global_variables_initializer())
+        v1.saved_model.simple_save(session, str(path), {"x": tf.identity(x, "inputs")}, {"y": y})
+
+
 LEFT_OUT = {
     adapt_step: r"adapt_step \(IteratorGetNext\)",
     keras2_lookup: r"_adapt_function \(.*IteratorGetNext\)",
@@ -103,6 +113,13 @@ def test_it_opens_without_what_is_never_run(tmp_path, make):
     inputs = np.array([["a"], ["c"]]) if make is keras2_lookup else np.random.default_rng(0).normal(size=(5, 4))
     inputs = tf.constant(inputs, backbone.model.inputs[0].dtype)
     np.testing.assert_array_equal(backbone.model(inputs), trusted.model(inputs))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+def test_inputs_that_no_output_reads_are_named(tmp_path):
+    tf1_copied_inputs(tmp_path / "m")
+    with pytest.raises(UnsafeModelError, match=r"no output reads the inputs of .* 'serving_default' \(inputs"):
+        load_backbone(tmp_path / "m")
 
 
 def test_what_was_left_out_is_not_in_the_process(tmp_path, monkeypatch):

@@ -217,6 +217,8 @@ def _at_level(
 def _pooled(backbone: Backbone, features: keras.KerasTensor) -> keras.KerasTensor:
     pools = {3: keras.layers.GlobalAveragePooling1D, 4: keras.layers.GlobalAveragePooling2D}
     rank = len(features.shape)
+    if rank == 1:  # one number for each example, such as a score
+        return keras.layers.Reshape((1,), name=POOL_LAYER)(features)
     if rank not in (2, 3, 4) or features.shape[-1] is None:
         raise BackboneError(
             f"The features of {backbone.name} have the shape {tuple(features.shape)}, expected [batch, width], "

@@ -92,13 +92,14 @@ class CallGraph:
         """Return the functions that a node refers to, also those that are missing in the library."""
         return [*function_names(node), *([node.op] if node.op in self.library else [])]
 
-    def upstream(self, names: Iterable[str]) -> set[str]:
-        """Return the nodes of the graph that must run for others, themselves included."""
+    def upstream(self, names: Iterable[str], fed: Iterable[str] = ()) -> set[str]:
+        """Return the nodes of the graph that must run for others, themselves included, where some are fed."""
         seen: set[str] = set()
+        fed = {base_of(name) for name in fed}
         todo = [base_of(name) for name in names if name]
         while todo:
             name = todo.pop()
-            if name in self.nodes and name not in seen:
+            if name in self.nodes and name not in seen and name not in fed:
                 seen.add(name)
                 todo += [base_of(ref) for ref in self.nodes[name].input]
         return seen

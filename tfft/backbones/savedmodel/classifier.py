@@ -11,6 +11,7 @@ from tfft.backbones.savedmodel.partition import Analysis, variable_paths
 PROBABILITIES = "probabilities"  # value of output= for what a classifier gives in the end
 _ACTIVATIONS = {"Softmax": "Softmax", "LogSoftmax": "LogSoftmax", "Sigmoid": "Sigmoid"}
 _SAME = frozenset({"Identity", "StopGradient", "Reshape", "Squeeze", "ExpandDims", "Cast", "CheckNumerics"})
+_RANKED = _SAME | {"TopKV2"}  # the best scores in their order, as an Estimator gives them
 _SHIFTS = frozenset({"BiasAdd", "Add", "AddV2", "Sub", "Mul", "RealDiv"})
 _PRODUCTS = frozenset({"MatMul", "BatchMatMulV2", "BatchMatMulV3", "Einsum", "Conv2D"})
 
@@ -41,7 +42,7 @@ def find_classifier(analysis: Analysis) -> Classifier | None:
     """
     flat = analysis.flat
     if analysis.tensor(analysis.output).dtype.is_floating:
-        ref, _ = _back(analysis, analysis.output, _SAME)
+        ref, _ = _back(analysis, analysis.output, _RANKED)
         activation, ref = _activation(analysis, ref)
     else:
         activation, ref = _choice(analysis)
@@ -61,6 +62,22 @@ def find_classifier(analysis: Analysis) -> Classifier | None:
     tensor = analysis.tensor(data)
     learned = analysis.tainted[node_of(data)] and tensor.dtype.is_floating and bool(tensor.shape.rank)
     return Classifier(data, activation, kernel, learned)
+
+
+def scores_of(analysis: Analysis) -> str:
+    """Return the tensor whose Softmax a classifier gives; empty where a graph's output is something else."""
+    found = find_classifier(analysis)
+    if found is None or found.activation not in ("Softmax", "LogSoftmax"):
+        return ""
+    ref, _ = _back(analysis, analysis.output, _RANKED)
+    return _activation(analysis, ref)[1]
+
+
+def last_product(analysis: Analysis) -> str:
+    """Return the node that a graph's output ends in, before activation and bias."""
+    ref, _ = _back(analysis, analysis.output, _RANKED)
+    _, ref = _activation(analysis, ref)
+    return node_of(_back(analysis, ref, _SAME | _SHIFTS)[0])
 
 
 def _back(analysis: Analysis, ref: str, through: frozenset[str]) -> tuple[str, bool]:

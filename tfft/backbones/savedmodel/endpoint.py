@@ -66,9 +66,13 @@ class Endpoint:
         scalars = [k for k, spec in zip(self.input_keys, self.specs, strict=True) if spec.shape.rank == 0]
         if scalars and not per_example:
             return f"takes no batch (a single value as {join_names(scalars)})"
-        leaves = [leaf for _, leaf in _flatten_with_paths(self.outputs)]
-        if self.outputs is not None and not any(_is_float(leaf) for leaf in leaves):
+        if self.outputs is None:
+            return ""
+        floats = [leaf for _, leaf in _flatten_with_paths(self.outputs) if _is_float(leaf)]
+        if not floats:
             return "gives no floating-point numbers"
+        if not per_example and all(leaf.shape.rank == 0 for leaf in floats):  # such as the loss of a training step
+            return "gives one number for the whole batch"
         return ""
 
     def flat(self, variables: Sequence[tf.Variable], training: bool = False) -> FlatGraph:
@@ -107,6 +111,8 @@ def find_endpoint(loaded: Any, signature: str | None = None, *, per_example: boo
     """
     functions = _restored_functions(loaded)
     signatures = dict(getattr(loaded, "signatures", {}) or {})
+    if signature is None and not (functions or signatures) and hasattr(loaded, "structured_input_signature"):
+        return _from_concrete("the saved function", loaded)
     if signature is not None:
         if signature in functions:
             return _from_function(signature, functions[signature])
@@ -123,7 +129,7 @@ def find_endpoint(loaded: Any, signature: str | None = None, *, per_example: boo
     if not (called or usual or only):
         raise SavedModelError(
             "The SavedModel has no __call__, no serve and no signatures, so it is not known how to call it."
-            + (f" Choose one of its functions with signature=: {join_names(functions)}." if functions else "")
+            + (f" Choose one of its functions with signature=: {join_names(functions)}." if functions else _NO_FUNCTION)
         )
     first = (called or only or usual)[0]
     if called or only:
@@ -159,6 +165,11 @@ def _tried(make: Callable[[str, Any], Endpoint], name: str, function: Any) -> En
         return None
 
 
+_NO_FUNCTION = (
+    " It holds no function: how its numbers are computed was never saved. Save it again with one, in the code that "
+    "built it: tf.saved_model.save(module, folder, signatures=tf.function(module.predict, "
+    "input_signature=[tf.TensorSpec([None, ...])]))."
+)
 _USUAL_SIGNATURES = ("serving_default", "default", "image_feature_vector")
 
 
@@ -222,6 +233,14 @@ def _from_signature(name: str, function: Any) -> Endpoint:
     nests = dict(sorted(keywords.items()))
     outputs = function.structured_outputs
     return _endpoint(f"signature {name!r}", function, (), nests, nests, None, False, outputs)
+
+
+def _from_concrete(label: str, function: Any) -> Endpoint:
+    """A function that was saved by itself, without a module around it."""
+    arguments, keywords = function.structured_input_signature
+    names = [getattr(argument, "name", None) or f"argument{at}" for at, argument in enumerate(arguments)]
+    nests = {**dict(zip(names, arguments, strict=True)), **dict(sorted(keywords.items()))}
+    return _endpoint(label, function, arguments, keywords, nests, None, False, function.structured_outputs)
 
 
 def _endpoint(

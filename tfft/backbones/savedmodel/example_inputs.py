@@ -76,7 +76,7 @@ def parsed_endpoint(endpoint: Endpoint, flat: FlatGraph) -> ParsedExamples | Non
     (place,) = places
     features = _features(flat, list(found))
     batched = all(_takes_vector(flat, flat.nodes[name]) for name in found)
-    alone = endpoint.specs[place].shape.rank == 0
+    alone = _alone(endpoint.specs[place], batched)
     keys, specs = list(endpoint.input_keys), list(endpoint.specs)
     keys[place : place + 1] = [feature.key for feature in features]
     specs[place : place + 1] = [feature.spec(batched, 1 if alone else None) for feature in features]
@@ -103,6 +103,11 @@ class ParsedExamples(Endpoint):
     place: int
     batched: bool
 
+    @property
+    def alone(self) -> bool:
+        """Whether it takes one message without a batch around it."""
+        return _alone(self.inner.specs[self.place], self.batched)
+
     def call(self, tensors: Sequence[tf.Tensor], training: bool = False) -> Any:
         """Call the SavedModel with serialized examples that hold the features."""
         stop = self.place + len(self.features)
@@ -111,8 +116,7 @@ class ParsedExamples(Endpoint):
             messages = [self._message([v[i] for v in values]) for i in range(len(values[0]))]
         else:
             messages = [self._message(values)]
-        alone = self.inner.specs[self.place].shape.rank == 0
-        serialized = tf.constant(messages[0] if alone else messages)
+        serialized = tf.constant(messages[0] if self.alone else messages)
         return self.inner.call([*tensors[: self.place], serialized, *tensors[stop:]], training)
 
     def flat(self, variables: Sequence[tf.Variable], training: bool = False) -> FlatGraph:
@@ -128,6 +132,11 @@ class ParsedExamples(Endpoint):
             lists = {"string": held.bytes_list, "float32": held.float_list, "int64": held.int64_list}
             lists[feature.dtype].value.extend(row.tolist())
         return example.SerializeToString()
+
+
+def _alone(serialized: tf.TensorSpec, batched: bool) -> bool:
+    """Whether an input takes one message; where its shape was not saved, the parser says so."""
+    return serialized.shape.rank == 0 or (serialized.shape.rank is None and not batched)
 
 
 def _parsers(flat: FlatGraph) -> dict[str, str]:
@@ -228,11 +237,8 @@ def _without_parser(flat: FlatGraph, parsed: ParsedExamples) -> FlatGraph:
             placeholders.append(placeholder.op.name)
             replaced |= {tensor_name(ref): tensor for ref, tensor in zip(feature.outputs, made, strict=True)}
         with tf.name_scope(_SCOPE):  # what else depends on the strings wants their number
-            first, alone = (
-                graph.get_tensor_by_name(f"{placeholders[0]}:0"),
-                not attribute(flat.nodes[serialized], "shape").shape.dim,
-            )
-            replaced[f"{serialized}:0"] = tf.constant(b"") if alone else tf.fill(tf.shape(first)[:1], b"")
+            first = graph.get_tensor_by_name(f"{placeholders[0]}:0")
+            replaced[f"{serialized}:0"] = tf.constant(b"") if parsed.alone else tf.fill(tf.shape(first)[:1], b"")
         used = {tensor_name(ref) for node in flat.graph_def.node for ref in data_inputs(node)}
         used |= {tensor_name(ref) for ref in flat.outputs}
         ends = {ref: replaced[tensor_name(ref)] for ref in flat.outputs if tensor_name(ref) in replaced}

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 
-from tfft.backbones.savedmodel.classifier import PROBABILITIES, Classifier, find_classifier
+from tfft.backbones.savedmodel.classifier import PROBABILITIES, Classifier, find_classifier, last_product
 from tfft.backbones.savedmodel.endpoint import choose_output, output_keys, output_table
 from tfft.backbones.savedmodel.graph import FlatGraph
 from tfft.backbones.savedmodel.partition import Analysis, Piece, find_pieces, match_pieces
@@ -83,7 +83,8 @@ def choose_features(
     """
     names = names or {}
     named = output is not None and output in (*output_keys(flat.structure), *names.values())
-    position, key, note = choose_output(flat.structure, output if named else None, prefer, names)
+    wanted = output if named else _one_classifier(flat, prefer)
+    position, key, note = choose_output(flat.structure, wanted, prefer, names)
     whole = Analysis(flat, flat.outputs[position])
     declared = [t for t in tf.nest.flatten(flat.structure, expand_composites=True) if t is not None][position].shape
     notes = (note,) if note else ()
@@ -107,6 +108,18 @@ def choose_features(
             )
         return plain
     return plain if found is None else _before(plain, found)
+
+
+def _one_classifier(flat: FlatGraph, prefer: Sequence[str]) -> str | None:
+    """Key of the probabilities where all other outputs are the scores that they are made of."""
+    keys = output_keys(flat.structure)
+    if len(keys) < 2 or len(keys) != len(flat.outputs) or {*prefer, "", "default"}.intersection(keys):
+        return None
+    ends = [Analysis(flat, ref) for ref in flat.outputs]
+    floats = all(one.tensor(one.output).dtype.is_floating for one in ends)
+    if not floats or len({last_product(one) for one in ends}) > 1:
+        return None
+    return next((key for key, one in zip(keys, ends, strict=True) if find_classifier(one) is not None), None)
 
 
 def _end_of_block(plain: Features, block: str) -> Features:

@@ -261,7 +261,8 @@ class Opener:
             )
         if self.batch_axis is not None:
             model = for_each_example(model, self.batch_axis)
-        pixels = find_pixel_range(self.inference, self.endpoint.specs[0]) if self.endpoint.single else None
+        taken = self.endpoint.specs[0] if self.endpoint.single else None
+        pixels = None if taken is None else find_pixel_range(self.inference, taken, self.choice.whole)
         return Opened(model, tuple(self.notes), str(self.endpoint), self.output, difference, pixels)
 
     def _build(

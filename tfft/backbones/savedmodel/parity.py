@@ -82,9 +82,15 @@ def accepted_batch(
             errors.append(error)
     shapes = join_names(f"{spec.dtype.name} {tuple(spec.shape.as_list())}" for spec in specs)
     first = errors[0]
+    way = "Another output or signature may work: output=, signature=."
+    if "= -1 is not in [0, " in str(first):
+        way = (
+            "Its tables give -1 for words and numbers that they do not know, and its embedding has no such row: it "
+            "takes only what it was trained on. Save it again with a row for the unknown (num_oov_indices=1)."
+        )
     raise SavedModelError(
         f"The SavedModel itself fails on every input that was tried ({shapes}): {type(first).__name__}: "
-        f"{reason_of(first)}. Another output or signature may work: output=, signature=."
+        f"{reason_of(first)}. {way}"
     ) from first
 
 

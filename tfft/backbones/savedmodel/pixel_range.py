@@ -14,7 +14,12 @@ import tensorflow as tf
 
 from tfft.backbones.savedmodel.input_scaling import Scaling, find_scaling
 from tfft.backbones.savedmodel.partition import Analysis
-from tfft.backbones.savedmodel.range_check import compare_ranges, fit_of_statistics, measured_scaling
+from tfft.backbones.savedmodel.range_check import (
+    compare_ranges,
+    fit_of_statistics,
+    measured_scaling,
+    spread_of_scores,
+)
 
 Range = tuple[float, float]
 RANGES: tuple[Range, ...] = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0))  # that models take, the smallest first
@@ -24,6 +29,10 @@ _CENTERED: tuple[Range, ...] = ((-0.45, 0.55), (-115, 140))
 # Most misfit of a range, and its least advantage over the others, for the statistics of a BatchNorm to decide. The
 # published EfficientNet-Lite0 has 0.1 to 0.5 with its own range on pictures of 224 to 64 pixels, over 1.4 with others.
 _FITS, _CLEAR = 0.7, 0.8
+# Trained with cross-entropy, the scores of the classes come to lie some tens apart. In six public classifiers that take
+# [0, 255] they were 9 to 190 apart with it, and in six that take [0, 1], where it is 255 times too much, 650 to 20,000.
+_APART = 60.0
+_BEYOND = (0.0, 2550.0)  # ten times as much, which a network that saturates or normalizes does not notice
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,12 +52,13 @@ class PixelRange:
     warning: str = ""
 
 
-def find_pixel_range(analysis: Analysis, spec: tf.TensorSpec) -> PixelRange | None:
+def find_pixel_range(analysis: Analysis, spec: tf.TensorSpec, whole: Analysis | None = None) -> PixelRange | None:
     """Return the range of the pixels that a model takes; None for a model that takes something else.
 
     Args:
         analysis: Of its graph.
         spec: Of its only input.
+        whole: Of its graph with the classifier at the end, where the features are in front of one.
     """
     placeholders = analysis.flat.inputs
     if len(placeholders) != 1 or spec.shape.rank not in (3, 4) or not spec.dtype.is_floating:
@@ -68,7 +78,7 @@ def find_pixel_range(analysis: Analysis, spec: tf.TensorSpec) -> PixelRange | No
         why = f"{_does(found)} before {_short(found.place)!r}"
     else:
         why = f"what it does to them in {_short(found)!r} cannot be followed"
-    return _estimated(analysis, spec, why)
+    return _estimated(analysis, spec, why, whole or analysis)
 
 
 def _read_off(found: Scaling) -> PixelRange | None:
@@ -148,14 +158,20 @@ def _of_statistics(mean: np.ndarray, spread: np.ndarray) -> Range | None:
     return None
 
 
-def _estimated(analysis: Analysis, spec: tf.TensorSpec, why: str) -> PixelRange:
-    """The range by the first BatchNorm, or by convention."""
+def _estimated(analysis: Analysis, spec: tf.TensorSpec, why: str, whole: Analysis) -> PixelRange:
+    """The range by the first BatchNorm, by the scores of a classifier, or by convention."""
     fits = fit_of_statistics(analysis, spec, RANGES)
     ranked = sorted(fits, key=lambda r: fits[r])
     if fits and fits[ranked[0]] <= _FITS and fits[ranked[1]] - fits[ranked[0]] >= _CLEAR:
         best = ranked[0]
         source = f"estimated: {_text(best)}, since only with it the first BatchNorm gets what it was trained on"
         return PixelRange(best, source, False, f"The pixel range is {source}. input_range= sets another.")
+    spread = spread_of_scores(whole, spec, [*RANGES, _BEYOND])
+    if spread and spread[RANGES[-1]] <= _APART and spread[_BEYOND] >= 5 * spread[RANGES[-1]]:
+        least, most = (f"{spread[r]:.2g}" for r in (RANGES[0], RANGES[-1]))
+        source = f"estimated: [0, 255], since with it the scores of its classes are {most} apart, with [0, 1] {least}"
+        warning = f"The pixel range is {source}; training brings them some tens apart. input_range= sets another."
+        return PixelRange(RANGES[-1], source, False, warning)
     source = f"assumed: [0, 1], the convention of TF Hub, since {why}"
     differences = compare_ranges(analysis, spec, RANGES)
     shares = [f"with {_text(r)} by {d:.0%}" for r, d in differences.items()]

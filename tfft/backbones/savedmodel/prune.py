@@ -23,7 +23,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from tfft.backbones.savedmodel import folder_scan
-from tfft.backbones.savedmodel.call_graph import CallGraph, base_of
+from tfft.backbones.savedmodel.call_graph import CallGraph
 from tfft.errors import join_names
 
 INITIALIZER = "__saved_model_init_op"
@@ -143,12 +143,12 @@ class _Pruning:
         gone = self._objects_with(refused)
         if gone is None:
             return None
+        self._prune_collections()  # the training step is in one, and would keep the input pipeline
         self._cut_at_inputs()
         kept_signatures = self._prune_signatures()
         if not self._callable(signature, gone, kept_signatures):
             return None
         self._prune_objects(gone)
-        self._prune_collections()
         keep = self._prune_nodes()
         self._prune_library(keep)
         left_out = [f"{name} ({join_names(sorted(ops), limit=3)})" for name, ops in sorted(self.dropped.items())]
@@ -214,18 +214,19 @@ class _Pruning:
 
     def _cut_at_inputs(self) -> None:
         """Make placeholders of what signatures feed, where it comes from code at fault, such as an input pipeline."""
-        waited_for = {ref[1:] for _, node in self.calls.every_node() for ref in node.input if ref.startswith("^")}
-        read = {ref for _, node in self.calls.every_node() for ref in node.input}
         signatures, saver = self.meta.signature_def.values(), self.meta.saver_def
-        unfed = self.calls.upstream([*collected(self.meta), saver.restore_op_name, saver.save_tensor_name])
+        inputs = [info for signature in signatures for info in signature.inputs.values()]
+        run = self.calls.upstream([*collected(self.meta), saver.restore_op_name, saver.save_tensor_name])
         for signature in signatures:  # the nodes that it runs without feeding them
-            fed = {base_of(info.name) for info in signature.inputs.values()}
-            unfed |= self.calls.upstream(signature_outputs(signature)) - fed
-        for info in [info for signature in signatures for info in signature.inputs.values()]:
+            fed = [info.name for info in signature.inputs.values()]
+            run |= self.calls.upstream(signature_outputs(signature), fed)
+        kept = run | self.calls.upstream(info.name for info in inputs)
+        read = {ref for name in kept for ref in self.calls.nodes[name].input}  # what only labels read does not count
+        for info in inputs:
             name, _, index = info.name.partition(":")
             node = self.calls.nodes.get(name)
             alone = not any(ref.startswith(f"{name}:") and ref != f"{name}:0" for ref in read)
-            if node is None or index not in ("", "0") or not alone or name in waited_for | unfed:
+            if node is None or index not in ("", "0") or not alone or f"^{name}" in read or name in run:
                 continue
             before = self.calls.upstream([name])
             ops = {self.nodes[one] for one in before & self.nodes.keys()}

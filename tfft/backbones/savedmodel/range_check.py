@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
+from tfft.backbones.savedmodel.classifier import scores_of
 from tfft.backbones.savedmodel.graph import FlatGraph, attribute, data_inputs, node_of
 from tfft.backbones.savedmodel.input_scaling import LAYERS, Scaling
 from tfft.backbones.savedmodel.partition import Analysis
@@ -73,6 +74,25 @@ def compare_ranges(analysis: Analysis, spec: tf.TensorSpec, ranges: Sequence[Ran
     wanted = found.pop(ranges[0], np.zeros(1))
     lengths = {r: max(float(np.linalg.norm(ours)), float(np.linalg.norm(wanted)), 1e-12) for r, ours in found.items()}
     return {r: float(np.linalg.norm(ours - wanted)) / lengths[r] for r, ours in found.items()}
+
+
+def spread_of_scores(analysis: Analysis, spec: tf.TensorSpec, ranges: Sequence[Range]) -> dict[Range, float]:
+    """Return how far the scores of a classifier's classes are apart for the picture in each range.
+
+    Args:
+        analysis: Of the whole graph.
+        spec: Of its only input, images.
+        ranges: Of pixels.
+
+    Returns:
+        The largest score less the smallest one, before the Softmax; empty where the model is no classifier, or was
+        never trained: the biases of a new one are zero.
+    """
+    scores = scores_of(analysis)
+    own = [analysis.flat.variables[name] for name in analysis.order if name in analysis.flat.variables]
+    if not scores or not any(np.any(np.asarray(v)) for v in own if v.shape.rank == 1 and v.dtype.is_floating):
+        return {}
+    return {r: float(np.ptp(v, axis=-1).mean()) for r, v in _run(analysis, spec, scores, ranges).items()}
 
 
 def measured_scaling(analysis: Analysis, spec: tf.TensorSpec) -> Scaling | None:

@@ -129,9 +129,26 @@ def check_savedmodel(
             f"The SavedModel {str(folder)!r} may reach outside of itself, so it was not loaded: "
             f"{join_names(dict.fromkeys(found))}. "
             "If you trust where it comes from, pass trust=True (on the command line: --trust), or pin exactly this "
-            f"one by its digest: tfft.backbones.digest(folder).{'' if called else _NO_ENDPOINT}"
+            f"one by its digest: tfft.backbones.digest(folder).{_never_read(meta_graphs) if called else _NO_ENDPOINT}"
         )
     return judged
+
+
+def _never_read(meta_graphs: Sequence[Any]) -> str:
+    """Names signatures of TF1 whose inputs nothing reads: copies of what the input pipeline gives to the network."""
+    named = []
+    for meta in meta_graphs:
+        calls = CallGraph(meta.graph_def)
+        for key, signature in meta.signature_def.items():
+            fed = {base_of(info.name) for info in signature.inputs.values()}
+            if fed and fed.isdisjoint(calls.upstream(signature_outputs(signature))):
+                named.append(f"{key!r} ({join_names(sorted(fed))})")
+    if not named:
+        return ""
+    return (
+        f" That alone does not open it: no output reads the inputs of the signature {join_names(named)}, which are "
+        "copies of what the input pipeline gives. Save it again with the tensors that the network reads."
+    )
 
 
 def _without_foreign_types(
