@@ -35,7 +35,7 @@ def run_graph(flat: FlatGraph, refs: Sequence[str], tensors: Sequence[tf.Tensor]
         names = [tensor_name(ref) for ref in refs]
         return tf.graph_util.import_graph_def(graph_def, input_map=input_map, return_elements=names, name="")
 
-    if not graph_def.library.function:
-        return list(tf.function(run, autograph=False)(*tensors))
-    specs = [tf.TensorSpec(t.shape, t.dtype) for t in tensors]  # bodies of loops are found this way only
-    return list(tf.compat.v1.wrap_function(run, specs)(*tensors))
+    specs = [tf.TensorSpec(t.shape, t.dtype) for t in tensors]
+    if not graph_def.library.function:  # a concrete function, since tf.function warns of being traced for each model
+        return list(tf.function(run, autograph=False).get_concrete_function(*specs)(*tensors))
+    return list(tf.compat.v1.wrap_function(run, specs)(*tensors))  # bodies of loops are found this way only
