@@ -41,6 +41,7 @@ from tfft.inspection import check_splits
 from tfft.recipes.run_data import load_run_data
 from tfft.tasks.object_detection.annotations import encode, fit_to_picture
 from tfft.tasks.object_detection.data import load_boxes, read_boxes
+from tfft.tasks.object_detection.drawing import class_colour
 from tfft.tasks.object_detection.formats import read_annotations, recognise
 
 FORM_NAMES = {
@@ -335,4 +336,4 @@ def test_a_preview_shows_boxes_on_their_pixels(tmp_path, detection, capsys):  # 
     assert cli.main(["preview", str(root), "--out", str(out), *options]) == 0
     grid = np.asarray(Image.open(out))
     assert grid.shape == (48, 4 * 52 - 4, 3)
-    assert all((grid[:, 52 * at : 52 * at + 48] == (230, 60, 40)).all(axis=-1).any() for at in range(4))
+    assert all((grid[:, 52 * at : 52 * at + 48] == class_colour(0)).all(axis=-1).any() for at in range(4))

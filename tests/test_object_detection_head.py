@@ -176,8 +176,28 @@ def test_a_prediction_is_one_line_and_can_be_drawn(tmp_path):
     assert drawn.shape == (40, 60, 3)
     assert drawn[4:36, 12].any(axis=-1).all()  # the left side
     assert not drawn[:3].any()  # the weak box is not drawn
-    empty = {"detection_labels": [], "detection_scores": [], "detection_boxes": []}
+    empty = {key: [] for key in outputs if key.startswith("detection_")}
     assert not np.asarray(Image.open(io.BytesIO(TASK.draw(tmp_path / "a.png", empty)))).any()
+
+
+def test_a_class_has_one_colour_in_all_pictures(tmp_path):
+    Image.fromarray(np.zeros((100, 100, 3), np.uint8)).save(tmp_path / "a.png")
+    boxes = [[0.0, 0.0, 0.4, 0.4], [0.5, 0.5, 0.9, 0.9]]
+    outputs = {"detection_boxes": boxes, "detection_scores": [0.9, 0.8], "detection_labels": ["cat", "dog"]}
+    both = TASK.draw(tmp_path / "a.png", outputs | {"detection_classes": [0, 1]})
+    alone = TASK.draw(
+        tmp_path / "a.png",
+        {
+            "detection_boxes": boxes[1:],
+            "detection_scores": [0.8],
+            "detection_labels": ["dog"],
+            "detection_classes": [1],
+        },
+    )
+    both, alone = (np.asarray(Image.open(io.BytesIO(one))) for one in (both, alone))
+    np.testing.assert_array_equal(both[48:], alone[48:])
+    assert both[2, 30].any()
+    assert not alone[2, 30].any()
 
 
 def test_truth_is_thin_and_predictions_are_thick():

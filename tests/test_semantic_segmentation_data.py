@@ -533,6 +533,9 @@ def test_overlays_show_the_classes_and_leave_void_as_it_is(tmp_path):
     mean = (photo[mask == 1].astype(float) + palette(3)[1]) / 2
     np.testing.assert_allclose(half[mask == 1], mean, atol=0.5)
     assert len(np.unique(palette(60), axis=0)) == 60
+    colours = palette(16).astype(float)
+    apart = np.linalg.norm(colours[:, None] - colours, axis=-1)
+    assert apart[np.triu_indices(16, 1)].min() > 45  # of 442 between black and white
     assert legend(["road", "car"]) == {"road": "#4477aa", "car": "#ee6677"}
     splits = load_masks(name_classes(write(tmp_path, CLASSES)))
     reader = registry.task("semantic_segmentation").reader

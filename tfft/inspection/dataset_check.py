@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from tfft import registry
 from tfft.backbones import Backbone
 from tfft.data import Splits, load
 from tfft.data.loader import explicit, modality_of, reader_of
@@ -119,7 +120,7 @@ def _loaded(
     except DataError as error:
         return DataReport(name, {}, (_stopped(error),))
     report, notes = check_splits(splits, name), list[str]()
-    if backbone is None:
+    if backbone is None and registry.task(splits.task).checks_label_errors:
         notes.append(NOT_CHECKED)
     doubts = [] if backbone is None else list(doubted(splits, backbone, settings["seed"], notes))
     findings = in_order(iter([*report.findings, *doubts]))

@@ -179,7 +179,7 @@ class ObjectDetection(Task):
         if "detection_boxes" not in outputs:
             return super().format_prediction(name, outputs)
         found = []
-        for label, score, box in _sure(outputs):
+        for label, score, box, _ in _sure(outputs):
             top, left, bottom, right = (round(100 * side) for side in box)
             found.append(f"{label} {score:.2f} (top {top}, left {left}, bottom {bottom}, right {right} %)")
         if not found:
@@ -223,9 +223,9 @@ def require_scores() -> None:
         missing_package("pycocotools", "Object detection", 'pip install "tfft[detection]"')
 
 
-def _sure(outputs: Mapping[str, Any]) -> list[tuple[str, float, Sequence[float]]]:
-    """Return label, score and box of the detections that are shown to a person."""
-    names = ("detection_labels", "detection_scores", "detection_boxes")
+def _sure(outputs: Mapping[str, Any]) -> list[tuple[str, float, Sequence[float], int]]:
+    """Return label, score, box and class of the detections that are shown to a person."""
+    names = ("detection_labels", "detection_scores", "detection_boxes", "detection_classes")
     return [one for one in zip(*(outputs[name] for name in names), strict=True) if one[1] >= _SURE]
 
 

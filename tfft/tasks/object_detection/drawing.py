@@ -16,7 +16,12 @@ _GOLDEN = 0.618034  # of the circle of hues, so that few classes get colours far
 
 
 def draw_boxes(
-    picture: np.ndarray, boxes: np.ndarray, labels: Sequence[str], scores: Sequence[float] | None = None
+    picture: np.ndarray,
+    boxes: np.ndarray,
+    labels: Sequence[str],
+    scores: Sequence[float] | None = None,
+    *,
+    classes: Sequence[int] | np.ndarray | None = None,
 ) -> np.ndarray:
     """Draw boxes with their labels on a picture; equal labels have one colour.
 
@@ -26,6 +31,8 @@ def draw_boxes(
         labels: Label of each box.
         scores: Score of each box. Predictions have them and get thick lines; without scores the boxes are taken for the
             truth, and get thin ones.
+        classes: Number of the class of each box, so that a class has one colour in all pictures. Without them, colours
+            are those of the labels of this picture in alphabetical order.
 
     Returns:
         A new picture, uint8 [H, W, 3].
@@ -52,24 +59,30 @@ def draw_boxes(
     font = ImageFont.load_default(max(10, round(max(height, width) / 50)))
     image = Image.fromarray(picture)
     canvas = ImageDraw.Draw(image)
-    hues = {label: at * _GOLDEN % 1.0 for at, label in enumerate(sorted(set(labels)))}
+    numbers = np.unique(labels, return_inverse=True)[1] if classes is None else classes
     for at in range(len(boxes)) if scores is None else np.argsort(scores, kind="stable"):  # the surest on top
         top, left, bottom, right = np.clip(boxes[at], 0, 1) * [height - 1, width - 1, height - 1, width - 1]
-        red, green, blue = (round(255 * part) for part in colorsys.hsv_to_rgb(hues[labels[at]], 0.9, 1.0))
-        canvas.rectangle((left, top, right, bottom), outline=(red, green, blue), width=line)
+        colour = class_colour(int(numbers[at]))
+        canvas.rectangle((left, top, right, bottom), outline=colour, width=line)
         text = labels[at] if scores is None else f"{labels[at]} {scores[at]:.2f}"
         place = canvas.textbbox((left + line, top + line), text, font=font)
-        canvas.rectangle(place, fill=(red, green, blue))
+        canvas.rectangle(place, fill=colour)
         canvas.text((left + line, top + line), text, fill=(0, 0, 0), font=font)
     return np.asarray(image)
 
 
-def draw_file(file: str | os.PathLike[str], detections: Sequence[tuple[str, float, Sequence[float]]]) -> bytes:
+def class_colour(number: int) -> tuple[int, int, int]:
+    """Return the colour of a class, the same for any number of classes."""
+    red, green, blue = (round(255 * part) for part in colorsys.hsv_to_rgb(number * _GOLDEN % 1.0, 0.9, 1.0))
+    return red, green, blue
+
+
+def draw_file(file: str | os.PathLike[str], detections: Sequence[tuple[str, float, Sequence[float], int]]) -> bytes:
     """Draw detections on an image file, turned as its EXIF data say.
 
     Args:
         file: Path of the image.
-        detections: Label, score and box (top, left, bottom, right, normalised) of each.
+        detections: Label, score, box (top, left, bottom, right, normalised) and number of the class of each.
 
     Returns:
         A PNG file.
@@ -83,7 +96,7 @@ def draw_file(file: str | os.PathLike[str], detections: Sequence[tuple[str, floa
         missing_package("pillow", "Drawing boxes", _INSTALL)
     with Image.open(file) as image:
         picture = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    labels, scores, boxes = zip(*detections, strict=True) if detections else ((), (), ())
+    labels, scores, boxes, classes = zip(*detections, strict=True) if detections else ((), (), (), ())
     buffer = io.BytesIO()
-    Image.fromarray(draw_boxes(picture, np.array(boxes), labels, scores)).save(buffer, "PNG")
+    Image.fromarray(draw_boxes(picture, np.array(boxes), labels, scores, classes=classes)).save(buffer, "PNG")
     return buffer.getvalue()

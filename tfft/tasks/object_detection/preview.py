@@ -13,8 +13,7 @@ from tfft.errors import DataError
 from tfft.modalities.image.preview import in_grid
 from tfft.specs import Augmentation, InputSpec, augmentation
 from tfft.tasks.object_detection.data import BoxedImages
-
-_COLOURS = ((230, 60, 40), (40, 120, 230), (30, 170, 80), (240, 160, 20), (150, 70, 200), (20, 180, 190))
+from tfft.tasks.object_detection.drawing import class_colour
 
 
 def preview_boxes(
@@ -67,7 +66,7 @@ def _with_boxes(picture: Any, label: np.ndarray) -> np.ndarray:
     size = np.tile(result.shape[:2], 2)
     for row in label[label[:, 0] >= 0]:
         top, left, bottom, right = np.clip(np.round(row[1:5] * size).astype(int), 0, size)
-        colour = _COLOURS[int(row[0]) % len(_COLOURS)]
+        colour = class_colour(int(row[0]))
         frame = np.zeros(result.shape[:2], bool)
         frame[top:bottom, left:right] = True
         frame[top + 2 : bottom - 2, left + 2 : right - 2] = False

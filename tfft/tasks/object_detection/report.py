@@ -79,9 +79,12 @@ class DetectionReport(ReportBuilder):
         image: Found = self._evaluator.images[at]
         names, true = self._evaluator.names, image.labels[image.labels[:, 0] >= 0]
         strong = image.scores >= thresholds[image.classes]
-        drawn = draw_boxes(read_small(self._names[at]), true[:, 1:5], [names[int(kind)] for kind in true[:, 0]])
-        found = [names[kind] for kind in image.classes[strong]]
-        drawn = draw_boxes(drawn, image.boxes[strong], found, image.scores[strong])
+        drawn = read_small(self._names[at])
+        for boxes, kinds, scores in (
+            (true[:, 1:5], true[:, 0].astype(int), None),
+            (image.boxes[strong], image.classes[strong], image.scores[strong]),
+        ):
+            drawn = draw_boxes(drawn, boxes, [names[kind] for kind in kinds], scores, classes=kinds)
         words = ("missed", "false", "of another class")
         said = ", ".join(f"{count} {word}" for count, word in zip(counts, words, strict=True) if count)
         return ReportPicture(f"{Path(self._names[at]).name}: {len(true)} objects, {said}", as_jpeg(drawn))
