@@ -88,6 +88,17 @@ def join_names(names: Iterable[object], *, limit: int = 20) -> str:
     return shown if len(every) <= limit else f"{shown} and {len(every) - limit} more"
 
 
+def quantity(count: int, singular: str, plural: str | None = None) -> str:
+    """Return a number with its noun, such as ``1 class`` or ``2 classes``.
+
+    Args:
+        count: Number.
+        singular: Noun for one.
+        plural: Noun for others. Defaults to the singular and an s.
+    """
+    return f"{count} {singular if count == 1 else plural or singular + 's'}"
+
+
 _PREAMBLE = re.compile(
     r"Exception encountered when calling|in user code:|Graph execution error|Traceback \(most recent"
 )

@@ -19,7 +19,7 @@ from tfft.backbones.base import Backbone
 from tfft.backbones.fetch.digests import pinned, split_pin
 from tfft.config import Plan, RunConfig, SharedSettings
 from tfft.data.examples import Examples
-from tfft.errors import PlanError, join_names
+from tfft.errors import PlanError, join_names, quantity
 from tfft.models import build
 from tfft.plans import DatasetStats, NamedPlan, recommend
 from tfft.recipes.probing import fit_of
@@ -196,14 +196,15 @@ def spec_of(backbone: Backbone, plan: Plan) -> InputSpec | None:
 def data_line(data: RunData) -> str:
     """Summarize the data in a few lines."""
     splits = data.splits
-    text = f"data: {len(splits.train)} training examples, {len(splits.validation)} held out ({splits.split_from}); "
+    text = f"data: {quantity(len(splits.train), 'training example')}, {len(splits.validation)} held out "
+    text += f"({splits.split_from}); "
     if data.class_names:
-        text += f"{len(data.class_names)} classes: {join_names(data.class_names, limit=12)}"
+        text += f"{quantity(len(data.class_names), 'class', 'classes')}: {join_names(data.class_names, limit=12)}"
     else:
         text += f"task: {data.task}"
     text += f"\n{data.report}" if data.report else ""
     if splits.skipped:
-        text += f"\n{len(splits.skipped)} files skipped: " + "; ".join(map(str, splits.skipped[:3]))
+        text += f"\n{quantity(len(splits.skipped), 'file')} skipped: " + "; ".join(map(str, splits.skipped[:3]))
         text += "; ..." if len(splits.skipped) > 3 else ""
     if data.unseen:
         text += f"\nno held-out example of {join_names(data.unseen, limit=5)}: the scores do not cover it"

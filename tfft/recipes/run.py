@@ -115,7 +115,9 @@ class Run:
         first = self.plan.phases[0]
         name = "frozen backbone" if first.unfreeze in ("none", 0) else first.name
         lines = [f"{name:15}  {self.frozen_scores.summary}", f"at the end       {self.final_scores.summary}"]
-        if len(self.plan.phases) > 1:
+        if len(self.plan.phases) == 1 and self.final_scores.to_dict() == self.frozen_scores.to_dict():
+            lines = lines[:1]
+        elif len(self.plan.phases) > 1:
             lines.append(compare(self.frozen_scores, self.final_scores))
         if self.deduplicated_scores is not None:
             without = self.deduplicated_scores.summary

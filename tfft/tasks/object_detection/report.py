@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tfft.errors import quantity
 from tfft.heads import Head
 from tfft.modalities.image.report_pictures import as_jpeg, read_small
 from tfft.registry import ReportBuilder, ReportCurves, ReportPicture, ReportSection
@@ -87,4 +88,4 @@ class DetectionReport(ReportBuilder):
             drawn = draw_boxes(drawn, boxes, [names[kind] for kind in kinds], scores, classes=kinds)
         words = ("missed", "false", "of another class")
         said = ", ".join(f"{count} {word}" for count, word in zip(counts, words, strict=True) if count)
-        return ReportPicture(f"{Path(self._names[at]).name}: {len(true)} objects, {said}", as_jpeg(drawn))
+        return ReportPicture(f"{Path(self._names[at]).name}: {quantity(len(true), 'object')}, {said}", as_jpeg(drawn))

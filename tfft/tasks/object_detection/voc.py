@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
+from tfft.errors import quantity
 from tfft.tasks.object_detection.annotations import Annotations, BoxedObject, PictureBoxes
 from tfft.tasks.object_detection.cvat import is_cvat
 from tfft.tasks.object_detection.picture_folder import (
@@ -155,6 +156,6 @@ def _unannotated(folder: PictureFolder, pictures: Sequence[PictureBoxes]) -> lis
     if not left:
         return []
     return [
-        f"{len(left)} pictures in {folder.folder} have no .xml file and are left out, such as "
-        f"{os.path.basename(left[0])}: VOC has a file without objects for a picture without objects."
+        f"Without an .xml file and left out: {quantity(len(left), 'picture')} in {folder.folder}, such as "
+        f"{os.path.basename(left[0])}. VOC has a file without objects for a picture without objects."
     ]

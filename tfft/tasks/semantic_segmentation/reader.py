@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tfft.errors import quantity
 from tfft.modalities.image.modality import ImageModality
 from tfft.registry import Match
 
@@ -74,7 +75,7 @@ class MaskedPictures(ImageModality):
             if share < _RARE or counts[name] < _FEW
         )
         if few:
-            message = f"{len(few)} classes are rare in the training masks"
+            message = f"rare in the training masks: {quantity(len(few), 'class', 'classes')}"
             yield Finding("few", "warning", message, "add pictures of them, or leave them out with ignore=", few)
 
     def preview(
