@@ -97,3 +97,29 @@ def test_the_optimism_is_written_and_the_same_for_a_run_that_was_stopped(tmp_pat
     assert stored["optimism"] == run.optimism == whole.optimism == tfft.load_run(tmp_path / "run").optimism
     high = dataclasses.replace(run, stored_optimism=0.0123)
     assert "slightly optimistic, by up to about 0.0123; " in high.summary
+
+
+@pytest.mark.slow
+def test_the_change_by_fine_tuning_is_that_of_the_same_examples(tmp_path):
+    random = np.random.default_rng(0)
+    images, labels = squares((60, 60))
+    labels = np.where(random.random(len(labels)) < 0.2, 1 - labels, labels)  # not all examples can be right
+    settings = {"epochs": 2, "unfreeze": "all", "export_to": False, "seed": 3, **QUICK}
+    run = finetune(backbone(), (images, labels), out=tmp_path / "run", **settings)
+    assert run.change.mean == pytest.approx(run.final_scores.value - run.frozen_scores.value, abs=1e-6)
+    assert tfft.load_run(tmp_path / "run").change == run.change
+
+    before, after = np.arange(24) < 12, (np.arange(24) >= 4) & (np.arange(24) < 22)
+    scores = {"frozen": before[None] * 1.0, "fine-tune": np.stack([before, after, before]) * 1.0}
+    better = dataclasses.replace(run.final_scores, accuracy=18 / 24)
+    changed = dataclasses.replace(
+        run, frozen_scores=dataclasses.replace(run.final_scores, accuracy=0.5), final_scores=better,
+        history=dataclasses.replace(run.history, best={"frozen": 1, "fine-tune": 2}, example_scores=scores),
+    )  # fmt: skip
+    assert changed.change == tfft.evaluation.paired_difference(after, before)
+    assert changed.change.mean == 0.25
+    assert "by +0.2500 (95 % interval on the same examples -0.0" in changed.summary
+    assert "that may be chance" in changed.summary
+    averaged = dataclasses.replace(changed, final_scores=dataclasses.replace(better, accuracy=19 / 24))
+    assert averaged.change is None  # of weights that no epoch left
+    assert "the two 95 % intervals overlap" in averaged.summary

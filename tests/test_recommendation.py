@@ -11,7 +11,8 @@ import tfft
 from tfft.backbones.available import available_backbones
 from tfft.cli import main
 from tfft.errors import BackboneError, PlanError
-from tfft.recommendation.comparison import nested_order, paired_difference
+from tfft.evaluation import paired_difference
+from tfft.recommendation.sampling import nested_order
 
 SIDE = 8
 

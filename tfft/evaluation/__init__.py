@@ -8,9 +8,11 @@ require_platform()
 
 from tfft.evaluation.loop import evaluate  # noqa: E402
 from tfft.evaluation.optimism import selection_optimism  # noqa: E402
+from tfft.evaluation.paired import Difference, paired_difference  # noqa: E402
 from tfft.evaluation.scores import ClassScore, Scores, wilson_interval  # noqa: E402
 from tfft.evaluation.temperature import TemperatureScaling, calibrate  # noqa: E402
 
 __all__ = [
-    "ClassScore", "Scores", "TemperatureScaling", "calibrate", "evaluate", "selection_optimism", "wilson_interval",
+    "ClassScore", "Difference", "Scores", "TemperatureScaling", "calibrate", "evaluate", "paired_difference",
+    "selection_optimism", "wilson_interval",
 ]  # fmt: skip

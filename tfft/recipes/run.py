@@ -25,7 +25,7 @@ from tfft.backbones.formats.keras_file import load_keras_file
 from tfft.config import Plan
 from tfft.data import Skipped, write_split
 from tfft.errors import PlanError, TfftError, join_names
-from tfft.evaluation import Scores, selection_optimism
+from tfft.evaluation import Difference, Scores, paired_difference, selection_optimism
 from tfft.exporting.savedmodel import ExportResult
 from tfft.inspection import DataReport
 from tfft.io.atomic import whole, write_whole
@@ -46,6 +46,7 @@ PLAN, METRICS, HISTORY, LABELS, SKIPPED, CHECK, SPLIT, MODEL, EXPORT, CHECKPOINT
     "timing.json",
 )
 
+_SAME = 1e-5  # relative difference of equal scores
 _SHOWN = 5e-5  # optimism that four digits show
 
 
@@ -72,6 +73,7 @@ class Run:
         seconds: Seconds that each phase took, by name, its features and scores included.
         expected_seconds: The same as expected before training; empty if the training was too short to measure.
         stored_optimism: :attr:`optimism` of a run that was loaded from its folder.
+        stored_change: :attr:`change` of a run that was loaded from its folder.
     """
 
     model: keras.Model
@@ -90,6 +92,7 @@ class Run:
     seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
     expected_seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
     stored_optimism: float | None = None
+    stored_change: Difference | None = None
 
     @property
     def selected_from(self) -> int:
@@ -109,6 +112,41 @@ class Run:
             return None
         return selection_optimism(np.concatenate(kept))
 
+    @functools.cached_property
+    def change(self) -> Difference | None:
+        """Change of the score by fine-tuning, on the same held-out examples, with its 95 % interval.
+
+        None if the scores of single examples do not give the score of the run, or were not kept. The held-out examples
+        chose the best epoch, which makes it a little too high.
+        """
+        if self.stored_change is not None or len(self.plan.phases) < 2:
+            return self.stored_change
+        names = [phase.name for phase in self.plan.phases]
+        first, last = (
+            self._example_scores(names[:1], self.frozen_scores),
+            self._example_scores(names, self.final_scores),
+        )
+        if first is None or last is None or first.shape != last.shape:
+            return None
+        found = paired_difference(last, first)
+        return -found if self.final_scores.lower_is_better else found
+
+    def _example_scores(self, phases: Sequence[str], scores: Scores) -> np.ndarray | None:
+        """Return the scores of the held-out examples with the weights that some phases left; None if unknown.
+
+        Args:
+            phases: Names of the phases.
+            scores: Scores with these weights. Those of examples must have the same mean: weights may have been averaged
+                after the last epoch.
+        """
+        wanted = -scores.value if scores.lower_is_better else scores.value
+        for name in reversed(phases):
+            best, rows = self.history.best.get(name, 0), self.history.example_scores.get(name, ())
+            if best:
+                row = rows[best - 1] if best <= len(rows) else np.zeros(0)
+                return row if len(row) and abs(float(row.mean()) - wanted) < _SAME * max(1.0, abs(wanted)) else None
+        return None
+
     @property
     def summary(self) -> str:
         """Summarize the scores: frozen, final, and the change by fine-tuning."""
@@ -118,7 +156,7 @@ class Run:
         if len(self.plan.phases) == 1 and self.final_scores.to_dict() == self.frozen_scores.to_dict():
             lines = lines[:1]
         elif len(self.plan.phases) > 1:
-            lines.append(compare(self.frozen_scores, self.final_scores))
+            lines.append(compare(self.frozen_scores, self.final_scores, self.change))
         if self.deduplicated_scores is not None:
             without = self.deduplicated_scores.summary
             lines.append(f"without copies   {without} (held-out examples that are not in the training data)")
@@ -148,15 +186,25 @@ class Run:
         }
 
 
-def compare(frozen: Scores, final: Scores) -> str:
-    """Describe in one sentence the change by fine-tuning, and whether the intervals overlap."""
+def compare(frozen: Scores, final: Scores, change: Difference | None = None) -> str:
+    """Describe in one sentence the change by fine-tuning, and whether it may be chance.
+
+    Args:
+        frozen: Scores before any block was unfrozen.
+        final: Scores at the end.
+        change: Change on the same examples; None compares the two intervals.
+    """
     if final.to_dict() == frozen.to_dict():
         return "fine-tuning did not help: its best epoch was no better, so the frozen backbone's weights were kept"
     gain = final.value - frozen.value
     text = f"fine-tuning changed {final.metric.replace('_', ' ')} by {gain:+.4f}"
-    apart = frozen.interval[1] < final.interval[0] or final.interval[1] < frozen.interval[0]
+    if change is not None:
+        text += f" (95 % interval on the same examples {change.low:+.4f} to {change.high:+.4f})"
     if gain > 0 if final.lower_is_better else gain < 0:
         text += ": it did not help; the frozen backbone (unfreeze='none') is the better model here"
+    if change is not None:
+        return text + "; that may be chance" if change.low <= 0 <= change.high else text
+    apart = frozen.interval[1] < final.interval[0] or final.interval[1] < frozen.interval[0]
     return text if apart else text + "; the two 95 % intervals overlap"
 
 
@@ -171,6 +219,8 @@ def metrics_of(run: Run) -> dict[str, Any]:
     }
     if run.optimism is not None:
         found["selection"]["optimism"] = run.optimism
+    if run.change is not None:
+        found["change"] = dataclasses.asdict(run.change)
     others = {"deduplicated": run.deduplicated_scores, "test": run.test_scores}
     return found | {name: scores.to_dict() for name, scores in others.items() if scores is not None}
 
@@ -289,7 +339,7 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
     return Run(
         model, plan, history, frozen, final, names, tuple(skipped), folder, deduplicated_scores=deduplicated,
         test_scores=tested, seconds=timing.get("seconds", {}), expected_seconds=timing.get("expected_seconds", {}),
-        stored_optimism=optimism,
+        stored_optimism=optimism, stored_change=Difference(**metrics["change"]) if "change" in metrics else None,
     )  # fmt: skip
 
 

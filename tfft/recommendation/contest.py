@@ -9,11 +9,11 @@ import numpy as np
 
 from tfft import registry
 from tfft.errors import join_names
-from tfft.evaluation import Scores
+from tfft.evaluation import Difference, Scores, paired_difference
 from tfft.recipes.run_data import RunData
-from tfft.recommendation.comparison import Difference, nested_order, paired_difference
 from tfft.recommendation.contender import Contender
-from tfft.recommendation.result import CandidateResult, Recommendation, in_words
+from tfft.recommendation.result import CandidateResult, Recommendation
+from tfft.recommendation.sampling import nested_order
 
 _FIRST = 200  # training examples of the first round; each further round has twice as many
 _MARGIN = 0.01  # share of the way from guessing to perfect answers that is no difference in practice
@@ -114,7 +114,7 @@ class Contest:
         if against.low <= 0 and not tuned:
             return (
                 f"No backbone is better than guessing on {count} examples: the best is {best.name}, with a difference "
-                f"of {in_words(against)}. Check the labels, or give other candidates."
+                f"of {against}. Check the labels, or give other candidates."
             )
         if tuned:
             return f"{winner.name} is recommended: it has the best held-out score after a short fine-tuning."
@@ -124,6 +124,6 @@ class Contest:
             parts.append(f"it is at most {self._margin:.2g} behind {best.name} and {faster:.1f} times as fast")
         unclear = [e for e in self.left if e is not best and differences[id(e)].high >= 0]
         if unclear:
-            names = ", ".join(f"{e.name} {in_words(differences[id(e)])}" for e in unclear)
+            names = ", ".join(f"{e.name} {differences[id(e)]}" for e in unclear)
             parts.append(f"on {count} examples {best.name} cannot be distinguished from {names}")
         return "; ".join(parts) + "."

@@ -9,8 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from tfft.console.tables import render
-from tfft.evaluation import Scores
-from tfft.recommendation.comparison import Difference
+from tfft.evaluation import Difference, Scores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +77,7 @@ class Recommendation:
             tuned = [] if not tried else ["" if each.fine_tuned is None else f"{each.fine_tuned.value:.4f}"]
             table.add_row(
                 f"{each.name} (dropped)" if each.dropped else each.name, f"{each.score:.4f}",
-                "" if each.difference is None else in_words(each.difference), str(each.examples),
+                "" if each.difference is None else str(each.difference), str(each.examples),
                 f"{each.milliseconds:.1f}", f"{each.parameters / 1e6:.2g} M", *tuned,
             )  # fmt: skip
         lines = [
@@ -99,8 +98,3 @@ class Recommendation:
             "candidates": rows, "scores": self.scores.to_dict(), "left_out": dict(self.left_out),
             "seconds": round(self.seconds, 1),
         }  # fmt: skip
-
-
-def in_words(difference: Difference) -> str:
-    """Return a difference with its interval, such as ``-0.0120 (-0.0310 to 0.0050)``."""
-    return f"{difference.mean:+.4f} ({difference.low:+.4f} to {difference.high:+.4f})"

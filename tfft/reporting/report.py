@@ -91,7 +91,7 @@ def _overview(page: Page, run: Run) -> None:
     for name, value in _baselines(run.final_scores):
         page.text(f"Baseline, {name}: {metric} {value:.4f}.")
     if len(named) > 1 and len(run.plan.phases) > 1:
-        change = compare(run.frozen_scores, run.final_scores)
+        change = compare(run.frozen_scores, run.final_scores, run.change)
         page.text(f"{change[:1].upper()}{change[1:]}.")
     if run.test_scores is None and run.selected_from > 1:
         page.text(

@@ -1,4 +1,4 @@
-"""Statistics of candidates on the same examples: :func:`paired_difference`, :func:`nested_order`."""
+"""Differences of scores on the same examples: :func:`paired_difference`."""
 
 from __future__ import annotations
 
@@ -24,6 +24,14 @@ class Difference:
     low: float
     high: float
 
+    def __str__(self) -> str:
+        """Format the difference with its interval, such as ``-0.0120 (-0.0310 to +0.0050)``."""
+        return f"{self.mean:+.4f} ({self.low:+.4f} to {self.high:+.4f})"
+
+    def __neg__(self) -> Difference:
+        """Return the difference the other way round."""
+        return Difference(-self.mean, -self.high, -self.low)
+
 
 def paired_difference(scores: np.ndarray, others: np.ndarray, comparisons: int = 1) -> Difference:
     """Return the mean difference of scores on the same examples, with a 95 % interval.
@@ -47,26 +55,3 @@ def paired_difference(scores: np.ndarray, others: np.ndarray, comparisons: int =
     variance = (float((gains**2).sum()) + largest**2) / count - middle**2
     reach = statistics.NormalDist().inv_cdf(1 - _LEVEL / 2 / max(comparisons, 1)) * (max(variance, 0.0) / count) ** 0.5
     return Difference(float(gains.mean()), middle - reach, middle + reach)
-
-
-def nested_order(strata: np.ndarray | None, count: int, seed: int) -> np.ndarray:
-    """Return an order of examples in which every beginning has about the same shares of the strata.
-
-    Args:
-        strata: Integer of each example, [N]; None for none.
-        count: Number of examples.
-        seed: Seed for the order.
-
-    Example:
-        >>> np.array([0, 0, 0, 0, 1, 1])[nested_order(np.array([0, 0, 0, 0, 1, 1]), 6, 0)][:3].tolist()
-        [0, 1, 0]
-    """
-    generator = np.random.default_rng(seed)
-    shuffled = generator.permutation(count)
-    if strata is None:
-        return shuffled
-    when = np.empty(count)
-    for stratum in np.unique(strata):
-        rows = shuffled[strata[shuffled] == stratum]
-        when[rows] = (np.arange(len(rows)) + 0.5) / len(rows)
-    return shuffled[np.argsort(when[shuffled], kind="stable")]
