@@ -140,11 +140,11 @@ def summary(run):
 def test_a_run_gives_what_it_gave(name, tmp_path):
     known, found = json.loads(FILE.read_text())[name], summary(CASES[name](tmp_path))
     assert found["scores"].keys() == known["scores"].keys()
-    for key, value in known["scores"].items():  # what a processor rounds grows in the loss of an unstable epoch
+    for key, value in known["scores"].items():  # rounding grows in an unstable epoch, not alike on all processors
         np.testing.assert_allclose(found["scores"][key], value, rtol=2e-3, atol=2e-5, err_msg=key)
     assert [shape for shape, *_ in found["variables"]] == [shape for shape, *_ in known["variables"]]
     numbers = [[row[1:] for row in side["variables"]] for side in (found, known)]
-    np.testing.assert_allclose(*numbers, rtol=1e-5, atol=2e-5)
+    np.testing.assert_allclose(*numbers, rtol=1e-3, atol=2e-5)
 
 
 def write(names):
