@@ -69,7 +69,7 @@ def test_lbfgs_minimises_functions_of_different_shape_side_by_side():
         away = points - lowest[which]
         return 1 + np.sum(curvatures[which] * away**2, 1), 2 * curvatures[which] * away
 
-    found = lbfgs.minimise(bowls, np.zeros((3, 30)), tolerance=1e-14, steps=300)
+    found = lbfgs.minimise(bowls, np.zeros((3, 30)), tolerance=1e-13, steps=500)
     assert found.converged
     np.testing.assert_allclose(found.values, lowest, atol=1e-5)
     assert not lbfgs.minimise(bowls, np.zeros((3, 30)), tolerance=1e-12, steps=3).converged
