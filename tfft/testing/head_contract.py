@@ -97,7 +97,12 @@ def _head_checks(head: heads.Head, width: int) -> Iterator[tuple[str, Callable[[
 
     def independent() -> None:
         for name, value in head.postprocess(trained.logits[::-1].copy()).items():
-            expect(np.array_equal(np.asarray(value)[::-1], served[name]), f"{name} depends on other rows")
+            again = np.asarray(value)[::-1]
+            exact = again.dtype.kind != "f"  # processors round a number by its place in a vector register
+            same = (
+                np.array_equal(again, served[name]) if exact else np.allclose(again, served[name], rtol=1e-5, atol=1e-6)
+            )
+            expect(same, f"{name} depends on other rows")
 
     def remembered() -> None:
         again = keras.Model.from_config(trained.model.get_config())
