@@ -185,7 +185,7 @@ def test_every_beginning_of_the_order_has_the_shares_of_the_classes():
 def test_backbones_on_this_machine(tmp_path, monkeypatch):
     from tfft.backbones.fetch.remote import hub_cache_entry
 
-    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / ".keras"))
     monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path / "hub"))
     assert available_backbones("image") == ["efficientnet-lite0"]
     [preset] = tfft.list_backbones("mobilenet-v2-035-224")

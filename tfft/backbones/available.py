@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import re
 from pathlib import Path
 
@@ -17,7 +18,7 @@ def available_backbones(kind: str) -> list[str]:
     """Return the handles of a kind whose weights are on this machine, the default first.
 
     These are catalog entries whose package is installed or whose SavedModel is in the cache of TensorFlow Hub, and
-    networks of ``keras.applications`` with weights in ``~/.keras/models``. Nothing is opened or downloaded.
+    networks of ``keras.applications`` with weights in ``~/.keras/models`` (or ``KERAS_HOME``). Nothing is opened or downloaded.
 
     Args:
         kind: Name of a modality, such as ``"image"`` or ``"text"``.
@@ -29,7 +30,7 @@ def available_backbones(kind: str) -> list[str]:
     found = [preset.name for preset in PRESETS if preset.kind == kind and _is_here(preset)]
     if kind != "image":
         return found
-    folder = Path("~/.keras/models").expanduser()
+    folder = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "models"
     files = [plain(path.name).removeprefix("weights") for path in sorted(folder.glob("*.h5"))]
     return found + [f"keras:{app.name}" for app in APPLICATIONS if any(_is_of(file, app.name) for file in files)]
 
