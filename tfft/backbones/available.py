@@ -18,7 +18,8 @@ def available_backbones(kind: str) -> list[str]:
     """Return the handles of a kind whose weights are on this machine, the default first.
 
     These are catalog entries whose package is installed or whose SavedModel is in the cache of TensorFlow Hub, and
-    networks of ``keras.applications`` with weights in ``~/.keras/models`` (or ``KERAS_HOME``). Nothing is opened or downloaded.
+    networks of ``keras.applications`` with weights in ``~/.keras/models`` (``KERAS_HOME``). Nothing is opened or
+    downloaded.
 
     Args:
         kind: Name of a modality, such as ``"image"`` or ``"text"``.
