@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from v0_cases import FIXTURES
 
 import tfft
 from tfft.backbones.available import available_backbones
@@ -113,6 +114,11 @@ def test_what_cannot_be_opened_is_left_out_with_its_reason(data, tmp_path):
 def test_wrong_arguments(data, arguments, sentence):
     with pytest.raises(PlanError, match=sentence):
         tfft.recommend(data, **arguments)
+
+
+def test_a_head_without_a_linear_probe_is_refused_at_once():
+    with pytest.raises(PlanError, match="the head of token_classification has to be trained"):
+        tfft.recommend(FIXTURES / "tagged.jsonl", ["nothing"], "token_classification", text="words", label="ner")
 
 
 def test_datasets_cannot_be_sampled(data):

@@ -94,16 +94,16 @@ def calibrate(model: keras.Model, dataset: Any, *, seed: int = 0) -> Temperature
             "the probabilities of classes have a temperature."
         )
     logits, labels = _answers(model, head, dataset)
-    scale = _LOSSES[head.convex_loss]
+    loss_of = _LOSSES[head.convex_loss]
     parts = np.random.default_rng(seed).permutation(len(labels)) % _FOLDS
     cooled = np.empty_like(logits)
     for fold in range(_FOLDS):
         known = parts != fold
-        cooled[~known] = logits[~known] / _fit(logits[known], labels[known], scale)
+        cooled[~known] = logits[~known] / _fit(logits[known], labels[known], loss_of)
     (loss_before, before), (loss_after, after) = (
-        (scale(each, labels), calibration(*_decisions(each, labels, head), seed=seed)) for each in (logits, cooled)
+        (loss_of(each, labels), calibration(*_decisions(each, labels, head), seed=seed)) for each in (logits, cooled)
     )
-    temperature = _fit(logits, labels, scale) if loss_after < loss_before else 1.0
+    temperature = _fit(logits, labels, loss_of) if loss_after < loss_before else 1.0
     for variable in (layers[0].kernel, layers[0].bias):
         variable.assign(variable / temperature)
     return TemperatureScaling(temperature, len(labels), before, after, loss_before, loss_after)

@@ -10,6 +10,7 @@ from typing import Any, Unpack
 
 import keras
 
+from tfft import registry
 from tfft.backbones.available import available_backbones
 from tfft.config import RunConfig, RunSettings, config_of
 from tfft.errors import BackboneError, PlanError, TfftError, raise_problems
@@ -79,6 +80,11 @@ def recommend(
     chosen = config_of(config, task, settings, ("candidates", "max_examples", "cache", "verbose", "config"))
     chosen.check()
     run_data = load_run_data(data, chosen)
+    if registry.task(run_data.task).head_class().convex_loss is None:
+        raise PlanError(
+            f"recommend compares linear probes on frozen features, and the head of {run_data.task} has to be trained. "
+            "Train one run for each backbone, and compare their scores."
+        )
     if run_data.is_ready:
         raise PlanError(
             "recommend takes samples of the training examples, which a tf.data.Dataset cannot give. Expected arrays, a "
@@ -107,8 +113,6 @@ def _opened(
         try:
             contender = Contender(handle, data, config, cache)
         except TfftError as error:
-            if isinstance(error, PlanError) and "recommend compares" in str(error):
-                raise
             name = os.fspath(handle) if isinstance(handle, (str, os.PathLike)) else getattr(handle, "name", str(handle))
             left_out[name] = str(error)
             continue

@@ -12,7 +12,6 @@ from tfft import heads, registry
 from tfft.backbones.base import Backbone
 from tfft.config import RunConfig
 from tfft.data import BatchOptions, Examples
-from tfft.errors import PlanError
 from tfft.evaluation import Scores
 from tfft.features import extract, fit_linear_probe, split_head
 from tfft.features.linear_probe.out_of_fold import FOLDS, out_of_fold_logits, probe_logits
@@ -39,7 +38,7 @@ class Contender:
         scores: Out-of-fold score of each example, [n]; empty before the first round.
 
     Raises:
-        PlanError: If the task has no linear probe, or the backbone takes another modality.
+        PlanError: If the backbone takes another modality.
         TfftError: If the backbone cannot be opened.
     """
 
@@ -52,11 +51,6 @@ class Contender:
         self._model = build_model(opened, self.data, plan)
         self._head, self._cache = heads.from_model(self._model), cache
         self._spec, self._seed = spec_of(opened, plan), plan.seed
-        if self._head.convex_loss is None or self._head.loss_name == "focal":
-            raise PlanError(
-                f"recommend compares linear probes on frozen features, and the head of {data.task} has to be trained. "
-                "Train one run for each backbone, and compare their scores."
-            )
         self._prefix, _ = split_head(self._model)
         self.parameters = opened.model.count_params()
         self.milliseconds = self._time_of_an_example()
@@ -96,7 +90,7 @@ class Contender:
         return evaluator.result(len(targets), float(loss))
 
     @property
-    def scale(self) -> float:
+    def perfect(self) -> float:
         """Mean score of perfect answers."""
         return 1.0 if registry.task(self.data.task).score_display(self.metric).higher_is_better else 0.0
 

@@ -69,7 +69,7 @@ class Contest:
         for each in self.left:
             each.see(rows, strata, groups)
         guesses = self.left[0].guesses(rows, strata)
-        margin = _MARGIN * (self.left[0].scale - guesses.mean())
+        margin = _MARGIN * (self.left[0].perfect - guesses.mean())
         behind = [each for each in self.left if self._difference(each).high < -margin]
         self._dropped |= {id(each): self._difference(each) for each in behind}
         self.left = [each for each in self.left if id(each) not in self._dropped]
