@@ -75,7 +75,9 @@ def run(tmp_path_factory):
         for i in range(20):
             pixels = np.clip(random.normal(0, 20, (18, 24, 3)) + colour, 0, 255).astype(np.uint8)
             (root / "photos" / name / f"{name}{i}.png").write_bytes(tf.io.encode_png(pixels).numpy())
-    shutil.copy(root / "photos" / "red" / "red0.png", root / "photos" / "blue" / "wrong.png")  # a wrong label
+    for i in range(4):  # wrong labels
+        pixels = np.clip(random.normal(0, 20, (18, 24, 3)) + (210, 40, 40), 0, 255).astype(np.uint8)
+        (root / "photos" / "blue" / f"wrong{i}.png").write_bytes(tf.io.encode_png(pixels).numpy())
     settings = {"plan": "linear_probe", "batch_size": 8, "validation": 0.5, "l2": 1e-3}
     return tfft.finetune(backbone(), root / "photos", out=root / "run", export_to=False, verbose=False, **settings)
 
@@ -86,18 +88,23 @@ def test_a_report_shows_scores_curves_calibration_and_mistakes(run, capsys):
     assert capsys.readouterr().out == f"Report: {run.folder / 'report.html'}\n"
     text = (run.folder / "report.html").read_text("utf-8")
     page = Pictures(text)
+    explained = [1 for title in page.headings if title == "Why the most confident mistakes"]
     wrong = run.final_scores.examples - round(run.final_scores.accuracy * run.final_scores.examples)
     assert [title for title in page.headings if title.startswith("Mistakes")] == [
         f"Mistakes ({wrong} of {run.final_scores.examples}), the most confident first"
     ]
     assert {"Learning curves", "Scores per class", "Calibration", "Data check", "Settings"} <= set(page.headings)
     assert f"{run.final_scores.accuracy:.4f}" in text
+    sizes = []
     for source in page.sources:
         kind, data = source.split(";base64,")
         if kind == "data:image/svg+xml":
             assert xml.etree.ElementTree.fromstring(base64.b64decode(data)).tag.endswith("svg")
         else:
-            assert tf.io.decode_jpeg(base64.b64decode(data)).shape == (96, 96, 3)
+            sizes.append(tuple(tf.io.decode_jpeg(base64.b64decode(data)).shape))
+    assert set(sizes) == {(96, 96, 3), (18, 24, 3)}
+    assert len(explained) == 1
+    assert sizes.count((18, 24, 3)) == min(wrong, 6)  # the mistakes with their heat maps
     assert "src=http" not in text.replace('"', "")
 
 

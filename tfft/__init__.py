@@ -33,6 +33,7 @@ _NAMES = {
     "audit": "tfft.freezing",
     "evaluate": "tfft.evaluation",
     "calibrate": "tfft.evaluation",
+    "explain": "tfft.explanation",
     "export": "tfft.exporting.savedmodel",
     "check": "tfft.inspection",
     "finetune": "tfft.recipes",
@@ -52,9 +53,9 @@ _NAMES = {
     "TfftError": "tfft.errors",
 }
 _MODULES = (
-    "backbones", "config", "contrastive", "data", "errors", "evaluation", "exporting", "features", "freezing", "heads",
-    "inspection", "modalities", "models", "optimizers", "plans", "recipes", "recommendation", "registry",
-    "regularizers", "reporting", "specs", "tasks", "testing", "tools", "training", "weight_averaging",
+    "backbones", "config", "contrastive", "data", "errors", "evaluation", "explanation", "exporting", "features",
+    "freezing", "heads", "inspection", "modalities", "models", "optimizers", "plans", "recipes", "recommendation",
+    "registry", "regularizers", "reporting", "specs", "tasks", "testing", "tools", "training", "weight_averaging",
 )  # fmt: skip
 # Modules with classes that a `.keras` file may name.
 _REGISTERED = (
@@ -115,12 +116,14 @@ _registering: list[bool] = []  # non-empty after the first call: importing the l
 wrapt.register_post_import_hook(register_layers, "keras")
 
 if TYPE_CHECKING:
-    from tfft import backbones, config, contrastive, data, errors, evaluation, exporting, features, freezing, heads  # noqa: I001
+    from tfft import backbones, config, contrastive, data, errors, evaluation, explanation, exporting  # noqa: I001
+    from tfft import features, freezing, heads
     from tfft import inspection, modalities, models, optimizers, plans, recipes, recommendation, registry, regularizers
     from tfft import specs, tasks, testing, tools, training, weight_averaging
     from tfft.backbones import list_backbones, load_backbone, resolve
     from tfft.errors import TfftError
     from tfft.evaluation import calibrate, evaluate
+    from tfft.explanation import explain
     from tfft.exporting.savedmodel import export
     from tfft.inspection import check
     from tfft.models import build

@@ -59,7 +59,10 @@ def run(options: argparse.Namespace, print_result: PrintResult) -> int:
     tables = [file for file in options.files if file.lower().endswith(_TABLES)]
     if all((pathlib.Path(options.model) / name).is_file() for name in ("model.keras", "settings.json")):
         return _write(options, print_result)  # a language model has no classes
-    served = _answering(pathlib.Path(options.model))
+    start_tensorflow()
+    from tfft.exporting import open_served
+
+    served = open_served(options.model)
     if tables:
         return _predict_table(options, served, print_result)
     if options.out is not None and type(_task(served.task)).file_of is registry.Task.file_of:
@@ -219,24 +222,3 @@ def _write(options: argparse.Namespace, print_result: PrintResult) -> int:
     rows = [{"text": text, "generated_text": found} for text, found in zip(texts, written, strict=True)]
     print_result({"model": options.model, "predictions": rows}, "\n\n".join(written))
     return SUCCESS
-
-
-def _answering(path: pathlib.Path) -> Any:
-    """Open the model: ``Serving`` for a run or a .keras file, or an ``ExportedModel``; both have the same methods."""
-    if not path.exists():
-        raise DataError(f"{path} does not exist. Expected a run folder, an exported model or a .keras file.")
-    start_tensorflow()
-    if not path.is_file() and not (path / "model.keras").exists():
-        from tfft.exporting import open_export
-
-        return open_export(path)
-    from tfft.backbones.formats.keras_file import load_keras_file
-    from tfft.exporting import serving_functions
-
-    if path.is_file() and path.suffix != ".keras":
-        raise DataError(f"{path} is not a model. Expected a run folder, an exported model or a .keras file.")
-    file = path if path.is_file() else path / "model.keras"
-    serving = serving_functions(load_keras_file(file))
-    if serving.modality is None:
-        raise DataError(f"The model in {path} accepts neither files nor texts. {' '.join(serving.notes)}")
-    return serving

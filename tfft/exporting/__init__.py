@@ -1,9 +1,9 @@
 """Export of a trained model as a SavedModel for serving or as a LiteRT file, and prediction with an export.
 
 ``tfft.export(model, "served/1")`` writes a SavedModel, and :func:`export_litert` writes a file for phones.
-:func:`open_export` loads a SavedModel with TensorFlow alone, and :func:`predict_files`, :func:`predict_recordings`,
-:func:`predict_texts` and :func:`predict_table` predict with it. The package is not called ``export``, because that
-would hide the function of that name.
+:func:`open_export` loads a SavedModel with TensorFlow alone, and :func:`open_served` opens runs, too.
+:func:`predict_files`, :func:`predict_recordings`, :func:`predict_texts` and :func:`predict_table` predict with a model.
+The package is not called ``export``, because that would hide the function of that name.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ require_platform()
 
 from tfft.exporting.litert import LiteRTExport, export_litert  # noqa: E402
 from tfft.exporting.loader import ExportedModel, open_export  # noqa: E402
+from tfft.exporting.opening import open_served  # noqa: E402
 from tfft.exporting.prediction import Prediction, predict_files, predict_recordings, predict_texts  # noqa: E402
 from tfft.exporting.savedmodel import ExportResult, export  # noqa: E402
 from tfft.exporting.signatures import serving_functions  # noqa: E402
@@ -27,6 +28,7 @@ __all__ = [
     "export",
     "export_litert",
     "open_export",
+    "open_served",
     "predict_each",
     "predict_files",
     "predict_recordings",

@@ -41,6 +41,7 @@ class Serving(Served):
         facts: Facts of the head for the card.
         tolerances: See :attr:`tfft.heads.Head.tolerances`.
         sized: Whether outputs have the size of each image, see :attr:`tfft.heads.ServedModel.sized`.
+        model: The Keras model.
     """
 
     signatures: Mapping[str, Any]
@@ -52,6 +53,7 @@ class Serving(Served):
     facts: Mapping[str, object] = dataclasses.field(default_factory=dict)
     tolerances: Mapping[str, float] = dataclasses.field(default_factory=dict)
     sized: bool = False
+    model: keras.Model | None = None
 
     @property
     def encoded(self) -> EncodedInput | None:
@@ -91,9 +93,9 @@ def serving_functions(
     said = tuple(text for part in notes for text in part if text)
     reference = _reference(served, tuple(inputs))
     if head is None:
-        return Serving(signatures, reference, (), "outputs", taken, said)
+        return Serving(signatures, reference, (), "outputs", taken, said, model=model)
     names, sized = tuple(head.class_names or ()), served.sized is not None
-    return Serving(signatures, reference, names, head.task, taken, said, head.facts, head.tolerances, sized)
+    return Serving(signatures, reference, names, head.task, taken, said, head.facts, head.tolerances, sized, model)
 
 
 def _signatures(

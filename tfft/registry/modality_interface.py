@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import keras
+    import numpy as np
     import tensorflow as tf
 
     from tfft.backbones.base import Backbone
@@ -100,6 +101,25 @@ class Adapted:
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
     backbone: Backbone | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Parts:
+    """Parts of an example, each of which can be left out, for explanations.
+
+    Attributes:
+        names: Name of each part, such as a word.
+        whole: The example, as the signature of a served model takes it.
+        without: The example without each part, likewise.
+        picture: Picture of the example, uint8 [H, W, 3], which the parts cover; None for other modalities.
+        grid: Rows and columns in which the parts cover the picture, row by row.
+    """
+
+    names: tuple[str, ...]
+    whole: Any
+    without: tuple[Any, ...]
+    picture: np.ndarray | None = None
+    grid: tuple[int, int] | None = None
 
 
 class Modality:
@@ -403,6 +423,32 @@ class Modality:
         if texts or second:
             raise DataError(f"The model in {model} takes {self.request_noun(spec)}, not --text.")
         return list(files)
+
+    # --- explanations, see tfft.explain
+
+    def parts(self, value: Any, spec: Any) -> Parts | None:
+        """Return the parts of an example that can be left out; None for a modality without such parts.
+
+        Args:
+            value: Value of an item, as :meth:`read_items` reads it.
+            spec: Spec of the model, from :meth:`serving` or :meth:`served`.
+        """
+        return None
+
+    def heatmap(self, model: keras.Model, value: Any, column: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return a picture of an example and what in it speaks for a class; None if only parts can be left out.
+
+        Args:
+            model: Keras model that answers.
+            value: Value of an item, as :meth:`read_items` reads it.
+            column: Number of the class.
+
+        Returns:
+            uint8 [H, W, 3], and float32 [H, W] from 0 to 1.
+        """
+        return None
+
+    # --- commands
 
     def example_arguments(self, spec: Any) -> str:
         """Return example arguments for ``tfft predict MODEL``."""

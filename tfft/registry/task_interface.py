@@ -321,6 +321,17 @@ class Task:
         """
         return None
 
+    def class_scores(self, outputs: Mapping[str, np.ndarray]) -> np.ndarray | None:
+        """Return a score of each class from served outputs, for explanations; None for tasks without such scores.
+
+        Args:
+            outputs: Served outputs by name, one row per example.
+
+        Returns:
+            float64 [B, classes]: log-odds of classes, or the predicted numbers.
+        """
+        return None
+
     def report_builder(self, head: Head) -> ReportBuilder | None:
         """Return a new object that makes sections of the report of a run, such as drawn pictures; None for none.
 

@@ -11,6 +11,7 @@ from tfft import registry
 from tfft.inspection.html_report import escaped, thumbnail_address
 from tfft.reporting.figures import as_svg
 
+_FOR, _AGAINST = "46 139 87", "192 57 43"  # green, red
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #808080; --bad: #c0392b; --good: #2e8b57 }
 body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 64rem; padding: 1rem }
@@ -27,6 +28,7 @@ figure { margin: 0; font-size: .82rem; overflow-wrap: anywhere } figure img { wi
 .colour { display: inline-block; width: .9rem; height: .9rem; border: 1px solid var(--line); vertical-align: middle }
 blockquote { margin: 0 0 .3rem; padding-left: .6rem; border-left: 3px solid var(--line) }
 blockquote { max-height: 7rem; overflow: auto }
+.parts { line-height: 1.9 } .part { border-radius: .25rem; padding: .1rem .25rem }
 """
 
 
@@ -82,6 +84,14 @@ class Page:
             for one in items
         )
         self._parts.append(f'<div class="items large">{"".join(figures)}</div>')
+
+    def coloured(self, parts: Iterable[tuple[str, float]]) -> None:
+        """Add parts of an example with colours: green for values up to 1, red down to -1."""
+        shown = []
+        for part, value in parts:
+            colour = f"rgb({_FOR if value > 0 else _AGAINST} / {abs(value) * 0.75:.2f})"
+            shown.append(f'<span class="part" title="{value:+.2f}" style="background:{colour}">{escaped(part)}</span>')
+        self._parts.append(f'<p class="parts">{" ".join(shown)}</p>')
 
     def legend(self, colours: Mapping[str, str]) -> None:
         """Add the colours of names, ``#rrggbb``."""

@@ -14,9 +14,11 @@ from tfft import registry
 from tfft.errors import TfftError
 from tfft.evaluation import Scores
 from tfft.evaluation.calibration import calibration
+from tfft.explanation import explain
 from tfft.io.atomic import write_whole
 from tfft.recipes import Run, load_run
 from tfft.recipes.run import CHECK, compare
+from tfft.reporting.explanations import add_explanations
 from tfft.reporting.figures import confusion_figure, curves_figure, figure, reliability_figure
 from tfft.reporting.held_out import HeldOut, held_out_results
 from tfft.reporting.page import Page
@@ -24,6 +26,7 @@ from tfft.training import plot_history
 
 FILE = "report.html"
 _EXAMPLES = 24  # of each kind
+_EXPLAINED = 6  # mistakes
 _SURE = 0.9  # predictions with a higher probability are not doubtful
 _FEW = 100  # predictions below which a reliability diagram says little
 
@@ -34,9 +37,9 @@ def write_report(
     """Write a report of a run: one HTML file without scripts, which needs no network.
 
     It shows scores with intervals and baselines, learning curves, scores per class, the confusion matrix, the
-    calibration of the probabilities, the most confident mistakes, the least certain predictions, what a task adds (for
-    detection and segmentation the worst pictures, drawn), the findings of the data check, and every setting with its
-    reason. The model predicts the held-out examples again for this.
+    calibration of the probabilities, the most confident mistakes and what spoke for the wrong class in them, the least
+    certain predictions, what a task adds (for detection and segmentation the worst pictures, drawn), the findings of
+    the data check, and every setting with its reason. The model predicts the held-out examples again for this.
 
     Args:
         run: Run with a folder, or the folder.
@@ -71,6 +74,7 @@ def write_report(
         _section(page, section)
     if held_out.results or not held_out.sections:
         _predictions(page, held_out)
+        _explanations(page, run, held_out)
     _findings(page, run.folder)
     _plan(page, run)
     return write_whole(target, page.render())
@@ -155,6 +159,24 @@ def _predictions(page: Page, held_out: HeldOut) -> None:
     if doubtful:
         page.section("Least certain predictions")
         page.examples((name, result) for _, name, result in doubtful[:_EXAMPLES])
+
+
+def _explanations(page: Page, run: Run, held_out: HeldOut) -> None:
+    """Show what in the most confident mistakes spoke for the wrong class."""
+    ranked = sorted(zip(held_out.names, held_out.results, strict=True), key=lambda pair: -pair[1].error)
+    wrong = [name for name, result in ranked if result.correct is False]
+    if not wrong or len(run.model.inputs) > 1:
+        return
+    try:
+        found = explain(run.model, wrong[:_EXPLAINED])
+    except TfftError:  # a task or a kind of data without explanations
+        return
+    page.section("Why the most confident mistakes")
+    page.text(
+        "Pictures are bright and red where they speak for the predicted class; words and moments are green, and red "
+        "where they speak against it.", "soft",
+    )  # fmt: skip
+    add_explanations(page, found)
 
 
 def _section(page: Page, section: registry.ReportSection) -> None:

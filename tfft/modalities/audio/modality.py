@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tfft.errors import BackboneError, DataError
-from tfft.registry import Adapted, FeatureLevel, Match, Modality
+from tfft.registry import Adapted, FeatureLevel, Match, Modality, Parts
 
 if TYPE_CHECKING:
     import keras
+    import numpy as np
     import tensorflow as tf
 
     from tfft.backbones.base import Backbone
@@ -150,6 +151,12 @@ class AudioModality(Modality):
         from tfft.modalities.audio.serving import read_recordings
 
         return read_recordings(items, spec)
+
+    def parts(self, value: np.ndarray, spec: AudioSpec) -> Parts:
+        """Return equal spans of time."""
+        from tfft.modalities.audio.spans import wave_parts
+
+        return wave_parts(value, spec)
 
     def file_suffixes(self) -> tuple[str, ...]:
         """Return the endings of recordings."""

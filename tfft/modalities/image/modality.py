@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from tfft.registry import FeatureLevel, Match, Modality
+from tfft.registry import FeatureLevel, Match, Modality, Parts
 
 if TYPE_CHECKING:
     import keras
+    import numpy as np
     import tensorflow as tf
 
     from tfft.backbones.base import Backbone
@@ -158,6 +159,18 @@ class ImageModality(Modality):
         from tfft.modalities.image.serving import read_files
 
         return read_files(items)
+
+    def parts(self, value: bytes, spec: Any) -> Parts:
+        """Return the cells of a grid over the image."""
+        from tfft.modalities.image.explained import image_parts
+
+        return image_parts(value)
+
+    def heatmap(self, model: keras.Model, value: bytes, column: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return the image with its Grad-CAM map; None for a model without a feature map."""
+        from tfft.modalities.image.explained import image_heatmap
+
+        return image_heatmap(model, value, column)
 
     def file_suffixes(self) -> tuple[str, ...]:
         """Return the endings of image files."""

@@ -13,8 +13,13 @@ _QUALITY = 85
 
 def read_small(path: str) -> np.ndarray:
     """Read an image file, upright, reduced to at most 480 pixels on its longer side, uint8 [H, W, 3]."""
+    return small(tf.io.read_file(path))
+
+
+def small(encoded: bytes | tf.Tensor) -> np.ndarray:
+    """Decode an image file as :func:`read_small` does, from its content."""
     with tf.device("CPU:0"):
-        pixels = decode_pixels(tf.io.read_file(path))
+        pixels = decode_pixels(tf.convert_to_tensor(encoded))
         scale = _SIDE / max(pixels.shape[:2])
         if scale < 1:
             size = [max(1, round(scale * side)) for side in pixels.shape[:2]]

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfft.registry import FeatureLevel, Match, Modality
+from tfft.registry import FeatureLevel, Match, Modality, Parts
 
 if TYPE_CHECKING:
     import keras
@@ -132,6 +132,12 @@ class TextModality(Modality):
         from tfft.modalities.text.serving import read_texts
 
         return read_texts(items)
+
+    def parts(self, value: str | tuple[str, str], spec: Any) -> Parts:
+        """Return the words of a text, or of both texts of a pair."""
+        from tfft.modalities.text.words import text_parts
+
+        return text_parts(value)
 
     def file_suffixes(self) -> tuple[str, ...]:
         """Return the ending of files with a text in each line."""

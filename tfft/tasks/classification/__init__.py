@@ -46,6 +46,12 @@ class Classification(Task):
             results.append(ExampleResult(names[true], names[best], error, confidence, correct))
         return results
 
+    def class_scores(self, outputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Return the log-odds of each class against all others; those of probabilities would saturate."""
+        logits = outputs["logits"].astype(np.float64)
+        others = [np.logaddexp.reduce(np.delete(logits, at, axis=1), axis=1) for at in range(logits.shape[1])]
+        return logits - np.stack(others, axis=1)
+
     def label_problems(self, values: Sequence[Any], class_names: Sequence[str], places: Sequence[str]) -> list[str]:
         """Report examples with several labels, and unknown labels."""
         if any(isinstance(value, list) for value in values):
@@ -130,6 +136,11 @@ class Binary(Classification):
     def infer(self, values: Sequence[Any]) -> int:
         """Never chosen automatically: two classes get two logits unless ``task="binary"`` is given."""
         return 0
+
+    def class_scores(self, outputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Return the log-odds of both classes, the logit and its negative."""
+        logits = outputs["logits"].astype(np.float64)
+        return np.concatenate([-logits, logits], axis=1)
 
     def learning_problems(self, values: Sequence[Any], class_names: Sequence[str], *, split: bool) -> list[str]:
         """Report the problems of classification, and more than two classes."""

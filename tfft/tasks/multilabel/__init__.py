@@ -44,6 +44,10 @@ class Multilabel(Task):
             results.append(ExampleResult(label, prediction, error, certain, correct))
         return results
 
+    def class_scores(self, outputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Return the log-odds of each label, its logit."""
+        return outputs["logits"].astype(np.float64)
+
     def encode(self, values: Sequence[Any], class_names: Sequence[str]) -> np.ndarray:
         """Return float32 [N, K] of 0 and 1."""
         position = {name: i for i, name in enumerate(class_names)}

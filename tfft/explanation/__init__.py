@@ -1,0 +1,7 @@
+"""Why a model gives an answer: :func:`explain`."""
+
+from __future__ import annotations
+
+from tfft.explanation.explain_items import Explanation, explain
+
+__all__ = ["Explanation", "explain"]

@@ -1,0 +1,82 @@
+"""Explanations as one HTML page: :func:`write_explanations`."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from tfft.errors import DataError
+from tfft.explanation import Explanation
+from tfft.io.atomic import write_whole
+from tfft.registry import ReportPicture
+from tfft.reporting.page import Page
+
+_HEAT = np.array((255, 64, 0), np.float32)
+_DARK = 0.35  # brightness of the places that say nothing
+
+
+def write_explanations(found: Sequence[Explanation], path: str | os.PathLike[str]) -> pathlib.Path:
+    """Write explanations as one HTML file without scripts, which needs no network.
+
+    Pictures are dark where they say nothing and red where they speak for the class. Words and spans of time are green
+    where they speak for the class and red where they speak against it; the strongest of an example has the full colour.
+
+    Args:
+        found: Explanations.
+        path: HTML file to write.
+
+    Returns:
+        The path of the file.
+
+    Example:
+        >>> write_explanations(tfft.explain("runs/photos", ["ant.jpg"]), "explanation.html")
+        PosixPath('explanation.html')
+    """
+    page = Page("Explanations")
+    add_explanations(page, found)
+    return write_whole(pathlib.Path(path).expanduser(), page.render())
+
+
+def add_explanations(page: Page, found: Sequence[Explanation]) -> None:
+    """Add explanations to a page: pictures in a grid, other examples one below the other.
+
+    Args:
+        page: Page under construction.
+        found: Explanations.
+    """
+    pictures = [one for one in found if one.picture is not None]
+    if pictures:
+        page.pictures(ReportPicture(_caption(one, os.path.basename(one.name)), overlay(one)) for one in pictures)
+    for one in found:
+        if one.picture is not None:
+            continue
+        strongest = max(float(np.abs(one.relevance).max(initial=0)), np.finfo(np.float64).tiny)
+        page.text(_caption(one, os.path.basename(one.name) if os.path.exists(one.name) else ""), "soft")
+        page.coloured([(part, float(value / strongest)) for part, value in zip(one.parts, one.relevance, strict=True)])
+
+
+def _caption(one: Explanation, name: str) -> str:
+    sure = f"{one.score:.4g}" if one.probability is None else f"{one.probability:.3f}"
+    return f"{name}: {one.class_name} {sure} ({one.method})" if name else f"{one.class_name} {sure} ({one.method})"
+
+
+def overlay(one: Explanation) -> bytes:
+    """Return the picture of an explanation with its heat map, a JPEG file.
+
+    Args:
+        one: Explanation with a picture.
+
+    Raises:
+        DataError: If it has none.
+    """
+    if one.picture is None:
+        raise DataError(f"Expected the explanation of an image. Received: that of {one.name!r}, which has no picture.")
+    heat = one.relevance[..., None].astype(np.float32)
+    pixels = one.picture.astype(np.float32)
+    drawn = pixels * (_DARK + (1 - _DARK) * np.minimum(1, 2 * heat)) + 0.35 * heat * _HEAT
+    encoded: bytes = tf.io.encode_jpeg(np.clip(drawn, 0, 255).astype(np.uint8), quality=85).numpy()
+    return encoded
