@@ -55,7 +55,8 @@ _NAMES = {
 _MODULES = (
     "backbones", "config", "contrastive", "data", "errors", "evaluation", "explanation", "exporting", "features",
     "freezing", "heads", "inspection", "modalities", "models", "optimizers", "plans", "recipes", "recommendation",
-    "registry", "regularizers", "reporting", "specs", "tasks", "testing", "tools", "training", "weight_averaging",
+    "registry", "regularizers", "reporting", "serving", "specs", "tasks", "testing", "tools", "training",
+    "weight_averaging",
 )  # fmt: skip
 # Modules with classes that a `.keras` file may name.
 _REGISTERED = (

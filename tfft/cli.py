@@ -29,6 +29,7 @@ from tfft.commands import (
     preview,
     recommend,
     report,
+    serve,
     train,
 )
 from tfft.commands import list as list_presets
@@ -38,7 +39,7 @@ from tfft.errors import TfftError, did_you_mean, join_names
 _COMMANDS: dict[str, Any] = {
     "demo": demo, "train": train, "language": language, "check": check, "preview": preview, "inspect": inspect,
     "recommend": recommend, "predict": prediction, "explain": explain, "evaluate": evaluate,
-    "report": report, "export": export, "cache": cache, "list": list_presets,
+    "report": report, "export": export, "serve": serve, "cache": cache, "list": list_presets,
 }  # fmt: skip
 _WRONG_INPUT, _INTERRUPTED = 2, 130
 _DESCRIPTION = "Transfer learning with TensorFlow and Keras: from a folder of photos to a served model."

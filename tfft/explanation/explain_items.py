@@ -61,6 +61,11 @@ class Explanation:
         chosen += [i for i in order[-count:] if self.relevance[i] < 0]
         return [(self.parts[i], float(self.relevance[i])) for i in chosen]
 
+    def scaled(self) -> list[tuple[str, float]]:
+        """Return the parts with their relevance divided by the largest one, -1 to 1."""
+        strongest = float(np.abs(self.relevance).max(initial=0)) or 1.0
+        return [(part, float(value) / strongest) for part, value in zip(self.parts, self.relevance, strict=True)]
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; of a heat map the rows and columns of its highest value, from 0 to 1."""
         found: dict[str, Any] = {"name": self.name, "class": self.class_name, "score": self.score}

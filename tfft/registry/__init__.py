@@ -17,7 +17,7 @@ from importlib import metadata
 from typing import Any, Generic, TypeVar
 
 from tfft.errors import PlanError, did_you_mean, join_names
-from tfft.registry.modality_interface import Adapted, Match, Modality, Parts
+from tfft.registry.modality_interface import Adapted, Match, Modality, PageInput, Parts
 from tfft.registry.report_interface import ReportBuilder, ReportCurves, ReportPicture, ReportSection
 from tfft.registry.task_interface import Default, Evaluator, ExampleResult, FeatureLevel, Metric, ScoreDisplay, Task
 
@@ -30,6 +30,7 @@ __all__ = [
     "FeatureLevel",
     "Match",
     "Metric",
+    "PageInput",
     "Parts",
     "ReportBuilder",
     "ReportCurves",

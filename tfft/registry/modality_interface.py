@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from tfft.errors import DataError, join_names
 from tfft.registry.task_interface import FeatureLevel
@@ -101,6 +101,19 @@ class Adapted:
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
     backbone: Backbone | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class PageInput:
+    """Field of a page for trying a model.
+
+    Attributes:
+        widget: What is put in: ``"text"`` is a text; all others are files.
+        label: Name of the field.
+    """
+
+    widget: Literal["image", "audio", "text", "file"]
+    label: str
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -423,6 +436,14 @@ class Modality:
         if texts or second:
             raise DataError(f"The model in {model} takes {self.request_noun(spec)}, not --text.")
         return list(files)
+
+    def page_inputs(self, spec: Any) -> tuple[PageInput, ...]:
+        """Return the fields of a page for trying a model, one for each value of an item; by default one for a file.
+
+        Args:
+            spec: Spec of the model, from :meth:`serving` or :meth:`served`.
+        """
+        return (PageInput("file", self.item.capitalize()),)
 
     # --- explanations, see tfft.explain
 

@@ -54,9 +54,8 @@ def add_explanations(page: Page, found: Sequence[Explanation]) -> None:
     for one in found:
         if one.picture is not None:
             continue
-        strongest = max(float(np.abs(one.relevance).max(initial=0)), np.finfo(np.float64).tiny)
         page.text(_caption(one, os.path.basename(one.name) if os.path.exists(one.name) else ""), "soft")
-        page.coloured([(part, float(value / strongest)) for part, value in zip(one.parts, one.relevance, strict=True)])
+        page.coloured(one.scaled())
 
 
 def _caption(one: Explanation, name: str) -> str:

@@ -87,11 +87,7 @@ class Page:
 
     def coloured(self, parts: Iterable[tuple[str, float]]) -> None:
         """Add parts of an example with colours: green for values up to 1, red down to -1."""
-        shown = []
-        for part, value in parts:
-            colour = f"rgb({_FOR if value > 0 else _AGAINST} / {abs(value) * 0.75:.2f})"
-            shown.append(f'<span class="part" title="{value:+.2f}" style="background:{colour}">{escaped(part)}</span>')
-        self._parts.append(f'<p class="parts">{" ".join(shown)}</p>')
+        self._parts.append(f'<p class="parts">{coloured_parts(parts)}</p>')
 
     def legend(self, colours: Mapping[str, str]) -> None:
         """Add the colours of names, ``#rrggbb``."""
@@ -104,6 +100,15 @@ class Page:
     def render(self) -> str:
         """Return the whole page."""
         return "\n".join([*self._parts, "</html>", ""])
+
+
+def coloured_parts(parts: Iterable[tuple[str, float]]) -> str:
+    """Return HTML of parts: green for values up to 1, red down to -1; texts are escaped."""
+    shown = []
+    for part, value in parts:
+        colour = f"rgb({_FOR if value > 0 else _AGAINST} / {abs(value) * 0.75:.2f})"
+        shown.append(f'<span class="part" title="{value:+.2f}" style="background:{colour}">{escaped(part)}</span>')
+    return " ".join(shown)
 
 
 def _example(name: str, result: registry.ExampleResult) -> str:

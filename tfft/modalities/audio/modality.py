@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tfft.errors import BackboneError, DataError
-from tfft.registry import Adapted, FeatureLevel, Match, Modality, Parts
+from tfft.registry import Adapted, FeatureLevel, Match, Modality, PageInput, Parts
 
 if TYPE_CHECKING:
     import keras
@@ -157,6 +157,10 @@ class AudioModality(Modality):
         from tfft.modalities.audio.spans import wave_parts
 
         return wave_parts(value, spec)
+
+    def page_inputs(self, spec: Any) -> tuple[PageInput, ...]:
+        """Return a field for a recording."""
+        return (PageInput("audio", "Recording"),)
 
     def file_suffixes(self) -> tuple[str, ...]:
         """Return the endings of recordings."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from tfft.registry import FeatureLevel, Match, Modality, Parts
+from tfft.registry import FeatureLevel, Match, Modality, PageInput, Parts
 
 if TYPE_CHECKING:
     import keras
@@ -171,6 +171,10 @@ class ImageModality(Modality):
         from tfft.modalities.image.explained import image_heatmap
 
         return image_heatmap(model, value, column)
+
+    def page_inputs(self, spec: Any) -> tuple[PageInput, ...]:
+        """Return a field for an image."""
+        return (PageInput("image", "Image"),)
 
     def file_suffixes(self) -> tuple[str, ...]:
         """Return the endings of image files."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfft.registry import FeatureLevel, Match, Modality, Parts
+from tfft.registry import FeatureLevel, Match, Modality, PageInput, Parts
 
 if TYPE_CHECKING:
     import keras
@@ -138,6 +138,10 @@ class TextModality(Modality):
         from tfft.modalities.text.words import text_parts
 
         return text_parts(value)
+
+    def page_inputs(self, spec: Any) -> tuple[PageInput, ...]:
+        """Return a field for each text."""
+        return tuple(PageInput("text", name.replace("_", " ").capitalize()) for name in spec)
 
     def file_suffixes(self) -> tuple[str, ...]:
         """Return the ending of files with a text in each line."""

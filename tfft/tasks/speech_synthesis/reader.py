@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tfft.registry import Adapted, FeatureLevel, Match, Modality
+from tfft.registry import Adapted, FeatureLevel, Match, Modality, PageInput
 
 if TYPE_CHECKING:
     import keras
@@ -136,6 +136,10 @@ class SpokenText(Modality):
         return None if head is None else head.audio
 
     # --- serving
+
+    def page_inputs(self, spec: Any) -> tuple[PageInput, ...]:
+        """Return a field for a text."""
+        return (PageInput("text", "Text"),)
 
     def serving(self, model: keras.Model, inputs: Mapping[str, tf.TensorSpec], **options: Any) -> ServingInput | None:
         """Return the serving input of a voice, which is that of any model for texts."""
