@@ -43,6 +43,19 @@ def test_trial_steps_leave_every_variable_as_it_was():
         np.testing.assert_array_equal(np.array(variable), value)
 
 
+def test_inputs_of_different_padding_are_timed_together():
+    """Words become numbers inside the model, as many as the longest text has; their durations come padded."""
+    text, durations = keras.Input((), dtype="string", name="text"), keras.Input((None,), name="durations")
+    numbers = keras.layers.TextVectorization(vocabulary=["a", "b"], output_mode="int")(text)
+    each = keras.layers.Embedding(5, 4)(numbers) * durations[..., None]
+    outputs = keras.layers.Dense(1)(keras.layers.GlobalAveragePooling1D()(each))
+    model = keras.Model({"text": text, "durations": durations}, outputs)
+    texts = tf.constant(["a b"] * 11 + ["a b a b a"])
+    batch = {"text": texts, "durations": tf.ones((12, 5))}, tf.zeros((12, 1))
+    found = step_time(model, batch, keras.losses.MeanSquaredError(), keras.optimizers.Adam(), 24)
+    assert found.step > 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("plan", ["lp_ft", "full"])
 def test_a_run_that_is_measured_first_ends_in_the_same_weights(plan, monkeypatch, capsys):

@@ -42,7 +42,7 @@ _USUAL = 12e9  # multiply-adds a second that two cores reach in training
 _USES = 100  # multiply-adds of each parameter for an example, where a block does not count its own
 _FORWARD = 4.5  # steps of training in the time of a forward pass, see docs/notes/training.md
 _EXCEEDED = 1.5  # times the minutes of the user, from which on the end of a run says so
-_SAMPLE = 16  # examples that are timed
+_SAMPLE = 8  # examples that are timed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,7 +232,7 @@ class Stopwatch:
         train = self._data.splits.train
         if self._data.is_ready:
             return next(iter(train.batches(self._spec, BatchOptions(self._batch))))[:2]
-        count = min(_SAMPLE, len(train))
+        count = min(_SAMPLE, self._batch, len(train))
         at = np.linspace(0, len(train) - 1, count).astype(np.int64)
         if train.lengths is not None:  # a step takes as long as its longest text
             at = np.sort(np.argsort(np.abs(train.lengths - np.mean(train.lengths)), kind="stable")[:count])

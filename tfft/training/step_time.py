@@ -19,7 +19,6 @@ import tensorflow as tf
 
 from tfft.freezing.weight_values import restored
 
-_FEW = 8  # examples of the first trial
 _LONG = 2.0  # seconds of a trial that is long enough to tell the rest
 _TRACED = 32  # eager updates of the optimizer in the time that tracing and compiling a step takes
 
@@ -59,13 +58,14 @@ def step_time(
     Example:
         >>> suffix_time = step_time(suffix, (features, labels), head.loss(), keras.optimizers.Adam(), 32)
     """
-    few = min(_FEW, batch_size)
+    # The first trial takes all given examples: a part of them may be shorter in one input than in another.
+    few = min(len(keras.tree.flatten(batch)[0]), batch_size)
     with restored(model):
         _timed(model, _first(batch, few), loss)  # operations and memory are set up in the first pass
         seconds, gradients = _timed(model, _first(batch, few), loss)
         whole = _of_batch(model, batch, loss, batch_size, (few, seconds))
-        if tf.config.list_logical_devices("GPU"):  # which waits for the eager operations of a small step
-            whole = max(whole - seconds, whole / _FEW)
+        if few < batch_size and tf.config.list_logical_devices("GPU"):  # which waits for eager operations
+            whole = max(whole - seconds, whole / 8)
         optimizer.build(model.trainable_variables)
         optimizer.apply(gradients, model.trainable_variables)
         began = time.perf_counter()
