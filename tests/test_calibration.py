@@ -119,10 +119,15 @@ def test_an_export_is_calibrated_on_the_held_out_examples_of_the_run(tmp_path, c
     for variable in run.model.get_layer("logits").weights:
         variable.assign(5 * variable)  # much too sure
     run.model.save(tmp_path / "run" / "model.keras")
-    assert main(["export", str(tmp_path / "run"), str(tmp_path / "served" / "1"), "--calibrate"]) == 0
+    assert (
+        main(["export", str(tmp_path / "run"), str(tmp_path / "served" / "1"), "--calibrate", "--thresholds", "f1"])
+        == 0
+    )
     said = capsys.readouterr().out
     card = (tmp_path / "served" / "1" / "assets" / "model_card.md").read_text()
     assert "expected calibration error" in card
+    assert "thresholds for f1 from" in card
+    assert "  b " in said.split("thresholds for f1")[1]
     temperature = float(said.split("temperature ")[1].split()[0])
     assert temperature > 2
     pixels = random.integers(90, 170, (3, 8, 8, 3)).astype(np.uint8)

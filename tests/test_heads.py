@@ -99,7 +99,7 @@ def test_binary_tie_is_the_same_in_metric_and_answer():
 def test_multilabel_and_regression_answers():
     logits = np.array([[-1.0, 0.0, 2.0]], np.float32)
     answer = HEADS["multilabel"].postprocess(logits)
-    assert answer["labels_above_half"].numpy().tolist() == [[False, False, True]]
+    assert answer["labels_above_threshold"].numpy().tolist() == [[False, False, True]]
     np.testing.assert_allclose(answer["probabilities"], 1 / (1 + np.exp(-logits)), atol=1e-6)
     assert set(HEADS["regression"].postprocess(logits[:, :2])) == {"value"}
     [metric] = HEADS["multilabel"].metrics()

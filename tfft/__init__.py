@@ -33,6 +33,7 @@ _NAMES = {
     "audit": "tfft.freezing",
     "evaluate": "tfft.evaluation",
     "calibrate": "tfft.evaluation",
+    "choose_thresholds": "tfft.evaluation",
     "explain": "tfft.explanation",
     "export": "tfft.exporting.savedmodel",
     "check": "tfft.inspection",
@@ -123,7 +124,7 @@ if TYPE_CHECKING:
     from tfft import specs, tasks, testing, tools, training, weight_averaging
     from tfft.backbones import list_backbones, load_backbone, resolve
     from tfft.errors import TfftError
-    from tfft.evaluation import calibrate, evaluate
+    from tfft.evaluation import calibrate, choose_thresholds, evaluate
     from tfft.explanation import explain
     from tfft.exporting.savedmodel import export
     from tfft.inspection import check

@@ -30,8 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="fit the probabilities to held-out examples by a temperature; the predicted classes stay the same",
     )  # fmt: skip
     parser.add_argument(
+        "--thresholds", metavar="GOAL",
+        help="choose the probability from which on a label is given, on held-out examples: f1, 'precision>=0.9' or "
+        "'recall>=0.9'",
+    )  # fmt: skip
+    parser.add_argument(
         "--data", metavar="DATA",
-        help="labelled examples for --calibrate, int8 and the comparison (the held-out examples of the run)",
+        help="labelled examples for --calibrate, --thresholds, int8 and the comparison (the held-out ones of the run)",
     )  # fmt: skip
     add_json(parser)
 
@@ -51,12 +56,12 @@ def _savedmodel(options: argparse.Namespace, print_result: PrintResult) -> int:
     from tfft.errors import ExportError
     from tfft.exporting import savedmodel
 
-    if options.quantize or (options.data and not options.calibrate):
+    if options.quantize or (options.data and not options.calibrate and not options.thresholds):
         given = "--quantize" if options.quantize else "--data"
         raise ExportError(f"{given} is for LiteRT files. Received: {options.out}. Name a file such as model.tflite.")
     savedmodel.version_folder(options.out)  # a wrong folder is an error before the model is loaded
     done = recipes.load_run(options.run_folder)
-    card, lines = _calibrated(done, options)
+    card, lines = _fitted(done, options)
     exported = savedmodel.export(done.model, options.out, card=card)
     lines += [f"Exported to {exported.path}; largest difference to the Keras model {exported.largest_difference:.1e}"]
     lines += [f"  {name}: {text}" for name, text in exported.signatures.items()]
@@ -71,7 +76,7 @@ def _litert(options: argparse.Namespace, print_result: PrintResult) -> int:
 
     litert.target_file(options.out)  # a wrong file is an error before the model is loaded
     done = recipes.load_run(options.run_folder)
-    card, lines = _calibrated(done, options)
+    card, lines = _fitted(done, options)
     rows = _examples(done, options.data)
     made = litert.export_litert(
         done.model, options.out, quantize=options.quantize, card=card,
@@ -81,16 +86,20 @@ def _litert(options: argparse.Namespace, print_result: PrintResult) -> int:
     return SUCCESS
 
 
-def _calibrated(done: Any, options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
-    """Calibrate the model if that is asked for; return the facts for the model card and lines to print."""
-    if not options.calibrate:
+def _fitted(done: Any, options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+    """Fit probabilities and thresholds if that is asked for; return facts for the model card and lines to print."""
+    if not options.calibrate and options.thresholds is None:
         return done.card, []
-    from tfft.evaluation import calibrate
+    from tfft.evaluation import calibrate, choose_thresholds
     from tfft.recipes.labelled import labelled_data
 
     dataset, _, _ = labelled_data(done, options.data or done.plan.data)
-    found = str(calibrate(done.model, dataset))
-    return {**done.card, "calibration": found}, [found]
+    found = {}
+    if options.calibrate:
+        found["calibration"] = str(calibrate(done.model, dataset))
+    if options.thresholds is not None:
+        found["thresholds"] = str(choose_thresholds(done.model, dataset, options.thresholds))
+    return {**done.card, **found}, list(found.values())
 
 
 def _examples(done: Any, data: str | None) -> Any:

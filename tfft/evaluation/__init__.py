@@ -11,8 +11,9 @@ from tfft.evaluation.optimism import selection_optimism  # noqa: E402
 from tfft.evaluation.paired import Difference, paired_difference  # noqa: E402
 from tfft.evaluation.scores import ClassScore, Scores, wilson_interval  # noqa: E402
 from tfft.evaluation.temperature import TemperatureScaling, calibrate  # noqa: E402
+from tfft.evaluation.thresholds import LabelThreshold, Thresholds, choose_thresholds  # noqa: E402
 
 __all__ = [
-    "ClassScore", "Difference", "Scores", "TemperatureScaling", "calibrate", "evaluate", "paired_difference",
-    "selection_optimism", "wilson_interval",
+    "ClassScore", "Difference", "LabelThreshold", "Scores", "TemperatureScaling", "Thresholds", "calibrate",
+    "choose_thresholds", "evaluate", "paired_difference", "selection_optimism", "wilson_interval",
 ]  # fmt: skip

@@ -14,8 +14,8 @@ import keras
 import numpy as np
 
 from tfft import heads
-from tfft.data.dataset_forms import batches_for
-from tfft.errors import DataError, PlanError
+from tfft.errors import PlanError
+from tfft.evaluation.answers import logits_and_labels
 from tfft.evaluation.calibration import Calibration, calibration
 from tfft.heads.logits import logits_layers
 
@@ -93,7 +93,7 @@ def calibrate(model: keras.Model, dataset: Any, *, seed: int = 0) -> Temperature
             f"Expected a model with one head for classes to calibrate. Received: {len(layers)} of {head.task}. Only "
             "the probabilities of classes have a temperature."
         )
-    logits, labels = _answers(model, head, dataset)
+    logits, labels = logits_and_labels(model, dataset, least=_LEAST, purpose="calibrate on")
     loss_of = _LOSSES[head.convex_loss]
     parts = np.random.default_rng(seed).permutation(len(labels)) % _FOLDS
     cooled = np.empty_like(logits)
@@ -107,22 +107,6 @@ def calibrate(model: keras.Model, dataset: Any, *, seed: int = 0) -> Temperature
     for variable in (layers[0].kernel, layers[0].bias):
         variable.assign(variable / temperature)
     return TemperatureScaling(temperature, len(labels), before, after, loss_before, loss_after)
-
-
-def _answers(model: keras.Model, head: heads.Head, dataset: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return the logits [N, units] and labels, int [N] for one class of each example, else 0 or 1 [N, units]."""
-    logits, labels = [], []
-    for batch in batches_for(model, head, dataset, measured=True):
-        logits.append(np.asarray(model(batch[0], training=False), np.float64))
-        labels.append(np.asarray(batch[1]))
-    count = sum(len(each) for each in labels)
-    if count < _LEAST:
-        raise DataError(f"Expected at least {_LEAST} examples to calibrate on. Received: {count}. Fix: hold out more.")
-    found, given = np.concatenate(logits), np.concatenate(labels)
-    if head.convex_loss == "softmax":
-        given = given.argmax(axis=-1) if given.ndim == 2 and given.shape[-1] > 1 else given.reshape(-1)
-        return found, given.astype(np.int64)
-    return found, (given.reshape(found.shape) > 0.5).astype(np.float64)
 
 
 def _softmax_loss(logits: np.ndarray, labels: np.ndarray) -> float:

@@ -60,7 +60,7 @@ class Prediction:
 
     Attributes:
         file: Path as given; for texts the text.
-        label: Most probable class; None if the task has none, or on an error.
+        label: Predicted class; None if the task has none, or on an error.
         probability: Probability of that class.
         top: Most probable classes with their probabilities, in descending order.
         outputs: Outputs of the model as plain values, if it is not a classifier.
@@ -295,7 +295,8 @@ def _prediction(item: RequestItem, row: Row, class_names: Sequence[str], top: in
     named = len(class_names) == len(probabilities)
     ranked = tuple((class_names[i] if named else str(i), float(probabilities[i])) for i in best)
     label = row["label"].decode()
-    return Prediction(item.name, label, float(probabilities.max()), ranked, pair=item.pair)
+    at = class_names.index(label) if named else int(best[0])  # by its threshold, it may not be the most probable one
+    return Prediction(item.name, label, float(probabilities[at]), ranked, pair=item.pair)
 
 
 def _named(outputs: dict[str, Any], class_names: Sequence[str]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import keras
@@ -216,6 +216,30 @@ class Head:
 
     def to_units(self, logits: Any) -> Any:
         """Return what the last layer computed in the units of the labels; only numbers have any."""
+        return logits
+
+    @property
+    def threshold_count(self) -> int:
+        """Number of thresholds that the head may have; 0 where the answer depends on none."""
+        return 0
+
+    def with_thresholds(self, thresholds: Sequence[float]) -> Head:
+        """Return the head with other thresholds.
+
+        Args:
+            thresholds: As many probabilities as :attr:`threshold_count`.
+
+        Raises:
+            PlanError: If the head has none.
+        """
+        raise PlanError(f"Expected a head with thresholds. Received: {self.task} with {self.units} outputs.")
+
+    def decided(self, logits: Any) -> Any:
+        """Return logits whose sign, or whose largest one, is the answer: those given, unless the head has thresholds.
+
+        Args:
+            logits: Array or tensor [..., units].
+        """
         return logits
 
     def postprocess(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -39,8 +39,12 @@ class Classification(Task):
     def example_results(self, head: Head, outputs: Mapping[str, np.ndarray], labels: np.ndarray) -> list[ExampleResult]:
         """Rank mistakes by the probability of the wrong class, correct predictions by their doubt."""
         names, results = head.class_names or (), []
-        for true, row in zip(labels.astype(int).ravel(), outputs["probabilities"], strict=True):
-            best, confidence = int(row.argmax()), float(row.max())
+        places = {name.encode(): at for at, name in enumerate(names)}
+        for true, row, label in zip(
+            labels.astype(int).ravel(), outputs["probabilities"], outputs["label"], strict=True
+        ):
+            best = places[label]  # the most probable class, unless a threshold says otherwise
+            confidence = float(row[best])
             correct = bool(best == true)
             error = 1.0 - confidence if correct else 1.0 + confidence
             results.append(ExampleResult(names[true], names[best], error, confidence, correct))

@@ -14,7 +14,7 @@ class ClassEvaluator(Evaluator):
     """Counts for one class out of several (also of a binary head)."""
 
     def __init__(self, head: Head) -> None:
-        self.task = head.task
+        self.task, self.decided = head.task, head.decided
         self.names = names_of_units(head.class_names, max(2, head.units))
         self.confusion = np.zeros((len(self.names), len(self.names)), np.int64)
 
@@ -29,7 +29,7 @@ class ClassEvaluator(Evaluator):
 
     def update(self, labels: np.ndarray, logits: np.ndarray) -> None:
         """Add a batch."""
-        logits, n = logits.reshape(len(labels), -1), len(self.names)
+        logits, n = self.decided(logits.reshape(len(labels), -1)), len(self.names)
         predicted = (logits[:, 0] > 0).astype(int) if logits.shape[1] == 1 else logits.argmax(axis=-1)
         true = labels.reshape(len(labels), -1)[:, 0].astype(int)
         self.confusion += np.bincount(true * n + predicted, minlength=n * n).reshape(n, n)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -16,7 +16,49 @@ from tfft.losses import FocalCrossentropy, SparseCrossentropy, soft_binary_accur
 
 
 @dataclasses.dataclass(frozen=True)
-class ClassificationHead(Head):
+class ThresholdHead(Head):
+    """Base class of heads whose answer depends on thresholds of probabilities.
+
+    Attributes:
+        thresholds: Probability from which on a label is given, see :func:`tfft.choose_thresholds`: one for each logit,
+            or, of two logits, that of the second class. Empty for 1/2, or the most probable class.
+    """
+
+    thresholds: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "thresholds", tuple(float(value) for value in self.thresholds))
+        super().__post_init__()
+
+    @property
+    def threshold_count(self) -> int:
+        """Number of thresholds that the head may have."""
+        return self.units
+
+    def with_thresholds(self, thresholds: Sequence[float]) -> ThresholdHead:
+        """Return the head with other thresholds."""
+        return dataclasses.replace(self, thresholds=tuple(thresholds))
+
+    def decided(self, logits: Any) -> Any:
+        """Return logits that are lowered by the thresholds."""
+        if not self.thresholds:
+            return logits
+        chance = np.array(self.thresholds)
+        offsets = np.log(chance) - np.log1p(-chance)
+        return logits - np.append(np.zeros(self.units - len(offsets)), offsets).astype(np.float32)
+
+    def problems(self) -> list[str]:
+        """Return the problems of the fields."""
+        problems, count = super().problems(), len(self.thresholds)
+        if count not in (0, self.threshold_count):
+            problems.append(f"thresholds must be {self.threshold_count} numbers or none, received {count}")
+        if not all(0 < value < 1 for value in self.thresholds):
+            problems.append(f"thresholds must be between 0 and 1, received {join_names(self.thresholds)}")
+        return problems
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassificationHead(ThresholdHead):
     """One logit for each class; the labels are whole numbers [B], indices into ``class_names``.
 
     Served: ``probabilities`` float32 [B, classes], ``label`` tf.string [B], ``logits``.
@@ -24,6 +66,11 @@ class ClassificationHead(Head):
 
     least_names: ClassVar[int] = 2
     convex_loss: ClassVar[ConvexLoss | None] = "softmax"
+
+    @property
+    def threshold_count(self) -> int:
+        """1 of two classes, the second one; none of more."""
+        return 1 if self.units == 2 else 0
 
     def loss(self, *, soft: bool = False) -> keras.losses.Loss:
         """Return the cross-entropy or the focal loss of a softmax."""
@@ -43,17 +90,17 @@ class ClassificationHead(Head):
     def example_scores(self, labels: np.ndarray, logits: np.ndarray) -> np.ndarray | None:
         """Return 1 for each example whose most probable class is right, else 0."""
         right = labels.argmax(axis=-1) if labels.ndim == 2 and labels.shape[-1] > 1 else labels.reshape(-1)
-        return (logits.argmax(axis=-1) == right).astype(np.float32)
+        return (self.decided(logits).argmax(axis=-1) == right).astype(np.float32)
 
     def postprocess(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:
         """Turn logits [B, classes] into probabilities and the name of the most probable class."""
         logits = tf.cast(logits, tf.float32)
-        label = tf.gather(tf.constant(self.class_names, tf.string), tf.argmax(logits, axis=-1))
+        label = tf.gather(tf.constant(self.class_names, tf.string), tf.argmax(self.decided(logits), axis=-1))
         return {"probabilities": tf.nn.softmax(logits), "label": label, "logits": logits}
 
 
 @dataclasses.dataclass(frozen=True)
-class IndependentHead(Head):
+class IndependentHead(ThresholdHead):
     """Base class of heads whose labels are each 0 or 1, or a share between, with a logit for each."""
 
     convex_loss: ClassVar[ConvexLoss | None] = "sigmoid"
@@ -73,7 +120,7 @@ class IndependentHead(Head):
 
     def example_scores(self, labels: np.ndarray, logits: np.ndarray) -> np.ndarray | None:
         """Return the share of the labels of each example that are right, [B]."""
-        right = (logits > 0) == (labels.reshape(logits.shape) > 0.5)
+        right = (self.decided(logits) > 0) == (labels.reshape(logits.shape) > 0.5)
         return right.reshape(len(right), -1).mean(axis=-1)
 
 
@@ -88,7 +135,7 @@ class BinaryHead(IndependentHead):
         """Turn logits [B, 1] into the probabilities of both classes and the name of the more probable one."""
         logits = tf.cast(logits, tf.float32)
         probabilities = tf.concat([tf.sigmoid(-logits), tf.sigmoid(logits)], axis=-1)
-        label = tf.gather(tf.constant(self.class_names, tf.string), tf.cast(logits[:, 0] > 0.0, tf.int64))
+        label = tf.gather(tf.constant(self.class_names, tf.string), tf.cast(self.decided(logits)[:, 0] > 0.0, tf.int64))
         return {"probabilities": probabilities, "label": label, "logits": logits}
 
     def name_problems(self) -> list[str]:

@@ -36,11 +36,12 @@ class Multilabel(Task):
     def example_results(self, head: Head, outputs: Mapping[str, np.ndarray], labels: np.ndarray) -> list[ExampleResult]:
         """Rank by the largest distance of a probability from its label."""
         names, results = head.class_names or (), []
-        for true, row in zip(labels > 0.5, outputs["probabilities"], strict=True):
-            both = ([name for name, on in zip(names, mask, strict=True) if on] for mask in (true, row > 0.5))
+        rows = zip(labels > 0.5, outputs["probabilities"], outputs["labels_above_threshold"], strict=True)
+        for true, row, given in rows:
+            both = ([name for name, on in zip(names, mask, strict=True) if on] for mask in (true, given))
             label, prediction = (", ".join(found) or "none" for found in both)
             error, certain = float(np.abs(row - true).max()), float(np.maximum(row, 1 - row).min())
-            correct = bool((true == (row > 0.5)).all())
+            correct = bool((true == given).all())
             results.append(ExampleResult(label, prediction, error, certain, correct))
         return results
 
@@ -88,7 +89,7 @@ class Multilabel(Task):
 
     def score_served(self, head: Head, outputs: Mapping[str, np.ndarray], labels: np.ndarray) -> Mapping[str, float]:
         """Return the share of single labels that are right."""
-        return {"accuracy": float(np.mean(outputs["labels_above_half"] == (labels > 0.5)))}
+        return {"accuracy": float(np.mean(outputs["labels_above_threshold"] == (labels > 0.5)))}
 
 
 MULTILABEL = Multilabel()

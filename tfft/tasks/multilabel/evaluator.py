@@ -14,7 +14,7 @@ class MultilabelEvaluator(Evaluator):
     """Counts for several yes-or-no labels per example."""
 
     def __init__(self, head: Head) -> None:
-        self.names = names_of_units(head.class_names, head.units)
+        self.names, self.decided = names_of_units(head.class_names, head.units), head.decided
         self.right, self.true, self.predicted = (np.zeros(len(self.names), np.int64) for _ in range(3))
         self.exact, self.total, self.squares = 0, 0.0, 0.0
 
@@ -27,7 +27,7 @@ class MultilabelEvaluator(Evaluator):
 
     def update(self, labels: np.ndarray, logits: np.ndarray) -> None:
         """Add a batch."""
-        true, predicted = labels > 0.5, logits > 0
+        true, predicted = labels > 0.5, self.decided(logits) > 0
         self.right += (true & predicted).sum(axis=0)
         self.true += true.sum(axis=0)
         self.predicted += predicted.sum(axis=0)

@@ -15,13 +15,14 @@ from tfft.tasks.classification.head import IndependentHead
 class MultilabelHead(IndependentHead):
     """One logit for each label; the targets are float [B, n] of 0 and 1.
 
-    Served: ``probabilities`` float32 [B, n], ``labels_above_half`` bool [B, n], ``logits``.
+    Served: ``probabilities`` float32 [B, n], ``labels_above_threshold`` bool [B, n], ``logits``.
     """
 
     def postprocess(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Turn logits [B, n] into probabilities and the labels above 1/2."""
+        """Turn logits [B, n] into probabilities and the labels above their thresholds, 1/2 unless chosen otherwise."""
         logits = tf.cast(logits, tf.float32)
-        return {"probabilities": tf.sigmoid(logits), "labels_above_half": logits > 0.0, "logits": logits}
+        above = self.decided(logits) > 0.0
+        return {"probabilities": tf.sigmoid(logits), "labels_above_threshold": above, "logits": logits}
 
 
 def multilabel(
