@@ -257,21 +257,15 @@ def _classifier(folder, size, bias=0.1, hidden=tf.nn.relu, end=tf.nn.softmax, cl
 
 
 @pytest.mark.parametrize(
-    ("options", "loud"),
-    [
-        ({}, False),
-        ({"constant": 200.0}, False),  # classes that are rare in training
-        ({"end": tf.nn.sigmoid, "classes": 1}, False),
-        ({"end": tf.identity}, True),
-        ({"strength": 500}, True),
-    ],
+    "options",
+    [{}, {"constant": 200.0}, {"end": tf.nn.sigmoid, "classes": 1}, {"end": tf.identity}, {"strength": 500}],
     ids=["softmax", "a large bias", "sigmoid", "no softmax", "very sure of itself"],
 )
-def test_the_scores_of_a_classifier_tell_of_whole_pixels(tmp_path, options, loud):
+def test_the_scores_of_a_classifier_tell_of_whole_pixels(tmp_path, options):
     found, notes = _classifier(tmp_path / "m", 255, **options)
     assert found.value_range == (0, 255)
     assert found.source.startswith("estimated: [0, 255], since with it the scores of its classes change by")
-    assert notes[0].startswith("WARNING") == loud, notes
+    assert notes[0].startswith("WARNING")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from tfft.backbones.savedmodel.classifier import scores_of
 from tfft.backbones.savedmodel.input_scaling import Scaling, find_scaling
 from tfft.backbones.savedmodel.partition import Analysis
 from tfft.backbones.savedmodel.range_check import (
@@ -34,7 +33,7 @@ _FITS, _CLEAR = 0.7, 0.8
 # 161 in 16 public ones in their own range, by 0.03 to 3 in a range that is 255 times too small, by 430 to 6,400 in one
 # that is too large. The range whose change is nearest to the middle is taken, as a ratio.
 _USUAL = 25.0
-_DOUBTFUL = 3.0  # the ratios of the two ranges differ by less: a warning
+_CHECK = "Wrong pixels spoil every result: pass input_range= as the model's publisher says."
 _BEYOND = (0.0, 2550.0)  # ten times as much, which a network that saturates or normalizes does not notice
 
 
@@ -180,8 +179,7 @@ def _estimated(analysis: Analysis, spec: tf.TensorSpec, why: str, whole: Analysi
         return PixelRange(RANGES[0], source, False, f"{warning[9:]} Its features hardly depend on it.")
     if shares:
         warning += f" The features of a picture would differ {', '.join(shares)}."
-    warning += " Wrong pixels spoil every result: pass input_range= as the model's publisher says."
-    return PixelRange(RANGES[0], source, False, warning)
+    return PixelRange(RANGES[0], source, False, f"{warning} {_CHECK}")
 
 
 def _by_scores(whole: Analysis, spec: tf.TensorSpec) -> PixelRange | None:
@@ -195,9 +193,8 @@ def _by_scores(whole: Analysis, spec: tf.TensorSpec) -> PixelRange | None:
         return None
     changes = f"change by {most:.2g} from picture to picture, with [0, 1] by {least:.2g}"
     source = f"estimated: [0, 255], since with it the scores of its classes {changes}"
-    warning = f"The pixel range is {source}; training brings them some tens apart. input_range= sets another."
-    doubtful = apart[RANGES[0]] < _DOUBTFUL * apart[RANGES[-1]] or not scores_of(whole).activation
-    return PixelRange(RANGES[-1], source, False, f"WARNING: {warning}" if doubtful else warning)
+    warning = f"WARNING: The pixel range is {source}; training brings them some tens apart."
+    return PixelRange(RANGES[-1], source, False, f"{warning} {_CHECK}")
 
 
 def _does(found: Scaling) -> str:
