@@ -61,14 +61,34 @@ def test_a_module_whose_function_was_never_saved_says_so(tmp_path):
         tfft.load_backbone(tmp_path)
 
 
-def test_a_table_without_a_row_for_the_unknown_is_named(tmp_path):
+def _without_unknown(folder, clean):
+    """Saves a model of words whose embedding has no row for words that its table does not know."""
     keys = tf.lookup.KeyValueTensorInitializer(["x", "y"], [0, 1], tf.string, tf.int32)
-    table, rows = tf.lookup.StaticHashTable(keys, -1), tf.Variable(tf.ones([2, 3]))
+    table, rows = tf.lookup.StaticHashTable(keys, -1), tf.Variable(tf.random.stateless_normal([2, 3], [1, 2]))
     root = tf.Module()
     root.keep = [table, rows]
     words = tf.TensorSpec([None], tf.string, name="words")
-    root.__call__ = tf.function(lambda words: tf.gather(rows, table.lookup(words)), input_signature=[words])
-    tf.saved_model.save(root, str(tmp_path))
+    root.__call__ = tf.function(lambda words: tf.gather(rows, table.lookup(clean(words))), input_signature=[words])
+    tf.saved_model.save(root, str(folder))
+
+
+def test_a_table_without_a_row_for_the_unknown_is_opened_with_the_words_it_knows(tmp_path):
+    _without_unknown(tmp_path / "m", tf.strings.lower)
+    backbone = tfft.load_backbone(tmp_path / "m")
+    assert any(
+        n.startswith("WARNING: The model takes only words and numbers that its tables know") for n in backbone.notes
+    )
+    model = tfft.build(backbone, tfft.heads.classification(["a", "b"]))
+    model.save(tmp_path / "m.keras")
+    again = keras.saving.load_model(tmp_path / "m.keras")
+    words = tf.constant(["y", "x", "X"])
+    np.testing.assert_allclose(again(words), model(words), atol=1e-6)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="-1 is not in"):
+        model(tf.constant(["z"]))
+
+
+def test_a_table_without_a_row_for_the_unknown_is_named_where_its_words_are_not_found(tmp_path):
+    _without_unknown(tmp_path, lambda words: tf.strings.join([words, "!"]))
     with pytest.raises(SavedModelError, match=r"fails on every input .* Its tables give -1 .*num_oov_indices=1"):
         tfft.load_backbone(tmp_path)
 

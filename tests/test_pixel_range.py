@@ -237,36 +237,52 @@ def test_the_drawn_picture_resembles_a_photograph():
     assert drawn_picture(8, 8, 4).shape == (8, 8, 4)
 
 
-def _classifier(folder, size, bias=0.1, hidden=tf.nn.relu):
-    """A network without scaling whose scores are a few tens apart for pixels of a certain size."""
+def _classifier(folder, size, bias=0.1, hidden=tf.nn.relu, end=tf.nn.softmax, classes=6, strength=30, constant=0.0):
+    """A network without scaling whose scores change by some tens from picture to picture for pixels of a size."""
     make = tf.random.Generator.from_seed(4)
     root = tf.Module()
     root.kernel = tf.Variable(make.normal([3, 3, 3, 8]) / (5 * size), name="conv/kernel")
-    root.dense = tf.Variable(make.normal([8, 4]) * 5, name="dense/kernel")
-    root.bias = tf.Variable([bias, 0.0, -bias, 0.0], name="dense/bias")
+    root.dense = tf.Variable(make.normal([8, classes]) * strength, name="dense/kernel")
+    root.bias = tf.Variable([bias] + [0.0] * (classes - 2) + [constant - bias][: classes - 1], name="dense/bias")
 
     @tf.function(input_signature=[tf.TensorSpec([None, 16, 16, 3], name="x")], autograph=False)
     def call(x):
         maps = hidden(tf.nn.conv2d(x, root.kernel, 2, "SAME"))
-        return tf.nn.softmax(tf.reduce_mean(maps, (1, 2)) @ root.dense + root.bias)
+        return end(tf.nn.bias_add(tf.reduce_mean(maps, (1, 2)) @ root.dense, root.bias))
 
     root.__call__ = call
     tf.saved_model.save(root, str(folder))
-    return tfft.load_backbone(folder).input_spec
+    backbone = tfft.load_backbone(folder)
+    return backbone.input_spec, [note for note in backbone.notes if "pixel range" in note]
 
 
-def test_the_scores_of_a_classifier_tell_of_whole_pixels(tmp_path):
-    found = _classifier(tmp_path / "m", 255)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"constant": 200.0}, {"end": tf.nn.sigmoid, "classes": 1}, {"end": tf.identity}, {"strength": 500}],
+    ids=["softmax", "a large bias", "sigmoid", "no softmax", "very sure of itself"],
+)
+def test_the_scores_of_a_classifier_tell_of_whole_pixels(tmp_path, options):
+    found, notes = _classifier(tmp_path / "m", 255, **options)
     assert found.value_range == (0, 255)
-    assert found.source.startswith("estimated: [0, 255], since with it the scores of its classes are")
+    assert found.source.startswith("estimated: [0, 255], since with it the scores of its classes change by")
+    assert notes[0].startswith("WARNING")
 
 
 @pytest.mark.parametrize(
     ("size", "options"),
-    [(1, {}), (255, {"bias": 0.0}), (255, {"hidden": tf.nn.tanh}), (25.5, {"hidden": tf.nn.relu6})],
-    ids=["scores are hundreds apart", "never trained", "saturates", "is cut off"],
+    [
+        (1, {}),
+        (1, {"end": tf.identity}),
+        (1, {"end": tf.nn.sigmoid, "classes": 1}),
+        (255, {"bias": 0.0}),
+        (255, {"hidden": tf.nn.tanh}),
+        (25.5, {"hidden": tf.nn.relu6}),
+        (255, {"end": tf.identity, "classes": 2}),
+    ],
+    ids=["unit pixels", "unit, no softmax", "unit, sigmoid", "never trained", "saturates", "is cut off", "a box"],
 )
 def test_scores_that_say_nothing_are_not_taken(tmp_path, size, options):
-    found = _classifier(tmp_path / "m", size, **options)
+    found, notes = _classifier(tmp_path / "m", size, **options)
     assert found.value_range == (0, 1)
     assert found.source.startswith("assumed")
+    assert notes[0].startswith("WARNING")

@@ -13,6 +13,7 @@ _ACTIVATIONS = {"Softmax": "Softmax", "LogSoftmax": "LogSoftmax", "Sigmoid": "Si
 _SAME = frozenset({"Identity", "StopGradient", "Reshape", "Squeeze", "ExpandDims", "Cast", "CheckNumerics"})
 _RANKED = _SAME | {"TopKV2"}  # the best scores in their order, as an Estimator gives them
 _SHIFTS = frozenset({"BiasAdd", "Add", "AddV2", "Sub", "Mul", "RealDiv"})
+_MANY = 5  # numbers that a dense layer gives at least where it is taken for a classifier without a Softmax
 _PRODUCTS = frozenset({"MatMul", "BatchMatMulV2", "BatchMatMulV3", "Einsum", "Conv2D"})
 
 
@@ -64,13 +65,38 @@ def find_classifier(analysis: Analysis) -> Classifier | None:
     return Classifier(data, activation, kernel, learned)
 
 
-def scores_of(analysis: Analysis) -> str:
-    """Return the tensor whose Softmax a classifier gives; empty where a graph's output is something else."""
-    found = find_classifier(analysis)
-    if found is None or found.activation not in ("Softmax", "LogSoftmax"):
-        return ""
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """The scores that a classifier gives its classes.
+
+    Attributes:
+        ref: Reference of the tensor; empty where there is none.
+        activation: What follows: ``"Softmax"``, ``"LogSoftmax"``, ``"Sigmoid"``, or nothing: the model gives scores.
+    """
+
+    ref: str = ""
+    activation: str = ""
+
+
+def scores_of(analysis: Analysis) -> Scores:
+    """Return the scores that a graph's output is made of, one row for each image.
+
+    A dense layer of five and more numbers at the end counts as a classifier that leaves the Softmax to its users; with
+    fewer, it may be a box or the angle of a wheel.
+    """
+    if not analysis.tensor(analysis.output).dtype.is_floating:
+        return Scores()
     ref, _ = _back(analysis, analysis.output, _RANKED)
-    return _activation(analysis, ref)[1]
+    activation, ref = _activation(analysis, ref)
+    shape = analysis.tensor(ref).shape
+    if shape.rank != 2:
+        return Scores()
+    if activation:
+        return Scores(ref, activation) if find_classifier(analysis) is not None else Scores()
+    end, _ = _back(analysis, ref, _SAME | frozenset({"BiasAdd", "Add", "AddV2"}))
+    node = analysis.flat.nodes[node_of(end)]
+    is_layer = node.op == "MatMul" and bool(analysis.own[node.name])
+    return Scores(ref) if is_layer and (shape[1] or 0) >= _MANY else Scores()
 
 
 def last_product(analysis: Analysis) -> str:

@@ -38,6 +38,7 @@ from tfft.backbones.savedmodel.partition import (
     whole,
 )
 from tfft.backbones.savedmodel.pixel_range import PixelRange, find_pixel_range
+from tfft.backbones.savedmodel.resources import known_keys
 from tfft.backbones.savedmodel.scan import read_meta_graphs
 from tfft.backbones.savedmodel.signature_names import output_names, with_input_names
 from tfft.errors import (
@@ -289,7 +290,14 @@ class Opener:
     @functools.cached_property
     def _checked_on(self) -> tuple[list[tf.Tensor], tf.Tensor]:
         """A batch that the SavedModel takes, and what the opened model must give for it."""
-        return parity.accepted_batch(self.endpoint.checked_specs, self._reference)
+        specs, keys = self.endpoint.checked_specs, known_keys(self.inference.flat)
+        sample, reference, only_known = parity.accepted_batch(specs, self._reference, keys)
+        if only_known:
+            self.notes.append(
+                "WARNING: The model takes only words and numbers that its tables know and fails on all others, since "
+                "its embedding has no row for the unknown (num_oov_indices=0). Leave examples with others out."
+            )
+        return sample, reference
 
     def _original(self, sample: Sequence[tf.Tensor]) -> tf.Tensor:
         """The output of the SavedModel itself."""

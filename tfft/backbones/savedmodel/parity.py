@@ -29,12 +29,14 @@ class _Kind:
         strings: Two strings.
         side: Of pictures of any size.
         length: Of sequences of any length.
+        known: For each input, keys of the table that it is looked up in; empty for inputs that are not.
     """
 
     integers: int = 1
     strings: tuple[bytes, bytes] = (b"a", b"two words")
     side: int = _SIDE
     length: int = _LENGTH
+    known: Sequence[Sequence[Any]] = ()
 
 
 def sample_batch(specs: Sequence[tf.TensorSpec], kind: _Kind | None = None) -> list[tf.Tensor]:
@@ -46,10 +48,12 @@ def sample_batch(specs: Sequence[tf.TensorSpec], kind: _Kind | None = None) -> l
     """
     random, kind = np.random.default_rng(0), kind or _Kind()
     batch = []
-    for spec in specs:
+    for place, spec in enumerate(specs):
         alone = len(specs) == 1
         shape = [n if n is not None else _unknown(spec, i, kind, alone) for i, n in enumerate(spec.shape.as_list())]
-        if spec.dtype == tf.string:
+        if kind.known and kind.known[place]:
+            values = np.resize(np.array(kind.known[place], dtype=object), shape)
+        elif spec.dtype == tf.string:
             values = np.resize(np.array(kind.strings, dtype=object), shape)
         elif spec.dtype.is_floating:
             values = random.random(shape)
@@ -60,22 +64,27 @@ def sample_batch(specs: Sequence[tf.TensorSpec], kind: _Kind | None = None) -> l
 
 
 def accepted_batch(
-    specs: Sequence[tf.TensorSpec], run: Callable[[Sequence[tf.Tensor]], Any]
-) -> tuple[list[tf.Tensor], Any]:
+    specs: Sequence[tf.TensorSpec], run: Callable[[Sequence[tf.Tensor]], Any], known: Sequence[Sequence[Any]] = ()
+) -> tuple[list[tf.Tensor], Any, bool]:
     """Return the first of several kinds of inputs that a function takes, and what it gives.
 
     Args:
         specs: Shapes and types of its inputs.
         run: The SavedModel.
+        known: For each input, keys of the table that it is looked up in, if it is; tried last.
+
+    Returns:
+        The inputs, the result, and whether it took nothing but the keys.
 
     Raises:
         SavedModelError: When it fails on all of them; the message has its own words for the first.
     """
     errors: list[Exception] = []
-    for kind in _kinds(specs):
+    last = [_Kind(known=known)] if len(known) == len(specs) and any(known) else []
+    for kind in [*_kinds(specs), *last]:
         try:
             batch = sample_batch(specs, kind)
-            return batch, run(batch)
+            return batch, run(batch), bool(kind.known)
         except TfftError:
             raise
         except Exception as error:  # whatever TensorFlow raises for a value that the model does not take

@@ -39,14 +39,22 @@ def drawn_picture(height: int, width: int, channels: int) -> np.ndarray:
     return np.concatenate([picture, np.ones((height, width, channels - 3))], -1)
 
 
-def _run(analysis: Analysis, spec: tf.TensorSpec, ref: str, ranges: Sequence[Range]) -> dict[Range, np.ndarray]:
-    """Compute a tensor for the picture in each range; nothing where the model does not take it."""
+def _picture_for(spec: tf.TensorSpec) -> np.ndarray:
+    """The drawn picture in the size and with the channels that an input takes."""
     height, width, channels = (n or side for n, side in zip(spec.shape[1:], (_SIDE, _SIDE, 3), strict=True))
     small = drawn_picture(min(height, _LARGEST), min(width, _LARGEST), channels)
     rows, columns = (np.arange(n) * m // n for n, m in zip((height, width), small.shape, strict=False))
-    picture = small[rows][:, columns]
-    both = np.stack([picture, picture[:, ::-1]])
-    batch = both[np.arange(spec.shape[0] or 2) % 2]
+    return small[rows][:, columns]
+
+
+def _run(
+    analysis: Analysis, spec: tf.TensorSpec, ref: str, ranges: Sequence[Range], pictures: Sequence[np.ndarray] = ()
+) -> dict[Range, np.ndarray]:
+    """Compute a tensor for a picture and its mirror image, or others, in each range; nothing where it fails."""
+    if not pictures:
+        picture = _picture_for(spec)
+        pictures = [picture, picture[:, ::-1]]
+    batch = np.stack(pictures)[np.arange(spec.shape[0] or len(pictures)) % len(pictures)]
     scaled = [tf.constant(low + batch * (high - low), spec.dtype) for low, high in ranges]
     try:
         if spec.shape[0] is None:  # the graph is imported only once
@@ -76,8 +84,8 @@ def compare_ranges(analysis: Analysis, spec: tf.TensorSpec, ranges: Sequence[Ran
     return {r: float(np.linalg.norm(ours - wanted)) / lengths[r] for r, ours in found.items()}
 
 
-def spread_of_scores(analysis: Analysis, spec: tf.TensorSpec, ranges: Sequence[Range]) -> dict[Range, float]:
-    """Return how far the scores of a classifier's classes are apart for the picture in each range.
+def response_of_scores(analysis: Analysis, spec: tf.TensorSpec, ranges: Sequence[Range]) -> dict[Range, float]:
+    """Return how much the scores of a classifier's classes depend on the picture, for each range.
 
     Args:
         analysis: Of the whole graph.
@@ -85,14 +93,25 @@ def spread_of_scores(analysis: Analysis, spec: tf.TensorSpec, ranges: Sequence[R
         ranges: Of pixels.
 
     Returns:
-        The largest score less the smallest one, before the Softmax; empty where the model is no classifier, or was
+        The largest change of a score, before Softmax or Sigmoid and less the mean over the classes, from one picture
+        to its negative, to half its light and to black, on average; empty where the model is no classifier, or was
         never trained: the biases of a new one are zero.
     """
     scores = scores_of(analysis)
     own = [analysis.flat.variables[name] for name in analysis.order if name in analysis.flat.variables]
-    if not scores or not any(np.any(np.asarray(v)) for v in own if v.shape.rank == 1 and v.dtype.is_floating):
+    if not scores.ref or not any(np.any(np.asarray(v)) for v in own if v.shape.rank == 1 and v.dtype.is_floating):
         return {}
-    return {r: float(np.ptp(v, axis=-1).mean()) for r, v in _run(analysis, spec, scores, ranges).items()}
+    picture = _picture_for(spec)
+    found: dict[Range, list[float]] = {}
+    first: dict[Range, np.ndarray] = {}
+    for other in (picture, 1 - picture, picture[::-1] / 2, 0 * picture):  # one by one, for fixed batches as well
+        values = _run(analysis, spec, scores.ref, ranges, [other])
+        for value_range, value in values.items():
+            start = first.setdefault(value_range, value)
+            change = (value - start).reshape(len(value), -1)
+            shared = change / 2 if scores.activation == "Sigmoid" else change.mean(-1, keepdims=True)
+            found.setdefault(value_range, []).append(float(np.abs(change - shared).max(-1).mean()))
+    return {r: float(np.mean(changes[1:])) for r, changes in found.items()}
 
 
 def measured_scaling(analysis: Analysis, spec: tf.TensorSpec) -> Scaling | None:

@@ -15,13 +15,14 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfft.backbones.savedmodel.graph import FlatGraph, consumers_through_identity
+from tfft.backbones.savedmodel.graph import FlatGraph, consumers_through_identity, data_inputs, node_of
 from tfft.backbones.text_ops import load_text_ops
 from tfft.errors import SavedModelError, UnsafeModelError, join_names
 from tfft.keras_compat import op_definition, resource_creators
 
 _SENTENCEPIECE = "sentencepiece"
 _CREATES = "SentencepieceOp"
+_LEAVES_WORDS = frozenset({"Identity", "Reshape", "Squeeze", "ExpandDims", "StringLower", "StringStrip", "Cast"})
 _FEW = 16  # strings of a constant that may be paths; vocabularies are longer
 
 
@@ -48,6 +49,42 @@ def resource_contents(loaded: Any, flat: FlatGraph, capture: str) -> dict[str, s
         contents[part] = _text(tf.io.serialize_tensor(tensor).numpy())
         contents[f"{part}_dtype"] = tensor.dtype.name
     return contents
+
+
+def known_keys(flat: FlatGraph) -> list[list[Any]]:
+    """Return two keys of the table that each input of a graph is looked up in; none where it is not.
+
+    Args:
+        flat: The graph.
+    """
+    return [_keys_for(flat, name) for name in flat.inputs]
+
+
+def _keys_for(flat: FlatGraph, name: str) -> list[Any]:
+    todo, seen = [name], {name}
+    for one in todo:  # grows: from the input through whatever reshapes or cleans it, one step at a time
+        for user in flat.consumers[one]:
+            node = flat.nodes[user]
+            if node.op.startswith("LookupTableFind") and node_of(data_inputs(node)[1]) == one:
+                return _first_keys(flat, node)
+            if node.op not in _LEAVES_WORDS:
+                continue
+            if user not in seen:
+                seen.add(user)
+                todo.append(user)
+    return []
+
+
+def _first_keys(flat: FlatGraph, finder: Any) -> list[Any]:
+    table = node_of(data_inputs(finder)[0])
+    while flat.nodes[table].op == "Identity":
+        table = node_of(data_inputs(flat.nodes[table])[0])
+    if table not in flat.tables:
+        return []
+    keys, _ = tf.raw_ops.LookupTableExportV2(
+        table_handle=flat.tables[table], Tkeys=finder.attr["Tin"].type, Tvalues=finder.attr["Tout"].type
+    )
+    return list(keys.numpy()[:2])
 
 
 def make_resource(contents: Mapping[str, str]) -> Any:
