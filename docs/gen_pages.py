@@ -158,7 +158,7 @@ def copy_root_pages() -> None:
     """Root pages with links that fit the site; files that they link to, such as notebooks, come along."""
     for name, page in PAGES.items():
         text = (ROOT / name).read_text("utf-8")
-        text = re.sub(r"\]\(docs/([\w-]+\.md)", r"](\1", text)
+        text = re.sub(r"\]\(docs/([\w/-]+\.md)", r"](\1", text)
         for old, new in PAGES.items():
             text = text.replace(f"]({old}", f"]({new}")
         for target in set(re.findall(r"\]\(((?:notebooks|benchmarks)/[\w./-]+)\)", text)):

@@ -22,7 +22,7 @@ from tfft.keras_compat import op_definition, resource_creators
 
 _SENTENCEPIECE = "sentencepiece"
 _CREATES = "SentencepieceOp"
-_LEAVES_WORDS = frozenset({"Identity", "Reshape", "Squeeze", "ExpandDims", "StringLower", "StringStrip", "Cast"})
+_KEEPS_WORDS = frozenset({"Identity", "Reshape", "Squeeze", "ExpandDims", "StringLower", "StringStrip", "Cast"})
 _FEW = 16  # strings of a constant that may be paths; vocabularies are longer
 
 
@@ -67,7 +67,7 @@ def _keys_for(flat: FlatGraph, name: str) -> list[Any]:
             node = flat.nodes[user]
             if node.op.startswith("LookupTableFind") and node_of(data_inputs(node)[1]) == one:
                 return _first_keys(flat, node)
-            if node.op not in _LEAVES_WORDS:
+            if node.op not in _KEEPS_WORDS:
                 continue
             if user not in seen:
                 seen.add(user)
