@@ -39,7 +39,7 @@ def test_pixels_are_scaled_as_each_family_does_it(app):
     pixels = np.random.default_rng(0).integers(0, 256, (1, 5, 4, 3)).astype(np.float32)
     module = importlib.import_module(getattr(keras.applications, app.name).__module__)
     theirs = module.preprocess_input(pixels.copy())
-    ours = scaled(pixels, applications._spec(app))
+    ours = scaled(pixels, applications.application_spec(app))
     if app.scaling == "means":
         ours = np.asarray(CaffePixels()(ours))
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
@@ -54,6 +54,28 @@ def test_a_network_by_any_spelling(name):
     assert "random" in backbone.notes[0]
     assert [block.name for block in backbone.blocks][2:4] == ["block_1", "block_2"]
     assert backbone.model(np.zeros((2, 40, 33, 3), np.float32)).shape == (2, 1280)
+
+
+def test_a_network_in_memory_is_recognized_by_its_name_and_first_layers():
+    mobile = keras.applications.MobileNet(include_top=False, weights=None, alpha=0.25, input_shape=(32, 32, 3))
+    backbone = load_backbone(mobile)
+    assert backbone.input_spec.value_range == (-1, 1)
+    assert backbone.input_spec.image_size == (32, 32)
+    assert "that of keras.applications, MobileNet, by the name and the first layers" in backbone.notes[0]
+    given = load_backbone(mobile, input_range=(0, 1))
+    assert given.input_spec.value_range == (0, 1)
+    assert not given.notes
+    image = keras.Input((32, 32, 3))
+    scaled_inside = keras.applications.MobileNet(
+        include_top=False, weights=None, alpha=0.25, input_tensor=keras.layers.Rescaling(1 / 127.5, -1)(image)
+    )
+    assert load_backbone(scaled_inside).input_spec.value_range == (0, 255)
+    vgg = keras.applications.VGG16(include_top=False, weights=None, input_shape=(32, 32, 3))
+    assert any(
+        note.startswith("WARNING: The model is VGG16 of keras.applications") for note in load_backbone(vgg).notes
+    )
+    own = keras.Model(mobile.input, mobile.output, name="mine")
+    assert load_backbone(own).input_spec.value_range == (0, 1)
 
 
 def test_a_caffe_network_takes_rgb_and_survives_saving(tmp_path):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import warnings
 from pathlib import Path
 
@@ -26,6 +27,9 @@ from tfft.layers.caffe_pixels import CaffePixels  # noqa: E402
 RANDOM = ":random"
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
+_SIZES = re.compile(
+    r"(_\d\.\d+_\d+)?(_\d+)?$"
+)  # width and size in the name of a MobileNet; the number of a second model
 _WEIGHTS_HOST = "storage.googleapis.com"
 
 
@@ -66,7 +70,36 @@ def from_applications(name: str, weights: str | None = "imagenet", *, backbone_n
         assign_weights(model, file)
     notes = () if weights else ("The weights are random, not pretrained.",)
     suffix = f":{file}" if file else "" if weights else RANDOM
-    return Backbone(model.name, model, f"keras:{app.name}{suffix}", _spec(app), notes)
+    return Backbone(model.name, model, f"keras:{app.name}{suffix}", application_spec(app), notes)
+
+
+def recognized(model: keras.Model) -> Application | None:
+    """Return the network of ``keras.applications`` that a model is, by its name and its first layers.
+
+    Args:
+        model: Any functional model.
+
+    Returns:
+        The network; None for other models, and where a layer in front of the first convolution prepares pixels.
+    """
+    app = find_application(_SIZES.sub("", model.name))
+    if app is None or tuple(model.inputs[0].shape)[-1] != 3:
+        return None
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Conv2D):
+            return app
+        if not isinstance(layer, (keras.layers.InputLayer, keras.layers.ZeroPadding2D)):
+            return None
+    return None
+
+
+def note_on_means(app: Application) -> str:
+    """Return the warning for a network in memory that takes other pixels than any range can say."""
+    return (
+        f"WARNING: The model is {app.name} of keras.applications, which takes blue first and minus the means of "
+        f"ImageNet. No input_range= says that. Open 'keras:{app.name}', or put tfft.layers.caffe_pixels.CaffePixels() "
+        "in front of the model."
+    )
 
 
 def _existing(weights: str) -> Path:
@@ -121,7 +154,8 @@ def _weights_cached(app: Application) -> bool:
     return folder.is_dir() and any(plain(app.name) in plain(p.name) for p in folder.glob("*.h5"))
 
 
-def _spec(app: Application) -> InputSpec:
+def application_spec(app: Application) -> InputSpec:
+    """Return size and pixels of a network, in its usual size."""
     spec = InputSpec(
         height=app.size, width=app.size, flexible=not _fixed_size(app), source=f"keras.applications, {app.name}"
     )

@@ -12,6 +12,7 @@ from tfft.specs import InputSpec
 require_platform()
 import keras  # noqa: E402  (the check above gives a better message than the import)
 
+from tfft.backbones.applications import application_spec, note_on_means, recognized  # noqa: E402
 from tfft.backbones.base import BACKBONE_LAYER, PREPROCESS_LAYER, Backbone  # noqa: E402
 from tfft.backbones.formats.keras2_file import load_h5_model  # noqa: E402
 from tfft.backbones.formats.keras_file import load_keras_file  # noqa: E402
@@ -28,8 +29,8 @@ def from_keras_model(
     """Make any built Keras model a backbone.
 
     Use it for a model of your own, or one that another library built. What it expects of pixels
-    cannot be read off a model: it is assumed and said in ``input_spec.source`` and in the notes, and
-    ``load_backbone(model, input_range=...)`` sets it.
+    cannot be read off a model, except for those of ``keras.applications``, which are recognized by their names: it is
+    assumed and said in ``input_spec.source`` and in the notes, and ``load_backbone(model, input_range=...)`` sets it.
 
     Args:
         model: Functional, Sequential or subclassed; it must be built.
@@ -65,7 +66,13 @@ def from_keras_model(
         raise BackboneError(f"The model {model.name!r} has no weights: there is nothing in it to transfer.")
     notes: list[str] = []
     spec = image_spec(functional)
-    if spec is not None and spec.value_range == (0, 1):
+    app = None if spec is None else recognized(functional)
+    if spec is not None and app is not None and app.scaling in ("symmetric", "standardised"):
+        known = application_spec(app)
+        source = f"{known.source}, by the name and the first layers of the model"
+        spec = dataclasses.replace(spec, value_range=known.value_range, mean=known.mean, std=known.std, source=source)
+        notes.append(f"The pixel range is that of {source}. input_range= sets another.")
+    elif spec is not None and spec.value_range == (0, 1):
         inside = _rescaling_inside(functional)
         if inside:
             spec = dataclasses.replace(spec, value_range=(0, 255))
@@ -74,6 +81,8 @@ def from_keras_model(
             source = "assumed: [0, 1], since no layer of the model rescales pixels"
         spec = dataclasses.replace(spec, source=source)
         notes.append(f"The pixel range is {source}. input_range= sets another.")
+    if app is not None and app.scaling == "means":
+        notes.append(note_on_means(app))
     softmax = _softmax_at_end(functional)
     if softmax:
         notes.append(f"The model ends in the classifier {softmax!r}: features are usually taken before it.")
