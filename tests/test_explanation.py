@@ -158,6 +158,10 @@ def test_what_cannot_be_explained(pictures, tmp_path):
         tfft.explain(pictures / "served", [image], 2)
     with pytest.raises(DataError, match=r"1 item cannot be explained: .*nothing.png: No such file"):
         tfft.explain(pictures / "model.keras", [image, str(tmp_path / "nothing.png")])
+    (tmp_path / "no.png").write_bytes(b"no image")
+    for model in ("model.keras", "served"):
+        with pytest.raises(DataError, match=r"no.png cannot be explained: .*image"):
+            tfft.explain(pictures / model, [str(tmp_path / "no.png")])
     with pytest.raises(DataError, match="task 'outputs' cannot be explained. Expected a model for classification"):
         tfft.explain(sentiment(), ["good"])
 

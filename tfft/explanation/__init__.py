@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tfft.explanation.explain_items import Explanation, explain
+from tfft.explanation.explain_items import Explanation, explain, is_explained
 
-__all__ = ["Explanation", "explain"]
+__all__ = ["Explanation", "explain", "is_explained"]

@@ -15,7 +15,7 @@ from tfft import registry
 from tfft.errors import DataError, PlanError, did_you_mean, join_names, quantity
 from tfft.exporting import open_served, serving_functions
 from tfft.exporting.loader import Served
-from tfft.exporting.prediction import RequestItem
+from tfft.exporting.prediction import RequestItem, reason_of_failure
 from tfft.recipes import Run
 from tfft.registry import Parts
 
@@ -119,8 +119,7 @@ def explain(
 
     Example:
         >>> [found] = tfft.explain("runs/reviews", ["a dull story, but finely acted"])
-        >>> found.ranked(1)
-        [('finely', 1.9), ('dull', -2.3)]
+        >>> print(found)  # the class, its probability, and the words that speak most for and against it
     """
     served = _served(model)
     taken = served.asked()
@@ -148,8 +147,6 @@ def _column(served: Served, class_name: str | int) -> int:
             known = f"It knows: {join_names(names)}." if names else "It knows no names: give the number of an output."
             raise PlanError(f"{served.place} has no class {class_name!r}.{did_you_mean(class_name, names)} {known}")
         return names.index(class_name)
-    if names and not 0 <= class_name < len(names):
-        raise PlanError(f"Expected a class from 0 to {len(names) - 1}. Received: {class_name}.")
     return class_name
 
 
@@ -157,9 +154,12 @@ def _explained(
     served: Served, kind: registry.Modality, item: RequestItem, spec: Any, column: int | None
 ) -> Explanation:
     """Explain one item: with a heat map if its model has one, else by leaving out parts."""
-    scores, outputs = _scores(served, item.values[:1])
+    try:
+        scores, outputs = _scores(served, item.values[:1])
+    except tf.errors.OpError as error:  # the model decodes files itself
+        raise DataError(f"{item.name} cannot be explained: {reason_of_failure(error)}.") from error
     column = int(scores[0].argmax()) if column is None else column
-    if column >= scores.shape[1]:
+    if not 0 <= column < scores.shape[1]:
         raise PlanError(f"Expected a class from 0 to {scores.shape[1] - 1}. Received: {column}.")
     names = served.class_names
     probabilities = outputs.get("probabilities")
@@ -169,8 +169,7 @@ def _explained(
         score=float(scores[0, column]), method=GRAD_CAM, parts=(), relevance=np.zeros(0),
         probability=None if probabilities is None else float(probabilities[0, column]),
     )  # fmt: skip
-    model = getattr(served, "model", None)
-    mapped = None if model is None else kind.heatmap(model, item.values[0], column)
+    mapped = None if served.model is None else kind.heatmap(served.model, item.values[0], column)
     if mapped is not None:
         return dataclasses.replace(found, picture=mapped[0], relevance=mapped[1])
     parts = kind.parts(item.values[0], spec)
@@ -197,15 +196,17 @@ def _scores(served: Served, values: Sequence[Any]) -> tuple[np.ndarray, dict[str
     task = registry.task(served.task) if served.task in registry.task_names() else registry.Task()
     scores = task.class_scores(outputs)
     if scores is None:
-        known = [name for name in registry.task_names() if _is_explained(name)]
+        known = [name for name in registry.task_names() if is_explained(name)]
         raise DataError(
             f"Predictions of the task {served.task!r} cannot be explained. Expected a model for {join_names(known)}."
         )
     return scores, outputs
 
 
-def _is_explained(name: str) -> bool:
-    return type(registry.task(name)).class_scores is not registry.Task.class_scores
+def is_explained(name: str) -> bool:
+    """Whether predictions of a task can be explained, by its name."""
+    known = name in registry.task_names()
+    return known and type(registry.task(name)).class_scores is not registry.Task.class_scores
 
 
 def _on_picture(fall: np.ndarray, picture: np.ndarray) -> np.ndarray:

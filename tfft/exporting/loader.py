@@ -85,11 +85,13 @@ class Served:
         signatures: Functions by name; each takes named tensors and returns named tensors.
         class_names: Class names in the order of the probabilities; empty if there are none.
         task: Name of the task, see :func:`tfft.registry.task`; ``"outputs"`` if the model has no head of tfft.
+        model: Keras model that answers; None for an export, which is run by TensorFlow alone.
     """
 
     signatures: Mapping[str, Any]
     class_names: tuple[str, ...]
     task: str
+    model: Any = None
 
     @property
     def place(self) -> str:

@@ -261,7 +261,7 @@ def _rows_or_reasons(answer: Callable[[Any], dict[str, np.ndarray]], values: Seq
         return _rows(answer, values)
     except tf.errors.OpError as error:
         if len(values) == 1:
-            return [_reason(error)]
+            return [reason_of_failure(error)]
         return [row for one in values for row in _rows_or_reasons(answer, [one])]
 
 
@@ -272,7 +272,8 @@ def _tagged(text: str, tags: np.ndarray) -> Prediction:
     return Prediction(text, outputs={"tags": pairs})
 
 
-def _reason(error: tf.errors.OpError) -> str:
+def reason_of_failure(error: tf.errors.OpError) -> str:
+    """Return why a model could not decode a file, from the message of TensorFlow."""
     message = error.message
     said = re.search(r"assertion failed: \[(.*?)\]", message, re.DOTALL)  # the checks of the decoding graph
     if said:

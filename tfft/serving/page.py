@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfft import registry
 from tfft.errors import TfftError
-from tfft.explanation import explain
+from tfft.explanation import explain, is_explained
 from tfft.exporting import predict_each
 from tfft.exporting.loader import Served
 from tfft.reporting.explanations import overlay
@@ -133,7 +133,8 @@ def model_page(served: Served, name: str) -> gradio.Blocks:
         with gradio.Row():
             with gradio.Column():
                 inputs = [widgets[field.widget](field.label) for field in fields]
-                button, explaining = gradio.Button("Predict", variant="primary"), gradio.Button("Explain")
+                button = gradio.Button("Predict", variant="primary")
+                explaining = gradio.Button("Explain", visible=is_explained(served.task))
             with gradio.Column():
                 outputs = [
                     gradio.Label(label="Prediction", visible=False),
