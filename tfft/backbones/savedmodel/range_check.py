@@ -102,16 +102,18 @@ def response_of_scores(analysis: Analysis, spec: tf.TensorSpec, ranges: Sequence
     if not scores.ref or not any(np.any(np.asarray(v)) for v in own if v.shape.rank == 1 and v.dtype.is_floating):
         return {}
     picture = _picture_for(spec)
-    found: dict[Range, list[float]] = {}
-    first: dict[Range, np.ndarray] = {}
-    for other in (picture, 1 - picture, picture[::-1] / 2, 0 * picture):  # one by one, for fixed batches as well
-        values = _run(analysis, spec, scores.ref, ranges, [other])
-        for value_range, value in values.items():
-            start = first.setdefault(value_range, value)
-            change = (value - start).reshape(len(value), -1)
-            shared = change / 2 if scores.activation == "Sigmoid" else change.mean(-1, keepdims=True)
-            found.setdefault(value_range, []).append(float(np.abs(change - shared).max(-1).mean()))
-    return {r: float(np.mean(changes[1:])) for r, changes in found.items()}
+    pictures = [picture, 1 - picture, picture[::-1] / 2, 0 * picture]
+    batches = [pictures] if spec.shape[0] is None else [[one] for one in pictures]
+    runs = [_run(analysis, spec, scores.ref, ranges, batch) for batch in batches]
+    if not all(runs):
+        return {}
+    found = {}
+    for value_range in ranges:
+        rows = np.concatenate([run[value_range][: len(batch)] for run, batch in zip(runs, batches, strict=True)])
+        change = (rows[1:] - rows[0]).reshape(len(rows) - 1, -1)
+        shared = change / 2 if scores.activation == "Sigmoid" else change.mean(-1, keepdims=True)
+        found[value_range] = float(np.abs(change - shared).max(-1).mean())
+    return found
 
 
 def measured_scaling(analysis: Analysis, spec: tf.TensorSpec) -> Scaling | None:

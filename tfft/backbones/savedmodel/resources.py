@@ -61,21 +61,22 @@ def known_keys(flat: FlatGraph) -> list[list[Any]]:
 
 
 def _keys_for(flat: FlatGraph, name: str) -> list[Any]:
-    todo, seen = [name], {name}
-    for one in todo:  # grows: from the input through whatever reshapes or cleans it, one step at a time
-        for user in flat.consumers[one]:
+    """Follow an input through whatever reshapes or cleans its words to the table that they are looked up in."""
+    waiting, seen = [name], {name}
+    while waiting:
+        source = waiting.pop(0)
+        for user in flat.consumers[source]:
             node = flat.nodes[user]
-            if node.op.startswith("LookupTableFind") and node_of(data_inputs(node)[1]) == one:
+            if node.op.startswith("LookupTableFind") and node_of(data_inputs(node)[1]) == source:
                 return _first_keys(flat, node)
-            if node.op not in _KEEPS_WORDS:
-                continue
-            if user not in seen:
+            if node.op in _KEEPS_WORDS and user not in seen:
                 seen.add(user)
-                todo.append(user)
+                waiting.append(user)
     return []
 
 
 def _first_keys(flat: FlatGraph, finder: Any) -> list[Any]:
+    """Return two keys of the table of a look-up."""
     table = node_of(data_inputs(finder)[0])
     while flat.nodes[table].op == "Identity":
         table = node_of(data_inputs(flat.nodes[table])[0])
