@@ -29,11 +29,10 @@ def available_backbones(kind: str) -> list[str]:
         ['efficientnet-lite0']
     """
     found = [preset.name for preset in PRESETS if preset.kind == kind and _is_here(preset)]
-    if kind != "image":
-        return found
     folder = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "models"
     files = [plain(path.name).removeprefix("weights") for path in sorted(folder.glob("*.h5"))]
-    return found + [f"keras:{app.name}" for app in APPLICATIONS if any(_is_of(file, app.name) for file in files)]
+    networks = [app.name for app in APPLICATIONS if app.kind == kind]
+    return found + [f"keras:{name}" for name in networks if any(_is_of(file, name) for file in files)]
 
 
 def _is_here(preset: Preset) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterator, Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 from tfft.specs import InputSpec, Preset
 
@@ -34,7 +34,10 @@ class Application:
         size: Height and width of its training images in pixels.
         scaling: What is done to pixels: ``"inside"`` the model itself, ``"symmetric"`` to [-1, 1],
             ``"means"`` subtracted from BGR (Caffe), or ``"standardised"`` per channel (PyTorch).
+        kind: Modality of all of them.
     """
+
+    kind: ClassVar[str] = "image"
 
     name: str
     size: int
