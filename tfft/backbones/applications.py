@@ -27,9 +27,8 @@ from tfft.layers.caffe_pixels import CaffePixels  # noqa: E402
 RANDOM = ":random"
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
-_SIZES = re.compile(
-    r"(_\d\.\d+_\d+)?(_\d+)?$"
-)  # width and size in the name of a MobileNet; the number of a second model
+# Width and size in the name of a MobileNet, and the number that Keras adds to the name of a second model.
+_SIZES = re.compile(r"(_\d\.\d+_\d+)?(_\d+)?$")
 _WEIGHTS_HOST = "storage.googleapis.com"
 
 

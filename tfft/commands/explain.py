@@ -6,8 +6,9 @@ import argparse
 import pathlib
 
 from tfft import registry
+from tfft.commands.opening import open_model
 from tfft.commands.options import add_json
-from tfft.console.output import SUCCESS, PrintResult, start_tensorflow
+from tfft.console.output import SUCCESS, PrintResult
 from tfft.errors import DataError
 
 SUMMARY = "show which words, places or moments speak for a prediction"
@@ -30,12 +31,10 @@ def run(options: argparse.Namespace, print_result: PrintResult) -> int:
         raise DataError("Expected image or audio FILEs, or texts with --text. Received: nothing.")
     if pathlib.Path(options.out).suffix.lower() not in (".html", ".htm"):
         raise DataError(f"--out: expected the name of a page, such as explanation.html. Received: {options.out}.")
-    start_tensorflow()
+    served = open_model(options.model)
     from tfft.explanation import explain
-    from tfft.exporting import open_served
     from tfft.reporting import write_explanations
 
-    served = open_served(options.model)
     taken = served.asked()
     asked = (options.files, options.text or (), options.text_pair or ())
     items = registry.modality(taken.modality).items_of_command(options.model, taken.spec, *asked)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from tfft import registry
+from tfft.commands.opening import open_model
 from tfft.commands.options import add_json
 from tfft.console.output import FAILED, SUCCESS, PrintResult, say, start_tensorflow
 from tfft.errors import DataError, join_names
@@ -59,13 +60,10 @@ def run(options: argparse.Namespace, print_result: PrintResult) -> int:
     tables = [file for file in options.files if file.lower().endswith(_TABLES)]
     if all((pathlib.Path(options.model) / name).is_file() for name in ("model.keras", "settings.json")):
         return _write(options, print_result)  # a language model has no classes
-    start_tensorflow()
-    from tfft.exporting import open_served
-
-    served = open_served(options.model)
+    served = open_model(options.model)
     if tables:
         return _predict_table(options, served, print_result)
-    if options.out is not None and type(_task(served.task)).file_of is registry.Task.file_of:
+    if options.out is not None and type(registry.task_or_plain(served.task)).file_of is registry.Task.file_of:
         raise DataError("--out writes the rows of a table with their predictions. Expected a table. Received: none.")
     from tfft.exporting import predict_each
 
@@ -87,7 +85,7 @@ def run(options: argparse.Namespace, print_result: PrintResult) -> int:
 
 def _drawn(found: Iterator[Any], task: str, folder: pathlib.Path) -> Iterator[Any]:
     """Write each input with its prediction drawn on it into a folder, and yield the predictions."""
-    drawing = _task(task).draw
+    drawing = registry.task_or_plain(task).draw
 
     def draw(row: Any) -> tuple[str, str, bytes]:
         png = drawing(row.file, row.outputs)
@@ -100,7 +98,7 @@ def _drawn(found: Iterator[Any], task: str, folder: pathlib.Path) -> Iterator[An
 
 def _as_files(found: Iterator[Any], task: str, folder: pathlib.Path) -> Iterator[Any]:
     """Write each prediction as a file into a folder, named after its text, and yield the predictions."""
-    of_prediction = _task(task).file_of
+    of_prediction = registry.task_or_plain(task).file_of
 
     def make(row: Any) -> tuple[str, str, bytes]:
         suffix, content = of_prediction(row.outputs) or ("", b"")
@@ -128,10 +126,6 @@ def _written(
             taken.add(name)
             write_whole(folder / name, content)
         yield row
-
-
-def _task(name: str) -> registry.Task:
-    return registry.task(name) if name in registry.task_names() else registry.Task()
 
 
 def _files_in(given: str, suffixes: Sequence[str]) -> list[str]:
@@ -209,7 +203,7 @@ def _shown(rows: Iterable[tuple[str, Any]], task: str, silent: bool) -> list[Any
 def _line(name: str, row: Any, task: str) -> str:
     """Format one prediction for its task, or generically for an unknown task."""
     asked = name if row.pair is None or name != row.file else f"{name} | {row.pair}"
-    return _task(task).format_prediction(asked, row.answer)
+    return registry.task_or_plain(task).format_prediction(asked, row.answer)
 
 
 def _write(options: argparse.Namespace, print_result: PrintResult) -> int:

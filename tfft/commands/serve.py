@@ -7,7 +7,8 @@ import pathlib
 import re
 import socket
 
-from tfft.console.output import SUCCESS, PrintResult, say, start_tensorflow
+from tfft.commands.opening import open_model
+from tfft.console.output import SUCCESS, PrintResult, say
 from tfft.errors import DataError
 from tfft.settings import parse_whole
 
@@ -29,11 +30,10 @@ def run(options: argparse.Namespace, print_result: PrintResult) -> int:
     """Serve a model until Ctrl-C."""
     _check_address(options.host, options.port)
     name = options.name or re.sub(r"[^\w.-]+", "-", pathlib.Path(options.model).resolve().stem).strip("-") or "model"
-    start_tensorflow()
-    from tfft.exporting import open_served
+    served = open_model(options.model)
     from tfft.serving import server_app
 
-    app = server_app(open_served(options.model), name)
+    app = server_app(served, name)
     import uvicorn
 
     address = f"http://{'127.0.0.1' if options.host == '0.0.0.0' else options.host}:{options.port}"

@@ -162,8 +162,7 @@ class Scores:
     @property
     def display(self) -> registry.ScoreDisplay:
         """Words of the task for its scores."""
-        task = registry.task(self.task) if self.task in registry.task_names() else registry.Task()
-        return task.score_display(self.metric)
+        return registry.task_or_plain(self.task).score_display(self.metric)
 
     @property
     def lower_is_better(self) -> bool:

@@ -79,9 +79,14 @@ class Explanation:
         rows, columns = self.relevance.shape
         return {**found, "highest": [float((row + 0.5) / rows), float((column + 0.5) / columns)]}
 
-    def __str__(self) -> str:
+    @property
+    def answer(self) -> str:
+        """The class with its probability, or the number."""
         sure = f"{self.score:.4g}" if self.probability is None else f"{self.probability:.3f}"
-        title = f"{self.name}: {self.class_name} {sure}"
+        return f"{self.class_name} {sure}"
+
+    def __str__(self) -> str:
+        title = f"{self.name}: {self.answer}"
         if not self.parts:
             row, column = self.to_dict()["highest"]
             place = f"{('top', 'middle', 'bottom')[int(3 * row)]} {('left', 'middle', 'right')[int(3 * column)]}"
@@ -193,8 +198,7 @@ def _without_parts(served: Served, parts: Parts, column: int) -> np.ndarray:
 def _scores(served: Served, values: Sequence[Any]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Return the scores of all classes, float64 [B, classes], and the outputs."""
     outputs = served.predict(values)
-    task = registry.task(served.task) if served.task in registry.task_names() else registry.Task()
-    scores = task.class_scores(outputs)
+    scores = registry.task_or_plain(served.task).class_scores(outputs)
     if scores is None:
         known = [name for name in registry.task_names() if is_explained(name)]
         raise DataError(
@@ -205,8 +209,7 @@ def _scores(served: Served, values: Sequence[Any]) -> tuple[np.ndarray, dict[str
 
 def is_explained(name: str) -> bool:
     """Whether predictions of a task can be explained, by its name."""
-    known = name in registry.task_names()
-    return known and type(registry.task(name)).class_scores is not registry.Task.class_scores
+    return type(registry.task_or_plain(name)).class_scores is not registry.Task.class_scores
 
 
 def _on_picture(fall: np.ndarray, picture: np.ndarray) -> np.ndarray:

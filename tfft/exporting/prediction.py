@@ -198,7 +198,7 @@ def predict_items(
         One prediction per item, as batches are finished.
     """
     ask = _rows_or_reasons if decodes else _rows
-    known = registry.task(task) if task in registry.task_names() else registry.Task()
+    known = registry.task_or_plain(task)
     for window in _windows(items):
         answered = _answered(lambda values: ask(answer, values), window)
         for item, rows in zip(window, answered, strict=True):

@@ -49,7 +49,7 @@ def predict_each(
 
 def _reader(model: Served, modality: str) -> registry.Modality:
     """Return the modality that reads inputs: the reader of the model's task, if it is of the same modality."""
-    own = registry.task(model.task).reader if model.task in registry.task_names() else None
+    own = registry.task_or_plain(model.task).reader
     return own if own is not None and own.name == modality else registry.modality(modality)
 
 

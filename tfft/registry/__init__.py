@@ -17,8 +17,9 @@ from importlib import metadata
 from typing import Any, Generic, TypeVar
 
 from tfft.errors import PlanError, did_you_mean, join_names
-from tfft.registry.modality_interface import Adapted, Match, Modality, PageInput, Parts
+from tfft.registry.modality_interface import Adapted, Match, Modality
 from tfft.registry.report_interface import ReportBuilder, ReportCurves, ReportPicture, ReportSection
+from tfft.registry.request_interface import PageInput, Parts
 from tfft.registry.task_interface import Default, Evaluator, ExampleResult, FeatureLevel, Metric, ScoreDisplay, Task
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "task",
     "task_name",
     "task_names",
+    "task_or_plain",
 ]
 
 AUTO = "auto"  # the task is inferred from the labels
@@ -158,6 +160,11 @@ def task(name: str) -> Task:
         True
     """
     return _TASKS.get(name)
+
+
+def task_or_plain(name: str) -> Task:
+    """Return a task by name, or one with the methods that every task has, for a model whose task is unknown."""
+    return task(name) if name in task_names() else Task()
 
 
 def task_name(name: str) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from tfft.errors import DataError, join_names
+from tfft.registry.request_interface import PageInput, Parts
 from tfft.registry.task_interface import FeatureLevel
 
 if TYPE_CHECKING:
@@ -101,38 +102,6 @@ class Adapted:
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
     backbone: Backbone | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class PageInput:
-    """Field of a page for trying a model.
-
-    Attributes:
-        widget: What is put in: ``"text"`` is a text; all others are files.
-        label: Name of the field.
-    """
-
-    widget: Literal["image", "audio", "text", "file"]
-    label: str
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Parts:
-    """Parts of an example, each of which can be left out, for explanations.
-
-    Attributes:
-        names: Name of each part, such as a word.
-        whole: The example, as the signature of a served model takes it.
-        without: The example without each part, likewise.
-        picture: Picture of the example, uint8 [H, W, 3], which the parts cover; None for other modalities.
-        grid: Rows and columns in which the parts cover the picture, row by row.
-    """
-
-    names: tuple[str, ...]
-    whole: Any
-    without: tuple[Any, ...]
-    picture: np.ndarray | None = None
-    grid: tuple[int, int] | None = None
 
 
 class Modality:

@@ -50,17 +50,17 @@ def add_explanations(page: Page, found: Sequence[Explanation]) -> None:
     """
     pictures = [one for one in found if one.picture is not None]
     if pictures:
-        page.pictures(ReportPicture(_caption(one, os.path.basename(one.name)), overlay(one)) for one in pictures)
+        page.pictures(ReportPicture(_caption(one), overlay(one)) for one in pictures)
     for one in found:
-        if one.picture is not None:
-            continue
-        page.text(_caption(one, os.path.basename(one.name) if os.path.exists(one.name) else ""), "soft")
-        page.coloured(one.scaled())
+        if one.picture is None:
+            page.text(_caption(one), "soft")
+            page.coloured(one.scaled())
 
 
-def _caption(one: Explanation, name: str) -> str:
-    sure = f"{one.score:.4g}" if one.probability is None else f"{one.probability:.3f}"
-    return f"{name}: {one.class_name} {sure} ({one.method})" if name else f"{one.class_name} {sure} ({one.method})"
+def _caption(one: Explanation) -> str:
+    """Return the answer, after the name of a file; a text is shown in full by its words."""
+    name = f"{os.path.basename(one.name)}: " if os.path.exists(one.name) else ""
+    return f"{name}{one.answer} ({one.method})"
 
 
 def overlay(one: Explanation) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 
 import numpy as np
@@ -30,6 +31,11 @@ class HeldOut:
     names: tuple[str, ...] = ()
     note: str = ""
     sections: tuple[registry.ReportSection, ...] = ()
+
+    @functools.cached_property
+    def ranked(self) -> list[tuple[str, registry.ExampleResult]]:
+        """Names and results, the largest error first."""
+        return sorted(zip(self.names, self.results, strict=True), key=lambda pair: -pair[1].error)
 
 
 def held_out_results(run: Run, *, batch_size: int = 32) -> HeldOut:

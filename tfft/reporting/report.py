@@ -140,8 +140,7 @@ def _predictions(page: Page, held_out: HeldOut) -> None:
         page.text(held_out.note, "soft")
         return
     _calibration(page, held_out.results)
-    pairs = list(zip(held_out.names, held_out.results, strict=True))
-    pairs.sort(key=lambda pair: -pair[1].error)
+    pairs = held_out.ranked
     judged = all(result.correct is not None for _, result in pairs)
     wrong = [(name, result) for name, result in pairs if not result.correct]
     page.section(
@@ -163,8 +162,7 @@ def _predictions(page: Page, held_out: HeldOut) -> None:
 
 def _explanations(page: Page, run: Run, held_out: HeldOut) -> None:
     """Show what in the most confident mistakes spoke for the wrong class."""
-    ranked = sorted(zip(held_out.names, held_out.results, strict=True), key=lambda pair: -pair[1].error)
-    wrong = [name for name, result in ranked if result.correct is False]
+    wrong = [name for name, result in held_out.ranked if result.correct is False]
     if not wrong or len(run.model.inputs) > 1:
         return
     try:

@@ -38,7 +38,7 @@ def server_app(served: Served, name: str = "model") -> fastapi.FastAPI:
         >>> app = server_app(tfft.exporting.open_served("runs/photos"))
         >>> uvicorn.run(app, host="127.0.0.1", port=8501)
     """
-    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # a local server calls nobody
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # no telemetry
     try:
         import fastapi
         import gradio

@@ -51,7 +51,7 @@ def predicted(served: Served, values: tuple[Any, ...], folder: Path) -> Shown:
     Raises:
         DataError: If they cannot be used.
     """
-    task = registry.task(served.task) if served.task in registry.task_names() else registry.Task()
+    task = registry.task_or_plain(served.task)
     [found] = predict_each(served, [values[0] if len(values) == 1 else values], top=_CLASSES)
     if found.error is not None:
         raise TfftError(f"{found.error[:1].upper()}{found.error[1:]}")

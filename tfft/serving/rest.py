@@ -31,35 +31,37 @@ def add_rest_routes(app: fastapi.FastAPI, served: Served, name: str, largest: in
         name: Name of the model in addresses.
         largest: Largest size of a request, in bytes.
     """
-    from fastapi import Request, Response
-    from fastapi.concurrency import run_in_threadpool
+    from starlette.concurrency import run_in_threadpool
+    from starlette.requests import Request
+    from starlette.responses import Response
+    from starlette.routing import Route
 
     def reply(values: Any, status: int = 200) -> Response:
         return Response(json.dumps(values, ensure_ascii=False), status, media_type="application/json")
 
     async def predict(request: Request) -> Response:
-        body = b""
+        body = bytearray()
         async for chunk in request.stream():
             body += chunk
             if len(body) > largest:
                 return reply({"error": f"Expected a request of at most {largest:,} bytes. Send fewer examples."}, 413)
         try:
-            return reply(await run_in_threadpool(answer, served, body))
+            return reply(await run_in_threadpool(answer, served, bytes(body)))
         except TfftError as error:
             return reply({"error": str(error)}, 400)
 
-    def status() -> Response:
+    def status(_: Request) -> Response:
         state = {"version": "1", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
         return reply({"model_version_status": [state]})
 
-    def metadata() -> Response:
+    def metadata(_: Request) -> Response:
         return reply({"model_spec": {"name": name, "version": "1"}, "metadata": {"signature_def": signatures(served)}})
 
-    # Annotations are strings in this module, which FastAPI resolves among its globals only.
-    predict.__annotations__ = {"request": Request}
-    for route, function, method in (("", status, "GET"), ("/metadata", metadata, "GET"), (":predict", predict, "POST")):
-        function.__annotations__.pop("return", None)
-        app.add_api_route(f"/v1/models/{name}{route}", function, methods=[method], response_model=None)
+    address = f"/v1/models/{name}"
+    app.router.routes += [
+        Route(address, status), Route(f"{address}/metadata", metadata),
+        Route(f"{address}:predict", predict, methods=["POST"]),
+    ]  # fmt: skip
 
 
 def signatures(served: Served) -> dict[str, Any]:

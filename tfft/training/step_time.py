@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from tfft.freezing.weight_values import restored
 
+_LEAST_SHARE = 1 / 8  # of a step on a GPU, after what starting its operations takes
 _LONG = 2.0  # seconds of a trial that is long enough to tell the rest
 _TRACED = 32  # eager updates of the optimizer in the time that tracing and compiling a step takes
 
@@ -65,7 +66,7 @@ def step_time(
         seconds, gradients = _timed(model, _first(batch, few), loss)
         whole = _of_batch(model, batch, loss, batch_size, (few, seconds))
         if few < batch_size and tf.config.list_logical_devices("GPU"):  # which waits for eager operations
-            whole = max(whole - seconds, whole / 8)
+            whole = max(whole - seconds, whole * _LEAST_SHARE)
         optimizer.build(model.trainable_variables)
         optimizer.apply(gradients, model.trainable_variables)
         began = time.perf_counter()

@@ -290,8 +290,9 @@ class Opener:
     @functools.cached_property
     def _checked_on(self) -> tuple[list[tf.Tensor], tf.Tensor]:
         """A batch that the SavedModel takes, and what the opened model must give for it."""
-        specs, keys = self.endpoint.checked_specs, known_keys(self.inference.flat)
-        sample, reference, only_known = parity.accepted_batch(specs, self._reference, keys)
+        sample, reference, only_known = parity.accepted_batch(
+            self.endpoint.checked_specs, self._reference, lambda: known_keys(self.inference.flat)
+        )
         if only_known:
             self.notes.append(
                 "WARNING: The model takes only words and numbers that its tables know and fails on all others, since "

@@ -64,14 +64,17 @@ def sample_batch(specs: Sequence[tf.TensorSpec], kind: _Kind | None = None) -> l
 
 
 def accepted_batch(
-    specs: Sequence[tf.TensorSpec], run: Callable[[Sequence[tf.Tensor]], Any], known: Sequence[Sequence[Any]] = ()
+    specs: Sequence[tf.TensorSpec],
+    run: Callable[[Sequence[tf.Tensor]], Any],
+    known: Callable[[], Sequence[Sequence[Any]]] = tuple,
 ) -> tuple[list[tf.Tensor], Any, bool]:
     """Return the first of several kinds of inputs that a function takes, and what it gives.
 
     Args:
         specs: Shapes and types of its inputs.
         run: The SavedModel.
-        known: For each input, keys of the table that it is looked up in, if it is; tried last.
+        known: Function that returns, for each input, keys of the table that it is looked up in, if it is. They are
+            tried last, since reading a table takes time.
 
     Returns:
         The inputs, the result, and whether it took nothing but the keys.
@@ -80,8 +83,7 @@ def accepted_batch(
         SavedModelError: When it fails on all of them; the message has its own words for the first.
     """
     errors: list[Exception] = []
-    last = [_Kind(known=known)] if len(known) == len(specs) and any(known) else []
-    for kind in [*_kinds(specs), *last]:
+    for kind in _kinds(specs, known):
         try:
             batch = sample_batch(specs, kind)
             return batch, run(batch), bool(kind.known)
@@ -103,7 +105,7 @@ def accepted_batch(
     ) from first
 
 
-def _kinds(specs: Sequence[tf.TensorSpec]) -> Iterator[_Kind]:
+def _kinds(specs: Sequence[tf.TensorSpec], known: Callable[[], Sequence[Sequence[Any]]]) -> Iterator[_Kind]:
     yield _Kind()
     types = {spec.dtype for spec in specs}
     open_sizes = any(None in spec.shape.as_list()[1:] for spec in specs)
@@ -117,6 +119,9 @@ def _kinds(specs: Sequence[tf.TensorSpec]) -> Iterator[_Kind]:
     if open_sizes:
         yield _Kind(side=224, length=128)
         yield _Kind(integers=0, side=299, length=512)
+    keys = known()
+    if len(keys) == len(specs) and any(keys):
+        yield _Kind(known=keys)
 
 
 def _unknown(spec: tf.TensorSpec, axis: int, kind: _Kind, alone: bool) -> int:
