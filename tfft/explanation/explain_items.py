@@ -20,6 +20,9 @@ from tfft.recipes import Run
 from tfft.registry import Parts
 
 _BATCH = 32
+_PLACES = (
+    ("top left", "top", "top right"), ("left", "middle", "right"), ("bottom left", "bottom", "bottom right"),
+)  # fmt: skip
 GRAD_CAM, OCCLUSION = "Grad-CAM", "occlusion"
 
 
@@ -89,8 +92,7 @@ class Explanation:
         title = f"{self.name}: {self.answer}"
         if not self.parts:
             row, column = self.to_dict()["highest"]
-            place = f"{('top', 'middle', 'bottom')[int(3 * row)]} {('left', 'middle', 'right')[int(3 * column)]}"
-            return f"{title}  (mostly {place})"
+            return f"{title}  (mostly {_PLACES[int(3 * row)][int(3 * column)]})"
         return f"{title}  ({', '.join(f'{part} {value:+.2f}' for part, value in self.ranked()) or 'no single part'})"
 
 
@@ -162,7 +164,7 @@ def _explained(
     try:
         scores, outputs = _scores(served, item.values[:1])
     except tf.errors.OpError as error:  # the model decodes files itself
-        raise DataError(f"{item.name} cannot be explained: {reason_of_failure(error)}.") from error
+        raise DataError(f"{item.name} cannot be explained: {reason_of_failure(error).rstrip('.')}.") from error
     column = int(scores[0].argmax()) if column is None else column
     if not 0 <= column < scores.shape[1]:
         raise PlanError(f"Expected a class from 0 to {scores.shape[1] - 1}. Received: {column}.")

@@ -15,15 +15,16 @@ from tfft.io.atomic import write_whole
 from tfft.registry import ReportPicture
 from tfft.reporting.page import Page
 
-_HEAT = np.array((255, 64, 0), np.float32)
-_DARK = 0.35  # brightness of the places that say nothing
+# Colours of a heat map from 0 to 1: blue, turquoise, yellow, red.
+_COLOURS = np.array(((40, 30, 120), (30, 150, 190), (250, 215, 60), (200, 30, 20)), np.float32)
 
 
 def write_explanations(found: Sequence[Explanation], path: str | os.PathLike[str]) -> pathlib.Path:
     """Write explanations as one HTML file without scripts, which needs no network.
 
-    Pictures are dark where they say nothing and red where they speak for the class. Words and spans of time are green
-    where they speak for the class and red where they speak against it; the strongest of an example has the full colour.
+    Pictures are blue where they say nothing, and yellow to red where they speak for the class. Words and spans of time
+    are green where they speak for the class and red where they speak against it; the strongest of an example has the
+    full colour.
 
     Args:
         found: Explanations.
@@ -74,8 +75,9 @@ def overlay(one: Explanation) -> bytes:
     """
     if one.picture is None:
         raise DataError(f"Expected the explanation of an image. Received: that of {one.name!r}, which has no picture.")
-    heat = one.relevance[..., None].astype(np.float32)
-    pixels = one.picture.astype(np.float32)
-    drawn = pixels * (_DARK + (1 - _DARK) * np.minimum(1, 2 * heat)) + 0.35 * heat * _HEAT
+    places = np.linspace(0, 1, len(_COLOURS))
+    heat = np.stack([np.interp(one.relevance, places, channel) for channel in _COLOURS.T], axis=-1)
+    grey = one.picture.astype(np.float32).mean(axis=-1, keepdims=True)
+    drawn = (grey + heat) / 2
     encoded: bytes = tf.io.encode_jpeg(np.clip(drawn, 0, 255).astype(np.uint8), quality=85).numpy()
     return encoded

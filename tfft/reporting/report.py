@@ -171,7 +171,7 @@ def _explanations(page: Page, run: Run, held_out: HeldOut) -> None:
         return
     page.section("Why the most confident mistakes")
     page.text(
-        "Pictures are bright and red where they speak for the predicted class; words and moments are green, and red "
+        "Pictures are yellow to red where they speak for the predicted class; words and moments are green, and red "
         "where they speak against it.", "soft",
     )  # fmt: skip
     add_explanations(page, found)
