@@ -12,7 +12,7 @@ import tempfile
 
 import common
 
-NAMES = ("inference", "profile", "files", "phase1", "phase2", "epoch", "suffix", "head", "memory", "kills")
+NAMES = ("inference", "profile", "files", "phase1", "phase2", "epoch", "suffix", "steps", "head", "memory", "kills")
 
 
 def main() -> None:
@@ -30,6 +30,7 @@ def main() -> None:
     import inference
     import kills
     import memory
+    import steps
     import suffix
 
     with tempfile.TemporaryDirectory(prefix="tfft-benchmark-") as name:
@@ -44,6 +45,7 @@ def main() -> None:
             "phase2": lambda: epochs.phase_2(options.repeats, few),
             "epoch": lambda: epochs.cached_epoch(options.repeats, made / "cache"),
             "suffix": lambda: suffix.suffix(options.repeats),
+            "steps": lambda: steps.steps(options.repeats),
             "head": lambda: head.compare(*head.digits(), options.repeats),
             "memory": lambda: memory.memory(made / "memory"),
             "kills": lambda: kills.kills(made / "kills"),

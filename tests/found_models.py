@@ -478,7 +478,7 @@ def columns(path):
 
 
 @found("module, a policy that gives the number of an action, and types of a package that is not there")
-def policy(path):
+def policy(path, name_of_type="tf_agents.Deterministic_ACTTypeSpec", number=0):
     root = tf.Module()
     root.first, root.last = weight("hidden/kernel", 4, 6), weight("q/kernel", 6, 3)
 
@@ -494,8 +494,42 @@ def policy(path):
     proto = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
     for name, function in proto.meta_graphs[0].object_graph_def.concrete_functions.items():
         if "distribution" in name:
-            function.output_signature.type_spec_value.type_spec_class_name = "tf_agents.Deterministic_ACTTypeSpec"
+            kind = function.output_signature.type_spec_value
+            kind.type_spec_class_name = name_of_type
+            if number:
+                kind.type_spec_class = number
     (path / "saved_model.pb").write_bytes(proto.SerializeToString())
+
+
+@found("module, a policy with types of TensorFlow Probability 0.12, which have a number that TensorFlow does not know")
+def older_policy(path):
+    policy(path, "_TFPTypeSpec", 275837168)
+
+
+@found("module, spectrograms with 4 channels")
+def four_channels(path):
+    k, w = weight("conv/kernel", 3, 3, 4, 8), weight("dense/kernel", 8, 3)
+
+    def run(x):
+        return tf.reduce_mean(tf.nn.relu(tf.nn.conv2d(x, k, 1, "SAME")), [1, 2]) @ w
+
+    module(path, run, tf.TensorSpec([None, 16, 24, 4], name="x"), keep=[k, w])
+
+
+@found("module, its function claims any number of rows and takes one, as the signature says")
+def one_row(path):
+    root = tf.Module()
+    root.w = weight("dense/kernel", 5, 4)
+
+    def run(x):
+        shape = tf.constant([1, 5])
+        rows = tf.raw_ops.TensorListFromTensor(tensor=tf.transpose(x, [1, 0, 2]), element_shape=shape)
+        steps = tf.raw_ops.TensorListStack(input_handle=rows, element_shape=shape, element_dtype=tf.float32)
+        return tf.reshape(steps, [1, 5]) @ root.w
+
+    root.__call__ = tf.function(run, input_signature=[tf.TensorSpec([None, 1, 5])])
+    served = tf.function(run, input_signature=[tf.TensorSpec([1, 1, 5], name="x")])
+    tf.saved_model.save(root, str(path), served.get_concrete_function())
 
 
 @found("module, a table of words as an asset and ragged rows inside")
@@ -607,6 +641,18 @@ def _dense(x: Any, width: int, scope: str, resource: bool = False) -> Any:
     with v1.variable_scope(scope, use_resource=resource):
         kernel = v1.get_variable("kernel", [x.shape[-1], width])
         return tf.nn.bias_add(x @ kernel, v1.get_variable("bias", [width], initializer=v1.zeros_initializer()))
+
+
+@found("TensorFlow 1, a condition inside of a summary, as Estimators write it")
+def tf1_condition_in_a_summary(path):
+    def make():
+        x = v1.placeholder(tf.float32, [None, 4], "x")
+        y = tf.nn.relu(_dense(x, 3, "fc1"))
+        some = v1.cond(tf.reduce_sum(y) > 0, lambda: tf.reduce_mean(y), lambda: tf.constant(0.0))
+        v1.summary.scalar("fraction", some)
+        return {"x": x}, {"y": y}
+
+    tf1(path, make)
 
 
 @found("TensorFlow 1, the whole training graph: Adam, summaries, dropout by a placeholder")

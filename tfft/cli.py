@@ -35,6 +35,7 @@ from tfft.commands import (
 from tfft.commands import list as list_presets
 from tfft.console.output import FAILED, SUCCESS, PrintResult, debugging, say
 from tfft.errors import TfftError, did_you_mean, join_names
+from tfft.io.allocator import advise_memory
 
 _COMMANDS: dict[str, Any] = {
     "demo": demo, "train": train, "language": language, "check": check, "preview": preview, "inspect": inspect,
@@ -59,6 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.command is None:
         parser().print_help()
         return SUCCESS
+    if arguments is None:  # the process is a command, and not the program of somebody else
+        advise_memory()
     try:
         with _results_only(options) as print_result:
             return options.run(options, print_result)

@@ -159,7 +159,7 @@ def image_spec(model: keras.Model) -> InputSpec | None:
         return None
     shape, dtype = tuple(model.inputs[0].shape), keras.backend.standardize_dtype(model.inputs[0].dtype)
     floating = dtype.startswith("float") or dtype == "bfloat16"
-    if len(shape) != 4 or shape[3] not in (1, 3, 4) or not (floating or dtype == "uint8"):
+    if len(shape) != 4 or shape[3] not in (1, 3) or not (floating or dtype == "uint8"):
         return None
     spec = InputSpec(
         height=shape[1] or 224,

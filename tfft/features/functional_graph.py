@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import keras
@@ -133,6 +133,29 @@ def divide(
     _replay(rest, known)
     second = keras.Model(_alone(entries), _alone([known[id(t)] for t in flat.outputs]), name=names[1])
     return first, second
+
+
+def merge_calls(flat: keras.Model, merged: Mapping[int, tuple[Step, keras.layers.Layer]]) -> keras.Model:
+    """Return a flat model with some chains of calls replaced by one call each.
+
+    Args:
+        flat: Model from :func:`flatten`.
+        merged: By key of the last call of a chain: the first call, whose only input the layer takes, and the layer. The
+            results inside of a chain must not be used elsewhere.
+
+    Returns:
+        A model with the same inputs and outputs.
+    """
+    inputs = keras.tree.map_structure(_fresh_input, flat.input)
+    known = {id(old): new for old, new in zip(flat.inputs, keras.tree.flatten(inputs), strict=True)}
+    replaced = {first.key for key, (first, _) in merged.items()}
+    for step in steps_of(flat):
+        if step.key in merged:
+            first, layer = merged[step.key]
+            known[id(step.outputs[0])] = layer(known[id(first.inputs[0])])
+        elif step.key not in replaced:
+            _replay([step], known)
+    return keras.Model(inputs, _alone([known[id(t)] for t in flat.outputs]), name=flat.name)
 
 
 def descendants(steps: Sequence[Step], starts: Iterable[Step]) -> set[int]:

@@ -10,6 +10,7 @@ from tfft.errors import require_platform
 require_platform()
 
 from tfft.optimizers.factory import build_optimizer, optimizer_names  # noqa: E402
+from tfft.optimizers.fused_updates import fuse_updates  # noqa: E402
 from tfft.optimizers.layerwise_lr import layerwise_lr_multipliers  # noqa: E402
 from tfft.optimizers.lr_finder import LearningRates, lr_find  # noqa: E402
 from tfft.optimizers.per_variable_lr import LayerwiseOptimizer  # noqa: E402
@@ -18,6 +19,6 @@ from tfft.optimizers.slot_transfer import SlotTransfer, transfer_slots  # noqa: 
 
 __all__ = [
     "SCHEDULES", "SlotTransfer", "LearningRates", "Segment", "PiecewiseSchedule", "LayerwiseOptimizer",
-    "layerwise_lr_multipliers",
+    "layerwise_lr_multipliers", "fuse_updates",
     "transfer_slots", "lr_find", "optimizer_names", "build_optimizer", "build_schedule",
 ]  # fmt: skip

@@ -17,6 +17,7 @@ from tfft.config import Phase
 from tfft.errors import PlanError, did_you_mean, join_names, raise_problems
 from tfft.freezing.batch_norm import is_norm
 from tfft.keras_compat import flatten_layers, own_weights
+from tfft.optimizers.fused_updates import fuse_updates
 from tfft.optimizers.layerwise_lr import layerwise_lr_multipliers
 from tfft.optimizers.per_variable_lr import LayerwiseOptimizer
 from tfft.optimizers.schedules import SCHEDULES, build_schedule
@@ -62,7 +63,7 @@ def build_optimizer(
     settings |= {name: _strength(kind, phase) for name in strengths}  # Muon has two
     if kind is keras.optimizers.SGD:
         settings["momentum"] = MOMENTUM
-    optimizer = kind(**settings)
+    optimizer = fuse_updates(kind(**settings))
     if phase.weight_decay:
         optimizer.exclude_from_weight_decay(_spared(model))
     if wrapped or any(factor != 1.0 for factor in factors.values()):

@@ -5,6 +5,7 @@ Implementation notes: both the rate and the step can differ between variables.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -89,6 +90,8 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
         self._from_config = False
         self._spared: list[str] | None = None
         # Keras calls these two for each step. A subclass made on the fly could not be saved.
+        given = vars(optimizer).get("update_step")  # of fuse_updates
+        self._step = functools.partial(type(optimizer).update_step, optimizer) if given is None else given
         optimizer.update_step = self._update
         keras_compat.replace_weight_decay(optimizer, self._decay)
 
@@ -213,11 +216,11 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
         inner, factor = self.optimizer, self._factor(variable)
         rate = learning_rate if factor == 1.0 else keras.ops.multiply(learning_rate, factor)
         if not self._corrected:
-            type(inner).update_step(inner, gradient, variable, rate)
+            self._step(gradient, variable, rate)
             return
         age = self._ages[self._get_variable_index(variable)]
         with keras_compat.steps_ahead(inner, age * (inner.gradient_accumulation_steps or 1)):
-            type(inner).update_step(inner, gradient, variable, rate)
+            self._step(gradient, variable, rate)
 
     def _decay(self, variables: Sequence[keras.Variable]) -> None:
         """Stand in for ``_apply_weight_decay`` of the optimizer inside."""
@@ -298,6 +301,10 @@ for _name in _SETTINGS:
     setattr(LayerwiseOptimizer, _name, _delegated(_name))
 
 
+def _is_scaled(optimizer: keras.optimizers.Optimizer) -> bool:
+    return isinstance(getattr(vars(optimizer).get("update_step"), "__self__", None), LayerwiseOptimizer)
+
+
 def is_one_of(optimizer: keras.optimizers.Optimizer, names: Sequence[str]) -> bool:
     """Whether an optimizer is an instance of one of Keras' classes, by their names."""
     return any(c.__name__ in names and c.__module__.startswith("keras.") for c in type(optimizer).__mro__)
@@ -318,7 +325,7 @@ def _check(optimizer: Any, factors: Mapping[str, float], ages: Mapping[str, int]
         problems.append(
             f"{kind} is not known to make steps proportional to its rate. Those that do: {join_names(LINEAR)}"
         )
-    elif optimizer.built or "update_step" in vars(optimizer):
+    elif optimizer.built or _is_scaled(optimizer):
         problems.append("it was used before; make a new one")
     elif any(ages.values()) and not is_one_of(optimizer, AGEING):
         problems.append(f"{kind} cannot take over slots, so it has no ages. Those that can: {join_names(AGEING)}")

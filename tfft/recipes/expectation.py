@@ -34,6 +34,7 @@ from tfft.plans.defaults import PAIRED
 from tfft.plans.format import blocks_text
 from tfft.recipes.preparing import build_model, feature_source, spec_of
 from tfft.recipes.run_data import RunData
+from tfft.training.folding import fold_norms
 from tfft.training.step_time import StepTime, step_time
 from tfft.training.suffix import FeatureSource
 
@@ -259,7 +260,7 @@ class Stopwatch:
             except (BackboneError, DataError):  # nothing is frozen, or its output varies: every epoch runs all
                 model = self.model
         found = step_time(
-            model, (inputs, labels), heads.from_model(self.model).loss(),
+            fold_norms(model), (inputs, labels), heads.from_model(self.model).loss(),
             build_optimizer(phase, self.model, 1000), 32 if phase.contrastive_repeats else self._batch,
         )  # fmt: skip
         self.spent += time.perf_counter() - began

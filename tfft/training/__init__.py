@@ -10,6 +10,7 @@ from tfft.errors import require_platform
 
 require_platform()
 
+from tfft.io.allocator import advise_memory  # noqa: E402
 from tfft.training.batch_size import BatchSize, find_batch_size  # noqa: E402
 from tfft.training.checkpoint.callback import CheckpointConfig  # noqa: E402
 from tfft.training.checkpoint.resume import Resume  # noqa: E402
@@ -23,5 +24,6 @@ from tfft.training.suffix import FeatureSource  # noqa: E402
 
 __all__ = [
     "BatchSize", "CheckpointError", "CheckpointStore", "CheckpointConfig", "FeatureSource", "History", "Resume",
-    "find_batch_size", "fit", "microbatched", "is_chief", "on_chief", "plot_history", "train", "train_phase",
+    "advise_memory", "find_batch_size", "fit", "microbatched", "is_chief", "on_chief", "plot_history", "train",
+    "train_phase",
 ]  # fmt: skip

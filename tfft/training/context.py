@@ -18,6 +18,7 @@ from tfft.errors import DataError, PlanError, join_names
 from tfft.freezing import add_lora, relative_gradients, select, unfreeze
 from tfft.registry import Metric
 from tfft.training.checkpoint.manager import CheckpointManager
+from tfft.training.folding import fold_norms
 from tfft.training.history import History
 from tfft.training.microbatch import microbatched
 from tfft.training.suffix import FeatureSource, TrainableSuffix, build_suffix
@@ -67,6 +68,7 @@ class TrainingContext:
                 notes.append(f"phase {phase.name!r}: every epoch runs the whole model. {part}")
             part = TrainableSuffix(self.model, self.dataset, self.validation)
         notes += [f"phase {phase.name!r}: {note}" for note in part.notes]
+        part = dataclasses.replace(part, model=fold_norms(part.model))
         if self.microbatch_size is None:
             return part
         statistics: Literal["refuse", "parts"] = "parts" if self.batch_norm == "train" else "refuse"

@@ -6,8 +6,9 @@ import dataclasses
 from typing import Any
 
 import keras
+import tensorflow as tf
 
-from tfft.backbones.savedmodel import tf1
+from tfft.backbones.savedmodel import parity, tf1
 from tfft.backbones.savedmodel.batches import fixed_rows, free_batch
 from tfft.backbones.savedmodel.endpoint import Endpoint
 from tfft.backbones.savedmodel.example_inputs import described, parsed_endpoint
@@ -76,6 +77,8 @@ def adapt(
         _, height, width, _ = endpoint.specs[0].shape
         endpoint, flat = free_size(endpoint, flat_of, image_size)
         notes = (*notes, f"It was saved for images of {height} x {width} pixels; its convolutions take any size.")
+    if not per_example and (single := _one_row_at_a_time(endpoint, loaded)) is not None:
+        endpoint, flat = single, flat_of(single)
     rows = fixed_rows(endpoint.specs)
     if per_example:
         return Adapted(endpoint, flat, (*notes, _ONE_AT_A_TIME), False, converted)
@@ -92,6 +95,32 @@ def adapt(
         f"each; if they are a batch, train with batch_size={rows}."
     )
     return Adapted(endpoint, flat, (*notes, note), None, converted)
+
+
+def _one_row_at_a_time(endpoint: Endpoint, loaded: Any) -> Endpoint | None:
+    """Return the endpoint for one row where its function names no number, a signature names 1, and two rows fail.
+
+    Keras 2 writes ``__call__`` of a model with ``batch_input_shape=(1, ...)`` for any number of rows.
+    """
+    wanted = sorted(str([1, *spec.shape[1:]]) for spec in endpoint.specs if spec.shape.rank and spec.shape[0] is None)
+    if len(wanted) != len(endpoint.specs):
+        return None
+    for signature in dict(getattr(loaded, "signatures", None) or {}).values():
+        if sorted(str(spec.shape.as_list()) for spec in signature.structured_input_signature[1].values()) != wanted:
+            continue
+        specs = tuple(tf.TensorSpec([1, *spec.shape[1:]], spec.dtype, spec.name) for spec in endpoint.specs)
+        for rows, works in ((2, False), (1, True)):
+            batch = parity.sample_batch([tf.TensorSpec([rows, *s.shape[1:]], s.dtype) for s in specs])
+            try:
+                endpoint.call(batch)
+            except (ValueError, TypeError, tf.errors.OpError):  # TensorFlow's for shapes that do not fit
+                if works:
+                    return None
+            else:
+                if not works:
+                    return None
+        return dataclasses.replace(endpoint, specs=specs)
+    return None
 
 
 def for_each_example(model: keras.Model, batch_axis: bool) -> keras.Model:

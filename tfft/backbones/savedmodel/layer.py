@@ -22,9 +22,11 @@ from tfft.backbones.savedmodel.graph import tensor_name
 from tfft.backbones.savedmodel.lora_targets import Uses
 from tfft.backbones.savedmodel.resources import make_resource
 from tfft.backbones.savedmodel.scan import check_graph
+from tfft.backbones.savedmodel.training_rewrites import rewrite_for_training
 from tfft.backbones.text_ops import load_text_ops, ops_of_graph
 from tfft.errors import BlockError, SavedModelError, TfftError, UnsafeModelError, join_names, reason_of
 from tfft.keras_compat import in_safe_mode
+from tfft.layers.fast_gradients import use_fast_gradients
 from tfft.layers.lora import LowRank, Pair
 
 _MOST_BYTES = 2**36  # of the variables of one block in a file
@@ -62,6 +64,7 @@ class _Runtime:
     tables: list[Any]
     inference: Callable[..., Any]
     training: Callable[..., Any] | None
+    rewritten: Callable[..., Any] | None
     regularizers: list[Callable[[], tf.Tensor]]
     input_dtypes: dict[int, tf.DType]
     symbolic: dict[Any, Any]
@@ -298,10 +301,21 @@ class SavedModelBlock(keras.layers.Layer):
         function = self._runtime.inference
         if training and self.runs_training_graph and self._runtime.training is not None:
             function = self._runtime.training
+        elif training and use_fast_gradients():
+            function = self._rewritten()
         if self.trainable:
             for regularizer in self._runtime.regularizers:
                 self.add_loss(regularizer())
         return function(*tensors)
+
+    def _rewritten(self) -> Callable[..., Any]:
+        """Return the inference graph with quicker gradients; made when it is first needed."""
+        if self._runtime.rewritten is None:
+            (inference, _, _), shape = self._graphs.value, self._known_shape.value
+            rewritten = rewrite_for_training(inference, [spec.shape for spec in self._specs.value])
+            same = rewritten is inference
+            self._runtime.rewritten = self._runtime.inference if same else self._function(rewritten, shape)
+        return self._runtime.rewritten
 
     def _cast(self, position: int, tensor: Any) -> Any:
         wanted = self._runtime.input_dtypes.get(position)
@@ -342,7 +356,7 @@ class SavedModelBlock(keras.layers.Layer):
 
     def _make_functions(self) -> None:
         (inference, training, regularizers), shape = self._graphs.value, self._known_shape.value
-        self._runtime.inference = self._function(inference, shape)
+        self._runtime.inference, self._runtime.rewritten = self._function(inference, shape), None
         self._runtime.training = None if training is None else self._function(training, shape)
         self._runtime.regularizers = [self._function(graph) for graph in regularizers]
 

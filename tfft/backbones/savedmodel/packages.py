@@ -15,6 +15,8 @@ _BY_OP = {
 _BY_TYPE = {
     "tfp.": ("tensorflow-probability", "tensorflow_probability"),
     "tensorflow_probability.": ("tensorflow-probability", "tensorflow_probability"),
+    "_TFPTypeSpec": ("tensorflow-probability", "tensorflow_probability"),  # until 0.13 without the name of the package
+    "_DistributionTypeSpec": ("tensorflow-probability", "tensorflow_probability"),
     "tf_agents.": ("tf-agents", "tf_agents"),
     "tfr.": ("tensorflow-ranking", "tensorflow_ranking"),
     "tensorflow_gnn.": ("tensorflow-gnn", "tensorflow_gnn"),
@@ -49,7 +51,7 @@ def needs(meta: Any) -> str:
 def functions_that_need(meta: Any) -> dict[str, str]:
     """Return the functions with types of packages that are not imported, and the package of each as pip knows it.
 
-    TensorFlow cannot load a SavedModel with one of them, even where nobody calls it, such as the ``distribution`` of a
+    TensorFlow cannot load a SavedModel with one of them, even where it is not called, such as the ``distribution`` of a
     policy whose ``action`` is called.
 
     Args:

@@ -273,7 +273,19 @@ class _Pruning:
         kept = [node for node in meta.graph_def.node if node.name in keep]
         del meta.graph_def.node[:]
         meta.graph_def.node.extend(kept)
+        self._prune_contexts(keep)
         return keep
+
+    def _prune_contexts(self, keep: Collection[str]) -> None:
+        """Take out the contexts of conditions and loops whose nodes are gone: TensorFlow looks the nodes up."""
+        from tensorflow.core.protobuf import control_flow_pb2
+
+        kinds = {"cond_context": control_flow_pb2.CondContextDef, "while_context": control_flow_pb2.WhileContextDef}
+        for key in kinds.keys() & set(self.meta.collection_def):
+            values = self.meta.collection_def[key].bytes_list.value
+            left = [value for value in values if _context_nodes(kinds[key].FromString(value)) <= set(keep)]
+            del values[:]
+            values.extend(left)
 
     def _prune_library(self, nodes: Collection[str]) -> None:
         """Cut out functions that nothing kept reaches: by a call, as a gradient, or by its name in a text."""
@@ -298,6 +310,16 @@ def collected(meta: Any) -> Iterator[str]:
                 continue
             yield from (variable.initializer_name, variable.snapshot_name, variable.initial_value_name)
             yield variable.variable_name
+
+
+def _context_nodes(context: Any) -> set[str]:
+    """Names of the nodes of a condition or a loop of TF1."""
+    names = [context.pivot_name, *context.values_def.values, *context.values_def.external_values.values()]
+    if hasattr(context, "pred_name"):
+        names.append(context.pred_name)
+    else:
+        names += [*context.loop_enter_names, *context.loop_exit_names]
+    return {name.split(":")[0].lstrip("^") for name in names if name}
 
 
 def has_endpoint(meta: Any) -> bool:
