@@ -12,7 +12,6 @@ from __future__ import annotations
 import importlib
 import os
 import pathlib
-import subprocess
 from collections.abc import Callable, Iterator
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -130,9 +129,11 @@ def _exports_are_checked_in_forks() -> Iterator[None]:
     """The process that checks an export need not import TensorFlow anew; see `forked_checks`."""
     import forked_checks
 
-    forks = forked_checks.Forks(subprocess.run)
+    from tfft.exporting import parity
+
+    forks = forked_checks.Forks(parity.start_worker)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(subprocess, "run", forks.run)
+        patch.setattr(parity, "start_worker", forks.start)
         yield
     forks.close()
 

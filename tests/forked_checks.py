@@ -8,39 +8,62 @@ tests start themselves, the notebooks and the demo run the script as users do.
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import pathlib
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from typing import Any
 
-SCRIPT = "parity_worker.py"
+SCRIPT = str(pathlib.Path(__file__).parents[1] / "tfft" / "exporting" / "parity_worker.py")
+
+
+class Fork:
+    """Stands in for the process of `parity_worker.py`: it starts when it gets its job."""
+
+    returncode: int | None = None
+
+    def __init__(self, forks: Forks, folder: str) -> None:
+        self._forks, self._folder = forks, folder
+
+    def poll(self) -> int:
+        return 0
+
+    def communicate(self, job: str | None = None, timeout: float | None = None) -> tuple[str, str]:
+        if job is None:
+            return "", ""
+        self.returncode, said = self._forks.run(self._folder, job)
+        return "", said
 
 
 class Forks:
-    """Runs commands of `parity_worker.py` in forks, and all others as `subprocess.run` does."""
+    """Runs jobs of `parity_worker.py` in forks, or in processes where TensorFlow's cannot be forked."""
 
-    def __init__(self, run: Callable[..., subprocess.CompletedProcess]) -> None:
-        self._run, self._server, self._usable = run, None, True
+    def __init__(self, start: Callable[[str], subprocess.Popen[str]]) -> None:
+        self._start_process, self._server, self._usable = start, None, True
 
-    def run(self, command: Any, **settings: Any) -> subprocess.CompletedProcess:
-        check = isinstance(command, list) and len(command) > 2 and str(command[2]).endswith(SCRIPT)
-        if not check or not self._usable:
-            return self._run(command, **settings)
+    def start(self, folder: str) -> Fork | subprocess.Popen[str]:
+        return Fork(self, folder) if self._usable else self._start_process(folder)
+
+    def run(self, folder: str, job: str) -> tuple[int, str]:
         if self._server is None:
-            self._server = self._start(settings["env"])
+            environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"}
+            environment.pop("PYTHONWARNINGS", None)
+            self._server = self._start(environment)
         with tempfile.TemporaryFile("w+") as said:
-            request = {"argv": command[2:], "cwd": settings["cwd"], "said": f"/proc/{os.getpid()}/fd/{said.fileno()}"}
+            request = {"job": job, "cwd": folder, "said": f"/proc/{os.getpid()}/fd/{said.fileno()}"}
             self._server.stdin.write(json.dumps(request) + "\n")
             self._server.stdin.flush()
             code = self._server.stdout.readline()
             if not code:  # TensorFlow started threads
                 self._usable = False
-                return self._run(command, **settings)
+                process = self._start_process(folder)
+                _, text = process.communicate(job)
+                return process.returncode, text
             said.seek(0)
-            return subprocess.CompletedProcess(command, int(code), "", said.read())
+            return int(code), said.read()
 
     @staticmethod
     def _start(environment: dict[str, str]) -> subprocess.Popen[str]:
@@ -74,8 +97,8 @@ def serve() -> None:
                 os.dup2(said.fileno(), 2)
             code = 1
             try:
-                sys.argv = request["argv"]
-                runpy.run_path(sys.argv[0], run_name="__main__")
+                sys.stdin = io.StringIO(request["job"])
+                runpy.run_path(SCRIPT, run_name="__main__")
                 code = 0
             except BaseException:
                 sys.excepthook(*sys.exc_info())

@@ -10,6 +10,7 @@ from tfft import registry
 from tfft.config import Phase, RunConfig
 from tfft.config.plan import PHASE_KEYWORDS
 from tfft.console.output import SUCCESS, PrintResult, start_tensorflow
+from tfft.console.profile import format_stages, profiling, stage
 from tfft.errors import DataError, PlanError
 from tfft.plans import PLAN_NAMES, NamedPlan, named
 from tfft.settings import add_arguments as add_settings
@@ -47,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="print every setting with its reason, every epoch and the table of blocks",
     )  # fmt: skip
     shown.add_argument("-q", "--quiet", dest="level", action="store_const", const=0, help="print nothing but errors")
+    parser.add_argument("--profile", action="store_true", help="print where the time went")
     groups["data"].add_argument("--no-export", action="store_true", help="do not write the SavedModel to RUN/export")
 
 
@@ -60,9 +62,14 @@ def run(options: argparse.Namespace, print_result: PrintResult) -> int:
     config.check()
     if strategy is not None:
         strategy.check(config)
-    start_tensorflow()
-    from tfft import recipes
+    with profiling():
+        with stage("import TensorFlow"):
+            start_tensorflow()
+            from tfft import recipes
+        return _run(options, config, strategy, recipes)
 
+
+def _run(options: argparse.Namespace, config: RunConfig, strategy: NamedPlan | None, recipes: Any) -> int:
     plan = None if options.config is None else recipes.plan_from_yaml(options.config)
     handle, data = options.backbone or "efficientnet-lite0", options.data
     if plan is not None:
@@ -77,6 +84,8 @@ def run(options: argparse.Namespace, print_result: PrintResult) -> int:
         config=config,
         verbose=options.level,
     )
+    if options.profile:
+        print(format_stages(done.stages))
     if options.level:
         print(f"Saved to {options.out}. Next: tfft predict {shlex.quote(options.out)} {_example(done.model)}")
     return SUCCESS

@@ -13,11 +13,13 @@ import numpy as np
 import tensorflow as tf
 
 from tfft import heads, registry
+from tfft.console.profile import stage
 from tfft.data.dataset_forms import batches_for
 from tfft.errors import DataError, PlanError, TfftError
 from tfft.evaluation.scores import Scores
 
 
+@stage("evaluate")
 def evaluate(model: keras.Model, dataset: Any, *, head: heads.Head | None = None) -> Scores:
     """Measure a model on labelled examples that it was not trained on.
 

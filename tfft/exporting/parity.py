@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import logging
 import os
 import pathlib
@@ -23,6 +24,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfft.backbones.text_ops import ops_of, text_libraries
+from tfft.console.profile import stage
 from tfft.errors import ExportError, raise_problems
 from tfft.exporting.loader import ARRAY_SIGNATURE, BYTES_SIGNATURE, EncodedInput
 from tfft.exporting.signatures import Serving
@@ -51,7 +53,85 @@ class Trial:
         return Trial(what, self.signature, inputs, {name: value[pick] for name, value in self.expected.items()})
 
 
-def check(folder: pathlib.Path, serving: Serving, examples: Examples | None, tolerance: float) -> float:
+class FreshProcess:
+    """A Python process with TensorFlow and without Keras and tfft, which runs a SavedModel.
+
+    Use it as a context around writing the model: the process imports TensorFlow meanwhile.
+
+    Example:
+        >>> with FreshProcess() as process:
+        ...     write(folder)
+        ...     results = process.run(folder, [], [("serving_default", {"images": images})])
+    """
+
+    def __enter__(self) -> FreshProcess:
+        self._scratch = tempfile.TemporaryDirectory(prefix="tfft-check-")
+        try:
+            self._process = start_worker(self._scratch.name)
+        except OSError as error:
+            self._scratch.cleanup()
+            raise _not_checked(error) from error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.communicate()
+        self._scratch.cleanup()
+
+    def run(
+        self, folder: pathlib.Path, libraries: Sequence[str], calls: list[tuple[str, dict[str, np.ndarray]]]
+    ) -> list[dict[str, np.ndarray]]:
+        """Load a SavedModel and call its signatures; once for each process.
+
+        Args:
+            folder: Folder of the SavedModel.
+            libraries: Files that define further operations.
+            calls: Names of signatures, with their inputs by name.
+
+        Returns:
+            The outputs of each call, by name.
+
+        Raises:
+            ExportError: If the process fails.
+        """
+        calls_path, results_path = (pathlib.Path(self._scratch.name, name) for name in ("calls", "results"))
+        calls_path.write_bytes(pickle.dumps(calls))
+        job = {"model": os.path.abspath(folder), "calls": str(calls_path), "results": str(results_path)}
+        try:
+            _, said = self._process.communicate(
+                json.dumps({**job, "libraries": list(libraries)}) + "\n", timeout=_TIME_LIMIT
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise _not_checked(error) from error
+        if self._process.returncode != 0:
+            last = "\n".join(said.strip().splitlines()[-5:])
+            raise ExportError(
+                "The exported model does not run in a fresh process with TensorFlow alone "
+                f"(exit code {self._process.returncode}). It said:\n{last}"
+            )
+        return pickle.loads(results_path.read_bytes())
+
+
+def start_worker(folder: str) -> subprocess.Popen[str]:
+    """Start the script that runs a SavedModel, in a folder."""
+    script = pathlib.Path(__file__).with_name("parity_worker.py")
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"}
+    environment.pop("PYTHONWARNINGS", None)
+    return subprocess.Popen(
+        [sys.executable, "-P", str(script)], env=environment, cwd=folder, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def _not_checked(error: Exception) -> ExportError:
+    return ExportError(f"The exported model could not be checked in a fresh process: {error}")
+
+
+@stage("check the export in a fresh process")
+def check(
+    folder: pathlib.Path, serving: Serving, examples: Examples | None, tolerance: float, process: FreshProcess
+) -> float:
     """Run a SavedModel in a fresh process and compare it with the Keras model.
 
     Args:
@@ -59,6 +139,7 @@ def check(folder: pathlib.Path, serving: Serving, examples: Examples | None, tol
         serving: Its functions and their reference.
         examples: Examples for the check: image arrays, arrays by input name, or image files (paths or contents).
         tolerance: Maximum ``|served - expected| / (1 + the largest |expected|)``.
+        process: Process to run it in.
 
     Returns:
         The largest difference found, in the same measure.
@@ -69,7 +150,7 @@ def check(folder: pathlib.Path, serving: Serving, examples: Examples | None, tol
     with quiet_tensorflow():  # several batch shapes in a row: Keras would advise against the retracing
         trials = _with_other_orders(_trials(serving, examples), serving)
     libraries = text_libraries(ops_of(serving.signatures), "The exported model")
-    results = _run_fresh(folder, libraries, [(trial.signature, dict(trial.inputs)) for trial in trials])
+    results = process.run(folder, libraries, [(trial.signature, dict(trial.inputs)) for trial in trials])
     problems, largest = [], 0.0
     for trial, outputs in zip(trials, results, strict=True):
         found, difference = _compare(trial, outputs, tolerance, serving.tolerances)
@@ -228,32 +309,6 @@ def _random_numbers(dtype: tf.DType, shape: Sequence[int], generator: np.random.
 
 
 _RANDOM = {tf.string: _random_strings, tf.uint8: _random_bytes}
-
-
-def _run_fresh(
-    folder: pathlib.Path, libraries: Sequence[str], calls: list[tuple[str, dict[str, np.ndarray]]]
-) -> list[dict[str, np.ndarray]]:
-    script = pathlib.Path(__file__).with_name("parity_worker.py")
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"}
-    environment.pop("PYTHONWARNINGS", None)
-    with tempfile.TemporaryDirectory(prefix="tfft-check-") as scratch:
-        calls_path, results_path = pathlib.Path(scratch, "calls"), pathlib.Path(scratch, "results")
-        calls_path.write_bytes(pickle.dumps(calls))
-        command = [sys.executable, "-P", str(script), os.path.abspath(folder), str(calls_path), str(results_path)]
-        command += libraries
-        try:
-            done = subprocess.run(
-                command, env=environment, cwd=scratch, capture_output=True, text=True, timeout=_TIME_LIMIT, check=False
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise ExportError(f"The exported model could not be checked in a fresh process: {error}") from error
-        if done.returncode != 0:
-            last = "\n".join(done.stderr.strip().splitlines()[-5:])
-            raise ExportError(
-                "The exported model does not run in a fresh process with TensorFlow alone "
-                f"(exit code {done.returncode}). It said:\n{last}"
-            )
-        return pickle.loads(results_path.read_bytes())
 
 
 def _compare(

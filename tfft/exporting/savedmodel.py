@@ -18,10 +18,11 @@ from collections.abc import Iterator, Mapping, Sequence
 import keras
 import tensorflow as tf
 
+from tfft.console.profile import stage
 from tfft.errors import ExportError
 from tfft.exporting.loader import TASK_FILE, versions_in
 from tfft.exporting.model_card import describe_functions, model_card
-from tfft.exporting.parity import Examples, check, quiet_tensorflow
+from tfft.exporting.parity import Examples, FreshProcess, check, quiet_tensorflow
 from tfft.exporting.signatures import Serving, serving_functions
 from tfft.io.name_files import format_lines
 from tfft.keras_compat import flatten_layers
@@ -47,6 +48,7 @@ class ExportResult:
     notes: tuple[str, ...] = ()
 
 
+@stage("export")
 def export(
     model: keras.Model,
     path: str | os.PathLike[str],
@@ -124,9 +126,9 @@ def write_checked(
     for reason in (getattr(layer, "why_not_exported", "") for layer in flatten_layers(model)):
         if reason:
             raise ExportError(f"The model {model.name!r} cannot be exported as a SavedModel: {reason}.")
-    with _aside(target) as folder:
+    with _aside(target) as folder, FreshProcess() as process:
         _write(model, serving, folder, card)
-        difference = check(folder, serving, examples, tolerance)
+        difference = check(folder, serving, examples, tolerance, process)
         if target.exists():
             raise ExportError(f"{target} appeared while the model was being exported; it was left alone.")
         os.rename(folder, target)

@@ -17,6 +17,7 @@ import keras
 import numpy as np
 
 from tfft.backbones.savedmodel.block_graph import BlockGraph
+from tfft.console.profile import stage
 from tfft.errors import installed_version
 from tfft.features import litert
 from tfft.features.functional_graph import Step, flatten, steps_of
@@ -32,6 +33,7 @@ class NoKey(Exception):
     """No key can be computed, because a layer does not expose its settings. Never leaves tfft.features."""
 
 
+@stage("find features in the cache")
 def cache_key(prefix: keras.Model, items: str, *, dtype: str, engine: str) -> str:
     """Return the cache key for the features of a prefix.
 

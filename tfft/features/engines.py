@@ -16,6 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfft.console import profile
 from tfft.errors import BackboneError, PlanError, did_you_mean, missing_package
 from tfft.features import litert
 from tfft.features.functional_graph import Step, ancestors, divide, flat_inputs, flatten, steps_of
@@ -196,6 +197,7 @@ def choose(engine: str, texts: bool = False) -> tuple[str, str]:
     return "litert", ""
 
 
+@profile.stage("convert the frozen part")
 def open_engine(
     net: keras.Model, engine: str, first: Arrays, texts: bool = False
 ) -> tuple[TensorFlowEngine | LiteRTEngine, str]:

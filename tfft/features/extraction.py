@@ -21,6 +21,7 @@ from tfft.arrays.ragged import Ragged, Rows
 from tfft.arrays.spill import Holder
 from tfft.arrays.store import CacheFullError, EntryWriter, megabytes, read_entry, read_manifest
 from tfft.backbones.base import Backbone
+from tfft.console import profile
 from tfft.console.progress import progress_bar
 from tfft.errors import DataError, PlanError, installed_version, raise_problems
 from tfft.features.batching import compute
@@ -237,6 +238,7 @@ class _Work:
         finally:
             holder.close()
 
+    @profile.stage("read, decode and run the frozen part")
     def compute(self, target: Any, where: str) -> dict[str, Any]:
         """Run the network over all examples into a target, and return the metadata of the features."""
         start = time.perf_counter()

@@ -18,6 +18,7 @@ import yaml
 
 from tfft.backbones.base import Backbone
 from tfft.config import Phase, Plan, RunConfig, RunSettings, config_of
+from tfft.console.profile import stage
 from tfft.errors import PlanError
 from tfft.io.atomic import write_whole
 from tfft.plans import NamedPlan, named
@@ -81,6 +82,7 @@ def recommend_plan(
     return choose_plan(opened, run_data, chosen, cache, strategy)
 
 
+@stage("choose the plan")
 def choose_plan(
     backbone: Backbone,
     data: RunData,

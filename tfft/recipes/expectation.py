@@ -23,6 +23,7 @@ import tensorflow as tf
 from tfft import heads
 from tfft.backbones.base import Backbone
 from tfft.config import Phase, Plan
+from tfft.console.profile import stage
 from tfft.data import BatchOptions
 from tfft.errors import BackboneError, DataError
 from tfft.features import split_head
@@ -267,6 +268,7 @@ class Stopwatch:
         return found, features
 
 
+@stage("measure a step")
 def expected_time(
     backbone: Backbone, data: RunData, plan: Plan, cache: str | os.PathLike[str] | bool | None, verbose: int
 ) -> ExpectedTime | None:

@@ -46,6 +46,7 @@ from tfft.recipes.run import (
     check_writable,
     is_unfinished,
     plan_from_yaml,
+    profiled,
     write_model,
     write_run,
 )
@@ -59,6 +60,7 @@ _OTHERS = ("plan", "out", "export_to", "cache", "callbacks", "verbose", "config"
 
 
 @documents(RunConfig)
+@profiled
 def finetune(
     backbone: str | os.PathLike[str] | Backbone | keras.Model,
     data: Any,

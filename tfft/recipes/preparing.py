@@ -18,6 +18,7 @@ from tfft.backbones import load_backbone
 from tfft.backbones.base import Backbone
 from tfft.backbones.fetch.digests import pinned, split_pin
 from tfft.config import Plan, RunConfig, SharedSettings
+from tfft.console.profile import stage
 from tfft.data.examples import Examples
 from tfft.errors import PlanError, join_names, quantity
 from tfft.models import build
@@ -40,6 +41,7 @@ def with_new_statistics(config: _Config, plan: NamedPlan | None) -> _Config:
     return dataclasses.replace(config, batch_norm="train") if anew else config
 
 
+@stage("open the backbone")
 def open_backbone(backbone: Any, config: SharedSettings, task: str) -> Backbone:
     """Open a backbone with the settings of a run, unless it is open already.
 

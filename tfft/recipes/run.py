@@ -13,8 +13,8 @@ import json
 import os
 import pathlib
 import tempfile
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ParamSpec
 
 import keras
 import numpy as np
@@ -23,6 +23,7 @@ import yaml
 from tfft import heads
 from tfft.backbones.formats.keras_file import load_keras_file
 from tfft.config import Plan
+from tfft.console.profile import profiling, stage
 from tfft.data import Skipped, write_split
 from tfft.errors import PlanError, TfftError, join_names
 from tfft.evaluation import Difference, Scores, paired_difference, selection_optimism
@@ -30,7 +31,9 @@ from tfft.exporting.savedmodel import ExportResult
 from tfft.inspection import DataReport
 from tfft.io.atomic import whole, write_whole
 from tfft.io.name_files import csv_text, format_lines
-from tfft.training import History
+from tfft.training import History, on_chief
+
+_Arguments = ParamSpec("_Arguments")
 
 PLAN, METRICS, HISTORY, LABELS, SKIPPED, CHECK, SPLIT, MODEL, EXPORT, CHECKPOINTS, TIMING = (
     "plan.yaml",
@@ -74,6 +77,7 @@ class Run:
         expected_seconds: The same as expected before training; empty if the training was too short to measure.
         stored_optimism: :attr:`optimism` of a run that was loaded from its folder.
         stored_change: :attr:`change` of a run that was loaded from its folder.
+        stages: Seconds of each stage of the whole run, such as ``"open the backbone"``, without stages inside of it.
     """
 
     model: keras.Model
@@ -93,6 +97,7 @@ class Run:
     expected_seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
     stored_optimism: float | None = None
     stored_change: Difference | None = None
+    stages: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def selected_from(self) -> int:
@@ -276,6 +281,7 @@ def write_model(model: keras.Model, folder: pathlib.Path) -> None:
         raise TfftError(f"The model could not be written to {folder / MODEL}: {error.strerror or error}.") from error
 
 
+@stage("write the run")
 def write_run(run: Run, folder: pathlib.Path) -> None:
     """Write all files of a run, except the export, into a folder."""
     write_model(run.model, folder)
@@ -288,9 +294,31 @@ def write_run(run: Run, folder: pathlib.Path) -> None:
         run.data_report.write_json(folder / CHECK)
     if run.split_names is not None:
         write_split(folder / SPLIT, run.split_names)
-    timing = {"seconds": dict(run.seconds), "expected_seconds": dict(run.expected_seconds)}
-    write_whole(folder / TIMING, json.dumps(timing, indent=2) + "\n")
+    write_timing(run, folder)
     write_whole(folder / METRICS, json.dumps(metrics_of(run), indent=2) + "\n")
+
+
+def profiled(function: Callable[_Arguments, Run]) -> Callable[_Arguments, Run]:
+    """Decorate a recipe: its run gets the seconds of all stages, and its folder too."""
+
+    @functools.wraps(function)
+    def measured(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> Run:
+        with profiling() as profile:
+            run = function(*args, **kwargs)
+            run = dataclasses.replace(run, stages=profile.stages)
+        if (folder := run.folder) is not None:
+            on_chief(run.model, lambda: write_timing(run, folder))
+        return run
+
+    return measured
+
+
+def write_timing(run: Run, folder: pathlib.Path) -> None:
+    """Write the seconds of phases and stages into a folder."""
+    timing = {
+        "seconds": dict(run.seconds), "expected_seconds": dict(run.expected_seconds), "stages": dict(run.stages)
+    }  # fmt: skip
+    write_whole(folder / TIMING, json.dumps(timing, indent=2) + "\n")
 
 
 def load_run(folder: str | os.PathLike[str]) -> Run:
@@ -340,6 +368,7 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
         model, plan, history, frozen, final, names, tuple(skipped), folder, deduplicated_scores=deduplicated,
         test_scores=tested, seconds=timing.get("seconds", {}), expected_seconds=timing.get("expected_seconds", {}),
         stored_optimism=optimism, stored_change=Difference(**metrics["change"]) if "change" in metrics else None,
+        stages=timing.get("stages", {}),
     )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ import tensorflow as tf
 from tfft import registry
 from tfft.backbones.base import Backbone
 from tfft.config import Plan, SharedSettings
+from tfft.console.profile import stage
 from tfft.console.progress import ReadingProgress, reading_bar
 from tfft.data import BatchOptions, Splits, load
 from tfft.data.dataset_examples import is_ready, ready_splits
@@ -172,6 +173,7 @@ class RunData:
         raise PlanError(f"The data holds {self.modality.items}, and the backbone {why}: {fix}.")
 
 
+@stage("read and check the data")
 def load_run_data(data: Any, config: SharedSettings, progress: ReadingProgress | None = None) -> RunData:
     """Load data in any accepted form.
 

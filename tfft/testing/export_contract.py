@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from tfft.exporting.parity import check
+from tfft.exporting.parity import FreshProcess, check
 from tfft.exporting.signatures import serving_functions
 from tfft.testing.contract import Contract, expect, report
 
@@ -40,6 +40,7 @@ def check_export(
             expect((folder / name).is_file(), f"{name} is missing")
 
     def same() -> None:
-        check(folder, serving_functions(model), examples, tolerance)
+        with FreshProcess() as process:
+            check(folder, serving_functions(model), examples, tolerance, process)
 
     return report(str(folder), iter({"layout": layout, "answers equal the model's": same}.items()))

@@ -16,6 +16,7 @@ import keras
 import tensorflow as tf
 
 from tfft import keras_compat
+from tfft.console.profile import stage
 from tfft.errors import PlanError, join_names, raise_problems
 
 Result = TypeVar("Result")
@@ -130,6 +131,7 @@ def scope_of(model: keras.Model) -> contextlib.AbstractContextManager[Any]:
     return contextlib.nullcontext() if strategy is None else strategy.scope()
 
 
+@stage("train")
 def fit(
     model: keras.Model,
     dataset: tf.data.Dataset,

@@ -14,6 +14,7 @@ from tfft.backbones.savedmodel import folder_scan
 from tfft.backbones.savedmodel.prune import write_pruned
 from tfft.backbones.savedmodel.scan import Judged, check_savedmodel, chosen_meta_graph, read_meta_graphs
 from tfft.backbones.text_ops import load_text_ops, ops_of_graph
+from tfft.console.profile import stage
 from tfft.errors import SavedModelError, join_names, reason_of
 
 _Result = TypeVar("_Result")
@@ -54,6 +55,7 @@ def load(
     return loaded, notes
 
 
+@stage("load the SavedModel")
 def _load(folder: pathlib.Path, tags: Sequence[str], shown: pathlib.Path) -> Any:
     quiet = tf.get_logger()  # it warns twice of every reference variable, which are dealt with in tf1.py
     level = quiet.level

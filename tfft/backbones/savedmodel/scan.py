@@ -31,6 +31,7 @@ from tfft.backbones.savedmodel.allowlist import (
 from tfft.backbones.savedmodel.call_graph import CallGraph, base_of, data_inputs, function_names
 from tfft.backbones.savedmodel.packages import functions_that_need
 from tfft.backbones.savedmodel.prune import INITIALIZER, Fault, collected, has_endpoint, pruned, signature_outputs
+from tfft.console.profile import stage
 from tfft.errors import SavedModelError, UnsafeModelError, join_names
 
 __all__ = ["check_graph", "check_savedmodel", "function_names", "read_meta_graphs"]
@@ -82,6 +83,7 @@ class Judged:
     left_out: tuple[str, ...] = ()
 
 
+@stage("scan the SavedModel")
 def check_savedmodel(
     path: str | os.PathLike[str], *, tags: Sequence[str] | None = None, signature: str | None = None
 ) -> Judged:

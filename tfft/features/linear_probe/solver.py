@@ -18,6 +18,7 @@ from typing import Literal
 import keras
 import numpy as np
 
+from tfft.console.profile import stage
 from tfft.data.class_balance import class_weights
 from tfft.errors import DataError, PlanError, raise_problems
 from tfft.features.linear_probe.nearest_mean import Prototypes
@@ -66,6 +67,7 @@ class Solved:
         return "\n".join([*lines, f"l2 {self.l2:.3g}, training loss {self.loss:.5f}, solved in {self.seconds:.1f} s"])
 
 
+@stage("solve the head")
 def fit_linear_probe(
     features: np.ndarray,
     labels: np.ndarray,

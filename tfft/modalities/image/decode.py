@@ -59,8 +59,6 @@ def decode_pixels(encoded: tf.Tensor, path: tf.Tensor | None = None) -> tf.Tenso
         uint8 [rows, columns, 3], upright.
     """
     encoded = tf.convert_to_tensor(encoded)
-    if tf.executing_eagerly():
-        return _decode(encoded, path)
     return _traced(encoded) if path is None else _traced_with_path(encoded, path)
 
 
@@ -73,13 +71,19 @@ def _decode(encoded: tf.Tensor, path: tf.Tensor | None = None) -> tf.Tensor:
     with tf.control_dependencies(_guards(header, file)):
         # Both wait for the guards: the choice of the decoder, and its input.
         encoded, kind = tf.identity(encoded), tf.identity(header.kind)
+    pixels: tf.Tensor = _traced_pixels(encoded, kind, header.orientation)
+    return pixels
+
+
+def _pixels(encoded: tf.Tensor, kind: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     pixels = tf.switch_case(kind, [lambda read=read: read(encoded) for read in _DECODERS])
     pixels.set_shape([None, None, 3])
-    return tf.cond(header.orientation > 1, lambda: _upright(pixels, header.orientation), lambda: pixels)
+    return tf.cond(orientation > 1, lambda: _upright(pixels, orientation), lambda: pixels)
 
 
 # Every pipeline and signature decodes, and tracing the decoders takes half a second: they share one trace.
-_STRING = tf.TensorSpec([], tf.string)
+_STRING, _INT, _LONG = tf.TensorSpec([], tf.string), tf.TensorSpec([], tf.int32), tf.TensorSpec([], tf.int64)
+_traced_pixels = tf.function(_pixels, input_signature=[_STRING, _INT, _LONG], autograph=False)
 _traced = tf.function(_decode, input_signature=[_STRING], autograph=False)
 _traced_with_path = tf.function(_decode, input_signature=[_STRING, _STRING], autograph=False)
 

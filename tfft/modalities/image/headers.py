@@ -44,7 +44,6 @@ class _Layout(NamedTuple):
     animated: tf.Tensor
 
 
-@tf.autograph.experimental.do_not_convert
 def read_header(encoded: tf.Tensor) -> Header:
     """Read format, size and orientation without decoding the image.
 
@@ -59,6 +58,10 @@ def read_header(encoded: tf.Tensor) -> Header:
         >>> int(header.height), int(header.width), int(header.orientation)
         (480, 640, 1)
     """
+    return Header(*_traced_header(tf.convert_to_tensor(encoded)))
+
+
+def _header(encoded: tf.Tensor) -> Header:
     data = tf.io.decode_raw(encoded, tf.uint8)
     kind = _kind(data)
     layouts = [_no_layout, _jpeg, _png, _gif, _bmp, _webp]
@@ -84,8 +87,10 @@ def _size(encoded: tf.Tensor) -> tf.Tensor:
     return tf.where(header.orientation > 4, stored[::-1], stored)  # orientations 5 to 8 lie on their side
 
 
-# Every pipeline of boxes or masks reads sizes, and tracing the readers takes a second: they share one trace.
-_traced_size = tf.function(_size, input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
+# Every pipeline and signature reads headers, and tracing the readers takes a second: they share one trace.
+_STRING = tf.TensorSpec([], tf.string)
+_traced_header = tf.function(_header, input_signature=[_STRING], autograph=False)
+_traced_size = tf.function(_size, input_signature=[_STRING], autograph=False)
 
 
 @tf.autograph.experimental.do_not_convert
