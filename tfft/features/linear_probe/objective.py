@@ -4,27 +4,33 @@ Implementation notes: all folds are solved at once, so that they share one matri
 along the principal axes of the features, scaled by the curvature there, so that L-BFGS (Liu and Nocedal, "On the
 limited memory BFGS method for large scale optimization", 1989) needs few steps at any penalty: the Hessian of the
 multinomial loss is close to the covariance of the features times a curvature p (1 - p) of each class (Böhning,
-"Multinomial logistic regression algorithm", 1992, bounds it by 1/2), which is measured at the start of a fit.
+"Multinomial logistic regression algorithm", 1992, bounds it by 1/2), which is measured at the start of a fit. The final
+solution of a large problem takes most of its steps in float32, whose gradients are exact enough, and the last ones in
+float64. Of 77 classes, the rotation to the axes of the mean covariance of their probabilities (as in K-FAC, Martens and
+Grosse 2015) saved a fifth of the steps, and one that weights rows by their uncertainty none.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 from collections.abc import Iterator
 from typing import Any, TypedDict
 
 import numpy as np
 
 from tfft.features.linear_probe.lbfgs import Minimum, minimise
+from tfft.features.linear_probe.threads import in_order, one_blas_thread
 from tfft.heads import Head
 
 _WIDEST_ROTATION = 4096  # beyond it finding the axes costs more than it saves
 _NO_VARIANCE = 1e-12  # of the largest: what rounding leaves along axes that the rows do not span
-_BLOCK_LOGITS, _BLOCK_FEATURES = 2**19, 2**21
-_JOINT_COLUMNS = 256  # enough for full speed of the matrix product; more only takes memory
-_THREADED_WORK = 2e9  # additions and products in one step: some 30 ms on one core
+_BLOCK_LOGITS, _BLOCK_FEATURES = 2**17, 2**21  # logits that stay in the cache of a core
+_BLOCK_ROWS = 512  # at least, or adding the gradients of the blocks takes longer than computing them
+_JOINT_COLUMNS = 512  # enough for full speed of the matrix product; more only takes memory
+_THREADED_EIGEN = 2e9  # additions and products: some 30 ms on one core
+_CURVATURE_ROWS = 2000
+_LARGE_WORK = 2e7  # products of rows and kernel; for fewer, exact steps take milliseconds
 
 
 class _Stop(TypedDict):
@@ -35,6 +41,7 @@ class _Stop(TypedDict):
 
 
 _SWEEP_STOP: _Stop = {"tolerance": 1e-4, "steps": 200}  # a hundredth of it moves held-out losses by a percent or less
+_ROUGH_STOP: _Stop = {"tolerance": 1e-3, "steps": 200}  # ... the lowest by a fifth of its standard error at 77 classes
 _FINAL_STOP: _Stop = {"tolerance": 1e-8, "steps": 1000}
 
 
@@ -91,7 +98,8 @@ def find_basis(features: np.ndarray, rows: np.ndarray) -> Basis:
     whole = count == len(features)
     if min(count, wide) > _WIDEST_ROTATION or (count < wide and not whole):
         return plain
-    with _few_threads(10 * min(count, wide) ** 3):
+    little = 10 * min(count, wide) ** 3 < _THREADED_EIGEN
+    with one_blas_thread() if little else contextlib.nullcontext():
         if count < wide:  # the axes of few rows come from their products with one another
             block = plain.project(features, rows, np.float64)
             gram = block @ block.T
@@ -127,6 +135,7 @@ class Problem:
 
     def __post_init__(self) -> None:
         self.dtype = np.float32 if self.basis is None and self.rows.dtype == np.float32 else np.float64
+        self.large = self.rows.size * self.head.units >= _LARGE_WORK
         self.gain = 1 if self.head.convex_loss == "softmax" else self.head.units  # the others' loss is a mean of units
 
     def value_and_gradient(
@@ -134,59 +143,88 @@ class Problem:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return weighted loss plus penalty of each fold, [F], and the gradients; values are [F, U, r + 1]."""
         every = self.weights if folds is None or len(folds) == len(self.weights) else self.weights[folds]
-        gradient = np.zeros((values.shape[0] * values.shape[1], self.rows.shape[1]), self.dtype)
-        total, loss = np.zeros(values.shape[:2], self.dtype), np.zeros(len(values))
-        for part, block, logits in self._forward(values):
-            losses, slopes = self._terms(logits, part)
+        kernel, bias = self._raw(values)
+        gradient, total, loss = (
+            np.zeros(kernel.shape, self.dtype),
+            np.zeros(bias.shape, self.dtype),
+            np.zeros(len(values)),
+        )
+
+        def compute(part: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
             weights = every[:, part]
-            loss += np.sum(losses * weights, 1)
+            own = np.flatnonzero(weights.any(1))  # not the folds that all these rows are held out of
+            block = np.asarray(self.rows[part], self.dtype)
+            losses, slopes = self._terms(_logits(kernel[own], bias[own], block), self.targets[part])
+            weights = weights[own]
             slopes *= weights.astype(self.dtype)[:, None]
-            total += slopes.sum(-1)
-            gradient += slopes.reshape(-1, len(block)) @ block
-        gradient = gradient.reshape(*values.shape[:2], -1)
+            flat = slopes.reshape(-1, len(block)) @ block
+            return own, np.sum(losses * weights, 1), slopes.sum(-1), flat.reshape(len(own), *kernel.shape[1:])
+
+        work = 4.0 * self.rows.size * kernel.shape[0] * kernel.shape[1]
+        for own, losses, slopes, part in in_order(compute, self._blocks(len(self.rows), len(values)), work):
+            loss[own] += losses
+            total[own] += slopes
+            gradient[own] += part
         if self.basis is not None:
             gradient = self.basis.pull(gradient, total)
         kernel = values[..., :-1]
         gradient = np.concatenate([gradient + 2 * l2 * kernel, total[..., None]], -1)
         return loss + l2 * np.einsum("fud,fud->f", kernel, kernel, dtype=np.float64), gradient
 
-    def score(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return loss and hits of each head on each row, [F, N], and the mean curvature for each unit, [U]."""
-        losses, hits = np.empty(self.weights.shape), np.zeros(self.weights.shape)
-        curvature = np.zeros(values.shape[1])
-        for part, _, logits in self._forward(values):
-            hits[:, part] = self._hits(logits, part)
-            losses[:, part], slopes = self._terms(logits, part)
-            slopes = np.minimum(np.abs(slopes) * self.gain, 1)
+    def score(self, values: np.ndarray, fold: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return loss and hits of each row, [N], by the head of the fold that it is held out of; 0 for -1."""
+        losses, hits = np.zeros(len(self.rows)), np.zeros(len(self.rows))
+        kernel, bias = self._raw(values)
+
+        def compute(job: tuple[int, np.ndarray]) -> None:
+            number, rows = job
+            logits = _logits(kernel[number : number + 1], bias[number : number + 1], self.rows[rows])
+            hits[rows] = self._hits(logits, self.targets[rows])[0]
+            losses[rows] = self._terms(logits, self.targets[rows])[0][0]
+
+        held = [np.flatnonzero(fold == number) for number in range(len(values))]
+        jobs = [(number, rows[part]) for number, rows in enumerate(held) for part in self._blocks(len(rows), 1)]
+        for _ in in_order(compute, jobs, 2.0 * self.rows.size * kernel.shape[1]):
+            pass
+        return losses, hits
+
+    def curvature(self, values: np.ndarray) -> np.ndarray:
+        """Return the mean curvature for each unit, [U], from some rows: it scales the unknowns, no more."""
+        curvature, weight = np.zeros(values.shape[1]), 0.0
+        kernel, bias = self._raw(values)
+        rows = np.arange(0, len(self.rows), -(-len(self.rows) // _CURVATURE_ROWS))
+        for part in self._blocks(len(rows), len(values)):
+            own = rows[part]
+            logits = _logits(kernel, bias, np.asarray(self.rows[own], self.dtype))
+            slopes = np.minimum(np.abs(self._terms(logits, self.targets[own])[1]) * self.gain, 1)
             slopes *= 1 - slopes  # p (1 - p), whether the target is 0 or 1
-            weights: np.ndarray[Any, Any] = self.weights[:, part].astype(self.dtype)
-            curvature += np.einsum("fun,fn->u", slopes, weights) / (self.gain * len(self.weights))
-        return losses, hits, curvature
+            weights: np.ndarray[Any, Any] = self.weights[:, own].astype(self.dtype)
+            curvature += np.einsum("fun,fn->u", slopes, weights)
+            weight += float(weights.sum())
+        return curvature / (self.gain * max(weight, 1e-300))
 
-    def _forward(self, values: np.ndarray) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+    def _raw(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         kernel, bias = (values[..., :-1], values[..., -1]) if self.basis is None else self.basis.to_raw(values)
-        kernel = kernel.reshape(-1, kernel.shape[-1]).astype(self.dtype)
-        bias = bias.reshape(-1, 1).astype(self.dtype)
-        for part in _parts(len(self.rows), min(_BLOCK_LOGITS // len(kernel), _BLOCK_FEATURES // kernel.shape[1])):
-            block = np.asarray(self.rows[part], self.dtype)
-            logits = kernel @ block.T  # classes first: sums over them then run along memory
-            logits += bias
-            yield part, block, logits.reshape(*values.shape[:2], len(block))
+        return kernel.astype(self.dtype), bias.astype(self.dtype)
 
-    def _terms(self, logits: np.ndarray, part: slice) -> tuple[np.ndarray, np.ndarray]:
+    def _blocks(self, count: int, folds: int) -> Iterator[slice]:
+        rows = max(_BLOCK_LOGITS // (folds * self.head.units), _BLOCK_ROWS)
+        return _parts(count, min(rows, _BLOCK_FEATURES // self.rows.shape[1]))
+
+    def _terms(self, logits: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the losses [F, n] and their slopes by the logits [F, U, n]; may overwrite the logits."""
         if self.head.convex_loss == "softmax":
-            return _softmax_terms(logits, self.targets[part], self.head.label_smoothing)
-        target = self.targets[part].T.astype(self.dtype)
+            return _softmax_terms(logits, targets, self.head.label_smoothing)
+        target = targets.T.astype(self.dtype)
         if self.head.convex_loss == "squared":
             logits -= target
             return np.mean(logits**2, 1), logits * (2 / self.head.units)
         return _sigmoid_terms(logits, target, self.head.label_smoothing)
 
-    def _hits(self, logits: np.ndarray, part: slice) -> np.ndarray:
+    def _hits(self, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
         if self.head.convex_loss == "softmax":
-            return logits.argmax(1) == self.targets[part]
-        return np.mean((logits > 0) == (self.targets[part].T > 0.5), 1)
+            return logits.argmax(1) == targets
+        return np.mean((logits > 0) == (targets.T > 0.5), 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,10 +258,10 @@ def fit(
     """
     if start is None:
         start = _without_features(problem, len(variances))
-    curvature = problem.score(start)[2]
+    curvature = problem.curvature(start)
     curvature = np.maximum(curvature, 1e-3 * max(curvature.max(), 1e-6))[:, None]  # a class that never occurs has none
     sizes = 1 / np.sqrt(np.append(curvature * variances + 2 * l2 + 1e-12, curvature, axis=1))
-    with _few_threads(4 * problem.rows.size * start.shape[0] * start.shape[1]):
+    with one_blas_thread():
         found = [
             _minimise(dataclasses.replace(problem, weights=problem.weights[group]), start[group], l2, sizes, final)
             for group in _parts(len(start), _JOINT_COLUMNS // start.shape[1])
@@ -280,32 +318,36 @@ def _parts(count: int, size: int) -> Iterator[slice]:
     return (slice(low, min(low + size, count)) for low in range(0, count, size))
 
 
-def _few_threads(work: int) -> contextlib.AbstractContextManager:
-    """Use one BLAS thread for little work, where several gain nothing and slow down other work."""
-    if work > _THREADED_WORK or (controller := _blas()) is None:
-        return contextlib.nullcontext()
-    return controller.limit(limits=1, user_api="blas")
-
-
-@functools.cache
-def _blas() -> Any:
-    try:
-        from threadpoolctl import ThreadpoolController
-    except ModuleNotFoundError:  # comes with scikit-learn; without it BLAS decides
-        return None
-    return ThreadpoolController()
+def _logits(kernel: np.ndarray, bias: np.ndarray, block: np.ndarray) -> np.ndarray:
+    """Return the logits [F, U, n] of rows [n, d]; classes first: sums over them then run along memory."""
+    logits = kernel.reshape(-1, kernel.shape[-1]) @ block.T
+    logits += bias.reshape(-1, 1)
+    return logits.reshape(*bias.shape, len(block))
 
 
 def _minimise(problem: Problem, start: np.ndarray, l2: float, sizes: np.ndarray, final: bool) -> Minimum:
-    shape = (-1, *start.shape[1:])
+    if not final:
+        return _stage(problem, start / sizes, l2, sizes, _ROUGH_STOP if problem.large else _SWEEP_STOP)
+    scaled, before = start / sizes, 0
+    if problem.basis is None and problem.large:  # rows in memory: most steps in float32, on a copy
+        near = _stage(
+            dataclasses.replace(problem, rows=problem.rows.astype(np.float32)), scaled, l2, sizes, _FINAL_STOP
+        )
+        scaled, before = near.values, near.steps
+    found = _stage(problem, scaled, l2, sizes, _FINAL_STOP)
+    return dataclasses.replace(found, steps=before + found.steps)
+
+
+def _stage(problem: Problem, start: np.ndarray, l2: float, sizes: np.ndarray, stop: _Stop) -> Minimum:
+    """Minimize over values in units of their sizes, with the precision of the problem."""
+    shape = (-1, *sizes.shape)
     sizes = sizes.astype(problem.dtype)
 
     def objective(points: np.ndarray, folds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         values, gradients = problem.value_and_gradient(points.reshape(shape) * sizes, l2, folds)
         return values, (gradients * sizes).reshape(points.shape)
 
-    scaled = (start / sizes).astype(problem.dtype).reshape(len(start), -1)
-    return minimise(objective, scaled, **(_FINAL_STOP if final else _SWEEP_STOP))
+    return minimise(objective, start.astype(problem.dtype).reshape(len(start), -1), **stop)
 
 
 def _without_features(problem: Problem, wide: int) -> np.ndarray:
@@ -337,14 +379,13 @@ def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _softmax_terms(logits: np.ndarray, labels: np.ndarray, smoothing: float) -> tuple[np.ndarray, np.ndarray]:
     own = (slice(None), labels, np.arange(len(labels)))
+    logits -= logits.max(1)[:, None]
     losses = -(1 - smoothing) * logits[own]
     if smoothing:
         losses -= smoothing * logits.mean(1)
-    peak = logits.max(1)
-    logits -= peak[:, None]
     np.exp(logits, out=logits)
     total = logits.sum(1)
-    losses += np.log(total) + peak
+    losses += np.log(total)
     logits /= total[:, None]
     logits[own] -= 1 - smoothing
     if smoothing:

@@ -94,12 +94,13 @@ def fit_linear_probe(
     axes improve the conditioning. Focal loss has no single optimum: a head with it gets that of cross-entropy, a good
     start for training with either.
 
-    The sweep goes from strong to weak in powers of ten until the held-out loss has risen twice, then tries half a power
-    on both sides of the best. The lowest loss wins. The one-standard-error rule (Breiman et al. 1984) would prefer
-    stronger penalties, but its error bar has no unbiased estimate (Bengio and Grandvalet 2004). The sweep uses at most
-    ``SWEEP_EXAMPLES`` stratified examples (fewer if features are wider than 6,700 or classes more than 100); with N
-    examples in total, the penalty keeps its weight against the sum of the losses, ``l2 * swept / N``. The sweep
-    computes in float32, the final solution in float64 and from all examples.
+    The sweep goes from strong to weak in powers of ten until the held-out loss has risen twice, or once by more than
+    five standard errors of the rise, then tries half a power on both sides of the best. The lowest loss wins. The
+    one-standard-error rule (Breiman et al. 1984) would prefer stronger penalties, but its error bar has no unbiased
+    estimate (Bengio and Grandvalet 2004). The sweep uses at most ``SWEEP_EXAMPLES`` stratified examples (fewer if
+    features are wider than 6,700 or classes more than 100); with N examples in total, the penalty keeps its weight
+    against the sum of the losses, ``l2 * swept / N``. The sweep computes in float32, the final solution in float64 and
+    from all examples. Many rows and classes are swept with a tolerance ten times as large.
 
     Args:
         features: Features [N, D] of any float type; may be a ``np.memmap``, which is read in blocks.

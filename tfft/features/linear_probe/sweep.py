@@ -17,6 +17,7 @@ _SWEEP_LOGITS = 2_000_000  # ... and at fewer where there are many classes, but 
 _SWEEP_VALUES = 2**27  # ... and at fewer where features are very wide: half a gigabyte
 _STRENGTHS = 10.0 ** -np.arange(9)  # of the total variance of the features: from no influence to hardly a penalty
 _HALF_POWER = 10**0.5
+_CLEAR_RISE = 5.0  # standard errors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Sweep:
         self._weights, self._mean = weights, float(weights.mean())
         self._ridge = Ridge(problem) if problem.head.convex_loss == "squared" else None
         self._done: dict[float, tuple[Trial, np.ndarray]] = {}
+        self._losses: dict[float, np.ndarray] = {}
         self.steps = 0
 
     @property
@@ -73,11 +75,11 @@ class Sweep:
         return self._done[self.best.l2][1].mean(0, keepdims=True)
 
     def run(self) -> None:
-        """Follow the path until the loss has risen twice, then search around its minimum."""
+        """Follow the path until the loss has risen twice or clearly, then search around its minimum."""
         total = max(float(self._variances.sum()), 1e-12) / self._problem.gain
         for strength in _STRENGTHS * (total * self._mean):
             self._try(strength)
-            if self.best.l2 > 50 * strength:  # two powers past it
+            if self.best.l2 > 50 * strength or self._clearly_worse(strength):  # two powers past it
                 break
         best = self.best.l2
         self._try(best * _HALF_POWER)
@@ -88,13 +90,19 @@ class Sweep:
             fitted = fit(self._problem, l2 / self._mean, self._variances, self._guess(l2))
         else:
             fitted = self._ridge.fit(l2)
-        losses, hits, _ = self._problem.score(fitted.values)
+        losses, hits = self._problem.score(fitted.values, self._fold)
         regression = self._problem.head.convex_loss == "squared"
         trial = Trial(l2, *self._judge(losses * self._weights), *((None, None) if regression else self._judge(hits)))
         self._done[l2] = (trial, fitted.values)
+        self._losses[l2] = (losses * self._weights)[self._fold >= 0]
         self.steps += fitted.steps
         if self._verbose:
             print(trial, flush=True)
+
+    def _clearly_worse(self, l2: float) -> bool:
+        """Whether the same held-out examples have a higher loss than at the best strength, beyond any doubt."""
+        rise = self._losses[l2] - self._losses[self.best.l2]
+        return bool(rise.mean() > _CLEAR_RISE * rise.std() / np.sqrt(len(rise)))
 
     def _guess(self, l2: float) -> np.ndarray | None:
         """Extrapolate the two nearest solutions linearly over the logarithm of the strength."""
@@ -105,7 +113,7 @@ class Sweep:
         return found[0] + (found[1] - found[0]) * (np.log(l2 / near[0]) / np.log(near[1] / near[0]))
 
     def _judge(self, scores: np.ndarray) -> tuple[float, float]:
-        own = [row[self._fold == number] for number, row in enumerate(scores)]
+        own = [scores[self._fold == number] for number in range(self._fold.max() + 1)]
         means = own[0] if len(own) == 1 else np.array([np.mean(part) for part in own])
         error = np.std(means, ddof=1) / np.sqrt(len(means)) if len(means) > 1 else np.nan
         return float(np.mean(means)), float(error)
@@ -124,10 +132,12 @@ def hold_out(
     own: np.ndarray,
 ) -> tuple[Problem, np.ndarray, np.ndarray]:
     """Return the rows of the sweep in float32, the fold that each is held out of (-1: never), and its weight."""
-    rows, swept = basis.project(features, sample, np.float32), targets[sample]
     if validation is None:
-        fold = _folds(swept, head, folds, generator)
-    else:
+        fold = _folds(targets[sample], head, folds, generator)
+        order = np.argsort(fold, kind="stable")  # a fold is left out of whole blocks of rows
+        fold, sample, own = fold[order], sample[order], own[order]
+    rows, swept = basis.project(features, sample, np.float32), targets[sample]
+    if validation is not None:
         other = checked_targets(*validation, head, "validation features", features.shape[1])
         chosen = sample_rows(other, features.shape[1], head, generator)
         rows = np.concatenate([rows, basis.project(validation[0], chosen, np.float32)])
