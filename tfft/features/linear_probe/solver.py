@@ -100,7 +100,7 @@ def fit_linear_probe(
     estimate (Bengio and Grandvalet 2004). The sweep uses at most ``SWEEP_EXAMPLES`` stratified examples (fewer if
     features are wider than 6,700 or classes more than 100); with N examples in total, the penalty keeps its weight
     against the sum of the losses, ``l2 * swept / N``. The sweep computes in float32, the final solution in float64 and
-    from all examples. Many rows and classes are swept with a tolerance ten times as large.
+    from all examples. Many rows and classes are swept with a tolerance three times as large.
 
     Args:
         features: Features [N, D] of any float type; may be a ``np.memmap``, which is read in blocks.
