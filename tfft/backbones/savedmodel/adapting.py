@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -109,18 +110,19 @@ def _one_row_at_a_time(endpoint: Endpoint, loaded: Any) -> Endpoint | None:
         if sorted(str(spec.shape.as_list()) for spec in signature.structured_input_signature[1].values()) != wanted:
             continue
         specs = tuple(tf.TensorSpec([1, *spec.shape[1:]], spec.dtype, spec.name) for spec in endpoint.specs)
-        for rows, works in ((2, False), (1, True)):
-            batch = parity.sample_batch([tf.TensorSpec([rows, *s.shape[1:]], s.dtype) for s in specs])
-            try:
-                endpoint.call(batch)
-            except (ValueError, TypeError, tf.errors.OpError):  # TensorFlow's for shapes that do not fit
-                if works:
-                    return None
-            else:
-                if not works:
-                    return None
-        return dataclasses.replace(endpoint, specs=specs)
+        if not _takes(endpoint, specs, 2) and _takes(endpoint, specs, 1):
+            return dataclasses.replace(endpoint, specs=specs)
     return None
+
+
+def _takes(endpoint: Endpoint, specs: Sequence[tf.TensorSpec], rows: int) -> bool:
+    """Whether the SavedModel gives a result for each of some rows."""
+    batch = parity.sample_batch([tf.TensorSpec([rows, *spec.shape[1:]], spec.dtype) for spec in specs])
+    try:
+        found = tf.nest.flatten(endpoint.call(batch), expand_composites=True)
+    except (ValueError, TypeError, tf.errors.OpError):  # TensorFlow's for shapes that do not fit
+        return False
+    return any(t is not None and t.shape.rank and t.shape[0] == rows for t in found)
 
 
 def for_each_example(model: keras.Model, batch_axis: bool) -> keras.Model:
