@@ -155,6 +155,22 @@ def test_inference_runs_the_graph_of_the_publisher(opened, monkeypatch):
     assert fast == operations(opened, training=True)
 
 
+def test_groups_of_channels_are_no_matrix_product(tmp_path):
+    module = tf.Module()
+    module.kernel = tf.Variable(tf.random.stateless_normal((1, 1, 128, 512), (1, 2)), name="grouped/kernel")
+    module.last = tf.Variable(tf.random.stateless_normal((512, 3), (3, 4)), name="dense/kernel")
+    specs = [tf.TensorSpec([None, 4, 4, 256], name="x")]
+
+    def run(x):  # two groups of 128 channels
+        return tf.reduce_mean(tf.nn.conv2d(x, module.kernel, 1, "SAME"), [1, 2]) @ module.last
+
+    module.__call__ = tf.function(run, input_signature=specs)
+    tf.saved_model.save(module, str(tmp_path / "saved"))
+    model = tfft.load_backbone(str(tmp_path / "saved")).model
+    x = tf.random.stateless_normal((2, 4, 4, 256), (5, 6))
+    np.testing.assert_array_equal(model(x, training=True), model(x, training=False))
+
+
 def test_statistics_that_move_keep_their_operation(tmp_path):
     reusable(tmp_path, convnet(), regularize=True)
     model = tfft.load_backbone(str(tmp_path), input_range=(0, 1), batch_norm="train").model

@@ -9,9 +9,7 @@ import keras
 import tensorflow as tf
 
 PLAIN_GRADIENTS = "TFFT_PLAIN_GRADIENTS"
-LARGE_KERNEL = (
-    2**15
-)  # numbers of a 1x1 kernel; below it, the gradients of a convolution are as fast as those of a product
+LARGE_KERNEL = 2**15  # numbers of a 1x1 kernel; below it, a convolution has gradients as fast as those of a product
 
 
 def use_fast_gradients() -> bool:

@@ -302,20 +302,29 @@ class SavedModelBlock(keras.layers.Layer):
         if training and self.runs_training_graph and self._runtime.training is not None:
             function = self._runtime.training
         elif training and use_fast_gradients():
-            function = self._rewritten()
+            function = self._rewritten(tensors)
         if self.trainable:
             for regularizer in self._runtime.regularizers:
                 self.add_loss(regularizer())
         return function(*tensors)
 
-    def _rewritten(self) -> Callable[..., Any]:
+    def _rewritten(self, tensors: Sequence[Any]) -> Callable[..., Any]:
         """Return the inference graph with quicker gradients; made when it is first needed."""
         if self._runtime.rewritten is None:
             (inference, _, _), shape = self._graphs.value, self._known_shape.value
             rewritten = rewrite_for_training(inference, [spec.shape for spec in self._specs.value])
-            same = rewritten is inference
-            self._runtime.rewritten = self._runtime.inference if same else self._function(rewritten, shape)
+            self._runtime.rewritten = self._runtime.inference
+            if rewritten is not inference and self._fits(rewritten, tensors):
+                self._runtime.rewritten = self._function(rewritten, shape)
         return self._runtime.rewritten
+
+    def _fits(self, graph: BlockGraph, tensors: Sequence[Any]) -> bool:
+        """Whether the shapes of a graph fit each other: a convolution of groups of channels is no matrix product."""
+        try:
+            self._infer(graph, tensors)
+        except ValueError:
+            return False
+        return True
 
     def _cast(self, position: int, tensor: Any) -> Any:
         wanted = self._runtime.input_dtypes.get(position)
@@ -326,13 +335,12 @@ class SavedModelBlock(keras.layers.Layer):
         tensors = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
         key = tuple((t.shape, t.dtype) for t in tensors)
         if key not in self._runtime.symbolic:
-            self._runtime.symbolic[key] = self._infer(tensors)
+            self._runtime.symbolic[key] = self._infer(self._graphs.value[0], tensors)
         out, self._runtime.flops = self._runtime.symbolic[key]
         return keras.KerasTensor(tuple(out.shape.as_list()), out.dtype.name)
 
-    def _infer(self, tensors: Sequence[Any]) -> tuple[tf.TensorSpec, int]:
-        """Shape of the result and multiply-adds, from importing the graph once for these input shapes."""
-        graph: BlockGraph = self._graphs.value[0]
+    def _infer(self, graph: BlockGraph, tensors: Sequence[Any]) -> tuple[tf.TensorSpec, int]:
+        """Shape of the result and multiply-adds, from importing a graph once for these input shapes."""
         dtypes = self._runtime.input_dtypes
         with tf.Graph().as_default() as scratch:
             entering = [
