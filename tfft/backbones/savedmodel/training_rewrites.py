@@ -100,7 +100,7 @@ class _Rewriting:
 
         Keras 3 writes a BatchNorm with fixed statistics as a product and a sum.
         """
-        if product.attr["T"].type != tf.float32.as_datatype_enum:
+        if product.attr["T"].type != tf.float32.as_datatype_enum or len(product.input) != 2:  # more wait for others
             return
         for value, scale in (product.input, reversed(product.input)):
             before, bias = self._linear_before(value)
