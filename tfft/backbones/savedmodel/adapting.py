@@ -107,7 +107,8 @@ def _one_row_at_a_time(endpoint: Endpoint, loaded: Any) -> Endpoint | None:
     if len(wanted) != len(endpoint.specs):
         return None
     for signature in dict(getattr(loaded, "signatures", None) or {}).values():
-        if sorted(str(spec.shape.as_list()) for spec in signature.structured_input_signature[1].values()) != wanted:
+        taken = signature.structured_input_signature[1].values()
+        if sorted(str(spec.shape.as_list()) if spec.shape.rank else "" for spec in taken) != wanted:
             continue
         specs = tuple(tf.TensorSpec([1, *spec.shape[1:]], spec.dtype, spec.name) for spec in endpoint.specs)
         if not _takes(endpoint, specs, 2) and _takes(endpoint, specs, 1):
