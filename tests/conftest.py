@@ -9,6 +9,7 @@ as a repetition: of the items of a test marked `@pytest.mark.representative("id"
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import pathlib
@@ -96,6 +97,15 @@ def _shared(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A folder of this run, the same for parallel workers."""
     base = tmp_path_factory.getbasetemp()
     return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _what_imports_leave_is_no_garbage() -> None:
+    """The objects of TensorFlow's and Keras' modules stay, so the collector need not visit them in each full pass."""
+    for name in ("tensorflow", "keras"):
+        importlib.import_module(name)
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -73,7 +73,7 @@ def test_keras_adds_the_gradient_up_for_every_trainable_variable_of_the_backbone
     assert pulled.distance() == pytest.approx(distance, rel=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_strong_pull_keeps_the_backbone_and_trains_the_head_like_a_probe(model):
     variables, head = backbone_variables(model), model.get_layer("logits").weights
     start, data, kept = take(variables), examples(), model.get_weights()

@@ -51,7 +51,7 @@ def test_blocks_of_a_network(name):
 
 
 @pytest.mark.daily("ConvNeXtTiny", "InceptionResNetV2")
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", ["ConvNeXtTiny", "NASNetMobile", "InceptionResNetV2"])
 def test_blocks_survive_the_config(name):
     model = load_backbone(f"keras:{name}:random").model
@@ -59,6 +59,7 @@ def test_blocks_survive_the_config(name):
 
 
 @pytest.mark.slow
+@pytest.mark.daily("ConvNeXtTiny", "MobileNetV2", "ResNet50", "VGG16")
 @pytest.mark.parametrize("name", FAMILIES)
 def test_pyramids_of_networks(name):
     maps = feature_maps(load_backbone(f"keras:{name}:random"))

@@ -266,6 +266,7 @@ def test_rand_views_are_views():
 
 
 @pytest.mark.slow
+@pytest.mark.daily("None-pad", "flip-crop", "augment2-stretch")
 @pytest.mark.parametrize("resize", ["crop", "stretch", "pad"])
 @pytest.mark.parametrize("augment", [None, "flip", ["flip", "crop=0.4"]])
 def test_a_point_follows_its_pixel(resize, augment, tmp_path):
@@ -308,6 +309,7 @@ def test_boxes_and_masks_move_as_points_do():
             assert inside.all() or resize == "pad"
 
 
+@pytest.mark.nightly
 def test_kept_features_of_views_come_with_the_labels_of_the_views(tmp_path):
     paths = tuple(str(tmp_path / f"{i}.jpg") for i in range(5))
     for number, (path, image) in enumerate(zip(paths, pictures(5, (24, 30)), strict=True)):

@@ -102,6 +102,7 @@ def test_the_exponential_average_is_that_by_hand(kind, ramp, batch_norm, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.daily("True-ema_decay", "False-swa steps")
 @pytest.mark.parametrize("name", MAKERS)
 @pytest.mark.parametrize("validation", [True, False])
 def test_training_goes_on_as_if_nothing_were_averaged(name, validation):
@@ -253,6 +254,7 @@ class Die(keras.callbacks.Callback):
 
 
 @pytest.mark.slow
+@pytest.mark.daily("0-False-ema_decay", "2-True-swa epochs")
 @pytest.mark.parametrize("name", MAKERS)
 @pytest.mark.parametrize(("at", "validation"), [(0, False), (2, True)])
 def test_a_run_that_was_killed_goes_on_bit_by_bit(name, at, validation):

@@ -102,7 +102,7 @@ def test_what_has_no_probabilities_is_refused():
         tfft.calibrate(linear_model(tfft.heads.classification(["a", "b", "c"]), 1.0), (numbers[:20], labels[:20]))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.process
 def test_an_export_is_calibrated_on_the_held_out_examples_of_the_run(tmp_path, capsys):
     random = np.random.default_rng(0)

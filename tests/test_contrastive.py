@@ -290,7 +290,7 @@ def test_what_is_frozen_runs_once_and_gives_what_the_whole_model_gives(tmp_path)
     assert not any(path.startswith("block0") for path in changed)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_all_of_a_batch_are_compared_so_parts_make_smaller_batches():
     steps = {}
     for microbatch_size in (None, 100, 8, 1):
@@ -423,7 +423,7 @@ def test_examples_are_taken_once_and_at_most_64_of_a_class():
     assert "weights of classes are not used for pairs" in notes
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_low_rank_updates_can_be_tuned_on_pairs():
     model, held_out = network(), stripes(seed=9)
     before = weights(model)

@@ -46,7 +46,7 @@ def test_equal_pixels_are_one_whatever_the_file(tmp_path):
     assert [(c.first, c.second, c.kind) for c in find_duplicates(facts).pairs] == [(0, 1, "pixels"), (0, 2, "file")]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_pictures_that_are_all_alike_are_not_copies(tmp_path):
     """Drawings of one symbol: the same shape, a little moved and of another thickness."""
     random, drawings = np.random.default_rng(0), []
@@ -119,7 +119,7 @@ def stripes(random):
     return Image.fromarray((128 + 90 * np.sign(edge)).astype(np.uint8)).convert("RGB")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_repetitive_patterns_that_are_alike_by_chance_are_not_copies(tmp_path):
     random = np.random.default_rng(0)
     found = find_duplicates(facts_of(tmp_path, [stripes(random) for _ in range(400)]))

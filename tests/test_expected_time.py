@@ -56,7 +56,7 @@ def test_inputs_of_different_padding_are_timed_together():
     assert found.step > 0
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("plan", ["lp_ft", "full"])
 def test_a_run_that_is_measured_first_ends_in_the_same_weights(plan, monkeypatch, capsys):
     settings = {"plan": plan, "epochs": 2, "seed": 5, "dropout": 0.5, "batch_norm": "train", **QUICK}
@@ -71,7 +71,7 @@ def test_a_run_that_is_measured_first_ends_in_the_same_weights(plan, monkeypatch
         np.testing.assert_array_equal(np.array(ours), np.array(theirs))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_expected_and_measured_seconds_are_kept_and_travel_with_checkpoints(tmp_path, monkeypatch):
     slow_machine(monkeypatch)
     settings = {"epochs": 3, "export_to": False, **QUICK}

@@ -67,6 +67,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(trained):
         np.testing.assert_array_equal(resumed, straight)
 
 
+@pytest.mark.nightly
 def test_its_held_out_examples_are_measured(data, trained):
     done = run("tfft", "evaluate", trained[0], data, "--json")
     assert done.returncode == 0, done.stderr[-2000:]
@@ -76,6 +77,7 @@ def test_its_held_out_examples_are_measured(data, trained):
     assert scores["metric"] == "mean_absolute_error"
 
 
+@pytest.mark.nightly
 def test_faults_of_the_data_are_found(data):
     done = run("tfft", "check", data, "--json")
     findings = {one["kind"]: one for one in json.loads(done.stdout)["findings"]}

@@ -213,7 +213,7 @@ def test_nothing_is_folded_where_statistics_move_or_numbers_are_short():
     assert fold_norms(half) is half
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_run_trains_the_same_with_plain_gradients(monkeypatch):
     images, _ = batch()
     labels = np.arange(16) % 2

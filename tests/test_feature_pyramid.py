@@ -41,7 +41,7 @@ def test_lite0_has_the_maps_that_detectors_take():
     assert [layer.flops for layer in backbone.model.layers[1:]] == costs  # estimates are for other shapes
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_model_of_the_maps_runs_and_trains_the_blocks_in_front_of_each():
     backbone = load_backbone("efficientnet-lite0")
     maps = pyramid(backbone)

@@ -318,6 +318,7 @@ def test_measuring_changes_nothing(made, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.daily("1")
 @pytest.mark.parametrize("last", [0, 1, "all"])
 def test_measuring_works_for_texts(made, last):
     model = tfft.unfreeze(made("transformer"), last)

@@ -212,6 +212,7 @@ def trained(model: keras.Model, data: tf.data.Dataset, epochs: int = 3) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.daily("plain_convnet-1-litert", "transformer-0-litert", "plain_convnet-1-tensorflow")
 @pytest.mark.parametrize(
     ("name", "last", "engine"),
     [(name, last, "litert") for name in ("plain_convnet", "residual", "transformer") for last in (0, 1)]
@@ -233,7 +234,7 @@ def test_training_on_features_gives_the_same_weights(made, name, last, engine, t
         np.testing.assert_allclose(b, a, atol=1e-5, rtol=0)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_comparison_can_fail(made, tmp_path):
     """With statistics that move in the frozen part, training on its features is another training."""
     inputs, labels = examples("residual")

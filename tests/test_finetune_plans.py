@@ -27,6 +27,7 @@ EXTRA = {"gradual": {"stages": 1}, "bit": {"steps": 6}, "surgical": {"blocks": 1
 
 
 @pytest.mark.slow
+@pytest.mark.daily("linear_probe", "lp_ft", "full", "fastai")
 @pytest.mark.parametrize("name", plans.PLAN_NAMES)
 def test_every_plan_trains_what_it_says_and_nothing_else(name, tmp_path):
     opened = backbone()

@@ -170,7 +170,7 @@ def _sentencepiece():
     return model.getvalue()
 
 
-@pytest.mark.daily("fast", "sentencepiece")
+@pytest.mark.daily("fast")
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["wordpiece", "fast", "sentencepiece"])
 def test_tokenizers_of_tensorflow_text_travel_in_the_model(kind, place, tmp_path):

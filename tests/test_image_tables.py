@@ -127,7 +127,7 @@ def test_groups_that_were_not_seen_decide_how_much_trains(place):
     assert chosen[2] == "all"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_command_line(place, tmp_path, capsys):
     backbone().model.save(tmp_path / "tiny.keras")
     command = ["train", str(place / "pictures.csv"), "--image", "file", "--label", "colour"]

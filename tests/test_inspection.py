@@ -235,7 +235,7 @@ def test_a_bar_moves_while_a_training_reads_files_and_only_where_it_is_seen(tmp_
     assert "reading" in capfd.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_wrong_labels_are_listed_in_tables_of_images_too(tmp_path):
     names = ("red", "green")
     tones = {"red": (200, 40, 40), "green": (40, 180, 60)}
@@ -256,7 +256,7 @@ def test_wrong_labels_are_listed_in_tables_of_images_too(tmp_path):
     assert "Labels were not checked: give a backbone for that." in plain.notes
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_wrong_labels_of_texts_and_recordings_are_listed(tmp_path):
     words = {"good": ["good", "fine", "great"], "bad": ["bad", "poor", "awful"]}
     begins = ["", "the", "a", "is", "film", "story", "plot", "very", "was", "one", "two"]

@@ -87,7 +87,7 @@ def assert_same(first, second):
             np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("kept", [True, False])
 def test_a_file_gives_the_floats_and_the_order_that_memory_gives(kept, place, tmp_path, monkeypatch):
     held = load_recordings(place)

@@ -141,6 +141,7 @@ def test_every_function_is_documented_and_tested():
 
 @pytest.mark.slow
 @pytest.mark.process
+@pytest.mark.daily("tfft.freezing")
 @pytest.mark.parametrize("name", ["tfft.keras_compat", "tfft.freezing", "tfft.optimizers"])
 def test_a_module_may_be_the_first_to_import_keras(name):
     """Importing Keras imports modules of tfft in turn, which must not need one that is only half there."""

@@ -156,6 +156,7 @@ print(model.generate("abcde", max_length=16))
     assert "\n".join(text) == run.model.generate("abcde", max_length=16)
 
 
+@pytest.mark.nightly
 def test_an_export_writes_as_the_model_does(run, tmp_path):
     before = run.model.sampler
     exported = causal_lm.export(run.model, tmp_path / "served", max_length=16, examples=["abc", "ghijkl"])

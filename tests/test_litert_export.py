@@ -81,6 +81,7 @@ def test_quantized_files_are_smaller_and_agree(quantize, share, tmp_path):
     assert quantize in str(made)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("task", "outputs"),
     [("object_detection", {"boxes", "scores"}), ("semantic_segmentation", {"mask", "probabilities", "shares"})],

@@ -286,7 +286,7 @@ def test_the_test_itself_moves_weights_statistics_and_seeds(monkeypatch):
     assert any("seed" in path for path in before)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_twice_gives_the_same():
     model = trained(True)
     first, second = lr_find(model, (X, Y), batch_size=8), lr_find(model, (X, Y), batch_size=8)

@@ -115,7 +115,7 @@ def with_head_of(there, here):
 
 
 @pytest.mark.filterwarnings("ignore:`shuffle=True` was passed:UserWarning")  # as Keras' own examples call fit
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_keras_by_hand_and_tfft_train_to_the_same_weights(place, monkeypatch):
     monkeypatch.chdir(place)
     page = Page("migrating/keras_by_hand.md", THREE_BLOCKS)
@@ -138,7 +138,7 @@ def test_keras_by_hand_and_tfft_train_to_the_same_weights(place, monkeypatch):
     assert sum(moved) == 1  # the kernel of the last block; nothing of BatchNorm
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_rest_of_the_page_about_keras_runs(place, monkeypatch):
     monkeypatch.chdir(place)
     changes = {'weights="imagenet"': "weights=None", "keras:MobileNetV2": "tiny.keras", "unfreeze=5": "unfreeze=1"}
@@ -245,7 +245,7 @@ def test_the_page_about_fastai_runs(place, tmp_path, monkeypatch):
 
 
 @pytest.mark.text
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.process
 def test_the_page_about_the_trainer_runs(tmp_path, monkeypatch):
     pytest.importorskip("keras_hub")

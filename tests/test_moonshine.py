@@ -81,7 +81,7 @@ def test_transcripts_longer_than_the_frames_are_named(backbone, tmp_path):
 
 
 @pytest.mark.daily("blocks")
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.filterwarnings("ignore:The low-rank updates in")
 @pytest.mark.daily("blocks")
 @pytest.mark.parametrize("how", ["blocks", "lora"])

@@ -307,7 +307,7 @@ def test_lite0_tells_a_palace_from_a_daisy(loaded):
     assert not np.allclose(blue_first, logits, atol=0.5)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_lite0_learns_in_training_mode_only(folder):
     model = tf.saved_model.load(str(folder))
     images = tf.random.stateless_uniform([2, 64, 64, 3], [0, 1])

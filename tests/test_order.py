@@ -101,7 +101,7 @@ def test_our_variations_differ_in_each_epoch_and_repeat_by_seed(augment):
     assert not alike(run(2), first)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_run_that_resumes_in_the_middle_of_an_epoch_sees_what_it_would_have_seen():
     def made(epoch):
         train = from_arrays(

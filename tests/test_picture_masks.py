@@ -140,7 +140,7 @@ def test_files_of_several_sizes_get_masks_of_their_sizes(tmp_path):
     assert model.output_shape[1] == SIDE // 4
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.process
 def test_an_export_is_checked_on_files_of_several_sizes(tmp_path):
     keras.utils.set_random_seed(0)

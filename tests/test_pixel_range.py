@@ -201,7 +201,7 @@ def lite0(tmp_path_factory):
         return tf.saved_model.load(str(resolve("efficientnet-lite0")))
 
 
-@pytest.mark.daily("<lambda>-wanted1", "<lambda>-wanted2")
+@pytest.mark.daily("<lambda>-wanted1")
 @pytest.mark.parametrize(
     ("hide", "wanted"),
     [

@@ -131,6 +131,7 @@ def test_a_plan_is_repeated_to_the_bit(done):
 
 
 @pytest.mark.slow
+@pytest.mark.daily("classes1")
 @pytest.mark.parametrize("classes", [("blue", "red"), ("blue", "green")])
 def test_a_test_folder_is_measured_at_the_end_and_selects_nothing(classes, tmp_path, capsys):
     random = np.random.default_rng(1)
@@ -155,6 +156,7 @@ def test_a_test_folder_is_measured_at_the_end_and_selects_nothing(classes, tmp_p
     assert load_run(tmp_path / "run").test_scores.to_dict() == run.test_scores.to_dict()
 
 
+@pytest.mark.nightly
 def test_arrays_and_names_as_labels(capsys):
     random = np.random.default_rng(0)
     labels = np.array(["dark", "light"])[random.integers(0, 2, 60)]

@@ -132,7 +132,7 @@ def test_too_few_examples():
         compare(colours(20), network("red", [0, 1]))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_command_prints_the_same(data, tmp_path, capsys):
     folder = tmp_path / "photos"
     for at, (image, label) in enumerate(zip(*colours(100), strict=True)):
@@ -147,7 +147,7 @@ def test_the_command_prints_the_same(data, tmp_path, capsys):
     assert [each["examples"] for each in found["candidates"]] == [80, 80]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_minutes_fine_tune_the_best_and_the_largest(data):
     found = compare(data, network("red", [0, 1]), network("large", [0, 2], work=16), minutes=3)
     assert {each.fine_tuned is None for each in found.candidates} == {False}

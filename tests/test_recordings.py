@@ -281,7 +281,7 @@ class OneWave(tf.Module):
         return {"scores": tf.nn.softmax(features), "embeddings": features, "spectrum": spectrum}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_models_of_one_wave_at_a_time_get_a_batch(place, tmp_path, capsys):
     tf.saved_model.save(OneWave(), str(tmp_path / "yam"))
     run = tfft.finetune(
@@ -422,6 +422,7 @@ def test_missing_packages_are_named_with_their_command(place, tmp_path, monkeypa
     assert load_recordings(place).train.spec.sample_rate == RATE  # WAV files of one rate need neither
 
 
+@pytest.mark.nightly
 def test_a_plan_is_made_by_voices_that_were_not_heard(place):
     """A head that does well in cross-validation and badly on the held-out voices says that the features do not fit."""
     splits = load_recordings(place)

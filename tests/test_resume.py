@@ -107,13 +107,13 @@ def test_fit_goes_on_from_any_step(tmp_path, whole):
     assert not (tmp_path / "c").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_fit_goes_on_from_where_no_step_is_made(tmp_path, whole):
     hooks = {"on_epoch_end": 2, "on_test_batch_end": 3, "on_epoch_begin": 2, "on_train_end": 1}
     assert stopped(tmp_path / "c", *(Fail(at, hook=hook) for hook, at in hooks.items()))[0] == whole
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_steps_that_are_made_several_at_a_time(tmp_path):
     def own():
         return [Counter()]
@@ -140,7 +140,7 @@ def test_a_row_is_in_the_log_once(tmp_path):
     assert (tmp_path / "b.csv").read_text() == (tmp_path / "a.csv").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_finished_training_that_is_kept_is_not_done_again(tmp_path, whole):
     settings = CheckpointConfig(tmp_path / "c", every_steps=1, remove=False)
     assert fitted(settings)[0] == whole

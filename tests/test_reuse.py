@@ -85,7 +85,7 @@ def _toy() -> tuple[np.ndarray, np.ndarray]:
     ].astype("uint8"), labels
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.usefixtures("mixed_precision")
 def test_finetune_under_mixed_precision(tmp_path):
     savedmodels.plain_convnet(tmp_path / "net")
@@ -137,7 +137,7 @@ def test_another_backend_of_keras_is_refused_with_the_fix():
     assert "tfft needs Keras on TensorFlow. Received: KERAS_BACKEND='numpy'. Unset it" in done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.process
 def test_an_old_keras_is_not_broken_by_importing_tfft():
     code = (

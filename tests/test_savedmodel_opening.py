@@ -81,6 +81,7 @@ def open_one(path: pathlib.Path, **kwargs):
 
 
 @pytest.mark.slow
+@pytest.mark.daily("keras3_export", "plain_convnet", "slim_tf1", "dropout_and_batchnorm", "tied_weights", "lookup")
 @pytest.mark.parametrize("name", sorted(savedmodels.MAKERS))
 def test_contract(made, name):
     path = made(name)
@@ -96,7 +97,7 @@ def test_contract(made, name):
     assert not contract.refused
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_contract_notices_a_wrong_backbone(made):
     opened = open_one(made("residual"))
     wrong = original(made("plain_convnet"), "plain_convnet")

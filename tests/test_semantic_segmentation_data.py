@@ -283,6 +283,7 @@ def test_the_split_keeps_duplicates_together_and_every_class_in_training(tmp_pat
 # --- moving
 
 
+@pytest.mark.daily("None-pad", "changes1-crop", "changes2-stretch")
 @pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
 @pytest.mark.parametrize("changes", [None, Augmentation(flip=True), Augmentation(flip=True, crop=0.4)])
 def test_masks_move_with_their_pixels(tmp_path, resize, changes):

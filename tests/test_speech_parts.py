@@ -229,7 +229,7 @@ def test_padding_changes_neither_loss_nor_metric():
         assert found[1] == pytest.approx(found[0], rel=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_contracts():
     print(testing.check_task("speech_synthesis", ["<begin>", "<end>", "a"]))
     contract = testing.check_backbone(voice(width=16, encoder_blocks=1, decoder_blocks=1, capacity=10))

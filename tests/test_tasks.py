@@ -40,7 +40,7 @@ def test_a_task_from_outside_keeps_the_contract(ordinal):
     assert set(contract.refused) == {"probabilities"}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_task_from_outside_trains_evaluates_saves_and_exports(ordinal, tmp_path, capsys):
     labels = RNG.integers(0, 4, 48).astype(np.int32)
     images = np.clip(RNG.normal(30, 4, (48, 32, 32, 3)) + 60 * labels[:, None, None, None], 0, 255).astype(np.uint8)

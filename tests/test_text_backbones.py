@@ -75,7 +75,7 @@ def test_only_unfrozen_blocks_train_and_there_is_no_dropout_unless_asked_for(fol
         assert same is not dropout
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_saved_model_needs_no_folder(tmp_path):
     model = tfft.build(tfft.load_backbone(tiny_bert_folder(tmp_path / "gone")), heads.classification(["bad", "good"]))
     tfft.unfreeze(model, 1)

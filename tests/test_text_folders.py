@@ -83,7 +83,7 @@ def roberta(path, types=None):
     return path, pairs
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_token_type_of_roberta_is_not_left_out(tmp_path):
     row = np.random.default_rng(1).normal(0, 0.5, (1, 16)).astype(np.float32)
     (typed, _), (plain, _) = roberta(tmp_path / "typed", row), roberta(tmp_path / "plain")

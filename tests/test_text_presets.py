@@ -88,7 +88,7 @@ def answering(model):
 
 
 @pytest.mark.daily("gpt2-last")
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("make", "pooling"), [(roberta, "mean"), (distilbert, "mean"), (albert, "mean"), (deberta, "mean"), (gpt2, "last")]
 )

@@ -108,7 +108,7 @@ def test_what_is_frozen_runs_once_and_gives_the_same_weights(place):
         np.testing.assert_allclose(a.numpy(), b.numpy(), atol=2e-4, err_msg=a.path)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_numbers_and_several_labels(place):
     texts, labels = reviews(160)
     stars = [4.5 if y == "good" else 1.25 for y in labels]
@@ -123,7 +123,7 @@ def test_numbers_and_several_labels(place):
     assert run.final_scores.accuracy > 0.8
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_stopped_run_of_texts_goes_on(place, tmp_path):
     import keras
 
@@ -176,7 +176,7 @@ def test_the_command_line_trains_predicts_and_measures(place, tmp_path, capsys):
     assert measured["examples"] == 24  # the held-out fifth: never what it has learned from
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_other_folders_are_measured_whole_and_by_the_names_of_their_classes(place, tmp_path):
     texts, labels = reviews(60)
     labels = ["ugly" if i % 3 == 0 else y for i, y in enumerate(labels)]  # bad, good, ugly

@@ -428,7 +428,7 @@ def test_other_backbones_cannot_write():
         tfft.finetune(other, sentences(20), task="text_to_text", verbose=False)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.filterwarnings("ignore:The low-rank updates in")  # KerasHub's layers do not describe theirs
 def test_bart_with_low_rank_updates_goes_the_whole_way(bart, tmp_path):
     folder, _ = bart
@@ -453,7 +453,7 @@ def test_bart_with_low_rank_updates_goes_the_whole_way(bart, tmp_path):
 # --- the whole way
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_planted_language_is_learned(tmp_path):
     sources, targets = sentences(1_500)
     run = tfft.finetune(
@@ -483,7 +483,7 @@ class _Stop(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_stopped_run_resumes_to_the_same_weights(tmp_path):
     def train(out, stops=False):
         stop = _Stop()

@@ -258,6 +258,7 @@ def learned(tagger, data):
     return tagger(data.train)
 
 
+@pytest.mark.nightly
 def test_the_names_in_sentences_are_learned_though_their_words_are_cut_into_pieces(learned, data, tmp_path):
     scores = evaluate(learned, to_dataset(data.validation))
     assert scores.value >= 0.95
@@ -279,6 +280,7 @@ def test_the_names_in_sentences_are_learned_though_their_words_are_cut_into_piec
         assert row.shape[0] >= (label >= 0).sum()
 
 
+@pytest.mark.nightly
 def test_shuffled_tags_are_not_learned(learned, tagger, data):
     right = evaluate(learned, to_dataset(data.validation)).value
     generator = np.random.default_rng(0)

@@ -353,7 +353,7 @@ np.savez(sys.argv[2], *model.get_weights(), loss=history["loss"], rate=history["
 """
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_two_copies_learn_as_one(tmp_path):
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
     found = {}

@@ -83,6 +83,7 @@ def test_the_command_line_and_the_export_write_what_the_model_does(run, table, c
     assert run.export.largest_difference < 1e-5
 
 
+@pytest.mark.nightly
 def test_held_out_clips_and_other_data_are_measured(run, table, tmp_path, capsys):
     assert cli.main(["evaluate", str(run.folder), str(table), "--json"]) == 0
     own = json.loads(capsys.readouterr().out)
@@ -119,6 +120,7 @@ class Stop(keras.callbacks.Callback):
             raise RuntimeError("stopped")
 
 
+@pytest.mark.nightly
 def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path):
     table = speech_data.write_table(tmp_path / "data", 20)
     settings = {"epochs": 3, "batch_size": 4, "verbose": False, "export_to": False, **COLUMNS}
@@ -145,6 +147,7 @@ class Frames(tf.Module):
         return tf.nn.relu(tf.math.log(1.0 + spectrum) @ self.first) @ self.second
 
 
+@pytest.mark.nightly
 def test_frozen_features_of_an_opened_backbone_are_kept_and_its_last_block_trains(tmp_path, capsys):
     tf.saved_model.save(Frames(), str(tmp_path / "frames"))
     table = speech_data.write_table(tmp_path / "data", 24)

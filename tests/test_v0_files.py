@@ -310,7 +310,7 @@ def test_a_stopped_training_on_arrays_goes_on(tmp_path):
     check_end("half_arrays", run, steps, same, of=20)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_stopped_training_on_files_goes_on(tmp_path):
     photos = shutil.copytree(FIXTURES / "photos", tmp_path / "photos")
     run, steps, same = go_on("half_files", (photos,), tmp_path, moved=(("plan", "data"), ("data",)))
