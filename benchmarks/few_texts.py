@@ -54,7 +54,7 @@ def run(backbone: Backbone, data: Texts, test: Texts, seed: int, wishes: RunConf
     plan = recommend(facts, wishes, plan=plans.setfit())
     scores, began, tested = {}, time.perf_counter(), 0.0
 
-    def measure(phase: Phase, _: training.History) -> None:
+    def measure(phase: Phase, _: training.History, part: training.TrainableSuffix | None) -> None:
         nonlocal tested
         start = time.perf_counter()
         if phase.solves_head:

@@ -166,7 +166,7 @@ def train(folder):
         callbacks=[counter, average, Killer()],
         epoch=epoch,
         verbose=False,
-        after_phase=lambda phase, done: memory["ranks"].append(done.rows[-1]["val_loss"]),
+        after_phase=lambda phase, done, part: memory["ranks"].append(done.rows[-1]["val_loss"]),
         checkpoints=CheckpointConfig(folder, every=0.3, every_steps=None if every is None else int(every)),
         memory=memory,
     )

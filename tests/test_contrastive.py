@@ -209,7 +209,7 @@ def test_a_phase_on_pairs_changes_the_features_alone_and_then_the_head_is_solved
     model, held_out, seen = network(), stripes(seed=9), []
     before, after = weights(model), {}
 
-    def note(phase, done):
+    def note(phase, done, part):
         after[phase.name] = weights(model)
         seen.append((phase.name, done))
 

@@ -43,7 +43,7 @@ def test_two_phases_train_what_they_name_and_learn():
     model, seen = network(), []
     before = {v.path: v.numpy() for v in model.weights}
 
-    def note(phase, done):
+    def note(phase, done, part):
         seen.append((phase.name, len(done.rows)))
 
     history = train(model, stripes(512), stripes(seed=9), PHASES, verbose=False, after_phase=note)
@@ -102,7 +102,7 @@ def test_the_best_epoch_is_given_back():
 def test_a_phase_that_only_does_harm_gives_back_the_weights_from_before_it():
     model, kept = network(), {}
 
-    def keep(phase, done):
+    def keep(phase, done, part):
         if phase.name == "frozen":
             kept.update({v.path: v.numpy() for v in model.weights})
 

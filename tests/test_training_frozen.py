@@ -10,6 +10,7 @@ from tfft import data, heads, models
 from tfft.backbones import load_backbone
 from tfft.config import Phase
 from tfft.errors import PlanError
+from tfft.evaluation import evaluate
 from tfft.freezing import unfreeze
 from tfft.specs import Augmentation, InputSpec
 from tfft.training import FeatureSource, train
@@ -38,7 +39,18 @@ def opened(name, folder):
 
 
 def run(
-    model, splits, phases, *, cached, augment=None, views=1, batch_norm=None, callbacks=(), cache="memory", l2="auto"
+    model,
+    splits,
+    phases,
+    *,
+    cached,
+    augment=None,
+    views=1,
+    batch_norm=None,
+    callbacks=(),
+    cache="memory",
+    l2="auto",
+    after_phase=None,
 ):
     spec = next(layer.spec for layer in model.layers if layer.name == "preprocess")
     with tf.device("CPU:0"):
@@ -49,7 +61,7 @@ def run(
     source = FeatureSource(splits.train, splits.validation, 8, seed=3, cache=cache, **varied) if cached else None
     return train(
         model, training, held_out, phases, source=source, epoch=epoch, verbose=False, batch_norm=batch_norm,
-        callbacks=callbacks, l2=l2,
+        callbacks=callbacks, l2=l2, after_phase=after_phase,
     )  # fmt: skip
 
 
@@ -151,6 +163,25 @@ def test_fine_tuning_goes_on_from_the_solved_head(splits, tiny_model):
     random = heads.classification(["a", "b", "c"]).loss()(np.zeros(1), np.zeros((1, 3)))
     assert history.rows[1]["loss"] < float(random)  # a new head would begin at log 3
     assert history.audits["fine-tune"].trainable == 3
+
+
+@pytest.mark.slow
+def test_a_phase_hands_on_its_part_whose_scores_are_those_of_the_whole_model(splits, tiny_model):
+    scores = []
+
+    def compare(phase, history, part):
+        if part is not None:
+            assert part.model is not tiny_model
+            of_part = evaluate(part.model, part.validation, head=heads.from_model(tiny_model)).to_dict()
+            scores.append([of_part, evaluate(tiny_model, splits.validation).to_dict()])
+
+    low_rank = Phase("updates", 1, 1, 1e-2, lora_rank=2)
+    run(tiny_model, splits, [*LP_FT, low_rank], cached=True, after_phase=compare)
+    assert len(scores) == 2  # low-rank updates are merged, so the part that had them is gone
+    assert scores[0][1] != scores[1][1]
+    for of_part, whole in scores:
+        assert of_part.pop("loss") == pytest.approx(whole.pop("loss"), abs=1e-5)
+        assert of_part == whole
 
 
 @pytest.mark.nightly

@@ -15,6 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfft import heads
 from tfft.backbones.base import Backbone
 from tfft.config import Phase, Plan, RunConfig, RunSettings, config_of
 from tfft.console.progress import reading_bar
@@ -52,7 +53,7 @@ from tfft.recipes.run import (
 )
 from tfft.recipes.run_data import RunData, load_run_data
 from tfft.settings import defaults_of, documents
-from tfft.training import CheckpointConfig, History, is_chief, on_chief, train
+from tfft.training import CheckpointConfig, History, TrainableSuffix, is_chief, on_chief, train
 from tfft.training.distribute import has_workers
 from tfft.training.phase_checks import check_phases
 
@@ -308,11 +309,11 @@ def _train(
     memory: dict[str, Any] = {"scores": [], "seconds": {}, "expected_seconds": dict(expected)}
     clock = [time.perf_counter()]
 
-    def measure(phase: Phase, history: History) -> None:
+    def measure(phase: Phase, history: History, part: TrainableSuffix | None) -> None:
         if phase.contrastive_repeats and memory["scores"] and phase is not plan.phases[-1]:
             line = "features changed; the head will follow"  # a score would mean nothing
         else:
-            scores = evaluate(model, measured)
+            scores = _scores(model, measured, part)
             memory["scores"].append(json.dumps(scores.to_dict()))
             line = scores.summary if level > 1 else scores.brief
         if phase.epochs and not phase.contrastive_repeats:
@@ -353,6 +354,13 @@ def _train(
         seconds=memory["seconds"], expected_seconds=memory["expected_seconds"],
     )  # fmt: skip
     return run, held_out
+
+
+def _scores(model: keras.Model, measured: tf.data.Dataset, part: TrainableSuffix | None) -> Scores:
+    """Return the scores of a model, computed on the features of the held-out examples if a phase has them."""
+    if part is None or part.features is None or part.validation is None:
+        return evaluate(model, measured)
+    return evaluate(part.model, part.validation, head=heads.from_model(model))
 
 
 def _tested(run: Run, folder: str, say: Callable[[object], None]) -> Scores | None:

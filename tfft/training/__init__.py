@@ -20,10 +20,10 @@ from tfft.training.history import History  # noqa: E402
 from tfft.training.loop import train, train_phase  # noqa: E402
 from tfft.training.microbatch import microbatched  # noqa: E402
 from tfft.training.plotting import plot_history  # noqa: E402
-from tfft.training.suffix import FeatureSource  # noqa: E402
+from tfft.training.suffix import FeatureSource, TrainableSuffix  # noqa: E402
 
 __all__ = [
     "BatchSize", "CheckpointError", "CheckpointStore", "CheckpointConfig", "FeatureSource", "History", "Resume",
-    "advise_memory", "find_batch_size", "fit", "microbatched", "is_chief", "on_chief", "plot_history", "train",
-    "train_phase",
+    "TrainableSuffix", "advise_memory", "find_batch_size", "fit", "is_chief", "microbatched", "on_chief",
+    "plot_history", "train", "train_phase",
 ]  # fmt: skip

@@ -26,7 +26,7 @@ from tfft.training.suffix import FeatureSource, TrainableSuffix, build_suffix
 
 @dataclasses.dataclass(eq=False)
 class TrainingContext:
-    """Model, data and settings shared by the phases, the history so far, and the previous optimizer."""
+    """Model, data and settings shared by the phases, the history so far, and what the previous phase trained."""
 
     model: keras.Model
     given: tf.data.Dataset | Callable[[], tf.data.Dataset]
@@ -48,6 +48,7 @@ class TrainingContext:
     optimizer: keras.optimizers.Optimizer | None = None
     manager: CheckpointManager | None = None
     done: History = dataclasses.field(default_factory=History)
+    trained: TrainableSuffix | None = None
 
     def course(self, callbacks: Sequence[keras.callbacks.Callback]) -> list[keras.callbacks.Callback]:
         """Return the callbacks for ``fit``, wrapped in the checkpoint callback if there are checkpoints."""

@@ -24,7 +24,7 @@ from tfft.training.contrastive_phase import check_contrast
 from tfft.training.history import History
 from tfft.training.phase import fit_phase, solve_phase
 from tfft.training.phase_checks import check_phases
-from tfft.training.suffix import FeatureSource
+from tfft.training.suffix import FeatureSource, TrainableSuffix
 from tfft.weight_averaging.selection import Score, selection_of
 
 
@@ -45,7 +45,7 @@ def train(
     seed: int = 0,
     microbatch_size: int | None = None,
     class_weight: Mapping[int, float] | None = None,
-    after_phase: Callable[[Phase, History], None] | None = None,
+    after_phase: Callable[[Phase, History, TrainableSuffix | None], None] | None = None,
     checkpoints: str | os.PathLike[str] | CheckpointConfig | None = None,
     memory: MutableMapping[str, Any] | None = None,
     example_scores: bool = False,
@@ -87,7 +87,8 @@ def train(
         microbatch_size: Examples per microbatch, for batches that do not fit into memory; see :func:`microbatched`.
             None for whole batches.
         class_weight: Class weights by class number; see :func:`tfft.data.class_weights`.
-        after_phase: Function called with the phase and its history, after its best weights are restored; not for phases
+        after_phase: Function called with the phase, its history, and the part of the model that it trained with the
+            data of that part (None after pairs or low-rank updates), once its best weights are restored; not for phases
             completed before an interruption.
         checkpoints: A folder, or :class:`CheckpointConfig`, for checkpoints during training. None saves nothing.
         memory: Values of the caller that belong to the training: numbers, strings, arrays, lists and dicts of those.
@@ -151,7 +152,7 @@ def train(
         context.epochs_before += len(done.rows)
         history += done
         if after_phase is not None:
-            after_phase(phase, done)
+            after_phase(phase, done, context.trained)
         if context.manager is not None:
             context.manager.finish(context, done, best)
     return history if context.manager is None else context.manager.close(context)

@@ -49,7 +49,7 @@ def fit_phase(context: TrainingContext, phase: Phase, start: Score | None) -> tu
             remove_l2_sp(context.model)
         if phase.lora_rank:
             merge_lora(context.model)
-            context.optimizer = None  # it knew of nothing but the updates
+            context.optimizer = context.trained = None  # they knew of nothing but the updates
         changed = (
             phase.l2_sp or phase.mixup_alpha or phase.cutmix_alpha
         )  # what `fit` and `evaluate` of the user would go on with
@@ -67,9 +67,10 @@ def _fit(
     model = context.model
     if phase.contrastive_repeats:
         part, steps, arguments = contrast(context, phase, notes)
-        context.optimizer = None  # it knew another loss
+        context.optimizer = context.trained = None  # they knew another loss
     else:
-        part, steps, arguments = context.batches(context.part(notes, phase), phase, notes)
+        context.trained = context.part(notes, phase)
+        part, steps, arguments = context.batches(context.trained, phase, notes)
     setter = rate_setter(context.callbacks)
     if setter and phase.schedule != "plateau":
         notes.append(
@@ -181,6 +182,7 @@ def solve_phase(context: TrainingContext, phase: Phase, start: Score | None) -> 
         class_weight=context.class_weight,
         prototypes=phase.head == "nearest_mean",
     )
+    context.trained = probe.part
     model.compile(optimizer="adam", **context.compile_arguments)
     model.optimizer.build(model.trainable_variables)  # a .keras file of an optimizer without slots loads with a warning
     row: dict[str, Any] = {"phase": phase.name, "epoch": 1}

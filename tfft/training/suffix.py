@@ -238,8 +238,8 @@ def solve(
         if not solved.converged:
             note += "; it stopped before it met its tolerance"
     batch = source.batch_size
-    part = TrainableSuffix(suffix, train.dataset(batch), None if held_out is None else held_out.dataset(batch))
-    return Probe(part, note)
+    validation = None if held_out is None else held_out.dataset(batch)
+    return Probe(TrainableSuffix(suffix, train.dataset(batch), validation, features=train), note)
 
 
 def _bytes(prefix: keras.Model, staged: Staged, source: FeatureSource) -> int | None:
