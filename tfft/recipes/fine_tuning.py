@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -294,7 +295,7 @@ def _train(
     level: int,
     folder: pathlib.Path | None,
     expected: Mapping[str, float],
-) -> tuple[Run, tf.data.Dataset]:
+) -> tuple[Run, Callable[[], tf.data.Dataset]]:
     keras.utils.set_random_seed(plan.seed)  # again: opening may or may not have drawn numbers
     model = build_model(backbone, data, plan)
     spec = spec_of(backbone, plan)
@@ -302,7 +303,7 @@ def _train(
     say, detail = _printer(level), _printer(level - 1)
     if estimate:
         detail(estimate)
-    held_out, measured = data.validation(spec, plan.batch_size), data.evaluation(spec, plan.batch_size)
+    held_out = functools.cache(lambda: data.validation(spec, plan.batch_size))
     with tf.device("CPU:0"):
         epoch = tf.Variable(0, dtype=tf.int64, trainable=False, name="epoch")
     # Of completed phases, also those before an interruption.
@@ -313,7 +314,7 @@ def _train(
         if phase.contrastive_repeats and memory["scores"] and phase is not plan.phases[-1]:
             line = "features changed; the head will follow"  # a score would mean nothing
         else:
-            scores = _scores(model, measured, part)
+            scores = _scores(model, part, lambda: data.evaluation(spec, plan.batch_size))
             memory["scores"].append(json.dumps(scores.to_dict()))
             line = scores.summary if level > 1 else scores.brief
         if phase.epochs and not phase.contrastive_repeats:
@@ -329,7 +330,7 @@ def _train(
     history = train(
         model,
         lambda: data.training(spec, plan, epoch),
-        held_out,
+        held_out() if data.is_ready or spec is None else held_out,  # what may not fit the model is an error at once
         plan.phases,
         source=training_source(data, plan, cache),
         epoch=epoch,
@@ -356,10 +357,10 @@ def _train(
     return run, held_out
 
 
-def _scores(model: keras.Model, measured: tf.data.Dataset, part: TrainableSuffix | None) -> Scores:
+def _scores(model: keras.Model, part: TrainableSuffix | None, held_out: Callable[[], tf.data.Dataset]) -> Scores:
     """Return the scores of a model, computed on the features of the held-out examples if a phase has them."""
     if part is None or part.features is None or part.validation is None:
-        return evaluate(model, measured)
+        return evaluate(model, held_out())
     return evaluate(part.model, part.validation, head=heads.from_model(model))
 
 
@@ -389,10 +390,10 @@ def _class_weight(data: RunData, plan: Plan) -> Mapping[int, float] | None:
     return class_weights(np.repeat(np.arange(len(data.counts)), data.counts), data.class_names, weights)
 
 
-def _export(run: Run, target: pathlib.Path, data: RunData, held_out: tf.data.Dataset) -> ExportResult:
+def _export(run: Run, target: pathlib.Path, data: RunData, held_out: Callable[[], tf.data.Dataset]) -> ExportResult:
     examples: Any = list(data.splits.validation.export_files)
     if not examples:
-        inputs = next(iter(held_out))[0]
+        inputs = next(iter(held_out()))[0]
         examples = {k: np.asarray(v)[:8] for k, v in inputs.items()} if isinstance(inputs, dict) else None
         if isinstance(inputs, tf.Tensor):
             examples = np.asarray(inputs)[:8]

@@ -30,7 +30,7 @@ class TrainingContext:
 
     model: keras.Model
     given: tf.data.Dataset | Callable[[], tf.data.Dataset]
-    validation: tf.data.Dataset | None
+    given_validation: tf.data.Dataset | Callable[[], tf.data.Dataset] | None
     compile_arguments: Mapping[str, Any]
     batch_norm: Literal["fixed", "train"] | None
     callbacks: tuple[keras.callbacks.Callback, ...]
@@ -58,6 +58,12 @@ class TrainingContext:
     def dataset(self) -> tf.data.Dataset:
         """Batches for the whole model."""
         return self.given if isinstance(self.given, tf.data.Dataset) else self.given()
+
+    @functools.cached_property
+    def validation(self) -> tf.data.Dataset | None:
+        """Validation batches for the whole model."""
+        given = self.given_validation
+        return given if given is None or isinstance(given, tf.data.Dataset) else given()
 
     def part(self, notes: list[str], phase: Phase) -> TrainableSuffix:
         """Return the part to fit in a phase with unfrozen blocks."""

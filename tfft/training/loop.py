@@ -31,7 +31,7 @@ from tfft.weight_averaging.selection import Score, selection_of
 def train(
     model: keras.Model,
     dataset: tf.data.Dataset | Callable[[], tf.data.Dataset],
-    validation: tf.data.Dataset | None,
+    validation: tf.data.Dataset | Callable[[], tf.data.Dataset] | None,
     phases: Sequence[Phase],
     *,
     batch_norm: Literal["fixed", "train"] | None = None,
@@ -68,7 +68,8 @@ def train(
     Args:
         model: Model with a head of tfft, or with ``loss``; changed in place.
         dataset: Finite dataset of (inputs, labels) batches; or a function that returns one, called on demand.
-        validation: Validation dataset; None keeps the last weights instead of the best.
+        validation: Validation dataset, or a function that returns one, called on demand; None keeps the last weights
+            instead of the best.
         phases: Phases in order.
         batch_norm: As in :func:`tfft.unfreeze`.
         callbacks: Keras callbacks, used in every phase with epochs, before tfft's own. Their ``model`` is the whole
@@ -118,7 +119,7 @@ def train(
     check_contrast(model, phases)
     if isinstance(dataset, tf.data.Dataset):
         length(dataset, "training")
-    if validation is not None:
+    if isinstance(validation, tf.data.Dataset):
         length(validation, "validation")
     history = History()
     with distribute.scope_of(model):  # metrics have variables, which belong to the model's strategy
@@ -159,7 +160,11 @@ def train(
 
 
 def train_phase(
-    model: keras.Model, dataset: tf.data.Dataset, validation: tf.data.Dataset | None, phase: Phase, **settings: Any
+    model: keras.Model,
+    dataset: tf.data.Dataset,
+    validation: tf.data.Dataset | Callable[[], tf.data.Dataset] | None,
+    phase: Phase,
+    **settings: Any,
 ) -> History:
     """Train one phase: freeze, compile, check the trainable set, fit, keep the best weights, audit.
 
