@@ -316,7 +316,7 @@ def test_the_report_and_the_check_show_what_is_there(tmp_path, detection, capsys
     text = str(splits.report)
     assert "pictures: 5 in COCO (train 4, validation 1), 1 without objects" in text
     assert "objects: 8 (cat 4, dog 3, Cat  1), at most 3 in a picture, median size 28 x 36 pixels" in text
-    assert "1 boxes have no area and are left out, such as" in text
+    assert "1 box is left out for having no area, such as" in text
     assert "an id that another one has" in text
     found = {one.kind: one for one in check_splits(splits).findings}
     assert str(found["class-twins"].items[0]) == "'cat', 'Cat '"

@@ -419,7 +419,7 @@ def test_examples_are_taken_once_and_at_most_64_of_a_class():
     assert len(steps) == -(-(12 + 64 + 1) * 8 // 30)  # 10 of each class at a time
     notes = "\n".join(history.notes)
     assert "at most 64 examples of each class are compared" in notes
-    assert "1 classes have one example" in notes
+    assert "1 class has one example" in notes
     assert "weights of classes are not used for pairs" in notes
 
 

@@ -41,12 +41,12 @@ def test_more_objects_than_a_detector_answers_with_are_named(tmp_path, capsys):
     found = kinds(tfft.inspection.check_splits(splits, "data"))
     assert (
         found["crowded"].message
-        == "1 pictures have more than 100 objects, at most 120, and a detector finds at most 100 in one"
+        == "1 picture has more than 100 objects, at most 120, and a detector finds at most 100 in one"
     )
     assert "smaller than a cell of 8 pixels" in found["small-objects"].message
     backbone = detection_models.untrained()
     reader = tfft.registry.task("object_detection").reader
-    assert any(note.startswith("1 pictures have more than 100 objects") for note in reader.notes(splits, backbone))
+    assert any(note.startswith("1 picture has more than 100 objects") for note in reader.notes(splits, backbone))
 
 
 def test_a_check_names_the_image_size_that_sees_small_objects(tmp_path):

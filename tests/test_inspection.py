@@ -28,7 +28,7 @@ import tfft
 from tfft import cli
 from tfft.backbones import Backbone
 from tfft.errors import DataError
-from tfft.inspection import check, label_candidates
+from tfft.inspection import Finding, check, label_candidates
 from tfft.inspection.drift import ks_chance, ks_distance
 from tfft.modalities.image import file_info as facts_module
 from tfft.modalities.image.file_info import facts_of
@@ -167,6 +167,20 @@ def test_wrong_labels_are_listed_first(tmp_path):
     assert len(set(first) & set(wrong)) >= 7
     assert label_candidates(features.astype(np.float32)[:12], labels[:12], CLASSES) == []
     assert all(one.suggested == CLASSES[labels[one.position]] for one in found if one.position in wrong)
+
+
+@pytest.mark.parametrize(
+    ("message", "wanted"),
+    [
+        ("1 images are CMYK, made for print", "1 image is CMYK, made for print"),
+        ("1 classes have fewer than 10 examples", "1 class has fewer than 10 examples"),
+        ("1 file names use decomposed Unicode", "1 file name uses decomposed Unicode"),
+        ("1 rows cannot be used", "1 row cannot be used"),
+        ("11 images are CMYK", "11 images are CMYK"),
+    ],
+)
+def test_one_item_is_in_the_singular(message, wanted):
+    assert Finding("kind", "note", message, "x").message == wanted
 
 
 def test_the_test_of_kolmogorov_and_smirnov():

@@ -99,6 +99,26 @@ def quantity(count: int, singular: str, plural: str | None = None) -> str:
     return f"{count} {singular if count == 1 else plural or singular + 's'}"
 
 
+_NOUNS = {"classes": "class", "boxes": "box"}  # others lose their s
+_VERBS = {"are": "is", "have": "has", "occur": "occurs", "use": "uses", "differ": "differs", "last": "lasts"}
+_ONE = re.compile(rf"^1 ((?:[a-z]+ )??)([a-z]+s) (cannot|{'|'.join(_VERBS)})\b")
+
+
+def in_number(message: str) -> str:
+    """Return a message about a number of items in the singular, if the number is 1.
+
+    Args:
+        message: Begins with a number, a noun in the plural and a verb; any other comes back unchanged.
+
+    Example:
+        >>> in_number("1 images are CMYK")
+        '1 image is CMYK'
+    """
+    return _ONE.sub(
+        lambda found: f"1 {found[1]}{_NOUNS.get(found[2], found[2][:-1])} {_VERBS.get(found[3], found[3])}", message
+    )
+
+
 _PREAMBLE = re.compile(
     r"Exception encountered when calling|in user code:|Graph execution error|Traceback \(most recent"
 )

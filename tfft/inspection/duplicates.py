@@ -46,7 +46,7 @@ def copy_findings(
     )  # fmt: skip
     words = "duplicates have different classes"
     yield from counted(conflicts, "conflict", "warning", words, "decide on one class and remove the other")
-    words = "images occur more than once in their class"
+    words = "images occur more than once in a class"
     yield from counted(within, "copy", "warning", words, "remove all but one; they are kept on one side")
     yield from counted(
         alike, "near-copy", "note", "images look like duplicates of another one in their class",

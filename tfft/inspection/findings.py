@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from tfft.errors import join_names
+from tfft.errors import in_number, join_names
 from tfft.io.atomic import write_whole
 
 Level = Literal["error", "warning", "note"]
@@ -53,6 +53,9 @@ class Finding:
     message: str
     remedy: str
     items: tuple[Item, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "message", in_number(self.message))
 
     def __str__(self) -> str:
         lines = [f"{self.level}: {self.message}. {self.remedy[:1].upper()}{self.remedy[1:]}."]

@@ -17,7 +17,7 @@ import tensorflow as tf
 from tfft import heads, registry
 from tfft.config import Phase
 from tfft.contrastive import MOST, SIZE, PairCosine, check_classes, fetched_pairs
-from tfft.errors import DataError, PlanError
+from tfft.errors import DataError, PlanError, in_number
 from tfft.features import Features, split_head
 from tfft.training.context import TrainingContext
 from tfft.training.suffix import TrainableSuffix, build_suffix
@@ -68,7 +68,8 @@ def contrast(context: TrainingContext, phase: Phase, notes: list[str]) -> tuple[
     alone = int((counts == 1).sum())
     if alone:
         notes.append(
-            f"phase {phase.name!r}: {alone} classes have one example, which is paired with those of other classes only"
+            f"phase {phase.name!r}: "
+            + in_number(f"{alone} classes have one example, which is paired with those of other classes only")
         )
     if context.class_weight is not None:
         notes.append(f"phase {phase.name!r}: the weights of classes are not used for pairs")

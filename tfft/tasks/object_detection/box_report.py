@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tfft.errors import in_number
 from tfft.tasks.object_detection import DETECTIONS
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def crowded_pictures(labels: np.ndarray) -> str | None:
     counts = (labels[..., 0] >= 0).sum(axis=1)
     if not (more := int((counts > DETECTIONS).sum())):
         return None
-    return (
+    return in_number(
         f"{more} pictures have more than {DETECTIONS} objects, at most {counts.max()}, and a detector finds at most "
         f"{DETECTIONS} in one: cut them into tiles."
     )

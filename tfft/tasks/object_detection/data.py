@@ -19,7 +19,7 @@ import tensorflow as tf
 from tfft.data.duplicates import Duplicates
 from tfft.data.examples import Skipped, Splits, divide
 from tfft.data.split import SplitOptions, groups_by, joined
-from tfft.errors import DataError, did_you_mean, join_names
+from tfft.errors import DataError, did_you_mean, in_number, join_names
 from tfft.io.name_files import composed
 from tfft.modalities.image.batches import Follow
 from tfft.modalities.image.duplicates import find_duplicates
@@ -252,7 +252,7 @@ def _notes(clipped: Sequence[str], empty: Sequence[str], facts: Sequence[ImageFi
             f"{len(clipped)} boxes reach a little out of their pictures and are clipped, such as {clipped[0]}."
         )
     if empty:
-        notes.append(f"{len(empty)} boxes have no area and are left out, such as {empty[0]}.")
+        notes.append(in_number(f"{len(empty)} boxes are left out for having no area, such as {empty[0]}."))
     turned = [fact.path for fact in facts if ROTATED in fact.oddities]
     if turned:
         notes.append(

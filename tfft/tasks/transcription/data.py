@@ -19,7 +19,7 @@ from tfft.data.label_parsing import has_value
 from tfft.data.options import ReadOptions, options_from
 from tfft.data.path_lookup import PathLookup
 from tfft.data.split import SplitOptions
-from tfft.errors import DataError, join_names, raise_problems
+from tfft.errors import DataError, in_number, join_names, raise_problems
 from tfft.features.engines import Staged
 from tfft.features.sources import ArraySource, Source, Views
 from tfft.modalities.audio.decode import RecordingFacts
@@ -289,9 +289,10 @@ def _notes(found: _Found, spec: AudioSpec) -> list[str]:
     quiet = [at for at, fact in enumerate(found.facts) if fact.peak < _QUIET]
     if quiet:
         where = join_names([found.rows.places[at] for at in quiet], limit=_PLACES)
+        sound = in_number(f"{len(quiet)} recordings have hardly any sound")
         notes.append(
-            f"{len(quiet)} recordings have hardly any sound (at most {_QUIET:.0%} of full scale): {where}. Listen to "
-            "them, and remove these rows if nothing is said"
+            f"{sound} (at most {_QUIET:.0%} of full scale): {where}. Listen to them, and remove these rows if nothing "
+            "is said"
         )
     other = [at for at, fact in enumerate(found.facts) if fact.rate != spec.sample_rate]
     if other:
