@@ -110,6 +110,19 @@ def test_arrays_and_bytes_agree_with_predict(tiny, served):
         assert_same({k: v.numpy() for k, v in row.items()}, {k: v[i : i + 1] for k, v in wanted.items()})
 
 
+def test_files_are_named_by_their_paths(served, tmp_path):
+    opened, images = open_export(served.path), pictures(2)
+    paths = [tmp_path / f"{i}.png" for i in range(2)]
+    for path, image in zip(paths, images, strict=True):
+        path.write_bytes(png(image))
+    wanted = opened.predict_bytes([png(image) for image in images])
+    assert_same(opened.predict([str(paths[0]), paths[1]]), wanted)
+    with pytest.raises(
+        ExportError, match=r"(?s)Expected paths of files, or their contents .*2 problems.*no\.png.*null"
+    ):
+        opened.predict([tmp_path / "no.png", "a\0b", paths[0]])
+
+
 @pytest.mark.nightly
 def test_optimizer_state_is_not_exported(tiny_model, tmp_path):
     plain = export(tiny_model, tmp_path / "plain" / "1").path

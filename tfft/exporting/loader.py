@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from tfft import registry
 from tfft.backbones.text_ops import load_text_ops, ops_in
-from tfft.errors import ExportError, SavedModelError, join_names
+from tfft.errors import ExportError, SavedModelError, join_names, raise_problems
 from tfft.io.name_files import parse_lines
 
 ARRAY_SIGNATURE, BYTES_SIGNATURE = "serving_default", "serve_bytes"
@@ -118,18 +118,22 @@ class Served:
         """Predict for examples as their modality reads them: contents of image files, waveforms, texts.
 
         Args:
-            items: Values; tuples if the model has several inputs, as for pairs of texts. An array of the type that
-                ``serving_default`` takes, such as uint8 pixels [B, height, width, 3], goes there.
+            items: Values; tuples if the model has several inputs, as for pairs of texts. A model that takes the
+                contents of files takes paths, too. An array of the type that ``serving_default`` takes, such as uint8
+                pixels [B, height, width, 3], goes there.
 
         Returns:
             Outputs by name, one row per item: ``probabilities``, ``label`` (bytes), ``logits``.
 
         Raises:
-            ExportError: If the modality of the model is unknown, or the items are of another type.
+            ExportError: If the modality of the model is unknown, the items are of another type, or files cannot be
+                read.
         """
         taken = self.asked()
         if isinstance(items, np.ndarray) and (default := self._default_for(items)) is not None:
             return _ask(default, items)
+        if taken.signature == BYTES_SIGNATURE:
+            return self.predict_bytes(items)
         return _ask(self.signatures[taken.signature], items, taken.parts)
 
     def _default_for(self, items: np.ndarray) -> Any:
@@ -153,26 +157,41 @@ class Served:
             )
         return found
 
-    def predict_bytes(self, encoded: Sequence[bytes]) -> dict[str, np.ndarray]:
+    def predict_bytes(self, encoded: Sequence[bytes | str | os.PathLike[str]]) -> dict[str, np.ndarray]:
         """Predict for encoded images (JPEG, PNG, GIF, BMP or WebP files as they are on disk), or for WAV files.
 
         WAV files must have 16 bits and the rate of ``input_spec``.
 
         Args:
-            encoded: Contents of one file each.
+            encoded: Contents of one file each, or its path on this machine. Pass contents where others choose them.
 
         Returns:
             Outputs by name, one row per file, as of :meth:`predict`.
 
         Raises:
-            ExportError: If the model has no signature for the contents of files.
+            ExportError: If the model has no signature for the contents of files, or files cannot be read.
         """
         if BYTES_SIGNATURE not in self.signatures:
             raise ExportError(
                 f"{self.place} has no signature {BYTES_SIGNATURE!r}, so it cannot read files. "
                 f"It has: {join_names(self.signatures)}. Its inputs have to be passed as arrays."
             )
-        return _ask(self.signatures[BYTES_SIGNATURE], encoded)
+        return _ask(self.signatures[BYTES_SIGNATURE], _contents(encoded))
+
+
+def _contents(files: Sequence[Any]) -> list[Any]:
+    """Return the contents of files that are given by their paths; contents come back as they are."""
+    found, problems = [], []
+    for file in files:
+        if not isinstance(file, (str, os.PathLike)):
+            found.append(file)
+            continue
+        try:
+            found.append(pathlib.Path(file).read_bytes())
+        except (OSError, ValueError) as error:  # ValueError: a null byte, as in contents read as text
+            problems.append(f"{str(file)[:200]!r}: {getattr(error, 'strerror', None) or error}")
+    raise_problems(ExportError, "Expected paths of files, or their contents as bytes. These cannot be read", problems)
+    return found
 
 
 def _ask(signature: Any, items: Sequence[Any], parts: Sequence[str] = ()) -> dict[str, np.ndarray]:
