@@ -14,8 +14,8 @@ import tensorflow as tf
 from tfft.arrays import spill as holding_module
 from tfft.backbones.savedmodel import open_savedmodel
 from tfft.errors import BackboneError, DataError, DependencyError, PlanError
+from tfft.features import clear_caches, extract, litert
 from tfft.features import engines as engines
-from tfft.features import extract, litert
 
 RNG = np.random.default_rng(3)
 L = keras.layers
@@ -210,3 +210,35 @@ def test_examples_that_do_not_fit(data, message):
 def test_float_images_for_raw_pixels(tiny_model):
     with pytest.raises(DataError, match="pixels must be in 0 to 255, received 0.5 to 0.5: multiply by 255"):
         run(tiny_model, np.full((3, 32, 32, 3), 0.5, np.float32))
+
+
+@pytest.mark.slow
+def test_a_network_is_converted_once_and_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFFT_CACHE_DIR", str(tmp_path))
+    model, images = convnet(), np.random.default_rng(0).random((6, 32, 32, 3), np.float32)
+    first = extract(model, images, cache=None, engine="litert")
+    assert not list(tmp_path.rglob("*.tflite"))  # without a cache nothing is kept
+
+    def run(values):
+        return np.asarray(extract(model, values, engine="litert", verbose=False).arrays)
+
+    np.testing.assert_array_equal(run(images), first.arrays)
+    (kept,) = tmp_path.rglob("*.tflite")
+    content, written = kept.read_bytes(), kept.stat().st_mtime_ns
+    run(1 - images)
+    assert kept.stat().st_mtime_ns == written
+    assert len(list(tmp_path.rglob("*.tflite"))) == 1
+
+    kept.write_bytes(content[:-100])  # damaged: made again
+    np.testing.assert_array_equal(run(images * 0.5), extract(model, images * 0.5, cache=None, engine="litert").arrays)
+    assert len(kept.read_bytes()) == len(content)
+
+    kernel = next(v for v in model.weights if v.path.endswith("kernel"))
+    kernel.assign(-kernel)
+    changed = extract(model, images, cache=None, engine="litert").arrays
+    np.testing.assert_array_equal(run(images), changed)
+    assert np.abs(changed - first.arrays).max() > 1e-3
+    assert len(list(tmp_path.rglob("*.tflite"))) == 2
+
+    assert clear_caches() > 2 * len(content)
+    assert not list(tmp_path.rglob("*.tflite"))

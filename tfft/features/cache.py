@@ -19,6 +19,7 @@ from tfft.io.cache_dir import cache_dir
 
 HELD: dict[str, tuple[tuple[Rows, ...], dict[str, Any]]] = {}  # entries of cache="memory" by key
 
+CONVERTED = "converted"  # folder of networks in LiteRT's format, in the cache folder
 WHAT = "features"
 REMEDY = (
     "Free some (tfft.features.clear_caches() removes older features), choose another folder with cache=, halve them "
@@ -84,8 +85,8 @@ def list_caches(folder: str | os.PathLike[str] | None = None) -> list[CacheEntry
 def clear_caches(folder: str | os.PathLike[str] | None = None) -> int:
     """Remove all features on disk, including damaged and abandoned entries; other files in the folder stay.
 
-    Without a folder, cached waveforms are removed too, as are the features of ``cache="memory"`` in this process. Other
-    processes can continue to read or write.
+    Without a folder, cached waveforms and converted networks are removed too, as are the features of
+    ``cache="memory"`` in this process. Other processes can continue to read or write.
 
     Args:
         folder: Folder given as ``cache=``. Defaults to tfft's own.
@@ -97,9 +98,12 @@ def clear_caches(folder: str | os.PathLike[str] | None = None) -> int:
         >>> tfft.features.clear_caches()
         51200000
     """
+    freed = 0
     if folder is None:
         HELD.clear()
-    freed = 0
+        networks = cache_dir() / CONVERTED
+        freed += sum(path.stat().st_size for path in networks.rglob("*") if path.is_file())
+        shutil.rmtree(networks, ignore_errors=True)
     for root in _roots(folder):
         for path in [*entries(root), *(p for p in unfinished(root) if not is_written(p))]:
             freed += size_of(path)

@@ -19,6 +19,7 @@ import tensorflow as tf
 from tfft.console import profile
 from tfft.errors import BackboneError, PlanError, did_you_mean, missing_package
 from tfft.features import litert
+from tfft.features.converted import converted
 from tfft.features.functional_graph import Step, ancestors, divide, flat_inputs, flatten, steps_of
 from tfft.layers.log_mel import Clip, LogMel, MelFrames
 from tfft.layers.preprocess import Preprocess
@@ -124,11 +125,14 @@ class LiteRTEngine:
         plain: Engine for batches with other example shapes than those of the conversion.
         first: First batch.
         texts: Whether the network takes texts of any length.
+        keep: Whether to keep the converted network in tfft's cache, and to look there first.
     """
 
     name = "litert"
 
-    def __init__(self, net: keras.Model, plain: TensorFlowEngine, first: Arrays, texts: bool = False) -> None:
+    def __init__(
+        self, net: keras.Model, plain: TensorFlowEngine, first: Arrays, texts: bool = False, keep: bool = False
+    ) -> None:
         self._plain, self._texts = plain, texts
         self._shapes = [a.shape[1:] for a in first]
         position = {id(t): i for i, t in enumerate(net.inputs)}
@@ -138,7 +142,7 @@ class LiteRTEngine:
             raise litert.Unfit("there is nothing to compute")
         # Shapes known only from data are fixed: few graphs convert otherwise.
         shapes = [t.shape for t in net.inputs] if texts else [(None, *shape) for shape in self._shapes]
-        content = litert.convert(keras.Model(net.input, computed), shapes)
+        content = converted(keras.Model(net.input, computed), shapes, keep=keep)
         self._pool = litert.Pool(content)
 
     @property
@@ -199,7 +203,7 @@ def choose(engine: str, texts: bool = False) -> tuple[str, str]:
 
 @profile.stage("convert the frozen part")
 def open_engine(
-    net: keras.Model, engine: str, first: Arrays, texts: bool = False
+    net: keras.Model, engine: str, first: Arrays, texts: bool = False, keep: bool = False
 ) -> tuple[TensorFlowEngine | LiteRTEngine, str]:
     """Open an engine for a network, and check it against TensorFlow on the first batch.
 
@@ -208,6 +212,7 @@ def open_engine(
         engine: ``"auto"``, ``"litert"`` or ``"tensorflow"``.
         first: Inputs of the network for the first batch.
         texts: Whether the network takes texts of any length.
+        keep: As in :class:`LiteRTEngine`.
 
     Returns:
         The engine, and a note with the reason why it is not LiteRT, or the result of the check.
@@ -222,7 +227,7 @@ def open_engine(
             _say(note)
         return plain, note
     try:
-        fast = LiteRTEngine(net, plain, first, texts)
+        fast = LiteRTEngine(net, plain, first, texts, keep)
         difference = _compare(plain, fast, first)
     except litert.Unfit as why:
         if engine == "litert":
@@ -243,10 +248,11 @@ class Opener:
         net: Network from :func:`stage`.
         engine: ``"auto"``, ``"litert"`` or ``"tensorflow"``.
         texts: Whether the network takes texts of any length.
+        keep: As in :class:`LiteRTEngine`.
     """
 
-    def __init__(self, net: keras.Model, engine: str, texts: bool = False) -> None:
-        self.net, self.engine, self.texts = net, engine, texts
+    def __init__(self, net: keras.Model, engine: str, texts: bool = False, keep: bool = False) -> None:
+        self.net, self.engine, self.texts, self.keep = net, engine, texts, keep
         self._opened: tuple[TensorFlowEngine | LiteRTEngine, str] | None = None
 
     @property
@@ -259,7 +265,7 @@ class Opener:
     def open(self, first: Arrays) -> tuple[TensorFlowEngine | LiteRTEngine, str]:
         """Return the result of :func:`open_engine` for the first batch."""
         if self._opened is None:
-            self._opened = open_engine(self.net, self.engine, first, self.texts)
+            self._opened = open_engine(self.net, self.engine, first, self.texts, self.keep)
         return self._opened
 
     def __enter__(self) -> Opener:

@@ -136,7 +136,7 @@ def extract_each(
     model = _as_model(prefix)
     staged = stage(model)
     sources = [open_source(d, staged, batch_size, None if i else views) for i, d in enumerate(datasets)]
-    with Opener(staged.net, engine, staged.mask is not None) as opener:
+    with Opener(staged.net, engine, staged.mask is not None, keep=cache in ("auto", True)) as opener:
         work = [_Work(staged, s, opener, model.name, dtype, batch_size, verbose) for s in sources]
         return [_extract(model, each, cache) for each in work]
 
