@@ -17,6 +17,7 @@ from tfft.cli import main
 from tfft.errors import TfftError
 from tfft.evaluation.calibration import calibration
 from tfft.registry import ExampleResult
+from tfft.reporting.embedding import Embedding, colours_of, draw_map, embed
 from tfft.reporting.page import Page
 
 
@@ -47,6 +48,34 @@ def test_texts_of_a_page_are_escaped_and_numbers_aligned():
     assert "<i>" not in text
     assert '<td class="number">0.5000' in text
     assert '<span class="bad">no (0.900)</span>' in text
+
+
+def test_groups_of_features_are_groups_on_the_map():
+    random = np.random.default_rng(0)
+    labels = [name for name in "abc" for _ in range(20)]
+    centres = np.repeat(10 * np.eye(3, 8), 20, axis=0)
+    found = embed(centres + random.normal(size=(60, 8)), labels)
+    assert found.neighbours == 1.0
+    assert found.method.startswith("t-SNE")
+    distance = np.linalg.norm(found.points[:, None] - found.points, axis=-1) + 9 * np.eye(60)
+    assert [labels[at] for at in distance.argmin(axis=1)] == labels
+    np.testing.assert_array_equal([found.points.min(), found.points.max()], [0, 1])
+    again = embed(centres + random.normal(size=(60, 8)), random.permutation(labels))
+    assert again.neighbours < 0.7  # labels without a meaning
+    many = embed(random.normal(size=(1100, 4)), ["a", "b"] * 550)
+    assert len(many.rows) == len(many.points) == 1000
+
+
+def test_a_map_shows_labels_mistakes_and_names_escaped():
+    names = ["<b>one</b>", "two", "three"]
+    results = [ExampleResult("x", "x", 0.1, 0.9, True), ExampleResult("y", "x", 1, 0.9, False)]
+    results.append(ExampleResult("y", "y", 0.1, 0.9, True))
+    place = Embedding(np.arange(3), np.array([[0, 0], [1, 1], [0.5, 0.5]]), "", 1.0)
+    drawn = xml.etree.ElementTree.fromstring(draw_map(place, names, results, colours_of(["x", "y"])))
+    dots = [group.find("circle") for group in drawn]
+    assert [dot.find("title").text for dot in dots] == ["<b>one</b>: x", "two: y, predicted x", "three: y"]
+    assert len({dot.get("fill") for dot in dots}) == 2
+    assert [dot.get("stroke-width") for dot in dots] == [None, "2.5", None]
 
 
 class Pictures(html.parser.HTMLParser):
@@ -104,6 +133,11 @@ def test_a_report_shows_scores_curves_calibration_and_mistakes(run, capsys):
             sizes.append(tuple(tf.io.decode_jpeg(base64.b64decode(data)).shape))
     assert set(sizes) == {(96, 96, 3), (18, 24, 3)}
     assert len(explained) == 1
+    assert "Map of the features" in page.headings
+    drawn = xml.etree.ElementTree.fromstring(text[text.index("<svg class") : text.index("</svg>") + 6])
+    assert len(drawn) == run.final_scores.examples
+    assert len(drawn.findall(".//image")) == run.final_scores.examples
+    assert sum(dot.get("stroke-width") == "2.5" for dot in drawn.iter("circle")) == wrong
     assert sizes.count((18, 24, 3)) == min(wrong, 6)  # the mistakes with their heat maps
     assert "src=http" not in text.replace('"', "")
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from tfft import heads, registry
 from tfft.data import BatchOptions
-from tfft.errors import TfftError
+from tfft.errors import BackboneError, PlanError, TfftError
+from tfft.features import split_head
 from tfft.recipes import Run
 from tfft.recipes.labelled import labelled_examples
 
@@ -25,12 +28,14 @@ class HeldOut:
         names: Name of each example: a path, or a text.
         note: Reason why there are no results; empty if there are.
         sections: Further sections of the task.
+        features: Features in front of the head, [N, width]; None if the model has not one vector for each example.
     """
 
     results: tuple[registry.ExampleResult, ...] = ()
     names: tuple[str, ...] = ()
     note: str = ""
     sections: tuple[registry.ReportSection, ...] = ()
+    features: np.ndarray | None = None
 
     @functools.cached_property
     def ranked(self) -> list[tuple[str, registry.ExampleResult]]:
@@ -62,11 +67,14 @@ def held_out_results(run: Run, *, batch_size: int = 32) -> HeldOut:
         return HeldOut(note=f"Single predictions need the data of the run: {error}")
     if (lengths := examples.lengths) is not None:
         examples = examples.take(np.argsort(lengths, kind="stable"))  # the order of batches of similar length
-    answer = tf.function(lambda inputs: run.model(inputs, training=False), reduce_retracing=True)
+    answer = _answer(run.model)
     rows: list[registry.ExampleResult] = []
+    features: list[np.ndarray] = []
     done = 0
     for inputs, labels, *_ in examples.evaluation_batches(spec, BatchOptions(batch_size, cache=False)):
-        logits, labels = answer(inputs), labels.numpy()
+        (vectors, logits), labels = answer(inputs), labels.numpy()
+        if vectors is not None:
+            features.append(vectors.numpy())
         if builder is not None:
             builder.add(examples.captions[done : done + len(labels)], labels, logits.numpy())
         if shows_results:
@@ -74,4 +82,22 @@ def held_out_results(run: Run, *, batch_size: int = 32) -> HeldOut:
             rows += task.example_results(head, outputs, labels) or []
         done += len(labels)
     sections = () if builder is None else tuple(builder.sections())
-    return HeldOut(tuple(rows), examples.captions, sections=sections)
+    return HeldOut(
+        tuple(rows), examples.captions, sections=sections, features=np.concatenate(features) if features else None
+    )
+
+
+def _answer(model: keras.Model) -> Any:
+    """Return a function from inputs to the features in front of the head, [B, width] or None, and the logits."""
+    try:
+        prefix, suffix = split_head(model)
+    except (PlanError, BackboneError, StopIteration):  # another head, or a model that is not functional
+        prefix = None
+    if prefix is None or len(prefix.outputs) != 1 or len(prefix.outputs[0].shape) != 2:
+        return tf.function(lambda inputs: (None, model(inputs, training=False)), reduce_retracing=True)
+
+    def both(inputs: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        features = prefix(inputs, training=False)
+        return features, suffix(features, training=False)
+
+    return tf.function(both, reduce_retracing=True)

@@ -28,6 +28,8 @@ figure { margin: 0; font-size: .82rem; overflow-wrap: anywhere } figure img { wi
 .colour { display: inline-block; width: .9rem; height: .9rem; border: 1px solid var(--line); vertical-align: middle }
 blockquote { margin: 0 0 .3rem; padding-left: .6rem; border-left: 3px solid var(--line) }
 blockquote { max-height: 7rem; overflow: auto }
+.map { width: 100%; max-width: 48rem; height: auto; border: 1px solid var(--line) }
+.map image { display: none; pointer-events: none } .map g:hover image { display: inline }
 .parts { line-height: 1.9 } .part { border-radius: .25rem; padding: .1rem .25rem }
 """
 
@@ -71,6 +73,10 @@ class Page:
         self._parts.append(
             f'<p class="figure"><img alt="{escaped(description)}" src="data:image/svg+xml;base64,{data}"></p>'
         )
+
+    def drawing(self, svg: str, description: str) -> None:
+        """Add an SVG drawing, whose texts are escaped, with a description."""
+        self._parts.append(f'<div aria-label="{escaped(description)}">{svg}</div>')
 
     def examples(self, items: Iterable[tuple[str, registry.ExampleResult]]) -> None:
         """Add examples, each with its picture or text, its label and its prediction."""

@@ -18,6 +18,7 @@ from tfft.explanation import explain
 from tfft.io.atomic import write_whole
 from tfft.recipes import Run, load_run
 from tfft.recipes.run import CHECK, compare
+from tfft.reporting.embedding import LEAST_POINTS, MOST_CLASSES, colours_of, draw_map, embed
 from tfft.reporting.explanations import add_explanations
 from tfft.reporting.figures import confusion_figure, curves_figure, figure, reliability_figure
 from tfft.reporting.held_out import HeldOut, held_out_results
@@ -38,8 +39,9 @@ def write_report(
 
     It shows scores with intervals and baselines, learning curves, scores per class, the confusion matrix, the
     calibration of the probabilities, the most confident mistakes and what spoke for the wrong class in them, the least
-    certain predictions, what a task adds (for detection and segmentation the worst pictures, drawn), the findings of
-    the data check, and every setting with its reason. The model predicts the held-out examples again for this.
+    certain predictions, a map of the features, what a task adds (for detection and segmentation the worst pictures,
+    drawn), the findings of the data check, and every setting with its reason. The model predicts the held-out examples
+    again for this.
 
     Args:
         run: Run with a folder, or the folder.
@@ -74,6 +76,7 @@ def write_report(
         _section(page, section)
     if held_out.results or not held_out.sections:
         _predictions(page, held_out)
+        _map(page, held_out)
         _explanations(page, run, held_out)
     _findings(page, run.folder)
     _plan(page, run)
@@ -158,6 +161,27 @@ def _predictions(page: Page, held_out: HeldOut) -> None:
     if doubtful:
         page.section("Least certain predictions")
         page.examples((name, result) for _, name, result in doubtful[:_EXAMPLES])
+
+
+def _map(page: Page, held_out: HeldOut) -> None:
+    """Draw the held-out examples by their features, if they have few classes."""
+    labels = [result.label for result in held_out.results]
+    judged = all(result.correct is not None for result in held_out.results)
+    if held_out.features is None or not judged or len(labels) < LEAST_POINTS:
+        return
+    if not 1 < len(set(labels)) <= MOST_CLASSES:
+        return
+    found = embed(held_out.features, labels)
+    page.section("Map of the features")
+    shown = f"{len(found.rows):,} of {len(labels):,}" if len(found.rows) < len(labels) else f"All {len(labels):,}"
+    page.text(
+        f"{shown} held-out examples by {found.method}; red rings mark wrong predictions, and names and pictures appear "
+        "under the pointer. Distances on such a map are not those of the features. In the features themselves, the "
+        f"nearest neighbour of {found.neighbours:.1%} of these examples has their label.", "soft",
+    )  # fmt: skip
+    colours = colours_of(labels)
+    page.legend(colours)
+    page.drawing(draw_map(found, held_out.names, held_out.results, colours), "Map of the features")
 
 
 def _explanations(page: Page, run: Run, held_out: HeldOut) -> None:
