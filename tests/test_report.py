@@ -15,6 +15,7 @@ from test_recipes import backbone
 import tfft
 from tfft.cli import main
 from tfft.errors import TfftError
+from tfft.evaluation import coverage_curve
 from tfft.evaluation.calibration import calibration
 from tfft.registry import ExampleResult
 from tfft.reporting.embedding import Embedding, colours_of, draw_map, embed
@@ -48,6 +49,24 @@ def test_texts_of_a_page_are_escaped_and_numbers_aligned():
     assert "<i>" not in text
     assert '<td class="number">0.5000' in text
     assert '<span class="bad">no (0.900)</span>' in text
+
+
+def test_fewer_answers_are_more_often_right():
+    random = np.random.default_rng(0)
+    confidence = np.round(random.uniform(0.5, 1.0, 400), 2)
+    correct = random.random(400) < confidence
+    rows = coverage_curve(confidence, correct)
+    assert rows[0].coverage == 1.0
+    assert rows[0].accuracy == pytest.approx(correct.mean())
+    assert [row.threshold for row in rows] == sorted(row.threshold for row in rows)
+    for row, share in zip(rows, (1.0, 0.95, 0.9, 0.8, 0.7, 0.5), strict=True):
+        kept = [bool(c) for p, c in zip(confidence, correct, strict=True) if p >= row.threshold]
+        assert row.answers == len(kept)
+        assert row.accuracy == pytest.approx(np.mean(kept))
+        assert share <= row.coverage < share + 0.05  # equal probabilities stay together
+        assert row.interval[0] < row.accuracy < row.interval[1]
+    assert rows[-1].accuracy > rows[0].accuracy + 0.05
+    assert len(coverage_curve(np.full(9, 0.7), np.arange(9) < 6)) == 1
 
 
 def test_groups_of_features_are_groups_on_the_map():
@@ -133,7 +152,7 @@ def test_a_report_shows_scores_curves_calibration_and_mistakes(run, capsys):
             sizes.append(tuple(tf.io.decode_jpeg(base64.b64decode(data)).shape))
     assert set(sizes) == {(96, 96, 3), (18, 24, 3)}
     assert len(explained) == 1
-    assert "Map of the features" in page.headings
+    assert {"Map of the features", "Answering only when certain"} <= set(page.headings)
     drawn = xml.etree.ElementTree.fromstring(text[text.index("<svg class") : text.index("</svg>") + 6])
     assert len(drawn) == run.final_scores.examples
     assert len(drawn.findall(".//image")) == run.final_scores.examples

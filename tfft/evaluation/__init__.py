@@ -6,6 +6,7 @@ from tfft.errors import require_platform
 
 require_platform()
 
+from tfft.evaluation.abstention import Coverage, coverage_curve  # noqa: E402
 from tfft.evaluation.loop import evaluate  # noqa: E402
 from tfft.evaluation.optimism import selection_optimism  # noqa: E402
 from tfft.evaluation.paired import Difference, paired_difference  # noqa: E402
@@ -14,6 +15,6 @@ from tfft.evaluation.temperature import TemperatureScaling, calibrate  # noqa: E
 from tfft.evaluation.thresholds import LabelThreshold, Thresholds, choose_thresholds  # noqa: E402
 
 __all__ = [
-    "ClassScore", "Difference", "LabelThreshold", "Scores", "TemperatureScaling", "Thresholds", "calibrate",
-    "choose_thresholds", "evaluate", "paired_difference", "selection_optimism", "wilson_interval",
+    "ClassScore", "Coverage", "Difference", "LabelThreshold", "Scores", "TemperatureScaling", "Thresholds", "calibrate",
+    "choose_thresholds", "coverage_curve", "evaluate", "paired_difference", "selection_optimism", "wilson_interval",
 ]  # fmt: skip

@@ -13,6 +13,7 @@ import numpy as np
 from tfft import registry
 from tfft.errors import TfftError
 from tfft.evaluation import Scores
+from tfft.evaluation.abstention import coverage_curve
 from tfft.evaluation.calibration import calibration
 from tfft.explanation import explain
 from tfft.io.atomic import write_whole
@@ -230,6 +231,18 @@ def _calibration(page: Page, results: Sequence[registry.ExampleResult]) -> None:
     if len(known) < _FEW:
         page.text(f"There are only {len(known)} predictions, so the calibration is uncertain.", "soft")
     page.figure(reliability_figure(found), "Reliability diagram: accuracy by probability")
+    page.section("Answering only when certain")
+    page.text(
+        "If less probable predictions are left to a person, fewer examples get an answer and more of the answers are "
+        "right. A threshold that is chosen here makes its accuracy look slightly better than it is.", "soft",
+    )  # fmt: skip
+    page.table(
+        ("lowest probability", "examples with an answer", "accuracy of the answers", "95 % interval"),
+        [
+            (one.threshold, f"{one.coverage:.1%}", one.accuracy, "{:.4f} to {:.4f}".format(*one.interval))
+            for one in coverage_curve(confidence, correct)
+        ],
+    )
 
 
 def _findings(page: Page, folder: pathlib.Path | None) -> None:
