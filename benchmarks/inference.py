@@ -94,7 +94,7 @@ def files(repeats: int, folder: pathlib.Path, count: int = 1000) -> None:
     prefix, _ = features.split_frozen(common.model_of())
     photos = list_images(folder, check=False)
     staged = engines.stage(prefix)
-    spec = staged.preprocess.spec
+    spec = staged.spec
     graph = tf.function(functools.partial(prefix, training=False), reduce_retracing=True)
 
     def plain() -> None:

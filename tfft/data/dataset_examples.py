@@ -81,7 +81,7 @@ class DatasetExamples(Examples):
 
     def feature_source(self, staged: Staged, batch_size: int, views: Views | None = None) -> Any:
         """Return the dataset."""
-        return self.dataset if staged.preprocess is None else self._pictures(staged.preprocess.spec.channels)
+        return self.dataset if staged.spec is None else self._pictures(staged.spec.channels)
 
     def _pictures(self, channels: int | None) -> tf.data.Dataset:
         return with_pixels(self.dataset, f"the {self.name} dataset", channels)

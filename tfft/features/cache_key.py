@@ -22,7 +22,7 @@ from tfft.errors import installed_version
 from tfft.features import litert
 from tfft.features.functional_graph import Step, flatten, steps_of
 from tfft.keras_compat import flatten_layers
-from tfft.layers.tokenize import Tokenize
+from tfft.layers.raw_input import RawInput
 
 FORMAT = 2  # version of the entries; a new number invalidates all of them
 _TOKENIZING = ("keras-hub", "tensorflow-text")
@@ -147,14 +147,13 @@ def _call(step: Step) -> Any:
 
 def _settings(step: Step) -> list[Any]:
     operation = step.operation
+    raw = isinstance(operation, RawInput)
     try:
-        config = dict(operation.get_config())
+        config = operation.settings_without_names() if raw else dict(operation.get_config())
     except Exception as error:  # third-party layers may raise anything
         raise NoKey(f"{step.name!r} ({type(operation).__name__}) does not expose its settings: {error}") from error
     for name in ("name", "trainable"):
         config.pop(name, None)
-    if isinstance(operation, Tokenize):
-        config["packer"] = _nameless(config["packer"])
     if getattr(operation, "is_tfft_block", False):
         config = {k: v for k, v in config.items() if k not in _TRAINING_ONLY}
         config["inference"] = _same_graph(BlockGraph.from_config(config["inference"]))
@@ -168,16 +167,9 @@ def _class_name(kind: type) -> str:
     return name if keras.saving.get_registered_object(name) is kind else f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _nameless(config: Any) -> Any:
-    """Remove values that differ between instances or calls of a layer from nested settings."""
-    if isinstance(config, Mapping):
-        own = ("name", "trainable") if {"name", "trainable"} <= config.keys() else ()
-        return {k: _nameless(v) for k, v in config.items() if k not in (*own, "build_config")}
-    return [_nameless(v) for v in config] if isinstance(config, list) else config
-
-
 def _tokenizers(model: keras.Model) -> bool:
-    return any(isinstance(step.operation, Tokenize) for step in steps_of(flatten(model)))
+    operations = [step.operation for step in steps_of(flatten(model))]
+    return any(one.mask is not None for one in operations if isinstance(one, RawInput))
 
 
 def _assets(operation: Any) -> list[tuple[str, str]]:

@@ -21,10 +21,8 @@ from tfft.errors import BackboneError, PlanError, did_you_mean, missing_package
 from tfft.features import litert
 from tfft.features.converted import converted
 from tfft.features.functional_graph import Step, ancestors, divide, flat_inputs, flatten, steps_of
-from tfft.layers.log_mel import Clip, LogMel, MelFrames
-from tfft.layers.preprocess import Preprocess
-from tfft.layers.tokenize import Tokenize
-from tfft.specs import AudioSpec
+from tfft.layers.raw_input import RawInput
+from tfft.specs import AudioSpec, InputSpec
 
 TOLERANCE = 1e-4  # maximum difference between LiteRT and TensorFlow, relative to the largest feature
 ENGINES = ("auto", "litert", "tensorflow")
@@ -48,7 +46,7 @@ class Staged:
         front: From raw pixels or texts to the inputs of the network; TensorFlow runs it in the input pipeline. None if
             the network takes the inputs of the prefix directly.
         net: Network.
-        preprocess: Layer that defines the size of the images, or None.
+        spec: Size and scaling of the images, or None.
         audio: Sample rate and clip length of the prefix' waveforms, or None.
         mask: Position of the network input with the padding mask of texts, or None.
         inputs: Inputs of the prefix, in order.
@@ -57,7 +55,7 @@ class Staged:
 
     front: keras.Model | None
     net: keras.Model
-    preprocess: Preprocess | None
+    spec: InputSpec | None
     inputs: tuple[keras.KerasTensor, ...]
     takes: Callable[[Any], list[Any]]
     mask: int | None = None
@@ -80,7 +78,7 @@ def stage(prefix: keras.Model) -> Staged:
     """
     flat = flatten(prefix)
     steps = steps_of(flat)
-    raw = [s for s in steps if isinstance(s.operation, (Preprocess, Tokenize, LogMel, MelFrames, Clip))]
+    raw = [s for s in steps if isinstance(s.operation, RawInput)]
 
     def takes(value: Any) -> list[Any]:
         return flat_inputs(flat, value)
@@ -88,11 +86,11 @@ def stage(prefix: keras.Model) -> Staged:
     if not raw:
         return Staged(None, flat, None, tuple(flat.inputs), takes)
     front, net = divide(flat, ancestors(steps, raw), (f"{prefix.name}_raw", f"{prefix.name}_network"))
-    masks = {id(mask_of(s)) for s in raw if isinstance(s.operation, Tokenize)}
+    masks = {id(mask_of(s)) for s in raw if s.operation.mask is not None}
     mask = next((i for i, t in enumerate(front.outputs) if id(t) in masks), None)
-    preprocess = next((s.operation for s in raw if isinstance(s.operation, Preprocess)), None)
-    audio = next((s.operation.audio for s in raw if isinstance(s.operation, (LogMel, MelFrames, Clip))), None)
-    return Staged(front, net, preprocess, tuple(flat.inputs), takes, mask, audio)
+    spec = next((s.operation.spec for s in raw if s.operation.spec is not None), None)
+    audio = next((s.operation.audio for s in raw if s.operation.audio is not None), None)
+    return Staged(front, net, spec, tuple(flat.inputs), takes, mask, audio)
 
 
 def mask_of(step: Step) -> keras.KerasTensor:

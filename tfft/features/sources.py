@@ -178,10 +178,10 @@ class ArraySource(Source):
         views: Views | None = None,
         vary: Vary | None = None,
     ) -> None:
-        if staged.preprocess is not None and not _is_positioned(values):
+        if staged.spec is not None and not _is_positioned(values):
             pixels = pixel_array(values)
-            grey = pixels.shape[-1] < staged.preprocess.spec.channels
-            values = np.repeat(pixels, staged.preprocess.spec.channels, -1) if grey else pixels
+            grey = pixels.shape[-1] < staged.spec.channels
+            values = np.repeat(pixels, staged.spec.channels, -1) if grey else pixels
         if _is_texts(values):
             values = _as_array(values)
         elif isinstance(values, dict):
@@ -287,9 +287,9 @@ def _with_labels(dataset: tf.data.Dataset, staged: Staged) -> tf.data.Dataset:
         return dataset  # inputs by name
     rank = len(staged.inputs[0].shape) if len(staged.inputs) == 1 else None
     dataset = regular(dataset, "the dataset", rank=rank)
-    if staged.preprocess is None:
+    if staged.spec is None:
         return dataset
-    return with_pixels(dataset, "the dataset", staged.preprocess.spec.channels)
+    return with_pixels(dataset, "the dataset", staged.spec.channels)
 
 
 class _Digest:

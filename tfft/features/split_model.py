@@ -16,7 +16,7 @@ from tfft.backbones.base import blocks_of, find_backbone, names_of
 from tfft.errors import BackboneError, did_you_mean, join_names
 from tfft.features.functional_graph import Step, ancestors, descendants, divide, flatten, steps_of
 from tfft.keras_compat import flatten_layers, seed_generators
-from tfft.layers.tokenize import Tokenize
+from tfft.layers.raw_input import RawInput
 
 
 def split_frozen(
@@ -238,7 +238,7 @@ def _masks(steps: Sequence[Step], inside: set[int]) -> set[int]:
     The suffix recomputes tensors that depend on tokens alone, such as masks: storing them takes space, and after the
     end of a text they are not always 0.
     """
-    tokens = [s for s in steps if isinstance(s.operation, Tokenize)]
+    tokens = [s for s in steps if isinstance(s.operation, RawInput) and s.operation.mask is not None]
     bound = descendants(steps, [s for s in steps if s.variables])
     free = descendants(steps, tokens) - bound - {s.key for s in tokens}
     wanted = {id(t) for s in steps if s.key not in inside for t in s.inputs}

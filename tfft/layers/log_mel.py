@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from tfft.errors import DataError, PlanError, raise_problems
 from tfft.layers.preprocess import check_spec, scale_pixels
+from tfft.layers.raw_input import RawInput
 from tfft.specs import AudioSpec, InputSpec
 
 _LEAST_FRAMES = 5  # two are left of them at a fourth of the rate: Keras warns of attention to a single one
@@ -21,7 +22,7 @@ _QUIETEST = 1e-10  # of the power; below it there is only rounding
 
 
 @keras.saving.register_keras_serializable(package="tfft")
-class LogMel(keras.layers.Layer):
+class LogMel(RawInput):
     """Convert waveforms to log-mel spectrogram images: time from left to right, low frequencies at the bottom.
 
     The power of short Hann windows is summed in bands of equal width on the mel scale (Stevens, Volkmann and Newman,
@@ -45,6 +46,8 @@ class LogMel(keras.layers.Layer):
         >>> LogMel(AudioSpec(16000, 1.0), InputSpec(224, 224))(waves).shape
         TensorShape([8, 224, 224, 3])
     """
+
+    audio: AudioSpec
 
     def __init__(
         self, audio: AudioSpec | Mapping[str, Any], image: InputSpec | Mapping[str, Any], **kwargs: Any
@@ -105,7 +108,7 @@ def mel_decibels(waves: tf.Tensor, spec: AudioSpec) -> tf.Tensor:
 
 
 @keras.saving.register_keras_serializable(package="tfft")
-class Clip(keras.layers.Layer):
+class Clip(RawInput):
     """Fit waveforms of any length to one length, for backbones that take waveforms; see :func:`fit`.
 
     Args:
@@ -118,6 +121,8 @@ class Clip(keras.layers.Layer):
     Output shape:
         [B, audio.samples].
     """
+
+    audio: AudioSpec
 
     def __init__(self, audio: AudioSpec | Mapping[str, Any], **kwargs: Any) -> None:
         super().__init__(autocast=False, **{**kwargs, "dtype": kwargs.get("dtype") or "float32"})
@@ -139,7 +144,7 @@ class Clip(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="tfft")
-class MelFrames(keras.layers.Layer):
+class MelFrames(RawInput):
     """Convert waveforms to log-mel frames of their own length, for encoders of speech.
 
     The mel bands are those of :class:`LogMel`, in decibels below the maximum of the clip, from -1 (at or below
@@ -161,6 +166,8 @@ class MelFrames(keras.layers.Layer):
         >>> MelFrames(AudioSpec(16000, 1.0))(waves).shape
         TensorShape([8, 98, 64])
     """
+
+    audio: AudioSpec
 
     def __init__(self, audio: AudioSpec | Mapping[str, Any], **kwargs: Any) -> None:
         super().__init__(autocast=False, **{**kwargs, "dtype": kwargs.get("dtype") or "float32"})

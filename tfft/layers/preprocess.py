@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfft.errors import DataError, PlanError, did_you_mean, join_names, raise_problems
+from tfft.layers.raw_input import RawInput
 from tfft.specs import InputSpec
 
 _INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "area")
@@ -90,7 +91,7 @@ def scale_pixels(images: tf.Tensor, spec: InputSpec) -> tf.Tensor:
 
 
 @keras.saving.register_keras_serializable(package="tfft")
-class Preprocess(keras.layers.Layer):
+class Preprocess(RawInput):
     """Preprocess raw pixels of any size for a backbone: :func:`resize_pixels`, :func:`scale_pixels`.
 
     It is the first layer of every model from :func:`tfft.build`, so ``model.predict`` takes raw pixels. It has no
@@ -110,6 +111,8 @@ class Preprocess(keras.layers.Layer):
         >>> Preprocess(InputSpec(height=32, width=32))(photos).shape
         TensorShape([8, 32, 32, 3])
     """
+
+    spec: InputSpec
 
     def __init__(self, spec: InputSpec | Mapping[str, Any], **kwargs: Any) -> None:
         kwargs["dtype"] = kwargs.get("dtype") or "float32"

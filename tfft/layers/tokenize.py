@@ -14,10 +14,11 @@ import keras
 import tensorflow as tf
 
 from tfft.keras_compat import calls_with_labels
+from tfft.layers.raw_input import RawInput
 
 
 @keras.saving.register_keras_serializable(package="tfft")
-class Tokenize(keras.layers.Layer):
+class Tokenize(RawInput):
     """Tokenize texts inside the model, so that training, serving and tests use the same tokens.
 
     Args:
@@ -33,6 +34,8 @@ class Tokenize(keras.layers.Layer):
         From string [B]: a dict of int32 [B, L] by the names of the backbone's inputs; L is the number of tokens of the
         longest text in the batch.
     """
+
+    mask: str
 
     def __init__(
         self,

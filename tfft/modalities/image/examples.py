@@ -138,10 +138,10 @@ class ImageArrays(Examples):
 
     def feature_source(self, staged: Staged, batch_size: int, views: Views | None = None) -> Any:
         """Return the images in the form that the model takes."""
-        if staged.preprocess is None:
+        if staged.spec is None:
             return self.batches(None, BatchOptions(batch_size))
         pixels, labels = checked_arrays(self.images, self.labels)
-        channels = staged.preprocess.spec.channels
+        channels = staged.spec.channels
         pixels = np.repeat(pixels, channels, -1) if pixels.shape[-1] < channels else pixels
         return image_source(pixels, labels, staged, batch_size, views)
 
@@ -159,10 +159,10 @@ def image_source(pixels: Any, labels: Any, staged: Staged, batch_size: int, view
     """Return a source of features for images in memory; with ``views`` for all views of each."""
 
     def vary(values: np.ndarray, labels: np.ndarray, views: Views) -> tf.data.Dataset:
-        if staged.preprocess is None:
+        if staged.spec is None:
             raise DataError("Augmentation expects a model with a Preprocess layer.")
         options = BatchOptions(batch_size, seed=views.seed)
-        return array_views(values, labels, staged.preprocess.spec, views.changes, views.count, options)
+        return array_views(values, labels, staged.spec, views.changes, views.count, options)
 
     return ArraySource(pixels, labels, staged, batch_size, views, vary)
 

@@ -46,12 +46,12 @@ class FileSource(Source):
     ) -> None:
         if not len(paths):
             raise DataError("Expected at least one example. Received: none.")
-        if staged.preprocess is None:
+        if staged.spec is None:
             raise DataError(
                 "Expected a model with a Preprocess layer, which defines the image size. Pass a dataset: "
                 "tfft.data.to_dataset(examples, spec)."
             )
-        self._paths, self._spec, self._batch_size = paths, staged.preprocess.spec, batch_size
+        self._paths, self._spec, self._batch_size = paths, staged.spec, batch_size
         self._views, self.views = views, 1 if views is None else views.count
         self.count = len(paths) * self.views
         self._targets = as_targets(np.asarray(labels))

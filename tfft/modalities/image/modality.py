@@ -78,7 +78,7 @@ class ImageModality(Modality):
         """Return augmented images for a model that starts with a Preprocess layer."""
         from tfft.modalities.image.examples import image_source
 
-        return None if staged.preprocess is None else image_source(values, labels, staged, batch_size, views)
+        return None if staged.spec is None else image_source(values, labels, staged, batch_size, views)
 
     # --- checks
 

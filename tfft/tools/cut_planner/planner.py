@@ -375,9 +375,9 @@ def _count(source: Source, dataset: Any, notes: list[str]) -> int:
 
 def _kept(examples: Examples, staged: Staged) -> bool:
     """Whether :func:`tfft.data.to_dataset` would decode the files only once."""
-    if staged.preprocess is None:
+    if staged.spec is None:
         return False
-    spec = staged.preprocess.spec
+    spec = staged.spec
     return len(examples) * spec.height * spec.width * spec.channels < CACHE_LIMIT
 
 

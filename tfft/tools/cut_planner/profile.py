@@ -242,9 +242,9 @@ def _read(batches: Iterable[Sequence[np.ndarray]]) -> tuple[float, float]:
 
 def _front(staged: Staged, count: int) -> float:
     """Seconds per example of a model's own preprocessing of pixels that have the right size already."""
-    if staged.front is None or staged.preprocess is None:
+    if staged.front is None or staged.spec is None:
         return 0.0
-    spec = staged.preprocess.spec
+    spec = staged.spec
     pixels = tf.fill([count, spec.height, spec.width, spec.channels], tf.constant(128, tf.uint8))
     enter = tf.function(lambda x: staged.enter(x), autograph=False)
     return _timed(lambda: [t.numpy() for t in enter(pixels)])[1] / count

@@ -19,9 +19,7 @@ from tfft.errors import BackboneError
 from tfft.features import litert, split_model
 from tfft.features.functional_graph import Step, ancestors, descendants, divide, flatten, steps_of
 from tfft.keras_compat import flatten_layers, with_constants
-from tfft.layers.log_mel import Clip, LogMel
-from tfft.layers.preprocess import Preprocess
-from tfft.layers.tokenize import Tokenize
+from tfft.layers.raw_input import RawInput
 
 FRONT, PIECES = "(pixels)", "(pieces)"  # the cut in front of the first block; no block has such a name
 # What stays in a graph that was made flat where there are loops.
@@ -99,8 +97,8 @@ def take_apart(model: keras.Model, *, ignore_dropout: bool = False) -> Pieces:
             "backbone, such as tfft.build gives."
         )
     steps = steps_of(flat)
-    raw = [s for s in steps if isinstance(s.operation, (Preprocess, Tokenize, LogMel, Clip))]
-    texts = any(isinstance(s.operation, Tokenize) for s in raw)
+    raw = [s for s in steps if isinstance(s.operation, RawInput)]
+    texts = any(s.operation.mask is not None for s in raw)
     inside, refused = [ancestors(steps, raw)], ["only pieces" if texts else "only pixels"]
     for end in range(1, len(blocks) + 1):
         keys, why = _in_front(model, flat, steps, blocks[:end], ignore_dropout)
