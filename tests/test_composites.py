@@ -156,18 +156,17 @@ def test_labels_have_room_for_the_four_fullest_pictures(drawn):
 @pytest.mark.slow
 def test_views_repeat_by_seed_and_are_mosaics_as_often_as_asked(drawn):
     changes = augmentation(["mosaic=0.5", "mixup=0.25"])
-    views = [[np.concatenate([a.reshape(PICTURES, -1), b.reshape(PICTURES, -1)], 1) for a, b in
-              passes(drawn, changes, 4, seed=seed)] for seed in (1, 1, 2)]  # fmt: skip
-    for one, again, other in zip(*views, strict=True):
-        np.testing.assert_array_equal(one, again)
-        assert not np.array_equal(one, other)
-    assert not np.array_equal(*views[0][:2])
+    views = [list(passes(drawn, changes, 2, seed=seed, first=0)) for seed in (1, 1, 2)]
     [(plain, wanted)] = drawn.batches(SPEC, BatchOptions(PICTURES)).as_numpy_iterator()
-    [(first, labels)] = passes(drawn, changes, 1, first=0)
-    np.testing.assert_array_equal(first, plain)  # view 0 is the picture itself
-    np.testing.assert_allclose(labels[:, :1], wanted, atol=1e-6)
+    for (first, labels), _ in views:
+        np.testing.assert_array_equal(first, plain)  # view 0 is the picture itself
+        np.testing.assert_allclose(labels[:, :1], wanted, atol=1e-6)
+    one, again, other = (second for _, second in views)
+    for values, same, different in zip(one, again, other, strict=True):
+        np.testing.assert_array_equal(values, same)
+        assert not np.array_equal(values, different)
     coloured = drawn.take(np.repeat([0], 24))  # the same picture four times, or twice, or once
-    lit = [(images[..., 0] > 120).mean(axis=(1, 2)) for images, _ in passes(coloured, changes, 8)]
+    lit = [(images[..., 0] > 120).mean(axis=(1, 2)) for images, _ in passes(coloured, changes, 4)]
     share = np.mean(~np.isclose(np.concatenate(lit), (plain[0, ..., 0] > 120).mean(), atol=0.002))
     assert 0.35 < share < 0.65  # mixup of a picture with itself is the picture
 
