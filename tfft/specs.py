@@ -147,6 +147,9 @@ class Augmentation:
         crop: Minimum share of the area that a random crop keeps; 1 for no crops.
         rand: Strength of RandAugment, 0 to 1; 0 for none.
         colour: Strength of random changes of brightness, contrast, saturation and hue, 0 to 1; 0 for none.
+        mosaic: For boxes and masks: share of the views that show parts of four images, 0 to 1; 0 for none.
+        mixup: For boxes: share of the views that are the mean of two images, 0 to 1; 0 for none.
+        cutmix: For masks: share of the views with a rectangle of another image in them, 0 to 1; 0 for none.
         shift: For recordings: maximum shift as a share of the clip; 0 for none.
         mask: For recordings: maximum share of the time, and of the mel scale, to silence; 0 for none.
     """
@@ -157,20 +160,28 @@ class Augmentation:
     shift: float = 0.0
     mask: float = 0.0
     colour: float = 0.0
+    mosaic: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for YAML and JSON."""
         values = dataclasses.asdict(self)
-        if not self.colour:  # features and plans of earlier versions do not have it, and stay valid
-            del values["colour"]
+        for name in ("colour", *OF_SEVERAL):  # features and plans of earlier versions do not have them, and stay valid
+            if not values[name]:
+                del values[name]
         return values
 
 
-OF_PICTURES, OF_SOUNDS = ("flip", "crop", "rand", "colour"), ("shift", "mask")
+OF_SEVERAL = ("mosaic", "mixup", "cutmix")  # combine several images
+OF_PICTURES, OF_SOUNDS = ("flip", "crop", "rand", "colour", *OF_SEVERAL), ("shift", "mask")
 CHANGES = OF_PICTURES + OF_SOUNDS
 # Strength of a change that is named without a number. Crops keep half of the area: fine-tuning needs weaker crops than
 # the 0.08 of training from scratch.
-_USUAL: Mapping[str, Any] = {"flip": True, "crop": 0.5, "rand": 0.5, "colour": 0.4, "shift": 0.1, "mask": 0.2}
+_USUAL: Mapping[str, Any] = {
+    "flip": True, "crop": 0.5, "rand": 0.5, "colour": 0.4, "mosaic": 0.5, "mixup": 0.15, "cutmix": 0.5, "shift": 0.1,
+    "mask": 0.2,
+}  # fmt: skip
 
 
 def augmentation(
@@ -180,10 +191,12 @@ def augmentation(
 
     Args:
         changes: ``"flip"`` (horizontal mirroring), ``"crop"`` (at least half of the image), ``"rand"`` (RandAugment at
-            strength 0.5), ``"colour"`` (brightness, contrast, saturation and hue at strength 0.4); for recordings
-            ``"shift"`` (by up to a tenth of the clip) and ``"mask"`` (silence up to a fifth of the time and of the mel
-            scale); ``"crop=0.7"`` or ``"rand=0.3"`` for another minimum share or strength, a list of several, an
-            :class:`Augmentation` or its ``to_dict()``; None for none.
+            strength 0.5), ``"colour"`` (brightness, contrast, saturation and hue at strength 0.4); for images with
+            boxes or masks ``"mosaic"`` (half of the views show four images), for boxes ``"mixup"`` (0.15 of the views
+            are the mean of two), for masks ``"cutmix"`` (half of the views have a rectangle of another image); for
+            recordings ``"shift"`` (by up to a tenth of the clip) and ``"mask"`` (silence up to a fifth of the time and
+            of the mel scale); ``"crop=0.7"`` or ``"rand=0.3"`` for another minimum share or strength, a list of
+            several, an :class:`Augmentation` or its ``to_dict()``; None for none.
 
     Returns:
         The augmentation, or None if nothing changes.
@@ -212,6 +225,14 @@ def augmentation(
         problems.append(f"Expected rand (strength of RandAugment) in 0 to 1. Received: {found.rand!r}")
     if not (isinstance(found.colour, (int, float)) and 0 <= found.colour <= 1):
         problems.append(f"Expected colour (strength of changes of colour) in 0 to 1. Received: {found.colour!r}")
+    for name in OF_SEVERAL:
+        value = getattr(found, name)
+        if not (isinstance(value, (int, float)) and 0 <= value <= 1):
+            problems.append(f"Expected {name} (share of the views) in 0 to 1. Received: {value!r}")
+    if not problems and (total := sum(getattr(found, name) for name in OF_SEVERAL)) > 1:
+        problems.append(
+            f"Expected {join_names(OF_SEVERAL)} (shares of the views) of at most 1 together. Received: {total:g}"
+        )
     for name in OF_SOUNDS:
         value = getattr(found, name)
         if not (isinstance(value, (int, float)) and 0 <= value < 1):

@@ -18,7 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", metavar="DATA", help="folder with one folder per class, also split")
     parser.add_argument("--out", metavar="FILE", default="preview.png", help="image to write (preview.png)")
     add_settings(parser, "task", "images", "masks", "ignore")
-    add_settings(parser, "augment", help="Random changes: flip, crop, rand, or with a number as in crop=0.7.")
+    add_settings(
+        parser, "augment", help="Random changes: flip, crop, rand, colour, mosaic, or with a number as in crop=0.7."
+    )
     add_settings(parser, "resize", default="crop")
     add_settings(parser, "image_size", default=160)
     parser.add_argument("--rows", type=parse_whole, default=6, metavar="N", help="rows of the grid (6)")

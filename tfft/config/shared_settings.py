@@ -295,7 +295,8 @@ class SharedSettings:
     )  # fmt: skip
     augment: Augmentation | str | Sequence[str] | None = setting(
         None,
-        help="Random changes while blocks train: flip, crop, rand, colour for images; shift, mask for recordings.",
+        help="Random changes while blocks train: flip, crop, rand, colour for images; mosaic, mixup for boxes; mosaic, "
+        "cutmix for masks; shift, mask for recordings.",
         details='Takes a strength as in "crop=0.7", a list, or a tfft.specs.Augmentation. Do not flip digits '
         "or letters.",
         default_help="no changes",

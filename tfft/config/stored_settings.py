@@ -56,6 +56,8 @@ def current_names(value: Any) -> Any:
             named[name] = _CLASSES.get(one, one)
         elif name == "phases" and isinstance(one, Mapping):  # by their names, which are the user's
             named[name] = {phase: current_names(settings) for phase, settings in one.items()}
+        elif name == "augment":  # has a "mixup" and a "cutmix" of its own
+            named[name] = one
         else:
             named[name] = current_names(one)
     if "backbone_digest" in named:  # a plan, of a version that may have had fewer settings

@@ -189,10 +189,10 @@ def to_dataset(
             pass; ``"auto"`` is True if the pixels take less than 512 MB.
         epoch: An int64 variable on the CPU with the epoch at the start of each pass, for programs that resume. Without
             it, the dataset counts its passes from 0; every started pass counts, also an unfinished one.
-        augment: For images ``"flip"``, ``"crop"``, ``"rand"``, for recordings ``"shift"``, ``"mask"``, a list of
-            several, or an :class:`~tfft.specs.Augmentation`: each repeat of an example is another view, a pure function
-            of seed, position and number; the first one is the example itself. Image files are then decoded in each
-            pass.
+        augment: For images ``"flip"``, ``"crop"``, ``"rand"``, ``"colour"``, for those with boxes or masks also
+            ``"mosaic"``, ``"mixup"``, ``"cutmix"``, for recordings ``"shift"``, ``"mask"``, a list of several, or an
+            :class:`~tfft.specs.Augmentation`: each repeat of an example is another view, a pure function of seed,
+            position and number; the first one is the example itself. Image files are then decoded in each pass.
         views: Number of views, used in turn; None for a new one each time. No effect without ``augment``.
         sampling: ``"balanced"`` draws every class equally often, in passes of unchanged length: examples of small
             classes repeat, those of large classes appear in some of the passes only. None shows each example once per

@@ -72,6 +72,22 @@ def resize_pixels(images: tf.Tensor, spec: InputSpec) -> tf.Tensor:
 
 
 @tf.autograph.experimental.do_not_convert
+def stretch_pixels(images: tf.Tensor, size: tf.Tensor, spec: InputSpec) -> tf.Tensor:
+    """Resize pixels to a size that is known at run time only, otherwise as :func:`resize_pixels` stretches them.
+
+    Args:
+        images: As in :func:`resize_pixels`.
+        size: Rows and columns, int32 [2].
+        spec: Channels and interpolation.
+
+    Returns:
+        float32 [..., rows, columns, spec.channels] with whole values in 0 to 255.
+    """
+    pixels = _with_channels(tf.cast(_checked(tf.convert_to_tensor(images)), tf.float32), spec.channels)
+    return _whole(tf.image.resize(pixels, size, spec.interpolation, antialias=True))
+
+
+@tf.autograph.experimental.do_not_convert
 def scale_pixels(images: tf.Tensor, spec: InputSpec) -> tf.Tensor:
     """Map pixels from 0 to 255 to the value range of a backbone.
 

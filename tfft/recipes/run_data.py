@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import numpy as np
@@ -26,7 +27,7 @@ from tfft.data.tfds.source import is_tfds, local_copy
 from tfft.errors import PlanError, join_names, raise_problems
 from tfft.inspection import DataReport, check_splits
 from tfft.io.cache_dir import cache_dir
-from tfft.specs import InputSpec, augmentation, changes_of
+from tfft.specs import OF_SEVERAL, InputSpec, augmentation, changes_of
 
 _Config = TypeVar("_Config", bound=SharedSettings)
 
@@ -225,7 +226,20 @@ def check_supported(config: SharedSettings) -> None:
         PlanError: If some do not; the message names all of them.
     """
     task = registry.asked_task(config.task)
-    raise_problems(PlanError, "These settings cannot be used", [] if task is None else list(task.unsupported(config)))
+    problems = [] if task is None else list(task.unsupported(config))
+    raise_problems(PlanError, "These settings cannot be used", [*problems, *_combinations(config.augment, task)])
+
+
+def _combinations(augment: Any, task: registry.Task | None) -> Iterator[str]:
+    """Yield a sentence for each augmentation that combines images whose labels the task cannot join."""
+    changes = augmentation(augment)
+    for name in () if changes is None else [one for one in OF_SEVERAL if getattr(changes, one)]:
+        readers = {each: registry.task(each).reader for each in registry.task_names()}
+        able = [each for each, reader in readers.items() if reader is not None and name in reader.augmentations]
+        if task is None or task.name not in able:
+            expected = join_names([f"task={each!r}" for each in able])
+            own = "" if name == "mosaic" else f"; classes of whole images are mixed by {name}_alpha= of a phase"
+            yield f"augment={name!r} combines several images. Expected {expected}, whose labels can follow{own}"
 
 
 def _class_counts(splits: Splits[Any], part: int) -> tuple[int, ...]:

@@ -52,18 +52,32 @@ def view_of(
             small = resize_pixels(pixels[top:bottom, left:right], dataclasses.replace(spec, resize="stretch"))
         else:
             small = resize_pixels(pixels, spec)
-        if changes.flip:
-            small = tf.reverse(small, tf.boolean_mask([1], transform.mirrored[None]))
-        if changes.colour:
-            small = vary_colour(small, changes.colour, tf.random.fold_in(tf.random.fold_in(seed, view), _COLOUR))
+        own = tf.random.fold_in(seed, view)
+        small = vary_pixels(small, changes, transform.mirrored, own)
         if changes.rand:
-            own = tf.random.fold_in(seed, view)
             whole = rand_augment(tf.cast(small, tf.uint8), changes.rand, tf.random.fold_in(own, _RAND))
             small = tf.cast(whole, tf.float32)
         return small
 
     result = tf.cond(view > 0, varied, lambda: resize_pixels(pixels, spec))
     return tf.cast(result, tf.uint8), transform
+
+
+def vary_pixels(pixels: tf.Tensor, changes: Augmentation, mirrored: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Mirror resized pixels if the augmentation and the transform say so, and change their colours.
+
+    Args:
+        pixels: float32 [H, W, C], whole values in 0 to 255.
+        changes: Augmentation.
+        mirrored: Whether left and right are swapped, bool.
+        seed: Seed of the view, int [2].
+
+    Returns:
+        float32 [H, W, C].
+    """
+    if changes.flip:
+        pixels = tf.reverse(pixels, tf.boolean_mask([1], mirrored[None]))
+    return vary_colour(pixels, changes.colour, tf.random.fold_in(seed, _COLOUR)) if changes.colour else pixels
 
 
 @tf.autograph.experimental.do_not_convert
@@ -83,16 +97,33 @@ def draw_transform(
     numbers = tf.random.stateless_uniform([5], tf.random.fold_in(seed, view))
     box, mirrored = plain.box, plain.mirrored
     if changes.crop < 1:
-        box = tf.where(view > 0, _part(size, spec, changes.crop, numbers), box)
+        box = tf.where(view > 0, _part(size, spec.width / spec.height, changes.crop, numbers), box)
     if changes.flip:
         mirrored = (view > 0) & (numbers[4] < 0.5)
     return PixelTransform(box, mirrored, plain.size)
 
 
-def _part(size: tf.Tensor, spec: InputSpec, least: float, numbers: tf.Tensor) -> tf.Tensor:
-    """Draw a crop of an image: top, left, bottom, right, integers as float32 [4]."""
+@tf.autograph.experimental.do_not_convert
+def draw_part(size: tf.Tensor, shape: tf.Tensor, least: float, flip: bool, seed: tf.Tensor) -> PixelTransform:
+    """Draw a crop of an image that fills a rectangle of any shape.
+
+    Args:
+        size: float32 [2], rows and columns of the image.
+        shape: int32 [2], rows and columns of the rectangle.
+        least: Minimum share of the area, unless a part of that shape would be larger than the image.
+        flip: Whether half of the crops are mirrored.
+        seed: Seed, int [2].
+    """
+    numbers = tf.random.stateless_uniform([5], seed)
+    sides = tf.cast(shape, tf.float32)
+    box = _part(size, sides[1] / sides[0], least, numbers)
+    return PixelTransform(box, numbers[4] < 0.5 if flip else tf.constant(False), shape)
+
+
+def _part(size: tf.Tensor, shape: float | tf.Tensor, least: float, numbers: tf.Tensor) -> tf.Tensor:
+    """Draw a crop of an image: top, left, bottom, right, integers as float32 [4]; ``shape`` is width over height."""
     area = size[0] * size[1] * (least + (1 - least) * numbers[0])
-    aspect = tf.exp((2 * numbers[1] - 1) * _ASPECT) * (spec.width / spec.height)
+    aspect = tf.exp((2 * numbers[1] - 1) * _ASPECT) * shape
     wanted = tf.stack([tf.sqrt(area / aspect), tf.sqrt(area * aspect)])
     inner = tf.clip_by_value(tf.round(wanted), 1.0, size)
     start = tf.clip_by_value(tf.floor(numbers[2:4] * (size - inner + 1)), 0.0, size - inner)

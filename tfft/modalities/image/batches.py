@@ -28,11 +28,12 @@ from tfft.data.forms import picture_problems, pixel_array
 from tfft.errors import DataError, PlanError, raise_problems
 from tfft.layers.preprocess import check_spec, resize_pixels
 from tfft.modalities.image.augment import draw_transform, view_of
+from tfft.modalities.image.composites import Combination, PixelLook, PlaceLook, check_combined, compose
 from tfft.modalities.image.decode import decode_image, decode_pixels
 from tfft.modalities.image.file_info import why_unreadable
 from tfft.modalities.image.headers import picture_size
 from tfft.modalities.image.transform import PixelTransform
-from tfft.specs import Augmentation, InputSpec, augmentation, check_kind
+from tfft.specs import OF_SEVERAL, Augmentation, InputSpec, augmentation, check_kind
 
 # From the label of an example and the transform of its pixels to the label of the view.
 Follow = Callable[[tf.Tensor, PixelTransform], tf.Tensor]
@@ -44,6 +45,7 @@ def file_batches(
     spec: InputSpec,
     options: BatchOptions,
     follow: Follow | None = None,
+    combination: Combination | None = None,
 ) -> tf.data.Dataset:
     """Build a dataset of pixels and labels from files, as :func:`tfft.data.to_dataset` does.
 
@@ -54,20 +56,24 @@ def file_batches(
         options: Options for batching.
         follow: Function that moves the label of an example with its pixels, for labels that are places in an image;
             files are then decoded in each pass. None for other labels.
+        combination: How labels are joined where a view shows several images; None if they cannot be.
 
     Returns:
         Dataset of (uint8 [B, H, W, C], labels) with a known length.
 
     Raises:
         DataError: If there are no examples, or a file cannot be decoded while the pixels are cached.
+        PlanError: If the augmentation combines images whose labels cannot be joined.
     """
     check_spec(spec)
     if not len(paths):
         raise DataError("Expected at least one example. Received: none.")
     if (changes := augmentation(options.augment)) is not None or follow is not None:
         options = options if changes else dataclasses.replace(options, views=1)
-        make = _view_maker(_decoding(paths), spec, changes or Augmentation(), follow)
-        return assemble_views(make, as_targets(labels), options)
+        check_combined(changes, combination)
+        targets = as_targets(labels)
+        make = _view_maker(_decoding(paths), spec, changes or Augmentation(), follow, on_cpu(targets), combination)
+        return assemble_views(make, targets, options)
     files = on_cpu(np.array([path.encode() for path in paths]))
 
     def decode(position: tf.Tensor) -> tf.Tensor:
@@ -102,9 +108,10 @@ def file_views(
         options: Batch size and seed.
 
     Returns:
-        Dataset of (uint8 [B, H, W, C], labels [B]) with ``count * len(paths)`` examples.
+        Dataset of (uint8 [B, H, W, C], labels [B]) with ``count * len(paths)`` examples. The labels are those given.
     """
-    return assemble_views(_view_maker(_decoding(paths), spec, changes), labels, options, every=count)
+    make = _view_maker(_decoding(paths), spec, changes, targets=on_cpu(np.asarray(labels)))
+    return assemble_views(make, labels, options, every=count)
 
 
 def view_labels(
@@ -115,6 +122,7 @@ def view_labels(
     count: int,
     options: BatchOptions,
     follow: Follow,
+    combination: Combination | None = None,
 ) -> np.ndarray:
     """Return the labels of all views of files, in the order of :func:`file_views`, without decoding the images.
 
@@ -126,17 +134,23 @@ def view_labels(
         count: Number of views.
         options: Batch size and seed.
         follow: Function that moves the label of an example with its pixels.
+        combination: How labels are joined where a view shows several images.
 
     Returns:
         ``count * len(paths)`` labels, of the type and shape that ``follow`` returns.
     """
-    files = on_cpu(np.array([path.encode() for path in paths]))
+    files, targets = on_cpu(np.array([path.encode() for path in paths])), as_targets(labels)
 
-    def make(position: tf.Tensor, label: tf.Tensor, seed: tf.Tensor, view: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        size = picture_size(tf.io.read_file(files[position]))
-        return position, follow(label, draw_transform(size, spec, changes, seed, view))
+    def size_of(position: tf.Tensor) -> tf.Tensor:
+        return picture_size(tf.io.read_file(files[position]))
 
-    dataset = assemble_views(make, as_targets(labels), options, every=count)
+    def alone(position: tf.Tensor, label: tf.Tensor, seed: tf.Tensor, view: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return position, follow(label, draw_transform(size_of(position), spec, changes, seed, view))
+
+    make = alone
+    if combines(changes):
+        make = compose(PlaceLook(size_of, spec, changes), combination, on_cpu(targets), changes, spec)
+    dataset = assemble_views(make, targets, options, every=count)
     return np.concatenate([np.asarray(moved) for _, moved in dataset])
 
 
@@ -144,6 +158,7 @@ def array_views(
     images: np.ndarray, labels: np.ndarray, spec: InputSpec, changes: Augmentation, count: int, options: BatchOptions
 ) -> tf.data.Dataset:
     """Implement :func:`file_views` for images in memory."""
+    check_combined(changes, None)
     pixels, targets = checked_arrays(images, labels)
     return assemble_views(_view_maker(gathering(on_cpu(pixels)), spec, changes), targets, options, every=count)
 
@@ -183,6 +198,7 @@ def array_batches(
     if spec is not None:
         check_spec(spec)
     if (changes := augmentation(options.augment)) is not None:
+        check_combined(changes, None)
         return assemble_views(_view_maker(fetch, spec or _same_size(pixels), changes), targets, options)
     if spec is not None:
         fetch = _resizing(fetch, spec)
@@ -213,16 +229,30 @@ def checked_arrays(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, 
     return pixels, labels.astype(np.int32 if one_class else np.float32)
 
 
-def _view_maker(fetch: Fetch, spec: InputSpec, changes: Augmentation, follow: Follow | None = None) -> batches.MakeView:
+def _view_maker(
+    fetch: Fetch,
+    spec: InputSpec,
+    changes: Augmentation,
+    follow: Follow | None = None,
+    targets: tf.Tensor | None = None,
+    combination: Combination | None = None,
+) -> batches.MakeView:
     check_kind(changes, sounds=False)
     if follow is not None and changes.rand:
         raise PlanError("augment='rand' cannot move labels that are places. Fix: use 'flip', 'crop' and 'colour'.")
+    if combines(changes):
+        return compose(PixelLook(fetch, spec, changes), combination, targets, changes, spec)
 
     def make(position: tf.Tensor, label: tf.Tensor, seed: tf.Tensor, view: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         pixels, transform = view_of(fetch(position), spec, changes, seed, view)
         return pixels, label if follow is None else follow(label, transform)
 
     return make
+
+
+def combines(changes: Augmentation) -> bool:
+    """Whether some views show several images."""
+    return any(getattr(changes, name) for name in OF_SEVERAL)
 
 
 def _decoding(paths: Sequence[str]) -> Fetch:

@@ -17,6 +17,7 @@ from tfft.errors import DataError
 from tfft.features.engines import Staged
 from tfft.features.sources import ArraySource, Source, Views
 from tfft.modalities.image.batches import Follow, array_batches, array_views, checked_arrays, file_batches
+from tfft.modalities.image.composites import Combination
 from tfft.modalities.image.feature_source import FileSource
 from tfft.modalities.image.headers import picture_size
 from tfft.specs import AudioSpec, InputSpec
@@ -36,6 +37,11 @@ class ImageFiles(FileExamples):
 
     modality: ClassVar[str] = "image"
     follow: Follow | None = None
+
+    @property
+    def combination(self) -> Combination | None:
+        """How labels are joined where a view shows several images; None if they cannot be."""
+        return None
 
     @property
     def shorter_side(self) -> float | None:
@@ -67,11 +73,11 @@ class ImageFiles(FileExamples):
                 "Expected a spec, to resize image files: pass the backbone's input_spec. A backbone without one takes "
                 "no images."
             )
-        return file_batches(self.paths, self.labels, as_image_spec(spec), options, self.follow)
+        return file_batches(self.paths, self.labels, as_image_spec(spec), options, self.follow, self.combination)
 
     def feature_source(self, staged: Staged, batch_size: int, views: Views | None = None) -> Source:
         """Return the files, which are decoded as in the model's preprocessing."""
-        return FileSource(self.paths, self.labels, staged, batch_size, views, self.follow)
+        return FileSource(self.paths, self.labels, staged, batch_size, views, self.follow, self.combination)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -16,6 +16,7 @@ from tfft.errors import DataError, raise_problems
 from tfft.features.engines import Staged
 from tfft.features.sources import Source, Views, enter_all, with_views
 from tfft.modalities.image.batches import Follow, file_batches, file_views, raise_unreadable, view_labels
+from tfft.modalities.image.composites import Combination, check_combined
 from tfft.specs import Augmentation
 
 
@@ -30,9 +31,11 @@ class FileSource(Source):
         views: Augmentation, or None.
         follow: Function that moves the label of a file with its pixels, or None; ``labels`` are then those of all
             views.
+        combination: How labels are joined where a view shows several images; None if they cannot be.
 
     Raises:
         DataError: If there are no files, or the model does not define the size of its images.
+        PlanError: If the augmentation combines images whose labels cannot be joined.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class FileSource(Source):
         batch_size: int,
         views: Views | None = None,
         follow: Follow | None = None,
+        combination: Combination | None = None,
     ) -> None:
         if not len(paths):
             raise DataError("Expected at least one example. Received: none.")
@@ -51,11 +55,12 @@ class FileSource(Source):
                 "Expected a model with a Preprocess layer, which defines the image size. Pass a dataset: "
                 "tfft.data.to_dataset(examples, spec)."
             )
+        check_combined(None if views is None else views.changes, combination)
         self._paths, self._spec, self._batch_size = paths, staged.spec, batch_size
         self._views, self.views = views, 1 if views is None else views.count
         self.count = len(paths) * self.views
         self._targets = as_targets(np.asarray(labels))
-        self.labels = self._targets if follow is None else self._moved(follow)
+        self.labels = self._targets if follow is None else self._moved(follow, combination)
         self._seen: list[tuple[int, int]] = []
 
     def identity(self) -> str:
@@ -84,10 +89,10 @@ class FileSource(Source):
         if self._seen and self._stamps() != self._seen:
             raise DataError("Files were changed while their features were computed. Run it again.")
 
-    def _moved(self, follow: Follow) -> np.ndarray:
+    def _moved(self, follow: Follow, combination: Combination | None) -> np.ndarray:
         views = self._views or Views(Augmentation(), 1, 0)
-        options = BatchOptions(self._batch_size, seed=views.seed)
-        return view_labels(self._paths, self._targets, self._spec, views.changes, views.count, options, follow)
+        options, changes = BatchOptions(self._batch_size, seed=views.seed), views.changes
+        return view_labels(self._paths, self._targets, self._spec, changes, views.count, options, follow, combination)
 
     def _stamps(self) -> list[tuple[int, int]]:
         stamps, problems = [], []

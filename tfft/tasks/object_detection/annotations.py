@@ -1,7 +1,8 @@
 """Boxes of pictures as annotation files hold them, their labels, and how labels follow the pixels.
 
 :class:`PictureBoxes` is what every reader makes, :func:`fit_to_picture` compares it with the decoded picture,
-:func:`encode` makes the labels of the task, and :func:`follow` moves them into a crop or a mirrored view.
+:func:`encode` makes the labels of the task, :func:`follow` moves them into a crop or a mirrored view, and
+:func:`place_objects` and :func:`join_objects` join those of several pictures in one view.
 
 Implementation notes: a label is float32 [M, 7], one row per object: class, top, left, bottom, right (0 to 1 of the
 picture), height and width of the picture in pixels. The class is -1 for padding and -(2 + c) for a region with a crowd
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import tensorflow as tf
 
+from tfft.modalities.image.composites import Part
 from tfft.modalities.image.transform import PixelTransform
 
 PADDING = -1
@@ -243,6 +245,50 @@ def follow(label: tf.Tensor, transform: PixelTransform) -> tf.Tensor:
     kept = tf.where(stays, tf.concat([classes, inside], axis=-1), [float(PADDING), 0.0, 0.0, 0.0, 0.0])
     part = tf.broadcast_to(transform.box[2:] - transform.box[:2], tf.shape(sizes))
     return tf.concat([kept, part], axis=-1)
+
+
+@tf.autograph.experimental.do_not_convert
+def place_objects(part: Part, size: tf.Tensor) -> tf.Tensor:
+    """Move the objects of one of the pictures in a view into its rectangle of the view.
+
+    Every object is moved as by :func:`follow`, so one of which more than 60 % are cut off becomes padding. In a view of
+    several pictures, so does one that is less than a pixel high or wide there, as in the program of Bochkovskiy et al.
+    ("YOLOv4", 2020).
+
+    Args:
+        part: Picture with its label, float32 [M, 7].
+        size: Rows and columns of the view, int32 [2].
+
+    Returns:
+        float32 [M, 7], where height and width of a row are those of the whole view in pixels of the object's picture,
+        so that areas stay true.
+    """
+    label = follow(part.label, part.transform)
+    scale = tf.cast(part.transform.size, tf.float32) / tf.cast(size, tf.float32)
+    start = tf.cast(part.corner, tf.float32) / tf.cast(size, tf.float32)
+    boxes = label[:, 1:5] * tf.tile(scale, [2]) + tf.tile(start, [2])
+    sides = tf.reduce_min((boxes[:, 2:] - boxes[:, :2]) * tf.cast(size, tf.float32), axis=1, keepdims=True)
+    stays = (label[:, :1] < PADDING) | ((label[:, :1] >= 0) & (~part.several | (sides >= 1.0)))
+    kept = tf.where(stays, tf.concat([label[:, :1], boxes], axis=1), [float(PADDING), 0.0, 0.0, 0.0, 0.0])
+    return tf.concat([kept, label[:, 5:] / scale], axis=1)
+
+
+@tf.autograph.experimental.do_not_convert
+def join_objects(placed: tf.Tensor, rows: int) -> tf.Tensor:
+    """Join the objects of the pictures in one view.
+
+    Args:
+        placed: Objects of each picture in the view, float32 [pictures, M, 7].
+        rows: Rows of the label; more objects than that are left out.
+
+    Returns:
+        float32 [rows, 7]: objects first, padding behind them.
+    """
+    every = tf.reshape(placed, [-1, 7])
+    every = tf.gather(every, tf.argsort(tf.cast(every[:, 0] == PADDING, tf.int32), stable=True))[:rows]
+    empty = tf.concat([[float(PADDING), 0.0, 0.0, 0.0, 0.0], every[0, 5:]], axis=0)
+    missing = tf.repeat(empty[None], rows - tf.shape(every)[0], axis=0)
+    return tf.ensure_shape(tf.concat([every, missing], axis=0), [rows, 7])
 
 
 def _area(boxes: tf.Tensor) -> tf.Tensor:

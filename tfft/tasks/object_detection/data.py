@@ -8,6 +8,7 @@ all faults are one error.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from tfft.data.split import SplitOptions, groups_by, joined
 from tfft.errors import DataError, did_you_mean, in_number, join_names
 from tfft.io.name_files import composed
 from tfft.modalities.image.batches import Follow
+from tfft.modalities.image.composites import PARTNERS, Combination
 from tfft.modalities.image.duplicates import find_duplicates
 from tfft.modalities.image.examples import ImageFiles
 from tfft.modalities.image.file_info import ROTATED, ImageFileInfo, facts_of
@@ -33,6 +35,8 @@ from tfft.tasks.object_detection.annotations import (
     encode,
     fit_to_picture,
     follow,
+    join_objects,
+    place_objects,
 )
 from tfft.tasks.object_detection.box_report import BoxReport
 from tfft.tasks.object_detection.formats import raise_faults, read_annotations
@@ -50,6 +54,15 @@ class BoxedImages(ImageFiles):
     """
 
     follow: Follow | None = follow
+
+    @property
+    def combination(self) -> Combination:
+        """Objects of several pictures in one view; labels have as many rows as the four fullest pictures together."""
+        rows = np.sort((self.labels[..., 0] != PADDING).sum(axis=1))
+        most = rows[-1 - PARTNERS :].sum() if len(rows) > PARTNERS else (1 + PARTNERS) * rows[-1]
+        return Combination(
+            ("mosaic", "mixup"), place_objects, tf.float32, functools.partial(join_objects, rows=max(1, int(most)))
+        )
 
     @property
     def counts(self) -> dict[str, int]:

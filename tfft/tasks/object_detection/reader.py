@@ -28,7 +28,7 @@ class BoxedPictures(ImageModality):
     item = "image"
     items = "images with boxes"
     # The moves of "rand" are not known to the boxes.
-    augmentations: ClassVar[tuple[str, ...]] = ("flip", "crop", "colour")
+    augmentations: ClassVar[tuple[str, ...]] = ("flip", "crop", "colour", "mosaic", "mixup")
 
     def matches(self, source: Any, settings: Mapping[str, Any]) -> Match | None:
         """Accept any source, since it is used only if the task is named."""

@@ -24,6 +24,7 @@ from tfft.errors import DataError, did_you_mean, join_names, raise_problems
 from tfft.features.engines import Staged
 from tfft.features.sources import Source, Views
 from tfft.modalities.image.batches import file_batches
+from tfft.modalities.image.composites import Combination
 from tfft.modalities.image.examples import ImageFiles
 from tfft.modalities.image.feature_source import FileSource
 from tfft.modalities.image.file_info import ROTATED, ImageFileInfo
@@ -51,6 +52,18 @@ class MaskedImages(ImageFiles):
     """
 
     masks: Masks | None = None
+
+    @property
+    def combination(self) -> Combination | None:
+        """Masks of several pictures in one view."""
+        return self._joined(1)
+
+    def _joined(self, stride: int) -> Combination | None:
+        if self.masks is None:
+            return None
+        return Combination(
+            ("mosaic", "cutmix"), self.masks.place, tf.int32, functools.partial(self.masks.join, stride=stride)
+        )
 
     @property
     def counts(self) -> dict[str, int]:
@@ -117,7 +130,7 @@ class MaskedImages(ImageFiles):
         """Return the files, with masks at the stride of the logits."""
         masks = self.masks
         follow = None if masks is None else functools.partial(masks.follow_in, STRIDE)
-        return FileSource(self.paths, self.labels, staged, batch_size, views, follow)
+        return FileSource(self.paths, self.labels, staged, batch_size, views, follow, self._joined(STRIDE))
 
 
 @dataclasses.dataclass(frozen=True)

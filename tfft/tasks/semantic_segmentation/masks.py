@@ -20,8 +20,9 @@ import numpy as np
 import tensorflow as tf
 
 from tfft.data.batches import on_cpu
+from tfft.modalities.image.composites import Part, within
 from tfft.modalities.image.transform import PixelTransform
-from tfft.tasks.semantic_segmentation import VOID
+from tfft.tasks.semantic_segmentation import OUTSIDE, VOID
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PALETTE, _GREY = 3, 0  # colour types of a PNG
@@ -150,6 +151,41 @@ class Masks:
         """Return the mask of a view at a stride, sides rounded up as in networks with "same" padding."""
         size = -(-transform.size // stride)
         return self.follow(label, PixelTransform(transform.box, transform.mirrored, size))
+
+    @tf.autograph.experimental.do_not_convert
+    def place(self, part: Part, size: tf.Tensor) -> tf.Tensor:
+        """Move the mask of one of the pictures in a view into its rectangle of the view.
+
+        Args:
+            part: Picture with its label.
+            size: Rows and columns of the view, int32 [2].
+
+        Returns:
+            int32 [rows, columns], :data:`OUTSIDE` where the view does not show the picture.
+        """
+        moved = self.follow(part.label, part.transform)
+        beyond = size - part.corner - part.transform.size
+        whole = tf.pad(moved, tf.stack([part.corner, beyond], axis=1), constant_values=OUTSIDE)
+        return tf.where(within(part.shown, size), whole, OUTSIDE)
+
+    @tf.autograph.experimental.do_not_convert
+    def join(self, placed: tf.Tensor, stride: int = 1) -> tf.Tensor:
+        """Join the masks of the pictures in one view.
+
+        Args:
+            placed: Masks of the pictures in the view, int32 [pictures, rows, columns], each in front of those before.
+            stride: Stride of the mask; of each cell the pixel in its middle is taken, as in the loss.
+
+        Returns:
+            int32 [rows, columns], sides rounded up.
+        """
+        order = tf.range(tf.shape(placed)[0])[:, None, None] * (VOID + 1)
+        joined = tf.reduce_max(tf.where(placed == OUTSIDE, 0, order + placed), axis=0) % (VOID + 1)
+        size = tf.shape(joined)
+        for axis in (0, 1) if stride > 1 else ():
+            cells = -(-size[axis] // stride)
+            joined = tf.gather(joined, (tf.range(cells) * 2 + 1) * size[axis] // (2 * cells), axis=axis)
+        return tf.ensure_shape(joined, [None, None])
 
     def read(self, position: tf.Tensor | int) -> tf.Tensor:
         """Read one mask as classes.

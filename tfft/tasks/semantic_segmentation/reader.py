@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from tfft.errors import quantity
 from tfft.modalities.image.modality import ImageModality
@@ -25,6 +25,8 @@ class MaskedPictures(ImageModality):
     """Pictures with one class per pixel."""
 
     items = "pictures with masks"
+    # The moves of "rand" are not known to the masks, and a pixel of "mixup" would have two classes.
+    augmentations: ClassVar[tuple[str, ...]] = ("flip", "crop", "colour", "mosaic", "cutmix")
 
     def matches(self, source: Any, settings: Mapping[str, Any]) -> Match | None:
         """Accept any source, since it is used only if the task is named."""
