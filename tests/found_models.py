@@ -36,6 +36,7 @@ class Found:
         options: of ``load_backbone``.
         trains: whether its last block has something to train.
         inputs: makes four examples where not any will do.
+        width: number of features that a head gets; None where the other steps show all that can go wrong.
     """
 
     make: Make
@@ -44,6 +45,7 @@ class Found:
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     trains: bool = True
     inputs: Callable[[], Any] | None = None
+    width: int | None = None
 
 
 FOUND: dict[str, Found] = {}
@@ -514,6 +516,65 @@ def four_channels(path):
         return tf.reduce_mean(tf.nn.relu(tf.nn.conv2d(x, k, 1, "SAME")), [1, 2]) @ w
 
     module(path, run, tf.TensorSpec([None, 16, 24, 4], name="x"), keep=[k, w])
+
+
+@found("module, segmentation that gives the class of each pixel, behind a transposed convolution", width=4)
+def transposed_classes(path):
+    k, b, w = weight("conv/kernel", 3, 3, 3, 4), weight("conv/bias", 4), weight("scores/kernel", 3, 3, 5, 4)
+
+    def run(x):
+        x = tf.nn.relu(tf.nn.conv2d(x, k, 2, "SAME") + b)
+        scores = tf.nn.conv2d_transpose(x, w, [tf.shape(x)[0], 16, 16, 5], 2, "SAME")
+        return {"classes": tf.argmax(tf.nn.softmax(scores), -1)}
+
+    module(path, run, tf.TensorSpec([None, 16, 16, 3], name="x"), keep=[k, b, w])
+
+
+@found("module, encoder of a variational autoencoder, which draws its code", width=3)
+def draws_its_code(path):
+    w, mean, spread = (weight(f"{name}/kernel", *shape) for name, shape in _CODE.items())
+
+    def run(x):
+        x = tf.nn.relu(x @ w)
+        return x @ mean + tf.exp(0.5 * (x @ spread)) * tf.random.normal(tf.shape(x @ mean))
+
+    module(path, run, tf.TensorSpec([None, 4], name="x"), keep=[w, mean, spread])
+
+
+_CODE = {"hidden": (4, 6), "mean": (6, 3), "spread": (6, 3)}
+
+
+@found("Keras 3, a variational autoencoder that draws its code with a seed of its own", width=4)
+def keras3_draws_its_code(path):
+    inputs = keras.Input((4,))
+    hidden = L.Dense(6, "relu", name="hidden")(inputs)
+    code = _Sampling()([L.Dense(2, name="mean")(hidden), L.Dense(2, name="spread")(hidden)])
+    keras.Model(inputs, L.Dense(4, name="decoder")(code)).export(path, verbose=False)
+
+
+class _Sampling(L.Layer):
+    def __init__(self):
+        super().__init__()
+        self.seeds = keras.random.SeedGenerator(7)
+
+    def call(self, inputs):
+        mean, spread = inputs
+        return mean + keras.ops.exp(0.5 * spread) * keras.random.normal(keras.ops.shape(mean), seed=self.seeds)
+
+
+@found("module, feature maps with the channels first, as converters from ONNX write them", width=5)
+def maps_channels_first(path):
+    k, b, w = weight("conv1/kernel", 3, 3, 3, 4), weight("conv1/bias", 4), weight("conv2/kernel", 3, 3, 4, 5)
+
+    def conv(x, kernel, stride):
+        x = tf.nn.conv2d(tf.transpose(x, [0, 2, 3, 1]), kernel, stride, "SAME")
+        return tf.transpose(x, [0, 3, 1, 2])
+
+    def run(x):
+        x = tf.nn.relu(tf.nn.bias_add(conv(x, k, 1), b, "NCHW"))
+        return {"output": tf.nn.relu(conv(x, w, 2))}
+
+    module(path, run, tf.TensorSpec([None, 3, 16, 12], name="x"), keep=[k, b, w])
 
 
 @found("module, its function claims any number of rows and takes one, as the signature says")
