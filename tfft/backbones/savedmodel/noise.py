@@ -14,6 +14,7 @@ import tensorflow as tf
 from tfft.backbones.savedmodel.features import Features
 from tfft.backbones.savedmodel.graph import FlatGraph, data_inputs
 from tfft.backbones.savedmodel.partition import find_pieces, random_ops
+from tfft.backbones.savedmodel.tf1 import own_name
 from tfft.errors import SavedModelError, join_names
 
 # Operations that draw from a normal distribution of mean 0, and which input is the shape.
@@ -77,7 +78,7 @@ def _unused(name: str, used: set[str]) -> str:
 
 def noted(choice: Features, noise: frozenset[str]) -> list[str]:
     """Return what a user needs to know of the noise that was left out; nothing where the features have none."""
-    here = [name for name in choice.analysis.order if name in noise]
+    here = list(dict.fromkeys(own_name(name) for name in choice.analysis.order if name in noise))
     if not here:
         return []
     note = (
@@ -102,8 +103,8 @@ def differs(difference: float, limit: float, choice: Features) -> SavedModelErro
         if still
         else ("Another output or signature may be without: output=, signature=.")
     )
-    kinds = sorted({flat.nodes[name].op for name in drawn})
+    kinds, first = sorted({flat.nodes[name].op for name in drawn}), own_name(drawn[0])
     return SavedModelError(
-        f"The model draws random numbers in inference ({join_names(kinds)}, such as {drawn[0]!r}), so it gives others "
+        f"The model draws random numbers in inference ({join_names(kinds)}, such as {first!r}), so it gives others "
         f"at every call, by {difference:.3g} for the same inputs. {way}"
     )
