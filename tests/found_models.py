@@ -263,6 +263,12 @@ def keras2_series(path):
     keras2(path, tf_keras.Input((6, 3)), K2.Masking(), K2.GRU(5, return_sequences=True), K2.LSTM(4), K2.Dense(2))
 
 
+@found("Keras 2, a series through a dense layer with Sigmoid at each step (TimeDistributed)", width=4)
+def keras2_each_step(path):
+    steps = K2.TimeDistributed(K2.Dense(1, activation="sigmoid"))
+    keras2(path, tf_keras.Input((None, 3)), K2.LSTM(4, return_sequences=True), steps)
+
+
 @found("Keras 2, attention with a mask of its own ids")
 def keras2_attention(path):
     ids = tf_keras.Input((7,), dtype="int32")
@@ -508,6 +514,17 @@ def older_policy(path):
     policy(path, "_TFPTypeSpec", 275837168)
 
 
+@found("module, a policy that chooses by the mean of a distribution of values (C51)", width=6)
+def distribution_of_values(path):
+    first, last, support = weight("hidden/kernel", 4, 6), weight("q/kernel", 6, 15), tf.linspace(-10.0, 10.0, 5)
+
+    def action(observation):
+        values = tf.nn.softmax(tf.reshape(tf.nn.relu(observation @ first) @ last, [-1, 3, 5]))
+        return {"action": tf.argmax(tf.reduce_sum(values * support, -1), -1, tf.int32)}
+
+    module(path, action, tf.TensorSpec([None, 4], name="observation"), keep=[first, last])
+
+
 @found("module, spectrograms with 4 channels")
 def four_channels(path):
     k, w = weight("conv/kernel", 3, 3, 4, 8), weight("dense/kernel", 8, 3)
@@ -550,6 +567,15 @@ def keras3_draws_its_code(path):
     hidden = L.Dense(6, "relu", name="hidden")(inputs)
     code = _Sampling()([L.Dense(2, name="mean")(hidden), L.Dense(2, name="spread")(hidden)])
     keras.Model(inputs, L.Dense(4, name="decoder")(code)).export(path, verbose=False)
+
+
+@found("Keras 3, export of augmentation that stays on in inference", value_range=(0, 255))
+def keras3_augmentation(path):
+    augment = keras.Sequential([L.RandomFlip(seed=1), L.RandomRotation(0.2, seed=2), L.RandomZoom(0.2, seed=3)])
+    inputs = keras.Input((16, 16, 3))
+    x = augment(L.Rescaling(1 / 255)(inputs), training=True)
+    x = L.Dense(5, name="embedding")(L.GlobalAveragePooling2D()(L.Conv2D(4, 3, name="conv1")(x)))
+    keras.Model(inputs, x).export(path, verbose=False)
 
 
 class _Sampling(L.Layer):
@@ -794,6 +820,15 @@ def tf1_hub(path):
         builder.add_meta_graph(["train"], signature_def_map=signatures)
         builder.save()
     (path / "tfhub_module.pb").write_bytes(b"\x08\x03")
+
+
+@found("TensorFlow 1, its signature feeds a variable for one example")
+def tf1_fed_variable(path):
+    def make():
+        x = v1.get_variable("x", [1, 4], trainable=False, use_resource=False)
+        return {"x": x}, {"y": _dense(tf.nn.relu(_dense(x, 5, "fc1")), 3, "fc2")}
+
+    tf1(path, make)
 
 
 @found("TensorFlow 1, an iterator in front of the network, fed behind it")

@@ -27,6 +27,7 @@ def test_a_kind_that_strangers_publish_is_right_once_it_is_open(name, tmp_path):
     assert backbone.can_train == kind.trains
     x = keras.tree.map_structure(tf.constant, (kind.inputs or (lambda: testing.sample_inputs(backbone.model, 4)))())
     wanted = backbone.model(x)
+    assert len(wanted) == 4
     assert kind.width in (None, wanted.shape[-1])
     shutil.rmtree(tmp_path / "m")
     backbone.model.save(tmp_path / "m.keras")
@@ -66,6 +67,20 @@ def test_noise_of_an_autoencoder_is_left_at_its_mean(name, tmp_path):
     if name == "draws_its_code":  # linear in the noise, so that its mean is what many draws come to
         drawn = tf.reduce_mean(tf.saved_model.load(str(tmp_path / "m"))(np.tile(x[:1], [40_000, 1])), 0)
         np.testing.assert_allclose(found[0], drawn, atol=0.1)
+
+
+@pytest.mark.slow
+def test_augmentation_that_stays_on_in_inference_does_nothing_once_it_is_open(tmp_path):
+    FOUND["keras3_augmentation"].make(tmp_path / "m")
+    backbone = tfft.load_backbone(tmp_path / "m")
+    assert any("augments its inputs at random in inference" in note for note in backbone.notes)
+    x = np.random.default_rng(0).uniform(0, 255, [1, 16, 16, 3]).astype("float32")
+    conv, dense = (
+        [next(v for v in backbone.model.variables if v.path.endswith(f"{layer}.{part}")) for part in ("kernel", "bias")]
+        for layer in ("conv1", "embedding")
+    )
+    maps = tf.reduce_mean(tf.nn.conv2d(x / 255, conv[0].value, 1, "VALID") + conv[1].value, (1, 2))
+    np.testing.assert_allclose(backbone.model(x), maps @ dense[0].value + dense[1].value, atol=1e-3)
 
 
 def test_random_numbers_that_have_no_mean_are_named_with_the_blocks_in_front_of_them(tmp_path):

@@ -44,8 +44,9 @@ def find_classifier(analysis: Analysis) -> Classifier | None:
     the last tensor that can be features.
     """
     flat = analysis.flat
+    restored = False
     if analysis.tensor(analysis.output).dtype.is_floating:
-        ref, _ = _back(analysis, analysis.output, _RANKED)
+        ref, restored = _back(analysis, analysis.output, _RANKED)
         activation, ref = _activation(analysis, ref)
     else:
         activation, ref = _choice(analysis)
@@ -63,7 +64,8 @@ def find_classifier(analysis: Analysis) -> Classifier | None:
         return None
     if node.op == "Conv2D" and not chosen and not _covers_one_position(analysis, node, data):
         return None
-    if reshaped and node.op == "MatMul":  # a dense layer over several positions: flattened before, restored after
+    # A dense layer over several positions is flattened before and restored after, also behind the activation.
+    if (reshaped or restored) and node.op == "MatMul":
         data, _ = _back(analysis, data, frozenset({"Reshape", "Transpose"}))
     kernel = min(variable_paths(flat)[placeholder] for placeholder in kernels)
     tensor = analysis.tensor(data)
@@ -147,7 +149,7 @@ def _choice(analysis: Analysis) -> tuple[str, str]:
         node = analysis.flat.nodes[node_of(ref)]
         inputs = [r for r in data_inputs(node) if analysis.data[node_of(r)]]
         if node.op == "ArgMax" and inputs:
-            scores, _ = _back(analysis, inputs[0], _SAME)
+            scores, _ = _back(analysis, inputs[0], _SAME | _SHIFTS | {"Sum"})  # a mean over a distribution of values
             return "ArgMax", _activation(analysis, scores)[1]
         todo += [r for r in inputs if r not in seen]
         seen.update(inputs)

@@ -2,30 +2,31 @@
 
 An encoder of a variational autoencoder gives ``mean + deviation * noise``. Features that change from call to call are
 no use, so the noise is left at its mean, 0, where it is drawn from a normal distribution: what comes out is the mean.
-A number from any other distribution (such as the mask of a dropout) has no value that stands for all of them.
+Keras 3 exports layers of augmentation such that they run in inference too; they come in front of the first layer with
+weights, and are left at the middle of what they draw: nothing is flipped, turned or zoomed. Any other random number
+(such as the mask of a dropout) has no value that stands for all of them.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import tensorflow as tf
 
 from tfft.backbones.savedmodel.features import Features
-from tfft.backbones.savedmodel.graph import FlatGraph, data_inputs
+from tfft.backbones.savedmodel.graph import FlatGraph, data_inputs, node_of
 from tfft.backbones.savedmodel.partition import find_pieces, random_ops
 from tfft.backbones.savedmodel.tf1 import own_name
 from tfft.errors import SavedModelError, join_names
 
 # Operations that draw from a normal distribution of mean 0, and which input is the shape.
-_STATEFUL = {
+_NORMAL = {
     "RandomStandardNormal": 0,
     "TruncatedNormal": 0,
     "StatefulStandardNormal": 1,
     "StatefulStandardNormalV2": 2,
     "StatefulTruncatedNormal": 2,
-}
-_SEEDED = {
     "StatelessRandomNormal": 0,
     "StatelessRandomNormalV2": 0,
     "StatelessTruncatedNormal": 0,
@@ -33,24 +34,69 @@ _SEEDED = {
 }
 
 
-def without_noise(flat: FlatGraph) -> tuple[FlatGraph, frozenset[str]]:
-    """Replace noise from normal distributions by its mean, 0.
+_UNIFORM = {"RandomUniform": 0, "StatelessRandomUniform": 0, "StatelessRandomUniformV2": 0, "StatefulUniform": 2}
+_LINEAR = frozenset({"Mul", "Add", "AddV2", "Sub", "Identity"})  # stretch a number between 0 and 1 to another range
+_NEVER = 1 - 2**-24  # is below no probability
+
+
+def without_noise(flat: FlatGraph) -> tuple[FlatGraph, Mapping[str, str]]:
+    """Replace noise from normal distributions by its mean, 0, and random augmentation by none.
 
     Args:
         flat: The graph.
 
     Returns:
-        The graph, and the names of the nodes that were replaced. Noise with a fixed seed is the same at every call,
-        so it stays; a seed that is a variable changes with every call.
+        The graph, and the nodes that were replaced: ``"noise"`` or ``"augmentation"`` by name. Random numbers with a
+        fixed seed are the same at every call, so they stay; a seed that is a variable changes with every call.
     """
-    found = {}
+    found: dict[str, tuple[str, float]] = {}
+    kinds: dict[str, str] = {}
     for node in flat.graph_def.node:
-        if node.op in _STATEFUL:
-            found[node.name] = data_inputs(node)[_STATEFUL[node.op]]
-        elif node.op in _SEEDED and not flat.ancestors(data_inputs(node)[1:]).isdisjoint(flat.variables):
-            found[node.name] = data_inputs(node)[_SEEDED[node.op]]
-    if not found:
-        return flat, frozenset()
+        seeded = node.op.startswith("Stateless")
+        if seeded and flat.ancestors(data_inputs(node)[1:]).isdisjoint(flat.variables):
+            continue
+        if node.op in _NORMAL:
+            found[node.name] = data_inputs(node)[_NORMAL[node.op]], 0.0
+            kinds[node.name] = "noise"
+        elif node.op in _UNIFORM and (value := _neutral(flat, node.name)) is not None:
+            found[node.name] = data_inputs(node)[_UNIFORM[node.op]], value
+            kinds[node.name] = "augmentation"
+    return (_with_values(flat, found) if found else flat), kinds
+
+
+def _neutral(flat: FlatGraph, name: str) -> float | None:
+    """Return the number between 0 and 1 with which augmentation does nothing; None for what is no augmentation."""
+    if not _in_front_of_layers(flat, name):
+        return None
+    uses, todo = set(), [name]
+    for one in todo:  # grows
+        reads = [flat.nodes[c] for c in flat.consumers[one]]
+        todo += [node.name for node in reads if node.op in _LINEAR and node.name not in todo]
+        uses |= {node.op for node in reads if node.op not in _LINEAR}
+    if uses & {"Greater", "GreaterEqual"}:  # a dropout: what it keeps is scaled up for what it drops
+        return None
+    return _NEVER if uses & {"Less", "LessEqual"} else 0.5
+
+
+def _in_front_of_layers(flat: FlatGraph, name: str) -> bool:
+    """Whether a number joins the inputs before any weight does."""
+    weights = {p for p, v in flat.variables.items() if v.dtype.is_floating}
+    behind, joined = {name}, False
+    for node in flat.graph_def.node:  # in topological order
+        reads = {node_of(ref) for ref in data_inputs(node)}
+        if reads.isdisjoint(behind):
+            continue
+        behind.add(node.name)
+        for other in reads - behind:
+            made_of = flat.ancestors([other])
+            has_data = not made_of.isdisjoint(flat.inputs)
+            if (has_data or not joined) and not made_of.isdisjoint(weights):
+                return False
+            joined |= has_data
+    return joined
+
+
+def _with_values(flat: FlatGraph, found: Mapping[str, tuple[str, float]]) -> FlatGraph:
     graph_def = tf.compat.v1.GraphDef(versions=flat.graph_def.versions)
     graph_def.library.CopyFrom(flat.graph_def.library)
     used = set(flat.nodes)
@@ -58,15 +104,16 @@ def without_noise(flat: FlatGraph) -> tuple[FlatGraph, frozenset[str]]:
         if node.name not in found:
             graph_def.node.add().CopyFrom(node)
             continue
+        shape, number = found[node.name]
         dtype = node.attr["dtype"].type
-        zero = graph_def.node.add(name=_unused(f"{node.name}/mean", used), op="Const")
-        zero.attr["dtype"].type = dtype
-        zero.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(0.0, tf.as_dtype(dtype)))
-        fill = graph_def.node.add(name=node.name, op="Fill", input=[found[node.name], zero.name])
+        value = graph_def.node.add(name=_unused(f"{node.name}/value", used), op="Const")
+        value.attr["dtype"].type = dtype
+        value.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(number, tf.as_dtype(dtype)))
+        fill = graph_def.node.add(name=node.name, op="Fill", input=[shape, value.name])
         fill.attr["T"].type = dtype
-        kind = node.attr["shape_dtype"] if "shape_dtype" in node.attr else node.attr["T"]
-        fill.attr["index_type"].type = kind.type or tf.int32.as_datatype_enum
-    return dataclasses.replace(flat, graph_def=graph_def), frozenset(found)
+        kind = next((node.attr[key].type for key in ("shape_dtype", "Tshape", "T") if key in node.attr), 0)
+        fill.attr["index_type"].type = kind or tf.int32.as_datatype_enum
+    return dataclasses.replace(flat, graph_def=graph_def)
 
 
 def _unused(name: str, used: set[str]) -> str:
@@ -76,16 +123,24 @@ def _unused(name: str, used: set[str]) -> str:
     return name
 
 
-def noted(choice: Features, noise: frozenset[str]) -> list[str]:
-    """Return what a user needs to know of the noise that was left out; nothing where the features have none."""
-    here = list(dict.fromkeys(own_name(name) for name in choice.analysis.order if name in noise))
-    if not here:
-        return []
-    note = (
-        f"The model adds random numbers to its features ({join_names(here, limit=3)}); they are left at their mean, 0, "
-        "so that the features are the same at every call. For a variational autoencoder that is the mean."
-    )
-    return [note]
+def noted(choice: Features, noise: Mapping[str, str]) -> list[str]:
+    """Return what a user needs to know of the random numbers that were left out of the features."""
+    names: dict[str, list[str]] = {}
+    for name in choice.analysis.order:
+        if name in noise and own_name(name) not in names.setdefault(noise[name], []):
+            names[noise[name]].append(own_name(name))
+    return [
+        f"The model {_DONE[kind]} ({join_names(found, limit=3)}); {_LEFT[kind]}, so that the features are the same at "
+        f"every call."
+        for kind, found in names.items()
+    ]
+
+
+_DONE = {"noise": "adds random numbers to its features", "augmentation": "augments its inputs at random in inference"}
+_LEFT = {
+    "noise": "they are left at their mean, 0, which gives the mean of a variational autoencoder",
+    "augmentation": "that is left out, as Keras does it outside of training",
+}
 
 
 def differs(difference: float, limit: float, choice: Features) -> SavedModelError:

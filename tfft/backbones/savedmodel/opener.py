@@ -310,7 +310,7 @@ class Opener:
     def _reference(self, sample: Sequence[tf.Tensor]) -> tf.Tensor:
         """What the opened model must give: the output, or another tensor of a graph that gives the same output."""
         original = self._original(sample)
-        if not self.noise.isdisjoint(self.choice.whole.order):  # its output changes with every call
+        if not self.noise.keys().isdisjoint(self.choice.whole.order):  # its output changes with every call
             return self.choice.run(sample)[0]
         if not self.choice.inside:
             return original
