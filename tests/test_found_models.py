@@ -89,6 +89,17 @@ def test_random_numbers_that_have_no_mean_are_named_with_the_blocks_in_front_of_
         tfft.load_backbone(tmp_path)
 
 
+def test_a_state_that_every_call_changes_is_named(tmp_path):
+    root = tf.Module()
+    root.w = tf.Variable(tf.ones([2, 3]), name="dense/kernel")
+    root.state = tf.Variable(tf.zeros([3]), trainable=False, name="lstm/state")
+    specs = [tf.TensorSpec([None, 2], name="x")]
+    root.run = tf.function(lambda x: x @ root.w + root.state.assign_add(tf.ones([3])), input_signature=specs)
+    tf.saved_model.save(root, str(tmp_path), {"serving_default": root.run})
+    with pytest.raises(SavedModelError, match=r"changes its own variables .*lstm/state.*stateful=False"):
+        tfft.load_backbone(tmp_path)
+
+
 def _dropped(x):
     return x * tf.cast(tf.random.uniform(tf.shape(x)) > 0.5, tf.float32)
 

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from tfft.backbones.savedmodel.features import Features
 from tfft.backbones.savedmodel.graph import FlatGraph, data_inputs, node_of
-from tfft.backbones.savedmodel.partition import find_pieces, random_ops
+from tfft.backbones.savedmodel.partition import find_pieces, random_ops, updated_variable
 from tfft.backbones.savedmodel.tf1 import own_name
 from tfft.errors import SavedModelError, join_names
 
@@ -145,13 +145,21 @@ _LEFT = {
 
 def differs(difference: float, limit: float, choice: Features) -> SavedModelError:
     """Return the error for an opened model that gives other numbers than the SavedModel, with the reason if known."""
-    drawn = random_ops(choice.whole.flat, choice.whole.order)
+    flat = choice.whole.flat
+    drawn = random_ops(flat, choice.whole.order)
+    changed = {id(v): v.name.split(":")[0] for v in flat.variables.values()}
+    states = list(dict.fromkeys(changed.get(updated_variable(flat, update) or 0, "") for update in flat.updates))
+    if not drawn and any(states):
+        return SavedModelError(
+            f"The model changes its own variables in inference ({join_names(filter(None, states), limit=3)}), as a "
+            f"recurrent layer with stateful=True does, so it gives other numbers at every call, by {difference:.3g} "
+            "for the same inputs. Save it again without (stateful=False)."
+        )
     if not drawn:
         return SavedModelError(
             f"The opened model differs from the SavedModel by {difference:.3g} (at most {limit:.3g} is accepted), "
             "so it is not used. Does the model draw random numbers or change its state in inference?"
         )
-    flat = choice.whole.flat
     still = [p.name for p in find_pieces(choice.whole) if not random_ops(flat, flat.ancestors([p.end]))]
     way = (
         f"Take the end of a block in front of them with output=: {join_names(still)}."
