@@ -36,6 +36,7 @@ class Found:
         options: of ``load_backbone``.
         trains: whether its last block has something to train.
         inputs: makes four examples where not any will do.
+        width: number of features that a head gets; None where the other steps show all that can go wrong.
     """
 
     make: Make
@@ -44,6 +45,7 @@ class Found:
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     trains: bool = True
     inputs: Callable[[], Any] | None = None
+    width: int | None = None
 
 
 FOUND: dict[str, Found] = {}
@@ -259,6 +261,12 @@ def keras2_buckets(path):
 @found("Keras 2, a series through a recurrent layer with state masks")
 def keras2_series(path):
     keras2(path, tf_keras.Input((6, 3)), K2.Masking(), K2.GRU(5, return_sequences=True), K2.LSTM(4), K2.Dense(2))
+
+
+@found("Keras 2, a series through a dense layer with Sigmoid at each step (TimeDistributed)", width=4)
+def keras2_each_step(path):
+    steps = K2.TimeDistributed(K2.Dense(1, activation="sigmoid"))
+    keras2(path, tf_keras.Input((None, 3)), K2.LSTM(4, return_sequences=True), steps)
 
 
 @found("Keras 2, attention with a mask of its own ids")
@@ -506,6 +514,17 @@ def older_policy(path):
     policy(path, "_TFPTypeSpec", 275837168)
 
 
+@found("module, a policy that chooses by the mean of a distribution of values (C51)", width=6)
+def distribution_of_values(path):
+    first, last, support = weight("hidden/kernel", 4, 6), weight("q/kernel", 6, 15), tf.linspace(-10.0, 10.0, 5)
+
+    def action(observation):
+        values = tf.nn.softmax(tf.reshape(tf.nn.relu(observation @ first) @ last, [-1, 3, 5]))
+        return {"action": tf.argmax(tf.reduce_sum(values * support, -1), -1, tf.int32)}
+
+    module(path, action, tf.TensorSpec([None, 4], name="observation"), keep=[first, last])
+
+
 @found("module, spectrograms with 4 channels")
 def four_channels(path):
     k, w = weight("conv/kernel", 3, 3, 4, 8), weight("dense/kernel", 8, 3)
@@ -514,6 +533,74 @@ def four_channels(path):
         return tf.reduce_mean(tf.nn.relu(tf.nn.conv2d(x, k, 1, "SAME")), [1, 2]) @ w
 
     module(path, run, tf.TensorSpec([None, 16, 24, 4], name="x"), keep=[k, w])
+
+
+@found("module, segmentation that gives the class of each pixel, behind a transposed convolution", width=4)
+def transposed_classes(path):
+    k, b, w = weight("conv/kernel", 3, 3, 3, 4), weight("conv/bias", 4), weight("scores/kernel", 3, 3, 5, 4)
+
+    def run(x):
+        x = tf.nn.relu(tf.nn.conv2d(x, k, 2, "SAME") + b)
+        scores = tf.nn.conv2d_transpose(x, w, [tf.shape(x)[0], 16, 16, 5], 2, "SAME")
+        return {"classes": tf.argmax(tf.nn.softmax(scores), -1)}
+
+    module(path, run, tf.TensorSpec([None, 16, 16, 3], name="x"), keep=[k, b, w])
+
+
+@found("module, encoder of a variational autoencoder, which draws its code", width=3)
+def draws_its_code(path):
+    w, mean, spread = (weight(f"{name}/kernel", *shape) for name, shape in _CODE.items())
+
+    def run(x):
+        x = tf.nn.relu(x @ w)
+        return x @ mean + tf.exp(0.5 * (x @ spread)) * tf.random.normal(tf.shape(x @ mean))
+
+    module(path, run, tf.TensorSpec([None, 4], name="x"), keep=[w, mean, spread])
+
+
+_CODE = {"hidden": (4, 6), "mean": (6, 3), "spread": (6, 3)}
+
+
+@found("Keras 3, a variational autoencoder that draws its code with a seed of its own", width=4)
+def keras3_draws_its_code(path):
+    inputs = keras.Input((4,))
+    hidden = L.Dense(6, "relu", name="hidden")(inputs)
+    code = _Sampling()([L.Dense(2, name="mean")(hidden), L.Dense(2, name="spread")(hidden)])
+    keras.Model(inputs, L.Dense(4, name="decoder")(code)).export(path, verbose=False)
+
+
+@found("Keras 3, export of augmentation that stays on in inference", value_range=(0, 255))
+def keras3_augmentation(path):
+    augment = keras.Sequential([L.RandomFlip(seed=1), L.RandomRotation(0.2, seed=2), L.RandomZoom(0.2, seed=3)])
+    inputs = keras.Input((16, 16, 3))
+    x = augment(L.Rescaling(1 / 255)(inputs), training=True)
+    x = L.Dense(5, name="embedding")(L.GlobalAveragePooling2D()(L.Conv2D(4, 3, name="conv1")(x)))
+    keras.Model(inputs, x).export(path, verbose=False)
+
+
+class _Sampling(L.Layer):
+    def __init__(self):
+        super().__init__()
+        self.seeds = keras.random.SeedGenerator(7)
+
+    def call(self, inputs):
+        mean, spread = inputs
+        return mean + keras.ops.exp(0.5 * spread) * keras.random.normal(keras.ops.shape(mean), seed=self.seeds)
+
+
+@found("module, feature maps with the channels first, as converters from ONNX write them", width=5)
+def maps_channels_first(path):
+    k, b, w = weight("conv1/kernel", 3, 3, 3, 4), weight("conv1/bias", 4), weight("conv2/kernel", 3, 3, 4, 5)
+
+    def conv(x, kernel, stride):
+        x = tf.nn.conv2d(tf.transpose(x, [0, 2, 3, 1]), kernel, stride, "SAME")
+        return tf.transpose(x, [0, 3, 1, 2])
+
+    def run(x):
+        x = tf.nn.relu(tf.nn.bias_add(conv(x, k, 1), b, "NCHW"))
+        return {"output": tf.nn.relu(conv(x, w, 2))}
+
+    module(path, run, tf.TensorSpec([None, 3, 16, 12], name="x"), keep=[k, b, w])
 
 
 @found("module, its function claims any number of rows and takes one, as the signature says")
@@ -733,6 +820,15 @@ def tf1_hub(path):
         builder.add_meta_graph(["train"], signature_def_map=signatures)
         builder.save()
     (path / "tfhub_module.pb").write_bytes(b"\x08\x03")
+
+
+@found("TensorFlow 1, its signature feeds a variable for one example")
+def tf1_fed_variable(path):
+    def make():
+        x = v1.get_variable("x", [1, 4], trainable=False, use_resource=False)
+        return {"x": x}, {"y": _dense(tf.nn.relu(_dense(x, 5, "fc1")), 3, "fc2")}
+
+    tf1(path, make)
 
 
 @found("TensorFlow 1, an iterator in front of the network, fed behind it")

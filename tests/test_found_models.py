@@ -27,6 +27,8 @@ def test_a_kind_that_strangers_publish_is_right_once_it_is_open(name, tmp_path):
     assert backbone.can_train == kind.trains
     x = keras.tree.map_structure(tf.constant, (kind.inputs or (lambda: testing.sample_inputs(backbone.model, 4)))())
     wanted = backbone.model(x)
+    assert len(wanted) == 4
+    assert kind.width in (None, wanted.shape[-1])
     shutil.rmtree(tmp_path / "m")
     backbone.model.save(tmp_path / "m.keras")
     again = keras.saving.load_model(tmp_path / "m.keras")
@@ -51,6 +53,55 @@ def test_one_number_for_each_example_is_a_feature(tmp_path):
     FOUND["one_number_out"].make(tmp_path / "m")
     model = tfft.build(tfft.load_backbone(tmp_path / "m"), tfft.heads.classification(["a", "b"]))
     assert model(tf.constant([0.5, -1.0, 2.0])).shape == (3, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["draws_its_code", "keras3_draws_its_code"])
+def test_noise_of_an_autoencoder_is_left_at_its_mean(name, tmp_path):
+    FOUND[name].make(tmp_path / "m")
+    backbone = tfft.load_backbone(tmp_path / "m")
+    assert any("adds random numbers" in note and "mean, 0" in note for note in backbone.notes)
+    x = np.tile([[0.3, -1.0, 2.0, 0.7]], [4, 1]).astype("float32")
+    found = backbone.model(x).numpy()
+    np.testing.assert_allclose(found, np.tile(found[:1], [4, 1]), atol=1e-6)  # the noise differs from row to row
+    if name == "draws_its_code":  # linear in the noise, so that its mean is what many draws come to
+        drawn = tf.reduce_mean(tf.saved_model.load(str(tmp_path / "m"))(np.tile(x[:1], [40_000, 1])), 0)
+        np.testing.assert_allclose(found[0], drawn, atol=0.1)
+
+
+@pytest.mark.slow
+def test_augmentation_that_stays_on_in_inference_does_nothing_once_it_is_open(tmp_path):
+    FOUND["keras3_augmentation"].make(tmp_path / "m")
+    backbone = tfft.load_backbone(tmp_path / "m")
+    assert any("augments its inputs at random in inference" in note for note in backbone.notes)
+    x = np.random.default_rng(0).uniform(0, 255, [1, 16, 16, 3]).astype("float32")
+    conv, dense = (
+        [next(v for v in backbone.model.variables if v.path.endswith(f"{layer}.{part}")) for part in ("kernel", "bias")]
+        for layer in ("conv1", "embedding")
+    )
+    maps = tf.reduce_mean(tf.nn.conv2d(x / 255, conv[0].value, 1, "VALID") + conv[1].value, (1, 2))
+    np.testing.assert_allclose(backbone.model(x), maps @ dense[0].value + dense[1].value, atol=1e-3)
+
+
+def test_random_numbers_that_have_no_mean_are_named_with_the_blocks_in_front_of_them(tmp_path):
+    _saved(tmp_path, serving_default=lambda x, w: _dropped(x @ w) @ tf.transpose(w))
+    with pytest.raises(SavedModelError, match=r"draws random numbers in inference \(RandomUniform.*Another output"):
+        tfft.load_backbone(tmp_path)
+
+
+def test_a_state_that_every_call_changes_is_named(tmp_path):
+    root = tf.Module()
+    root.w = tf.Variable(tf.ones([2, 3]), name="dense/kernel")
+    root.state = tf.Variable(tf.zeros([3]), trainable=False, name="lstm/state")
+    specs = [tf.TensorSpec([None, 2], name="x")]
+    root.run = tf.function(lambda x: x @ root.w + root.state.assign_add(tf.ones([3])), input_signature=specs)
+    tf.saved_model.save(root, str(tmp_path), {"serving_default": root.run})
+    with pytest.raises(SavedModelError, match=r"changes its own variables .*lstm/state.*stateful=False"):
+        tfft.load_backbone(tmp_path)
+
+
+def _dropped(x):
+    return x * tf.cast(tf.random.uniform(tf.shape(x)) > 0.5, tf.float32)
 
 
 def test_a_module_whose_function_was_never_saved_says_so(tmp_path):

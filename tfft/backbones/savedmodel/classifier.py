@@ -15,6 +15,7 @@ _RANKED = _SAME | {"TopKV2"}  # the best scores in their order, as an Estimator 
 _SHIFTS = frozenset({"BiasAdd", "Add", "AddV2", "Sub", "Mul", "RealDiv"})
 _MANY = 5  # numbers that a dense layer gives at least where it is taken for a classifier without a Softmax
 _PRODUCTS = frozenset({"MatMul", "BatchMatMulV2", "BatchMatMulV3", "Einsum", "Conv2D"})
+_TRANSPOSED = "Conv2DBackpropInput"  # reads the shape of its result, its kernel and the data, in this order
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,11 +40,13 @@ def find_classifier(analysis: Analysis) -> Classifier | None:
 
     That is a matrix product, or a convolution over single positions, with a kernel of its own, then a bias, then
     Softmax or Sigmoid; reshaping between them does not matter. A model that gives whole numbers, such as the number of
-    a class or of an action, ends in the ArgMax behind such a layer.
+    a class or of an action, ends in the ArgMax behind such a layer, or behind any convolution: what goes into that is
+    the last tensor that can be features.
     """
     flat = analysis.flat
+    restored = False
     if analysis.tensor(analysis.output).dtype.is_floating:
-        ref, _ = _back(analysis, analysis.output, _RANKED)
+        ref, restored = _back(analysis, analysis.output, _RANKED)
         activation, ref = _activation(analysis, ref)
     else:
         activation, ref = _choice(analysis)
@@ -51,13 +54,18 @@ def find_classifier(analysis: Analysis) -> Classifier | None:
         return None
     ref, reshaped = _back(analysis, ref, _SAME | _SHIFTS)
     node = flat.nodes[node_of(ref)]
-    if node.op not in _PRODUCTS:
+    chosen = activation == "ArgMax"
+    if node.op not in (_PRODUCTS | {_TRANSPOSED} if chosen else _PRODUCTS):
         return None
-    data, *others = [r for r in data_inputs(node)[:2] if analysis.data[node_of(r)]] or [""]
+    reads = data_inputs(node)[1:] if node.op == _TRANSPOSED else data_inputs(node)[:2]
+    data, *others = [r for r in reads if analysis.data[node_of(r)]] or [""]
     kernels = analysis.own[node.name]
-    if not data or others or not kernels or (node.op == "Conv2D" and not _covers_one_position(analysis, node, data)):
+    if not data or others or not kernels:
         return None
-    if reshaped and node.op == "MatMul":  # a dense layer over several positions: flattened before, restored after
+    if node.op == "Conv2D" and not chosen and not _covers_one_position(analysis, node, data):
+        return None
+    # A dense layer over several positions is flattened before and restored after, also behind the activation.
+    if (reshaped or restored) and node.op == "MatMul":
         data, _ = _back(analysis, data, frozenset({"Reshape", "Transpose"}))
     kernel = min(variable_paths(flat)[placeholder] for placeholder in kernels)
     tensor = analysis.tensor(data)
@@ -141,7 +149,7 @@ def _choice(analysis: Analysis) -> tuple[str, str]:
         node = analysis.flat.nodes[node_of(ref)]
         inputs = [r for r in data_inputs(node) if analysis.data[node_of(r)]]
         if node.op == "ArgMax" and inputs:
-            scores, _ = _back(analysis, inputs[0], _SAME)
+            scores, _ = _back(analysis, inputs[0], _SAME | _SHIFTS | {"Sum"})  # a mean over a distribution of values
             return "ArgMax", _activation(analysis, scores)[1]
         todo += [r for r in inputs if r not in seen]
         seen.update(inputs)

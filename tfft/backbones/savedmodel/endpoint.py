@@ -260,7 +260,8 @@ def _endpoint(
             if isinstance(spec, tf.TensorSpec):
                 bare = len(nests) > 1 or not path
                 keys.append("_".join([name, *path]) if bare else "_".join(path))
-                specs.append(spec)
+                # A signature of TensorFlow 1 that feeds a reference variable has its type; a value has the plain one.
+                specs.append(tf.TensorSpec(spec.shape, spec.dtype.base_dtype, spec.name))
     if not specs:
         raise SavedModelError(f"The endpoint {label} takes no tensor.")
     single = len(specs) == 1 and len(nests) == 1

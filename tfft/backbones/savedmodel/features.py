@@ -14,6 +14,7 @@ import tensorflow as tf
 from tfft.backbones.savedmodel.classifier import PROBABILITIES, Classifier, find_classifier, last_product
 from tfft.backbones.savedmodel.endpoint import choose_output, output_keys, output_table
 from tfft.backbones.savedmodel.graph import FlatGraph
+from tfft.backbones.savedmodel.layouts import TURN, channels_come_first, turned
 from tfft.backbones.savedmodel.partition import Analysis, Piece, find_pieces, match_pieces
 from tfft.backbones.savedmodel.running import run_graph
 from tfft.errors import BackboneError, did_you_mean, join_names
@@ -31,6 +32,8 @@ class Features:
         notes: What a user needs to know of the choice, one sentence each.
         whole: Analysis of the graph up to that output.
         pieces: All blocks up to that output, where the end of one was chosen.
+        channels_first: Whether the tensor in the SavedModel has its channels first; ``analysis`` turns it.
+        as_given: Whether it is the output as the SavedModel gives it, but for the order of its axes.
     """
 
     analysis: Analysis
@@ -40,15 +43,17 @@ class Features:
     notes: tuple[str, ...]
     whole: Analysis
     pieces: Sequence[Piece] = ()
+    channels_first: bool = False
+    as_given: bool = False
 
     @property
     def inside(self) -> bool:
-        """Whether it is a tensor before the output."""
+        """Whether it is another tensor than the output: one before it, or the output with its axes turned."""
         return self.analysis is not self.whole
 
     def run(self, tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        """Compute the features and the output behind them in the flat graph."""
-        return run_graph(self.whole.flat, [self.analysis.output, self.whole.output], tensors)
+        """Compute the features and the output of the SavedModel in the flat graph."""
+        return run_graph(self.analysis.flat, [self.analysis.output, self.whole.output], tensors)
 
     def in_training(self, flat: FlatGraph) -> Analysis:
         """Return the analysis of the graph for training up to the same tensor.
@@ -56,15 +61,18 @@ class Features:
         Raises:
             NoMatch: Where that graph has no such tensor.
         """
-        whole = Analysis(flat, flat.outputs[self.position])
+        found = self._in_training(Analysis(flat, flat.outputs[self.position]))
+        return turned(found) if self.channels_first else found
+
+    def _in_training(self, whole: Analysis) -> Analysis:
         if not self.inside:
             return whole
         if self.pieces:
             matched = match_pieces(self.whole, self.pieces, whole)
             (end,) = (piece.end for piece in matched if piece.name == self.name)
-            return Analysis(flat, end)
-        found = find_classifier(whole)
-        return whole if found is None else Analysis(flat, found.features)
+            return Analysis(whole.flat, end)
+        found = None if self.as_given else find_classifier(whole)
+        return whole if found is None else Analysis(whole.flat, found.features)
 
 
 def choose_features(
@@ -81,7 +89,22 @@ def choose_features(
     Raises:
         BackboneError: When there are several outputs and none is chosen, or there is no such output or block.
     """
-    names = names or {}
+    chosen = _choose(flat, output, prefer, names or {})
+    if not channels_come_first(chosen.analysis):
+        return chosen
+    shape = chosen.shape and tuple(chosen.shape[axis] for axis in TURN)
+    note = "Its feature maps have their channels first; they are turned, so that the channels are the last axis."
+    return dataclasses.replace(
+        chosen,
+        analysis=turned(chosen.analysis),
+        shape=shape,
+        notes=(*chosen.notes, note),
+        channels_first=True,
+        as_given=not chosen.inside,
+    )
+
+
+def _choose(flat: FlatGraph, output: str | None, prefer: Sequence[str], names: Mapping[str, str]) -> Features:
     named = output is not None and output in (*output_keys(flat.structure), *names.values())
     wanted = output if named else _one_classifier(flat, prefer)
     position, key, note = choose_output(flat.structure, wanted, prefer, names)

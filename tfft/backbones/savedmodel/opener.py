@@ -26,6 +26,7 @@ from tfft.backbones.savedmodel.graph import FlatGraph
 from tfft.backbones.savedmodel.layer import SavedModelBlock
 from tfft.backbones.savedmodel.layer_builder import Maker
 from tfft.backbones.savedmodel.loading import load, outside_strategy
+from tfft.backbones.savedmodel.noise import differs, noted, without_noise
 from tfft.backbones.savedmodel.packages import needs
 from tfft.backbones.savedmodel.partition import (
     Analysis,
@@ -167,9 +168,10 @@ class Opener:
         self.frozen: list[str] = []
         self.converted = adapted.converted
         flat = self._with_constants(adapted.flat, constants)
+        flat, self.noise = without_noise(flat)
         names = output_names(loaded, flat, output_keys(flat.structure))
         self.choice = choose_features(flat, output, prefer, names)
-        self.notes += self.choice.notes
+        self.notes += [*self.choice.notes, *noted(self.choice, self.noise)]
         self.output, self.inference = self.choice.name, self.choice.analysis
 
     def _with_constants(self, flat: FlatGraph, constants: Constants) -> FlatGraph:
@@ -254,7 +256,7 @@ class Opener:
             model, difference, limit = self._build(name, one, None, None, "fixed")
             self.notes.append(f"The model stays one block ({note}).")
         if difference > limit:
-            raise _differs(difference, limit)
+            raise differs(difference, limit, self.choice)
         self._note_unused()
         if self.frozen:
             self.notes.append(
@@ -306,14 +308,16 @@ class Opener:
         return [result for result in results if result is not None][self.choice.position]
 
     def _reference(self, sample: Sequence[tf.Tensor]) -> tf.Tensor:
-        """What the opened model must give: the output, or a tensor before it in a graph that gives the same output."""
+        """What the opened model must give: the output, or another tensor of a graph that gives the same output."""
         original = self._original(sample)
+        if not self.noise.keys().isdisjoint(self.choice.whole.order):  # its output changes with every call
+            return self.choice.run(sample)[0]
         if not self.choice.inside:
             return original
         features, end = self.choice.run(sample)
         difference, limit = parity.largest_difference(end, original)
         if difference > limit:
-            raise _differs(difference, limit)
+            raise differs(difference, limit, self.choice)
         return features
 
     def _gradients_agree(self, maker: Maker, layers: Sequence[SavedModelBlock], sample: Sequence[tf.Tensor]) -> bool:
@@ -370,13 +374,6 @@ class Opener:
             self.notes.append(
                 f"{len(unused)} {verbs} to {where} and {'is' if len(unused) == 1 else 'are'} left out ({shown})."
             )
-
-
-def _differs(difference: float, limit: float) -> SavedModelError:
-    return SavedModelError(
-        f"The opened model differs from the SavedModel by {difference:.3g} (at most {limit:.3g} is accepted), "
-        "so it is not used. Does the model draw random numbers or change its state in inference?"
-    )
 
 
 def _updates_statistics(flat: FlatGraph, update: str) -> bool:
