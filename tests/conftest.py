@@ -100,8 +100,8 @@ def _shared(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _what_imports_leave_is_no_garbage() -> None:
-    """The objects of TensorFlow's and Keras' modules stay, so the collector need not visit them in each full pass."""
+def _freeze_imported_modules() -> None:
+    """Objects of TensorFlow and Keras modules live until the end, so garbage collections need not visit them."""
     for name in ("tensorflow", "keras"):
         importlib.import_module(name)
     gc.collect()
