@@ -240,6 +240,29 @@ def test_fresh_process_with_tensorflow_alone(tiny, served, tmp_path):
     assert found["label"] == [label.decode() for label in wanted["label"]]
 
 
+INTERRUPTED = """
+import sys
+import numpy as np
+from tfft.exporting.parity import FreshProcess
+
+if __name__ == "__main__":
+    with FreshProcess() as process:
+        process._process.kill()
+        process._process.wait()
+        calls = [("serving_default", {"images": np.zeros((2, 32, 32, 3), np.uint8)})]
+        (outputs,) = process.run(sys.argv[1], [], calls)
+    print(outputs["label"][0].decode())
+"""
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_a_process_that_was_interrupted_while_it_waited_is_started_again(tiny, served):
+    command = [sys.executable, "-P", "-c", INTERRUPTED, str(served.path)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert said.strip() == expected(tiny, [np.zeros((32, 32, 3), np.uint8)])["label"][0].decode()
+
+
 def library():
     found = sorted(pathlib.Path(tf.sysconfig.get_lib()).glob("libtensorflow_cc.*"))
     assert found, f"no libtensorflow_cc beside {tf.sysconfig.get_lib()}"

@@ -56,7 +56,8 @@ class Trial:
 class FreshProcess:
     """A Python process with TensorFlow and without Keras and tfft, which runs a SavedModel.
 
-    Use it as a context around writing the model: the process imports TensorFlow meanwhile.
+    Use it as a context around writing the model, or already around a short training: the process imports TensorFlow
+    meanwhile.
 
     Example:
         >>> with FreshProcess() as process:
@@ -98,6 +99,9 @@ class FreshProcess:
         calls_path, results_path = (pathlib.Path(self._scratch.name, name) for name in ("calls", "results"))
         calls_path.write_bytes(pickle.dumps(calls))
         job = {"model": os.path.abspath(folder), "calls": str(calls_path), "results": str(results_path)}
+        if self._process.poll() is not None:  # stopped while it waited, such as by an interrupt from the keyboard
+            self._process.communicate()
+            self._process = start_worker(self._scratch.name)
         try:
             _, said = self._process.communicate(
                 json.dumps({**job, "libraries": list(libraries)}) + "\n", timeout=_TIME_LIMIT

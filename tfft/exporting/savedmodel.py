@@ -58,6 +58,7 @@ def export(
     card: Mapping[str, object] | None = None,
     input_spec: InputSpec | None = None,
     tolerance: float = 1e-5,
+    process: FreshProcess | None = None,
 ) -> ExportResult:
     """Export a model as one SavedModel for serving, checked before it is put in place.
 
@@ -82,6 +83,7 @@ def export(
         card: Facts for the model card, such as scores; nested mappings are allowed.
         input_spec: Pixels that a model expects which tfft did not build.
         tolerance: Maximum ``|served - expected| / (1 + the largest |expected|)`` of each output.
+        process: Process for the check that was started before, so that it need not be waited for. None starts one.
 
     Returns:
         Path, largest difference and signatures.
@@ -97,7 +99,7 @@ def export(
     """
     version_folder(path)  # fail before building anything
     serving = serving_functions(model, class_names=class_names, input_spec=input_spec)
-    return write_checked(model, serving, path, examples=examples, card=card, tolerance=tolerance)
+    return write_checked(model, serving, path, examples=examples, card=card, tolerance=tolerance, process=process)
 
 
 def write_checked(
@@ -108,6 +110,7 @@ def write_checked(
     examples: Examples | None = None,
     card: Mapping[str, object] | None = None,
     tolerance: float = 1e-5,
+    process: FreshProcess | None = None,
 ) -> ExportResult:
     """Write the functions of a model aside, check them in a fresh process and put them in place.
 
@@ -118,6 +121,7 @@ def write_checked(
         examples: As for :func:`export`.
         card: As for :func:`export`.
         tolerance: As for :func:`export`.
+        process: As for :func:`export`.
 
     Raises:
         ExportError: As :func:`export`.
@@ -126,9 +130,9 @@ def write_checked(
     for reason in (getattr(layer, "why_not_exported", "") for layer in flatten_layers(model)):
         if reason:
             raise ExportError(f"The model {model.name!r} cannot be exported as a SavedModel: {reason}.")
-    with _aside(target) as folder, FreshProcess() as process:
+    with _aside(target) as folder, FreshProcess() if process is None else contextlib.nullcontext(process) as fresh:
         _write(model, serving, folder, card)
-        difference = check(folder, serving, examples, tolerance, process)
+        difference = check(folder, serving, examples, tolerance, fresh)
         if target.exists():
             raise ExportError(f"{target} appeared while the model was being exported; it was left alone.")
         os.rename(folder, target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -23,6 +24,7 @@ from tfft.console.progress import reading_bar
 from tfft.data import class_weights
 from tfft.errors import DataError, PlanError, TfftError, installed_version, join_names, raise_problems
 from tfft.evaluation import Scores, evaluate
+from tfft.exporting.parity import FreshProcess
 from tfft.exporting.savedmodel import ExportResult, export, version_folder
 from tfft.freezing import describe, select
 from tfft.plans import NamedPlan, format_plan, named, summarize_plan
@@ -58,6 +60,7 @@ from tfft.training import CheckpointConfig, History, TrainableSuffix, is_chief, 
 from tfft.training.distribute import has_workers
 from tfft.training.phase_checks import check_phases
 
+_SOON, _FEW = 300.0, 5000  # seconds and examples of a training beside which the process of the check may wait
 _OTHERS = ("plan", "out", "export_to", "cache", "callbacks", "verbose", "config")
 
 
@@ -176,26 +179,29 @@ def finetune(
     if expected is not None:
         say(expected)
     seconds = {} if expected is None else {name: each.seconds for name, each in expected.phases.items()}
-    run, held_out = _train(opened, run_data, plan, cache, callbacks, level, folder, seconds)
-    run = dataclasses.replace(run, folder=folder)
-    if line := took(run.seconds, run.expected_seconds, getattr(chosen, "minutes", None)):
-        say(line)
-    if run_data.splits.test_folder is not None:
-        run = dataclasses.replace(run, test_scores=_tested(run, run_data.splits.test_folder, say))
     if folder is not None:
-        on_chief(run.model, lambda: write_run(run, folder))
         target = target or (None if export_to is False else folder / EXPORT / "1")
-    if target is not None and going_on and target.is_dir() and target.parent.parent == folder:
-        say(f"{target} was exported before the run was stopped")  # exports are complete or absent
-        target = None
-    if target is not None:
-        try:
-            exported = on_chief(run.model, lambda: _export(run, target, run_data, held_out))
-        except TfftError as error:
-            error.run = run  # type: ignore[attr-defined]  # a failed export does not lose the trained model
-            error.add_note("The attribute `run` of this error holds the trained model.")
-            raise
-        run = dataclasses.replace(run, export=exported)
+    soon = target is not None and sum(seconds.values()) < _SOON and len(run_data.splits.train) < _FEW and is_chief()
+    with FreshProcess() if soon else contextlib.nullcontext() as process:  # it imports TensorFlow meanwhile
+        run, held_out = _train(opened, run_data, plan, cache, callbacks, level, folder, seconds)
+        run = dataclasses.replace(run, folder=folder)
+        if line := took(run.seconds, run.expected_seconds, getattr(chosen, "minutes", None)):
+            say(line)
+        if run_data.splits.test_folder is not None:
+            run = dataclasses.replace(run, test_scores=_tested(run, run_data.splits.test_folder, say))
+        if folder is not None:
+            on_chief(run.model, lambda: write_run(run, folder))
+        if target is not None and going_on and target.is_dir() and target.parent.parent == folder:
+            say(f"{target} was exported before the run was stopped")  # exports are complete or absent
+            target = None
+        if target is not None:
+            try:
+                exported = on_chief(run.model, lambda: _export(run, target, run_data, held_out, process))
+            except TfftError as error:
+                error.run = run  # type: ignore[attr-defined]  # a failed export does not lose the trained model
+                error.add_note("The attribute `run` of this error holds the trained model.")
+                raise
+            run = dataclasses.replace(run, export=exported)
     if folder is not None and (folder / CHECKPOINTS).is_dir():
         on_chief(run.model, lambda: shutil.rmtree(folder / CHECKPOINTS))  # the run is complete
     if run.export is not None:
@@ -390,14 +396,20 @@ def _class_weight(data: RunData, plan: Plan) -> Mapping[int, float] | None:
     return class_weights(np.repeat(np.arange(len(data.counts)), data.counts), data.class_names, weights)
 
 
-def _export(run: Run, target: pathlib.Path, data: RunData, held_out: Callable[[], tf.data.Dataset]) -> ExportResult:
+def _export(
+    run: Run,
+    target: pathlib.Path,
+    data: RunData,
+    held_out: Callable[[], tf.data.Dataset],
+    process: FreshProcess | None,
+) -> ExportResult:
     examples: Any = list(data.splits.validation.export_files)
     if not examples:
         inputs = next(iter(held_out()))[0]
         examples = {k: np.asarray(v)[:8] for k, v in inputs.items()} if isinstance(inputs, dict) else None
         if isinstance(inputs, tf.Tensor):
             examples = np.asarray(inputs)[:8]
-    return export(run.model, target, examples=examples, card=run.card)
+    return export(run.model, target, examples=examples, card=run.card, process=process)
 
 
 def _versions() -> dict[str, str]:
