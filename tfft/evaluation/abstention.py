@@ -44,7 +44,7 @@ def coverage_curve(
     Args:
         confidence: Probability of each predicted label, float [N].
         correct: Whether it is right, bool [N].
-        shares: Shares of the examples that shall get an answer, over 0 to 1.
+        shares: Shares of the examples to answer, over 0 to 1.
 
     Returns:
         One row for each share, without repetitions, the largest coverage first.

@@ -102,7 +102,7 @@ def clear_caches(folder: str | os.PathLike[str] | None = None) -> int:
     if folder is None:
         HELD.clear()
         networks = cache_dir() / CONVERTED
-        freed += sum(path.stat().st_size for path in networks.rglob("*") if path.is_file())
+        freed += size_of(networks)
         shutil.rmtree(networks, ignore_errors=True)
     for root in _roots(folder):
         for path in [*entries(root), *(p for p in unfinished(root) if not is_written(p))]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -72,27 +72,31 @@ class Combination:
     join: Callable[[tf.Tensor], tf.Tensor]
 
 
-class Look(Protocol):
-    """Images as they are in a view: with pixels, or places alone."""
-
-    @property
-    def fetch(self) -> Callable[[Any], Any]:
-        """Function from a position to what the other methods take as an image."""
-
-    def whole(self, image: Any, seed: Any, view: Any) -> tuple[Any, PixelTransform]:
-        """Return the pixels of a view of an image, uint8, and its transform."""
-
-    def part(self, image: Any, shape: Any, seed: Any) -> tuple[Any, PixelTransform]:
-        """Return the pixels of a part of an image in a shape, int [2], and its transform."""
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
-class PixelLook:
-    """Decoded images as :class:`Look`; ``fetch`` returns one by its position."""
+class PlaceLook:
+    """Images as they are in a view, by their sizes alone.
+
+    Attributes:
+        fetch: Function from a position to what the methods take as an image: rows and columns, float32 [2].
+        spec: Size of the views.
+        changes: Augmentation.
+    """
 
     fetch: Callable[[Any], Any]
     spec: InputSpec
     changes: Augmentation
+
+    def whole(self, image: Any, seed: Any, view: Any) -> tuple[Any, PixelTransform]:
+        """Return the pixels of a view of an image, uint8, here none, and its transform."""
+        return tf.zeros([0, 0, 0], tf.uint8), draw_transform(image, self.spec, self.changes, seed, view)
+
+    def part(self, image: Any, shape: Any, seed: Any) -> tuple[Any, PixelTransform]:
+        """Return the pixels of a part of an image in a shape, int [2], here none, and its transform."""
+        return tf.zeros([0, 0, 0], tf.uint8), draw_part(image, shape, _least(self.changes), self.changes.flip, seed)
+
+
+class PixelLook(PlaceLook):
+    """Images as they are in a view, with their pixels; ``fetch`` returns decoded images."""
 
     def whole(self, image: Any, seed: Any, view: Any) -> tuple[Any, PixelTransform]:
         """Return a view of an image and its transform."""
@@ -100,28 +104,10 @@ class PixelLook:
 
     def part(self, image: Any, shape: Any, seed: Any) -> tuple[Any, PixelTransform]:
         """Return a part of an image, mirrored and recoloured at random, and its transform."""
-        size = tf.cast(tf.shape(image)[:2], tf.float32)
-        transform = draw_part(size, shape, _least(self.changes), self.changes.flip, seed)
+        _, transform = super().part(tf.cast(tf.shape(image)[:2], tf.float32), shape, seed)
         top, left, bottom, right = tf.unstack(tf.cast(transform.box, tf.int32))
         small = stretch_pixels(image[top:bottom, left:right], shape, self.spec)
         return tf.cast(vary_pixels(small, self.changes, transform.mirrored, seed), tf.uint8), transform
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class PlaceLook:
-    """Sizes of images as :class:`Look`, without their pixels; ``fetch`` returns rows and columns, float32 [2]."""
-
-    fetch: Callable[[Any], Any]
-    spec: InputSpec
-    changes: Augmentation
-
-    def whole(self, image: Any, seed: Any, view: Any) -> tuple[Any, PixelTransform]:
-        """Return no pixels and the transform of :meth:`PixelLook.whole`."""
-        return tf.zeros([0, 0, 0], tf.uint8), draw_transform(image, self.spec, self.changes, seed, view)
-
-    def part(self, image: Any, shape: Any, seed: Any) -> tuple[Any, PixelTransform]:
-        """Return no pixels and the transform of :meth:`PixelLook.part`."""
-        return tf.zeros([0, 0, 0], tf.uint8), draw_part(image, shape, _least(self.changes), self.changes.flip, seed)
 
 
 def check_combined(changes: Augmentation | None, combination: Combination | None) -> None:
@@ -146,7 +132,7 @@ def check_combined(changes: Augmentation | None, combination: Combination | None
 
 @tf.autograph.experimental.do_not_convert
 def compose(
-    look: Look, combination: Combination | None, labels: tf.Tensor, changes: Augmentation, spec: InputSpec
+    look: PlaceLook, combination: Combination | None, labels: tf.Tensor, changes: Augmentation, spec: InputSpec
 ) -> Callable[[Any, Any, Any, Any], tuple[Any, Any]]:
     """Return a function that makes one view, perhaps of several images; see :data:`tfft.data.batches.MakeView`.
 
