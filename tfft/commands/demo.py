@@ -6,7 +6,7 @@ import argparse
 
 from tfft.console.output import FAILED, SUCCESS, PrintResult, start_tensorflow
 
-SUMMARY = "train on handwritten digits, export, predict: a few minutes, nothing to download"
+SUMMARY = "train on handwritten digits, export, predict: about a minute, nothing to download"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -39,7 +39,7 @@ from tfft.training.folding import fold_norms
 from tfft.training.step_time import StepTime, step_time
 from tfft.training.suffix import FeatureSource
 
-_QUICK = 20.0  # seconds on a usual machine, below which a run is not measured
+_QUICK = 40.0  # seconds on a usual machine, below which a run is not measured
 _USUAL = 12e9  # multiply-adds a second that two cores reach in training
 _USES = 100  # multiply-adds of each parameter for an example, where a block does not count its own
 _FORWARD = 4.5  # steps of training in the time of a forward pass, see docs/notes/training.md

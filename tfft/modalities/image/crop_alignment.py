@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,10 +22,14 @@ LARGE = 96  # pixels per side of the images for the decision
 _SIDES = (19, 22, 25, 28, 30, 32)  # side lengths of a crop, of 32: at least 0.6 of a side
 _STEPS = (2.0, 1.0, 0.5)  # pixels of the large image
 _SHOWN = 48  # pixels per side in the final comparison; the smallest crop of a large image has more
+_WHOLE = (0.0, 0.0, float(LARGE), float(LARGE))
+_FLAT = 1e-3  # least length of a vector of pixels to divide by
 # Changes of top, left, height and width: shifted, one edge moved, stretched from the middle one way and both ways.
 _CHANGES = ((1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1), (-1, 0, 1, 0), (0, -1, 0, 1),
             (-0.5, 0, 1, 0), (0, -0.5, 0, 1), (-0.5, -0.5, 1, 1))  # fmt: skip
-_MOVES = tuple(np.array(change, np.float32) * sign for change in _CHANGES for sign in (1, -1))
+_MOVES = tuple(tuple(sign * by for by in change) for change in _CHANGES for sign in (1, -1))
+
+_Box = tuple[float, ...]  # top, left, height and width in pixels
 
 
 def best_parts(whole: np.ndarray, parts: np.ndarray, ways: Sequence[int] = EVERY_WAY) -> tuple[np.ndarray, np.ndarray]:
@@ -43,7 +48,7 @@ def best_parts(whole: np.ndarray, parts: np.ndarray, ways: Sequence[int] = EVERY
     best = np.full(len(parts), -1, np.float32)
     where = np.zeros((len(parts), 5), np.int64)
     for high, wide in itertools.product(_SIDES, repeat=2):
-        small = normal(_area(high) @ turned @ _area(wide).T).reshape(-1, high * wide)
+        small = normal(_means(high, THUMB) @ turned @ _means(wide, THUMB).T).reshape(-1, high * wide)
         windows = sliding_window_view(whole, (high, wide))
         # Not a matrix product: many small ones on several threads are slower, on a busy machine many times slower.
         found = np.einsum("td,wd->tw", small, normal(windows.reshape(-1, high, wide)))
@@ -65,45 +70,45 @@ def part_similarity(whole: np.ndarray, part: np.ndarray, where: Sequence[int]) -
         where: Row of the places from :func:`best_parts`.
     """
     way, *box = where
-    at = np.array(box, np.float32) * (LARGE / THUMB)
-    sums = _sums(whole)
-    shown = normal(_cut(_sums(turn(part, way)), np.array([0, 0, LARGE, LARGE])))
-    best = _fit(sums, shown, at)
+    at: _Box = tuple(float(side) * (LARGE / THUMB) for side in box)
+    whole, shown = whole.astype(np.float32), normal(_part(turn(part, way).astype(np.float32), _WHOLE))
+    best = _fit(whole, shown, at)
     for step in _STEPS:
         grown = True
         while grown:
             grown = False
             for move in _MOVES:
-                now = at + step * move
-                if now[:2].min() < 0 or (now[:2] + now[2:]).max() > LARGE or now[2:].min() < _SHOWN:
+                now = tuple(place + step * by for place, by in zip(at, move, strict=True))
+                if not _inside(*now):
                     continue
-                fit = _fit(sums, shown, now)
+                fit = _fit(whole, shown, now)
                 if fit > best:
                     best, at, grown = fit, now, True
     return best
 
 
-def _fit(sums: np.ndarray, shown: np.ndarray, box: np.ndarray) -> float:
-    return float(normal(_cut(sums, box)) @ shown)
+def _inside(top: float, left: float, high: float, wide: float) -> bool:
+    """Return whether a box is within the image and not too small."""
+    return min(top, left) >= 0 and max(top + high, left + wide) <= LARGE and min(high, wide) >= _SHOWN
 
 
-def _sums(picture: np.ndarray) -> np.ndarray:
-    """Compute the summed-area table (Crow, 1984)."""
-    return np.pad(picture.astype(np.float64).cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
+def _fit(whole: np.ndarray, shown: np.ndarray, box: _Box) -> float:
+    """Return the correlation of a part of an image with normalized areas [48 * 48], of mean 0 and length 1."""
+    areas = _part(whole, box).ravel()
+    square = float(areas @ areas) - float(areas.sum()) ** 2 / areas.size
+    return float(areas @ shown) / max(math.sqrt(max(square, 0.0)), _FLAT)
 
 
-def _cut(sums: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """Return a part of an image as the means of 48 x 48 areas, up to a factor."""
-    for start, length in zip(box[:2], box[2:], strict=True):
-        ends = start + length * np.arange(_SHOWN + 1) / _SHOWN
-        low = np.minimum(ends.astype(int), LARGE - 1)
-        sums = (sums[low] + (ends - low)[:, None] * (sums[low + 1] - sums[low])).T  # the other axis comes next
-    return np.diff(np.diff(sums, axis=0), axis=1)
+def _part(picture: np.ndarray, box: _Box) -> np.ndarray:
+    """Return the means of 48 x 48 areas of a part of an image, float32."""
+    top, left, high, wide = box
+    return _means(_SHOWN, LARGE, top, high) @ picture @ _means(_SHOWN, LARGE, left, wide).T
 
 
-@functools.cache
-def _area(side: int) -> np.ndarray:
-    """Return a matrix that averages equal parts of 32 pixels, [side, 32]."""
-    ends = THUMB * np.arange(side + 1) / side
-    reach = np.clip(ends[:, None] - np.arange(THUMB), 0, 1)  # share of each pixel before each end
-    return ((reach[1:] - reach[:-1]) * (side / THUMB)).astype(np.float32)
+@functools.lru_cache(1024)
+def _means(count: int, pixels: int, start: float = 0.0, length: float | None = None) -> np.ndarray:
+    """Return a matrix that averages equal parts of some pixels, float32 [count, pixels]."""
+    length = pixels if length is None else length
+    ends = start + length * np.arange(count + 1) / count
+    reach = np.clip(ends[:, None] - np.arange(pixels), 0, 1)  # share of each pixel before each end
+    return ((reach[1:] - reach[:-1]) * (count / length)).astype(np.float32)

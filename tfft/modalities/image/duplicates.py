@@ -95,11 +95,12 @@ def _compared(thumbs: np.ndarray, paths: Sequence[str]) -> tuple[np.ndarray, np.
     start = EXACT if len(some) <= _MOST_EXACT else float(rough[some[_MOST_EXACT]])
     some = np.sort(some[:_MOST_EXACT])
     left, right = left[some], right[some]
-    found, way = similarity(thumbs, left, right)
-    # A rotated symbol may be another one, as for 6, even if no other pair in the dataset is similar.
+    found, way = np.empty(len(left), np.float32), np.empty(len(left), np.int64)
     drawn = drawings(thumbs)
-    symbols = np.flatnonzero((drawn[left] | drawn[right]) & is_rotated(way))
-    found[symbols], way[symbols] = similarity(thumbs, left[symbols], right[symbols], UPRIGHT)
+    symbols = drawn[left] | drawn[right]
+    # A rotated symbol may be another one, as for 6, even if no other pair in the dataset is similar.
+    for of, ways in ((symbols, UPRIGHT), (~symbols, EVERY_WAY)):
+        found[of], way[of] = similarity(thumbs, left[of], right[of], ways)
     _look_again(paths, left, right, found, way)
     return left, right, found, way, start
 

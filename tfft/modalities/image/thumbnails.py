@@ -102,7 +102,7 @@ def similarity(
     best, found_way = np.full(len(left), -1, np.float32), np.zeros(len(left), np.int64)
     for start in range(0, len(left), _PAIRS):
         part = slice(start, start + _PAIRS)
-        one, other = (_Seen(thumbs[at[part]]) for at in (left, right))
+        one, other = (_Seen(thumbs, at[part]) for at in (left, right))
         for way in ways:
             found = _laid_over(one, other, way, exact_from)
             found_way[part] = np.where(found > best[part], way, found_way[part])
@@ -118,43 +118,68 @@ def normal(pictures: np.ndarray) -> np.ndarray:
 
 
 class _Seen:
-    """Images [P, 32, 32] with precomputed values for the comparison."""
+    """Images of P pairs with precomputed values for the comparison; an image of many pairs is prepared once.
 
-    def __init__(self, thumbs: np.ndarray) -> None:
-        self.grey = thumbs.astype(np.float32)
-        self.vectors = normal(thumbs)
-        self.strengths, self.rests = _waves(thumbs)
+    Args:
+        thumbs: Small images, uint8 [N, 32, 32].
+        at: Positions of the images, [P].
+
+    Attributes:
+        strengths: Coefficients of their low frequencies, [P, 8, 8].
+        rests: Lengths of what these leave out, [P].
+    """
+
+    def __init__(self, thumbs: np.ndarray, at: np.ndarray) -> None:
+        distinct, self._place = np.unique(at, return_inverse=True)
+        self._vectors = normal(thumbs[distinct])
+        self._strengths, rests = _waves(thumbs[distinct])
+        self.strengths, self.rests = self._strengths[self._place], rests[self._place]
+
+    def vectors(self, some: np.ndarray) -> np.ndarray:
+        """Return some images with mean 0 and length 1, [S, 32, 32]."""
+        return _square(self._vectors[self._place[some]])
+
+    def slow_crops(self, some: np.ndarray) -> np.ndarray:
+        """Return the low frequencies of small crops of some images, with length 1, [S, 28, 64]."""
+        return self._slow_crops[self._place[some]]
+
+    @functools.cached_property
+    def _slow_crops(self) -> np.ndarray:
+        crops = (_flat(self._strengths) @ _wave_crops()).reshape(len(self._strengths), -1, 64)
+        crops[:, :, 0] = 0  # the mean
+        lengths = np.sqrt(np.einsum("ncd,ncd->nc", crops, crops))
+        return crops / np.maximum(lengths, 1e-6)[:, :, None]
 
 
 def _laid_over(one: _Seen, other: _Seen, way: int, exact_from: float) -> np.ndarray:
     """Return the largest correlation of each pair in one orientation, exact unless it is small."""
     found = _overlap(one.strengths, _turned_waves(other.strengths, way)) + one.rests * other.rests
     near = np.flatnonzero(found > _GLANCE)
-    found[near] = _overlap(one.vectors[near], turn(_square(other.vectors[near]), way))
+    found[near] = _overlap(one.vectors(near), turn(other.vectors(near), way))
     near = near[found[near] > _GLANCE]
-    own, others = one.strengths[near], other.strengths[near]
-    forth = _rough_crop(own, _turned_waves(others, way))
-    found[near] = np.maximum(forth, _rough_crop(others, _turned_waves(own, BACK[way])))
+    forth = _rough_crop(one.slow_crops(near), _turned_waves(other.strengths[near], way))
+    back = _rough_crop(other.slow_crops(near), _turned_waves(one.strengths[near], BACK[way]))
+    found[near] = np.maximum(forth, back)
     near = near[found[near] > exact_from]
     for few in np.split(near, range(_FEW, len(near), _FEW)):
-        own, others = one.grey[few], other.grey[few]
+        own, others = one.vectors(few), other.vectors(few)
         found[few] = np.maximum(_best_crop(own, turn(others, way)), _best_crop(others, turn(own, BACK[way])))
     return found
 
 
 def _best_crop(cropped: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return np.matmul(normal(_crops(cropped)), normal(whole)[:, :, None])[:, :, 0].max(axis=1)
+    """Return the largest correlation of small crops of images with others, all of mean 0 and length 1 [P, 32, 32]."""
+    crops = _flat(_crops(cropped))
+    squares = np.einsum("ncd,ncd->nc", crops, crops) - crops.sum(axis=-1) ** 2 / crops.shape[-1]
+    both = np.matmul(crops, _flat(whole)[:, :, None])[:, :, 0]
+    return (both / np.sqrt(np.maximum(squares, 1e-12))).max(axis=1)
 
 
-def _rough_crop(cropped: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """Approximate :func:`_best_crop` from the 64 lowest frequencies only [P, 8, 8]."""
-    crops = (_flat(cropped) @ _wave_crops()).reshape(len(cropped), _wave_crops().shape[1] // 64, 64)
-    both = np.einsum("ncd,nd->nc", crops, _flat(whole))
-    lengths = (
-        np.sqrt(np.einsum("ncd,ncd->nc", crops[:, :, 1:], crops[:, :, 1:]))
-        * np.linalg.norm(_flat(whole)[:, 1:], axis=1)[:, None]
-    )
-    return (both / np.maximum(lengths, 1e-6)).max(axis=1)
+def _rough_crop(crops: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """Approximate :func:`_best_crop` from the 64 lowest frequencies only, [P, 28, 64] and [P, 8, 8]."""
+    slow = _flat(whole)
+    both = np.matmul(crops, slow[:, :, None])[:, :, 0]
+    return (both / np.maximum(np.linalg.norm(slow[:, 1:], axis=1), 1e-6)[:, None]).max(axis=1)
 
 
 def _overlap(one: np.ndarray, other: np.ndarray) -> np.ndarray:
