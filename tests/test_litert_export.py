@@ -50,16 +50,16 @@ def test_labels_and_card_are_in_the_file(plain):
 
 
 def test_the_check_can_fail(model, tmp_path, monkeypatch):
-    from tfft.exporting import litert
+    from tfft.exporting import litert, portable
 
     convert = litert._convert
     other = tfft.build(weight_models.three_blocks(), tfft.heads.classification(NAMES))
     for weight in other.get_layer("logits").weights:
         weight.assign_add(keras.random.normal(weight.shape, seed=5))
-    serving = litert.serving_functions(other)
-    foreign = litert._numeric_function(serving, litert._fixed_specs(serving))
+    serving = litert.serving_functions(other, fixed_size=True)
+    foreign = portable.numeric_function(serving, portable.fixed_specs(serving, litert.LITERT))
     monkeypatch.setattr(litert, "_convert", lambda function, *rest: convert(foreign, *rest))
-    with pytest.raises(ExportError, match=r"does not compute what the Keras model computes: logits differs by"):
+    with pytest.raises(ExportError, match=r"for LiteRT does not compute what the Keras.*: logits differs by"):
         export_litert(model, tmp_path / "model.tflite")
     assert list(tmp_path.iterdir()) == []
 

@@ -1,16 +1,20 @@
-"""``tfft export``: the model of a run as a SavedModel for serving, or as a LiteRT file."""
+"""``tfft export``: the model of a run as a SavedModel for serving, or as a LiteRT or ONNX file."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import pathlib
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from tfft.commands.options import add_json
 from tfft.console.output import SUCCESS, PrintResult, start_tensorflow
 
-SUMMARY = "write the model of a run as a SavedModel for serving, or as a LiteRT file for phones"
+if TYPE_CHECKING:
+    from tfft.exporting.portable import FileExport, Runtime
+
+SUMMARY = "write the model of a run as a SavedModel for serving, a LiteRT file for phones, or an ONNX file"
 _ROWS = 200  # labelled examples: half of them show the range of activations, half are compared
 
 
@@ -18,8 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     parser.add_argument("run_folder", metavar="RUN", help="run folder")
     parser.add_argument(
-        "out", metavar="OUT", help="version folder such as served/1, or served for the next version; or FILE.tflite"
-    )
+        "out", metavar="OUT",
+        help="version folder such as served/1, or served for the next version; or FILE.tflite, or FILE.onnx",
+    )  # fmt: skip
     parser.add_argument(
         "--quantize",
         choices=("float16", "dynamic", "int8"),
@@ -42,12 +47,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, print_result: PrintResult) -> int:
-    """Write the model of a run as a SavedModel or as a LiteRT file."""
+    """Write the model of a run as a SavedModel, or as one file for another runtime."""
     start_tensorflow()
-    from tfft.exporting import litert
+    from tfft.exporting import litert, onnx
 
-    if pathlib.Path(options.out).suffix == litert.SUFFIX:
-        return _litert(options, print_result)
+    suffix = pathlib.Path(options.out).suffix
+    if suffix == litert.LITERT.suffix:
+        return _file(options, print_result, litert.LITERT, _litert)
+    if suffix == onnx.ONNX.suffix:
+        return _file(options, print_result, onnx.ONNX, _onnx)
     return _savedmodel(options, print_result)
 
 
@@ -70,20 +78,40 @@ def _savedmodel(options: argparse.Namespace, print_result: PrintResult) -> int:
     return SUCCESS
 
 
-def _litert(options: argparse.Namespace, print_result: PrintResult) -> int:
+def _file(
+    options: argparse.Namespace, print_result: PrintResult, runtime: Runtime, export: Callable[..., FileExport]
+) -> int:
     from tfft import recipes
-    from tfft.exporting import litert
+    from tfft.errors import ExportError
+    from tfft.exporting import litert, portable
 
-    litert.target_file(options.out)  # a wrong file is an error before the model is loaded
+    runtime.require()
+    portable.target_file(options.out, runtime)  # a wrong file is an error before the model is loaded
+    if options.quantize and runtime is not litert.LITERT:
+        raise ExportError(
+            f"--quantize is for LiteRT files. Received: {options.out}. Name a file such as model.tflite, or quantize "
+            "the ONNX file with onnxruntime.quantization."
+        )
     done = recipes.load_run(options.run_folder)
     card, lines = _fitted(done, options)
-    rows = _examples(done, options.data)
-    made = litert.export_litert(
-        done.model, options.out, quantize=options.quantize, card=card,
-        representative=None if rows is None else rows[::2], examples=None if rows is None else rows[1::2],
-    )  # fmt: skip
+    made = export(done.model, options, card, _examples(done, options.data))
     print_result(dataclasses.asdict(made) | {"path": str(made.path)}, "\n".join([*lines, str(made)]))
     return SUCCESS
+
+
+def _litert(model: Any, options: argparse.Namespace, card: dict[str, Any], rows: Any) -> FileExport:
+    from tfft.exporting import litert
+
+    return litert.export_litert(
+        model, options.out, quantize=options.quantize, card=card,
+        representative=None if rows is None else rows[::2], examples=None if rows is None else rows[1::2],
+    )  # fmt: skip
+
+
+def _onnx(model: Any, options: argparse.Namespace, card: dict[str, Any], rows: Any) -> FileExport:
+    from tfft.exporting import onnx
+
+    return onnx.export_onnx(model, options.out, card=card, examples=rows)
 
 
 def _fitted(done: Any, options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:

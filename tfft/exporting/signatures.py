@@ -66,6 +66,7 @@ def serving_functions(
     *,
     class_names: Sequence[str] | None = None,
     input_spec: InputSpec | None = None,
+    fixed_size: bool = False,
 ) -> Serving:
     """Wrap a model as serving functions, without writing anything.
 
@@ -74,6 +75,7 @@ def serving_functions(
         class_names: Names of the classes; taken from the head of a model that tfft built.
         input_spec: For a model that tfft did not build: the pixels its image input expects, which
             ``serve_bytes`` then delivers.
+        fixed_size: Whether arrays of images have the model's size, so that nothing is resized. Defaults to any size.
 
     Returns:
         The functions and the reference that they are compared with.
@@ -88,6 +90,12 @@ def serving_functions(
     if taken is not None:
         renamed = {taken.names.get(name, name): spec for name, spec in inputs.items()}
         inputs = {name: tf.TensorSpec(spec.shape, spec.dtype, name=name) for name, spec in renamed.items()}
+        if fixed_size and taken.encoded is not None and isinstance(taken.spec, InputSpec):
+            image = [None, taken.spec.height, taken.spec.width, taken.spec.channels]
+            inputs = {
+                name: tf.TensorSpec(image if spec.shape.rank == 4 else spec.shape, spec.dtype, name=name)
+                for name, spec in inputs.items()
+            }
     signatures = _signatures(served, inputs, taken)
     notes = ((_NO_KIND,) if taken is None else taken.notes, (note_on(ops_of(signatures)),))
     said = tuple(text for part in notes for text in part if text)

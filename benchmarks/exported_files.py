@@ -1,4 +1,4 @@
-"""Size, speed and accuracy of the LiteRT files of a model: ``python benchmarks/litert_files.py FOLDER``.
+"""Size, speed and accuracy of the exports of a model: ``python benchmarks/exported_files.py FOLDER``.
 
 The folder has one folder per class. A linear probe on EfficientNet-Lite0 is trained on the training examples. The files
 are measured on the held-out ones, which chose nothing: the accuracy, with its 95 % interval, and the median time of
@@ -13,12 +13,13 @@ import tempfile
 import time
 
 import numpy as np
+import onnxruntime
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
 import tfft
 from tfft.evaluation.scores import wilson_interval
-from tfft.exporting import export_litert
+from tfft.exporting import export_litert, export_onnx
 from tfft.exporting.litert import CALIBRATION
 
 
@@ -63,7 +64,10 @@ def main() -> None:
             )  # fmt: skip
             runner = Interpreter(model_path=str(made.path), num_threads=1).get_signature_runner()
             found = np.array([runner(images=image[None])["probabilities"][0].argmax() for image in images])
-            line(quantize or "float32", made.size, made.milliseconds, found == labels)
+            line(f"LiteRT, {made.precision}", made.size, made.milliseconds, found == labels)
+        written = export_onnx(run.model, pathlib.Path(scratch, "model.onnx"), examples=images)
+        (probabilities,) = onnxruntime.InferenceSession(written.path).run(["probabilities"], {"images": images})
+        line("ONNX, float32", written.size, written.milliseconds, probabilities.argmax(1) == labels)
 
 
 if __name__ == "__main__":

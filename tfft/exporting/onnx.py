@@ -1,0 +1,160 @@
+"""Export of a model as one ONNX file, for ONNX Runtime and what else reads ONNX: :func:`export_onnx`.
+
+Implementation notes: tf2onnx converts the function that a SavedModel would serve, with images of the model's size,
+since ONNX has no counterpart of the resizing that training used. tf2onnx goes on where it meets an operation that it
+does not know and leaves it in the graph; the nodes are therefore compared with the operators that ONNX defines.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfft.errors import ExportError, join_names
+from tfft.exporting.model_card import describe_tensor, model_card
+from tfft.exporting.parity import Examples, quiet_tensorflow
+from tfft.exporting.portable import (
+    FileExport,
+    Runtime,
+    compare,
+    example_arrays,
+    fixed_specs,
+    new_file,
+    numeric_function,
+    target_file,
+)
+from tfft.exporting.signatures import serving_functions
+from tfft.features.litert import quiet
+from tfft.io.name_files import format_lines
+from tfft.specs import InputSpec
+
+ONNX = Runtime("ONNX", ".onnx", ("tf2onnx", "onnxruntime"), "onnx_worker.py")
+OPSET = 18  # of 2022; tf2onnx 1.17 writes up to it
+_TOLERANCE = 1e-3
+_MOST_BYTES = 2**31 - 1  # of a protocol buffer
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ONNXExport(FileExport):
+    """Result of :func:`export_onnx`.
+
+    Attributes:
+        opset: Version of the operators of ONNX.
+    """
+
+    opset: int = OPSET
+
+
+def export_onnx(
+    model: keras.Model,
+    path: str | os.PathLike[str],
+    *,
+    examples: Examples | None = None,
+    class_names: Sequence[str] | None = None,
+    card: Mapping[str, object] | None = None,
+    input_spec: InputSpec | None = None,
+) -> ONNXExport:
+    """Export a model as one ONNX file, checked in a fresh process with ONNX Runtime alone.
+
+    Use it for ONNX Runtime, Triton or OpenVINO. The file takes batches of any number of examples of a fixed size: for
+    images, ``images``: uint8 ``[?, height, width, channels]``. Scaling of the pixels and probabilities are inside. A
+    detector gives the boxes and scores of all cells, without suppression; a segmenter masks of the model's size. Class
+    names and the model card are in the metadata of the file, as ``labels.txt`` and ``model_card.md``.
+
+    Args:
+        model: Built model with inputs of numbers, from ``tfft.build`` or any other.
+        path: File to write, with the suffix ``.onnx``. An existing file is never replaced.
+        examples: Examples for the comparison with the Keras model: image arrays of the model's size, arrays by input
+            name, or image files (paths or contents); at most 100 are used. Defaults to random inputs.
+        class_names: As for :func:`tfft.export`.
+        card: As for :func:`tfft.export`.
+        input_spec: As for :func:`tfft.export`.
+
+    Returns:
+        Path, size, agreement and time.
+
+    Raises:
+        ExportError: If ONNX lacks an operation of the model (the message names it and its layer), the file exists, or
+            the check fails; nothing is left behind.
+        DependencyError: If tf2onnx or onnxruntime is missing.
+
+    Example:
+        >>> print(tfft.exporting.export_onnx(model, "photos.onnx"))                              # doctest: +SKIP
+        photos.onnx: 13.5 MB, float32, same class for 100.0% of 8 examples, ...
+    """
+    ONNX.require()
+    target = target_file(path, ONNX)
+    serving = serving_functions(model, class_names=class_names, input_spec=input_spec, fixed_size=True)
+    specs = fixed_specs(serving, ONNX)
+    compared = example_arrays(serving, specs, examples)
+    function = numeric_function(serving, specs)
+    documents = {"model_card.md": model_card(model, serving, card)}
+    if serving.class_names:
+        documents["labels.txt"] = format_lines(serving.class_names)
+    with new_file(target, _convert(function, specs, documents)) as written:
+        found = compare(ONNX, written, function, compared, _TOLERANCE)
+    return ONNXExport(
+        **vars(found),
+        path=target,
+        size=target.stat().st_size,
+        precision="float32",
+        inputs={name: describe_tensor(spec.dtype, spec.shape) for name, spec in specs.items()},
+    )
+
+
+def _convert(
+    function: tf.types.experimental.ConcreteFunction,
+    specs: Mapping[str, tf.TensorSpec],
+    documents: Mapping[str, str],
+) -> bytes:
+    """Convert a function to the content of an ONNX file."""
+    import onnx
+    import tf2onnx
+
+    def served(*values: tf.Tensor) -> dict[str, tf.Tensor]:
+        return dict(function(**dict(zip(specs, values, strict=True))))
+
+    logger = logging.getLogger("tf2onnx")
+    level = logger.level
+    try:
+        logger.setLevel(logging.CRITICAL)
+        with quiet(), quiet_tensorflow():
+            graph = tf.function(served, autograph=False)
+            made, _ = tf2onnx.convert.from_function(graph, input_signature=list(specs.values()), opset=OPSET)
+    except Exception as error:  # the converter has no error class of its own
+        raise ExportError(f"tf2onnx cannot convert the model: {str(error).strip()[:300]}") from error
+    finally:
+        logger.setLevel(level)
+    if unknown := sorted(_unknown_nodes(made.graph)):
+        operations = join_names(sorted({operation for operation, _ in unknown}))
+        layers = join_names(sorted({layer for _, layer in unknown if layer}))
+        raise ExportError(
+            f"ONNX has no operation {operations}{f' (in {layers})' if layers else ''}. Export a SavedModel with "
+            "tfft.export, or a model without that layer."
+        )
+    onnx.helper.set_model_props(made, dict(documents))
+    if made.ByteSize() > _MOST_BYTES:
+        raise ExportError(
+            f"An ONNX file has at most 2 GB. Received: a model of {made.ByteSize() / 1e9:.1f} GB. Export a SavedModel "
+            "with tfft.export."
+        )
+    return bytes(made.SerializeToString())
+
+
+def _unknown_nodes(graph: Any) -> Iterator[tuple[str, str]]:
+    """Yield operation and layer of each node that ONNX does not define, in conditions and loops too."""
+    import onnx
+
+    for node in graph.node:
+        if not onnx.defs.has(node.op_type, node.domain):
+            places = node.name.split("/")  # .../layer/operation
+            yield node.op_type, places[-2] if len(places) > 1 else ""
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from _unknown_nodes(attribute.g)
