@@ -61,9 +61,7 @@ def test_the_check_can_fail(model, tmp_path, monkeypatch):
     serving = onnx.serving_functions(other, fixed_size=True)
     foreign = portable.numeric_function(serving, portable.fixed_specs(serving, onnx.ONNX))
     monkeypatch.setattr(onnx, "_convert", lambda function, *rest: convert(foreign, *rest))
-    with pytest.raises(
-        ExportError, match=r"for ONNX does not compute what the Keras model.*: logits differs by"
-    ):
+    with pytest.raises(ExportError, match=r"for ONNX does not compute what the Keras model.*: logits differs by"):
         export_onnx(model, tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []
 
@@ -92,9 +90,7 @@ def test_operations_that_onnx_lacks_are_named_with_their_layer(tmp_path):
 
     inputs = keras.Input((4,))
     network = keras.Model(inputs, keras.layers.Dense(2)(Gamma(name="incomplete_gamma")(inputs)))
-    with pytest.raises(
-        ExportError, match=r"no operation Igamma \(in incomplete_gamma.*\). Export a SavedModel"
-    ):
+    with pytest.raises(ExportError, match=r"no operation Igamma \(in incomplete_gamma.*\). Export a SavedModel"):
         export_onnx(network, tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []
 

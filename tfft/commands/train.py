@@ -42,6 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     training.add_argument(
         "--cache", metavar="PLACE", help="keep frozen features in this folder, in memory, or off (user's cache folder)"
     )
+    training.add_argument(
+        "--log", nargs="+", default=(), metavar="TRACKER", help="follow the run with tensorboard, mlflow or wandb"
+    )
     shown = parser.add_mutually_exclusive_group()
     shown.add_argument(
         "-v", "--verbose", dest="level", action="store_const", const=2, default=1,
@@ -81,6 +84,7 @@ def _run(options: argparse.Namespace, config: RunConfig, strategy: NamedPlan | N
         out=options.out,
         export_to=False if options.no_export else None,
         cache={None: "auto", "off": None}.get(options.cache, options.cache),
+        log=options.log,
         config=config,
         verbose=options.level,
     )

@@ -59,9 +59,10 @@ from tfft.settings import defaults_of, documents
 from tfft.training import CheckpointConfig, History, TrainableSuffix, is_chief, on_chief, train
 from tfft.training.distribute import has_workers
 from tfft.training.phase_checks import check_phases
+from tfft.training.tracking import RunTracking, check_trackers, tracking
 
 _SOON, _FEW = 300.0, 5000  # seconds and examples of a training beside which the process of the check may wait
-_OTHERS = ("plan", "out", "export_to", "cache", "callbacks", "verbose", "config")
+_OTHERS = ("plan", "out", "export_to", "cache", "callbacks", "log", "verbose", "config")
 
 
 @documents(RunConfig)
@@ -76,6 +77,7 @@ def finetune(
     export_to: str | os.PathLike[str] | bool | None = None,
     cache: str | os.PathLike[str] | bool | None = "auto",
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    log: str | Sequence[str] = (),
     verbose: bool | int = True,
     config: RunConfig | None = None,
     **settings: Unpack[RunSettings],
@@ -112,6 +114,8 @@ def finetune(
             every epoch. Ready datasets may differ from pass to pass: tfft caches them only if this is not "auto", and
             raises an error if they differ.
         callbacks: Keras callbacks for all epochs. Their ``model`` is the whole model.
+        log: Experiment trackers that follow the run: ``"tensorboard"`` (event files in ``out``), ``"mlflow"``,
+            ``"wandb"``, or several. They get the settings, each epoch, the scores of each phase and the records.
         verbose: True prints the plan and the result of each phase in a few lines, 2 all settings with their reasons,
             every epoch and the table of blocks, False nothing.
         config: All settings as one object; keywords override its values. None means the defaults.
@@ -135,7 +139,7 @@ def finetune(
     """
     chosen, named_plan = _chosen(plan, config_of(config, task, settings, _OTHERS))
     _check(chosen, named_plan, callbacks)
-    folder = check_out(out)
+    folder, trackers = check_out(out), check_trackers(log, out)
     target = None if export_to is None or isinstance(export_to, bool) else version_folder(export_to)
     level = int(verbose) if is_chief() else 0
     say, detail = _printer(level), _printer(level - 1)
@@ -182,8 +186,11 @@ def finetune(
     if folder is not None:
         target = target or (None if export_to is False else folder / EXPORT / "1")
     soon = target is not None and sum(seconds.values()) < _SOON and len(run_data.splits.train) < _FEW and is_chief()
-    with FreshProcess() if soon else contextlib.nullcontext() as process:  # it imports TensorFlow meanwhile
-        run, held_out = _train(opened, run_data, plan, cache, callbacks, level, folder, seconds)
+    with (
+        FreshProcess() if soon else contextlib.nullcontext() as process,  # it imports TensorFlow meanwhile
+        tracking(trackers, folder, plan.to_dict()) as tracked,
+    ):
+        run, held_out = _train(opened, run_data, plan, cache, callbacks, level, folder, seconds, tracked)
         run = dataclasses.replace(run, folder=folder)
         if line := took(run.seconds, run.expected_seconds, getattr(chosen, "minutes", None)):
             say(line)
@@ -301,6 +308,7 @@ def _train(
     level: int,
     folder: pathlib.Path | None,
     expected: Mapping[str, float],
+    tracked: RunTracking,
 ) -> tuple[Run, Callable[[], tf.data.Dataset]]:
     keras.utils.set_random_seed(plan.seed)  # again: opening may or may not have drawn numbers
     model = build_model(backbone, data, plan)
@@ -322,6 +330,7 @@ def _train(
         else:
             scores = _scores(model, part, lambda: data.evaluation(spec, plan.batch_size))
             memory["scores"].append(json.dumps(scores.to_dict()))
+            tracked.log_scores(phase.name, {"loss": scores.loss, scores.metric: scores.value})
             line = scores.summary if level > 1 else scores.brief
         if phase.epochs and not phase.contrastive_repeats:
             line += f", epoch {history.best[phase.name]} of {phase.epochs}"
@@ -351,6 +360,7 @@ def _train(
         checkpoints=_checkpoints(model, plan, data, folder),
         memory=memory,
         example_scores=True,
+        after_epoch=tracked.log,
     )
     detail(describe(model))
     scores = [Scores.from_dict(json.loads(text)) for text in memory["scores"]]

@@ -37,6 +37,7 @@ class PhaseWatch(keras.callbacks.Callback):
         before: Values of variables when ``start`` was measured, if they differ from those of the first step.
         selection: Metric that selects the best epoch.
         examples: Function that returns the score of each validation example, or None; called after each epoch.
+        record: Function called with each row of the history.
     """
 
     def __init__(
@@ -49,13 +50,14 @@ class PhaseWatch(keras.callbacks.Callback):
         before: Sequence[tuple[keras.Variable, np.ndarray]] = (),
         selection: Metric = ACCURACY,
         examples: Callable[[], np.ndarray | None] = lambda: None,
+        record: Callable[[dict[str, Any]], None] = lambda row: None,
     ) -> None:
         super().__init__()
         self.phase, self.steps, self.verbose = phase, steps, verbose
         self.rows: list[dict[str, Any]] = []
         self.best_epoch = 0
         self.example_scores: list[np.ndarray] = []
-        self._examples = examples
+        self._examples, self._record = examples, record
         self._why, self._before, self._selection = why, before, selection
         self.best: Score | None = start
         self._kept: list[np.ndarray] = []
@@ -103,6 +105,7 @@ class PhaseWatch(keras.callbacks.Callback):
         row["learning_rate"] = float(self.model.optimizer.learning_rate)
         row["seconds"] = time.perf_counter() - self._began
         self.rows.append(row)
+        self._record(row)
         if (each := self._examples()) is not None:
             self.example_scores.append(each)
         score = selection_score(logs, self._selection, "val_")

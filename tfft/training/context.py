@@ -44,6 +44,7 @@ class TrainingContext:
     pretrained: Mapping[str, np.ndarray] | None
     selection: Metric
     example_scores: bool = False
+    after_epoch: Callable[[Mapping[str, Any], int], None] | None = None
     epochs_before: int = 0
     optimizer: keras.optimizers.Optimizer | None = None
     manager: CheckpointManager | None = None
@@ -53,6 +54,11 @@ class TrainingContext:
     def course(self, callbacks: Sequence[keras.callbacks.Callback]) -> list[keras.callbacks.Callback]:
         """Return the callbacks for ``fit``, wrapped in the checkpoint callback if there are checkpoints."""
         return list(callbacks) if self.manager is None else self.manager.course(callbacks, self.model)
+
+    def record(self, row: Mapping[str, Any]) -> None:
+        """Pass a row of the history on to the caller of the training."""
+        if self.after_epoch is not None:
+            self.after_epoch(row, self.epochs_before + row["epoch"])
 
     @functools.cached_property
     def dataset(self) -> tf.data.Dataset:

@@ -49,6 +49,7 @@ def train(
     checkpoints: str | os.PathLike[str] | CheckpointConfig | None = None,
     memory: MutableMapping[str, Any] | None = None,
     example_scores: bool = False,
+    after_epoch: Callable[[Mapping[str, Any], int], None] | None = None,
 ) -> History:
     """Train a model through phases, each with its own trainable blocks, rate and schedule.
 
@@ -96,6 +97,8 @@ def train(
             They are saved at the end of each phase, after ``after_phase``, and restored when the training resumes.
         example_scores: Whether to keep the score of each validation example after each epoch, see
             :attr:`History.example_scores`; costs one more pass over them in each epoch.
+        after_epoch: Function called after each epoch with its row of the history and the number of epochs so far, over
+            all phases; a solved head counts as one.
 
     Returns:
         The history of all phases.
@@ -131,7 +134,7 @@ def train(
         pretrained = {v.path: keras.ops.convert_to_numpy(v).copy() for v in model.weights}
     context = TrainingContext(
         model, dataset, validation, arguments, batch_norm, tuple(callbacks), verbose, source, epoch, l2, seed,
-        microbatch_size, class_weight, pretrained, selection_of(model), example_scores,
+        microbatch_size, class_weight, pretrained, selection_of(model), example_scores, after_epoch,
     )  # fmt: skip
     best: Score | None = None
     if checkpoints is not None:

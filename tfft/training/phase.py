@@ -94,6 +94,7 @@ def _fit(
         before,
         context.selection,
         ExampleScores(part, model) if context.example_scores and not phase.contrastive_repeats else lambda: None,
+        context.record,
     )
     bar = Progress(phase.name, steps * phase.epochs)
     check = audit(model)  # of the whole model, also where a part of it is fitted
@@ -196,6 +197,7 @@ def solve_phase(context: TrainingContext, phase: Phase, start: Score | None) -> 
         check.check()
     if context.verbose > 1:
         print(line(row, 1), flush=True)
+    context.record(row)
     score, best = selection_score(row, context.selection, "val_"), 1
     if score is not None and start is not None and score <= start:
         for variable, value in before:
