@@ -1,4 +1,4 @@
-"""The stages of a run: each second belongs to one stage."""
+"""What a terminal shows: stages of a run, to which each second belongs once, and tables."""
 
 from __future__ import annotations
 
@@ -64,3 +64,15 @@ def test_the_table_has_shares_and_the_total():
     assert "open the backbone" in text
     assert "75%" in text
     assert "2.0" in text
+
+
+def test_a_table_is_text_in_a_notebook_too(monkeypatch):
+    import rich.console
+    import rich.table
+
+    from tfft.console.tables import render
+
+    table = rich.table.Table("block")
+    table.add_row("stem")
+    monkeypatch.setattr(rich.console, "_is_jupyter", lambda: True)
+    assert "stem" in render(table)

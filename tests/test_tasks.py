@@ -229,3 +229,11 @@ def test_what_needs_one_class_for_each_example_is_refused_for_other_tasks(name):
     found = list(registry.task(name).unsupported(tfft.config.RunConfig(class_weight="balanced", sampling="balanced")))
     assert [sentence.split()[0] for sentence in found] == ["class_weight", "sampling"]
     assert not list(registry.task("binary").unsupported(tfft.config.RunConfig(class_weight="balanced")))
+
+
+def test_a_task_that_selects_by_an_error_shows_less_as_better():
+    class Grades(registry.Task):
+        selection = registry.Metric("mean_absolute_error", higher_is_better=False)
+
+    assert not Grades().score_display("mean_absolute_error").higher_is_better
+    assert Grades().score_display("accuracy").higher_is_better

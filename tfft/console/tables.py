@@ -17,7 +17,10 @@ def render(*parts: RenderableType, least: int = 100) -> str:
     """
     width = max(least, min(shutil.get_terminal_size((120, 24)).columns, 160))
     text = io.StringIO()
-    console = Console(file=text, width=width, color_system=None, force_terminal=False, legacy_windows=False)
+    # In a notebook, rich would show the parts at once and return nothing.
+    console = Console(
+        file=text, width=width, color_system=None, force_terminal=False, force_jupyter=False, legacy_windows=False
+    )
     for part in parts:
         console.print(part)
     return text.getvalue().rstrip("\n")

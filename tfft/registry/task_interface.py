@@ -245,7 +245,8 @@ class Task:
         Args:
             metric: Name of the main score, :attr:`tfft.evaluation.Scores.metric`.
         """
-        return ScoreDisplay(metric.replace("_", " "))
+        higher = self.selection.higher_is_better if metric == self.selection.name else True
+        return ScoreDisplay(metric.replace("_", " "), higher_is_better=higher)
 
     def plain_outputs(self, row: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return the served outputs of one example as plain values; None to convert each output by itself.
