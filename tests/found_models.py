@@ -263,6 +263,11 @@ def keras2_series(path):
     keras2(path, tf_keras.Input((6, 3)), K2.Masking(), K2.GRU(5, return_sequences=True), K2.LSTM(4), K2.Dense(2))
 
 
+@found("Keras 2, a series through recurrent layers, saved for a batch of 7", width=4)
+def keras2_fixed_batch(path):
+    keras2(path, tf_keras.Input(batch_shape=(7, 6, 3)), K2.LSTM(5, return_sequences=True), K2.LSTM(4))
+
+
 @found("Keras 2, a series through a dense layer with Sigmoid at each step (TimeDistributed)", width=4)
 def keras2_each_step(path):
     steps = K2.TimeDistributed(K2.Dense(1, activation="sigmoid"))

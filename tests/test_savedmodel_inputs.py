@@ -174,6 +174,41 @@ def test_a_fixed_number_of_rows_is_freed_or_told(tmp_path):
     assert "takes exactly 8 rows. If they are one example, pass per_example=True" in opened.notes[0]
 
 
+def recurrent(x, k):
+    """Steps over time with a state of eight rows, as Keras 2 saves LSTM layers with a fixed batch_size."""
+    state = tf.zeros([8, 4])
+    _, state = tf.while_loop(
+        lambda i, s: i < 5, lambda i, s: (i + 1, tf.tanh(tf.reshape(x, [8, 5, 4])[:, i] @ k + s)), [0, state]
+    )
+    return state
+
+
+def with_places(x, k):
+    return tf.reshape(x, [8, 20]) @ tf.tile(k, [5, 1]) + tf.range(8.0)[:, tf.newaxis]
+
+
+@pytest.mark.parametrize("count", [1, 11])
+def test_a_fixed_number_of_examples_takes_batches_in_groups(count, tmp_path):
+    network = saved(tmp_path / "m", tf.TensorSpec([8, 5, 4]), recurrent, 4, 4)
+    backbone = tfft.load_backbone(tmp_path / "m")
+    assert backbone.model.input_shape == (None, 5, 4)
+    assert "in groups of 8" in backbone.notes[0]
+    series = np.random.default_rng(0).normal(size=(count, 5, 4)).astype("float32")
+    wanted = network.call(np.resize(series, (16, 5, 4))[:8]).numpy()[:count]
+    np.testing.assert_allclose(backbone.model(series)[:8], wanted, atol=1e-6)
+    assert backbone.model(series).shape == (count, 4)
+    model, moved = train(backbone, series)
+    assert moved == 3
+    model.save(tmp_path / "m.keras")
+    again = keras.saving.load_model(tmp_path / "m.keras")
+    np.testing.assert_allclose(again.predict(series, verbose=0), model.predict(series, verbose=0), atol=1e-6)
+
+
+def test_rows_that_depend_on_their_place_are_no_examples(tmp_path):
+    saved(tmp_path / "m", tf.TensorSpec([8, 5, 4]), with_places, 4, 4)
+    assert "takes exactly 8 rows" in open_savedmodel(tmp_path / "m").notes[0]
+
+
 def test_a_single_number_for_each_example(tmp_path):
     saved(tmp_path / "m", tf.TensorSpec([]), lambda x, k: x * k, 5)
     opened = open_savedmodel(tmp_path / "m", per_example=True)

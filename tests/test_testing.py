@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import shutil
 
+import keras
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -53,3 +55,14 @@ def test_an_export_is_checked_in_place(tiny_model, build_tiny_model, tmp_path):
     shutil.move(exported.path, tmp_path / "latest")
     with pytest.raises(testing.ContractError, match="a server reads folders named by a number, this is 'latest'"):
         testing.check_export(tmp_path / "latest", tiny_model)
+
+
+@pytest.mark.parametrize(("rows", "largest"), [(1, 0), (2, 1)])
+def test_sample_inputs_are_ids_that_the_tables_have(rows, largest):
+    ids = keras.Input([3], dtype="int32", name="ids")
+    size = keras.Input([3], name="size")
+    model = keras.Model({"ids": ids, "size": size}, keras.layers.Embedding(rows, 2)(ids)[:, 0] * size[:, :1])
+    inputs = testing.sample_inputs(model)
+    assert inputs["ids"].max() == largest
+    assert inputs["size"].max() > 0
+    assert np.all(np.isfinite(model(inputs)))

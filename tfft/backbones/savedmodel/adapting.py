@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from tfft.backbones.savedmodel import parity, tf1
-from tfft.backbones.savedmodel.batches import fixed_rows, free_batch
+from tfft.backbones.savedmodel.batches import fixed_rows, free_batch, rows_are_examples
 from tfft.backbones.savedmodel.endpoint import Endpoint
 from tfft.backbones.savedmodel.example_inputs import described, parsed_endpoint
 from tfft.backbones.savedmodel.graph import FlatGraph
@@ -29,9 +29,10 @@ class Adapted:
         endpoint: The endpoint.
         flat: Its graph for inference, with reference variables replaced.
         notes: What was assumed or changed, one sentence each.
-        batch_axis: For a model that is called once for each example: whether its inputs have a first axis of 1; None
-            for a model that takes batches.
+        batch_axis: For a model that is called once for each example, or for each group of them: whether its inputs
+            have that first axis; None for a model that takes batches.
         converted: Whether parts of the graph had the form of TF1 and were replaced.
+        rows: Number of examples that such a model takes at a time.
     """
 
     endpoint: Endpoint
@@ -39,6 +40,7 @@ class Adapted:
     notes: tuple[str, ...]
     batch_axis: bool | None = None
     converted: bool = False
+    rows: int = 1
 
 
 def adapt(
@@ -91,6 +93,12 @@ def adapt(
         return Adapted(free, flat_of(free), (*notes, note), None, converted)
     if rows == 1:
         return Adapted(endpoint, flat, (*notes, _ONE_AT_A_TIME), True, converted)
+    if rows_are_examples(endpoint):
+        note = (
+            f"It was saved for {rows} examples at a time, so a batch goes through it in groups of {rows}; the last "
+            "group is filled up with examples of the batch."
+        )
+        return Adapted(endpoint, flat, (*notes, note), True, converted, rows)
     note = (
         f"Its input takes exactly {rows} rows. If they are one example, pass per_example=True, which calls it once for "
         f"each; if they are a batch, train with batch_size={rows}."
@@ -126,12 +134,13 @@ def _takes(endpoint: Endpoint, specs: Sequence[tf.TensorSpec], rows: int) -> boo
     return any(t is not None and t.shape.rank and t.shape[0] == rows for t in found)
 
 
-def for_each_example(model: keras.Model, batch_axis: bool) -> keras.Model:
-    """Return a model that calls another once for each example of a batch.
+def for_each_example(model: keras.Model, batch_axis: bool, rows: int = 1) -> keras.Model:
+    """Return a model that calls another once for each example of a batch, or for each group of them.
 
     Args:
-        model: Of one example.
-        batch_axis: Whether its inputs have a first axis of 1.
+        model: Model of one example, or of ``rows`` examples.
+        batch_axis: Whether its inputs have that first axis.
+        rows: Number of examples that it takes at a time. Defaults to 1.
     """
 
     def batched(tensor: keras.KerasTensor) -> Any:
@@ -139,6 +148,5 @@ def for_each_example(model: keras.Model, batch_axis: bool) -> keras.Model:
         return keras.Input(shape, dtype=tensor.dtype, name=tensor.name)
 
     inputs = keras.tree.map_structure(batched, model.input)
-    return keras.Model(
-        inputs, EachExample(model, batch_axis, name="each_example")(inputs), name=f"{model.name}_batched"
-    )
+    outputs = EachExample(model, batch_axis, rows, name="each_example")(inputs)
+    return keras.Model(inputs, outputs, name=f"{model.name}_batched")

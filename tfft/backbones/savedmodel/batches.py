@@ -1,4 +1,4 @@
-"""SavedModels that take a fixed number of rows at a time, usually one: :func:`free_batch`.
+"""SavedModels that take a fixed number of rows, usually one: :func:`free_batch`, :func:`rows_are_examples`.
 
 Hides how such a graph is made to take a batch of any size. Most have a fixed size only because they were saved so: the
 shape of the input and the targets of reshapes are then freed, and the result is compared with the SavedModel's own.
@@ -40,10 +40,36 @@ def free_batch(endpoint: Endpoint, flat_of: Callable[[Endpoint], FlatGraph]) -> 
     try:
         flat = flat_of(free)
         found = run_graph(flat, flat.outputs, sample)
-        wanted = [t for t in tf.nest.flatten(free.call(sample), expand_composites=True) if t is not None]
+        wanted = _results(free, sample)
     except (ValueError, TypeError, tf.errors.OpError):  # TensorFlow's for shapes that do not fit
         return None
     return free if all(map(_agree, found, wanted)) else None
+
+
+def rows_are_examples(endpoint: Endpoint) -> bool:
+    """Return whether each row of an endpoint with a fixed number of rows is an example of its own.
+
+    The result for a row must be the same at every place and beside any other rows. A picture without a batch axis, or
+    the steps of one series, are not.
+    """
+    batch = parity.sample_batch(endpoint.specs)
+    rows = int(batch[0].shape[0])
+    places = list(range(rows))
+    try:
+        results = _results(endpoint, batch)
+        if not results or any(not t.shape.rank or t.shape[0] != rows for t in results):
+            return False
+        for order in ([*places[1:], 0], [0] * rows, [rows - 1] * rows):
+            moved = _results(endpoint, [tf.gather(t, order) for t in batch])
+            if not all(_agree(ours, tf.gather(t, order)) for ours, t in zip(moved, results, strict=True)):
+                return False
+    except (ValueError, TypeError, tf.errors.OpError):  # TensorFlow's for values that it does not take
+        return False
+    return True
+
+
+def _results(endpoint: Endpoint, batch: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    return [t for t in tf.nest.flatten(endpoint.call(batch), expand_composites=True) if t is not None]
 
 
 def _agree(ours: tf.Tensor, reference: tf.Tensor) -> bool:

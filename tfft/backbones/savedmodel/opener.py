@@ -163,7 +163,7 @@ class Opener:
         constants: Constants = "fixed",
     ) -> None:
         self.loaded, self.endpoint, self.trust = loaded, adapted.endpoint, trust
-        self.batch_axis = adapted.batch_axis
+        self.batch_axis, self.rows = adapted.batch_axis, adapted.rows
         self.notes = list(adapted.notes)
         self.variables = [v for v in getattr(loaded, "variables", None) or () if v is not None]
         self.frozen: list[str] = []
@@ -264,7 +264,7 @@ class Opener:
                 f"Frozen when the model was saved, and opened so: {join_names(self.frozen)}. tfft.unfreeze trains them."
             )
         if self.batch_axis is not None:
-            model = for_each_example(model, self.batch_axis)
+            model = for_each_example(model, self.batch_axis, self.rows)
         taken = self.endpoint.specs[0] if self.endpoint.single else None
         pixels = None if taken is None else find_pixel_range(self.inference, taken, self.choice.whole)
         return Opened(model, tuple(self.notes), str(self.endpoint), self.output, difference, pixels)
