@@ -2,8 +2,9 @@
 
 ``python benchmarks/dense.py object_detection FOLDER`` and ``python benchmarks/dense.py semantic_segmentation FOLDER``
 train the default plan of the task on an EfficientNet-Lite0: the head on kept feature maps of the frozen backbone, and
-for detection then the last blocks. ``--way anew`` runs the frozen backbone again in every epoch of the head. Held-out
-pictures chose the epoch, so the scores are slightly optimistic; a folder that is split keeps its parts.
+for detection then the last blocks. ``--way kept anew`` compares the head alone: on kept maps, and with the frozen
+backbone run again in every step (``cache=None``). ``--architecture`` takes another head. Held-out pictures chose the
+epoch, so the scores are slightly optimistic; a folder that is split keeps its parts.
 """
 
 from __future__ import annotations
@@ -26,7 +27,12 @@ from rich.table import Table
 
 import tfft
 
-WAYS = {"default": {}, "last blocks": {"unfreeze": 3}, "anew": {"unfreeze": "none", "cache": None}}
+WAYS = {
+    "default": {},
+    "last blocks": {"unfreeze": 3},
+    "kept": {"unfreeze": "none"},
+    "anew": {"unfreeze": "none", "cache": None},
+}
 
 
 def train(task: str, folder: pathlib.Path, way: str, seed: int, settings: dict[str, object]) -> list[tuple[str, ...]]:
@@ -56,11 +62,13 @@ def main() -> None:
     parser.add_argument("task", choices=("object_detection", "semantic_segmentation"))
     parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("--way", nargs="+", choices=tuple(WAYS), default=["default"], help="ways, in turn")
+    parser.add_argument("--architecture", help="head, such as retinanet or deeplab_v3")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--head-epochs", type=int, help="epochs of the head, to shorten the comparison")
     options = parser.parse_args()
     common.machine()
-    settings = {} if options.head_epochs is None else {"head_epochs": options.head_epochs}
+    given = {"head_epochs": options.head_epochs, "architecture": options.architecture}
+    settings = {name: value for name, value in given.items() if value is not None}
     table = Table("way and phase", "seed", "score (95 % interval)", "also", "minutes", "s per epoch")
     for seed in range(options.seeds):
         for way in options.way:
