@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import test_dense_contracts as contracts
 import test_dense_recipes
 import test_semantic_segmentation as segmentation
 
@@ -170,6 +171,16 @@ def test_the_loss_is_that_of_loops():
     np.testing.assert_allclose(RetinaNetLoss()(labels[2:], output[2:]), empty[0], rtol=1e-4)  # divided by 1
 
 
+def test_weight_decay_is_of_the_class_kernels(retinanet):
+    model = attached(heads.object_detection(["a"], architecture="retinanet", width=32, l2=0.5))
+    kernels = [v for v in model.get_layer("classes").trainable_variables if "kernel" in v.path]
+    wanted = 0.5 * sum(float(tf.reduce_sum(v**2)) for v in kernels)
+    assert len(kernels) == 5
+    assert float(sum(model.losses)) == pytest.approx(wanted, rel=1e-5)
+    with pytest.raises(PlanError, match="'logits' has no weights. Pass l2= to the head"):
+        heads.set_l2(retinanet, 0.5)
+
+
 # --- both
 
 
@@ -298,17 +309,26 @@ def test_deeplab_learns_planted_bars_and_its_export_gives_them(tmp_path):
         ("semantic_segmentation", test_dense_recipes.masks, "deeplab_v3", "mean_iou"),
     ],
 )
-def test_a_run_keeps_maps_and_its_architecture(task, write, name, metric, tmp_path):
-    keras.utils.set_random_seed(0)
-    run = tfft.finetune(
-        detection_models.untrained(), write(tmp_path / "data", 12), task=task, architecture=name, head_epochs=1,
-        unfreeze="none", views=2, cache=tmp_path / "cache", out=tmp_path / "run", export_to=False, verbose=False,
-    )  # fmt: skip
-    assert run.plan.architecture == name
-    assert heads.from_model(run.model).architecture == name
+def test_a_run_keeps_maps_resumes_and_loads(task, write, name, metric, tmp_path):
+    data = write(tmp_path / "data", contracts.PICTURES)
+    settings = {**contracts.SHORT, "unfreeze": "none", "deterministic": True, "export_to": False}
+
+    def run(out, **more):
+        return tfft.finetune(
+            contracts.backbone(), data, task, architecture=name, cache=tmp_path / "cache", out=tmp_path / out,
+            **settings, **more,
+        )  # fmt: skip
+
+    whole = run("whole")
+    assert heads.from_model(whole.model).architecture == name
     assert any((tmp_path / "cache").iterdir())
-    assert not [note for note in run.history.notes if "every epoch runs the whole model" in note]
-    again = tfft.load_run(tmp_path / "run")
+    assert not [note for note in whole.history.notes if "every epoch runs the whole model" in note]
+    with pytest.raises(contracts.Power):
+        run("stopped", callbacks=[contracts.Fail(1)])
+    resumed = run("stopped")
+    for one, other in zip(whole.model.get_weights(), resumed.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    again = tfft.load_run(tmp_path / "stopped")
     assert again.plan.architecture == name
     assert again.final_scores.metric == metric
-    assert again.final_scores.to_dict() == run.final_scores.to_dict()
+    assert again.final_scores.to_dict() == whole.final_scores.to_dict()
