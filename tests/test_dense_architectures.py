@@ -215,6 +215,30 @@ def test_the_decoder_takes_maps_of_any_size():
     assert not any(np.array_equal(norm.moving_mean, old) for norm, old in zip(norms, before, strict=True))
 
 
+@pytest.mark.slow
+def test_mixed_precision_gives_float32_and_finite_gradients():
+    boxes = np.array([[[0, 0.1, 0.1, 0.5, 0.6, 64, 64]], [[-1, 0, 0, 0, 0, 64, 64]]], "float32")
+    cells = RNG.integers(0, 2, (2, 16, 24))
+    sides = ((16, 24), (8, 12), (4, 6), (2, 3))
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        detector = attached(heads.object_detection(["a", "b"], architecture="retinanet", width=32))
+        decoder = attached(
+            heads.semantic_segmentation(["a", "b"], architecture="deeplab_v3", width=8), sides, (4, 8, 16, 32)
+        )
+    finally:
+        keras.config.set_dtype_policy(before)
+    assert detector.get_layer("classes").compute_dtype == "float16"
+    for model, given, labels in ((detector, maps(*sides[1:]), boxes), (decoder, maps(*sides), cells)):
+        with tf.GradientTape() as tape:
+            output = model(given, training=True)
+            loss = heads.from_model(model).loss()(labels, output)
+        assert output.dtype == tf.float32
+        gradients = tape.gradient(loss, [v.value for v in model.trainable_variables])
+        assert all(np.isfinite(gradient).all() for gradient in gradients)
+
+
 def test_unknown_architectures_are_refused_before_any_work(tmp_path):
     data = tmp_path / "none"
     for task, name, expected in (
