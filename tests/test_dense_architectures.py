@@ -184,19 +184,22 @@ def test_weight_decay_is_of_the_class_kernels(retinanet):
 # --- both
 
 
-def test_heads_are_the_same_from_their_files(retinanet, tmp_path):
-    decoder = attached(
-        heads.semantic_segmentation(["a", "b"], architecture="deeplab_v3", width=8),
-        ((16, 24), (8, 12), (4, 6), (2, 3)),
-        (4, 8, 16, 32),
-    )
-    given = maps((8, 12), (4, 6), (2, 3))
-    for model, values in ((retinanet, given), (decoder, maps((16, 24), (8, 12), (4, 6), (2, 3)))):
-        model.save(tmp_path / "head.keras")
-        again = keras.saving.load_model(tmp_path / "head.keras")
-        np.testing.assert_array_equal(again(values), model(values))
-        assert heads.from_model(again) == heads.from_model(model)
-        assert "keras_hub." not in str(model.get_config())  # files name no module of KerasHub
+def same_from_its_file(model, values, file):
+    model.save(file)
+    again = keras.saving.load_model(file)
+    np.testing.assert_array_equal(again(values), model(values))
+    assert heads.from_model(again) == heads.from_model(model)
+    assert "keras_hub." not in str(model.get_config())  # files name no module of KerasHub
+
+
+def test_a_retinanet_is_the_same_from_its_file(retinanet, tmp_path):
+    same_from_its_file(retinanet, maps((8, 12), (4, 6), (2, 3)), tmp_path / "head.keras")
+
+
+def test_a_decoder_is_the_same_from_its_file(tmp_path):
+    sides = ((16, 24), (8, 12), (4, 6), (2, 3))
+    head = heads.semantic_segmentation(["a", "b"], architecture="deeplab_v3", width=8)
+    same_from_its_file(attached(head, sides, (4, 8, 16, 32)), maps(*sides), tmp_path / "head.keras")
 
 
 def test_the_decoder_takes_maps_of_any_size():
