@@ -32,6 +32,7 @@ RUN = {
     "separator": ("|", ""), "delimiter": (";", ""), "encoding": ("cp1252", ""),
     "decimal": (",", ";"), "masks": ("annot", 3), "ignore": (("void", 11), 1.5),
     "letter_case": ("keep", "upper"), "punctuation": ("keep", "all"), "beam_width": (16, 0),
+    "architecture": ("retinanet", ""),
     "max_length": (64, 2), "pooling": ("mean", "men"), "preprocessor": ("handle", 3),
     "image_size": ((64, 96), (1, 2, 3)), "batch_size": (8, 0), "microbatch_size": (4, True), "seed": (7, 0.5),
     "deterministic": (True, "yes"), "validation": (0.3, "no-such-file.csv"), "group": ("folder", 2.0),
@@ -319,7 +320,7 @@ def test_the_order_of_plan_yaml_stays():
     assert list(values) == [
         "backbone", "data", "backbone_digest", "name", "task", "text", "image", "images", "audio", "label",
         "target", "sample_rate", "seconds", "separator", "delimiter", "encoding", "decimal", "masks", "ignore",
-        "letter_case", "punctuation", "beam_width",
+        "letter_case", "punctuation", "beam_width", "architecture",
         "max_length", "pooling", "preprocessor", "image_size", "batch_size", "microbatch_size",
         "seed", "deterministic", "validation", "group", "dropout", "l2", "label_smoothing", "loss", "class_weight",
         "sampling", "batch_norm", "input_range", "output", "signature", "resize", "augment",

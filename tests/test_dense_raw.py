@@ -9,9 +9,10 @@ from tfft.exporting.signatures import serving_functions
 
 
 @pytest.mark.nightly
-def test_the_raw_signature_converts_for_litert():
+@pytest.mark.parametrize(("architecture", "width"), [("tfft", 8), ("retinanet", 32)])
+def test_the_raw_signature_converts_for_litert(architecture, width):
     interpreter = pytest.importorskip("ai_edge_litert.interpreter")
-    model = detection_models.detector(width=8)
+    model = detection_models.detector(architecture=architecture, width=width)
     images, _ = detection_models.pictures(1, seed=2)
     raw = serving_functions(model).signatures["raw"]
     output = model.predict(images, verbose=0)

@@ -81,6 +81,17 @@ def did_you_mean(word: str, choices: Iterable[str], *, limit: int = 3) -> str:
     return " Did you mean " + " or ".join(repr(by_lower[name]) for name in near) + "?"
 
 
+def unknown_name(setting: str, received: object, choices: Sequence[str]) -> str:
+    """Return the sentence for a setting that has none of the names to choose from, with the nearest one.
+
+    Example:
+        >>> unknown_name("architecture", "retinanett", ["tfft", "retinanet"])
+        "architecture must be one of tfft, retinanet, received 'retinanett'. Did you mean 'retinanet'?"
+    """
+    hint = did_you_mean(received, choices) if isinstance(received, str) else ""
+    return f"{setting} must be one of {join_names(choices)}, received {received!r}.{hint}"
+
+
 def join_names(names: Iterable[object], *, limit: int = 20) -> str:
     """Join names by commas; after ``limit`` names, show the number of the others."""
     every = [str(name) for name in names]

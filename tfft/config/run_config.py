@@ -121,6 +121,7 @@ class RunSettings(TypedDict, total=False):
     letter_case: Literal["lower", "keep"] | None
     punctuation: Literal["drop", "keep"] | None
     beam_width: int | None
+    architecture: str | None
     max_length: int | None
     pooling: Literal["cls", "mean", "last", "pooled_output"] | None
     preprocessor: str | None

@@ -168,6 +168,12 @@ class SharedSettings:
         default_help="1",
         check=NONE | whole(1), cli=Option(parse_whole, "N"), group="text",
     )  # fmt: skip
+    architecture: str | None = setting(
+        None,
+        help="Head for boxes or masks: tfft, or through KerasHub retinanet for boxes, deeplab_v3 for masks.",
+        default_help="tfft",
+        check=string() | NONE, cli=Option(metavar="NAME"),
+    )  # fmt: skip
     max_length: int | None = setting(
         None,
         help="Maximum sequence length in tokens.",

@@ -45,13 +45,18 @@ def set_l2(model: keras.Model, l2: float) -> None:
         l2: L2 penalty of the last layer's kernel, 0 or more.
 
     Raises:
-        PlanError: If the model has no head, or ``l2`` is out of range.
+        PlanError: If the model has no head, the last layer of the head has no kernel, or ``l2`` is out of range.
 
     Example:
         >>> set_l2(model, 1e-3)
     """
     from_model(model)
     layer = logits_layers(model)[-1]
+    if not layer.weights:
+        raise PlanError(
+            f"Expected a head whose last layer has a kernel. Received: {layer.head.task}, whose layer {layer.name!r} "
+            "has no weights. Pass l2= to the head, and build the model again."
+        )
     layer.head = dataclasses.replace(layer.head, l2=float(l2))
     regularizer = keras.regularizers.L2(l2) if l2 else None
     layer.kernel_regularizer = regularizer  # what is saved

@@ -24,7 +24,7 @@ from tfft.data import BatchOptions, Splits, load
 from tfft.data.dataset_examples import is_ready, ready_splits
 from tfft.data.loader import explicit, load_copy, modality_of
 from tfft.data.tfds.source import is_tfds, local_copy
-from tfft.errors import PlanError, join_names, raise_problems
+from tfft.errors import PlanError, join_names, raise_problems, unknown_name
 from tfft.inspection import DataReport, check_splits
 from tfft.io.cache_dir import cache_dir
 from tfft.specs import OF_SEVERAL, InputSpec, augmentation, changes_of
@@ -227,7 +227,19 @@ def check_supported(config: SharedSettings) -> None:
     """
     task = registry.asked_task(config.task)
     problems = [] if task is None else list(task.unsupported(config))
-    raise_problems(PlanError, "These settings cannot be used", [*problems, *_combinations(config.augment, task)])
+    problems += [*_architecture(config.architecture, task), *_combinations(config.augment, task)]
+    raise_problems(PlanError, "These settings cannot be used", problems)
+
+
+def _architecture(name: str | None, task: registry.Task | None) -> Iterator[str]:
+    """Yield a sentence if the task has no head of this name."""
+    if name is None or (task is not None and name in task.architectures):
+        return
+    if task is not None and task.architectures:
+        yield unknown_name("architecture", name, task.architectures)
+        return
+    able = join_names(f"task={each!r}" for each in registry.task_names() if registry.task(each).architectures)
+    yield f"architecture={name!r} chooses among the heads of a task. Expected {able}: leave it out"
 
 
 def _combinations(augment: Any, task: registry.Task | None) -> Iterator[str]:

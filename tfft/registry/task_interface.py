@@ -119,6 +119,7 @@ class Task:
         checks_label_errors: Whether a probe can find labels that look wrong.
         selection: Metric that selects the best epoch.
         input_columns: Names of the settings for columns that it reads together, such as ``audio`` and ``text``.
+        architectures: Names of the heads that ``architecture=`` chooses from, the default first; empty for one head.
         head_settings: Names of the settings of a run that :meth:`make_head` takes, besides those of all tasks.
     """
 
@@ -140,6 +141,7 @@ class Task:
     checks_label_errors: ClassVar[bool] = False
     selection: ClassVar[Metric] = Metric("accuracy")
     input_columns: ClassVar[frozenset[str]] = frozenset()
+    architectures: ClassVar[tuple[str, ...]] = ()
     head_settings: ClassVar[tuple[str, ...]] = ()
 
     @property

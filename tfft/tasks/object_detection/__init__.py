@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 __all__ = ["DETECTIONS", "OBJECT_DETECTION", "ObjectDetection"]
 
 DETECTIONS = 100  # of one picture, at most
+RETINANET = "retinanet"
+ARCHITECTURES = ("tfft", RETINANET)
 
 _SHOWN, _SURE = 20, 0.3  # detections in a line, and the score from which they are shown
 _WITHOUT = {
@@ -43,6 +45,8 @@ class ObjectDetection(Task):
     image_pixels: ClassVar[int | None] = 288 * 384
     resize: ClassVar[Literal["crop", "stretch", "pad"] | None] = "stretch"  # boxes relative to the image stay valid
     moves_with_pixels: ClassVar[bool] = True
+    architectures: ClassVar[tuple[str, ...]] = ARCHITECTURES
+    head_settings: ClassVar[tuple[str, ...]] = ("architecture",)
     selection: ClassVar[Metric] = Metric("average_precision")
 
     @property
@@ -113,7 +117,7 @@ class ObjectDetection(Task):
             DependencyError: If the package for the scores is missing, before a run has spent time on training.
         """
         require_scores()
-        known = ("dropout", "l2", "width", "score_threshold", "iou_threshold")
+        known = ("dropout", "l2", "width", "score_threshold", "iou_threshold", *self.head_settings)
         return self.head_factory()(class_names, **{name: settings[name] for name in known if name in settings})
 
     def head_class(self) -> type[Head]:

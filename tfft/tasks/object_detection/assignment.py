@@ -65,7 +65,7 @@ def assign(labels: Any, points: Points) -> Assignment:
     quality = tf.reduce_max(share * best, axis=1)
     owner = tf.argmax(tf.cast(mine, tf.int8), axis=1, output_type=tf.int32)
     classes = tf.where(quality > 0.0, tf.gather(kinds, owner, batch_dims=1), 0)
-    crowds = _in_crowds(labels, centres, tf.shape(logits)[-1])
+    crowds = in_crowds(labels, centres, tf.shape(logits)[-1])
     return Assignment(quality, classes, tf.gather(truth, owner, batch_dims=1), crowds)
 
 
@@ -89,7 +89,7 @@ def _owned(alignment: Any, candidate: Any, overlap: Any, nearest: Any) -> Any:
     return taken & (tf.range(tf.shape(claim)[1])[None, :, None] == first[:, None])
 
 
-def _in_crowds(labels: Any, centres: Any, classes: Any) -> Any:
+def in_crowds(labels: Any, centres: Any, classes: Any) -> Any:
     """Return which cells have their centre in a crowd region of a class, bool [B, P, C]."""
     kinds = -2 - tf.cast(labels[..., 0], tf.int32)  # below 0 for objects and padding: no class
     inside = tf.cast(centres_within(centres, labels[..., 1:5]), tf.float32)

@@ -9,14 +9,18 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfft.errors import PlanError
+from tfft.errors import PlanError, unknown_name
 from tfft.heads import DROPOUT_LAYER, LOGITS_LAYER, RAW_SIGNATURE, Head, ModelFeatures, ServedModel, as_names
-from tfft.tasks.object_detection import DETECTIONS
-from tfft.tasks.object_detection.geometry import points_of
+from tfft.layers.keras_hub_layers import require_keras_hub
+from tfft.tasks.object_detection import ARCHITECTURES, DETECTIONS, RETINANET
+from tfft.tasks.object_detection.geometry import EXTRA, Points, points_of
 from tfft.tasks.object_detection.layers import DetectionLogits, TopDownSum
 from tfft.tasks.object_detection.loss import DetectionLoss
 from tfft.tasks.object_detection.metric import AveragePrecision
+from tfft.tasks.object_detection.retinanet import RetinaNetLoss
+from tfft.tasks.object_detection.retinanet import attach as attach_retinanet
 
+WIDTH, RETINANET_WIDTH = 96, 256  # channels; RetinaNet has those of its paper
 _DEPTH = 2  # convolutions of a tower
 _FIRST_REACH = 3.0  # before softplus: a new box reaches about 3 cells to each side
 _MOMENTUM = 0.9  # of BatchNorm: a small dataset has some fifty steps, and statistics with 0.99 would lag behind
@@ -36,12 +40,15 @@ class ObjectDetectionHead(Head):
         width: Channels of the pyramid and of the towers.
         score_threshold: Least score of a detection.
         iou_threshold: IoU from which the weaker of two boxes of a class is suppressed.
+        architecture: ``"tfft"``, or ``"retinanet"`` for the layers of KerasHub, see
+            :mod:`tfft.tasks.object_detection.retinanet`.
     """
 
     dropout: float = 0.0
-    width: int = 96
+    width: int = WIDTH
     score_threshold: float = 0.02
     iou_threshold: float = 0.6
+    architecture: str = ARCHITECTURES[0]
 
     def problems(self) -> list[str]:
         """Return the problems of the fields, one sentence each."""
@@ -52,15 +59,19 @@ class ObjectDetectionHead(Head):
             problems.append(f"a detector takes no label_smoothing, received {self.label_smoothing!r}: leave it out")
         if self.width < 1:
             problems.append(f"width must be at least 1, received {self.width!r}")
+        if self.architecture not in ARCHITECTURES:
+            problems.append(unknown_name("architecture", self.architecture, ARCHITECTURES))
+        if self.architecture == RETINANET and self.width % 32:
+            problems.append(f"width of a RetinaNet must be a multiple of 32, received {self.width!r}")
         for field in ("score_threshold", "iou_threshold"):
             if not 0 <= getattr(self, field) < 1:
                 problems.append(f"{field} must be 0 or more and below 1, received {getattr(self, field)!r}")
         return problems
 
     def loss(self, *, soft: bool = False) -> keras.losses.Loss:
-        """Return :class:`tfft.tasks.object_detection.loss.DetectionLoss`."""
+        """Return :class:`tfft.tasks.object_detection.loss.DetectionLoss`, or that of the architecture."""
         _refuse(soft)
-        return DetectionLoss()
+        return RetinaNetLoss() if self.architecture == RETINANET else DetectionLoss()
 
     def metrics(self, *, soft: bool = False) -> list[keras.metrics.Metric]:
         """Return ``average_precision`` at an IoU of 0.5."""
@@ -78,10 +89,12 @@ class ObjectDetectionHead(Head):
             features: Maps [B, h, w, channels] by stride, with known channels.
 
         Returns:
-            float32 [B, P, C + 6], as from :class:`tfft.tasks.object_detection.layers.DetectionLogits`.
+            float32 [B, P, C + 6], as from :class:`tfft.tasks.object_detection.layers.DetectionLogits`; a RetinaNet has
+            two more numbers at the end.
 
         Raises:
             PlanError: If the features are not maps by stride.
+            DependencyError: If the architecture needs KerasHub, and it is missing.
         """
         values = ModelFeatures.of(features).values
         if not isinstance(values, Mapping):
@@ -89,6 +102,9 @@ class ObjectDetectionHead(Head):
                 "Expected feature maps by stride, ModelFeatures({8: ..., 16: ..., 32: ...}). Received: one tensor "
                 f"{tuple(values.shape)}. tfft.build(backbone, head) makes them."
             )
+        if self.architecture == RETINANET:
+            require_keras_hub("architecture='retinanet'")
+            return attach_retinanet(self, values, self.width)
         maps = self._pyramid(dict(sorted(values.items())))
         class_maps, box_maps = self._tower("class", maps), self._tower("box", maps)
         distances = keras.layers.Dense(
@@ -140,7 +156,7 @@ class ObjectDetectionHead(Head):
             ``boxes`` float32 [B, P, 4] (top, left, bottom, right, normalised, not clipped) and ``scores`` float32
             [B, P, C].
         """
-        points = points_of(tf.cast(logits, tf.float32))
+        points = self._points(logits)
         return {"boxes": points.boxes, "scores": tf.sigmoid(points.logits)}
 
     def postprocess(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -152,7 +168,7 @@ class ObjectDetectionHead(Head):
         Returns:
             Outputs by name, see the class; zeros and ``""`` beyond ``num_detections``.
         """
-        points = points_of(tf.cast(logits, tf.float32))
+        points = self._points(logits)
         found = tf.image.combined_non_max_suppression(
             points.boxes[:, :, None], tf.sigmoid(points.logits), DETECTIONS, DETECTIONS, self.iou_threshold,
             self.score_threshold, clip_boxes=True,
@@ -167,6 +183,10 @@ class ObjectDetectionHead(Head):
             "detection_labels": tf.where(there, names, ""),
             "num_detections": found.valid_detections,
         }
+
+    def _points(self, output: Any) -> Points:
+        """Return the parts of a model's output that all architectures have."""
+        return points_of(tf.cast(output[..., : self.units + EXTRA], tf.float32))
 
 
 def _block(name: str, convolution: Callable[[Any], Any], value: keras.KerasTensor) -> keras.KerasTensor:
@@ -185,22 +205,25 @@ def _refuse(soft: bool) -> None:
 def object_detection(
     class_names: Sequence[str],
     *,
-    width: int = 96,
+    width: int | None = None,
     dropout: float = 0.0,
     l2: float = 0.0,
     score_threshold: float = 0.02,
     iou_threshold: float = 0.6,
+    architecture: str | None = None,
 ) -> ObjectDetectionHead:
     """Create a head that finds objects of several classes and their boxes in images.
 
     Args:
         class_names: Names in the order of the labels' classes.
-        width: Channels of the feature pyramid and of the towers. 96 are about 0.1 million weights.
+        width: Channels of the feature pyramid and of the towers. Defaults to 96, about 0.1 million weights; for
+            ``"retinanet"`` to 256, about 8 million.
         dropout: Dropout rate of the class features.
         l2: L2 penalty of the class logits' kernel.
         score_threshold: Least score of a detection, 0 or more and below 1. Average precision needs low ones; leave it,
             and choose a threshold where detections are used.
         iou_threshold: IoU from which the weaker of two boxes of one class is suppressed.
+        architecture: ``"tfft"``, or ``"retinanet"``, which needs KerasHub. Defaults to ``"tfft"``.
 
     Returns:
         A head with one logit per class and a box for each cell of the backbone's feature maps.
@@ -209,8 +232,9 @@ def object_detection(
         >>> head = object_detection(["raccoon"])
         >>> model = tfft.build(tfft.load_backbone("efficientnet-lite0"), head, image_size=(288, 384))
     """
-    names = as_names(class_names)
+    names, architecture = as_names(class_names), architecture or ARCHITECTURES[0]
+    usual = RETINANET_WIDTH if architecture == RETINANET else WIDTH
     return ObjectDetectionHead(
-        "object_detection", names, len(names), dropout, l2, width=width, score_threshold=score_threshold,
-        iou_threshold=iou_threshold,
+        "object_detection", names, len(names), dropout, l2, width=usual if width is None else width,
+        score_threshold=score_threshold, iou_threshold=iou_threshold, architecture=architecture,
     )  # fmt: skip

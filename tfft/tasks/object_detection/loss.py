@@ -55,11 +55,11 @@ class DetectionLoss(keras.losses.Loss):
         of_classes = tf.reduce_sum(weight * entropy, axis=(1, 2))
         of_boxes = tf.reduce_sum(targets.quality * (1.0 - giou(targets.boxes, points.boxes)), axis=1)
         pictures = tf.cast(tf.shape(labels)[0], tf.float32)
-        pictures, total = _over_replicas([pictures, tf.reduce_sum(targets.quality)])
+        pictures, total = over_replicas([pictures, tf.reduce_sum(targets.quality)])
         return (of_classes + BOX_WEIGHT * of_boxes) * pictures / tf.maximum(total, 1.0)
 
 
-def _over_replicas(values: list[Any]) -> list[Any]:
+def over_replicas(values: list[Any]) -> list[Any]:
     """Return the sums of values over all replicas that share a batch; the values themselves without a strategy.
 
     Keras takes the mean over the replicas, each of which has a part of the batch: with a divisor of its own, a replica

@@ -11,7 +11,7 @@ require_platform()
 import keras  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
-from tfft.tasks.object_detection.geometry import areas, intersections, iou, points_of  # noqa: E402
+from tfft.tasks.object_detection.geometry import EXTRA, areas, intersections, iou, points_of  # noqa: E402
 
 _CANDIDATES, _DETECTIONS = 300, 100
 _BINS = 128
@@ -43,7 +43,7 @@ class AveragePrecision(keras.metrics.Metric):
         self.objects = self.add_weight(name="objects", shape=(classes,), initializer="zeros")
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        """Add a batch: labels [B, M, 7] and a model's output [B, P, C + 6]; weights are left aside."""
+        """Add a batch: labels [B, M, 7] and a model's output [B, P, C + 6] or wider; weights are left aside."""
         boxes, scores, classes = self._detect(tf.cast(y_pred, tf.float32))
         self.update_detections(tf.cast(y_true, tf.float32), boxes, scores, classes)
 
@@ -89,7 +89,7 @@ class AveragePrecision(keras.metrics.Metric):
         return {**super().get_config(), **own}
 
     def _detect(self, output: Any) -> tuple[Any, Any, Any]:
-        points = points_of(output)
+        points = points_of(output[..., : self.classes + EXTRA])
         pictures, classes = tf.shape(output)[0], tf.shape(points.logits)[-1]
         flat = tf.reshape(tf.sigmoid(points.logits), [pictures, -1])
         scores, at = tf.math.top_k(flat, tf.minimum(_CANDIDATES, tf.shape(flat)[1]))

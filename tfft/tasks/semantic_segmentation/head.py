@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfft.errors import PlanError
+from tfft.errors import PlanError, unknown_name
 from tfft.heads import (
     DROPOUT_LAYER,
     FOCAL_GAMMA,
@@ -23,12 +23,15 @@ from tfft.heads import (
     ServedModel,
     as_names,
 )
+from tfft.layers.keras_hub_layers import require_keras_hub
 from tfft.layers.preprocess import preprocess_of
-from tfft.tasks.semantic_segmentation import STRIDE, VOID
+from tfft.tasks.semantic_segmentation import ARCHITECTURES, DEEPLAB, STRIDE, VOID
+from tfft.tasks.semantic_segmentation.deeplab import attach as attach_deeplab
 from tfft.tasks.semantic_segmentation.enlarge import masks_of
 from tfft.tasks.semantic_segmentation.layers import UpsampleLike
 from tfft.tasks.semantic_segmentation.losses import PixelAccuracy, PixelMeanIoU, SegmentationLoss
 
+WIDTH, DEEPLAB_WIDTH = 96, 256  # channels; DeepLab has those of its paper
 _MOMENTUM = 0.9  # of BatchNorm: few pictures make few steps, and a batch has thousands of cells
 _RARE = 1.1  # constant of the ENet weights: a class without pixels weighs 10.5, one with all of them 1.35
 
@@ -50,12 +53,15 @@ class SemanticSegmentationHead(Head):
     Attributes:
         width: Channels of the decoder.
         class_weights: Weights of the classes in the cross-entropy; None for equal ones.
+        architecture: ``"tfft"``, or ``"deeplab_v3"`` with layers of KerasHub, see
+            :mod:`tfft.tasks.semantic_segmentation.deeplab`.
     """
 
     least_names: ClassVar[int] = 2
 
-    width: int = 96
+    width: int = WIDTH
     class_weights: tuple[float, ...] | None = None
+    architecture: str = ARCHITECTURES[0]
 
     def __post_init__(self) -> None:
         if self.class_weights is not None:
@@ -69,6 +75,8 @@ class SemanticSegmentationHead(Head):
             problems.append(f"at most {VOID} classes fit into a mask of bytes, received {self.units}")
         if not (isinstance(self.width, int) and self.width >= 1):
             problems.append(f"width must be a whole number of at least 1, received {self.width!r}")
+        if self.architecture not in ARCHITECTURES:
+            problems.append(unknown_name("architecture", self.architecture, ARCHITECTURES))
         weights = self.class_weights
         if weights is not None and (len(weights) != self.units or not all(0 < w < math.inf for w in weights)):
             problems.append(f"class_weights must be {self.units} numbers above 0, received {list(weights)}")
@@ -128,6 +136,10 @@ class SemanticSegmentationHead(Head):
 
         Returns:
             float32 logits [B, H / 4, W / 4, classes].
+
+        Raises:
+            PlanError: If the features are not maps by stride.
+            DependencyError: If the architecture needs KerasHub, and it is missing.
         """
         maps = ModelFeatures.of(features).values
         if not isinstance(maps, Mapping):
@@ -135,6 +147,9 @@ class SemanticSegmentationHead(Head):
                 "Expected feature maps by stride, as tfft.build gives them. Received: one tensor. Fix: "
                 f"head.attach(ModelFeatures({{{STRIDE}: tensor}}))."
             )
+        if self.architecture == DEEPLAB:
+            require_keras_hub("architecture='deeplab_v3'")
+            return attach_deeplab(self, maps, self.width)
         sides = {stride: self._lateral(maps[stride], stride) for stride in sorted(maps, reverse=True)}
         coarsest, *finer = sides
         pooled = keras.layers.GlobalAveragePooling2D(keepdims=True, name="gate_pool")(maps[coarsest])
@@ -197,12 +212,13 @@ def _refuse(soft: bool) -> None:
 def semantic_segmentation(
     class_names: Sequence[str],
     *,
-    width: int = 96,
+    width: int | None = None,
     class_weights: Sequence[float] | None = None,
     dropout: float = 0.1,
     l2: float = 0.0,
     label_smoothing: float = 0.0,
     loss: str = "cross_entropy",
+    architecture: str | None = None,
 ) -> SemanticSegmentationHead:
     """Create a head for one of several classes per pixel.
 
@@ -211,12 +227,14 @@ def semantic_segmentation(
 
     Args:
         class_names: Class names in the order of the values in the masks.
-        width: Channels of the decoder; 96 gives about 110,000 parameters on EfficientNet-Lite0.
+        width: Channels of the decoder. Defaults to 96, about 110,000 parameters on EfficientNet-Lite0; for
+            ``"deeplab_v3"`` to 256, about 3 million.
         class_weights: Weights of the classes in the cross-entropy. Defaults to equal ones.
         dropout: Dropout rate in front of the last layer.
         l2: As in :func:`tfft.heads.classification`.
         label_smoothing: As in :func:`tfft.heads.classification`; of the cross-entropy only.
         loss: ``"cross_entropy"`` or ``"focal"``; the Dice loss is added to either.
+        architecture: ``"tfft"``, or ``"deeplab_v3"``, which needs KerasHub. Defaults to ``"tfft"``.
 
     Returns:
         A head with one logit per class and cell of 4 x 4 pixels.
@@ -225,8 +243,9 @@ def semantic_segmentation(
         >>> head = semantic_segmentation(["background", "vessel"])
         >>> model = tfft.build(tfft.load_backbone("efficientnet-lite0"), head, image_size=(352, 480))
     """
-    names = as_names(class_names)
+    names, architecture = as_names(class_names), architecture or ARCHITECTURES[0]
+    width = (DEEPLAB_WIDTH if architecture == DEEPLAB else WIDTH) if width is None else width
     weights = None if class_weights is None else tuple(class_weights)
     return SemanticSegmentationHead(
-        "semantic_segmentation", names, len(names), dropout, l2, label_smoothing, loss, width, weights
+        "semantic_segmentation", names, len(names), dropout, l2, label_smoothing, loss, width, weights, architecture
     )
