@@ -119,7 +119,6 @@ class Task:
         checks_label_errors: Whether a probe can find labels that look wrong.
         selection: Metric that selects the best epoch.
         input_columns: Names of the settings for columns that it reads together, such as ``audio`` and ``text``.
-        architectures: Names of the heads that ``architecture=`` chooses from, the default first; empty for one head.
         head_settings: Names of the settings of a run that :meth:`make_head` takes, besides those of all tasks.
     """
 
@@ -141,13 +140,17 @@ class Task:
     checks_label_errors: ClassVar[bool] = False
     selection: ClassVar[Metric] = Metric("accuracy")
     input_columns: ClassVar[frozenset[str]] = frozenset()
-    architectures: ClassVar[tuple[str, ...]] = ()
     head_settings: ClassVar[tuple[str, ...]] = ()
 
     @property
     def feature_dtype(self) -> Literal["float32", "float16"]:
         """Type in which cached features are stored; feature maps have a hundred times the size of pooled features."""
         return "float16" if self.feature_level == "pyramid" else "float32"
+
+    @property
+    def architectures(self) -> tuple[str, ...]:
+        """Names of the heads that ``architecture=`` chooses from, the default first; empty for one head."""
+        return ()
 
     # --- labels
 

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 __all__ = ["DETECTIONS", "OBJECT_DETECTION", "ObjectDetection"]
 
 DETECTIONS = 100  # of one picture, at most
-RETINANET = "retinanet"
-ARCHITECTURES = ("tfft", RETINANET)
 
 _SHOWN, _SURE = 20, 0.3  # detections in a line, and the score from which they are shown
 _WITHOUT = {
@@ -45,9 +43,15 @@ class ObjectDetection(Task):
     image_pixels: ClassVar[int | None] = 288 * 384
     resize: ClassVar[Literal["crop", "stretch", "pad"] | None] = "stretch"  # boxes relative to the image stay valid
     moves_with_pixels: ClassVar[bool] = True
-    architectures: ClassVar[tuple[str, ...]] = ARCHITECTURES
     head_settings: ClassVar[tuple[str, ...]] = ("architecture",)
     selection: ClassVar[Metric] = Metric("average_precision")
+
+    @property
+    def architectures(self) -> tuple[str, ...]:
+        """Names of the heads."""
+        from tfft.tasks.object_detection.head import LAYERS
+
+        return tuple(LAYERS)
 
     @property
     def reader(self) -> Modality | None:

@@ -10,20 +10,35 @@ import keras
 import tensorflow as tf
 
 from tfft.errors import PlanError, unknown_name
-from tfft.heads import DROPOUT_LAYER, LOGITS_LAYER, RAW_SIGNATURE, Head, ModelFeatures, ServedModel, as_names
-from tfft.layers.keras_hub_layers import require_keras_hub
-from tfft.tasks.object_detection import ARCHITECTURES, DETECTIONS, RETINANET
+from tfft.heads import RAW_SIGNATURE, Head, ModelFeatures, ServedModel, as_names
+from tfft.tasks.object_detection import DETECTIONS, light, retinanet
 from tfft.tasks.object_detection.geometry import EXTRA, Points, points_of
-from tfft.tasks.object_detection.layers import DetectionLogits, TopDownSum
 from tfft.tasks.object_detection.loss import DetectionLoss
 from tfft.tasks.object_detection.metric import AveragePrecision
-from tfft.tasks.object_detection.retinanet import RetinaNetLoss
-from tfft.tasks.object_detection.retinanet import attach as attach_retinanet
 
-WIDTH, RETINANET_WIDTH = 96, 256  # channels; RetinaNet has those of its paper
-_DEPTH = 2  # convolutions of a tower
-_FIRST_REACH = 3.0  # before softplus: a new box reaches about 3 cells to each side
-_MOMENTUM = 0.9  # of BatchNorm: a small dataset has some fifty steps, and statistics with 0.99 would lag behind
+
+@dataclasses.dataclass(frozen=True)
+class Layers:
+    """The layers of an architecture.
+
+    Attributes:
+        attach: Adds them to feature maps by stride, for a head and a width.
+        loss: Returns their loss.
+        width: Usual number of channels.
+        width_step: Number that the channels are a multiple of.
+    """
+
+    attach: Callable[[Head, Mapping[int, keras.KerasTensor], int], keras.KerasTensor]
+    loss: Callable[[], keras.losses.Loss]
+    width: int
+    width_step: int = 1
+
+
+DEFAULT = "tfft"
+LAYERS = {
+    DEFAULT: Layers(light.attach, DetectionLoss, width=96),
+    "retinanet": Layers(retinanet.attach, retinanet.RetinaNetLoss, width=256, width_step=32),  # as in its paper
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,10 +60,10 @@ class ObjectDetectionHead(Head):
     """
 
     dropout: float = 0.0
-    width: int = WIDTH
+    width: int = LAYERS[DEFAULT].width
     score_threshold: float = 0.02
     iou_threshold: float = 0.6
-    architecture: str = ARCHITECTURES[0]
+    architecture: str = DEFAULT
 
     def problems(self) -> list[str]:
         """Return the problems of the fields, one sentence each."""
@@ -59,19 +74,19 @@ class ObjectDetectionHead(Head):
             problems.append(f"a detector takes no label_smoothing, received {self.label_smoothing!r}: leave it out")
         if self.width < 1:
             problems.append(f"width must be at least 1, received {self.width!r}")
-        if self.architecture not in ARCHITECTURES:
-            problems.append(unknown_name("architecture", self.architecture, ARCHITECTURES))
-        if self.architecture == RETINANET and self.width % 32:
-            problems.append(f"width of a RetinaNet must be a multiple of 32, received {self.width!r}")
+        if self.architecture not in LAYERS:
+            problems.append(unknown_name("architecture", self.architecture, list(LAYERS)))
+        elif self.width % (step := LAYERS[self.architecture].width_step):
+            problems.append(f"width of a {self.architecture} must be a multiple of {step}, received {self.width!r}")
         for field in ("score_threshold", "iou_threshold"):
             if not 0 <= getattr(self, field) < 1:
                 problems.append(f"{field} must be 0 or more and below 1, received {getattr(self, field)!r}")
         return problems
 
     def loss(self, *, soft: bool = False) -> keras.losses.Loss:
-        """Return :class:`tfft.tasks.object_detection.loss.DetectionLoss`, or that of the architecture."""
+        """Return the loss of the architecture, such as :class:`tfft.tasks.object_detection.loss.DetectionLoss`."""
         _refuse(soft)
-        return RetinaNetLoss() if self.architecture == RETINANET else DetectionLoss()
+        return LAYERS[self.architecture].loss()
 
     def metrics(self, *, soft: bool = False) -> list[keras.metrics.Metric]:
         """Return ``average_precision`` at an IoU of 0.5."""
@@ -79,11 +94,7 @@ class ObjectDetectionHead(Head):
         return [AveragePrecision(self.units, self.score_threshold, self.iou_threshold, name="average_precision")]
 
     def attach(self, features: keras.KerasTensor | ModelFeatures) -> keras.KerasTensor:
-        """Add a feature pyramid, towers and ``logits`` to feature maps.
-
-        Each map gets ``width`` channels by a 1 x 1 convolution, and coarser maps are added to finer ones. Two towers of
-        separable 3 x 3 convolutions follow, one for classes and one for boxes. All maps share their kernels, and each
-        map has BatchNorm of its own (EfficientDet: Tan et al., CVPR 2020).
+        """Add the layers of the architecture to feature maps, up to ``logits``.
 
         Args:
             features: Maps [B, h, w, channels] by stride, with known channels.
@@ -102,45 +113,7 @@ class ObjectDetectionHead(Head):
                 "Expected feature maps by stride, ModelFeatures({8: ..., 16: ..., 32: ...}). Received: one tensor "
                 f"{tuple(values.shape)}. tfft.build(backbone, head) makes them."
             )
-        if self.architecture == RETINANET:
-            require_keras_hub("architecture='retinanet'")
-            return attach_retinanet(self, values, self.width)
-        maps = self._pyramid(dict(sorted(values.items())))
-        class_maps, box_maps = self._tower("class", maps), self._tower("box", maps)
-        distances = keras.layers.Dense(
-            4, "softplus", bias_initializer=keras.initializers.Constant(_FIRST_REACH), dtype="float32", name="distances"
-        )
-        # Large boxes need precise corners: half precision has steps of 1/256 above a half.
-        reach = [distances(box_maps[stride]) for stride in maps]
-        if self.dropout:
-            drop = keras.layers.Dropout(self.dropout, name=DROPOUT_LAYER)
-            class_maps = {stride: drop(value) for stride, value in class_maps.items()}
-        return DetectionLogits(self, name=LOGITS_LAYER)(list(class_maps.values()), reach)
-
-    def _pyramid(self, maps: Mapping[int, keras.KerasTensor]) -> dict[int, keras.KerasTensor]:
-        """Return maps of one width, finest first, each with the coarser ones added."""
-        found: dict[int, keras.KerasTensor] = {}
-        coarser = None
-        for stride, value in reversed(list(maps.items())):
-            value = _block(f"lateral_{stride}", self._convolution(f"lateral_{stride}", 1), value)
-            if coarser is not None:
-                value = TopDownSum(name=f"top_down_{stride}")(value, coarser)
-                value = _block(f"smooth_{stride}", self._convolution(f"smooth_{stride}"), value)
-            found[stride] = coarser = value
-        return dict(sorted(found.items()))
-
-    def _tower(self, name: str, maps: Mapping[int, keras.KerasTensor]) -> dict[int, keras.KerasTensor]:
-        """Return maps behind convolutions that all of them share."""
-        values = dict(maps)
-        for depth in range(_DEPTH):
-            shared = self._convolution(f"{name}_{depth}")
-            values = {stride: _block(f"{name}_{depth}_{stride}", shared, value) for stride, value in values.items()}
-        return values
-
-    def _convolution(self, name: str, size: int = 3) -> Callable[[Any], Any]:
-        """Return a convolution; a separable one trains about four times as fast on a CPU as a full 3 x 3."""
-        kind = keras.layers.SeparableConv2D if size > 1 else keras.layers.Conv2D
-        return kind(self.width, size, padding="same", use_bias=False, name=f"{name}_conv")
+        return LAYERS[self.architecture].attach(self, dict(sorted(values.items())), self.width)
 
     def served(self, model: keras.Model) -> ServedModel:
         """Return the model with :meth:`postprocess`, and with :meth:`raw_outputs` as the signature ``raw``."""
@@ -189,12 +162,6 @@ class ObjectDetectionHead(Head):
         return points_of(tf.cast(output[..., : self.units + EXTRA], tf.float32))
 
 
-def _block(name: str, convolution: Callable[[Any], Any], value: keras.KerasTensor) -> keras.KerasTensor:
-    """Return a map behind a convolution, BatchNorm and ReLU."""
-    normal = keras.layers.BatchNormalization(momentum=_MOMENTUM, name=f"{name}_norm")(convolution(value))
-    return keras.layers.ReLU(name=f"{name}_relu")(normal)
-
-
 def _refuse(soft: bool) -> None:
     if soft:
         raise PlanError(
@@ -232,8 +199,8 @@ def object_detection(
         >>> head = object_detection(["raccoon"])
         >>> model = tfft.build(tfft.load_backbone("efficientnet-lite0"), head, image_size=(288, 384))
     """
-    names, architecture = as_names(class_names), architecture or ARCHITECTURES[0]
-    usual = RETINANET_WIDTH if architecture == RETINANET else WIDTH
+    names, architecture = as_names(class_names), architecture or DEFAULT
+    usual = LAYERS.get(architecture, LAYERS[DEFAULT]).width
     return ObjectDetectionHead(
         "object_detection", names, len(names), dropout, l2, width=usual if width is None else width,
         score_threshold=score_threshold, iou_threshold=iou_threshold, architecture=architecture,

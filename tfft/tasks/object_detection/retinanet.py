@@ -20,7 +20,7 @@ import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
 from tfft.heads import DROPOUT_LAYER, LOGITS_LAYER, Head, Logits  # noqa: E402
-from tfft.layers.keras_hub_layers import RetinaNetPredictions, RetinaNetPyramid  # noqa: E402
+from tfft.layers.keras_hub_layers import RetinaNetPredictions, RetinaNetPyramid, require_keras_hub  # noqa: E402
 from tfft.tasks.object_detection.assignment import in_crowds  # noqa: E402
 from tfft.tasks.object_detection.geometry import EXTRA, iou  # noqa: E402
 from tfft.tasks.object_detection.layers import PRIOR  # noqa: E402
@@ -55,7 +55,9 @@ def attach(head: Head, maps: Mapping[int, keras.KerasTensor], width: int) -> ker
 
     Raises:
         PlanError: If a map has not twice the rows and columns of the next coarser one.
+        DependencyError: If KerasHub is missing.
     """
+    require_keras_hub("architecture='retinanet'")
     values = [maps[stride] for stride in sorted(maps)]
     sides = [tuple(value.shape[1:3]) for value in values]
     for fine, coarse in zip(sides, sides[1:], strict=False):

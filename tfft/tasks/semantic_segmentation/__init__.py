@@ -16,8 +16,6 @@ __all__ = ["SEMANTIC_SEGMENTATION", "STRIDE", "VOID", "SemanticSegmentation"]
 
 VOID = 255  # label of a pixel without a class; it counts in no loss and no score
 OUTSIDE = -1  # label beyond the edges of a picture, in a batch of masks of several sizes
-DEEPLAB = "deeplab_v3"
-ARCHITECTURES = ("tfft", DEEPLAB)
 STRIDE = 4  # pixels of the picture per cell of the logits, along each side
 _SHOWN = 5  # classes in the line for a prediction
 
@@ -39,9 +37,15 @@ class SemanticSegmentation(Task):
     image_pixels: ClassVar[int | None] = 170_000  # 352 x 480 for the common shape of photos
     resize: ClassVar[Literal["crop", "stretch", "pad"] | None] = "stretch"  # a crop would never see the sides
     moves_with_pixels: ClassVar[bool] = True
-    architectures: ClassVar[tuple[str, ...]] = ARCHITECTURES
     head_settings: ClassVar[tuple[str, ...]] = ("architecture",)
     selection: ClassVar[Metric] = Metric("mean_iou")
+
+    @property
+    def architectures(self) -> tuple[str, ...]:
+        """Names of the heads."""
+        from tfft.tasks.semantic_segmentation.head import LAYERS
+
+        return tuple(LAYERS)
 
     @property
     def reader(self) -> Modality | None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import keras
 
 from tfft.heads import DROPOUT_LAYER, LOGITS_LAYER, Head, Logits
-from tfft.layers.keras_hub_layers import AtrousPooling
+from tfft.layers.keras_hub_layers import AtrousPooling, require_keras_hub
 from tfft.tasks.semantic_segmentation.layers import UpsampleLike
 
 # The paper has rates of 6, 12 and 18 at a stride of 16, and twice as many at 8: at 32, half of them.
@@ -31,7 +31,11 @@ def attach(head: Head, maps: Mapping[int, keras.KerasTensor], width: int) -> ker
 
     Returns:
         float32 logits of the size of the finest map.
+
+    Raises:
+        DependencyError: If KerasHub is missing.
     """
+    require_keras_hub("architecture='deeplab_v3'")
     fine, coarse = maps[min(maps)], maps[max(maps)]
     low = _block(fine, _FINE_WIDTH, "fine")
     x = AtrousPooling(width, RATES, _MOMENTUM, name="atrous_pooling")(coarse)

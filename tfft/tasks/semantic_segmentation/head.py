@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import keras
@@ -12,39 +12,38 @@ import numpy as np
 import tensorflow as tf
 
 from tfft.errors import PlanError, unknown_name
-from tfft.heads import (
-    DROPOUT_LAYER,
-    FOCAL_GAMMA,
-    LOGITS_LAYER,
-    RAW_SIGNATURE,
-    Head,
-    Logits,
-    ModelFeatures,
-    ServedModel,
-    as_names,
-)
-from tfft.layers.keras_hub_layers import require_keras_hub
+from tfft.heads import FOCAL_GAMMA, RAW_SIGNATURE, Head, ModelFeatures, ServedModel, as_names
 from tfft.layers.preprocess import preprocess_of
-from tfft.tasks.semantic_segmentation import ARCHITECTURES, DEEPLAB, STRIDE, VOID
-from tfft.tasks.semantic_segmentation.deeplab import attach as attach_deeplab
+from tfft.tasks.semantic_segmentation import STRIDE, VOID, deeplab, light
 from tfft.tasks.semantic_segmentation.enlarge import masks_of
-from tfft.tasks.semantic_segmentation.layers import UpsampleLike
 from tfft.tasks.semantic_segmentation.losses import PixelAccuracy, PixelMeanIoU, SegmentationLoss
 
-WIDTH, DEEPLAB_WIDTH = 96, 256  # channels; DeepLab has those of its paper
-_MOMENTUM = 0.9  # of BatchNorm: few pictures make few steps, and a batch has thousands of cells
 _RARE = 1.1  # constant of the ENet weights: a class without pixels weighs 10.5, one with all of them 1.35
+
+
+@dataclasses.dataclass(frozen=True)
+class Layers:
+    """The layers of an architecture.
+
+    Attributes:
+        attach: Adds them to feature maps by stride, for a head and a width.
+        width: Usual number of channels.
+    """
+
+    attach: Callable[[Head, Mapping[int, keras.KerasTensor], int], keras.KerasTensor]
+    width: int
+
+
+DEFAULT = "tfft"
+LAYERS = {
+    DEFAULT: Layers(light.attach, width=96),
+    "deeplab_v3": Layers(deeplab.attach, width=256),  # as in its paper
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class SemanticSegmentationHead(Head):
     """One logit per class and cell of 4 x 4 pixels; labels are masks [B, H, W], 255 for pixels without a label.
-
-    The decoder is a light one in the manner of LR-ASPP (Howard et al., "Searching for MobileNetV3", 2019): a 1 x 1
-    convolution brings the maps of all strides to one width; the coarsest is multiplied by a sigmoid gate that sees the
-    whole picture; then, from coarse to fine, a map is enlarged, added to the next finer one and passed through a
-    separable 3 x 3 convolution. LR-ASPP joins two strides and adds class scores; this decoder joins all of them as
-    U-Net does (Ronneberger et al., 2015), which thin objects need.
 
     Served: ``mask`` uint8 [B, H, W], the most probable class of each pixel of the picture as it was given; in a batch
     of files 255 beyond the edges of the smaller ones; ``size`` int32 [B, 2], rows and columns of each picture;
@@ -59,9 +58,9 @@ class SemanticSegmentationHead(Head):
 
     least_names: ClassVar[int] = 2
 
-    width: int = WIDTH
+    width: int = LAYERS[DEFAULT].width
     class_weights: tuple[float, ...] | None = None
-    architecture: str = ARCHITECTURES[0]
+    architecture: str = DEFAULT
 
     def __post_init__(self) -> None:
         if self.class_weights is not None:
@@ -75,8 +74,8 @@ class SemanticSegmentationHead(Head):
             problems.append(f"at most {VOID} classes fit into a mask of bytes, received {self.units}")
         if not (isinstance(self.width, int) and self.width >= 1):
             problems.append(f"width must be a whole number of at least 1, received {self.width!r}")
-        if self.architecture not in ARCHITECTURES:
-            problems.append(unknown_name("architecture", self.architecture, ARCHITECTURES))
+        if self.architecture not in LAYERS:
+            problems.append(unknown_name("architecture", self.architecture, list(LAYERS)))
         weights = self.class_weights
         if weights is not None and (len(weights) != self.units or not all(0 < w < math.inf for w in weights)):
             problems.append(f"class_weights must be {self.units} numbers above 0, received {list(weights)}")
@@ -129,7 +128,7 @@ class SemanticSegmentationHead(Head):
         return [PixelMeanIoU(self.units, name="mean_iou"), PixelAccuracy(name="accuracy")]
 
     def attach(self, features: keras.KerasTensor | ModelFeatures) -> keras.KerasTensor:
-        """Add the decoder, ``dropout`` and ``logits`` to maps by stride.
+        """Add the decoder of the architecture, ``dropout`` and ``logits`` to maps by stride.
 
         Args:
             features: Maps [B, h, w, channels] by stride, at least one, the finest with stride 4.
@@ -147,25 +146,7 @@ class SemanticSegmentationHead(Head):
                 "Expected feature maps by stride, as tfft.build gives them. Received: one tensor. Fix: "
                 f"head.attach(ModelFeatures({{{STRIDE}: tensor}}))."
             )
-        if self.architecture == DEEPLAB:
-            require_keras_hub("architecture='deeplab_v3'")
-            return attach_deeplab(self, maps, self.width)
-        sides = {stride: self._lateral(maps[stride], stride) for stride in sorted(maps, reverse=True)}
-        coarsest, *finer = sides
-        pooled = keras.layers.GlobalAveragePooling2D(keepdims=True, name="gate_pool")(maps[coarsest])
-        gate = keras.layers.Conv2D(self.width, 1, activation="sigmoid", name="gate")(pooled)
-        x = keras.layers.Multiply(name="gated")([sides[coarsest], gate])
-        for stride in finer:
-            x = UpsampleLike(name=f"up_{stride}")(x, sides[stride])
-            x = keras.layers.Add(name=f"add_{stride}")([x, sides[stride]])
-            mix = keras.layers.SeparableConv2D(self.width, 3, padding="same", use_bias=False, name=f"mix_{stride}")
-            x = _normalised(mix(x), f"mix_{stride}")
-        x = keras.layers.Dropout(self.dropout, name=DROPOUT_LAYER)(x)
-        return Logits(self, name=LOGITS_LAYER)(x)  # a Dense layer on the last axis: a 1 x 1 convolution
-
-    def _lateral(self, feature_map: keras.KerasTensor, stride: int) -> keras.KerasTensor:
-        layer = keras.layers.Conv2D(self.width, 1, use_bias=False, name=f"lateral_{stride}")
-        return _normalised(layer(feature_map), f"lateral_{stride}")
+        return LAYERS[self.architecture].attach(self, dict(sorted(maps.items())), self.width)
 
     def postprocess(self, logits: tf.Tensor) -> dict[str, tf.Tensor]:
         """Turn logits into masks at four times their size, probabilities, and the share of each class.
@@ -197,11 +178,6 @@ class SemanticSegmentationHead(Head):
             return {"mask": masks, "size": sizes, "probabilities": tf.nn.softmax(logits), "shares": shares}
 
         return ServedModel(model, self.postprocess, {RAW_SIGNATURE: self.postprocess}, sized)
-
-
-def _normalised(tensor: keras.KerasTensor, name: str) -> keras.KerasTensor:
-    normal = keras.layers.BatchNormalization(momentum=_MOMENTUM, name=f"{name}_norm")(tensor)
-    return keras.layers.ReLU(name=f"{name}_relu")(normal)
 
 
 def _refuse(soft: bool) -> None:
@@ -243,8 +219,8 @@ def semantic_segmentation(
         >>> head = semantic_segmentation(["background", "vessel"])
         >>> model = tfft.build(tfft.load_backbone("efficientnet-lite0"), head, image_size=(352, 480))
     """
-    names, architecture = as_names(class_names), architecture or ARCHITECTURES[0]
-    width = (DEEPLAB_WIDTH if architecture == DEEPLAB else WIDTH) if width is None else width
+    names, architecture = as_names(class_names), architecture or DEFAULT
+    width = LAYERS.get(architecture, LAYERS[DEFAULT]).width if width is None else width
     weights = None if class_weights is None else tuple(class_weights)
     return SemanticSegmentationHead(
         "semantic_segmentation", names, len(names), dropout, l2, label_smoothing, loss, width, weights, architecture
