@@ -56,8 +56,7 @@ def test_the_check_can_fail(model, tmp_path, monkeypatch):
     other = tfft.build(weight_models.three_blocks(), tfft.heads.classification(NAMES))
     for weight in other.get_layer("logits").weights:
         weight.assign_add(keras.random.normal(weight.shape, seed=5))
-    serving = litert.serving_functions(other, fixed_size=True)
-    foreign = portable.numeric_function(serving, portable.fixed_specs(serving, litert.LITERT))
+    foreign = portable.source_of(other, litert.LITERT, None, None, None).function
     monkeypatch.setattr(litert, "_convert", lambda function, *rest: convert(foreign, *rest))
     with pytest.raises(ExportError, match=r"for LiteRT does not compute what the Keras.*: logits differs by"):
         export_litert(model, tmp_path / "model.tflite")

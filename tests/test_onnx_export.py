@@ -58,9 +58,8 @@ def test_the_check_can_fail(model, tmp_path, monkeypatch):
     other = tfft.build(weight_models.three_blocks(), tfft.heads.classification(NAMES))
     for weight in other.get_layer("logits").weights:
         weight.assign_add(keras.random.normal(weight.shape, seed=5))
-    serving = onnx.serving_functions(other, fixed_size=True)
-    foreign = portable.numeric_function(serving, portable.fixed_specs(serving, onnx.ONNX))
-    monkeypatch.setattr(onnx, "_convert", lambda function, *rest: convert(foreign, *rest))
+    foreign = portable.source_of(other, onnx.ONNX, None, None, None)
+    monkeypatch.setattr(onnx, "_convert", lambda source: convert(foreign))
     with pytest.raises(ExportError, match=r"for ONNX does not compute what the Keras model.*: logits differs by"):
         export_onnx(model, tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []

@@ -22,21 +22,17 @@ import tensorflow as tf
 
 from tfft.errors import ExportError, did_you_mean, join_names
 from tfft.exporting.loader import ARRAY_SIGNATURE
-from tfft.exporting.model_card import describe_tensor, model_card
 from tfft.exporting.parity import Examples, quiet_tensorflow
 from tfft.exporting.portable import (
     FileExport,
     Runtime,
     compare,
     example_arrays,
-    fixed_specs,
     new_file,
-    numeric_function,
+    source_of,
     target_file,
 )
-from tfft.exporting.signatures import serving_functions
 from tfft.features.litert import quiet
-from tfft.io.name_files import format_lines
 from tfft.keras_compat import with_constants
 from tfft.specs import InputSpec
 
@@ -106,26 +102,22 @@ def export_litert(
     LITERT.require()
     target = target_file(path, LITERT)
     _check_quantize(quantize, representative)
-    serving = serving_functions(model, class_names=class_names, input_spec=input_spec, fixed_size=True)
-    specs = fixed_specs(serving, LITERT)
+    source = source_of(model, LITERT, class_names, card, input_spec)
+    serving, specs = source.serving, source.specs
     calibration = None if representative is None else example_arrays(serving, specs, representative, CALIBRATION)
     compared = example_arrays(serving, specs, examples if examples is not None else representative)
-    function = numeric_function(serving, specs)
-    documents = {"model_card.md": model_card(model, serving, card)}
-    if serving.class_names:
-        documents["labels.txt"] = format_lines(serving.class_names)
-    with new_file(target, _convert(function, quantize, calibration)) as written:
+    with new_file(target, _convert(source.function, quantize, calibration)) as written:
         with zipfile.ZipFile(written, "a") as archive:
-            for name, text in documents.items():
+            for name, text in source.documents.items():
                 archive.writestr(name, text)
-        found = compare(LITERT, written, function, compared, _TOLERANCES.get(quantize))
+        found = compare(LITERT, written, source.function, compared, _TOLERANCES.get(quantize))
     return LiteRTExport(
         **vars(found),
         path=target,
         size=target.stat().st_size,
         precision=quantize or "float32",
         quantize=quantize,
-        inputs={name: describe_tensor(spec.dtype, spec.shape) for name, spec in specs.items()},
+        inputs=source.inputs,
     )
 
 

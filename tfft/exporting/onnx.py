@@ -17,21 +17,18 @@ import keras
 import tensorflow as tf
 
 from tfft.errors import ExportError, join_names
-from tfft.exporting.model_card import describe_tensor, model_card
 from tfft.exporting.parity import Examples, quiet_tensorflow
 from tfft.exporting.portable import (
     FileExport,
     Runtime,
+    Source,
     compare,
     example_arrays,
-    fixed_specs,
     new_file,
-    numeric_function,
+    source_of,
     target_file,
 )
-from tfft.exporting.signatures import serving_functions
 from tfft.features.litert import quiet
-from tfft.io.name_files import format_lines
 from tfft.specs import InputSpec
 
 ONNX = Runtime("ONNX", ".onnx", ("tf2onnx", "onnxruntime"), "onnx_worker.py")
@@ -90,35 +87,26 @@ def export_onnx(
     """
     ONNX.require()
     target = target_file(path, ONNX)
-    serving = serving_functions(model, class_names=class_names, input_spec=input_spec, fixed_size=True)
-    specs = fixed_specs(serving, ONNX)
-    compared = example_arrays(serving, specs, examples)
-    function = numeric_function(serving, specs)
-    documents = {"model_card.md": model_card(model, serving, card)}
-    if serving.class_names:
-        documents["labels.txt"] = format_lines(serving.class_names)
-    with new_file(target, _convert(function, specs, documents)) as written:
-        found = compare(ONNX, written, function, compared, _TOLERANCE)
+    source = source_of(model, ONNX, class_names, card, input_spec)
+    compared = example_arrays(source.serving, source.specs, examples)
+    with new_file(target, _convert(source)) as written:
+        found = compare(ONNX, written, source.function, compared, _TOLERANCE)
     return ONNXExport(
         **vars(found),
         path=target,
         size=target.stat().st_size,
         precision="float32",
-        inputs={name: describe_tensor(spec.dtype, spec.shape) for name, spec in specs.items()},
+        inputs=source.inputs,
     )
 
 
-def _convert(
-    function: tf.types.experimental.ConcreteFunction,
-    specs: Mapping[str, tf.TensorSpec],
-    documents: Mapping[str, str],
-) -> bytes:
+def _convert(source: Source) -> bytes:
     """Convert a function to the content of an ONNX file."""
     import onnx
     import tf2onnx
 
     def served(*values: tf.Tensor) -> dict[str, tf.Tensor]:
-        return dict(function(**dict(zip(specs, values, strict=True))))
+        return dict(source.function(**dict(zip(source.specs, values, strict=True))))
 
     logger = logging.getLogger("tf2onnx")
     level = logger.level
@@ -126,7 +114,7 @@ def _convert(
         logger.setLevel(logging.CRITICAL)
         with quiet(), quiet_tensorflow():
             graph = tf.function(served, autograph=False)
-            made, _ = tf2onnx.convert.from_function(graph, input_signature=list(specs.values()), opset=OPSET)
+            made, _ = tf2onnx.convert.from_function(graph, input_signature=list(source.specs.values()), opset=OPSET)
     except Exception as error:  # the converter has no error class of its own
         raise ExportError(f"tf2onnx cannot convert the model: {str(error).strip()[:300]}") from error
     finally:
@@ -138,7 +126,7 @@ def _convert(
             f"ONNX has no operation {operations}{f' (in {layers})' if layers else ''}. Export a SavedModel with "
             "tfft.export, or a model without that layer."
         )
-    onnx.helper.set_model_props(made, dict(documents))
+    onnx.helper.set_model_props(made, dict(source.documents))
     if made.ByteSize() > _MOST_BYTES:
         raise ExportError(
             f"An ONNX file has at most 2 GB. Received: a model of {made.ByteSize() / 1e9:.1f} GB. Export a SavedModel "

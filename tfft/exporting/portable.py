@@ -13,17 +13,20 @@ import pathlib
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from tfft.errors import ExportError, installed_version, join_names, missing_package
 from tfft.exporting.loader import ARRAY_SIGNATURE
-from tfft.exporting.model_card import describe_tensor
+from tfft.exporting.model_card import describe_tensor, model_card
 from tfft.exporting.parity import Examples, decoded_files, random_arrays
-from tfft.exporting.signatures import Serving
+from tfft.exporting.signatures import Serving, serving_functions
 from tfft.heads import RAW_SIGNATURE
+from tfft.io.name_files import format_lines
+from tfft.specs import InputSpec
 
 _CHECKED = 100  # examples for the comparison
 _TIME_LIMIT = 900  # seconds
@@ -174,6 +177,48 @@ def fixed_specs(serving: Serving, runtime: Runtime) -> dict[str, tf.TensorSpec]:
             "Build the model with a keras.Input of a fixed shape."
         )
     return fixed
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What a file is converted from.
+
+    Attributes:
+        serving: What the model serves, with images of its size.
+        specs: Its inputs by name.
+        function: The served function, see :func:`numeric_function`.
+        documents: Texts that the file carries, by name: the model card and the names of the classes.
+    """
+
+    serving: Serving
+    specs: Mapping[str, tf.TensorSpec]
+    function: tf.types.experimental.ConcreteFunction
+    documents: Mapping[str, str]
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """Shape and type of each input, by name."""
+        return {name: describe_tensor(spec.dtype, spec.shape) for name, spec in self.specs.items()}
+
+
+def source_of(
+    model: keras.Model,
+    runtime: Runtime,
+    class_names: Sequence[str] | None,
+    card: Mapping[str, object] | None,
+    input_spec: InputSpec | None,
+) -> Source:
+    """Return what to convert; the arguments are those of the exports.
+
+    Raises:
+        ExportError: If the model does not fit the runtime.
+    """
+    serving = serving_functions(model, class_names=class_names, input_spec=input_spec, fixed_size=True)
+    specs = fixed_specs(serving, runtime)
+    documents = {"model_card.md": model_card(model, serving, card)}
+    if serving.class_names:
+        documents["labels.txt"] = format_lines(serving.class_names)
+    return Source(serving, specs, numeric_function(serving, specs), documents)
 
 
 def example_arrays(
